@@ -1,0 +1,2 @@
+//! The Rust SDK: connect two devices.
+#![forbid(unsafe_code)]

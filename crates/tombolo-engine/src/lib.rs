@@ -1,0 +1,2 @@
+//! Where state that outlives a node is kept.
+#![forbid(unsafe_code)]

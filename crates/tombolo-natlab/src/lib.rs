@@ -1,0 +1,2 @@
+//! The same scenarios on the real kernel: namespaces, NATs, delay.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! A node as a library.
+#![forbid(unsafe_code)]

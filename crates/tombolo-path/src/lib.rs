@@ -1,0 +1,2 @@
+//! The path agent: candidates, checks, path choice, liveness.
+#![forbid(unsafe_code)]

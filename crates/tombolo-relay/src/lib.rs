@@ -1,0 +1,2 @@
+//! tombolo-turn on real sockets.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Sessions, rooms and introductions, bound to the engine.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! A deterministic world: virtual clock, NATs, loss.
+#![forbid(unsafe_code)]

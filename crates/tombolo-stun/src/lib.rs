@@ -1,0 +1,2 @@
+//! STUN and TURN wire codec, zero-copy.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! TURN, both ends, sans-IO.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The contract between a device and a node.
+#![forbid(unsafe_code)]

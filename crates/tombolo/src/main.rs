@@ -1,0 +1,4 @@
+//! The one binary: `serve`, `demo`, `peer`, `doctor`, `token`.
+#![forbid(unsafe_code)]
+
+fn main() {}
