@@ -1,0 +1,156 @@
+//! Names of users and rooms.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::v1::ErrorCode;
+
+/// Longest [`UserId`], in bytes.
+pub const USER_BYTES_MAX: usize = 64;
+
+/// Longest [`RoomId`], in bytes.
+pub const ROOM_BYTES_MAX: usize = 128;
+
+/// Who a device acts for: 1 to 64 bytes of `[A-Za-z0-9._~@-]`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UserId(Arc<str>);
+
+/// The name of a room: 1 to 128 bytes of `[A-Za-z0-9._~@-]`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RoomId(Arc<str>);
+
+/// Why a text is no name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NameError {
+    /// The text has no bytes.
+    #[error("name is empty")]
+    Empty,
+    /// The text has more bytes than such a name may have.
+    #[error("name is longer than {bytes_max} bytes")]
+    TooLong {
+        /// How many bytes it may have.
+        bytes_max: usize,
+    },
+    /// The text holds something else than `[A-Za-z0-9._~@-]`.
+    #[error("name has a character outside of A-Z a-z 0-9 . _ ~ @ -")]
+    Character,
+}
+
+impl NameError {
+    /// What a device is told.
+    #[must_use]
+    pub fn code(self) -> ErrorCode {
+        ErrorCode::BadName
+    }
+}
+
+macro_rules! name {
+    ($name:ident, $bytes_max:ident) => {
+        impl $name {
+            /// Parses a name.
+            ///
+            /// # Errors
+            /// When the text is empty, too long or has a character that names don't have.
+            pub fn parse(text: &str) -> Result<Self, NameError> {
+                check(text, $bytes_max)?;
+                Ok(Self(Arc::from(text)))
+            }
+
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                Self::parse(text)
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                Self::from(&*name.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+name!(UserId, USER_BYTES_MAX);
+name!(RoomId, ROOM_BYTES_MAX);
+
+fn check(text: &str, bytes_max: usize) -> Result<(), NameError> {
+    if text.is_empty() {
+        return Err(NameError::Empty);
+    }
+    if text.len() > bytes_max {
+        return Err(NameError::TooLong { bytes_max });
+    }
+    if !text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"._~@-".contains(&b))
+    {
+        return Err(NameError::Character);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_a_length_and_an_alphabet() {
+        assert_eq!(
+            UserId::parse("alice@home.example~2_x-1")
+                .unwrap()
+                .as_str()
+                .len(),
+            24
+        );
+        assert_eq!(UserId::parse(""), Err(NameError::Empty));
+        assert!(UserId::parse(&"u".repeat(64)).is_ok());
+        assert_eq!(
+            UserId::parse(&"u".repeat(65)),
+            Err(NameError::TooLong { bytes_max: 64 })
+        );
+        assert!(RoomId::parse(&"r".repeat(128)).is_ok());
+        assert_eq!(
+            RoomId::parse(&"r".repeat(129)),
+            Err(NameError::TooLong { bytes_max: 128 })
+        );
+        for text in ["a b", "a/b", "a\0", "ä", "a:b", "*", ">", "a\n"] {
+            assert_eq!(RoomId::parse(text), Err(NameError::Character), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! What the two ends of a session rely on.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod frame;
+mod resend;
+mod token;
