@@ -1,6 +1,6 @@
 //! How messages lie on a connection.
 //!
-//! In a byte stream each frame follows its length (32 bits, big endian): [`write`], [`Decoder`].
+//! In a byte stream each frame follows its length (32 bits, big endian): [`write()`], [`Decoder`].
 //! In a WebSocket message or a datagram it stands alone: [`encode`], [`decode`],
 //! [`encode_datagram`], [`decode_datagram`].
 
