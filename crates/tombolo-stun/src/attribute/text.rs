@@ -1,0 +1,11 @@
+use super::text_attribute;
+
+text_attribute! {
+    /// SOFTWARE: what the sender runs, for people. See RFC 8489 §14.14.
+    Software = SOFTWARE, 763
+}
+
+text_attribute! {
+    /// ALTERNATE-DOMAIN: the name to verify on the alternate server. See RFC 8489 §14.16.
+    AlternateDomain = ALTERNATE_DOMAIN, 255
+}

@@ -1,0 +1,109 @@
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use md5::{Digest, Md5};
+use sha1::Sha1;
+use sha2::Sha256;
+use thiserror::Error;
+
+use crate::message::HEADER_BYTES;
+
+/// Key of MESSAGE-INTEGRITY and MESSAGE-INTEGRITY-SHA256. See RFC 8489 §9.1.1 and §18.5.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key(Vec<u8>);
+
+impl Key {
+    /// Makes the key of the short-term mechanism: the password itself. See RFC 8489 §9.1.1.
+    pub fn short_term(password: &str) -> Self {
+        Self(password.as_bytes().to_vec())
+    }
+
+    /// Makes the key of the long-term mechanism with the MD5 algorithm. See RFC 8489 §18.5.1.1.
+    pub fn long_term(username: &str, realm: &str, password: &str) -> Self {
+        Self(digest_of::<Md5>(username, realm, password))
+    }
+
+    /// Makes the key of the long-term mechanism with the SHA-256 algorithm. See RFC 8489
+    /// §18.5.1.2.
+    pub fn long_term_sha256(username: &str, realm: &str, password: &str) -> Self {
+        Self(digest_of::<Sha256>(username, realm, password))
+    }
+}
+
+/// Shows nothing of the key.
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(..)")
+    }
+}
+
+/// Why the integrity of a message could not be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
+#[non_exhaustive]
+pub enum IntegrityError {
+    /// The message carries neither integrity attribute.
+    #[error("no message integrity")]
+    Missing,
+    /// The attribute's length is not one that its definition allows.
+    #[error("message integrity of a length that is not allowed")]
+    Length,
+    /// The message was changed, or made with another key.
+    #[error("message integrity does not match")]
+    Mismatch,
+}
+
+/// Why a message's FINGERPRINT is not right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
+#[non_exhaustive]
+pub enum FingerprintError {
+    /// The message carries none.
+    #[error("no fingerprint")]
+    Missing,
+    /// The checksum differs.
+    #[error("fingerprint does not match")]
+    Mismatch,
+}
+
+/// Returns the HMAC-SHA1 over `parts`.
+pub(crate) fn hmac_sha1(key: &Key, parts: &[&[u8]]) -> [u8; 20] {
+    let mut mac = Hmac::<Sha1>::new_from_slice(&key.0).expect("HMAC takes keys of any length");
+    parts.iter().for_each(|part| mac.update(part));
+    mac.finalize().into_bytes().into()
+}
+
+/// Returns the HMAC-SHA256 over `parts`.
+pub(crate) fn hmac_sha256(key: &Key, parts: &[&[u8]]) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(&key.0).expect("HMAC takes keys of any length");
+    parts.iter().for_each(|part| mac.update(part));
+    mac.finalize().into_bytes().into()
+}
+
+/// Splits `covered` into its header, with the length as if the message ended right after an
+/// integrity attribute of `value_len` bytes, and the rest. See RFC 8489 §14.5.
+pub(crate) fn signed_header(covered: &[u8], value_len: usize) -> ([u8; HEADER_BYTES], &[u8]) {
+    let (header, body) = covered
+        .split_first_chunk()
+        .expect("the header precedes attributes");
+    let mut header: [u8; HEADER_BYTES] = *header;
+    let length = body.len() + 4 + value_len;
+    let length = u16::try_from(length).expect("the message's length fits its header");
+    header[2..4].copy_from_slice(&length.to_be_bytes());
+    (header, body)
+}
+
+/// Returns the FINGERPRINT value of a message whose length already counts it. See RFC 8489 §14.7.
+pub(crate) fn fingerprint_of(before: &[u8]) -> [u8; 4] {
+    (crc32fast::hash(before) ^ FINGERPRINT_XOR).to_be_bytes()
+}
+
+fn digest_of<D: Digest>(username: &str, realm: &str, password: &str) -> Vec<u8> {
+    let mut digest = D::new();
+    digest.update(username);
+    digest.update(":");
+    digest.update(realm);
+    digest.update(":");
+    digest.update(password);
+    digest.finalize().to_vec()
+}
+
+const FINGERPRINT_XOR: u32 = 0x5354_554e;

@@ -1,0 +1,1 @@
+//! The TURN server: one shard's allocations, permissions and channels.
