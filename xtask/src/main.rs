@@ -1,4 +1,183 @@
-//! What the project does to itself.
+//! What the project does to itself: run it as `cargo xtask`, which lists the commands.
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::print_stdout,
+    reason = "this program talks to a person in a terminal"
+)]
 
-fn main() {}
+mod fuzz;
+mod parts;
+#[cfg(feature = "proto")]
+mod proto;
+mod summary;
+mod test;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context as _, bail, ensure};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("cargo xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[&str]) -> anyhow::Result<()> {
+    let asks_for_help = arguments
+        .iter()
+        .any(|argument| matches!(*argument, "--help" | "-h"));
+    match arguments {
+        [] | ["help", ..] => println!("{HELP}"),
+        [command, ..] if asks_for_help => println!("{}", help(command)),
+        ["test", parts @ ..] => test::run(parts)?,
+        ["ci"] => test::run(&[])?,
+        ["tidy"] => {
+            tidy::run(&root())?;
+            generated_code(Generated::Check)?;
+        }
+        ["proto"] => generated_code(Generated::Write)?,
+        ["proto", "--check"] => generated_code(Generated::Check)?,
+        ["fuzz", rest @ ..] => fuzz::run(rest)?,
+        [command, ..] => bail!(
+            "`{}` is not understood\n\n{}",
+            arguments.join(" "),
+            help(command)
+        ),
+    }
+    Ok(())
+}
+
+/// What to do with the code that is generated from `proto/`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Generated {
+    Check,
+    Write,
+}
+
+/// Does it here where the compiler of contracts is built in, else in a build that has it.
+fn generated_code(what: Generated) -> anyhow::Result<()> {
+    #[cfg(feature = "proto")]
+    match what {
+        Generated::Check => proto::check(&root())?,
+        Generated::Write => {
+            for path in proto::write(&root())? {
+                println!("wrote {}", path.display());
+            }
+        }
+    }
+    #[cfg(not(feature = "proto"))]
+    {
+        let mut command = Command::new(cargo());
+        command.args([
+            "run",
+            "--quiet",
+            "--package",
+            "xtask",
+            "--features",
+            "proto",
+            "--",
+            "proto",
+        ]);
+        if what == Generated::Check {
+            command.arg("--check");
+        }
+        run_to_end(&mut command)?;
+    }
+    Ok(())
+}
+
+/// The folder of the repository.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map(Path::to_owned)
+        .unwrap_or_default()
+}
+
+/// The cargo that runs this program, so that its children use the same tool chain.
+fn cargo() -> String {
+    std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
+}
+
+/// Runs a command at the root, its output visible; an error unless it succeeds.
+fn run_to_end(command: &mut Command) -> anyhow::Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let status = command
+        .current_dir(root())
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("cannot run `{name}`"))?;
+    ensure!(status.success(), "`{name}` ended with {status}");
+    Ok(())
+}
+
+fn help(command: &str) -> String {
+    match command {
+        "test" | "ci" => format!("{HELP_TEST}\n\nParts, in order:\n{}", parts::list()),
+        "tidy" => HELP_TIDY.to_owned(),
+        "fuzz" => HELP_FUZZ.to_owned(),
+        "proto" => HELP_PROTO.to_owned(),
+        _ => HELP.to_owned(),
+    }
+}
+
+const HELP: &str = "\
+What the project does to itself.
+
+  cargo xtask test [PART…]    everything that must pass, in order; or the parts named
+  cargo xtask ci              the same as `test`: what .ci/run does
+  cargo xtask tidy            the rules that no other tool checks, in seconds
+  cargo xtask fuzz [TARGET…]  runs the fuzz targets, a minute each
+  cargo xtask proto           writes the Rust types of the contracts in proto/
+
+While you work: `cargo xtask test format clippy tidy`. Before you push: `cargo xtask test`.
+`cargo xtask COMMAND --help` tells more.";
+
+const HELP_TEST: &str = "\
+cargo xtask test [PART…]
+
+Runs everything that must pass and goes on after a failure, so that one run shows all of them.
+Ends with `N passed, N failed, N skipped`, which counts parts, and single tests where they said that
+they cannot run here. What was skipped is named with its reason in the very last line.
+
+As root it installs the Debian packages that the tests use (scripts/install-packages.sh); otherwise it
+says which are missing. A test that cannot run here appends a line with its reason to the file named
+in the environment variable TOMBOLO_SKIP_FILE and returns.
+
+Exit status 0 when nothing failed.";
+
+const HELP_TIDY: &str = "\
+cargo xtask tidy
+
+Fails when
+  purity         layers 0 and 1 (stun, wire, turn, path, room) touch a socket, thread, file, clock,
+                 entropy or tokio, or depend on a crate that does
+  direction      a crate depends on anything but layers below it (xtask/src/tidy/policy.rs)
+  long file      a file has over 600 lines of code; tests and comments don't count
+  long function  a function has over 70 (exceptions: xtask/src/tidy/exceptions.rs, unused ones fail)
+  unsafe         `unsafe` is outside of tombolo-relay's socket module
+  lints          a crate does not take the workspace's lints
+  hash order     layers 0 and 1 iterate over a HashMap
+  ignored test   a test has `#[ignore]`
+  documents      README.md or ARCHITECTURE.md is too long, or the latter does not name a crate
+and when generated code is out of date (`cargo xtask proto` writes it).";
+
+const HELP_FUZZ: &str = "\
+cargo xtask fuzz [--seconds N] [TARGET…]
+
+Runs each target in fuzz/ (or those named) for N seconds, 60 by default, and fails on the first
+crash, whose input it names. Installs cargo-fuzz when it is missing. Works on the stable compiler.";
+
+const HELP_PROTO: &str = "\
+cargo xtask proto [--check]
+
+Writes the Rust types of the contracts in proto/ into the crates that use them. With --check, only
+says whether they are out of date. Its first build takes a minute; needs no protoc.";
