@@ -1,0 +1,193 @@
+//! Socket addresses in the kernel's shape and back.
+
+use std::{
+    mem,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+};
+
+/// Room for an IPv4 or an IPv6 socket address as the kernel reads and writes it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) union RawAddress {
+    family: libc::sa_family_t,
+    v4: libc::sockaddr_in,
+    v6: libc::sockaddr_in6,
+}
+
+impl RawAddress {
+    pub(super) const SIZE: libc::socklen_t = size_of::<Self>() as libc::socklen_t;
+
+    pub(super) fn zeroed() -> Self {
+        // SAFETY: all-zero bytes are a valid value of each of the union's plain-data variants.
+        unsafe { mem::zeroed() }
+    }
+
+    /// Writes `address` and returns how many bytes of `self` the kernel has to read.
+    pub(super) fn set(&mut self, address: SocketAddr) -> libc::socklen_t {
+        match address {
+            SocketAddr::V4(address) => {
+                self.v4 = libc::sockaddr_in {
+                    sin_family: libc::AF_INET as libc::sa_family_t,
+                    sin_port: address.port().to_be(),
+                    sin_addr: in_addr(*address.ip()),
+                    sin_zero: [0; 8],
+                };
+                size_of::<libc::sockaddr_in>() as libc::socklen_t
+            }
+            SocketAddr::V6(address) => {
+                self.v6 = libc::sockaddr_in6 {
+                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                    sin6_port: address.port().to_be(),
+                    sin6_flowinfo: 0,
+                    sin6_addr: in6_addr(*address.ip()),
+                    sin6_scope_id: address.scope_id(),
+                };
+                size_of::<libc::sockaddr_in6>() as libc::socklen_t
+            }
+        }
+    }
+
+    /// Reads the address of which the kernel wrote `len` bytes; `None` if it is of another family.
+    pub(super) fn get(&self, len: libc::socklen_t) -> Option<SocketAddr> {
+        if (len as usize) < size_of::<libc::sockaddr_in>() {
+            return None;
+        }
+        // SAFETY: every variant starts with the family, and every bit pattern is a valid integer.
+        match i32::from(unsafe { self.family }) {
+            libc::AF_INET => {
+                // SAFETY: the family says that the kernel wrote a sockaddr_in, which is plain data.
+                let raw = unsafe { self.v4 };
+                let ip = Ipv4Addr::from(raw.sin_addr.s_addr.to_ne_bytes());
+                Some(SocketAddrV4::new(ip, u16::from_be(raw.sin_port)).into())
+            }
+            libc::AF_INET6 if len as usize >= size_of::<libc::sockaddr_in6>() => {
+                // SAFETY: the family says that the kernel wrote a sockaddr_in6, which is plain data.
+                let raw = unsafe { self.v6 };
+                let ip = Ipv6Addr::from(raw.sin6_addr.s6_addr);
+                let port = u16::from_be(raw.sin6_port);
+                Some(SocketAddrV6::new(ip, port, 0, raw.sin6_scope_id).into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Room for one ancillary message that carries a local address (`IP_PKTINFO`, `IPV6_PKTINFO`).
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+pub(super) struct Control([u8; Control::SIZE]);
+
+impl Control {
+    const SIZE: usize = 64;
+
+    pub(super) fn zeroed() -> Self {
+        Self([0; Self::SIZE])
+    }
+
+    pub(super) fn as_mut_ptr(&mut self) -> *mut libc::c_void {
+        self.0.as_mut_ptr().cast()
+    }
+
+    pub(super) const fn len() -> usize {
+        Self::SIZE
+    }
+
+    /// Writes "send from `source`" and returns the length of the ancillary message.
+    pub(super) fn set_source(&mut self, source: IpAddr) -> usize {
+        match source {
+            IpAddr::V4(ip) => {
+                let info = libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: in_addr(ip),
+                    ipi_addr: in_addr(Ipv4Addr::UNSPECIFIED),
+                };
+                self.set(libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+            }
+            IpAddr::V6(ip) => {
+                let info = libc::in6_pktinfo {
+                    ipi6_addr: in6_addr(ip),
+                    ipi6_ifindex: 0,
+                };
+                self.set(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+            }
+        }
+    }
+
+    /// The local address that a datagram came to, as the ancillary data of `header` says.
+    pub(super) fn destination(header: &libc::msghdr) -> Option<IpAddr> {
+        // SAFETY: `header` came from the kernel, which filled msg_control and msg_controllen; the
+        // CMSG functions stay inside of them.
+        let mut message = unsafe { libc::CMSG_FIRSTHDR(header) };
+        while !message.is_null() {
+            // SAFETY: a non-null result of the CMSG functions points to a whole cmsghdr.
+            let (level, kind) = unsafe { ((*message).cmsg_level, (*message).cmsg_type) };
+            // SAFETY: as above.
+            let data = unsafe { libc::CMSG_DATA(message) };
+            match (level, kind) {
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    // SAFETY: the kernel puts an in_pktinfo behind this level and type.
+                    let info = unsafe { data.cast::<libc::in_pktinfo>().read_unaligned() };
+                    return Some(Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes()).into());
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    // SAFETY: the kernel puts an in6_pktinfo behind this level and type.
+                    let info = unsafe { data.cast::<libc::in6_pktinfo>().read_unaligned() };
+                    return Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+                }
+                // SAFETY: `message` is a message of `header`.
+                _ => message = unsafe { libc::CMSG_NXTHDR(header, message) },
+            }
+        }
+        None
+    }
+
+    fn set<T>(&mut self, level: i32, kind: i32, value: T) -> usize {
+        const { assert!(size_of::<T>() + 32 <= Self::SIZE) };
+        let message = self.0.as_mut_ptr().cast::<libc::cmsghdr>();
+        // SAFETY: CMSG_LEN only computes a number.
+        let len = unsafe { libc::CMSG_LEN(size_of::<T>() as u32) } as usize;
+        // SAFETY: the array is aligned for a cmsghdr and, by the assertion, larger than header,
+        // padding and value together.
+        unsafe {
+            (*message).cmsg_level = level;
+            (*message).cmsg_type = kind;
+            (*message).cmsg_len = len as _;
+        }
+        // SAFETY: as above; CMSG_DATA points right behind the header.
+        unsafe { libc::CMSG_DATA(message).cast::<T>().write_unaligned(value) };
+        // SAFETY: CMSG_SPACE only computes a number.
+        unsafe { libc::CMSG_SPACE(size_of::<T>() as u32) as usize }
+    }
+}
+
+fn in_addr(ip: Ipv4Addr) -> libc::in_addr {
+    libc::in_addr {
+        s_addr: u32::from_ne_bytes(ip.octets()),
+    }
+}
+
+fn in6_addr(ip: Ipv6Addr) -> libc::in6_addr {
+    libc::in6_addr {
+        s6_addr: ip.octets(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_survive_the_round_trip() {
+        for address in ["192.0.2.1:3478", "[2001:db8::1]:49152", "0.0.0.0:0"] {
+            let address: SocketAddr = address.parse().expect("a literal");
+            let mut raw = RawAddress::zeroed();
+            let len = raw.set(address);
+            assert_eq!(raw.get(len), Some(address));
+        }
+    }
+
+    #[test]
+    fn an_empty_address_is_none() {
+        assert_eq!(RawAddress::zeroed().get(0), None);
+    }
+}
