@@ -1,0 +1,6 @@
+//! The lab on the real kernel.
+
+mod control;
+mod delay;
+mod nat;
+mod teardown;
