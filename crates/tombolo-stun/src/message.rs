@@ -133,6 +133,15 @@ impl<'a> Message<'a> {
         self.attributes().any(|attribute| attribute.kind == kind)
     }
 
+    /// Returns where in [`Self::as_bytes`] the first attribute of this type has its value.
+    pub fn value_range(&self, kind: AttributeType) -> Option<Range<usize>> {
+        let mut attributes = self.attributes();
+        let found = attributes.find(|attribute| attribute.kind == kind)?;
+        let end = self.bytes.len() - attributes.rest.len();
+        let start = end - found.value.len().next_multiple_of(4);
+        Some(start..start + found.value.len())
+    }
+
     /// Iterates over the comprehension-required attribute types that `known` does not list.
     ///
     /// The two integrity attributes are always known. See RFC 8489 §6.3.1.

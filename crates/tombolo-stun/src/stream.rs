@@ -86,7 +86,7 @@ mod tests {
             Err(FrameError::NeitherStunNorChannelData)
         );
         assert_eq!(
-            frame_len(b"GET / HTTP/1.1"),
+            frame_len(b"POST / HTTP/1.1"),
             Err(FrameError::NeitherStunNorChannelData)
         );
         assert_eq!(

@@ -233,9 +233,9 @@ fn split_algorithm(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
 
 const NONCE_COOKIE_PREFIX: &[u8] = b"obMatJos2";
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-/// Bit 0 is the most significant of 24.
-const FEATURE_PASSWORD_ALGORITHMS: u32 = 1 << 23;
-const FEATURE_USERNAME_ANONYMITY: u32 = 1 << 22;
+/// Bit 0 is the least significant one, as in the nonce of RFC 8489 appendix B.1.
+const FEATURE_PASSWORD_ALGORITHMS: u32 = 1 << 0;
+const FEATURE_USERNAME_ANONYMITY: u32 = 1 << 1;
 
 #[cfg(test)]
 mod tests {
@@ -249,7 +249,7 @@ mod tests {
             password_algorithms: true,
             username_anonymity: false,
         };
-        assert_eq!(&cookie.to_ascii(), b"obMatJos2gAAA");
+        assert_eq!(&cookie.to_ascii(), b"obMatJos2AAAB");
         for (password_algorithms, username_anonymity) in
             [(false, false), (true, false), (false, true), (true, true)]
         {
