@@ -1,0 +1,602 @@
+//! The client against a scripted server: each reply is written by the test.
+
+mod script;
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use tombolo_stun::{
+    ChannelData, ChannelNumber, Class, Data, ErrorCode, Lifetime, Message, Method, XorPeerAddress,
+};
+use tombolo_turn::client::{AllocateError, Client, Config, Event, SendError, Timer, Transport};
+
+use self::script::{Script, config};
+
+#[test]
+fn a_challenge_is_answered_with_credentials() {
+    let mut lab = Lab::new();
+
+    let first = lab.request(Method::ALLOCATE);
+    assert!(
+        !lab.script.is_signed(&first),
+        "nothing is known to sign with"
+    );
+    lab.reply(lab.script.challenge(&first, ErrorCode::UNAUTHENTICATED));
+    let second = lab.request(Method::ALLOCATE);
+    assert!(lab.script.is_signed(&second));
+    lab.reply(lab.script.allocated(&second, 600));
+
+    let allocated = Event::Allocated {
+        relayed: script::relayed(),
+        mapped: script::mapped(),
+    };
+    assert_eq!(lab.client.poll_event(), Some(allocated));
+    assert_eq!(lab.client.relayed(), Some(script::relayed()));
+}
+
+#[test]
+fn refused_credentials_end_the_attempt_at_once() {
+    let mut lab = Lab::new();
+    lab.answer_challenge();
+    let signed = lab.request(Method::ALLOCATE);
+    lab.reply(lab.script.challenge(&signed, ErrorCode::UNAUTHENTICATED));
+    assert_eq!(
+        lab.client.poll_event(),
+        Some(Event::Failed(AllocateError::Unauthorized))
+    );
+    lab.assert_over();
+}
+
+#[test]
+fn a_server_that_calls_every_nonce_stale_is_given_up() {
+    let mut lab = Lab::new();
+    lab.answer_challenge();
+    let mut requests = 0;
+    while let Some(request) = lab.client.poll_transmit() {
+        requests += 1;
+        assert!(requests < 10, "the client asks for ever");
+        lab.script.rotate_nonce();
+        lab.reply(lab.script.challenge(&request, ErrorCode::STALE_NONCE));
+    }
+    assert_eq!(
+        lab.client.poll_event(),
+        Some(Event::Failed(AllocateError::NonceLoop))
+    );
+    lab.assert_over();
+}
+
+#[test]
+fn a_user_name_that_no_message_can_carry_is_refused_credentials() {
+    let mut config = config(Transport::Udp);
+    config.username = "u".repeat(509);
+    let mut lab = Lab::with(config);
+    lab.answer_challenge();
+    let unsigned = lab.request(Method::ALLOCATE);
+    lab.reply(lab.script.challenge(&unsigned, ErrorCode::UNAUTHENTICATED));
+    assert_eq!(
+        lab.client.poll_event(),
+        Some(Event::Failed(AllocateError::Unauthorized))
+    );
+}
+
+#[test]
+fn an_unanswered_request_is_repeated_ever_more_rarely_and_then_given_up() {
+    let mut lab = Lab::new();
+    let first = lab.request(Method::ALLOCATE);
+    let start = lab.now;
+    let mut sent_after = Vec::new();
+    while let Some((deadline, Timer::Retransmit(_))) = lab.client.poll_timeout() {
+        lab.advance_to(deadline);
+        if let Some(again) = lab.client.poll_transmit() {
+            assert_eq!(again, first);
+            sent_after.push((lab.now - start).as_millis());
+        }
+    }
+    assert_eq!(sent_after, [100, 300, 700, 1_500, 3_100, 6_300]);
+    assert_eq!((lab.now - start).as_millis(), 7_900);
+    assert_eq!(
+        lab.client.poll_event(),
+        Some(Event::Failed(AllocateError::TimedOut))
+    );
+    lab.assert_over();
+}
+
+#[test]
+fn nothing_is_sent_twice_over_a_stream() {
+    let mut lab = Lab::with(config(Transport::Tcp));
+    lab.request(Method::ALLOCATE);
+    lab.advance(Duration::from_secs(39));
+    assert_eq!(lab.client.poll_transmit(), None);
+    lab.advance(Duration::from_secs(1));
+    assert_eq!(
+        lab.client.poll_event(),
+        Some(Event::Failed(AllocateError::TimedOut))
+    );
+}
+
+#[test]
+fn replies_that_the_password_does_not_protect_are_ignored() {
+    let mut lab = Lab::new();
+    lab.answer_challenge();
+    let signed = lab.request(Method::ALLOCATE);
+    let forger = Script::with_password("guess");
+    lab.reply(forger.allocated(&signed, 600));
+    lab.reply(forger.refusal(&signed, ErrorCode::FORBIDDEN));
+    lab.reply(lab.script.unsigned_refusal(&signed, ErrorCode::FORBIDDEN));
+    assert_eq!(lab.client.poll_event(), None);
+    assert_eq!(lab.client.stats().unauthenticated, 3);
+
+    lab.reply(lab.script.allocated(&signed, 600));
+    assert!(matches!(
+        lab.client.poll_event(),
+        Some(Event::Allocated { .. })
+    ));
+}
+
+#[test]
+fn a_server_without_authentic_replies_is_named_as_such() {
+    for transport in [Transport::Udp, Transport::Tls] {
+        let mut lab = Lab::with(config(transport));
+        lab.answer_challenge();
+        let signed = lab.request(Method::ALLOCATE);
+        lab.reply(
+            lab.script
+                .unsigned_refusal(&signed, ErrorCode::SERVER_ERROR),
+        );
+        if transport == Transport::Udp {
+            lab.advance(Duration::from_secs(8));
+        }
+        let failed = Event::Failed(AllocateError::Unauthenticated);
+        assert_eq!(lab.client.poll_event(), Some(failed), "{transport:?}");
+    }
+}
+
+#[test]
+fn refusals_to_allocate_are_told_apart() {
+    let cases = [
+        (ErrorCode::ALLOCATION_MISMATCH, AllocateError::Mismatch),
+        (
+            ErrorCode::ADDRESS_FAMILY_NOT_SUPPORTED,
+            AllocateError::FamilyNotSupported,
+        ),
+        (ErrorCode::WRONG_CREDENTIALS, AllocateError::Unauthorized),
+        (
+            ErrorCode::ALLOCATION_QUOTA_REACHED,
+            AllocateError::QuotaReached,
+        ),
+        (
+            ErrorCode::INSUFFICIENT_CAPACITY,
+            AllocateError::InsufficientCapacity,
+        ),
+        (ErrorCode::FORBIDDEN, AllocateError::Refused { code: 403 }),
+    ];
+    for (code, error) in cases {
+        let mut lab = Lab::new();
+        lab.answer_challenge();
+        let signed = lab.request(Method::ALLOCATE);
+        lab.reply(lab.script.refusal(&signed, code));
+        assert_eq!(lab.client.poll_event(), Some(Event::Failed(error)));
+        lab.assert_over();
+    }
+}
+
+#[test]
+fn a_redirection_names_the_other_server() {
+    let mut lab = Lab::new();
+    let first = lab.request(Method::ALLOCATE);
+    lab.reply(
+        lab.script
+            .redirection(&first, "192.0.2.99:3478", "other.example"),
+    );
+    let error = AllocateError::TryAlternate {
+        server: "192.0.2.99:3478".parse().expect("a literal"),
+        domain: Some("other.example".to_owned()),
+    };
+    assert_eq!(lab.client.poll_event(), Some(Event::Failed(error)));
+}
+
+#[test]
+fn an_allocation_is_refreshed_a_minute_before_its_end() {
+    let mut lab = Lab::allocated();
+    for _ in 0..3 {
+        lab.advance(Duration::from_secs(539));
+        assert_eq!(lab.client.poll_transmit(), None);
+        lab.advance(Duration::from_secs(1));
+        let refresh = lab.request(Method::REFRESH);
+        lab.reply(lab.script.refreshed(&refresh, 600));
+    }
+    assert_eq!(lab.client.poll_event(), None);
+    assert!(lab.client.relayed().is_some());
+}
+
+#[test]
+fn a_refresh_with_a_stale_nonce_is_repeated_with_the_new_one() {
+    let mut lab = Lab::allocated();
+    lab.advance(Duration::from_secs(540));
+    let refresh = lab.request(Method::REFRESH);
+    lab.script.rotate_nonce();
+    lab.reply(lab.script.challenge(&refresh, ErrorCode::STALE_NONCE));
+    let refresh = lab.request(Method::REFRESH);
+    assert!(lab.script.is_signed(&refresh));
+    assert_eq!(lab.client.poll_event(), None);
+}
+
+#[test]
+fn an_allocation_whose_server_is_silent_expires() {
+    let mut lab = Lab::allocated();
+    lab.advance(Duration::from_secs(600));
+    assert_eq!(lab.client.poll_event(), Some(Event::Expired));
+    let sent = std::iter::from_fn(|| lab.client.poll_transmit()).count();
+    assert!(
+        (14..80).contains(&sent),
+        "it was tried again and again, not for ever: {sent}"
+    );
+    lab.assert_over();
+}
+
+#[test]
+fn an_allocation_that_the_server_does_not_know_is_expired() {
+    let mut lab = Lab::allocated();
+    lab.client.connect_peer(lab.now, peer());
+    let bind = lab.request(Method::CHANNEL_BIND);
+    lab.reply(lab.script.refusal(&bind, ErrorCode::ALLOCATION_MISMATCH));
+    assert_eq!(lab.client.poll_event(), Some(Event::Expired));
+    lab.assert_over();
+}
+
+#[test]
+fn packets_are_send_indications_until_the_channel_is_bound() {
+    let mut lab = Lab::allocated();
+    lab.client.connect_peer(lab.now, peer());
+    let bind = lab.request(Method::CHANNEL_BIND);
+
+    let packet = lab.packet(b"early");
+    let indication = Message::decode(&packet).expect("it is STUN");
+    assert_eq!(
+        (indication.class(), indication.method()),
+        (Class::Indication, Method::SEND)
+    );
+    assert_eq!(
+        indication.required::<XorPeerAddress>(),
+        Ok(XorPeerAddress(peer()))
+    );
+    assert_eq!(indication.required::<Data<'_>>(), Ok(Data(b"early")));
+
+    lab.reply(lab.script.success(&bind));
+    assert_eq!(lab.client.poll_event(), Some(Event::ChannelBound(peer())));
+    let packet = lab.packet(b"late");
+    let channel_data = ChannelData {
+        number: ChannelNumber::MIN,
+        data: b"late",
+    };
+    assert_eq!(ChannelData::decode(&packet), Ok(channel_data));
+}
+
+#[test]
+fn packets_from_peers_are_found_in_the_datagram() {
+    let mut lab = Lab::allocated();
+    lab.client.connect_peer(lab.now, peer());
+
+    let indication = lab.script.data_indication(peer(), b"one");
+    let received = lab
+        .client
+        .handle_datagram(lab.now, &indication)
+        .expect("it carries a packet");
+    assert_eq!(
+        (received.peer, &indication[received.range]),
+        (peer(), &b"one"[..])
+    );
+
+    // The server may use the channel before its reply arrives.
+    let channel_data = [&[0x40, 0x00, 0x00, 0x03][..], b"two"].concat();
+    let received = lab
+        .client
+        .handle_datagram(lab.now, &channel_data)
+        .expect("it carries a packet");
+    assert_eq!(
+        (received.peer, &channel_data[received.range]),
+        (peer(), &b"two"[..])
+    );
+}
+
+#[test]
+fn packets_on_a_channel_of_nobody_are_counted_and_dropped() {
+    let mut lab = Lab::allocated();
+    assert_eq!(
+        lab.client.handle_datagram(lab.now, &[0x40, 0x07, 0, 1, 9]),
+        None
+    );
+    assert_eq!(lab.client.stats().unexpected, 1);
+}
+
+#[test]
+fn a_channel_is_refreshed_every_four_minutes_until_the_peer_is_released() {
+    let mut lab = Lab::allocated();
+    lab.client.connect_peer(lab.now, peer());
+    let bind = lab.request(Method::CHANNEL_BIND);
+    lab.reply(lab.script.success(&bind));
+    lab.advance(Duration::from_secs(240));
+    let again = lab.request(Method::CHANNEL_BIND);
+    lab.reply(lab.script.success(&again));
+
+    lab.client.release_peer(lab.now, peer());
+    lab.advance(Duration::from_secs(250));
+    assert_eq!(lab.client.poll_transmit(), None);
+    assert_eq!(
+        lab.client.poll_timeout().map(|(_, timer)| timer),
+        Some(Timer::Refresh)
+    );
+}
+
+#[test]
+fn a_released_channel_keeps_its_number_while_the_server_may_know_it() {
+    let mut lab = Lab::allocated();
+    lab.client.connect_peer(lab.now, peer());
+    lab.request(Method::CHANNEL_BIND);
+    lab.client.release_peer(lab.now, peer());
+
+    let other: SocketAddr = "198.51.100.7:7".parse().expect("a literal");
+    lab.client.connect_peer(lab.now, other);
+    let bind = lab.request(Method::CHANNEL_BIND);
+    let number = script::message(&bind).required::<ChannelNumber>();
+    assert_eq!(number.map(ChannelNumber::number), Ok(0x4001));
+    lab.client.connect_peer(lab.now, peer());
+    assert_eq!(
+        lab.client.poll_transmit(),
+        None,
+        "the first request is still in flight"
+    );
+}
+
+#[test]
+fn a_peer_without_a_channel_gets_a_permission() {
+    let mut lab = Lab::allocated();
+    lab.client.connect_peer(lab.now, peer());
+    let bind = lab.request(Method::CHANNEL_BIND);
+    lab.reply(lab.script.refusal(&bind, ErrorCode::INSUFFICIENT_CAPACITY));
+    let permit = lab.request(Method::CREATE_PERMISSION);
+    lab.reply(lab.script.success(&permit));
+    lab.advance(Duration::from_secs(240));
+    let permit = lab.request(Method::CREATE_PERMISSION);
+    lab.reply(lab.script.refusal(&permit, ErrorCode::FORBIDDEN));
+    assert_eq!(
+        lab.client.poll_event(),
+        Some(Event::PeerRefused {
+            peer: peer(),
+            code: 403
+        })
+    );
+}
+
+#[test]
+fn a_forbidden_peer_is_refused_and_forgotten() {
+    let mut lab = Lab::allocated();
+    lab.client.connect_peer(lab.now, peer());
+    let bind = lab.request(Method::CHANNEL_BIND);
+    lab.reply(lab.script.refusal(&bind, ErrorCode::FORBIDDEN));
+    assert_eq!(
+        lab.client.poll_event(),
+        Some(Event::PeerRefused {
+            peer: peer(),
+            code: 403
+        })
+    );
+    assert_eq!(lab.client.poll_transmit(), None);
+}
+
+#[test]
+fn peers_of_the_other_family_are_refused_locally() {
+    let mut lab = Lab::allocated();
+    let v6: SocketAddr = "[2001:db8::1]:9".parse().expect("a literal");
+    lab.client.connect_peer(lab.now, v6);
+    assert_eq!(
+        lab.client.poll_event(),
+        Some(Event::PeerRefused {
+            peer: v6,
+            code: 443
+        })
+    );
+    assert_eq!(lab.client.send(lab.now, v6, 1), Err(SendError::WrongFamily));
+}
+
+#[test]
+fn the_number_of_peers_is_bounded() {
+    let mut lab = Lab::allocated();
+    for port in 1..=257 {
+        lab.client
+            .connect_peer(lab.now, ([203, 0, 113, 9], port).into());
+    }
+    let refused = Event::PeerRefused {
+        peer: ([203, 0, 113, 9], 257).into(),
+        code: 508,
+    };
+    assert_eq!(lab.client.poll_event(), Some(refused));
+    assert_eq!(
+        std::iter::from_fn(|| lab.client.poll_transmit()).count(),
+        256
+    );
+}
+
+#[test]
+fn peers_connected_early_are_bound_once_there_is_an_allocation() {
+    let mut lab = Lab::new();
+    lab.client.connect_peer(lab.now, peer());
+    assert_eq!(
+        lab.client.send(lab.now, peer(), 1),
+        Err(SendError::NotAllocated)
+    );
+    lab.answer_challenge();
+    let signed = lab.request(Method::ALLOCATE);
+    lab.reply(lab.script.allocated(&signed, 600));
+    lab.request(Method::CHANNEL_BIND);
+}
+
+#[test]
+fn new_credentials_revive_what_the_old_ones_could_not_refresh() {
+    let mut lab = Lab::allocated();
+    lab.advance(Duration::from_secs(540));
+    let refresh = lab.request(Method::REFRESH);
+    lab.reply(lab.script.challenge(&refresh, ErrorCode::UNAUTHENTICATED));
+    assert_eq!(lab.client.poll_event(), Some(Event::CredentialsRefused));
+    assert_eq!(lab.client.poll_transmit(), None);
+
+    lab.client
+        .set_credentials(lab.now, "bob".to_owned(), "other".to_owned());
+    lab.script.set_credentials("bob", "other");
+    let refresh = lab.request(Method::REFRESH);
+    assert!(lab.script.is_signed(&refresh));
+    lab.reply(lab.script.refreshed(&refresh, 600));
+    lab.advance(Duration::from_secs(500));
+    assert_eq!(lab.client.poll_event(), None);
+}
+
+#[test]
+fn closing_gives_the_allocation_back() {
+    let mut lab = Lab::allocated();
+    lab.client.close(lab.now);
+    let refresh = lab.request(Method::REFRESH);
+    assert_eq!(
+        script::message(&refresh).required::<Lifetime>(),
+        Ok(Lifetime(0))
+    );
+    assert_eq!(
+        lab.client.send(lab.now, peer(), 1),
+        Err(SendError::NotAllocated)
+    );
+    lab.reply(lab.script.refreshed(&refresh, 0));
+    assert_eq!(lab.client.poll_event(), Some(Event::Closed));
+    lab.assert_over();
+}
+
+#[test]
+fn closing_while_allocating_gives_back_what_comes() {
+    let mut lab = Lab::new();
+    lab.answer_challenge();
+    let signed = lab.request(Method::ALLOCATE);
+    lab.client.close(lab.now);
+    lab.reply(lab.script.allocated(&signed, 600));
+    let refresh = lab.request(Method::REFRESH);
+    assert_eq!(
+        script::message(&refresh).required::<Lifetime>(),
+        Ok(Lifetime(0))
+    );
+    assert_eq!(lab.client.poll_event(), None);
+
+    let mut lab = Lab::new();
+    let unsigned = lab.request(Method::ALLOCATE);
+    lab.client.close(lab.now);
+    lab.reply(lab.script.challenge(&unsigned, ErrorCode::UNAUTHENTICATED));
+    assert_eq!(lab.client.poll_event(), Some(Event::Closed));
+    lab.assert_over();
+}
+
+#[test]
+fn the_same_seed_sends_the_same_bytes() {
+    let run = || {
+        let mut lab = Lab::allocated();
+        lab.client.connect_peer(lab.now, peer());
+        (lab.client.poll_transmit(), lab.packet(b"payload"))
+    };
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn bytes_that_are_no_message_are_counted_and_dropped() {
+    let mut lab = Lab::allocated();
+    let whole = lab.script.data_indication(peer(), b"payload");
+    for end in 0..whole.len() {
+        assert_eq!(lab.client.handle_datagram(lab.now, &whole[..end]), None);
+    }
+    assert_eq!(lab.client.stats().malformed, whole.len() as u64);
+}
+
+fn peer() -> SocketAddr {
+    "203.0.113.5:5000".parse().expect("a literal")
+}
+
+/// A client, its clock and the server that the test plays.
+struct Lab {
+    client: Client,
+    script: Script,
+    now: Instant,
+}
+
+impl Lab {
+    fn new() -> Self {
+        Self::with(config(Transport::Udp))
+    }
+
+    fn with(config: Config) -> Self {
+        let now = Instant::now();
+        Self {
+            client: Client::new(config, [7; 32], now),
+            script: Script::new(),
+            now,
+        }
+    }
+
+    fn allocated() -> Self {
+        let mut lab = Self::new();
+        lab.answer_challenge();
+        let signed = lab.request(Method::ALLOCATE);
+        lab.reply(lab.script.allocated(&signed, 600));
+        assert!(matches!(
+            lab.client.poll_event(),
+            Some(Event::Allocated { .. })
+        ));
+        lab
+    }
+
+    fn answer_challenge(&mut self) {
+        let first = self.request(Method::ALLOCATE);
+        self.reply(self.script.challenge(&first, ErrorCode::UNAUTHENTICATED));
+    }
+
+    /// The next message to the server, which must be a request of `method`.
+    #[track_caller]
+    fn request(&mut self, method: Method) -> Vec<u8> {
+        let bytes = self.client.poll_transmit().expect("a request was expected");
+        let message = script::message(&bytes);
+        assert_eq!(
+            (message.class(), message.method()),
+            (Class::Request, method)
+        );
+        assert_eq!(message.check_fingerprint(), Ok(()));
+        bytes
+    }
+
+    #[track_caller]
+    fn reply(&mut self, bytes: Vec<u8>) {
+        assert_eq!(self.client.handle_datagram(self.now, &bytes), None);
+    }
+
+    fn packet(&mut self, payload: &[u8]) -> Vec<u8> {
+        let header = self
+            .client
+            .send(self.now, peer(), payload.len())
+            .expect("it can be sent");
+        let mut bytes = [&*header, payload].concat();
+        bytes.resize(bytes.len() + header.padding(), 0);
+        bytes
+    }
+
+    fn advance(&mut self, by: Duration) {
+        self.advance_to(self.now + by);
+    }
+
+    fn advance_to(&mut self, end: Instant) {
+        while let Some((deadline, _)) = self.client.poll_timeout().filter(|(at, _)| *at <= end) {
+            self.now = deadline;
+            self.client.handle_timeout(self.now);
+        }
+        self.now = end;
+    }
+
+    #[track_caller]
+    fn assert_over(&self) {
+        assert!(self.client.is_over());
+        assert_eq!(self.client.poll_timeout(), None);
+    }
+}

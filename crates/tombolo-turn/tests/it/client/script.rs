@@ -1,0 +1,162 @@
+//! Replies as a server would write them.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tombolo_stun::{
+    AlternateDomain, AlternateServer, Class, Data, ErrorCode, Key, Lifetime, Message,
+    MessageWriter, Method, Nonce, Realm, TransactionId, Username, XorMappedAddress, XorPeerAddress,
+    XorRelayedAddress,
+};
+use tombolo_turn::client::{Config, Family, Transport};
+
+pub(super) struct Script {
+    username: String,
+    password: String,
+    nonce: u32,
+}
+
+impl Script {
+    pub(super) fn new() -> Self {
+        Self::with_password("secret")
+    }
+
+    pub(super) fn with_password(password: &str) -> Self {
+        Self {
+            username: "alice".to_owned(),
+            password: password.to_owned(),
+            nonce: 0,
+        }
+    }
+
+    pub(super) fn set_credentials(&mut self, username: &str, password: &str) {
+        self.username = username.to_owned();
+        self.password = password.to_owned();
+    }
+
+    pub(super) fn rotate_nonce(&mut self) {
+        self.nonce += 1;
+    }
+
+    pub(super) fn is_signed(&self, request: &[u8]) -> bool {
+        let message = message(request);
+        let nonce = self.nonce();
+        message.attribute::<Username<'_>>() == Ok(Username::new(&self.username).ok())
+            && message.attribute::<Nonce<'_>>() == Ok(Nonce::new(&nonce).ok())
+            && message.check_integrity(&self.key()).is_ok()
+    }
+
+    pub(super) fn challenge(&self, request: &[u8], code: u16) -> Vec<u8> {
+        self.write(request, Class::Error, |writer| {
+            let nonce = self.nonce();
+            writer
+                .attribute(&ErrorCode::new(code, "").expect("a code"))
+                .attribute(&Realm::new(REALM).expect("it is short"))
+                .attribute(&Nonce::new(&nonce).expect("it is short"));
+        })
+    }
+
+    pub(super) fn allocated(&self, request: &[u8], lifetime: u32) -> Vec<u8> {
+        self.write(request, Class::Success, |writer| {
+            writer
+                .attribute(&XorRelayedAddress(relayed()))
+                .attribute(&XorMappedAddress(mapped()))
+                .attribute(&Lifetime(lifetime))
+                .integrity(&self.key());
+        })
+    }
+
+    pub(super) fn refreshed(&self, request: &[u8], lifetime: u32) -> Vec<u8> {
+        self.write(request, Class::Success, |writer| {
+            writer.attribute(&Lifetime(lifetime)).integrity(&self.key());
+        })
+    }
+
+    pub(super) fn success(&self, request: &[u8]) -> Vec<u8> {
+        self.write(request, Class::Success, |writer| {
+            writer.integrity(&self.key());
+        })
+    }
+
+    pub(super) fn refusal(&self, request: &[u8], code: u16) -> Vec<u8> {
+        self.write(request, Class::Error, |writer| {
+            writer
+                .attribute(&ErrorCode::new(code, "").expect("a code"))
+                .integrity(&self.key());
+        })
+    }
+
+    pub(super) fn unsigned_refusal(&self, request: &[u8], code: u16) -> Vec<u8> {
+        self.write(request, Class::Error, |writer| {
+            writer.attribute(&ErrorCode::new(code, "").expect("a code"));
+        })
+    }
+
+    pub(super) fn redirection(&self, request: &[u8], server: &str, domain: &str) -> Vec<u8> {
+        self.write(request, Class::Error, |writer| {
+            writer
+                .attribute(&ErrorCode::new(ErrorCode::TRY_ALTERNATE, "").expect("a code"))
+                .attribute(&AlternateServer(server.parse().expect("a literal")))
+                .attribute(&AlternateDomain::new(domain).expect("it is short"));
+        })
+    }
+
+    pub(super) fn data_indication(&self, peer: SocketAddr, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        MessageWriter::new(
+            &mut bytes,
+            Class::Indication,
+            Method::DATA,
+            TransactionId([3; 12]),
+        )
+        .attribute(&XorPeerAddress(peer))
+        .attribute(&Data(payload));
+        bytes
+    }
+
+    fn write(
+        &self,
+        request: &[u8],
+        class: Class,
+        attributes: impl FnOnce(&mut MessageWriter<'_>),
+    ) -> Vec<u8> {
+        let request = message(request);
+        let mut bytes = Vec::new();
+        let id = request.transaction_id();
+        let mut writer = MessageWriter::new(&mut bytes, class, request.method(), id);
+        attributes(&mut writer);
+        bytes
+    }
+
+    fn nonce(&self) -> String {
+        format!("nonce {}", self.nonce)
+    }
+
+    fn key(&self) -> Key {
+        Key::long_term(&self.username, REALM, &self.password)
+    }
+}
+
+pub(super) fn message(bytes: &[u8]) -> Message<'_> {
+    Message::decode(bytes).expect("the client sends well-formed messages")
+}
+
+pub(super) fn relayed() -> SocketAddr {
+    "192.0.2.1:50000".parse().expect("a literal")
+}
+
+pub(super) fn mapped() -> SocketAddr {
+    "198.51.100.1:6000".parse().expect("a literal")
+}
+
+pub(super) fn config(transport: Transport) -> Config {
+    Config {
+        server: "192.0.2.1:3478".parse().expect("a literal"),
+        transport,
+        username: "alice".to_owned(),
+        password: "secret".to_owned(),
+        family: Family::V4,
+        lifetime: Duration::from_secs(600),
+    }
+}
+
+const REALM: &str = "tombolo";

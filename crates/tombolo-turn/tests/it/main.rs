@@ -1,0 +1,3 @@
+//! Behaviour of both ends, seen from outside.
+
+mod client;
