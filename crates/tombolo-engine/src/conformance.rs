@@ -1,0 +1,1 @@
+//! What every engine does, as one suite.
