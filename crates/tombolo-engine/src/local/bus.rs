@@ -87,10 +87,9 @@ impl Bus for Local {
             let (sender, server) = Server::new(requests_max);
             let mut state = lock(&self.shared.bus);
             state.sweep();
-            let subject = subject.as_str().to_owned();
             state
                 .servers_by_subject
-                .entry(subject)
+                .entry(subject.clone())
                 .or_default()
                 .push_back(sender);
             Ok(server)
