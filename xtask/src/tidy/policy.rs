@@ -82,6 +82,12 @@ const EDGES: &[Edge] = &[
         reason: "a session that the gateway accepts is a session of the services",
     },
     Edge {
+        from: "tombolo-gateway",
+        to: "tombolo-engine",
+        tests_only: true,
+        reason: "its tests serve sessions, and services need an engine",
+    },
+    Edge {
         from: "tombolo",
         to: "tombolo-node",
         tests_only: false,

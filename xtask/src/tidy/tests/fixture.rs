@@ -22,7 +22,8 @@ impl Fixture {
             root: std::env::temp_dir().join(name),
             policy: policy(),
         };
-        let manifest = "[workspace]\nresolver = \"3\"\nmembers = [\"crates/*\"]\n[workspace.lints]\n";
+        let manifest =
+            "[workspace]\nresolver = \"3\"\nmembers = [\"crates/*\"]\n[workspace.lints]\n";
         let mut fixture = fixture
             .write("Cargo.toml", manifest)
             .write("README.md", "Read me.\n");
