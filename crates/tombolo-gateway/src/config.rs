@@ -1,0 +1,97 @@
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tombolo_wire::token::SigningKey;
+
+/// What a gateway listens on and how much it takes.
+#[non_exhaustive]
+pub struct GatewayConfig {
+    /// Addresses to listen on: UDP (QUIC) and TCP (WebSocket, HTTP) on each.
+    pub listen: Vec<IpAddr>,
+    /// One port for all of them; 0 takes any that is free on all.
+    pub port: u16,
+    /// The certificate chain, the node's own first.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// The private key of the first certificate.
+    pub key: PrivateKeyDer<'static>,
+    /// Development only: whoever asks gets a token for any user, signed with this key. `None`
+    /// leaves `/v1/tokens` out.
+    pub dev_tokens: Option<SigningKey>,
+    /// Bounds; each protects the node from strangers.
+    pub limits: Limits,
+}
+
+impl GatewayConfig {
+    /// Listens on `listen`, any free port, with default limits.
+    pub fn new(
+        listen: Vec<IpAddr>,
+        certificates: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Self {
+        Self {
+            listen,
+            port: 0,
+            certificates,
+            key,
+            dev_tokens: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl fmt::Debug for GatewayConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The key stays out of logs.
+        f.debug_struct("GatewayConfig")
+            .field("listen", &self.listen)
+            .field("port", &self.port)
+            .field("dev_tokens", &self.dev_tokens.is_some())
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bounds of a gateway. The defaults are safe on the internet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Connections of both transports, HTTP requests included. Each costs up to about 1 MiB when
+    /// its buffers are full, 50 KiB when idle.
+    pub connections_max: usize,
+    /// Of those, from one source prefix: an IPv4 address or an IPv6 /56. Whole offices share one
+    /// address, and so do test machines.
+    pub connections_per_prefix_max: usize,
+    /// From this many connections without a session on, QUIC clients have to prove their address
+    /// with a round trip (Retry, RFC 9000 §8.1.2) before they cost a handshake.
+    pub unvalidated_max: usize,
+    /// The same for one source prefix.
+    pub unvalidated_per_prefix_max: usize,
+    /// From the first packet until `Hello` is there. A stranger costs no longer than that.
+    pub hello_timeout: Duration,
+    /// How long a device may be silent before its connection counts as broken.
+    pub idle_timeout: Duration,
+    /// How often a silent connection is tried; several times per `idle_timeout`.
+    pub keep_alive_interval: Duration,
+    /// One HTTP connection with all its requests; sessions over WebSocket are not meant.
+    pub http_timeout: Duration,
+    /// How long a farewell (`Reject`, `GoAway`) may take to arrive before the connection goes.
+    pub farewell_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 65_536,
+            connections_per_prefix_max: 4_096,
+            unvalidated_max: 1_024,
+            unvalidated_per_prefix_max: 64,
+            hello_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(15),
+            keep_alive_interval: Duration::from_secs(5),
+            http_timeout: Duration::from_secs(30),
+            farewell_timeout: Duration::from_secs(2),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use noq::Endpoint;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tombolo_services::Services;
+
+use crate::config::GatewayConfig;
+use crate::error::BindError;
+use crate::shared::{Phase, Shared};
+use crate::stats::Stats;
+use crate::transport::Farewell;
+use crate::{http, https, listen, quic, tls};
+
+/// Listens for devices until [`Gateway::shutdown`]; dropping it ends everything at once.
+pub struct Gateway {
+    addrs: Vec<SocketAddr>,
+    endpoints: Vec<Endpoint>,
+    /// Each ends by itself when the gateway drains.
+    accepting: Vec<JoinHandle<()>>,
+    shared: Arc<Shared>,
+}
+
+impl Gateway {
+    /// Binds all sockets and starts to accept. Devices are told `UNAVAILABLE` until
+    /// [`Gateway::set_ready`].
+    ///
+    /// Has to be called within a tokio runtime with I/O and time enabled.
+    ///
+    /// # Errors
+    ///
+    /// An address cannot be listened on, or the certificate is unusable.
+    pub fn bind(config: GatewayConfig, services: Services) -> Result<Self, BindError> {
+        let GatewayConfig {
+            listen,
+            port,
+            certificates,
+            key,
+            limits,
+            dev_tokens,
+        } = config;
+        let for_quic = Arc::new(tls::for_quic(certificates.clone(), key.clone_key())?);
+        let for_https = TlsAcceptor::from(Arc::new(tls::for_https(certificates, key)?));
+        let pairs = listen::bind_all(&listen, port)?;
+        let shared = Arc::new(Shared::new(limits, services, dev_tokens));
+        let mut gateway = Self {
+            addrs: Vec::new(),
+            endpoints: Vec::new(),
+            accepting: Vec::new(),
+            shared,
+        };
+        let shared = &gateway.shared;
+        let router = http::router(Arc::clone(shared));
+        for pair in pairs {
+            let listener = TcpListener::from_std(pair.tcp).map_err(BindError::Runtime)?;
+            let endpoint = quic::endpoint(pair.udp, Arc::clone(&for_quic), &shared.limits)?;
+            gateway.addrs.push(pair.addr);
+            gateway.endpoints.push(endpoint.clone());
+            let (tls, router) = (for_https.clone(), router.clone());
+            gateway.accepting.extend([
+                tokio::spawn(quic::serve(endpoint, Arc::clone(shared))),
+                tokio::spawn(https::serve(listener, tls, router, Arc::clone(shared))),
+            ]);
+        }
+        Ok(gateway)
+    }
+
+    /// From now on devices get sessions and `/readyz` says 200.
+    pub fn set_ready(&self) {
+        self.shared.advance(Phase::Serving);
+    }
+
+    /// What is listened on: UDP and TCP, in the order of the configuration.
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// What happened so far.
+    pub fn stats(&self) -> Stats {
+        self.shared.counters.snapshot()
+    }
+
+    /// Ends in good order: takes nobody new, tells every device to go elsewhere (`GoAway`), and
+    /// returns when all connections are closed and the ports are free, which takes at most a few
+    /// farewell timeouts.
+    pub async fn shutdown(mut self) {
+        self.shared.advance(Phase::Draining);
+        for task in self.accepting.drain(..) {
+            // It may have panicked; there is nothing left to do for it here.
+            let _ = task.await;
+        }
+        let farewell_timeout = self.shared.limits.farewell_timeout;
+        let _ = timeout(2 * farewell_timeout, self.shared.admission.emptied()).await;
+        self.shared.advance(Phase::Closed);
+        self.shared.admission.emptied().await;
+        for endpoint in &self.endpoints {
+            let farewell = Farewell::GoingAway;
+            endpoint.close(farewell.quic_code(), farewell.reason().as_bytes());
+            let _ = timeout(farewell_timeout, endpoint.wait_idle()).await;
+        }
+    }
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway")
+            .field("addrs", &self.addrs)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.shared.advance(Phase::Closed);
+    }
+}

@@ -1,0 +1,129 @@
+//! TCP: accepts, does TLS, and serves HTTP/1.1 until it ends or turns into a WebSocket.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, warn};
+
+use crate::admission::Ticket;
+use crate::shared::Shared;
+
+/// Where a request comes from; an extension of each request.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    pub(crate) addr: SocketAddr,
+    /// Held by the session after the HTTP part is over.
+    pub(crate) ticket: Arc<Ticket>,
+}
+
+/// Accepts until the gateway drains.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    router: Router,
+    shared: Arc<Shared>,
+) {
+    let mut phase = shared.phase();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = phase.draining() => return,
+        };
+        let (tcp, addr) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, mostly; others may give some back.
+                warn!(%error, "cannot accept");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let ticket = match shared.admission.admit(addr.ip()) {
+            Ok(ticket) => Arc::new(ticket),
+            Err(refusal) => {
+                shared.counters.refuse(refusal);
+                debug!(%addr, ?refusal, "connection refused");
+                continue;
+            }
+        };
+        let (tls, router, shared) = (tls.clone(), router.clone(), Arc::clone(&shared));
+        tokio::spawn(async move {
+            let mut phase = shared.phase();
+            tokio::select! {
+                () = connection(tcp, Source { addr, ticket }, tls, router, &shared) => {}
+                () = phase.closed() => {}
+            }
+        });
+    }
+}
+
+async fn connection(
+    tcp: TcpStream,
+    source: Source,
+    tls: TlsAcceptor,
+    router: Router,
+    shared: &Arc<Shared>,
+) {
+    let addr = source.addr;
+    // Frames are small and each one is wanted now.
+    if let Err(error) = tcp.set_nodelay(true) {
+        debug!(%addr, %error, "cannot set TCP_NODELAY");
+    }
+    let limits = &shared.limits;
+    let stream = match timeout(limits.hello_timeout, tls.accept(tcp)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            shared.counters.handshakes_failed.add();
+            debug!(%addr, %error, "TLS handshake failed");
+            return;
+        }
+        Err(_) => {
+            shared.counters.handshakes_failed.add();
+            debug!(%addr, "TLS handshake took too long");
+            return;
+        }
+    };
+    let inner = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(source.clone());
+        inner.call(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.hello_timeout)
+        .max_buf_size(HEADER_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let mut phase = shared.phase();
+    let result = tokio::select! {
+        result = timeout(limits.http_timeout, connection.as_mut()) => result,
+        () = phase.draining() => {
+            connection.as_mut().graceful_shutdown();
+            timeout(limits.farewell_timeout, connection.as_mut()).await
+        }
+    };
+    match result {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%addr, %error, "HTTP connection failed"),
+        Err(_) => debug!(%addr, "HTTP connection took too long"),
+    }
+}
+
+/// Also what hyper needs at least.
+const HEADER_BYTES_MAX: usize = 16 * 1024;
+const HEADERS_MAX: usize = 64;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const _: () = assert!(HEADER_BYTES_MAX >= 8192, "hyper panics below its minimum");

@@ -1,0 +1,274 @@
+//! Sessions over QUIC: one bidirectional stream that the device opens, and datagrams.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use noq::crypto::rustls::QuicServerConfig;
+use noq::{
+    Connection, Endpoint, EndpointConfig, IdleTimeout, Incoming, RecvStream, SendDatagramError,
+    SendStream, ServerConfig, TransportConfig, VarInt,
+};
+use tokio::time::{Instant, timeout_at};
+use tombolo_services::{ConnectionInfo, TransportKind};
+use tombolo_wire::frame::{self, FRAME_BYTES_MAX};
+use tombolo_wire::v1::{ErrorCode, ServerFrame};
+use tracing::debug;
+
+use crate::admission::Ticket;
+use crate::config::Limits;
+use crate::connection::{self, Caller};
+use crate::error::BindError;
+use crate::shared::Shared;
+use crate::transport::{Farewell, FrameReceiver, FrameSender, ReceiveError, Received, SendError};
+
+/// Puts an endpoint on the socket.
+///
+/// # Errors
+///
+/// The certificate cannot be used with QUIC, or the runtime does not take the socket.
+pub(crate) fn endpoint(
+    socket: UdpSocket,
+    tls: Arc<rustls::ServerConfig>,
+    limits: &Limits,
+) -> Result<Endpoint, BindError> {
+    let crypto = QuicServerConfig::try_from(tls).map_err(|_| BindError::CipherSuite)?;
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    config
+        .transport_config(Arc::new(transport_config(limits)?))
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BYTES)
+        .incoming_buffer_size_total(INCOMING_BYTES_TOTAL);
+    let addr = socket.local_addr().map_err(BindError::Runtime)?;
+    Endpoint::new(
+        EndpointConfig::default(),
+        Some(config),
+        socket,
+        Arc::new(noq::TokioRuntime),
+    )
+    .map_err(|source| BindError::Udp { addr, source })
+}
+
+fn transport_config(limits: &Limits) -> Result<TransportConfig, BindError> {
+    let idle_timeout =
+        IdleTimeout::try_from(limits.idle_timeout).map_err(|_| BindError::IdleTimeout)?;
+    let mut config = TransportConfig::default();
+    config
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(RECEIVE_WINDOW)
+        .receive_window(RECEIVE_WINDOW)
+        .send_window(SEND_WINDOW)
+        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER_BYTES))
+        .datagram_send_buffer_size(DATAGRAM_BUFFER_BYTES)
+        .max_idle_timeout(Some(idle_timeout))
+        .keep_alive_interval(Some(limits.keep_alive_interval));
+    Ok(config)
+}
+
+/// Accepts until the gateway drains.
+pub(crate) async fn serve(endpoint: Endpoint, shared: Arc<Shared>) {
+    let mut phase = shared.phase();
+    loop {
+        let incoming = tokio::select! {
+            incoming = endpoint.accept() => incoming,
+            () = phase.draining() => None,
+        };
+        let Some(incoming) = incoming else { return };
+        admit(incoming, &shared);
+    }
+}
+
+fn admit(incoming: Incoming, shared: &Arc<Shared>) {
+    let addr = incoming.remote_address();
+    if !incoming.remote_address_validated() && shared.admission.wants_validation(addr.ip()) {
+        shared.counters.retries.add();
+        if incoming.retry().is_err() {
+            debug!(%addr, "cannot ask for address validation");
+        }
+        return;
+    }
+    let ticket = match shared.admission.admit(addr.ip()) {
+        Ok(ticket) => ticket,
+        Err(refusal) => {
+            shared.counters.refuse(refusal);
+            debug!(%addr, ?refusal, "connection refused");
+            incoming.refuse();
+            return;
+        }
+    };
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        let mut phase = shared.phase();
+        tokio::select! {
+            () = converse(incoming, addr, &ticket, &shared) => {}
+            () = phase.closed() => {}
+        }
+    });
+}
+
+async fn converse(incoming: Incoming, addr: SocketAddr, ticket: &Ticket, shared: &Arc<Shared>) {
+    let deadline = Instant::now() + shared.limits.hello_timeout;
+    let connection = match timeout_at(deadline, async { incoming.accept()?.await }).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => {
+            shared.counters.handshakes_failed.add();
+            debug!(%addr, %error, "QUIC handshake failed");
+            return;
+        }
+        Err(_) => {
+            shared.counters.handshakes_failed.add();
+            debug!(%addr, "QUIC handshake took too long");
+            return;
+        }
+    };
+    let (send, recv) = match timeout_at(deadline, connection.accept_bi()).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            debug!(%addr, %error, "connection ended before it had a stream");
+            return;
+        }
+        Err(_) => {
+            // Without a stream there is nothing to carry a `Reject`.
+            shared.counters.hellos_late.add();
+            let farewell = Farewell::Rejected(ErrorCode::BadFrame);
+            connection.close(farewell.quic_code(), connection::HELLO_LATE.as_bytes());
+            return;
+        }
+    };
+    let sender = QuicSender {
+        connection: connection.clone(),
+        stream: send,
+        buffer: BytesMut::new(),
+    };
+    let receiver = QuicReceiver {
+        connection,
+        stream: recv,
+        decoder: frame::Decoder::new(),
+        undecoded: Bytes::new(),
+    };
+    let info = ConnectionInfo {
+        remote: addr,
+        transport: TransportKind::Quic,
+    };
+    let caller = Caller {
+        info,
+        ticket,
+        hello_deadline: deadline,
+    };
+    connection::run(caller, sender, receiver, shared).await;
+}
+
+#[derive(Debug)]
+struct QuicReceiver {
+    connection: Connection,
+    stream: RecvStream,
+    decoder: frame::Decoder,
+    /// What the stream gave and the decoder has not taken.
+    undecoded: Bytes,
+}
+
+impl FrameReceiver for QuicReceiver {
+    async fn receive(&mut self) -> Result<Received, ReceiveError> {
+        loop {
+            if let Some(frame) = self
+                .decoder
+                .decode(&mut self.undecoded)
+                .map_err(ReceiveError::Offence)?
+            {
+                return Ok(Received::InOrder(frame));
+            }
+            tokio::select! {
+                chunk = self.stream.read_chunk(FRAME_BYTES_MAX) => match chunk {
+                    Ok(Some(bytes)) => self.undecoded = bytes,
+                    Ok(None) | Err(_) => return Err(ReceiveError::Lost),
+                },
+                datagram = self.connection.read_datagram() => {
+                    let Ok(bytes) = datagram else {
+                        return Err(ReceiveError::Lost);
+                    };
+                    let frame = frame::decode_datagram(bytes).map_err(ReceiveError::Offence)?;
+                    return Ok(Received::Datagram(frame));
+                }
+            }
+        }
+    }
+
+    async fn drain(&mut self) {
+        // QUIC keeps apart what comes and what goes.
+    }
+}
+
+#[derive(Debug)]
+struct QuicSender {
+    connection: Connection,
+    stream: SendStream,
+    /// Empty between calls; keeps its memory.
+    buffer: BytesMut,
+}
+
+impl FrameSender for QuicSender {
+    async fn send(&mut self, frame: &ServerFrame) -> Result<(), SendError> {
+        frame::write(frame, &mut self.buffer).map_err(SendError::Encode)?;
+        let bytes = self.buffer.split().freeze();
+        self.stream
+            .write_chunk(bytes)
+            .await
+            .map_err(|_| SendError::Lost)
+    }
+
+    async fn send_unreliable(&mut self, frame: &ServerFrame) -> Result<(), SendError> {
+        let Ok(datagram) = frame::encode_datagram(frame) else {
+            return self.send(frame).await;
+        };
+        match self.connection.send_datagram(datagram) {
+            Ok(()) => Ok(()),
+            // Paths of the smallest MTU, and devices without datagrams, get it in order.
+            Err(
+                SendDatagramError::TooLarge
+                | SendDatagramError::UnsupportedByPeer
+                | SendDatagramError::Disabled,
+            ) => self.send(frame).await,
+            Err(SendDatagramError::ConnectionLost(_)) => Err(SendError::Lost),
+        }
+    }
+
+    async fn keep_alive(&mut self) -> Result<(), SendError> {
+        // The transport's own keep-alive does it.
+        Ok(())
+    }
+
+    async fn close(&mut self, farewell: Farewell) {
+        let closing = ClosesOnDrop {
+            connection: &self.connection,
+            farewell,
+        };
+        // A close drops what has not been sent yet; so wait until all is acknowledged.
+        if self.stream.finish().is_ok() {
+            let _ = self.stream.stopped().await;
+        }
+        drop(closing);
+    }
+}
+
+/// Closes the connection also when the wait for acknowledgements is given up.
+struct ClosesOnDrop<'a> {
+    connection: &'a Connection,
+    farewell: Farewell,
+}
+
+impl Drop for ClosesOnDrop<'_> {
+    fn drop(&mut self) {
+        self.connection
+            .close(self.farewell.quic_code(), self.farewell.reason().as_bytes());
+    }
+}
+
+/// Two largest frames: one can be on its way while the other is being handled.
+const RECEIVE_WINDOW: VarInt = VarInt::from_u32(2 * FRAME_BYTES_MAX as u32);
+const SEND_WINDOW: u64 = 4 * FRAME_BYTES_MAX as u64;
+const DATAGRAM_BUFFER_BYTES: usize = 64 * 1024;
+/// Connections between their first packet and our first look at it, which comes at once.
+const INCOMING_MAX: usize = 4_096;
+const INCOMING_BYTES: u64 = 16 * 1024;
+const INCOMING_BYTES_TOTAL: u64 = 16 * 1024 * 1024;

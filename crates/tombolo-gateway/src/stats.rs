@@ -1,0 +1,159 @@
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tombolo_wire::v1::ErrorCode;
+
+use crate::admission::Refusal;
+
+/// What a gateway has done so far. Counters only grow; gauges say so.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Connections with a session over QUIC (a gauge).
+    pub sessions_quic: u64,
+    /// Connections with a session over WebSocket (a gauge).
+    pub sessions_websocket: u64,
+    /// Connections that got a session, new or resumed.
+    pub attached: u64,
+    /// Connections refused or ended with `Reject`, by its code.
+    pub rejected: BTreeMap<ErrorCode, u64>,
+    /// Connections not taken: the gateway was full.
+    pub refused_full: u64,
+    /// Connections not taken: their source prefix had too many.
+    pub refused_prefix_full: u64,
+    /// Clients sent back to prove their address first.
+    pub retries: u64,
+    /// TLS or QUIC handshakes that failed, a wrong application protocol included.
+    pub handshakes_failed: u64,
+    /// Connections that said no `Hello` in time. Those that could be told are in `rejected` too.
+    pub hellos_late: u64,
+    /// Frames from devices.
+    pub frames_received: u64,
+    /// Frames to devices.
+    pub frames_sent: u64,
+    /// HTTP requests answered.
+    pub http_requests: u64,
+    /// Of those, with an error.
+    pub http_errors: u64,
+}
+
+/// The counters behind [`Stats`].
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) sessions_quic: Counter,
+    pub(crate) sessions_websocket: Counter,
+    pub(crate) attached: Counter,
+    rejected: [Counter; CODES],
+    pub(crate) refused_full: Counter,
+    pub(crate) refused_prefix_full: Counter,
+    pub(crate) retries: Counter,
+    pub(crate) handshakes_failed: Counter,
+    pub(crate) hellos_late: Counter,
+    pub(crate) frames_received: Counter,
+    pub(crate) frames_sent: Counter,
+    pub(crate) http_requests: Counter,
+    pub(crate) http_errors: Counter,
+}
+
+impl Counters {
+    pub(crate) fn reject(&self, code: ErrorCode) {
+        if let Some(counter) = usize::try_from(i32::from(code))
+            .ok()
+            .and_then(|i| self.rejected.get(i))
+        {
+            counter.add();
+        }
+    }
+
+    pub(crate) fn refuse(&self, refusal: Refusal) {
+        match refusal {
+            Refusal::Full => self.refused_full.add(),
+            Refusal::PrefixFull => self.refused_prefix_full.add(),
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Stats {
+        let rejected = (0_i32..)
+            .zip(&self.rejected)
+            .filter_map(|(code, counter)| Some((ErrorCode::try_from(code).ok()?, counter.value())))
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        Stats {
+            sessions_quic: self.sessions_quic.value(),
+            sessions_websocket: self.sessions_websocket.value(),
+            attached: self.attached.value(),
+            rejected,
+            refused_full: self.refused_full.value(),
+            refused_prefix_full: self.refused_prefix_full.value(),
+            retries: self.retries.value(),
+            handshakes_failed: self.handshakes_failed.value(),
+            hellos_late: self.hellos_late.value(),
+            frames_received: self.frames_received.value(),
+            frames_sent: self.frames_sent.value(),
+            http_requests: self.http_requests.value(),
+            http_errors: self.http_errors.value(),
+        }
+    }
+}
+
+/// A number that many tasks count on; order between counters does not matter.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Counts up until the guard goes.
+    pub(crate) fn hold(&self) -> Held<'_> {
+        self.add();
+        Held(self)
+    }
+}
+
+/// One unit of a gauge.
+#[derive(Debug)]
+pub(crate) struct Held<'a>(&'a Counter);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One more than the highest error code of the contract.
+const CODES: usize = ErrorCode::Replaced as usize + 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_code_of_the_contract_is_counted() {
+        let counters = Counters::default();
+        let codes: Vec<_> = (0..64)
+            .filter_map(|code| ErrorCode::try_from(code).ok())
+            .collect();
+        for code in &codes {
+            counters.reject(*code);
+        }
+        assert_eq!(
+            counters.snapshot().rejected.into_keys().collect::<Vec<_>>(),
+            codes
+        );
+    }
+
+    #[test]
+    fn a_gauge_falls_when_its_guard_goes() {
+        let counters = Counters::default();
+        let held = counters.sessions_quic.hold();
+        assert_eq!(counters.snapshot().sessions_quic, 1);
+        drop(held);
+        assert_eq!(counters.snapshot().sessions_quic, 0);
+    }
+}
