@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 ///
 /// # Errors
 /// When a contract does not compile or `rustfmt` cannot be run.
-pub fn generate(root: &Path) -> anyhow::Result<BTreeMap<PathBuf, String>> {
+pub(crate) fn generate(root: &Path) -> anyhow::Result<BTreeMap<PathBuf, String>> {
     CONTRACTS
         .iter()
         .map(|contract| Ok((PathBuf::from(contract.output), translate(root, contract)?)))
@@ -22,7 +22,7 @@ pub fn generate(root: &Path) -> anyhow::Result<BTreeMap<PathBuf, String>> {
 ///
 /// # Errors
 /// As [`generate`], and when a file cannot be written.
-pub fn write(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
+pub(crate) fn write(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let stale = stale(root)?;
     for (path, text) in &stale {
         std::fs::write(root.join(path), text).with_context(|| format!("write {path:?}"))?;
@@ -34,9 +34,12 @@ pub fn write(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
 ///
 /// # Errors
 /// As [`generate`], and when a file is out of date.
-pub fn check(root: &Path) -> anyhow::Result<()> {
+pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
     let stale: Vec<_> = stale(root)?.into_keys().collect();
-    ensure!(stale.is_empty(), "out of date, run `cargo xtask proto`: {stale:?}");
+    ensure!(
+        stale.is_empty(),
+        "out of date, run `cargo xtask proto`: {stale:?}"
+    );
     Ok(())
 }
 
@@ -56,10 +59,17 @@ fn translate(root: &Path, contract: &Contract) -> anyhow::Result<String> {
     let requests = descriptors
         .file
         .into_iter()
-        .map(|file| (prost_build::Module::from_protobuf_package_name(file.package()), file))
+        .map(|file| {
+            (
+                prost_build::Module::from_protobuf_package_name(file.package()),
+                file,
+            )
+        })
         .collect();
     let modules = config.generate(requests).context("generate Rust")?;
-    let Some(body) = modules.into_values().next() else { bail!("{} is empty", contract.source) };
+    let Some(body) = modules.into_values().next() else {
+        bail!("{} is empty", contract.source)
+    };
 
     rustfmt(root, &format!("{}{body}", header(contract)))
 }
@@ -80,12 +90,21 @@ fn rustfmt(root: &Path, text: &str) -> anyhow::Result<String> {
         .stdout(Stdio::piped())
         .spawn()
         .context("run rustfmt")?;
-    let mut stdin = child.stdin.take().context("rustfmt has no standard input")?;
+    let mut stdin = child
+        .stdin
+        .take()
+        .context("rustfmt has no standard input")?;
     let input = text.to_owned();
     let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
     let output = child.wait_with_output().context("wait for rustfmt")?;
-    writer.join().expect("the writer does not panic").context("write to rustfmt")?;
-    ensure!(output.status.success(), "rustfmt refused the generated code");
+    let Ok(written) = writer.join() else {
+        bail!("writing to rustfmt panicked")
+    };
+    written.context("write to rustfmt")?;
+    ensure!(
+        output.status.success(),
+        "rustfmt refused the generated code"
+    );
     String::from_utf8(output.stdout).context("rustfmt wrote no UTF-8")
 }
 
