@@ -1,2 +1,46 @@
-//! The Rust SDK: connect two devices.
+//! The Rust SDK: joins a device to others, directly where the network allows.
+//!
+//! ```no_run
+//! use tombolo_client::{Device, Lane, RoomOptions};
+//!
+//! # async fn example(url: &str, token: &str) -> Result<(), Box<dyn std::error::Error>> {
+//! let device = Device::connect(url, token).await?;
+//! let room = device.rooms().join_or_create("lobby", RoomOptions::default()).await?;
+//! for user in room.members().iter().filter(|user| **user != device.session().user) {
+//!     let peer = room.peer(user).first_message(Lane::Reliable, "hi").connect().await?;
+//!     peer.send(Lane::Unreliable, "the path changes underneath; nothing to do about it")?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! * [`Device`]: one session with the cluster and one UDP socket for all peers;
+//! * [`Room`]: members, their coming and going, messages through the node;
+//! * [`Peer`]: an encrypted link to one member, relayed at once and direct as soon as possible.
+//!
+//! Inside, protocol logic lives in sans-IO crates (`tombolo-path`, `tombolo-turn`,
+//! `tombolo-wire`); this crate holds sockets, tasks and QUIC. It does not do voice, files or
+//! state synchronisation: messages are bytes.
 #![forbid(unsafe_code)]
+
+mod device;
+mod error;
+mod http;
+mod ice;
+mod keys;
+mod link;
+mod net;
+mod room;
+mod seal;
+mod session;
+mod tls;
+
+pub use device::{Device, DeviceBuilder, SessionInfo};
+pub use error::Error;
+pub use http::development_token;
+pub use link::{Lane, LinkState, LinkStatus, Message, Peer, RELIABLE_BYTES_MAX, SendError};
+pub use net::{Via, measure_nat};
+pub use room::{PeerBuilder, Room, RoomEvent, RoomOptions, Rooms};
+pub use session::Transport;
+pub use tombolo_path::{Candidate, CandidateKind, Explanation, Policy, Verdict, probe::NatReport};
+pub use tombolo_wire::{RoomId, ServerUrl, UserId};

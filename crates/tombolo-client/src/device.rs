@@ -1,0 +1,633 @@
+//! A device: one session with the cluster, one socket for all peers.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tombolo_path::Candidate;
+use tombolo_path::probe::NatReport;
+use tombolo_wire::v1::{self, JoinMode, request, response, room_event, server_frame};
+use tombolo_wire::{RoomId, ServerUrl, UserId};
+
+use crate::error::Error;
+use crate::ice::IceConfig;
+use crate::keys::{Accepted, Keys, PublicKey};
+use crate::link::{Driver, Introduction, Lane, LinkConfig, Peer, Shop, transport_config};
+use crate::net::{DeviceSocket, Net, RelayKeeper, measure_nat};
+use crate::room::{RoomEvent, RoomState, Rooms, parse_member};
+use crate::session::{self, Command, Credential, Event, Transport};
+use crate::tls;
+
+/// Handshakes that strangers may have under way.
+const HANDSHAKES_MAX: usize = 64;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Credentials of the relay are renewed after this part of their life.
+const RENEW_AFTER: f64 = 0.8;
+const RENEW_MIN: Duration = Duration::from_secs(30);
+
+/// How a device connects; see [`Device::builder`].
+#[derive(Debug)]
+pub struct DeviceBuilder {
+    url: String,
+    credential: Option<Credential>,
+}
+
+impl DeviceBuilder {
+    /// Proves the user by a token that the application's server signed.
+    #[must_use]
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.credential = Some(Credential::Token(token.into()));
+        self
+    }
+
+    /// Lets a node in development mode make the token.
+    #[must_use]
+    pub fn development_user(mut self, user: impl Into<String>) -> Self {
+        self.credential = Some(Credential::Development(user.into()));
+        self
+    }
+
+    /// Opens the session and finds out what peers will need: public addresses and a relayed one.
+    ///
+    /// # Errors
+    /// When the URL is wrong, the node cannot be reached over UDP or TCP, or refuses the token.
+    pub async fn connect(self) -> Result<Device, Error> {
+        let url: ServerUrl = self.url.parse().map_err(Error::local)?;
+        let credential = self
+            .credential
+            .ok_or_else(|| Error::token("give the builder a token or a user"))?;
+        Device::open(url, credential).await
+    }
+}
+
+/// A device in the cluster; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Device(pub(crate) Arc<Shared>);
+
+/// What is true of the present connection.
+#[derive(Clone, Debug)]
+pub struct SessionInfo {
+    /// The node's name.
+    pub node: String,
+    /// The user that the token proved.
+    pub user: UserId,
+    /// How the node is reached.
+    pub transport: Transport,
+    /// Whether this connection continued a session.
+    pub resumed: bool,
+}
+
+/// What all handles of a device share.
+pub(crate) struct Shared {
+    url: ServerUrl,
+    pub(crate) session: session::Handle,
+    shop: Shop,
+    rooms: Mutex<HashMap<RoomId, Arc<RoomState>>>,
+    links: Mutex<HashMap<(RoomId, UserId), Link>>,
+    info: watch::Sender<Option<SessionInfo>>,
+    stun: Mutex<Vec<SocketAddr>>,
+    keeper: Mutex<Option<RelayKeeper>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Device")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A link as the device knows it.
+struct Link {
+    handle: Weak<crate::link::Shared>,
+    inputs: crate::link::Inputs,
+    /// The peer's attempt and identity, once introduced.
+    remote: Option<(u64, PublicKey)>,
+}
+
+impl Link {
+    fn peer(&self) -> Option<Peer> {
+        self.handle
+            .upgrade()
+            .map(Peer)
+            .filter(|peer| !peer.is_closed())
+    }
+}
+
+impl Device {
+    /// Connects with a token; see [`Device::builder`] for more choices.
+    ///
+    /// # Errors
+    /// As [`DeviceBuilder::connect`].
+    pub async fn connect(url: &str, token: impl Into<String>) -> Result<Self, Error> {
+        Self::builder(url).token(token).connect().await
+    }
+
+    /// Begins to connect to the node at `url`, which is what `tombolo serve` prints.
+    #[must_use]
+    pub fn builder(url: &str) -> DeviceBuilder {
+        DeviceBuilder {
+            url: url.to_owned(),
+            credential: None,
+        }
+    }
+
+    async fn open(url: ServerUrl, credential: Credential) -> Result<Self, Error> {
+        let keys = Arc::new(Keys::generate().map_err(Error::local)?);
+        let accepted = Accepted::default();
+        let is_local = tokio::net::lookup_host((url.host(), url.port))
+            .await
+            .is_ok_and(|mut addresses| addresses.any(|address| address.ip().is_loopback()));
+        let net = Net::bind(is_local).await.map_err(Error::local)?;
+        let endpoint = bind_endpoint(&net, &keys, accepted.clone())?;
+        let config = session::Config {
+            url: url.clone(),
+            credential,
+            keys: (&keys.public()).into(),
+            agent: format!("tombolo-client/{}", env!("CARGO_PKG_VERSION")),
+        };
+        let (session, events) = session::open(endpoint.clone(), config).await?;
+        let shop = Shop {
+            net,
+            endpoint,
+            keys,
+            accepted,
+            session: session.clone(),
+        };
+        let shared = Arc::new(Shared {
+            url,
+            session,
+            shop,
+            rooms: Mutex::default(),
+            links: Mutex::default(),
+            info: watch::Sender::new(None),
+            stun: Mutex::default(),
+            keeper: Mutex::new(None),
+        });
+        tokio::spawn(accept_links(
+            Arc::downgrade(&shared),
+            shared.shop.endpoint.clone(),
+        ));
+        let (gathered_tx, gathered) = oneshot::channel();
+        tokio::spawn(dispatch(Arc::downgrade(&shared), events, gathered_tx));
+        // Gathering may fail in part; the session stands, so the device does.
+        _ = gathered.await;
+        Ok(Self(shared))
+    }
+
+    /// The present, or last, connection to the cluster.
+    ///
+    /// # Panics
+    /// Never: a device exists only with a session.
+    #[must_use]
+    pub fn session(&self) -> SessionInfo {
+        self.0
+            .info
+            .borrow()
+            .clone()
+            .expect("a device has been welcomed")
+    }
+
+    /// Tells of every new connection to the cluster.
+    #[must_use]
+    pub fn watch_session(&self) -> watch::Receiver<Option<SessionInfo>> {
+        self.0.info.subscribe()
+    }
+
+    /// Access to rooms.
+    #[must_use]
+    pub fn rooms(&self) -> Rooms<'_> {
+        Rooms(self)
+    }
+
+    /// The addresses that peers are told.
+    #[must_use]
+    pub fn candidates(&self) -> Vec<Candidate> {
+        self.0.shop.net.candidates()
+    }
+
+    /// Where the relay receives for this device; `None` while there is no allocation.
+    #[must_use]
+    pub fn relayed_address(&self) -> Option<SocketAddr> {
+        self.0.shop.net.relayed().map(|relayed| relayed.address)
+    }
+
+    /// How the NAT maps the device's own socket; `None` until measured.
+    #[must_use]
+    pub fn nat(&self) -> Option<NatReport> {
+        self.0.shop.net.nat()
+    }
+
+    /// Measures mapping and filtering of the NAT, from a socket of its own. Takes up to a few
+    /// seconds.
+    ///
+    /// # Errors
+    /// When no socket can be bound.
+    pub async fn measure_nat(&self) -> Result<NatReport, Error> {
+        let servers = lock(&self.0.stun).clone();
+        measure_nat(&servers).await.map_err(Error::local)
+    }
+
+    /// Closes all links and leaves the cluster; returns when the goodbyes are sent.
+    pub async fn close(self) {
+        let links: Vec<_> = lock(&self.0.links).drain().collect();
+        let mut closing = Vec::new();
+        for (_, link) in &links {
+            if let Some(peer) = link.handle.upgrade().map(Peer) {
+                peer.close();
+                closing.push(peer);
+            }
+        }
+        for peer in closing {
+            _ = tokio::time::timeout(Duration::from_secs(3), peer.closed()).await;
+        }
+        let (done, goodbye) = oneshot::channel();
+        if self.0.session.command(Command::Close(done)).await.is_ok() {
+            _ = goodbye.await;
+        }
+        drop(lock(&self.0.keeper).take());
+        let endpoint = &self.0.shop.endpoint;
+        endpoint.close(0u8.into(), b"device closed");
+        _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
+    }
+}
+
+fn bind_endpoint(net: &Arc<Net>, keys: &Keys, accepted: Accepted) -> Result<noq::Endpoint, Error> {
+    let crypto = keys.server_config(accepted).map_err(Error::local)?;
+    let mut server = noq::ServerConfig::with_crypto(Arc::new(crypto));
+    server.transport_config(Arc::new(transport_config()));
+    server.max_incoming(HANDSHAKES_MAX);
+    let runtime = noq::default_runtime().ok_or_else(|| Error::local("no tokio runtime"))?;
+    noq::Endpoint::new_with_abstract_socket(
+        noq::EndpointConfig::default(),
+        Some(server),
+        Box::new(DeviceSocket(net.clone())),
+        runtime,
+    )
+    .map_err(Error::local)
+}
+
+impl Shared {
+    /// Notes a room before it is joined; false when the device is in it.
+    pub(crate) fn add_room(&self, id: &RoomId, state: &Arc<RoomState>) -> bool {
+        let mut rooms = lock(&self.rooms);
+        let is_new = !rooms.contains_key(id);
+        if is_new {
+            rooms.insert(id.clone(), state.clone());
+        }
+        is_new
+    }
+
+    pub(crate) fn remove_room(&self, id: &RoomId) {
+        lock(&self.rooms).remove(id);
+    }
+
+    fn room(&self, id: &str) -> Option<(RoomId, Arc<RoomState>)> {
+        let id = RoomId::parse(id).ok()?;
+        let state = lock(&self.rooms).get(&id)?.clone();
+        Some((id, state))
+    }
+
+    /// Opens a link, or finds the one that exists.
+    pub(crate) fn open_link(
+        self: &Arc<Self>,
+        room: &RoomId,
+        state: &RoomState,
+        user: UserId,
+        first: Vec<(Lane, Bytes)>,
+    ) -> Result<Peer, Error> {
+        let own = self.info.borrow().as_ref().map(|info| info.user.clone());
+        if own.as_ref() == Some(&user) {
+            return Err(Error::local("a device has no link to itself"));
+        }
+        let mut links = lock(&self.links);
+        let key = (room.clone(), user);
+        if let Some(peer) = links.get(&key).and_then(Link::peer) {
+            for (lane, payload) in first {
+                peer.send(lane, payload).map_err(Error::local)?;
+            }
+            return Ok(peer);
+        }
+        let (peer, link) = self.start_link(&key, state, first, None)?;
+        links.insert(key, link);
+        Ok(peer)
+    }
+
+    fn start_link(
+        self: &Arc<Self>,
+        (room, user): &(RoomId, UserId),
+        state: &RoomState,
+        first: Vec<(Lane, Bytes)>,
+        answers: Option<Introduction>,
+    ) -> Result<(Peer, Link), Error> {
+        let remote = answers
+            .as_ref()
+            .map(|remote| (remote.attempt, PublicKey(remote.keys.identity)));
+        let config = LinkConfig {
+            shop: self.shop.clone(),
+            room: room.clone(),
+            user: user.clone(),
+            expected_keys: state.keys_of(user),
+            policy: state.options.policy,
+            first,
+            answers,
+        };
+        let (peer, inputs, driver) = Driver::new(config).map_err(Error::local)?;
+        let (shared, key) = (Arc::downgrade(self), (room.clone(), user.clone()));
+        let attempt = peer.0.attempt;
+        tokio::spawn(async move {
+            driver.run().await;
+            if let Some(shared) = shared.upgrade() {
+                shared.forget_link(&key, attempt);
+            }
+        });
+        Ok((
+            peer.clone(),
+            Link {
+                handle: Arc::downgrade(&peer.0),
+                inputs,
+                remote,
+            },
+        ))
+    }
+
+    fn forget_link(&self, key: &(RoomId, UserId), attempt: u64) {
+        let mut links = lock(&self.links);
+        let is_same = links.get(key).is_some_and(|link| {
+            link.handle
+                .upgrade()
+                .is_none_or(|peer| peer.attempt == attempt)
+        });
+        if is_same {
+            links.remove(key);
+        }
+    }
+
+    /// Deals with a peer's introduction: the answer to ours, or the beginning of a link.
+    async fn on_introduced(self: &Arc<Self>, introduced: v1::Introduced) {
+        let Some((room, state)) = self.room(&introduced.room) else {
+            return;
+        };
+        let Ok(user) = UserId::parse(&introduced.from) else {
+            return;
+        };
+        let Some(introduction) = introduced.introduction.and_then(Introduction::parse) else {
+            tracing::warn!(%user, "introduction breaks the contract: ignored");
+            return;
+        };
+        let key = (room, user);
+        let started = {
+            let mut links = lock(&self.links);
+            match links.get_mut(&key).filter(|link| link.peer().is_some()) {
+                Some(link) if link.accepts(&introduction) => {
+                    link.on_introduction(introduction);
+                    None
+                }
+                _ if introduction.update => None,
+                // The peer began anew: the old link ends when its inputs are dropped.
+                _ => match self.start_link(&key, &state, Vec::new(), Some(introduction)) {
+                    Ok((peer, link)) => {
+                        links.insert(key, link);
+                        Some(peer)
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "introduction not answered");
+                        None
+                    }
+                },
+            }
+        };
+        if let Some(peer) = started {
+            state.tell(RoomEvent::Peer(peer)).await;
+        }
+    }
+
+    async fn on_room_event(&self, event: v1::RoomEvent) {
+        let Some((_, state)) = self.room(&event.room) else {
+            return;
+        };
+        match event.kind {
+            Some(room_event::Kind::Joined(member)) => {
+                if let Some((user, keys)) = parse_member(member) {
+                    state.on_joined(user, keys).await;
+                }
+            }
+            Some(room_event::Kind::Left(left)) => {
+                if let Ok(user) = UserId::parse(&left.user) {
+                    state.on_left(user, left.reason).await;
+                }
+            }
+            None => {}
+        }
+    }
+
+    async fn on_frame(self: &Arc<Self>, body: server_frame::Body) {
+        match body {
+            server_frame::Body::RoomEvent(event) => self.on_room_event(event).await,
+            server_frame::Body::Introduced(introduced) => self.on_introduced(introduced).await,
+            server_frame::Body::Delivery(delivery) => {
+                let Some((_, state)) = self.room(&delivery.room) else {
+                    return;
+                };
+                if let Ok(from) = UserId::parse(&delivery.from) {
+                    state
+                        .tell(RoomEvent::Message {
+                            from,
+                            payload: delivery.payload,
+                        })
+                        .await;
+                }
+            }
+            server_frame::Body::Refused(refused) => {
+                let error = Error::refused(refused.code, &refused.message);
+                tracing::warn!(%error, frame = refused.seq, "message refused");
+            }
+            server_frame::Body::IceServers(servers) => self.renew_credentials(&servers).await,
+            _ => {}
+        }
+    }
+
+    /// Learns the servers of a new connection; the first time, gathers.
+    async fn on_connected(self: &Arc<Self>, welcome: v1::Welcome, transport: Transport) {
+        let Ok(user) = UserId::parse(&welcome.user) else {
+            return;
+        };
+        let is_first = self.info.borrow().is_none();
+        let info = SessionInfo {
+            node: welcome.node,
+            user,
+            transport,
+            resumed: welcome.resumed,
+        };
+        self.info.send_replace(Some(info));
+        let servers = welcome.ice_servers.unwrap_or_default();
+        if is_first {
+            let Ok(tls) = tls::client_config(self.url.pin.as_ref(), None) else {
+                return;
+            };
+            let ice = IceConfig::resolve(&servers, Arc::new(tls)).await;
+            lock(&self.stun).clone_from(&ice.stun);
+            let keeper = self.shop.net.gather(ice).await;
+            *lock(&self.keeper) = Some(keeper);
+            tokio::spawn(renew(Arc::downgrade(self), servers.ttl_s));
+            return;
+        }
+        self.renew_credentials(&servers).await;
+        if !welcome.resumed {
+            let rooms: Vec<_> = lock(&self.rooms)
+                .iter()
+                .map(|(id, s)| (id.clone(), s.clone()))
+                .collect();
+            tokio::spawn(rejoin(self.clone(), rooms));
+        }
+    }
+
+    async fn renew_credentials(&self, servers: &v1::IceServers) {
+        for server in servers
+            .servers
+            .iter()
+            .filter(|server| !server.username.is_empty())
+            .take(1)
+        {
+            self.shop
+                .net
+                .set_turn_credentials(&server.username, &server.credential);
+        }
+    }
+}
+
+impl Link {
+    /// Whether the introduction belongs to this link rather than to a new one.
+    fn accepts(&self, introduction: &Introduction) -> bool {
+        let attempt = self.handle.upgrade().map(|peer| peer.attempt);
+        match self.remote {
+            Some((remote, _)) => remote == introduction.attempt,
+            None => introduction.answers == 0 || Some(introduction.answers) == attempt,
+        }
+    }
+
+    fn on_introduction(&mut self, introduction: Introduction) {
+        let is_first = self.remote.is_none();
+        // A repetition tells nothing; a full queue is a peer that talks too much.
+        if is_first || introduction.update {
+            self.remote = Some((introduction.attempt, PublicKey(introduction.keys.identity)));
+            _ = self.inputs.introductions.try_send(introduction);
+        }
+    }
+}
+
+/// Takes the session's events to rooms and links.
+async fn dispatch(
+    shared: Weak<Shared>,
+    mut events: mpsc::Receiver<Event>,
+    gathered: oneshot::Sender<()>,
+) {
+    let mut gathered = Some(gathered);
+    while let Some(event) = events.recv().await {
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        match event {
+            Event::Connected { welcome, transport } => {
+                shared.on_connected(welcome, transport).await;
+                if let Some(gathered) = gathered.take() {
+                    _ = gathered.send(());
+                }
+            }
+            Event::Frame(body) => shared.on_frame(body).await,
+            Event::Closed(error) => {
+                tracing::warn!(%error, "session over: rooms end, links go on");
+                lock(&shared.rooms).clear();
+                return;
+            }
+        }
+    }
+}
+
+/// Joins the rooms again after the node has forgotten the session.
+async fn rejoin(shared: Arc<Shared>, rooms: Vec<(RoomId, Arc<RoomState>)>) {
+    for (id, state) in rooms {
+        let options = &state.options;
+        match shared
+            .join(&id, JoinMode::JoinOrCreate, options.members_max)
+            .await
+        {
+            Ok(members) => state.set_members(members),
+            Err(error) => state.tell(RoomEvent::Refused(error.to_string())).await,
+        }
+    }
+}
+
+/// Asks for new relay credentials before the old ones expire.
+async fn renew(shared: Weak<Shared>, ttl_s: u32) {
+    let mut ttl = Duration::from_secs(ttl_s.into());
+    loop {
+        tokio::time::sleep(ttl.mul_f64(RENEW_AFTER).max(RENEW_MIN)).await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let kind = request::Kind::IceServers(v1::RefreshIceServers {});
+        match shared.session.request(kind).await {
+            Ok(response::Result::IceServers(servers)) => {
+                ttl = Duration::from_secs(servers.ttl_s.into());
+                shared.renew_credentials(&servers).await;
+            }
+            Ok(_) => {}
+            Err(error) if error.is_closed() => return,
+            Err(error) => tracing::warn!(%error, "relay credentials not renewed yet"),
+        }
+    }
+}
+
+/// Takes incoming QUIC connections to the links that wait for them.
+async fn accept_links(shared: Weak<Shared>, endpoint: noq::Endpoint) {
+    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    while let Some(incoming) = endpoint.accept().await {
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            incoming.ignore();
+            continue;
+        };
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            accept_link(shared, incoming).await;
+            drop(place);
+        });
+    }
+}
+
+async fn accept_link(shared: Weak<Shared>, incoming: noq::Incoming) {
+    let Ok(connecting) = incoming.accept() else {
+        return;
+    };
+    let connection = match tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return tracing::debug!(%error, "a stranger's handshake failed"),
+        Err(_) => return,
+    };
+    let identity = connection
+        .peer_identity()
+        .and_then(|identity| {
+            identity
+                .downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>()
+                .ok()
+        })
+        .and_then(|chain| PublicKey::from_spki(chain.first()?));
+    let Some(shared) = shared.upgrade() else {
+        return;
+    };
+    let links = lock(&shared.links);
+    let link = links
+        .values()
+        .find(|link| link.remote.is_some_and(|(_, key)| Some(key) == identity));
+    match link {
+        Some(link) => drop(link.inputs.connections.try_send(connection)),
+        None => connection.close(1u8.into(), b"no introduction"),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,117 @@
+//! What can go wrong, as an application sees it.
+
+use std::fmt;
+
+use tombolo_wire::ServerUrl;
+use tombolo_wire::v1::ErrorCode;
+
+/// An operation failed. Ask the `is_*` methods what to do about it; the text is for people.
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Local,
+    Unreachable,
+    Token,
+    Refused(ErrorCode),
+    Closed,
+    Timeout,
+}
+
+impl Error {
+    /// The node could not be reached; trying again later may help.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        self.kind == Kind::Unreachable
+    }
+
+    /// The token was refused, or none could be had.
+    #[must_use]
+    pub fn is_token(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::Token | Kind::Refused(ErrorCode::TokenInvalid | ErrorCode::TokenExpired)
+        )
+    }
+
+    /// The session, room or link is over.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.kind == Kind::Closed
+    }
+
+    /// The other side did not answer in time.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        self.kind == Kind::Timeout
+    }
+
+    /// The node's reason, when it refused.
+    #[must_use]
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self.kind {
+            Kind::Refused(code) => Some(code),
+            Kind::Local | Kind::Unreachable | Kind::Token | Kind::Closed | Kind::Timeout => None,
+        }
+    }
+
+    pub(crate) fn local(what: impl fmt::Display) -> Self {
+        Self {
+            kind: Kind::Local,
+            message: what.to_string(),
+        }
+    }
+
+    pub(crate) fn unreachable(url: &ServerUrl, why: &str) -> Self {
+        let message = format!("cannot reach the node at {}: {why}", url.authority());
+        Self {
+            kind: Kind::Unreachable,
+            message,
+        }
+    }
+
+    pub(crate) fn token(why: &str) -> Self {
+        Self {
+            kind: Kind::Token,
+            message: format!("no device token: {why}"),
+        }
+    }
+
+    pub(crate) fn refused(code: i32, message: &str) -> Self {
+        let code = ErrorCode::try_from(code).unwrap_or(ErrorCode::Unspecified);
+        let name = code
+            .as_str_name()
+            .trim_start_matches("ERROR_CODE_")
+            .to_lowercase();
+        Self {
+            kind: Kind::Refused(code),
+            message: format!("the node refused ({name}): {message}"),
+        }
+    }
+
+    pub(crate) fn closed(what: &str) -> Self {
+        Self {
+            kind: Kind::Closed,
+            message: what.to_owned(),
+        }
+    }
+
+    pub(crate) fn timeout(what: &str) -> Self {
+        Self {
+            kind: Kind::Timeout,
+            message: what.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,172 @@
+//! The STUN and TURN servers that a node offers.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use tombolo_wire::v1;
+
+/// More addresses help nothing.
+const SERVERS_MAX: usize = 8;
+
+/// A TURN server behind TLS.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsServer {
+    pub(crate) address: SocketAddr,
+    pub(crate) name: ServerName<'static>,
+}
+
+/// Servers by the way in which they are used.
+#[derive(Clone, Debug)]
+pub(crate) struct IceConfig {
+    pub(crate) stun: Vec<SocketAddr>,
+    pub(crate) turn_udp: Vec<SocketAddr>,
+    pub(crate) turn_tls: Vec<TlsServer>,
+    pub(crate) username: String,
+    pub(crate) password: String,
+    pub(crate) tls: Arc<rustls::ClientConfig>,
+    /// Whether the relay has IPv4 addresses.
+    pub(crate) relays_v4: bool,
+}
+
+impl IceConfig {
+    /// Sorts the servers of a welcome; what cannot be understood or resolved is left out.
+    pub(crate) async fn resolve(servers: &v1::IceServers, tls: Arc<rustls::ClientConfig>) -> Self {
+        let mut config = Self {
+            stun: Vec::new(),
+            turn_udp: Vec::new(),
+            turn_tls: Vec::new(),
+            username: String::new(),
+            password: String::new(),
+            tls,
+            relays_v4: false,
+        };
+        for server in servers.servers.iter().take(SERVERS_MAX) {
+            if !server.username.is_empty() {
+                config.username.clone_from(&server.username);
+                config.password.clone_from(&server.credential);
+            }
+            for url in server.urls.iter().take(SERVERS_MAX) {
+                match Uri::parse(url) {
+                    Some(uri) => config.add(&uri).await,
+                    None => tracing::warn!(%url, "not a STUN or TURN URI: left out"),
+                }
+            }
+        }
+        config.relays_v4 = config.turn_udp.iter().any(SocketAddr::is_ipv4)
+            || config
+                .turn_tls
+                .iter()
+                .any(|server| server.address.is_ipv4());
+        config
+    }
+
+    async fn add(&mut self, uri: &Uri<'_>) {
+        let addresses = match tokio::net::lookup_host((uri.host, uri.port)).await {
+            Ok(addresses) => addresses.take(SERVERS_MAX).collect::<Vec<_>>(),
+            Err(error) => {
+                tracing::warn!(host = uri.host, %error, "server's name not resolved: left out");
+                return;
+            }
+        };
+        match uri.use_ {
+            Use::Stun => self.stun.extend(addresses),
+            Use::TurnUdp => self.turn_udp.extend(addresses),
+            Use::TurnTls => {
+                let Ok(name) = ServerName::try_from(uri.host.to_owned()) else {
+                    return;
+                };
+                let servers = addresses.into_iter();
+                self.turn_tls.extend(servers.map(|address| TlsServer {
+                    address,
+                    name: name.clone(),
+                }));
+            }
+            // Plain TCP passes nowhere that TLS does not.
+            Use::TurnTcp => {}
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    Stun,
+    TurnUdp,
+    TurnTcp,
+    TurnTls,
+}
+
+/// A STUN or TURN URI. See RFC 7064 §3.1 and RFC 7065 §3.1.
+#[derive(Debug, PartialEq, Eq)]
+struct Uri<'a> {
+    use_: Use,
+    host: &'a str,
+    port: u16,
+}
+
+impl<'a> Uri<'a> {
+    fn parse(url: &'a str) -> Option<Self> {
+        let (scheme, rest) = url.split_once(':')?;
+        let (authority, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let use_ = match (scheme, query) {
+            ("stun", "") => Use::Stun,
+            ("turn", "" | "transport=udp") => Use::TurnUdp,
+            ("turn", "transport=tcp") => Use::TurnTcp,
+            ("turns", "" | "transport=tcp") => Use::TurnTls,
+            _ => return None,
+        };
+        let default_port = if use_ == Use::TurnTls { 5349 } else { 3478 };
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(v6) => {
+                let (host, port) = v6.split_once(']')?;
+                (host, port.strip_prefix(':'))
+            }
+            None => match authority.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (authority, None),
+            },
+        };
+        let port = port.map_or(Some(default_port), |port| port.parse().ok())?;
+        (!host.is_empty()).then_some(Self { use_, host, port })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uris_of_rfc_7064_and_7065_are_understood() {
+        let uri = |use_, host, port| Some(Uri { use_, host, port });
+        assert_eq!(
+            Uri::parse("stun:example.org"),
+            uri(Use::Stun, "example.org", 3478)
+        );
+        assert_eq!(
+            Uri::parse("stun:192.0.2.1:3479"),
+            uri(Use::Stun, "192.0.2.1", 3479)
+        );
+        assert_eq!(
+            Uri::parse("turn:[2001:db8::1]:5"),
+            uri(Use::TurnUdp, "2001:db8::1", 5)
+        );
+        assert_eq!(
+            Uri::parse("turn:192.0.2.1?transport=tcp"),
+            uri(Use::TurnTcp, "192.0.2.1", 3478)
+        );
+        assert_eq!(
+            Uri::parse("turns:192.0.2.1?transport=tcp"),
+            uri(Use::TurnTls, "192.0.2.1", 5349)
+        );
+        for bad in [
+            "",
+            "stun:",
+            "http://x",
+            "turn:[::1",
+            "stun:a:b",
+            "turn:h?transport=sctp",
+        ] {
+            assert_eq!(Uri::parse(bad), None, "{bad}");
+        }
+    }
+}

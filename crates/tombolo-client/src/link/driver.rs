@@ -1,0 +1,571 @@
+//! The task behind a link: introduces, connects, then keeps the link on its best path.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{broadcast, mpsc, watch};
+use tombolo_path::{
+    AddPeerError, Candidate, CandidateKind, Credentials, PeerConfig, PeerId, Policy,
+};
+use tombolo_wire::v1::{self, Introduce};
+use tombolo_wire::{EARLY_BYTES_MAX, PublicKeys, RoomId, UserId};
+
+use super::message::{decode_first, encode_first};
+use super::paths::Paths;
+use super::{
+    Incoming, Lane, LinkState, LinkStatus, Message, Outgoing, Peer, Place, Shared, pair, streams,
+};
+use crate::keys::{Accepted, Keys, PublicKey};
+use crate::net::{Net, RouteNow, virtual_of};
+use crate::seal::{self, Binding, PLAIN_BYTES_MAX};
+use crate::session::{Command, Handle};
+
+/// The peer must answer an introduction within this time.
+const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(15);
+/// From the introductions to a working QUIC connection.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+/// QUIC's first guess; the default of 333 ms makes a lost first packet cost a second.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Keeps NAT mappings and relay permissions warm, on each path.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// A path that answers nothing for so long is given up by QUIC itself; usually the path agent is
+/// far quicker.
+const PATH_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Paths at a time: the relay, the present direct one, and those on their way in and out.
+const PATHS_MAX: u32 = 8;
+const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// Unreliable messages that wait for congestion control; older ones give way.
+const DATAGRAM_BUFFER_BYTES: usize = 64 * 1024;
+
+/// A peer's introduction, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Introduction {
+    pub(crate) attempt: u64,
+    pub(crate) answers: u64,
+    pub(crate) keys: PublicKeys,
+    credentials: Credentials,
+    pub(crate) candidates: Vec<Candidate>,
+    early: Bytes,
+    pub(crate) update: bool,
+}
+
+impl Introduction {
+    /// Reads an introduction; `None` when it breaks the contract.
+    pub(crate) fn parse(message: v1::Introduction) -> Option<Self> {
+        if message.attempt == 0 || message.early.len() > EARLY_BYTES_MAX {
+            return None;
+        }
+        let keys = PublicKeys::try_from(message.keys.as_ref()).ok()?;
+        let candidates = message.candidates.iter().take(tombolo_wire::CANDIDATES_MAX);
+        Some(Self {
+            attempt: message.attempt,
+            answers: message.answers,
+            keys,
+            credentials: Credentials {
+                ufrag: message.ufrag,
+                password: message.password,
+            },
+            candidates: candidates.filter_map(parse_candidate).collect(),
+            early: message.early,
+            update: message.update,
+        })
+    }
+}
+
+fn parse_candidate(candidate: &v1::Candidate) -> Option<Candidate> {
+    let kind = match candidate.kind() {
+        v1::CandidateKind::Host => CandidateKind::Host,
+        v1::CandidateKind::ServerReflexive => CandidateKind::ServerReflexive,
+        v1::CandidateKind::Relayed => CandidateKind::Relayed,
+        v1::CandidateKind::Unspecified => return None,
+    };
+    let address = SocketAddr::try_from(candidate.address.as_ref()?).ok()?;
+    Some(Candidate {
+        kind,
+        address,
+        priority: candidate.priority,
+    })
+}
+
+fn write_candidate(candidate: &Candidate) -> Option<v1::Candidate> {
+    let kind = match candidate.kind {
+        CandidateKind::Host => v1::CandidateKind::Host,
+        CandidateKind::ServerReflexive => v1::CandidateKind::ServerReflexive,
+        CandidateKind::Relayed => v1::CandidateKind::Relayed,
+        CandidateKind::PeerReflexive => return None,
+    };
+    Some(v1::Candidate {
+        kind: kind.into(),
+        address: Some(v1::Address::from(candidate.address)),
+        priority: candidate.priority,
+    })
+}
+
+/// What all links of a device share.
+#[derive(Clone)]
+pub(crate) struct Shop {
+    pub(crate) net: Arc<Net>,
+    pub(crate) endpoint: noq::Endpoint,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) accepted: Accepted,
+    pub(crate) session: Handle,
+}
+
+/// What a link starts with.
+pub(crate) struct LinkConfig {
+    pub(crate) shop: Shop,
+    pub(crate) room: RoomId,
+    pub(crate) user: UserId,
+    /// The peer's keys as the room's members know them; needed to seal first messages.
+    pub(crate) expected_keys: Option<PublicKeys>,
+    pub(crate) policy: Policy,
+    pub(crate) first: Vec<(Lane, Bytes)>,
+    /// The introduction that this link answers.
+    pub(crate) answers: Option<Introduction>,
+}
+
+/// The driver's ends of the application's queues.
+pub(super) struct Ends {
+    pub(super) outgoing: mpsc::Receiver<Outgoing>,
+    pub(super) messages: mpsc::Sender<Message>,
+    pub(super) status: watch::Sender<LinkStatus>,
+    pub(super) changes: broadcast::Sender<LinkStatus>,
+    pub(super) place: Arc<Place>,
+}
+
+/// How the device reaches a link's task.
+#[derive(Debug)]
+pub(crate) struct Inputs {
+    pub(crate) introductions: mpsc::Sender<Introduction>,
+    pub(crate) connections: mpsc::Sender<noq::Connection>,
+}
+
+pub(crate) struct Driver {
+    config: LinkConfig,
+    attempt: u64,
+    credentials: Credentials,
+    ends: Ends,
+    introductions: mpsc::Receiver<Introduction>,
+    connections: mpsc::Receiver<noq::Connection>,
+}
+
+/// Why a link ended before, or while, it worked.
+type Reason = String;
+
+impl Driver {
+    /// Makes a link: the handle for the application, the inputs for the device, and the driver to
+    /// spawn.
+    pub(crate) fn new(config: LinkConfig) -> std::io::Result<(Peer, Inputs, Self)> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(std::io::Error::other)?;
+        let mut attempt = [0; 8];
+        getrandom::fill(&mut attempt).map_err(std::io::Error::other)?;
+        let attempt = u64::from_be_bytes(attempt).max(1);
+        let (introductions_tx, introductions) = mpsc::channel(16);
+        let (connections_tx, connections) = mpsc::channel(2);
+        let (shared, ends): (Shared, Ends) =
+            pair(config.user.clone(), attempt, config.shop.net.clone());
+        let driver = Self {
+            config,
+            attempt,
+            credentials: Credentials::from_seed(seed),
+            ends,
+            introductions,
+            connections,
+        };
+        let inputs = Inputs {
+            introductions: introductions_tx,
+            connections: connections_tx,
+        };
+        Ok((Peer(Arc::new(shared)), inputs, driver))
+    }
+
+    /// Does the link's work until it is over.
+    pub(crate) async fn run(mut self) {
+        let reason = match self.establish().await {
+            Ok(()) => "closed".to_owned(),
+            Err(reason) => reason,
+        };
+        tracing::info!(user = %self.config.user, %reason, "link over");
+        let status = LinkStatus {
+            state: LinkState::Lost,
+            reason: Some(reason),
+            ..LinkStatus::CONNECTING
+        };
+        set_status(&self.ends, status);
+    }
+
+    async fn establish(&mut self) -> Result<(), Reason> {
+        _ = self.ends.changes.send(LinkStatus::CONNECTING);
+        let sealed_for = self.introduce().await;
+        let remote = self.remote_introduction().await?;
+        self.receive_first(&remote).await;
+        let identity = PublicKey(remote.keys.identity);
+        if identity == self.config.shop.keys.identity {
+            return Err("the peer claims this device's own key".to_owned());
+        }
+        let first = std::mem::take(&mut self.config.first);
+        // First messages that were not sealed for this very peer go over the link instead.
+        let unread = if sealed_for == Some(remote.keys) {
+            Vec::new()
+        } else {
+            first
+        };
+        let guard = Introduced::new(&self.config, &self.credentials, &remote, identity)
+            .map_err(|error| error.to_string())?;
+        self.config_paths_status(guard.peer);
+        let connection = self.connect(&guard, identity).await?;
+        self.work(guard, connection, unread).await
+    }
+
+    /// Sends our introduction; returns the keys for which first messages were sealed.
+    async fn introduce(&mut self) -> Option<PublicKeys> {
+        let expected = self.config.answers.as_ref().map(|remote| remote.keys);
+        let expected = expected.or(self.config.expected_keys);
+        let early = expected.and_then(|keys| self.seal_first(keys));
+        let sealed_for = early.is_some().then_some(expected).flatten();
+        let mut introduction = self.introduction();
+        introduction.early = early.unwrap_or_default();
+        self.send_introduction(introduction).await;
+        sealed_for
+    }
+
+    fn introduction(&self) -> v1::Introduction {
+        let keys = &self.config.shop.keys;
+        let candidates = self.config.shop.net.candidates();
+        let may_be_told = |candidate: &&Candidate| match self.config.policy {
+            Policy::Any => true,
+            Policy::Relay => candidate.kind == CandidateKind::Relayed,
+            Policy::Direct => candidate.kind != CandidateKind::Relayed,
+        };
+        v1::Introduction {
+            attempt: self.attempt,
+            answers: self
+                .config
+                .answers
+                .as_ref()
+                .map_or(0, |remote| remote.attempt),
+            keys: Some((&keys.public()).into()),
+            ufrag: self.credentials.ufrag.clone(),
+            password: self.credentials.password.clone(),
+            candidates: candidates
+                .iter()
+                .filter(may_be_told)
+                .filter_map(write_candidate)
+                .collect(),
+            early: Bytes::new(),
+            update: false,
+        }
+    }
+
+    async fn send_introduction(&self, introduction: v1::Introduction) {
+        let introduce = Introduce {
+            room: self.config.room.to_string(),
+            to: self.config.user.to_string(),
+            introduction: Some(introduction),
+        };
+        // A session that is over shows by the missing answer.
+        _ = self
+            .config
+            .shop
+            .session
+            .command(Command::Introduce(introduce))
+            .await;
+    }
+
+    fn seal_first(&self, receiver: PublicKeys) -> Option<Bytes> {
+        if self.config.first.is_empty() {
+            return None;
+        }
+        let plain = encode_first(&self.config.first);
+        if plain.len() > PLAIN_BYTES_MAX {
+            return None;
+        }
+        let keys = &self.config.shop.keys;
+        let binding = Binding {
+            attempt: self.attempt,
+            sender: keys.identity,
+            receiver: PublicKey(receiver.identity),
+        };
+        match seal::seal(keys, &receiver.seal, &binding, &plain) {
+            Ok(sealed) => Some(sealed.into()),
+            Err(error) => {
+                tracing::warn!(%error, "first messages not sealed: they go over the link");
+                None
+            }
+        }
+    }
+
+    async fn remote_introduction(&mut self) -> Result<Introduction, Reason> {
+        if let Some(remote) = self.config.answers.take() {
+            return Ok(remote);
+        }
+        match tokio::time::timeout(INTRODUCTION_TIMEOUT, self.introductions.recv()).await {
+            Ok(Some(remote)) => Ok(remote),
+            Ok(None) => Err("replaced by a newer link, or the device is closed".to_owned()),
+            Err(_) => Err("the peer did not answer the introduction within 15 s".to_owned()),
+        }
+    }
+
+    async fn receive_first(&self, remote: &Introduction) {
+        if remote.early.is_empty() {
+            return;
+        }
+        let keys = &self.config.shop.keys;
+        let binding = Binding {
+            attempt: remote.attempt,
+            sender: PublicKey(remote.keys.identity),
+            receiver: keys.identity,
+        };
+        let messages = seal::open(keys, &remote.keys.seal, &binding, &remote.early)
+            .and_then(|plain| decode_first(plain.into()));
+        match messages {
+            Some(messages) => {
+                for message in messages {
+                    _ = self.ends.messages.send(message).await;
+                }
+            }
+            None => tracing::warn!(user = %self.config.user, "first messages cannot be opened"),
+        }
+    }
+
+    /// With both introductions known, the relay carries data.
+    fn config_paths_status(&self, peer: PeerId) {
+        _ = self.ends.place.peer.set(peer);
+        let net = &self.config.shop.net;
+        if let (Some(local), Some(remote)) = (net.relayed(), net.relayed_of(peer))
+            && self.config.policy != Policy::Direct
+        {
+            let status = LinkStatus {
+                state: LinkState::Relayed,
+                local: Some(local.address),
+                remote: Some(remote),
+                rtt: None,
+                reason: None,
+            };
+            set_status(&self.ends, status);
+        }
+    }
+
+    async fn connect(
+        &mut self,
+        introduced: &Introduced,
+        identity: PublicKey,
+    ) -> Result<noq::Connection, Reason> {
+        let shop = self.config.shop.clone();
+        let is_client = introduced.is_client;
+        let introductions = &mut self.introductions;
+        let connections = &mut self.connections;
+        let connecting = async {
+            if !is_client {
+                return connections
+                    .recv()
+                    .await
+                    .ok_or("the device is closed".to_owned());
+            }
+            let tls = shop
+                .keys
+                .client_config(identity)
+                .map_err(|error| error.to_string())?;
+            let mut config = noq::ClientConfig::new(Arc::new(tls));
+            config.transport_config(Arc::new(transport_config()));
+            let address = virtual_of(introduced.peer);
+            let connecting = shop.endpoint.connect_with(config, address, "peer");
+            connecting
+                .map_err(|error| error.to_string())?
+                .await
+                .map_err(|error| error.to_string())
+        };
+        let mut outgoing_open = true;
+        let deadline = tokio::time::sleep(HANDSHAKE_TIMEOUT);
+        tokio::pin!(connecting, deadline);
+        loop {
+            tokio::select! {
+                connection = &mut connecting => return connection,
+                introduction = introductions.recv(), if outgoing_open => match introduction {
+                    Some(introduction) => introduced.update(introduction),
+                    None => outgoing_open = false,
+                },
+                () = &mut deadline => {
+                    return Err("the peer cannot be reached, neither directly nor by the relay".to_owned());
+                }
+            }
+        }
+    }
+
+    /// Carries messages and follows the path agent until the link is over.
+    async fn work(
+        &mut self,
+        introduced: Introduced,
+        connection: noq::Connection,
+        unread: Vec<(Lane, Bytes)>,
+    ) -> Result<(), Reason> {
+        _ = self.ends.place.connection.set(connection.clone());
+        let incoming = Incoming {
+            messages: self.ends.messages.clone(),
+            net: self.config.shop.net.clone(),
+            peer: introduced.peer,
+        };
+        let mut reading = tokio::spawn(streams::read(connection.clone(), incoming));
+        let outgoing = std::mem::replace(&mut self.ends.outgoing, mpsc::channel(1).1);
+        let outgoing = put_first(outgoing, unread).await;
+        let mut writing = tokio::spawn(streams::write(connection.clone(), outgoing));
+        let mut paths = Paths::new(
+            self.config.shop.net.clone(),
+            connection.clone(),
+            introduced.peer,
+            introduced.is_client,
+            self.config.policy,
+        );
+        let mut routes = introduced.routes.clone();
+        let mut relayed = self.config.shop.net.watch_relayed();
+        self.report(&mut paths, &routes.borrow_and_update().clone());
+        let reason = loop {
+            tokio::select! {
+                reason = connection.closed() => break Err(reason.to_string()),
+                _ = &mut writing => break Ok(()),
+                changed = routes.changed() => {
+                    if changed.is_err() {
+                        break Err("the device is closed".to_owned());
+                    }
+                    let route = *routes.borrow_and_update();
+                    self.report(&mut paths, &route);
+                }
+                () = paths.step() => {
+                    let route = *routes.borrow();
+                    self.report(&mut paths, &route);
+                }
+                Some(introduction) = self.introductions.recv() => introduced.update(introduction),
+                Ok(()) = relayed.changed() => {
+                    let mut introduction = self.introduction();
+                    introduction.update = true;
+                    self.send_introduction(introduction).await;
+                }
+            }
+        };
+        connection.close(0u8.into(), b"closed");
+        writing.abort();
+        // What has arrived is still delivered.
+        if tokio::time::timeout(Duration::from_millis(200), &mut reading)
+            .await
+            .is_err()
+        {
+            reading.abort();
+        }
+        reason
+    }
+
+    fn report(&self, paths: &mut Paths, route: &RouteNow) {
+        paths.follow(route);
+        if let Some(status) = paths.status(route) {
+            set_status(&self.ends, status);
+        }
+    }
+}
+
+/// Puts messages in front of those that wait already.
+async fn put_first(
+    mut waiting: mpsc::Receiver<Outgoing>,
+    first: Vec<(Lane, Bytes)>,
+) -> mpsc::Receiver<Outgoing> {
+    if first.is_empty() {
+        return waiting;
+    }
+    let (sender, receiver) = mpsc::channel(first.len());
+    for (lane, payload) in first {
+        _ = sender
+            .send(Outgoing {
+                lane,
+                payload,
+                budget: None,
+            })
+            .await;
+    }
+    tokio::spawn(async move {
+        while let Some(message) = waiting.recv().await {
+            if sender.send(message).await.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn set_status(ends: &Ends, status: LinkStatus) {
+    let is_new = ends.status.send_if_modified(|now| {
+        let is_new = *now != status;
+        now.clone_from(&status);
+        is_new
+    });
+    if is_new {
+        _ = ends.changes.send(status);
+    }
+}
+
+/// A peer's places in the socket and among the accepted keys, given back at the end.
+struct Introduced {
+    net: Arc<Net>,
+    accepted: Accepted,
+    identity: PublicKey,
+    peer: PeerId,
+    /// Both sides agree by the order of their keys.
+    is_client: bool,
+    routes: watch::Receiver<RouteNow>,
+}
+
+impl Introduced {
+    fn new(
+        config: &LinkConfig,
+        local: &Credentials,
+        remote: &Introduction,
+        identity: PublicKey,
+    ) -> Result<Self, AddPeerError> {
+        let is_client = config.shop.keys.identity < identity;
+        let mut peer_config = PeerConfig::new(local.clone(), remote.credentials.clone(), is_client);
+        peer_config.policy = config.policy;
+        peer_config.candidates.clone_from(&remote.candidates);
+        let (peer, routes) = config.shop.net.add_peer(peer_config)?;
+        config.shop.accepted.insert(identity);
+        Ok(Self {
+            net: config.shop.net.clone(),
+            accepted: config.shop.accepted.clone(),
+            identity,
+            peer,
+            is_client,
+            routes,
+        })
+    }
+
+    /// Takes candidates that the peer found later.
+    fn update(&self, introduction: Introduction) {
+        for candidate in introduction.candidates {
+            self.net.add_candidate(self.peer, candidate);
+        }
+    }
+}
+
+impl Drop for Introduced {
+    fn drop(&mut self) {
+        self.accepted.remove(self.identity);
+        self.net.remove_peer(self.peer);
+    }
+}
+
+/// QUIC's settings for links; the server side uses the same.
+pub(crate) fn transport_config() -> noq::TransportConfig {
+    let mut config = noq::TransportConfig::default();
+    config.max_concurrent_multipath_paths(PATHS_MAX);
+    config.initial_rtt(INITIAL_RTT);
+    config.max_idle_timeout(IDLE_TIMEOUT.try_into().ok());
+    config.default_path_max_idle_timeout(Some(PATH_IDLE_TIMEOUT));
+    config.default_path_keep_alive_interval(Some(KEEP_ALIVE));
+    // A path through TURN carries less than the interface, and a standby path would not notice.
+    config.mtu_discovery_config(None);
+    config.stream_receive_window(STREAM_WINDOW_BYTES.into());
+    config.datagram_send_buffer_size(DATAGRAM_BUFFER_BYTES);
+    config.max_concurrent_bidi_streams(0u8.into());
+    config
+}

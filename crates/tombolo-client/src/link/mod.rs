@@ -1,0 +1,363 @@
+//! The link to one peer.
+//!
+//! ```text
+//! Connecting  introductions cross the cluster, carrying the first messages
+//! Relayed     QUIC path 0, under a virtual address, through TURN
+//! Direct      the path agent found a way; QUIC's direct path carries the data, path 0 stands by
+//! Lost        both ways are dead, or a side closed the link
+//! ```
+//! [`Peer`] is the application's handle; [`driver`] does the work.
+
+mod driver;
+mod message;
+mod paths;
+mod streams;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
+use tombolo_path::{Explanation, PeerId};
+use tombolo_wire::UserId;
+
+pub(crate) use driver::{Driver, Inputs, Introduction, LinkConfig, Shop, transport_config};
+use message::UNRELIABLE_BYTES_EARLY;
+pub use message::{Lane, Message, RELIABLE_BYTES_MAX};
+
+use crate::error::Error;
+use crate::net::Net;
+
+/// Bytes that wait to be sent on the reliable lanes of one link.
+const OUTGOING_BYTES_MAX: usize = 8 * 1024 * 1024;
+const OUTGOING_MESSAGES_MAX: usize = 4096;
+const INCOMING_MESSAGES_MAX: usize = 1024;
+/// State changes kept for an application that looks seldom.
+const STATUS_MAX: usize = 64;
+
+/// How far a link has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// The introduction is on its way, or the direct path of a direct-only link is looked for.
+    Connecting,
+    /// Data goes through the relay.
+    Relayed,
+    /// Data goes straight to the peer.
+    Direct,
+    /// The link is over.
+    Lost,
+}
+
+/// A link's state and the way that its data takes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LinkStatus {
+    /// How far the link has come.
+    pub state: LinkState,
+    /// Our end: the relayed address, or the socket's own.
+    pub local: Option<SocketAddr>,
+    /// The peer's end.
+    pub remote: Option<SocketAddr>,
+    /// Round trip as measured on this way; `None` until it is.
+    pub rtt: Option<Duration>,
+    /// Why the link is lost.
+    pub reason: Option<String>,
+}
+
+impl LinkStatus {
+    const CONNECTING: Self = Self {
+        state: LinkState::Connecting,
+        local: None,
+        remote: None,
+        rtt: None,
+        reason: None,
+    };
+}
+
+/// Why a message was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The message is longer than its lane carries.
+    #[error("message of {bytes} bytes is over the limit of {bytes_max} bytes of its lane")]
+    TooLarge {
+        /// The message's length.
+        bytes: usize,
+        /// The longest message that this lane carries now.
+        bytes_max: usize,
+    },
+    /// As much as may wait to be sent is waiting; [`Peer::send_when_ready`] waits.
+    #[error("the link's queue is full")]
+    Full,
+    /// The link is over.
+    #[error("the link is over")]
+    Closed,
+}
+
+/// A link to one peer; cheap to clone. The link closes, once all is sent, when the last clone is
+/// dropped.
+#[derive(Clone, Debug)]
+pub struct Peer(pub(crate) Arc<Shared>);
+
+/// What the handles of a link share. The driver holds the other ends.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    user: UserId,
+    pub(crate) attempt: u64,
+    outgoing: Mutex<Option<mpsc::Sender<Outgoing>>>,
+    budget: Arc<Semaphore>,
+    incoming: tokio::sync::Mutex<mpsc::Receiver<Message>>,
+    status: watch::Receiver<LinkStatus>,
+    changes: Mutex<broadcast::Receiver<LinkStatus>>,
+    place: Arc<Place>,
+}
+
+/// What becomes known of a link as it is set up.
+#[derive(Debug)]
+pub(crate) struct Place {
+    net: Arc<Net>,
+    peer: OnceLock<PeerId>,
+    connection: OnceLock<noq::Connection>,
+}
+
+/// A message on its way out.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    lane: Lane,
+    payload: Bytes,
+    /// Its share of the queue, given back when the message is written.
+    budget: Option<OwnedSemaphorePermit>,
+}
+
+/// Where received messages go.
+#[derive(Clone, Debug)]
+struct Incoming {
+    messages: mpsc::Sender<Message>,
+    net: Arc<Net>,
+    peer: PeerId,
+}
+
+impl Peer {
+    /// Who is at the other end.
+    #[must_use]
+    pub fn user(&self) -> &UserId {
+        &self.0.user
+    }
+
+    /// Sends a message; never waits.
+    ///
+    /// # Errors
+    /// [`SendError::TooLarge`] says the limit; [`SendError::Full`] means that the link is slower
+    /// than the application; [`SendError::Closed`] that it is over.
+    pub fn send(&self, lane: Lane, payload: impl Into<Bytes>) -> Result<(), SendError> {
+        let payload = payload.into();
+        self.check(lane, payload.len())?;
+        if lane == Lane::Unreliable
+            && let Some(connection) = self.0.place.connection.get()
+        {
+            return connection
+                .send_datagram(payload.clone())
+                .map_err(|error| match error {
+                    noq::SendDatagramError::TooLarge => SendError::TooLarge {
+                        bytes: payload.len(),
+                        bytes_max: self.unreliable_max(),
+                    },
+                    _ => SendError::Closed,
+                });
+        }
+        let budget = self
+            .0
+            .budget
+            .clone()
+            .try_acquire_many_owned(cost(payload.len()))
+            .map_err(|_| SendError::Full)?;
+        let sender = self.sender().ok_or(SendError::Closed)?;
+        sender
+            .try_send(Outgoing {
+                lane,
+                payload,
+                budget: Some(budget),
+            })
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => SendError::Full,
+                mpsc::error::TrySendError::Closed(_) => SendError::Closed,
+            })
+    }
+
+    /// Sends a message, waiting while the queue is full.
+    ///
+    /// # Errors
+    /// As [`Peer::send`], without [`SendError::Full`].
+    pub async fn send_when_ready(
+        &self,
+        lane: Lane,
+        payload: impl Into<Bytes>,
+    ) -> Result<(), SendError> {
+        let payload = payload.into();
+        if lane == Lane::Unreliable {
+            return self.send(lane, payload);
+        }
+        self.check(lane, payload.len())?;
+        let permits = self
+            .0
+            .budget
+            .clone()
+            .acquire_many_owned(cost(payload.len()));
+        let budget = Some(permits.await.map_err(|_| SendError::Closed)?);
+        let sender = self.sender().ok_or(SendError::Closed)?;
+        sender
+            .send(Outgoing {
+                lane,
+                payload,
+                budget,
+            })
+            .await
+            .map_err(|_| SendError::Closed)
+    }
+
+    /// The next message; `None` when the link is over and all was read.
+    pub async fn recv(&self) -> Option<Message> {
+        self.0.incoming.lock().await.recv().await
+    }
+
+    /// The link's state now.
+    #[must_use]
+    pub fn status(&self) -> LinkStatus {
+        self.0.status.borrow().clone()
+    }
+
+    /// Every change of state from the link's beginning on, for one reader; others start at the
+    /// moment of their call.
+    #[must_use]
+    pub fn changes(&self) -> broadcast::Receiver<LinkStatus> {
+        let mut changes = self
+            .0
+            .changes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let later = changes.resubscribe();
+        std::mem::replace(&mut changes, later)
+    }
+
+    /// Waits until messages flow both ways, by whichever route.
+    ///
+    /// # Errors
+    /// When the link is lost first; the text says why.
+    pub async fn ready(&self) -> Result<(), Error> {
+        let mut status = self.0.status.clone();
+        let established = |status: &LinkStatus| {
+            status.state == LinkState::Lost || self.0.place.connection.get().is_some()
+        };
+        let reached = status.wait_for(established).await;
+        match reached.map(|status| status.clone()) {
+            Ok(LinkStatus {
+                state: LinkState::Lost,
+                reason,
+                ..
+            }) => Err(Error::closed(
+                reason.as_deref().unwrap_or("the link is over"),
+            )),
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::closed("the device is closed")),
+        }
+    }
+
+    /// Longest unreliable message that the present paths carry, in bytes.
+    #[must_use]
+    pub fn unreliable_max(&self) -> usize {
+        let connection = self.0.place.connection.get();
+        connection
+            .and_then(noq::Connection::max_datagram_size)
+            .unwrap_or(UNRELIABLE_BYTES_EARLY)
+    }
+
+    /// Tells why the data takes the way that it takes; `None` before the introduction.
+    #[must_use]
+    pub fn explain(&self) -> Option<Explanation> {
+        self.0.place.net.explain(*self.0.place.peer.get()?)
+    }
+
+    /// Closes the link once everything queued is delivered; [`Peer::recv`] then ends.
+    pub fn close(&self) {
+        drop(
+            self.0
+                .outgoing
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+    }
+
+    /// Waits until the link is over.
+    pub async fn closed(&self) {
+        let mut status = self.0.status.clone();
+        // The driver's end is dropped only when the link is over.
+        _ = status
+            .wait_for(|status| status.state == LinkState::Lost)
+            .await;
+    }
+
+    /// Whether the link is over.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.0.status.borrow().state == LinkState::Lost || self.sender().is_none()
+    }
+
+    fn sender(&self) -> Option<mpsc::Sender<Outgoing>> {
+        self.0
+            .outgoing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn check(&self, lane: Lane, bytes: usize) -> Result<(), SendError> {
+        let bytes_max = match lane {
+            Lane::Unreliable => self.unreliable_max(),
+            Lane::Reliable | Lane::ReliableUnordered => RELIABLE_BYTES_MAX,
+        };
+        if bytes > bytes_max {
+            Err(SendError::TooLarge { bytes, bytes_max })
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// What a message of so many bytes takes of the queue.
+fn cost(bytes: usize) -> u32 {
+    u32::try_from(bytes.max(64)).unwrap_or(u32::MAX)
+}
+
+/// Makes the two ends of a link: the application's and the driver's.
+fn pair(user: UserId, attempt: u64, net: Arc<Net>) -> (Shared, driver::Ends) {
+    let (outgoing_tx, outgoing) = mpsc::channel(OUTGOING_MESSAGES_MAX);
+    let (messages, incoming) = mpsc::channel(INCOMING_MESSAGES_MAX);
+    let (status, status_rx) = watch::channel(LinkStatus::CONNECTING);
+    let (changes, changes_rx) = broadcast::channel(STATUS_MAX);
+    let place = Arc::new(Place {
+        net,
+        peer: OnceLock::new(),
+        connection: OnceLock::new(),
+    });
+    let shared = Shared {
+        user,
+        attempt,
+        outgoing: Mutex::new(Some(outgoing_tx)),
+        budget: Arc::new(Semaphore::new(OUTGOING_BYTES_MAX)),
+        incoming: tokio::sync::Mutex::new(incoming),
+        status: status_rx,
+        changes: Mutex::new(changes_rx),
+        place: place.clone(),
+    };
+    (
+        shared,
+        driver::Ends {
+            outgoing,
+            messages,
+            status,
+            changes,
+            place,
+        },
+    )
+}

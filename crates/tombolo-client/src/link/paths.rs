@@ -1,0 +1,220 @@
+//! Keeps QUIC's paths as the path agent wants them.
+//!
+//! QUIC does not fail over by itself: it goes on sending on a dead path. So when the agent
+//! suspects the direct path, three things happen at once: the relay's path becomes available
+//! again, the direct path is closed, and its last packets are repeated over the relay. Both ends
+//! do so, each when it notices.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use noq::{Path, PathError, PathEvent, PathId, PathStatus};
+use tombolo_path::{PeerId, Policy, Route};
+
+use super::{LinkState, LinkStatus};
+use crate::net::{Net, RouteNow, canonical, mapped};
+
+/// The peer announces further path ids only after the handshake; until then opening is retried.
+const IDS_RETRY: Duration = Duration::from_millis(5);
+/// A refused path is tried again, as long as the agent holds on to its route.
+const REFUSED_RETRY: Duration = Duration::from_millis(250);
+
+type Opening = Pin<Box<dyn Future<Output = Path> + Send>>;
+
+pub(super) struct Paths {
+    net: Arc<Net>,
+    connection: noq::Connection,
+    events: noq::PathEvents,
+    peer: PeerId,
+    is_client: bool,
+    policy: Policy,
+    direct: Option<(Path, SocketAddr)>,
+    opening: Option<(SocketAddr, Opening)>,
+    reported: Option<LinkStatus>,
+}
+
+impl Paths {
+    pub(super) fn new(
+        net: Arc<Net>,
+        connection: noq::Connection,
+        peer: PeerId,
+        is_client: bool,
+        policy: Policy,
+    ) -> Self {
+        let events = connection.path_events();
+        Self {
+            net,
+            connection,
+            events,
+            peer,
+            is_client,
+            policy,
+            direct: None,
+            opening: None,
+            reported: None,
+        }
+    }
+
+    /// Brings the paths to where the agent wants the data.
+    pub(super) fn follow(&mut self, now: &RouteNow) {
+        match now.route {
+            Route::Relay => {
+                self.opening = None;
+                self.fall_back();
+            }
+            Route::Direct(address) => {
+                let is_there = self
+                    .direct
+                    .as_ref()
+                    .is_some_and(|(_, there)| *there == address);
+                let is_coming = self.opening.as_ref().is_some_and(|(to, _)| *to == address);
+                // Only QUIC's client opens paths; the server adopts what it sees.
+                if self.is_client && !is_there && !is_coming {
+                    let opening = open(self.connection.clone(), mapped(address));
+                    self.opening = Some((address, Box::pin(opening)));
+                }
+            }
+        }
+    }
+
+    /// Waits for the next thing that happens to a path, and deals with it.
+    pub(super) async fn step(&mut self) {
+        tokio::select! {
+            (path, address) = opened(&mut self.opening) => {
+                self.opening = None;
+                self.adopt(path, address);
+            }
+            event = self.events.next() => match event {
+                Some(Ok(PathEvent::Established { id, .. })) => self.on_established(id),
+                Some(Ok(PathEvent::Abandoned { id, .. })) => self.on_abandoned(id),
+                Some(_) => {}
+                // The connection is over; its own future says so.
+                None => std::future::pending().await,
+            },
+        }
+    }
+
+    /// The link's state, when it is another than the last one told.
+    pub(super) fn status(&mut self, now: &RouteNow) -> Option<LinkStatus> {
+        let status = match (now.route, &self.direct) {
+            // Until the direct path is up, packets of path 0 take the direct route too.
+            (Route::Direct(remote), None) => self.direct_status(remote, now.rtt),
+            (_, Some((path, remote))) => {
+                self.direct_status(*remote, now.rtt.or_else(|| Some(path.stats().rtt)))
+            }
+            (Route::Relay, None) => self.relay_status(),
+        };
+        let is_same = self.reported.as_ref().is_some_and(|reported| {
+            (reported.state, reported.remote) == (status.state, status.remote)
+        });
+        if is_same {
+            return None;
+        }
+        self.reported = Some(status.clone());
+        Some(status)
+    }
+
+    fn direct_status(&self, remote: SocketAddr, rtt: Option<Duration>) -> LinkStatus {
+        let local = self.net.local_address_towards(remote);
+        LinkStatus {
+            state: LinkState::Direct,
+            local,
+            remote: Some(remote),
+            rtt,
+            reason: None,
+        }
+    }
+
+    fn relay_status(&self) -> LinkStatus {
+        if self.policy == Policy::Direct {
+            return LinkStatus::CONNECTING;
+        }
+        LinkStatus {
+            state: LinkState::Relayed,
+            local: self.net.relayed().map(|relayed| relayed.address),
+            remote: self.net.relayed_of(self.peer),
+            rtt: self.connection.rtt(PathId::ZERO),
+            reason: None,
+        }
+    }
+
+    fn on_established(&mut self, id: PathId) {
+        if id == PathId::ZERO || self.is_client {
+            return;
+        }
+        let Some(path) = self.connection.path(id) else {
+            return;
+        };
+        if let Ok(remote) = path.remote_address() {
+            self.adopt(path, canonical(remote));
+        }
+    }
+
+    fn on_abandoned(&mut self, id: PathId) {
+        if self
+            .direct
+            .as_ref()
+            .is_some_and(|(path, _)| path.id() == id)
+        {
+            tracing::debug!(peer = self.peer.0, "the peer gave the direct path up");
+            self.fall_back();
+        }
+    }
+
+    /// Lets the data take `path`; the relay stands by.
+    fn adopt(&mut self, path: Path, address: SocketAddr) {
+        tracing::debug!(peer = self.peer.0, %address, id = %path.id(), "direct path up");
+        let old = self.direct.replace((path, address));
+        self.net.set_path(self.peer, Some(address));
+        self.set_relay(PathStatus::Backup);
+        if let Some((old, _)) = old {
+            // It may be closed already, by the peer.
+            _ = old.close();
+        }
+    }
+
+    fn fall_back(&mut self) {
+        let Some((path, address)) = self.direct.take() else {
+            return;
+        };
+        tracing::debug!(peer = self.peer.0, %address, "direct path given up: the relay takes over");
+        self.set_relay(PathStatus::Available);
+        _ = path.close();
+        self.net.set_path(self.peer, None);
+        self.net.reinject(self.peer);
+    }
+
+    fn set_relay(&self, status: PathStatus) {
+        if let Some(relay) = self.connection.path(PathId::ZERO) {
+            _ = relay.set_status(status);
+        }
+    }
+}
+
+async fn open(connection: noq::Connection, address: SocketAddr) -> Path {
+    loop {
+        let pause = match connection
+            .open_path_ensure(address, PathStatus::Available)
+            .await
+        {
+            Ok(path) => return path,
+            Err(PathError::RemoteCidsExhausted) => IDS_RETRY,
+            Err(error) => {
+                tracing::debug!(%address, %error, "direct path not opened");
+                REFUSED_RETRY
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn opened(opening: &mut Option<(SocketAddr, Opening)>) -> (Path, SocketAddr) {
+    match opening {
+        Some((address, opening)) => (opening.await, *address),
+        None => std::future::pending().await,
+    }
+}

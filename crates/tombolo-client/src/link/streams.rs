@@ -1,0 +1,173 @@
+//! Moves messages between the application's queues and the QUIC connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+use super::message::{
+    LENGTH_BYTES, Lane, Message, RELIABLE_BYTES_MAX, STREAM_ORDERED, STREAM_UNORDERED, frame,
+};
+use super::{Incoming, Outgoing};
+
+/// How long a closing link waits for the peer to acknowledge what was sent.
+const LINGER: Duration = Duration::from_secs(2);
+/// Unordered messages that are being received at a time.
+const UNORDERED_MAX: usize = 256;
+
+/// Sends what the application queues; returns when it has closed its end and all is delivered.
+pub(super) async fn write(connection: noq::Connection, mut outgoing: mpsc::Receiver<Outgoing>) {
+    let mut ordered: Option<noq::SendStream> = None;
+    let mut unordered = JoinSet::new();
+    while let Some(Outgoing {
+        lane,
+        payload,
+        budget,
+    }) = outgoing.recv().await
+    {
+        match lane {
+            Lane::Unreliable => {
+                if let Err(error) = connection.send_datagram(payload) {
+                    tracing::debug!(%error, "unreliable message dropped");
+                }
+            }
+            Lane::Reliable => {
+                if write_ordered(&connection, &mut ordered, &payload)
+                    .await
+                    .is_none()
+                {
+                    return;
+                }
+            }
+            Lane::ReliableUnordered => {
+                let connection = connection.clone();
+                unordered.spawn(async move {
+                    write_unordered(&connection, payload).await;
+                    drop(budget);
+                });
+                while unordered.try_join_next().is_some() {}
+            }
+        }
+    }
+    let delivered = async {
+        if let Some(mut stream) = ordered {
+            _ = stream.finish();
+            _ = stream.stopped().await;
+        }
+        while unordered.join_next().await.is_some() {}
+    };
+    _ = tokio::time::timeout(LINGER, delivered).await;
+}
+
+async fn write_ordered(
+    connection: &noq::Connection,
+    stream: &mut Option<noq::SendStream>,
+    payload: &Bytes,
+) -> Option<()> {
+    let stream = match stream {
+        Some(stream) => stream,
+        None => {
+            let mut opened = connection.open_uni().await.ok()?;
+            opened.write_all(&[STREAM_ORDERED]).await.ok()?;
+            stream.insert(opened)
+        }
+    };
+    stream.write_chunk(frame(payload)).await.ok()
+}
+
+async fn write_unordered(connection: &noq::Connection, payload: Bytes) {
+    let Ok(mut stream) = connection.open_uni().await else {
+        return;
+    };
+    let mut bytes = BytesMut::with_capacity(1 + payload.len());
+    bytes.extend_from_slice(&[STREAM_UNORDERED]);
+    bytes.extend_from_slice(&payload);
+    if stream.write_chunk(bytes.freeze()).await.is_ok() {
+        _ = stream.finish();
+        _ = stream.stopped().await;
+    }
+}
+
+/// Receives until the connection ends, or the application does not want more.
+pub(super) async fn read(connection: noq::Connection, incoming: Incoming) {
+    let datagrams = read_datagrams(&connection, &incoming);
+    let streams = read_streams(&connection, &incoming);
+    tokio::select! {
+        () = datagrams => {}
+        () = streams => {}
+    }
+}
+
+async fn read_datagrams(connection: &noq::Connection, incoming: &Incoming) {
+    while let Ok(payload) = connection.read_datagram().await {
+        incoming.offer(Lane::Unreliable, payload);
+    }
+}
+
+async fn read_streams(connection: &noq::Connection, incoming: &Incoming) {
+    let mut tasks = JoinSet::new();
+    let places = Arc::new(Semaphore::new(UNORDERED_MAX));
+    while let Ok(stream) = connection.accept_uni().await {
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        let incoming = incoming.clone();
+        tasks.spawn(async move {
+            if read_stream(stream, &incoming).await.is_none() {
+                tracing::debug!("a stream of the peer ended early");
+            }
+            drop(place);
+        });
+        while tasks.try_join_next().is_some() {}
+    }
+}
+
+async fn read_stream(mut stream: noq::RecvStream, incoming: &Incoming) -> Option<()> {
+    let mut kind = [0];
+    stream.read_exact(&mut kind).await.ok()?;
+    match kind[0] {
+        STREAM_ORDERED => loop {
+            let mut length = [0; LENGTH_BYTES];
+            if stream.read_exact(&mut length).await.is_err() {
+                // The usual end: the peer finished its stream.
+                return Some(());
+            }
+            let length = usize::try_from(u32::from_be_bytes(length)).ok()?;
+            if length > RELIABLE_BYTES_MAX {
+                return None;
+            }
+            let mut payload = vec![0; length];
+            stream.read_exact(&mut payload).await.ok()?;
+            incoming.push(Lane::Reliable, payload.into()).await?;
+        },
+        STREAM_UNORDERED => {
+            let payload = stream.read_to_end(RELIABLE_BYTES_MAX).await.ok()?;
+            incoming.push(Lane::ReliableUnordered, payload.into()).await
+        }
+        _ => None,
+    }
+}
+
+impl Incoming {
+    /// Delivers a message, waiting for the application: QUIC's flow control slows the peer.
+    async fn push(&self, lane: Lane, payload: Bytes) -> Option<()> {
+        self.messages.send(self.message(lane, payload)).await.ok()
+    }
+
+    /// Delivers a message if the application keeps up.
+    fn offer(&self, lane: Lane, payload: Bytes) {
+        if self.messages.try_send(self.message(lane, payload)).is_err() {
+            tracing::trace!("unreliable message dropped: the application does not keep up");
+        }
+    }
+
+    fn message(&self, lane: Lane, payload: Bytes) -> Message {
+        Message {
+            lane,
+            payload,
+            via: self.net.last_via(self.peer),
+        }
+    }
+}

@@ -1,0 +1,523 @@
+//! The device's one UDP socket, and the cores that run on it.
+//!
+//! A [`Net`] outlives sessions: links between peers go on while the device changes its node.
+
+mod interfaces;
+mod nat;
+mod relay;
+mod ring;
+mod socket;
+mod state;
+mod stream;
+
+use std::fmt;
+use std::io::{self, IoSliceMut};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use noq::udp::RecvMeta;
+use tokio::net::UdpSocket;
+use tokio::sync::{Notify, watch};
+use tombolo_path::probe::{NatProbe, NatReport, ProbeConfig};
+use tombolo_path::{
+    AddPeerError, Agent, Candidate, CandidateKind, Explanation, PeerConfig, PeerId,
+};
+use tombolo_turn::client::{Client, Config as TurnConfig, Family, Transport};
+
+pub(crate) use interfaces::has_route;
+pub use nat::measure_nat;
+pub(crate) use relay::Carrier;
+use relay::Outcome;
+pub(crate) use socket::{DeviceSocket, mapped};
+use state::State;
+pub use state::Via;
+pub(crate) use state::{RouteNow, canonical, virtual_of};
+
+use crate::ice::IceConfig;
+
+/// Bytes asked of the kernel for each direction; it may give less.
+const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+/// With no STUN answer by then, TLS is tried beside UDP.
+const UDP_PATIENCE: Duration = Duration::from_millis(400);
+/// Gathering ends by then, with what there is.
+const GATHER_TIMEOUT: Duration = Duration::from_secs(4);
+/// Pause before a lost allocation is asked for again; doubles up to sixteen times that.
+const RELAY_RETRY: Duration = Duration::from_millis(500);
+
+/// The allocation in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Relayed {
+    pub(crate) address: SocketAddr,
+    pub(crate) carrier: Carrier,
+}
+
+pub(crate) struct Net {
+    udp: UdpSocket,
+    is_dual_stack: bool,
+    state: Mutex<State>,
+    /// Wakes the timer task when a deadline may have come nearer.
+    sooner: Notify,
+    /// Wakes QUIC when packets wait in the inbox.
+    receiver: Mutex<Option<Waker>>,
+    relayed: watch::Sender<Option<Relayed>>,
+    nat: watch::Sender<Option<NatReport>>,
+    with_loopback: bool,
+}
+
+impl fmt::Debug for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Net")
+            .field("udp", &self.udp)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Net {
+    /// Binds the socket and starts its timers.
+    ///
+    /// `with_loopback` is for a server on this very machine.
+    pub(crate) async fn bind(with_loopback: bool) -> io::Result<Arc<Self>> {
+        let (socket, is_dual_stack) = bind_socket()?;
+        let udp = UdpSocket::from_std(socket.into())?;
+        udp.writable().await?;
+        let mut config = tombolo_path::Config::default();
+        config.loopback = with_loopback;
+        let agent = Agent::new(config, seed()?, Instant::now());
+        let net = Arc::new(Self {
+            udp,
+            is_dual_stack,
+            state: Mutex::new(State::new(agent)),
+            sooner: Notify::new(),
+            receiver: Mutex::new(None),
+            relayed: watch::Sender::new(None),
+            nat: watch::Sender::new(None),
+            with_loopback,
+        });
+        tokio::spawn(run_timers(Arc::downgrade(&net)));
+        Ok(net)
+    }
+
+    /// The port of the socket.
+    pub(crate) fn port(&self) -> u16 {
+        self.udp.local_addr().map_or(0, |address| address.port())
+    }
+
+    /// Finds out public addresses and allocates a relayed one; returns when both are known, or
+    /// cannot be had for now. The allocation is renewed, and asked for again when lost, as long as
+    /// the returned guard lives.
+    pub(crate) async fn gather(self: &Arc<Self>, ice: IceConfig) -> RelayKeeper {
+        self.start_probe(&ice);
+        let keeper = tokio::spawn(keep_relay(Arc::downgrade(self), ice));
+        let gathered = async {
+            let mut relayed = self.relayed.subscribe();
+            let mut nat = self.nat.subscribe();
+            // Both fail only when `self` is gone.
+            _ = relayed.wait_for(Option::is_some).await;
+            _ = nat.wait_for(Option::is_some).await;
+        };
+        if tokio::time::timeout(GATHER_TIMEOUT, gathered)
+            .await
+            .is_err()
+        {
+            tracing::info!("gathering goes on in the background: {:?}", self.relayed());
+        }
+        RelayKeeper(keeper)
+    }
+
+    /// The device's own candidates, as known by now.
+    pub(crate) fn candidates(&self) -> Vec<Candidate> {
+        let port = self.port();
+        let hosts = interfaces::host_addresses(self.with_loopback)
+            .into_iter()
+            .filter(|ip| self.is_dual_stack || ip.is_ipv4())
+            .map(|ip| Candidate::new(CandidateKind::Host, SocketAddr::new(ip, port)));
+        let mut candidates: Vec<_> = hosts.collect();
+        for public in self
+            .lock()
+            .probe
+            .iter()
+            .flat_map(|probe| probe.report().public())
+        {
+            if candidates.iter().all(|known| known.address != public) {
+                candidates.push(Candidate::new(CandidateKind::ServerReflexive, public));
+            }
+        }
+        if let Some(relayed) = self.relayed() {
+            candidates.push(Candidate::new(CandidateKind::Relayed, relayed.address));
+        }
+        candidates
+    }
+
+    /// The socket's own address on the way to `remote`, before any NAT.
+    pub(crate) fn local_address_towards(&self, remote: SocketAddr) -> Option<SocketAddr> {
+        Some(SocketAddr::new(
+            interfaces::source_towards(remote)?,
+            self.port(),
+        ))
+    }
+
+    pub(crate) fn relayed(&self) -> Option<Relayed> {
+        *self.relayed.borrow()
+    }
+
+    pub(crate) fn watch_relayed(&self) -> watch::Receiver<Option<Relayed>> {
+        self.relayed.subscribe()
+    }
+
+    /// How the NAT in front of the socket maps; `None` until measured.
+    pub(crate) fn nat(&self) -> Option<NatReport> {
+        self.nat.borrow().clone()
+    }
+
+    pub(crate) fn set_turn_credentials(&self, username: &str, password: &str) {
+        self.drive(|state, now| state.relays.set_credentials(now, username, password));
+    }
+
+    /// Gives an introduced peer its place; its virtual address is [`virtual_of`] the result.
+    pub(crate) fn add_peer(
+        &self,
+        config: PeerConfig,
+    ) -> Result<(PeerId, watch::Receiver<RouteNow>), AddPeerError> {
+        self.drive(|state, now| state.add_peer(now, config))
+    }
+
+    pub(crate) fn remove_peer(&self, id: PeerId) {
+        self.drive(|state, now| state.remove_peer(now, id));
+    }
+
+    pub(crate) fn add_candidate(&self, id: PeerId, candidate: Candidate) {
+        self.drive(|state, now| state.add_candidate(now, id, candidate));
+    }
+
+    pub(crate) fn set_path(&self, id: PeerId, path: Option<SocketAddr>) {
+        self.drive(|state, now| state.set_path(now, id, path));
+    }
+
+    pub(crate) fn reinject(&self, id: PeerId) {
+        self.drive(|state, now| state.reinject(now, id));
+    }
+
+    pub(crate) fn last_via(&self, id: PeerId) -> Via {
+        self.lock().last_via(id)
+    }
+
+    pub(crate) fn relayed_of(&self, id: PeerId) -> Option<SocketAddr> {
+        self.lock().relayed_of(id)
+    }
+
+    pub(crate) fn explain(&self, id: PeerId) -> Option<Explanation> {
+        self.lock().agent.explain(Instant::now(), id)
+    }
+
+    /// Sends one packet of QUIC's; false when the kernel's buffer is full and the packet was lost.
+    fn send(&self, to: SocketAddr, packet: &[u8]) -> bool {
+        let mut state = self.lock();
+        let before = state.next_timeout();
+        state.send(Instant::now(), canonical(to), packet);
+        self.finish(&mut state, before)
+    }
+
+    /// Lets `f` work on the cores, then sends what they want sent.
+    fn drive<R>(&self, f: impl FnOnce(&mut State, Instant) -> R) -> R {
+        let mut state = self.lock();
+        let before = state.next_timeout();
+        let result = f(&mut state, Instant::now());
+        state.collect();
+        self.finish(&mut state, before);
+        result
+    }
+
+    fn finish(&self, state: &mut State, timeout_before: Option<Instant>) -> bool {
+        let sent_all = self.flush(state);
+        for outcome in state.relays.take_outcomes() {
+            self.on_relay_outcome(state, &outcome);
+        }
+        if let Some(report) = state.probe.as_mut().and_then(finished_report) {
+            state.agent.set_local_nat(Some(report.behaviour()));
+            self.nat.send_replace(Some(report));
+        }
+        if !state.inbox.is_empty()
+            && let Some(waker) = lock(&self.receiver).take()
+        {
+            waker.wake();
+        }
+        let timeout = state.next_timeout();
+        if timeout.is_some_and(|at| timeout_before.is_none_or(|before| at < before)) {
+            self.sooner.notify_one();
+        }
+        sent_all
+    }
+
+    fn flush(&self, state: &mut State) -> bool {
+        let mut sent_all = true;
+        let mut out = std::mem::take(&mut state.out);
+        for (to, bytes) in out.drain(..) {
+            let to = if self.is_dual_stack { mapped(to) } else { to };
+            match self.udp.try_send_to(&bytes, to) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    state.counters.overflow += 1;
+                    sent_all = false;
+                }
+                // No route, or an ICMP report: a check or a repetition finds out.
+                Err(error) => tracing::trace!(%to, %error, "datagram not sent"),
+            }
+        }
+        // The vector's memory is kept for the next packets.
+        state.out = out;
+        sent_all
+    }
+
+    fn on_relay_outcome(&self, state: &State, outcome: &Outcome) {
+        match outcome {
+            Outcome::Allocated { carrier, relayed } => {
+                tracing::info!(%relayed, ?carrier, "relayed address allocated");
+            }
+            Outcome::Failed { carrier, error } => {
+                tracing::info!(?carrier, ?error, "no relayed address");
+            }
+        }
+        let now = state
+            .relays
+            .relayed()
+            .map(|(address, carrier)| Relayed { address, carrier });
+        self.relayed
+            .send_if_modified(|relayed| std::mem::replace(relayed, now) != now);
+    }
+
+    fn take_inbox(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> usize {
+        let mut state = self.lock();
+        let mut taken = 0;
+        while taken < bufs.len().min(meta.len()) {
+            let Some((from, packet)) = state.inbox.pop_front() else {
+                break;
+            };
+            let Some(place) = bufs[taken].get_mut(..packet.len()) else {
+                continue;
+            };
+            place.copy_from_slice(&packet);
+            meta[taken] = socket::meta_of(from, packet.len());
+            taken += 1;
+        }
+        if taken == 0 {
+            *lock(&self.receiver) = Some(cx.waker().clone());
+        }
+        taken
+    }
+
+    fn start_probe(&self, ice: &IceConfig) {
+        let servers = ice
+            .stun
+            .iter()
+            .copied()
+            .filter(|server| self.can_reach(*server))
+            .collect();
+        let mut config = ProbeConfig::new(servers);
+        config.local = interfaces::host_addresses(self.with_loopback)
+            .into_iter()
+            .map(|ip| SocketAddr::new(ip, self.port()))
+            .collect();
+        let Ok(seed) = seed() else { return };
+        self.drive(|state, now| state.probe = Some(NatProbe::new(config, seed, now)));
+    }
+
+    fn can_reach(&self, server: SocketAddr) -> bool {
+        (self.is_dual_stack || server.is_ipv4()) && has_route(server)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+/// Keeps the allocation alive; dropping it gives the allocation up.
+#[derive(Debug)]
+pub(crate) struct RelayKeeper(tokio::task::JoinHandle<()>);
+
+impl Drop for RelayKeeper {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Allocates, waits for the loss, and allocates again.
+async fn keep_relay(net: Weak<Net>, ice: IceConfig) {
+    let mut failures = 0u32;
+    loop {
+        let Some(strong) = net.upgrade() else { return };
+        let mut relayed = strong.watch_relayed();
+        let _stop = StopRelays(net.clone());
+        strong.allocate(&ice).await;
+        if strong.relayed().is_some() {
+            failures = 0;
+        }
+        drop(strong);
+        if relayed.wait_for(Option::is_none).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(RELAY_RETRY * 2u32.pow(failures.min(4))).await;
+        failures += 1;
+    }
+}
+
+/// Gives allocations up when the task that keeps them ends.
+struct StopRelays(Weak<Net>);
+
+impl Drop for StopRelays {
+    fn drop(&mut self) {
+        let Some(net) = self.0.upgrade() else { return };
+        net.drive(|state, now| {
+            let mut out = Vec::new();
+            for carrier in state.relays.carriers() {
+                state.relays.stop(now, carrier, &mut out);
+            }
+            state.out.append(&mut out);
+        });
+    }
+}
+
+impl Net {
+    /// Allocates over UDP, and over TLS when UDP does not answer.
+    async fn allocate(self: &Arc<Self>, ice: &IceConfig) {
+        let mut relayed = self.watch_relayed();
+        if let Some(server) = ice
+            .turn_udp
+            .iter()
+            .copied()
+            .find(|server| self.can_reach(*server))
+        {
+            self.start_turn(ice, Carrier::Udp, server, None);
+            let patience = tokio::time::timeout(UDP_PATIENCE, relayed.wait_for(Option::is_some));
+            if patience.await.is_ok() {
+                return;
+            }
+        }
+        let Some(server) = ice.turn_tls.iter().find(|server| has_route(server.address)) else {
+            return;
+        };
+        tracing::info!(server = %server.address, "UDP does not answer: TURN over TLS");
+        match stream::connect(self, server, &ice.tls).await {
+            Ok(writer) => self.start_turn(ice, Carrier::Stream, server.address, Some(writer)),
+            Err(error) => {
+                tracing::warn!(server = %server.address, %error, "TURN over TLS failed");
+                self.drive(|state, _| state.relays.handle_stream_closed());
+                return;
+            }
+        }
+        _ = tokio::time::timeout(GATHER_TIMEOUT, relayed.wait_for(Option::is_some)).await;
+    }
+
+    fn start_turn(
+        &self,
+        ice: &IceConfig,
+        carrier: Carrier,
+        server: SocketAddr,
+        stream: Option<tokio::sync::mpsc::Sender<Vec<u8>>>,
+    ) {
+        let Ok(seed) = seed() else { return };
+        let transport = match carrier {
+            Carrier::Udp => Transport::Udp,
+            Carrier::Stream => Transport::Tls,
+        };
+        // Relayed addresses exchange packets only within a family, so all devices ask for IPv4
+        // where the relay has it.
+        let family = if ice.relays_v4 {
+            Family::V4
+        } else {
+            Family::V6
+        };
+        let config = TurnConfig {
+            server,
+            transport,
+            username: ice.username.clone(),
+            password: ice.password.clone(),
+            family,
+            lifetime: Duration::ZERO,
+        };
+        self.drive(|state, now| {
+            state
+                .relays
+                .start(carrier, server, Client::new(config, seed, now), stream);
+        });
+    }
+}
+
+async fn run_timers(net: Weak<Net>) {
+    loop {
+        let Some(strong) = net.upgrade() else { return };
+        let timeout = strong.lock().next_timeout();
+        let sooner = async { strong.sooner.notified().await };
+        match timeout {
+            Some(at) => {
+                tokio::select! {
+                    () = tokio::time::sleep_until(at.into()) => {
+                        strong.drive(State::handle_timeout);
+                    }
+                    () = sooner => {}
+                    () = idle() => {}
+                }
+            }
+            None => {
+                tokio::select! {
+                    () = sooner => {}
+                    () = idle() => {}
+                }
+            }
+        }
+    }
+}
+
+/// Lets the timer task look whether its socket still exists.
+async fn idle() {
+    tokio::time::sleep(Duration::from_secs(1)).await;
+}
+
+fn finished_report(probe: &mut NatProbe) -> Option<NatReport> {
+    use tombolo_path::probe::ProbeEvent;
+    let mut done = None;
+    while let Some(event) = probe.poll_event() {
+        if let ProbeEvent::Done(report) = event {
+            done = Some(report);
+        }
+    }
+    done
+}
+
+/// A dual-stack socket where there is IPv6, else an IPv4 one.
+fn bind_socket() -> io::Result<(socket2::Socket, bool)> {
+    let bind = |domain, address: SocketAddr| {
+        let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, None)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
+        // Smaller buffers than wished for only cost throughput.
+        _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+        _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        Ok(socket)
+    };
+    match bind(socket2::Domain::IPV6, (Ipv6Addr::UNSPECIFIED, 0).into()) {
+        Ok(socket) => Ok((socket, true)),
+        Err(_) => {
+            bind(socket2::Domain::IPV4, (Ipv4Addr::UNSPECIFIED, 0).into()).map(|s| (s, false))
+        }
+    }
+}
+
+fn seed() -> io::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(io::Error::other)?;
+    Ok(seed)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

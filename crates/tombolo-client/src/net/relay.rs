@@ -1,0 +1,264 @@
+//! The device's TURN allocation: over UDP, or over TLS where UDP is blocked.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use tombolo_turn::client::{AllocateError, Client, Event};
+
+/// How a TURN server is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Carrier {
+    Udp,
+    /// TLS over TCP.
+    Stream,
+}
+
+struct Turn {
+    client: Client,
+    server: SocketAddr,
+    /// Frames for the task that writes the stream; `None` over UDP.
+    stream: Option<mpsc::Sender<Vec<u8>>>,
+}
+
+/// What became of an allocation.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    Allocated {
+        carrier: Carrier,
+        relayed: SocketAddr,
+    },
+    Failed {
+        carrier: Carrier,
+        error: Option<AllocateError>,
+    },
+}
+
+/// At most one allocation per carrier, one of them in use.
+#[derive(Default)]
+pub(crate) struct Relays {
+    turns: BTreeMap<Carrier, Turn>,
+    active: Option<Carrier>,
+    /// Peers that want a permission and a channel on the allocation in use.
+    peers: Vec<SocketAddr>,
+    outcomes: Vec<Outcome>,
+}
+
+impl Relays {
+    /// Starts an allocation; its outcome comes through [`Relays::take_outcomes`].
+    pub(crate) fn start(
+        &mut self,
+        carrier: Carrier,
+        server: SocketAddr,
+        client: Client,
+        stream: Option<mpsc::Sender<Vec<u8>>>,
+    ) {
+        self.turns.insert(
+            carrier,
+            Turn {
+                client,
+                server,
+                stream,
+            },
+        );
+    }
+
+    /// Gives an allocation up, telling the server.
+    pub(crate) fn stop(
+        &mut self,
+        now: Instant,
+        carrier: Carrier,
+        out: &mut Vec<(SocketAddr, Vec<u8>)>,
+    ) {
+        if let Some(turn) = self.turns.get_mut(&carrier) {
+            turn.client.close(now);
+        }
+        self.collect(out);
+        self.turns.remove(&carrier);
+        if self.active == Some(carrier) {
+            self.active = None;
+        }
+    }
+
+    pub(crate) fn carriers(&self) -> Vec<Carrier> {
+        self.turns.keys().copied().collect()
+    }
+
+    pub(crate) fn is_server(&self, from: SocketAddr) -> bool {
+        self.turns
+            .get(&Carrier::Udp)
+            .is_some_and(|turn| turn.server == from)
+    }
+
+    /// The relayed address in use, and how its server is reached.
+    pub(crate) fn relayed(&self) -> Option<(SocketAddr, Carrier)> {
+        let carrier = self.active?;
+        Some((self.turns.get(&carrier)?.client.relayed()?, carrier))
+    }
+
+    pub(crate) fn set_credentials(&mut self, now: Instant, username: &str, password: &str) {
+        for turn in self.turns.values_mut() {
+            turn.client
+                .set_credentials(now, username.to_owned(), password.to_owned());
+        }
+    }
+
+    /// Handles a datagram from the server: the peer's relayed address and the payload's place.
+    pub(crate) fn handle_datagram(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        data: &[u8],
+    ) -> Option<(SocketAddr, Range<usize>)> {
+        let turn = self.turns.get_mut(&Carrier::Udp)?;
+        debug_assert_eq!(turn.server, from, "the caller asked is_server");
+        let received = turn.client.handle_datagram(now, data);
+        self.handle_events(now);
+        received.map(|received| (received.peer, received.range))
+    }
+
+    /// Handles one frame of the stream.
+    pub(crate) fn handle_stream(
+        &mut self,
+        now: Instant,
+        data: &[u8],
+    ) -> Option<(SocketAddr, Range<usize>)> {
+        let turn = self.turns.get_mut(&Carrier::Stream)?;
+        let received = turn.client.handle_datagram(now, data);
+        self.handle_events(now);
+        received.map(|received| (received.peer, received.range))
+    }
+
+    /// Tells that the stream is gone.
+    pub(crate) fn handle_stream_closed(&mut self) {
+        if self.turns.remove(&Carrier::Stream).is_some() {
+            if self.active == Some(Carrier::Stream) {
+                self.active = None;
+            }
+            self.outcomes.push(Outcome::Failed {
+                carrier: Carrier::Stream,
+                error: None,
+            });
+        }
+    }
+
+    /// Keeps a permission and a channel for `peer`.
+    pub(crate) fn connect(&mut self, now: Instant, peer: SocketAddr) {
+        self.peers.push(peer);
+        if let Some(client) = self.active_client() {
+            client.connect_peer(now, peer);
+        }
+    }
+
+    pub(crate) fn release(&mut self, now: Instant, peer: SocketAddr) {
+        self.peers.retain(|known| *known != peer);
+        if let Some(client) = self.active_client() {
+            client.release_peer(now, peer);
+        }
+    }
+
+    /// Sends to a peer's relayed address; false when there is no allocation to send from.
+    pub(crate) fn send(
+        &mut self,
+        now: Instant,
+        peer: SocketAddr,
+        payload: &[u8],
+        out: &mut Vec<(SocketAddr, Vec<u8>)>,
+    ) -> bool {
+        let Some(turn) = self.active.and_then(|carrier| self.turns.get_mut(&carrier)) else {
+            return false;
+        };
+        let Ok(header) = turn.client.send(now, peer, payload.len()) else {
+            return false;
+        };
+        let mut bytes = Vec::with_capacity(header.len() + payload.len() + 4);
+        bytes.extend_from_slice(&header);
+        bytes.extend_from_slice(payload);
+        bytes.resize(bytes.len() + header.padding(), 0);
+        match &turn.stream {
+            // A full stream drops, as a full network would: QUIC repeats what must arrive.
+            Some(stream) => stream.try_send(bytes).is_ok(),
+            None => {
+                out.push((turn.server, bytes));
+                true
+            }
+        }
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        for turn in self.turns.values_mut() {
+            turn.client.handle_timeout(now);
+        }
+        self.handle_events(now);
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.turns
+            .values()
+            .filter_map(|turn| turn.client.poll_timeout())
+            .map(|(at, _)| at)
+            .min()
+    }
+
+    /// Moves what the clients want sent to `out`, or to their stream.
+    pub(crate) fn collect(&mut self, out: &mut Vec<(SocketAddr, Vec<u8>)>) {
+        for turn in self.turns.values_mut() {
+            while let Some(bytes) = turn.client.poll_transmit() {
+                match &turn.stream {
+                    Some(stream) => drop(stream.try_send(bytes)),
+                    None => out.push((turn.server, bytes)),
+                }
+            }
+        }
+    }
+
+    pub(crate) fn take_outcomes(&mut self) -> Vec<Outcome> {
+        std::mem::take(&mut self.outcomes)
+    }
+
+    fn active_client(&mut self) -> Option<&mut Client> {
+        self.turns
+            .get_mut(&self.active?)
+            .map(|turn| &mut turn.client)
+    }
+
+    fn handle_events(&mut self, now: Instant) {
+        for carrier in self.carriers() {
+            while let Some(event) = self
+                .turns
+                .get_mut(&carrier)
+                .and_then(|t| t.client.poll_event())
+            {
+                self.on_event(now, carrier, event);
+            }
+        }
+    }
+
+    fn on_event(&mut self, now: Instant, carrier: Carrier, event: Event) {
+        let error = match event {
+            Event::Allocated { relayed, .. } => {
+                // UDP is better whenever it works, even if the stream was quicker.
+                if self.active != Some(Carrier::Udp) {
+                    self.active = Some(carrier);
+                    for peer in self.peers.clone() {
+                        if let Some(client) = self.active_client() {
+                            client.connect_peer(now, peer);
+                        }
+                    }
+                }
+                self.outcomes.push(Outcome::Allocated { carrier, relayed });
+                return;
+            }
+            Event::Failed(error) => Some(error),
+            Event::Expired => None,
+            _ => return,
+        };
+        self.turns.remove(&carrier);
+        if self.active == Some(carrier) {
+            self.active = None;
+        }
+        self.outcomes.push(Outcome::Failed { carrier, error });
+    }
+}

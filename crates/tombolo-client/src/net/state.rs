@@ -1,0 +1,587 @@
+//! What runs on the device's one socket: who a datagram is for, and where a packet goes.
+//!
+//! No I/O here: datagrams come in by reference, those to send are left in `out`.
+//!
+//! ```text
+//! from the socket        from a TURN server   → TURN client → payload of a relayed peer
+//!                        STUN                 → NAT probe, path agent
+//!                        0x08 …               → a path-0 packet that came directly
+//!                        the rest             → QUIC
+//! from QUIC              to a virtual address → relay (or directly, see `Peer::bridge`)
+//!                        to a real address    → the socket
+//! ```
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tombolo_path::probe::NatProbe;
+use tombolo_path::{
+    AddPeerError, Agent, Candidate, CandidateKind, Cause, Event, PeerConfig, PeerId, Policy, Route,
+};
+use tombolo_stun::Kind;
+
+use super::relay::Relays;
+use super::ring::Ring;
+
+/// In front of a QUIC packet: "this packet belongs to the peer's other path". Directly received,
+/// it is a packet of path 0; relayed, a repeated packet of the direct path. QUIC, STUN and
+/// ChannelData never start with it (RFC 9443).
+const ENVELOPE: u8 = 0x08;
+/// Handshake packets go to at most so many unproven addresses besides the relay.
+const FAN_MAX: usize = 4;
+/// Relayed packets held for peers whose introduction has not arrived yet.
+const HELD_MAX: usize = 32;
+const HELD_FOR: Duration = Duration::from_millis(1000);
+/// Packets waiting for QUIC that did not come from the UDP socket.
+const INBOX_MAX: usize = 1024;
+/// First segments of every virtual address: a prefix of unique local addresses (RFC 4193).
+const VIRTUAL_PREFIX: [u16; 3] = [0xfd00, 0x746f, 0x6d62];
+
+/// What the agent says of one peer, for the task that drives its link.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct RouteNow {
+    pub(crate) route: Route,
+    pub(crate) cause: Option<Cause>,
+    pub(crate) rtt: Option<Duration>,
+    /// An address from which an authenticated check came, before one of ours was answered.
+    pub(crate) heard: Option<SocketAddr>,
+}
+
+/// By which way a packet or message came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// Through the relay, or inside the introduction.
+    Relay,
+    /// Straight from the peer.
+    Direct,
+}
+
+/// A peer's place on the socket.
+#[derive(Debug)]
+struct Peer {
+    relayed: Option<SocketAddr>,
+    policy: Policy,
+    /// Where the agent wants packets to go.
+    route: Route,
+    /// The remote address of the established direct QUIC path.
+    path: Option<SocketAddr>,
+    /// The last such address, for packets that the other end repeats over the relay.
+    last_path: Option<SocketAddr>,
+    /// Unproven addresses for handshake packets; emptied when a route is found.
+    fan: Vec<SocketAddr>,
+    ring: Ring,
+    last_via: Via,
+    route_tx: watch::Sender<RouteNow>,
+}
+
+impl Peer {
+    /// The direct address for packets of path 0 while QUIC has no direct path yet: between the
+    /// agent's finding and the path's validation, data does not take the detour.
+    fn bridge(&self) -> Option<SocketAddr> {
+        match self.route {
+            Route::Direct(address) if self.path.is_none() => Some(address),
+            Route::Direct(_) | Route::Relay => None,
+        }
+    }
+}
+
+/// Where a received datagram goes.
+pub(crate) enum Received {
+    /// Consumed, or dropped.
+    Nothing,
+    /// For QUIC: the packet is at `start..end` of the datagram, from `from`.
+    Quic {
+        from: SocketAddr,
+        start: usize,
+        end: usize,
+    },
+}
+
+/// Counted, never fatal.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counters {
+    /// Relayed packets from addresses of nobody.
+    pub(crate) unknown_relayed: u64,
+    /// Enveloped packets that belong to no peer.
+    pub(crate) unknown_envelope: u64,
+    /// Packets that found no way: no relay, no direct route.
+    pub(crate) no_route: u64,
+    /// Packets dropped since a bounded queue was full.
+    pub(crate) overflow: u64,
+}
+
+pub(crate) struct State {
+    pub(crate) agent: Agent,
+    pub(crate) probe: Option<NatProbe>,
+    pub(crate) relays: Relays,
+    peers: BTreeMap<PeerId, Peer>,
+    peer_by_relayed: HashMap<SocketAddr, PeerId>,
+    /// `None`: several peers claim the address, so it tells nobody apart.
+    peer_by_address: HashMap<SocketAddr, Option<PeerId>>,
+    held: VecDeque<(Instant, SocketAddr, Vec<u8>)>,
+    /// Packets for QUIC that came by another way than the UDP socket.
+    pub(crate) inbox: VecDeque<(SocketAddr, Vec<u8>)>,
+    /// Datagrams to send.
+    pub(crate) out: Vec<(SocketAddr, Vec<u8>)>,
+    pub(crate) counters: Counters,
+    next_peer: u64,
+}
+
+impl State {
+    pub(crate) fn new(agent: Agent) -> Self {
+        Self {
+            agent,
+            probe: None,
+            relays: Relays::default(),
+            peers: BTreeMap::new(),
+            peer_by_relayed: HashMap::new(),
+            peer_by_address: HashMap::new(),
+            held: VecDeque::new(),
+            inbox: VecDeque::new(),
+            out: Vec::new(),
+            counters: Counters::default(),
+            next_peer: 1,
+        }
+    }
+
+    /// Handles one datagram from the UDP socket.
+    pub(crate) fn handle_datagram(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        data: &[u8],
+    ) -> Received {
+        let from = canonical(from);
+        match Kind::of(data) {
+            Kind::Stun => {
+                let probed = self
+                    .probe
+                    .as_mut()
+                    .is_some_and(|p| p.handle_datagram(now, from, data));
+                if probed {
+                    return Received::Nothing;
+                }
+                if self.relays.is_server(from) {
+                    return self.handle_server(now, from, data);
+                }
+                self.agent.handle_stun(now, from, data);
+                self.collect();
+                Received::Nothing
+            }
+            Kind::ChannelData if self.relays.is_server(from) => self.handle_server(now, from, data),
+            Kind::ChannelData | Kind::Other => self.handle_direct(now, from, data),
+        }
+    }
+
+    /// Handles one frame from the TURN server's stream; what is for QUIC goes to the inbox.
+    pub(crate) fn handle_stream_frame(&mut self, now: Instant, data: &[u8]) {
+        let Some((peer, range)) = self.relays.handle_stream(now, data) else {
+            return;
+        };
+        if let Received::Quic { from, start, end } = self.handle_relayed(now, peer, data, range) {
+            self.push_inbox(from, data[start..end].to_vec());
+        }
+    }
+
+    /// Sends a packet of QUIC's.
+    pub(crate) fn send(&mut self, now: Instant, to: SocketAddr, packet: &[u8]) {
+        if let Some(id) = peer_of_virtual(to) {
+            self.send_virtual(now, id, packet);
+            return;
+        }
+        let to = canonical(to);
+        if let Some(Some(id)) = self.peer_by_address.get(&to).copied() {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.ring.push(now, packet);
+            }
+            self.agent.handle_sent(now, id, to);
+        }
+        self.out.push((to, packet.to_vec()));
+    }
+
+    /// Sends the recent packets of a direct path once more, over the relay.
+    pub(crate) fn reinject(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let Some(relayed) = peer.relayed else { return };
+        let packets: Vec<_> = peer.ring.drain(now).collect();
+        tracing::debug!(
+            peer = id.0,
+            packets = packets.len(),
+            "direct path repeated over the relay"
+        );
+        for packet in packets {
+            let enveloped = envelope(&packet);
+            self.relays.send(now, relayed, &enveloped, &mut self.out);
+        }
+    }
+
+    /// Gives a peer its place; the relayed path works from now on.
+    pub(crate) fn add_peer(
+        &mut self,
+        now: Instant,
+        config: PeerConfig,
+    ) -> Result<(PeerId, watch::Receiver<RouteNow>), AddPeerError> {
+        let id = PeerId(self.next_peer);
+        self.next_peer += 1;
+        let initial = RouteNow {
+            route: Route::Relay,
+            cause: None,
+            rtt: None,
+            heard: None,
+        };
+        let (route_tx, route_rx) = watch::channel(initial);
+        let peer = Peer {
+            relayed: None,
+            policy: config.policy,
+            route: Route::Relay,
+            path: None,
+            last_path: None,
+            fan: Vec::new(),
+            ring: Ring::default(),
+            last_via: Via::Relay,
+            route_tx,
+        };
+        let candidates = config.candidates.clone();
+        self.agent.add_peer(now, id, config)?;
+        self.peers.insert(id, peer);
+        for candidate in candidates {
+            self.note_candidate(now, id, candidate);
+        }
+        self.collect();
+        Ok((id, route_rx))
+    }
+
+    /// Adds a candidate that the peer told after its introduction.
+    pub(crate) fn add_candidate(&mut self, now: Instant, id: PeerId, candidate: Candidate) {
+        self.agent.add_remote_candidate(now, id, candidate);
+        self.note_candidate(now, id, candidate);
+        self.collect();
+    }
+
+    pub(crate) fn remove_peer(&mut self, now: Instant, id: PeerId) {
+        if let Some(relayed) = self.peers.remove(&id).and_then(|peer| peer.relayed) {
+            self.peer_by_relayed.remove(&relayed);
+            self.relays.release(now, relayed);
+        }
+        self.peer_by_address.retain(|_, peer| *peer != Some(id));
+        self.agent.remove_peer(now, id);
+        self.collect();
+    }
+
+    /// Tells that QUIC's direct path is up at `path`, or that there is none any more.
+    pub(crate) fn set_path(&mut self, now: Instant, id: PeerId, path: Option<SocketAddr>) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let path = path.map(canonical);
+        peer.path = path;
+        if let Some(address) = path {
+            peer.last_path = Some(address);
+            self.agent.handle_adopted(now, id, address);
+            self.note_address(id, address);
+            self.collect();
+        }
+    }
+
+    /// By which way the peer's last packet came.
+    pub(crate) fn last_via(&self, id: PeerId) -> Via {
+        self.peers.get(&id).map_or(Via::Relay, |peer| peer.last_via)
+    }
+
+    pub(crate) fn relayed_of(&self, id: PeerId) -> Option<SocketAddr> {
+        self.peers.get(&id)?.relayed
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.agent.handle_timeout(now);
+        if let Some(probe) = &mut self.probe {
+            probe.handle_timeout(now);
+        }
+        self.relays.handle_timeout(now);
+        while self
+            .held
+            .front()
+            .is_some_and(|(at, ..)| now.duration_since(*at) > HELD_FOR)
+        {
+            self.held.pop_front();
+            self.counters.unknown_relayed += 1;
+        }
+        self.collect();
+    }
+
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        let agent = self.agent.poll_timeout().map(|(at, _)| at);
+        let probe = self
+            .probe
+            .as_ref()
+            .and_then(|p| p.poll_timeout().map(|(at, _)| at));
+        let held = self.held.front().map(|(at, ..)| *at + HELD_FOR);
+        [agent, probe, held, self.relays.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Moves what the cores want sent to `out`, and what they found to the links.
+    pub(crate) fn collect(&mut self) {
+        while let Some(event) = self.agent.poll_event() {
+            self.on_agent_event(event);
+        }
+        while let Some(transmit) = self.agent.poll_transmit() {
+            self.out.push((transmit.to, transmit.bytes));
+        }
+        while let Some(transmit) = self.probe.as_mut().and_then(NatProbe::poll_transmit) {
+            self.out.push((transmit.to, transmit.bytes));
+        }
+        self.relays.collect(&mut self.out);
+    }
+
+    fn on_agent_event(&mut self, event: Event) {
+        match event {
+            Event::Route {
+                peer: id,
+                route,
+                cause,
+                rtt,
+            } => {
+                if let Route::Direct(address) = route {
+                    self.note_address(id, address);
+                }
+                let Some(peer) = self.peers.get_mut(&id) else {
+                    return;
+                };
+                peer.route = route;
+                if matches!(route, Route::Direct(_)) {
+                    peer.fan.clear();
+                }
+                peer.route_tx.send_modify(|now| {
+                    *now = RouteNow {
+                        route,
+                        cause: Some(cause),
+                        rtt,
+                        heard: now.heard,
+                    };
+                });
+            }
+            Event::Heard { peer: id, from } => {
+                self.note_address(id, from);
+                let Some(peer) = self.peers.get_mut(&id) else {
+                    return;
+                };
+                peer.route_tx.send_if_modified(|now| {
+                    let new = now.heard != Some(from);
+                    now.heard = Some(from);
+                    new
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn handle_server(&mut self, now: Instant, from: SocketAddr, data: &[u8]) -> Received {
+        let payload = self.relays.handle_datagram(now, from, data);
+        self.collect();
+        match payload {
+            Some((peer, range)) => self.handle_relayed(now, peer, data, range),
+            None => Received::Nothing,
+        }
+    }
+
+    fn handle_relayed(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        data: &[u8],
+        range: std::ops::Range<usize>,
+    ) -> Received {
+        let payload = &data[range.clone()];
+        let Some(id) = self.peer_by_relayed.get(&from).copied() else {
+            self.hold(now, from, payload);
+            return Received::Nothing;
+        };
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return Received::Nothing;
+        };
+        if peer.policy == Policy::Direct {
+            return Received::Nothing;
+        }
+        peer.last_via = Via::Relay;
+        if payload.first() != Some(&ENVELOPE) {
+            return Received::Quic {
+                from: virtual_of(id),
+                start: range.start,
+                end: range.end,
+            };
+        }
+        let Some(path) = peer.last_path else {
+            self.counters.unknown_envelope += 1;
+            return Received::Nothing;
+        };
+        Received::Quic {
+            from: path,
+            start: range.start + 1,
+            end: range.end,
+        }
+    }
+
+    fn handle_direct(&mut self, now: Instant, from: SocketAddr, data: &[u8]) -> Received {
+        let id = self.peer_by_address.get(&from).copied().flatten();
+        if let Some(id) = id {
+            self.agent.handle_received(now, id, from);
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.last_via = Via::Direct;
+            }
+        }
+        if data.first() != Some(&ENVELOPE) {
+            return Received::Quic {
+                from,
+                start: 0,
+                end: data.len(),
+            };
+        }
+        let Some(id) = id else {
+            self.counters.unknown_envelope += 1;
+            return Received::Nothing;
+        };
+        Received::Quic {
+            from: virtual_of(id),
+            start: 1,
+            end: data.len(),
+        }
+    }
+
+    fn send_virtual(&mut self, now: Instant, id: PeerId, packet: &[u8]) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        if let Some(address) = peer.bridge() {
+            self.agent.handle_sent(now, id, address);
+            self.out.push((address, envelope(packet)));
+            return;
+        }
+        let is_handshake = packet.first().is_some_and(|first| first & 0x80 != 0);
+        if is_handshake {
+            for address in peer.fan.iter().take(FAN_MAX) {
+                self.out.push((*address, envelope(packet)));
+            }
+        }
+        match peer.relayed {
+            Some(relayed) if peer.policy != Policy::Direct => {
+                if !self.relays.send(now, relayed, packet, &mut self.out) {
+                    self.counters.no_route += 1;
+                }
+            }
+            _ => self.counters.no_route += 1,
+        }
+    }
+
+    fn note_candidate(&mut self, now: Instant, id: PeerId, candidate: Candidate) {
+        let address = canonical(candidate.address);
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        if candidate.kind != CandidateKind::Relayed {
+            if peer.policy != Policy::Relay {
+                peer.fan.push(address);
+                let claimed = self.peer_by_address.entry(address).or_insert(Some(id));
+                if *claimed != Some(id) {
+                    *claimed = None;
+                }
+            }
+            return;
+        }
+        if peer.policy == Policy::Direct || peer.relayed == Some(address) {
+            return;
+        }
+        if let Some(old) = peer.relayed.replace(address) {
+            self.peer_by_relayed.remove(&old);
+            self.relays.release(now, old);
+        }
+        self.peer_by_relayed.insert(address, id);
+        self.relays.connect(now, address);
+        let held = std::mem::take(&mut self.held).into_iter();
+        let (waiting, others): (Vec<_>, _) = held.partition(|(_, from, _)| *from == address);
+        self.held = others.into();
+        for (_, _, packet) in waiting {
+            self.push_inbox(virtual_of(id), packet);
+        }
+    }
+
+    /// An address at which the peer has proven to be.
+    fn note_address(&mut self, id: PeerId, address: SocketAddr) {
+        self.peer_by_address.insert(canonical(address), Some(id));
+    }
+
+    fn hold(&mut self, now: Instant, from: SocketAddr, payload: &[u8]) {
+        if self.held.len() >= HELD_MAX {
+            self.counters.overflow += 1;
+            return;
+        }
+        self.held.push_back((now, from, payload.to_vec()));
+    }
+
+    fn push_inbox(&mut self, from: SocketAddr, packet: Vec<u8>) {
+        if self.inbox.len() >= INBOX_MAX {
+            self.counters.overflow += 1;
+            return;
+        }
+        self.inbox.push_back((from, packet));
+    }
+}
+
+/// The address by which QUIC knows the peer's relayed path.
+pub(crate) fn virtual_of(id: PeerId) -> SocketAddr {
+    let [a, b, c] = VIRTUAL_PREFIX;
+    let [.., e, f, g, h] = split(id.0);
+    SocketAddr::V6(SocketAddrV6::new(
+        Ipv6Addr::new(a, b, c, 0, e, f, g, h),
+        1,
+        0,
+        0,
+    ))
+}
+
+fn peer_of_virtual(address: SocketAddr) -> Option<PeerId> {
+    let SocketAddr::V6(address) = address else {
+        return None;
+    };
+    let [a, b, c, 0, e, f, g, h] = address.ip().segments() else {
+        return None;
+    };
+    let joined = [e, f, g, h]
+        .into_iter()
+        .fold(0, |id, part| id << 16 | u64::from(part));
+    ([a, b, c] == VIRTUAL_PREFIX).then_some(PeerId(joined))
+}
+
+fn split(id: u64) -> [u16; 4] {
+    let [a, b, c, d, e, f, g, h] = id.to_be_bytes();
+    [
+        u16::from_be_bytes([a, b]),
+        u16::from_be_bytes([c, d]),
+        u16::from_be_bytes([e, f]),
+        u16::from_be_bytes([g, h]),
+    ]
+}
+
+/// An address without the IPv4-mapped form, in which dual-stack sockets report IPv4.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+            Some(v4) => SocketAddr::new(v4.into(), address.port()),
+            None => address,
+        },
+        IpAddr::V4(_) => address,
+    }
+}
+
+fn envelope(packet: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(packet.len() + 1);
+    bytes.push(ENVELOPE);
+    bytes.extend_from_slice(packet);
+    bytes
+}

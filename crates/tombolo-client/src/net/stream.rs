@@ -1,0 +1,104 @@
+//! TURN over TLS: the stream that carries the allocation where UDP is blocked.
+
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tombolo_stun::stream::frame_len;
+
+use super::Net;
+use crate::ice::TlsServer;
+
+/// Frames that wait for a slow connection; more are dropped, as a full network would.
+const FRAMES_MAX: usize = 512;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest frame: the greatest length that STUN or ChannelData can state.
+const FRAME_BYTES_MAX: usize = 20 + 65_535 + 3;
+const READ_BYTES: usize = 16 * 1024;
+
+/// Connects and starts both directions; frames to send go into the returned channel.
+pub(super) async fn connect(
+    net: &Arc<Net>,
+    server: &TlsServer,
+    tls: &Arc<rustls::ClientConfig>,
+) -> io::Result<mpsc::Sender<Vec<u8>>> {
+    let connecting = async {
+        let tcp = TcpStream::connect(server.address).await?;
+        tcp.set_nodelay(true)?;
+        TlsConnector::from(tls.clone())
+            .connect(server.name.clone(), tcp)
+            .await
+    };
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await??;
+    let (reader, writer) = tokio::io::split(stream);
+    let (frames_tx, frames_rx) = mpsc::channel(FRAMES_MAX);
+    tokio::spawn(write_frames(writer, frames_rx));
+    tokio::spawn(read_until_closed(Arc::downgrade(net), reader));
+    Ok(frames_tx)
+}
+
+async fn write_frames(
+    mut writer: WriteHalf<TlsStream<TcpStream>>,
+    mut frames: mpsc::Receiver<Vec<u8>>,
+) {
+    let mut batch = Vec::new();
+    while let Some(frame) = frames.recv().await {
+        batch.clear();
+        batch.extend_from_slice(&frame);
+        while batch.len() < READ_BYTES
+            && let Ok(frame) = frames.try_recv()
+        {
+            batch.extend_from_slice(&frame);
+        }
+        let written = async {
+            writer.write_all(&batch).await?;
+            writer.flush().await
+        };
+        if written.await.is_err() {
+            // The reader sees the same end and reports it.
+            return;
+        }
+    }
+    _ = writer.shutdown().await;
+}
+
+async fn read_until_closed(net: Weak<Net>, reader: ReadHalf<TlsStream<TcpStream>>) {
+    let error = read_frames(&net, reader).await;
+    if let Some(net) = net.upgrade() {
+        tracing::info!(?error, "TURN stream ended");
+        net.drive(|state, _| state.relays.handle_stream_closed());
+    }
+}
+
+async fn read_frames(
+    net: &Weak<Net>,
+    mut reader: ReadHalf<TlsStream<TcpStream>>,
+) -> io::Result<()> {
+    let mut buffer = Vec::with_capacity(2 * READ_BYTES);
+    loop {
+        if reader.read_buf(&mut buffer).await? == 0 {
+            return Ok(());
+        }
+        let Some(net) = net.upgrade() else {
+            return Ok(());
+        };
+        let mut taken = 0;
+        loop {
+            let rest = &buffer[taken..];
+            match frame_len(rest).map_err(io::Error::other)? {
+                Some(len) if len > FRAME_BYTES_MAX => return Err(io::ErrorKind::InvalidData.into()),
+                Some(len) if len <= rest.len() => {
+                    net.drive(|state, _| state.handle_stream_frame(Instant::now(), &rest[..len]));
+                    taken += len;
+                }
+                Some(_) | None => break,
+            }
+        }
+        buffer.drain(..taken);
+    }
+}

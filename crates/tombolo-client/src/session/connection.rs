@@ -1,0 +1,325 @@
+//! One connection to a node: frames in, frames out, over QUIC or WebSocket.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt};
+use noq::crypto::rustls::QuicClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tombolo_wire::frame::{self, Decoder};
+use tombolo_wire::v1::{ClientFrame, ServerFrame};
+use tombolo_wire::{ServerUrl, WEBSOCKET_PATH};
+
+use crate::error::Error;
+use crate::net::{has_route, mapped};
+use crate::tls;
+
+/// WebSocket starts this much after QUIC, and wins where UDP is blocked.
+const WEBSOCKET_DELAY: Duration = Duration::from_millis(300);
+/// Between attempts at several addresses of one name.
+const ADDRESS_DELAY: Duration = Duration::from_millis(100);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const ADDRESSES_MAX: usize = 4;
+/// Frames between the session and a slow connection, each way.
+const FRAMES_MAX: usize = 256;
+const KEEP_ALIVE: Duration = Duration::from_secs(4);
+/// A silent connection is given up, and the session resumed on another one.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// How a session reaches its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// QUIC over UDP.
+    Quic,
+    /// WebSocket over TLS, where UDP is blocked.
+    WebSocket,
+}
+
+impl Transport {
+    /// The name in events and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quic => "quic",
+            Self::WebSocket => "websocket",
+        }
+    }
+}
+
+/// An open connection; dropping it breaks it.
+pub(crate) struct Connection {
+    pub(crate) transport: Transport,
+    outgoing: mpsc::Sender<ClientFrame>,
+    incoming: mpsc::Receiver<ServerFrame>,
+    quic: Option<noq::Connection>,
+    _tasks: JoinSet<()>,
+}
+
+impl Connection {
+    /// Opens a connection by whichever transport answers first, QUIC having the start.
+    pub(crate) async fn open(endpoint: &noq::Endpoint, url: &ServerUrl) -> Result<Self, Error> {
+        let addresses = resolve(url).await?;
+        let mut attempts = JoinSet::new();
+        for (index, address) in addresses.into_iter().enumerate() {
+            let delay = ADDRESS_DELAY * u32::try_from(index).unwrap_or(u32::MAX);
+            let (quic_endpoint, quic_url) = (endpoint.clone(), url.clone());
+            attempts.spawn(async move {
+                tokio::time::sleep(delay).await;
+                open_quic(&quic_endpoint, &quic_url, address).await
+            });
+            let websocket_url = url.clone();
+            attempts.spawn(async move {
+                tokio::time::sleep(delay + WEBSOCKET_DELAY).await;
+                open_websocket(&websocket_url, address).await
+            });
+        }
+        let first = async {
+            let mut failure = Error::unreachable(url, "the name has no usable address");
+            while let Some(attempt) = attempts.join_next().await {
+                match attempt {
+                    Ok(Ok(connection)) => return Ok(connection),
+                    Ok(Err(error)) => failure = error,
+                    Err(error) => failure = Error::local(error),
+                }
+            }
+            Err(failure)
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, first)
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::unreachable(
+                    url,
+                    "no answer over UDP or TCP within 10 s",
+                ))
+            })
+    }
+
+    /// Sends a frame in order; waits while the connection is slow. False when it is broken.
+    pub(crate) async fn send(&self, frame: ClientFrame) -> bool {
+        self.outgoing.send(frame).await.is_ok()
+    }
+
+    /// Sends a frame that may be lost, and that is dropped rather than queued.
+    pub(crate) fn send_unreliable(&self, frame: ClientFrame) {
+        let dropped = match &self.quic {
+            Some(quic) => match frame::encode_datagram(&frame) {
+                Ok(bytes) => quic.send_datagram(bytes).is_err(),
+                Err(_) => true,
+            },
+            None => self.outgoing.try_send(frame).is_err(),
+        };
+        if dropped {
+            tracing::trace!("unreliable frame dropped: the connection is full");
+        }
+    }
+
+    /// The next frame; `None` when the connection is broken.
+    pub(crate) async fn receive(&mut self) -> Option<ServerFrame> {
+        self.incoming.recv().await
+    }
+
+    /// Ends the connection once everything sent is written.
+    pub(crate) async fn finish(self) {
+        let Self {
+            outgoing,
+            quic,
+            mut _tasks,
+            ..
+        } = self;
+        drop(outgoing);
+        // The writer ends first; a node that does not read must not hold us up.
+        _ = tokio::time::timeout(Duration::from_millis(300), _tasks.join_next()).await;
+        if let Some(quic) = quic {
+            quic.close(0u8.into(), b"goodbye");
+        }
+    }
+}
+
+async fn resolve(url: &ServerUrl) -> Result<Vec<SocketAddr>, Error> {
+    let addresses = tokio::net::lookup_host((url.host(), url.port))
+        .await
+        .map_err(|error| Error::unreachable(url, &error.to_string()))?;
+    Ok(addresses
+        .filter(|address| has_route(*address))
+        .take(ADDRESSES_MAX)
+        .collect())
+}
+
+async fn open_quic(
+    endpoint: &noq::Endpoint,
+    url: &ServerUrl,
+    address: SocketAddr,
+) -> Result<Connection, Error> {
+    let failed = |error: &dyn std::fmt::Display| Error::unreachable(url, &format!("QUIC: {error}"));
+    let tls =
+        tls::client_config(url.pin.as_ref(), Some(tombolo_wire::ALPN)).map_err(|e| failed(&e))?;
+    let crypto = QuicClientConfig::try_from(tls).map_err(|e| failed(&e))?;
+    let mut transport = noq::TransportConfig::default();
+    transport.keep_alive_interval(Some(KEEP_ALIVE));
+    transport.max_idle_timeout(Some(IDLE_TIMEOUT.try_into().map_err(|e| failed(&e))?));
+    let mut config = noq::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport));
+    let connection = endpoint
+        .connect_with(config, mapped(address), url.host())
+        .map_err(|e| failed(&e))?
+        .await
+        .map_err(|e| failed(&e))?;
+    let (send, receive) = connection.open_bi().await.map_err(|e| failed(&e))?;
+    let (outgoing, outgoing_rx) = mpsc::channel(FRAMES_MAX);
+    let (incoming_tx, incoming) = mpsc::channel(FRAMES_MAX);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(write_stream(send, outgoing_rx));
+    tasks.spawn(read_quic(connection.clone(), receive, incoming_tx));
+    Ok(Connection {
+        transport: Transport::Quic,
+        outgoing,
+        incoming,
+        quic: Some(connection),
+        _tasks: tasks,
+    })
+}
+
+async fn write_stream(mut stream: noq::SendStream, mut frames: mpsc::Receiver<ClientFrame>) {
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = frames.recv().await {
+        if let Err(error) = frame::write(&frame, &mut bytes) {
+            tracing::error!(%error, "frame not sent");
+            continue;
+        }
+        if stream.write_all(&bytes).await.is_err() {
+            return;
+        }
+        bytes.clear();
+    }
+    _ = stream.finish();
+    _ = stream.stopped().await;
+}
+
+/// Reads the stream and datagrams into one queue, until either ends.
+async fn read_quic(
+    connection: noq::Connection,
+    mut stream: noq::RecvStream,
+    frames: mpsc::Sender<ServerFrame>,
+) {
+    let reliable = async {
+        let mut decoder = Decoder::new();
+        while let Ok(Some(chunk)) = stream.read_chunk(usize::MAX).await {
+            let mut bytes = chunk;
+            loop {
+                match decoder.decode(&mut bytes) {
+                    Ok(Some(frame)) => {
+                        if frames.send(frame).await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(error) => return tracing::warn!(%error, "the node broke the contract"),
+                }
+            }
+        }
+    };
+    let unreliable = async {
+        while let Ok(bytes) = connection.read_datagram().await {
+            match frame::decode_datagram(bytes) {
+                Ok(frame) => drop(frames.try_send(frame)),
+                Err(error) => tracing::debug!(%error, "datagram dropped"),
+            }
+        }
+    };
+    tokio::select! {
+        () = reliable => {}
+        () = unreliable => {}
+    }
+}
+
+async fn open_websocket(url: &ServerUrl, address: SocketAddr) -> Result<Connection, Error> {
+    let failed =
+        |error: &dyn std::fmt::Display| Error::unreachable(url, &format!("WebSocket: {error}"));
+    let tls = tls::client_config(url.pin.as_ref(), Some(b"http/1.1")).map_err(|e| failed(&e))?;
+    let name = ServerName::try_from(url.host().to_owned()).map_err(|e| failed(&e))?;
+    let tcp = TcpStream::connect(address).await.map_err(|e| failed(&e))?;
+    tcp.set_nodelay(true).map_err(|e| failed(&e))?;
+    let stream = TlsConnector::from(Arc::new(tls))
+        .connect(name, tcp)
+        .await
+        .map_err(|e| failed(&e))?;
+    let mut limits = WebSocketConfig::default();
+    limits.max_message_size = Some(frame::FRAME_BYTES_MAX);
+    limits.max_frame_size = Some(frame::FRAME_BYTES_MAX);
+    let uri = format!("wss://{}{WEBSOCKET_PATH}", url.authority());
+    let (socket, _) = tokio_tungstenite::client_async_with_config(uri, stream, Some(limits))
+        .await
+        .map_err(|e| failed(&e))?;
+    let (sink, stream) = socket.split();
+    let (outgoing, outgoing_rx) = mpsc::channel(FRAMES_MAX);
+    let (incoming_tx, incoming) = mpsc::channel(FRAMES_MAX);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(write_websocket(sink, outgoing_rx));
+    tasks.spawn(read_websocket(stream, incoming_tx));
+    Ok(Connection {
+        transport: Transport::WebSocket,
+        outgoing,
+        incoming,
+        quic: None,
+        _tasks: tasks,
+    })
+}
+
+async fn write_websocket(
+    mut sink: impl SinkExt<Message> + Unpin + Send,
+    mut frames: mpsc::Receiver<ClientFrame>,
+) {
+    let mut keep_alive = tokio::time::interval(KEEP_ALIVE);
+    loop {
+        let message = tokio::select! {
+            frame = frames.recv() => match frame {
+                Some(frame) => match frame::encode(&frame) {
+                    Ok(bytes) => Message::Binary(bytes),
+                    Err(error) => {
+                        tracing::error!(%error, "frame not sent");
+                        continue;
+                    }
+                },
+                None => break,
+            },
+            _ = keep_alive.tick() => Message::Ping(Bytes::new()),
+        };
+        if sink.send(message).await.is_err() {
+            return;
+        }
+    }
+    _ = sink.close().await;
+}
+
+async fn read_websocket<S, E>(mut stream: S, frames: mpsc::Sender<ServerFrame>)
+where
+    S: StreamExt<Item = Result<Message, E>> + Unpin + Send,
+{
+    loop {
+        // Our own pings are answered, so silence means that the connection is broken.
+        let Ok(Some(Ok(message))) = tokio::time::timeout(IDLE_TIMEOUT, stream.next()).await else {
+            return;
+        };
+        let bytes = match message {
+            Message::Binary(bytes) => bytes,
+            Message::Close(_) => return,
+            Message::Ping(_) | Message::Pong(_) | Message::Text(_) | Message::Frame(_) => continue,
+        };
+        match frame::decode(bytes) {
+            Ok(frame) => {
+                if frames.send(frame).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => return tracing::warn!(%error, "the node broke the contract"),
+        }
+    }
+}
