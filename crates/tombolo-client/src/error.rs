@@ -19,7 +19,6 @@ enum Kind {
     Token,
     Refused(ErrorCode),
     Closed,
-    Timeout,
 }
 
 impl Error {
@@ -44,18 +43,12 @@ impl Error {
         self.kind == Kind::Closed
     }
 
-    /// The other side did not answer in time.
-    #[must_use]
-    pub fn is_timeout(&self) -> bool {
-        self.kind == Kind::Timeout
-    }
-
     /// The node's reason, when it refused.
     #[must_use]
     pub fn code(&self) -> Option<ErrorCode> {
         match self.kind {
             Kind::Refused(code) => Some(code),
-            Kind::Local | Kind::Unreachable | Kind::Token | Kind::Closed | Kind::Timeout => None,
+            Kind::Local | Kind::Unreachable | Kind::Token | Kind::Closed => None,
         }
     }
 
@@ -96,13 +89,6 @@ impl Error {
     pub(crate) fn closed(what: &str) -> Self {
         Self {
             kind: Kind::Closed,
-            message: what.to_owned(),
-        }
-    }
-
-    pub(crate) fn timeout(what: &str) -> Self {
-        Self {
-            kind: Kind::Timeout,
             message: what.to_owned(),
         }
     }
