@@ -1,0 +1,81 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tombolo_engine::{
+    AppendError, CasError, Engine, Epoch, Expect, Key, Kv as _, Local, LocalConfig, Log as _,
+    OperationId, TailEvent,
+};
+
+tombolo_engine::conformance_tests!(Arc::new(Local::new(LocalConfig::default())) as Arc<dyn Engine>);
+
+#[tokio::test]
+async fn a_full_engine_refuses_and_takes_up_again_what_it_forgets() {
+    let mut config = LocalConfig::default();
+    config.logs_max = 2;
+    config.log_entries_max = 3;
+    config.values_max = 1;
+    let engine = Local::new(config);
+    let [a, b, c] = ["a", "b", "c"].map(|name| Key::new([name]).unwrap());
+
+    let first = append(&engine, &a, Expect::Empty).await.unwrap();
+    append(&engine, &b, Expect::Empty).await.unwrap();
+    assert_eq!(
+        append(&engine, &c, Expect::Empty).await,
+        Err(AppendError::Full)
+    );
+    engine.retire(&a, first).await.unwrap();
+    append(&engine, &c, Expect::Empty).await.unwrap();
+
+    append(&engine, &b, Expect::Any).await.unwrap();
+    let last = append(&engine, &b, Expect::Any).await.unwrap();
+    assert_eq!(
+        append(&engine, &b, Expect::Any).await,
+        Err(AppendError::Full)
+    );
+    engine.snapshot(&b, last, "state".into()).await.unwrap();
+    append(&engine, &b, Expect::Last(last)).await.unwrap();
+
+    engine.cas(&a, None, Some(Bytes::new())).await.unwrap();
+    assert_eq!(
+        engine.cas(&b, None, Some(Bytes::new())).await,
+        Err(CasError::Full)
+    );
+}
+
+#[tokio::test]
+async fn a_forgotten_log_never_gives_an_offset_twice() {
+    let mut config = LocalConfig::default();
+    config.retired_logs_max = 1;
+    config.epoch = Some(Epoch(7));
+    let engine = Local::new(config);
+    let [a, b] = ["a", "b"].map(|name| Key::new([name]).unwrap());
+
+    let old = append(&engine, &a, Expect::Empty).await.unwrap();
+    let mut reader = engine.tail(&a, Some(old)).await.unwrap();
+    assert_eq!(reader.next().await, Some(TailEvent::Synced));
+    engine.retire(&a, old).await.unwrap();
+    let other = append(&engine, &b, Expect::Empty).await.unwrap();
+    engine.retire(&b, other).await.unwrap();
+
+    assert_eq!(
+        append(&engine, &a, Expect::Last(old)).await,
+        Err(AppendError::Conflict)
+    );
+    let new = append(&engine, &a, Expect::Empty).await.unwrap();
+    assert!(new > old);
+    let entry = TailEvent::Entry {
+        at: new,
+        entry: "x".into(),
+    };
+    assert_eq!(reader.next().await, Some(entry));
+}
+
+async fn append(
+    engine: &Local,
+    log: &Key,
+    expect: Expect,
+) -> Result<tombolo_engine::Offset, AppendError> {
+    engine
+        .append(log, "x".into(), expect, OperationId([0; 16]))
+        .await
+}
