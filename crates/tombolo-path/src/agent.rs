@@ -1,11 +1,19 @@
 //! The agent: all peers of a device on its one socket.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use rand::{SeedableRng, rngs::ChaCha12Rng};
+use tombolo_stun::TransactionId;
+
+use crate::check::Inbound;
+use crate::peer::Peer;
+use crate::shared::Shared;
+use crate::transaction::Transaction;
 use crate::{
-    Candidate, Config, Event, Explanation, NatBehaviour, PeerConfig, PeerId, Route, Stats, Timer,
-    Transmit,
+    Candidate, Cause, Config, Event, Explanation, NatBehaviour, PeerConfig, PeerId, Route, Stats,
+    Timer, Transmit, canonical,
 };
 
 /// Finds and watches direct paths to peers.
@@ -16,16 +24,27 @@ use crate::{
 /// are harmless. Addresses may come in IPv4-mapped form; they leave in canonical form.
 #[derive(Debug)]
 pub struct Agent {
-    stats: Stats,
+    peers: BTreeMap<PeerId, Peer>,
+    peer_by_local_ufrag: BTreeMap<String, PeerId>,
+    /// When each peer is due; mirrors `Peer::scheduled`.
+    schedule: BTreeSet<(Instant, Timer, PeerId)>,
+    shared: Shared,
+    local_nat: Option<NatBehaviour>,
+    /// The latest `now`.
+    now: Instant,
 }
 
 impl Agent {
     /// Makes an agent without peers. Equal seeds and inputs give equal outputs.
     #[must_use]
     pub fn new(config: Config, seed: [u8; 32], now: Instant) -> Self {
-        let _ = (config, seed, now);
         Self {
-            stats: Stats::default(),
+            peers: BTreeMap::new(),
+            peer_by_local_ufrag: BTreeMap::new(),
+            schedule: BTreeSet::new(),
+            shared: Shared::new(config.with_floors(), ChaCha12Rng::from_seed(seed), now),
+            local_nat: None,
+            now,
         }
     }
 
@@ -41,46 +60,124 @@ impl Agent {
         peer: PeerId,
         config: PeerConfig,
     ) -> Result<(), AddPeerError> {
-        let _ = (now, peer, config);
+        self.now = now;
+        if self.peers.contains_key(&peer) {
+            return Err(AddPeerError::LocalDuplicate);
+        }
+        if self.peer_by_local_ufrag.contains_key(&config.local.ufrag) {
+            return Err(AddPeerError::LocalUfragInUse);
+        }
+        if !config.local.is_valid() {
+            return Err(AddPeerError::LocalCredentials);
+        }
+        if !config.remote.is_valid() {
+            return Err(AddPeerError::PeerCredentials);
+        }
+        if self.peers.len() >= self.shared.config.peers_max {
+            return Err(AddPeerError::LimitPeers);
+        }
+        self.peer_by_local_ufrag
+            .insert(config.local.ufrag.clone(), peer);
+        self.peers
+            .insert(peer, Peer::new(now, peer, config, &mut self.shared));
+        self.with_peer(now, peer, Peer::on_timeout);
         Ok(())
     }
 
     /// Forgets a peer: nothing is sent to it or answered any more. Unknown peers are ignored, here
     /// and everywhere.
     pub fn remove_peer(&mut self, now: Instant, peer: PeerId) {
-        let _ = (now, peer);
+        self.now = now;
+        let Some(removed) = self.peers.remove(&peer) else {
+            return;
+        };
+        self.peer_by_local_ufrag.remove(&removed.local.ufrag);
+        if let Some((at, timer)) = removed.scheduled {
+            self.schedule.remove(&(at, timer, peer));
+        }
     }
 
     /// Adds an address that the peer announced later.
     pub fn add_remote_candidate(&mut self, now: Instant, peer: PeerId, candidate: Candidate) {
-        let _ = (now, peer, candidate);
+        self.with_peer(now, peer, |peer, now, shared| {
+            peer.add_candidate(now, candidate, shared);
+            peer.on_timeout(now, shared);
+        });
     }
 
     /// Tells how this device's own NAT behaves; explanations use it.
     pub fn set_local_nat(&mut self, nat: Option<NatBehaviour>) {
-        let _ = nat;
+        self.local_nat = nat;
     }
 
     /// Tells how the peer's NAT behaves; explanations use it.
     pub fn set_remote_nat(&mut self, peer: PeerId, nat: Option<NatBehaviour>) {
-        let _ = (peer, nat);
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.remote_nat = nat;
+        }
     }
 
     /// Handles a STUN datagram that arrived on the device's socket and is not from a server: a
     /// peer's check, or the answer to one of ours. Returns whose it was, when it was authentic.
     pub fn handle_stun(&mut self, now: Instant, from: SocketAddr, data: &[u8]) -> Option<PeerId> {
-        let _ = (now, from, data);
-        None
+        let from = canonical(from);
+        let Some(inbound) = Inbound::parse(data) else {
+            self.shared.stats.malformed += 1;
+            return None;
+        };
+        let (peer, is_authentic) = match &inbound {
+            Inbound::Indication => return None,
+            Inbound::Request(request) => {
+                let Some(&peer) = self.peer_by_local_ufrag.get(request.local_ufrag) else {
+                    self.shared.stats.unknown_username += 1;
+                    return None;
+                };
+                let is_authentic = self.with_peer(now, peer, |peer, now, shared| {
+                    peer.on_request(now, from, request, shared)
+                });
+                (peer, is_authentic)
+            }
+            Inbound::Success(answer) => {
+                let transaction = self.find_transaction(answer.id)?;
+                let is_authentic = self.with_peer(now, transaction.peer, |peer, now, shared| {
+                    peer.on_success(now, from, answer, transaction, shared)
+                });
+                (transaction.peer, is_authentic)
+            }
+            Inbound::Error(answer) => {
+                let transaction = self.find_transaction(answer.id)?;
+                let is_authentic = self.with_peer(now, transaction.peer, |peer, _, shared| {
+                    peer.on_failure(from, answer, transaction, shared)
+                });
+                (transaction.peer, is_authentic)
+            }
+        };
+        is_authentic?.then_some(peer)
     }
 
     /// Notes that the peer link sent a packet to a direct address. Cheap; call it per packet.
     pub fn handle_sent(&mut self, now: Instant, peer: PeerId, to: SocketAddr) {
-        let _ = (now, peer, to);
+        let Some(peer) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        if peer.route != Route::Direct(canonical(to)) || !peer.watch.on_sent(now) {
+            return;
+        }
+        // The wake-up only ever moves forward here; when it comes too early nothing happens.
+        let probe_at = now + self.shared.config.silence_before_probe;
+        if peer.scheduled.is_none_or(|(at, _)| probe_at < at) {
+            let next = Some((probe_at, Timer::Silence));
+            reschedule(&mut self.schedule, peer, next);
+        }
     }
 
     /// Notes that the peer link received an authentic packet from a direct address. Cheap.
-    pub fn handle_received(&mut self, now: Instant, peer: PeerId, from: SocketAddr) {
-        let _ = (now, peer, from);
+    pub fn handle_received(&mut self, _now: Instant, peer: PeerId, from: SocketAddr) {
+        if let Some(peer) = self.peers.get_mut(&peer)
+            && peer.route == Route::Direct(canonical(from))
+        {
+            peer.watch.on_received();
+        }
     }
 
     /// Notes that the peer link now uses this direct address, because the remote end chose it.
@@ -88,58 +185,148 @@ impl Agent {
     /// It becomes the route and is watched. From then on the agent leaves the choice to the remote
     /// end, until the route is lost. No [`Event::Route`] comes when it is the route already.
     pub fn handle_adopted(&mut self, now: Instant, peer: PeerId, address: SocketAddr) {
-        let _ = (now, peer, address);
+        let address = canonical(address);
+        self.with_peer(now, peer, |peer, now, shared| {
+            peer.adopt(now, address, shared);
+            peer.on_timeout(now, shared);
+        });
+    }
+
+    /// Notes that the peer link's path to this direct address was closed, by the remote end or by
+    /// the link itself. If it was the route, the relay takes over and the address has to prove
+    /// itself anew.
+    pub fn handle_abandoned(&mut self, now: Instant, peer: PeerId, address: SocketAddr) {
+        let route = Route::Direct(canonical(address));
+        self.with_peer(now, peer, |peer, now, shared| {
+            if peer.route == route {
+                peer.lose_route(now, Cause::Abandoned, shared);
+                peer.on_timeout(now, shared);
+            }
+        });
     }
 
     /// Notes that the device's network changed: all addresses are checked anew, eagerly and at
     /// once; a direct route stays if it answers soon.
     pub fn handle_network_changed(&mut self, now: Instant) {
-        let _ = now;
+        let peers: Vec<_> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.with_peer(now, peer, |peer, now, shared| {
+                peer.on_network_changed(now, shared);
+                peer.on_timeout(now, shared);
+            });
+        }
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
+        self.now = now;
+        while let Some(&(at, _, peer)) = self.schedule.first()
+            && at <= now
+        {
+            self.with_peer(now, peer, Peer::on_timeout);
+        }
+        self.send_paced(now);
     }
 
     /// Returns the next datagram to send.
     #[must_use]
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        None
+        self.shared.transmits.pop_front()
     }
 
     /// Returns the next event.
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event> {
-        None
+        self.shared.events.pop_front()
     }
 
     /// Returns when to call [`handle_timeout`](Self::handle_timeout), and why. May change after any
     /// other call.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
-        None
+        let paced = self
+            .shared
+            .pacer
+            .deadline(self.now)
+            .map(|at| (at, Timer::Pace));
+        let scheduled = self.schedule.first().map(|&(at, timer, _)| (at, timer));
+        paced.into_iter().chain(scheduled).min()
     }
 
     /// Returns the route that the peer's data takes now; `None` for an unknown peer.
     #[must_use]
     pub fn route(&self, peer: PeerId) -> Option<Route> {
-        let _ = peer;
-        None
+        self.peers.get(&peer).map(|peer| peer.route)
     }
 
     /// Explains the route of a peer; `None` for an unknown peer.
     #[must_use]
     pub fn explain(&self, now: Instant, peer: PeerId) -> Option<Explanation> {
-        let _ = (now, peer);
-        None
+        self.peers
+            .get(&peer)
+            .map(|peer| peer.explain(now, self.local_nat))
     }
 
     /// Returns the counters.
     #[must_use]
     pub fn stats(&self) -> &Stats {
-        &self.stats
+        &self.shared.stats
     }
+
+    /// Does something with a peer, then sends what may leave now and plans its next wake-up.
+    /// `None` for an unknown peer.
+    fn with_peer<T>(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        act: impl FnOnce(&mut Peer, Instant, &mut Shared) -> T,
+    ) -> Option<T> {
+        self.now = now;
+        let known = self.peers.get_mut(&peer)?;
+        let done = act(known, now, &mut self.shared);
+        let next = known.deadline(&self.shared);
+        reschedule(&mut self.schedule, known, next);
+        self.send_paced(now);
+        Some(done)
+    }
+
+    /// Sends the queued checks for which there is a budget.
+    fn send_paced(&mut self, now: Instant) {
+        while let Some((peer, address)) = self.shared.pacer.pop(now) {
+            let Some(peer) = self.peers.get_mut(&peer) else {
+                continue;
+            };
+            if peer.on_turn(now, address, &mut self.shared) {
+                let next = peer.deadline(&self.shared);
+                reschedule(&mut self.schedule, peer, next);
+            }
+        }
+    }
+
+    fn find_transaction(&mut self, id: TransactionId) -> Option<Transaction> {
+        let found = self.shared.transactions.peek(id).copied();
+        if found.is_none() {
+            self.shared.stats.unknown_transaction += 1;
+        }
+        found
+    }
+}
+
+fn reschedule(
+    schedule: &mut BTreeSet<(Instant, Timer, PeerId)>,
+    peer: &mut Peer,
+    next: Option<(Instant, Timer)>,
+) {
+    if peer.scheduled == next {
+        return;
+    }
+    if let Some((at, timer)) = peer.scheduled {
+        schedule.remove(&(at, timer, peer.id));
+    }
+    if let Some((at, timer)) = next {
+        schedule.insert((at, timer, peer.id));
+    }
+    peer.scheduled = next;
 }
 
 /// Why a peer was not added.

@@ -1,6 +1,7 @@
 //! What the driver tells the agent once, and per peer.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use rand::{Rng, SeedableRng, rngs::ChaCha12Rng};
@@ -33,7 +34,7 @@ pub enum Policy {
 /// Short-term credentials of one side. See RFC 8445 §5.3.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// The username fragment: 4 to 256 characters.
+    /// The username fragment: 4 to 253 characters.
     pub ufrag: String,
     /// The password: 22 to 256 characters.
     pub password: String,
@@ -52,11 +53,11 @@ impl Credentials {
 
     /// Says whether both parts keep to the lengths and characters of RFC 8839 §5.4.
     pub(crate) fn is_valid(&self) -> bool {
-        let is_ice = |text: &str, min: usize| {
-            (min..=CREDENTIAL_CHARS_MAX).contains(&text.len())
-                && text.bytes().all(|byte| ICE_CHARS.contains(&byte))
-        };
-        is_ice(&self.ufrag, UFRAG_CHARS_MIN) && is_ice(&self.password, PASSWORD_CHARS_MIN)
+        let is_ice = |text: &str| text.bytes().all(|byte| ICE_CHARS.contains(&byte));
+        UFRAG_CHARS.contains(&self.ufrag.len())
+            && PASSWORD_CHARS.contains(&self.password.len())
+            && is_ice(&self.ufrag)
+            && is_ice(&self.password)
     }
 }
 
@@ -180,6 +181,25 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Raises what must not be zero, so that no schedule can stand still.
+    pub(crate) fn with_floors(mut self) -> Self {
+        for interval in [
+            &mut self.eager_interval,
+            &mut self.retry_interval_max,
+            &mut self.patient_interval,
+            &mut self.standby_interval,
+            &mut self.silence_before_probe,
+            &mut self.probe_interval,
+            &mut self.consent_interval,
+            &mut self.consent_timeout,
+        ] {
+            *interval = (*interval).max(Duration::from_millis(1));
+        }
+        self
+    }
+}
+
 /// Draws characters that RFC 8839 §5.4 allows, six bits each.
 fn ice_chars(rng: &mut impl Rng, count: usize) -> String {
     (0..count)
@@ -188,9 +208,9 @@ fn ice_chars(rng: &mut impl Rng, count: usize) -> String {
 }
 
 const ICE_CHARS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-const UFRAG_CHARS_MIN: usize = 4;
-const PASSWORD_CHARS_MIN: usize = 22;
-const CREDENTIAL_CHARS_MAX: usize = 256;
+/// RFC 8839 allows 256, but two fragments and a colon have to fit into a USERNAME of 508.
+const UFRAG_CHARS: RangeInclusive<usize> = 4..=253;
+const PASSWORD_CHARS: RangeInclusive<usize> = 22..=256;
 
 #[cfg(test)]
 mod tests {

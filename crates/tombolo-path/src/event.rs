@@ -35,6 +35,8 @@ pub enum Cause {
     Adopted,
     /// Nothing came back on the route for too long.
     Suspected,
+    /// The peer link's path was closed, mostly because the peer suspects it.
+    Abandoned,
     /// No check was answered for 30 s, so no more may be sent there. See RFC 7675 §5.1.
     ConsentExpired,
 }
@@ -46,6 +48,7 @@ impl fmt::Display for Cause {
             Self::Better => "a better direct path",
             Self::Adopted => "the peer chose it",
             Self::Suspected => "the direct path went silent",
+            Self::Abandoned => "the peer closed the direct path",
             Self::ConsentExpired => "the peer's consent expired",
         })
     }

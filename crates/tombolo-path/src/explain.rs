@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::verdict::Millis;
 use crate::{CandidateKind, CandidateRefusal, NatBehaviour, PeerId, Policy, Route};
 
 /// The outcome for a peer, in one word.
@@ -96,6 +97,8 @@ pub enum PairError {
     Unauthenticated,
     /// The route went silent.
     Silent,
+    /// The peer link's path there was closed.
+    Abandoned,
     /// No check was answered for the consent timeout.
     ConsentExpired,
 }
@@ -107,6 +110,7 @@ impl fmt::Display for PairError {
             Self::Asymmetric(from) => write!(f, "answered from {from} instead"),
             Self::Unauthenticated => f.write_str("answered without the right password"),
             Self::Silent => f.write_str("went silent"),
+            Self::Abandoned => f.write_str("closed by the peer"),
             Self::ConsentExpired => f.write_str("consent expired"),
         }
     }
@@ -167,4 +171,51 @@ pub struct Explanation {
     pub pairs: Vec<PairReport>,
     /// Announced addresses that are not checked.
     pub refused: Vec<RefusedCandidate>,
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {} ({})", self.peer, self.route, self.verdict)?;
+        writeln!(f, "  {}", self.detail)?;
+        for (side, nat) in [("here", self.local_nat), ("there", self.remote_nat)] {
+            if let Some(nat) = nat {
+                writeln!(f, "  NAT {side}: {nat}")?;
+            }
+        }
+        for pair in &self.pairs {
+            writeln!(f, "  {pair}")?;
+        }
+        for RefusedCandidate { address, reason } in &self.refused {
+            writeln!(f, "  {address} not checked: {reason}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for PairReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kind,
+            address,
+            state,
+            sent,
+            answered,
+            heard,
+            ..
+        } = self;
+        write!(
+            f,
+            "{kind} {address} {state}: {answered} of {sent} checks answered, {heard} heard"
+        )?;
+        if let Some(rtt) = self.rtt {
+            write!(f, ", RTT {}", Millis(rtt))?;
+        }
+        if let Some(error) = self.last_error {
+            write!(f, ", {error}")?;
+        }
+        if self.is_route {
+            f.write_str(", in use")?;
+        }
+        Ok(())
+    }
 }

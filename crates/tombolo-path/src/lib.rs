@@ -3,12 +3,23 @@
 
 mod agent;
 mod candidate;
+mod check;
 mod config;
 mod event;
 mod explain;
+mod inbound;
+mod liveness;
 mod nat;
+mod pacer;
+mod pair;
+mod peer;
 pub mod probe;
+mod route;
+mod rtt;
+mod shared;
 mod stats;
+mod transaction;
+mod verdict;
 
 pub use agent::{AddPeerError, Agent};
 pub use candidate::{Candidate, CandidateKind, CandidateRefusal, canonical, priority};
