@@ -6,7 +6,7 @@
 //! * [`frame`]: how they lie in a byte stream, a WebSocket message or a datagram;
 //! * [`resend`]: what lets a session outlive its connection, with no frame lost or repeated;
 //! * [`token`]: who a device is, as a JWT;
-//! * [`UserId`], [`RoomId`], [`PublicKeys`], [`ServerUrl`]: what a text or a run of bytes was parsed
+//! * [`UserId`], [`RoomId`], [`NodeId`], [`PublicKeys`], [`ServerUrl`]: what a text or a run of bytes was parsed
 //!   to, once, at the edge.
 //!
 //! ```
@@ -41,7 +41,7 @@ pub mod v1;
 
 pub use address::AddressError;
 pub use keys::{KeysError, PublicKeys};
-pub use name::{NameError, ROOM_BYTES_MAX, RoomId, USER_BYTES_MAX, UserId};
+pub use name::{NODE_BYTES_MAX, NameError, NodeId, ROOM_BYTES_MAX, RoomId, USER_BYTES_MAX, UserId};
 pub use url::{CertificatePin, PORT_DEFAULT, ServerUrl, UrlError};
 
 /// The contract version that this crate speaks; carried in `Hello`.

@@ -1,4 +1,4 @@
-//! Names of users and rooms.
+//! Names of users, rooms and nodes.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -13,6 +13,9 @@ pub const USER_BYTES_MAX: usize = 64;
 /// Longest [`RoomId`], in bytes.
 pub const ROOM_BYTES_MAX: usize = 128;
 
+/// Longest [`NodeId`], in bytes.
+pub const NODE_BYTES_MAX: usize = 64;
+
 /// Who a device acts for: 1 to 64 bytes of `[A-Za-z0-9._~@-]`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserId(Arc<str>);
@@ -20,6 +23,10 @@ pub struct UserId(Arc<str>);
 /// The name of a room: 1 to 128 bytes of `[A-Za-z0-9._~@-]`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RoomId(Arc<str>);
+
+/// The name of a node: 1 to 64 bytes of `[A-Za-z0-9._~@-]`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(Arc<str>);
 
 /// Why a text is no name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -108,6 +115,7 @@ macro_rules! name {
 
 name!(UserId, USER_BYTES_MAX);
 name!(RoomId, ROOM_BYTES_MAX);
+name!(NodeId, NODE_BYTES_MAX);
 
 fn check(text: &str, bytes_max: usize) -> Result<(), NameError> {
     if text.is_empty() {
