@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::extract::rejection::JsonRejection;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{DefaultBodyLimit, Extension, Request, State, WebSocketUpgrade};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -101,9 +102,14 @@ async fn tokens(
 async fn session(
     State(shared): Node,
     Extension(source): Extension<Source>,
-    upgrade: WebSocketUpgrade,
-) -> Response {
-    websocket::bounded(upgrade).on_upgrade(move |socket| async move {
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, ApiError> {
+    let upgrade = upgrade.map_err(|rejection| ApiError {
+        status: rejection.status(),
+        code: "bad_request".into(),
+        message: rejection.body_text().into(),
+    })?;
+    let response = websocket::bounded(upgrade).on_upgrade(move |socket| async move {
         let (sender, receiver) = websocket::split(socket, shared.limits.idle_timeout);
         let mut phase = shared.phase();
         let info = ConnectionInfo {
@@ -119,7 +125,8 @@ async fn session(
             () = connection::run(caller, sender, receiver, &shared) => {}
             () = phase.closed() => {}
         }
-    })
+    });
+    Ok(response)
 }
 
 async fn count(State(shared): Node, request: Request, next: Next) -> Response {

@@ -1,0 +1,51 @@
+use tombolo_wire::v1::ErrorCode;
+use tombolo_wire::v1::server_frame::Body as Down;
+
+use crate::device::{TRANSPORTS, hello};
+use crate::fixture::{Fixture, token};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn devices_are_told_to_go_when_the_gateway_shuts_down() {
+    let fixture = Fixture::start();
+    let mut devices = Vec::new();
+    for transport in TRANSPORTS {
+        let mut device = fixture.connect(transport).await;
+        device.hello(&token("alice")).await;
+        devices.push(device);
+    }
+    let shutdown = tokio::spawn(fixture.gateway.shutdown());
+    for device in &mut devices {
+        device
+            .receive_until(|frame| match frame.body {
+                Some(Down::GoAway(_)) => Some(()),
+                _ => None,
+            })
+            .await;
+        assert_eq!(device.receive().await, None, "nothing follows");
+    }
+    shutdown.await.expect("it does not panic");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_gets_in_before_the_node_is_ready() {
+    let fixture = Fixture::start_unready(|_| {});
+    for transport in TRANSPORTS {
+        let mut device = fixture.connect(transport).await;
+        device.send_frame(&hello(&token("alice"))).await;
+        assert_eq!(device.rejected().await.0, ErrorCode::Unavailable);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_port_is_free_after_shutdown() {
+    let fixture = Fixture::start();
+    for transport in TRANSPORTS {
+        let mut device = fixture.connect(transport).await;
+        device.hello(&token("alice")).await;
+    }
+    let port = fixture.server.addr.port();
+    fixture.gateway.shutdown().await;
+    let again = Fixture::start_with(|config| config.port = port);
+    let mut device = again.connect(TRANSPORTS[0]).await;
+    device.hello(&token("alice")).await;
+}
