@@ -109,7 +109,7 @@ fn cargo() -> String {
 
 /// Runs a command at the root, its output visible; an error unless it succeeds.
 fn run_to_end(command: &mut Command) -> anyhow::Result<()> {
-    let name = command.get_program().to_string_lossy().into_owned();
+    let name = name_of(command);
     let status = command
         .current_dir(root())
         .stdin(Stdio::null())
@@ -117,6 +117,18 @@ fn run_to_end(command: &mut Command) -> anyhow::Result<()> {
         .with_context(|| format!("cannot run `{name}`"))?;
     ensure!(status.success(), "`{name}` ended with {status}");
     Ok(())
+}
+
+/// The program and its first argument, for messages: `cargo fmt`.
+fn name_of(command: &Command) -> String {
+    let program = Path::new(command.get_program())
+        .file_name()
+        .unwrap_or_default();
+    let words = std::iter::once(program).chain(command.get_args().take(1));
+    words
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn help(command: &str) -> String {

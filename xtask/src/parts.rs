@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, ensure};
 
-use crate::{Generated, cargo, generated_code, root, run_to_end, tidy};
+use crate::{Generated, cargo, generated_code, name_of, root, run_to_end, tidy};
 
 /// One thing that must pass.
 pub(crate) struct Part {
@@ -78,6 +78,11 @@ pub(crate) const PARTS: &[Part] = &[
         run: |_| docs().into(),
     },
     Part {
+        name: "fuzz",
+        what: "fuzz targets compile",
+        run: |_| fuzz_targets().into(),
+    },
+    Part {
         name: "tests",
         what: "unit and simulation tests",
         run: |world| tests(world).into(),
@@ -137,7 +142,7 @@ fn format(_: &World) -> Outcome {
     }
     let run = || {
         run_to_end(Command::new(cargo()).args(["fmt", "--all", "--check"]))?;
-        run_to_end(Command::new(cargo()).args(["fmt", "--manifest-path", FUZZ, "--check"]))
+        run_to_end(Command::new(cargo()).args(["fmt", "--check", "--manifest-path", FUZZ]))
     };
     run().into()
 }
@@ -176,6 +181,13 @@ fn docs() -> anyhow::Result<()> {
             .args(arguments)
             .env("RUSTDOCFLAGS", "-D warnings"),
     )
+}
+
+fn fuzz_targets() -> anyhow::Result<()> {
+    let mut command = Command::new(cargo());
+    command.args(["check", "--manifest-path", FUZZ]);
+    // Nothing is linked, so the fuzzer's own library need not be built, which takes a C++ compiler.
+    run_to_end(command.env("CUSTOM_LIBFUZZER_PATH", "/not-linked/libfuzzer.a"))
 }
 
 fn tests(world: &World) -> anyhow::Result<()> {
@@ -231,7 +243,7 @@ fn with_reason(command: &mut Command) -> Outcome {
 }
 
 fn status_and_last_line(command: &mut Command) -> anyhow::Result<(ExitStatus, String)> {
-    let name = command.get_program().to_string_lossy().into_owned();
+    let name = name_of(command);
     let mut child = command
         .current_dir(root())
         .stdin(Stdio::null())
