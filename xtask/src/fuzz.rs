@@ -3,9 +3,8 @@
 use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
-use serde_json::Value;
 
-use crate::{cargo, root, run_to_end};
+use crate::{cargo, metadata, root, run_to_end};
 
 /// Runs the targets named, or all, and stops at the first crash.
 ///
@@ -63,24 +62,7 @@ fn parse(arguments: &[&str]) -> anyhow::Result<(u32, Vec<String>)> {
 
 /// The programs of the package in `fuzz/`.
 fn targets() -> anyhow::Result<Vec<String>> {
-    let output = Command::new(cargo())
-        .args([
-            "metadata",
-            "--no-deps",
-            "--format-version",
-            "1",
-            "--offline",
-        ])
-        .args(["--manifest-path", "fuzz/Cargo.toml"])
-        .current_dir(root())
-        .output()
-        .context("run cargo metadata")?;
-    ensure!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let metadata: Value = serde_json::from_slice(&output.stdout)?;
+    let metadata = metadata(&root().join("fuzz"))?;
     let targets = metadata["packages"][0]["targets"]
         .as_array()
         .context("no fuzz targets")?;

@@ -107,6 +107,25 @@ fn cargo() -> String {
     std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
 }
 
+/// What cargo knows of the workspace in `folder`, without its dependencies.
+fn metadata(folder: &Path) -> anyhow::Result<serde_json::Value> {
+    let arguments = [
+        "metadata",
+        "--no-deps",
+        "--format-version",
+        "1",
+        "--offline",
+    ];
+    let output = Command::new(cargo())
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .context("cannot run `cargo metadata`")?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "cargo metadata failed: {errors}");
+    serde_json::from_slice(&output.stdout).context("cargo metadata is not JSON")
+}
+
 /// Runs a command at the root, its output visible; an error unless it succeeds.
 fn run_to_end(command: &mut Command) -> anyhow::Result<()> {
     let name = name_of(command);

@@ -5,9 +5,9 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 
-use crate::{Generated, cargo, generated_code, name_of, root, run_to_end, tidy};
+use crate::{Generated, cargo, generated_code, metadata, name_of, root, run_to_end, tidy};
 
 /// One thing that must pass.
 pub(crate) struct Part {
@@ -109,23 +109,7 @@ pub(crate) fn list() -> String {
 
 /// Where cargo builds.
 pub(crate) fn target_folder() -> anyhow::Result<String> {
-    let output = Command::new(cargo())
-        .args([
-            "metadata",
-            "--no-deps",
-            "--format-version",
-            "1",
-            "--offline",
-        ])
-        .current_dir(root())
-        .output()
-        .context("run cargo metadata")?;
-    ensure!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let metadata = metadata(&root())?;
     let folder = metadata["target_directory"]
         .as_str()
         .context("no target directory")?;

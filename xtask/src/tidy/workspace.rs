@@ -1,13 +1,12 @@
 //! The workspace: its packages from `cargo metadata`, and their sources.
 
 use std::path::Path;
-use std::process::Command;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use serde_json::Value;
 
 use super::source::Source;
-use crate::cargo;
+use crate::metadata;
 
 /// What the rules look at.
 pub(super) struct Workspace {
@@ -52,23 +51,7 @@ pub(super) struct Document {
 impl Workspace {
     /// Reads the workspace at `root`.
     pub(super) fn read(root: &Path) -> anyhow::Result<Self> {
-        let output = Command::new(cargo())
-            .args([
-                "metadata",
-                "--no-deps",
-                "--format-version",
-                "1",
-                "--offline",
-            ])
-            .current_dir(root)
-            .output()
-            .context("run cargo metadata")?;
-        ensure!(
-            output.status.success(),
-            "cargo metadata failed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        let metadata: Value = serde_json::from_slice(&output.stdout).context("read metadata")?;
+        let metadata = metadata(root)?;
         let root = Path::new(text(&metadata["workspace_root"]));
         let packages = list(&metadata["packages"])
             .map(|package| read_package(root, package))
