@@ -1,1 +1,453 @@
-//! The TURN server: one shard's allocations, permissions and channels.
+//! The TURN server: one shard's allocations, permissions and channels. No sockets, clock, entropy
+//! or tasks.
+//!
+//! A packet's way: [`Server::handle_client`] tells ChannelData and Send indications (data) from
+//! requests (control). Data is answered at once with a [`Forward`] that says which bytes of the
+//! packet go where. A request is parsed, authorised, decided, applied, and its reply queued.
+//!
+//! Implemented are RFC 8489 (Binding, long-term credentials with MD5 and SHA-256), RFC 8656
+//! (UDP relaying over IPv4 and IPv6, both at once too), and the behaviour discovery of RFC 5780.
+//! Left out on purpose: DONT-FRAGMENT (answered 420, as RFC 8656 §7.2 allows), USERHASH for
+//! time-limited users (they cannot be listed), and ALTERNATE-SERVER.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use rand::rngs::ChaCha12Rng;
+use rand::{Rng, SeedableRng};
+use thiserror::Error;
+use tombolo_stun::{AttributeType, Class, Kind, Message, Method, ReservationToken};
+
+mod address;
+mod allocate;
+mod allocation;
+mod auth;
+mod binding;
+mod budget;
+mod config;
+mod data;
+mod forward;
+mod nonce;
+mod policy;
+mod ports;
+mod reply;
+mod session;
+mod stats;
+mod table;
+
+pub use address::{FiveTuple, PeerAddr, RelayAddr, Transport};
+pub use auth::password_of;
+pub use config::{Config, Limits};
+pub use forward::{Forward, Header};
+pub use policy::{AddressPolicy, Cidr, CidrError, Denial};
+pub use stats::{Refusal, Stats};
+
+use address::Aliases;
+use allocate::{ALLOCATE_ATTRIBUTES, Pending, Reservation};
+use auth::{Authority, CREDENTIAL_ATTRIBUTES, Identity};
+use binding::Alternates;
+use budget::Budget;
+use ports::Ports;
+use reply::{Ask, Rejection};
+use session::{CHANNEL_ATTRIBUTES, PERMISSION_ATTRIBUTES, REFRESH_ATTRIBUTES};
+use table::{AllocationId, Allocations};
+
+/// One shard of a TURN server.
+///
+/// Feed it with `handle_*`. After each call that is not pure data, drain
+/// [`poll_transmit`](Self::poll_transmit), [`poll_command`](Self::poll_command) and
+/// [`poll_event`](Self::poll_event) until `None`, then sleep until
+/// [`poll_timeout`](Self::poll_timeout). `now` must not go backwards; equal is fine. Late timeouts
+/// are harmless.
+pub struct Server {
+    authority: Authority,
+    policy: AddressPolicy,
+    aliases: Aliases,
+    alternates: Alternates,
+    limits: Limits,
+    lifetime_default: Duration,
+    lifetime_max: Duration,
+    relay_ip_v4: Option<Ipv4Addr>,
+    relay_ip_v6: Option<Ipv6Addr>,
+    software: Option<String>,
+    clock: Clock,
+    rng: ChaCha12Rng,
+    budget: Budget,
+    ports: Ports,
+    allocations: Allocations,
+    pending: BTreeMap<RequestId, Pending>,
+    next_request: u64,
+    reservations: BTreeMap<ReservationToken, Reservation>,
+    reservation_deadlines: BTreeSet<(Instant, ReservationToken)>,
+    /// Allocations, those in the making and reservations, by user.
+    usage_by_user: BTreeMap<String, usize>,
+    transmits: VecDeque<Transmit>,
+    commands: VecDeque<Command>,
+    events: VecDeque<Event>,
+    stats: Stats,
+}
+
+impl Server {
+    /// Makes a shard. `unix_now` is the Unix time that belongs to `now`; `seed` must be secret
+    /// and differ from shard to shard, since relay ports and tokens come from it.
+    pub fn new(config: Config, seed: [u8; 32], now: Instant, unix_now: Duration) -> Self {
+        let mut rng = ChaCha12Rng::from_seed(seed);
+        let mut secret = [0; 32];
+        rng.fill_bytes(&mut secret);
+        Self {
+            authority: Authority::new(&config),
+            policy: config.address_policy(),
+            aliases: Aliases::new(&config.public_ips),
+            alternates: Alternates::new(&config.sockets),
+            limits: config.limits,
+            lifetime_default: config.lifetime_default,
+            lifetime_max: config.lifetime_max,
+            relay_ip_v4: config.relay_ip_v4,
+            relay_ip_v6: config.relay_ip_v6,
+            software: config.software,
+            clock: Clock {
+                start: now,
+                unix_start: unix_now,
+            },
+            rng,
+            budget: Budget::new(now, secret, config.limits.unproven_bytes_max),
+            ports: Ports::new(config.relay_ports),
+            allocations: Allocations::default(),
+            pending: BTreeMap::new(),
+            next_request: 0,
+            reservations: BTreeMap::new(),
+            reservation_deadlines: BTreeSet::new(),
+            usage_by_user: BTreeMap::new(),
+            transmits: VecDeque::new(),
+            commands: VecDeque::new(),
+            events: VecDeque::new(),
+            stats: Stats::default(),
+        }
+    }
+
+    /// Handles one datagram, or one frame of a stream, from a client. Returns where its payload
+    /// goes; replies are queued.
+    #[must_use]
+    pub fn handle_client(&mut self, now: Instant, from: FiveTuple, data: &[u8]) -> Option<Forward> {
+        let result = match Kind::of(data) {
+            Kind::ChannelData => self.forward_channel_data(now, from, data).map(Some),
+            Kind::Stun => self.on_message(now, from, data),
+            Kind::Other => Err(Refusal::NotStun),
+        };
+        result.unwrap_or_else(|refusal| {
+            self.stats.refuse(refusal);
+            None
+        })
+    }
+
+    /// Handles one datagram that a peer sent to a relayed address. Returns where it goes.
+    #[must_use]
+    pub fn handle_peer(
+        &mut self,
+        now: Instant,
+        at: RelayAddr,
+        from: PeerAddr,
+        data: &[u8],
+    ) -> Option<Forward> {
+        match self.forward_from_peer(now, at, from, data) {
+            Ok(forward) => Some(forward),
+            Err(refusal) => {
+                self.stats.refuse(refusal);
+                None
+            }
+        }
+    }
+
+    /// Takes the answer to a [`Command::BindPort`]: the address that is bound now, or why none is.
+    pub fn handle_port(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        result: Result<RelayAddr, PortError>,
+    ) {
+        self.on_port(now, id, result);
+    }
+
+    /// Ends what belongs to a client whose connection is closed.
+    pub fn handle_client_gone(&mut self, now: Instant, from: FiveTuple) {
+        self.cancel_pending(from);
+        if let Some((id, _)) = self.allocations.by_client(&from) {
+            self.close(now, id, CloseReason::ClientGone);
+        }
+    }
+
+    /// Installs or refreshes a permission for `peer` on every allocation of `user`, as an
+    /// introduction between two devices does. The user is the part of a time-limited username
+    /// behind the expiry. The address policy holds here too.
+    pub fn permit(&mut self, now: Instant, user: &str, peer: IpAddr) {
+        self.on_permit(now, user, peer);
+    }
+
+    /// Ends what is over. Call it when [`poll_timeout`](Self::poll_timeout) says.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((expires, id)) = self.allocations.next_expiry()
+            && expires <= now
+        {
+            self.close(now, id, CloseReason::Expired);
+        }
+        while let Some((expires, token)) = self.reservation_deadlines.first().copied()
+            && expires <= now
+        {
+            self.reservation_deadlines.pop_first();
+            if let Some(reservation) = self.reservations.remove(&token) {
+                self.give_quota_back(&reservation.user);
+                self.release(now, reservation.relay);
+            }
+        }
+    }
+
+    /// Returns the next reply to send.
+    #[must_use]
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// Returns the next thing for the driver to do.
+    #[must_use]
+    pub fn poll_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// Returns the next thing that happened.
+    #[must_use]
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Returns when [`handle_timeout`](Self::handle_timeout) has something to do, and what.
+    /// The value may change after every `handle_*`.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
+        let allocation = self
+            .allocations
+            .next_expiry()
+            .map(|(at, _)| (at, Timer::Allocation));
+        let reservation = self.reservation_deadlines.first();
+        let reservation = reservation.map(|(at, _)| (*at, Timer::Reservation));
+        allocation.into_iter().chain(reservation).min()
+    }
+
+    /// Returns the counters.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Handles a STUN message.
+    fn on_message(
+        &mut self,
+        now: Instant,
+        from: FiveTuple,
+        data: &[u8],
+    ) -> Result<Option<Forward>, Refusal> {
+        let message = Message::decode(data).map_err(|_| Refusal::Malformed)?;
+        if message.has(AttributeType::FINGERPRINT) && message.check_fingerprint().is_err() {
+            return Err(Refusal::FingerprintWrong);
+        }
+        self.stats.messages += 1;
+        match (message.class(), message.method()) {
+            (Class::Indication, Method::SEND) => self.forward_send(now, from, &message).map(Some),
+            // Binding indications keep NAT mappings alive and say nothing.
+            (Class::Indication, Method::BINDING) => Ok(None),
+            (Class::Request, _) => {
+                self.on_request(now, Ask::of(from, &message), &message);
+                Ok(None)
+            }
+            (Class::Indication | Class::Success | Class::Error, _) => Err(Refusal::ClassUnexpected),
+        }
+    }
+
+    fn on_request(&mut self, now: Instant, ask: Ask, message: &Message<'_>) {
+        if ask.method == Method::BINDING {
+            if let Err(rejection) = self.on_binding(now, ask, message) {
+                self.reject(now, ask, None, &rejection);
+            }
+            return;
+        }
+        let identity = match self.identify(now, ask, message) {
+            Ok(identity) => identity,
+            Err(refusal) => return self.reject(now, ask, None, &refusal.into()),
+        };
+        if let Err(rejection) = self.on_authorised(now, ask, &identity, message) {
+            self.reject(now, ask, Some(&identity), &rejection);
+        }
+    }
+
+    /// Decides who sent a TURN request. What cannot succeed whoever sent it is refused without a
+    /// challenge, which keeps the reply short.
+    fn identify(&self, now: Instant, ask: Ask, message: &Message<'_>) -> Result<Identity, Refusal> {
+        let is_challenged = message.has_integrity();
+        match ask.method {
+            Method::ALLOCATE if !is_challenged => {
+                if !message.has(AttributeType::REQUESTED_TRANSPORT) {
+                    return Err(Refusal::RequestBad);
+                }
+            }
+            Method::ALLOCATE => {}
+            // See RFC 8656 §5.
+            Method::REFRESH | Method::CREATE_PERMISSION | Method::CHANNEL_BIND => {
+                if !is_challenged && self.allocations.by_client(&ask.from).is_none() {
+                    return Err(Refusal::AllocationMissing);
+                }
+            }
+            _ => return Err(Refusal::MethodUnknown),
+        }
+        self.authority
+            .authorise(ask.from, message, self.clock.unix(now))
+    }
+
+    fn on_authorised(
+        &mut self,
+        now: Instant,
+        ask: Ask,
+        identity: &Identity,
+        message: &Message<'_>,
+    ) -> Result<(), Rejection> {
+        let own: &[AttributeType] = match ask.method {
+            Method::ALLOCATE => &ALLOCATE_ATTRIBUTES,
+            Method::REFRESH => &REFRESH_ATTRIBUTES,
+            Method::CREATE_PERMISSION => &PERMISSION_ATTRIBUTES,
+            _ => &CHANNEL_ATTRIBUTES,
+        };
+        let unknown: Vec<AttributeType> = message
+            .unknown_required(own)
+            .filter(|kind| !CREDENTIAL_ATTRIBUTES.contains(kind))
+            .collect();
+        if !unknown.is_empty() {
+            return Err(Rejection::unknown(unknown.into_iter()));
+        }
+        if ask.method == Method::ALLOCATE {
+            return self.on_allocate(now, ask, identity, message);
+        }
+        let id = self.own_allocation(ask, identity)?;
+        match ask.method {
+            Method::REFRESH => self.on_refresh(now, ask, identity, message, id),
+            Method::CREATE_PERMISSION => self.on_create_permission(now, ask, identity, message, id),
+            _ => self.on_channel_bind(now, ask, identity, message, id),
+        }
+    }
+
+    /// Finds the allocation of a request and checks whose it is. See RFC 8656 §5.
+    ///
+    /// The user counts, not the whole username: time-limited credentials are renewed while an
+    /// allocation lives.
+    fn own_allocation(&self, ask: Ask, identity: &Identity) -> Result<AllocationId, Refusal> {
+        let found = self.allocations.by_client(&ask.from);
+        let (id, allocation) = found.ok_or(Refusal::AllocationMissing)?;
+        if allocation.user != identity.user {
+            return Err(Refusal::UserWrong);
+        }
+        Ok(id)
+    }
+
+    fn tell(&mut self, event: Event) {
+        if self.events.len() >= self.limits.events_max {
+            self.stats.refuse(Refusal::EventLost);
+            return;
+        }
+        self.events.push_back(event);
+    }
+}
+
+/// A reply for the driver to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transmit {
+    /// The client; `server` is the socket to send from, which RFC 5780 may make another one than
+    /// the request came to.
+    pub to: FiveTuple,
+    /// The message.
+    pub bytes: Vec<u8>,
+}
+
+/// Something that only the driver can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Bind this UDP address and answer with [`Server::handle_port`], sooner or later.
+    BindPort {
+        /// Names the answer.
+        id: RequestId,
+        /// The address to bind, chosen at random among the free ones of this shard.
+        address: RelayAddr,
+    },
+    /// Close the socket of this address.
+    ReleasePort(RelayAddr),
+}
+
+/// Names a [`Command`] and its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(u64);
+
+/// Why the driver could not bind an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
+pub enum PortError {
+    /// Someone else has it; another port may do.
+    #[error("port in use")]
+    InUse,
+    /// The host has no socket left, or not this address.
+    #[error("no socket available")]
+    Unavailable,
+}
+
+/// Something that happened, for logs and accounting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// An allocation was made.
+    Allocated {
+        /// Whose it is.
+        client: FiveTuple,
+        /// The user without the expiry of time-limited credentials.
+        user: String,
+        /// Its one or two relayed addresses, as bound.
+        relays: Vec<RelayAddr>,
+    },
+    /// An allocation ended.
+    Closed {
+        /// Whose it was.
+        client: FiveTuple,
+        /// The user without the expiry of time-limited credentials.
+        user: String,
+        /// Why it ended.
+        reason: CloseReason,
+    },
+}
+
+/// Why an allocation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The client asked for a lifetime of zero.
+    Refreshed,
+    /// The client did not refresh it in time.
+    Expired,
+    /// The client's connection was closed.
+    ClientGone,
+}
+
+/// What [`Server::handle_timeout`] will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Timer {
+    /// End an allocation.
+    Allocation,
+    /// Give a reserved port back.
+    Reservation,
+}
+
+/// Ties the monotonic clock to Unix time, which credentials and nonces need.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    start: Instant,
+    unix_start: Duration,
+}
+
+impl Clock {
+    fn unix(&self, now: Instant) -> u64 {
+        (self.unix_start + now.saturating_duration_since(self.start)).as_secs()
+    }
+}

@@ -1,0 +1,511 @@
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use tombolo_stun::{
+    AdditionalAddressFamily, AddressErrorCode, AddressFamily, Attribute, AttributeError,
+    AttributeType, ErrorCode, EvenPort, Lifetime, Message, RequestedAddressFamily,
+    RequestedTransport, ReservationToken, XorMappedAddress, XorRelayedAddress,
+};
+
+use super::address::{FiveTuple, RelayAddr, canonical};
+use super::allocation::{Allocation, Relays};
+use super::auth::Identity;
+use super::ports::Parity;
+use super::reply::{Ask, Rejection};
+use super::stats::Refusal;
+use super::{Command, Event, PortError, RequestId, Server};
+
+/// An Allocate request that waits for its ports.
+pub(super) struct Pending {
+    ask: Ask,
+    identity: Identity,
+    lifetime: Duration,
+    /// What is still to be bound, in order.
+    steps: VecDeque<Step>,
+    /// The address that was asked for last.
+    asked: RelayAddr,
+    /// What has been bound.
+    bound: Vec<RelayAddr>,
+    /// The one family of two that could not be had.
+    failed: Option<AddressFamily>,
+    tries_left: u32,
+    state: PendingState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PendingState {
+    Wanted,
+    /// The client went away; the port that comes is released.
+    GivenUp,
+}
+
+/// A port that was kept for a later Allocate. See RFC 8656 §7.2.
+pub(super) struct Reservation {
+    pub(super) relay: RelayAddr,
+    pub(super) user: String,
+    pub(super) expires: Instant,
+}
+
+/// What a client wants, free of contradictions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    One(AddressFamily),
+    Even(AddressFamily),
+    EvenAndNext(AddressFamily),
+    Both,
+    Reserved(ReservationToken),
+}
+
+/// One port to bind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Any(AddressFamily),
+    Even(AddressFamily),
+    /// The port after the last one, to be reserved.
+    Next,
+}
+
+impl Server {
+    /// See RFC 8656 §7.2, whose steps the numbers are.
+    pub(super) fn on_allocate(
+        &mut self,
+        now: Instant,
+        ask: Ask,
+        identity: &Identity,
+        message: &Message<'_>,
+    ) -> Result<(), Rejection> {
+        // 2. One allocation per 5-tuple; a retransmission gets the same answer again.
+        if let Some((_, allocation)) = self.allocations.by_client(&ask.from) {
+            if allocation.transaction != ask.transaction || allocation.user != identity.user {
+                return Err(Refusal::AllocationExists.into());
+            }
+            let reply = allocation.reply.to_vec();
+            self.transmit(ask.from, reply);
+            return Ok(());
+        }
+        if let Some((_, pending)) = self.pending_of(ask.from) {
+            let is_again = pending.ask.transaction == ask.transaction;
+            return if is_again {
+                Ok(())
+            } else {
+                Err(Refusal::AllocationExists.into())
+            };
+        }
+        // 3. to 9. What the client wants.
+        let wish = Wish::parse(message)?;
+        let lifetime = self.granted_lifetime(now, identity, requested_lifetime(message)?);
+        // 10. and 11. Whether the user and the shard have room.
+        self.check_room(identity, wish)?;
+        self.begin(now, ask, identity.clone(), lifetime, wish)
+    }
+
+    /// Takes the driver's answer to [`Command::BindPort`].
+    pub(super) fn on_port(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        result: Result<RelayAddr, PortError>,
+    ) {
+        let Some(mut pending) = self.pending.remove(&id) else {
+            return;
+        };
+        match result {
+            Ok(relay) => {
+                if relay != pending.asked {
+                    self.ports.untake(pending.asked);
+                    self.ports.take(relay);
+                }
+                pending.bound.push(relay);
+                pending.steps.pop_front();
+            }
+            Err(PortError::InUse | PortError::Unavailable) => {
+                self.ports.untake(pending.asked);
+                self.retry(now, &mut pending);
+            }
+        }
+        match pending.state {
+            PendingState::Wanted => self.proceed(now, pending),
+            PendingState::GivenUp => self.abandon(now, pending),
+        }
+    }
+
+    /// Gives an Allocate up that waits; its port is released when it arrives.
+    pub(super) fn cancel_pending(&mut self, client: FiveTuple) {
+        let Some((id, _)) = self.pending_of(client) else {
+            return;
+        };
+        if let Some(pending) = self.pending.get_mut(&id) {
+            pending.state = PendingState::GivenUp;
+        }
+    }
+
+    fn pending_of(&self, client: FiveTuple) -> Option<(RequestId, &Pending)> {
+        let is_wanted = |one: &Pending| one.ask.from == client && one.state == PendingState::Wanted;
+        self.pending
+            .iter()
+            .find(|(_, one)| is_wanted(one))
+            .map(|(id, one)| (*id, one))
+    }
+
+    pub(super) fn granted_lifetime(
+        &self,
+        now: Instant,
+        identity: &Identity,
+        requested: Option<Duration>,
+    ) -> Duration {
+        let lifetime = requested
+            .unwrap_or(self.lifetime_default)
+            .min(self.lifetime_max)
+            .max(self.lifetime_default);
+        let unix_now = self.clock.unix(now);
+        // Credentials that end must not live on in a long allocation.
+        let Some(expiry) = identity.expiry else {
+            return lifetime;
+        };
+        let left = Duration::from_secs(expiry.saturating_sub(unix_now));
+        lifetime.min(left + self.lifetime_default)
+    }
+
+    fn check_room(&self, identity: &Identity, wish: Wish) -> Result<(), Refusal> {
+        let used = self.usage_by_user.get(&identity.user).copied().unwrap_or(0);
+        if used + wish.quota() > self.limits.allocations_per_user_max {
+            return Err(Refusal::QuotaReached);
+        }
+        if self.allocations.len() + self.pending.len() >= self.limits.allocations_max {
+            return Err(Refusal::CapacityReached);
+        }
+        Ok(())
+    }
+
+    fn begin(
+        &mut self,
+        now: Instant,
+        ask: Ask,
+        identity: Identity,
+        lifetime: Duration,
+        wish: Wish,
+    ) -> Result<(), Rejection> {
+        let mut bound = Vec::new();
+        let steps: VecDeque<Step> = match wish {
+            Wish::One(family) => [Step::Any(family)].into(),
+            Wish::Even(family) => [Step::Even(family)].into(),
+            Wish::EvenAndNext(family) => [Step::Even(family), Step::Next].into(),
+            Wish::Both => [Step::Any(AddressFamily::V4), Step::Any(AddressFamily::V6)].into(),
+            Wish::Reserved(token) => {
+                bound.push(self.redeem(now, token, &identity)?);
+                VecDeque::new()
+            }
+        };
+        let families = steps.iter().filter_map(|step| step.family());
+        let missing = families
+            .filter(|family| self.relay_ip(*family).is_none())
+            .count();
+        if missing > 0 && wish != Wish::Both || missing == 2 {
+            return Err(Refusal::FamilyUnsupported.into());
+        }
+        self.use_quota(&identity.user);
+        let asked = RelayAddr(ask.from.server);
+        let tries_left = BIND_TRIES;
+        let (failed, state) = (None, PendingState::Wanted);
+        let pending = Pending {
+            ask,
+            identity,
+            lifetime,
+            steps,
+            asked,
+            bound,
+            failed,
+            tries_left,
+            state,
+        };
+        self.proceed(now, pending);
+        Ok(())
+    }
+
+    /// Asks for the next port, or completes the allocation when there is none left to ask for.
+    fn proceed(&mut self, now: Instant, mut pending: Pending) {
+        while let Some(step) = pending.steps.front().copied() {
+            if let Some(asked) = self.choose(now, step, &pending) {
+                pending.asked = asked;
+                let id = RequestId(self.next_request);
+                self.next_request += 1;
+                self.commands
+                    .push_back(Command::BindPort { id, address: asked });
+                self.pending.insert(id, pending);
+                return;
+            }
+            pending.tries_left = match step {
+                Step::Next => pending.tries_left,
+                Step::Any(_) | Step::Even(_) => 0,
+            };
+            self.retry(now, &mut pending);
+        }
+        if pending.bound.is_empty() {
+            self.refuse_ports(now, pending);
+        } else {
+            self.complete(now, pending);
+        }
+    }
+
+    fn choose(&mut self, now: Instant, step: Step, pending: &Pending) -> Option<RelayAddr> {
+        let (family, parity) = match step {
+            Step::Next => return self.ports.choose_next(*pending.bound.last()?),
+            Step::Any(family) => (family, Parity::Any),
+            Step::Even(family) => (family, Parity::Even),
+        };
+        let ip = self.relay_ip(family)?;
+        self.ports.choose(now, &mut self.rng, ip, parity)
+    }
+
+    /// Decides how to go on after the first step failed: with another port, or without it.
+    fn retry(&mut self, now: Instant, pending: &mut Pending) {
+        if pending.tries_left > 0 {
+            pending.tries_left -= 1;
+            if pending.steps.front() == Some(&Step::Next)
+                && let Some(even) = pending.bound.pop()
+            {
+                pending
+                    .steps
+                    .push_front(Step::Even(AddressFamily::of(even.0.ip())));
+                self.release(now, even);
+            }
+            return;
+        }
+        match pending.steps.pop_front() {
+            // One family of two may be missing.
+            Some(Step::Any(family)) => {
+                pending.failed = Some(family);
+                pending.tries_left = BIND_TRIES;
+            }
+            Some(Step::Even(_) | Step::Next) | None => {
+                pending.steps.clear();
+                for relay in std::mem::take(&mut pending.bound) {
+                    self.release(now, relay);
+                }
+            }
+        }
+    }
+
+    fn refuse_ports(&mut self, now: Instant, pending: Pending) {
+        let ask = pending.ask;
+        let identity = pending.identity.clone();
+        self.abandon(now, pending);
+        self.reject(now, ask, Some(&identity), &Refusal::PortsExhausted.into());
+    }
+
+    fn abandon(&mut self, now: Instant, pending: Pending) {
+        self.give_quota_back(&pending.identity.user);
+        for relay in pending.bound {
+            self.release(now, relay);
+        }
+    }
+
+    /// Makes the allocation and answers.
+    fn complete(&mut self, now: Instant, pending: Pending) {
+        let Pending {
+            ask,
+            identity,
+            lifetime,
+            bound,
+            failed,
+            ..
+        } = pending;
+        let mut relays = Relays::default();
+        let mut reserved = None;
+        for relay in bound {
+            match relays.of(AddressFamily::of(relay.0.ip())) {
+                None => relays.insert(relay),
+                Some(_) => reserved = Some(self.reserve(now, relay, &identity)),
+            }
+        }
+        let expires = now + lifetime;
+        let reply = self.success(ask, &identity, |writer| {
+            for relay in relays.iter() {
+                writer.attribute(&XorRelayedAddress(self.aliases.to_public(relay.0)));
+            }
+            writer.attribute(&Lifetime(seconds(lifetime)));
+            if let Some(token) = reserved {
+                writer.attribute(&token);
+            }
+            writer.attribute(&XorMappedAddress(canonical(ask.from.client)));
+            if let Some((family, error)) = failed.zip(self.address_error(failed)) {
+                writer.attribute(&AddressErrorCode { family, error });
+            }
+        });
+        let mut allocation = Allocation::new(
+            ask.from,
+            identity.user.clone(),
+            relays,
+            expires,
+            ask.transaction,
+        );
+        allocation.reply = reply.clone().into();
+        self.allocations.insert(allocation);
+        self.stats.allocations_created += 1;
+        self.stats.allocations = self.allocations.len() as u64;
+        self.transmit(ask.from, reply);
+        self.tell(Event::Allocated {
+            client: ask.from,
+            user: identity.user,
+            relays: relays.iter().collect(),
+        });
+    }
+
+    /// See RFC 8656 §7.2: why one of two families has no address.
+    fn address_error(&self, failed: Option<AddressFamily>) -> Option<ErrorCode<'static>> {
+        let code = match self.relay_ip(failed?) {
+            Some(_) => ErrorCode::INSUFFICIENT_CAPACITY,
+            None => ErrorCode::ADDRESS_FAMILY_NOT_SUPPORTED,
+        };
+        ErrorCode::new(code, "").ok()
+    }
+
+    fn relay_ip(&self, family: AddressFamily) -> Option<IpAddr> {
+        match family {
+            AddressFamily::V4 => self.relay_ip_v4.map(IpAddr::V4),
+            AddressFamily::V6 => self.relay_ip_v6.map(IpAddr::V6),
+        }
+    }
+
+    fn reserve(&mut self, now: Instant, relay: RelayAddr, identity: &Identity) -> ReservationToken {
+        let mut token = [0; 8];
+        self.rng.fill_bytes(&mut token);
+        let token = ReservationToken(token);
+        let expires = now + RESERVATION_LIFETIME;
+        // A reservation counts like an allocation, or ports could be hoarded.
+        self.use_quota(&identity.user);
+        self.reservations.insert(
+            token,
+            Reservation {
+                relay,
+                user: identity.user.clone(),
+                expires,
+            },
+        );
+        self.reservation_deadlines.insert((expires, token));
+        token
+    }
+
+    fn redeem(
+        &mut self,
+        now: Instant,
+        token: ReservationToken,
+        identity: &Identity,
+    ) -> Result<RelayAddr, Refusal> {
+        let reservation = self
+            .reservations
+            .get(&token)
+            .ok_or(Refusal::ReservationUnknown)?;
+        if reservation.user != identity.user || reservation.expires <= now {
+            return Err(Refusal::ReservationUnknown);
+        }
+        let (relay, expires) = (reservation.relay, reservation.expires);
+        self.reservations.remove(&token);
+        self.reservation_deadlines.remove(&(expires, token));
+        self.give_quota_back(&identity.user);
+        Ok(relay)
+    }
+}
+
+impl Wish {
+    /// See RFC 8656 §7.2, whose steps the numbers are.
+    fn parse(message: &Message<'_>) -> Result<Self, Rejection> {
+        // 3. Only UDP is relayed.
+        let transport = message.required::<RequestedTransport>().map_err(bad)?;
+        if transport != RequestedTransport::UDP {
+            return Err(Refusal::TransportUnsupported.into());
+        }
+        // 4. DONT-FRAGMENT is not among the known attributes.
+        // 5. A reservation says all; nothing may contradict it.
+        let family = message
+            .attribute::<RequestedAddressFamily>()
+            .map_err(bad_family)?;
+        let additional = message
+            .attribute::<AdditionalAddressFamily>()
+            .map_err(bad_family)?;
+        let even = message.attribute::<EvenPort>().map_err(bad)?;
+        let token = message.attribute::<ReservationToken>().map_err(bad)?;
+        match (token, family, additional, even) {
+            (Some(token), None, None, None) => Ok(Self::Reserved(token)),
+            // 6. to 8. A second family is IPv6, besides the IPv4 that goes without saying, and
+            // no port can be reserved then.
+            (None, None, Some(AdditionalAddressFamily(AddressFamily::V6)), None) => Ok(Self::Both),
+            (None, family, None, None) => Ok(Self::One(family_or_v4(family))),
+            (
+                None,
+                family,
+                None,
+                Some(EvenPort {
+                    reserve_next: false,
+                }),
+            ) => Ok(Self::Even(family_or_v4(family))),
+            (None, family, None, Some(EvenPort { reserve_next: true })) => {
+                Ok(Self::EvenAndNext(family_or_v4(family)))
+            }
+            _ => Err(Refusal::RequestBad.into()),
+        }
+    }
+}
+
+impl Wish {
+    /// Returns how much of the user's quota the wish takes beyond what it already has.
+    fn quota(self) -> usize {
+        match self {
+            Self::Reserved(_) => 0,
+            Self::One(_) | Self::Even(_) | Self::Both => 1,
+            Self::EvenAndNext(_) => 2,
+        }
+    }
+}
+
+impl Step {
+    fn family(self) -> Option<AddressFamily> {
+        match self {
+            Self::Any(family) | Self::Even(family) => Some(family),
+            Self::Next => None,
+        }
+    }
+}
+
+/// Reads LIFETIME; `None` where the client leaves it to the server.
+pub(super) fn requested_lifetime(message: &Message<'_>) -> Result<Option<Duration>, Refusal> {
+    let lifetime = message.attribute::<Lifetime>().map_err(bad)?;
+    Ok(lifetime.map(|Lifetime(secs)| Duration::from_secs(u64::from(secs))))
+}
+
+pub(super) fn seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
+}
+
+pub(super) fn bad(_: AttributeError) -> Refusal {
+    Refusal::RequestBad
+}
+
+/// A family that nobody knows is well formed and unsupported.
+pub(super) fn bad_family(error: AttributeError) -> Refusal {
+    if error == AttributeError::Value(RequestedAddressFamily::TYPE) {
+        return Refusal::FamilyUnsupported;
+    }
+    Refusal::RequestBad
+}
+
+fn family_or_v4(family: Option<RequestedAddressFamily>) -> AddressFamily {
+    family.map_or(AddressFamily::V4, |RequestedAddressFamily(family)| family)
+}
+
+/// Attributes of an Allocate request. DONT-FRAGMENT is left out, as RFC 8656 §7.2 asks of a
+/// server that cannot set the bit.
+pub(super) const ALLOCATE_ATTRIBUTES: [AttributeType; 5] = [
+    AttributeType::REQUESTED_TRANSPORT,
+    AttributeType::REQUESTED_ADDRESS_FAMILY,
+    AttributeType::EVEN_PORT,
+    AttributeType::RESERVATION_TOKEN,
+    AttributeType::LIFETIME,
+];
+
+/// RFC 8656 §7.2 asks for at least 30 seconds.
+const RESERVATION_LIFETIME: Duration = Duration::from_secs(30);
+/// How often another port is tried when one is in use elsewhere on the host.
+const BIND_TRIES: u32 = 8;

@@ -1,0 +1,189 @@
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use tombolo_stun::{AddressFamily, ChannelNumber, TransactionId};
+
+use super::address::{FiveTuple, RelayAddr};
+use super::stats::Refusal;
+
+/// What the server keeps for one client. See RFC 8656 §3.2.
+///
+/// Permissions and channels end by the clock: one that is over is as good as absent, and is
+/// cleared away when room is needed. So they need no timers.
+pub(super) struct Allocation {
+    pub(super) client: FiveTuple,
+    pub(super) user: String,
+    pub(super) relays: Relays,
+    pub(super) expires: Instant,
+    /// The transaction that made it, and its answer, for retransmissions.
+    pub(super) transaction: TransactionId,
+    pub(super) reply: Box<[u8]>,
+    /// When the permission ends, by peer.
+    permissions: BTreeMap<IpAddr, Instant>,
+    channels: BTreeMap<ChannelNumber, Channel>,
+    number_by_peer: BTreeMap<SocketAddr, ChannelNumber>,
+}
+
+/// The one or two relayed addresses of an allocation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Relays {
+    v4: Option<RelayAddr>,
+    v6: Option<RelayAddr>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Channel {
+    peer: SocketAddr,
+    expires: Instant,
+}
+
+impl Allocation {
+    pub(super) fn new(
+        client: FiveTuple,
+        user: String,
+        relays: Relays,
+        expires: Instant,
+        transaction: TransactionId,
+    ) -> Self {
+        Self {
+            client,
+            user,
+            relays,
+            expires,
+            transaction,
+            reply: Box::default(),
+            permissions: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            number_by_peer: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn is_permitted(&self, now: Instant, peer: IpAddr) -> bool {
+        self.permissions
+            .get(&peer)
+            .is_some_and(|expires| now < *expires)
+    }
+
+    /// Returns the peer of a channel that is bound.
+    pub(super) fn peer_of(&self, now: Instant, number: ChannelNumber) -> Option<SocketAddr> {
+        let channel = self
+            .channels
+            .get(&number)
+            .filter(|channel| now < channel.expires)?;
+        Some(channel.peer)
+    }
+
+    /// Returns the channel that is bound to a peer.
+    pub(super) fn number_of(&self, now: Instant, peer: SocketAddr) -> Option<ChannelNumber> {
+        let number = self.number_by_peer.get(&peer).copied()?;
+        self.peer_of(now, number).map(|_| number)
+    }
+
+    /// Tells whether all of `peers` can have permissions.
+    pub(super) fn has_room_for(&mut self, now: Instant, peers: &[IpAddr], max: usize) -> bool {
+        let new = |this: &Self| {
+            peers
+                .iter()
+                .filter(|peer| !this.permissions.contains_key(peer))
+                .count()
+        };
+        if self.permissions.len() + new(self) > max {
+            self.permissions.retain(|_, expires| now < *expires);
+        }
+        self.permissions.len() + new(self) <= max
+    }
+
+    /// Installs or refreshes a permission. See RFC 8656 §9. Ask [`Self::has_room_for`] before.
+    pub(super) fn permit(&mut self, now: Instant, peer: IpAddr) {
+        self.permissions.insert(peer, now + PERMISSION_LIFETIME);
+    }
+
+    /// Binds or refreshes a channel and its permission. See RFC 8656 §12.2.
+    pub(super) fn bind(
+        &mut self,
+        now: Instant,
+        number: ChannelNumber,
+        peer: SocketAddr,
+        limits: BindLimits,
+    ) -> Result<(), Refusal> {
+        let is_elsewhere = self.peer_of(now, number).is_some_and(|bound| bound != peer);
+        let is_otherwise = self
+            .number_of(now, peer)
+            .is_some_and(|bound| bound != number);
+        if is_elsewhere || is_otherwise {
+            return Err(Refusal::ChannelConflict);
+        }
+        self.unbind(number);
+        if let Some(expired) = self.number_by_peer.get(&peer).copied() {
+            self.unbind(expired);
+        }
+        if self.channels.len() >= limits.channels_max {
+            self.channels.retain(|_, channel| now < channel.expires);
+            let channels = &self.channels;
+            self.number_by_peer
+                .retain(|_, number| channels.contains_key(number));
+        }
+        if self.channels.len() >= limits.channels_max {
+            return Err(Refusal::ChannelsFull);
+        }
+        if !self.has_room_for(now, &[peer.ip()], limits.permissions_max) {
+            return Err(Refusal::PermissionsFull);
+        }
+        self.permit(now, peer.ip());
+        self.channels.insert(
+            number,
+            Channel {
+                peer,
+                expires: now + CHANNEL_LIFETIME,
+            },
+        );
+        self.number_by_peer.insert(peer, number);
+        Ok(())
+    }
+
+    fn unbind(&mut self, number: ChannelNumber) {
+        if let Some(channel) = self.channels.remove(&number) {
+            self.number_by_peer.remove(&channel.peer);
+        }
+    }
+}
+
+/// Bounds that [`Allocation::bind`] keeps.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BindLimits {
+    pub(super) channels_max: usize,
+    pub(super) permissions_max: usize,
+}
+
+impl Relays {
+    pub(super) fn of(&self, family: AddressFamily) -> Option<RelayAddr> {
+        match family {
+            AddressFamily::V4 => self.v4,
+            AddressFamily::V6 => self.v6,
+        }
+    }
+
+    pub(super) fn insert(&mut self, relay: RelayAddr) {
+        match AddressFamily::of(relay.0.ip()) {
+            AddressFamily::V4 => self.v4 = Some(relay),
+            AddressFamily::V6 => self.v6 = Some(relay),
+        }
+    }
+
+    pub(super) fn remove(&mut self, family: AddressFamily) -> Option<RelayAddr> {
+        match family {
+            AddressFamily::V4 => self.v4.take(),
+            AddressFamily::V6 => self.v6.take(),
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = RelayAddr> + use<> {
+        self.v4.into_iter().chain(self.v6)
+    }
+}
+
+/// See RFC 8656 §9.
+pub(super) const PERMISSION_LIFETIME: Duration = Duration::from_secs(300);
+/// See RFC 8656 §12.
+pub(super) const CHANNEL_LIFETIME: Duration = Duration::from_secs(600);

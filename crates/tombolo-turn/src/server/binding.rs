@@ -1,0 +1,102 @@
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use tombolo_stun::{
+    AddressFamily, AttributeType, ChangeRequest, Class, Message, MessageWriter, OtherAddress,
+    ResponseOrigin, XorMappedAddress,
+};
+
+use super::Server;
+use super::address::{FiveTuple, Transport, canonical};
+use super::auth::CREDENTIAL_ATTRIBUTES;
+use super::reply::{Ask, Rejection};
+use super::stats::Refusal;
+
+impl Server {
+    /// Tells a client its address. See RFC 8489 §12 and RFC 5780 §6.1.
+    pub(super) fn on_binding(
+        &mut self,
+        now: Instant,
+        ask: Ask,
+        message: &Message<'_>,
+    ) -> Result<(), Rejection> {
+        Rejection::check_known(message, &BINDING_ATTRIBUTES)?;
+        let change = message
+            .attribute::<ChangeRequest>()
+            .map_err(|_| Refusal::RequestBad)?;
+        let origin = self
+            .alternates
+            .origin(ask.from, change.unwrap_or_default())
+            .ok_or_else(|| Rejection::unknown([AttributeType::CHANGE_REQUEST].into_iter()))?;
+        let mut bytes = Vec::with_capacity(BINDING_REPLY_BYTES);
+        let mut writer =
+            MessageWriter::new(&mut bytes, Class::Success, ask.method, ask.transaction);
+        writer.attribute(&XorMappedAddress(canonical(ask.from.client)));
+        if let Some(other) = self.alternates.other(ask.from) {
+            writer.attribute(&ResponseOrigin(self.aliases.to_public(origin)));
+            writer.attribute(&OtherAddress(self.aliases.to_public(other)));
+        }
+        self.stats.bindings += 1;
+        self.transmit_unproven(
+            now,
+            ask,
+            FiveTuple {
+                server: origin,
+                ..ask.from
+            },
+            bytes,
+        );
+        Ok(())
+    }
+}
+
+/// The server's UDP sockets, from which answers can come. See RFC 5780 §3.
+pub(super) struct Alternates {
+    sockets: Vec<SocketAddr>,
+}
+
+impl Alternates {
+    pub(super) fn new(sockets: &[SocketAddr]) -> Self {
+        Self {
+            sockets: sockets.to_vec(),
+        }
+    }
+
+    /// Returns the socket whose IP address and port both differ from the one that was asked.
+    fn other(&self, asked: FiveTuple) -> Option<SocketAddr> {
+        if asked.transport != Transport::Udp {
+            return None;
+        }
+        let server = asked.server;
+        self.sockets.iter().copied().find(|socket| {
+            AddressFamily::of(socket.ip()) == AddressFamily::of(server.ip())
+                && socket.ip() != server.ip()
+                && socket.port() != server.port()
+        })
+    }
+
+    /// Returns the socket to answer from; `None` where the server has no such socket.
+    fn origin(&self, asked: FiveTuple, change: ChangeRequest) -> Option<SocketAddr> {
+        let server = asked.server;
+        let wanted = match (change.ip, change.port) {
+            (false, false) => return Some(server),
+            (true, true) => return self.other(asked),
+            (true, false) => SocketAddr::new(self.other(asked)?.ip(), server.port()),
+            (false, true) if asked.transport == Transport::Udp => {
+                let is_wanted = |socket: &SocketAddr| {
+                    socket.ip() == server.ip() && socket.port() != server.port()
+                };
+                self.sockets.iter().copied().find(is_wanted)?
+            }
+            (false, true) => return None,
+        };
+        self.sockets.contains(&wanted).then_some(wanted)
+    }
+}
+
+/// What agents put into Binding requests; credentials are not asked for and not looked at.
+const BINDING_ATTRIBUTES: [AttributeType; 6] = {
+    let [a, b, c, d, e] = CREDENTIAL_ATTRIBUTES;
+    [a, b, c, d, e, AttributeType::CHANGE_REQUEST]
+};
+const BINDING_REPLY_BYTES: usize = 96;

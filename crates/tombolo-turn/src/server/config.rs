@@ -1,0 +1,154 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::policy::{AddressPolicy, Cidr};
+
+/// What a server does and allows. Start from [`Config::new`] and set what differs.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Config {
+    /// Realm of the credentials. Every byte of it is in each challenge, so keep it short.
+    pub realm: String,
+    /// Secrets of time-limited credentials; the first that fits counts, so that a secret can be
+    /// replaced while credentials of the old one are still around. None: no such credentials.
+    pub secrets: Vec<Vec<u8>>,
+    /// Users with passwords that do not expire, password by username.
+    pub users: BTreeMap<String, String>,
+    /// Key under which nonces are made. Nodes with the same key accept each other's nonces.
+    pub nonce_key: [u8; 32],
+    /// How long a nonce is accepted. RFC 8489 §9.2 asks for at most an hour.
+    pub nonce_lifetime: Duration,
+    /// Also offers SHA-256 as password algorithm. Costs 24 bytes in each challenge, and older
+    /// clients still choose MD5. See RFC 8489 §9.2.
+    pub offer_sha256: bool,
+    /// Local address on which IPv4 relayed addresses are bound. `None`: no IPv4 allocations.
+    pub relay_ip_v4: Option<Ipv4Addr>,
+    /// Local address on which IPv6 relayed addresses are bound. `None`: no IPv6 allocations.
+    pub relay_ip_v6: Option<Ipv6Addr>,
+    /// Ports of relayed addresses. Shards of one node do best with ranges of their own.
+    pub relay_ports: RangeInclusive<u16>,
+    /// Local and public form of the server's addresses, where a one-to-one NAT stands between.
+    pub public_ips: Vec<(IpAddr, IpAddr)>,
+    /// Special networks that clients may reach nevertheless. See [`AddressPolicy::allow`].
+    pub allow_peers: Vec<Cidr>,
+    /// All IP addresses of the node, which clients may not reach. See [`AddressPolicy::own`].
+    pub own_ips: Vec<IpAddr>,
+    /// All UDP sockets of the server. Where there are two IPs with two ports each, the server
+    /// answers RFC 5780 requests for the other ones, and announces OTHER-ADDRESS.
+    pub sockets: Vec<SocketAddr>,
+    /// Lifetime of an allocation whose client asks for none or less. See RFC 8656 §3.2.
+    pub lifetime_default: Duration,
+    /// Longest lifetime of an allocation without a refresh.
+    pub lifetime_max: Duration,
+    /// What is kept at most.
+    pub limits: Limits,
+    /// Text of SOFTWARE in authenticated replies. `None` (the default) hides it.
+    pub software: Option<String>,
+}
+
+impl Config {
+    /// Makes a configuration that is safe on the internet: no user, no relay address yet.
+    pub fn new(nonce_key: [u8; 32]) -> Self {
+        Self {
+            realm: "tombolo".to_owned(),
+            secrets: Vec::new(),
+            users: BTreeMap::new(),
+            nonce_key,
+            nonce_lifetime: Duration::from_secs(3600),
+            offer_sha256: false,
+            relay_ip_v4: None,
+            relay_ip_v6: None,
+            relay_ports: 49152..=65535,
+            public_ips: Vec::new(),
+            allow_peers: Vec::new(),
+            own_ips: Vec::new(),
+            sockets: Vec::new(),
+            lifetime_default: Duration::from_secs(600),
+            lifetime_max: Duration::from_secs(3600),
+            limits: Limits::default(),
+            software: None,
+        }
+    }
+
+    /// Returns the address policy that follows from this configuration.
+    pub(super) fn address_policy(&self) -> AddressPolicy {
+        let locals: Vec<IpAddr> = [
+            self.relay_ip_v4.map(IpAddr::V4),
+            self.relay_ip_v6.map(IpAddr::V6),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let publics = self
+            .public_ips
+            .iter()
+            .filter(|(local, _)| locals.contains(local));
+        let publics = publics.map(|(_, public)| *public);
+        let relay_ips: Vec<IpAddr> = publics.chain(locals.iter().copied()).collect();
+        let own = self.own_ips.iter().copied();
+        let own = own.chain(self.sockets.iter().map(SocketAddr::ip));
+        let own = own.chain(
+            self.public_ips
+                .iter()
+                .flat_map(|(local, public)| [*local, *public]),
+        );
+        AddressPolicy {
+            allow: self.allow_peers.clone(),
+            own: own.filter(|ip| !ip.is_unspecified()).collect(),
+            relay_ips,
+            relay_ports: self.relay_ports.clone(),
+        }
+    }
+}
+
+/// Shows no secret.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("realm", &self.realm)
+            .field("secrets", &self.secrets.len())
+            .field("users", &self.users.len())
+            .field("relay_ip_v4", &self.relay_ip_v4)
+            .field("relay_ip_v6", &self.relay_ip_v6)
+            .field("relay_ports", &self.relay_ports)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bounds of what a server keeps. What goes beyond is refused and counted.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Allocations of the shard, those in the making included. About 1 KiB each.
+    pub allocations_max: usize,
+    /// Allocations and reservations per user.
+    pub allocations_per_user_max: usize,
+    /// Permissions per allocation.
+    pub permissions_max: usize,
+    /// Channels per allocation.
+    pub channels_max: usize,
+    /// Replies waiting for `poll_transmit`.
+    pub transmits_max: usize,
+    /// Events waiting for `poll_event`.
+    pub events_max: usize,
+    /// Bytes that one source network (IPv4 /24, IPv6 /48) may be answered without proof of
+    /// anything beyond what it sent itself, as a burst and again every second. Over UDP only.
+    pub unproven_bytes_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            allocations_max: 16_384,
+            allocations_per_user_max: 16,
+            permissions_max: 256,
+            channels_max: 256,
+            transmits_max: 4096,
+            events_max: 4096,
+            unproven_bytes_max: 64 * 1024,
+        }
+    }
+}

@@ -1,0 +1,75 @@
+use std::fmt;
+use std::ops::{Deref, Range};
+
+use super::address::{FiveTuple, PeerAddr, RelayAddr};
+
+/// Where the payload of a packet goes: what the driver sends next. Nothing was copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Forward {
+    /// Send `data[range]` from the relayed address to the peer.
+    ToPeer {
+        /// The relayed address to send from.
+        at: RelayAddr,
+        /// The peer to send to.
+        to: PeerAddr,
+        /// The payload inside the packet that was handled.
+        range: Range<usize>,
+    },
+    /// Send `header`, `data[range]` and `padding` zero bytes to the client.
+    ToClient {
+        /// The client, and the server's socket to send from.
+        to: FiveTuple,
+        /// The bytes in front of the payload.
+        header: Header,
+        /// The payload inside the packet that was handled.
+        range: Range<usize>,
+        /// How many zero bytes follow the payload, 0 to 3.
+        padding: usize,
+    },
+}
+
+/// The bytes in front of a payload, held inline.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    bytes: [u8; Self::BYTES_MAX],
+    length: u8,
+}
+
+impl Header {
+    /// Longest header in bytes.
+    pub const BYTES_MAX: usize = 64;
+
+    pub(super) fn new() -> Self {
+        Self {
+            bytes: [0; Self::BYTES_MAX],
+            length: 0,
+        }
+    }
+
+    /// Appends bytes, of which there is always room for those of the two known headers.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        let start = usize::from(self.length);
+        let Some(room) = self.bytes.get_mut(start..start + bytes.len()) else {
+            debug_assert!(false, "a data indication's header fits");
+            return;
+        };
+        room.copy_from_slice(bytes);
+        self.length = u8::try_from(start + bytes.len()).unwrap_or(Self::BYTES_MAX as u8);
+    }
+}
+
+impl Deref for Header {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.length)).unwrap_or(&[])
+    }
+}
+
+impl fmt::Debug for Header {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Header({} bytes)", self.length)
+    }
+}
+
+const _: () = assert!(Header::BYTES_MAX <= u8::MAX as usize);

@@ -1,0 +1,211 @@
+use std::time::Instant;
+
+use tombolo_stun::{
+    AttributeType, Class, ErrorCode, Message, MessageWriter, Method, Nonce, Realm, Software,
+    TransactionId, UnknownAttributes,
+};
+
+use super::address::{FiveTuple, Transport};
+use super::auth::{Identity, Seal};
+use super::policy::Denial;
+use super::stats::Refusal;
+use super::{Server, Transmit};
+
+/// What a reply must know about its request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ask {
+    pub(super) from: FiveTuple,
+    pub(super) method: Method,
+    pub(super) transaction: TransactionId,
+    /// Length of the request in bytes.
+    bytes: usize,
+}
+
+impl Ask {
+    pub(super) fn of(from: FiveTuple, message: &Message<'_>) -> Self {
+        Self {
+            from,
+            method: message.method(),
+            transaction: message.transaction_id(),
+            bytes: message.as_bytes().len(),
+        }
+    }
+}
+
+/// Why a request is refused, with what its reply tells beyond the code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rejection {
+    refusal: Refusal,
+    denial: Option<Denial>,
+    unknown: Vec<AttributeType>,
+}
+
+impl From<Refusal> for Rejection {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            denial: None,
+            unknown: Vec::new(),
+        }
+    }
+}
+
+impl From<Denial> for Rejection {
+    fn from(denial: Denial) -> Self {
+        Self {
+            denial: Some(denial),
+            ..Self::from(Refusal::PeerForbidden)
+        }
+    }
+}
+
+impl Rejection {
+    /// Refuses a message for attributes the server does not know.
+    pub(super) fn unknown(types: impl Iterator<Item = AttributeType>) -> Self {
+        let unknown = types.take(UNKNOWN_MAX).collect();
+        Self {
+            unknown,
+            ..Self::from(Refusal::AttributeUnknown)
+        }
+    }
+
+    /// Checks that every comprehension-required attribute is known. See RFC 8489 §6.3.1.
+    pub(super) fn check_known(message: &Message<'_>, known: &[AttributeType]) -> Result<(), Self> {
+        let mut unknown = message.unknown_required(known).peekable();
+        if unknown.peek().is_some() {
+            return Err(Self::unknown(unknown));
+        }
+        Ok(())
+    }
+}
+
+impl Server {
+    /// Queues a success reply that proves itself to its client.
+    pub(super) fn accept(
+        &mut self,
+        ask: Ask,
+        identity: &Identity,
+        write: impl FnOnce(&mut MessageWriter<'_>),
+    ) {
+        let bytes = self.success(ask, identity, write);
+        self.transmit(ask.from, bytes);
+    }
+
+    /// Makes a success reply that proves itself to its client.
+    pub(super) fn success(
+        &self,
+        ask: Ask,
+        identity: &Identity,
+        write: impl FnOnce(&mut MessageWriter<'_>),
+    ) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(REPLY_BYTES);
+        let mut writer =
+            MessageWriter::new(&mut bytes, Class::Success, ask.method, ask.transaction);
+        write(&mut writer);
+        self.seal(&mut writer, identity);
+        bytes
+    }
+
+    /// Counts a refusal and, where its reason has a code, queues the reply.
+    ///
+    /// Whoever has proven an identity gets the reason in words. Others get the shortest reply
+    /// that the RFCs allow, and only out of the budget of their network.
+    pub(super) fn reject(
+        &mut self,
+        now: Instant,
+        ask: Ask,
+        identity: Option<&Identity>,
+        rejection: &Rejection,
+    ) {
+        self.stats.refuse(rejection.refusal);
+        let Some(code) = rejection.refusal.code() else {
+            return;
+        };
+        tracing::debug!(from = ?ask.from, method = ?ask.method, code, reason = %rejection.refusal,
+            denial = rejection.denial.map(tracing::field::display), "rejected");
+        let mut bytes = Vec::with_capacity(REPLY_BYTES);
+        let mut writer = MessageWriter::new(&mut bytes, Class::Error, ask.method, ask.transaction);
+        let reason = match (identity, rejection.denial) {
+            (None, _) => String::new(),
+            (Some(_), Some(denial)) => denial.to_string(),
+            (Some(_), None) => rejection.refusal.to_string(),
+        };
+        writer.attribute(&ErrorCode::new(code, &reason).expect("codes and reasons are our own"));
+        if rejection.refusal == Refusal::AttributeUnknown {
+            writer.attribute(&UnknownAttributes::new(&rejection.unknown));
+        }
+        if code == ErrorCode::UNAUTHENTICATED || code == ErrorCode::STALE_NONCE {
+            self.challenge(now, ask.from, &mut writer);
+        }
+        match identity {
+            Some(identity) => {
+                self.seal(&mut writer, identity);
+                self.transmit(ask.from, bytes);
+            }
+            None => self.transmit_unproven(now, ask, ask.from, bytes),
+        }
+    }
+
+    /// Queues a reply to a source that has proven nothing, if its network's budget has room.
+    pub(super) fn transmit_unproven(
+        &mut self,
+        now: Instant,
+        ask: Ask,
+        to: FiveTuple,
+        bytes: Vec<u8>,
+    ) {
+        let is_proven = ask.from.transport != Transport::Udp;
+        if is_proven
+            || self
+                .budget
+                .spend(now, ask.from.client, ask.bytes, bytes.len())
+        {
+            self.transmit(to, bytes);
+        } else {
+            self.stats.refuse(Refusal::BudgetSpent);
+        }
+    }
+
+    /// Queues a reply.
+    pub(super) fn transmit(&mut self, to: FiveTuple, bytes: Vec<u8>) {
+        if self.transmits.len() >= self.limits.transmits_max {
+            self.stats.refuse(Refusal::QueueFull);
+            return;
+        }
+        self.stats.replies += 1;
+        self.transmits.push_back(Transmit { to, bytes });
+    }
+
+    /// Appends what a client needs to try again with credentials. See RFC 8489 §9.2.4.
+    fn challenge(&self, now: Instant, from: FiveTuple, writer: &mut MessageWriter<'_>) {
+        let nonce = self.authority.make_nonce(from, self.clock.unix(now));
+        if let Ok(realm) = Realm::new(self.authority.realm()) {
+            writer.attribute(&realm);
+        }
+        if let Ok(nonce) = Nonce::new(&nonce) {
+            writer.attribute(&nonce);
+        }
+        if let Some(offer) = self.authority.offer() {
+            writer.attribute(&offer);
+        }
+    }
+
+    fn seal(&self, writer: &mut MessageWriter<'_>, identity: &Identity) {
+        let software = self
+            .software
+            .as_deref()
+            .and_then(|text| Software::new(text).ok());
+        if let Some(software) = software {
+            writer.attribute(&software);
+        }
+        match identity.seal {
+            Seal::Sha1 => writer.integrity(&identity.key),
+            Seal::Sha256 => writer.integrity_sha256(&identity.key),
+        };
+    }
+}
+
+/// Room for the longest usual reply.
+const REPLY_BYTES: usize = 160;
+/// Unknown attributes named in a reply; more would make the reply longer than the request.
+const UNKNOWN_MAX: usize = 8;

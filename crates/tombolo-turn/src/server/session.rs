@@ -1,0 +1,215 @@
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use tombolo_stun::{
+    AddressFamily, AttributeType, ChannelNumber, Lifetime, Message, RequestedAddressFamily,
+    XorPeerAddress,
+};
+
+use super::address::{RelayAddr, canonical};
+use super::allocate::{bad, bad_family, requested_lifetime, seconds};
+use super::allocation::BindLimits;
+use super::auth::Identity;
+use super::reply::{Ask, Rejection};
+use super::stats::Refusal;
+use super::table::AllocationId;
+use super::{CloseReason, Command, Event, Server};
+
+impl Server {
+    /// Extends or ends an allocation. See RFC 8656 §8.2.
+    pub(super) fn on_refresh(
+        &mut self,
+        now: Instant,
+        ask: Ask,
+        identity: &Identity,
+        message: &Message<'_>,
+        id: AllocationId,
+    ) -> Result<(), Rejection> {
+        let requested = requested_lifetime(message)?;
+        let family = message
+            .attribute::<RequestedAddressFamily>()
+            .map_err(bad_family)?;
+        let family = family.map(|RequestedAddressFamily(family)| family);
+        let allocation = self
+            .allocations
+            .get_mut(id)
+            .ok_or(Refusal::AllocationMissing)?;
+        if family.is_some_and(|family| allocation.relays.of(family).is_none()) {
+            return Err(Refusal::FamilyMismatch.into());
+        }
+        let lifetime = match requested {
+            Some(requested) if requested.is_zero() => {
+                self.end(now, id, family);
+                requested
+            }
+            requested => {
+                let lifetime = self.granted_lifetime(now, identity, requested);
+                self.allocations.set_expiry(id, now + lifetime);
+                lifetime
+            }
+        };
+        self.accept(ask, identity, |writer| {
+            writer.attribute(&Lifetime(seconds(lifetime)));
+        });
+        Ok(())
+    }
+
+    /// Installs or refreshes permissions, all or none. See RFC 8656 §10.2.
+    pub(super) fn on_create_permission(
+        &mut self,
+        now: Instant,
+        ask: Ask,
+        identity: &Identity,
+        message: &Message<'_>,
+        id: AllocationId,
+    ) -> Result<(), Rejection> {
+        let permissions_max = self.limits.permissions_max;
+        let allocation = self
+            .allocations
+            .get_mut(id)
+            .ok_or(Refusal::AllocationMissing)?;
+        let mut peers = Vec::new();
+        for peer in message.all::<XorPeerAddress>() {
+            let XorPeerAddress(peer) = peer.map_err(bad)?;
+            if allocation.relays.of(AddressFamily::of(peer.ip())).is_none() {
+                return Err(Refusal::FamilyMismatch.into());
+            }
+            self.policy.check_ip(peer.ip())?;
+            peers.push(peer.ip());
+        }
+        if peers.is_empty() {
+            return Err(Refusal::RequestBad.into());
+        }
+        peers.sort_unstable();
+        peers.dedup();
+        if !allocation.has_room_for(now, &peers, permissions_max) {
+            return Err(Refusal::PermissionsFull.into());
+        }
+        peers
+            .into_iter()
+            .for_each(|peer| allocation.permit(now, peer));
+        self.accept(ask, identity, |_| {});
+        Ok(())
+    }
+
+    /// Binds or refreshes a channel. See RFC 8656 §12.2.
+    pub(super) fn on_channel_bind(
+        &mut self,
+        now: Instant,
+        ask: Ask,
+        identity: &Identity,
+        message: &Message<'_>,
+        id: AllocationId,
+    ) -> Result<(), Rejection> {
+        let number = message.required::<ChannelNumber>().map_err(bad)?;
+        let XorPeerAddress(peer) = message.required().map_err(bad)?;
+        let limits = BindLimits {
+            channels_max: self.limits.channels_max,
+            permissions_max: self.limits.permissions_max,
+        };
+        let allocation = self
+            .allocations
+            .get_mut(id)
+            .ok_or(Refusal::AllocationMissing)?;
+        if allocation.relays.of(AddressFamily::of(peer.ip())).is_none() {
+            return Err(Refusal::FamilyMismatch.into());
+        }
+        self.policy.check(peer)?;
+        allocation.bind(now, number, peer, limits)?;
+        self.accept(ask, identity, |_| {});
+        Ok(())
+    }
+
+    /// Installs a permission on every allocation of a user, as if the client had asked.
+    pub(super) fn on_permit(&mut self, now: Instant, user: &str, peer: IpAddr) {
+        let peer = canonical(SocketAddr::new(peer, 0)).ip();
+        if self.policy.check_ip(peer).is_err() {
+            self.stats.refuse(Refusal::PermitRefused);
+            return;
+        }
+        let ids: Vec<AllocationId> = self.allocations.ids_of(user).collect();
+        for id in ids {
+            let Some(allocation) = self.allocations.get_mut(id) else {
+                continue;
+            };
+            if allocation.relays.of(AddressFamily::of(peer)).is_none() {
+                continue;
+            }
+            if allocation.has_room_for(now, &[peer], self.limits.permissions_max) {
+                allocation.permit(now, peer);
+            } else {
+                self.stats.refuse(Refusal::PermitRefused);
+            }
+        }
+    }
+
+    /// Ends an allocation, or only its address of one family where it has two.
+    fn end(&mut self, now: Instant, id: AllocationId, family: Option<AddressFamily>) {
+        let Some(allocation) = self.allocations.get_mut(id) else {
+            return;
+        };
+        let is_one_of_two = family.is_some() && allocation.relays.iter().count() == 2;
+        match family.filter(|_| is_one_of_two) {
+            Some(family) => {
+                if let Some(relay) = allocation.relays.remove(family) {
+                    self.allocations.forget_relay(relay);
+                    self.release(now, relay);
+                }
+            }
+            None => self.close(now, id, CloseReason::Refreshed),
+        }
+    }
+
+    /// Removes an allocation with all that belongs to it.
+    pub(super) fn close(&mut self, now: Instant, id: AllocationId, reason: CloseReason) {
+        let Some(allocation) = self.allocations.remove(id) else {
+            return;
+        };
+        for relay in allocation.relays.iter() {
+            self.release(now, relay);
+        }
+        self.give_quota_back(&allocation.user);
+        self.stats.allocations = self.allocations.len() as u64;
+        if reason == CloseReason::Expired {
+            self.stats.allocations_expired += 1;
+        }
+        self.tell(Event::Closed {
+            client: allocation.client,
+            user: allocation.user,
+            reason,
+        });
+    }
+
+    /// Gives a relayed address back to the driver.
+    pub(super) fn release(&mut self, now: Instant, relay: RelayAddr) {
+        self.ports.rest(now, relay);
+        self.commands.push_back(Command::ReleasePort(relay));
+    }
+
+    pub(super) fn use_quota(&mut self, user: &str) {
+        match self.usage_by_user.get_mut(user) {
+            Some(used) => *used += 1,
+            None => drop(self.usage_by_user.insert(user.to_owned(), 1)),
+        }
+    }
+
+    pub(super) fn give_quota_back(&mut self, user: &str) {
+        let Some(used) = self.usage_by_user.get_mut(user) else {
+            return;
+        };
+        *used -= 1;
+        if *used == 0 {
+            self.usage_by_user.remove(user);
+        }
+    }
+}
+
+pub(super) const REFRESH_ATTRIBUTES: [AttributeType; 2] = [
+    AttributeType::LIFETIME,
+    AttributeType::REQUESTED_ADDRESS_FAMILY,
+];
+pub(super) const PERMISSION_ATTRIBUTES: [AttributeType; 1] = [AttributeType::XOR_PEER_ADDRESS];
+pub(super) const CHANNEL_ATTRIBUTES: [AttributeType; 2] = [
+    AttributeType::XOR_PEER_ADDRESS,
+    AttributeType::CHANNEL_NUMBER,
+];

@@ -1,0 +1,158 @@
+use thiserror::Error;
+
+/// What a server has done since it was made. Counters only grow; gauges say so.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Requests and indications that were decoded.
+    pub messages: u64,
+    /// Replies queued for clients.
+    pub replies: u64,
+    /// Binding requests answered.
+    pub bindings: u64,
+    /// Allocations made.
+    pub allocations_created: u64,
+    /// Allocations that exist now (a gauge).
+    pub allocations: u64,
+    /// Allocations that ended for lack of a refresh.
+    pub allocations_expired: u64,
+    /// Payloads sent on to peers.
+    pub to_peer_packets: u64,
+    /// Bytes of payloads sent on to peers.
+    pub to_peer_bytes: u64,
+    /// Payloads sent on to clients.
+    pub to_client_packets: u64,
+    /// Bytes of payloads sent on to clients.
+    pub to_client_bytes: u64,
+    refusals: Refusals,
+}
+
+impl Stats {
+    /// Returns how often something was refused for this reason.
+    pub fn refused(&self, refusal: Refusal) -> u64 {
+        self.refusals.0.get(refusal as usize).copied().unwrap_or(0)
+    }
+
+    /// Iterates over all reasons, with how often each applied.
+    pub fn refusals(&self) -> impl Iterator<Item = (Refusal, u64)> + '_ {
+        Refusal::ALL.into_iter().zip(self.refusals.0)
+    }
+
+    pub(super) fn refuse(&mut self, refusal: Refusal) {
+        if let Some(count) = self.refusals.0.get_mut(refusal as usize) {
+            *count += 1;
+        }
+    }
+}
+
+/// How often each reason applied, in the order of [`Refusal::ALL`].
+#[derive(Debug, Clone)]
+struct Refusals([u64; Refusal::COUNT]);
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self([0; Refusal::COUNT])
+    }
+}
+
+macro_rules! refusals {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {
+        /// Why the server refused something. Where a reply says so, its code is in front.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Error)]
+        #[non_exhaustive]
+        pub enum Refusal {
+            $($(#[$doc])* #[error($text)] $name,)*
+        }
+
+        impl Refusal {
+            /// Every reason, in order.
+            pub const ALL: [Self; Self::COUNT] = [$(Self::$name,)*];
+            const COUNT: usize = [$($text,)*].len();
+
+            /// Returns the error code of the reply, or `None` where there is no reply.
+            pub fn code(self) -> Option<u16> {
+                let code = match self { $(Self::$name => $code,)* };
+                (code != 0).then_some(code)
+            }
+        }
+    };
+}
+
+refusals! {
+    /// Neither STUN nor ChannelData.
+    NotStun = 0, "not stun";
+    /// STUN or ChannelData that breaks the rules of its framing.
+    Malformed = 0, "malformed";
+    /// FINGERPRINT is there and wrong.
+    FingerprintWrong = 0, "fingerprint does not match";
+    /// A response, or an indication the server does not take.
+    ClassUnexpected = 0, "class or method not for a server";
+    /// A method the server does not know.
+    MethodUnknown = 0, "unknown method";
+    /// A comprehension-required attribute the server does not know.
+    AttributeUnknown = 420, "unknown attribute";
+    /// No proof of credentials yet; the reply is the challenge.
+    Unauthenticated = 401, "credentials required";
+    /// Proof without username, realm or nonce.
+    CredentialsIncomplete = 400, "incomplete credentials";
+    /// Password algorithms are not those that the server offered.
+    AlgorithmWrong = 400, "password algorithms do not match";
+    /// No such user, or a username without an expiry.
+    UserUnknown = 401, "unknown user";
+    /// The realm is not the server's.
+    RealmWrong = 401, "wrong realm";
+    /// Time-limited credentials whose time is over.
+    CredentialsExpired = 401, "credentials expired";
+    /// The proof does not match.
+    IntegrityWrong = 401, "message integrity does not match";
+    /// A nonce that expired, or that was given to another address.
+    NonceStale = 438, "stale nonce";
+    /// The allocation belongs to another user.
+    UserWrong = 441, "allocation of another user";
+    /// No allocation on this 5-tuple.
+    AllocationMissing = 437, "no allocation";
+    /// Already an allocation on this 5-tuple.
+    AllocationExists = 437, "allocation exists";
+    /// An attribute is missing, malformed, or contradicts another.
+    RequestBad = 400, "bad request";
+    /// Only UDP is relayed.
+    TransportUnsupported = 442, "only udp is relayed";
+    /// No relay address of this family.
+    FamilyUnsupported = 440, "address family not supported";
+    /// The peer's family is not that of the allocation.
+    FamilyMismatch = 443, "peer of another address family";
+    /// The address policy denies the peer.
+    PeerForbidden = 403, "peer address not allowed";
+    /// The user's quota is used up.
+    QuotaReached = 486, "allocation quota reached for this user";
+    /// The shard holds as many allocations as it may.
+    CapacityReached = 508, "no room for another allocation";
+    /// No relay port could be bound.
+    PortsExhausted = 508, "no relay port left";
+    /// The reservation is unknown, expired, or another user's.
+    ReservationUnknown = 508, "no such reservation";
+    /// The allocation has as many permissions as it may.
+    PermissionsFull = 508, "no room for another permission";
+    /// The allocation has as many channels as it may.
+    ChannelsFull = 508, "no room for another channel";
+    /// Channel or peer are bound otherwise.
+    ChannelConflict = 400, "channel or peer already bound";
+    /// ChannelData on a channel that is not bound.
+    ChannelUnbound = 0, "channel not bound";
+    /// A Send indication to a peer without permission.
+    PermissionMissing = 0, "no permission for this peer";
+    /// A packet from a peer without permission.
+    PeerNotPermitted = 0, "packet from a peer without permission";
+    /// A packet at an address without allocation.
+    RelayIdle = 0, "packet at a relayed address without allocation";
+    /// A payload longer than its header can say.
+    PayloadTooLong = 0, "payload too long";
+    /// No room for a reply in the queue.
+    QueueFull = 0, "reply queue full";
+    /// No room for an event in the queue.
+    EventLost = 0, "event queue full";
+    /// The source network was answered enough without proving anything.
+    BudgetSpent = 0, "unproven source answered enough";
+    /// A permission by introduction that the policy denies or that has no room.
+    PermitRefused = 0, "introduction could not be permitted";
+}

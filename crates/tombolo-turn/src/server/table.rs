@@ -1,0 +1,97 @@
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Instant;
+
+use super::address::{FiveTuple, RelayAddr};
+use super::allocation::Allocation;
+
+/// All allocations of the shard, found by what a packet carries; the next to expire comes first.
+#[derive(Default)]
+pub(super) struct Allocations {
+    slots: Vec<Option<Allocation>>,
+    free: Vec<AllocationId>,
+    id_by_client: HashMap<FiveTuple, AllocationId>,
+    id_by_relay: HashMap<RelayAddr, AllocationId>,
+    ids_by_user: BTreeMap<String, BTreeSet<AllocationId>>,
+    deadlines: BTreeSet<(Instant, AllocationId)>,
+}
+
+/// Place of an allocation in the table; used again once the allocation is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct AllocationId(usize);
+
+impl Allocations {
+    pub(super) fn insert(&mut self, allocation: Allocation) -> AllocationId {
+        let id = self.free.pop().unwrap_or(AllocationId(self.slots.len()));
+        self.id_by_client.insert(allocation.client, id);
+        self.id_by_relay
+            .extend(allocation.relays.iter().map(|relay| (relay, id)));
+        self.ids_by_user
+            .entry(allocation.user.clone())
+            .or_default()
+            .insert(id);
+        self.deadlines.insert((allocation.expires, id));
+        match self.slots.get_mut(id.0) {
+            Some(slot) => *slot = Some(allocation),
+            None => self.slots.push(Some(allocation)),
+        }
+        id
+    }
+
+    pub(super) fn remove(&mut self, id: AllocationId) -> Option<Allocation> {
+        let allocation = self.slots.get_mut(id.0)?.take()?;
+        self.free.push(id);
+        self.id_by_client.remove(&allocation.client);
+        for relay in allocation.relays.iter() {
+            self.id_by_relay.remove(&relay);
+        }
+        if let Some(ids) = self.ids_by_user.get_mut(&allocation.user) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.ids_by_user.remove(&allocation.user);
+            }
+        }
+        self.deadlines.remove(&(allocation.expires, id));
+        Some(allocation)
+    }
+
+    pub(super) fn get_mut(&mut self, id: AllocationId) -> Option<&mut Allocation> {
+        self.slots.get_mut(id.0)?.as_mut()
+    }
+
+    pub(super) fn by_client(&self, client: &FiveTuple) -> Option<(AllocationId, &Allocation)> {
+        let id = *self.id_by_client.get(client)?;
+        Some((id, self.slots.get(id.0)?.as_ref()?))
+    }
+
+    pub(super) fn by_relay(&self, relay: &RelayAddr) -> Option<&Allocation> {
+        let id = self.id_by_relay.get(relay)?;
+        self.slots.get(id.0)?.as_ref()
+    }
+
+    pub(super) fn ids_of(&self, user: &str) -> impl Iterator<Item = AllocationId> + '_ {
+        self.ids_by_user.get(user).into_iter().flatten().copied()
+    }
+
+    /// Moves the end of an allocation.
+    pub(super) fn set_expiry(&mut self, id: AllocationId, expires: Instant) {
+        let Some(allocation) = self.slots.get_mut(id.0).and_then(Option::as_mut) else {
+            return;
+        };
+        self.deadlines.remove(&(allocation.expires, id));
+        allocation.expires = expires;
+        self.deadlines.insert((expires, id));
+    }
+
+    /// Forgets one relayed address of an allocation that has two.
+    pub(super) fn forget_relay(&mut self, relay: RelayAddr) {
+        self.id_by_relay.remove(&relay);
+    }
+
+    pub(super) fn next_expiry(&self) -> Option<(Instant, AllocationId)> {
+        self.deadlines.first().copied()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.id_by_client.len()
+    }
+}
