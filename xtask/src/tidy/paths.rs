@@ -8,9 +8,18 @@ use super::lexer::{Kind, Token};
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Mention {
     pub(super) segments: Vec<String>,
-    /// Called as `.name(…)`, or a field.
-    pub(super) is_member: bool,
+    pub(super) kind: MentionKind,
     pub(super) line: usize,
+}
+
+/// How a path is mentioned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MentionKind {
+    Path,
+    /// `.name`
+    Field,
+    /// `.name(…)`
+    Method,
 }
 
 /// All paths in `tokens`, a single word being one too.
@@ -27,7 +36,10 @@ pub(super) fn mentions(tokens: &[Token]) -> Vec<Mention> {
         path_by_alias,
         ..
     } = reader;
-    for mention in found.iter_mut().filter(|mention| !mention.is_member) {
+    for mention in found
+        .iter_mut()
+        .filter(|mention| mention.kind == MentionKind::Path)
+    {
         if let Some(path) = path_by_alias.get(&mention.segments[0]) {
             mention.segments.splice(..1, path.iter().cloned());
         }
@@ -59,15 +71,10 @@ impl Reader<'_> {
 
     fn path(&mut self) {
         let line = self.tokens[self.at].line;
-        let before = self.at.checked_sub(1).map(|at| &self.tokens[at]);
-        let is_member = before.is_some_and(|token| token.is_mark("."));
+        let marks = [2, 1].map(|distance| self.mark_before(distance));
+        let is_member = marks[1] == "." && marks[0] != ".";
         let mut segments = Vec::new();
-        if before.is_some_and(|token| token.is_mark("::"))
-            && self
-                .at
-                .checked_sub(2)
-                .is_some_and(|at| self.tokens[at].is_mark(">"))
-        {
+        if marks == [">", "::"] {
             segments.push("<_>".to_owned());
         }
         loop {
@@ -83,9 +90,14 @@ impl Reader<'_> {
             }
             self.at += 1;
         }
+        let kind = match is_member {
+            true if self.here_is("(") => MentionKind::Method,
+            true => MentionKind::Field,
+            false => MentionKind::Path,
+        };
         self.found.push(Mention {
             segments,
-            is_member,
+            kind,
             line,
         });
     }
@@ -130,10 +142,18 @@ impl Reader<'_> {
             self.path_by_alias.insert(name, path.clone());
             self.found.push(Mention {
                 segments: path,
-                is_member: false,
+                kind: MentionKind::Path,
                 line,
             });
         }
+    }
+
+    /// The mark so many tokens before; empty where there is none.
+    fn mark_before(&self, distance: usize) -> &str {
+        let token = self.at.checked_sub(distance).map(|at| &self.tokens[at]);
+        token
+            .filter(|token| token.kind == Kind::Mark)
+            .map_or("", |token| &token.text)
     }
 
     fn here_is(&self, mark: &str) -> bool {
@@ -182,7 +202,13 @@ mod tests {
 
     #[test]
     fn members_are_not_paths() {
-        check("use a::b; x.b()", &["a::b", "x", "b"]);
+        check("use a::b; x.b(y.b)", &["a::b", "x", "b", "y", "b"]);
+        let kinds: Vec<_> = mentions(&lex("x.b(y.c, 0..d)"))
+            .iter()
+            .map(|m| m.kind)
+            .collect();
+        use MentionKind::{Field, Method, Path};
+        assert_eq!(kinds, [Path, Method, Path, Field, Path]);
     }
 
     #[test]

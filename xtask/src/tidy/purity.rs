@@ -1,6 +1,6 @@
 //! Cores get time, randomness and bytes from their driver and read nothing from the world.
 
-use super::paths::{Mention, mentions};
+use super::paths::{Mention, MentionKind, mentions};
 use super::source::Source;
 use super::{Rule, Violation};
 
@@ -19,8 +19,10 @@ pub(super) fn check(source: &Source, violations: &mut Vec<Violation>) {
 
 fn why_impure(mention: &Mention) -> Option<&'static str> {
     let segments: Vec<_> = mention.segments.iter().map(String::as_str).collect();
-    if mention.is_member {
-        return find(MEMBERS, |name| segments[0] == name);
+    match mention.kind {
+        MentionKind::Path => {}
+        MentionKind::Field => return None,
+        MentionKind::Method => return find(METHODS, |name| segments[0] == name),
     }
     if segments.len() > 1 && segments.last() == Some(&"now") {
         return Some(CLOCK);
@@ -49,8 +51,8 @@ const THREAD: &str = "is about threads or tasks; a core is driven by its caller"
 const ENTROPY: &str = "takes the system's entropy; take a seed from the caller";
 const WORLD: &str = "reaches for files, processes or the environment; a core knows only its inputs";
 
-/// Names of methods.
-const MEMBERS: &[(&[&str], &str)] = &[
+/// Methods that no core may call.
+const METHODS: &[(&[&str], &str)] = &[
     (&["elapsed"], CLOCK),
     (
         &["to_socket_addrs"],

@@ -43,6 +43,7 @@ fn a_thread_in_a_core_fails() {
     for code in [
         "pub fn f() { std::thread::spawn(|| {}); }",
         "use std::thread;",
+        "pub fn f() { let _ = ..std::thread::available_parallelism(); }",
         "use std::{thread as t, time};\npub fn f() { t::yield_now(); }",
     ] {
         fails_in_core(code, Rule::Purity, "threads or tasks");
@@ -105,6 +106,7 @@ fn entropy_in_a_core_fails() {
 #[test]
 fn words_in_comments_strings_and_tests_are_allowed() {
     let code = "//! No tokio, no `Instant::now`.\n/* std::thread */\npub const A: &str = \"UdpSocket\";\n\
+        pub struct S { pub elapsed: u8 }\nimpl S { pub fn f(&self) -> u8 { self.elapsed } }\n\
         #[cfg(test)]\nmod tests { #[test]\nfn f() { let _ = std::time::Instant::now(); } }\n\
         #[cfg(test)]\nmod lab;\n";
     let fixture = Fixture::new()
