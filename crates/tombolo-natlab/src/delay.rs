@@ -36,7 +36,10 @@ pub struct Link {
 impl Link {
     /// A link with a constant one-way delay.
     pub fn delay(delay: Duration) -> Self {
-        Self { delay, ..Self::default() }
+        Self {
+            delay,
+            ..Self::default()
+        }
     }
 
     /// Lets the delay vary by up to `jitter`, both ways.
@@ -77,7 +80,8 @@ impl Links {
 
     /// Sets the link of packets from one network to another, that way only.
     pub(crate) fn set_between(&mut self, from: Vec<Prefix>, to: Vec<Prefix>, link: Link) {
-        self.between.retain(|(source, target, _)| (source, target) != (&from, &to));
+        self.between
+            .retain(|(source, target, _)| (source, target) != (&from, &to));
         self.between.push((from, to, link));
     }
 
@@ -111,13 +115,18 @@ impl Delayer {
             last_due: BTreeMap::new(),
             random: seed,
         };
-        let thread = thread::Builder::new().name("natlab-delay".to_owned()).spawn(move || {
-            prefer_this_thread();
-            if let Err(error) = work.run(&stopped) {
-                tracing::error!(%error, "the delayer has stopped");
-            }
-        })?;
-        Ok(Self { thread: Some(thread), stop: Some(stop) })
+        let thread = thread::Builder::new()
+            .name("natlab-delay".to_owned())
+            .spawn(move || {
+                prefer_this_thread();
+                if let Err(error) = work.run(&stopped) {
+                    tracing::error!(%error, "the delayer has stopped");
+                }
+            })?;
+        Ok(Self {
+            thread: Some(thread),
+            stop: Some(stop),
+        })
     }
 }
 
@@ -173,7 +182,10 @@ impl Work {
         let now = Instant::now();
         for packet in arrived {
             let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-            let link = packet.endpoints.map(|endpoints| links.link(endpoints)).unwrap_or_default();
+            let link = packet
+                .endpoints
+                .map(|endpoints| links.link(endpoints))
+                .unwrap_or_default();
             drop(links);
             if link.loss > 0.0 && self.random_part() < link.loss {
                 self.queue.decide(packet.id, Verdict::Drop)?;

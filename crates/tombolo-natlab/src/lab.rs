@@ -70,7 +70,12 @@ impl Lab {
 
     /// A lab with a node of two public addresses in each family, no sites and no delay.
     pub fn builder() -> Builder {
-        Builder { node_addresses: 2, sites: Vec::new(), link: None, seed: 1 }
+        Builder {
+            node_addresses: 2,
+            sites: Vec::new(),
+            link: None,
+            seed: 1,
+        }
     }
 
     /// Removes what labs of processes that are no more have left behind: their namespaces, and the
@@ -92,7 +97,10 @@ impl Lab {
     /// # Errors
     /// When there is no such site or device.
     pub fn device(&self, site: &str, index: usize) -> Result<&Host, LabError> {
-        let unknown = || LabError::UnknownDevice { site: site.to_owned(), device: index };
+        let unknown = || LabError::UnknownDevice {
+            site: site.to_owned(),
+            device: index,
+        };
         let name = self.site(site)?.devices.get(index).ok_or_else(unknown)?;
         Ok(self.space(name))
     }
@@ -127,7 +135,9 @@ impl Lab {
             space: host.name().to_owned(),
             source,
         };
-        host.enter(|| command.spawn())?.map(Child::new).map_err(failed)
+        host.enter(|| command.spawn())?
+            .map(Child::new)
+            .map_err(failed)
     }
 
     /// Sets what the internet does to all packets, from now on.
@@ -182,7 +192,8 @@ impl Lab {
         self.site(a)?;
         self.site(b)?;
         let table = cut_table(a, b);
-        self.net().load_rules(&format!("table inet {table}\ndelete table inet {table}\n"))
+        self.net()
+            .load_rules(&format!("table inet {table}\ndelete table inet {table}\n"))
     }
 
     /// Makes a site's routers forget all mappings, as a restart does.
@@ -194,9 +205,8 @@ impl Lab {
             let router = self.space(router);
             let forgotten = router.start("conntrack", &["-F"], "")?;
             if *learns {
-                router.load_rules(
-                    "flush map ip lab_nat owner\nflush set ip lab_nat permitted\n",
-                )?;
+                router
+                    .load_rules("flush map ip lab_nat owner\nflush set ip lab_nat permitted\n")?;
             }
             forgotten.finish()?;
         }
@@ -220,7 +230,8 @@ impl Lab {
     /// # Errors
     /// When there is no such site.
     pub fn unblock_udp(&self, site: &str) -> Result<(), LabError> {
-        self.router(site)?.load_rules("table inet lab_block\ndelete table inet lab_block\n")
+        self.router(site)?
+            .load_rules("table inet lab_block\ndelete table inet lab_block\n")
     }
 
     fn net(&self) -> &Host {
@@ -229,7 +240,9 @@ impl Lab {
 
     fn space(&self, name: &str) -> &Host {
         let found = self.hosts.iter().find(|(key, _)| key == name);
-        found.map(|(_, host)| host).expect("the plan's own names have hosts")
+        found
+            .map(|(_, host)| host)
+            .expect("the plan's own names have hosts")
     }
 
     fn site(&self, name: &str) -> Result<&SitePlan, LabError> {
@@ -240,7 +253,12 @@ impl Lab {
     fn prefixes(&self, end: End<'_>) -> Result<Vec<Prefix>, LabError> {
         match end {
             End::Site(name) => Ok(self.site(name)?.prefixes.clone()),
-            End::Node => Ok(self.node().addresses().iter().map(|address| host(*address)).collect()),
+            End::Node => Ok(self
+                .node()
+                .addresses()
+                .iter()
+                .map(|address| host(*address))
+                .collect()),
         }
     }
 
@@ -265,9 +283,20 @@ impl Lab {
         // nftables' own queue statement is not in every kernel; the older one is. A queue that
         // nobody serves is passed by.
         let number = QUEUE.to_string();
-        let rule = ["-t", "mangle", "-A", "FORWARD", "-j", "NFQUEUE", "--queue-bypass"];
+        let rule = [
+            "-t",
+            "mangle",
+            "-A",
+            "FORWARD",
+            "-j",
+            "NFQUEUE",
+            "--queue-bypass",
+        ];
         let rule = [&rule[..], &["--queue-num", &number]].concat();
-        let rules = [net.start("iptables", &rule, "")?, net.start("ip6tables", &rule, "")?];
+        let rules = [
+            net.start("iptables", &rule, "")?,
+            net.start("ip6tables", &rule, "")?,
+        ];
         rules.into_iter().try_for_each(Job::finish)
     }
 }
@@ -336,7 +365,11 @@ impl Names {
     fn new(plan: &Plan) -> Self {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let prefix = sweep::prefix(std::process::id(), number);
-        let names = plan.spaces.iter().map(|space| format!("{prefix}{}", space.name)).collect();
+        let names = plan
+            .spaces
+            .iter()
+            .map(|space| format!("{prefix}{}", space.name))
+            .collect();
         Self { prefix, names }
     }
 
@@ -405,7 +438,10 @@ fn cut_table(a: &str, b: &str) -> String {
 }
 
 fn host(address: IpAddr) -> Prefix {
-    Prefix { address, bits: if address.is_ipv4() { 32 } else { 128 } }
+    Prefix {
+        address,
+        bits: if address.is_ipv4() { 32 } else { 128 },
+    }
 }
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);

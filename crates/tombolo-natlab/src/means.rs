@@ -56,12 +56,30 @@ impl Tool {
 
 /// The programs that the lab runs.
 pub const TOOLS: [Tool; 6] = [
-    Tool { name: "ip", package: "iproute2" },
-    Tool { name: "nft", package: "nftables" },
-    Tool { name: "iptables", package: "iptables" },
-    Tool { name: "ip6tables", package: "iptables" },
-    Tool { name: "conntrack", package: "conntrack" },
-    Tool { name: "unshare", package: "util-linux" },
+    Tool {
+        name: "ip",
+        package: "iproute2",
+    },
+    Tool {
+        name: "nft",
+        package: "nftables",
+    },
+    Tool {
+        name: "iptables",
+        package: "iptables",
+    },
+    Tool {
+        name: "ip6tables",
+        package: "iptables",
+    },
+    Tool {
+        name: "conntrack",
+        package: "conntrack",
+    },
+    Tool {
+        name: "unshare",
+        package: "util-linux",
+    },
 ];
 
 /// Finds out how a lab can be run here, by trying: a namespace, and rules in it.
@@ -98,7 +116,10 @@ where
     I: IntoIterator<Item = S>,
     S: AsRef<std::ffi::OsStr>,
 {
-    user_namespace(PREPARE).arg(env::current_exe()?).args(args).status()
+    user_namespace(PREPARE)
+        .arg(env::current_exe()?)
+        .args(args)
+        .status()
 }
 
 /// The path of a program of [`TOOLS`], looked for where root's programs are too.
@@ -115,7 +136,10 @@ fn find(tool: &str) -> Option<PathBuf> {
 }
 
 fn missing_tools() -> Vec<Tool> {
-    TOOLS.into_iter().filter(|tool| find(tool.name).is_none()).collect()
+    TOOLS
+        .into_iter()
+        .filter(|tool| find(tool.name).is_none())
+        .collect()
 }
 
 /// Makes a namespace on a thread of its own, which takes it along when it ends, and loads into it
@@ -129,7 +153,9 @@ fn try_namespace() -> Result<Result<(), String>, String> {
             }
             Ok(try_rules())
         });
-        attempt.join().unwrap_or_else(|_| Err("the attempt panicked".to_owned()))
+        attempt
+            .join()
+            .unwrap_or_else(|_| Err("the attempt panicked".to_owned()))
     })
 }
 
@@ -142,7 +168,9 @@ fn writable_name_directory() -> bool {
 fn try_rules() -> Result<(), String> {
     use std::io::Write as _;
     let wan = std::net::Ipv4Addr::new(192, 0, 2, 1);
-    let rules = Nat::new(Profile::FullCone).with_hairpin().ruleset(Some(wan));
+    let rules = Nat::new(Profile::FullCone)
+        .with_hairpin()
+        .ruleset(Some(wan));
     let attempt = Command::new(path_of("nft"))
         .args(["-f", "-"])
         .stdin(Stdio::piped())
@@ -181,18 +209,34 @@ fn try_user_namespace() -> Result<(), Missing> {
 fn user_namespace(script: &str) -> Command {
     let mut command = Command::new(path_of("unshare"));
     command
-        .args(["--map-root-user", "--net", "--mount", "--propagation", "private", "sh", "-ec"])
+        .args([
+            "--map-root-user",
+            "--net",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-ec",
+        ])
         .args([script, "natlab"])
         .env(INSIDE, "1");
     command
 }
 
 fn first_line(output: &[u8]) -> String {
-    String::from_utf8_lossy(output).lines().next().unwrap_or("no reason given").to_owned()
+    String::from_utf8_lossy(output)
+        .lines()
+        .next()
+        .unwrap_or("no reason given")
+        .to_owned()
 }
 
 fn names(tools: &[Tool]) -> String {
-    tools.iter().map(|tool| tool.name).collect::<Vec<_>>().join(", ")
+    tools
+        .iter()
+        .map(|tool| tool.name)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn install_command(tools: &[Tool]) -> String {

@@ -84,7 +84,12 @@ pub struct Nat {
 impl Nat {
     /// A router of that profile: no hairpin, the kernel's time-outs, input drop.
     pub fn new(profile: Profile) -> Self {
-        Self { profile, hairpin: false, udp_timeout: None, input_drop: true }
+        Self {
+            profile,
+            hairpin: false,
+            udp_timeout: None,
+            input_drop: true,
+        }
     }
 
     /// Lets devices inside reach each other through their public addresses.
@@ -158,7 +163,9 @@ impl Nat {
 
     /// Learns, after translation, which device an outer port belongs to and whom it has sent to.
     fn learning(&self) -> String {
-        let timeout = self.udp_timeout.map_or(60, |timeout| timeout.as_secs().max(1));
+        let timeout = self
+            .udp_timeout
+            .map_or(60, |timeout| timeout.as_secs().max(1));
         format!(
             "  map owner {{\n    type inet_service : ipv4_addr . inet_service\n    \
              flags dynamic,timeout\n    timeout {timeout}s\n  }}\n  \
@@ -172,11 +179,11 @@ impl Nat {
     }
 
     fn inbound(&self, wan: Ipv4Addr) -> String {
-        let mut rules = String::from("  chain inbound {\n    type nat hook prerouting priority dstnat\n");
+        let mut rules =
+            String::from("  chain inbound {\n    type nat hook prerouting priority dstnat\n");
         match self.profile {
-            Profile::FullCone => rules.push_str(
-                "    iifname \"wan\" meta l4proto udp dnat ip to udp dport map @owner\n",
-            ),
+            Profile::FullCone => rules
+                .push_str("    iifname \"wan\" meta l4proto udp dnat ip to udp dport map @owner\n"),
             Profile::Restricted => rules.push_str(
                 "    iifname \"wan\" meta l4proto udp udp dport . ip saddr @permitted \
                  dnat ip to udp dport map @owner\n",
@@ -257,7 +264,9 @@ mod tests {
             let rules = Nat::new(profile).ruleset(Some(WAN));
             assert!(rules.contains("hook input"), "{profile}: {rules}");
         }
-        let rules = Nat::new(Profile::PortRestricted).without_input_drop().ruleset(Some(WAN));
+        let rules = Nat::new(Profile::PortRestricted)
+            .without_input_drop()
+            .ruleset(Some(WAN));
         assert!(!rules.contains("hook input"), "{rules}");
     }
 
@@ -273,7 +282,9 @@ mod tests {
 
     #[test]
     fn a_hairpin_learns_who_owns_a_port_under_every_filtering() {
-        let rules = Nat::new(Profile::PortRestricted).with_hairpin().ruleset(Some(WAN));
+        let rules = Nat::new(Profile::PortRestricted)
+            .with_hairpin()
+            .ruleset(Some(WAN));
         assert!(rules.contains("map owner"), "{rules}");
         assert!(rules.contains("ip daddr 203.0.113.2"), "{rules}");
     }

@@ -47,7 +47,10 @@ impl Queue {
             SockFlag::SOCK_CLOEXEC,
             SockProtocol::NetlinkNetFilter,
         )?;
-        bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &NetlinkAddr::new(0, 0))?;
+        bind(
+            std::os::fd::AsRawFd::as_raw_fd(&socket),
+            &NetlinkAddr::new(0, 0),
+        )?;
         setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER_BYTES)?;
         let mut queue = Self {
             socket: File::from(socket),
@@ -59,7 +62,10 @@ impl Queue {
         let mut copy = COPIED_BYTES.to_be_bytes().to_vec();
         copy.push(COPY_PACKET);
         queue.configure(&[attribute(CFG_PARAMS, &copy)])?;
-        queue.configure(&[attribute(CFG_QUEUE_MAXLEN, &QUEUE_PACKETS_MAX.to_be_bytes())])?;
+        queue.configure(&[attribute(
+            CFG_QUEUE_MAXLEN,
+            &QUEUE_PACKETS_MAX.to_be_bytes(),
+        )])?;
         set_nonblocking(&queue.socket)?;
         Ok(queue)
     }
@@ -93,7 +99,11 @@ impl Queue {
         let mut value = [0; 8];
         value[..4].copy_from_slice(&code.to_be_bytes());
         value[4..].copy_from_slice(&packet.0.to_be_bytes());
-        self.send(MESSAGE_VERDICT, REQUEST, &[attribute(VERDICT_HEADER, &value)])
+        self.send(
+            MESSAGE_VERDICT,
+            REQUEST,
+            &[attribute(VERDICT_HEADER, &value)],
+        )
     }
 
     fn configure(&mut self, attributes: &[Vec<u8>]) -> io::Result<()> {
@@ -102,7 +112,10 @@ impl Queue {
             let length = (&self.socket).read(&mut self.received)?;
             for message in messages(self.received.get(..length).unwrap_or_default()) {
                 if message.kind == MESSAGE_ERROR {
-                    let errno = message.body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+                    let errno = message
+                        .body
+                        .first_chunk()
+                        .map_or(0, |code| i32::from_ne_bytes(*code));
                     return match errno {
                         0 => Ok(()),
                         code => Err(io::Error::from_raw_os_error(-code)),
@@ -117,7 +130,8 @@ impl Queue {
         let length = u32::try_from(length).map_err(io::Error::other)?;
         self.sent.clear();
         self.sent.extend(length.to_ne_bytes());
-        self.sent.extend(((SUBSYSTEM_QUEUE << 8) | kind).to_ne_bytes());
+        self.sent
+            .extend(((SUBSYSTEM_QUEUE << 8) | kind).to_ne_bytes());
         self.sent.extend(flags.to_ne_bytes());
         self.sent.extend([0; 8]);
         self.sent.extend([0, 0]);
@@ -160,7 +174,11 @@ fn packet(message: Message<'_>) -> Option<Packet> {
     let mut endpoints = None;
     for (kind, value) in attributes(message.body.get(FAMILY_HEADER_BYTES..)?) {
         match kind {
-            PACKET_HEADER => id = value.first_chunk().map(|id| PacketId(u32::from_be_bytes(*id))),
+            PACKET_HEADER => {
+                id = value
+                    .first_chunk()
+                    .map(|id| PacketId(u32::from_be_bytes(*id)))
+            }
             PAYLOAD => endpoints = endpoints_of(value),
             _ => {}
         }
@@ -184,12 +202,18 @@ fn endpoints_of(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
         4 => {
             let source: [u8; 4] = *packet.get(12..)?.first_chunk()?;
             let destination: [u8; 4] = *packet.get(16..)?.first_chunk()?;
-            Some((Ipv4Addr::from(source).into(), Ipv4Addr::from(destination).into()))
+            Some((
+                Ipv4Addr::from(source).into(),
+                Ipv4Addr::from(destination).into(),
+            ))
         }
         6 => {
             let source: [u8; 16] = *packet.get(8..)?.first_chunk()?;
             let destination: [u8; 16] = *packet.get(24..)?.first_chunk()?;
-            Some((Ipv6Addr::from(source).into(), Ipv6Addr::from(destination).into()))
+            Some((
+                Ipv6Addr::from(source).into(),
+                Ipv6Addr::from(destination).into(),
+            ))
         }
         _ => None,
     }
@@ -245,8 +269,11 @@ mod tests {
         let mut ip = vec![0x45; 20];
         ip[12..16].copy_from_slice(&[203, 0, 113, 2]);
         ip[16..20].copy_from_slice(&[192, 0, 2, 10]);
-        let attributes =
-            [attribute(PACKET_HEADER, &[0, 0, 0, 7, 8, 0, 2]), attribute(PAYLOAD, &ip)].concat();
+        let attributes = [
+            attribute(PACKET_HEADER, &[0, 0, 0, 7, 8, 0, 2]),
+            attribute(PAYLOAD, &ip),
+        ]
+        .concat();
         let length = u32::try_from(HEADER_BYTES + attributes.len()).expect("short");
         let mut bytes = length.to_ne_bytes().to_vec();
         bytes.extend((SUBSYSTEM_QUEUE << 8).to_ne_bytes());
@@ -264,7 +291,10 @@ mod tests {
         let destination = IpAddr::from([192, 0, 2, 10]);
         assert_eq!(
             read,
-            [Packet { id: PacketId(7), endpoints: Some((source, destination)) }]
+            [Packet {
+                id: PacketId(7),
+                endpoints: Some((source, destination))
+            }]
         );
     }
 
@@ -272,7 +302,11 @@ mod tests {
     fn no_truncation_of_a_message_is_read_as_a_packet() {
         let bytes = announcement();
         for length in 0..bytes.len() {
-            assert_eq!(messages(&bytes[..length]).filter_map(packet).count(), 0, "{length}");
+            assert_eq!(
+                messages(&bytes[..length]).filter_map(packet).count(),
+                0,
+                "{length}"
+            );
         }
     }
 }

@@ -64,7 +64,12 @@ impl Site {
     }
 
     fn check(&self) -> Result<(), LabError> {
-        let refuse = |reason| Err(LabError::Layout { site: self.name.clone(), reason });
+        let refuse = |reason| {
+            Err(LabError::Layout {
+                site: self.name.clone(),
+                reason,
+            })
+        };
         let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         if self.name.is_empty() || self.name.len() > 16 || !self.name.chars().all(is_plain) {
             return refuse("a name has 1 to 16 characters of [a-z0-9]");
@@ -153,16 +158,28 @@ pub(crate) struct Plan {
 impl Plan {
     /// Lays out the internet, one node and the sites.
     pub(crate) fn new(sites: &[Site], node_addresses: usize) -> Result<Self, LabError> {
-        let mut plan = Self { spaces: Vec::new(), cables: Vec::new(), sites: Vec::new() };
+        let mut plan = Self {
+            spaces: Vec::new(),
+            cables: Vec::new(),
+            sites: Vec::new(),
+        };
         plan.spaces.push(internet());
         plan.add_node(node_addresses);
         for (index, site) in sites.iter().enumerate() {
             site.check()?;
-            let refuse = |reason| Err(LabError::Layout { site: site.name.clone(), reason });
+            let refuse = |reason| {
+                Err(LabError::Layout {
+                    site: site.name.clone(),
+                    reason,
+                })
+            };
             if sites[..index].iter().any(|other| other.name == site.name) {
                 return refuse("the name is taken");
             }
-            let Some(number) = u8::try_from(index).ok().filter(|number| *number < SITES_MAX) else {
+            let Some(number) = u8::try_from(index)
+                .ok()
+                .filter(|number| *number < SITES_MAX)
+            else {
                 return refuse("a lab has at most 32 sites");
             };
             plan.add_site(site, number);
@@ -174,8 +191,10 @@ impl Plan {
         self.cable(("net", "node"), ("node", "eth0"));
         let net = &mut self.spaces[NET];
         net.ip.push("link set node up".to_owned());
-        net.ip.push(format!("address add {NODE_GATEWAY_V4}/24 dev node"));
-        net.ip.push(format!("address add {NODE_GATEWAY_V6}/64 dev node nodad"));
+        net.ip
+            .push(format!("address add {NODE_GATEWAY_V4}/24 dev node"));
+        net.ip
+            .push(format!("address add {NODE_GATEWAY_V6}/64 dev node nodad"));
         let mut node = SpacePlan::new("node");
         let count = addresses.clamp(1, 2);
         node.up("eth0");
@@ -185,14 +204,20 @@ impl Plan {
         for address in &NODE_V6[..count] {
             node.address("eth0", IpAddr::V6(*address), 64);
         }
-        node.ip.push(format!("route add default via {NODE_GATEWAY_V4}"));
-        node.ip.push(format!("route add ::/0 via {NODE_GATEWAY_V6}"));
+        node.ip
+            .push(format!("route add default via {NODE_GATEWAY_V4}"));
+        node.ip
+            .push(format!("route add ::/0 via {NODE_GATEWAY_V6}"));
         self.spaces.push(node);
     }
 
     fn add_site(&mut self, site: &Site, number: u8) {
         let at = Addressing::new(number);
-        let outer_name = if site.behind.is_some() { "carrier" } else { "router" };
+        let outer_name = if site.behind.is_some() {
+            "carrier"
+        } else {
+            "router"
+        };
         let outer = format!("{}-{outer_name}", site.name);
         let nat = site.behind.as_ref().unwrap_or(&site.nat);
         self.link_to_internet(site, &at, &outer);
@@ -213,7 +238,9 @@ impl Plan {
             router.route_packets();
             router.up("wan");
             router.address("wan", IpAddr::V4(at.carrier_home), 24);
-            router.ip.push(format!("route add default via {}", at.carrier_gateway));
+            router
+                .ip
+                .push(format!("route add default via {}", at.carrier_gateway));
             router.apply(&site.nat, Some(at.carrier_home));
             self.cable((&outer, "home0"), (&last, "wan"));
             routers.push((last.clone(), site.nat.learns()));
@@ -229,8 +256,14 @@ impl Plan {
             routers,
             devices,
             prefixes: vec![
-                Prefix { address: IpAddr::V4(at.gateway_network), bits: 28 },
-                Prefix { address: IpAddr::V6(at.v6(0, 0)), bits: 48 },
+                Prefix {
+                    address: IpAddr::V4(at.gateway_network),
+                    bits: 28,
+                },
+                Prefix {
+                    address: IpAddr::V6(at.v6(0, 0)),
+                    bits: 48,
+                },
             ],
         });
     }
@@ -240,11 +273,17 @@ impl Plan {
         self.cable(("net", &interface), (router, "wan"));
         let net = &mut self.spaces[NET];
         net.ip.push(format!("link set {interface} up"));
-        net.ip.push(format!("address add {}/29 dev {interface}", at.gateway));
-        net.ip.push(format!("route add {}/29 via {}", at.public_network, at.wan));
+        net.ip
+            .push(format!("address add {}/29 dev {interface}", at.gateway));
+        net.ip
+            .push(format!("route add {}/29 via {}", at.public_network, at.wan));
         if site.has_ipv6() {
-            net.ip.push(format!("address add {}/64 dev {interface} nodad", at.v6(0, 1)));
-            net.ip.push(format!("route add {}/48 via {}", at.v6(0, 0), at.v6(0, 2)));
+            net.ip.push(format!(
+                "address add {}/64 dev {interface} nodad",
+                at.v6(0, 1)
+            ));
+            net.ip
+                .push(format!("route add {}/48 via {}", at.v6(0, 0), at.v6(0, 2)));
         }
     }
 
@@ -282,13 +321,19 @@ impl Plan {
 
     fn cable(&mut self, left: (&str, &str), right: (&str, &str)) {
         let own = |(space, interface): (&str, &str)| (space.to_owned(), interface.to_owned());
-        self.cables.push(Cable { left: own(left), right: own(right) });
+        self.cables.push(Cable {
+            left: own(left),
+            right: own(right),
+        });
     }
 }
 
 impl SpacePlan {
     fn new(name: &str) -> Self {
-        let mut plan = Self { name: name.to_owned(), ..Self::default() };
+        let mut plan = Self {
+            name: name.to_owned(),
+            ..Self::default()
+        };
         // Addresses must be usable at once: no duplicate address detection, no router solicitation.
         for (path, value) in [
             ("net/ipv6/conf/default/accept_dad", "0"),
@@ -303,11 +348,13 @@ impl SpacePlan {
 
     fn route_packets(&mut self) {
         self.settings.push(("net/ipv4/ip_forward", "1".to_owned()));
-        self.settings.push(("net/ipv6/conf/all/forwarding", "1".to_owned()));
+        self.settings
+            .push(("net/ipv6/conf/all/forwarding", "1".to_owned()));
     }
 
     fn disable_ipv6(&mut self) {
-        self.settings.push(("net/ipv6/conf/default/disable_ipv6", "1".to_owned()));
+        self.settings
+            .push(("net/ipv6/conf/default/disable_ipv6", "1".to_owned()));
     }
 
     fn up(&mut self, interface: &str) {
@@ -316,7 +363,9 @@ impl SpacePlan {
 
     fn address(&mut self, interface: &str, address: IpAddr, bits: u8) {
         let nodad = if address.is_ipv6() { " nodad" } else { "" };
-        self.ip.push(format!("address add {address}/{bits} dev {interface}{nodad}"));
+        self.ip.push(format!(
+            "address add {address}/{bits} dev {interface}{nodad}"
+        ));
         self.addresses.push(address);
     }
 
@@ -325,7 +374,8 @@ impl SpacePlan {
         let nat = site.behind.as_ref().unwrap_or(&site.nat);
         if nat.profile.has_ipv4() {
             self.address("wan", IpAddr::V4(at.wan), 29);
-            self.ip.push(format!("route add default via {}", at.gateway));
+            self.ip
+                .push(format!("route add default via {}", at.gateway));
         }
         if site.has_ipv6() {
             self.address("wan", IpAddr::V6(at.v6(0, 2)), 64);
@@ -334,18 +384,32 @@ impl SpacePlan {
     }
 
     fn bridge(&mut self, gateways: &[(impl ToString, u8)]) {
-        self.ip.push("link add lan type bridge forward_delay 0".to_owned());
+        // Where the kernel shows bridged packets to the router's rules, neighbours would be
+        // filtered and translated like strangers.
+        for family in [
+            "net/bridge/bridge-nf-call-iptables",
+            "net/bridge/bridge-nf-call-ip6tables",
+        ] {
+            self.settings.push((family, "0".to_owned()));
+        }
+        self.ip
+            .push("link add lan type bridge forward_delay 0".to_owned());
         self.up("lan");
         for (gateway, bits) in gateways {
             let nodad = if *bits == 64 { " nodad" } else { "" };
-            self.ip.push(format!("address add {}/{bits} dev lan{nodad}", gateway.to_string()));
+            self.ip.push(format!(
+                "address add {}/{bits} dev lan{nodad}",
+                gateway.to_string()
+            ));
         }
     }
 
     fn port(&mut self, interface: &str, isolated: bool) {
         self.ip.push(format!("link set {interface} up master lan"));
         if isolated {
-            self.ip.push(format!("link set {interface} type bridge_slave isolated on"));
+            self.ip.push(format!(
+                "link set {interface} type bridge_slave isolated on"
+            ));
         }
     }
 
@@ -353,8 +417,10 @@ impl SpacePlan {
         self.rules = nat.ruleset(wan);
         if let Some(timeout) = nat.udp_timeout {
             let seconds = timeout.max(Duration::from_secs(1)).as_secs().to_string();
-            self.settings.push(("net/netfilter/nf_conntrack_udp_timeout", seconds.clone()));
-            self.settings.push(("net/netfilter/nf_conntrack_udp_timeout_stream", seconds));
+            self.settings
+                .push(("net/netfilter/nf_conntrack_udp_timeout", seconds.clone()));
+            self.settings
+                .push(("net/netfilter/nf_conntrack_udp_timeout_stream", seconds));
         }
     }
 }
@@ -386,7 +452,16 @@ impl Addressing {
     }
 
     fn v6(&self, subnet: u16, host: u16) -> Ipv6Addr {
-        Ipv6Addr::new(0x2001, 0xdb8, u16::from(self.number) + 1, subnet, 0, 0, 0, host)
+        Ipv6Addr::new(
+            0x2001,
+            0xdb8,
+            u16::from(self.number) + 1,
+            subnet,
+            0,
+            0,
+            0,
+            host,
+        )
     }
 
     /// The network behind a router of that kind, in both families.
@@ -423,7 +498,9 @@ impl Lan {
     }
 
     fn gateways(&self) -> Vec<(IpAddr, u8)> {
-        let v4 = self.v4.map(|(gateway, bits, _)| (IpAddr::V4(gateway), bits));
+        let v4 = self
+            .v4
+            .map(|(gateway, bits, _)| (IpAddr::V4(gateway), bits));
         let v6 = self.v6.map(|(gateway, _)| (IpAddr::V6(gateway), 64));
         v4.into_iter().chain(v6).collect()
     }
@@ -433,18 +510,27 @@ impl Lan {
 fn internet() -> SpacePlan {
     let mut net = SpacePlan::new("net");
     net.route_packets();
-    for private in ["10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16"] {
+    for private in [
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+    ] {
         net.ip.push(format!("route add blackhole {private}"));
     }
     net
 }
 
 fn offset_v4(first: Ipv4Addr, index: usize) -> Ipv4Addr {
-    (0..index).fold(first, |address, _| Ipv4Addr::from_bits(address.to_bits() + 1))
+    (0..index).fold(first, |address, _| {
+        Ipv4Addr::from_bits(address.to_bits() + 1)
+    })
 }
 
 fn offset_v6(first: Ipv6Addr, index: usize) -> Ipv6Addr {
-    (0..index).fold(first, |address, _| Ipv6Addr::from_bits(address.to_bits() + 1))
+    (0..index).fold(first, |address, _| {
+        Ipv6Addr::from_bits(address.to_bits() + 1)
+    })
 }
 
 /// Index of the internet in [`Plan::spaces`].
@@ -477,7 +563,12 @@ mod tests {
         for (index, site) in plan.sites.iter().enumerate() {
             for other in &plan.sites[..index] {
                 for prefix in &site.prefixes {
-                    assert!(!other.prefixes.iter().any(|taken| taken.contains(prefix.address)));
+                    assert!(
+                        !other
+                            .prefixes
+                            .iter()
+                            .any(|taken| taken.contains(prefix.address))
+                    );
                 }
             }
         }
@@ -486,23 +577,37 @@ mod tests {
     #[test]
     fn a_device_without_nat_has_an_address_of_its_sites_public_prefix() {
         let plan = plan(&[Site::new("a", Profile::NoNat).devices(5)]);
-        for space in plan.spaces.iter().filter(|space| plan.sites[0].devices.contains(&space.name)) {
-            assert!(plan.sites[0].prefixes[0].contains(space.addresses[0]), "{space:?}");
+        for space in plan
+            .spaces
+            .iter()
+            .filter(|space| plan.sites[0].devices.contains(&space.name))
+        {
+            assert!(
+                plan.sites[0].prefixes[0].contains(space.addresses[0]),
+                "{space:?}"
+            );
         }
     }
 
     #[test]
     fn an_ipv6_only_device_has_no_ipv4() {
         let plan = plan(&[Site::new("a", Profile::Ipv6Firewall)]);
-        let device = plan.spaces.iter().find(|space| space.name == "a-0").expect("the device");
+        let device = plan
+            .spaces
+            .iter()
+            .find(|space| space.name == "a-0")
+            .expect("the device");
         assert!(device.addresses.iter().all(IpAddr::is_ipv6), "{device:?}");
     }
 
     #[test]
     fn a_nested_site_has_two_routers_outermost_first() {
         let plan = plan(&[Site::new("a", Profile::FullCone).behind(Profile::PortRestricted)]);
-        let routers: Vec<&str> =
-            plan.sites[0].routers.iter().map(|(name, _)| name.as_str()).collect();
+        let routers: Vec<&str> = plan.sites[0]
+            .routers
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
         assert_eq!(routers, ["a-carrier", "a-home"]);
     }
 
@@ -512,11 +617,19 @@ mod tests {
             Site::new("A", Profile::NoNat),
             Site::new("node", Profile::NoNat),
             Site::new("a", Profile::NoNat).devices(6),
-            Site::new("a", Profile::FullCone).behind(Profile::FullCone).dual_stack(),
+            Site::new("a", Profile::FullCone)
+                .behind(Profile::FullCone)
+                .dual_stack(),
         ] {
-            assert!(matches!(Plan::new(&[site], 1), Err(LabError::Layout { .. })));
+            assert!(matches!(
+                Plan::new(&[site], 1),
+                Err(LabError::Layout { .. })
+            ));
         }
-        let twice = [Site::new("a", Profile::NoNat), Site::new("a", Profile::NoNat)];
+        let twice = [
+            Site::new("a", Profile::NoNat),
+            Site::new("a", Profile::NoNat),
+        ];
         assert!(matches!(Plan::new(&twice, 1), Err(LabError::Layout { .. })));
     }
 }

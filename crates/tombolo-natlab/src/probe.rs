@@ -76,13 +76,11 @@ impl Responder {
             return Err(failed(io::Error::other("the node needs two addresses")));
         };
         let sockets = node.enter(|| bind_pairs(first, second))?.map_err(failed)?;
-        let mut addresses = Vec::new();
-        for socket in &sockets {
+        let mut addresses = [SocketAddr::new(first, 0); 4];
+        for (socket, address) in sockets.iter().zip(&mut addresses) {
             socket.set_read_timeout(Some(TICK)).map_err(failed)?;
-            addresses.push(socket.local_addr().map_err(failed)?);
+            *address = socket.local_addr().map_err(failed)?;
         }
-        let addresses: [SocketAddr; 4] =
-            addresses.try_into().expect("as many addresses as sockets");
         let stop = Arc::new(AtomicBool::new(false));
         let sockets = Arc::new(sockets);
         let threads = (0..addresses.len())
@@ -91,7 +89,11 @@ impl Responder {
                 thread::spawn(move || respond(&sockets, index, &stop))
             })
             .collect();
-        Ok(Self { addresses, stop, threads })
+        Ok(Self {
+            addresses,
+            stop,
+            threads,
+        })
     }
 
     /// Measures what is between a device and the node. `None` when no answer came at all.
@@ -105,7 +107,11 @@ impl Responder {
             source,
         };
         let unspecified = self.unspecified();
-        let open = || device.enter(|| UdpSocket::bind(unspecified))?.map_err(failed);
+        let open = || {
+            device
+                .enter(|| UdpSocket::bind(unspecified))?
+                .map_err(failed)
+        };
         // Filtering first, with a socket that has sent nowhere else.
         let socket = open()?;
         let Some(filtering) = self.filtering(&socket).map_err(failed)? else {
@@ -166,7 +172,9 @@ impl Responder {
     fn mapped(&self, socket: &UdpSocket) -> io::Result<Option<[SocketAddr; 4]>> {
         let mut mapped = Vec::new();
         for index in 0..self.addresses.len() {
-            let Some(address) = self.outer_address(socket, index)? else { return Ok(None) };
+            let Some(address) = self.outer_address(socket, index)? else {
+                return Ok(None);
+            };
             mapped.push(address);
         }
         Ok(mapped.try_into().ok())
@@ -174,7 +182,9 @@ impl Responder {
 
     /// RFC 5780 §3.4.
     fn hairpin(&self, first: &UdpSocket, second: &UdpSocket) -> io::Result<bool> {
-        let Some(target) = self.outer_address(second, 0)? else { return Ok(false) };
+        let Some(target) = self.outer_address(second, 0)? else {
+            return Ok(false);
+        };
         for _ in 0..ATTEMPTS {
             first.send_to(&reply(0, target), target)?;
             if !receive(second, SILENCE)?.is_empty() {
@@ -214,7 +224,10 @@ pub enum Family {
 
 impl Family {
     fn of(self, host: &Host) -> impl Iterator<Item = IpAddr> + '_ {
-        host.addresses().iter().copied().filter(move |ip| ip.is_ipv4() == (self == Self::V4))
+        host.addresses()
+            .iter()
+            .copied()
+            .filter(move |ip| ip.is_ipv4() == (self == Self::V4))
     }
 }
 
@@ -225,12 +238,7 @@ impl Family {
 ///
 /// # Errors
 /// When a socket cannot be opened.
-pub fn punch(
-    responder: &Responder,
-    a: &Host,
-    b: &Host,
-    late: Duration,
-) -> Result<bool, LabError> {
+pub fn punch(responder: &Responder, a: &Host, b: &Host, late: Duration) -> Result<bool, LabError> {
     let unspecified = responder.unspecified();
     let mut ends = Vec::new();
     for host in [a, b] {
@@ -239,7 +247,9 @@ pub fn punch(
             space: host.name().to_owned(),
             source,
         };
-        let socket = host.enter(|| UdpSocket::bind(unspecified))?.map_err(failed)?;
+        let socket = host
+            .enter(|| UdpSocket::bind(unspecified))?
+            .map_err(failed)?;
         let Some(outer) = responder.outer_address(&socket, 0).map_err(failed)? else {
             return Ok(false);
         };
@@ -255,7 +265,10 @@ pub fn punch(
                 continue;
             }
             // Unreachable is an outcome, not an error.
-            let _ = socket.send_to(&reply(usize::from(heard[index]), targets[index]), targets[index]);
+            let _ = socket.send_to(
+                &reply(usize::from(heard[index]), targets[index]),
+                targets[index],
+            );
         }
         thread::sleep(Duration::from_millis(20));
         for (index, (socket, _)) in ends.iter().enumerate() {
@@ -286,7 +299,9 @@ fn bind_pairs(first: IpAddr, second: IpAddr) -> io::Result<[UdpSocket; 4]> {
 fn respond(sockets: &[UdpSocket; 4], index: usize, stop: &AtomicBool) {
     let mut buffer = [0; 128];
     while !stop.load(Ordering::Relaxed) {
-        let Ok((length, from)) = sockets[index].recv_from(&mut buffer) else { continue };
+        let Ok((length, from)) = sockets[index].recv_from(&mut buffer) else {
+            continue;
+        };
         let answerer = match buffer.get(..length) {
             Some([b'?', answerer]) => usize::from(*answerer),
             _ => continue,
@@ -314,7 +329,10 @@ fn reply(answerer: usize, seen: SocketAddr) -> Vec<u8> {
 }
 
 fn parse_reply(bytes: &[u8]) -> Option<(usize, SocketAddr)> {
-    let (answerer, seen) = std::str::from_utf8(bytes).ok()?.strip_prefix('!')?.split_once(' ')?;
+    let (answerer, seen) = std::str::from_utf8(bytes)
+        .ok()?
+        .strip_prefix('!')?
+        .split_once(' ')?;
     Some((answerer.parse().ok()?, seen.parse().ok()?))
 }
 
@@ -349,7 +367,11 @@ fn ports(inner: u16, mapped: &[SocketAddr; 4]) -> Ports {
         return Ports::Preserved;
     }
     let rises = |pair: &[u16]| (1..=SEQUENTIAL_STEP_MAX).contains(&pair[1].wrapping_sub(pair[0]));
-    if outer.windows(2).all(rises) { Ports::Sequential } else { Ports::Random }
+    if outer.windows(2).all(rises) {
+        Ports::Sequential
+    } else {
+        Ports::Random
+    }
 }
 
 /// Positions in [`Responder::addresses`], seen from the first.

@@ -23,10 +23,17 @@ pub struct Host {
 impl Host {
     /// Opens the namespace `name`, which must exist.
     pub(crate) fn open(name: &str, addresses: Vec<IpAddr>) -> Result<Self, LabError> {
-        let namespace = File::open(format!("{DIRECTORY}/{name}")).map_err(|source| {
-            LabError::Namespace { action: "open", space: name.to_owned(), source }
-        })?;
-        Ok(Self { name: name.to_owned(), addresses, namespace: Arc::new(namespace) })
+        let namespace =
+            File::open(format!("{DIRECTORY}/{name}")).map_err(|source| LabError::Namespace {
+                action: "open",
+                space: name.to_owned(),
+                source,
+            })?;
+        Ok(Self {
+            name: name.to_owned(),
+            addresses,
+            namespace: Arc::new(namespace),
+        })
     }
 
     /// The namespace's name, as `ip netns` knows it.
@@ -64,12 +71,16 @@ impl Host {
         result.map_err(|errno| self.failed("enter", errno.into()))
     }
 
-    /// Writes kernel settings, each a path under `/proc/sys/` and its value.
+    /// Writes kernel settings, each a path under `/proc/sys/` and its value. Those that this
+    /// kernel does not have are left out.
     pub(crate) fn set(&self, settings: &[(&str, String)]) -> Result<(), LabError> {
-        self.enter(|| {
-            settings.iter().try_for_each(|(path, value)| fs::write(format!("/proc/sys/{path}"), value))
-        })?
-        .map_err(|source| self.failed("change a kernel setting", source))
+        let write =
+            |(path, value): &(&str, String)| match fs::write(format!("/proc/sys/{path}"), value) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                written => written,
+            };
+        self.enter(|| settings.iter().try_for_each(write))?
+            .map_err(|source| self.failed("change a kernel setting", source))
     }
 
     /// Loads nftables rules into the namespace.
@@ -96,7 +107,11 @@ impl Host {
     }
 
     fn failed(&self, action: &'static str, source: io::Error) -> LabError {
-        LabError::Namespace { action, space: self.name.clone(), source }
+        LabError::Namespace {
+            action,
+            space: self.name.clone(),
+            source,
+        }
     }
 }
 
@@ -120,19 +135,28 @@ pub(crate) struct Job {
 impl Job {
     fn new(tool: &'static str, space: &str, child: io::Result<Child>) -> Result<Self, LabError> {
         let child = child.map_err(|source| LabError::Tool { tool, source })?;
-        Ok(Self { tool, space: space.to_owned(), child })
+        Ok(Self {
+            tool,
+            space: space.to_owned(),
+            child,
+        })
     }
 
     /// Waits for the tool's end.
     pub(crate) fn finish(self) -> Result<(), LabError> {
         let Self { tool, space, child } = self;
-        let output =
-            child.wait_with_output().map_err(|source| LabError::Tool { tool, source })?;
+        let output = child
+            .wait_with_output()
+            .map_err(|source| LabError::Tool { tool, source })?;
         if output.status.success() {
             return Ok(());
         }
         let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(LabError::Refused { tool, space, message })
+        Err(LabError::Refused {
+            tool,
+            space,
+            message,
+        })
     }
 }
 

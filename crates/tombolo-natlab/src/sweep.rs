@@ -35,15 +35,27 @@ pub(crate) fn sweep() -> Result<Vec<String>, LabError> {
 /// Removes namespaces; those that are gone are no error.
 pub(crate) fn remove(names: &[String]) -> Result<(), LabError> {
     let mut batch = String::new();
-    for name in names.iter().filter(|name| Path::new(DIRECTORY).join(name).exists()) {
+    for name in names
+        .iter()
+        .filter(|name| Path::new(DIRECTORY).join(name).exists())
+    {
         let _ = writeln!(batch, "netns delete {name}");
     }
-    if batch.is_empty() { Ok(()) } else { start_ip(None, &batch)?.finish() }
+    if batch.is_empty() {
+        Ok(())
+    } else {
+        start_ip(None, &batch)?.finish()
+    }
 }
 
 /// The process that made a namespace of that name; `None` when no lab did.
 fn owner(name: &str) -> Option<u32> {
-    name.strip_prefix(MARK)?.strip_prefix('-')?.split('-').next()?.parse().ok()
+    name.strip_prefix(MARK)?
+        .strip_prefix('-')?
+        .split('-')
+        .next()?
+        .parse()
+        .ok()
 }
 
 fn is_alive(process: u32) -> bool {
@@ -60,7 +72,11 @@ fn end_processes(name: &str) {
         return;
     };
     for process in processes.filter_map(Result::ok) {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else {
+        let Some(pid) = process
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
             continue;
         };
         let inside = fs::metadata(process.path().join("ns/net"))
@@ -85,7 +101,12 @@ mod tests {
 
     #[test]
     fn other_namespaces_have_no_owner() {
-        for name in ["tombolo", "tombolo-x-1-net", "other-42-0-net", "tombolo42-0-net"] {
+        for name in [
+            "tombolo",
+            "tombolo-x-1-net",
+            "other-42-0-net",
+            "tombolo42-0-net",
+        ] {
             assert_eq!(owner(name), None, "{name}");
         }
     }

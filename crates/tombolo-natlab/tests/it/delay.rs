@@ -21,8 +21,13 @@ fn sockets(lab: &Lab) -> [UdpSocket; 2] {
     ["a", "b"].map(|site| {
         let device = lab.device(site, 0).expect("a device");
         let ip = device.ipv4().expect("an address");
-        let socket = lab.enter(device, || UdpSocket::bind((ip, 0))).expect("inside").expect("open");
-        socket.set_read_timeout(Some(Duration::from_secs(1))).expect("a time-out");
+        let socket = lab
+            .enter(device, || UdpSocket::bind((ip, 0)))
+            .expect("inside")
+            .expect("open");
+        socket
+            .set_read_timeout(Some(Duration::from_secs(1)))
+            .expect("a time-out");
         socket
     })
 }
@@ -66,9 +71,15 @@ fn a_constant_delay_is_kept_at_2000_packets_per_second_in_order() {
     require!();
     let times = one_way(&lab(Link::delay(DELAY)), 4000, 2000);
     assert_eq!(times.len(), 4000, "none is lost");
-    assert!(times.windows(2).all(|pair| pair[0].0 < pair[1].0), "in order");
-    let (p1, median, p99) =
-        (percentile(&times, 1), percentile(&times, 50), percentile(&times, 99));
+    assert!(
+        times.windows(2).all(|pair| pair[0].0 < pair[1].0),
+        "in order"
+    );
+    let (p1, median, p99) = (
+        percentile(&times, 1),
+        percentile(&times, 50),
+        percentile(&times, 99),
+    );
     eprintln!("one way: 1 % {p1:?}, median {median:?}, 99 % {p99:?}");
     assert!(p1 >= DELAY, "never early: {p1:?}");
     assert!(median < DELAY + Duration::from_millis(2), "{median:?}");
@@ -80,7 +91,10 @@ fn a_tcp_connection_is_delayed_too() {
     let lab = lab(Link::delay(DELAY));
     let node = lab.node();
     let ip = node.ipv4().expect("an address");
-    let listener = lab.enter(node, || TcpListener::bind((ip, 0))).expect("inside").expect("open");
+    let listener = lab
+        .enter(node, || TcpListener::bind((ip, 0)))
+        .expect("inside")
+        .expect("open");
     let target = listener.local_addr().expect("bound");
     let device = lab.device("a", 0).expect("a device");
     let connect = || {
@@ -88,11 +102,18 @@ fn a_tcp_connection_is_delayed_too() {
         TcpStream::connect(target).map(|_| start.elapsed())
     };
     let mut times: Vec<Duration> = (0..9)
-        .map(|_| lab.enter(device, connect).expect("inside").expect("connected"))
+        .map(|_| {
+            lab.enter(device, connect)
+                .expect("inside")
+                .expect("connected")
+        })
         .collect();
     times.sort();
     assert!(times[0] >= 2 * DELAY, "{times:?}");
-    assert!(times[4] < 2 * DELAY + Duration::from_millis(10), "{times:?}");
+    assert!(
+        times[4] < 2 * DELAY + Duration::from_millis(10),
+        "{times:?}"
+    );
 }
 
 #[test]
@@ -100,7 +121,10 @@ fn jitter_spreads_the_delay_and_keeps_the_order() {
     require!();
     let jitter = Duration::from_millis(10);
     let times = one_way(&lab(Link::delay(DELAY).with_jitter(jitter)), 500, 200);
-    assert!(times.windows(2).all(|pair| pair[0].0 < pair[1].0), "in order");
+    assert!(
+        times.windows(2).all(|pair| pair[0].0 < pair[1].0),
+        "in order"
+    );
     assert!(percentile(&times, 1) >= DELAY - jitter);
     assert!(percentile(&times, 90) - percentile(&times, 10) > Duration::from_millis(5));
 }
@@ -109,7 +133,11 @@ fn jitter_spreads_the_delay_and_keeps_the_order() {
 fn jitter_may_be_let_to_reorder() {
     require!();
     let jitter = Duration::from_millis(10);
-    let times = one_way(&lab(Link::delay(DELAY).with_jitter(jitter).with_reorder()), 500, 1000);
+    let times = one_way(
+        &lab(Link::delay(DELAY).with_jitter(jitter).with_reorder()),
+        500,
+        1000,
+    );
     assert!(times.windows(2).any(|pair| pair[0].0 > pair[1].0));
 }
 
@@ -125,10 +153,13 @@ fn loss_takes_the_part_that_was_asked_for() {
 fn a_link_between_two_ends_applies_to_one_direction() {
     require!();
     let lab = lab(Link::default());
-    lab.set_link_between(End::Site("a"), End::Site("b"), Link::delay(DELAY)).expect("set");
+    lab.set_link_between(End::Site("a"), End::Site("b"), Link::delay(DELAY))
+        .expect("set");
     let there = one_way(&lab, 50, 500);
-    lab.set_link_between(End::Site("a"), End::Site("b"), Link::default()).expect("set");
-    lab.set_link_between(End::Site("b"), End::Site("a"), Link::delay(DELAY)).expect("set");
+    lab.set_link_between(End::Site("a"), End::Site("b"), Link::default())
+        .expect("set");
+    lab.set_link_between(End::Site("b"), End::Site("a"), Link::delay(DELAY))
+        .expect("set");
     let undelayed = one_way(&lab, 50, 500);
     assert!(percentile(&there, 50) >= DELAY);
     assert!(percentile(&undelayed, 50) < DELAY / 2);

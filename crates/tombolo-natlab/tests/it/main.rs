@@ -3,4 +3,5 @@
 mod control;
 mod delay;
 mod nat;
+mod scenario;
 mod teardown;

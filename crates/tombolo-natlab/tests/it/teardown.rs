@@ -26,7 +26,10 @@ fn lab() -> Lab {
 fn names_of(lab: &Lab) -> Vec<String> {
     let node = lab.node().name();
     let prefix = node.strip_suffix("node").expect("the node's name");
-    own_namespaces().into_iter().filter(|name| name.starts_with(prefix)).collect()
+    own_namespaces()
+        .into_iter()
+        .filter(|name| name.starts_with(prefix))
+        .collect()
 }
 
 #[test]
@@ -61,7 +64,10 @@ fn a_sweep_removes_the_labs_of_dead_processes_only() {
     let mut dead = Command::new("true").spawn().expect("started");
     dead.wait().expect("ended");
     let leftover = format!("tombolo-{}-0-net", dead.id());
-    let made = Command::new("ip").args(["netns", "add", &leftover]).status().expect("ip");
+    let made = Command::new("ip")
+        .args(["netns", "add", &leftover])
+        .status()
+        .expect("ip");
     assert!(made.success());
     let living = lab();
     Lab::sweep().expect("swept");
@@ -88,7 +94,11 @@ fn a_lab_runs_in_an_unprivileged_user_namespace() {
     let output = Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(&copy)
-        .args(["--exact", "nat::a_full_cone_maps_and_filters_by_endpoint", "--nocapture"])
+        .args([
+            "--exact",
+            "nat::a_full_cone_maps_and_filters_by_endpoint",
+            "--nocapture",
+        ])
         .current_dir("/")
         .env_remove("TOMBOLO_SKIP_FILE")
         .output();
@@ -99,7 +109,11 @@ fn a_lab_runs_in_an_unprivileged_user_namespace() {
         skip(reason.lines().next().unwrap_or_default());
         return;
     }
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stdout));
+    assert!(
+        output.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
 }
 
 #[test]

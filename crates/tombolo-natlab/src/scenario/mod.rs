@@ -1,0 +1,138 @@
+//! Pairs of devices that Tombolo must connect, and a runner that tries each with the real program.
+
+mod events;
+mod run;
+mod table;
+
+pub use events::{Event, Line, PeerState, PeerSummary, Percentiles, Ready, Via};
+pub use run::{Ended, PeerRun, Run, RunError, Runner};
+pub use table::{extras, find, matrix, timings};
+
+use std::time::Duration;
+
+use crate::delay::Link;
+use crate::error::LabError;
+use crate::lab::{Builder, Lab};
+use crate::plan::Site;
+use crate::space::Host;
+
+/// Two devices, what is between them, and what must come of it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Scenario {
+    /// Unique name of `[a-z0-9-]`.
+    pub name: String,
+    /// The first device's site.
+    pub a: Site,
+    /// The second device's site; `None` when both are in the first.
+    pub b: Option<Site>,
+    /// How the two end up connected.
+    pub expect: Expect,
+    /// What the internet does to packets.
+    pub link: Option<Link>,
+    /// What the devices send to each other.
+    pub traffic: Traffic,
+    /// When the direct path is cut and healed, if it is.
+    pub cut: Option<Cut>,
+    /// Bounds for the medians over all runs.
+    pub limits: Limits,
+}
+
+/// How two devices end up connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// Directly.
+    Direct,
+    /// Through the relay, never directly.
+    Relayed,
+    /// Either way.
+    Connected,
+}
+
+/// What each device sends to the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traffic {
+    /// The interval between messages.
+    pub every: Duration,
+    /// The number of messages.
+    pub count: u64,
+    /// The size of a message in bytes.
+    pub size: usize,
+}
+
+/// Cutting the internet between the two sites for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// From when both are connected directly until the cut.
+    pub after: Duration,
+    /// Until it is healed.
+    pub lasts: Duration,
+}
+
+/// Bounds for what is measured, in milliseconds; `None` for no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// For the first application byte after `connect()`.
+    pub first_byte_ms: Option<f64>,
+    /// For the direct path after the introduction.
+    pub direct_ms: Option<f64>,
+    /// For the longest pause in what a device receives.
+    pub longest_gap_ms: Option<f64>,
+    /// For the return of the direct path after a cut has ended.
+    pub direct_again_ms: Option<f64>,
+}
+
+impl Scenario {
+    /// A pair of sites without delay.
+    pub(crate) fn new(name: impl Into<String>, a: Site, b: Option<Site>, expect: Expect) -> Self {
+        Self {
+            name: name.into(),
+            a,
+            b,
+            expect,
+            link: None,
+            traffic: Traffic {
+                every: Duration::from_millis(20),
+                count: 50,
+                size: 64,
+            },
+            cut: None,
+            limits: Limits::default(),
+        }
+    }
+
+    /// Describes the lab of this scenario.
+    pub fn lab(&self) -> Builder {
+        let mut builder = Lab::builder().site(self.a.clone());
+        if let Some(b) = &self.b {
+            builder = builder.site(b.clone());
+        }
+        match self.link {
+            Some(link) => builder.link(link),
+            None => builder,
+        }
+    }
+
+    /// The two devices, in a lab of this scenario.
+    ///
+    /// # Errors
+    /// When the lab is another's.
+    pub fn devices<'lab>(&self, lab: &'lab Lab) -> Result<[&'lab Host; 2], LabError> {
+        let first = lab.device(&self.a.name, 0)?;
+        let second = match &self.b {
+            Some(b) => lab.device(&b.name, 0)?,
+            None => lab.device(&self.a.name, 1)?,
+        };
+        Ok([first, second])
+    }
+}
+
+impl std::fmt::Display for Expect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Direct => "direct",
+            Self::Relayed => "relayed",
+            Self::Connected => "connected",
+        })
+    }
+}

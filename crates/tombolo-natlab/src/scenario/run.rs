@@ -1,0 +1,623 @@
+//! Runs a scenario with the real program and judges what came of it.
+
+use std::io::{self, BufRead as _, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::events::{Event, Line, PeerState, PeerSummary, Ready, Via};
+use super::{Expect, Scenario};
+use crate::error::LabError;
+use crate::lab::Lab;
+use crate::process::Child;
+use crate::space::Host;
+
+/// Runs scenarios with one build of the program.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Runner {
+    /// The `tombolo` program.
+    pub binary: PathBuf,
+}
+
+/// Why a scenario could not be run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The lab could not be built or changed.
+    #[error(transparent)]
+    Lab(#[from] LabError),
+    /// The node did not say that it is ready.
+    #[error("the node is not ready: {said}")]
+    Node {
+        /// Its output and standard error.
+        said: String,
+    },
+    /// A device did not end by itself.
+    #[error("device {user} still runs after {seconds} s: {said}")]
+    Stuck {
+        /// Which device.
+        user: &'static str,
+        /// How long it was waited for.
+        seconds: u64,
+        /// Its standard error.
+        said: String,
+    },
+    /// The system refused something.
+    #[error("cannot {action}")]
+    System {
+        /// What was attempted, as a verb.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What came of one run.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Run {
+    /// The first and the second device.
+    pub peers: [PeerRun; 2],
+    /// How long it took, from the first process to the last's end.
+    pub took: Duration,
+    /// When the direct path was cut and healed, Unix seconds.
+    pub cut: Option<(f64, f64)>,
+    /// What was not as expected; empty when all was.
+    pub failures: Vec<String>,
+    /// What the node wrote to its standard error.
+    pub node_said: String,
+}
+
+/// What one device told.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct PeerRun {
+    /// Its user id.
+    pub user: &'static str,
+    /// Its lines, in order.
+    pub lines: Vec<Line>,
+    /// Lines that could not be read.
+    pub unread: Vec<String>,
+    /// How it ended.
+    pub ended: Ended,
+    /// What it wrote to its standard error.
+    pub said: String,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// With status 0.
+    Well,
+    /// With another status, or by a signal.
+    Badly,
+}
+
+impl Runner {
+    /// Runs scenarios with that program.
+    pub fn new(binary: impl Into<PathBuf>) -> Self {
+        Self {
+            binary: binary.into(),
+        }
+    }
+
+    /// Builds the lab, starts a node and two devices, waits for the devices' end, and judges.
+    ///
+    /// # Errors
+    /// When it could not be run at all. Expectations that are not met are [`Run::failures`].
+    pub fn run(&self, scenario: &Scenario) -> Result<Run, RunError> {
+        let lab = scenario.lab().build()?;
+        self.run_in(&lab, scenario)
+    }
+
+    /// Does the same in a lab that has been built from [`Scenario::lab`].
+    ///
+    /// # Errors
+    /// See [`Runner::run`].
+    pub fn run_in(&self, lab: &Lab, scenario: &Scenario) -> Result<Run, RunError> {
+        let start = Instant::now();
+        let mut node = self.start_node(lab)?;
+        let ready = node.ready()?;
+        let (sender, lines) = channel();
+        let mut devices = Vec::new();
+        for (index, host) in scenario.devices(lab)?.into_iter().enumerate() {
+            let url = url_for(&ready, lab.node(), host);
+            let command = self.peer_command(&url, USERS[index], scenario);
+            devices.push(Device::start(lab, host, command, index, sender.clone())?);
+        }
+        drop(sender);
+        let mut story = Story::new(scenario);
+        story.follow(lab, &lines, &mut devices)?;
+        let mut peers = Vec::new();
+        for (device, (lines, unread)) in devices.into_iter().zip(story.told) {
+            peers.push(device.end(lines, unread)?);
+        }
+        let node_said = node.end()?;
+        let peers: [PeerRun; 2] = match peers.try_into() {
+            Ok(peers) => peers,
+            Err(_) => unreachable!("two devices were started"),
+        };
+        let mut run = Run {
+            peers,
+            took: start.elapsed(),
+            cut: story.cut,
+            failures: Vec::new(),
+            node_said,
+        };
+        run.failures = run.judge(scenario);
+        Ok(run)
+    }
+
+    fn start_node(&self, lab: &Lab) -> Result<Node, RunError> {
+        let mut command = Command::new(&self.binary);
+        command.args(["serve", "--dev", "--json"]);
+        for address in lab.node().addresses() {
+            command.args(["--listen", &address.to_string()]);
+        }
+        for range in PUBLIC_RANGES {
+            command.args(["--allow-peer", range]);
+        }
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = lab.spawn(lab.node(), command)?;
+        let (sender, lines) = channel();
+        if let Some(stdout) = child.stdout.take() {
+            thread::spawn(move || {
+                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                    // After the first line nobody listens; the pipe must be emptied all the same.
+                    let _ = sender.send(line);
+                }
+            });
+        }
+        let said = gather(child.stderr.take());
+        Ok(Node { child, lines, said })
+    }
+
+    fn peer_command(&self, url: &str, user: &str, scenario: &Scenario) -> Command {
+        let traffic = scenario.traffic;
+        let mut command = Command::new(&self.binary);
+        command
+            .args([
+                "peer", "--server", url, "--user", user, "--room", "lab", "--json",
+            ])
+            .args(["--lane", "reliable"])
+            .args(["--send-every", &traffic.every.as_millis().to_string()])
+            .args(["--count", &traffic.count.to_string()])
+            .args(["--size", &traffic.size.to_string()])
+            .args(["--duration", &duration(scenario).as_secs().to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+}
+
+impl Run {
+    /// Whether everything was as expected.
+    pub fn is_as_expected(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    /// How the two were connected at last, as both tell it; `None` when they were not.
+    pub fn outcome(&self) -> Option<Expect> {
+        let direct = self.peers.iter().filter(|peer| peer.was_direct()).count();
+        let heard = self
+            .peers
+            .iter()
+            .all(|peer| peer.summary().is_some_and(|s| s.received > 0));
+        match (heard, direct) {
+            (false, _) => None,
+            (true, 2) => Some(Expect::Direct),
+            (true, 0) => Some(Expect::Relayed),
+            (true, _) => Some(Expect::Connected),
+        }
+    }
+
+    /// From the end of a cut to when both are connected directly again, milliseconds.
+    pub fn direct_again_ms(&self) -> Option<f64> {
+        let (_, healed) = self.cut?;
+        let mut last: f64 = 0.0;
+        for peer in &self.peers {
+            let again = peer
+                .states()
+                .find(|(t, state)| *t > healed && *state == PeerState::Direct);
+            last = last.max((again?.0 - healed) * 1e3);
+        }
+        Some(last)
+    }
+
+    /// From a cut to the first message that came through the relay after it, the slower of both,
+    /// milliseconds.
+    pub fn relay_again_ms(&self) -> Option<f64> {
+        let (cut, _) = self.cut?;
+        let mut last: f64 = 0.0;
+        for peer in &self.peers {
+            let first = peer.lines.iter().find(|line| {
+                line.t > cut
+                    && matches!(
+                        line.event,
+                        Event::Recv {
+                            via: Some(Via::Relay),
+                            ..
+                        }
+                    )
+            });
+            last = last.max((first?.t - cut) * 1e3);
+        }
+        Some(last)
+    }
+
+    fn judge(&self, scenario: &Scenario) -> Vec<String> {
+        let mut failures = Vec::new();
+        for peer in &self.peers {
+            failures.extend(
+                peer.judge(scenario)
+                    .into_iter()
+                    .map(|failure| format!("{}: {failure}", peer.user)),
+            );
+        }
+        if scenario.cut.is_some() {
+            if self.cut.is_none() {
+                failures.push("the direct path never was there to be cut".to_owned());
+            } else if self.relay_again_ms().is_none() {
+                failures.push("nothing came through the relay after the cut".to_owned());
+            } else if self.direct_again_ms().is_none() {
+                failures.push("no direct path after the cut was healed".to_owned());
+            }
+        }
+        failures
+    }
+}
+
+impl PeerRun {
+    /// What it tells about the other device at the end.
+    pub fn summary(&self) -> Option<&PeerSummary> {
+        let other = USERS.into_iter().find(|user| *user != self.user)?;
+        self.lines.iter().rev().find_map(|line| match &line.event {
+            Event::Summary { peers } => peers.get(other),
+            Event::Session { .. }
+            | Event::Nat { .. }
+            | Event::Joined { .. }
+            | Event::Left { .. }
+            | Event::Peer { .. }
+            | Event::Recv { .. }
+            | Event::Why { .. }
+            | Event::Other => None,
+        })
+    }
+
+    /// The states of the link, with their times.
+    pub fn states(&self) -> impl Iterator<Item = (f64, PeerState)> + '_ {
+        self.lines.iter().filter_map(|line| match &line.event {
+            Event::Peer { state, .. } => Some((line.t, *state)),
+            Event::Session { .. }
+            | Event::Nat { .. }
+            | Event::Joined { .. }
+            | Event::Left { .. }
+            | Event::Recv { .. }
+            | Event::Why { .. }
+            | Event::Summary { .. }
+            | Event::Other => None,
+        })
+    }
+
+    fn was_direct(&self) -> bool {
+        let by_summary = self
+            .summary()
+            .is_some_and(|summary| summary.direct_ms.is_some());
+        by_summary || self.states().any(|(_, state)| state == PeerState::Direct)
+    }
+
+    fn judge(&self, scenario: &Scenario) -> Vec<String> {
+        let mut failures = Vec::new();
+        if self.ended == Ended::Badly {
+            let said: Vec<&str> = self.said.lines().rev().take(3).collect();
+            failures.push(format!("ended badly: {}", said.join(" / ")));
+        }
+        if let Some(line) = self.unread.first() {
+            failures.push(format!("a line that is no event: {line}"));
+        }
+        let Some(summary) = self.summary() else {
+            failures.push("told no summary".to_owned());
+            return failures;
+        };
+        let count = scenario.traffic.count;
+        if summary.sent != count || summary.received != count {
+            let PeerSummary { sent, received, .. } = summary;
+            failures.push(format!("sent {sent} and received {received} of {count}"));
+        }
+        let PeerSummary {
+            lost,
+            duplicated,
+            reordered,
+            ..
+        } = summary;
+        if lost + duplicated + reordered > 0 {
+            failures.push(format!(
+                "{lost} lost, {duplicated} duplicated, {reordered} reordered"
+            ));
+        }
+        match (scenario.expect, self.was_direct()) {
+            (Expect::Direct, false) => failures.push("never direct".to_owned()),
+            (Expect::Relayed, true) => failures.push("direct, which was impossible".to_owned()),
+            (Expect::Direct, true) | (Expect::Relayed, false) | (Expect::Connected, _) => {}
+        }
+        failures
+    }
+}
+
+struct Node {
+    child: Child,
+    lines: Receiver<String>,
+    said: JoinHandle<String>,
+}
+
+impl Node {
+    fn ready(&mut self) -> Result<Ready, RunError> {
+        let line = self.lines.recv_timeout(START_MAX);
+        if let Some(ready) = line.as_deref().ok().and_then(Ready::parse) {
+            return Ok(ready);
+        }
+        // Its standard error is complete only when it has ended.
+        let _ = self.child.kill();
+        let said = std::mem::replace(&mut self.said, thread::spawn(String::new));
+        let said = said.join().unwrap_or_default();
+        Err(RunError::Node {
+            said: format!("{} {said}", line.unwrap_or_default()),
+        })
+    }
+
+    fn end(mut self) -> Result<String, RunError> {
+        let failed = |source| RunError::System {
+            action: "end the node",
+            source,
+        };
+        self.child.terminate().map_err(failed)?;
+        if self.child.wait_at_most(END_MAX).map_err(failed)?.is_none() {
+            let _ = self.child.kill();
+            let said = self.said.join().unwrap_or_default();
+            return Err(RunError::Node {
+                said: format!("ignores SIGTERM; {said}"),
+            });
+        }
+        Ok(self.said.join().unwrap_or_default())
+    }
+}
+
+struct Device {
+    user: &'static str,
+    child: Child,
+    said: JoinHandle<String>,
+}
+
+/// A line of device 0 or 1; `None` when its output has ended.
+type Told = (usize, Option<String>);
+
+impl Device {
+    fn start(
+        lab: &Lab,
+        host: &Host,
+        command: Command,
+        index: usize,
+        lines: Sender<Told>,
+    ) -> Result<Self, RunError> {
+        let mut child = lab.spawn(host, command)?;
+        let said = gather(child.stderr.take());
+        if let Some(stdout) = child.stdout.take() {
+            thread::spawn(move || {
+                let read = BufReader::new(stdout).lines().map_while(Result::ok);
+                for line in read.map(Some).chain([None]) {
+                    if lines.send((index, line)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Ok(Self {
+            user: USERS[index],
+            child,
+            said,
+        })
+    }
+
+    fn end(mut self, lines: Vec<Line>, unread: Vec<String>) -> Result<PeerRun, RunError> {
+        let failed = |source| RunError::System {
+            action: "wait for a device",
+            source,
+        };
+        let status = self.child.wait_at_most(END_MAX).map_err(failed)?;
+        let ended = match status {
+            Some(status) if status.success() => Ended::Well,
+            Some(_) | None => Ended::Badly,
+        };
+        let _ = self.child.kill();
+        let said = self.said.join().unwrap_or_default();
+        Ok(PeerRun {
+            user: self.user,
+            lines,
+            unread,
+            ended,
+            said,
+        })
+    }
+}
+
+/// What the devices tell, and what is done to the network meanwhile.
+struct Story<'a> {
+    scenario: &'a Scenario,
+    told: [(Vec<Line>, Vec<String>); 2],
+    ended: [bool; 2],
+    deadline: Instant,
+    step: Step,
+    cut: Option<(f64, f64)>,
+}
+
+/// How far the cut has come.
+#[derive(Clone, Copy)]
+enum Step {
+    Connecting,
+    CutAt(Instant),
+    HealAt(Instant, f64),
+    Done,
+}
+
+impl<'a> Story<'a> {
+    fn new(scenario: &'a Scenario) -> Self {
+        Self {
+            scenario,
+            told: Default::default(),
+            ended: [false; 2],
+            deadline: Instant::now() + duration(scenario) + GRACE,
+            step: if scenario.cut.is_some() {
+                Step::Connecting
+            } else {
+                Step::Done
+            },
+            cut: None,
+        }
+    }
+
+    /// Listens until both devices have ended.
+    fn follow(
+        &mut self,
+        lab: &Lab,
+        lines: &Receiver<Told>,
+        devices: &mut [Device],
+    ) -> Result<(), RunError> {
+        while self.ended != [true; 2] {
+            self.advance(lab)?;
+            let next = match self.step {
+                Step::CutAt(at) | Step::HealAt(at, _) => at.min(self.deadline),
+                Step::Connecting | Step::Done => self.deadline,
+            };
+            match lines.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok((index, Some(line))) => self.hear(index, line),
+                Ok((index, None)) => self.ended[index] = true,
+                Err(RecvTimeoutError::Timeout) if Instant::now() < self.deadline => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    return Err(self.stuck(devices));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, index: usize, line: String) {
+        match Line::parse(&line) {
+            Some(line) => self.told[index].0.push(line),
+            None => self.told[index].1.push(line),
+        }
+    }
+
+    fn advance(&mut self, lab: &Lab) -> Result<(), RunError> {
+        let (Some(cut), Some(b)) = (self.scenario.cut, &self.scenario.b) else {
+            return Ok(());
+        };
+        let a = &self.scenario.a;
+        let now = Instant::now();
+        match self.step {
+            Step::Connecting if self.are_direct() => self.step = Step::CutAt(now + cut.after),
+            Step::CutAt(at) if now >= at => {
+                // The rule takes effect at some moment of the call; the pause counts from before.
+                let at = unix_time();
+                lab.cut(&a.name, &b.name)?;
+                self.step = Step::HealAt(now + cut.lasts, at);
+            }
+            Step::HealAt(at, cut_at) if now >= at => {
+                lab.heal(&a.name, &b.name)?;
+                self.cut = Some((cut_at, unix_time()));
+                self.step = Step::Done;
+            }
+            Step::Connecting | Step::CutAt(_) | Step::HealAt(..) | Step::Done => {}
+        }
+        Ok(())
+    }
+
+    fn are_direct(&self) -> bool {
+        let is_direct = |line: &Line| {
+            matches!(
+                line.event,
+                Event::Peer {
+                    state: PeerState::Direct,
+                    ..
+                }
+            )
+        };
+        self.told
+            .iter()
+            .all(|(lines, _)| lines.iter().any(is_direct))
+    }
+
+    fn stuck(&self, devices: &mut [Device]) -> RunError {
+        let index = usize::from(self.ended[0]);
+        let device = &mut devices[index];
+        // Its standard error is complete only when it has ended.
+        let _ = device.child.kill();
+        let said = std::mem::replace(&mut device.said, thread::spawn(String::new));
+        RunError::Stuck {
+            user: device.user,
+            seconds: (duration(self.scenario) + GRACE).as_secs(),
+            said: said.join().unwrap_or_default(),
+        }
+    }
+}
+
+/// The URL at an address of a family that the device has.
+fn url_for(ready: &Ready, node: &Host, device: &Host) -> String {
+    let ip = if device.ipv4().is_some() {
+        node.ipv4()
+    } else {
+        node.ipv6()
+    };
+    ip.and_then(|ip| ready.url_at(ip))
+        .unwrap_or_else(|| ready.url.clone())
+}
+
+/// How long a device runs at most.
+fn duration(scenario: &Scenario) -> Duration {
+    let sending = scenario
+        .traffic
+        .every
+        .saturating_mul(u32::try_from(scenario.traffic.count).unwrap_or(u32::MAX));
+    sending + SETTLING
+}
+
+fn gather(stream: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
+    thread::spawn(move || {
+        let mut said = Vec::new();
+        if let Some(mut stream) = stream {
+            // What came before a broken pipe is told; what is too much is read, so that the
+            // writer does not wait.
+            let _ = stream.by_ref().take(SAID_BYTES_MAX).read_to_end(&mut said);
+            let _ = io::copy(&mut stream, &mut io::sink());
+        }
+        String::from_utf8_lossy(&said).into_owned()
+    })
+}
+
+fn unix_time() -> f64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
+}
+
+const USERS: [&str; 2] = ["alice", "bob"];
+/// The ranges of the lab's public addresses, which a node refuses as peers unless told otherwise.
+const PUBLIC_RANGES: [&str; 4] = [
+    "203.0.113.0/24",
+    "198.51.100.0/24",
+    "192.0.2.0/24",
+    "2001:db8::/32",
+];
+const START_MAX: Duration = Duration::from_secs(10);
+const END_MAX: Duration = Duration::from_secs(3);
+/// For connecting, and for the silence that ends a device.
+const SETTLING: Duration = Duration::from_secs(8);
+const GRACE: Duration = Duration::from_secs(4);
+const SAID_BYTES_MAX: u64 = 1 << 20;
