@@ -419,6 +419,7 @@ fn make(plan: &Plan, names: &Names) -> Result<Vec<(String, Host)>, LabError> {
         }
     }
     jobs.into_iter().try_for_each(Job::finish)?;
+    hosts.iter().try_for_each(|(_, host)| host.settle())?;
     Ok(hosts)
 }
 

@@ -6,7 +6,10 @@ use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
 use nix::sched::{CloneFlags, setns};
 
 use crate::error::LabError;
@@ -81,6 +84,31 @@ impl Host {
             };
         self.enter(|| settings.iter().try_for_each(write))?
             .map_err(|source| self.failed("change a kernel setting", source))
+    }
+
+    /// Waits until all links carry packets; until then the first ones would be lost. Makes an
+    /// unanswered question for a neighbour be repeated soon, not after a second.
+    pub(crate) fn settle(&self) -> Result<(), LabError> {
+        let deadline = Instant::now() + SETTLING_MAX;
+        self.enter(|| {
+            while !are_links_running()? {
+                if Instant::now() > deadline {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            for interface in getifaddrs()? {
+                for family in ["ipv4", "ipv6"] {
+                    let name = &interface.interface_name;
+                    set_here(
+                        &format!("net/{family}/neigh/{name}/retrans_time_ms"),
+                        REPEAT_MS,
+                    )?;
+                }
+            }
+            Ok(())
+        })?
+        .map_err(|source| self.failed("wait for links", source))
     }
 
     /// Loads nftables rules into the namespace.
@@ -174,5 +202,20 @@ fn start(command: &mut Command, input: &str) -> io::Result<Child> {
     Ok(child)
 }
 
+/// Writes a setting of the calling thread's namespace, if this kernel has it.
+fn set_here(path: &str, value: &str) -> io::Result<()> {
+    match fs::write(format!("/proc/sys/{path}"), value) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        written => written,
+    }
+}
+
+fn are_links_running() -> io::Result<bool> {
+    let is_running = |flags: InterfaceFlags| flags.contains(InterfaceFlags::IFF_RUNNING);
+    Ok(getifaddrs()?.all(|interface| is_running(interface.flags)))
+}
+
 /// Where iproute2 keeps the names of network namespaces.
 pub(crate) const DIRECTORY: &str = "/run/netns";
+const SETTLING_MAX: Duration = Duration::from_secs(5);
+const REPEAT_MS: &str = "20";

@@ -6,6 +6,9 @@
     reason = "a command talks to its user"
 )]
 
+mod measure;
+mod report;
+
 use std::collections::VecDeque;
 use std::env;
 use std::path::PathBuf;
@@ -15,8 +18,9 @@ use std::thread;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
-use serde_json::{Value, json};
-use tombolo_natlab::scenario::{self, Limits, Run, RunError, Runner, Scenario};
+use report::{Tally, is_good, print_table};
+use serde_json::Value;
+use tombolo_natlab::scenario::{self, Run, Runner, Scenario};
 use tombolo_natlab::{Lab, Means, reexec_in_user_namespace};
 
 /// The NAT lab: two devices behind real NATs, and everything between them.
@@ -48,6 +52,8 @@ enum Action {
         /// A name, as `list` tells it.
         name: String,
     },
+    /// Measures the lab itself: building, removing, the error of its delay.
+    Measure,
     /// Removes what killed labs have left behind.
     Sweep,
 }
@@ -103,6 +109,7 @@ fn main() -> anyhow::Result<ExitCode> {
             return run(&scenario::timings(), &Options { jobs: 1, ..options });
         }
         Action::Shell { name } => shell(&name)?,
+        Action::Measure => measure()?,
         Action::Sweep => {
             for name in Lab::sweep()? {
                 println!("removed {name}");
@@ -125,6 +132,24 @@ fn list() {
     }
 }
 
+fn measure() -> anyhow::Result<()> {
+    let figures = measure::measure()?;
+    println!(
+        "two sites behind NATs, built:   {:6.1} ms (median)",
+        figures.build_ms
+    );
+    println!(
+        "the same, removed:              {:6.1} ms (median)",
+        figures.remove_ms
+    );
+    let (sent, lost, overtaken) = figures.packets;
+    println!("25 ms at 2000 packets/s:        {sent} sent, {lost} lost, {overtaken} overtaken");
+    for (percent, late) in figures.late_ms {
+        println!("  {percent:3} % are late by at most:     {late:6.3} ms");
+    }
+    Ok(())
+}
+
 fn shell(name: &str) -> anyhow::Result<()> {
     let scenario = scenario::find(name).with_context(|| format!("no scenario {name:?}"))?;
     let lab = scenario.lab().build()?;
@@ -143,12 +168,6 @@ fn shell(name: &str) -> anyhow::Result<()> {
     let shell = env::var_os("SHELL").unwrap_or_else(|| "sh".into());
     lab.spawn(first, Command::new(shell))?.wait()?;
     Ok(())
-}
-
-/// All runs of one scenario.
-struct Tally<'a> {
-    scenario: &'a Scenario,
-    runs: Vec<Result<Run, RunError>>,
 }
 
 fn run(scenarios: &[Scenario], options: &Options) -> anyhow::Result<ExitCode> {
@@ -204,10 +223,6 @@ fn run(scenarios: &[Scenario], options: &Options) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn is_good(result: &Result<Run, RunError>) -> bool {
-    result.as_ref().is_ok_and(Run::is_as_expected)
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -245,165 +260,4 @@ fn keep(directory: &std::path::Path, name: &str, run: &Run) -> anyhow::Result<()
         &run.node_said,
     )?;
     Ok(())
-}
-
-impl Tally<'_> {
-    fn completed(&self) -> impl Iterator<Item = &Run> {
-        self.runs.iter().filter_map(|run| run.as_ref().ok())
-    }
-
-    fn good_runs(&self) -> usize {
-        self.runs.iter().filter(|run| is_good(run)).count()
-    }
-
-    fn is_good(&self) -> bool {
-        self.good_runs() == self.runs.len() && self.exceeded().is_empty()
-    }
-
-    /// The median over both devices of all runs, milliseconds.
-    fn median(&self, of: impl Fn(&scenario::PeerSummary) -> Option<f64>) -> Option<f64> {
-        median(
-            self.completed()
-                .flat_map(|run| &run.peers)
-                .filter_map(|peer| peer.summary().and_then(&of))
-                .collect(),
-        )
-    }
-
-    fn first_byte_ms(&self) -> Option<f64> {
-        self.median(|summary| summary.first_byte_ms)
-    }
-
-    fn direct_ms(&self) -> Option<f64> {
-        self.median(|summary| summary.direct_ms)
-    }
-
-    fn longest_gap_ms(&self) -> Option<f64> {
-        self.median(|summary| summary.longest_gap_ms)
-    }
-
-    fn rtt_ms(&self) -> Option<f64> {
-        self.median(|summary| summary.rtt_ms.and_then(|rtt| rtt.p50))
-    }
-
-    fn relay_again_ms(&self) -> Option<f64> {
-        median(self.completed().filter_map(Run::relay_again_ms).collect())
-    }
-
-    fn direct_again_ms(&self) -> Option<f64> {
-        median(self.completed().filter_map(Run::direct_again_ms).collect())
-    }
-
-    /// Bounds that the medians are over.
-    fn exceeded(&self) -> Vec<String> {
-        let Limits {
-            first_byte_ms,
-            direct_ms,
-            longest_gap_ms,
-            direct_again_ms,
-            ..
-        } = self.scenario.limits;
-        let mut exceeded = Vec::new();
-        for (what, limit, measured) in [
-            ("first byte", first_byte_ms, self.first_byte_ms()),
-            ("direct path", direct_ms, self.direct_ms()),
-            ("longest gap", longest_gap_ms, self.longest_gap_ms()),
-            ("direct again", direct_again_ms, self.direct_again_ms()),
-        ] {
-            let Some(limit) = limit else { continue };
-            match measured {
-                None => exceeded.push(format!("{what} was not measured")),
-                Some(measured) if measured > limit => {
-                    exceeded.push(format!("{what} {measured:.1} ms is over {limit:.1} ms"));
-                }
-                Some(_) => {}
-            }
-        }
-        exceeded
-    }
-
-    fn failures(&self) -> Vec<String> {
-        let mut failures: Vec<String> = Vec::new();
-        for (index, run) in self.runs.iter().enumerate() {
-            match run {
-                Ok(run) => failures.extend(
-                    run.failures
-                        .iter()
-                        .map(|failure| format!("run {index}: {failure}")),
-                ),
-                Err(error) => failures.push(format!("run {index}: {error}")),
-            }
-        }
-        failures.extend(self.exceeded());
-        failures
-    }
-
-    fn outcomes(&self) -> String {
-        let mut outcomes: Vec<String> = self
-            .runs
-            .iter()
-            .map(|run| run.as_ref().ok().and_then(Run::outcome))
-            .map(|outcome| outcome.map_or_else(|| "nothing".to_owned(), |got| got.to_string()))
-            .collect();
-        outcomes.sort();
-        outcomes.dedup();
-        outcomes.join("/")
-    }
-
-    fn to_json(&self) -> Value {
-        json!({
-            "name": self.scenario.name,
-            "expect": self.scenario.expect.to_string(),
-            "got": self.outcomes(),
-            "runs": self.runs.len(),
-            "good": self.good_runs(),
-            "first_byte_ms": self.first_byte_ms(),
-            "direct_ms": self.direct_ms(),
-            "rtt_ms": self.rtt_ms(),
-            "longest_gap_ms": self.longest_gap_ms(),
-            "relay_again_ms": self.relay_again_ms(),
-            "direct_again_ms": self.direct_again_ms(),
-            "failures": self.failures(),
-        })
-    }
-}
-
-fn print_table(tallies: &[Tally<'_>]) {
-    println!(
-        "{:<40} {:<9} {:<9} {:>7} {:>9} {:>9} {:>7} {:>7} {:>7}",
-        "scenario", "expect", "got", "good", "1st byte", "direct", "rtt", "gap", "again"
-    );
-    let ms =
-        |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
-    for tally in tallies {
-        println!(
-            "{:<40} {:<9} {:<9} {:>7} {:>9} {:>9} {:>7} {:>7} {:>7}",
-            tally.scenario.name,
-            tally.scenario.expect,
-            tally.outcomes(),
-            format!("{}/{}", tally.good_runs(), tally.runs.len()),
-            ms(tally.first_byte_ms()),
-            ms(tally.direct_ms()),
-            ms(tally.rtt_ms()),
-            ms(tally.longest_gap_ms()),
-            ms(tally.direct_again_ms()),
-        );
-        for failure in tally.failures() {
-            println!("    {failure}");
-        }
-    }
-    let good = tallies.iter().filter(|tally| tally.is_good()).count();
-    println!(
-        "{good} of {} scenarios as expected; medians in milliseconds",
-        tallies.len()
-    );
-}
-
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() % 2 {
-        1 => values.get(middle).copied(),
-        _ => Some((values.get(middle.checked_sub(1)?)? + values.get(middle)?) / 2.0),
-    }
 }
