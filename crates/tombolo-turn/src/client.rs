@@ -44,6 +44,8 @@ use self::{
     transaction::{Request, Retry, Transaction, Transactions},
 };
 
+use crate::server::Transport;
+
 pub use self::{
     event::{AllocateError, Event, SendError},
     header::Header,
@@ -65,17 +67,6 @@ pub struct Config {
     pub family: Family,
     /// Lifetime to ask for. The server decides; zero leaves it to the server altogether.
     pub lifetime: Duration,
-}
-
-/// How packets travel between a client and its server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Transport {
-    /// UDP.
-    Udp,
-    /// TCP.
-    Tcp,
-    /// TLS over TCP.
-    Tls,
 }
 
 /// Address family of a relayed address.
@@ -538,7 +529,7 @@ impl Client {
     }
 
     fn is_stream(&self) -> bool {
-        self.config.transport != Transport::Udp
+        self.config.transport.is_stream()
     }
 
     fn transaction_id(&mut self) -> TransactionId {

@@ -10,7 +10,8 @@ use std::{
 use tombolo_stun::{
     ChannelData, ChannelNumber, Class, Data, ErrorCode, Lifetime, Message, Method, XorPeerAddress,
 };
-use tombolo_turn::client::{AllocateError, Client, Config, Event, SendError, Timer, Transport};
+use tombolo_turn::client::{AllocateError, Client, Config, Event, SendError, Timer};
+use tombolo_turn::server::Transport;
 
 use self::script::{Script, config};
 

@@ -7,7 +7,8 @@ use tombolo_stun::{
     MessageWriter, Method, Nonce, Realm, TransactionId, Username, XorMappedAddress, XorPeerAddress,
     XorRelayedAddress,
 };
-use tombolo_turn::client::{Config, Family, Transport};
+use tombolo_turn::client::{Config, Family};
+use tombolo_turn::server::Transport;
 
 pub(super) struct Script {
     username: String,
