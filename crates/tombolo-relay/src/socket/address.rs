@@ -75,13 +75,13 @@ impl RawAddress {
 /// Room for one ancillary message that carries a local address (`IP_PKTINFO`, `IPV6_PKTINFO`).
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
-pub(super) struct Control([u8; Control::SIZE]);
+pub(super) struct Control([u8; 64]);
 
 impl Control {
-    const SIZE: usize = 64;
+    const SIZE: usize = size_of::<Self>();
 
     pub(super) fn zeroed() -> Self {
-        Self([0; Self::SIZE])
+        Self([0; _])
     }
 
     pub(super) fn as_mut_ptr(&mut self) -> *mut libc::c_void {

@@ -23,6 +23,12 @@ const SLOT_BYTES: usize = 64 * 1024;
 /// the same few sets of the processor's cache.
 const SLOT_STRIDE: usize = SLOT_BYTES + 17 * 64;
 
+/// Header, payload and padding.
+const VECTORS: usize = 3;
+
+/// What padding is made of.
+const ZEROS: [u8; 3] = [0; 3];
+
 /// Memory for received datagrams, each with its source and the local address it came to.
 pub(crate) struct Slots {
     memory: Box<[u8]>,
@@ -85,10 +91,13 @@ impl Slots {
         };
         let Ok(received) = usize::try_from(received) else {
             let error = io::Error::last_os_error();
-            return match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
-                _ => Err(error),
-            };
+            if matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ) {
+                return Ok(0);
+            }
+            return Err(error);
         };
         for (i, slot) in range.take(received).enumerate() {
             let message = &self.raw.headers[i];
@@ -122,7 +131,8 @@ impl Slots {
     }
 }
 
-/// One datagram to send: `header` and `payload` leave back to back without being copied together.
+/// One datagram to send: `header`, `payload` and `padding` zero bytes leave back to back without being
+/// copied together.
 #[derive(Clone, Copy)]
 pub(crate) struct Outgoing<'a> {
     pub(crate) to: SocketAddr,
@@ -130,6 +140,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) source: Option<IpAddr>,
     pub(crate) header: &'a [u8],
     pub(crate) payload: &'a [u8],
+    /// 0 to 3.
+    pub(crate) padding: usize,
 }
 
 /// What became of the datagrams of one [`Sender::send`].
@@ -173,8 +185,8 @@ impl Sender {
     fn put(&mut self, i: usize, packet: &Outgoing<'_>) {
         let raw = &mut *self.raw;
         let name_len = raw.names[i].set(packet.to);
-        raw.iovecs[i] = [iovec(packet.header), iovec(packet.payload)];
-        raw.point(i, name_len, 2);
+        raw.iovecs[i] = [packet.header, packet.payload, &ZEROS[..packet.padding]].map(iovec);
+        raw.point(i, name_len, VECTORS);
         if let Some(source) = packet.source {
             let control = &mut raw.controls[i];
             let len = control.set_source(source);
@@ -202,17 +214,15 @@ impl Sender {
                 next += sent.max(1);
                 continue;
             }
-            match io::Error::last_os_error().kind() {
-                io::ErrorKind::Interrupted => {}
-                io::ErrorKind::WouldBlock => {
-                    result.congested += (count - next) as u64;
-                    return result;
-                }
-                _ => {
-                    // The error is the first message's alone: the others may go elsewhere.
-                    result.refused += 1;
-                    next += 1;
-                }
+            let kind = io::Error::last_os_error().kind();
+            if kind == io::ErrorKind::WouldBlock {
+                result.congested += (count - next) as u64;
+                return result;
+            }
+            if kind != io::ErrorKind::Interrupted {
+                // The error is the first message's alone: the others may go elsewhere.
+                result.refused += 1;
+                next += 1;
             }
         }
         result
@@ -223,7 +233,7 @@ impl Sender {
 /// never read after it.
 struct RawBatch {
     names: [RawAddress; SLOTS],
-    iovecs: [[libc::iovec; 2]; SLOTS],
+    iovecs: [[libc::iovec; VECTORS]; SLOTS],
     controls: [Control; SLOTS],
     headers: [libc::mmsghdr; SLOTS],
 }
@@ -235,15 +245,11 @@ unsafe impl Send for RawBatch {}
 impl RawBatch {
     fn new() -> Box<Self> {
         // SAFETY: all-zero bytes are valid for these structs of integers and nullable pointers.
-        let (iovec, header) = unsafe {
-            (
-                mem::zeroed::<libc::iovec>(),
-                mem::zeroed::<libc::mmsghdr>(),
-            )
-        };
+        let (iovec, header) =
+            unsafe { (mem::zeroed::<libc::iovec>(), mem::zeroed::<libc::mmsghdr>()) };
         Box::new(Self {
             names: [RawAddress::zeroed(); SLOTS],
-            iovecs: [[iovec; 2]; SLOTS],
+            iovecs: [[iovec; VECTORS]; SLOTS],
             controls: [Control::zeroed(); SLOTS],
             headers: [header; SLOTS],
         })
@@ -290,6 +296,7 @@ mod tests {
             source: None,
             header: b"head",
             payload,
+            padding: 3,
         });
 
         let sent = Sender::new().send(&a, packets);
@@ -299,7 +306,8 @@ mod tests {
         assert_eq!(slots.receive(&b, 2..SLOTS).expect("it works"), 5);
         for (i, payload) in payloads.iter().enumerate() {
             assert_eq!(&slots.data(2 + i)[..4], b"head");
-            assert_eq!(&slots.data(2 + i)[4..], payload);
+            let (data, padding) = slots.data(2 + i)[4..].split_at(payload.len());
+            assert_eq!((data, padding), (&payload[..], &[0; 3][..]));
             assert_eq!(slots.from(2 + i), Some(a_address));
         }
         assert_eq!(slots.receive(&b, 0..SLOTS).expect("it works"), 0);
@@ -315,6 +323,7 @@ mod tests {
             source: None,
             header: b"",
             payload,
+            padding: 0,
         };
 
         let packets = [packet(b"1"), packet(&too_long), packet(b"2")];
@@ -326,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_wildcard_socket_knows_its_local_ip_and_answers_from_it() {
-        let wildcard = UdpSocket::bind_shared("0.0.0.0:0".parse().expect("a literal"))
+        let wildcard = UdpSocket::bind_server("0.0.0.0:0".parse().expect("a literal"))
             .expect("loopback is there");
         let port = wildcard.local_addr().expect("it is bound").port();
         let local: IpAddr = "127.0.0.7".parse().expect("a literal");
@@ -336,6 +345,7 @@ mod tests {
             source: None,
             header: b"",
             payload: b"ping",
+            padding: 0,
         };
 
         Sender::new().send(&client, [ping].into_iter());
@@ -347,6 +357,7 @@ mod tests {
             source: slots.local_ip(0),
             header: b"",
             payload: b"pong",
+            padding: 0,
         };
         Sender::new().send(&wildcard, [pong].into_iter());
 

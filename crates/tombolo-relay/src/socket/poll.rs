@@ -1,7 +1,7 @@
 //! Readiness: epoll for the shard, eventfd for whoever wants to wake it.
 
 use std::{
-    io, mem,
+    io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     time::Duration,
 };
@@ -112,7 +112,7 @@ impl Waker {
             libc::write(
                 self.eventfd.as_raw_fd(),
                 (&raw const one).cast(),
-                mem::size_of::<u64>(),
+                size_of::<u64>(),
             )
         };
     }
@@ -125,7 +125,7 @@ impl Waker {
             libc::read(
                 self.eventfd.as_raw_fd(),
                 (&raw mut count).cast(),
-                mem::size_of::<u64>(),
+                size_of::<u64>(),
             )
         };
     }

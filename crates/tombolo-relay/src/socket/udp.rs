@@ -19,23 +19,23 @@ pub(crate) struct UdpSocket {
 }
 
 impl UdpSocket {
-    /// Binds a server socket that shares its address with the other shards' sockets: the kernel
-    /// spreads clients over them by their addresses.
-    pub(crate) fn bind_shared(address: SocketAddr) -> io::Result<Self> {
-        let socket = open(address)?;
-        socket.set_reuse_port(true)?;
-        // Best effort: the defaults work too, they just overflow earlier in a burst.
-        let _ = socket.set_recv_buffer_size(SERVER_BUFFER_BYTES);
-        let _ = socket.set_send_buffer_size(SERVER_BUFFER_BYTES);
-        let is_wildcard = address.ip().is_unspecified();
-        if is_wildcard {
-            report_local_address(&socket, address)?;
-        }
-        socket.bind(&address.into())?;
-        Ok(Self {
-            socket,
-            is_wildcard,
-        })
+    /// Binds the first server socket of an address. Fails if anybody has it, also another relay of
+    /// the same user; only afterwards is the address open to [siblings](Self::bind_sibling).
+    pub(crate) fn bind_server(address: SocketAddr) -> io::Result<Self> {
+        let socket = Self::open_server(address)?;
+        socket.socket.bind(&address.into())?;
+        socket.socket.set_reuse_port(true)?;
+        Ok(socket)
+    }
+
+    /// Binds one more server socket to the same address, for another shard: the kernel spreads
+    /// clients over them by their addresses.
+    pub(crate) fn bind_sibling(&self) -> io::Result<Self> {
+        let address = self.local_addr()?;
+        let socket = Self::open_server(address)?;
+        socket.socket.set_reuse_port(true)?;
+        socket.socket.bind(&address.into())?;
+        Ok(socket)
     }
 
     /// Binds a relay socket: nobody else has its address.
@@ -58,6 +58,23 @@ impl UdpSocket {
     /// Whether it is bound to the unspecified address, so that each datagram has a local IP of its own.
     pub(crate) fn is_wildcard(&self) -> bool {
         self.is_wildcard
+    }
+}
+
+impl UdpSocket {
+    fn open_server(address: SocketAddr) -> io::Result<Self> {
+        let socket = open(address)?;
+        // Best effort: the defaults work too, they just overflow earlier in a burst.
+        let _ = socket.set_recv_buffer_size(SERVER_BUFFER_BYTES);
+        let _ = socket.set_send_buffer_size(SERVER_BUFFER_BYTES);
+        let is_wildcard = address.ip().is_unspecified();
+        if is_wildcard {
+            report_local_address(&socket, address)?;
+        }
+        Ok(Self {
+            socket,
+            is_wildcard,
+        })
     }
 }
 
@@ -112,5 +129,24 @@ fn report_local_address(socket: &Socket, address: SocketAddr) -> io::Result<()> 
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn siblings_share_an_address_that_nobody_else_can_take() {
+        let first = UdpSocket::bind_server("127.0.0.1:0".parse().expect("a literal"))
+            .expect("loopback is there");
+        let address = first.local_addr().expect("it is bound");
+        let second = first.bind_sibling().expect("the address is shared");
+        assert_eq!(second.local_addr().expect("it is bound"), address);
+        let other = UdpSocket::bind_server(address).map(|_| ());
+        assert_eq!(
+            other.map_err(|error| error.kind()),
+            Err(io::ErrorKind::AddrInUse)
+        );
     }
 }

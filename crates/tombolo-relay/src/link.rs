@@ -1,0 +1,210 @@
+//! What other threads say to a shard, and how a shard writes to a stream connection.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+};
+
+use tokio::sync::mpsc;
+use tombolo_turn::server::FiveTuple;
+
+use crate::{ShardStats, socket::Waker};
+
+/// An order for a shard; seldom, and handled before packets.
+pub(crate) enum Control {
+    /// Install or refresh a permission on each allocation of a user.
+    Permit { user: Arc<str>, peer: IpAddr },
+    /// Tell what was counted.
+    Stats(SyncSender<ShardStats>),
+    /// End.
+    Stop,
+}
+
+/// What a stream connection has for its shard. In order for each connection.
+pub(crate) enum FromStream {
+    Opened(FiveTuple, Connection),
+    Frame(FiveTuple, Vec<u8>),
+    Closed(FiveTuple),
+}
+
+/// The outside's end of a shard.
+#[derive(Clone)]
+pub(crate) struct ShardLink {
+    control: SyncSender<Control>,
+    frames: mpsc::Sender<FromStream>,
+    waker: Arc<Waker>,
+}
+
+/// The shard's end.
+pub(crate) struct ShardInbox {
+    pub(crate) control: Receiver<Control>,
+    pub(crate) frames: mpsc::Receiver<FromStream>,
+    pub(crate) waker: Arc<Waker>,
+}
+
+/// A shard has more orders waiting than it may, or is gone.
+pub(crate) struct Overloaded;
+
+impl ShardLink {
+    pub(crate) fn new(waker: Waker) -> (Self, ShardInbox) {
+        let (control, control_inbox) = sync_channel(CONTROLS_MAX);
+        let (frames, frames_inbox) = mpsc::channel(FRAMES_MAX);
+        let waker = Arc::new(waker);
+        let link = Self {
+            control,
+            frames,
+            waker: Arc::clone(&waker),
+        };
+        (
+            link,
+            ShardInbox {
+                control: control_inbox,
+                frames: frames_inbox,
+                waker,
+            },
+        )
+    }
+
+    pub(crate) fn control(&self, control: Control) -> Result<(), Overloaded> {
+        let result = match self.control.try_send(control) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Overloaded),
+        };
+        self.waker.wake();
+        result
+    }
+
+    /// Like [`Self::control`], but waits for room. Does nothing if the shard is gone.
+    pub(crate) fn control_blocking(&self, control: Control) {
+        self.waker.wake();
+        // An error means that the shard's thread has ended: nobody is left to be told.
+        let _ = self.control.send(control);
+        self.waker.wake();
+    }
+
+    /// Waits for room, so that a client that sends faster than the shard works is slowed down by its
+    /// own connection. `false` if the shard is gone.
+    pub(crate) async fn frame(&self, frame: FromStream) -> bool {
+        let is_sent = self.frames.send(frame).await.is_ok();
+        self.waker.wake();
+        is_sent
+    }
+}
+
+/// The shard's end of a stream connection: a bounded queue of frames to be written.
+pub(crate) struct Connection {
+    queue: mpsc::Sender<Vec<u8>>,
+    state: Arc<ConnectionState>,
+}
+
+/// What both ends of a connection's queue know.
+#[derive(Default)]
+pub(crate) struct ConnectionState {
+    queue_bytes: AtomicUsize,
+    /// Whether the client has an allocation, and so a reason to be silent.
+    is_allocated: AtomicBool,
+}
+
+impl ConnectionState {
+    pub(crate) fn is_allocated(&self) -> bool {
+        self.is_allocated.load(Ordering::Relaxed)
+    }
+}
+
+/// The connection's end of the queue.
+pub(crate) struct ConnectionQueue {
+    queue: mpsc::Receiver<Vec<u8>>,
+    state: Arc<ConnectionState>,
+}
+
+/// What became of a frame for a stream connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Queued {
+    Taken,
+    /// The client reads too slowly.
+    Full,
+    /// The connection has ended.
+    Gone,
+}
+
+impl Connection {
+    pub(crate) fn new() -> (Self, ConnectionQueue) {
+        let (sender, receiver) = mpsc::channel(QUEUE_FRAMES_MAX);
+        let state = Arc::new(ConnectionState::default());
+        let queue = ConnectionQueue {
+            queue: receiver,
+            state: Arc::clone(&state),
+        };
+        (
+            Self {
+                queue: sender,
+                state,
+            },
+            queue,
+        )
+    }
+
+    pub(crate) fn send(&self, frame: Vec<u8>) -> Queued {
+        let len = frame.len();
+        if self.state.queue_bytes.load(Ordering::Relaxed) + len > QUEUE_BYTES_MAX {
+            return Queued::Full;
+        }
+        self.state.queue_bytes.fetch_add(len, Ordering::Relaxed);
+        match self.queue.try_send(frame) {
+            Ok(()) => Queued::Taken,
+            Err(error) => {
+                self.state.queue_bytes.fetch_sub(len, Ordering::Relaxed);
+                match error {
+                    mpsc::error::TrySendError::Full(_) => Queued::Full,
+                    mpsc::error::TrySendError::Closed(_) => Queued::Gone,
+                }
+            }
+        }
+    }
+
+    pub(crate) fn set_allocated(&self, is_allocated: bool) {
+        self.state
+            .is_allocated
+            .store(is_allocated, Ordering::Relaxed);
+    }
+}
+
+impl ConnectionQueue {
+    pub(crate) fn state(&self) -> Arc<ConnectionState> {
+        Arc::clone(&self.state)
+    }
+
+    /// Waits for frames and puts what is there, up to about 64 KiB, into `buffer`. `false` when the
+    /// shard has let go of the connection.
+    pub(crate) async fn next(&mut self, buffer: &mut Vec<u8>) -> bool {
+        buffer.clear();
+        let Some(frame) = self.queue.recv().await else {
+            return false;
+        };
+        buffer.extend_from_slice(&frame);
+        while buffer.len() < WRITE_BYTES
+            && let Ok(frame) = self.queue.try_recv()
+        {
+            buffer.extend_from_slice(&frame);
+        }
+        self.state
+            .queue_bytes
+            .fetch_sub(buffer.len(), Ordering::Relaxed);
+        true
+    }
+}
+
+/// Orders that may wait for a shard.
+const CONTROLS_MAX: usize = 4096;
+/// Frames from streams that may wait for a shard.
+const FRAMES_MAX: usize = 1024;
+/// Frames that may wait for one connection.
+const QUEUE_FRAMES_MAX: usize = 1024;
+/// Bytes that may wait for one connection.
+const QUEUE_BYTES_MAX: usize = 512 * 1024;
+/// Bytes after which what waits is written before more is taken.
+const WRITE_BYTES: usize = 64 * 1024;

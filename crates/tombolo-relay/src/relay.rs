@@ -1,0 +1,247 @@
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, mpsc::sync_channel},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use tombolo_turn::server::{self, Server};
+use tracing::{error, info};
+
+use crate::{
+    BindError, RelayConfig, RelayStats,
+    link::{Control, ShardLink},
+    listen::Listeners,
+    shard::Shard,
+    socket::{UdpSocket, Waker, raise_open_files_limit},
+    stats::StreamCounters,
+    stream::{Streams, StreamsConfig},
+};
+
+/// A running relay. Dropping it ends it like [`Relay::shutdown`].
+pub struct Relay {
+    addrs: RelayAddrs,
+    shards: Vec<ShardThread>,
+    streams: Streams,
+    stream_counters: Arc<StreamCounters>,
+}
+
+/// Where a relay listens, with the ports it was given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RelayAddrs {
+    /// STUN and TURN over UDP, and TURN over TCP: one address for each IP listened on.
+    pub turn: Vec<SocketAddr>,
+    /// STUN and TURN over UDP on the alternate port.
+    pub alternate: Vec<SocketAddr>,
+    /// TURN over TLS; empty without it.
+    pub turns: Vec<SocketAddr>,
+}
+
+struct ShardThread {
+    link: ShardLink,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Relay {
+    /// Binds all sockets and starts the threads.
+    ///
+    /// # Errors
+    /// Says which socket cannot be had and what to do about it.
+    pub fn bind(config: RelayConfig) -> Result<Self, BindError> {
+        check(&config)?;
+        raise_open_files_limit();
+        let shard_count = match config.shards {
+            Some(count) => count.max(1),
+            None => thread::available_parallelism().map_or(1, usize::from),
+        };
+        let listeners = Listeners::bind(&config, shard_count)?;
+        let core_config = core_config(&config, &listeners)?;
+        let mut shards = Vec::with_capacity(shard_count);
+        for (index, sockets) in listeners.udp.into_iter().enumerate() {
+            shards.push(ShardThread::start(index, core_config.clone(), sockets)?);
+        }
+        let stream_counters = Arc::new(StreamCounters::default());
+        let streams = Streams::start(StreamsConfig {
+            tcp: listeners.tcp,
+            tls: listeners.tls,
+            certificate: config.tls,
+            shards: shards.iter().map(|shard| shard.link.clone()).collect(),
+            connections_max: config.connections_max,
+            connections_per_source_max: config.connections_per_source_max,
+            first_frame_timeout: config.first_frame_timeout,
+            idle_timeout: config.idle_timeout,
+            counters: Arc::clone(&stream_counters),
+        })?;
+        let addrs = listeners.addrs;
+        info!(turn = ?addrs.turn, turns = ?addrs.turns, shards = shard_count, "relay listens");
+        Ok(Self {
+            addrs,
+            shards,
+            streams,
+            stream_counters,
+        })
+    }
+
+    /// Where the relay listens.
+    #[must_use]
+    pub fn addrs(&self) -> &RelayAddrs {
+        &self.addrs
+    }
+
+    /// Lets `peer` send to each allocation of `user`, as if its client had asked for that itself.
+    /// Takes effect before any packet that a shard receives from now on. Cheap; never blocks.
+    ///
+    /// `false` if a shard has too many of these waiting: the peers must then do without.
+    pub fn permit(&self, user: &str, peer: IpAddr) -> bool {
+        let user: Arc<str> = user.into();
+        let mut is_done = true;
+        for shard in &self.shards {
+            let user = Arc::clone(&user);
+            is_done &= shard.link.control(Control::Permit { user, peer }).is_ok();
+        }
+        is_done
+    }
+
+    /// Asks each shard what it has counted. Blocks for about as long as a shard takes for a batch of
+    /// packets; a shard that does not answer within a second is left out.
+    #[must_use]
+    pub fn stats(&self) -> RelayStats {
+        let answers = self.shards.iter().map(|shard| {
+            let (sender, receiver) = sync_channel(1);
+            shard
+                .link
+                .control(Control::Stats(sender))
+                .ok()
+                .map(|()| receiver)
+        });
+        let answers: Vec<_> = answers.flatten().collect();
+        let shards = answers
+            .iter()
+            .filter_map(|answer| answer.recv_timeout(STATS_TIMEOUT).ok());
+        RelayStats {
+            shards: shards.collect(),
+            streams: self.stream_counters.stats(),
+        }
+    }
+
+    /// Closes all sockets and waits for the threads. Allocations end without a farewell: their
+    /// clients notice by the silence.
+    pub fn shutdown(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // First those who write to the shards, then the shards.
+        self.streams.stop();
+        for shard in &self.shards {
+            shard.link.control_blocking(Control::Stop);
+        }
+        for shard in &mut self.shards {
+            if let Some(thread) = shard.thread.take()
+                && thread.join().is_err()
+            {
+                error!("a shard panicked");
+            }
+        }
+    }
+}
+
+impl ShardThread {
+    fn start(
+        index: usize,
+        config: server::Config,
+        sockets: Vec<UdpSocket>,
+    ) -> Result<Self, BindError> {
+        let (link, inbox) = ShardLink::new(Waker::new()?);
+        let unix_now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let core = Server::new(config, random()?, Instant::now(), unix_now);
+        let shard = Shard::new(core, inbox, sockets)?;
+        let thread = thread::Builder::new()
+            .name(format!("relay-{index}"))
+            .spawn(move || shard.run())?;
+        Ok(Self {
+            link,
+            thread: Some(thread),
+        })
+    }
+}
+
+fn check(config: &RelayConfig) -> Result<(), BindError> {
+    if config.listen.is_empty() {
+        return Err(BindError::NothingToListenOn);
+    }
+    if config.relay_ips().is_empty() {
+        return Err(BindError::NothingToRelayFrom);
+    }
+    if config.turns_port.is_some() && config.tls.is_none() {
+        return Err(BindError::NoCertificate);
+    }
+    if config.relay_ports.is_empty() || *config.relay_ports.start() < RELAY_PORT_MIN {
+        return Err(BindError::RelayPorts);
+    }
+    Ok(())
+}
+
+fn core_config(config: &RelayConfig, listeners: &Listeners) -> Result<server::Config, BindError> {
+    let nonce_key = match config.nonce_key {
+        Some(key) => key,
+        None => random()?,
+    };
+    let mut core = server::Config::new(nonce_key);
+    core.realm.clone_from(&config.realm);
+    let secrets = std::iter::once(&config.secret).chain(&config.previous_secrets);
+    core.secrets = secrets
+        .filter(|s| !s.is_empty())
+        .map(|s| s.clone().into_bytes())
+        .collect();
+    core.users.clone_from(&config.users);
+    for ip in config.relay_ips() {
+        match ip {
+            IpAddr::V4(ip) => core.relay_ip_v4 = Some(ip),
+            IpAddr::V6(ip) => core.relay_ip_v6 = Some(ip),
+        }
+        if let Some(public) = config
+            .public_ip
+            .filter(|public| public.is_ipv4() == ip.is_ipv4())
+        {
+            core.public_ips.push((ip, public));
+        }
+    }
+    core.relay_ports = config.relay_ports.clone();
+    core.allow_peers.clone_from(&config.allow_peers);
+    core.own_ips = config
+        .listen
+        .iter()
+        .chain(&config.relay_ips)
+        .copied()
+        .collect();
+    core.own_ips.extend(config.public_ip);
+    let sockets = listeners
+        .addrs
+        .turn
+        .iter()
+        .chain(&listeners.addrs.alternate);
+    core.sockets = sockets
+        .filter(|address| !address.ip().is_unspecified())
+        .copied()
+        .collect();
+    core.limits = config.limits;
+    Ok(core)
+}
+
+fn random() -> Result<[u8; 32], BindError> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(io::Error::from)?;
+    Ok(bytes)
+}
+
+/// How long a shard may take to tell its counts.
+const STATS_TIMEOUT: Duration = Duration::from_secs(1);
+/// Ports below belong to services.
+const RELAY_PORT_MIN: u16 = 1024;

@@ -1,0 +1,125 @@
+//! What a relay has counted.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tombolo_turn::server;
+
+use crate::socket::Sent;
+
+/// What a relay has done since its start. Gauges say so.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct RelayStats {
+    /// One entry for each shard.
+    pub shards: Vec<ShardStats>,
+    /// TURN over TCP and TLS.
+    pub streams: StreamStats,
+}
+
+/// What one shard has done.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ShardStats {
+    /// What the protocol core counts.
+    pub turn: server::Stats,
+    /// What the sockets count.
+    pub io: IoStats,
+}
+
+/// What a shard's sockets have moved and lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IoStats {
+    /// Datagrams received.
+    pub received: u64,
+    /// Datagrams sent.
+    pub sent: u64,
+    /// Datagrams dropped because a socket's send buffer was full.
+    pub congested: u64,
+    /// Datagrams that the kernel refused to send: too long, no route, forbidden.
+    pub unsendable: u64,
+    /// Errors of receiving.
+    pub receive_errors: u64,
+    /// Packets between two allocations of this shard, handed over without a system call.
+    pub handed_over: u64,
+    /// Frames from stream connections.
+    pub stream_frames: u64,
+    /// Frames dropped because their stream's client reads too slowly.
+    pub stream_frames_dropped: u64,
+    /// Relay ports bound now (a gauge).
+    pub relay_ports: u64,
+    /// Relay ports that could not be bound.
+    pub relay_port_errors: u64,
+}
+
+impl IoStats {
+    pub(crate) fn count(&mut self, sent: Sent) {
+        self.sent += sent.sent;
+        self.congested += sent.congested;
+        self.unsendable += sent.refused;
+    }
+}
+
+/// What the fronts for TCP and TLS have done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamStats {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections open now (a gauge).
+    pub open: u64,
+    /// Connections closed at once because there were too many, in all or from their source.
+    pub refused: u64,
+    /// TLS handshakes that failed.
+    pub tls_failed: u64,
+    /// Connections closed because no frame came in time.
+    pub timed_out: u64,
+    /// Connections closed because their client stopped reading.
+    pub slow_readers: u64,
+    /// Connections closed because their bytes are not TURN.
+    pub malformed: u64,
+}
+
+/// [`StreamStats`] in the making.
+#[derive(Debug, Default)]
+pub(crate) struct StreamCounters {
+    pub(crate) accepted: Counter,
+    pub(crate) open: Counter,
+    pub(crate) refused: Counter,
+    pub(crate) tls_failed: Counter,
+    pub(crate) timed_out: Counter,
+    pub(crate) slow_readers: Counter,
+    pub(crate) malformed: Counter,
+}
+
+impl StreamCounters {
+    pub(crate) fn stats(&self) -> StreamStats {
+        StreamStats {
+            accepted: self.accepted.get(),
+            open: self.open.get(),
+            refused: self.refused.get(),
+            tls_failed: self.tls_failed.get(),
+            timed_out: self.timed_out.get(),
+            slow_readers: self.slow_readers.get(),
+            malformed: self.malformed.get(),
+        }
+    }
+}
+
+/// A number that one thread writes and others read now and then.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

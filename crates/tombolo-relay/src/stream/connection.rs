@@ -1,0 +1,130 @@
+//! One connection: bytes to frames, frames to bytes.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    time::{Instant, timeout, timeout_at},
+};
+use tombolo_stun::stream::frame_len;
+use tombolo_turn::server::FiveTuple;
+use tracing::debug;
+
+use super::StreamsConfig;
+use crate::link::{Connection, ConnectionQueue, ConnectionState, FromStream, ShardLink};
+
+/// Serves a connection until either side has enough of it.
+pub(super) async fn run(
+    config: &StreamsConfig,
+    tuple: FiveTuple,
+    stream: impl AsyncRead + AsyncWrite,
+    deadline: Instant,
+) {
+    let shard = shard_of(config, tuple);
+    let (connection, queue) = Connection::new();
+    if !shard.frame(FromStream::Opened(tuple, connection)).await {
+        return;
+    }
+    let (reader, writer) = tokio::io::split(stream);
+    let idle = Idle {
+        timeout: config.idle_timeout,
+        state: queue.state(),
+    };
+    let end = tokio::select! {
+        end = read(shard, tuple, reader, deadline, idle) => end,
+        end = write(queue, writer) => end,
+    };
+    match end {
+        End::Closed => {}
+        End::NotTurn => config.counters.malformed.add(1),
+        End::Silent => config.counters.timed_out.add(1),
+        End::SlowReader => config.counters.slow_readers.add(1),
+    }
+    debug!(client = ?tuple, reason = ?end, "connection ended");
+    shard.frame(FromStream::Closed(tuple)).await;
+}
+
+/// How long a connection may be silent.
+struct Idle {
+    timeout: Duration,
+    state: Arc<ConnectionState>,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// By the client, an error of the connection, or the shard.
+    Closed,
+    /// What came cannot be cut into frames.
+    NotTurn,
+    /// Nothing came for too long.
+    Silent,
+    /// Nothing of what waits to be written could be, for too long.
+    SlowReader,
+}
+
+async fn read(
+    shard: &ShardLink,
+    tuple: FiveTuple,
+    mut reader: impl AsyncRead + Unpin,
+    mut deadline: Instant,
+    idle: Idle,
+) -> End {
+    let mut buffer = Vec::with_capacity(READ_BYTES);
+    loop {
+        buffer.reserve(READ_BYTES);
+        match timeout_at(deadline, reader.read_buf(&mut buffer)).await {
+            Ok(Ok(0) | Err(_)) => return End::Closed,
+            Ok(Ok(_)) => {}
+            Err(_) if idle.state.is_allocated() => {
+                deadline = Instant::now() + idle.timeout;
+                continue;
+            }
+            Err(_) => return End::Silent,
+        }
+        let mut start = 0;
+        loop {
+            match frame_len(&buffer[start..]) {
+                Ok(Some(len)) if start + len <= buffer.len() => {
+                    let frame = buffer[start..start + len].to_vec();
+                    if !shard.frame(FromStream::Frame(tuple, frame)).await {
+                        return End::Closed;
+                    }
+                    start += len;
+                    deadline = Instant::now() + idle.timeout;
+                }
+                // A frame is at most 64 KiB and a bit, and so is what is kept of one.
+                Ok(Some(_) | None) => break,
+                Err(_) => return End::NotTurn,
+            }
+        }
+        buffer.drain(..start);
+    }
+}
+
+async fn write(mut queue: ConnectionQueue, mut writer: impl AsyncWrite + Unpin) -> End {
+    let mut buffer = Vec::new();
+    while queue.next(&mut buffer).await {
+        let write = async {
+            writer.write_all(&buffer).await?;
+            writer.flush().await
+        };
+        match timeout(STALL_TIMEOUT, write).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return End::Closed,
+            Err(_) => return End::SlowReader,
+        }
+    }
+    End::Closed
+}
+
+/// All of a connection's frames go to one shard, which has its allocation.
+fn shard_of(config: &StreamsConfig, tuple: FiveTuple) -> &ShardLink {
+    let index = usize::from(tuple.client.port()) % config.shards.len();
+    &config.shards[index]
+}
+
+/// Room made for each read.
+const READ_BYTES: usize = 8 * 1024;
+/// Time for one write of at most about 64 KiB.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,352 @@
+//! A TURN client on a real socket, for one test thread.
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned,
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
+};
+use tombolo_relay::{Relay, RelayConfig};
+use tombolo_stun::stream::frame_len;
+use tombolo_turn::{
+    client::{Client, Config, Event, Family},
+    server::Transport,
+};
+
+/// How long a test waits for what must happen before it fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A relay on loopback with the users alice and bob, who may reach loopback addresses.
+pub(crate) fn relay_config(ip: IpAddr) -> RelayConfig {
+    let users = [("alice", "alice's password"), ("bob", "bob's password")];
+    RelayConfig {
+        listen: vec![ip],
+        turn_port: 0,
+        users: users
+            .map(|(user, password)| (user.to_owned(), password.to_owned()))
+            .into(),
+        allow_peers: ["127.0.0.0/8", "::1/128"]
+            .map(|cidr| cidr.parse().expect("a literal"))
+            .into(),
+        shards: Some(2),
+        // Beyond the ports that the kernel gives out by itself.
+        relay_ports: 61_000..=65_535,
+        ..RelayConfig::default()
+    }
+}
+
+pub(crate) fn v4() -> IpAddr {
+    "127.0.0.1".parse().expect("a literal")
+}
+
+/// A certificate for 127.0.0.1, for the server and for those who trust it.
+pub(crate) fn certificate() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("it is valid");
+    let certificate = CertificateDer::from(made.cert);
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone()).expect("it is valid");
+    let server = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("the key fits");
+    let client = ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (Arc::new(server), Arc::new(client))
+}
+
+/// A client core and its socket.
+pub(crate) struct Device {
+    pub(crate) client: Client,
+    link: Link,
+    /// Packets that came while something else was waited for.
+    received: Vec<(SocketAddr, Vec<u8>)>,
+    events: Vec<Event>,
+}
+
+enum Link {
+    Udp(UdpSocket),
+    Stream(Box<dyn Stream>, Vec<u8>),
+}
+
+trait Stream: Read + Write {}
+impl<T: Read + Write> Stream for T {}
+
+impl Device {
+    pub(crate) fn udp(relay: &Relay, user: &str) -> Self {
+        Self::udp_to(relay.addrs().turn[0], user)
+    }
+
+    pub(crate) fn udp_with(relay: &Relay, user: &str, password: &str) -> Self {
+        let server = relay.addrs().turn[0];
+        Self::new(
+            server,
+            Transport::Udp,
+            user,
+            password,
+            Self::udp_link(server),
+        )
+    }
+
+    pub(crate) fn udp_to(server: SocketAddr, user: &str) -> Self {
+        let link = Self::udp_link(server);
+        Self::new(
+            server,
+            Transport::Udp,
+            user,
+            &format!("{user}'s password"),
+            link,
+        )
+    }
+
+    fn udp_link(server: SocketAddr) -> Link {
+        let socket = UdpSocket::bind((server.ip(), 0)).expect("loopback is there");
+        socket.connect(server).expect("it is reachable");
+        socket.set_read_timeout(Some(TICK)).expect("it is not zero");
+        Link::Udp(socket)
+    }
+
+    pub(crate) fn tcp(relay: &Relay, user: &str) -> Self {
+        let server = relay.addrs().turn[0];
+        let link = Link::Stream(Box::new(connect(server)), Vec::new());
+        Self::new(
+            server,
+            Transport::Tcp,
+            user,
+            &format!("{user}'s password"),
+            link,
+        )
+    }
+
+    pub(crate) fn tls(relay: &Relay, user: &str, config: Arc<ClientConfig>) -> Self {
+        let server = relay.addrs().turns[0];
+        let name = ServerName::from(server.ip());
+        let connection = ClientConnection::new(config, name).expect("the name is valid");
+        let stream = StreamOwned::new(connection, connect(server));
+        let link = Link::Stream(Box::new(stream), Vec::new());
+        Self::new(
+            server,
+            Transport::Tls,
+            user,
+            &format!("{user}'s password"),
+            link,
+        )
+    }
+
+    fn new(
+        server: SocketAddr,
+        transport: Transport,
+        user: &str,
+        password: &str,
+        link: Link,
+    ) -> Self {
+        let config = Config {
+            server,
+            transport,
+            username: user.to_owned(),
+            password: password.to_owned(),
+            family: if server.is_ipv4() {
+                Family::V4
+            } else {
+                Family::V6
+            },
+            lifetime: Duration::from_secs(600),
+        };
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).expect("the system has randomness");
+        let client = Client::new(config, seed, Instant::now());
+        Self {
+            client,
+            link,
+            received: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+
+    /// Waits for the allocation and returns the relayed address.
+    #[track_caller]
+    pub(crate) fn allocate(&mut self) -> SocketAddr {
+        let event = self.event(|event| matches!(event, Event::Allocated { .. }));
+        let Event::Allocated { relayed, .. } = event else {
+            unreachable!("it was asked for")
+        };
+        relayed
+    }
+
+    /// Connects a peer and waits for its channel.
+    #[track_caller]
+    pub(crate) fn bind(&mut self, peer: SocketAddr) {
+        self.client.connect_peer(Instant::now(), peer);
+        self.event(|event| *event == Event::ChannelBound(peer));
+    }
+
+    /// Waits for an event; others that are no failure are passed over.
+    #[track_caller]
+    pub(crate) fn event(&mut self, is_wanted: impl Fn(&Event) -> bool) -> Event {
+        let start = Instant::now();
+        loop {
+            self.turn();
+            while let Some(event) = self.client.poll_event() {
+                self.events.push(event);
+            }
+            if let Some(found) = self.events.iter().position(&is_wanted) {
+                return self.events.remove(found);
+            }
+            assert!(
+                start.elapsed() < PATIENCE,
+                "it did not happen; seen: {:?}",
+                self.events
+            );
+        }
+    }
+
+    pub(crate) fn send(&mut self, peer: SocketAddr, payload: &[u8]) {
+        let header = self
+            .client
+            .send(Instant::now(), peer, payload.len())
+            .expect("it fits");
+        let mut bytes = [&*header, payload].concat();
+        bytes.resize(bytes.len() + header.padding(), 0);
+        self.link.send(&bytes);
+    }
+
+    /// Waits for a packet.
+    #[track_caller]
+    pub(crate) fn receive(&mut self) -> (SocketAddr, Vec<u8>) {
+        let start = Instant::now();
+        while self.received.is_empty() {
+            self.turn();
+            assert!(
+                start.elapsed() < PATIENCE,
+                "no packet came; events: {:?}",
+                self.events
+            );
+        }
+        self.received.remove(0)
+    }
+
+    /// Sends what is due and handles what has come, with a short wait.
+    pub(crate) fn turn(&mut self) {
+        let now = Instant::now();
+        self.client.handle_timeout(now);
+        while let Some(bytes) = self.client.poll_transmit() {
+            self.link.send(&bytes);
+        }
+        while let Some(bytes) = self.link.receive() {
+            if let Some(received) = self.client.handle_datagram(Instant::now(), &bytes) {
+                self.received
+                    .push((received.peer, bytes[received.range].to_vec()));
+            }
+            if !self.received.is_empty() || matches!(self.link, Link::Udp(_)) {
+                break;
+            }
+        }
+    }
+}
+
+impl Link {
+    fn send(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Udp(socket) => {
+                socket.send(bytes).expect("loopback takes it");
+            }
+            Self::Stream(stream, _) => stream.write_all(bytes).expect("the connection is open"),
+        }
+    }
+
+    /// One datagram or frame, if one comes soon.
+    fn receive(&mut self) -> Option<Vec<u8>> {
+        let mut chunk = [0; 65_536];
+        match self {
+            Self::Udp(socket) => {
+                let len = unless_late(socket.recv(&mut chunk))?;
+                Some(chunk[..len].to_vec())
+            }
+            Self::Stream(stream, buffer) => loop {
+                let len = frame_len(buffer).expect("the server sends frames");
+                if let Some(len) = len.filter(|len| *len <= buffer.len()) {
+                    return Some(buffer.drain(..len).collect());
+                }
+                let len = unless_late(stream.read(&mut chunk))?;
+                assert!(len > 0, "the server closed the connection");
+                buffer.extend_from_slice(&chunk[..len]);
+            },
+        }
+    }
+}
+
+fn connect(server: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(server).expect("the relay listens");
+    stream.set_read_timeout(Some(TICK)).expect("it is not zero");
+    stream.set_nodelay(true).expect("it is a socket");
+    stream
+}
+
+fn unless_late(result: io::Result<usize>) -> Option<usize> {
+    match result {
+        Ok(len) => Some(len),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
+        Err(error) => panic!("the socket failed: {error}"),
+    }
+}
+
+/// A peer that sends everything back, until it is dropped.
+pub(crate) struct Echo {
+    pub(crate) address: SocketAddr,
+    stop: Arc<std::sync::atomic::AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Echo {
+    pub(crate) fn start(ip: IpAddr) -> Self {
+        let socket = Self::socket(ip);
+        let address = socket.local_addr().expect("it is bound");
+        socket.set_read_timeout(Some(TICK)).expect("it is not zero");
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let is_stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut buffer = [0; 65_536];
+            while !is_stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                if let Ok((len, from)) = socket.recv_from(&mut buffer) {
+                    // A full buffer loses a packet; the test will say so.
+                    let _ = socket.send_to(&buffer[..len], from);
+                }
+            }
+        });
+        Self {
+            address,
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Echo {
+    /// On the relay's own IP only relay ports are peers, and there is but one loopback IPv6 address.
+    fn socket(ip: IpAddr) -> UdpSocket {
+        match ip {
+            IpAddr::V4(_) => UdpSocket::bind("127.0.0.2:0").expect("loopback is there"),
+            IpAddr::V6(_) => (61_000..=65_535)
+                .find_map(|port| UdpSocket::bind((ip, port)).ok())
+                .expect("there are free ports"),
+        }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the echo does not panic");
+        }
+    }
+}
+
+/// How long one look at a socket takes at most.
+const TICK: Duration = Duration::from_millis(20);

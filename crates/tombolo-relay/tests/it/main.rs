@@ -1,0 +1,7 @@
+//! The relay over loopback, driven by the TURN client core on real sockets.
+
+mod bind;
+mod device;
+mod foreign;
+mod relaying;
+mod streams;

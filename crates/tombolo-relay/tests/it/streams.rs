@@ -1,0 +1,198 @@
+//! TURN over TCP and TLS.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use tombolo_relay::{Relay, RelayConfig, StreamStats};
+
+use crate::device::{Device, Echo, certificate, relay_config, v4};
+
+#[test]
+fn packets_travel_over_tcp() {
+    let relay = Relay::bind(relay_config(v4())).expect("there are free ports");
+    assert_echoes(Device::tcp(&relay, "alice"));
+    assert_eq!(relay.stats().streams.accepted, 1);
+}
+
+#[test]
+fn packets_travel_over_tls() {
+    let (tls, trust) = certificate();
+    let config = RelayConfig {
+        tls: Some(tls),
+        turns_port: Some(0),
+        ..relay_config(v4())
+    };
+    let relay = Relay::bind(config).expect("there are free ports");
+    assert_echoes(Device::tls(&relay, "alice", trust));
+}
+
+#[test]
+fn udp_and_tcp_clients_reach_each_other() {
+    let relay = Relay::bind(relay_config(v4())).expect("there are free ports");
+    let mut alice = Device::udp(&relay, "alice");
+    let mut bob = Device::tcp(&relay, "bob");
+    let (alice_relayed, bob_relayed) = (alice.allocate(), bob.allocate());
+    alice.bind(bob_relayed);
+    bob.bind(alice_relayed);
+    alice.send(bob_relayed, b"to bob");
+    assert_eq!(bob.receive(), (alice_relayed, b"to bob".to_vec()));
+    bob.send(alice_relayed, b"to alice");
+    assert_eq!(alice.receive(), (bob_relayed, b"to alice".to_vec()));
+}
+
+#[test]
+fn a_closed_connection_ends_its_allocation() {
+    let relay = Relay::bind(relay_config(v4())).expect("there are free ports");
+    let mut device = Device::tcp(&relay, "alice");
+    device.allocate();
+    let ports = || {
+        relay
+            .stats()
+            .shards
+            .iter()
+            .map(|s| s.io.relay_ports)
+            .sum::<u64>()
+    };
+    assert_eq!(ports(), 1);
+    drop(device);
+    wait_until(|| ports() == 0);
+}
+
+#[test]
+fn connections_from_one_source_are_limited() {
+    let config = RelayConfig {
+        connections_per_source_max: 2,
+        ..relay_config(v4())
+    };
+    let relay = Relay::bind(config).expect("there are free ports");
+    let kept: Vec<TcpStream> = (0..2).map(|_| connect(&relay)).collect();
+    wait_for(&relay, |streams| streams.open == 2);
+    assert_closed(connect(&relay));
+    drop(kept);
+    wait_for(&relay, |streams| streams.open == 0 && streams.refused == 1);
+    Device::tcp(&relay, "alice").allocate();
+}
+
+#[test]
+fn a_connection_that_says_nothing_is_closed() {
+    let config = RelayConfig {
+        first_frame_timeout: Duration::from_millis(50),
+        ..relay_config(v4())
+    };
+    let relay = Relay::bind(config).expect("there are free ports");
+    let mut slow = connect(&relay);
+    slow.write_all(&[0, 1, 0]).expect("the connection is open");
+    assert_closed(slow);
+    wait_for(&relay, |streams| streams.timed_out == 1);
+}
+
+#[test]
+fn only_a_client_with_an_allocation_may_be_silent() {
+    let config = RelayConfig {
+        idle_timeout: Duration::from_millis(50),
+        ..relay_config(v4())
+    };
+    let relay = Relay::bind(config).expect("there are free ports");
+    let mut silent = Device::tcp(&relay, "alice");
+    silent.allocate();
+    let mut idle = connect(&relay);
+    idle.write_all(BINDING_REQUEST)
+        .expect("the connection is open");
+    idle.read_exact(&mut [0; 32]).expect("it is answered");
+    assert_closed(idle);
+    let echo = Echo::start(v4());
+    silent.bind(echo.address);
+}
+
+#[test]
+fn a_connection_that_is_not_turn_is_closed() {
+    let relay = Relay::bind(relay_config(v4())).expect("there are free ports");
+    let mut web = connect(&relay);
+    // The beginning of a TLS handshake, on the port that has none.
+    web.write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1])
+        .expect("the connection is open");
+    assert_closed(web);
+    wait_for(&relay, |streams| streams.malformed == 1);
+}
+
+#[test]
+fn a_failed_handshake_is_counted() {
+    let (tls, _) = certificate();
+    let config = RelayConfig {
+        tls: Some(tls),
+        turns_port: Some(0),
+        ..relay_config(v4())
+    };
+    let relay = Relay::bind(config).expect("there are free ports");
+    let mut plain = TcpStream::connect(relay.addrs().turns[0]).expect("the relay listens");
+    plain
+        .write_all(BINDING_REQUEST)
+        .expect("the connection is open");
+    wait_for(&relay, |streams| streams.tls_failed == 1);
+}
+
+#[test]
+fn frames_may_arrive_in_pieces_and_together() {
+    let relay = Relay::bind(relay_config(v4())).expect("there are free ports");
+    let mut stream = connect(&relay);
+    let three = BINDING_REQUEST.repeat(3);
+    for piece in three.chunks(7) {
+        stream.write_all(piece).expect("the connection is open");
+    }
+    let mut replies = [0; 3 * 32];
+    stream.read_exact(&mut replies).expect("each is answered");
+    for reply in replies.chunks(32) {
+        assert_eq!(reply[..4], [0x01, 0x01, 0x00, 0x0c]);
+    }
+}
+
+fn assert_echoes(mut device: Device) {
+    let echo = Echo::start(v4());
+    device.allocate();
+    device.bind(echo.address);
+    for len in [0, 1, 2, 3, 4, 1200, 30_000] {
+        let payload = vec![len as u8; len];
+        device.send(echo.address, &payload);
+        assert_eq!(device.receive(), (echo.address, payload));
+    }
+}
+
+fn connect(relay: &Relay) -> TcpStream {
+    let stream = TcpStream::connect(relay.addrs().turn[0]).expect("the relay listens");
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .expect("it is not zero");
+    stream
+}
+
+#[track_caller]
+fn assert_closed(mut stream: TcpStream) {
+    let result = stream.read(&mut [0; 1]);
+    let is_reset = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionReset;
+    assert!(
+        matches!(&result, Ok(0)) || result.as_ref().is_err_and(is_reset),
+        "{result:?}"
+    );
+}
+
+#[track_caller]
+fn wait_for(relay: &Relay, is_true: impl Fn(&StreamStats) -> bool) {
+    wait_until(|| is_true(&relay.stats().streams));
+}
+
+#[track_caller]
+fn wait_until(is_true: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_true() {
+        assert!(start.elapsed() < PATIENCE, "it did not happen");
+        std::thread::yield_now();
+    }
+}
+
+const BINDING_REQUEST: &[u8] = &[
+    0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,
+];
+const PATIENCE: Duration = Duration::from_secs(20);
