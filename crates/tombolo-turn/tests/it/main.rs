@@ -1,3 +1,4 @@
 //! Behaviour of both ends, seen from outside.
 
 mod client;
+mod server;

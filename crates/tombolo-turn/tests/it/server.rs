@@ -1,0 +1,9 @@
+//! The server as its clients and peers see it, with a driver that binds every port.
+
+mod allocate;
+mod auth;
+mod binding;
+mod data;
+mod hostile;
+mod lab;
+mod peers;
