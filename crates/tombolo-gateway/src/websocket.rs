@@ -111,14 +111,15 @@ fn blame(error: axum::Error) -> ReceiveError {
     use tungstenite::error::{Error, ProtocolError};
 
     let error = error.into_inner();
-    let Some(error) = error.downcast_ref::<Error>() else {
-        return ReceiveError::Lost;
-    };
-    match error {
-        Error::Capacity(_) => ReceiveError::Offence(DecodeError::TooLarge),
-        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => ReceiveError::Lost,
-        Error::Protocol(_) | Error::Utf8(_) => ReceiveError::Offence(DecodeError::Malformed),
-        _ => ReceiveError::Lost,
+    let error = error.downcast_ref::<Error>();
+    if let Some(Error::Capacity(_)) = error {
+        ReceiveError::Offence(DecodeError::TooLarge)
+    } else if let Some(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) = error {
+        ReceiveError::Lost
+    } else if let Some(Error::Protocol(_) | Error::Utf8(_)) = error {
+        ReceiveError::Offence(DecodeError::Malformed)
+    } else {
+        ReceiveError::Lost
     }
 }
 

@@ -1,2 +1,38 @@
-//! A node as a library.
+//! A node as a library: engine, services, relay and gateway, put together.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), tombolo_node::StartError> {
+//! use tombolo_node::Node;
+//!
+//! let node = Node::builder().dev().listen([127, 0, 0, 1].into()).start().await?;
+//! println!("devices connect to {}", node.ready().url);
+//! node.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A node listens, on each of its addresses, on
+//!
+//! ```text
+//! port         UDP: sessions over QUIC   TCP: sessions over WebSocket, HTTP API
+//! turn_port    UDP and TCP: STUN and TURN
+//! turn_port+1  UDP: STUN, so that devices learn how their NAT maps
+//! turns_port   TCP: TURN over TLS
+//! ```
+//!
+//! Its certificate is self-signed, with a key that lives as long as the process; devices recognise
+//! it by the pin in [`Ready::url`]. So a new process has a new URL.
 #![forbid(unsafe_code)]
+
+mod addresses;
+mod builder;
+mod certificate;
+mod credentials;
+mod error;
+mod hook;
+mod node;
+
+pub use builder::NodeBuilder;
+pub use error::StartError;
+pub use node::{Node, Ready, Stats};
+pub use tombolo_turn::server::Cidr;

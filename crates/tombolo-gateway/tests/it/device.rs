@@ -218,7 +218,7 @@ impl Device {
                         return Some(frame::decode(bytes).expect("nodes send frames"));
                     }
                     Message::Close(_) => return None,
-                    _ => {}
+                    Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
                 }
             },
         }

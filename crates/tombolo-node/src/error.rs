@@ -1,0 +1,73 @@
+use std::io;
+use std::net::SocketAddr;
+
+use tombolo_relay::{ListenSocket, Protocol};
+
+use crate::builder::NodeBuilder;
+
+/// Why a node did not start; the message says what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// No address was given, or the machine has none of that family.
+    #[error("no address to listen on: name one of this machine with --listen")]
+    NoAddress,
+    /// The machine does not tell its addresses.
+    #[error("cannot list the addresses of this machine ({0}): name them with --listen")]
+    Interfaces(io::Error),
+    /// Nobody could get in.
+    #[error("no key to verify tokens with: give one, or use --dev")]
+    NoTokenKeys,
+    /// The system has no entropy.
+    #[error("the system gives no random numbers: {0}")]
+    Entropy(getrandom::Error),
+    /// A self-signed certificate could not be made.
+    #[error("cannot make a certificate: {0}")]
+    Certificate(#[from] rcgen::Error),
+    /// The certificate cannot be used with TLS.
+    #[error("cannot use the certificate: {0}")]
+    Tls(#[from] rustls::Error),
+    /// Somebody else has a port that devices connect to.
+    #[error("{addr} is in use: stop what listens there, or choose another port with --port")]
+    GatewayPort {
+        /// What was asked for.
+        addr: SocketAddr,
+    },
+    /// Somebody else has a port of STUN and TURN.
+    #[error("{socket} is in use: stop what listens there, or choose another port with {flag}")]
+    RelayPort {
+        /// What was asked for.
+        socket: ListenSocket,
+        /// The flag that chooses it.
+        flag: &'static str,
+    },
+    /// The gateway could not start for another reason.
+    #[error(transparent)]
+    Gateway(tombolo_gateway::BindError),
+    /// The relay could not start for another reason.
+    #[error(transparent)]
+    Relay(tombolo_relay::BindError),
+}
+
+impl StartError {
+    pub(crate) fn from_gateway(error: tombolo_gateway::BindError) -> Self {
+        match error.addr() {
+            Some(addr) if error.is_port_taken() => Self::GatewayPort { addr },
+            _ => Self::Gateway(error),
+        }
+    }
+
+    pub(crate) fn from_relay(error: tombolo_relay::BindError, config: &NodeBuilder) -> Self {
+        let tombolo_relay::BindError::InUse { socket } = error else {
+            return Self::Relay(error);
+        };
+        let is_turns =
+            socket.protocol == Protocol::Tcp && socket.address.port() == config.turns_port;
+        let flag = if is_turns {
+            "--turns-port"
+        } else {
+            "--turn-port"
+        };
+        Self::RelayPort { socket, flag }
+    }
+}

@@ -1,0 +1,239 @@
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use tombolo_engine::{Local, LocalConfig};
+use tombolo_gateway::{Gateway, GatewayConfig};
+use tombolo_relay::{Relay, RelayConfig};
+use tombolo_services::Services;
+use tombolo_wire::ServerUrl;
+use tombolo_wire::token::{KeySet, SECRET_BYTES_MIN, SigningKey, VerifyingKey};
+
+use crate::addresses::Addresses;
+use crate::builder::NodeBuilder;
+use crate::certificate::Certificate;
+use crate::credentials::RelaySecret;
+use crate::error::StartError;
+use crate::hook::{Hook, Uris};
+
+/// A running node. [`Node::shutdown`] ends it in good order, dropping it at once.
+pub struct Node {
+    ready: Ready,
+    gateway: Gateway,
+    services: Services,
+    relay: Arc<Relay>,
+}
+
+/// Where a node is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Ready {
+    /// All that a device needs; pins the node's certificate.
+    pub url: ServerUrl,
+    /// STUN URIs (RFC 7064), at least two.
+    pub stun: Vec<String>,
+    /// TURN URIs (RFC 7065): over UDP, TCP and TLS.
+    pub turn: Vec<String>,
+    /// Base of the HTTP API, for example "https://203.0.113.10:8443".
+    pub http: String,
+}
+
+/// What a node has done so far, part by part.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Connections and HTTP requests.
+    pub gateway: tombolo_gateway::Stats,
+    /// Sessions, rooms and messages.
+    pub services: tombolo_services::Stats,
+    /// Allocations and relayed packets.
+    pub relay: tombolo_relay::RelayStats,
+}
+
+impl Node {
+    /// A node that listens on all addresses and the usual ports, unless told otherwise.
+    #[must_use]
+    pub fn builder() -> NodeBuilder {
+        NodeBuilder::new()
+    }
+
+    pub(crate) async fn start(config: NodeBuilder) -> Result<Self, StartError> {
+        let (token_keys, dev_tokens) = keys(&config)?;
+        let addresses =
+            Addresses::resolve(&config.listen, config.public).map_err(StartError::Interfaces)?;
+        if addresses.is_empty() {
+            return Err(StartError::NoAddress);
+        }
+        let certificate = Certificate::self_signed(&addresses.all())?;
+        let secret = RelaySecret::random().map_err(StartError::Entropy)?;
+        let relay = Arc::new(start_relay(&config, &addresses, &certificate, &secret)?);
+
+        let uris = uris(&relay, &addresses);
+        let hook = Hook {
+            relay: Arc::downgrade(&relay),
+            secret,
+            uris: uris.clone(),
+            relay_ips: relay_ips(&addresses),
+        };
+        let engine = Arc::new(Local::new(LocalConfig::default()));
+        let services = Services::new(
+            engine,
+            Arc::new(hook),
+            token_keys,
+            tombolo_services::Config::default(),
+        );
+
+        let pin = certificate.pin();
+        let Certificate { chain, key } = certificate;
+        let mut gateway_config = GatewayConfig::new(addresses.bound(), chain, key);
+        gateway_config.port = config.port;
+        gateway_config.dev_tokens = dev_tokens;
+        let gateway =
+            Gateway::bind(gateway_config, services.clone()).map_err(StartError::from_gateway)?;
+
+        let port = gateway
+            .addrs()
+            .first()
+            .map_or(config.port, SocketAddr::port);
+        let ip = addresses.best().ok_or(StartError::NoAddress)?;
+        let url = ServerUrl::from_ip(ip, port, Some(pin));
+        let http = format!("https://{}", url.authority());
+        gateway.set_ready();
+        let ready = Ready {
+            url,
+            stun: uris.stun,
+            turn: uris.turn,
+            http,
+        };
+        Ok(Self {
+            ready,
+            gateway,
+            services,
+            relay,
+        })
+    }
+
+    /// Where the node is reached.
+    #[must_use]
+    pub fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// What happened so far. Blocks for as long as the relay takes to count, well below a
+    /// millisecond unless it is overloaded.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            gateway: self.gateway.stats(),
+            services: self.services.stats(),
+            relay: self.relay.stats(),
+        }
+    }
+
+    /// Ends in good order: devices are told to go, then all sockets are closed. Takes a few
+    /// seconds at most.
+    pub async fn shutdown(self) {
+        let Self {
+            gateway,
+            services,
+            relay,
+            ..
+        } = self;
+        gateway.shutdown().await;
+        drop(services);
+        // It waits for its threads. An error means that it panicked, which it has said itself.
+        let _ = tokio::task::spawn_blocking(move || drop(relay)).await;
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("ready", &self.ready)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The keys that tokens are verified with, and in development the one that makes them.
+fn keys(config: &NodeBuilder) -> Result<(KeySet, Option<SigningKey>), StartError> {
+    let given = config.token_keys.clone();
+    if !config.is_dev {
+        return Ok((given.ok_or(StartError::NoTokenKeys)?, None));
+    }
+    let mut secret = [0; SECRET_BYTES_MIN];
+    getrandom::fill(&mut secret).map_err(StartError::Entropy)?;
+    let (verifying, signing) = dev_keys(&secret);
+    let mut keys = given.unwrap_or_default();
+    keys.insert(DEV_KEY, verifying);
+    Ok((keys, Some(signing)))
+}
+
+fn dev_keys(secret: &[u8; SECRET_BYTES_MIN]) -> (VerifyingKey, SigningKey) {
+    let verifying = VerifyingKey::hs256(secret).expect("the secret has the least length");
+    let signing = SigningKey::hs256(DEV_KEY, secret).expect("the secret has the least length");
+    (verifying, signing)
+}
+
+fn start_relay(
+    config: &NodeBuilder,
+    addresses: &Addresses,
+    certificate: &Certificate,
+    secret: &RelaySecret,
+) -> Result<Relay, StartError> {
+    let relay_config = RelayConfig {
+        listen: addresses.bound(),
+        turn_port: config.turn_port,
+        turns_port: Some(config.turns_port),
+        tls: Some(Arc::new(certificate.for_turns()?)),
+        relay_ips: addresses
+            .relaying()
+            .iter()
+            .map(|address| address.bound)
+            .collect(),
+        public_ip: config.public,
+        secret: secret.as_str().to_owned(),
+        allow_peers: config.allow_peers.clone(),
+        ..RelayConfig::default()
+    };
+    Relay::bind(relay_config).map_err(|error| StartError::from_relay(error, config))
+}
+
+/// All forms of the relay's addresses: introductions may carry either.
+fn relay_ips(addresses: &Addresses) -> Vec<IpAddr> {
+    let mut ips: Vec<IpAddr> = addresses
+        .relaying()
+        .iter()
+        .flat_map(|address| [address.advertised, address.bound])
+        .collect();
+    ips.dedup();
+    ips
+}
+
+fn uris(relay: &Relay, addresses: &Addresses) -> Uris {
+    let advertised = |bound: &SocketAddr| {
+        let ip = addresses.advertised_for(bound.ip())?;
+        Some(SocketAddr::new(ip, bound.port()))
+    };
+    let addrs = relay.addrs();
+    let mut uris = Uris::default();
+    addrs
+        .turn
+        .iter()
+        .chain(&addrs.alternate)
+        .filter_map(advertised)
+        .for_each(|addr| uris.add_stun(addr));
+    addrs
+        .turn
+        .iter()
+        .filter_map(advertised)
+        .for_each(|addr| uris.add_turn(addr));
+    addrs
+        .turns
+        .iter()
+        .filter_map(advertised)
+        .for_each(|addr| uris.add_turns(addr));
+    uris
+}
+
+/// The `kid` of the key that a development node makes.
+const DEV_KEY: &str = "dev";

@@ -1,0 +1,179 @@
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::{sleep_until, timeout};
+use tombolo_stun::{
+    Class, Message, MessageWriter, Method, TransactionId, XorMappedAddress, stream,
+};
+use tombolo_turn::client::{AllocateError, Client, Config, Event, Family};
+use tombolo_turn::server::Transport;
+
+use crate::https::{PATIENCE, connect, ice_servers};
+use crate::life::start;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_stun_address_tells_a_device_its_own() {
+    let node = start().await;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+    for (uri, id) in node.ready().stun.iter().zip(1..) {
+        let id = TransactionId([id; 12]);
+        let mut request = Vec::new();
+        MessageWriter::new(&mut request, Class::Request, Method::BINDING, id).fingerprint();
+        socket
+            .send_to(&request, addr_of(uri))
+            .await
+            .expect("loopback takes it");
+        let mut reply = [0; 1500];
+        let (bytes, from) = timeout(PATIENCE, socket.recv_from(&mut reply))
+            .await
+            .expect("an answer in time")
+            .expect("an answer");
+        assert_eq!(from, addr_of(uri));
+        let reply = Message::decode(&reply[..bytes]).expect("STUN");
+        assert_eq!(
+            (reply.class(), reply.transaction_id()),
+            (Class::Success, id)
+        );
+        let mapped = reply.attribute::<XorMappedAddress>().expect("well formed");
+        assert_eq!(mapped.map(|mapped| mapped.0), socket.local_addr().ok());
+    }
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_credentials_allocate_over_udp_tcp_and_tls() {
+    let node = start().await;
+    let servers = ice_servers(&node, "alice").await;
+    let server = &servers["iceServers"][1];
+    for url in server["urls"].as_array().expect("a list") {
+        let url = url.as_str().expect("a text");
+        let event = allocate(
+            &node,
+            url,
+            text(server, "username"),
+            text(server, "credential"),
+        )
+        .await;
+        let Event::Allocated { relayed, .. } = event else {
+            panic!("{url} gives {event:?}");
+        };
+        assert_eq!(relayed.ip(), addr_of(url).ip());
+    }
+    assert_eq!(
+        servers["iceServers"][0]["urls"],
+        Value::from(node.ready().stun.clone())
+    );
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_are_good_for_the_user_that_they_name() {
+    let node = start().await;
+    let servers = ice_servers(&node, "alice").await;
+    let server = &servers["iceServers"][1];
+    let url = server["urls"][0].as_str().expect("a text");
+    let username = text(server, "username").replace("alice", "mallory");
+    let event = allocate(&node, url, username, text(server, "credential")).await;
+    assert_eq!(event, Event::Failed(AllocateError::Unauthorized));
+    node.shutdown().await;
+}
+
+/// The socket address in a STUN or TURN URI.
+pub(crate) fn addr_of(uri: &str) -> SocketAddr {
+    let (_, rest) = uri.split_once(':').expect("a scheme");
+    let addr = rest.split_once('?').map_or(rest, |(addr, _)| addr);
+    addr.parse().expect("an IP and a port")
+}
+
+async fn allocate(
+    node: &tombolo_node::Node,
+    url: &str,
+    username: String,
+    password: String,
+) -> Event {
+    let server = addr_of(url);
+    let transport = if url.starts_with("turns:") {
+        Transport::Tls
+    } else if url.ends_with("=tcp") {
+        Transport::Tcp
+    } else {
+        Transport::Udp
+    };
+    let config = Config {
+        server,
+        transport,
+        username,
+        password,
+        family: Family::V4,
+        lifetime: Duration::from_secs(600),
+    };
+    let client = Client::new(config, [3; 32], Instant::now());
+    let outcome = async {
+        match transport {
+            Transport::Udp => over_udp(client, server).await,
+            Transport::Tcp => {
+                over_stream(
+                    client,
+                    TcpStream::connect(server).await.expect("it listens"),
+                )
+                .await
+            }
+            Transport::Tls => over_stream(client, connect(&node.ready().url, server).await).await,
+        }
+    };
+    timeout(PATIENCE, outcome)
+        .await
+        .expect("an outcome in time")
+}
+
+async fn over_udp(mut client: Client, server: SocketAddr) -> Event {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+    socket.connect(server).await.expect("loopback has a route");
+    let mut buffer = [0; 2048];
+    loop {
+        while let Some(bytes) = client.poll_transmit() {
+            socket.send(&bytes).await.expect("loopback takes it");
+        }
+        if let Some(event) = client.poll_event() {
+            return event;
+        }
+        let (deadline, _) = client.poll_timeout().expect("something is pending");
+        tokio::select! {
+            received = socket.recv(&mut buffer) => {
+                let bytes = received.expect("the server listens");
+                client.handle_datagram(Instant::now(), &buffer[..bytes]);
+            }
+            () = sleep_until(deadline.into()) => client.handle_timeout(Instant::now()),
+        }
+    }
+}
+
+async fn over_stream(mut client: Client, mut io: impl AsyncRead + AsyncWrite + Unpin) -> Event {
+    let mut received = Vec::new();
+    loop {
+        while let Some(bytes) = client.poll_transmit() {
+            io.write_all(&bytes).await.expect("the server reads");
+        }
+        if let Some(event) = client.poll_event() {
+            return event;
+        }
+        let count = io
+            .read_buf(&mut received)
+            .await
+            .expect("the server answers");
+        assert_ne!(count, 0, "the server has hung up");
+        while let Some(len) = stream::frame_len(&received).expect("frames")
+            && len <= received.len()
+        {
+            let frame: Vec<u8> = received.drain(..len).collect();
+            client.handle_datagram(Instant::now(), &frame);
+        }
+    }
+}
+
+fn text(server: &Value, name: &str) -> String {
+    server[name].as_str().expect("a text").to_owned()
+}
