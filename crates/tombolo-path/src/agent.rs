@@ -84,14 +84,15 @@ impl Agent {
         Ok(())
     }
 
-    /// Forgets a peer: nothing is sent to it or answered any more. Unknown peers are ignored, here
-    /// and everywhere.
+    /// Forgets a peer: nothing is sent to it or answered any more, and no event names it. Unknown
+    /// peers are ignored, here and everywhere.
     pub fn remove_peer(&mut self, now: Instant, peer: PeerId) {
         self.now = now;
         let Some(removed) = self.peers.remove(&peer) else {
             return;
         };
         self.peer_by_local_ufrag.remove(&removed.local.ufrag);
+        self.shared.events.retain(|event| event.peer() != peer);
         if let Some((at, timer)) = removed.scheduled {
             self.schedule.remove(&(at, timer, peer));
         }
@@ -180,10 +181,11 @@ impl Agent {
         }
     }
 
-    /// Notes that the peer link now uses this direct address, because the remote end chose it.
+    /// Notes that the peer link now uses this direct address.
     ///
-    /// It becomes the route and is watched. From then on the agent leaves the choice to the remote
-    /// end, until the route is lost. No [`Event::Route`] comes when it is the route already.
+    /// It becomes the route and is watched. On the controlled side the agent leaves the choice to
+    /// the remote end from then on, until the route is lost; so the end that opens the link's paths
+    /// should be the controlling one. No [`Event::Route`] comes when it is the route already.
     pub fn handle_adopted(&mut self, now: Instant, peer: PeerId, address: SocketAddr) {
         let address = canonical(address);
         self.with_peer(now, peer, |peer, now, shared| {
@@ -193,8 +195,8 @@ impl Agent {
     }
 
     /// Notes that the peer link's path to this direct address was closed, by the remote end or by
-    /// the link itself. If it was the route, the relay takes over and the address has to prove
-    /// itself anew.
+    /// the link itself. If it was the route, the relay takes over, and the address has to prove
+    /// itself anew before [`Event::Route`] names it again.
     pub fn handle_abandoned(&mut self, now: Instant, peer: PeerId, address: SocketAddr) {
         let route = Route::Direct(canonical(address));
         self.with_peer(now, peer, |peer, now, shared| {

@@ -77,7 +77,8 @@ pub struct PeerConfig {
     pub local: Credentials,
     /// The peer's side: the checks that we send carry it.
     pub remote: Credentials,
-    /// True on one side, false on the other. Two equal roles repair themselves (RFC 8445 §7.3.1.1).
+    /// True on one side, false on the other: best true on the one that opens the peer link's
+    /// paths. Two equal roles repair themselves (RFC 8445 §7.3.1.1).
     pub controlling: bool,
     /// Which paths may be used.
     pub policy: Policy,

@@ -80,6 +80,16 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Returns the peer that the event is about.
+    #[must_use]
+    pub fn peer(&self) -> PeerId {
+        match self {
+            Self::Route { peer, .. } | Self::Heard { peer, .. } => *peer,
+        }
+    }
+}
+
 /// A datagram to send on the device's socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transmit {

@@ -34,7 +34,7 @@ use tombolo_stun::{
 
 use crate::{Transmit, canonical};
 pub use report::{FamilyReport, NatReport};
-use survey::{Outcome, Survey};
+use survey::{Limits, Outcome, Survey};
 
 /// What to measure, and with whose help.
 #[derive(Clone, Debug)]
@@ -55,8 +55,11 @@ pub struct ProbeConfig {
     pub hairpinning: bool,
     /// Time before the first repetition of a request; doubles up to four times that.
     pub retransmit_after: Duration,
-    /// Time after which a request counts as unanswered.
+    /// Time after which a request counts as unanswered while no server has answered any.
     pub timeout: Duration,
+    /// Time after which a request counts as unanswered once some server has answered: the network
+    /// works, so the other answers cannot be far.
+    pub patience: Duration,
 }
 
 impl ProbeConfig {
@@ -70,6 +73,7 @@ impl ProbeConfig {
             hairpinning: false,
             retransmit_after: Duration::from_millis(100),
             timeout: Duration::from_millis(1500),
+            patience: Duration::from_millis(500),
         }
     }
 }
@@ -104,6 +108,8 @@ pub struct NatProbe {
     /// IPv4 and IPv6.
     surveys: [Survey; 2],
     report: NatReport,
+    /// When a server answered first; `None` before.
+    answered_at: Option<Instant>,
     transmits: VecDeque<Transmit>,
     events: VecDeque<ProbeEvent>,
     is_done: bool,
@@ -137,6 +143,7 @@ impl NatProbe {
             },
             rng: ChaCha12Rng::from_seed(seed),
             report: NatReport::default(),
+            answered_at: None,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             is_done: false,
@@ -209,7 +216,7 @@ impl NatProbe {
     pub fn poll_timeout(&self) -> Option<(Instant, ProbeTimer)> {
         self.surveys
             .iter()
-            .filter_map(|survey| survey.deadline(&self.config))
+            .filter_map(|survey| survey.deadline(self.limits()))
             .min()
     }
 
@@ -219,15 +226,40 @@ impl NatProbe {
         &self.report
     }
 
+    fn limits(&self) -> Limits {
+        let ProbeConfig {
+            retransmit_after,
+            timeout,
+            patience,
+            ..
+        } = self.config;
+        Limits {
+            retransmit_after,
+            timeout,
+            patience,
+            answered_at: self.answered_at,
+        }
+    }
+
     /// Ends and repeats requests, goes on to next steps, renews the report.
     fn go_on(&mut self, now: Instant) {
+        if self
+            .surveys
+            .iter()
+            .any(|survey| !survey.report.public.is_empty())
+        {
+            self.answered_at.get_or_insert(now);
+        }
+        let limits = self.limits();
         for survey in &mut self.surveys {
             loop {
-                for (to, bytes) in survey.take_due(now, &self.config) {
+                for (to, bytes) in survey.take_due(now, limits) {
                     self.transmits.push_back(Transmit { to, bytes });
                 }
                 let steps = survey.requests.len();
-                survey.advance(now, &self.config, || new_id(&mut self.rng));
+                survey.advance(now, self.config.hairpinning, limits, || {
+                    new_id(&mut self.rng)
+                });
                 if survey.requests.len() == steps {
                     break;
                 }

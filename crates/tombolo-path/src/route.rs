@@ -44,8 +44,9 @@ impl Peer {
             return;
         };
         pair.trust(now);
+        // Only one end opens paths and goes on choosing: the controlling one.
+        self.is_following = !self.is_controlling();
         if self.route != Route::Direct(address) {
-            self.is_following = true;
             self.take_route(now, address, Cause::Adopted, shared);
         }
     }

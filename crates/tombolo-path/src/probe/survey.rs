@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use tombolo_stun::{ChangeRequest, Class, MessageWriter, Method, TransactionId};
 
+use super::ProbeTimer;
 use super::report::{Answer, FamilyReport};
-use super::{ProbeConfig, ProbeTimer};
 use crate::candidate::accept;
 use crate::{Filtering, Mapping};
 
@@ -42,6 +42,25 @@ pub(super) enum Outcome {
     TimedOut,
     /// The server answered in another way than the test asks for.
     Useless,
+}
+
+/// How long requests are repeated.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) retransmit_after: Duration,
+    pub(super) timeout: Duration,
+    pub(super) patience: Duration,
+    /// When a server answered first; `None` before.
+    pub(super) answered_at: Option<Instant>,
+}
+
+impl Limits {
+    /// When a request that was first sent at this time counts as unanswered.
+    fn end(self, first_sent: Instant) -> Instant {
+        let usual = first_sent + self.timeout;
+        self.answered_at
+            .map_or(usual, |at| usual.min(at.max(first_sent) + self.patience))
+    }
 }
 
 /// What remains to be done once the requests under way have ended. Each step comes at most once.
@@ -96,7 +115,8 @@ impl Survey {
     pub(super) fn advance(
         &mut self,
         now: Instant,
-        config: &ProbeConfig,
+        hairpinning: bool,
+        limits: Limits,
         mut new_id: impl FnMut() -> TransactionId,
     ) {
         while !self.is_waiting() && self.step != Step::Done {
@@ -108,7 +128,7 @@ impl Survey {
                     (self.mapping_tests(self.servers.len()), Step::Refinement)
                 }
                 Step::Refinement => (self.refining_tests(), Step::Hairpin),
-                Step::Hairpin => (self.hairpin_tests(config.hairpinning), Step::Done),
+                Step::Hairpin => (self.hairpin_tests(hairpinning), Step::Done),
                 Step::Done => break,
             };
             self.step = next;
@@ -121,7 +141,7 @@ impl Survey {
                     first_sent: now,
                     sent: 0,
                     next_send: now,
-                    interval: config.retransmit_after,
+                    interval: limits.retransmit_after,
                 }));
         }
     }
@@ -201,17 +221,13 @@ impl Survey {
     }
 
     /// Ends requests that took too long, and returns those to send (again).
-    pub(super) fn take_due(
-        &mut self,
-        now: Instant,
-        config: &ProbeConfig,
-    ) -> Vec<(SocketAddr, Vec<u8>)> {
+    pub(super) fn take_due(&mut self, now: Instant, limits: Limits) -> Vec<(SocketAddr, Vec<u8>)> {
         let mut due = Vec::new();
         for request in &mut self.requests {
             if request.outcome != Outcome::Pending {
                 continue;
             }
-            if now >= request.first_sent + config.timeout {
+            if now >= limits.end(request.first_sent) {
                 request.outcome = Outcome::TimedOut;
                 if request.test == Test::Hairpin {
                     self.report.hairpinning = Some(false);
@@ -220,14 +236,14 @@ impl Survey {
                 request.sent += 1;
                 request.next_send = now + request.interval;
                 let doubled = request.interval * 2;
-                request.interval = doubled.min(config.retransmit_after * 4);
+                request.interval = doubled.min(limits.retransmit_after * 4);
                 due.push((request.to, request.bytes()));
             }
         }
         due
     }
 
-    pub(super) fn deadline(&self, config: &ProbeConfig) -> Option<(Instant, ProbeTimer)> {
+    pub(super) fn deadline(&self, limits: Limits) -> Option<(Instant, ProbeTimer)> {
         let pending = self
             .requests
             .iter()
@@ -235,7 +251,7 @@ impl Survey {
         pending
             .map(|request| {
                 let retransmit = (request.next_send, ProbeTimer::Retransmit);
-                retransmit.min((request.first_sent + config.timeout, ProbeTimer::GiveUp))
+                retransmit.min((limits.end(request.first_sent), ProbeTimer::GiveUp))
             })
             .min()
     }

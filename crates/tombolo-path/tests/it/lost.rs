@@ -1,5 +1,6 @@
 //! Routes that go silent, and come back.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tombolo_path::{Candidate, CandidateKind, Cause, Config, Event, PairState, Route, Verdict};
@@ -225,7 +226,7 @@ fn a_changed_network_that_kills_the_route_is_noticed() {
 }
 
 /// Two public devices; a second network joins them, with its own delay.
-fn two_ways(first: Duration, second: Duration) -> (World, [std::net::SocketAddr; 2]) {
+fn two_ways(first: Duration, second: Duration) -> (World, [SocketAddr; 2]) {
     let mut world = World::with_config(1, Nat::None, Nat::None, Config::default());
     world.delay = first;
     let other = ([10, 9, 0, 2], 5000).into();
@@ -262,25 +263,23 @@ fn a_clearly_faster_path_takes_over_and_a_slightly_faster_one_does_not() {
 }
 
 #[test]
-fn an_adopted_address_becomes_the_route_and_stays_it() {
-    let (mut world, [host, other]) = two_ways(MS * 20, MS * 60);
+fn an_adopted_address_becomes_the_route_and_stays_it_on_the_controlled_side() {
+    let (mut world, _) = two_ways(MS * 20, MS * 60);
     world.run_for(MS * 2000);
-    assert_eq!(world.route(Side::A), Route::Direct(host));
-    let now = world.now();
-    world.device(Side::A).agent.handle_adopted(now, PEER, other);
-    world.drain(Side::A);
-    assert_eq!(world.changes(Side::A, Cause::Adopted).len(), 1);
+    let host = world.device(Side::A).host;
+    let other = world.device(Side::A).extra[0];
+    assert_eq!(world.route(Side::B), Route::Direct(host));
+    adopt(&mut world, Side::B, other);
+    assert_eq!(world.changes(Side::B, Cause::Adopted).len(), 1);
     world.run_for(Duration::from_secs(30));
     assert_eq!(
-        world.route(Side::A),
+        world.route(Side::B),
         Route::Direct(other),
         "the remote end chose it"
     );
-    let now = world.now();
-    world.device(Side::A).agent.handle_adopted(now, PEER, other);
-    world.drain(Side::A);
+    adopt(&mut world, Side::B, other);
     assert_eq!(
-        world.changes(Side::A, Cause::Adopted).len(),
+        world.changes(Side::B, Cause::Adopted).len(),
         1,
         "no news the second time"
     );
@@ -288,7 +287,22 @@ fn an_adopted_address_becomes_the_route_and_stays_it() {
     world.data_every = Some(MS * 10);
     world.is_cut = true;
     world.run_for(MS * 700);
-    assert_eq!(world.route(Side::A), Route::Relay);
+    assert_eq!(world.route(Side::B), Route::Relay);
+}
+
+#[test]
+fn the_controlling_side_goes_on_choosing_after_an_adoption() {
+    let (mut world, [host, other]) = two_ways(MS * 20, MS * 60);
+    world.run_for(MS * 2000);
+    adopt(&mut world, Side::A, other);
+    world.run_for(Duration::from_secs(30));
+    assert_eq!(world.route(Side::A), Route::Direct(host));
+}
+
+fn adopt(world: &mut World, side: Side, address: SocketAddr) {
+    let now = world.now();
+    world.device(side).agent.handle_adopted(now, PEER, address);
+    world.drain(side);
 }
 
 #[test]
