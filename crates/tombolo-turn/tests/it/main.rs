@@ -1,4 +1,5 @@
 //! Behaviour of both ends, seen from outside.
 
 mod client;
+mod client_and_server;
 mod server;
