@@ -2,14 +2,15 @@
 
 use std::time::{Duration, SystemTime};
 
+use tombolo_wire::NodeId;
 use tombolo_wire::resend::Limits;
 
 /// Bounds and times; the defaults are meant for the open internet.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
-    /// This node's name, as devices and other nodes see it: a user id's alphabet and length.
-    pub node: String,
+    /// This node's name, as devices and other nodes see it; each node of a cluster has its own.
+    pub node: NodeId,
     /// How long a session outlives its connection.
     pub resume_window: Duration,
     /// Sessions on this node.
@@ -21,6 +22,8 @@ pub struct Config {
     pub unreliable_queue_max: usize,
     /// Joins and leaves of a session that are not answered yet.
     pub requests_max: usize,
+    /// How long the engine may take to carry out a join or a leave.
+    pub engine_timeout: Duration,
     /// Rooms that a session may be a member of.
     pub rooms_per_session_max: usize,
     /// Members of a room whose creator did not say.
@@ -50,12 +53,13 @@ pub struct RateLimit {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            node: "node".to_owned(),
+            node: NodeId::parse("node").expect("the name is good"),
             resume_window: Duration::from_secs(30),
             sessions_max: 100_000,
             outbox: Limits::default(),
             unreliable_queue_max: 256,
             requests_max: 64,
+            engine_timeout: Duration::from_secs(10),
             rooms_per_session_max: 64,
             members_default: 64,
             members_max: 1024,

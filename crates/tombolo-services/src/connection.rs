@@ -1,14 +1,27 @@
 //! A transport's handle on a session.
 
-use tombolo_wire::UserId;
-use tombolo_wire::v1::{ClientFrame, ServerFrame};
+use std::sync::Arc;
 
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tombolo_wire::UserId;
+use tombolo_wire::resend::Receipt;
+use tombolo_wire::v1::{ClientFrame, ErrorCode, ServerFrame, client_frame, server_frame};
+
+use crate::forward;
+use crate::node::Node;
 use crate::reject::Reject;
+use crate::requests;
+use crate::session::Session;
 
 /// A transport's handle on a session. Dropping it says that the connection broke, unless it was told
 /// to close before.
 pub struct Connection {
-    user: UserId,
+    node: Arc<Node>,
+    session: Arc<Session>,
+    /// Which of the session's connections this is.
+    number: u64,
+    wake: Arc<Notify>,
 }
 
 /// What a transport is to do next.
@@ -23,25 +36,134 @@ pub enum Outgoing {
 }
 
 impl Connection {
+    pub(crate) fn new(
+        node: Arc<Node>,
+        session: Arc<Session>,
+        number: u64,
+        wake: Arc<Notify>,
+    ) -> Self {
+        Self {
+            node,
+            session,
+            number,
+            wake,
+        }
+    }
+
     /// Who the device acts for.
     #[must_use]
     pub fn user(&self) -> &UserId {
-        &self.user
+        &self.session.user
     }
 
     /// Takes in a frame after the first. Everything that can be done at once is done when it returns.
     /// `reliable` is false for frames that came in a datagram.
     ///
     /// # Errors
-    /// When the device breaks the contract: the session is over; send [`Reject`] and close.
+    /// When the device breaks the contract, or the session has gone on elsewhere or is over: send
+    /// [`Reject`] and close.
     pub fn receive(&self, frame: ClientFrame, reliable: bool) -> Result<(), Reject> {
-        let _ = (frame, reliable);
-        unimplemented!()
+        self.take_in(frame, reliable).inspect_err(|reject| {
+            self.node.counters.count_refused(reject.code);
+            tracing::debug!(user = %self.session.user, %reject, "connection ended");
+        })
     }
 
     /// Waits for what is to be done next; the first is the `Welcome`. Safe to cancel.
     /// After [`Outgoing::Close`] it says the same again.
     pub async fn next_outgoing(&self) -> Outgoing {
-        unimplemented!()
+        loop {
+            let now = Instant::now().into_std();
+            let due = match self.session.lock().poll_outgoing(self.number, now) {
+                Ok(outgoing) => return outgoing,
+                Err(due) => due,
+            };
+            match due {
+                Some(due) => {
+                    let timeout = tokio::time::sleep_until(due.into());
+                    tokio::select! {
+                        () = self.wake.notified() => {}
+                        () = timeout => {}
+                    }
+                }
+                None => self.wake.notified().await,
+            }
+        }
+    }
+
+    fn take_in(&self, frame: ClientFrame, reliable: bool) -> Result<(), Reject> {
+        let now = Instant::now().into_std();
+        let receipt = {
+            let mut state = self.session.lock();
+            if let Some(ended) = state.ended() {
+                let over = || Reject::new(ErrorCode::NotResumable, "the session is over");
+                return Err(ended.reject.clone().unwrap_or_else(over));
+            }
+            if state.connection != self.number {
+                return Err(Reject::new(
+                    ErrorCode::Replaced,
+                    "the session goes on elsewhere",
+                ));
+            }
+            state.handle_numbers(now, &frame)
+        };
+        let receipt = receipt.inspect_err(|reject| self.break_off(reject))?;
+        if receipt == Receipt::Repeated {
+            return Ok(());
+        }
+
+        let ClientFrame { seq, body, .. } = frame;
+        // A body that a later version of the contract added is nothing to this one.
+        let Some(body) = body else { return Ok(()) };
+        let may_come_unreliably = matches!(
+            body,
+            client_frame::Body::Send(_)
+                | client_frame::Body::Ping(_)
+                | client_frame::Body::Acknowledge(_)
+        );
+        if !reliable && !may_come_unreliably {
+            let reject = Reject::new(ErrorCode::BadFrame, "such a frame must not get lost");
+            self.break_off(&reject);
+            return Err(reject);
+        }
+        match body {
+            client_frame::Body::Hello(_) => {
+                let reject = Reject::new(ErrorCode::BadFrame, "hello came twice");
+                self.break_off(&reject);
+                return Err(reject);
+            }
+            client_frame::Body::Ping(ping) => {
+                self.session
+                    .lock()
+                    .push_urgent(server_frame::Body::Pong(ping));
+            }
+            client_frame::Body::Request(request) => {
+                requests::handle(&self.node, &self.session, request, now);
+            }
+            client_frame::Body::Send(send) => {
+                forward::handle_send(&self.node, &self.session, seq, &send, now);
+            }
+            client_frame::Body::Introduce(introduce) => {
+                forward::handle_introduce(&self.node, &self.session, seq, introduce, now);
+            }
+            client_frame::Body::Goodbye(_) => {
+                self.node
+                    .end(&self.session, tombolo_room::LeftReason::Left, None);
+            }
+            client_frame::Body::Acknowledge(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Ends the session because the device breaks the contract.
+    fn break_off(&self, reject: &Reject) {
+        let reason = tombolo_room::LeftReason::Disconnected;
+        self.node.end(&self.session, reason, Some(reject.clone()));
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.node.disconnect(&self.session, self.number);
     }
 }

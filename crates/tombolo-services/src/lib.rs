@@ -14,9 +14,17 @@
 
 mod config;
 mod connection;
+mod entropy;
+mod forward;
+mod host;
+mod lock;
+mod node;
+mod rate;
 mod reject;
 mod relay;
+mod requests;
 mod services;
+mod session;
 mod stats;
 
 pub use config::{Config, RateLimit};

@@ -1,23 +1,37 @@
 //! The front door.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tombolo_engine::Engine;
-use tombolo_wire::UserId;
+use tombolo_room::SessionId;
 use tombolo_wire::token::{KeySet, TokenError};
-use tombolo_wire::v1::{ClientFrame, IceServers};
+use tombolo_wire::v1::{
+    ClientFrame, ErrorCode, GoAway, Hello, IceServers, ServerFrame, Welcome, client_frame,
+    server_frame,
+};
+use tombolo_wire::{PublicKeys, UserId, VERSION};
 
 use crate::config::Config;
 use crate::connection::Connection;
+use crate::entropy::{self, NoEntropy, ResumeToken};
+use crate::lock::lock;
+use crate::node::{Node, SessionTable};
 use crate::reject::Reject;
 use crate::relay::RelayHook;
-use crate::stats::Stats;
+use crate::requests;
+use crate::session::Session;
+use crate::stats::{Counters, Stats};
 
 /// Sessions, rooms and introductions of one node. Clones are the same.
 #[derive(Clone)]
 pub struct Services {
-    _engine: Arc<dyn Engine>,
+    node: Arc<Node>,
 }
 
 /// Where a connection comes from.
@@ -38,8 +52,20 @@ pub enum TransportKind {
     WebSocket,
 }
 
+/// A `Hello` that was found to be in order.
+struct Caller {
+    user: UserId,
+    keys: PublicKeys,
+    resume: Option<Bytes>,
+    /// What the device has received, if it resumes.
+    ack: u64,
+}
+
 impl Services {
-    /// Services that hold nobody yet. To be used inside a tokio runtime.
+    /// Services that hold nobody yet.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     #[must_use]
     pub fn new(
         engine: Arc<dyn Engine>,
@@ -47,8 +73,20 @@ impl Services {
         tokens: KeySet,
         config: Config,
     ) -> Self {
-        let _ = (relay, tokens, config);
-        Self { _engine: engine }
+        let node = Node {
+            config,
+            engine,
+            relay,
+            tokens: RwLock::new(tokens),
+            counters: Counters::default(),
+            sessions: Mutex::default(),
+            host_by_room: Mutex::default(),
+            is_going_away: AtomicBool::new(false),
+            runtime: Handle::current(),
+        };
+        Self {
+            node: Arc::new(node),
+        }
     }
 
     /// Begins or goes on with a session. `hello` is the first frame of the connection, as it came.
@@ -60,41 +98,206 @@ impl Services {
         hello: ClientFrame,
         info: ConnectionInfo,
     ) -> Result<Connection, Reject> {
-        let _ = (hello, info);
-        unimplemented!()
+        let result = self.admit(hello).and_then(|caller| self.connect(caller));
+        match &result {
+            Ok(connection) => tracing::debug!(user = %connection.user(), ?info, "attached"),
+            Err(reject) => {
+                self.node.counters.count_refused(reject.code);
+                tracing::debug!(?info, %reject, "turned away");
+            }
+        }
+        result
     }
 
     /// Checks a device token.
     ///
     /// # Errors
-    /// When it is not valid (now); counted.
+    /// When it is not valid (now).
     pub fn authenticate(&self, token: &str) -> Result<UserId, TokenError> {
-        let _ = token;
-        unimplemented!()
+        let now = (self.node.config.unix_now)();
+        let tokens = self
+            .node
+            .tokens
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        Ok(tokens.verify(token, now)?.user)
     }
 
     /// Trusts these keys from now on; sessions that have begun go on.
     pub fn set_tokens(&self, tokens: KeySet) {
-        let _ = tokens;
-        unimplemented!()
+        *self
+            .node
+            .tokens
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = tokens;
     }
 
     /// Where the user gathers candidates, with fresh credentials.
     #[must_use]
     pub fn ice_servers(&self, user: &UserId) -> IceServers {
-        let _ = user;
-        unimplemented!()
+        self.node.relay.ice_servers(user)
     }
 
-    /// Tells all devices to connect elsewhere. New sessions are refused from now on.
+    /// Tells all devices to connect elsewhere. Connections are refused from now on.
     pub fn go_away(&self, reason: &str) {
-        let _ = reason;
-        unimplemented!()
+        self.node.is_going_away.store(true, Ordering::Relaxed);
+        let sessions: Vec<_> = lock(&self.node.sessions).by_id.values().cloned().collect();
+        for session in sessions {
+            let go_away = GoAway {
+                reason: reason.to_owned(),
+            };
+            session
+                .lock()
+                .push_urgent(server_frame::Body::GoAway(go_away));
+        }
     }
 
     /// What is there and what has happened.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        unimplemented!()
+        self.node.stats()
+    }
+
+    /// Checks everything about a `Hello` that does not depend on other sessions.
+    fn admit(&self, frame: ClientFrame) -> Result<Caller, Reject> {
+        let bad_frame = |message: &str| Reject::new(ErrorCode::BadFrame, message);
+        let Some(client_frame::Body::Hello(hello)) = frame.body else {
+            return Err(bad_frame("a connection begins with hello"));
+        };
+        if frame.seq != 0 {
+            return Err(bad_frame("hello is not a repeatable frame"));
+        }
+        let Hello {
+            version,
+            token,
+            keys,
+            resume,
+            agent,
+        } = hello;
+        if version != VERSION {
+            let message = format!("this node speaks version {VERSION}, not {version}");
+            return Err(Reject::new(ErrorCode::Version, message));
+        }
+        let user = self
+            .authenticate(&token)
+            .map_err(|error| Reject::new(error.code(), error))?;
+        let keys = PublicKeys::try_from(keys.as_ref())
+            .map_err(|error| Reject::new(error.code(), error))?;
+        if self.node.is_going_away() {
+            return Err(Reject::new(ErrorCode::Unavailable, "this node is leaving"));
+        }
+        let agent: String = agent.chars().take(AGENT_CHARS_MAX).collect();
+        tracing::debug!(%user, agent, "hello");
+        Ok(Caller {
+            user,
+            keys,
+            resume: resume.map(|resume| resume.token),
+            ack: frame.ack,
+        })
+    }
+
+    fn connect(&self, caller: Caller) -> Result<Connection, Reject> {
+        let unavailable = |NoEntropy| Reject::new(ErrorCode::Unavailable, "no entropy");
+        let issued = entropy::resume_token().map_err(unavailable)?;
+        let welcome = self.welcome(&caller.user, issued);
+        let mut sessions = lock(&self.node.sessions);
+        if let Some(presented) = &caller.resume
+            && let Ok(presented) = ResumeToken::try_from(presented.as_ref())
+            && let Some(id) = sessions.by_token.get(&presented)
+            && let Some(session) = sessions.by_id.get(id).cloned()
+            && session.lock().tokens.is_good(&presented)
+        {
+            return self.resume(&mut sessions, session, presented, issued, welcome, &caller);
+        }
+        if sessions.by_id.len() >= self.node.config.sessions_max {
+            return Err(Reject::new(
+                ErrorCode::Limit,
+                "this node has as many sessions as it may",
+            ));
+        }
+
+        let id = entropy::session_id().map_err(unavailable)?;
+        let (requests, waiting) = mpsc::channel(self.node.config.requests_max.max(1));
+        let now = Instant::now().into_std();
+        let Caller { user, keys, .. } = caller;
+        let config = &self.node.config;
+        let session = Arc::new(Session::new(id, user, keys, issued, requests, config, now));
+        sessions.by_id.insert(id, Arc::clone(&session));
+        sessions.by_token.insert(issued, id);
+        drop(sessions);
+        let work = requests::run(Arc::clone(&self.node), Arc::clone(&session), waiting);
+        self.node.runtime.spawn(work);
+
+        let (number, wake) = session.lock().connect(welcome_frame(welcome, id, false));
+        Ok(Connection::new(
+            Arc::clone(&self.node),
+            session,
+            number,
+            wake,
+        ))
+    }
+
+    /// Hands a session over to the new connection.
+    fn resume(
+        &self,
+        sessions: &mut SessionTable,
+        session: Arc<Session>,
+        presented: ResumeToken,
+        issued: ResumeToken,
+        welcome: Welcome,
+        caller: &Caller,
+    ) -> Result<Connection, Reject> {
+        let refused = |message: &str| Reject::new(ErrorCode::NotResumable, message);
+        if session.user != caller.user || session.keys != caller.keys {
+            return Err(refused("the session is another device's"));
+        }
+        let mut state = session.lock();
+        state
+            .outbox
+            .handle_ack(caller.ack)
+            .map_err(|_| refused("more was received than was sent"))?;
+        for old in state.tokens.replace(presented, issued) {
+            sessions.by_token.remove(&old);
+        }
+        sessions.by_token.insert(issued, session.id);
+        let (number, wake) = state.connect(welcome_frame(welcome, session.id, true));
+        drop(state);
+        self.node.counters.resumed.add(1);
+        Ok(Connection::new(
+            Arc::clone(&self.node),
+            session,
+            number,
+            wake,
+        ))
+    }
+
+    /// What every `Welcome` says, whether the session is new or not.
+    fn welcome(&self, user: &UserId, issued: ResumeToken) -> Welcome {
+        let window = self.node.config.resume_window.as_millis();
+        Welcome {
+            session_id: Bytes::new(),
+            resume_token: Bytes::copy_from_slice(&issued),
+            resumed: false,
+            node: self.node.name().to_string(),
+            user: user.to_string(),
+            ice_servers: Some(self.node.relay.ice_servers(user)),
+            resume_window_ms: u32::try_from(window).unwrap_or(u32::MAX),
+        }
     }
 }
+
+fn welcome_frame(welcome: Welcome, id: SessionId, resumed: bool) -> ServerFrame {
+    let session_id = Bytes::copy_from_slice(&id.0);
+    let body = server_frame::Body::Welcome(Welcome {
+        session_id,
+        resumed,
+        ..welcome
+    });
+    ServerFrame {
+        body: Some(body),
+        ..ServerFrame::default()
+    }
+}
+
+/// As much of a device's description of itself as is logged.
+const AGENT_CHARS_MAX: usize = 100;

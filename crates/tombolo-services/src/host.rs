@@ -1,0 +1,379 @@
+//! One room on one node: follows its log and tells the members that are here.
+
+mod follow;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, oneshot, watch};
+use tombolo_engine::{Expect, Key, Offset};
+use tombolo_room::{Body, Entry, Illegal, LeftReason, Membership, OperationId, Room, SessionId};
+use tombolo_wire::v1::{self, DeviceKeys, ErrorCode, response};
+use tombolo_wire::{RoomId, UserId};
+
+use crate::entropy::{self, NoEntropy};
+use crate::lock::lock;
+use crate::node::Node;
+use crate::reject::Reject;
+use crate::requests::{self, Join, Mode};
+use crate::session::Session;
+
+/// One room on one node. It is there while the node has members in the room, or somebody joins.
+pub(crate) struct Host {
+    room: RoomId,
+    key: Key,
+    state: Mutex<State>,
+    /// Grows whenever something was read from the log; 0 until all of it was read once.
+    progress: watch::Sender<u64>,
+    stop: Notify,
+}
+
+pub(crate) struct State {
+    /// What the members here have been told.
+    room: Room,
+    /// What is being read to catch up; `None` once that is done.
+    ahead: Option<Room>,
+    /// The last entry that was read.
+    cursor: Option<Offset>,
+    /// Entries since the last snapshot.
+    entries: usize,
+    /// The members whose sessions are on this node.
+    session_by_user: BTreeMap<UserId, Arc<Session>>,
+    pending_by_operation: BTreeMap<OperationId, Pending>,
+    /// How many joins are about.
+    entrances: usize,
+}
+
+/// Somebody here waits for an entry to be applied.
+struct Pending {
+    session: Arc<Session>,
+    request: u64,
+    outcome: oneshot::Sender<Outcome>,
+}
+
+/// How an appended entry fared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It was applied and the device has its response.
+    Done,
+    /// It changed nothing.
+    Illegal(Illegal),
+    /// Nobody knows; plan anew.
+    Again,
+}
+
+/// What to do about a request.
+pub(crate) enum Plan {
+    /// Nothing: the device has its response.
+    Done,
+    /// Append this.
+    Append(Proposal),
+}
+
+/// An entry to be appended. Dropping it gives up waiting for it.
+pub(crate) struct Proposal {
+    pub(crate) host: Arc<Host>,
+    pub(crate) entry: Bytes,
+    pub(crate) expect: Expect,
+    pub(crate) operation: OperationId,
+    pub(crate) outcome: oneshot::Receiver<Outcome>,
+    /// Changes when the log has been read further than the plan knows.
+    pub(crate) progress: watch::Receiver<u64>,
+}
+
+impl Drop for Proposal {
+    fn drop(&mut self) {
+        self.host
+            .lock()
+            .pending_by_operation
+            .remove(&self.operation);
+    }
+}
+
+/// Keeps a host while somebody joins.
+pub(crate) struct Entrance {
+    node: Arc<Node>,
+    host: Arc<Host>,
+}
+
+impl Entrance {
+    pub(crate) fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+}
+
+impl Drop for Entrance {
+    fn drop(&mut self) {
+        self.host.lock().entrances -= 1;
+        self.node.release(&self.host);
+    }
+}
+
+impl Node {
+    /// Finds the room's host, or begins to host the room.
+    pub(crate) fn enter(self: &Arc<Self>, room: &RoomId) -> Result<Entrance, Reject> {
+        let mut hosts = lock(&self.host_by_room);
+        let host = match hosts.get(room) {
+            Some(host) => Arc::clone(host),
+            None => {
+                let key = Key::new(["room", room.as_str()])
+                    .map_err(|error| Reject::new(ErrorCode::BadName, error))?;
+                let host = Arc::new(Host::new(room.clone(), key));
+                hosts.insert(room.clone(), Arc::clone(&host));
+                self.runtime
+                    .spawn(Arc::clone(&host).follow(Arc::clone(self)));
+                host
+            }
+        };
+        host.lock().entrances += 1;
+        Ok(Entrance {
+            node: Arc::clone(self),
+            host,
+        })
+    }
+
+    /// Ends hosting a room that nobody here is in.
+    fn release(self: &Arc<Self>, host: &Arc<Host>) {
+        let mut hosts = lock(&self.host_by_room);
+        let state = host.lock();
+        let is_needed = state.entrances > 0 || !state.session_by_user.is_empty();
+        if is_needed
+            || !hosts
+                .get(&host.room)
+                .is_some_and(|found| Arc::ptr_eq(found, host))
+        {
+            return;
+        }
+        hosts.remove(&host.room);
+        host.stop.notify_one();
+        if let (false, Some(at)) = (state.room.is_open(), state.cursor) {
+            let (node, host) = (Arc::clone(self), Arc::clone(host));
+            self.runtime.spawn(async move {
+                // Whoever appended something in between retires the log after that.
+                let _ = node.engine.retire(&host.key, at).await;
+            });
+        }
+    }
+}
+
+impl Host {
+    fn new(room: RoomId, key: Key) -> Self {
+        let state = State {
+            room: Room::new(),
+            ahead: Some(Room::new()),
+            cursor: None,
+            entries: 0,
+            session_by_user: BTreeMap::new(),
+            pending_by_operation: BTreeMap::new(),
+            entrances: 0,
+        };
+        let progress = watch::Sender::new(0);
+        Self {
+            room,
+            key,
+            state: Mutex::new(state),
+            progress,
+            stop: Notify::new(),
+        }
+    }
+
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Waits until all of the log has been read once.
+    pub(crate) async fn synced(&self, timeout: Duration) -> Result<(), Reject> {
+        let mut progress = self.progress.subscribe();
+        let synced = progress.wait_for(|progress| *progress > 0);
+        match tokio::time::timeout(timeout, synced).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Reject::new(
+                ErrorCode::Unavailable,
+                "the engine does not answer",
+            )),
+        }
+    }
+
+    /// Decides about a join by what is known of the room.
+    pub(crate) fn plan_join(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        session: &Arc<Session>,
+        request: u64,
+        join: &Join,
+    ) -> Result<Plan, Reject> {
+        let mut state = self.lock();
+        let user = session.user.clone();
+        let membership = Membership {
+            session: session.id,
+            keys: session.keys,
+            node: node.name().clone(),
+        };
+        let is_known = state.room.membership(&user).is_some();
+        let (body, expect) = match (state.room.is_open(), join.mode) {
+            (true, Mode::Create) => {
+                return Err(Reject::new(ErrorCode::RoomExists, "the room exists"));
+            }
+            (false, Mode::Join) => {
+                return Err(Reject::new(ErrorCode::NoSuchRoom, "there is no such room"));
+            }
+            (false, Mode::Create | Mode::JoinOrCreate) => {
+                let expect = state.cursor.map_or(Expect::Empty, Expect::Last);
+                (
+                    Body::Created {
+                        members_max: join.members_max,
+                        user,
+                        membership,
+                    },
+                    expect,
+                )
+            }
+            (true, _) if state.is_member(session) => {
+                let joined = joined_response(&self.room, &state.room, false);
+                drop(state);
+                node.push(session, requests::answer(request, joined));
+                return Ok(Plan::Done);
+            }
+            (true, _) if !is_known && state.is_full() => return Err(requests::room_full()),
+            (true, Mode::Join | Mode::JoinOrCreate) => {
+                (Body::Joined { user, membership }, Expect::Any)
+            }
+        };
+        self.propose(&mut state, session, request, body, expect)
+    }
+
+    /// Decides about a leave.
+    pub(crate) fn plan_leave(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        request: u64,
+    ) -> Result<Plan, Reject> {
+        let mut state = self.lock();
+        if !state.is_member(session) {
+            return Err(requests::not_a_member());
+        }
+        let (user, id) = (session.user.clone(), session.id);
+        let body = Body::Left {
+            user,
+            session: id,
+            reason: LeftReason::Left,
+        };
+        self.propose(&mut state, session, request, body, Expect::Any)
+    }
+
+    fn propose(
+        self: &Arc<Self>,
+        state: &mut State,
+        session: &Arc<Session>,
+        request: u64,
+        body: Body,
+        expect: Expect,
+    ) -> Result<Plan, Reject> {
+        let operation = entropy::operation_id()
+            .map_err(|NoEntropy| Reject::new(ErrorCode::Unavailable, "no entropy"))?;
+        let entry = Entry { operation, body }.encode();
+        let (sender, outcome) = oneshot::channel();
+        let pending = Pending {
+            session: Arc::clone(session),
+            request,
+            outcome: sender,
+        };
+        state.pending_by_operation.insert(operation, pending);
+        let host = Arc::clone(self);
+        let progress = self.progress.subscribe();
+        Ok(Plan::Append(Proposal {
+            host,
+            entry,
+            expect,
+            operation,
+            outcome,
+            progress,
+        }))
+    }
+
+    /// Has a session leave, however long it takes the engine to take it in.
+    pub(crate) async fn leave(
+        &self,
+        node: &Node,
+        user: &UserId,
+        session: SessionId,
+        reason: LeftReason,
+    ) {
+        let Ok(operation) = entropy::operation_id() else {
+            return;
+        };
+        let entry = Entry {
+            operation,
+            body: Body::Left {
+                user: user.clone(),
+                session,
+                reason,
+            },
+        }
+        .encode();
+        let operation = tombolo_engine::OperationId(operation.0);
+        let mut delay = LEAVE_DELAY_MIN;
+        // A repeated entry counts once, so "unknown" is repeated like "unavailable".
+        while node
+            .engine
+            .append(&self.key, entry.clone(), Expect::Any, operation)
+            .await
+            .is_err()
+        {
+            tokio::time::sleep(delay).await;
+            delay = (2 * delay).min(LEAVE_DELAY_MAX);
+        }
+    }
+}
+
+impl State {
+    /// The session of a member that is here.
+    pub(crate) fn session(&self, user: &UserId) -> Option<&Arc<Session>> {
+        self.session_by_user.get(user)
+    }
+
+    /// The members that are here.
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = (&UserId, &Arc<Session>)> {
+        self.session_by_user.iter()
+    }
+
+    pub(crate) fn is_member(&self, session: &Session) -> bool {
+        self.session(&session.user)
+            .is_some_and(|found| found.id == session.id)
+    }
+
+    fn is_full(&self) -> bool {
+        self.room.members().len() >= self.room.members_max() as usize
+    }
+}
+
+fn joined_response(id: &RoomId, room: &Room, created: bool) -> response::Result {
+    response::Result::Joined(v1::Joined {
+        room: id.to_string(),
+        members: room
+            .members()
+            .map(|(user, membership)| member(user, membership))
+            .collect(),
+        members_max: room.members_max(),
+        created,
+    })
+}
+
+fn member(user: &UserId, membership: &Membership) -> v1::Member {
+    v1::Member {
+        user: user.to_string(),
+        keys: Some(DeviceKeys::from(&membership.keys)),
+    }
+}
+
+/// Between two attempts to leave, at first.
+const LEAVE_DELAY_MIN: Duration = Duration::from_millis(50);
+
+/// Between two attempts to leave, at last.
+const LEAVE_DELAY_MAX: Duration = Duration::from_secs(5);

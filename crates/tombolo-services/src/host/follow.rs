@@ -1,0 +1,286 @@
+//! The part of a host that reads the log and tells the members that are here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tombolo_engine::{Offset, TailEvent};
+use tombolo_room::{Body, Entry, Event, LeftReason, Membership, Room};
+use tombolo_wire::UserId;
+use tombolo_wire::v1::{self, response, room_event, server_frame};
+
+use super::{Host, Outcome, Pending, State, joined_response, member};
+use crate::node::Node;
+use crate::requests;
+
+impl Host {
+    /// Reads the log until the host is released.
+    pub(super) async fn follow(self: Arc<Self>, node: Arc<Node>) {
+        let stop = self.stop.notified();
+        tokio::select! {
+            () = stop => {}
+            () = self.read(&node) => {}
+        }
+    }
+
+    async fn read(self: &Arc<Self>, node: &Arc<Node>) {
+        loop {
+            let after = self.lock().cursor;
+            if let Ok(mut tail) = node.engine.tail(&self.key, after).await {
+                while let Some(event) = tail.next().await {
+                    self.handle_event(node, event);
+                }
+            }
+            tokio::time::sleep(TAIL_DELAY).await;
+        }
+    }
+
+    fn handle_event(self: &Arc<Self>, node: &Arc<Node>, event: TailEvent) {
+        let mut state = self.lock();
+        match event {
+            TailEvent::Entry { at, entry } => {
+                state.cursor = Some(at);
+                self.on_entry(node, &mut state, &entry);
+                self.keep_snapshot(node, &mut state, at);
+            }
+            TailEvent::Snapshot {
+                at,
+                state: snapshot,
+            } => {
+                state.cursor = Some(at);
+                match (Room::restore(&snapshot), &mut state.ahead) {
+                    (Ok(room), Some(ahead)) => *ahead = room,
+                    (Ok(room), None) => self.replace(node, &mut state, room),
+                    (Err(error), _) => tracing::error!(room = %self.room, %error, "bad snapshot"),
+                }
+            }
+            TailEvent::Reset => {
+                state.cursor = None;
+                state.ahead = Some(Room::new());
+            }
+            TailEvent::Synced => {
+                if let Some(room) = state.ahead.take() {
+                    self.replace(node, &mut state, room);
+                }
+            }
+        }
+        let is_caught_up = state.ahead.is_none();
+        drop(state);
+        if is_caught_up {
+            self.progress.send_modify(|progress| *progress += 1);
+        }
+        node.release(self);
+    }
+
+    fn on_entry(self: &Arc<Self>, node: &Arc<Node>, state: &mut State, entry: &[u8]) {
+        let entry = match Entry::decode(entry) {
+            Ok(entry) => entry,
+            Err(error) => {
+                tracing::error!(room = %self.room, %error, "bad entry");
+                return;
+            }
+        };
+        if let Some(ahead) = &mut state.ahead {
+            let _ = ahead.apply(&entry);
+            return;
+        }
+        let pending = state.pending_by_operation.remove(&entry.operation);
+        let outcome = match state.room.apply(&entry) {
+            Ok(events) => {
+                let created = matches!(entry.body, Body::Created { .. });
+                for event in events {
+                    self.on_event(node, state, event, pending.as_ref(), created);
+                }
+                Outcome::Done
+            }
+            Err(illegal) => Outcome::Illegal(illegal),
+        };
+        if let Some(pending) = pending {
+            let _ = pending.outcome.send(outcome);
+        }
+    }
+
+    fn on_event(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        state: &mut State,
+        event: Event,
+        pending: Option<&Pending>,
+        created: bool,
+    ) {
+        match event {
+            Event::Joined { user, membership } => {
+                let member = member(&user, &membership);
+                self.tell(node, state, &user, room_event::Kind::Joined(member));
+                if membership.node == *node.name() {
+                    let pending =
+                        pending.filter(|pending| pending.session.id == membership.session);
+                    self.on_joined_here(node, state, &user, &membership, pending, created);
+                }
+            }
+            Event::Left {
+                user,
+                membership,
+                reason,
+            } => {
+                let session = state.session_by_user.get(&user);
+                let session = session
+                    .filter(|session| session.id == membership.session)
+                    .cloned();
+                let left = v1::MemberLeft {
+                    user: user.to_string(),
+                    reason: reason.as_str().to_owned(),
+                };
+                if let Some(session) = &session {
+                    state.session_by_user.remove(&user);
+                    session.lock().host_by_room.remove(&self.room);
+                }
+                match (session, pending) {
+                    (Some(session), Some(pending)) if pending.session.id == session.id => {
+                        let left = v1::Left {
+                            room: self.room.to_string(),
+                        };
+                        let result = response::Result::Left(left);
+                        node.push(&session, requests::answer(pending.request, result));
+                    }
+                    (Some(session), _) => {
+                        // It did not ask for this, so it is told.
+                        let kind = room_event::Kind::Left(left.clone());
+                        node.push(&session, self.room_event(kind));
+                    }
+                    (None, _) => {}
+                }
+                self.tell(node, state, &user, room_event::Kind::Left(left));
+            }
+            Event::Opened { .. } | Event::Closed => {}
+        }
+    }
+
+    /// One of this node's sessions has become a member, if it is still about.
+    fn on_joined_here(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        state: &mut State,
+        user: &UserId,
+        membership: &Membership,
+        pending: Option<&Pending>,
+        created: bool,
+    ) {
+        let waits = pending.is_some_and(|pending| {
+            let mut session = pending.session.lock();
+            let waits = session.ended().is_none();
+            if waits {
+                session
+                    .host_by_room
+                    .insert(self.room.clone(), Arc::clone(self));
+            }
+            waits
+        });
+        let Some(pending) = pending.filter(|_| waits) else {
+            return self.send_away(node, user, membership);
+        };
+        state
+            .session_by_user
+            .insert(user.clone(), Arc::clone(&pending.session));
+        let joined = joined_response(&self.room, &state.room, created);
+        node.push(&pending.session, requests::answer(pending.request, joined));
+    }
+
+    /// Replaces the room by one whose history is not known: its members are told the difference.
+    fn replace(self: &Arc<Self>, node: &Arc<Node>, state: &mut State, room: Room) {
+        let old = std::mem::replace(&mut state.room, room);
+        let mut pending = std::mem::take(&mut state.pending_by_operation);
+        for event in difference(&old, &state.room) {
+            let session = match &event {
+                Event::Joined { membership, .. } | Event::Left { membership, .. } => {
+                    Some(membership.session)
+                }
+                Event::Opened { .. } | Event::Closed => None,
+            };
+            let operation = pending
+                .iter()
+                .find(|(_, pending)| Some(pending.session.id) == session)
+                .map(|(operation, _)| *operation);
+            let asked = operation.and_then(|operation| pending.remove(&operation));
+            self.on_event(node, state, event, asked.as_ref(), false);
+            if let Some(asked) = asked {
+                let _ = asked.outcome.send(Outcome::Done);
+            }
+        }
+        for pending in pending.into_values() {
+            let _ = pending.outcome.send(Outcome::Again);
+        }
+    }
+
+    /// A member that claims to be here but is not: its session ended while it joined, or the node
+    /// was started anew.
+    fn send_away(self: &Arc<Self>, node: &Arc<Node>, user: &UserId, membership: &Membership) {
+        let (host, node, user) = (Arc::clone(self), Arc::clone(node), user.clone());
+        let session = membership.session;
+        node.runtime.clone().spawn(async move {
+            host.leave(&node, &user, session, LeftReason::Disconnected)
+                .await;
+        });
+    }
+
+    /// Tells every member here but `about`.
+    fn tell(&self, node: &Arc<Node>, state: &State, about: &UserId, kind: room_event::Kind) {
+        for (user, session) in &state.session_by_user {
+            if user != about {
+                node.push(session, self.room_event(kind.clone()));
+            }
+        }
+    }
+
+    fn room_event(&self, kind: room_event::Kind) -> server_frame::Body {
+        let room = self.room.to_string();
+        server_frame::Body::RoomEvent(v1::RoomEvent {
+            room,
+            kind: Some(kind),
+        })
+    }
+
+    /// Now and then, so that logs stay short.
+    fn keep_snapshot(self: &Arc<Self>, node: &Arc<Node>, state: &mut State, at: Offset) {
+        state.entries += 1;
+        if state.entries < SNAPSHOT_ENTRIES || state.ahead.is_some() {
+            return;
+        }
+        state.entries = 0;
+        let snapshot = state.room.snapshot();
+        let (host, node) = (Arc::clone(self), Arc::clone(node));
+        node.runtime.clone().spawn(async move {
+            if let Err(error) = node.engine.snapshot(&host.key, at, snapshot).await {
+                tracing::debug!(room = %host.room, %error, "no snapshot");
+            }
+        });
+    }
+}
+
+/// What turns one room into the other.
+fn difference(old: &Room, new: &Room) -> Vec<Event> {
+    let reason = LeftReason::Disconnected;
+    let left = missing(old, new).map(|(user, membership)| Event::Left {
+        user,
+        membership,
+        reason,
+    });
+    let joined = missing(new, old).map(|(user, membership)| Event::Joined { user, membership });
+    left.chain(joined).collect()
+}
+
+/// The members of one room that are not in the other with the same session.
+fn missing(here: &Room, there: &Room) -> impl Iterator<Item = (UserId, Membership)> {
+    here.members()
+        .filter(|(user, membership)| {
+            there
+                .membership(user)
+                .is_none_or(|found| found.session != membership.session)
+        })
+        .map(|(user, membership)| (user.clone(), membership.clone()))
+}
+
+/// After how many entries a room is kept as a snapshot.
+const SNAPSHOT_ENTRIES: usize = 512;
+
+/// Between two attempts to read a log.
+const TAIL_DELAY: Duration = Duration::from_millis(250);

@@ -1,0 +1,12 @@
+//! Locks, and their order: the table of rooms, one room, the table of sessions, one session.
+//!
+//! Whoever holds one may take those that come after it, never those before it, and none is held over
+//! an await.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks although somebody panicked while it held the lock: one bad request must not take a room or a
+/// node with it.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

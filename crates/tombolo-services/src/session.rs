@@ -1,0 +1,291 @@
+//! One device's session: what outlives its connections.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use tokio::sync::{Notify, mpsc};
+use tombolo_room::SessionId;
+use tombolo_wire::frame::Frame as _;
+use tombolo_wire::resend::{Inbox, Outbox, Receipt};
+use tombolo_wire::v1::{self, ErrorCode, ServerFrame, server_frame};
+use tombolo_wire::{PublicKeys, RoomId, UserId};
+
+use crate::config::Config;
+use crate::connection::Outgoing;
+use crate::entropy::ResumeToken;
+use crate::host::Host;
+use crate::lock::lock;
+use crate::rate::Rate;
+use crate::reject::Reject;
+use crate::requests::Request;
+
+/// One device's session.
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) user: UserId,
+    pub(crate) keys: PublicKeys,
+    state: Mutex<State>,
+}
+
+/// What changes about a session.
+pub(crate) struct State {
+    pub(crate) outbox: Outbox<ServerFrame>,
+    pub(crate) inbox: Inbox,
+    /// Frames of this connection only, before all others.
+    urgent: VecDeque<ServerFrame>,
+    unreliable: VecDeque<ServerFrame>,
+    unreliable_max: usize,
+    /// Whose turn it is when both kinds wait.
+    unreliable_next: bool,
+    /// How many connections the session has had.
+    pub(crate) connection: u64,
+    pub(crate) is_connected: bool,
+    /// Wakes the connection.
+    wake: Arc<Notify>,
+    /// Set when the session is over; what the connection is told.
+    ended: Option<Ended>,
+    pub(crate) tokens: ResumeTokens,
+    pub(crate) rate: Rate,
+    /// `None` once the session is over.
+    pub(crate) requests: Option<mpsc::Sender<Request>>,
+    pub(crate) host_by_room: BTreeMap<RoomId, Arc<Host>>,
+}
+
+/// How a session ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Ended {
+    /// `None` when the device said goodbye.
+    pub(crate) reject: Option<Reject>,
+}
+
+/// Which tokens continue the session: a `Welcome` may get lost, so the token before it is good until
+/// the device has been heard on the new connection.
+#[derive(Clone, Debug)]
+pub(crate) struct ResumeTokens {
+    /// The device has this one.
+    held: Option<ResumeToken>,
+    /// The device was sent this one.
+    issued: ResumeToken,
+    /// Those that the table of sessions knows; more than are good.
+    listed: Vec<ResumeToken>,
+}
+
+impl ResumeTokens {
+    pub(crate) fn new(issued: ResumeToken) -> Self {
+        Self {
+            held: None,
+            issued,
+            listed: vec![issued],
+        }
+    }
+
+    pub(crate) fn is_good(&self, token: &ResumeToken) -> bool {
+        self.issued == *token || self.held.as_ref() == Some(token)
+    }
+
+    /// The device has shown that it has what was issued.
+    fn confirm(&mut self) {
+        self.held = Some(self.issued);
+    }
+
+    /// The device presented one and is sent the next; returns those to be taken off the table.
+    pub(crate) fn replace(
+        &mut self,
+        presented: ResumeToken,
+        issued: ResumeToken,
+    ) -> Vec<ResumeToken> {
+        self.held = Some(presented);
+        self.issued = issued;
+        let mut old = std::mem::replace(&mut self.listed, vec![presented, issued]);
+        old.retain(|token| *token != presented);
+        old
+    }
+
+    pub(crate) fn listed(&self) -> &[ResumeToken] {
+        &self.listed
+    }
+}
+
+impl Session {
+    pub(crate) fn new(
+        id: SessionId,
+        user: UserId,
+        keys: PublicKeys,
+        issued: ResumeToken,
+        requests: mpsc::Sender<Request>,
+        config: &Config,
+        now: Instant,
+    ) -> Self {
+        let state = State {
+            outbox: Outbox::new(config.outbox),
+            inbox: Inbox::new(),
+            urgent: VecDeque::new(),
+            unreliable: VecDeque::new(),
+            unreliable_max: config.unreliable_queue_max,
+            unreliable_next: true,
+            connection: 0,
+            is_connected: false,
+            wake: Arc::default(),
+            ended: None,
+            tokens: ResumeTokens::new(issued),
+            rate: Rate::new(config.rate, now),
+            requests: Some(requests),
+            host_by_room: BTreeMap::new(),
+        };
+        Self {
+            id,
+            user,
+            keys,
+            state: Mutex::new(state),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl State {
+    /// Begins a connection with its first frame; the one before is told to close.
+    pub(crate) fn connect(&mut self, welcome: ServerFrame) -> (u64, Arc<Notify>) {
+        self.wake.notify_one();
+        self.wake = Arc::default();
+        self.connection += 1;
+        self.is_connected = true;
+        self.outbox.rewind();
+        self.urgent.clear();
+        self.unreliable.clear();
+        self.urgent.push_back(welcome);
+        (self.connection, Arc::clone(&self.wake))
+    }
+
+    pub(crate) fn ended(&self) -> Option<&Ended> {
+        self.ended.as_ref()
+    }
+
+    /// Ends the session; the first reason stays. Returns the rooms that it was in.
+    pub(crate) fn end(&mut self, reject: Option<Reject>) -> BTreeMap<RoomId, Arc<Host>> {
+        self.ended.get_or_insert(Ended { reject });
+        self.requests = None;
+        self.wake.notify_one();
+        std::mem::take(&mut self.host_by_room)
+    }
+
+    /// Takes note of a received frame's numbers.
+    pub(crate) fn handle_numbers(
+        &mut self,
+        now: Instant,
+        frame: &v1::ClientFrame,
+    ) -> Result<Receipt, Reject> {
+        // The device is heard on this connection, so it has the token of its `Welcome`.
+        self.tokens.confirm();
+        let broken = |error: &dyn ToString| Reject::new(ErrorCode::BadFrame, error.to_string());
+        self.outbox
+            .handle_ack(frame.ack)
+            .map_err(|error| broken(&error))?;
+        let receipt = self
+            .inbox
+            .handle_frame(now, frame.seq)
+            .map_err(|error| broken(&error))?;
+        if self.inbox.poll_timeout().is_some() {
+            self.wake.notify_one();
+        }
+        Ok(receipt)
+    }
+
+    /// Queues a reliable frame.
+    ///
+    /// # Errors
+    /// When the device is too far behind: its session must be ended.
+    pub(crate) fn push(&mut self, body: server_frame::Body) -> Result<(), Reject> {
+        if self.ended.is_some() {
+            return Ok(());
+        }
+        let frame = ServerFrame {
+            body: Some(body),
+            ..ServerFrame::default()
+        };
+        self.outbox
+            .push(frame)
+            .map_err(|error| Reject::new(ErrorCode::Limit, error))?;
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Queues a frame of this connection only; false when too many wait.
+    pub(crate) fn push_urgent(&mut self, body: server_frame::Body) -> bool {
+        if self.urgent.len() >= URGENT_MAX {
+            return false;
+        }
+        self.urgent.push_back(ServerFrame {
+            body: Some(body),
+            ..ServerFrame::default()
+        });
+        self.wake.notify_one();
+        true
+    }
+
+    /// Queues an unreliable frame; returns how many were dropped for it.
+    pub(crate) fn push_unreliable(&mut self, body: server_frame::Body) -> u64 {
+        if self.ended.is_some() || !self.is_connected || self.unreliable_max == 0 {
+            return 1;
+        }
+        let mut dropped = 0;
+        if self.unreliable.len() >= self.unreliable_max {
+            self.unreliable.pop_front();
+            dropped = 1;
+        }
+        self.unreliable.push_back(ServerFrame {
+            body: Some(body),
+            ..ServerFrame::default()
+        });
+        self.wake.notify_one();
+        dropped
+    }
+
+    /// What connection number `connection` is to do next, or when to ask again at the latest.
+    pub(crate) fn poll_outgoing(
+        &mut self,
+        connection: u64,
+        now: Instant,
+    ) -> Result<Outgoing, Option<Instant>> {
+        if let Some(ended) = &self.ended {
+            return Ok(Outgoing::Close(ended.reject.clone()));
+        }
+        if connection != self.connection {
+            let reject = Reject::new(ErrorCode::Replaced, "the session goes on elsewhere");
+            return Ok(Outgoing::Close(Some(reject)));
+        }
+        if let Some(frame) = self.urgent.pop_front() {
+            return Ok(Outgoing::Reliable(self.acknowledging(frame)));
+        }
+        self.unreliable_next = !self.unreliable_next;
+        if (self.unreliable_next || !self.outbox.is_pending())
+            && let Some(frame) = self.unreliable.pop_front()
+        {
+            return Ok(Outgoing::Unreliable(frame));
+        }
+        if let Some(frame) = self.outbox.poll_frame() {
+            return Ok(Outgoing::Reliable(self.acknowledging(frame)));
+        }
+        let due = self.inbox.poll_timeout();
+        if due.is_some_and(|due| due <= now) {
+            let body = Some(server_frame::Body::Acknowledge(v1::Ack {}));
+            let frame = ServerFrame {
+                body,
+                ..ServerFrame::default()
+            };
+            return Ok(Outgoing::Reliable(self.acknowledging(frame)));
+        }
+        Err(due)
+    }
+
+    fn acknowledging(&mut self, mut frame: ServerFrame) -> ServerFrame {
+        frame.set_ack(self.inbox.take_ack());
+        frame
+    }
+}
+
+/// Pongs and the like that wait for a connection.
+const URGENT_MAX: usize = 16;
