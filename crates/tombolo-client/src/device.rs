@@ -231,6 +231,12 @@ impl Device {
         measure_nat(&servers).await.map_err(Error::local)
     }
 
+    /// Drops all packets that peers exchange with this device directly, or lets them pass again:
+    /// shows how an application fares when its direct paths die.
+    pub fn block_direct(&self, is_blocked: bool) {
+        self.0.shop.net.block_direct(is_blocked);
+    }
+
     /// Closes all links and leaves the cluster; returns when the goodbyes are sent.
     pub async fn close(self) {
         let links: Vec<_> = lock(&self.0.links).drain().collect();
@@ -261,8 +267,11 @@ fn bind_endpoint(net: &Arc<Net>, keys: &Keys, accepted: Accepted) -> Result<noq:
     server.transport_config(Arc::new(transport_config()));
     server.max_incoming(HANDSHAKES_MAX);
     let runtime = noq::default_runtime().ok_or_else(|| Error::local("no tokio runtime"))?;
+    let mut config = noq::EndpointConfig::default();
+    // The first byte tells QUIC from STUN, TURN and envelopes.
+    config.grease_quic_bit(false);
     noq::Endpoint::new_with_abstract_socket(
-        noq::EndpointConfig::default(),
+        config,
         Some(server),
         Box::new(DeviceSocket(net.clone())),
         runtime,

@@ -314,3 +314,83 @@ impl ClientCertVerifier for PinnedPeers {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    /// A QUIC end on loopback; `accepted` are the keys it lets in.
+    fn endpoint(keys: &Keys, accepted: &Accepted) -> noq::Endpoint {
+        let crypto = Arc::new(keys.server_config(accepted.clone()).unwrap());
+        let config = noq::ServerConfig::with_crypto(crypto);
+        noq::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap()
+    }
+
+    /// Lets `from` open a connection to `to` and send on it, believing that `to` is `expected`.
+    /// Returns what `to` receives.
+    async fn received(
+        from: &Keys,
+        to: &Keys,
+        accepted: &Accepted,
+        expected: PublicKey,
+    ) -> Option<Vec<u8>> {
+        let server = endpoint(to, accepted);
+        let client = endpoint(from, &Accepted::default());
+        let config = noq::ClientConfig::new(Arc::new(from.client_config(expected).unwrap()));
+        let address = server.local_addr().unwrap();
+        let sending = async {
+            let connection = client
+                .connect_with(config, address, "peer")
+                .unwrap()
+                .await
+                .ok()?;
+            let mut stream = connection.open_uni().await.ok()?;
+            stream.write_all(b"let me in").await.ok()?;
+            stream.finish().ok()?;
+            connection.closed().await;
+            Some(())
+        };
+        let receiving = async {
+            let connection = server.accept().await?.accept().ok()?.await.ok()?;
+            connection
+                .accept_uni()
+                .await
+                .ok()?
+                .read_to_end(64)
+                .await
+                .ok()
+        };
+        tokio::select! {
+            biased;
+            received = receiving => received,
+            Some(()) = sending => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn only_an_introduced_key_gets_a_word_in() {
+        let [alice, bob, mallory] = [(); 3].map(|()| Keys::generate().unwrap());
+        let accepted = Accepted::default();
+        accepted.insert(alice.identity);
+
+        let heard = received(&alice, &bob, &accepted, bob.identity).await;
+        assert_eq!(heard.as_deref(), Some(b"let me in".as_slice()));
+        let heard = received(&mallory, &bob, &accepted, bob.identity).await;
+        assert_eq!(heard, None, "nobody introduced mallory");
+
+        accepted.remove(alice.identity);
+        let heard = received(&alice, &bob, &accepted, bob.identity).await;
+        assert_eq!(heard, None, "the link is over, and so is the acceptance");
+    }
+
+    #[tokio::test]
+    async fn a_link_is_not_opened_to_another_key_than_the_introduced_one() {
+        let [alice, bob, mallory] = [(); 3].map(|()| Keys::generate().unwrap());
+        let accepted = Accepted::default();
+        accepted.insert(alice.identity);
+        let heard = received(&alice, &mallory, &accepted, bob.identity).await;
+        assert_eq!(heard, None, "mallory answers in bob's place");
+    }
+}

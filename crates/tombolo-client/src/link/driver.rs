@@ -414,7 +414,7 @@ impl Driver {
         let outgoing = put_first(outgoing, unread).await;
         let mut writing = tokio::spawn(streams::write(connection.clone(), outgoing));
         let mut paths = Paths::new(
-            self.config.shop.net.clone(),
+            self.ends.place.clone(),
             connection.clone(),
             introduced.peer,
             introduced.is_client,

@@ -118,6 +118,8 @@ pub(crate) struct Place {
     net: Arc<Net>,
     peer: OnceLock<PeerId>,
     connection: OnceLock<noq::Connection>,
+    /// The direct path that carries the data; `None` while the relay does.
+    direct: Mutex<Option<noq::Path>>,
 }
 
 /// A message on its way out.
@@ -262,6 +264,17 @@ impl Peer {
         }
     }
 
+    /// The round trip on the path that carries the data; `None` until it is measured.
+    #[must_use]
+    pub fn rtt(&self) -> Option<Duration> {
+        let place = &self.0.place;
+        let direct = place.direct.lock().unwrap_or_else(PoisonError::into_inner);
+        match direct.as_ref() {
+            Some(path) => Some(path.stats().rtt),
+            None => place.connection.get()?.rtt(noq::PathId::ZERO),
+        }
+    }
+
     /// Longest unreliable message that the present paths carry, in bytes.
     #[must_use]
     pub fn unreliable_max(&self) -> usize {
@@ -339,6 +352,7 @@ fn pair(user: UserId, attempt: u64, net: Arc<Net>) -> (Shared, driver::Ends) {
         net,
         peer: OnceLock::new(),
         connection: OnceLock::new(),
+        direct: Mutex::new(None),
     });
     let shared = Shared {
         user,

@@ -8,14 +8,14 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use noq::{Path, PathError, PathEvent, PathId, PathStatus};
 use tombolo_path::{PeerId, Policy, Route};
 
-use super::{LinkState, LinkStatus};
+use super::{LinkState, LinkStatus, Place};
 use crate::net::{Net, RouteNow, canonical, mapped};
 
 /// The peer announces further path ids only after the handshake; until then opening is retried.
@@ -27,6 +27,7 @@ type Opening = Pin<Box<dyn Future<Output = Path> + Send>>;
 
 pub(super) struct Paths {
     net: Arc<Net>,
+    place: Arc<Place>,
     connection: noq::Connection,
     events: noq::PathEvents,
     peer: PeerId,
@@ -39,7 +40,7 @@ pub(super) struct Paths {
 
 impl Paths {
     pub(super) fn new(
-        net: Arc<Net>,
+        place: Arc<Place>,
         connection: noq::Connection,
         peer: PeerId,
         is_client: bool,
@@ -47,7 +48,8 @@ impl Paths {
     ) -> Self {
         let events = connection.path_events();
         Self {
-            net,
+            net: place.net.clone(),
+            place,
             connection,
             events,
             peer,
@@ -168,6 +170,7 @@ impl Paths {
     /// Lets the data take `path`; the relay stands by.
     fn adopt(&mut self, path: Path, address: SocketAddr) {
         tracing::debug!(peer = self.peer.0, %address, id = %path.id(), "direct path up");
+        self.tell_place(Some(path.clone()));
         let old = self.direct.replace((path, address));
         self.net.set_path(self.peer, Some(address));
         self.set_relay(PathStatus::Backup);
@@ -182,10 +185,19 @@ impl Paths {
             return;
         };
         tracing::debug!(peer = self.peer.0, %address, "direct path given up: the relay takes over");
+        self.tell_place(None);
         self.set_relay(PathStatus::Available);
         _ = path.close();
         self.net.set_path(self.peer, None);
         self.net.reinject(self.peer);
+    }
+
+    fn tell_place(&self, direct: Option<Path>) {
+        *self
+            .place
+            .direct
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = direct;
     }
 
     fn set_relay(&self, status: PathStatus) {

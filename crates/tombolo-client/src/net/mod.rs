@@ -24,7 +24,8 @@ use tombolo_path::probe::{NatProbe, NatReport, ProbeConfig};
 use tombolo_path::{
     AddPeerError, Agent, Candidate, CandidateKind, Explanation, PeerConfig, PeerId,
 };
-use tombolo_turn::client::{Client, Config as TurnConfig, Family, Transport};
+use tombolo_turn::client::{Client, Config as TurnConfig, Family};
+use tombolo_turn::server::Transport;
 
 pub(crate) use interfaces::has_route;
 pub use nat::measure_nat;
@@ -189,6 +190,10 @@ impl Net {
 
     pub(crate) fn add_candidate(&self, id: PeerId, candidate: Candidate) {
         self.drive(|state, now| state.add_candidate(now, id, candidate));
+    }
+
+    pub(crate) fn block_direct(&self, is_blocked: bool) {
+        self.lock().is_direct_blocked = is_blocked;
     }
 
     pub(crate) fn set_path(&self, id: PeerId, path: Option<SocketAddr>) {

@@ -126,6 +126,8 @@ pub(crate) struct State {
     /// Datagrams to send.
     pub(crate) out: Vec<(SocketAddr, Vec<u8>)>,
     pub(crate) counters: Counters,
+    /// Drops whatever comes from peers, or goes to them, other than through the relay.
+    pub(crate) is_direct_blocked: bool,
     next_peer: u64,
 }
 
@@ -142,6 +144,7 @@ impl State {
             inbox: VecDeque::new(),
             out: Vec::new(),
             counters: Counters::default(),
+            is_direct_blocked: false,
             next_peer: 1,
         }
     }
@@ -166,8 +169,10 @@ impl State {
                 if self.relays.is_server(from) {
                     return self.handle_server(now, from, data);
                 }
-                self.agent.handle_stun(now, from, data);
-                self.collect();
+                if !self.is_direct_blocked {
+                    self.agent.handle_stun(now, from, data);
+                    self.collect();
+                }
                 Received::Nothing
             }
             Kind::ChannelData if self.relays.is_server(from) => self.handle_server(now, from, data),
@@ -197,6 +202,9 @@ impl State {
                 peer.ring.push(now, packet);
             }
             self.agent.handle_sent(now, id, to);
+            if self.is_direct_blocked {
+                return;
+            }
         }
         self.out.push((to, packet.to_vec()));
     }
@@ -332,7 +340,9 @@ impl State {
             self.on_agent_event(event);
         }
         while let Some(transmit) = self.agent.poll_transmit() {
-            self.out.push((transmit.to, transmit.bytes));
+            if !self.is_direct_blocked {
+                self.out.push((transmit.to, transmit.bytes));
+            }
         }
         while let Some(transmit) = self.probe.as_mut().and_then(NatProbe::poll_transmit) {
             self.out.push((transmit.to, transmit.bytes));
@@ -431,6 +441,9 @@ impl State {
     fn handle_direct(&mut self, now: Instant, from: SocketAddr, data: &[u8]) -> Received {
         let id = self.peer_by_address.get(&from).copied().flatten();
         if let Some(id) = id {
+            if self.is_direct_blocked {
+                return Received::Nothing;
+            }
             self.agent.handle_received(now, id, from);
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.last_via = Via::Direct;
@@ -460,11 +473,13 @@ impl State {
         };
         if let Some(address) = peer.bridge() {
             self.agent.handle_sent(now, id, address);
-            self.out.push((address, envelope(packet)));
+            if !self.is_direct_blocked {
+                self.out.push((address, envelope(packet)));
+            }
             return;
         }
         let is_handshake = packet.first().is_some_and(|first| first & 0x80 != 0);
-        if is_handshake {
+        if is_handshake && !self.is_direct_blocked {
             for address in peer.fan.iter().take(FAN_MAX) {
                 self.out.push((*address, envelope(packet)));
             }
