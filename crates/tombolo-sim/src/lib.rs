@@ -27,18 +27,26 @@
 
 mod actor;
 mod clock;
+mod device;
 mod firewall;
+mod lab;
 mod link;
 mod log;
 mod nat;
 mod network;
 mod packet;
+mod relay;
 mod seed;
+mod signal;
 mod world;
 
 pub use actor::Actor;
 pub use clock::Clock;
+pub use device::{
+    DeviceConfig, DeviceHost, DeviceStats, PeerRecord, ReceivedRecord, RouteRecord, SentRecord,
+};
 pub use firewall::{Firewall, FirewallConfig};
+pub use lab::{Access, Family, Lab};
 pub use link::LinkConfig;
 pub use log::{EVENTS_MAX, EventLog};
 pub use nat::{
@@ -46,5 +54,7 @@ pub use nat::{
 };
 pub use network::{HostId, RealmId, RouterConfig, RouterId, UdpPolicy};
 pub use packet::{Packet, Protocol};
+pub use relay::{NodeConfig, RelayHost};
 pub use seed::Seed;
+pub use signal::{Introduction, Signal, password_of, user_of};
 pub use world::World;

@@ -20,7 +20,8 @@ pub struct NatConfig {
     pub ports: PortRule,
     /// What happens to packets from inside to an external address of the NAT. See RFC 4787 §6.
     pub hairpin: Hairpin,
-    /// How long a mapping lives without being refreshed. See RFC 4787 §4.3.
+    /// How long a UDP mapping lives without being refreshed. See RFC 4787 §4.3. Those of TCP live for
+    /// two hours and four minutes, see RFC 5382 §5.
     pub timeout: Duration,
     /// Which packets refresh a mapping. See RFC 4787 §4.3.
     pub refresh: Refresh,
@@ -297,7 +298,7 @@ impl Nat {
             Some(external) => (external, Created::Existing),
             None => (self.create(now, key, to)?, Created::New),
         };
-        let expires = now + self.config.timeout;
+        let expires = now + self.timeout(protocol);
         let mapping = self
             .mapping_by_endpoint
             .get_mut(&external)
@@ -393,6 +394,7 @@ impl Nat {
         external: External,
         from: SocketAddr,
     ) -> Result<SocketAddr, Refusal> {
+        let refreshed = now + self.timeout(external.0);
         let mapping = self
             .mapping_by_endpoint
             .get_mut(&external)
@@ -407,10 +409,17 @@ impl Nat {
             return Err(Refusal::Filtered);
         }
         if self.config.refresh != Refresh::Outbound {
-            mapping.expires = now + self.config.timeout;
-            mapping.admit(now, scope, now + self.config.timeout);
+            mapping.expires = refreshed;
+            mapping.admit(now, scope, refreshed);
         }
         Ok(mapping.key.internal)
+    }
+
+    fn timeout(&self, protocol: Protocol) -> Duration {
+        match protocol {
+            Protocol::Udp => self.config.timeout,
+            Protocol::Tcp => TCP_TIMEOUT,
+        }
     }
 
     fn is_claimed(&self, now: Instant, external: External, remote: SocketAddr) -> bool {
@@ -506,5 +515,6 @@ const PORT_MAX: u16 = u16::MAX;
 const MAPPINGS_MAX: usize = 16_384;
 const ADMITTED_MAX: usize = 1024;
 const CLAIMS_MAX: usize = 1024;
+const TCP_TIMEOUT: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
 /// The life of an unanswered UDP entry in a Linux connection tracker.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);

@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 pub enum Protocol {
     /// Datagrams: lost, duplicated and reordered as the links please.
     Udp,
-    /// Pieces of a byte stream: links deliver all of them in order, and show loss as delay. Opening and
-    /// closing a connection is not modelled.
+    /// Pieces of a byte stream: links deliver all of them in order, and show loss as delay. An empty
+    /// piece opens a connection; as an answer to one that belongs to no connection, it resets it.
     Tcp,
 }
 

@@ -83,6 +83,12 @@ impl Seed {
         ChaCha12Rng::seed_from_u64(self.value)
     }
 
+    /// A generator for one purpose, independent of those for others.
+    #[must_use]
+    pub fn rng_for(self, purpose: &str) -> ChaCha12Rng {
+        ChaCha12Rng::seed_from_u64(fnv1a(self.value ^ FNV_OFFSET, purpose.as_bytes()))
+    }
+
     fn derive(self, n: u64) -> Self {
         Self {
             value: fnv1a(self.value ^ FNV_OFFSET, &n.to_be_bytes()),

@@ -46,7 +46,8 @@ struct Runner<A> {
 struct Queued<M> {
     at: Instant,
     sequence: u64,
-    event: Event<M>,
+    /// Boxed, since the queue moves its entries often.
+    event: Box<Event<M>>,
 }
 
 #[derive(Debug)]
@@ -265,7 +266,7 @@ impl<A: Actor> World<A> {
             return false;
         };
         self.clock.advance_to(at);
-        match event {
+        match *event {
             Event::Arrive {
                 place: Place::Host(host),
                 flight,
@@ -380,7 +381,7 @@ impl<A: Actor> World<A> {
         self.queue.push(Reverse(Queued {
             at,
             sequence: self.sequence,
-            event,
+            event: Box::new(event),
         }));
     }
 }
