@@ -23,7 +23,9 @@
 //! # }
 //! ```
 //!
-//! Left out for now: DTLS, GRO and GSO, one steered socket for all relay ports of a shard.
+//! Left out for now: DTLS, GRO and GSO, one steered socket for all relay ports of a shard, and
+//! RESERVATION-TOKEN across shards: a token is good on the shard that gave it, and the second client
+//! socket that presents it may be pinned to another one, which answers 508.
 #![deny(unsafe_code)]
 
 mod config;
