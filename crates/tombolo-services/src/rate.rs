@@ -67,10 +67,10 @@ mod tests {
         let mut rate = Rate::new(limit, now);
         assert!((0..3).all(|_| rate.take(now, 100)));
         assert!(!rate.take(now, 0));
-        now += Duration::from_millis(100);
-        assert!(rate.take(now, 300));
-        now += Duration::from_millis(100);
-        assert!(!rate.take(now, 201));
-        assert!(rate.take(now, 200));
+        now += Duration::from_millis(500);
+        assert!(rate.take(now, 500));
+        now += Duration::from_millis(250);
+        assert!(!rate.take(now, 251));
+        assert!(rate.take(now, 250));
     }
 }

@@ -118,11 +118,11 @@ fn parse_join(node: &Node, join: &v1::Join) -> Result<Join, Reject> {
             ));
         }
     };
+    let limit = node.config.members_max.min(MEMBERS_MAX);
     let members_max = match join.members_max {
-        0 => node.config.members_default,
+        0 => node.config.members_default.min(limit),
         members_max => members_max,
     };
-    let limit = node.config.members_max.min(MEMBERS_MAX);
     if members_max > limit {
         let message = format!("a room takes at most {limit} members");
         return Err(Reject::new(ErrorCode::Limit, message));

@@ -1,0 +1,396 @@
+//! A node's services and devices that talk to them without sockets.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, timeout};
+use tombolo_engine::{Engine, Local, LocalConfig};
+use tombolo_services::{
+    Config, Connection, ConnectionInfo, Outgoing, Reject, RelayHook, Services, TransportKind,
+};
+use tombolo_wire::resend::{Inbox, Limits, Outbox, Receipt};
+use tombolo_wire::token::{Claims, KeySet, SigningKey, VerifyingKey};
+use tombolo_wire::v1::{
+    self, ClientFrame, ErrorCode, IceServer, IceServers, JoinMode, Response, ServerFrame,
+    client_frame, request, response, room_event, server_frame,
+};
+use tombolo_wire::{UserId, VERSION};
+
+pub(crate) const UNIX_NOW: Duration = Duration::from_secs(1_800_000_000);
+
+const SECRET: [u8; 32] = [7; 32];
+
+pub(crate) struct Lab {
+    pub(crate) services: Services,
+    pub(crate) relay: Arc<Relay>,
+}
+
+impl Lab {
+    pub(crate) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub(crate) fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::on(Arc::new(Local::new(LocalConfig::default())), change)
+    }
+
+    pub(crate) fn on(engine: Arc<dyn Engine>, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        config.unix_now = || UNIX_NOW;
+        change(&mut config);
+        let mut keys = KeySet::new();
+        keys.insert("test", VerifyingKey::hs256(&SECRET).unwrap());
+        let relay = Arc::new(Relay::default());
+        let hook: Arc<dyn RelayHook> = Arc::clone(&relay) as Arc<dyn RelayHook>;
+        Self {
+            services: Services::new(engine, hook, keys, config),
+            relay,
+        }
+    }
+
+    pub(crate) async fn attach(&self, hello: ClientFrame) -> Result<Connection, Reject> {
+        let info = ConnectionInfo {
+            remote: "192.0.2.1:1000".parse().unwrap(),
+            transport: TransportKind::Quic,
+        };
+        self.services.attach(hello, info).await
+    }
+
+    pub(crate) async fn device(&self, user: &str) -> Device {
+        let mut device = Device::new(user);
+        device.connect(self).await.unwrap();
+        device
+    }
+
+    /// Devices that are in a room, in the order in which they joined, with nothing left to hear.
+    pub(crate) async fn members<const N: usize>(
+        &self,
+        room: &str,
+        users: [&str; N],
+    ) -> [Device; N] {
+        let mut devices = Vec::new();
+        for user in users {
+            let mut device = self.device(user).await;
+            device.join(room, JoinMode::JoinOrCreate).await.unwrap();
+            devices.push(device);
+        }
+        for device in &mut devices {
+            device.drain().await;
+        }
+        devices.try_into().ok().unwrap()
+    }
+
+    pub(crate) fn refused(&self, code: ErrorCode) -> u64 {
+        self.services
+            .stats()
+            .refused
+            .get(&code)
+            .copied()
+            .unwrap_or_default()
+    }
+}
+
+/// A relay that writes down what it is told.
+#[derive(Default)]
+pub(crate) struct Relay {
+    pub(crate) permits: Mutex<Vec<(String, Vec<IpAddr>)>>,
+}
+
+impl RelayHook for Relay {
+    fn permit(&self, user: &UserId, peers: &[IpAddr]) {
+        self.permits
+            .lock()
+            .unwrap()
+            .push((user.to_string(), peers.to_vec()));
+    }
+
+    fn ice_servers(&self, user: &UserId) -> IceServers {
+        let server = IceServer {
+            username: format!("1:{user}"),
+            ..IceServer::default()
+        };
+        IceServers {
+            servers: vec![server],
+            ttl_s: 600,
+        }
+    }
+
+    fn relay_ips(&self) -> Vec<IpAddr> {
+        vec!["203.0.113.1".parse().unwrap()]
+    }
+}
+
+/// A device as the contract wants it.
+pub(crate) struct Device {
+    pub(crate) user: String,
+    pub(crate) keys: v1::DeviceKeys,
+    pub(crate) connection: Option<Connection>,
+    pub(crate) outbox: Outbox<ClientFrame>,
+    pub(crate) inbox: Inbox,
+    pub(crate) resume_token: Option<Bytes>,
+    next_request: u64,
+}
+
+impl Device {
+    pub(crate) fn new(user: &str) -> Self {
+        let fill = user.bytes().fold(0, u8::wrapping_add);
+        Self {
+            user: user.to_owned(),
+            keys: v1::DeviceKeys {
+                identity: Bytes::from(vec![fill; 32]),
+                seal: Bytes::from(vec![!fill; 32]),
+            },
+            connection: None,
+            outbox: Outbox::new(Limits::default()),
+            inbox: Inbox::new(),
+            resume_token: None,
+            next_request: 1,
+        }
+    }
+
+    pub(crate) fn hello(&mut self) -> ClientFrame {
+        let hello = v1::Hello {
+            version: VERSION,
+            token: token(&self.user),
+            keys: Some(self.keys.clone()),
+            resume: self.resume_token.clone().map(|token| v1::Resume { token }),
+            agent: "test".into(),
+        };
+        let ack = self.inbox.take_ack();
+        ClientFrame {
+            seq: 0,
+            ack,
+            body: Some(client_frame::Body::Hello(hello)),
+        }
+    }
+
+    /// Connects, resuming when possible, and takes in the welcome.
+    pub(crate) async fn connect(&mut self, lab: &Lab) -> Result<v1::Welcome, Reject> {
+        let hello = self.hello();
+        let connection = lab.attach(hello).await?;
+        let Outgoing::Reliable(frame) = connection.next_outgoing().await else {
+            panic!("the welcome comes first");
+        };
+        let Some(server_frame::Body::Welcome(welcome)) = frame.body else {
+            panic!("the welcome comes first");
+        };
+        if !welcome.resumed {
+            self.outbox = Outbox::new(Limits::default());
+            self.inbox = Inbox::new();
+        }
+        self.outbox.handle_ack(frame.ack).unwrap();
+        self.outbox.rewind();
+        self.resume_token = Some(welcome.resume_token.clone());
+        self.connection = Some(connection);
+        self.transmit().unwrap();
+        Ok(welcome)
+    }
+
+    pub(crate) fn connection(&self) -> &Connection {
+        self.connection.as_ref().expect("the device is connected")
+    }
+
+    /// Sends what waits.
+    pub(crate) fn transmit(&mut self) -> Result<(), Reject> {
+        let connection = self.connection.as_ref().expect("the device is connected");
+        while let Some(mut frame) = self.outbox.poll_frame() {
+            frame.ack = self.inbox.take_ack();
+            connection.receive(frame, true)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn send(&mut self, body: client_frame::Body) -> Result<(), Reject> {
+        self.outbox
+            .push(ClientFrame {
+                body: Some(body),
+                ..Default::default()
+            })
+            .unwrap();
+        self.transmit()
+    }
+
+    pub(crate) fn send_unreliably(&mut self, body: client_frame::Body) -> Result<(), Reject> {
+        let frame = ClientFrame {
+            seq: 0,
+            ack: self.inbox.received(),
+            body: Some(body),
+        };
+        self.connection().receive(frame, false)
+    }
+
+    /// What comes next, acknowledgements aside; `None` when nothing comes for a second.
+    pub(crate) async fn next_frame(&mut self) -> Option<Outgoing> {
+        let end = Instant::now() + Duration::from_secs(1);
+        loop {
+            let connection = self.connection.as_ref()?;
+            let left = end.saturating_duration_since(Instant::now());
+            let outgoing = timeout(left, connection.next_outgoing()).await.ok()?;
+            let Outgoing::Reliable(frame) = &outgoing else {
+                return Some(outgoing);
+            };
+            self.outbox.handle_ack(frame.ack).unwrap();
+            let receipt = self
+                .inbox
+                .handle_frame(Instant::now().into_std(), frame.seq)
+                .unwrap();
+            let is_ack = matches!(frame.body, Some(server_frame::Body::Acknowledge(_)));
+            if receipt == Receipt::Fresh && !is_ack {
+                return Some(outgoing);
+            }
+        }
+    }
+
+    /// The next reliable frame's body.
+    pub(crate) async fn next(&mut self) -> server_frame::Body {
+        match self.next_frame().await {
+            Some(Outgoing::Reliable(ServerFrame {
+                body: Some(body), ..
+            })) => body,
+            other => panic!("{} waits for a reliable frame, not {other:?}", self.user),
+        }
+    }
+
+    /// The next unreliable frame's body.
+    pub(crate) async fn next_unreliable(&mut self) -> server_frame::Body {
+        match self.next_frame().await {
+            Some(Outgoing::Unreliable(ServerFrame {
+                body: Some(body), ..
+            })) => body,
+            other => panic!("{} waits for an unreliable frame, not {other:?}", self.user),
+        }
+    }
+
+    pub(crate) async fn next_close(&mut self) -> Option<ErrorCode> {
+        match self.next_frame().await {
+            Some(Outgoing::Close(reject)) => reject.map(|reject| reject.code),
+            other => panic!("{} waits for the end, not {other:?}", self.user),
+        }
+    }
+
+    pub(crate) async fn is_quiet(&mut self) {
+        let heard = self.next_frame().await;
+        assert!(heard.is_none(), "{} hears {heard:?}", self.user);
+    }
+
+    pub(crate) async fn drain(&mut self) {
+        while self.next_frame().await.is_some() {}
+    }
+
+    pub(crate) async fn next_refused(&mut self) -> (u64, ErrorCode) {
+        match self.next().await {
+            server_frame::Body::Refused(refused) => (refused.seq, refused.code()),
+            other => panic!("{} waits for a refusal, not {other:?}", self.user),
+        }
+    }
+
+    pub(crate) async fn next_delivery(&mut self) -> (String, Bytes) {
+        match self.next().await {
+            server_frame::Body::Delivery(delivery) => (delivery.from, delivery.payload),
+            other => panic!("{} waits for a message, not {other:?}", self.user),
+        }
+    }
+
+    /// `"+user"` or `"-user reason"`.
+    pub(crate) async fn next_event(&mut self) -> String {
+        match self.next().await {
+            server_frame::Body::RoomEvent(event) => match event.kind.unwrap() {
+                room_event::Kind::Joined(member) => format!("+{}", member.user),
+                room_event::Kind::Left(left) => format!("-{} {}", left.user, left.reason),
+            },
+            other => panic!("{} waits for an event, not {other:?}", self.user),
+        }
+    }
+
+    pub(crate) fn request(&mut self, kind: Option<request::Kind>) -> u64 {
+        let id = self.next_request;
+        self.next_request += 1;
+        self.send(client_frame::Body::Request(v1::Request { id, kind }))
+            .unwrap();
+        id
+    }
+
+    pub(crate) fn ask_join(&mut self, room: &str, mode: JoinMode, members_max: u32) -> u64 {
+        let join = v1::Join {
+            room: room.into(),
+            mode: mode.into(),
+            members_max,
+        };
+        self.request(Some(request::Kind::Join(join)))
+    }
+
+    pub(crate) async fn next_response(&mut self, id: u64) -> Result<response::Result, ErrorCode> {
+        match self.next().await {
+            server_frame::Body::Response(Response { id: found, result }) => {
+                assert_eq!(found, id, "responses name their requests");
+                match result.unwrap() {
+                    response::Result::Failure(failure) => Err(failure.code()),
+                    result => Ok(result),
+                }
+            }
+            other => panic!("{} waits for a response, not {other:?}", self.user),
+        }
+    }
+
+    pub(crate) async fn join_up_to(
+        &mut self,
+        room: &str,
+        mode: JoinMode,
+        members_max: u32,
+    ) -> Result<v1::Joined, ErrorCode> {
+        let id = self.ask_join(room, mode, members_max);
+        match self.next_response(id).await? {
+            response::Result::Joined(joined) => Ok(joined),
+            other => panic!("a join is not answered by {other:?}"),
+        }
+    }
+
+    pub(crate) async fn join(
+        &mut self,
+        room: &str,
+        mode: JoinMode,
+    ) -> Result<v1::Joined, ErrorCode> {
+        self.join_up_to(room, mode, 0).await
+    }
+
+    pub(crate) async fn leave(&mut self, room: &str) -> Result<(), ErrorCode> {
+        let leave = v1::Leave { room: room.into() };
+        let id = self.request(Some(request::Kind::Leave(leave)));
+        match self.next_response(id).await? {
+            response::Result::Left(left) => {
+                assert_eq!(left.room, room);
+                Ok(())
+            }
+            other => panic!("a leave is not answered by {other:?}"),
+        }
+    }
+}
+
+pub(crate) fn token(user: &str) -> String {
+    let claims = Claims::new(
+        UserId::parse(user).unwrap(),
+        UNIX_NOW + Duration::from_secs(60),
+    );
+    SigningKey::hs256("test", &SECRET)
+        .unwrap()
+        .mint(&claims)
+        .unwrap()
+}
+
+pub(crate) fn message(room: &str, to: &[&str], payload: &[u8]) -> client_frame::Body {
+    client_frame::Body::Send(v1::Send {
+        room: room.into(),
+        to: to.iter().map(|&user| user.to_owned()).collect(),
+        payload: Bytes::copy_from_slice(payload),
+    })
+}
+
+pub(crate) fn members(joined: &v1::Joined) -> Vec<&str> {
+    joined
+        .members
+        .iter()
+        .map(|member| member.user.as_str())
+        .collect()
+}

@@ -1,0 +1,11 @@
+//! What devices rely on, without sockets.
+#![allow(missing_docs, clippy::unwrap_used, clippy::unwrap_in_result)]
+#![allow(clippy::wildcard_enum_match_arm)]
+
+mod engine;
+mod introductions;
+mod lab;
+mod messages;
+mod resume;
+mod rooms;
+mod sessions;
