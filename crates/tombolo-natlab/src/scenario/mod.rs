@@ -1,11 +1,13 @@
 //! Pairs of devices that Tombolo must connect, and a runner that tries each with the real program.
 
 mod events;
+mod outcome;
 mod run;
 mod table;
 
 pub use events::{Event, Line, PeerState, PeerSummary, Percentiles, Ready, Via};
-pub use run::{Ended, PeerRun, Run, RunError, Runner};
+pub use outcome::{Ended, PeerRun, Run};
+pub use run::{RunError, Runner};
 pub use table::{extras, find, matrix, timings};
 
 use std::time::Duration;
@@ -72,13 +74,13 @@ pub struct Cut {
 /// Bounds for what is measured, in milliseconds; `None` for no bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Limits {
-    /// For the first application byte after `connect()`.
+    /// For [`Run::first_byte_ms`].
     pub first_byte_ms: Option<f64>,
-    /// For the direct path after the introduction.
+    /// For [`Run::direct_ms`].
     pub direct_ms: Option<f64>,
-    /// For the longest pause in what a device receives.
-    pub longest_gap_ms: Option<f64>,
-    /// For the return of the direct path after a cut has ended.
+    /// For [`Run::relay_again_ms`].
+    pub relay_again_ms: Option<f64>,
+    /// For [`Run::direct_again_ms`].
     pub direct_again_ms: Option<f64>,
 }
 

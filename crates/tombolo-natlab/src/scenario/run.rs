@@ -1,4 +1,4 @@
-//! Runs a scenario with the real program and judges what came of it.
+//! Runs a scenario with the real program.
 
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::PathBuf;
@@ -7,8 +7,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::events::{Event, Line, PeerState, PeerSummary, Ready, Via};
-use super::{Expect, Scenario};
+use super::Scenario;
+use super::events::{Event, Line, PeerState, Ready};
+use super::outcome::{Ended, PeerRun, Run, USERS};
 use crate::error::LabError;
 use crate::lab::Lab;
 use crate::process::Child;
@@ -53,47 +54,6 @@ pub enum RunError {
         /// What the system said.
         source: io::Error,
     },
-}
-
-/// What came of one run.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Run {
-    /// The first and the second device.
-    pub peers: [PeerRun; 2],
-    /// How long it took, from the first process to the last's end.
-    pub took: Duration,
-    /// When the direct path was cut and healed, Unix seconds.
-    pub cut: Option<(f64, f64)>,
-    /// What was not as expected; empty when all was.
-    pub failures: Vec<String>,
-    /// What the node wrote to its standard error.
-    pub node_said: String,
-}
-
-/// What one device told.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct PeerRun {
-    /// Its user id.
-    pub user: &'static str,
-    /// Its lines, in order.
-    pub lines: Vec<Line>,
-    /// Lines that could not be read.
-    pub unread: Vec<String>,
-    /// How it ended.
-    pub ended: Ended,
-    /// What it wrote to its standard error.
-    pub said: String,
-}
-
-/// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// With status 0.
-    Well,
-    /// With another status, or by a signal.
-    Badly,
 }
 
 impl Runner {
@@ -194,160 +154,6 @@ impl Runner {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         command
-    }
-}
-
-impl Run {
-    /// Whether everything was as expected.
-    pub fn is_as_expected(&self) -> bool {
-        self.failures.is_empty()
-    }
-
-    /// How the two were connected at last, as both tell it; `None` when they were not.
-    pub fn outcome(&self) -> Option<Expect> {
-        let direct = self.peers.iter().filter(|peer| peer.was_direct()).count();
-        let heard = self
-            .peers
-            .iter()
-            .all(|peer| peer.summary().is_some_and(|s| s.received > 0));
-        match (heard, direct) {
-            (false, _) => None,
-            (true, 2) => Some(Expect::Direct),
-            (true, 0) => Some(Expect::Relayed),
-            (true, _) => Some(Expect::Connected),
-        }
-    }
-
-    /// From the end of a cut to when both are connected directly again, milliseconds.
-    pub fn direct_again_ms(&self) -> Option<f64> {
-        let (_, healed) = self.cut?;
-        let mut last: f64 = 0.0;
-        for peer in &self.peers {
-            let again = peer
-                .states()
-                .find(|(t, state)| *t > healed && *state == PeerState::Direct);
-            last = last.max((again?.0 - healed) * 1e3);
-        }
-        Some(last)
-    }
-
-    /// From a cut to the first message that came through the relay after it, the slower of both,
-    /// milliseconds.
-    pub fn relay_again_ms(&self) -> Option<f64> {
-        let (cut, _) = self.cut?;
-        let mut last: f64 = 0.0;
-        for peer in &self.peers {
-            let first = peer.lines.iter().find(|line| {
-                line.t > cut
-                    && matches!(
-                        line.event,
-                        Event::Recv {
-                            via: Some(Via::Relay),
-                            ..
-                        }
-                    )
-            });
-            last = last.max((first?.t - cut) * 1e3);
-        }
-        Some(last)
-    }
-
-    fn judge(&self, scenario: &Scenario) -> Vec<String> {
-        let mut failures = Vec::new();
-        for peer in &self.peers {
-            failures.extend(
-                peer.judge(scenario)
-                    .into_iter()
-                    .map(|failure| format!("{}: {failure}", peer.user)),
-            );
-        }
-        if scenario.cut.is_some() {
-            if self.cut.is_none() {
-                failures.push("the direct path never was there to be cut".to_owned());
-            } else if self.relay_again_ms().is_none() {
-                failures.push("nothing came through the relay after the cut".to_owned());
-            } else if self.direct_again_ms().is_none() {
-                failures.push("no direct path after the cut was healed".to_owned());
-            }
-        }
-        failures
-    }
-}
-
-impl PeerRun {
-    /// What it tells about the other device at the end.
-    pub fn summary(&self) -> Option<&PeerSummary> {
-        let other = USERS.into_iter().find(|user| *user != self.user)?;
-        self.lines.iter().rev().find_map(|line| match &line.event {
-            Event::Summary { peers } => peers.get(other),
-            Event::Session { .. }
-            | Event::Nat { .. }
-            | Event::Joined { .. }
-            | Event::Left { .. }
-            | Event::Peer { .. }
-            | Event::Recv { .. }
-            | Event::Why { .. }
-            | Event::Other => None,
-        })
-    }
-
-    /// The states of the link, with their times.
-    pub fn states(&self) -> impl Iterator<Item = (f64, PeerState)> + '_ {
-        self.lines.iter().filter_map(|line| match &line.event {
-            Event::Peer { state, .. } => Some((line.t, *state)),
-            Event::Session { .. }
-            | Event::Nat { .. }
-            | Event::Joined { .. }
-            | Event::Left { .. }
-            | Event::Recv { .. }
-            | Event::Why { .. }
-            | Event::Summary { .. }
-            | Event::Other => None,
-        })
-    }
-
-    fn was_direct(&self) -> bool {
-        let by_summary = self
-            .summary()
-            .is_some_and(|summary| summary.direct_ms.is_some());
-        by_summary || self.states().any(|(_, state)| state == PeerState::Direct)
-    }
-
-    fn judge(&self, scenario: &Scenario) -> Vec<String> {
-        let mut failures = Vec::new();
-        if self.ended == Ended::Badly {
-            let said: Vec<&str> = self.said.lines().rev().take(3).collect();
-            failures.push(format!("ended badly: {}", said.join(" / ")));
-        }
-        if let Some(line) = self.unread.first() {
-            failures.push(format!("a line that is no event: {line}"));
-        }
-        let Some(summary) = self.summary() else {
-            failures.push("told no summary".to_owned());
-            return failures;
-        };
-        let count = scenario.traffic.count;
-        if summary.sent != count || summary.received != count {
-            let PeerSummary { sent, received, .. } = summary;
-            failures.push(format!("sent {sent} and received {received} of {count}"));
-        }
-        let PeerSummary {
-            lost,
-            duplicated,
-            reordered,
-            ..
-        } = summary;
-        if lost + duplicated + reordered > 0 {
-            failures.push(format!(
-                "{lost} lost, {duplicated} duplicated, {reordered} reordered"
-            ));
-        }
-        match (scenario.expect, self.was_direct()) {
-            (Expect::Direct, false) => failures.push("never direct".to_owned()),
-            (Expect::Relayed, true) => failures.push("direct, which was impossible".to_owned()),
-            (Expect::Direct, true) | (Expect::Relayed, false) | (Expect::Connected, _) => {}
-        }
-        failures
     }
 }
 
@@ -607,7 +413,6 @@ fn unix_time() -> f64 {
         .as_secs_f64()
 }
 
-const USERS: [&str; 2] = ["alice", "bob"];
 /// The ranges of the lab's public addresses, which a node refuses as peers unless told otherwise.
 const PUBLIC_RANGES: [&str; 4] = [
     "203.0.113.0/24",

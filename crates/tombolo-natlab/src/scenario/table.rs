@@ -51,7 +51,7 @@ pub fn matrix() -> Vec<Scenario> {
     scenarios
 }
 
-/// Measurements with 25 ms each way between any two public networks.
+/// Measurements, with 25 ms each way between any two public networks unless the name says not.
 pub fn timings() -> Vec<Scenario> {
     let cones = || {
         pair(
@@ -62,45 +62,40 @@ pub fn timings() -> Vec<Scenario> {
     };
     let delayed = Some(Link::delay(ONE_WAY));
     let one_way_ms = ONE_WAY.as_secs_f64() * 1e3;
+    let cut = |name: &str, link| Scenario {
+        name: name.to_owned(),
+        link,
+        traffic: Traffic {
+            every: Duration::from_millis(10),
+            count: 900,
+            size: 64,
+        },
+        cut: Some(Cut {
+            after: Duration::from_secs(1),
+            lasts: Duration::from_secs(2),
+        }),
+        limits: Limits {
+            relay_again_ms: Some(600.0),
+            direct_again_ms: Some(5000.0),
+            ..Limits::default()
+        },
+        ..cones()
+    };
     vec![
-        // The first byte crosses the internet twice: to the node and on.
         Scenario {
-            name: "timing-first-byte".to_owned(),
+            name: "timing-connect".to_owned(),
             link: delayed,
             limits: Limits {
+                // The first byte crosses the internet twice: to the node and on.
                 first_byte_ms: Some(2.0 * one_way_ms + 15.0),
+                // 1.5 round trips.
+                direct_ms: Some(3.0 * one_way_ms + 20.0),
                 ..Limits::default()
             },
             ..cones()
         },
-        Scenario {
-            name: "timing-direct".to_owned(),
-            link: delayed,
-            limits: Limits {
-                direct_ms: Some(1.5 * 2.0 * one_way_ms + 20.0),
-                ..Limits::default()
-            },
-            ..cones()
-        },
-        Scenario {
-            name: "timing-cut".to_owned(),
-            link: delayed,
-            traffic: Traffic {
-                every: Duration::from_millis(10),
-                count: 900,
-                size: 64,
-            },
-            cut: Some(Cut {
-                after: Duration::from_secs(1),
-                lasts: Duration::from_secs(2),
-            }),
-            limits: Limits {
-                longest_gap_ms: Some(600.0),
-                direct_again_ms: Some(5000.0),
-                ..Limits::default()
-            },
-            ..cones()
-        },
+        cut("timing-cut", delayed),
+        cut("timing-cut-without-delay", None),
     ]
 }
 

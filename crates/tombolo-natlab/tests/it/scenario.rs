@@ -99,3 +99,27 @@ fn a_node_that_is_not_ready_is_an_error_with_its_last_words() {
         "{error}"
     );
 }
+
+#[test]
+fn a_cut_is_made_once_both_are_direct_and_its_consequences_are_timed() {
+    require!();
+    let peer = r#"say() { echo "{\"t\":$(date +%s.%N),\"event\":$1}"; }
+say "\"peer\",\"user\":\"$OTHER\",\"state\":\"connecting\""
+say "\"recv\",\"user\":\"$OTHER\",\"seq\":1,\"via\":\"relay\""
+say "\"peer\",\"user\":\"$OTHER\",\"state\":\"direct\""
+sleep 2
+say "\"recv\",\"user\":\"$OTHER\",\"seq\":2,\"via\":\"relay\""
+sleep 2
+say "\"peer\",\"user\":\"$OTHER\",\"state\":\"direct\""
+say "\"summary\",\"peers\":{\"$OTHER\":{\"sent\":900,\"received\":900,\"direct_ms\":1.0}}""#;
+    let program = StandIn::new("cut", SERVE, peer);
+    let run = program.run("timing-cut-without-delay").expect("a run");
+    assert!(run.is_as_expected(), "{:?}", run.failures);
+    // The cut is a second after both were direct, and healed two seconds later.
+    let relay_again = run.relay_again_ms().expect("measured");
+    assert!((500.0..1500.0).contains(&relay_again), "{relay_again}");
+    let direct_again = run.direct_again_ms().expect("measured");
+    assert!((500.0..1500.0).contains(&direct_again), "{direct_again}");
+    assert!(run.first_byte_ms().is_some_and(|ms| ms < 500.0), "{run:?}");
+    assert!(run.direct_ms().is_some_and(|ms| ms < 500.0), "{run:?}");
+}

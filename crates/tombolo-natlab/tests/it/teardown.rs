@@ -109,15 +109,43 @@ fn a_lab_runs_in_an_unprivileged_user_namespace() {
         skip(reason.lines().next().unwrap_or_default());
         return;
     }
-    assert!(
-        output.status.success(),
-        "{said}{}",
-        String::from_utf8_lossy(&output.stdout)
-    );
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{told}");
+    // Once inside the namespace, once around it.
+    assert_eq!(told.matches("1 passed").count(), 2, "{told}");
 }
 
 #[test]
 fn this_machine_says_by_what_means_labs_run() {
     require!();
     assert_eq!(Lab::check(), Ok(Means::Direct));
+}
+
+#[test]
+fn a_test_that_cannot_run_says_what_to_install_and_leaves_a_record() {
+    require!();
+    let record = std::env::temp_dir().join(format!("natlab-skipped-{}", std::process::id()));
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-ec"])
+        .args(["mount -t tmpfs none /usr/sbin; exec \"$@\"", "sh"])
+        .arg(std::env::current_exe().expect("a path"))
+        .args([
+            "--exact",
+            "teardown::several_labs_stand_side_by_side",
+            "--nocapture",
+        ])
+        .env("TOMBOLO_SKIP_FILE", &record)
+        .output()
+        .expect("unshare");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let recorded = std::fs::read_to_string(&record).expect("a record");
+    std::fs::remove_file(&record).expect("removed");
+    let reason = "missing nft, iptables, ip6tables, conntrack: \
+                  apt-get install -y nftables iptables conntrack";
+    assert!(said.contains(&format!("skipped: {reason}")), "{said}");
+    assert_eq!(
+        recorded,
+        format!("teardown::several_labs_stand_side_by_side: {reason}\n")
+    );
 }

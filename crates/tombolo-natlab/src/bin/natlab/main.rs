@@ -45,7 +45,7 @@ enum Action {
     },
     /// Runs every pair that must come out as expected.
     Matrix(Options),
-    /// Measures times with 25 ms each way, and checks them against their bounds.
+    /// Measures times, by default with 25 ms each way, and checks them against their bounds.
     Timings(Options),
     /// Builds the lab of a scenario and opens a shell in its first device.
     Shell {
@@ -83,13 +83,20 @@ fn main() -> anyhow::Result<ExitCode> {
         list();
         return Ok(ExitCode::SUCCESS);
     }
-    if Lab::check()? == Means::UserNamespace {
-        let status = reexec_in_user_namespace(env::args_os().skip(1))?;
-        return Ok(if status.success() {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        });
+    match Lab::check() {
+        Ok(Means::Direct) => {}
+        Ok(Means::UserNamespace) => {
+            let status = reexec_in_user_namespace(env::args_os().skip(1))?;
+            return Ok(if status.success() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
+        Err(missing) => {
+            println!("{missing}");
+            return Ok(ExitCode::from(CANNOT_RUN));
+        }
     }
     match cli.action {
         Action::List => list(),
@@ -261,3 +268,6 @@ fn keep(directory: &std::path::Path, name: &str, run: &Run) -> anyhow::Result<()
     )?;
     Ok(())
 }
+
+/// The exit status that says that no lab can be run here; the last line of output says why.
+const CANNOT_RUN: u8 = 77;

@@ -34,11 +34,11 @@ impl Tally<'_> {
     }
 
     fn first_byte_ms(&self) -> Option<f64> {
-        self.median(|summary| summary.first_byte_ms)
+        median(self.completed().filter_map(Run::first_byte_ms).collect())
     }
 
     fn direct_ms(&self) -> Option<f64> {
-        self.median(|summary| summary.direct_ms)
+        median(self.completed().filter_map(Run::direct_ms).collect())
     }
 
     fn longest_gap_ms(&self) -> Option<f64> {
@@ -62,7 +62,7 @@ impl Tally<'_> {
         let Limits {
             first_byte_ms,
             direct_ms,
-            longest_gap_ms,
+            relay_again_ms,
             direct_again_ms,
             ..
         } = self.scenario.limits;
@@ -70,7 +70,7 @@ impl Tally<'_> {
         for (what, limit, measured) in [
             ("first byte", first_byte_ms, self.first_byte_ms()),
             ("direct path", direct_ms, self.direct_ms()),
-            ("longest gap", longest_gap_ms, self.longest_gap_ms()),
+            ("relay again", relay_again_ms, self.relay_again_ms()),
             ("direct again", direct_again_ms, self.direct_again_ms()),
         ] {
             let Some(limit) = limit else { continue };
@@ -135,14 +135,23 @@ impl Tally<'_> {
 /// Prints one line for each scenario, and what failed.
 pub(crate) fn print_table(tallies: &[Tally<'_>]) {
     println!(
-        "{:<40} {:<9} {:<9} {:>7} {:>9} {:>9} {:>7} {:>7} {:>7}",
-        "scenario", "expect", "got", "good", "1st byte", "direct", "rtt", "gap", "again"
+        "{:<40} {:<9} {:<9} {:>7} {:>9} {:>9} {:>7} {:>7} {:>7} {:>7}",
+        "scenario",
+        "expect",
+        "got",
+        "good",
+        "1st byte",
+        "direct",
+        "rtt",
+        "gap",
+        "relayed",
+        "healed"
     );
     let ms =
         |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
     for tally in tallies {
         println!(
-            "{:<40} {:<9} {:<9} {:>7} {:>9} {:>9} {:>7} {:>7} {:>7}",
+            "{:<40} {:<9} {:<9} {:>7} {:>9} {:>9} {:>7} {:>7} {:>7} {:>7}",
             tally.scenario.name,
             tally.scenario.expect,
             tally.outcomes(),
@@ -151,6 +160,7 @@ pub(crate) fn print_table(tallies: &[Tally<'_>]) {
             ms(tally.direct_ms()),
             ms(tally.rtt_ms()),
             ms(tally.longest_gap_ms()),
+            ms(tally.relay_again_ms()),
             ms(tally.direct_again_ms()),
         );
         for failure in tally.failures() {
@@ -159,7 +169,7 @@ pub(crate) fn print_table(tallies: &[Tally<'_>]) {
     }
     let good = tallies.iter().filter(|tally| tally.is_good()).count();
     println!(
-        "{good} of {} scenarios as expected; medians in milliseconds",
+        "{good} of {} scenarios as expected; times are medians in milliseconds",
         tallies.len()
     );
 }

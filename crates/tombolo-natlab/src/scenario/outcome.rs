@@ -1,0 +1,242 @@
+//! What came of a run, and whether it is what was expected.
+
+use std::time::Duration;
+
+use super::events::{Event, Line, PeerState, PeerSummary, Via};
+use super::{Expect, Scenario};
+
+/// What came of one run.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Run {
+    /// The first and the second device.
+    pub peers: [PeerRun; 2],
+    /// How long it took, from the first process to the last's end.
+    pub took: Duration,
+    /// When the direct path was cut and healed, Unix seconds.
+    pub cut: Option<(f64, f64)>,
+    /// What was not as expected; empty when all was.
+    pub failures: Vec<String>,
+    /// What the node wrote to its standard error.
+    pub node_said: String,
+}
+
+/// What one device told.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct PeerRun {
+    /// Its user id.
+    pub user: &'static str,
+    /// Its lines, in order.
+    pub lines: Vec<Line>,
+    /// Lines that could not be read.
+    pub unread: Vec<String>,
+    /// How it ended.
+    pub ended: Ended,
+    /// What it wrote to its standard error.
+    pub said: String,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// With status 0.
+    Well,
+    /// With another status, or by a signal.
+    Badly,
+}
+
+impl Run {
+    /// Whether everything was as expected.
+    pub fn is_as_expected(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    /// How the two were connected at last, as both tell it; `None` when they were not.
+    pub fn outcome(&self) -> Option<Expect> {
+        let direct = self.peers.iter().filter(|peer| peer.was_direct()).count();
+        let heard = self
+            .peers
+            .iter()
+            .all(|peer| peer.summary().is_some_and(|s| s.received > 0));
+        match (heard, direct) {
+            (false, _) => None,
+            (true, 2) => Some(Expect::Direct),
+            (true, 0) => Some(Expect::Relayed),
+            (true, _) => Some(Expect::Connected),
+        }
+    }
+
+    /// From `connect()` on the device that called it first to the first message that the other
+    /// received, by the times of their lines, milliseconds.
+    pub fn first_byte_ms(&self) -> Option<f64> {
+        let [caller, called] = self.by_connecting()?;
+        let is_message = |line: &&Line| matches!(line.event, Event::Recv { .. });
+        let received = called.lines.iter().find(is_message)?;
+        Some((received.t - caller.first(PeerState::Connecting)?) * 1e3)
+    }
+
+    /// From when the introduction reached the called device to the first direct path of either,
+    /// by the times of their lines, milliseconds.
+    pub fn direct_ms(&self) -> Option<f64> {
+        let [caller, called] = self.by_connecting()?;
+        let introduced = called.first(PeerState::Connecting)?;
+        let first = caller
+            .first(PeerState::Direct)?
+            .min(called.first(PeerState::Direct)?);
+        Some((first - introduced) * 1e3)
+    }
+
+    /// The device that began to connect first, and the other.
+    fn by_connecting(&self) -> Option<[&PeerRun; 2]> {
+        let [first, second] = &self.peers;
+        let is_first =
+            first.first(PeerState::Connecting)? <= second.first(PeerState::Connecting)?;
+        Some(if is_first {
+            [first, second]
+        } else {
+            [second, first]
+        })
+    }
+
+    /// From the end of a cut to when both are connected directly again, milliseconds.
+    pub fn direct_again_ms(&self) -> Option<f64> {
+        let (_, healed) = self.cut?;
+        let mut last: f64 = 0.0;
+        for peer in &self.peers {
+            let again = peer
+                .states()
+                .find(|(t, state)| *t > healed && *state == PeerState::Direct);
+            last = last.max((again?.0 - healed) * 1e3);
+        }
+        Some(last)
+    }
+
+    /// From a cut to the first message that came through the relay after it, the slower of both,
+    /// milliseconds.
+    pub fn relay_again_ms(&self) -> Option<f64> {
+        let (cut, _) = self.cut?;
+        let mut last: f64 = 0.0;
+        for peer in &self.peers {
+            let first = peer.lines.iter().find(|line| {
+                line.t > cut
+                    && matches!(
+                        line.event,
+                        Event::Recv {
+                            via: Some(Via::Relay),
+                            ..
+                        }
+                    )
+            });
+            last = last.max((first?.t - cut) * 1e3);
+        }
+        Some(last)
+    }
+
+    /// What is not as the scenario expects.
+    pub(crate) fn judge(&self, scenario: &Scenario) -> Vec<String> {
+        let mut failures = Vec::new();
+        for peer in &self.peers {
+            failures.extend(
+                peer.judge(scenario)
+                    .into_iter()
+                    .map(|failure| format!("{}: {failure}", peer.user)),
+            );
+        }
+        if scenario.cut.is_some() {
+            if self.cut.is_none() {
+                failures.push("the direct path never was there to be cut".to_owned());
+            } else if self.relay_again_ms().is_none() {
+                failures.push("nothing came through the relay after the cut".to_owned());
+            } else if self.direct_again_ms().is_none() {
+                failures.push("no direct path after the cut was healed".to_owned());
+            }
+        }
+        failures
+    }
+}
+
+impl PeerRun {
+    /// What it tells about the other device at the end.
+    pub fn summary(&self) -> Option<&PeerSummary> {
+        let other = USERS.into_iter().find(|user| *user != self.user)?;
+        self.lines.iter().rev().find_map(|line| match &line.event {
+            Event::Summary { peers } => peers.get(other),
+            Event::Session { .. }
+            | Event::Nat { .. }
+            | Event::Joined { .. }
+            | Event::Left { .. }
+            | Event::Peer { .. }
+            | Event::Recv { .. }
+            | Event::Why { .. }
+            | Event::Other => None,
+        })
+    }
+
+    /// The states of the link, with their times.
+    pub fn states(&self) -> impl Iterator<Item = (f64, PeerState)> + '_ {
+        self.lines.iter().filter_map(|line| match &line.event {
+            Event::Peer { state, .. } => Some((line.t, *state)),
+            Event::Session { .. }
+            | Event::Nat { .. }
+            | Event::Joined { .. }
+            | Event::Left { .. }
+            | Event::Recv { .. }
+            | Event::Why { .. }
+            | Event::Summary { .. }
+            | Event::Other => None,
+        })
+    }
+
+    /// When the link first had a state, Unix seconds.
+    fn first(&self, state: PeerState) -> Option<f64> {
+        self.states().find(|(_, had)| *had == state).map(|(t, _)| t)
+    }
+
+    fn was_direct(&self) -> bool {
+        let by_summary = self
+            .summary()
+            .is_some_and(|summary| summary.direct_ms.is_some());
+        by_summary || self.states().any(|(_, state)| state == PeerState::Direct)
+    }
+
+    fn judge(&self, scenario: &Scenario) -> Vec<String> {
+        let mut failures = Vec::new();
+        if self.ended == Ended::Badly {
+            let said: Vec<&str> = self.said.lines().rev().take(3).collect();
+            failures.push(format!("ended badly: {}", said.join(" / ")));
+        }
+        if let Some(line) = self.unread.first() {
+            failures.push(format!("a line that is no event: {line}"));
+        }
+        let Some(summary) = self.summary() else {
+            failures.push("told no summary".to_owned());
+            return failures;
+        };
+        let count = scenario.traffic.count;
+        if summary.sent != count || summary.received != count {
+            let PeerSummary { sent, received, .. } = summary;
+            failures.push(format!("sent {sent} and received {received} of {count}"));
+        }
+        let PeerSummary {
+            lost,
+            duplicated,
+            reordered,
+            ..
+        } = summary;
+        if lost + duplicated + reordered > 0 {
+            failures.push(format!(
+                "{lost} lost, {duplicated} duplicated, {reordered} reordered"
+            ));
+        }
+        match (scenario.expect, self.was_direct()) {
+            (Expect::Direct, false) => failures.push("never direct".to_owned()),
+            (Expect::Relayed, true) => failures.push("direct, which was impossible".to_owned()),
+            (Expect::Direct, true) | (Expect::Relayed, false) | (Expect::Connected, _) => {}
+        }
+        failures
+    }
+}
+
+/// The user ids of the first and the second device.
+pub(crate) const USERS: [&str; 2] = ["alice", "bob"];
