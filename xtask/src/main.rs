@@ -79,6 +79,8 @@ fn generated_code(what: Generated) -> anyhow::Result<()> {
         command.args([
             "run",
             "--quiet",
+            "--profile",
+            "tool",
             "--package",
             "xtask",
             "--features",
