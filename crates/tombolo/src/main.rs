@@ -1,4 +1,55 @@
 //! The one binary: `serve`, `demo`, `peer`, `doctor`, `token`.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod cli;
+mod demo;
+mod doctor;
+mod output;
+mod peer;
+mod serve;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logs();
+    let result = match cli.command {
+        // The demo starts runtimes of its own, inside its namespaces.
+        Command::Demo(args) => demo::run(&args),
+        Command::Serve(args) => in_runtime(serve::run(args)),
+        Command::Peer(args) => in_runtime(peer::run(args)),
+        Command::Doctor(args) => in_runtime(doctor::run(args)),
+        Command::Token(args) => in_runtime(token::run(args)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn in_runtime(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(command);
+    // Whatever still runs in the background must not hold up the exit.
+    runtime.shutdown_background();
+    result
+}
+
+fn start_logs() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+}

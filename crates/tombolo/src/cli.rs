@@ -1,0 +1,230 @@
+//! The command line, as `docs/cli.md` describes it.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Joins devices to each other: directly where their networks allow, relayed where not.
+#[derive(Debug, Parser)]
+#[command(name = "tombolo", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a node
+    Serve(ServeArgs),
+    /// Watch one node and two devices behind NATs connect, lose their path, and find it again
+    Demo(DemoArgs),
+    /// Be a device: join a room, connect to its members, send messages
+    Peer(PeerArgs),
+    /// Say what NAT this machine is behind, and what will work
+    Doctor(DoctorArgs),
+    /// Print a token from a development node
+    Token(TokenArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Ports: 8443 UDP and TCP for devices, 3478 UDP and TCP and 3479 UDP for STUN \
+    and TURN, 5349 TCP for TURN over TLS, 49152-65535 UDP for relayed traffic.\n\n\
+    Example: tombolo serve --dev --listen 192.0.2.1"
+)]
+pub(crate) struct ServeArgs {
+    /// Make keys, tokens and certificates up at start; hand out tokens to anybody. Not for the
+    /// internet
+    #[arg(long)]
+    pub(crate) dev: bool,
+    /// Address to listen on; repeat it for more [default: all]
+    #[arg(long, value_name = "IP")]
+    pub(crate) listen: Vec<IpAddr>,
+    /// Address that devices are told, when a NAT stands in front of the node
+    #[arg(long, value_name = "IP")]
+    pub(crate) public: Option<IpAddr>,
+    /// Let devices relay to this otherwise refused range, for example 10.0.0.0/8 in a lab; repeat
+    /// it for more
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) allow_peer: Vec<String>,
+    /// Port for devices, UDP and TCP; 0 for any
+    #[arg(long, value_name = "PORT", default_value_t = 8443)]
+    pub(crate) port: u16,
+    /// Port for STUN and TURN, UDP and TCP; the next one is STUN's alternate; 0 for any
+    #[arg(long, value_name = "PORT", default_value_t = 3478)]
+    pub(crate) turn_port: u16,
+    /// Port for TURN over TLS; 0 for any
+    #[arg(long, value_name = "PORT", default_value_t = 5349)]
+    pub(crate) turns_port: u16,
+    /// Print events as JSON, one a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Use loopback even where namespaces with NATs are possible
+    #[arg(long)]
+    pub(crate) loopback: bool,
+    /// Set inside the user namespace in which the demo starts itself again
+    #[arg(long, hide = true)]
+    pub(crate) inside: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LaneArg {
+    /// In order, each message once, up to 512 KiB
+    Reliable,
+    /// At most once, any order, up to one packet
+    Unreliable,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PolicyArg {
+    /// Relayed at once, direct as soon as possible
+    Any,
+    /// Never direct
+    Relay,
+    /// Never through the relay
+    Direct,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: tombolo peer --server 'tombolo://192.0.2.1:8443?pin=…' --user \
+    alice --room lobby"
+)]
+pub(crate) struct PeerArgs {
+    /// The node's URL, as `tombolo serve` prints it
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: String,
+    #[command(flatten)]
+    pub(crate) who: Who,
+    /// Room to join; made when it does not exist
+    #[arg(long, value_name = "ID")]
+    pub(crate) room: String,
+    /// Lane of the messages
+    #[arg(long, value_enum, default_value_t = LaneArg::Reliable)]
+    pub(crate) lane: LaneArg,
+    /// Time between two messages to a peer
+    #[arg(long, value_name = "MS", default_value = "1000", value_parser = milliseconds)]
+    pub(crate) send_every: Duration,
+    /// Size of a message, at least 16
+    #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = size)]
+    pub(crate) size: usize,
+    /// Messages to each peer; then end after 2 s of silence [default: no end]
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// End after so many seconds
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub(crate) duration: Option<Duration>,
+    /// Which paths may be used
+    #[arg(long, value_enum, default_value_t = PolicyArg::Any)]
+    pub(crate) policy: PolicyArg,
+    /// Print events as JSON, one a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Who {
+    /// A device token (JWT)
+    #[arg(long, value_name = "JWT")]
+    pub(crate) token: Option<String>,
+    /// A user name; the token is fetched from the node, which must run with --dev
+    #[arg(long, value_name = "ID")]
+    pub(crate) user: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// The node's URL, as `tombolo serve` prints it
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: String,
+    /// A device token; without it the node must run with --dev
+    #[arg(long, value_name = "JWT")]
+    pub(crate) token: Option<String>,
+    /// Print events as JSON, one a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    /// The node's URL, as `tombolo serve` prints it
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: String,
+    /// The user whom the token will prove
+    #[arg(long, value_name = "ID")]
+    pub(crate) user: String,
+}
+
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    let value: f64 = text
+        .parse()
+        .map_err(|_| "not a number of milliseconds".to_owned())?;
+    positive(value / 1000.0)
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    positive(
+        text.parse()
+            .map_err(|_| "not a number of seconds".to_owned())?,
+    )
+}
+
+fn positive(seconds: f64) -> Result<Duration, String> {
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        Ok(_) | Err(_) => Err("must be more than 0".to_owned()),
+    }
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    let bytes: usize = text
+        .parse()
+        .map_err(|_| "not a number of bytes".to_owned())?;
+    if bytes < crate::peer::HEADER_BYTES {
+        return Err(format!(
+            "a message has at least {} bytes",
+            crate::peer::HEADER_BYTES
+        ));
+    }
+    if bytes > tombolo_client::RELIABLE_BYTES_MAX {
+        return Err(format!(
+            "a message has at most {} bytes",
+            tombolo_client::RELIABLE_BYTES_MAX
+        ));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn peer_needs_exactly_one_way_to_say_who_it_is() {
+        let parse = |who: &[&str]| {
+            let args = ["tombolo", "peer", "--server", "u", "--room", "r"];
+            Cli::try_parse_from(args.iter().chain(who)).is_ok()
+        };
+        assert!(parse(&["--user", "a"]));
+        assert!(parse(&["--token", "t"]));
+        assert!(!parse(&[]));
+        assert!(!parse(&["--user", "a", "--token", "t"]));
+        assert!(
+            !parse(&["--user", "a", "--size", "3"]),
+            "smaller than the header"
+        );
+        assert!(!parse(&["--user", "a", "--send-every", "0"]));
+    }
+}

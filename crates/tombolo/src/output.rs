@@ -1,0 +1,64 @@
+//! Standard output: events as JSON, or lines for people; standard error for complaints.
+
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+/// How a command speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    Json,
+    Person,
+}
+
+impl Style {
+    pub(crate) fn of(json: bool) -> Self {
+        if json { Self::Json } else { Self::Person }
+    }
+}
+
+#[derive(Serialize)]
+struct Line<'a, E> {
+    t: f64,
+    #[serde(flatten)]
+    event: &'a E,
+}
+
+/// Writes one event as a line of JSON, with the time.
+///
+/// # Errors
+/// When standard output is closed.
+pub(crate) fn json<E: Serialize>(event: &E) -> io::Result<()> {
+    let t = (unix_now().as_secs_f64() * 1e6).round() / 1e6;
+    let line = serde_json::to_string(&Line { t, event })?;
+    line_of_text(&line)
+}
+
+/// Writes one line.
+///
+/// # Errors
+/// When standard output is closed.
+pub(crate) fn line_of_text(line: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{line}")?;
+    stdout.flush()
+}
+
+/// Writes why a command failed.
+pub(crate) fn complain(error: &anyhow::Error) {
+    // With standard error closed there is nobody to tell.
+    _ = writeln!(io::stderr().lock(), "tombolo: {error:#}");
+}
+
+/// Time since 1970.
+pub(crate) fn unix_now() -> Duration {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+/// Milliseconds with three decimals.
+pub(crate) fn ms(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}

@@ -1,0 +1,294 @@
+//! `tombolo peer`: a device on the command line.
+
+mod event;
+mod link;
+mod speaker;
+mod tally;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tombolo_client::{Device, NatReport, Peer, Policy, Room, RoomEvent, RoomOptions, UserId};
+
+use crate::cli::{LaneArg, PeerArgs, PolicyArg};
+use crate::output::Style;
+pub(crate) use event::{Event, filtering_word, mapping_word};
+use link::{Errand, HEADER};
+use speaker::Speaker;
+use tally::Tally;
+
+/// Bytes at the front of each message: its number and its time.
+pub(crate) const HEADER_BYTES: usize = HEADER;
+/// With all sent, so much silence means that the others are done too.
+const QUIET: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Pause before a lost link to a member is begun anew.
+const RELINK_PAUSE: Duration = Duration::from_secs(1);
+
+/// The accounts of all peers that there were.
+type Tallies = Arc<Mutex<BTreeMap<UserId, Tally>>>;
+
+/// Runs a device until it is done, its time is over, or it is interrupted.
+pub(crate) async fn run(args: PeerArgs) -> anyhow::Result<()> {
+    let speaker = Speaker::new(Style::of(args.json));
+    let mut builder = Device::builder(&args.server);
+    if let Some(token) = &args.who.token {
+        builder = builder.token(token);
+    } else if let Some(user) = &args.who.user {
+        builder = builder.development_user(user);
+    }
+    let device = builder.connect().await?;
+    tell_session(&speaker, &device);
+    let options = RoomOptions {
+        members_max: 0,
+        policy: policy(args.policy),
+    };
+    let room = device.rooms().join_or_create(&args.room, options).await?;
+    let nat = tokio::spawn(tell_nat(speaker.clone(), device.clone()));
+    let mut party = Party {
+        speaker: speaker.clone(),
+        own: device.session().user,
+        room,
+        tallies: Tallies::default(),
+        links: JoinSet::new(),
+        linked: BTreeMap::new(),
+        errand: Errand {
+            lane: args.lane,
+            every: args.send_every,
+            size: args.size,
+            count: args.count,
+        },
+        relink: mpsc::channel(64),
+        session: device.watch_session(),
+    };
+    let ended = party.run(args.duration).await;
+    nat.abort();
+    let summary = party.summary();
+    party.links.abort_all();
+    device.close().await;
+    speaker.tell(&Event::Summary { peers: summary });
+    ended
+}
+
+fn policy(arg: PolicyArg) -> Policy {
+    match arg {
+        PolicyArg::Any => Policy::Any,
+        PolicyArg::Relay => Policy::Relay,
+        PolicyArg::Direct => Policy::Direct,
+    }
+}
+
+fn tell_session(speaker: &Speaker, device: &Device) {
+    let session = device.session();
+    speaker.tell(&Event::Session {
+        node: session.node,
+        transport: session.transport.as_str(),
+    });
+}
+
+/// Tells how the NAT maps as soon as it is known, and how it filters when that is measured.
+async fn tell_nat(speaker: Speaker, device: Device) {
+    let tell = |report: &NatReport| {
+        let behaviour = report.behaviour();
+        speaker.tell(&Event::Nat {
+            mapping: mapping_word(behaviour.mapping),
+            filtering: filtering_word(behaviour.filtering),
+            public: report.public(),
+        });
+    };
+    let mapped = device.nat().unwrap_or_default();
+    tell(&mapped);
+    if let Ok(measured) = device.measure_nat().await
+        && measured.behaviour().filtering != mapped.behaviour().filtering
+    {
+        let mut report = mapped;
+        report.v4.filtering = measured.v4.filtering;
+        report.v6.filtering = measured.v6.filtering;
+        tell(&report);
+    }
+}
+
+/// The device, its room, and its links.
+struct Party {
+    speaker: Speaker,
+    own: UserId,
+    room: Room,
+    tallies: Tallies,
+    links: JoinSet<()>,
+    /// The attempt of each member's present link.
+    linked: BTreeMap<UserId, Peer>,
+    errand: Errand,
+    /// Members whose link was lost.
+    relink: (mpsc::Sender<UserId>, mpsc::Receiver<UserId>),
+    session: tokio::sync::watch::Receiver<Option<tombolo_client::SessionInfo>>,
+}
+
+impl Party {
+    async fn run(&mut self, duration: Option<Duration>) -> anyhow::Result<()> {
+        self.tell_members();
+        for user in self.room.members() {
+            self.link(user)?;
+        }
+        self.session.mark_unchanged();
+        let interrupted = interrupted();
+        let over = async move {
+            match duration {
+                Some(duration) => tokio::time::sleep(duration).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(interrupted, over);
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        loop {
+            tokio::select! {
+                () = &mut interrupted => return Ok(()),
+                () = &mut over => return Ok(()),
+                event = self.room.next_event() => match event {
+                    Some(event) => self.on_event(event)?,
+                    None => anyhow::bail!("the session with the node is over"),
+                },
+                Some(user) = self.relink.1.recv() => {
+                    if self.room.members().contains(&user) {
+                        self.linked.remove(&user);
+                        self.link(user)?;
+                    }
+                }
+                Ok(()) = self.session.changed() => {
+                    let session = self.session.borrow_and_update().clone();
+                    if let Some(session) = session {
+                        let transport = session.transport.as_str();
+                        self.speaker.tell(&Event::Session { node: session.node, transport });
+                    }
+                }
+                _ = look.tick() => {
+                    while self.links.try_join_next().is_some() {}
+                    if self.is_done() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: RoomEvent) -> anyhow::Result<()> {
+        match event {
+            RoomEvent::Joined(user) => {
+                self.tell_members();
+                self.link(user)?;
+            }
+            RoomEvent::Left { user, reason } => {
+                self.speaker.tell(&Event::Left {
+                    user: user.to_string(),
+                    reason,
+                });
+            }
+            RoomEvent::Peer(peer) => self.follow(peer),
+            RoomEvent::Message { .. } => {}
+            RoomEvent::Refused(reason) => anyhow::bail!(reason),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn tell_members(&self) {
+        let members = self.room.members().iter().map(UserId::to_string).collect();
+        self.speaker.tell(&Event::Joined {
+            room: self.room.id().to_string(),
+            members,
+        });
+    }
+
+    /// Begins a link with the first message inside its introduction.
+    fn link(&mut self, user: UserId) -> anyhow::Result<()> {
+        let is_linked = self.linked.get(&user).is_some_and(|peer| !peer.is_closed());
+        if user == self.own || is_linked {
+            return Ok(());
+        }
+        let first = self.with_tally(&user, |tally| self.errand.first_message(tally));
+        let mut builder = self.room.peer(&user);
+        if let Some(payload) = first {
+            builder = builder.first_message(link::lane(self.errand.lane), payload);
+        }
+        let peer = builder.open()?;
+        self.follow(peer);
+        Ok(())
+    }
+
+    fn follow(&mut self, peer: Peer) {
+        let user = peer.user().clone();
+        self.with_tally(&user, |_| ());
+        self.linked.insert(user, peer.clone());
+        let relink = self.relink.0.clone();
+        let link = link::Link {
+            peer,
+            errand: self.errand,
+            tallies: self.tallies.clone(),
+            speaker: self.speaker.clone(),
+        };
+        self.links.spawn(async move {
+            let user = link.run().await;
+            tokio::time::sleep(RELINK_PAUSE).await;
+            _ = relink.send(user).await;
+        });
+    }
+
+    fn with_tally<R>(&self, user: &UserId, f: impl FnOnce(&mut Tally) -> R) -> R {
+        let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        f(tallies
+            .entry(user.clone())
+            .or_insert_with(|| Tally::new(Instant::now())))
+    }
+
+    /// Whether everything is sent and nobody says anything more.
+    fn is_done(&self) -> bool {
+        let Some(count) = self.errand.count else {
+            return false;
+        };
+        let tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_quiet =
+            |tally: &Tally| tally.sent() >= count && tally.last_change().elapsed() >= QUIET;
+        !tallies.is_empty() && tallies.values().all(is_quiet)
+    }
+
+    fn summary(&self) -> BTreeMap<String, event::Summary> {
+        let tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        tallies
+            .iter()
+            .map(|(user, tally)| (user.to_string(), tally.summary()))
+            .collect()
+    }
+}
+
+/// Waits for SIGINT or SIGTERM.
+pub(crate) async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+impl std::fmt::Display for LaneArg {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Reliable => "reliable",
+            Self::Unreliable => "unreliable",
+        })
+    }
+}
+
+impl std::fmt::Display for PolicyArg {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Any => "any",
+            Self::Relay => "relay",
+            Self::Direct => "direct",
+        })
+    }
+}

@@ -1,0 +1,132 @@
+//! Tells events: as JSON for scripts, as lines for people.
+
+use std::io::Write;
+use std::time::Instant;
+
+use tombolo_client::LinkState;
+
+use super::event::{Event, Summary, state_word, via_word};
+use crate::output::{Style, json, line_of_text};
+
+/// Speaks for a device; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Speaker {
+    style: Style,
+    started: Instant,
+}
+
+impl Speaker {
+    pub(crate) fn new(style: Style) -> Self {
+        Self {
+            style,
+            started: Instant::now(),
+        }
+    }
+
+    /// Tells an event. Without a listener there is nothing more to do, so the process ends.
+    pub(crate) fn tell(&self, event: &Event) {
+        let told = match self.style {
+            Style::Json => json(event),
+            Style::Person => self.tell_person(event),
+        };
+        if told.is_err() {
+            std::process::exit(1);
+        }
+    }
+
+    /// Says on standard error what does not fit into events.
+    pub(crate) fn complain(&self, what: &str) {
+        // With standard error closed there is nobody to tell.
+        _ = writeln!(std::io::stderr().lock(), "tombolo: {what}");
+    }
+
+    fn tell_person(&self, event: &Event) -> std::io::Result<()> {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let text = match event {
+            Event::Session { node, transport } => format!("connected to {node} over {transport}"),
+            Event::Nat {
+                mapping,
+                filtering,
+                public,
+            } => {
+                let public: Vec<_> = public.iter().map(ToString::to_string).collect();
+                let public = if public.is_empty() {
+                    "none".into()
+                } else {
+                    public.join(", ")
+                };
+                format!("NAT: {mapping} mapping, {filtering} filtering; public {public}")
+            }
+            Event::Joined { room, members } => format!("in room {room}: {}", members.join(", ")),
+            Event::Left { user, reason } => format!("{user} is gone: {reason}"),
+            Event::Peer {
+                user,
+                state,
+                remote,
+                rtt_ms,
+                ..
+            } => {
+                let way = remote
+                    .map(|remote| format!(" via {remote}"))
+                    .unwrap_or_default();
+                let rtt = rtt_ms
+                    .map(|rtt| format!(", {rtt:.1} ms round trip"))
+                    .unwrap_or_default();
+                format!("{} {user}{way}{rtt}", state_mark(*state))
+            }
+            Event::Recv {
+                user,
+                seq,
+                bytes,
+                via,
+                one_way_ms,
+                ..
+            } => {
+                let via = via_word(*via);
+                format!("{user} → message {seq}, {bytes} bytes, {via}, {one_way_ms:.1} ms")
+            }
+            Event::Why {
+                user,
+                verdict,
+                detail,
+            } => {
+                format!("{user}: {} ({detail})", verdict.as_str())
+            }
+            Event::Summary { peers } => {
+                for (user, summary) in peers {
+                    line_of_text(&summary_text(user, summary))?;
+                }
+                return Ok(());
+            }
+        };
+        line_of_text(&format!("{seconds:8.3}  {text}"))
+    }
+}
+
+fn state_mark(state: LinkState) -> String {
+    let mark = match state {
+        LinkState::Connecting => "…",
+        LinkState::Relayed => "◐",
+        LinkState::Direct => "●",
+        LinkState::Lost => "○",
+    };
+    format!("{mark} {}", state_word(state))
+}
+
+fn summary_text(user: &str, summary: &Summary) -> String {
+    let ms =
+        |value: Option<f64>| value.map_or("never".to_owned(), |value| format!("{value:.1} ms"));
+    format!(
+        "{user}: {} sent; {} received, {} lost, {} duplicated, {} reordered; first byte {}, \
+         direct {}, longest gap {}, round trip {}",
+        summary.sent,
+        summary.received,
+        summary.lost,
+        summary.duplicated,
+        summary.reordered,
+        ms(summary.first_byte_ms),
+        ms(summary.direct_ms),
+        ms(summary.longest_gap_ms),
+        ms(summary.rtt_ms.p50),
+    )
+}

@@ -1,0 +1,163 @@
+//! Counts what was sent and received, per peer.
+
+use std::time::{Duration, Instant};
+
+use super::event::{Quantiles, Summary};
+use crate::output::ms;
+
+/// Numbers far above those seen are not of this run, and would cost memory.
+const SEQ_AHEAD_MAX: u64 = 1 << 24;
+
+/// The account of one peer.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    started: Instant,
+    sent: u64,
+    /// One bit per number received, from 1.
+    seen: Vec<u64>,
+    highest: u64,
+    received: u64,
+    duplicated: u64,
+    reordered: u64,
+    first_byte: Option<Duration>,
+    direct: Option<Duration>,
+    last_received: Option<Instant>,
+    longest_gap: Option<Duration>,
+    rtts: Vec<Duration>,
+    last_change: Instant,
+}
+
+impl Tally {
+    /// Starts at the moment of connecting.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            started: now,
+            sent: 0,
+            seen: Vec::new(),
+            highest: 0,
+            received: 0,
+            duplicated: 0,
+            reordered: 0,
+            first_byte: None,
+            direct: None,
+            last_received: None,
+            longest_gap: None,
+            rtts: Vec::new(),
+            last_change: now,
+        }
+    }
+
+    /// The number for the next message.
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.sent + 1
+    }
+
+    pub(crate) fn on_sent(&mut self, now: Instant) {
+        self.sent += 1;
+        self.last_change = now;
+    }
+
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// When a message was last sent or received.
+    pub(crate) fn last_change(&self) -> Instant {
+        self.last_change
+    }
+
+    pub(crate) fn on_received(&mut self, now: Instant, seq: u64) {
+        self.last_change = now;
+        self.first_byte
+            .get_or_insert(now.duration_since(self.started));
+        if let Some(last) = self.last_received.replace(now) {
+            let gap = now.duration_since(last);
+            self.longest_gap = Some(self.longest_gap.map_or(gap, |longest| longest.max(gap)));
+        }
+        if seq == 0 || seq > self.highest + SEQ_AHEAD_MAX {
+            return;
+        }
+        if !self.mark(seq) {
+            self.duplicated += 1;
+            return;
+        }
+        self.received += 1;
+        if seq < self.highest {
+            self.reordered += 1;
+        }
+        self.highest = self.highest.max(seq);
+    }
+
+    pub(crate) fn on_direct(&mut self, now: Instant) {
+        self.direct.get_or_insert(now.duration_since(self.started));
+    }
+
+    pub(crate) fn on_rtt(&mut self, rtt: Duration) {
+        self.rtts.push(rtt);
+    }
+
+    pub(crate) fn summary(&self) -> Summary {
+        let mut rtts = self.rtts.clone();
+        rtts.sort_unstable();
+        Summary {
+            sent: self.sent,
+            received: self.received,
+            lost: self.highest - self.received,
+            duplicated: self.duplicated,
+            reordered: self.reordered,
+            first_byte_ms: self.first_byte.map(ms),
+            direct_ms: self.direct.map(ms),
+            longest_gap_ms: self.longest_gap.map(ms),
+            rtt_ms: Quantiles {
+                p50: quantile(&rtts, 50),
+                p99: quantile(&rtts, 99),
+            },
+        }
+    }
+
+    /// Notes a number; false when it was noted before.
+    fn mark(&mut self, seq: u64) -> bool {
+        let index = usize::try_from(seq / 64).expect("bounded by SEQ_AHEAD_MAX at each step");
+        if index >= self.seen.len() {
+            self.seen.resize(index + 1, 0);
+        }
+        let bit = 1 << (seq % 64);
+        let is_new = self.seen[index] & bit == 0;
+        self.seen[index] |= bit;
+        is_new
+    }
+}
+
+fn quantile(sorted: &[Duration], percent: usize) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    Some(ms(sorted[last * percent / 100]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_repetitions_and_reordering_are_told_apart() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut tally = Tally::new(start);
+        for (millis, seq) in [(10, 1), (20, 2), (50, 5), (60, 4), (61, 4)] {
+            tally.on_received(at(millis), seq);
+        }
+        let summary = tally.summary();
+        assert_eq!((summary.received, summary.lost), (4, 1), "3 is missing");
+        assert_eq!((summary.duplicated, summary.reordered), (1, 1));
+        assert_eq!(summary.first_byte_ms, Some(10.0));
+        assert_eq!(summary.longest_gap_ms, Some(30.0));
+    }
+
+    #[test]
+    fn wild_numbers_cost_no_memory() {
+        let mut tally = Tally::new(Instant::now());
+        tally.on_received(Instant::now(), u64::MAX);
+        tally.on_received(Instant::now(), 0);
+        assert_eq!(tally.summary().received, 0);
+        assert!(tally.seen.is_empty());
+    }
+}

@@ -1,0 +1,70 @@
+//! `tombolo serve`: a node.
+
+use anyhow::Context as _;
+use serde::Serialize;
+use tombolo_node::{Cidr, Node, NodeBuilder};
+
+use crate::cli::ServeArgs;
+use crate::output::{Style, json, line_of_text};
+use crate::peer::interrupted;
+
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Event<'a> {
+    Ready {
+        url: String,
+        stun: &'a [String],
+        turn: &'a [String],
+        http: &'a str,
+    },
+}
+
+/// Runs a node until SIGINT or SIGTERM.
+pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
+    let node = builder(&args)?.start().await?;
+    let ready = node.ready();
+    match Style::of(args.json) {
+        Style::Json => json(&Event::Ready {
+            url: ready.url.to_string(),
+            stun: &ready.stun,
+            turn: &ready.turn,
+            http: &ready.http,
+        })?,
+        Style::Person => {
+            line_of_text("The node serves. Devices connect with:")?;
+            line_of_text(&format!("\n  --server '{}'\n", ready.url))?;
+            line_of_text(&format!("HTTP  {}", ready.http))?;
+            line_of_text(&format!("STUN  {}", ready.stun.join("  ")))?;
+            line_of_text(&format!("TURN  {}", ready.turn.join("  ")))?;
+            line_of_text("\nDevelopment mode: anybody gets a token. End with Ctrl-C.")?;
+        }
+    }
+    interrupted().await;
+    node.shutdown().await;
+    Ok(())
+}
+
+fn builder(args: &ServeArgs) -> anyhow::Result<NodeBuilder> {
+    anyhow::ensure!(
+        args.dev,
+        "only development nodes can be served yet: give --dev, and keep it off the internet"
+    );
+    let mut builder = Node::builder()
+        .dev()
+        .port(args.port)
+        .turn_port(args.turn_port)
+        .turns_port(args.turns_port);
+    for ip in &args.listen {
+        builder = builder.listen(*ip);
+    }
+    if let Some(ip) = args.public {
+        builder = builder.public(ip);
+    }
+    for network in &args.allow_peer {
+        let cidr: Cidr = network
+            .parse()
+            .with_context(|| format!("--allow-peer {network}: not a range such as 10.0.0.0/8"))?;
+        builder = builder.allow_peer(cidr);
+    }
+    Ok(builder)
+}
