@@ -172,7 +172,7 @@ impl Chaos {
             }
             is_complete &= agent.stats().events_dropped == 0;
         }
-        let is_inspected = self.rng.next_u32() % 8 == 0;
+        let is_inspected = self.rng.next_u32().is_multiple_of(8);
         for peer in 0..4 {
             let Some(route) = agent.route(PeerId(peer)) else {
                 continue;

@@ -31,6 +31,25 @@ fn two_cones_are_direct_within_one_and_a_half_rtt_and_20_ms() {
 }
 
 #[test]
+fn addresses_that_lead_nowhere_do_not_delay_the_one_that_works() {
+    let mut world = World::new(1, Nat::PortRestricted, Nat::PortRestricted);
+    for side in [Side::A, Side::B] {
+        let mut config = world.peer_config(side);
+        for n in 0..6 {
+            let address = ([172, 16, 0, n], 5000).into();
+            config
+                .candidates
+                .push(Candidate::new(CandidateKind::Host, address));
+        }
+        world.introduce_with(side, config);
+        world.run_for(MS * 30);
+    }
+    // The second introduction was 30 ms ago.
+    let took = world.run_until(MS * 1000, World::both_direct);
+    assert!(took.is_some_and(|took| took + MS * 30 <= GOAL), "{took:?}");
+}
+
+#[test]
 fn every_pair_of_nats_that_can_be_direct_is() {
     use Nat::{FullCone, None, PortRestricted, Restricted, Symmetric};
     let cones = [None, FullCone, Restricted, PortRestricted];
