@@ -71,7 +71,7 @@ pub enum PairState {
     Valid,
     /// Worked, went silent, and has to answer several checks in a row before it is used again.
     Suspected,
-    /// Not checked any more, since another path is in use and this one never answered.
+    /// Not checked: another path is in use and this one does not answer, or the policy forbids it.
     Dormant,
 }
 

@@ -8,7 +8,8 @@ use tombolo_stun::ErrorCode;
 use crate::pair::Pair;
 use crate::peer::Peer;
 use crate::{
-    CandidateKind, Explanation, Filtering, Mapping, NatBehaviour, PairError, Policy, Route, Verdict,
+    CandidateKind, Explanation, Filtering, Mapping, NatBehaviour, PairError, PairState, Policy,
+    Route, Verdict,
 };
 
 impl Peer {
@@ -21,6 +22,11 @@ impl Peer {
             .iter()
             .map(|(address, pair)| pair.report(self.route == Route::Direct(*address)))
             .collect();
+        if self.policy == Policy::Relay {
+            pairs
+                .iter_mut()
+                .for_each(|report| report.state = PairState::Dormant);
+        }
         pairs.sort_by_key(|report| {
             let priority = self
                 .pairs

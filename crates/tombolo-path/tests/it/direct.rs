@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tombolo_path::{
-    Candidate, CandidateKind, Event, Filtering, Mapping, NatBehaviour, PeerConfig, Policy, Route,
-    Verdict,
+    Candidate, CandidateKind, Event, Filtering, Mapping, NatBehaviour, PairState, PeerConfig,
+    Policy, Route, Verdict,
 };
 
 use crate::world::{MS, Nat, PEER, Side, World};
@@ -235,6 +235,7 @@ fn the_policy_relay_sends_nothing_and_answers_nothing() {
     let now = world.now();
     let explanation = world.device(Side::A).agent.explain(now, PEER).unwrap();
     assert_eq!(explanation.verdict, Verdict::RelayedByPolicy);
+    assert_eq!(explanation.pairs[0].state, PairState::Dormant);
     let explanation = world.device(Side::B).agent.explain(now, PEER).unwrap();
     assert_eq!(explanation.verdict, Verdict::ChecksUnanswered);
 }
