@@ -96,12 +96,11 @@ fn generated_code(what: Generated) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The folder of the repository.
+/// The folder of the repository: of the one that is run, should two share a folder for builds.
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .map(Path::to_owned)
-        .unwrap_or_default()
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR");
+    let folder = manifest.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    folder.parent().map(Path::to_owned).unwrap_or_default()
 }
 
 /// The cargo that runs this program, so that its children use the same tool chain.
