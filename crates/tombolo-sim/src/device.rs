@@ -93,8 +93,8 @@ struct Peer {
     route: Route,
     next_sequence: u64,
     stream: Option<Stream>,
-    /// When something arrived last, or sending began.
-    last_heard: Instant,
+    /// When a message was acknowledged last, or sending began.
+    last_acked: Instant,
     record: PeerRecord,
 }
 
@@ -270,7 +270,9 @@ impl DeviceHost {
             self.stats.unknown_peer += 1;
             return;
         };
-        peer.last_heard = now;
+        if packet.kind == DataKind::Ack {
+            peer.last_acked = now;
+        }
         if let Route::Direct(from) = via {
             let id = PeerId(packet.from.0 as u64);
             self.agent.handle_received(now, id, from);
@@ -447,7 +449,11 @@ impl DeviceHost {
                 client::Event::Failed(_) | client::Event::Expired => {
                     self.allocates_at = Some(now + ALLOCATE_PAUSE);
                 }
-                _ => {}
+                client::Event::Closed
+                | client::Event::ChannelBound(_)
+                | client::Event::PeerRefused { .. }
+                | client::Event::CredentialsRefused
+                | _ => {}
             }
         }
         while let Some(bytes) = self.turn.client.poll_transmit() {
@@ -561,14 +567,14 @@ impl DeviceHost {
             };
             stream.next += stream.interval;
             if !is_introduced {
-                peer.last_heard = now;
+                peer.last_acked = now;
                 continue;
             }
             due.push((*host, peer.next_sequence));
             peer.next_sequence += 1;
-            if now - peer.last_heard >= DEAF_AFTER {
+            if now - peer.last_acked >= UNACKED_MAX {
                 // No route carries: perhaps the NAT has moved us.
-                peer.last_heard = now;
+                peer.last_acked = now;
                 self.probes_at = now;
             }
         }
@@ -703,7 +709,7 @@ impl Peer {
             route: Route::Relay,
             next_sequence: 0,
             stream: None,
-            last_heard: now,
+            last_acked: now,
             record: PeerRecord::default(),
         }
     }
@@ -723,7 +729,7 @@ fn probe(config: &DeviceConfig, seed: [u8; 32], now: Instant) -> NatProbe {
 const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 /// How soon it looks after a direct path was lost.
 const PROBE_AFTER_LOSS: Duration = Duration::from_millis(50);
-/// How long it sends without hearing anything before it looks.
-const DEAF_AFTER: Duration = Duration::from_secs(2);
+/// How long it sends without an acknowledgement before it looks.
+const UNACKED_MAX: Duration = Duration::from_secs(2);
 const ALLOCATE_PAUSE: Duration = Duration::from_secs(1);
 const GENERATIONS_MAX: u16 = 100;

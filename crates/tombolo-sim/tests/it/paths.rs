@@ -172,6 +172,37 @@ fn devices_that_may_only_use_the_relay_never_show_their_addresses() {
 }
 
 #[test]
+fn nats_that_map_anew_for_every_check_are_not_chased_forever() {
+    // Each check makes a new mapping, is let in, and looks like a new address of the peer, which is
+    // worth a check, which makes a new mapping …
+    let nat = NatConfig::symmetric();
+    let nat = NatConfig {
+        filtering: Behaviour::EndpointIndependent,
+        ..nat
+    };
+    let link = LinkConfig::new(millis(40));
+    let access = Access::behind(nat).with_link(link);
+    let mut scene = Scene::new(seed!(), access.clone(), access);
+    scene.connect();
+    scene.run_for(Duration::from_secs(10));
+    let checks = |scene: &Scene| {
+        scene
+            .directions()
+            .map(|(device, _)| scene.device_at(device).agent().stats().checks_sent)
+    };
+    let before = checks(&scene);
+    scene.run_for(Duration::from_secs(10));
+    let after = checks(&scene);
+    for (before, after) in before.into_iter().zip(after) {
+        let sent = after - before;
+        assert!(
+            sent <= 200,
+            "{sent} checks in ten seconds, after {before} in the first ten"
+        );
+    }
+}
+
+#[test]
 fn routers_that_claim_unsolicited_packets_leave_the_relay_at_least() {
     for seed in seed!().several(10) {
         let nat = NatConfig::port_restricted().with_unsolicited(Unsolicited::Claim);
