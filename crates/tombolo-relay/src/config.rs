@@ -51,6 +51,9 @@ pub struct RelayConfig {
     pub first_frame_timeout: Duration,
     /// Silence after which a TCP or TLS connection without an allocation is closed.
     pub idle_timeout: Duration,
+    /// Time in which a TCP or TLS client must take what is written to it, at most about 64 KiB at
+    /// once; then its connection is closed.
+    pub write_timeout: Duration,
 }
 
 impl Default for RelayConfig {
@@ -75,6 +78,7 @@ impl Default for RelayConfig {
             connections_per_source_max: 128,
             first_frame_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(10),
         }
     }
 }

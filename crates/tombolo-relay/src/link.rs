@@ -178,15 +178,15 @@ impl ConnectionQueue {
         Arc::clone(&self.state)
     }
 
-    /// Waits for frames and puts what is there, up to about 64 KiB, into `buffer`. `false` when the
-    /// shard has let go of the connection.
-    pub(crate) async fn next(&mut self, buffer: &mut Vec<u8>) -> bool {
+    /// Waits for a frame and puts it into `buffer`, then others that wait too until there are
+    /// `enough` bytes. `false` when the shard has let go of the connection.
+    pub(crate) async fn next(&mut self, buffer: &mut Vec<u8>, enough: usize) -> bool {
         buffer.clear();
         let Some(frame) = self.queue.recv().await else {
             return false;
         };
         buffer.extend_from_slice(&frame);
-        while buffer.len() < WRITE_BYTES
+        while buffer.len() < enough
             && let Ok(frame) = self.queue.try_recv()
         {
             buffer.extend_from_slice(&frame);
@@ -206,5 +206,3 @@ const FRAMES_MAX: usize = 1024;
 const QUEUE_FRAMES_MAX: usize = 1024;
 /// Bytes that may wait for one connection.
 const QUEUE_BYTES_MAX: usize = 512 * 1024;
-/// Bytes after which what waits is written before more is taken.
-const WRITE_BYTES: usize = 64 * 1024;

@@ -72,6 +72,7 @@ impl Relay {
             connections_per_source_max: config.connections_per_source_max,
             first_frame_timeout: config.first_frame_timeout,
             idle_timeout: config.idle_timeout,
+            write_timeout: config.write_timeout,
             counters: Arc::clone(&stream_counters),
         })?;
         let addrs = listeners.addrs;

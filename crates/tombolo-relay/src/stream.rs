@@ -49,6 +49,8 @@ pub(crate) struct StreamsConfig {
     pub(crate) first_frame_timeout: Duration,
     /// Silence after which a connection without allocation is closed.
     pub(crate) idle_timeout: Duration,
+    /// Time for one write.
+    pub(crate) write_timeout: Duration,
     pub(crate) counters: Arc<StreamCounters>,
 }
 

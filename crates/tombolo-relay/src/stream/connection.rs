@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 use tombolo_stun::stream::frame_len;
-use tombolo_turn::server::FiveTuple;
+use tombolo_turn::server::{FiveTuple, Transport};
 use tracing::debug;
 
 use super::StreamsConfig;
@@ -26,13 +26,23 @@ pub(super) async fn run(
         return;
     }
     let (reader, writer) = tokio::io::split(stream);
+    let writing = Writing {
+        timeout: config.write_timeout,
+        // Each write makes a TLS record, and clients are about that do not look for a second frame in
+        // a record until the next one comes.
+        enough: if tuple.transport == Transport::Tls {
+            0
+        } else {
+            WRITE_BYTES
+        },
+    };
     let idle = Idle {
         timeout: config.idle_timeout,
         state: queue.state(),
     };
     let end = tokio::select! {
         end = read(shard, tuple, reader, deadline, idle) => end,
-        end = write(queue, writer) => end,
+        end = write(queue, writer, writing) => end,
     };
     match end {
         End::Closed => {}
@@ -48,6 +58,13 @@ pub(super) async fn run(
 struct Idle {
     timeout: Duration,
     state: Arc<ConnectionState>,
+}
+
+/// How frames are written.
+struct Writing {
+    timeout: Duration,
+    /// Bytes after which no further frame goes into the same write.
+    enough: usize,
 }
 
 /// Why a connection ended.
@@ -102,14 +119,18 @@ async fn read(
     }
 }
 
-async fn write(mut queue: ConnectionQueue, mut writer: impl AsyncWrite + Unpin) -> End {
+async fn write(
+    mut queue: ConnectionQueue,
+    mut writer: impl AsyncWrite + Unpin,
+    writing: Writing,
+) -> End {
     let mut buffer = Vec::new();
-    while queue.next(&mut buffer).await {
+    while queue.next(&mut buffer, writing.enough).await {
         let write = async {
             writer.write_all(&buffer).await?;
             writer.flush().await
         };
-        match timeout(STALL_TIMEOUT, write).await {
+        match timeout(writing.timeout, write).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return End::Closed,
             Err(_) => return End::SlowReader,
@@ -126,5 +147,5 @@ fn shard_of(config: &StreamsConfig, tuple: FiveTuple) -> &ShardLink {
 
 /// Room made for each read.
 const READ_BYTES: usize = 8 * 1024;
-/// Time for one write of at most about 64 KiB.
-const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of small frames that go into one write.
+const WRITE_BYTES: usize = 64 * 1024;

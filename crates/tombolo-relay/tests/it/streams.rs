@@ -119,6 +119,34 @@ fn a_connection_that_is_not_turn_is_closed() {
 }
 
 #[test]
+fn a_client_that_stops_reading_loses_packets_and_then_its_connection() {
+    let config = RelayConfig {
+        write_timeout: Duration::from_millis(100),
+        ..relay_config(v4())
+    };
+    let relay = Relay::bind(config).expect("there are free ports");
+    let mut deaf = Device::tcp(&relay, "alice");
+    let mut sender = Device::udp(&relay, "bob");
+    let (at_deaf, at_sender) = (deaf.allocate(), sender.allocate());
+    deaf.bind(at_sender);
+    sender.bind(at_deaf);
+    wait_until(|| {
+        for _ in 0..100 {
+            sender.send(at_deaf, &[7; 1200]);
+        }
+        relay.stats().streams.slow_readers == 1
+    });
+    let stats = relay.stats();
+    let dropped: u64 = stats
+        .shards
+        .iter()
+        .map(|s| s.io.stream_frames_dropped)
+        .sum();
+    assert!(dropped > 0, "{stats:?}");
+    Device::tcp(&relay, "alice").allocate();
+}
+
+#[test]
 fn a_failed_handshake_is_counted() {
     let (tls, _) = certificate();
     let config = RelayConfig {
@@ -184,7 +212,7 @@ fn wait_for(relay: &Relay, is_true: impl Fn(&StreamStats) -> bool) {
 }
 
 #[track_caller]
-fn wait_until(is_true: impl Fn() -> bool) {
+fn wait_until(mut is_true: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_true() {
         assert!(start.elapsed() < PATIENCE, "it did not happen");
