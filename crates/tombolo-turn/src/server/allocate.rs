@@ -51,18 +51,16 @@ pub(super) struct Reservation {
 /// What a client wants, free of contradictions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wish {
-    One(AddressFamily),
-    Even(AddressFamily),
+    One(AddressFamily, Parity),
     EvenAndNext(AddressFamily),
-    Both,
+    Both(Parity),
     Reserved(ReservationToken),
 }
 
 /// One port to bind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    Any(AddressFamily),
-    Even(AddressFamily),
+    One(AddressFamily, Parity),
     /// The port after the last one, to be reserved.
     Next,
 }
@@ -189,20 +187,17 @@ impl Server {
     ) -> Result<(), Rejection> {
         let mut bound = Vec::new();
         let steps: VecDeque<Step> = match wish {
-            Wish::One(family) => [Step::Any(family)].into(),
-            Wish::Even(family) => [Step::Even(family)].into(),
-            Wish::EvenAndNext(family) => [Step::Even(family), Step::Next].into(),
-            Wish::Both => [Step::Any(AddressFamily::V4), Step::Any(AddressFamily::V6)].into(),
+            Wish::One(family, parity) => [Step::One(family, parity)].into(),
+            Wish::EvenAndNext(family) => [Step::One(family, Parity::Even), Step::Next].into(),
+            Wish::Both(parity) => BOTH.map(|family| Step::One(family, parity)).into(),
             Wish::Reserved(token) => {
                 bound.push(self.redeem(now, token, &identity)?);
                 VecDeque::new()
             }
         };
-        let families = steps.iter().filter_map(|step| step.family());
-        let missing = families
-            .filter(|family| self.relay_ip(*family).is_none())
-            .count();
-        if missing > 0 && wish != Wish::Both || missing == 2 {
+        let mut families = steps.iter().filter_map(|step| step.family());
+        let is_hopeless = families.all(|family| self.relay_ip(family).is_none());
+        if !steps.is_empty() && is_hopeless {
             return Err(Refusal::FamilyUnsupported.into());
         }
         self.use_quota(&identity.user);
@@ -238,7 +233,7 @@ impl Server {
             }
             pending.tries_left = match step {
                 Step::Next => pending.tries_left,
-                Step::Any(_) | Step::Even(_) => 0,
+                Step::One(_, _) => 0,
             };
             self.retry(now, &mut pending);
         }
@@ -252,8 +247,7 @@ impl Server {
     fn choose(&mut self, now: Instant, step: Step, pending: &Pending) -> Option<RelayAddr> {
         let (family, parity) = match step {
             Step::Next => return self.ports.choose_next(*pending.bound.last()?),
-            Step::Any(family) => (family, Parity::Any),
-            Step::Even(family) => (family, Parity::Even),
+            Step::One(family, parity) => (family, parity),
         };
         let ip = self.relay_ip(family)?;
         self.ports.choose(now, &mut self.rng, ip, parity)
@@ -266,20 +260,19 @@ impl Server {
             if pending.steps.front() == Some(&Step::Next)
                 && let Some(even) = pending.bound.pop()
             {
-                pending
-                    .steps
-                    .push_front(Step::Even(AddressFamily::of(even.0.ip())));
+                let family = AddressFamily::of(even.0.ip());
+                pending.steps.push_front(Step::One(family, Parity::Even));
                 self.release(now, even);
             }
             return;
         }
-        match pending.steps.pop_front() {
+        match (pending.steps.pop_front(), pending.steps.front()) {
             // One family of two may be missing.
-            Some(Step::Any(family)) => {
+            (Some(Step::One(family, _)), None | Some(Step::One(_, _))) => {
                 pending.failed = Some(family);
                 pending.tries_left = BIND_TRIES;
             }
-            Some(Step::Even(_) | Step::Next) | None => {
+            (Some(Step::One(_, _)), Some(Step::Next)) | (Some(Step::Next) | None, _) => {
                 pending.steps.clear();
                 for relay in std::mem::take(&mut pending.bound) {
                     self.release(now, relay);
@@ -431,19 +424,15 @@ impl Wish {
             (Some(token), None, None, None) => Ok(Self::Reserved(token)),
             // 6. to 8. A second family is IPv6, besides the IPv4 that goes without saying, and
             // no port can be reserved then.
-            (None, None, Some(AdditionalAddressFamily(AddressFamily::V6)), None) => Ok(Self::Both),
-            (None, family, None, None) => Ok(Self::One(family_or_v4(family))),
-            (
-                None,
-                family,
-                None,
-                Some(EvenPort {
-                    reserve_next: false,
-                }),
-            ) => Ok(Self::Even(family_or_v4(family))),
+            (None, None, Some(AdditionalAddressFamily(AddressFamily::V6)), even)
+                if even != Some(EvenPort { reserve_next: true }) =>
+            {
+                Ok(Self::Both(parity_of(even)))
+            }
             (None, family, None, Some(EvenPort { reserve_next: true })) => {
                 Ok(Self::EvenAndNext(family_or_v4(family)))
             }
+            (None, family, None, even) => Ok(Self::One(family_or_v4(family), parity_of(even))),
             _ => Err(Refusal::RequestBad.into()),
         }
     }
@@ -454,7 +443,7 @@ impl Wish {
     fn quota(self) -> usize {
         match self {
             Self::Reserved(_) => 0,
-            Self::One(_) | Self::Even(_) | Self::Both => 1,
+            Self::One(_, _) | Self::Both(_) => 1,
             Self::EvenAndNext(_) => 2,
         }
     }
@@ -463,7 +452,7 @@ impl Wish {
 impl Step {
     fn family(self) -> Option<AddressFamily> {
         match self {
-            Self::Any(family) | Self::Even(family) => Some(family),
+            Self::One(family, _) => Some(family),
             Self::Next => None,
         }
     }
@@ -495,6 +484,10 @@ fn family_or_v4(family: Option<RequestedAddressFamily>) -> AddressFamily {
     family.map_or(AddressFamily::V4, |RequestedAddressFamily(family)| family)
 }
 
+fn parity_of(even: Option<EvenPort>) -> Parity {
+    even.map_or(Parity::Any, |_| Parity::Even)
+}
+
 /// Attributes of an Allocate request. DONT-FRAGMENT is left out, as RFC 8656 §7.2 asks of a
 /// server that cannot set the bit.
 pub(super) const ALLOCATE_ATTRIBUTES: [AttributeType; 5] = [
@@ -505,6 +498,7 @@ pub(super) const ALLOCATE_ATTRIBUTES: [AttributeType; 5] = [
     AttributeType::LIFETIME,
 ];
 
+const BOTH: [AddressFamily; 2] = [AddressFamily::V4, AddressFamily::V6];
 /// RFC 8656 §7.2 asks for at least 30 seconds.
 const RESERVATION_LIFETIME: Duration = Duration::from_secs(30);
 /// How often another port is tried when one is in use elsewhere on the host.

@@ -79,9 +79,9 @@ impl Ports {
         (self.range.contains(&port) && self.taken.insert(next)).then_some(next)
     }
 
-    /// Marks an address as taken that was not chosen here. `false` if it already was.
-    pub(super) fn take(&mut self, relay: RelayAddr) -> bool {
-        self.taken.insert(relay)
+    /// Marks an address as taken that was not chosen here.
+    pub(super) fn take(&mut self, relay: RelayAddr) {
+        self.taken.insert(relay);
     }
 
     /// Gives back an address that nobody ever used.

@@ -63,6 +63,20 @@ fn both_families_can_be_had_at_once() {
 }
 
 #[test]
+fn both_ports_of_two_families_can_be_even() {
+    let mut lab = Lab::new();
+    let reply = lab.allocate_with(client(1), &alice(), |writer| {
+        writer
+            .attribute(&AdditionalAddressFamily(AddressFamily::V6))
+            .attribute(&EvenPort {
+                reserve_next: false,
+            });
+    });
+    assert_eq!(reply.message().all::<XorRelayedAddress>().count(), 2);
+    assert!(lab.bound.iter().all(|relay| relay.0.port() % 2 == 0));
+}
+
+#[test]
 fn one_family_of_two_may_be_missing() {
     let mut lab = Lab::with(|config| config.relay_ip_v6 = None);
     let both = AdditionalAddressFamily(AddressFamily::V6);
