@@ -6,8 +6,11 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 use tombolo_wire::v1;
 
-/// More addresses help nothing.
-const SERVERS_MAX: usize = 8;
+/// Servers of a welcome, and addresses of one name, that are looked at.
+const SERVERS_MAX: usize = 16;
+/// URIs of one server that are looked at: a node may have several addresses, each with several
+/// transports.
+const URIS_MAX: usize = 64;
 
 /// A TURN server behind TLS.
 #[derive(Clone, Debug)]
@@ -46,7 +49,7 @@ impl IceConfig {
                 config.username.clone_from(&server.username);
                 config.password.clone_from(&server.credential);
             }
-            for url in server.urls.iter().take(SERVERS_MAX) {
+            for url in server.urls.iter().take(URIS_MAX) {
                 match Uri::parse(url) {
                     Some(uri) => config.add(&uri).await,
                     None => tracing::warn!(%url, "not a STUN or TURN URI: left out"),

@@ -172,7 +172,7 @@ impl Paths {
         tracing::debug!(peer = self.peer.0, %address, id = %path.id(), "direct path up");
         self.tell_place(Some(path.clone()));
         let old = self.direct.replace((path, address));
-        self.net.set_path(self.peer, Some(address));
+        self.net.set_path(self.peer, address);
         self.set_relay(PathStatus::Backup);
         if let Some((old, _)) = old {
             // It may be closed already, by the peer.
@@ -188,7 +188,7 @@ impl Paths {
         self.tell_place(None);
         self.set_relay(PathStatus::Available);
         _ = path.close();
-        self.net.set_path(self.peer, None);
+        self.net.abandon_path(self.peer, address);
         self.net.reinject(self.peer);
     }
 

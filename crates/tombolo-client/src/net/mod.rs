@@ -196,8 +196,13 @@ impl Net {
         self.lock().is_direct_blocked = is_blocked;
     }
 
-    pub(crate) fn set_path(&self, id: PeerId, path: Option<SocketAddr>) {
+    pub(crate) fn set_path(&self, id: PeerId, path: SocketAddr) {
         self.drive(|state, now| state.set_path(now, id, path));
+    }
+
+    /// Tells that QUIC's direct path was closed, by either end.
+    pub(crate) fn abandon_path(&self, id: PeerId, path: SocketAddr) {
+        self.drive(|state, now| state.abandon_path(now, id, path));
     }
 
     pub(crate) fn reinject(&self, id: PeerId) {
@@ -405,6 +410,7 @@ impl Net {
             }
         }
         let Some(server) = ice.turn_tls.iter().find(|server| has_route(server.address)) else {
+            tracing::warn!("no relay: UDP does not answer, and the node offers no TURN over TLS");
             return;
         };
         tracing::info!(server = %server.address, "UDP does not answer: TURN over TLS");

@@ -280,19 +280,27 @@ impl State {
         self.collect();
     }
 
-    /// Tells that QUIC's direct path is up at `path`, or that there is none any more.
-    pub(crate) fn set_path(&mut self, now: Instant, id: PeerId, path: Option<SocketAddr>) {
+    /// Tells that QUIC's direct path is up at `address`.
+    pub(crate) fn set_path(&mut self, now: Instant, id: PeerId, address: SocketAddr) {
+        let address = canonical(address);
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        let path = path.map(canonical);
-        peer.path = path;
-        if let Some(address) = path {
-            peer.last_path = Some(address);
-            self.agent.handle_adopted(now, id, address);
-            self.note_address(id, address);
-            self.collect();
-        }
+        peer.path = Some(address);
+        peer.last_path = Some(address);
+        self.agent.handle_adopted(now, id, address);
+        self.note_address(id, address);
+        self.collect();
+    }
+
+    /// Tells that QUIC's direct path to `address` was closed, by either end.
+    pub(crate) fn abandon_path(&mut self, now: Instant, id: PeerId, address: SocketAddr) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        peer.path = None;
+        self.agent.handle_abandoned(now, id, address);
+        self.collect();
     }
 
     /// By which way the peer's last packet came.
