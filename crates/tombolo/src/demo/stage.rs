@@ -69,7 +69,7 @@ impl Stage {
         thread::scope(|scope| {
             let node = scope.spawn(|| {
                 self.at(Lab::node, || {
-                    run_node(self.node_ip(), &url_tx, node_stopped)
+                    run_node(&self.node_ips(), &url_tx, node_stopped)
                 })
             });
             let Ok(url) = url.recv() else {
@@ -136,9 +136,15 @@ impl Stage {
         })
     }
 
-    fn node_ip(&self) -> IpAddr {
-        let lab_ip = self.lab.as_ref().and_then(|lab| lab.node().ipv4());
-        lab_ip.unwrap_or(Ipv4Addr::LOCALHOST.into())
+    /// Two addresses in the lab, so that devices can measure how their NAT filters.
+    fn node_ips(&self) -> Vec<IpAddr> {
+        match &self.lab {
+            Some(lab) => {
+                let all = lab.node().addresses().iter();
+                all.copied().filter(IpAddr::is_ipv4).collect()
+            }
+            None => vec![Ipv4Addr::LOCALHOST.into()],
+        }
     }
 
     /// Runs `f` inside a host of the lab, or right here.
@@ -155,21 +161,15 @@ impl Stage {
 }
 
 fn run_node(
-    ip: IpAddr,
+    ips: &[IpAddr],
     url: &std::sync::mpsc::Sender<String>,
     stopped: oneshot::Receiver<()>,
 ) -> anyhow::Result<()> {
     runtime()?.block_on(async {
         let everybody: Cidr = "0.0.0.0/0".parse().context("a range")?;
-        let node = Node::builder()
-            .dev()
-            .listen(ip)
-            .allow_peer(everybody)
-            .port(0)
-            .turn_port(0)
-            .turns_port(0)
-            .start()
-            .await?;
+        let builder = Node::builder().dev().allow_peer(everybody);
+        let builder = builder.port(0).turn_port(0).turns_port(0);
+        let node = ips.iter().fold(builder, |builder, ip| builder.listen(*ip)).start().await?;
         url.send(node.ready().url.to_string())?;
         // An error means that the director is gone, which ends the play as well.
         _ = stopped.await;
