@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use noq::Endpoint;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -11,6 +12,7 @@ use tombolo_services::Services;
 
 use crate::config::GatewayConfig;
 use crate::error::BindError;
+use crate::quic::WatchedRuntime;
 use crate::shared::{Phase, Shared};
 use crate::stats::Stats;
 use crate::transport::Farewell;
@@ -22,6 +24,8 @@ pub struct Gateway {
     endpoints: Vec<Endpoint>,
     /// Each ends by itself when the gateway drains.
     accepting: Vec<JoinHandle<()>>,
+    /// Says `None` when all UDP sockets are closed.
+    released: mpsc::Receiver<()>,
     shared: Arc<Shared>,
 }
 
@@ -47,17 +51,19 @@ impl Gateway {
         let for_https = TlsAcceptor::from(Arc::new(tls::for_https(certificates, key)?));
         let pairs = listen::bind_all(&listen, port)?;
         let shared = Arc::new(Shared::new(limits, services, dev_tokens));
+        let (runtime, released) = WatchedRuntime::new();
         let mut gateway = Self {
             addrs: Vec::new(),
             endpoints: Vec::new(),
             accepting: Vec::new(),
+            released,
             shared,
         };
         let shared = &gateway.shared;
         let router = http::router(Arc::clone(shared));
         for pair in pairs {
             let listener = TcpListener::from_std(pair.tcp).map_err(BindError::Runtime)?;
-            let endpoint = quic::endpoint(pair.udp, Arc::clone(&for_quic), &shared.limits)?;
+            let endpoint = quic::endpoint(pair.udp, &for_quic, &shared.limits, runtime.clone())?;
             gateway.addrs.push(pair.addr);
             gateway.endpoints.push(endpoint.clone());
             let (tls, router) = (for_https.clone(), router.clone());
@@ -97,11 +103,11 @@ impl Gateway {
         let _ = timeout(2 * farewell_timeout, self.shared.admission.emptied()).await;
         self.shared.advance(Phase::Closed);
         self.shared.admission.emptied().await;
-        for endpoint in &self.endpoints {
+        for endpoint in self.endpoints.drain(..) {
             let farewell = Farewell::GoingAway;
             endpoint.close(farewell.quic_code(), farewell.reason().as_bytes());
-            let _ = timeout(farewell_timeout, endpoint.wait_idle()).await;
         }
+        let _ = timeout(farewell_timeout, self.released.recv()).await;
     }
 }
 

@@ -1,14 +1,17 @@
 //! Sessions over QUIC: one bidirectional stream that the device opens, and datagrams.
 
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use noq::crypto::rustls::QuicServerConfig;
 use noq::{
-    Connection, Endpoint, EndpointConfig, IdleTimeout, Incoming, RecvStream, SendDatagramError,
-    SendStream, ServerConfig, TransportConfig, VarInt,
+    AsyncTimer, AsyncUdpSocket, Connection, Endpoint, EndpointConfig, IdleTimeout, Incoming,
+    RecvStream, SendDatagramError, SendStream, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tombolo_services::{ConnectionInfo, TransportKind};
 use tombolo_wire::frame::{self, FRAME_BYTES_MAX};
@@ -22,6 +25,42 @@ use crate::error::BindError;
 use crate::shared::Shared;
 use crate::transport::{Farewell, FrameReceiver, FrameSender, ReceiveError, Received, SendError};
 
+/// Tokio, and an eye on who still uses it: the transport's own tasks hold the sockets.
+#[derive(Debug)]
+pub(crate) struct WatchedRuntime {
+    in_use: mpsc::Sender<()>,
+}
+
+impl WatchedRuntime {
+    /// The receiver says `None` when the last user of the runtime is gone, sockets included.
+    pub(crate) fn new() -> (Arc<Self>, mpsc::Receiver<()>) {
+        let (in_use, released) = mpsc::channel(1);
+        (Arc::new(Self { in_use }), released)
+    }
+}
+
+impl noq::Runtime for WatchedRuntime {
+    fn new_timer(&self, at: std::time::Instant) -> Pin<Box<dyn AsyncTimer>> {
+        TokioRuntime.new_timer(at)
+    }
+
+    fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        let in_use = self.in_use.clone();
+        tokio::spawn(async move {
+            future.await;
+            drop(in_use);
+        });
+    }
+
+    fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Box<dyn AsyncUdpSocket>> {
+        TokioRuntime.wrap_udp_socket(socket)
+    }
+
+    fn now(&self) -> std::time::Instant {
+        TokioRuntime.now()
+    }
+}
+
 /// Puts an endpoint on the socket.
 ///
 /// # Errors
@@ -29,10 +68,11 @@ use crate::transport::{Farewell, FrameReceiver, FrameSender, ReceiveError, Recei
 /// The certificate cannot be used with QUIC, or the runtime does not take the socket.
 pub(crate) fn endpoint(
     socket: UdpSocket,
-    tls: Arc<rustls::ServerConfig>,
+    tls: &Arc<rustls::ServerConfig>,
     limits: &Limits,
+    runtime: Arc<WatchedRuntime>,
 ) -> Result<Endpoint, BindError> {
-    let crypto = QuicServerConfig::try_from(tls).map_err(|_| BindError::CipherSuite)?;
+    let crypto = QuicServerConfig::try_from(Arc::clone(tls)).map_err(|_| BindError::CipherSuite)?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     config
         .transport_config(Arc::new(transport_config(limits)?))
@@ -40,13 +80,8 @@ pub(crate) fn endpoint(
         .incoming_buffer_size(INCOMING_BYTES)
         .incoming_buffer_size_total(INCOMING_BYTES_TOTAL);
     let addr = socket.local_addr().map_err(BindError::Runtime)?;
-    Endpoint::new(
-        EndpointConfig::default(),
-        Some(config),
-        socket,
-        Arc::new(noq::TokioRuntime),
-    )
-    .map_err(|source| BindError::Udp { addr, source })
+    Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)
+        .map_err(|source| BindError::Udp { addr, source })
 }
 
 fn transport_config(limits: &Limits) -> Result<TransportConfig, BindError> {
@@ -183,10 +218,8 @@ impl FrameReceiver for QuicReceiver {
                     Ok(Some(bytes)) => self.undecoded = bytes,
                     Ok(None) | Err(_) => return Err(ReceiveError::Lost),
                 },
-                datagram = self.connection.read_datagram() => {
-                    let Ok(bytes) = datagram else {
-                        return Err(ReceiveError::Lost);
-                    };
+                // When the connection is gone the stream still gives what had arrived on it.
+                Ok(bytes) = self.connection.read_datagram() => {
                     let frame = frame::decode_datagram(bytes).map_err(ReceiveError::Offence)?;
                     return Ok(Received::Datagram(frame));
                 }

@@ -35,7 +35,7 @@ pub(crate) struct QuicDevice {
     recv: noq::RecvStream,
     decoder: frame::Decoder,
     undecoded: Bytes,
-    _endpoint: noq::Endpoint,
+    endpoint: noq::Endpoint,
     /// Runs the connection, so that it can vanish without a word.
     runtime: Option<Runtime>,
 }
@@ -102,7 +102,7 @@ impl Server {
             recv,
             decoder: frame::Decoder::new(),
             undecoded: Bytes::new(),
-            _endpoint: endpoint,
+            endpoint,
             runtime: Some(runtime),
         })))
     }
@@ -206,8 +206,8 @@ impl Device {
                     chunk = device.recv.read_chunk(usize::MAX) => {
                         device.undecoded = chunk.ok()??;
                     }
-                    datagram = device.connection.read_datagram() => {
-                        let frame = frame::decode_datagram(datagram.ok()?);
+                    Ok(datagram) = device.connection.read_datagram() => {
+                        let frame = frame::decode_datagram(datagram);
                         return Some(frame.expect("nodes send frames"));
                     }
                 }
@@ -217,8 +217,12 @@ impl Device {
                     Message::Binary(bytes) => {
                         return Some(frame::decode(bytes).expect("nodes send frames"));
                     }
-                    Message::Close(_) => return None,
-                    Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+                    // Reading on answers a close; then there is nothing more to read.
+                    Message::Close(_)
+                    | Message::Text(_)
+                    | Message::Ping(_)
+                    | Message::Pong(_)
+                    | Message::Frame(_) => {}
                 }
             },
         }
@@ -273,6 +277,23 @@ impl Device {
         )
     }
 
+    /// Closes the connection without a goodbye to the session.
+    pub(crate) async fn close(self) {
+        match self {
+            Self::Quic(device) => {
+                device.connection.close(0_u32.into(), b"");
+                device.endpoint.wait_all_draining().await;
+            }
+            Self::WebSocket(mut device) => {
+                device
+                    .socket
+                    .close(None)
+                    .await
+                    .expect("the connection is there");
+            }
+        }
+    }
+
     /// Keeps what the node sees of the connection open, and does nothing any more.
     pub(crate) fn fall_silent(self) -> Option<Box<WebSocketDevice>> {
         match self {
@@ -306,7 +327,6 @@ impl Drop for QuicDevice {
     fn drop(&mut self) {
         // A runtime must not be waited for inside another one.
         if let Some(runtime) = self.runtime.take() {
-            self.connection.close(0_u32.into(), b"");
             runtime.shutdown_background();
         }
     }

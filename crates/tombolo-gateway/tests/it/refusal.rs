@@ -212,7 +212,7 @@ async fn a_full_gateway_refuses_and_recovers() {
     assert!(matches!(read, Ok(0) | Err(_)), "TCP is closed at once");
     assert_eq!(fixture.gateway.stats().refused_full, 2);
 
-    drop(device);
+    device.close().await;
     fixture.stats_when(|stats| stats.sessions_quic == 0).await;
     let mut device = loop {
         // The place is given back a moment after the gauge has fallen.

@@ -42,6 +42,7 @@ async fn the_port_is_free_after_shutdown() {
     for transport in TRANSPORTS {
         let mut device = fixture.connect(transport).await;
         device.hello(&token("alice")).await;
+        device.vanish();
     }
     let port = fixture.server.addr.port();
     fixture.gateway.shutdown().await;

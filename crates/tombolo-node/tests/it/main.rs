@@ -1,5 +1,6 @@
 //! Whole nodes on loopback, seen from outside.
 
 mod https;
+mod introduction;
 mod life;
 mod turn;

@@ -110,18 +110,14 @@ async fn allocate(
         family: Family::V4,
         lifetime: Duration::from_secs(600),
     };
-    let client = Client::new(config, [3; 32], Instant::now());
     let outcome = async {
         match transport {
-            Transport::Udp => over_udp(client, server).await,
+            Transport::Udp => UdpClient::new(config).await.event().await,
             Transport::Tcp => {
-                over_stream(
-                    client,
-                    TcpStream::connect(server).await.expect("it listens"),
-                )
-                .await
+                let tcp = TcpStream::connect(server).await.expect("the relay listens");
+                over_stream(config, tcp).await
             }
-            Transport::Tls => over_stream(client, connect(&node.ready().url, server).await).await,
+            Transport::Tls => over_stream(config, connect(&node.ready().url, server).await).await,
         }
     };
     timeout(PATIENCE, outcome)
@@ -129,29 +125,78 @@ async fn allocate(
         .expect("an outcome in time")
 }
 
-async fn over_udp(mut client: Client, server: SocketAddr) -> Event {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
-    socket.connect(server).await.expect("loopback has a route");
-    let mut buffer = [0; 2048];
-    loop {
-        while let Some(bytes) = client.poll_transmit() {
-            socket.send(&bytes).await.expect("loopback takes it");
+/// A TURN client on a UDP socket of its own.
+pub(crate) struct UdpClient {
+    client: Client,
+    socket: UdpSocket,
+    buffer: Vec<u8>,
+}
+
+impl UdpClient {
+    pub(crate) async fn new(config: Config) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+        socket
+            .connect(config.server)
+            .await
+            .expect("loopback has a route");
+        let client = Client::new(config, SEED, Instant::now());
+        Self {
+            client,
+            socket,
+            buffer: vec![0; 2048],
         }
-        if let Some(event) = client.poll_event() {
-            return event;
-        }
-        let (deadline, _) = client.poll_timeout().expect("something is pending");
-        tokio::select! {
-            received = socket.recv(&mut buffer) => {
-                let bytes = received.expect("the server listens");
-                client.handle_datagram(Instant::now(), &buffer[..bytes]);
+    }
+
+    pub(crate) async fn event(&mut self) -> Event {
+        loop {
+            if let Some(event) = self.client.poll_event() {
+                return event;
             }
-            () = sleep_until(deadline.into()) => client.handle_timeout(Instant::now()),
+            let packet = self.step().await;
+            assert_eq!(packet, None, "nobody sends yet");
+        }
+    }
+
+    /// The next packet from a peer.
+    pub(crate) async fn packet(&mut self) -> (SocketAddr, Vec<u8>) {
+        loop {
+            if let Some(packet) = self.step().await {
+                return packet;
+            }
+        }
+    }
+
+    /// Sends in a Send indication: the server must have a permission already.
+    pub(crate) async fn send_unasked(&mut self, peer: SocketAddr, payload: &[u8]) {
+        let header = self
+            .client
+            .send(Instant::now(), peer, payload.len())
+            .expect("allocated");
+        let packet = [&header[..], payload, &[0; 3][..header.padding()]].concat();
+        self.socket.send(&packet).await.expect("loopback takes it");
+    }
+
+    async fn step(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+        while let Some(bytes) = self.client.poll_transmit() {
+            self.socket.send(&bytes).await.expect("loopback takes it");
+        }
+        let (deadline, _) = self.client.poll_timeout().expect("something is pending");
+        tokio::select! {
+            received = self.socket.recv(&mut self.buffer) => {
+                let data = &self.buffer[..received.expect("the server listens")];
+                let packet = self.client.handle_datagram(Instant::now(), data)?;
+                Some((packet.peer, data[packet.range].to_vec()))
+            }
+            () = sleep_until(deadline.into()) => {
+                self.client.handle_timeout(Instant::now());
+                None
+            }
         }
     }
 }
 
-async fn over_stream(mut client: Client, mut io: impl AsyncRead + AsyncWrite + Unpin) -> Event {
+async fn over_stream(config: Config, mut io: impl AsyncRead + AsyncWrite + Unpin) -> Event {
+    let mut client = Client::new(config, SEED, Instant::now());
     let mut received = Vec::new();
     loop {
         while let Some(bytes) = client.poll_transmit() {
@@ -177,3 +222,6 @@ async fn over_stream(mut client: Client, mut io: impl AsyncRead + AsyncWrite + U
 fn text(server: &Value, name: &str) -> String {
     server[name].as_str().expect("a text").to_owned()
 }
+
+/// Transaction ids need not be secret here.
+const SEED: [u8; 32] = [3; 32];
