@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tombolo_room::LeftReason;
 use tombolo_wire::UserId;
 use tombolo_wire::resend::Receipt;
 use tombolo_wire::v1::{ClientFrame, ErrorCode, ServerFrame, client_frame, server_frame};
@@ -93,72 +94,67 @@ impl Connection {
 
     fn take_in(&self, frame: ClientFrame, reliable: bool) -> Result<(), Reject> {
         let now = Instant::now().into_std();
-        let receipt = {
-            let mut state = self.session.lock();
-            if let Some(ended) = state.ended() {
-                let over = || Reject::new(ErrorCode::NotResumable, "the session is over");
-                return Err(ended.reject.clone().unwrap_or_else(over));
-            }
-            if state.connection != self.number {
-                return Err(Reject::new(
-                    ErrorCode::Replaced,
-                    "the session goes on elsewhere",
-                ));
-            }
-            state.handle_numbers(now, &frame)
-        };
-        let receipt = receipt.inspect_err(|reject| self.break_off(reject))?;
-        if receipt == Receipt::Repeated {
-            return Ok(());
-        }
-
+        let receipt = self.take_note(now, &frame)?;
         let ClientFrame { seq, body, .. } = frame;
         // A body that a later version of the contract added is nothing to this one.
-        let Some(body) = body else { return Ok(()) };
-        let may_come_unreliably = matches!(
+        let Some(body) = body.filter(|_| receipt == Receipt::Fresh) else {
+            return Ok(());
+        };
+        let may_get_lost = matches!(
             body,
             client_frame::Body::Send(_)
                 | client_frame::Body::Ping(_)
                 | client_frame::Body::Acknowledge(_)
         );
-        if !reliable && !may_come_unreliably {
-            let reject = Reject::new(ErrorCode::BadFrame, "such a frame must not get lost");
-            self.break_off(&reject);
-            return Err(reject);
+        if !reliable && !may_get_lost {
+            return Err(self.break_off("such a frame must not get lost"));
         }
+        let (node, session) = (&self.node, &self.session);
         match body {
-            client_frame::Body::Hello(_) => {
-                let reject = Reject::new(ErrorCode::BadFrame, "hello came twice");
-                self.break_off(&reject);
-                return Err(reject);
-            }
+            client_frame::Body::Hello(_) => return Err(self.break_off("hello came twice")),
             client_frame::Body::Ping(ping) => {
-                self.session
-                    .lock()
-                    .push_urgent(server_frame::Body::Pong(ping));
+                session.lock().push_urgent(server_frame::Body::Pong(ping));
             }
-            client_frame::Body::Request(request) => {
-                requests::handle(&self.node, &self.session, request, now);
-            }
+            client_frame::Body::Request(request) => requests::handle(node, session, request, now),
             client_frame::Body::Send(send) => {
-                forward::handle_send(&self.node, &self.session, seq, &send, now);
+                forward::handle_send(node, session, seq, &send, now);
             }
             client_frame::Body::Introduce(introduce) => {
-                forward::handle_introduce(&self.node, &self.session, seq, introduce, now);
+                forward::handle_introduce(node, session, seq, introduce, now);
             }
-            client_frame::Body::Goodbye(_) => {
-                self.node
-                    .end(&self.session, tombolo_room::LeftReason::Left, None);
-            }
+            client_frame::Body::Goodbye(_) => node.end(session, LeftReason::Left, None),
             client_frame::Body::Acknowledge(_) => {}
         }
         Ok(())
     }
 
+    /// Takes note of a frame's numbers, if this connection is still the session's.
+    fn take_note(&self, now: std::time::Instant, frame: &ClientFrame) -> Result<Receipt, Reject> {
+        let mut state = self.session.lock();
+        if let Some(ended) = state.ended() {
+            let over = || Reject::new(ErrorCode::NotResumable, "the session is over");
+            return Err(ended.reject.clone().unwrap_or_else(over));
+        }
+        if state.connection != self.number {
+            return Err(Reject::new(
+                ErrorCode::Replaced,
+                "the session goes on elsewhere",
+            ));
+        }
+        let receipt = state.handle_numbers(now, frame);
+        drop(state);
+        receipt.map_err(|broken| self.break_off(&broken))
+    }
+
     /// Ends the session because the device breaks the contract.
-    fn break_off(&self, reject: &Reject) {
-        let reason = tombolo_room::LeftReason::Disconnected;
-        self.node.end(&self.session, reason, Some(reject.clone()));
+    fn break_off(&self, broken: &str) -> Reject {
+        let reject = Reject::new(ErrorCode::BadFrame, broken);
+        self.node.end(
+            &self.session,
+            LeftReason::Disconnected,
+            Some(reject.clone()),
+        );
+        reject
     }
 }
 

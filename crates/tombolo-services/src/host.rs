@@ -236,7 +236,6 @@ impl Host {
             }
             (true, _) if state.is_member(session) => {
                 let joined = joined_response(&self.room, &state.room, false);
-                drop(state);
                 node.push(session, requests::answer(request, joined));
                 return Ok(Plan::Done);
             }

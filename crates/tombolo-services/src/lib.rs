@@ -7,9 +7,49 @@
 //! 3. [`Connection::next_outgoing`] waits for what is to be sent, until it says to close;
 //! 4. dropping the [`Connection`] says that the connection broke: the session waits for a resume.
 //!
+//! ```
+//! # use std::net::IpAddr;
+//! # use std::sync::Arc;
+//! # use tombolo_engine::Local;
+//! # use tombolo_services::{ConnectionInfo, Outgoing, RelayHook, Services, TransportKind};
+//! # use tombolo_wire::token::KeySet;
+//! # use tombolo_wire::{UserId, v1};
+//! # struct NoRelay;
+//! # impl RelayHook for NoRelay {
+//! #     fn permit(&self, _: &UserId, _: &[IpAddr]) {}
+//! #     fn ice_servers(&self, _: &UserId) -> v1::IceServers { v1::IceServers::default() }
+//! #     fn relay_ips(&self) -> Vec<IpAddr> { Vec::new() }
+//! # }
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! # let first_frame = v1::ClientFrame::default();
+//! # let info = ConnectionInfo {
+//! #     remote: ([127, 0, 0, 1], 1).into(),
+//! #     transport: TransportKind::Quic,
+//! # };
+//! # let (relay, tokens) = (Arc::new(NoRelay), KeySet::new());
+//! let engine = Arc::new(Local::new(Default::default()));
+//! let services = Services::new(engine, relay, tokens, Default::default());
+//!
+//! match services.attach(first_frame, info).await {
+//!     Ok(connection) => match connection.next_outgoing().await {
+//!         Outgoing::Reliable(frame) => { /* send it in order; call again */ }
+//!         Outgoing::Unreliable(frame) => { /* send it as a datagram; call again */ }
+//!         Outgoing::Close(reason) => { /* send the reason and close */ }
+//!     },
+//!     Err(reject) => {
+//!         let last_frame = v1::ServerFrame::from(&reject);
+//!         /* send it and close */
+//!     }
+//! }
+//! # }
+//! ```
+//!
 //! Rooms are logs in the engine: a join or a leave is an entry, and each node that hosts members
 //! applies the same entries. Messages and introductions between members don't touch the log; they
 //! are handed over within the call that brought them.
+//!
+//! Left out on purpose: messages to members on other nodes. Such members are seen, since all nodes
+//! read the same log, but reaching them needs the bus between nodes.
 #![forbid(unsafe_code)]
 
 mod config;

@@ -173,22 +173,25 @@ impl State {
     }
 
     /// Takes note of a received frame's numbers.
+    ///
+    /// # Errors
+    /// How they break the contract.
     pub(crate) fn handle_numbers(
         &mut self,
         now: Instant,
         frame: &v1::ClientFrame,
-    ) -> Result<Receipt, Reject> {
+    ) -> Result<Receipt, String> {
         // The device is heard on this connection, so it has the token of its `Welcome`.
         self.tokens.confirm();
-        let broken = |error: &dyn ToString| Reject::new(ErrorCode::BadFrame, error.to_string());
         self.outbox
             .handle_ack(frame.ack)
-            .map_err(|error| broken(&error))?;
+            .map_err(|error| error.to_string())?;
+        let due = self.inbox.poll_timeout();
         let receipt = self
             .inbox
             .handle_frame(now, frame.seq)
-            .map_err(|error| broken(&error))?;
-        if self.inbox.poll_timeout().is_some() {
+            .map_err(|error| error.to_string())?;
+        if self.inbox.poll_timeout() != due {
             self.wake.notify_one();
         }
         Ok(receipt)

@@ -312,7 +312,8 @@ pub struct Delivery {
     #[prost(bytes = "bytes", tag = "3")]
     pub payload: ::prost::bytes::Bytes,
 }
-/// A reliable frame could not be carried out; `seq` tells which.
+/// A frame could not be carried out; `seq` tells which, and is 0 for an unreliable one. A message to
+/// several is carried out for those recipients who are members; the refusal names one who is not.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refused {
     #[prost(uint64, tag = "1")]

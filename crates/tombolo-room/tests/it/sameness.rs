@@ -18,11 +18,13 @@ fn the_same_log_gives_the_same_room_byte_for_byte() {
             );
             assert_eq!(results.0, results.1, "seed {seed}, entry {at}");
             legal += usize::from(results.0.is_ok());
-            assert_eq!(
-                first.snapshot(),
-                second.snapshot(),
-                "seed {seed}, entry {at}"
-            );
+            if at % 10 == 0 {
+                assert_eq!(
+                    first.snapshot(),
+                    second.snapshot(),
+                    "seed {seed}, entry {at}"
+                );
+            }
         }
         assert!(legal > 40, "seed {seed}: the log is worth applying");
     }

@@ -11,6 +11,7 @@ use tombolo_wire::v1::{self, response, room_event, server_frame};
 use super::{Host, Outcome, Pending, State, joined_response, member};
 use crate::node::Node;
 use crate::requests;
+use crate::session::Session;
 
 impl Host {
     /// Reads the log until the host is released.
@@ -122,34 +123,7 @@ impl Host {
                 membership,
                 reason,
             } => {
-                let session = state.session_by_user.get(&user);
-                let session = session
-                    .filter(|session| session.id == membership.session)
-                    .cloned();
-                let left = v1::MemberLeft {
-                    user: user.to_string(),
-                    reason: reason.as_str().to_owned(),
-                };
-                if let Some(session) = &session {
-                    state.session_by_user.remove(&user);
-                    session.lock().host_by_room.remove(&self.room);
-                }
-                match (session, pending) {
-                    (Some(session), Some(pending)) if pending.session.id == session.id => {
-                        let left = v1::Left {
-                            room: self.room.to_string(),
-                        };
-                        let result = response::Result::Left(left);
-                        node.push(&session, requests::answer(pending.request, result));
-                    }
-                    (Some(session), _) => {
-                        // It did not ask for this, so it is told.
-                        let kind = room_event::Kind::Left(left.clone());
-                        node.push(&session, self.room_event(kind));
-                    }
-                    (None, _) => {}
-                }
-                self.tell(node, state, &user, room_event::Kind::Left(left));
+                self.on_left(node, state, &user, &membership, reason, pending);
             }
             Event::Opened { .. } | Event::Closed => {}
         }
@@ -183,6 +157,39 @@ impl Host {
             .insert(user.clone(), Arc::clone(&pending.session));
         let joined = joined_response(&self.room, &state.room, created);
         node.push(&pending.session, requests::answer(pending.request, joined));
+    }
+
+    /// A member has gone: from here, if its session is here.
+    fn on_left(
+        &self,
+        node: &Arc<Node>,
+        state: &mut State,
+        user: &UserId,
+        membership: &Membership,
+        reason: LeftReason,
+        pending: Option<&Pending>,
+    ) {
+        let left = v1::MemberLeft {
+            user: user.to_string(),
+            reason: reason.as_str().to_owned(),
+        };
+        let is_here = |session: &&Arc<Session>| session.id == membership.session;
+        if let Some(session) = state.session(user).filter(is_here).cloned() {
+            state.session_by_user.remove(user);
+            session.lock().host_by_room.remove(&self.room);
+            let asked = pending.filter(|pending| pending.session.id == session.id);
+            let news = match asked {
+                Some(pending) => {
+                    let left = v1::Left {
+                        room: self.room.to_string(),
+                    };
+                    requests::answer(pending.request, response::Result::Left(left))
+                }
+                None => self.room_event(room_event::Kind::Left(left.clone())),
+            };
+            node.push(&session, news);
+        }
+        self.tell(node, state, user, room_event::Kind::Left(left));
     }
 
     /// Replaces the room by one whose history is not known: its members are told the difference.

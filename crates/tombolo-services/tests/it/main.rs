@@ -3,6 +3,7 @@
 #![allow(clippy::wildcard_enum_match_arm)]
 
 mod engine;
+mod garbage;
 mod introductions;
 mod lab;
 mod messages;

@@ -58,6 +58,19 @@ async fn messages_of_one_sender_come_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_frame_that_is_sent_again_is_carried_out_once() {
+    let lab = Lab::new();
+    let [mut alice, mut bob] = lab.members("r", ["alice", "bob"]).await;
+    alice.send(message("r", &[], b"once")).unwrap();
+    alice.outbox.rewind();
+    alice.transmit().unwrap();
+    assert_eq!(bob.next_delivery().await.1, "once");
+    bob.is_quiet().await;
+    alice.is_quiet().await;
+    assert!(alice.outbox.is_empty(), "the repetition is acknowledged");
+}
+
+#[tokio::test(start_paused = true)]
 async fn unreliable_messages_stay_unreliable() {
     let lab = Lab::new();
     let [mut alice, mut bob] = lab.members("r", ["alice", "bob"]).await;
