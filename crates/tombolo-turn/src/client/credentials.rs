@@ -1,4 +1,7 @@
-use tombolo_stun::{Key, Message, MessageWriter, Nonce, Realm, Username};
+use tombolo_stun::{
+    Key, Message, MessageWriter, Nonce, NonceCookie, PasswordAlgorithm, PasswordAlgorithms, Realm,
+    Username,
+};
 
 /// The long-term credentials and the server's last challenge. See RFC 8489 §9.2.
 pub(super) struct Credentials {
@@ -11,7 +14,15 @@ pub(super) struct Credentials {
 struct Challenge {
     realm: String,
     nonce: String,
+    /// `None` for servers older than RFC 8489, and others that do not ask.
+    offer: Option<Offer>,
     key: Key,
+}
+
+/// The password algorithms that a server offers, and the one chosen from them.
+struct Offer {
+    algorithms: Vec<PasswordAlgorithm>,
+    choice: PasswordAlgorithm,
 }
 
 /// Why a challenge cannot be used.
@@ -31,7 +42,8 @@ impl Credentials {
         self.username = username;
         self.password = password;
         if let Some(challenge) = &mut self.challenge {
-            challenge.key = Key::long_term(&self.username, &challenge.realm, &self.password);
+            let offer = challenge.offer.as_ref();
+            challenge.key = key_of(offer, &self.username, &challenge.realm, &self.password);
         }
     }
 
@@ -48,10 +60,14 @@ impl Credentials {
             (None, Some(challenge)) => challenge.realm.clone(),
             (None, None) => return Err(NotAChallenge),
         };
+        let nonce = nonce.as_str().to_owned();
+        let offer = Offer::of(reply, &nonce)?;
+        let key = key_of(offer.as_ref(), &self.username, &realm, &self.password);
         self.challenge = Some(Challenge {
-            key: Key::long_term(&self.username, &realm, &self.password),
             realm,
-            nonce: nonce.as_str().to_owned(),
+            nonce,
+            offer,
+            key,
         });
         Ok(())
     }
@@ -67,8 +83,14 @@ impl Credentials {
         writer
             .attribute(&username)
             .attribute(&realm)
-            .attribute(&nonce)
-            .integrity(&challenge.key);
+            .attribute(&nonce);
+        match &challenge.offer {
+            None => writer.integrity(&challenge.key),
+            Some(offer) => writer
+                .attribute(&PasswordAlgorithms::new(&offer.algorithms))
+                .attribute(&offer.choice)
+                .integrity_sha256(&challenge.key),
+        };
         Some(challenge.key.clone())
     }
 
@@ -77,5 +99,32 @@ impl Credentials {
         self.challenge
             .as_ref()
             .is_some_and(|challenge| challenge.key == *key)
+    }
+}
+
+impl Offer {
+    /// Reads what a challenge offers. A nonce that announces a choice without one in the message was
+    /// tampered with, to bid the algorithm down. See RFC 8489 §9.2.5.
+    fn of(reply: &Message<'_>, nonce: &str) -> Result<Option<Self>, NotAChallenge> {
+        let is_announced = NonceCookie::of(nonce).is_some_and(|cookie| cookie.password_algorithms);
+        if !is_announced {
+            return Ok(None);
+        }
+        let offered = reply.attribute::<PasswordAlgorithms<'_>>().ok().flatten();
+        let offered = offered.ok_or(NotAChallenge)?;
+        // The list goes back as it came, so all of it must be known; MD5 needs no list.
+        let algorithms: Option<Vec<_>> = offered.algorithms().collect();
+        Ok(algorithms.and_then(|algorithms| {
+            let choice = *algorithms.first()?;
+            Some(Self { algorithms, choice })
+        }))
+    }
+}
+
+/// See RFC 8489 §18.5.1.
+fn key_of(offer: Option<&Offer>, username: &str, realm: &str, password: &str) -> Key {
+    match offer.map(|offer| offer.choice) {
+        Some(PasswordAlgorithm::Sha256) => Key::long_term_sha256(username, realm, password),
+        _ => Key::long_term(username, realm, password),
     }
 }

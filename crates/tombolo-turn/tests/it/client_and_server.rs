@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tombolo_stun::Message;
 use tombolo_turn::{
     client::{Client, Config, Event, Family, SendError},
     server::{
@@ -110,6 +111,23 @@ fn expired_credentials_end_the_allocation_unless_new_ones_come_in_time() {
         let expected: &[Event] = if renew { &[] } else { &[Event::Expired] };
         assert_eq!(world.ends[alice].events, expected);
     }
+}
+
+#[test]
+fn the_stronger_password_algorithm_is_used_where_it_is_offered() {
+    let mut world = World::with(|config| {
+        config.offer_sha256 = true;
+        config.nonce_lifetime = Duration::from_secs(45);
+    });
+    let (alice, bob) = world.pair();
+    world.advance(Duration::from_secs(1000));
+    world.assert_exchange(alice, bob);
+    let messages = world
+        .trace
+        .iter()
+        .filter_map(|bytes| Message::decode(bytes).ok());
+    let mut signed = messages.filter(|message| message.has_integrity());
+    assert!(signed.all(|message| message.has_integrity_sha256()));
 }
 
 #[test]
