@@ -22,8 +22,9 @@ use crate::{
 /// A running relay. Dropping it ends it like [`Relay::shutdown`].
 pub struct Relay {
     addrs: RelayAddrs,
+    /// Dropped before the shards that its connections write to.
+    _streams: Streams,
     shards: Vec<ShardThread>,
-    streams: Streams,
     stream_counters: Arc<StreamCounters>,
 }
 
@@ -80,7 +81,7 @@ impl Relay {
         Ok(Self {
             addrs,
             shards,
-            streams,
+            _streams: streams,
             stream_counters,
         })
     }
@@ -134,19 +135,13 @@ impl Relay {
     }
 }
 
-impl Drop for Relay {
+impl Drop for ShardThread {
     fn drop(&mut self) {
-        // First those who write to the shards, then the shards.
-        self.streams.stop();
-        for shard in &self.shards {
-            shard.link.control_blocking(Control::Stop);
-        }
-        for shard in &mut self.shards {
-            if let Some(thread) = shard.thread.take()
-                && thread.join().is_err()
-            {
-                error!("a shard panicked");
-            }
+        self.link.control_blocking(Control::Stop);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            error!("a shard panicked");
         }
     }
 }
@@ -216,12 +211,7 @@ fn core_config(config: &RelayConfig, listeners: &Listeners) -> Result<server::Co
     }
     core.relay_ports = config.relay_ports.clone();
     core.allow_peers.clone_from(&config.allow_peers);
-    core.own_ips = config
-        .listen
-        .iter()
-        .chain(&config.relay_ips)
-        .copied()
-        .collect();
+    core.own_ips = own_ips(config)?;
     core.own_ips.extend(config.public_ip);
     let sockets = listeners
         .addrs
@@ -234,6 +224,25 @@ fn core_config(config: &RelayConfig, listeners: &Listeners) -> Result<server::Co
         .collect();
     core.limits = config.limits;
     Ok(core)
+}
+
+/// All IPs of the node, as far as they are known. Whoever listens everywhere has those of all
+/// interfaces.
+fn own_ips(config: &RelayConfig) -> io::Result<Vec<IpAddr>> {
+    let mut ips: Vec<IpAddr> = config
+        .listen
+        .iter()
+        .chain(&config.relay_ips)
+        .copied()
+        .collect();
+    if ips.iter().any(IpAddr::is_unspecified) {
+        ips.extend(
+            if_addrs::get_if_addrs()?
+                .iter()
+                .map(if_addrs::Interface::ip),
+        );
+    }
+    Ok(ips)
 }
 
 fn random() -> Result<[u8; 32], BindError> {

@@ -67,9 +67,11 @@ impl Streams {
             stop: Some(stop),
         })
     }
+}
 
-    /// Closes all connections and waits for the thread.
-    pub(crate) fn stop(&mut self) {
+/// Closes all connections and waits for the thread.
+impl Drop for Streams {
+    fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
