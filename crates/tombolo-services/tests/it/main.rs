@@ -10,3 +10,4 @@ mod messages;
 mod resume;
 mod rooms;
 mod sessions;
+mod threads;
