@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the demo and the tests use; what is there already is left alone.
 #
-#   sudo scripts/install-packages.sh            for the demo and the tests
-#   sudo scripts/install-packages.sh --fuzz     for fuzzing
+#   sudo scripts/install-packages.sh
 #
 # Without root it only says what is missing. Exit status: 0 everything is there, 77 something is
 # missing and cannot be installed from here (the last line of standard output says why), 1 apt-get
@@ -13,21 +12,13 @@ PATH="$PATH:/usr/sbin:/sbin"
 
 # command:package, and what it is for
 needs=(
+    "c++:g++"              # builds the fuzzer's own library
     "ip:iproute2"          # network namespaces
     "nft:nftables"         # NATs
     "iptables:iptables"    # queues packets to delay them
     "conntrack:conntrack"  # makes NATs forget
     "turnserver:coturn"    # the TURN server of others, to compare with
 )
-
-case ${1-} in
-    "") ;;
-    --fuzz) needs=("c++:g++") ;; # builds the fuzzer itself
-    *)
-        echo "usage: scripts/install-packages.sh [--fuzz]" >&2
-        exit 2
-        ;;
-esac
 
 missing=()
 for need in "${needs[@]}"; do
