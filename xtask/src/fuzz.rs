@@ -16,7 +16,6 @@ pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<()> {
     if let Some(unknown) = names.iter().find(|name| !all.contains(name)) {
         bail!("`{unknown}` is no fuzz target; they are {}", all.join(", "));
     }
-    run_to_end(Command::new("bash").args(["scripts/install-packages.sh"]))?;
     install()?;
     let chosen = if names.is_empty() { &all } else { &names };
     for (index, target) in chosen.iter().enumerate() {

@@ -206,7 +206,8 @@ const HELP_FUZZ: &str = "\
 cargo xtask fuzz [--seconds N] [TARGET…]
 
 Runs each target in fuzz/ (or those named) for N seconds, 60 by default, and fails on the first
-crash, whose input it names. Installs cargo-fuzz when it is missing. Works on the stable compiler.";
+crash, whose input it names. Works on the stable compiler, with a C++ compiler (g++) beside it.
+Installs cargo-fuzz when it is missing.";
 
 const HELP_PROTO: &str = "\
 cargo xtask proto [--check]
