@@ -1,0 +1,97 @@
+//! Rooms, as the SDK shows them.
+
+use tombolo_client::{Lane, RoomEvent, RoomOptions};
+
+use crate::lab::{device, message, node, soon, user};
+
+#[tokio::test]
+async fn members_hear_of_each_other_and_hear_each_other() {
+    let node = node().await;
+    let (alice, bob, carol) = (
+        device(&node, "alice").await,
+        device(&node, "bob").await,
+        device(&node, "carol").await,
+    );
+    let options = RoomOptions::default;
+    let mut a = alice.rooms().create("hall", options()).await.unwrap();
+    let mut b = bob.rooms().join("hall", options()).await.unwrap();
+    let mut c = carol
+        .rooms()
+        .join_or_create("hall", options())
+        .await
+        .unwrap();
+    assert_eq!(c.members(), [user("alice"), user("bob"), user("carol")]);
+
+    c.broadcast(Lane::Reliable, "to all").await.unwrap();
+    for room in [&mut a, &mut b] {
+        assert_eq!(soon(message(room)).await, (user("carol"), "to all".into()));
+    }
+    a.send(&[user("carol")], Lane::Reliable, "to one")
+        .await
+        .unwrap();
+    b.broadcast(Lane::Unreliable, "maybe").await.unwrap();
+    let mut heard = [soon(message(&mut c)).await, soon(message(&mut c)).await];
+    heard.sort();
+    assert_eq!(
+        heard,
+        [
+            (user("alice"), "to one".into()),
+            (user("bob"), "maybe".into())
+        ]
+    );
+
+    b.leave().await.unwrap();
+    let left = loop {
+        match soon(c.next_event()).await.unwrap() {
+            RoomEvent::Left { user, reason } => break (user, reason),
+            _ => {}
+        }
+    };
+    assert_eq!(left, (user("bob"), "left".to_owned()));
+    assert_eq!(c.members(), [user("alice"), user("carol")]);
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_the_node_refuses_comes_back_with_its_code() {
+    use tombolo_wire::v1::ErrorCode;
+    let node = node().await;
+    let alice = device(&node, "alice").await;
+    let bob = device(&node, "bob").await;
+    let small = RoomOptions {
+        members_max: 1,
+        ..RoomOptions::default()
+    };
+    let _room = alice.rooms().create("small", small).await.unwrap();
+    let refused = |error: tombolo_client::Error| error.code().unwrap();
+    let options = RoomOptions::default;
+
+    let error = bob.rooms().create("small", options()).await.unwrap_err();
+    assert_eq!(refused(error), ErrorCode::RoomExists);
+    let error = bob.rooms().join("small", options()).await.unwrap_err();
+    assert_eq!(refused(error), ErrorCode::RoomFull);
+    let error = bob.rooms().join("nowhere", options()).await.unwrap_err();
+    assert_eq!(refused(error), ErrorCode::NoSuchRoom);
+    let error = bob.rooms().join("bad name!", options()).await.unwrap_err();
+    assert_eq!(error.code(), None, "refused before it is sent: {error}");
+    let error = alice.rooms().join("small", options()).await.unwrap_err();
+    assert!(error.to_string().contains("already"), "{error}");
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn messages_over_the_limit_are_refused_with_the_limit() {
+    let node = node().await;
+    let alice = device(&node, "alice").await;
+    let room = alice
+        .rooms()
+        .create("room", RoomOptions::default())
+        .await
+        .unwrap();
+    for (lane, limit) in [(Lane::Reliable, 64 * 1024), (Lane::Unreliable, 1100)] {
+        room.broadcast(lane, vec![0; limit]).await.unwrap();
+        let error = room.broadcast(lane, vec![0; limit + 1]).await.unwrap_err();
+        assert!(error.to_string().contains(&limit.to_string()), "{error}");
+    }
+    node.shutdown().await;
+}
