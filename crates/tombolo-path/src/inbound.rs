@@ -97,7 +97,7 @@ impl Peer {
         // The answer comes from where the check went. See RFC 8445 §7.2.5.2.1.
         if from != transaction.to {
             shared.stats.asymmetric += 1;
-            pair.last_error = Some(PairError::Asymmetric(from));
+            pair.on_asymmetric_answer(now, from);
             return true;
         }
         shared.stats.checks_answered += 1;

@@ -19,6 +19,8 @@ pub(crate) struct Pair {
     pub(crate) is_heard: bool,
     /// A controlling peer nominated the pair. See RFC 8445 §7.3.1.5.
     pub(crate) is_nominated: bool,
+    /// In this attempt an answer came from elsewhere: checks as before bring nothing more.
+    is_asymmetric: bool,
     /// Where in the pacer a check of the pair waits; `None` when none does.
     pub(crate) queued: Option<Queue>,
     pub(crate) last_error: Option<PairError>,
@@ -69,6 +71,7 @@ impl Pair {
             rtt: Rtt::default(),
             is_heard: false,
             is_nominated: false,
+            is_asymmetric: false,
             queued: None,
             last_error: None,
             mapped: None,
@@ -97,6 +100,7 @@ impl Pair {
         self.confirmations = 0;
         self.usable_at = now;
         self.is_heard = false;
+        self.is_asymmetric = false;
     }
 
     /// Takes the pair out of use until it has answered several checks in a row.
@@ -135,9 +139,14 @@ impl Pair {
             self.state = PairState::Checking;
         }
         self.retry = RETRY_FIRST;
+        let gap = if self.is_asymmetric {
+            ASYMMETRIC_INTERVAL
+        } else {
+            TRIGGER_GAP
+        };
         let is_recent = self
             .last_sent
-            .is_some_and(|sent| now.saturating_duration_since(sent) < TRIGGER_GAP);
+            .is_some_and(|sent| now.saturating_duration_since(sent) < gap);
         if is_recent && self.next_check.is_none() && self.queued.is_none() {
             self.next_check = Some(now + RETRY_FIRST);
         }
@@ -180,6 +189,16 @@ impl Pair {
                 }
             }
             PairState::Checking | PairState::Dormant => self.become_valid(now),
+        }
+    }
+
+    /// Notes an authenticated answer from another address than the check went to: the pair fails
+    /// (RFC 8445 §7.2.5.2.1), but the NAT in between may change its mind.
+    pub(crate) fn on_asymmetric_answer(&mut self, now: Instant, from: SocketAddr) {
+        self.last_error = Some(PairError::Asymmetric(from));
+        self.is_asymmetric = true;
+        if self.state == PairState::Checking {
+            self.next_check = Some(now + ASYMMETRIC_INTERVAL);
         }
     }
 
@@ -268,6 +287,9 @@ impl Pair {
         at: Situation,
         shared: &mut Shared,
     ) -> Option<Duration> {
+        if self.is_asymmetric {
+            return (!at.is_direct).then_some(ASYMMETRIC_INTERVAL);
+        }
         let config = &shared.config;
         if now.saturating_duration_since(self.attempt_began) < config.eager_period {
             let interval = config.eager_interval;
@@ -295,6 +317,8 @@ impl Pair {
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// A check sent this recently makes a triggered one pointless: its answer is on the way.
 const TRIGGER_GAP: Duration = Duration::from_millis(10);
+/// Time between checks to an address whose answers come from another one.
+const ASYMMETRIC_INTERVAL: Duration = Duration::from_secs(5);
 /// RTT samples that a comparison of paths needs, and the time between them.
 pub(crate) const SAMPLES_MIN: u32 = 4;
 const MEASURE_INTERVAL: Duration = Duration::from_millis(50);

@@ -38,6 +38,8 @@ pub(crate) struct Peer {
     /// The remote end chose the route, and goes on choosing until it is lost.
     pub(crate) is_following: bool,
     pub(crate) losses: Losses,
+    /// What is left of the leave to learn peer-reflexive candidates, and when it grew last.
+    learnable: (u32, Instant),
     /// Since when a direct route has been looked for.
     pub(crate) trying_since: Instant,
     pub(crate) remote_nat: Option<NatBehaviour>,
@@ -66,6 +68,7 @@ impl Peer {
             watch: Watch::new(now),
             is_following: false,
             losses: Losses::default(),
+            learnable: (LEARNED_AT_ONCE_MAX, now),
             trying_since: now,
             remote_nat: config.remote_nat,
             scheduled: None,
@@ -124,7 +127,7 @@ impl Peer {
         shared: &mut Shared,
     ) -> Option<&mut Pair> {
         if !self.pairs.contains_key(&from) {
-            if !self.make_room(now, shared) {
+            if !self.may_learn(now) || !self.make_room(now, shared) {
                 shared.stats.prflx_dropped += 1;
                 return None;
             }
@@ -330,6 +333,22 @@ impl Peer {
         }
     }
 
+    /// Takes leave to learn another address: many at once, then few.
+    ///
+    /// Two NATs that both map anew for every destination and let everybody in make each check look
+    /// like a new address, which is worth a check, which makes a new mapping, without an end.
+    fn may_learn(&mut self, now: Instant) -> bool {
+        let (left, grew) = &mut self.learnable;
+        let passed = now.saturating_duration_since(*grew).as_secs();
+        if passed > 0 {
+            let passed = u32::try_from(passed).unwrap_or(LEARNED_AT_ONCE_MAX);
+            (*left, *grew) = (left.saturating_add(passed).min(LEARNED_AT_ONCE_MAX), now);
+        }
+        let may = *left > 0;
+        *left = left.saturating_sub(1);
+        may
+    }
+
     /// Says whether another pair fits, after forgetting the least useful peer-reflexive one when
     /// all places are taken.
     fn make_room(&mut self, now: Instant, shared: &Shared) -> bool {
@@ -348,3 +367,6 @@ impl Peer {
         }
     }
 }
+
+/// Peer-reflexive candidates learned in a burst; afterwards one a second.
+const LEARNED_AT_ONCE_MAX: u32 = 32;

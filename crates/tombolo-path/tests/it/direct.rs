@@ -87,6 +87,19 @@ fn symmetric_peers_stay_on_the_relay_and_know_why() {
 }
 
 #[test]
+fn nats_that_map_anew_for_every_check_are_not_chased_forever() {
+    // Each check comes from a new address, which is worth a check, which comes from a new address.
+    let mut world = World::new(1, Nat::SymmetricOpen, Nat::SymmetricOpen);
+    world.introduce();
+    world.run_for(MS * 10_000);
+    let before = world.device(Side::A).checks_sent;
+    world.run_for(MS * 10_000);
+    let sent = world.device(Side::A).checks_sent - before;
+    assert!(sent <= 200, "{sent} checks in ten seconds");
+    assert!(!world.any_direct());
+}
+
+#[test]
 fn symmetric_against_port_restricted_stays_on_the_relay_and_both_know_why() {
     let mut world = World::new(1, Nat::Symmetric, Nat::PortRestricted);
     world.introduce();

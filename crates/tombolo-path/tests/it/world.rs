@@ -45,6 +45,8 @@ pub(crate) enum Nat {
     Restricted,
     PortRestricted,
     Symmetric,
+    /// Maps anew for every destination, and lets everybody in.
+    SymmetricOpen,
 }
 
 /// A device with its agent behind its NAT.
@@ -77,7 +79,7 @@ impl Device {
         if self.nat == Nat::None {
             return self.host;
         }
-        let key = if self.nat == Nat::Symmetric {
+        let key = if matches!(self.nat, Nat::Symmetric | Nat::SymmetricOpen) {
             to
         } else {
             ([0, 0, 0, 0], 0).into()
@@ -102,7 +104,7 @@ impl Device {
             return false;
         };
         match self.nat {
-            Nat::None | Nat::FullCone => true,
+            Nat::None | Nat::FullCone | Nat::SymmetricOpen => true,
             Nat::Restricted => self.sent_to.iter().any(|sent| sent.ip() == from.ip()),
             Nat::PortRestricted => self.sent_to.contains(&from),
             Nat::Symmetric => *mapped_for == from,
