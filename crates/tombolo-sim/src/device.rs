@@ -1,24 +1,23 @@
 //! A device: the client cores on one socket.
 
 mod data;
+mod introduction;
+mod mapping;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rand::{RngExt as _, SeedableRng as _, rngs::ChaCha12Rng};
-use tombolo_path::probe::{NatProbe, ProbeConfig, ProbeEvent};
-use tombolo_path::{
-    Agent, Candidate, CandidateKind, Credentials, Event as PathEvent, NatBehaviour, PeerConfig,
-    PeerId, Policy, Route,
-};
+use tombolo_path::probe::{NatProbe, ProbeEvent};
+use tombolo_path::{Agent, Credentials, Event as PathEvent, NatBehaviour, PeerId, Policy, Route};
 use tombolo_stun::Kind;
 use tombolo_turn::client;
-use tombolo_turn::server::Transport;
 
 use self::data::{DataKind, DataPacket};
 pub use self::data::{PeerRecord, ReceivedRecord, RouteRecord, SentRecord};
-use crate::{Actor, HostId, Introduction, Packet, Protocol, Signal, signal};
+use self::mapping::{Turn, probe};
+use crate::{Actor, HostId, Packet, Protocol, Signal};
 
 /// What a device knows before it starts.
 #[derive(Debug, Clone)]
@@ -75,13 +74,6 @@ pub struct DeviceStats {
     pub unsent: u64,
     /// Relayed packets from an address that is not a peer's relayed one, or that are not data.
     pub unexpected_relayed: u64,
-}
-
-/// The TURN client and the number of clients before it.
-struct Turn {
-    client: client::Client,
-    mapped: Option<SocketAddr>,
-    generation: u16,
 }
 
 #[derive(Debug)]
@@ -333,101 +325,6 @@ impl DeviceHost {
         }
     }
 
-    /// Tells a peer all about this device, for the first time or because it changed.
-    fn introduce(&mut self, now: Instant, to: HostId) {
-        let peer = self
-            .peer_by_host
-            .entry(to)
-            .or_insert_with(|| Peer::new(&mut self.rng, now));
-        peer.has_introduced = true;
-        let introduction = Introduction {
-            from: self.config.host,
-            credentials: peer.local.clone(),
-            candidates: self.candidates(),
-            nat: self.nat.unwrap_or_else(|| self.probe.report().behaviour()),
-        };
-        self.messages
-            .push_back((self.config.node, Signal::Introduce { to, introduction }));
-    }
-
-    fn introduce_again(&mut self, now: Instant) {
-        let introduced: Vec<HostId> = self
-            .peer_by_host
-            .iter()
-            .filter(|(_, peer)| peer.has_introduced)
-            .map(|(host, _)| *host)
-            .collect();
-        for host in introduced {
-            self.introduce(now, host);
-        }
-    }
-
-    fn candidates(&self) -> Vec<Candidate> {
-        let (port, config) = (self.config.port, &self.config);
-        let host = config.addresses.iter().map(|ip| SocketAddr::new(*ip, port));
-        let host: Vec<SocketAddr> = host.collect();
-        let reflexive = self.public.iter().filter(|address| !host.contains(address));
-        let reflexive =
-            reflexive.map(|address| Candidate::new(CandidateKind::ServerReflexive, *address));
-        let relayed = self.turn.client.relayed();
-        let relayed = relayed.map(|address| Candidate::new(CandidateKind::Relayed, address));
-        let host = host
-            .iter()
-            .map(|address| Candidate::new(CandidateKind::Host, *address));
-        host.chain(reflexive).chain(relayed).collect()
-    }
-
-    fn on_introduction(&mut self, now: Instant, introduction: Introduction) {
-        let Introduction {
-            from,
-            credentials,
-            candidates,
-            nat,
-        } = introduction;
-        let id = PeerId(from.0 as u64);
-        let peer = self
-            .peer_by_host
-            .entry(from)
-            .or_insert_with(|| Peer::new(&mut self.rng, now));
-        let relayed = candidates
-            .iter()
-            .find(|candidate| candidate.kind == CandidateKind::Relayed);
-        let relayed = relayed.map(|candidate| candidate.address);
-        if peer.relayed != relayed {
-            if let Some(old) = peer.relayed {
-                self.turn.client.release_peer(now, old);
-            }
-            if let Some(new) = relayed {
-                self.turn.client.connect_peer(now, new);
-            }
-            peer.relayed = relayed;
-        }
-        let direct = candidates
-            .into_iter()
-            .filter(|it| it.kind != CandidateKind::Relayed);
-        if peer.record.introduced.is_some() {
-            self.agent.set_remote_nat(id, Some(nat));
-            for candidate in direct {
-                self.agent.add_remote_candidate(now, id, candidate);
-            }
-            return;
-        }
-        peer.record.introduced = Some(now);
-        if let Some(stream) = &mut peer.stream {
-            stream.next = now;
-        }
-        let is_controlling = self.config.host < from;
-        let mut config = PeerConfig::new(peer.local.clone(), credentials, is_controlling);
-        config.policy = self.config.policy;
-        config.candidates = direct.collect();
-        config.remote_nat = Some(nat);
-        let added = self.agent.add_peer(now, id, config);
-        assert!(added.is_ok(), "the agent refuses a fresh peer: {added:?}");
-        if !peer.has_introduced {
-            self.introduce(now, from);
-        }
-    }
-
     /// Moves what the cores have queued into our own queues, and reacts to their events.
     fn drain(&mut self, now: Instant) {
         self.drain_turn(now);
@@ -506,54 +403,6 @@ impl DeviceHost {
         }
         while let Some(transmit) = self.agent.poll_transmit() {
             self.transmit(Protocol::Udp, transmit.to, transmit.bytes);
-        }
-    }
-
-    fn on_probed(&mut self, now: Instant, nat: NatBehaviour, public: Vec<SocketAddr>) {
-        let is_first = self.nat.is_none();
-        let has_moved = nat.udp && public.iter().any(|address| !self.public.contains(address));
-        self.agent.set_local_nat(Some(nat));
-        self.nat = Some(nat);
-        if is_first {
-            self.public = public;
-            return;
-        }
-        if !has_moved {
-            return;
-        }
-        // The NAT gave us other mappings: peers must hear of them, and so must the TURN server, for
-        // which our allocation belongs to the old one.
-        self.notes
-            .push_back(format!("the NAT has moved us to {public:?}"));
-        let is_turn_stale = self
-            .turn
-            .mapped
-            .is_some_and(|mapped| !public.contains(&mapped));
-        self.public = public;
-        if is_turn_stale && self.config.turn_protocol == Protocol::Udp {
-            self.allocate_again(now);
-        }
-        self.agent.handle_network_changed(now);
-        self.introduce_again(now);
-    }
-
-    fn allocate_again(&mut self, now: Instant) {
-        self.allocates_at = None;
-        let generation = self.turn.generation + 1;
-        assert!(generation < GENERATIONS_MAX, "allocations keep failing");
-        self.turn = Turn::new(&self.config, self.rng.random(), now, generation);
-        self.open_connection();
-        for peer in self.peer_by_host.values() {
-            if let Some(relayed) = peer.relayed {
-                self.turn.client.connect_peer(now, relayed);
-            }
-        }
-    }
-
-    /// Over TCP, says that a new connection begins.
-    fn open_connection(&mut self) {
-        if self.config.turn_protocol == Protocol::Tcp {
-            self.transmit(Protocol::Tcp, self.config.turn, Vec::new());
         }
     }
 
@@ -667,39 +516,6 @@ impl Actor for DeviceHost {
     }
 }
 
-impl Turn {
-    fn new(config: &DeviceConfig, seed: [u8; 32], now: Instant, generation: u16) -> Self {
-        let config = client::Config {
-            server: config.turn,
-            transport: match config.turn_protocol {
-                Protocol::Udp => Transport::Udp,
-                Protocol::Tcp => Transport::Tcp,
-            },
-            username: signal::user_of(config.host),
-            password: signal::password_of(config.host),
-            family: match config.turn {
-                SocketAddr::V4(_) => client::Family::V4,
-                SocketAddr::V6(_) => client::Family::V6,
-            },
-            lifetime: Duration::from_secs(600),
-        };
-        let client = client::Client::new(config, seed, now);
-        Self {
-            client,
-            mapped: None,
-            generation,
-        }
-    }
-}
-
-impl std::fmt::Debug for Turn {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Turn")
-            .field("generation", &self.generation)
-            .finish_non_exhaustive()
-    }
-}
-
 impl Peer {
     fn new(rng: &mut ChaCha12Rng, now: Instant) -> Self {
         Self {
@@ -715,16 +531,6 @@ impl Peer {
     }
 }
 
-fn probe(config: &DeviceConfig, seed: [u8; 32], now: Instant) -> NatProbe {
-    let mut probe = ProbeConfig::new(config.stun.clone());
-    let local = config
-        .addresses
-        .iter()
-        .map(|ip| SocketAddr::new(*ip, config.port));
-    probe.local = local.collect();
-    NatProbe::new(probe, seed, now)
-}
-
 /// How often a device looks whether its NAT still sees it the same way; keeps the mapping alive too.
 const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 /// How soon it looks after a direct path was lost.
@@ -732,4 +538,3 @@ const PROBE_AFTER_LOSS: Duration = Duration::from_millis(50);
 /// How long it sends without an acknowledgement before it looks.
 const UNACKED_MAX: Duration = Duration::from_secs(2);
 const ALLOCATE_PAUSE: Duration = Duration::from_secs(1);
-const GENERATIONS_MAX: u16 = 100;
