@@ -76,15 +76,14 @@ impl Run {
         Some((received.t - caller.first(PeerState::Connecting)?) * 1e3)
     }
 
-    /// From when the introduction reached the called device to the first direct path of either,
-    /// by the times of their lines, milliseconds.
+    /// From when the introduction reached a device to its first direct path, by the times of
+    /// their lines, milliseconds; the slower of both devices.
     pub fn direct_ms(&self) -> Option<f64> {
-        let [caller, called] = self.by_connecting()?;
-        let introduced = called.first(PeerState::Connecting)?;
-        let first = caller
-            .first(PeerState::Direct)?
-            .min(called.first(PeerState::Direct)?);
-        Some((first - introduced) * 1e3)
+        let mut last: f64 = 0.0;
+        for peer in &self.peers {
+            last = last.max((peer.first(PeerState::Direct)? - peer.introduced()?) * 1e3);
+        }
+        Some(last)
     }
 
     /// The device that began to connect first, and the other.
@@ -191,6 +190,15 @@ impl PeerRun {
     /// When the link first had a state, Unix seconds.
     fn first(&self, state: PeerState) -> Option<f64> {
         self.states().find(|(_, had)| *had == state).map(|(t, _)| t)
+    }
+
+    /// When the introduction reached the device, Unix seconds: it hears of the other for the
+    /// first time then, since the introduction carries the first message.
+    fn introduced(&self) -> Option<f64> {
+        let is_message = |line: &&Line| matches!(line.event, Event::Recv { .. });
+        let heard = self.lines.iter().find(is_message).map(|line| line.t);
+        let relayed = self.first(PeerState::Relayed);
+        heard.into_iter().chain(relayed).min_by(f64::total_cmp)
     }
 
     fn was_direct(&self) -> bool {

@@ -67,7 +67,7 @@ struct Options {
     #[arg(long)]
     binary: Option<PathBuf>,
     /// How many run at the same time.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 4)]
     jobs: usize,
     /// Prints JSON instead of a table.
     #[arg(long)]
@@ -186,7 +186,9 @@ fn run(scenarios: &[Scenario], options: &Options) -> anyhow::Result<ExitCode> {
     thread::scope(|scope| {
         for _ in 0..options.jobs.max(1) {
             scope.spawn(|| {
-                while let Some(index) = lock(&queue).pop_front() {
+                loop {
+                    let next = lock(&queue).pop_front();
+                    let Some(index) = next else { break };
                     let result = runner.run(&scenarios[index]);
                     let mut done = lock(&done);
                     let tick = if is_good(&result) { "ok" } else { "FAILED" };

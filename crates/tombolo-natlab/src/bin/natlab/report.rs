@@ -49,6 +49,10 @@ impl Tally<'_> {
         self.median(|summary| summary.rtt_ms.and_then(|rtt| rtt.p50))
     }
 
+    fn took_s(&self) -> Option<f64> {
+        median(self.completed().map(|run| run.took.as_secs_f64()).collect())
+    }
+
     fn relay_again_ms(&self) -> Option<f64> {
         median(self.completed().filter_map(Run::relay_again_ms).collect())
     }
@@ -127,6 +131,7 @@ impl Tally<'_> {
             "longest_gap_ms": self.longest_gap_ms(),
             "relay_again_ms": self.relay_again_ms(),
             "direct_again_ms": self.direct_again_ms(),
+            "took_s": self.took_s(),
             "failures": self.failures(),
         })
     }
