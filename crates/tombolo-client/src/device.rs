@@ -414,6 +414,24 @@ impl Shared {
         }
     }
 
+    /// Ends the link whose introduction the node did not hand on.
+    fn on_introduction_refused(&self, to: &session::Introduced, error: &Error) {
+        let (Ok(room), Ok(user)) = (RoomId::parse(&to.room), UserId::parse(&to.user)) else {
+            return;
+        };
+        let links = lock(&self.links);
+        let Some(link) = links.get(&(room, user)) else {
+            return;
+        };
+        if link
+            .handle
+            .upgrade()
+            .is_some_and(|peer| peer.attempt == to.attempt)
+        {
+            _ = link.inputs.refusals.try_send(error.to_string());
+        }
+    }
+
     async fn on_room_event(&self, event: v1::RoomEvent) {
         let Some((_, state)) = self.room(&event.room) else {
             return;
@@ -547,6 +565,7 @@ async fn dispatch(
                 }
             }
             Event::Frame(body) => shared.on_frame(body).await,
+            Event::IntroductionRefused { to, error } => shared.on_introduction_refused(&to, &error),
             Event::Closed(error) => {
                 tracing::warn!(%error, "session over: rooms end, links go on");
                 lock(&shared.rooms).clear();

@@ -141,6 +141,8 @@ pub(super) struct Ends {
 pub(crate) struct Inputs {
     pub(crate) introductions: mpsc::Sender<Introduction>,
     pub(crate) connections: mpsc::Sender<noq::Connection>,
+    /// Why the node did not hand our introduction on.
+    pub(crate) refusals: mpsc::Sender<String>,
 }
 
 pub(crate) struct Driver {
@@ -150,6 +152,7 @@ pub(crate) struct Driver {
     ends: Ends,
     introductions: mpsc::Receiver<Introduction>,
     connections: mpsc::Receiver<noq::Connection>,
+    refusals: mpsc::Receiver<String>,
 }
 
 /// Why a link ended before, or while, it worked.
@@ -166,6 +169,7 @@ impl Driver {
         let attempt = u64::from_be_bytes(attempt).max(1);
         let (introductions_tx, introductions) = mpsc::channel(16);
         let (connections_tx, connections) = mpsc::channel(2);
+        let (refusals_tx, refusals) = mpsc::channel(1);
         let (shared, ends): (Shared, Ends) =
             pair(config.user.clone(), attempt, config.shop.net.clone());
         let driver = Self {
@@ -175,10 +179,12 @@ impl Driver {
             ends,
             introductions,
             connections,
+            refusals,
         };
         let inputs = Inputs {
             introductions: introductions_tx,
             connections: connections_tx,
+            refusals: refusals_tx,
         };
         Ok((Peer(Arc::new(shared)), inputs, driver))
     }
@@ -303,10 +309,14 @@ impl Driver {
         if let Some(remote) = self.config.answers.take() {
             return Ok(remote);
         }
-        match tokio::time::timeout(INTRODUCTION_TIMEOUT, self.introductions.recv()).await {
-            Ok(Some(remote)) => Ok(remote),
-            Ok(None) => Err("replaced by a newer link, or the device is closed".to_owned()),
-            Err(_) => Err("the peer did not answer the introduction within 15 s".to_owned()),
+        tokio::select! {
+            remote = self.introductions.recv() => {
+                remote.ok_or("replaced by a newer link, or the device is closed".to_owned())
+            }
+            Some(refusal) = self.refusals.recv() => Err(refusal),
+            () = tokio::time::sleep(INTRODUCTION_TIMEOUT) => {
+                Err("the peer did not answer the introduction within 15 s".to_owned())
+            }
         }
     }
 

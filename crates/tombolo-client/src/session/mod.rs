@@ -8,7 +8,7 @@
 
 mod connection;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -27,6 +27,8 @@ use crate::error::Error;
 use crate::http::development_token;
 
 const COMMANDS_MAX: usize = 256;
+/// Introductions that are remembered in case they are refused.
+const INTRODUCTIONS_MAX: usize = 256;
 const EVENTS_MAX: usize = 1024;
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 /// First pause before another connection; doubles up to [`RETRY_MAX`].
@@ -69,8 +71,21 @@ pub(crate) enum Event {
         transport: Transport,
     },
     Frame(server_frame::Body),
+    /// The node did not hand an introduction on.
+    IntroductionRefused {
+        to: Introduced,
+        error: Error,
+    },
     /// The session is over; nothing follows.
     Closed(Error),
+}
+
+/// Whom an introduction was for: names of a room and of a user, and our attempt.
+#[derive(Clone, Debug)]
+pub(crate) struct Introduced {
+    pub(crate) room: String,
+    pub(crate) user: String,
+    pub(crate) attempt: u64,
 }
 
 /// How to reach the driver of a session.
@@ -134,6 +149,8 @@ struct State {
     outbox: Outbox<ClientFrame>,
     inbox: Inbox,
     requests: HashMap<u64, oneshot::Sender<Result<response::Result, Error>>>,
+    /// By their frame's number: introductions that the node may still refuse, the oldest first.
+    introductions: BTreeMap<u64, Introduced>,
     next_request: u64,
 }
 
@@ -143,6 +160,7 @@ impl Default for State {
             outbox: Outbox::new(Limits::default()),
             inbox: Inbox::new(),
             requests: HashMap::new(),
+            introductions: BTreeMap::new(),
             next_request: 1,
         }
     }
@@ -334,12 +352,12 @@ impl Driver {
                     kind: Some(kind),
                 });
                 match self.push(body) {
-                    Ok(()) => drop(self.state.requests.insert(id, reply)),
+                    Ok(_) => drop(self.state.requests.insert(id, reply)),
                     Err(error) => drop(reply.send(Err(error))),
                 }
             }
             Command::SendReliable { message, done } => {
-                let pushed = self.push(client_frame::Body::Send(message));
+                let pushed = self.push(client_frame::Body::Send(message)).map(drop);
                 _ = done.send(pushed);
             }
             Command::SendUnreliable(message) => {
@@ -350,11 +368,7 @@ impl Driver {
                     body,
                 });
             }
-            Command::Introduce(introduce) => {
-                if let Err(error) = self.push(client_frame::Body::Introduce(introduce)) {
-                    tracing::warn!(%error, "introduction not sent");
-                }
-            }
+            Command::Introduce(introduce) => self.introduce(introduce),
             Command::Close(done) => {
                 self.flush(connection).await;
                 connection.send(goodbye()).await;
@@ -365,16 +379,38 @@ impl Driver {
         None
     }
 
-    fn push(&mut self, body: client_frame::Body) -> Result<(), Error> {
+    fn introduce(&mut self, introduce: Introduce) {
+        let attempt = introduce
+            .introduction
+            .as_ref()
+            .map_or(0, |introduction| introduction.attempt);
+        let (room, user) = (introduce.room.clone(), introduce.to.clone());
+        match self.push(client_frame::Body::Introduce(introduce)) {
+            Ok(seq) => {
+                let introductions = &mut self.state.introductions;
+                introductions.insert(
+                    seq,
+                    Introduced {
+                        room,
+                        user,
+                        attempt,
+                    },
+                );
+                if introductions.len() > INTRODUCTIONS_MAX {
+                    introductions.pop_first();
+                }
+            }
+            Err(error) => tracing::warn!(%error, "introduction not sent"),
+        }
+    }
+
+    /// Queues a reliable frame; returns its number.
+    fn push(&mut self, body: client_frame::Body) -> Result<u64, Error> {
         let frame = ClientFrame {
             body: Some(body),
             ..ClientFrame::default()
         };
-        self.state
-            .outbox
-            .push(frame)
-            .map(drop)
-            .map_err(Error::local)
+        self.state.outbox.push(frame).map_err(Error::local)
     }
 
     async fn on_frame(&mut self, frame: ServerFrame) -> Result<(), End> {
@@ -405,6 +441,13 @@ impl Driver {
                 };
                 _ = reply.send(result);
                 Ok(())
+            }
+            Some(server_frame::Body::Refused(refused))
+                if let Some(to) = self.state.introductions.remove(&refused.seq) =>
+            {
+                let error = Error::refused(refused.code, &refused.message);
+                let event = Event::IntroductionRefused { to, error };
+                self.events.send(event).await.map_err(|_| End::Closed)
             }
             Some(server_frame::Body::Reject(reject)) => Err(End::Refused(rejected(&reject))),
             // The node leaves: its next connection attempt finds another node, or the same anew.

@@ -269,6 +269,9 @@ async fn a_member_that_does_not_exist_cannot_be_reached() {
     let error = soon(room.peer(&user("nobody")).connect())
         .await
         .unwrap_err();
-    assert!(error.is_closed(), "{error}");
+    assert!(
+        error.is_closed() && error.to_string().contains("no_such_member"),
+        "{error}"
+    );
     node.shutdown().await;
 }
