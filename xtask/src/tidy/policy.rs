@@ -76,6 +76,12 @@ const EDGES: &[Edge] = &[
         reason: "services are cores bound to the engine",
     },
     Edge {
+        from: "tombolo-client",
+        to: "tombolo-node",
+        tests_only: true,
+        reason: "the SDK is tested against a real node",
+    },
+    Edge {
         from: "tombolo-gateway",
         to: "tombolo-services",
         tests_only: false,
