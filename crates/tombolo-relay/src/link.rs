@@ -28,7 +28,8 @@ pub(crate) enum Control {
 pub(crate) enum FromStream {
     Opened(FiveTuple, Connection),
     Frame(FiveTuple, Vec<u8>),
-    Closed(FiveTuple),
+    /// With what tells it from a later connection of the same addresses.
+    Closed(FiveTuple, Arc<ConnectionState>),
 }
 
 /// The outside's end of a shard.
@@ -164,6 +165,10 @@ impl Connection {
                 }
             }
         }
+    }
+
+    pub(crate) fn is(&self, state: &Arc<ConnectionState>) -> bool {
+        Arc::ptr_eq(&self.state, state)
     }
 
     pub(crate) fn set_allocated(&self, is_allocated: bool) {

@@ -46,7 +46,8 @@ struct ShardThread {
 }
 
 impl Relay {
-    /// Binds all sockets and starts the threads.
+    /// Binds all sockets and starts the threads. Raises the process's limit of open files as far as it
+    /// may, since each allocation takes one.
     ///
     /// # Errors
     /// Says which socket cannot be had and what to do about it.
@@ -93,7 +94,8 @@ impl Relay {
     }
 
     /// Lets `peer` send to each allocation of `user`, as if its client had asked for that itself.
-    /// Takes effect before any packet that a shard receives from now on. Cheap; never blocks.
+    /// Each shard does it before it looks at its sockets the next time, in about a millisecond at the
+    /// latest. Cheap; never blocks.
     ///
     /// `false` if a shard has too many of these waiting: the peers must then do without.
     pub fn permit(&self, user: &str, peer: IpAddr) -> bool {

@@ -148,7 +148,9 @@ impl Shard {
         for _ in 0..FRAMES_PER_TURN {
             match self.inbox.frames.try_recv() {
                 Ok(FromStream::Opened(tuple, connection)) => {
-                    self.connections.insert(tuple, connection);
+                    if self.connections.insert(tuple, connection).is_some() {
+                        self.core.handle_client_gone(now, tuple);
+                    }
                 }
                 Ok(FromStream::Frame(tuple, frame)) => {
                     self.io.stream_frames += 1;
@@ -156,9 +158,12 @@ impl Shard {
                         self.forward_frame(now, forward, &frame);
                     }
                 }
-                Ok(FromStream::Closed(tuple)) => {
-                    self.connections.remove(&tuple);
-                    self.core.handle_client_gone(now, tuple);
+                Ok(FromStream::Closed(tuple, state)) => {
+                    let successor = self.connections.get(&tuple).filter(|next| !next.is(&state));
+                    if successor.is_none() {
+                        self.connections.remove(&tuple);
+                        self.core.handle_client_gone(now, tuple);
+                    }
                 }
                 Err(_) => return Next::Sleep,
             }

@@ -36,9 +36,10 @@ pub(super) async fn run(
             WRITE_BYTES
         },
     };
+    let state = queue.state();
     let idle = Idle {
         timeout: config.idle_timeout,
-        state: queue.state(),
+        state: Arc::clone(&state),
     };
     let end = tokio::select! {
         end = read(shard, tuple, reader, deadline, idle) => end,
@@ -51,7 +52,7 @@ pub(super) async fn run(
         End::SlowReader => config.counters.slow_readers.add(1),
     }
     debug!(client = ?tuple, reason = ?end, "connection ended");
-    shard.frame(FromStream::Closed(tuple)).await;
+    shard.frame(FromStream::Closed(tuple, state)).await;
 }
 
 /// How long a connection may be silent.

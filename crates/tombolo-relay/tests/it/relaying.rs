@@ -1,6 +1,10 @@
 //! Packets through the relay over UDP.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use tombolo_relay::{Relay, RelayConfig};
 use tombolo_turn::{client::Event, server::Refusal};
@@ -96,7 +100,7 @@ fn special_networks_are_denied_unless_they_are_allowed() {
         "224.0.0.1:9",
     ] {
         let peer: SocketAddr = peer.parse().expect("a literal");
-        device.client.connect_peer(std::time::Instant::now(), peer);
+        device.client.connect_peer(Instant::now(), peer);
         device.event(|event| *event == Event::PeerRefused { peer, code: 403 });
     }
 }
@@ -107,7 +111,7 @@ fn the_relays_own_service_ports_are_no_peers() {
     let mut device = Device::udp(&relay, "alice");
     device.allocate();
     let peer = relay.addrs().turn[0];
-    device.client.connect_peer(std::time::Instant::now(), peer);
+    device.client.connect_peer(Instant::now(), peer);
     device.event(|event| *event == Event::PeerRefused { peer, code: 403 });
 }
 
@@ -173,6 +177,40 @@ fn garbage_is_counted_and_hurts_nobody() {
 }
 
 #[test]
+fn a_flood_at_one_relay_port_does_not_starve_the_others() {
+    let config = RelayConfig {
+        shards: Some(1),
+        ..relay_config(v4())
+    };
+    let relay = Relay::bind(config).expect("there are free ports");
+    let mut alice = Device::udp(&relay, "alice");
+    let mut bob = Device::udp(&relay, "bob");
+    let echo = Echo::start(v4());
+    alice.allocate();
+    alice.bind(echo.address);
+    let flooded = bob.allocate();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let attacker = UdpSocket::bind("127.0.0.3:0").expect("loopback is there");
+            let start = Instant::now();
+            while !is_over.load(Ordering::Relaxed) && start.elapsed() < FLOOD_TIME_MAX {
+                // What does not fit is lost, as it would be on the way.
+                let _ = attacker.send_to(&[0; 1200], flooded);
+            }
+        });
+        for i in 0..200u8 {
+            alice.send(echo.address, &[i; 100]);
+            assert_eq!(alice.receive(), (echo.address, vec![i; 100]));
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    let stats = relay.stats();
+    let refused = stats.shards[0].turn.refused(Refusal::PeerNotPermitted);
+    assert!(refused > 0, "{stats:?}");
+}
+
+#[test]
 fn a_released_allocation_frees_its_port() {
     let relay = Relay::bind(relay_config(v4())).expect("there are free ports");
     let mut device = Device::udp(&relay, "alice");
@@ -186,7 +224,7 @@ fn a_released_allocation_frees_its_port() {
             .sum::<u64>()
     };
     assert_eq!(ports(), 1);
-    device.client.close(std::time::Instant::now());
+    device.client.close(Instant::now());
     device.event(|event| *event == Event::Closed);
     assert_eq!(ports(), 0);
     UdpSocket::bind(relayed).expect("the port is free again");
@@ -219,9 +257,7 @@ fn assert_echoes(device: &mut Device, ip: IpAddr) {
     let echo = Echo::start(ip);
     device.allocate();
     // First as Send and Data indications, then on a channel.
-    device
-        .client
-        .connect_peer(std::time::Instant::now(), echo.address);
+    device.client.connect_peer(Instant::now(), echo.address);
     device.event(|event| *event == Event::ChannelBound(echo.address));
     for len in [0, 1, 3, 100, 1200, 9000] {
         let payload = vec![len as u8; len];
@@ -233,3 +269,6 @@ fn assert_echoes(device: &mut Device, ip: IpAddr) {
 fn time_limited_password(secret: &str, username: &str) -> String {
     tombolo_turn::server::password_of(secret.as_bytes(), username)
 }
+
+/// Ends the flood where the test has failed already.
+const FLOOD_TIME_MAX: Duration = Duration::from_secs(30);
