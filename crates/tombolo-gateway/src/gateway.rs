@@ -22,7 +22,7 @@ use crate::{http, https, listen, quic, tls};
 pub struct Gateway {
     addrs: Vec<SocketAddr>,
     endpoints: Vec<Endpoint>,
-    /// Each ends by itself when the gateway drains.
+    /// Each ends by itself when the gateway is closed.
     accepting: Vec<JoinHandle<()>>,
     /// Says `None` when all UDP sockets are closed.
     released: mpsc::Receiver<()>,
@@ -95,13 +95,13 @@ impl Gateway {
     /// farewell timeouts.
     pub async fn shutdown(mut self) {
         self.shared.advance(Phase::Draining);
+        let farewell_timeout = self.shared.limits.farewell_timeout;
+        let _ = timeout(2 * farewell_timeout, self.shared.admission.emptied()).await;
+        self.shared.advance(Phase::Closed);
         for task in self.accepting.drain(..) {
             // It may have panicked; there is nothing left to do for it here.
             let _ = task.await;
         }
-        let farewell_timeout = self.shared.limits.farewell_timeout;
-        let _ = timeout(2 * farewell_timeout, self.shared.admission.emptied()).await;
-        self.shared.advance(Phase::Closed);
         self.shared.admission.emptied().await;
         for endpoint in self.endpoints.drain(..) {
             let farewell = Farewell::GoingAway;

@@ -39,7 +39,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .fallback(|| async { ApiError::NOT_FOUND })
         .method_not_allowed_fallback(|| async { ApiError::METHOD_NOT_ALLOWED })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(middleware::from_fn_with_state(Arc::clone(&shared), count))
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), attend))
         .with_state(shared)
 }
 
@@ -129,11 +129,16 @@ async fn session(
     Ok(response)
 }
 
-async fn count(State(shared): Node, request: Request, next: Next) -> Response {
-    let response = next.run(request).await;
+/// Counts, and lets nobody stay while the gateway drains.
+async fn attend(State(shared): Node, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
     shared.counters.http_requests.add();
     if response.status().is_client_error() || response.status().is_server_error() {
         shared.counters.http_errors.add();
+    }
+    if shared.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
     }
     response
 }

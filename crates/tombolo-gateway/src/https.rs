@@ -26,7 +26,7 @@ pub(crate) struct Source {
     pub(crate) ticket: Arc<Ticket>,
 }
 
-/// Accepts until the gateway drains.
+/// Accepts until the gateway is closed: while it drains, probes and devices are told so.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: TlsAcceptor,
@@ -37,7 +37,7 @@ pub(crate) async fn serve(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = phase.draining() => return,
+            () = phase.closed() => return,
         };
         let (tcp, addr) = match accepted {
             Ok(accepted) => accepted,
@@ -98,6 +98,7 @@ async fn connection(
         request.extensions_mut().insert(source.clone());
         inner.call(request)
     });
+    let is_draining = shared.is_draining();
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.hello_timeout)
@@ -109,7 +110,7 @@ async fn connection(
     let mut phase = shared.phase();
     let result = tokio::select! {
         result = timeout(limits.http_timeout, connection.as_mut()) => result,
-        () = phase.draining() => {
+        () = phase.draining(), if !is_draining => {
             connection.as_mut().graceful_shutdown();
             timeout(limits.farewell_timeout, connection.as_mut()).await
         }

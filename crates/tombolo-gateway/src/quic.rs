@@ -101,13 +101,13 @@ fn transport_config(limits: &Limits) -> Result<TransportConfig, BindError> {
     Ok(config)
 }
 
-/// Accepts until the gateway drains.
+/// Accepts until the gateway is closed: while it drains, devices are told so.
 pub(crate) async fn serve(endpoint: Endpoint, shared: Arc<Shared>) {
     let mut phase = shared.phase();
     loop {
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
-            () = phase.draining() => None,
+            () = phase.closed() => None,
         };
         let Some(incoming) = incoming else { return };
         admit(incoming, &shared);

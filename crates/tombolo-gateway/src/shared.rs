@@ -47,6 +47,10 @@ impl Shared {
         *self.phase.borrow() == Phase::Serving
     }
 
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.phase.borrow() >= Phase::Draining
+    }
+
     /// Moves on to `phase`, unless the gateway is further already.
     pub(crate) fn advance(&self, phase: Phase) {
         self.phase.send_if_modified(|current| {

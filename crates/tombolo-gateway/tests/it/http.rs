@@ -151,8 +151,8 @@ async fn what_does_not_exist_is_said_in_json() {
     );
 }
 
-struct Reply {
-    status: u16,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
     head: String,
     body: String,
 }
@@ -171,7 +171,7 @@ impl Reply {
 }
 
 impl Server {
-    async fn get(&self, path: &str, headers: &str) -> Reply {
+    pub(crate) async fn get(&self, path: &str, headers: &str) -> Reply {
         self.request("GET", path, headers, "").await
     }
 

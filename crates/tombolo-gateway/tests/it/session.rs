@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tombolo_wire::v1::client_frame::Body as Up;
@@ -174,8 +175,8 @@ async fn after_goodbye_the_node_closes_and_the_session_is_over() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_device_is_given_up_after_the_idle_timeout() {
     let fixture = Fixture::start_with(|config| {
-        config.limits.idle_timeout = std::time::Duration::from_millis(300);
-        config.limits.keep_alive_interval = std::time::Duration::from_millis(100);
+        config.limits.idle_timeout = Duration::from_millis(1_200);
+        config.limits.keep_alive_interval = Duration::from_millis(300);
     });
     for transport in TRANSPORTS {
         let mut device = fixture.connect(transport).await;

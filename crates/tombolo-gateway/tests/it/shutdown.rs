@@ -1,7 +1,7 @@
 use tombolo_wire::v1::ErrorCode;
 use tombolo_wire::v1::server_frame::Body as Down;
 
-use crate::device::{TRANSPORTS, hello};
+use crate::device::{PATIENCE, TRANSPORTS, Transport, hello};
 use crate::fixture::{Fixture, token};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -23,6 +23,32 @@ async fn devices_are_told_to_go_when_the_gateway_shuts_down() {
             .await;
         assert_eq!(device.receive().await, None, "nothing follows");
     }
+    shutdown.await.expect("it does not panic");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_it_drains_the_gateway_says_so() {
+    let fixture = Fixture::start_with(|config| config.limits.farewell_timeout = PATIENCE);
+    let mut slow = fixture.connect(Transport::WebSocket).await;
+    slow.hello(&token("alice")).await;
+    let server = fixture.server.clone();
+    let shutdown = tokio::spawn(fixture.gateway.shutdown());
+    slow.receive_until(|frame| match frame.body {
+        Some(Down::GoAway(_)) => Some(()),
+        _ => None,
+    })
+    .await;
+
+    // The slow device has not closed its side yet.
+    assert_eq!(server.get("/readyz", "").await.status, 503);
+    assert_eq!(server.get("/healthz", "").await.status, 200);
+    for transport in TRANSPORTS {
+        let mut late = server.connect(transport).await;
+        late.send_frame(&hello(&token("bob"))).await;
+        assert_eq!(late.rejected().await.0, ErrorCode::Unavailable);
+    }
+    assert_eq!(slow.receive().await, None);
+    drop(slow);
     shutdown.await.expect("it does not panic");
 }
 
