@@ -1,0 +1,9 @@
+//! What the fuzz targets do with their input, apart from the fuzzer, so that a plain test can
+//! replay a corpus or a crash: see `tests/corpus.rs`.
+//!
+//! Each module has one `run(data)`, which panics where an invariant does not hold.
+#![forbid(unsafe_code)]
+
+pub mod frame;
+pub mod stun;
+pub mod turn;
