@@ -513,6 +513,60 @@ fn bytes_that_are_no_message_are_counted_and_dropped() {
     assert_eq!(lab.client.stats().malformed, whole.len() as u64);
 }
 
+#[test]
+fn replies_with_any_bit_flipped_never_pass_for_the_servers() {
+    let pristine = || {
+        let mut lab = Lab::new();
+        lab.answer_challenge();
+        let signed = lab.request(Method::ALLOCATE);
+        let reply = lab.script.allocated(&signed, 600);
+        (lab, reply)
+    };
+    let (_, reply) = pristine();
+    for bit in 0..reply.len() * 8 {
+        let (mut lab, mut reply) = pristine();
+        reply[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(
+            lab.client.handle_datagram(lab.now, &reply),
+            None,
+            "bit {bit}"
+        );
+        let event = lab.client.poll_event();
+        assert!(
+            !matches!(event, Some(Event::Allocated { .. })),
+            "bit {bit}: {event:?}"
+        );
+    }
+}
+
+#[test]
+fn challenges_with_any_bit_flipped_do_no_harm() {
+    let mut probe = Lab::new();
+    let first = probe.request(Method::ALLOCATE);
+    let bits = probe
+        .script
+        .challenge(&first, ErrorCode::UNAUTHENTICATED)
+        .len()
+        * 8;
+    for bit in 0..bits {
+        let mut lab = Lab::new();
+        let first = lab.request(Method::ALLOCATE);
+        let mut reply = lab.script.challenge(&first, ErrorCode::UNAUTHENTICATED);
+        reply[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(
+            lab.client.handle_datagram(lab.now, &reply),
+            None,
+            "bit {bit}"
+        );
+        // Whatever it took that for, it sends one request at most and is not stuck.
+        assert!(std::iter::from_fn(|| lab.client.poll_transmit()).count() <= 1);
+        assert!(
+            lab.client.is_over() || lab.client.poll_timeout().is_some(),
+            "bit {bit}"
+        );
+    }
+}
+
 fn peer() -> SocketAddr {
     "203.0.113.5:5000".parse().expect("a literal")
 }
