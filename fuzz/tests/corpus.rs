@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 #[test]
 fn every_input_of_every_corpus_is_survived() {
-    let targets: [(&str, fn(&[u8])); 3] = [
+    let targets: [(&str, Run); 3] = [
         ("stun_decode", tombolo_fuzz::stun::run),
         ("turn_server", tombolo_fuzz::turn::run),
         ("frame_decode", tombolo_fuzz::frame::run),
@@ -28,6 +28,9 @@ fn the_corpus_of_the_server_gets_as_far_as_data_both_ways() {
     assert!(stats.iter().any(|stats| stats.to_client_packets > 0));
     assert!(stats.iter().any(|stats| stats.allocations_expired > 0));
 }
+
+/// What a target does with one input.
+type Run = fn(&[u8]);
 
 fn inputs(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
