@@ -9,16 +9,20 @@
 //! for byte. A test says `World::new(seed!())`; when it fails, the [`EventLog`] prints the seed, the
 //! command that replays it (`TOMBOLO_SEED=… cargo test NAME`) and what happened last.
 //!
-//! ```
-//! use tombolo_sim::{Nat, NatConfig, Protocol};
+//! A [`Lab`] is such a world with one node ([`RelayHost`]: the TURN server core and introductions) and
+//! devices ([`DeviceHost`]: TURN client, NAT probe and path agent on one socket, under a toy data plane):
 //!
-//! let mut nat = Nat::new(NatConfig::symmetric(), vec!["192.0.2.1".parse()?], [7; 32]);
-//! let now = tombolo_sim::Clock::new().now();
-//! let inside = "192.168.1.10:5000".parse()?;
-//! let one = nat.handle_outbound(now, Protocol::Udp, inside, "203.0.113.1:3478".parse()?);
-//! let other = nat.handle_outbound(now, Protocol::Udp, inside, "203.0.113.2:3478".parse()?);
-//! assert_ne!(one, other);
-//! # Ok::<(), std::net::AddrParseError>(())
+//! ```
+//! use std::time::Duration;
+//! use tombolo_sim::{Access, Lab, NatConfig, seed};
+//!
+//! let mut lab = Lab::new(seed!());
+//! let alice = lab.device("alice", Access::behind(NatConfig::port_restricted()));
+//! let bob = lab.device("bob", Access::behind(NatConfig::restricted()));
+//! lab.get_ready();
+//! lab.connect(alice, bob, Duration::from_millis(20));
+//! let direct = lab.run_until_direct(alice, bob, Duration::from_secs(1));
+//! assert!(direct.is_some_and(|took| took < lab.rtt(alice, bob) * 3));
 //! ```
 //!
 //! What it leaves out: bandwidth and queues, fragmentation and path MTU, ICMP, and TCP below the level
