@@ -473,7 +473,13 @@ impl Shared {
                 tracing::warn!(%error, frame = refused.seq, "message refused");
             }
             server_frame::Body::IceServers(servers) => self.renew_credentials(&servers).await,
-            _ => {}
+            // The session deals with these itself.
+            server_frame::Body::Welcome(_)
+            | server_frame::Body::Reject(_)
+            | server_frame::Body::Pong(_)
+            | server_frame::Body::Response(_)
+            | server_frame::Body::GoAway(_)
+            | server_frame::Body::Acknowledge(_) => {}
         }
     }
 

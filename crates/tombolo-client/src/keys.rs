@@ -120,7 +120,7 @@ impl Keys {
         config.enable_sni = false;
         config.alpn_protocols = vec![PEER_ALPN.to_vec()];
         config.resumption = rustls::client::Resumption::disabled();
-        Ok(QuicClientConfig::try_from(config).map_err(|_| KeyError::CipherSuite)?)
+        QuicClientConfig::try_from(config).map_err(|_| KeyError::CipherSuite)
     }
 
     /// The TLS end that answers links from whoever is in `accepted` at that moment.
@@ -137,7 +137,7 @@ impl Keys {
             )));
         config.alpn_protocols = vec![PEER_ALPN.to_vec()];
         config.send_tls13_tickets = 0;
-        Ok(QuicServerConfig::try_from(config).map_err(|_| KeyError::CipherSuite)?)
+        QuicServerConfig::try_from(config).map_err(|_| KeyError::CipherSuite)
     }
 }
 

@@ -306,7 +306,11 @@ impl Shared {
                 .into_iter()
                 .filter_map(parse_member)
                 .collect()),
-            _ => Err(Error::local("the node answered another question")),
+            response::Result::Failure(_)
+            | response::Result::Left(_)
+            | response::Result::IceServers(_) => {
+                Err(Error::local("the node answered another question"))
+            }
         }
     }
 }

@@ -21,7 +21,7 @@ pub(crate) fn client_config(
         Some(pin) => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Pinned {
-                pin: pin.clone(),
+                pin: *pin,
                 algorithms,
             }))
             .with_no_client_auth(),

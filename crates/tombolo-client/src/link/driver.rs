@@ -311,7 +311,7 @@ impl Driver {
         }
         tokio::select! {
             remote = self.introductions.recv() => {
-                remote.ok_or("replaced by a newer link, or the device is closed".to_owned())
+                remote.ok_or_else(|| "replaced by a newer link, or the device is closed".to_owned())
             }
             Some(refusal) = self.refusals.recv() => Err(refusal),
             () = tokio::time::sleep(INTRODUCTION_TIMEOUT) => {
@@ -374,7 +374,7 @@ impl Driver {
                 return connections
                     .recv()
                     .await
-                    .ok_or("the device is closed".to_owned());
+                    .ok_or_else(|| "the device is closed".to_owned());
             }
             let tls = shop
                 .keys
@@ -537,8 +537,10 @@ impl Introduced {
         let mut peer_config = PeerConfig::new(local.clone(), remote.credentials.clone(), is_client);
         peer_config.policy = config.policy;
         peer_config.candidates.clone_from(&remote.candidates);
-        let (peer, routes) = config.shop.net.add_peer(peer_config)?;
+        // First, since the peer's handshake may be waiting for its place already.
         config.shop.accepted.insert(identity);
+        let added = config.shop.net.add_peer(peer_config);
+        let (peer, routes) = added.inspect_err(|_| config.shop.accepted.remove(identity))?;
         Ok(Self {
             net: config.shop.net.clone(),
             accepted: config.shop.accepted.clone(),

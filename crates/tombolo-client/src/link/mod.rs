@@ -164,7 +164,9 @@ impl Peer {
                         bytes: payload.len(),
                         bytes_max: self.unreliable_max(),
                     },
-                    _ => SendError::Closed,
+                    noq::SendDatagramError::UnsupportedByPeer
+                    | noq::SendDatagramError::Disabled
+                    | noq::SendDatagramError::ConnectionLost(_) => SendError::Closed,
                 });
         }
         let budget = self

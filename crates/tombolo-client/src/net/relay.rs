@@ -252,7 +252,16 @@ impl Relays {
                 return;
             }
             Event::Failed(error) => Some(error),
-            Event::Expired => None,
+            Event::Expired | Event::Closed => None,
+            Event::CredentialsRefused => {
+                tracing::warn!("the relay refuses its own node's credentials");
+                return;
+            }
+            Event::PeerRefused { peer, code } => {
+                tracing::warn!(%peer, code, "the relay refuses a peer");
+                return;
+            }
+            Event::ChannelBound(_) => return,
             _ => return,
         };
         self.turns.remove(&carrier);

@@ -269,7 +269,15 @@ impl Driver {
                 Ok(connection)
             }
             server_frame::Body::Reject(reject) => Err(rejected(&reject)),
-            _ => Err(Error::unreachable(
+            server_frame::Body::Pong(_)
+            | server_frame::Body::Response(_)
+            | server_frame::Body::RoomEvent(_)
+            | server_frame::Body::Delivery(_)
+            | server_frame::Body::Introduced(_)
+            | server_frame::Body::Refused(_)
+            | server_frame::Body::GoAway(_)
+            | server_frame::Body::Acknowledge(_)
+            | server_frame::Body::IceServers(_) => Err(Error::unreachable(
                 url,
                 "the node did not greet: is it a Tombolo node?",
             )),

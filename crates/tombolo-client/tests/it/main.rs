@@ -1,4 +1,5 @@
 //! Devices on loopback, with a real node in the same process.
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod abuse;
 mod lab;
