@@ -37,7 +37,7 @@ fn play_in_user_namespace() -> anyhow::Result<()> {
 }
 
 fn play(stage: &Stage) -> anyhow::Result<()> {
-    let mut narrator = Narrator::new(stage.headline());
+    let mut narrator = Narrator::new(stage.headline(), stage.has_nats());
     narrator.open()?;
     stage.play(&mut narrator)?;
     let is_complete = narrator.close()?;

@@ -46,6 +46,7 @@ struct Role {
 /// The storyteller.
 pub(super) struct Narrator {
     headline: String,
+    has_nats: bool,
     has_colour: bool,
     started: Instant,
     scene: Scene,
@@ -61,10 +62,12 @@ pub(super) struct Narrator {
 }
 
 impl Narrator {
-    pub(super) fn new(headline: &str) -> Self {
+    /// `has_nats`: whether NATs stand between the devices.
+    pub(super) fn new(headline: &str, has_nats: bool) -> Self {
         let now = Instant::now();
         Self {
             headline: headline.to_owned(),
+            has_nats,
             has_colour: io::stdout().is_terminal(),
             started: now,
             scene: Scene::Meeting,
@@ -336,22 +339,30 @@ impl Narrator {
         say(&format!("{seconds:8.3} s  {who:>7}   {what}"))
     }
 
-    /// Draws the two devices, their NATs, the node, and the way of the data.
+    /// Draws the two devices, what stands before them, the node, and the way of the data.
     fn draw(&self, via: Option<Via>) -> io::Result<()> {
-        let (relay, direct) = match via {
-            None => ("·····", "·".repeat(19)),
-            Some(Via::Relay) => ("━━━━━", "·".repeat(19)),
-            Some(Via::Direct) => ("·····", "━".repeat(19)),
+        let relay = if via == Some(Via::Relay) {
+            "━━━━━"
+        } else {
+            "·····"
+        };
+        let direct = if via == Some(Via::Direct) {
+            "━"
+        } else {
+            "·"
+        }
+        .repeat(16);
+        let door = if self.has_nats {
+            " NAT "
+        } else {
+            "─────"
         };
         say("")?;
         say(&format!("                     ┌{relay} node {relay}┐"))?;
         say(&format!(
-            "      alice ── NAT ──┤                ├── NAT ── bob"
+            "      alice ──{door}──┤                ├──{door}── bob"
         ))?;
-        say(&format!(
-            "                     └{}┘\n",
-            direct.chars().take(16).collect::<String>()
-        ))
+        say(&format!("                     └{direct}┘\n"))
     }
 
     fn bold(&self, text: &str) -> String {

@@ -59,6 +59,10 @@ impl Stage {
         &self.headline
     }
 
+    pub(super) fn has_nats(&self) -> bool {
+        self.lab.is_some()
+    }
+
     /// Plays the whole story.
     pub(super) fn play(&self, narrator: &mut Narrator) -> anyhow::Result<()> {
         let (stop_node, node_stopped) = oneshot::channel();
@@ -169,7 +173,11 @@ fn run_node(
         let everybody: Cidr = "0.0.0.0/0".parse().context("a range")?;
         let builder = Node::builder().dev().allow_peer(everybody);
         let builder = builder.port(0).turn_port(0).turns_port(0);
-        let node = ips.iter().fold(builder, |builder, ip| builder.listen(*ip)).start().await?;
+        let node = ips
+            .iter()
+            .fold(builder, |builder, ip| builder.listen(*ip))
+            .start()
+            .await?;
         url.send(node.ready().url.to_string())?;
         // An error means that the director is gone, which ends the play as well.
         _ = stopped.await;

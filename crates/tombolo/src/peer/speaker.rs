@@ -114,8 +114,9 @@ fn state_mark(state: LinkState) -> String {
 }
 
 fn summary_text(user: &str, summary: &Summary) -> String {
-    let ms =
-        |value: Option<f64>| value.map_or("never".to_owned(), |value| format!("{value:.1} ms"));
+    let ms = |value: Option<f64>| {
+        value.map_or_else(|| "never".to_owned(), |value| format!("{value:.1} ms"))
+    };
     format!(
         "{user}: {} sent; {} received, {} lost, {} duplicated, {} reordered; first byte {}, \
          direct {}, longest gap {}, round trip {}",

@@ -69,7 +69,7 @@ impl Tally {
     pub(crate) fn on_received(&mut self, now: Instant, seq: u64) {
         self.last_change = now;
         self.first_byte
-            .get_or_insert(now.duration_since(self.started));
+            .get_or_insert_with(|| now.duration_since(self.started));
         if let Some(last) = self.last_received.replace(now) {
             let gap = now.duration_since(last);
             self.longest_gap = Some(self.longest_gap.map_or(gap, |longest| longest.max(gap)));
@@ -89,7 +89,8 @@ impl Tally {
     }
 
     pub(crate) fn on_direct(&mut self, now: Instant) {
-        self.direct.get_or_insert(now.duration_since(self.started));
+        self.direct
+            .get_or_insert_with(|| now.duration_since(self.started));
     }
 
     pub(crate) fn on_rtt(&mut self, rtt: Duration) {
