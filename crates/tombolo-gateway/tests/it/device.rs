@@ -285,11 +285,8 @@ impl Device {
                 device.endpoint.wait_all_draining().await;
             }
             Self::WebSocket(mut device) => {
-                device
-                    .socket
-                    .close(None)
-                    .await
-                    .expect("the connection is there");
+                // It may be closed already.
+                let _ = device.socket.close(None).await;
             }
         }
     }

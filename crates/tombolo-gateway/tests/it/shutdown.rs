@@ -46,6 +46,7 @@ async fn while_it_drains_the_gateway_says_so() {
         let mut late = server.connect(transport).await;
         late.send_frame(&hello(&token("bob"))).await;
         assert_eq!(late.rejected().await.0, ErrorCode::Unavailable);
+        late.close().await;
     }
     assert_eq!(slow.receive().await, None);
     drop(slow);
