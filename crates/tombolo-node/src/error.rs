@@ -1,5 +1,5 @@
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use tombolo_relay::{ListenSocket, Protocol};
 
@@ -27,6 +27,15 @@ pub enum StartError {
     /// The certificate cannot be used with TLS.
     #[error("cannot use the certificate: {0}")]
     Tls(#[from] rustls::Error),
+    /// The address belongs to another machine, often to the NAT in front of this one.
+    #[error(
+        "{ip} is no address of this machine: name one that is with --listen; if a NAT in front of \
+         it has this one, name it with --public"
+    )]
+    NotHere {
+        /// What was asked for.
+        ip: IpAddr,
+    },
     /// Somebody else has a port that devices connect to.
     #[error("{addr} is in use: stop what listens there, or choose another port with --port")]
     GatewayPort {
@@ -53,11 +62,16 @@ impl StartError {
     pub(crate) fn from_gateway(error: tombolo_gateway::BindError) -> Self {
         match error.addr() {
             Some(addr) if error.is_port_taken() => Self::GatewayPort { addr },
-            _ => Self::Gateway(error),
+            Some(_) | None => Self::Gateway(error),
         }
     }
 
     pub(crate) fn from_relay(error: tombolo_relay::BindError, config: &NodeBuilder) -> Self {
+        if let tombolo_relay::BindError::NoSuchAddress { socket } = error {
+            return Self::NotHere {
+                ip: socket.address.ip(),
+            };
+        }
         let tombolo_relay::BindError::InUse { socket } = error else {
             return Self::Relay(error);
         };

@@ -53,6 +53,10 @@ async fn after_an_introduction_the_relay_carries_packets_unasked() {
         (from, payload.as_slice()),
         (bob.relayed, &b"hello alice"[..])
     );
+
+    let stats = node.stats();
+    assert_eq!((stats.gateway.attached, stats.services.introduced), (2, 2));
+    assert!(!stats.relay.shards.is_empty());
     node.shutdown().await;
 }
 

@@ -93,6 +93,20 @@ async fn a_taken_port_is_named_with_the_flag_that_chooses_another() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_of_another_machine_is_named_with_what_to_do() {
+    let elsewhere = Ipv4Addr::new(192, 0, 2, 1);
+    let error = builder()
+        .listen(elsewhere.into())
+        .start()
+        .await
+        .expect_err("it is not here");
+    assert!(
+        matches!(error, StartError::NotHere { ip } if ip == elsewhere),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_dev_a_node_needs_keys_and_gives_no_tokens() {
     let bare = || {
         let builder = Node::builder().listen(LOOPBACK);
