@@ -104,7 +104,7 @@ impl DeviceHost {
         let mut rng = ChaCha12Rng::from_seed(seed);
         let mut device = Self {
             turn: Turn::new(&config, rng.random(), now, 0),
-            probe: probe(&config, rng.random(), now),
+            probe: probe(&config, config.stun.clone(), rng.random(), now),
             agent: Agent::new(tombolo_path::Config::default(), rng.random(), now),
             config,
             rng,
@@ -360,13 +360,15 @@ impl DeviceHost {
 
     fn drain_probe(&mut self, now: Instant) {
         while let Some(event) = self.probe.poll_event() {
-            if let ProbeEvent::Done(report) = event {
-                self.notes.push_back(format!(
-                    "nat: {} at {:?}",
-                    report.behaviour(),
-                    report.public()
-                ));
-                self.on_probed(now, report.behaviour(), report.public());
+            let ProbeEvent::Done(report) = event else {
+                continue;
+            };
+            let (nat, public) = (report.behaviour(), report.public());
+            if self.nat.is_none() {
+                self.notes.push_back(format!("nat: {nat} at {public:?}"));
+                self.on_measured(nat, public);
+            } else if let Some(public) = public.first() {
+                self.on_seen(now, *public);
             }
         }
         while let Some(transmit) = self.probe.poll_transmit() {
@@ -478,7 +480,8 @@ impl Actor for DeviceHost {
         self.agent.handle_timeout(now);
         if self.probes_at <= now {
             self.probes_at = now + PROBE_INTERVAL;
-            self.probe = probe(&self.config, self.rng.random(), now);
+            let servers = vec![self.config.turn];
+            self.probe = probe(&self.config, servers, self.rng.random(), now);
         }
         if self.allocates_at.is_some_and(|at| at <= now) {
             self.allocate_again(now);

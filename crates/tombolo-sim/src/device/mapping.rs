@@ -20,28 +20,25 @@ pub(super) struct Turn {
 }
 
 impl DeviceHost {
-    pub(super) fn on_probed(&mut self, now: Instant, nat: NatBehaviour, public: Vec<SocketAddr>) {
-        let is_first = self.nat.is_none();
-        let has_moved = nat.udp && public.iter().any(|address| !self.public.contains(address));
+    /// Takes the first measurement of the NAT, against all servers.
+    pub(super) fn on_measured(&mut self, nat: NatBehaviour, public: Vec<SocketAddr>) {
         self.agent.set_local_nat(Some(nat));
         self.nat = Some(nat);
-        if is_first {
-            self.public = public;
-            return;
-        }
-        if !has_moved {
-            return;
-        }
-        // The NAT gave us other mappings: peers must hear of them, and so must the TURN server, for
-        // which our allocation belongs to the old one.
-        self.notes
-            .push_back(format!("the NAT has moved us to {public:?}"));
-        let is_turn_stale = self
-            .turn
-            .mapped
-            .is_some_and(|mapped| !public.contains(&mapped));
         self.public = public;
-        if is_turn_stale && self.config.turn_protocol == Protocol::Udp {
+    }
+
+    /// Takes a later look, as the TURN server sees us. A NAT that gave us another mapping has cut our
+    /// allocation off, which belongs to the old one, and peers must hear of the new address.
+    pub(super) fn on_seen(&mut self, now: Instant, public: SocketAddr) {
+        let is_udp = self.config.turn_protocol == Protocol::Udp;
+        let is_turn_stale = is_udp && self.turn.mapped.is_some_and(|mapped| mapped != public);
+        if !is_turn_stale && self.public.contains(&public) {
+            return;
+        }
+        self.notes
+            .push_back(format!("the NAT has moved us to {public}"));
+        self.public = vec![public];
+        if is_turn_stale {
             self.allocate_again(now);
         }
         self.agent.handle_network_changed(now);
@@ -107,8 +104,14 @@ impl std::fmt::Debug for Turn {
     }
 }
 
-pub(super) fn probe(config: &DeviceConfig, seed: [u8; 32], now: Instant) -> NatProbe {
-    let mut probe = ProbeConfig::new(config.stun.clone());
+/// Asks these servers how the NAT treats us.
+pub(super) fn probe(
+    config: &DeviceConfig,
+    servers: Vec<SocketAddr>,
+    seed: [u8; 32],
+    now: Instant,
+) -> NatProbe {
+    let mut probe = ProbeConfig::new(servers);
     let local = config
         .addresses
         .iter()

