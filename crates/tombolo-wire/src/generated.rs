@@ -368,6 +368,20 @@ pub struct Introduction {
     /// More candidates of an attempt that is already introduced.
     #[prost(bool, tag = "8")]
     pub update: bool,
+    /// What the sender knows of its NAT; explanations use it.
+    #[prost(message, optional, tag = "9")]
+    pub nat: ::core::option::Option<Nat>,
+}
+/// The behaviour of a NAT, in the words of RFC 4787.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Nat {
+    #[prost(enumeration = "NatMapping", tag = "1")]
+    pub mapping: i32,
+    #[prost(enumeration = "NatFiltering", tag = "2")]
+    pub filtering: i32,
+    /// No STUN server answered over UDP.
+    #[prost(bool, tag = "3")]
+    pub udp_blocked: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Candidate {
@@ -414,6 +428,81 @@ impl JoinMode {
             "JOIN_MODE_CREATE" => Some(Self::Create),
             "JOIN_MODE_JOIN" => Some(Self::Join),
             "JOIN_MODE_JOIN_OR_CREATE" => Some(Self::JoinOrCreate),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum NatMapping {
+    Unspecified = 0,
+    NoNat = 1,
+    EndpointIndependent = 2,
+    AddressDependent = 3,
+    AddressAndPortDependent = 4,
+    /// One of the two dependent ones.
+    Dependent = 5,
+    /// One of the first two, by ports alone.
+    PortIndependent = 6,
+}
+impl NatMapping {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "NAT_MAPPING_UNSPECIFIED",
+            Self::NoNat => "NAT_MAPPING_NO_NAT",
+            Self::EndpointIndependent => "NAT_MAPPING_ENDPOINT_INDEPENDENT",
+            Self::AddressDependent => "NAT_MAPPING_ADDRESS_DEPENDENT",
+            Self::AddressAndPortDependent => "NAT_MAPPING_ADDRESS_AND_PORT_DEPENDENT",
+            Self::Dependent => "NAT_MAPPING_DEPENDENT",
+            Self::PortIndependent => "NAT_MAPPING_PORT_INDEPENDENT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "NAT_MAPPING_UNSPECIFIED" => Some(Self::Unspecified),
+            "NAT_MAPPING_NO_NAT" => Some(Self::NoNat),
+            "NAT_MAPPING_ENDPOINT_INDEPENDENT" => Some(Self::EndpointIndependent),
+            "NAT_MAPPING_ADDRESS_DEPENDENT" => Some(Self::AddressDependent),
+            "NAT_MAPPING_ADDRESS_AND_PORT_DEPENDENT" => Some(Self::AddressAndPortDependent),
+            "NAT_MAPPING_DEPENDENT" => Some(Self::Dependent),
+            "NAT_MAPPING_PORT_INDEPENDENT" => Some(Self::PortIndependent),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum NatFiltering {
+    Unspecified = 0,
+    EndpointIndependent = 1,
+    AddressDependent = 2,
+    AddressAndPortDependent = 3,
+}
+impl NatFiltering {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "NAT_FILTERING_UNSPECIFIED",
+            Self::EndpointIndependent => "NAT_FILTERING_ENDPOINT_INDEPENDENT",
+            Self::AddressDependent => "NAT_FILTERING_ADDRESS_DEPENDENT",
+            Self::AddressAndPortDependent => "NAT_FILTERING_ADDRESS_AND_PORT_DEPENDENT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "NAT_FILTERING_UNSPECIFIED" => Some(Self::Unspecified),
+            "NAT_FILTERING_ENDPOINT_INDEPENDENT" => Some(Self::EndpointIndependent),
+            "NAT_FILTERING_ADDRESS_DEPENDENT" => Some(Self::AddressDependent),
+            "NAT_FILTERING_ADDRESS_AND_PORT_DEPENDENT" => Some(Self::AddressAndPortDependent),
             _ => None,
         }
     }

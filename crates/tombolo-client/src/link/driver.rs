@@ -7,12 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, watch};
 use tombolo_path::{
-    AddPeerError, Candidate, CandidateKind, Credentials, PeerConfig, PeerId, Policy,
+    AddPeerError, Candidate, CandidateKind, Credentials, NatBehaviour, PeerConfig, PeerId, Policy,
 };
 use tombolo_wire::v1::{self, Introduce};
 use tombolo_wire::{EARLY_BYTES_MAX, PublicKeys, RoomId, UserId};
 
 use super::message::{decode_first, encode_first};
+use super::nat;
 use super::paths::Paths;
 use super::{
     Incoming, Lane, LinkState, LinkStatus, Message, Outgoing, Peer, Place, Shared, pair, streams,
@@ -50,6 +51,7 @@ pub(crate) struct Introduction {
     pub(crate) candidates: Vec<Candidate>,
     early: Bytes,
     pub(crate) update: bool,
+    nat: Option<NatBehaviour>,
 }
 
 impl Introduction {
@@ -71,6 +73,7 @@ impl Introduction {
             candidates: candidates.filter_map(parse_candidate).collect(),
             early: message.early,
             update: message.update,
+            nat: message.nat.as_ref().map(nat::from_wire),
         })
     }
 }
@@ -242,6 +245,7 @@ impl Driver {
     fn introduction(&self) -> v1::Introduction {
         let keys = &self.config.shop.keys;
         let candidates = self.config.shop.net.candidates();
+        let nat = self.config.shop.net.nat();
         let may_be_told = |candidate: &&Candidate| match self.config.policy {
             Policy::Any => true,
             Policy::Relay => candidate.kind == CandidateKind::Relayed,
@@ -264,6 +268,7 @@ impl Driver {
                 .collect(),
             early: Bytes::new(),
             update: false,
+            nat: nat.map(|report| nat::to_wire(report.behaviour())),
         }
     }
 
@@ -537,6 +542,7 @@ impl Introduced {
         let mut peer_config = PeerConfig::new(local.clone(), remote.credentials.clone(), is_client);
         peer_config.policy = config.policy;
         peer_config.candidates.clone_from(&remote.candidates);
+        peer_config.remote_nat = remote.nat;
         // First, since the peer's handshake may be waiting for its place already.
         config.shop.accepted.insert(identity);
         let added = config.shop.net.add_peer(peer_config);

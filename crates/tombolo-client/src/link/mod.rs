@@ -10,6 +10,7 @@
 
 mod driver;
 mod message;
+mod nat;
 mod paths;
 mod streams;
 

@@ -236,7 +236,8 @@ async fn read_quic(
     };
     tokio::select! {
         () = reliable => {}
-        () = unreliable => {}
+        // Its end tells nothing: the stream may still hold what came before the close.
+        Some(()) = async { unreliable.await; None } => {}
     }
 }
 

@@ -42,9 +42,8 @@ async fn members_hear_of_each_other_and_hear_each_other() {
 
     b.leave().await.unwrap();
     let left = loop {
-        match soon(c.next_event()).await.unwrap() {
-            RoomEvent::Left { user, reason } => break (user, reason),
-            _ => {}
+        if let RoomEvent::Left { user, reason } = soon(c.next_event()).await.unwrap() {
+            break (user, reason);
         }
     };
     assert_eq!(left, (user("bob"), "left".to_owned()));

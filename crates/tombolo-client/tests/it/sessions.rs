@@ -100,7 +100,7 @@ async fn a_broken_connection_loses_and_repeats_nothing() {
 async fn a_node_with_another_certificate_is_not_trusted() {
     let node = node().await;
     let url: ServerUrl = node.ready().url.to_string().parse().unwrap();
-    let mut pin = url.pin.clone().unwrap();
+    let mut pin = url.pin.unwrap();
     pin.0[0] ^= 1;
     let wrong = ServerUrl::from_ip(url.ip().unwrap(), url.port, Some(pin));
     let error = soon(Device::connect(&wrong.to_string(), "token"))
