@@ -111,6 +111,8 @@ pub enum CandidateRefusal {
     Loopback,
     /// The peer has as many candidates as are allowed.
     TooMany,
+    /// The peer has announced as many ports of this IP as are allowed.
+    TooManyOfIp,
 }
 
 impl fmt::Display for CandidateRefusal {
@@ -119,6 +121,7 @@ impl fmt::Display for CandidateRefusal {
             Self::NotUnicast => "not an address that a packet can be sent to",
             Self::Loopback => "a loopback address, which only laboratories allow",
             Self::TooMany => "one candidate too many",
+            Self::TooManyOfIp => "one port too many of the same IP",
         })
     }
 }

@@ -160,18 +160,51 @@ pub(crate) fn write_check(
     bytes
 }
 
+/// Which integrity attribute protects a check; the answer has the same. See RFC 8489 §9.1.3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seal {
+    Sha1,
+    Sha256,
+}
+
+impl Seal {
+    pub(crate) fn of(request: &Message<'_>) -> Self {
+        if request.has_integrity_sha256() {
+            Self::Sha256
+        } else {
+            Self::Sha1
+        }
+    }
+
+    fn write(self, writer: &mut MessageWriter<'_>, key: &Key) {
+        match self {
+            Self::Sha1 => writer.integrity(key),
+            Self::Sha256 => writer.integrity_sha256(key),
+        };
+    }
+}
+
 /// Writes a success answer that tells the sender its address.
-pub(crate) fn write_success(id: TransactionId, mapped: SocketAddr, key: &Key) -> Vec<u8> {
+pub(crate) fn write_success(
+    id: TransactionId,
+    mapped: SocketAddr,
+    seal: Seal,
+    key: &Key,
+) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(MESSAGE_BYTES_TYPICAL);
-    MessageWriter::new(&mut bytes, Class::Success, Method::BINDING, id)
-        .attribute(&XorMappedAddress(mapped))
-        .integrity(key)
-        .fingerprint();
+    let mut writer = MessageWriter::new(&mut bytes, Class::Success, Method::BINDING, id);
+    writer.attribute(&XorMappedAddress(mapped));
+    seal.write(&mut writer, key);
+    writer.fingerprint();
     bytes
 }
 
 /// Writes an error answer, authenticated when a key is given. See RFC 8489 §6.3.1 and §9.1.3.
-pub(crate) fn write_error(request: &Message<'_>, code: u16, key: Option<&Key>) -> Vec<u8> {
+pub(crate) fn write_error(
+    request: &Message<'_>,
+    code: u16,
+    proof: Option<(Seal, &Key)>,
+) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(MESSAGE_BYTES_TYPICAL);
     let id = request.transaction_id();
     let mut writer = MessageWriter::new(&mut bytes, Class::Error, Method::BINDING, id);
@@ -182,8 +215,8 @@ pub(crate) fn write_error(request: &Message<'_>, code: u16, key: Option<&Key>) -
         let unknown: Vec<_> = unknown.take(UNKNOWN_LISTED_MAX).collect();
         writer.attribute(&UnknownAttributes::new(&unknown));
     }
-    if let Some(key) = key {
-        writer.integrity(key);
+    if let Some((seal, key)) = proof {
+        seal.write(&mut writer, key);
     }
     writer.fingerprint();
     bytes

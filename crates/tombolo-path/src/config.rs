@@ -151,6 +151,12 @@ pub struct Config {
     pub peers_max: usize,
     /// Greatest number of addresses per peer, announced and peer-reflexive together.
     pub candidates_per_peer_max: usize,
+    /// Greatest number of announced addresses per peer with the same IP. A device behind a NAT has a
+    /// few; a peer that names many ports may aim checks at somebody else. See RFC 8445 §19.5.
+    pub candidates_per_ip_max: usize,
+    /// After so many checks to a peer of which nothing authentic has been heard, checks become
+    /// patient, so that an introduction makes no amplifier. See RFC 8445 §19.5.
+    pub checks_unheard_max: u32,
     /// Greatest number of datagrams, and of events, that wait to be polled.
     pub queue_max: usize,
 }
@@ -177,6 +183,8 @@ impl Default for Config {
             loopback: false,
             peers_max: 1024,
             candidates_per_peer_max: 32,
+            candidates_per_ip_max: 4,
+            checks_unheard_max: 100,
             queue_max: 4096,
         }
     }

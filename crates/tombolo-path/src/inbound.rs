@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tombolo_stun::{ErrorCode, IntegrityError, Message};
 
-use crate::check::{Failure, Request, Role, Success, write_error, write_success};
+use crate::check::{Failure, Request, Role, Seal, Success, write_error, write_success};
 use crate::peer::Peer;
 use crate::shared::Shared;
 use crate::transaction::Transaction;
@@ -32,6 +32,7 @@ impl Peer {
             return false;
         }
         shared.stats.checks_received += 1;
+        self.on_peer_heard(now);
         // 3. Refuse what cannot be understood (400, 420).
         let body = match request.body() {
             Ok(body) => body,
@@ -48,7 +49,8 @@ impl Peer {
         }
         // 5. Answer with the address that the check came from. See RFC 8445 §7.3.1.2.
         let id = request.message.transaction_id();
-        if shared.transmit(from, write_success(id, from, &self.local_key)) {
+        let seal = Seal::of(&request.message);
+        if shared.transmit(from, write_success(id, from, seal, &self.local_key)) {
             shared.stats.answers_sent += 1;
         }
         // 6. Learn a peer-reflexive candidate; check back at once. See RFC 8445 §7.3.1.3, §7.3.1.4.
@@ -87,6 +89,7 @@ impl Peer {
             return false;
         }
         shared.transactions.remove(answer.id);
+        self.on_peer_heard(now);
         let Some(pair) = self.pairs.get_mut(&transaction.to) else {
             return true;
         };
@@ -201,8 +204,8 @@ impl Peer {
         }
         // 400 and 401 answer what was not authenticated, so they cannot be signed.
         let is_signed = request.check_integrity(&self.local_key).is_ok();
-        let key = is_signed.then_some(&self.local_key);
-        if shared.transmit(to, write_error(request, code, key)) {
+        let proof = is_signed.then(|| (Seal::of(request), &self.local_key));
+        if shared.transmit(to, write_error(request, code, proof)) {
             shared.stats.errors_sent += 1;
         }
     }

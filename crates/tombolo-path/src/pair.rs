@@ -60,6 +60,8 @@ pub(crate) struct Situation {
     pub(crate) is_direct: bool,
     /// Since when a direct route has been looked for without success.
     pub(crate) trying_since: Instant,
+    /// The peer has never been heard in spite of many checks.
+    pub(crate) is_unheard: bool,
 }
 
 impl Pair {
@@ -151,6 +153,14 @@ impl Pair {
             self.next_check = Some(now + RETRY_FIRST);
         }
         !is_recent
+    }
+
+    /// Ends the patience with a pair: the peer turned out to be there.
+    pub(crate) fn hasten(&mut self, now: Instant) {
+        self.retry = RETRY_FIRST;
+        if self.queued.is_none() && self.state != PairState::Valid {
+            self.next_check = Some(now);
+        }
     }
 
     /// Notes a check sent, and plans the next.
@@ -291,6 +301,9 @@ impl Pair {
             return (!at.is_direct).then_some(ASYMMETRIC_INTERVAL);
         }
         let config = &shared.config;
+        if at.is_unheard {
+            return Some(config.patient_interval);
+        }
         if now.saturating_duration_since(self.attempt_began) < config.eager_period {
             let interval = config.eager_interval;
             return Some(shared.vary(interval, 10));

@@ -1,7 +1,7 @@
 //! One introduced peer: its pairs, its route, and what is due when.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use rand::Rng;
@@ -40,6 +40,9 @@ pub(crate) struct Peer {
     pub(crate) losses: Losses,
     /// What is left of the leave to learn peer-reflexive candidates, and when it grew last.
     learnable: (u32, Instant),
+    /// Checks that may still be sent before anything authentic is heard of the peer; `None` since
+    /// something was.
+    checks_unheard: Option<u32>,
     /// Since when a direct route has been looked for.
     pub(crate) trying_since: Instant,
     pub(crate) remote_nat: Option<NatBehaviour>,
@@ -69,6 +72,7 @@ impl Peer {
             is_following: false,
             losses: Losses::default(),
             learnable: (LEARNED_AT_ONCE_MAX, now),
+            checks_unheard: Some(shared.config.checks_unheard_max),
             trying_since: now,
             remote_nat: config.remote_nat,
             scheduled: None,
@@ -102,9 +106,14 @@ impl Peer {
             return;
         }
         let accepted = accept(address, shared.config.loopback);
-        let accepted = accepted.and_then(|()| match self.make_room(now, shared) {
-            true => Ok(()),
-            false => Err(CandidateRefusal::TooMany),
+        let accepted = accepted.and_then(|()| {
+            if self.announced_at(address.ip()) >= shared.config.candidates_per_ip_max {
+                return Err(CandidateRefusal::TooManyOfIp);
+            }
+            match self.make_room(now, shared) {
+                true => Ok(()),
+                false => Err(CandidateRefusal::TooMany),
+            }
         });
         if let Err(reason) = accepted {
             shared.stats.candidates_refused += 1;
@@ -127,6 +136,10 @@ impl Peer {
         shared: &mut Shared,
     ) -> Option<&mut Pair> {
         if !self.pairs.contains_key(&from) {
+            if accept(from, shared.config.loopback).is_err() {
+                shared.stats.candidates_refused += 1;
+                return None;
+            }
             if !self.may_learn(now) || !self.make_room(now, shared) {
                 shared.stats.prflx_dropped += 1;
                 return None;
@@ -142,6 +155,15 @@ impl Peer {
             self.pairs.insert(from, pair);
         }
         self.pairs.get_mut(&from)
+    }
+
+    /// Notes that something authentic came from the peer, wherever it came from.
+    pub(crate) fn on_peer_heard(&mut self, now: Instant) {
+        if self.checks_unheard.take() == Some(0) {
+            for pair in self.pairs.values_mut() {
+                pair.hasten(now);
+            }
+        }
     }
 
     /// Notes that the device's network changed.
@@ -277,13 +299,17 @@ impl Peer {
     /// Sends a check to a pair now, and plans the next.
     fn send_check(&mut self, now: Instant, address: SocketAddr, shared: &mut Shared) {
         let is_route = self.route == Route::Direct(address);
+        let Some(pair) = self.pairs.get_mut(&address) else {
+            return;
+        };
+        if let Some(left) = &mut self.checks_unheard {
+            *left = left.saturating_sub(1);
+        }
         let at = Situation {
             is_route,
             is_direct: self.route != Route::Relay,
             trying_since: self.trying_since,
-        };
-        let Some(pair) = self.pairs.get_mut(&address) else {
-            return;
+            is_unheard: self.checks_unheard == Some(0),
         };
         let attempt = pair.attempt;
         pair.on_check_sent(now, at, shared);
@@ -347,6 +373,14 @@ impl Peer {
         let may = *left > 0;
         *left = left.saturating_sub(1);
         may
+    }
+
+    /// Counts the announced addresses of an IP.
+    fn announced_at(&self, ip: IpAddr) -> usize {
+        let announced = self.pairs.values().map(|pair| pair.candidate);
+        announced
+            .filter(|one| one.kind != CandidateKind::PeerReflexive && one.address.ip() == ip)
+            .count()
     }
 
     /// Says whether another pair fits, after forgetting the least useful peer-reflexive one when

@@ -40,6 +40,7 @@ impl Peer {
         if self.policy == Policy::Relay {
             return;
         }
+        self.on_peer_heard(now);
         let Some(pair) = self.find_or_learn(now, address, None, shared) else {
             return;
         };

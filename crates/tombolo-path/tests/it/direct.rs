@@ -196,8 +196,8 @@ fn ipv6_and_ipv4_candidates_are_both_tried_and_mapped_ones_are_ipv4() {
 fn the_first_checks_to_all_candidates_leave_at_once() {
     let mut world = World::new(1, Nat::None, Nat::None);
     let mut config = world.peer_config(Side::A);
-    for port in 1..8 {
-        let address = ([198, 51, 100, 1], port).into();
+    for n in 1..8 {
+        let address = ([198, 51, 100, n], 5000).into();
         config
             .candidates
             .push(Candidate::new(CandidateKind::ServerReflexive, address));

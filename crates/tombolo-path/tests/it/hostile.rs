@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tombolo_path::{
-    AddPeerError, Candidate, CandidateKind, Cause, Config, Credentials, PeerConfig, PeerId, Route,
+    AddPeerError, Candidate, CandidateKind, CandidateRefusal, Cause, Config, Credentials,
+    PeerConfig, PeerId, Route,
 };
 use tombolo_stun::{
     AttributeType, Class, ErrorCode, IceControlled, IceControlling, Key, Message, MessageWriter,
@@ -311,8 +312,8 @@ fn candidates_are_bounded_and_refusals_explained() {
         Candidate::new(CandidateKind::Host, "224.0.0.1:80".parse().unwrap()),
         Candidate::new(CandidateKind::Relayed, "192.0.2.200:50000".parse().unwrap()),
     ];
-    for port in 1..=100 {
-        let address = ([198, 51, 100, 1], port).into();
+    for n in 1..=100 {
+        let address = ([198, 51, 100, n], 5000).into();
         config
             .candidates
             .push(Candidate::new(CandidateKind::Host, address));
@@ -331,8 +332,98 @@ fn candidates_are_bounded_and_refusals_explained() {
         world
             .seen
             .iter()
-            .all(|(_, to, _)| to.ip().to_string() == "198.51.100.1")
+            .all(|(_, to, _)| to.ip().to_string().starts_with("198.51.100."))
     );
+}
+
+#[test]
+fn a_peer_may_announce_four_ports_of_an_ip_and_no_more() {
+    let mut world = World::new(1, Nat::None, Nat::None);
+    let mut config = world.peer_config(Side::A);
+    config.candidates = (1..=32)
+        .map(|port| ([198, 51, 100, 66], port).into())
+        .map(|victim| Candidate::new(CandidateKind::ServerReflexive, victim))
+        .collect();
+    world.introduce_with(Side::A, config);
+    let more = Candidate::new(CandidateKind::Host, ([198, 51, 100, 66], 99).into());
+    let now = world.now();
+    let agent = &mut world.device(Side::A).agent;
+    agent.add_remote_candidate(now, PEER, more);
+    let explanation = agent.explain(now, PEER).unwrap();
+    assert_eq!(explanation.pairs.len(), 4);
+    assert_eq!(agent.stats().candidates_refused, 32 - 4 + 1);
+    let reason = explanation.refused[0].reason;
+    assert_eq!(reason, CandidateRefusal::TooManyOfIp);
+    // Those that the peer's own checks reveal have a bound of their own.
+    world.inject(Side::A, stranger(), &Forged::new().bytes());
+    let now = world.now();
+    let explanation = world.device(Side::A).agent.explain(now, PEER).unwrap();
+    assert_eq!(explanation.pairs.len(), 5);
+}
+
+#[test]
+fn a_peer_that_is_never_heard_gets_100_checks_and_then_few() {
+    let mut world = World::new(1, Nat::None, Nat::None);
+    let mut config = world.peer_config(Side::A);
+    config.candidates = (0..32)
+        .map(|n| ([198, 51, 100, 60 + n / 4], 5000 + u16::from(n)).into())
+        .map(|victim| Candidate::new(CandidateKind::ServerReflexive, victim))
+        .collect();
+    world.introduce_with(Side::A, config);
+    // Each address still had a check planned when the budget ended.
+    world.run_for(MS * 5_000);
+    let at_first = world.device(Side::A).checks_sent;
+    assert!((100..=132).contains(&at_first), "{at_first} checks");
+    world.run_for(MS * 10_000);
+    let later = world.device(Side::A).checks_sent - at_first;
+    assert!(later <= 2 * 32, "{later} checks in ten seconds");
+}
+
+#[test]
+fn a_peer_heard_after_the_first_100_checks_is_checked_at_once() {
+    let mut world = World::new(1, Nat::PortRestricted, Nat::PortRestricted);
+    let (a, b) = (world.peer_config(Side::A), world.peer_config(Side::B));
+    world.introduce_with(Side::A, a);
+    world.run_for(MS * 123_000);
+    world.introduce_with(Side::B, b);
+    let took = world.run_until(MS * 1000, World::both_direct);
+    assert!(took.is_some_and(|took| took <= MS * 95), "{took:?}");
+}
+
+#[test]
+fn a_check_sealed_with_sha_256_is_answered_with_sha_256() {
+    let mut world = lonely();
+    let mut bytes = Vec::new();
+    let (forged, id) = (Forged::new(), TransactionId([9; 12]));
+    MessageWriter::new(&mut bytes, Class::Request, Method::BINDING, id)
+        .attribute(&Username::new(&forged.username).unwrap())
+        .attribute(&Priority(1))
+        .attribute(&IceControlled(1))
+        .integrity_sha256(&Key::short_term(&forged.password))
+        .fingerprint();
+    world.inject(Side::A, stranger(), &bytes);
+    let answers = world.seen.iter().map(|(_, _, bytes)| bytes);
+    let answers = answers.map(|bytes| Message::decode(bytes).unwrap());
+    let answers: Vec<_> = answers.filter(|m| m.class() == Class::Success).collect();
+    let [answer] = answers.as_slice() else {
+        panic!("one answer, not {}", answers.len());
+    };
+    let sha1 = AttributeType::MESSAGE_INTEGRITY;
+    assert!(answer.has_integrity_sha256() && !answer.has(sha1));
+    let key = Key::short_term(&forged.password);
+    assert_eq!(answer.check_integrity(&key), Ok(()));
+}
+
+#[test]
+fn a_check_from_loopback_teaches_no_address() {
+    let mut world = lonely();
+    let local = "127.0.0.1:53".parse().unwrap();
+    world.inject(Side::A, local, &Forged::new().bytes());
+    world.run_for(MS * 1000);
+    let now = world.now();
+    let agent = &mut world.device(Side::A).agent;
+    assert_eq!(agent.explain(now, PEER).unwrap().pairs.len(), 0);
+    assert_eq!(agent.stats().checks_sent, 0);
 }
 
 #[test]
