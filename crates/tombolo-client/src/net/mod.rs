@@ -44,6 +44,8 @@ const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 const UDP_PATIENCE: Duration = Duration::from_millis(400);
 /// Gathering ends by then, with what there is.
 const GATHER_TIMEOUT: Duration = Duration::from_secs(4);
+/// How often the TURN server is asked from where it sees us; keeps the NAT's mapping, too.
+const PULSE: Duration = Duration::from_secs(5);
 /// Pause before a lost allocation is asked for again; doubles up to sixteen times that.
 const RELAY_RETRY: Duration = Duration::from_millis(500);
 
@@ -64,7 +66,11 @@ pub(crate) struct Net {
     receiver: Mutex<Option<Waker>>,
     relayed: watch::Sender<Option<Relayed>>,
     nat: watch::Sender<Option<NatReport>>,
+    /// From where the TURN server saw us, each time it was asked.
+    seen: watch::Sender<Option<SocketAddr>>,
     with_loopback: bool,
+    /// User name and password for the relay, once renewed.
+    credentials: Mutex<Option<(String, String)>>,
 }
 
 impl fmt::Debug for Net {
@@ -94,7 +100,9 @@ impl Net {
             receiver: Mutex::new(None),
             relayed: watch::Sender::new(None),
             nat: watch::Sender::new(None),
+            seen: watch::Sender::new(None),
             with_loopback,
+            credentials: Mutex::new(None),
         });
         tokio::spawn(run_timers(Arc::downgrade(&net)));
         Ok(net)
@@ -173,6 +181,7 @@ impl Net {
     }
 
     pub(crate) fn set_turn_credentials(&self, username: &str, password: &str) {
+        *lock(&self.credentials) = Some((username.to_owned(), password.to_owned()));
         self.drive(|state, now| state.relays.set_credentials(now, username, password));
     }
 
@@ -247,6 +256,10 @@ impl Net {
         if let Some(report) = state.probe.as_mut().and_then(finished_report) {
             state.agent.set_local_nat(Some(report.behaviour()));
             self.nat.send_replace(Some(report));
+        }
+        if let Some(report) = state.pulse.as_mut().and_then(finished_report) {
+            self.seen.send_replace(report.public().first().copied());
+            state.pulse = None;
         }
         if !state.inbox.is_empty()
             && let Some(waker) = lock(&self.receiver).take()
@@ -368,10 +381,20 @@ async fn keep_relay(net: Weak<Net>, ice: IceConfig) {
         if strong.relayed().is_some() {
             failures = 0;
         }
-        drop(strong);
-        if relayed.wait_for(Option::is_none).await.is_err() {
-            return;
+        let lost = async { relayed.wait_for(Option::is_none).await.is_ok() };
+        let moved = async {
+            loop {
+                tokio::time::sleep(PULSE).await;
+                if strong.has_moved().await {
+                    return strong.on_moved(&ice);
+                }
+            }
+        };
+        tokio::select! {
+            is_running = lost => if !is_running { return },
+            () = moved => failures = 0,
         }
+        drop(strong);
         tokio::time::sleep(RELAY_RETRY * 2u32.pow(failures.min(4))).await;
         failures += 1;
     }
@@ -394,6 +417,35 @@ impl Drop for StopRelays {
 }
 
 impl Net {
+    /// Asks the TURN server whether it still sees us where it allocated for us. A NAT that was
+    /// restarted, or another network, gives us another address, and the allocation is not ours
+    /// any more, though nobody says so.
+    async fn has_moved(&self) -> bool {
+        let Some((server, mapped)) = self.lock().relays.mapped() else {
+            return false;
+        };
+        let Ok(seed) = seed() else { return false };
+        let mut seen = self.seen.subscribe();
+        let probe = NatProbe::new(ProbeConfig::new(vec![server]), seed, Instant::now());
+        self.drive(|state, _| state.pulse = Some(probe));
+        if seen.changed().await.is_err() {
+            return false;
+        }
+        // Silence tells nothing: the server may be gone, or UDP be blocked for a while.
+        let now = *seen.borrow();
+        now.is_some_and(|now| now != mapped)
+    }
+
+    /// Begins anew at another public address.
+    fn on_moved(&self, ice: &IceConfig) {
+        tracing::info!("the public address has changed: allocating and checking anew");
+        self.start_probe(ice);
+        self.drive(|state, now| {
+            state.relays.forget(Carrier::Udp);
+            state.agent.handle_network_changed(now);
+        });
+    }
+
     /// Allocates over UDP, and over TLS when UDP does not answer.
     async fn allocate(self: &Arc<Self>, ice: &IceConfig) {
         let mut relayed = self.watch_relayed();
@@ -444,11 +496,14 @@ impl Net {
         } else {
             Family::V6
         };
+        let renewed = lock(&self.credentials).clone();
+        let (username, password) =
+            renewed.unwrap_or_else(|| (ice.username.clone(), ice.password.clone()));
         let config = TurnConfig {
             server,
             transport,
-            username: ice.username.clone(),
-            password: ice.password.clone(),
+            username,
+            password,
             family,
             lifetime: Duration::ZERO,
         };

@@ -19,6 +19,8 @@ pub(crate) enum Carrier {
 struct Turn {
     client: Client,
     server: SocketAddr,
+    /// From where the server sees us; `None` until it has allocated.
+    mapped: Option<SocketAddr>,
     /// Frames for the task that writes the stream; `None` over UDP.
     stream: Option<mpsc::Sender<Vec<u8>>>,
 }
@@ -60,6 +62,7 @@ impl Relays {
             Turn {
                 client,
                 server,
+                mapped: None,
                 stream,
             },
         );
@@ -84,6 +87,21 @@ impl Relays {
 
     pub(crate) fn carriers(&self) -> Vec<Carrier> {
         self.turns.keys().copied().collect()
+    }
+
+    /// The server of the allocation over UDP, and from where it sees us.
+    pub(crate) fn mapped(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let turn = self.turns.get(&Carrier::Udp)?;
+        Some((turn.server, turn.mapped?))
+    }
+
+    /// Forgets an allocation that belongs to an address we no longer have.
+    pub(crate) fn forget(&mut self, carrier: Carrier) {
+        if self.turns.remove(&carrier).is_some() {
+            self.active = self.active.filter(|active| *active != carrier);
+            let error = None;
+            self.outcomes.push(Outcome::Failed { carrier, error });
+        }
     }
 
     pub(crate) fn is_server(&self, from: SocketAddr) -> bool {
@@ -133,15 +151,7 @@ impl Relays {
 
     /// Tells that the stream is gone.
     pub(crate) fn handle_stream_closed(&mut self) {
-        if self.turns.remove(&Carrier::Stream).is_some() {
-            if self.active == Some(Carrier::Stream) {
-                self.active = None;
-            }
-            self.outcomes.push(Outcome::Failed {
-                carrier: Carrier::Stream,
-                error: None,
-            });
-        }
+        self.forget(Carrier::Stream);
     }
 
     /// Keeps a permission and a channel for `peer`.
@@ -238,7 +248,10 @@ impl Relays {
 
     fn on_event(&mut self, now: Instant, carrier: Carrier, event: Event) {
         let error = match event {
-            Event::Allocated { relayed, .. } => {
+            Event::Allocated { relayed, mapped } => {
+                if let Some(turn) = self.turns.get_mut(&carrier) {
+                    turn.mapped = Some(mapped);
+                }
                 // UDP is better whenever it works, even if the stream was quicker.
                 if self.active != Some(Carrier::Udp) {
                     self.active = Some(carrier);

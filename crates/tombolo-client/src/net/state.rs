@@ -115,6 +115,8 @@ pub(crate) struct Counters {
 pub(crate) struct State {
     pub(crate) agent: Agent,
     pub(crate) probe: Option<NatProbe>,
+    /// Asks the TURN server, now and then, from where it sees us.
+    pub(crate) pulse: Option<NatProbe>,
     pub(crate) relays: Relays,
     peers: BTreeMap<PeerId, Peer>,
     peer_by_relayed: HashMap<SocketAddr, PeerId>,
@@ -136,6 +138,7 @@ impl State {
         Self {
             agent,
             probe: None,
+            pulse: None,
             relays: Relays::default(),
             peers: BTreeMap::new(),
             peer_by_relayed: HashMap::new(),
@@ -159,10 +162,9 @@ impl State {
         let from = canonical(from);
         match Kind::of(data) {
             Kind::Stun => {
-                let probed = self
-                    .probe
-                    .as_mut()
-                    .is_some_and(|p| p.handle_datagram(now, from, data));
+                let mut probes = self.probes();
+                let probed = probes.any(|probe| probe.handle_datagram(now, from, data));
+                drop(probes);
                 if probed {
                     return Received::Nothing;
                 }
@@ -314,7 +316,7 @@ impl State {
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         self.agent.handle_timeout(now);
-        if let Some(probe) = &mut self.probe {
+        for probe in self.probes() {
             probe.handle_timeout(now);
         }
         self.relays.handle_timeout(now);
@@ -331,10 +333,11 @@ impl State {
 
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let agent = self.agent.poll_timeout().map(|(at, _)| at);
-        let probe = self
-            .probe
-            .as_ref()
-            .and_then(|p| p.poll_timeout().map(|(at, _)| at));
+        let probes = self.probe.iter().chain(&self.pulse);
+        let probe = probes
+            .filter_map(|p| p.poll_timeout())
+            .map(|(at, _)| at)
+            .min();
         let held = self.held.front().map(|(at, ..)| *at + HELD_FOR);
         [agent, probe, held, self.relays.poll_timeout()]
             .into_iter()
@@ -352,10 +355,16 @@ impl State {
                 self.out.push((transmit.to, transmit.bytes));
             }
         }
-        while let Some(transmit) = self.probe.as_mut().and_then(NatProbe::poll_transmit) {
-            self.out.push((transmit.to, transmit.bytes));
+        for probe in self.probe.iter_mut().chain(&mut self.pulse) {
+            while let Some(transmit) = probe.poll_transmit() {
+                self.out.push((transmit.to, transmit.bytes));
+            }
         }
         self.relays.collect(&mut self.out);
+    }
+
+    fn probes(&mut self) -> impl Iterator<Item = &mut NatProbe> {
+        self.probe.iter_mut().chain(&mut self.pulse)
     }
 
     fn on_agent_event(&mut self, event: Event) {
