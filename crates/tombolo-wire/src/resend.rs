@@ -15,13 +15,16 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::frame::Frame;
+use crate::frame::{FRAME_BYTES_MAX, Frame};
 
 /// How long a received reliable frame may wait for an acknowledgement.
 pub const ACK_DELAY_MAX: Duration = Duration::from_millis(50);
 
 /// After how many received reliable frames an acknowledgement is due at once.
 pub const ACK_FRAMES_MAX: u64 = 32;
+
+/// What the acknowledgement that a frame is sent with adds to it, in bytes.
+const ACK_BYTES_MAX: usize = 11;
 
 /// The bounds of an [`Outbox`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,19 +74,40 @@ impl<F: Frame> Outbox<F> {
     /// Gives a frame its number and keeps it until it is acknowledged. Returns the number.
     ///
     /// # Errors
-    /// When as much as the limits allow waits already; the frame was not taken.
-    pub fn push(&mut self, mut frame: F) -> Result<u64, Overflow> {
+    /// When as much as the limits allow waits already, or no connection carries such a frame; the
+    /// frame was not taken.
+    pub fn push(&mut self, frame: F) -> Result<u64, Overflow> {
+        self.push_within(frame, self.limits)
+    }
+
+    /// The same for a frame that must leave half of the limits to others.
+    ///
+    /// # Errors
+    /// When half of what the limits allow waits already, or no connection carries such a frame; the
+    /// frame was not taken.
+    pub fn push_sparing(&mut self, frame: F) -> Result<u64, Overflow> {
+        let half = Limits {
+            frames_max: self.limits.frames_max / 2,
+            bytes_max: self.limits.bytes_max / 2,
+        };
+        self.push_within(frame, half)
+    }
+
+    fn push_within(&mut self, mut frame: F, limits: Limits) -> Result<u64, Overflow> {
         let seq = self.last() + 1;
         frame.set_seq(seq);
         let bytes = frame.encoded_len();
-        if self.unacked.len() >= self.limits.frames_max {
+        if bytes > FRAME_BYTES_MAX - ACK_BYTES_MAX {
+            return Err(Overflow::Frame { bytes });
+        }
+        if self.unacked.len() >= limits.frames_max {
             return Err(Overflow::Frames {
-                frames_max: self.limits.frames_max,
+                frames_max: limits.frames_max,
             });
         }
-        if self.unacked_bytes + bytes > self.limits.bytes_max {
+        if self.unacked_bytes + bytes > limits.bytes_max {
             return Err(Overflow::Bytes {
-                bytes_max: self.limits.bytes_max,
+                bytes_max: limits.bytes_max,
             });
         }
         self.unacked_bytes += bytes;
@@ -236,6 +260,12 @@ pub enum Receipt {
 /// A frame does not fit into an [`Outbox`] any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Overflow {
+    /// The frame is larger than [`FRAME_BYTES_MAX`]: it can never be sent.
+    #[error("a frame of {bytes} bytes is larger than any connection carries")]
+    Frame {
+        /// The frame's encoded size.
+        bytes: usize,
+    },
     /// Too many frames wait.
     #[error("{frames_max} frames wait for an acknowledgement")]
     Frames {

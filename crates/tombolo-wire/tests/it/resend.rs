@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
-use tombolo_wire::frame::Frame;
+use tombolo_wire::frame::{FRAME_BYTES_MAX, Frame, encode};
 use tombolo_wire::resend::{
     ACK_DELAY_MAX, ACK_FRAMES_MAX, AckError, Gap, Inbox, Limits, Outbox, Overflow, Receipt,
 };
@@ -72,6 +72,47 @@ fn an_outbox_is_bounded_by_frames_and_by_bytes() {
         Err(Overflow::Bytes { bytes_max: 50 })
     );
     assert!(small.bytes() <= 50 && small.bytes() + bytes > 50);
+}
+
+#[test]
+fn frames_of_others_leave_half_of_an_outbox() {
+    let mut outbox = Outbox::new(Limits {
+        frames_max: 4,
+        bytes_max: 1000,
+    });
+    assert_eq!(outbox.push_sparing(client(0)), Ok(1));
+    assert_eq!(outbox.push_sparing(client(1)), Ok(2));
+    assert_eq!(
+        outbox.push_sparing(client(2)),
+        Err(Overflow::Frames { frames_max: 2 })
+    );
+    assert_eq!(outbox.push(client(2)), Ok(3));
+    assert_eq!(outbox.push(client(3)), Ok(4));
+}
+
+#[test]
+fn an_outbox_takes_what_a_connection_carries_and_nothing_larger() {
+    let mut outbox = Outbox::new(Limits::default());
+    let frame = |bytes: usize| ClientFrame {
+        body: Some(client_frame::Body::Send(Send {
+            payload: vec![0; bytes].into(),
+            ..Send::default()
+        })),
+        ..ClientFrame::default()
+    };
+    let mut bytes = FRAME_BYTES_MAX;
+    while outbox.push(frame(bytes)).is_err() {
+        bytes -= 1;
+    }
+    assert!(bytes > FRAME_BYTES_MAX - 64);
+    let mut taken = outbox.poll_frame().unwrap();
+    taken.set_ack(u64::MAX);
+    assert!(encode(&taken).is_ok());
+    assert!(matches!(
+        outbox.push(frame(FRAME_BYTES_MAX)),
+        Err(Overflow::Frame { .. })
+    ));
+    assert_eq!(outbox.last(), 1);
 }
 
 #[test]
