@@ -26,7 +26,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken as jwt;
-use serde::{Deserialize, Serialize};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::name::UserId;
 use crate::v1::ErrorCode;
@@ -228,6 +229,9 @@ impl KeySet {
             .map_err(|_| TokenError::Malformed)?;
         let header: ReceivedHeader =
             serde_json::from_slice(&header).map_err(|_| TokenError::Malformed)?;
+        if header.crit {
+            return Err(TokenError::Malformed);
+        }
         let algorithm = match header.alg.as_str() {
             "HS256" => jwt::Algorithm::HS256,
             "EdDSA" => jwt::Algorithm::EdDSA,
@@ -264,7 +268,8 @@ pub enum TokenError {
     /// Longer than [`TOKEN_BYTES_MAX`].
     #[error("token is too long")]
     TooLong,
-    /// Not three parts of base64url with JSON inside.
+    /// Not three parts of base64url with JSON inside, or with a header that demands extensions
+    /// (`crit`).
     #[error("token is malformed")]
     Malformed,
     /// An algorithm other than the key's, `none` above all.
@@ -325,6 +330,14 @@ struct MintedClaims<'a> {
 struct ReceivedHeader {
     alg: String,
     kid: Option<String>,
+    /// RFC 7515 §4.1.11: there are extensions that must be understood. None are.
+    #[serde(default, deserialize_with = "is_present")]
+    crit: bool,
+}
+
+/// True, whatever the value is.
+fn is_present<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(value).map(|_| true)
 }
 
 #[derive(Deserialize)]

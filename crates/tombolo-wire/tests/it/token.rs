@@ -187,6 +187,16 @@ fn each_wrong_token_is_refused_for_its_reason() {
 }
 
 #[test]
+fn a_token_that_demands_extensions_is_refused() {
+    let good = r#"{"sub":"alice","aud":"tombolo","exp":1800000060}"#;
+    for crit in [r#"["exp"]"#, "[]", "null", "7"] {
+        let header = format!(r#"{{"alg":"HS256","kid":"hs","crit":{crit}}}"#);
+        let token = signed(&header, good, &SECRET);
+        assert_eq!(keys().verify(&token, NOW), Err(TokenError::Malformed));
+    }
+}
+
+#[test]
 fn audiences_may_be_several_and_times_may_have_fractions() {
     let payload = r#"{"sub":"alice","aud":["x","tombolo"],"exp":1800000060.5}"#;
     let token = signed(
