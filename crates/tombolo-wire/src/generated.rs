@@ -313,7 +313,8 @@ pub struct Delivery {
     pub payload: ::prost::bytes::Bytes,
 }
 /// A frame could not be carried out; `seq` tells which, and is 0 for an unreliable one. A message to
-/// several is carried out for those recipients who are members; the refusal names one who is not.
+/// several is carried out for the other recipients when one is no member (NO_SUCH_MEMBER), or is so
+/// far behind that the node keeps nothing more for it (LIMIT); the refusal names one such.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refused {
     #[prost(uint64, tag = "1")]
@@ -559,6 +560,8 @@ pub enum ErrorCode {
     Limit = 13,
     Unavailable = 14,
     Replaced = 15,
+    /// Another member of the room has said to have the same identity key.
+    KeyTaken = 16,
 }
 impl ErrorCode {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -583,6 +586,7 @@ impl ErrorCode {
             Self::Limit => "ERROR_CODE_LIMIT",
             Self::Unavailable => "ERROR_CODE_UNAVAILABLE",
             Self::Replaced => "ERROR_CODE_REPLACED",
+            Self::KeyTaken => "ERROR_CODE_KEY_TAKEN",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -604,6 +608,7 @@ impl ErrorCode {
             "ERROR_CODE_LIMIT" => Some(Self::Limit),
             "ERROR_CODE_UNAVAILABLE" => Some(Self::Unavailable),
             "ERROR_CODE_REPLACED" => Some(Self::Replaced),
+            "ERROR_CODE_KEY_TAKEN" => Some(Self::KeyTaken),
             _ => None,
         }
     }
