@@ -95,11 +95,12 @@ impl Server {
         let mut rng = ChaCha12Rng::from_seed(seed);
         let mut secret = [0; 32];
         rng.fill_bytes(&mut secret);
+        let aliases = Aliases::new(&config.public_ips);
         Self {
             authority: Authority::new(&config),
             policy: config.address_policy(),
-            aliases: Aliases::new(&config.public_ips),
-            alternates: Alternates::new(&config.sockets),
+            alternates: Alternates::new(&config.sockets, aliases.clone()),
+            aliases,
             limits: config.limits,
             lifetime_default: config.lifetime_default,
             lifetime_max: config.lifetime_max,

@@ -7,8 +7,9 @@ use tombolo_stun::{
 };
 
 use super::Server;
-use super::address::{FiveTuple, Transport, canonical};
+use super::address::{Aliases, FiveTuple, Transport, canonical};
 use super::auth::CREDENTIAL_ATTRIBUTES;
+use super::policy::Scope;
 use super::reply::{Ask, Rejection};
 use super::stats::Refusal;
 
@@ -53,25 +54,37 @@ impl Server {
 /// The server's UDP sockets, from which answers can come. See RFC 5780 §3.
 pub(super) struct Alternates {
     sockets: Vec<SocketAddr>,
+    aliases: Aliases,
 }
 
 impl Alternates {
-    pub(super) fn new(sockets: &[SocketAddr]) -> Self {
+    pub(super) fn new(sockets: &[SocketAddr], aliases: Aliases) -> Self {
         Self {
             sockets: sockets.to_vec(),
+            aliases,
         }
     }
 
-    /// Returns the socket whose IP address and port both differ from the one that was asked.
+    /// Returns the socket whose IP address and port both differ from the one that was asked, and
+    /// which the client can reach as well as that one, as far as addresses tell: an answer that
+    /// cannot come would be taken for a NAT's filtering.
     fn other(&self, asked: FiveTuple) -> Option<SocketAddr> {
         if asked.transport != Transport::Udp {
             return None;
         }
         let server = asked.server;
+        let known_as = self.aliases.to_public(server).ip();
+        let scope = Scope::of(known_as);
+        if scope.is_internal() && !Scope::of(canonical(asked.client).ip()).is_internal() {
+            return None;
+        }
         self.sockets.iter().copied().find(|socket| {
+            let other_known_as = self.aliases.to_public(*socket).ip();
             AddressFamily::of(socket.ip()) == AddressFamily::of(server.ip())
                 && socket.ip() != server.ip()
                 && socket.port() != server.port()
+                && other_known_as != known_as
+                && Scope::of(other_known_as) == scope
         })
     }
 

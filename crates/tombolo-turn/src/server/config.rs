@@ -36,8 +36,9 @@ pub struct Config {
     pub allow_peers: Vec<Cidr>,
     /// All IP addresses of the node, which clients may not reach. See [`AddressPolicy::own`].
     pub own_ips: Vec<IpAddr>,
-    /// All UDP sockets of the server. Where there are two IPs with two ports each, the server
-    /// answers RFC 5780 requests for the other ones, and announces OTHER-ADDRESS.
+    /// All UDP sockets of the server. Where there are two IPs with two ports each, known to the
+    /// world by addresses of one scope, the server answers RFC 5780 requests for the other ones,
+    /// and announces OTHER-ADDRESS; never one of a private network to a client from elsewhere.
     pub sockets: Vec<SocketAddr>,
     /// Lifetime of an allocation whose client asks for none or less. See RFC 8656 §3.2.
     pub lifetime_default: Duration,

@@ -188,6 +188,30 @@ pub enum CidrError {
     Prefix,
 }
 
+/// How far an address reaches, as far as it tells itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    Global,
+    /// The networks of documentation and benchmarks: a laboratory's internet.
+    Laboratory,
+    /// Only within some network, of the kind that the denial names.
+    Internal(Denial),
+}
+
+impl Scope {
+    pub(super) fn of(ip: IpAddr) -> Self {
+        match special(ip) {
+            None => Self::Global,
+            Some(Denial::Documentation) => Self::Laboratory,
+            Some(denial) => Self::Internal(denial),
+        }
+    }
+
+    pub(super) fn is_internal(self) -> bool {
+        matches!(self, Self::Internal(_))
+    }
+}
+
 /// Returns what makes an address special; `None` for plain global unicast.
 /// See the IANA special-purpose address registries (RFC 6890).
 fn special(ip: IpAddr) -> Option<Denial> {

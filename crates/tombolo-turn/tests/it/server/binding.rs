@@ -1,3 +1,5 @@
+use std::net::SocketAddr;
+
 use tombolo_stun::{
     AttributeType, ChangeRequest, Class, Method, OtherAddress, RawAttribute, ResponseOrigin,
     UnknownAttributes, XorMappedAddress,
@@ -81,6 +83,91 @@ fn public_addresses_are_announced_where_a_nat_stands_before_the_server() {
 }
 
 #[test]
+fn only_an_address_of_the_same_scope_is_announced_as_the_other() {
+    for (server, others, client, announced) in [
+        // A container's network beside the public one, in whatever order.
+        ("9.9.9.9", &["172.17.0.1"][..], "8.8.8.8", None),
+        ("9.9.9.9", &["127.0.0.1"], "8.8.8.8", None),
+        (
+            "9.9.9.9",
+            &["172.17.0.1", "9.9.9.10"],
+            "8.8.8.8",
+            Some("9.9.9.10"),
+        ),
+        ("127.0.0.1", &["9.9.9.9"], "127.0.0.1", None),
+        ("10.0.0.1", &["10.0.0.2"], "10.0.0.9", Some("10.0.0.2")),
+        // Somebody forwards a public address that the server does not know of.
+        ("10.0.0.1", &["10.0.0.2"], "8.8.8.8", None),
+        // A laboratory's internet.
+        (
+            "192.0.2.10",
+            &["192.0.2.11"],
+            "198.51.100.1",
+            Some("192.0.2.11"),
+        ),
+        ("192.0.2.10", &["192.0.2.11"], "8.8.8.8", Some("192.0.2.11")),
+        (
+            "2001:db8:ffff::10",
+            &["2001:db8:ffff::11"],
+            "2001:db8::1",
+            Some("2001:db8:ffff::11"),
+        ),
+        ("2a00::9", &["fd00::1", "fe80::1"], "2a00::1", None),
+    ] {
+        let at = |ip: &str, port| SocketAddr::new(ip.parse().expect("is an address"), port);
+        let mut lab = Lab::with(|config| {
+            let ips = [server].into_iter().chain(others.iter().copied());
+            config.sockets = ips.flat_map(|ip| [at(ip, 3478), at(ip, 3479)]).collect();
+        });
+        let from = FiveTuple {
+            transport: Transport::Udp,
+            client: at(client, 7),
+            server: at(server, 3478),
+        };
+        let reply = lab.unsigned(from, Method::BINDING, |_| {});
+        let told = reply.get().ok().map(|OtherAddress(other)| other);
+        let expected = announced.map(|ip| at(ip, 3479));
+        assert_eq!(told, expected, "{server}, {others:?}, {client}");
+        let changed = lab.unsigned(from, Method::BINDING, |writer| {
+            writer.attribute(&ChangeRequest {
+                ip: true,
+                port: true,
+            });
+        });
+        assert_eq!(changed.code().is_none(), announced.is_some(), "{server}");
+    }
+}
+
+#[test]
+fn a_server_behind_a_nat_announces_no_address_that_has_no_public_form() {
+    let nat = |private: [&str; 2], public: [&str; 2]| {
+        Lab::with(|config| {
+            let parse = |ip: &str| ip.parse().expect("is an address");
+            config.public_ips = vec![(parse(private[0]), parse(public[0]))];
+            let second = (parse(private[1]), parse(public[1]));
+            config
+                .public_ips
+                .extend([second].iter().filter(|(a, b)| a != b));
+            let sockets = private.map(parse).map(|ip| [(ip, 3478), (ip, 3479)]);
+            config.sockets = sockets.concat().into_iter().map(SocketAddr::from).collect();
+        })
+    };
+    let from = FiveTuple {
+        server: address("10.0.0.1:3478"),
+        ..client(1)
+    };
+    let mut half = nat(["10.0.0.1", "10.0.0.2"], ["9.9.9.9", "10.0.0.2"]);
+    let reply = half.unsigned(from, Method::BINDING, |_| {});
+    assert_eq!(reply.get::<OtherAddress>().ok(), None);
+    let mut both = nat(["10.0.0.1", "10.0.0.2"], ["9.9.9.9", "9.9.9.10"]);
+    let reply = both.unsigned(from, Method::BINDING, |_| {});
+    assert_eq!(reply.get(), Ok(OtherAddress(address("9.9.9.10:3479"))));
+    let mut one = nat(["10.0.0.1", "10.0.0.2"], ["9.9.9.9", "9.9.9.9"]);
+    let reply = one.unsigned(from, Method::BINDING, |_| {});
+    assert_eq!(reply.get::<OtherAddress>().ok(), None);
+}
+
+#[test]
 fn unknown_attributes_are_refused_with_a_reply_no_longer_than_the_request() {
     let mut lab = Lab::new();
     let bytes = lab.message(Class::Request, Method::BINDING, |writer| {
@@ -137,7 +224,7 @@ fn two_ips() -> Lab {
     Lab::with(|config| config.sockets = two_sockets())
 }
 
-fn two_sockets() -> Vec<std::net::SocketAddr> {
+fn two_sockets() -> Vec<SocketAddr> {
     [
         "9.9.9.9:3478",
         "9.9.9.9:3479",
