@@ -95,6 +95,7 @@ impl Server {
         let mut rng = ChaCha12Rng::from_seed(seed);
         let mut secret = [0; 32];
         rng.fill_bytes(&mut secret);
+        let own_ports = config.all_own_ports();
         let aliases = Aliases::new(&config.public_ips);
         Self {
             authority: Authority::new(&config),
@@ -113,7 +114,7 @@ impl Server {
             },
             rng,
             budget: Budget::new(now, secret, config.limits.unproven_bytes_max),
-            ports: Ports::new(config.relay_ports),
+            ports: Ports::new(config.relay_ports, own_ports),
             allocations: Allocations::default(),
             pending: BTreeMap::new(),
             next_request: 0,

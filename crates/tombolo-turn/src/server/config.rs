@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -36,6 +36,9 @@ pub struct Config {
     pub allow_peers: Vec<Cidr>,
     /// All IP addresses of the node, which clients may not reach. See [`AddressPolicy::own`].
     pub own_ips: Vec<IpAddr>,
+    /// Ports at which the node listens, besides those of `sockets`. They are not relayed addresses
+    /// even where they lie in `relay_ports`, and clients may not reach them.
+    pub own_ports: Vec<u16>,
     /// All UDP sockets of the server. Where there are two IPs with two ports each, known to the
     /// world by addresses of one scope, the server answers RFC 5780 requests for the other ones,
     /// and announces OTHER-ADDRESS; never one of a private network to a client from elsewhere.
@@ -66,6 +69,7 @@ impl Config {
             public_ips: Vec::new(),
             allow_peers: Vec::new(),
             own_ips: Vec::new(),
+            own_ports: Vec::new(),
             sockets: Vec::new(),
             lifetime_default: Duration::from_secs(600),
             lifetime_max: Duration::from_secs(3600),
@@ -101,7 +105,13 @@ impl Config {
             own: own.filter(|ip| !ip.is_unspecified()).collect(),
             relay_ips,
             relay_ports: self.relay_ports.clone(),
+            own_ports: self.all_own_ports(),
         }
+    }
+
+    pub(super) fn all_own_ports(&self) -> BTreeSet<u16> {
+        let sockets = self.sockets.iter().map(SocketAddr::port);
+        sockets.chain(self.own_ports.iter().copied()).collect()
     }
 }
 

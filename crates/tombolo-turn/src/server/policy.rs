@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -22,6 +23,8 @@ pub struct AddressPolicy {
     pub relay_ips: Vec<IpAddr>,
     /// The ports of relayed addresses.
     pub relay_ports: RangeInclusive<u16>,
+    /// Ports at which the node itself listens: never relayed addresses, wherever the range lies.
+    pub own_ports: BTreeSet<u16>,
 }
 
 impl AddressPolicy {
@@ -34,7 +37,8 @@ impl AddressPolicy {
             return Err(Denial::PortZero);
         }
         if self.relay_ips.contains(&peer.ip()) {
-            let is_relayed = self.relay_ports.contains(&peer.port());
+            let is_relayed =
+                self.relay_ports.contains(&peer.port()) && !self.own_ports.contains(&peer.port());
             return if is_relayed {
                 Ok(())
             } else {
@@ -410,10 +414,13 @@ mod tests {
             own: vec![ip("10.0.0.1"), ip("10.0.0.2")],
             relay_ips: vec![ip("10.0.0.1")],
             relay_ports: 49152..=65535,
+            own_ports: [50001].into(),
         };
         let check = |text: &str| policy.check(text.parse().expect("is an address"));
         assert_eq!(check("10.0.0.1:49152"), Ok(()));
         assert_eq!(check("10.0.0.1:3478"), Err(Denial::OwnAddress));
+        assert_eq!(check("10.0.0.1:50001"), Err(Denial::OwnAddress));
+        assert_eq!(check("10.0.0.3:50001"), Ok(()));
         assert_eq!(check("10.0.0.2:50000"), Err(Denial::OwnAddress));
         assert_eq!(check("10.0.0.3:80"), Ok(()));
         assert_eq!(check("10.0.0.3:0"), Err(Denial::PortZero));
@@ -445,6 +452,7 @@ mod tests {
             own: Vec::new(),
             relay_ips: Vec::new(),
             relay_ports: 49152..=65535,
+            own_ports: BTreeSet::new(),
         }
     }
 

@@ -1,4 +1,4 @@
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
@@ -12,6 +12,8 @@ use super::address::RelayAddr;
 /// and RFC 6056.
 pub(super) struct Ports {
     range: RangeInclusive<u16>,
+    /// Ports in the range that the node listens at.
+    own: BTreeSet<u16>,
     taken: HashSet<RelayAddr>,
     /// Ports that were given back lately, the oldest in front; late packets for the last client
     /// shall not reach the next one.
@@ -27,9 +29,10 @@ pub(super) enum Parity {
 }
 
 impl Ports {
-    pub(super) fn new(range: RangeInclusive<u16>) -> Self {
+    pub(super) fn new(range: RangeInclusive<u16>, own: BTreeSet<u16>) -> Self {
         Self {
             range,
+            own,
             taken: HashSet::new(),
             resting: VecDeque::new(),
             is_resting: HashSet::new(),
@@ -53,6 +56,7 @@ impl Ports {
             .collect::<Vec<_>>();
         let address = |port: u16| RelayAddr(SocketAddr::new(ip, port));
         let fits = |port: &u16| match parity {
+            _ if self.own.contains(port) => false,
             Parity::Any => true,
             Parity::Even => port.is_multiple_of(2),
         };
@@ -76,7 +80,8 @@ impl Ports {
     pub(super) fn choose_next(&mut self, relay: RelayAddr) -> Option<RelayAddr> {
         let port = relay.0.port().checked_add(1)?;
         let next = RelayAddr(SocketAddr::new(relay.0.ip(), port));
-        (self.range.contains(&port) && self.taken.insert(next)).then_some(next)
+        let is_usable = self.range.contains(&port) && !self.own.contains(&port);
+        (is_usable && self.taken.insert(next)).then_some(next)
     }
 
     /// Marks an address as taken that was not chosen here.
@@ -136,21 +141,25 @@ mod tests {
     #[test]
     fn every_port_is_given_once_until_none_is_left() {
         let mut rng = ChaCha12Rng::from_seed([1; 32]);
-        let mut ports = Ports::new(100..=163);
+        let mut ports = Ports::new(100..=163, [7, 120].into());
         let now = Instant::now();
-        let mut all: Vec<_> = (0..64)
+        let mut all: Vec<_> = (0..63)
             .filter_map(|_| ports.choose(now, &mut rng, IP, Parity::Any))
             .collect();
         all.sort();
         all.dedup();
-        assert_eq!(all.len(), 64);
+        assert_eq!(all.len(), 63);
+        assert!(
+            all.iter().all(|relay| relay.0.port() != 120),
+            "it is the node's own"
+        );
         assert_eq!(ports.choose(now, &mut rng, IP, Parity::Any), None);
     }
 
     #[test]
     fn a_port_rests_before_it_is_given_again_unless_there_is_no_other() {
         let mut rng = ChaCha12Rng::from_seed([1; 32]);
-        let mut ports = Ports::new(100..=101);
+        let mut ports = Ports::new(100..=101, BTreeSet::new());
         let now = Instant::now();
         let first = ports
             .choose(now, &mut rng, IP, Parity::Any)
@@ -166,7 +175,7 @@ mod tests {
     #[test]
     fn even_ports_are_even_and_the_next_one_is_odd() {
         let mut rng = ChaCha12Rng::from_seed([1; 32]);
-        let mut ports = Ports::new(100..=103);
+        let mut ports = Ports::new(100..=103, BTreeSet::new());
         let now = Instant::now();
         let even = ports
             .choose(now, &mut rng, IP, Parity::Even)

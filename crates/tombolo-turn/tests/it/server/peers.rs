@@ -101,6 +101,17 @@ fn the_node_can_be_reached_only_at_its_relayed_ports() {
 }
 
 #[test]
+fn the_nodes_own_ports_are_no_peers_even_inside_the_relay_range() {
+    let mut lab = Lab::with(|config| config.own_ports = vec![50_001]);
+    lab.allocate(client(1), &alice());
+    assert_eq!(lab.permit(client(1), &alice(), "9.9.9.9:1").code(), None);
+    assert!(lab.send(client(1), "9.9.9.9:50000", b"x").is_some());
+    assert_eq!(lab.send(client(1), "9.9.9.9:50001", b"x"), None);
+    let reply = lab.bind(client(1), &alice(), 0x4000, "9.9.9.9:50001");
+    assert_eq!(reply.code(), Some(403));
+}
+
+#[test]
 fn peers_of_the_other_family_are_a_mismatch() {
     let mut lab = Lab::new();
     lab.allocate(client(1), &alice());
