@@ -41,7 +41,14 @@ pub struct RelayConfig {
     pub nonce_key: Option<[u8; 32]>,
     /// Threads that relay. `None` (the default) takes one for each core.
     pub shards: Option<usize>,
-    /// Bounds of what each shard keeps.
+    /// Ports of this machine at which something else listens, such as a gateway. Like the relay's own
+    /// they are never relay ports, and clients may not reach them at the relay IPs.
+    pub own_ports: Vec<u16>,
+    /// Bounds of what the relay keeps, over all shards: the allocations, those of a user, and the
+    /// unproven bytes are divided among the shards, rounded up. As the kernel spreads clients by
+    /// chance, a shard grants a user at least 4 allocations (or all, if that is less) and a source
+    /// network at least 4 KiB, so beyond 4 and 16 shards the totals of the defaults are exceeded.
+    /// The other bounds hold for each allocation, and for each shard's queues.
     pub limits: Limits,
     /// TCP and TLS connections in all; each takes up to 600 KiB if its client reads slowly.
     pub connections_max: usize,
@@ -49,8 +56,9 @@ pub struct RelayConfig {
     pub connections_per_source_max: usize,
     /// Time for a TLS handshake and the first frame together.
     pub first_frame_timeout: Duration,
-    /// Silence after which a TCP or TLS connection without an allocation is closed.
-    pub idle_timeout: Duration,
+    /// Time that a TCP or TLS connection may be without an allocation, from its start or from about
+    /// the end of its last one; then it is closed, whatever it sends. 30 s by default.
+    pub allocation_timeout: Duration,
     /// Time in which a TCP or TLS client must take what is written to it, at most about 64 KiB at
     /// once; then its connection is closed.
     pub write_timeout: Duration,
@@ -73,17 +81,37 @@ impl Default for RelayConfig {
             allow_peers: Vec::new(),
             nonce_key: None,
             shards: None,
+            own_ports: Vec::new(),
             limits: Limits::default(),
             connections_max: 4096,
             connections_per_source_max: 128,
             first_frame_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(60),
+            allocation_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(10),
         }
     }
 }
 
 impl RelayConfig {
+    /// Each shard's part of the limits.
+    pub(crate) fn shard_limits(&self, shards: usize) -> Limits {
+        let all = self.limits;
+        let shards_u32 = u32::try_from(shards).unwrap_or(u32::MAX);
+        let per_user_floor = all.allocations_per_user_max.min(USER_ALLOCATIONS_MIN);
+        let unproven_floor = all.unproven_bytes_max.min(UNPROVEN_BYTES_MIN);
+        let mut part = all;
+        part.allocations_max = all.allocations_max.div_ceil(shards);
+        part.allocations_per_user_max = all
+            .allocations_per_user_max
+            .div_ceil(shards)
+            .max(per_user_floor);
+        part.unproven_bytes_max = all
+            .unproven_bytes_max
+            .div_ceil(shards_u32)
+            .max(unproven_floor);
+        part
+    }
+
     /// The IPs that relay ports are bound on, at most one of each family.
     pub(crate) fn relay_ips(&self) -> Vec<IpAddr> {
         let ips = if self.relay_ips.is_empty() {
@@ -100,5 +128,36 @@ impl RelayConfig {
             .into_iter()
             .flatten()
             .collect()
+    }
+}
+
+/// Allocations that each shard grants a user: one device with two families, before and after its
+/// network changed, may be pinned to one shard.
+const USER_ALLOCATIONS_MIN: usize = 4;
+/// Unproven bytes that each shard grants a source network: some dozens of honest first requests.
+const UNPROVEN_BYTES_MIN: u32 = 4 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limits_of_all_shards_together_are_those_of_the_relay() {
+        let mut config = RelayConfig::default();
+        config.limits.allocations_max = 1000;
+        config.limits.allocations_per_user_max = 16;
+        config.limits.unproven_bytes_max = 64 * 1024;
+        for shards in [1, 2, 4] {
+            let part = config.shard_limits(shards);
+            assert_eq!(part.allocations_max * shards, 1000);
+            assert_eq!(part.allocations_per_user_max * shards, 16);
+            assert_eq!(part.unproven_bytes_max as usize * shards, 64 * 1024);
+        }
+        let part = config.shard_limits(64);
+        assert_eq!(part.allocations_max, 16);
+        assert_eq!(part.allocations_per_user_max, 4);
+        assert_eq!(part.unproven_bytes_max, 4 * 1024);
+        config.limits.allocations_per_user_max = 2;
+        assert_eq!(config.shard_limits(64).allocations_per_user_max, 2);
     }
 }

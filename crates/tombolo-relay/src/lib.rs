@@ -23,6 +23,12 @@
 //! # }
 //! ```
 //!
+//! Relay ports are chosen at random and bound while an allocation lives. The kernel takes the ports of
+//! other programs' sockets from the same numbers (32768 to 60999 by default), and a client may reach
+//! what listens at a relay IP inside the range of relay ports. So keep the kernel away from them, with
+//! `sysctl net.ipv4.ip_local_reserved_ports=49152-65535` (it holds for IPv6 too), and tell the relay
+//! by [`RelayConfig::own_ports`] what listens there by intent.
+//!
 //! Left out for now: DTLS, GRO and GSO, one steered socket for all relay ports of a shard, and
 //! RESERVATION-TOKEN across shards: a token is good on the shard that gave it, and the second client
 //! socket that presents it may be pinned to another one, which answers 508.

@@ -59,7 +59,7 @@ impl Relay {
             None => thread::available_parallelism().map_or(1, usize::from),
         };
         let listeners = Listeners::bind(&config, shard_count)?;
-        let core_config = core_config(&config, &listeners)?;
+        let core_config = core_config(&config, &listeners, shard_count)?;
         let mut shards = Vec::with_capacity(shard_count);
         for (index, sockets) in listeners.udp.into_iter().enumerate() {
             shards.push(ShardThread::start(index, core_config.clone(), sockets)?);
@@ -73,7 +73,7 @@ impl Relay {
             connections_max: config.connections_max,
             connections_per_source_max: config.connections_per_source_max,
             first_frame_timeout: config.first_frame_timeout,
-            idle_timeout: config.idle_timeout,
+            allocation_timeout: config.allocation_timeout,
             write_timeout: config.write_timeout,
             counters: Arc::clone(&stream_counters),
         })?;
@@ -186,7 +186,11 @@ fn check(config: &RelayConfig) -> Result<(), BindError> {
     Ok(())
 }
 
-fn core_config(config: &RelayConfig, listeners: &Listeners) -> Result<server::Config, BindError> {
+fn core_config(
+    config: &RelayConfig,
+    listeners: &Listeners,
+    shards: usize,
+) -> Result<server::Config, BindError> {
     let nonce_key = match config.nonce_key {
         Some(key) => key,
         None => random()?,
@@ -215,36 +219,26 @@ fn core_config(config: &RelayConfig, listeners: &Listeners) -> Result<server::Co
     core.allow_peers.clone_from(&config.allow_peers);
     core.own_ips = own_ips(config)?;
     core.own_ips.extend(config.public_ip);
-    let sockets = listeners
-        .addrs
-        .turn
-        .iter()
-        .chain(&listeners.addrs.alternate);
+    let addrs = &listeners.addrs;
+    let sockets = addrs.turn.iter().chain(&addrs.alternate);
+    let listening = sockets.clone().chain(&addrs.turns).map(SocketAddr::port);
+    core.own_ports = listening.chain(config.own_ports.iter().copied()).collect();
     core.sockets = sockets
         .filter(|address| !address.ip().is_unspecified())
         .copied()
         .collect();
-    core.limits = config.limits;
+    core.limits = config.shard_limits(shards);
     Ok(core)
 }
 
-/// All IPs of the node, as far as they are known. Whoever listens everywhere has those of all
-/// interfaces.
+/// All IPs of the node as far as they are known: those of all interfaces too, since a service may
+/// trust whoever comes from this machine, whatever the relay listens on.
 fn own_ips(config: &RelayConfig) -> io::Result<Vec<IpAddr>> {
-    let mut ips: Vec<IpAddr> = config
-        .listen
-        .iter()
-        .chain(&config.relay_ips)
-        .copied()
-        .collect();
-    if ips.iter().any(IpAddr::is_unspecified) {
-        ips.extend(
-            if_addrs::get_if_addrs()?
-                .iter()
-                .map(if_addrs::Interface::ip),
-        );
-    }
-    Ok(ips)
+    let interfaces = if_addrs::get_if_addrs()?;
+    let configured = config.listen.iter().chain(&config.relay_ips).copied();
+    Ok(configured
+        .chain(interfaces.iter().map(if_addrs::Interface::ip))
+        .collect())
 }
 
 fn random() -> Result<[u8; 32], BindError> {
@@ -257,3 +251,22 @@ fn random() -> Result<[u8; 32], BindError> {
 const STATS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Ports below belong to services.
 const RELAY_PORT_MIN: u16 = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_on_loopback_knows_the_addresses_of_all_interfaces_as_its_own() {
+        let config = RelayConfig {
+            listen: vec![IpAddr::from([127, 0, 0, 1])],
+            ..RelayConfig::default()
+        };
+        let own = own_ips(&config).expect("the system tells");
+        let interfaces = if_addrs::get_if_addrs().expect("the system tells");
+        for interface in interfaces {
+            assert!(own.contains(&interface.ip()), "{interface:?}");
+        }
+        assert!(own.contains(&config.listen[0]));
+    }
+}

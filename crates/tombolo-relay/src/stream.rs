@@ -20,7 +20,7 @@ use tokio::{
     runtime::{Builder, Runtime},
     sync::oneshot,
     task::{self, LocalSet},
-    time::sleep,
+    time::{sleep, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
 use tombolo_turn::server::{FiveTuple, Transport};
@@ -47,8 +47,8 @@ pub(crate) struct StreamsConfig {
     pub(crate) connections_per_source_max: usize,
     /// Time for the TLS handshake and the first frame together.
     pub(crate) first_frame_timeout: Duration,
-    /// Silence after which a connection without allocation is closed.
-    pub(crate) idle_timeout: Duration,
+    /// Time that a connection may be without an allocation.
+    pub(crate) allocation_timeout: Duration,
     /// Time for one write.
     pub(crate) write_timeout: Duration,
     pub(crate) counters: Arc<StreamCounters>,
@@ -201,11 +201,12 @@ async fn serve_one(
         server,
     };
     let config = &place.front.config;
-    let deadline = tokio::time::Instant::now() + config.first_frame_timeout;
+    let accepted = tokio::time::Instant::now();
+    let first_frame_by = accepted + config.first_frame_timeout;
     match acceptor {
-        None => connection::run(config, tuple, stream, deadline).await,
-        Some(acceptor) => match tokio::time::timeout_at(deadline, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => connection::run(config, tuple, stream, deadline).await,
+        None => connection::run(config, tuple, stream, accepted).await,
+        Some(acceptor) => match timeout_at(first_frame_by, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => connection::run(config, tuple, stream, accepted).await,
             Ok(Err(_)) => config.counters.tls_failed.add(1),
             Err(_) => config.counters.timed_out.add(1),
         },

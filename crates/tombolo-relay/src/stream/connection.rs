@@ -18,7 +18,7 @@ pub(super) async fn run(
     config: &StreamsConfig,
     tuple: FiveTuple,
     stream: impl AsyncRead + AsyncWrite,
-    deadline: Instant,
+    accepted: Instant,
 ) {
     let shard = shard_of(config, tuple);
     let (connection, queue) = Connection::new();
@@ -37,12 +37,14 @@ pub(super) async fn run(
         },
     };
     let state = queue.state();
-    let idle = Idle {
-        timeout: config.idle_timeout,
+    let patience = Patience {
+        first_frame_by: accepted + config.first_frame_timeout,
+        allocation_by: accepted + config.allocation_timeout,
+        allocation_timeout: config.allocation_timeout,
         state: Arc::clone(&state),
     };
     let end = tokio::select! {
-        end = read(shard, tuple, reader, deadline, idle) => end,
+        end = read(shard, tuple, reader, patience) => end,
         end = write(queue, writer, writing) => end,
     };
     match end {
@@ -55,9 +57,12 @@ pub(super) async fn run(
     shard.frame(FromStream::Closed(tuple, state)).await;
 }
 
-/// How long a connection may be silent.
-struct Idle {
-    timeout: Duration,
+/// How long a connection is kept that has no allocation. One that has is only looked at.
+struct Patience {
+    first_frame_by: Instant,
+    /// No frame puts this off, only an allocation.
+    allocation_by: Instant,
+    allocation_timeout: Duration,
     state: Arc<ConnectionState>,
 }
 
@@ -85,17 +90,18 @@ async fn read(
     shard: &ShardLink,
     tuple: FiveTuple,
     mut reader: impl AsyncRead + Unpin,
-    mut deadline: Instant,
-    idle: Idle,
+    mut patience: Patience,
 ) -> End {
     let mut buffer = Vec::with_capacity(READ_BYTES);
+    let mut deadline = patience.first_frame_by.min(patience.allocation_by);
     loop {
         buffer.reserve(READ_BYTES);
         match timeout_at(deadline, reader.read_buf(&mut buffer)).await {
             Ok(Ok(0) | Err(_)) => return End::Closed,
             Ok(Ok(_)) => {}
-            Err(_) if idle.state.is_allocated() => {
-                deadline = Instant::now() + idle.timeout;
+            Err(_) if patience.state.is_allocated() => {
+                patience.allocation_by = Instant::now() + patience.allocation_timeout;
+                deadline = patience.allocation_by;
                 continue;
             }
             Err(_) => return End::Silent,
@@ -109,7 +115,7 @@ async fn read(
                         return End::Closed;
                     }
                     start += len;
-                    deadline = Instant::now() + idle.timeout;
+                    deadline = patience.allocation_by;
                 }
                 // A frame is at most 64 KiB and a bit, and so is what is kept of one.
                 Ok(Some(_) | None) => break,

@@ -116,6 +116,28 @@ fn the_relays_own_service_ports_are_no_peers() {
 }
 
 #[test]
+fn no_range_of_relay_ports_opens_the_ports_that_the_machine_listens_at() {
+    let other_service = UdpSocket::bind("127.0.0.1:0").expect("loopback is there");
+    let other_service = other_service.local_addr().expect("it is bound");
+    let config = RelayConfig {
+        relay_ports: 1024..=65_535,
+        own_ports: vec![other_service.port()],
+        ..relay_config(v4())
+    };
+    let relay = Relay::bind(config).expect("there are free ports");
+    let mut device = Device::udp(&relay, "alice");
+    device.allocate();
+    for peer in [
+        relay.addrs().turn[0],
+        relay.addrs().alternate[0],
+        other_service,
+    ] {
+        device.client.connect_peer(Instant::now(), peer);
+        device.event(|event| *event == Event::PeerRefused { peer, code: 403 });
+    }
+}
+
+#[test]
 fn an_introduction_lets_packets_flow_that_no_client_asked_for() {
     let config = RelayConfig {
         allow_peers: Vec::new(),

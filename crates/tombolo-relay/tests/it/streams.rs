@@ -92,7 +92,7 @@ fn a_connection_that_says_nothing_is_closed() {
 #[test]
 fn only_a_client_with_an_allocation_may_be_silent() {
     let config = RelayConfig {
-        idle_timeout: Duration::from_millis(50),
+        allocation_timeout: Duration::from_millis(500),
         ..relay_config(v4())
     };
     let relay = Relay::bind(config).expect("there are free ports");
@@ -105,6 +105,23 @@ fn only_a_client_with_an_allocation_may_be_silent() {
     assert_closed(idle);
     let echo = Echo::start(v4());
     silent.bind(echo.address);
+}
+
+#[test]
+fn frames_do_not_keep_a_connection_open_that_gets_no_allocation() {
+    let config = RelayConfig {
+        allocation_timeout: Duration::from_millis(200),
+        ..relay_config(v4())
+    };
+    let relay = Relay::bind(config).expect("there are free ports");
+    let mut busy = connect(&relay);
+    let mut ask = || {
+        busy.write_all(BINDING_REQUEST)?;
+        busy.read_exact(&mut [0; 32])
+    };
+    ask().expect("it is answered at first");
+    wait_until(|| ask().is_err());
+    wait_for(&relay, |streams| streams.timed_out == 1);
 }
 
 #[test]
