@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tombolo_path::Candidate;
 use tombolo_path::probe::NatReport;
 use tombolo_wire::v1::{self, JoinMode, request, response, room_event, server_frame};
@@ -14,16 +14,14 @@ use tombolo_wire::{RoomId, ServerUrl, UserId};
 
 use crate::error::Error;
 use crate::ice::IceConfig;
-use crate::keys::{Accepted, Keys, PublicKey};
-use crate::link::{Driver, Introduction, Lane, LinkConfig, Peer, Shop, transport_config};
+use crate::keys::{Accepted, Keys};
+use crate::link::{Introduction, Lane, Peer, Shop, transport_config};
+use crate::links::{self, HANDSHAKES_MAX, Links, Target};
 use crate::net::{DeviceSocket, Net, RelayKeeper, measure_nat};
 use crate::room::{RoomEvent, RoomState, Rooms, parse_member};
 use crate::session::{self, Command, Credential, Event, Transport};
 use crate::tls;
 
-/// Handshakes that strangers may have under way.
-const HANDSHAKES_MAX: usize = 64;
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Credentials of the relay are renewed after this part of their life.
 const RENEW_AFTER: f64 = 0.8;
 const RENEW_MIN: Duration = Duration::from_secs(30);
@@ -63,7 +61,8 @@ impl DeviceBuilder {
     }
 }
 
-/// A device in the cluster; cheap to clone.
+/// A device in the cluster; cheap to clone. Its links end with its last clone; [`Device::close`]
+/// lets them deliver first, and takes leave of the cluster.
 #[derive(Clone, Debug)]
 pub struct Device(pub(crate) Arc<Shared>);
 
@@ -86,7 +85,7 @@ pub(crate) struct Shared {
     pub(crate) session: session::Handle,
     shop: Shop,
     rooms: Mutex<HashMap<RoomId, Arc<RoomState>>>,
-    links: Mutex<HashMap<(RoomId, UserId), Link>>,
+    links: Arc<Links>,
     info: watch::Sender<Option<SessionInfo>>,
     stun: Mutex<Vec<SocketAddr>>,
     keeper: Mutex<Option<RelayKeeper>>,
@@ -100,20 +99,9 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// A link as the device knows it.
-struct Link {
-    handle: Weak<crate::link::Shared>,
-    inputs: crate::link::Inputs,
-    /// The peer's attempt and identity, once introduced.
-    remote: Option<(u64, PublicKey)>,
-}
-
-impl Link {
-    fn peer(&self) -> Option<Peer> {
-        self.handle
-            .upgrade()
-            .map(Peer)
-            .filter(|peer| !peer.is_closed())
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.shop.endpoint.close(0u8.into(), b"device dropped");
     }
 }
 
@@ -160,15 +148,15 @@ impl Device {
         let shared = Arc::new(Shared {
             url,
             session,
-            shop,
             rooms: Mutex::default(),
-            links: Mutex::default(),
+            links: Links::new(shop.clone()),
+            shop,
             info: watch::Sender::new(None),
             stun: Mutex::default(),
             keeper: Mutex::new(None),
         });
-        tokio::spawn(accept_links(
-            Arc::downgrade(&shared),
+        tokio::spawn(links::accept(
+            Arc::downgrade(&shared.links),
             shared.shop.endpoint.clone(),
         ));
         let (gathered_tx, gathered) = oneshot::channel();
@@ -239,17 +227,7 @@ impl Device {
 
     /// Closes all links and leaves the cluster; returns when the goodbyes are sent.
     pub async fn close(self) {
-        let links: Vec<_> = lock(&self.0.links).drain().collect();
-        let mut closing = Vec::new();
-        for (_, link) in &links {
-            if let Some(peer) = link.handle.upgrade().map(Peer) {
-                peer.close();
-                closing.push(peer);
-            }
-        }
-        for peer in closing {
-            _ = tokio::time::timeout(Duration::from_secs(3), peer.closed()).await;
-        }
+        self.0.links.close().await;
         let (done, goodbye) = oneshot::channel();
         if self.0.session.command(Command::Close(done)).await.is_ok() {
             _ = goodbye.await;
@@ -300,9 +278,9 @@ impl Shared {
         Some((id, state))
     }
 
-    /// Opens a link, or finds the one that exists.
+    /// Opens a link to a member of a room.
     pub(crate) fn open_link(
-        self: &Arc<Self>,
+        &self,
         room: &RoomId,
         state: &RoomState,
         user: UserId,
@@ -312,71 +290,15 @@ impl Shared {
         if own.as_ref() == Some(&user) {
             return Err(Error::local("a device has no link to itself"));
         }
-        let mut links = lock(&self.links);
-        let key = (room.clone(), user);
-        if let Some(peer) = links.get(&key).and_then(Link::peer) {
-            for (lane, payload) in first {
-                peer.send(lane, payload).map_err(Error::local)?;
-            }
-            return Ok(peer);
-        }
-        let (peer, link) = self.start_link(&key, state, first, None)?;
-        links.insert(key, link);
-        Ok(peer)
-    }
-
-    fn start_link(
-        self: &Arc<Self>,
-        (room, user): &(RoomId, UserId),
-        state: &RoomState,
-        first: Vec<(Lane, Bytes)>,
-        answers: Option<Introduction>,
-    ) -> Result<(Peer, Link), Error> {
-        let remote = answers
-            .as_ref()
-            .map(|remote| (remote.attempt, PublicKey(remote.keys.identity)));
-        let config = LinkConfig {
-            shop: self.shop.clone(),
-            room: room.clone(),
-            user: user.clone(),
-            expected_keys: state.keys_of(user),
-            policy: state.options.policy,
-            first,
-            answers,
+        let Some(keys) = state.keys_of(&user) else {
+            return Err(Error::closed(&format!("{user} is not in room {room}")));
         };
-        let (peer, inputs, driver) = Driver::new(config).map_err(Error::local)?;
-        let (shared, key) = (Arc::downgrade(self), (room.clone(), user.clone()));
-        let attempt = peer.0.attempt;
-        tokio::spawn(async move {
-            driver.run().await;
-            if let Some(shared) = shared.upgrade() {
-                shared.forget_link(&key, attempt);
-            }
-        });
-        Ok((
-            peer.clone(),
-            Link {
-                handle: Arc::downgrade(&peer.0),
-                inputs,
-                remote,
-            },
-        ))
-    }
-
-    fn forget_link(&self, key: &(RoomId, UserId), attempt: u64) {
-        let mut links = lock(&self.links);
-        let is_same = links.get(key).is_some_and(|link| {
-            link.handle
-                .upgrade()
-                .is_none_or(|peer| peer.attempt == attempt)
-        });
-        if is_same {
-            links.remove(key);
-        }
+        self.links
+            .open(target(room.clone(), user, state), keys, first)
     }
 
     /// Deals with a peer's introduction: the answer to ours, or the beginning of a link.
-    async fn on_introduced(self: &Arc<Self>, introduced: v1::Introduced) {
+    async fn on_introduced(&self, introduced: v1::Introduced) {
         let Some((room, state)) = self.room(&introduced.room) else {
             return;
         };
@@ -387,48 +309,11 @@ impl Shared {
             tracing::warn!(%user, "introduction breaks the contract: ignored");
             return;
         };
-        let key = (room, user);
-        let started = {
-            let mut links = lock(&self.links);
-            match links.get_mut(&key).filter(|link| link.peer().is_some()) {
-                Some(link) if link.accepts(&introduction) => {
-                    link.on_introduction(introduction);
-                    None
-                }
-                _ if introduction.update => None,
-                // The peer began anew: the old link ends when its inputs are dropped.
-                _ => match self.start_link(&key, &state, Vec::new(), Some(introduction)) {
-                    Ok((peer, link)) => {
-                        links.insert(key, link);
-                        Some(peer)
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "introduction not answered");
-                        None
-                    }
-                },
-            }
-        };
+        let started = self
+            .links
+            .on_introduced(target(room, user, &state), introduction);
         if let Some(peer) = started {
             state.tell(RoomEvent::Peer(peer)).await;
-        }
-    }
-
-    /// Ends the link whose introduction the node did not hand on.
-    fn on_introduction_refused(&self, to: &session::Introduced, error: &Error) {
-        let (Ok(room), Ok(user)) = (RoomId::parse(&to.room), UserId::parse(&to.user)) else {
-            return;
-        };
-        let links = lock(&self.links);
-        let Some(link) = links.get(&(room, user)) else {
-            return;
-        };
-        if link
-            .handle
-            .upgrade()
-            .is_some_and(|peer| peer.attempt == to.attempt)
-        {
-            _ = link.inputs.refusals.try_send(error.to_string());
         }
     }
 
@@ -532,24 +417,9 @@ impl Shared {
     }
 }
 
-impl Link {
-    /// Whether the introduction belongs to this link rather than to a new one.
-    fn accepts(&self, introduction: &Introduction) -> bool {
-        let attempt = self.handle.upgrade().map(|peer| peer.attempt);
-        match self.remote {
-            Some((remote, _)) => remote == introduction.attempt,
-            None => introduction.answers == 0 || Some(introduction.answers) == attempt,
-        }
-    }
-
-    fn on_introduction(&mut self, introduction: Introduction) {
-        let is_first = self.remote.is_none();
-        // A repetition tells nothing; a full queue is a peer that talks too much.
-        if is_first || introduction.update {
-            self.remote = Some((introduction.attempt, PublicKey(introduction.keys.identity)));
-            _ = self.inputs.introductions.try_send(introduction);
-        }
-    }
+fn target(room: RoomId, user: UserId, state: &RoomState) -> Target {
+    let policy = state.options.policy;
+    Target { room, user, policy }
 }
 
 /// Takes the session's events to rooms and links.
@@ -571,7 +441,7 @@ async fn dispatch(
                 }
             }
             Event::Frame(body) => shared.on_frame(body).await,
-            Event::IntroductionRefused { to, error } => shared.on_introduction_refused(&to, &error),
+            Event::IntroductionRefused { to, error } => shared.links.on_refused(&to, &error),
             Event::Closed(error) => {
                 tracing::warn!(%error, "session over: rooms end, links go on");
                 lock(&shared.rooms).clear();
@@ -613,52 +483,6 @@ async fn renew(shared: Weak<Shared>, ttl_s: u32) {
             Err(error) if error.is_closed() => return,
             Err(error) => tracing::warn!(%error, "relay credentials not renewed yet"),
         }
-    }
-}
-
-/// Takes incoming QUIC connections to the links that wait for them.
-async fn accept_links(shared: Weak<Shared>, endpoint: noq::Endpoint) {
-    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    while let Some(incoming) = endpoint.accept().await {
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            incoming.ignore();
-            continue;
-        };
-        let shared = shared.clone();
-        tokio::spawn(async move {
-            accept_link(shared, incoming).await;
-            drop(place);
-        });
-    }
-}
-
-async fn accept_link(shared: Weak<Shared>, incoming: noq::Incoming) {
-    let Ok(connecting) = incoming.accept() else {
-        return;
-    };
-    let connection = match tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return tracing::debug!(%error, "a stranger's handshake failed"),
-        Err(_) => return,
-    };
-    let identity = connection
-        .peer_identity()
-        .and_then(|identity| {
-            identity
-                .downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>()
-                .ok()
-        })
-        .and_then(|chain| PublicKey::from_spki(chain.first()?));
-    let Some(shared) = shared.upgrade() else {
-        return;
-    };
-    let links = lock(&shared.links);
-    let link = links
-        .values()
-        .find(|link| link.remote.is_some_and(|(_, key)| Some(key) == identity));
-    match link {
-        Some(link) => drop(link.inputs.connections.try_send(connection)),
-        None => connection.close(1u8.into(), b"no introduction"),
     }
 }
 

@@ -29,6 +29,7 @@ mod http;
 mod ice;
 mod keys;
 mod link;
+mod links;
 mod net;
 mod room;
 mod seal;

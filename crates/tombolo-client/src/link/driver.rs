@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use noq::PathId;
 use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinHandle;
 use tombolo_path::{
     AddPeerError, Candidate, CandidateKind, Credentials, NatBehaviour, PeerConfig, PeerId, Policy,
 };
 use tombolo_wire::v1::{self, Introduce};
 use tombolo_wire::{EARLY_BYTES_MAX, PublicKeys, RoomId, UserId};
 
-use super::message::{decode_first, encode_first};
+use super::message::{FIRST_MESSAGES_MAX, decode_first, encode_first};
 use super::nat;
 use super::paths::Paths;
 use super::{
@@ -25,6 +27,8 @@ use crate::session::{Command, Handle};
 
 /// The peer must answer an introduction within this time.
 const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(15);
+/// A link that is replaced ends within this time.
+const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(1);
 /// From the introductions to a working QUIC connection.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// QUIC's first guess; the default of 333 ms makes a lost first packet cost a second.
@@ -122,12 +126,14 @@ pub(crate) struct LinkConfig {
     pub(crate) shop: Shop,
     pub(crate) room: RoomId,
     pub(crate) user: UserId,
-    /// The peer's keys as the room's members know them; needed to seal first messages.
-    pub(crate) expected_keys: Option<PublicKeys>,
+    /// The peer's keys as the room's members know them: first messages are sealed for these.
+    pub(crate) expected_keys: PublicKeys,
     pub(crate) policy: Policy,
     pub(crate) first: Vec<(Lane, Bytes)>,
     /// The introduction that this link answers.
     pub(crate) answers: Option<Introduction>,
+    /// Links whose place this one takes: they give up the peer's addresses first.
+    pub(crate) predecessors: Vec<JoinHandle<()>>,
 }
 
 /// The driver's ends of the application's queues.
@@ -144,8 +150,8 @@ pub(super) struct Ends {
 pub(crate) struct Inputs {
     pub(crate) introductions: mpsc::Sender<Introduction>,
     pub(crate) connections: mpsc::Sender<noq::Connection>,
-    /// Why the node did not hand our introduction on.
-    pub(crate) refusals: mpsc::Sender<String>,
+    /// Ends the link, with the reason.
+    pub(crate) end: mpsc::Sender<String>,
 }
 
 pub(crate) struct Driver {
@@ -155,7 +161,7 @@ pub(crate) struct Driver {
     ends: Ends,
     introductions: mpsc::Receiver<Introduction>,
     connections: mpsc::Receiver<noq::Connection>,
-    refusals: mpsc::Receiver<String>,
+    end: mpsc::Receiver<String>,
 }
 
 /// Why a link ended before, or while, it worked.
@@ -172,7 +178,7 @@ impl Driver {
         let attempt = u64::from_be_bytes(attempt).max(1);
         let (introductions_tx, introductions) = mpsc::channel(16);
         let (connections_tx, connections) = mpsc::channel(2);
-        let (refusals_tx, refusals) = mpsc::channel(1);
+        let (end_tx, end) = mpsc::channel(1);
         let (shared, ends): (Shared, Ends) =
             pair(config.user.clone(), attempt, config.shop.net.clone());
         let driver = Self {
@@ -182,12 +188,12 @@ impl Driver {
             ends,
             introductions,
             connections,
-            refusals,
+            end,
         };
         let inputs = Inputs {
             introductions: introductions_tx,
             connections: connections_tx,
-            refusals: refusals_tx,
+            end: end_tx,
         };
         Ok((Peer(Arc::new(shared)), inputs, driver))
     }
@@ -223,6 +229,10 @@ impl Driver {
         } else {
             first
         };
+        for predecessor in self.config.predecessors.drain(..) {
+            // One that does not end in time loses its addresses to nobody: they are shared.
+            _ = tokio::time::timeout(PREDECESSOR_TIMEOUT, predecessor).await;
+        }
         let guard = Introduced::new(&self.config, &self.credentials, &remote, identity)
             .map_err(|error| error.to_string())?;
         self.config_paths_status(guard.peer);
@@ -232,10 +242,9 @@ impl Driver {
 
     /// Sends our introduction; returns the keys for which first messages were sealed.
     async fn introduce(&mut self) -> Option<PublicKeys> {
-        let expected = self.config.answers.as_ref().map(|remote| remote.keys);
-        let expected = expected.or(self.config.expected_keys);
-        let early = expected.and_then(|keys| self.seal_first(keys));
-        let sealed_for = early.is_some().then_some(expected).flatten();
+        let expected = self.config.expected_keys;
+        let early = self.seal_first(expected);
+        let sealed_for = early.is_some().then_some(expected);
         let mut introduction = self.introduction();
         introduction.early = early.unwrap_or_default();
         self.send_introduction(introduction).await;
@@ -288,10 +297,11 @@ impl Driver {
     }
 
     fn seal_first(&self, receiver: PublicKeys) -> Option<Bytes> {
-        if self.config.first.is_empty() {
+        let first = &self.config.first;
+        if first.is_empty() || first.len() > FIRST_MESSAGES_MAX {
             return None;
         }
-        let plain = encode_first(&self.config.first);
+        let plain = encode_first(first);
         if plain.len() > PLAIN_BYTES_MAX {
             return None;
         }
@@ -318,7 +328,7 @@ impl Driver {
             remote = self.introductions.recv() => {
                 remote.ok_or_else(|| "replaced by a newer link, or the device is closed".to_owned())
             }
-            Some(refusal) = self.refusals.recv() => Err(refusal),
+            Some(reason) = self.end.recv() => Err(reason),
             () = tokio::time::sleep(INTRODUCTION_TIMEOUT) => {
                 Err("the peer did not answer the introduction within 15 s".to_owned())
             }
@@ -374,6 +384,7 @@ impl Driver {
         let is_client = introduced.is_client;
         let introductions = &mut self.introductions;
         let connections = &mut self.connections;
+        let end = &mut self.end;
         let connecting = async {
             if !is_client {
                 return connections
@@ -404,6 +415,7 @@ impl Driver {
                     Some(introduction) => introduced.update(introduction),
                     None => outgoing_open = false,
                 },
+                Some(reason) = end.recv() => return Err(reason),
                 () = &mut deadline => {
                     return Err("the peer cannot be reached, neither directly nor by the relay".to_owned());
                 }
@@ -418,13 +430,19 @@ impl Driver {
         connection: noq::Connection,
         unread: Vec<(Lane, Bytes)>,
     ) -> Result<(), Reason> {
+        if let Some(relay) = connection.path(PathId::ZERO) {
+            // The relay stands by for the link's whole life, even through an outage of its own.
+            _ = relay.set_max_idle_timeout(None);
+        }
         _ = self.ends.place.connection.set(connection.clone());
         let incoming = Incoming {
             messages: self.ends.messages.clone(),
             net: self.config.shop.net.clone(),
             peer: introduced.peer,
         };
-        let mut reading = tokio::spawn(streams::read(connection.clone(), incoming));
+        // It goes on by itself: what has arrived is delivered even after the link is over, as long
+        // as the application holds its end.
+        tokio::spawn(streams::read(connection.clone(), incoming));
         let outgoing = std::mem::replace(&mut self.ends.outgoing, mpsc::channel(1).1);
         let outgoing = put_first(outgoing, unread).await;
         let mut writing = tokio::spawn(streams::write(connection.clone(), outgoing));
@@ -437,9 +455,12 @@ impl Driver {
         );
         let mut routes = introduced.routes.clone();
         let mut relayed = self.config.shop.net.watch_relayed();
-        self.report(&mut paths, &routes.borrow_and_update().clone());
+        // The guard of a watched value must not live on while others are locked.
+        let route = *routes.borrow_and_update();
+        self.report(&mut paths, &route);
         let reason = loop {
             tokio::select! {
+                Some(reason) = self.end.recv() => break Err(reason),
                 reason = connection.closed() => break Err(reason.to_string()),
                 _ = &mut writing => break Ok(()),
                 changed = routes.changed() => {
@@ -463,13 +484,6 @@ impl Driver {
         };
         connection.close(0u8.into(), b"closed");
         writing.abort();
-        // What has arrived is still delivered.
-        if tokio::time::timeout(Duration::from_millis(200), &mut reading)
-            .await
-            .is_err()
-        {
-            reading.abort();
-        }
         reason
     }
 

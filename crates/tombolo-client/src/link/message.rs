@@ -18,7 +18,7 @@ pub(super) const STREAM_UNORDERED: u8 = 2;
 /// Bytes in front of a message on the ordered stream.
 pub(super) const LENGTH_BYTES: usize = 4;
 /// More first messages than that go over the link instead.
-const FIRST_MESSAGES_MAX: usize = 64;
+pub(super) const FIRST_MESSAGES_MAX: usize = 64;
 
 /// How a message travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -293,7 +293,8 @@ impl Peer {
         self.0.place.net.explain(*self.0.place.peer.get()?)
     }
 
-    /// Closes the link once everything queued is delivered; [`Peer::recv`] then ends.
+    /// Closes the link once everything queued is delivered, for which it has a minute;
+    /// [`Peer::recv`] then ends.
     pub fn close(&self) {
         drop(
             self.0
@@ -328,15 +329,26 @@ impl Peer {
     }
 
     fn check(&self, lane: Lane, bytes: usize) -> Result<(), SendError> {
-        let bytes_max = match lane {
-            Lane::Unreliable => self.unreliable_max(),
-            Lane::Reliable | Lane::ReliableUnordered => RELIABLE_BYTES_MAX,
-        };
-        if bytes > bytes_max {
-            Err(SendError::TooLarge { bytes, bytes_max })
-        } else {
-            Ok(())
-        }
+        check_size(lane, bytes, self.unreliable_max())
+    }
+}
+
+/// Checks first messages, which are sent before a path's own limit is known.
+pub(crate) fn check_first(messages: &[(Lane, Bytes)]) -> Result<(), SendError> {
+    messages
+        .iter()
+        .try_for_each(|(lane, payload)| check_size(*lane, payload.len(), UNRELIABLE_BYTES_EARLY))
+}
+
+fn check_size(lane: Lane, bytes: usize, unreliable_max: usize) -> Result<(), SendError> {
+    let bytes_max = match lane {
+        Lane::Unreliable => unreliable_max,
+        Lane::Reliable | Lane::ReliableUnordered => RELIABLE_BYTES_MAX,
+    };
+    if bytes > bytes_max {
+        Err(SendError::TooLarge { bytes, bytes_max })
+    } else {
+        Ok(())
     }
 }
 

@@ -12,8 +12,9 @@ use super::message::{
 };
 use super::{Incoming, Outgoing};
 
-/// How long a closing link waits for the peer to acknowledge what was sent.
-const LINGER: Duration = Duration::from_secs(2);
+/// How long a closing link waits for the peer to acknowledge what was sent. A peer that is gone
+/// is noticed earlier, by QUIC's idle time-out.
+const LINGER: Duration = Duration::from_secs(60);
 /// Unordered messages that are being received at a time.
 const UNORDERED_MAX: usize = 256;
 
@@ -90,14 +91,12 @@ async fn write_unordered(connection: &noq::Connection, payload: Bytes) {
     }
 }
 
-/// Receives until the connection ends, or the application does not want more.
+/// Receives until the connection has ended and all that arrived is delivered, or the application
+/// does not want more.
 pub(super) async fn read(connection: noq::Connection, incoming: Incoming) {
     let datagrams = read_datagrams(&connection, &incoming);
     let streams = read_streams(&connection, &incoming);
-    tokio::select! {
-        () = datagrams => {}
-        () = streams => {}
-    }
+    tokio::join!(datagrams, streams);
 }
 
 async fn read_datagrams(connection: &noq::Connection, incoming: &Incoming) {
@@ -122,6 +121,7 @@ async fn read_streams(connection: &noq::Connection, incoming: &Incoming) {
         });
         while tasks.try_join_next().is_some() {}
     }
+    while tasks.join_next().await.is_some() {}
 }
 
 async fn read_stream(mut stream: noq::RecvStream, incoming: &Incoming) -> Option<()> {

@@ -2,6 +2,7 @@
 //!
 //! A [`Net`] outlives sessions: links between peers go on while the device changes its node.
 
+mod book;
 mod interfaces;
 mod nat;
 mod relay;
@@ -34,7 +35,7 @@ use relay::Outcome;
 pub(crate) use socket::{DeviceSocket, mapped};
 use state::State;
 pub use state::Via;
-pub(crate) use state::{RouteNow, canonical, virtual_of};
+pub(crate) use state::{RouteNow, canonical, is_virtual, virtual_of};
 
 use crate::ice::IceConfig;
 

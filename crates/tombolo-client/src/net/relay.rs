@@ -156,7 +156,9 @@ impl Relays {
 
     /// Keeps a permission and a channel for `peer`.
     pub(crate) fn connect(&mut self, now: Instant, peer: SocketAddr) {
-        self.peers.push(peer);
+        if !self.peers.contains(&peer) {
+            self.peers.push(peer);
+        }
         if let Some(client) = self.active_client() {
             client.connect_peer(now, peer);
         }

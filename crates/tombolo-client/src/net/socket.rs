@@ -14,6 +14,9 @@ use noq::{AsyncUdpSocket, UdpSender};
 use super::Net;
 use super::state::Received;
 
+/// Datagrams read at a time, so that a flood neither holds the cores nor fills memory.
+const READS_MAX: usize = 64;
+
 /// Receives what is left for QUIC once STUN, TURN and envelopes are taken out.
 #[derive(Debug)]
 pub(crate) struct DeviceSocket(pub(crate) Arc<Net>);
@@ -32,17 +35,18 @@ impl AsyncUdpSocket for DeviceSocket {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        loop {
-            let taken = self.0.take_inbox(cx, bufs, meta);
-            if taken > 0 {
-                return Poll::Ready(Ok(taken));
-            }
-            ready!(self.0.udp.poll_recv_ready(cx))?;
-            let received = self.receive(bufs, meta);
-            if received > 0 {
-                return Poll::Ready(Ok(received));
-            }
+        let taken = self.0.take_inbox(cx, bufs, meta);
+        if taken > 0 {
+            return Poll::Ready(Ok(taken));
         }
+        ready!(self.0.udp.poll_recv_ready(cx))?;
+        let received = self.receive(bufs, meta);
+        if received > 0 {
+            return Poll::Ready(Ok(received));
+        }
+        // Nothing for QUIC so far: others have their turn before the next look.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -55,11 +59,15 @@ impl AsyncUdpSocket for DeviceSocket {
 }
 
 impl DeviceSocket {
-    /// Reads what the kernel has, as far as buffers go; returns how many packets are for QUIC.
+    /// Reads what the kernel has, as far as buffers and turns go; returns how many packets are for
+    /// QUIC.
     fn receive(&self, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> usize {
         let mut filled = 0;
         self.0.drive(|state, now| {
-            while filled < bufs.len().min(meta.len()) {
+            for _ in 0..READS_MAX {
+                if filled == bufs.len().min(meta.len()) {
+                    break;
+                }
                 let buf = &mut bufs[filled];
                 let (len, from) = match self.0.udp.try_recv_from(buf) {
                     Ok(received) => received,

@@ -11,7 +11,7 @@
 //!                        to a real address    → the socket
 //! ```
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use tombolo_path::{
 };
 use tombolo_stun::Kind;
 
+use super::book::Book;
 use super::relay::Relays;
 use super::ring::Ring;
 
@@ -31,6 +32,8 @@ use super::ring::Ring;
 const ENVELOPE: u8 = 0x08;
 /// Handshake packets go to at most so many unproven addresses besides the relay.
 const FAN_MAX: usize = 4;
+/// Addresses that one peer may claim.
+const CLAIMS_MAX: usize = 64;
 /// Relayed packets held for peers whose introduction has not arrived yet.
 const HELD_MAX: usize = 32;
 const HELD_FOR: Duration = Duration::from_millis(1000);
@@ -71,6 +74,8 @@ struct Peer {
     last_path: Option<SocketAddr>,
     /// Unproven addresses for handshake packets; emptied when a route is found.
     fan: Vec<SocketAddr>,
+    /// How many addresses the peer has claimed.
+    claims: usize,
     ring: Ring,
     last_via: Via,
     route_tx: watch::Sender<RouteNow>,
@@ -119,9 +124,7 @@ pub(crate) struct State {
     pub(crate) pulse: Option<NatProbe>,
     pub(crate) relays: Relays,
     peers: BTreeMap<PeerId, Peer>,
-    peer_by_relayed: HashMap<SocketAddr, PeerId>,
-    /// `None`: several peers claim the address, so it tells nobody apart.
-    peer_by_address: HashMap<SocketAddr, Option<PeerId>>,
+    book: Book,
     held: VecDeque<(Instant, SocketAddr, Vec<u8>)>,
     /// Packets for QUIC that came by another way than the UDP socket.
     pub(crate) inbox: VecDeque<(SocketAddr, Vec<u8>)>,
@@ -141,8 +144,7 @@ impl State {
             pulse: None,
             relays: Relays::default(),
             peers: BTreeMap::new(),
-            peer_by_relayed: HashMap::new(),
-            peer_by_address: HashMap::new(),
+            book: Book::default(),
             held: VecDeque::new(),
             inbox: VecDeque::new(),
             out: Vec::new(),
@@ -199,7 +201,7 @@ impl State {
             return;
         }
         let to = canonical(to);
-        if let Some(Some(id)) = self.peer_by_address.get(&to).copied() {
+        if let Some(id) = self.book.peer_at(to) {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.ring.push(now, packet);
             }
@@ -251,6 +253,7 @@ impl State {
             path: None,
             last_path: None,
             fan: Vec::new(),
+            claims: 0,
             ring: Ring::default(),
             last_via: Via::Relay,
             route_tx,
@@ -274,10 +277,9 @@ impl State {
 
     pub(crate) fn remove_peer(&mut self, now: Instant, id: PeerId) {
         if let Some(relayed) = self.peers.remove(&id).and_then(|peer| peer.relayed) {
-            self.peer_by_relayed.remove(&relayed);
-            self.relays.release(now, relayed);
+            self.release_relayed(now, id, relayed);
         }
-        self.peer_by_address.retain(|_, peer| *peer != Some(id));
+        self.book.forget(id);
         self.agent.remove_peer(now, id);
         self.collect();
     }
@@ -291,7 +293,7 @@ impl State {
         peer.path = Some(address);
         peer.last_path = Some(address);
         self.agent.handle_adopted(now, id, address);
-        self.note_address(id, address);
+        self.book.prove(id, canonical(address));
         self.collect();
     }
 
@@ -376,7 +378,7 @@ impl State {
                 rtt,
             } => {
                 if let Route::Direct(address) = route {
-                    self.note_address(id, address);
+                    self.book.prove(id, canonical(address));
                 }
                 let Some(peer) = self.peers.get_mut(&id) else {
                     return;
@@ -395,7 +397,7 @@ impl State {
                 });
             }
             Event::Heard { peer: id, from } => {
-                self.note_address(id, from);
+                self.book.prove(id, canonical(from));
                 let Some(peer) = self.peers.get_mut(&id) else {
                     return;
                 };
@@ -426,7 +428,7 @@ impl State {
         range: std::ops::Range<usize>,
     ) -> Received {
         let payload = &data[range.clone()];
-        let Some(id) = self.peer_by_relayed.get(&from).copied() else {
+        let Some(id) = self.book.relayed_peer(from) else {
             self.hold(now, from, payload);
             return Received::Nothing;
         };
@@ -456,7 +458,7 @@ impl State {
     }
 
     fn handle_direct(&mut self, now: Instant, from: SocketAddr, data: &[u8]) -> Received {
-        let id = self.peer_by_address.get(&from).copied().flatten();
+        let id = self.book.peer_at(from);
         if let Some(id) = id {
             if self.is_direct_blocked {
                 return Received::Nothing;
@@ -497,7 +499,7 @@ impl State {
         }
         let is_handshake = packet.first().is_some_and(|first| first & 0x80 != 0);
         if is_handshake && !self.is_direct_blocked {
-            for address in peer.fan.iter().take(FAN_MAX) {
+            for address in &peer.fan {
                 self.out.push((*address, envelope(packet)));
             }
         }
@@ -517,12 +519,12 @@ impl State {
             return;
         };
         if candidate.kind != CandidateKind::Relayed {
-            if peer.policy != Policy::Relay {
-                peer.fan.push(address);
-                let claimed = self.peer_by_address.entry(address).or_insert(Some(id));
-                if *claimed != Some(id) {
-                    *claimed = None;
+            if peer.policy != Policy::Relay && peer.claims < CLAIMS_MAX {
+                peer.claims += 1;
+                if peer.fan.len() < FAN_MAX {
+                    peer.fan.push(address);
                 }
+                self.book.claim(id, address);
             }
             return;
         }
@@ -530,10 +532,9 @@ impl State {
             return;
         }
         if let Some(old) = peer.relayed.replace(address) {
-            self.peer_by_relayed.remove(&old);
-            self.relays.release(now, old);
+            self.release_relayed(now, id, old);
         }
-        self.peer_by_relayed.insert(address, id);
+        self.book.claim_relayed(id, address);
         self.relays.connect(now, address);
         let held = std::mem::take(&mut self.held).into_iter();
         let (waiting, others): (Vec<_>, _) = held.partition(|(_, from, _)| *from == address);
@@ -543,9 +544,10 @@ impl State {
         }
     }
 
-    /// An address at which the peer has proven to be.
-    fn note_address(&mut self, id: PeerId, address: SocketAddr) {
-        self.peer_by_address.insert(canonical(address), Some(id));
+    fn release_relayed(&mut self, now: Instant, id: PeerId, address: SocketAddr) {
+        if self.book.release_relayed(id, address) {
+            self.relays.release(now, address);
+        }
     }
 
     fn hold(&mut self, now: Instant, from: SocketAddr, payload: &[u8]) {
@@ -575,6 +577,11 @@ pub(crate) fn virtual_of(id: PeerId) -> SocketAddr {
         0,
         0,
     ))
+}
+
+/// Whether QUIC knows a peer's relayed path by this address.
+pub(crate) fn is_virtual(address: SocketAddr) -> bool {
+    peer_of_virtual(address).is_some()
 }
 
 fn peer_of_virtual(address: SocketAddr) -> Option<PeerId> {

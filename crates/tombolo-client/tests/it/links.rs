@@ -270,7 +270,7 @@ async fn a_member_that_does_not_exist_cannot_be_reached() {
         .await
         .unwrap_err();
     assert!(
-        error.is_closed() && error.to_string().contains("no_such_member"),
+        error.is_closed() && error.to_string().contains("not in room"),
         "{error}"
     );
     node.shutdown().await;

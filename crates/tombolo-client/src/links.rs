@@ -1,0 +1,299 @@
+//! A device's links: which there are, and the way of introductions and connections to them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tombolo_path::Policy;
+use tombolo_wire::{PublicKeys, RoomId, UserId};
+
+use crate::error::Error;
+use crate::keys::PublicKey;
+use crate::link::{self, Driver, Inputs, Introduction, Lane, LinkConfig, Peer, Shop};
+use crate::net::is_virtual;
+use crate::session::Introduced;
+
+/// Handshakes that may be under way.
+pub(crate) const HANDSHAKES_MAX: usize = 64;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For all links together, when the device is closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whom a link is for.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// The room through which introductions go.
+    pub(crate) room: RoomId,
+    pub(crate) user: UserId,
+    pub(crate) policy: Policy,
+}
+
+/// One link for each device at the other end, in whichever rooms the two meet.
+pub(crate) struct Links {
+    shop: Shop,
+    by_identity: Mutex<HashMap<PublicKey, Link>>,
+}
+
+struct Link {
+    target: Target,
+    attempt: u64,
+    /// The peer's attempt, once introduced.
+    remote_attempt: Option<u64>,
+    handle: Weak<link::Shared>,
+    inputs: Inputs,
+    task: JoinHandle<()>,
+}
+
+impl Link {
+    /// The application's handle, while it may still send.
+    fn peer(&self) -> Option<Peer> {
+        let peer = self.handle.upgrade().map(Peer);
+        peer.filter(|peer| !peer.is_closed())
+    }
+
+    /// Whether the introduction belongs to this link, rather than to a new one.
+    fn accepts(&self, introduction: &Introduction) -> bool {
+        match self.remote_attempt {
+            Some(remote) => remote == introduction.attempt,
+            // Both ends began: theirs and ours are the two halves of one link.
+            None => introduction.answers == 0 || introduction.answers == self.attempt,
+        }
+    }
+
+    fn on_introduction(&mut self, introduction: Introduction) {
+        let is_first = self.remote_attempt.is_none();
+        // A repetition tells nothing; a full queue is a peer that talks too much.
+        if is_first || introduction.update {
+            self.remote_attempt = Some(introduction.attempt);
+            _ = self.inputs.introductions.try_send(introduction);
+        }
+    }
+
+    fn is_with(&self, target: &Target) -> bool {
+        (&self.target.room, &self.target.user) == (&target.room, &target.user)
+    }
+
+    fn end(&self, reason: &str) {
+        // A full queue holds another reason already.
+        _ = self.inputs.end.try_send(reason.to_owned());
+    }
+}
+
+impl Links {
+    pub(crate) fn new(shop: Shop) -> Arc<Self> {
+        Arc::new(Self {
+            shop,
+            by_identity: Mutex::default(),
+        })
+    }
+
+    /// Opens a link, or finds the one that exists; first messages go out either way.
+    pub(crate) fn open(
+        self: &Arc<Self>,
+        target: Target,
+        keys: PublicKeys,
+        first: Vec<(Lane, Bytes)>,
+    ) -> Result<Peer, Error> {
+        let mut links = self.lock();
+        if let Some(peer) = links.get(&PublicKey(keys.identity)).and_then(Link::peer) {
+            for (lane, payload) in first {
+                peer.send(lane, payload).map_err(Error::local)?;
+            }
+            return Ok(peer);
+        }
+        self.start(&mut links, target, keys, first, None)
+    }
+
+    /// Deals with a peer's introduction; returns the link that it begins, if it does.
+    pub(crate) fn on_introduced(
+        self: &Arc<Self>,
+        target: Target,
+        introduction: Introduction,
+    ) -> Option<Peer> {
+        let keys = introduction.keys;
+        let mut links = self.lock();
+        rekey(&mut links, &target, &introduction);
+        if let Some(link) = links.get_mut(&PublicKey(keys.identity))
+            && link.accepts(&introduction)
+        {
+            link.on_introduction(introduction);
+            return None;
+        }
+        if introduction.update || introduction.answers != 0 {
+            tracing::debug!(user = %target.user, "introduction of a link that is over: ignored");
+            return None;
+        }
+        let started = self.start(&mut links, target, keys, Vec::new(), Some(introduction));
+        started
+            .inspect_err(|error| tracing::warn!(%error, "introduction not answered"))
+            .ok()
+    }
+
+    /// Ends the link whose introduction the node did not hand on.
+    pub(crate) fn on_refused(&self, to: &Introduced, error: &Error) {
+        tracing::debug!(room = to.room, user = to.user, %error, "introduction refused");
+        let links = self.lock();
+        if let Some(link) = links.values().find(|link| link.attempt == to.attempt) {
+            link.end(&error.to_string());
+        }
+    }
+
+    /// Closes all links, once what is queued has been delivered or some seconds have passed.
+    pub(crate) async fn close(&self) {
+        let links: Vec<_> = self.lock().drain().map(|(_, link)| link).collect();
+        for peer in links.iter().filter_map(|link| link.handle.upgrade()) {
+            Peer(peer).close();
+        }
+        let ended = async {
+            for link in links {
+                // A task that panicked has ended as well.
+                _ = link.task.await;
+            }
+        };
+        if tokio::time::timeout(CLOSE_TIMEOUT, ended).await.is_err() {
+            tracing::info!("some links did not close in time");
+        }
+    }
+
+    fn start(
+        self: &Arc<Self>,
+        links: &mut HashMap<PublicKey, Link>,
+        target: Target,
+        keys: PublicKeys,
+        first: Vec<(Lane, Bytes)>,
+        answers: Option<Introduction>,
+    ) -> Result<Peer, Error> {
+        link::check_first(&first).map_err(Error::local)?;
+        let identity = PublicKey(keys.identity);
+        let remote_attempt = answers.as_ref().map(|introduction| introduction.attempt);
+        let config = LinkConfig {
+            shop: self.shop.clone(),
+            room: target.room.clone(),
+            user: target.user.clone(),
+            expected_keys: keys,
+            policy: target.policy,
+            first,
+            answers,
+            predecessors: replace(links, &target, identity),
+        };
+        let (peer, inputs, driver) = Driver::new(config).map_err(Error::local)?;
+        let attempt = peer.0.attempt;
+        let registry = Arc::downgrade(self);
+        let task = tokio::spawn(async move {
+            driver.run().await;
+            if let Some(registry) = registry.upgrade() {
+                registry.forget(attempt);
+            }
+        });
+        let link = Link {
+            target,
+            attempt,
+            remote_attempt,
+            handle: Arc::downgrade(&peer.0),
+            inputs,
+            task,
+        };
+        links.insert(identity, link);
+        Ok(peer)
+    }
+
+    fn forget(&self, attempt: u64) {
+        self.lock().retain(|_, link| link.attempt != attempt);
+    }
+
+    /// Takes a connection to the link that waits for its key.
+    fn on_connection(&self, connection: noq::Connection) {
+        let identity = connection
+            .peer_identity()
+            .and_then(|identity| identity.downcast::<Vec<CertificateDer>>().ok())
+            .and_then(|chain| PublicKey::from_spki(chain.first()?));
+        let links = self.lock();
+        match identity.and_then(|identity| links.get(&identity)) {
+            Some(link) => drop(link.inputs.connections.try_send(connection)),
+            None => connection.close(1u8.into(), b"no introduction"),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PublicKey, Link>> {
+        self.by_identity
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type CertificateDer = rustls::pki_types::CertificateDer<'static>;
+
+/// Moves a link to the key of the member's answer, which may have come back with another key
+/// between its joining and our introduction.
+fn rekey(links: &mut HashMap<PublicKey, Link>, target: &Target, answer: &Introduction) {
+    let is_answered = |link: &Link| {
+        link.attempt == answer.answers && link.remote_attempt.is_none() && link.is_with(target)
+    };
+    let Some(old) = links
+        .iter()
+        .find(|(_, link)| is_answered(link))
+        .map(|(key, _)| *key)
+    else {
+        return;
+    };
+    if let Some(link) = links.remove(&old) {
+        links.insert(PublicKey(answer.keys.identity), link);
+    }
+}
+
+/// Ends the links that a new one takes the place of: those to the same device, and those to the
+/// same member from before it came back with other keys.
+fn replace(
+    links: &mut HashMap<PublicKey, Link>,
+    target: &Target,
+    identity: PublicKey,
+) -> Vec<JoinHandle<()>> {
+    let replaced: Vec<_> = links
+        .extract_if(|key, link| *key == identity || link.is_with(target))
+        .map(|(_, link)| link)
+        .collect();
+    replaced
+        .into_iter()
+        .map(|link| {
+            link.end("replaced by a newer link");
+            link.task
+        })
+        .collect()
+}
+
+/// Takes incoming QUIC connections to the links that wait for them.
+pub(crate) async fn accept(links: Weak<Links>, endpoint: noq::Endpoint) {
+    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    while let Some(incoming) = endpoint.accept().await {
+        // Introduced peers connect from the virtual address that they were given.
+        let place = places.clone().try_acquire_owned();
+        let (true, Ok(place)) = (is_virtual(incoming.remote_address()), place) else {
+            incoming.ignore();
+            continue;
+        };
+        let links = links.clone();
+        tokio::spawn(async move {
+            if let Some(connection) = handshake(incoming).await
+                && let Some(links) = links.upgrade()
+            {
+                links.on_connection(connection);
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn handshake(incoming: noq::Incoming) -> Option<noq::Connection> {
+    let connecting = incoming.accept().ok()?;
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await {
+        Ok(Ok(connection)) => Some(connection),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a peer's handshake failed");
+            None
+        }
+        Err(_) => None,
+    }
+}
