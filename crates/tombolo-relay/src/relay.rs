@@ -93,7 +93,8 @@ impl Relay {
         &self.addrs
     }
 
-    /// Lets `peer` send to each allocation of `user`, as if its client had asked for that itself.
+    /// Lets `peer` send to each allocation of the time-limited `user`, as if its client had asked for
+    /// that itself; users of [`RelayConfig::users`] are others, even of the same name.
     /// Each shard does it before it looks at its sockets the next time, in about a millisecond at the
     /// latest. Cheap; never blocks.
     ///

@@ -45,7 +45,7 @@ pub use stats::{Refusal, Stats};
 
 use address::Aliases;
 use allocate::{ALLOCATE_ATTRIBUTES, Pending, Reservation};
-use auth::{Authority, CREDENTIAL_ATTRIBUTES, Identity};
+use auth::{Authority, CREDENTIAL_ATTRIBUTES, Identity, User};
 use binding::Alternates;
 use budget::Budget;
 use ports::Ports;
@@ -81,7 +81,7 @@ pub struct Server {
     reservations: BTreeMap<ReservationToken, Reservation>,
     reservation_deadlines: BTreeSet<(Instant, ReservationToken)>,
     /// Allocations, those in the making and reservations, by user.
-    usage_by_user: BTreeMap<String, usize>,
+    usage_by_user: BTreeMap<User, usize>,
     transmits: VecDeque<Transmit>,
     commands: VecDeque<Command>,
     events: VecDeque<Event>,
@@ -181,7 +181,8 @@ impl Server {
 
     /// Installs or refreshes a permission for `peer` on every allocation of `user`, as an
     /// introduction between two devices does. The user is the part of a time-limited username
-    /// behind the expiry. The address policy holds here too.
+    /// behind the expiry; users of the configuration are others, even of the same name. The
+    /// address policy holds here too.
     pub fn permit(&mut self, now: Instant, user: &str, peer: IpAddr) {
         self.on_permit(now, user, peer);
     }

@@ -140,12 +140,15 @@ fn no_range_of_relay_ports_opens_the_ports_that_the_machine_listens_at() {
 #[test]
 fn an_introduction_lets_packets_flow_that_no_client_asked_for() {
     let config = RelayConfig {
+        secret: "shared".to_owned(),
         allow_peers: Vec::new(),
         ..relay_config(v4())
     };
     let relay = Relay::bind(config).expect("there are free ports");
-    let mut alice = Device::udp(&relay, "alice");
-    let mut bob = Device::udp(&relay, "bob");
+    let [mut alice, mut bob] = ["4102444800:alice", "4102444800:bob"].map(|username| {
+        let password = time_limited_password("shared", username);
+        Device::udp_with(&relay, username, &password)
+    });
     let (alice_relayed, bob_relayed) = (alice.allocate(), bob.allocate());
 
     assert!(relay.permit("alice", bob_relayed.ip()));

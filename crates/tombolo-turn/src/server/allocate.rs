@@ -11,7 +11,7 @@ use tombolo_stun::{
 
 use super::address::{FiveTuple, RelayAddr, canonical};
 use super::allocation::{Allocation, Relays};
-use super::auth::Identity;
+use super::auth::{Identity, User};
 use super::ports::Parity;
 use super::reply::{Ask, Rejection};
 use super::stats::Refusal;
@@ -44,7 +44,7 @@ enum PendingState {
 /// A port that was kept for a later Allocate. See RFC 8656 §7.2.
 pub(super) struct Reservation {
     pub(super) relay: RelayAddr,
-    pub(super) user: String,
+    pub(super) user: User,
     pub(super) expires: Instant,
 }
 
@@ -341,7 +341,7 @@ impl Server {
         self.transmit(ask.from, reply);
         self.tell(Event::Allocated {
             client: ask.from,
-            user: identity.user,
+            user: identity.user.into_name(),
             relays: relays.iter().collect(),
         });
     }

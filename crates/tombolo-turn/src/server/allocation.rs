@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tombolo_stun::{AddressFamily, ChannelNumber, TransactionId};
 
 use super::address::{FiveTuple, RelayAddr};
+use super::auth::User;
 use super::stats::Refusal;
 
 /// What the server keeps for one client. See RFC 8656 §3.2.
@@ -13,7 +14,7 @@ use super::stats::Refusal;
 /// cleared away when room is needed. So they need no timers.
 pub(super) struct Allocation {
     pub(super) client: FiveTuple,
-    pub(super) user: String,
+    pub(super) user: User,
     pub(super) relays: Relays,
     pub(super) expires: Instant,
     /// The transaction that made it, and its answer, for retransmissions.
@@ -41,7 +42,7 @@ struct Channel {
 impl Allocation {
     pub(super) fn new(
         client: FiveTuple,
-        user: String,
+        user: User,
         relays: Relays,
         expires: Instant,
         transaction: TransactionId,

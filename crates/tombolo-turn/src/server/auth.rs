@@ -27,12 +27,28 @@ pub(super) struct Authority {
 /// Who sent a request, and how the reply proves itself.
 #[derive(Clone)]
 pub(super) struct Identity {
-    /// The username without its expiry.
-    pub(super) user: String,
+    pub(super) user: User,
     /// End of the credentials in Unix seconds; `None` for those that do not expire.
     pub(super) expiry: Option<u64>,
     pub(super) key: Key,
     pub(super) seal: Seal,
+}
+
+/// Whose allocation something is. Users of the two kinds may have one name without being one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum User {
+    /// One of the configuration.
+    Fixed(String),
+    /// One whose credentials expire; the username without its expiry.
+    TimeLimited(String),
+}
+
+impl User {
+    pub(super) fn into_name(self) -> String {
+        match self {
+            Self::Fixed(name) | Self::TimeLimited(name) => name,
+        }
+    }
 }
 
 /// Which integrity attribute the client used; the reply uses the same. See RFC 8489 §9.2.4.
@@ -93,11 +109,13 @@ impl Authority {
             Seal::Sha1
         };
         let (user, expiry) = match account {
-            Account::Fixed { .. } => (username, None),
-            Account::TimeLimited { user, expiry } => (user, Some(expiry)),
+            Account::Fixed { .. } => (User::Fixed(username.to_owned()), None),
+            Account::TimeLimited { user, expiry } => {
+                (User::TimeLimited(user.to_owned()), Some(expiry))
+            }
         };
         Ok(Identity {
-            user: user.to_owned(),
+            user,
             expiry,
             key,
             seal,

@@ -9,7 +9,7 @@ use tombolo_stun::{
 use super::address::{RelayAddr, canonical};
 use super::allocate::{bad, bad_family, requested_lifetime, seconds};
 use super::allocation::BindLimits;
-use super::auth::Identity;
+use super::auth::{Identity, User};
 use super::reply::{Ask, Rejection};
 use super::stats::Refusal;
 use super::table::AllocationId;
@@ -120,14 +120,15 @@ impl Server {
         Ok(())
     }
 
-    /// Installs a permission on every allocation of a user, as if the client had asked.
+    /// Installs a permission on every allocation of a time-limited user, as if the client had asked.
     pub(super) fn on_permit(&mut self, now: Instant, user: &str, peer: IpAddr) {
         let peer = canonical(SocketAddr::new(peer, 0)).ip();
         if self.policy.check_ip(peer).is_err() {
             self.stats.refuse(Refusal::PermitRefused);
             return;
         }
-        let ids: Vec<AllocationId> = self.allocations.ids_of(user).collect();
+        let user = User::TimeLimited(user.to_owned());
+        let ids: Vec<AllocationId> = self.allocations.ids_of(&user).collect();
         for id in ids {
             let Some(allocation) = self.allocations.get_mut(id) else {
                 continue;
@@ -175,7 +176,7 @@ impl Server {
         }
         self.tell(Event::Closed {
             client: allocation.client,
-            user: allocation.user,
+            user: allocation.user.into_name(),
             reason,
         });
     }
@@ -186,14 +187,14 @@ impl Server {
         self.commands.push_back(Command::ReleasePort(relay));
     }
 
-    pub(super) fn use_quota(&mut self, user: &str) {
+    pub(super) fn use_quota(&mut self, user: &User) {
         match self.usage_by_user.get_mut(user) {
             Some(used) => *used += 1,
-            None => drop(self.usage_by_user.insert(user.to_owned(), 1)),
+            None => drop(self.usage_by_user.insert(user.clone(), 1)),
         }
     }
 
-    pub(super) fn give_quota_back(&mut self, user: &str) {
+    pub(super) fn give_quota_back(&mut self, user: &User) {
         let Some(used) = self.usage_by_user.get_mut(user) else {
             return;
         };

@@ -3,6 +3,7 @@ use std::time::Instant;
 
 use super::address::{FiveTuple, RelayAddr};
 use super::allocation::Allocation;
+use super::auth::User;
 
 /// All allocations of the shard, found by what a packet carries; the next to expire comes first.
 #[derive(Default)]
@@ -11,7 +12,7 @@ pub(super) struct Allocations {
     free: Vec<AllocationId>,
     id_by_client: HashMap<FiveTuple, AllocationId>,
     id_by_relay: HashMap<RelayAddr, AllocationId>,
-    ids_by_user: BTreeMap<String, BTreeSet<AllocationId>>,
+    ids_by_user: BTreeMap<User, BTreeSet<AllocationId>>,
     deadlines: BTreeSet<(Instant, AllocationId)>,
 }
 
@@ -68,7 +69,7 @@ impl Allocations {
         self.slots.get(id.0)?.as_ref()
     }
 
-    pub(super) fn ids_of(&self, user: &str) -> impl Iterator<Item = AllocationId> + '_ {
+    pub(super) fn ids_of(&self, user: &User) -> impl Iterator<Item = AllocationId> + '_ {
         self.ids_by_user.get(user).into_iter().flatten().copied()
     }
 

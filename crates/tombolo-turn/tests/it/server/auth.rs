@@ -4,7 +4,7 @@ use tombolo_stun::{
 };
 use tombolo_turn::server::{Refusal, password_of};
 
-use super::lab::{Lab, REALM, UNIX_START, User, alice, bob, client};
+use super::lab::{Lab, PEER, REALM, UNIX_START, User, address, alice, bob, client};
 
 #[test]
 fn a_challenge_is_as_short_as_can_be() {
@@ -51,6 +51,28 @@ fn right_credentials_of_both_kinds_are_accepted() {
     };
     assert_eq!(lab.allocate_with(client(1), &fixed, |_| {}).code(), None);
     assert_eq!(lab.allocate_with(client(2), &alice(), |_| {}).code(), None);
+}
+
+#[test]
+fn users_of_both_kinds_with_one_name_are_two_users() {
+    let fixed = User {
+        username: "alice".to_owned(),
+        password: "password".to_owned(),
+    };
+    let mut lab = Lab::with(|config| {
+        config.users = [(fixed.username.clone(), fixed.password.clone())].into();
+        config.limits.allocations_per_user_max = 1;
+    });
+    // Each has a quota of its own.
+    assert_eq!(lab.allocate_with(client(1), &fixed, |_| {}).code(), None);
+    assert_eq!(lab.allocate_with(client(2), &alice(), |_| {}).code(), None);
+    // Neither controls what the other one has.
+    assert_eq!(lab.permit(client(1), &alice(), PEER).code(), Some(441));
+    assert_eq!(lab.permit(client(2), &fixed, PEER).code(), Some(441));
+    // An introduction is about the one who has credentials from the fleet.
+    lab.server.permit(lab.now, "alice", address(PEER).ip());
+    assert_eq!(lab.send(client(1), PEER, b"x"), None);
+    assert!(lab.send(client(2), PEER, b"x").is_some());
 }
 
 #[test]
