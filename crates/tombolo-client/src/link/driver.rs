@@ -1,6 +1,5 @@
 //! The task behind a link: introduces, connects, then keeps the link on its best path.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +8,12 @@ use noq::PathId;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tombolo_path::{
-    AddPeerError, Candidate, CandidateKind, Credentials, NatBehaviour, PeerConfig, PeerId, Policy,
+    AddPeerError, Candidate, CandidateKind, Credentials, PeerConfig, PeerId, Policy,
 };
 use tombolo_wire::v1::{self, Introduce};
-use tombolo_wire::{EARLY_BYTES_MAX, PublicKeys, RoomId, UserId};
+use tombolo_wire::{PublicKeys, RoomId, UserId};
 
+use super::introduction::{Introduction, write_candidate};
 use super::message::{FIRST_MESSAGES_MAX, decode_first, encode_first};
 use super::nat;
 use super::paths::Paths;
@@ -44,72 +44,6 @@ const PATHS_MAX: u32 = 8;
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 /// Unreliable messages that wait for congestion control; older ones give way.
 const DATAGRAM_BUFFER_BYTES: usize = 64 * 1024;
-
-/// A peer's introduction, checked.
-#[derive(Clone, Debug)]
-pub(crate) struct Introduction {
-    pub(crate) attempt: u64,
-    pub(crate) answers: u64,
-    pub(crate) keys: PublicKeys,
-    credentials: Credentials,
-    pub(crate) candidates: Vec<Candidate>,
-    early: Bytes,
-    pub(crate) update: bool,
-    nat: Option<NatBehaviour>,
-}
-
-impl Introduction {
-    /// Reads an introduction; `None` when it breaks the contract.
-    pub(crate) fn parse(message: v1::Introduction) -> Option<Self> {
-        if message.attempt == 0 || message.early.len() > EARLY_BYTES_MAX {
-            return None;
-        }
-        let keys = PublicKeys::try_from(message.keys.as_ref()).ok()?;
-        let candidates = message.candidates.iter().take(tombolo_wire::CANDIDATES_MAX);
-        Some(Self {
-            attempt: message.attempt,
-            answers: message.answers,
-            keys,
-            credentials: Credentials {
-                ufrag: message.ufrag,
-                password: message.password,
-            },
-            candidates: candidates.filter_map(parse_candidate).collect(),
-            early: message.early,
-            update: message.update,
-            nat: message.nat.as_ref().map(nat::from_wire),
-        })
-    }
-}
-
-fn parse_candidate(candidate: &v1::Candidate) -> Option<Candidate> {
-    let kind = match candidate.kind() {
-        v1::CandidateKind::Host => CandidateKind::Host,
-        v1::CandidateKind::ServerReflexive => CandidateKind::ServerReflexive,
-        v1::CandidateKind::Relayed => CandidateKind::Relayed,
-        v1::CandidateKind::Unspecified => return None,
-    };
-    let address = SocketAddr::try_from(candidate.address.as_ref()?).ok()?;
-    Some(Candidate {
-        kind,
-        address,
-        priority: candidate.priority,
-    })
-}
-
-fn write_candidate(candidate: &Candidate) -> Option<v1::Candidate> {
-    let kind = match candidate.kind {
-        CandidateKind::Host => v1::CandidateKind::Host,
-        CandidateKind::ServerReflexive => v1::CandidateKind::ServerReflexive,
-        CandidateKind::Relayed => v1::CandidateKind::Relayed,
-        CandidateKind::PeerReflexive => return None,
-    };
-    Some(v1::Candidate {
-        kind: kind.into(),
-        address: Some(v1::Address::from(candidate.address)),
-        priority: candidate.priority,
-    })
-}
 
 /// What all links of a device share.
 #[derive(Clone)]

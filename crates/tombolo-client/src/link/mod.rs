@@ -9,6 +9,7 @@
 //! [`Peer`] is the application's handle; [`driver`] does the work.
 
 mod driver;
+mod introduction;
 mod message;
 mod nat;
 mod paths;
@@ -23,7 +24,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
 use tombolo_path::{Explanation, PeerId};
 use tombolo_wire::UserId;
 
-pub(crate) use driver::{Driver, Inputs, Introduction, LinkConfig, Shop, transport_config};
+pub(crate) use driver::{Driver, Inputs, LinkConfig, Shop, transport_config};
+pub(crate) use introduction::Introduction;
 use message::UNRELIABLE_BYTES_EARLY;
 pub use message::{Lane, Message, RELIABLE_BYTES_MAX};
 

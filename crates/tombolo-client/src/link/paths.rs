@@ -93,7 +93,9 @@ impl Paths {
             event = self.events.next() => match event {
                 Some(Ok(PathEvent::Established { id, .. })) => self.on_established(id),
                 Some(Ok(PathEvent::Abandoned { id, .. })) => self.on_abandoned(id),
-                Some(_) => {}
+                // Some events were missed; the path itself tells what matters.
+                Some(Err(_)) => self.check_direct(),
+                Some(Ok(_)) => {}
                 // The connection is over; its own future says so.
                 None => std::future::pending().await,
             },
@@ -145,14 +147,40 @@ impl Paths {
     }
 
     fn on_established(&mut self, id: PathId) {
-        if id == PathId::ZERO || self.is_client {
-            return;
-        }
-        let Some(path) = self.connection.path(id) else {
+        let Some(path) = self.connection.path(id).filter(|_| id != PathId::ZERO) else {
             return;
         };
+        if self.is_client {
+            return self.close_unwanted(&path);
+        }
         if let Ok(remote) = path.remote_address() {
             self.adopt(path, canonical(remote));
+        }
+    }
+
+    /// Closes a path that was on its way when the agent changed its mind.
+    fn close_unwanted(&self, path: &Path) {
+        let Ok(remote) = path.remote_address().map(canonical) else {
+            return;
+        };
+        let is_coming = self.opening.as_ref().is_some_and(|(to, _)| *to == remote);
+        let is_there = self
+            .direct
+            .as_ref()
+            .is_some_and(|(_, there)| *there == remote);
+        if !is_coming && !is_there {
+            // It may be closed already, by the peer.
+            _ = path.close();
+        }
+    }
+
+    fn check_direct(&mut self) {
+        let is_closed = self
+            .direct
+            .as_ref()
+            .is_some_and(|(path, _)| path.status().is_err());
+        if is_closed {
+            self.fall_back();
         }
     }
 

@@ -10,10 +10,12 @@ mod ring;
 mod socket;
 mod state;
 mod stream;
+mod upkeep;
 
 use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
@@ -25,8 +27,6 @@ use tombolo_path::probe::{NatProbe, NatReport, ProbeConfig};
 use tombolo_path::{
     AddPeerError, Agent, Candidate, CandidateKind, Explanation, PeerConfig, PeerId,
 };
-use tombolo_turn::client::{Client, Config as TurnConfig, Family};
-use tombolo_turn::server::Transport;
 
 pub(crate) use interfaces::has_route;
 pub use nat::measure_nat;
@@ -36,19 +36,14 @@ pub(crate) use socket::{DeviceSocket, mapped};
 use state::State;
 pub use state::Via;
 pub(crate) use state::{RouteNow, canonical, is_virtual, virtual_of};
+pub(crate) use upkeep::RelayKeeper;
 
 use crate::ice::IceConfig;
 
 /// Bytes asked of the kernel for each direction; it may give less.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
-/// With no STUN answer by then, TLS is tried beside UDP.
-const UDP_PATIENCE: Duration = Duration::from_millis(400);
 /// Gathering ends by then, with what there is.
 const GATHER_TIMEOUT: Duration = Duration::from_secs(4);
-/// How often the TURN server is asked from where it sees us; keeps the NAT's mapping, too.
-const PULSE: Duration = Duration::from_secs(5);
-/// Pause before a lost allocation is asked for again; doubles up to sixteen times that.
-const RELAY_RETRY: Duration = Duration::from_millis(500);
 
 /// The allocation in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +65,8 @@ pub(crate) struct Net {
     /// From where the TURN server saw us, each time it was asked.
     seen: watch::Sender<Option<SocketAddr>>,
     with_loopback: bool,
+    /// How many streams to TURN servers there were.
+    streams: AtomicU64,
     /// User name and password for the relay, once renewed.
     credentials: Mutex<Option<(String, String)>>,
 }
@@ -103,6 +100,7 @@ impl Net {
             nat: watch::Sender::new(None),
             seen: watch::Sender::new(None),
             with_loopback,
+            streams: AtomicU64::new(0),
             credentials: Mutex::new(None),
         });
         tokio::spawn(run_timers(Arc::downgrade(&net)));
@@ -119,7 +117,7 @@ impl Net {
     /// the returned guard lives.
     pub(crate) async fn gather(self: &Arc<Self>, ice: IceConfig) -> RelayKeeper {
         self.start_probe(&ice);
-        let keeper = tokio::spawn(keep_relay(Arc::downgrade(self), ice));
+        let keeper = RelayKeeper::new(self, ice);
         let gathered = async {
             let mut relayed = self.relayed.subscribe();
             let mut nat = self.nat.subscribe();
@@ -133,7 +131,7 @@ impl Net {
         {
             tracing::info!("gathering goes on in the background: {:?}", self.relayed());
         }
-        RelayKeeper(keeper)
+        keeper
     }
 
     /// The device's own candidates, as known by now.
@@ -358,161 +356,6 @@ impl Net {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         lock(&self.state)
-    }
-}
-
-/// Keeps the allocation alive; dropping it gives the allocation up.
-#[derive(Debug)]
-pub(crate) struct RelayKeeper(tokio::task::JoinHandle<()>);
-
-impl Drop for RelayKeeper {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Allocates, waits for the loss, and allocates again.
-async fn keep_relay(net: Weak<Net>, ice: IceConfig) {
-    let mut failures = 0u32;
-    loop {
-        let Some(strong) = net.upgrade() else { return };
-        let mut relayed = strong.watch_relayed();
-        let _stop = StopRelays(net.clone());
-        strong.allocate(&ice).await;
-        if strong.relayed().is_some() {
-            failures = 0;
-        }
-        let lost = async { relayed.wait_for(Option::is_none).await.is_ok() };
-        let moved = async {
-            loop {
-                tokio::time::sleep(PULSE).await;
-                if strong.has_moved().await {
-                    return strong.on_moved(&ice);
-                }
-            }
-        };
-        tokio::select! {
-            is_running = lost => if !is_running { return },
-            () = moved => failures = 0,
-        }
-        drop(strong);
-        tokio::time::sleep(RELAY_RETRY * 2u32.pow(failures.min(4))).await;
-        failures += 1;
-    }
-}
-
-/// Gives allocations up when the task that keeps them ends.
-struct StopRelays(Weak<Net>);
-
-impl Drop for StopRelays {
-    fn drop(&mut self) {
-        let Some(net) = self.0.upgrade() else { return };
-        net.drive(|state, now| {
-            let mut out = Vec::new();
-            for carrier in state.relays.carriers() {
-                state.relays.stop(now, carrier, &mut out);
-            }
-            state.out.append(&mut out);
-        });
-    }
-}
-
-impl Net {
-    /// Asks the TURN server whether it still sees us where it allocated for us. A NAT that was
-    /// restarted, or another network, gives us another address, and the allocation is not ours
-    /// any more, though nobody says so.
-    async fn has_moved(&self) -> bool {
-        let Some((server, mapped)) = self.lock().relays.mapped() else {
-            return false;
-        };
-        let Ok(seed) = seed() else { return false };
-        let mut seen = self.seen.subscribe();
-        let probe = NatProbe::new(ProbeConfig::new(vec![server]), seed, Instant::now());
-        self.drive(|state, _| state.pulse = Some(probe));
-        if seen.changed().await.is_err() {
-            return false;
-        }
-        // Silence tells nothing: the server may be gone, or UDP be blocked for a while.
-        let now = *seen.borrow();
-        now.is_some_and(|now| now != mapped)
-    }
-
-    /// Begins anew at another public address.
-    fn on_moved(&self, ice: &IceConfig) {
-        tracing::info!("the public address has changed: allocating and checking anew");
-        self.start_probe(ice);
-        self.drive(|state, now| {
-            state.relays.forget(Carrier::Udp);
-            state.agent.handle_network_changed(now);
-        });
-    }
-
-    /// Allocates over UDP, and over TLS when UDP does not answer.
-    async fn allocate(self: &Arc<Self>, ice: &IceConfig) {
-        let mut relayed = self.watch_relayed();
-        if let Some(server) = ice
-            .turn_udp
-            .iter()
-            .copied()
-            .find(|server| self.can_reach(*server))
-        {
-            self.start_turn(ice, Carrier::Udp, server, None);
-            let patience = tokio::time::timeout(UDP_PATIENCE, relayed.wait_for(Option::is_some));
-            if patience.await.is_ok() {
-                return;
-            }
-        }
-        let Some(server) = ice.turn_tls.iter().find(|server| has_route(server.address)) else {
-            tracing::warn!("no relay: UDP does not answer, and the node offers no TURN over TLS");
-            return;
-        };
-        tracing::info!(server = %server.address, "UDP does not answer: TURN over TLS");
-        match stream::connect(self, server, &ice.tls).await {
-            Ok(writer) => self.start_turn(ice, Carrier::Stream, server.address, Some(writer)),
-            Err(error) => {
-                tracing::warn!(server = %server.address, %error, "TURN over TLS failed");
-                self.drive(|state, _| state.relays.handle_stream_closed());
-                return;
-            }
-        }
-        _ = tokio::time::timeout(GATHER_TIMEOUT, relayed.wait_for(Option::is_some)).await;
-    }
-
-    fn start_turn(
-        &self,
-        ice: &IceConfig,
-        carrier: Carrier,
-        server: SocketAddr,
-        stream: Option<tokio::sync::mpsc::Sender<Vec<u8>>>,
-    ) {
-        let Ok(seed) = seed() else { return };
-        let transport = match carrier {
-            Carrier::Udp => Transport::Udp,
-            Carrier::Stream => Transport::Tls,
-        };
-        // Relayed addresses exchange packets only within a family, so all devices ask for IPv4
-        // where the relay has it.
-        let family = if ice.relays_v4 {
-            Family::V4
-        } else {
-            Family::V6
-        };
-        let renewed = lock(&self.credentials).clone();
-        let (username, password) =
-            renewed.unwrap_or_else(|| (ice.username.clone(), ice.password.clone()));
-        let config = TurnConfig {
-            server,
-            transport,
-            username,
-            password,
-            family,
-            lifetime: Duration::ZERO,
-        };
-        self.drive(|state, now| {
-            state
-                .relays
-                .start(carrier, server, Client::new(config, seed, now), stream);
-        });
     }
 }
 

@@ -16,9 +16,18 @@ pub(crate) enum Carrier {
     Stream,
 }
 
+/// A stream's writing end.
+pub(crate) struct Stream {
+    pub(crate) frames: mpsc::Sender<Vec<u8>>,
+    /// Counts the device's streams.
+    pub(crate) generation: u64,
+}
+
 struct Turn {
     client: Client,
     server: SocketAddr,
+    /// Tells this stream from earlier ones.
+    generation: u64,
     /// From where the server sees us; `None` until it has allocated.
     mapped: Option<SocketAddr>,
     /// Frames for the task that writes the stream; `None` over UDP.
@@ -55,13 +64,18 @@ impl Relays {
         carrier: Carrier,
         server: SocketAddr,
         client: Client,
-        stream: Option<mpsc::Sender<Vec<u8>>>,
+        stream: Option<Stream>,
     ) {
+        let (stream, generation) = match stream {
+            Some(Stream { frames, generation }) => (Some(frames), generation),
+            None => (None, 0),
+        };
         self.turns.insert(
             carrier,
             Turn {
                 client,
                 server,
+                generation,
                 mapped: None,
                 stream,
             },
@@ -79,10 +93,7 @@ impl Relays {
             turn.client.close(now);
         }
         self.collect(out);
-        self.turns.remove(&carrier);
-        if self.active == Some(carrier) {
-            self.active = None;
-        }
+        self.forget(carrier);
     }
 
     pub(crate) fn carriers(&self) -> Vec<Carrier> {
@@ -150,8 +161,11 @@ impl Relays {
     }
 
     /// Tells that the stream is gone.
-    pub(crate) fn handle_stream_closed(&mut self) {
-        self.forget(Carrier::Stream);
+    pub(crate) fn handle_stream_closed(&mut self, generation: u64) {
+        let stream = self.turns.get(&Carrier::Stream);
+        if stream.is_some_and(|turn| turn.generation == generation) {
+            self.forget(Carrier::Stream);
+        }
     }
 
     /// Keeps a permission and a channel for `peer`.
@@ -236,6 +250,17 @@ impl Relays {
             .map(|turn| &mut turn.client)
     }
 
+    fn stop_stream(&mut self, now: Instant) {
+        let Some(mut turn) = self.turns.remove(&Carrier::Stream) else {
+            return;
+        };
+        turn.client.close(now);
+        while let (Some(bytes), Some(frames)) = (turn.client.poll_transmit(), &turn.stream) {
+            // A full stream is not told; the server notices its end.
+            _ = frames.try_send(bytes);
+        }
+    }
+
     fn handle_events(&mut self, now: Instant) {
         for carrier in self.carriers() {
             while let Some(event) = self
@@ -255,6 +280,9 @@ impl Relays {
                     turn.mapped = Some(mapped);
                 }
                 // UDP is better whenever it works, even if the stream was quicker.
+                if carrier == Carrier::Udp {
+                    self.stop_stream(now);
+                }
                 if self.active != Some(Carrier::Udp) {
                     self.active = Some(carrier);
                     for peer in self.peers.clone() {

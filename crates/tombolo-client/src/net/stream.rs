@@ -12,6 +12,7 @@ use tokio_rustls::client::TlsStream;
 use tombolo_stun::stream::frame_len;
 
 use super::Net;
+use super::relay::Stream;
 use crate::ice::TlsServer;
 
 /// Frames that wait for a slow connection; more are dropped, as a full network would.
@@ -26,7 +27,7 @@ pub(super) async fn connect(
     net: &Arc<Net>,
     server: &TlsServer,
     tls: &Arc<rustls::ClientConfig>,
-) -> io::Result<mpsc::Sender<Vec<u8>>> {
+) -> io::Result<Stream> {
     let connecting = async {
         let tcp = TcpStream::connect(server.address).await?;
         tcp.set_nodelay(true)?;
@@ -38,8 +39,12 @@ pub(super) async fn connect(
     let (reader, writer) = tokio::io::split(stream);
     let (frames_tx, frames_rx) = mpsc::channel(FRAMES_MAX);
     tokio::spawn(write_frames(writer, frames_rx));
-    tokio::spawn(read_until_closed(Arc::downgrade(net), reader));
-    Ok(frames_tx)
+    let generation = net.next_stream();
+    tokio::spawn(read_until_closed(Arc::downgrade(net), reader, generation));
+    Ok(Stream {
+        frames: frames_tx,
+        generation,
+    })
 }
 
 async fn write_frames(
@@ -67,11 +72,15 @@ async fn write_frames(
     _ = writer.shutdown().await;
 }
 
-async fn read_until_closed(net: Weak<Net>, reader: ReadHalf<TlsStream<TcpStream>>) {
+async fn read_until_closed(
+    net: Weak<Net>,
+    reader: ReadHalf<TlsStream<TcpStream>>,
+    generation: u64,
+) {
     let error = read_frames(&net, reader).await;
     if let Some(net) = net.upgrade() {
         tracing::info!(?error, "TURN stream ended");
-        net.drive(|state, _| state.relays.handle_stream_closed());
+        net.drive(|state, _| state.relays.handle_stream_closed(generation));
     }
 }
 

@@ -1,0 +1,202 @@
+//! Keeps a relayed address: allocates, notices its loss, allocates again.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use tombolo_path::probe::{NatProbe, ProbeConfig};
+use tombolo_turn::client::{Client, Config as TurnConfig, Family};
+use tombolo_turn::server::Transport;
+
+use super::relay::{Carrier, Stream};
+use super::{GATHER_TIMEOUT, Net, has_route, lock, seed, stream};
+use crate::ice::IceConfig;
+
+/// Pause before a lost allocation is asked for again; doubles up to sixteen times that.
+const RELAY_RETRY: Duration = Duration::from_millis(500);
+/// How often the TURN server is asked from where it sees us; keeps the NAT's mapping, too.
+const PULSE: Duration = Duration::from_secs(5);
+/// With no STUN answer by then, TLS is tried beside UDP.
+const UDP_PATIENCE: Duration = Duration::from_millis(400);
+/// Keeps the allocation alive; dropping it gives the allocation up.
+#[derive(Debug)]
+pub(crate) struct RelayKeeper(tokio::task::JoinHandle<()>);
+
+impl RelayKeeper {
+    pub(super) fn new(net: &Arc<Net>, ice: IceConfig) -> Self {
+        Self(tokio::spawn(keep_relay(Arc::downgrade(net), ice)))
+    }
+}
+
+impl Drop for RelayKeeper {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Allocates, waits for the loss, and allocates again.
+async fn keep_relay(net: Weak<Net>, ice: IceConfig) {
+    let _stop = StopRelays(net.clone());
+    let mut failures = 0;
+    loop {
+        let Some(strong) = net.upgrade() else { return };
+        let mut relayed = strong.watch_relayed();
+        // An allocation that was given up may have come after all.
+        if strong.relayed().is_none() {
+            strong.stop_relays();
+            strong.allocate(&ice, failures).await;
+        }
+        if strong.relayed().is_some() {
+            failures = 0;
+        }
+        let lost = async { relayed.wait_for(Option::is_none).await.is_ok() };
+        let moved = async {
+            loop {
+                tokio::time::sleep(PULSE).await;
+                if strong.has_moved().await {
+                    return strong.on_moved(&ice);
+                }
+            }
+        };
+        tokio::select! {
+            is_running = lost => if !is_running { return },
+            () = moved => {}
+        }
+        drop(strong);
+        let doublings = u32::try_from(failures.min(4)).unwrap_or(0);
+        tokio::time::sleep(RELAY_RETRY * 2u32.pow(doublings)).await;
+        failures += 1;
+    }
+}
+
+/// Gives allocations up when the task that keeps them ends.
+struct StopRelays(Weak<Net>);
+
+impl Drop for StopRelays {
+    fn drop(&mut self) {
+        if let Some(net) = self.0.upgrade() {
+            net.stop_relays();
+        }
+    }
+}
+
+impl Net {
+    fn stop_relays(&self) {
+        self.drive(|state, now| {
+            let mut out = Vec::new();
+            for carrier in state.relays.carriers() {
+                state.relays.stop(now, carrier, &mut out);
+            }
+            state.out.append(&mut out);
+        });
+    }
+
+    /// The number of the next stream.
+    pub(super) fn next_stream(&self) -> u64 {
+        self.streams.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Asks the TURN server whether it still sees us where it allocated for us. A NAT that was
+    /// restarted, or another network, gives us another address, and the allocation is not ours
+    /// any more, though nobody says so.
+    async fn has_moved(&self) -> bool {
+        let Some((server, mapped)) = self.lock().relays.mapped() else {
+            return false;
+        };
+        let Ok(seed) = seed() else { return false };
+        let mut seen = self.seen.subscribe();
+        let probe = NatProbe::new(ProbeConfig::new(vec![server]), seed, Instant::now());
+        self.drive(|state, _| state.pulse = Some(probe));
+        if seen.changed().await.is_err() {
+            return false;
+        }
+        // Silence tells nothing: the server may be gone, or UDP be blocked for a while.
+        let now = *seen.borrow();
+        now.is_some_and(|now| now != mapped)
+    }
+
+    /// Begins anew at another public address.
+    fn on_moved(&self, ice: &IceConfig) {
+        tracing::info!("the public address has changed: allocating and checking anew");
+        self.start_probe(ice);
+        self.drive(|state, now| {
+            state.relays.forget(Carrier::Udp);
+            state.agent.handle_network_changed(now);
+        });
+    }
+
+    /// Allocates over UDP, and over TLS when UDP does not answer. Each failure moves on to the
+    /// next servers.
+    async fn allocate(self: &Arc<Self>, ice: &IceConfig, failures: usize) {
+        let mut relayed = self.watch_relayed();
+        let reachable: Vec<_> = ice
+            .turn_udp
+            .iter()
+            .filter(|server| self.can_reach(**server))
+            .collect();
+        if let Some(server) = reachable.get(failures % reachable.len().max(1)) {
+            self.start_turn(ice, Carrier::Udp, **server, None);
+            let patience = tokio::time::timeout(UDP_PATIENCE, relayed.wait_for(Option::is_some));
+            if patience.await.is_ok() {
+                return;
+            }
+        }
+        let reachable: Vec<_> = ice
+            .turn_tls
+            .iter()
+            .filter(|server| has_route(server.address))
+            .collect();
+        let Some(server) = reachable.get(failures % reachable.len().max(1)) else {
+            tracing::warn!("no relay: UDP does not answer, and the node offers no TURN over TLS");
+            _ = tokio::time::timeout(GATHER_TIMEOUT, relayed.wait_for(Option::is_some)).await;
+            return;
+        };
+        tracing::info!(server = %server.address, "UDP does not answer: TURN over TLS");
+        match stream::connect(self, server, &ice.tls).await {
+            Ok(stream) => self.start_turn(ice, Carrier::Stream, server.address, Some(stream)),
+            Err(error) => {
+                tracing::warn!(server = %server.address, %error, "TURN over TLS failed");
+                return;
+            }
+        }
+        _ = tokio::time::timeout(GATHER_TIMEOUT, relayed.wait_for(Option::is_some)).await;
+    }
+
+    fn start_turn(
+        &self,
+        ice: &IceConfig,
+        carrier: Carrier,
+        server: SocketAddr,
+        stream: Option<Stream>,
+    ) {
+        let Ok(seed) = seed() else { return };
+        let transport = match carrier {
+            Carrier::Udp => Transport::Udp,
+            Carrier::Stream => Transport::Tls,
+        };
+        // Relayed addresses exchange packets only within a family, so all devices ask for IPv4
+        // where the relay has it.
+        let family = if ice.relays_v4 {
+            Family::V4
+        } else {
+            Family::V6
+        };
+        let renewed = lock(&self.credentials).clone();
+        let (username, password) =
+            renewed.unwrap_or_else(|| (ice.username.clone(), ice.password.clone()));
+        let config = TurnConfig {
+            server,
+            transport,
+            username,
+            password,
+            family,
+            lifetime: Duration::ZERO,
+        };
+        self.drive(|state, now| {
+            state
+                .relays
+                .start(carrier, server, Client::new(config, seed, now), stream);
+        });
+    }
+}
