@@ -1,6 +1,7 @@
 //! The server as its clients and peers see it, with a driver that binds every port.
 
 mod allocate;
+mod allocations;
 mod auth;
 mod binding;
 mod data;

@@ -403,7 +403,7 @@ pub(super) fn address(text: &str) -> SocketAddr {
     text.parse().expect("is an address")
 }
 
-fn channel_header(number: u16, payload: &[u8]) -> Vec<u8> {
+pub(super) fn channel_header(number: u16, payload: &[u8]) -> Vec<u8> {
     channel(number)
         .header(payload.len())
         .expect("short")
