@@ -141,10 +141,7 @@ impl Lab {
         ];
         let link = LinkConfig::new(NODE_DELAY);
         let node = world.add_host("node", RealmId::INTERNET, &ips, link, |now, _, seed| {
-            let config = NodeConfig {
-                ips: ips.to_vec(),
-                users: DEVICES_MAX,
-            };
+            let config = NodeConfig { ips: ips.to_vec() };
             Program::Node(Box::new(RelayHost::new(&config, seed, now)))
         });
         Self {
@@ -409,10 +406,6 @@ impl Lab {
         routers: Vec<RouterId>,
         access: Access,
     ) -> HostId {
-        assert!(
-            self.devices.len() < DEVICES_MAX,
-            "the node knows {DEVICES_MAX} users"
-        );
         let node = self.node;
         let services = self.node().services(access.family == Family::V4);
         let port = self.rng.random_range(20_000..60_000);
@@ -507,8 +500,6 @@ impl Actor for Program {
     }
 }
 
-/// How many devices a laboratory can have.
-const DEVICES_MAX: usize = 64;
 const DEFAULT_DELAY: Duration = Duration::from_millis(20);
 const NODE_DELAY: Duration = Duration::from_millis(1);
 const INNER_DELAY: Duration = Duration::from_millis(2);

@@ -60,5 +60,5 @@ pub use network::{HostId, RealmId, RouterConfig, RouterId, UdpPolicy};
 pub use packet::{Packet, Protocol};
 pub use relay::{NodeConfig, RelayHost};
 pub use seed::Seed;
-pub use signal::{Introduction, Signal, password_of, user_of};
+pub use signal::{Introduction, Signal, password_of, user_of, username_of};
 pub use world::World;

@@ -17,8 +17,6 @@ use crate::{Actor, HostId, Introduction, Packet, Protocol, Signal, signal};
 pub struct NodeConfig {
     /// Its addresses: two of a family make the tests of RFC 5780 possible.
     pub ips: Vec<IpAddr>,
-    /// How many users it knows, by the numbers of their hosts.
-    pub users: usize,
 }
 
 /// A node: the TURN server core on two STUN ports of every address and on relay ports, and a signalling
@@ -220,10 +218,7 @@ impl std::fmt::Debug for RelayHost {
 
 fn server_config(config: &NodeConfig, nonce_key: [u8; 32]) -> server::Config {
     let mut server = server::Config::new(nonce_key);
-    let users = (1..=config.users).map(HostId);
-    server.users = users
-        .map(|host| (signal::user_of(host), signal::password_of(host)))
-        .collect();
+    server.secrets = vec![signal::SECRET.to_vec()];
     for ip in &config.ips {
         match ip {
             IpAddr::V4(ip) => server.relay_ip_v4 = server.relay_ip_v4.or(Some(*ip)),

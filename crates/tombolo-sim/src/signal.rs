@@ -1,6 +1,7 @@
 //! What devices and the node tell each other: the session, reduced to introductions.
 
 use tombolo_path::{Candidate, Credentials, NatBehaviour};
+use tombolo_turn::server;
 
 use crate::HostId;
 
@@ -37,8 +38,17 @@ pub fn user_of(host: HostId) -> String {
     format!("user-{}", host.0)
 }
 
+/// The TURN username of the user on a host: time-limited, beyond the end of every world.
+#[must_use]
+pub fn username_of(host: HostId) -> String {
+    format!("4102444800:{}", user_of(host))
+}
+
 /// The TURN password of the user on a host.
 #[must_use]
 pub fn password_of(host: HostId) -> String {
-    format!("password-{}", host.0)
+    server::password_of(SECRET, &username_of(host))
 }
+
+/// The node's secret of time-limited credentials.
+pub(crate) const SECRET: &[u8] = b"the laboratory's secret";

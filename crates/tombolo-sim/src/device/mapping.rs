@@ -79,7 +79,7 @@ impl Turn {
                 Protocol::Udp => Transport::Udp,
                 Protocol::Tcp => Transport::Tcp,
             },
-            username: signal::user_of(config.host),
+            username: signal::username_of(config.host),
             password: signal::password_of(config.host),
             family: match config.turn {
                 SocketAddr::V4(_) => client::Family::V4,
