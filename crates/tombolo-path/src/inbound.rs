@@ -88,7 +88,10 @@ impl Peer {
         if !self.is_authentic(from, &answer.message, &transaction, shared) {
             return false;
         }
-        shared.transactions.remove(answer.id);
+        // Anybody on the way can send a copy of an answer from elsewhere; the answer still counts.
+        if from == transaction.to {
+            shared.transactions.remove(answer.id);
+        }
         self.on_peer_heard(now);
         let Some(pair) = self.pairs.get_mut(&transaction.to) else {
             return true;

@@ -141,16 +141,16 @@ impl Pair {
             self.state = PairState::Checking;
         }
         self.retry = RETRY_FIRST;
-        let gap = if self.is_asymmetric {
-            ASYMMETRIC_INTERVAL
+        let (gap, retry) = if self.is_asymmetric {
+            (ASYMMETRIC_INTERVAL, ASYMMETRIC_INTERVAL)
         } else {
-            TRIGGER_GAP
+            (TRIGGER_GAP, RETRY_FIRST)
         };
         let is_recent = self
             .last_sent
             .is_some_and(|sent| now.saturating_duration_since(sent) < gap);
         if is_recent && self.next_check.is_none() && self.queued.is_none() {
-            self.next_check = Some(now + RETRY_FIRST);
+            self.next_check = Some(now + retry);
         }
         !is_recent
     }
@@ -186,6 +186,7 @@ impl Pair {
     pub(crate) fn on_answer(&mut self, now: Instant, took: Duration, mapped: SocketAddr) {
         self.answered += 1;
         self.unanswered = 0;
+        self.is_asymmetric = false;
         self.rtt.on_sample(took);
         self.mapped = Some(mapped);
         match self.state {
