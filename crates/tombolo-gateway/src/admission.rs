@@ -13,7 +13,7 @@ use crate::config::Limits;
 /// Why a connection is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The gateway holds as many connections as it may.
+    /// The gateway holds as many connections, or as many without a session, as it may.
     Full,
     /// The source prefix does.
     PrefixFull,
@@ -85,14 +85,19 @@ impl Admission {
     pub(crate) fn admit(self: &Arc<Self>, source: IpAddr) -> Result<Ticket, Refusal> {
         let prefix = Prefix::of(source);
         let mut census = self.census();
-        if census.connections >= self.limits.connections_max {
+        if census.connections >= self.limits.connections_max
+            || census.opening >= self.limits.opening_max
+        {
             return Err(Refusal::Full);
         }
         let of_prefix = census
             .population_by_prefix
             .get(&prefix)
-            .map_or(0, |of_prefix| of_prefix.connections);
-        if of_prefix >= self.limits.connections_per_prefix_max {
+            .copied()
+            .unwrap_or_default();
+        if of_prefix.connections >= self.limits.connections_per_prefix_max
+            || of_prefix.opening >= self.limits.opening_per_prefix_max
+        {
             return Err(Refusal::PrefixFull);
         }
         census.connections += 1;
@@ -196,6 +201,26 @@ mod tests {
         drop((first, second, other));
         assert_eq!(admission.connections(), 0);
         assert!(admission.census().population_by_prefix.is_empty());
+    }
+
+    #[test]
+    fn strangers_leave_room_for_those_who_have_sessions() {
+        let admission = Admission::new(Limits {
+            opening_max: 2,
+            opening_per_prefix_max: 1,
+            ..Limits::default()
+        });
+        let first = admission.admit(ip("192.0.2.1")).expect("room");
+        let again = admission.admit(ip("192.0.2.1"));
+        assert_eq!(again.err(), Some(Refusal::PrefixFull));
+        let second = admission.admit(ip("192.0.2.2")).expect("room");
+        let third = admission.admit(ip("192.0.2.3"));
+        assert_eq!(third.err(), Some(Refusal::Full));
+
+        first.settle();
+        let again = admission.admit(ip("192.0.2.1")).expect("room");
+        drop((first, second, again));
+        assert_eq!(admission.connections(), 0);
     }
 
     #[test]

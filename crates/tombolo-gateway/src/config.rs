@@ -63,6 +63,11 @@ pub struct Limits {
     /// Of those, from one source prefix: an IPv4 address or an IPv6 /56. Whole offices share one
     /// address, and so do test machines.
     pub connections_per_prefix_max: usize,
+    /// Connections that have no session (yet): handshakes, HTTP requests, devices before `Hello`.
+    /// Whoever needs no token to open them must not keep all places from those who have one.
+    pub opening_max: usize,
+    /// Of those, from one source prefix.
+    pub opening_per_prefix_max: usize,
     /// From this many connections without a session on, QUIC clients have to prove their address
     /// with a round trip (Retry, RFC 9000 §8.1.2) before they cost a handshake.
     pub unvalidated_max: usize,
@@ -85,6 +90,8 @@ impl Default for Limits {
         Self {
             connections_max: 65_536,
             connections_per_prefix_max: 4_096,
+            opening_max: 8_192,
+            opening_per_prefix_max: 256,
             unvalidated_max: 1_024,
             unvalidated_per_prefix_max: 64,
             hello_timeout: Duration::from_secs(5),

@@ -17,9 +17,9 @@ pub struct Stats {
     pub attached: u64,
     /// Connections refused or ended with `Reject`, by its code.
     pub rejected: BTreeMap<ErrorCode, u64>,
-    /// Connections not taken: the gateway was full.
+    /// Connections not taken: the gateway was full, of connections or of those without a session.
     pub refused_full: u64,
-    /// Connections not taken: their source prefix had too many.
+    /// Connections not taken: their source prefix had too many, or too many without a session.
     pub refused_prefix_full: u64,
     /// Clients sent back to prove their address first.
     pub retries: u64,

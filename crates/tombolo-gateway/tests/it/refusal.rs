@@ -240,6 +240,25 @@ async fn one_source_cannot_take_all_places() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_say_no_hello_leave_the_places_of_sessions_alone() {
+    let fixture = Fixture::start_with(|config| config.limits.opening_per_prefix_max = 1);
+    for transport in TRANSPORTS {
+        let mut device = fixture.connect(transport).await;
+        assert!(fixture.server.connect_quic(b"tombolo/1").await.is_err());
+        let mut tcp = TcpStream::connect(fixture.server.addr)
+            .await
+            .expect("the system takes it");
+        let read = tcp.read(&mut [0; 1]).await;
+        assert!(matches!(read, Ok(0) | Err(_)), "TCP is closed at once");
+        // With a session it is no stranger any more.
+        device.hello(&token("alice")).await;
+        let mut next = fixture.connect(transport).await;
+        next.hello(&token("bob")).await;
+    }
+    assert_eq!(fixture.gateway.stats().refused_prefix_full, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_load_a_device_proves_its_address_first() {
     let fixture = Fixture::start_with(|config| config.limits.unvalidated_max = 0);
     let mut device = fixture.connect(Transport::Quic).await;
