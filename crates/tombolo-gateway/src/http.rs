@@ -63,11 +63,11 @@ async fn ice_servers(
     headers: HeaderMap,
 ) -> Result<Json<IceServersBody>, ApiError> {
     let token = bearer(&headers).ok_or(ApiError::NO_TOKEN)?;
-    let user = shared
+    let claims = shared
         .services
         .authenticate(token)
         .map_err(|error| ApiError::of_contract(StatusCode::UNAUTHORIZED, error.code(), error))?;
-    Ok(Json(shared.services.ice_servers(&user).into()))
+    Ok(Json(shared.services.ice_servers(&claims).into()))
 }
 
 /// A token for anybody: development only.

@@ -14,7 +14,7 @@ use crate::builder::NodeBuilder;
 use crate::certificate::Certificate;
 use crate::credentials::RelaySecret;
 use crate::error::StartError;
-use crate::hook::{Hook, Uris};
+use crate::hook::{Hook, Lost, Uris};
 
 /// A running node. [`Node::shutdown`] ends it in good order, dropping it at once.
 pub struct Node {
@@ -74,6 +74,7 @@ impl Node {
             secret,
             uris: uris.clone(),
             relay_ips: relay_ips(&addresses),
+            lost_permits: Lost::default(),
         };
         let engine = Arc::new(Local::new(LocalConfig::default()));
         let services = Services::new(
@@ -162,15 +163,19 @@ fn keys(config: &NodeBuilder) -> Result<(KeySet, Option<SigningKey>), StartError
     }
     let mut secret = [0; SECRET_BYTES_MIN];
     getrandom::fill(&mut secret).map_err(StartError::Entropy)?;
-    let (verifying, signing) = dev_keys(&secret);
+    let mut number = [0; 16];
+    getrandom::fill(&mut number).map_err(StartError::Entropy)?;
+    // A name that no given key has.
+    let kid = format!("dev-{:032x}", u128::from_ne_bytes(number));
+    let (verifying, signing) = dev_keys(&kid, &secret);
     let mut keys = given.unwrap_or_default();
-    keys.insert(DEV_KEY, verifying);
+    keys.insert(&kid, verifying);
     Ok((keys, Some(signing)))
 }
 
-fn dev_keys(secret: &[u8; SECRET_BYTES_MIN]) -> (VerifyingKey, SigningKey) {
+fn dev_keys(kid: &str, secret: &[u8; SECRET_BYTES_MIN]) -> (VerifyingKey, SigningKey) {
     let verifying = VerifyingKey::hs256(secret).expect("the secret has the least length");
-    let signing = SigningKey::hs256(DEV_KEY, secret).expect("the secret has the least length");
+    let signing = SigningKey::hs256(kid, secret).expect("the secret has the least length");
     (verifying, signing)
 }
 
@@ -235,5 +240,30 @@ fn uris(relay: &Relay, addresses: &Addresses) -> Uris {
     uris
 }
 
-/// The `kid` of the key that a development node makes.
-const DEV_KEY: &str = "dev";
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tombolo_wire::token::Claims;
+
+    use super::*;
+
+    #[test]
+    fn the_key_of_a_development_node_takes_no_other_keys_place() {
+        let secret = [7; SECRET_BYTES_MIN];
+        let mut given = KeySet::new();
+        let verifying = VerifyingKey::hs256(&secret).expect("long enough");
+        given.insert("dev", verifying);
+        let config = NodeBuilder::new().dev().token_keys(given);
+
+        let (keys, signing) = keys(&config).expect("entropy");
+        let own = signing.expect("a development node signs");
+        let given = SigningKey::hs256("dev", &secret).expect("long enough");
+        let user = "alice".parse().expect("a user");
+        let claims = Claims::new(user, Duration::from_secs(60));
+        for key in [own, given] {
+            let token = key.mint(&claims).expect("the key signs");
+            assert_eq!(keys.verify(&token, Duration::ZERO), Ok(claims.clone()));
+        }
+    }
+}

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use tombolo_wire::NodeId;
+use tombolo_wire::frame::FRAME_BYTES_MAX;
 use tombolo_wire::resend::Limits;
+use tombolo_wire::{NodeId, ROOM_BYTES_MAX, USER_BYTES_MAX};
 
 /// Bounds and times; the defaults are meant for the open internet.
 #[derive(Clone, Debug)]
@@ -15,8 +16,13 @@ pub struct Config {
     pub resume_window: Duration,
     /// Sessions on this node.
     pub sessions_max: usize,
+    /// Of those, of one user. A further one takes the place of the oldest that has no connection;
+    /// when all have one it is refused.
+    pub sessions_per_user_max: usize,
     /// Reliable frames that a device has not acknowledged; a device that is further behind is
-    /// disconnected. Its memory is what a silent device can hold.
+    /// disconnected. What other devices send to it fills at most half; then they are refused, and
+    /// the other half is left to what the node itself has to say. Its memory is what a silent device
+    /// can hold.
     pub outbox: Limits,
     /// Unreliable frames that wait for a connection; older ones are dropped.
     pub unreliable_queue_max: usize,
@@ -28,10 +34,21 @@ pub struct Config {
     pub rooms_per_session_max: usize,
     /// Members of a room whose creator did not say.
     pub members_default: u32,
-    /// The most members that a creator may ask for.
+    /// The most members that a creator may ask for, up to [`ROOM_MEMBERS_MAX`].
     pub members_max: u32,
-    /// Frames per session and their payload bytes, messages and introductions alike.
+    /// Frames from one user and their payload bytes, messages, introductions and requests alike.
     pub rate: RateLimit,
+    /// Messages of one user as they are handed over: each counts as often as it has recipients.
+    /// Larger than [`Config::rate`], so that broadcasts pass in rooms of the usual sizes: by default
+    /// 20,000 frames and 64 MiB per second, twice that at once.
+    pub deliveries: RateLimit,
+    /// Introductions from one user: each makes the relay install permissions and has its receiver
+    /// open a link. By default 20 per second and 200 at once, as a device that joins a room of 64
+    /// needs, with candidates that come later.
+    pub introductions: Pace,
+    /// Joins of one user, because all members are told of each. By default 5 per second and 128 at
+    /// once, as two devices need that come back to all of their rooms.
+    pub joins: Pace,
     /// The time since the Unix epoch, for tokens.
     pub unix_now: fn() -> Duration,
 }
@@ -50,20 +67,59 @@ pub struct RateLimit {
     pub bytes_burst: u32,
 }
 
+/// How many may come at once and per second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Pace {
+    /// Per second.
+    pub per_second: u32,
+    /// At once.
+    pub burst: u32,
+}
+
+/// Most members of a room: `Joined` names all of them in one frame.
+pub const ROOM_MEMBERS_MAX: u32 = 512;
+
+/// The longest name, two keys, and what the encoding adds to them.
+const MEMBER_BYTES_MAX: usize = 3 + (2 + USER_BYTES_MAX) + 2 + 2 * (2 + 32);
+
+/// Of a `Joined`, without members.
+const JOINED_BYTES_MAX: usize = ROOM_BYTES_MAX + 64;
+
+const _: () = assert!(
+    ROOM_MEMBERS_MAX as usize * MEMBER_BYTES_MAX + JOINED_BYTES_MAX <= FRAME_BYTES_MAX
+        && ROOM_MEMBERS_MAX <= tombolo_room::MEMBERS_MAX
+);
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             node: NodeId::parse("node").expect("the name is good"),
             resume_window: Duration::from_secs(30),
             sessions_max: 100_000,
+            sessions_per_user_max: 16,
             outbox: Limits::default(),
             unreliable_queue_max: 256,
             requests_max: 64,
             engine_timeout: Duration::from_secs(10),
             rooms_per_session_max: 64,
             members_default: 64,
-            members_max: 1024,
+            members_max: ROOM_MEMBERS_MAX,
             rate: RateLimit::default(),
+            deliveries: RateLimit {
+                frames_per_second: 20_000,
+                frames_burst: 40_000,
+                bytes_per_second: 64 * 1024 * 1024,
+                bytes_burst: 128 * 1024 * 1024,
+            },
+            introductions: Pace {
+                per_second: 20,
+                burst: 200,
+            },
+            joins: Pace {
+                per_second: 5,
+                burst: 128,
+            },
             unix_now: system_time,
         }
     }

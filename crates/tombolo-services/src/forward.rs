@@ -1,11 +1,10 @@
 //! What members say to each other through the node: handed over within the call that brought it.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use tombolo_wire::v1::{self, CandidateKind, DeviceKeys, ErrorCode, Introduction, server_frame};
+use tombolo_wire::v1::{self, DeviceKeys, ErrorCode, Introduction, server_frame};
 use tombolo_wire::{
     CANDIDATES_MAX, EARLY_BYTES_MAX, RECIPIENTS_MAX, RELIABLE_BYTES_MAX, RoomId,
     UNRELIABLE_BYTES_MAX, UserId,
@@ -68,23 +67,26 @@ fn forward_message(
     let state = member_state(&host, session)?;
 
     let (recipients, absent) = recipients(&state, session, &send.to)?;
+    let (frames, bytes) = (recipients.len(), recipients.len() * send.payload.len());
+    if !session.account().deliveries.take(now, frames, bytes) {
+        return Err(Reject::new(ErrorCode::Limit, "too much to too many"));
+    }
     let delivery = server_frame::Body::Delivery(v1::Delivery {
         room: send.room.clone(),
         from: session.user.to_string(),
         payload: send.payload.clone(),
     });
-    node.counters.delivered.add(recipients.len() as u64);
+    let mut refused = absent.map(no_such_member);
     for recipient in recipients {
         if seq == 0 {
             node.push_unreliable(recipient, delivery.clone());
-        } else {
-            node.push(recipient, delivery.clone());
+        } else if let Err(behind) = node.push_from_peer(recipient, delivery.clone()) {
+            refused.get_or_insert(behind);
+            continue;
         }
+        node.counters.delivered.add(1);
     }
-    match absent {
-        None => Ok(()),
-        Some(user) => Err(no_such_member(user)),
-    }
+    refused.map_or(Ok(()), Err)
 }
 
 /// The sessions that are to get a message, and the first of those named that is no member.
@@ -123,8 +125,10 @@ fn forward_introduction(
         .ok_or_else(|| bad_frame("there is nothing to hand over"))?;
     check_introduction(&introduction)?;
     check_rate(session, introduction.early.len(), now)?;
+    if !session.account().introductions.take(now, 1) {
+        return Err(Reject::new(ErrorCode::Limit, "too many introductions"));
+    }
     let to = UserId::parse(&introduce.to).map_err(|error| Reject::new(error.code(), error))?;
-    let relayed = relayed_ips(&introduction)?;
 
     let host = host_of(session, &introduce.room)?;
     let recipient = {
@@ -138,23 +142,20 @@ fn forward_introduction(
     };
 
     // What the relay must let through before either side can send: the packets come from a relay of
-    // the node's, whichever of the two allocations they leave by.
+    // the node's, whichever of the two allocations they leave by. The introduction itself has no say
+    // in this: who is let in to whom must not be for others to choose.
     let relay_ips = node.relay.relay_ips();
-    let peers: Vec<IpAddr> = relayed
-        .union(&relay_ips.iter().copied().collect())
-        .copied()
-        .collect();
-    node.relay.permit(&recipient.user, &peers);
+    node.relay.permit(&recipient.user, &relay_ips);
     node.relay.permit(&session.user, &relay_ips);
 
     introduction.keys = Some(DeviceKeys::from(&session.keys));
-    node.counters.introduced.add(1);
     let introduced = v1::Introduced {
         room: introduce.room,
         from: session.user.to_string(),
         introduction: Some(introduction),
     };
-    node.push(&recipient, server_frame::Body::Introduced(introduced));
+    node.push_from_peer(&recipient, server_frame::Body::Introduced(introduced))?;
+    node.counters.introduced.add(1);
     Ok(())
 }
 
@@ -175,21 +176,12 @@ fn check_introduction(introduction: &Introduction) -> Result<(), Reject> {
     {
         return Err(too_large("credential", CREDENTIAL_BYTES_MAX));
     }
-    Ok(())
-}
-
-/// The addresses from which the sender's packets come when they are relayed.
-fn relayed_ips(introduction: &Introduction) -> Result<BTreeSet<IpAddr>, Reject> {
-    let mut ips = BTreeSet::new();
     for candidate in &introduction.candidates {
-        let address: SocketAddr = candidate
+        candidate
             .socket_addr()
             .map_err(|error| Reject::new(error.code(), error))?;
-        if candidate.kind() == CandidateKind::Relayed {
-            ips.insert(address.ip());
-        }
     }
-    Ok(ips)
+    Ok(())
 }
 
 fn host_of(session: &Session, room: &str) -> Result<Arc<Host>, Reject> {
@@ -216,7 +208,7 @@ fn member_state<'a>(
 }
 
 fn check_rate(session: &Session, bytes: usize, now: Instant) -> Result<(), Reject> {
-    if session.lock().rate.take(now, bytes) {
+    if session.account().rate.take(now, 1, bytes) {
         Ok(())
     } else {
         Err(Reject::new(ErrorCode::Limit, "too much at once"))

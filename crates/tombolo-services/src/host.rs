@@ -11,8 +11,9 @@ use tokio::sync::{Notify, oneshot, watch};
 use tombolo_engine::{Expect, Key, Offset};
 use tombolo_room::{Body, Entry, Illegal, LeftReason, Membership, OperationId, Room, SessionId};
 use tombolo_wire::v1::{self, DeviceKeys, ErrorCode, response};
-use tombolo_wire::{RoomId, UserId};
+use tombolo_wire::{PublicKeys, RoomId, UserId};
 
+use crate::config::ROOM_MEMBERS_MAX;
 use crate::entropy::{self, NoEntropy};
 use crate::lock::lock;
 use crate::node::Node;
@@ -239,6 +240,9 @@ impl Host {
                 node.push(session, requests::answer(request, joined));
                 return Ok(Plan::Done);
             }
+            (true, _) if state.is_key_taken(&user, &session.keys) => {
+                return Err(requests::key_taken());
+            }
             (true, _) if !is_known && state.is_full() => return Err(requests::room_full()),
             (true, Mode::Join | Mode::JoinOrCreate) => {
                 (Body::Joined { user, membership }, Expect::Any)
@@ -347,8 +351,16 @@ impl State {
             .is_some_and(|found| found.id == session.id)
     }
 
+    /// Whether another user's device has the same identity key, which one of them must have copied.
+    fn is_key_taken(&self, user: &UserId, keys: &PublicKeys) -> bool {
+        self.room
+            .members()
+            .any(|(other, membership)| other != user && membership.keys.identity == keys.identity)
+    }
+
     fn is_full(&self) -> bool {
-        self.room.members().len() >= self.room.members_max() as usize
+        let members_max = self.room.members_max().min(ROOM_MEMBERS_MAX);
+        self.room.members().len() >= members_max as usize
     }
 }
 
@@ -376,3 +388,47 @@ const LEAVE_DELAY_MIN: Duration = Duration::from_millis(50);
 
 /// Between two attempts to leave, at last.
 const LEAVE_DELAY_MAX: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use tombolo_wire::resend::{Limits, Outbox};
+    use tombolo_wire::v1::ServerFrame;
+    use tombolo_wire::{NodeId, USER_BYTES_MAX};
+
+    use super::*;
+
+    #[test]
+    fn the_largest_room_with_the_longest_names_is_told_in_one_frame() {
+        let mut room = Room::new();
+        for number in 0..u64::from(ROOM_MEMBERS_MAX) {
+            let user = UserId::parse(&format!("{number:0USER_BYTES_MAX$}")).unwrap();
+            let id = [number.to_be_bytes(), number.to_be_bytes()].concat();
+            let id = <[u8; 16]>::try_from(id).unwrap();
+            let membership = Membership {
+                session: SessionId(id),
+                keys: PublicKeys {
+                    identity: [255; 32],
+                    seal: [255; 32],
+                },
+                node: NodeId::parse("node").unwrap(),
+            };
+            let body = match number {
+                0 => Body::Created {
+                    members_max: ROOM_MEMBERS_MAX,
+                    user,
+                    membership,
+                },
+                _ => Body::Joined { user, membership },
+            };
+            let operation = OperationId(id);
+            room.apply(&Entry { operation, body }).unwrap();
+        }
+        let longest = RoomId::parse(&"r".repeat(tombolo_wire::ROOM_BYTES_MAX)).unwrap();
+        let joined = joined_response(&longest, &room, true);
+        let frame = ServerFrame {
+            body: Some(requests::answer(u64::MAX, joined)),
+            ..ServerFrame::default()
+        };
+        assert_eq!(Outbox::new(Limits::default()).push(frame), Ok(1));
+    }
+}

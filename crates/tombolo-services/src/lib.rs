@@ -10,6 +10,7 @@
 //! ```
 //! # use std::net::IpAddr;
 //! # use std::sync::Arc;
+//! # use std::time::Duration;
 //! # use tombolo_engine::Local;
 //! # use tombolo_services::{ConnectionInfo, Outgoing, RelayHook, Services, TransportKind};
 //! # use tombolo_wire::token::KeySet;
@@ -17,7 +18,7 @@
 //! # struct NoRelay;
 //! # impl RelayHook for NoRelay {
 //! #     fn permit(&self, _: &UserId, _: &[IpAddr]) {}
-//! #     fn ice_servers(&self, _: &UserId) -> v1::IceServers { v1::IceServers::default() }
+//! #     fn ice_servers(&self, _: &UserId, _: Duration) -> v1::IceServers { Default::default() }
 //! #     fn relay_ips(&self) -> Vec<IpAddr> { Vec::new() }
 //! # }
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -48,6 +49,22 @@
 //! applies the same entries. Messages and introductions between members don't touch the log; they
 //! are handed over within the call that brought them.
 //!
+//! # What devices can do to each other
+//!
+//! * What a device sends to another may fill half of what is kept for that one; from then on the
+//!   sender is refused. Only the node's own frames can find a device too far behind and end its
+//!   session, and joins, of which all members are told, are few per user ([`Config::joins`]).
+//! * All rates are per user, however many sessions it has.
+//! * An introduction opens the relay for the relay's own addresses only: that is where the other
+//!   member's relayed packets come from. No address in it is believed.
+//! * The keys in a `Hello` come without a proof that the device has the private keys. Whoever claims
+//!   another's identity key is introduced with it, but no link to it comes about: a link proves the
+//!   key, and first messages are sealed to both keys of its device. What would remain is to pass
+//!   on another's introductions under one's own name, so that a member takes the owner of the key for
+//!   the user that copied it. In a room where its owner is, a copied identity is therefore refused
+//!   (`ERROR_CODE_KEY_TAKEN`). Whoever comes first has it: a device that finds its key taken makes
+//!   itself another.
+//!
 //! Left out on purpose: messages to members on other nodes. Such members are seen, since all nodes
 //! read the same log, but reaching them needs the bus between nodes.
 #![forbid(unsafe_code)]
@@ -67,7 +84,7 @@ mod services;
 mod session;
 mod stats;
 
-pub use config::{Config, RateLimit};
+pub use config::{Config, Pace, ROOM_MEMBERS_MAX, RateLimit};
 pub use connection::{Connection, Outgoing};
 pub use reject::Reject;
 pub use relay::RelayHook;

@@ -3,20 +3,24 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tombolo_engine::Engine;
 use tombolo_room::{LeftReason, SessionId};
+use tombolo_wire::resend::Overflow;
 use tombolo_wire::token::KeySet;
-use tombolo_wire::v1::{self, ErrorCode, server_frame};
-use tombolo_wire::{NodeId, RoomId};
+use tombolo_wire::v1::{self, ErrorCode, IceServers, server_frame};
+use tombolo_wire::{NodeId, RoomId, UserId};
 
 use crate::config::Config;
 use crate::entropy::ResumeToken;
 use crate::host::Host;
 use crate::lock::lock;
+use crate::rate::{Account, SharedAccount};
 use crate::reject::Reject;
 use crate::relay::RelayHook;
+use crate::requests;
 use crate::session::{Session, State};
 use crate::stats::{Counters, Stats};
 
@@ -39,6 +43,58 @@ pub(crate) struct Node {
 pub(crate) struct SessionTable {
     pub(crate) by_id: BTreeMap<SessionId, Arc<Session>>,
     pub(crate) by_token: BTreeMap<ResumeToken, SessionId>,
+    by_user: BTreeMap<UserId, Holder>,
+}
+
+/// A user that has sessions, or had some a moment ago: a new session does not renew its account.
+struct Holder {
+    /// The oldest first.
+    sessions: Vec<Arc<Session>>,
+    account: SharedAccount,
+}
+
+impl SessionTable {
+    /// The user's sessions, the oldest first.
+    pub(crate) fn of_user(&self, user: &UserId) -> &[Arc<Session>] {
+        self.by_user
+            .get(user)
+            .map_or(&[], |holder| &holder.sessions)
+    }
+
+    /// The user's account; a new one if it has none.
+    pub(crate) fn account(
+        &mut self,
+        user: &UserId,
+        config: &Config,
+        now: Instant,
+    ) -> SharedAccount {
+        // Now and then; each sweep is paid for by the users that came since the last.
+        if self.by_user.len() > 2 * self.by_id.len() + IDLE_HOLDERS_MAX {
+            self.by_user.retain(|_, holder| {
+                !holder.sessions.is_empty() || !Account::lock(&holder.account).is_full(now)
+            });
+        }
+        let holder = self.by_user.entry(user.clone()).or_insert_with(|| Holder {
+            sessions: Vec::new(),
+            account: Arc::new(Mutex::new(Account::new(config, now))),
+        });
+        Arc::clone(&holder.account)
+    }
+
+    /// Lists a session of a user that has an account.
+    pub(crate) fn insert(&mut self, session: &Arc<Session>) {
+        self.by_id.insert(session.id, Arc::clone(session));
+        if let Some(holder) = self.by_user.get_mut(&session.user) {
+            holder.sessions.push(Arc::clone(session));
+        }
+    }
+
+    fn remove(&mut self, session: &Session) {
+        self.by_id.remove(&session.id);
+        if let Some(holder) = self.by_user.get_mut(&session.user) {
+            holder.sessions.retain(|listed| listed.id != session.id);
+        }
+    }
 }
 
 impl Node {
@@ -46,14 +102,58 @@ impl Node {
         &self.config.node
     }
 
-    /// Hands a reliable frame to a session, and ends the session when it does not keep up.
+    /// Where the user gathers candidates. The credentials outlive the user's token a little, so that
+    /// a device has time to come back with the next one.
+    pub(crate) fn ice_servers(&self, user: &UserId, token_expires: Duration) -> IceServers {
+        let last = token_expires.saturating_add(CREDENTIALS_GRACE);
+        let lifetime_max = last.saturating_sub((self.config.unix_now)());
+        self.relay.ice_servers(user, lifetime_max)
+    }
+
+    /// Hands a reliable frame of the node's own to a session, and ends the session when it does not
+    /// keep up.
     pub(crate) fn push(self: &Arc<Self>, session: &Arc<Session>, body: server_frame::Body) {
+        let request = if let server_frame::Body::Response(response) = &body {
+            Some(response.id)
+        } else {
+            None
+        };
         let pushed = session.lock().push(body);
-        if let Err(reject) = pushed {
-            tracing::info!(user = %session.user, %reject, "session ended: its device does not keep up");
-            self.counters.count_refused(reject.code);
-            self.end(session, LeftReason::Disconnected, Some(reject));
+        match pushed {
+            Ok(()) => {}
+            Err(overflow @ Overflow::Frame { .. }) => {
+                tracing::warn!(user = %session.user, %overflow, "frame dropped");
+                if let Some(id) = request {
+                    let reject = Reject::new(ErrorCode::TooLarge, overflow);
+                    requests::fail(self, session, id, reject);
+                }
+            }
+            Err(overflow @ (Overflow::Frames { .. } | Overflow::Bytes { .. })) => {
+                let reject = Reject::new(ErrorCode::Limit, overflow);
+                tracing::info!(user = %session.user, %reject, "session ended: its device does not keep up");
+                self.counters.count_refused(reject.code);
+                self.end(session, LeftReason::Disconnected, Some(reject));
+            }
         }
+    }
+
+    /// Hands a reliable frame from another device to a session.
+    ///
+    /// # Errors
+    /// When the session does not keep up: the sender is to be told.
+    pub(crate) fn push_from_peer(
+        &self,
+        session: &Session,
+        body: server_frame::Body,
+    ) -> Result<(), Reject> {
+        let pushed = session.lock().push_from_peer(body);
+        pushed.map_err(|overflow| match overflow {
+            Overflow::Frame { .. } => Reject::new(ErrorCode::TooLarge, overflow),
+            Overflow::Frames { .. } | Overflow::Bytes { .. } => {
+                let message = format!("{} is behind: try again later", session.user);
+                Reject::new(ErrorCode::Limit, message)
+            }
+        })
     }
 
     /// Hands an unreliable frame to a session.
@@ -92,18 +192,18 @@ impl Node {
 
     /// A connection has gone; its session waits for a resume.
     pub(crate) fn disconnect(self: &Arc<Self>, session: &Arc<Session>, connection: u64) {
-        {
-            let mut state = session.lock();
-            if state.ended().is_some() || state.connection != connection {
-                return;
-            }
-            state.is_connected = false;
+        let mut state = session.lock();
+        if state.ended().is_some() || state.connection != connection {
+            return;
         }
+        state.is_connected = false;
         let (node, session) = (Arc::clone(self), Arc::clone(session));
-        self.runtime.spawn(async move {
+        let expiry = self.runtime.spawn(async move {
             tokio::time::sleep(node.config.resume_window).await;
             node.expire(&session, connection);
         });
+        // The connection before has taken its own away.
+        state.expiry = Some(expiry.abort_handle());
     }
 
     /// Ends a session that nobody resumed.
@@ -119,7 +219,8 @@ impl Node {
         self.end_locked(&mut sessions, &mut state, session, reason, Some(reject));
     }
 
-    fn end_locked(
+    /// Ends a session whose lock, and the table's, is held.
+    pub(crate) fn end_locked(
         self: &Arc<Self>,
         sessions: &mut SessionTable,
         state: &mut State,
@@ -127,7 +228,7 @@ impl Node {
         reason: LeftReason,
         reject: Option<Reject>,
     ) {
-        sessions.by_id.remove(&session.id);
+        sessions.remove(session);
         for token in state.tokens.listed() {
             sessions.by_token.remove(token);
         }
@@ -148,3 +249,9 @@ impl Node {
         self.is_going_away.load(Ordering::Relaxed)
     }
 }
+
+/// How long TURN credentials outlive the token for which they were given.
+const CREDENTIALS_GRACE: Duration = Duration::from_secs(300);
+
+/// Users without sessions whose accounts are kept, at least.
+const IDLE_HOLDERS_MAX: usize = 1024;

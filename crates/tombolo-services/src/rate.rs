@@ -1,51 +1,130 @@
-//! How much a session may ask for.
+//! How much a user may ask for.
 
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use crate::config::RateLimit;
+use crate::config::{Config, Pace, RateLimit};
+use crate::lock::lock;
+
+/// What is left to one user, however many sessions it has.
+#[derive(Debug)]
+pub(crate) struct Account {
+    /// What comes from the user.
+    pub(crate) rate: Rate,
+    /// What goes to others for it.
+    pub(crate) deliveries: Rate,
+    pub(crate) introductions: Bucket,
+    pub(crate) joins: Bucket,
+}
+
+/// Sessions of one user share it.
+pub(crate) type SharedAccount = Arc<Mutex<Account>>;
+
+impl Account {
+    pub(crate) fn new(config: &Config, now: Instant) -> Self {
+        Self {
+            rate: Rate::new(config.rate, now),
+            deliveries: Rate::new(config.deliveries, now),
+            introductions: Bucket::new(config.introductions, now),
+            joins: Bucket::new(config.joins, now),
+        }
+    }
+
+    /// Whether a new one is no better.
+    pub(crate) fn is_full(&mut self, now: Instant) -> bool {
+        self.rate.is_full(now)
+            && self.deliveries.is_full(now)
+            && self.introductions.is_full(now)
+            && self.joins.is_full(now)
+    }
+
+    pub(crate) fn lock(shared: &SharedAccount) -> MutexGuard<'_, Self> {
+        lock(shared)
+    }
+}
 
 /// Two token buckets: frames and payload bytes.
 #[derive(Debug)]
 pub(crate) struct Rate {
-    limit: RateLimit,
-    frames: f64,
-    bytes: f64,
-    filled: Instant,
+    frames: Bucket,
+    bytes: Bucket,
 }
 
 impl Rate {
     pub(crate) fn new(limit: RateLimit, now: Instant) -> Self {
-        let (frames, bytes) = (f64::from(limit.frames_burst), f64::from(limit.bytes_burst));
-        Self {
-            limit,
-            frames,
-            bytes,
-            filled: now,
-        }
-    }
-
-    /// Takes out a frame with so many payload bytes; false, and nothing taken, when there is too little.
-    pub(crate) fn take(&mut self, now: Instant, bytes: usize) -> bool {
-        let seconds = now.saturating_duration_since(self.filled).as_secs_f64();
-        self.filled = now;
         let RateLimit {
             frames_per_second,
             frames_burst,
             bytes_per_second,
             bytes_burst,
-        } = self.limit;
-        self.frames += seconds * f64::from(frames_per_second);
-        self.frames = self.frames.min(f64::from(frames_burst));
-        self.bytes += seconds * f64::from(bytes_per_second);
-        self.bytes = self.bytes.min(f64::from(bytes_burst));
-
-        let bytes = bytes as f64;
-        if self.frames < 1.0 || self.bytes < bytes {
-            return false;
+        } = limit;
+        let frames = Pace {
+            per_second: frames_per_second,
+            burst: frames_burst,
+        };
+        let bytes = Pace {
+            per_second: bytes_per_second,
+            burst: bytes_burst,
+        };
+        Self {
+            frames: Bucket::new(frames, now),
+            bytes: Bucket::new(bytes, now),
         }
-        self.frames -= 1.0;
-        self.bytes -= bytes;
-        true
+    }
+
+    /// Takes out frames and the payload bytes of all of them; false, and nothing taken, when there
+    /// is too little of one.
+    pub(crate) fn take(&mut self, now: Instant, frames: usize, bytes: usize) -> bool {
+        let has_both = self.frames.has(now, frames) && self.bytes.has(now, bytes);
+        has_both && self.frames.take(now, frames) && self.bytes.take(now, bytes)
+    }
+
+    fn is_full(&mut self, now: Instant) -> bool {
+        self.frames.is_full(now) && self.bytes.is_full(now)
+    }
+}
+
+/// A token bucket.
+#[derive(Debug)]
+pub(crate) struct Bucket {
+    pace: Pace,
+    level: f64,
+    filled: Instant,
+}
+
+impl Bucket {
+    pub(crate) fn new(pace: Pace, now: Instant) -> Self {
+        Self {
+            pace,
+            level: f64::from(pace.burst),
+            filled: now,
+        }
+    }
+
+    /// Takes out so much; false, and nothing taken, when there is too little.
+    pub(crate) fn take(&mut self, now: Instant, amount: usize) -> bool {
+        let has = self.has(now, amount);
+        if has {
+            self.level -= amount as f64;
+        }
+        has
+    }
+
+    fn has(&mut self, now: Instant, amount: usize) -> bool {
+        self.fill(now);
+        self.level >= amount as f64
+    }
+
+    fn is_full(&mut self, now: Instant) -> bool {
+        self.fill(now);
+        self.level >= f64::from(self.pace.burst)
+    }
+
+    fn fill(&mut self, now: Instant) {
+        let seconds = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.filled = self.filled.max(now);
+        self.level += seconds * f64::from(self.pace.per_second);
+        self.level = self.level.min(f64::from(self.pace.burst));
     }
 }
 
@@ -65,12 +144,15 @@ mod tests {
             bytes_burst: 500,
         };
         let mut rate = Rate::new(limit, now);
-        assert!((0..3).all(|_| rate.take(now, 100)));
-        assert!(!rate.take(now, 0));
+        assert!((0..3).all(|_| rate.take(now, 1, 100)));
+        assert!(!rate.take(now, 1, 0));
+        assert!(!rate.is_full(now));
         now += Duration::from_millis(500);
-        assert!(rate.take(now, 500));
+        assert!(rate.take(now, 1, 500));
         now += Duration::from_millis(250);
-        assert!(!rate.take(now, 251));
-        assert!(rate.take(now, 250));
+        assert!(!rate.take(now, 1, 251));
+        assert!(rate.take(now, 2, 250));
+        now += Duration::from_secs(1);
+        assert!(rate.is_full(now));
     }
 }

@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tombolo_engine::AppendError;
-use tombolo_room::{Illegal, MEMBERS_MAX};
+use tombolo_room::Illegal;
 use tombolo_wire::RoomId;
 use tombolo_wire::v1::{self, ErrorCode, JoinMode, request, response, server_frame};
 
+use crate::config::ROOM_MEMBERS_MAX;
 use crate::host::{Outcome, Plan, Proposal};
 use crate::node::Node;
 use crate::reject::Reject;
@@ -81,20 +82,28 @@ fn parse(
     now: Instant,
 ) -> Result<Option<Request>, Reject> {
     let id = request.id;
-    if !session.lock().rate.take(now, 0) {
+    if !session.account().rate.take(now, 1, 0) {
         return Err(Reject::new(ErrorCode::Limit, "too many requests"));
     }
     match request.kind {
-        Some(request::Kind::Join(join)) => Ok(Some(Request::Join {
-            id,
-            join: parse_join(node, &join)?,
-        })),
+        Some(request::Kind::Join(join)) => {
+            let join = parse_join(node, &join)?;
+            if !session.account().joins.take(now, 1) {
+                return Err(Reject::new(ErrorCode::Limit, "too many joins"));
+            }
+            Ok(Some(Request::Join { id, join }))
+        }
         Some(request::Kind::Leave(leave)) => Ok(Some(Request::Leave {
             id,
             room: parse_room(&leave.room)?,
         })),
         Some(request::Kind::IceServers(_)) => {
-            let servers = node.relay.ice_servers(&session.user);
+            let expires = session.lock().expires;
+            if expires <= (node.config.unix_now)() {
+                let message = "the token has expired: connect with a new one";
+                return Err(Reject::new(ErrorCode::TokenExpired, message));
+            }
+            let servers = node.ice_servers(&session.user, expires);
             node.push(session, answer(id, response::Result::IceServers(servers)));
             Ok(None)
         }
@@ -118,7 +127,7 @@ fn parse_join(node: &Node, join: &v1::Join) -> Result<Join, Reject> {
             ));
         }
     };
-    let limit = node.config.members_max.min(MEMBERS_MAX);
+    let limit = node.config.members_max.min(ROOM_MEMBERS_MAX);
     let members_max = match join.members_max {
         0 => node.config.members_default.min(limit),
         members_max => members_max,
@@ -227,7 +236,8 @@ async fn propose(node: &Node, mut proposal: Proposal) -> Result<Outcome, Reject>
     }
 }
 
-fn fail(node: &Arc<Node>, session: &Arc<Session>, id: u64, reject: Reject) {
+/// Answers a request by saying why it was not carried out.
+pub(crate) fn fail(node: &Arc<Node>, session: &Arc<Session>, id: u64, reject: Reject) {
     node.counters.count_refused(reject.code);
     tracing::debug!(user = %session.user, %reject, "request failed");
     let failure = v1::Failure {
@@ -246,6 +256,11 @@ pub(crate) fn answer(id: u64, result: response::Result) -> server_frame::Body {
 
 pub(crate) fn room_full() -> Reject {
     Reject::new(ErrorCode::RoomFull, "the room is full")
+}
+
+pub(crate) fn key_taken() -> Reject {
+    let message = "another member of the room has this identity key";
+    Reject::new(ErrorCode::KeyTaken, message)
 }
 
 pub(crate) fn not_a_member() -> Reject {

@@ -3,14 +3,15 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tombolo_engine::Engine;
-use tombolo_room::SessionId;
-use tombolo_wire::token::{KeySet, TokenError};
+use tombolo_room::{LeftReason, SessionId};
+use tombolo_wire::token::{Claims, KeySet, TokenError};
 use tombolo_wire::v1::{
     ClientFrame, ErrorCode, GoAway, Hello, IceServers, ServerFrame, Welcome, client_frame,
     server_frame,
@@ -53,9 +54,11 @@ pub enum TransportKind {
 }
 
 /// A `Hello` that was found to be in order.
-struct Caller {
-    user: UserId,
-    keys: PublicKeys,
+pub(crate) struct Caller {
+    pub(crate) user: UserId,
+    pub(crate) keys: PublicKeys,
+    /// When the token expires, since the Unix epoch.
+    pub(crate) expires: Duration,
     resume: Option<Bytes>,
     /// What the device has received, if it resumes.
     ack: u64,
@@ -113,14 +116,14 @@ impl Services {
     ///
     /// # Errors
     /// When it is not valid (now).
-    pub fn authenticate(&self, token: &str) -> Result<UserId, TokenError> {
+    pub fn authenticate(&self, token: &str) -> Result<Claims, TokenError> {
         let now = (self.node.config.unix_now)();
         let tokens = self
             .node
             .tokens
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        Ok(tokens.verify(token, now)?.user)
+        tokens.verify(token, now)
     }
 
     /// Trusts these keys from now on; sessions that have begun go on.
@@ -132,10 +135,11 @@ impl Services {
             .unwrap_or_else(PoisonError::into_inner) = tokens;
     }
 
-    /// Where the user gathers candidates, with fresh credentials.
+    /// Where the token's user gathers candidates, with fresh credentials. They outlive the token by
+    /// five minutes at most.
     #[must_use]
-    pub fn ice_servers(&self, user: &UserId) -> IceServers {
-        self.node.relay.ice_servers(user)
+    pub fn ice_servers(&self, claims: &Claims) -> IceServers {
+        self.node.ice_servers(&claims.user, claims.expires)
     }
 
     /// Tells all devices to connect elsewhere. Connections are refused from now on.
@@ -178,7 +182,7 @@ impl Services {
             let message = format!("this node speaks version {VERSION}, not {version}");
             return Err(Reject::new(ErrorCode::Version, message));
         }
-        let user = self
+        let Claims { user, expires, .. } = self
             .authenticate(&token)
             .map_err(|error| Reject::new(error.code(), error))?;
         let keys = PublicKeys::try_from(keys.as_ref())
@@ -191,6 +195,7 @@ impl Services {
         Ok(Caller {
             user,
             keys,
+            expires,
             resume: resume.map(|resume| resume.token),
             ack: frame.ack,
         })
@@ -199,7 +204,7 @@ impl Services {
     fn connect(&self, caller: Caller) -> Result<Connection, Reject> {
         let unavailable = |NoEntropy| Reject::new(ErrorCode::Unavailable, "no entropy");
         let issued = entropy::resume_token().map_err(unavailable)?;
-        let welcome = self.welcome(&caller.user, issued);
+        let welcome = self.welcome(&caller, issued);
         let mut sessions = lock(&self.node.sessions);
         if let Some(presented) = &caller.resume
             && let Ok(presented) = ResumeToken::try_from(presented.as_ref())
@@ -209,6 +214,7 @@ impl Services {
         {
             return self.resume(&mut sessions, session, presented, issued, welcome, &caller);
         }
+        self.make_room(&mut sessions, &caller.user)?;
         if sessions.by_id.len() >= self.node.config.sessions_max {
             return Err(Reject::new(
                 ErrorCode::Limit,
@@ -219,22 +225,41 @@ impl Services {
         let id = entropy::session_id().map_err(unavailable)?;
         let (requests, waiting) = mpsc::channel(self.node.config.requests_max.max(1));
         let now = Instant::now().into_std();
-        let Caller { user, keys, .. } = caller;
         let config = &self.node.config;
-        let session = Arc::new(Session::new(id, user, keys, issued, requests, config, now));
-        sessions.by_id.insert(id, Arc::clone(&session));
+        let account = sessions.account(&caller.user, config, now);
+        let session = Session::new(id, &caller, account, issued, requests, config);
+        let session = Arc::new(session);
+        // Before others see it: a session without a connection may have to make room.
+        let (number, wake) = session.lock().connect(welcome_frame(welcome, id, false));
+        sessions.insert(&session);
         sessions.by_token.insert(issued, id);
         drop(sessions);
         let work = requests::run(Arc::clone(&self.node), Arc::clone(&session), waiting);
         self.node.runtime.spawn(work);
-
-        let (number, wake) = session.lock().connect(welcome_frame(welcome, id, false));
         Ok(Connection::new(
             Arc::clone(&self.node),
             session,
             number,
             wake,
         ))
+    }
+
+    /// Lets a user have one more session, if need be in place of the oldest without a connection.
+    fn make_room(&self, sessions: &mut SessionTable, user: &UserId) -> Result<(), Reject> {
+        let of_user = sessions.of_user(user);
+        if of_user.len() < self.node.config.sessions_per_user_max {
+            return Ok(());
+        }
+        let oldest = of_user.iter().find(|session| !session.lock().is_connected);
+        let Some(oldest) = oldest.cloned() else {
+            let message = "the user has as many sessions as it may";
+            return Err(Reject::new(ErrorCode::Limit, message));
+        };
+        let reject = Reject::new(ErrorCode::NotResumable, "a newer session took its place");
+        let (state, reason) = (&mut oldest.lock(), LeftReason::Disconnected);
+        self.node
+            .end_locked(sessions, state, &oldest, reason, Some(reject));
+        Ok(())
     }
 
     /// Hands a session over to the new connection.
@@ -260,6 +285,7 @@ impl Services {
             sessions.by_token.remove(&old);
         }
         sessions.by_token.insert(issued, session.id);
+        state.expires = caller.expires;
         let (number, wake) = state.connect(welcome_frame(welcome, session.id, true));
         drop(state);
         self.node.counters.resumed.add(1);
@@ -272,15 +298,15 @@ impl Services {
     }
 
     /// What every `Welcome` says, whether the session is new or not.
-    fn welcome(&self, user: &UserId, issued: ResumeToken) -> Welcome {
+    fn welcome(&self, caller: &Caller, issued: ResumeToken) -> Welcome {
         let window = self.node.config.resume_window.as_millis();
         Welcome {
             session_id: Bytes::new(),
             resume_token: Bytes::copy_from_slice(&issued),
             resumed: false,
             node: self.node.name().to_string(),
-            user: user.to_string(),
-            ice_servers: Some(self.node.relay.ice_servers(user)),
+            user: caller.user.to_string(),
+            ice_servers: Some(self.node.ice_servers(&caller.user, caller.expires)),
             resume_window_ms: u32::try_from(window).unwrap_or(u32::MAX),
         }
     }

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
+use tokio::task::AbortHandle;
 use tombolo_room::SessionId;
 use tombolo_wire::frame::Frame as _;
-use tombolo_wire::resend::{Inbox, Outbox, Receipt};
+use tombolo_wire::resend::{Inbox, Outbox, Overflow, Receipt};
 use tombolo_wire::v1::{self, ErrorCode, ServerFrame, server_frame};
 use tombolo_wire::{PublicKeys, RoomId, UserId};
 
@@ -16,15 +17,17 @@ use crate::connection::Outgoing;
 use crate::entropy::ResumeToken;
 use crate::host::Host;
 use crate::lock::lock;
-use crate::rate::Rate;
+use crate::rate::{Account, SharedAccount};
 use crate::reject::Reject;
 use crate::requests::Request;
+use crate::services::Caller;
 
 /// One device's session.
 pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) user: UserId,
     pub(crate) keys: PublicKeys,
+    account: SharedAccount,
     state: Mutex<State>,
 }
 
@@ -46,7 +49,10 @@ pub(crate) struct State {
     /// Set when the session is over; what the connection is told.
     ended: Option<Ended>,
     pub(crate) tokens: ResumeTokens,
-    pub(crate) rate: Rate,
+    /// When the token of the last `Hello` expires, since the Unix epoch.
+    pub(crate) expires: Duration,
+    /// Ends the session unless it is resumed; `None` while it is connected.
+    pub(crate) expiry: Option<AbortHandle>,
     /// `None` once the session is over.
     pub(crate) requests: Option<mpsc::Sender<Request>>,
     pub(crate) host_by_room: BTreeMap<RoomId, Arc<Host>>,
@@ -110,12 +116,11 @@ impl ResumeTokens {
 impl Session {
     pub(crate) fn new(
         id: SessionId,
-        user: UserId,
-        keys: PublicKeys,
+        caller: &Caller,
+        account: SharedAccount,
         issued: ResumeToken,
         requests: mpsc::Sender<Request>,
         config: &Config,
-        now: Instant,
     ) -> Self {
         let state = State {
             outbox: Outbox::new(config.outbox),
@@ -129,20 +134,27 @@ impl Session {
             wake: Arc::default(),
             ended: None,
             tokens: ResumeTokens::new(issued),
-            rate: Rate::new(config.rate, now),
+            expires: caller.expires,
+            expiry: None,
             requests: Some(requests),
             host_by_room: BTreeMap::new(),
         };
         Self {
             id,
-            user,
-            keys,
+            user: caller.user.clone(),
+            keys: caller.keys,
+            account,
             state: Mutex::new(state),
         }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    /// What is left to the session's user.
+    pub(crate) fn account(&self) -> MutexGuard<'_, Account> {
+        Account::lock(&self.account)
     }
 }
 
@@ -153,6 +165,7 @@ impl State {
         self.wake = Arc::default();
         self.connection += 1;
         self.is_connected = true;
+        self.stop_expiry();
         self.outbox.rewind();
         self.urgent.clear();
         self.unreliable.clear();
@@ -168,8 +181,15 @@ impl State {
     pub(crate) fn end(&mut self, reject: Option<Reject>) -> BTreeMap<RoomId, Arc<Host>> {
         self.ended.get_or_insert(Ended { reject });
         self.requests = None;
+        self.stop_expiry();
         self.wake.notify_one();
         std::mem::take(&mut self.host_by_room)
+    }
+
+    fn stop_expiry(&mut self) {
+        if let Some(expiry) = self.expiry.take() {
+            expiry.abort();
+        }
     }
 
     /// Takes note of a received frame's numbers.
@@ -200,8 +220,25 @@ impl State {
     /// Queues a reliable frame.
     ///
     /// # Errors
-    /// When the device is too far behind: its session must be ended.
-    pub(crate) fn push(&mut self, body: server_frame::Body) -> Result<(), Reject> {
+    /// When the frame can never be sent, or the device is too far behind: its session must be ended
+    /// then.
+    pub(crate) fn push(&mut self, body: server_frame::Body) -> Result<(), Overflow> {
+        self.push_by(Outbox::push, body)
+    }
+
+    /// Queues a reliable frame that another device has sent.
+    ///
+    /// # Errors
+    /// When the device is so far behind that what is left belongs to the node's own frames.
+    pub(crate) fn push_from_peer(&mut self, body: server_frame::Body) -> Result<(), Overflow> {
+        self.push_by(Outbox::push_sparing, body)
+    }
+
+    fn push_by(
+        &mut self,
+        push: fn(&mut Outbox<ServerFrame>, ServerFrame) -> Result<u64, Overflow>,
+        body: server_frame::Body,
+    ) -> Result<(), Overflow> {
         if self.ended.is_some() {
             return Ok(());
         }
@@ -209,9 +246,7 @@ impl State {
             body: Some(body),
             ..ServerFrame::default()
         };
-        self.outbox
-            .push(frame)
-            .map_err(|error| Reject::new(ErrorCode::Limit, error))?;
+        push(&mut self.outbox, frame)?;
         self.wake.notify_one();
         Ok(())
     }

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt as _, StreamExt as _};
 use noq::crypto::rustls::QuicClientConfig;
@@ -329,9 +331,22 @@ impl Drop for QuicDevice {
     }
 }
 
+/// The same for all tokens of a user, and another for each user.
+fn identity(token: &str) -> Bytes {
+    let payload = token.split('.').nth(1).unwrap_or_default();
+    let payload = URL_SAFE_NO_PAD.decode(payload).unwrap_or_default();
+    let claims: serde_json::Value = serde_json::from_slice(&payload).unwrap_or_default();
+    let user = claims["sub"].as_str().unwrap_or_default().as_bytes();
+    let mut identity = [0; 32];
+    for (byte, of_user) in identity.iter_mut().zip(user) {
+        *byte = *of_user;
+    }
+    Bytes::copy_from_slice(&identity)
+}
+
 pub(crate) fn hello(token: &str) -> ClientFrame {
     let keys = DeviceKeys {
-        identity: Bytes::from_static(&[1; 32]),
+        identity: identity(token),
         seal: Bytes::from_static(&[2; 32]),
     };
     let hello = Hello {

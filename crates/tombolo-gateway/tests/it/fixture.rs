@@ -108,7 +108,7 @@ struct NoRelay;
 impl RelayHook for NoRelay {
     fn permit(&self, _user: &UserId, _peers: &[IpAddr]) {}
 
-    fn ice_servers(&self, user: &UserId) -> IceServers {
+    fn ice_servers(&self, user: &UserId, _lifetime_max: Duration) -> IceServers {
         let stun = IceServer {
             urls: vec![
                 "stun:192.0.2.1:3478".to_owned(),

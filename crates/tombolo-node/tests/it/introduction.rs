@@ -80,7 +80,7 @@ impl Device {
         let hello = Hello {
             version: VERSION,
             token: token(node, user).await,
-            keys: Some(keys()),
+            keys: Some(keys(user)),
             ..Hello::default()
         };
         let mut socket = socket;
@@ -154,7 +154,6 @@ impl Device {
         };
         let introduction = Introduction {
             attempt: 1,
-            keys: Some(keys()),
             ufrag: "ufrag".to_owned(),
             password: "a password of enough length".to_owned(),
             candidates: vec![candidate],
@@ -227,9 +226,9 @@ async fn receive_until<T>(
     timeout(PATIENCE, search).await.expect("it comes in time")
 }
 
-fn keys() -> DeviceKeys {
+fn keys(user: &str) -> DeviceKeys {
     DeviceKeys {
-        identity: Bytes::from_static(&[1; 32]),
+        identity: user.bytes().cycle().take(32).collect(),
         seal: Bytes::from_static(&[2; 32]),
     }
 }

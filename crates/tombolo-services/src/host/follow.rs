@@ -139,6 +139,14 @@ impl Host {
         pending: Option<&Pending>,
         created: bool,
     ) {
+        // Two may have joined at the same time; the log says who was first.
+        if let Some(pending) = pending
+            && state.is_key_taken(user, &membership.keys)
+        {
+            let reject = requests::key_taken();
+            requests::fail(node, &pending.session, pending.request, reject);
+            return self.send_away(node, user, membership);
+        }
         let waits = pending.is_some_and(|pending| {
             let mut session = pending.session.lock();
             let waits = session.ended().is_none();

@@ -1,4 +1,5 @@
 use std::net::IpAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tombolo_wire::v1::{
@@ -6,7 +7,7 @@ use tombolo_wire::v1::{
 };
 use tombolo_wire::{CANDIDATES_MAX, EARLY_BYTES_MAX};
 
-use crate::lab::{Device, Lab};
+use crate::lab::{Device, Lab, message};
 
 #[tokio::test(start_paused = true)]
 async fn an_introduction_carries_the_senders_true_keys() {
@@ -46,16 +47,10 @@ async fn the_relay_lets_both_through_before_the_introduction_arrives() {
     ];
     introduce(&mut alice, "r", "bob", Some(sent));
 
-    // Nobody has asked bob's connection for frames yet.
-    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-    let own = vec![ip("203.0.113.1")];
-    let expected = [
-        (
-            "bob".to_owned(),
-            vec![ip("198.51.100.7"), ip("203.0.113.1")],
-        ),
-        ("alice".to_owned(), own),
-    ];
+    // Nobody has asked bob's connection for frames yet. What alice calls a relay is none: the node's
+    // own is all that either lets in.
+    let own: Vec<IpAddr> = vec!["203.0.113.1".parse().unwrap()];
+    let expected = [("bob".to_owned(), own.clone()), ("alice".to_owned(), own)];
     assert_eq!(*lab.relay.permits.lock().unwrap(), expected);
     assert!(matches!(
         bob.next().await,
@@ -88,6 +83,51 @@ async fn only_members_of_the_room_are_introduced_to_each_other() {
     bob.is_quiet().await;
     carol.is_quiet().await;
     assert!(lab.relay.permits.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn introductions_to_a_full_room_pass_at_once_and_a_flood_does_not() {
+    let lab = Lab::with(|config| {
+        config.introductions.per_second = 10;
+        config.introductions.burst = 63;
+    });
+    let [mut alice, mut bob] = lab.members("r", ["alice", "bob"]).await;
+    for _ in 0..70 {
+        introduce(&mut alice, "r", "bob", Some(introduction()));
+    }
+    for _ in 63..70 {
+        assert_eq!(alice.next_refused().await.1, ErrorCode::Limit);
+    }
+    // Messages have a bucket of their own.
+    alice.send(message("r", &["bob"], b"all the same")).unwrap();
+    for _ in 0..63 {
+        let body = bob.next().await;
+        assert!(matches!(body, server_frame::Body::Introduced(_)));
+    }
+    assert_eq!(bob.next_delivery().await.1, "all the same");
+    assert_eq!(lab.relay.permits.lock().unwrap().len(), 2 * 63);
+
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    introduce(&mut alice, "r", "bob", Some(introduction()));
+    let body = bob.next().await;
+    assert!(matches!(body, server_frame::Body::Introduced(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_introduction_to_a_device_that_is_behind_is_refused() {
+    let lab = Lab::with(|config| config.outbox.frames_max = 20);
+    let [mut alice, mut bob] = lab.members("r", ["alice", "bob"]).await;
+    let before = bob.inbox.received();
+    for number in before..10 + 5 {
+        introduce(&mut alice, "r", "bob", Some(introduction()));
+        if number >= 10 {
+            assert_eq!(alice.next_refused().await.1, ErrorCode::Limit);
+        }
+    }
+    assert_eq!(lab.services.stats().introduced, 10 - before);
+    bob.drain().await;
+    assert!(bob.connection.is_some());
+    assert_eq!(lab.services.stats().sessions, 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -96,6 +96,7 @@ impl Lab {
 #[derive(Default)]
 pub(crate) struct Relay {
     pub(crate) permits: Mutex<Vec<(String, Vec<IpAddr>)>>,
+    pub(crate) urls: Mutex<Vec<String>>,
 }
 
 impl RelayHook for Relay {
@@ -106,14 +107,15 @@ impl RelayHook for Relay {
             .push((user.to_string(), peers.to_vec()));
     }
 
-    fn ice_servers(&self, user: &UserId) -> IceServers {
+    fn ice_servers(&self, user: &UserId, lifetime_max: Duration) -> IceServers {
         let server = IceServer {
+            urls: self.urls.lock().unwrap().clone(),
             username: format!("1:{user}"),
             ..IceServer::default()
         };
         IceServers {
             servers: vec![server],
-            ttl_s: 600,
+            ttl_s: u32::try_from(lifetime_max.as_secs()).unwrap(),
         }
     }
 
@@ -130,22 +132,24 @@ pub(crate) struct Device {
     pub(crate) outbox: Outbox<ClientFrame>,
     pub(crate) inbox: Inbox,
     pub(crate) resume_token: Option<Bytes>,
+    pub(crate) token_expires: Duration,
     next_request: u64,
 }
 
 impl Device {
     pub(crate) fn new(user: &str) -> Self {
-        let fill = user.bytes().fold(0, u8::wrapping_add);
+        let identity: Vec<u8> = user.bytes().cycle().take(32).collect();
         Self {
             user: user.to_owned(),
             keys: v1::DeviceKeys {
-                identity: Bytes::from(vec![fill; 32]),
-                seal: Bytes::from(vec![!fill; 32]),
+                seal: identity.iter().map(|byte| !byte).collect(),
+                identity: identity.into(),
             },
             connection: None,
             outbox: Outbox::new(Limits::default()),
             inbox: Inbox::new(),
             resume_token: None,
+            token_expires: UNIX_NOW + Duration::from_secs(60),
             next_request: 1,
         }
     }
@@ -153,7 +157,7 @@ impl Device {
     pub(crate) fn hello(&mut self) -> ClientFrame {
         let hello = v1::Hello {
             version: VERSION,
-            token: token(&self.user),
+            token: token_until(&self.user, self.token_expires),
             keys: Some(self.keys.clone()),
             resume: self.resume_token.clone().map(|token| v1::Resume { token }),
             agent: "test".into(),
@@ -369,10 +373,11 @@ impl Device {
 }
 
 pub(crate) fn token(user: &str) -> String {
-    let claims = Claims::new(
-        UserId::parse(user).unwrap(),
-        UNIX_NOW + Duration::from_secs(60),
-    );
+    token_until(user, UNIX_NOW + Duration::from_secs(60))
+}
+
+fn token_until(user: &str, expires: Duration) -> String {
+    let claims = Claims::new(UserId::parse(user).unwrap(), expires);
     SigningKey::hs256("test", &SECRET)
         .unwrap()
         .mint(&claims)

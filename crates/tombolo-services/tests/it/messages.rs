@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use tombolo_services::Outgoing;
-use tombolo_wire::v1::{ErrorCode, JoinMode, server_frame};
+use tombolo_wire::v1::{self, ErrorCode, JoinMode, client_frame, server_frame};
 use tombolo_wire::{RECIPIENTS_MAX, RELIABLE_BYTES_MAX, UNRELIABLE_BYTES_MAX};
 
 use crate::lab::{Lab, message};
@@ -207,13 +207,89 @@ async fn a_session_that_sends_too_much_is_refused_until_time_has_passed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_device_that_does_not_keep_up_is_disconnected_and_leaves() {
+async fn nobody_ends_the_session_of_a_member_that_is_behind_by_sending_to_it() {
+    let lab = Lab::with(|config| config.outbox.frames_max = 50);
+    let [mut alice, mut bob, mut carol] = lab.members("r", ["alice", "bob", "carol"]).await;
+    // Bob takes no notice of anything, carol of all.
+    let bobs = 25 - bob.inbox.received();
+    for number in 0..40_u64 {
+        alice.send(message("r", &[], b"x")).unwrap();
+        assert_eq!(carol.next_delivery().await.1, "x");
+        carol.send(acknowledge()).unwrap();
+        if number >= bobs {
+            let server_frame::Body::Refused(refused) = alice.next().await else {
+                panic!("alice is told");
+            };
+            assert_eq!(refused.seq, alice.outbox.last());
+            assert_eq!(refused.code(), ErrorCode::Limit);
+            assert!(refused.message.contains("bob"), "{}", refused.message);
+        }
+    }
+    assert_eq!(lab.services.stats().delivered, 40 + bobs);
+
+    // What the node itself says still gets through, and so does everything once bob is back.
+    let mut dave = lab.device("dave").await;
+    dave.join("r", JoinMode::Join).await.unwrap();
+    for _ in 0..bobs {
+        assert_eq!(bob.next_delivery().await.1, "x");
+    }
+    assert_eq!(bob.next_event().await, "+dave");
+    bob.send(acknowledge()).unwrap();
+    alice.drain().await;
+    alice.send(message("r", &["bob"], b"again")).unwrap();
+    assert_eq!(bob.next_delivery().await.1, "again");
+    alice.is_quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_takes_none_of_its_answers_is_disconnected_and_leaves() {
     let lab = Lab::with(|config| config.outbox.frames_max = 50);
     let [mut alice, mut bob] = lab.members("r", ["alice", "bob"]).await;
-    for number in 0..60_u8 {
-        alice.send(message("r", &[], &[number])).unwrap();
+    let unknown = v1::Request { id: 1, kind: None };
+    let mut asked = 0;
+    while bob
+        .send(client_frame::Body::Request(unknown.clone()))
+        .is_ok()
+    {
+        asked += 1;
+        assert!(asked <= 51);
     }
     assert_eq!(bob.next_close().await, Some(ErrorCode::Limit));
     assert_eq!(alice.next_event().await, "-bob disconnected");
     assert!(!bob.connect(&lab).await.unwrap().resumed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broadcast_counts_as_often_as_it_is_handed_over() {
+    let lab = Lab::with(|config| {
+        config.deliveries.frames_per_second = 2;
+        config.deliveries.frames_burst = 10;
+        config.deliveries.bytes_per_second = 100;
+        config.deliveries.bytes_burst = 1_000;
+    });
+    let [mut alice, mut bob, mut carol] = lab.members("r", ["alice", "bob", "carol"]).await;
+    for number in 0..7 {
+        alice.send(message("r", &[], b"x")).unwrap();
+        if number >= 5 {
+            assert_eq!(alice.next_refused().await.1, ErrorCode::Limit);
+        }
+    }
+    for device in [&mut bob, &mut carol] {
+        for _ in 0..5 {
+            device.next_delivery().await;
+        }
+        device.is_quiet().await;
+    }
+
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    alice.send(message("r", &["bob"], &[0; 600])).unwrap();
+    alice.send(message("r", &[], &[0; 201])).unwrap();
+    assert_eq!(alice.next_refused().await.1, ErrorCode::Limit);
+    alice.send(message("r", &[], &[0; 200])).unwrap();
+    alice.is_quiet().await;
+    assert_eq!(lab.services.stats().delivered, 10 + 1 + 2);
+}
+
+fn acknowledge() -> client_frame::Body {
+    client_frame::Body::Acknowledge(v1::Ack {})
 }

@@ -2,9 +2,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tombolo_engine::{Local, LocalConfig};
+use tombolo_wire::frame::FRAME_BYTES_MAX;
 use tombolo_wire::v1::{self, ErrorCode, JoinMode, client_frame, request, response};
 
-use crate::lab::{Lab, members};
+use crate::lab::{Device, Lab, members};
 
 #[tokio::test(start_paused = true)]
 async fn each_join_mode_finds_or_makes_a_room_or_says_why_not() {
@@ -226,10 +227,21 @@ async fn ice_servers_are_refreshed_on_request() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_no_connection_carries_fails_its_request_and_not_the_session() {
+    let lab = Lab::new();
+    let mut alice = lab.device("alice").await;
+    *lab.relay.urls.lock().unwrap() = vec!["u".repeat(FRAME_BYTES_MAX)];
+    let id = alice.request(Some(request::Kind::IceServers(v1::RefreshIceServers {})));
+    assert_eq!(alice.next_response(id).await, Err(ErrorCode::TooLarge));
+    assert!(alice.join("r", JoinMode::Create).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_long_lived_room_is_the_same_for_who_comes_late() {
     let engine = Arc::new(Local::new(LocalConfig::default()));
     let first = Lab::on(engine.clone(), |config| {
-        config.node = "one".parse().unwrap()
+        config.node = "one".parse().unwrap();
+        config.joins.burst = 1_000;
     });
     let second = Lab::on(engine, |config| config.node = "two".parse().unwrap());
     let [mut alice] = first.members("r", ["alice"]).await;
@@ -249,4 +261,68 @@ async fn a_long_lived_room_is_the_same_for_who_comes_late() {
     carol.connection = None;
     tokio::time::sleep(Duration::from_secs(31)).await;
     assert_eq!(alice.next_event().await, "-carol disconnected");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_comes_and_goes_too_often_is_refused_for_a_while() {
+    let lab = Lab::with(|config| config.joins.burst = 10);
+    let [mut alice] = lab.members("r", ["alice"]).await;
+    let mut bob = lab.device("bob").await;
+    for _ in 0..10 {
+        bob.join("r", JoinMode::Join).await.unwrap();
+        bob.leave("r").await.unwrap();
+    }
+    assert_eq!(bob.join("r", JoinMode::Join).await, Err(ErrorCode::Limit));
+    // Another session of his is no way around it.
+    let mut second = lab.device("bob").await;
+    assert_eq!(
+        second.join("r", JoinMode::Join).await,
+        Err(ErrorCode::Limit)
+    );
+    for _ in 0..10 {
+        assert_eq!(alice.next_event().await, "+bob");
+        assert_eq!(alice.next_event().await, "-bob left");
+    }
+    alice.is_quiet().await;
+    assert!(bob.join("r", JoinMode::Join).await.is_ok());
+}
+
+/// Nobody proves to have the private key of the identity that a `Hello` claims. What a copied one is
+/// good for: nothing in a room where its owner is, and elsewhere to be somebody with whom no link
+/// comes about, because a link proves the key.
+#[tokio::test(start_paused = true)]
+async fn a_copied_identity_key_does_not_get_into_the_room_of_the_first() {
+    let lab = Lab::new();
+    let [mut alice, mut bob] = lab.members("r", ["alice", "bob"]).await;
+    let mut mallory = Device::new("mallory");
+    mallory.keys.identity = bob.keys.identity.clone();
+    mallory.connect(&lab).await.unwrap();
+    assert_eq!(
+        mallory.join("r", JoinMode::JoinOrCreate).await,
+        Err(ErrorCode::KeyTaken)
+    );
+    for device in [&mut alice, &mut bob] {
+        device.is_quiet().await;
+    }
+
+    // Whoever asks at the same time as the owner does not get in beside it.
+    let mut owner = lab.device("owner").await;
+    let mut thief = Device::new("thief");
+    thief.keys.identity = owner.keys.identity.clone();
+    thief.connect(&lab).await.unwrap();
+    let ids = [
+        owner.ask_join("r", JoinMode::Join, 0),
+        thief.ask_join("r", JoinMode::Join, 0),
+    ];
+    assert!(owner.next_response(ids[0]).await.is_ok());
+    owner.drain().await;
+    assert_eq!(thief.next_response(ids[1]).await, Err(ErrorCode::KeyTaken));
+    alice.drain().await;
+    let members_now = alice.join("r", JoinMode::Join).await.unwrap();
+    assert_eq!(members(&members_now), ["alice", "bob", "owner"]);
+
+    // The same user's next session may have the same keys.
+    let mut second = Device::new("bob");
+    second.connect(&lab).await.unwrap();
+    assert!(second.join("r", JoinMode::Join).await.is_ok());
 }

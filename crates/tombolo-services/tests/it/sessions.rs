@@ -1,10 +1,14 @@
+use std::cell::Cell;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tombolo_services::Outgoing;
 use tombolo_wire::resend::{ACK_DELAY_MAX, ACK_FRAMES_MAX};
 use tombolo_wire::token::KeySet;
-use tombolo_wire::v1::{self, ClientFrame, ErrorCode, JoinMode, Ping, client_frame, server_frame};
+use tombolo_wire::v1::{
+    self, ClientFrame, ErrorCode, JoinMode, Ping, client_frame, request, response, server_frame,
+};
 
 use crate::lab::{Device, Lab, message, token};
 
@@ -80,7 +84,11 @@ async fn a_hello_that_is_not_in_order_is_turned_away() {
 async fn tokens_are_checked_against_the_keys_of_now() {
     let lab = Lab::new();
     assert_eq!(
-        lab.services.authenticate(&token("alice")).unwrap().as_str(),
+        lab.services
+            .authenticate(&token("alice"))
+            .unwrap()
+            .user
+            .as_str(),
         "alice"
     );
     let _alice = lab.device("alice").await;
@@ -376,4 +384,99 @@ async fn a_node_that_leaves_says_so_and_takes_nobody() {
     assert_eq!(go_away.reason, "upgrade");
     let turned_away = Device::new("bob").connect(&lab).await.err().unwrap();
     assert_eq!(turned_away.code, ErrorCode::Unavailable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_has_so_many_sessions_and_a_new_one_takes_the_place_of_a_broken_one() {
+    let lab = Lab::with(|config| config.sessions_per_user_max = 2);
+    let (mut first, mut second) = (lab.device("alice").await, lab.device("alice").await);
+    let turned_away = Device::new("alice").connect(&lab).await.err().unwrap();
+    assert_eq!(turned_away.code, ErrorCode::Limit);
+    assert!(Device::new("bob").connect(&lab).await.is_ok());
+
+    // A resume is no new session.
+    second.connection = None;
+    assert!(second.connect(&lab).await.unwrap().resumed);
+
+    // Of two that are broken the older goes.
+    second.join("r", JoinMode::Create).await.unwrap();
+    first.connection = None;
+    second.connection = None;
+    let mut third = lab.device("alice").await;
+    assert!(second.connect(&lab).await.unwrap().resumed);
+    let turned_away = first.connect(&lab).await.err().unwrap();
+    assert_eq!(turned_away.code, ErrorCode::Limit);
+    third
+        .send(client_frame::Body::Goodbye(v1::Goodbye {}))
+        .unwrap();
+    assert!(!first.connect(&lab).await.unwrap().resumed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_users_sessions_share_what_the_user_may_send_and_a_new_one_adds_nothing() {
+    let lab = Lab::with(|config| {
+        config.rate.frames_per_second = 1;
+        config.rate.frames_burst = 10;
+    });
+    let [mut bob] = lab.members("r", ["bob"]).await;
+    let [mut first] = lab.members("r", ["alice"]).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    bob.drain().await;
+    for _ in 0..10 {
+        first.send(message("r", &["bob"], b"x")).unwrap();
+    }
+    first
+        .send(client_frame::Body::Goodbye(v1::Goodbye {}))
+        .unwrap();
+    assert_eq!(first.next_close().await, None);
+
+    let mut second = lab.device("alice").await;
+    let joined = second.join("r", JoinMode::Join).await;
+    assert_eq!(joined, Err(ErrorCode::Limit));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(second.join("r", JoinMode::Join).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn relay_credentials_end_soon_after_the_token_and_a_new_token_renews_them() {
+    thread_local! {
+        static UNIX_NOW: Cell<Duration> = const { Cell::new(crate::lab::UNIX_NOW) };
+    }
+    let lab = Lab::with(|config| config.unix_now = || UNIX_NOW.get());
+    let mut alice = Device::new("alice");
+    let welcome = alice.connect(&lab).await.unwrap();
+    // The token is good for 60 s.
+    assert_eq!(welcome.ice_servers.unwrap().ttl_s, 360);
+    let ask = async |alice: &mut Device| {
+        let kind = request::Kind::IceServers(v1::RefreshIceServers {});
+        let id = alice.request(Some(kind));
+        match alice.next_response(id).await? {
+            response::Result::IceServers(servers) => Ok(servers.ttl_s),
+            other => panic!("not answered by {other:?}"),
+        }
+    };
+    UNIX_NOW.set(crate::lab::UNIX_NOW + Duration::from_secs(59));
+    assert_eq!(ask(&mut alice).await, Ok(301));
+    UNIX_NOW.set(crate::lab::UNIX_NOW + Duration::from_secs(60));
+    assert_eq!(ask(&mut alice).await, Err(ErrorCode::TokenExpired));
+
+    alice.token_expires = crate::lab::UNIX_NOW + Duration::from_secs(100);
+    alice.connection = None;
+    assert!(alice.connect(&lab).await.unwrap().resumed);
+    assert_eq!(ask(&mut alice).await, Ok(340));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_comes_and_goes_leaves_no_timers_behind() {
+    let lab = Lab::new();
+    let [mut alice] = lab.members("r", ["alice"]).await;
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    for _ in 0..100 {
+        alice.connection = None;
+        assert!(alice.connect(&lab).await.unwrap().resumed);
+        tokio::task::yield_now().await;
+    }
+    alice.is_quiet().await;
+    assert_eq!(tasks(), before);
 }
