@@ -18,8 +18,8 @@ use crate::keys::{Accepted, Keys};
 use crate::link::{Introduction, Lane, Peer, Shop, transport_config};
 use crate::links::{self, HANDSHAKES_MAX, Links, Target};
 use crate::net::{DeviceSocket, Net, RelayKeeper, measure_nat};
-use crate::room::{RoomEvent, RoomState, Rooms, parse_member};
-use crate::session::{self, Command, Credential, Event, Transport};
+use crate::room::{RoomEvent, RoomState, Rooms, join, leave, parse_member};
+use crate::session::{self, Credential, Event, Transport};
 use crate::tls;
 
 /// Credentials of the relay are renewed after this part of their life.
@@ -101,7 +101,10 @@ impl std::fmt::Debug for Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.shop.endpoint.close(0u8.into(), b"device dropped");
+        // The session says goodbye and then closes the endpoint, unless it is over already.
+        if !self.session.close_aside() {
+            self.shop.endpoint.close(0u8.into(), b"device dropped");
+        }
     }
 }
 
@@ -225,13 +228,11 @@ impl Device {
         self.0.shop.net.block_direct(is_blocked);
     }
 
-    /// Closes all links and leaves the cluster; returns when the goodbyes are sent.
+    /// Closes all links and leaves the cluster; returns when the goodbyes have arrived, or after a
+    /// few seconds.
     pub async fn close(self) {
         self.0.links.close().await;
-        let (done, goodbye) = oneshot::channel();
-        if self.0.session.command(Command::Close(done)).await.is_ok() {
-            _ = goodbye.await;
-        }
+        self.0.session.close().await;
         drop(lock(&self.0.keeper).take());
         let endpoint = &self.0.shop.endpoint;
         endpoint.close(0u8.into(), b"device closed");
@@ -268,8 +269,14 @@ impl Shared {
         is_new
     }
 
-    pub(crate) fn remove_room(&self, id: &RoomId) {
-        lock(&self.rooms).remove(id);
+    /// Forgets a room; false when it was forgotten before.
+    pub(crate) fn remove_room(&self, id: &RoomId, state: &Arc<RoomState>) -> bool {
+        let mut rooms = lock(&self.rooms);
+        let is_known = rooms.get(id).is_some_and(|known| Arc::ptr_eq(known, state));
+        if is_known {
+            rooms.remove(id);
+        }
+        is_known
     }
 
     fn room(&self, id: &str) -> Option<(RoomId, Arc<RoomState>)> {
@@ -298,7 +305,7 @@ impl Shared {
     }
 
     /// Deals with a peer's introduction: the answer to ours, or the beginning of a link.
-    async fn on_introduced(&self, introduced: v1::Introduced) {
+    fn on_introduced(&self, introduced: v1::Introduced) {
         let Some((room, state)) = self.room(&introduced.room) else {
             return;
         };
@@ -313,51 +320,61 @@ impl Shared {
             .links
             .on_introduced(target(room, user, &state), introduction);
         if let Some(peer) = started {
-            state.tell(RoomEvent::Peer(peer)).await;
+            state.tell(RoomEvent::Peer(peer));
         }
     }
 
-    async fn on_room_event(&self, event: v1::RoomEvent) {
+    /// Takes in the members of a room that the node has let this device into.
+    fn on_members(&self, joined: &v1::Joined) {
+        let Ok(id) = RoomId::parse(&joined.room) else {
+            return;
+        };
+        // Under the lock, so that whoever drops the room meanwhile knows whether to leave it.
+        let rooms = lock(&self.rooms);
+        match rooms.get(&id) {
+            Some(state) => state.on_members(joined.members.clone()),
+            // Nobody waits any more.
+            None => self.session.ask_aside(leave(&id)),
+        }
+    }
+
+    fn on_room_event(&self, event: v1::RoomEvent) {
         let Some((_, state)) = self.room(&event.room) else {
             return;
         };
         match event.kind {
             Some(room_event::Kind::Joined(member)) => {
                 if let Some((user, keys)) = parse_member(member) {
-                    state.on_joined(user, keys).await;
+                    state.on_joined(user, keys);
                 }
             }
             Some(room_event::Kind::Left(left)) => {
                 if let Ok(user) = UserId::parse(&left.user) {
-                    state.on_left(user, left.reason).await;
+                    state.on_left(user, left.reason);
                 }
             }
             None => {}
         }
     }
 
-    async fn on_frame(self: &Arc<Self>, body: server_frame::Body) {
+    fn on_frame(&self, body: server_frame::Body) {
         match body {
-            server_frame::Body::RoomEvent(event) => self.on_room_event(event).await,
-            server_frame::Body::Introduced(introduced) => self.on_introduced(introduced).await,
+            server_frame::Body::RoomEvent(event) => self.on_room_event(event),
+            server_frame::Body::Introduced(introduced) => self.on_introduced(introduced),
             server_frame::Body::Delivery(delivery) => {
                 let Some((_, state)) = self.room(&delivery.room) else {
                     return;
                 };
                 if let Ok(from) = UserId::parse(&delivery.from) {
-                    state
-                        .tell(RoomEvent::Message {
-                            from,
-                            payload: delivery.payload,
-                        })
-                        .await;
+                    let payload = delivery.payload;
+                    state.tell(RoomEvent::Message { from, payload });
                 }
             }
             server_frame::Body::Refused(refused) => {
                 let error = Error::refused(refused.code, &refused.message);
                 tracing::warn!(%error, frame = refused.seq, "message refused");
             }
-            server_frame::Body::IceServers(servers) => self.renew_credentials(&servers).await,
+            server_frame::Body::IceServers(servers) => self.renew_credentials(&servers),
             // The session deals with these itself.
             server_frame::Body::Welcome(_)
             | server_frame::Body::Reject(_)
@@ -393,17 +410,19 @@ impl Shared {
             tokio::spawn(renew(Arc::downgrade(self), servers.ttl_s));
             return;
         }
-        self.renew_credentials(&servers).await;
+        self.renew_credentials(&servers);
         if !welcome.resumed {
+            // What is being joined at this moment fails, as every request of the lost session.
             let rooms: Vec<_> = lock(&self.rooms)
                 .iter()
-                .map(|(id, s)| (id.clone(), s.clone()))
+                .filter(|(_, state)| state.is_joined())
+                .map(|(id, state)| (id.clone(), Arc::downgrade(state)))
                 .collect();
-            tokio::spawn(rejoin(self.clone(), rooms));
+            tokio::spawn(rejoin(self.session.clone(), rooms));
         }
     }
 
-    async fn renew_credentials(&self, servers: &v1::IceServers) {
+    fn renew_credentials(&self, servers: &v1::IceServers) {
         for server in servers
             .servers
             .iter()
@@ -440,49 +459,69 @@ async fn dispatch(
                     _ = gathered.send(());
                 }
             }
-            Event::Frame(body) => shared.on_frame(body).await,
+            Event::Frame(body) => shared.on_frame(body),
             Event::IntroductionRefused { to, error } => shared.links.on_refused(&to, &error),
+            Event::Response { result, reply } => {
+                if let Ok(response::Result::Joined(joined)) = &result {
+                    shared.on_members(joined);
+                }
+                // Whoever asked may have gone.
+                _ = reply.send(result);
+            }
             Event::Closed(error) => {
                 tracing::warn!(%error, "session over: rooms end, links go on");
-                lock(&shared.rooms).clear();
-                return;
+                break;
             }
+        }
+    }
+    if let Some(shared) = shared.upgrade() {
+        for (_, state) in lock(&shared.rooms).drain() {
+            state.end();
         }
     }
 }
 
 /// Joins the rooms again after the node has forgotten the session.
-async fn rejoin(shared: Arc<Shared>, rooms: Vec<(RoomId, Arc<RoomState>)>) {
+async fn rejoin(session: session::Handle, rooms: Vec<(RoomId, Weak<RoomState>)>) {
     for (id, state) in rooms {
-        let options = &state.options;
-        match shared
-            .join(&id, JoinMode::JoinOrCreate, options.members_max)
-            .await
+        let Some(members_max) = state.upgrade().map(|state| state.options.members_max) else {
+            continue;
+        };
+        if let Err(error) = join(&session, &id, JoinMode::JoinOrCreate, members_max).await
+            && let Some(state) = state.upgrade()
         {
-            Ok(members) => state.set_members(members),
-            Err(error) => state.tell(RoomEvent::Refused(error.to_string())).await,
+            state.tell(RoomEvent::Refused(error.to_string()));
         }
     }
 }
 
-/// Asks for new relay credentials before the old ones expire.
+/// Asks for new relay credentials before the old ones expire, until the session is over.
 async fn renew(shared: Weak<Shared>, ttl_s: u32) {
-    let mut ttl = Duration::from_secs(ttl_s.into());
+    let after = |ttl_s: u32| {
+        let ttl = Duration::from_secs(ttl_s.into());
+        ttl.mul_f64(RENEW_AFTER).max(RENEW_MIN)
+    };
+    let mut pause = after(ttl_s);
     loop {
-        tokio::time::sleep(ttl.mul_f64(RENEW_AFTER).max(RENEW_MIN)).await;
-        let Some(shared) = shared.upgrade() else {
+        tokio::time::sleep(pause).await;
+        let Some(session) = shared.upgrade().map(|shared| shared.session.clone()) else {
             return;
         };
         let kind = request::Kind::IceServers(v1::RefreshIceServers {});
-        match shared.session.request(kind).await {
+        pause = match session.request(kind).await {
             Ok(response::Result::IceServers(servers)) => {
-                ttl = Duration::from_secs(servers.ttl_s.into());
-                shared.renew_credentials(&servers).await;
+                if let Some(shared) = shared.upgrade() {
+                    shared.renew_credentials(&servers);
+                }
+                after(servers.ttl_s)
             }
-            Ok(_) => {}
+            Ok(_) => RENEW_MIN,
             Err(error) if error.is_closed() => return,
-            Err(error) => tracing::warn!(%error, "relay credentials not renewed yet"),
-        }
+            Err(error) => {
+                tracing::warn!(%error, "relay credentials not renewed yet");
+                RENEW_MIN
+            }
+        };
     }
 }
 

@@ -67,6 +67,14 @@ impl Error {
         }
     }
 
+    /// The node began a new session before it answered.
+    pub(crate) fn forgotten() -> Self {
+        Self {
+            kind: Kind::Unreachable,
+            message: "the node forgot the session before it answered: try again".to_owned(),
+        }
+    }
+
     pub(crate) fn token(why: &str) -> Self {
         Self {
             kind: Kind::Token,

@@ -1,20 +1,20 @@
 //! Rooms: where devices find each other.
 
+mod queue;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 use tombolo_path::Policy;
 use tombolo_wire::v1::{self, JoinMode, request, response};
 use tombolo_wire::{PublicKeys, RELIABLE_BYTES_MAX, RoomId, UNRELIABLE_BYTES_MAX, UserId};
 
-use crate::device::{Device, Shared};
+use crate::device::Device;
 use crate::error::Error;
 use crate::link::{Lane, Peer, SendError};
-
-/// Events that wait for the application.
-const EVENTS_MAX: usize = 1024;
+use crate::session;
+use queue::Queue;
 
 /// How a room is made, and how links to its members behave.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +35,8 @@ pub enum RoomEvent {
     Left {
         /// Who.
         user: UserId,
-        /// `left`, `disconnected` or `replaced`.
+        /// `left`, `disconnected` or `replaced`; `left` also for whoever went while this device
+        /// had lost its session.
         reason: String,
     },
     /// A member sent a message through the node.
@@ -49,6 +50,11 @@ pub enum RoomEvent {
     Peer(Peer),
     /// The node did not carry out a message of this device.
     Refused(String),
+    /// The application was too slow and missed events: look at [`Room::members`] again.
+    Lagged {
+        /// How many events.
+        missed: u64,
+    },
 }
 
 /// Access to rooms; see [`Device::rooms`].
@@ -83,31 +89,19 @@ impl Rooms<'_> {
     async fn enter(&self, room: &str, mode: JoinMode, options: RoomOptions) -> Result<Room, Error> {
         let id = RoomId::parse(room).map_err(Error::local)?;
         let device = &self.0.0;
-        // The room must know its events' place before the first one can come.
-        let (events_tx, events) = mpsc::channel(EVENTS_MAX);
-        let state = Arc::new(RoomState {
-            options,
-            members: Mutex::new(BTreeMap::new()),
-            events: events_tx,
-        });
+        let state = Arc::new(RoomState::new(options));
+        // The room must be known before its first event can come.
         if !device.add_room(&id, &state) {
             return Err(Error::local(format!("this device is in room {id} already")));
         }
-        match device.join(&id, mode, state.options.members_max).await {
-            Ok(members) => {
-                state.set_members(members);
-                Ok(Room {
-                    id,
-                    device: self.0.clone(),
-                    state,
-                    events,
-                })
-            }
-            Err(error) => {
-                device.remove_room(&id);
-                Err(error)
-            }
-        }
+        let room = Room {
+            id,
+            device: self.0.clone(),
+            state,
+        };
+        let members_max = room.state.options.members_max;
+        join(&device.session, &room.id, mode, members_max).await?;
+        Ok(room)
     }
 }
 
@@ -115,46 +109,99 @@ impl Rooms<'_> {
 #[derive(Debug)]
 pub(crate) struct RoomState {
     pub(crate) options: RoomOptions,
-    members: Mutex<BTreeMap<UserId, PublicKeys>>,
-    events: mpsc::Sender<RoomEvent>,
+    members: Mutex<Members>,
+    events: Queue,
+}
+
+#[derive(Debug, Default)]
+struct Members {
+    keys_by_user: BTreeMap<UserId, PublicKeys>,
+    /// Whether the node has let this device in.
+    is_joined: bool,
 }
 
 impl RoomState {
-    pub(crate) fn set_members(&self, members: Vec<(UserId, PublicKeys)>) {
-        self.members().extend(members);
+    fn new(options: RoomOptions) -> Self {
+        Self {
+            options,
+            members: Mutex::default(),
+            events: Queue::default(),
+        }
+    }
+
+    /// Takes in who is in the room now that this device is; tells what has changed since it was
+    /// there before.
+    pub(crate) fn on_members(&self, members: Vec<v1::Member>) {
+        let now: BTreeMap<_, _> = members.into_iter().filter_map(parse_member).collect();
+        let (before, was_joined) = {
+            let mut members = self.members();
+            let before = std::mem::replace(&mut members.keys_by_user, now.clone());
+            (before, std::mem::replace(&mut members.is_joined, true))
+        };
+        if !was_joined {
+            return;
+        }
+        for (user, keys) in &before {
+            let reason = match now.get(user) {
+                Some(same) if same == keys => continue,
+                Some(_) => "replaced",
+                None => "left",
+            };
+            self.tell(RoomEvent::Left {
+                user: user.clone(),
+                reason: reason.to_owned(),
+            });
+        }
+        for (user, keys) in now {
+            if before.get(&user) != Some(&keys) {
+                self.tell(RoomEvent::Joined(user));
+            }
+        }
+    }
+
+    pub(crate) fn on_joined(&self, user: UserId, keys: PublicKeys) {
+        self.members().keys_by_user.insert(user.clone(), keys);
+        self.tell(RoomEvent::Joined(user));
+    }
+
+    pub(crate) fn on_left(&self, user: UserId, reason: String) {
+        self.members().keys_by_user.remove(&user);
+        self.tell(RoomEvent::Left { user, reason });
+    }
+
+    /// Never waits: what a slow application has no place for is counted and dropped.
+    pub(crate) fn tell(&self, event: RoomEvent) {
+        self.events.push(event);
+    }
+
+    /// Ends the room's events.
+    pub(crate) fn end(&self) {
+        self.events.end();
     }
 
     pub(crate) fn keys_of(&self, user: &UserId) -> Option<PublicKeys> {
-        self.members().get(user).copied()
+        self.members().keys_by_user.get(user).copied()
     }
 
-    pub(crate) async fn on_joined(&self, user: UserId, keys: PublicKeys) {
-        self.members().insert(user.clone(), keys);
-        self.tell(RoomEvent::Joined(user)).await;
+    pub(crate) fn is_joined(&self) -> bool {
+        self.members().is_joined
     }
 
-    pub(crate) async fn on_left(&self, user: UserId, reason: String) {
-        self.members().remove(&user);
-        self.tell(RoomEvent::Left { user, reason }).await;
-    }
-
-    /// Waits for a slow application; one that dropped its room hears nothing.
-    pub(crate) async fn tell(&self, event: RoomEvent) {
-        _ = self.events.send(event).await;
-    }
-
-    fn members(&self) -> std::sync::MutexGuard<'_, BTreeMap<UserId, PublicKeys>> {
+    fn members(&self) -> std::sync::MutexGuard<'_, Members> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A room that this device is in. Dropping it stops its events; [`Room::leave`] tells the others.
+/// A room that this device is in. Dropping it leaves the room; [`Room::leave`] also says when that
+/// is done. Links to members go on either way.
+///
+/// Events wait for [`Room::next_event`] up to a bound; beyond it they are dropped and counted in
+/// [`RoomEvent::Lagged`].
 #[derive(Debug)]
 pub struct Room {
     id: RoomId,
     device: Device,
     state: Arc<RoomState>,
-    events: mpsc::Receiver<RoomEvent>,
 }
 
 impl Room {
@@ -167,12 +214,12 @@ impl Room {
     /// Everybody in the room, this device's user included, in order.
     #[must_use]
     pub fn members(&self) -> Vec<UserId> {
-        self.state.members().keys().cloned().collect()
+        self.state.members().keys_by_user.keys().cloned().collect()
     }
 
     /// The next event; `None` when the session is over.
     pub async fn next_event(&mut self) -> Option<RoomEvent> {
-        self.events.recv().await
+        self.state.events.next().await
     }
 
     /// Sends a message to every other member, through the node.
@@ -234,17 +281,27 @@ impl Room {
     /// # Errors
     /// When the session is over.
     pub async fn leave(self) -> Result<(), Error> {
-        self.device.0.remove_room(&self.id);
-        let leave = v1::Leave {
-            room: self.id.to_string(),
-        };
-        self.device
-            .0
-            .session
-            .request(request::Kind::Leave(leave))
-            .await
-            .map(drop)
+        let answer = self.device.0.session.ask(leave(&self.id)).await?;
+        self.device.0.remove_room(&self.id, &self.state);
+        answer.answer().await.map(drop)
     }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let shared = &self.device.0;
+        // A room that is still being joined is left when the node answers.
+        if shared.remove_room(&self.id, &self.state) && self.state.is_joined() {
+            shared.session.ask_aside(leave(&self.id));
+        }
+    }
+}
+
+/// The request that leaves a room.
+pub(crate) fn leave(id: &RoomId) -> request::Kind {
+    request::Kind::Leave(v1::Leave {
+        room: id.to_string(),
+    })
 }
 
 /// A link to be; see [`Room::peer`].
@@ -287,30 +344,24 @@ impl PeerBuilder<'_> {
     }
 }
 
-impl Shared {
-    /// Asks the node for a place in a room; returns the members.
-    pub(crate) async fn join(
-        &self,
-        id: &RoomId,
-        mode: JoinMode,
-        members_max: u32,
-    ) -> Result<Vec<(UserId, PublicKeys)>, Error> {
-        let join = v1::Join {
-            room: id.to_string(),
-            mode: mode.into(),
-            members_max,
-        };
-        match self.session.request(request::Kind::Join(join)).await? {
-            response::Result::Joined(joined) => Ok(joined
-                .members
-                .into_iter()
-                .filter_map(parse_member)
-                .collect()),
-            response::Result::Failure(_)
-            | response::Result::Left(_)
-            | response::Result::IceServers(_) => {
-                Err(Error::local("the node answered another question"))
-            }
+/// Asks the node for a place in a room. By the time it has answered, the members are known.
+pub(crate) async fn join(
+    session: &session::Handle,
+    id: &RoomId,
+    mode: JoinMode,
+    members_max: u32,
+) -> Result<(), Error> {
+    let join = v1::Join {
+        room: id.to_string(),
+        mode: mode.into(),
+        members_max,
+    };
+    match session.request(request::Kind::Join(join)).await? {
+        response::Result::Joined(_) => Ok(()),
+        response::Result::Failure(_)
+        | response::Result::Left(_)
+        | response::Result::IceServers(_) => {
+            Err(Error::local("the node answered another question"))
         }
     }
 }

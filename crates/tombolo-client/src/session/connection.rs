@@ -60,7 +60,8 @@ pub(crate) struct Connection {
     outgoing: mpsc::Sender<ClientFrame>,
     incoming: mpsc::Receiver<ServerFrame>,
     quic: Option<noq::Connection>,
-    _tasks: JoinSet<()>,
+    writer: JoinSet<()>,
+    _reader: JoinSet<()>,
 }
 
 impl Connection {
@@ -126,19 +127,22 @@ impl Connection {
         self.incoming.recv().await
     }
 
-    /// Ends the connection once everything sent is written.
+    /// Ends the connection once the node has everything that was sent.
     pub(crate) async fn finish(self) {
         let Self {
             outgoing,
+            mut incoming,
             quic,
-            mut _tasks,
+            mut writer,
+            _reader,
             ..
         } = self;
         drop(outgoing);
-        // The writer ends first; a node that does not read must not hold us up.
-        _ = tokio::time::timeout(Duration::from_millis(300), _tasks.join_next()).await;
-        if let Some(quic) = quic {
-            quic.close(0u8.into(), b"goodbye");
+        _ = writer.join_next().await;
+        match quic {
+            Some(quic) => quic.close(0u8.into(), b"goodbye"),
+            // The node's end confirms; a socket closed with unread bytes could lose ours.
+            None => while incoming.recv().await.is_some() {},
         }
     }
 }
@@ -175,15 +179,16 @@ async fn open_quic(
     let (send, receive) = connection.open_bi().await.map_err(|e| failed(&e))?;
     let (outgoing, outgoing_rx) = mpsc::channel(FRAMES_MAX);
     let (incoming_tx, incoming) = mpsc::channel(FRAMES_MAX);
-    let mut tasks = JoinSet::new();
-    tasks.spawn(write_stream(send, outgoing_rx));
-    tasks.spawn(read_quic(connection.clone(), receive, incoming_tx));
+    let (mut writer, mut reader) = (JoinSet::new(), JoinSet::new());
+    writer.spawn(write_stream(send, outgoing_rx));
+    reader.spawn(read_quic(connection.clone(), receive, incoming_tx));
     Ok(Connection {
         transport: Transport::Quic,
         outgoing,
         incoming,
         quic: Some(connection),
-        _tasks: tasks,
+        writer,
+        _reader: reader,
     })
 }
 
@@ -262,15 +267,16 @@ async fn open_websocket(url: &ServerUrl, address: SocketAddr) -> Result<Connecti
     let (sink, stream) = socket.split();
     let (outgoing, outgoing_rx) = mpsc::channel(FRAMES_MAX);
     let (incoming_tx, incoming) = mpsc::channel(FRAMES_MAX);
-    let mut tasks = JoinSet::new();
-    tasks.spawn(write_websocket(sink, outgoing_rx));
-    tasks.spawn(read_websocket(stream, incoming_tx));
+    let (mut writer, mut reader) = (JoinSet::new(), JoinSet::new());
+    writer.spawn(write_websocket(sink, outgoing_rx));
+    reader.spawn(read_websocket(stream, incoming_tx));
     Ok(Connection {
         transport: Transport::WebSocket,
         outgoing,
         incoming,
         quic: None,
-        _tasks: tasks,
+        writer,
+        _reader: reader,
     })
 }
 

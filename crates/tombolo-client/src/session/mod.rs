@@ -7,35 +7,35 @@
 //! arrives twice.
 
 mod connection;
+mod reconnect;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
+use tombolo_wire::ServerUrl;
 use tombolo_wire::resend::{Inbox, Limits, Outbox, Receipt};
 use tombolo_wire::v1::{
-    Ack, ClientFrame, DeviceKeys, ErrorCode, Failure, Goodbye, Hello, Introduce, Reject, Request,
-    Resume, Send, ServerFrame, Welcome, client_frame, request, response, server_frame,
+    Ack, ClientFrame, DeviceKeys, Failure, Goodbye, Introduce, Reject, Request, Send, ServerFrame,
+    Welcome, client_frame, request, response, server_frame,
 };
-use tombolo_wire::{ServerUrl, VERSION};
 
 pub(crate) use connection::Connection;
 pub use connection::Transport;
+use reconnect::{Backoff, is_passing};
 
 use crate::error::Error;
-use crate::http::development_token;
 
 const COMMANDS_MAX: usize = 256;
 /// Introductions that are remembered in case they are refused.
 const INTRODUCTIONS_MAX: usize = 256;
 const EVENTS_MAX: usize = 1024;
-const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
-/// First pause before another connection; doubles up to [`RETRY_MAX`].
-const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(5);
-/// After so long without a connection the session is given up.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
+/// A connection that ends sooner is not replaced at once, lest connections chase each other.
+const LASTING: Duration = Duration::from_secs(1);
+/// How long the last messages and the goodbye may take.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What proves who the user is.
 #[derive(Clone, Debug)]
@@ -46,11 +46,14 @@ pub(crate) enum Credential {
     Development(String),
 }
 
+/// Where the answer to a request goes.
+pub(crate) type Reply = oneshot::Sender<Result<response::Result, Error>>;
+
 /// What the application's side asks of the session.
 pub(crate) enum Command {
     Request {
         kind: request::Kind,
-        reply: oneshot::Sender<Result<response::Result, Error>>,
+        reply: Reply,
     },
     SendReliable {
         message: Send,
@@ -71,6 +74,12 @@ pub(crate) enum Event {
         transport: Transport,
     },
     Frame(server_frame::Body),
+    /// The node answered a request: in order with the frames, so that a room's members are known
+    /// before its events come. Whoever handles it passes the result on.
+    Response {
+        result: Result<response::Result, Error>,
+        reply: Reply,
+    },
     /// The node did not hand an introduction on.
     IntroductionRefused {
         to: Introduced,
@@ -94,9 +103,20 @@ pub(crate) struct Handle(mpsc::Sender<Command>);
 
 impl Handle {
     pub(crate) async fn request(&self, kind: request::Kind) -> Result<response::Result, Error> {
+        self.ask(kind).await?.answer().await
+    }
+
+    /// Sends a request; its answer can be waited for later, or not at all.
+    pub(crate) async fn ask(&self, kind: request::Kind) -> Result<Answer, Error> {
         let (reply, answer) = oneshot::channel();
         self.command(Command::Request { kind, reply }).await?;
-        answer.await.map_err(|_| closed())?
+        Ok(Answer(answer))
+    }
+
+    /// Asks without waiting, and without hearing the answer.
+    pub(crate) fn ask_aside(&self, kind: request::Kind) {
+        let (reply, _) = oneshot::channel();
+        self.command_aside(Command::Request { kind, reply });
     }
 
     pub(crate) async fn send_reliable(&self, message: Send) -> Result<(), Error> {
@@ -111,8 +131,51 @@ impl Handle {
         _ = self.0.try_send(Command::SendUnreliable(message));
     }
 
+    /// Takes leave of the cluster; returns when the node has the goodbye, or after a moment.
+    pub(crate) async fn close(&self) {
+        let (done, goodbye) = oneshot::channel();
+        let farewell = async {
+            if self.command(Command::Close(done)).await.is_ok() {
+                _ = goodbye.await;
+            }
+        };
+        // Without an answer the driver is stuck in a connection that is about to break.
+        _ = tokio::time::timeout(GOODBYE_TIMEOUT, farewell).await;
+    }
+
+    /// Takes leave without waiting; false when the session is over already.
+    pub(crate) fn close_aside(&self) -> bool {
+        let (done, _) = oneshot::channel();
+        self.command_aside(Command::Close(done))
+    }
+
+    /// Sends a command that must not be lost, without waiting; false when the session is over.
+    fn command_aside(&self, command: Command) -> bool {
+        match self.0.try_send(command) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+            Err(mpsc::error::TrySendError::Full(command)) => {
+                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                    let handle = self.clone();
+                    runtime.spawn(async move { handle.command(command).await });
+                }
+                true
+            }
+        }
+    }
+
     pub(crate) async fn command(&self, command: Command) -> Result<(), Error> {
         self.0.send(command).await.map_err(|_| closed())
+    }
+}
+
+/// The answer to a request, to come.
+#[derive(Debug)]
+pub(crate) struct Answer(oneshot::Receiver<Result<response::Result, Error>>);
+
+impl Answer {
+    pub(crate) async fn answer(self) -> Result<response::Result, Error> {
+        self.0.await.map_err(|_| closed())?
     }
 }
 
@@ -133,7 +196,7 @@ pub(crate) async fn open(
     let (events, events_rx) = mpsc::channel(EVENTS_MAX);
     let mut driver = Driver {
         endpoint,
-        config,
+        config: Arc::new(config),
         state: State::default(),
         resume_token: None,
         commands,
@@ -148,7 +211,7 @@ pub(crate) async fn open(
 struct State {
     outbox: Outbox<ClientFrame>,
     inbox: Inbox,
-    requests: HashMap<u64, oneshot::Sender<Result<response::Result, Error>>>,
+    requests: HashMap<u64, Reply>,
     /// By their frame's number: introductions that the node may still refuse, the oldest first.
     introductions: BTreeMap<u64, Introduced>,
     next_request: u64,
@@ -168,7 +231,7 @@ impl Default for State {
 
 struct Driver {
     endpoint: noq::Endpoint,
-    config: Config,
+    config: Arc<Config>,
     state: State,
     resume_token: Option<Bytes>,
     commands: mpsc::Receiver<Command>,
@@ -178,134 +241,65 @@ struct Driver {
 /// Why a connection is not used any more.
 enum End {
     Broken,
-    /// The application closed the session, or dropped it.
-    Closed,
+    /// The node leaves, or has no place at the moment: another connection is worth a pause.
+    SentAway,
+    /// The application closed the session, and waits for the answer, or dropped it.
+    Closed(Option<oneshot::Sender<()>>),
     Refused(Error),
 }
 
 impl Driver {
     async fn run(mut self, mut connection: Connection) {
+        let mut backoff = Backoff::default();
         loop {
-            match self.serve(&mut connection).await {
-                End::Closed => {
-                    connection.finish().await;
-                    return;
-                }
-                End::Refused(error) => return self.close(error).await,
-                End::Broken => drop(connection),
+            let connected = Instant::now();
+            let end = self.serve(&mut connection).await;
+            let has_lasted = connected.elapsed() >= LASTING;
+            if has_lasted {
+                backoff = Backoff::default();
             }
-            connection = match self.reconnect().await {
+            let is_hurried = match end {
+                End::Closed(done) => return self.leave(connection, done).await,
+                End::Refused(error) => return self.close(error).await,
+                End::Broken => has_lasted,
+                End::SentAway => false,
+            };
+            drop(connection);
+            connection = match self.reconnect(&mut backoff, is_hurried).await {
                 Ok(connection) => connection,
-                Err(error) => return self.close(error).await,
+                Err(End::Refused(error)) => return self.close(error).await,
+                // Without a connection there is nobody to say goodbye to.
+                Err(End::Closed(done)) => return self.end(done),
+                Err(End::Broken | End::SentAway) => return,
             };
         }
+    }
+
+    /// Sends what waits and the goodbye; a node that does not read them must not hold us up.
+    async fn leave(mut self, connection: Connection, done: Option<oneshot::Sender<()>>) {
+        let farewell = async {
+            self.flush(&connection).await;
+            connection.send(goodbye()).await;
+            connection.finish().await;
+        };
+        if tokio::time::timeout(GOODBYE_TIMEOUT, farewell)
+            .await
+            .is_err()
+        {
+            tracing::info!("the node did not take the goodbye in time");
+        }
+        self.end(done);
+    }
+
+    /// Ends what the application wants to end: the endpoint, too, has served its time.
+    fn end(self, done: Option<oneshot::Sender<()>>) {
+        self.endpoint.close(0u8.into(), b"device closed");
+        _ = done.map(|done| done.send(()));
     }
 
     async fn close(self, error: Error) {
         tracing::warn!(%error, "session closed");
         _ = self.events.send(Event::Closed(error)).await;
-    }
-
-    async fn reconnect(&mut self) -> Result<Connection, Error> {
-        let started = Instant::now();
-        let mut pause = RETRY_MIN;
-        loop {
-            match self.connect().await {
-                Ok(connection) => return Ok(connection),
-                Err(error) if error.code() == Some(ErrorCode::NotResumable) => {
-                    tracing::info!("the session cannot be resumed: starting another");
-                    self.resume_token = None;
-                    continue;
-                }
-                Err(error) if error.is_unreachable() && started.elapsed() < GIVE_UP_AFTER => {
-                    tracing::info!(%error, retry_in = ?pause, "the connection to the node is broken");
-                }
-                Err(error) => return Err(error),
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY_MAX);
-        }
-    }
-
-    /// Opens a connection and the session on it, resuming where there is one.
-    async fn connect(&mut self) -> Result<Connection, Error> {
-        let token = match &self.config.credential {
-            Credential::Token(token) => token.clone(),
-            Credential::Development(user) => development_token(&self.config.url, user).await?,
-        };
-        let mut connection = Connection::open(&self.endpoint, &self.config.url).await?;
-        let hello = Hello {
-            version: VERSION,
-            token,
-            keys: Some(self.config.keys.clone()),
-            resume: self.resume_token.clone().map(|token| Resume { token }),
-            agent: self.config.agent.clone(),
-        };
-        let hello = ClientFrame {
-            ack: self.state.inbox.received(),
-            body: Some(client_frame::Body::Hello(hello)),
-            ..ClientFrame::default()
-        };
-        connection.send(hello).await;
-        let answer = tokio::time::timeout(WELCOME_TIMEOUT, connection.receive()).await;
-        let url = &self.config.url;
-        let Ok(frame) = answer else {
-            return Err(Error::unreachable(
-                url,
-                "the node did not answer the greeting",
-            ));
-        };
-        let Some(ServerFrame {
-            ack,
-            body: Some(body),
-            ..
-        }) = frame
-        else {
-            return Err(Error::unreachable(url, "the node closed the connection"));
-        };
-        match body {
-            server_frame::Body::Welcome(welcome) => {
-                self.on_welcome(welcome, ack, connection.transport).await?;
-                Ok(connection)
-            }
-            server_frame::Body::Reject(reject) => Err(rejected(&reject)),
-            server_frame::Body::Pong(_)
-            | server_frame::Body::Response(_)
-            | server_frame::Body::RoomEvent(_)
-            | server_frame::Body::Delivery(_)
-            | server_frame::Body::Introduced(_)
-            | server_frame::Body::Refused(_)
-            | server_frame::Body::GoAway(_)
-            | server_frame::Body::Acknowledge(_)
-            | server_frame::Body::IceServers(_) => Err(Error::unreachable(
-                url,
-                "the node did not greet: is it a Tombolo node?",
-            )),
-        }
-    }
-
-    async fn on_welcome(
-        &mut self,
-        welcome: Welcome,
-        ack: u64,
-        transport: Transport,
-    ) -> Result<(), Error> {
-        self.resume_token = Some(welcome.resume_token.clone());
-        if welcome.resumed {
-            self.state.outbox.handle_ack(ack).map_err(Error::local)?;
-            self.state.outbox.rewind();
-        } else {
-            // Requests of the lost session fail: their senders are dropped here.
-            self.state = State::default();
-        }
-        tracing::info!(
-            node = welcome.node,
-            resumed = welcome.resumed,
-            ?transport,
-            "session connected"
-        );
-        let event = Event::Connected { welcome, transport };
-        self.events.send(event).await.map_err(|_| closed())
     }
 
     async fn serve(&mut self, connection: &mut Connection) -> End {
@@ -322,11 +316,8 @@ impl Driver {
                     }
                 }
                 command = self.commands.recv() => {
-                    let Some(command) = command else {
-                        connection.send(goodbye()).await;
-                        return End::Closed;
-                    };
-                    if let Some(end) = self.on_command(command, connection).await {
+                    let Some(command) = command else { return End::Closed(None) };
+                    if let Some(end) = self.on_command(command, Some(connection)) {
                         return end;
                     }
                 }
@@ -350,7 +341,8 @@ impl Driver {
         true
     }
 
-    async fn on_command(&mut self, command: Command, connection: &Connection) -> Option<End> {
+    /// Carries a command out; without a connection, what is reliable waits for the next one.
+    fn on_command(&mut self, command: Command, connection: Option<&Connection>) -> Option<End> {
         match command {
             Command::Request { kind, reply } => {
                 let id = self.state.next_request;
@@ -369,20 +361,16 @@ impl Driver {
                 _ = done.send(pushed);
             }
             Command::SendUnreliable(message) => {
-                let body = Some(client_frame::Body::Send(message));
-                connection.send_unreliable(ClientFrame {
-                    seq: 0,
-                    ack: 0,
-                    body,
-                });
+                let frame = ClientFrame {
+                    body: Some(client_frame::Body::Send(message)),
+                    ..ClientFrame::default()
+                };
+                if let Some(connection) = connection {
+                    connection.send_unreliable(frame);
+                }
             }
             Command::Introduce(introduce) => self.introduce(introduce),
-            Command::Close(done) => {
-                self.flush(connection).await;
-                connection.send(goodbye()).await;
-                _ = done.send(());
-                return Some(End::Closed);
-            }
+            Command::Close(done) => return Some(End::Closed(Some(done))),
         }
         None
     }
@@ -447,29 +435,36 @@ impl Driver {
                     Some(result) => Ok(result),
                     None => Err(Error::local("the node's response is empty")),
                 };
-                _ = reply.send(result);
-                Ok(())
+                self.tell(Event::Response { result, reply }).await
             }
             Some(server_frame::Body::Refused(refused))
                 if let Some(to) = self.state.introductions.remove(&refused.seq) =>
             {
                 let error = Error::refused(refused.code, &refused.message);
-                let event = Event::IntroductionRefused { to, error };
-                self.events.send(event).await.map_err(|_| End::Closed)
+                self.tell(Event::IntroductionRefused { to, error }).await
             }
-            Some(server_frame::Body::Reject(reject)) => Err(End::Refused(rejected(&reject))),
+            Some(server_frame::Body::Reject(reject)) => {
+                let error = rejected(&reject);
+                Err(if is_passing(&error) {
+                    tracing::info!(%error, "the node ended the connection");
+                    End::SentAway
+                } else {
+                    End::Refused(error)
+                })
+            }
             // The node leaves: its next connection attempt finds another node, or the same anew.
             Some(server_frame::Body::GoAway(go_away)) => {
                 tracing::info!(reason = go_away.reason, "the node is leaving");
-                Err(End::Broken)
+                Err(End::SentAway)
             }
             Some(server_frame::Body::Acknowledge(_) | server_frame::Body::Pong(_)) | None => Ok(()),
-            Some(body) => self
-                .events
-                .send(Event::Frame(body))
-                .await
-                .map_err(|_| End::Closed),
+            Some(body) => self.tell(Event::Frame(body)).await,
         }
+    }
+
+    /// Tells the device; without one the session is of no use.
+    async fn tell(&self, event: Event) -> Result<(), End> {
+        self.events.send(event).await.map_err(|_| End::Closed(None))
     }
 }
 

@@ -1,0 +1,193 @@
+//! Events that wait for the application, which may be slow, or not listen at all.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::RoomEvent;
+
+/// Events that wait; what comes on top is counted and dropped.
+const EVENTS_MAX: usize = 1024;
+/// Messages stop here, so that they do not crowd members and links out.
+const MESSAGES_MAX: usize = 768;
+/// Bytes of messages that wait.
+const BYTES_MAX: usize = 8 << 20;
+const _: () = assert!(MESSAGES_MAX < EVENTS_MAX);
+
+/// A bounded queue with one reader. Writers never wait: one room must not hold up the others.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+    /// Wakes the reader.
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    events: VecDeque<RoomEvent>,
+    bytes: usize,
+    /// Dropped since the last event that was taken in.
+    missed: u64,
+    is_over: bool,
+}
+
+impl Queue {
+    pub(super) fn push(&self, event: RoomEvent) {
+        let mut state = self.lock();
+        if state.is_over {
+            return;
+        }
+        if state.has_place(&event) {
+            if state.missed > 0 {
+                let missed = std::mem::take(&mut state.missed);
+                state.events.push_back(RoomEvent::Lagged { missed });
+            }
+            state.bytes += bytes(&event);
+            state.events.push_back(event);
+        } else {
+            state.missed += 1;
+        }
+        drop(state);
+        self.news.notify_one();
+    }
+
+    /// Lets the reader have what waits, and nothing more.
+    pub(super) fn end(&self) {
+        self.lock().is_over = true;
+        self.news.notify_one();
+    }
+
+    /// The next event; `None` at the end. Losing the future loses no event.
+    pub(super) async fn next(&self) -> Option<RoomEvent> {
+        loop {
+            let news = self.news.notified();
+            {
+                let mut state = self.lock();
+                if let Some(event) = state.pop() {
+                    return Some(event);
+                }
+                if state.is_over {
+                    return None;
+                }
+            }
+            news.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn has_place(&self, event: &RoomEvent) -> bool {
+        // What was missed is told first, and takes a place as well.
+        let places = self.events.len() + usize::from(self.missed > 0);
+        match event {
+            RoomEvent::Message { payload, .. } => {
+                places < MESSAGES_MAX && self.bytes + payload.len() <= BYTES_MAX
+            }
+            RoomEvent::Joined(_)
+            | RoomEvent::Left { .. }
+            | RoomEvent::Peer(_)
+            | RoomEvent::Refused(_)
+            | RoomEvent::Lagged { .. } => places < EVENTS_MAX,
+        }
+    }
+
+    fn pop(&mut self) -> Option<RoomEvent> {
+        if let Some(event) = self.events.pop_front() {
+            self.bytes -= bytes(&event);
+            return Some(event);
+        }
+        let missed = std::mem::take(&mut self.missed);
+        (missed > 0).then_some(RoomEvent::Lagged { missed })
+    }
+}
+
+fn bytes(event: &RoomEvent) -> usize {
+    match event {
+        RoomEvent::Message { payload, .. } => payload.len(),
+        RoomEvent::Joined(_)
+        | RoomEvent::Left { .. }
+        | RoomEvent::Peer(_)
+        | RoomEvent::Refused(_)
+        | RoomEvent::Lagged { .. } => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tombolo_wire::UserId;
+
+    use super::*;
+
+    fn message(payload: &[u8]) -> RoomEvent {
+        RoomEvent::Message {
+            from: UserId::parse("alice").unwrap(),
+            payload: payload.to_vec().into(),
+        }
+    }
+
+    fn joined(number: usize) -> RoomEvent {
+        RoomEvent::Joined(UserId::parse(&format!("user-{number}")).unwrap())
+    }
+
+    #[tokio::test]
+    async fn messages_on_top_are_counted_and_leave_room_for_members() {
+        let queue = Queue::default();
+        for _ in 0..MESSAGES_MAX + 5 {
+            queue.push(message(b"x"));
+        }
+        queue.push(joined(0));
+        for _ in 0..MESSAGES_MAX {
+            assert!(matches!(
+                queue.next().await,
+                Some(RoomEvent::Message { .. })
+            ));
+        }
+        assert!(matches!(
+            queue.next().await,
+            Some(RoomEvent::Lagged { missed: 5 })
+        ));
+        assert!(matches!(queue.next().await, Some(RoomEvent::Joined(_))));
+        queue.push(message(b"again"));
+        assert!(matches!(
+            queue.next().await,
+            Some(RoomEvent::Message { .. })
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_gap_is_told_even_when_nothing_follows() {
+        let queue = Queue::default();
+        for number in 0..EVENTS_MAX + 2 {
+            queue.push(joined(number));
+        }
+        queue.end();
+        for _ in 0..EVENTS_MAX {
+            assert!(matches!(queue.next().await, Some(RoomEvent::Joined(_))));
+        }
+        assert!(matches!(
+            queue.next().await,
+            Some(RoomEvent::Lagged { missed: 2 })
+        ));
+        assert!(queue.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn large_messages_are_bounded_by_their_bytes() {
+        let queue = Queue::default();
+        let payload = vec![0; BYTES_MAX / 2];
+        for _ in 0..3 {
+            queue.push(message(&payload));
+        }
+        queue.end();
+        let mut messages = 0;
+        while let Some(event) = queue.next().await {
+            messages += usize::from(matches!(event, RoomEvent::Message { .. }));
+        }
+        assert_eq!(messages, 2);
+    }
+}
