@@ -27,6 +27,8 @@ use crate::session::{Command, Handle};
 
 /// The peer must answer an introduction within this time.
 const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(15);
+/// QUIC says goodbye, and says it again to a peer that still talks, within this time.
+const GOODBYE: Duration = Duration::from_millis(300);
 /// A link that is replaced ends within this time.
 const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(1);
 /// From the introductions to a working QUIC connection.
@@ -418,6 +420,8 @@ impl Driver {
         };
         connection.close(0u8.into(), b"closed");
         writing.abort();
+        // The goodbye needs the peer's place in the socket a little longer.
+        tokio::time::sleep(GOODBYE).await;
         reason
     }
 
