@@ -81,6 +81,13 @@ impl Pair {
     }
 }
 
+/// Waits until a member is in the room.
+pub(crate) async fn joined(room: &Room, name: &str) {
+    while !room.members().contains(&user(name)) {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// The next link that another member starts.
 pub(crate) async fn incoming(room: &mut Room) -> Peer {
     loop {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use tombolo_client::{Lane, LinkState, Policy, RELIABLE_BYTES_MAX, RoomOptions, SendError, Via};
 
-use crate::lab::{Pair, incoming, node, reach, recv, soon, user};
+use crate::lab::{Pair, device, incoming, joined, node, reach, recv, soon, user};
 
 fn with_policy(policy: Policy) -> RoomOptions {
     RoomOptions {
@@ -31,10 +31,7 @@ async fn two_devices_talk_on_every_lane() {
 #[tokio::test]
 async fn first_messages_of_both_ends_cross_and_arrive_before_later_ones() {
     let node = node().await;
-    let (alice, bob) = (
-        crate::lab::device(&node, "a").await,
-        crate::lab::device(&node, "b").await,
-    );
+    let (alice, bob) = (device(&node, "a").await, device(&node, "b").await);
     let alice_room = alice
         .rooms()
         .join_or_create("x", RoomOptions::default())
@@ -240,7 +237,7 @@ async fn a_member_that_comes_back_gets_a_new_link() {
     soon(alice.close()).await;
     reach(&to_alice, LinkState::Lost).await;
 
-    let alice = crate::lab::device(&node, "alice").await;
+    let alice = device(&node, "alice").await;
     let room = alice
         .rooms()
         .join_or_create("pair", RoomOptions::default())
@@ -256,7 +253,7 @@ async fn a_member_that_comes_back_gets_a_new_link() {
 #[tokio::test]
 async fn a_member_that_does_not_exist_cannot_be_reached() {
     let node = node().await;
-    let alice = crate::lab::device(&node, "alice").await;
+    let alice = device(&node, "alice").await;
     let room = alice
         .rooms()
         .join_or_create("alone", RoomOptions::default())
@@ -273,5 +270,110 @@ async fn a_member_that_does_not_exist_cannot_be_reached() {
         error.is_closed() && error.to_string().contains("not in room"),
         "{error}"
     );
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn more_first_messages_than_an_introduction_takes_go_over_the_link() {
+    let node = node().await;
+    let (alice, bob) = (device(&node, "alice").await, device(&node, "bob").await);
+    let options = RoomOptions::default;
+    let alice_room = alice.rooms().create("x", options()).await.unwrap();
+    let mut bob_room = bob.rooms().join("x", options()).await.unwrap();
+    soon(joined(&alice_room, "bob")).await;
+    let mut link = alice_room.peer(&user("bob"));
+    for number in 0..100u8 {
+        link = link.first_message(Lane::Reliable, vec![number]);
+    }
+    let _to_bob = link.open().unwrap();
+    let to_alice = soon(incoming(&mut bob_room)).await;
+    for number in 0..100u8 {
+        assert_eq!(recv(&to_alice).await.payload, vec![number]);
+    }
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_link_that_is_let_go_at_once_still_delivers() {
+    let node = node().await;
+    let (alice, bob) = (device(&node, "alice").await, device(&node, "bob").await);
+    let options = RoomOptions::default;
+    let alice_room = alice.rooms().create("x", options()).await.unwrap();
+    let mut bob_room = bob.rooms().join("x", options()).await.unwrap();
+    soon(joined(&alice_room, "bob")).await;
+    let to_bob = alice_room.peer(&user("bob")).open().unwrap();
+    to_bob.send(Lane::Reliable, "a word in passing").unwrap();
+    drop(to_bob);
+    let to_alice = soon(incoming(&mut bob_room)).await;
+    assert_eq!(recv(&to_alice).await.payload, "a word in passing");
+    reach(&to_alice, LinkState::Lost).await;
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_has_arrived_is_read_even_after_the_link_is_over() {
+    // More than the application's queue holds, so that the rest waits inside QUIC.
+    const MESSAGES: u16 = 3000;
+    let node = node().await;
+    let pair = Pair::new(&node, RoomOptions::default()).await;
+    for number in 0..MESSAGES {
+        let payload = number.to_be_bytes().to_vec();
+        pair.to_bob
+            .send_when_ready(Lane::Reliable, payload)
+            .await
+            .unwrap();
+    }
+    pair.to_bob.close();
+    soon(pair.to_bob.closed()).await;
+    for number in 0..MESSAGES {
+        assert_eq!(
+            recv(&pair.to_alice).await.payload,
+            number.to_be_bytes().as_slice()
+        );
+    }
+    assert_eq!(soon(pair.to_alice.recv()).await, None);
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn first_messages_over_the_limit_are_refused() {
+    let node = node().await;
+    let pair = Pair::new(&node, RoomOptions::default()).await;
+    let carol = device(&node, "carol").await;
+    let _room = carol
+        .rooms()
+        .join("pair", RoomOptions::default())
+        .await
+        .unwrap();
+    soon(joined(&pair.alice_room, "carol")).await;
+    let too_long = vec![0; RELIABLE_BYTES_MAX + 1];
+    let link = pair
+        .alice_room
+        .peer(&user("carol"))
+        .first_message(Lane::Reliable, too_long);
+    let error = link.open().unwrap_err();
+    assert!(
+        error.to_string().contains(&RELIABLE_BYTES_MAX.to_string()),
+        "{error}"
+    );
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn two_devices_have_one_link_in_however_many_rooms_they_meet() {
+    let node = node().await;
+    let pair = Pair::new(&node, RoomOptions::default()).await;
+    let options = RoomOptions::default;
+    let other = pair.alice.rooms().create("other", options()).await.unwrap();
+    let _bob_other = pair.bob.rooms().join("other", options()).await.unwrap();
+    soon(joined(&other, "bob")).await;
+    let again = other
+        .peer(&user("bob"))
+        .first_message(Lane::Reliable, "again")
+        .open()
+        .unwrap();
+    assert_eq!(recv(&pair.to_alice).await.payload, "again");
+    drop((again, pair.to_bob));
+    soon(pair.to_alice.closed()).await;
     node.shutdown().await;
 }

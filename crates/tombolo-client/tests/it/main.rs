@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod abuse;
+mod endings;
 mod lab;
 mod links;
 mod rooms;
+mod script;
 mod sessions;
