@@ -36,6 +36,8 @@ pub struct Scenario {
     pub traffic: Traffic,
     /// When the direct path is cut and healed, if it is.
     pub cut: Option<Cut>,
+    /// When the first site's router forgets all its mappings, if it does; from the start.
+    pub reboot_after: Option<Duration>,
     /// Bounds for the medians over all runs.
     pub limits: Limits,
 }
@@ -99,6 +101,7 @@ impl Scenario {
                 size: 64,
             },
             cut: None,
+            reboot_after: None,
             limits: Limits::default(),
         }
     }

@@ -261,6 +261,7 @@ struct Story<'a> {
     deadline: Instant,
     step: Step,
     cut: Option<(f64, f64)>,
+    reboot_at: Option<Instant>,
 }
 
 /// How far the cut has come.
@@ -285,6 +286,7 @@ impl<'a> Story<'a> {
                 Step::Done
             },
             cut: None,
+            reboot_at: scenario.reboot_after.map(|after| Instant::now() + after),
         }
     }
 
@@ -301,6 +303,7 @@ impl<'a> Story<'a> {
                 Step::CutAt(at) | Step::HealAt(at, _) => at.min(self.deadline),
                 Step::Connecting | Step::Done => self.deadline,
             };
+            let next = self.reboot_at.map_or(next, |at| at.min(next));
             match lines.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok((index, Some(line))) => self.hear(index, line),
                 Ok((index, None)) => self.ended[index] = true,
@@ -321,6 +324,10 @@ impl<'a> Story<'a> {
     }
 
     fn advance(&mut self, lab: &Lab) -> Result<(), RunError> {
+        if self.reboot_at.is_some_and(|at| Instant::now() >= at) {
+            self.reboot_at = None;
+            lab.reboot_nat(&self.scenario.a.name)?;
+        }
         let (Some(cut), Some(b)) = (self.scenario.cut, &self.scenario.b) else {
             return Ok(());
         };

@@ -145,6 +145,20 @@ pub fn extras() -> Vec<Scenario> {
             Site::new("b", Profile::PortRestricted),
             Expect::Relayed,
         ),
+        Scenario {
+            reboot_after: Some(Duration::from_secs(3)),
+            traffic: Traffic {
+                every: Duration::from_millis(20),
+                count: 900,
+                size: 64,
+            },
+            ..named(
+                "nat-reboot",
+                Site::new("a", Profile::Symmetric),
+                Site::new("b", Profile::Symmetric),
+                Expect::Relayed,
+            )
+        },
         Scenario::new(
             "without-input-drop",
             Site::new("a", unguarded.clone()),
