@@ -198,6 +198,7 @@ fn start_relay(
         public_ip: config.public,
         secret: secret.as_str().to_owned(),
         allow_peers: config.allow_peers.clone(),
+        own_ports: vec![config.port],
         ..RelayConfig::default()
     };
     Relay::bind(relay_config).map_err(|error| StartError::from_relay(error, config))
