@@ -488,6 +488,8 @@ async fn rejoin(session: session::Handle, rooms: Vec<(RoomId, Weak<RoomState>)>)
             continue;
         };
         if let Err(error) = join(&session, &id, JoinMode::JoinOrCreate, members_max).await
+            // A session that was lost again joins again, and one that is over ends its rooms.
+            && !(error.is_unreachable() || error.is_closed())
             && let Some(state) = state.upgrade()
         {
             state.tell(RoomEvent::Refused(error.to_string()));

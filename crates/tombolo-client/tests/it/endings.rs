@@ -214,9 +214,8 @@ async fn device_in(
     name: &str,
 ) -> (tombolo_client::Device, tombolo_client::Room) {
     let device = device(node, name).await;
-    let room = device
-        .rooms()
-        .join_or_create("room", RoomOptions::default());
+    let rooms = device.rooms();
+    let room = rooms.join_or_create("room", RoomOptions::default());
     let room = soon(room).await.unwrap();
     (device, room)
 }
