@@ -30,14 +30,8 @@ pub(super) struct Errand {
 }
 
 impl Errand {
-    /// The next message to a peer, counted as sent; `None` when all are.
-    pub(super) fn first_message(&self, tally: &mut Tally) -> Option<Bytes> {
-        let message = self.next_message(tally)?;
-        tally.on_sent(Instant::now());
-        Some(message)
-    }
-
-    fn next_message(&self, tally: &Tally) -> Option<Bytes> {
+    /// The next message to a peer; `None` when all are sent.
+    pub(super) fn next_message(&self, tally: &Tally) -> Option<Bytes> {
         if self.count.is_some_and(|count| tally.sent() >= count) {
             return None;
         }
@@ -72,7 +66,10 @@ pub(super) struct Link {
 
 impl Link {
     /// Works until the link is over; returns whose it was.
-    pub(super) async fn run(self) -> UserId {
+    ///
+    /// # Errors
+    /// When messages are too large for their lane.
+    pub(super) async fn run(self) -> Result<UserId, SendError> {
         let mut changes = self.peer.changes();
         let mut send = tokio::time::interval_at(
             tokio::time::Instant::now() + self.errand.every,
@@ -96,15 +93,20 @@ impl Link {
                     Err(RecvError::Closed) => break,
                 },
                 Some(message) = self.peer.recv() => self.on_message(&message),
-                _ = send.tick() => self.send(),
+                _ = send.tick() => self.send()?,
                 _ = rtt.tick() => self.sample_rtt(),
                 _ = why.tick() => self.explain(&mut told),
             }
         }
-        self.peer.user().clone()
+        // What arrived before the end is still there.
+        while let Some(message) = self.peer.recv().await {
+            self.on_message(&message);
+        }
+        Ok(self.peer.user().clone())
     }
 
-    fn send(&self) {
+    fn send(&self) -> Result<(), SendError> {
+        let mut sent = Ok(());
         self.with_tally(|tally| {
             let Some(payload) = self.errand.next_message(tally) else {
                 return;
@@ -113,9 +115,10 @@ impl Link {
                 Ok(()) => tally.on_sent(Instant::now()),
                 // The next tick tries again.
                 Err(SendError::Full | SendError::Closed) => {}
-                Err(error) => self.speaker.complain(&error.to_string()),
+                Err(error) => sent = Err(error),
             }
         });
+        sent
     }
 
     fn on_message(&self, message: &Message) {

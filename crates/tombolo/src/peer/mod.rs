@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tombolo_client::{Device, NatReport, Peer, Policy, Room, RoomEvent, RoomOptions, UserId};
+use tombolo_client::{
+    Device, NatReport, Peer, Policy, Room, RoomEvent, RoomOptions, SendError, UserId,
+};
 
 use crate::cli::{LaneArg, PeerArgs, PolicyArg};
 use crate::output::Style;
@@ -117,7 +119,7 @@ struct Party {
     own: UserId,
     room: Room,
     tallies: Tallies,
-    links: JoinSet<()>,
+    links: JoinSet<Result<(), SendError>>,
     /// The attempt of each member's present link.
     linked: BTreeMap<UserId, Peer>,
     errand: Errand,
@@ -164,7 +166,9 @@ impl Party {
                     }
                 }
                 _ = look.tick() => {
-                    while self.links.try_join_next().is_some() {}
+                    while let Some(ended) = self.links.try_join_next() {
+                        ended??;
+                    }
                     if self.is_done() {
                         return Ok(());
                     }
@@ -188,6 +192,12 @@ impl Party {
             RoomEvent::Peer(peer) => self.follow(peer),
             RoomEvent::Message { .. } => {}
             RoomEvent::Refused(reason) => anyhow::bail!(reason),
+            RoomEvent::Lagged { .. } => {
+                self.tell_members();
+                for user in self.room.members() {
+                    self.link(user)?;
+                }
+            }
             _ => {}
         }
         Ok(())
@@ -207,14 +217,24 @@ impl Party {
         if user == self.own || is_linked {
             return Ok(());
         }
-        let first = self.with_tally(&user, |tally| self.errand.first_message(tally));
+        let first = self.with_tally(&user, |tally| self.errand.next_message(tally));
+        let has_first = first.is_some();
         let mut builder = self.room.peer(&user);
         if let Some(payload) = first {
             builder = builder.first_message(link::lane(self.errand.lane), payload);
         }
-        let peer = builder.open()?;
-        self.follow(peer);
-        Ok(())
+        match builder.open() {
+            Ok(peer) => {
+                if has_first {
+                    self.with_tally(&user, |tally| tally.on_sent(Instant::now()));
+                }
+                self.follow(peer);
+                Ok(())
+            }
+            // The member has gone again.
+            Err(error) if error.is_closed() => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn follow(&mut self, peer: Peer) {
@@ -229,9 +249,10 @@ impl Party {
             speaker: self.speaker.clone(),
         };
         self.links.spawn(async move {
-            let user = link.run().await;
+            let user = link.run().await?;
             tokio::time::sleep(RELINK_PAUSE).await;
             _ = relink.send(user).await;
+            Ok(())
         });
     }
 
@@ -248,9 +269,15 @@ impl Party {
             return false;
         };
         let tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_quiet =
-            |tally: &Tally| tally.sent() >= count && tally.last_change().elapsed() >= QUIET;
-        !tallies.is_empty() && tallies.values().all(is_quiet)
+        let members = self.room.members();
+        let is_gone = |user: &UserId| {
+            let is_linked = self.linked.get(user).is_some_and(|peer| !peer.is_closed());
+            !members.contains(user) && !is_linked
+        };
+        let is_done = |(user, tally): (&UserId, &Tally)| {
+            tally.last_change().elapsed() >= QUIET && (tally.sent() >= count || is_gone(user))
+        };
+        !tallies.is_empty() && tallies.iter().all(is_done)
     }
 
     fn summary(&self) -> BTreeMap<String, event::Summary> {

@@ -1,19 +1,24 @@
 //! Counts what was sent and received, per peer.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::event::{Quantiles, Summary};
 use crate::output::ms;
 
-/// Numbers far above those seen are not of this run, and would cost memory.
+/// Numbers further above those seen are not of this run.
 const SEQ_AHEAD_MAX: u64 = 1 << 24;
+/// So many words of 64 numbers are remembered; who comes later is taken for a repetition.
+const SEEN_WORDS: u64 = 1 << 12;
+/// Round trips that are remembered: those of half an hour.
+const RTTS_MAX: usize = 18_000;
 
 /// The account of one peer.
 #[derive(Debug)]
 pub(crate) struct Tally {
     started: Instant,
     sent: u64,
-    /// One bit per number received, from 1.
+    /// One bit per number received; word `n` is at `n % SEEN_WORDS`.
     seen: Vec<u64>,
     highest: u64,
     received: u64,
@@ -23,7 +28,7 @@ pub(crate) struct Tally {
     direct: Option<Duration>,
     last_received: Option<Instant>,
     longest_gap: Option<Duration>,
-    rtts: Vec<Duration>,
+    rtts: VecDeque<Duration>,
     last_change: Instant,
 }
 
@@ -33,7 +38,7 @@ impl Tally {
         Self {
             started: now,
             sent: 0,
-            seen: Vec::new(),
+            seen: vec![0; as_index(SEEN_WORDS)],
             highest: 0,
             received: 0,
             duplicated: 0,
@@ -42,7 +47,7 @@ impl Tally {
             direct: None,
             last_received: None,
             longest_gap: None,
-            rtts: Vec::new(),
+            rtts: VecDeque::new(),
             last_change: now,
         }
     }
@@ -94,11 +99,14 @@ impl Tally {
     }
 
     pub(crate) fn on_rtt(&mut self, rtt: Duration) {
-        self.rtts.push(rtt);
+        if self.rtts.len() == RTTS_MAX {
+            self.rtts.pop_front();
+        }
+        self.rtts.push_back(rtt);
     }
 
     pub(crate) fn summary(&self) -> Summary {
-        let mut rtts = self.rtts.clone();
+        let mut rtts = Vec::from(self.rtts.clone());
         rtts.sort_unstable();
         Summary {
             sent: self.sent,
@@ -116,17 +124,27 @@ impl Tally {
         }
     }
 
-    /// Notes a number; false when it was noted before.
+    /// Notes a number; false when it was noted before, or is too old to tell.
     fn mark(&mut self, seq: u64) -> bool {
-        let index = usize::try_from(seq / 64).expect("bounded by SEQ_AHEAD_MAX at each step");
-        if index >= self.seen.len() {
-            self.seen.resize(index + 1, 0);
+        let (word, newest) = (seq / 64, self.highest / 64);
+        if word + SEEN_WORDS <= newest {
+            return false;
         }
+        // Words that come into use forget the numbers of their last round.
+        for reused in (newest + 1).max((word + 1).saturating_sub(SEEN_WORDS))..=word {
+            self.seen[as_index(reused % SEEN_WORDS)] = 0;
+        }
+        let bits = &mut self.seen[as_index(word % SEEN_WORDS)];
         let bit = 1 << (seq % 64);
-        let is_new = self.seen[index] & bit == 0;
-        self.seen[index] |= bit;
+        let is_new = *bits & bit == 0;
+        *bits |= bit;
         is_new
     }
+}
+
+/// The index of a word below [`SEEN_WORDS`].
+fn as_index(word: u64) -> usize {
+    usize::try_from(word).expect("SEEN_WORDS is small")
 }
 
 fn quantile(sorted: &[Duration], percent: usize) -> Option<f64> {
@@ -154,11 +172,37 @@ mod tests {
     }
 
     #[test]
-    fn wild_numbers_cost_no_memory() {
+    fn wild_numbers_are_not_counted() {
         let mut tally = Tally::new(Instant::now());
         tally.on_received(Instant::now(), u64::MAX);
         tally.on_received(Instant::now(), 0);
         assert_eq!(tally.summary().received, 0);
-        assert!(tally.seen.is_empty());
+    }
+
+    #[test]
+    fn long_runs_are_counted_in_constant_memory() {
+        let now = Instant::now();
+        let mut tally = Tally::new(now);
+        let last = 3 * 64 * SEEN_WORDS;
+        for seq in (1..=last).filter(|seq| seq % 1000 != 0) {
+            tally.on_received(now, seq);
+            tally.on_rtt(Duration::from_millis(1));
+        }
+        tally.on_received(now, last);
+        tally.on_received(now, 1);
+        let summary = tally.summary();
+        assert_eq!(summary.lost, last / 1000);
+        assert_eq!(summary.duplicated, 2, "one of them too old to tell");
+        assert_eq!(tally.seen.len(), as_index(SEEN_WORDS));
+        assert_eq!(tally.rtts.len(), RTTS_MAX);
+
+        let far = last + SEQ_AHEAD_MAX;
+        tally.on_received(now, far);
+        tally.on_received(now, far - 64 * SEEN_WORDS + 64);
+        assert_eq!(
+            tally.summary().duplicated,
+            2,
+            "a leap forgets the old round"
+        );
     }
 }

@@ -1,0 +1,129 @@
+//! Processes of the binary, and patience.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::task::JoinHandle;
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A process; dropping it kills it.
+pub(crate) struct Running {
+    child: Child,
+    stdout: Lines<BufReader<ChildStdout>>,
+    complaints: JoinHandle<String>,
+    lines: Vec<String>,
+}
+
+/// What a process said and how it ended.
+pub(crate) struct Ended {
+    /// `None` when a signal ended it.
+    pub(crate) status: Option<i32>,
+    pub(crate) lines: Vec<String>,
+    /// The lines that are JSON.
+    pub(crate) events: Vec<Value>,
+    pub(crate) complaints: String,
+}
+
+pub(crate) fn start(args: &[&str]) -> Running {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tombolo"))
+        .args(args)
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    let complaints = tokio::spawn(async move {
+        let mut text = String::new();
+        stderr.read_to_string(&mut text).await.unwrap();
+        text
+    });
+    Running {
+        stdout: BufReader::new(child.stdout.take().unwrap()).lines(),
+        child,
+        complaints,
+        lines: Vec::new(),
+    }
+}
+
+/// A node on loopback, and the URL that it prints.
+pub(crate) async fn node() -> (Running, String) {
+    let mut serve = start(&[
+        "serve",
+        "--dev",
+        "--listen",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--turn-port",
+        "0",
+        "--turns-port",
+        "0",
+        "--allow-peer",
+        "127.0.0.0/8",
+        "--json",
+    ]);
+    let ready = serve.event("ready").await;
+    assert_eq!(serve.lines.len(), 1, "ready is the first line");
+    assert!(ready["stun"][0].as_str().unwrap().starts_with("stun:"));
+    assert!(ready["turn"][0].as_str().unwrap().starts_with("turn:"));
+    assert!(ready["http"].as_str().unwrap().starts_with("https://"));
+    let url = ready["url"].as_str().unwrap().to_owned();
+    assert!(url.starts_with("tombolo://127.0.0.1:"), "{url}");
+    (serve, url)
+}
+
+impl Running {
+    /// Waits for the next event of that name.
+    pub(crate) async fn event(&mut self, name: &str) -> Value {
+        while let Some(line) = self.line().await {
+            let event: Value = serde_json::from_str(&line).unwrap();
+            if event["event"] == name {
+                return event;
+            }
+        }
+        panic!("{name} never came: {:?}", self.lines);
+    }
+
+    /// Asks the process to end (SIGTERM).
+    pub(crate) fn terminate(&self) {
+        let id = self.child.id().expect("it runs").to_string();
+        let kill = std::process::Command::new("kill").arg(id).status();
+        assert!(kill.unwrap().success());
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn ended(&mut self) -> Ended {
+        while self.line().await.is_some() {}
+        let status = soon(self.child.wait()).await.unwrap();
+        let lines = std::mem::take(&mut self.lines);
+        Ended {
+            status: status.code(),
+            events: lines
+                .iter()
+                .filter_map(|line| serde_json::from_str(line).ok())
+                .collect(),
+            lines,
+            complaints: soon(&mut self.complaints).await.unwrap(),
+        }
+    }
+
+    async fn line(&mut self) -> Option<String> {
+        let line = soon(self.stdout.next_line()).await.unwrap()?;
+        self.lines.push(line.clone());
+        Some(line)
+    }
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .expect("this should have happened by now")
+}
