@@ -21,7 +21,7 @@ macro_rules! require {
     };
 }
 
-/// Does the work of [`require!`](crate::require): whether the test that calls goes on.
+/// Does the work of [`require!`](macro@crate::require): whether the test that calls goes on.
 ///
 /// # Panics
 /// When the test failed inside the user namespace.
