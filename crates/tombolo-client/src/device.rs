@@ -285,6 +285,11 @@ impl Shared {
         Some((id, state))
     }
 
+    fn is_own(&self, user: &UserId) -> bool {
+        let info = self.info.borrow();
+        info.as_ref().is_some_and(|info| info.user == *user)
+    }
+
     /// Opens a link to a member of a room.
     pub(crate) fn open_link(
         &self,
@@ -293,8 +298,7 @@ impl Shared {
         user: UserId,
         first: Vec<(Lane, Bytes)>,
     ) -> Result<Peer, Error> {
-        let own = self.info.borrow().as_ref().map(|info| info.user.clone());
-        if own.as_ref() == Some(&user) {
+        if self.is_own(&user) {
             return Err(Error::local("a device has no link to itself"));
         }
         let Some(keys) = state.keys_of(&user) else {
@@ -339,7 +343,7 @@ impl Shared {
     }
 
     fn on_room_event(&self, event: v1::RoomEvent) {
-        let Some((_, state)) = self.room(&event.room) else {
+        let Some((room, state)) = self.room(&event.room) else {
             return;
         };
         match event.kind {
@@ -350,7 +354,11 @@ impl Shared {
             }
             Some(room_event::Kind::Left(left)) => {
                 if let Ok(user) = UserId::parse(&left.user) {
+                    let is_own = self.is_own(&user);
                     state.on_left(user, left.reason);
+                    if is_own && self.remove_room(&room, &state) {
+                        state.end();
+                    }
                 }
             }
             None => {}

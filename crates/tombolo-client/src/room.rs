@@ -217,7 +217,8 @@ impl Room {
         self.state.members().keys_by_user.keys().cloned().collect()
     }
 
-    /// The next event; `None` when the session is over.
+    /// The next event; `None` when the session is over, or this device is not in the room any more
+    /// because its user came from elsewhere.
     pub async fn next_event(&mut self) -> Option<RoomEvent> {
         self.state.events.next().await
     }

@@ -150,7 +150,7 @@ impl Party {
                 () = &mut over => return Ok(()),
                 event = self.room.next_event() => match event {
                     Some(event) => self.on_event(event)?,
-                    None => anyhow::bail!("the session with the node is over"),
+                    None => anyhow::bail!("the node has ended the session, or the room"),
                 },
                 Some(user) = self.relink.1.recv() => {
                     if self.room.members().contains(&user) {
@@ -184,10 +184,12 @@ impl Party {
                 self.link(user)?;
             }
             RoomEvent::Left { user, reason } => {
+                let is_own = user == self.own;
                 self.speaker.tell(&Event::Left {
                     user: user.to_string(),
                     reason,
                 });
+                anyhow::ensure!(!is_own, "{} came into the room from elsewhere", self.own);
             }
             RoomEvent::Peer(peer) => self.follow(peer),
             RoomEvent::Message { .. } => {}

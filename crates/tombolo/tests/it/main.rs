@@ -130,6 +130,25 @@ async fn messages_that_their_lane_does_not_carry_are_a_failure() {
 }
 
 #[tokio::test]
+async fn a_peer_whose_user_comes_from_elsewhere_fails() {
+    let (_serve, url) = node().await;
+    let mut first = peer(&url, "alice", &[]);
+    first.event("joined").await;
+    let mut second = peer(&url, "alice", &[]);
+    second.event("joined").await;
+    let ended = first.ended().await;
+    assert_eq!(ended.status, Some(1), "{}", ended.complaints);
+    assert!(
+        ended.complaints.contains("elsewhere"),
+        "{}",
+        ended.complaints
+    );
+    let left = events(&ended, "left");
+    assert_eq!(left[0]["reason"], "replaced");
+    check(&ended);
+}
+
+#[tokio::test]
 async fn tokens_let_in_and_stand_alone_on_a_line() {
     let (_serve, url) = node().await;
     let token = start(&["token", "--server", &url, "--user", "alice"])
