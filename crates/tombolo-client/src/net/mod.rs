@@ -117,13 +117,19 @@ impl Net {
     /// the returned guard lives.
     pub(crate) async fn gather(self: &Arc<Self>, ice: IceConfig) -> RelayKeeper {
         self.start_probe(&ice);
+        let has_stun = !ice.stun.is_empty();
+        let has_relay = !ice.turn_udp.is_empty() || !ice.turn_tls.is_empty();
         let keeper = RelayKeeper::new(self, ice);
         let gathered = async {
             let mut relayed = self.relayed.subscribe();
             let mut nat = self.nat.subscribe();
             // Both fail only when `self` is gone.
-            _ = relayed.wait_for(Option::is_some).await;
-            _ = nat.wait_for(Option::is_some).await;
+            if has_relay {
+                _ = relayed.wait_for(Option::is_some).await;
+            }
+            if has_stun {
+                _ = nat.wait_for(Option::is_some).await;
+            }
         };
         if tokio::time::timeout(GATHER_TIMEOUT, gathered)
             .await
