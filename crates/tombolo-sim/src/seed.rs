@@ -34,7 +34,7 @@ impl Seed {
     }
 
     /// The seed of the test called `test`: `TOMBOLO_SEED` (decimal, or hexadecimal after `0x`) if that
-    /// is set, else a number that depends on the name alone. Tests say [`seed!`](crate::seed).
+    /// is set, else a number that depends on the name alone. Tests say [`seed!`](macro@crate::seed).
     ///
     /// # Panics
     /// If `TOMBOLO_SEED` is set to something that is not a number.
@@ -103,7 +103,7 @@ impl fmt::Display for Seed {
     }
 }
 
-/// The [`Seed`](crate::Seed) of the test function that it is written in.
+/// The [`Seed`] of the test function that it is written in.
 #[macro_export]
 macro_rules! seed {
     () => {{
