@@ -46,7 +46,8 @@ pub enum RoomEvent {
         /// What.
         payload: Bytes,
     },
-    /// A member started a link to this device.
+    /// A member started a link to this device. It may be the one that [`PeerBuilder::open`] has
+    /// returned meanwhile: compare the two.
     Peer(Peer),
     /// The node did not carry out a message of this device.
     Refused(String),

@@ -102,6 +102,15 @@ pub enum SendError {
 #[derive(Clone, Debug)]
 pub struct Peer(pub(crate) Arc<Shared>);
 
+/// Two handles are equal when they are of the same link.
+impl PartialEq for Peer {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Peer {}
+
 /// What the handles of a link share. The driver holds the other ends.
 #[derive(Debug)]
 pub(crate) struct Shared {

@@ -154,7 +154,6 @@ impl Party {
                 },
                 Some(user) = self.relink.1.recv() => {
                     if self.room.members().contains(&user) {
-                        self.linked.remove(&user);
                         self.link(user)?;
                     }
                 }
@@ -241,6 +240,10 @@ impl Party {
 
     fn follow(&mut self, peer: Peer) {
         let user = peer.user().clone();
+        // A link that we opened may be one that the peer had begun, and be told as well.
+        if self.linked.get(&user) == Some(&peer) {
+            return;
+        }
         self.with_tally(&user, |_| ());
         self.linked.insert(user, peer.clone());
         let relink = self.relink.0.clone();
