@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -89,6 +89,8 @@ pub(crate) struct Shared {
     info: watch::Sender<Option<SessionInfo>>,
     stun: Mutex<Vec<SocketAddr>>,
     keeper: Mutex<Option<RelayKeeper>>,
+    /// Why the session ended, once it has.
+    over: OnceLock<String>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -157,6 +159,7 @@ impl Device {
             info: watch::Sender::new(None),
             stun: Mutex::default(),
             keeper: Mutex::new(None),
+            over: OnceLock::new(),
         });
         tokio::spawn(links::accept(
             Arc::downgrade(&shared.links),
@@ -180,6 +183,12 @@ impl Device {
             .borrow()
             .clone()
             .expect("a device has been welcomed")
+    }
+
+    /// Why the session with the cluster has ended; `None` while it goes on.
+    #[must_use]
+    pub fn ended(&self) -> Option<&str> {
+        self.0.over.get().map(String::as_str)
     }
 
     /// Tells of every new connection to the cluster.
@@ -478,6 +487,8 @@ async fn dispatch(
             }
             Event::Closed(error) => {
                 tracing::warn!(%error, "session over: rooms end, links go on");
+                // The first reason is the one that counts.
+                _ = shared.over.set(error.to_string());
                 break;
             }
         }

@@ -39,7 +39,10 @@ mod tls;
 pub use device::{Device, DeviceBuilder, SessionInfo};
 pub use error::Error;
 pub use http::development_token;
-pub use link::{Lane, LinkState, LinkStatus, Message, Peer, RELIABLE_BYTES_MAX, SendError};
+pub use link::{
+    Lane, LinkState, LinkStatus, Message, Peer, RELIABLE_BYTES_MAX, SendError,
+    UNRELIABLE_BYTES_ALWAYS,
+};
 pub use net::{Via, measure_nat};
 pub use room::{PeerBuilder, Room, RoomEvent, RoomOptions, Rooms};
 pub use session::Transport;

@@ -20,7 +20,7 @@ use crate::session::Introduced;
 pub(crate) const HANDSHAKES_MAX: usize = 64;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// For all links together, when the device is closed.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Whom a link is for.
 #[derive(Clone, Debug)]
@@ -144,8 +144,11 @@ impl Links {
     /// Closes all links, once what is queued has been delivered or some seconds have passed.
     pub(crate) async fn close(&self) {
         let links: Vec<_> = self.lock().drain().map(|(_, link)| link).collect();
-        for peer in links.iter().filter_map(|link| link.handle.upgrade()) {
-            Peer(peer).close();
+        for link in &links {
+            match link.handle.upgrade().map(Peer) {
+                Some(peer) if peer.is_established() => peer.close(),
+                _ => link.end("the device is closed"),
+            }
         }
         let ended = async {
             for link in links {

@@ -218,6 +218,12 @@ impl Room {
         self.state.members().keys_by_user.keys().cloned().collect()
     }
 
+    /// The public key of a member's device; see [`Peer::identity`].
+    #[must_use]
+    pub fn identity_of(&self, user: &UserId) -> Option<[u8; 32]> {
+        Some(self.state.keys_of(user)?.identity)
+    }
+
     /// The next event; `None` when the session is over, or this device is not in the room any more
     /// because its user came from elsewhere.
     pub async fn next_event(&mut self) -> Option<RoomEvent> {

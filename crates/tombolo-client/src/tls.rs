@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tombolo_wire::CertificatePin;
 
 /// Makes the configuration for one application protocol; none for plain TLS.
@@ -56,7 +56,9 @@ impl ServerCertVerifier for Pinned {
         if CertificatePin::of(end_entity) == self.pin {
             Ok(ServerCertVerified::assertion())
         } else {
-            Err(CertificateError::ApplicationVerificationFailure.into())
+            let what = "the node's certificate is not the one that the URL pins; a node that was \
+                        started anew has a new URL";
+            Err(rustls::Error::General(what.to_owned()))
         }
     }
 

@@ -129,7 +129,7 @@ impl Peer {
 
     fn no_candidates_detail(&self) -> String {
         match self.refused.first() {
-            None => "The peer announced no address of its own; it may have found none that \
+            None => "The peer announced no address of its own; it may not want a direct path, or have found none that \
                      others can reach. The peer's `doctor` says more."
                 .into(),
             Some(refused) => format!(

@@ -114,7 +114,7 @@ pub(crate) struct PeerArgs {
     #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = size)]
     pub(crate) size: usize,
     /// Messages to each peer; then end after 2 s of silence [default: no end]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
     /// End after so many seconds
     #[arg(long, value_name = "S", value_parser = seconds)]

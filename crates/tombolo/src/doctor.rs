@@ -64,8 +64,8 @@ fn findings(device: &Device, report: &NatReport) -> Vec<String> {
         }
         let public: Vec<_> = family.public.iter().map(ToString::to_string).collect();
         lines.push(format!("{name}        public {}", public.join(", ")));
-        lines.push(format!("  mapping   {}", family.mapping));
-        lines.push(format!("  filtering {}", family.filtering));
+        lines.push(format!("  mapping   {}", mapping_word(family.mapping)));
+        lines.push(format!("  filtering {}", filtering_word(family.filtering)));
         if let Some(preserving) = family.port_preserving {
             lines.push(format!(
                 "  ports     {}",

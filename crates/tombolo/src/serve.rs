@@ -58,6 +58,10 @@ fn builder(args: &ServeArgs) -> anyhow::Result<NodeBuilder> {
         builder = builder.listen(*ip);
     }
     if let Some(ip) = args.public {
+        anyhow::ensure!(
+            !ip.is_unspecified(),
+            "--public {ip}: devices cannot connect to that"
+        );
         builder = builder.public(ip);
     }
     for network in &args.allow_peer {

@@ -115,8 +115,9 @@ impl Driver {
         let (introductions_tx, introductions) = mpsc::channel(16);
         let (connections_tx, connections) = mpsc::channel(2);
         let (end_tx, end) = mpsc::channel(1);
-        let (shared, ends): (Shared, Ends) =
-            pair(config.user.clone(), attempt, config.shop.net.clone());
+        let identity = config.expected_keys.identity;
+        let net = config.shop.net.clone();
+        let (shared, ends): (Shared, Ends) = pair(config.user.clone(), identity, attempt, net);
         let driver = Self {
             config,
             attempt,
@@ -234,7 +235,9 @@ impl Driver {
 
     fn seal_first(&self, receiver: PublicKeys) -> Option<Bytes> {
         let first = &self.config.first;
-        if first.is_empty() || first.len() > FIRST_MESSAGES_MAX {
+        // What may not take the relay waits for the direct path.
+        let may_take_relay = self.config.policy != Policy::Direct;
+        if !may_take_relay || first.is_empty() || first.len() > FIRST_MESSAGES_MAX {
             return None;
         }
         let plain = encode_first(first);

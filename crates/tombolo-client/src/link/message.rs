@@ -10,8 +10,9 @@ use crate::net::Via;
 
 /// Longest message on a reliable lane, in bytes.
 pub const RELIABLE_BYTES_MAX: usize = 512 * 1024;
-/// Longest unreliable message before the path's own limit is known, in bytes.
-pub(super) const UNRELIABLE_BYTES_EARLY: usize = 1100;
+/// Longest unreliable message that every path carries, in bytes; most carry a little more, see
+/// [`Peer::unreliable_max`](crate::Peer::unreliable_max).
+pub const UNRELIABLE_BYTES_ALWAYS: usize = 1100;
 /// First byte of a stream.
 pub(super) const STREAM_ORDERED: u8 = 1;
 pub(super) const STREAM_UNORDERED: u8 = 2;

@@ -26,8 +26,7 @@ use tombolo_wire::UserId;
 
 pub(crate) use driver::{Driver, Inputs, LinkConfig, Shop, transport_config};
 pub(crate) use introduction::Introduction;
-use message::UNRELIABLE_BYTES_EARLY;
-pub use message::{Lane, Message, RELIABLE_BYTES_MAX};
+pub use message::{Lane, Message, RELIABLE_BYTES_MAX, UNRELIABLE_BYTES_ALWAYS};
 
 use crate::error::Error;
 use crate::net::Net;
@@ -115,6 +114,7 @@ impl Eq for Peer {}
 #[derive(Debug)]
 pub(crate) struct Shared {
     user: UserId,
+    identity: [u8; 32],
     pub(crate) attempt: u64,
     outgoing: Mutex<Option<mpsc::Sender<Outgoing>>>,
     budget: Arc<Semaphore>,
@@ -156,6 +156,13 @@ impl Peer {
     #[must_use]
     pub fn user(&self) -> &UserId {
         &self.0.user
+    }
+
+    /// The public key of the device at the other end: another one means another device, or the
+    /// same one started anew.
+    #[must_use]
+    pub fn identity(&self) -> [u8; 32] {
+        self.0.identity
     }
 
     /// Sends a message; never waits.
@@ -295,7 +302,7 @@ impl Peer {
         let connection = self.0.place.connection.get();
         connection
             .and_then(noq::Connection::max_datagram_size)
-            .unwrap_or(UNRELIABLE_BYTES_EARLY)
+            .unwrap_or(UNRELIABLE_BYTES_ALWAYS)
     }
 
     /// Tells why the data takes the way that it takes; `None` before the introduction.
@@ -325,6 +332,11 @@ impl Peer {
             .await;
     }
 
+    /// Whether messages have flowed, or could have.
+    pub(crate) fn is_established(&self) -> bool {
+        self.0.place.connection.get().is_some()
+    }
+
     /// Whether the link is over.
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -348,7 +360,7 @@ impl Peer {
 pub(crate) fn check_first(messages: &[(Lane, Bytes)]) -> Result<(), SendError> {
     messages
         .iter()
-        .try_for_each(|(lane, payload)| check_size(*lane, payload.len(), UNRELIABLE_BYTES_EARLY))
+        .try_for_each(|(lane, payload)| check_size(*lane, payload.len(), UNRELIABLE_BYTES_ALWAYS))
 }
 
 fn check_size(lane: Lane, bytes: usize, unreliable_max: usize) -> Result<(), SendError> {
@@ -369,7 +381,7 @@ fn cost(bytes: usize) -> u32 {
 }
 
 /// Makes the two ends of a link: the application's and the driver's.
-fn pair(user: UserId, attempt: u64, net: Arc<Net>) -> (Shared, driver::Ends) {
+fn pair(user: UserId, identity: [u8; 32], attempt: u64, net: Arc<Net>) -> (Shared, driver::Ends) {
     let (outgoing_tx, outgoing) = mpsc::channel(OUTGOING_MESSAGES_MAX);
     let (messages, incoming) = mpsc::channel(INCOMING_MESSAGES_MAX);
     let (status, status_rx) = watch::channel(LinkStatus::CONNECTING);
@@ -382,6 +394,7 @@ fn pair(user: UserId, attempt: u64, net: Arc<Net>) -> (Shared, driver::Ends) {
     });
     let shared = Shared {
         user,
+        identity,
         attempt,
         outgoing: Mutex::new(Some(outgoing_tx)),
         budget: Arc::new(Semaphore::new(OUTGOING_BYTES_MAX)),

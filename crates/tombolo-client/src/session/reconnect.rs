@@ -84,7 +84,7 @@ impl Driver {
                 }
                 Err(error) if is_passing(&error) && started.elapsed() < GIVE_UP_AFTER => {
                     pause = backoff.pause();
-                    tracing::info!(%error, retry_in = ?pause, "the connection to the node is broken");
+                    tracing::warn!(%error, retry_in = ?pause, "the connection to the node is broken");
                 }
                 Err(error) => return Err(End::Refused(error)),
             }

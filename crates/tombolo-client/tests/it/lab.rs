@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tombolo_client::{
-    Device, Lane, LinkState, Message, Peer, Room, RoomEvent, RoomOptions, UserId,
+    Device, Lane, LinkState, Message, Peer, Policy, Room, RoomEvent, RoomOptions, UserId, Via,
 };
 use tombolo_node::Node;
 
@@ -54,6 +54,7 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) async fn new(node: &Node, options: RoomOptions) -> Self {
+        let policy = options.policy;
         let (alice, bob) = (device(node, "alice").await, device(node, "bob").await);
         let alice_room = alice
             .rooms()
@@ -67,7 +68,15 @@ impl Pair {
             .open()
             .unwrap();
         let to_alice = soon(incoming(&mut bob_room)).await;
-        assert_eq!(soon(to_alice.recv()).await.unwrap().payload, "first");
+        let first = recv(&to_alice).await;
+        assert_eq!(first.payload, "first");
+        if policy == Policy::Direct {
+            assert_eq!(
+                first.via,
+                Via::Direct,
+                "not even the first message is relayed"
+            );
+        }
         soon(to_bob.ready()).await.unwrap();
         soon(to_alice.ready()).await.unwrap();
         Self {

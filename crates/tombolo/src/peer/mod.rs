@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tombolo_client::{
-    Device, NatReport, Peer, Policy, Room, RoomEvent, RoomOptions, SendError, UserId,
+    Device, NatReport, Peer, Policy, Room, RoomEvent, RoomOptions, SendError,
+    UNRELIABLE_BYTES_ALWAYS, UserId,
 };
 
 use crate::cli::{LaneArg, PeerArgs, PolicyArg};
@@ -36,6 +37,11 @@ type Tallies = Arc<Mutex<BTreeMap<UserId, Tally>>>;
 /// Runs a device until it is done, its time is over, or it is interrupted.
 pub(crate) async fn run(args: PeerArgs) -> anyhow::Result<()> {
     let speaker = Speaker::new(Style::of(args.json));
+    anyhow::ensure!(
+        args.lane == LaneArg::Reliable || args.size <= UNRELIABLE_BYTES_ALWAYS,
+        "--size {} is over the limit of the unreliable lane, {UNRELIABLE_BYTES_ALWAYS} bytes",
+        args.size
+    );
     let mut builder = Device::builder(&args.server);
     if let Some(token) = &args.who.token {
         builder = builder.token(token);
@@ -65,11 +71,13 @@ pub(crate) async fn run(args: PeerArgs) -> anyhow::Result<()> {
         },
         relink: mpsc::channel(64),
         session: device.watch_session(),
+        device: device.clone(),
     };
     let ended = party.run(args.duration).await;
     nat.abort();
     let summary = party.summary();
     party.links.abort_all();
+    drop(party);
     device.close().await;
     speaker.tell(&Event::Summary { peers: summary });
     ended
@@ -115,6 +123,7 @@ async fn tell_nat(speaker: Speaker, device: Device) {
 
 /// The device, its room, and its links.
 struct Party {
+    device: Device,
     speaker: Speaker,
     own: UserId,
     room: Room,
@@ -150,7 +159,7 @@ impl Party {
                 () = &mut over => return Ok(()),
                 event = self.room.next_event() => match event {
                     Some(event) => self.on_event(event)?,
-                    None => anyhow::bail!("the node has ended the session, or the room"),
+                    None => anyhow::bail!(self.ending()),
                 },
                 Some(user) = self.relink.1.recv() => {
                     if self.room.members().contains(&user) {
@@ -174,6 +183,12 @@ impl Party {
                 }
             }
         }
+    }
+
+    /// Why there are no more events.
+    fn ending(&self) -> String {
+        let reason = self.device.ended().unwrap_or("the node has ended the room");
+        format!("no session any more: {reason}")
     }
 
     fn on_event(&mut self, event: RoomEvent) -> anyhow::Result<()> {
@@ -218,7 +233,13 @@ impl Party {
         if user == self.own || is_linked {
             return Ok(());
         }
-        let first = self.with_tally(&user, |tally| self.errand.next_message(tally));
+        let device = self.room.identity_of(&user);
+        let first = self.with_tally(&user, |tally| {
+            if let Some(device) = device {
+                tally.on_device(device);
+            }
+            self.errand.next_message(tally)
+        });
         let has_first = first.is_some();
         let mut builder = self.room.peer(&user);
         if let Some(payload) = first {
@@ -244,7 +265,7 @@ impl Party {
         if self.linked.get(&user) == Some(&peer) {
             return;
         }
-        self.with_tally(&user, |_| ());
+        self.with_tally(&user, |tally| tally.on_device(peer.identity()));
         self.linked.insert(user, peer.clone());
         let relink = self.relink.0.clone();
         let link = link::Link {

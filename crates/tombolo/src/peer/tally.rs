@@ -17,7 +17,15 @@ const RTTS_MAX: usize = 18_000;
 #[derive(Debug)]
 pub(crate) struct Tally {
     started: Instant,
+    /// The peer's device: another one counts from 1, and so do we towards it.
+    device: Option<[u8; 32]>,
     sent: u64,
+    /// Of `sent`, those to earlier devices.
+    sent_before: u64,
+    /// Missing numbers of earlier devices.
+    lost_before: u64,
+    /// Of `received`, those of earlier devices.
+    received_before: u64,
     /// One bit per number received; word `n` is at `n % SEEN_WORDS`.
     seen: Vec<u64>,
     highest: u64,
@@ -37,7 +45,11 @@ impl Tally {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             started: now,
+            device: None,
             sent: 0,
+            sent_before: 0,
+            lost_before: 0,
+            received_before: 0,
             seen: vec![0; as_index(SEEN_WORDS)],
             highest: 0,
             received: 0,
@@ -52,9 +64,25 @@ impl Tally {
         }
     }
 
+    /// Says which device the peer is on now.
+    pub(crate) fn on_device(&mut self, device: [u8; 32]) {
+        if self.device.replace(device).is_none_or(|old| old == device) {
+            return;
+        }
+        self.lost_before += self.missing();
+        self.received_before = self.received;
+        self.sent_before = self.sent;
+        self.highest = 0;
+        self.seen.fill(0);
+    }
+
     /// The number for the next message.
     pub(crate) fn next_seq(&self) -> u64 {
-        self.sent + 1
+        self.sent - self.sent_before + 1
+    }
+
+    fn missing(&self) -> u64 {
+        self.highest - (self.received - self.received_before)
     }
 
     pub(crate) fn on_sent(&mut self, now: Instant) {
@@ -111,7 +139,7 @@ impl Tally {
         Summary {
             sent: self.sent,
             received: self.received,
-            lost: self.highest - self.received,
+            lost: self.lost_before + self.missing(),
             duplicated: self.duplicated,
             reordered: self.reordered,
             first_byte_ms: self.first_byte.map(ms),
@@ -169,6 +197,29 @@ mod tests {
         assert_eq!((summary.duplicated, summary.reordered), (1, 1));
         assert_eq!(summary.first_byte_ms, Some(10.0));
         assert_eq!(summary.longest_gap_ms, Some(30.0));
+    }
+
+    #[test]
+    fn another_device_of_the_peer_counts_from_one_again() {
+        let now = Instant::now();
+        let mut tally = Tally::new(now);
+        tally.on_device([1; 32]);
+        for seq in [1, 3] {
+            tally.on_received(now, seq);
+            tally.on_sent(now);
+        }
+        tally.on_device([1; 32]);
+        assert_eq!(tally.next_seq(), 3, "the same device goes on");
+        tally.on_device([2; 32]);
+        assert_eq!(tally.next_seq(), 1);
+        tally.on_received(now, 1);
+        let summary = tally.summary();
+        assert_eq!((summary.sent, summary.received), (2, 3));
+        assert_eq!(
+            (summary.lost, summary.duplicated),
+            (1, 0),
+            "2 of the first device"
+        );
     }
 
     #[test]
