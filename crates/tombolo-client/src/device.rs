@@ -17,7 +17,7 @@ use crate::ice::IceConfig;
 use crate::keys::{Accepted, Keys};
 use crate::link::{Introduction, Lane, Peer, Shop, transport_config};
 use crate::links::{self, HANDSHAKES_MAX, Links, Target};
-use crate::net::{DeviceSocket, Net, RelayKeeper, measure_nat};
+use crate::net::{DeviceSocket, Dropped, Net, RelayKeeper, measure_nat};
 use crate::room::{RoomEvent, RoomState, Rooms, join, leave, parse_member};
 use crate::session::{self, Credential, Event, Transport};
 use crate::tls;
@@ -229,6 +229,12 @@ impl Device {
     pub async fn measure_nat(&self) -> Result<NatReport, Error> {
         let servers = lock(&self.0.stun).clone();
         measure_nat(&servers).await.map_err(Error::local)
+    }
+
+    /// How many packets the device's socket has dropped, and why.
+    #[must_use]
+    pub fn dropped(&self) -> Dropped {
+        self.0.shop.net.dropped()
     }
 
     /// Drops all packets that peers exchange with this device directly, or lets them pass again:

@@ -43,7 +43,7 @@ pub use link::{
     Lane, LinkState, LinkStatus, Message, Peer, RELIABLE_BYTES_MAX, SendError,
     UNRELIABLE_BYTES_ALWAYS,
 };
-pub use net::{Via, measure_nat};
+pub use net::{Dropped, Via, measure_nat};
 pub use room::{PeerBuilder, Room, RoomEvent, RoomOptions, Rooms};
 pub use session::Transport;
 pub use tombolo_path::{Candidate, CandidateKind, Explanation, Policy, Verdict, probe::NatReport};

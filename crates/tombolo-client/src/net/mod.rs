@@ -34,7 +34,7 @@ pub(crate) use relay::Carrier;
 use relay::Outcome;
 pub(crate) use socket::{DeviceSocket, mapped};
 use state::State;
-pub use state::Via;
+pub use state::{Dropped, Via};
 pub(crate) use state::{RouteNow, canonical, is_virtual, virtual_of};
 pub(crate) use upkeep::RelayKeeper;
 
@@ -223,6 +223,10 @@ impl Net {
         self.drive(|state, now| state.reinject(now, id));
     }
 
+    pub(crate) fn dropped(&self) -> Dropped {
+        self.lock().dropped
+    }
+
     pub(crate) fn last_via(&self, id: PeerId) -> Via {
         self.lock().last_via(id)
     }
@@ -286,7 +290,7 @@ impl Net {
             match self.udp.try_send_to(&bytes, to) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    state.counters.overflow += 1;
+                    state.dropped.overflow += 1;
                     sent_all = false;
                 }
                 // No route, or an ICMP report: a check or a repetition finds out.

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tombolo_path::probe::NatProbe;
 use tombolo_path::{
-    AddPeerError, Agent, Candidate, CandidateKind, Cause, Event, PeerConfig, PeerId, Policy, Route,
+    AddPeerError, Agent, Candidate, CandidateKind, Event, PeerConfig, PeerId, Policy, Route,
 };
 use tombolo_stun::Kind;
 
@@ -46,10 +46,7 @@ const VIRTUAL_PREFIX: [u16; 3] = [0xfd00, 0x746f, 0x6d62];
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct RouteNow {
     pub(crate) route: Route,
-    pub(crate) cause: Option<Cause>,
     pub(crate) rtt: Option<Duration>,
-    /// An address from which an authenticated check came, before one of ours was answered.
-    pub(crate) heard: Option<SocketAddr>,
 }
 
 /// By which way a packet or message came.
@@ -104,17 +101,18 @@ pub(crate) enum Received {
     },
 }
 
-/// Counted, never fatal.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counters {
+/// Packets that a device's socket dropped, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Dropped {
     /// Relayed packets from addresses of nobody.
-    pub(crate) unknown_relayed: u64,
+    pub unknown_relayed: u64,
     /// Enveloped packets that belong to no peer.
-    pub(crate) unknown_envelope: u64,
+    pub unknown_envelope: u64,
     /// Packets that found no way: no relay, no direct route.
-    pub(crate) no_route: u64,
+    pub no_route: u64,
     /// Packets dropped since a bounded queue was full.
-    pub(crate) overflow: u64,
+    pub overflow: u64,
 }
 
 pub(crate) struct State {
@@ -130,7 +128,7 @@ pub(crate) struct State {
     pub(crate) inbox: VecDeque<(SocketAddr, Vec<u8>)>,
     /// Datagrams to send.
     pub(crate) out: Vec<(SocketAddr, Vec<u8>)>,
-    pub(crate) counters: Counters,
+    pub(crate) dropped: Dropped,
     /// Drops whatever comes from peers, or goes to them, other than through the relay.
     pub(crate) is_direct_blocked: bool,
     next_peer: u64,
@@ -148,7 +146,7 @@ impl State {
             held: VecDeque::new(),
             inbox: VecDeque::new(),
             out: Vec::new(),
-            counters: Counters::default(),
+            dropped: Dropped::default(),
             is_direct_blocked: false,
             next_peer: 1,
         }
@@ -241,9 +239,7 @@ impl State {
         self.next_peer += 1;
         let initial = RouteNow {
             route: Route::Relay,
-            cause: None,
             rtt: None,
-            heard: None,
         };
         let (route_tx, route_rx) = watch::channel(initial);
         let peer = Peer {
@@ -328,7 +324,7 @@ impl State {
             .is_some_and(|(at, ..)| now.duration_since(*at) > HELD_FOR)
         {
             self.held.pop_front();
-            self.counters.unknown_relayed += 1;
+            self.dropped.unknown_relayed += 1;
         }
         self.collect();
     }
@@ -374,7 +370,7 @@ impl State {
             Event::Route {
                 peer: id,
                 route,
-                cause,
+                cause: _,
                 rtt,
             } => {
                 if let Route::Direct(address) = route {
@@ -387,26 +383,9 @@ impl State {
                 if matches!(route, Route::Direct(_)) {
                     peer.fan.clear();
                 }
-                peer.route_tx.send_modify(|now| {
-                    *now = RouteNow {
-                        route,
-                        cause: Some(cause),
-                        rtt,
-                        heard: now.heard,
-                    };
-                });
+                peer.route_tx.send_replace(RouteNow { route, rtt });
             }
-            Event::Heard { peer: id, from } => {
-                self.book.prove(id, canonical(from));
-                let Some(peer) = self.peers.get_mut(&id) else {
-                    return;
-                };
-                peer.route_tx.send_if_modified(|now| {
-                    let new = now.heard != Some(from);
-                    now.heard = Some(from);
-                    new
-                });
-            }
+            Event::Heard { peer: id, from } => self.book.prove(id, canonical(from)),
             _ => {}
         }
     }
@@ -447,7 +426,7 @@ impl State {
             };
         }
         let Some(path) = peer.last_path else {
-            self.counters.unknown_envelope += 1;
+            self.dropped.unknown_envelope += 1;
             return Received::Nothing;
         };
         Received::Quic {
@@ -476,7 +455,7 @@ impl State {
             };
         }
         let Some(id) = id else {
-            self.counters.unknown_envelope += 1;
+            self.dropped.unknown_envelope += 1;
             return Received::Nothing;
         };
         Received::Quic {
@@ -506,10 +485,10 @@ impl State {
         match peer.relayed {
             Some(relayed) if peer.policy != Policy::Direct => {
                 if !self.relays.send(now, relayed, packet, &mut self.out) {
-                    self.counters.no_route += 1;
+                    self.dropped.no_route += 1;
                 }
             }
-            _ => self.counters.no_route += 1,
+            _ => self.dropped.no_route += 1,
         }
     }
 
@@ -552,7 +531,7 @@ impl State {
 
     fn hold(&mut self, now: Instant, from: SocketAddr, payload: &[u8]) {
         if self.held.len() >= HELD_MAX {
-            self.counters.overflow += 1;
+            self.dropped.overflow += 1;
             return;
         }
         self.held.push_back((now, from, payload.to_vec()));
@@ -560,7 +539,7 @@ impl State {
 
     fn push_inbox(&mut self, from: SocketAddr, packet: Vec<u8>) {
         if self.inbox.len() >= INBOX_MAX {
-            self.counters.overflow += 1;
+            self.dropped.overflow += 1;
             return;
         }
         self.inbox.push_back((from, packet));

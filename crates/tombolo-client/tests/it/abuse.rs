@@ -48,6 +48,7 @@ async fn forged_packets_never_reach_the_application_and_disturb_nothing() {
             "nothing but alice's messages"
         );
     }
+    assert!(pair.bob.dropped().unknown_envelope > 0, "and are counted");
     assert_eq!(pair.to_bob.status().state, LinkState::Direct);
     node.shutdown().await;
 }
