@@ -185,10 +185,12 @@ fn start_relay(
     certificate: &Certificate,
     secret: &RelaySecret,
 ) -> Result<Relay, StartError> {
+    let bound = addresses.bound();
+    let at = |port| bound.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
     let relay_config = RelayConfig {
-        listen: addresses.bound(),
-        turn_port: config.turn_port,
-        turns_port: Some(config.turns_port),
+        listen: at(config.turn_port),
+        listen_udp: at(alternate_port(config.turn_port)),
+        listen_tls: at(config.turns_port),
         tls: Some(Arc::new(certificate.for_turns()?)),
         relay_ips: addresses
             .relaying()
@@ -202,6 +204,14 @@ fn start_relay(
         ..RelayConfig::default()
     };
     Relay::bind(relay_config).map_err(|error| StartError::from_relay(error, config))
+}
+
+/// Where the second UDP port for STUN is: any one next to a port that is any one.
+fn alternate_port(port: u16) -> u16 {
+    match port {
+        0 => 0,
+        port => port.checked_add(1).unwrap_or(0),
+    }
 }
 
 /// All forms of the relay's addresses: introductions may carry either.

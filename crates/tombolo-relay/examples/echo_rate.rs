@@ -32,8 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (flows, bytes, seconds, window) = (next(32)?, next(172)?, next(3)?, next(4)?);
 
     let mut config = RelayConfig {
-        listen: vec!["127.0.0.1".parse()?],
-        turn_port: 0,
+        listen: vec!["127.0.0.1:0".parse()?],
         users: [("bench".to_owned(), "bench".to_owned())].into(),
         allow_peers: vec!["127.0.0.0/8".parse()?],
         shards: Some(1),

@@ -1,4 +1,10 @@
-use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    sync::Arc,
+    time::Duration,
+};
 
 use rustls::ServerConfig;
 use tombolo_turn::server::{Cidr, Limits};
@@ -7,14 +13,15 @@ use tombolo_turn::server::{Cidr, Limits};
 /// address and no user, and allows nothing that could harm the networks around it.
 #[derive(Clone)]
 pub struct RelayConfig {
-    /// IPs to listen on. The unspecified address stands for all of its family; then the relay IPs
-    /// must be given, and there is no RFC 5780 alternate address.
-    pub listen: Vec<IpAddr>,
-    /// UDP and TCP port for TURN and STUN; 0 takes any that is free on all IPs. UDP also uses the
-    /// port above, or any other one if this is 0. 3478 by default.
-    pub turn_port: u16,
-    /// TCP port for TURN over TLS; 0 takes a free one, `None` (the default) leaves it out.
-    pub turns_port: Option<u16>,
+    /// Where STUN and TURN are served over UDP and TCP. The unspecified IP stands for all of its
+    /// family; then the relay IPs must be given, and there is no RFC 5780 alternate address. Port 0
+    /// takes any that is free, the same one for all IPs of this list.
+    pub listen: Vec<SocketAddr>,
+    /// Where STUN and TURN are served over UDP alone. With two IPs and two ports each, in this list
+    /// and the one above together, clients can measure their NAT by RFC 5780.
+    pub listen_udp: Vec<SocketAddr>,
+    /// Where TURN is served over TLS alone. Needs `tls`.
+    pub listen_tls: Vec<SocketAddr>,
     /// Certificate and key for TURN over TLS.
     pub tls: Option<Arc<ServerConfig>>,
     /// IPs that relay ports are bound on: the first IPv4 and the first IPv6 one count. Empty (the
@@ -39,6 +46,8 @@ pub struct RelayConfig {
     /// Key that nonces are made with; nodes with the same key accept each other's nonces. `None` (the
     /// default) makes a random one.
     pub nonce_key: Option<[u8; 32]>,
+    /// How packets are moved. [`IoMode::Auto`] by default.
+    pub io: IoMode,
     /// Threads that relay. `None` (the default) takes one for each core.
     pub shards: Option<usize>,
     /// Ports of this machine at which something else listens, such as a gateway. Like the relay's own
@@ -64,12 +73,38 @@ pub struct RelayConfig {
     pub write_timeout: Duration,
 }
 
+/// A way to move packets between the network and the shards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IoMode {
+    /// The fastest way that the machine allows.
+    #[default]
+    Auto,
+    /// A socket for each allocation. Works everywhere.
+    Sockets,
+    /// All relay ports of a shard steered to one socket by an eBPF program. Needs `CAP_NET_RAW` and
+    /// `CAP_BPF`.
+    Steered,
+}
+
+impl IoMode {
+    /// The name that command lines and logs use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Sockets => "sockets",
+            Self::Steered => "steered",
+        }
+    }
+}
+
 impl Default for RelayConfig {
     fn default() -> Self {
         Self {
             listen: Vec::new(),
-            turn_port: 3478,
-            turns_port: None,
+            listen_udp: Vec::new(),
+            listen_tls: Vec::new(),
             tls: None,
             relay_ips: Vec::new(),
             public_ip: None,
@@ -80,6 +115,7 @@ impl Default for RelayConfig {
             users: BTreeMap::new(),
             allow_peers: Vec::new(),
             nonce_key: None,
+            io: IoMode::Auto,
             shards: None,
             own_ports: Vec::new(),
             limits: Limits::default(),
@@ -114,8 +150,10 @@ impl RelayConfig {
 
     /// The IPs that relay ports are bound on, at most one of each family.
     pub(crate) fn relay_ips(&self) -> Vec<IpAddr> {
+        let listen: Vec<IpAddr>;
         let ips = if self.relay_ips.is_empty() {
-            &self.listen
+            listen = self.listen.iter().map(SocketAddr::ip).collect();
+            &listen
         } else {
             &self.relay_ips
         };

@@ -21,6 +21,9 @@ pub enum BindError {
     /// The range of relay ports is empty or reaches below 1024.
     #[error("the range of relay ports must not be empty or reach below 1024")]
     RelayPorts,
+    /// Steering was asked for, and cannot be had here.
+    #[error("relay ports cannot be steered here: choose `sockets` or `auto`")]
+    NoSteering,
     /// Somebody else has the port.
     #[error("{socket} is in use: stop the program that has it, or choose another port")]
     InUse {

@@ -12,8 +12,7 @@
 //!
 //! # fn main() -> Result<(), tombolo_relay::BindError> {
 //! let relay = Relay::bind(RelayConfig {
-//!     listen: vec!["127.0.0.1".parse().expect("a literal")],
-//!     turn_port: 0,
+//!     listen: vec!["127.0.0.1:0".parse().expect("a literal")],
 //!     secret: "a long shared secret".to_owned(),
 //!     ..RelayConfig::default()
 //! })?;
@@ -48,7 +47,7 @@ mod socket;
 mod stats;
 mod stream;
 
-pub use config::RelayConfig;
+pub use config::{IoMode, RelayConfig};
 pub use error::{BindError, ListenSocket, Protocol};
 pub use relay::{Relay, RelayAddrs};
 pub use stats::{IoStats, RelayStats, ShardStats, StreamStats};

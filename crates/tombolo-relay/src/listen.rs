@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener},
     time::Duration,
 };
 
@@ -21,21 +21,13 @@ pub(crate) struct Listeners {
 
 impl Listeners {
     pub(crate) fn bind(config: &RelayConfig, shards: usize) -> Result<Self, BindError> {
-        let ips = &config.listen;
-        let (turn, tcp) = retry_if_free(config.turn_port, |port| {
-            let udp = bind_udp(ips, port)?;
-            let port = udp.first().map_or(Ok(port), port_of)?;
-            Ok((udp, bind_tcp(ips, port)?))
+        let (turn, tcp) = retry_if_free(&config.listen, || {
+            let udp = bind_udp(&config.listen)?;
+            let bound: Vec<SocketAddr> = addresses(&udp)?;
+            Ok((udp, bind_tcp(&bound)?))
         })?;
-        let alternate_port = match config.turn_port {
-            0 => 0,
-            port => port.checked_add(1).unwrap_or(0),
-        };
-        let alternate = retry_if_free(alternate_port, |port| bind_udp(ips, port))?;
-        let tls = match config.turns_port {
-            Some(port) => retry_if_free(port, |port| bind_tcp(ips, port))?,
-            None => Vec::new(),
-        };
+        let alternate = retry_if_free(&config.listen_udp, || bind_udp(&config.listen_udp))?;
+        let tls = retry_if_free(&config.listen_tls, || bind_tcp(&config.listen_tls))?;
         let addrs = RelayAddrs {
             turn: addresses(&turn)?,
             alternate: addresses(&alternate)?,
@@ -61,39 +53,55 @@ impl Listeners {
 }
 
 /// Binds; where any port will do, tries several, as one may be free on one IP only.
-fn retry_if_free<T>(port: u16, bind: impl Fn(u16) -> Result<T, BindError>) -> Result<T, BindError> {
+fn retry_if_free<T>(
+    addresses: &[SocketAddr],
+    bind: impl Fn() -> Result<T, BindError>,
+) -> Result<T, BindError> {
+    let is_any = addresses.iter().any(|address| address.port() == 0);
     for _ in 1..FREE_PORT_TRIES {
-        match bind(port) {
-            Err(BindError::InUse { .. }) if port == 0 => {}
+        match bind() {
+            Err(BindError::InUse { .. }) if is_any => {}
             result => return result,
         }
     }
-    bind(port)
+    bind()
 }
 
-/// Binds the same port on all IPs; the first decides which if `port` is 0.
-fn bind_udp(ips: &[IpAddr], mut port: u16) -> Result<Vec<UdpSocket>, BindError> {
-    let mut sockets = Vec::with_capacity(ips.len());
-    for ip in ips {
-        let address = SocketAddr::new(*ip, port);
-        let socket = UdpSocket::bind_server(address)
-            .map_err(|error| BindError::listen(Protocol::Udp, address, error))?;
-        port = port_of(&socket)?;
+fn bind_udp(addresses: &[SocketAddr]) -> Result<Vec<UdpSocket>, BindError> {
+    let bind = |address| {
+        UdpSocket::bind_server(address)
+            .map_err(|error| BindError::listen(Protocol::Udp, address, error))
+    };
+    bind_each(addresses, bind, UdpSocket::local_addr)
+}
+
+fn bind_tcp(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
+    let bind = |address| {
+        listen_tcp(address).map_err(|error| BindError::listen(Protocol::Tcp, address, error))
+    };
+    bind_each(addresses, bind, TcpListener::local_addr)
+}
+
+/// Binds each address; the first one with port 0 decides the port of the others that have it.
+fn bind_each<S>(
+    addresses: &[SocketAddr],
+    bind: impl Fn(SocketAddr) -> Result<S, BindError>,
+    local_addr: impl Fn(&S) -> io::Result<SocketAddr>,
+) -> Result<Vec<S>, BindError> {
+    let mut sockets = Vec::with_capacity(addresses.len());
+    let mut any_port = 0;
+    for address in addresses {
+        let mut wanted = *address;
+        if wanted.port() == 0 {
+            wanted.set_port(any_port);
+        }
+        let socket = bind(wanted)?;
+        if address.port() == 0 {
+            any_port = local_addr(&socket)?.port();
+        }
         sockets.push(socket);
     }
     Ok(sockets)
-}
-
-fn bind_tcp(ips: &[IpAddr], mut port: u16) -> Result<Vec<TcpListener>, BindError> {
-    let mut listeners = Vec::with_capacity(ips.len());
-    for ip in ips {
-        let address = SocketAddr::new(*ip, port);
-        let listener = listen_tcp(address)
-            .map_err(|error| BindError::listen(Protocol::Tcp, address, error))?;
-        port = listener.local_addr()?.port();
-        listeners.push(listener);
-    }
-    Ok(listeners)
 }
 
 fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
@@ -113,10 +121,6 @@ fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
-}
-
-fn port_of(socket: &UdpSocket) -> Result<u16, BindError> {
-    Ok(socket.local_addr()?.port())
 }
 
 fn addresses(sockets: &[UdpSocket]) -> Result<Vec<SocketAddr>, BindError> {

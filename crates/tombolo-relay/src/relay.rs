@@ -10,7 +10,7 @@ use tombolo_turn::server::{self, Server};
 use tracing::{error, info};
 
 use crate::{
-    BindError, RelayConfig, RelayStats,
+    BindError, IoMode, RelayConfig, RelayStats,
     link::{Control, ShardLink},
     listen::Listeners,
     shard::Shard,
@@ -22,6 +22,7 @@ use crate::{
 /// A running relay. Dropping it ends it like [`Relay::shutdown`].
 pub struct Relay {
     addrs: RelayAddrs,
+    io: IoMode,
     /// Dropped before the shards that its connections write to.
     _streams: Streams,
     shards: Vec<ShardThread>,
@@ -32,9 +33,9 @@ pub struct Relay {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RelayAddrs {
-    /// STUN and TURN over UDP, and TURN over TCP: one address for each IP listened on.
+    /// STUN and TURN over UDP and TCP, in the order of [`RelayConfig::listen`].
     pub turn: Vec<SocketAddr>,
-    /// STUN and TURN over UDP on the alternate port.
+    /// STUN and TURN over UDP alone, in the order of [`RelayConfig::listen_udp`].
     pub alternate: Vec<SocketAddr>,
     /// TURN over TLS; empty without it.
     pub turns: Vec<SocketAddr>,
@@ -53,6 +54,7 @@ impl Relay {
     /// Says which socket cannot be had and what to do about it.
     pub fn bind(config: RelayConfig) -> Result<Self, BindError> {
         check(&config)?;
+        let io = io_mode(config.io)?;
         raise_open_files_limit();
         let shard_count = match config.shards {
             Some(count) => count.max(1),
@@ -78,9 +80,16 @@ impl Relay {
             counters: Arc::clone(&stream_counters),
         })?;
         let addrs = listeners.addrs;
-        info!(turn = ?addrs.turn, turns = ?addrs.turns, shards = shard_count, "relay listens");
+        info!(
+            turn = ?addrs.turn,
+            turns = ?addrs.turns,
+            io = io.name(),
+            shards = shard_count,
+            "relay listens"
+        );
         Ok(Self {
             addrs,
+            io,
             shards,
             _streams: streams,
             stream_counters,
@@ -91,6 +100,18 @@ impl Relay {
     #[must_use]
     pub fn addrs(&self) -> &RelayAddrs {
         &self.addrs
+    }
+
+    /// How packets are moved: never [`IoMode::Auto`].
+    #[must_use]
+    pub fn io(&self) -> IoMode {
+        self.io
+    }
+
+    /// How many shards relay.
+    #[must_use]
+    pub fn shards(&self) -> usize {
+        self.shards.len()
     }
 
     /// Lets `peer` send to each allocation of the time-limited `user`, as if its client had asked for
@@ -178,13 +199,21 @@ fn check(config: &RelayConfig) -> Result<(), BindError> {
     if config.relay_ips().is_empty() {
         return Err(BindError::NothingToRelayFrom);
     }
-    if config.turns_port.is_some() && config.tls.is_none() {
+    if !config.listen_tls.is_empty() && config.tls.is_none() {
         return Err(BindError::NoCertificate);
     }
     if config.relay_ports.is_empty() || *config.relay_ports.start() < RELAY_PORT_MIN {
         return Err(BindError::RelayPorts);
     }
     Ok(())
+}
+
+/// The way to move packets that is possible here.
+fn io_mode(wanted: IoMode) -> Result<IoMode, BindError> {
+    match wanted {
+        IoMode::Auto | IoMode::Sockets => Ok(IoMode::Sockets),
+        IoMode::Steered => Err(BindError::NoSteering),
+    }
 }
 
 fn core_config(
@@ -236,7 +265,9 @@ fn core_config(
 /// trust whoever comes from this machine, whatever the relay listens on.
 fn own_ips(config: &RelayConfig) -> io::Result<Vec<IpAddr>> {
     let interfaces = if_addrs::get_if_addrs()?;
-    let configured = config.listen.iter().chain(&config.relay_ips).copied();
+    let lists = [&config.listen, &config.listen_udp, &config.listen_tls];
+    let listening = lists.into_iter().flatten().map(SocketAddr::ip);
+    let configured = listening.chain(config.relay_ips.iter().copied());
     Ok(configured
         .chain(interfaces.iter().map(if_addrs::Interface::ip))
         .collect())
@@ -260,7 +291,7 @@ mod tests {
     #[test]
     fn a_relay_on_loopback_knows_the_addresses_of_all_interfaces_as_its_own() {
         let config = RelayConfig {
-            listen: vec![IpAddr::from([127, 0, 0, 1])],
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 3478))],
             ..RelayConfig::default()
         };
         let own = own_ips(&config).expect("the system tells");
@@ -268,6 +299,6 @@ mod tests {
         for interface in interfaces {
             assert!(own.contains(&interface.ip()), "{interface:?}");
         }
-        assert!(own.contains(&config.listen[0]));
+        assert!(own.contains(&config.listen[0].ip()));
     }
 }

@@ -11,7 +11,7 @@ fn any_free_port_is_taken_for_udp_and_tcp_alike() {
     let (tls, _) = certificate();
     let config = RelayConfig {
         tls: Some(tls),
-        turns_port: Some(0),
+        listen_tls: vec![(v4(), 0).into()],
         ..relay_config(v4())
     };
     let relay = Relay::bind(config).expect("there are free ports");
@@ -29,7 +29,7 @@ fn a_port_that_another_program_has_is_named_in_the_error() {
     let other = UdpSocket::bind("127.0.0.1:0").expect("loopback is there");
     let address = other.local_addr().expect("it is bound");
     let config = RelayConfig {
-        turn_port: address.port(),
+        listen: vec![address],
         ..relay_config(v4())
     };
     let error = Relay::bind(config)
@@ -43,9 +43,9 @@ fn a_port_that_another_program_has_is_named_in_the_error() {
 #[test]
 fn two_relays_never_share_a_port() {
     let first = Relay::bind(relay_config(v4())).expect("there are free ports");
-    let port = first.addrs().turn[0].port();
+    let address = first.addrs().turn[0];
     let second = Relay::bind(RelayConfig {
-        turn_port: port,
+        listen: vec![address],
         ..relay_config(v4())
     })
     .map(drop);
@@ -87,7 +87,7 @@ fn a_configuration_that_cannot_work_is_refused() {
         "{everywhere}"
     );
     let no_certificate = refused(RelayConfig {
-        turns_port: Some(0),
+        listen_tls: vec![(v4(), 0).into()],
         ..relay_config(v4())
     });
     assert!(

@@ -25,8 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) fn relay_config(ip: IpAddr) -> RelayConfig {
     let users = [("alice", "alice's password"), ("bob", "bob's password")];
     RelayConfig {
-        listen: vec![ip],
-        turn_port: 0,
+        listen: vec![SocketAddr::new(ip, 0)],
+        listen_udp: vec![SocketAddr::new(ip, 0)],
         users: users
             .map(|(user, password)| (user.to_owned(), password.to_owned()))
             .into(),

@@ -46,7 +46,7 @@ fn assert_lossless(port: Port, flags: &[&str], with_peer: WithPeer) {
     let (tls, _) = certificate();
     let config = RelayConfig {
         tls: Some(tls),
-        turns_port: Some(0),
+        listen_tls: vec![(v4(), 0).into()],
         secret: "shared".to_owned(),
         shards: Some(if with_peer == WithPeer::Yes { 2 } else { 1 }),
         ..relay_config(v4())

@@ -22,7 +22,7 @@ fn packets_travel_over_tls() {
     let (tls, trust) = certificate();
     let config = RelayConfig {
         tls: Some(tls),
-        turns_port: Some(0),
+        listen_tls: vec![(v4(), 0).into()],
         ..relay_config(v4())
     };
     let relay = Relay::bind(config).expect("there are free ports");
@@ -168,7 +168,7 @@ fn a_failed_handshake_is_counted() {
     let (tls, _) = certificate();
     let config = RelayConfig {
         tls: Some(tls),
-        turns_port: Some(0),
+        listen_tls: vec![(v4(), 0).into()],
         ..relay_config(v4())
     };
     let relay = Relay::bind(config).expect("there are free ports");
