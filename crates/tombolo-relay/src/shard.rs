@@ -274,7 +274,7 @@ impl Shard {
             return;
         };
         match forward {
-            Forward::ToPeer { at, to, range } => {
+            Forward::ToPeer { at, to, range, .. } => {
                 if let Some(index) = self.ports.index_of(at) {
                     let via = SocketId::Relay(index);
                     let (to, source, header, padding) = (to.0, None, None, 0);
@@ -331,7 +331,7 @@ impl Shard {
             return;
         };
         match forward {
-            Forward::ToPeer { at, to, range } => {
+            Forward::ToPeer { at, to, range, .. } => {
                 if let Some(index) = self.ports.index_of(at) {
                     let payload = &frame[range];
                     let packet = Outgoing {
@@ -557,7 +557,7 @@ fn hand_over(
     forward: Forward,
     data: &[u8],
 ) -> Option<Forward> {
-    let Forward::ToPeer { at, to, range } = &forward else {
+    let Forward::ToPeer { at, to, range, .. } = &forward else {
         return Some(forward);
     };
     let at_peer = RelayAddr(to.0);

@@ -100,7 +100,7 @@ impl RelayHost {
     fn on_forward(&mut self, now: Instant, forward: Option<Forward>, bytes: &[u8]) {
         match forward {
             None => {}
-            Some(Forward::ToPeer { at, to, range }) => {
+            Some(Forward::ToPeer { at, to, range, .. }) => {
                 // Two allocations of one node exchange packets in memory.
                 if self.relay_ports.contains(&to.0) {
                     self.on_peer(now, to.0, at.0, &bytes[range]);

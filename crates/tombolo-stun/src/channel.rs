@@ -7,8 +7,10 @@ use crate::{Attribute, AttributeError, AttributeType, TransactionId, WriteAttrib
 /// Length of the header in front of a ChannelData payload, in bytes. See RFC 8656 §12.4.
 pub const CHANNEL_HEADER_BYTES: usize = 4;
 
-/// Number of a channel, 0x4000 to 0x4fff; also the CHANNEL-NUMBER attribute.
-/// See RFC 8656 §12 and §18.1.
+/// Number of a channel, 0x4000 to 0x7ffe; also the CHANNEL-NUMBER attribute.
+///
+/// RFC 8656 §12 narrows the range to 0x4fff, and a client of today stays within it; clients of
+/// RFC 5766 §11 use all of it. The first two bits of a packet tell it from STUN either way.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelNumber(u16);
 
@@ -16,9 +18,9 @@ impl ChannelNumber {
     /// The lowest channel number.
     pub const MIN: Self = Self(0x4000);
     /// The highest channel number.
-    pub const MAX: Self = Self(0x4fff);
+    pub const MAX: Self = Self(0x7ffe);
 
-    /// Makes a channel number; `None` outside 0x4000 to 0x4fff.
+    /// Makes a channel number; `None` outside 0x4000 to 0x7ffe.
     pub const fn new(number: u16) -> Option<Self> {
         if number < Self::MIN.0 || number > Self::MAX.0 {
             None
@@ -112,7 +114,7 @@ pub enum ChannelDataError {
     /// Fewer bytes than the header has.
     #[error("shorter than a channel data header")]
     TooShort,
-    /// The channel number is outside 0x4000 to 0x4fff.
+    /// The channel number is outside 0x4000 to 0x7ffe.
     #[error("channel number out of range")]
     NumberOutOfRange,
     /// The length in the header is not that of the datagram.
@@ -159,16 +161,23 @@ mod tests {
     #[test]
     fn reserved_numbers_are_refused() {
         assert_eq!(ChannelNumber::new(0x3fff), None);
-        assert_eq!(ChannelNumber::new(0x5000), None);
-        let error = ChannelData::decode(&[0x50, 0, 0, 0]).expect_err("reserved");
+        assert_eq!(ChannelNumber::new(0x7fff), None);
+        let error = ChannelData::decode(&[0x7f, 0xff, 0, 0]).expect_err("reserved");
         assert_eq!(error, ChannelDataError::NumberOutOfRange);
+    }
+
+    #[test]
+    fn numbers_that_only_rfc_5766_has_are_accepted() {
+        let decoded = ChannelData::decode(&[0x50, 0, 0, 1, 7]).expect("is in the range");
+        assert_eq!(decoded.number.number(), 0x5000);
+        assert_eq!(decoded.data, [7]);
     }
 
     #[test]
     fn header_refuses_what_it_cannot_say() {
         assert_eq!(
             ChannelNumber::MAX.header(65_535),
-            Some([0x4f, 0xff, 0xff, 0xff])
+            Some([0x7f, 0xfe, 0xff, 0xff])
         );
         assert_eq!(ChannelNumber::MAX.header(65_536), None);
     }

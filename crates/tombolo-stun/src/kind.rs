@@ -8,7 +8,7 @@ use crate::{HEADER_BYTES, MAGIC_COOKIE};
 pub enum Kind {
     /// The first two bits are zero and the magic cookie is in its place. See RFC 8489 §5.
     Stun,
-    /// The first byte is in 0x40..=0x4f. See RFC 8656 §12.
+    /// The first two bits are 01. See RFC 8656 §12 and, for numbers from 0x5000 on, RFC 5766 §11.
     ChannelData,
     /// Neither of the two.
     Other,
@@ -23,7 +23,7 @@ impl Kind {
             {
                 Self::Stun
             }
-            [0x40..=0x4f, _, _, _, ..] => Self::ChannelData,
+            [0x40..=0x7f, _, _, _, ..] => Self::ChannelData,
             _ => Self::Other,
         }
     }
@@ -48,6 +48,7 @@ mod tests {
     fn channel_data_needs_its_four_bytes_of_header() {
         assert_eq!(Kind::of(&[0x40, 0, 0]), Kind::Other);
         assert_eq!(Kind::of(&[0x40, 0, 0, 0]), Kind::ChannelData);
-        assert_eq!(Kind::of(&[0x50, 0, 0, 0]), Kind::Other);
+        assert_eq!(Kind::of(&[0x7f, 0, 0, 0]), Kind::ChannelData);
+        assert_eq!(Kind::of(&[0x80, 0, 0, 0]), Kind::Other);
     }
 }

@@ -15,7 +15,7 @@ pub fn frame_len(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
     };
     match first {
         0x00..=0x3f => stun_len(bytes),
-        0x40..=0x4f => {
+        0x40..=0x7f => {
             Ok(length_field(bytes).map(|length| CHANNEL_HEADER_BYTES + length.next_multiple_of(4)))
         }
         _ => Err(FrameError::NeitherStunNorChannelData),
@@ -66,6 +66,7 @@ mod tests {
     fn channel_data_counts_its_padding() {
         assert_eq!(frame_len(&[0x40, 0, 0, 5]), Ok(Some(12)));
         assert_eq!(frame_len(&[0x40, 0, 0, 0]), Ok(Some(4)));
+        assert_eq!(frame_len(&[0x7f, 0xfe, 0, 5]), Ok(Some(12)));
         assert_eq!(frame_len(&[0x40, 0, 0]), Ok(None));
     }
 
@@ -86,7 +87,7 @@ mod tests {
             Err(FrameError::NeitherStunNorChannelData)
         );
         assert_eq!(
-            frame_len(b"POST / HTTP/1.1"),
+            frame_len(b"\xffSMB"),
             Err(FrameError::NeitherStunNorChannelData)
         );
         assert_eq!(

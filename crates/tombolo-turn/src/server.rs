@@ -7,8 +7,8 @@
 //!
 //! Implemented are RFC 8489 (Binding, long-term credentials with MD5 and SHA-256), RFC 8656
 //! (UDP relaying over IPv4 and IPv6, both at once too), and the behaviour discovery of RFC 5780.
-//! Left out on purpose: DONT-FRAGMENT (answered 420, as RFC 8656 §7.2 allows), USERHASH for
-//! time-limited users (they cannot be listed), and ALTERNATE-SERVER.
+//! Left out on purpose: USERHASH for time-limited users (they cannot be listed), and
+//! ALTERNATE-SERVER.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -28,6 +28,8 @@ mod budget;
 mod config;
 mod data;
 mod forward;
+mod icmp;
+mod info;
 mod nonce;
 mod policy;
 mod ports;
@@ -37,9 +39,12 @@ mod stats;
 mod table;
 
 pub use address::{FiveTuple, PeerAddr, RelayAddr, Transport};
+pub use allocation::{Tally, Traffic};
 pub use auth::password_of;
 pub use config::{Config, Limits};
-pub use forward::{Forward, Header};
+pub use forward::{Forward, Fragment, Header};
+pub use icmp::PeerError;
+pub use info::AllocationInfo;
 pub use policy::{AddressPolicy, Cidr, CidrError, Denial};
 pub use stats::{Refusal, Stats};
 
@@ -158,6 +163,19 @@ impl Server {
                 self.stats.refuse(refusal);
                 None
             }
+        }
+    }
+
+    /// Handles an ICMP error about a datagram that went from a relayed address to a peer.
+    pub fn handle_peer_error(
+        &mut self,
+        now: Instant,
+        at: RelayAddr,
+        peer: PeerAddr,
+        error: PeerError,
+    ) {
+        if let Err(refusal) = self.on_peer_error(now, at, peer, error) {
+            self.stats.refuse(refusal);
         }
     }
 
@@ -430,6 +448,8 @@ pub enum CloseReason {
     Expired,
     /// The client's connection was closed.
     ClientGone,
+    /// An operator ended it.
+    Ended,
 }
 
 /// What [`Server::handle_timeout`] will do.

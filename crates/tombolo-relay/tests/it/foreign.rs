@@ -58,9 +58,9 @@ fn assert_lossless(port: Port, flags: &[&str], with_peer: WithPeer) {
         Port::Tls => relay.addrs().turns[0],
     };
     let mut client = Command::new("turnutils_uclient");
-    // Two clients, twenty messages of 200 bytes, 5 ms apart; by Send indications, as its
-    // channels have numbers up to 0x7fff at random, and RFC 8656 §12 ends at 0x4fff.
-    client.args("-s -m 2 -n 20 -l 200 -z 5 -u carol -W shared".split(' '));
+    // Two clients, twenty messages of 200 bytes, 5 ms apart, on channels with the numbers of
+    // RFC 5766.
+    client.args("-m 2 -n 20 -l 200 -z 5 -u carol -W shared".split(' '));
     client.args(flags).arg("-p").arg(server.port().to_string());
     if with_peer == WithPeer::Yes {
         client.arg("-e").arg(echo.address.ip().to_string());

@@ -331,6 +331,7 @@ impl Server {
             ask.from,
             identity.user.clone(),
             relays,
+            now,
             expires,
             ask.transaction,
         );
@@ -410,7 +411,7 @@ impl Wish {
         if transport != RequestedTransport::UDP {
             return Err(Refusal::TransportUnsupported.into());
         }
-        // 4. DONT-FRAGMENT is not among the known attributes.
+        // 4. DONT-FRAGMENT asks for nothing now: every driver can set the bit.
         // 5. A reservation says all; nothing may contradict it.
         let family = message
             .attribute::<RequestedAddressFamily>()
@@ -488,9 +489,9 @@ fn parity_of(even: Option<EvenPort>) -> Parity {
     even.map_or(Parity::Any, |_| Parity::Even)
 }
 
-/// Attributes of an Allocate request. DONT-FRAGMENT is left out, as RFC 8656 §7.2 asks of a
-/// server that cannot set the bit.
-pub(super) const ALLOCATE_ATTRIBUTES: [AttributeType; 5] = [
+/// Attributes of an Allocate request.
+pub(super) const ALLOCATE_ATTRIBUTES: [AttributeType; 6] = [
+    AttributeType::DONT_FRAGMENT,
     AttributeType::REQUESTED_TRANSPORT,
     AttributeType::REQUESTED_ADDRESS_FAMILY,
     AttributeType::EVEN_PORT,

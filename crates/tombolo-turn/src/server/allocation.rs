@@ -16,7 +16,9 @@ pub(super) struct Allocation {
     pub(super) client: FiveTuple,
     pub(super) user: User,
     pub(super) relays: Relays,
+    pub(super) created: Instant,
     pub(super) expires: Instant,
+    pub(super) traffic: Traffic,
     /// The transaction that made it, and its answer, for retransmissions.
     pub(super) transaction: TransactionId,
     pub(super) reply: Box<[u8]>,
@@ -24,6 +26,33 @@ pub(super) struct Allocation {
     permissions: BTreeMap<IpAddr, Instant>,
     channels: BTreeMap<ChannelNumber, Channel>,
     number_by_peer: BTreeMap<SocketAddr, ChannelNumber>,
+}
+
+/// What went through an allocation since it was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Payloads sent on to peers.
+    pub to_peer: Tally,
+    /// Payloads sent on to the client.
+    pub to_client: Tally,
+    /// Packets of the client or of peers that were not sent on.
+    pub dropped: u64,
+}
+
+/// A number of packets and the bytes of their payloads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, bytes: usize) {
+        self.packets += 1;
+        self.bytes += bytes as u64;
+    }
 }
 
 /// The one or two relayed addresses of an allocation.
@@ -44,6 +73,7 @@ impl Allocation {
         client: FiveTuple,
         user: User,
         relays: Relays,
+        created: Instant,
         expires: Instant,
         transaction: TransactionId,
     ) -> Self {
@@ -51,7 +81,9 @@ impl Allocation {
             client,
             user,
             relays,
+            created,
             expires,
+            traffic: Traffic::default(),
             transaction,
             reply: Box::default(),
             permissions: BTreeMap::new(),
@@ -79,6 +111,37 @@ impl Allocation {
     pub(super) fn number_of(&self, now: Instant, peer: SocketAddr) -> Option<ChannelNumber> {
         let number = self.number_by_peer.get(&peer).copied()?;
         self.peer_of(now, number).map(|_| number)
+    }
+
+    /// Says from where to where the payload of a channel goes.
+    pub(super) fn on_channel(
+        &self,
+        now: Instant,
+        number: ChannelNumber,
+    ) -> Result<(RelayAddr, SocketAddr), Refusal> {
+        let peer = self.peer_of(now, number).ok_or(Refusal::ChannelUnbound)?;
+        let at = self.relays.of(AddressFamily::of(peer.ip()));
+        Ok((at.ok_or(Refusal::FamilyMismatch)?, peer))
+    }
+
+    /// Says from where a payload goes to a peer that has a permission.
+    pub(super) fn on_send(&self, now: Instant, peer: SocketAddr) -> Result<RelayAddr, Refusal> {
+        let at = self.relays.of(AddressFamily::of(peer.ip()));
+        let at = at.ok_or(Refusal::FamilyMismatch)?;
+        if !self.is_permitted(now, peer.ip()) {
+            return Err(Refusal::PermissionMissing);
+        }
+        Ok(at)
+    }
+
+    /// Counts permissions and channels that are not over.
+    pub(super) fn count_live(&self, now: Instant) -> (usize, usize) {
+        let permissions = self.permissions.values();
+        let channels = self.channels.values().map(|channel| &channel.expires);
+        (
+            permissions.filter(|expires| now < **expires).count(),
+            channels.filter(|expires| now < **expires).count(),
+        )
     }
 
     /// Tells whether all of `peers` can have permissions.

@@ -4,13 +4,12 @@ use std::time::Instant;
 
 use rand::Rng;
 use tombolo_stun::{
-    AddressFamily, AttributeType, CHANNEL_HEADER_BYTES, ChannelData, MAGIC_COOKIE, Message,
-    XorPeerAddress,
+    AttributeType, CHANNEL_HEADER_BYTES, ChannelData, MAGIC_COOKIE, Message, XorPeerAddress,
 };
 
 use super::Server;
 use super::address::{FiveTuple, PeerAddr, RelayAddr, canonical};
-use super::forward::{Forward, Header};
+use super::forward::{Forward, Fragment, Header};
 use super::stats::Refusal;
 
 impl Server {
@@ -22,17 +21,17 @@ impl Server {
         data: &[u8],
     ) -> Result<Forward, Refusal> {
         let decoded = ChannelData::decode(data).map_err(|_| Refusal::Malformed)?;
-        let (_, allocation) = self
+        let allocation = self
             .allocations
-            .by_client(&from)
+            .by_client_mut(&from)
             .ok_or(Refusal::AllocationMissing)?;
-        let peer = allocation
-            .peer_of(now, decoded.number)
-            .ok_or(Refusal::ChannelUnbound)?;
-        let at = allocation.relays.of(AddressFamily::of(peer.ip()));
-        let at = at.ok_or(Refusal::FamilyMismatch)?;
-        let range = CHANNEL_HEADER_BYTES..CHANNEL_HEADER_BYTES + decoded.data.len();
-        Ok(self.send_on(at, peer, range))
+        let bytes = decoded.data.len();
+        let (at, peer) = allocation
+            .on_channel(now, decoded.number)
+            .inspect_err(|_| allocation.traffic.dropped += 1)?;
+        allocation.traffic.to_peer.add(bytes);
+        let range = CHANNEL_HEADER_BYTES..CHANNEL_HEADER_BYTES + bytes;
+        Ok(self.send_on(at, peer, range, Fragment::Allowed))
     }
 
     /// Sends the payload of a Send indication on to its peer. See RFC 8656 §11.2.
@@ -49,19 +48,24 @@ impl Server {
         let range = message
             .value_range(AttributeType::DATA)
             .ok_or(Refusal::RequestBad)?;
-        let (_, allocation) = self
+        let fragment = match message.has(AttributeType::DONT_FRAGMENT) {
+            true => Fragment::forbidden_if_it_counts(from, peer),
+            false => Fragment::Allowed,
+        };
+        let allocation = self
             .allocations
-            .by_client(&from)
+            .by_client_mut(&from)
             .ok_or(Refusal::AllocationMissing)?;
-        let at = allocation.relays.of(AddressFamily::of(peer.ip()));
-        let at = at.ok_or(Refusal::FamilyMismatch)?;
-        if !allocation.is_permitted(now, peer.ip()) {
-            return Err(Refusal::PermissionMissing);
-        }
-        self.policy
-            .check(peer)
-            .map_err(|_| Refusal::PeerForbidden)?;
-        Ok(self.send_on(at, peer, range))
+        let policy = &self.policy;
+        let at = allocation
+            .on_send(now, peer)
+            .and_then(|at| match policy.check(peer) {
+                Ok(()) => Ok(at),
+                Err(_) => Err(Refusal::PeerForbidden),
+            })
+            .inspect_err(|_| allocation.traffic.dropped += 1)?;
+        allocation.traffic.to_peer.add(range.len());
+        Ok(self.send_on(at, peer, range, fragment))
     }
 
     /// Sends a packet from a peer on to the client. See RFC 8656 §11.3 and §12.7.
@@ -73,10 +77,15 @@ impl Server {
         data: &[u8],
     ) -> Result<Forward, Refusal> {
         let peer = self.aliases.to_public(canonical(from.0));
-        let allocation = self.allocations.by_relay(&at).ok_or(Refusal::RelayIdle)?;
+        let allocation = self
+            .allocations
+            .by_relay_mut(&at)
+            .ok_or(Refusal::RelayIdle)?;
         if !allocation.is_permitted(now, peer.ip()) {
+            allocation.traffic.dropped += 1;
             return Err(Refusal::PeerNotPermitted);
         }
+        allocation.traffic.to_client.add(data.len());
         let to = allocation.client;
         let number = allocation.number_of(now, peer);
         let mut header = Header::new();
@@ -105,13 +114,20 @@ impl Server {
         })
     }
 
-    fn send_on(&mut self, at: RelayAddr, peer: SocketAddr, range: Range<usize>) -> Forward {
+    fn send_on(
+        &mut self,
+        at: RelayAddr,
+        peer: SocketAddr,
+        range: Range<usize>,
+        fragment: Fragment,
+    ) -> Forward {
         self.stats.to_peer_packets += 1;
         self.stats.to_peer_bytes += range.len() as u64;
         Forward::ToPeer {
             at,
             to: PeerAddr(self.aliases.to_local(peer)),
             range,
+            fragment,
         }
     }
 
@@ -163,6 +179,10 @@ fn xor<const N: usize>(mut octets: [u8; N], mask: [u8; 16]) -> [u8; N] {
     octets
 }
 
-const SEND_ATTRIBUTES: [AttributeType; 2] = [AttributeType::XOR_PEER_ADDRESS, AttributeType::DATA];
+const SEND_ATTRIBUTES: [AttributeType; 3] = [
+    AttributeType::XOR_PEER_ADDRESS,
+    AttributeType::DATA,
+    AttributeType::DONT_FRAGMENT,
+];
 /// The first two bytes of a Data indication.
 const DATA_INDICATION: [u8; 2] = [0x00, 0x17];

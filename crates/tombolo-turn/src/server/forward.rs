@@ -1,4 +1,5 @@
 use std::fmt;
+use std::net::SocketAddr;
 use std::ops::{Deref, Range};
 
 use super::address::{FiveTuple, PeerAddr, RelayAddr};
@@ -14,6 +15,8 @@ pub enum Forward {
         to: PeerAddr,
         /// The payload inside the packet that was handled.
         range: Range<usize>,
+        /// Whether routers may cut the datagram up.
+        fragment: Fragment,
     },
     /// Send `header`, `data[range]` and `padding` zero bytes to the client.
     ToClient {
@@ -26,6 +29,30 @@ pub enum Forward {
         /// How many zero bytes follow the payload, 0 to 3.
         padding: usize,
     },
+}
+
+/// Whether routers on the way to the peer may cut a datagram up. See RFC 8656 §14.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fragment {
+    /// They may: the DF bit is clear.
+    Allowed,
+    /// They must not: the DF bit is set, as a Send indication with DONT-FRAGMENT asks. One that is
+    /// too long then comes back as an ICMP error.
+    Forbidden,
+}
+
+impl Fragment {
+    /// What DONT-FRAGMENT means: nothing where datagrams are translated to or from IPv6 (RFC 8656
+    /// §13), and for a byte stream over IPv6 all that the server can go by (§15).
+    pub(super) fn forbidden_if_it_counts(from: FiveTuple, peer: SocketAddr) -> Self {
+        let client = from.client.ip().to_canonical();
+        if (client.is_ipv4() && peer.is_ipv4()) || (client.is_ipv6() && from.transport.is_stream())
+        {
+            Self::Forbidden
+        } else {
+            Self::Allowed
+        }
+    }
 }
 
 /// The bytes in front of a payload, held inline.

@@ -39,7 +39,7 @@ impl Server {
         }
         let lifetime = match requested {
             Some(requested) if requested.is_zero() => {
-                self.end(now, id, family);
+                self.end_relays(now, id, family);
                 requested
             }
             requested => {
@@ -145,7 +145,7 @@ impl Server {
     }
 
     /// Ends an allocation, or only its address of one family where it has two.
-    fn end(&mut self, now: Instant, id: AllocationId, family: Option<AddressFamily>) {
+    fn end_relays(&mut self, now: Instant, id: AllocationId, family: Option<AddressFamily>) {
         let Some(allocation) = self.allocations.get_mut(id) else {
             return;
         };

@@ -24,6 +24,8 @@ pub struct Stats {
     pub to_client_packets: u64,
     /// Bytes of payloads sent on to clients.
     pub to_client_bytes: u64,
+    /// ICMP errors passed on to clients.
+    pub icmp_errors: u64,
     refusals: Refusals,
 }
 
@@ -145,6 +147,8 @@ refusals! {
     PeerNotPermitted = 0, "packet from a peer without permission";
     /// A packet at an address without allocation.
     RelayIdle = 0, "packet at a relayed address without allocation";
+    /// An ICMP error of a type that is not passed on.
+    IcmpIrrelevant = 0, "icmp type not for clients";
     /// A payload longer than its header can say.
     PayloadTooLong = 0, "payload too long";
     /// No room for a reply in the queue.

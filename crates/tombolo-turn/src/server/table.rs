@@ -64,9 +64,24 @@ impl Allocations {
         Some((id, self.slots.get(id.0)?.as_ref()?))
     }
 
+    pub(super) fn by_client_mut(&mut self, client: &FiveTuple) -> Option<&mut Allocation> {
+        let id = self.id_by_client.get(client)?;
+        self.slots.get_mut(id.0)?.as_mut()
+    }
+
     pub(super) fn by_relay(&self, relay: &RelayAddr) -> Option<&Allocation> {
         let id = self.id_by_relay.get(relay)?;
         self.slots.get(id.0)?.as_ref()
+    }
+
+    pub(super) fn by_relay_mut(&mut self, relay: &RelayAddr) -> Option<&mut Allocation> {
+        let id = self.id_by_relay.get(relay)?;
+        self.slots.get_mut(id.0)?.as_mut()
+    }
+
+    /// Iterates over all allocations in the order of their places.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Allocation> {
+        self.slots.iter().flatten()
     }
 
     pub(super) fn ids_of(&self, user: &User) -> impl Iterator<Item = AllocationId> + '_ {

@@ -6,5 +6,7 @@ mod auth;
 mod binding;
 mod data;
 mod hostile;
+mod icmp;
+mod info;
 mod lab;
 mod peers;

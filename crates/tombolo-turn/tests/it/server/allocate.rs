@@ -124,14 +124,24 @@ fn only_udp_is_relayed() {
 }
 
 #[test]
-fn dont_fragment_is_named_as_unknown() {
+fn dont_fragment_is_supported() {
     let mut lab = Lab::new();
     let reply = lab.allocate_with(client(1), &alice(), |writer| {
         writer.attribute(&DontFragment);
     });
+    assert_eq!(reply.code(), None);
+}
+
+#[test]
+fn attributes_that_must_be_understood_and_are_not_are_named() {
+    let mut lab = Lab::new();
+    let kind = AttributeType(0x7777);
+    let reply = lab.allocate_with(client(1), &alice(), |writer| {
+        writer.attribute(&RawAttribute { kind, value: &[] });
+    });
     assert_eq!(reply.code(), Some(420));
     let unknown: UnknownAttributes<'_> = reply.get().expect("says which");
-    assert!(unknown.types().eq([AttributeType::DONT_FRAGMENT]));
+    assert!(unknown.types().eq([kind]));
 }
 
 #[test]

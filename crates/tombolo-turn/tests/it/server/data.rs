@@ -1,8 +1,8 @@
 use tombolo_stun::{
-    AddressFamily, ChannelData, Class, Data, DontFragment, Message, Method, RequestedAddressFamily,
-    XorPeerAddress, XorRelayedAddress,
+    AddressFamily, AttributeType, ChannelData, Class, Data, DontFragment, Message, Method,
+    RawAttribute, RequestedAddressFamily, XorPeerAddress, XorRelayedAddress,
 };
-use tombolo_turn::server::{Refusal, RelayAddr};
+use tombolo_turn::server::{FiveTuple, Fragment, Refusal, RelayAddr, Transport};
 
 use super::lab::{AtPeer, Lab, PEER, PEER_V6, address, alice, bob, channel, client, tcp_client};
 
@@ -16,6 +16,7 @@ fn indications_carry_payloads_both_ways_over_ipv4_and_ipv6() {
             let expected = AtPeer {
                 from: relay.0,
                 to: address(peer),
+                fragment: Fragment::Allowed,
                 payload: payload.to_vec(),
             };
             assert_eq!(sent, Some(expected));
@@ -34,6 +35,38 @@ fn indications_carry_payloads_both_ways_over_ipv4_and_ipv6() {
 }
 
 #[test]
+fn dont_fragment_sets_the_bit_where_no_translation_to_or_from_ipv6_is_involved() {
+    let v6 = |transport| FiveTuple {
+        transport,
+        client: address("[2a00::8]:1"),
+        server: address("[2a00::9]:3478"),
+    };
+    let (udp, tcp) = (Transport::Udp, Transport::Tcp);
+    for (from, family, peer, fragment) in [
+        (client(1), AddressFamily::V4, PEER, Fragment::Forbidden),
+        (client(1), AddressFamily::V6, PEER_V6, Fragment::Allowed),
+        (v6(udp), AddressFamily::V4, PEER, Fragment::Allowed),
+        (v6(udp), AddressFamily::V6, PEER_V6, Fragment::Allowed),
+        (tcp_client(1), AddressFamily::V4, PEER, Fragment::Forbidden),
+        (v6(tcp), AddressFamily::V6, PEER_V6, Fragment::Forbidden),
+    ] {
+        let mut lab = Lab::new();
+        lab.allocate_with(from, &alice(), |writer| {
+            writer.attribute(&RequestedAddressFamily(family));
+        });
+        lab.permit(from, &alice(), peer);
+        let bytes = lab.message(Class::Indication, Method::SEND, |writer| {
+            writer
+                .attribute(&XorPeerAddress(address(peer)))
+                .attribute(&DontFragment)
+                .attribute(&Data(b"x"));
+        });
+        let sent = lab.data(from, &bytes).expect("is permitted");
+        assert_eq!(sent.fragment, fragment, "{from:?} to {peer}");
+    }
+}
+
+#[test]
 fn channels_carry_payloads_both_ways_over_ipv4_and_ipv6() {
     for (family, peer) in [(AddressFamily::V4, PEER), (AddressFamily::V6, PEER_V6)] {
         let (mut lab, relay) = lab_with(family);
@@ -42,6 +75,7 @@ fn channels_carry_payloads_both_ways_over_ipv4_and_ipv6() {
         let expected = AtPeer {
             from: relay.0,
             to: address(peer),
+            fragment: Fragment::Allowed,
             payload: b"hello".to_vec(),
         };
         assert_eq!(sent, Some(expected));
@@ -195,7 +229,10 @@ fn a_send_indication_with_an_unknown_attribute_is_dropped() {
     let bytes = lab.message(Class::Indication, Method::SEND, |writer| {
         writer
             .attribute(&XorPeerAddress(address(PEER)))
-            .attribute(&DontFragment)
+            .attribute(&RawAttribute {
+                kind: AttributeType(0x7777),
+                value: &[],
+            })
             .attribute(&Data(b"x"));
     });
     assert_eq!(lab.data(client(1), &bytes), None);

@@ -10,8 +10,8 @@ use tombolo_stun::{
     XorPeerAddress, XorRelayedAddress,
 };
 use tombolo_turn::server::{
-    Command, Config, Event, FiveTuple, Forward, PeerAddr, PortError, Refusal, RelayAddr, Server,
-    Transmit, Transport, password_of,
+    Command, Config, Event, FiveTuple, Forward, Fragment, PeerAddr, PortError, Refusal, RelayAddr,
+    Server, Transmit, Transport, password_of,
 };
 
 pub(super) const REALM: &str = "tombolo";
@@ -62,6 +62,7 @@ impl User {
 pub(super) struct AtPeer {
     pub(super) from: SocketAddr,
     pub(super) to: SocketAddr,
+    pub(super) fragment: Fragment,
     pub(super) payload: Vec<u8>,
 }
 
@@ -272,9 +273,11 @@ impl Lab {
                 at: RelayAddr(from),
                 to: PeerAddr(to),
                 range,
+                fragment,
             } => Some(AtPeer {
                 from,
                 to,
+                fragment,
                 payload: bytes[range].to_vec(),
             }),
             Forward::ToClient { .. } => panic!("a client's data goes to a peer"),

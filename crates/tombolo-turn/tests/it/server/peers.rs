@@ -267,7 +267,7 @@ fn a_channel_bind_without_number_or_peer_or_out_of_range_is_a_bad_request() {
             let kind = AttributeType::CHANNEL_NUMBER;
             w.attribute(&peer).attribute(&RawAttribute {
                 kind,
-                value: &[0x50, 0, 0, 0],
+                value: &[0x7f, 0xff, 0, 0],
             });
         }),
     ];

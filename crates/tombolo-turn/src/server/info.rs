@@ -1,0 +1,61 @@
+use std::time::Instant;
+
+use super::address::{FiveTuple, RelayAddr};
+use super::allocation::Traffic;
+use super::{CloseReason, Server};
+
+/// An allocation as an operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AllocationInfo {
+    /// Whose it is.
+    pub client: FiveTuple,
+    /// The user without the expiry of time-limited credentials.
+    pub user: String,
+    /// The realm of the credentials.
+    pub realm: String,
+    /// Its one or two relayed addresses, as bound.
+    pub relays: Vec<RelayAddr>,
+    /// When it was made.
+    pub created: Instant,
+    /// When it ends without a refresh.
+    pub expires: Instant,
+    /// Permissions that are in force.
+    pub permissions: usize,
+    /// Channels that are bound.
+    pub channels: usize,
+    /// What went through it since it was made.
+    pub traffic: Traffic,
+}
+
+impl Server {
+    /// Iterates over all allocations. Costs a look at each permission and channel, so it is for
+    /// operators, not for a packet.
+    pub fn allocations(&self, now: Instant) -> impl Iterator<Item = AllocationInfo> + '_ {
+        self.allocations.iter().map(move |allocation| {
+            let (permissions, channels) = allocation.count_live(now);
+            AllocationInfo {
+                client: allocation.client,
+                user: allocation.user.clone().into_name(),
+                realm: self.authority.realm().to_owned(),
+                relays: allocation.relays.iter().collect(),
+                created: allocation.created,
+                expires: allocation.expires,
+                permissions,
+                channels,
+                traffic: allocation.traffic,
+            }
+        })
+    }
+
+    /// Ends the allocation of a client as an operator wishes; the client finds out by its next
+    /// request. `false` if there is none.
+    pub fn end(&mut self, now: Instant, client: FiveTuple) -> bool {
+        self.cancel_pending(client);
+        let Some((id, _)) = self.allocations.by_client(&client) else {
+            return false;
+        };
+        self.close(now, id, CloseReason::Ended);
+        true
+    }
+}
