@@ -35,6 +35,7 @@ impl Listeners {
                 .iter()
                 .map(TcpListener::local_addr)
                 .collect::<Result<_, _>>()?,
+            relay: config.relay_ips(),
         };
         let first: Vec<UdpSocket> = turn.into_iter().chain(alternate).collect();
         let mut udp = Vec::with_capacity(shards);
@@ -82,23 +83,28 @@ fn bind_tcp(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
     bind_each(addresses, bind, TcpListener::local_addr)
 }
 
-/// Binds each address; the first one with port 0 decides the port of the others that have it.
+/// Binds each address; the first one with port 0 decides the port of the others that have it, each
+/// on another IP.
 fn bind_each<S>(
     addresses: &[SocketAddr],
     bind: impl Fn(SocketAddr) -> Result<S, BindError>,
     local_addr: impl Fn(&S) -> io::Result<SocketAddr>,
 ) -> Result<Vec<S>, BindError> {
     let mut sockets = Vec::with_capacity(addresses.len());
-    let mut any_port = 0;
+    let mut bound = Vec::with_capacity(addresses.len());
+    let mut any_port = None;
     for address in addresses {
-        let mut wanted = *address;
-        if wanted.port() == 0 {
-            wanted.set_port(any_port);
-        }
+        let same = any_port.map(|port| SocketAddr::new(address.ip(), port));
+        let wanted = match same {
+            Some(same) if address.port() == 0 && !bound.contains(&same) => same,
+            _ => *address,
+        };
         let socket = bind(wanted)?;
-        if address.port() == 0 {
-            any_port = local_addr(&socket)?.port();
+        let local = local_addr(&socket)?;
+        if address.port() == 0 && any_port.is_none() {
+            any_port = Some(local.port());
         }
+        bound.push(local);
         sockets.push(socket);
     }
     Ok(sockets)

@@ -39,6 +39,8 @@ pub struct RelayAddrs {
     pub alternate: Vec<SocketAddr>,
     /// TURN over TLS; empty without it.
     pub turns: Vec<SocketAddr>,
+    /// The IPs that relay ports are bound on.
+    pub relay: Vec<IpAddr>,
 }
 
 struct ShardThread {

@@ -17,6 +17,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a node
     Serve(ServeArgs),
+    /// Run just the STUN and TURN server, as operators of coturn know it
+    Turn(Box<crate::turn::TurnArgs>),
     /// Watch one node and two devices behind NATs connect, lose their path, and find it again
     Demo(DemoArgs),
     /// Be a device: join a room, connect to its members, send messages

@@ -1,4 +1,4 @@
-//! The one binary: `serve`, `demo`, `peer`, `doctor`, `token`.
+//! The one binary: `serve`, `turn`, `demo`, `peer`, `doctor`, `token`.
 #![forbid(unsafe_code)]
 
 mod cli;
@@ -8,6 +8,7 @@ mod output;
 mod peer;
 mod serve;
 mod token;
+mod turn;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         // The demo starts runtimes of its own, inside its namespaces.
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => in_runtime(serve::run(args)),
+        Command::Turn(args) => in_small_runtime(turn::run(*args)),
         Command::Peer(args) => in_runtime(peer::run(args)),
         Command::Doctor(args) => in_runtime(doctor::run(args)),
         Command::Token(args) => in_runtime(token::run(args)),
@@ -45,6 +47,14 @@ fn in_runtime(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Resu
     // Whatever still runs in the background must not hold up the exit.
     runtime.shutdown_background();
     result
+}
+
+/// For commands whose work is done by threads of their own.
+fn in_small_runtime(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(command)
 }
 
 fn start_logs() {

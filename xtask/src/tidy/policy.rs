@@ -101,6 +101,12 @@ const EDGES: &[Edge] = &[
     },
     Edge {
         from: "tombolo",
+        to: "tombolo-relay",
+        tests_only: false,
+        reason: "`tombolo turn` runs the relay alone",
+    },
+    Edge {
+        from: "tombolo",
         to: "tombolo-client",
         tests_only: false,
         reason: "the binary is a device's command line too",

@@ -80,6 +80,14 @@ pub(crate) async fn node() -> (Running, String) {
     (serve, url)
 }
 
+/// A TURN server, and what its first line says.
+pub(crate) async fn turn(args: &[&str]) -> (Running, Value) {
+    let mut server = start(&[&["turn", "--json"], args].concat());
+    let ready = server.event("ready").await;
+    assert_eq!(server.lines.len(), 1, "ready is the first line");
+    (server, ready)
+}
+
 impl Running {
     /// Waits for the next event of that name.
     pub(crate) async fn event(&mut self, name: &str) -> Value {
