@@ -100,6 +100,7 @@ impl Server {
         let mut rng = ChaCha12Rng::from_seed(seed);
         let mut secret = [0; 32];
         rng.fill_bytes(&mut secret);
+        let hash_keys = [rng.next_u64(), rng.next_u64()];
         let own_ports = config.all_own_ports();
         let aliases = Aliases::new(&config.public_ips);
         Self {
@@ -120,7 +121,7 @@ impl Server {
             rng,
             budget: Budget::new(now, secret, config.limits.unproven_bytes_max),
             ports: Ports::new(config.relay_ports, own_ports),
-            allocations: Allocations::default(),
+            allocations: Allocations::new(hash_keys),
             pending: BTreeMap::new(),
             next_request: 0,
             reservations: BTreeMap::new(),

@@ -1,4 +1,4 @@
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
@@ -14,11 +14,11 @@ pub(super) struct Ports {
     range: RangeInclusive<u16>,
     /// Ports in the range that the node listens at.
     own: BTreeSet<u16>,
-    taken: HashSet<RelayAddr>,
+    taken: Marks,
     /// Ports that were given back lately, the oldest in front; late packets for the last client
     /// shall not reach the next one.
     resting: VecDeque<(Instant, RelayAddr)>,
-    is_resting: HashSet<RelayAddr>,
+    is_resting: Marks,
 }
 
 /// Which ports will do.
@@ -33,9 +33,9 @@ impl Ports {
         Self {
             range,
             own,
-            taken: HashSet::new(),
+            taken: Marks::default(),
             resting: VecDeque::new(),
-            is_resting: HashSet::new(),
+            is_resting: Marks::default(),
         }
     }
 
@@ -51,28 +51,24 @@ impl Ports {
         if self.range.is_empty() {
             return None;
         }
-        let random = (0..TRIES)
-            .map(|_| rng.random_range(self.range.clone()))
-            .collect::<Vec<_>>();
-        let address = |port: u16| RelayAddr(SocketAddr::new(ip, port));
-        let fits = |port: &u16| match parity {
-            _ if self.own.contains(port) => false,
+        let at = |port: u16| RelayAddr(SocketAddr::new(ip, port));
+        let fits = |port: u16| match parity {
+            _ if self.own.contains(&port) => false,
             Parity::Any => true,
             Parity::Even => port.is_multiple_of(2),
         };
-        let candidates = || {
-            random
-                .iter()
-                .copied()
-                .chain(self.range.clone())
-                .filter(fits)
-        };
-        let is_free = |relay: &RelayAddr| !self.taken.contains(relay);
-        let chosen = candidates()
-            .map(address)
-            .find(|relay| is_free(relay) && !self.is_resting.contains(relay))
-            .or_else(|| candidates().map(address).find(is_free))?;
-        self.taken.insert(chosen);
+        let is_free = |port: &u16| fits(*port) && !self.taken.has(at(*port));
+        let is_rested = |port: &u16| !self.is_resting.has(at(*port));
+        let chosen = (0..TRIES)
+            .map(|_| rng.random_range(self.range.clone()))
+            .find(|port| is_free(port) && is_rested(port))
+            .or_else(|| {
+                let mut all = self.range.clone();
+                all.find(|port| is_free(port) && is_rested(port))
+            })
+            .or_else(|| self.range.clone().find(is_free));
+        let chosen = at(chosen?);
+        self.taken.set(chosen);
         Some(chosen)
     }
 
@@ -81,26 +77,26 @@ impl Ports {
         let port = relay.0.port().checked_add(1)?;
         let next = RelayAddr(SocketAddr::new(relay.0.ip(), port));
         let is_usable = self.range.contains(&port) && !self.own.contains(&port);
-        (is_usable && self.taken.insert(next)).then_some(next)
+        (is_usable && self.taken.set(next)).then_some(next)
     }
 
     /// Marks an address as taken that was not chosen here.
     pub(super) fn take(&mut self, relay: RelayAddr) {
-        self.taken.insert(relay);
+        self.taken.set(relay);
     }
 
     /// Gives back an address that nobody ever used.
     pub(super) fn untake(&mut self, relay: RelayAddr) {
-        self.taken.remove(&relay);
+        self.taken.clear(relay);
     }
 
     /// Gives back an address that a client has used, and lets it rest.
     pub(super) fn rest(&mut self, now: Instant, relay: RelayAddr) {
-        self.taken.remove(&relay);
+        self.taken.clear(relay);
         if self.resting.len() >= RESTING_MAX {
             self.wake_first();
         }
-        if self.is_resting.insert(relay) {
+        if self.is_resting.set(relay) {
             self.resting.push_back((now, relay));
         }
     }
@@ -117,8 +113,58 @@ impl Ports {
 
     fn wake_first(&mut self) {
         if let Some((_, relay)) = self.resting.pop_front() {
-            self.is_resting.remove(&relay);
+            self.is_resting.clear(relay);
         }
+    }
+}
+
+/// A set of relayed addresses, as one bit for each port of a family: a shard has at most one relay IP
+/// of each.
+#[derive(Default)]
+struct Marks {
+    v4: Vec<u64>,
+    v6: Vec<u64>,
+}
+
+impl Marks {
+    fn has(&self, relay: RelayAddr) -> bool {
+        let words = match relay.0.ip() {
+            IpAddr::V4(_) => &self.v4,
+            IpAddr::V6(_) => &self.v6,
+        };
+        let (word, bit) = Self::place(relay);
+        words.get(word).is_some_and(|word| word & bit != 0)
+    }
+
+    /// `false` if it was marked already.
+    fn set(&mut self, relay: RelayAddr) -> bool {
+        let (word, bit) = Self::place(relay);
+        let words = self.words(relay);
+        if words.len() <= word {
+            words.resize(word + 1, 0);
+        }
+        let is_new = words[word] & bit == 0;
+        words[word] |= bit;
+        is_new
+    }
+
+    fn clear(&mut self, relay: RelayAddr) {
+        let (word, bit) = Self::place(relay);
+        if let Some(word) = self.words(relay).get_mut(word) {
+            *word &= !bit;
+        }
+    }
+
+    fn words(&mut self, relay: RelayAddr) -> &mut Vec<u64> {
+        match relay.0.ip() {
+            IpAddr::V4(_) => &mut self.v4,
+            IpAddr::V6(_) => &mut self.v6,
+        }
+    }
+
+    fn place(relay: RelayAddr) -> (usize, u64) {
+        let port = usize::from(relay.0.port());
+        (port / 64, 1 << (port % 64))
     }
 }
 

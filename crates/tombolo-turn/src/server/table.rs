@@ -1,19 +1,33 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::BuildHasher;
 use std::time::Instant;
+
+use siphasher::sip::SipHasher13;
 
 use super::address::{FiveTuple, RelayAddr};
 use super::allocation::Allocation;
 use super::auth::User;
 
 /// All allocations of the shard, found by what a packet carries; the next to expire comes first.
-#[derive(Default)]
 pub(super) struct Allocations {
     slots: Vec<Option<Allocation>>,
     free: Vec<AllocationId>,
-    id_by_client: HashMap<FiveTuple, AllocationId>,
-    id_by_relay: HashMap<RelayAddr, AllocationId>,
+    id_by_client: HashMap<FiveTuple, AllocationId, HashKeys>,
+    id_by_relay: HashMap<RelayAddr, AllocationId, HashKeys>,
     ids_by_user: BTreeMap<User, BTreeSet<AllocationId>>,
     deadlines: BTreeSet<(Instant, AllocationId)>,
+}
+
+/// Keys of the tables' hashes: as long as they are secret, nobody can choose addresses that collide.
+#[derive(Clone, Copy)]
+struct HashKeys(u64, u64);
+
+impl BuildHasher for HashKeys {
+    type Hasher = SipHasher13;
+
+    fn build_hasher(&self) -> SipHasher13 {
+        SipHasher13::new_with_keys(self.0, self.1)
+    }
 }
 
 /// Place of an allocation in the table; used again once the allocation is gone.
@@ -21,6 +35,19 @@ pub(super) struct Allocations {
 pub(super) struct AllocationId(usize);
 
 impl Allocations {
+    /// `keys` must be random and secret.
+    pub(super) fn new(keys: [u64; 2]) -> Self {
+        let keys = HashKeys(keys[0], keys[1]);
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            id_by_client: HashMap::with_hasher(keys),
+            id_by_relay: HashMap::with_hasher(keys),
+            ids_by_user: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+        }
+    }
+
     pub(super) fn insert(&mut self, allocation: Allocation) -> AllocationId {
         let id = self.free.pop().unwrap_or(AllocationId(self.slots.len()));
         self.id_by_client.insert(allocation.client, id);
