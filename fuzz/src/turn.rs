@@ -131,7 +131,7 @@ struct Model {
 impl World {
     fn new() -> Self {
         let mut config = Config::new([3; 32]);
-        config.secrets = vec![SECRET.to_vec()];
+        config.realm.secrets = vec![SECRET.to_vec()];
         config.relay_ip_v4 = Some(RELAY_IP.parse().expect("is an address"));
         config.relay_ip_v6 = Some("2a00::9".parse().expect("is an address"));
         config.relay_ports = 50000..=50015;
@@ -519,6 +519,8 @@ impl World {
                 };
                 self.server.handle_port(self.now, id, answer);
             }
+            // Every user here is known to the configuration.
+            Command::Authenticate { username, .. } => panic!("asked about {username:?}"),
             Command::ReleasePort(relay) => {
                 assert!(self.bound.remove(&relay), "{relay:?} is not bound");
             }

@@ -228,13 +228,13 @@ fn core_config(
         None => random()?,
     };
     let mut core = server::Config::new(nonce_key);
-    core.realm.clone_from(&config.realm);
+    core.realm.name.clone_from(&config.realm);
     let secrets = std::iter::once(&config.secret).chain(&config.previous_secrets);
-    core.secrets = secrets
+    core.realm.secrets = secrets
         .filter(|s| !s.is_empty())
         .map(|s| s.clone().into_bytes())
         .collect();
-    core.users.clone_from(&config.users);
+    core.realm.users.clone_from(&config.users);
     for ip in config.relay_ips() {
         match ip {
             IpAddr::V4(ip) => core.relay_ip_v4 = Some(ip),

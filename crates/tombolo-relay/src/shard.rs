@@ -17,7 +17,8 @@ use std::{
 };
 
 use tombolo_turn::server::{
-    Command, Event, FiveTuple, Forward, PeerAddr, PortError, RelayAddr, Server, Transmit, Transport,
+    AuthError, Command, Event, FiveTuple, Forward, PeerAddr, PortError, RelayAddr, Server,
+    Transmit, Transport,
 };
 use tracing::{debug, error, warn};
 
@@ -404,6 +405,10 @@ impl Shard {
             Command::BindPort { id, address } => {
                 let result = self.bind_port(address);
                 self.core.handle_port(now, id, result);
+            }
+            // Nobody is there to be asked; no realm of this relay says that there is.
+            Command::Authenticate { id, .. } => {
+                self.core.handle_auth(now, id, Err(AuthError::Unavailable));
             }
             Command::ReleasePort(address) => self.ports.release(address),
         }

@@ -159,6 +159,8 @@ attribute_types! {
     RESPONSE_ORIGIN = 0x802b, "RESPONSE-ORIGIN";
     /// See RFC 5780 §7.4.
     OTHER_ADDRESS = 0x802c, "OTHER-ADDRESS";
+    /// See draft-ietf-tram-stun-origin §2.
+    ORIGIN = 0x802f, "ORIGIN";
 }
 
 impl fmt::Display for AttributeType {

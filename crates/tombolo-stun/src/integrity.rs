@@ -18,6 +18,11 @@ impl Key {
         Self(password.as_bytes().to_vec())
     }
 
+    /// Makes a key that comes ready made, as from a store or a token.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self(bytes.to_vec())
+    }
+
     /// Makes the key of the long-term mechanism with the MD5 algorithm. See RFC 8489 §18.5.1.1.
     pub fn long_term(username: &str, realm: &str, password: &str) -> Self {
         Self(digest_of::<Md5>(username, realm, password))

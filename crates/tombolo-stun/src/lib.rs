@@ -48,7 +48,7 @@ pub use attribute::credential::{
 };
 pub use attribute::error_code::{AddressErrorCode, ErrorCode, UnknownAttributes};
 pub use attribute::ice::{IceControlled, IceControlling, Priority, UseCandidate};
-pub use attribute::text::{AlternateDomain, Software};
+pub use attribute::text::{AlternateDomain, Origin, Software};
 pub use attribute::turn::{
     AdditionalAddressFamily, AddressFamily, Data, DontFragment, EvenPort, Icmp, Lifetime,
     RequestedAddressFamily, RequestedTransport, ReservationToken,

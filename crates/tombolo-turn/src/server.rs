@@ -40,7 +40,7 @@ mod table;
 
 pub use address::{FiveTuple, PeerAddr, RelayAddr, Transport};
 pub use allocation::{Tally, Traffic};
-pub use auth::password_of;
+pub use auth::{AuthError, AuthId, Credential, HookMode, Proof, Realm, password_of};
 pub use config::{Config, Limits};
 pub use forward::{Forward, Fragment, Header};
 pub use icmp::PeerError;
@@ -50,7 +50,7 @@ pub use stats::{Refusal, Stats};
 
 use address::Aliases;
 use allocate::{ALLOCATE_ATTRIBUTES, Pending, Reservation};
-use auth::{Authority, CREDENTIAL_ATTRIBUTES, Identity, User};
+use auth::{Authority, CREDENTIAL_ATTRIBUTES, Identity, Parked, Parking, RealmId, User, Verdict};
 use binding::Alternates;
 use budget::Budget;
 use ports::Ports;
@@ -190,8 +190,17 @@ impl Server {
         self.on_port(now, id, result);
     }
 
+    /// Takes the answer to a [`Command::Authenticate`]: what is known of the user, or why nothing.
+    /// The requests that waited for it go on.
+    pub fn handle_auth(&mut self, now: Instant, id: AuthId, result: Result<Credential, AuthError>) {
+        for parked in self.authority.on_answer(now, id, result) {
+            self.on_answered(now, &parked);
+        }
+    }
+
     /// Ends what belongs to a client whose connection is closed.
     pub fn handle_client_gone(&mut self, now: Instant, from: FiveTuple) {
+        self.authority.hook.forget(from);
         self.cancel_pending(from);
         if let Some((id, _)) = self.allocations.by_client(&from) {
             self.close(now, id, CloseReason::ClientGone);
@@ -212,6 +221,11 @@ impl Server {
             && expires <= now
         {
             self.close(now, id, CloseReason::Expired);
+        }
+        while let Some((deadline, id)) = self.authority.hook.next_deadline()
+            && deadline <= now
+        {
+            self.handle_auth(now, id, Err(AuthError::Unavailable));
         }
         while let Some((expires, token)) = self.reservation_deadlines.first().copied()
             && expires <= now
@@ -252,7 +266,13 @@ impl Server {
             .map(|(at, _)| (at, Timer::Allocation));
         let reservation = self.reservation_deadlines.first();
         let reservation = reservation.map(|(at, _)| (*at, Timer::Reservation));
-        allocation.into_iter().chain(reservation).min()
+        let authentication = self.authority.hook.next_deadline();
+        let authentication = authentication.map(|(at, _)| (at, Timer::Authentication));
+        allocation
+            .into_iter()
+            .chain(reservation)
+            .chain(authentication)
+            .min()
     }
 
     /// Returns the counters.
@@ -277,7 +297,8 @@ impl Server {
             // Binding indications keep NAT mappings alive and say nothing.
             (Class::Indication, Method::BINDING) => Ok(None),
             (Class::Request, _) => {
-                self.on_request(now, Ask::of(from, &message), &message);
+                let realm = self.authority.realm_for(from, &message);
+                self.on_request(now, Ask::of(from, &message, realm), &message);
                 Ok(None)
             }
             (Class::Indication | Class::Success | Class::Error, _) => Err(Refusal::ClassUnexpected),
@@ -292,7 +313,13 @@ impl Server {
             return;
         }
         let identity = match self.identify(now, ask, message) {
-            Ok(identity) => identity,
+            Ok(Verdict::Known(identity)) => identity,
+            Ok(Verdict::Ask(realm, username)) => {
+                if let Err(refusal) = self.park(now, ask, (realm, username), message) {
+                    self.reject(now, ask, None, &refusal.into());
+                }
+                return;
+            }
             Err(refusal) => return self.reject(now, ask, None, &refusal.into()),
         };
         if let Err(rejection) = self.on_authorised(now, ask, &identity, message) {
@@ -302,7 +329,7 @@ impl Server {
 
     /// Decides who sent a TURN request. What cannot succeed whoever sent it is refused without a
     /// challenge, which keeps the reply short.
-    fn identify(&self, now: Instant, ask: Ask, message: &Message<'_>) -> Result<Identity, Refusal> {
+    fn identify(&self, now: Instant, ask: Ask, message: &Message<'_>) -> Result<Verdict, Refusal> {
         let is_challenged = message.has_integrity();
         match ask.method {
             Method::ALLOCATE if !is_challenged => {
@@ -320,7 +347,40 @@ impl Server {
             _ => return Err(Refusal::MethodUnknown),
         }
         self.authority
-            .authorise(ask.from, message, self.clock.unix(now))
+            .authorise(now, ask.from, message, self.clock.unix(now))
+    }
+
+    /// Lets a request wait until the driver has answered about its user.
+    fn park(
+        &mut self,
+        now: Instant,
+        ask: Ask,
+        (realm, username): (RealmId, String),
+        message: &Message<'_>,
+    ) -> Result<(), Refusal> {
+        let parked = Parked {
+            from: ask.from,
+            transaction: ask.transaction,
+            bytes: message.as_bytes().to_vec(),
+        };
+        let parking = self.authority.hook.park(now, (realm, &username), parked)?;
+        if let Parking::Ask(id) = parking {
+            self.commands.push_back(Command::Authenticate {
+                id,
+                realm: self.authority.realm_name(realm).to_owned(),
+                username,
+                client: ask.from,
+            });
+        }
+        Ok(())
+    }
+
+    /// Goes on with a request that waited. Its parts were checked when it came.
+    fn on_answered(&mut self, now: Instant, parked: &Parked) {
+        if let Ok(message) = Message::decode(&parked.bytes) {
+            let realm = self.authority.realm_for(parked.from, &message);
+            self.on_request(now, Ask::of(parked.from, &message, realm), &message);
+        }
     }
 
     fn on_authorised(
@@ -387,8 +447,20 @@ pub struct Transmit {
 }
 
 /// Something that only the driver can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
+    /// Ask who knows this user, and answer with [`Server::handle_auth`], sooner or later. The
+    /// username comes from the network: it is any text of up to 508 bytes.
+    Authenticate {
+        /// Names the answer.
+        id: AuthId,
+        /// The realm in which the user is wanted.
+        realm: String,
+        /// The user, as the client named it.
+        username: String,
+        /// The client, whose address has been proven by a nonce.
+        client: FiveTuple,
+    },
     /// Bind this UDP address and answer with [`Server::handle_port`], sooner or later.
     BindPort {
         /// Names the answer.
@@ -461,6 +533,8 @@ pub enum Timer {
     Allocation,
     /// Give a reserved port back.
     Reservation,
+    /// Give up waiting for an answer about a user.
+    Authentication,
 }
 
 /// Ties the monotonic clock to Unix time, which credentials and nonces need.

@@ -1,22 +1,26 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::auth::Realm;
 use super::policy::{AddressPolicy, Cidr};
 
 /// What a server does and allows. Start from [`Config::new`] and set what differs.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Config {
-    /// Realm of the credentials. Every byte of it is in each challenge, so keep it short.
-    pub realm: String,
-    /// Secrets of time-limited credentials; the first that fits counts, so that a secret can be
-    /// replaced while credentials of the old one are still around. None: no such credentials.
-    pub secrets: Vec<Vec<u8>>,
-    /// Users with passwords that do not expire, password by username.
-    pub users: BTreeMap<String, String>,
+    /// The realm of all clients that no other one is for.
+    pub realm: Realm,
+    /// Further realms, each with credentials of its own. The first of several with one name
+    /// counts.
+    pub realms: Vec<Realm>,
+    /// How long the driver may take to answer a [`Command::Authenticate`]; then the user does not
+    /// come in. Clients repeat a request for 39.5 s (RFC 8489 §6.2.1).
+    ///
+    /// [`Command::Authenticate`]: super::Command::Authenticate
+    pub auth_timeout: Duration,
     /// Key under which nonces are made. Nodes with the same key accept each other's nonces.
     pub nonce_key: [u8; 32],
     /// How long a nonce is accepted. RFC 8489 §9.2 asks for at most an hour.
@@ -57,9 +61,9 @@ impl Config {
     /// Makes a configuration that is safe on the internet: no user, no relay address yet.
     pub fn new(nonce_key: [u8; 32]) -> Self {
         Self {
-            realm: "tombolo".to_owned(),
-            secrets: Vec::new(),
-            users: BTreeMap::new(),
+            realm: Realm::new("tombolo"),
+            realms: Vec::new(),
+            auth_timeout: Duration::from_secs(5),
             nonce_key,
             nonce_lifetime: Duration::from_secs(3600),
             offer_sha256: false,
@@ -120,8 +124,7 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
             .field("realm", &self.realm)
-            .field("secrets", &self.secrets.len())
-            .field("users", &self.users.len())
+            .field("realms", &self.realms)
             .field("relay_ip_v4", &self.relay_ip_v4)
             .field("relay_ip_v6", &self.relay_ip_v6)
             .field("relay_ports", &self.relay_ports)
@@ -145,6 +148,15 @@ pub struct Limits {
     pub transmits_max: usize,
     /// Events waiting for `poll_event`.
     pub events_max: usize,
+    /// Requests that wait for an answer about their user, and such questions.
+    pub auth_pending_max: usize,
+    /// Requests of one IPv4 address or IPv6 /64 that wait for an answer about their user.
+    pub auth_pending_per_source_max: usize,
+    /// Bytes of all requests that wait for an answer about their user.
+    pub auth_pending_bytes_max: usize,
+    /// Answers about users that are remembered: as many good ones, and as many others. Up to
+    /// 1 KiB each.
+    pub auth_cache_max: usize,
     /// Bytes that one source network (IPv4 /24, IPv6 /48) may be answered without proof of
     /// anything beyond what it sent itself, as a burst and again every second. Over UDP only.
     pub unproven_bytes_max: u32,
@@ -159,6 +171,10 @@ impl Default for Limits {
             channels_max: 256,
             transmits_max: 4096,
             events_max: 4096,
+            auth_pending_max: 1024,
+            auth_pending_per_source_max: 32,
+            auth_pending_bytes_max: 512 * 1024,
+            auth_cache_max: 8192,
             unproven_bytes_max: 64 * 1024,
         }
     }

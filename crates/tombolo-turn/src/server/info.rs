@@ -37,7 +37,7 @@ impl Server {
             AllocationInfo {
                 client: allocation.client,
                 user: allocation.user.clone().into_name(),
-                realm: self.authority.realm().to_owned(),
+                realm: self.authority.realm_name(allocation.user.realm).to_owned(),
                 relays: allocation.relays.iter().collect(),
                 created: allocation.created,
                 expires: allocation.expires,

@@ -6,7 +6,7 @@ use tombolo_stun::{
 };
 
 use super::address::{FiveTuple, Transport};
-use super::auth::{Identity, Seal};
+use super::auth::{Identity, RealmId, Seal};
 use super::policy::Denial;
 use super::stats::Refusal;
 use super::{Server, Transmit};
@@ -17,16 +17,19 @@ pub(super) struct Ask {
     pub(super) from: FiveTuple,
     pub(super) method: Method,
     pub(super) transaction: TransactionId,
+    /// The realm that its reply names, if any.
+    realm: RealmId,
     /// Length of the request in bytes.
     bytes: usize,
 }
 
 impl Ask {
-    pub(super) fn of(from: FiveTuple, message: &Message<'_>) -> Self {
+    pub(super) fn of(from: FiveTuple, message: &Message<'_>, realm: RealmId) -> Self {
         Self {
             from,
             method: message.method(),
             transaction: message.transaction_id(),
+            realm,
             bytes: message.as_bytes().len(),
         }
     }
@@ -135,7 +138,7 @@ impl Server {
             writer.attribute(&UnknownAttributes::new(&rejection.unknown));
         }
         if code == ErrorCode::UNAUTHENTICATED || code == ErrorCode::STALE_NONCE {
-            self.challenge(now, ask.from, &mut writer);
+            self.challenge(now, ask, &mut writer);
         }
         match identity {
             Some(identity) => {
@@ -177,9 +180,9 @@ impl Server {
     }
 
     /// Appends what a client needs to try again with credentials. See RFC 8489 §9.2.4.
-    fn challenge(&self, now: Instant, from: FiveTuple, writer: &mut MessageWriter<'_>) {
-        let nonce = self.authority.make_nonce(from, self.clock.unix(now));
-        if let Ok(realm) = Realm::new(self.authority.realm()) {
+    fn challenge(&self, now: Instant, ask: Ask, writer: &mut MessageWriter<'_>) {
+        let nonce = self.authority.make_nonce(ask.from, self.clock.unix(now));
+        if let Ok(realm) = Realm::new(self.authority.realm_name(ask.realm)) {
             writer.attribute(&realm);
         }
         if let Ok(nonce) = Nonce::new(&nonce) {

@@ -127,7 +127,7 @@ impl Server {
             self.stats.refuse(Refusal::PermitRefused);
             return;
         }
-        let user = User::TimeLimited(user.to_owned());
+        let user = User::time_limited(self.authority.default_realm(), user);
         let ids: Vec<AllocationId> = self.allocations.ids_of(&user).collect();
         for id in ids {
             let Some(allocation) = self.allocations.get_mut(id) else {

@@ -105,6 +105,10 @@ refusals! {
     RealmWrong = 401, "wrong realm";
     /// Time-limited credentials whose time is over.
     CredentialsExpired = 401, "credentials expired";
+    /// Too many requests wait for an answer about their user.
+    AuthBusy = 500, "too many users to ask about";
+    /// Nobody answered about the user in time.
+    AuthUnavailable = 500, "nobody to ask about the user";
     /// The proof does not match.
     IntegrityWrong = 401, "message integrity does not match";
     /// A nonce that expired, or that was given to another address.

@@ -418,7 +418,7 @@ impl World {
 
 fn server_config() -> server::Config {
     let mut config = server::Config::new([2; 32]);
-    config.secrets = vec![SECRET.to_vec()];
+    config.realm.secrets = vec![SECRET.to_vec()];
     config.relay_ip_v4 = Some("192.0.2.1".parse().expect("a literal"));
     config
 }

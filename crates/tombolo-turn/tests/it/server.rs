@@ -5,6 +5,7 @@ mod allocations;
 mod auth;
 mod binding;
 mod data;
+mod hook;
 mod hostile;
 mod icmp;
 mod info;

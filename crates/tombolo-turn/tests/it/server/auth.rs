@@ -60,7 +60,7 @@ fn users_of_both_kinds_with_one_name_are_two_users() {
         password: "password".to_owned(),
     };
     let mut lab = Lab::with(|config| {
-        config.users = [(fixed.username.clone(), fixed.password.clone())].into();
+        config.realm.users = [(fixed.username.clone(), fixed.password.clone())].into();
         config.limits.allocations_per_user_max = 1;
     });
     // Each has a quota of its own.
@@ -102,7 +102,7 @@ fn wrong_credentials_are_challenged_again() {
 
 #[test]
 fn either_of_two_secrets_is_good_while_one_replaces_the_other() {
-    let mut lab = Lab::with(|config| config.secrets.insert(0, b"the new secret".to_vec()));
+    let mut lab = Lab::with(|config| config.realm.secrets.insert(0, b"the new secret".to_vec()));
     let username = format!("{}:alice", UNIX_START + 100);
     let password = password_of(b"the new secret", &username);
     let new = User { username, password };

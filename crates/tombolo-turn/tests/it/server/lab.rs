@@ -10,8 +10,8 @@ use tombolo_stun::{
     XorPeerAddress, XorRelayedAddress,
 };
 use tombolo_turn::server::{
-    Command, Config, Event, FiveTuple, Forward, Fragment, PeerAddr, PortError, Refusal, RelayAddr,
-    Server, Transmit, Transport, password_of,
+    AuthId, Command, Config, Event, FiveTuple, Forward, Fragment, PeerAddr, PortError, Refusal,
+    RelayAddr, Server, Transmit, Transport, password_of,
 };
 
 pub(super) const REALM: &str = "tombolo";
@@ -33,6 +33,9 @@ pub(super) struct Lab {
     pub(super) is_driver_slow: bool,
     pub(super) waiting: Vec<Command>,
     pub(super) events: Vec<Event>,
+    /// Questions about users that nobody has answered, with their names.
+    pub(super) asked: Vec<Command>,
+    pub(super) asked_ids: Vec<AuthId>,
     nonce_by_client: BTreeMap<FiveTuple, String>,
     transactions: u64,
 }
@@ -81,8 +84,9 @@ impl Lab {
     /// Makes a lab whose server differs from the usual one.
     pub(super) fn with(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::new([3; 32]);
-        config.secrets = vec![SECRET.to_vec()];
+        config.realm.secrets = vec![SECRET.to_vec()];
         config
+            .realm
             .users
             .insert("static".to_owned(), "password".to_owned());
         config.relay_ip_v4 = Some("9.9.9.9".parse().expect("is an address"));
@@ -99,6 +103,8 @@ impl Lab {
             is_driver_slow: false,
             waiting: Vec::new(),
             events: Vec::new(),
+            asked: Vec::new(),
+            asked_ids: Vec::new(),
             nonce_by_client: BTreeMap::new(),
             transactions: 0,
         }
@@ -324,6 +330,10 @@ impl Lab {
                         assert!(self.bound.insert(address), "{address:?} was bound before");
                     }
                     self.server.handle_port(self.now, id, answer);
+                }
+                Command::Authenticate { id, .. } => {
+                    self.asked_ids.push(id);
+                    self.asked.push(command);
                 }
                 Command::ReleasePort(relay) => {
                     assert!(self.bound.remove(&relay), "{relay:?} was bound");

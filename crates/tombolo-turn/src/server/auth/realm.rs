@@ -1,0 +1,127 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+
+use super::secrets::Secrets;
+use super::users::Users;
+
+/// A realm: who may come in under its name, and with which clients it is used.
+///
+/// Credentials of one realm are nothing in another one. Start from [`Realm::new`] and set what
+/// differs; without any source of credentials nobody comes in.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub struct Realm {
+    /// Its name on the wire. Every byte of it is in each challenge, so keep it short; at most 127
+    /// characters (RFC 8489 §14.9).
+    pub name: String,
+    /// Users with passwords that do not expire, password by username.
+    pub users: BTreeMap<String, String>,
+    /// Secrets of time-limited credentials; the first that fits counts, so that a secret can be
+    /// replaced while credentials of the old one are still around. None: no such credentials.
+    pub secrets: Vec<Vec<u8>>,
+    /// Whether the driver is asked about users that no other source knows.
+    pub hook: HookMode,
+    /// Values of the ORIGIN attribute whose senders are challenged with this realm, such as
+    /// `https://example.org`.
+    pub origins: Vec<String>,
+    /// Addresses of the server whose clients are challenged with this realm; the port 0 stands
+    /// for every port.
+    pub listen: Vec<SocketAddr>,
+}
+
+/// Whether the driver is asked about users. See [`Command::Authenticate`].
+///
+/// [`Command::Authenticate`]: super::super::Command::Authenticate
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HookMode {
+    /// Never: whom no other source knows is refused.
+    #[default]
+    Off,
+    /// About every user whom no other source knows.
+    Unknown,
+}
+
+impl Realm {
+    /// Makes a realm in which nobody has credentials yet.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            ..Self::default()
+        }
+    }
+}
+
+/// Shows no secret.
+impl fmt::Debug for Realm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Realm")
+            .field("name", &self.name)
+            .field("users", &self.users.len())
+            .field("secrets", &self.secrets.len())
+            .field("hook", &self.hook)
+            .field("origins", &self.origins)
+            .field("listen", &self.listen)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A realm with its keys made.
+pub(super) struct Chamber {
+    pub(super) id: RealmId,
+    pub(super) name: String,
+    pub(super) users: Users,
+    pub(super) secrets: Secrets,
+    pub(super) hook: HookMode,
+    origins: Vec<String>,
+    listen: Vec<SocketAddr>,
+}
+
+impl Chamber {
+    pub(super) fn new(id: RealmId, realm: &Realm) -> Self {
+        Self {
+            id,
+            name: realm.name.clone(),
+            users: Users::new(&realm.name, &realm.users),
+            secrets: Secrets::new(&realm.secrets),
+            hook: realm.hook,
+            origins: realm.origins.clone(),
+            listen: realm.listen.clone(),
+        }
+    }
+
+    pub(super) fn is_for_origin(&self, origin: &str) -> bool {
+        self.origins.iter().any(|one| one == origin)
+    }
+
+    pub(super) fn is_for_listener(&self, server: SocketAddr) -> bool {
+        self.listen
+            .iter()
+            .any(|one| one.ip() == server.ip() && (one.port() == 0 || one.port() == server.port()))
+    }
+}
+
+/// Names a realm inside the server, over all configurations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub(in crate::server) struct RealmId(u16);
+
+/// The names that realms have had, so that a realm is the same one after a new configuration.
+#[derive(Debug, Default)]
+pub(super) struct RealmNames(Vec<String>);
+
+impl RealmNames {
+    /// Returns the identifier of a name; `None` once there have been 65,536 of them.
+    pub(super) fn id_of(&mut self, name: &str) -> Option<RealmId> {
+        let known = self.0.iter().position(|one| one == name);
+        let index = known.unwrap_or(self.0.len());
+        let id = RealmId(u16::try_from(index).ok()?);
+        if known.is_none() {
+            self.0.push(name.to_owned());
+        }
+        Some(id)
+    }
+
+    pub(super) fn name_of(&self, id: RealmId) -> &str {
+        self.0.get(usize::from(id.0)).map_or("", String::as_str)
+    }
+}
