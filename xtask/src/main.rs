@@ -5,6 +5,7 @@
     reason = "this program talks to a person in a terminal"
 )]
 
+mod bench;
 mod fuzz;
 mod parts;
 #[cfg(feature = "proto")]
@@ -31,9 +32,11 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &[&str]) -> anyhow::Result<()> {
-    let asks_for_help = arguments
-        .iter()
-        .any(|argument| matches!(*argument, "--help" | "-h"));
+    // What follows `bench relay` is read by the benchmark itself.
+    let asks_for_help = !matches!(arguments, ["bench", _, _, ..])
+        && arguments
+            .iter()
+            .any(|argument| matches!(*argument, "--help" | "-h"));
     match arguments {
         [] | ["help", ..] => println!("{HELP}"),
         [command, ..] if asks_for_help => println!("{}", help(command)),
@@ -46,6 +49,7 @@ fn run(arguments: &[&str]) -> anyhow::Result<()> {
         ["proto"] => generated_code(Generated::Write)?,
         ["proto", "--check"] => generated_code(Generated::Check)?,
         ["fuzz", rest @ ..] => fuzz::run(rest)?,
+        ["bench", rest @ ..] => bench::run(rest)?,
         [command, ..] => bail!(
             "`{}` is not understood\n\n{}",
             arguments.join(" "),
@@ -156,6 +160,7 @@ fn help(command: &str) -> String {
         "test" | "ci" => format!("{HELP_TEST}\n\nParts, in order:\n{}", parts::list()),
         "tidy" => HELP_TIDY.to_owned(),
         "fuzz" => HELP_FUZZ.to_owned(),
+        "bench" => HELP_BENCH.to_owned(),
         "proto" => HELP_PROTO.to_owned(),
         _ => HELP.to_owned(),
     }
@@ -168,6 +173,7 @@ What the project does to itself.
   cargo xtask ci              the same as `test`: what .ci/run does
   cargo xtask tidy            the rules that no other tool checks, in seconds
   cargo xtask fuzz [TARGET…]  runs the fuzz targets, a minute each
+  cargo xtask bench WHAT      measures: relay
   cargo xtask proto           writes the Rust types of the contracts in proto/
 
 While you work: `cargo xtask test format clippy tidy`. Before you push: `cargo xtask test`.
@@ -195,7 +201,7 @@ Fails when
   direction      a crate depends on anything but layers below it (xtask/src/tidy/policy.rs)
   long file      a file has over 600 lines of code; tests and comments don't count
   long function  a function has over 70 (exceptions: xtask/src/tidy/exceptions.rs, unused ones fail)
-  unsafe         `unsafe` is outside of tombolo-relay's socket module
+  unsafe         `unsafe` is outside of the socket modules of tombolo-relay and tombolo-bench
   lints          a crate does not take the workspace's lints
   hash order     layers 0 and 1 iterate over a HashMap
   ignored test   a test has `#[ignore]`
@@ -208,6 +214,15 @@ cargo xtask fuzz [--seconds N] [TARGET…]
 Runs each target in fuzz/ (or those named) for N seconds, 60 by default, and fails on the first
 crash, whose input it names. Works on the stable compiler, with a C++ compiler (g++) beside it.
 Installs cargo-fuzz when it is missing.";
+
+const HELP_BENCH: &str = "\
+cargo xtask bench relay [OPTIONS]
+
+Builds the release profile and measures Tombolo's TURN server side by side with coturn (from Debian's
+packages) and a bare forwarder, in a network namespace of its own: servers on one core, the load
+generator on the other. Nothing else should run on the machine meanwhile. Ends with a table, and with
+status 0 when every packet was delivered and every goal met.
+`cargo xtask bench relay --help` lists the options; docs/measurements.md has the figures.";
 
 const HELP_PROTO: &str = "\
 cargo xtask proto [--check]

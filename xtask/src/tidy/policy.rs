@@ -33,10 +33,10 @@ impl Policy {
     pub(super) fn tombolo() -> Self {
         Self {
             layers: LAYERS,
-            worlds: &["tombolo-sim", "tombolo-natlab"],
+            worlds: &["tombolo-sim", "tombolo-natlab", "tombolo-bench"],
             edges: EDGES,
-            unsafe_paths: &["crates/tombolo-relay/src/socket"],
-            unsafe_crates: &["tombolo-relay"],
+            unsafe_paths: UNSAFE_PATHS,
+            unsafe_crates: &["tombolo-relay", "tombolo-bench"],
             exceptions: EXCEPTIONS,
         }
     }
@@ -66,6 +66,13 @@ const LAYERS: &[&[&str]] = &[
         "tombolo-services",
     ],
     &["tombolo-node", "tombolo-client", "tombolo"],
+];
+
+const UNSAFE_PATHS: &[&str] = &[
+    "crates/tombolo-relay/src/socket",
+    // The load generator gives each datagram of a `sendmmsg` a source address of its own, which no
+    // safe wrapper of the call can.
+    "crates/tombolo-bench/src/socket",
 ];
 
 const EDGES: &[Edge] = &[

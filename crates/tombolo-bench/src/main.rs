@@ -1,0 +1,59 @@
+//! Load generators and the side-by-side harness: what the relay costs, against what others cost on the
+//! same machine in the same run. `README.md` beside this crate's manifest shows how to run it.
+#![deny(unsafe_code)]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this program talks to a person in a terminal"
+)]
+
+mod control;
+mod floor;
+mod machine;
+mod measure;
+mod plan;
+mod relay;
+mod report;
+mod rows;
+mod socket;
+mod subject;
+mod traffic;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Load generators and the side-by-side harness.
+#[derive(Parser)]
+#[command(name = "tombolo-bench")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measures TURN servers side by side
+    Relay(relay::Arguments),
+    /// The bare forwarder that servers are measured against; the harness starts it
+    #[command(hide = true)]
+    Floor {
+        /// How many flows of the plan it forwards
+        #[arg(long)]
+        flows: usize,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Relay(arguments) => relay::run(&arguments),
+        Command::Floor { flows } => floor::run(flows).map(|()| ExitCode::SUCCESS),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("tombolo-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
