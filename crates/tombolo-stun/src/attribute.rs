@@ -9,7 +9,9 @@ pub(crate) mod behavior;
 pub(crate) mod credential;
 pub(crate) mod error_code;
 pub(crate) mod ice;
+pub(crate) mod measure;
 pub(crate) mod text;
+pub(crate) mod third_party;
 pub(crate) mod turn;
 
 /// An attribute that can be read from a message.
@@ -115,6 +117,8 @@ attribute_types! {
     REQUESTED_TRANSPORT = 0x0019, "REQUESTED-TRANSPORT";
     /// See RFC 8656 §18.9.
     DONT_FRAGMENT = 0x001a, "DONT-FRAGMENT";
+    /// See RFC 7635 §6.2.
+    ACCESS_TOKEN = 0x001b, "ACCESS-TOKEN";
     /// See RFC 8489 §14.6.
     MESSAGE_INTEGRITY_SHA256 = 0x001c, "MESSAGE-INTEGRITY-SHA256";
     /// See RFC 8489 §14.12.
@@ -147,6 +151,8 @@ attribute_types! {
     SOFTWARE = 0x8022, "SOFTWARE";
     /// See RFC 8489 §14.15.
     ALTERNATE_SERVER = 0x8023, "ALTERNATE-SERVER";
+    /// See RFC 7982 §3.1.
+    TRANSACTION_TRANSMIT_COUNTER = 0x8025, "TRANSACTION_TRANSMIT_COUNTER";
     /// See RFC 5780 §7.7 (there without a definition beyond its type and length).
     CACHE_TIMEOUT = 0x8027, "CACHE-TIMEOUT";
     /// See RFC 8489 §14.7.
@@ -159,6 +165,8 @@ attribute_types! {
     RESPONSE_ORIGIN = 0x802b, "RESPONSE-ORIGIN";
     /// See RFC 5780 §7.4.
     OTHER_ADDRESS = 0x802c, "OTHER-ADDRESS";
+    /// See RFC 7635 §6.1.
+    THIRD_PARTY_AUTHORIZATION = 0x802e, "THIRD-PARTY-AUTHORIZATION";
     /// See draft-ietf-tram-stun-origin §2.
     ORIGIN = 0x802f, "ORIGIN";
 }

@@ -48,7 +48,9 @@ pub use attribute::credential::{
 };
 pub use attribute::error_code::{AddressErrorCode, ErrorCode, UnknownAttributes};
 pub use attribute::ice::{IceControlled, IceControlling, Priority, UseCandidate};
+pub use attribute::measure::TransactionTransmitCounter;
 pub use attribute::text::{AlternateDomain, Origin, Software};
+pub use attribute::third_party::{AccessToken, ThirdPartyAuthorization};
 pub use attribute::turn::{
     AdditionalAddressFamily, AddressFamily, Data, DontFragment, EvenPort, Icmp, Lifetime,
     RequestedAddressFamily, RequestedTransport, ReservationToken,

@@ -30,6 +30,9 @@ fn every_text_attribute_comes_back_as_it_went_in() {
         check(&Nonce::new(text).expect("short"));
         check(&Software::new(text).expect("short"));
         check(&AlternateDomain::new(text).expect("short"));
+        check(&Origin::new(text).expect("short"));
+        check(&ThirdPartyAuthorization::new(text).expect("short"));
+        check(&AccessToken::new(text.as_bytes()).expect("short"));
     }
 }
 
@@ -76,6 +79,10 @@ fn every_ice_and_behaviour_discovery_attribute_comes_back_as_it_went_in() {
     check(&Padding::new(1500));
     check(&ResponsePort(3479));
     check(&CacheTimeout(60));
+    check(&TransactionTransmitCounter {
+        requests: 3,
+        responses: 2,
+    });
 }
 
 #[test]
@@ -220,8 +227,9 @@ read_back! {
     ResponseOrigin, OtherAddress, ChannelNumber, Lifetime, RequestedTransport, EvenPort,
     ReservationToken, DontFragment, Icmp, RequestedAddressFamily, AdditionalAddressFamily,
     Priority, UseCandidate, IceControlled, IceControlling, ChangeRequest, Padding, ResponsePort,
-    CacheTimeout, UserHash, PasswordAlgorithm;
-    Username, Realm, Nonce, Software, AlternateDomain, Data, ErrorCode, AddressErrorCode
+    CacheTimeout, UserHash, PasswordAlgorithm, TransactionTransmitCounter;
+    Username, Realm, Nonce, Software, AlternateDomain, Origin,
+    ThirdPartyAuthorization, AccessToken, Data, ErrorCode, AddressErrorCode
 }
 
 fn message_with(attribute: &impl WriteAttribute) -> Vec<u8> {
