@@ -40,7 +40,10 @@ mod table;
 
 pub use address::{FiveTuple, PeerAddr, RelayAddr, Transport};
 pub use allocation::{Tally, Traffic};
-pub use auth::{AuthError, AuthId, Credential, HookMode, Proof, Realm, password_of};
+pub use auth::{
+    AuthError, AuthId, Credential, HookMode, OAuth, Proof, Realm, Sha256Offer, TokenKey,
+    password_of,
+};
 pub use config::{Config, Limits};
 pub use forward::{Forward, Fragment, Header};
 pub use icmp::PeerError;
@@ -346,8 +349,10 @@ impl Server {
             }
             _ => return Err(Refusal::MethodUnknown),
         }
+        let found = self.allocations.by_client(&ask.from);
+        let session = found.and_then(|(_, allocation)| allocation.session.as_deref());
         self.authority
-            .authorise(now, ask.from, message, self.clock.unix(now))
+            .authorise(now, ask.from, message, session, self.clock.unix(now))
     }
 
     /// Lets a request wait until the driver has answered about its user.
@@ -421,7 +426,7 @@ impl Server {
     fn own_allocation(&self, ask: Ask, identity: &Identity) -> Result<AllocationId, Refusal> {
         let found = self.allocations.by_client(&ask.from);
         let (id, allocation) = found.ok_or(Refusal::AllocationMissing)?;
-        if allocation.user != identity.user {
+        if !identity.user.may_act_for(&allocation.user) {
             return Err(Refusal::UserWrong);
         }
         Ok(id)
@@ -545,7 +550,7 @@ struct Clock {
 }
 
 impl Clock {
-    fn unix(&self, now: Instant) -> u64 {
-        (self.unix_start + now.saturating_duration_since(self.start)).as_secs()
+    fn unix(&self, now: Instant) -> Duration {
+        self.unix_start + now.saturating_duration_since(self.start)
     }
 }

@@ -129,6 +129,8 @@ impl fmt::Debug for SigningKey {
 pub struct VerifyingKey {
     algorithm: jwt::Algorithm,
     key: jwt::DecodingKey,
+    /// The same as a key that signs, where it is one.
+    secret: Option<jwt::EncodingKey>,
 }
 
 impl VerifyingKey {
@@ -141,6 +143,7 @@ impl VerifyingKey {
         Ok(Self {
             algorithm: jwt::Algorithm::HS256,
             key: jwt::DecodingKey::from_secret(secret),
+            secret: Some(jwt::EncodingKey::from_secret(secret)),
         })
     }
 
@@ -151,6 +154,7 @@ impl VerifyingKey {
         Self {
             algorithm: jwt::Algorithm::EdDSA,
             key: jwt::DecodingKey::from_ed_der(public),
+            secret: None,
         }
     }
 }
@@ -183,6 +187,26 @@ impl KeySet {
     /// Trusts a key no longer; false when it was not in the set.
     pub fn remove(&mut self, kid: &str) -> bool {
         self.key_by_kid.remove(kid).is_some()
+    }
+
+    /// Whether nobody is trusted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.key_by_kid.is_empty()
+    }
+
+    /// Makes the signature of a token that comes without it, as `HEADER.PAYLOAD`.
+    ///
+    /// So holders of a token can prove that they have it to somebody who knows its key, without
+    /// showing it. Only a shared secret can do that, no public key.
+    ///
+    /// # Errors
+    /// The header is malformed, or names no key that can sign.
+    pub fn signature_of(&self, unsigned: &str) -> Result<String, TokenError> {
+        let key = self.key_of(unsigned)?;
+        let secret = key.secret.as_ref().ok_or(TokenError::Algorithm)?;
+        jwt::crypto::sign(unsigned.as_bytes(), secret, key.algorithm)
+            .map_err(|_| TokenError::Algorithm)
     }
 
     /// Checks a token: key, algorithm, signature, audience, times and user, in this order.

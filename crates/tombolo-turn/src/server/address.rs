@@ -21,6 +21,14 @@ impl Transport {
             Self::Tcp | Self::Tls => true,
         }
     }
+
+    /// Tells whether the transport alone shows that the client is where it seems to be.
+    pub fn is_proven(self) -> bool {
+        match self {
+            Self::Udp => false,
+            Self::Tcp | Self::Tls => true,
+        }
+    }
 }
 
 /// What tells one client of the server from another. See "5-tuple" in RFC 8656 §2.

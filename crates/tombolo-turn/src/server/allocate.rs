@@ -162,8 +162,12 @@ impl Server {
         let Some(expiry) = identity.expiry else {
             return lifetime;
         };
-        let left = Duration::from_secs(expiry.saturating_sub(unix_now));
-        lifetime.min(left + self.lifetime_default)
+        let left = Duration::from_secs(expiry).saturating_sub(unix_now);
+        match identity.session {
+            // See RFC 7635 §4: no longer than the token.
+            Some(_) => lifetime.min(left),
+            None => lifetime.min(left + self.lifetime_default),
+        }
     }
 
     fn check_room(&self, identity: &Identity, wish: Wish) -> Result<(), Refusal> {
@@ -336,6 +340,8 @@ impl Server {
             ask.transaction,
         );
         allocation.reply = reply.clone().into();
+        allocation.session = identity.session;
+        allocation.rtt = Some(identity.nonce_age).filter(|age| *age < RTT_MAX);
         self.allocations.insert(allocation);
         self.stats.allocations_created += 1;
         self.stats.allocations = self.allocations.len() as u64;
@@ -499,6 +505,8 @@ pub(super) const ALLOCATE_ATTRIBUTES: [AttributeType; 6] = [
     AttributeType::LIFETIME,
 ];
 
+/// A nonce that is older was not sent back at once.
+const RTT_MAX: Duration = Duration::from_secs(10);
 const BOTH: [AddressFamily; 2] = [AddressFamily::V4, AddressFamily::V6];
 /// RFC 8656 §7.2 asks for at least 30 seconds.
 const RESERVATION_LIFETIME: Duration = Duration::from_secs(30);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tombolo_stun::{AddressFamily, ChannelNumber, TransactionId};
 
 use super::address::{FiveTuple, RelayAddr};
-use super::auth::User;
+use super::auth::{TokenSession, User};
 use super::stats::Refusal;
 
 /// What the server keeps for one client. See RFC 8656 §3.2.
@@ -22,6 +22,10 @@ pub(super) struct Allocation {
     /// The transaction that made it, and its answer, for retransmissions.
     pub(super) transaction: TransactionId,
     pub(super) reply: Box<[u8]>,
+    /// Time from a challenge to the request that answered it and made this.
+    pub(super) rtt: Option<Duration>,
+    /// What is kept of the token that made it, or that refreshed it last.
+    pub(super) session: Option<Box<TokenSession>>,
     /// When the permission ends, by peer.
     permissions: BTreeMap<IpAddr, Instant>,
     channels: BTreeMap<ChannelNumber, Channel>,
@@ -86,6 +90,8 @@ impl Allocation {
             traffic: Traffic::default(),
             transaction,
             reply: Box::default(),
+            rtt: None,
+            session: None,
             permissions: BTreeMap::new(),
             channels: BTreeMap::new(),
             number_by_peer: BTreeMap::new(),

@@ -2,29 +2,34 @@
 //! credentials, one file each.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tombolo_stun::{
-    AttributeType, Key, Message, Nonce, NonceCookie, Origin, PasswordAlgorithm, PasswordAlgorithms,
-    UserHash, Username,
+    AccessToken, AttributeType, Key, Message, Nonce, NonceCookie, Origin, PasswordAlgorithm,
+    PasswordAlgorithms, ThirdPartyAuthorization, UserHash, Username,
 };
 
 mod hook;
+mod oauth;
 mod realm;
 mod secrets;
+mod tokens;
 mod users;
 
 pub use hook::{AuthError, AuthId, Credential, Proof};
+pub use oauth::{OAuth, TokenKey};
 pub use realm::{HookMode, Realm};
 pub use secrets::password_of;
 
 pub(super) use hook::{Hook, Parked, Parking};
+pub(super) use oauth::TokenSession;
 pub(super) use realm::RealmId;
 
 use super::address::FiveTuple;
 use super::config::Config;
 use super::nonce::Nonces;
 use super::stats::Refusal;
+use oauth::Opener;
 use realm::{Chamber, RealmNames};
 
 /// Decides who sent a request.
@@ -34,7 +39,7 @@ pub(super) struct Authority {
     index_by_name: BTreeMap<String, usize>,
     names: RealmNames,
     nonces: Nonces,
-    offers_sha256: bool,
+    offer: Sha256Offer,
     pub(super) hook: Hook,
 }
 
@@ -46,6 +51,25 @@ pub(super) struct Identity {
     pub(super) expiry: Option<u64>,
     pub(super) key: Key,
     pub(super) seal: Seal,
+    /// How long ago the client was given the nonce that it used.
+    pub(super) nonce_age: Duration,
+    /// What further requests are checked against, where this one came with a token.
+    pub(super) session: Option<Box<TokenSession>>,
+}
+
+/// To whom SHA-256 is offered as password algorithm, besides MD5. See RFC 8489 §9.2.
+///
+/// The offer makes a challenge half as long again, so over UDP it goes beyond 2.2 times the length
+/// of a short first request. Clients older than RFC 8489 ignore it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sha256Offer {
+    /// To nobody.
+    Never,
+    /// To clients whose transport has shown that their address is theirs: all but plain UDP.
+    #[default]
+    WhereProven,
+    /// To all clients.
+    Always,
 }
 
 /// Whose allocation something is. Users of two sources or realms may have one name without being
@@ -64,6 +88,8 @@ enum Source {
     Fixed,
     /// The fleet's secrets, for a while. The name is that without its expiry.
     TimeLimited,
+    /// An authorization server. The name is that of its key and a trace of the token's.
+    OAuth,
     /// Somebody whom the driver asks.
     Hook,
 }
@@ -76,6 +102,14 @@ impl User {
             source: Source::TimeLimited,
             name: name.to_owned(),
         }
+    }
+
+    /// Tells whether this user may do something about what belongs to `owner`: whether they are one,
+    /// or both have a token of the authorization server. A token does not say whose it is, and the
+    /// next one of the same client has another key (RFC 7635 §4).
+    pub(super) fn may_act_for(&self, owner: &Self) -> bool {
+        let has_token = |one: &Self| one.source == Source::OAuth;
+        self == owner || (self.realm == owner.realm && has_token(self) && has_token(owner))
     }
 
     pub(super) fn into_name(self) -> String {
@@ -103,8 +137,8 @@ impl Authority {
             chambers: Vec::new(),
             index_by_name: BTreeMap::new(),
             names: RealmNames::default(),
-            nonces: Nonces::new(config.nonce_key, config.nonce_lifetime.as_secs(), None),
-            offers_sha256: config.offer_sha256,
+            nonces: Nonces::new(config.nonce_key, config.nonce_lifetime),
+            offer: config.offer_sha256,
             hook: Hook::new(&config.limits, config.auth_timeout),
         };
         authority.reconfigure(config);
@@ -113,12 +147,8 @@ impl Authority {
 
     /// Takes other credentials; whoever is known already stays the same user.
     pub(super) fn reconfigure(&mut self, config: &Config) {
-        let cookie = config.offer_sha256.then_some(NonceCookie {
-            password_algorithms: true,
-            username_anonymity: false,
-        });
-        self.nonces = Nonces::new(config.nonce_key, config.nonce_lifetime.as_secs(), cookie);
-        self.offers_sha256 = config.offer_sha256;
+        self.nonces = Nonces::new(config.nonce_key, config.nonce_lifetime);
+        self.offer = config.offer_sha256;
         self.hook.reconfigure(&config.limits, config.auth_timeout);
         self.chambers.clear();
         self.index_by_name.clear();
@@ -136,13 +166,15 @@ impl Authority {
         }
     }
 
-    /// Checks a request as RFC 8489 §9.2.4 orders it.
+    /// Checks a request as RFC 8489 §9.2.4 orders it. `session` is what the allocation of this
+    /// client keeps of a token.
     pub(super) fn authorise(
         &self,
         now: Instant,
         from: FiveTuple,
         message: &Message<'_>,
-        unix_now: u64,
+        session: Option<&TokenSession>,
+        unix_now: Duration,
     ) -> Result<Verdict, Refusal> {
         // 1. Without proof the client is challenged.
         if !message.has_integrity() {
@@ -154,29 +186,31 @@ impl Authority {
         let realm = realm.map_err(incomplete)?;
         let nonce = message.required::<Nonce<'_>>().map_err(incomplete)?;
         // 3. The algorithm is one that was offered, and the offer came back unchanged.
-        let algorithm = self.algorithm(message)?;
+        let algorithm = algorithm_of(message, nonce.as_str())?;
         // 4. The user exists, here and now, and the proof matches.
         let chamber = self.chamber(realm.as_str()).ok_or(Refusal::RealmWrong)?;
         let username = name.resolve(chamber)?;
-        let is_fresh = self.nonces.is_valid(nonce.as_str(), from, unix_now);
-        let proof = (message, algorithm);
-        let Some((user, expiry, key)) = self.prove(now, chamber, username, proof, unix_now)? else {
-            // Nobody outside is bothered before the nonce has shown that the address is real.
-            return if is_fresh {
-                Ok(Verdict::Ask(chamber.id, username.to_owned()))
-            } else {
-                Err(Refusal::NonceStale)
-            };
+        let evidence = Evidence {
+            now,
+            unix_now: unix_now.as_secs(),
+            message,
+            algorithm,
+            session,
         };
-        // 5. The nonce is ours, recent, and this client's.
-        if !is_fresh {
-            return Err(Refusal::NonceStale);
-        }
+        let proven = self.prove(chamber, username, &evidence)?;
+        // 5. The nonce is ours, recent, and this client's. Nobody outside is asked before.
+        let nonce_age = self.nonces.age_of(nonce.as_str(), from, unix_now);
+        let nonce_age = nonce_age.ok_or(Refusal::NonceStale)?;
+        let Some(proven) = proven else {
+            return Ok(Verdict::Ask(chamber.id, username.to_owned()));
+        };
         Ok(Verdict::Known(Identity {
-            user,
-            expiry,
-            key,
+            user: proven.user,
+            expiry: proven.expiry,
+            key: proven.key,
             seal: Seal::of(message),
+            nonce_age,
+            session: proven.session,
         }))
     }
 
@@ -228,80 +262,196 @@ impl Authority {
         self.hook.answer(now, id, name, result)
     }
 
-    pub(super) fn make_nonce(&self, from: FiveTuple, unix_now: u64) -> String {
-        self.nonces.make(from, unix_now)
-    }
-
-    /// Returns the password algorithms to offer, the preferred one first.
-    pub(super) fn offer(&self) -> Option<PasswordAlgorithms<'static>> {
-        self.offers_sha256.then(|| PasswordAlgorithms::new(OFFER))
+    /// Makes what a client needs to try again with credentials.
+    pub(super) fn challenge(
+        &self,
+        from: FiveTuple,
+        realm: RealmId,
+        unix_now: Duration,
+    ) -> Challenge<'_> {
+        let chamber = self.chambers.iter().find(|chamber| chamber.id == realm);
+        let offers = match self.offer {
+            Sha256Offer::Never => false,
+            Sha256Offer::WhereProven => from.transport.is_proven(),
+            Sha256Offer::Always => true,
+        };
+        let cookie = offers.then_some(NonceCookie {
+            password_algorithms: true,
+            username_anonymity: chamber.is_some_and(Chamber::lists_all_users),
+        });
+        let oauth = chamber.and_then(|chamber| chamber.oauth.as_ref());
+        Challenge {
+            realm: self.names.name_of(realm),
+            nonce: self.nonces.make(from, cookie, unix_now),
+            offer: offers.then(|| PasswordAlgorithms::new(OFFER)),
+            third_party: oauth.and_then(|one| ThirdPartyAuthorization::new(one.server_name()).ok()),
+        }
     }
 
     fn chamber(&self, name: &str) -> Option<&Chamber> {
         self.chambers.get(*self.index_by_name.get(name)?)
     }
 
-    fn algorithm(&self, message: &Message<'_>) -> Result<PasswordAlgorithm, Refusal> {
-        let list = message.attribute::<PasswordAlgorithms<'_>>();
-        let list = list.map_err(|_| Refusal::AlgorithmWrong)?;
-        let choice = message.attribute::<PasswordAlgorithm>();
-        let choice = choice.map_err(|_| Refusal::AlgorithmWrong)?;
-        match (list, choice) {
-            (None, None) => Ok(PasswordAlgorithm::Md5),
-            (Some(list), Some(choice))
-                if self.offers_sha256 && list.is(OFFER) && OFFER.contains(&choice) =>
-            {
-                Ok(choice)
-            }
-            (_, _) => Err(Refusal::AlgorithmWrong),
-        }
-    }
-
     /// Finds the user in the sources of a realm and checks the proof. `None` where the driver must
     /// be asked first.
     fn prove(
         &self,
-        now: Instant,
         chamber: &Chamber,
         username: &str,
-        (message, algorithm): (&Message<'_>, PasswordAlgorithm),
-        unix_now: u64,
-    ) -> Result<Option<(User, Option<u64>, Key)>, Refusal> {
+        evidence: &Evidence<'_>,
+    ) -> Result<Option<Proven>, Refusal> {
         let user = |source, name: &str| User {
             realm: chamber.id,
             source,
             name: name.to_owned(),
         };
+        if let Some(oauth) = &chamber.oauth
+            && let Some(proven) = evidence.by_token(chamber.id, oauth, username)?
+        {
+            return Ok(Some(proven));
+        }
         if let Some(keys) = chamber.users.keys_of(username) {
-            let key = check(message, keys.of(algorithm))?;
-            return Ok(Some((user(Source::Fixed, username), None, key)));
+            let key = evidence.check(keys.of(evidence.algorithm))?;
+            return Ok(Some(Proven::new(user(Source::Fixed, username), None, key)));
+        }
+        if let Some(token) = chamber.tokens.read(username, evidence.unix_now) {
+            let token = token?;
+            let key = evidence.key_of(username, &chamber.name, &token.signature);
+            let key = evidence.check(Some(&key))?;
+            let user = user(Source::TimeLimited, token.user.as_str());
+            return Ok(Some(Proven::new(user, Some(token.expiry), key)));
         }
         if let Some(named) = chamber.secrets.read(username) {
-            named.check_time(unix_now)?;
-            let key_of = |password: String| match algorithm {
-                PasswordAlgorithm::Sha256 => {
-                    Key::long_term_sha256(username, &chamber.name, &password)
-                }
-                PasswordAlgorithm::Md5 | _ => Key::long_term(username, &chamber.name, &password),
-            };
+            named.check_time(evidence.unix_now)?;
+            let key_of = |password: String| evidence.key_of(username, &chamber.name, &password);
             let mut keys = chamber.secrets.passwords(username).map(key_of);
-            let key = keys.find(|key| message.check_integrity(key).is_ok());
+            let key = keys.find(|key| evidence.message.check_integrity(key).is_ok());
             let key = key.ok_or(Refusal::IntegrityWrong)?;
             let user = user(Source::TimeLimited, named.user);
-            return Ok(Some((user, Some(named.expiry), key)));
+            return Ok(Some(Proven::new(user, Some(named.expiry), key)));
         }
         if chamber.hook == HookMode::Off {
             return Err(Refusal::UserUnknown);
         }
-        match self.hook.recall(now, chamber.id, username) {
+        match self.hook.recall(evidence.now, chamber.id, username) {
             Some(Ok(keys)) => {
-                let key = check(message, keys.of(algorithm))?;
-                Ok(Some((user(Source::Hook, username), None, key)))
+                let key = evidence.check(keys.of(evidence.algorithm))?;
+                Ok(Some(Proven::new(user(Source::Hook, username), None, key)))
             }
             Some(Err(AuthError::Refused)) => Err(Refusal::UserUnknown),
             Some(Err(AuthError::Unavailable)) => Err(Refusal::AuthUnavailable),
             None => Ok(None),
         }
+    }
+}
+
+/// What a client needs to try again with credentials. See RFC 8489 §9.2.4.
+pub(super) struct Challenge<'a> {
+    pub(super) realm: &'a str,
+    pub(super) nonce: String,
+    /// The password algorithms, the preferred one first.
+    pub(super) offer: Option<PasswordAlgorithms<'static>>,
+    /// For whom a token has to be made out.
+    pub(super) third_party: Option<ThirdPartyAuthorization<'a>>,
+}
+
+/// What a request brings to prove who sent it.
+struct Evidence<'a> {
+    now: Instant,
+    unix_now: u64,
+    message: &'a Message<'a>,
+    algorithm: PasswordAlgorithm,
+    session: Option<&'a TokenSession>,
+}
+
+/// Who sent a request.
+struct Proven {
+    user: User,
+    expiry: Option<u64>,
+    key: Key,
+    session: Option<Box<TokenSession>>,
+}
+
+impl Evidence<'_> {
+    /// Makes the key that belongs to a password.
+    fn key_of(&self, username: &str, realm: &str, password: &str) -> Key {
+        match self.algorithm {
+            PasswordAlgorithm::Sha256 => Key::long_term_sha256(username, realm, password),
+            PasswordAlgorithm::Md5 | _ => Key::long_term(username, realm, password),
+        }
+    }
+
+    /// Returns the key if it is the one that the message proves itself with.
+    fn check(&self, key: Option<&Key>) -> Result<Key, Refusal> {
+        let key = key.ok_or(Refusal::AlgorithmWrong)?;
+        let result = self.message.check_integrity(key);
+        result
+            .map(|()| key.clone())
+            .map_err(|_| Refusal::IntegrityWrong)
+    }
+
+    /// Looks for a token in the request, or for the one that made the allocation. `None` where
+    /// there is neither.
+    fn by_token(
+        &self,
+        realm: RealmId,
+        oauth: &Opener,
+        kid: &str,
+    ) -> Result<Option<Proven>, Refusal> {
+        let token = self.message.attribute::<AccessToken<'_>>();
+        let session = match token.map_err(|_| Refusal::TokenWrong)? {
+            Some(token) => {
+                let opened = oauth.open(kid, token.as_bytes(), self.unix_now)?;
+                let name = format!("{kid}#{:08x}", opened.key.trace());
+                let source = Source::OAuth;
+                let user = User {
+                    realm,
+                    source,
+                    name,
+                };
+                TokenSession::new(kid, user, opened)
+            }
+            None => match self.session {
+                Some(session) if session.is_of(realm, kid) => session.clone(),
+                Some(_) | None => return Ok(None),
+            },
+        };
+        session.check_time(self.unix_now)?;
+        let key = self.check(Some(&session.key))?;
+        Ok(Some(Proven {
+            user: session.user.clone(),
+            expiry: Some(session.expiry),
+            key,
+            session: Some(Box::new(session)),
+        }))
+    }
+}
+
+impl Proven {
+    fn new(user: User, expiry: Option<u64>, key: Key) -> Self {
+        Self {
+            user,
+            expiry,
+            key,
+            session: None,
+        }
+    }
+}
+
+/// Returns the password algorithm of a request, which the client may choose where the nonce says
+/// that there is a choice. See RFC 8489 §9.2.4.
+fn algorithm_of(message: &Message<'_>, nonce: &str) -> Result<PasswordAlgorithm, Refusal> {
+    let list = message.attribute::<PasswordAlgorithms<'_>>();
+    let list = list.map_err(|_| Refusal::AlgorithmWrong)?;
+    let choice = message.attribute::<PasswordAlgorithm>();
+    let choice = choice.map_err(|_| Refusal::AlgorithmWrong)?;
+    let is_offered = NonceCookie::of(nonce).is_some_and(|cookie| cookie.password_algorithms);
+    match (list, choice) {
+        (None, None) => Ok(PasswordAlgorithm::Md5),
+        (Some(list), Some(choice)) if is_offered && list.is(OFFER) && OFFER.contains(&choice) => {
+            Ok(choice)
+        }
+        (_, _) => Err(Refusal::AlgorithmWrong),
     }
 }
 
@@ -338,26 +488,18 @@ impl<'m> RequestName<'m> {
     }
 }
 
-/// Returns the key if it is the one that the message proves itself with.
-fn check(message: &Message<'_>, key: Option<&Key>) -> Result<Key, Refusal> {
-    let key = key.ok_or(Refusal::AlgorithmWrong)?;
-    let result = message.check_integrity(key);
-    result
-        .map(|()| key.clone())
-        .map_err(|_| Refusal::IntegrityWrong)
-}
-
 fn incomplete(_: tombolo_stun::AttributeError) -> Refusal {
     Refusal::CredentialsIncomplete
 }
 
 /// Attributes that a request with credentials may carry besides its own.
-pub(super) const CREDENTIAL_ATTRIBUTES: [AttributeType; 5] = [
+pub(super) const CREDENTIAL_ATTRIBUTES: [AttributeType; 6] = [
     AttributeType::USERNAME,
     AttributeType::USERHASH,
     AttributeType::REALM,
     AttributeType::NONCE,
     AttributeType::PASSWORD_ALGORITHM,
+    AttributeType::ACCESS_TOKEN,
 ];
 
 const OFFER: &[PasswordAlgorithm] = &[PasswordAlgorithm::Sha256, PasswordAlgorithm::Md5];

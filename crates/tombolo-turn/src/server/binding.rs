@@ -108,8 +108,8 @@ impl Alternates {
 }
 
 /// What agents put into Binding requests; credentials are not asked for and not looked at.
-const BINDING_ATTRIBUTES: [AttributeType; 6] = {
-    let [a, b, c, d, e] = CREDENTIAL_ATTRIBUTES;
-    [a, b, c, d, e, AttributeType::CHANGE_REQUEST]
+const BINDING_ATTRIBUTES: [AttributeType; 7] = {
+    let [a, b, c, d, e, f] = CREDENTIAL_ATTRIBUTES;
+    [a, b, c, d, e, f, AttributeType::CHANGE_REQUEST]
 };
 const BINDING_REPLY_BYTES: usize = 96;

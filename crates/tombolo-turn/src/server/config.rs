@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::auth::Realm;
+use super::auth::{Realm, Sha256Offer};
 use super::policy::{AddressPolicy, Cidr};
 
 /// What a server does and allows. Start from [`Config::new`] and set what differs.
@@ -25,9 +25,8 @@ pub struct Config {
     pub nonce_key: [u8; 32],
     /// How long a nonce is accepted. RFC 8489 §9.2 asks for at most an hour.
     pub nonce_lifetime: Duration,
-    /// Also offers SHA-256 as password algorithm. Costs 24 bytes in each challenge, and older
-    /// clients still choose MD5. See RFC 8489 §9.2.
-    pub offer_sha256: bool,
+    /// To whom SHA-256 is offered as password algorithm.
+    pub offer_sha256: Sha256Offer,
     /// Local address on which IPv4 relayed addresses are bound. `None`: no IPv4 allocations.
     pub relay_ip_v4: Option<Ipv4Addr>,
     /// Local address on which IPv6 relayed addresses are bound. `None`: no IPv6 allocations.
@@ -66,7 +65,7 @@ impl Config {
             auth_timeout: Duration::from_secs(5),
             nonce_key,
             nonce_lifetime: Duration::from_secs(3600),
-            offer_sha256: false,
+            offer_sha256: Sha256Offer::default(),
             relay_ip_v4: None,
             relay_ip_v6: None,
             relay_ports: 49152..=65535,

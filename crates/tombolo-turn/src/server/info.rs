@@ -1,4 +1,4 @@
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::address::{FiveTuple, RelayAddr};
 use super::allocation::Traffic;
@@ -24,6 +24,9 @@ pub struct AllocationInfo {
     pub permissions: usize,
     /// Channels that are bound.
     pub channels: usize,
+    /// How long after its challenge the request came that made it: a round trip and what the client
+    /// took to answer. `None` where the client used an older nonce.
+    pub rtt: Option<Duration>,
     /// What went through it since it was made.
     pub traffic: Traffic,
 }
@@ -43,6 +46,7 @@ impl Server {
                 expires: allocation.expires,
                 permissions,
                 channels,
+                rtt: allocation.rtt,
                 traffic: allocation.traffic,
             }
         })

@@ -1,4 +1,5 @@
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,88 +10,95 @@ use tombolo_stun::NonceCookie;
 use super::address::{FiveTuple, canonical};
 
 /// Makes and checks nonces without remembering any: a nonce is its expiry and a keyed hash over
-/// the expiry and the client's address, 16 characters in all. See RFC 8489 §9.2.
+/// the expiry, the client's address and what the server offers, 16 characters in all; with a
+/// cookie in front where the server offers something. See RFC 8489 §9.2.
 pub(super) struct Nonces {
-    key: [u8; 32],
-    lifetime_secs: u64,
-    /// Put in front of every nonce where the server offers password algorithms.
-    cookie: Option<NonceCookie>,
+    key: Hmac<Sha256>,
+    lifetime: Duration,
 }
 
 impl Nonces {
-    pub(super) fn new(key: [u8; 32], lifetime_secs: u64, cookie: Option<NonceCookie>) -> Self {
+    pub(super) fn new(key: [u8; 32], lifetime: Duration) -> Self {
         Self {
-            key,
-            lifetime_secs,
-            cookie,
+            key: Hmac::<Sha256>::new_from_slice(&key).expect("HMAC takes keys of any length"),
+            lifetime: lifetime.min(LIFETIME_MAX),
         }
     }
 
     /// Makes the nonce for a client, valid from `unix_now` for the configured time.
-    pub(super) fn make(&self, from: FiveTuple, unix_now: u64) -> String {
-        let expiry = wrap(unix_now + self.lifetime_secs);
+    pub(super) fn make(
+        &self,
+        from: FiveTuple,
+        cookie: Option<NonceCookie>,
+        unix_now: Duration,
+    ) -> String {
+        let expiry = wrap(unix_now + self.lifetime);
         let mut nonce = String::with_capacity(NonceCookie::BYTES + TEXT_BYTES);
-        if let Some(cookie) = self.cookie {
+        if let Some(cookie) = cookie {
             nonce.extend(cookie.to_ascii().map(char::from));
         }
-        URL_SAFE_NO_PAD.encode_string(self.seal(from, expiry), &mut nonce);
-        nonce
-    }
-
-    /// Tells whether a nonce was made for this client and is still valid.
-    pub(super) fn is_valid(&self, nonce: &str, from: FiveTuple, unix_now: u64) -> bool {
-        let sealed = match self.cookie {
-            Some(cookie) => nonce.as_bytes().strip_prefix(&cookie.to_ascii()),
-            None => Some(nonce.as_bytes()),
-        };
-        let mut decoded = [0; SEALED_BYTES];
-        let Some(sealed) = sealed.filter(|sealed| sealed.len() == TEXT_BYTES) else {
-            return false;
-        };
-        if URL_SAFE_NO_PAD.decode_slice(sealed, &mut decoded).is_err() {
-            return false;
-        }
-        let [a, b, c, d, tag @ ..] = decoded;
-        let expiry = u32::from_be_bytes([a, b, c, d]);
-        // The clock wraps every 136 years; a difference tells before from after.
-        let left = expiry.wrapping_sub(wrap(unix_now));
-        let is_fresh = u64::from(left) <= self.lifetime_secs;
-        let mac = self.mac(from, expiry);
-        mac.verify_truncated_left(&tag).is_ok() && is_fresh
-    }
-
-    fn seal(&self, from: FiveTuple, expiry: u32) -> [u8; SEALED_BYTES] {
-        let mac = self.mac(from, expiry).finalize().into_bytes();
+        let head = self
+            .mac(from, nonce.as_bytes(), expiry)
+            .finalize()
+            .into_bytes();
         let mut sealed = [0; SEALED_BYTES];
-        let bytes = expiry.to_be_bytes().into_iter().chain(mac);
+        let bytes = expiry.to_be_bytes().into_iter().chain(head);
         sealed
             .iter_mut()
             .zip(bytes)
             .for_each(|(to, from)| *to = from);
-        sealed
+        URL_SAFE_NO_PAD.encode_string(sealed, &mut nonce);
+        nonce
     }
 
-    fn mac(&self, from: FiveTuple, expiry: u32) -> Hmac<Sha256> {
+    /// Returns the age of a nonce that was made for this client and is still valid.
+    pub(super) fn age_of(
+        &self,
+        nonce: &str,
+        from: FiveTuple,
+        unix_now: Duration,
+    ) -> Option<Duration> {
+        let (cookie, sealed) = nonce.as_bytes().split_last_chunk::<TEXT_BYTES>()?;
+        if !cookie.is_empty() && cookie.len() != NonceCookie::BYTES {
+            return None;
+        }
+        let mut decoded = [0; SEALED_BYTES];
+        URL_SAFE_NO_PAD.decode_slice(sealed, &mut decoded).ok()?;
+        let [a, b, c, d, tag @ ..] = decoded;
+        let expiry = u32::from_be_bytes([a, b, c, d]);
+        let mac = self.mac(from, cookie, expiry);
+        mac.verify_truncated_left(&tag).ok()?;
+        // The clock wraps every 49 days; a difference tells before from after.
+        let left = Duration::from_millis(u64::from(expiry.wrapping_sub(wrap(unix_now))));
+        let is_ours = left <= self.lifetime + CLOCK_SKEW;
+        is_ours.then(|| self.lifetime.saturating_sub(left))
+    }
+
+    fn mac(&self, from: FiveTuple, cookie: &[u8], expiry: u32) -> Hmac<Sha256> {
         let client: SocketAddr = canonical(from.client);
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
+        let mut mac = self.key.clone();
         mac.update(b"turn nonce");
         mac.update(&expiry.to_be_bytes());
         mac.update(&[from.transport as u8, u8::from(client.is_ipv6())]);
         match client.ip() {
-            std::net::IpAddr::V4(ip) => mac.update(&ip.octets()),
-            std::net::IpAddr::V6(ip) => mac.update(&ip.octets()),
+            IpAddr::V4(ip) => mac.update(&ip.octets()),
+            IpAddr::V6(ip) => mac.update(&ip.octets()),
         }
         mac.update(&client.port().to_be_bytes());
+        mac.update(cookie);
         mac
     }
 }
 
-/// Cuts Unix seconds to 32 bits.
-fn wrap(secs: u64) -> u32 {
-    (secs & u64::from(u32::MAX)) as u32
+/// Cuts Unix milliseconds to 32 bits.
+fn wrap(unix: Duration) -> u32 {
+    (unix.as_millis() & u128::from(u32::MAX)) as u32
 }
 
+/// How far the clock of another node of the fleet may be ahead.
+const CLOCK_SKEW: Duration = Duration::from_secs(5);
+/// Far less than the time after which the clock in a nonce wraps.
+const LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Expiry and hash.
 const SEALED_BYTES: usize = 12;
 /// The same in Base64.
@@ -103,50 +111,102 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_nonce_is_valid_until_its_time_is_over() {
-        let nonces = Nonces::new([7; 32], 60, None);
-        let nonce = nonces.make(client(1), 1000);
+    fn a_nonce_is_valid_until_its_time_is_over_and_tells_its_age() {
+        let nonces = nonces(7);
+        let nonce = nonces.make(client(1), None, millis(1000));
         assert_eq!(nonce.len(), TEXT_BYTES);
-        assert!(nonces.is_valid(&nonce, client(1), 1000));
-        assert!(nonces.is_valid(&nonce, client(1), 1060));
-        assert!(!nonces.is_valid(&nonce, client(1), 1061));
-        assert!(
-            !nonces.is_valid(&nonce, client(1), 999),
-            "made in the future"
-        );
+        let ahead = nonces.make(client(1), None, millis(6001));
+        assert_eq!(nonces.age_of(&ahead, client(1), millis(1000)), None);
+        for (now, age) in [
+            (1000, Some(0)),
+            (1001, Some(1)),
+            (61_000, Some(60_000)),
+            (61_001, None),
+            // Made by a node whose clock is ahead.
+            (999, Some(0)),
+            (0, Some(0)),
+        ] {
+            let known = nonces.age_of(&nonce, client(1), millis(now));
+            assert_eq!(known, age.map(millis), "{now}");
+        }
+    }
+
+    #[test]
+    fn a_nonce_lives_on_while_its_clock_wraps() {
+        let start = u64::from(u32::MAX) - 10;
+        let nonce = nonces(7).make(client(1), None, millis(start));
+        let age = nonces(7).age_of(&nonce, client(1), millis(start + 50_000));
+        assert_eq!(age, Some(millis(50_000)));
+        let age = nonces(7).age_of(&nonce, client(1), millis(start + 60_001));
+        assert_eq!(age, None);
     }
 
     #[test]
     fn a_nonce_is_bound_to_the_clients_address() {
-        let nonces = Nonces::new([7; 32], 60, None);
-        let nonce = nonces.make(client(1), 1000);
-        assert!(!nonces.is_valid(&nonce, client(2), 1000));
+        let nonce = nonces(7).make(client(1), None, millis(1000));
         let tcp = FiveTuple {
             transport: Transport::Tcp,
             ..client(1)
         };
-        assert!(!nonces.is_valid(&nonce, tcp, 1000));
+        for other in [client(2), tcp] {
+            assert_eq!(nonces(7).age_of(&nonce, other, millis(1000)), None);
+        }
     }
 
     #[test]
     fn nodes_with_one_key_accept_each_others_nonces_and_others_do_not() {
-        let nonce = Nonces::new([7; 32], 60, None).make(client(1), 1000);
-        assert!(Nonces::new([7; 32], 60, None).is_valid(&nonce, client(1), 1000));
-        assert!(!Nonces::new([8; 32], 60, None).is_valid(&nonce, client(1), 1000));
+        let nonce = nonces(7).make(client(1), None, millis(1000));
+        assert!(nonces(7).age_of(&nonce, client(1), millis(1000)).is_some());
+        assert!(nonces(8).age_of(&nonce, client(1), millis(1000)).is_none());
     }
 
     #[test]
-    fn every_changed_character_makes_a_nonce_invalid() {
-        let nonces = Nonces::new([7; 32], 60, Some(NonceCookie::default()));
-        let nonce = nonces.make(client(1), 1000);
-        assert!(nonces.is_valid(&nonce, client(1), 1000));
+    fn every_changed_character_makes_a_nonce_invalid_and_so_does_another_cookie() {
+        let cookie = Some(NonceCookie {
+            password_algorithms: true,
+            username_anonymity: false,
+        });
+        let nonce = nonces(7).make(client(1), cookie, millis(1000));
+        let is_valid = |nonce: &str| nonces(7).age_of(nonce, client(1), millis(1000)).is_some();
+        assert!(is_valid(&nonce));
         for index in 0..nonce.len() {
             let mut changed = nonce.clone().into_bytes();
             changed[index] = if changed[index] == b'A' { b'B' } else { b'A' };
             let changed = String::from_utf8(changed).expect("is ASCII");
-            assert!(!nonces.is_valid(&changed, client(1), 1000), "{changed}");
-            assert!(!nonces.is_valid(&nonce[..index], client(1), 1000));
+            assert!(!is_valid(&changed), "{changed}");
+            assert!(!is_valid(&nonce[..index]));
         }
+        // Nobody can take away what the server offered, which would bid the client down.
+        assert!(!is_valid(&nonce[NonceCookie::BYTES..]));
+    }
+
+    #[test]
+    fn nonces_cannot_be_predicted_from_others() {
+        let tag = |nonce: &str| {
+            let decoded = URL_SAFE_NO_PAD.decode(nonce).expect("is Base64");
+            u64::from_be_bytes(decoded[4..].try_into().expect("is the hash"))
+        };
+        let tags: Vec<u64> = (0..256)
+            .map(|port| tag(&nonces(7).make(client(port), None, millis(1000))))
+            .collect();
+        // Neighbours differ in about half of their bits, in no pattern.
+        let differences = tags.windows(2).map(|two| (two[0] ^ two[1]).count_ones());
+        let mean = differences.clone().sum::<u32>() / 255;
+        assert!((28..=36).contains(&mean), "{mean}");
+        assert!(differences.min() > Some(10));
+        let gaps: std::collections::BTreeSet<u64> = tags
+            .windows(2)
+            .map(|two| two[1].wrapping_sub(two[0]))
+            .collect();
+        assert_eq!(gaps.len(), 255);
+    }
+
+    fn nonces(key: u8) -> Nonces {
+        Nonces::new([key; 32], Duration::from_secs(60))
+    }
+
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
     }
 
     fn client(port: u16) -> FiveTuple {

@@ -5,7 +5,7 @@ use tombolo_stun::{
     TransactionId, UnknownAttributes,
 };
 
-use super::address::{FiveTuple, Transport};
+use super::address::FiveTuple;
 use super::auth::{Identity, RealmId, Seal};
 use super::policy::Denial;
 use super::stats::Refusal;
@@ -157,7 +157,7 @@ impl Server {
         to: FiveTuple,
         bytes: Vec<u8>,
     ) {
-        let is_proven = ask.from.transport != Transport::Udp;
+        let is_proven = ask.from.transport.is_proven();
         if is_proven
             || self
                 .budget
@@ -181,15 +181,19 @@ impl Server {
 
     /// Appends what a client needs to try again with credentials. See RFC 8489 §9.2.4.
     fn challenge(&self, now: Instant, ask: Ask, writer: &mut MessageWriter<'_>) {
-        let nonce = self.authority.make_nonce(ask.from, self.clock.unix(now));
-        if let Ok(realm) = Realm::new(self.authority.realm_name(ask.realm)) {
+        let unix_now = self.clock.unix(now);
+        let challenge = self.authority.challenge(ask.from, ask.realm, unix_now);
+        if let Ok(realm) = Realm::new(challenge.realm) {
             writer.attribute(&realm);
         }
-        if let Ok(nonce) = Nonce::new(&nonce) {
+        if let Ok(nonce) = Nonce::new(&challenge.nonce) {
             writer.attribute(&nonce);
         }
-        if let Some(offer) = self.authority.offer() {
-            writer.attribute(&offer);
+        if let Some(offer) = &challenge.offer {
+            writer.attribute(offer);
+        }
+        if let Some(third_party) = &challenge.third_party {
+            writer.attribute(third_party);
         }
     }
 

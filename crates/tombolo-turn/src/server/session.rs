@@ -45,6 +45,9 @@ impl Server {
             requested => {
                 let lifetime = self.granted_lifetime(now, identity, requested);
                 self.allocations.set_expiry(id, now + lifetime);
+                if let Some(allocation) = self.allocations.get_mut(id) {
+                    allocation.session.clone_from(&identity.session);
+                }
                 lifetime
             }
         };

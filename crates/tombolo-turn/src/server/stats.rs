@@ -101,6 +101,8 @@ refusals! {
     AlgorithmWrong = 400, "password algorithms do not match";
     /// No such user, or a username without an expiry.
     UserUnknown = 401, "unknown user";
+    /// A token that is malformed, of an unknown key, or for somebody else.
+    TokenWrong = 401, "token not valid";
     /// The realm is not the server's.
     RealmWrong = 401, "wrong realm";
     /// Time-limited credentials whose time is over.

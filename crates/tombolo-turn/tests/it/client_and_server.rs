@@ -116,7 +116,7 @@ fn expired_credentials_end_the_allocation_unless_new_ones_come_in_time() {
 #[test]
 fn the_stronger_password_algorithm_is_used_where_it_is_offered() {
     let mut world = World::with(|config| {
-        config.offer_sha256 = true;
+        config.offer_sha256 = server::Sha256Offer::Always;
         config.nonce_lifetime = Duration::from_secs(45);
     });
     let (alice, bob) = world.pair();

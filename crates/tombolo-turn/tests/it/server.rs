@@ -11,3 +11,4 @@ mod icmp;
 mod info;
 mod lab;
 mod peers;
+mod tokens;

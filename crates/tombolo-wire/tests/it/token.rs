@@ -73,6 +73,24 @@ fn keys_are_rotated_by_kid() {
 }
 
 #[test]
+fn a_signature_can_be_made_again_from_a_shared_secret_and_from_nothing_else() {
+    let token = |key: SigningKey| key.mint(&claims(60)).unwrap();
+    let signed = token(SigningKey::hs256("hs", &SECRET).unwrap());
+    let (unsigned, signature) = signed.rsplit_once('.').unwrap();
+    assert_eq!(keys().signature_of(unsigned).as_deref(), Ok(signature));
+
+    let signed = token(SigningKey::ed25519("ed", &hex(SEED)));
+    let (unsigned, _) = signed.rsplit_once('.').unwrap();
+    assert_eq!(keys().signature_of(unsigned), Err(TokenError::Algorithm));
+
+    let signed = token(SigningKey::hs256("other", &SECRET).unwrap());
+    let (unsigned, _) = signed.rsplit_once('.').unwrap();
+    assert_eq!(keys().signature_of(unsigned), Err(TokenError::UnknownKey));
+    assert_eq!(keys().signature_of("alice"), Err(TokenError::Malformed));
+    assert_eq!(keys().signature_of("ey.ey"), Err(TokenError::Malformed));
+}
+
+#[test]
 fn each_wrong_token_is_refused_for_its_reason() {
     let good = r#"{"sub":"alice","aud":"tombolo","exp":1800000060}"#;
     let sign = |header: &str, payload: &str| signed(header, payload, &SECRET);

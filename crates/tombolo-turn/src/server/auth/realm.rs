@@ -2,7 +2,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 
+use tombolo_wire::token::KeySet;
+
+use super::oauth::{OAuth, Opener};
 use super::secrets::Secrets;
+use super::tokens::Tokens;
 use super::users::Users;
 
 /// A realm: who may come in under its name, and with which clients it is used.
@@ -20,6 +24,11 @@ pub struct Realm {
     /// Secrets of time-limited credentials; the first that fits counts, so that a secret can be
     /// replaced while credentials of the old one are still around. None: no such credentials.
     pub secrets: Vec<Vec<u8>>,
+    /// Keys of device tokens. A token is used as username `HEADER.PAYLOAD` with its signature as
+    /// password; only HS256 keys can serve here. None: no such credentials.
+    pub device_keys: KeySet,
+    /// An authorization server whose tokens are good here. See RFC 7635.
+    pub oauth: Option<OAuth>,
     /// Whether the driver is asked about users that no other source knows.
     pub hook: HookMode,
     /// Values of the ORIGIN attribute whose senders are challenged with this realm, such as
@@ -59,6 +68,8 @@ impl fmt::Debug for Realm {
             .field("name", &self.name)
             .field("users", &self.users.len())
             .field("secrets", &self.secrets.len())
+            .field("device_keys", &self.device_keys)
+            .field("oauth", &self.oauth)
             .field("hook", &self.hook)
             .field("origins", &self.origins)
             .field("listen", &self.listen)
@@ -72,6 +83,8 @@ pub(super) struct Chamber {
     pub(super) name: String,
     pub(super) users: Users,
     pub(super) secrets: Secrets,
+    pub(super) tokens: Tokens,
+    pub(super) oauth: Option<Opener>,
     pub(super) hook: HookMode,
     origins: Vec<String>,
     listen: Vec<SocketAddr>,
@@ -84,10 +97,21 @@ impl Chamber {
             name: realm.name.clone(),
             users: Users::new(&realm.name, &realm.users),
             secrets: Secrets::new(&realm.secrets),
+            tokens: Tokens::new(&realm.device_keys),
+            oauth: realm.oauth.as_ref().map(Opener::new),
             hook: realm.hook,
             origins: realm.origins.clone(),
             listen: realm.listen.clone(),
         }
+    }
+
+    /// Tells whether every user of the realm can be found by the hash of its name. Then clients may
+    /// be told to hide their names.
+    pub(super) fn lists_all_users(&self) -> bool {
+        self.secrets.is_empty()
+            && self.tokens.is_empty()
+            && self.oauth.is_none()
+            && self.hook == HookMode::Off
     }
 
     pub(super) fn is_for_origin(&self, origin: &str) -> bool {

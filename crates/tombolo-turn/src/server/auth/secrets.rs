@@ -28,6 +28,10 @@ impl Secrets {
         )
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Reads a username; `None` where it is not a time-limited one.
     pub(super) fn read<'a>(&self, username: &'a str) -> Option<TimeLimited<'a>> {
         if self.0.is_empty() {

@@ -2,7 +2,7 @@ use tombolo_stun::{
     AttributeType, Class, Key, Lifetime, Method, Nonce, NonceCookie, PasswordAlgorithm,
     PasswordAlgorithms, Realm, RequestedTransport, UserHash, Username,
 };
-use tombolo_turn::server::{Refusal, password_of};
+use tombolo_turn::server::{Refusal, Sha256Offer, password_of};
 
 use super::lab::{Lab, PEER, REALM, UNIX_START, User, address, alice, bob, client};
 
@@ -261,7 +261,7 @@ fn attributes_behind_the_proof_are_ignored() {
 
 #[test]
 fn sha256_is_used_where_it_is_offered_and_chosen() {
-    let mut lab = Lab::with(|config| config.offer_sha256 = true);
+    let mut lab = Lab::with(|config| config.offer_sha256 = Sha256Offer::Always);
     let reply = challenge(&mut lab);
     let nonce = reply.get::<Nonce<'_>>().expect("is there").as_str();
     assert_eq!(

@@ -163,6 +163,18 @@ impl Lab {
         self.reply(from, &bytes)
     }
 
+    /// Returns the nonce that a client got last, or gets now.
+    pub(super) fn nonce(&mut self, from: FiveTuple) -> String {
+        if !self.nonce_by_client.contains_key(&from) {
+            let challenge = self.unsigned(from, Method::ALLOCATE, |writer| {
+                writer.attribute(&RequestedTransport::UDP);
+            });
+            let nonce = challenge.get::<Nonce<'_>>().expect("is a challenge");
+            self.nonce_by_client.insert(from, nonce.as_str().to_owned());
+        }
+        self.nonce_by_client[&from].clone()
+    }
+
     /// Makes a request with credentials and the nonce that the client got last.
     pub(super) fn sign(
         &mut self,
@@ -171,18 +183,7 @@ impl Lab {
         method: Method,
         write: impl FnOnce(&mut MessageWriter<'_>),
     ) -> Vec<u8> {
-        if !self.nonce_by_client.contains_key(&from) {
-            let challenge = self.unsigned(from, Method::ALLOCATE, |writer| {
-                writer.attribute(&RequestedTransport::UDP);
-            });
-            let nonce = challenge
-                .get::<Nonce<'_>>()
-                .expect("is a challenge")
-                .as_str()
-                .to_owned();
-            self.nonce_by_client.insert(from, nonce);
-        }
-        let nonce = self.nonce_by_client[&from].clone();
+        let nonce = self.nonce(from);
         let (username, key) = (user.username.clone(), user.key());
         self.message(Class::Request, method, |writer| {
             write(writer);
