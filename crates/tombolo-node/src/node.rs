@@ -6,6 +6,7 @@ use tombolo_engine::{Local, LocalConfig};
 use tombolo_gateway::{Gateway, GatewayConfig};
 use tombolo_relay::{Relay, RelayConfig};
 use tombolo_services::Services;
+use tombolo_turn::server::Realm;
 use tombolo_wire::ServerUrl;
 use tombolo_wire::token::{KeySet, SECRET_BYTES_MIN, SigningKey, VerifyingKey};
 
@@ -185,6 +186,8 @@ fn start_relay(
     certificate: &Certificate,
     secret: &RelaySecret,
 ) -> Result<Relay, StartError> {
+    let mut realm = Realm::new(REALM);
+    realm.secrets.push(secret.as_str().as_bytes().to_vec());
     let bound = addresses.bound();
     let at = |port| bound.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
     let relay_config = RelayConfig {
@@ -197,14 +200,22 @@ fn start_relay(
             .iter()
             .map(|address| address.bound)
             .collect(),
-        public_ip: config.public,
-        secret: secret.as_str().to_owned(),
+        public_ips: addresses
+            .relaying()
+            .iter()
+            .filter(|address| address.bound != address.advertised)
+            .map(|address| (address.bound, address.advertised))
+            .collect(),
+        realm,
         allow_peers: config.allow_peers.clone(),
         own_ports: vec![config.port],
         ..RelayConfig::default()
     };
     Relay::bind(relay_config).map_err(|error| StartError::from_relay(error, config))
 }
+
+/// Every byte of it is in each challenge.
+const REALM: &str = "tombolo";
 
 /// Where the second UDP port for STUN is: any one next to a port that is any one.
 fn alternate_port(port: u16) -> u16 {

@@ -21,7 +21,7 @@ use std::{
 use tombolo_relay::{Relay, RelayConfig};
 use tombolo_turn::{
     client::{Client, Config, Event, Family},
-    server::Transport,
+    server::{Realm, Transport},
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -31,9 +31,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut next = |default| arguments.next().unwrap_or(Ok(default));
     let (flows, bytes, seconds, window) = (next(32)?, next(172)?, next(3)?, next(4)?);
 
+    let mut realm = Realm::new("tombolo");
+    realm.users.insert("bench".to_owned(), "bench".to_owned());
     let mut config = RelayConfig {
         listen: vec!["127.0.0.1:0".parse()?],
-        users: [("bench".to_owned(), "bench".to_owned())].into(),
+        realm,
         allow_peers: vec!["127.0.0.0/8".parse()?],
         shards: Some(1),
         ..RelayConfig::default()

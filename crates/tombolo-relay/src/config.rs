@@ -1,5 +1,4 @@
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     sync::Arc,
@@ -7,7 +6,7 @@ use std::{
 };
 
 use rustls::ServerConfig;
-use tombolo_turn::server::{Cidr, Limits};
+use tombolo_turn::server::{Cidr, Limits, Realm};
 
 /// What a relay listens on, allows and keeps. Start from the default and set what differs: it has no
 /// address and no user, and allows nothing that could harm the networks around it.
@@ -27,22 +26,19 @@ pub struct RelayConfig {
     /// IPs that relay ports are bound on: the first IPv4 and the first IPv6 one count. Empty (the
     /// default) takes them from `listen`.
     pub relay_ips: Vec<IpAddr>,
-    /// The IP that the world sees instead of the relay IP of the same family, where a one-to-one NAT
-    /// stands in between. `None` by default.
-    pub public_ip: Option<IpAddr>,
+    /// Local IPs, and what the world sees instead of them where a one-to-one NAT stands in between.
+    pub public_ips: Vec<(IpAddr, IpAddr)>,
     /// Relay ports, each of which costs one descriptor while it is in use. 49152 to 65535 by default.
     pub relay_ports: RangeInclusive<u16>,
-    /// Realm of the credentials, "tombolo" by default.
-    pub realm: String,
-    /// Secret of time-limited credentials: user `EXPIRY:NAME`, password
-    /// `base64(HMAC-SHA1(secret, user))`. Empty (the default): no such credentials.
-    pub secret: String,
-    /// Secrets of the past whose credentials are still accepted.
-    pub previous_secrets: Vec<String>,
-    /// Passwords that do not expire, by user.
-    pub users: BTreeMap<String, String>,
+    /// Who may come in; the name is "tombolo" by default, and nobody may.
+    pub realm: Realm,
+    /// Further realms with credentials of their own.
+    pub realms: Vec<Realm>,
     /// Special networks (private, loopback, link-local, …) that clients may reach nevertheless.
     pub allow_peers: Vec<Cidr>,
+    /// Networks that clients may not reach, besides the special ones. Where an address is in networks
+    /// of both lists the longest prefix counts.
+    pub deny_peers: Vec<Cidr>,
     /// Key that nonces are made with; nodes with the same key accept each other's nonces. `None` (the
     /// default) makes a random one.
     pub nonce_key: Option<[u8; 32]>,
@@ -107,13 +103,12 @@ impl Default for RelayConfig {
             listen_tls: Vec::new(),
             tls: None,
             relay_ips: Vec::new(),
-            public_ip: None,
+            public_ips: Vec::new(),
             relay_ports: 49152..=65535,
-            realm: "tombolo".to_owned(),
-            secret: String::new(),
-            previous_secrets: Vec::new(),
-            users: BTreeMap::new(),
+            realm: Realm::new("tombolo"),
+            realms: Vec::new(),
             allow_peers: Vec::new(),
+            deny_peers: Vec::new(),
             nonce_key: None,
             io: IoMode::Auto,
             shards: None,

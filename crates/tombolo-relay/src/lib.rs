@@ -9,11 +9,14 @@
 //!
 //! ```
 //! use tombolo_relay::{Relay, RelayConfig};
+//! use tombolo_turn::server::Realm;
 //!
 //! # fn main() -> Result<(), tombolo_relay::BindError> {
+//! let mut realm = Realm::new("example.org");
+//! realm.secrets.push(b"a long shared secret".to_vec());
 //! let relay = Relay::bind(RelayConfig {
 //!     listen: vec!["127.0.0.1:0".parse().expect("a literal")],
-//!     secret: "a long shared secret".to_owned(),
+//!     realm,
 //!     ..RelayConfig::default()
 //! })?;
 //! println!("stun:{}", relay.addrs().turn[0]);

@@ -117,7 +117,7 @@ impl Relay {
     }
 
     /// Lets `peer` send to each allocation of the time-limited `user`, as if its client had asked for
-    /// that itself; users of [`RelayConfig::users`] are others, even of the same name.
+    /// that itself; users with passwords that do not expire are others, even of the same name.
     /// Each shard does it before it looks at its sockets the next time, in about a millisecond at the
     /// latest. Cheap; never blocks.
     ///
@@ -228,29 +228,21 @@ fn core_config(
         None => random()?,
     };
     let mut core = server::Config::new(nonce_key);
-    core.realm.name.clone_from(&config.realm);
-    let secrets = std::iter::once(&config.secret).chain(&config.previous_secrets);
-    core.realm.secrets = secrets
-        .filter(|s| !s.is_empty())
-        .map(|s| s.clone().into_bytes())
-        .collect();
-    core.realm.users.clone_from(&config.users);
+    core.realm = config.realm.clone();
+    core.realms.clone_from(&config.realms);
     for ip in config.relay_ips() {
         match ip {
             IpAddr::V4(ip) => core.relay_ip_v4 = Some(ip),
             IpAddr::V6(ip) => core.relay_ip_v6 = Some(ip),
         }
-        if let Some(public) = config
-            .public_ip
-            .filter(|public| public.is_ipv4() == ip.is_ipv4())
-        {
-            core.public_ips.push((ip, public));
-        }
     }
+    core.public_ips.clone_from(&config.public_ips);
     core.relay_ports = config.relay_ports.clone();
     core.allow_peers.clone_from(&config.allow_peers);
+    core.deny_peers.clone_from(&config.deny_peers);
     core.own_ips = own_ips(config)?;
-    core.own_ips.extend(config.public_ip);
+    core.own_ips
+        .extend(config.public_ips.iter().map(|(_, public)| *public));
     let addrs = &listeners.addrs;
     let sockets = addrs.turn.iter().chain(&addrs.alternate);
     let listening = sockets.clone().chain(&addrs.turns).map(SocketAddr::port);

@@ -15,7 +15,7 @@ use tombolo_relay::{Relay, RelayConfig};
 use tombolo_stun::stream::frame_len;
 use tombolo_turn::{
     client::{Client, Config, Event, Family},
-    server::Transport,
+    server::{Realm, Transport},
 };
 
 /// How long a test waits for what must happen before it fails.
@@ -24,12 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A relay on loopback with the users alice and bob, who may reach loopback addresses.
 pub(crate) fn relay_config(ip: IpAddr) -> RelayConfig {
     let users = [("alice", "alice's password"), ("bob", "bob's password")];
+    let mut realm = Realm::new("tombolo");
+    realm.users = users
+        .map(|(user, password)| (user.to_owned(), password.to_owned()))
+        .into();
     RelayConfig {
         listen: vec![SocketAddr::new(ip, 0)],
         listen_udp: vec![SocketAddr::new(ip, 0)],
-        users: users
-            .map(|(user, password)| (user.to_owned(), password.to_owned()))
-            .into(),
+        realm,
         allow_peers: ["127.0.0.0/8", "::1/128"]
             .map(|cidr| cidr.parse().expect("a literal"))
             .into(),
@@ -38,6 +40,13 @@ pub(crate) fn relay_config(ip: IpAddr) -> RelayConfig {
         relay_ports: 61_000..=65_535,
         ..RelayConfig::default()
     }
+}
+
+/// A realm of time-limited credentials with the secret "shared".
+pub(crate) fn shared_realm() -> Realm {
+    let mut realm = Realm::new("tombolo");
+    realm.secrets.push(b"shared".to_vec());
+    realm
 }
 
 pub(crate) fn v4() -> IpAddr {

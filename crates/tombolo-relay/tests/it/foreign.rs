@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use tombolo_relay::{Relay, RelayConfig};
 
-use crate::device::{Echo, certificate, relay_config, v4};
+use crate::device::{Echo, certificate, relay_config, shared_realm, v4};
 
 #[test]
 fn coturns_client_reaches_a_peer() {
@@ -47,7 +47,7 @@ fn assert_lossless(port: Port, flags: &[&str], with_peer: WithPeer) {
     let config = RelayConfig {
         tls: Some(tls),
         listen_tls: vec![(v4(), 0).into()],
-        secret: "shared".to_owned(),
+        realm: shared_realm(),
         shards: Some(if with_peer == WithPeer::Yes { 2 } else { 1 }),
         ..relay_config(v4())
     };

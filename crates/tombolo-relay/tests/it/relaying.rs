@@ -9,7 +9,7 @@ use std::{
 use tombolo_relay::{Relay, RelayConfig};
 use tombolo_turn::{client::Event, server::Refusal};
 
-use crate::device::{Device, Echo, relay_config, v4};
+use crate::device::{Device, Echo, relay_config, shared_realm, v4};
 
 #[test]
 fn packets_reach_a_peer_and_come_back_over_ipv4() {
@@ -42,7 +42,7 @@ fn a_relay_that_listens_on_all_addresses_answers_from_the_one_that_was_asked() {
 #[test]
 fn time_limited_credentials_are_accepted_until_they_expire() {
     let config = RelayConfig {
-        secret: "shared".to_owned(),
+        realm: shared_realm(),
         ..relay_config(v4())
     };
     let relay = Relay::bind(config).expect("there are free ports");
@@ -140,7 +140,7 @@ fn no_range_of_relay_ports_opens_the_ports_that_the_machine_listens_at() {
 #[test]
 fn an_introduction_lets_packets_flow_that_no_client_asked_for() {
     let config = RelayConfig {
-        secret: "shared".to_owned(),
+        realm: shared_realm(),
         allow_peers: Vec::new(),
         ..relay_config(v4())
     };
@@ -259,7 +259,7 @@ fn a_released_allocation_frees_its_port() {
 fn a_public_ip_is_what_clients_are_told() {
     let public: IpAddr = "203.0.113.77".parse().expect("a literal");
     let config = RelayConfig {
-        public_ip: Some(public),
+        public_ips: vec![(v4(), public)],
         shards: Some(1),
         ..relay_config(v4())
     };

@@ -37,6 +37,8 @@ pub struct Config {
     pub public_ips: Vec<(IpAddr, IpAddr)>,
     /// Special networks that clients may reach nevertheless. See [`AddressPolicy::allow`].
     pub allow_peers: Vec<Cidr>,
+    /// Networks that clients may not reach, besides the special ones. See [`AddressPolicy::deny`].
+    pub deny_peers: Vec<Cidr>,
     /// All IP addresses of the node, which clients may not reach. See [`AddressPolicy::own`].
     pub own_ips: Vec<IpAddr>,
     /// Ports at which the node listens, besides those of `sockets`. They are not relayed addresses
@@ -71,6 +73,7 @@ impl Config {
             relay_ports: 49152..=65535,
             public_ips: Vec::new(),
             allow_peers: Vec::new(),
+            deny_peers: Vec::new(),
             own_ips: Vec::new(),
             own_ports: Vec::new(),
             sockets: Vec::new(),
@@ -105,6 +108,7 @@ impl Config {
         );
         AddressPolicy {
             allow: self.allow_peers.clone(),
+            deny: self.deny_peers.clone(),
             own: own.filter(|ip| !ip.is_unspecified()).collect(),
             relay_ips,
             relay_ports: self.relay_ports.clone(),

@@ -17,6 +17,9 @@ pub struct AddressPolicy {
     /// Networks that are allowed though they are special, such as those of a lab. Compared with
     /// the address as written: `10.0.0.0/8` does not open what embeds such an address.
     pub allow: Vec<Cidr>,
+    /// Networks that are denied though they are not special. Where an address is in networks of
+    /// both lists the longest prefix counts, and of two alike the denial.
+    pub deny: Vec<Cidr>,
     /// All IP addresses of the node; no peer is ever reached there. Not overruled by `allow`.
     pub own: Vec<IpAddr>,
     /// The relay IP addresses, local and public.
@@ -59,11 +62,19 @@ impl AddressPolicy {
         if self.own.contains(&ip) || self.own.contains(&ip.to_canonical()) {
             return Err(Denial::OwnAddress);
         }
+        let longest = |list: &[Cidr]| {
+            let containing = list.iter().filter(|cidr| cidr.contains(ip));
+            containing.map(|cidr| cidr.prefix).max()
+        };
+        let allowed = longest(&self.allow);
+        if longest(&self.deny).is_some_and(|denied| allowed.is_none_or(|prefix| prefix <= denied)) {
+            return Err(Denial::Listed);
+        }
         match special(ip) {
             None => Ok(()),
             // An IPv4-mapped address has a canonical form; whoever means IPv4 can say so.
             Some(Denial::Ipv4Mapped) => Err(Denial::Ipv4Mapped),
-            Some(_) if self.allow.iter().any(|cidr| cidr.contains(ip)) => Ok(()),
+            Some(_) if allowed.is_some() => Ok(()),
             Some(denial) => Err(denial),
         }
     }
@@ -79,6 +90,9 @@ pub enum Denial {
     /// The node itself, outside its relayed addresses.
     #[error("peer is this node")]
     OwnAddress,
+    /// In a network that the operator denies.
+    #[error("peer address is denied by the configuration")]
+    Listed,
     /// `0.0.0.0/8`, `::`.
     #[error("peer address is unspecified")]
     Unspecified,
@@ -408,8 +422,53 @@ mod tests {
     }
 
     #[test]
+    fn of_two_networks_in_both_lists_the_longer_prefix_counts() {
+        let networks = |list: &[&str]| -> Vec<Cidr> {
+            let networks = list.iter().map(|text| text.parse().expect("is a network"));
+            networks.collect()
+        };
+        let policy = AddressPolicy {
+            allow: networks(&["9.9.0.0/16", "8.8.8.8", "10.0.0.0/8", "10.2.0.0/16"]),
+            deny: networks(&["9.9.9.0/24", "8.0.0.0/8", "10.1.0.0/16", "10.2.0.0/16"]),
+            ..policy()
+        };
+        for (text, expected) in [
+            ("9.9.8.1", Ok(())),
+            ("9.9.9.1", Err(Denial::Listed)),
+            ("8.8.8.8", Ok(())),
+            ("8.8.8.9", Err(Denial::Listed)),
+            ("10.0.0.1", Ok(())),
+            ("10.1.0.1", Err(Denial::Listed)),
+            ("10.2.0.1", Err(Denial::Listed)),
+            ("7.0.0.1", Ok(())),
+            ("192.168.0.1", Err(Denial::Private)),
+        ] {
+            assert_eq!(policy.check_ip(ip(text)), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn denying_everything_leaves_what_is_allowed_and_other_clients() {
+        let policy = AddressPolicy {
+            allow: vec!["9.9.9.9".parse().expect("is a network")],
+            deny: ["0.0.0.0/0", "::/0"]
+                .map(|text| text.parse().expect("is a network"))
+                .to_vec(),
+            relay_ips: vec![ip("1.2.3.4")],
+            ..policy()
+        };
+        let check = |text: &str| policy.check(text.parse().expect("is an address"));
+        assert_eq!(check("9.9.9.9:9"), Ok(()));
+        assert_eq!(check("1.2.3.4:50000"), Ok(()));
+        assert_eq!(check("9.9.9.8:9"), Err(Denial::Listed));
+        assert_eq!(check("[2606:4700::1]:9"), Err(Denial::Listed));
+        assert_eq!(check("[::ffff:9.9.9.9]:9"), Err(Denial::Listed));
+    }
+
+    #[test]
     fn the_node_is_reachable_only_at_its_relayed_ports() {
         let policy = AddressPolicy {
+            deny: Vec::new(),
             allow: vec!["0.0.0.0/0".parse().expect("is a network")],
             own: vec![ip("10.0.0.1"), ip("10.0.0.2")],
             relay_ips: vec![ip("10.0.0.1")],
@@ -448,6 +507,7 @@ mod tests {
 
     fn policy() -> AddressPolicy {
         AddressPolicy {
+            deny: Vec::new(),
             allow: Vec::new(),
             own: Vec::new(),
             relay_ips: Vec::new(),

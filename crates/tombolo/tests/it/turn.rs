@@ -52,7 +52,11 @@ async fn what_cannot_be_served_is_a_failure_that_says_why() {
             2,
             "names are not looked up",
         ),
-        (&["--listen", "127.0.0.1:0", "--secret", ""], 1, "--secret"),
+        (
+            &["--listen", "127.0.0.1:0", "--secret", ""],
+            1,
+            "empty secret",
+        ),
         (
             &["--listen", "127.0.0.1:0", "--user", "hunter2"],
             1,

@@ -21,6 +21,9 @@ pub struct Realm {
     pub name: String,
     /// Users with passwords that do not expire, password by username.
     pub users: BTreeMap<String, String>,
+    /// Users of whom only the key is known: the MD5 over username, realm and password (RFC 8489
+    /// §18.5.1.1), key by username. They cannot use SHA-256; a password of `users` goes first.
+    pub users_by_key: BTreeMap<String, [u8; 16]>,
     /// Secrets of time-limited credentials; the first that fits counts, so that a secret can be
     /// replaced while credentials of the old one are still around. None: no such credentials.
     pub secrets: Vec<Vec<u8>>,
@@ -66,7 +69,7 @@ impl fmt::Debug for Realm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Realm")
             .field("name", &self.name)
-            .field("users", &self.users.len())
+            .field("users", &(self.users.len() + self.users_by_key.len()))
             .field("secrets", &self.secrets.len())
             .field("device_keys", &self.device_keys)
             .field("oauth", &self.oauth)
@@ -95,7 +98,7 @@ impl Chamber {
         Self {
             id,
             name: realm.name.clone(),
-            users: Users::new(&realm.name, &realm.users),
+            users: Users::new(realm),
             secrets: Secrets::new(&realm.secrets),
             tokens: Tokens::new(&realm.device_keys),
             oauth: realm.oauth.as_ref().map(Opener::new),

@@ -2,6 +2,8 @@ use std::collections::BTreeMap;
 
 use tombolo_stun::{Key, PasswordAlgorithm, UserHash};
 
+use super::realm::Realm;
+
 /// The users of a realm whose passwords do not expire. Their keys are made once, since making one
 /// costs as much as checking a message with it.
 pub(super) struct Users {
@@ -18,13 +20,18 @@ pub(super) struct Keys {
 }
 
 impl Users {
-    pub(super) fn new(realm: &str, password_by_user: &BTreeMap<String, String>) -> Self {
-        let keys =
-            |(user, password): (&String, &String)| (user.clone(), Keys::new(user, realm, password));
-        let hash = |user: &String| (UserHash::new(user, realm), user.clone());
+    pub(super) fn new(realm: &Realm) -> Self {
+        let of_key = |(user, key): (&String, &[u8; 16])| (user.clone(), Keys::of_md5(*key));
+        let of_password = |(user, password): (&String, &String)| {
+            (user.clone(), Keys::new(user, &realm.name, password))
+        };
+        let keys = realm.users_by_key.iter().map(of_key);
+        let keys_by_user: BTreeMap<_, _> =
+            keys.chain(realm.users.iter().map(of_password)).collect();
+        let hash = |user: &String| (UserHash::new(user, &realm.name), user.clone());
         Self {
-            keys_by_user: password_by_user.iter().map(keys).collect(),
-            user_by_hash: password_by_user.keys().map(hash).collect(),
+            user_by_hash: keys_by_user.keys().map(hash).collect(),
+            keys_by_user,
         }
     }
 

@@ -38,6 +38,17 @@ fn a_store_without_passwords_answers_with_the_key() {
 }
 
 #[test]
+fn a_user_whose_key_is_configured_needs_no_question() {
+    let mut lab = Lab::with(|config| {
+        config.realm.hook = HookMode::Unknown;
+        config.realm.users_by_key = [("carol".to_owned(), MD5_OF_CAROL)].into();
+    });
+    let reply = allocate(&mut lab, client(1), &carol()).expect("nobody is asked");
+    assert_eq!(reply.code(), None);
+    assert_eq!(lab.asked, []);
+}
+
+#[test]
 fn an_answer_is_used_again_until_its_time_is_over() {
     let mut lab = lab();
     assert_eq!(allocate(&mut lab, client(1), &carol()), None);

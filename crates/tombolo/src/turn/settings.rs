@@ -1,0 +1,457 @@
+//! What a server is to do, from the file and the command line: flags go before the file, where both
+//! say something.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use rustls::ServerConfig;
+use tombolo_relay::{IoMode, RelayConfig};
+use tombolo_turn::server::{self, Cidr};
+
+use super::args::ServerArgs;
+use super::file::{File, Limits, Listen, Network, PublicIp, Realm, Secret};
+use super::tls;
+
+/// All that a server is started with.
+pub(crate) struct Settings {
+    pub(crate) relay: RelayConfig,
+}
+
+impl Settings {
+    /// Reads what the command line names, and checks all of it.
+    pub(crate) fn load(args: &ServerArgs) -> anyhow::Result<Self> {
+        let file = match &args.config {
+            Some(path) => File::read(path)?,
+            None => File::default(),
+        };
+        let directory = args.config.as_deref().and_then(Path::parent);
+        Self::new(
+            with_flags(file, args)?,
+            directory.unwrap_or_else(|| Path::new("")),
+        )
+    }
+
+    /// Makes sense of a file whose relative paths are seen from `directory`.
+    pub(crate) fn new(file: File, directory: &Path) -> anyhow::Result<Self> {
+        anyhow::ensure!(
+            !file.listen.is_empty(),
+            "nothing to listen on: give --listen, or `listen` in the file"
+        );
+        anyhow::ensure!(
+            file.shards
+                .is_none_or(|count| (1..=SHARDS_MAX).contains(&count)),
+            "the number of shards must be from 1 to {SHARDS_MAX}"
+        );
+        let relay_ips = relay_ips(&file)?;
+        let tls = certificate(&file, directory)?;
+        let mut realms = realms(&file, directory)?.into_iter();
+        let mut relay = RelayConfig {
+            listen: addresses(&file.listen),
+            listen_udp: addresses(&file.listen_udp),
+            listen_tls: addresses(&file.tls.listen),
+            tls,
+            public_ips: public_ips(&file.public_ip, &relay_ips)?,
+            relay_ips: file.relay_ip.clone(),
+            realm: realms.next().unwrap_or_else(|| server::Realm::new(REALM)),
+            realms: realms.collect(),
+            allow_peers: networks(&file.peers.allow),
+            deny_peers: networks(&file.peers.deny),
+            io: file.io.map_or(IoMode::Auto, Into::into),
+            shards: file.shards,
+            ..RelayConfig::default()
+        };
+        if let Some(ports) = file.relay_ports {
+            relay.relay_ports = ports.min..=ports.max;
+        }
+        limit(&mut relay, &file.limits);
+        Ok(Self { relay })
+    }
+
+    /// Whether anybody could relay.
+    pub(crate) fn has_credentials(&self) -> bool {
+        let mut realms = std::iter::once(&self.relay.realm).chain(&self.relay.realms);
+        realms.any(|realm| {
+            !realm.users.is_empty()
+                || !realm.users_by_key.is_empty()
+                || !realm.secrets.is_empty()
+                || realm.hook != server::HookMode::Off
+        })
+    }
+}
+
+/// Puts flags in place of what the file says, credentials beside those of its first realm.
+fn with_flags(mut file: File, args: &ServerArgs) -> anyhow::Result<File> {
+    fn replace<T: Clone>(values: &mut Vec<T>, given: &[T]) {
+        if !given.is_empty() {
+            *values = given.to_vec();
+        }
+    }
+    replace(&mut file.listen, &args.listen);
+    replace(&mut file.relay_ip, &args.relay_ip);
+    replace(&mut file.public_ip, &args.public_ip);
+    replace(&mut file.tls.listen, &args.tls_listen);
+    replace(&mut file.peers.allow, &args.allow_peer);
+    replace(&mut file.peers.deny, &args.deny_peer);
+    file.relay_ports = args.relay_ports.or(file.relay_ports);
+    file.shards = args.shards.or(file.shards);
+    file.io = args.io.or(file.io);
+    if let [chain, key] = args.tls.as_slice() {
+        let absolute = |path: &PathBuf| std::path::absolute(path);
+        file.tls.certificate = Some(absolute(chain)?);
+        file.tls.key = Some(absolute(key)?);
+    }
+    let users = users(&args.user)?;
+    let has_flags = args.realm.is_some()
+        || !users.is_empty()
+        || !args.secret.is_empty()
+        || !args.secret_file.is_empty();
+    if has_flags && file.realms.is_empty() {
+        file.realms.push(Realm {
+            name: REALM.to_owned(),
+            ..Realm::default()
+        });
+    }
+    if let Some(realm) = file.realms.first_mut() {
+        if let Some(name) = &args.realm {
+            realm.name.clone_from(name);
+        }
+        realm.users.extend(users);
+        realm
+            .secrets
+            .extend(args.secret.iter().cloned().map(Secret));
+        for path in &args.secret_file {
+            realm.secret_files.push(std::path::absolute(path)?);
+        }
+    }
+    Ok(file)
+}
+
+/// Passwords by user. Complaints show the name at most.
+fn users(pairs: &[String]) -> anyhow::Result<BTreeMap<String, Secret>> {
+    let mut users = BTreeMap::new();
+    for (i, pair) in pairs.iter().enumerate() {
+        let Some((name, password)) = pair.split_once(':') else {
+            anyhow::bail!("--user, number {}: not NAME:PASSWORD", i + 1);
+        };
+        let known = users.insert(name.to_owned(), Secret(password.to_owned()));
+        anyhow::ensure!(known.is_none(), "--user {name}: given twice");
+    }
+    Ok(users)
+}
+
+fn addresses<const PORT: u16>(listen: &[Listen<PORT>]) -> Vec<std::net::SocketAddr> {
+    listen.iter().map(|listen| listen.0).collect()
+}
+
+fn networks(networks: &[Network]) -> Vec<Cidr> {
+    networks.iter().map(|network| network.0).collect()
+}
+
+/// The IPs that are relayed from.
+fn relay_ips(file: &File) -> anyhow::Result<Vec<IpAddr>> {
+    for is_v4 in [true, false] {
+        let count = file.relay_ip.iter().filter(|ip| ip.is_ipv4() == is_v4);
+        anyhow::ensure!(
+            count.count() <= 1,
+            "give one relay IP of each family, not several"
+        );
+    }
+    let listen: Vec<_> = file.listen.iter().map(|listen| listen.0.ip()).collect();
+    let all = if file.relay_ip.is_empty() {
+        &listen
+    } else {
+        &file.relay_ip
+    };
+    let first = |is_v4| {
+        all.iter()
+            .find(|ip| ip.is_ipv4() == is_v4 && !ip.is_unspecified())
+    };
+    Ok([first(true), first(false)]
+        .into_iter()
+        .flatten()
+        .copied()
+        .collect())
+}
+
+/// Local and public IPs.
+fn public_ips(given: &[PublicIp], relay_ips: &[IpAddr]) -> anyhow::Result<Vec<(IpAddr, IpAddr)>> {
+    let mut pairs: Vec<(IpAddr, IpAddr)> = Vec::new();
+    for PublicIp { public, local } in given {
+        let relay_ip = relay_ips
+            .iter()
+            .find(|ip| ip.is_ipv4() == public.is_ipv4())
+            .copied();
+        let Some(local) = local.or(relay_ip) else {
+            anyhow::bail!("the public IP {public} stands for no relay IP: give it as PUBLIC/LOCAL");
+        };
+        anyhow::ensure!(
+            !pairs.iter().any(|(known, _)| *known == local),
+            "two public IPs stand for {local}: give them as PUBLIC/LOCAL"
+        );
+        pairs.push((local, *public));
+    }
+    Ok(pairs)
+}
+
+fn certificate(file: &File, directory: &Path) -> anyhow::Result<Option<Arc<ServerConfig>>> {
+    match (&file.tls.certificate, &file.tls.key) {
+        (Some(chain), Some(key)) => {
+            tls::load(&directory.join(chain), &directory.join(key)).map(Some)
+        }
+        (None, None) => {
+            anyhow::ensure!(
+                file.tls.listen.is_empty(),
+                "there is an address for TLS but no certificate: give --tls CERT KEY"
+            );
+            Ok(None)
+        }
+        _ => anyhow::bail!("a certificate needs its key, and a key its certificate"),
+    }
+}
+
+fn realms(file: &File, directory: &Path) -> anyhow::Result<Vec<server::Realm>> {
+    let mut realms: Vec<server::Realm> = Vec::new();
+    for realm in &file.realms {
+        let name = &realm.name;
+        anyhow::ensure!(
+            (1..=REALM_CHARS_MAX).contains(&name.chars().count()),
+            "the name of a realm has 1 to {REALM_CHARS_MAX} characters"
+        );
+        anyhow::ensure!(
+            realms.iter().all(|known| known.name != *name),
+            "realm {name}: it is there twice"
+        );
+        realms.push(core_realm(realm, directory).with_context(|| format!("realm {name}"))?);
+    }
+    Ok(realms)
+}
+
+fn core_realm(realm: &Realm, directory: &Path) -> anyhow::Result<server::Realm> {
+    let mut core = server::Realm::new(realm.name.clone());
+    for user in realm.users.keys().chain(realm.user_keys.keys()) {
+        anyhow::ensure!(
+            (1..=USERNAME_BYTES_MAX).contains(&user.len()),
+            "the name of a user has 1 to {USERNAME_BYTES_MAX} bytes"
+        );
+    }
+    for (user, password) in &realm.users {
+        anyhow::ensure!(!password.0.is_empty(), "user {user}: the password is empty");
+        core.users.insert(user.clone(), password.0.clone());
+    }
+    for (user, key) in &realm.user_keys {
+        anyhow::ensure!(
+            !realm.users.contains_key(user),
+            "user {user}: has both a password and a key"
+        );
+        let key = md5_key(&key.0)
+            .with_context(|| format!("user {user}: the key must have 32 hex digits"))?;
+        core.users_by_key.insert(user.clone(), key);
+    }
+    let mut secrets: Vec<String> = realm
+        .secrets
+        .iter()
+        .map(|secret| secret.0.clone())
+        .collect();
+    for path in &realm.secret_files {
+        secrets.extend(secrets_of(&directory.join(path))?);
+    }
+    for secret in secrets {
+        anyhow::ensure!(!secret.is_empty(), "an empty secret would let everybody in");
+        core.secrets.push(secret.into_bytes());
+    }
+    Ok(core)
+}
+
+/// The key of a user whose password is not known: MD5, in hex.
+fn md5_key(hex: &str) -> Option<[u8; 16]> {
+    let is_hex = hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let value = is_hex
+        .then(|| u128::from_str_radix(hex, 16).ok())
+        .flatten()?;
+    Some(value.to_be_bytes())
+}
+
+/// Secrets in a file, one a line; empty lines are nothing.
+fn secrets_of(path: &Path) -> anyhow::Result<Vec<String>> {
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("{}: cannot read the secrets", path.display()))?;
+    let secrets: Vec<_> = text
+        .lines()
+        .filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect();
+    anyhow::ensure!(
+        !secrets.is_empty(),
+        "{}: there is no secret in it",
+        path.display()
+    );
+    Ok(secrets)
+}
+
+fn limit(relay: &mut RelayConfig, limits: &Limits) {
+    fn set<T: Copy>(bound: &mut T, given: Option<T>) {
+        *bound = given.unwrap_or(*bound);
+    }
+    set(&mut relay.limits.allocations_max, limits.allocations);
+    set(
+        &mut relay.limits.allocations_per_user_max,
+        limits.allocations_per_user,
+    );
+    set(
+        &mut relay.limits.permissions_max,
+        limits.permissions_per_allocation,
+    );
+    set(
+        &mut relay.limits.channels_max,
+        limits.channels_per_allocation,
+    );
+    set(
+        &mut relay.limits.unproven_bytes_max,
+        limits.unproven_bytes_per_second,
+    );
+    set(&mut relay.connections_max, limits.connections);
+    set(
+        &mut relay.connections_per_source_max,
+        limits.connections_per_source,
+    );
+}
+
+/// The realm of those who name none.
+const REALM: &str = "tombolo";
+/// RFC 8489 §14.9: fewer than 128.
+const REALM_CHARS_MAX: usize = 127;
+/// RFC 8489 §14.3: fewer than 509.
+const USERNAME_BYTES_MAX: usize = 508;
+/// More threads than any machine gains from.
+const SHARDS_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn settings(args: &[&str]) -> anyhow::Result<Settings> {
+        let args = ["tombolo", "turn"].iter().chain(args);
+        let Command::Turn(args) = Cli::try_parse_from(args)?.command else {
+            panic!("it is another command");
+        };
+        Settings::load(&args.server)
+    }
+
+    fn of_file(text: &str) -> anyhow::Result<Settings> {
+        Settings::new(File::parse(text)?, Path::new(""))
+    }
+
+    fn complaint(result: anyhow::Result<Settings>) -> String {
+        let error = result.err().expect("it is wrong");
+        format!("{error:#}")
+    }
+
+    #[test]
+    fn flags_say_what_the_file_would() {
+        let flags = settings(&[
+            "--listen=192.0.2.1",
+            "--realm=example.org",
+            "--user=alice:a:b",
+            "--secret=new",
+            "--secret=old",
+            "--public-ip=203.0.113.1",
+            "--deny-peer=9.9.9.9",
+            "--relay-ports=50000-50010",
+        ]);
+        let file = of_file(
+            "listen = ['192.0.2.1']\npublic-ip = ['203.0.113.1/192.0.2.1']\n\
+             relay-ports = '50000-50010'\npeers = { deny = ['9.9.9.9/32'] }\n\
+             [[realm]]\nname = 'example.org'\nsecrets = ['new', 'old']\nusers = { alice = 'a:b' }\n",
+        );
+        for settings in [flags, file] {
+            let relay = settings.expect("it is right").relay;
+            assert_eq!(relay.listen, ["192.0.2.1:3478".parse().expect("a literal")]);
+            assert_eq!(relay.realm.name, "example.org");
+            assert_eq!(relay.realm.users["alice"], "a:b");
+            assert_eq!(relay.realm.secrets, [b"new".to_vec(), b"old".to_vec()]);
+            let (local, public) = relay.public_ips[0];
+            assert_eq!(
+                (local.to_string(), public.to_string()),
+                ("192.0.2.1".to_owned(), "203.0.113.1".to_owned())
+            );
+            assert_eq!(relay.deny_peers[0].to_string(), "9.9.9.9/32");
+            assert_eq!(relay.relay_ports, 50000..=50010);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for (text, says) in [
+            ("", "nothing to listen on"),
+            ("listen = ['192.0.2.1']\nshards = 0", "shards"),
+            (
+                "listen = ['192.0.2.1']\nrelay-ip = ['192.0.2.1', '192.0.2.2']",
+                "one relay IP",
+            ),
+            (
+                "listen = ['192.0.2.1']\npublic-ip = ['203.0.113.1', '203.0.113.2']",
+                "PUBLIC/LOCAL",
+            ),
+            (
+                "listen = ['192.0.2.1']\npublic-ip = ['2001:db8::1']",
+                "PUBLIC/LOCAL",
+            ),
+            (
+                "listen = ['192.0.2.1']\ntls = { listen = ['192.0.2.1'] }",
+                "no certificate",
+            ),
+            (
+                "listen = ['192.0.2.1']\ntls = { key = 'k.pem' }",
+                "its certificate",
+            ),
+            (
+                "listen = ['192.0.2.1']\n[[realm]]\nname = ''",
+                "name of a realm",
+            ),
+            (
+                "listen = ['192.0.2.1']\n[[realm]]\nname = 'a'\n[[realm]]\nname = 'a'",
+                "twice",
+            ),
+            (
+                "listen = ['192.0.2.1']\n[[realm]]\nname = 'a'\nsecrets = ['']",
+                "everybody",
+            ),
+            (
+                "listen = ['192.0.2.1']\n[[realm]]\nname = 'a'\nusers = { x = '' }",
+                "password is empty",
+            ),
+            (
+                "listen = ['192.0.2.1']\n[[realm]]\nname = 'a'\nuser-keys = { x = '0x' }",
+                "hex",
+            ),
+            (
+                "listen = ['192.0.2.1']\n[[realm]]\nname = 'a'\nsecret-files = ['/nonexistent']",
+                "/nonexistent",
+            ),
+        ] {
+            let complaint = complaint(of_file(text));
+            assert!(complaint.contains(says), "{text}: {complaint}");
+        }
+    }
+
+    #[test]
+    fn a_user_is_known_by_password_or_by_key() {
+        // The example of coturn's own documentation.
+        let text = "listen = ['192.0.2.1']\n[[realm]]\nname = 'north.gov'\n\
+            user-keys = { ninefingers = 'bc807ee29df3c9ffa736523fb2c4e8ee' }";
+        let settings = of_file(text).expect("it is right");
+        assert!(settings.has_credentials());
+        let key = settings.relay.realm.users_by_key["ninefingers"];
+        assert_eq!((key[0], key[15]), (0xbc, 0xee));
+        let none = of_file("listen = ['192.0.2.1']").expect("it is right");
+        assert!(!none.has_credentials());
+        assert_eq!(none.relay.realm.name, "tombolo");
+    }
+}
