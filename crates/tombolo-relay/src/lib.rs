@@ -31,7 +31,7 @@
 //! `sysctl net.ipv4.ip_local_reserved_ports=49152-65535` (it holds for IPv6 too), and tell the relay
 //! by [`RelayConfig::own_ports`] what listens there by intent.
 //!
-//! Left out for now: DTLS, GRO and GSO, one steered socket for all relay ports of a shard, and
+//! Left out for now: DTLS, one steered socket for all relay ports of a shard, and
 //! RESERVATION-TOKEN across shards: a token is good on the shard that gave it, and the second client
 //! socket that presents it may be pinned to another one, which answers 508.
 #![deny(unsafe_code)]

@@ -3,18 +3,21 @@
 //!
 //! This is the only module of the crate with `unsafe` code; everything above it is safe Rust.
 //!
-//! - [`UdpSocket`] is one non-blocking socket;
+//! - [`UdpSocket`] is one UDP socket;
 //! - [`Slots`] is the memory that datagrams are received into, [`Sender`] the scratch space that turns
-//!   "this header in front of that range of a slot" into one `sendmmsg` without copying;
-//! - [`Poller`] and [`Waker`] tell which socket has something.
+//!   "this header in front of that range of a slot" into one `sendmmsg` without copying, and several
+//!   such of equal length into one message that the kernel cuts apart;
+//! - [`Poller`], [`Waker`] and [`Alarm`] tell which socket has something, and when time is up.
 
 mod address;
-mod batch;
 mod poll;
+mod sender;
+mod slots;
 mod udp;
 
 pub(crate) use self::{
-    batch::{Outgoing, SLOTS, Sender, Sent, Slots},
-    poll::{Poller, Waker},
+    poll::{Alarm, Poller, Waker},
+    sender::{Outgoing, Sender, Sent},
+    slots::{SEGMENTS_MAX, SLOTS, Slots},
     udp::{UdpSocket, raise_open_files_limit},
 };

@@ -34,9 +34,13 @@ pub struct IoStats {
     pub received: u64,
     /// Datagrams sent.
     pub sent: u64,
+    /// Of these, datagrams that left together with others in one message.
+    pub sent_in_trains: u64,
     /// Datagrams dropped because a socket's send buffer was full.
     pub congested: u64,
-    /// Datagrams that the kernel refused to send: too long, no route, forbidden.
+    /// Datagrams that the kernel refused to send because they are too long for their way.
+    pub too_long: u64,
+    /// Datagrams that the kernel refused to send for other reasons: no route, forbidden.
     pub unsendable: u64,
     /// Errors of receiving.
     pub receive_errors: u64,
@@ -56,6 +60,8 @@ impl IoStats {
     pub(crate) fn count(&mut self, sent: Sent) {
         self.sent += sent.sent;
         self.congested += sent.congested;
+        self.sent_in_trains += sent.in_trains;
+        self.too_long += sent.too_long;
         self.unsendable += sent.refused;
     }
 }

@@ -5,49 +5,19 @@ use std::{
     ops::Range,
 };
 
-use tombolo_turn::server::Header;
+use tombolo_turn::server::{Fragment, Header};
 
-use crate::socket::SLOTS;
+use super::token::SocketId;
+use crate::socket::{Outgoing, SEGMENTS_MAX, SLOTS, Slots};
 
-/// A socket of the shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum SocketId {
-    /// By its place among the server sockets.
-    Server(usize),
-    /// By its place among the relay ports.
-    Relay(usize),
-}
-
-impl SocketId {
-    /// The socket's name in the poller.
-    pub(super) fn to_token(self) -> u64 {
-        match self {
-            Self::Server(index) => index as u64,
-            Self::Relay(index) => RELAY_BIT | index as u64,
-        }
-    }
-
-    /// `None` for the waker.
-    pub(super) fn from_token(token: u64) -> Option<Self> {
-        if token == WAKE_TOKEN {
-            return None;
-        }
-        let index = (token & !RELAY_BIT) as usize;
-        Some(if token & RELAY_BIT == 0 {
-            Self::Server(index)
-        } else {
-            Self::Relay(index)
-        })
-    }
-}
-
-/// A packet to be sent: its payload is a range of a received datagram.
+/// A packet to be sent: its payload is a range of a slot.
+#[derive(Clone)]
 pub(super) struct Queued {
     pub(super) via: SocketId,
     pub(super) to: SocketAddr,
     /// The local IP to send from, on wildcard sockets.
     pub(super) source: Option<IpAddr>,
-    pub(super) header: Option<Header>,
+    pub(super) fragment: Fragment,
     pub(super) slot: usize,
     pub(super) range: Range<usize>,
     pub(super) padding: usize,
@@ -55,55 +25,108 @@ pub(super) struct Queued {
 
 /// Packets to be sent, at most one for each received datagram.
 pub(super) struct Outbox {
-    queue: Vec<Queued>,
+    queue: Vec<Placed>,
+    /// The headers of all packets, back to back.
+    headers: Vec<u8>,
+    /// Rank and place of each packet, in the order of sending.
+    order: Vec<u64>,
+}
+
+struct Placed {
+    packet: Queued,
+    /// Where its header is among all headers.
+    header: Range<usize>,
 }
 
 impl Outbox {
     pub(super) fn new() -> Self {
         Self {
-            queue: Vec::with_capacity(SLOTS),
+            queue: Vec::with_capacity(PACKETS_MAX),
+            headers: Vec::with_capacity(PACKETS_MAX * Header::BYTES_MAX),
+            order: Vec::with_capacity(PACKETS_MAX),
         }
     }
 
-    pub(super) fn push(&mut self, packet: Queued) {
+    pub(super) fn push(&mut self, packet: Queued, header: &[u8]) {
         debug_assert!(
-            self.queue.len() < SLOTS,
+            self.queue.len() < PACKETS_MAX,
             "a datagram leads to one packet at most"
         );
-        self.queue.push(packet);
+        let rank =
+            u64::from(packet.via.rank()) << 1 | u64::from(packet.fragment == Fragment::Forbidden);
+        self.order
+            .push(rank << PLACE_BITS | self.queue.len() as u64);
+        let start = self.headers.len();
+        self.headers.extend_from_slice(header);
+        let header = start..self.headers.len();
+        self.queue.push(Placed { packet, header });
     }
 
-    /// The packets, one group for each socket, in the order of their arrival.
-    pub(super) fn groups(&mut self) -> impl Iterator<Item = &[Queued]> {
-        // In place, unlike the stable sort; slots are filled in the order of arrival.
-        self.queue
-            .sort_unstable_by_key(|packet| (packet.via, packet.slot));
-        self.queue.chunk_by(|a, b| a.via == b.via)
+    /// Brings the packets of each socket together, in the order of their arrival.
+    pub(super) fn sort(&mut self) {
+        // In place, unlike the stable sort.
+        self.order.sort_unstable();
+    }
+
+    /// The [sorted](Self::sort) packets, one group for each socket.
+    pub(super) fn groups(&self) -> impl Iterator<Item = Group<'_>> {
+        let groups = self
+            .order
+            .chunk_by(|a, b| a >> PLACE_BITS == b >> PLACE_BITS);
+        groups.map(|order| Group {
+            outbox: self,
+            order,
+        })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
     }
 
     pub(super) fn clear(&mut self) {
         self.queue.clear();
+        self.headers.clear();
+        self.order.clear();
+    }
+
+    fn at(&self, place: u64) -> &Placed {
+        // The upper bits are the rank.
+        &self.queue[(place & ((1 << PLACE_BITS) - 1)) as usize]
     }
 }
 
-/// The waker's name in the poller, which no index comes near.
-pub(super) const WAKE_TOKEN: u64 = u64::MAX;
-const RELAY_BIT: u64 = 1 << 63;
+/// Packets that leave through one socket in one way; there is at least one.
+#[derive(Clone, Copy)]
+pub(super) struct Group<'a> {
+    outbox: &'a Outbox,
+    order: &'a [u64],
+}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl<'a> Group<'a> {
+    pub(super) fn via(self) -> SocketId {
+        self.outbox.at(self.order[0]).packet.via
+    }
 
-    #[test]
-    fn tokens_name_their_sockets() {
-        for id in [
-            SocketId::Server(0),
-            SocketId::Server(7),
-            SocketId::Relay(0),
-            SocketId::Relay(9),
-        ] {
-            assert_eq!(SocketId::from_token(id.to_token()), Some(id));
-        }
-        assert_eq!(SocketId::from_token(WAKE_TOKEN), None);
+    pub(super) fn fragment(self) -> Fragment {
+        self.outbox.at(self.order[0]).packet.fragment
+    }
+
+    /// The packets as the socket sends them.
+    pub(super) fn packets(self, slots: &'a Slots) -> impl Iterator<Item = Outgoing<'a>> {
+        self.order.iter().map(move |place| {
+            let Placed { packet, header } = self.outbox.at(*place);
+            Outgoing {
+                to: packet.to,
+                source: packet.source,
+                header: &self.outbox.headers[header.clone()],
+                payload: &slots.bytes(packet.slot)[packet.range.clone()],
+                padding: packet.padding,
+            }
+        })
     }
 }
+
+const PACKETS_MAX: usize = SLOTS * SEGMENTS_MAX;
+/// Bits of a place in the queue.
+const PLACE_BITS: u32 = 16;
+const _: () = assert!(PACKETS_MAX <= 1 << PLACE_BITS);

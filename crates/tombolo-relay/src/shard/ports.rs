@@ -1,6 +1,6 @@
 //! The relay sockets of a shard, one for each relayed address.
 
-use std::{collections::HashMap, io};
+use std::{io, net::SocketAddr};
 
 use tombolo_turn::server::RelayAddr;
 
@@ -10,49 +10,94 @@ use crate::socket::UdpSocket;
 pub(super) struct RelayPort {
     pub(super) socket: UdpSocket,
     pub(super) address: RelayAddr,
+    /// The turn in which something was received last.
+    pub(super) last_turn: u32,
 }
 
 /// All bound relay ports. One is named by its index as long as it is bound.
 #[derive(Default)]
 pub(super) struct RelayPorts {
     ports: Vec<Option<RelayPort>>,
-    free: Vec<usize>,
-    index_by_address: HashMap<RelayAddr, usize>,
+    free: Vec<u32>,
+    v4: ByPort,
+    v6: ByPort,
+    count: u64,
 }
+
+/// Index of the relay port, by its number. A shard has one relay IP of each family.
+#[derive(Default)]
+struct ByPort(Vec<Option<u32>>);
 
 impl RelayPorts {
     /// Binds the socket of a relayed address and returns its index.
     ///
     /// # Errors
     /// The kernel's: somebody else has the port, or there are no descriptors left.
-    pub(super) fn bind(&mut self, address: RelayAddr) -> io::Result<usize> {
-        let socket = UdpSocket::bind_exclusive(address.0)?;
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.ports.push(None);
-            self.ports.len() - 1
-        });
-        self.ports[index] = Some(RelayPort { socket, address });
-        self.index_by_address.insert(address, index);
+    pub(super) fn bind(&mut self, address: RelayAddr) -> io::Result<u32> {
+        let port = RelayPort {
+            socket: UdpSocket::bind_relay(address.0)?,
+            address,
+            last_turn: 0,
+        };
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.ports[index as usize] = Some(port);
+                index
+            }
+            None => {
+                let index = u32::try_from(self.ports.len());
+                self.ports.push(Some(port));
+                index.map_err(|_| io::ErrorKind::OutOfMemory)?
+            }
+        };
+        let by_port = self.by_port(address);
+        let number = usize::from(address.0.port());
+        if by_port.0.len() <= number {
+            by_port.0.resize(number + 1, None);
+        }
+        by_port.0[number] = Some(index);
+        self.count += 1;
         Ok(index)
     }
 
     /// Closes a relay port.
     pub(super) fn release(&mut self, address: RelayAddr) {
-        if let Some(index) = self.index_by_address.remove(&address) {
-            self.ports[index] = None;
-            self.free.push(index);
+        let Some(index) = self.index_of(address) else {
+            return;
+        };
+        self.by_port(address).0[usize::from(address.0.port())] = None;
+        self.ports[index as usize] = None;
+        self.free.push(index);
+        self.count -= 1;
+    }
+
+    pub(super) fn get(&self, index: u32) -> Option<&RelayPort> {
+        self.ports.get(index as usize)?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut RelayPort> {
+        self.ports.get_mut(index as usize)?.as_mut()
+    }
+
+    pub(super) fn index_of(&self, address: RelayAddr) -> Option<u32> {
+        let by_port = match address.0 {
+            SocketAddr::V4(_) => &self.v4,
+            SocketAddr::V6(_) => &self.v6,
+        };
+        let index = (*by_port.0.get(usize::from(address.0.port()))?)?;
+        self.get(index)
+            .is_some_and(|port| port.address == address)
+            .then_some(index)
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    fn by_port(&mut self, address: RelayAddr) -> &mut ByPort {
+        match address.0 {
+            SocketAddr::V4(_) => &mut self.v4,
+            SocketAddr::V6(_) => &mut self.v6,
         }
-    }
-
-    pub(super) fn get(&self, index: usize) -> Option<&RelayPort> {
-        self.ports.get(index)?.as_ref()
-    }
-
-    pub(super) fn index_of(&self, address: RelayAddr) -> Option<usize> {
-        self.index_by_address.get(&address).copied()
-    }
-
-    pub(super) fn count(&self) -> usize {
-        self.index_by_address.len()
     }
 }

@@ -72,13 +72,24 @@ impl RawAddress {
     }
 }
 
-/// Room for one ancillary message that carries a local address (`IP_PKTINFO`, `IPV6_PKTINFO`).
+/// Room for the ancillary messages of one datagram: where it came to, what it was received with, how
+/// it is to be sent.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
-pub(super) struct Control([u8; 64]);
+pub(super) struct Control([u8; 160]);
+
+/// What the kernel tells of a received datagram besides its source.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Told {
+    /// The local IP it came to (`IP_PKTINFO`), or IP and port (`IP_RECVORIGDSTADDR`; without it the
+    /// port is 0).
+    pub(super) to: Option<SocketAddr>,
+    /// How long each of the datagrams is that arrived as one (`UDP_GRO`); the last may be shorter.
+    pub(super) segment: Option<usize>,
+}
 
 impl Control {
-    const SIZE: usize = size_of::<Self>();
+    pub(super) const SIZE: usize = size_of::<Self>();
 
     pub(super) fn zeroed() -> Self {
         Self([0; _])
@@ -88,12 +99,8 @@ impl Control {
         self.0.as_mut_ptr().cast()
     }
 
-    pub(super) const fn len() -> usize {
-        Self::SIZE
-    }
-
-    /// Writes "send from `source`" and returns the length of the ancillary message.
-    pub(super) fn set_source(&mut self, source: IpAddr) -> usize {
+    /// Writes "send from `source`" behind the first `used` bytes and returns how many are used then.
+    pub(super) fn put_source(&mut self, used: usize, source: IpAddr) -> usize {
         match source {
             IpAddr::V4(ip) => {
                 let info = libc::in_pktinfo {
@@ -101,53 +108,82 @@ impl Control {
                     ipi_spec_dst: in_addr(ip),
                     ipi_addr: in_addr(Ipv4Addr::UNSPECIFIED),
                 };
-                self.set(libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+                self.put(used, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
             }
             IpAddr::V6(ip) => {
                 let info = libc::in6_pktinfo {
                     ipi6_addr: in6_addr(ip),
                     ipi6_ifindex: 0,
                 };
-                self.set(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+                self.put(used, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
             }
         }
     }
 
-    /// The local address that a datagram came to, as the ancillary data of `header` says.
-    pub(super) fn destination(header: &libc::msghdr) -> Option<IpAddr> {
-        // SAFETY: `header` came from the kernel, which filled msg_control and msg_controllen; the
-        // CMSG functions stay inside of them.
-        let mut message = unsafe { libc::CMSG_FIRSTHDR(header) };
-        while !message.is_null() {
-            // SAFETY: a non-null result of the CMSG functions points to a whole cmsghdr.
-            let (level, kind) = unsafe { ((*message).cmsg_level, (*message).cmsg_type) };
-            // SAFETY: as above.
-            let data = unsafe { libc::CMSG_DATA(message) };
+    /// Writes "cut into datagrams of `bytes` each" behind the first `used` bytes and returns how many
+    /// are used then.
+    pub(super) fn put_segment(&mut self, used: usize, bytes: u16) -> usize {
+        self.put(used, libc::SOL_UDP, libc::UDP_SEGMENT, bytes)
+    }
+
+    /// What the ancillary data of a received message says.
+    pub(super) fn told(header: &libc::msghdr) -> Told {
+        let mut told = Told::default();
+        for (level, kind, data) in messages(header) {
             match (level, kind) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                     // SAFETY: the kernel puts an in_pktinfo behind this level and type.
                     let info = unsafe { data.cast::<libc::in_pktinfo>().read_unaligned() };
-                    return Some(Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes()).into());
+                    let ip = Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes());
+                    told.to = told.to.or_else(|| Some((ip, 0).into()));
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                     // SAFETY: the kernel puts an in6_pktinfo behind this level and type.
                     let info = unsafe { data.cast::<libc::in6_pktinfo>().read_unaligned() };
-                    return Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+                    let ip = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+                    told.to = told.to.or_else(|| Some((ip, 0).into()));
                 }
-                // SAFETY: `message` is a message of `header`.
-                _ => message = unsafe { libc::CMSG_NXTHDR(header, message) },
+                (libc::IPPROTO_IP, libc::IP_ORIGDSTADDR) => {
+                    // SAFETY: the kernel puts a sockaddr_in behind this level and type.
+                    let v4 = unsafe { data.cast::<libc::sockaddr_in>().read_unaligned() };
+                    told.to = RawAddress { v4 }.get(size_of_val(&v4) as libc::socklen_t);
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_ORIGDSTADDR) => {
+                    // SAFETY: the kernel puts a sockaddr_in6 behind this level and type.
+                    let v6 = unsafe { data.cast::<libc::sockaddr_in6>().read_unaligned() };
+                    told.to = RawAddress { v6 }.get(size_of_val(&v6) as libc::socklen_t);
+                }
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    // SAFETY: the kernel puts an int behind this level and type.
+                    let bytes = unsafe { data.cast::<libc::c_int>().read_unaligned() };
+                    told.segment = usize::try_from(bytes).ok().filter(|bytes| *bytes > 0);
+                }
+                _ => {}
             }
         }
-        None
+        told
     }
 
-    fn set<T>(&mut self, level: i32, kind: i32, value: T) -> usize {
-        const { assert!(size_of::<T>() + 32 <= Self::SIZE) };
-        let message = self.0.as_mut_ptr().cast::<libc::cmsghdr>();
-        // SAFETY: CMSG_LEN only computes a number.
-        let len = unsafe { libc::CMSG_LEN(size_of::<T>() as u32) } as usize;
-        // SAFETY: the array is aligned for a cmsghdr and, by the assertion, larger than header,
-        // padding and value together.
+    fn put<T>(&mut self, used: usize, level: i32, kind: i32, value: T) -> usize {
+        // SAFETY: CMSG_LEN and CMSG_SPACE only compute numbers.
+        let (len, space) = unsafe {
+            let bytes = size_of::<T>() as u32;
+            (
+                libc::CMSG_LEN(bytes) as usize,
+                libc::CMSG_SPACE(bytes) as usize,
+            )
+        };
+        assert!(
+            used + space <= Self::SIZE,
+            "there is room for all that is ever put"
+        );
+        assert!(
+            used.is_multiple_of(8),
+            "messages are aligned like their headers"
+        );
+        let message = self.0[used..].as_mut_ptr().cast::<libc::cmsghdr>();
+        // SAFETY: by the assertions and the type's alignment, `message` is aligned for a cmsghdr and
+        // header, padding and value together fit into the array.
         unsafe {
             (*message).cmsg_level = level;
             (*message).cmsg_type = kind;
@@ -155,9 +191,27 @@ impl Control {
         }
         // SAFETY: as above; CMSG_DATA points right behind the header.
         unsafe { libc::CMSG_DATA(message).cast::<T>().write_unaligned(value) };
-        // SAFETY: CMSG_SPACE only computes a number.
-        unsafe { libc::CMSG_SPACE(size_of::<T>() as u32) as usize }
+        used + space
     }
+}
+
+/// The ancillary messages of a header that came from the kernel: level, type, and where the value is.
+pub(super) fn messages(header: &libc::msghdr) -> impl Iterator<Item = (i32, i32, *const u8)> {
+    // SAFETY: the kernel filled msg_control and msg_controllen; the CMSG functions stay inside of them.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
+    std::iter::from_fn(move || {
+        if next.is_null() {
+            return None;
+        }
+        let message = next;
+        // SAFETY: a non-null result of the CMSG functions points to a whole cmsghdr.
+        let (level, kind) = unsafe { ((*message).cmsg_level, (*message).cmsg_type) };
+        // SAFETY: as above.
+        let data = unsafe { libc::CMSG_DATA(message) };
+        // SAFETY: `message` is a message of `header`.
+        next = unsafe { libc::CMSG_NXTHDR(header, message) };
+        Some((level, kind, data.cast_const()))
+    })
 }
 
 fn in_addr(ip: Ipv4Addr) -> libc::in_addr {

@@ -1,9 +1,9 @@
-//! Readiness: epoll for the shard, eventfd for whoever wants to wake it.
+//! Readiness: epoll for the shard, eventfd for whoever wants to wake it, and a timer among the sources.
 
 use std::{
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How many ready sources one wait reports; the kernel hands out the others on the next, in turn.
@@ -50,15 +50,23 @@ impl Poller {
         Ok(())
     }
 
-    /// Sleeps until a source is ready or `timeout` has passed (rounded up to milliseconds).
+    /// Sleeps until a source is ready.
     ///
     /// # Errors
     /// The kernel's, but for "interrupted", which is an early return.
-    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let millis = timeout.map_or(-1, |timeout| {
-            let micros = timeout.as_micros().div_ceil(1000);
-            i32::try_from(micros).unwrap_or(i32::MAX)
-        });
+    pub(crate) fn wait(&mut self) -> io::Result<()> {
+        self.poll(-1)
+    }
+
+    /// Finds the sources that are ready now.
+    ///
+    /// # Errors
+    /// Like [`Self::wait`].
+    pub(crate) fn look(&mut self) -> io::Result<()> {
+        self.poll(0)
+    }
+
+    fn poll(&mut self, millis: i32) -> io::Result<()> {
         self.ready = 0;
         // SAFETY: the kernel writes at most `EVENTS` entries of the array.
         let ready = unsafe {
@@ -119,15 +127,7 @@ impl Waker {
 
     /// Forgets the wake-ups so far.
     pub(crate) fn reset(&self) {
-        let mut count = 0u64;
-        // SAFETY: the kernel writes eight bytes to `count`. A failure means that none was pending.
-        unsafe {
-            libc::read(
-                self.eventfd.as_raw_fd(),
-                (&raw mut count).cast(),
-                size_of::<u64>(),
-            )
-        };
+        read_count(&self.eventfd);
     }
 }
 
@@ -135,6 +135,80 @@ impl AsRawFd for Waker {
     fn as_raw_fd(&self) -> i32 {
         self.eventfd.as_raw_fd()
     }
+}
+
+/// A source that gets ready when a time has come. Set seldom, it makes waiting cheaper than a timeout
+/// that the kernel would have to start and stop each time.
+pub(crate) struct Alarm {
+    timerfd: OwnedFd,
+    /// When it goes off; `None` while it is not set.
+    set_to: Option<Instant>,
+}
+
+impl Alarm {
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
+        // SAFETY: a system call without pointers.
+        let fd = check(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags) })?;
+        Ok(Self {
+            // SAFETY: the kernel just gave us this descriptor, nobody else has it.
+            timerfd: unsafe { OwnedFd::from_raw_fd(fd) },
+            set_to: None,
+        })
+    }
+
+    /// Makes sure that it goes off at `deadline`, or earlier: an alarm that is set is not put off, as
+    /// most deadlines move away long before they come.
+    pub(crate) fn set(&mut self, now: Instant, deadline: Instant) -> io::Result<()> {
+        if self.set_to.is_some_and(|at| at <= deadline) {
+            return Ok(());
+        }
+        // Zero would unset it.
+        let left = deadline
+            .saturating_duration_since(now)
+            .max(Duration::from_nanos(1));
+        let never = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let value = libc::itimerspec {
+            it_interval: never,
+            it_value: libc::timespec {
+                tv_sec: libc::time_t::try_from(left.as_secs()).unwrap_or(libc::time_t::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            },
+        };
+        // SAFETY: the kernel reads one itimerspec and writes nothing.
+        check(unsafe {
+            libc::timerfd_settime(
+                self.timerfd.as_raw_fd(),
+                0,
+                &raw const value,
+                std::ptr::null_mut(),
+            )
+        })?;
+        self.set_to = Some(deadline);
+        Ok(())
+    }
+
+    /// Takes notice that it went off.
+    pub(crate) fn reset(&mut self) {
+        read_count(&self.timerfd);
+        self.set_to = None;
+    }
+}
+
+impl AsRawFd for Alarm {
+    fn as_raw_fd(&self) -> i32 {
+        self.timerfd.as_raw_fd()
+    }
+}
+
+/// Reads what makes an eventfd or a timerfd ready.
+fn read_count(fd: &OwnedFd) {
+    let mut count = 0u64;
+    // SAFETY: the kernel writes eight bytes to `count`. A failure means that nothing was pending.
+    unsafe { libc::read(fd.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
 }
 
 fn check(result: i32) -> io::Result<i32> {
@@ -157,11 +231,35 @@ mod tests {
 
         waker.wake();
         waker.wake();
-        poller.wait(None).expect("it works");
+        poller.wait().expect("it works");
         assert_eq!((poller.ready(), poller.token(0)), (1, 7));
 
         waker.reset();
-        poller.wait(Some(Duration::ZERO)).expect("it works");
+        poller.look().expect("it works");
+        assert_eq!(poller.ready(), 0);
+    }
+
+    #[test]
+    fn an_alarm_goes_off_at_the_earliest_of_its_times() {
+        let mut poller = Poller::new().expect("epoll is there");
+        let mut alarm = Alarm::new().expect("timerfd is there");
+        poller.add(&alarm, 3).expect("it can be watched");
+        let now = Instant::now();
+        alarm
+            .set(now, now + Duration::from_secs(3600))
+            .expect("it works");
+        poller.look().expect("it works");
+        assert_eq!(poller.ready(), 0);
+
+        alarm.set(now, now).expect("it works");
+        alarm
+            .set(now, now + Duration::from_secs(60))
+            .expect("it works");
+        poller.wait().expect("it works");
+        assert_eq!((poller.ready(), poller.token(0)), (1, 3));
+
+        alarm.reset();
+        poller.look().expect("it works");
         assert_eq!(poller.ready(), 0);
     }
 }

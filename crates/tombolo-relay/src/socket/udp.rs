@@ -7,12 +7,15 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tombolo_turn::server::Fragment;
+
+use super::sender::Trains;
 
 /// What is asked of the kernel for a server socket's buffers; it grants up to `net.core.rmem_max`
 /// and `wmem_max`.
 const SERVER_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
-/// One non-blocking UDP socket.
+/// One UDP socket. Nothing ever blocks on it, since each call says so.
 pub(crate) struct UdpSocket {
     socket: Socket,
     is_wildcard: bool,
@@ -38,14 +41,18 @@ impl UdpSocket {
         Ok(socket)
     }
 
-    /// Binds a relay socket: nobody else has its address.
-    pub(crate) fn bind_exclusive(address: SocketAddr) -> io::Result<Self> {
+    /// Binds a relay socket: nobody else has its address. Routers may cut its datagrams up, see RFC
+    /// 8656 §14.
+    pub(crate) fn bind_relay(address: SocketAddr) -> io::Result<Self> {
         let socket = open(address)?;
         socket.bind(&address.into())?;
-        Ok(Self {
+        let socket = Self {
             socket,
             is_wildcard: false,
-        })
+        };
+        socket.join_received();
+        socket.set_fragment(Fragment::Allowed)?;
+        Ok(socket)
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -59,22 +66,61 @@ impl UdpSocket {
     pub(crate) fn is_wildcard(&self) -> bool {
         self.is_wildcard
     }
+
+    /// How this kernel sends trains.
+    pub(crate) fn trains(&self) -> Trains {
+        // Whether it knows the option; zero leaves all as it is.
+        match set_option(&self.socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0) {
+            Ok(()) => Trains::Joined,
+            Err(_) => Trains::Single,
+        }
+    }
+
+    /// Says whether routers may cut up what is sent from now on.
+    pub(crate) fn set_fragment(&self, fragment: Fragment) -> io::Result<()> {
+        let is_v4 = self.socket.local_addr()?.is_ipv4();
+        let (level, option) = if is_v4 {
+            (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER)
+        } else {
+            (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
+        };
+        // The values are the same for both families.
+        let value = match fragment {
+            Fragment::Allowed => libc::IP_PMTUDISC_DONT,
+            Fragment::Forbidden => libc::IP_PMTUDISC_DO,
+        };
+        set_option(&self.socket, level, option, value)
+    }
 }
 
 impl UdpSocket {
     fn open_server(address: SocketAddr) -> io::Result<Self> {
         let socket = open(address)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
         // Best effort: the defaults work too, they just overflow earlier in a burst.
         let _ = socket.set_recv_buffer_size(SERVER_BUFFER_BYTES);
         let _ = socket.set_send_buffer_size(SERVER_BUFFER_BYTES);
         let is_wildcard = address.ip().is_unspecified();
         if is_wildcard {
-            report_local_address(&socket, address)?;
+            let (level, option) = match address {
+                SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
+                SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+            };
+            set_option(&socket, level, option, 1)?;
         }
-        Ok(Self {
+        let socket = Self {
             socket,
             is_wildcard,
-        })
+        };
+        socket.join_received();
+        Ok(socket)
+    }
+
+    /// Asks for datagrams of one source to be received together. Kernels that can't go on one by one.
+    fn join_received(&self) {
+        let _ = set_option(&self.socket, libc::SOL_UDP, libc::UDP_GRO, 1);
     }
 }
 
@@ -101,27 +147,22 @@ pub(crate) fn raise_open_files_limit() {
 
 fn open(address: SocketAddr) -> io::Result<Socket> {
     let domain = Domain::for_address(address);
-    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_nonblocking(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    Ok(socket)
+    Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))
 }
 
-fn report_local_address(socket: &Socket, address: SocketAddr) -> io::Result<()> {
-    let (level, option) = match address {
-        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
-        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
-    };
-    let on: libc::c_int = 1;
+pub(super) fn set_option(
+    socket: &impl AsRawFd,
+    level: i32,
+    option: i32,
+    value: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: the kernel reads one int.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             level,
             option,
-            (&raw const on).cast(),
+            (&raw const value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };

@@ -1,0 +1,119 @@
+//! From sockets to the core.
+
+use std::{net::SocketAddr, time::Instant};
+
+use tombolo_turn::server::{FiveTuple, PeerAddr, Transport};
+
+use super::{
+    Shard,
+    token::{SocketId, Source},
+};
+use crate::socket::SLOTS;
+
+impl Shard {
+    /// Serves the sockets that have something: each relay socket in turn with a small share, and the
+    /// server sockets, which all clients share, after every batch of those.
+    pub(super) fn handle_sockets(&mut self, now: Instant) {
+        for i in 0..self.poller.ready() {
+            let Some(Source::Socket(SocketId::Relay(index))) =
+                Source::from_token(self.poller.token(i))
+            else {
+                continue;
+            };
+            if SLOTS - self.filled < RELAY_SHARE {
+                self.flush();
+                self.handle_servers(now);
+            }
+            self.receive_at_relay(now, index);
+        }
+        self.flush();
+        self.handle_servers(now);
+    }
+
+    /// One batch from each server socket that is ready.
+    fn handle_servers(&mut self, now: Instant) {
+        for i in 0..self.servers.len() {
+            let server = &mut self.servers[i];
+            if !server.is_ready {
+                continue;
+            }
+            let share = server.share;
+            let count = self
+                .slots
+                .receive(&server.socket, 0..share)
+                .unwrap_or_else(|_| {
+                    self.io.receive_errors += 1;
+                    0
+                });
+            // What a batch left behind is looked at again before this turn is over, if the turn is
+            // long, and reported again otherwise. A socket that seldom has more than one datagram
+            // is not offered more, as the kernel would look for them.
+            server.is_ready = count == SLOTS;
+            server.share = if count == share { share * 2 } else { count }.clamp(1, SLOTS);
+            let address = server.address;
+            self.filled = count;
+            for slot in 0..count {
+                self.handle_from_clients(now, slot, address);
+            }
+            self.flush();
+            self.drain_core(now);
+        }
+    }
+
+    /// Handles the datagrams in `slot`, which came to the server socket `at`.
+    fn handle_from_clients(&mut self, now: Instant, slot: usize, at: SocketAddr) {
+        let Some(client) = self.slots.from(slot) else {
+            return;
+        };
+        let ip = self.slots.to(slot).map_or_else(|| at.ip(), |to| to.ip());
+        let from = FiveTuple {
+            transport: Transport::Udp,
+            client,
+            server: SocketAddr::new(ip, at.port()),
+        };
+        let count = self.slots.count(slot);
+        self.io.received += count as u64;
+        for i in 0..count {
+            let range = self.slots.range(slot, i);
+            let data = &self.slots.bytes(slot)[range.clone()];
+            if let Some(forward) = self.core.handle_client(now, from, data) {
+                self.forward_slot(now, forward, slot, range.start);
+            }
+        }
+    }
+
+    fn receive_at_relay(&mut self, now: Instant, index: u32) {
+        let Some(port) = self.ports.get_mut(index) else {
+            return;
+        };
+        // One datagram is what most have. Who has more is ready in the next turn too.
+        let is_busy = port.last_turn.wrapping_add(1) == self.turn;
+        let share = if is_busy { RELAY_SHARE } else { 1 };
+        port.last_turn = self.turn;
+        let at = port.address;
+        let range = self.filled..self.filled + share;
+        let Ok(count) = self.slots.receive(&port.socket, range.clone()) else {
+            self.io.receive_errors += 1;
+            return;
+        };
+        self.filled += count;
+        for slot in range.take(count) {
+            let Some(peer) = self.slots.from(slot) else {
+                continue;
+            };
+            let segments = self.slots.count(slot);
+            self.io.received += segments as u64;
+            for i in 0..segments {
+                let range = self.slots.range(slot, i);
+                let data = &self.slots.bytes(slot)[range.clone()];
+                if let Some(forward) = self.core.handle_peer(now, at, PeerAddr(peer), data) {
+                    self.forward_slot(now, forward, slot, range.start);
+                }
+            }
+        }
+    }
+}
+
+/// Buffers that one relay socket fills before the others get their turn.
+const RELAY_SHARE: usize = 8;
+const _: () = assert!(RELAY_SHARE <= SLOTS, "a share fits into a batch");

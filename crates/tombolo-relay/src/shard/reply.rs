@@ -1,0 +1,196 @@
+//! What the core asks for beside the packets' way, and frames for stream connections.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
+
+use tombolo_turn::server::{
+    AuthError, Command, Event, FiveTuple, Fragment, PortError, RelayAddr, Transport,
+};
+use tracing::{debug, warn};
+
+use super::{
+    Shard,
+    forward::{frame_of, socket_of, with_fragment},
+    token::{SocketId, Source},
+};
+use crate::{
+    link::Queued,
+    socket::{Outgoing, SLOTS},
+};
+
+impl Shard {
+    /// Does what the core asks for: bind and release ports, send replies. Slots must be flushed.
+    pub(super) fn drain_core(&mut self, now: Instant) {
+        loop {
+            while let Some(command) = self.core.poll_command() {
+                self.execute(now, command);
+            }
+            while let Some(event) = self.core.poll_event() {
+                self.note(&event);
+            }
+            let Some(reply) = self.core.poll_transmit() else {
+                break;
+            };
+            match reply.to.transport {
+                Transport::Udp => self.replies.push(reply),
+                Transport::Tcp | Transport::Tls => {
+                    self.send_frame(reply.to, reply.bytes, Loss::Fatal);
+                }
+            }
+            if self.replies.len() == SLOTS {
+                self.flush_replies();
+            }
+        }
+        self.flush_replies();
+    }
+
+    fn execute(&mut self, now: Instant, command: Command) {
+        match command {
+            Command::BindPort { id, address } => {
+                let result = self.bind_port(address);
+                self.core.handle_port(now, id, result);
+            }
+            // Nobody is there to be asked; no realm of this relay says that there is.
+            Command::Authenticate { id, .. } => {
+                self.core.handle_auth(now, id, Err(AuthError::Unavailable));
+            }
+            Command::ReleasePort(address) => self.ports.release(address),
+        }
+    }
+
+    fn bind_port(&mut self, address: RelayAddr) -> Result<RelayAddr, PortError> {
+        let bound = self.ports.bind(address).and_then(|index| {
+            let port = self.ports.get(index).ok_or(io::ErrorKind::NotFound)?;
+            let source = Source::Socket(SocketId::Relay(index));
+            self.poller.add(&port.socket, source.to_token())
+        });
+        bound.map(|()| address).map_err(|error| {
+            self.ports.release(address);
+            self.io.relay_port_errors += 1;
+            if error.kind() == io::ErrorKind::AddrInUse {
+                return PortError::InUse;
+            }
+            warn!(%error, "cannot bind a relay port");
+            PortError::Unavailable
+        })
+    }
+
+    /// A stream connection may be silent as long as it has an allocation.
+    fn note(&mut self, event: &Event) {
+        debug!(?event, "allocation");
+        let (client, is_allocated) = match event {
+            Event::Allocated { client, .. } => (client, true),
+            Event::Closed { client, .. } => (client, false),
+            _ => return,
+        };
+        if let Some(connection) = self.connections.get(client) {
+            connection.set_allocated(is_allocated);
+        }
+    }
+
+    /// Sends the replies that were collected, consecutive ones of one socket in one go.
+    fn flush_replies(&mut self) {
+        for group in self.replies.chunk_by(|a, b| a.to.server == b.to.server) {
+            let Some((via, source)) = self.server_for(group[0].to.server) else {
+                continue;
+            };
+            let Some(socket) = socket_of(&self.servers, &self.ports, via) else {
+                continue;
+            };
+            let packets = group.iter().map(|reply| Outgoing {
+                to: reply.to.client,
+                source,
+                header: &[],
+                payload: &reply.bytes,
+                padding: 0,
+            });
+            self.io.count(self.sender.send(socket, packets));
+        }
+        self.replies.clear();
+    }
+
+    pub(super) fn send_to_client(
+        &mut self,
+        to: FiveTuple,
+        header: &[u8],
+        payload: &[u8],
+        padding: usize,
+    ) {
+        match to.transport {
+            Transport::Udp => {
+                if let Some((via, source)) = self.server_for(to.server) {
+                    let packet = Outgoing {
+                        to: to.client,
+                        source,
+                        header,
+                        payload,
+                        padding,
+                    };
+                    self.send(via, Fragment::Allowed, packet);
+                }
+            }
+            Transport::Tcp | Transport::Tls => {
+                self.send_frame(to, frame_of(header, payload, padding), Loss::Tolerable);
+            }
+        }
+    }
+
+    /// Sends one packet that is in no slot.
+    pub(super) fn send(&mut self, via: SocketId, fragment: Fragment, packet: Outgoing<'_>) {
+        if let Some(socket) = socket_of(&self.servers, &self.ports, via) {
+            let sender = &mut self.sender;
+            let packet = std::iter::once(packet);
+            let sent = with_fragment(socket, fragment, || sender.send(socket, packet));
+            self.io.count(sent);
+        }
+    }
+
+    /// Queues a frame for a stream connection.
+    pub(super) fn send_frame(&mut self, to: FiveTuple, frame: Vec<u8>, loss: Loss) {
+        let Some(connection) = self.connections.get(&to) else {
+            return;
+        };
+        match (connection.send(frame), loss) {
+            (Queued::Taken, _) => {}
+            (Queued::Full, Loss::Tolerable) => self.io.stream_frames_dropped += 1,
+            (Queued::Full, Loss::Fatal) | (Queued::Gone, _) => {
+                self.io.stream_frames_dropped += 1;
+                // The connection's task ends when nobody holds its queue, and reports that it did.
+                self.connections.remove(&to);
+            }
+        }
+    }
+
+    /// The server socket that has `address`, and the local IP to send from if it has several.
+    pub(super) fn server_for(&self, address: SocketAddr) -> Option<(SocketId, Option<IpAddr>)> {
+        let exact = self
+            .servers
+            .iter()
+            .position(|server| server.address == address);
+        let position = exact.or_else(|| {
+            self.servers.iter().position(|server| {
+                server.socket.is_wildcard()
+                    && server.address.port() == address.port()
+                    && server.address.is_ipv4() == address.is_ipv4()
+            })
+        })?;
+        let source = if exact.is_none() {
+            Some(address.ip())
+        } else {
+            None
+        };
+        Some((SocketId::Server(u32::try_from(position).ok()?), source))
+    }
+}
+
+/// What the loss of a frame means for its connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// Nothing: it carries a packet, and packets get lost.
+    Tolerable,
+    /// The client waits for it in vain: better to start again.
+    Fatal,
+}

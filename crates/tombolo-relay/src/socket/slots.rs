@@ -1,0 +1,179 @@
+//! Receiving many datagrams per system call.
+
+use std::{io, mem, net::SocketAddr, ops::Range, os::fd::AsRawFd, ptr};
+
+use super::address::{Control, RawAddress, Told};
+
+/// How many buffers one [`Slots`] holds, and so how many one system call can fill.
+pub(crate) const SLOTS: usize = 32;
+
+/// Datagrams that one slot can hold: the kernel puts no more into one buffer.
+pub(crate) const SEGMENTS_MAX: usize = 64;
+
+/// The largest UDP payload, rounded up. Pages that no datagram reaches are never touched.
+const SLOT_BYTES: usize = 64 * 1024;
+
+/// From one slot to the next: not a power of two, or the first lines of all slots would compete for
+/// the same few sets of the processor's cache.
+const SLOT_STRIDE: usize = SLOT_BYTES + 17 * 64;
+
+/// Memory for received datagrams. A slot holds one, or several of equal length (but for the last) from
+/// one source, which the kernel hands over as one.
+pub(crate) struct Slots {
+    memory: Box<[u8]>,
+    received: [Received; SLOTS],
+    raw: Box<RawBatch>,
+}
+
+/// What is known of a slot's datagrams besides their bytes.
+#[derive(Clone, Copy, Default)]
+struct Received {
+    len: usize,
+    from: Option<SocketAddr>,
+    told: Told,
+}
+
+impl Slots {
+    pub(crate) fn new() -> Self {
+        Self {
+            memory: vec![0; SLOTS * SLOT_STRIDE].into_boxed_slice(),
+            received: [Received::default(); SLOTS],
+            raw: RawBatch::new(),
+        }
+    }
+
+    /// Receives what waits on `socket` into the slots of `range` and returns how many were filled,
+    /// from the range's start; none when nothing waits.
+    ///
+    /// # Errors
+    /// The kernel's, but for "would block" and "interrupted". An error that a peer caused (ICMP) is
+    /// reported once and takes nothing away.
+    pub(crate) fn receive(
+        &mut self,
+        socket: &impl AsRawFd,
+        range: Range<usize>,
+    ) -> io::Result<usize> {
+        assert!(range.end <= SLOTS, "a batch has SLOTS slots");
+        for (i, slot) in range.clone().enumerate() {
+            let bytes = &mut self.memory[slot * SLOT_STRIDE..][..SLOT_BYTES];
+            self.raw.point(i, bytes);
+        }
+        let received = match self.raw.receive(socket.as_raw_fd(), range.len()) {
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock
+                    || error.kind() == io::ErrorKind::Interrupted =>
+            {
+                return Ok(0);
+            }
+            result => result?,
+        };
+        for (i, slot) in range.take(received).enumerate() {
+            let message = &self.raw.headers[i];
+            let header = &message.msg_hdr;
+            self.received[slot] = Received {
+                len: (message.msg_len as usize).min(SLOT_BYTES),
+                from: self.raw.names[i].get(header.msg_namelen),
+                told: Control::told(header),
+            };
+        }
+        Ok(received)
+    }
+
+    /// All bytes in `slot`.
+    pub(crate) fn bytes(&self, slot: usize) -> &[u8] {
+        &self.memory[slot * SLOT_STRIDE..][..self.received[slot].len]
+    }
+
+    /// How many datagrams are in `slot`; an empty one counts.
+    pub(crate) fn count(&self, slot: usize) -> usize {
+        let received = &self.received[slot];
+        let segment = received.told.segment.unwrap_or(received.len).max(1);
+        received.len.div_ceil(segment).clamp(1, SEGMENTS_MAX)
+    }
+
+    /// Where the `i`-th datagram of `slot` is among its [bytes](Self::bytes).
+    pub(crate) fn range(&self, slot: usize, i: usize) -> Range<usize> {
+        let Received { len, told, .. } = self.received[slot];
+        let segment = told.segment.unwrap_or(len);
+        (i * segment).min(len)..((i + 1) * segment).min(len)
+    }
+
+    /// Where the datagrams in `slot` came from; `None` for a family that the relay does not speak.
+    pub(crate) fn from(&self, slot: usize) -> Option<SocketAddr> {
+        self.received[slot].from
+    }
+
+    /// The local address that the datagrams in `slot` came to, as far as the socket was told to
+    /// report it.
+    pub(crate) fn to(&self, slot: usize) -> Option<SocketAddr> {
+        self.received[slot].told.to
+    }
+}
+
+/// The arrays that `recvmmsg` works on. Pointers in it are set anew for each call and never read
+/// after it.
+struct RawBatch {
+    names: [RawAddress; SLOTS],
+    iovecs: [libc::iovec; SLOTS],
+    controls: [Control; SLOTS],
+    headers: [libc::mmsghdr; SLOTS],
+}
+
+// SAFETY: the raw pointers inside are scratch values of a call that is over; whoever holds the value
+// sets them before the next one.
+unsafe impl Send for RawBatch {}
+
+impl RawBatch {
+    fn new() -> Box<Self> {
+        // SAFETY: all-zero bytes are valid for these structs of integers and nullable pointers.
+        let (iovec, header) =
+            unsafe { (mem::zeroed::<libc::iovec>(), mem::zeroed::<libc::mmsghdr>()) };
+        Box::new(Self {
+            names: [RawAddress::zeroed(); SLOTS],
+            iovecs: [iovec; SLOTS],
+            controls: [Control::zeroed(); SLOTS],
+            headers: [header; SLOTS],
+        })
+    }
+
+    /// Lets header `i` point to its name and control, and to `bytes` as where to write.
+    fn point(&mut self, i: usize, bytes: &mut [u8]) {
+        self.iovecs[i] = libc::iovec {
+            iov_base: bytes.as_mut_ptr().cast(),
+            iov_len: bytes.len(),
+        };
+        let header = &mut self.headers[i].msg_hdr;
+        header.msg_name = ptr::from_mut(&mut self.names[i]).cast();
+        header.msg_namelen = RawAddress::SIZE;
+        header.msg_iov = &raw mut self.iovecs[i];
+        header.msg_iovlen = 1;
+        header.msg_control = self.controls[i].as_mut_ptr();
+        header.msg_controllen = Control::SIZE as _;
+        header.msg_flags = 0;
+    }
+
+    /// Fills the first `count` headers, which were pointed to slots by whoever calls.
+    fn receive(&mut self, fd: i32, count: usize) -> io::Result<usize> {
+        if count == 1 {
+            // SAFETY: the first header points to name, vector, slot and control of a `Slots` that is
+            // borrowed mutably for the call.
+            let len =
+                unsafe { libc::recvmsg(fd, &raw mut self.headers[0].msg_hdr, libc::MSG_DONTWAIT) };
+            let len = u32::try_from(len).map_err(|_| io::Error::last_os_error())?;
+            self.headers[0].msg_len = len;
+            return Ok(1);
+        }
+        // SAFETY: the first `count` headers point to names, vectors, slots and controls of a `Slots`
+        // that is borrowed mutably for the call.
+        let received = unsafe {
+            libc::recvmmsg(
+                fd,
+                self.headers.as_mut_ptr(),
+                count as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+                ptr::null_mut(),
+            )
+        };
+        usize::try_from(received).map_err(|_| io::Error::last_os_error())
+    }
+}
