@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the demo and the tests use; what is there already is left alone.
 #
-#   sudo scripts/install-packages.sh
+#   sudo scripts/install-packages.sh [interop]
 #
-# Without root it only says what is missing. Exit status: 0 everything is there, 77 something is
-# missing and cannot be installed from here (the last line of standard output says why), 1 apt-get
-# failed.
+# With `interop` also what the tests against foreign programs use; scripts/install-interop.sh calls
+# this and then installs the rest. Without root it only says what is missing. Exit status: 0 everything
+# is there, 77 something is missing and cannot be installed from here (the last line of standard output
+# says why), 1 apt-get failed.
 set -euo pipefail
 
 PATH="$PATH:/usr/sbin:/sbin"
@@ -19,8 +20,21 @@ needs=(
     "conntrack:conntrack"  # makes NATs forget
     "turnserver:coturn"    # the TURN server of others, to compare with
 )
+if [[ ${1:-} == interop ]]; then
+    needs+=(
+        "chromium:chromium"       # WebRTC of a browser
+        "node:nodejs"             # runs werift, node-datachannel and what drives the browser
+        "npm:npm"                 # installs them
+        "openssl:openssl"         # DTLS of others
+        "python3:python3"         # runs aioice and aiortc
+    )
+fi
 
 missing=()
+# Debian's python3 cannot make virtual environments without another package.
+if [[ ${1:-} == interop ]] && ! python3 -c 'import ensurepip' 2>/dev/null; then
+    missing+=(python3-venv)
+fi
 for need in "${needs[@]}"; do
     command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
 done

@@ -54,7 +54,7 @@ impl fmt::Display for Outcome {
 pub(crate) const PARTS: &[Part] = &[
     Part {
         name: "packages",
-        what: "Debian packages that the tests use",
+        what: "packages and foreign programs that the tests use",
         run: packages,
     },
     Part {
@@ -117,7 +117,7 @@ pub(crate) fn target_folder() -> anyhow::Result<String> {
 }
 
 fn packages(_: &World) -> Outcome {
-    with_reason(Command::new("bash").arg("scripts/install-packages.sh"))
+    with_reason(Command::new("bash").arg("scripts/install-interop.sh"))
 }
 
 fn format(_: &World) -> Outcome {

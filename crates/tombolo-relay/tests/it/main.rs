@@ -2,6 +2,5 @@
 
 mod bind;
 mod device;
-mod foreign;
 mod relaying;
 mod streams;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod command;
+mod interop;
 mod turn;
 
 use serde_json::{Value, json};
