@@ -168,6 +168,11 @@ impl RelayHost {
             Command::ReleasePort(address) => {
                 self.relay_ports.remove(&address.0);
             }
+            // TCP relaying is off.
+            Command::ListenPort { .. }
+            | Command::ConnectPeer { .. }
+            | Command::ClosePeer { .. }
+            | Command::Splice { .. } => {}
         }
     }
 }

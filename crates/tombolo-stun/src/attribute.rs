@@ -137,6 +137,8 @@ attribute_types! {
     PADDING = 0x0026, "PADDING";
     /// See RFC 5780 §7.5.
     RESPONSE_PORT = 0x0027, "RESPONSE-PORT";
+    /// See RFC 6062 §6.2.1.
+    CONNECTION_ID = 0x002a, "CONNECTION-ID";
     /// See RFC 8656 §18.11.
     ADDITIONAL_ADDRESS_FAMILY = 0x8000, "ADDITIONAL-ADDRESS-FAMILY";
     /// See RFC 8656 §18.12.
@@ -169,6 +171,8 @@ attribute_types! {
     THIRD_PARTY_AUTHORIZATION = 0x802e, "THIRD-PARTY-AUTHORIZATION";
     /// See draft-ietf-tram-stun-origin §2.
     ORIGIN = 0x802f, "ORIGIN";
+    /// See RFC 8016 §3.3.
+    MOBILITY_TICKET = 0x8030, "MOBILITY-TICKET";
 }
 
 impl fmt::Display for AttributeType {

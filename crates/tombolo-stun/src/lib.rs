@@ -1,7 +1,8 @@
 //! STUN and TURN on the wire: a zero-copy codec without state, sockets or clocks.
 //!
 //! It covers STUN (RFC 8489), TURN (RFC 8656) with its ChannelData framing, and the attributes of
-//! ICE (RFC 8445) and NAT behaviour discovery (RFC 5780).
+//! ICE (RFC 8445), NAT behaviour discovery (RFC 5780), TCP allocations (RFC 6062) and mobility
+//! (RFC 8016).
 //!
 //! Reading borrows: [`Message::decode`] checks the structure once, then attributes are views into
 //! the datagram. Writing appends to the caller's `Vec`, so a reused buffer makes it free of
@@ -52,8 +53,8 @@ pub use attribute::measure::TransactionTransmitCounter;
 pub use attribute::text::{AlternateDomain, Origin, Software};
 pub use attribute::third_party::{AccessToken, ThirdPartyAuthorization};
 pub use attribute::turn::{
-    AdditionalAddressFamily, AddressFamily, Data, DontFragment, EvenPort, Icmp, Lifetime,
-    RequestedAddressFamily, RequestedTransport, ReservationToken,
+    AdditionalAddressFamily, AddressFamily, ConnectionId, Data, DontFragment, EvenPort, Icmp,
+    Lifetime, MobilityTicket, RequestedAddressFamily, RequestedTransport, ReservationToken,
 };
 pub use attribute::{Attribute, AttributeError, AttributeType, RawAttribute, WriteAttribute};
 pub use channel::{CHANNEL_HEADER_BYTES, ChannelData, ChannelDataError, ChannelNumber};

@@ -378,6 +378,13 @@ impl Method {
     /// ChannelBind. See RFC 8656 §12.
     pub const CHANNEL_BIND: Self = Self(0x009);
 
+    /// Connect. See RFC 6062 §4.3.
+    pub const CONNECT: Self = Self(0x00a);
+    /// ConnectionBind. See RFC 6062 §4.3.
+    pub const CONNECTION_BIND: Self = Self(0x00b);
+    /// ConnectionAttempt, only as an indication. See RFC 6062 §4.4.
+    pub const CONNECTION_ATTEMPT: Self = Self(0x00c);
+
     /// Makes a method from its number; `None` where it needs more than 12 bits.
     pub const fn new(number: u16) -> Option<Self> {
         if number > 0x0fff {
@@ -410,6 +417,9 @@ impl fmt::Debug for Method {
             Self::DATA => "Data",
             Self::CREATE_PERMISSION => "CreatePermission",
             Self::CHANNEL_BIND => "ChannelBind",
+            Self::CONNECT => "Connect",
+            Self::CONNECTION_BIND => "ConnectionBind",
+            Self::CONNECTION_ATTEMPT => "ConnectionAttempt",
             Self(number) => return write!(f, "Method({number:#05x})"),
         };
         f.write_str(name)

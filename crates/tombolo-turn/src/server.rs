@@ -6,7 +6,7 @@
 //! packet go where. A request is parsed, authorised, decided, applied, and its reply queued.
 //!
 //! Implemented are RFC 8489 (Binding, long-term credentials with MD5 and SHA-256), RFC 8656
-//! (UDP relaying over IPv4 and IPv6, both at once too), and the behaviour discovery of RFC 5780.
+//! (UDP relaying over IPv4 and IPv6, both at once too), RFC 6062 (TCP relaying), and the behaviour discovery of RFC 5780.
 //! Left out on purpose: USERHASH for time-limited users (they cannot be listed), and
 //! ALTERNATE-SERVER.
 
@@ -26,6 +26,8 @@ mod auth;
 mod binding;
 mod budget;
 mod config;
+mod connect;
+mod connection;
 mod data;
 mod forward;
 mod icmp;
@@ -39,12 +41,14 @@ mod stats;
 mod table;
 
 pub use address::{FiveTuple, PeerAddr, RelayAddr, Transport};
-pub use allocation::{Tally, Traffic};
+pub use allocation::{Carrier, Tally, Traffic};
 pub use auth::{
     AuthError, AuthId, Credential, HookMode, OAuth, Proof, Realm, Sha256Offer, TokenKey,
     password_of,
 };
 pub use config::{Config, Limits};
+pub use connect::ConnectError;
+pub use connection::ConnectionId;
 pub use forward::{Forward, Fragment, Header};
 pub use icmp::PeerError;
 pub use info::AllocationInfo;
@@ -56,6 +60,8 @@ use allocate::{ALLOCATE_ATTRIBUTES, Pending, Reservation};
 use auth::{Authority, CREDENTIAL_ATTRIBUTES, Identity, Parked, Parking, RealmId, User, Verdict};
 use binding::Alternates;
 use budget::Budget;
+use connect::{CONNECT_ATTRIBUTES, CONNECTION_BIND_ATTRIBUTES};
+use connection::Connections;
 use ports::Ports;
 use reply::{Ask, Rejection};
 use session::{CHANNEL_ATTRIBUTES, PERMISSION_ATTRIBUTES, REFRESH_ATTRIBUTES};
@@ -78,12 +84,14 @@ pub struct Server {
     lifetime_max: Duration,
     relay_ip_v4: Option<Ipv4Addr>,
     relay_ip_v6: Option<Ipv6Addr>,
+    relays_tcp: bool,
     software: Option<String>,
     clock: Clock,
     rng: ChaCha12Rng,
     budget: Budget,
     ports: Ports,
     allocations: Allocations,
+    connections: Connections,
     pending: BTreeMap<RequestId, Pending>,
     next_request: u64,
     reservations: BTreeMap<ReservationToken, Reservation>,
@@ -116,6 +124,7 @@ impl Server {
             lifetime_max: config.lifetime_max,
             relay_ip_v4: config.relay_ip_v4,
             relay_ip_v6: config.relay_ip_v6,
+            relays_tcp: config.relay_tcp,
             software: config.software,
             clock: Clock {
                 start: now,
@@ -125,6 +134,7 @@ impl Server {
             budget: Budget::new(now, secret, config.limits.unproven_bytes_max),
             ports: Ports::new(config.relay_ports, own_ports),
             allocations: Allocations::new(hash_keys),
+            connections: Connections::default(),
             pending: BTreeMap::new(),
             next_request: 0,
             reservations: BTreeMap::new(),
@@ -183,7 +193,7 @@ impl Server {
         }
     }
 
-    /// Takes the answer to a [`Command::BindPort`]: the address that is bound now, or why none is.
+    /// Takes the answer to a [`Command::BindPort`] or [`Command::ListenPort`]: the address that is bound now, or why none is.
     pub fn handle_port(
         &mut self,
         now: Instant,
@@ -201,10 +211,43 @@ impl Server {
         }
     }
 
+    /// Takes the answer to a [`Command::ConnectPeer`].
+    pub fn handle_connected(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        result: Result<(), ConnectError>,
+    ) {
+        self.on_connected(now, connection, result);
+    }
+
+    /// Decides about a connection that a peer has made to a relayed address. `None`: close it.
+    #[must_use]
+    pub fn handle_peer_accepted(
+        &mut self,
+        now: Instant,
+        at: RelayAddr,
+        from: PeerAddr,
+    ) -> Option<ConnectionId> {
+        match self.on_peer_accepted(now, at, from) {
+            Ok(connection) => Some(connection),
+            Err(refusal) => {
+                self.stats.refuse(refusal);
+                None
+            }
+        }
+    }
+
+    /// Forgets a connection to a peer that is over, before or after it was joined with a client's.
+    pub fn handle_peer_gone(&mut self, now: Instant, connection: ConnectionId) {
+        self.fail_connecting(now, connection);
+    }
+
     /// Ends what belongs to a client whose connection is closed.
     pub fn handle_client_gone(&mut self, now: Instant, from: FiveTuple) {
         self.authority.hook.forget(from);
         self.cancel_pending(from);
+        self.on_data_client_gone(from);
         if let Some((id, _)) = self.allocations.by_client(&from) {
             self.close(now, id, CloseReason::ClientGone);
         }
@@ -230,6 +273,7 @@ impl Server {
         {
             self.handle_auth(now, id, Err(AuthError::Unavailable));
         }
+        self.expire_connections(now);
         while let Some((expires, token)) = self.reservation_deadlines.first().copied()
             && expires <= now
         {
@@ -271,11 +315,10 @@ impl Server {
         let reservation = reservation.map(|(at, _)| (*at, Timer::Reservation));
         let authentication = self.authority.hook.next_deadline();
         let authentication = authentication.map(|(at, _)| (at, Timer::Authentication));
-        allocation
-            .into_iter()
-            .chain(reservation)
-            .chain(authentication)
-            .min()
+        let connection = self.connections.next_deadline();
+        let connection = connection.map(|(at, _)| (at, Timer::Connection));
+        let all = [allocation, reservation, authentication, connection];
+        all.into_iter().flatten().min()
     }
 
     /// Returns the counters.
@@ -340,9 +383,12 @@ impl Server {
                     return Err(Refusal::RequestBad);
                 }
             }
-            Method::ALLOCATE => {}
+            Method::ALLOCATE | Method::CONNECTION_BIND => {}
             // See RFC 8656 §5.
-            Method::REFRESH | Method::CREATE_PERMISSION | Method::CHANNEL_BIND => {
+            Method::REFRESH
+            | Method::CREATE_PERMISSION
+            | Method::CHANNEL_BIND
+            | Method::CONNECT => {
                 if !is_challenged && self.allocations.by_client(&ask.from).is_none() {
                     return Err(Refusal::AllocationMissing);
                 }
@@ -399,6 +445,8 @@ impl Server {
             Method::ALLOCATE => &ALLOCATE_ATTRIBUTES,
             Method::REFRESH => &REFRESH_ATTRIBUTES,
             Method::CREATE_PERMISSION => &PERMISSION_ATTRIBUTES,
+            Method::CONNECT => &CONNECT_ATTRIBUTES,
+            Method::CONNECTION_BIND => &CONNECTION_BIND_ATTRIBUTES,
             _ => &CHANNEL_ATTRIBUTES,
         };
         let unknown: Vec<AttributeType> = message
@@ -408,13 +456,16 @@ impl Server {
         if !unknown.is_empty() {
             return Err(Rejection::unknown(unknown.into_iter()));
         }
-        if ask.method == Method::ALLOCATE {
-            return self.on_allocate(now, ask, identity, message);
+        match ask.method {
+            Method::ALLOCATE => return self.on_allocate(now, ask, identity, message),
+            Method::CONNECTION_BIND => return self.on_connection_bind(ask, identity, message),
+            _ => {}
         }
         let id = self.own_allocation(ask, identity)?;
         match ask.method {
             Method::REFRESH => self.on_refresh(now, ask, identity, message, id),
             Method::CREATE_PERMISSION => self.on_create_permission(now, ask, identity, message, id),
+            Method::CONNECT => self.on_connect(now, ask, identity, message, id),
             _ => self.on_channel_bind(now, ask, identity, message, id),
         }
     }
@@ -473,8 +524,44 @@ pub enum Command {
         /// The address to bind, chosen at random among the free ones of this shard.
         address: RelayAddr,
     },
-    /// Close the socket of this address.
+    /// Listen for TCP connections at this address and answer with [`Server::handle_port`]; then tell
+    /// of each one by [`Server::handle_peer_accepted`].
+    ListenPort {
+        /// Names the answer.
+        id: RequestId,
+        /// The address to listen at, chosen as for [`BindPort`](Self::BindPort).
+        address: RelayAddr,
+    },
+    /// Close the socket of this address, be it for datagrams or a listening one.
     ReleasePort(RelayAddr),
+    /// Connect from a relayed address to a peer over TCP and answer with
+    /// [`Server::handle_connected`].
+    ConnectPeer {
+        /// Names the connection from now on.
+        connection: ConnectionId,
+        /// The local address: one that listens already.
+        at: RelayAddr,
+        /// The peer.
+        to: PeerAddr,
+    },
+    /// Close a connection to a peer, or stop making it; and the client's connection that it is
+    /// joined with. It may be gone already.
+    ClosePeer {
+        /// Which one.
+        connection: ConnectionId,
+    },
+    /// Write `reply` to the client's stream connection, and from then on pass all bytes between it
+    /// and the connection to the peer, those included that came before. The core hears of the
+    /// client's connection no more but by [`Server::handle_client_gone`] or of the peer's by
+    /// [`Server::handle_peer_gone`], one of the two.
+    Splice {
+        /// The client's connection.
+        client: FiveTuple,
+        /// The connection to the peer.
+        connection: ConnectionId,
+        /// The answer to ConnectionBind.
+        reply: Vec<u8>,
+    },
 }
 
 /// Names a [`Command`] and its answer.
@@ -540,6 +627,8 @@ pub enum Timer {
     Reservation,
     /// Give up waiting for an answer about a user.
     Authentication,
+    /// End a TCP connection that nobody wanted in time.
+    Connection,
 }
 
 /// Ties the monotonic clock to Unix time, which credentials and nonces need.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tombolo_turn::server::{
-    AuthError, Command, Event, FiveTuple, Fragment, PortError, RelayAddr, Transport,
+    AuthError, Command, ConnectError, Event, FiveTuple, Fragment, PortError, RelayAddr, Transport,
 };
 use tracing::{debug, warn};
 
@@ -58,6 +58,16 @@ impl Shard {
                 self.core.handle_auth(now, id, Err(AuthError::Unavailable));
             }
             Command::ReleasePort(address) => self.ports.release(address),
+            // TCP relaying is off as long as there is no driver for it.
+            Command::ListenPort { id, .. } => {
+                let nothing = Err(PortError::Unavailable);
+                self.core.handle_port(now, id, nothing);
+            }
+            Command::ConnectPeer { connection, .. } => {
+                let nothing = Err(ConnectError::LocalUnavailable);
+                self.core.handle_connected(now, connection, nothing);
+            }
+            Command::ClosePeer { .. } | Command::Splice { .. } => {}
         }
     }
 

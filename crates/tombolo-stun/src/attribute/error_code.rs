@@ -17,6 +17,8 @@ impl<'a> ErrorCode<'a> {
     pub const UNAUTHENTICATED: u16 = 401;
     /// 403: understood, and not allowed.
     pub const FORBIDDEN: u16 = 403;
+    /// 405: the server does not let allocations move. See RFC 8016 §3.4.
+    pub const MOBILITY_FORBIDDEN: u16 = 405;
     /// 420: a comprehension-required attribute is unknown.
     pub const UNKNOWN_ATTRIBUTE: u16 = 420;
     /// 437: the allocation does not exist, or already exists.
@@ -31,6 +33,10 @@ impl<'a> ErrorCode<'a> {
     pub const UNSUPPORTED_TRANSPORT_PROTOCOL: u16 = 442;
     /// 443: the peer's family is not that of the relayed address.
     pub const PEER_ADDRESS_FAMILY_MISMATCH: u16 = 443;
+    /// 446: there is a connection to this peer already. See RFC 6062 §6.3.
+    pub const CONNECTION_ALREADY_EXISTS: u16 = 446;
+    /// 447: the peer cannot be connected to. See RFC 6062 §6.3.
+    pub const CONNECTION_TIMEOUT_OR_FAILURE: u16 = 447;
     /// 486: the user has as many allocations as allowed.
     pub const ALLOCATION_QUOTA_REACHED: u16 = 486;
     /// 487: both ICE agents have the same role. See RFC 8445 §7.3.1.1.

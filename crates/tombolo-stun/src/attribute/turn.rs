@@ -124,6 +124,8 @@ pub struct RequestedTransport(pub u8);
 impl RequestedTransport {
     /// UDP, the one protocol of RFC 8656.
     pub const UDP: Self = Self(17);
+    /// TCP, which RFC 6062 adds.
+    pub const TCP: Self = Self(6);
 }
 
 impl<'a> Attribute<'a> for RequestedTransport {
@@ -199,6 +201,34 @@ impl WriteAttribute for ReservationToken {
 
     fn write_value(&self, _: TransactionId, buffer: &mut Vec<u8>) {
         buffer.extend_from_slice(&self.0);
+    }
+}
+
+integer_attribute! {
+    /// CONNECTION-ID: names a TCP connection between server and peer. See RFC 6062 §6.2.1.
+    ConnectionId(u32) = CONNECTION_ID
+}
+
+/// MOBILITY-TICKET: what lets a client move its allocation to another address; empty where a client
+/// asks for one. Only the server reads it. See RFC 8016 §3.3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MobilityTicket<'a>(pub &'a [u8]);
+
+impl<'a> Attribute<'a> for MobilityTicket<'a> {
+    const TYPE: AttributeType = AttributeType::MOBILITY_TICKET;
+
+    fn parse(value: &'a [u8], _: TransactionId) -> Result<Self, AttributeError> {
+        Ok(Self(value))
+    }
+}
+
+impl WriteAttribute for MobilityTicket<'_> {
+    fn attribute_type(&self) -> AttributeType {
+        <Self as Attribute<'_>>::TYPE
+    }
+
+    fn write_value(&self, _: TransactionId, buffer: &mut Vec<u8>) {
+        buffer.extend_from_slice(self.0);
     }
 }
 

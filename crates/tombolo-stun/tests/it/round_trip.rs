@@ -43,6 +43,10 @@ fn every_turn_attribute_comes_back_as_it_went_in() {
     check(&Data(b"payload"));
     check(&Data(b""));
     check(&RequestedTransport::UDP);
+    check(&RequestedTransport::TCP);
+    check(&ConnectionId(0x1234_5678));
+    check(&MobilityTicket(b""));
+    check(&MobilityTicket(b"a ticket"));
     check(&EvenPort { reserve_next: true });
     check(&EvenPort {
         reserve_next: false,
@@ -224,12 +228,12 @@ macro_rules! read_back {
 
 read_back! {
     MappedAddress, XorMappedAddress, XorPeerAddress, XorRelayedAddress, AlternateServer,
-    ResponseOrigin, OtherAddress, ChannelNumber, Lifetime, RequestedTransport, EvenPort,
-    ReservationToken, DontFragment, Icmp, RequestedAddressFamily, AdditionalAddressFamily,
+    ResponseOrigin, OtherAddress, ChannelNumber, ConnectionId, Lifetime, RequestedTransport,
+    EvenPort, ReservationToken, DontFragment, Icmp, RequestedAddressFamily, AdditionalAddressFamily,
     Priority, UseCandidate, IceControlled, IceControlling, ChangeRequest, Padding, ResponsePort,
     CacheTimeout, UserHash, PasswordAlgorithm, TransactionTransmitCounter;
     Username, Realm, Nonce, Software, AlternateDomain, Origin,
-    ThirdPartyAuthorization, AccessToken, Data, ErrorCode, AddressErrorCode
+    ThirdPartyAuthorization, AccessToken, Data, MobilityTicket, ErrorCode, AddressErrorCode
 }
 
 fn message_with(attribute: &impl WriteAttribute) -> Vec<u8> {

@@ -10,7 +10,7 @@ use tombolo_stun::{
 };
 
 use super::address::{FiveTuple, RelayAddr, canonical};
-use super::allocation::{Allocation, Relays};
+use super::allocation::{Allocation, Carrier, Relays};
 use super::auth::{Identity, User};
 use super::ports::Parity;
 use super::reply::{Ask, Rejection};
@@ -22,6 +22,7 @@ pub(super) struct Pending {
     ask: Ask,
     identity: Identity,
     lifetime: Duration,
+    carrier: Carrier,
     /// What is still to be bound, in order.
     steps: VecDeque<Step>,
     /// The address that was asked for last.
@@ -92,11 +93,12 @@ impl Server {
             };
         }
         // 3. to 9. What the client wants.
+        let carrier = self.requested_carrier(ask, message)?;
         let wish = Wish::parse(message)?;
         let lifetime = self.granted_lifetime(now, identity, requested_lifetime(message)?);
         // 10. and 11. Whether the user and the shard have room.
         self.check_room(identity, wish)?;
-        self.begin(now, ask, identity.clone(), lifetime, wish)
+        self.begin(now, ask, identity.clone(), lifetime, carrier, wish)
     }
 
     /// Takes the driver's answer to [`Command::BindPort`].
@@ -170,6 +172,21 @@ impl Server {
         }
     }
 
+    /// 3. What is to be relayed: UDP, and TCP where it is switched on. See RFC 6062 §5.1 too.
+    fn requested_carrier(&self, ask: Ask, message: &Message<'_>) -> Result<Carrier, Refusal> {
+        match message.required::<RequestedTransport>().map_err(bad)? {
+            RequestedTransport::UDP => Ok(Carrier::Udp),
+            RequestedTransport::TCP if self.relays_tcp => {
+                let is_of_udp = |kind: &AttributeType| message.has(*kind);
+                if !ask.from.transport.is_stream() || UDP_ATTRIBUTES.iter().any(is_of_udp) {
+                    return Err(Refusal::RequestBad);
+                }
+                Ok(Carrier::Tcp)
+            }
+            _ => Err(Refusal::TransportUnsupported),
+        }
+    }
+
     fn check_room(&self, identity: &Identity, wish: Wish) -> Result<(), Refusal> {
         let used = self.usage_by_user.get(&identity.user).copied().unwrap_or(0);
         if used + wish.quota() > self.limits.allocations_per_user_max {
@@ -187,6 +204,7 @@ impl Server {
         ask: Ask,
         identity: Identity,
         lifetime: Duration,
+        carrier: Carrier,
         wish: Wish,
     ) -> Result<(), Rejection> {
         let mut bound = Vec::new();
@@ -212,6 +230,7 @@ impl Server {
             ask,
             identity,
             lifetime,
+            carrier,
             steps,
             asked,
             bound,
@@ -230,8 +249,11 @@ impl Server {
                 pending.asked = asked;
                 let id = RequestId(self.next_request);
                 self.next_request += 1;
-                self.commands
-                    .push_back(Command::BindPort { id, address: asked });
+                let address = asked;
+                self.commands.push_back(match pending.carrier {
+                    Carrier::Udp => Command::BindPort { id, address },
+                    Carrier::Tcp => Command::ListenPort { id, address },
+                });
                 self.pending.insert(id, pending);
                 return;
             }
@@ -305,6 +327,7 @@ impl Server {
             ask,
             identity,
             lifetime,
+            carrier,
             bound,
             failed,
             ..
@@ -335,6 +358,7 @@ impl Server {
             ask.from,
             identity.user.clone(),
             relays,
+            carrier,
             now,
             expires,
             ask.transaction,
@@ -412,11 +436,6 @@ impl Server {
 impl Wish {
     /// See RFC 8656 §7.2, whose steps the numbers are.
     fn parse(message: &Message<'_>) -> Result<Self, Rejection> {
-        // 3. Only UDP is relayed.
-        let transport = message.required::<RequestedTransport>().map_err(bad)?;
-        if transport != RequestedTransport::UDP {
-            return Err(Refusal::TransportUnsupported.into());
-        }
         // 4. DONT-FRAGMENT asks for nothing now: every driver can set the bit.
         // 5. A reservation says all; nothing may contradict it.
         let family = message
@@ -507,6 +526,13 @@ pub(super) const ALLOCATE_ATTRIBUTES: [AttributeType; 6] = [
 
 /// A nonce that is older was not sent back at once.
 const RTT_MAX: Duration = Duration::from_secs(10);
+/// What makes no sense for TCP. See RFC 6062 §5.1.
+const UDP_ATTRIBUTES: [AttributeType; 3] = [
+    AttributeType::DONT_FRAGMENT,
+    AttributeType::EVEN_PORT,
+    AttributeType::RESERVATION_TOKEN,
+];
+
 const BOTH: [AddressFamily; 2] = [AddressFamily::V4, AddressFamily::V6];
 /// RFC 8656 §7.2 asks for at least 30 seconds.
 const RESERVATION_LIFETIME: Duration = Duration::from_secs(30);

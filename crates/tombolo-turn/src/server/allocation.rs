@@ -16,6 +16,7 @@ pub(super) struct Allocation {
     pub(super) client: FiveTuple,
     pub(super) user: User,
     pub(super) relays: Relays,
+    pub(super) carrier: Carrier,
     pub(super) created: Instant,
     pub(super) expires: Instant,
     pub(super) traffic: Traffic,
@@ -30,6 +31,15 @@ pub(super) struct Allocation {
     permissions: BTreeMap<IpAddr, Instant>,
     channels: BTreeMap<ChannelNumber, Channel>,
     number_by_peer: BTreeMap<SocketAddr, ChannelNumber>,
+}
+
+/// What goes between an allocation's relayed address and its peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Carrier {
+    /// Datagrams. See RFC 8656.
+    Udp,
+    /// Connections. See RFC 6062.
+    Tcp,
 }
 
 /// What went through an allocation since it was made.
@@ -77,6 +87,7 @@ impl Allocation {
         client: FiveTuple,
         user: User,
         relays: Relays,
+        carrier: Carrier,
         created: Instant,
         expires: Instant,
         transaction: TransactionId,
@@ -85,6 +96,7 @@ impl Allocation {
             client,
             user,
             relays,
+            carrier,
             created,
             expires,
             traffic: Traffic::default(),
@@ -132,6 +144,9 @@ impl Allocation {
 
     /// Says from where a payload goes to a peer that has a permission.
     pub(super) fn on_send(&self, now: Instant, peer: SocketAddr) -> Result<RelayAddr, Refusal> {
+        if self.carrier != Carrier::Udp {
+            return Err(Refusal::CarrierWrong);
+        }
         let at = self.relays.of(AddressFamily::of(peer.ip()));
         let at = at.ok_or(Refusal::FamilyMismatch)?;
         if !self.is_permitted(now, peer.ip()) {

@@ -33,6 +33,9 @@ pub struct Config {
     pub relay_ip_v6: Option<Ipv6Addr>,
     /// Ports of relayed addresses. Shards of one node do best with ranges of their own.
     pub relay_ports: RangeInclusive<u16>,
+    /// Whether clients may also have TCP relayed. See RFC 6062. Off by default: it lets whoever has
+    /// credentials open connections to any public host.
+    pub relay_tcp: bool,
     /// Local and public form of the server's addresses, where a one-to-one NAT stands between.
     pub public_ips: Vec<(IpAddr, IpAddr)>,
     /// Special networks that clients may reach nevertheless. See [`AddressPolicy::allow`].
@@ -71,6 +74,7 @@ impl Config {
             relay_ip_v4: None,
             relay_ip_v6: None,
             relay_ports: 49152..=65535,
+            relay_tcp: false,
             public_ips: Vec::new(),
             allow_peers: Vec::new(),
             deny_peers: Vec::new(),
@@ -147,6 +151,10 @@ pub struct Limits {
     pub permissions_max: usize,
     /// Channels per allocation.
     pub channels_max: usize,
+    /// TCP connections per allocation, those being made included.
+    pub connections_max: usize,
+    /// TCP connections of the shard that are being made or wait for their client.
+    pub connections_waiting_max: usize,
     /// Replies waiting for `poll_transmit`.
     pub transmits_max: usize,
     /// Events waiting for `poll_event`.
@@ -172,6 +180,8 @@ impl Default for Limits {
             allocations_per_user_max: 16,
             permissions_max: 256,
             channels_max: 256,
+            connections_max: 32,
+            connections_waiting_max: 1024,
             transmits_max: 4096,
             events_max: 4096,
             auth_pending_max: 1024,

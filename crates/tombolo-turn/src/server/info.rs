@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use super::address::{FiveTuple, RelayAddr};
-use super::allocation::Traffic;
+use super::allocation::{Carrier, Traffic};
 use super::{CloseReason, Server};
 
 /// An allocation as an operator sees it.
@@ -16,6 +16,8 @@ pub struct AllocationInfo {
     pub realm: String,
     /// Its one or two relayed addresses, as bound.
     pub relays: Vec<RelayAddr>,
+    /// What goes between those and the peers.
+    pub carrier: Carrier,
     /// When it was made.
     pub created: Instant,
     /// When it ends without a refresh.
@@ -42,6 +44,7 @@ impl Server {
                 user: allocation.user.clone().into_name(),
                 realm: self.authority.realm_name(allocation.user.realm).to_owned(),
                 relays: allocation.relays.iter().collect(),
+                carrier: allocation.carrier,
                 created: allocation.created,
                 expires: allocation.expires,
                 permissions,

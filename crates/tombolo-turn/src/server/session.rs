@@ -8,7 +8,7 @@ use tombolo_stun::{
 
 use super::address::{RelayAddr, canonical};
 use super::allocate::{bad, bad_family, requested_lifetime, seconds};
-use super::allocation::BindLimits;
+use super::allocation::{BindLimits, Carrier};
 use super::auth::{Identity, User};
 use super::reply::{Ask, Rejection};
 use super::stats::Refusal;
@@ -114,6 +114,9 @@ impl Server {
             .allocations
             .get_mut(id)
             .ok_or(Refusal::AllocationMissing)?;
+        if allocation.carrier != Carrier::Udp {
+            return Err(Refusal::CarrierWrong.into());
+        }
         if allocation.relays.of(AddressFamily::of(peer.ip())).is_none() {
             return Err(Refusal::FamilyMismatch.into());
         }
@@ -169,6 +172,7 @@ impl Server {
         let Some(allocation) = self.allocations.remove(id) else {
             return;
         };
+        self.close_connections(id);
         for relay in allocation.relays.iter() {
             self.release(now, relay);
         }

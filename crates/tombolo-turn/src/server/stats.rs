@@ -123,8 +123,8 @@ refusals! {
     AllocationExists = 437, "allocation exists";
     /// An attribute is missing, malformed, or contradicts another.
     RequestBad = 400, "bad request";
-    /// Only UDP is relayed.
-    TransportUnsupported = 442, "only udp is relayed";
+    /// A transport that is not relayed here: TCP where it is off, or another.
+    TransportUnsupported = 442, "transport not relayed";
     /// No relay address of this family.
     FamilyUnsupported = 440, "address family not supported";
     /// The peer's family is not that of the allocation.
@@ -143,6 +143,16 @@ refusals! {
     PermissionsFull = 508, "no room for another permission";
     /// The allocation has as many channels as it may.
     ChannelsFull = 508, "no room for another channel";
+    /// A request or indication for allocations over UDP on one over TCP, or the other way round.
+    CarrierWrong = 400, "not for an allocation of this transport";
+    /// The allocation has a connection to this peer, or one is being made.
+    ConnectionExists = 446, "connection to this peer exists";
+    /// The peer could not be connected to.
+    ConnectFailed = 447, "peer cannot be connected to";
+    /// No such connection, or one that is joined already.
+    ConnectionUnknown = 400, "no such connection";
+    /// The allocation or the shard has as many connections as it may.
+    ConnectionsFull = 508, "no room for another connection";
     /// Channel or peer are bound otherwise.
     ChannelConflict = 400, "channel or peer already bound";
     /// ChannelData on a channel that is not bound.

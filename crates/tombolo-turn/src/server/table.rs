@@ -5,7 +5,7 @@ use std::time::Instant;
 use siphasher::sip::SipHasher13;
 
 use super::address::{FiveTuple, RelayAddr};
-use super::allocation::Allocation;
+use super::allocation::{Allocation, Carrier};
 use super::auth::User;
 
 /// All allocations of the shard, found by what a packet carries; the next to expire comes first.
@@ -13,7 +13,10 @@ pub(super) struct Allocations {
     slots: Vec<Option<Allocation>>,
     free: Vec<AllocationId>,
     id_by_client: HashMap<FiveTuple, AllocationId, HashKeys>,
+    /// Of allocations over UDP.
     id_by_relay: HashMap<RelayAddr, AllocationId, HashKeys>,
+    /// Of allocations over TCP, whose relayed addresses no datagram may reach.
+    id_by_listener: HashMap<RelayAddr, AllocationId, HashKeys>,
     ids_by_user: BTreeMap<User, BTreeSet<AllocationId>>,
     deadlines: BTreeSet<(Instant, AllocationId)>,
 }
@@ -43,6 +46,7 @@ impl Allocations {
             free: Vec::new(),
             id_by_client: HashMap::with_hasher(keys),
             id_by_relay: HashMap::with_hasher(keys),
+            id_by_listener: HashMap::with_hasher(keys),
             ids_by_user: BTreeMap::new(),
             deadlines: BTreeSet::new(),
         }
@@ -51,8 +55,11 @@ impl Allocations {
     pub(super) fn insert(&mut self, allocation: Allocation) -> AllocationId {
         let id = self.free.pop().unwrap_or(AllocationId(self.slots.len()));
         self.id_by_client.insert(allocation.client, id);
-        self.id_by_relay
-            .extend(allocation.relays.iter().map(|relay| (relay, id)));
+        let ids = match allocation.carrier {
+            Carrier::Udp => &mut self.id_by_relay,
+            Carrier::Tcp => &mut self.id_by_listener,
+        };
+        ids.extend(allocation.relays.iter().map(|relay| (relay, id)));
         self.ids_by_user
             .entry(allocation.user.clone())
             .or_default()
@@ -70,7 +77,7 @@ impl Allocations {
         self.free.push(id);
         self.id_by_client.remove(&allocation.client);
         for relay in allocation.relays.iter() {
-            self.id_by_relay.remove(&relay);
+            self.forget_relay(relay);
         }
         if let Some(ids) = self.ids_by_user.get_mut(&allocation.user) {
             ids.remove(&id);
@@ -106,6 +113,11 @@ impl Allocations {
         self.slots.get_mut(id.0)?.as_mut()
     }
 
+    pub(super) fn by_listener(&self, relay: &RelayAddr) -> Option<(AllocationId, &Allocation)> {
+        let id = *self.id_by_listener.get(relay)?;
+        Some((id, self.slots.get(id.0)?.as_ref()?))
+    }
+
     /// Iterates over all allocations in the order of their places.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Allocation> {
         self.slots.iter().flatten()
@@ -128,6 +140,7 @@ impl Allocations {
     /// Forgets one relayed address of an allocation that has two.
     pub(super) fn forget_relay(&mut self, relay: RelayAddr) {
         self.id_by_relay.remove(&relay);
+        self.id_by_listener.remove(&relay);
     }
 
     pub(super) fn next_expiry(&self) -> Option<(Instant, AllocationId)> {

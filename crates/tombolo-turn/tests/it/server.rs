@@ -11,4 +11,5 @@ mod icmp;
 mod info;
 mod lab;
 mod peers;
+mod tcp;
 mod tokens;

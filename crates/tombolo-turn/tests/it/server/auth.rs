@@ -37,7 +37,7 @@ fn what_cannot_succeed_anyway_is_refused_without_a_challenge() {
 #[test]
 fn an_unknown_method_is_not_answered() {
     let mut lab = Lab::new();
-    let bytes = lab.message(Class::Request, Method::new(0x00a).expect("is one"), |_| {});
+    let bytes = lab.message(Class::Request, Method::new(0x00d).expect("is one"), |_| {});
     assert_eq!(lab.exchange(client(1), &bytes), []);
     assert_eq!(lab.refused(Refusal::MethodUnknown), 1);
 }

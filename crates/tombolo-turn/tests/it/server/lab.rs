@@ -33,6 +33,10 @@ pub(super) struct Lab {
     pub(super) is_driver_slow: bool,
     pub(super) waiting: Vec<Command>,
     pub(super) events: Vec<Event>,
+    /// Those of `bound` that are for TCP.
+    pub(super) listening: BTreeSet<RelayAddr>,
+    /// What the server commanded about connections to peers.
+    pub(super) tcp_commands: Vec<Command>,
     /// Questions about users that nobody has answered, with their names.
     pub(super) asked: Vec<Command>,
     pub(super) asked_ids: Vec<AuthId>,
@@ -103,6 +107,8 @@ impl Lab {
             is_driver_slow: false,
             waiting: Vec::new(),
             events: Vec::new(),
+            listening: BTreeSet::new(),
+            tcp_commands: Vec::new(),
             asked: Vec::new(),
             asked_ids: Vec::new(),
             nonce_by_client: BTreeMap::new(),
@@ -336,9 +342,18 @@ impl Lab {
                     self.asked_ids.push(id);
                     self.asked.push(command);
                 }
+                Command::ListenPort { id, address } => {
+                    assert!(self.bound.insert(address), "{address:?} was bound before");
+                    self.listening.insert(address);
+                    self.server.handle_port(self.now, id, Ok(address));
+                }
                 Command::ReleasePort(relay) => {
                     assert!(self.bound.remove(&relay), "{relay:?} was bound");
+                    self.listening.remove(&relay);
                 }
+                Command::ConnectPeer { .. }
+                | Command::ClosePeer { .. }
+                | Command::Splice { .. } => self.tcp_commands.push(command),
             }
         }
         self.events

@@ -1,0 +1,258 @@
+//! TCP between the server and peers. See RFC 6062.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use thiserror::Error;
+use tombolo_stun::{
+    AddressFamily, AttributeType, Class, ConnectionId as ConnectionIdAttribute, Message,
+    MessageWriter, Method, TransactionId, XorPeerAddress,
+};
+
+use super::address::{FiveTuple, PeerAddr, RelayAddr, canonical};
+use super::allocate::bad;
+use super::allocation::Carrier;
+use super::auth::Identity;
+use super::connection::{Connection, ConnectionId, State};
+use super::reply::{Ask, Rejection};
+use super::stats::Refusal;
+use super::table::AllocationId;
+use super::{Command, Server};
+
+/// Why the driver could not connect to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The peer, or a host on the way, said no.
+    #[error("peer refused the connection")]
+    PeerRefused,
+    /// The peer did not answer in time.
+    #[error("peer did not answer")]
+    PeerSilent,
+    /// The host has no socket left.
+    #[error("no socket available")]
+    LocalUnavailable,
+}
+
+impl Server {
+    /// Has the driver connect to a peer. See RFC 6062 §5.2.
+    ///
+    /// The request is the client's word for the peer, so no permission is needed; the address
+    /// policy holds as for a permission.
+    pub(super) fn on_connect(
+        &mut self,
+        now: Instant,
+        ask: Ask,
+        identity: &Identity,
+        message: &Message<'_>,
+        id: AllocationId,
+    ) -> Result<(), Rejection> {
+        let allocation = self
+            .allocations
+            .get_mut(id)
+            .ok_or(Refusal::AllocationMissing)?;
+        if allocation.carrier != Carrier::Tcp {
+            return Err(Refusal::CarrierWrong.into());
+        }
+        let XorPeerAddress(peer) = message.required().map_err(bad)?;
+        let at = allocation.relays.of(AddressFamily::of(peer.ip()));
+        let at = at.ok_or(Refusal::FamilyMismatch)?;
+        self.policy.check(peer)?;
+        self.check_connection(id, peer)?;
+        let state = State::Connecting {
+            ask,
+            identity: Box::new(identity.clone()),
+            until: now + CONNECT_TIMEOUT,
+        };
+        let connection = self.add_connection(id, peer, state);
+        let to = PeerAddr(self.aliases.to_local(peer));
+        self.commands
+            .push_back(Command::ConnectPeer { connection, at, to });
+        Ok(())
+    }
+
+    /// Takes the driver's answer to [`Command::ConnectPeer`].
+    pub(super) fn on_connected(
+        &mut self,
+        now: Instant,
+        id: ConnectionId,
+        result: Result<(), ConnectError>,
+    ) {
+        let is_connecting = self
+            .connections
+            .get(id)
+            .is_some_and(|one| matches!(one.state, State::Connecting { .. }));
+        if !is_connecting {
+            // It came too late.
+            if result.is_ok() {
+                self.commands
+                    .push_back(Command::ClosePeer { connection: id });
+            }
+            return;
+        }
+        match result {
+            Ok(()) => {
+                let until = now + BIND_TIMEOUT;
+                let before = self.connections.set_state(id, State::Unbound { until });
+                if let Some(State::Connecting { ask, identity, .. }) = before {
+                    self.accept(ask, &identity, |writer| {
+                        writer.attribute(&ConnectionIdAttribute(id.0));
+                    });
+                }
+            }
+            Err(error) => {
+                tracing::debug!(?id, %error, "no connection to the peer");
+                self.fail_connecting(now, id);
+            }
+        }
+    }
+
+    /// Decides about a connection from a peer, and tells the client of it. See RFC 6062 §5.3.
+    pub(super) fn on_peer_accepted(
+        &mut self,
+        now: Instant,
+        at: RelayAddr,
+        from: PeerAddr,
+    ) -> Result<ConnectionId, Refusal> {
+        let peer = self.aliases.to_public(canonical(from.0));
+        let found = self.allocations.by_listener(&at);
+        let (id, allocation) = found.ok_or(Refusal::RelayIdle)?;
+        if !allocation.is_permitted(now, peer.ip()) {
+            return Err(Refusal::PeerNotPermitted);
+        }
+        let client = allocation.client;
+        self.policy
+            .check(peer)
+            .map_err(|_| Refusal::PeerForbidden)?;
+        self.check_connection(id, peer)?;
+        let until = now + BIND_TIMEOUT;
+        let connection = self.add_connection(id, peer, State::Unbound { until });
+        self.indicate_attempt(client, peer, connection);
+        Ok(connection)
+    }
+
+    /// Joins the connection that a request came on with one to a peer. See RFC 6062 §5.4.
+    pub(super) fn on_connection_bind(
+        &mut self,
+        ask: Ask,
+        identity: &Identity,
+        message: &Message<'_>,
+    ) -> Result<(), Rejection> {
+        if !ask.from.transport.is_stream() || self.allocations.by_client(&ask.from).is_some() {
+            return Err(Refusal::RequestBad.into());
+        }
+        let ConnectionIdAttribute(number) = message.required().map_err(bad)?;
+        let id = ConnectionId(number);
+        let found = self.connections.get(id);
+        let found = found.filter(|one| matches!(one.state, State::Unbound { .. }));
+        let allocation = found.ok_or(Refusal::ConnectionUnknown)?.allocation;
+        let owner = self.allocations.get_mut(allocation).map(|one| &one.user);
+        if owner != Some(&identity.user) {
+            return Err(Refusal::UserWrong.into());
+        }
+        let client = ask.from;
+        self.connections.set_state(id, State::Joined { client });
+        let reply = self.success(ask, identity, |_| {});
+        self.stats.replies += 1;
+        self.commands.push_back(Command::Splice {
+            client,
+            connection: id,
+            reply,
+        });
+        Ok(())
+    }
+
+    /// Ends connections that nobody wanted in time. See RFC 6062 §5.2 and §5.3.
+    pub(super) fn expire_connections(&mut self, now: Instant) {
+        while let Some((deadline, id)) = self.connections.next_deadline()
+            && deadline <= now
+        {
+            self.commands
+                .push_back(Command::ClosePeer { connection: id });
+            self.fail_connecting(now, id);
+        }
+    }
+
+    /// Closes all connections of an allocation. See RFC 6062 §5.5.
+    pub(super) fn close_connections(&mut self, id: AllocationId) {
+        let ids: Vec<ConnectionId> = self.connections.of_allocation(id).collect();
+        for connection in ids {
+            self.connections.remove(connection);
+            self.commands.push_back(Command::ClosePeer { connection });
+        }
+    }
+
+    /// Closes the connection to the peer whose other half a client has closed.
+    pub(super) fn on_data_client_gone(&mut self, client: FiveTuple) {
+        if let Some(connection) = self.connections.of_client(&client) {
+            self.connections.remove(connection);
+            self.commands.push_back(Command::ClosePeer { connection });
+        }
+    }
+
+    /// Forgets a connection, and answers the request that waits for it.
+    pub(super) fn fail_connecting(&mut self, now: Instant, id: ConnectionId) {
+        let Some(connection) = self.connections.remove(id) else {
+            return;
+        };
+        if let State::Connecting { ask, identity, .. } = connection.state {
+            self.reject(now, ask, Some(&identity), &Refusal::ConnectFailed.into());
+        }
+    }
+
+    fn check_connection(&self, id: AllocationId, peer: SocketAddr) -> Result<(), Refusal> {
+        if self.connections.has_peer(id, peer) {
+            return Err(Refusal::ConnectionExists);
+        }
+        let own = self.connections.of_allocation(id).count();
+        if own >= self.limits.connections_max {
+            return Err(Refusal::ConnectionsFull);
+        }
+        if self.connections.waiting() >= self.limits.connections_waiting_max {
+            return Err(Refusal::ConnectionsFull);
+        }
+        Ok(())
+    }
+
+    fn add_connection(&mut self, id: AllocationId, peer: SocketAddr, state: State) -> ConnectionId {
+        let connection = loop {
+            let connection = ConnectionId(self.rng.next_u32());
+            if self.connections.get(connection).is_none() {
+                break connection;
+            }
+        };
+        let allocation = id;
+        self.connections.insert(
+            connection,
+            Connection {
+                allocation,
+                peer,
+                state,
+            },
+        );
+        connection
+    }
+
+    fn indicate_attempt(&mut self, client: FiveTuple, peer: SocketAddr, id: ConnectionId) {
+        let mut transaction = [0; 12];
+        self.rng.fill_bytes(&mut transaction);
+        let transaction = TransactionId(transaction);
+        let mut bytes = Vec::with_capacity(INDICATION_BYTES);
+        let (class, method) = (Class::Indication, Method::CONNECTION_ATTEMPT);
+        MessageWriter::new(&mut bytes, class, method, transaction)
+            .attribute(&ConnectionIdAttribute(id.0))
+            .attribute(&XorPeerAddress(peer));
+        self.transmit(client, bytes);
+    }
+}
+
+pub(super) const CONNECT_ATTRIBUTES: [AttributeType; 1] = [AttributeType::XOR_PEER_ADDRESS];
+pub(super) const CONNECTION_BIND_ATTRIBUTES: [AttributeType; 1] = [AttributeType::CONNECTION_ID];
+
+/// RFC 6062 §5.2 asks for at least 30 seconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// For how long a connection waits for its ConnectionBind. See RFC 6062 §5.2 and §5.3.
+const BIND_TIMEOUT: Duration = Duration::from_secs(30);
+/// Header, CONNECTION-ID, XOR-PEER-ADDRESS of IPv6.
+const INDICATION_BYTES: usize = 20 + 8 + 24;

@@ -1,0 +1,131 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::address::FiveTuple;
+use super::auth::Identity;
+use super::reply::Ask;
+use super::table::AllocationId;
+
+/// Names a TCP connection between a relayed address and a peer. Chosen at random, since a client
+/// proves with it which connection it means. See RFC 6062 §6.2.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u32);
+
+/// A TCP connection between a relayed address and a peer. See "peer data connection" in RFC 6062.
+pub(super) struct Connection {
+    pub(super) allocation: AllocationId,
+    /// The peer as the client knows it.
+    pub(super) peer: SocketAddr,
+    pub(super) state: State,
+}
+
+pub(super) enum State {
+    /// A Connect request waits for the driver.
+    Connecting {
+        ask: Ask,
+        identity: Box<Identity>,
+        until: Instant,
+    },
+    /// It waits for the client's ConnectionBind.
+    Unbound { until: Instant },
+    /// Joined with a connection of the client.
+    Joined { client: FiveTuple },
+}
+
+impl State {
+    /// When it ends if nothing happens.
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Connecting { until, .. } | Self::Unbound { until } => Some(*until),
+            Self::Joined { .. } => None,
+        }
+    }
+}
+
+/// The connections of all TCP allocations of the shard.
+#[derive(Default)]
+pub(super) struct Connections {
+    by_id: BTreeMap<ConnectionId, Connection>,
+    id_by_allocation_and_peer: BTreeMap<(AllocationId, SocketAddr), ConnectionId>,
+    id_by_client: BTreeMap<FiveTuple, ConnectionId>,
+    deadlines: BTreeSet<(Instant, ConnectionId)>,
+}
+
+impl Connections {
+    pub(super) fn insert(&mut self, id: ConnectionId, connection: Connection) {
+        let key = (connection.allocation, connection.peer);
+        self.id_by_allocation_and_peer.insert(key, id);
+        self.index(id, &connection.state);
+        self.by_id.insert(id, connection);
+    }
+
+    pub(super) fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
+        let connection = self.by_id.remove(&id)?;
+        let key = (connection.allocation, connection.peer);
+        self.id_by_allocation_and_peer.remove(&key);
+        self.unindex(id, &connection.state);
+        Some(connection)
+    }
+
+    /// Moves a connection to another state; returns the one before, `None` if it is gone.
+    pub(super) fn set_state(&mut self, id: ConnectionId, state: State) -> Option<State> {
+        let mut connection = self.by_id.remove(&id)?;
+        let before = std::mem::replace(&mut connection.state, state);
+        self.unindex(id, &before);
+        self.index(id, &connection.state);
+        self.by_id.insert(id, connection);
+        Some(before)
+    }
+
+    pub(super) fn get(&self, id: ConnectionId) -> Option<&Connection> {
+        self.by_id.get(&id)
+    }
+
+    pub(super) fn has_peer(&self, allocation: AllocationId, peer: SocketAddr) -> bool {
+        let key = (allocation, peer);
+        self.id_by_allocation_and_peer.contains_key(&key)
+    }
+
+    pub(super) fn of_client(&self, client: &FiveTuple) -> Option<ConnectionId> {
+        self.id_by_client.get(client).copied()
+    }
+
+    /// Lists the connections of an allocation.
+    pub(super) fn of_allocation(
+        &self,
+        allocation: AllocationId,
+    ) -> impl Iterator<Item = ConnectionId> + '_ {
+        let first = (allocation, SocketAddr::from(([0, 0, 0, 0], 0)));
+        let from_first = self.id_by_allocation_and_peer.range(first..);
+        let own = from_first.take_while(move |((one, _), _)| *one == allocation);
+        own.map(|(_, id)| *id)
+    }
+
+    /// Counts those that are not joined with a client's.
+    pub(super) fn waiting(&self) -> usize {
+        self.deadlines.len()
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<(Instant, ConnectionId)> {
+        self.deadlines.first().copied()
+    }
+
+    fn index(&mut self, id: ConnectionId, state: &State) {
+        if let Some(deadline) = state.deadline() {
+            self.deadlines.insert((deadline, id));
+        }
+        if let State::Joined { client } = state {
+            self.id_by_client.insert(*client, id);
+        }
+    }
+
+    fn unindex(&mut self, id: ConnectionId, state: &State) {
+        if let Some(deadline) = state.deadline() {
+            self.deadlines.remove(&(deadline, id));
+        }
+        if let State::Joined { client } = state {
+            self.id_by_client.remove(client);
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! TCP allocations, with a driver that the tests play. See RFC 6062.
+
+use tombolo_stun::{
+    AddressFamily, AttributeType, Class, Data, DontFragment, EvenPort, Message, MessageWriter,
+    Method, RequestedAddressFamily, RequestedTransport, ReservationToken, XorPeerAddress,
+    XorRelayedAddress,
+};
+use tombolo_turn::server::{
+    Carrier, Command, Config, ConnectError, ConnectionId, FiveTuple, PeerAddr, Refusal, RelayAddr,
+    Timer,
+};
+
+use super::lab::{Lab, PEER, PEER_V6, Reply, User, address, alice, bob, client, tcp_client};
+
+#[test]
+fn a_tcp_allocation_listens_at_its_relayed_address() {
+    let mut lab = tcp_lab();
+    let at = allocate(&mut lab, tcp_client(1), &alice());
+    assert!(lab.listening.contains(&at));
+    let info = lab.server.allocations(lab.now).next().expect("is listed");
+    assert_eq!(info.carrier, Carrier::Tcp);
+    assert_eq!(
+        lab.signed(tcp_client(1), &alice(), Method::REFRESH, |writer| {
+            writer.attribute(&tombolo_stun::Lifetime(0));
+        })
+        .code(),
+        None
+    );
+    assert!(lab.listening.is_empty(), "the port was released");
+}
+
+#[test]
+fn a_tcp_allocation_is_refused_where_tcp_is_off() {
+    let mut lab = Lab::new();
+    assert_eq!(ask(&mut lab, tcp_client(1), |_| {}).code(), Some(442));
+}
+
+#[test]
+fn a_tcp_allocation_over_udp_is_a_bad_request() {
+    let mut lab = tcp_lab();
+    assert_eq!(ask(&mut lab, client(1), |_| {}).code(), Some(400));
+}
+
+#[test]
+fn other_transports_than_udp_and_tcp_are_unsupported() {
+    let mut lab = tcp_lab();
+    let reply = lab.signed(tcp_client(1), &alice(), Method::ALLOCATE, |writer| {
+        writer.attribute(&RequestedTransport(132));
+    });
+    assert_eq!(reply.code(), Some(442));
+}
+
+#[test]
+fn attributes_that_only_udp_has_are_bad_requests_for_tcp() {
+    let mut lab = tcp_lab();
+    let even = EvenPort {
+        reserve_next: false,
+    };
+    let replies = [
+        ask(&mut lab, tcp_client(1), |writer| {
+            writer.attribute(&DontFragment);
+        }),
+        ask(&mut lab, tcp_client(1), |writer| {
+            writer.attribute(&even);
+        }),
+        ask(&mut lab, tcp_client(1), |writer| {
+            writer.attribute(&ReservationToken([0; 8]));
+        }),
+    ];
+    assert_eq!(replies.map(|reply| reply.code()), [Some(400); 3]);
+}
+
+#[test]
+fn a_connect_is_answered_when_the_peer_has_answered() {
+    let mut lab = tcp_lab();
+    let at = allocate(&mut lab, tcp_client(1), &alice());
+    let connection = connecting(&mut lab, at, PEER);
+    let reply = connected(&mut lab, connection, Ok(())).expect("is answered");
+    assert_eq!(reply.code(), None);
+    let id: tombolo_stun::ConnectionId = reply.get().expect("is named");
+    assert_eq!(id.0, connection.0);
+}
+
+#[test]
+fn a_connect_that_fails_or_takes_too_long_is_447() {
+    let mut lab = tcp_lab();
+    let at = allocate(&mut lab, tcp_client(1), &alice());
+    let refused = connecting(&mut lab, at, PEER);
+    let reply = connected(&mut lab, refused, Err(ConnectError::PeerRefused));
+    assert_eq!(reply.expect("is answered").code(), Some(447));
+
+    let silent = connecting(&mut lab, at, PEER);
+    assert_eq!(
+        lab.server.poll_timeout().map(|(_, timer)| timer),
+        Some(Timer::Connection)
+    );
+    lab.advance(29);
+    assert_eq!(lab.server.poll_transmit(), None);
+    lab.advance(1);
+    let reply = Reply(lab.server.poll_transmit().expect("is answered").bytes);
+    assert_eq!(reply.code(), Some(447));
+    assert_eq!(
+        lab.tcp_commands,
+        [Command::ClosePeer { connection: silent }]
+    );
+    // The answer comes all the same: it is closed.
+    assert!(connected(&mut lab, silent, Ok(())).is_none());
+    lab.drive();
+    assert_eq!(lab.tcp_commands.len(), 2);
+}
+
+#[test]
+fn a_second_connect_to_the_same_peer_is_446_while_the_first_lives() {
+    let mut lab = tcp_lab();
+    let at = allocate(&mut lab, tcp_client(1), &alice());
+    let connection = connecting(&mut lab, at, PEER);
+    assert_eq!(connect(&mut lab, tcp_client(1), PEER).code(), Some(446));
+    connected(&mut lab, connection, Ok(()));
+    assert_eq!(connect(&mut lab, tcp_client(1), PEER).code(), Some(446));
+    let reply = bind(&mut lab, tcp_client(2), &alice(), connection);
+    assert_eq!(reply, None);
+    assert_eq!(connect(&mut lab, tcp_client(1), PEER).code(), Some(446));
+    lab.server.handle_peer_gone(lab.now, connection);
+    connecting(&mut lab, at, PEER);
+}
+
+#[test]
+fn a_connect_is_checked_like_a_permission() {
+    let mut lab = tcp_lab();
+    allocate(&mut lab, tcp_client(1), &alice());
+    for (peer, code) in [
+        ("127.0.0.1:80", 403),
+        ("10.0.0.1:80", 403),
+        ("169.254.169.254:80", 403),
+        ("9.9.9.9:3478", 403),
+        ("8.8.4.4:0", 403),
+        (PEER_V6, 443),
+        ("[::ffff:127.0.0.1]:80", 443),
+    ] {
+        let reply = connect(&mut lab, tcp_client(1), peer);
+        assert_eq!(reply.code(), Some(code), "{peer}");
+    }
+    let reply = lab.signed(tcp_client(1), &alice(), Method::CONNECT, |_| {});
+    assert_eq!(reply.code(), Some(400));
+    assert_eq!(connect(&mut lab, tcp_client(2), PEER).code(), Some(437));
+    assert_eq!(lab.tcp_commands, []);
+}
+
+#[test]
+fn connect_and_channels_and_send_are_each_for_one_kind_of_allocation() {
+    let mut lab = tcp_lab();
+    allocate(&mut lab, tcp_client(1), &alice());
+    lab.allocate(tcp_client(2), &alice());
+    assert_eq!(connect(&mut lab, tcp_client(2), PEER).code(), Some(400));
+    let reply = lab.bind(tcp_client(1), &alice(), 0x4000, PEER);
+    assert_eq!(reply.code(), Some(400));
+    assert_eq!(lab.permit(tcp_client(1), &alice(), PEER).code(), None);
+    let indication = lab.message(Class::Indication, Method::SEND, |writer| {
+        writer
+            .attribute(&XorPeerAddress(address(PEER)))
+            .attribute(&Data(b"x"));
+    });
+    assert_eq!(lab.data(tcp_client(1), &indication), None);
+    assert_eq!(lab.refused(Refusal::CarrierWrong), 3);
+}
+
+#[test]
+fn no_datagram_reaches_a_client_by_a_tcp_allocation() {
+    let mut lab = tcp_lab();
+    let at = allocate(&mut lab, tcp_client(1), &alice());
+    lab.permit(tcp_client(1), &alice(), PEER);
+    assert_eq!(lab.peer_sends(at, PEER, b"x"), None);
+    assert_eq!(lab.refused(Refusal::RelayIdle), 1);
+}
+
+#[test]
+fn a_connection_of_a_permitted_peer_is_told_and_joined() {
+    let mut lab = tcp_lab();
+    let at = allocate(&mut lab, tcp_client(1), &alice());
+    lab.permit(tcp_client(1), &alice(), PEER);
+    let connection = accept(&mut lab, at, "8.8.4.4:9999").expect("is permitted");
+    let told = lab.server.poll_transmit().expect("is told");
+    assert_eq!(told.to, tcp_client(1));
+    let message = Message::decode(&told.bytes).expect("is well formed");
+    assert_eq!(
+        (message.class(), message.method()),
+        (Class::Indication, Method::CONNECTION_ATTEMPT)
+    );
+    assert_eq!(
+        message.required(),
+        Ok(XorPeerAddress(address("8.8.4.4:9999")))
+    );
+    assert_eq!(
+        message.required(),
+        Ok(tombolo_stun::ConnectionId(connection.0))
+    );
+
+    assert_eq!(bind(&mut lab, tcp_client(2), &alice(), connection), None);
+    let [
+        Command::Splice {
+            client,
+            connection: joined,
+            reply,
+        },
+    ] = &lab.tcp_commands[..]
+    else {
+        panic!("is joined: {:?}", lab.tcp_commands);
+    };
+    assert_eq!((*client, *joined), (tcp_client(2), connection));
+    assert_eq!(Reply(reply.clone()).code(), None);
+    let message = Message::decode(reply).expect("is well formed");
+    assert_eq!(message.method(), Method::CONNECTION_BIND);
+    assert_eq!(message.check_integrity(&alice().key()), Ok(()));
+}
+
+#[test]
+fn a_connection_of_a_peer_without_permission_is_closed_at_once() {
+    let mut lab = tcp_lab();
+    let at = allocate(&mut lab, tcp_client(1), &alice());
+    assert_eq!(accept(&mut lab, at, PEER), None);
+    assert_eq!(lab.refused(Refusal::PeerNotPermitted), 1);
+    lab.permit(tcp_client(1), &alice(), PEER);
+    assert!(accept(&mut lab, at, PEER).is_some());
+    lab.advance(300);
+    assert_eq!(accept(&mut lab, at, "8.8.4.4:2"), None, "it is over");
+    let nobodys = RelayAddr(address("9.9.9.9:1"));
+    assert_eq!(accept(&mut lab, nobodys, PEER), None);
+}
+
+#[test]
+fn the_nodes_own_services_cannot_pose_as_peers_that_connect() {
+    let mut lab = tcp_lab();
+    let at = allocate(&mut lab, tcp_client(1), &alice());
+    // Its IP may be permitted, since other clients' relayed addresses are on it.
+    lab.permit(tcp_client(1), &alice(), "9.9.9.9:50000");
+    assert_eq!(accept(&mut lab, at, "9.9.9.9:3478"), None);
+    assert_eq!(lab.refused(Refusal::PeerForbidden), 1);
+}
+
+#[test]
+fn a_connection_that_no_client_binds_within_30_seconds_is_closed() {
+    let mut lab = tcp_lab();
+    let at = allocate(&mut lab, tcp_client(1), &alice());
+    lab.permit(tcp_client(1), &alice(), PEER);
+    let accepted = accept(&mut lab, at, PEER).expect("is permitted");
+    assert!(lab.server.poll_transmit().is_some(), "the client is told");
+    let made = connecting(&mut lab, at, "8.8.4.5:80");
+    lab.advance(10);
+    connected(&mut lab, made, Ok(()));
+    lab.advance(20);
+    let close = |connection| Command::ClosePeer { connection };
+    assert_eq!(lab.tcp_commands, [close(accepted)]);
+    assert_eq!(bind(&mut lab, tcp_client(2), &alice(), accepted), Some(400));
+    lab.advance(10);
+    assert_eq!(lab.tcp_commands, [close(accepted), close(made)]);
+}
+
+#[test]
+fn a_joined_connection_has_no_more_deadline_than_its_allocation() {
+    let mut lab = tcp_lab();
+    let at = allocate(&mut lab, tcp_client(1), &alice());
+    lab.permit(tcp_client(1), &alice(), PEER);
+    let connection = accept(&mut lab, at, PEER).expect("is permitted");
+    bind(&mut lab, tcp_client(2), &alice(), connection);
+    lab.tcp_commands.clear();
+    lab.advance(599);
+    assert_eq!(lab.tcp_commands, []);
+    lab.advance(1);
+    assert_eq!(lab.tcp_commands, [Command::ClosePeer { connection }]);
+}
+
+#[test]
+fn connection_binds_that_fit_nothing_are_bad_requests() {
+    let mut lab = tcp_lab();
+    let at = allocate(&mut lab, tcp_client(1), &alice());
+    let unanswered = connecting(&mut lab, at, PEER);
+    assert_eq!(
+        bind(&mut lab, tcp_client(2), &alice(), unanswered),
+        Some(400)
+    );
+    connected(&mut lab, unanswered, Ok(()));
+    let unknown = ConnectionId(unanswered.0.wrapping_add(1));
+    assert_eq!(bind(&mut lab, tcp_client(2), &alice(), unknown), Some(400));
+    // Over UDP; on the control connection; without the attribute.
+    assert_eq!(bind(&mut lab, client(2), &alice(), unanswered), Some(400));
+    assert_eq!(
+        bind(&mut lab, tcp_client(1), &alice(), unanswered),
+        Some(400)
+    );
+    let reply = lab.signed(tcp_client(2), &alice(), Method::CONNECTION_BIND, |_| {});
+    assert_eq!(reply.code(), Some(400));
+    // Twice.
+    assert_eq!(bind(&mut lab, tcp_client(2), &alice(), unanswered), None);
+    assert_eq!(
+        bind(&mut lab, tcp_client(3), &alice(), unanswered),
+        Some(400)
+    );
+}
+
+#[test]
+fn another_user_cannot_bind_a_connection() {
+    let mut lab = tcp_lab();
+    let at = allocate(&mut lab, tcp_client(1), &alice());
+    let connection = connecting(&mut lab, at, PEER);
+    connected(&mut lab, connection, Ok(()));
+    assert_eq!(bind(&mut lab, tcp_client(2), &bob(), connection), Some(441));
+    assert_eq!(lab.tcp_commands, []);
+    assert_eq!(bind(&mut lab, tcp_client(2), &alice(), connection), None);
+}
+
+#[test]
+fn both_halves_of_a_joined_connection_end_with_one_and_with_the_control_connection() {
+    let mut lab = tcp_lab();
+    let at = allocate(&mut lab, tcp_client(1), &alice());
+    let join = |lab: &mut Lab, port: u16, peer: &str| {
+        let connection = connecting(lab, at, peer);
+        connected(lab, connection, Ok(()));
+        assert_eq!(bind(lab, tcp_client(port), &alice(), connection), None);
+        lab.tcp_commands.clear();
+        connection
+    };
+    let first = join(&mut lab, 2, "8.8.4.1:80");
+    let second = join(&mut lab, 3, "8.8.4.2:80");
+    let third = join(&mut lab, 4, "8.8.4.3:80");
+    let close = |connection| Command::ClosePeer { connection };
+
+    lab.server.handle_client_gone(lab.now, tcp_client(2));
+    lab.drive();
+    assert_eq!(lab.tcp_commands, [close(first)]);
+
+    lab.server.handle_peer_gone(lab.now, second);
+    lab.server.handle_client_gone(lab.now, tcp_client(3));
+    lab.drive();
+    assert_eq!(lab.tcp_commands, [close(first)], "it had gone");
+
+    lab.server.handle_client_gone(lab.now, tcp_client(1));
+    lab.drive();
+    assert_eq!(lab.tcp_commands, [close(first), close(third)]);
+    assert!(lab.bound.is_empty());
+}
+
+#[test]
+fn connections_are_bounded_for_each_allocation_and_while_they_wait() {
+    let mut lab = tcp_lab_with(|config| {
+        config.limits.connections_max = 2;
+        config.limits.connections_waiting_max = 3;
+    });
+    let first = allocate(&mut lab, tcp_client(1), &alice());
+    let second = allocate(&mut lab, tcp_client(2), &bob());
+    connecting(&mut lab, first, "8.8.4.1:80");
+    lab.permit(tcp_client(1), &alice(), "8.8.4.2:1");
+    assert!(accept(&mut lab, first, "8.8.4.2:1").is_some());
+    assert_eq!(accept(&mut lab, first, "8.8.4.2:2"), None);
+    let _ = lab.server.poll_transmit();
+    let reply = connect(&mut lab, tcp_client(1), "8.8.4.3:80");
+    assert_eq!(reply.code(), Some(508));
+    lab.permit(tcp_client(2), &bob(), "8.8.4.2:1");
+    assert!(accept(&mut lab, second, "8.8.4.2:1").is_some());
+    assert_eq!(accept(&mut lab, second, "8.8.4.2:2"), None, "too many wait");
+    assert_eq!(lab.refused(Refusal::ConnectionsFull), 3);
+}
+
+#[test]
+fn a_tcp_allocation_can_have_an_ipv6_address() {
+    let mut lab = tcp_lab();
+    let reply = ask(&mut lab, tcp_client(1), |writer| {
+        writer.attribute(&RequestedAddressFamily(AddressFamily::V6));
+    });
+    let XorRelayedAddress(at) = reply.get().expect("was made");
+    let connection = connecting(&mut lab, RelayAddr(at), PEER_V6);
+    assert!(connected(&mut lab, connection, Ok(())).is_some());
+}
+
+#[test]
+fn connection_ids_are_not_guessed_from_one_another() {
+    let mut lab = tcp_lab();
+    let at = allocate(&mut lab, tcp_client(1), &alice());
+    let ids: Vec<u32> = (1..=8)
+        .map(|port| connecting(&mut lab, at, &format!("8.8.4.4:{port}")).0)
+        .collect();
+    let near = |pair: &[u32]| pair[0].abs_diff(pair[1]) < 1000;
+    assert!(!ids.windows(2).any(near), "{ids:?}");
+}
+
+fn tcp_lab() -> Lab {
+    tcp_lab_with(|_| {})
+}
+
+fn tcp_lab_with(change: impl FnOnce(&mut Config)) -> Lab {
+    Lab::with(|config| {
+        config.relay_tcp = true;
+        change(config);
+    })
+}
+
+fn ask(lab: &mut Lab, from: FiveTuple, write: impl FnOnce(&mut MessageWriter<'_>)) -> Reply {
+    lab.signed(from, &alice(), Method::ALLOCATE, |writer| {
+        writer.attribute(&RequestedTransport::TCP);
+        write(writer);
+    })
+}
+
+fn allocate(lab: &mut Lab, from: FiveTuple, user: &User) -> RelayAddr {
+    let reply = lab.signed(from, user, Method::ALLOCATE, |writer| {
+        writer.attribute(&RequestedTransport::TCP);
+    });
+    assert_eq!(reply.code(), None);
+    assert!(!reply.has(AttributeType::RESERVATION_TOKEN));
+    let XorRelayedAddress(relayed) = reply.get().expect("is in the reply");
+    RelayAddr(relayed)
+}
+
+/// Sends a Connect that is refused.
+fn connect(lab: &mut Lab, from: FiveTuple, peer: &str) -> Reply {
+    lab.signed(from, &alice(), Method::CONNECT, |writer| {
+        writer.attribute(&XorPeerAddress(address(peer)));
+    })
+}
+
+/// Sends a Connect of the first client that makes the driver connect.
+fn connecting(lab: &mut Lab, from: RelayAddr, peer: &str) -> ConnectionId {
+    let bytes = lab.sign(tcp_client(1), &alice(), Method::CONNECT, |writer| {
+        writer.attribute(&XorPeerAddress(address(peer)));
+    });
+    assert_eq!(lab.exchange(tcp_client(1), &bytes), []);
+    match lab.tcp_commands.pop() {
+        Some(Command::ConnectPeer { connection, at, to }) => {
+            assert_eq!((at, to), (from, PeerAddr(address(peer))));
+            connection
+        }
+        other => panic!("the driver shall connect: {other:?}"),
+    }
+}
+
+/// Tells the server what became of a connection, and returns what it answers the client.
+fn connected(
+    lab: &mut Lab,
+    connection: ConnectionId,
+    result: Result<(), ConnectError>,
+) -> Option<Reply> {
+    lab.server.handle_connected(lab.now, connection, result);
+    lab.server
+        .poll_transmit()
+        .map(|transmit| Reply(transmit.bytes))
+}
+
+fn accept(lab: &mut Lab, at: RelayAddr, peer: &str) -> Option<ConnectionId> {
+    let from = PeerAddr(address(peer));
+    lab.server.handle_peer_accepted(lab.now, at, from)
+}
+
+/// Sends a ConnectionBind and returns the error code; `None` if the connections are joined.
+fn bind(lab: &mut Lab, from: FiveTuple, user: &User, connection: ConnectionId) -> Option<u16> {
+    while lab.server.poll_transmit().is_some() {}
+    let bytes = lab.sign(from, user, Method::CONNECTION_BIND, |writer| {
+        writer.attribute(&tombolo_stun::ConnectionId(connection.0));
+    });
+    let replies = lab.exchange(from, &bytes);
+    let reply = replies.into_iter().next()?;
+    Reply(reply.bytes).code()
+}
