@@ -157,6 +157,11 @@ impl Cidr {
         Ok(Self { network, prefix })
     }
 
+    /// Tells whether the network contains all addresses of another one.
+    pub fn contains_all(&self, other: Self) -> bool {
+        self.prefix <= other.prefix && self.contains(other.network)
+    }
+
     /// Tells whether the network contains an address; families never mix.
     pub fn contains(&self, ip: IpAddr) -> bool {
         Self::new(ip, self.prefix).is_ok_and(|other| other == *self)
@@ -502,7 +507,13 @@ mod tests {
         assert_eq!(parse("10.0.0.0/33"), Err(CidrError::Prefix));
         assert_eq!(parse("10.0.0.0/"), Err(CidrError::Prefix));
         assert_eq!(parse("10.0.0/8"), Err(CidrError::Address));
-        assert!(!parse("0.0.0.0/0").expect("is one").contains(ip("::1")));
+        let network = |text| parse(text).expect("is one");
+        assert!(!network("0.0.0.0/0").contains(ip("::1")));
+        assert!(network("10.0.0.0/8").contains_all(network("10.1.0.0/16")));
+        assert!(network("10.0.0.0/8").contains_all(network("10.0.0.0/8")));
+        assert!(!network("10.0.0.0/16").contains_all(network("10.0.0.0/8")));
+        assert!(!network("10.0.0.0/8").contains_all(network("11.0.0.0/16")));
+        assert!(!network("0.0.0.0/0").contains_all(network("::/0")));
     }
 
     fn policy() -> AddressPolicy {

@@ -28,9 +28,18 @@ pub(crate) struct ServerArgs {
     /// A file with all of this and more; flags go before what it says
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// Read a configuration of coturn, say of every line what becomes of it, and end
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    pub(crate) import: Option<PathBuf>,
+    /// With --import: write what it becomes into a new file, to be read with --config; - prints it
+    #[arg(long, value_name = "FILE", requires = "import")]
+    pub(crate) write: Option<PathBuf>,
+    /// With --import: run the server with it
+    #[arg(long, requires = "import")]
+    pub(crate) run: bool,
     /// Where to serve STUN and TURN over UDP and TCP; repeat it for more. Two IPs with two ports
     /// each let clients measure their NAT
-    #[arg(long, value_name = "IP:PORT", required_unless_present = "config")]
+    #[arg(long, value_name = "IP:PORT", required_unless_present_any = ["config", "import"])]
     pub(crate) listen: Vec<Listen<3478>>,
     /// IP of this machine to relay from, at most one of each family [default: those of --listen]
     #[arg(long, value_name = "IP")]

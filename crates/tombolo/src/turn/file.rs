@@ -121,7 +121,6 @@ impl File {
     }
 
     /// Writes what [`File::parse`] reads.
-    #[cfg(test)]
     pub(crate) fn render(&self) -> anyhow::Result<String> {
         Ok(toml::to_string(self)?)
     }
@@ -147,12 +146,17 @@ fn hint(message: &str) -> String {
     let Some(unknown) = words.next() else {
         return String::new();
     };
+    alike(unknown, words)
+        .map(|word| format!("; did you mean `{word}`?"))
+        .unwrap_or_default()
+}
+
+/// The word that was meant by one that nobody knows.
+pub(super) fn alike<'a>(unknown: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let similarity = |word: &str| strsim::jaro_winkler(unknown, word);
     words
         .filter(|word| similarity(word) > ALIKE_MIN)
         .max_by(|a, b| similarity(a).total_cmp(&similarity(b)))
-        .map(|word| format!("; did you mean `{word}`?"))
-        .unwrap_or_default()
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -2,17 +2,24 @@
 
 mod args;
 mod file;
+mod import;
 mod settings;
 mod tls;
 
+use std::fs;
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
+use anyhow::Context as _;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tombolo_relay::Relay;
 
 use crate::output::{Style, json, line_of_text};
 pub(crate) use args::TurnArgs;
+use file::File;
+use import::Import;
 use settings::Settings;
 
 #[derive(Serialize)]
@@ -30,8 +37,25 @@ enum Event<'a> {
 
 /// Runs the server until SIGINT or SIGTERM.
 pub(crate) async fn run(args: TurnArgs) -> anyhow::Result<()> {
-    let style = Style::of(args.server.json);
-    let settings = Settings::load(&args.server)?;
+    let args = args.server;
+    let style = Style::of(args.json);
+    let imported = match &args.import {
+        Some(path) => {
+            let import = Import::read(path)?;
+            import.tell(style)?;
+            if let Some(path) = &args.write {
+                write(&import.file, path)?;
+            }
+            if !args.run {
+                let invalid = import.counts().invalid;
+                anyhow::ensure!(invalid == 0, "{invalid} lines are invalid");
+                return Ok(());
+            }
+            Some(import.file)
+        }
+        None => None,
+    };
+    let settings = Settings::load(&args, imported)?;
     let has_credentials = settings.has_credentials();
     // From here on, so that a signal after the first line ends in good order.
     let mut terminate = signal(SignalKind::terminate())?;
@@ -44,6 +68,26 @@ pub(crate) async fn run(args: TurnArgs) -> anyhow::Result<()> {
     }
     relay.shutdown();
     Ok(())
+}
+
+/// Writes a configuration into a file that is not there yet and that nobody else can read.
+fn write(file: &File, path: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    let text = format!(
+        "# See docs/turn-server.md for every key.\n{}",
+        file.render()?
+    );
+    if path == Path::new("-") {
+        line_of_text(&format!("\n{text}"))?;
+        return Ok(());
+    }
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    let written = options
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()));
+    written.with_context(|| format!("{}: cannot write it", path.display()))
 }
 
 fn tell_ready(relay: &Relay, style: Style, has_credentials: bool) -> anyhow::Result<()> {

@@ -22,11 +22,12 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Reads what the command line names, and checks all of it.
-    pub(crate) fn load(args: &ServerArgs) -> anyhow::Result<Self> {
-        let file = match &args.config {
-            Some(path) => File::read(path)?,
-            None => File::default(),
+    /// Reads what the command line names, and checks all of it. `imported` stands for the file.
+    pub(crate) fn load(args: &ServerArgs, imported: Option<File>) -> anyhow::Result<Self> {
+        let file = match (imported, &args.config) {
+            (Some(file), _) => file,
+            (None, Some(path)) => File::read(path)?,
+            (None, None) => File::default(),
         };
         let directory = args.config.as_deref().and_then(Path::parent);
         Self::new(
@@ -341,7 +342,7 @@ mod tests {
         let Command::Turn(args) = Cli::try_parse_from(args)?.command else {
             panic!("it is another command");
         };
-        Settings::load(&args.server)
+        Settings::load(&args.server, None)
     }
 
     fn of_file(text: &str) -> anyhow::Result<Settings> {

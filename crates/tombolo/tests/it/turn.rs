@@ -1,6 +1,7 @@
 //! `tombolo turn`.
 
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
@@ -82,4 +83,151 @@ async fn what_cannot_be_served_is_a_failure_that_says_why() {
         assert!(ended.lines.is_empty(), "{:?}", ended.lines);
         assert!(!ended.complaints.contains("hunter2"), "a secret is shown");
     }
+}
+
+/// What Debian's coturn comes with: every option of its version is in it, most in comments. Small
+/// systems leave out the documentation.
+fn sample() -> &'static str {
+    let samples = [
+        "/usr/share/doc/coturn/examples/etc/turnserver.conf",
+        "/etc/turnserver.conf",
+    ];
+    let there = samples.into_iter().find(|path| Path::new(path).exists());
+    there.expect("coturn is installed: see scripts/install-packages.sh")
+}
+
+/// The sample with the comments taken away from what looks like an option.
+fn sample_with_all_options() -> String {
+    let sample = std::fs::read_to_string(sample()).unwrap();
+    let is_option = |line: &str| {
+        let name = line.split(['=', ' ']).next().unwrap_or_default();
+        let is_name = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+        let has_value = line[name.len()..].starts_with(['=', ' ']) && line.contains(['=', '"']);
+        !name.is_empty() && name.chars().all(is_name) && (has_value || line == name)
+    };
+    let uncommented = sample.lines().map(|line| match line.strip_prefix('#') {
+        Some(option) if is_option(option) => option,
+        _ => line,
+    });
+    uncommented.collect::<Vec<_>>().join("\n")
+}
+
+/// A file in a directory of its own, which goes when this is dropped.
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        std::fs::write(self.0.join(name), text).unwrap();
+        self.path(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn every_option_of_debians_sample_is_known() {
+    let folder = Folder::new("import-sample");
+    let conf = folder.write("turnserver.conf", &sample_with_all_options());
+    let ended = start(&["turn", "--import", &conf, "--json"]).ended().await;
+    let lines: Vec<_> = ended
+        .events
+        .iter()
+        .filter(|event| event["event"] == "line")
+        .collect();
+    assert!(lines.len() > 110, "{} lines", lines.len());
+    for line in &lines {
+        assert_ne!(line["option"], "?", "{line}");
+        assert!(line["line"].is_u64(), "{line}");
+        assert!(
+            line["as"].is_string() || line["because"].is_string(),
+            "{line}"
+        );
+    }
+    let summary = ended.events.last().unwrap();
+    assert_eq!(summary["event"], "imported");
+    let counts = ["taken", "not_needed", "not_supported", "invalid"];
+    let sum: u64 = counts
+        .iter()
+        .map(|name| summary[name].as_u64().unwrap())
+        .sum();
+    assert_eq!(sum, lines.len() as u64);
+}
+
+#[tokio::test]
+async fn debians_configuration_is_taken_as_it_is_shipped() {
+    let ended = start(&["turn", "--import", sample()]).ended().await;
+    assert_eq!(ended.status, Some(0), "{}", ended.complaints);
+    assert!(
+        ended
+            .lines
+            .iter()
+            .any(|line| line.contains("syslog: not needed"))
+    );
+}
+
+#[tokio::test]
+async fn an_imported_configuration_serves_and_is_the_same_when_written() {
+    let folder = Folder::new("import-run");
+    let conf = "listening-ip=127.0.0.1\nlt-cred-mech\nuser=alice:hunter2\nrealm=example.org\n";
+    let conf = folder.write("turnserver.conf", conf);
+    let toml = folder.path("turn.toml");
+    let any = ["--listen", "127.0.0.1:0", "--json"];
+    let import = ["turn", "--import", &conf, "--write", &toml, "--run"];
+    let mut server = start(&[&import[..], &any].concat());
+    let ready = server.event("ready").await;
+    let address = ready["listen"][0].as_str().unwrap().parse().unwrap();
+    assert!(is_answered(address));
+    server.terminate();
+    let ended = server.ended().await;
+    assert_eq!(ended.status, Some(0), "{}", ended.complaints);
+    assert!(
+        !ended.lines.concat().contains("hunter2"),
+        "a secret is shown"
+    );
+
+    let written = std::fs::read_to_string(&toml).unwrap();
+    assert!(written.contains("hunter2"), "{written}");
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::metadata(&toml).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "nobody else reads the secrets");
+    let (mut server, ready) = turn(&["--config", &toml, "--listen", "127.0.0.1:0"]).await;
+    let address = ready["listen"][0].as_str().unwrap().parse().unwrap();
+    assert!(is_answered(address));
+    server.terminate();
+    assert_eq!(server.ended().await.status, Some(0));
+
+    let again = start(&import[..5]).ended().await;
+    assert_eq!(
+        again.status,
+        Some(1),
+        "a file that is there is not overwritten"
+    );
+}
+
+#[tokio::test]
+async fn an_invalid_line_makes_the_import_fail() {
+    let folder = Folder::new("import-invalid");
+    let conf = folder.write("turnserver.conf", "realm=x\nmin-port=many\n");
+    let ended = start(&["turn", "--import", &conf]).ended().await;
+    assert_eq!(ended.status, Some(1));
+    assert!(
+        ended
+            .lines
+            .contains(&"line 2: min-port: invalid: not a port".to_owned())
+    );
 }

@@ -1,0 +1,353 @@
+//! A configuration of ours in the making, from lines whose order does not matter.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+
+use super::super::file::{
+    File, Limits, Listen, Network, Peers, Ports, PublicIp, Realm, Secret, Tls,
+};
+use super::options::Taken;
+use super::range;
+
+/// What the lines have said so far, in coturn's terms.
+#[derive(Default)]
+pub(super) struct Draft {
+    listening_ips: Vec<IpAddr>,
+    auxiliary: Vec<SocketAddr>,
+    pub(super) port: Option<u16>,
+    pub(super) alternate_port: Option<u16>,
+    pub(super) tls_port: Option<u16>,
+    pub(super) no_tls: bool,
+    pub(super) no_dtls: bool,
+    pub(super) no_rfc5780: bool,
+    relay_ips: Vec<IpAddr>,
+    public_ips: Vec<PublicIp>,
+    pub(super) min_port: Option<u16>,
+    pub(super) max_port: Option<u16>,
+    shards: Option<usize>,
+    realm: Option<String>,
+    passwords: BTreeMap<String, Secret>,
+    keys: BTreeMap<String, Secret>,
+    secrets: Vec<Secret>,
+    pub(super) uses_secret: bool,
+    pub(super) user_quota: Option<usize>,
+    pub(super) total_quota: Option<usize>,
+    allow: Vec<Network>,
+    deny: Vec<Network>,
+    pub(super) loopback_peers: bool,
+    pub(super) certificate: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+}
+
+impl Draft {
+    pub(super) fn listening_ip(&mut self, value: &str) -> Result<(), String> {
+        let ip = ip(value)?;
+        if !self.listening_ips.contains(&ip) {
+            self.listening_ips.push(ip);
+        }
+        Ok(())
+    }
+
+    pub(super) fn auxiliary(&mut self, value: &str) -> Result<(), String> {
+        let address = value
+            .parse()
+            .map_err(|_| "not an address such as 192.0.2.1:3478")?;
+        self.auxiliary.push(address);
+        Ok(())
+    }
+
+    pub(super) fn relay_ip(&mut self, value: &str) -> Result<Taken, String> {
+        let ip = ip(value)?;
+        let is_first = |known: &IpAddr| known.is_ipv4() == ip.is_ipv4() && *known != ip;
+        if self.relay_ips.iter().any(is_first) {
+            return Err(
+                "one IP of each family is relayed from, and there is one before".to_owned(),
+            );
+        }
+        if !self.relay_ips.contains(&ip) {
+            self.relay_ips.push(ip);
+        }
+        Ok(Taken {
+            key: "relay-ip",
+            note: "",
+        })
+    }
+
+    pub(super) fn external_ip(&mut self, value: &str) -> Result<(), String> {
+        self.public_ips.push(value.parse()?);
+        Ok(())
+    }
+
+    pub(super) fn threads(&mut self, value: &str) -> Result<Taken, String> {
+        let count: usize = value.parse().map_err(|_| "not a number")?;
+        self.shards = Some(count.clamp(1, THREADS_MAX));
+        Ok(Taken {
+            key: "shards",
+            note: "",
+        })
+    }
+
+    pub(super) fn realm(&mut self, value: &str) -> Result<(), String> {
+        if value.is_empty() || value.chars().count() > REALM_CHARS_MAX {
+            return Err(format!("a realm has 1 to {REALM_CHARS_MAX} characters"));
+        }
+        self.realm = Some(value.to_owned());
+        Ok(())
+    }
+
+    /// `NAME:PASSWORD`, or `NAME:0xKEY` with the MD5 over name, realm and password.
+    pub(super) fn user(&mut self, value: &str) -> Result<Taken, String> {
+        let (name, password) = value.split_once(':').ok_or("not NAME:PASSWORD")?;
+        // Blanks behind the colon are not of the password, as coturn has it.
+        let password = password.trim_start_matches([' ', '\t']);
+        if name.is_empty() || password.is_empty() {
+            return Err("name and password must not be empty".to_owned());
+        }
+        if name.len() > USERNAME_BYTES_MAX {
+            return Err(format!("a name has at most {USERNAME_BYTES_MAX} bytes"));
+        }
+        // The last line of a name counts.
+        self.passwords.remove(name);
+        self.keys.remove(name);
+        let Some(hex) = password.strip_prefix("0x") else {
+            let password = Secret(password.to_owned());
+            self.passwords.insert(name.to_owned(), password);
+            return Ok(Taken {
+                key: "realm.users",
+                note: "",
+            });
+        };
+        // coturn reads 32 digits and no more.
+        let hex = hex.get(..MD5_HEX_DIGITS).ok_or("a key has 32 hex digits")?;
+        if !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err("a key has 32 hex digits".to_owned());
+        }
+        self.keys.insert(name.to_owned(), Secret(hex.to_owned()));
+        Ok(Taken {
+            key: "realm.user-keys",
+            note: "",
+        })
+    }
+
+    pub(super) fn secret(&mut self, value: &str) -> Result<(), String> {
+        if value.is_empty() {
+            return Err("an empty secret would let everybody in".to_owned());
+        }
+        let secret = Secret(value.to_owned());
+        if !self.secrets.contains(&secret) {
+            self.secrets.push(secret);
+        }
+        Ok(())
+    }
+
+    pub(super) fn allow(&mut self, value: &str) -> Result<(), String> {
+        self.allow.extend(range::networks(value)?);
+        Ok(())
+    }
+
+    pub(super) fn deny(&mut self, value: &str) -> Result<(), String> {
+        self.deny.extend(range::networks(value)?);
+        Ok(())
+    }
+
+    /// Makes a file of it, with what there is to say beyond single lines.
+    pub(super) fn finish(mut self) -> (File, Vec<String>) {
+        let mut notes = Vec::new();
+        if self.listening_ips.is_empty() {
+            self.listening_ips = ips_of_machine();
+            notes.push(
+                "no listening-ip: it listens on the addresses that this machine has now".to_owned(),
+            );
+        }
+        let (listen, listen_udp) = self.listen();
+        let users = self.users(&mut notes);
+        let peers = self.peers(&mut notes);
+        let limits = self.limits(&mut notes);
+        let file = File {
+            listen,
+            listen_udp,
+            relay_ip: self.relay_ips.clone(),
+            public_ip: self.public_ips.clone(),
+            relay_ports: self.relay_ports(),
+            shards: self.shards,
+            tls: self.tls(&mut notes),
+            realms: users.into_iter().collect(),
+            peers,
+            limits,
+            ..File::default()
+        };
+        (file, notes)
+    }
+
+    fn listen(&self) -> (Vec<Listen<3478>>, Vec<Listen<3479>>) {
+        let port = self.port.unwrap_or(TURN_PORT);
+        let at = |port| {
+            let ips = self.listening_ips.iter();
+            ips.map(move |ip| SocketAddr::new(*ip, port))
+        };
+        let listen = at(port).chain(self.auxiliary.iter().copied());
+        let alternate = self.alternate_port.or_else(|| port.checked_add(1));
+        let alternate = alternate.filter(|_| !self.no_rfc5780 && self.has_two_addresses());
+        let listen_udp = alternate.into_iter().flat_map(at);
+        (
+            listen.map(Listen).collect(),
+            listen_udp.map(Listen).collect(),
+        )
+    }
+
+    /// Whether RFC 5780 is possible, for which two addresses of one family are needed.
+    fn has_two_addresses(&self) -> bool {
+        let usable = |is_v4: bool| {
+            let ips = self.listening_ips.iter();
+            ips.filter(|ip| ip.is_ipv4() == is_v4 && !ip.is_loopback())
+                .count()
+        };
+        usable(true) > 1 || usable(false) > 1
+    }
+
+    fn relay_ports(&self) -> Option<Ports> {
+        if self.min_port.is_none() && self.max_port.is_none() {
+            return None;
+        }
+        let (a, b) = (
+            self.min_port.unwrap_or(RELAY_PORT_MIN),
+            self.max_port.unwrap_or(u16::MAX),
+        );
+        Some(Ports {
+            min: a.min(b),
+            max: a.max(b),
+        })
+    }
+
+    fn tls(&self, notes: &mut Vec<String>) -> Tls {
+        if self.no_tls {
+            return Tls::default();
+        }
+        let (Some(certificate), Some(key)) = (&self.certificate, &self.key) else {
+            notes.push("no cert and pkey: there is no TLS".to_owned());
+            return Tls::default();
+        };
+        let port = self.tls_port.unwrap_or(TURNS_PORT);
+        let ips = self.listening_ips.iter();
+        Tls {
+            certificate: Some(certificate.clone()),
+            key: Some(key.clone()),
+            listen: ips.map(|ip| Listen(SocketAddr::new(*ip, port))).collect(),
+        }
+    }
+
+    fn users(&self, notes: &mut Vec<String>) -> Option<Realm> {
+        let has_users = !self.passwords.is_empty() || !self.keys.is_empty();
+        let uses_secrets = self.uses_secret || !self.secrets.is_empty();
+        if has_users && uses_secrets {
+            notes.push("coturn ignores users where there are secrets; here both count".to_owned());
+        }
+        if self.uses_secret && self.secrets.is_empty() {
+            notes
+                .push("there is no static-auth-secret: give secrets in `realm.secrets`".to_owned());
+        }
+        if !has_users && self.secrets.is_empty() {
+            notes.push("there are no users and no secrets: nobody can relay".to_owned());
+        }
+        if self.realm.is_none() && !self.keys.is_empty() {
+            notes.push("keys of users are of one realm, and there is no realm".to_owned());
+        }
+        let name = self.realm.clone().unwrap_or_else(|| REALM.to_owned());
+        let is_empty = self.realm.is_none() && !has_users && self.secrets.is_empty();
+        (!is_empty).then(|| Realm {
+            name,
+            users: self.passwords.clone(),
+            user_keys: self.keys.clone(),
+            secrets: self.secrets.clone(),
+            ..Realm::default()
+        })
+    }
+
+    /// In coturn what is allowed is so although it is denied; here the longest prefix counts.
+    fn peers(&self, notes: &mut Vec<String>) -> Peers {
+        let mut peers = Peers {
+            allow: self.allow.clone(),
+            deny: Vec::new(),
+        };
+        if self.loopback_peers {
+            let loopback = ["127.0.0.0/8", "::1/128"];
+            let loopback = loopback.iter().map(|text| text.parse::<Network>());
+            peers.allow.extend(loopback.flatten());
+        }
+        for denied in &self.deny {
+            let is_allowed = |allowed: &Network| allowed.0.contains_all(denied.0);
+            if peers.allow.iter().any(is_allowed) {
+                notes.push(format!(
+                    "denied-peer-ip {denied} has no effect: it is inside of what is allowed"
+                ));
+            } else {
+                peers.deny.push(*denied);
+            }
+        }
+        notes.push(
+            "private and special addresses are refused as peers unless `peers.allow` lists them; \
+             coturn relays to private ones"
+                .to_owned(),
+        );
+        peers
+    }
+
+    /// coturn has no bounds unless told so.
+    fn limits(&self, notes: &mut Vec<String>) -> Limits {
+        if self.user_quota.is_none() {
+            notes.push("no user-quota: one user may have all allocations".to_owned());
+        }
+        let total = self.total_quota.unwrap_or(ALLOCATIONS_MAX);
+        Limits {
+            allocations: self.total_quota,
+            allocations_per_user: Some(self.user_quota.unwrap_or(total)),
+            ..Limits::default()
+        }
+    }
+}
+
+fn ip(value: &str) -> Result<IpAddr, String> {
+    value.parse().map_err(|_| "not an IP".to_owned())
+}
+
+/// The addresses of this machine, those towards the internet first and loopback last. Link-local
+/// ones mean nothing without an interface.
+fn ips_of_machine() -> Vec<IpAddr> {
+    let mut ips: Vec<IpAddr> = if_addrs::get_if_addrs()
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|interface| !interface.is_link_local())
+        .map(|interface| interface.ip())
+        .collect();
+    let outward = [INTERNET_V4.into(), INTERNET_V6.into()].map(source_towards);
+    ips.sort_by_key(|ip| (ip.is_loopback(), !outward.contains(&Some(*ip))));
+    ips.dedup();
+    ips
+}
+
+/// The address that packets to `destination` would come from. Nothing is sent.
+fn source_towards(destination: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr = match destination {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((destination, 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+/// Documentation addresses (RFC 5737, RFC 3849): they follow the default route and are nobody's.
+const INTERNET_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const INTERNET_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+/// The realm of those who name none.
+const REALM: &str = "tombolo";
+const TURN_PORT: u16 = 3478;
+const TURNS_PORT: u16 = 5349;
+const RELAY_PORT_MIN: u16 = 49152;
+/// As many allocations as there are by default.
+const ALLOCATIONS_MAX: usize = 16_384;
+const THREADS_MAX: usize = 128;
+const REALM_CHARS_MAX: usize = 127;
+const USERNAME_BYTES_MAX: usize = 508;
+const MD5_HEX_DIGITS: usize = 32;

@@ -1,0 +1,258 @@
+//! Every option of coturn, and what becomes of it.
+
+use super::draft::Draft;
+use Handling::{Flag, FlagNotSupported, NotNeeded, NotSupported};
+
+/// What happens to an option.
+pub(super) enum Handling {
+    /// It sets something here.
+    Taken(fn(&mut Draft, &str) -> Result<Taken, String>),
+    /// A flag that sets something here when it is on.
+    Flag(fn(&mut Draft) -> Taken),
+    /// What it asks for is so anyway, or is nobody's wish here.
+    NotNeeded(&'static str),
+    /// What it asks for cannot be had.
+    NotSupported(&'static str),
+    /// The same for a flag, of which nothing is asked when it is off.
+    FlagNotSupported(&'static str),
+}
+
+/// The key of our configuration that an option became, with what there is to add.
+pub(super) struct Taken {
+    pub(super) key: &'static str,
+    pub(super) note: &'static str,
+}
+
+/// Finds an option by its long name.
+pub(super) fn find(name: &str) -> Option<&'static Handling> {
+    let (_, handling) = OPTIONS.iter().find(|(option, _)| *option == name)?;
+    Some(handling)
+}
+
+/// Iterates over the names of all options.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    OPTIONS.iter().map(|(name, _)| *name)
+}
+
+const fn taken(key: &'static str) -> Taken {
+    Taken { key, note: "" }
+}
+
+const fn noted(key: &'static str, note: &'static str) -> Taken {
+    Taken { key, note }
+}
+
+/// Options by name: those of 4.6, and those of other versions that are found in files.
+#[rustfmt::skip] // It is a table.
+const OPTIONS: &[(&str, Handling)] = &[
+    // Where the server is.
+    ("listening-ip", Handling::Taken(|draft, value| draft.listening_ip(value).map(|()| taken("listen")))),
+    ("listening-port", Handling::Taken(|draft, value| set(&mut draft.port, value, "listen"))),
+    ("tls-listening-port", Handling::Taken(|draft, value| set(&mut draft.tls_port, value, "tls.listen"))),
+    ("alt-listening-port", Handling::Taken(|draft, value| set(&mut draft.alternate_port, value, "listen-udp"))),
+    ("alt-tls-listening-port", NotNeeded("RFC 5780 is for UDP; one port for TLS is enough")),
+    ("tcp-proxy-port", NotSupported("PROXY headers are accepted where the configuration says so, see `proxy-protocol`")),
+    ("aux-server", Handling::Taken(|draft, value| draft.auxiliary(value).map(|()| taken("listen")))),
+    ("udp-self-balance", NotNeeded("the kernel spreads clients over all shards")),
+    ("listening-device", NotSupported("bind to addresses instead: `listen`")),
+    ("relay-device", NotSupported("relay from addresses instead: `relay-ip`")),
+    ("relay-ip", Handling::Taken(|draft, value| draft.relay_ip(value))),
+    ("external-ip", Handling::Taken(|draft, value| draft.external_ip(value).map(|()| taken("public-ip")))),
+    ("min-port", Handling::Taken(|draft, value| set(&mut draft.min_port, value, "relay-ports"))),
+    ("max-port", Handling::Taken(|draft, value| set(&mut draft.max_port, value, "relay-ports"))),
+    ("relay-threads", Handling::Taken(Draft::threads)),
+    ("cpus", Handling::Taken(Draft::threads)),
+    ("sock-buf-size", NotNeeded("sockets have buffers for the load of a shard")),
+    ("no-udp", FlagNotSupported("STUN and TURN over UDP are always served; close the port in the firewall")),
+    ("no-tcp", FlagNotSupported("STUN and TURN over TCP are always served where they are over UDP; close the port in the firewall")),
+    ("no-tls", Flag(|draft| { draft.no_tls = true; taken("tls") })),
+    ("no-dtls", Flag(|draft| { draft.no_dtls = true; taken("tls") })),
+    ("dtls", NotNeeded("DTLS is served wherever TLS is")),
+    ("no-udp-relay", FlagNotSupported("relaying over UDP is what TURN is for")),
+    ("no-tcp-relay", NotNeeded("peers are not connected to over TCP")),
+    ("rfc5780", NotNeeded("it is on wherever there are two addresses with two ports each")),
+    ("no-rfc5780", Flag(|draft| { draft.no_rfc5780 = true; noted("listen-udp", "there is no second port, and so nothing to announce") })),
+    // Who may come in.
+    ("lt-cred-mech", NotNeeded("long-term credentials are always required to relay")),
+    ("no-auth", FlagNotSupported("relaying for anybody is an open door; give users or secrets")),
+    ("user", Handling::Taken(|draft, value| draft.user(value))),
+    ("realm", Handling::Taken(|draft, value| draft.realm(value).map(|()| taken("realm.name")))),
+    ("use-auth-secret", Flag(|draft| { draft.uses_secret = true; taken("realm.secrets") })),
+    ("static-auth-secret", Handling::Taken(|draft, value| draft.secret(value).map(|()| taken("realm.secrets")))),
+    ("rest-api-separator", Handling::Taken(|_, value| separator(value))),
+    ("no-auth-pings", NotNeeded("there is no database to ask")),
+    ("no-dynamic-ip-list", NotNeeded("there is no database to ask")),
+    ("no-dynamic-realms", NotNeeded("there is no database to ask")),
+    ("userdb", NotSupported(DATABASE)),
+    ("db", NotSupported(DATABASE)),
+    ("psql-userdb", NotSupported(DATABASE)),
+    ("sql-userdb", NotSupported(DATABASE)),
+    ("mysql-userdb", NotSupported(DATABASE)),
+    ("mongo-userdb", NotSupported(DATABASE)),
+    ("redis-userdb", NotSupported(DATABASE)),
+    ("redis-statsdb", NotSupported("counters are at the metrics address, allocations in `tombolo turn list`")),
+    ("secret-key-file", NotNeeded("there is no database whose password is encrypted")),
+    ("oauth", FlagNotSupported("OAuth keys come from a database in coturn; give them in `oauth`")),
+    ("server-name", NotSupported("it is for OAuth; give it in `oauth`")),
+    ("check-origin-consistency", FlagNotSupported("the origin chooses a realm and nothing else")),
+    ("secure-stun", FlagNotSupported("Binding requests are answered without credentials, with fewer bytes than a flood would need")),
+    // What they may do.
+    ("user-quota", Handling::Taken(|draft, value| set_count(&mut draft.user_quota, value, "limits.allocations-per-user"))),
+    ("total-quota", Handling::Taken(|draft, value| set_count(&mut draft.total_quota, value, "limits.allocations"))),
+    ("max-bps", NotSupported(BANDWIDTH)),
+    ("bps-capacity", NotSupported(BANDWIDTH)),
+    ("allowed-peer-ip", Handling::Taken(|draft, value| draft.allow(value).map(|()| taken("peers.allow")))),
+    ("denied-peer-ip", Handling::Taken(|draft, value| draft.deny(value).map(|()| taken("peers.deny")))),
+    ("allow-loopback-peers", Flag(|draft| { draft.loopback_peers = true; noted("peers.allow", "on the internet it opens this machine to clients") })),
+    ("no-multicast-peers", NotNeeded("multicast is always refused")),
+    ("server-relay", FlagNotSupported("packets of peers without a permission are never relayed")),
+    ("max-allocate-lifetime", NotNeeded("it is an hour, as coturn's is by default")),
+    ("max-allocate-timeout", NotNeeded("connections without an allocation are closed after 30 s")),
+    ("channel-lifetime", NotNeeded("it is 10 minutes, as RFC 8656 has it")),
+    ("permission-lifetime", NotNeeded("it is 5 minutes, as RFC 8656 has it")),
+    ("stale-nonce", NotNeeded("nonces live for an hour, and are bound to the client's address")),
+    ("stateless-nonce", NotNeeded("nonces are stateless")),
+    ("stateless-nonce-secret", NotSupported("nodes that share nonces are given a `nonce-key`")),
+    ("unauthorized-ratelimit", NotNeeded("answers without proof are always budgeted by source network")),
+    ("unauthorized-ratelimit-rps", NotNeeded("answers without proof are always budgeted by source network")),
+    ("mobility", NotNeeded("clients that ask for mobility get it")),
+    ("stun-only", FlagNotSupported("without users and secrets nobody can relay: leave them out")),
+    ("no-stun", FlagNotSupported("Binding requests are always answered; TURN clients need them")),
+    ("allocation-default-address-family", Handling::Taken(|_, value| family(value))),
+    ("keep-address-family", FlagNotSupported("clients that name no family get IPv4, as RFC 8656 §7.2 has it")),
+    ("alternate-server", NotSupported(ALTERNATES)),
+    ("tls-alternate-server", NotSupported(ALTERNATES)),
+    ("udp-alternate-server", NotSupported(ALTERNATES)),
+    ("tcp-alternate-server", NotSupported(ALTERNATES)),
+    ("multiplex-peer", NotNeeded("`io = \"steered\"` has one socket for all relay ports, without its restrictions")),
+    ("multiplex-peer-port", NotNeeded("`io = \"steered\"` has one socket for all relay ports, without its restrictions")),
+    ("multiplex-peer-max-peers", NotNeeded("`io = \"steered\"` has one socket for all relay ports, without its restrictions")),
+    // What the answers look like.
+    ("fingerprint", NotNeeded("replies have a FINGERPRINT where the request has one")),
+    ("no-software-attribute", NotNeeded("the software is not announced")),
+    ("prod", NotNeeded("the software is not announced")),
+    ("software-attribute", FlagNotSupported("the software is not announced")),
+    ("no-stun-backward-compatibility", NotNeeded("replies of RFC 3489 are never sent")),
+    ("stun-backward-compatibility", FlagNotSupported("clients of RFC 3489 are 20 years old")),
+    ("rfc3489-compatibility", FlagNotSupported("clients of RFC 3489 are 20 years old")),
+    ("rfc5766-channel-numbers", NotNeeded("channel numbers of RFC 5766 are accepted")),
+    ("response-origin-only-with-rfc5780", NotNeeded("RESPONSE-ORIGIN is sent only where there is another address")),
+    ("include-reason-string", NotNeeded("error codes have the reason phrases of their RFCs")),
+    ("respond-http-unsupported", FlagNotSupported("what is not STUN or TURN is dropped")),
+    ("drop-invalid-packets", NotNeeded("what is not STUN or TURN is dropped")),
+    ("drop-invalid-packets-log", NotNeeded("every refusal is counted with its reason")),
+    // TLS.
+    ("cert", Handling::Taken(|draft, value| { draft.certificate = Some(value.into()); Ok(taken("tls.certificate")) })),
+    ("pkey", Handling::Taken(|draft, value| { draft.key = Some(value.into()); Ok(taken("tls.key")) })),
+    ("pkey-pwd", NotSupported("keys are read as they are: decrypt the file, for example with openssl pkey")),
+    ("CA-file", NotSupported("clients prove themselves by TURN credentials, not by certificates")),
+    ("raw-public-keys", FlagNotSupported("certificates are used")),
+    ("cipher-list", NotNeeded("only ciphers with forward secrecy are used, none of them weak")),
+    ("ec-curve-name", NotNeeded("curves are negotiated: X25519, P-256, P-384")),
+    ("dh566", NotNeeded("key exchange is by elliptic curves")),
+    ("dh1066", NotNeeded("key exchange is by elliptic curves")),
+    ("dh2066", NotNeeded("key exchange is by elliptic curves")),
+    ("dh-file", NotNeeded("key exchange is by elliptic curves")),
+    ("no-sslv2", NotNeeded("TLS is 1.2 or 1.3")),
+    ("no-sslv3", NotNeeded("TLS is 1.2 or 1.3")),
+    ("no-tlsv1", NotNeeded("TLS is 1.2 or 1.3")),
+    ("no-tlsv1_1", NotNeeded("TLS is 1.2 or 1.3")),
+    ("no-tlsv1_2", FlagNotSupported("TLS 1.2 stays for clients that need it")),
+    ("tlsv1", FlagNotSupported("TLS is 1.2 or 1.3")),
+    ("tlsv1_1", FlagNotSupported("TLS is 1.2 or 1.3")),
+    // The process.
+    ("verbose", NotNeeded(LOG)),
+    ("Verbose", NotNeeded(LOG)),
+    ("log-file", NotNeeded(LOG)),
+    ("no-stdout-log", NotNeeded(LOG)),
+    ("syslog", NotNeeded(LOG)),
+    ("syslog-facility", NotNeeded(LOG)),
+    ("simple-log", NotNeeded(LOG)),
+    ("log-min-level", NotNeeded(LOG)),
+    ("new-log-timestamp", NotNeeded(LOG)),
+    ("new-log-timestamp-format", NotNeeded(LOG)),
+    ("log-binding", NotNeeded(LOG)),
+    ("daemon", NotNeeded("it runs in the foreground, as service managers want it")),
+    ("pidfile", NotNeeded("the service manager knows the process")),
+    ("proc-user", NotNeeded("the service manager starts it as another user: `User=` of systemd")),
+    ("proc-group", NotNeeded("the service manager starts it as another group: `Group=` of systemd")),
+    ("no-cli", NotNeeded("there is no telnet; see `tombolo turn list`")),
+    ("cli", FlagNotSupported("there is no telnet; see `tombolo turn list`")),
+    ("cli-ip", NotNeeded("there is no telnet; see `tombolo turn list`")),
+    ("cli-port", NotNeeded("there is no telnet; see `tombolo turn list`")),
+    ("cli-password", NotNeeded("there is no telnet; see `tombolo turn list`")),
+    ("cli-max-output-sessions", NotNeeded("`tombolo turn list` gives pages")),
+    ("web-admin", FlagNotSupported("there is no web page; see `tombolo turn list`")),
+    ("web-admin-ip", NotNeeded("there is no web page; see `tombolo turn list`")),
+    ("web-admin-port", NotNeeded("there is no web page; see `tombolo turn list`")),
+    ("web-admin-listen-on-workers", NotNeeded("there is no web page; see `tombolo turn list`")),
+    ("acme-redirect", NotSupported("let another program answer on port 80")),
+    ("drain-min-allocations", NotNeeded("a drain ends with the last allocation or at its deadline")),
+    ("prometheus", NotSupported(METRICS)),
+    ("prometheus-address", NotSupported(METRICS)),
+    ("prometheus-port", NotSupported(METRICS)),
+    ("prometheus-path", NotNeeded("the path is /metrics")),
+    ("prometheus-username-labels", FlagNotSupported("a label for each user has no bound; see `tombolo turn list`")),
+    ("prometheus-tls", FlagNotSupported("metrics are served in the clear, on an address of your choice")),
+    ("prometheus-cert", NotNeeded("metrics are served in the clear, on an address of your choice")),
+    ("prometheus-key", NotNeeded("metrics are served in the clear, on an address of your choice")),
+    ("ne", NotNeeded("see `io`")),
+    ("udp-recvmmsg", NotNeeded("packets are moved in batches")),
+    ("udp-recvmmsg-log", NotNeeded("packets are moved in batches")),
+    ("udp-sendmmsg-log", NotNeeded("packets are moved in batches")),
+    ("udp-gso", NotNeeded("packets are moved in batches")),
+];
+
+fn set(port: &mut Option<u16>, value: &str, key: &'static str) -> Result<Taken, String> {
+    *port = match value.parse().map_err(|_| "not a port")? {
+        0 => None,
+        port => Some(port),
+    };
+    Ok(taken(key))
+}
+
+fn set_count(count: &mut Option<usize>, value: &str, key: &'static str) -> Result<Taken, String> {
+    *count = match value.parse().map_err(|_| "not a number")? {
+        0 => None,
+        count => Some(count),
+    };
+    Ok(taken(key))
+}
+
+fn separator(value: &str) -> Result<Taken, String> {
+    if value == ":" {
+        return Ok(noted("realm.secrets", "it is always a colon"));
+    }
+    Err("only a colon separates expiry and name".to_owned())
+}
+
+fn family(value: &str) -> Result<Taken, String> {
+    if value == "ipv4" {
+        return Ok(noted(
+            "relay-ip",
+            "it is always IPv4, as RFC 8656 §7.2 has it",
+        ));
+    }
+    Err("clients that name no family get IPv4, as RFC 8656 §7.2 has it".to_owned())
+}
+
+const DATABASE: &str = "there is no database: give users in the file, secrets, or an HTTP hook";
+const BANDWIDTH: &str = "see `limits`";
+const ALTERNATES: &str = "servers that take over are named in `tombolo turn drain`";
+const LOG: &str = "logs go to standard error, as much of them as --log says";
+const METRICS: &str = "see `metrics`";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_option_is_there_twice() {
+        for (i, (option, _)) in OPTIONS.iter().enumerate() {
+            assert!(
+                OPTIONS[..i].iter().all(|(other, _)| other != option),
+                "{option}"
+            );
+        }
+    }
+}

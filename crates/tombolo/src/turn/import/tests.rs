@@ -1,0 +1,221 @@
+use std::fmt::Write as _;
+
+use super::super::settings::Settings;
+use super::*;
+
+/// A configuration as operators write them, with a secret in it wherever one may be.
+const TYPICAL: &str = "\
+# TURN server of example.org
+listening-port=3478
+tls-listening-port=5349
+listening-ip=10.0.0.5
+listening-ip=10.0.0.6
+listening-ip=2001:db8::5
+relay-ip=10.0.0.5
+external-ip=203.0.113.5/10.0.0.5
+external-ip=203.0.113.6/10.0.0.6
+min-port=50000
+max-port=60000
+fingerprint
+use-auth-secret
+static-auth-secret=hunter2-new
+static-auth-secret=hunter2-old
+realm=example.org
+user-quota=12
+total-quota=1200
+stale-nonce=600
+no-multicast-peers
+denied-peer-ip=0.0.0.0-0.255.255.255
+denied-peer-ip=83.166.64.0-83.166.95.255
+allowed-peer-ip=83.166.68.45
+allowed-peer-ip=10.0.0.7
+no-tlsv1
+no-tlsv1_1
+cipher-list=\"ECDHE+AESGCM\"
+no-cli
+proc-user=turnserver
+mobility
+syslog
+";
+
+/// Each line has something to trip over.
+const NASTY: &str = "\
+user=alice:p=a:s s\"w#o'r\\d
+user=alice:hunter2-later
+user=bob:0xbc807ee29df3c9ffa736523fb2c4e8eeffff
+user=carol:0xhunter2
+user=:hunter2
+user=dave:
+user=hunter2
+user = eve: \"hunter2\"
+realm=
+max-port=65536
+min-port=-1
+listening-ip=example.org
+listening-ip=10.0.0.5/24
+relay-ip=10.0.0.5
+relay-ip=10.0.0.6
+external-ip=10.0.0.5/2001:db8::1
+external-ip=/
+denied-peer-ip=10.0.0.0/8
+denied-peer-ip=10.0.0.9-10.0.0.1
+no-tcp=maybe
+no-auth=off
+verbose=0
+hunter2=hunter2
+static-auth-secret=
+static-auth-secret hunter2 = x
+total-quota=99999999999999999999999
+user-quota=many
+\u{feff}realm=x
+Realm=x
+relay-threads=-3
+relay-threads=0
+listening-port=0
+";
+
+fn fate_of(import: &Import, line: usize) -> &Fate {
+    let entry = import.entries.iter().find(|entry| entry.line == line);
+    &entry.expect("every line has a fate").fate
+}
+
+fn is_invalid(fate: &Fate) -> bool {
+    matches!(fate, Fate::Invalid { .. })
+}
+
+fn text_of(import: &Import) -> String {
+    let mut text = String::new();
+    for entry in &import.entries {
+        writeln!(text, "{entry}").expect("it is a string");
+        text += &serde_json::to_string(entry).expect("it can be written");
+    }
+    text + &import.notes.join("\n")
+}
+
+#[test]
+fn a_usual_configuration_means_the_same_here() {
+    let import = Import::of(TYPICAL);
+    let counts = import.counts();
+    assert_eq!(counts.invalid, 0, "{}", text_of(&import));
+    assert_eq!(
+        counts.taken + counts.not_needed + counts.not_supported,
+        TYPICAL.lines().count() - 1,
+        "all but the comment"
+    );
+    assert_eq!(counts.not_supported, 0, "{}", text_of(&import));
+    let text = import.file.render().expect("it can be written");
+    let file = File::parse(&text).expect("it is right");
+    assert_eq!(file, import.file);
+    let relay = Settings::new(file, Path::new(""))
+        .expect("it makes sense")
+        .relay;
+    let texts = |addresses: &[std::net::SocketAddr]| {
+        let texts = addresses.iter().map(ToString::to_string);
+        texts.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        texts(&relay.listen),
+        ["10.0.0.5:3478", "10.0.0.6:3478", "[2001:db8::5]:3478"]
+    );
+    assert_eq!(
+        texts(&relay.listen_udp),
+        ["10.0.0.5:3479", "10.0.0.6:3479", "[2001:db8::5]:3479"]
+    );
+    assert_eq!(relay.relay_ips.len(), 1);
+    assert_eq!(relay.public_ips.len(), 2);
+    assert_eq!(relay.relay_ports, 50000..=60000);
+    assert_eq!(relay.realm.name, "example.org");
+    assert_eq!(relay.realm.secrets.len(), 2);
+    assert_eq!(relay.limits.allocations_max, 1200);
+    assert_eq!(relay.limits.allocations_per_user_max, 12);
+    let denied: Vec<_> = relay.deny_peers.iter().map(ToString::to_string).collect();
+    assert_eq!(denied, ["0.0.0.0/8", "83.166.64.0/19"]);
+    let allowed: Vec<_> = relay.allow_peers.iter().map(ToString::to_string).collect();
+    assert_eq!(allowed, ["83.166.68.45/32", "10.0.0.7/32"]);
+}
+
+#[test]
+fn hostile_lines_are_told_apart_and_none_shows_a_secret() {
+    let import = Import::of(NASTY);
+    assert_eq!(import.entries.len(), NASTY.lines().count());
+    let text = text_of(&import);
+    assert!(!text.contains("hunter2"), "{text}");
+    let invalid: Vec<_> = import
+        .entries
+        .iter()
+        .filter(|entry| is_invalid(&entry.fate))
+        .map(|entry| entry.line)
+        .collect();
+    let expected = [
+        4, 5, 6, 7, 9, 10, 11, 12, 13, 15, 16, 17, 18, 19, 20, 23, 24, 26, 27, 28, 29, 30,
+    ];
+    assert_eq!(invalid, expected, "{text}");
+    assert!(text.contains("did you mean realm?"), "{text}");
+    let realm = &import.file.realms[0];
+    assert_eq!(realm.users["alice"].0, "hunter2-later", "the last counts");
+    assert_eq!(realm.users["eve"].0, "\"hunter2\"");
+    assert_eq!(realm.user_keys["bob"].0, "bc807ee29df3c9ffa736523fb2c4e8ee");
+    assert_eq!(realm.secrets[0].0, "hunter2 = x");
+    assert_eq!(import.file.shards, Some(1));
+    assert_eq!(
+        *fate_of(&import, 21),
+        Fate::NotNeeded {
+            because: "it is off"
+        }
+    );
+}
+
+#[test]
+fn a_password_survives_whatever_is_in_it() {
+    let password = "p=a:s s\"w#o'r\\d\u{7f}ü\t$";
+    let import = Import::of(&format!("user=alice:{password}\n"));
+    let text = import.file.render().expect("it can be written");
+    let file = File::parse(&text).expect("it is right");
+    assert_eq!(file.realms[0].users["alice"].0, password);
+}
+
+#[test]
+fn a_line_that_coturn_would_cut_is_not_taken() {
+    let import = Import::of(&format!("static-auth-secret={}\n", "x".repeat(1100)));
+    assert!(is_invalid(fate_of(&import, 1)));
+    assert_eq!(import.file.realms, []);
+}
+
+#[test]
+fn what_is_unlimited_in_coturn_is_not_less_here_than_the_server_holds() {
+    let import = Import::of("listening-ip=10.0.0.5\nuser=shared:by all\n");
+    assert_eq!(import.file.limits.allocations_per_user, Some(16_384));
+    let import = Import::of("listening-ip=10.0.0.5\ntotal-quota=100\nuser-quota=0\n");
+    assert_eq!(import.file.limits.allocations_per_user, Some(100));
+}
+
+#[test]
+fn what_is_allowed_in_coturn_although_it_is_denied_stays_allowed() {
+    let import = Import::of("allowed-peer-ip=10.0.0.0-10.255.255.255\ndenied-peer-ip=10.1.2.3\n");
+    assert_eq!(import.file.peers.deny, []);
+    let says = |note: &String| note.contains("10.1.2.3/32 has no effect");
+    assert!(import.notes.iter().any(says), "{:?}", import.notes);
+}
+
+#[test]
+fn one_address_has_no_second_port_and_two_have_unless_told_not_to() {
+    let udp = |text: &str| Import::of(text).file.listen_udp.len();
+    assert_eq!(udp("listening-ip=10.0.0.5\n"), 0);
+    assert_eq!(udp("listening-ip=10.0.0.5\nlistening-ip=10.0.0.6\n"), 2);
+    assert_eq!(
+        udp("listening-ip=10.0.0.5\nlistening-ip=10.0.0.6\nno-rfc5780\n"),
+        0
+    );
+    let import =
+        Import::of("alt-listening-port=3500\nlistening-ip=10.0.0.5\nlistening-ip=10.0.0.6\n");
+    assert_eq!(import.file.listen_udp[0].0.port(), 3500);
+}
+
+#[test]
+fn a_file_that_says_nothing_listens_on_the_addresses_of_the_machine() {
+    let import = Import::of("# nothing\n\n");
+    assert_eq!(import.entries, []);
+    assert!(!import.file.listen.is_empty(), "there is loopback at least");
+    let settings = Settings::new(import.file, Path::new(""));
+    assert!(settings.is_ok_and(|settings| !settings.has_credentials()));
+}
