@@ -6,7 +6,8 @@
 //! packet go where. A request is parsed, authorised, decided, applied, and its reply queued.
 //!
 //! Implemented are RFC 8489 (Binding, long-term credentials with MD5 and SHA-256), RFC 8656
-//! (UDP relaying over IPv4 and IPv6, both at once too), RFC 6062 (TCP relaying), and the behaviour discovery of RFC 5780.
+//! (UDP relaying over IPv4 and IPv6, both at once too), RFC 6062 (TCP relaying), and the behaviour
+//! discovery of RFC 5780.
 //! Left out on purpose: USERHASH for time-limited users (they cannot be listed), and
 //! ALTERNATE-SERVER.
 
@@ -16,8 +17,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::ChaCha12Rng;
 use rand::{Rng, SeedableRng};
-use thiserror::Error;
-use tombolo_stun::{AttributeType, Class, Kind, Message, Method, ReservationToken};
+use tombolo_stun::{Kind, ReservationToken};
 
 mod address;
 mod allocate;
@@ -33,9 +33,11 @@ mod forward;
 mod icmp;
 mod info;
 mod nonce;
+mod output;
 mod policy;
 mod ports;
 mod reply;
+mod request;
 mod session;
 mod stats;
 mod table;
@@ -52,20 +54,18 @@ pub use connection::ConnectionId;
 pub use forward::{Forward, Fragment, Header};
 pub use icmp::PeerError;
 pub use info::AllocationInfo;
+pub use output::{CloseReason, Command, Event, PortError, RequestId, Timer, Transmit};
 pub use policy::{AddressPolicy, Cidr, CidrError, Denial};
 pub use stats::{Refusal, Stats};
 
 use address::Aliases;
-use allocate::{ALLOCATE_ATTRIBUTES, Pending, Reservation};
-use auth::{Authority, CREDENTIAL_ATTRIBUTES, Identity, Parked, Parking, RealmId, User, Verdict};
+use allocate::{Pending, Reservation};
+use auth::{Authority, User};
 use binding::Alternates;
 use budget::Budget;
-use connect::{CONNECT_ATTRIBUTES, CONNECTION_BIND_ATTRIBUTES};
 use connection::Connections;
 use ports::Ports;
-use reply::{Ask, Rejection};
-use session::{CHANNEL_ATTRIBUTES, PERMISSION_ATTRIBUTES, REFRESH_ATTRIBUTES};
-use table::{AllocationId, Allocations};
+use table::Allocations;
 
 /// One shard of a TURN server.
 ///
@@ -326,163 +326,6 @@ impl Server {
         &self.stats
     }
 
-    /// Handles a STUN message.
-    fn on_message(
-        &mut self,
-        now: Instant,
-        from: FiveTuple,
-        data: &[u8],
-    ) -> Result<Option<Forward>, Refusal> {
-        let message = Message::decode(data).map_err(|_| Refusal::Malformed)?;
-        if message.has(AttributeType::FINGERPRINT) && message.check_fingerprint().is_err() {
-            return Err(Refusal::FingerprintWrong);
-        }
-        self.stats.messages += 1;
-        match (message.class(), message.method()) {
-            (Class::Indication, Method::SEND) => self.forward_send(now, from, &message).map(Some),
-            // Binding indications keep NAT mappings alive and say nothing.
-            (Class::Indication, Method::BINDING) => Ok(None),
-            (Class::Request, _) => {
-                let realm = self.authority.realm_for(from, &message);
-                self.on_request(now, Ask::of(from, &message, realm), &message);
-                Ok(None)
-            }
-            (Class::Indication | Class::Success | Class::Error, _) => Err(Refusal::ClassUnexpected),
-        }
-    }
-
-    fn on_request(&mut self, now: Instant, ask: Ask, message: &Message<'_>) {
-        if ask.method == Method::BINDING {
-            if let Err(rejection) = self.on_binding(now, ask, message) {
-                self.reject(now, ask, None, &rejection);
-            }
-            return;
-        }
-        let identity = match self.identify(now, ask, message) {
-            Ok(Verdict::Known(identity)) => identity,
-            Ok(Verdict::Ask(realm, username)) => {
-                if let Err(refusal) = self.park(now, ask, (realm, username), message) {
-                    self.reject(now, ask, None, &refusal.into());
-                }
-                return;
-            }
-            Err(refusal) => return self.reject(now, ask, None, &refusal.into()),
-        };
-        if let Err(rejection) = self.on_authorised(now, ask, &identity, message) {
-            self.reject(now, ask, Some(&identity), &rejection);
-        }
-    }
-
-    /// Decides who sent a TURN request. What cannot succeed whoever sent it is refused without a
-    /// challenge, which keeps the reply short.
-    fn identify(&self, now: Instant, ask: Ask, message: &Message<'_>) -> Result<Verdict, Refusal> {
-        let is_challenged = message.has_integrity();
-        match ask.method {
-            Method::ALLOCATE if !is_challenged => {
-                if !message.has(AttributeType::REQUESTED_TRANSPORT) {
-                    return Err(Refusal::RequestBad);
-                }
-            }
-            Method::ALLOCATE | Method::CONNECTION_BIND => {}
-            // See RFC 8656 §5.
-            Method::REFRESH
-            | Method::CREATE_PERMISSION
-            | Method::CHANNEL_BIND
-            | Method::CONNECT => {
-                if !is_challenged && self.allocations.by_client(&ask.from).is_none() {
-                    return Err(Refusal::AllocationMissing);
-                }
-            }
-            _ => return Err(Refusal::MethodUnknown),
-        }
-        let found = self.allocations.by_client(&ask.from);
-        let session = found.and_then(|(_, allocation)| allocation.session.as_deref());
-        self.authority
-            .authorise(now, ask.from, message, session, self.clock.unix(now))
-    }
-
-    /// Lets a request wait until the driver has answered about its user.
-    fn park(
-        &mut self,
-        now: Instant,
-        ask: Ask,
-        (realm, username): (RealmId, String),
-        message: &Message<'_>,
-    ) -> Result<(), Refusal> {
-        let parked = Parked {
-            from: ask.from,
-            transaction: ask.transaction,
-            bytes: message.as_bytes().to_vec(),
-        };
-        let parking = self.authority.hook.park(now, (realm, &username), parked)?;
-        if let Parking::Ask(id) = parking {
-            self.commands.push_back(Command::Authenticate {
-                id,
-                realm: self.authority.realm_name(realm).to_owned(),
-                username,
-                client: ask.from,
-            });
-        }
-        Ok(())
-    }
-
-    /// Goes on with a request that waited. Its parts were checked when it came.
-    fn on_answered(&mut self, now: Instant, parked: &Parked) {
-        if let Ok(message) = Message::decode(&parked.bytes) {
-            let realm = self.authority.realm_for(parked.from, &message);
-            self.on_request(now, Ask::of(parked.from, &message, realm), &message);
-        }
-    }
-
-    fn on_authorised(
-        &mut self,
-        now: Instant,
-        ask: Ask,
-        identity: &Identity,
-        message: &Message<'_>,
-    ) -> Result<(), Rejection> {
-        let own: &[AttributeType] = match ask.method {
-            Method::ALLOCATE => &ALLOCATE_ATTRIBUTES,
-            Method::REFRESH => &REFRESH_ATTRIBUTES,
-            Method::CREATE_PERMISSION => &PERMISSION_ATTRIBUTES,
-            Method::CONNECT => &CONNECT_ATTRIBUTES,
-            Method::CONNECTION_BIND => &CONNECTION_BIND_ATTRIBUTES,
-            _ => &CHANNEL_ATTRIBUTES,
-        };
-        let unknown: Vec<AttributeType> = message
-            .unknown_required(own)
-            .filter(|kind| !CREDENTIAL_ATTRIBUTES.contains(kind))
-            .collect();
-        if !unknown.is_empty() {
-            return Err(Rejection::unknown(unknown.into_iter()));
-        }
-        match ask.method {
-            Method::ALLOCATE => return self.on_allocate(now, ask, identity, message),
-            Method::CONNECTION_BIND => return self.on_connection_bind(ask, identity, message),
-            _ => {}
-        }
-        let id = self.own_allocation(ask, identity)?;
-        match ask.method {
-            Method::REFRESH => self.on_refresh(now, ask, identity, message, id),
-            Method::CREATE_PERMISSION => self.on_create_permission(now, ask, identity, message, id),
-            Method::CONNECT => self.on_connect(now, ask, identity, message, id),
-            _ => self.on_channel_bind(now, ask, identity, message, id),
-        }
-    }
-
-    /// Finds the allocation of a request and checks whose it is. See RFC 8656 §5.
-    ///
-    /// The user counts, not the whole username: time-limited credentials are renewed while an
-    /// allocation lives.
-    fn own_allocation(&self, ask: Ask, identity: &Identity) -> Result<AllocationId, Refusal> {
-        let found = self.allocations.by_client(&ask.from);
-        let (id, allocation) = found.ok_or(Refusal::AllocationMissing)?;
-        if !identity.user.may_act_for(&allocation.user) {
-            return Err(Refusal::UserWrong);
-        }
-        Ok(id)
-    }
-
     fn tell(&mut self, event: Event) {
         if self.events.len() >= self.limits.events_max {
             self.stats.refuse(Refusal::EventLost);
@@ -490,145 +333,6 @@ impl Server {
         }
         self.events.push_back(event);
     }
-}
-
-/// A reply for the driver to send.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transmit {
-    /// The client; `server` is the socket to send from, which RFC 5780 may make another one than
-    /// the request came to.
-    pub to: FiveTuple,
-    /// The message.
-    pub bytes: Vec<u8>,
-}
-
-/// Something that only the driver can do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
-    /// Ask who knows this user, and answer with [`Server::handle_auth`], sooner or later. The
-    /// username comes from the network: it is any text of up to 508 bytes.
-    Authenticate {
-        /// Names the answer.
-        id: AuthId,
-        /// The realm in which the user is wanted.
-        realm: String,
-        /// The user, as the client named it.
-        username: String,
-        /// The client, whose address has been proven by a nonce.
-        client: FiveTuple,
-    },
-    /// Bind this UDP address and answer with [`Server::handle_port`], sooner or later.
-    BindPort {
-        /// Names the answer.
-        id: RequestId,
-        /// The address to bind, chosen at random among the free ones of this shard.
-        address: RelayAddr,
-    },
-    /// Listen for TCP connections at this address and answer with [`Server::handle_port`]; then tell
-    /// of each one by [`Server::handle_peer_accepted`].
-    ListenPort {
-        /// Names the answer.
-        id: RequestId,
-        /// The address to listen at, chosen as for [`BindPort`](Self::BindPort).
-        address: RelayAddr,
-    },
-    /// Close the socket of this address, be it for datagrams or a listening one.
-    ReleasePort(RelayAddr),
-    /// Connect from a relayed address to a peer over TCP and answer with
-    /// [`Server::handle_connected`].
-    ConnectPeer {
-        /// Names the connection from now on.
-        connection: ConnectionId,
-        /// The local address: one that listens already.
-        at: RelayAddr,
-        /// The peer.
-        to: PeerAddr,
-    },
-    /// Close a connection to a peer, or stop making it; and the client's connection that it is
-    /// joined with. It may be gone already.
-    ClosePeer {
-        /// Which one.
-        connection: ConnectionId,
-    },
-    /// Write `reply` to the client's stream connection, and from then on pass all bytes between it
-    /// and the connection to the peer, those included that came before. The core hears of the
-    /// client's connection no more but by [`Server::handle_client_gone`] or of the peer's by
-    /// [`Server::handle_peer_gone`], one of the two.
-    Splice {
-        /// The client's connection.
-        client: FiveTuple,
-        /// The connection to the peer.
-        connection: ConnectionId,
-        /// The answer to ConnectionBind.
-        reply: Vec<u8>,
-    },
-}
-
-/// Names a [`Command`] and its answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RequestId(u64);
-
-/// Why the driver could not bind an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
-pub enum PortError {
-    /// Someone else has it; another port may do.
-    #[error("port in use")]
-    InUse,
-    /// The host has no socket left, or not this address.
-    #[error("no socket available")]
-    Unavailable,
-}
-
-/// Something that happened, for logs and accounting.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// An allocation was made.
-    Allocated {
-        /// Whose it is.
-        client: FiveTuple,
-        /// The user without the expiry of time-limited credentials.
-        user: String,
-        /// Its one or two relayed addresses, as bound.
-        relays: Vec<RelayAddr>,
-    },
-    /// An allocation ended.
-    Closed {
-        /// Whose it was.
-        client: FiveTuple,
-        /// The user without the expiry of time-limited credentials.
-        user: String,
-        /// Why it ended.
-        reason: CloseReason,
-    },
-}
-
-/// Why an allocation ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum CloseReason {
-    /// The client asked for a lifetime of zero.
-    Refreshed,
-    /// The client did not refresh it in time.
-    Expired,
-    /// The client's connection was closed.
-    ClientGone,
-    /// An operator ended it.
-    Ended,
-}
-
-/// What [`Server::handle_timeout`] will do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Timer {
-    /// End an allocation.
-    Allocation,
-    /// Give a reserved port back.
-    Reservation,
-    /// Give up waiting for an answer about a user.
-    Authentication,
-    /// End a TCP connection that nobody wanted in time.
-    Connection,
 }
 
 /// Ties the monotonic clock to Unix time, which credentials and nonces need.

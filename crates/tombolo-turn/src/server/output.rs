@@ -1,0 +1,144 @@
+use thiserror::Error;
+
+use super::address::{FiveTuple, PeerAddr, RelayAddr};
+use super::auth::AuthId;
+use super::connection::ConnectionId;
+
+/// A reply for the driver to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transmit {
+    /// The client; `server` is the socket to send from, which RFC 5780 may make another one than
+    /// the request came to.
+    pub to: FiveTuple,
+    /// The message.
+    pub bytes: Vec<u8>,
+}
+
+/// Something that only the driver can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Ask who knows this user, and answer with [`Server::handle_auth`](super::Server::handle_auth), sooner or later. The
+    /// username comes from the network: it is any text of up to 508 bytes.
+    Authenticate {
+        /// Names the answer.
+        id: AuthId,
+        /// The realm in which the user is wanted.
+        realm: String,
+        /// The user, as the client named it.
+        username: String,
+        /// The client, whose address has been proven by a nonce.
+        client: FiveTuple,
+    },
+    /// Bind this UDP address and answer with [`Server::handle_port`](super::Server::handle_port), sooner or later.
+    BindPort {
+        /// Names the answer.
+        id: RequestId,
+        /// The address to bind, chosen at random among the free ones of this shard.
+        address: RelayAddr,
+    },
+    /// Listen for TCP connections at this address and answer with [`Server::handle_port`](super::Server::handle_port); then tell
+    /// of each one by [`Server::handle_peer_accepted`](super::Server::handle_peer_accepted).
+    ListenPort {
+        /// Names the answer.
+        id: RequestId,
+        /// The address to listen at, chosen as for [`BindPort`](Self::BindPort).
+        address: RelayAddr,
+    },
+    /// Close the socket of this address, be it for datagrams or a listening one.
+    ReleasePort(RelayAddr),
+    /// Connect from a relayed address to a peer over TCP and answer with
+    /// [`Server::handle_connected`](super::Server::handle_connected).
+    ConnectPeer {
+        /// Names the connection from now on.
+        connection: ConnectionId,
+        /// The local address: one that listens already.
+        at: RelayAddr,
+        /// The peer.
+        to: PeerAddr,
+    },
+    /// Close a connection to a peer, or stop making it; and the client's connection that it is
+    /// joined with. It may be gone already.
+    ClosePeer {
+        /// Which one.
+        connection: ConnectionId,
+    },
+    /// Write `reply` to the client's stream connection, and from then on pass all bytes between it
+    /// and the connection to the peer, those included that came before. The core hears of the
+    /// client's connection no more but by [`Server::handle_client_gone`](super::Server::handle_client_gone) or of the peer's by
+    /// [`Server::handle_peer_gone`](super::Server::handle_peer_gone), one of the two.
+    Splice {
+        /// The client's connection.
+        client: FiveTuple,
+        /// The connection to the peer.
+        connection: ConnectionId,
+        /// The answer to ConnectionBind.
+        reply: Vec<u8>,
+    },
+}
+
+/// Names a [`Command`] and its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub(super) u64);
+
+/// Why the driver could not bind an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
+pub enum PortError {
+    /// Someone else has it; another port may do.
+    #[error("port in use")]
+    InUse,
+    /// The host has no socket left, or not this address.
+    #[error("no socket available")]
+    Unavailable,
+}
+
+/// Something that happened, for logs and accounting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// An allocation was made.
+    Allocated {
+        /// Whose it is.
+        client: FiveTuple,
+        /// The user without the expiry of time-limited credentials.
+        user: String,
+        /// Its one or two relayed addresses, as bound.
+        relays: Vec<RelayAddr>,
+    },
+    /// An allocation ended.
+    Closed {
+        /// Whose it was.
+        client: FiveTuple,
+        /// The user without the expiry of time-limited credentials.
+        user: String,
+        /// Why it ended.
+        reason: CloseReason,
+    },
+}
+
+/// Why an allocation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The client asked for a lifetime of zero.
+    Refreshed,
+    /// The client did not refresh it in time.
+    Expired,
+    /// The client's connection was closed.
+    ClientGone,
+    /// An operator ended it.
+    Ended,
+}
+
+/// What [`Server::handle_timeout`](super::Server::handle_timeout) will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Timer {
+    /// End an allocation.
+    Allocation,
+    /// Give a reserved port back.
+    Reservation,
+    /// Give up waiting for an answer about a user.
+    Authentication,
+    /// End a TCP connection that nobody wanted in time.
+    Connection,
+}

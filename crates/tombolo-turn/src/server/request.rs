@@ -1,0 +1,178 @@
+use std::time::Instant;
+
+use tombolo_stun::{AttributeType, Class, Message, Method};
+
+use super::Server;
+use super::address::FiveTuple;
+use super::allocate::ALLOCATE_ATTRIBUTES;
+use super::auth::{CREDENTIAL_ATTRIBUTES, Identity, Parked, Parking, RealmId, Verdict};
+use super::connect::{CONNECT_ATTRIBUTES, CONNECTION_BIND_ATTRIBUTES};
+use super::forward::Forward;
+use super::output::Command;
+use super::reply::{Ask, Rejection};
+use super::session::{CHANNEL_ATTRIBUTES, PERMISSION_ATTRIBUTES, REFRESH_ATTRIBUTES};
+use super::stats::Refusal;
+use super::table::AllocationId;
+
+impl Server {
+    /// Handles a STUN message.
+    pub(super) fn on_message(
+        &mut self,
+        now: Instant,
+        from: FiveTuple,
+        data: &[u8],
+    ) -> Result<Option<Forward>, Refusal> {
+        let message = Message::decode(data).map_err(|_| Refusal::Malformed)?;
+        if message.has(AttributeType::FINGERPRINT) && message.check_fingerprint().is_err() {
+            return Err(Refusal::FingerprintWrong);
+        }
+        self.stats.messages += 1;
+        match (message.class(), message.method()) {
+            (Class::Indication, Method::SEND) => self.forward_send(now, from, &message).map(Some),
+            // Binding indications keep NAT mappings alive and say nothing.
+            (Class::Indication, Method::BINDING) => Ok(None),
+            (Class::Request, _) => {
+                let realm = self.authority.realm_for(from, &message);
+                self.on_request(now, Ask::of(from, &message, realm), &message);
+                Ok(None)
+            }
+            (Class::Indication | Class::Success | Class::Error, _) => Err(Refusal::ClassUnexpected),
+        }
+    }
+
+    fn on_request(&mut self, now: Instant, ask: Ask, message: &Message<'_>) {
+        if ask.method == Method::BINDING {
+            if let Err(rejection) = self.on_binding(now, ask, message) {
+                self.reject(now, ask, None, &rejection);
+            }
+            return;
+        }
+        let identity = match self.identify(now, ask, message) {
+            Ok(Verdict::Known(identity)) => identity,
+            Ok(Verdict::Ask(realm, username)) => {
+                if let Err(refusal) = self.park(now, ask, (realm, username), message) {
+                    self.reject(now, ask, None, &refusal.into());
+                }
+                return;
+            }
+            Err(refusal) => return self.reject(now, ask, None, &refusal.into()),
+        };
+        if let Err(rejection) = self.on_authorised(now, ask, &identity, message) {
+            self.reject(now, ask, Some(&identity), &rejection);
+        }
+    }
+
+    /// Decides who sent a TURN request. What cannot succeed whoever sent it is refused without a
+    /// challenge, which keeps the reply short.
+    fn identify(&self, now: Instant, ask: Ask, message: &Message<'_>) -> Result<Verdict, Refusal> {
+        let is_challenged = message.has_integrity();
+        match ask.method {
+            Method::ALLOCATE if !is_challenged => {
+                if !message.has(AttributeType::REQUESTED_TRANSPORT) {
+                    return Err(Refusal::RequestBad);
+                }
+            }
+            Method::ALLOCATE | Method::CONNECTION_BIND => {}
+            // See RFC 8656 §5.
+            Method::REFRESH
+            | Method::CREATE_PERMISSION
+            | Method::CHANNEL_BIND
+            | Method::CONNECT => {
+                if !is_challenged && self.allocations.by_client(&ask.from).is_none() {
+                    return Err(Refusal::AllocationMissing);
+                }
+            }
+            _ => return Err(Refusal::MethodUnknown),
+        }
+        let found = self.allocations.by_client(&ask.from);
+        let session = found.and_then(|(_, allocation)| allocation.session.as_deref());
+        self.authority
+            .authorise(now, ask.from, message, session, self.clock.unix(now))
+    }
+
+    /// Lets a request wait until the driver has answered about its user.
+    fn park(
+        &mut self,
+        now: Instant,
+        ask: Ask,
+        (realm, username): (RealmId, String),
+        message: &Message<'_>,
+    ) -> Result<(), Refusal> {
+        let parked = Parked {
+            from: ask.from,
+            transaction: ask.transaction,
+            bytes: message.as_bytes().to_vec(),
+        };
+        let parking = self.authority.hook.park(now, (realm, &username), parked)?;
+        if let Parking::Ask(id) = parking {
+            self.commands.push_back(Command::Authenticate {
+                id,
+                realm: self.authority.realm_name(realm).to_owned(),
+                username,
+                client: ask.from,
+            });
+        }
+        Ok(())
+    }
+
+    /// Goes on with a request that waited. Its parts were checked when it came.
+    pub(super) fn on_answered(&mut self, now: Instant, parked: &Parked) {
+        if let Ok(message) = Message::decode(&parked.bytes) {
+            let realm = self.authority.realm_for(parked.from, &message);
+            self.on_request(now, Ask::of(parked.from, &message, realm), &message);
+        }
+    }
+
+    fn on_authorised(
+        &mut self,
+        now: Instant,
+        ask: Ask,
+        identity: &Identity,
+        message: &Message<'_>,
+    ) -> Result<(), Rejection> {
+        let own: &[AttributeType] = match ask.method {
+            Method::ALLOCATE => &ALLOCATE_ATTRIBUTES,
+            Method::REFRESH => &REFRESH_ATTRIBUTES,
+            Method::CREATE_PERMISSION => &PERMISSION_ATTRIBUTES,
+            Method::CONNECT => &CONNECT_ATTRIBUTES,
+            Method::CONNECTION_BIND => &CONNECTION_BIND_ATTRIBUTES,
+            _ => &CHANNEL_ATTRIBUTES,
+        };
+        let unknown: Vec<AttributeType> = message
+            .unknown_required(own)
+            .filter(|kind| !CREDENTIAL_ATTRIBUTES.contains(kind))
+            .collect();
+        if !unknown.is_empty() {
+            return Err(Rejection::unknown(unknown.into_iter()));
+        }
+        match ask.method {
+            Method::ALLOCATE => return self.on_allocate(now, ask, identity, message),
+            Method::CONNECTION_BIND => return self.on_connection_bind(ask, identity, message),
+            _ => {}
+        }
+        let id = self.own_allocation(ask, identity)?;
+        match ask.method {
+            Method::REFRESH => self.on_refresh(now, ask, identity, message, id),
+            Method::CREATE_PERMISSION => self.on_create_permission(now, ask, identity, message, id),
+            Method::CONNECT => self.on_connect(now, ask, identity, message, id),
+            _ => self.on_channel_bind(now, ask, identity, message, id),
+        }
+    }
+
+    /// Finds the allocation of a request and checks whose it is. See RFC 8656 §5.
+    ///
+    /// The user counts, not the whole username: time-limited credentials are renewed while an
+    /// allocation lives.
+    pub(super) fn own_allocation(
+        &self,
+        ask: Ask,
+        identity: &Identity,
+    ) -> Result<AllocationId, Refusal> {
+        let found = self.allocations.by_client(&ask.from);
+        let (id, allocation) = found.ok_or(Refusal::AllocationMissing)?;
+        if !identity.user.may_act_for(&allocation.user) {
+            return Err(Refusal::UserWrong);
+        }
+        Ok(id)
+    }
+}
