@@ -136,6 +136,10 @@ impl RelayConfig {
             .allocations_per_user_max
             .div_ceil(shards)
             .max(per_user_floor);
+        part.unproven_total_bytes_max = all
+            .unproven_total_bytes_max
+            .div_ceil(shards_u32)
+            .max(all.unproven_total_bytes_max.min(4 * UNPROVEN_BYTES_MIN));
         part.unproven_bytes_max = all
             .unproven_bytes_max
             .div_ceil(shards_u32)

@@ -33,6 +33,7 @@ mod forward;
 mod icmp;
 mod info;
 mod nonce;
+mod operate;
 mod output;
 mod policy;
 mod ports;
@@ -54,6 +55,7 @@ pub use connection::ConnectionId;
 pub use forward::{Forward, Fragment, Header};
 pub use icmp::PeerError;
 pub use info::AllocationInfo;
+pub use operate::Drain;
 pub use output::{CloseReason, Command, Event, PortError, RequestId, Timer, Transmit};
 pub use policy::{AddressPolicy, Cidr, CidrError, Denial};
 pub use stats::{Refusal, Stats};
@@ -64,6 +66,7 @@ use auth::{Authority, User};
 use binding::Alternates;
 use budget::Budget;
 use connection::Connections;
+use operate::Draining;
 use ports::Ports;
 use table::Allocations;
 
@@ -101,6 +104,7 @@ pub struct Server {
     transmits: VecDeque<Transmit>,
     commands: VecDeque<Command>,
     events: VecDeque<Event>,
+    draining: Option<Draining>,
     stats: Stats,
 }
 
@@ -131,7 +135,7 @@ impl Server {
                 unix_start: unix_now,
             },
             rng,
-            budget: Budget::new(now, secret, config.limits.unproven_bytes_max),
+            budget: Budget::new(now, secret, &config.limits),
             ports: Ports::new(config.relay_ports, own_ports),
             allocations: Allocations::new(hash_keys),
             connections: Connections::default(),
@@ -143,6 +147,7 @@ impl Server {
             transmits: VecDeque::new(),
             commands: VecDeque::new(),
             events: VecDeque::new(),
+            draining: None,
             stats: Stats::default(),
         }
     }
@@ -274,6 +279,7 @@ impl Server {
             self.handle_auth(now, id, Err(AuthError::Unavailable));
         }
         self.expire_connections(now);
+        self.on_drain_deadline(now);
         while let Some((expires, token)) = self.reservation_deadlines.first().copied()
             && expires <= now
         {
@@ -317,7 +323,8 @@ impl Server {
         let authentication = authentication.map(|(at, _)| (at, Timer::Authentication));
         let connection = self.connections.next_deadline();
         let connection = connection.map(|(at, _)| (at, Timer::Connection));
-        let all = [allocation, reservation, authentication, connection];
+        let drain = self.drain_deadline().map(|at| (at, Timer::Drain));
+        let all = [allocation, reservation, authentication, connection, drain];
         all.into_iter().flatten().min()
     }
 

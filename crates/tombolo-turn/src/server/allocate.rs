@@ -95,6 +95,10 @@ impl Server {
         // 3. to 9. What the client wants.
         let carrier = self.requested_carrier(ask, message)?;
         let wish = Wish::parse(message)?;
+        // What was reserved belongs to an allocation that goes on.
+        if !matches!(wish, Wish::Reserved(_)) {
+            self.check_drain(ask.from)?;
+        }
         let lifetime = self.granted_lifetime(now, identity, requested_lifetime(message)?);
         // 10. and 11. Whether the user and the shard have room.
         self.check_room(identity, wish)?;

@@ -179,6 +179,18 @@ impl Allocation {
         self.permissions.len() + new(self) <= max
     }
 
+    /// Ends permissions and channels to peers that `is_allowed` does not allow.
+    pub(super) fn retain_peers(&mut self, now: Instant, is_allowed: impl Fn(IpAddr) -> bool) {
+        self.permissions
+            .retain(|peer, expires| now < *expires && is_allowed(*peer));
+        let barred = self
+            .number_by_peer
+            .iter()
+            .filter(|(peer, _)| !is_allowed(peer.ip()));
+        let barred: Vec<ChannelNumber> = barred.map(|(_, number)| *number).collect();
+        barred.into_iter().for_each(|number| self.unbind(number));
+    }
+
     /// Installs or refreshes a permission. See RFC 8656 §9. Ask [`Self::has_room_for`] before.
     pub(super) fn permit(&mut self, now: Instant, peer: IpAddr) {
         self.permissions.insert(peer, now + PERMISSION_LIFETIME);

@@ -3,11 +3,12 @@ use std::time::Instant;
 
 use tombolo_stun::{
     AddressFamily, AttributeType, ChangeRequest, Class, Message, MessageWriter, OtherAddress,
-    ResponseOrigin, XorMappedAddress,
+    Padding, ResponseOrigin, ResponsePort, XorMappedAddress,
 };
 
 use super::Server;
 use super::address::{Aliases, FiveTuple, Transport, canonical};
+use super::allocate::bad;
 use super::auth::CREDENTIAL_ATTRIBUTES;
 use super::policy::Scope;
 use super::reply::{Ask, Rejection};
@@ -22,33 +23,85 @@ impl Server {
         message: &Message<'_>,
     ) -> Result<(), Rejection> {
         Rejection::check_known(message, &BINDING_ATTRIBUTES)?;
-        let change = message
-            .attribute::<ChangeRequest>()
-            .map_err(|_| Refusal::RequestBad)?;
-        let origin = self
-            .alternates
-            .origin(ask.from, change.unwrap_or_default())
-            .ok_or_else(|| Rejection::unknown([AttributeType::CHANGE_REQUEST].into_iter()))?;
+        let wish = Discovery::parse(message)?;
+        let origin = self.alternates.origin(ask.from, wish.change);
+        let origin = origin.ok_or_else(|| unsupported(AttributeType::CHANGE_REQUEST))?;
+        let to = self.destination(ask.from, origin, wish)?;
         let mut bytes = Vec::with_capacity(BINDING_REPLY_BYTES);
         let mut writer =
             MessageWriter::new(&mut bytes, Class::Success, ask.method, ask.transaction);
         writer.attribute(&XorMappedAddress(canonical(ask.from.client)));
-        if let Some(other) = self.alternates.other(ask.from) {
+        // A bare request may come from a flood: what makes its reply nearly twice as long is left
+        // out as soon as many come.
+        let says_more = wish.is_any || self.budget.is_calm(now, ask.from.client);
+        if says_more && let Some(other) = self.alternates.other(ask.from) {
             writer.attribute(&ResponseOrigin(self.aliases.to_public(origin)));
             writer.attribute(&OtherAddress(self.aliases.to_public(other)));
         }
+        if let Some(padding) = wish.padding {
+            // As long as the one that came, so that nobody gets more than was sent.
+            writer.attribute(&padding);
+        }
         self.stats.bindings += 1;
-        self.transmit_unproven(
-            now,
-            ask,
-            FiveTuple {
-                server: origin,
-                ..ask.from
-            },
-            bytes,
-        );
+        self.transmit_unproven(now, ask, to, bytes);
         Ok(())
     }
+
+    /// Returns where the response goes, and from where. See RFC 5780 §6.1.
+    fn destination(
+        &self,
+        from: FiveTuple,
+        origin: SocketAddr,
+        wish: Discovery,
+    ) -> Result<FiveTuple, Rejection> {
+        let mut to = FiveTuple {
+            server: origin,
+            ..from
+        };
+        if let Some(port) = wish.port {
+            if from.transport != Transport::Udp {
+                return Err(unsupported(AttributeType::RESPONSE_PORT));
+            }
+            // No service of a host that did not ask is to be reached.
+            if port < RESPONSE_PORT_MIN {
+                return Err(Refusal::RequestBad.into());
+            }
+            to.client.set_port(port);
+        }
+        Ok(to)
+    }
+}
+
+/// What a Binding request asks about the behaviour of NATs. See RFC 5780 §7.
+#[derive(Debug, Clone, Copy)]
+struct Discovery {
+    change: ChangeRequest,
+    port: Option<u16>,
+    padding: Option<Padding>,
+    is_any: bool,
+}
+
+impl Discovery {
+    fn parse(message: &Message<'_>) -> Result<Self, Refusal> {
+        let change = message.attribute::<ChangeRequest>().map_err(bad)?;
+        let port = message.attribute::<ResponsePort>().map_err(bad)?;
+        let padding = message.attribute::<Padding>().map_err(bad)?;
+        // See RFC 5780 §6.1: the two together would be a way to flood somebody else's port.
+        if port.is_some() && padding.is_some() {
+            return Err(Refusal::RequestBad);
+        }
+        Ok(Self {
+            change: change.unwrap_or_default(),
+            port: port.map(|ResponsePort(port)| port),
+            padding,
+            is_any: change.is_some() || port.is_some() || padding.is_some(),
+        })
+    }
+}
+
+/// Refuses an attribute that cannot be fulfilled as if it were unknown. See RFC 5780 §6.1.
+fn unsupported(kind: AttributeType) -> Rejection {
+    Rejection::unknown([kind].into_iter())
 }
 
 /// The server's UDP sockets, from which answers can come. See RFC 5780 §3.
@@ -108,8 +161,12 @@ impl Alternates {
 }
 
 /// What agents put into Binding requests; credentials are not asked for and not looked at.
-const BINDING_ATTRIBUTES: [AttributeType; 7] = {
+const BINDING_ATTRIBUTES: [AttributeType; 9] = {
     let [a, b, c, d, e, f] = CREDENTIAL_ATTRIBUTES;
-    [a, b, c, d, e, f, AttributeType::CHANGE_REQUEST]
+    let discovery = AttributeType::CHANGE_REQUEST;
+    let (port, padding) = (AttributeType::RESPONSE_PORT, AttributeType::PADDING);
+    [a, b, c, d, e, f, discovery, port, padding]
 };
 const BINDING_REPLY_BYTES: usize = 96;
+/// Ports below belong to services.
+const RESPONSE_PORT_MIN: u16 = 1024;

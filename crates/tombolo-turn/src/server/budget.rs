@@ -1,36 +1,79 @@
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Bounds what sources get that have proven nothing, not even that the address is theirs.
+use siphasher::sip::SipHasher13;
+
+use super::config::Limits;
+
+/// Bounds what goes to addresses that have proven nothing, not even that they sent the request.
 ///
-/// Each source network has a bucket of bytes. A request puts its own length in, a reply takes its
-/// length out, and time fills the bucket up. So a flood from forged addresses gets, beyond the
-/// bucket, at most the bytes out that it sends in. Networks share buckets by chance, under a
-/// secret that makes the chance unpredictable; memory is fixed.
+/// Each source network has a bucket, and all of them share one more. A reply must fit into both. A
+/// request pays its whole length into the bucket of its network and half of it into the common
+/// one; time pays a fixed rate. So a flood gets, beyond what time pays, at most half the bytes out
+/// that it sends in, from however many addresses it pretends to come.
+///
+/// An address that has authenticated lately has a larger bucket of its own and none of this
+/// touches it. That bucket still has an end, since others can pretend to be that address.
+///
+/// Networks share buckets by chance and addresses push each other out of the table, both under a
+/// secret that makes the chance unpredictable. Memory is fixed.
 pub(super) struct Budget {
-    buckets: Box<[Bucket]>,
-    secret: [u8; 32],
-    bytes_max: u32,
+    start: Instant,
+    keys: (u64, u64),
+    rates: Rates,
+    networks: Box<[Bucket]>,
+    common: Bucket,
+    proven: Box<[Proven]>,
 }
 
-#[derive(Clone, Copy)]
+/// What each kind of bucket holds, and gets every second.
+#[derive(Debug, Clone, Copy)]
+struct Rates {
+    network: u32,
+    common: u32,
+    proven: u32,
+}
+
+/// Bytes that have been spent and not been paid yet, and when (in milliseconds since the start)
+/// that was reckoned. A new one is full.
+#[derive(Debug, Clone, Copy, Default)]
 struct Bucket {
-    bytes: u32,
-    filled: Instant,
+    owed: u32,
+    at: u32,
+}
+
+/// An address that has authenticated.
+#[derive(Debug, Clone, Copy, Default)]
+struct Proven {
+    /// Hash of the address, not zero; zero in an empty place.
+    tag: u32,
+    /// Seconds since the start.
+    seen: u32,
+    bucket: Bucket,
 }
 
 impl Budget {
-    pub(super) fn new(now: Instant, secret: [u8; 32], bytes_max: u32) -> Self {
-        let full = Bucket {
-            bytes: bytes_max,
-            filled: now,
-        };
+    /// `secret` must be random.
+    pub(super) fn new(now: Instant, secret: [u8; 32], limits: &Limits) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = secret;
+        let keys = (
+            u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+            u64::from_be_bytes([i, j, k, l, m, n, o, p]),
+        );
+        let places = limits.allocations_max.clamp(PLACES_MIN, PLACES_MAX);
         Self {
-            buckets: vec![full; BUCKETS].into_boxed_slice(),
-            secret,
-            bytes_max,
+            start: now,
+            keys,
+            rates: Rates::of(limits),
+            networks: vec![Bucket::default(); NETWORKS].into_boxed_slice(),
+            common: Bucket::default(),
+            proven: vec![Proven::default(); places.next_power_of_two()].into_boxed_slice(),
         }
+    }
+
+    pub(super) fn reconfigure(&mut self, limits: &Limits) {
+        self.rates = Rates::of(limits);
     }
 
     /// Takes a reply's length out; `false`, and nothing taken, if there is not enough.
@@ -41,52 +84,185 @@ impl Budget {
         request_bytes: usize,
         reply_bytes: usize,
     ) -> bool {
-        let index = self.index(source.ip());
-        let bytes_max = self.bytes_max;
-        let Some(bucket) = self.buckets.get_mut(index) else {
+        let (now_ms, rates) = (self.millis(now), self.rates);
+        let request = u32::try_from(request_bytes).unwrap_or(u32::MAX);
+        let reply = u32::try_from(reply_bytes).unwrap_or(u32::MAX);
+        if let Some(proven) = self.proven_mut(now, source.ip()) {
+            proven.bucket.pay(now_ms, rates.proven, request);
+            return proven.bucket.spend(rates.proven, reply);
+        }
+        let index = self.network(source.ip());
+        let Some(network) = self.networks.get_mut(index) else {
             return false;
         };
-        let elapsed = now.saturating_duration_since(bucket.filled).as_millis();
-        let elapsed = u64::try_from(elapsed).unwrap_or(u64::MAX).min(1000);
-        let gained = elapsed * u64::from(bytes_max) / 1000;
-        if gained > 0 {
-            bucket.filled = now;
+        network.pay(now_ms, rates.network, request);
+        self.common.pay(now_ms, rates.common, request / 2);
+        if !network.has(rates.network, reply) || !self.common.has(rates.common, reply) {
+            return false;
         }
-        let available = u64::from(bucket.bytes) + gained + request_bytes as u64;
-        let left = available.checked_sub(reply_bytes as u64);
-        let kept = left.unwrap_or(available).min(u64::from(bytes_max));
-        bucket.bytes = u32::try_from(kept).unwrap_or(bytes_max);
-        left.is_some()
+        network.spend(rates.network, reply) && self.common.spend(rates.common, reply)
+    }
+
+    /// Tells whether little has been asked for lately, so that a reply may say more than it must.
+    pub(super) fn is_calm(&mut self, now: Instant, source: SocketAddr) -> bool {
+        let (now_ms, rates) = (self.millis(now), self.rates);
+        let index = self.network(source.ip());
+        let Some(network) = self.networks.get_mut(index) else {
+            return false;
+        };
+        network.pay(now_ms, rates.network, 0);
+        self.common.pay(now_ms, rates.common, 0);
+        network.owed <= rates.network / 2 && self.common.owed <= rates.common / 2
+    }
+
+    /// Notes that an address has authenticated. What its challenge took is paid back, so that many
+    /// newcomers at once do not keep each other out.
+    pub(super) fn prove(&mut self, now: Instant, source: SocketAddr) {
+        let seconds = self.seconds(now);
+        if let Some(proven) = self.proven_mut(now, source.ip()) {
+            proven.seen = seconds;
+            return;
+        }
+        let (tag, places) = self.places(source.ip());
+        let is_newer = |one: &Proven| (one.tag != 0, one.seen);
+        let place = places
+            .into_iter()
+            .min_by_key(|place| self.proven.get(*place).map(is_newer));
+        if let Some(place) = place.and_then(|place| self.proven.get_mut(place)) {
+            *place = Proven {
+                tag,
+                seen: seconds,
+                bucket: Bucket::default(),
+            };
+        }
+        let (now_ms, rates) = (self.millis(now), self.rates);
+        let index = self.network(source.ip());
+        if let Some(network) = self.networks.get_mut(index) {
+            network.pay(now_ms, rates.network, CHALLENGE_BYTES);
+        }
+        self.common.pay(now_ms, rates.common, CHALLENGE_BYTES);
+    }
+
+    /// Finds an address that has authenticated lately.
+    fn proven_mut(&mut self, now: Instant, ip: IpAddr) -> Option<&mut Proven> {
+        let (tag, places) = self.places(ip);
+        let oldest = self.seconds(now).saturating_sub(PROVEN_SECS);
+        let is_it = |one: &Proven| one.tag == tag && one.seen >= oldest;
+        let place = places
+            .into_iter()
+            .find(|place| self.proven.get(*place).is_some_and(is_it))?;
+        self.proven.get_mut(place)
+    }
+
+    /// Returns the tag of an address and the two places where it can be. An IPv4 address counts
+    /// alone, IPv6 ones by /64.
+    fn places(&self, ip: IpAddr) -> (u32, [usize; 2]) {
+        let hash = match ip.to_canonical() {
+            IpAddr::V4(ip) => self.hash(Kind::Address, u64::from(ip.to_bits())),
+            IpAddr::V6(ip) => self.hash(Kind::Address, (ip.to_bits() >> 64) as u64 ^ V6_MARK),
+        };
+        let mask = self.proven.len() - 1;
+        let place = hash as usize & mask;
+        let tag = (hash >> 32) as u32;
+        (tag.max(1), [place, place ^ 1])
     }
 
     /// Finds the bucket of the source's network: IPv4 /24, IPv6 /48.
-    fn index(&self, ip: IpAddr) -> usize {
-        let mut hasher = DefaultHasher::new();
-        self.secret.hash(&mut hasher);
-        match ip.to_canonical() {
-            IpAddr::V4(ip) => (ip.to_bits() >> 8).hash(&mut hasher),
-            IpAddr::V6(ip) => (ip.to_bits() >> 80).hash(&mut hasher),
-        }
-        (hasher.finish() % BUCKETS as u64) as usize
+    fn network(&self, ip: IpAddr) -> usize {
+        let hash = match ip.to_canonical() {
+            IpAddr::V4(ip) => self.hash(Kind::Network, u64::from(ip.to_bits() >> 8)),
+            IpAddr::V6(ip) => self.hash(Kind::Network, (ip.to_bits() >> 80) as u64 ^ V6_MARK),
+        };
+        hash as usize % NETWORKS
+    }
+
+    fn hash(&self, kind: Kind, value: u64) -> u64 {
+        let mut hasher = SipHasher13::new_with_keys(self.keys.0, self.keys.1 ^ kind as u64);
+        value.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// Wraps after 49 days; what a bucket reckons with is a difference.
+    fn millis(&self, now: Instant) -> u32 {
+        let elapsed = now.saturating_duration_since(self.start).as_millis();
+        (elapsed & u128::from(u32::MAX)) as u32
+    }
+
+    fn seconds(&self, now: Instant) -> u32 {
+        let elapsed = now.saturating_duration_since(self.start) + FIRST_SECOND;
+        u32::try_from(elapsed.as_secs()).unwrap_or(u32::MAX)
     }
 }
 
-const BUCKETS: usize = 4096;
+/// Keeps the hashes of networks and addresses apart.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Network = 1,
+    Address = 2,
+}
+
+impl Rates {
+    fn of(limits: &Limits) -> Self {
+        Self {
+            network: limits.unproven_bytes_max,
+            common: limits.unproven_total_bytes_max,
+            proven: limits.proven_bytes_max,
+        }
+    }
+}
+
+impl Bucket {
+    /// Pays what time pays, and `bytes`.
+    fn pay(&mut self, now_ms: u32, rate: u32, bytes: u32) {
+        let elapsed = now_ms.wrapping_sub(self.at).min(1000);
+        let gained = u64::from(elapsed) * u64::from(rate) / 1000;
+        if gained > 0 || self.owed == 0 {
+            self.at = now_ms;
+        }
+        let gained = u32::try_from(gained).unwrap_or(u32::MAX);
+        self.owed = self.owed.saturating_sub(gained).saturating_sub(bytes);
+    }
+
+    fn has(&self, size: u32, bytes: u32) -> bool {
+        u64::from(self.owed) + u64::from(bytes) <= u64::from(size)
+    }
+
+    fn spend(&mut self, size: u32, bytes: u32) -> bool {
+        let has = self.has(size, bytes);
+        if has {
+            self.owed += bytes;
+        }
+        has
+    }
+}
+
+const NETWORKS: usize = 4096;
+/// Places for addresses that have authenticated: one for each allocation, within these bounds.
+const PLACES_MIN: usize = 1024;
+const PLACES_MAX: usize = 1 << 16;
+/// How long an address counts as proven: longer than clients leave between two refreshes.
+const PROVEN_SECS: u32 = 900;
+/// So that no address seems to have been seen before the start.
+const FIRST_SECOND: Duration = Duration::from_secs(PROVEN_SECS as u64 + 1);
+/// What a usual challenge takes beyond what its request pays.
+const CHALLENGE_BYTES: u32 = 64;
+/// Tells IPv6 prefixes from IPv4 addresses of the same bits.
+const V6_MARK: u64 = 1 << 63;
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use rand::rngs::ChaCha12Rng;
+    use rand::{RngExt, SeedableRng};
 
     use super::*;
 
     #[test]
     fn a_flood_gets_no_more_than_it_sends_once_its_bucket_is_empty() {
-        let now = Instant::now();
-        let mut budget = Budget::new(now, [1; 32], 1000);
+        let mut budget = budget(1000, 100_000);
         let (mut sent, mut got) = (0, 0);
         for port in 0..1000 {
             sent += 20;
-            if budget.spend(now, SocketAddr::from(([192, 0, 2, 7], port)), 20, 60) {
+            if budget.spend(budget.start, at(192, port), 20, 60) {
                 got += 60;
             }
         }
@@ -99,12 +275,125 @@ mod tests {
 
     #[test]
     fn time_fills_the_bucket_and_other_networks_have_their_own() {
-        let now = Instant::now();
-        let mut budget = Budget::new(now, [1; 32], 100);
-        let source = SocketAddr::from(([192, 0, 2, 7], 1));
-        assert!(budget.spend(now, source, 0, 100));
-        assert!(!budget.spend(now, source, 0, 10));
-        assert!(budget.spend(now, SocketAddr::from(([198, 51, 100, 7], 1)), 0, 100));
-        assert!(budget.spend(now + Duration::from_secs(1), source, 0, 100));
+        let mut budget = budget(100, 1000);
+        let now = budget.start;
+        assert!(budget.spend(now, at(192, 1), 0, 100));
+        assert!(!budget.spend(now, at(192, 1), 0, 10));
+        assert!(budget.spend(now, at(193, 1), 0, 100));
+        assert!(budget.spend(now + Duration::from_secs(1), at(192, 1), 0, 100));
+    }
+
+    #[test]
+    fn a_flood_from_everywhere_gets_half_of_what_it_sends_beyond_the_common_allowance() {
+        for seed in 0..20 {
+            let mut rng = ChaCha12Rng::seed_from_u64(seed);
+            let mut budget = budget(16 * 1024, 64 * 1024);
+            let start = budget.start;
+            let mut now = start;
+            let (mut sent, mut got) = (0, 0);
+            let pause = rng.random_range(0..2000);
+            for _ in 0..20_000 {
+                now += Duration::from_micros(rng.random_range(0..=pause));
+                let source = random_source(&mut rng);
+                let (request, reply) = (rng.random_range(20..200), rng.random_range(20..200));
+                sent += request;
+                if budget.spend(now, source, request, reply) {
+                    got += reply;
+                }
+                let seconds = (now - start).as_secs_f64();
+                let allowance = 65_536.0 * (1.0 + seconds);
+                let bound = sent as f64 / 2.0 + allowance;
+                assert!(got as f64 <= bound, "{got} bytes for {sent}, seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_that_has_authenticated_is_untouched_by_a_flood_and_no_reflector_either() {
+        let mut rng = ChaCha12Rng::seed_from_u64(1);
+        let mut budget = budget(1000, 4000);
+        let now = budget.start;
+        let caller = SocketAddr::from(([8, 8, 8, 8], 1));
+        budget.prove(now, caller);
+        for _ in 0..10_000 {
+            budget.spend(now, random_source(&mut rng), 20, 60);
+        }
+        let answered = (0..100_000)
+            .filter(|_| budget.spend(now, caller, 20, 32))
+            .count();
+        assert!(answered >= 8000, "{answered}");
+        let got = answered * 32;
+        assert!(got <= 100_000 * 20 + 256 * 1024, "{got}");
+        let neighbour = SocketAddr::from(([8, 8, 8, 9], 1));
+        let answered = (0..100)
+            .filter(|_| budget.spend(now, neighbour, 20, 32))
+            .count();
+        assert!(answered < 100, "has proven nothing");
+    }
+
+    #[test]
+    fn a_proof_counts_for_a_quarter_of_an_hour() {
+        let mut budget = budget(0, 0);
+        let now = budget.start;
+        assert!(!budget.spend(now, at(192, 1), 0, 60));
+        budget.prove(now, at(192, 1));
+        assert!(budget.spend(now + Duration::from_secs(900), at(192, 1), 0, 60));
+        assert!(!budget.spend(now + Duration::from_secs(901), at(192, 1), 0, 60));
+        budget.prove(now + Duration::from_secs(901), at(192, 1));
+        assert!(budget.spend(now + Duration::from_secs(1800), at(192, 1), 0, 60));
+    }
+
+    #[test]
+    fn newcomers_that_prove_themselves_do_not_keep_each_other_out() {
+        let mut budget = budget(16 * 1024, 64 * 1024);
+        let now = budget.start;
+        for number in 0..20_000_u32 {
+            let source = SocketAddr::from((std::net::Ipv4Addr::from(number << 8 | 7), 1));
+            assert!(budget.spend(now, source, 28, 60), "{number}");
+            budget.prove(now, source);
+        }
+    }
+
+    #[test]
+    fn the_table_of_proven_addresses_keeps_the_latest_and_its_size() {
+        let mut budget = budget(0, 0);
+        let size = budget.proven.len();
+        let mut now = budget.start;
+        for number in 0..100_000_u32 {
+            now += Duration::from_millis(1);
+            budget.prove(now, SocketAddr::from((std::net::Ipv4Addr::from(number), 1)));
+        }
+        assert_eq!(budget.proven.len(), size);
+        let is_known = |budget: &mut Budget, number: u32| {
+            let source = SocketAddr::from((std::net::Ipv4Addr::from(number), 1));
+            budget.spend(now, source, 100, 1)
+        };
+        let late = (99_900..100_000)
+            .filter(|number| is_known(&mut budget, *number))
+            .count();
+        assert!(late > 90, "{late} of the last 100");
+    }
+
+    fn budget(network: u32, common: u32) -> Budget {
+        let limits = Limits {
+            unproven_bytes_max: network,
+            unproven_total_bytes_max: common,
+            allocations_max: 1024,
+            ..Limits::default()
+        };
+        Budget::new(Instant::now(), [1; 32], &limits)
+    }
+
+    fn at(first: u8, port: u16) -> SocketAddr {
+        SocketAddr::from(([first, 0, 2, 7], port))
+    }
+
+    fn random_source(rng: &mut ChaCha12Rng) -> SocketAddr {
+        let port = rng.random();
+        match rng.random_range(0..10) {
+            0 => SocketAddr::from((std::net::Ipv6Addr::from(rng.random::<u128>()), port)),
+            1..5 => SocketAddr::from(([10, 0, 0, rng.random()], port)),
+            _ => SocketAddr::from((rng.random::<[u8; 4]>(), port)),
+        }
     }
 }

@@ -171,6 +171,14 @@ pub struct Limits {
     /// Bytes that one source network (IPv4 /24, IPv6 /48) may be answered without proof of
     /// anything beyond what it sent itself, as a burst and again every second. Over UDP only.
     pub unproven_bytes_max: u32,
+    /// Bytes that all source networks together may be answered without proof beyond half of what
+    /// they sent, as a burst and again every second. A flood of twice that and more gets fewer
+    /// bytes out than it sends in, from however many addresses it pretends to come. Over UDP only.
+    pub unproven_total_bytes_max: u32,
+    /// Bytes that an address (IPv4, or IPv6 /64) which has authenticated in the last quarter of an
+    /// hour may be answered without proof beyond what it sent itself, as a burst and again every
+    /// second.
+    pub proven_bytes_max: u32,
 }
 
 impl Default for Limits {
@@ -188,7 +196,9 @@ impl Default for Limits {
             auth_pending_per_source_max: 32,
             auth_pending_bytes_max: 512 * 1024,
             auth_cache_max: 8192,
-            unproven_bytes_max: 64 * 1024,
+            unproven_bytes_max: 16 * 1024,
+            unproven_total_bytes_max: 64 * 1024,
+            proven_bytes_max: 256 * 1024,
         }
     }
 }

@@ -104,6 +104,12 @@ pub enum Event {
         /// Its one or two relayed addresses, as bound.
         relays: Vec<RelayAddr>,
     },
+    /// The server makes no allocations any more, and this many are left: none, or at the deadline
+    /// of the drain some.
+    Drained {
+        /// Allocations that are left.
+        left: usize,
+    },
     /// An allocation ended.
     Closed {
         /// Whose it was.
@@ -141,4 +147,6 @@ pub enum Timer {
     Authentication,
     /// End a TCP connection that nobody wanted in time.
     Connection,
+    /// Tell how many allocations are left.
+    Drain,
 }

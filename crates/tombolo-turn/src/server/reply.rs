@@ -137,6 +137,9 @@ impl Server {
         if rejection.refusal == Refusal::AttributeUnknown {
             writer.attribute(&UnknownAttributes::new(&rejection.unknown));
         }
+        if rejection.refusal == Refusal::Redirected {
+            self.write_alternate(ask, &mut writer);
+        }
         if code == ErrorCode::UNAUTHENTICATED || code == ErrorCode::STALE_NONCE {
             self.challenge(now, ask, &mut writer);
         }

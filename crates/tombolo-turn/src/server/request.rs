@@ -48,7 +48,10 @@ impl Server {
             return;
         }
         let identity = match self.identify(now, ask, message) {
-            Ok(Verdict::Known(identity)) => identity,
+            Ok(Verdict::Known(identity)) => {
+                self.budget.prove(now, ask.from.client);
+                identity
+            }
             Ok(Verdict::Ask(realm, username)) => {
                 if let Err(refusal) = self.park(now, ask, (realm, username), message) {
                     self.reject(now, ask, None, &refusal.into());
@@ -70,6 +73,10 @@ impl Server {
             Method::ALLOCATE if !is_challenged => {
                 if !message.has(AttributeType::REQUESTED_TRANSPORT) {
                     return Err(Refusal::RequestBad);
+                }
+                // Nobody needs credentials to be sent away.
+                if !message.has(AttributeType::RESERVATION_TOKEN) {
+                    self.check_drain(ask.from)?;
                 }
             }
             Method::ALLOCATE | Method::CONNECTION_BIND => {}

@@ -186,6 +186,7 @@ impl Server {
             user: allocation.user.into_name(),
             reason,
         });
+        self.tell_if_drained();
     }
 
     /// Gives a relayed address back to the driver.

@@ -14,6 +14,8 @@ pub struct Stats {
     pub allocations_created: u64,
     /// Allocations that exist now (a gauge).
     pub allocations: u64,
+    /// Whether the server is being drained: 1 or 0 (a gauge).
+    pub draining: u64,
     /// Allocations that ended for lack of a refresh.
     pub allocations_expired: u64,
     /// Payloads sent on to peers.
@@ -131,6 +133,10 @@ refusals! {
     FamilyMismatch = 443, "peer of another address family";
     /// The address policy denies the peer.
     PeerForbidden = 403, "peer address not allowed";
+    /// The server makes no new allocations, and names another server.
+    Redirected = 300, "try another server";
+    /// The server makes no new allocations, and knows no other server.
+    Draining = 508, "server makes no new allocations";
     /// The user's quota is used up.
     QuotaReached = 486, "allocation quota reached for this user";
     /// The shard holds as many allocations as it may.

@@ -119,6 +119,10 @@ impl Allocations {
     }
 
     /// Iterates over all allocations in the order of their places.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Allocation> {
+        self.slots.iter_mut().flatten()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Allocation> {
         self.slots.iter().flatten()
     }

@@ -1,8 +1,8 @@
 use std::net::SocketAddr;
 
 use tombolo_stun::{
-    AttributeType, ChangeRequest, Class, Method, OtherAddress, RawAttribute, ResponseOrigin,
-    UnknownAttributes, XorMappedAddress,
+    AttributeType, ChangeRequest, Class, Method, OtherAddress, Padding, RawAttribute,
+    ResponseOrigin, ResponsePort, UnknownAttributes, XorMappedAddress,
 };
 use tombolo_turn::server::{FiveTuple, Refusal, Transport};
 
@@ -67,6 +67,68 @@ fn a_change_request_that_cannot_be_fulfilled_is_an_unknown_attribute() {
             assert!(unknown.types().eq([AttributeType::CHANGE_REQUEST]));
         }
     }
+}
+
+#[test]
+fn a_response_goes_to_the_port_that_the_request_names() {
+    let mut lab = two_ips();
+    let bytes = lab.message(Class::Request, Method::BINDING, |writer| {
+        writer.attribute(&ResponsePort(9000));
+    });
+    let replies = lab.exchange(client(1), &bytes);
+    let [reply] = &replies[..] else {
+        panic!("there is one reply");
+    };
+    let mut to = client(1);
+    to.client.set_port(9000);
+    assert_eq!(reply.to, to);
+    let reply = Reply(reply.bytes.clone());
+    assert_eq!(reply.get(), Ok(XorMappedAddress(client(1).client)));
+    assert_eq!(reply.get(), Ok(ResponseOrigin(client(1).server)));
+}
+
+#[test]
+fn a_response_port_of_a_service_or_of_a_stream_is_refused() {
+    let mut lab = two_ips();
+    for (from, port, code) in [
+        (client(1), 0, 400),
+        (client(1), 53, 400),
+        (client(1), 1023, 400),
+        (tcp_client(1), 9000, 420),
+    ] {
+        let reply = lab.unsigned(from, Method::BINDING, |writer| {
+            writer.attribute(&ResponsePort(port));
+        });
+        assert_eq!(reply.code(), Some(code), "{from:?} {port}");
+    }
+}
+
+#[test]
+fn padding_comes_back_as_long_as_it_came_and_all_zero() {
+    let mut lab = two_ips();
+    for bytes in [0, 4, 1200] {
+        let reply = lab.unsigned(client(1), Method::BINDING, |writer| {
+            writer.attribute(&Padding::new(bytes));
+        });
+        assert_eq!(reply.get(), Ok(Padding::new(bytes)));
+        let range = reply.message().value_range(AttributeType::PADDING);
+        assert!(
+            reply.0[range.expect("is there")]
+                .iter()
+                .all(|byte| *byte == 0)
+        );
+    }
+}
+
+#[test]
+fn padding_and_a_response_port_together_are_refused() {
+    let mut lab = two_ips();
+    let reply = lab.unsigned(client(1), Method::BINDING, |writer| {
+        writer
+            .attribute(&Padding::new(1200))
+            .attribute(&ResponsePort(9000));
+    });
+    assert_eq!(reply.code(), Some(400));
 }
 
 #[test]
