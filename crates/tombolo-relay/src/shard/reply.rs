@@ -94,7 +94,7 @@ impl Shard {
         let (client, is_allocated) = match event {
             Event::Allocated { client, .. } => (client, true),
             Event::Closed { client, .. } => (client, false),
-            _ => return,
+            Event::Drained { .. } | _ => return,
         };
         if let Some(connection) = self.connections.get(client) {
             connection.set_allocated(is_allocated);
