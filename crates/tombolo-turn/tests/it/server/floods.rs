@@ -32,27 +32,24 @@ fn a_binding_reply_is_at_most_1_6_times_the_request_of_a_usual_client() {
 #[test]
 fn a_challenge_is_at_most_2_2_times_the_request_of_a_usual_client() {
     let mut lab = Lab::new();
-    let requests: [(usize, &dyn Fn(&mut MessageWriter<'_>)); 3] = [
-        (BROWSER_ALLOCATE_BYTES, &|writer| {
+    let usual = |length: usize| {
+        move |writer: &mut MessageWriter<'_>| {
             writer.attribute(&RequestedTransport::UDP);
-        }),
-        (AIOICE_ALLOCATE_BYTES, &|writer| {
-            writer
-                .attribute(&Lifetime(600))
-                .attribute(&RequestedTransport::UDP);
-        }),
-        (UCLIENT_ALLOCATE_BYTES, &|writer| {
-            writer
-                .attribute(&RequestedTransport::UDP)
-                .attribute(&Lifetime(800))
-                .attribute(&EvenPort {
-                    reserve_next: false,
-                })
-                .fingerprint();
-        }),
-    ];
-    for (length, write) in requests {
-        let bytes = lab.message(Class::Request, Method::ALLOCATE, write);
+            if length >= AIOICE_ALLOCATE_BYTES {
+                writer.attribute(&Lifetime(600));
+            }
+            if length >= UCLIENT_ALLOCATE_BYTES {
+                let reserve_next = false;
+                writer.attribute(&EvenPort { reserve_next }).fingerprint();
+            }
+        }
+    };
+    for length in [
+        BROWSER_ALLOCATE_BYTES,
+        AIOICE_ALLOCATE_BYTES,
+        UCLIENT_ALLOCATE_BYTES,
+    ] {
+        let bytes = lab.message(Class::Request, Method::ALLOCATE, usual(length));
         assert_eq!(bytes.len(), length);
         let reply = lab.reply(client(1), &bytes);
         assert_eq!(reply.code(), Some(401));

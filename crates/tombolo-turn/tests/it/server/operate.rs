@@ -225,7 +225,7 @@ fn told(lab: &mut Lab) -> Vec<usize> {
     lab.drive();
     let left = |event: Event| match event {
         Event::Drained { left } => Some(left),
-        _ => None,
+        Event::Allocated { .. } | Event::Closed { .. } | _ => None,
     };
     lab.events.drain(..).filter_map(left).collect()
 }
