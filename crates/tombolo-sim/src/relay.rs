@@ -248,7 +248,7 @@ fn services(ips: &[IpAddr]) -> impl Iterator<Item = SocketAddr> {
 
 fn to_client(to: FiveTuple, bytes: Vec<u8>) -> Packet {
     let protocol = match to.transport {
-        Transport::Udp => Protocol::Udp,
+        Transport::Udp | Transport::Dtls => Protocol::Udp,
         Transport::Tcp | Transport::Tls => Protocol::Tcp,
     };
     Packet {

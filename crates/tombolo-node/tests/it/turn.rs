@@ -118,6 +118,7 @@ async fn allocate(
                 over_stream(config, tcp).await
             }
             Transport::Tls => over_stream(config, connect(&node.ready().url, server).await).await,
+            Transport::Dtls => panic!("not tried here"),
         }
     };
     timeout(PATIENCE, outcome)

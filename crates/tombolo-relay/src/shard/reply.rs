@@ -36,7 +36,7 @@ impl Shard {
             };
             match reply.to.transport {
                 Transport::Udp => self.replies.push(reply),
-                Transport::Tcp | Transport::Tls => {
+                Transport::Tcp | Transport::Tls | Transport::Dtls => {
                     self.send_frame(reply.to, reply.bytes, Loss::Fatal);
                 }
             }
@@ -142,7 +142,7 @@ impl Shard {
                     self.send(via, Fragment::Allowed, packet);
                 }
             }
-            Transport::Tcp | Transport::Tls => {
+            Transport::Tcp | Transport::Tls | Transport::Dtls => {
                 self.send_frame(to, frame_of(header, payload, padding), Loss::Tolerable);
             }
         }

@@ -11,13 +11,15 @@ pub enum Transport {
     Tcp,
     /// A TLS connection over TCP, framed alike.
     Tls,
+    /// The datagrams of a DTLS association over UDP.
+    Dtls,
 }
 
 impl Transport {
     /// Tells whether frames follow each other in a byte stream, where ChannelData is padded.
     pub fn is_stream(self) -> bool {
         match self {
-            Self::Udp => false,
+            Self::Udp | Self::Dtls => false,
             Self::Tcp | Self::Tls => true,
         }
     }
@@ -26,7 +28,7 @@ impl Transport {
     pub fn is_proven(self) -> bool {
         match self {
             Self::Udp => false,
-            Self::Tcp | Self::Tls => true,
+            Self::Tcp | Self::Tls | Self::Dtls => true,
         }
     }
 }
@@ -152,7 +154,7 @@ mod tests {
             .map(|text| text.parse().expect("a literal"));
         let mut hashes = BTreeSet::new();
         for addresses in [v4, v6] {
-            for transport in [Transport::Udp, Transport::Tcp, Transport::Tls] {
+            for transport in TRANSPORTS {
                 for client in addresses {
                     for server in addresses {
                         let tuple = FiveTuple {
@@ -168,8 +170,15 @@ mod tests {
                 hashes.insert(hash_of(&RelayAddr(address)));
             }
         }
-        assert_eq!(hashes.len(), 2 * (3 * 3 * 3 + 3));
+        assert_eq!(hashes.len(), 2 * (TRANSPORTS.len() * 3 * 3 + 3));
     }
+
+    const TRANSPORTS: [Transport; 4] = [
+        Transport::Udp,
+        Transport::Tcp,
+        Transport::Tls,
+        Transport::Dtls,
+    ];
 
     fn hash_of(value: &impl Hash) -> u64 {
         let mut hasher = SipHasher13::new_with_keys(1, 2);
