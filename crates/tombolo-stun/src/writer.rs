@@ -55,6 +55,21 @@ impl<'b> MessageWriter<'b> {
         self
     }
 
+    /// Appends attributes that are encoded already, with their headers and padding.
+    ///
+    /// # Panics
+    /// Where they do not end at a multiple of four bytes, and where [`attribute`](Self::attribute)
+    /// would panic.
+    pub fn encoded(&mut self, attributes: &[u8]) -> &mut Self {
+        assert!(
+            self.stage == Stage::Attributes && attributes.len().is_multiple_of(4),
+            "whole attributes go before integrity and fingerprint"
+        );
+        self.buffer.extend_from_slice(attributes);
+        self.set_length(0);
+        self
+    }
+
     /// Appends MESSAGE-INTEGRITY. See RFC 8489 §14.5.
     ///
     /// # Panics

@@ -28,6 +28,7 @@ mod budget;
 mod config;
 mod connect;
 mod connection;
+mod counter;
 mod data;
 mod forward;
 mod icmp;
@@ -44,7 +45,7 @@ mod stats;
 mod table;
 
 pub use address::{FiveTuple, PeerAddr, RelayAddr, Transport};
-pub use allocation::{Carrier, Tally, Traffic};
+pub use allocation::{Carrier, Path, Tally, Traffic};
 pub use auth::{
     AuthError, AuthId, Credential, HookMode, OAuth, Proof, Realm, Sha256Offer, TokenKey,
     password_of,
@@ -66,6 +67,7 @@ use auth::{Authority, User};
 use binding::Alternates;
 use budget::Budget;
 use connection::Connections;
+use counter::Counters;
 use operate::Draining;
 use ports::Ports;
 use table::Allocations;
@@ -105,6 +107,7 @@ pub struct Server {
     commands: VecDeque<Command>,
     events: VecDeque<Event>,
     draining: Option<Draining>,
+    counters: Counters,
     stats: Stats,
 }
 
@@ -116,6 +119,7 @@ impl Server {
         let mut secret = [0; 32];
         rng.fill_bytes(&mut secret);
         let hash_keys = [rng.next_u64(), rng.next_u64()];
+        let counter_keys = [rng.next_u64(), rng.next_u64()];
         let own_ports = config.all_own_ports();
         let aliases = Aliases::new(&config.public_ips);
         Self {
@@ -148,6 +152,7 @@ impl Server {
             commands: VecDeque::new(),
             events: VecDeque::new(),
             draining: None,
+            counters: Counters::new(counter_keys),
             stats: Stats::default(),
         }
     }

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 use tombolo_stun::{
     AdditionalAddressFamily, AddressErrorCode, AddressFamily, Attribute, AttributeError,
-    AttributeType, ErrorCode, EvenPort, Lifetime, Message, RequestedAddressFamily,
-    RequestedTransport, ReservationToken, XorMappedAddress, XorRelayedAddress,
+    AttributeType, Class, ErrorCode, EvenPort, HEADER_BYTES, Lifetime, Message, MessageWriter,
+    RequestedAddressFamily, RequestedTransport, ReservationToken, XorMappedAddress,
+    XorRelayedAddress,
 };
 
 use super::address::{FiveTuple, RelayAddr, canonical};
@@ -81,7 +82,9 @@ impl Server {
                 return Err(Refusal::AllocationExists.into());
             }
             let reply = allocation.reply.to_vec();
-            self.transmit(ask.from, reply);
+            self.accept(ask, identity, |writer| {
+                writer.encoded(&reply);
+            });
             return Ok(());
         }
         if let Some((_, pending)) = self.pending_of(ask.from) {
@@ -345,18 +348,9 @@ impl Server {
             }
         }
         let expires = now + lifetime;
+        let attributes = self.describe(ask, relays, lifetime, reserved, failed);
         let reply = self.success(ask, &identity, |writer| {
-            for relay in relays.iter() {
-                writer.attribute(&XorRelayedAddress(self.aliases.to_public(relay.0)));
-            }
-            writer.attribute(&Lifetime(seconds(lifetime)));
-            if let Some(token) = reserved {
-                writer.attribute(&token);
-            }
-            writer.attribute(&XorMappedAddress(canonical(ask.from.client)));
-            if let Some((family, error)) = failed.zip(self.address_error(failed)) {
-                writer.attribute(&AddressErrorCode { family, error });
-            }
+            writer.encoded(&attributes);
         });
         let mut allocation = Allocation::new(
             ask.from,
@@ -367,9 +361,9 @@ impl Server {
             expires,
             ask.transaction,
         );
-        allocation.reply = reply.clone().into();
+        allocation.reply = attributes.into();
         allocation.session = identity.session;
-        allocation.rtt = Some(identity.nonce_age).filter(|age| *age < RTT_MAX);
+        allocation.path.rtt = Some(identity.nonce_age).filter(|age| *age < RTT_MAX);
         self.allocations.insert(allocation);
         self.stats.allocations_created += 1;
         self.stats.allocations = self.allocations.len() as u64;
@@ -379,6 +373,32 @@ impl Server {
             user: identity.user.into_name(),
             relays: relays.iter().collect(),
         });
+    }
+
+    /// Makes the attributes that say what a client got.
+    fn describe(
+        &self,
+        ask: Ask,
+        relays: Relays,
+        lifetime: Duration,
+        reserved: Option<ReservationToken>,
+        failed: Option<AddressFamily>,
+    ) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(ATTRIBUTES_BYTES);
+        let mut writer =
+            MessageWriter::new(&mut bytes, Class::Success, ask.method, ask.transaction);
+        for relay in relays.iter() {
+            writer.attribute(&XorRelayedAddress(self.aliases.to_public(relay.0)));
+        }
+        writer.attribute(&Lifetime(seconds(lifetime)));
+        if let Some(token) = reserved {
+            writer.attribute(&token);
+        }
+        writer.attribute(&XorMappedAddress(canonical(ask.from.client)));
+        if let Some((family, error)) = failed.zip(self.address_error(failed)) {
+            writer.attribute(&AddressErrorCode { family, error });
+        }
+        bytes.split_off(HEADER_BYTES)
     }
 
     /// See RFC 8656 §7.2: why one of two families has no address.
@@ -528,6 +548,8 @@ pub(super) const ALLOCATE_ATTRIBUTES: [AttributeType; 6] = [
     AttributeType::LIFETIME,
 ];
 
+/// Room for what a reply usually says, and its header.
+const ATTRIBUTES_BYTES: usize = 96;
 /// A nonce that is older was not sent back at once.
 const RTT_MAX: Duration = Duration::from_secs(10);
 /// What makes no sense for TCP. See RFC 6062 §5.1.

@@ -20,11 +20,10 @@ pub(super) struct Allocation {
     pub(super) created: Instant,
     pub(super) expires: Instant,
     pub(super) traffic: Traffic,
-    /// The transaction that made it, and its answer, for retransmissions.
+    /// The transaction that made it, and what the answer said, for retransmissions.
     pub(super) transaction: TransactionId,
     pub(super) reply: Box<[u8]>,
-    /// Time from a challenge to the request that answered it and made this.
-    pub(super) rtt: Option<Duration>,
+    pub(super) path: Path,
     /// What is kept of the token that made it, or that refreshed it last.
     pub(super) session: Option<Box<TokenSession>>,
     /// When the permission ends, by peer.
@@ -40,6 +39,18 @@ pub enum Carrier {
     Udp,
     /// Connections. See RFC 6062.
     Tcp,
+}
+
+/// What is known about the path between the client and the server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Path {
+    /// How long after its challenge the request came that made the allocation: a round trip and
+    /// what the client took to answer. `None` where the client used an older nonce.
+    pub rtt: Option<Duration>,
+    /// Requests that the client says it has sent, as far as it counts them (RFC 7982).
+    pub requests_sent: u64,
+    /// Those of them that came. The others were lost, or are under way.
+    pub requests_received: u64,
 }
 
 /// What went through an allocation since it was made.
@@ -102,7 +113,7 @@ impl Allocation {
             traffic: Traffic::default(),
             transaction,
             reply: Box::default(),
-            rtt: None,
+            path: Path::default(),
             session: None,
             permissions: BTreeMap::new(),
             channels: BTreeMap::new(),

@@ -38,6 +38,7 @@ impl Server {
             writer.attribute(&ResponseOrigin(self.aliases.to_public(origin)));
             writer.attribute(&OtherAddress(self.aliases.to_public(other)));
         }
+        ask.write_counter(&mut writer);
         if let Some(padding) = wish.padding {
             // As long as the one that came, so that nobody gets more than was sent.
             writer.attribute(&padding);

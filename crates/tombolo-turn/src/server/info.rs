@@ -1,7 +1,7 @@
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::address::{FiveTuple, RelayAddr};
-use super::allocation::{Carrier, Traffic};
+use super::allocation::{Carrier, Path, Traffic};
 use super::{CloseReason, Server};
 
 /// An allocation as an operator sees it.
@@ -26,9 +26,8 @@ pub struct AllocationInfo {
     pub permissions: usize,
     /// Channels that are bound.
     pub channels: usize,
-    /// How long after its challenge the request came that made it: a round trip and what the client
-    /// took to answer. `None` where the client used an older nonce.
-    pub rtt: Option<Duration>,
+    /// What is known about the path to its client.
+    pub path: Path,
     /// What went through it since it was made.
     pub traffic: Traffic,
 }
@@ -49,7 +48,7 @@ impl Server {
                 expires: allocation.expires,
                 permissions,
                 channels,
-                rtt: allocation.rtt,
+                path: allocation.path,
                 traffic: allocation.traffic,
             }
         })

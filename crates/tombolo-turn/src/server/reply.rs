@@ -2,7 +2,7 @@ use std::time::Instant;
 
 use tombolo_stun::{
     AttributeType, Class, ErrorCode, Message, MessageWriter, Method, Nonce, Realm, Software,
-    TransactionId, UnknownAttributes,
+    TransactionId, TransactionTransmitCounter, UnknownAttributes,
 };
 
 use super::address::FiveTuple;
@@ -19,19 +19,59 @@ pub(super) struct Ask {
     pub(super) transaction: TransactionId,
     /// The realm that its reply names, if any.
     realm: RealmId,
+    /// What the reply says about transmissions, where the request counts them.
+    counter: Option<TransactionTransmitCounter>,
     /// Length of the request in bytes.
     bytes: usize,
 }
 
 impl Ask {
-    pub(super) fn of(from: FiveTuple, message: &Message<'_>, realm: RealmId) -> Self {
+    fn of(from: FiveTuple, message: &Message<'_>, realm: RealmId) -> Self {
         Self {
             from,
             method: message.method(),
             transaction: message.transaction_id(),
             realm,
+            counter: None,
             bytes: message.as_bytes().len(),
         }
+    }
+
+    /// Tells whether this is the same request as another one, sent again.
+    pub(super) fn is_again(&self, other: &Self) -> bool {
+        self.from == other.from && self.transaction == other.transaction
+    }
+
+    /// Appends the counts of transmissions, where the request has such.
+    pub(super) fn write_counter(&self, writer: &mut MessageWriter<'_>) {
+        if let Some(counter) = &self.counter {
+            writer.attribute(counter);
+        }
+    }
+}
+
+impl Server {
+    /// Notes what a reply must know about its request, and counts the request where it says which
+    /// transmission it is. See RFC 7982 §3.1.
+    pub(super) fn ask(&mut self, from: FiveTuple, message: &Message<'_>) -> Ask {
+        let realm = self.authority.realm_for(from, message);
+        let mut ask = Ask::of(from, message, realm);
+        let counter = message.attribute::<TransactionTransmitCounter>();
+        let Some(counter) = counter.ok().flatten() else {
+            return ask;
+        };
+        let counted = self.counters.count(from, ask.transaction, counter);
+        ask.counter = counted.map(|counted| counted.reply);
+        let Some(sent) = counted.map(|counted| u64::from(counted.newly_sent)) else {
+            return ask;
+        };
+        self.stats.counted_requests_sent += sent;
+        self.stats.counted_requests_received += 1;
+        if let Some(allocation) = self.allocations.by_client_mut(&from) {
+            allocation.path.requests_sent += sent;
+            allocation.path.requests_received += 1;
+        }
+        ask
     }
 }
 
@@ -105,6 +145,7 @@ impl Server {
         let mut writer =
             MessageWriter::new(&mut bytes, Class::Success, ask.method, ask.transaction);
         write(&mut writer);
+        ask.write_counter(&mut writer);
         self.seal(&mut writer, identity);
         bytes
     }
@@ -133,6 +174,7 @@ impl Server {
             (Some(_), Some(denial)) => denial.to_string(),
             (Some(_), None) => rejection.refusal.to_string(),
         };
+        ask.write_counter(&mut writer);
         writer.attribute(&ErrorCode::new(code, &reason).expect("codes and reasons are our own"));
         if rejection.refusal == Refusal::AttributeUnknown {
             writer.attribute(&UnknownAttributes::new(&rejection.unknown));

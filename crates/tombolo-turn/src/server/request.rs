@@ -32,8 +32,8 @@ impl Server {
             // Binding indications keep NAT mappings alive and say nothing.
             (Class::Indication, Method::BINDING) => Ok(None),
             (Class::Request, _) => {
-                let realm = self.authority.realm_for(from, &message);
-                self.on_request(now, Ask::of(from, &message, realm), &message);
+                let ask = self.ask(from, &message);
+                self.on_request(now, ask, &message);
                 Ok(None)
             }
             (Class::Indication | Class::Success | Class::Error, _) => Err(Refusal::ClassUnexpected),
@@ -106,8 +106,7 @@ impl Server {
         message: &Message<'_>,
     ) -> Result<(), Refusal> {
         let parked = Parked {
-            from: ask.from,
-            transaction: ask.transaction,
+            ask,
             bytes: message.as_bytes().to_vec(),
         };
         let parking = self.authority.hook.park(now, (realm, &username), parked)?;
@@ -125,8 +124,7 @@ impl Server {
     /// Goes on with a request that waited. Its parts were checked when it came.
     pub(super) fn on_answered(&mut self, now: Instant, parked: &Parked) {
         if let Ok(message) = Message::decode(&parked.bytes) {
-            let realm = self.authority.realm_for(parked.from, &message);
-            self.on_request(now, Ask::of(parked.from, &message, realm), &message);
+            self.on_request(now, parked.ask, &message);
         }
     }
 

@@ -14,6 +14,10 @@ pub struct Stats {
     pub allocations_created: u64,
     /// Allocations that exist now (a gauge).
     pub allocations: u64,
+    /// Requests that clients say they have sent, as far as they count them (RFC 7982).
+    pub counted_requests_sent: u64,
+    /// Those of them that came. The others were lost, or are under way.
+    pub counted_requests_received: u64,
     /// Whether the server is being drained: 1 or 0 (a gauge).
     pub draining: u64,
     /// Allocations that ended for lack of a refresh.

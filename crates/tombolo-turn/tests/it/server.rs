@@ -4,6 +4,7 @@ mod allocate;
 mod allocations;
 mod auth;
 mod binding;
+mod counter;
 mod data;
 mod floods;
 mod hook;

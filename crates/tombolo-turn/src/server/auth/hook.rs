@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tombolo_stun::TransactionId;
 
 use super::super::address::{FiveTuple, canonical};
 use super::super::config::Limits;
+use super::super::reply::Ask;
 use super::super::stats::Refusal;
 use super::realm::RealmId;
 use super::users::Keys;
@@ -116,8 +116,7 @@ struct Waiting {
 
 /// A request that waits for the answer about its user.
 pub(in crate::server) struct Parked {
-    pub(in crate::server) from: FiveTuple,
-    pub(in crate::server) transaction: TransactionId,
+    pub(in crate::server) ask: Ask,
     pub(in crate::server) bytes: Vec<u8>,
 }
 
@@ -175,12 +174,11 @@ impl Hook {
         let user = (realm, username.to_owned());
         let asked = self.id_by_user.get(&user).copied();
         let waiting = asked.and_then(|id| self.waiting.get(&id));
-        let is_again =
-            |one: &Parked| one.from == request.from && one.transaction == request.transaction;
+        let is_again = |one: &Parked| one.ask.is_again(&request.ask);
         if waiting.is_some_and(|waiting| waiting.requests.iter().any(is_again)) {
             return Ok(Parking::Wait);
         }
-        let source = source_of(&request.from);
+        let source = source_of(&request.ask.from);
         let of_source = self.parked_by_source.get(&source).copied().unwrap_or(0);
         if self.parked.max(self.waiting.len()) >= self.bounds.parked_max
             || self.parked_bytes + request.bytes.len() > self.bounds.parked_bytes_max
@@ -252,7 +250,7 @@ impl Hook {
     pub(in crate::server) fn forget(&mut self, client: FiveTuple) {
         let mut forgotten = Vec::new();
         for waiting in self.waiting.values_mut() {
-            let is_of_client = |one: &mut Parked| one.from == client;
+            let is_of_client = |one: &mut Parked| one.ask.from == client;
             forgotten.extend(waiting.requests.extract_if(.., is_of_client));
         }
         forgotten.iter().for_each(|request| self.unpark(request));
@@ -266,7 +264,7 @@ impl Hook {
     fn unpark(&mut self, request: &Parked) {
         self.parked -= 1;
         self.parked_bytes -= request.bytes.len();
-        let source = source_of(&request.from);
+        let source = source_of(&request.ask.from);
         if let Some(count) = self.parked_by_source.get_mut(&source) {
             *count -= 1;
             if *count == 0 {
