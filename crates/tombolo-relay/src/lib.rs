@@ -40,6 +40,8 @@ mod config;
 mod error;
 mod link;
 mod listen;
+mod metrics;
+mod operate;
 mod relay;
 mod shard;
 #[expect(
@@ -52,5 +54,7 @@ mod stream;
 
 pub use config::{IoMode, RelayConfig};
 pub use error::{BindError, ListenSocket, Protocol};
+pub use metrics::OPEN_METRICS_TYPE;
+pub use operate::{AllocationFilter, AllocationPage, Changed, ReloadError};
 pub use relay::{Relay, RelayAddrs};
 pub use stats::{IoStats, RelayStats, ShardStats, StreamStats};

@@ -7,17 +7,23 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
+    time::Instant,
 };
 
 use tokio::sync::mpsc;
-use tombolo_turn::server::FiveTuple;
+use tombolo_turn::server::{FiveTuple, Server};
 
 use crate::{ShardStats, socket::Waker};
+
+/// What an operator has a shard do with its core.
+pub(crate) type Order = Box<dyn FnOnce(&mut Server, Instant) + Send>;
 
 /// An order for a shard; seldom, and handled before packets.
 pub(crate) enum Control {
     /// Install or refresh a permission on each allocation of a user.
     Permit { user: Arc<str>, peer: IpAddr },
+    /// Let an operator look at the core, or change it.
+    Run(Order),
     /// Tell what was counted.
     Stats(SyncSender<ShardStats>),
     /// End.

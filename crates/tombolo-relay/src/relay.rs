@@ -13,6 +13,7 @@ use crate::{
     BindError, IoMode, RelayConfig, RelayStats,
     link::{Control, ShardLink},
     listen::Listeners,
+    operate::Layout,
     shard::Shard,
     socket::{UdpSocket, Waker, raise_open_files_limit},
     stats::StreamCounters,
@@ -25,8 +26,10 @@ pub struct Relay {
     io: IoMode,
     /// Dropped before the shards that its connections write to.
     _streams: Streams,
-    shards: Vec<ShardThread>,
+    pub(crate) shards: Vec<ShardThread>,
     stream_counters: Arc<StreamCounters>,
+    pub(crate) layout: Layout,
+    nonce_key: [u8; 32],
 }
 
 /// Where a relay listens, with the ports it was given.
@@ -43,8 +46,8 @@ pub struct RelayAddrs {
     pub relay: Vec<IpAddr>,
 }
 
-struct ShardThread {
-    link: ShardLink,
+pub(crate) struct ShardThread {
+    pub(crate) link: ShardLink,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -63,7 +66,12 @@ impl Relay {
             None => thread::available_parallelism().map_or(1, usize::from),
         };
         let listeners = Listeners::bind(&config, shard_count)?;
-        let core_config = core_config(&config, &listeners, shard_count)?;
+        let nonce_key = match config.nonce_key {
+            Some(key) => key,
+            None => random()?,
+        };
+        let layout = Layout::of(&config);
+        let core_config = core_config(&config, &listeners.addrs, shard_count, nonce_key)?;
         let mut shards = Vec::with_capacity(shard_count);
         for (index, sockets) in listeners.udp.into_iter().enumerate() {
             shards.push(ShardThread::start(index, core_config.clone(), sockets)?);
@@ -95,7 +103,14 @@ impl Relay {
             shards,
             _streams: streams,
             stream_counters,
+            layout,
+            nonce_key,
         })
+    }
+
+    /// What the cores are to do by another configuration.
+    pub(crate) fn core_config(&self, config: &RelayConfig) -> io::Result<server::Config> {
+        core_config(config, &self.addrs, self.shards.len(), self.nonce_key)
     }
 
     /// Where the relay listens.
@@ -220,13 +235,10 @@ fn io_mode(wanted: IoMode) -> Result<IoMode, BindError> {
 
 fn core_config(
     config: &RelayConfig,
-    listeners: &Listeners,
+    addrs: &RelayAddrs,
     shards: usize,
-) -> Result<server::Config, BindError> {
-    let nonce_key = match config.nonce_key {
-        Some(key) => key,
-        None => random()?,
-    };
+    nonce_key: [u8; 32],
+) -> io::Result<server::Config> {
     let mut core = server::Config::new(nonce_key);
     core.realm = config.realm.clone();
     core.realms.clone_from(&config.realms);
@@ -243,7 +255,6 @@ fn core_config(
     core.own_ips = own_ips(config)?;
     core.own_ips
         .extend(config.public_ips.iter().map(|(_, public)| *public));
-    let addrs = &listeners.addrs;
     let sockets = addrs.turn.iter().chain(&addrs.alternate);
     let listening = sockets.clone().chain(&addrs.turns).map(SocketAddr::port);
     core.own_ports = listening.chain(config.own_ports.iter().copied()).collect();

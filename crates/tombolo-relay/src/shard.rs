@@ -179,6 +179,7 @@ impl Shard {
         for _ in 0..CONTROLS_PER_TURN {
             match self.inbox.control.try_recv() {
                 Ok(Control::Permit { user, peer }) => self.core.permit(now, &user, peer),
+                Ok(Control::Run(order)) => order(&mut self.core, now),
                 Ok(Control::Stats(reply)) => {
                     // Whoever asked may have given up waiting.
                     let _ = reply.try_send(self.stats());

@@ -9,7 +9,7 @@ use std::{
 use tombolo_turn::server::{
     AuthError, Command, ConnectError, Event, FiveTuple, Fragment, PortError, RelayAddr, Transport,
 };
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     Shard,
@@ -94,7 +94,11 @@ impl Shard {
         let (client, is_allocated) = match event {
             Event::Allocated { client, .. } => (client, true),
             Event::Closed { client, .. } => (client, false),
-            Event::Drained { .. } | _ => return,
+            Event::Drained { left } => {
+                info!(left, "a shard has drained");
+                return;
+            }
+            _ => return,
         };
         if let Some(connection) = self.connections.get(client) {
             connection.set_allocated(is_allocated);

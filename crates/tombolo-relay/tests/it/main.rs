@@ -2,5 +2,6 @@
 
 mod bind;
 mod device;
+mod operating;
 mod relaying;
 mod streams;

@@ -1,0 +1,206 @@
+//! What a relay has counted, as OpenMetrics text (version 1.0.0), for Prometheus and its like.
+//!
+//! Labels have few values: shards, reasons, and protocols; never users, clients or peers.
+
+use std::fmt::{self, Write as _};
+
+use crate::{RelayStats, ShardStats, StreamStats};
+
+use Kind::{Counter, Gauge};
+
+/// The content type of [`RelayStats::to_open_metrics`].
+pub const OPEN_METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Whether a number only grows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+
+/// A family of metrics with one value for each shard.
+type Family = (&'static str, Kind, &'static str, fn(&ShardStats) -> u64);
+
+impl RelayStats {
+    /// Writes all counters and gauges, ended by `# EOF`.
+    #[must_use]
+    pub fn to_open_metrics(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = self.write_open_metrics(&mut text);
+        text
+    }
+
+    fn write_open_metrics(&self, text: &mut String) -> fmt::Result {
+        for (name, kind, help, value) in SHARD_FAMILIES {
+            head(text, name, *kind, help)?;
+            for (index, shard) in self.shards.iter().enumerate() {
+                sample(
+                    text,
+                    name,
+                    *kind,
+                    &format!("shard=\"{index}\""),
+                    value(shard),
+                )?;
+            }
+        }
+        self.write_refusals(text)?;
+        for (name, kind, help, value) in STREAM_FAMILIES {
+            head(text, name, *kind, help)?;
+            sample(text, name, *kind, "", value(&self.streams))?;
+        }
+        text.write_str("# EOF\n")
+    }
+
+    fn write_refusals(&self, text: &mut String) -> fmt::Result {
+        let name = "tombolo_turn_refusals";
+        head(
+            text,
+            name,
+            Counter,
+            "What was refused, by reason and the error code of the reply, 0 where there is none.",
+        )?;
+        let Some(first) = self.shards.first() else {
+            return Ok(());
+        };
+        for (refusal, _) in first.turn.refusals() {
+            let count = self.shards.iter().map(|shard| shard.turn.refused(refusal));
+            let code = refusal.code().unwrap_or(0);
+            let labels = format!("reason=\"{refusal}\",code=\"{code}\"");
+            sample(text, name, Counter, &labels, count.sum())?;
+        }
+        Ok(())
+    }
+}
+
+fn head(text: &mut String, name: &str, kind: Kind, help: &str) -> fmt::Result {
+    let kind = match kind {
+        Counter => "counter",
+        Gauge => "gauge",
+    };
+    writeln!(text, "# TYPE {name} {kind}\n# HELP {name} {help}")
+}
+
+fn sample(text: &mut String, name: &str, kind: Kind, labels: &str, value: u64) -> fmt::Result {
+    let suffix = match kind {
+        Counter => "_total",
+        Gauge => "",
+    };
+    if labels.is_empty() {
+        return writeln!(text, "{name}{suffix} {value}");
+    }
+    writeln!(text, "{name}{suffix}{{{labels}}} {value}")
+}
+
+#[rustfmt::skip] // It is a table.
+const SHARD_FAMILIES: &[Family] = &[
+    ("tombolo_turn_messages", Counter, "Requests and indications that were decoded.", |s| s.turn.messages),
+    ("tombolo_turn_replies", Counter, "Replies queued for clients.", |s| s.turn.replies),
+    ("tombolo_turn_bindings", Counter, "Binding requests answered.", |s| s.turn.bindings),
+    ("tombolo_turn_allocations_created", Counter, "Allocations made.", |s| s.turn.allocations_created),
+    ("tombolo_turn_allocations_expired", Counter, "Allocations that ended for lack of a refresh.", |s| s.turn.allocations_expired),
+    ("tombolo_turn_allocations", Gauge, "Allocations that exist.", |s| s.turn.allocations),
+    ("tombolo_turn_draining", Gauge, "1 while no new allocations are made.", |s| s.turn.draining),
+    ("tombolo_turn_to_peer_packets", Counter, "Payloads relayed to peers.", |s| s.turn.to_peer_packets),
+    ("tombolo_turn_to_peer_bytes", Counter, "Bytes of payloads relayed to peers.", |s| s.turn.to_peer_bytes),
+    ("tombolo_turn_to_client_packets", Counter, "Payloads relayed to clients.", |s| s.turn.to_client_packets),
+    ("tombolo_turn_to_client_bytes", Counter, "Bytes of payloads relayed to clients.", |s| s.turn.to_client_bytes),
+    ("tombolo_relay_received_datagrams", Counter, "Datagrams received.", |s| s.io.received),
+    ("tombolo_relay_sent_datagrams", Counter, "Datagrams sent.", |s| s.io.sent),
+    ("tombolo_relay_congested_datagrams", Counter, "Datagrams dropped because a send buffer was full.", |s| s.io.congested),
+    ("tombolo_relay_unsendable_datagrams", Counter, "Datagrams that the kernel refused to send.", |s| s.io.unsendable),
+    ("tombolo_relay_receive_errors", Counter, "Errors of receiving.", |s| s.io.receive_errors),
+    ("tombolo_relay_handed_over_packets", Counter, "Packets between two allocations, without a system call.", |s| s.io.handed_over),
+    ("tombolo_relay_stream_frames", Counter, "Frames from clients over TCP and TLS.", |s| s.io.stream_frames),
+    ("tombolo_relay_stream_frames_dropped", Counter, "Frames dropped because a client over TCP or TLS reads too slowly.", |s| s.io.stream_frames_dropped),
+    ("tombolo_relay_ports", Gauge, "Relay ports bound.", |s| s.io.relay_ports),
+    ("tombolo_relay_port_errors", Counter, "Relay ports that could not be bound.", |s| s.io.relay_port_errors),
+];
+
+/// A family of metrics with one value.
+type StreamFamily = (&'static str, Kind, &'static str, fn(&StreamStats) -> u64);
+
+#[rustfmt::skip] // It is a table.
+const STREAM_FAMILIES: &[StreamFamily] = &[
+    ("tombolo_relay_connections_accepted", Counter, "TCP and TLS connections accepted.", |s| s.accepted),
+    ("tombolo_relay_connections", Gauge, "TCP and TLS connections that are open.", |s| s.open),
+    ("tombolo_relay_connections_refused", Counter, "TCP and TLS connections closed at once because there were too many.", |s| s.refused),
+    ("tombolo_relay_tls_handshakes_failed", Counter, "TLS handshakes that failed.", |s| s.tls_failed),
+    ("tombolo_relay_connections_timed_out", Counter, "Connections closed because no frame came in time.", |s| s.timed_out),
+    ("tombolo_relay_connections_slow", Counter, "Connections closed because their client stopped reading.", |s| s.slow_readers),
+    ("tombolo_relay_connections_malformed", Counter, "Connections closed because their bytes are not TURN.", |s| s.malformed),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use tombolo_turn::server::{Refusal, Stats};
+
+    use super::*;
+    use crate::IoStats;
+
+    /// Checks the grammar as far as it is used, and returns the samples.
+    fn samples(text: &str) -> Vec<(String, u64)> {
+        assert!(text.ends_with("# EOF\n"), "{text}");
+        let mut families = BTreeSet::new();
+        let mut family = ("", "");
+        let mut samples = Vec::new();
+        for line in text.trim_end_matches("# EOF\n").lines() {
+            if let Some(declared) = line.strip_prefix("# TYPE ") {
+                family = declared.split_once(' ').expect("a name and a type");
+                assert!(families.insert(family.0.to_owned()), "{line}: twice");
+            } else if let Some(help) = line.strip_prefix("# HELP ") {
+                assert_eq!(help.split(' ').next(), Some(family.0), "{line}");
+            } else {
+                let (name, value) = line.rsplit_once(' ').expect("a name and a value");
+                let bare = name.split('{').next().expect("there is a name");
+                let suffix = if family.1 == "counter" { "_total" } else { "" };
+                assert_eq!(bare, format!("{}{suffix}", family.0), "{line}");
+                samples.push((name.to_owned(), value.parse().expect("a number")));
+            }
+        }
+        samples
+    }
+
+    #[test]
+    fn every_counter_of_every_shard_and_every_reason_is_there() {
+        let mut stats = RelayStats::default();
+        for received in [3, 4] {
+            let io = IoStats {
+                received,
+                ..IoStats::default()
+            };
+            let turn = Stats::default();
+            let shard = ShardStats { turn, io };
+            stats.shards.push(shard);
+        }
+        stats.streams.open = 5;
+        let samples = samples(&stats.to_open_metrics());
+        let value = |name: &str| {
+            let found = samples.iter().find(|(sample, _)| sample == name);
+            found.map(|(_, value)| *value)
+        };
+        assert_eq!(
+            value("tombolo_relay_received_datagrams_total{shard=\"1\"}"),
+            Some(4)
+        );
+        assert_eq!(value("tombolo_relay_connections"), Some(5));
+        for refusal in Refusal::ALL {
+            let code = refusal.code().unwrap_or(0);
+            let name =
+                format!("tombolo_turn_refusals_total{{reason=\"{refusal}\",code=\"{code}\"}}");
+            assert_eq!(value(&name), Some(0), "{name}");
+        }
+        let names: BTreeSet<_> = samples.iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), samples.len(), "no sample is there twice");
+    }
+
+    #[test]
+    fn reasons_need_no_escape() {
+        for refusal in Refusal::ALL {
+            let text = refusal.to_string();
+            assert!(!text.contains(['"', '\\', '\n']), "{text}");
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! What operators do to a running relay: list and end allocations, drain it, give it another
+//! configuration.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    sync::mpsc::sync_channel,
+    time::{Duration, Instant},
+};
+
+use thiserror::Error;
+use tombolo_turn::server::{AllocationInfo, Drain, Server};
+use tracing::info;
+
+use crate::{IoMode, Relay, RelayConfig, link::Control};
+
+/// Which allocations are meant; what is `None` is not looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AllocationFilter {
+    /// Those of this user, named without the expiry of time-limited credentials.
+    pub user: Option<String>,
+    /// Those of users of this realm.
+    pub realm: Option<String>,
+    /// Those of clients with this IP.
+    pub client_ip: Option<IpAddr>,
+    /// That of the client with this address, over any transport.
+    pub client: Option<SocketAddr>,
+}
+
+impl AllocationFilter {
+    fn matches(&self, info: &AllocationInfo) -> bool {
+        let client = info.client.client;
+        self.user.as_ref().is_none_or(|user| *user == info.user)
+            && self.realm.as_ref().is_none_or(|realm| *realm == info.realm)
+            && self.client_ip.is_none_or(|ip| ip == client.ip())
+            && self.client.is_none_or(|address| address == client)
+    }
+}
+
+/// Some of the allocations of a relay.
+#[derive(Clone, Debug, Default)]
+pub struct AllocationPage {
+    /// The allocations, oldest first, and when each was looked at.
+    pub allocations: Vec<(Instant, AllocationInfo)>,
+    /// How many match the filter in all.
+    pub total: usize,
+}
+
+/// Why a relay keeps the configuration that it has.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// Something that belongs to sockets or threads differs.
+    #[error("only a restart changes {0}")]
+    NeedsRestart(Changed),
+    /// The machine does not tell its addresses, which clients must not reach.
+    #[error("the addresses of this machine cannot be listed")]
+    Interfaces(#[from] io::Error),
+}
+
+/// What differs in two configurations, as operators name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed(Vec<&'static str>);
+
+impl fmt::Display for Changed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(", "))
+    }
+}
+
+/// What a relay cannot change while it runs.
+pub(crate) struct Layout {
+    listen: [Vec<SocketAddr>; 3],
+    has_tls: bool,
+    relay_ips: Vec<IpAddr>,
+    public_ips: Vec<(IpAddr, IpAddr)>,
+    relay_ports: RangeInclusive<u16>,
+    own_ports: Vec<u16>,
+    io: IoMode,
+    shards: Option<usize>,
+    connections: [usize; 2],
+    timeouts: [Duration; 3],
+    nonce_key: Option<[u8; 32]>,
+}
+
+impl Layout {
+    pub(crate) fn of(config: &RelayConfig) -> Self {
+        Self {
+            listen: [
+                config.listen.clone(),
+                config.listen_udp.clone(),
+                config.listen_tls.clone(),
+            ],
+            has_tls: config.tls.is_some(),
+            relay_ips: config.relay_ips(),
+            public_ips: config.public_ips.clone(),
+            relay_ports: config.relay_ports.clone(),
+            own_ports: config.own_ports.clone(),
+            io: config.io,
+            shards: config.shards,
+            connections: [config.connections_max, config.connections_per_source_max],
+            timeouts: [
+                config.first_frame_timeout,
+                config.allocation_timeout,
+                config.write_timeout,
+            ],
+            nonce_key: config.nonce_key,
+        }
+    }
+
+    fn check(&self, other: &Self) -> Result<(), ReloadError> {
+        let parts = [
+            ("where it listens", self.listen == other.listen),
+            ("whether there is TLS", self.has_tls == other.has_tls),
+            ("the relay IPs", self.relay_ips == other.relay_ips),
+            ("the public IPs", self.public_ips == other.public_ips),
+            ("the relay ports", self.relay_ports == other.relay_ports),
+            ("the node's own ports", self.own_ports == other.own_ports),
+            ("how packets are moved", self.io == other.io),
+            ("the number of shards", self.shards == other.shards),
+            (
+                "the limits of connections",
+                self.connections == other.connections,
+            ),
+            (
+                "the timeouts of connections",
+                self.timeouts == other.timeouts,
+            ),
+            ("the nonce key", self.nonce_key == other.nonce_key),
+        ];
+        let changed = parts.into_iter().filter(|(_, is_same)| !is_same);
+        let changed: Vec<_> = changed.map(|(name, _)| name).collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        Err(ReloadError::NeedsRestart(Changed(changed)))
+    }
+}
+
+impl Relay {
+    /// Tells `count` of the allocations that match, after the first `skip` of them. Each shard looks
+    /// at all its allocations, a few milliseconds for 16,000, so this is for people. Blocks like
+    /// [`Relay::stats`].
+    #[must_use]
+    pub fn allocations(
+        &self,
+        filter: &AllocationFilter,
+        skip: usize,
+        count: usize,
+    ) -> AllocationPage {
+        let filter = filter.clone();
+        let found = self.ask(Patience::Short, move |core, now| {
+            let matching = core.allocations(now).filter(|info| filter.matches(info));
+            matching.map(|info| (now, info)).collect::<Vec<_>>()
+        });
+        let mut allocations: Vec<_> = found.into_iter().flatten().collect();
+        let total = allocations.len();
+        allocations.sort_by_key(|(_, info)| (info.created, info.client));
+        AllocationPage {
+            allocations: allocations.into_iter().skip(skip).take(count).collect(),
+            total,
+        }
+    }
+
+    /// Ends all allocations that match and tells how many there were. Their clients find out by their
+    /// next request.
+    pub fn end(&self, filter: &AllocationFilter) -> usize {
+        let filter = filter.clone();
+        let ended = self.ask(Patience::Long, move |core, now| {
+            let matching = core.allocations(now).filter(|info| filter.matches(info));
+            let clients: Vec<_> = matching.map(|info| info.client).collect();
+            let ended = clients.into_iter().filter(|client| core.end(now, *client));
+            ended.count()
+        });
+        let ended = ended.into_iter().sum();
+        info!(ended, "allocations were ended by an operator");
+        ended
+    }
+
+    /// Makes no new allocations from now on, and sends newcomers elsewhere.
+    /// `stats().shards[..].turn.allocations` tells how many are left.
+    pub fn drain(&self, drain: &Drain) {
+        let drain = drain.clone();
+        let alternates = drain.alternates.clone();
+        self.ask(Patience::Long, move |core, now| {
+            core.drain(now, drain.clone())
+        });
+        info!(?alternates, "the relay drains");
+    }
+
+    /// Makes allocations again.
+    pub fn undrain(&self) {
+        self.ask(Patience::Long, |core, _| core.undrain());
+        info!("the relay does not drain any more");
+    }
+
+    /// Takes another configuration: realms and credentials, limits, and which peers are allowed.
+    /// Allocations stay, but for permissions to peers that are not allowed any more.
+    ///
+    /// # Errors
+    /// Names what only a restart can change; then nothing has changed.
+    pub fn reload(&self, config: &RelayConfig) -> Result<(), ReloadError> {
+        self.layout.check(&Layout::of(config))?;
+        let core_config = self.core_config(config)?;
+        self.ask(Patience::Long, move |core, now| {
+            core.reconfigure(now, core_config.clone());
+        });
+        info!("the relay has another configuration");
+        Ok(())
+    }
+
+    /// Asks each shard. One that does not answer in time is left out; it does what it was asked
+    /// nevertheless.
+    fn ask<T: Send + 'static>(
+        &self,
+        patience: Patience,
+        question: impl Fn(&mut Server, Instant) -> T + Clone + Send + 'static,
+    ) -> Vec<T> {
+        let answers = self.shards.iter().filter_map(|shard| {
+            let (sender, receiver) = sync_channel(1);
+            let question = question.clone();
+            let run = Control::Run(Box::new(move |core, now| {
+                // Whoever asked may have given up waiting.
+                let _ = sender.try_send(question(core, now));
+            }));
+            match patience {
+                Patience::Short => shard.link.control(run).ok()?,
+                Patience::Long => shard.link.control_blocking(run),
+            }
+            Some(receiver)
+        });
+        let answers: Vec<_> = answers.collect();
+        let timeout = match patience {
+            Patience::Short => SHORT,
+            Patience::Long => LONG,
+        };
+        let answers = answers.iter();
+        answers
+            .filter_map(|answer| answer.recv_timeout(timeout).ok())
+            .collect()
+    }
+}
+
+/// How important an answer is.
+#[derive(Clone, Copy)]
+enum Patience {
+    /// A shard that is too busy is left out.
+    Short,
+    /// Every shard must do it.
+    Long,
+}
+
+/// How long a shard may take to tell something.
+const SHORT: Duration = Duration::from_secs(1);
+/// How long a shard may take to do something, longer than any that lives takes.
+const LONG: Duration = Duration::from_secs(10);
