@@ -30,12 +30,15 @@ pub(crate) enum Control {
     Stop,
 }
 
-/// What a stream connection has for its shard. In order for each connection.
+/// What a stream connection has for its shard, or a shard for another one. In order for each
+/// connection.
 pub(crate) enum FromStream {
     Opened(FiveTuple, Connection),
     Frame(FiveTuple, Vec<u8>),
     /// With what tells it from a later connection of the same addresses.
     Closed(FiveTuple, Arc<ConnectionState>),
+    /// Another shard says so, by which the connection's frames came.
+    Gone(FiveTuple),
 }
 
 /// The outside's end of a shard.
@@ -91,6 +94,13 @@ impl ShardLink {
         // An error means that the shard's thread has ended: nobody is left to be told.
         let _ = self.control.send(control);
         self.waker.wake();
+    }
+
+    /// Like [`Self::frame`], but does not wait.
+    pub(crate) fn pass_on(&self, what: FromStream) -> Result<(), Overloaded> {
+        let result = self.frames.try_send(what).map_err(|_| Overloaded);
+        self.waker.wake();
+        result
     }
 
     /// Waits for room, so that a client that sends faster than the shard works is slowed down by its

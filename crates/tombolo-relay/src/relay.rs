@@ -6,12 +6,12 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use tombolo_turn::server::{self, Server};
+use tombolo_turn::server::{self, Server, ShardIndex};
 use tracing::{error, info};
 
 use crate::{
     BindError, IoMode, RelayConfig, RelayStats,
-    link::{Control, ShardLink},
+    link::{Control, ShardInbox, ShardLink},
     listen::Listeners,
     operate::Layout,
     shard::Shard,
@@ -62,9 +62,10 @@ impl Relay {
         let io = io_mode(config.io)?;
         raise_open_files_limit();
         let shard_count = match config.shards {
-            Some(count) => count.max(1),
+            Some(count) => count,
             None => thread::available_parallelism().map_or(1, usize::from),
         };
+        let shard_count = shard_count.clamp(1, SHARDS_MAX);
         let listeners = Listeners::bind(&config, shard_count)?;
         let nonce_key = match config.nonce_key {
             Some(key) => key,
@@ -72,9 +73,15 @@ impl Relay {
         };
         let layout = Layout::of(&config);
         let core_config = core_config(&config, &listeners.addrs, shard_count, nonce_key)?;
+        let ends = (0..shard_count).map(|_| Ok(ShardLink::new(Waker::new()?)));
+        let (links, inboxes): (Vec<_>, Vec<_>) =
+            ends.collect::<io::Result<Vec<_>>>()?.into_iter().unzip();
+        let links: Arc<[ShardLink]> = links.into();
         let mut shards = Vec::with_capacity(shard_count);
-        for (index, sockets) in listeners.udp.into_iter().enumerate() {
-            shards.push(ShardThread::start(index, core_config.clone(), sockets)?);
+        for ((index, inbox), sockets) in (0..).zip(inboxes).zip(listeners.udp) {
+            let mut config = core_config.clone();
+            config.shard = ShardIndex(index);
+            shards.push(ShardThread::start(config, inbox, &links, sockets)?);
         }
         let stream_counters = Arc::new(StreamCounters::default());
         let streams = Streams::start(StreamsConfig {
@@ -189,16 +196,18 @@ impl Drop for ShardThread {
 
 impl ShardThread {
     fn start(
-        index: usize,
         config: server::Config,
+        inbox: ShardInbox,
+        links: &Arc<[ShardLink]>,
         sockets: Vec<UdpSocket>,
     ) -> Result<Self, BindError> {
-        let (link, inbox) = ShardLink::new(Waker::new()?);
+        let index = usize::from(config.shard.0);
+        let link = links[index].clone();
         let unix_now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let core = Server::new(config, random()?, Instant::now(), unix_now);
-        let shard = Shard::new(core, inbox, sockets)?;
+        let shard = Shard::new(core, inbox, Arc::clone(links), sockets)?;
         let thread = thread::Builder::new()
             .name(format!("relay-{index}"))
             .spawn(move || shard.run())?;
@@ -262,6 +271,7 @@ fn core_config(
         .filter(|address| !address.ip().is_unspecified())
         .copied()
         .collect();
+    core.shards = u8::try_from(shards).unwrap_or(u8::MAX);
     core.limits = config.shard_limits(shards);
     Ok(core)
 }
@@ -284,6 +294,8 @@ fn random() -> Result<[u8; 32], BindError> {
     Ok(bytes)
 }
 
+/// A shard is named in one byte.
+const SHARDS_MAX: usize = u8::MAX as usize;
 /// How long a shard may take to tell its counts.
 const STATS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Ports below belong to services.

@@ -5,6 +5,7 @@
 //! (collects until the batch is done) → [`Sender`] (one system call for each socket). The payload stays
 //! where the kernel wrote it.
 
+mod elsewhere;
 mod forward;
 mod outbox;
 mod ports;
@@ -12,7 +13,13 @@ mod receive;
 mod reply;
 mod token;
 
-use std::{collections::HashMap, io, net::SocketAddr, sync::mpsc::TryRecvError, time::Instant};
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, mpsc::TryRecvError},
+    time::Instant,
+};
 
 use tombolo_turn::server::{FiveTuple, Server, Transmit};
 use tracing::error;
@@ -24,7 +31,7 @@ use self::{
 };
 use crate::{
     IoStats, ShardStats,
-    link::{Connection, Control, FromStream, ShardInbox},
+    link::{Connection, Control, FromStream, ShardInbox, ShardLink},
     socket::{Alarm, Poller, SLOTS, Sender, Slots, UdpSocket},
 };
 
@@ -42,6 +49,8 @@ pub(crate) struct Shard {
     servers: Vec<ServerSocket>,
     ports: RelayPorts,
     connections: HashMap<FiveTuple, Connection>,
+    /// All shards of the node, this one too; indexed by `ShardIndex`.
+    siblings: Arc<[ShardLink]>,
     slots: Slots,
     /// How many slots of the batch are in use.
     filled: usize,
@@ -73,6 +82,7 @@ impl Shard {
     pub(crate) fn new(
         core: Server,
         inbox: ShardInbox,
+        siblings: Arc<[ShardLink]>,
         sockets: Vec<UdpSocket>,
     ) -> io::Result<Self> {
         let poller = Poller::new()?;
@@ -102,6 +112,7 @@ impl Shard {
             servers,
             ports: RelayPorts::default(),
             connections: HashMap::new(),
+            siblings,
             slots: Slots::new(),
             filled: 0,
             outbox: Outbox::new(),
@@ -195,9 +206,9 @@ impl Shard {
         for _ in 0..FRAMES_PER_TURN {
             match self.inbox.frames.try_recv() {
                 Ok(FromStream::Opened(tuple, connection)) => {
-                    if self.connections.insert(tuple, connection).is_some() {
-                        self.core.handle_client_gone(now, tuple);
-                    }
+                    // Whoever had these addresses before has gone, be it to another shard.
+                    self.core.handle_client_gone(now, tuple);
+                    self.connections.insert(tuple, connection);
                 }
                 Ok(FromStream::Frame(tuple, frame)) => {
                     self.io.stream_frames += 1;
@@ -211,6 +222,10 @@ impl Shard {
                         self.connections.remove(&tuple);
                         self.core.handle_client_gone(now, tuple);
                     }
+                }
+                Ok(FromStream::Gone(tuple)) => {
+                    self.connections.remove(&tuple);
+                    self.core.handle_client_gone(now, tuple);
                 }
                 Err(_) => return Next::Sleep,
             }

@@ -46,6 +46,10 @@ pub struct IoStats {
     pub receive_errors: u64,
     /// Packets between two allocations of this shard, handed over without a system call.
     pub handed_over: u64,
+    /// Packets of clients whose allocation is on another shard, given to that one.
+    pub passed_on: u64,
+    /// Such packets that the other shard had no room for.
+    pub passed_on_dropped: u64,
     /// Frames from stream connections.
     pub stream_frames: u64,
     /// Frames dropped because their stream's client reads too slowly.

@@ -99,7 +99,7 @@ impl RelayHost {
 
     fn on_forward(&mut self, now: Instant, forward: Option<Forward>, bytes: &[u8]) {
         match forward {
-            None => {}
+            None | Some(Forward::ToShard { .. }) => {}
             Some(Forward::ToPeer { at, to, range, .. }) => {
                 // Two allocations of one node exchange packets in memory.
                 if self.relay_ports.contains(&to.0) {
@@ -173,6 +173,8 @@ impl RelayHost {
             | Command::ConnectPeer { .. }
             | Command::ClosePeer { .. }
             | Command::Splice { .. } => {}
+            // There is one shard.
+            Command::Redirect { .. } | Command::TellGone { .. } => {}
         }
     }
 }

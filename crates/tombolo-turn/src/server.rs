@@ -42,6 +42,7 @@ mod reply;
 mod request;
 mod session;
 mod stats;
+mod stray;
 mod table;
 
 pub use address::{FiveTuple, PeerAddr, RelayAddr, Transport};
@@ -60,6 +61,7 @@ pub use operate::Drain;
 pub use output::{CloseReason, Command, Event, PortError, RequestId, Timer, Transmit};
 pub use policy::{AddressPolicy, Cidr, CidrError, Denial};
 pub use stats::{Refusal, Stats};
+pub use stray::ShardIndex;
 
 use address::Aliases;
 use allocate::{Pending, Reservation};
@@ -70,6 +72,7 @@ use connection::Connections;
 use counter::Counters;
 use operate::Draining;
 use ports::Ports;
+use stray::Strays;
 use table::Allocations;
 
 /// One shard of a TURN server.
@@ -90,6 +93,8 @@ pub struct Server {
     relay_ip_v4: Option<Ipv4Addr>,
     relay_ip_v6: Option<Ipv6Addr>,
     relays_tcp: bool,
+    shard: ShardIndex,
+    shards: u8,
     software: Option<String>,
     clock: Clock,
     rng: ChaCha12Rng,
@@ -97,6 +102,7 @@ pub struct Server {
     ports: Ports,
     allocations: Allocations,
     connections: Connections,
+    strays: Strays,
     pending: BTreeMap<RequestId, Pending>,
     next_request: u64,
     reservations: BTreeMap<ReservationToken, Reservation>,
@@ -133,6 +139,8 @@ impl Server {
             relay_ip_v4: config.relay_ip_v4,
             relay_ip_v6: config.relay_ip_v6,
             relays_tcp: config.relay_tcp,
+            shard: config.shard,
+            shards: config.shards,
             software: config.software,
             clock: Clock {
                 start: now,
@@ -143,6 +151,7 @@ impl Server {
             ports: Ports::new(config.relay_ports, own_ports),
             allocations: Allocations::new(hash_keys),
             connections: Connections::default(),
+            strays: Strays::new(),
             pending: BTreeMap::new(),
             next_request: 0,
             reservations: BTreeMap::new(),
@@ -161,6 +170,10 @@ impl Server {
     /// goes; replies are queued.
     #[must_use]
     pub fn handle_client(&mut self, now: Instant, from: FiveTuple, data: &[u8]) -> Option<Forward> {
+        if let Some(shard) = self.strays.shard_of(now, &from) {
+            let client = from;
+            return Some(Forward::ToShard { shard, client });
+        }
         let result = match Kind::of(data) {
             Kind::ChannelData => self.forward_channel_data(now, from, data).map(Some),
             Kind::Stun => self.on_message(now, from, data),
@@ -258,6 +271,7 @@ impl Server {
         self.authority.hook.forget(from);
         self.cancel_pending(from);
         self.on_data_client_gone(from);
+        self.on_stray_gone(from);
         if let Some((id, _)) = self.allocations.by_client(&from) {
             self.close(now, id, CloseReason::ClientGone);
         }
@@ -284,6 +298,7 @@ impl Server {
             self.handle_auth(now, id, Err(AuthError::Unavailable));
         }
         self.expire_connections(now);
+        self.strays.expire(now);
         self.on_drain_deadline(now);
         while let Some((expires, token)) = self.reservation_deadlines.first().copied()
             && expires <= now
@@ -328,9 +343,11 @@ impl Server {
         let authentication = authentication.map(|(at, _)| (at, Timer::Authentication));
         let connection = self.connections.next_deadline();
         let connection = connection.map(|(at, _)| (at, Timer::Connection));
+        let stray = self.strays.next_deadline().map(|at| (at, Timer::Stray));
         let drain = self.drain_deadline().map(|at| (at, Timer::Drain));
-        let all = [allocation, reservation, authentication, connection, drain];
-        all.into_iter().flatten().min()
+        let rare = [authentication, connection, stray, drain];
+        let all = [allocation, reservation].into_iter().chain(rare);
+        all.flatten().min()
     }
 
     /// Returns the counters.

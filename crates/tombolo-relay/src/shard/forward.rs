@@ -7,6 +7,7 @@ use tombolo_turn::server::{Forward, Fragment, PeerAddr, RelayAddr, Server};
 use super::{ServerSocket, Shard, outbox::Queued, ports::RelayPorts, reply::Loss, token::SocketId};
 use crate::{
     IoStats,
+    link::FromStream,
     socket::{Outgoing, UdpSocket},
 };
 
@@ -31,6 +32,10 @@ impl Shard {
             return;
         };
         let (packet, header) = match forward {
+            Forward::ToShard { shard, client } => {
+                let packet = data.to_vec();
+                return self.pass_on(shard, FromStream::Frame(client, packet));
+            }
             Forward::ToPeer {
                 at,
                 to,
@@ -121,6 +126,9 @@ impl Shard {
             } => {
                 self.send_to_client(to, &header, &frame[range], padding);
             }
+            Forward::ToShard { shard, client } => {
+                self.pass_on(shard, FromStream::Frame(client, frame.to_vec()));
+            }
         }
     }
 
@@ -195,7 +203,7 @@ fn hand_over(
                 padding,
             })
         }
-        Forward::ToPeer { .. } => None,
+        Forward::ToPeer { .. } | Forward::ToShard { .. } => None,
     }
 }
 

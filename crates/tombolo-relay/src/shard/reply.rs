@@ -17,7 +17,7 @@ use super::{
     token::{SocketId, Source},
 };
 use crate::{
-    link::Queued,
+    link::{FromStream, Queued},
     socket::{Outgoing, SLOTS},
 };
 
@@ -68,6 +68,14 @@ impl Shard {
                 self.core.handle_connected(now, connection, nothing);
             }
             Command::ClosePeer { .. } | Command::Splice { .. } => {}
+            Command::Redirect {
+                shard,
+                client,
+                bytes,
+            } => self.redirect(shard, client, bytes),
+            Command::TellGone { shard, client } => {
+                self.pass_on(shard, FromStream::Gone(client));
+            }
         }
     }
 

@@ -16,6 +16,7 @@ use super::auth::{Identity, User};
 use super::ports::Parity;
 use super::reply::{Ask, Rejection};
 use super::stats::Refusal;
+use super::stray::ShardIndex;
 use super::{Command, Event, PortError, RequestId, Server};
 
 /// An Allocate request that waits for its ports.
@@ -98,6 +99,12 @@ impl Server {
         // 3. to 9. What the client wants.
         let carrier = self.requested_carrier(ask, message)?;
         let wish = Wish::parse(message)?;
+        if let Wish::Reserved(ReservationToken([.., shard])) = wish
+            && ShardIndex(shard) != self.shard
+        {
+            let bytes = message.as_bytes();
+            return Ok(self.redirect(now, ask, identity, ShardIndex(shard), bytes)?);
+        }
         // What was reserved belongs to an allocation that goes on.
         if !matches!(wish, Wish::Reserved(_)) {
             self.check_drain(ask.from)?;
@@ -420,6 +427,8 @@ impl Server {
     fn reserve(&mut self, now: Instant, relay: RelayAddr, identity: &Identity) -> ReservationToken {
         let mut token = [0; 8];
         self.rng.fill_bytes(&mut token);
+        // The client may come back to another shard, which then knows where to ask.
+        token[7] = self.shard.0;
         let token = ReservationToken(token);
         let expires = now + RESERVATION_LIFETIME;
         // A reservation counts like an allocation, or ports could be hoarded.

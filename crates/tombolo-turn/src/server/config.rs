@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::auth::{Realm, Sha256Offer};
 use super::policy::{AddressPolicy, Cidr};
+use super::stray::ShardIndex;
 
 /// What a server does and allows. Start from [`Config::new`] and set what differs.
 #[derive(Clone)]
@@ -27,6 +28,10 @@ pub struct Config {
     pub nonce_lifetime: Duration,
     /// To whom SHA-256 is offered as password algorithm.
     pub offer_sha256: Sha256Offer,
+    /// The place of this shard in its node.
+    pub shard: ShardIndex,
+    /// How many shards the node has. They must agree on all but `shard` and `relay_ports`.
+    pub shards: u8,
     /// Local address on which IPv4 relayed addresses are bound. `None`: no IPv4 allocations.
     pub relay_ip_v4: Option<Ipv4Addr>,
     /// Local address on which IPv6 relayed addresses are bound. `None`: no IPv6 allocations.
@@ -71,6 +76,8 @@ impl Config {
             nonce_key,
             nonce_lifetime: Duration::from_secs(3600),
             offer_sha256: Sha256Offer::default(),
+            shard: ShardIndex(0),
+            shards: 1,
             relay_ip_v4: None,
             relay_ip_v6: None,
             relay_ports: 49152..=65535,

@@ -3,8 +3,9 @@ use std::net::SocketAddr;
 use std::ops::{Deref, Range};
 
 use super::address::{FiveTuple, PeerAddr, RelayAddr};
+use super::stray::ShardIndex;
 
-/// Where the payload of a packet goes: what the driver sends next. Nothing was copied.
+/// Where the payload of a packet goes: what the driver does next. Nothing was copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Forward {
     /// Send `data[range]` from the relayed address to the peer.
@@ -28,6 +29,13 @@ pub enum Forward {
         range: Range<usize>,
         /// How many zero bytes follow the payload, 0 to 3.
         padding: usize,
+    },
+    /// Give the whole packet to another shard's [`Server::handle_client`](super::Server::handle_client).
+    ToShard {
+        /// Which one.
+        shard: ShardIndex,
+        /// Who sent it.
+        client: FiveTuple,
     },
 }
 

@@ -3,6 +3,7 @@ use thiserror::Error;
 use super::address::{FiveTuple, PeerAddr, RelayAddr};
 use super::auth::AuthId;
 use super::connection::ConnectionId;
+use super::stray::ShardIndex;
 
 /// A reply for the driver to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +62,26 @@ pub enum Command {
     ClosePeer {
         /// Which one.
         connection: ConnectionId,
+    },
+    /// Give a client's packet to another shard's
+    /// [`Server::handle_client`](super::Server::handle_client), and over a stream the connection
+    /// too. Its further packets come back as [`Forward::ToShard`](super::Forward::ToShard).
+    Redirect {
+        /// Which shard.
+        shard: ShardIndex,
+        /// Who sent it.
+        client: FiveTuple,
+        /// The packet.
+        bytes: Vec<u8>,
+    },
+    /// Tell another shard by
+    /// [`Server::handle_client_gone`](super::Server::handle_client_gone) that the connection of a
+    /// client is closed, which was redirected to it.
+    TellGone {
+        /// Which shard.
+        shard: ShardIndex,
+        /// Who is gone.
+        client: FiveTuple,
     },
     /// Write `reply` to the client's stream connection, and from then on pass all bytes between it
     /// and the connection to the peer, those included that came before. The core hears of the
@@ -147,6 +168,8 @@ pub enum Timer {
     Authentication,
     /// End a TCP connection that nobody wanted in time.
     Connection,
+    /// Forget a client of another shard that has been silent for long.
+    Stray,
     /// Tell how many allocations are left.
     Drain,
 }

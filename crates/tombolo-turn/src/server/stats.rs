@@ -165,6 +165,10 @@ refusals! {
     ConnectionsFull = 508, "no room for another connection";
     /// Channel or peer are bound otherwise.
     ChannelConflict = 400, "channel or peer already bound";
+    /// What is asked for is on a shard that the node does not have.
+    ShardUnknown = 508, "no such shard";
+    /// Too many clients of other shards come by this one.
+    StraysFull = 508, "no room for another client of another shard";
     /// ChannelData on a channel that is not bound.
     ChannelUnbound = 0, "channel not bound";
     /// A Send indication to a peer without permission.

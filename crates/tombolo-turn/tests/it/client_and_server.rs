@@ -362,7 +362,7 @@ impl World {
 
     fn forward(&mut self, forward: Option<Forward>, bytes: &[u8]) {
         match forward {
-            None => {}
+            None | Some(Forward::ToShard { .. }) => {}
             Some(Forward::ToPeer { at, to, range, .. }) => {
                 let payload = bytes[range].to_vec();
                 self.put(Packet::FromPeer(RelayAddr(to.0), PeerAddr(at.0), payload));

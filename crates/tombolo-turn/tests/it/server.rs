@@ -14,5 +14,6 @@ mod info;
 mod lab;
 mod operate;
 mod peers;
+mod shards;
 mod tcp;
 mod tokens;

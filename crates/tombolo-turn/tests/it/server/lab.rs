@@ -35,6 +35,8 @@ pub(super) struct Lab {
     pub(super) events: Vec<Event>,
     /// Those of `bound` that are for TCP.
     pub(super) listening: BTreeSet<RelayAddr>,
+    /// What the server commanded about clients of other shards.
+    pub(super) shard_commands: Vec<Command>,
     /// What the server commanded about connections to peers.
     pub(super) tcp_commands: Vec<Command>,
     /// Questions about users that nobody has answered, with their names.
@@ -109,6 +111,7 @@ impl Lab {
             events: Vec::new(),
             listening: BTreeSet::new(),
             tcp_commands: Vec::new(),
+            shard_commands: Vec::new(),
             asked: Vec::new(),
             asked_ids: Vec::new(),
             nonce_by_client: BTreeMap::new(),
@@ -293,7 +296,9 @@ impl Lab {
                 fragment,
                 payload: bytes[range].to_vec(),
             }),
-            Forward::ToClient { .. } => panic!("a client's data goes to a peer"),
+            Forward::ToClient { .. } | Forward::ToShard { .. } => {
+                panic!("a client's data goes to a peer")
+            }
         }
     }
 
@@ -317,7 +322,9 @@ impl Lab {
                 bytes.resize(bytes.len() + padding, 0);
                 Some(AtClient { to, bytes })
             }
-            Forward::ToPeer { .. } => panic!("a peer's data goes to a client"),
+            Forward::ToPeer { .. } | Forward::ToShard { .. } => {
+                panic!("a peer's data goes to a client")
+            }
         }
     }
 
@@ -354,6 +361,9 @@ impl Lab {
                 Command::ConnectPeer { .. }
                 | Command::ClosePeer { .. }
                 | Command::Splice { .. } => self.tcp_commands.push(command),
+                Command::Redirect { .. } | Command::TellGone { .. } => {
+                    self.shard_commands.push(command);
+                }
             }
         }
         self.events

@@ -75,9 +75,7 @@ async fn assert_lossless(ip: &str, port: Port, to: To, flags: &[&str]) {
     if !is_installed("turnutils_uclient") {
         return;
     }
-    // A pair of ports is two allocations, which must meet on one shard.
-    let shards = if flags.contains(&"-c") { "2" } else { "1" };
-    let server = Server::start(ip, &["--shards", shards]).await;
+    let server = Server::start(ip, &["--shards", "2"]).await;
     let echo = Echo::start();
     let address = match port {
         Port::Plain => server.plain,

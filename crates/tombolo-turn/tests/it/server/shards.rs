@@ -1,0 +1,207 @@
+//! Clients that reach another shard than the one that has what they ask for.
+
+use tombolo_stun::{EvenPort, Method, RequestedTransport, ReservationToken, XorRelayedAddress};
+use tombolo_turn::server::{
+    Command, Config, FiveTuple, Forward, Refusal, RelayAddr, ShardIndex, Timer,
+};
+
+use super::lab::{Lab, PEER, Reply, User, alice, bob, client, tcp_client};
+
+#[test]
+fn a_reservation_is_redeemed_whichever_shard_the_second_client_reaches() {
+    for second in [client(2), tcp_client(2)] {
+        let mut node = Node::new();
+        let (first, token) = node.reserve();
+        let reply = node.allocate_reserved(second, &alice(), token);
+        let XorRelayedAddress(next) = Reply(reply).get().expect("was made");
+        assert_eq!(next.ip(), first.0.ip());
+        assert_eq!(next.port(), first.0.port() + 1);
+        assert_eq!(node.shards[0].bound.len(), 2);
+        assert!(node.shards[1].bound.is_empty());
+
+        // All that the client sends goes there, and works there.
+        let permit = node.shards[1].sign(second, &alice(), Method::CREATE_PERMISSION, |writer| {
+            writer.attribute(&tombolo_stun::XorPeerAddress(super::lab::address(PEER)));
+        });
+        assert_eq!(
+            node.via_second(second, &permit)
+                .map(|reply| Reply(reply).code()),
+            Some(None)
+        );
+        let sent = node.shards[0]
+            .send(second, PEER, b"x")
+            .expect("is permitted");
+        assert_eq!(sent.from, next);
+    }
+}
+
+#[test]
+fn a_reservation_of_another_user_is_refused_on_its_own_shard() {
+    let mut node = Node::new();
+    let (_, token) = node.reserve();
+    let reply = node.allocate_reserved(client(2), &bob(), token);
+    assert_eq!(Reply(reply).code(), Some(508));
+}
+
+#[test]
+fn a_token_of_a_shard_that_the_node_does_not_have_is_refused() {
+    let mut node = Node::new();
+    let token = ReservationToken([0, 0, 0, 0, 0, 0, 0, 2]);
+    let reply = node.shards[1].allocate_with(client(2), &alice(), |writer| {
+        writer.attribute(&token);
+    });
+    assert_eq!(reply.code(), Some(508));
+    assert_eq!(node.shards[1].refused(Refusal::ShardUnknown), 1);
+}
+
+#[test]
+fn only_who_has_credentials_is_passed_on() {
+    let mut node = Node::new();
+    let token = ReservationToken([0; 8]);
+    let reply = node.shards[1].unsigned(client(2), Method::ALLOCATE, |writer| {
+        writer.attribute(&RequestedTransport::UDP).attribute(&token);
+    });
+    assert_eq!(reply.code(), Some(401));
+    assert_eq!(node.shards[1].shard_commands, []);
+}
+
+#[test]
+fn a_user_has_only_so_many_clients_passed_on_and_loses_the_oldest() {
+    let mut node = Node::with(|config| config.limits.allocations_per_user_max = 2);
+    let token = ReservationToken([7, 7, 7, 7, 7, 7, 7, 0]);
+    for port in 1..=3 {
+        node.redirect(client(port), token);
+    }
+    let mut is_passed_on = |port| {
+        let forward = node.forward(client(port), b"\x40\x00\x00\x00");
+        matches!(forward, Some(Forward::ToShard { .. }))
+    };
+    assert!(!is_passed_on(1));
+    assert!(is_passed_on(2) && is_passed_on(3));
+}
+
+#[test]
+fn clients_passed_on_are_bounded_for_the_shard() {
+    let mut node = Node::with(|config| config.limits.allocations_max = 1);
+    let token = ReservationToken([7, 7, 7, 7, 7, 7, 7, 0]);
+    node.redirect(client(1), token);
+    let shard = &mut node.shards[1];
+    let reply = shard.allocate_with(client(2), &bob(), |writer| {
+        writer.attribute(&token);
+    });
+    assert_eq!(reply.code(), Some(508));
+    assert_eq!(shard.refused(Refusal::StraysFull), 1);
+}
+
+#[test]
+fn a_client_passed_on_is_forgotten_after_an_hour_of_silence() {
+    let mut node = Node::new();
+    node.redirect(client(1), ReservationToken([0; 8]));
+    let packet = b"\x40\x00\x00\x00";
+    node.shards[1].advance(3599);
+    assert!(node.forward(client(1), packet).is_some());
+    node.shards[1].advance(3599);
+    assert!(node.forward(client(1), packet).is_some());
+    let timer = node.shards[1].server.poll_timeout();
+    assert_eq!(timer.map(|(_, timer)| timer), Some(Timer::Stray));
+    node.shards[1].advance(3600);
+    assert_eq!(node.forward(client(1), packet), None);
+    assert_eq!(node.shards[1].server.poll_timeout(), None);
+}
+
+#[test]
+fn the_end_of_a_connection_is_told_to_the_shard_that_has_its_allocation() {
+    let mut node = Node::new();
+    let (_, token) = node.reserve();
+    node.allocate_reserved(tcp_client(2), &alice(), token);
+    let shard = &mut node.shards[1];
+    shard.server.handle_client_gone(shard.now, tcp_client(2));
+    shard.drive();
+    let told = Command::TellGone {
+        shard: ShardIndex(0),
+        client: tcp_client(2),
+    };
+    assert_eq!(shard.shard_commands.pop(), Some(told));
+    let packet = b"\x40\x00\x00\x00";
+    assert_eq!(node.forward(tcp_client(2), packet), None);
+}
+
+/// Two shards. The first one has what is asked for, the second one is asked.
+struct Node {
+    shards: [Lab; 2],
+}
+
+impl Node {
+    fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl Fn(&mut Config)) -> Self {
+        let shard = |index| {
+            Lab::with(|config| {
+                config.shard = ShardIndex(index);
+                config.shards = 2;
+                change(config);
+            })
+        };
+        Self {
+            shards: [shard(0), shard(1)],
+        }
+    }
+
+    /// Makes an allocation on the first shard that reserves a port.
+    fn reserve(&mut self) -> (RelayAddr, ReservationToken) {
+        let even = EvenPort { reserve_next: true };
+        let reply = self.shards[0].allocate_with(client(1), &alice(), |writer| {
+            writer.attribute(&even);
+        });
+        let XorRelayedAddress(relayed) = reply.get().expect("was made");
+        (RelayAddr(relayed), reply.get().expect("is reserved"))
+    }
+
+    /// Sends an Allocate with a token to the second shard, and on to the first one.
+    fn redirect(&mut self, from: FiveTuple, token: ReservationToken) -> Vec<u8> {
+        self.redirect_of(from, &alice(), token)
+    }
+
+    fn redirect_of(&mut self, from: FiveTuple, user: &User, token: ReservationToken) -> Vec<u8> {
+        let second = &mut self.shards[1];
+        let request = second.sign(from, user, Method::ALLOCATE, |writer| {
+            writer.attribute(&RequestedTransport::UDP).attribute(&token);
+        });
+        assert_eq!(second.exchange(from, &request), []);
+        let expected = Command::Redirect {
+            shard: ShardIndex(0),
+            client: from,
+            bytes: request.clone(),
+        };
+        assert_eq!(second.shard_commands.pop(), Some(expected));
+        request
+    }
+
+    fn allocate_reserved(
+        &mut self,
+        from: FiveTuple,
+        user: &User,
+        token: ReservationToken,
+    ) -> Vec<u8> {
+        let request = self.redirect_of(from, user, token);
+        let mut replies = self.shards[0].exchange(from, &request);
+        assert_eq!(replies.len(), 1);
+        replies.remove(0).bytes
+    }
+
+    fn forward(&mut self, from: FiveTuple, packet: &[u8]) -> Option<Forward> {
+        let shard = &mut self.shards[1];
+        shard.server.handle_client(shard.now, from, packet)
+    }
+
+    /// Sends a request that the second shard passes on, and returns the answer of the first one.
+    fn via_second(&mut self, client: FiveTuple, request: &[u8]) -> Option<Vec<u8>> {
+        let shard = ShardIndex(0);
+        let passed_on = Forward::ToShard { shard, client };
+        assert_eq!(self.forward(client, request), Some(passed_on));
+        let replies = self.shards[0].exchange(client, request);
+        replies.into_iter().next().map(|reply| reply.bytes)
+    }
+}
