@@ -65,7 +65,7 @@ pub use stray::ShardIndex;
 
 use address::Aliases;
 use allocate::{Pending, Reservation};
-use auth::{Authority, User};
+use auth::{Authority, RealmId, User};
 use binding::Alternates;
 use budget::Budget;
 use connection::Connections;
@@ -109,6 +109,7 @@ pub struct Server {
     reservation_deadlines: BTreeSet<(Instant, ReservationToken)>,
     /// Allocations, those in the making and reservations, by user.
     usage_by_user: BTreeMap<User, usize>,
+    usage_by_realm: BTreeMap<RealmId, usize>,
     transmits: VecDeque<Transmit>,
     commands: VecDeque<Command>,
     events: VecDeque<Event>,
@@ -157,6 +158,7 @@ impl Server {
             reservations: BTreeMap::new(),
             reservation_deadlines: BTreeSet::new(),
             usage_by_user: BTreeMap::new(),
+            usage_by_realm: BTreeMap::new(),
             transmits: VecDeque::new(),
             commands: VecDeque::new(),
             events: VecDeque::new(),

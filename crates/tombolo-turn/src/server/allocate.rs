@@ -12,7 +12,7 @@ use tombolo_stun::{
 
 use super::address::{FiveTuple, RelayAddr, canonical};
 use super::allocation::{Allocation, Carrier, Relays};
-use super::auth::{Identity, User};
+use super::auth::{Identity, Usage, User};
 use super::ports::Parity;
 use super::reply::{Ask, Rejection};
 use super::stats::Refusal;
@@ -202,10 +202,14 @@ impl Server {
     }
 
     fn check_room(&self, identity: &Identity, wish: Wish) -> Result<(), Refusal> {
-        let used = self.usage_by_user.get(&identity.user).copied().unwrap_or(0);
-        if used + wish.quota() > self.limits.allocations_per_user_max {
-            return Err(Refusal::QuotaReached);
-        }
+        let user = &identity.user;
+        let usage = Usage {
+            of_user: self.usage_by_user.get(user).copied().unwrap_or(0),
+            of_realm: self.usage_by_realm.get(&user.realm).copied().unwrap_or(0),
+        };
+        let per_user_max = self.limits.allocations_per_user_max;
+        self.authority
+            .check_quota(user, usage, wish.quota(), per_user_max)?;
         if self.allocations.len() + self.pending.len() >= self.limits.allocations_max {
             return Err(Refusal::CapacityReached);
         }

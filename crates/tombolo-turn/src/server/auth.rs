@@ -124,6 +124,13 @@ pub(super) enum Seal {
     Sha256,
 }
 
+/// Allocations, those in the making and reservations that count.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Usage {
+    pub(super) of_user: usize,
+    pub(super) of_realm: usize,
+}
+
 /// What is known about the sender of a request.
 pub(super) enum Verdict {
     Known(Identity),
@@ -244,6 +251,29 @@ impl Authority {
             .first()
             .map(|chamber| chamber.id)
             .unwrap_or_default()
+    }
+
+    /// Checks that a user may have `more` allocations besides those that it and its realm have.
+    pub(super) fn check_quota(
+        &self,
+        user: &User,
+        usage: Usage,
+        more: usize,
+        per_user_max: usize,
+    ) -> Result<(), Refusal> {
+        let chamber = self
+            .chambers
+            .iter()
+            .find(|chamber| chamber.id == user.realm);
+        let of_user = chamber.and_then(|chamber| chamber.allocations_per_user_max);
+        if usage.of_user + more > of_user.unwrap_or(per_user_max) {
+            return Err(Refusal::QuotaReached);
+        }
+        let of_realm = chamber.and_then(|chamber| chamber.allocations_max);
+        if of_realm.is_some_and(|max| usage.of_realm + more > max) {
+            return Err(Refusal::RealmFull);
+        }
+        Ok(())
     }
 
     pub(super) fn realm_name(&self, id: RealmId) -> &str {

@@ -200,6 +200,7 @@ impl Server {
             Some(used) => *used += 1,
             None => drop(self.usage_by_user.insert(user.clone(), 1)),
         }
+        *self.usage_by_realm.entry(user.realm).or_default() += 1;
     }
 
     pub(super) fn give_quota_back(&mut self, user: &User) {
@@ -209,6 +210,9 @@ impl Server {
         *used -= 1;
         if *used == 0 {
             self.usage_by_user.remove(user);
+        }
+        if let Some(used) = self.usage_by_realm.get_mut(&user.realm) {
+            *used -= 1;
         }
     }
 }

@@ -143,6 +143,8 @@ refusals! {
     Draining = 508, "server makes no new allocations";
     /// The user's quota is used up.
     QuotaReached = 486, "allocation quota reached for this user";
+    /// The realm's quota is used up.
+    RealmFull = 486, "allocation quota reached for this realm";
     /// The shard holds as many allocations as it may.
     CapacityReached = 508, "no room for another allocation";
     /// No relay port could be bound.

@@ -1,5 +1,6 @@
 //! The server as its clients and peers see it, with a driver that binds every port.
 
+mod algorithms;
 mod allocate;
 mod allocations;
 mod auth;
@@ -7,6 +8,7 @@ mod binding;
 mod counter;
 mod data;
 mod floods;
+mod holes;
 mod hook;
 mod hostile;
 mod icmp;
@@ -14,6 +16,7 @@ mod info;
 mod lab;
 mod operate;
 mod peers;
+mod realms;
 mod shards;
 mod tcp;
 mod tokens;

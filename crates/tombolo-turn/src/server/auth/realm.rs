@@ -34,6 +34,12 @@ pub struct Realm {
     pub oauth: Option<OAuth>,
     /// Whether the driver is asked about users that no other source knows.
     pub hook: HookMode,
+    /// Allocations and reservations of the whole realm in the shard. `None`: as many as the server's
+    /// limits allow.
+    pub allocations_max: Option<usize>,
+    /// Allocations and reservations of each of its users, in place of
+    /// [`Limits::allocations_per_user_max`](super::super::Limits::allocations_per_user_max).
+    pub allocations_per_user_max: Option<usize>,
     /// Values of the ORIGIN attribute whose senders are challenged with this realm, such as
     /// `https://example.org`.
     pub origins: Vec<String>,
@@ -89,6 +95,8 @@ pub(super) struct Chamber {
     pub(super) tokens: Tokens,
     pub(super) oauth: Option<Opener>,
     pub(super) hook: HookMode,
+    pub(super) allocations_max: Option<usize>,
+    pub(super) allocations_per_user_max: Option<usize>,
     origins: Vec<String>,
     listen: Vec<SocketAddr>,
 }
@@ -103,6 +111,8 @@ impl Chamber {
             tokens: Tokens::new(&realm.device_keys),
             oauth: realm.oauth.as_ref().map(Opener::new),
             hook: realm.hook,
+            allocations_max: realm.allocations_max,
+            allocations_per_user_max: realm.allocations_per_user_max,
             origins: realm.origins.clone(),
             listen: realm.listen.clone(),
         }
