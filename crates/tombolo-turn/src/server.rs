@@ -33,6 +33,7 @@ mod data;
 mod forward;
 mod icmp;
 mod info;
+mod mobility;
 mod nonce;
 mod operate;
 mod output;
@@ -44,6 +45,7 @@ mod session;
 mod stats;
 mod stray;
 mod table;
+mod ticket;
 
 pub use address::{FiveTuple, PeerAddr, RelayAddr, Transport};
 pub use allocation::{Carrier, Path, Tally, Traffic};
@@ -74,6 +76,7 @@ use operate::Draining;
 use ports::Ports;
 use stray::Strays;
 use table::Allocations;
+use ticket::Tickets;
 
 /// One shard of a TURN server.
 ///
@@ -93,8 +96,11 @@ pub struct Server {
     relay_ip_v4: Option<Ipv4Addr>,
     relay_ip_v6: Option<Ipv6Addr>,
     relays_tcp: bool,
-    shard: ShardIndex,
     shards: u8,
+    has_mobility: bool,
+    tickets: Tickets,
+    /// Of the next mobile allocation.
+    next_serial: u64,
     software: Option<String>,
     clock: Clock,
     rng: ChaCha12Rng,
@@ -127,6 +133,8 @@ impl Server {
         rng.fill_bytes(&mut secret);
         let hash_keys = [rng.next_u64(), rng.next_u64()];
         let counter_keys = [rng.next_u64(), rng.next_u64()];
+        let mut life = [0; 7];
+        rng.fill_bytes(&mut life);
         let own_ports = config.all_own_ports();
         let aliases = Aliases::new(&config.public_ips);
         Self {
@@ -140,8 +148,10 @@ impl Server {
             relay_ip_v4: config.relay_ip_v4,
             relay_ip_v6: config.relay_ip_v6,
             relays_tcp: config.relay_tcp,
-            shard: config.shard,
             shards: config.shards,
+            has_mobility: config.mobility,
+            tickets: Tickets::new(config.nonce_key, config.node, config.shard, life),
+            next_serial: 0,
             software: config.software,
             clock: Clock {
                 start: now,
@@ -274,9 +284,7 @@ impl Server {
         self.cancel_pending(from);
         self.on_data_client_gone(from);
         self.on_stray_gone(from);
-        if let Some((id, _)) = self.allocations.by_client(&from) {
-            self.close(now, id, CloseReason::ClientGone);
-        }
+        self.on_client_gone(now, from);
     }
 
     /// Installs or refreshes a permission for `peer` on every allocation of `user`, as an

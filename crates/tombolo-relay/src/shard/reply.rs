@@ -101,7 +101,8 @@ impl Shard {
         debug!(?event, "allocation");
         let (client, is_allocated) = match event {
             Event::Allocated { client, .. } => (client, true),
-            Event::Closed { client, .. } => (client, false),
+            Event::Moving { to, .. } => (to, true),
+            Event::Closed { client, .. } | Event::Moved { client, .. } => (client, false),
             Event::Drained { left } => {
                 info!(left, "a shard has drained");
                 return;

@@ -6,7 +6,7 @@ use rand::Rng;
 use tombolo_stun::{
     AdditionalAddressFamily, AddressErrorCode, AddressFamily, Attribute, AttributeError,
     AttributeType, Class, ErrorCode, EvenPort, HEADER_BYTES, Lifetime, Message, MessageWriter,
-    RequestedAddressFamily, RequestedTransport, ReservationToken, XorMappedAddress,
+    MobilityTicket, RequestedAddressFamily, RequestedTransport, ReservationToken, XorMappedAddress,
     XorRelayedAddress,
 };
 
@@ -24,7 +24,7 @@ pub(super) struct Pending {
     ask: Ask,
     identity: Identity,
     lifetime: Duration,
-    carrier: Carrier,
+    kind: AllocationKind,
     /// What is still to be bound, in order.
     steps: VecDeque<Step>,
     /// The address that was asked for last.
@@ -49,6 +49,13 @@ pub(super) struct Reservation {
     pub(super) relay: RelayAddr,
     pub(super) user: User,
     pub(super) expires: Instant,
+}
+
+/// What kind of allocation a client wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct AllocationKind {
+    carrier: Carrier,
+    is_mobile: bool,
 }
 
 /// What a client wants, free of contradictions.
@@ -98,9 +105,10 @@ impl Server {
         }
         // 3. to 9. What the client wants.
         let carrier = self.requested_carrier(ask, message)?;
+        let is_mobile = self.requested_mobility(message)? && carrier == Carrier::Udp;
         let wish = Wish::parse(message)?;
         if let Wish::Reserved(ReservationToken([.., shard])) = wish
-            && ShardIndex(shard) != self.shard
+            && ShardIndex(shard) != self.tickets.issuer().shard
         {
             let bytes = message.as_bytes();
             return Ok(self.redirect(now, ask, identity, ShardIndex(shard), bytes)?);
@@ -112,7 +120,8 @@ impl Server {
         let lifetime = self.granted_lifetime(now, identity, requested_lifetime(message)?);
         // 10. and 11. Whether the user and the shard have room.
         self.check_room(identity, wish)?;
-        self.begin(now, ask, identity.clone(), lifetime, carrier, wish)
+        let kind = AllocationKind { carrier, is_mobile };
+        self.begin(now, ask, identity.clone(), lifetime, kind, wish)
     }
 
     /// Takes the driver's answer to [`Command::BindPort`].
@@ -222,7 +231,7 @@ impl Server {
         ask: Ask,
         identity: Identity,
         lifetime: Duration,
-        carrier: Carrier,
+        kind: AllocationKind,
         wish: Wish,
     ) -> Result<(), Rejection> {
         let mut bound = Vec::new();
@@ -248,7 +257,7 @@ impl Server {
             ask,
             identity,
             lifetime,
-            carrier,
+            kind,
             steps,
             asked,
             bound,
@@ -268,7 +277,7 @@ impl Server {
                 let id = RequestId(self.next_request);
                 self.next_request += 1;
                 let address = asked;
-                self.commands.push_back(match pending.carrier {
+                self.commands.push_back(match pending.kind.carrier {
                     Carrier::Udp => Command::BindPort { id, address },
                     Carrier::Tcp => Command::ListenPort { id, address },
                 });
@@ -345,7 +354,7 @@ impl Server {
             ask,
             identity,
             lifetime,
-            carrier,
+            kind,
             bound,
             failed,
             ..
@@ -359,7 +368,15 @@ impl Server {
             }
         }
         let expires = now + lifetime;
-        let attributes = self.describe(ask, relays, lifetime, reserved, failed);
+        let mut attributes = self.describe(ask, relays, lifetime, reserved, failed);
+        let mut mobility = None;
+        if kind.is_mobile {
+            let (new, ticket) = self.new_mobility(now, &identity.user);
+            mobility = Some(new);
+            attributes.extend(encode(ask, |writer| {
+                writer.attribute(&MobilityTicket(&ticket));
+            }));
+        }
         let reply = self.success(ask, &identity, |writer| {
             writer.encoded(&attributes);
         });
@@ -367,12 +384,13 @@ impl Server {
             ask.from,
             identity.user.clone(),
             relays,
-            carrier,
+            kind.carrier,
             now,
             expires,
             ask.transaction,
         );
         allocation.reply = attributes.into();
+        allocation.mobility = mobility;
         allocation.session = identity.session;
         allocation.path.rtt = Some(identity.nonce_age).filter(|age| *age < RTT_MAX);
         self.allocations.insert(allocation);
@@ -395,21 +413,19 @@ impl Server {
         reserved: Option<ReservationToken>,
         failed: Option<AddressFamily>,
     ) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(ATTRIBUTES_BYTES);
-        let mut writer =
-            MessageWriter::new(&mut bytes, Class::Success, ask.method, ask.transaction);
-        for relay in relays.iter() {
-            writer.attribute(&XorRelayedAddress(self.aliases.to_public(relay.0)));
-        }
-        writer.attribute(&Lifetime(seconds(lifetime)));
-        if let Some(token) = reserved {
-            writer.attribute(&token);
-        }
-        writer.attribute(&XorMappedAddress(canonical(ask.from.client)));
-        if let Some((family, error)) = failed.zip(self.address_error(failed)) {
-            writer.attribute(&AddressErrorCode { family, error });
-        }
-        bytes.split_off(HEADER_BYTES)
+        encode(ask, |writer| {
+            for relay in relays.iter() {
+                writer.attribute(&XorRelayedAddress(self.aliases.to_public(relay.0)));
+            }
+            writer.attribute(&Lifetime(seconds(lifetime)));
+            if let Some(token) = reserved {
+                writer.attribute(&token);
+            }
+            writer.attribute(&XorMappedAddress(canonical(ask.from.client)));
+            if let Some((family, error)) = failed.zip(self.address_error(failed)) {
+                writer.attribute(&AddressErrorCode { family, error });
+            }
+        })
     }
 
     /// See RFC 8656 §7.2: why one of two families has no address.
@@ -432,7 +448,7 @@ impl Server {
         let mut token = [0; 8];
         self.rng.fill_bytes(&mut token);
         // The client may come back to another shard, which then knows where to ask.
-        token[7] = self.shard.0;
+        token[7] = self.tickets.issuer().shard.0;
         let token = ReservationToken(token);
         let expires = now + RESERVATION_LIFETIME;
         // A reservation counts like an allocation, or ports could be hoarded.
@@ -519,6 +535,14 @@ impl Step {
             Self::Next => None,
         }
     }
+}
+
+/// Makes attributes of a success reply, without its header.
+fn encode(ask: Ask, write: impl FnOnce(&mut MessageWriter<'_>)) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(ATTRIBUTES_BYTES);
+    let mut writer = MessageWriter::new(&mut bytes, Class::Success, ask.method, ask.transaction);
+    write(&mut writer);
+    bytes.split_off(HEADER_BYTES)
 }
 
 /// Reads LIFETIME; `None` where the client leaves it to the server.

@@ -6,6 +6,7 @@ use tombolo_stun::{AddressFamily, ChannelNumber, TransactionId};
 
 use super::address::{FiveTuple, RelayAddr};
 use super::auth::{TokenSession, User};
+use super::mobility::Mobility;
 use super::stats::Refusal;
 
 /// What the server keeps for one client. See RFC 8656 §3.2.
@@ -26,6 +27,8 @@ pub(super) struct Allocation {
     pub(super) path: Path,
     /// What is kept of the token that made it, or that refreshed it last.
     pub(super) session: Option<Box<TokenSession>>,
+    /// `None` for an allocation that stays where it is.
+    pub(super) mobility: Option<Box<Mobility>>,
     /// When the permission ends, by peer.
     permissions: BTreeMap<IpAddr, Instant>,
     channels: BTreeMap<ChannelNumber, Channel>,
@@ -115,10 +118,16 @@ impl Allocation {
             reply: Box::default(),
             path: Path::default(),
             session: None,
+            mobility: None,
             permissions: BTreeMap::new(),
             channels: BTreeMap::new(),
             number_by_peer: BTreeMap::new(),
         }
+    }
+
+    /// Returns the address that the client is going to.
+    pub(super) fn next_client(&self) -> Option<FiveTuple> {
+        Some(self.mobility.as_ref()?.next.as_ref()?.client)
     }
 
     pub(super) fn is_permitted(&self, now: Instant, peer: IpAddr) -> bool {

@@ -112,6 +112,10 @@ impl User {
         self == owner || (self.realm == owner.realm && has_token(self) && has_token(owner))
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn into_name(self) -> String {
         self.name
     }

@@ -22,12 +22,17 @@ pub struct Config {
     ///
     /// [`Command::Authenticate`]: super::Command::Authenticate
     pub auth_timeout: Duration,
-    /// Key under which nonces are made. Nodes with the same key accept each other's nonces.
+    /// Key under which nonces and mobility tickets are made. Nodes with the same key accept each
+    /// other's.
     pub nonce_key: [u8; 32],
     /// How long a nonce is accepted. RFC 8489 §9.2 asks for at most an hour.
     pub nonce_lifetime: Duration,
     /// To whom SHA-256 is offered as password algorithm.
     pub offer_sha256: Sha256Offer,
+    /// Whether clients may move their allocations to other addresses of theirs. See RFC 8016.
+    pub mobility: bool,
+    /// Names the node among those of the fleet, for mobility tickets.
+    pub node: [u8; 8],
     /// The place of this shard in its node.
     pub shard: ShardIndex,
     /// How many shards the node has. They must agree on all but `shard` and `relay_ports`.
@@ -76,6 +81,8 @@ impl Config {
             nonce_key,
             nonce_lifetime: Duration::from_secs(3600),
             offer_sha256: Sha256Offer::default(),
+            mobility: true,
+            node: [0; 8],
             shard: ShardIndex(0),
             shards: 1,
             relay_ip_v4: None,

@@ -30,6 +30,9 @@ impl Server {
             .on_channel(now, decoded.number)
             .inspect_err(|_| allocation.traffic.dropped += 1)?;
         allocation.traffic.to_peer.add(bytes);
+        if allocation.next_client() == Some(from) {
+            self.on_arrived(from);
+        }
         let range = CHANNEL_HEADER_BYTES..CHANNEL_HEADER_BYTES + bytes;
         Ok(self.send_on(at, peer, range, Fragment::Allowed))
     }
@@ -65,6 +68,9 @@ impl Server {
             })
             .inspect_err(|_| allocation.traffic.dropped += 1)?;
         allocation.traffic.to_peer.add(range.len());
+        if allocation.next_client() == Some(from) {
+            self.on_arrived(from);
+        }
         Ok(self.send_on(at, peer, range, fragment))
     }
 

@@ -69,6 +69,7 @@ impl Server {
         self.policy.deny = policy.deny;
         self.budget.reconfigure(&config.limits);
         self.limits = config.limits;
+        self.has_mobility = config.mobility;
         self.lifetime_default = config.lifetime_default;
         self.lifetime_max = config.lifetime_max;
         self.software = config.software;

@@ -131,6 +131,24 @@ pub enum Event {
         /// Allocations that are left.
         left: usize,
     },
+    /// A client has announced that it goes to another address. Data still goes to the old one.
+    Moving {
+        /// Where it was.
+        client: FiveTuple,
+        /// Where it goes.
+        to: FiveTuple,
+        /// The user without the expiry of time-limited credentials.
+        user: String,
+    },
+    /// A client has arrived at another address; the old one counts no more.
+    Moved {
+        /// Where it was.
+        client: FiveTuple,
+        /// Where it is.
+        to: FiveTuple,
+        /// The user without the expiry of time-limited credentials.
+        user: String,
+    },
     /// An allocation ended.
     Closed {
         /// Whose it was.

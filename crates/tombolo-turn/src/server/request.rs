@@ -8,6 +8,7 @@ use super::allocate::ALLOCATE_ATTRIBUTES;
 use super::auth::{CREDENTIAL_ATTRIBUTES, Identity, Parked, Parking, RealmId, Verdict};
 use super::connect::{CONNECT_ATTRIBUTES, CONNECTION_BIND_ATTRIBUTES};
 use super::forward::Forward;
+use super::mobility::is_move;
 use super::output::Command;
 use super::reply::{Ask, Rejection};
 use super::session::{CHANNEL_ATTRIBUTES, PERMISSION_ATTRIBUTES, REFRESH_ATTRIBUTES};
@@ -85,7 +86,8 @@ impl Server {
             | Method::CREATE_PERMISSION
             | Method::CHANNEL_BIND
             | Method::CONNECT => {
-                if !is_challenged && self.allocations.by_client(&ask.from).is_none() {
+                let is_elsewhere = self.allocations.by_client(&ask.from).is_none();
+                if !is_challenged && is_elsewhere && !is_move(message) {
                     return Err(Refusal::AllocationMissing);
                 }
             }
@@ -153,6 +155,9 @@ impl Server {
         match ask.method {
             Method::ALLOCATE => return self.on_allocate(now, ask, identity, message),
             Method::CONNECTION_BIND => return self.on_connection_bind(ask, identity, message),
+            Method::REFRESH if is_move(message) => {
+                return self.on_move(now, ask, identity, message);
+            }
             _ => {}
         }
         let id = self.own_allocation(ask, identity)?;

@@ -2,8 +2,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use tombolo_stun::{
-    AddressFamily, AttributeType, ChannelNumber, Lifetime, Message, RequestedAddressFamily,
-    XorPeerAddress,
+    AddressFamily, AttributeType, ChannelNumber, Lifetime, Message, MobilityTicket,
+    RequestedAddressFamily, XorPeerAddress,
 };
 
 use super::address::{RelayAddr, canonical};
@@ -51,8 +51,12 @@ impl Server {
                 lifetime
             }
         };
+        let ticket = self.renew_ticket(now, id);
         self.accept(ask, identity, |writer| {
             writer.attribute(&Lifetime(seconds(lifetime)));
+            if let Some(ticket) = &ticket {
+                writer.attribute(&MobilityTicket(ticket));
+            }
         });
         Ok(())
     }

@@ -30,6 +30,8 @@ pub struct Stats {
     pub to_client_packets: u64,
     /// Bytes of payloads sent on to clients.
     pub to_client_bytes: u64,
+    /// Allocations whose client moved to another address.
+    pub allocations_moved: u64,
     /// ICMP errors passed on to clients.
     pub icmp_errors: u64,
     refusals: Refusals,
@@ -171,6 +173,14 @@ refusals! {
     ShardUnknown = 508, "no such shard";
     /// Too many clients of other shards come by this one.
     StraysFull = 508, "no room for another client of another shard";
+    /// Allocations may not move here.
+    MobilityForbidden = 405, "mobility is off";
+    /// A mobility ticket of another node: the allocation cannot be moved from there.
+    TicketElsewhere = 405, "ticket of another node";
+    /// A mobility ticket that is none, or that has expired.
+    TicketInvalid = 400, "invalid ticket";
+    /// A mobility ticket that was followed by another one which the client has used.
+    TicketUsed = 400, "ticket already used";
     /// ChannelData on a channel that is not bound.
     ChannelUnbound = 0, "channel not bound";
     /// A Send indication to a peer without permission.

@@ -7,6 +7,7 @@ use siphasher::sip::SipHasher13;
 use super::address::{FiveTuple, RelayAddr};
 use super::allocation::{Allocation, Carrier};
 use super::auth::User;
+use super::mobility::Next;
 
 /// All allocations of the shard, found by what a packet carries; the next to expire comes first.
 pub(super) struct Allocations {
@@ -18,6 +19,8 @@ pub(super) struct Allocations {
     /// Of allocations over TCP, whose relayed addresses no datagram may reach.
     id_by_listener: HashMap<RelayAddr, AllocationId, HashKeys>,
     ids_by_user: BTreeMap<User, BTreeSet<AllocationId>>,
+    /// Of those that are mobile.
+    id_by_serial: BTreeMap<u64, AllocationId>,
     deadlines: BTreeSet<(Instant, AllocationId)>,
 }
 
@@ -48,6 +51,7 @@ impl Allocations {
             id_by_relay: HashMap::with_hasher(keys),
             id_by_listener: HashMap::with_hasher(keys),
             ids_by_user: BTreeMap::new(),
+            id_by_serial: BTreeMap::new(),
             deadlines: BTreeSet::new(),
         }
     }
@@ -64,6 +68,9 @@ impl Allocations {
             .entry(allocation.user.clone())
             .or_default()
             .insert(id);
+        if let Some(mobility) = &allocation.mobility {
+            self.id_by_serial.insert(mobility.serial, id);
+        }
         self.deadlines.insert((allocation.expires, id));
         match self.slots.get_mut(id.0) {
             Some(slot) => *slot = Some(allocation),
@@ -76,6 +83,12 @@ impl Allocations {
         let allocation = self.slots.get_mut(id.0)?.take()?;
         self.free.push(id);
         self.id_by_client.remove(&allocation.client);
+        if let Some(next) = allocation.next_client() {
+            self.id_by_client.remove(&next);
+        }
+        if let Some(mobility) = &allocation.mobility {
+            self.id_by_serial.remove(&mobility.serial);
+        }
         for relay in allocation.relays.iter() {
             self.forget_relay(relay);
         }
@@ -91,6 +104,41 @@ impl Allocations {
 
     pub(super) fn get_mut(&mut self, id: AllocationId) -> Option<&mut Allocation> {
         self.slots.get_mut(id.0)?.as_mut()
+    }
+
+    pub(super) fn get(&self, id: AllocationId) -> Option<&Allocation> {
+        self.slots.get(id.0)?.as_ref()
+    }
+
+    pub(super) fn by_serial(&self, serial: u64) -> Option<(AllocationId, &Allocation)> {
+        let id = *self.id_by_serial.get(&serial)?;
+        Some((id, self.get(id)?))
+    }
+
+    /// Sets where the client of a mobile allocation is going.
+    pub(super) fn set_next(&mut self, id: AllocationId, next: Option<Next>) {
+        let Some(allocation) = self.slots.get_mut(id.0).and_then(Option::as_mut) else {
+            return;
+        };
+        let Some(mobility) = &mut allocation.mobility else {
+            return;
+        };
+        if let Some(before) = mobility.next.take() {
+            self.id_by_client.remove(&before.client);
+        }
+        if let Some(next) = next {
+            self.id_by_client.insert(next.client, id);
+            mobility.next = Some(next);
+        }
+    }
+
+    /// Makes the address that the client is going to its only one; returns the old one and it.
+    pub(super) fn complete_move(&mut self, id: AllocationId) -> Option<(FiveTuple, FiveTuple)> {
+        let allocation = self.slots.get_mut(id.0)?.as_mut()?;
+        let to = allocation.mobility.as_mut()?.next.take()?.client;
+        let from = std::mem::replace(&mut allocation.client, to);
+        self.id_by_client.remove(&from);
+        Some((from, to))
     }
 
     pub(super) fn by_client(&self, client: &FiveTuple) -> Option<(AllocationId, &Allocation)> {
@@ -152,6 +200,6 @@ impl Allocations {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.id_by_client.len()
+        self.slots.len() - self.free.len()
     }
 }

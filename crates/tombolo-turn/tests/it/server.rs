@@ -14,6 +14,7 @@ mod hostile;
 mod icmp;
 mod info;
 mod lab;
+mod mobility;
 mod operate;
 mod peers;
 mod realms;

@@ -1,0 +1,263 @@
+//! Allocations that keep going while their client moves to another address. See RFC 8016.
+
+use std::time::{Duration, Instant};
+
+use tombolo_stun::{AttributeType, Lifetime, Message, MobilityTicket, TransactionId};
+
+use super::Server;
+use super::address::{FiveTuple, canonical};
+use super::allocate::{bad, requested_lifetime, seconds};
+use super::auth::{Identity, User};
+use super::output::{CloseReason, Event};
+use super::policy::Denial;
+use super::reply::{Ask, Rejection};
+use super::stats::Refusal;
+use super::table::AllocationId;
+use super::ticket::Ticket;
+
+/// What makes an allocation mobile.
+pub(super) struct Mobility {
+    /// Names it in tickets.
+    pub(super) serial: u64,
+    /// Generation of the newest ticket.
+    generation: u32,
+    /// Generation of the oldest ticket that still counts: the one of the address in use.
+    oldest: u32,
+    /// Where the client is going, as long as it has not sent data from there.
+    pub(super) next: Option<Next>,
+}
+
+/// An address that is as good as the allocation's own.
+pub(super) struct Next {
+    pub(super) client: FiveTuple,
+    /// The Refresh that announced it, and what was answered, for retransmissions.
+    transaction: TransactionId,
+    lifetime: Duration,
+    ticket: Box<[u8]>,
+}
+
+impl Mobility {
+    fn new(serial: u64) -> Self {
+        Self {
+            serial,
+            generation: 0,
+            oldest: 0,
+            next: None,
+        }
+    }
+
+    fn accepts(&self, ticket: &Ticket) -> bool {
+        (self.oldest..=self.generation).contains(&ticket.generation)
+    }
+}
+
+impl Server {
+    /// Decides whether an allocation that is asked for becomes mobile. See RFC 8016 §3.1.2.
+    pub(super) fn requested_mobility(&self, message: &Message<'_>) -> Result<bool, Refusal> {
+        let ticket = message.attribute::<MobilityTicket<'_>>().map_err(bad)?;
+        match ticket {
+            None => Ok(false),
+            Some(MobilityTicket([])) if self.has_mobility => Ok(true),
+            Some(MobilityTicket([])) => Err(Refusal::MobilityForbidden),
+            Some(MobilityTicket(_)) => Err(Refusal::RequestBad),
+        }
+    }
+
+    /// Makes a new allocation mobile, and its first ticket.
+    pub(super) fn new_mobility(&mut self, now: Instant, user: &User) -> (Box<Mobility>, Vec<u8>) {
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        let ticket = self.ticket(now, serial, 0, user);
+        (Box::new(Mobility::new(serial)), ticket)
+    }
+
+    /// Makes a fresh ticket for a Refresh from where the client is; `None` if it is not mobile.
+    pub(super) fn renew_ticket(&mut self, now: Instant, id: AllocationId) -> Option<Vec<u8>> {
+        let allocation = self.allocations.get(id)?;
+        let mobility = allocation.mobility.as_ref()?;
+        let (serial, generation) = (mobility.serial, mobility.generation);
+        let expiry = self.ticket_expiry(now);
+        Some(
+            self.tickets
+                .seal(serial, generation, expiry, &allocation.user),
+        )
+    }
+
+    /// Refreshes an allocation from an address that is not its own. See RFC 8016 §3.2.2.
+    pub(super) fn on_move(
+        &mut self,
+        now: Instant,
+        ask: Ask,
+        identity: &Identity,
+        message: &Message<'_>,
+    ) -> Result<(), Rejection> {
+        if !self.has_mobility {
+            return Err(Refusal::MobilityForbidden.into());
+        }
+        let MobilityTicket(bytes) = message.required().map_err(bad)?;
+        let ticket = self.tickets.open(bytes).ok_or(Refusal::TicketInvalid)?;
+        if ticket.expiry <= self.clock.unix(now).as_secs() {
+            return Err(Refusal::TicketInvalid.into());
+        }
+        let issuer = self.tickets.issuer();
+        if ticket.issuer.node != issuer.node {
+            return Err(Refusal::TicketElsewhere.into());
+        }
+        if ticket.issuer.shard != issuer.shard {
+            let shard = ticket.issuer.shard;
+            return Ok(self.redirect(now, ask, identity, shard, message.as_bytes())?);
+        }
+        let found = self.allocations.by_serial(ticket.serial);
+        let found = found.filter(|_| ticket.issuer == issuer);
+        let (id, allocation) = found.ok_or(Refusal::AllocationMissing)?;
+        if !identity.user.may_act_for(&allocation.user) {
+            return Err(Refusal::UserWrong.into());
+        }
+        let mobility = allocation.mobility.as_ref();
+        let mobility = mobility.ok_or(Refusal::AllocationMissing)?;
+        if let Some(next) = &mobility.next
+            && next.client == ask.from
+            && next.transaction == ask.transaction
+        {
+            let (lifetime, ticket) = (next.lifetime, next.ticket.to_vec());
+            self.accept_move(ask, identity, lifetime, &ticket);
+            return Ok(());
+        }
+        if !mobility.accepts(&ticket) {
+            return Err(Refusal::TicketUsed.into());
+        }
+        self.check_new_address(id, ask.from)?;
+        self.begin_move(now, ask, identity, message, id)
+    }
+
+    /// Checks that a client can come from this address: it has not, and nobody else has.
+    fn check_new_address(&self, id: AllocationId, from: FiveTuple) -> Result<(), Rejection> {
+        if let Some((other, allocation)) = self.allocations.by_client(&from) {
+            if other != id {
+                return Err(Refusal::AllocationExists.into());
+            }
+            if allocation.client == from {
+                // Nothing has changed. See RFC 8016 §3.2.1.
+                return Err(Refusal::RequestBad.into());
+            }
+        }
+        // No client reaches the server by a relayed address of the node.
+        if self.policy.is_relayed(canonical(from.client)) {
+            return Err(Denial::OwnAddress.into());
+        }
+        Ok(())
+    }
+
+    fn begin_move(
+        &mut self,
+        now: Instant,
+        ask: Ask,
+        identity: &Identity,
+        message: &Message<'_>,
+        id: AllocationId,
+    ) -> Result<(), Rejection> {
+        let requested = requested_lifetime(message)?;
+        if requested.is_some_and(|lifetime| lifetime.is_zero()) {
+            self.close(now, id, CloseReason::Refreshed);
+            self.accept(ask, identity, |writer| {
+                writer.attribute(&Lifetime(0));
+            });
+            return Ok(());
+        }
+        let lifetime = self.granted_lifetime(now, identity, requested);
+        self.allocations.set_expiry(id, now + lifetime);
+        let expiry = self.ticket_expiry(now);
+        let policy = &self.policy;
+        let Some(allocation) = self.allocations.get_mut(id) else {
+            return Err(Refusal::AllocationMissing.into());
+        };
+        // Peers are judged anew by the policy of today.
+        allocation.retain_peers(now, |peer| policy.check_ip(peer).is_ok());
+        let (client, user) = (allocation.client, allocation.user.clone());
+        let Some(mobility) = &mut allocation.mobility else {
+            return Err(Refusal::AllocationMissing.into());
+        };
+        mobility.generation += 1;
+        let (serial, generation) = (mobility.serial, mobility.generation);
+        let ticket = self.tickets.seal(serial, generation, expiry, &user);
+        self.accept_move(ask, identity, lifetime, &ticket);
+        let next = Next {
+            client: ask.from,
+            transaction: ask.transaction,
+            lifetime,
+            ticket: ticket.into(),
+        };
+        self.allocations.set_next(id, Some(next));
+        self.tell(Event::Moving {
+            client,
+            to: ask.from,
+            user: user.into_name(),
+        });
+        Ok(())
+    }
+
+    fn accept_move(&mut self, ask: Ask, identity: &Identity, lifetime: Duration, ticket: &[u8]) {
+        self.accept(ask, identity, |writer| {
+            writer.attribute(&Lifetime(seconds(lifetime)));
+            writer.attribute(&MobilityTicket(ticket));
+        });
+    }
+
+    /// Notes that a client has sent data from the address that it was going to.
+    pub(super) fn on_arrived(&mut self, client: FiveTuple) {
+        if let Some((id, _)) = self.allocations.by_client(&client) {
+            self.complete_move(id);
+        }
+    }
+
+    /// Makes the new address the allocation's own: the client has sent data from there, or closed
+    /// the connection from the old one. See RFC 8016 §3.2.2.
+    fn complete_move(&mut self, id: AllocationId) {
+        let Some((from, to)) = self.allocations.complete_move(id) else {
+            return;
+        };
+        let user = self.allocations.get_mut(id).map(|allocation| {
+            if let Some(mobility) = &mut allocation.mobility {
+                mobility.oldest = mobility.generation;
+            }
+            allocation.user.clone().into_name()
+        });
+        self.stats.allocations_moved += 1;
+        self.tell(Event::Moved {
+            client: from,
+            to,
+            user: user.unwrap_or_default(),
+        });
+    }
+
+    /// Ends the allocation of a client whose connection is closed, unless it is on its way to or
+    /// from another one.
+    pub(super) fn on_client_gone(&mut self, now: Instant, from: FiveTuple) {
+        let Some((id, allocation)) = self.allocations.by_client(&from) else {
+            return;
+        };
+        let is_moving = allocation.next_client().is_some();
+        match (is_moving, allocation.client == from) {
+            (true, true) => self.complete_move(id),
+            (true, false) => self.allocations.set_next(id, None),
+            (false, _) => self.close(now, id, CloseReason::ClientGone),
+        }
+    }
+
+    fn ticket(&mut self, now: Instant, serial: u64, generation: u32, user: &User) -> Vec<u8> {
+        let expiry = self.ticket_expiry(now);
+        self.tickets.seal(serial, generation, expiry, user)
+    }
+
+    fn ticket_expiry(&self, now: Instant) -> u64 {
+        (self.clock.unix(now) + TICKET_LIFETIME).as_secs()
+    }
+}
+
+/// Tells whether a Refresh is about an allocation of another address.
+pub(super) fn is_move(message: &Message<'_>) -> bool {
+    message.has(AttributeType::MOBILITY_TICKET)
+}
+
+/// Every Refresh brings a new ticket, so this is long for an allocation that lives.
+const TICKET_LIFETIME: Duration = Duration::from_secs(24 * 3600);

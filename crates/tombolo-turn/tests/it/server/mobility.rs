@@ -1,0 +1,401 @@
+//! Clients that take their allocation along to another address. See RFC 8016.
+
+use std::net::SocketAddr;
+
+use tombolo_stun::{
+    AttributeType, Lifetime, Method, MobilityTicket, RequestedTransport, XorRelayedAddress,
+};
+use tombolo_turn::server::{
+    CloseReason, Command, Event, FiveTuple, Refusal, RelayAddr, ShardIndex, Transport,
+};
+
+use super::lab::{Lab, PEER, Reply, User, address, alice, bob, client, tcp_client};
+
+#[test]
+fn a_client_that_asks_gets_a_ticket_and_others_get_none() {
+    let mut lab = Lab::new();
+    let (_, ticket) = allocate(&mut lab, client(1), &alice());
+    assert!(!ticket.is_empty() && ticket.len() < 128, "fits any path");
+    let reply = lab.allocate_with(client(2), &alice(), |_| {});
+    assert!(!reply.has(AttributeType::MOBILITY_TICKET));
+    let reply = lab.signed(client(2), &alice(), Method::REFRESH, |_| {});
+    assert!(!reply.has(AttributeType::MOBILITY_TICKET));
+}
+
+#[test]
+fn an_allocate_with_a_ticket_that_is_not_empty_is_a_bad_request() {
+    let mut lab = Lab::new();
+    let reply = lab.allocate_with(client(1), &alice(), |writer| {
+        writer.attribute(&MobilityTicket(b"x"));
+    });
+    assert_eq!(reply.code(), Some(400));
+}
+
+#[test]
+fn mobility_that_is_off_is_405_and_says_nothing_of_tickets() {
+    let mut lab = Lab::with(|config| config.mobility = false);
+    let reply = lab.allocate_with(client(1), &alice(), |writer| {
+        writer.attribute(&MobilityTicket(b""));
+    });
+    assert_eq!(reply.code(), Some(405));
+    lab.allocate(client(1), &alice());
+    let reply = refresh(&mut lab, client(2), &alice(), b"whatever");
+    assert_eq!(reply.code(), Some(405));
+}
+
+#[test]
+fn data_goes_to_the_old_address_until_the_client_has_sent_from_the_new_one() {
+    let mut lab = Lab::new();
+    let (at, ticket) = allocate(&mut lab, client(1), &alice());
+    lab.bind(client(1), &alice(), 0x4000, PEER);
+    let (reply, next) = moved(&mut lab, client(2), &ticket);
+    assert_eq!(reply.get(), Ok(Lifetime(600)));
+    assert_ne!(next, ticket);
+
+    // Both addresses send; only the old one receives.
+    assert!(lab.send_on(client(1), 0x4000, b"old").is_some());
+    let received = lab.peer_sends(at, PEER, b"x").expect("is permitted");
+    assert_eq!(received.to, client(1));
+    // A request from the new one changes nothing.
+    assert_eq!(lab.permit(client(2), &alice(), PEER).code(), None);
+    let received = lab.peer_sends(at, PEER, b"x").expect("is permitted");
+    assert_eq!(received.to, client(1));
+
+    let sent = lab.send_on(client(2), 0x4000, b"new").expect("is bound");
+    assert_eq!(sent.from, at.0, "the peer sees no change");
+    let received = lab.peer_sends(at, PEER, b"x").expect("is permitted");
+    assert_eq!(received.to, client(2));
+    assert_eq!(lab.send_on(client(1), 0x4000, b"old"), None);
+    assert_eq!(lab.server.stats().allocations_moved, 1);
+    assert_eq!(lab.server.stats().allocations, 1);
+}
+
+#[test]
+fn a_send_indication_from_the_new_address_completes_a_move_too() {
+    let mut lab = Lab::new();
+    let (at, ticket) = allocate(&mut lab, client(1), &alice());
+    lab.permit(client(1), &alice(), PEER);
+    moved(&mut lab, client(2), &ticket);
+    assert!(lab.send(client(2), PEER, b"x").is_some());
+    let received = lab.peer_sends(at, PEER, b"x").expect("is permitted");
+    assert_eq!(received.to, client(2));
+}
+
+#[test]
+fn a_client_moves_from_udp_to_tcp_and_on_when_its_connection_breaks() {
+    let mut lab = Lab::new();
+    let (at, ticket) = allocate(&mut lab, tcp_client(1), &alice());
+    lab.bind(tcp_client(1), &alice(), 0x4000, PEER);
+    moved(&mut lab, client(2), &ticket);
+    lab.server.handle_client_gone(lab.now, tcp_client(1));
+    lab.drive();
+    let received = lab.peer_sends(at, PEER, b"x").expect("is permitted");
+    assert_eq!(received.to, client(2), "the old connection is closed");
+    let moved = Event::Moved {
+        client: tcp_client(1),
+        to: client(2),
+        user: "alice".to_owned(),
+    };
+    assert_eq!(lab.events.last(), Some(&moved));
+}
+
+#[test]
+fn a_new_connection_that_breaks_before_data_came_leaves_the_old_one_in_place() {
+    let mut lab = Lab::new();
+    let (at, ticket) = allocate(&mut lab, client(1), &alice());
+    lab.bind(client(1), &alice(), 0x4000, PEER);
+    moved(&mut lab, tcp_client(2), &ticket);
+    lab.server.handle_client_gone(lab.now, tcp_client(2));
+    let received = lab.peer_sends(at, PEER, b"x").expect("is permitted");
+    assert_eq!(received.to, client(1));
+    assert_eq!(lab.send_on(tcp_client(2), 0x4000, b"x"), None);
+    // The client, which may have missed the answer, tries again with either ticket.
+    moved(&mut lab, tcp_client(3), &ticket);
+}
+
+#[test]
+fn a_retransmitted_refresh_gets_the_same_ticket_again() {
+    let mut lab = Lab::new();
+    let (_, ticket) = allocate(&mut lab, client(1), &alice());
+    lab.signed(client(2), &alice(), Method::ALLOCATE, |_| {});
+    let bytes = lab.sign(client(2), &alice(), Method::REFRESH, |writer| {
+        writer.attribute(&MobilityTicket(&ticket));
+    });
+    let first = lab.reply(client(2), &bytes);
+    assert_eq!(first.code(), None);
+    assert_eq!(lab.reply(client(2), &bytes), first);
+}
+
+#[test]
+fn a_refresh_with_a_ticket_from_where_the_client_is_is_a_bad_request() {
+    let mut lab = Lab::new();
+    let (_, ticket) = allocate(&mut lab, client(1), &alice());
+    let reply = refresh(&mut lab, client(1), &alice(), &ticket);
+    assert_eq!(reply.code(), Some(400));
+}
+
+#[test]
+fn a_plain_refresh_of_a_mobile_allocation_brings_a_newer_ticket_that_works() {
+    let mut lab = Lab::new();
+    let (_, first) = allocate(&mut lab, client(1), &alice());
+    let reply = lab.signed(client(1), &alice(), Method::REFRESH, |_| {});
+    let ticket: MobilityTicket<'_> = reply.get().expect("is mobile");
+    assert_ne!(ticket.0, first);
+    moved(&mut lab, client(2), ticket.0);
+}
+
+#[test]
+fn old_tickets_cannot_be_replayed_once_the_client_has_arrived() {
+    let mut lab = Lab::new();
+    let (_, first) = allocate(&mut lab, client(1), &alice());
+    lab.permit(client(1), &alice(), PEER);
+    let (_, second) = moved(&mut lab, client(2), &first);
+    lab.send(client(2), PEER, b"x");
+    let reply = refresh(&mut lab, client(3), &alice(), &first);
+    assert_eq!(reply.code(), Some(400));
+    assert_eq!(lab.refused(Refusal::TicketUsed), 1);
+    moved(&mut lab, client(3), &second);
+}
+
+#[test]
+fn a_ticket_of_another_user_is_refused() {
+    let mut lab = Lab::new();
+    let (_, ticket) = allocate(&mut lab, client(1), &alice());
+    assert_eq!(
+        refresh(&mut lab, client(2), &bob(), &ticket).code(),
+        Some(441)
+    );
+}
+
+#[test]
+fn a_ticket_without_credentials_is_challenged() {
+    let mut lab = Lab::new();
+    let (_, ticket) = allocate(&mut lab, client(1), &alice());
+    let reply = lab.unsigned(client(2), Method::REFRESH, |writer| {
+        writer.attribute(&MobilityTicket(&ticket));
+    });
+    assert_eq!(reply.code(), Some(401));
+}
+
+#[test]
+fn tickets_that_are_none_have_expired_or_outlived_their_allocation_are_refused() {
+    let mut lab = Lab::new();
+    let (_, ticket) = allocate(&mut lab, client(1), &alice());
+    let mut changed = ticket.clone();
+    changed[30] ^= 1;
+    for none in [&b""[..], b"x", &changed, &ticket[1..]] {
+        let reply = refresh(&mut lab, client(2), &alice(), none);
+        assert_eq!(reply.code(), Some(400));
+    }
+    assert_eq!(lab.refused(Refusal::TicketInvalid), 4);
+    lab.advance(600);
+    assert_eq!(
+        refresh(&mut lab, client(2), &alice(), &ticket).code(),
+        Some(437)
+    );
+    let tomorrow = User::until(3 * 86_400, "alice");
+    lab.advance(86_400);
+    let reply = refresh(&mut lab, client(2), &tomorrow, &ticket);
+    assert_eq!(reply.code(), Some(438), "the nonce is of yesterday");
+    assert_eq!(
+        refresh(&mut lab, client(2), &tomorrow, &ticket).code(),
+        Some(400)
+    );
+}
+
+#[test]
+fn a_ticket_of_another_node_is_known_and_cannot_be_redeemed_here() {
+    let (_, ticket) = allocate(
+        &mut Lab::with(|config| config.node = [1; 8]),
+        client(1),
+        &alice(),
+    );
+    let mut lab = Lab::with(|config| config.node = [2; 8]);
+    let reply = refresh(&mut lab, client(2), &alice(), &ticket);
+    assert_eq!(reply.code(), Some(405));
+    assert_eq!(lab.refused(Refusal::TicketElsewhere), 1);
+    // Of another fleet it is none at all.
+    let mut lab = Lab::with(|config| config.nonce_key = [9; 32]);
+    assert_eq!(
+        refresh(&mut lab, client(2), &alice(), &ticket).code(),
+        Some(400)
+    );
+}
+
+#[test]
+fn a_client_that_reaches_another_shard_is_passed_on_to_its_allocation() {
+    let shard = |index| {
+        Lab::with(|config| {
+            config.shard = ShardIndex(index);
+            config.shards = 2;
+        })
+    };
+    let (mut first, mut second) = (shard(0), shard(1));
+    let (_, ticket) = allocate(&mut first, client(1), &alice());
+    let bytes = second.sign(client(2), &alice(), Method::REFRESH, |writer| {
+        writer.attribute(&MobilityTicket(&ticket));
+    });
+    assert_eq!(second.exchange(client(2), &bytes), []);
+    let redirect = Command::Redirect {
+        shard: ShardIndex(0),
+        client: client(2),
+        bytes: bytes.clone(),
+    };
+    assert_eq!(second.shard_commands, [redirect]);
+    assert_eq!(first.reply(client(2), &bytes).code(), None);
+}
+
+#[test]
+fn resume_attempts_leave_nothing_behind_but_one_address() {
+    let mut lab = Lab::with(|config| config.limits.allocations_per_user_max = 1);
+    let (at, ticket) = allocate(&mut lab, client(1), &alice());
+    lab.permit(client(1), &alice(), PEER);
+    for port in 2..100 {
+        moved(&mut lab, client(port), &ticket);
+    }
+    assert_eq!(lab.server.stats().allocations, 1);
+    assert_eq!(lab.bound.len(), 1);
+    // Only the last one counts, and the first one, where the client still is.
+    for port in 2..99 {
+        assert_eq!(lab.send(client(port), PEER, b"x"), None);
+    }
+    assert!(lab.send(client(1), PEER, b"x").is_some());
+    assert!(lab.send(client(99), PEER, b"x").is_some());
+    let received = lab.peer_sends(at, PEER, b"x").expect("is permitted");
+    assert_eq!(received.to, client(99));
+}
+
+#[test]
+fn the_quota_counts_an_allocation_wherever_it_has_moved() {
+    let mut lab = Lab::with(|config| config.limits.allocations_per_user_max = 1);
+    let (_, ticket) = allocate(&mut lab, client(1), &alice());
+    lab.permit(client(1), &alice(), PEER);
+    moved(&mut lab, client(2), &ticket);
+    let mut code = |port| lab.allocate_with(client(port), &alice(), |_| {}).code();
+    assert_eq!(code(3), Some(486), "while it moves");
+    assert_eq!(code(1), Some(437), "the old address is still taken");
+    lab.send(client(2), PEER, b"x");
+    let mut code = |port| lab.allocate_with(client(port), &alice(), |_| {}).code();
+    assert_eq!(code(1), Some(486), "and after");
+}
+
+#[test]
+fn an_address_with_an_allocation_of_its_own_is_no_place_to_move_to() {
+    let mut lab = Lab::new();
+    let (_, ticket) = allocate(&mut lab, client(1), &alice());
+    lab.allocate(client(2), &alice());
+    assert_eq!(
+        refresh(&mut lab, client(2), &alice(), &ticket).code(),
+        Some(437)
+    );
+}
+
+#[test]
+fn no_client_moves_to_a_relayed_address_of_the_node() {
+    let mut lab = Lab::new();
+    let (_, ticket) = allocate(&mut lab, client(1), &alice());
+    let loops = FiveTuple {
+        client: SocketAddr::from(([9, 9, 9, 9], 50_000)),
+        ..client(1)
+    };
+    assert_eq!(
+        refresh(&mut lab, loops, &alice(), &ticket).code(),
+        Some(403)
+    );
+}
+
+#[test]
+fn a_move_keeps_the_permissions_of_peers_that_the_policy_allows() {
+    let lab_peers: Vec<_> = vec!["10.0.0.0/8".parse().expect("is a network")];
+    let mut lab = Lab::with(|config| config.allow_peers = lab_peers.clone());
+    let (at, ticket) = allocate(&mut lab, client(1), &alice());
+    lab.permit(client(1), &alice(), "10.0.0.1:1");
+    moved(&mut lab, client(2), &ticket);
+    assert!(lab.send(client(2), "10.0.0.1:1", b"x").is_some());
+    assert!(lab.peer_sends(at, "10.0.0.1:1", b"x").is_some());
+}
+
+#[test]
+fn a_refresh_with_a_ticket_and_no_lifetime_ends_the_allocation() {
+    let mut lab = Lab::new();
+    let (_, ticket) = allocate(&mut lab, client(1), &alice());
+    let reply = lab.signed(client(2), &alice(), Method::REFRESH, |writer| {
+        writer
+            .attribute(&Lifetime(0))
+            .attribute(&MobilityTicket(&ticket));
+    });
+    assert_eq!(reply.get(), Ok(Lifetime(0)));
+    let closed = Event::Closed {
+        client: client(1),
+        user: "alice".to_owned(),
+        reason: CloseReason::Refreshed,
+    };
+    assert_eq!(lab.events.last(), Some(&closed));
+    assert!(lab.bound.is_empty());
+}
+
+#[test]
+fn nothing_is_left_of_an_allocation_that_ends_while_its_client_moves() {
+    let mut lab = Lab::new();
+    let (_, ticket) = allocate(&mut lab, client(1), &alice());
+    moved(&mut lab, client(2), &ticket);
+    lab.advance(600);
+    assert_eq!(lab.server.stats().allocations, 0);
+    for port in [1, 2] {
+        lab.allocate(client(port), &alice());
+    }
+}
+
+#[test]
+fn a_tcp_allocation_stays_where_it_is() {
+    let mut lab = Lab::with(|config| config.relay_tcp = true);
+    let reply = lab.signed(tcp_client(1), &alice(), Method::ALLOCATE, |writer| {
+        writer
+            .attribute(&RequestedTransport::TCP)
+            .attribute(&MobilityTicket(b""));
+    });
+    assert_eq!(reply.code(), None);
+    assert!(!reply.has(AttributeType::MOBILITY_TICKET));
+}
+
+#[test]
+fn a_client_moves_to_another_address_family() {
+    let mut lab = Lab::new();
+    let (_, ticket) = allocate(&mut lab, client(1), &alice());
+    lab.permit(client(1), &alice(), PEER);
+    let v6 = FiveTuple {
+        transport: Transport::Udp,
+        client: address("[2a00::8]:1"),
+        server: address("[2a00::9]:3478"),
+    };
+    moved(&mut lab, v6, &ticket);
+    assert!(lab.send(v6, PEER, b"x").is_some());
+}
+
+/// Makes a mobile allocation.
+fn allocate(lab: &mut Lab, from: FiveTuple, user: &User) -> (RelayAddr, Vec<u8>) {
+    let reply = lab.allocate_with(from, user, |writer| {
+        writer.attribute(&MobilityTicket(b""));
+    });
+    let XorRelayedAddress(at) = reply.get().expect("was made");
+    (RelayAddr(at), ticket_of(&reply))
+}
+
+fn refresh(lab: &mut Lab, from: FiveTuple, user: &User, ticket: &[u8]) -> Reply {
+    lab.signed(from, user, Method::REFRESH, |writer| {
+        writer.attribute(&MobilityTicket(ticket));
+    })
+}
+
+/// Moves an allocation of alice's and returns the new ticket.
+fn moved(lab: &mut Lab, from: FiveTuple, ticket: &[u8]) -> (Reply, Vec<u8>) {
+    let reply = refresh(lab, from, &alice(), ticket);
+    assert_eq!(reply.code(), None);
+    let ticket = ticket_of(&reply);
+    (reply, ticket)
+}
+
+fn ticket_of(reply: &Reply) -> Vec<u8> {
+    let ticket: MobilityTicket<'_> = reply.get().expect("is mobile");
+    ticket.0.to_vec()
+}
