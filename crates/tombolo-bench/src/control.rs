@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use tombolo_stun::{
-    ChannelNumber, Class, ErrorCode, Key, Message, MessageWriter, Method, Nonce, Realm,
-    RequestedTransport, TransactionId, Username, XorPeerAddress, XorRelayedAddress,
+    ChannelData, ChannelNumber, Class, ErrorCode, Key, Kind, Lifetime, Message, MessageWriter,
+    Method, Nonce, Realm, RequestedTransport, TransactionId, Username, XorPeerAddress,
+    XorRelayedAddress,
 };
 
 use crate::plan;
@@ -22,6 +23,8 @@ pub(crate) enum Ask {
     Allocate,
     /// ChannelBind to an address.
     Bind(SocketAddrV4),
+    /// Refresh with a lifetime in seconds; 0 gives the allocation back.
+    Refresh(u32),
     /// Binding, without credentials.
     Binding,
 }
@@ -63,8 +66,9 @@ struct Wait {
 }
 
 impl Clients {
-    pub(crate) fn new() -> anyhow::Result<Self> {
-        let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, plan::CLIENT_PORT);
+    /// Clients that all send from `port`, each from its own address.
+    pub(crate) fn new(port: u16) -> anyhow::Result<Self> {
+        let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
         let socket = UdpSocket::bind(any).context("bind the clients' socket")?;
         socket.report_destination()?;
         Ok(Self {
@@ -104,30 +108,30 @@ impl Clients {
         let mut series = Series::default();
         let mut next = clients.clone();
         let mut waiting: VecDeque<usize> = VecDeque::with_capacity(window);
+        let mut done = Vec::with_capacity(BATCH);
         let mut left = clients.len();
         while left > 0 {
             let now = Instant::now();
             while waiting.len() < window.min(left)
-                && !self.outbox.is_full()
                 && let Some(client) = next.next()
             {
                 let ask = ask(self, client)?;
-                self.start(client, ask, now)?;
+                self.begin(client, ask, now)?;
                 waiting.push_back(client);
             }
-            self.outbox.flush(&self.socket)?;
-            left -= self.receive(now)?;
+            self.flush()?;
+            done.clear();
+            // Traffic may still be under way when a client asks for something.
+            self.receive(now, &mut done, &mut |_, _| Ok(()))?;
+            left -= done.len();
             // Those at the front have waited longest, so only they can be overdue.
-            while let Some(&client) = waiting.front() {
-                match self.clients[client].waits {
-                    None => drop(waiting.pop_front()),
-                    Some(wait) if now >= wait.sent + PATIENCE => {
-                        waiting.rotate_left(1);
-                        series.repeated += 1;
-                        self.repeat(client, wait, now)?;
-                        break;
-                    }
-                    Some(_) => break,
+            while let Some(client) = waiting.pop_front() {
+                if self.repeat_if_overdue(client, now)? {
+                    series.repeated += 1;
+                    waiting.push_back(client);
+                } else if self.is_waiting(client) {
+                    waiting.push_front(client);
+                    break;
                 }
             }
         }
@@ -180,8 +184,9 @@ impl Clients {
         }
     }
 
-    fn start(&mut self, client: usize, ask: Ask, now: Instant) -> anyhow::Result<()> {
-        let signed = matches!(ask, Ask::Bind(_));
+    /// Has a client ask for something, with the next [`Self::flush`].
+    pub(crate) fn begin(&mut self, client: usize, ask: Ask, now: Instant) -> anyhow::Result<()> {
+        let signed = matches!(ask, Ask::Bind(_) | Ask::Refresh(_));
         self.serial = self.serial.wrapping_add(1);
         let serial = self.serial;
         let wait = Wait {
@@ -195,7 +200,26 @@ impl Clients {
         self.push(client, ask, serial, signed)
     }
 
-    fn repeat(&mut self, client: usize, wait: Wait, now: Instant) -> anyhow::Result<()> {
+    /// Whether the client still waits for what it asked for.
+    pub(crate) fn is_waiting(&self, client: usize) -> bool {
+        self.clients[client].waits.is_some()
+    }
+
+    /// Asks again if the reply is overdue, and says whether it did.
+    ///
+    /// # Errors
+    /// It has asked often enough.
+    pub(crate) fn repeat_if_overdue(
+        &mut self,
+        client: usize,
+        now: Instant,
+    ) -> anyhow::Result<bool> {
+        let Some(wait) = self.clients[client].waits else {
+            return Ok(false);
+        };
+        if now < wait.sent + PATIENCE {
+            return Ok(false);
+        }
         ensure!(
             wait.times < TIMES_MAX,
             "client {client} gets no reply to {:?}",
@@ -207,31 +231,55 @@ impl Clients {
             ..wait
         };
         self.clients[client].waits = Some(wait);
-        if self.outbox.is_full() {
-            self.outbox.flush(&self.socket)?;
-        }
-        self.push(client, wait.ask, wait.serial, wait.signed)
+        self.push(client, wait.ask, wait.serial, wait.signed)?;
+        Ok(true)
     }
 
-    /// Handles what has arrived and returns how many clients have got what they asked for.
-    fn receive(&mut self, now: Instant) -> anyhow::Result<usize> {
-        let mut done = 0;
+    /// Sends `payload` on a client's channel, with the next [`Self::flush`].
+    pub(crate) fn send(&mut self, client: usize, payload: &[u8]) -> anyhow::Result<()> {
+        let number = ChannelNumber::new(plan::channel(client)).context("a channel number")?;
+        let header = number
+            .header(payload.len())
+            .context("a payload that fits")?;
+        let outbox = self.room()?;
+        outbox.push(route(client), header.len() + payload.len(), |to| {
+            let (head, body) = to.split_at_mut(header.len());
+            head.copy_from_slice(&header);
+            body.copy_from_slice(payload);
+        });
+        Ok(())
+    }
+
+    /// Sends what has been put off.
+    pub(crate) fn flush(&mut self) -> anyhow::Result<()> {
+        Ok(self.outbox.flush(&self.socket)?)
+    }
+
+    /// Handles what has arrived: adds clients that have got what they asked for to `done`, and hands
+    /// packets of peers to `data`, with the client that got them.
+    pub(crate) fn receive(
+        &mut self,
+        now: Instant,
+        done: &mut Vec<usize>,
+        data: &mut dyn FnMut(usize, &[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         for slot in 0..self.inbox.receive(&self.socket)? {
             let to = self.inbox.to(slot).and_then(plan::client_index);
             let client = to.context("a reply to nobody")?;
-            // Traffic that is still under way when a client asks for something.
-            if self
-                .inbox
-                .data(slot)
-                .first()
-                .is_some_and(|byte| *byte >= 0x40)
-            {
-                continue;
+            let bytes = self.inbox.data(slot);
+            if Kind::of(bytes) == Kind::ChannelData {
+                let packet = ChannelData::decode(bytes)?;
+                let channel = packet.number.number();
+                ensure!(
+                    channel == plan::channel(client),
+                    "a packet on channel {channel:#x}"
+                );
+                data(client, packet.data)?;
+            } else if self.on_reply(client, slot, now)? {
+                done.push(client);
             }
-            done += usize::from(self.on_reply(client, slot, now)?);
         }
-        self.outbox.flush(&self.socket)?;
-        Ok(done)
+        self.flush()
     }
 
     /// Whether the client has got what it asked for.
@@ -288,6 +336,7 @@ impl Clients {
         let method = match ask {
             Ask::Allocate => Method::ALLOCATE,
             Ask::Bind(_) => Method::CHANNEL_BIND,
+            Ask::Refresh(_) => Method::REFRESH,
             Ask::Binding => Method::BINDING,
         };
         let mut bytes = Vec::with_capacity(256);
@@ -303,6 +352,9 @@ impl Clients {
                 );
                 message.attribute(&XorPeerAddress(peer.into()));
             }
+            Ask::Refresh(seconds) => {
+                message.attribute(&Lifetime(seconds));
+            }
             Ask::Binding => {}
         }
         if signed {
@@ -313,14 +365,25 @@ impl Clients {
             let key = || Key::long_term(&user, plan::REALM, plan::PASSWORD);
             message.integrity(self.keys.entry(client % plan::USERS).or_insert_with(key));
         }
-        let route = Route {
-            from: Some(plan::client(client)),
-            to: plan::SERVER,
-            segment: None,
-        };
-        self.outbox
-            .push(route, bytes.len(), |to| to.copy_from_slice(&bytes));
+        self.room()?
+            .push(route(client), bytes.len(), |to| to.copy_from_slice(&bytes));
         Ok(())
+    }
+
+    /// The outbox, with a place free.
+    fn room(&mut self) -> anyhow::Result<&mut Outbox> {
+        if self.outbox.is_full() {
+            self.outbox.flush(&self.socket)?;
+        }
+        Ok(&mut self.outbox)
+    }
+}
+
+fn route(client: usize) -> Route {
+    Route {
+        from: Some(plan::client(client)),
+        to: plan::SERVER,
+        segment: None,
     }
 }
 

@@ -7,7 +7,9 @@
     reason = "this program talks to a person in a terminal"
 )]
 
+mod churn;
 mod control;
+mod flood;
 mod floor;
 mod machine;
 mod measure;
@@ -15,6 +17,7 @@ mod plan;
 mod relay;
 mod report;
 mod rows;
+mod soak;
 mod socket;
 mod subject;
 mod traffic;
@@ -35,6 +38,8 @@ struct Cli {
 enum Command {
     /// Measures TURN servers side by side
     Relay(relay::Arguments),
+    /// Lets allocations come and go beside traffic, and looks for what is left
+    Soak(soak::Arguments),
     /// The bare forwarder that servers are measured against; the harness starts it
     #[command(hide = true)]
     Floor {
@@ -47,6 +52,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Relay(arguments) => relay::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Floor { flows } => floor::run(flows).map(|()| ExitCode::SUCCESS),
     };
     match result {

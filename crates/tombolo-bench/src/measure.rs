@@ -7,6 +7,7 @@ use anyhow::{Context as _, ensure};
 
 use crate::control::{Ask, Clients};
 use crate::machine;
+use crate::plan;
 use crate::subject::{Programs, Server, Subject};
 use crate::traffic::{Count, Far, Pace, Shape, Traffic};
 
@@ -30,6 +31,17 @@ pub(crate) struct Scale {
     pub(crate) idle: usize,
     /// Against [`FLOWS`].
     pub(crate) many: usize,
+    /// Whether figures count.
+    pub(crate) kind: Kind,
+}
+
+/// What a run is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// To measure.
+    Full,
+    /// To see that everything is delivered.
+    Quick,
 }
 
 impl Scale {
@@ -40,6 +52,7 @@ impl Scale {
             allocations: 8000,
             idle: 2000,
             many: 16_000,
+            kind: Kind::Full,
         }
     }
 
@@ -51,27 +64,28 @@ impl Scale {
             allocations: 300,
             idle: 100,
             many: 400,
+            kind: Kind::Quick,
         }
     }
 }
 
 /// A server with its clients.
-struct Stage {
-    server: Server,
-    clients: Clients,
+pub(crate) struct Stage {
+    pub(crate) server: Server,
+    pub(crate) clients: Clients,
 }
 
 impl Bench {
     fn stage(&self, subject: Subject) -> anyhow::Result<Stage> {
         Ok(Stage {
             server: Server::start(subject, &self.programs)?,
-            clients: Clients::new()?,
+            clients: Clients::new(plan::CLIENT_PORT)?,
         })
     }
 
     /// A server on which the first `shape.flows` clients have an allocation and a channel, and those
     /// up to `allocations` an allocation.
-    fn traffic(
+    pub(crate) fn traffic(
         &self,
         subject: Subject,
         shape: Shape,

@@ -9,9 +9,14 @@ pub(crate) const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0
 pub(crate) const NETWORK: &str = "10.0.0.0/8";
 pub(crate) const CLIENT_PORT: u16 = 4000;
 pub(crate) const PEER_PORT: u16 = 5000;
+/// Of clients that come and go beside those that stay, and of their peers.
+pub(crate) const CHURN_CLIENT_PORT: u16 = 4001;
+pub(crate) const CHURN_PEER_PORT: u16 = 5001;
+/// Of what pretends to be a client.
+pub(crate) const FLOOD_PORT: u16 = 6000;
 /// The relay port of the bare forwarder's first flow.
 pub(crate) const FLOOR_PORT: u16 = 49152;
-/// How many clients there are, and peers.
+/// How many there are of clients, peers, and spoofed sources.
 pub(crate) const HOSTS_MAX: usize = 64 * 256;
 
 pub(crate) const REALM: &str = "bench";
@@ -34,6 +39,11 @@ pub(crate) fn client_index(ip: Ipv4Addr) -> Option<usize> {
 /// The address of a client's peer.
 pub(crate) fn peer(index: usize) -> SocketAddrV4 {
     SocketAddrV4::new(host(128, index), PEER_PORT)
+}
+
+/// An address that a flood pretends to come from.
+pub(crate) fn spoofed(index: usize) -> Ipv4Addr {
+    host(192, index)
 }
 
 /// The channel that a client binds to its peer.
@@ -63,6 +73,7 @@ mod tests {
         for index in [0, 1, 255, 256, HOSTS_MAX - 1] {
             assert_eq!(client_index(client(index)), Some(index));
             assert_eq!(client_index(*peer(index).ip()), None);
+            assert_eq!(client_index(spoofed(index)), None);
         }
         assert_eq!(client_index(*SERVER.ip()), None);
     }

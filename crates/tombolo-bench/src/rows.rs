@@ -1,5 +1,6 @@
 //! The rows of the table: what is measured, with whom, and what it must be.
 
+use crate::flood;
 use crate::measure::{BURST, BURST_FLOWS, Bench, FLOWS, Sample, echo};
 use crate::subject::Subject::{self, Coturn, Floor, Sockets, Steered};
 use crate::traffic::{Far, Shape};
@@ -187,6 +188,22 @@ pub(crate) const ROWS: &[Row] = &[
             ratio(Steered, "per_s", Coturn, Limit::AtLeast(1.3)),
         ],
         measure: Bench::bindings,
+    },
+    Row {
+        id: "flood",
+        what: "a call beside 50,000 requests/s without credentials from 10,000 spoofed networks",
+        subjects: &[Sockets, Steered],
+        metric: Metric {
+            key: "out_per_in",
+            unit: "bytes out per byte in",
+        },
+        goals: &[
+            absolute(Sockets, "out_per_in", Limit::AtMost(1.0)),
+            absolute(Steered, "out_per_in", Limit::AtMost(1.0)),
+            absolute(Sockets, "rss_growth_mb", Limit::AtMost(1.0)),
+            absolute(Steered, "rss_growth_mb", Limit::AtMost(1.0)),
+        ],
+        measure: flood::measure,
     },
 ];
 

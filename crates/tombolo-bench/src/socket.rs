@@ -111,13 +111,17 @@ impl Inbox {
                 ptr::null_mut(),
             )
         };
-        match usize::try_from(received) {
-            Ok(received) => Ok(received),
-            Err(_) => match io::Error::last_os_error() {
+        let Ok(received) = usize::try_from(received) else {
+            return match io::Error::last_os_error() {
                 error if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
                 error => Err(error),
-            },
+            };
+        };
+        let mut filled = self.raw.headers[..received].iter();
+        if filled.any(|header| header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0) {
+            return Err(io::Error::other("a datagram is longer than its slot"));
         }
+        Ok(received)
     }
 
     pub(crate) fn data(&self, slot: usize) -> &[u8] {
@@ -435,6 +439,15 @@ mod tests {
         let mut inbox = Inbox::new(8, 64, 0);
         assert_eq!(inbox.receive(&there).expect("it works"), 4);
         assert_eq!((inbox.data(3).len(), inbox.segment(3)), (10, None));
+    }
+
+    #[test]
+    fn a_datagram_that_does_not_fit_is_an_error() {
+        let (here, _) = bound();
+        let (there, address) = bound();
+        here.send_to(&[0; 2000], address)
+            .expect("loopback takes it");
+        assert!(Inbox::new(1, 64, 0).receive(&there).is_err());
     }
 
     fn bound() -> (UdpSocket, SocketAddrV4) {

@@ -144,7 +144,8 @@ impl Traffic {
             shape,
             flows: flows.collect::<anyhow::Result<_>>()?,
             peers,
-            inbox: Inbox::new(BATCH, bytes, 0),
+            // A server may join what a flow sent in several bursts.
+            inbox: Inbox::new(BATCH, if shape.burst > 1 { DATAGRAM_MAX } else { bytes }, 0),
             to_server: Outbox::new(BATCH, bytes),
             from_peers: Outbox::new(BATCH, bytes),
             filling: (0..shape.bytes - MARK).map(|i| (i * 7) as u8).collect(),
