@@ -173,7 +173,7 @@ What the project does to itself.
   cargo xtask ci              the same as `test`: what .ci/run does
   cargo xtask tidy            the rules that no other tool checks, in seconds
   cargo xtask fuzz [TARGET…]  runs the fuzz targets, a minute each
-  cargo xtask bench WHAT      measures: relay
+  cargo xtask bench WHAT      measures: relay, soak
   cargo xtask proto           writes the Rust types of the contracts in proto/
 
 While you work: `cargo xtask test format clippy tidy`. Before you push: `cargo xtask test`.
@@ -222,6 +222,13 @@ Builds the release profile and measures Tombolo's TURN server side by side with 
 packages) and a bare forwarder, in a network namespace of its own: servers on one core, the load
 generator on the other. Nothing else should run on the machine meanwhile. Ends with a table, and with
 status 0 when every packet was delivered and every goal met.
+
+cargo xtask bench soak [OPTIONS]
+
+Lets 1,000 allocations a second come and go beside steady traffic, for ten minutes by default, and
+then waits for those that were abandoned. Status 0 when every packet was delivered, memory stayed
+flat and every port was given back.
+
 `cargo xtask bench relay --help` lists the options; docs/measurements.md has the figures.";
 
 const HELP_PROTO: &str = "\

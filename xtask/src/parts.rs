@@ -97,6 +97,11 @@ pub(crate) const PARTS: &[Part] = &[
         what: "devices behind NATs of the kernel",
         run: natlab,
     },
+    Part {
+        name: "bench",
+        what: "the benchmark delivers every packet; not its figures",
+        run: bench,
+    },
 ];
 
 /// A line per part.
@@ -204,11 +209,7 @@ fn doctests() -> anyhow::Result<()> {
 }
 
 fn natlab(world: &World) -> Outcome {
-    let build = || -> anyhow::Result<PathBuf> {
-        run_to_end(Command::new(cargo()).args(["build", "--workspace", "--bins"]))?;
-        Ok(Path::new(&target_folder()?).join("debug"))
-    };
-    let folder = match build() {
+    let folder = match build_programs() {
         Ok(folder) => folder,
         Err(error) => return Err(error).into(),
     };
@@ -217,6 +218,25 @@ fn natlab(world: &World) -> Outcome {
         .args(["matrix", "--runs", "1", "--binary"])
         .arg(folder.join("tombolo"));
     with_reason(command.env(SKIP_FILE, &world.skip_file))
+}
+
+fn bench(world: &World) -> Outcome {
+    let folder = match build_programs() {
+        Ok(folder) => folder,
+        Err(error) => return Err(error).into(),
+    };
+    let mut command = Command::new(folder.join("tombolo-bench"));
+    with_reason(
+        command
+            .args(["relay", "--quick"])
+            .env(SKIP_FILE, &world.skip_file),
+    )
+}
+
+/// Builds all programs for tests and returns where they are.
+fn build_programs() -> anyhow::Result<PathBuf> {
+    run_to_end(Command::new(cargo()).args(["build", "--workspace", "--bins"]))?;
+    Ok(Path::new(&target_folder()?).join("debug"))
 }
 
 /// Runs a command that may say by its exit status that it cannot run here; the reason is the last

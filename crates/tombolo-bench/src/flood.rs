@@ -43,7 +43,7 @@ pub(crate) fn measure(bench: &Bench, subject: Subject) -> anyhow::Result<Sample>
         burst: 1,
     };
     let (mut stage, mut traffic) = bench.traffic(subject, call, call.flows)?;
-    let mut flood = Flood::new()?;
+    let mut flood = Flood::new(bench.scale.flood_per_second)?;
     let pid = stage.server.pid();
     let pace = Pace::Every(Duration::from_millis(2));
     let mut turn = |now| flood.turn(now);
@@ -79,14 +79,14 @@ pub(crate) fn measure(bench: &Bench, subject: Subject) -> anyhow::Result<Sample>
 }
 
 impl Flood {
-    fn new() -> anyhow::Result<Self> {
+    fn new(per_second: u32) -> anyhow::Result<Self> {
         let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, plan::FLOOD_PORT);
         Ok(Self {
             socket: UdpSocket::bind(any).context("bind the flood's socket")?,
             outbox: Outbox::new(BATCH, 256),
             inbox: Inbox::new(BATCH, 2048, 0),
             requests: requests()?,
-            interval: Duration::from_secs(1) / PER_SECOND,
+            interval: Duration::from_secs(1) / per_second,
             due: None,
             count: Count::default(),
         })
@@ -174,6 +174,5 @@ fn requests() -> anyhow::Result<Vec<Vec<u8>>> {
 
 /// Networks that the flood seems to come from.
 pub(crate) const PREFIXES: usize = 10_000;
-const PER_SECOND: u32 = 50_000;
 const BATCH: usize = 64;
 const MISSED_MAX: Duration = Duration::from_millis(20);

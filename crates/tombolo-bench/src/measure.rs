@@ -31,6 +31,8 @@ pub(crate) struct Scale {
     pub(crate) idle: usize,
     /// Against [`FLOWS`].
     pub(crate) many: usize,
+    /// Requests of the flood, each second.
+    pub(crate) flood_per_second: u32,
     /// Whether figures count.
     pub(crate) kind: Kind,
 }
@@ -52,6 +54,7 @@ impl Scale {
             allocations: 8000,
             idle: 2000,
             many: 16_000,
+            flood_per_second: 50_000,
             kind: Kind::Full,
         }
     }
@@ -64,6 +67,8 @@ impl Scale {
             allocations: 300,
             idle: 100,
             many: 400,
+            // A server without optimisation takes that too.
+            flood_per_second: 5000,
             kind: Kind::Quick,
         }
     }

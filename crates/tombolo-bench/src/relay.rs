@@ -1,6 +1,7 @@
 //! `tombolo-bench relay`: the rows, round by round, everybody in turn.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -52,13 +53,17 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         },
     };
     let rounds = if arguments.quick { 1 } else { arguments.rounds };
-    machine::enter_namespace()?;
+    if let Err(error) = machine::enter_namespace() {
+        println!("{error:#}");
+        return Ok(ExitCode::from(CANNOT_RUN));
+    }
     machine::stay_on(Core::Generator);
 
+    note_missing(&bench.programs)?;
     let mut all = Vec::with_capacity(rows.len());
     for row in rows {
         let results = run_row(&bench, row, rounds, &arguments.subjects);
-        println!("{}", report::table(row, &results));
+        println!("{}", report::table(row, &results, bench.scale.kind));
         all.push((row, results));
     }
     if let Some(path) = &arguments.json {
@@ -70,6 +75,23 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
     }
     Ok(conclude(&all, arguments.quick))
+}
+
+/// Tells the test run which servers were left out, where it asks.
+fn note_missing(programs: &Programs) -> anyhow::Result<()> {
+    let Some(path) = std::env::var_os(SKIP_FILE) else {
+        return Ok(());
+    };
+    let mut file = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)?;
+    for subject in Subject::ALL {
+        if let Some(reason) = programs.missing(subject) {
+            writeln!(file, "benchmark of {subject}: {reason}")?;
+        }
+    }
+    Ok(())
 }
 
 fn chosen(only: &[String]) -> anyhow::Result<Vec<&'static Row>> {
@@ -151,3 +173,8 @@ fn conclude(all: &[(&Row, Results)], quick: bool) -> ExitCode {
     }
     ExitCode::SUCCESS
 }
+
+/// The variable that names the file where tests say what cannot run here.
+const SKIP_FILE: &str = "TOMBOLO_SKIP_FILE";
+/// The exit status of a program that cannot run here, after the custom of automake.
+const CANNOT_RUN: u8 = 77;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::measure::Sample;
+use crate::measure::{Kind, Sample};
 use crate::rows::{Goal, Limit, Row};
 use crate::subject::Subject;
 
@@ -71,8 +71,8 @@ pub(crate) fn verdict(goal: &Goal, results: &Results) -> Verdict {
     }
 }
 
-/// A row as people read it.
-pub(crate) fn table(row: &Row, results: &Results) -> String {
+/// A row as people read it; goals are part of it where figures count.
+pub(crate) fn table(row: &Row, results: &Results, kind: Kind) -> String {
     let mut text = format!("{}: {}\n", row.id, row.what);
     for subject in row.subjects {
         if let Some(reason) = results.missing.get(subject) {
@@ -102,7 +102,8 @@ pub(crate) fn table(row: &Row, results: &Results) -> String {
         }
         text.push('\n');
     }
-    for goal in row.goals {
+    let goals = if kind == Kind::Full { row.goals } else { &[] };
+    for goal in goals {
         let values = results.values(goal);
         let Some(middle) = median(&values) else {
             continue;
@@ -265,7 +266,7 @@ mod tests {
         results.add(0, Subject::Sockets, Sample::from([("cpu_us", 7.0)]));
         assert_eq!(verdict(&ROWS[0].goals[0], &results), Verdict::Missed);
         assert_eq!(verdict(&ROWS[0].goals[1], &results), Verdict::Unknown);
-        let text = table(&ROWS[0], &results);
+        let text = table(&ROWS[0], &results, Kind::Full);
         assert!(
             text.contains("FAIL sockets cpu_us / coturn: 0.88"),
             "{text}"

@@ -1,7 +1,7 @@
 //! The servers under comparison, each a fresh process on its own core.
 
 use std::fmt;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use nix::unistd::Uid;
 use tombolo_stun::{Class, Message, MessageWriter, Method, TransactionId};
 
 use crate::machine::{self, Core};
@@ -72,6 +73,9 @@ impl Programs {
         match subject {
             Subject::Floor => None,
             Subject::Coturn => (!has(&self.coturn)).then(|| "apt-get install coturn".to_owned()),
+            Subject::Steered if !Uid::effective().is_root() => {
+                Some("an eBPF program needs root".to_owned())
+            }
             Subject::Sockets | Subject::Steered => (!has(&self.tombolo)).then(|| {
                 format!(
                     "{} is not there: cargo build --release -p tombolo",
@@ -92,7 +96,10 @@ impl Server {
     pub(crate) fn start(subject: Subject, programs: &Programs) -> anyhow::Result<Self> {
         machine::stay_on(Core::Server);
         let started = command(subject, programs).and_then(|mut command| {
-            Ok(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn()?)
+            Ok(command
+                .stdin(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()?)
         });
         machine::stay_on(Core::Generator);
         let child = started.with_context(|| format!("start {subject}"))?;
@@ -117,12 +124,19 @@ impl Server {
 
     fn wait_until_ready(&mut self, subject: Subject) -> anyhow::Result<()> {
         if subject == Subject::Coturn {
+            // It logs nothing, and says nothing of faults in its arguments.
+            self.child.stderr = None;
             return self.wait_for_binding();
         }
         let output = self.child.stdout.take().context("its output is piped")?;
+        let errors = self.child.stderr.take().context("its errors are piped")?;
         let mut lines = BufReader::new(output);
         let mut line = String::new();
-        lines.read_line(&mut line)?;
+        if lines.read_line(&mut line)? == 0 {
+            let mut reason = String::new();
+            BufReader::new(errors).read_to_string(&mut reason)?;
+            bail!("it does not start: {}", reason.trim());
+        }
         if subject.is_tombolo() {
             let ready: serde_json::Value = serde_json::from_str(&line)
                 .with_context(|| format!("its first line is not JSON: {line:?}"))?;
@@ -134,6 +148,7 @@ impl Server {
         }
         // Whatever else it prints is read, so that it never waits for room in the pipe.
         thread::spawn(move || lines.lines().for_each(drop));
+        thread::spawn(move || BufReader::new(errors).lines().for_each(drop));
         Ok(())
     }
 

@@ -130,6 +130,7 @@ fn policy() -> Policy {
             &["tombolo-turn", "tombolo-path"],
             &["tombolo-relay", "tombolo-gateway"],
         ],
+        worlds: &["tombolo-sim", "tombolo-natlab"],
         edges: &[],
         exceptions: &[],
         ..Policy::tombolo()
