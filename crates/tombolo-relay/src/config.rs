@@ -30,6 +30,9 @@ pub struct RelayConfig {
     pub public_ips: Vec<(IpAddr, IpAddr)>,
     /// Relay ports, each of which costs one descriptor while it is in use. 49152 to 65535 by default.
     pub relay_ports: RangeInclusive<u16>,
+    /// Whether clients may also have TCP relayed, see RFC 6062: to and from the TCP ports of the same
+    /// numbers. Off by default: it lets whoever has credentials open connections to any public host.
+    pub relay_tcp: bool,
     /// Who may come in; the name is "tombolo" by default, and nobody may.
     pub realm: Realm,
     /// Further realms with credentials of their own.
@@ -105,6 +108,7 @@ impl Default for RelayConfig {
             relay_ips: Vec::new(),
             public_ips: Vec::new(),
             relay_ports: 49152..=65535,
+            relay_tcp: false,
             realm: Realm::new("tombolo"),
             realms: Vec::new(),
             allow_peers: Vec::new(),

@@ -10,8 +10,11 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::mpsc;
-use tombolo_turn::server::{FiveTuple, Server};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, oneshot},
+};
+use tombolo_turn::server::{ConnectError, ConnectionId, FiveTuple, PeerAddr, RelayAddr, Server};
 
 use crate::{ShardStats, socket::Waker};
 
@@ -30,8 +33,8 @@ pub(crate) enum Control {
     Stop,
 }
 
-/// What a stream connection has for its shard, or a shard for another one. In order for each
-/// connection.
+/// What the thread of the stream connections has for a shard, or a shard for another one. In order for
+/// each connection.
 pub(crate) enum FromStream {
     Opened(FiveTuple, Connection),
     Frame(FiveTuple, Vec<u8>),
@@ -39,6 +42,10 @@ pub(crate) enum FromStream {
     Closed(FiveTuple, Arc<ConnectionState>),
     /// Another shard says so, by which the connection's frames came.
     Gone(FiveTuple),
+    /// A peer has connected to a relayed address.
+    Accepted(RelayAddr, PeerAddr, TcpStream),
+    /// What became of connecting to a peer.
+    Connected(ConnectionId, Result<TcpStream, ConnectError>),
 }
 
 /// The outside's end of a shard.
@@ -114,8 +121,23 @@ impl ShardLink {
 
 /// The shard's end of a stream connection: a bounded queue of frames to be written.
 pub(crate) struct Connection {
-    queue: mpsc::Sender<Vec<u8>>,
+    queue: mpsc::Sender<ToStream>,
     state: Arc<ConnectionState>,
+}
+
+enum ToStream {
+    Frame(Vec<u8>),
+    /// No frame comes after it.
+    Join(Join),
+}
+
+/// The order to join a client's connection with one to a peer. See RFC 6062 §5.4.
+pub(crate) struct Join {
+    /// What the client gets first.
+    pub(crate) reply: Vec<u8>,
+    pub(crate) peer: TcpStream,
+    /// Ready when the shard wants both connections closed.
+    pub(crate) cancelled: oneshot::Receiver<()>,
 }
 
 /// What both ends of a connection's queue know.
@@ -134,8 +156,22 @@ impl ConnectionState {
 
 /// The connection's end of the queue.
 pub(crate) struct ConnectionQueue {
-    queue: mpsc::Receiver<Vec<u8>>,
+    queue: mpsc::Receiver<ToStream>,
     state: Arc<ConnectionState>,
+    /// What came behind the frames of the last batch.
+    join: Option<Join>,
+}
+
+/// What the shard has for a connection.
+pub(crate) enum Batch {
+    /// Frames are in the buffer.
+    Frames {
+        /// Whether one of them says no to a ConnectionBind.
+        refuses_bind: bool,
+    },
+    Join(Join),
+    /// The shard has let go of the connection.
+    Over,
 }
 
 /// What became of a frame for a stream connection.
@@ -155,6 +191,7 @@ impl Connection {
         let queue = ConnectionQueue {
             queue: receiver,
             state: Arc::clone(&state),
+            join: None,
         };
         (
             Self {
@@ -171,7 +208,7 @@ impl Connection {
             return Queued::Full;
         }
         self.state.queue_bytes.fetch_add(len, Ordering::Relaxed);
-        match self.queue.try_send(frame) {
+        match self.queue.try_send(ToStream::Frame(frame)) {
             Ok(()) => Queued::Taken,
             Err(error) => {
                 self.state.queue_bytes.fetch_sub(len, Ordering::Relaxed);
@@ -181,6 +218,12 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Hands the connection to a peer over. `false` if this one has ended, or its client reads too
+    /// slowly for what came before.
+    pub(crate) fn join(&self, join: Join) -> bool {
+        self.queue.try_send(ToStream::Join(join)).is_ok()
     }
 
     pub(crate) fn is(&self, state: &Arc<ConnectionState>) -> bool {
@@ -200,25 +243,45 @@ impl ConnectionQueue {
     }
 
     /// Waits for a frame and puts it into `buffer`, then others that wait too until there are
-    /// `enough` bytes. `false` when the shard has let go of the connection.
-    pub(crate) async fn next(&mut self, buffer: &mut Vec<u8>, enough: usize) -> bool {
+    /// `enough` bytes.
+    pub(crate) async fn next(&mut self, buffer: &mut Vec<u8>, enough: usize) -> Batch {
         buffer.clear();
-        let Some(frame) = self.queue.recv().await else {
-            return false;
+        if let Some(join) = self.join.take() {
+            return Batch::Join(join);
+        }
+        let frame = match self.queue.recv().await {
+            Some(ToStream::Frame(frame)) => frame,
+            Some(ToStream::Join(join)) => return Batch::Join(join),
+            None => return Batch::Over,
         };
+        let mut refuses_bind = is_refused_bind(&frame);
         buffer.extend_from_slice(&frame);
-        while buffer.len() < enough
-            && let Ok(frame) = self.queue.try_recv()
-        {
-            buffer.extend_from_slice(&frame);
+        while buffer.len() < enough {
+            match self.queue.try_recv() {
+                Ok(ToStream::Frame(frame)) => {
+                    refuses_bind |= is_refused_bind(&frame);
+                    buffer.extend_from_slice(&frame);
+                }
+                Ok(ToStream::Join(join)) => {
+                    self.join = Some(join);
+                    break;
+                }
+                Err(_) => break,
+            }
         }
         self.state
             .queue_bytes
             .fetch_sub(buffer.len(), Ordering::Relaxed);
-        true
+        Batch::Frames { refuses_bind }
     }
 }
 
+fn is_refused_bind(frame: &[u8]) -> bool {
+    frame.first_chunk() == Some(&BIND_REFUSAL)
+}
+
+/// How an error response to ConnectionBind begins. See RFC 8489 §5 and RFC 6062 §6.1.
+const BIND_REFUSAL: [u8; 2] = [0x01, 0x1b];
 /// Orders that may wait for a shard.
 const CONTROLS_MAX: usize = 4096;
 /// Frames from streams that may wait for a shard.

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use tokio::runtime::Handle;
 use tombolo_turn::server::{self, Server, ShardIndex};
 use tracing::{error, info};
 
@@ -14,7 +15,7 @@ use crate::{
     link::{Control, ShardInbox, ShardLink},
     listen::Listeners,
     operate::Layout,
-    shard::Shard,
+    shard::{Peers, Shard},
     socket::{UdpSocket, Waker, raise_open_files_limit},
     stats::StreamCounters,
     stream::{Streams, StreamsConfig},
@@ -76,6 +77,7 @@ impl Relay {
         // Tickets of another life of this node are those of another node.
         let [a, b, c, d, e, f, g, h, ..] = random()?;
         core_config.node = [a, b, c, d, e, f, g, h];
+        let runtime = Streams::runtime()?;
         let ends = (0..shard_count).map(|_| Ok(ShardLink::new(Waker::new()?)));
         let (links, inboxes): (Vec<_>, Vec<_>) =
             ends.collect::<io::Result<Vec<_>>>()?.into_iter().unzip();
@@ -84,10 +86,16 @@ impl Relay {
         for ((index, inbox), sockets) in (0..).zip(inboxes).zip(listeners.udp) {
             let mut config = core_config.clone();
             config.shard = ShardIndex(index);
-            shards.push(ShardThread::start(config, inbox, &links, sockets)?);
+            shards.push(ShardThread::start(
+                config,
+                inbox,
+                &links,
+                sockets,
+                runtime.handle(),
+            )?);
         }
         let stream_counters = Arc::new(StreamCounters::default());
-        let streams = Streams::start(StreamsConfig {
+        let streams_config = StreamsConfig {
             tcp: listeners.tcp,
             tls: listeners.tls,
             certificate: config.tls,
@@ -98,7 +106,8 @@ impl Relay {
             allocation_timeout: config.allocation_timeout,
             write_timeout: config.write_timeout,
             counters: Arc::clone(&stream_counters),
-        })?;
+        };
+        let streams = Streams::start(runtime, streams_config)?;
         let addrs = listeners.addrs;
         info!(
             turn = ?addrs.turn,
@@ -203,6 +212,7 @@ impl ShardThread {
         inbox: ShardInbox,
         links: &Arc<[ShardLink]>,
         sockets: Vec<UdpSocket>,
+        streams: &Handle,
     ) -> Result<Self, BindError> {
         let index = usize::from(config.shard.0);
         let link = links[index].clone();
@@ -210,7 +220,8 @@ impl ShardThread {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let core = Server::new(config, random()?, Instant::now(), unix_now);
-        let shard = Shard::new(core, inbox, Arc::clone(links), sockets)?;
+        let peers = Peers::new(streams.clone(), link.clone());
+        let shard = Shard::new(core, inbox, Arc::clone(links), sockets, peers)?;
         let thread = thread::Builder::new()
             .name(format!("relay-{index}"))
             .spawn(move || shard.run())?;
@@ -262,6 +273,7 @@ fn core_config(
     }
     core.public_ips.clone_from(&config.public_ips);
     core.relay_ports = config.relay_ports.clone();
+    core.relay_tcp = config.relay_tcp;
     core.allow_peers.clone_from(&config.allow_peers);
     core.deny_peers.clone_from(&config.deny_peers);
     core.own_ips = own_ips(config)?;

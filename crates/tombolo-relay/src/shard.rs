@@ -8,6 +8,7 @@
 mod elsewhere;
 mod forward;
 mod outbox;
+mod peers;
 mod ports;
 mod receive;
 mod reply;
@@ -24,6 +25,7 @@ use std::{
 use tombolo_turn::server::{FiveTuple, Server, Transmit};
 use tracing::error;
 
+pub(crate) use self::peers::Peers;
 use self::{
     outbox::Outbox,
     ports::RelayPorts,
@@ -51,6 +53,7 @@ pub(crate) struct Shard {
     connections: HashMap<FiveTuple, Connection>,
     /// All shards of the node, this one too; indexed by `ShardIndex`.
     siblings: Arc<[ShardLink]>,
+    peers: Peers,
     slots: Slots,
     /// How many slots of the batch are in use.
     filled: usize,
@@ -84,6 +87,7 @@ impl Shard {
         inbox: ShardInbox,
         siblings: Arc<[ShardLink]>,
         sockets: Vec<UdpSocket>,
+        peers: Peers,
     ) -> io::Result<Self> {
         let poller = Poller::new()?;
         poller.add(&*inbox.waker, Source::Waker.to_token())?;
@@ -113,6 +117,7 @@ impl Shard {
             ports: RelayPorts::default(),
             connections: HashMap::new(),
             siblings,
+            peers,
             slots: Slots::new(),
             filled: 0,
             outbox: Outbox::new(),
@@ -227,6 +232,12 @@ impl Shard {
                     self.connections.remove(&tuple);
                     self.core.handle_client_gone(now, tuple);
                 }
+                Ok(FromStream::Accepted(at, from, stream)) => {
+                    self.on_peer_accepted(now, at, from, stream);
+                }
+                Ok(FromStream::Connected(connection, result)) => {
+                    self.on_peer_connected(now, connection, result);
+                }
                 Err(_) => return Next::Sleep,
             }
         }
@@ -235,7 +246,7 @@ impl Shard {
 
     fn stats(&self) -> ShardStats {
         let io = IoStats {
-            relay_ports: self.ports.count(),
+            relay_ports: self.ports.count() + self.peers.count(),
             ..self.io
         };
         ShardStats {

@@ -88,6 +88,8 @@ pub struct StreamStats {
     pub slow_readers: u64,
     /// Connections closed because their bytes are not TURN.
     pub malformed: u64,
+    /// Connections joined with one to a peer. See RFC 6062.
+    pub joined: u64,
 }
 
 /// [`StreamStats`] in the making.
@@ -100,6 +102,7 @@ pub(crate) struct StreamCounters {
     pub(crate) timed_out: Counter,
     pub(crate) slow_readers: Counter,
     pub(crate) malformed: Counter,
+    pub(crate) joined: Counter,
 }
 
 impl StreamCounters {
@@ -112,6 +115,7 @@ impl StreamCounters {
             timed_out: self.timed_out.get(),
             slow_readers: self.slow_readers.get(),
             malformed: self.malformed.get(),
+            joined: self.joined.get(),
         }
     }
 }

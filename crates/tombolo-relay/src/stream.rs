@@ -2,6 +2,8 @@
 //! and writes what the shards have for them.
 
 mod connection;
+mod peer;
+mod splice;
 
 use std::{
     cell::RefCell,
@@ -26,6 +28,7 @@ use tokio_rustls::TlsAcceptor;
 use tombolo_turn::server::{FiveTuple, Transport};
 use tracing::{error, warn};
 
+pub(crate) use self::peer::{PeerTask, connect, listen};
 use crate::{link::ShardLink, stats::StreamCounters};
 
 /// The thread that serves all stream connections.
@@ -55,9 +58,13 @@ pub(crate) struct StreamsConfig {
 }
 
 impl Streams {
+    /// What the thread runs on, and what shards have work done on by it.
+    pub(crate) fn runtime() -> io::Result<Runtime> {
+        Builder::new_current_thread().enable_all().build()
+    }
+
     /// Starts to accept connections.
-    pub(crate) fn start(config: StreamsConfig) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+    pub(crate) fn start(runtime: Runtime, config: StreamsConfig) -> io::Result<Self> {
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("relay-streams".to_owned())

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tombolo_turn::server::{
-    AuthError, Command, ConnectError, Event, FiveTuple, Fragment, PortError, RelayAddr, Transport,
+    AuthError, Command, Event, FiveTuple, Fragment, PortError, RelayAddr, Transport,
 };
 use tracing::{debug, info, warn};
 
@@ -57,17 +57,22 @@ impl Shard {
             Command::Authenticate { id, .. } => {
                 self.core.handle_auth(now, id, Err(AuthError::Unavailable));
             }
-            Command::ReleasePort(address) => self.ports.release(address),
-            // TCP relaying is off as long as there is no driver for it.
-            Command::ListenPort { id, .. } => {
-                let nothing = Err(PortError::Unavailable);
-                self.core.handle_port(now, id, nothing);
+            Command::ReleasePort(address) => {
+                self.ports.release(address);
+                self.peers.release(address);
             }
-            Command::ConnectPeer { connection, .. } => {
-                let nothing = Err(ConnectError::LocalUnavailable);
-                self.core.handle_connected(now, connection, nothing);
+            Command::ListenPort { id, address } => {
+                let result = self.peers.listen(address);
+                self.io.relay_port_errors += u64::from(result.is_err());
+                self.core.handle_port(now, id, result);
             }
-            Command::ClosePeer { .. } | Command::Splice { .. } => {}
+            Command::ConnectPeer { connection, at, to } => self.peers.connect(connection, at, to),
+            Command::ClosePeer { connection } => self.peers.close(connection),
+            Command::Splice {
+                client,
+                connection,
+                reply,
+            } => self.splice(now, client, connection, reply),
             Command::Redirect {
                 shard,
                 client,

@@ -4,14 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    sync::Notify,
     time::{Instant, timeout, timeout_at},
 };
-use tombolo_stun::stream::frame_len;
-use tombolo_turn::server::{FiveTuple, Transport};
+use tombolo_stun::{Message, stream::frame_len};
+use tombolo_turn::server::{ConnectionId, FiveTuple, Transport};
 use tracing::debug;
 
-use super::StreamsConfig;
-use crate::link::{Connection, ConnectionQueue, ConnectionState, FromStream, ShardLink};
+use super::{StreamsConfig, splice};
+use crate::link::{
+    Batch, Connection, ConnectionQueue, ConnectionState, FromStream, Join, ShardLink,
+};
 
 /// Serves a connection until either side has enough of it.
 pub(super) async fn run(
@@ -20,12 +23,8 @@ pub(super) async fn run(
     stream: impl AsyncRead + AsyncWrite,
     accepted: Instant,
 ) {
-    let shard = shard_of(config, tuple);
-    let (connection, queue) = Connection::new();
-    if !shard.frame(FromStream::Opened(tuple, connection)).await {
-        return;
-    }
-    let (reader, writer) = tokio::io::split(stream);
+    let (connection, mut queue) = Connection::new();
+    let (reader, mut writer) = tokio::io::split(stream);
     let writing = Writing {
         timeout: config.write_timeout,
         // Each write makes a TLS record, and clients are about that do not look for a second frame in
@@ -43,9 +42,29 @@ pub(super) async fn run(
         allocation_timeout: config.allocation_timeout,
         state: Arc::clone(&state),
     };
-    let end = tokio::select! {
-        end = read(shard, tuple, reader, patience) => end,
-        end = write(queue, writer, writing) => end,
+    let refused = Notify::new();
+    let mut inflow = Inflow {
+        shards: &config.shards,
+        tuple,
+        reader,
+        buffer: Vec::with_capacity(READ_BYTES),
+        to: Destination::Undecided(connection),
+        refused: &refused,
+    };
+    let outcome = tokio::select! {
+        end = inflow.read(patience) => Err(end),
+        outcome = write(&mut queue, &mut writer, &writing, &refused) => outcome,
+    };
+    let Inflow {
+        reader, buffer, to, ..
+    } = inflow;
+    let end = match outcome {
+        Ok(join) => {
+            config.counters.joined.add(1);
+            let client = tokio::io::join(buffer.chain(reader), writer);
+            splice::run(join, client, &writing).await
+        }
+        Err(end) => end,
     };
     match end {
         End::Closed => {}
@@ -54,7 +73,9 @@ pub(super) async fn run(
         End::SlowReader => config.counters.slow_readers.add(1),
     }
     debug!(client = ?tuple, reason = ?end, "connection ended");
-    shard.frame(FromStream::Closed(tuple, state)).await;
+    if let Destination::Shard(shard) = to {
+        shard.frame(FromStream::Closed(tuple, state)).await;
+    }
 }
 
 /// How long a connection is kept that has no allocation. One that has is only looked at.
@@ -67,15 +88,15 @@ struct Patience {
 }
 
 /// How frames are written.
-struct Writing {
-    timeout: Duration,
+pub(super) struct Writing {
+    pub(super) timeout: Duration,
     /// Bytes after which no further frame goes into the same write.
     enough: usize,
 }
 
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug)]
-enum End {
+pub(super) enum End {
     /// By the client, an error of the connection, or the shard.
     Closed,
     /// What came cannot be cut into frames.
@@ -86,72 +107,168 @@ enum End {
     SlowReader,
 }
 
-async fn read(
-    shard: &ShardLink,
+/// From the client to its shard.
+struct Inflow<'a, R> {
+    shards: &'a [ShardLink],
     tuple: FiveTuple,
-    mut reader: impl AsyncRead + Unpin,
-    mut patience: Patience,
-) -> End {
-    let mut buffer = Vec::with_capacity(READ_BYTES);
-    let mut deadline = patience.first_frame_by.min(patience.allocation_by);
-    loop {
-        buffer.reserve(READ_BYTES);
-        match timeout_at(deadline, reader.read_buf(&mut buffer)).await {
-            Ok(Ok(0) | Err(_)) => return End::Closed,
-            Ok(Ok(_)) => {}
-            Err(_) if patience.state.is_allocated() => {
-                patience.allocation_by = Instant::now() + patience.allocation_timeout;
-                deadline = patience.allocation_by;
-                continue;
+    reader: R,
+    /// What has come and was not handed over.
+    buffer: Vec<u8>,
+    to: Destination<'a>,
+    /// Notified when a ConnectionBind has been refused.
+    refused: &'a Notify,
+}
+
+enum Destination<'a> {
+    /// The first frame decides, and then the shard gets this.
+    Undecided(Connection),
+    Shard(&'a ShardLink),
+    /// The shard is gone.
+    Nowhere,
+}
+
+impl<R: AsyncRead + Unpin> Inflow<'_, R> {
+    async fn read(&mut self, mut patience: Patience) -> End {
+        let mut deadline = patience.first_frame_by.min(patience.allocation_by);
+        loop {
+            self.buffer.reserve(READ_BYTES);
+            match timeout_at(deadline, self.reader.read_buf(&mut self.buffer)).await {
+                Ok(Ok(0) | Err(_)) => return End::Closed,
+                Ok(Ok(_)) => {}
+                Err(_) if patience.state.is_allocated() => {
+                    patience.allocation_by = Instant::now() + patience.allocation_timeout;
+                    deadline = patience.allocation_by;
+                    continue;
+                }
+                Err(_) => return End::Silent,
             }
-            Err(_) => return End::Silent,
+            match self.hand_over_frames(patience.allocation_by).await {
+                Ok(0) => {}
+                Ok(_) => deadline = patience.allocation_by,
+                Err(end) => return end,
+            }
         }
+    }
+
+    /// Hands over all frames that are whole, and returns how many those were. What is kept of the
+    /// next one is at most 64 KiB and a bit.
+    async fn hand_over_frames(&mut self, bind_by: Instant) -> Result<usize, End> {
+        let mut count = 0;
         let mut start = 0;
         loop {
-            match frame_len(&buffer[start..]) {
-                Ok(Some(len)) if start + len <= buffer.len() => {
-                    let frame = buffer[start..start + len].to_vec();
-                    if !shard.frame(FromStream::Frame(tuple, frame)).await {
-                        return End::Closed;
-                    }
-                    start += len;
-                    deadline = patience.allocation_by;
-                }
-                // A frame is at most 64 KiB and a bit, and so is what is kept of one.
-                Ok(Some(_) | None) => break,
-                Err(_) => return End::NotTurn,
+            let rest = &self.buffer[start..];
+            let len = frame_len(rest).map_err(|_| End::NotTurn)?;
+            let Some(frame) = len.and_then(|len| rest.get(..len)) else {
+                self.buffer.drain(..start);
+                return Ok(count);
+            };
+            let frame = frame.to_vec();
+            count += 1;
+            start += frame.len();
+            if !is_connection_bind(&frame) {
+                self.hand_over(frame).await?;
+                continue;
             }
+            // What follows may be the peer's, so it stays until the shard has decided. If it joins
+            // the connections this future ends here.
+            self.buffer.drain(..start);
+            start = 0;
+            self.hand_over(frame).await?;
+            let refused = timeout_at(bind_by, self.refused.notified()).await;
+            refused.map_err(|_| End::Silent)?;
         }
-        buffer.drain(..start);
+    }
+
+    async fn hand_over(&mut self, frame: Vec<u8>) -> Result<(), End> {
+        let shard = match std::mem::replace(&mut self.to, Destination::Nowhere) {
+            Destination::Undecided(connection) => {
+                let shard = shard_of(self.shards, self.tuple, &frame);
+                let opened = FromStream::Opened(self.tuple, connection);
+                self.to = Destination::Shard(shard);
+                if !shard.frame(opened).await {
+                    return Err(End::Closed);
+                }
+                shard
+            }
+            Destination::Shard(shard) => {
+                self.to = Destination::Shard(shard);
+                shard
+            }
+            Destination::Nowhere => return Err(End::Closed),
+        };
+        if shard.frame(FromStream::Frame(self.tuple, frame)).await {
+            Ok(())
+        } else {
+            Err(End::Closed)
+        }
     }
 }
 
 async fn write(
-    mut queue: ConnectionQueue,
-    mut writer: impl AsyncWrite + Unpin,
-    writing: Writing,
-) -> End {
+    queue: &mut ConnectionQueue,
+    writer: &mut (impl AsyncWrite + Unpin),
+    writing: &Writing,
+    refused: &Notify,
+) -> Result<Join, End> {
     let mut buffer = Vec::new();
-    while queue.next(&mut buffer, writing.enough).await {
-        let write = async {
-            writer.write_all(&buffer).await?;
-            writer.flush().await
-        };
-        match timeout(writing.timeout, write).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return End::Closed,
-            Err(_) => return End::SlowReader,
+    loop {
+        match queue.next(&mut buffer, writing.enough).await {
+            Batch::Frames { refuses_bind } => {
+                writing.write(writer, &buffer).await?;
+                if refuses_bind {
+                    refused.notify_one();
+                }
+            }
+            Batch::Join(join) => return Ok(join),
+            Batch::Over => return Err(End::Closed),
         }
     }
-    End::Closed
 }
 
-/// All of a connection's frames go to one shard, which has its allocation.
-fn shard_of(config: &StreamsConfig, tuple: FiveTuple) -> &ShardLink {
-    let index = usize::from(tuple.client.port()) % config.shards.len();
-    &config.shards[index]
+impl Writing {
+    pub(super) async fn write(
+        &self,
+        writer: &mut (impl AsyncWrite + Unpin),
+        bytes: &[u8],
+    ) -> Result<(), End> {
+        let write = async {
+            writer.write_all(bytes).await?;
+            writer.flush().await
+        };
+        match timeout(self.timeout, write).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(End::Closed),
+            Err(_) => Err(End::SlowReader),
+        }
+    }
 }
 
+/// All of a connection's frames go to one shard, which has its allocation or the connection that it
+/// is to be joined with.
+fn shard_of<'a>(shards: &'a [ShardLink], tuple: FiveTuple, first: &[u8]) -> &'a ShardLink {
+    let index = connection_id(first)
+        .map(|id| usize::from(id.shard().0))
+        .filter(|index| *index < shards.len())
+        .unwrap_or_else(|| usize::from(tuple.client.port()) % shards.len());
+    &shards[index]
+}
+
+/// The connection that a ConnectionBind is about.
+fn connection_id(frame: &[u8]) -> Option<ConnectionId> {
+    if !is_connection_bind(frame) {
+        return None;
+    }
+    let message = Message::decode(frame).ok()?;
+    let id: tombolo_stun::ConnectionId = message.required().ok()?;
+    Some(ConnectionId(id.0))
+}
+
+fn is_connection_bind(frame: &[u8]) -> bool {
+    frame.first_chunk() == Some(&BIND_REQUEST)
+}
+
+/// How a ConnectionBind request begins. See RFC 8489 §5 and RFC 6062 §6.1.
+const BIND_REQUEST: [u8; 2] = [0x00, 0x0b];
 /// Room made for each read.
 const READ_BYTES: usize = 8 * 1024;
 /// Bytes of small frames that go into one write.

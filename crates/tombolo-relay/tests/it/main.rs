@@ -5,3 +5,4 @@ mod device;
 mod operating;
 mod relaying;
 mod streams;
+mod tcp_relaying;

@@ -5,12 +5,28 @@ use std::time::Instant;
 use super::address::FiveTuple;
 use super::auth::Identity;
 use super::reply::Ask;
+use super::stray::ShardIndex;
 use super::table::AllocationId;
 
 /// Names a TCP connection between a relayed address and a peer. Chosen at random, since a client
 /// proves with it which connection it means. See RFC 6062 §6.2.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u32);
+
+impl ConnectionId {
+    pub(super) fn new(random: u32, shard: ShardIndex) -> Self {
+        Self(random & !SHARD_MASK | u32::from(shard.0))
+    }
+
+    /// Returns the shard that has the connection, which only the id tells whoever has to find it
+    /// for a ConnectionBind.
+    pub fn shard(self) -> ShardIndex {
+        let [.., shard] = self.0.to_be_bytes();
+        ShardIndex(shard)
+    }
+}
+
+const SHARD_MASK: u32 = 0xff;
 
 /// A TCP connection between a relayed address and a peer. See "peer data connection" in RFC 6062.
 pub(super) struct Connection {

@@ -57,7 +57,8 @@ impl Server {
     }
 
     /// Takes another configuration and keeps the allocations: realms and credentials, whom SHA-256
-    /// is offered to, lifetimes, limits, and which peers are allowed. Permissions and channels to
+    /// is offered to, lifetimes, limits, whether TCP is relayed,
+    /// and which peers are allowed. Permissions and channels to
     /// peers that are not allowed any more end; users that are not known any more keep their
     /// allocations until the next refresh.
     ///
@@ -72,6 +73,7 @@ impl Server {
         self.has_mobility = config.mobility;
         self.lifetime_default = config.lifetime_default;
         self.lifetime_max = config.lifetime_max;
+        self.relays_tcp = config.relay_tcp;
         self.software = config.software;
         let policy = &self.policy;
         for allocation in self.allocations.iter_mut() {

@@ -27,17 +27,12 @@ pub(crate) struct File {
     pub(crate) public_ip: Vec<PublicIp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) relay_ports: Option<Ports>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) relay_tcp: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) shards: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) io: Option<IoArg>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) admin: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) metrics: Option<SocketAddr>,
-    /// In seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) drain_timeout: Option<u64>,
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) tls: Tls,
     #[serde(rename = "realm", skip_serializing_if = "Vec::is_empty")]

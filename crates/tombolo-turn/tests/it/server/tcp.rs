@@ -7,7 +7,7 @@ use tombolo_stun::{
 };
 use tombolo_turn::server::{
     Carrier, Command, Config, ConnectError, ConnectionId, FiveTuple, PeerAddr, Refusal, RelayAddr,
-    Timer,
+    ShardIndex, Timer,
 };
 
 use super::lab::{Lab, PEER, PEER_V6, Reply, User, address, alice, bob, client, tcp_client};
@@ -380,6 +380,18 @@ fn connection_ids_are_not_guessed_from_one_another() {
         .collect();
     let near = |pair: &[u32]| pair[0].abs_diff(pair[1]) < 1000;
     assert!(!ids.windows(2).any(near), "{ids:?}");
+}
+
+#[test]
+fn connections_are_named_after_their_shard() {
+    let mut lab = tcp_lab_with(|config| {
+        config.shard = ShardIndex(3);
+        config.shards = 4;
+    });
+    let at = allocate(&mut lab, tcp_client(1), &alice());
+    let ids = [PEER, "8.8.4.5:1", "8.8.4.6:1"].map(|peer| connecting(&mut lab, at, peer));
+    assert_eq!(ids.map(ConnectionId::shard), [ShardIndex(3); 3]);
+    assert!(ids[0] != ids[1] && ids[1] != ids[2], "the rest is random");
 }
 
 fn tcp_lab() -> Lab {

@@ -69,7 +69,7 @@ const OPTIONS: &[(&str, Handling)] = &[
     ("no-dtls", Flag(|draft| { draft.no_dtls = true; taken("tls") })),
     ("dtls", NotNeeded("DTLS is served wherever TLS is")),
     ("no-udp-relay", FlagNotSupported("relaying over UDP is what TURN is for")),
-    ("no-tcp-relay", NotNeeded("peers are not connected to over TCP")),
+    ("no-tcp-relay", NotNeeded("TCP is not relayed, unless `relay-tcp` says so")),
     ("rfc5780", NotNeeded("it is on wherever there are two addresses with two ports each")),
     ("no-rfc5780", Flag(|draft| { draft.no_rfc5780 = true; noted("listen-udp", "there is no second port, and so nothing to announce") })),
     // Who may come in.

@@ -52,6 +52,9 @@ lossless! {
     uclients_reach_each_other_over_ipv6_and_tls: V6, Tls, EachOther, ["-c", "-y", "-x", "-t", "-S"];
     uclients_reach_each_other_on_pairs_of_ports: V4, Plain, EachOther, ["-y"];
     uclients_reach_each_other_without_fragments: V4, Plain, EachOther, ["-c", "-y", "-g"];
+    uclients_reach_each_other_over_tcp_relayed: V4, Plain, EachOther, ["-T", "-y", "-c"];
+    uclients_reach_each_other_over_tcp_relayed_from_tls: V4, Tls, EachOther, ["-T", "-S", "-y", "-c"];
+    uclients_reach_each_other_over_ipv6_and_tcp_relayed: V6, Plain, EachOther, ["-T", "-x", "-y", "-c"];
 }
 
 #[tokio::test]
@@ -75,7 +78,7 @@ async fn assert_lossless(ip: &str, port: Port, to: To, flags: &[&str]) {
     if !is_installed("turnutils_uclient") {
         return;
     }
-    let server = Server::start(ip, &["--shards", "2"]).await;
+    let server = Server::start(ip, &["--shards", "2", "--relay-tcp"]).await;
     let echo = Echo::start();
     let address = match port {
         Port::Plain => server.plain,

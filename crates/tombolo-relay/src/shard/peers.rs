@@ -1,0 +1,149 @@
+//! The TCP connections between relayed addresses of the shard and peers. See RFC 6062.
+
+use std::{collections::HashMap, io, time::Instant};
+
+use tokio::{net::TcpStream, runtime::Handle, sync::oneshot};
+use tombolo_turn::server::{ConnectError, ConnectionId, FiveTuple, PeerAddr, PortError, RelayAddr};
+use tracing::warn;
+
+use super::Shard;
+use crate::{
+    link::{Join, ShardLink},
+    stream::{PeerTask, connect, listen},
+};
+
+/// What is open between the shard and peers over TCP. The core bounds how many there are.
+pub(crate) struct Peers {
+    /// Where the tasks run.
+    streams: Handle,
+    /// How they answer.
+    link: ShardLink,
+    listeners: HashMap<RelayAddr, PeerTask>,
+    connections: HashMap<ConnectionId, Peer>,
+}
+
+/// A connection to a peer. Dropping it closes it.
+enum Peer {
+    Connecting {
+        _task: PeerTask,
+    },
+    /// Nobody reads from it, so the kernel holds what the peer sends, and the peer back.
+    Waiting(TcpStream),
+    /// With a client's connection, which the drop of this ends.
+    Joined {
+        _cancel: oneshot::Sender<()>,
+    },
+}
+
+impl Peers {
+    pub(crate) fn new(streams: Handle, link: ShardLink) -> Self {
+        Self {
+            streams,
+            link,
+            listeners: HashMap::new(),
+            connections: HashMap::new(),
+        }
+    }
+
+    pub(super) fn listen(&mut self, at: RelayAddr) -> Result<RelayAddr, PortError> {
+        let task = listen(&self.streams, self.link.clone(), at).map_err(|error| {
+            if error.kind() == io::ErrorKind::AddrInUse {
+                return PortError::InUse;
+            }
+            warn!(%error, "cannot listen at a relay port");
+            PortError::Unavailable
+        })?;
+        self.listeners.insert(at, task);
+        Ok(at)
+    }
+
+    pub(super) fn release(&mut self, at: RelayAddr) {
+        self.listeners.remove(&at);
+    }
+
+    pub(super) fn connect(&mut self, connection: ConnectionId, at: RelayAddr, to: PeerAddr) {
+        let link = self.link.clone();
+        let task = connect(&self.streams, link, connection, at, to);
+        let peer = Peer::Connecting { _task: task };
+        self.connections.insert(connection, peer);
+    }
+
+    pub(super) fn close(&mut self, connection: ConnectionId) {
+        self.connections.remove(&connection);
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.listeners.len() as u64
+    }
+}
+
+impl Shard {
+    pub(super) fn on_peer_accepted(
+        &mut self,
+        now: Instant,
+        at: RelayAddr,
+        from: PeerAddr,
+        stream: TcpStream,
+    ) {
+        if let Some(connection) = self.core.handle_peer_accepted(now, at, from) {
+            let peer = Peer::Waiting(stream);
+            self.peers.connections.insert(connection, peer);
+        }
+    }
+
+    pub(super) fn on_peer_connected(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        result: Result<TcpStream, ConnectError>,
+    ) {
+        // Nobody waits any more if the core has closed it.
+        let Some(peer @ Peer::Connecting { .. }) = self.peers.connections.get_mut(&connection)
+        else {
+            return;
+        };
+        let result = match result {
+            Ok(stream) => {
+                *peer = Peer::Waiting(stream);
+                Ok(())
+            }
+            Err(error) => {
+                self.peers.connections.remove(&connection);
+                Err(error)
+            }
+        };
+        self.core.handle_connected(now, connection, result);
+    }
+
+    /// Hands the connection to a peer to the client's, which is no business of the shard any more.
+    pub(super) fn splice(
+        &mut self,
+        now: Instant,
+        client: FiveTuple,
+        connection: ConnectionId,
+        reply: Vec<u8>,
+    ) {
+        let peer = self.peers.connections.remove(&connection);
+        let Some(Peer::Waiting(peer)) = peer else {
+            self.core.handle_peer_gone(now, connection);
+            return;
+        };
+        let (cancel, cancelled) = oneshot::channel();
+        let join = Join {
+            reply,
+            peer,
+            cancelled,
+        };
+        let is_joined = self
+            .connections
+            .get(&client)
+            .is_some_and(|client| client.join(join));
+        if is_joined {
+            let peer = Peer::Joined { _cancel: cancel };
+            self.peers.connections.insert(connection, peer);
+        } else {
+            self.connections.remove(&client);
+            self.core.handle_peer_gone(now, connection);
+        }
+    }
+}
