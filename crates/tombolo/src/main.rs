@@ -20,7 +20,11 @@ use cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_logs();
+    if let Command::Turn(args) = &cli.command {
+        start_logs(args.server.log.as_deref(), "info");
+    } else {
+        start_logs(None, "warn");
+    }
     let result = match cli.command {
         // The demo starts runtimes of its own, inside its namespaces.
         Command::Demo(args) => demo::run(&args),
@@ -57,8 +61,12 @@ fn in_small_runtime(command: impl Future<Output = anyhow::Result<()>>) -> anyhow
     runtime.block_on(command)
 }
 
-fn start_logs() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+/// Logs what is asked for, or what the environment says, or the usual.
+fn start_logs(asked: Option<&str>, usual: &str) {
+    let filter = match asked {
+        Some(asked) => EnvFilter::new(asked),
+        None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual)),
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -1,6 +1,6 @@
 //! The command line of `tombolo turn`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tombolo_relay::IoMode;
 
 use super::file::{Listen, Network, Ports, PublicIp};
+use super::operate::Operate;
 
 #[derive(Debug, Args)]
 #[command(
@@ -17,7 +18,10 @@ use super::file::{Listen, Network, Ports, PublicIp};
     tombolo turn --listen 192.0.2.1:3478 --realm example.org --secret \"$SECRET\" \\\n    \
     --tls cert.pem key.pem --tls-listen 192.0.2.1:5349"
 )]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct TurnArgs {
+    #[command(subcommand)]
+    pub(crate) operate: Option<Operate>,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 }
@@ -86,6 +90,19 @@ pub(crate) struct ServerArgs {
     /// Where to serve TURN over TLS; repeat it for more
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) tls_listen: Vec<Listen<5349>>,
+    /// Socket for `tombolo turn list`, `drain` and the like; nobody but this user may use it
+    #[arg(long, value_name = "PATH")]
+    pub(crate) admin: Option<PathBuf>,
+    /// Where to serve metrics over HTTP (/metrics, /healthz, /readyz)
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) metrics: Option<SocketAddr>,
+    /// At SIGTERM, make no new allocations and wait for the end of those that are left, for so many
+    /// seconds; a second SIGTERM ends at once [default: 0]
+    #[arg(long, value_name = "S")]
+    pub(crate) drain_timeout: Option<u64>,
+    /// What is logged: a level such as debug, or what RUST_LOG may say [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) log: Option<String>,
     /// Print events as JSON, one a line
     #[arg(long)]
     pub(crate) json: bool,

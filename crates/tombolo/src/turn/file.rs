@@ -33,6 +33,13 @@ pub(crate) struct File {
     pub(crate) shards: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) io: Option<IoArg>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) admin: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) metrics: Option<SocketAddr>,
+    /// In seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) drain_timeout: Option<u64>,
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) tls: Tls,
     #[serde(rename = "realm", skip_serializing_if = "Vec::is_empty")]

@@ -3,29 +3,36 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use rustls::ServerConfig;
+use rustls::sign::CertifiedKey;
 use tombolo_relay::{IoMode, RelayConfig};
 use tombolo_turn::server::{self, Cidr};
 
 use super::args::ServerArgs;
 use super::file::{File, Limits, Listen, Network, PublicIp, Realm, Secret};
+use super::import::Import;
 use super::tls;
 
 /// All that a server is started with.
 pub(crate) struct Settings {
+    /// All but the certificate.
     pub(crate) relay: RelayConfig,
+    pub(crate) certified: Option<Arc<CertifiedKey>>,
+    pub(crate) admin: Option<PathBuf>,
+    pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) drain_timeout: Duration,
 }
 
 impl Settings {
-    /// Reads what the command line names, and checks all of it. `imported` stands for the file.
-    pub(crate) fn load(args: &ServerArgs, imported: Option<File>) -> anyhow::Result<Self> {
-        let file = match (imported, &args.config) {
-            (Some(file), _) => file,
+    /// Reads what the command line names, and checks all of it.
+    pub(crate) fn load(args: &ServerArgs) -> anyhow::Result<Self> {
+        let file = match (&args.import, &args.config) {
+            (Some(path), _) => Import::read(path)?.file,
             (None, Some(path)) => File::read(path)?,
             (None, None) => File::default(),
         };
@@ -48,13 +55,12 @@ impl Settings {
             "the number of shards must be from 1 to {SHARDS_MAX}"
         );
         let relay_ips = relay_ips(&file)?;
-        let tls = certificate(&file, directory)?;
+        let certified = certificate(&file, directory)?;
         let mut realms = realms(&file, directory)?.into_iter();
         let mut relay = RelayConfig {
             listen: addresses(&file.listen),
             listen_udp: addresses(&file.listen_udp),
             listen_tls: addresses(&file.tls.listen),
-            tls,
             public_ips: public_ips(&file.public_ip, &relay_ips)?,
             relay_ips: file.relay_ip.clone(),
             realm: realms.next().unwrap_or_else(|| server::Realm::new(REALM)),
@@ -70,7 +76,13 @@ impl Settings {
             relay.relay_ports = ports.min..=ports.max;
         }
         limit(&mut relay, &file.limits);
-        Ok(Self { relay })
+        Ok(Self {
+            relay,
+            certified,
+            admin: file.admin.map(|path| directory.join(path)),
+            metrics: file.metrics,
+            drain_timeout: Duration::from_secs(file.drain_timeout.unwrap_or(0)),
+        })
     }
 
     /// Whether anybody could relay.
@@ -102,6 +114,11 @@ fn with_flags(mut file: File, args: &ServerArgs) -> anyhow::Result<File> {
     file.relay_tcp |= args.relay_tcp;
     file.shards = args.shards.or(file.shards);
     file.io = args.io.or(file.io);
+    file.metrics = args.metrics.or(file.metrics);
+    file.drain_timeout = args.drain_timeout.or(file.drain_timeout);
+    if let Some(path) = &args.admin {
+        file.admin = Some(std::path::absolute(path)?);
+    }
     if let [chain, key] = args.tls.as_slice() {
         let absolute = |path: &PathBuf| std::path::absolute(path);
         file.tls.certificate = Some(absolute(chain)?);
@@ -146,7 +163,7 @@ fn users(pairs: &[String]) -> anyhow::Result<BTreeMap<String, Secret>> {
     Ok(users)
 }
 
-fn addresses<const PORT: u16>(listen: &[Listen<PORT>]) -> Vec<std::net::SocketAddr> {
+fn addresses<const PORT: u16>(listen: &[Listen<PORT>]) -> Vec<SocketAddr> {
     listen.iter().map(|listen| listen.0).collect()
 }
 
@@ -200,7 +217,7 @@ fn public_ips(given: &[PublicIp], relay_ips: &[IpAddr]) -> anyhow::Result<Vec<(I
     Ok(pairs)
 }
 
-fn certificate(file: &File, directory: &Path) -> anyhow::Result<Option<Arc<ServerConfig>>> {
+fn certificate(file: &File, directory: &Path) -> anyhow::Result<Option<Arc<CertifiedKey>>> {
     match (&file.tls.certificate, &file.tls.key) {
         (Some(chain), Some(key)) => {
             tls::load(&directory.join(chain), &directory.join(key)).map(Some)
@@ -344,7 +361,7 @@ mod tests {
         let Command::Turn(args) = Cli::try_parse_from(args)?.command else {
             panic!("it is another command");
         };
-        Settings::load(&args.server, None)
+        Settings::load(&args.server)
     }
 
     fn of_file(text: &str) -> anyhow::Result<Settings> {

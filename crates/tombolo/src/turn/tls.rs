@@ -1,15 +1,61 @@
-//! Certificates from files.
+//! Certificates from files, which can be replaced while they are in use.
 
+use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::Context as _;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 
-/// Reads a certificate chain and its key.
-pub(crate) fn load(chain: &Path, key: &Path) -> anyhow::Result<Arc<ServerConfig>> {
+/// A certificate with its key. New handshakes take the one that was put in last.
+pub(crate) struct Certificate {
+    current: RwLock<Arc<CertifiedKey>>,
+}
+
+impl Certificate {
+    pub(crate) fn new(certified: Arc<CertifiedKey>) -> Arc<Self> {
+        Arc::new(Self {
+            current: RwLock::new(certified),
+        })
+    }
+
+    pub(crate) fn replace(&self, certified: Arc<CertifiedKey>) {
+        // Nobody panics while holding the lock.
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = certified;
+    }
+
+    /// TLS that always shows the current certificate.
+    pub(crate) fn server_config(self: &Arc<Self>) -> anyhow::Result<Arc<ServerConfig>> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let resolver: Arc<dyn ResolvesServerCert> = self.clone();
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(resolver);
+        Ok(Arc::new(config))
+    }
+}
+
+impl ResolvesServerCert for Certificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        Some(Arc::clone(&current))
+    }
+}
+
+impl fmt::Debug for Certificate {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Certificate")
+    }
+}
+
+/// Reads a certificate chain and its key, and checks that they go together.
+pub(crate) fn load(chain: &Path, key: &Path) -> anyhow::Result<Arc<CertifiedKey>> {
     let certificates: Vec<_> = CertificateDer::pem_file_iter(chain)
         .and_then(Iterator::collect)
         .with_context(|| format!("{}: cannot read the certificate", chain.display()))?;
@@ -20,17 +66,14 @@ pub(crate) fn load(chain: &Path, key: &Path) -> anyhow::Result<Arc<ServerConfig>
     );
     let private = PrivateKeyDer::from_pem_file(key)
         .with_context(|| format!("{}: cannot read the private key", key.display()))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(certificates, private)
-        .with_context(|| {
+    let provider = rustls::crypto::ring::default_provider();
+    let certified =
+        CertifiedKey::from_der(certificates, private, &provider).with_context(|| {
             format!(
                 "{} and {} do not go together",
                 chain.display(),
                 key.display()
             )
         })?;
-    Ok(Arc::new(config))
+    Ok(Arc::new(certified))
 }

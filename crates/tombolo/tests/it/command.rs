@@ -102,9 +102,14 @@ impl Running {
 
     /// Asks the process to end (SIGTERM).
     pub(crate) fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
         let id = self.child.id().expect("it runs").to_string();
-        let kill = std::process::Command::new("kill").arg(id).status();
-        assert!(kill.unwrap().success());
+        let mut kill = std::process::Command::new("kill");
+        let status = kill.args(["-s", name, &id]).status();
+        assert!(status.unwrap().success());
     }
 
     /// Waits for the end.

@@ -1,8 +1,11 @@
 //! The binary, as scripts use it.
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod caller;
 mod command;
+mod folder;
 mod interop;
+mod operating;
 mod turn;
 
 use serde_json::{Value, json};

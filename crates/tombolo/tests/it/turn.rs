@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::command::{start, turn};
+use crate::folder::Folder;
 
 /// A Binding request (RFC 8489 §5) with nothing in it.
 const BINDING: [u8; 20] = [
@@ -110,33 +111,6 @@ fn sample_with_all_options() -> String {
         _ => line,
     });
     uncommented.collect::<Vec<_>>().join("\n")
-}
-
-/// A file in a directory of its own, which goes when this is dropped.
-struct Folder(std::path::PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).to_str().unwrap().to_owned()
-    }
-
-    fn write(&self, name: &str, text: &str) -> String {
-        std::fs::write(self.0.join(name), text).unwrap();
-        self.path(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 #[tokio::test]

@@ -1,0 +1,197 @@
+//! Runs a server.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until};
+use tombolo_turn::server::Drain;
+use tracing::info;
+
+use super::admin::{self, AdminSocket};
+use super::args::ServerArgs;
+use super::file::File;
+use super::import::Import;
+use super::operator::Operator;
+use super::settings::Settings;
+use crate::output::{Style, json, line_of_text};
+
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Event<'a> {
+    Ready {
+        listen: &'a [SocketAddr],
+        relay: &'a [IpAddr],
+        io: &'a str,
+        shards: usize,
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        tls: &'a [SocketAddr],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        metrics: Option<SocketAddr>,
+    },
+}
+
+/// Runs the server until SIGINT or SIGTERM, or says what a configuration of coturn becomes.
+pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
+    let style = Style::of(args.json);
+    if let Some(path) = &args.import {
+        let import = Import::read(path)?;
+        import.tell(style)?;
+        if let Some(path) = &args.write {
+            write(&import.file, path)?;
+        }
+        if !args.run {
+            let invalid = import.counts().invalid;
+            anyhow::ensure!(invalid == 0, "{invalid} lines are invalid");
+            return Ok(());
+        }
+    }
+    let settings = Settings::load(&args)?;
+    let has_credentials = settings.has_credentials();
+    let drain_timeout = settings.drain_timeout;
+    let metrics = settings.metrics;
+    // From here on, so that a signal after the first line ends in good order.
+    let signals = Signals::new()?;
+    let admin = settings.admin.as_deref().map(AdminSocket::bind);
+    let admin = admin.transpose()?;
+    let operator = Arc::new(Operator::start(settings, args)?);
+    if let Some(admin) = admin {
+        tokio::spawn(admin.serve(Arc::clone(&operator)));
+    }
+    let mut metrics_at = None;
+    if let Some(address) = metrics {
+        let listener = admin::bind_metrics(address).await?;
+        metrics_at = Some(listener.local_addr()?);
+        tokio::spawn(admin::serve_metrics(listener, Arc::clone(&operator)));
+    }
+    tell_ready(&operator, style, metrics_at)?;
+    if !has_credentials && style == Style::Person {
+        line_of_text("Nobody can relay: there is no user and no secret.")?;
+    }
+    signals.attend(&operator, drain_timeout).await
+}
+
+/// What the system tells a server.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Returns when the server is to end. Reloads at SIGHUP.
+    async fn attend(
+        mut self,
+        operator: &Arc<Operator>,
+        drain_timeout: Duration,
+    ) -> anyhow::Result<()> {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return Ok(()),
+                _ = self.terminate.recv() => break,
+                _ = self.hangup.recv() => {
+                    let operator = Arc::clone(operator);
+                    // It logs why it could not.
+                    let _ = spawn_blocking(move || operator.reload()).await?;
+                }
+            }
+        }
+        if drain_timeout.is_zero() {
+            return Ok(());
+        }
+        let deadline = Instant::now() + drain_timeout;
+        let draining = Arc::clone(operator);
+        spawn_blocking(move || draining.relay.drain(&Drain::default())).await?;
+        loop {
+            let asked = Arc::clone(operator);
+            let left = spawn_blocking(move || asked.left()).await?.allocations;
+            let now = Instant::now();
+            if left == 0 || now >= deadline {
+                info!(left, "the drain is over");
+                return Ok(());
+            }
+            tokio::select! {
+                _ = self.interrupt.recv() => return Ok(()),
+                _ = self.terminate.recv() => return Ok(()),
+                () = sleep_until(deadline.min(now + DRAIN_POLL)) => {}
+            }
+        }
+    }
+}
+
+/// Writes a configuration into a file that is not there yet and that nobody else can read.
+fn write(file: &File, path: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    let text = format!(
+        "# See docs/turn-server.md for every key.\n{}",
+        file.render()?
+    );
+    if path == Path::new("-") {
+        line_of_text(&format!("\n{text}"))?;
+        return Ok(());
+    }
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    let written = options
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()));
+    written.with_context(|| format!("{}: cannot write it", path.display()))
+}
+
+fn tell_ready(
+    operator: &Operator,
+    style: Style,
+    metrics: Option<SocketAddr>,
+) -> anyhow::Result<()> {
+    let relay = &operator.relay;
+    let addrs = relay.addrs();
+    if style == Style::Json {
+        json(&Event::Ready {
+            listen: &addrs.turn,
+            relay: &addrs.relay,
+            io: relay.io().name(),
+            shards: relay.shards(),
+            tls: &addrs.turns,
+            metrics,
+        })?;
+        return Ok(());
+    }
+    line_of_text(&format!("STUN and TURN  {}", words(&addrs.turn)))?;
+    if !addrs.turns.is_empty() {
+        line_of_text(&format!("TURN over TLS  {}", words(&addrs.turns)))?;
+    }
+    line_of_text(&format!(
+        "Relays from    {}  ({}, {} shards)",
+        words(&addrs.relay),
+        relay.io().name(),
+        relay.shards()
+    ))?;
+    if let Some(address) = metrics {
+        line_of_text(&format!("Metrics        http://{address}/metrics"))?;
+    }
+    Ok(line_of_text("End with Ctrl-C.")?)
+}
+
+fn words<T: ToString>(items: &[T]) -> String {
+    let items: Vec<_> = items.iter().map(T::to_string).collect();
+    items.join("  ")
+}
+
+/// Pause between two looks at what is left.
+const DRAIN_POLL: Duration = Duration::from_millis(200);
