@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use crate::HookConfig;
 use rustls::ServerConfig;
 use tombolo_turn::server::{Cidr, Limits, Realm};
 
@@ -45,6 +46,8 @@ pub struct RelayConfig {
     /// Key that nonces are made with; nodes with the same key accept each other's nonces. `None` (the
     /// default) makes a random one.
     pub nonce_key: Option<[u8; 32]>,
+    /// Whom to ask about users that nobody else knows, in realms that say so. `None` by default.
+    pub hook: Option<HookConfig>,
     /// How packets are moved. [`IoMode::Auto`] by default.
     pub io: IoMode,
     /// Threads that relay. `None` (the default) takes one for each core.
@@ -114,6 +117,7 @@ impl Default for RelayConfig {
             allow_peers: Vec::new(),
             deny_peers: Vec::new(),
             nonce_key: None,
+            hook: None,
             io: IoMode::Auto,
             shards: None,
             own_ports: Vec::new(),
@@ -148,6 +152,16 @@ impl RelayConfig {
             .unproven_bytes_max
             .div_ceil(shards_u32)
             .max(unproven_floor);
+        part
+    }
+
+    /// A realm with each shard's part of its limits.
+    pub(crate) fn shard_realm(realm: &Realm, shards: usize) -> Realm {
+        let mut part = realm.clone();
+        part.allocations_max = realm.allocations_max.map(|max| max.div_ceil(shards));
+        part.allocations_per_user_max = realm
+            .allocations_per_user_max
+            .map(|max| max.div_ceil(shards).max(max.min(USER_ALLOCATIONS_MIN)));
         part
     }
 
@@ -198,6 +212,14 @@ mod tests {
         assert_eq!(part.allocations_max, 16);
         assert_eq!(part.allocations_per_user_max, 4);
         assert_eq!(part.unproven_bytes_max, 4 * 1024);
+        let mut realm = Realm::new("r");
+        realm.allocations_max = Some(1000);
+        realm.allocations_per_user_max = Some(16);
+        for (shards, expected) in [(1, (1000, 16)), (4, (250, 4)), (16, (63, 4))] {
+            let part = RelayConfig::shard_realm(&realm, shards);
+            let limits = (part.allocations_max, part.allocations_per_user_max);
+            assert_eq!(limits, (Some(expected.0), Some(expected.1)));
+        }
         config.limits.allocations_per_user_max = 2;
         assert_eq!(config.shard_limits(64).allocations_per_user_max, 2);
     }

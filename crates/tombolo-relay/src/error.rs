@@ -2,6 +2,8 @@ use std::{fmt, io, net::SocketAddr};
 
 use thiserror::Error;
 
+use crate::HookError;
+
 /// Why a relay cannot start. Each message says what to do about it.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -53,6 +55,9 @@ pub enum BindError {
         /// What the system says.
         source: io::Error,
     },
+    /// Users cannot be asked about.
+    #[error(transparent)]
+    Hook(#[from] HookError),
     /// The system gave no thread, descriptor, memory or randomness.
     #[error("the system has no threads or descriptors left: raise its limits")]
     System(#[from] io::Error),

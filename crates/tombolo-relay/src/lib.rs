@@ -38,6 +38,7 @@
 
 mod config;
 mod error;
+mod hook;
 mod link;
 mod listen;
 mod metrics;
@@ -54,7 +55,8 @@ mod stream;
 
 pub use config::{IoMode, RelayConfig};
 pub use error::{BindError, ListenSocket, Protocol};
+pub use hook::{HookConfig, HookError};
 pub use metrics::OPEN_METRICS_TYPE;
 pub use operate::{AllocationFilter, AllocationPage, Changed, ReloadError};
 pub use relay::{Relay, RelayAddrs};
-pub use stats::{IoStats, RelayStats, ShardStats, StreamStats};
+pub use stats::{HookFailure, HookStats, IoStats, RelayStats, ShardStats, StreamStats};

@@ -14,9 +14,12 @@ use tokio::{
     net::TcpStream,
     sync::{mpsc, oneshot},
 };
-use tombolo_turn::server::{ConnectError, ConnectionId, FiveTuple, PeerAddr, RelayAddr, Server};
+use tombolo_turn::server::{
+    AuthError, AuthId, ConnectError, ConnectionId, Credential, FiveTuple, PeerAddr, RelayAddr,
+    Server,
+};
 
-use crate::{ShardStats, socket::Waker};
+use crate::{ShardStats, hook::HookLink, socket::Waker};
 
 /// What an operator has a shard do with its core.
 pub(crate) type Order = Box<dyn FnOnce(&mut Server, Instant) + Send>;
@@ -27,6 +30,13 @@ pub(crate) enum Control {
     Permit { user: Arc<str>, peer: IpAddr },
     /// Let an operator look at the core, or change it.
     Run(Order),
+    /// Take the answer about a user.
+    Authenticated {
+        id: AuthId,
+        result: Result<Credential, AuthError>,
+    },
+    /// Ask about users there from now on.
+    Hook(Option<HookLink>),
     /// Tell what was counted.
     Stats(SyncSender<ShardStats>),
     /// End.

@@ -45,6 +45,7 @@ impl RelayStats {
             }
         }
         self.write_refusals(text)?;
+        self.write_hook(text)?;
         for (name, kind, help, value) in STREAM_FAMILIES {
             head(text, name, *kind, help)?;
             sample(text, name, *kind, "", value(&self.streams))?;
@@ -68,6 +69,43 @@ impl RelayStats {
             let code = refusal.code().unwrap_or(0);
             let labels = format!("reason=\"{refusal}\",code=\"{code}\"");
             sample(text, name, Counter, &labels, count.sum())?;
+        }
+        Ok(())
+    }
+}
+
+impl RelayStats {
+    fn write_hook(&self, text: &mut String) -> fmt::Result {
+        let hook = &self.hook;
+        for (name, help, value) in [
+            (
+                "tombolo_relay_hook_questions",
+                "Questions about users.",
+                hook.asked,
+            ),
+            (
+                "tombolo_relay_hook_admitted",
+                "Users that the hook knows.",
+                hook.admitted,
+            ),
+            (
+                "tombolo_relay_hook_refused",
+                "Users that the hook refused.",
+                hook.refused,
+            ),
+        ] {
+            head(text, name, Counter, help)?;
+            sample(text, name, Counter, "", value)?;
+        }
+        let name = "tombolo_relay_hook_failures";
+        head(
+            text,
+            name,
+            Counter,
+            "Questions without an answer, by reason.",
+        )?;
+        for (failure, count) in hook.failures() {
+            sample(text, name, Counter, &format!("reason=\"{failure}\""), count)?;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use thiserror::Error;
 use tombolo_turn::server::{AllocationInfo, Drain, Server};
 use tracing::info;
 
-use crate::{IoMode, Relay, RelayConfig, link::Control};
+use crate::{HookError, IoMode, Relay, RelayConfig, link::Control};
 
 /// Which allocations are meant; what is `None` is not looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +54,9 @@ pub enum ReloadError {
     /// Something that belongs to sockets or threads differs.
     #[error("only a restart changes {0}")]
     NeedsRestart(Changed),
+    /// Users cannot be asked about as it says.
+    #[error(transparent)]
+    Hook(#[from] HookError),
     /// The machine does not tell its addresses, which clients must not reach.
     #[error("the addresses of this machine cannot be listed")]
     Interfaces(#[from] io::Error),
@@ -203,9 +206,11 @@ impl Relay {
     pub fn reload(&self, config: &RelayConfig) -> Result<(), ReloadError> {
         self.layout.check(&Layout::of(config))?;
         let core_config = self.core_config(config)?;
+        let hook = self.start_hook(config)?;
         self.ask(Patience::Long, move |core, now| {
             core.reconfigure(now, core_config.clone());
         });
+        self.set_hook(hook.as_ref());
         info!("the relay has another configuration");
         Ok(())
     }

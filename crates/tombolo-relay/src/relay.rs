@@ -11,13 +11,14 @@ use tombolo_turn::server::{self, Server, ShardIndex};
 use tracing::{error, info};
 
 use crate::{
-    BindError, IoMode, RelayConfig, RelayStats,
+    BindError, HookConfig, HookError, IoMode, RelayConfig, RelayStats,
+    hook::Hook,
     link::{Control, ShardInbox, ShardLink},
     listen::Listeners,
     operate::Layout,
     shard::{Peers, Shard},
     socket::{UdpSocket, Waker, raise_open_files_limit},
-    stats::StreamCounters,
+    stats::{HookCounters, StreamCounters},
     stream::{Streams, StreamsConfig},
 };
 
@@ -31,6 +32,7 @@ pub struct Relay {
     stream_counters: Arc<StreamCounters>,
     pub(crate) layout: Layout,
     nonce_key: [u8; 32],
+    hook_counters: Arc<HookCounters>,
 }
 
 /// Where a relay listens, with the ports it was given.
@@ -61,6 +63,8 @@ impl Relay {
     pub fn bind(config: RelayConfig) -> Result<Self, BindError> {
         check(&config)?;
         let io = io_mode(config.io)?;
+        let hook_counters = Arc::new(HookCounters::default());
+        let hook = start_hook(config.hook.clone(), &hook_counters)?;
         raise_open_files_limit();
         let shard_count = match config.shards {
             Some(count) => count,
@@ -116,7 +120,7 @@ impl Relay {
             shards = shard_count,
             "relay listens"
         );
-        Ok(Self {
+        let relay = Self {
             addrs,
             io,
             shards,
@@ -124,7 +128,23 @@ impl Relay {
             stream_counters,
             layout,
             nonce_key,
-        })
+            hook_counters,
+        };
+        relay.set_hook(hook.as_ref());
+        Ok(relay)
+    }
+
+    /// Asks there about users from now on; questions that are under way are answered.
+    pub(crate) fn set_hook(&self, hook: Option<&Hook>) {
+        for shard in &self.shards {
+            let hook = hook.map(|hook| hook.link(shard.link.clone()));
+            shard.link.control_blocking(Control::Hook(hook));
+        }
+    }
+
+    /// Gets ready to ask about users.
+    pub(crate) fn start_hook(&self, config: &RelayConfig) -> Result<Option<Hook>, HookError> {
+        start_hook(config.hook.clone(), &self.hook_counters)
     }
 
     /// What the cores are to do by another configuration.
@@ -185,6 +205,7 @@ impl Relay {
         RelayStats {
             shards: shards.collect(),
             streams: self.stream_counters.stats(),
+            hook: self.hook_counters.stats(),
         }
     }
 
@@ -256,6 +277,14 @@ fn io_mode(wanted: IoMode) -> Result<IoMode, BindError> {
     }
 }
 
+fn start_hook(
+    config: Option<HookConfig>,
+    counters: &Arc<HookCounters>,
+) -> Result<Option<Hook>, HookError> {
+    let hook = config.map(|config| Hook::start(config, Arc::clone(counters)));
+    hook.transpose()
+}
+
 fn core_config(
     config: &RelayConfig,
     addrs: &RelayAddrs,
@@ -263,8 +292,11 @@ fn core_config(
     nonce_key: [u8; 32],
 ) -> io::Result<server::Config> {
     let mut core = server::Config::new(nonce_key);
-    core.realm = config.realm.clone();
-    core.realms.clone_from(&config.realms);
+    core.realm = RelayConfig::shard_realm(&config.realm, shards);
+    let realms = config.realms.iter();
+    core.realms = realms
+        .map(|realm| RelayConfig::shard_realm(realm, shards))
+        .collect();
     for ip in config.relay_ips() {
         match ip {
             IpAddr::V4(ip) => core.relay_ip_v4 = Some(ip),

@@ -33,6 +33,7 @@ use self::{
 };
 use crate::{
     IoStats, ShardStats,
+    hook::HookLink,
     link::{Connection, Control, FromStream, ShardInbox, ShardLink},
     socket::{Alarm, Poller, SLOTS, Sender, Slots, UdpSocket},
 };
@@ -41,6 +42,8 @@ use crate::{
 pub(crate) struct Shard {
     core: Server,
     inbox: ShardInbox,
+    /// Who is asked about users; `None` until there is somebody.
+    hook: Option<HookLink>,
     /// Whether the inbox may hold something.
     is_woken: bool,
     poller: Poller,
@@ -109,6 +112,7 @@ impl Shard {
         Ok(Self {
             core,
             inbox,
+            hook: None,
             is_woken: true,
             poller,
             alarm,
@@ -196,6 +200,10 @@ impl Shard {
             match self.inbox.control.try_recv() {
                 Ok(Control::Permit { user, peer }) => self.core.permit(now, &user, peer),
                 Ok(Control::Run(order)) => order(&mut self.core, now),
+                Ok(Control::Authenticated { id, result }) => {
+                    self.core.handle_auth(now, id, result);
+                }
+                Ok(Control::Hook(hook)) => self.hook = hook,
                 Ok(Control::Stats(reply)) => {
                     // Whoever asked may have given up waiting.
                     let _ = reply.try_send(self.stats());

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use thiserror::Error;
 use tombolo_turn::server;
 
 use crate::socket::Sent;
@@ -14,6 +15,8 @@ pub struct RelayStats {
     pub shards: Vec<ShardStats>,
     /// TURN over TCP and TLS.
     pub streams: StreamStats,
+    /// Questions about users.
+    pub hook: HookStats,
 }
 
 /// What one shard has done.
@@ -90,6 +93,89 @@ pub struct StreamStats {
     pub malformed: u64,
     /// Connections joined with one to a peer. See RFC 6062.
     pub joined: u64,
+}
+
+/// What became of questions to the HTTP hook.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HookStats {
+    /// Questions.
+    pub asked: u64,
+    /// Users that are known.
+    pub admitted: u64,
+    /// Users that may not come in.
+    pub refused: u64,
+    failed: [u64; HookFailure::COUNT],
+}
+
+impl HookStats {
+    /// Iterates over all reasons for which questions stayed without an answer, with how often.
+    pub fn failures(&self) -> impl Iterator<Item = (HookFailure, u64)> + '_ {
+        HookFailure::ALL.into_iter().zip(self.failed)
+    }
+}
+
+/// Why a question to the HTTP hook stayed without an answer; then the user does not come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
+#[non_exhaustive]
+pub enum HookFailure {
+    /// Too many questions are waiting.
+    #[error("too many questions")]
+    Overloaded,
+    /// The answer did not come in time.
+    #[error("no answer in time")]
+    TimedOut,
+    /// There is no connection, or it broke.
+    #[error("not reachable")]
+    Unreachable,
+    /// The status is neither 200, 403 nor 404.
+    #[error("unexpected status")]
+    Status,
+    /// The answer is not signed, or it is one to another question.
+    #[error("wrong signature")]
+    Signature,
+    /// The answer is too long, not JSON, or says nothing clear.
+    #[error("malformed answer")]
+    Malformed,
+}
+
+impl HookFailure {
+    /// Every reason, in order.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Overloaded,
+        Self::TimedOut,
+        Self::Unreachable,
+        Self::Status,
+        Self::Signature,
+        Self::Malformed,
+    ];
+    const COUNT: usize = 6;
+}
+
+/// [`HookStats`] in the making.
+#[derive(Debug, Default)]
+pub(crate) struct HookCounters {
+    pub(crate) asked: Counter,
+    pub(crate) admitted: Counter,
+    pub(crate) refused: Counter,
+    failed: [Counter; HookFailure::COUNT],
+}
+
+impl HookCounters {
+    pub(crate) fn fail(&self, failure: HookFailure) {
+        if let Some(counter) = self.failed.get(failure as usize) {
+            counter.add(1);
+        }
+    }
+
+    pub(crate) fn stats(&self) -> HookStats {
+        HookStats {
+            asked: self.asked.get(),
+            admitted: self.admitted.get(),
+            refused: self.refused.get(),
+            failed: std::array::from_fn(|i| self.failed[i].get()),
+        }
+    }
 }
 
 /// [`StreamStats`] in the making.

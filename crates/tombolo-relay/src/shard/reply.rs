@@ -53,9 +53,19 @@ impl Shard {
                 let result = self.bind_port(address);
                 self.core.handle_port(now, id, result);
             }
-            // Nobody is there to be asked; no realm of this relay says that there is.
-            Command::Authenticate { id, .. } => {
-                self.core.handle_auth(now, id, Err(AuthError::Unavailable));
+            Command::Authenticate {
+                id,
+                realm,
+                username,
+                client,
+            } => {
+                let asked = match &self.hook {
+                    Some(hook) => hook.ask(id, realm, username, client),
+                    None => Err(AuthError::Unavailable),
+                };
+                if let Err(error) = asked {
+                    self.core.handle_auth(now, id, Err(error));
+                }
             }
             Command::ReleasePort(address) => {
                 self.ports.release(address);

@@ -42,6 +42,8 @@ pub(crate) struct File {
     pub(crate) drain_timeout: Option<u64>,
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) tls: Tls,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hook: Option<Hook>,
     #[serde(rename = "realm", skip_serializing_if = "Vec::is_empty")]
     pub(crate) realms: Vec<Realm>,
     #[serde(skip_serializing_if = "is_default")]
@@ -76,6 +78,50 @@ pub(crate) struct Realm {
     /// MD5 over name, realm and password, in hex, where the password is not known.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) user_keys: BTreeMap<String, Secret>,
+    /// Whether the hook is asked about users that nothing here knows.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) hook: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) origins: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) listen: Vec<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) allocations: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) allocations_per_user: Option<usize>,
+    /// Secrets of device tokens (HS256), by the name of the key.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) device_keys: BTreeMap<String, Secret>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) oauth: Option<OAuth>,
+}
+
+/// Tokens of an authorization server (RFC 7635).
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct OAuth {
+    pub(crate) server_name: String,
+    /// Keys of 16 or 32 bytes in base64, by name.
+    pub(crate) keys: BTreeMap<String, Secret>,
+}
+
+/// An HTTP server that knows users.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Hook {
+    pub(crate) url: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<Secret>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// Whom to trust instead of those whom the web trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ca: Option<PathBuf>,
+    /// In seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) timeout: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) requests: Option<usize>,
 }
 
 /// Whom clients may reach.

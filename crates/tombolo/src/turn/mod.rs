@@ -2,6 +2,7 @@
 
 mod admin;
 mod args;
+mod credentials;
 mod file;
 mod import;
 mod operate;

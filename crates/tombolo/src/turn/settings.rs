@@ -2,18 +2,17 @@
 //! say something.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use rustls::sign::CertifiedKey;
 use tombolo_relay::{IoMode, RelayConfig};
 use tombolo_turn::server::{self, Cidr};
 
 use super::args::ServerArgs;
+use super::credentials::{hook, realms};
 use super::file::{File, Limits, Listen, Network, PublicIp, Realm, Secret};
 use super::import::Import;
 use super::tls;
@@ -67,6 +66,7 @@ impl Settings {
             realms: realms.collect(),
             allow_peers: networks(&file.peers.allow),
             deny_peers: networks(&file.peers.deny),
+            hook: hook(&file, directory)?,
             io: file.io.map_or(IoMode::Auto, Into::into),
             shards: file.shards,
             relay_tcp: file.relay_tcp,
@@ -92,6 +92,8 @@ impl Settings {
             !realm.users.is_empty()
                 || !realm.users_by_key.is_empty()
                 || !realm.secrets.is_empty()
+                || !realm.device_keys.is_empty()
+                || realm.oauth.is_some()
                 || realm.hook != server::HookMode::Off
         })
     }
@@ -233,85 +235,6 @@ fn certificate(file: &File, directory: &Path) -> anyhow::Result<Option<Arc<Certi
     }
 }
 
-fn realms(file: &File, directory: &Path) -> anyhow::Result<Vec<server::Realm>> {
-    let mut realms: Vec<server::Realm> = Vec::new();
-    for realm in &file.realms {
-        let name = &realm.name;
-        anyhow::ensure!(
-            (1..=REALM_CHARS_MAX).contains(&name.chars().count()),
-            "the name of a realm has 1 to {REALM_CHARS_MAX} characters"
-        );
-        anyhow::ensure!(
-            realms.iter().all(|known| known.name != *name),
-            "realm {name}: it is there twice"
-        );
-        realms.push(core_realm(realm, directory).with_context(|| format!("realm {name}"))?);
-    }
-    Ok(realms)
-}
-
-fn core_realm(realm: &Realm, directory: &Path) -> anyhow::Result<server::Realm> {
-    let mut core = server::Realm::new(realm.name.clone());
-    for user in realm.users.keys().chain(realm.user_keys.keys()) {
-        anyhow::ensure!(
-            (1..=USERNAME_BYTES_MAX).contains(&user.len()),
-            "the name of a user has 1 to {USERNAME_BYTES_MAX} bytes"
-        );
-    }
-    for (user, password) in &realm.users {
-        anyhow::ensure!(!password.0.is_empty(), "user {user}: the password is empty");
-        core.users.insert(user.clone(), password.0.clone());
-    }
-    for (user, key) in &realm.user_keys {
-        anyhow::ensure!(
-            !realm.users.contains_key(user),
-            "user {user}: has both a password and a key"
-        );
-        let key = md5_key(&key.0)
-            .with_context(|| format!("user {user}: the key must have 32 hex digits"))?;
-        core.users_by_key.insert(user.clone(), key);
-    }
-    let mut secrets: Vec<String> = realm
-        .secrets
-        .iter()
-        .map(|secret| secret.0.clone())
-        .collect();
-    for path in &realm.secret_files {
-        secrets.extend(secrets_of(&directory.join(path))?);
-    }
-    for secret in secrets {
-        anyhow::ensure!(!secret.is_empty(), "an empty secret would let everybody in");
-        core.secrets.push(secret.into_bytes());
-    }
-    Ok(core)
-}
-
-/// The key of a user whose password is not known: MD5, in hex.
-fn md5_key(hex: &str) -> Option<[u8; 16]> {
-    let is_hex = hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let value = is_hex
-        .then(|| u128::from_str_radix(hex, 16).ok())
-        .flatten()?;
-    Some(value.to_be_bytes())
-}
-
-/// Secrets in a file, one a line; empty lines are nothing.
-fn secrets_of(path: &Path) -> anyhow::Result<Vec<String>> {
-    let text = fs::read_to_string(path)
-        .with_context(|| format!("{}: cannot read the secrets", path.display()))?;
-    let secrets: Vec<_> = text
-        .lines()
-        .filter(|line| !line.is_empty())
-        .map(str::to_owned)
-        .collect();
-    anyhow::ensure!(
-        !secrets.is_empty(),
-        "{}: there is no secret in it",
-        path.display()
-    );
-    Ok(secrets)
-}
-
 fn limit(relay: &mut RelayConfig, limits: &Limits) {
     fn set<T: Copy>(bound: &mut T, given: Option<T>) {
         *bound = given.unwrap_or(*bound);
@@ -342,10 +265,6 @@ fn limit(relay: &mut RelayConfig, limits: &Limits) {
 
 /// The realm of those who name none.
 const REALM: &str = "tombolo";
-/// RFC 8489 §14.9: fewer than 128.
-const REALM_CHARS_MAX: usize = 127;
-/// RFC 8489 §14.3: fewer than 509.
-const USERNAME_BYTES_MAX: usize = 508;
 /// More threads than any machine gains from.
 const SHARDS_MAX: usize = 1024;
 

@@ -4,6 +4,7 @@
 mod caller;
 mod command;
 mod folder;
+mod hook;
 mod interop;
 mod operating;
 mod turn;

@@ -29,16 +29,16 @@ users = { alice = 'hunter2', carol = 'hunter2' }
 ";
 
 /// A server with an admin socket, a configuration file, and an address for metrics.
-struct Server {
-    running: Running,
-    folder: Folder,
+pub(crate) struct Server {
+    pub(crate) running: Running,
+    pub(crate) folder: Folder,
     address: SocketAddr,
     metrics: SocketAddr,
     admin: String,
 }
 
 impl Server {
-    async fn start(name: &str, config: &str, more: &[&str]) -> Self {
+    pub(crate) async fn start(name: &str, config: &str, more: &[&str]) -> Self {
         let folder = Folder::new(name);
         let config = folder.write("turn.toml", config);
         let admin = folder.path("turn.sock");
@@ -61,18 +61,18 @@ impl Server {
     }
 
     /// What a command that works prints.
-    async fn answer(&self, command: &[&str]) -> Value {
+    pub(crate) async fn answer(&self, command: &[&str]) -> Value {
         let ended = self.command(command).await;
         assert_eq!(ended.status, Some(0), "{}", ended.complaints);
         ended.events[0].clone()
     }
 
-    fn caller(&self, user: &str) -> Caller {
+    pub(crate) fn caller(&self, user: &str) -> Caller {
         Caller::new(self.address, user, "hunter2")
     }
 
     /// Head and body of the answer to a GET.
-    fn get(&self, path: &str) -> (String, String) {
+    pub(crate) fn get(&self, path: &str) -> (String, String) {
         let mut stream = TcpStream::connect(self.metrics).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");

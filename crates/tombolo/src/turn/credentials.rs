@@ -1,0 +1,165 @@
+//! Who may come in, from a configuration file.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use tombolo_relay::HookConfig;
+use tombolo_turn::server::{self, HookMode, TokenKey};
+use tombolo_wire::token::VerifyingKey;
+
+use super::file::{File, Hook, OAuth, Realm};
+
+/// The realms of a file, the one for everybody first.
+pub(super) fn realms(file: &File, directory: &Path) -> anyhow::Result<Vec<server::Realm>> {
+    let mut realms: Vec<server::Realm> = Vec::new();
+    for realm in &file.realms {
+        let name = &realm.name;
+        anyhow::ensure!(
+            (1..=REALM_CHARS_MAX).contains(&name.chars().count()),
+            "the name of a realm has 1 to {REALM_CHARS_MAX} characters"
+        );
+        anyhow::ensure!(
+            realms.iter().all(|known| known.name != *name),
+            "realm {name}: it is there twice"
+        );
+        realms.push(
+            core_realm(realm, file.hook.as_ref(), directory)
+                .with_context(|| format!("realm {name}"))?,
+        );
+    }
+    Ok(realms)
+}
+
+fn core_realm(
+    realm: &Realm,
+    hook: Option<&Hook>,
+    directory: &Path,
+) -> anyhow::Result<server::Realm> {
+    let mut core = server::Realm::new(realm.name.clone());
+    for user in realm.users.keys().chain(realm.user_keys.keys()) {
+        anyhow::ensure!(
+            (1..=USERNAME_BYTES_MAX).contains(&user.len()),
+            "the name of a user has 1 to {USERNAME_BYTES_MAX} bytes"
+        );
+    }
+    for (user, password) in &realm.users {
+        anyhow::ensure!(!password.0.is_empty(), "user {user}: the password is empty");
+        core.users.insert(user.clone(), password.0.clone());
+    }
+    for (user, key) in &realm.user_keys {
+        anyhow::ensure!(
+            !realm.users.contains_key(user),
+            "user {user}: has both a password and a key"
+        );
+        let key = md5_key(&key.0)
+            .with_context(|| format!("user {user}: the key must have 32 hex digits"))?;
+        core.users_by_key.insert(user.clone(), key);
+    }
+    let mut secrets: Vec<String> = realm
+        .secrets
+        .iter()
+        .map(|secret| secret.0.clone())
+        .collect();
+    for path in &realm.secret_files {
+        secrets.extend(secrets_of(&directory.join(path))?);
+    }
+    for secret in secrets {
+        anyhow::ensure!(!secret.is_empty(), "an empty secret would let everybody in");
+        core.secrets.push(secret.into_bytes());
+    }
+    core.hook = match (realm.hook, hook) {
+        (false, _) => HookMode::Off,
+        (true, Some(_)) => HookMode::Unknown,
+        (true, None) => anyhow::bail!("there is no `hook` that could be asked"),
+    };
+    core.origins.clone_from(&realm.origins);
+    core.listen.clone_from(&realm.listen);
+    core.allocations_max = realm.allocations;
+    core.allocations_per_user_max = realm.allocations_per_user;
+    for (kid, secret) in &realm.device_keys {
+        let key = VerifyingKey::hs256(secret.0.as_bytes())
+            .with_context(|| format!("device key {kid}"))?;
+        core.device_keys.insert(kid, key);
+    }
+    core.oauth = realm.oauth.as_ref().map(oauth).transpose()?;
+    Ok(core)
+}
+
+fn oauth(oauth: &OAuth) -> anyhow::Result<server::OAuth> {
+    let mut core = server::OAuth::new(&oauth.server_name);
+    for (kid, key) in &oauth.keys {
+        let wrong = || format!("OAuth key {kid}: not 16 or 32 bytes in base64");
+        let bytes = STANDARD.decode(&key.0).ok().with_context(wrong)?;
+        let key = match (<[u8; 16]>::try_from(&*bytes), <[u8; 32]>::try_from(&*bytes)) {
+            (Ok(key), _) => TokenKey::Aes128Gcm(key),
+            (_, Ok(key)) => TokenKey::Aes256Gcm(key),
+            _ => anyhow::bail!(wrong()),
+        };
+        core.keys.insert(kid.clone(), key);
+    }
+    Ok(core)
+}
+
+/// Whom to ask about users.
+pub(super) fn hook(file: &File, directory: &Path) -> anyhow::Result<Option<HookConfig>> {
+    let Some(hook) = &file.hook else {
+        return Ok(None);
+    };
+    let key = match (&hook.key, &hook.key_file) {
+        (Some(key), None) => key.0.clone(),
+        (None, Some(path)) => {
+            let keys = secrets_of(&directory.join(path))?;
+            anyhow::ensure!(keys.len() == 1, "{}: one key is needed", path.display());
+            keys.concat()
+        }
+        _ => anyhow::bail!("hook: give either `key` or `key-file`"),
+    };
+    let ca = hook.ca.as_ref().map(|path| directory.join(path));
+    let tls = super::tls::client(ca.as_deref())?;
+    let mut config = HookConfig::new(hook.url.clone(), key.into_bytes(), tls);
+    if let Some(seconds) = hook.timeout {
+        let timeout = Duration::try_from_secs_f64(seconds).ok();
+        config.timeout = timeout
+            .filter(|timeout| !timeout.is_zero() && *timeout <= HOOK_TIMEOUT_MAX)
+            .with_context(|| format!("hook: the timeout is from 0 to {HOOK_TIMEOUT_MAX:?}"))?;
+    }
+    config.requests_max = hook.requests.unwrap_or(config.requests_max);
+    Ok(Some(config))
+}
+
+/// The key of a user whose password is not known: MD5, in hex.
+fn md5_key(hex: &str) -> Option<[u8; 16]> {
+    let is_hex = hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let value = is_hex
+        .then(|| u128::from_str_radix(hex, 16).ok())
+        .flatten()?;
+    Some(value.to_be_bytes())
+}
+
+/// Secrets in a file, one a line; empty lines are nothing.
+fn secrets_of(path: &Path) -> anyhow::Result<Vec<String>> {
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("{}: cannot read the secrets", path.display()))?;
+    let secrets: Vec<_> = text
+        .lines()
+        .filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect();
+    anyhow::ensure!(
+        !secrets.is_empty(),
+        "{}: there is no secret in it",
+        path.display()
+    );
+    Ok(secrets)
+}
+
+/// RFC 8489 §14.9: fewer than 128.
+const REALM_CHARS_MAX: usize = 127;
+/// RFC 8489 §14.3: fewer than 509.
+const USERNAME_BYTES_MAX: usize = 508;
+/// Shorter than the time for which requests wait for an answer.
+const HOOK_TIMEOUT_MAX: Duration = Duration::from_secs(5);
