@@ -79,8 +79,8 @@ impl Relay {
         let layout = Layout::of(&config);
         let mut core_config = core_config(&config, &listeners.addrs, shard_count, nonce_key)?;
         // Tickets of another life of this node are those of another node.
-        let [a, b, c, d, e, f, g, h, ..] = random()?;
-        core_config.node = [a, b, c, d, e, f, g, h];
+        let [a, b, c, d, ..] = random()?;
+        core_config.node = [a, b, c, d];
         let runtime = Streams::runtime()?;
         let ends = (0..shard_count).map(|_| Ok(ShardLink::new(Waker::new()?)));
         let (links, inboxes): (Vec<_>, Vec<_>) =

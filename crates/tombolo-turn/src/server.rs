@@ -96,11 +96,13 @@ pub struct Server {
     relay_ip_v4: Option<Ipv4Addr>,
     relay_ip_v6: Option<Ipv6Addr>,
     relays_tcp: bool,
+    node: [u8; 4],
+    shard: ShardIndex,
     shards: u8,
     has_mobility: bool,
     tickets: Tickets,
     /// Of the next mobile allocation.
-    next_serial: u64,
+    next_serial: u32,
     software: Option<String>,
     clock: Clock,
     rng: ChaCha12Rng,
@@ -133,8 +135,7 @@ impl Server {
         rng.fill_bytes(&mut secret);
         let hash_keys = [rng.next_u64(), rng.next_u64()];
         let counter_keys = [rng.next_u64(), rng.next_u64()];
-        let mut life = [0; 7];
-        rng.fill_bytes(&mut life);
+        let next_serial = rng.next_u32();
         let own_ports = config.all_own_ports();
         let aliases = Aliases::new(&config.public_ips);
         Self {
@@ -148,10 +149,12 @@ impl Server {
             relay_ip_v4: config.relay_ip_v4,
             relay_ip_v6: config.relay_ip_v6,
             relays_tcp: config.relay_tcp,
+            node: config.node,
+            shard: config.shard,
             shards: config.shards,
             has_mobility: config.mobility,
-            tickets: Tickets::new(config.nonce_key, config.node, config.shard, life),
-            next_serial: 0,
+            tickets: Tickets::new(config.nonce_key),
+            next_serial,
             software: config.software,
             clock: Clock {
                 start: now,

@@ -108,7 +108,7 @@ impl Server {
         let is_mobile = self.requested_mobility(message)? && carrier == Carrier::Udp;
         let wish = Wish::parse(message)?;
         if let Wish::Reserved(ReservationToken([.., shard])) = wish
-            && ShardIndex(shard) != self.tickets.issuer().shard
+            && ShardIndex(shard) != self.shard
         {
             let bytes = message.as_bytes();
             return Ok(self.redirect(now, ask, identity, ShardIndex(shard), bytes)?);
@@ -448,7 +448,7 @@ impl Server {
         let mut token = [0; 8];
         self.rng.fill_bytes(&mut token);
         // The client may come back to another shard, which then knows where to ask.
-        token[7] = self.tickets.issuer().shard.0;
+        token[7] = self.shard.0;
         let token = ReservationToken(token);
         let expires = now + RESERVATION_LIFETIME;
         // A reservation counts like an allocation, or ports could be hoarded.

@@ -127,7 +127,7 @@ impl Allocation {
 
     /// Returns the address that the client is going to.
     pub(super) fn next_client(&self) -> Option<FiveTuple> {
-        Some(self.mobility.as_ref()?.next.as_ref()?.client)
+        self.mobility.as_ref()?.next
     }
 
     pub(super) fn is_permitted(&self, now: Instant, peer: IpAddr) -> bool {

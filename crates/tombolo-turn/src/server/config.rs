@@ -31,8 +31,8 @@ pub struct Config {
     pub offer_sha256: Sha256Offer,
     /// Whether clients may move their allocations to other addresses of theirs. See RFC 8016.
     pub mobility: bool,
-    /// Names the node among those of the fleet, for mobility tickets.
-    pub node: [u8; 8],
+    /// Names the node in this life of it, for mobility tickets: at best random.
+    pub node: [u8; 4],
     /// The place of this shard in its node.
     pub shard: ShardIndex,
     /// How many shards the node has. They must agree on all but `shard` and `relay_ports`.
@@ -82,7 +82,7 @@ impl Config {
             nonce_lifetime: Duration::from_secs(3600),
             offer_sha256: Sha256Offer::default(),
             mobility: true,
-            node: [0; 8],
+            node: [0; 4],
             shard: ShardIndex(0),
             shards: 1,
             relay_ip_v4: None,

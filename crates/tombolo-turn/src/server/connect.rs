@@ -217,7 +217,7 @@ impl Server {
 
     fn add_connection(&mut self, id: AllocationId, peer: SocketAddr, state: State) -> ConnectionId {
         let connection = loop {
-            let connection = ConnectionId::new(self.rng.next_u32(), self.tickets.issuer().shard);
+            let connection = ConnectionId::new(self.rng.next_u32(), self.shard);
             if self.connections.get(connection).is_none() {
                 break connection;
             }

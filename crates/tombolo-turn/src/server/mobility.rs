@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tombolo_stun::{AttributeType, Lifetime, Message, MobilityTicket, TransactionId};
 
 use super::Server;
-use super::address::{FiveTuple, canonical};
+use super::address::{FiveTuple, RelayAddr, canonical};
 use super::allocate::{bad, requested_lifetime, seconds};
 use super::auth::{Identity, User};
 use super::output::{CloseReason, Event};
@@ -13,41 +13,47 @@ use super::policy::Denial;
 use super::reply::{Ask, Rejection};
 use super::stats::Refusal;
 use super::table::AllocationId;
-use super::ticket::Ticket;
+use super::ticket::{Quarters, Ticket, trace_of};
 
 /// What makes an allocation mobile.
 pub(super) struct Mobility {
     /// Names it in tickets.
-    pub(super) serial: u64,
+    pub(super) serial: u32,
     /// Generation of the newest ticket.
-    generation: u32,
+    generation: u16,
     /// Generation of the oldest ticket that still counts: the one of the address in use.
-    oldest: u32,
+    oldest: u16,
+    /// Whether the connection of its client is closed, which may come back by another one.
+    pub(super) is_detached: bool,
     /// Where the client is going, as long as it has not sent data from there.
-    pub(super) next: Option<Next>,
+    pub(super) next: Option<FiveTuple>,
+    /// The last Refresh that announced a move, for retransmissions.
+    announced: Option<Announced>,
 }
 
-/// An address that is as good as the allocation's own.
-pub(super) struct Next {
-    pub(super) client: FiveTuple,
-    /// The Refresh that announced it, and what was answered, for retransmissions.
+/// A Refresh that announced a move, and what was answered.
+struct Announced {
+    from: FiveTuple,
     transaction: TransactionId,
     lifetime: Duration,
     ticket: Box<[u8]>,
 }
 
 impl Mobility {
-    fn new(serial: u64) -> Self {
+    fn new(serial: u32) -> Self {
         Self {
             serial,
             generation: 0,
             oldest: 0,
+            is_detached: false,
             next: None,
+            announced: None,
         }
     }
 
     fn accepts(&self, ticket: &Ticket) -> bool {
-        (self.oldest..=self.generation).contains(&ticket.generation)
+        let since = |generation: u16| generation.wrapping_sub(self.oldest);
+        since(ticket.generation) <= since(self.generation)
     }
 }
 
@@ -66,21 +72,17 @@ impl Server {
     /// Makes a new allocation mobile, and its first ticket.
     pub(super) fn new_mobility(&mut self, now: Instant, user: &User) -> (Box<Mobility>, Vec<u8>) {
         let serial = self.next_serial;
-        self.next_serial += 1;
+        self.next_serial = serial.wrapping_add(1);
         let ticket = self.ticket(now, serial, 0, user);
         (Box::new(Mobility::new(serial)), ticket)
     }
 
     /// Makes a fresh ticket for a Refresh from where the client is; `None` if it is not mobile.
-    pub(super) fn renew_ticket(&mut self, now: Instant, id: AllocationId) -> Option<Vec<u8>> {
+    pub(super) fn renew_ticket(&self, now: Instant, id: AllocationId) -> Option<Vec<u8>> {
         let allocation = self.allocations.get(id)?;
         let mobility = allocation.mobility.as_ref()?;
         let (serial, generation) = (mobility.serial, mobility.generation);
-        let expiry = self.ticket_expiry(now);
-        Some(
-            self.tickets
-                .seal(serial, generation, expiry, &allocation.user),
-        )
+        Some(self.ticket(now, serial, generation, &allocation.user))
     }
 
     /// Refreshes an allocation from an address that is not its own. See RFC 8016 §3.2.2.
@@ -95,31 +97,27 @@ impl Server {
             return Err(Refusal::MobilityForbidden.into());
         }
         let MobilityTicket(bytes) = message.required().map_err(bad)?;
-        let ticket = self.tickets.open(bytes).ok_or(Refusal::TicketInvalid)?;
-        if ticket.expiry <= self.clock.unix(now).as_secs() {
-            return Err(Refusal::TicketInvalid.into());
-        }
-        let issuer = self.tickets.issuer();
-        if ticket.issuer.node != issuer.node {
+        let ticket = self.tickets.open(bytes, self.clock.unix(now));
+        let ticket = ticket.ok_or(Refusal::TicketInvalid)?;
+        if ticket.node != self.node {
             return Err(Refusal::TicketElsewhere.into());
         }
-        if ticket.issuer.shard != issuer.shard {
-            let shard = ticket.issuer.shard;
+        if ticket.shard != self.shard {
+            let shard = ticket.shard;
             return Ok(self.redirect(now, ask, identity, shard, message.as_bytes())?);
         }
         let found = self.allocations.by_serial(ticket.serial);
-        let found = found.filter(|_| ticket.issuer == issuer);
         let (id, allocation) = found.ok_or(Refusal::AllocationMissing)?;
         if !identity.user.may_act_for(&allocation.user) {
             return Err(Refusal::UserWrong.into());
         }
         let mobility = allocation.mobility.as_ref();
         let mobility = mobility.ok_or(Refusal::AllocationMissing)?;
-        if let Some(next) = &mobility.next
-            && next.client == ask.from
-            && next.transaction == ask.transaction
+        if let Some(last) = &mobility.announced
+            && last.from == ask.from
+            && last.transaction == ask.transaction
         {
-            let (lifetime, ticket) = (next.lifetime, next.ticket.to_vec());
+            let (lifetime, ticket) = (last.lifetime, last.ticket.to_vec());
             self.accept_move(ask, identity, lifetime, &ticket);
             return Ok(());
         }
@@ -141,8 +139,9 @@ impl Server {
                 return Err(Refusal::RequestBad.into());
             }
         }
-        // No client reaches the server by a relayed address of the node.
-        if self.policy.is_relayed(canonical(from.client)) {
+        // No client reaches the server by a relayed address of its own node.
+        let local = self.aliases.to_local(canonical(from.client));
+        if self.allocations.by_relay(&RelayAddr(local)).is_some() {
             return Err(Denial::OwnAddress.into());
         }
         Ok(())
@@ -166,7 +165,6 @@ impl Server {
         }
         let lifetime = self.granted_lifetime(now, identity, requested);
         self.allocations.set_expiry(id, now + lifetime);
-        let expiry = self.ticket_expiry(now);
         let policy = &self.policy;
         let Some(allocation) = self.allocations.get_mut(id) else {
             return Err(Refusal::AllocationMissing.into());
@@ -177,22 +175,30 @@ impl Server {
         let Some(mobility) = &mut allocation.mobility else {
             return Err(Refusal::AllocationMissing.into());
         };
-        mobility.generation += 1;
+        let is_detached = mobility.is_detached;
+        mobility.generation = mobility.generation.wrapping_add(1);
         let (serial, generation) = (mobility.serial, mobility.generation);
-        let ticket = self.tickets.seal(serial, generation, expiry, &user);
+        let ticket = self.ticket(now, serial, generation, &user);
         self.accept_move(ask, identity, lifetime, &ticket);
-        let next = Next {
-            client: ask.from,
-            transaction: ask.transaction,
-            lifetime,
-            ticket: ticket.into(),
-        };
-        self.allocations.set_next(id, Some(next));
+        self.allocations.set_next(id, Some(ask.from));
+        let allocation = self.allocations.get_mut(id);
+        if let Some(mobility) = allocation.and_then(|one| one.mobility.as_mut()) {
+            mobility.announced = Some(Announced {
+                from: ask.from,
+                transaction: ask.transaction,
+                lifetime,
+                ticket: ticket.into(),
+            });
+        }
         self.tell(Event::Moving {
             client,
             to: ask.from,
             user: user.into_name(),
         });
+        // Nothing is to be waited for where the old address is dead.
+        if is_detached {
+            self.complete_move(id);
+        }
         Ok(())
     }
 
@@ -203,9 +209,11 @@ impl Server {
         });
     }
 
-    /// Notes that a client has sent data from the address that it was going to.
+    /// Notes that a client is in use from an address: if it was going there, it has arrived.
     pub(super) fn on_arrived(&mut self, client: FiveTuple) {
-        if let Some((id, _)) = self.allocations.by_client(&client) {
+        if let Some((id, allocation)) = self.allocations.by_client(&client)
+            && allocation.next_client() == Some(client)
+        {
             self.complete_move(id);
         }
     }
@@ -219,6 +227,7 @@ impl Server {
         let user = self.allocations.get_mut(id).map(|allocation| {
             if let Some(mobility) = &mut allocation.mobility {
                 mobility.oldest = mobility.generation;
+                mobility.is_detached = false;
             }
             allocation.user.clone().into_name()
         });
@@ -230,8 +239,8 @@ impl Server {
         });
     }
 
-    /// Ends the allocation of a client whose connection is closed, unless it is on its way to or
-    /// from another one.
+    /// Ends the allocation of a client whose connection is closed. A mobile one goes on: with the
+    /// other connection, where there are two, else until the client comes back or it expires.
     pub(super) fn on_client_gone(&mut self, now: Instant, from: FiveTuple) {
         let Some((id, allocation)) = self.allocations.by_client(&from) else {
             return;
@@ -240,17 +249,20 @@ impl Server {
         match (is_moving, allocation.client == from) {
             (true, true) => self.complete_move(id),
             (true, false) => self.allocations.set_next(id, None),
+            (false, _) if allocation.mobility.is_some() => self.allocations.detach(id),
             (false, _) => self.close(now, id, CloseReason::ClientGone),
         }
     }
 
-    fn ticket(&mut self, now: Instant, serial: u64, generation: u32, user: &User) -> Vec<u8> {
-        let expiry = self.ticket_expiry(now);
-        self.tickets.seal(serial, generation, expiry, user)
-    }
-
-    fn ticket_expiry(&self, now: Instant) -> u64 {
-        (self.clock.unix(now) + TICKET_LIFETIME).as_secs()
+    fn ticket(&self, now: Instant, serial: u32, generation: u16, user: &User) -> Vec<u8> {
+        self.tickets.seal(Ticket {
+            node: self.node,
+            shard: self.shard,
+            serial,
+            generation,
+            expiry: Quarters::after(self.clock.unix(now)),
+            user: trace_of(user),
+        })
     }
 }
 
@@ -258,6 +270,3 @@ impl Server {
 pub(super) fn is_move(message: &Message<'_>) -> bool {
     message.has(AttributeType::MOBILITY_TICKET)
 }
-
-/// Every Refresh brings a new ticket, so this is long for an allocation that lives.
-const TICKET_LIFETIME: Duration = Duration::from_secs(24 * 3600);

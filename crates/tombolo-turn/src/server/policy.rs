@@ -40,20 +40,15 @@ impl AddressPolicy {
             return Err(Denial::PortZero);
         }
         if self.relay_ips.contains(&peer.ip()) {
-            return if self.is_relayed(peer) {
+            let is_relayed =
+                self.relay_ports.contains(&peer.port()) && !self.own_ports.contains(&peer.port());
+            return if is_relayed {
                 Ok(())
             } else {
                 Err(Denial::OwnAddress)
             };
         }
         self.check_ip(peer.ip())
-    }
-
-    /// Tells whether an address can be a relayed one of this node.
-    pub(super) fn is_relayed(&self, address: SocketAddr) -> bool {
-        self.relay_ips.contains(&address.ip())
-            && self.relay_ports.contains(&address.port())
-            && !self.own_ports.contains(&address.port())
     }
 
     /// Judges an address whose port is not known yet, as permissions have it.

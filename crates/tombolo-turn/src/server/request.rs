@@ -161,6 +161,11 @@ impl Server {
             _ => {}
         }
         let id = self.own_allocation(ask, identity)?;
+        // Whoever sets up peers from an address wants to hear from them there. RFC 8016 §3.2.2 speaks
+        // of data alone, but some clients (coturn's) only listen at first.
+        if ask.method != Method::REFRESH {
+            self.on_arrived(ask.from);
+        }
         match ask.method {
             Method::REFRESH => self.on_refresh(now, ask, identity, message, id),
             Method::CREATE_PERMISSION => self.on_create_permission(now, ask, identity, message, id),

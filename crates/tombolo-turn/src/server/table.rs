@@ -7,7 +7,6 @@ use siphasher::sip::SipHasher13;
 use super::address::{FiveTuple, RelayAddr};
 use super::allocation::{Allocation, Carrier};
 use super::auth::User;
-use super::mobility::Next;
 
 /// All allocations of the shard, found by what a packet carries; the next to expire comes first.
 pub(super) struct Allocations {
@@ -20,7 +19,7 @@ pub(super) struct Allocations {
     id_by_listener: HashMap<RelayAddr, AllocationId, HashKeys>,
     ids_by_user: BTreeMap<User, BTreeSet<AllocationId>>,
     /// Of those that are mobile.
-    id_by_serial: BTreeMap<u64, AllocationId>,
+    id_by_serial: BTreeMap<u32, AllocationId>,
     deadlines: BTreeSet<(Instant, AllocationId)>,
 }
 
@@ -82,9 +81,9 @@ impl Allocations {
     pub(super) fn remove(&mut self, id: AllocationId) -> Option<Allocation> {
         let allocation = self.slots.get_mut(id.0)?.take()?;
         self.free.push(id);
-        self.id_by_client.remove(&allocation.client);
+        self.forget_client(allocation.client, id);
         if let Some(next) = allocation.next_client() {
-            self.id_by_client.remove(&next);
+            self.forget_client(next, id);
         }
         if let Some(mobility) = &allocation.mobility {
             self.id_by_serial.remove(&mobility.serial);
@@ -110,13 +109,13 @@ impl Allocations {
         self.slots.get(id.0)?.as_ref()
     }
 
-    pub(super) fn by_serial(&self, serial: u64) -> Option<(AllocationId, &Allocation)> {
+    pub(super) fn by_serial(&self, serial: u32) -> Option<(AllocationId, &Allocation)> {
         let id = *self.id_by_serial.get(&serial)?;
         Some((id, self.get(id)?))
     }
 
     /// Sets where the client of a mobile allocation is going.
-    pub(super) fn set_next(&mut self, id: AllocationId, next: Option<Next>) {
+    pub(super) fn set_next(&mut self, id: AllocationId, next: Option<FiveTuple>) {
         let Some(allocation) = self.slots.get_mut(id.0).and_then(Option::as_mut) else {
             return;
         };
@@ -124,10 +123,10 @@ impl Allocations {
             return;
         };
         if let Some(before) = mobility.next.take() {
-            self.id_by_client.remove(&before.client);
+            self.id_by_client.remove(&before);
         }
         if let Some(next) = next {
-            self.id_by_client.insert(next.client, id);
+            self.id_by_client.insert(next, id);
             mobility.next = Some(next);
         }
     }
@@ -135,10 +134,31 @@ impl Allocations {
     /// Makes the address that the client is going to its only one; returns the old one and it.
     pub(super) fn complete_move(&mut self, id: AllocationId) -> Option<(FiveTuple, FiveTuple)> {
         let allocation = self.slots.get_mut(id.0)?.as_mut()?;
-        let to = allocation.mobility.as_mut()?.next.take()?.client;
+        let to = allocation.mobility.as_mut()?.next.take()?;
         let from = std::mem::replace(&mut allocation.client, to);
-        self.id_by_client.remove(&from);
+        if from != to {
+            self.forget_client(from, id);
+        }
         Some((from, to))
+    }
+
+    /// Lets go of the address of a client that may come back from another one.
+    pub(super) fn detach(&mut self, id: AllocationId) {
+        let Some(allocation) = self.slots.get_mut(id.0).and_then(Option::as_mut) else {
+            return;
+        };
+        let client = allocation.client;
+        if let Some(mobility) = &mut allocation.mobility {
+            mobility.is_detached = true;
+            self.forget_client(client, id);
+        }
+    }
+
+    /// Forgets an address, unless it is another allocation's by now.
+    fn forget_client(&mut self, client: FiveTuple, id: AllocationId) {
+        if self.id_by_client.get(&client) == Some(&id) {
+            self.id_by_client.remove(&client);
+        }
     }
 
     pub(super) fn by_client(&self, client: &FiveTuple) -> Option<(AllocationId, &Allocation)> {

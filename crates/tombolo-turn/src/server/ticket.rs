@@ -1,5 +1,7 @@
-use aes_gcm::aead::{Aead, Payload};
-use aes_gcm::{Aes256Gcm, KeyInit, Nonce};
+use std::time::Duration;
+
+use aes_gcm_siv::aead::Aead;
+use aes_gcm_siv::{Aes256GcmSiv, KeyInit, Nonce};
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
@@ -8,155 +10,112 @@ use super::stray::ShardIndex;
 
 /// Makes and opens mobility tickets without remembering any. See RFC 8016 §3.1.2.
 ///
-/// A ticket is sealed under a key that belongs to one shard in one life of it and is derived from
-/// the fleet's key. So a counter is nonce enough, and every node of the fleet can open each
-/// other's.
+/// They are sealed under a key that is derived from the fleet's, so every node of it can open each
+/// one. A cipher that needs no nonce keeps them at 32 bytes, and a pinch of salt keeps zero bytes
+/// out: coturn's client has room for no more, and takes a ticket for a C string.
 pub(super) struct Tickets {
-    fleet_key: Hmac<Sha256>,
-    issuer: Issuer,
-    cipher: Box<Aes256Gcm>,
-    next_nonce: u64,
-}
-
-/// Who made a ticket; stands in clear at its beginning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Issuer {
-    pub(super) node: [u8; 8],
-    pub(super) shard: ShardIndex,
-    /// Tells the lives of a shard apart.
-    life: [u8; 7],
+    cipher: Box<Aes256GcmSiv>,
 }
 
 /// What a ticket says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ticket {
-    pub(super) issuer: Issuer,
-    /// Names the allocation among all that the issuer ever had.
-    pub(super) serial: u64,
+    /// The node in this life of it.
+    pub(super) node: [u8; 4],
+    pub(super) shard: ShardIndex,
+    /// Names the allocation in its shard.
+    pub(super) serial: u32,
     /// Counts the moves of the allocation.
-    pub(super) generation: u32,
-    /// In Unix seconds.
-    pub(super) expiry: u64,
+    pub(super) generation: u16,
+    pub(super) expiry: Quarters,
     /// Trace of the user, for a node that does not have the allocation.
-    pub(super) user: [u8; USER_BYTES],
+    pub(super) user: [u8; 2],
 }
 
+/// A Unix time in quarters of an hour, of which the low 16 bits are kept: they tell before from
+/// after within 341 days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Quarters(u16);
+
 impl Tickets {
-    /// `life` must be random.
-    pub(super) fn new(
-        fleet_key: [u8; 32],
-        node: [u8; 8],
-        shard: ShardIndex,
-        life: [u8; 7],
-    ) -> Self {
-        let fleet_key = Hmac::<Sha256>::new_from_slice(&fleet_key);
-        let fleet_key = fleet_key.expect("HMAC takes keys of any length");
-        let issuer = Issuer { node, shard, life };
+    pub(super) fn new(fleet_key: [u8; 32]) -> Self {
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(&fleet_key).expect("HMAC takes keys of any length");
+        mac.update(b"turn mobility ticket");
         Self {
-            cipher: Box::new(cipher_of(&fleet_key, issuer)),
-            fleet_key,
-            issuer,
-            next_nonce: 0,
+            cipher: Box::new(Aes256GcmSiv::new(&mac.finalize().into_bytes())),
         }
     }
 
-    pub(super) fn issuer(&self) -> Issuer {
-        self.issuer
+    pub(super) fn seal(&self, ticket: Ticket) -> Vec<u8> {
+        let mut sealed = Vec::new();
+        for salt in 0..=u8::MAX {
+            sealed = self.seal_with(ticket, salt);
+            if !sealed.contains(&0) {
+                break;
+            }
+        }
+        sealed
     }
 
-    /// Makes a ticket; each one differs from all others.
-    pub(super) fn seal(
-        &mut self,
-        serial: u64,
-        generation: u32,
-        expiry: u64,
-        user: &User,
-    ) -> Vec<u8> {
-        let nonce = self.next_nonce;
-        self.next_nonce += 1;
-        let head = self.issuer.to_bytes();
+    fn seal_with(&self, ticket: Ticket, salt: u8) -> Vec<u8> {
         let mut body = Vec::with_capacity(BODY_BYTES);
-        body.extend_from_slice(&serial.to_be_bytes());
-        body.extend_from_slice(&generation.to_be_bytes());
-        body.extend_from_slice(&expiry.to_be_bytes());
-        body.extend_from_slice(&trace_of(user));
-        let payload = Payload {
-            msg: &body,
-            aad: &head,
-        };
-        let sealed = self.cipher.encrypt(&nonce_of(nonce), payload);
-        let sealed = sealed.expect("AES-GCM seals messages of this length");
-        [&head[..], &nonce.to_be_bytes(), &sealed].concat()
+        body.extend_from_slice(&ticket.node);
+        body.push(ticket.shard.0);
+        body.extend_from_slice(&ticket.serial.to_be_bytes());
+        body.extend_from_slice(&ticket.generation.to_be_bytes());
+        body.extend_from_slice(&ticket.expiry.0.to_be_bytes());
+        body.extend_from_slice(&ticket.user);
+        body.push(salt);
+        let sealed = self.cipher.encrypt(&Nonce::default(), &body[..]);
+        sealed.expect("AES-GCM-SIV seals messages of this length")
     }
 
-    /// Opens a ticket of any node of the fleet; `None` for what is none.
-    pub(super) fn open(&self, bytes: &[u8]) -> Option<Ticket> {
+    /// Opens a ticket of any node of the fleet; `None` for what is none, or has expired.
+    pub(super) fn open(&self, bytes: &[u8], unix_now: Duration) -> Option<Ticket> {
         if bytes.len() != TICKET_BYTES {
             return None;
         }
-        let (head, rest) = bytes.split_first_chunk::<HEAD_BYTES>()?;
-        let (nonce, sealed) = rest.split_first_chunk()?;
-        let nonce = nonce_of(u64::from_be_bytes(*nonce));
-        let issuer = Issuer::from_bytes(*head);
-        let payload = Payload {
-            msg: sealed,
-            aad: head,
-        };
-        let body = if issuer == self.issuer {
-            self.cipher.decrypt(&nonce, payload)
-        } else {
-            cipher_of(&self.fleet_key, issuer).decrypt(&nonce, payload)
-        };
-        let body = body.ok()?;
-        let (serial, rest) = body.split_first_chunk()?;
+        let body = self.cipher.decrypt(&Nonce::default(), bytes).ok()?;
+        let (node, rest) = body.split_first_chunk()?;
+        let (shard, rest) = rest.split_first()?;
+        let (serial, rest) = rest.split_first_chunk()?;
         let (generation, rest) = rest.split_first_chunk()?;
-        let (expiry, user) = rest.split_first_chunk()?;
-        Some(Ticket {
-            issuer,
-            serial: u64::from_be_bytes(*serial),
-            generation: u32::from_be_bytes(*generation),
-            expiry: u64::from_be_bytes(*expiry),
-            user: user.try_into().ok()?,
+        let (expiry, rest) = rest.split_first_chunk()?;
+        let (user, _salt) = rest.split_first_chunk()?;
+        let expiry = Quarters(u16::from_be_bytes(*expiry));
+        expiry.is_ahead_of(unix_now).then_some(Ticket {
+            node: *node,
+            shard: ShardIndex(*shard),
+            serial: u32::from_be_bytes(*serial),
+            generation: u16::from_be_bytes(*generation),
+            expiry,
+            user: *user,
         })
     }
 }
 
-impl Issuer {
-    fn to_bytes(self) -> [u8; HEAD_BYTES] {
-        let mut bytes = [0; HEAD_BYTES];
-        bytes[..8].copy_from_slice(&self.node);
-        bytes[8] = self.shard.0;
-        bytes[9..].copy_from_slice(&self.life);
-        bytes
+impl Quarters {
+    /// Returns the end of a ticket that is made now.
+    pub(super) fn after(unix_now: Duration) -> Self {
+        let end = unix_now + TICKET_LIFETIME;
+        Self::of(end + QUARTER - Duration::from_secs(1))
     }
 
-    fn from_bytes(bytes: [u8; HEAD_BYTES]) -> Self {
-        let [a, b, c, d, e, f, g, h, shard, life @ ..] = bytes;
-        Self {
-            node: [a, b, c, d, e, f, g, h],
-            shard: ShardIndex(shard),
-            life,
-        }
+    fn of(unix: Duration) -> Self {
+        Self((unix.as_secs() / QUARTER.as_secs() % (1 << 16)) as u16)
+    }
+
+    fn is_ahead_of(self, unix_now: Duration) -> bool {
+        let left = u64::from(self.0.wrapping_sub(Self::of(unix_now).0));
+        (1..=TICKET_LIFETIME.as_secs() / QUARTER.as_secs() + 1).contains(&left)
     }
 }
 
-fn cipher_of(fleet_key: &Hmac<Sha256>, issuer: Issuer) -> Aes256Gcm {
-    let mut mac = fleet_key.clone();
-    mac.update(b"turn mobility ticket");
-    mac.update(&issuer.to_bytes());
-    Aes256Gcm::new(&mac.finalize().into_bytes())
-}
-
-fn nonce_of(number: u64) -> Nonce<aes_gcm::aead::consts::U12> {
-    let mut nonce = [0; 12];
-    nonce[4..].copy_from_slice(&number.to_be_bytes());
-    nonce.into()
-}
-
-/// Returns what tells users apart without naming them.
-pub(super) fn trace_of(user: &User) -> [u8; USER_BYTES] {
+/// Returns what tells most users apart without naming them.
+pub(super) fn trace_of(user: &User) -> [u8; 2] {
     let digest = Sha256::digest(user.name().as_bytes());
-    let mut trace = [0; USER_BYTES];
+    let mut trace = [0; 2];
     trace
         .iter_mut()
         .zip(digest)
@@ -164,12 +123,12 @@ pub(super) fn trace_of(user: &User) -> [u8; USER_BYTES] {
     trace
 }
 
-const HEAD_BYTES: usize = 16;
-const USER_BYTES: usize = 16;
-const BODY_BYTES: usize = 8 + 4 + 8 + USER_BYTES;
-const TAG_BYTES: usize = 16;
-/// Short enough for a request over any path. See RFC 8016 §3.1.2.
-const TICKET_BYTES: usize = HEAD_BYTES + 8 + BODY_BYTES + TAG_BYTES;
+/// Every Refresh brings a new ticket, so this is long for an allocation that lives.
+const TICKET_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+const QUARTER: Duration = Duration::from_secs(900);
+const BODY_BYTES: usize = 4 + 1 + 4 + 2 + 2 + 2 + 1;
+const TICKET_BYTES: usize = BODY_BYTES + 16;
+const _: () = assert!(TICKET_BYTES == 32, "clients have room for no more");
 
 #[cfg(test)]
 mod tests {
@@ -178,53 +137,75 @@ mod tests {
 
     #[test]
     fn a_ticket_opens_on_every_node_of_the_fleet_and_on_no_other() {
-        let mut issuer = tickets(7, 1);
-        let sealed = issuer.seal(5, 2, 1000, &user());
-        for node in [1, 2] {
-            let ticket = tickets(7, node).open(&sealed).expect("is the fleet's");
-            assert_eq!((ticket.serial, ticket.generation), (5, 2));
-            assert_eq!(ticket.issuer.node, [1; 8]);
-            assert_eq!(ticket.user, trace_of(&user()));
-        }
-        assert_eq!(tickets(8, 1).open(&sealed), None);
+        let sealed = Tickets::new([7; 32]).seal(ticket());
+        assert_eq!(Tickets::new([7; 32]).open(&sealed, NOW), Some(ticket()));
+        assert_eq!(Tickets::new([8; 32]).open(&sealed, NOW), None);
     }
 
     #[test]
-    fn no_two_tickets_are_the_same() {
-        let mut issuer = tickets(7, 1);
-        assert_ne!(
-            issuer.seal(5, 2, 1000, &user()),
-            issuer.seal(5, 2, 1000, &user())
-        );
+    fn tickets_that_say_different_things_have_nothing_in_common() {
+        let tickets = Tickets::new([7; 32]);
+        let next = Ticket {
+            generation: 3,
+            ..ticket()
+        };
+        let (one, other) = (tickets.seal(ticket()), tickets.seal(next));
+        let same = one.iter().zip(other).filter(|(a, b)| **a == *b).count();
+        assert!(same < TICKET_BYTES / 2, "{same} bytes are the same");
+    }
+
+    #[test]
+    fn no_ticket_has_a_zero_byte() {
+        let tickets = Tickets::new([7; 32]);
+        for serial in 0..1000 {
+            let sealed = tickets.seal(Ticket { serial, ..ticket() });
+            assert!(!sealed.contains(&0), "{sealed:?}");
+            let opened = tickets.open(&sealed, NOW).expect("is one");
+            assert_eq!(opened.serial, serial);
+        }
     }
 
     #[test]
     fn every_changed_bit_and_every_truncation_makes_a_ticket_invalid() {
-        let mut issuer = tickets(7, 1);
-        let sealed = issuer.seal(5, 2, 1000, &user());
-        assert_eq!(sealed.len(), TICKET_BYTES);
+        let tickets = Tickets::new([7; 32]);
+        let sealed = tickets.seal(ticket());
         for bit in 0..sealed.len() * 8 {
             let mut changed = sealed.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(issuer.open(&changed), None, "bit {bit}");
+            assert_eq!(tickets.open(&changed, NOW), None, "bit {bit}");
         }
         for end in 0..sealed.len() {
-            assert_eq!(issuer.open(&sealed[..end]), None);
+            assert_eq!(tickets.open(&sealed[..end], NOW), None);
         }
     }
 
     #[test]
-    fn a_ticket_does_not_show_its_user() {
-        let sealed = tickets(7, 1).seal(5, 2, 1000, &user());
-        let trace = trace_of(&user());
-        assert!(!sealed.windows(USER_BYTES).any(|window| window == trace));
+    fn a_ticket_is_good_for_a_day_and_a_quarter_of_an_hour_at_most() {
+        let tickets = Tickets::new([7; 32]);
+        let sealed = tickets.seal(ticket());
+        let after = |secs| {
+            tickets
+                .open(&sealed, NOW + Duration::from_secs(secs))
+                .is_some()
+        };
+        assert!(after(24 * 3600 - 1));
+        assert!(!after(24 * 3600 + 900));
+        let before = NOW
+            .checked_sub(Duration::from_secs(3600))
+            .expect("is later");
+        assert_eq!(tickets.open(&sealed, before), None, "made in the future");
     }
 
-    fn tickets(key: u8, node: u8) -> Tickets {
-        Tickets::new([key; 32], [node; 8], ShardIndex(0), [9; 7])
-    }
+    const NOW: Duration = Duration::from_secs(1_800_000_000);
 
-    fn user() -> User {
-        User::time_limited(RealmId::default(), "alice")
+    fn ticket() -> Ticket {
+        Ticket {
+            node: [1, 2, 3, 4],
+            shard: ShardIndex(5),
+            serial: 6,
+            generation: 2,
+            expiry: Quarters::after(NOW),
+            user: trace_of(&User::time_limited(RealmId::default(), "alice")),
+        }
     }
 }

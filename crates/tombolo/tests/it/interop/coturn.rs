@@ -51,6 +51,8 @@ lossless! {
     uclients_reach_each_other_over_ipv6_and_tcp: V6, Plain, EachOther, ["-c", "-y", "-x", "-t"];
     uclients_reach_each_other_over_ipv6_and_tls: V6, Tls, EachOther, ["-c", "-y", "-x", "-t", "-S"];
     uclients_reach_each_other_on_pairs_of_ports: V4, Plain, EachOther, ["-y"];
+    uclients_reach_each_other_after_they_moved: V4, Plain, EachOther, ["-c", "-y", "-M"];
+    uclients_reach_each_other_after_they_moved_over_tcp: V4, Plain, EachOther, ["-c", "-y", "-M", "-t"];
     uclients_reach_each_other_without_fragments: V4, Plain, EachOther, ["-c", "-y", "-g"];
     uclients_reach_each_other_over_tcp_relayed: V4, Plain, EachOther, ["-T", "-y", "-c"];
     uclients_reach_each_other_over_tcp_relayed_from_tls: V4, Tls, EachOther, ["-T", "-S", "-y", "-c"];
