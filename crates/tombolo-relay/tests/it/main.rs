@@ -3,6 +3,7 @@
 mod bind;
 mod device;
 mod operating;
+mod proxy;
 mod relaying;
 mod streams;
 mod tcp_relaying;
