@@ -27,13 +27,19 @@ pub(crate) fn run(flows: usize) -> anyhow::Result<()> {
     io::stdout().flush()?;
 
     let mut events = [EpollEvent::empty(); 64];
-    let mut inbox = Inbox::new(64, 2048, HEADER);
+    let mut from_clients = Inbox::new(64, 2048, HEADER);
+    let mut from_peers = Inbox::new(8, 2048, HEADER);
     loop {
         let ready = epoll.wait(&mut events, EpollTimeout::NONE)?;
         for event in &events[..ready] {
             match event.data() {
-                SERVER_TOKEN => to_peers(&server, &ports, &mut inbox)?,
-                flow => to_client(&server, &ports[flow as usize], flow as usize, &mut inbox)?,
+                SERVER_TOKEN => to_peers(&server, &ports, &mut from_clients)?,
+                flow => to_client(
+                    &server,
+                    &ports[flow as usize],
+                    flow as usize,
+                    &mut from_peers,
+                )?,
             }
         }
     }

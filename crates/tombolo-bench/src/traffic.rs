@@ -140,14 +140,19 @@ impl Traffic {
             clients.socket.receive_bursts()?;
         }
         let bytes = (shape.bytes + HEADER) * shape.burst;
+        let batch = if shape.burst > 1 { BURST_BATCH } else { BATCH };
         Ok(Self {
             shape,
             flows: flows.collect::<anyhow::Result<_>>()?,
             peers,
-            // A server may join what a flow sent in several bursts.
-            inbox: Inbox::new(BATCH, if shape.burst > 1 { DATAGRAM_MAX } else { bytes }, 0),
-            to_server: Outbox::new(BATCH, bytes),
-            from_peers: Outbox::new(BATCH, bytes),
+            inbox: if shape.burst > 1 {
+                // A server may join what a flow sent in several bursts.
+                Inbox::new(BURST_BATCH, DATAGRAM_MAX, 0)
+            } else {
+                Inbox::new(BATCH, bytes, 0)
+            },
+            to_server: Outbox::new(batch, bytes),
+            from_peers: Outbox::new(batch, bytes),
             filling: (0..shape.bytes - MARK).map(|i| (i * 7) as u8).collect(),
             start: Instant::now(),
             next: 0,
@@ -481,6 +486,8 @@ const HEADER: usize = 4;
 const MARK: usize = 20;
 const DATAGRAM_MAX: usize = 65_507;
 const BATCH: usize = 64;
+/// Few, so that the generator's memory does not push the server's out of the shared cache.
+const BURST_BATCH: usize = 8;
 const SETUP_WINDOW: usize = 32;
 /// Without any arrival the rest is lost.
 const SILENCE: Duration = Duration::from_millis(500);
