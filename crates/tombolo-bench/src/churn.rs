@@ -223,9 +223,9 @@ fn peer(client: usize) -> SocketAddrV4 {
     SocketAddrV4::new(*plan::peer(client).ip(), plan::CHURN_PEER_PORT)
 }
 
-/// 100 bytes that nobody else sends.
-fn payload(client: usize, number: u64, index: u8) -> [u8; 100] {
-    let mut payload = [index; 100];
+/// Bytes that nobody else sends.
+fn payload(client: usize, number: u64, index: u8) -> [u8; PAYLOAD] {
+    let mut payload = [index; PAYLOAD];
     payload[..8].copy_from_slice(&(client as u64).to_be_bytes());
     payload[8..16].copy_from_slice(&number.to_be_bytes());
     payload
@@ -233,6 +233,8 @@ fn payload(client: usize, number: u64, index: u8) -> [u8; 100] {
 
 /// That a client sends to its peer.
 pub(crate) const PACKETS: u8 = 4;
+/// Bytes of each.
+pub(crate) const PAYLOAD: usize = 100;
 const ALL_BACK: u8 = (1 << PACKETS) - 1;
 const BATCH: usize = 64;
 /// Within which packets come back.

@@ -13,6 +13,7 @@ mod flood;
 mod floor;
 mod machine;
 mod measure;
+mod metrics;
 mod plan;
 mod relay;
 mod report;

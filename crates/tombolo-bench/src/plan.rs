@@ -7,6 +7,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 pub(crate) const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 3478);
 /// All addresses of the plan.
 pub(crate) const NETWORK: &str = "10.0.0.0/8";
+/// Where Tombolo counts aloud.
+pub(crate) const METRICS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9641);
 pub(crate) const CLIENT_PORT: u16 = 4000;
 pub(crate) const PEER_PORT: u16 = 5000;
 /// Of clients that come and go beside those that stay, and of their peers.

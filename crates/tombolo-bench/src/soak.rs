@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -12,6 +13,7 @@ use crate::churn::{self, Churn};
 use crate::control::{Ask, Clients};
 use crate::machine::{self, Core};
 use crate::measure::{FLOWS, allocate, echo};
+use crate::metrics::Metrics;
 use crate::plan;
 use crate::subject::{Programs, Server, Subject};
 use crate::traffic::{Pace, Traffic};
@@ -82,6 +84,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     soak.traffic.finish(&soak.clients)?;
     let after = soak.look()?;
     let churn_ends = arguments.minutes;
+    soak.check_counters()?;
     let slope = slope(&soak.looks, 0.2 * churn_ends..=churn_ends);
     soak.fill()?;
     soak.server.check()?;
@@ -111,8 +114,8 @@ impl Soak {
         let server = Server::start(arguments.io, programs)?;
         let mut clients = Clients::new(plan::CLIENT_PORT)?;
         allocate(&mut clients, FLOWS)?;
-        Traffic::bind(&mut clients, echo(172))?;
-        let traffic = Traffic::new(&clients, echo(172))?;
+        Traffic::bind(&mut clients, echo(PAYLOAD))?;
+        let traffic = Traffic::new(&clients, echo(PAYLOAD))?;
         let now = Instant::now();
         Ok(Self {
             server,
@@ -133,9 +136,13 @@ impl Soak {
             .filter(|left| !left.is_zero())
         {
             let churn = &mut self.churn;
-            let mut turn = |now| match stage {
-                Stage::Churn => churn.turn(now),
-                Stage::Quiet => Ok(()),
+            let mut turn = |now| {
+                // Nothing is in a hurry here, and others may want the core.
+                thread::sleep(TURN_PAUSE);
+                match stage {
+                    Stage::Churn => churn.turn(now),
+                    Stage::Quiet => Ok(()),
+                }
             };
             let pace = Pace::Every(Duration::from_secs(2) / PACKETS_PER_SECOND);
             self.traffic
@@ -176,7 +183,7 @@ impl Soak {
         self.clients.ask_all(0..FLOWS, FLOWS, |_, _| {
             Ok(Ask::Refresh(LIFETIME.as_secs() as u32))
         })?;
-        Traffic::bind(&mut self.clients, echo(172))?;
+        Traffic::bind(&mut self.clients, echo(PAYLOAD))?;
         self.refreshed = Instant::now();
         Ok(())
     }
@@ -197,6 +204,30 @@ impl Soak {
             "{} of {packets} packets came back",
             count.packets
         );
+        Ok(())
+    }
+
+    /// Compares what the server has counted with what was sent and has arrived.
+    fn check_counters(&self) -> anyhow::Result<()> {
+        let metrics = Metrics::fetch(plan::METRICS.into())?;
+        let (steady, passing) = (&self.traffic.count, self.churn.count);
+        let flows = FLOWS as u64;
+        metrics.expect("tombolo_turn_allocations", flows)?;
+        metrics.expect("tombolo_relay_ports", flows)?;
+        metrics.expect(
+            "tombolo_turn_allocations_created_total",
+            flows + passing.started,
+        )?;
+        metrics.expect("tombolo_turn_allocations_expired_total", passing.abandoned)?;
+        for (way, arrived) in [("peer", steady.arrived[0]), ("client", steady.arrived[1])] {
+            let packets = arrived + passing.packets;
+            let bytes = arrived * PAYLOAD as u64 + passing.packets * churn::PAYLOAD as u64;
+            metrics.expect(&format!("tombolo_turn_to_{way}_packets_total"), packets)?;
+            metrics.expect(&format!("tombolo_turn_to_{way}_bytes_total"), bytes)?;
+        }
+        for name in ["congested_datagrams", "unsendable_datagrams", "port_errors"] {
+            metrics.expect(&format!("tombolo_relay_{name}_total"), 0)?;
+        }
         Ok(())
     }
 
@@ -286,6 +317,8 @@ const MARGIN: Duration = Duration::from_secs(10);
 /// Well within the lifetime of a permission.
 const REFRESH_EVERY: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+const TURN_PAUSE: Duration = Duration::from_micros(50);
+const PAYLOAD: usize = 172;
 const PACKETS_PER_SECOND: u32 = 10_000;
 /// Few enough for the ports that there are, until they expire.
 const ABANDON_EVERY: u64 = 10;

@@ -216,6 +216,7 @@ fn command(subject: Subject, programs: &Programs) -> anyhow::Result<Command> {
             let (listen, ip) = (plan::SERVER.to_string(), plan::SERVER.ip().to_string());
             command.args(["turn", "--json", "--shards", "1", "--io", subject.name()]);
             command.args(["--listen", &listen, "--relay-ip", &ip]);
+            command.args(["--metrics", &plan::METRICS.to_string()]);
             command.args(["--realm", plan::REALM, "--allow-peer", plan::NETWORK]);
             command.args(users.flat_map(|user| ["--user".to_owned(), user]));
             command
