@@ -7,7 +7,7 @@ use std::{
 
 use crate::HookConfig;
 use rustls::ServerConfig;
-use tombolo_turn::server::{Cidr, Limits, Realm, Sha256Offer};
+use tombolo_turn::server::{Cidr, Limits, Realm};
 
 /// What a relay listens on, allows and keeps. Start from the default and set what differs: it has no
 /// address and no user, and allows nothing that could harm the networks around it.
@@ -50,15 +50,6 @@ pub struct RelayConfig {
     pub hook: Option<HookConfig>,
     /// How packets are moved. [`IoMode::Auto`] by default.
     pub io: IoMode,
-    /// Whether clients may move their allocations to other addresses of theirs, see RFC 8016. On by
-    /// default.
-    pub mobility: bool,
-    /// To whom SHA-256 is offered as password algorithm.
-    pub offer_sha256: Sha256Offer,
-    /// How long a nonce is accepted. An hour by default, which RFC 8489 §9.2 asks for at most.
-    pub nonce_lifetime: Duration,
-    /// Longest lifetime of an allocation without a refresh. An hour by default.
-    pub lifetime_max: Duration,
     /// Threads that relay. `None` (the default) takes one for each core.
     pub shards: Option<usize>,
     /// Ports of this machine at which something else listens, such as a gateway. Like the relay's own
@@ -70,18 +61,10 @@ pub struct RelayConfig {
     /// network at least 4 KiB, so beyond 4 and 16 shards the totals of the defaults are exceeded.
     /// The other bounds hold for each allocation, and for each shard's queues.
     pub limits: Limits,
-    /// Networks of proxies that say in front of each TCP or TLS connection whose it is, by a header of
-    /// the PROXY protocol, version 1 or 2. They must, and nobody else may. Empty by default.
-    pub proxy_protocol: Vec<Cidr>,
     /// TCP and TLS connections in all; each takes up to 600 KiB if its client reads slowly.
     pub connections_max: usize,
     /// TCP and TLS connections from one IPv4 address or IPv6 /64 network.
     pub connections_per_source_max: usize,
-    /// TLS handshakes under way at once. Each takes about a millisecond of the one thread that serves
-    /// all streams.
-    pub handshakes_max: usize,
-    /// Such handshakes with one IPv4 address or IPv6 /64 network.
-    pub handshakes_per_source_max: usize,
     /// Time for a TLS handshake and the first frame together.
     pub first_frame_timeout: Duration,
     /// Time that a TCP or TLS connection may be without an allocation, from its start or from about
@@ -136,18 +119,11 @@ impl Default for RelayConfig {
             nonce_key: None,
             hook: None,
             io: IoMode::Auto,
-            mobility: true,
-            offer_sha256: Sha256Offer::default(),
-            nonce_lifetime: Duration::from_secs(3600),
-            lifetime_max: Duration::from_secs(3600),
             shards: None,
             own_ports: Vec::new(),
             limits: Limits::default(),
-            proxy_protocol: Vec::new(),
             connections_max: 4096,
             connections_per_source_max: 128,
-            handshakes_max: 256,
-            handshakes_per_source_max: 32,
             first_frame_timeout: Duration::from_secs(10),
             allocation_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(10),
@@ -166,10 +142,6 @@ impl RelayConfig {
         part.allocations_max = all.allocations_max.div_ceil(shards);
         part.allocations_per_user_max = all
             .allocations_per_user_max
-            .div_ceil(shards)
-            .max(per_user_floor);
-        part.allocations_per_network_max = all
-            .allocations_per_network_max
             .div_ceil(shards)
             .max(per_user_floor);
         part.unproven_total_bytes_max = all

@@ -43,7 +43,6 @@ mod link;
 mod listen;
 mod metrics;
 mod operate;
-mod proxy;
 mod relay;
 mod shard;
 #[expect(
@@ -59,6 +58,5 @@ pub use error::{BindError, ListenSocket, Protocol};
 pub use hook::{HookConfig, HookError};
 pub use metrics::OPEN_METRICS_TYPE;
 pub use operate::{AllocationFilter, AllocationPage, Changed, ReloadError};
-pub use proxy::{ProxyError, ProxyHeader};
 pub use relay::{Relay, RelayAddrs};
 pub use stats::{HookFailure, HookStats, IoStats, RelayStats, ShardStats, StreamStats};

@@ -10,7 +10,7 @@ use std::{
 };
 
 use thiserror::Error;
-use tombolo_turn::server::{AllocationInfo, Cidr, Drain, Server};
+use tombolo_turn::server::{AllocationInfo, Drain, Server};
 use tracing::info;
 
 use crate::{HookError, IoMode, Relay, RelayConfig, link::Control};
@@ -82,11 +82,9 @@ pub(crate) struct Layout {
     own_ports: Vec<u16>,
     io: IoMode,
     shards: Option<usize>,
-    proxy_protocol: Vec<Cidr>,
-    connections: [usize; 4],
+    connections: [usize; 2],
     timeouts: [Duration; 3],
     nonce_key: Option<[u8; 32]>,
-    extensions: [bool; 2],
 }
 
 impl Layout {
@@ -104,20 +102,13 @@ impl Layout {
             own_ports: config.own_ports.clone(),
             io: config.io,
             shards: config.shards,
-            proxy_protocol: config.proxy_protocol.clone(),
-            connections: [
-                config.connections_max,
-                config.connections_per_source_max,
-                config.handshakes_max,
-                config.handshakes_per_source_max,
-            ],
+            connections: [config.connections_max, config.connections_per_source_max],
             timeouts: [
                 config.first_frame_timeout,
                 config.allocation_timeout,
                 config.write_timeout,
             ],
             nonce_key: config.nonce_key,
-            extensions: [config.relay_tcp, config.mobility],
         }
     }
 
@@ -131,7 +122,6 @@ impl Layout {
             ("the node's own ports", self.own_ports == other.own_ports),
             ("how packets are moved", self.io == other.io),
             ("the number of shards", self.shards == other.shards),
-            ("the proxies", self.proxy_protocol == other.proxy_protocol),
             (
                 "the limits of connections",
                 self.connections == other.connections,
@@ -140,11 +130,7 @@ impl Layout {
                 "the timeouts of connections",
                 self.timeouts == other.timeouts,
             ),
-            ("the key of the fleet", self.nonce_key == other.nonce_key),
-            (
-                "whether TCP is relayed and clients are mobile",
-                self.extensions == other.extensions,
-            ),
+            ("the nonce key", self.nonce_key == other.nonce_key),
         ];
         let changed = parts.into_iter().filter(|(_, is_same)| !is_same);
         let changed: Vec<_> = changed.map(|(name, _)| name).collect();

@@ -99,9 +99,18 @@ impl Relay {
             )?);
         }
         let stream_counters = Arc::new(StreamCounters::default());
-        let counters = Arc::clone(&stream_counters);
-        let listening = (listeners.tcp, listeners.tls);
-        let streams_config = StreamsConfig::new(config, listening, links.to_vec(), counters);
+        let streams_config = StreamsConfig {
+            tcp: listeners.tcp,
+            tls: listeners.tls,
+            certificate: config.tls,
+            shards: shards.iter().map(|shard| shard.link.clone()).collect(),
+            connections_max: config.connections_max,
+            connections_per_source_max: config.connections_per_source_max,
+            first_frame_timeout: config.first_frame_timeout,
+            allocation_timeout: config.allocation_timeout,
+            write_timeout: config.write_timeout,
+            counters: Arc::clone(&stream_counters),
+        };
         let streams = Streams::start(runtime, streams_config)?;
         let addrs = listeners.addrs;
         info!(
@@ -297,11 +306,6 @@ fn core_config(
     core.public_ips.clone_from(&config.public_ips);
     core.relay_ports = config.relay_ports.clone();
     core.relay_tcp = config.relay_tcp;
-    core.mobility = config.mobility;
-    core.offer_sha256 = config.offer_sha256;
-    core.nonce_lifetime = config.nonce_lifetime;
-    core.lifetime_max = config.lifetime_max;
-    core.lifetime_default = core.lifetime_default.min(config.lifetime_max);
     core.allow_peers.clone_from(&config.allow_peers);
     core.deny_peers.clone_from(&config.deny_peers);
     core.own_ips = own_ips(config)?;

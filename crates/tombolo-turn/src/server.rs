@@ -23,7 +23,6 @@ mod address;
 mod allocate;
 mod allocation;
 mod auth;
-mod bandwidth;
 mod binding;
 mod budget;
 mod config;
@@ -40,7 +39,6 @@ mod operate;
 mod output;
 mod policy;
 mod ports;
-mod quota;
 mod reply;
 mod request;
 mod session;
@@ -55,7 +53,6 @@ pub use auth::{
     AuthError, AuthId, Credential, HookMode, OAuth, Proof, Realm, Sha256Offer, TokenKey,
     password_of,
 };
-pub use bandwidth::Bandwidth;
 pub use config::{Config, Limits};
 pub use connect::ConnectError;
 pub use connection::ConnectionId;
@@ -70,14 +67,13 @@ pub use stray::ShardIndex;
 
 use address::Aliases;
 use allocate::{Pending, Reservation};
-use auth::Authority;
+use auth::{Authority, RealmId, User};
 use binding::Alternates;
 use budget::Budget;
 use connection::Connections;
 use counter::Counters;
 use operate::Draining;
 use ports::Ports;
-use quota::Quotas;
 use stray::Strays;
 use table::Allocations;
 use ticket::Tickets;
@@ -119,7 +115,9 @@ pub struct Server {
     next_request: u64,
     reservations: BTreeMap<ReservationToken, Reservation>,
     reservation_deadlines: BTreeSet<(Instant, ReservationToken)>,
-    quotas: Quotas,
+    /// Allocations, those in the making and reservations, by user.
+    usage_by_user: BTreeMap<User, usize>,
+    usage_by_realm: BTreeMap<RealmId, usize>,
     transmits: VecDeque<Transmit>,
     commands: VecDeque<Command>,
     events: VecDeque<Event>,
@@ -172,7 +170,8 @@ impl Server {
             next_request: 0,
             reservations: BTreeMap::new(),
             reservation_deadlines: BTreeSet::new(),
-            quotas: Quotas::default(),
+            usage_by_user: BTreeMap::new(),
+            usage_by_realm: BTreeMap::new(),
             transmits: VecDeque::new(),
             commands: VecDeque::new(),
             events: VecDeque::new(),
@@ -319,7 +318,7 @@ impl Server {
         {
             self.reservation_deadlines.pop_first();
             if let Some(reservation) = self.reservations.remove(&token) {
-                self.quotas.give_back(&reservation.user);
+                self.give_quota_back(&reservation.user);
                 self.release(now, reservation.relay);
             }
         }
@@ -362,11 +361,6 @@ impl Server {
         let rare = [authentication, connection, stray, drain];
         let all = [allocation, reservation].into_iter().chain(rare);
         all.flatten().min()
-    }
-
-    /// Returns what was refused since this was asked the last time, the latest of several: for logs.
-    pub fn take_refusal(&mut self) -> Option<Refusal> {
-        self.stats.take_refusal()
     }
 
     /// Returns the counters.

@@ -3,7 +3,6 @@
 use std::{net::SocketAddr, time::Instant};
 
 use tombolo_turn::server::{FiveTuple, PeerAddr, Transport};
-use tracing::debug;
 
 use super::{
     Shard,
@@ -79,18 +78,7 @@ impl Shard {
             let data = &self.slots.bytes(slot)[range.clone()];
             if let Some(forward) = self.core.handle_client(now, from, data) {
                 self.forward_slot(now, forward, slot, range.start);
-            } else {
-                self.log_refusal(from.client);
             }
-        }
-    }
-
-    /// Says why something of a client or a peer was refused, to those who debug.
-    pub(super) fn log_refusal(&mut self, from: SocketAddr) {
-        if tracing::enabled!(tracing::Level::DEBUG)
-            && let Some(refusal) = self.core.take_refusal()
-        {
-            debug!(%from, reason = %refusal, code = refusal.code(), "refused");
         }
     }
 
@@ -120,8 +108,6 @@ impl Shard {
                 let data = &self.slots.bytes(slot)[range.clone()];
                 if let Some(forward) = self.core.handle_peer(now, at, PeerAddr(peer), data) {
                     self.forward_slot(now, forward, slot, range.start);
-                } else {
-                    self.log_refusal(peer);
                 }
             }
         }

@@ -3,7 +3,6 @@
 mod bind;
 mod device;
 mod operating;
-mod proxy;
 mod relaying;
 mod streams;
 mod tcp_relaying;

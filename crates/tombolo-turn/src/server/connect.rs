@@ -121,6 +121,9 @@ impl Server {
         if !allocation.is_permitted(now, peer.ip()) {
             return Err(Refusal::PeerNotPermitted);
         }
+        if allocation.is_detached() {
+            return Err(Refusal::ClientAway);
+        }
         let client = allocation.client;
         self.policy
             .check(peer)
@@ -139,7 +142,9 @@ impl Server {
         identity: &Identity,
         message: &Message<'_>,
     ) -> Result<(), Rejection> {
-        if !ask.from.transport.is_stream() || self.allocations.by_client(&ask.from).is_some() {
+        let is_control = self.allocations.by_client(&ask.from).is_some();
+        let is_control = is_control || self.pending_of(ask.from).is_some();
+        if !ask.from.transport.is_stream() || is_control {
             return Err(Refusal::RequestBad.into());
         }
         let ConnectionIdAttribute(number) = message.required().map_err(bad)?;
@@ -180,6 +185,16 @@ impl Server {
         for connection in ids {
             self.connections.remove(connection);
             self.commands.push_back(Command::ClosePeer { connection });
+        }
+    }
+
+    /// Closes the connections to peers that the policy does not allow any more.
+    pub(super) fn close_barred_connections(&mut self, now: Instant) {
+        let is_barred = |peer| self.policy.check(peer).is_err();
+        let barred: Vec<ConnectionId> = self.connections.to_peers(is_barred).collect();
+        for connection in barred {
+            self.commands.push_back(Command::ClosePeer { connection });
+            self.fail_connecting(now, connection);
         }
     }
 

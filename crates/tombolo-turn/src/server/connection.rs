@@ -118,6 +118,15 @@ impl Connections {
         own.map(|(_, id)| *id)
     }
 
+    /// Lists the connections to certain peers.
+    pub(super) fn to_peers(
+        &self,
+        is_meant: impl Fn(SocketAddr) -> bool,
+    ) -> impl Iterator<Item = ConnectionId> {
+        let meant = self.by_id.iter().filter(move |(_, one)| is_meant(one.peer));
+        meant.map(|(id, _)| *id)
+    }
+
     /// Counts those that are not joined with a client's.
     pub(super) fn waiting(&self) -> usize {
         self.deadlines.len()

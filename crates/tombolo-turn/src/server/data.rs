@@ -9,8 +9,6 @@ use tombolo_stun::{
 
 use super::Server;
 use super::address::{FiveTuple, PeerAddr, RelayAddr, canonical};
-use super::allocation::Meter;
-use super::bandwidth::Millis;
 use super::forward::{Forward, Fragment, Header};
 use super::stats::Refusal;
 
@@ -23,7 +21,6 @@ impl Server {
         data: &[u8],
     ) -> Result<Forward, Refusal> {
         let decoded = ChannelData::decode(data).map_err(|_| Refusal::Malformed)?;
-        let meter = self.meter(now);
         let allocation = self
             .allocations
             .by_client_mut(&from)
@@ -31,8 +28,8 @@ impl Server {
         let bytes = decoded.data.len();
         let (at, peer) = allocation
             .on_channel(now, decoded.number)
-            .and_then(|way| allocation.spend_to_peer(meter, bytes).map(|()| way))
             .inspect_err(|_| allocation.traffic.dropped += 1)?;
+        allocation.traffic.to_peer.add(bytes);
         if allocation.next_client() == Some(from) {
             self.on_arrived(from);
         }
@@ -58,7 +55,6 @@ impl Server {
             true => Fragment::forbidden_if_it_counts(from, peer),
             false => Fragment::Allowed,
         };
-        let meter = self.meter(now);
         let allocation = self
             .allocations
             .by_client_mut(&from)
@@ -70,8 +66,8 @@ impl Server {
                 Ok(()) => Ok(at),
                 Err(_) => Err(Refusal::PeerForbidden),
             })
-            .and_then(|at| allocation.spend_to_peer(meter, range.len()).map(|()| at))
             .inspect_err(|_| allocation.traffic.dropped += 1)?;
+        allocation.traffic.to_peer.add(range.len());
         if allocation.next_client() == Some(from) {
             self.on_arrived(from);
         }
@@ -87,7 +83,6 @@ impl Server {
         data: &[u8],
     ) -> Result<Forward, Refusal> {
         let peer = self.aliases.to_public(canonical(from.0));
-        let meter = self.meter(now);
         let allocation = self
             .allocations
             .by_relay_mut(&at)
@@ -96,9 +91,11 @@ impl Server {
             allocation.traffic.dropped += 1;
             return Err(Refusal::PeerNotPermitted);
         }
-        allocation
-            .spend_to_client(meter, data.len())
-            .inspect_err(|_| allocation.traffic.dropped += 1)?;
+        if allocation.is_detached() {
+            allocation.traffic.dropped += 1;
+            return Err(Refusal::ClientAway);
+        }
+        allocation.traffic.to_client.add(data.len());
         let to = allocation.client;
         let number = allocation.number_of(now, peer);
         let mut header = Header::new();
@@ -125,13 +122,6 @@ impl Server {
             range: 0..data.len(),
             padding,
         })
-    }
-
-    /// Says what payloads are measured by; `None` where they are not.
-    fn meter(&self, now: Instant) -> Option<Meter> {
-        let limit = self.limits.bandwidth?;
-        let now = Millis::between(self.clock.start, now);
-        Some(Meter { now, limit })
     }
 
     fn send_on(

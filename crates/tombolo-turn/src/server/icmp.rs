@@ -35,6 +35,9 @@ impl Server {
         if !allocation.is_permitted(now, peer.ip()) {
             return Err(Refusal::PeerNotPermitted);
         }
+        if allocation.is_detached() {
+            return Err(Refusal::ClientAway);
+        }
         let to = allocation.client;
         self.indicate_icmp(to, peer, icmp);
         Ok(())

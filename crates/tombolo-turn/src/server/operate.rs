@@ -57,9 +57,9 @@ impl Server {
     }
 
     /// Takes another configuration and keeps the allocations: realms and credentials, whom SHA-256
-    /// is offered to, lifetimes, limits, whether TCP is relayed,
-    /// and which peers are allowed. Permissions and channels to
-    /// peers that are not allowed any more end; users that are not known any more keep their
+    /// is offered to, lifetimes, limits, whether TCP is relayed, and which peers are allowed.
+    /// Permissions, channels and connections to peers that are not allowed any more end; users
+    /// that are not known any more keep their
     /// allocations until the next refresh.
     ///
     /// What belongs to sockets stays as it was: relay IPs, relay ports, public IPs, and `sockets`.
@@ -79,6 +79,7 @@ impl Server {
         for allocation in self.allocations.iter_mut() {
             allocation.retain_peers(now, |peer| policy.check_ip(peer).is_ok());
         }
+        self.close_barred_connections(now);
     }
 
     /// Tells whether a client would have to go elsewhere for an allocation.

@@ -35,7 +35,6 @@ pub struct Stats {
     /// ICMP errors passed on to clients.
     pub icmp_errors: u64,
     refusals: Refusals,
-    last_refusal: Option<Refusal>,
 }
 
 impl Stats {
@@ -49,12 +48,7 @@ impl Stats {
         Refusal::ALL.into_iter().zip(self.refusals.0)
     }
 
-    pub(super) fn take_refusal(&mut self) -> Option<Refusal> {
-        self.last_refusal.take()
-    }
-
     pub(super) fn refuse(&mut self, refusal: Refusal) {
-        self.last_refusal = Some(refusal);
         if let Some(count) = self.refusals.0.get_mut(refusal as usize) {
             *count += 1;
         }
@@ -187,16 +181,15 @@ refusals! {
     TicketInvalid = 400, "invalid ticket";
     /// A mobility ticket that was followed by another one which the client has used.
     TicketUsed = 400, "ticket already used";
-    /// The client's network has as many allocations as it may.
-    NetworkFull = 486, "allocation quota reached for this network";
-    /// A payload beyond the allocation's bandwidth.
-    BandwidthUsed = 0, "bandwidth of the allocation used up";
     /// ChannelData on a channel that is not bound.
     ChannelUnbound = 0, "channel not bound";
     /// A Send indication to a peer without permission.
     PermissionMissing = 0, "no permission for this peer";
     /// A packet from a peer without permission.
     PeerNotPermitted = 0, "packet from a peer without permission";
+    /// A packet for a client whose connection is closed and that has not come back. What has its
+    /// address now may be somebody else's connection.
+    ClientAway = 0, "client is between two connections";
     /// A packet at an address without allocation.
     RelayIdle = 0, "packet at a relayed address without allocation";
     /// An ICMP error of a type that is not passed on.

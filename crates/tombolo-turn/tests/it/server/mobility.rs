@@ -4,7 +4,8 @@ use tombolo_stun::{
     AttributeType, Lifetime, Method, MobilityTicket, RequestedTransport, XorRelayedAddress,
 };
 use tombolo_turn::server::{
-    CloseReason, Command, Event, FiveTuple, Refusal, RelayAddr, ShardIndex, Transport,
+    CloseReason, Command, Event, FiveTuple, PeerAddr, PeerError, Refusal, RelayAddr, ShardIndex,
+    Transport,
 };
 
 use super::lab::{Lab, PEER, Reply, User, address, alice, bob, client, tcp_client};
@@ -145,6 +146,45 @@ fn a_mobile_allocation_outlives_its_connection_until_the_client_is_back() {
     lab.permit(tcp_client(1), &bob(), PEER);
     let received = lab.peer_sends(other, PEER, b"x").expect("is permitted");
     assert_eq!(received.to, tcp_client(1));
+}
+
+#[test]
+fn whoever_has_the_address_of_a_broken_connection_hears_nothing_of_its_peers() {
+    let mut lab = Lab::new();
+    let (at, ticket) = allocate(&mut lab, tcp_client(1), &alice());
+    lab.permit(tcp_client(1), &alice(), PEER);
+    lab.server.handle_client_gone(lab.now, tcp_client(1));
+    // Behind the same NAT, somebody else gets the same port.
+    lab.allocate(tcp_client(1), &bob());
+    assert_eq!(lab.peer_sends(at, PEER, b"for alice"), None);
+    let unreachable = PeerError {
+        kind: 3,
+        code: 3,
+        data: [0; 4],
+    };
+    let peer = PeerAddr(address(PEER));
+    lab.server.handle_peer_error(lab.now, at, peer, unreachable);
+    assert_eq!(lab.server.poll_transmit(), None);
+    assert_eq!(lab.refused(Refusal::ClientAway), 2);
+    moved(&mut lab, tcp_client(2), &ticket);
+    assert!(lab.peer_sends(at, PEER, b"for alice").is_some());
+}
+
+#[test]
+fn no_allocation_moves_to_where_another_one_is_being_made() {
+    let mut lab = Lab::new();
+    let (_, ticket) = allocate(&mut lab, client(1), &alice());
+    let wish = lab.sign(client(2), &bob(), Method::ALLOCATE, |writer| {
+        writer.attribute(&RequestedTransport::UDP);
+    });
+    lab.is_driver_slow = true;
+    assert_eq!(lab.exchange(client(2), &wish), []);
+    let reply = refresh(&mut lab, client(2), &alice(), &ticket);
+    assert_eq!(reply.code(), Some(437));
+    lab.catch_up();
+    assert_eq!(lab.permit(client(2), &bob(), PEER).code(), None);
+    assert!(lab.send(client(2), PEER, b"x").is_some());
+    assert_eq!(lab.permit(client(1), &alice(), PEER).code(), None);
 }
 
 #[test]

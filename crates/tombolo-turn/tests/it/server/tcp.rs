@@ -10,7 +10,9 @@ use tombolo_turn::server::{
     ShardIndex, Timer,
 };
 
-use super::lab::{Lab, PEER, PEER_V6, Reply, User, address, alice, bob, client, tcp_client};
+use super::lab::{
+    Lab, PEER, PEER_V6, Reply, SECRET, User, address, alice, bob, client, tcp_client,
+};
 
 #[test]
 fn a_tcp_allocation_listens_at_its_relayed_address() {
@@ -380,6 +382,41 @@ fn connection_ids_are_not_guessed_from_one_another() {
         .collect();
     let near = |pair: &[u32]| pair[0].abs_diff(pair[1]) < 1000;
     assert!(!ids.windows(2).any(near), "{ids:?}");
+}
+
+#[test]
+fn a_new_configuration_closes_connections_to_peers_that_were_allowed() {
+    let mut lab = tcp_lab();
+    let at = allocate(&mut lab, tcp_client(1), &alice());
+    let open = connecting(&mut lab, at, PEER);
+    connected(&mut lab, open, Ok(()));
+    let barred = connecting(&mut lab, at, "8.8.4.5:1");
+    connected(&mut lab, barred, Ok(()));
+    assert_eq!(bind(&mut lab, tcp_client(2), &alice(), barred), None);
+    lab.tcp_commands.clear();
+    let mut config = Config::new([3; 32]);
+    config.realm.secrets = vec![SECRET.to_vec()];
+    config.deny_peers = vec!["8.8.4.0/24".parse().expect("is a network")];
+    config.allow_peers = vec!["8.8.4.4".parse().expect("is a network")];
+    lab.server.reconfigure(lab.now, config);
+    lab.drive();
+    let closed = Command::ClosePeer { connection: barred };
+    assert_eq!(lab.tcp_commands, [closed]);
+}
+
+#[test]
+fn a_client_whose_allocation_is_being_made_binds_no_connection() {
+    let mut lab = tcp_lab();
+    let at = allocate(&mut lab, tcp_client(1), &alice());
+    let connection = connecting(&mut lab, at, PEER);
+    connected(&mut lab, connection, Ok(()));
+    let wish = lab.sign(tcp_client(2), &alice(), Method::ALLOCATE, |writer| {
+        writer.attribute(&RequestedTransport::UDP);
+    });
+    lab.is_driver_slow = true;
+    assert_eq!(lab.exchange(tcp_client(2), &wish), []);
+    let code = bind(&mut lab, tcp_client(2), &alice(), connection);
+    assert_eq!(code, Some(400));
 }
 
 #[test]
