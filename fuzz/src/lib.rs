@@ -5,5 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod frame;
+pub mod strangers;
+pub mod stream;
 pub mod stun;
 pub mod turn;

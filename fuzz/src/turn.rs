@@ -1,25 +1,34 @@
 //! The TURN server core against a model: clients with right credentials, with broken ones and
-//! with garbage, peers, a driver that is slow or refuses, and time.
+//! with garbage, peers, operators, a driver that is slow or refuses, and time.
 //!
-//! Invariants: nothing panics; a payload leaves only towards a peer for which the model knows a
-//! permission or a channel, and reaches only the client that allowed it; no changed request
-//! succeeds; replies to strangers are short; every port is given back in the end.
+//! Invariants: nothing panics; a payload leaves towards a peer exactly where the model knows a
+//! permission or a channel, and reaches exactly the client that allowed it; no connection to a
+//! peer that nobody asked for or allowed; no changed request succeeds; replies to strangers are
+//! short; every port and connection is given back in the end.
+
+mod model;
+mod operation;
+mod seeds;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use arbitrary::{Arbitrary, Unstructured};
 use tombolo_stun::{
-    AdditionalAddressFamily, AddressFamily, AttributeType, ChannelNumber, Class, Data, EvenPort,
-    Key, Lifetime, Message, MessageWriter, Method, Nonce, RawAttribute, Realm,
-    RequestedAddressFamily, RequestedTransport, ReservationToken, TransactionId, Username,
-    XorPeerAddress,
+    AdditionalAddressFamily, AddressFamily, AttributeType, ChannelNumber, Class, ConnectionId,
+    Data, DontFragment, EvenPort, Icmp, Key, Lifetime, Message, MessageWriter, Method,
+    MobilityTicket, Nonce, RawAttribute, Realm, RequestedAddressFamily, RequestedTransport,
+    ReservationToken, TransactionId, Username, XorPeerAddress,
 };
 use tombolo_turn::server::{
-    Command, Config, Event, FiveTuple, Forward, PeerAddr, PortError, RelayAddr, Server, Stats,
-    Transport, password_of,
+    self, Command, Config, ConnectError, Drain, Event, FiveTuple, Forward, Fragment, PeerAddr,
+    PeerError, PortError, RelayAddr, Server, Stats, Transmit, Transport, password_of,
 };
+
+pub use seeds::seeds;
+
+use model::{Carrier, Link, Model, Models, Policy};
+use operation::{Operation, Request};
 
 /// Runs the operations that `data` spells out.
 pub fn run(data: &[u8]) {
@@ -28,13 +37,10 @@ pub fn run(data: &[u8]) {
 
 /// Like [`run`]; returns what the server counted.
 pub fn play(data: &[u8]) -> Stats {
-    let mut input = Unstructured::new(data);
+    let mut input = data;
     let mut world = World::new();
     for _ in 0..OPERATIONS_MAX {
-        if input.is_empty() {
-            break;
-        }
-        let Ok(operation) = Operation::arbitrary(&mut input) else {
+        let Some(operation) = Operation::read(&mut input) else {
             break;
         };
         world.apply(operation);
@@ -42,130 +48,59 @@ pub fn play(data: &[u8]) -> Stats {
     world.end()
 }
 
-#[derive(Debug, Arbitrary)]
-enum Operation<'a> {
-    Garbage {
-        client: u8,
-        bytes: &'a [u8],
-    },
-    Request {
-        client: u8,
-        user: u8,
-        request: Request,
-        flip: Option<u16>,
-    },
-    Unsigned {
-        client: u8,
-        request: Request,
-    },
-    Send {
-        client: u8,
-        peer: u8,
-        bytes: u16,
-    },
-    SendOn {
-        client: u8,
-        number: u8,
-        bytes: u16,
-    },
-    Peer {
-        relay: u8,
-        peer: u8,
-        bytes: u16,
-    },
-    Permit {
-        user: u8,
-        peer: u8,
-    },
-    Gone {
-        client: u8,
-    },
-    Wait {
-        seconds: u16,
-    },
-    /// The driver refuses the next ports.
-    Refuse {
-        ports: u8,
-    },
-    /// The driver lets requests for ports wait.
-    Slow,
-    CatchUp,
-}
-
-#[derive(Debug, Arbitrary)]
-struct Request {
-    method: u8,
-    transport: Option<u8>,
-    lifetime: Option<u32>,
-    number: Option<u8>,
-    peers: [Option<u8>; 2],
-    family: Option<u8>,
-    additional: Option<u8>,
-    even: Option<bool>,
-    redeems: bool,
-}
-
 struct World {
     server: Server,
     now: Instant,
+    policy: Policy,
     bound: BTreeSet<RelayAddr>,
+    /// Those of `bound` that are for TCP.
+    listening: BTreeSet<RelayAddr>,
     waiting: Vec<Command>,
     is_slow: bool,
     refusals_left: u8,
+    failures_left: u8,
     nonce_by_client: BTreeMap<FiveTuple, String>,
-    token: Option<ReservationToken>,
+    reservation: Option<ReservationToken>,
+    tickets: Vec<Vec<u8>>,
+    /// Whose request is being answered.
+    key: Option<Key>,
     transactions: u64,
-    allocations: BTreeMap<FiveTuple, Model>,
-}
-
-/// What the model knows of an allocation.
-#[derive(Debug)]
-struct Model {
-    user: String,
-    relays: Vec<RelayAddr>,
-    /// When the permission ends, by peer.
-    permissions: BTreeMap<IpAddr, Instant>,
-    channels: BTreeMap<ChannelNumber, (SocketAddr, Instant)>,
+    models: Models,
 }
 
 impl World {
     fn new() -> Self {
-        let mut config = Config::new([3; 32]);
-        config.realm.secrets = vec![SECRET.to_vec()];
-        config.relay_ip_v4 = Some(RELAY_IP.parse().expect("is an address"));
-        config.relay_ip_v6 = Some("2a00::9".parse().expect("is an address"));
-        config.relay_ports = 50000..=50015;
-        config.allow_peers = vec!["10.0.0.0/8".parse().expect("is a network")];
-        config.sockets = SOCKETS.map(address).to_vec();
-        config.limits.permissions_max = 4;
-        config.limits.channels_max = 3;
-        config.limits.allocations_per_user_max = 3;
+        let policy = Policy { denies: false };
         let now = Instant::now();
+        let unix = Duration::from_secs(UNIX_START);
         Self {
-            server: Server::new(config, [1; 32], now, Duration::from_secs(UNIX_START)),
+            server: Server::new(config(policy), [1; 32], now, unix),
             now,
+            policy,
             bound: BTreeSet::new(),
+            listening: BTreeSet::new(),
             waiting: Vec::new(),
             is_slow: false,
             refusals_left: 0,
+            failures_left: 0,
             nonce_by_client: BTreeMap::new(),
-            token: None,
+            reservation: None,
+            tickets: Vec::new(),
+            key: None,
             transactions: 0,
-            allocations: BTreeMap::new(),
+            models: Models::default(),
         }
     }
 
-    fn apply(&mut self, operation: Operation<'_>) {
+    fn apply(&mut self, operation: Operation) {
         match operation {
-            Operation::Garbage { client, bytes } => self.garbage(client_of(client), bytes),
+            Operation::Garbage { client, bytes } => self.garbage(client_of(client), &bytes),
             Operation::Request {
                 client,
                 user,
-                request,
                 flip,
-            } => {
-                self.request(client_of(client), user, &request, flip);
-            }
+                request,
+            } => self.request(client_of(client), user, &request, flip),
             Operation::Unsigned { client, request } => {
                 let (method, bytes) = self.message(&request, |_| {});
                 self.stranger(client_of(client), method, &bytes);
@@ -174,36 +109,40 @@ impl World {
                 client,
                 peer,
                 bytes,
-            } => {
-                self.send(client_of(client), peer_of(peer), bytes);
-            }
+            } => self.send(client_of(client), peer_of(peer), bytes),
             Operation::SendOn {
                 client,
                 number,
                 bytes,
-            } => {
-                self.send_on(client_of(client), number_of(number), bytes);
-            }
+            } => self.send_on(client_of(client), number_of(number), bytes),
             Operation::Peer { relay, peer, bytes } => self.peer_sends(relay, peer_of(peer), bytes),
-            Operation::Permit { user, peer } => self.permit(user_of(user).0, peer_of(peer).ip()),
-            Operation::Gone { client } => {
-                self.server.handle_client_gone(self.now, client_of(client));
+            Operation::PeerError { relay, peer, kind } => {
+                self.peer_fails(relay, peer_of(peer), kind);
             }
+            Operation::Permit { user, peer } => self.permit(user_of(user).0, peer_of(peer).ip()),
+            Operation::Gone { client } => self.client_gone(client_of(client)),
             Operation::Wait { seconds } => {
                 self.now += Duration::from_secs(u64::from(seconds % 700));
                 self.server.handle_timeout(self.now);
             }
             Operation::Refuse { ports } => self.refusals_left = ports,
-            Operation::Slow => self.is_slow = true,
-            Operation::CatchUp => self.is_slow = false,
+            Operation::Driver { is_slow } => self.is_slow = is_slow,
+            Operation::Accept { relay, peer } => self.accept(relay, peer_of(peer)),
+            Operation::PeerGone { connection } => self.peer_gone(connection),
+            Operation::FailConnects { count } => self.failures_left = count,
+            Operation::End { client } => {
+                self.server.end(self.now, client_of(client));
+            }
+            Operation::Drain { is_on: true } => self.server.drain(self.now, Drain::default()),
+            Operation::Drain { is_on: false } => self.server.undrain(),
+            Operation::Reconfigure { denies } => self.reconfigure(Policy { denies }),
         }
         self.drive();
         self.learn();
-        // Allocates that waited for a slow driver are answered late.
-        while let Some(reply) = self.server.poll_transmit() {
-            let message = Message::decode(&reply.bytes).expect("replies are well formed");
-            assert_eq!(message.method(), Method::ALLOCATE);
+        for reply in self.transmits() {
+            self.late(&reply);
         }
+        self.models.check(self.now, self.policy, &self.bound);
     }
 
     /// Ends everything; then nothing may be left.
@@ -211,13 +150,17 @@ impl World {
         self.is_slow = false;
         self.drive();
         for client in CLIENTS {
-            self.server.handle_client_gone(self.now, client_of(client));
+            self.client_gone(client_of(client));
+            self.drive();
+            self.learn();
         }
-        self.now += Duration::from_secs(100);
+        // A mobile one outlives its connection.
+        self.now += Duration::from_secs(3700);
         self.server.handle_timeout(self.now);
         self.drive();
         self.learn();
-        assert!(self.allocations.is_empty());
+        assert!(self.models.all.is_empty());
+        assert!(self.models.links.is_empty(), "every connection is closed");
         assert_eq!(self.bound, BTreeSet::new(), "every port is given back");
         assert_eq!(self.server.stats().allocations, 0);
         assert_eq!(self.server.poll_timeout(), None);
@@ -226,29 +169,36 @@ impl World {
 
     /// Sends bytes as they are. They may be a datagram that is data; then the model must agree.
     fn garbage(&mut self, client: FiveTuple, bytes: &[u8]) {
-        if let Some(forward) = self.server.handle_client(self.now, client, bytes) {
+        let Some(forward) = self.hear(client, bytes) else {
+            return;
+        };
+        if let Some(forward) = forward {
             self.check_to_peer(client, &forward, bytes.len());
         }
         self.drive();
-        while let Some(reply) = self.server.poll_transmit() {
+        for reply in self.transmits() {
             assert!(reply.bytes.len() <= UNPROVEN_BYTES_MAX.max(bytes.len()));
         }
     }
 
     /// Sends a request that proves nothing, and learns the nonce.
     fn stranger(&mut self, client: FiveTuple, method: Method, bytes: &[u8]) {
-        assert_eq!(self.server.handle_client(self.now, client, bytes), None);
+        let Some(forward) = self.hear(client, bytes) else {
+            return;
+        };
+        assert_eq!(forward, None);
         self.drive();
-        while let Some(reply) = self.server.poll_transmit() {
+        for reply in self.transmits() {
             let message = Message::decode(&reply.bytes).expect("replies are well formed");
-            assert_eq!((message.class(), message.method()), (Class::Error, method));
+            assert_eq!(message.method(), method);
+            assert!(message.class() == Class::Error || method == Method::BINDING);
             assert!(reply.bytes.len() <= UNPROVEN_BYTES_MAX);
-            self.note_nonce(client, &message);
+            self.note(client, &message);
         }
     }
 
     /// Sends a request with right credentials, changed in one bit if `flip` says so.
-    fn request(&mut self, client: FiveTuple, user: u8, request: &Request, flip: Option<u16>) {
+    fn request(&mut self, client: FiveTuple, user: u8, request: &Request, flip: u16) {
         let (_, username) = user_of(user);
         let key = Key::long_term(&username, "tombolo", &password_of(SECRET, &username));
         let nonce = self
@@ -263,58 +213,50 @@ impl World {
                 .attribute(&Nonce::new(&nonce).expect("short"))
                 .integrity(&key);
         });
-        if let Some(flip) = flip {
+        if let Some(flip) = flip.checked_sub(1) {
             let bit = usize::from(flip) % (bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
-        let forward = self.server.handle_client(self.now, client, &bytes);
+        let Some(forward) = self.hear(client, &bytes) else {
+            return;
+        };
         assert_eq!(forward, None, "is not data");
+        self.key = Some(key.clone()).filter(|_| flip == 0);
         self.drive();
-        while let Some(reply) = self.server.poll_transmit() {
+        self.key = None;
+        self.learn();
+        for reply in self.transmits() {
             let message = Message::decode(&reply.bytes).expect("replies are well formed");
-            self.note_nonce(reply.to, &message);
+            self.note(reply.to, &message);
             if message.class() != Class::Success || message.method() == Method::BINDING {
                 continue;
             }
-            assert_eq!(flip, None, "a changed request has no success");
+            assert_eq!(flip, 0, "a changed request has no success");
             assert_eq!(message.transaction_id().0, bytes[8..20]);
             message
                 .check_integrity(&key)
                 .expect("successes prove themselves");
-            self.learn();
-            self.succeeded(client, method, request, &message);
+            self.succeeded(client, method, request);
         }
     }
 
     /// Takes over into the model what a success means.
-    fn succeeded(
-        &mut self,
-        client: FiveTuple,
-        method: Method,
-        request: &Request,
-        reply: &Message<'_>,
-    ) {
-        if let Ok(Some(token)) = reply.attribute::<ReservationToken>() {
-            self.token = Some(token);
-        }
+    fn succeeded(&mut self, client: FiveTuple, method: Method, request: &Request) {
         let now = self.now;
-        let Some(model) = self.allocations.get_mut(&client) else {
+        let policy = self.policy;
+        let Some(model) = self.models.of_mut(client) else {
             return;
         };
-        let peers = request.peers.iter().flatten().copied().map(peer_of);
         if method == Method::CREATE_PERMISSION {
-            model
-                .permissions
-                .extend(peers.map(|peer| (peer.ip(), now + PERMISSION_LIFETIME)));
+            for peer in peers_of(request) {
+                assert!(policy.allows_ip(peer.ip()), "{peer} should be denied");
+                model.permit(now, peer.ip());
+            }
         } else if method == Method::CHANNEL_BIND {
-            let peer = peers.into_iter().next().expect("a channel has a peer");
-            let number = number_of(request.number.expect("a channel has a number"));
-            model
-                .permissions
-                .insert(peer.ip(), now + PERMISSION_LIFETIME);
-            model
-                .channels
-                .insert(number, (peer, now + CHANNEL_LIFETIME));
+            assert_eq!(model.carrier, Carrier::Udp);
+            let peer = peers_of(request).next().expect("a channel has a peer");
+            assert!(policy.allows(peer), "{peer} should be denied");
+            model.bind(now, number_of(request.number), peer);
         }
     }
 
@@ -322,16 +264,38 @@ impl World {
         let payload = vec![7; usize::from(bytes % 2000)];
         let mut data = Vec::new();
         let transaction = self.transaction();
-        MessageWriter::new(&mut data, Class::Indication, Method::SEND, transaction)
+        let mut writer =
+            MessageWriter::new(&mut data, Class::Indication, Method::SEND, transaction);
+        writer
             .attribute(&XorPeerAddress(peer))
             .attribute(&Data(&payload));
-        let Some(forward) = self.server.handle_client(self.now, client, &data) else {
+        if bytes % 2 == 1 {
+            writer.attribute(&DontFragment);
+        }
+        let expected = self.models.of(client).is_some_and(|model| {
+            model.carrier == Carrier::Udp
+                && model.relay_for(peer.ip()).is_some()
+                && model.is_permitted(self.now, peer.ip())
+                && self.policy.allows(peer)
+        });
+        let Some(forward) = self.hear(client, &data) else {
             return;
         };
-        let Forward::ToPeer { to, range, .. } = &forward else {
+        assert_eq!(forward.is_some(), expected, "{client:?} to {peer}");
+        let Some(forward) = forward else {
+            return;
+        };
+        let Forward::ToPeer {
+            to,
+            range,
+            fragment,
+            ..
+        } = &forward
+        else {
             panic!("goes to a peer")
         };
         assert_eq!((to.0, &data[range.clone()]), (peer, &payload[..]));
+        assert!(bytes % 2 == 1 || *fragment == Fragment::Allowed);
         self.check_to_peer(client, &forward, data.len());
     }
 
@@ -339,90 +303,184 @@ impl World {
         let payload = vec![7; usize::from(bytes % 2000)];
         let mut data = number.header(payload.len()).expect("short").to_vec();
         data.extend_from_slice(&payload);
-        let Some(forward) = self.server.handle_client(self.now, client, &data) else {
+        let expected = self.models.of(client).and_then(|model| {
+            let peer = model.channel(self.now, number)?;
+            model.relay_for(peer.ip()).map(|_| peer)
+        });
+        let Some(forward) = self.hear(client, &data) else {
             return;
         };
-        let Forward::ToPeer { to, range, .. } = &forward else {
-            panic!("goes to a peer")
-        };
-        assert_eq!(data[range.clone()], payload);
-        let model = self
-            .allocations
-            .get(&client)
-            .expect("only allocations forward");
-        let (peer, expires) = model.channels.get(&number).expect("the channel was bound");
-        assert_eq!(to.0, *peer);
-        assert!(self.now < *expires);
+        let to = forward.as_ref().map(|forward| {
+            let Forward::ToPeer { to, range, .. } = forward else {
+                panic!("goes to a peer")
+            };
+            assert_eq!(data[range.clone()], payload);
+            to.0
+        });
+        assert_eq!(to, expected, "{client:?} on {number:?}");
+        if let Some(forward) = forward {
+            self.check_to_peer(client, &forward, data.len());
+        }
     }
 
     fn check_to_peer(&self, client: FiveTuple, forward: &Forward, bytes: usize) {
-        let Forward::ToPeer { at, to, range } = forward else {
+        let Forward::ToPeer { at, to, range, .. } = forward else {
             panic!("goes to a peer")
         };
         assert!(range.end <= bytes);
-        let model = self
-            .allocations
-            .get(&client)
-            .expect("only allocations forward");
+        let model = self.models.of(client).expect("only allocations forward");
         assert!(model.relays.contains(at));
-        assert!(self.bound.contains(at));
-        let is_permitted = model
-            .permissions
-            .get(&to.0.ip())
-            .is_some_and(|expires| self.now < *expires);
-        let mut channels = model.channels.values();
-        let is_bound = channels.any(|(peer, expires)| *peer == to.0 && self.now < *expires);
+        assert!(self.bound.contains(at) && !self.listening.contains(at));
+        let is_permitted = model.is_permitted(self.now, to.0.ip());
+        let is_bound = model.has_channel_to(self.now, to.0);
         assert!(is_permitted || is_bound, "nobody allowed {}", to.0);
-        assert!(is_harmless(to.0), "{} should be denied", to.0);
+        assert!(self.policy.allows(to.0), "{} should be denied", to.0);
     }
 
     fn peer_sends(&mut self, relay: u8, peer: SocketAddr, bytes: u16) {
-        let all: Vec<RelayAddr> = self.bound.iter().copied().collect();
-        let Some(at) = all.get(usize::from(relay) % all.len().max(1)).copied() else {
+        let Some(at) = pick(&self.bound, relay) else {
             return;
         };
         let payload = vec![9; usize::from(bytes)];
+        let permitting = self.models.at(at).filter(|model| {
+            model.carrier == Carrier::Udp
+                && model.is_permitted(self.now, peer.ip().to_canonical())
+                && !model.is_detached
+        });
+        let expected = permitting.map(|model| model.client);
         let forward = self
             .server
             .handle_peer(self.now, at, PeerAddr(peer), &payload);
-        let Some(Forward::ToClient {
+        let Some(forward) = forward else {
+            let is_too_long = payload.len() > PAYLOAD_BYTES_SURE;
+            assert!(is_too_long || expected.is_none(), "a packet of {peer}");
+            return;
+        };
+        let Forward::ToClient {
             to,
             header,
             range,
             padding,
-        }) = forward
+        } = forward
         else {
-            assert_eq!(forward, None, "a peer's packet goes to a client");
-            return;
+            panic!("a peer's packet goes to a client")
         };
-        let model = self.allocations.get(&to).expect("only allocations forward");
-        assert!(model.relays.contains(&at));
-        let expires = model
-            .permissions
-            .get(&peer.ip().to_canonical())
-            .expect("was permitted");
-        assert!(self.now < *expires);
+        assert_eq!(Some(to), expected);
         assert_eq!(range, 0..payload.len());
         let whole = [&header[..], &payload[..], &[0; 3][..padding]].concat();
         let is_data = Message::decode(&whole).is_ok_and(|message| {
             message.required() == Ok(Data(&payload))
-                && message.required() == Ok(XorPeerAddress(peer.ip_canonical()))
+                && message.required() == Ok(XorPeerAddress(canonical(peer)))
         });
         let is_channel_data =
             tombolo_stun::ChannelData::decode(&whole).is_ok_and(|decoded| decoded.data == payload);
         assert!(is_data || is_channel_data, "a client can read it");
     }
 
+    fn peer_fails(&mut self, relay: u8, peer: SocketAddr, kind: u8) {
+        let Some(at) = pick(&self.bound, relay) else {
+            return;
+        };
+        let error = PeerError {
+            kind,
+            code: 4,
+            data: [kind; 4],
+        };
+        self.server
+            .handle_peer_error(self.now, at, PeerAddr(peer), error);
+        for reply in self.transmits() {
+            let model = self.models.at(at).expect("only allocations are told");
+            assert_eq!(reply.to, model.client);
+            assert!(!model.is_detached);
+            assert!(model.is_permitted(self.now, peer.ip().to_canonical()));
+            let message = Message::decode(&reply.bytes).expect("is well formed");
+            assert_eq!(message.method(), Method::DATA);
+            assert!(message.required::<Icmp>().is_ok());
+        }
+    }
+
     fn permit(&mut self, user: &str, peer: IpAddr) {
         self.server.permit(self.now, user, peer);
-        let expires = self.now + PERMISSION_LIFETIME;
-        for model in self
-            .allocations
-            .values_mut()
-            .filter(|model| model.user == user)
-        {
-            model.permissions.insert(peer.to_canonical(), expires);
+        let peer = peer.to_canonical();
+        if !self.policy.allows_ip(peer) {
+            return;
         }
+        let all = self.models.all.iter_mut();
+        for model in all.filter(|model| model.user == user) {
+            model.introduce(self.now, peer);
+        }
+    }
+
+    fn client_gone(&mut self, client: FiveTuple) {
+        self.server.handle_client_gone(self.now, client);
+        let Some(model) = self.models.of_mut(client) else {
+            return;
+        };
+        if model.client != client {
+            // The new address was none in the end; the old one stays.
+            model.next = None;
+        } else if model.is_mobile && model.next.is_none() {
+            model.is_detached = true;
+        }
+    }
+
+    fn accept(&mut self, relay: u8, peer: SocketAddr) {
+        let Some(at) = pick(&self.listening, relay) else {
+            return;
+        };
+        let from = PeerAddr(peer);
+        let Some(id) = self.server.handle_peer_accepted(self.now, at, from) else {
+            return;
+        };
+        let model = self.models.at(at).expect("only allocations accept");
+        assert_eq!(model.carrier, Carrier::Tcp);
+        assert!(model.is_permitted(self.now, peer.ip().to_canonical()));
+        let joined = None;
+        let peer = canonical(peer);
+        let before = self.models.links.insert(id, Link { at, peer, joined });
+        assert!(before.is_none(), "names are used once");
+    }
+
+    fn peer_gone(&mut self, connection: u8) {
+        let ids: BTreeSet<_> = self.models.links.keys().copied().collect();
+        let Some(id) = pick(&ids, connection) else {
+            return;
+        };
+        self.models.links.remove(&id);
+        self.server.handle_peer_gone(self.now, id);
+    }
+
+    fn reconfigure(&mut self, policy: Policy) {
+        self.policy = policy;
+        self.server.reconfigure(self.now, config(policy));
+        let all = self.models.all.iter_mut();
+        all.for_each(|model| model.judge(policy));
+    }
+
+    /// Checks a message that comes without being asked for at once: what waited for a slow driver,
+    /// and that a peer has connected.
+    fn late(&mut self, reply: &Transmit) {
+        let message = Message::decode(&reply.bytes).expect("replies are well formed");
+        self.note(reply.to, &message);
+        let id = message.required::<ConnectionId>();
+        match (message.class(), message.method()) {
+            (Class::Success | Class::Error, Method::ALLOCATE) | (Class::Error, Method::CONNECT) => {
+            }
+            (Class::Success, Method::CONNECT) | (Class::Indication, Method::CONNECTION_ATTEMPT) => {
+                let ConnectionId(id) = id.expect("says which");
+                assert!(self.models.links.keys().any(|link| link.0 == id));
+            }
+            other => panic!("nobody asked for {other:?}"),
+        }
+    }
+
+    /// Lets the server hear a client; `None` where its connection has left the server.
+    fn hear(&mut self, client: FiveTuple, bytes: &[u8]) -> Option<Option<Forward>> {
+        let mut links = self.models.links.values();
+        if links.any(|link| link.joined == Some(client)) {
+            return None;
+        }
+        Some(self.server.handle_client(self.now, client, bytes))
     }
 
     fn message(
@@ -433,43 +491,52 @@ impl World {
         let method = METHODS[usize::from(request.method) % METHODS.len()];
         let mut bytes = Vec::new();
         let transaction = self.transaction();
-        let token = self.token.filter(|_| request.redeems);
         let mut writer = MessageWriter::new(&mut bytes, Class::Request, method, transaction);
-        if method == Method::ALLOCATE {
-            let usual = request.transport.unwrap_or(0);
-            writer.attribute(&RequestedTransport(if usual < 250 { 17 } else { usual }));
+        write_transport(&mut writer, method, request);
+        if request.has(Request::LIFETIME) {
+            writer.attribute(&Lifetime(u32::from(request.lifetime)));
         }
-        if let Some(lifetime) = request.lifetime {
-            writer.attribute(&Lifetime(if lifetime % 4 == 0 {
-                0
-            } else {
-                lifetime % 5000
-            }));
+        if request.has(Request::NUMBER) {
+            writer.attribute(&number_of(request.number));
         }
-        if let Some(number) = request.number {
-            writer.attribute(&number_of(number));
+        for peer in peers_of(request) {
+            writer.attribute(&XorPeerAddress(peer));
         }
-        for peer in request.peers.iter().flatten() {
-            writer.attribute(&XorPeerAddress(peer_of(*peer)));
-        }
-        if let Some(family) = request.family {
-            match family % 3 {
+        if request.has(Request::FAMILY) {
+            match request.family % 3 {
                 0 => writer.attribute(&RequestedAddressFamily(AddressFamily::V4)),
                 1 => writer.attribute(&RequestedAddressFamily(AddressFamily::V6)),
                 _ => writer.attribute(&RawAttribute {
                     kind: AttributeType::REQUESTED_ADDRESS_FAMILY,
-                    value: &[family, 0, 0, 0],
+                    value: &[request.family, 0, 0, 0],
                 }),
             };
         }
-        if request.additional.is_some() {
+        let ids: BTreeSet<_> = self.models.links.keys().map(|id| id.0).collect();
+        if request.has(Request::CONNECTION) {
+            let id = pick(&ids, request.pick).unwrap_or(u32::from(request.pick));
+            writer.attribute(&ConnectionId(id));
+        }
+        let ticket = self.tickets.get(usize::from(request.pick) % TICKETS_KEPT);
+        if request.has(Request::TICKET)
+            && let Some(ticket) = ticket
+        {
+            writer.attribute(&MobilityTicket(ticket));
+        }
+        if request.also(Request::ADDITIONAL_FAMILY) {
             writer.attribute(&AdditionalAddressFamily(AddressFamily::V6));
         }
-        if let Some(reserve_next) = request.even {
+        if request.also(Request::EVEN) {
+            let reserve_next = request.also(Request::RESERVE_NEXT);
             writer.attribute(&EvenPort { reserve_next });
         }
-        if let Some(token) = token {
+        if request.also(Request::REDEEM)
+            && let Some(token) = self.reservation
+        {
             writer.attribute(&token);
+        }
+        if request.also(Request::MOBILE) {
+            writer.attribute(&MobilityTicket(&[]));
         }
         end(&mut writer);
         (method, bytes)
@@ -482,115 +549,252 @@ impl World {
         TransactionId(id)
     }
 
-    fn note_nonce(&mut self, client: FiveTuple, message: &Message<'_>) {
+    /// Keeps what a client needs for its next requests.
+    fn note(&mut self, client: FiveTuple, message: &Message<'_>) {
         if let Ok(Some(nonce)) = message.attribute::<Nonce<'_>>() {
             self.nonce_by_client
                 .insert(client, nonce.as_str().to_owned());
         }
+        if let Ok(Some(token)) = message.attribute::<ReservationToken>() {
+            self.reservation = Some(token);
+        }
+        if let Ok(Some(MobilityTicket(ticket))) = message.attribute() {
+            self.tickets.insert(0, ticket.to_vec());
+            self.tickets.truncate(TICKETS_KEPT);
+            if let Some(model) = self.models.of_mut(client) {
+                model.is_mobile = true;
+            }
+        }
+    }
+
+    fn transmits(&mut self) -> Vec<Transmit> {
+        std::iter::from_fn(|| self.server.poll_transmit()).collect()
     }
 
     /// Does what the server commands, as a driver would.
     fn drive(&mut self) {
         if !self.is_slow {
             for command in std::mem::take(&mut self.waiting) {
-                self.obey(command);
+                self.answer(command);
             }
         }
         while let Some(command) = self.server.poll_command() {
-            match command {
-                Command::BindPort { .. } if self.is_slow => self.waiting.push(command),
-                command => self.obey(command),
-            }
+            self.obey(command);
         }
     }
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::BindPort { id, address } => {
-                let answer = match self.refusals_left.checked_sub(1) {
-                    Some(left) => {
-                        self.refusals_left = left;
-                        Err(PortError::InUse)
-                    }
-                    None => {
-                        assert!(self.bound.insert(address), "{address:?} is bound already");
-                        Ok(address)
-                    }
-                };
-                self.server.handle_port(self.now, id, answer);
+            Command::BindPort { .. } | Command::ListenPort { .. } if self.is_slow => {
+                self.waiting.push(command);
             }
-            // Every user here is known to the configuration.
-            Command::Authenticate { username, .. } => panic!("asked about {username:?}"),
+            Command::BindPort { .. } | Command::ListenPort { .. } => self.answer(command),
+            Command::ConnectPeer { connection, at, to } => {
+                let model = self.models.at(at).expect("only allocations connect");
+                assert_eq!(model.carrier, Carrier::Tcp);
+                assert!(self.policy.allows(to.0), "{} should be denied", to.0);
+                let (peer, joined) = (to.0, None);
+                let link = Link { at, peer, joined };
+                let before = self.models.links.insert(connection, link);
+                assert!(before.is_none(), "names are used once");
+                if self.is_slow {
+                    self.waiting.push(command);
+                } else {
+                    self.answer(command);
+                }
+            }
             Command::ReleasePort(relay) => {
                 assert!(self.bound.remove(&relay), "{relay:?} is not bound");
+                self.listening.remove(&relay);
+                if let Some(model) = self.models.at_mut(relay)
+                    && model.relays.len() > 1
+                {
+                    model.relays.retain(|one| *one != relay);
+                }
             }
+            Command::ClosePeer { connection } => drop(self.models.links.remove(&connection)),
+            Command::Splice {
+                client,
+                connection,
+                reply,
+            } => self.splice(client, connection, &reply),
+            // Every user here is known to the configuration.
+            Command::Authenticate { username, .. } => panic!("asked about {username:?}"),
+            Command::Redirect { .. } | Command::TellGone { .. } => panic!("there is one shard"),
         }
+    }
+
+    /// Answers a command that may have waited.
+    fn answer(&mut self, command: Command) {
+        match command {
+            Command::BindPort { id, address } => {
+                let answer = self.open(address);
+                self.server.handle_port(self.now, id, answer);
+            }
+            Command::ListenPort { id, address } => {
+                let answer = self.open(address);
+                if answer.is_ok() {
+                    self.listening.insert(address);
+                }
+                self.server.handle_port(self.now, id, answer);
+            }
+            Command::ConnectPeer { connection, .. } => {
+                let result = match self.failures_left.checked_sub(1) {
+                    Some(left) => {
+                        self.failures_left = left;
+                        self.models.links.remove(&connection);
+                        Err(ConnectError::PeerRefused)
+                    }
+                    None => Ok(()),
+                };
+                self.server.handle_connected(self.now, connection, result);
+            }
+            other => panic!("{other:?} has no answer"),
+        }
+    }
+
+    fn open(&mut self, address: RelayAddr) -> Result<RelayAddr, PortError> {
+        if let Some(left) = self.refusals_left.checked_sub(1) {
+            self.refusals_left = left;
+            return Err(PortError::InUse);
+        }
+        assert!(self.bound.insert(address), "{address:?} is bound already");
+        Ok(address)
+    }
+
+    fn splice(&mut self, client: FiveTuple, id: server::ConnectionId, reply: &[u8]) {
+        assert!(client.transport.is_stream());
+        assert!(self.models.of(client).is_none(), "is a control connection");
+        let link = self.models.links.get_mut(&id).expect("is there to join");
+        assert_eq!(link.joined.replace(client), None, "is joined once");
+        let message = Message::decode(reply).expect("is well formed");
+        assert_eq!(message.class(), Class::Success);
+        let key = self.key.as_ref().expect("only right requests join");
+        message
+            .check_integrity(key)
+            .expect("successes prove themselves");
     }
 
     /// Takes over into the model what happened.
     fn learn(&mut self) {
-        while let Some(event) = self.server.poll_event() {
+        let events = std::iter::from_fn(|| self.server.poll_event()).collect::<Vec<_>>();
+        let mut events = events.into_iter().peekable();
+        while let Some(event) = events.next() {
             match event {
                 Event::Allocated {
                     client,
                     user,
                     relays,
                 } => {
-                    let (permissions, channels) = Default::default();
-                    let model = Model {
-                        user,
-                        relays,
-                        permissions,
-                        channels,
-                    };
-                    let before = self.allocations.insert(client, model);
-                    assert!(before.is_none(), "one allocation per client");
+                    let is_tcp = relays.iter().any(|relay| self.listening.contains(relay));
+                    let carrier = if is_tcp { Carrier::Tcp } else { Carrier::Udp };
+                    assert!(self.models.of(client).is_none(), "one per client");
+                    let model = Model::new(client, user, carrier, relays);
+                    self.models.all.push(model);
                 }
+                Event::Moving { client, to, .. } => {
+                    // One whose connection is closed arrives at once.
+                    let is_detached = matches!(events.peek(), Some(Event::Moved { .. }));
+                    if !is_detached {
+                        let model = self.models.of_mut(client);
+                        model.expect("only allocations move").next = Some(to);
+                    }
+                }
+                Event::Moved { client, to, .. } => self.moved(client, to),
                 Event::Closed { client, .. } => {
-                    self.allocations.remove(&client).expect("closes once");
+                    let bound = &self.bound;
+                    let is_it = |one: &Model| {
+                        one.client == client && one.relays.iter().all(|one| !bound.contains(one))
+                    };
+                    let place = self.models.all.iter().position(is_it);
+                    self.models.all.remove(place.expect("closes once"));
                 }
                 _ => {}
             }
         }
-        let count = u64::try_from(self.allocations.len()).expect("few");
+        let count = u64::try_from(self.models.all.len()).expect("few");
         assert_eq!(self.server.stats().allocations, count);
     }
-}
 
-/// Says of the addresses that the world uses which ones a server may send to.
-fn is_harmless(peer: SocketAddr) -> bool {
-    match peer.ip() {
-        IpAddr::V4(ip) if ip.to_string() == RELAY_IP => (50000..=50015).contains(&peer.port()),
-        IpAddr::V4(ip) => {
-            let is_special = ip.is_loopback() || ip.is_unspecified() || ip.is_link_local();
-            let is_special = is_special || ip.is_multicast() || ip.is_broadcast();
-            let is_lab = ip.octets()[0] == 10;
-            peer.port() != 0 && !is_special && (is_lab || !ip.is_private())
-        }
-        IpAddr::V6(ip) => {
-            peer.port() != 0 && ip.segments()[0] & 0xe000 == 0x2000 && ip.segments()[0] != 0x2002
-        }
+    /// An event does not say which one of two allocations of one client moved; its relayed address
+    /// does.
+    fn moved(&mut self, from: FiveTuple, to: FiveTuple) {
+        let mut all = self.server.allocations(self.now);
+        let moved = all.find(|one| one.client == to);
+        let relay = moved
+            .expect("is there")
+            .relays
+            .first()
+            .copied()
+            .expect("has one");
+        drop(all);
+        let model = self.models.at_mut(relay).expect("only allocations move");
+        assert_eq!(model.client, from);
+        assert!(model.is_mobile);
+        assert!(model.is_detached || model.next == Some(to));
+        (model.client, model.next, model.is_detached) = (to, None, false);
     }
 }
 
-trait IpCanonical {
-    fn ip_canonical(self) -> SocketAddr;
+fn config(policy: Policy) -> Config {
+    let mut config = Config::new([3; 32]);
+    config.realm.secrets = vec![SECRET.to_vec()];
+    config.relay_ip_v4 = Some(model::RELAY_IP_V4.parse().expect("is an address"));
+    config.relay_ip_v6 = Some(model::RELAY_IP_V6.parse().expect("is an address"));
+    config.relay_ports = model::RELAY_PORTS;
+    config.relay_tcp = true;
+    config.allow_peers = vec!["10.0.0.0/8".parse().expect("is a network")];
+    if policy.denies {
+        config.deny_peers = vec![model::DENIED.parse().expect("is a network")];
+    }
+    config.sockets = SOCKETS.map(address).to_vec();
+    config.limits.permissions_max = model::PERMISSIONS_MAX;
+    config.limits.channels_max = model::CHANNELS_MAX;
+    config.limits.connections_max = model::CONNECTIONS_MAX;
+    config.limits.allocations_per_user_max = model::PER_USER_MAX;
+    config
 }
 
-impl IpCanonical for SocketAddr {
-    fn ip_canonical(self) -> SocketAddr {
-        SocketAddr::new(self.ip().to_canonical(), self.port())
+fn write_transport(writer: &mut MessageWriter<'_>, method: Method, request: &Request) {
+    if method != Method::ALLOCATE {
+        return;
     }
+    writer.attribute(&if request.has(Request::ODD_TRANSPORT) {
+        RequestedTransport(request.pick)
+    } else if request.also(Request::TCP) {
+        RequestedTransport::TCP
+    } else {
+        RequestedTransport::UDP
+    });
+}
+
+fn peers_of(request: &Request) -> impl Iterator<Item = SocketAddr> + use<> {
+    let [first, second] = request.peers.map(peer_of);
+    let first = Some(first).filter(|_| request.has(Request::PEER));
+    let second = Some(second).filter(|_| request.has(Request::SECOND_PEER));
+    first.into_iter().chain(second)
+}
+
+fn pick<T: Copy>(all: &BTreeSet<T>, number: u8) -> Option<T> {
+    all.iter()
+        .nth(usize::from(number) % all.len().max(1))
+        .copied()
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 fn client_of(number: u8) -> FiveTuple {
     let server = address(SOCKETS[usize::from(number >> 7)]);
-    let (transport, client) = match number % 5 {
+    let (transport, client) = match number % 7 {
         0 => (Transport::Udp, "8.8.8.8:1000"),
         1 => (Transport::Udp, "8.8.8.8:1001"),
         2 => (Transport::Udp, "[2a00::8]:1000"),
         3 => (Transport::Tcp, "8.8.8.8:1000"),
-        _ => (Transport::Tls, "7.7.7.7:1000"),
+        4 => (Transport::Tls, "7.7.7.7:1000"),
+        5 => (Transport::Tcp, "[2a00::8]:1001"),
+        _ => (Transport::Dtls, "7.7.7.7:1000"),
     };
     FiveTuple {
         transport,
@@ -623,22 +827,24 @@ fn address(text: &str) -> SocketAddr {
 const OPERATIONS_MAX: usize = 256;
 const UNIX_START: u64 = 1_800_000_000;
 const SECRET: &[u8] = b"secret";
-const RELAY_IP: &str = "9.9.9.9";
 /// The longest answer to a stranger: a Binding response of a node with two IPv6 addresses.
 const UNPROVEN_BYTES_MAX: usize = 92;
-const PERMISSION_LIFETIME: Duration = Duration::from_secs(300);
-const CHANNEL_LIFETIME: Duration = Duration::from_secs(600);
+/// Payloads that fit behind every header.
+const PAYLOAD_BYTES_SURE: usize = 65_000;
+const TICKETS_KEPT: usize = 4;
 const SOCKETS: [&str; 2] = ["9.9.9.9:3478", "9.9.9.10:3479"];
 /// Numbers that make every client at both sockets.
-const CLIENTS: [u8; 10] = [0, 1, 2, 3, 4, 130, 131, 132, 133, 134];
-const METHODS: [Method; 5] = [
+const CLIENTS: [u8; 14] = [0, 1, 2, 3, 4, 5, 6, 133, 134, 135, 136, 137, 138, 139];
+const METHODS: [Method; 7] = [
     Method::ALLOCATE,
     Method::REFRESH,
     Method::CREATE_PERMISSION,
     Method::CHANNEL_BIND,
-    Method::ALLOCATE,
+    Method::CONNECT,
+    Method::CONNECTION_BIND,
+    Method::BINDING,
 ];
-const PEERS: [&str; 14] = [
+const PEERS: [&str; 16] = [
     "8.8.4.4:5000",
     "8.8.4.4:5001",
     "8.8.4.5:5000",
@@ -653,4 +859,6 @@ const PEERS: [&str; 14] = [
     "[::ffff:8.8.4.4]:5000",
     "[2002:808:404::]:5000",
     "169.254.169.254:80",
+    "9.9.9.10:50001",
+    "[2a00::9]:50003",
 ];

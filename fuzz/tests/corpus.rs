@@ -3,11 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use tombolo_fuzz::turn;
+use tombolo_turn::server::{Refusal, Stats};
+
 #[test]
 fn every_input_of_every_corpus_is_survived() {
-    let targets: [(&str, Run); 3] = [
+    let targets: [(&str, Run); 5] = [
         ("stun_decode", tombolo_fuzz::stun::run),
-        ("turn_server", tombolo_fuzz::turn::run),
+        ("turn_server", turn::run),
+        ("turn_strangers", tombolo_fuzz::strangers::run),
+        ("turn_stream", tombolo_fuzz::stream::run),
         ("frame_decode", tombolo_fuzz::frame::run),
     ];
     for (target, run) in targets {
@@ -19,24 +24,51 @@ fn every_input_of_every_corpus_is_survived() {
 }
 
 #[test]
-fn the_corpus_of_the_server_gets_as_far_as_data_both_ways() {
-    let stats: Vec<_> = inputs("turn_server")
-        .iter()
-        .map(|(_, input)| tombolo_fuzz::turn::play(input))
+fn the_seeds_of_the_server_are_in_its_corpus() {
+    let is_written = std::env::var_os("WRITE_SEEDS").is_some();
+    for (name, bytes) in turn::seeds() {
+        let path = folder("turn_server").join(name);
+        if is_written {
+            fs::write(&path, &bytes).expect("is writable");
+        }
+        let found = fs::read(&path).ok();
+        assert!(
+            found == Some(bytes),
+            "{name} differs: run this with WRITE_SEEDS=1"
+        );
+    }
+}
+
+#[test]
+fn the_seeds_of_the_server_get_as_far_as_they_mean_to() {
+    let all: Vec<_> = turn::seeds()
+        .into_iter()
+        .map(|(name, input)| {
+            println!("{name}");
+            turn::play(&input)
+        })
         .collect();
-    assert!(stats.iter().any(|stats| stats.to_peer_packets > 0));
-    assert!(stats.iter().any(|stats| stats.to_client_packets > 0));
-    assert!(stats.iter().any(|stats| stats.allocations_expired > 0));
+    let reach = |what: fn(&Stats) -> u64| all.iter().map(what).max();
+    assert!(reach(|stats| stats.to_peer_packets) > Some(2));
+    assert!(reach(|stats| stats.to_client_packets) > Some(5));
+    assert!(reach(|stats| stats.allocations_expired) > Some(0));
+    assert!(reach(|stats| stats.allocations_moved) > Some(1));
+    assert!(reach(|stats| stats.icmp_errors) > Some(1));
+    assert!(reach(|stats| stats.refused(Refusal::ConnectFailed)) > Some(1));
+    assert!(reach(|stats| stats.refused(Refusal::PeerNotPermitted)) > Some(0));
 }
 
 /// What a target does with one input.
 type Run = fn(&[u8]);
 
-fn inputs(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+fn folder(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("corpus")
-        .join(target);
-    let files = fs::read_dir(folder).expect("has a corpus");
+        .join(target)
+}
+
+fn inputs(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = fs::read_dir(folder(target)).expect("has a corpus");
     let paths = files.map(|file| file.expect("is readable").path());
     let mut inputs: Vec<_> = paths
         .map(|path| (path.clone(), fs::read(path).expect("is readable")))
