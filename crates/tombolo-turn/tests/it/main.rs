@@ -2,4 +2,5 @@
 
 mod client;
 mod client_and_server;
+mod conformance;
 mod server;

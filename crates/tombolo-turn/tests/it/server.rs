@@ -18,6 +18,7 @@ mod mobility;
 mod operate;
 mod peers;
 mod realms;
+mod rfc8656;
 mod shards;
 mod tcp;
 mod tokens;
