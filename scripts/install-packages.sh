@@ -18,6 +18,8 @@ needs=(
     "nft:nftables"         # NATs
     "iptables:iptables"    # queues packets to delay them
     "conntrack:conntrack"  # makes NATs forget
+    "clang-14:clang-14"    # makes the relay's eBPF program
+    "llvm-strip-14:llvm-14"
     "turnserver:coturn"    # the TURN server of others, to compare with
 )
 if [[ ${1:-} == interop ]]; then

@@ -6,6 +6,7 @@
 )]
 
 mod bench;
+mod bpf;
 mod fuzz;
 mod parts;
 #[cfg(feature = "proto")]
@@ -48,6 +49,11 @@ fn run(arguments: &[&str]) -> anyhow::Result<()> {
         }
         ["proto"] => generated_code(Generated::Write)?,
         ["proto", "--check"] => generated_code(Generated::Check)?,
+        ["bpf"] => bpf::write(&root())?,
+        ["bpf", "--check"] => match bpf::check(&root())? {
+            bpf::Checked::Matches => println!("source and object match"),
+            bpf::Checked::Unknown(reason) => bail!("cannot tell: {reason}"),
+        },
         ["fuzz", rest @ ..] => fuzz::run(rest)?,
         ["bench", rest @ ..] => bench::run(rest)?,
         [command, ..] => bail!(
@@ -161,6 +167,7 @@ fn help(command: &str) -> String {
         "tidy" => HELP_TIDY.to_owned(),
         "fuzz" => HELP_FUZZ.to_owned(),
         "bench" => HELP_BENCH.to_owned(),
+        "bpf" => HELP_BPF.to_owned(),
         "proto" => HELP_PROTO.to_owned(),
         _ => HELP.to_owned(),
     }
@@ -174,10 +181,18 @@ What the project does to itself.
   cargo xtask tidy            the rules that no other tool checks, in seconds
   cargo xtask fuzz [TARGET…]  runs the fuzz targets, a minute each
   cargo xtask bench WHAT      measures: relay, soak
+  cargo xtask bpf [--check]   compiles the relay's eBPF program, or checks that it was
   cargo xtask proto           writes the Rust types of the contracts in proto/
 
 While you work: `cargo xtask test format clippy tidy`. Before you push: `cargo xtask test`.
 `cargo xtask COMMAND --help` tells more.";
+
+const HELP_BPF: &str = "\
+cargo xtask bpf [--check]
+
+Makes crates/tombolo-relay/bpf/steer.bpf.o of steer.bpf.c beside it, with Debian 12's clang-14 and
+llvm-strip-14. With --check nothing is written: it fails unless the object in the tree is what the
+source makes. Part of `cargo xtask test`, which skips it where that compiler is missing.";
 
 const HELP_TEST: &str = "\
 cargo xtask test [PART…]

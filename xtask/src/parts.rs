@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::Context as _;
 
-use crate::{Generated, cargo, generated_code, metadata, name_of, root, run_to_end, tidy};
+use crate::{Generated, bpf, cargo, generated_code, metadata, name_of, root, run_to_end, tidy};
 
 /// One thing that must pass.
 pub(crate) struct Part {
@@ -66,6 +66,11 @@ pub(crate) const PARTS: &[Part] = &[
         name: "tidy",
         what: "the project's own rules",
         run: |_| tidy_part().into(),
+    },
+    Part {
+        name: "bpf",
+        what: "the eBPF program in the tree is what its source makes",
+        run: |_| bpf_part(),
     },
     Part {
         name: "clippy",
@@ -134,6 +139,14 @@ fn format(_: &World) -> Outcome {
         run_to_end(Command::new(cargo()).args(["fmt", "--check", "--manifest-path", FUZZ]))
     };
     run().into()
+}
+
+fn bpf_part() -> Outcome {
+    match bpf::check(&root()) {
+        Ok(bpf::Checked::Matches) => Outcome::Passed,
+        Ok(bpf::Checked::Unknown(reason)) => Outcome::Skipped(reason),
+        Err(error) => Outcome::Failed(format!("{error:#}")),
+    }
 }
 
 fn tidy_part() -> anyhow::Result<()> {

@@ -2,7 +2,7 @@ use std::{fmt, io, net::SocketAddr};
 
 use thiserror::Error;
 
-use crate::HookError;
+use crate::{HookError, SteeringError};
 
 /// Why a relay cannot start. Each message says what to do about it.
 #[derive(Debug, Error)]
@@ -24,8 +24,8 @@ pub enum BindError {
     #[error("the range of relay ports must not be empty or reach below 1024")]
     RelayPorts,
     /// Steering was asked for, and cannot be had here.
-    #[error("relay ports cannot be steered here: choose `sockets` or `auto`")]
-    NoSteering,
+    #[error("relay ports cannot be steered here; choose `sockets` or `auto`, or help it")]
+    NoSteering(#[source] SteeringError),
     /// Somebody else has the port.
     #[error("{socket} is in use: stop the program that has it, or choose another port")]
     InUse {

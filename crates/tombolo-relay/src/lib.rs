@@ -25,15 +25,19 @@
 //! # }
 //! ```
 //!
-//! Relay ports are chosen at random and bound while an allocation lives. The kernel takes the ports of
+//! Relay ports are chosen at random and kept while an allocation lives. The kernel takes the ports of
 //! other programs' sockets from the same numbers (32768 to 60999 by default), and a client may reach
 //! what listens at a relay IP inside the range of relay ports. So keep the kernel away from them, with
 //! `sysctl net.ipv4.ip_local_reserved_ports=49152-65535` (it holds for IPv6 too), and tell the relay
 //! by [`RelayConfig::own_ports`] what listens there by intent.
 //!
-//! Left out for now: DTLS, one steered socket for all relay ports of a shard, and
-//! RESERVATION-TOKEN across shards: a token is good on the shard that gave it, and the second client
-//! socket that presents it may be pinned to another one, which answers 508.
+//! There are two ways to move packets ([`IoMode`]): a bound socket for each relay port, or, where the
+//! machine permits it, all relay ports of a shard steered to one socket by an eBPF program
+//! (`bpf/steer.bpf.c`), with a raw socket to send for all of them. Steered ports are not bound: the
+//! relay keeps away from those that others had when it started, and the setting above keeps others
+//! away from the relay's.
+//!
+//! Left out for now: DTLS.
 #![deny(unsafe_code)]
 
 mod config;
@@ -43,6 +47,7 @@ mod link;
 mod listen;
 mod metrics;
 mod operate;
+mod owners;
 mod relay;
 mod shard;
 #[expect(
@@ -51,6 +56,7 @@ mod shard;
 )]
 mod socket;
 mod stats;
+mod steering;
 mod stream;
 
 pub use config::{IoMode, RelayConfig};
@@ -60,3 +66,4 @@ pub use metrics::OPEN_METRICS_TYPE;
 pub use operate::{AllocationFilter, AllocationPage, Changed, ReloadError};
 pub use relay::{Relay, RelayAddrs};
 pub use stats::{HookFailure, HookStats, IoStats, RelayStats, ShardStats, StreamStats};
+pub use steering::SteeringError;

@@ -1,4 +1,5 @@
 use std::{
+    error::Error,
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, mpsc::sync_channel},
@@ -16,9 +17,11 @@ use crate::{
     link::{Control, ShardInbox, ShardLink},
     listen::Listeners,
     operate::Layout,
-    shard::{Peers, Shard},
-    socket::{UdpSocket, Waker, raise_open_files_limit},
+    owners::PortOwners,
+    shard::{Peers, Shard, ShardSockets},
+    socket::{Waker, raise_open_files_limit},
     stats::{HookCounters, StreamCounters},
+    steering::{SteeredSockets, Steering},
     stream::{Streams, StreamsConfig},
 };
 
@@ -26,6 +29,8 @@ use crate::{
 pub struct Relay {
     addrs: RelayAddrs,
     io: IoMode,
+    /// Dropped first, so that what still comes finds nobody.
+    _steering: Option<Steering>,
     /// Dropped before the shards that its connections write to.
     _streams: Streams,
     pub(crate) shards: Vec<ShardThread>,
@@ -62,7 +67,6 @@ impl Relay {
     /// Says which socket cannot be had and what to do about it.
     pub fn bind(config: RelayConfig) -> Result<Self, BindError> {
         check(&config)?;
-        let io = io_mode(config.io)?;
         let hook_counters = Arc::new(HookCounters::default());
         let hook = start_hook(config.hook.clone(), &hook_counters)?;
         raise_open_files_limit();
@@ -86,10 +90,18 @@ impl Relay {
         let (links, inboxes): (Vec<_>, Vec<_>) =
             ends.collect::<io::Result<Vec<_>>>()?.into_iter().unzip();
         let links: Arc<[ShardLink]> = links.into();
+        let ways = ways(&config, shard_count)?;
         let mut shards = Vec::with_capacity(shard_count);
-        for ((index, inbox), sockets) in (0..).zip(inboxes).zip(listeners.udp) {
+        let mut steered = ways.steered.into_iter();
+        for ((index, inbox), servers) in (0..).zip(inboxes).zip(listeners.udp) {
             let mut config = core_config.clone();
             config.shard = ShardIndex(index);
+            let sockets = ShardSockets {
+                shard: config.shard,
+                servers,
+                owners: Arc::clone(&ways.owners),
+                steered: steered.next(),
+            };
             shards.push(ShardThread::start(
                 config,
                 inbox,
@@ -98,6 +110,10 @@ impl Relay {
                 runtime.handle(),
             )?);
         }
+        let io = match ways.steering {
+            Some(_) => IoMode::Steered,
+            None => IoMode::Sockets,
+        };
         let stream_counters = Arc::new(StreamCounters::default());
         let streams_config = StreamsConfig {
             tcp: listeners.tcp,
@@ -124,6 +140,7 @@ impl Relay {
             addrs,
             io,
             shards,
+            _steering: ways.steering,
             _streams: streams,
             stream_counters,
             layout,
@@ -232,7 +249,7 @@ impl ShardThread {
         config: server::Config,
         inbox: ShardInbox,
         links: &Arc<[ShardLink]>,
-        sockets: Vec<UdpSocket>,
+        sockets: ShardSockets,
         streams: &Handle,
     ) -> Result<Self, BindError> {
         let index = usize::from(config.shard.0);
@@ -269,12 +286,53 @@ fn check(config: &RelayConfig) -> Result<(), BindError> {
     Ok(())
 }
 
-/// The way to move packets that is possible here.
-fn io_mode(wanted: IoMode) -> Result<IoMode, BindError> {
-    match wanted {
-        IoMode::Auto | IoMode::Sockets => Ok(IoMode::Sockets),
-        IoMode::Steered => Err(BindError::NoSteering),
+/// How packets are moved.
+struct Ways {
+    owners: Arc<PortOwners>,
+    /// `None` where each relay port has a socket of its own.
+    steering: Option<Steering>,
+    /// One for each shard, or none.
+    steered: Vec<SteeredSockets>,
+}
+
+/// The way to move packets that was asked for, or the best that is possible here.
+fn ways(config: &RelayConfig, shards: usize) -> Result<Ways, BindError> {
+    let ips = config.relay_ips();
+    let sockets = || Ways {
+        owners: Arc::new(PortOwners::new(&ips)),
+        steering: None,
+        steered: Vec::new(),
+    };
+    if config.io == IoMode::Sockets {
+        return Ok(sockets());
     }
+    if config.io == IoMode::Auto && ips.iter().any(IpAddr::is_loopback) {
+        // All programs of the machine share these IPs, and their ports with the relay.
+        info!(
+            reason = "a relay IP is a loopback one",
+            "relay ports are not steered"
+        );
+        return Ok(sockets());
+    }
+    match Steering::start(&ips, shards) {
+        Ok((steering, owners, steered)) => Ok(Ways {
+            owners,
+            steering: Some(steering),
+            steered,
+        }),
+        Err(reason) if config.io == IoMode::Auto => {
+            info!(reason = %in_full(&reason), "relay ports are not steered");
+            Ok(sockets())
+        }
+        Err(reason) => Err(BindError::NoSteering(reason)),
+    }
+}
+
+/// An error with all that caused it.
+fn in_full(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    let causes = causes.map(|cause| format!(": {cause}"));
+    std::iter::once(error.to_string()).chain(causes).collect()
 }
 
 fn start_hook(

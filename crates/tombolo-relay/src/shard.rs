@@ -10,7 +10,9 @@ mod forward;
 mod outbox;
 mod peers;
 mod ports;
+mod raw_header;
 mod receive;
+mod relays;
 mod reply;
 mod token;
 
@@ -22,20 +24,22 @@ use std::{
     time::Instant,
 };
 
-use tombolo_turn::server::{FiveTuple, Server, Transmit};
+use tombolo_turn::server::{FiveTuple, Server, ShardIndex, Transmit};
 use tracing::error;
 
 pub(crate) use self::peers::Peers;
 use self::{
     outbox::Outbox,
-    ports::RelayPorts,
+    relays::RelaySide,
     token::{SocketId, Source},
 };
 use crate::{
     IoStats, ShardStats,
     hook::HookLink,
     link::{Connection, Control, FromStream, ShardInbox, ShardLink},
+    owners::PortOwners,
     socket::{Alarm, Poller, SLOTS, Sender, Slots, UdpSocket},
+    steering::SteeredSockets,
 };
 
 /// A shard's state. [`Shard::run`] is its thread.
@@ -52,7 +56,7 @@ pub(crate) struct Shard {
     turn: u32,
     /// Indexed by the number in [`SocketId::Server`].
     servers: Vec<ServerSocket>,
-    ports: RelayPorts,
+    relays: RelaySide,
     connections: HashMap<FiveTuple, Connection>,
     /// All shards of the node, this one too; indexed by `ShardIndex`.
     siblings: Arc<[ShardLink]>,
@@ -74,6 +78,15 @@ struct ServerSocket {
     share: usize,
 }
 
+/// What a shard is given to send and receive with.
+pub(crate) struct ShardSockets {
+    pub(crate) shard: ShardIndex,
+    pub(crate) servers: Vec<UdpSocket>,
+    pub(crate) owners: Arc<PortOwners>,
+    /// `None` where each relay port has a socket of its own.
+    pub(crate) steered: Option<SteeredSockets>,
+}
+
 /// Whether the loop goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Next {
@@ -89,15 +102,15 @@ impl Shard {
         core: Server,
         inbox: ShardInbox,
         siblings: Arc<[ShardLink]>,
-        sockets: Vec<UdpSocket>,
+        sockets: ShardSockets,
         peers: Peers,
     ) -> io::Result<Self> {
         let poller = Poller::new()?;
         poller.add(&*inbox.waker, Source::Waker.to_token())?;
         let alarm = Alarm::new()?;
         poller.add(&alarm, Source::Alarm.to_token())?;
-        let mut servers = Vec::with_capacity(sockets.len());
-        for (i, socket) in (0..).zip(sockets) {
+        let mut servers = Vec::with_capacity(sockets.servers.len());
+        for (i, socket) in (0..).zip(sockets.servers) {
             poller.add(&socket, Source::Socket(SocketId::Server(i)).to_token())?;
             let address = socket.local_addr()?;
             servers.push(ServerSocket {
@@ -109,6 +122,13 @@ impl Shard {
         }
         let first = servers.first().ok_or(io::ErrorKind::NotFound)?;
         let sender = Sender::new(first.socket.trains());
+        let ShardSockets {
+            shard,
+            owners,
+            steered,
+            ..
+        } = sockets;
+        let relays = RelaySide::new(shard, owners, steered, &poller)?;
         Ok(Self {
             core,
             inbox,
@@ -118,7 +138,7 @@ impl Shard {
             alarm,
             turn: 0,
             servers,
-            ports: RelayPorts::default(),
+            relays,
             connections: HashMap::new(),
             siblings,
             peers,
@@ -180,6 +200,12 @@ impl Shard {
                 Some(Source::Socket(SocketId::Server(index))) => {
                     if let Some(server) = self.servers.get_mut(index as usize) {
                         server.is_ready = true;
+                    }
+                }
+                Some(Source::Socket(SocketId::Steered(index))) => {
+                    let steered = self.relays.steered.as_mut();
+                    if let Some(end) = steered.and_then(|steered| steered.end_mut(index)) {
+                        end.is_ready = true;
                     }
                 }
                 Some(Source::Socket(SocketId::Relay(_))) | None => {}
@@ -254,7 +280,7 @@ impl Shard {
 
     fn stats(&self) -> ShardStats {
         let io = IoStats {
-            relay_ports: self.ports.count() + self.peers.count(),
+            relay_ports: self.relays.count() + self.peers.count(),
             ..self.io
         };
         ShardStats {

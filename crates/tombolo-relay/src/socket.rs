@@ -11,13 +11,17 @@
 
 mod address;
 mod poll;
+mod raw;
 mod sender;
+mod shared;
 mod slots;
 mod udp;
 
 pub(crate) use self::{
     poll::{Alarm, Poller, Waker},
-    sender::{Outgoing, Sender, Sent},
+    raw::RawSocket,
+    sender::{Outgoing, Sender, Sent, Trains},
+    shared::SharedNumbers,
     slots::{SEGMENTS_MAX, SLOTS, Slots},
     udp::{UdpSocket, raise_open_files_limit},
 };

@@ -1,14 +1,21 @@
 //! From the core to sockets: what becomes of packets.
 
-use std::time::Instant;
+use std::{ops::Range, time::Instant};
 
 use tombolo_turn::server::{Forward, Fragment, PeerAddr, RelayAddr, Server};
 
-use super::{ServerSocket, Shard, outbox::Queued, ports::RelayPorts, reply::Loss, token::SocketId};
+use super::{
+    ServerSocket, Shard,
+    outbox::Queued,
+    raw_header,
+    relays::{RelaySide, ToPeer, Way},
+    reply::Loss,
+    token::SocketId,
+};
 use crate::{
     IoStats,
     link::FromStream,
-    socket::{Outgoing, UdpSocket},
+    socket::{Outgoing, Sender, Sent, UdpSocket},
 };
 
 impl Shard {
@@ -24,17 +31,17 @@ impl Shard {
         let Some(forward) = hand_over(
             &mut self.core,
             &mut self.io,
-            &self.ports,
+            &self.relays,
             now,
             forward,
             data,
         ) else {
             return;
         };
-        let (packet, header) = match forward {
+        match forward {
             Forward::ToShard { shard, client } => {
                 let packet = data.to_vec();
-                return self.pass_on(shard, FromStream::Frame(client, packet));
+                self.pass_on(shard, FromStream::Frame(client, packet));
             }
             Forward::ToPeer {
                 at,
@@ -42,19 +49,8 @@ impl Shard {
                 range,
                 fragment,
             } => {
-                let Some(index) = self.ports.index_of(at) else {
-                    return;
-                };
-                let packet = Queued {
-                    via: SocketId::Relay(index),
-                    to: to.0,
-                    source: None,
-                    fragment,
-                    slot,
-                    range,
-                    padding: 0,
-                };
-                (packet, None)
+                let range = start + range.start..start + range.end;
+                self.queue_to_peer(at, to, fragment, slot, range);
             }
             Forward::ToClient {
                 to,
@@ -70,6 +66,7 @@ impl Shard {
                 let Some((via, source)) = self.server_for(to.server) else {
                     return;
                 };
+                let range = start + range.start..start + range.end;
                 let packet = Queued {
                     via,
                     to: to.client,
@@ -79,12 +76,38 @@ impl Shard {
                     range,
                     padding,
                 };
-                (packet, Some(header))
+                self.outbox.push(packet, &header);
             }
+        }
+    }
+
+    fn queue_to_peer(
+        &mut self,
+        at: RelayAddr,
+        to: PeerAddr,
+        fragment: Fragment,
+        slot: usize,
+        range: Range<usize>,
+    ) {
+        let way = self.relays.way(ToPeer {
+            at,
+            to: to.0,
+            fragment,
+            payload: &self.slots.bytes(slot)[range.clone()],
+            is_of_burst: self.slots.count(slot) >= BURST_MIN,
+        });
+        let Some(way) = way else { return };
+        let packet = Queued {
+            via: way.via,
+            to: way.to,
+            source: None,
+            fragment: way.fragment,
+            slot,
+            range,
+            padding: 0,
         };
-        let range = start + packet.range.start..start + packet.range.end;
-        let header = header.as_deref().unwrap_or(&[]);
-        self.outbox.push(Queued { range, ..packet }, header);
+        let header = way.header.as_deref().unwrap_or(&[]);
+        self.outbox.push(packet, header);
     }
 
     /// Queues what the core said about a frame of a stream, which is not in a slot.
@@ -92,7 +115,7 @@ impl Shard {
         let Some(forward) = hand_over(
             &mut self.core,
             &mut self.io,
-            &self.ports,
+            &self.relays,
             now,
             forward,
             frame,
@@ -106,17 +129,14 @@ impl Shard {
                 range,
                 fragment,
             } => {
-                if let Some(index) = self.ports.index_of(at) {
-                    let payload = &frame[range];
-                    let packet = Outgoing {
-                        to: to.0,
-                        source: None,
-                        header: &[],
-                        payload,
-                        padding: 0,
-                    };
-                    self.send(SocketId::Relay(index), fragment, packet);
-                }
+                let payload = &frame[range];
+                self.send_to_peer(ToPeer {
+                    at,
+                    to: to.0,
+                    fragment,
+                    payload,
+                    is_of_burst: false,
+                });
             }
             Forward::ToClient {
                 to,
@@ -140,25 +160,131 @@ impl Shard {
         }
         self.outbox.sort();
         for group in self.outbox.groups() {
-            let Some(socket) = socket_of(&self.servers, &self.ports, group.via()) else {
-                continue;
-            };
-            let sender = &mut self.sender;
-            let sent = with_fragment(socket, group.fragment(), || {
-                sender.send(socket, group.packets(&self.slots))
-            });
+            let packets = group.packets(&self.slots);
+            let (servers, relays, sender) = (&self.servers, &mut self.relays, &mut self.sender);
+            let sent = send_via(
+                servers,
+                relays,
+                sender,
+                group.via(),
+                group.fragment(),
+                packets,
+            );
+            let Some(mut sent) = sent else { continue };
+            if sent.too_long > 0 && matches!(group.via(), SocketId::Steered(_)) {
+                let slots = &self.slots;
+                let too_long = |place| (group.header(place), group.payload(place, slots));
+                send_divided(&mut self.relays, &mut self.sender, &mut sent, too_long);
+            }
             self.io.count(sent);
         }
         self.outbox.clear();
     }
+
+    /// Sends a packet to a peer that is in no slot.
+    fn send_to_peer(&mut self, packet: ToPeer<'_>) {
+        let Some(way) = self.relays.way(packet) else {
+            return;
+        };
+        let Way {
+            via,
+            to,
+            fragment,
+            header,
+        } = way;
+        let header = header.as_deref().unwrap_or(&[]);
+        let outgoing = Outgoing {
+            to,
+            source: None,
+            header,
+            payload: packet.payload,
+            padding: 0,
+        };
+        self.send_one(via, fragment, outgoing);
+    }
+
+    /// Sends one packet that is in no slot.
+    pub(super) fn send_one(&mut self, via: SocketId, fragment: Fragment, packet: Outgoing<'_>) {
+        let packets = std::iter::once(packet);
+        let (servers, relays, sender) = (&self.servers, &mut self.relays, &mut self.sender);
+        let sent = send_via(servers, relays, sender, via, fragment, packets);
+        let Some(mut sent) = sent else { return };
+        if sent.too_long > 0 && matches!(via, SocketId::Steered(_)) {
+            let too_long = |_| (packet.header, packet.payload);
+            send_divided(&mut self.relays, &mut self.sender, &mut sent, too_long);
+        }
+        self.io.count(sent);
+    }
+}
+
+/// Sends packets through one socket; `None` if it is gone.
+pub(super) fn send_via<'a>(
+    servers: &[ServerSocket],
+    relays: &mut RelaySide,
+    sender: &mut Sender,
+    via: SocketId,
+    fragment: Fragment,
+    packets: impl Iterator<Item = Outgoing<'a>>,
+) -> Option<Sent> {
+    match via {
+        SocketId::Server(index) => {
+            let server = servers.get(index as usize)?;
+            Some(sender.send(&server.socket, packets))
+        }
+        SocketId::Relay(index) => {
+            let socket = &relays.ports.get(index)?.socket;
+            Some(with_fragment(socket, fragment, || {
+                sender.send(socket, packets)
+            }))
+        }
+        SocketId::Steered(index) => {
+            let (sender, end) = relays.steered.as_mut()?.sender_for(index)?;
+            Some(sender.send(&end.socket.send, packets))
+        }
+    }
+}
+
+/// Sends once more what a raw socket refused as too long, so that the kernel cuts it up: through a
+/// socket that is bound to the relayed address.
+fn send_divided<'a>(
+    relays: &mut RelaySide,
+    sender: &mut Sender,
+    sent: &mut Sent,
+    packet: impl Fn(usize) -> (&'a [u8], &'a [u8]),
+) {
+    let count = relays
+        .steered
+        .as_ref()
+        .map_or(0, |steered| steered.sender.too_long().len());
+    for i in 0..count {
+        let Some(steered) = relays.steered.as_ref() else {
+            return;
+        };
+        let (header, payload) = packet(steered.sender.too_long()[i]);
+        let Some((at, to)) = raw_header::divisible(header) else {
+            continue;
+        };
+        let Ok(index) = relays.bound_sender(RelayAddr(at)) else {
+            continue;
+        };
+        let Some(port) = relays.ports.get(index) else {
+            continue;
+        };
+        let packet = Outgoing {
+            to,
+            source: None,
+            header: &[],
+            payload,
+            padding: 0,
+        };
+        let again = sender.send(&port.socket, std::iter::once(packet));
+        sent.too_long -= 1;
+        *sent += again;
+    }
 }
 
 /// Sends with the DF bit as `fragment` says.
-pub(super) fn with_fragment<T>(
-    socket: &UdpSocket,
-    fragment: Fragment,
-    send: impl FnOnce() -> T,
-) -> T {
+fn with_fragment<T>(socket: &UdpSocket, fragment: Fragment, send: impl FnOnce() -> T) -> T {
     if fragment == Fragment::Allowed {
         return send();
     }
@@ -174,7 +300,7 @@ pub(super) fn with_fragment<T>(
 fn hand_over(
     core: &mut Server,
     io: &mut IoStats,
-    ports: &RelayPorts,
+    relays: &RelaySide,
     now: Instant,
     forward: Forward,
     data: &[u8],
@@ -183,7 +309,7 @@ fn hand_over(
         return Some(forward);
     };
     let at_peer = RelayAddr(to.0);
-    if ports.index_of(at_peer).is_none() {
+    if !relays.is_own(to.0) {
         return Some(forward);
     }
     io.handed_over += 1;
@@ -207,17 +333,6 @@ fn hand_over(
     }
 }
 
-pub(super) fn socket_of<'a>(
-    servers: &'a [ServerSocket],
-    ports: &'a RelayPorts,
-    id: SocketId,
-) -> Option<&'a UdpSocket> {
-    match id {
-        SocketId::Server(index) => Some(&servers.get(index as usize)?.socket),
-        SocketId::Relay(index) => Some(&ports.get(index)?.socket),
-    }
-}
-
 /// A whole frame for a stream, where one copy cannot be avoided.
 pub(super) fn frame_of(header: &[u8], payload: &[u8], padding: usize) -> Vec<u8> {
     let mut frame = Vec::with_capacity(header.len() + payload.len() + padding);
@@ -226,3 +341,7 @@ pub(super) fn frame_of(header: &[u8], payload: &[u8], padding: usize) -> Vec<u8>
     frame.resize(frame.len() + padding, 0);
     frame
 }
+
+/// Datagrams in a slot from which on they are worth a bound socket in the steered way, as a raw one
+/// sends each by itself.
+const BURST_MIN: usize = 4;

@@ -111,6 +111,18 @@ impl<'a> Group<'a> {
         self.outbox.at(self.order[0]).packet.fragment
     }
 
+    /// The header of the packet in a place of the group.
+    pub(super) fn header(self, place: usize) -> &'a [u8] {
+        let header = self.outbox.at(self.order[place]).header.clone();
+        &self.outbox.headers[header]
+    }
+
+    /// The payload of the packet in a place of the group.
+    pub(super) fn payload(self, place: usize, slots: &'a Slots) -> &'a [u8] {
+        let packet = &self.outbox.at(self.order[place]).packet;
+        &slots.bytes(packet.slot)[packet.range.clone()]
+    }
+
     /// The packets as the socket sends them.
     pub(super) fn packets(self, slots: &'a Slots) -> impl Iterator<Item = Outgoing<'a>> {
         self.order.iter().map(move |place| {

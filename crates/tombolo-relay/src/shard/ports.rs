@@ -21,7 +21,6 @@ pub(super) struct RelayPorts {
     free: Vec<u32>,
     v4: ByPort,
     v6: ByPort,
-    count: u64,
 }
 
 /// Index of the relay port, by its number. A shard has one relay IP of each family.
@@ -29,13 +28,13 @@ pub(super) struct RelayPorts {
 struct ByPort(Vec<Option<u32>>);
 
 impl RelayPorts {
-    /// Binds the socket of a relayed address and returns its index.
+    /// Keeps the socket of a relayed address and returns its index.
     ///
     /// # Errors
-    /// The kernel's: somebody else has the port, or there are no descriptors left.
-    pub(super) fn bind(&mut self, address: RelayAddr) -> io::Result<u32> {
+    /// Out of memory.
+    pub(super) fn insert(&mut self, address: RelayAddr, socket: UdpSocket) -> io::Result<u32> {
         let port = RelayPort {
-            socket: UdpSocket::bind_relay(address.0)?,
+            socket,
             address,
             last_turn: 0,
         };
@@ -56,7 +55,6 @@ impl RelayPorts {
             by_port.0.resize(number + 1, None);
         }
         by_port.0[number] = Some(index);
-        self.count += 1;
         Ok(index)
     }
 
@@ -68,7 +66,6 @@ impl RelayPorts {
         self.by_port(address).0[usize::from(address.0.port())] = None;
         self.ports[index as usize] = None;
         self.free.push(index);
-        self.count -= 1;
     }
 
     pub(super) fn get(&self, index: u32) -> Option<&RelayPort> {
@@ -88,10 +85,6 @@ impl RelayPorts {
         self.get(index)
             .is_some_and(|port| port.address == address)
             .then_some(index)
-    }
-
-    pub(super) fn count(&self) -> u64 {
-        self.count
     }
 
     fn by_port(&mut self, address: RelayAddr) -> &mut ByPort {

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use tombolo_turn::server::{FiveTuple, PeerAddr, Transport};
+use tombolo_turn::server::{FiveTuple, PeerAddr, RelayAddr, Transport};
 
 use super::{
     Shard,
@@ -27,7 +27,35 @@ impl Shard {
             self.receive_at_relay(now, index);
         }
         self.flush();
+        self.handle_steered(now);
         self.handle_servers(now);
+    }
+
+    /// One batch of what came to steered ports, of each family.
+    fn handle_steered(&mut self, now: Instant) {
+        for index in 0..2 {
+            let steered = self.relays.steered.as_mut();
+            let Some(end) = steered.and_then(|steered| steered.end_mut(index)) else {
+                continue;
+            };
+            if !std::mem::take(&mut end.is_ready) {
+                continue;
+            }
+            let share = end.share;
+            let received = self.slots.receive(&end.socket.receive, 0..share);
+            let count = received.unwrap_or_else(|_| {
+                self.io.receive_errors += 1;
+                0
+            });
+            end.share = if count == share { share * 2 } else { count }.clamp(1, SLOTS);
+            self.filled = count;
+            for slot in 0..count {
+                if let Some(at) = self.slots.to(slot) {
+                    self.handle_from_peers(now, slot, RelayAddr(at));
+                }
+            }
+            self.flush();
+        }
     }
 
     /// One batch from each server socket that is ready.
@@ -83,7 +111,7 @@ impl Shard {
     }
 
     fn receive_at_relay(&mut self, now: Instant, index: u32) {
-        let Some(port) = self.ports.get_mut(index) else {
+        let Some(port) = self.relays.ports.get_mut(index) else {
             return;
         };
         // One datagram is what most have. Who has more is ready in the next turn too.
@@ -98,17 +126,22 @@ impl Shard {
         };
         self.filled += count;
         for slot in range.take(count) {
-            let Some(peer) = self.slots.from(slot) else {
-                continue;
-            };
-            let segments = self.slots.count(slot);
-            self.io.received += segments as u64;
-            for i in 0..segments {
-                let range = self.slots.range(slot, i);
-                let data = &self.slots.bytes(slot)[range.clone()];
-                if let Some(forward) = self.core.handle_peer(now, at, PeerAddr(peer), data) {
-                    self.forward_slot(now, forward, slot, range.start);
-                }
+            self.handle_from_peers(now, slot, at);
+        }
+    }
+
+    /// Handles the datagrams in `slot`, which came to a relayed address.
+    fn handle_from_peers(&mut self, now: Instant, slot: usize, at: RelayAddr) {
+        let Some(peer) = self.slots.from(slot) else {
+            return;
+        };
+        let count = self.slots.count(slot);
+        self.io.received += count as u64;
+        for i in 0..count {
+            let range = self.slots.range(slot, i);
+            let data = &self.slots.bytes(slot)[range.clone()];
+            if let Some(forward) = self.core.handle_peer(now, at, PeerAddr(peer), data) {
+                self.forward_slot(now, forward, slot, range.start);
             }
         }
     }

@@ -13,8 +13,8 @@ use tracing::{debug, info, warn};
 
 use super::{
     Shard,
-    forward::{frame_of, socket_of, with_fragment},
-    token::{SocketId, Source},
+    forward::{frame_of, send_via},
+    token::SocketId,
 };
 use crate::{
     link::{FromStream, Queued},
@@ -68,7 +68,7 @@ impl Shard {
                 }
             }
             Command::ReleasePort(address) => {
-                self.ports.release(address);
+                self.relays.close(address);
                 self.peers.release(address);
             }
             Command::ListenPort { id, address } => {
@@ -95,13 +95,8 @@ impl Shard {
     }
 
     fn bind_port(&mut self, address: RelayAddr) -> Result<RelayAddr, PortError> {
-        let bound = self.ports.bind(address).and_then(|index| {
-            let port = self.ports.get(index).ok_or(io::ErrorKind::NotFound)?;
-            let source = Source::Socket(SocketId::Relay(index));
-            self.poller.add(&port.socket, source.to_token())
-        });
-        bound.map(|()| address).map_err(|error| {
-            self.ports.release(address);
+        let opened = self.relays.open(address, &self.poller);
+        opened.map(|()| address).map_err(|error| {
             self.io.relay_port_errors += 1;
             if error.kind() == io::ErrorKind::AddrInUse {
                 return PortError::InUse;
@@ -135,9 +130,6 @@ impl Shard {
             let Some((via, source)) = self.server_for(group[0].to.server) else {
                 continue;
             };
-            let Some(socket) = socket_of(&self.servers, &self.ports, via) else {
-                continue;
-            };
             let packets = group.iter().map(|reply| Outgoing {
                 to: reply.to.client,
                 source,
@@ -145,7 +137,9 @@ impl Shard {
                 payload: &reply.bytes,
                 padding: 0,
             });
-            self.io.count(self.sender.send(socket, packets));
+            let (servers, relays, sender) = (&self.servers, &mut self.relays, &mut self.sender);
+            let sent = send_via(servers, relays, sender, via, Fragment::Allowed, packets);
+            self.io.count(sent.unwrap_or_default());
         }
         self.replies.clear();
     }
@@ -167,22 +161,12 @@ impl Shard {
                         payload,
                         padding,
                     };
-                    self.send(via, Fragment::Allowed, packet);
+                    self.send_one(via, Fragment::Allowed, packet);
                 }
             }
             Transport::Tcp | Transport::Tls | Transport::Dtls => {
                 self.send_frame(to, frame_of(header, payload, padding), Loss::Tolerable);
             }
-        }
-    }
-
-    /// Sends one packet that is in no slot.
-    pub(super) fn send(&mut self, via: SocketId, fragment: Fragment, packet: Outgoing<'_>) {
-        if let Some(socket) = socket_of(&self.servers, &self.ports, via) {
-            let sender = &mut self.sender;
-            let packet = std::iter::once(packet);
-            let sent = with_fragment(socket, fragment, || sender.send(socket, packet));
-            self.io.count(sent);
         }
     }
 

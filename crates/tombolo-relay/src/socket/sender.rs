@@ -3,7 +3,7 @@
 use std::{
     io, mem,
     net::{IpAddr, SocketAddr},
-    ops::Range,
+    ops::{AddAssign, Range},
     os::fd::{AsRawFd, RawFd},
     ptr,
 };
@@ -70,6 +70,10 @@ pub(crate) struct Sender {
     single_from: usize,
     /// For how many messages more that lasts.
     single_for: u32,
+    /// Datagrams of the same [`Self::send`] before those that wait.
+    before: usize,
+    /// Places, among the packets of the last [`Self::send`], of those that were too long.
+    too_long: Vec<usize>,
 }
 
 /// The message that was put last.
@@ -95,6 +99,8 @@ impl Sender {
             trains,
             single_from: usize::MAX,
             single_for: 0,
+            before: 0,
+            too_long: Vec::with_capacity(TOO_LONG_MAX),
         }
     }
 
@@ -105,6 +111,8 @@ impl Sender {
         socket: &impl AsRawFd,
         packets: impl Iterator<Item = Outgoing<'a>>,
     ) -> Sent {
+        self.too_long.clear();
+        self.before = 0;
         let fd = socket.as_raw_fd();
         let mut result = Sent::default();
         for packet in packets {
@@ -121,6 +129,11 @@ impl Sender {
         }
         self.flush(fd, &mut result);
         result
+    }
+
+    /// Which of the packets of the last [`Self::send`] were too long for their way, by their places.
+    pub(crate) fn too_long(&self) -> &[usize] {
+        &self.too_long
     }
 
     /// Whether the last message can take `packet` too.
@@ -213,12 +226,13 @@ impl Sender {
                         self.note_refused_train(&error, packets.start);
                         self.send_singly(fd, next, result);
                     } else {
-                        result.count_refusal(&error);
+                        self.count_refusal(&error, packets.start, result);
                     }
                     next += 1;
                 }
             }
         }
+        self.before += packets;
     }
 
     /// Sends the datagrams of a message one by one.
@@ -237,9 +251,20 @@ impl Sender {
                     return;
                 }
                 Err(error) if patience.tries_again(packet, &error) => continue,
-                Err(error) => result.count_refusal(&error),
+                Err(error) => self.count_refusal(&error, packet, result),
             }
             packets.start += 1;
+        }
+    }
+
+    fn count_refusal(&mut self, error: &io::Error, packet: usize, result: &mut Sent) {
+        if error.raw_os_error() == Some(libc::EMSGSIZE) {
+            result.too_long += 1;
+            if self.too_long.len() < TOO_LONG_MAX {
+                self.too_long.push(self.before + packet);
+            }
+        } else {
+            result.refused += 1;
         }
     }
 
@@ -255,20 +280,22 @@ impl Sender {
     }
 }
 
+impl AddAssign for Sent {
+    fn add_assign(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.in_trains += other.in_trains;
+        self.congested += other.congested;
+        self.too_long += other.too_long;
+        self.refused += other.refused;
+    }
+}
+
 impl Sent {
     /// Counts a message of so many datagrams that the kernel took.
     fn count(&mut self, packets: u64) {
         self.sent += packets;
         if packets > 1 {
             self.in_trains += packets;
-        }
-    }
-
-    fn count_refusal(&mut self, error: &io::Error) {
-        if error.raw_os_error() == Some(libc::EMSGSIZE) {
-            self.too_long += 1;
-        } else {
-            self.refused += 1;
         }
     }
 }
@@ -421,6 +448,8 @@ const TRAIN_BYTES_MAX: usize = 65_000;
 const _: () = assert!(TRAIN_SEGMENTS_MAX * VECTORS <= 1024);
 /// Messages after which a refused length is tried in a train again.
 const SINGLE_FOR: u32 = 1024;
+/// Places of datagrams that are remembered as too long; more are dropped.
+const TOO_LONG_MAX: usize = 64;
 /// What padding is made of.
 const ZEROS: [u8; 3] = [0; 3];
 

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, RawFd},
 };
 
@@ -51,6 +51,40 @@ impl UdpSocket {
             is_wildcard: false,
         };
         socket.join_received();
+        socket.set_fragment(Fragment::Allowed)?;
+        Ok(socket)
+    }
+
+    /// Binds the socket that all relay ports of a shard and family are steered to, to any port.
+    pub(crate) fn bind_steered(ip: IpAddr) -> io::Result<Self> {
+        let address = SocketAddr::new(ip, 0);
+        let socket = open(address)?;
+        // Best effort, as with the server sockets.
+        let _ = socket.set_recv_buffer_size(SERVER_BUFFER_BYTES);
+        let (level, option) = match ip {
+            IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVORIGDSTADDR),
+            IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVORIGDSTADDR),
+        };
+        set_option(&socket, level, option, 1)?;
+        socket.bind(&address.into())?;
+        let socket = Self {
+            socket,
+            is_wildcard: false,
+        };
+        socket.join_received();
+        Ok(socket)
+    }
+
+    /// Binds a socket that only sends, since what comes to its address is steered to another one.
+    pub(crate) fn bind_send_only(address: SocketAddr) -> io::Result<Self> {
+        let socket = open(address)?;
+        // If ever something comes, it shall not take memory.
+        let _ = socket.set_recv_buffer_size(0);
+        socket.bind(&address.into())?;
+        let socket = Self {
+            socket,
+            is_wildcard: false,
+        };
         socket.set_fragment(Fragment::Allowed)?;
         Ok(socket)
     }

@@ -3,10 +3,12 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    os::fd::AsRawFd as _,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
@@ -225,6 +227,21 @@ impl Device {
         self.link.send(&bytes);
     }
 
+    /// Sends ChannelData to a peer, all in one system call and of one length but for the last.
+    pub(crate) fn send_burst(&mut self, peer: SocketAddr, payloads: &[Vec<u8>]) {
+        let now = Instant::now();
+        let frames = payloads.iter().map(|payload| {
+            let header = self.client.send(now, peer, payload.len()).expect("it fits");
+            [&*header, payload].concat()
+        });
+        let frames: Vec<Vec<u8>> = frames.collect();
+        let Link::Udp(socket) = &self.link else {
+            unreachable!("streams have no bursts")
+        };
+        let server = socket.peer_addr().expect("it is connected");
+        send_segments(socket, server, &frames);
+    }
+
     /// Waits for a packet.
     #[track_caller]
     pub(crate) fn receive(&mut self) -> (SocketAddr, Vec<u8>) {
@@ -288,6 +305,24 @@ impl Link {
             },
         }
     }
+}
+
+/// Sends datagrams of one length, but for the last, as one message that the kernel cuts apart.
+pub(crate) fn send_segments(socket: &UdpSocket, to: SocketAddr, datagrams: &[Vec<u8>]) {
+    let bytes = datagrams.concat();
+    let segment = u16::try_from(datagrams[0].len()).expect("it fits");
+    let vectors = [io::IoSlice::new(&bytes)];
+    let control = [ControlMessage::UdpGsoSegments(&segment)];
+    let flags = MsgFlags::empty();
+    // A connected socket takes no address.
+    let sent = match socket.peer_addr() {
+        Ok(_) => sendmsg::<()>(socket.as_raw_fd(), &vectors, &control, flags, None),
+        Err(_) => {
+            let to = SockaddrStorage::from(to);
+            sendmsg(socket.as_raw_fd(), &vectors, &control, flags, Some(&to))
+        }
+    };
+    assert_eq!(sent, Ok(bytes.len()));
 }
 
 fn connect(server: SocketAddr) -> TcpStream {

@@ -2,6 +2,7 @@
 
 mod bind;
 mod device;
+mod moving;
 mod operating;
 mod relaying;
 mod streams;

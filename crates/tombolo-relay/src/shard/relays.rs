@@ -1,0 +1,234 @@
+//! The relay side of a shard: how relayed addresses are opened, received at and sent from.
+//!
+//! There are two ways, and this is where a further one would join them: an XDP program that forwards
+//! established channels would be told of them where [`RelaySide::open`] is told of addresses, and
+//! what it leaves to user space would come and go by either of the ways below.
+//!
+//! - `sockets`: a bound socket for each address, in [`RelayPorts`]. The poller tells which are ready.
+//! - `steered`: [`Steered`], one socket for all that comes and a raw one for all that goes. Bursts,
+//!   and datagrams that have to be cut up, leave through bound sockets as well: [`RelayPorts`] then
+//!   holds a few that only send.
+
+use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc};
+
+use tombolo_turn::server::{Fragment, RelayAddr, ShardIndex};
+
+use super::{
+    ports::RelayPorts,
+    raw_header::RawHeader,
+    token::{SocketId, Source},
+};
+use crate::{
+    owners::PortOwners,
+    socket::{Poller, Sender, Trains, UdpSocket},
+    steering::{SteeredSocket, SteeredSockets},
+};
+
+/// The relayed addresses of a shard.
+pub(super) struct RelaySide {
+    shard: ShardIndex,
+    owners: Arc<PortOwners>,
+    /// Bound sockets: all addresses' in the one way, those that only send in the other.
+    pub(super) ports: RelayPorts,
+    pub(super) steered: Option<Steered>,
+    open: u64,
+}
+
+/// What the steered way has instead of a socket for each address.
+pub(super) struct Steered {
+    /// IPv4 and IPv6.
+    sockets: [Option<SteeredEnd>; 2],
+    pub(super) sender: Sender,
+    /// Addresses with a socket that only sends, the oldest in front.
+    senders: VecDeque<RelayAddr>,
+}
+
+pub(super) struct SteeredEnd {
+    pub(super) socket: SteeredSocket,
+    pub(super) is_ready: bool,
+    /// How many slots to offer it the next time.
+    pub(super) share: usize,
+}
+
+/// How a packet leaves a relayed address.
+pub(super) struct Way {
+    pub(super) via: SocketId,
+    /// Where the socket is told to send.
+    pub(super) to: SocketAddr,
+    /// What the socket is told; a raw one finds it in the header.
+    pub(super) fragment: Fragment,
+    /// What goes in front of the payload, if the kernel doesn't make it.
+    pub(super) header: Option<RawHeader>,
+}
+
+/// A packet on its way to a peer.
+#[derive(Clone, Copy)]
+pub(super) struct ToPeer<'a> {
+    pub(super) at: RelayAddr,
+    pub(super) to: SocketAddr,
+    pub(super) fragment: Fragment,
+    pub(super) payload: &'a [u8],
+    /// Whether it is one of several that came together.
+    pub(super) is_of_burst: bool,
+}
+
+impl RelaySide {
+    /// # Errors
+    /// The kernel's: no further descriptor can be watched.
+    pub(super) fn new(
+        shard: ShardIndex,
+        owners: Arc<PortOwners>,
+        steered: Option<SteeredSockets>,
+        poller: &Poller,
+    ) -> io::Result<Self> {
+        let steered = steered.map(|sockets| Steered::new(sockets, poller));
+        Ok(Self {
+            shard,
+            owners,
+            ports: RelayPorts::default(),
+            steered: steered.transpose()?,
+            open: 0,
+        })
+    }
+
+    /// Makes a relayed address ready.
+    ///
+    /// # Errors
+    /// "In use" if somebody else has it, and others of the kernel's.
+    pub(super) fn open(&mut self, address: RelayAddr, poller: &Poller) -> io::Result<()> {
+        if !self.owners.claim(address, self.shard) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        if self.steered.is_none()
+            && let Err(error) = self.bind(address, poller)
+        {
+            self.ports.release(address);
+            self.owners.release(address);
+            return Err(error);
+        }
+        self.open += 1;
+        Ok(())
+    }
+
+    /// Lets go of a relayed address.
+    pub(super) fn close(&mut self, address: RelayAddr) {
+        if self.owner(address.0) != Some(self.shard) {
+            return;
+        }
+        self.owners.release(address);
+        self.open -= 1;
+        if let Some(steered) = &mut self.steered
+            && self.ports.index_of(address).is_some()
+        {
+            steered.senders.retain(|sender| *sender != address);
+        }
+        self.ports.release(address);
+    }
+
+    /// Returns the shard that has a relayed address.
+    pub(super) fn owner(&self, address: SocketAddr) -> Option<ShardIndex> {
+        self.owners.owner(address)
+    }
+
+    /// Whether an address is this shard's own.
+    pub(super) fn is_own(&self, address: SocketAddr) -> bool {
+        self.owner(address) == Some(self.shard)
+    }
+
+    /// How many addresses are open.
+    pub(super) fn count(&self) -> u64 {
+        self.open
+    }
+
+    /// Says how a packet leaves; `None` if its address is not open.
+    pub(super) fn way(&mut self, packet: ToPeer<'_>) -> Option<Way> {
+        let ToPeer {
+            at, to, fragment, ..
+        } = packet;
+        let bound = |index| Way {
+            via: SocketId::Relay(index),
+            to,
+            fragment,
+            header: None,
+        };
+        if self.steered.is_none() {
+            return self.ports.index_of(at).map(bound);
+        }
+        if packet.is_of_burst
+            && let Ok(index) = self.bound_sender(at)
+        {
+            return Some(bound(index));
+        }
+        let header = RawHeader::new(at.0, to, fragment, packet.payload)?;
+        Some(Way {
+            via: SocketId::steered(at.0),
+            to: SocketAddr::new(to.ip(), 0),
+            fragment: Fragment::Allowed,
+            header: Some(header),
+        })
+    }
+
+    /// Returns the index of a bound socket of a steered address, which only sends; binds it first if
+    /// it has none. There are a few of these; whoever needs one longest ago gives it up.
+    ///
+    /// # Errors
+    /// The kernel's: somebody else has the port, or there are no descriptors left.
+    pub(super) fn bound_sender(&mut self, address: RelayAddr) -> io::Result<u32> {
+        if let Some(index) = self.ports.index_of(address) {
+            return Ok(index);
+        }
+        let steered = self.steered.as_mut().ok_or(io::ErrorKind::Unsupported)?;
+        if steered.senders.len() >= SENDERS_MAX
+            && let Some(oldest) = steered.senders.pop_front()
+        {
+            self.ports.release(oldest);
+        }
+        let socket = UdpSocket::bind_send_only(address.0)?;
+        let index = self.ports.insert(address, socket)?;
+        steered.senders.push_back(address);
+        Ok(index)
+    }
+
+    fn bind(&mut self, address: RelayAddr, poller: &Poller) -> io::Result<()> {
+        let socket = UdpSocket::bind_relay(address.0)?;
+        let index = self.ports.insert(address, socket)?;
+        let port = self.ports.get(index).ok_or(io::ErrorKind::NotFound)?;
+        let source = Source::Socket(SocketId::Relay(index));
+        poller.add(&port.socket, source.to_token())
+    }
+}
+
+impl Steered {
+    fn new(sockets: SteeredSockets, poller: &Poller) -> io::Result<Self> {
+        let mut ends = [None, None];
+        for ((index, socket), end) in (0..).zip(sockets.0).zip(&mut ends) {
+            let Some(socket) = socket else { continue };
+            let source = Source::Socket(SocketId::Steered(index));
+            poller.add(&socket.receive, source.to_token())?;
+            *end = Some(SteeredEnd {
+                socket,
+                is_ready: false,
+                share: 1,
+            });
+        }
+        Ok(Self {
+            sockets: ends,
+            // The kernel cuts nothing apart that a raw socket sends.
+            sender: Sender::new(Trains::Single),
+            senders: VecDeque::new(),
+        })
+    }
+
+    pub(super) fn end_mut(&mut self, index: u32) -> Option<&mut SteeredEnd> {
+        self.sockets.get_mut(index as usize)?.as_mut()
+    }
+
+    /// Splits into what sends and what it sends through.
+    pub(super) fn sender_for(&mut self, index: u32) -> Option<(&mut Sender, &SteeredEnd)> {
+        let end = self.sockets.get(index as usize)?.as_ref()?;
+        Some((&mut self.sender, end))
+    }
+}
+
+/// Bound sockets that only send; each takes a descriptor and a few KiB of the kernel's memory.
+const SENDERS_MAX: usize = 512;

@@ -1,0 +1,35 @@
+//! Sockets that send whole IP packets.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, RawFd},
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Sends UDP datagrams from any port of the machine, each with the IP header that comes with it.
+/// Receives nothing, which is why it is of this protocol and no other.
+pub(crate) struct RawSocket(Socket);
+
+impl RawSocket {
+    /// Opens a socket that sends packets of IPv4 or IPv6.
+    ///
+    /// # Errors
+    /// The kernel's: without `CAP_NET_RAW` it is not permitted.
+    pub(crate) fn open(is_v4: bool) -> io::Result<Self> {
+        let domain = if is_v4 { Domain::IPV4 } else { Domain::IPV6 };
+        let protocol = Protocol::from(libc::IPPROTO_RAW);
+        let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
+        // Best effort, as with the server sockets.
+        let _ = socket.set_send_buffer_size(SEND_BUFFER_BYTES);
+        Ok(Self(socket))
+    }
+}
+
+impl AsRawFd for RawSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+const SEND_BUFFER_BYTES: usize = 4 * 1024 * 1024;
