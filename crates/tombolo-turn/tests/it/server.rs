@@ -17,6 +17,7 @@ mod lab;
 mod mobility;
 mod operate;
 mod peers;
+mod reach;
 mod realms;
 mod rfc8656;
 mod shards;
