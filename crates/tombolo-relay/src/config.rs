@@ -61,10 +61,18 @@ pub struct RelayConfig {
     /// network at least 4 KiB, so beyond 4 and 16 shards the totals of the defaults are exceeded.
     /// The other bounds hold for each allocation, and for each shard's queues.
     pub limits: Limits,
+    /// Networks of proxies that say in front of each TCP or TLS connection whose it is, by a header of
+    /// the PROXY protocol, version 1 or 2. They must, and nobody else may. Empty by default.
+    pub proxy_protocol: Vec<Cidr>,
     /// TCP and TLS connections in all; each takes up to 600 KiB if its client reads slowly.
     pub connections_max: usize,
     /// TCP and TLS connections from one IPv4 address or IPv6 /64 network.
     pub connections_per_source_max: usize,
+    /// TLS handshakes under way at once. Each takes about a millisecond of the one thread that serves
+    /// all streams.
+    pub handshakes_max: usize,
+    /// Such handshakes with one IPv4 address or IPv6 /64 network.
+    pub handshakes_per_source_max: usize,
     /// Time for a TLS handshake and the first frame together.
     pub first_frame_timeout: Duration,
     /// Time that a TCP or TLS connection may be without an allocation, from its start or from about
@@ -122,8 +130,11 @@ impl Default for RelayConfig {
             shards: None,
             own_ports: Vec::new(),
             limits: Limits::default(),
+            proxy_protocol: Vec::new(),
             connections_max: 4096,
             connections_per_source_max: 128,
+            handshakes_max: 256,
+            handshakes_per_source_max: 32,
             first_frame_timeout: Duration::from_secs(10),
             allocation_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(10),

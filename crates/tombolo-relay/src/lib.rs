@@ -48,6 +48,7 @@ mod listen;
 mod metrics;
 mod operate;
 mod owners;
+mod proxy;
 mod relay;
 mod shard;
 #[expect(
@@ -64,6 +65,7 @@ pub use error::{BindError, ListenSocket, Protocol};
 pub use hook::{HookConfig, HookError};
 pub use metrics::OPEN_METRICS_TYPE;
 pub use operate::{AllocationFilter, AllocationPage, Changed, ReloadError};
+pub use proxy::{ProxyError, ProxyHeader};
 pub use relay::{Relay, RelayAddrs};
 pub use stats::{HookFailure, HookStats, IoStats, RelayStats, ShardStats, StreamStats};
 pub use steering::SteeringError;

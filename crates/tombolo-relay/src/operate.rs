@@ -10,7 +10,7 @@ use std::{
 };
 
 use thiserror::Error;
-use tombolo_turn::server::{AllocationInfo, Drain, Server};
+use tombolo_turn::server::{AllocationInfo, Cidr, Drain, Server};
 use tracing::info;
 
 use crate::{HookError, IoMode, Relay, RelayConfig, link::Control};
@@ -82,7 +82,8 @@ pub(crate) struct Layout {
     own_ports: Vec<u16>,
     io: IoMode,
     shards: Option<usize>,
-    connections: [usize; 2],
+    proxy_protocol: Vec<Cidr>,
+    connections: [usize; 4],
     timeouts: [Duration; 3],
     nonce_key: Option<[u8; 32]>,
 }
@@ -102,7 +103,13 @@ impl Layout {
             own_ports: config.own_ports.clone(),
             io: config.io,
             shards: config.shards,
-            connections: [config.connections_max, config.connections_per_source_max],
+            proxy_protocol: config.proxy_protocol.clone(),
+            connections: [
+                config.connections_max,
+                config.connections_per_source_max,
+                config.handshakes_max,
+                config.handshakes_per_source_max,
+            ],
             timeouts: [
                 config.first_frame_timeout,
                 config.allocation_timeout,
@@ -122,6 +129,7 @@ impl Layout {
             ("the node's own ports", self.own_ports == other.own_ports),
             ("how packets are moved", self.io == other.io),
             ("the number of shards", self.shards == other.shards),
+            ("the proxies", self.proxy_protocol == other.proxy_protocol),
             (
                 "the limits of connections",
                 self.connections == other.connections,

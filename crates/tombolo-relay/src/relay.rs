@@ -115,18 +115,9 @@ impl Relay {
             None => IoMode::Sockets,
         };
         let stream_counters = Arc::new(StreamCounters::default());
-        let streams_config = StreamsConfig {
-            tcp: listeners.tcp,
-            tls: listeners.tls,
-            certificate: config.tls,
-            shards: shards.iter().map(|shard| shard.link.clone()).collect(),
-            connections_max: config.connections_max,
-            connections_per_source_max: config.connections_per_source_max,
-            first_frame_timeout: config.first_frame_timeout,
-            allocation_timeout: config.allocation_timeout,
-            write_timeout: config.write_timeout,
-            counters: Arc::clone(&stream_counters),
-        };
+        let counters = Arc::clone(&stream_counters);
+        let listening = (listeners.tcp, listeners.tls);
+        let streams_config = StreamsConfig::new(config, listening, links.to_vec(), counters);
         let streams = Streams::start(runtime, streams_config)?;
         let addrs = listeners.addrs;
         info!(

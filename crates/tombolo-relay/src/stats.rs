@@ -83,6 +83,14 @@ pub struct StreamStats {
     pub open: u64,
     /// Connections closed at once because there were too many, in all or from their source.
     pub refused: u64,
+    /// Connections closed because a trusted proxy did not say whose they are.
+    pub proxy_malformed: u64,
+    /// Connections closed because whom nobody trusts said whose they are.
+    pub proxy_untrusted: u64,
+    /// TLS and DTLS handshakes under way (a gauge).
+    pub handshakes: u64,
+    /// Handshakes not begun because there were too many, in all or with their source.
+    pub handshakes_refused: u64,
     /// TLS handshakes that failed.
     pub tls_failed: u64,
     /// Connections closed because no frame came in time.
@@ -184,6 +192,10 @@ pub(crate) struct StreamCounters {
     pub(crate) accepted: Counter,
     pub(crate) open: Counter,
     pub(crate) refused: Counter,
+    pub(crate) proxy_malformed: Counter,
+    pub(crate) proxy_untrusted: Counter,
+    pub(crate) handshakes: Counter,
+    pub(crate) handshakes_refused: Counter,
     pub(crate) tls_failed: Counter,
     pub(crate) timed_out: Counter,
     pub(crate) slow_readers: Counter,
@@ -197,6 +209,10 @@ impl StreamCounters {
             accepted: self.accepted.get(),
             open: self.open.get(),
             refused: self.refused.get(),
+            proxy_malformed: self.proxy_malformed.get(),
+            proxy_untrusted: self.proxy_untrusted.get(),
+            handshakes: self.handshakes.get(),
+            handshakes_refused: self.handshakes_refused.get(),
             tls_failed: self.tls_failed.get(),
             timed_out: self.timed_out.get(),
             slow_readers: self.slow_readers.get(),

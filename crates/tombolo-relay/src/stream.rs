@@ -1,35 +1,29 @@
 //! TURN over TCP and TLS: one thread accepts connections, cuts their bytes into frames for the shards
 //! and writes what the shards have for them.
 
+mod admission;
 mod connection;
 mod peer;
+mod seats;
 mod splice;
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-    rc::Rc,
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{io, rc::Rc, sync::Arc, thread, time::Duration};
 
 use rustls::ServerConfig;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     runtime::{Builder, Runtime},
     sync::oneshot,
     task::{self, LocalSet},
-    time::{sleep, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
-use tombolo_turn::server::{FiveTuple, Transport};
+use tombolo_turn::server::{Cidr, FiveTuple, Transport};
 use tracing::{error, warn};
 
 pub(crate) use self::peer::{PeerTask, connect, listen};
-use crate::{link::ShardLink, stats::StreamCounters};
+use self::{admission::Admitted, seats::Seats};
+use crate::{RelayConfig, link::ShardLink, stats::StreamCounters};
 
 /// The thread that serves all stream connections.
 pub(crate) struct Streams {
@@ -48,6 +42,11 @@ pub(crate) struct StreamsConfig {
     pub(crate) connections_max: usize,
     /// Connections from one IPv4 address or IPv6 /64 network.
     pub(crate) connections_per_source_max: usize,
+    /// TLS handshakes at once. For more their connections are closed, and counted.
+    pub(crate) handshakes_max: usize,
+    pub(crate) handshakes_per_source_max: usize,
+    /// Whose connections begin with a PROXY header.
+    pub(crate) proxies: Vec<Cidr>,
     /// Time for the TLS handshake and the first frame together.
     pub(crate) first_frame_timeout: Duration,
     /// Time that a connection may be without an allocation.
@@ -55,6 +54,32 @@ pub(crate) struct StreamsConfig {
     /// Time for one write.
     pub(crate) write_timeout: Duration,
     pub(crate) counters: Arc<StreamCounters>,
+}
+
+impl StreamsConfig {
+    /// Takes its part of the relay's configuration, and the listening sockets for plain TCP and TLS.
+    pub(crate) fn new(
+        config: RelayConfig,
+        (tcp, tls): (Vec<std::net::TcpListener>, Vec<std::net::TcpListener>),
+        shards: Vec<ShardLink>,
+        counters: Arc<StreamCounters>,
+    ) -> Self {
+        Self {
+            tcp,
+            tls,
+            certificate: config.tls,
+            shards,
+            connections_max: config.connections_max,
+            connections_per_source_max: config.connections_per_source_max,
+            handshakes_max: config.handshakes_max,
+            handshakes_per_source_max: config.handshakes_per_source_max,
+            proxies: config.proxy_protocol,
+            first_frame_timeout: config.first_frame_timeout,
+            allocation_timeout: config.allocation_timeout,
+            write_timeout: config.write_timeout,
+            counters,
+        }
+    }
 }
 
 impl Streams {
@@ -91,55 +116,29 @@ impl Drop for Streams {
 /// What all connections share. They live on one thread, so without locks.
 struct Front {
     config: StreamsConfig,
-    sources: RefCell<Sources>,
+    connections: Rc<Seats>,
+    handshakes: Rc<Seats>,
 }
 
-/// How many connections there are, and from where.
-#[derive(Default)]
-struct Sources {
-    total: usize,
-    count_by_network: HashMap<IpAddr, usize>,
-}
-
-/// A connection's place among the allowed ones; given back on drop.
-struct Place {
-    front: Rc<Front>,
-    network: IpAddr,
-}
-
-impl Place {
-    /// `None` where there are as many connections as there may be.
-    fn take(front: &Rc<Front>, client: IpAddr) -> Option<Self> {
-        let network = network_of(client);
-        let mut sources = front.sources.borrow_mut();
-        if sources.total >= front.config.connections_max {
-            return None;
-        }
-        let count = sources.count_by_network.entry(network).or_insert(0);
-        if *count >= front.config.connections_per_source_max {
-            return None;
-        }
-        *count += 1;
-        sources.total += 1;
-        front.config.counters.open.set(sources.total as u64);
-        Some(Self {
-            front: Rc::clone(front),
-            network,
+impl Front {
+    fn new(config: StreamsConfig) -> Rc<Self> {
+        let connections = Seats::new(
+            config.connections_max,
+            config.connections_per_source_max,
+            &config.counters,
+            |counters| &counters.open,
+        );
+        let handshakes = Seats::new(
+            config.handshakes_max,
+            config.handshakes_per_source_max,
+            &config.counters,
+            |counters| &counters.handshakes,
+        );
+        Rc::new(Self {
+            config,
+            connections,
+            handshakes,
         })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut sources = self.front.sources.borrow_mut();
-        sources.total -= 1;
-        self.front.config.counters.open.set(sources.total as u64);
-        if let Some(count) = sources.count_by_network.get_mut(&self.network) {
-            *count -= 1;
-            if *count == 0 {
-                sources.count_by_network.remove(&self.network);
-            }
-        }
     }
 }
 
@@ -147,10 +146,7 @@ fn serve(runtime: &Runtime, mut config: StreamsConfig, stopped: oneshot::Receive
     let tcp = std::mem::take(&mut config.tcp);
     let tls = std::mem::take(&mut config.tls);
     let acceptor = config.certificate.clone().map(TlsAcceptor::from);
-    let front = Rc::new(Front {
-        config,
-        sources: RefCell::default(),
-    });
+    let front = Front::new(config);
     LocalSet::new().block_on(runtime, async move {
         let tcp = tcp.into_iter().map(|listener| (listener, None));
         let tls = tls.into_iter().map(|listener| (listener, acceptor.clone()));
@@ -170,11 +166,12 @@ fn serve(runtime: &Runtime, mut config: StreamsConfig, stopped: oneshot::Receive
 async fn accept(front: Rc<Front>, listener: TcpListener, acceptor: Option<TlsAcceptor>) {
     loop {
         match listener.accept().await {
-            Ok((stream, client)) => {
+            Ok((stream, from)) => {
                 front.config.counters.accepted.add(1);
-                match Place::take(&front, client.ip()) {
-                    Some(place) => {
-                        task::spawn_local(serve_one(place, stream, client, acceptor.clone()));
+                match Admitted::new(&front, stream, from) {
+                    Some(admitted) => {
+                        let front = Rc::clone(&front);
+                        task::spawn_local(serve_one(front, admitted, acceptor.clone()));
                     }
                     None => front.config.counters.refused.add(1),
                 }
@@ -188,43 +185,43 @@ async fn accept(front: Rc<Front>, listener: TcpListener, acceptor: Option<TlsAcc
     }
 }
 
-async fn serve_one(
-    place: Place,
-    stream: TcpStream,
-    client: SocketAddr,
-    acceptor: Option<TlsAcceptor>,
-) {
-    let Ok(server) = stream.local_addr() else {
-        return;
-    };
-    let transport = if acceptor.is_some() {
-        Transport::Tls
-    } else {
-        Transport::Tcp
+async fn serve_one(front: Rc<Front>, mut admitted: Admitted, acceptor: Option<TlsAcceptor>) {
+    let config = &front.config;
+    let accepted = Instant::now();
+    let first_frame_by = accepted + config.first_frame_timeout;
+    let ends = match timeout_at(first_frame_by, admitted.ends(&front)).await {
+        Ok(Ok(ends)) => ends,
+        Ok(Err(None)) => return,
+        Ok(Err(Some(counter))) => return counter.add(1),
+        Err(_) => return config.counters.timed_out.add(1),
     };
     let tuple = FiveTuple {
-        transport,
-        client,
-        server,
-    };
-    let config = &place.front.config;
-    let accepted = tokio::time::Instant::now();
-    let first_frame_by = accepted + config.first_frame_timeout;
-    match acceptor {
-        None => connection::run(config, tuple, stream, accepted).await,
-        Some(acceptor) => match timeout_at(first_frame_by, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => connection::run(config, tuple, stream, accepted).await,
-            Ok(Err(_)) => config.counters.tls_failed.add(1),
-            Err(_) => config.counters.timed_out.add(1),
+        transport: if acceptor.is_some() {
+            Transport::Tls
+        } else {
+            Transport::Tcp
         },
-    }
-}
-
-/// What counts as one source: an IPv4 address, or the /64 that an IPv6 host can choose from.
-fn network_of(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V4(ip) => ip.into(),
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+        client: ends.client,
+        server: ends.server,
+    };
+    // The seat is kept until the end.
+    let Admitted {
+        stream,
+        seat: _seat,
+        ..
+    } = admitted;
+    let Some(acceptor) = acceptor else {
+        return connection::run(config, tuple, stream, accepted).await;
+    };
+    let Some(handshake_seat) = front.handshakes.take(ends.client.ip()) else {
+        return config.counters.handshakes_refused.add(1);
+    };
+    let handshake = timeout_at(first_frame_by, acceptor.accept(stream)).await;
+    drop(handshake_seat);
+    match handshake {
+        Ok(Ok(stream)) => connection::run(config, tuple, stream, accepted).await,
+        Ok(Err(_)) => config.counters.tls_failed.add(1),
+        Err(_) => config.counters.timed_out.add(1),
     }
 }
 

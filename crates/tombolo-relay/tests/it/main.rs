@@ -4,6 +4,7 @@ mod bind;
 mod device;
 mod moving;
 mod operating;
+mod proxy;
 mod relaying;
 mod streams;
 mod tcp_relaying;

@@ -180,6 +180,33 @@ fn a_failed_handshake_is_counted() {
 }
 
 #[test]
+fn handshakes_with_one_source_are_limited() {
+    let (tls, trust) = certificate();
+    let config = RelayConfig {
+        tls: Some(tls),
+        listen_tls: vec![(v4(), 0).into()],
+        handshakes_per_source_max: 2,
+        ..relay_config(v4())
+    };
+    let relay = Relay::bind(config).expect("there are free ports");
+    let begin = || {
+        let mut stream = TcpStream::connect(relay.addrs().turns[0]).expect("the relay listens");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("it is not zero");
+        stream.write_all(&[0x16]).expect("the connection is open");
+        stream
+    };
+    let kept = [begin(), begin()];
+    wait_for(&relay, |streams| streams.handshakes == 2);
+    assert_closed(begin());
+    wait_for(&relay, |streams| streams.handshakes_refused == 1);
+    drop(kept);
+    wait_for(&relay, |streams| streams.handshakes == 0);
+    Device::tls(&relay, "alice", trust).allocate();
+}
+
+#[test]
 fn frames_may_arrive_in_pieces_and_together() {
     let relay = Relay::bind(relay_config(v4())).expect("there are free ports");
     let mut stream = connect(&relay);
@@ -214,7 +241,7 @@ fn connect(relay: &Relay) -> TcpStream {
 }
 
 #[track_caller]
-fn assert_closed(mut stream: TcpStream) {
+pub(crate) fn assert_closed(mut stream: TcpStream) {
     let result = stream.read(&mut [0; 1]);
     let is_reset = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionReset;
     assert!(
@@ -224,7 +251,7 @@ fn assert_closed(mut stream: TcpStream) {
 }
 
 #[track_caller]
-fn wait_for(relay: &Relay, is_true: impl Fn(&StreamStats) -> bool) {
+pub(crate) fn wait_for(relay: &Relay, is_true: impl Fn(&StreamStats) -> bool) {
     wait_until(|| is_true(&relay.stats().streams));
 }
 

@@ -29,6 +29,8 @@ pub(crate) struct File {
     pub(crate) relay_ports: Option<Ports>,
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) relay_tcp: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) proxy_protocol: Vec<Network>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) shards: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -152,6 +154,10 @@ pub(crate) struct Limits {
     pub(crate) connections: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) connections_per_source: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) handshakes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) handshakes_per_source: Option<usize>,
 }
 
 impl File {

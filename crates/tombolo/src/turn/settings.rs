@@ -70,6 +70,7 @@ impl Settings {
             io: file.io.map_or(IoMode::Auto, Into::into),
             shards: file.shards,
             relay_tcp: file.relay_tcp,
+            proxy_protocol: networks(&file.proxy_protocol),
             ..RelayConfig::default()
         };
         if let Some(ports) = file.relay_ports {
@@ -260,6 +261,11 @@ fn limit(relay: &mut RelayConfig, limits: &Limits) {
     set(
         &mut relay.connections_per_source_max,
         limits.connections_per_source,
+    );
+    set(&mut relay.handshakes_max, limits.handshakes);
+    set(
+        &mut relay.handshakes_per_source_max,
+        limits.handshakes_per_source,
     );
 }
 
