@@ -7,7 +7,7 @@ use std::{
 
 use crate::HookConfig;
 use rustls::ServerConfig;
-use tombolo_turn::server::{Cidr, Limits, Realm};
+use tombolo_turn::server::{Cidr, Limits, Realm, Sha256Offer};
 
 /// What a relay listens on, allows and keeps. Start from the default and set what differs: it has no
 /// address and no user, and allows nothing that could harm the networks around it.
@@ -50,6 +50,15 @@ pub struct RelayConfig {
     pub hook: Option<HookConfig>,
     /// How packets are moved. [`IoMode::Auto`] by default.
     pub io: IoMode,
+    /// Whether clients may move their allocations to other addresses of theirs, see RFC 8016. On by
+    /// default.
+    pub mobility: bool,
+    /// To whom SHA-256 is offered as password algorithm.
+    pub offer_sha256: Sha256Offer,
+    /// How long a nonce is accepted. An hour by default, which RFC 8489 §9.2 asks for at most.
+    pub nonce_lifetime: Duration,
+    /// Longest lifetime of an allocation without a refresh. An hour by default.
+    pub lifetime_max: Duration,
     /// Threads that relay. `None` (the default) takes one for each core.
     pub shards: Option<usize>,
     /// Ports of this machine at which something else listens, such as a gateway. Like the relay's own
@@ -127,6 +136,10 @@ impl Default for RelayConfig {
             nonce_key: None,
             hook: None,
             io: IoMode::Auto,
+            mobility: true,
+            offer_sha256: Sha256Offer::default(),
+            nonce_lifetime: Duration::from_secs(3600),
+            lifetime_max: Duration::from_secs(3600),
             shards: None,
             own_ports: Vec::new(),
             limits: Limits::default(),

@@ -86,6 +86,7 @@ pub(crate) struct Layout {
     connections: [usize; 4],
     timeouts: [Duration; 3],
     nonce_key: Option<[u8; 32]>,
+    extensions: [bool; 2],
 }
 
 impl Layout {
@@ -116,6 +117,7 @@ impl Layout {
                 config.write_timeout,
             ],
             nonce_key: config.nonce_key,
+            extensions: [config.relay_tcp, config.mobility],
         }
     }
 
@@ -138,7 +140,11 @@ impl Layout {
                 "the timeouts of connections",
                 self.timeouts == other.timeouts,
             ),
-            ("the nonce key", self.nonce_key == other.nonce_key),
+            ("the key of the fleet", self.nonce_key == other.nonce_key),
+            (
+                "whether TCP is relayed and clients are mobile",
+                self.extensions == other.extensions,
+            ),
         ];
         let changed = parts.into_iter().filter(|(_, is_same)| !is_same);
         let changed: Vec<_> = changed.map(|(name, _)| name).collect();

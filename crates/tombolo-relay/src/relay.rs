@@ -355,6 +355,11 @@ fn core_config(
     core.public_ips.clone_from(&config.public_ips);
     core.relay_ports = config.relay_ports.clone();
     core.relay_tcp = config.relay_tcp;
+    core.mobility = config.mobility;
+    core.offer_sha256 = config.offer_sha256;
+    core.nonce_lifetime = config.nonce_lifetime;
+    core.lifetime_max = config.lifetime_max;
+    core.lifetime_default = core.lifetime_default.min(config.lifetime_max);
     core.allow_peers.clone_from(&config.allow_peers);
     core.deny_peers.clone_from(&config.deny_peers);
     core.own_ips = own_ips(config)?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ring::digest::{Context, SHA256};
 use tombolo_relay::HookConfig;
 use tombolo_turn::server::{self, HookMode, TokenKey};
 use tombolo_wire::token::VerifyingKey;
@@ -140,6 +141,25 @@ fn md5_key(hex: &str) -> Option<[u8; 16]> {
     Some(value.to_be_bytes())
 }
 
+/// The key that nodes of one fleet share, made of whatever text they are given.
+pub(super) fn fleet_key(file: &File, directory: &Path) -> anyhow::Result<Option<[u8; 32]>> {
+    let text = match (&file.fleet_key, &file.fleet_key_file) {
+        (None, None) => return Ok(None),
+        (Some(key), None) => key.0.clone(),
+        (None, Some(path)) => secrets_of(&directory.join(path))?.concat(),
+        (Some(_), Some(_)) => anyhow::bail!("give either `fleet-key` or `fleet-key-file`"),
+    };
+    anyhow::ensure!(
+        text.len() >= FLEET_KEY_BYTES_MIN,
+        "the fleet's key must have at least {FLEET_KEY_BYTES_MIN} bytes"
+    );
+    let mut context = Context::new(&SHA256);
+    context.update(b"tombolo fleet key\n");
+    context.update(text.as_bytes());
+    let digest = context.finish();
+    Ok(digest.as_ref().try_into().ok())
+}
+
 /// Secrets in a file, one a line; empty lines are nothing.
 fn secrets_of(path: &Path) -> anyhow::Result<Vec<String>> {
     let text = fs::read_to_string(path)
@@ -157,6 +177,8 @@ fn secrets_of(path: &Path) -> anyhow::Result<Vec<String>> {
     Ok(secrets)
 }
 
+/// As many as a key of 128 bits.
+const FLEET_KEY_BYTES_MIN: usize = 16;
 /// RFC 8489 §14.9: fewer than 128.
 const REALM_CHARS_MAX: usize = 127;
 /// RFC 8489 §14.3: fewer than 509.

@@ -32,6 +32,20 @@ pub(crate) struct File {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) proxy_protocol: Vec<Network>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) mobility: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) fleet_key: Option<Secret>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) fleet_key_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) offer_sha256: Option<Sha256>,
+    /// In seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) nonce_lifetime: Option<u64>,
+    /// In seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) allocation_lifetime: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) shards: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) io: Option<IoArg>,
@@ -52,6 +66,16 @@ pub(crate) struct File {
     pub(crate) peers: Peers,
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) limits: Limits,
+}
+
+/// To whom SHA-256 is offered as password algorithm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Sha256 {
+    Never,
+    /// To clients over TCP, TLS and DTLS.
+    WhereProven,
+    Always,
 }
 
 /// Certificates and where they are used.

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use rustls::sign::CertifiedKey;
 use tombolo_relay::{IoMode, RelayConfig};
-use tombolo_turn::server::{self, Cidr};
+use tombolo_turn::server::{self, Cidr, Sha256Offer};
 
 use super::args::ServerArgs;
-use super::credentials::{hook, realms};
-use super::file::{File, Limits, Listen, Network, PublicIp, Realm, Secret};
+use super::credentials::{fleet_key, hook, realms};
+use super::file::{File, Limits, Listen, Network, PublicIp, Realm, Secret, Sha256};
 use super::import::Import;
 use super::tls;
 
@@ -76,6 +76,8 @@ impl Settings {
         if let Some(ports) = file.relay_ports {
             relay.relay_ports = ports.min..=ports.max;
         }
+        relay.nonce_key = fleet_key(&file, directory)?;
+        extend(&mut relay, &file)?;
         limit(&mut relay, &file.limits);
         Ok(Self {
             relay,
@@ -236,6 +238,40 @@ fn certificate(file: &File, directory: &Path) -> anyhow::Result<Option<Arc<Certi
     }
 }
 
+/// What there is beyond plain TURN, and for how long things are good.
+fn extend(relay: &mut RelayConfig, file: &File) -> anyhow::Result<()> {
+    relay.mobility = file.mobility.unwrap_or(relay.mobility);
+    relay.offer_sha256 = match file.offer_sha256 {
+        None => relay.offer_sha256,
+        Some(Sha256::Never) => Sha256Offer::Never,
+        Some(Sha256::WhereProven) => Sha256Offer::WhereProven,
+        Some(Sha256::Always) => Sha256Offer::Always,
+    };
+    for (name, given, lifetime, max) in [
+        (
+            "nonce-lifetime",
+            file.nonce_lifetime,
+            &mut relay.nonce_lifetime,
+            NONCE_LIFETIME_MAX,
+        ),
+        (
+            "allocation-lifetime",
+            file.allocation_lifetime,
+            &mut relay.lifetime_max,
+            ALLOCATION_LIFETIME_MAX,
+        ),
+    ] {
+        if let Some(seconds) = given {
+            anyhow::ensure!(
+                (LIFETIME_MIN..=max).contains(&seconds),
+                "{name} must be from {LIFETIME_MIN} to {max} seconds"
+            );
+            *lifetime = Duration::from_secs(seconds);
+        }
+    }
+    Ok(())
+}
+
 fn limit(relay: &mut RelayConfig, limits: &Limits) {
     fn set<T: Copy>(bound: &mut T, given: Option<T>) {
         *bound = given.unwrap_or(*bound);
@@ -269,6 +305,12 @@ fn limit(relay: &mut RelayConfig, limits: &Limits) {
     );
 }
 
+/// In seconds; clients need some round trips.
+const LIFETIME_MIN: u64 = 60;
+/// In seconds. See RFC 8489 §9.2.
+const NONCE_LIFETIME_MAX: u64 = 3600;
+/// In seconds.
+const ALLOCATION_LIFETIME_MAX: u64 = 24 * 3600;
 /// The realm of those who name none.
 const REALM: &str = "tombolo";
 /// More threads than any machine gains from.
@@ -336,6 +378,26 @@ mod tests {
         for (text, says) in [
             ("", "nothing to listen on"),
             ("listen = ['192.0.2.1']\nshards = 0", "shards"),
+            ("listen = ['192.0.2.1']\nnonce-lifetime = 3601", "3600"),
+            ("listen = ['192.0.2.1']\nallocation-lifetime = 1", "60"),
+            ("listen = ['192.0.2.1']\nfleet-key = 'short'", "16 bytes"),
+            (
+                "listen = ['192.0.2.1']\nhook = { url = 'https://x', key = 'k', key-file = 'k' }",
+                "either",
+            ),
+            (
+                "listen = ['192.0.2.1']\n[[realm]]\nname = 'a'\nhook = true",
+                "no `hook`",
+            ),
+            (
+                "listen = ['192.0.2.1']\n[[realm]]\nname = 'a'\ndevice-keys = { k = 'short' }",
+                "device key k",
+            ),
+            (
+                "listen = ['192.0.2.1']\n[[realm]]\nname = 'a'\n\
+                 oauth = { server-name = 's', keys = { k = 'AAAA' } }",
+                "OAuth key k",
+            ),
             (
                 "listen = ['192.0.2.1']\nrelay-ip = ['192.0.2.1', '192.0.2.2']",
                 "one relay IP",
@@ -384,6 +446,32 @@ mod tests {
             let complaint = complaint(of_file(text));
             assert!(complaint.contains(says), "{text}: {complaint}");
         }
+    }
+
+    #[test]
+    fn a_realm_has_all_sources_of_credentials() {
+        let text = "listen = ['192.0.2.1']\nfleet-key = 'of 16 bytes at least'\n\
+            offer-sha256 = 'always'\nmobility = false\nnonce-lifetime = 600\n\
+            [hook]\nurl = 'https://example.org/turn'\nkey = 'of 16 bytes at least'\n\
+            [[realm]]\nname = 'r'\nhook = true\norigins = ['https://example.org']\n\
+            allocations = 7\nallocations-per-user = 3\n\
+            device-keys = { k = '0123456789abcdef0123456789abcdef' }\n\
+            [realm.oauth]\nserver-name = 's'\nkeys = { a = 'AAAAAAAAAAAAAAAAAAAAAA==' }\n";
+        let relay = of_file(text).expect("it is right").relay;
+        assert_eq!(relay.realm.hook, server::HookMode::Unknown);
+        assert_eq!(relay.realm.allocations_max, Some(7));
+        assert_eq!(relay.realm.allocations_per_user_max, Some(3));
+        assert_eq!(relay.realm.origins, ["https://example.org"]);
+        assert!(!relay.realm.device_keys.is_empty());
+        let oauth = relay.realm.oauth.expect("it is there");
+        assert_eq!((oauth.server_name.as_str(), oauth.keys.len()), ("s", 1));
+        assert_eq!(relay.offer_sha256, Sha256Offer::Always);
+        assert_eq!(relay.nonce_lifetime, Duration::from_secs(600));
+        assert!(!relay.mobility);
+        let same = of_file("listen = ['192.0.2.2']\nfleet-key = 'of 16 bytes at least'");
+        let same = same.expect("it is right").relay.nonce_key;
+        assert!(relay.nonce_key.is_some() && relay.nonce_key == same);
+        assert_eq!(relay.hook.expect("it is there").requests_max, 64);
     }
 
     #[test]

@@ -36,6 +36,13 @@ pub(super) struct Draft {
     allow: Vec<Network>,
     deny: Vec<Network>,
     pub(super) loopback_peers: bool,
+    pub(super) no_tcp_relay: bool,
+    pub(super) has_metrics: bool,
+    metrics_ip: Option<IpAddr>,
+    pub(super) metrics_port: Option<u16>,
+    pub(super) nonce_lifetime: Option<u64>,
+    pub(super) allocation_lifetime: Option<u64>,
+    fleet_key: Option<Secret>,
     pub(super) certificate: Option<PathBuf>,
     pub(super) key: Option<PathBuf>,
 }
@@ -141,6 +148,19 @@ impl Draft {
         Ok(())
     }
 
+    pub(super) fn fleet_key(&mut self, value: &str) -> Result<(), String> {
+        if value.len() < FLEET_KEY_BYTES_MIN {
+            return Err(format!("shorter than {FLEET_KEY_BYTES_MIN} bytes"));
+        }
+        self.fleet_key = Some(Secret(value.to_owned()));
+        Ok(())
+    }
+
+    pub(super) fn metrics_ip(&mut self, value: &str) -> Result<(), String> {
+        self.metrics_ip = Some(ip(value)?);
+        Ok(())
+    }
+
     pub(super) fn allow(&mut self, value: &str) -> Result<(), String> {
         self.allow.extend(range::networks(value)?);
         Ok(())
@@ -160,6 +180,9 @@ impl Draft {
                 "no listening-ip: it listens on the addresses that this machine has now".to_owned(),
             );
         }
+        if !self.no_tcp_relay {
+            notes.push("TCP is not relayed (RFC 6062) unless `relay-tcp` says so".to_owned());
+        }
         let (listen, listen_udp) = self.listen();
         let users = self.users(&mut notes);
         let peers = self.peers(&mut notes);
@@ -170,6 +193,10 @@ impl Draft {
             relay_ip: self.relay_ips.clone(),
             public_ip: self.public_ips.clone(),
             relay_ports: self.relay_ports(),
+            fleet_key: self.fleet_key.clone(),
+            nonce_lifetime: self.nonce_lifetime,
+            allocation_lifetime: self.allocation_lifetime,
+            metrics: self.metrics(),
             shards: self.shards,
             tls: self.tls(&mut notes),
             realms: users.into_iter().collect(),
@@ -204,6 +231,14 @@ impl Draft {
                 .count()
         };
         usable(true) > 1 || usable(false) > 1
+    }
+
+    fn metrics(&self) -> Option<SocketAddr> {
+        let ip = self
+            .metrics_ip
+            .unwrap_or_else(|| Ipv4Addr::LOCALHOST.into());
+        let port = self.metrics_port.unwrap_or(METRICS_PORT);
+        self.has_metrics.then_some(SocketAddr::new(ip, port))
     }
 
     fn relay_ports(&self) -> Option<Ports> {
@@ -347,6 +382,8 @@ const TURNS_PORT: u16 = 5349;
 const RELAY_PORT_MIN: u16 = 49152;
 /// As many allocations as there are by default.
 const ALLOCATIONS_MAX: usize = 16_384;
+const METRICS_PORT: u16 = 9641;
+const FLEET_KEY_BYTES_MIN: usize = 16;
 const THREADS_MAX: usize = 128;
 const REALM_CHARS_MAX: usize = 127;
 const USERNAME_BYTES_MAX: usize = 508;

@@ -69,7 +69,7 @@ const OPTIONS: &[(&str, Handling)] = &[
     ("no-dtls", Flag(|draft| { draft.no_dtls = true; taken("tls") })),
     ("dtls", NotNeeded("DTLS is served wherever TLS is")),
     ("no-udp-relay", FlagNotSupported("relaying over UDP is what TURN is for")),
-    ("no-tcp-relay", NotNeeded("TCP is not relayed, unless `relay-tcp` says so")),
+    ("no-tcp-relay", Flag(|draft| { draft.no_tcp_relay = true; taken("relay-tcp") })),
     ("rfc5780", NotNeeded("it is on wherever there are two addresses with two ports each")),
     ("no-rfc5780", Flag(|draft| { draft.no_rfc5780 = true; noted("listen-udp", "there is no second port, and so nothing to announce") })),
     // Who may come in.
@@ -92,8 +92,8 @@ const OPTIONS: &[(&str, Handling)] = &[
     ("redis-userdb", NotSupported(DATABASE)),
     ("redis-statsdb", NotSupported("counters are at the metrics address, allocations in `tombolo turn list`")),
     ("secret-key-file", NotNeeded("there is no database whose password is encrypted")),
-    ("oauth", FlagNotSupported("OAuth keys come from a database in coturn; give them in `oauth`")),
-    ("server-name", NotSupported("it is for OAuth; give it in `oauth`")),
+    ("oauth", FlagNotSupported("coturn keeps OAuth keys in a database; give them in `realm.oauth.keys`")),
+    ("server-name", NotSupported("it is for OAuth; give it in `realm.oauth.server-name`")),
     ("check-origin-consistency", FlagNotSupported("the origin chooses a realm and nothing else")),
     ("secure-stun", FlagNotSupported("Binding requests are answered without credentials, with fewer bytes than a flood would need")),
     // What they may do.
@@ -106,16 +106,16 @@ const OPTIONS: &[(&str, Handling)] = &[
     ("allow-loopback-peers", Flag(|draft| { draft.loopback_peers = true; noted("peers.allow", "on the internet it opens this machine to clients") })),
     ("no-multicast-peers", NotNeeded("multicast is always refused")),
     ("server-relay", FlagNotSupported("packets of peers without a permission are never relayed")),
-    ("max-allocate-lifetime", NotNeeded("it is an hour, as coturn's is by default")),
+    ("max-allocate-lifetime", Handling::Taken(|draft, value| { draft.allocation_lifetime = lifetime(value, 3600, 24 * 3600)?; Ok(taken("allocation-lifetime")) })),
     ("max-allocate-timeout", NotNeeded("connections without an allocation are closed after 30 s")),
     ("channel-lifetime", NotNeeded("it is 10 minutes, as RFC 8656 has it")),
     ("permission-lifetime", NotNeeded("it is 5 minutes, as RFC 8656 has it")),
-    ("stale-nonce", NotNeeded("nonces live for an hour, and are bound to the client's address")),
+    ("stale-nonce", Handling::Taken(|draft, value| { draft.nonce_lifetime = lifetime(value, 600, 3600)?; Ok(noted("nonce-lifetime", "an hour at most, as RFC 8489 §9.2 has it")) })),
     ("stateless-nonce", NotNeeded("nonces are stateless")),
-    ("stateless-nonce-secret", NotSupported("nodes that share nonces are given a `nonce-key`")),
+    ("stateless-nonce-secret", Handling::Taken(|draft, value| draft.fleet_key(value).map(|()| taken("fleet-key")))),
     ("unauthorized-ratelimit", NotNeeded("answers without proof are always budgeted by source network")),
     ("unauthorized-ratelimit-rps", NotNeeded("answers without proof are always budgeted by source network")),
-    ("mobility", NotNeeded("clients that ask for mobility get it")),
+    ("mobility", NotNeeded("clients that ask for mobility get it, unless `mobility` is false")),
     ("stun-only", FlagNotSupported("without users and secrets nobody can relay: leave them out")),
     ("no-stun", FlagNotSupported("Binding requests are always answered; TURN clients need them")),
     ("allocation-default-address-family", Handling::Taken(|_, value| family(value))),
@@ -188,9 +188,9 @@ const OPTIONS: &[(&str, Handling)] = &[
     ("web-admin-listen-on-workers", NotNeeded("there is no web page; see `tombolo turn list`")),
     ("acme-redirect", NotSupported("let another program answer on port 80")),
     ("drain-min-allocations", NotNeeded("a drain ends with the last allocation or at its deadline")),
-    ("prometheus", NotSupported(METRICS)),
-    ("prometheus-address", NotSupported(METRICS)),
-    ("prometheus-port", NotSupported(METRICS)),
+    ("prometheus", Flag(|draft| { draft.has_metrics = true; noted("metrics", "on loopback unless there is an address; users are never labels") })),
+    ("prometheus-address", Handling::Taken(|draft, value| draft.metrics_ip(value).map(|()| taken("metrics")))),
+    ("prometheus-port", Handling::Taken(|draft, value| set(&mut draft.metrics_port, value, "metrics"))),
     ("prometheus-path", NotNeeded("the path is /metrics")),
     ("prometheus-username-labels", FlagNotSupported("a label for each user has no bound; see `tombolo turn list`")),
     ("prometheus-tls", FlagNotSupported("metrics are served in the clear, on an address of your choice")),
@@ -219,6 +219,19 @@ fn set_count(count: &mut Option<usize>, value: &str, key: &'static str) -> Resul
     Ok(taken(key))
 }
 
+/// Seconds, no longer than `max`; 0 stands for no bound.
+fn lifetime(value: &str, usual: u64, max: u64) -> Result<Option<u64>, String> {
+    let seconds = match value {
+        "" => usual,
+        _ => value.parse().map_err(|_| "not a number of seconds")?,
+    };
+    match seconds {
+        0 => Ok(Some(max)),
+        1..LIFETIME_MIN => Err(format!("shorter than {LIFETIME_MIN} seconds")),
+        _ => Ok(Some(seconds.min(max))),
+    }
+}
+
 fn separator(value: &str) -> Result<Taken, String> {
     if value == ":" {
         return Ok(noted("realm.secrets", "it is always a colon"));
@@ -236,11 +249,11 @@ fn family(value: &str) -> Result<Taken, String> {
     Err("clients that name no family get IPv4, as RFC 8656 §7.2 has it".to_owned())
 }
 
+const LIFETIME_MIN: u64 = 60;
 const DATABASE: &str = "there is no database: give users in the file, secrets, or an HTTP hook";
 const BANDWIDTH: &str = "see `limits`";
 const ALTERNATES: &str = "servers that take over are named in `tombolo turn drain`";
 const LOG: &str = "logs go to standard error, as much of them as --log says";
-const METRICS: &str = "see `metrics`";
 
 #[cfg(test)]
 mod tests {

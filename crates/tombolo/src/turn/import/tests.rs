@@ -35,6 +35,9 @@ cipher-list=\"ECDHE+AESGCM\"
 no-cli
 proc-user=turnserver
 mobility
+prometheus
+prometheus-port=9642
+max-allocate-lifetime=1800
 syslog
 ";
 
@@ -106,9 +109,8 @@ fn a_usual_configuration_means_the_same_here() {
     let text = import.file.render().expect("it can be written");
     let file = File::parse(&text).expect("it is right");
     assert_eq!(file, import.file);
-    let relay = Settings::new(file, Path::new(""))
-        .expect("it makes sense")
-        .relay;
+    let settings = Settings::new(file, Path::new("")).expect("it makes sense");
+    let relay = &settings.relay;
     let texts = |addresses: &[std::net::SocketAddr]| {
         let texts = addresses.iter().map(ToString::to_string);
         texts.collect::<Vec<_>>()
@@ -123,6 +125,10 @@ fn a_usual_configuration_means_the_same_here() {
     );
     assert_eq!(relay.relay_ips.len(), 1);
     assert_eq!(relay.public_ips.len(), 2);
+    assert_eq!(relay.nonce_lifetime.as_secs(), 600);
+    assert_eq!(relay.lifetime_max.as_secs(), 1800);
+    let metrics = settings.metrics.map(|address| address.to_string());
+    assert_eq!(metrics.as_deref(), Some("127.0.0.1:9642"));
     assert_eq!(relay.relay_ports, 50000..=60000);
     assert_eq!(relay.realm.name, "example.org");
     assert_eq!(relay.realm.secrets.len(), 2);
