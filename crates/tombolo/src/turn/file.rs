@@ -464,6 +464,39 @@ mod tests {
     }
 
     #[test]
+    fn every_key_is_documented_and_the_example_is_right() {
+        let docs = include_str!("../../../../docs/turn-server.md");
+        let example = docs.split("```toml\n").nth(1).expect("there is one");
+        let example = example.split("```").next().expect("it ends");
+        File::parse(example).expect("it is right");
+        for table in [
+            "",
+            "[tls]\n",
+            "[[realm]]\n",
+            "[realm.oauth]\n",
+            "[peers]\n",
+            "[limits]\n",
+            "[hook]\n",
+        ] {
+            let table = table.replace("[realm.oauth]", "[[realm]]\n[realm.oauth]");
+            // serde tells what it knows when it finds what it does not know.
+            let text = complaint(&format!("{table}no-such-key = 1\n"));
+            let keys: Vec<_> = text.split('`').skip(3).step_by(2).collect();
+            assert!(keys.len() > 1, "{table}: {text}");
+            for key in keys {
+                let quoted = [
+                    format!("`{key}`"),
+                    format!("`[{key}]`"),
+                    format!("`[[{key}]]`"),
+                ];
+                let is_inside = docs.contains(&format!("{key} = "));
+                let is_there = is_inside || quoted.iter().any(|key| docs.contains(key));
+                assert!(is_there, "{table}{key}");
+            }
+        }
+    }
+
+    #[test]
     fn values_that_make_no_sense_are_refused() {
         for text in [
             "listen = ['example.org']",
