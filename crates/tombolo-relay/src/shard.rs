@@ -253,6 +253,8 @@ impl Shard {
                     self.io.stream_frames += 1;
                     if let Some(forward) = self.core.handle_client(now, tuple, &frame) {
                         self.forward_frame(now, forward, &frame);
+                    } else {
+                        self.log_refusal(tuple.client);
                     }
                 }
                 Ok(FromStream::Closed(tuple, state)) => {

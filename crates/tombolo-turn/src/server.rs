@@ -363,6 +363,11 @@ impl Server {
         all.flatten().min()
     }
 
+    /// Returns what was refused since this was asked the last time, the latest of several: for logs.
+    pub fn take_refusal(&mut self) -> Option<Refusal> {
+        self.stats.take_refusal()
+    }
+
     /// Returns the counters.
     pub fn stats(&self) -> &Stats {
         &self.stats

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Instant};
 
 use tombolo_turn::server::{FiveTuple, PeerAddr, RelayAddr, Transport};
+use tracing::debug;
 
 use super::{
     Shard,
@@ -106,7 +107,18 @@ impl Shard {
             let data = &self.slots.bytes(slot)[range.clone()];
             if let Some(forward) = self.core.handle_client(now, from, data) {
                 self.forward_slot(now, forward, slot, range.start);
+            } else {
+                self.log_refusal(from.client);
             }
+        }
+    }
+
+    /// Says why something of a client or a peer was refused, to those who debug.
+    pub(super) fn log_refusal(&mut self, from: SocketAddr) {
+        if tracing::enabled!(tracing::Level::DEBUG)
+            && let Some(refusal) = self.core.take_refusal()
+        {
+            debug!(%from, reason = %refusal, code = refusal.code(), "refused");
         }
     }
 
@@ -142,6 +154,8 @@ impl Shard {
             let data = &self.slots.bytes(slot)[range.clone()];
             if let Some(forward) = self.core.handle_peer(now, at, PeerAddr(peer), data) {
                 self.forward_slot(now, forward, slot, range.start);
+            } else {
+                self.log_refusal(peer);
             }
         }
     }

@@ -35,6 +35,7 @@ pub struct Stats {
     /// ICMP errors passed on to clients.
     pub icmp_errors: u64,
     refusals: Refusals,
+    last_refusal: Option<Refusal>,
 }
 
 impl Stats {
@@ -48,7 +49,12 @@ impl Stats {
         Refusal::ALL.into_iter().zip(self.refusals.0)
     }
 
+    pub(super) fn take_refusal(&mut self) -> Option<Refusal> {
+        self.last_refusal.take()
+    }
+
     pub(super) fn refuse(&mut self, refusal: Refusal) {
+        self.last_refusal = Some(refusal);
         if let Some(count) = self.refusals.0.get_mut(refusal as usize) {
             *count += 1;
         }

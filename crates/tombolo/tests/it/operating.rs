@@ -232,6 +232,22 @@ async fn a_reload_lets_others_in_and_a_wrong_one_changes_nothing() {
 }
 
 #[tokio::test]
+async fn the_log_says_why_somebody_was_refused_to_those_who_debug() {
+    for (level, is_there) in [("debug", true), ("info", false)] {
+        let more = ["--log", level];
+        let mut server = Server::start(&format!("operate-log-{level}"), ALICE, &more).await;
+        let mallory = Caller::new(server.address, "alice", "a guess").allocates();
+        assert!(!mallory);
+        server.running.terminate();
+        let complaints = server.running.ended().await.complaints;
+        let reason = "message integrity does not match";
+        assert_eq!(complaints.contains(reason), is_there, "{complaints}");
+        assert!(complaints.contains("relay listens"), "{complaints}");
+        assert!(!complaints.contains("hunter2"), "a secret is logged");
+    }
+}
+
+#[tokio::test]
 async fn a_hangup_reloads_too() {
     let server = Server::start("operate-hangup", ALICE, &[]).await;
     server.folder.write("turn.toml", ALICE_AND_CAROL);
