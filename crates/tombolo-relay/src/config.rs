@@ -168,6 +168,10 @@ impl RelayConfig {
             .allocations_per_user_max
             .div_ceil(shards)
             .max(per_user_floor);
+        part.allocations_per_network_max = all
+            .allocations_per_network_max
+            .div_ceil(shards)
+            .max(per_user_floor);
         part.unproven_total_bytes_max = all
             .unproven_total_bytes_max
             .div_ceil(shards_u32)

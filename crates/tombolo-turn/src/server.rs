@@ -23,6 +23,7 @@ mod address;
 mod allocate;
 mod allocation;
 mod auth;
+mod bandwidth;
 mod binding;
 mod budget;
 mod config;
@@ -39,6 +40,7 @@ mod operate;
 mod output;
 mod policy;
 mod ports;
+mod quota;
 mod reply;
 mod request;
 mod session;
@@ -53,6 +55,7 @@ pub use auth::{
     AuthError, AuthId, Credential, HookMode, OAuth, Proof, Realm, Sha256Offer, TokenKey,
     password_of,
 };
+pub use bandwidth::Bandwidth;
 pub use config::{Config, Limits};
 pub use connect::ConnectError;
 pub use connection::ConnectionId;
@@ -67,13 +70,14 @@ pub use stray::ShardIndex;
 
 use address::Aliases;
 use allocate::{Pending, Reservation};
-use auth::{Authority, RealmId, User};
+use auth::Authority;
 use binding::Alternates;
 use budget::Budget;
 use connection::Connections;
 use counter::Counters;
 use operate::Draining;
 use ports::Ports;
+use quota::Quotas;
 use stray::Strays;
 use table::Allocations;
 use ticket::Tickets;
@@ -115,9 +119,7 @@ pub struct Server {
     next_request: u64,
     reservations: BTreeMap<ReservationToken, Reservation>,
     reservation_deadlines: BTreeSet<(Instant, ReservationToken)>,
-    /// Allocations, those in the making and reservations, by user.
-    usage_by_user: BTreeMap<User, usize>,
-    usage_by_realm: BTreeMap<RealmId, usize>,
+    quotas: Quotas,
     transmits: VecDeque<Transmit>,
     commands: VecDeque<Command>,
     events: VecDeque<Event>,
@@ -170,8 +172,7 @@ impl Server {
             next_request: 0,
             reservations: BTreeMap::new(),
             reservation_deadlines: BTreeSet::new(),
-            usage_by_user: BTreeMap::new(),
-            usage_by_realm: BTreeMap::new(),
+            quotas: Quotas::default(),
             transmits: VecDeque::new(),
             commands: VecDeque::new(),
             events: VecDeque::new(),
@@ -318,7 +319,7 @@ impl Server {
         {
             self.reservation_deadlines.pop_first();
             if let Some(reservation) = self.reservations.remove(&token) {
-                self.give_quota_back(&reservation.user);
+                self.quotas.give_back(&reservation.user);
                 self.release(now, reservation.relay);
             }
         }

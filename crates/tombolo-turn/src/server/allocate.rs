@@ -14,6 +14,7 @@ use super::address::{FiveTuple, RelayAddr, canonical};
 use super::allocation::{Allocation, Carrier, Relays};
 use super::auth::{Identity, Usage, User};
 use super::ports::Parity;
+use super::quota::Network;
 use super::reply::{Ask, Rejection};
 use super::stats::Refusal;
 use super::stray::ShardIndex;
@@ -119,7 +120,7 @@ impl Server {
         }
         let lifetime = self.granted_lifetime(now, identity, requested_lifetime(message)?);
         // 10. and 11. Whether the user and the shard have room.
-        self.check_room(identity, wish)?;
+        self.check_room(ask, identity, wish)?;
         let kind = AllocationKind { carrier, is_mobile };
         self.begin(now, ask, identity.clone(), lifetime, kind, wish)
     }
@@ -210,15 +211,16 @@ impl Server {
         }
     }
 
-    fn check_room(&self, identity: &Identity, wish: Wish) -> Result<(), Refusal> {
+    fn check_room(&self, ask: Ask, identity: &Identity, wish: Wish) -> Result<(), Refusal> {
         let user = &identity.user;
         let usage = Usage {
-            of_user: self.usage_by_user.get(user).copied().unwrap_or(0),
-            of_realm: self.usage_by_realm.get(&user.realm).copied().unwrap_or(0),
+            of_user: self.quotas.of_user(user),
+            of_realm: self.quotas.of_realm(user.realm),
         };
         let per_user_max = self.limits.allocations_per_user_max;
         self.authority
             .check_quota(user, usage, wish.quota(), per_user_max)?;
+        self.check_network(ask.from.client)?;
         if self.allocations.len() + self.pending.len() >= self.limits.allocations_max {
             return Err(Refusal::CapacityReached);
         }
@@ -249,7 +251,9 @@ impl Server {
         if !steps.is_empty() && is_hopeless {
             return Err(Refusal::FamilyUnsupported.into());
         }
-        self.use_quota(&identity.user);
+        self.quotas.take(&identity.user);
+        let network = Network::of(ask.from.client);
+        self.quotas.take_of_network(network);
         let asked = RelayAddr(ask.from.server);
         let tries_left = BIND_TRIES;
         let (failed, state) = (None, PendingState::Wanted);
@@ -342,7 +346,9 @@ impl Server {
     }
 
     fn abandon(&mut self, now: Instant, pending: Pending) {
-        self.give_quota_back(&pending.identity.user);
+        self.quotas.give_back(&pending.identity.user);
+        let network = Network::of(pending.ask.from.client);
+        self.quotas.give_back_to_network(network);
         for relay in pending.bound {
             self.release(now, relay);
         }
@@ -452,7 +458,7 @@ impl Server {
         let token = ReservationToken(token);
         let expires = now + RESERVATION_LIFETIME;
         // A reservation counts like an allocation, or ports could be hoarded.
-        self.use_quota(&identity.user);
+        self.quotas.take(&identity.user);
         self.reservations.insert(
             token,
             Reservation {
@@ -481,7 +487,7 @@ impl Server {
         let (relay, expires) = (reservation.relay, reservation.expires);
         self.reservations.remove(&token);
         self.reservation_deadlines.remove(&(expires, token));
-        self.give_quota_back(&identity.user);
+        self.quotas.give_back(&identity.user);
         Ok(relay)
     }
 }

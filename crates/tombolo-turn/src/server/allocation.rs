@@ -6,7 +6,9 @@ use tombolo_stun::{AddressFamily, ChannelNumber, TransactionId};
 
 use super::address::{FiveTuple, RelayAddr};
 use super::auth::{TokenSession, User};
+use super::bandwidth::{Bandwidth, Bucket, Millis};
 use super::mobility::Mobility;
+use super::quota::Network;
 use super::stats::Refusal;
 
 /// What the server keeps for one client. See RFC 8656 §3.2.
@@ -21,6 +23,10 @@ pub(super) struct Allocation {
     pub(super) created: Instant,
     pub(super) expires: Instant,
     pub(super) traffic: Traffic,
+    /// The network that it counts for: the client's.
+    pub(super) network: Network,
+    bucket_to_peer: Bucket,
+    bucket_to_client: Bucket,
     /// The transaction that made it, and what the answer said, for retransmissions.
     pub(super) transaction: TransactionId,
     pub(super) reply: Box<[u8]>,
@@ -54,6 +60,13 @@ pub struct Path {
     pub requests_sent: u64,
     /// Those of them that came. The others were lost, or are under way.
     pub requests_received: u64,
+}
+
+/// What a payload is measured by, where bandwidth is limited.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Meter {
+    pub(super) now: Millis,
+    pub(super) limit: Bandwidth,
 }
 
 /// What went through an allocation since it was made.
@@ -114,6 +127,9 @@ impl Allocation {
             created,
             expires,
             traffic: Traffic::default(),
+            network: Network::of(client.client),
+            bucket_to_peer: Bucket::default(),
+            bucket_to_client: Bucket::default(),
             transaction,
             reply: Box::default(),
             path: Path::default(),
@@ -154,6 +170,36 @@ impl Allocation {
     pub(super) fn number_of(&self, now: Instant, peer: SocketAddr) -> Option<ChannelNumber> {
         let number = self.number_by_peer.get(&peer).copied()?;
         self.peer_of(now, number).map(|_| number)
+    }
+
+    /// Counts a payload on its way to a peer, if the allocation's bandwidth allows it.
+    pub(super) fn spend_to_peer(
+        &mut self,
+        meter: Option<Meter>,
+        bytes: usize,
+    ) -> Result<(), Refusal> {
+        if let Some(Meter { now, limit }) = meter
+            && !self.bucket_to_peer.take(now, limit, bytes)
+        {
+            return Err(Refusal::BandwidthUsed);
+        }
+        self.traffic.to_peer.add(bytes);
+        Ok(())
+    }
+
+    /// Counts a payload on its way to the client, if the allocation's bandwidth allows it.
+    pub(super) fn spend_to_client(
+        &mut self,
+        meter: Option<Meter>,
+        bytes: usize,
+    ) -> Result<(), Refusal> {
+        if let Some(Meter { now, limit }) = meter
+            && !self.bucket_to_client.take(now, limit, bytes)
+        {
+            return Err(Refusal::BandwidthUsed);
+        }
+        self.traffic.to_client.add(bytes);
+        Ok(())
     }
 
     /// Says from where to where the payload of a channel goes.

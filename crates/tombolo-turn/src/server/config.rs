@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::auth::{Realm, Sha256Offer};
+use super::bandwidth::Bandwidth;
 use super::policy::{AddressPolicy, Cidr};
 use super::stray::ShardIndex;
 
@@ -161,6 +162,11 @@ pub struct Limits {
     pub allocations_max: usize,
     /// Allocations and reservations per user.
     pub allocations_per_user_max: usize,
+    /// Allocations per source network (IPv4 /24, IPv6 /48).
+    pub allocations_per_network_max: usize,
+    /// Payload through each allocation. `None` (the default): as much as comes. What goes over TCP
+    /// to a peer is not measured.
+    pub bandwidth: Option<Bandwidth>,
     /// Permissions per allocation.
     pub permissions_max: usize,
     /// Channels per allocation.
@@ -200,6 +206,8 @@ impl Default for Limits {
         Self {
             allocations_max: 16_384,
             allocations_per_user_max: 16,
+            allocations_per_network_max: 4096,
+            bandwidth: None,
             permissions_max: 256,
             channels_max: 256,
             connections_max: 32,

@@ -9,6 +9,8 @@ use tombolo_stun::{
 
 use super::Server;
 use super::address::{FiveTuple, PeerAddr, RelayAddr, canonical};
+use super::allocation::Meter;
+use super::bandwidth::Millis;
 use super::forward::{Forward, Fragment, Header};
 use super::stats::Refusal;
 
@@ -21,6 +23,7 @@ impl Server {
         data: &[u8],
     ) -> Result<Forward, Refusal> {
         let decoded = ChannelData::decode(data).map_err(|_| Refusal::Malformed)?;
+        let meter = self.meter(now);
         let allocation = self
             .allocations
             .by_client_mut(&from)
@@ -28,8 +31,8 @@ impl Server {
         let bytes = decoded.data.len();
         let (at, peer) = allocation
             .on_channel(now, decoded.number)
+            .and_then(|way| allocation.spend_to_peer(meter, bytes).map(|()| way))
             .inspect_err(|_| allocation.traffic.dropped += 1)?;
-        allocation.traffic.to_peer.add(bytes);
         if allocation.next_client() == Some(from) {
             self.on_arrived(from);
         }
@@ -55,6 +58,7 @@ impl Server {
             true => Fragment::forbidden_if_it_counts(from, peer),
             false => Fragment::Allowed,
         };
+        let meter = self.meter(now);
         let allocation = self
             .allocations
             .by_client_mut(&from)
@@ -66,8 +70,8 @@ impl Server {
                 Ok(()) => Ok(at),
                 Err(_) => Err(Refusal::PeerForbidden),
             })
+            .and_then(|at| allocation.spend_to_peer(meter, range.len()).map(|()| at))
             .inspect_err(|_| allocation.traffic.dropped += 1)?;
-        allocation.traffic.to_peer.add(range.len());
         if allocation.next_client() == Some(from) {
             self.on_arrived(from);
         }
@@ -83,6 +87,7 @@ impl Server {
         data: &[u8],
     ) -> Result<Forward, Refusal> {
         let peer = self.aliases.to_public(canonical(from.0));
+        let meter = self.meter(now);
         let allocation = self
             .allocations
             .by_relay_mut(&at)
@@ -95,7 +100,9 @@ impl Server {
             allocation.traffic.dropped += 1;
             return Err(Refusal::ClientAway);
         }
-        allocation.traffic.to_client.add(data.len());
+        allocation
+            .spend_to_client(meter, data.len())
+            .inspect_err(|_| allocation.traffic.dropped += 1)?;
         let to = allocation.client;
         let number = allocation.number_of(now, peer);
         let mut header = Header::new();
@@ -122,6 +129,13 @@ impl Server {
             range: 0..data.len(),
             padding,
         })
+    }
+
+    /// Says what payloads are measured by; `None` where they are not.
+    fn meter(&self, now: Instant) -> Option<Meter> {
+        let limit = self.limits.bandwidth?;
+        let now = Millis::between(self.clock.start, now);
+        Some(Meter { now, limit })
     }
 
     fn send_on(

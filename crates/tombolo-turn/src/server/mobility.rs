@@ -10,6 +10,7 @@ use super::allocate::{bad, requested_lifetime, seconds};
 use super::auth::{Identity, User};
 use super::output::{CloseReason, Event};
 use super::policy::Denial;
+use super::quota::Network;
 use super::reply::{Ask, Rejection};
 use super::stats::Refusal;
 use super::table::AllocationId;
@@ -125,6 +126,7 @@ impl Server {
             return Err(Refusal::TicketUsed.into());
         }
         self.check_new_address(id, ask.from)?;
+        self.move_network(id, ask.from)?;
         self.begin_move(now, ask, identity, message, id)
     }
 
@@ -147,6 +149,23 @@ impl Server {
         let local = self.aliases.to_local(canonical(from.client));
         if self.allocations.by_relay(&RelayAddr(local)).is_some() {
             return Err(Denial::OwnAddress.into());
+        }
+        Ok(())
+    }
+
+    /// Counts an allocation for the network that its client comes from now.
+    fn move_network(&mut self, id: AllocationId, from: FiveTuple) -> Result<(), Refusal> {
+        let to = Network::of(from.client);
+        let before = self.allocations.get(id).map(|one| one.network);
+        let before = before.ok_or(Refusal::AllocationMissing)?;
+        if before == to {
+            return Ok(());
+        }
+        self.check_network(from.client)?;
+        self.quotas.take_of_network(to);
+        self.quotas.give_back_to_network(before);
+        if let Some(allocation) = self.allocations.get_mut(id) {
+            allocation.network = to;
         }
         Ok(())
     }

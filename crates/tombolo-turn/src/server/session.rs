@@ -180,7 +180,8 @@ impl Server {
         for relay in allocation.relays.iter() {
             self.release(now, relay);
         }
-        self.give_quota_back(&allocation.user);
+        self.quotas.give_back(&allocation.user);
+        self.quotas.give_back_to_network(allocation.network);
         self.stats.allocations = self.allocations.len() as u64;
         if reason == CloseReason::Expired {
             self.stats.allocations_expired += 1;
@@ -197,27 +198,6 @@ impl Server {
     pub(super) fn release(&mut self, now: Instant, relay: RelayAddr) {
         self.ports.rest(now, relay);
         self.commands.push_back(Command::ReleasePort(relay));
-    }
-
-    pub(super) fn use_quota(&mut self, user: &User) {
-        match self.usage_by_user.get_mut(user) {
-            Some(used) => *used += 1,
-            None => drop(self.usage_by_user.insert(user.clone(), 1)),
-        }
-        *self.usage_by_realm.entry(user.realm).or_default() += 1;
-    }
-
-    pub(super) fn give_quota_back(&mut self, user: &User) {
-        let Some(used) = self.usage_by_user.get_mut(user) else {
-            return;
-        };
-        *used -= 1;
-        if *used == 0 {
-            self.usage_by_user.remove(user);
-        }
-        if let Some(used) = self.usage_by_realm.get_mut(&user.realm) {
-            *used -= 1;
-        }
     }
 }
 

@@ -187,6 +187,10 @@ refusals! {
     TicketInvalid = 400, "invalid ticket";
     /// A mobility ticket that was followed by another one which the client has used.
     TicketUsed = 400, "ticket already used";
+    /// The client's network has as many allocations as it may.
+    NetworkFull = 486, "allocation quota reached for this network";
+    /// A payload beyond the allocation's bandwidth.
+    BandwidthUsed = 0, "bandwidth of the allocation used up";
     /// ChannelData on a channel that is not bound.
     ChannelUnbound = 0, "channel not bound";
     /// A Send indication to a peer without permission.

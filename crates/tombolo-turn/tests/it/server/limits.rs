@@ -1,0 +1,137 @@
+//! How much a network gets, and how much may go through an allocation.
+
+use std::net::SocketAddr;
+
+use tombolo_stun::MobilityTicket;
+use tombolo_turn::server::{Bandwidth, Config, FiveTuple, Refusal};
+
+use super::lab::{Lab, PEER, SECRET, User, alice, bob, client};
+
+#[test]
+fn a_network_has_only_so_many_allocations_whoever_its_users_are() {
+    let mut lab = Lab::with(|config| config.limits.allocations_per_network_max = 2);
+    lab.allocate(at("8.8.8.1:1"), &alice());
+    lab.allocate(at("8.8.8.2:1"), &bob());
+    let third = lab.allocate_with(at("8.8.8.3:1"), &User::until(86_400, "carol"), |_| {});
+    assert_eq!(third.code(), Some(486));
+    assert_eq!(lab.refused(Refusal::NetworkFull), 1);
+    lab.allocate(at("8.8.9.3:1"), &alice());
+    lab.advance(600);
+    lab.allocate(at("8.8.8.3:1"), &alice());
+}
+
+#[test]
+fn a_network_of_ipv6_is_a_48() {
+    let mut lab = Lab::with(|config| config.limits.allocations_per_network_max = 1);
+    lab.allocate(at("[2a00:1:2:3::1]:1"), &alice());
+    let same = lab.allocate_with(at("[2a00:1:2:4::1]:1"), &alice(), |_| {});
+    assert_eq!(same.code(), Some(486));
+    lab.allocate(at("[2a00:1:3::1]:1"), &alice());
+    // An IPv4-mapped address is of the IPv4 network.
+    lab.allocate(at("[::ffff:8.8.8.1]:1"), &alice());
+    let mapped = lab.allocate_with(at("8.8.8.2:1"), &alice(), |_| {});
+    assert_eq!(mapped.code(), Some(486));
+}
+
+#[test]
+fn an_allocation_counts_for_the_network_that_its_client_has_moved_to() {
+    let mut lab = Lab::with(|config| config.limits.allocations_per_network_max = 1);
+    let made = lab.allocate_with(at("8.8.8.1:1"), &alice(), |writer| {
+        writer.attribute(&MobilityTicket(b""));
+    });
+    let ticket: MobilityTicket<'_> = made.get().expect("is mobile");
+    lab.allocate(at("8.8.9.1:1"), &bob());
+    let move_to = |lab: &mut Lab, to| {
+        let refresh = tombolo_stun::Method::REFRESH;
+        lab.signed(at(to), &alice(), refresh, |writer| {
+            writer.attribute(&ticket);
+        })
+        .code()
+    };
+    assert_eq!(move_to(&mut lab, "8.8.9.2:1"), Some(486), "it is full");
+    assert_eq!(move_to(&mut lab, "8.8.10.1:1"), None);
+    lab.allocate(at("8.8.8.2:1"), &alice());
+    let full = lab.allocate_with(at("8.8.10.2:1"), &alice(), |_| {});
+    assert_eq!(full.code(), Some(486));
+    lab.advance(600);
+    lab.allocate(at("8.8.10.2:1"), &alice());
+}
+
+#[test]
+fn an_allocation_that_fails_counts_for_nobody() {
+    let mut lab = Lab::with(|config| {
+        config.limits.allocations_per_network_max = 1;
+        config.limits.allocations_per_user_max = 1;
+        config.relay_ports = 50_000..=50_000;
+        config.own_ports = vec![50_000];
+    });
+    for _ in 0..3 {
+        let reply = lab.allocate_with(client(1), &alice(), |_| {});
+        assert_eq!(reply.code(), Some(508), "there is no port");
+    }
+}
+
+#[test]
+fn bandwidth_is_counted_for_each_direction_and_what_is_beyond_is_dropped() {
+    let mut lab = limited();
+    let relay = lab.allocate(client(1), &alice());
+    lab.bind(client(1), &alice(), 0x4000, PEER);
+    let payload = [7; 500];
+    assert!(lab.send_on(client(1), 0x4000, &payload).is_some());
+    assert!(lab.send(client(1), PEER, &payload).is_some());
+    assert_eq!(lab.send_on(client(1), 0x4000, &payload), None);
+    assert_eq!(lab.send(client(1), PEER, &payload), None);
+    assert!(lab.peer_sends(relay, PEER, &payload).is_some());
+    assert!(lab.peer_sends(relay, PEER, &payload).is_some());
+    assert_eq!(lab.peer_sends(relay, PEER, &payload), None);
+    assert_eq!(lab.refused(Refusal::BandwidthUsed), 3);
+    let info = lab.server.allocations(lab.now).next().expect("is listed");
+    assert_eq!(info.traffic.dropped, 3);
+    assert_eq!(info.traffic.to_peer.bytes, 1000);
+    assert_eq!(info.traffic.to_client.bytes, 1000);
+
+    lab.advance(1);
+    assert!(lab.send_on(client(1), 0x4000, &payload).is_some());
+}
+
+#[test]
+fn one_allocation_does_not_use_up_the_bandwidth_of_another() {
+    let mut lab = limited();
+    for port in [1, 2] {
+        lab.allocate(client(port), &alice());
+        lab.permit(client(port), &alice(), PEER);
+        assert!(lab.send(client(port), PEER, &[7; 1000]).is_some());
+    }
+}
+
+#[test]
+fn a_new_bandwidth_holds_for_allocations_that_exist() {
+    let mut lab = Lab::new();
+    lab.allocate(client(1), &alice());
+    lab.permit(client(1), &alice(), PEER);
+    lab.advance(100);
+    assert!(lab.send(client(1), PEER, &[7; 1200]).is_some());
+    let mut config = Config::new([3; 32]);
+    config.realm.secrets = vec![SECRET.to_vec()];
+    config.limits.bandwidth = Some(LIMIT);
+    lab.server.reconfigure(lab.now, config);
+    assert_eq!(lab.send(client(1), PEER, &[7; 1200]), None);
+    assert!(lab.send(client(1), PEER, &[7; 1000]).is_some());
+}
+
+const LIMIT: Bandwidth = Bandwidth {
+    bytes_per_second: 500,
+    burst_bytes: 1000,
+};
+
+fn limited() -> Lab {
+    Lab::with(|config| config.limits.bandwidth = Some(LIMIT))
+}
+
+fn at(client_address: &str) -> FiveTuple {
+    let address: SocketAddr = client_address.parse().expect("is an address");
+    FiveTuple {
+        client: address,
+        ..client(1)
+    }
+}
