@@ -44,6 +44,7 @@ mod quota;
 mod reply;
 mod request;
 mod session;
+mod sorted;
 mod stats;
 mod stray;
 mod table;

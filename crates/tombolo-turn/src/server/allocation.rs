@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use super::auth::{TokenSession, User};
 use super::bandwidth::{Bandwidth, Bucket, Millis};
 use super::mobility::Mobility;
 use super::quota::Network;
+use super::sorted::Sorted;
 use super::stats::Refusal;
 
 /// What the server keeps for one client. See RFC 8656 §3.2.
@@ -36,9 +36,9 @@ pub(super) struct Allocation {
     /// `None` for an allocation that stays where it is.
     pub(super) mobility: Option<Box<Mobility>>,
     /// When the permission ends, by peer.
-    permissions: BTreeMap<IpAddr, Instant>,
-    channels: BTreeMap<ChannelNumber, Channel>,
-    number_by_peer: BTreeMap<SocketAddr, ChannelNumber>,
+    permissions: Sorted<IpAddr, Instant>,
+    channels: Sorted<ChannelNumber, Channel>,
+    number_by_peer: Sorted<SocketAddr, ChannelNumber>,
 }
 
 /// What goes between an allocation's relayed address and its peers.
@@ -135,9 +135,9 @@ impl Allocation {
             path: Path::default(),
             session: None,
             mobility: None,
-            permissions: BTreeMap::new(),
-            channels: BTreeMap::new(),
-            number_by_peer: BTreeMap::new(),
+            permissions: Sorted::new(),
+            channels: Sorted::new(),
+            number_by_peer: Sorted::new(),
         }
     }
 

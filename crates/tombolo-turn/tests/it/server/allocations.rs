@@ -1,10 +1,10 @@
 //! What the data plane costs the allocator of memory: nothing.
 
 use allocation_counter::measure;
-use tombolo_stun::{Class, Data, Method, XorPeerAddress};
-use tombolo_turn::server::{FiveTuple, PeerAddr};
+use tombolo_stun::{Class, Data, Method, RequestedTransport, XorPeerAddress};
+use tombolo_turn::server::{Command, FiveTuple, PeerAddr};
 
-use super::lab::{Lab, PEER, address, alice, bob, channel_header, client, tcp_client};
+use super::lab::{Lab, PEER, address, alice, bob, channel, channel_header, client, tcp_client};
 
 #[test]
 fn data_is_forwarded_without_an_allocation_of_memory() {
@@ -52,6 +52,51 @@ fn data_is_refused_without_an_allocation_of_memory() {
             .handle_peer(lab.now, at, stranger, &payload)
             .is_none()
     });
+}
+
+#[test]
+fn an_idle_allocation_with_a_channel_keeps_less_than_a_kibibyte_of_memory() {
+    const COUNT: u16 = 2000;
+    let mut lab = Lab::with(|config| {
+        config.limits.allocations_per_user_max = usize::from(COUNT);
+    });
+    let user = alice();
+    let requests: Vec<_> = (1..=COUNT)
+        .map(|port| {
+            // Over TCP, where no budget of challenges is in the way.
+            let bytes = lab.sign(tcp_client(port), &user, Method::ALLOCATE, |writer| {
+                writer.attribute(&RequestedTransport::UDP);
+            });
+            (tcp_client(port), bytes)
+        })
+        .collect();
+    let channels: Vec<_> = (1..=COUNT)
+        .map(|port| {
+            let bytes = lab.sign(tcp_client(port), &user, Method::CHANNEL_BIND, |writer| {
+                writer
+                    .attribute(&channel(0x4000))
+                    .attribute(&XorPeerAddress(address(PEER)));
+            });
+            (tcp_client(port), bytes)
+        })
+        .collect();
+    let kept = measure(|| {
+        for (from, bytes) in requests.iter().chain(&channels) {
+            assert_eq!(lab.server.handle_client(lab.now, *from, bytes), None);
+            while let Some(command) = lab.server.poll_command() {
+                if let Command::BindPort { id, address } = command {
+                    lab.server.handle_port(lab.now, id, Ok(address));
+                }
+            }
+            while lab.server.poll_transmit().is_some() {}
+            while lab.server.poll_event().is_some() {}
+        }
+    });
+    assert_eq!(lab.server.stats().allocations, u64::from(COUNT));
+    let infos = lab.server.allocations(lab.now);
+    assert!(infos.into_iter().all(|info| info.channels == 1));
+    let each = kept.bytes_current / i64::from(COUNT);
+    assert!(each < 1024, "{each} bytes");
 }
 
 #[test]
