@@ -44,7 +44,7 @@ pub(crate) struct Arguments {
 /// Runs the rows; fails when a goal is missed or a packet.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let rows = chosen(&arguments.only)?;
-    let bench = Bench {
+    let mut bench = Bench {
         programs: Programs::find(arguments.tombolo.clone())?,
         scale: if arguments.quick {
             Scale::quick()
@@ -59,6 +59,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     machine::stay_on(Core::Generator);
 
+    bench.programs.probe();
     note_missing(&bench.programs)?;
     let mut all = Vec::with_capacity(rows.len());
     for row in rows {

@@ -9,7 +9,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use nix::unistd::Uid;
 use tombolo_stun::{Class, Message, MessageWriter, Method, TransactionId};
 
 use crate::machine::{self, Core};
@@ -56,6 +55,8 @@ impl fmt::Display for Subject {
 pub(crate) struct Programs {
     pub(crate) tombolo: PathBuf,
     pub(crate) coturn: PathBuf,
+    /// Why this machine does not let Tombolo steer packets, once [`Self::probe`] has found out.
+    unsteered: Option<String>,
 }
 
 impl Programs {
@@ -64,7 +65,20 @@ impl Programs {
         let beside = std::env::current_exe()?.with_file_name("tombolo");
         let tombolo = tombolo.unwrap_or(beside);
         let coturn = PathBuf::from("/usr/bin/turnserver");
-        Ok(Self { tombolo, coturn })
+        Ok(Self {
+            tombolo,
+            coturn,
+            unsteered: None,
+        })
+    }
+
+    /// Finds out, by trying, whether this machine allows what `steered` needs.
+    pub(crate) fn probe(&mut self) {
+        if self.missing(Subject::Steered).is_none()
+            && let Err(error) = Server::start(Subject::Steered, self)
+        {
+            self.unsteered = Some(format!("{error:#}"));
+        }
     }
 
     /// Why `subject` cannot be run here, if it can't.
@@ -73,9 +87,7 @@ impl Programs {
         match subject {
             Subject::Floor => None,
             Subject::Coturn => (!has(&self.coturn)).then(|| "apt-get install coturn".to_owned()),
-            Subject::Steered if !Uid::effective().is_root() => {
-                Some("an eBPF program needs root".to_owned())
-            }
+            Subject::Steered if self.unsteered.is_some() => self.unsteered.clone(),
             Subject::Sockets | Subject::Steered => (!has(&self.tombolo)).then(|| {
                 format!(
                     "{} is not there: cargo build --release -p tombolo",
