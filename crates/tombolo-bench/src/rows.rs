@@ -165,6 +165,18 @@ pub(crate) const ROWS: &[Row] = &[
         measure: |bench, subject| bench.many(subject, echo(172)),
     },
     Row {
+        id: "many-active",
+        what: "172 B there and back over 16,000 flows in turn: every packet finds its caches cold",
+        subjects: SERVERS,
+        metric: CPU,
+        goals: &[],
+        measure: |bench, subject| {
+            let flows = bench.scale.many;
+            let shape = Shape { flows, ..echo(172) };
+            bench.rate(subject, shape, flows, FLOWS)
+        },
+    },
+    Row {
         id: "allocate",
         what: "allocations with their 401 round, and what a thousand idle ones take",
         subjects: SERVERS,
