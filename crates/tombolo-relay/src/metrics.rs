@@ -1,7 +1,8 @@
 //! What a relay has counted, as OpenMetrics text (version 1.0.0), for Prometheus and its like.
 //!
-//! Labels have few values: shards, reasons, and protocols; never users, clients or peers.
+//! Labels have few values: shards, realms of the configuration, and reasons; never users, clients or peers.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
 use crate::{RelayStats, ShardStats, StreamStats};
@@ -44,6 +45,7 @@ impl RelayStats {
                 )?;
             }
         }
+        self.write_realms(text)?;
         self.write_refusals(text)?;
         self.write_hook(text)?;
         for (name, kind, help, value) in STREAM_FAMILIES {
@@ -51,6 +53,23 @@ impl RelayStats {
             sample(text, name, *kind, "", value(&self.streams))?;
         }
         text.write_str("# EOF\n")
+    }
+
+    fn write_realms(&self, text: &mut String) -> fmt::Result {
+        let name = "tombolo_turn_realm_allocations";
+        let help = "Allocations and reservations that exist, by realm.";
+        head(text, name, Gauge, help)?;
+        let mut count_by_realm = BTreeMap::new();
+        for shard in &self.shards {
+            for (realm, count) in &shard.allocations_by_realm {
+                *count_by_realm.entry(realm).or_insert(0) += count;
+            }
+        }
+        for (realm, count) in count_by_realm {
+            let labels = format!("realm=\"{}\"", escaped(realm));
+            sample(text, name, Gauge, &labels, count)?;
+        }
+        Ok(())
     }
 
     fn write_refusals(&self, text: &mut String) -> fmt::Result {
@@ -109,6 +128,12 @@ impl RelayStats {
         }
         Ok(())
     }
+}
+
+/// A value of a label that the operator chose.
+fn escaped(value: &str) -> String {
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+    value.replace('\n', "\\n")
 }
 
 fn head(text: &mut String, name: &str, kind: Kind, help: &str) -> fmt::Result {
@@ -215,7 +240,12 @@ mod tests {
                 ..IoStats::default()
             };
             let turn = Stats::default();
-            let shard = ShardStats { turn, io };
+            let realm = "a \"realm\"\\\n".to_owned();
+            let shard = ShardStats {
+                turn,
+                io,
+                allocations_by_realm: [(realm, received)].into(),
+            };
             stats.shards.push(shard);
         }
         stats.streams.open = 5;
@@ -229,6 +259,8 @@ mod tests {
             Some(4)
         );
         assert_eq!(value("tombolo_relay_connections"), Some(5));
+        let realm = r#"tombolo_turn_realm_allocations{realm="a \"realm\"\\\n"}"#;
+        assert_eq!(value(realm), Some(7));
         for refusal in Refusal::ALL {
             let code = refusal.code().unwrap_or(0);
             let name =

@@ -288,6 +288,11 @@ impl Shard {
         ShardStats {
             turn: self.core.stats().clone(),
             io,
+            allocations_by_realm: self
+                .core
+                .usage_by_realm()
+                .map(|(realm, count)| (realm.to_owned(), count as u64))
+                .collect(),
         }
     }
 }

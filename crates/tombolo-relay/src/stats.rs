@@ -1,5 +1,6 @@
 //! What a relay has counted.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use thiserror::Error;
@@ -27,6 +28,8 @@ pub struct ShardStats {
     pub turn: server::Stats,
     /// What the sockets count.
     pub io: IoStats,
+    /// Allocations and reservations now, by the realm of their users (a gauge).
+    pub allocations_by_realm: BTreeMap<String, u64>,
 }
 
 /// What a shard's sockets have moved and lost.

@@ -1,6 +1,6 @@
 //! The command line, as `docs/cli.md` describes it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -59,6 +59,9 @@ pub(crate) struct ServeArgs {
     /// Port for TURN over TLS; 0 for any
     #[arg(long, value_name = "PORT", default_value_t = 5349)]
     pub(crate) turns_port: u16,
+    /// Where to serve metrics of the relay over HTTP (/metrics, /healthz, /readyz)
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Print events as JSON, one a line
     #[arg(long)]
     pub(crate) json: bool,

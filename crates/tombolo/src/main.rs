@@ -4,6 +4,7 @@
 mod cli;
 mod demo;
 mod doctor;
+mod metrics;
 mod output;
 mod peer;
 mod serve;

@@ -54,6 +54,12 @@ impl Server {
         })
     }
 
+    /// Iterates over the realms in which somebody has allocations or reservations, with how many.
+    pub fn usage_by_realm(&self) -> impl Iterator<Item = (&str, usize)> + '_ {
+        let usage = self.quotas.by_realm();
+        usage.map(|(realm, count)| (self.authority.realm_name(realm), count))
+    }
+
     /// Ends the allocation of a client as an operator wishes; the client finds out by its next
     /// request. `false` if there is none.
     pub fn end(&mut self, now: Instant, client: FiveTuple) -> bool {

@@ -38,6 +38,12 @@ impl Quotas {
         self.used_by_realm.get(&realm).copied().unwrap_or(0)
     }
 
+    pub(super) fn by_realm(&self) -> impl Iterator<Item = (RealmId, usize)> + '_ {
+        self.used_by_realm
+            .iter()
+            .map(|(realm, used)| (*realm, *used))
+    }
+
     pub(super) fn take(&mut self, user: &User) {
         match self.used_by_user.get_mut(user) {
             Some(used) => *used += 1,

@@ -1,6 +1,6 @@
 //! `tombolo turn`: the STUN and TURN server alone, and what operators do to it.
 
-mod admin;
+pub(crate) mod admin;
 mod args;
 mod credentials;
 mod file;

@@ -9,6 +9,7 @@ use super::admin::api::Left;
 use super::args::ServerArgs;
 use super::settings::Settings;
 use super::tls::Certificate;
+use crate::metrics::Source;
 
 /// The server and what is needed to configure it anew.
 pub(crate) struct Operator {
@@ -80,9 +81,14 @@ impl Operator {
             allocations: shards.map(|shard| shard.turn.allocations).sum(),
         }
     }
+}
 
-    /// All counters as OpenMetrics. Blocks.
-    pub(crate) fn metrics(&self) -> String {
+impl Source for Operator {
+    fn metrics(&self) -> String {
         self.relay.stats().to_open_metrics()
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.left().draining
     }
 }

@@ -15,12 +15,13 @@ use tokio::time::{Instant, sleep_until};
 use tombolo_turn::server::Drain;
 use tracing::info;
 
-use super::admin::{self, AdminSocket};
+use super::admin::AdminSocket;
 use super::args::ServerArgs;
 use super::file::File;
 use super::import::Import;
 use super::operator::Operator;
 use super::settings::Settings;
+use crate::metrics;
 use crate::output::{Style, json, line_of_text};
 
 #[derive(Serialize)]
@@ -56,7 +57,7 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let settings = Settings::load(&args)?;
     let has_credentials = settings.has_credentials();
     let drain_timeout = settings.drain_timeout;
-    let metrics = settings.metrics;
+    let metrics_address = settings.metrics;
     // From here on, so that a signal after the first line ends in good order.
     let signals = Signals::new()?;
     let admin = settings.admin.as_deref().map(AdminSocket::bind);
@@ -66,10 +67,8 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
         tokio::spawn(admin.serve(Arc::clone(&operator)));
     }
     let mut metrics_at = None;
-    if let Some(address) = metrics {
-        let listener = admin::bind_metrics(address).await?;
-        metrics_at = Some(listener.local_addr()?);
-        tokio::spawn(admin::serve_metrics(listener, Arc::clone(&operator)));
+    if let Some(address) = metrics_address {
+        metrics_at = Some(metrics::serve(address, Arc::clone(&operator)).await?);
     }
     tell_ready(&operator, style, metrics_at)?;
     if !has_credentials && style == Style::Person {

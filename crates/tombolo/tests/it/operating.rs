@@ -73,14 +73,7 @@ impl Server {
 
     /// Head and body of the answer to a GET.
     pub(crate) fn get(&self, path: &str) -> (String, String) {
-        let mut stream = TcpStream::connect(self.metrics).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.to_owned(), body.to_owned())
+        get(self.metrics, path)
     }
 
     fn is_ready(&self) -> bool {
@@ -93,6 +86,18 @@ impl Server {
         assert!(!ended.complaints.contains("hunter2"), "a secret is logged");
         assert!(!std::path::Path::new(&self.admin).exists());
     }
+}
+
+/// Head and body of the answer to a GET.
+fn get(server: SocketAddr, path: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(server).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
 }
 
 #[tokio::test]
@@ -185,6 +190,8 @@ async fn metrics_are_open_metrics_without_users() {
     let (head, body) = server.get("/metrics");
     assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0"));
     assert!(body.ends_with("# EOF\n"), "{body}");
+    let of_realm = "\ntombolo_turn_realm_allocations{realm=\"example.org\"} 1\n";
+    assert!(body.contains(of_realm), "{body}");
     assert!(
         body.contains("\ntombolo_turn_allocations{shard=\"0\"} 1\n"),
         "{body}"
@@ -198,6 +205,26 @@ async fn metrics_are_open_metrics_without_users() {
         server.get("/v1/stats").0.starts_with("HTTP/1.1 404"),
         "it only tells"
     );
+}
+
+#[tokio::test]
+async fn a_node_has_metrics_of_its_relay_too() {
+    let ports = ["--port", "0", "--turn-port", "0", "--turns-port", "0"];
+    let more = [
+        "--listen",
+        "127.0.0.1",
+        "--metrics",
+        "127.0.0.1:0",
+        "--json",
+    ];
+    let mut node = start(&[&["serve", "--dev"], &ports[..], &more].concat());
+    let ready = node.event("ready").await;
+    let address = ready["metrics"].as_str().unwrap().parse().unwrap();
+    let (_, body) = get(address, "/metrics");
+    assert!(body.contains("tombolo_turn_allocations{shard=\"0\"} 0\n"));
+    assert!(get(address, "/readyz").0.starts_with("HTTP/1.1 200"));
+    node.terminate();
+    assert_eq!(node.ended().await.status, Some(0));
 }
 
 #[tokio::test]

@@ -1,11 +1,9 @@
-//! The admin socket: HTTP over a Unix socket that only its owner may use. And the address for
-//! metrics, which only tells.
+//! The admin socket: HTTP over a Unix socket that only its owner may use.
 
 pub(crate) mod api;
 pub(crate) mod client;
 
 use std::fs;
-use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,16 +11,16 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::net::{TcpListener, UnixListener};
-use tombolo_relay::OPEN_METRICS_TYPE;
+use tokio::net::UnixListener;
 use tombolo_turn::server::Drain;
 
 use super::operator::Operator;
+use crate::metrics;
 use api::{Allocation, DrainRequest, Ended, Failure, Left, Page, Stats};
 
 type Server = State<Arc<Operator>>;
@@ -77,52 +75,16 @@ impl AdminSocket {
     }
 }
 
-/// Listens for those who collect metrics.
-pub(crate) async fn bind_metrics(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let cannot = || format!("cannot serve metrics at {address}");
-    TcpListener::bind(address).await.with_context(cannot)
-}
-
-/// Serves metrics until the runtime ends.
-pub(crate) async fn serve_metrics(
-    listener: TcpListener,
-    operator: Arc<Operator>,
-) -> anyhow::Result<()> {
-    Ok(axum::serve(listener, public().with_state(operator)).await?)
-}
-
-fn public() -> Router<Arc<Operator>> {
-    Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-}
-
 fn admin(operator: Arc<Operator>) -> Router {
-    public()
+    Router::new()
         .route("/v1/allocations", get(list).delete(end))
         .route("/v1/stats", get(stats))
         .route("/v1/drain", post(drain).delete(undrain))
         .route("/v1/reload", post(reload))
         .fallback(|| async { Error::new(StatusCode::NOT_FOUND, "not_found", "no such path") })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(operator)
-}
-
-async fn readyz(State(operator): Server) -> Result<&'static str, Error> {
-    if with(operator, |operator| operator.left()).await?.draining {
-        return Err(Error::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "unavailable",
-            "the server drains",
-        ));
-    }
-    Ok("ready\n")
-}
-
-async fn metrics(State(operator): Server) -> Result<Response, Error> {
-    let text = with(operator, |operator| operator.metrics()).await?;
-    Ok(([(header::CONTENT_TYPE, OPEN_METRICS_TYPE)], text).into_response())
+        .with_state(Arc::clone(&operator))
+        .merge(metrics::router(operator))
 }
 
 async fn list(
