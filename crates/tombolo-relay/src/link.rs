@@ -19,7 +19,7 @@ use tombolo_turn::server::{
     Server,
 };
 
-use crate::{ShardStats, hook::HookLink, socket::Waker};
+use crate::{ShardStats, hook::HookLink, shard::Parcel, socket::Waker};
 
 /// What an operator has a shard do with its core.
 pub(crate) type Order = Box<dyn FnOnce(&mut Server, Instant) + Send>;
@@ -52,6 +52,8 @@ pub(crate) enum FromStream {
     Closed(FiveTuple, Arc<ConnectionState>),
     /// Another shard says so, by which the connection's frames came.
     Gone(FiveTuple),
+    /// Packets from another shard's allocations to this one's.
+    Parcel(Parcel),
     /// A peer has connected to a relayed address.
     Accepted(RelayAddr, PeerAddr, TcpStream),
     /// What became of connecting to a peer.
@@ -63,6 +65,7 @@ pub(crate) enum FromStream {
 pub(crate) struct ShardLink {
     control: SyncSender<Control>,
     frames: mpsc::Sender<FromStream>,
+    spare_parcels: SyncSender<Parcel>,
     waker: Arc<Waker>,
 }
 
@@ -70,6 +73,8 @@ pub(crate) struct ShardLink {
 pub(crate) struct ShardInbox {
     pub(crate) control: Receiver<Control>,
     pub(crate) frames: mpsc::Receiver<FromStream>,
+    /// The shard's parcels that others have opened; taken by whoever packs them again.
+    pub(crate) spare_parcels: Option<Receiver<Parcel>>,
     pub(crate) waker: Arc<Waker>,
 }
 
@@ -80,10 +85,12 @@ impl ShardLink {
     pub(crate) fn new(waker: Waker) -> (Self, ShardInbox) {
         let (control, control_inbox) = sync_channel(CONTROLS_MAX);
         let (frames, frames_inbox) = mpsc::channel(FRAMES_MAX);
+        let (spare_parcels, spare_inbox) = sync_channel(SPARE_PARCELS_MAX);
         let waker = Arc::new(waker);
         let link = Self {
             control,
             frames,
+            spare_parcels,
             waker: Arc::clone(&waker),
         };
         (
@@ -91,6 +98,7 @@ impl ShardLink {
             ShardInbox {
                 control: control_inbox,
                 frames: frames_inbox,
+                spare_parcels: Some(spare_inbox),
                 waker,
             },
         )
@@ -118,6 +126,11 @@ impl ShardLink {
         let result = self.frames.try_send(what).map_err(|_| Overloaded);
         self.waker.wake();
         result
+    }
+
+    /// Gives a parcel back to the shard that packed it; what it has too many of is freed.
+    pub(crate) fn give_back(&self, parcel: Parcel) {
+        let _ = self.spare_parcels.try_send(parcel);
     }
 
     /// Waits for room, so that a client that sends faster than the shard works is slowed down by its
@@ -292,6 +305,8 @@ fn is_refused_bind(frame: &[u8]) -> bool {
 
 /// How an error response to ConnectionBind begins. See RFC 8489 §5 and RFC 6062 §6.1.
 const BIND_REFUSAL: [u8; 2] = [0x01, 0x1b];
+/// Opened parcels that a shard keeps.
+const SPARE_PARCELS_MAX: usize = 8;
 /// Orders that may wait for a shard.
 const CONTROLS_MAX: usize = 4096;
 /// Frames from streams that may wait for a shard.

@@ -8,6 +8,7 @@
 mod elsewhere;
 mod forward;
 mod outbox;
+mod parcels;
 mod peers;
 mod ports;
 mod raw_header;
@@ -27,12 +28,13 @@ use std::{
 use tombolo_turn::server::{FiveTuple, Server, ShardIndex, Transmit};
 use tracing::error;
 
-pub(crate) use self::peers::Peers;
 use self::{
     outbox::Outbox,
+    parcels::Parcels,
     relays::RelaySide,
     token::{SocketId, Source},
 };
+pub(crate) use self::{parcels::Parcel, peers::Peers};
 use crate::{
     IoStats, ShardStats,
     hook::HookLink,
@@ -60,6 +62,7 @@ pub(crate) struct Shard {
     connections: HashMap<FiveTuple, Connection>,
     /// All shards of the node, this one too; indexed by `ShardIndex`.
     siblings: Arc<[ShardLink]>,
+    parcels: Parcels,
     peers: Peers,
     slots: Slots,
     /// How many slots of the batch are in use.
@@ -100,7 +103,7 @@ enum Next {
 impl Shard {
     pub(crate) fn new(
         core: Server,
-        inbox: ShardInbox,
+        mut inbox: ShardInbox,
         siblings: Arc<[ShardLink]>,
         sockets: ShardSockets,
         peers: Peers,
@@ -129,6 +132,8 @@ impl Shard {
             ..
         } = sockets;
         let relays = RelaySide::new(shard, owners, steered, &poller)?;
+        let spare = inbox.spare_parcels.take();
+        let parcels = Parcels::new(shard, siblings.len(), spare.ok_or(io::ErrorKind::NotFound)?);
         Ok(Self {
             core,
             inbox,
@@ -141,6 +146,7 @@ impl Shard {
             relays,
             connections: HashMap::new(),
             siblings,
+            parcels,
             peers,
             slots: Slots::new(),
             filled: 0,
@@ -264,6 +270,7 @@ impl Shard {
                         self.core.handle_client_gone(now, tuple);
                     }
                 }
+                Ok(FromStream::Parcel(parcel)) => self.open_parcel(now, parcel),
                 Ok(FromStream::Gone(tuple)) => {
                     self.connections.remove(&tuple);
                     self.core.handle_client_gone(now, tuple);

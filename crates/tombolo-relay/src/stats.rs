@@ -50,8 +50,10 @@ pub struct IoStats {
     pub unsendable: u64,
     /// Errors of receiving.
     pub receive_errors: u64,
-    /// Packets between two allocations of this shard, handed over without a system call.
+    /// Packets between two allocations of the relay, handed over in memory.
     pub handed_over: u64,
+    /// Packets to allocations of other shards, dropped because these have too much to do.
+    pub handed_over_dropped: u64,
     /// Packets of clients whose allocation is on another shard, given to that one.
     pub passed_on: u64,
     /// Such packets that the other shard had no room for.

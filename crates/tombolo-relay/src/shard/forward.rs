@@ -7,6 +7,7 @@ use tombolo_turn::server::{Forward, Fragment, PeerAddr, RelayAddr, Server};
 use super::{
     ServerSocket, Shard,
     outbox::Queued,
+    parcels::Parcels,
     raw_header,
     relays::{RelaySide, ToPeer, Way},
     reply::Loss,
@@ -31,7 +32,7 @@ impl Shard {
         let Some(forward) = hand_over(
             &mut self.core,
             &mut self.io,
-            &self.relays,
+            (&self.relays, &mut self.parcels),
             now,
             forward,
             data,
@@ -115,7 +116,7 @@ impl Shard {
         let Some(forward) = hand_over(
             &mut self.core,
             &mut self.io,
-            &self.relays,
+            (&self.relays, &mut self.parcels),
             now,
             forward,
             frame,
@@ -155,6 +156,7 @@ impl Shard {
     /// Sends what the outbox has collected and frees the slots.
     pub(super) fn flush(&mut self) {
         self.filled = 0;
+        self.send_parcels();
         if self.outbox.is_empty() {
             return;
         }
@@ -296,11 +298,12 @@ fn with_fragment<T>(socket: &UdpSocket, fragment: Fragment, send: impl FnOnce() 
 }
 
 /// Gives a packet from one allocation to another of the same shard right to the core, which then says
-/// where it goes from there. `None` if it goes nowhere.
+/// where it goes from there, and packs one to an allocation of another shard. `None` if it goes nowhere
+/// from here.
 fn hand_over(
     core: &mut Server,
     io: &mut IoStats,
-    relays: &RelaySide,
+    (relays, parcels): (&RelaySide, &mut Parcels),
     now: Instant,
     forward: Forward,
     data: &[u8],
@@ -309,8 +312,13 @@ fn hand_over(
         return Some(forward);
     };
     let at_peer = RelayAddr(to.0);
-    if !relays.is_own(to.0) {
-        return Some(forward);
+    match relays.owner(to.0) {
+        None => return Some(forward),
+        Some(owner) if owner != relays.shard() => {
+            parcels.pack(owner, at_peer, PeerAddr(at.0), &data[range.clone()]);
+            return None;
+        }
+        Some(_) => {}
     }
     io.handed_over += 1;
     let outer = range.start;

@@ -130,9 +130,9 @@ impl RelaySide {
         self.owners.owner(address)
     }
 
-    /// Whether an address is this shard's own.
-    pub(super) fn is_own(&self, address: SocketAddr) -> bool {
-        self.owner(address) == Some(self.shard)
+    /// The shard whose side this is.
+    pub(super) fn shard(&self) -> ShardIndex {
+        self.shard
     }
 
     /// How many addresses are open.
