@@ -2,6 +2,7 @@
 
 mod bind;
 mod device;
+mod foreign;
 mod moving;
 mod operating;
 mod proxy;

@@ -435,8 +435,11 @@ impl Evidence<'_> {
         let token = self.message.attribute::<AccessToken<'_>>();
         let session = match token.map_err(|_| Refusal::TokenWrong)? {
             Some(token) => {
-                let opened = oauth.open(kid, token.as_bytes(), self.unix_now)?;
+                let mut opened = oauth.open(kid, token.as_bytes(), self.unix_now)?;
                 let name = format!("{kid}#{:08x}", opened.key.trace());
+                if self.message.check_integrity(&opened.key).is_err() {
+                    opened.key = opened.head.clone();
+                }
                 let source = Source::OAuth;
                 let user = User {
                     realm,

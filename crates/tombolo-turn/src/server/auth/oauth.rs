@@ -76,6 +76,9 @@ enum Cipher {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Opened {
     pub(super) key: Key,
+    /// The head of the key, which is all that coturn and its tools use of it: as long as the key that
+    /// a password makes.
+    pub(super) head: Key,
     /// In Unix seconds.
     pub(super) expiry: u64,
 }
@@ -138,7 +141,7 @@ impl Opener {
         let cipher = self.cipher_by_kid.get(kid).ok_or(Refusal::TokenWrong)?;
         let plain = cipher.open(&self.server_name, token);
         let plain = plain.ok_or(Refusal::TokenWrong)?;
-        let (key, timestamp, lifetime) = parse(&plain).ok_or(Refusal::TokenWrong)?;
+        let (key, head, timestamp, lifetime) = parse(&plain).ok_or(Refusal::TokenWrong)?;
         // The upper 48 bits are seconds; the others, fractions of one, decide nothing here.
         let made = timestamp >> 16;
         let span = u64::from(lifetime) + CLOCK_SKEW_SECS;
@@ -147,6 +150,7 @@ impl Opener {
         }
         Ok(Opened {
             key,
+            head,
             expiry: made.saturating_add(span),
         })
     }
@@ -173,7 +177,7 @@ impl Cipher {
 }
 
 /// Reads key, timestamp and lifetime out of a decrypted token.
-fn parse(plain: &[u8]) -> Option<(Key, u64, u32)> {
+fn parse(plain: &[u8]) -> Option<(Key, Key, u64, u32)> {
     let ([a, b], rest) = plain.split_first_chunk()?;
     let length = usize::from(u16::from_be_bytes([*a, *b]));
     if !KEY_BYTES.contains(&length) {
@@ -185,6 +189,7 @@ fn parse(plain: &[u8]) -> Option<(Key, u64, u32)> {
     let (lifetime, _) = rest.split_first_chunk()?;
     Some((
         Key::from_bytes(key),
+        Key::from_bytes(key.get(..HEAD_BYTES)?),
         u64::from_be_bytes(*timestamp),
         u32::from_be_bytes(*lifetime),
     ))
@@ -195,6 +200,9 @@ const NONCE_BYTES: usize = 12;
 /// From half of what HMAC-SHA1 asks for to the longest hash in use anywhere. The bound is what
 /// CVE-2026-43994 lacked in another server.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=64;
+/// Length of an MD5.
+const HEAD_BYTES: usize = 16;
+const _: () = assert!(HEAD_BYTES <= *KEY_BYTES.start());
 /// How far the clocks of authorization server and TURN server may differ. See RFC 7635 §9.
 const CLOCK_SKEW_SECS: u64 = 5;
 
@@ -208,6 +216,7 @@ mod tests {
             let opened = opener().open("1234", &base64(token), MADE + 10);
             let expected = Opened {
                 key: Key::from_bytes(b"ZksjpweoixXmvn67534m"),
+                head: Key::from_bytes(b"ZksjpweoixXmvn67"),
                 expiry: MADE + 3600 + 5,
             };
             assert_eq!(opened, Ok(expected));
