@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod frame;
+pub mod proxy;
 pub mod strangers;
 pub mod stream;
 pub mod stun;
