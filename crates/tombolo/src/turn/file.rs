@@ -170,6 +170,9 @@ pub(crate) struct Limits {
     pub(crate) allocations_per_user: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) permissions_per_allocation: Option<usize>,
+    /// Payload of an allocation in each direction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bytes_per_second: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) channels_per_allocation: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustls::sign::CertifiedKey;
 use tombolo_relay::{IoMode, RelayConfig};
-use tombolo_turn::server::{self, Cidr, Sha256Offer};
+use tombolo_turn::server::{self, Bandwidth, Cidr, Sha256Offer};
 
 use super::args::ServerArgs;
 use super::credentials::{fleet_key, hook, realms};
@@ -293,6 +293,13 @@ fn limit(relay: &mut RelayConfig, limits: &Limits) {
         &mut relay.limits.unproven_bytes_max,
         limits.unproven_bytes_per_second,
     );
+    if let Some(bytes_per_second) = limits.bytes_per_second {
+        relay.limits.bandwidth = Some(Bandwidth {
+            bytes_per_second,
+            // A second's worth, and room for the longest payload.
+            burst_bytes: bytes_per_second.max(1 << 16),
+        });
+    }
     set(&mut relay.connections_max, limits.connections);
     set(
         &mut relay.connections_per_source_max,

@@ -43,6 +43,7 @@ pub(super) struct Draft {
     pub(super) nonce_lifetime: Option<u64>,
     pub(super) allocation_lifetime: Option<u64>,
     fleet_key: Option<Secret>,
+    pub(super) max_bps: Option<u32>,
     pub(super) certificate: Option<PathBuf>,
     pub(super) key: Option<PathBuf>,
 }
@@ -336,6 +337,7 @@ impl Draft {
         let total = self.total_quota.unwrap_or(ALLOCATIONS_MAX);
         Limits {
             allocations: self.total_quota,
+            bytes_per_second: self.max_bps,
             allocations_per_user: Some(self.user_quota.unwrap_or(total)),
             ..Limits::default()
         }

@@ -99,8 +99,8 @@ const OPTIONS: &[(&str, Handling)] = &[
     // What they may do.
     ("user-quota", Handling::Taken(|draft, value| set_count(&mut draft.user_quota, value, "limits.allocations-per-user"))),
     ("total-quota", Handling::Taken(|draft, value| set_count(&mut draft.total_quota, value, "limits.allocations"))),
-    ("max-bps", NotSupported(BANDWIDTH)),
-    ("bps-capacity", NotSupported(BANDWIDTH)),
+    ("max-bps", Handling::Taken(|draft, value| { draft.max_bps = match value.parse().map_err(|_| "not a number")? { 0 => None, rate => Some(rate) }; Ok(taken("limits.bytes-per-second")) })),
+    ("bps-capacity", NotSupported("bandwidth is bounded for each allocation, see `limits`")),
     ("allowed-peer-ip", Handling::Taken(|draft, value| draft.allow(value).map(|()| taken("peers.allow")))),
     ("denied-peer-ip", Handling::Taken(|draft, value| draft.deny(value).map(|()| taken("peers.deny")))),
     ("allow-loopback-peers", Flag(|draft| { draft.loopback_peers = true; noted("peers.allow", "on the internet it opens this machine to clients") })),
@@ -251,7 +251,6 @@ fn family(value: &str) -> Result<Taken, String> {
 
 const LIFETIME_MIN: u64 = 60;
 const DATABASE: &str = "there is no database: give users in the file, secrets, or an HTTP hook";
-const BANDWIDTH: &str = "see `limits`";
 const ALTERNATES: &str = "servers that take over are named in `tombolo turn drain`";
 const LOG: &str = "logs go to standard error, as much of them as --log says";
 

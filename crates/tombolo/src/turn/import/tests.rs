@@ -23,6 +23,7 @@ static-auth-secret=hunter2-old
 realm=example.org
 user-quota=12
 total-quota=1200
+max-bps=64000
 stale-nonce=600
 no-multicast-peers
 denied-peer-ip=0.0.0.0-0.255.255.255
@@ -133,6 +134,8 @@ fn a_usual_configuration_means_the_same_here() {
     assert_eq!(relay.realm.name, "example.org");
     assert_eq!(relay.realm.secrets.len(), 2);
     assert_eq!(relay.limits.allocations_max, 1200);
+    let bandwidth = relay.limits.bandwidth.map(|limit| limit.bytes_per_second);
+    assert_eq!(bandwidth, Some(64_000));
     assert_eq!(relay.limits.allocations_per_user_max, 12);
     let denied: Vec<_> = relay.deny_peers.iter().map(ToString::to_string).collect();
     assert_eq!(denied, ["0.0.0.0/8", "83.166.64.0/19"]);
