@@ -120,13 +120,7 @@ impl Relay {
         let streams_config = StreamsConfig::new(config, listening, links.to_vec(), counters);
         let streams = Streams::start(runtime, streams_config)?;
         let addrs = listeners.addrs;
-        info!(
-            turn = ?addrs.turn,
-            turns = ?addrs.turns,
-            io = io.name(),
-            shards = shard_count,
-            "relay listens"
-        );
+        tell(&addrs, io, shard_count);
         let relay = Self {
             addrs,
             io,
@@ -275,6 +269,16 @@ fn check(config: &RelayConfig) -> Result<(), BindError> {
         return Err(BindError::RelayPorts);
     }
     Ok(())
+}
+
+fn tell(addrs: &RelayAddrs, io: IoMode, shards: usize) {
+    info!(
+        turn = ?addrs.turn,
+        turns = ?addrs.turns,
+        io = io.name(),
+        shards,
+        "relay listens"
+    );
 }
 
 /// How packets are moved.
