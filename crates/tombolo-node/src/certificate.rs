@@ -1,9 +1,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tombolo_relay::{CertificateError, Certificates};
 use tombolo_wire::CertificatePin;
 
 /// What the node proves itself with, over QUIC and TLS alike.
@@ -32,16 +32,12 @@ impl Certificate {
         })
     }
 
-    /// TLS for the relay's TCP clients; any application protocol.
+    /// TLS and DTLS for the relay's clients.
     ///
     /// # Errors
     /// The key does not go with the certificate.
-    pub(crate) fn for_turns(&self) -> Result<rustls::ServerConfig, rustls::Error> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(self.chain.clone(), self.key.clone_key())
+    pub(crate) fn for_turns(&self) -> Result<Certificates, CertificateError> {
+        Certificates::new(self.chain.clone(), self.key.clone_key())
     }
 
     pub(crate) fn pin(&self) -> CertificatePin {

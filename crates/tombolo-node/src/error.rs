@@ -26,7 +26,7 @@ pub enum StartError {
     Certificate(#[from] rcgen::Error),
     /// The certificate cannot be used with TLS.
     #[error("cannot use the certificate: {0}")]
-    Tls(#[from] rustls::Error),
+    Tls(#[from] tombolo_relay::CertificateError),
     /// The address belongs to another machine, often to the NAT in front of this one.
     #[error(
         "{ip} is no address of this machine: name one that is with --listen; if a NAT in front of \

@@ -194,7 +194,7 @@ fn start_relay(
         listen: at(config.turn_port),
         listen_udp: at(alternate_port(config.turn_port)),
         listen_tls: at(config.turns_port),
-        tls: Some(Arc::new(certificate.for_turns()?)),
+        tls: Some(certificate.for_turns()?),
         relay_ips: addresses
             .relaying()
             .iter()

@@ -1,13 +1,12 @@
 use std::{
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
-    sync::Arc,
     time::Duration,
 };
 
-use crate::HookConfig;
-use rustls::ServerConfig;
 use tombolo_turn::server::{Cidr, Limits, Realm, Sha256Offer};
+
+use crate::{Certificates, HookConfig};
 
 /// What a relay listens on, allows and keeps. Start from the default and set what differs: it has no
 /// address and no user, and allows nothing that could harm the networks around it.
@@ -22,8 +21,9 @@ pub struct RelayConfig {
     pub listen_udp: Vec<SocketAddr>,
     /// Where TURN is served over TLS alone. Needs `tls`.
     pub listen_tls: Vec<SocketAddr>,
-    /// Certificate and key for TURN over TLS.
-    pub tls: Option<Arc<ServerConfig>>,
+    /// Certificate and key for TLS and DTLS, which then are served at the addresses of `listen` too:
+    /// the first byte tells them from STUN. DTLS needs a key on the curve P-256 or P-384.
+    pub tls: Option<Certificates>,
     /// IPs that relay ports are bound on: the first IPv4 and the first IPv6 one count. Empty (the
     /// default) takes them from `listen`.
     pub relay_ips: Vec<IpAddr>,

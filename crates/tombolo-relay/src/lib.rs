@@ -1,5 +1,5 @@
-//! The TURN server of [`tombolo_turn`] on real sockets: UDP, TCP and TLS towards clients, UDP towards
-//! peers.
+//! The TURN server of [`tombolo_turn`] on real sockets: UDP, DTLS, TCP and TLS towards clients, UDP and
+//! TCP towards peers.
 //!
 //! Each shard is a thread with its own `SO_REUSEPORT` server sockets, its own relay sockets and its own
 //! protocol core; the kernel pins a client to a shard by its addresses. A packet is received into a
@@ -36,11 +36,11 @@
 //! (`bpf/steer.bpf.c`), with a raw socket to send for all of them. Steered ports are not bound: the
 //! relay keeps away from those that others had when it started, and the setting above keeps others
 //! away from the relay's.
-//!
-//! Left out for now: DTLS.
 #![deny(unsafe_code)]
 
+mod certificates;
 mod config;
+mod dtls;
 mod error;
 mod hook;
 mod link;
@@ -60,6 +60,7 @@ mod stats;
 mod steering;
 mod stream;
 
+pub use certificates::{CertificateError, Certificates};
 pub use config::{IoMode, RelayConfig};
 pub use error::{BindError, ListenSocket, Protocol};
 pub use hook::{HookConfig, HookError};

@@ -19,7 +19,7 @@ use tombolo_turn::server::{
     Server,
 };
 
-use crate::{ShardStats, hook::HookLink, shard::Parcel, socket::Waker};
+use crate::{ShardStats, dtls::DtlsInlet, hook::HookLink, shard::Parcel, socket::Waker};
 
 /// What an operator has a shard do with its core.
 pub(crate) type Order = Box<dyn FnOnce(&mut Server, Instant) + Send>;
@@ -76,6 +76,8 @@ pub(crate) struct ShardInbox {
     /// The shard's parcels that others have opened; taken by whoever packs them again.
     pub(crate) spare_parcels: Option<Receiver<Parcel>>,
     pub(crate) waker: Arc<Waker>,
+    /// Where datagrams of DTLS go; `None` without DTLS.
+    pub(crate) dtls: Option<DtlsInlet>,
 }
 
 /// A shard has more orders waiting than it may, or is gone.
@@ -100,6 +102,7 @@ impl ShardLink {
                 frames: frames_inbox,
                 spare_parcels: Some(spare_inbox),
                 waker,
+                dtls: None,
             },
         )
     }

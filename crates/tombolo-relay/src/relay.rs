@@ -9,17 +9,18 @@ use std::{
 
 use tokio::runtime::Handle;
 use tombolo_turn::server::{self, Server, ShardIndex};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     BindError, HookConfig, HookError, IoMode, RelayConfig, RelayStats,
+    dtls::{self, DtlsInlet, DtlsOutlet, Out},
     hook::Hook,
     link::{Control, ShardInbox, ShardLink},
     listen::Listeners,
     operate::Layout,
     owners::PortOwners,
     shard::{Peers, Shard, ShardSockets},
-    socket::{Waker, raise_open_files_limit},
+    socket::{UdpSocket, Waker, raise_open_files_limit},
     stats::{HookCounters, StreamCounters},
     steering::{SteeredSockets, Steering},
     stream::{Streams, StreamsConfig},
@@ -76,6 +77,8 @@ impl Relay {
         };
         let shard_count = shard_count.clamp(1, SHARDS_MAX);
         let listeners = Listeners::bind(&config, shard_count)?;
+        let stream_counters = Arc::new(StreamCounters::default());
+        let (inlet, outlet) = dtls_ends(&config, &listeners, &stream_counters)?.unzip();
         let nonce_key = match config.nonce_key {
             Some(key) => key,
             None => random()?,
@@ -86,10 +89,7 @@ impl Relay {
         let [a, b, c, d, ..] = random()?;
         core_config.node = [a, b, c, d];
         let runtime = Streams::runtime()?;
-        let ends = (0..shard_count).map(|_| Ok(ShardLink::new(Waker::new()?)));
-        let (links, inboxes): (Vec<_>, Vec<_>) =
-            ends.collect::<io::Result<Vec<_>>>()?.into_iter().unzip();
-        let links: Arc<[ShardLink]> = links.into();
+        let (links, inboxes) = shard_links(shard_count, inlet.as_ref())?;
         let ways = ways(&config, shard_count)?;
         let mut shards = Vec::with_capacity(shard_count);
         let mut steered = ways.steered.into_iter();
@@ -114,10 +114,12 @@ impl Relay {
             Some(_) => IoMode::Steered,
             None => IoMode::Sockets,
         };
-        let stream_counters = Arc::new(StreamCounters::default());
         let counters = Arc::clone(&stream_counters);
         let listening = (listeners.tcp, listeners.tls);
-        let streams_config = StreamsConfig::new(config, listening, links.to_vec(), counters);
+        let streams_config = StreamsConfig {
+            dtls: outlet,
+            ..StreamsConfig::new(config, listening, links.to_vec(), counters)
+        };
         let streams = Streams::start(runtime, streams_config)?;
         let addrs = listeners.addrs;
         tell(&addrs, io, shard_count);
@@ -253,6 +255,47 @@ impl ShardThread {
             thread: Some(thread),
         })
     }
+}
+
+/// The ways to the shards, and the shards' ends of them.
+fn shard_links(
+    count: usize,
+    dtls: Option<&DtlsInlet>,
+) -> io::Result<(Arc<[ShardLink]>, Vec<ShardInbox>)> {
+    let mut links = Vec::with_capacity(count);
+    let mut inboxes = Vec::with_capacity(count);
+    for index in 0..count {
+        let (link, mut inbox) = ShardLink::new(Waker::new()?);
+        inbox.dtls = dtls.map(|inlet| inlet.of_shard(index));
+        links.push(link);
+        inboxes.push(inbox);
+    }
+    Ok((links.into(), inboxes))
+}
+
+/// Where shards put datagrams of DTLS, and where they come out.
+type DtlsEnds = (DtlsInlet, (DtlsOutlet, Out));
+
+/// The way of DTLS datagrams from the shards to their thread and out again; `None` where there is no
+/// certificate for it.
+fn dtls_ends(
+    config: &RelayConfig,
+    listeners: &Listeners,
+    counters: &Arc<StreamCounters>,
+) -> Result<Option<DtlsEnds>, BindError> {
+    let Some(certificates) = &config.tls else {
+        return Ok(None);
+    };
+    if !certificates.has_dtls() {
+        warn!("no DTLS: it needs a certificate whose key is on the curve P-256 or P-384");
+    }
+    let sockets = listeners.udp.first().into_iter().flatten();
+    let clones: Vec<UdpSocket> = sockets
+        .map(UdpSocket::try_clone)
+        .collect::<Result<_, _>>()?;
+    let out = Out::new(clones);
+    let (inlet, outlet) = dtls::queue(counters);
+    Ok(out.map(|out| (inlet, (outlet, out))))
 }
 
 fn check(config: &RelayConfig) -> Result<(), BindError> {

@@ -98,6 +98,14 @@ pub struct StreamStats {
     pub handshakes_refused: u64,
     /// TLS handshakes that failed.
     pub tls_failed: u64,
+    /// First hellos of DTLS clients that were answered with a cookie.
+    pub dtls_challenged: u64,
+    /// DTLS associations begun: their clients brought the cookie back.
+    pub dtls_accepted: u64,
+    /// DTLS handshakes that failed, cookies that were wrong, and associations that broke.
+    pub dtls_failed: u64,
+    /// Datagrams of DTLS that were dropped: from strangers, or more than may wait.
+    pub dtls_dropped: u64,
     /// Connections closed because no frame came in time.
     pub timed_out: u64,
     /// Connections closed because their client stopped reading.
@@ -202,6 +210,10 @@ pub(crate) struct StreamCounters {
     pub(crate) handshakes: Counter,
     pub(crate) handshakes_refused: Counter,
     pub(crate) tls_failed: Counter,
+    pub(crate) dtls_challenged: Counter,
+    pub(crate) dtls_accepted: Counter,
+    pub(crate) dtls_failed: Counter,
+    pub(crate) dtls_dropped: Counter,
     pub(crate) timed_out: Counter,
     pub(crate) slow_readers: Counter,
     pub(crate) malformed: Counter,
@@ -219,6 +231,10 @@ impl StreamCounters {
             handshakes: self.handshakes.get(),
             handshakes_refused: self.handshakes_refused.get(),
             tls_failed: self.tls_failed.get(),
+            dtls_challenged: self.dtls_challenged.get(),
+            dtls_accepted: self.dtls_accepted.get(),
+            dtls_failed: self.dtls_failed.get(),
+            dtls_dropped: self.dtls_dropped.get(),
             timed_out: self.timed_out.get(),
             slow_readers: self.slow_readers.get(),
             malformed: self.malformed.get(),

@@ -1,5 +1,5 @@
 //! TURN over TCP and TLS: one thread accepts connections, cuts their bytes into frames for the shards
-//! and writes what the shards have for them.
+//! and writes what the shards have for them. DTLS is served on the same thread.
 
 mod admission;
 mod connection;
@@ -9,7 +9,6 @@ mod splice;
 
 use std::{io, rc::Rc, sync::Arc, thread, time::Duration};
 
-use rustls::ServerConfig;
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Runtime},
@@ -21,9 +20,17 @@ use tokio_rustls::TlsAcceptor;
 use tombolo_turn::server::{Cidr, FiveTuple, Transport};
 use tracing::{error, warn};
 
-pub(crate) use self::peer::{PeerTask, connect, listen};
 use self::{admission::Admitted, seats::Seats};
-use crate::{RelayConfig, link::ShardLink, stats::StreamCounters};
+pub(crate) use self::{
+    peer::{PeerTask, connect, listen},
+    seats::Seat,
+};
+use crate::{
+    Certificates, RelayConfig,
+    dtls::{DtlsFront, DtlsOutlet, Out},
+    link::ShardLink,
+    stats::StreamCounters,
+};
 
 /// The thread that serves all stream connections.
 pub(crate) struct Streams {
@@ -36,7 +43,10 @@ pub(crate) struct Streams {
 pub(crate) struct StreamsConfig {
     pub(crate) tcp: Vec<std::net::TcpListener>,
     pub(crate) tls: Vec<std::net::TcpListener>,
-    pub(crate) certificate: Option<Arc<ServerConfig>>,
+    /// For TLS and DTLS. Without one, there is neither.
+    pub(crate) certificates: Option<Certificates>,
+    /// Where shards put the datagrams of DTLS, and the sockets to answer through.
+    pub(crate) dtls: Option<(DtlsOutlet, Out)>,
     pub(crate) shards: Vec<ShardLink>,
     /// Connections in all. More are closed at once, and counted.
     pub(crate) connections_max: usize,
@@ -67,7 +77,8 @@ impl StreamsConfig {
         Self {
             tcp,
             tls,
-            certificate: config.tls,
+            certificates: config.tls,
+            dtls: None,
             shards,
             connections_max: config.connections_max,
             connections_per_source_max: config.connections_per_source_max,
@@ -114,10 +125,10 @@ impl Drop for Streams {
 }
 
 /// What all connections share. They live on one thread, so without locks.
-struct Front {
-    config: StreamsConfig,
-    connections: Rc<Seats>,
-    handshakes: Rc<Seats>,
+pub(crate) struct Front {
+    pub(crate) config: StreamsConfig,
+    pub(crate) connections: Rc<Seats>,
+    pub(crate) handshakes: Rc<Seats>,
 }
 
 impl Front {
@@ -145,15 +156,29 @@ impl Front {
 fn serve(runtime: &Runtime, mut config: StreamsConfig, stopped: oneshot::Receiver<()>) {
     let tcp = std::mem::take(&mut config.tcp);
     let tls = std::mem::take(&mut config.tls);
-    let acceptor = config.certificate.clone().map(TlsAcceptor::from);
+    let dtls = config.dtls.take();
+    let speaks = match &config.certificates {
+        Some(_) => Speaks::Either,
+        None => Speaks::Plain,
+    };
     let front = Front::new(config);
     LocalSet::new().block_on(runtime, async move {
-        let tcp = tcp.into_iter().map(|listener| (listener, None));
-        let tls = tls.into_iter().map(|listener| (listener, acceptor.clone()));
-        for (listener, acceptor) in tcp.chain(tls) {
+        if let Some((outlet, out)) = dtls
+            && let Some(certificates) = front.config.certificates.clone()
+        {
+            match DtlsFront::new(Rc::clone(&front), certificates, out) {
+                Ok(dtls) => {
+                    task::spawn_local(Rc::new(dtls).serve(outlet));
+                }
+                Err(error) => error!(%error, "cannot serve DTLS"),
+            }
+        }
+        let tcp = tcp.into_iter().map(|listener| (listener, speaks));
+        let tls = tls.into_iter().map(|listener| (listener, Speaks::Tls));
+        for (listener, speaks) in tcp.chain(tls) {
             match TcpListener::from_std(listener) {
                 Ok(listener) => {
-                    task::spawn_local(accept(Rc::clone(&front), listener, acceptor));
+                    task::spawn_local(accept(Rc::clone(&front), listener, speaks));
                 }
                 Err(error) => error!(%error, "cannot accept connections"),
             }
@@ -163,7 +188,16 @@ fn serve(runtime: &Runtime, mut config: StreamsConfig, stopped: oneshot::Receive
     });
 }
 
-async fn accept(front: Rc<Front>, listener: TcpListener, acceptor: Option<TlsAcceptor>) {
+/// What is spoken on a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    Plain,
+    Tls,
+    /// What the client's first byte says.
+    Either,
+}
+
+async fn accept(front: Rc<Front>, listener: TcpListener, speaks: Speaks) {
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
@@ -171,7 +205,7 @@ async fn accept(front: Rc<Front>, listener: TcpListener, acceptor: Option<TlsAcc
                 match Admitted::new(&front, stream, from) {
                     Some(admitted) => {
                         let front = Rc::clone(&front);
-                        task::spawn_local(serve_one(front, admitted, acceptor.clone()));
+                        task::spawn_local(serve_one(front, admitted, speaks));
                     }
                     None => front.config.counters.refused.add(1),
                 }
@@ -185,7 +219,7 @@ async fn accept(front: Rc<Front>, listener: TcpListener, acceptor: Option<TlsAcc
     }
 }
 
-async fn serve_one(front: Rc<Front>, mut admitted: Admitted, acceptor: Option<TlsAcceptor>) {
+async fn serve_one(front: Rc<Front>, mut admitted: Admitted, speaks: Speaks) {
     let config = &front.config;
     let accepted = Instant::now();
     let first_frame_by = accepted + config.first_frame_timeout;
@@ -195,11 +229,16 @@ async fn serve_one(front: Rc<Front>, mut admitted: Admitted, acceptor: Option<Tl
         Ok(Err(Some(counter))) => return counter.add(1),
         Err(_) => return config.counters.timed_out.add(1),
     };
+    let certificates = config.certificates.as_ref();
+    let certificates = certificates.filter(|_| match speaks {
+        Speaks::Plain => false,
+        Speaks::Tls => true,
+        Speaks::Either => ends.first_byte == TLS_HANDSHAKE,
+    });
     let tuple = FiveTuple {
-        transport: if acceptor.is_some() {
-            Transport::Tls
-        } else {
-            Transport::Tcp
+        transport: match certificates {
+            Some(_) => Transport::Tls,
+            None => Transport::Tcp,
         },
         client: ends.client,
         server: ends.server,
@@ -210,13 +249,14 @@ async fn serve_one(front: Rc<Front>, mut admitted: Admitted, acceptor: Option<Tl
         seat: _seat,
         ..
     } = admitted;
-    let Some(acceptor) = acceptor else {
+    let Some(certificates) = certificates else {
         return connection::run(config, tuple, stream, accepted).await;
     };
     let Some(handshake_seat) = front.handshakes.take(ends.client.ip()) else {
         return config.counters.handshakes_refused.add(1);
     };
-    let handshake = timeout_at(first_frame_by, acceptor.accept(stream)).await;
+    let handshake = TlsAcceptor::from(certificates.tls()).accept(stream);
+    let handshake = timeout_at(first_frame_by, handshake).await;
     drop(handshake_seat);
     match handshake {
         Ok(Ok(stream)) => connection::run(config, tuple, stream, accepted).await,
@@ -225,4 +265,7 @@ async fn serve_one(front: Rc<Front>, mut admitted: Admitted, acceptor: Option<Tl
     }
 }
 
+/// The first byte of a TLS connection. STUN begins with two bits of zero and a method below 4 here,
+/// ChannelData with 0x40 at least. See RFC 8446 §5.1 and RFC 7983 §7.
+const TLS_HANDSHAKE: u8 = 22;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

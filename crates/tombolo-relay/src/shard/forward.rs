@@ -2,7 +2,7 @@
 
 use std::{ops::Range, time::Instant};
 
-use tombolo_turn::server::{Forward, Fragment, PeerAddr, RelayAddr, Server};
+use tombolo_turn::server::{Forward, Fragment, PeerAddr, RelayAddr, Server, Transport};
 
 use super::{
     ServerSocket, Shard,
@@ -59,7 +59,7 @@ impl Shard {
                 range,
                 padding,
             } => {
-                if to.transport.is_stream() {
+                if to.transport != Transport::Udp {
                     let frame = frame_of(&header, &data[range], padding);
                     self.send_frame(to, frame, Loss::Tolerable);
                     return;

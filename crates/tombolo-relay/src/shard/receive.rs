@@ -9,7 +9,7 @@ use super::{
     Shard,
     token::{SocketId, Source},
 };
-use crate::socket::SLOTS;
+use crate::{dtls::is_dtls, socket::SLOTS};
 
 impl Shard {
     /// Serves the sockets that have something: each relay socket in turn with a small share, and the
@@ -105,6 +105,12 @@ impl Shard {
         for i in 0..count {
             let range = self.slots.range(slot, i);
             let data = &self.slots.bytes(slot)[range.clone()];
+            if is_dtls(data)
+                && let Some(dtls) = &self.inbox.dtls
+            {
+                dtls.take(client, from.server, data);
+                continue;
+            }
             if let Some(forward) = self.core.handle_client(now, from, data) {
                 self.forward_slot(now, forward, slot, range.start);
             } else {

@@ -89,6 +89,14 @@ impl UdpSocket {
         Ok(socket)
     }
 
+    /// Another handle of the same socket, for another thread to send through.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            socket: self.socket.try_clone()?,
+            is_wildcard: self.is_wildcard,
+        })
+    }
+
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         let address = self.socket.local_addr()?;
         address

@@ -17,10 +17,11 @@ pub(super) struct Admitted {
     pub(super) seat: Seat,
 }
 
-/// Who talks to whom.
+/// Who talks to whom, and how the client begins.
 pub(super) struct Ends {
     pub(super) client: SocketAddr,
     pub(super) server: SocketAddr,
+    pub(super) first_byte: u8,
 }
 
 impl Admitted {
@@ -77,7 +78,11 @@ impl Admitted {
         if !self.is_proxied && PROXY_HEADER.contains(&first_byte) {
             return Err(Some(&counters.proxy_untrusted));
         }
-        Ok(Ends { client, server })
+        Ok(Ends {
+            client,
+            server,
+            first_byte,
+        })
     }
 }
 

@@ -10,10 +10,10 @@ use std::{
 
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
 use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned,
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
 };
-use tombolo_relay::{Relay, RelayConfig};
+use tombolo_relay::{Certificates, Relay, RelayConfig};
 use tombolo_stun::stream::frame_len;
 use tombolo_turn::{
     client::{Client, Config, Event, Family},
@@ -56,20 +56,17 @@ pub(crate) fn v4() -> IpAddr {
 }
 
 /// A certificate for 127.0.0.1, for the server and for those who trust it.
-pub(crate) fn certificate() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+pub(crate) fn certificate() -> (Certificates, Arc<ClientConfig>) {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("it is valid");
     let certificate = CertificateDer::from(made.cert);
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
     let mut roots = RootCertStore::empty();
     roots.add(certificate.clone()).expect("it is valid");
-    let server = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .expect("the key fits");
+    let server = Certificates::new(vec![certificate], key).expect("the key fits");
     let client = ClientConfig::builder()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    (Arc::new(server), Arc::new(client))
+    (server, Arc::new(client))
 }
 
 /// A client core and its socket.

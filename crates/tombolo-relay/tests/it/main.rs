@@ -2,6 +2,7 @@
 
 mod bind;
 mod device;
+mod dtls;
 mod foreign;
 mod moving;
 mod operating;

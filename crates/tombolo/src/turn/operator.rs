@@ -1,21 +1,20 @@
 //! A running server, as its operators see it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use tombolo_relay::Relay;
+use tombolo_relay::{Certificates, Relay};
 use tracing::{info, warn};
 
 use super::admin::api::Left;
 use super::args::ServerArgs;
 use super::settings::Settings;
-use super::tls::Certificate;
 use crate::metrics::Source;
 
 /// The server and what is needed to configure it anew.
 pub(crate) struct Operator {
     pub(crate) relay: Relay,
     args: ServerArgs,
-    certificate: Option<Arc<Certificate>>,
+    certificates: Option<Certificates>,
     /// Held while a configuration is taken over, one at a time.
     reloading: Mutex<()>,
 }
@@ -23,15 +22,11 @@ pub(crate) struct Operator {
 impl Operator {
     /// Starts the server.
     pub(crate) fn start(settings: Settings, args: ServerArgs) -> anyhow::Result<Self> {
-        let mut config = settings.relay;
-        let certificate = settings.certified.map(Certificate::new);
-        if let Some(certificate) = &certificate {
-            config.tls = Some(certificate.server_config()?);
-        }
+        let certificates = settings.relay.tls.clone();
         Ok(Self {
-            relay: Relay::bind(config)?,
+            relay: Relay::bind(settings.relay)?,
             args,
-            certificate,
+            certificates,
             reloading: Mutex::new(()),
         })
     }
@@ -54,20 +49,11 @@ impl Operator {
     }
 
     fn try_reload(&self) -> anyhow::Result<()> {
-        let settings = Settings::load(&self.args)?;
-        let mut config = settings.relay;
-        if let Some(certificate) = &self.certificate
-            && settings.certified.is_some()
-        {
-            config.tls = Some(certificate.server_config()?);
-        }
-        anyhow::ensure!(
-            self.certificate.is_some() == settings.certified.is_some(),
-            "only a restart changes whether there is TLS"
-        );
+        let config = Settings::load(&self.args)?.relay;
         self.relay.reload(&config)?;
-        if let (Some(certificate), Some(certified)) = (&self.certificate, settings.certified) {
-            certificate.replace(certified);
+        // Either there is TLS before and after, or neither.
+        if let (Some(certificates), Some(new)) = (&self.certificates, &config.tls) {
+            certificates.replace(new);
         }
         Ok(())
     }

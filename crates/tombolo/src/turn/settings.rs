@@ -4,24 +4,19 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::sign::CertifiedKey;
-use tombolo_relay::{IoMode, RelayConfig};
+use tombolo_relay::{Certificates, IoMode, RelayConfig};
 use tombolo_turn::server::{self, Bandwidth, Cidr, Sha256Offer};
 
 use super::args::ServerArgs;
 use super::credentials::{fleet_key, hook, realms};
 use super::file::{File, Limits, Listen, Network, PublicIp, Realm, Secret, Sha256};
 use super::import::Import;
-use super::tls;
 
 /// All that a server is started with.
 pub(crate) struct Settings {
-    /// All but the certificate.
     pub(crate) relay: RelayConfig,
-    pub(crate) certified: Option<Arc<CertifiedKey>>,
     pub(crate) admin: Option<PathBuf>,
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) drain_timeout: Duration,
@@ -54,12 +49,13 @@ impl Settings {
             "the number of shards must be from 1 to {SHARDS_MAX}"
         );
         let relay_ips = relay_ips(&file)?;
-        let certified = certificate(&file, directory)?;
+        let tls = certificates(&file, directory)?;
         let mut realms = realms(&file, directory)?.into_iter();
         let mut relay = RelayConfig {
             listen: addresses(&file.listen),
             listen_udp: addresses(&file.listen_udp),
             listen_tls: addresses(&file.tls.listen),
+            tls,
             public_ips: public_ips(&file.public_ip, &relay_ips)?,
             relay_ips: file.relay_ip.clone(),
             realm: realms.next().unwrap_or_else(|| server::Realm::new(REALM)),
@@ -81,7 +77,6 @@ impl Settings {
         limit(&mut relay, &file.limits);
         Ok(Self {
             relay,
-            certified,
             admin: file.admin.map(|path| directory.join(path)),
             metrics: file.metrics,
             drain_timeout: Duration::from_secs(file.drain_timeout.unwrap_or(0)),
@@ -222,10 +217,11 @@ fn public_ips(given: &[PublicIp], relay_ips: &[IpAddr]) -> anyhow::Result<Vec<(I
     Ok(pairs)
 }
 
-fn certificate(file: &File, directory: &Path) -> anyhow::Result<Option<Arc<CertifiedKey>>> {
+fn certificates(file: &File, directory: &Path) -> anyhow::Result<Option<Certificates>> {
     match (&file.tls.certificate, &file.tls.key) {
         (Some(chain), Some(key)) => {
-            tls::load(&directory.join(chain), &directory.join(key)).map(Some)
+            let (chain, key) = (directory.join(chain), directory.join(key));
+            Ok(Some(Certificates::from_pem_files(chain, key)?))
         }
         (None, None) => {
             anyhow::ensure!(

@@ -1,4 +1,7 @@
 //! Coturn's command line tools.
+//!
+//! Over DTLS `turnutils_uclient` picks version 1.0 or 1.2 by chance for each connection, and waits
+//! forever where a server has no 1.0, which RFC 8996 forbids. So DTLS is met with OpenSSL instead.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -45,6 +48,7 @@ lossless! {
     uclient_reaches_a_peer_over_tcp: V4, Plain, Echo, ["-c", "-t"];
     uclient_reaches_a_peer_over_tcp_by_send_indications: V4, Plain, Echo, ["-c", "-s", "-t"];
     uclient_reaches_a_peer_over_tls: V4, Tls, Echo, ["-c", "-t", "-S"];
+    uclient_reaches_a_peer_over_tls_on_the_plain_port: V4, Plain, Echo, ["-c", "-t", "-S"];
     uclient_repeats_its_requests: V4, Plain, Echo, ["-c", "-G"];
     uclients_reach_each_other: V4, Plain, EachOther, ["-c", "-y"];
     uclients_reach_each_other_over_ipv6: V6, Plain, EachOther, ["-c", "-y", "-x"];

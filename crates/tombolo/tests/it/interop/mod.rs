@@ -2,6 +2,7 @@
 //! is missing, its tests say so.
 
 mod coturn;
+mod openssl;
 mod webrtc;
 
 use std::net::{IpAddr, SocketAddr};

@@ -1,0 +1,155 @@
+//! One association: records to frames, frames to records.
+
+use std::{cell::Cell, rc::Rc};
+
+use dimpl::{Dtls, Output};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+use tombolo_turn::server::FiveTuple;
+use tracing::debug;
+
+use super::DtlsFront;
+use crate::{
+    link::{Batch, Connection, ConnectionQueue, FromStream, ShardLink},
+    stream::Seat,
+};
+
+/// An association whose client has shown that its address is its own.
+pub(super) struct Association {
+    pub(super) front: Rc<DtlsFront>,
+    pub(super) tuple: FiveTuple,
+    pub(super) shard: ShardLink,
+    pub(super) dtls: Dtls,
+    pub(super) datagrams: mpsc::Receiver<Vec<u8>>,
+    pub(super) is_established: Rc<Cell<bool>>,
+    /// Given to the shard once the handshake is over.
+    pub(super) connection: Option<Connection>,
+    pub(super) queue: ConnectionQueue,
+    /// Room for whatever the library puts out.
+    pub(super) buffer: Vec<u8>,
+    /// Given back once the handshake is over.
+    pub(super) handshake: Option<Seat>,
+    pub(super) _seat: Seat,
+}
+
+/// Why an association ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// By the client, or by a successor from the same address.
+    Closed,
+    /// By the shard.
+    LetGo,
+    /// The handshake failed, or records could not be made any more.
+    Failed,
+    /// No handshake in time, or no allocation.
+    Silent,
+}
+
+/// What happens next.
+enum Next {
+    Datagram(Option<Vec<u8>>),
+    Shard(Batch),
+    Timer,
+    Deadline,
+}
+
+impl Association {
+    /// Serves the client until either side has enough of it.
+    pub(super) async fn run(mut self) {
+        let state = self.queue.state();
+        let end = self.serve().await;
+        let counters = &self.front.front.config.counters;
+        match end {
+            End::Closed | End::LetGo => {}
+            End::Failed => counters.dtls_failed.add(1),
+            End::Silent => counters.timed_out.add(1),
+        }
+        if self.dtls.close().is_ok() {
+            // What comes besides the farewell has nobody to go to.
+            let _ = self.drain().await;
+        }
+        debug!(client = ?self.tuple, reason = ?end, "association ended");
+        self.front.forget(self.tuple, &self.is_established);
+        if self.is_established.get() {
+            let closed = FromStream::Closed(self.tuple, state);
+            self.shard.frame(closed).await;
+        }
+    }
+
+    async fn serve(&mut self) -> End {
+        let config = &self.front.front.config;
+        let (first_frame_timeout, patience) =
+            (config.first_frame_timeout, config.allocation_timeout);
+        let mut deadline = Instant::now() + first_frame_timeout;
+        let mut frame = Vec::new();
+        loop {
+            let was_established = self.is_established.get();
+            let timer = match self.drain().await {
+                Ok(timer) => timer,
+                Err(end) => return end,
+            };
+            if self.is_established.get() && !was_established {
+                deadline = Instant::now() + patience;
+            }
+            let next = tokio::select! {
+                datagram = self.datagrams.recv() => Next::Datagram(datagram),
+                batch = self.queue.next(&mut frame, 0) => Next::Shard(batch),
+                () = sleep_until(timer) => Next::Timer,
+                () = sleep_until(deadline) => Next::Deadline,
+            };
+            // The library's clock is set before it sees anything.
+            if self.dtls.handle_timeout(std::time::Instant::now()).is_err() {
+                return End::Failed;
+            }
+            let result = match next {
+                Next::Datagram(None) => return End::Closed,
+                // Only connections of streams are joined with others.
+                Next::Shard(Batch::Over | Batch::Join(_)) => return End::LetGo,
+                Next::Datagram(Some(datagram)) => self.dtls.handle_packet(&datagram),
+                Next::Shard(Batch::Frames { .. }) => {
+                    self.dtls.send_application_data(&frame).map(drop)
+                }
+                Next::Timer => Ok(()),
+                Next::Deadline if self.queue.state().is_allocated() => {
+                    deadline = Instant::now() + patience;
+                    Ok(())
+                }
+                Next::Deadline => return End::Silent,
+            };
+            if result.is_err() {
+                return End::Failed;
+            }
+        }
+    }
+
+    /// Does what the library asks for, and returns when it wants to be called again.
+    async fn drain(&mut self) -> Result<Instant, End> {
+        loop {
+            let news = match self.dtls.poll_output(&mut self.buffer) {
+                Output::Packet(packet) => {
+                    self.front.send(self.tuple, packet);
+                    continue;
+                }
+                Output::Connected => match self.connection.take() {
+                    Some(connection) => {
+                        self.is_established.set(true);
+                        self.handshake = None;
+                        FromStream::Opened(self.tuple, connection)
+                    }
+                    None => continue,
+                },
+                Output::ApplicationData(data) => FromStream::Frame(self.tuple, data.to_vec()),
+                Output::CloseNotify => return Err(End::Closed),
+                Output::Timeout(at) => return Ok(at.into()),
+                Output::BufferTooSmall { .. } => return Err(End::Failed),
+                // Certificates of clients and keys for SRTP are of no interest here.
+                Output::PeerCert(_) | Output::KeyingMaterial(..) | _ => continue,
+            };
+            if !self.shard.frame(news).await {
+                return Err(End::LetGo);
+            }
+        }
+    }
+}

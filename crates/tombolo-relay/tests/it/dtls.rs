@@ -1,0 +1,246 @@
+//! DTLS, with the clients of the library that the relay uses; `tombolo`'s tests have those of others.
+
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use dimpl::{Config, Dtls, DtlsCertificate, Output};
+use tombolo_relay::{Relay, RelayConfig};
+
+use crate::device::{certificate, relay_config, v4};
+
+#[test]
+fn a_client_of_each_version_gets_its_answer() {
+    let relay = relay();
+    for version in [Dtls::new_12, Dtls::new_13, Dtls::new_auto] {
+        let mut client = Client::new(version, relay.addrs().turn[0]);
+        client.connect();
+        let answer = client.ask(&BINDING);
+        assert_eq!(answer[..2], [1, 1], "a success");
+        assert_eq!(answer[8..20], BINDING[8..20], "of this transaction");
+    }
+    let stats = relay.stats().streams;
+    assert_eq!((stats.dtls_challenged, stats.dtls_accepted), (3, 3));
+}
+
+#[test]
+fn a_client_that_lost_its_keys_begins_anew_from_the_same_port() {
+    let relay = relay();
+    let mut client = Client::new(Dtls::new_12, relay.addrs().turn[0]);
+    client.connect();
+    client.ask(&BINDING);
+    let mut again = Client {
+        dtls: new(Dtls::new_13),
+        ..client
+    };
+    again.connect();
+    assert_eq!(again.ask(&BINDING)[..2], [1, 1]);
+    assert_eq!(relay.stats().streams.dtls_accepted, 2);
+}
+
+/// GHSA-5x2p-4vqj-f6m4: state for whoever sends a hello.
+#[test]
+fn dtls_keeps_nothing_of_an_address_that_has_not_brought_a_cookie_back() {
+    let relay = relay();
+    for _ in 0..50 {
+        let mut client = Client::new(Dtls::new_auto, relay.addrs().turn[0]);
+        let hello = client.next_packet();
+        client
+            .socket
+            .send_to(&hello, client.server)
+            .expect("it is there");
+        let reply = client.receive();
+        assert!(reply.len() <= hello.len(), "no amplifier");
+    }
+    let stats = relay.stats().streams;
+    assert_eq!(
+        (stats.dtls_challenged, stats.dtls_accepted, stats.open),
+        (50, 0, 0)
+    );
+}
+
+#[test]
+fn a_cookie_is_good_for_its_own_address_alone() {
+    let relay = relay();
+    for version in [Dtls::new_12, Dtls::new_13] {
+        let mut client = Client::new(version, relay.addrs().turn[0]);
+        let hello = client.next_packet();
+        client
+            .socket
+            .send_to(&hello, client.server)
+            .expect("it is there");
+        let challenge = client.receive();
+        client
+            .dtls
+            .handle_packet(&challenge)
+            .expect("it is a challenge");
+        let with_cookie = client.next_packet();
+        let thief = UdpSocket::bind("127.0.0.1:0").expect("loopback is there");
+        thief
+            .send_to(&with_cookie, client.server)
+            .expect("it is there");
+        // The owner is served, and so whatever the thief sent has been looked at.
+        client
+            .socket
+            .send_to(&with_cookie, client.server)
+            .expect("it is there");
+        client.receive();
+        thief.set_nonblocking(true).expect("it can be");
+        assert!(
+            thief.recv(&mut [0; 2000]).is_err(),
+            "the thief is not answered"
+        );
+    }
+    let stats = relay.stats().streams;
+    assert_eq!((stats.dtls_failed, stats.dtls_accepted), (2, 2));
+}
+
+#[test]
+fn what_is_no_hello_is_dropped_and_counted() {
+    let relay = relay();
+    let mut client = Client::new(Dtls::new_12, relay.addrs().turn[0]);
+    let hello = client.next_packet();
+    let mut sent = 0;
+    for len in 1..hello.len() {
+        client
+            .socket
+            .send_to(&hello[..len], client.server)
+            .expect("it is there");
+        sent += 1;
+    }
+    for first in 20..64 {
+        client
+            .socket
+            .send_to(&[first; 100], client.server)
+            .expect("it is there");
+        sent += 1;
+    }
+    Client::new(Dtls::new_12, client.server).connect();
+    assert_eq!(relay.stats().streams.dtls_dropped, sent);
+}
+
+fn relay() -> Relay {
+    let (certificates, _) = certificate();
+    Relay::bind(RelayConfig {
+        tls: Some(certificates),
+        ..relay_config(v4())
+    })
+    .expect("there are free ports")
+}
+
+type Version = fn(Arc<Config>, DtlsCertificate, Instant) -> Dtls;
+
+fn new(version: Version) -> Dtls {
+    let made = rcgen::generate_simple_self_signed(["client".to_owned()]).expect("it is valid");
+    let certificate = DtlsCertificate {
+        certificate: made.cert.der().to_vec(),
+        private_key: made.signing_key.serialize_der(),
+    };
+    let mut dtls = version(Arc::new(Config::default()), certificate, Instant::now());
+    dtls.set_active(true);
+    dtls.handle_timeout(Instant::now()).expect("it begins");
+    dtls
+}
+
+struct Client {
+    dtls: Dtls,
+    socket: UdpSocket,
+    server: SocketAddr,
+}
+
+impl Client {
+    fn new(version: Version, server: SocketAddr) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback is there");
+        socket
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .expect("it can be");
+        Self {
+            dtls: new(version),
+            socket,
+            server,
+        }
+    }
+
+    fn connect(&mut self) {
+        while !self.drain(|output| matches!(output, Output::Connected)) {
+            let datagram = self.receive();
+            self.dtls.handle_packet(&datagram).expect("it is good");
+        }
+    }
+
+    /// Sends a message and returns the answer.
+    fn ask(&mut self, message: &[u8]) -> Vec<u8> {
+        self.dtls
+            .send_application_data(message)
+            .expect("there are keys");
+        let mut answer = Vec::new();
+        loop {
+            self.drain(|output| {
+                if let Output::ApplicationData(data) = output {
+                    answer = data.to_vec();
+                }
+                false
+            });
+            if !answer.is_empty() {
+                return answer;
+            }
+            let datagram = self.receive();
+            self.dtls.handle_packet(&datagram).expect("it is good");
+        }
+    }
+
+    /// Sends what is to be sent; whether any output was the wanted one.
+    fn drain(&mut self, mut wanted: impl FnMut(&Output<'_>) -> bool) -> bool {
+        let mut buffer = [0; 4096];
+        let mut is_found = false;
+        loop {
+            let output = self.dtls.poll_output(&mut buffer);
+            is_found |= wanted(&output);
+            match output {
+                Output::Packet(packet) => {
+                    self.socket
+                        .send_to(packet, self.server)
+                        .expect("it is there");
+                }
+                Output::Timeout(_) => return is_found,
+                Output::BufferTooSmall { .. }
+                | Output::Connected
+                | Output::PeerCert(_)
+                | Output::KeyingMaterial(..)
+                | Output::ApplicationData(_)
+                | Output::CloseNotify
+                | _ => {}
+            }
+        }
+    }
+
+    fn next_packet(&mut self) -> Vec<u8> {
+        let mut buffer = [0; 4096];
+        loop {
+            match self.dtls.poll_output(&mut buffer) {
+                Output::Packet(packet) => return packet.to_vec(),
+                Output::Timeout(_) => panic!("there is nothing to send"),
+                Output::BufferTooSmall { .. }
+                | Output::Connected
+                | Output::PeerCert(_)
+                | Output::KeyingMaterial(..)
+                | Output::ApplicationData(_)
+                | Output::CloseNotify
+                | _ => {}
+            }
+        }
+    }
+
+    fn receive(&self) -> Vec<u8> {
+        let mut datagram = [0; 4096];
+        let len = self.socket.recv(&mut datagram).expect("it comes");
+        datagram[..len].to_vec()
+    }
+}
+
+/// A Binding request (RFC 8489 §5) with nothing in it.
+const BINDING: [u8; 20] = [
+    0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,
+];
