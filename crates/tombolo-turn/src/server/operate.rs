@@ -68,6 +68,12 @@ impl Server {
         let policy = config.address_policy();
         self.policy.allow = policy.allow;
         self.policy.deny = policy.deny;
+        // The node may have got further addresses; whoever has one that it lost is not worth a risk.
+        for ip in policy.own {
+            if !self.policy.own.contains(&ip) {
+                self.policy.own.push(ip);
+            }
+        }
         self.budget.reconfigure(&config.limits);
         self.limits = config.limits;
         self.has_mobility = config.mobility;

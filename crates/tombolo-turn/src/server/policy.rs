@@ -74,9 +74,27 @@ impl AddressPolicy {
             None => Ok(()),
             // An IPv4-mapped address has a canonical form; whoever means IPv4 can say so.
             Some(Denial::Ipv4Mapped) => Err(Denial::Ipv4Mapped),
-            Some(_) if allowed.is_some() => Ok(()),
+            Some(_) if allowed.is_some() => match embedded(ip) {
+                Some(inner) if self.relay_ips.contains(&inner) => Err(Denial::OwnAddress),
+                // A translator on the way reaches what is written inside.
+                Some(inner) => self.check_ip(inner),
+                None => Ok(()),
+            },
             Some(denial) => Err(denial),
         }
+    }
+}
+
+/// The IPv4 address inside of an IPv6 one. See RFC 6052 §2.2 and RFC 3056 §2.
+fn embedded(ip: IpAddr) -> Option<IpAddr> {
+    let IpAddr::V6(ip) = ip else {
+        return None;
+    };
+    let bits = ip.to_bits();
+    match special_v6(ip) {
+        Some(Denial::Nat64) => Some(Ipv4Addr::from_bits(bits as u32).into()),
+        Some(Denial::SixToFour) => Some(Ipv4Addr::from_bits((bits >> 80) as u32).into()),
+        _ => None,
     }
 }
 
@@ -490,6 +508,31 @@ mod tests {
         assert_eq!(check("10.0.0.3:0"), Err(Denial::PortZero));
         assert_eq!(check("[::ffff:10.0.0.2]:80"), Err(Denial::OwnAddress));
         assert_eq!(policy.check_ip(ip("10.0.0.1")), Ok(()));
+    }
+
+    #[test]
+    fn allowing_translated_networks_does_not_open_what_is_denied_inside_of_them() {
+        let policy = AddressPolicy {
+            allow: ["64:ff9b::/96", "2002::/16"]
+                .map(|text| text.parse().expect("is a network"))
+                .to_vec(),
+            deny: vec!["8.8.8.0/24".parse().expect("is a network")],
+            own: vec![ip("9.9.9.10")],
+            ..policy()
+        };
+        for open in ["64:ff9b::808:404", "2002:808:404::1"] {
+            assert_eq!(policy.check_ip(ip(open)), Ok(()), "{open}");
+        }
+        for (closed, denial) in [
+            ("64:ff9b::7f00:1", Denial::Loopback),
+            ("64:ff9b::a9fe:a9fe", Denial::LinkLocal),
+            ("64:ff9b::a00:1", Denial::Private),
+            ("64:ff9b::909:90a", Denial::OwnAddress),
+            ("64:ff9b::808:808", Denial::Listed),
+            ("2002:7f00:1::1", Denial::Loopback),
+        ] {
+            assert_eq!(policy.check_ip(ip(closed)), Err(denial), "{closed}");
+        }
     }
 
     #[test]
