@@ -8,8 +8,7 @@
 //! Implemented are RFC 8489 (Binding, long-term credentials with MD5 and SHA-256), RFC 8656
 //! (UDP relaying over IPv4 and IPv6, both at once too), RFC 6062 (TCP relaying), and the behaviour
 //! discovery of RFC 5780.
-//! Left out on purpose: USERHASH for time-limited users (they cannot be listed), and
-//! ALTERNATE-SERVER.
+//! Left out on purpose: USERHASH for time-limited users (they cannot be listed).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
