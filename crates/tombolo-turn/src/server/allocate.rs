@@ -352,6 +352,7 @@ impl Server {
         for relay in pending.bound {
             self.release(now, relay);
         }
+        self.tell_if_drained();
     }
 
     /// Makes the allocation and answers.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use tombolo_stun::{AddressFamily, ChannelNumber, TransactionId};
 
 use super::address::{FiveTuple, RelayAddr};
-use super::auth::{TokenSession, User};
+use super::auth::{Identity, TokenSession, User};
 use super::bandwidth::{Bandwidth, Bucket, Millis};
 use super::mobility::Mobility;
 use super::quota::Network;
@@ -141,6 +141,21 @@ impl Allocation {
         }
     }
 
+    /// Tells whether a request comes from whom the allocation belongs to now, wherever it was sent
+    /// from: the user, and with a token the holder of the one that made or refreshed it last.
+    ///
+    /// A token does not say whose it is (RFC 7635 §4), and any client of the realm may have one. So
+    /// where nothing but a request names the allocation (a mobility ticket, which whoever saw it
+    /// on its way knows, or the number of a connection), the session's key has to show that
+    /// it is the same client.
+    pub(super) fn is_held_by(&self, identity: &Identity) -> bool {
+        match (&self.session, &identity.session) {
+            (Some(own), Some(given)) => own.is_same(given),
+            (None, None) => self.user == identity.user,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+
     /// Returns the address that the client is going to.
     pub(super) fn next_client(&self) -> Option<FiveTuple> {
         self.mobility.as_ref()?.next
@@ -209,8 +224,7 @@ impl Allocation {
         number: ChannelNumber,
     ) -> Result<(RelayAddr, SocketAddr), Refusal> {
         let peer = self.peer_of(now, number).ok_or(Refusal::ChannelUnbound)?;
-        let at = self.relays.of(AddressFamily::of(peer.ip()));
-        Ok((at.ok_or(Refusal::FamilyMismatch)?, peer))
+        Ok((self.relays.toward(peer.ip())?, peer))
     }
 
     /// Says from where a payload goes to a peer that has a permission.
@@ -218,8 +232,7 @@ impl Allocation {
         if self.carrier != Carrier::Udp {
             return Err(Refusal::CarrierWrong);
         }
-        let at = self.relays.of(AddressFamily::of(peer.ip()));
-        let at = at.ok_or(Refusal::FamilyMismatch)?;
+        let at = self.relays.toward(peer.ip())?;
         if !self.is_permitted(now, peer.ip()) {
             return Err(Refusal::PermissionMissing);
         }
@@ -330,6 +343,12 @@ impl Relays {
             AddressFamily::V4 => self.v4,
             AddressFamily::V6 => self.v6,
         }
+    }
+
+    /// Returns the address from which a peer is reached: the one of its family.
+    pub(super) fn toward(&self, peer: IpAddr) -> Result<RelayAddr, Refusal> {
+        let at = self.of(AddressFamily::of(peer));
+        at.ok_or(Refusal::FamilyMismatch)
     }
 
     pub(super) fn insert(&mut self, relay: RelayAddr) {

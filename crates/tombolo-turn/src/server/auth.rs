@@ -104,9 +104,11 @@ impl User {
         }
     }
 
-    /// Tells whether this user may do something about what belongs to `owner`: whether they are one,
-    /// or both have a token of the authorization server. A token does not say whose it is, and the
-    /// next one of the same client has another key (RFC 7635 §4).
+    /// Tells whether this user, who asks from the address of `owner`'s client, may do something about
+    /// its allocation: whether they are one, or both have a token of the authorization server. A
+    /// token does not say whose it is, and the next one of the same client has another key (RFC 7635
+    /// §4); the nonce binds it to the client's address. Elsewhere, ask
+    /// [`Allocation::is_held_by`](super::allocation::Allocation::is_held_by).
     pub(super) fn may_act_for(&self, owner: &Self) -> bool {
         let has_token = |one: &Self| one.source == Source::OAuth;
         self == owner || (self.realm == owner.realm && has_token(self) && has_token(owner))

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 use thiserror::Error;
 use tombolo_stun::{
-    AddressFamily, AttributeType, Class, ConnectionId as ConnectionIdAttribute, Message,
-    MessageWriter, Method, TransactionId, XorPeerAddress,
+    AttributeType, Class, ConnectionId as ConnectionIdAttribute, Message, MessageWriter, Method,
+    TransactionId, XorPeerAddress,
 };
 
 use super::address::{FiveTuple, PeerAddr, RelayAddr, canonical};
@@ -48,16 +48,12 @@ impl Server {
         message: &Message<'_>,
         id: AllocationId,
     ) -> Result<(), Rejection> {
-        let allocation = self
-            .allocations
-            .get_mut(id)
-            .ok_or(Refusal::AllocationMissing)?;
+        let allocation = self.allocations.require_mut(id)?;
         if allocation.carrier != Carrier::Tcp {
             return Err(Refusal::CarrierWrong.into());
         }
         let XorPeerAddress(peer) = message.required().map_err(bad)?;
-        let at = allocation.relays.of(AddressFamily::of(peer.ip()));
-        let at = at.ok_or(Refusal::FamilyMismatch)?;
+        let at = allocation.relays.toward(peer.ip())?;
         self.policy.check(peer)?;
         self.check_connection(id, peer)?;
         let state = State::Connecting {
@@ -152,8 +148,8 @@ impl Server {
         let found = self.connections.get(id);
         let found = found.filter(|one| matches!(one.state, State::Unbound { .. }));
         let allocation = found.ok_or(Refusal::ConnectionUnknown)?.allocation;
-        let owner = self.allocations.get_mut(allocation).map(|one| &one.user);
-        if owner != Some(&identity.user) {
+        let allocation = self.allocations.get(allocation);
+        if !allocation.is_some_and(|one| one.is_held_by(identity)) {
             return Err(Refusal::UserWrong.into());
         }
         let client = ask.from;

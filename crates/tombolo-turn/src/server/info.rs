@@ -61,10 +61,12 @@ impl Server {
     }
 
     /// Ends the allocation of a client as an operator wishes; the client finds out by its next
-    /// request. `false` if there is none.
+    /// request. A client that is away between two connections is known by the address that it had.
+    /// `false` if there is none.
     pub fn end(&mut self, now: Instant, client: FiveTuple) -> bool {
         self.cancel_pending(client);
-        let Some((id, _)) = self.allocations.by_client(&client) else {
+        let found = self.allocations.by_client(&client).map(|(id, _)| id);
+        let Some(id) = found.or_else(|| self.allocations.of_absent(client)) else {
             return false;
         };
         self.close(now, id, CloseReason::Ended);

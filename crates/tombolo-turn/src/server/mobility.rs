@@ -104,12 +104,14 @@ impl Server {
             return Err(Refusal::TicketElsewhere.into());
         }
         if ticket.shard != self.shard {
+            // The other shard cannot see what the client has here.
+            self.check_new_address(None, ask.from)?;
             let shard = ticket.shard;
             return Ok(self.redirect(now, ask, identity, shard, message.as_bytes())?);
         }
         let found = self.allocations.by_serial(ticket.serial);
         let (id, allocation) = found.ok_or(Refusal::AllocationMissing)?;
-        if !identity.user.may_act_for(&allocation.user) {
+        if !allocation.is_held_by(identity) {
             return Err(Refusal::UserWrong.into());
         }
         let mobility = allocation.mobility.as_ref();
@@ -125,15 +127,30 @@ impl Server {
         if !mobility.accepts(&ticket) {
             return Err(Refusal::TicketUsed.into());
         }
-        self.check_new_address(id, ask.from)?;
+        self.check_new_address(Some(id), ask.from)?;
+        let requested = requested_lifetime(message)?;
+        if requested.is_some_and(|lifetime| lifetime.is_zero()) {
+            self.close(now, id, CloseReason::Refreshed);
+            self.accept(ask, identity, |writer| {
+                writer.attribute(&Lifetime(0));
+            });
+            return Ok(());
+        }
+        // Nothing that can fail comes after this.
         self.move_network(id, ask.from)?;
-        self.begin_move(now, ask, identity, message, id)
+        let lifetime = self.granted_lifetime(now, identity, requested);
+        self.begin_move(now, ask, identity, lifetime, id)
     }
 
-    /// Checks that a client can come from this address: it has not, and nobody else has.
-    fn check_new_address(&self, id: AllocationId, from: FiveTuple) -> Result<(), Rejection> {
+    /// Checks that a client can come from this address to an allocation, which may be on another
+    /// shard: it has not, and nobody else has.
+    fn check_new_address(
+        &self,
+        id: Option<AllocationId>,
+        from: FiveTuple,
+    ) -> Result<(), Rejection> {
         if let Some((other, allocation)) = self.allocations.by_client(&from) {
-            if other != id {
+            if Some(other) != id {
                 return Err(Refusal::AllocationExists.into());
             }
             if allocation.client == from {
@@ -175,23 +192,12 @@ impl Server {
         now: Instant,
         ask: Ask,
         identity: &Identity,
-        message: &Message<'_>,
+        lifetime: Duration,
         id: AllocationId,
     ) -> Result<(), Rejection> {
-        let requested = requested_lifetime(message)?;
-        if requested.is_some_and(|lifetime| lifetime.is_zero()) {
-            self.close(now, id, CloseReason::Refreshed);
-            self.accept(ask, identity, |writer| {
-                writer.attribute(&Lifetime(0));
-            });
-            return Ok(());
-        }
-        let lifetime = self.granted_lifetime(now, identity, requested);
         self.allocations.set_expiry(id, now + lifetime);
         let policy = &self.policy;
-        let Some(allocation) = self.allocations.get_mut(id) else {
-            return Err(Refusal::AllocationMissing.into());
-        };
+        let allocation = self.allocations.require_mut(id)?;
         // Peers are judged anew by the policy of today.
         allocation.retain_peers(now, |peer| policy.check_ip(peer).is_ok());
         let (client, user) = (allocation.client, allocation.user.clone());

@@ -30,10 +30,7 @@ impl Server {
             .attribute::<RequestedAddressFamily>()
             .map_err(bad_family)?;
         let family = family.map(|RequestedAddressFamily(family)| family);
-        let allocation = self
-            .allocations
-            .get_mut(id)
-            .ok_or(Refusal::AllocationMissing)?;
+        let allocation = self.allocations.require_mut(id)?;
         if family.is_some_and(|family| allocation.relays.of(family).is_none()) {
             return Err(Refusal::FamilyMismatch.into());
         }
@@ -71,16 +68,11 @@ impl Server {
         id: AllocationId,
     ) -> Result<(), Rejection> {
         let permissions_max = self.limits.permissions_max;
-        let allocation = self
-            .allocations
-            .get_mut(id)
-            .ok_or(Refusal::AllocationMissing)?;
+        let allocation = self.allocations.require_mut(id)?;
         let mut peers = Vec::new();
         for peer in message.all::<XorPeerAddress>() {
             let XorPeerAddress(peer) = peer.map_err(bad)?;
-            if allocation.relays.of(AddressFamily::of(peer.ip())).is_none() {
-                return Err(Refusal::FamilyMismatch.into());
-            }
+            allocation.relays.toward(peer.ip())?;
             self.policy.check_ip(peer.ip())?;
             peers.push(peer.ip());
         }
@@ -114,16 +106,11 @@ impl Server {
             channels_max: self.limits.channels_max,
             permissions_max: self.limits.permissions_max,
         };
-        let allocation = self
-            .allocations
-            .get_mut(id)
-            .ok_or(Refusal::AllocationMissing)?;
+        let allocation = self.allocations.require_mut(id)?;
         if allocation.carrier != Carrier::Udp {
             return Err(Refusal::CarrierWrong.into());
         }
-        if allocation.relays.of(AddressFamily::of(peer.ip())).is_none() {
-            return Err(Refusal::FamilyMismatch.into());
-        }
+        allocation.relays.toward(peer.ip())?;
         self.policy.check(peer)?;
         allocation.bind(now, number, peer, limits)?;
         self.accept(ask, identity, |_| {});
@@ -143,7 +130,7 @@ impl Server {
             let Some(allocation) = self.allocations.get_mut(id) else {
                 continue;
             };
-            if allocation.relays.of(AddressFamily::of(peer)).is_none() {
+            if allocation.relays.toward(peer).is_err() {
                 continue;
             }
             if allocation.has_room_for(now, &[peer], self.limits.permissions_max) {

@@ -7,6 +7,7 @@ use siphasher::sip::SipHasher13;
 use super::address::{FiveTuple, RelayAddr};
 use super::allocation::{Allocation, Carrier};
 use super::auth::User;
+use super::stats::Refusal;
 
 /// All allocations of the shard, found by what a packet carries; the next to expire comes first.
 pub(super) struct Allocations {
@@ -20,6 +21,8 @@ pub(super) struct Allocations {
     ids_by_user: BTreeMap<User, BTreeSet<AllocationId>>,
     /// Of those that are mobile.
     id_by_serial: BTreeMap<u32, AllocationId>,
+    /// Those whose clients are away, by the addresses that they had.
+    absent: BTreeSet<(FiveTuple, AllocationId)>,
     deadlines: BTreeSet<(Instant, AllocationId)>,
 }
 
@@ -51,6 +54,7 @@ impl Allocations {
             id_by_listener: HashMap::with_hasher(keys),
             ids_by_user: BTreeMap::new(),
             id_by_serial: BTreeMap::new(),
+            absent: BTreeSet::new(),
             deadlines: BTreeSet::new(),
         }
     }
@@ -82,6 +86,7 @@ impl Allocations {
         let allocation = self.slots.get_mut(id.0)?.take()?;
         self.free.push(id);
         self.forget_client(allocation.client, id);
+        self.absent.remove(&(allocation.client, id));
         if let Some(next) = allocation.next_client() {
             self.forget_client(next, id);
         }
@@ -105,8 +110,20 @@ impl Allocations {
         self.slots.get_mut(id.0)?.as_mut()
     }
 
+    /// Returns an allocation that a request is about, or what its client is told if it is gone.
+    pub(super) fn require_mut(&mut self, id: AllocationId) -> Result<&mut Allocation, Refusal> {
+        self.get_mut(id).ok_or(Refusal::AllocationMissing)
+    }
+
     pub(super) fn get(&self, id: AllocationId) -> Option<&Allocation> {
         self.slots.get(id.0)?.as_ref()
+    }
+
+    /// Finds a mobile allocation by the address of a client that is away.
+    pub(super) fn of_absent(&self, client: FiveTuple) -> Option<AllocationId> {
+        let mut from_first = self.absent.range((client, AllocationId(0))..);
+        let (first, id) = from_first.next()?;
+        (*first == client).then_some(*id)
     }
 
     pub(super) fn by_serial(&self, serial: u32) -> Option<(AllocationId, &Allocation)> {
@@ -136,6 +153,7 @@ impl Allocations {
         let allocation = self.slots.get_mut(id.0)?.as_mut()?;
         let to = allocation.mobility.as_mut()?.next.take()?;
         let from = std::mem::replace(&mut allocation.client, to);
+        self.absent.remove(&(from, id));
         if from != to {
             self.forget_client(from, id);
         }
@@ -150,6 +168,7 @@ impl Allocations {
         let client = allocation.client;
         if let Some(mobility) = &mut allocation.mobility {
             mobility.is_detached = true;
+            self.absent.insert((client, id));
             self.forget_client(client, id);
         }
     }

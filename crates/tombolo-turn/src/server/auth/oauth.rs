@@ -108,6 +108,11 @@ impl TokenSession {
         self.user.realm == realm && self.kid == kid
     }
 
+    /// Tells whether two are of one token.
+    pub(in crate::server) fn is_same(&self, other: &Self) -> bool {
+        self.kid == other.kid && self.user.realm == other.user.realm && self.key == other.key
+    }
+
     pub(super) fn check_time(&self, unix_now: u64) -> Result<(), Refusal> {
         if self.expiry <= unix_now {
             return Err(Refusal::CredentialsExpired);

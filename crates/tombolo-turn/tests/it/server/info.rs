@@ -1,8 +1,9 @@
 //! What operators see and do.
 
+use tombolo_stun::MobilityTicket;
 use tombolo_turn::server::{AllocationInfo, CloseReason, Event, Tally};
 
-use super::lab::{Lab, PEER, alice, bob, client};
+use super::lab::{Lab, PEER, alice, bob, client, tcp_client};
 
 #[test]
 fn a_list_shows_each_allocation_with_what_went_through_it() {
@@ -63,6 +64,37 @@ fn an_operator_ends_one_allocation_and_no_other() {
         reason: CloseReason::Ended,
     };
     assert!(lab.events.contains(&closed));
+}
+
+#[test]
+fn an_operator_ends_the_allocation_of_a_client_that_is_away() {
+    let mut lab = Lab::new();
+    for (port, user) in [(1, alice()), (2, bob())] {
+        lab.allocate_with(tcp_client(port), &user, |writer| {
+            writer.attribute(&MobilityTicket(b""));
+        });
+        lab.server.handle_client_gone(lab.now, tcp_client(port));
+    }
+    // Somebody else's connection has the address now; that one is ended first.
+    lab.allocate(tcp_client(1), &bob());
+    for left in [2, 1] {
+        assert!(lab.server.end(lab.now, tcp_client(1)));
+        lab.drive();
+        assert_eq!(lab.bound.len(), left);
+    }
+    assert!(!lab.server.end(lab.now, tcp_client(1)));
+    assert!(lab.server.end(lab.now, tcp_client(2)));
+    lab.drive();
+    assert!(lab.bound.is_empty());
+    let users: Vec<&str> = lab.events.iter().filter_map(closed_of).collect();
+    assert_eq!(users, ["bob", "alice", "bob"]);
+}
+
+fn closed_of(event: &Event) -> Option<&str> {
+    let Event::Closed { user, .. } = event else {
+        return None;
+    };
+    Some(user)
 }
 
 fn list(lab: &Lab) -> Vec<AllocationInfo> {

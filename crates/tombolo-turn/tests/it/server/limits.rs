@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tombolo_stun::MobilityTicket;
+use tombolo_stun::{AttributeType, Method, MobilityTicket, RawAttribute};
 use tombolo_turn::server::{Bandwidth, Config, FiveTuple, Refusal};
 
 use super::lab::{Lab, PEER, SECRET, User, alice, bob, client};
@@ -42,8 +42,7 @@ fn an_allocation_counts_for_the_network_that_its_client_has_moved_to() {
     let ticket: MobilityTicket<'_> = made.get().expect("is mobile");
     lab.allocate(at("8.8.9.1:1"), &bob());
     let move_to = |lab: &mut Lab, to| {
-        let refresh = tombolo_stun::Method::REFRESH;
-        lab.signed(at(to), &alice(), refresh, |writer| {
+        lab.signed(at(to), &alice(), Method::REFRESH, |writer| {
             writer.attribute(&ticket);
         })
         .code()
@@ -55,6 +54,26 @@ fn an_allocation_counts_for_the_network_that_its_client_has_moved_to() {
     assert_eq!(full.code(), Some(486));
     lab.advance(600);
     lab.allocate(at("8.8.10.2:1"), &alice());
+}
+
+#[test]
+fn a_move_that_is_refused_counts_for_no_network() {
+    let mut lab = Lab::with(|config| config.limits.allocations_per_network_max = 1);
+    let made = lab.allocate_with(at("8.8.8.1:1"), &alice(), |writer| {
+        writer.attribute(&MobilityTicket(b""));
+    });
+    let ticket: MobilityTicket<'_> = made.get().expect("is mobile");
+    let reply = lab.signed(at("8.8.10.1:1"), &alice(), Method::REFRESH, |writer| {
+        writer.attribute(&ticket);
+        writer.attribute(&RawAttribute {
+            kind: AttributeType::LIFETIME,
+            value: &[0],
+        });
+    });
+    assert_eq!(reply.code(), Some(400));
+    let full = lab.allocate_with(at("8.8.8.2:1"), &bob(), |_| {});
+    assert_eq!(full.code(), Some(486), "it has not moved");
+    lab.allocate(at("8.8.10.2:1"), &bob());
 }
 
 #[test]

@@ -349,6 +349,30 @@ fn a_client_that_reaches_another_shard_is_passed_on_to_its_allocation() {
 }
 
 #[test]
+fn a_client_with_an_allocation_gets_no_second_one_by_a_ticket_of_another_shard() {
+    let shard = |index| {
+        Lab::with(|config| {
+            config.shard = ShardIndex(index);
+            config.shards = 2;
+        })
+    };
+    let (mut first, mut second) = (shard(0), shard(1));
+    let (_, ticket) = allocate(&mut first, client(1), &alice());
+    second.allocate(client(2), &alice());
+    let reply = refresh(&mut second, client(2), &alice(), &ticket);
+    assert_eq!(reply.code(), Some(437));
+    // Nor where its own is being made.
+    second.is_driver_slow = true;
+    let wish = second.sign(client(3), &alice(), Method::ALLOCATE, |writer| {
+        writer.attribute(&RequestedTransport::UDP);
+    });
+    assert_eq!(second.exchange(client(3), &wish), []);
+    let reply = refresh(&mut second, client(3), &alice(), &ticket);
+    assert_eq!(reply.code(), Some(437));
+    assert_eq!(second.shard_commands, []);
+}
+
+#[test]
 fn resume_attempts_leave_nothing_behind_but_one_address() {
     let mut lab = Lab::with(|config| config.limits.allocations_per_user_max = 1);
     let (at, ticket) = allocate(&mut lab, client(1), &alice());

@@ -8,7 +8,8 @@ use tombolo_stun::{
     ReservationToken,
 };
 use tombolo_turn::server::{
-    Config, Drain, Event, FiveTuple, Realm, Refusal, Timer, Transport, password_of,
+    Command, Config, Drain, Event, FiveTuple, PortError, Realm, Refusal, Timer, Transport,
+    password_of,
 };
 
 use super::lab::{Lab, PEER, REALM, SECRET, User, address, alice, bob, client, tcp_client};
@@ -129,6 +130,36 @@ fn the_end_of_a_drain_is_told_once() {
     // An empty server is drained at once.
     drain(&mut lab, &[]);
     assert_eq!(told(&mut lab), [0]);
+}
+
+#[test]
+fn a_drain_ends_when_the_last_allocation_in_the_making_fails() {
+    let mut lab = Lab::new();
+    lab.is_driver_slow = true;
+    let [wish, other] = [1, 2].map(|port| {
+        lab.sign(client(port), &alice(), Method::ALLOCATE, |writer| {
+            writer.attribute(&RequestedTransport::UDP);
+        })
+    });
+    assert_eq!(lab.exchange(client(1), &wish), []);
+    drain(&mut lab, &[]);
+    assert!(told(&mut lab).is_empty());
+    while let Some(Command::BindPort { id, .. }) = lab.waiting.pop() {
+        let unavailable = Err(PortError::Unavailable);
+        lab.server.handle_port(lab.now, id, unavailable);
+        lab.drive();
+    }
+    assert_eq!(told(&mut lab), [0]);
+    while lab.server.poll_transmit().is_some() {}
+    // So it is where the client has given up meanwhile.
+    lab.server.undrain();
+    assert_eq!(lab.exchange(client(2), &other), []);
+    drain(&mut lab, &[]);
+    lab.server.handle_client_gone(lab.now, client(2));
+    assert!(told(&mut lab).is_empty());
+    lab.catch_up();
+    assert_eq!(told(&mut lab), [0]);
+    assert!(lab.bound.is_empty());
 }
 
 #[test]

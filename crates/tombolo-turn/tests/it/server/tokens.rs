@@ -5,13 +5,13 @@ use std::time::Duration;
 use aes_gcm::aead::{Aead, Payload};
 use aes_gcm::{Aes128Gcm, Aes256Gcm, KeyInit};
 use tombolo_stun::{
-    AccessToken, AttributeType, Key, Lifetime, Method, Nonce, Realm, RequestedTransport,
-    ThirdPartyAuthorization, Username,
+    AccessToken, AttributeType, Key, Lifetime, MessageWriter, Method, MobilityTicket, Nonce, Realm,
+    RequestedTransport, ThirdPartyAuthorization, Username, XorPeerAddress, XorRelayedAddress,
 };
-use tombolo_turn::server::{FiveTuple, OAuth, Refusal, TokenKey};
+use tombolo_turn::server::{Command, FiveTuple, OAuth, PeerAddr, Refusal, RelayAddr, TokenKey};
 use tombolo_wire::token::{Claims, SigningKey, VerifyingKey};
 
-use super::lab::{Lab, PEER, REALM, Reply, UNIX_START, User, address, alice, client};
+use super::lab::{Lab, PEER, REALM, Reply, UNIX_START, User, address, alice, client, tcp_client};
 
 #[test]
 fn a_device_token_is_a_credential_of_its_user_until_it_expires() {
@@ -212,6 +212,89 @@ fn a_user_without_a_token_does_not_control_what_a_token_made() {
 }
 
 #[test]
+fn a_ticket_that_was_seen_on_its_way_is_of_no_use_with_another_token_of_the_realm() {
+    let mut lab = with_oauth();
+    let first = sealed("north", 1, 0, 1000);
+    let wish = sign(
+        &mut lab,
+        client(1),
+        Method::ALLOCATE,
+        ("north", 1, Some(first)),
+        |writer| {
+            writer.attribute(&RequestedTransport::UDP);
+            writer.attribute(&MobilityTicket(b""));
+        },
+    );
+    let made = lab.reply(client(1), &wish);
+    let ticket: MobilityTicket<'_> = made.get().expect("is mobile");
+    let go = |lab: &mut Lab, port, (kid, key, made)| {
+        let credentials = (kid, key, Some(sealed(kid, key, made, 1000)));
+        let request = sign(lab, client(port), Method::REFRESH, credentials, |writer| {
+            writer.attribute(&ticket);
+        });
+        lab.reply(client(port), &request).code()
+    };
+    assert_eq!(go(&mut lab, 2, ("north", 2, 0)), Some(441));
+    assert_eq!(go(&mut lab, 2, ("union", 1, 0)), Some(441));
+    assert_eq!(go(&mut lab, 3, ("north", 1, 0)), None, "its own token");
+    // After a Refresh with the next token that one counts, and the first one no more.
+    let next = sealed("north", 3, 0, 1000);
+    assert_eq!(
+        refresh(&mut lab, client(3), "north", 3, Some(next)).code(),
+        None
+    );
+    assert_eq!(go(&mut lab, 4, ("north", 1, 0)), Some(441));
+    assert_eq!(go(&mut lab, 4, ("north", 3, 0)), None);
+}
+
+#[test]
+fn a_client_binds_a_connection_with_the_token_that_refreshed_its_allocation() {
+    let mut lab = Lab::with(|config| {
+        config.realm.oauth = Some(oauth());
+        config.relay_tcp = true;
+    });
+    let control = tcp_client(1);
+    let first = sealed("north", 1, 0, 1000);
+    let wish = sign(
+        &mut lab,
+        control,
+        Method::ALLOCATE,
+        ("north", 1, Some(first)),
+        |writer| {
+            writer.attribute(&RequestedTransport::TCP);
+        },
+    );
+    let XorRelayedAddress(at) = lab.reply(control, &wish).get().expect("was made");
+    let next = sealed("north", 2, 0, 1000);
+    assert_eq!(
+        refresh(&mut lab, control, "north", 2, Some(next)).code(),
+        None
+    );
+    assert_eq!(permit(&mut lab, control, "north", 2).code(), None);
+    let peer = PeerAddr(address(PEER));
+    let accepted = lab
+        .server
+        .handle_peer_accepted(lab.now, RelayAddr(at), peer);
+    let connection = accepted.expect("is permitted");
+    while lab.server.poll_transmit().is_some() {}
+    let mut bind = |port, key| {
+        let credentials = ("north", key, Some(sealed("north", key, 0, 1000)));
+        let client = tcp_client(port);
+        let method = Method::CONNECTION_BIND;
+        let request = sign(&mut lab, client, method, credentials, |writer| {
+            writer.attribute(&tombolo_stun::ConnectionId(connection.0));
+        });
+        let reply = lab.exchange(client, &request).pop();
+        reply.and_then(|reply| Reply(reply.bytes).code())
+    };
+    assert_eq!(bind(2, 1), Some(441), "the token before");
+    assert_eq!(bind(2, 3), Some(441), "somebody else's");
+    assert_eq!(bind(2, 2), None);
+    let joined = lab.tcp_commands.pop();
+    assert!(matches!(joined, Some(Command::Splice { .. })), "{joined:?}");
+}
+
+#[test]
 fn each_token_has_a_quota_of_its_own() {
     let mut lab = Lab::with(|config| {
         config.realm.oauth = Some(oauth());
@@ -310,17 +393,36 @@ fn send(
     number: u8,
     token: Option<Vec<u8>>,
 ) -> Reply {
-    let nonce = lab.nonce(from);
-    let bytes = lab.message(tombolo_stun::Class::Request, method, |writer| {
-        match method {
+    let bytes = sign(
+        lab,
+        from,
+        method,
+        (kid, number, token),
+        |writer| match method {
             Method::ALLOCATE => {
                 writer.attribute(&RequestedTransport::UDP);
             }
             Method::CREATE_PERMISSION => {
-                writer.attribute(&tombolo_stun::XorPeerAddress(address(PEER)));
+                writer.attribute(&XorPeerAddress(address(PEER)));
             }
             _ => {}
-        }
+        },
+    );
+    lab.reply(from, &bytes)
+}
+
+/// Makes a request that names a key and may bring a token, and proves itself with the session key
+/// of that number.
+fn sign(
+    lab: &mut Lab,
+    from: FiveTuple,
+    method: Method,
+    (kid, number, token): (&str, u8, Option<Vec<u8>>),
+    write: impl FnOnce(&mut MessageWriter<'_>),
+) -> Vec<u8> {
+    let nonce = lab.nonce(from);
+    lab.message(tombolo_stun::Class::Request, method, |writer| {
+        write(writer);
         if let Some(token) = &token {
             writer.attribute(&AccessToken::new(token).expect("is short"));
         }
@@ -329,8 +431,7 @@ fn send(
             .attribute(&Realm::new(REALM).expect("short"))
             .attribute(&Nonce::new(&nonce).expect("short"))
             .integrity(&session_key(number));
-    });
-    lab.reply(from, &bytes)
+    })
 }
 
 const SECRET: [u8; 32] = [7; 32];
