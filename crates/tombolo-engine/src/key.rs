@@ -66,6 +66,19 @@ impl Key {
         Ok(Self(Arc::from(text)))
     }
 
+    /// A key from how it is written; `None` when it is no key.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let is_key = !text.is_empty()
+            && text.len() <= Self::BYTES_MAX
+            && text.split('.').all(|token| {
+                !token.is_empty()
+                    && !token.contains(|c: char| {
+                        c.is_whitespace() || c.is_control() || r"*>/\".contains(c)
+                    })
+            });
+        is_key.then(|| Self(Arc::from(text)))
+    }
+
     /// The tokens, joined by full stops.
     #[must_use]
     pub fn as_str(&self) -> &str {

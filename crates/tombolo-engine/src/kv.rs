@@ -1,6 +1,7 @@
 //! Values that change by compare-and-swap.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -26,11 +27,27 @@ pub trait Kv: Send + Sync + 'static {
         value: Option<Bytes>,
     ) -> BoxFuture<'a, Result<Revision, CasError>>;
 
-    /// Reads all values whose keys have more tokens after `prefix`, and goes on as they change.
+    /// Reads all values whose keys have more tokens after `prefix`, and goes on as they change. The
+    /// changes of one value come in order, those of several in any.
     ///
     /// # Errors
     /// When the engine is away.
     fn watch<'a>(&'a self, prefix: &'a Key) -> BoxFuture<'a, Result<Box<dyn Watch>, Unavailable>>;
+}
+
+/// Values that end by themselves, so that what a dead node holds does not stay held.
+pub trait Leases: Send + Sync + 'static {
+    /// Values that are deleted [`lease_time`](Self::lease_time) after they were last written:
+    /// whoever holds one renews it by `cas` with the revision that it has, and that renewal's
+    /// revision is the next one's expectation. They need not outlive the engine.
+    ///
+    /// A watch tells the end of a lease, but may do so late, by up to the time of the lease again,
+    /// and an engine that was away tells it by a reset. Who must know sooner keeps a clock of its
+    /// own from the last `Put`.
+    fn leases(&self) -> &dyn Kv;
+
+    /// How long a lease lasts that is not renewed.
+    fn lease_time(&self) -> Duration;
 }
 
 /// A value and its revision.
@@ -80,7 +97,7 @@ pub enum WatchEvent {
     Reset,
 }
 
-/// Follows values in the order in which they change.
+/// Follows values as they change.
 pub trait Watch: Send {
     /// Waits for what comes next; `None` when the engine has gone for good. Safe to cancel.
     fn next(&mut self) -> BoxFuture<'_, Option<WatchEvent>>;

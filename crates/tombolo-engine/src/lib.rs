@@ -1,11 +1,12 @@
 //! Where state that outlives a node is kept.
 //!
-//! Nodes keep connections, the engine keeps state. It has three parts, which together are an
+//! Nodes keep connections, the engine keeps state. It has four parts, which together are an
 //! [`Engine`]:
 //!
 //! * [`Bus`]: messages, at most once and fast;
 //! * [`Log`]: one totally ordered sequence of entries per key, which every reader applies alike;
-//! * [`Kv`]: values that change by compare-and-swap.
+//! * [`Kv`]: values that change by compare-and-swap;
+//! * [`Leases`]: values that end by themselves when they are not renewed.
 //!
 //! [`Local`] is the engine of a single node, in process. Whatever the engine, its results are honest: an
 //! error says whether nothing was written (`Conflict`, `Unavailable`) or whether nobody knows
@@ -43,8 +44,8 @@ use std::pin::Pin;
 
 pub use bus::{Bus, BusEvent, Message, PublishError, Request, RequestError, Server, Subscription};
 pub use key::{Key, KeyError, Pattern};
-pub use kv::{CasError, Kv, KvEntry, Revision, Watch, WatchEvent};
-pub use local::{Local, LocalConfig};
+pub use kv::{CasError, Kv, KvEntry, Leases, Revision, Watch, WatchEvent};
+pub use local::{Local, LocalConfig, OpenError};
 pub use log::{
     AppendError, Expect, Log, Offset, OperationId, RetireError, SnapshotError, Tail, TailEvent,
 };
@@ -55,10 +56,10 @@ pub const VALUE_BYTES_MAX: usize = 512 * 1024;
 /// Largest snapshot of a log, in bytes.
 pub const SNAPSHOT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// All three parts.
-pub trait Engine: Bus + Log + Kv {}
+/// All parts.
+pub trait Engine: Bus + Log + Kv + Leases {}
 
-impl<T: Bus + Log + Kv> Engine for T {}
+impl<T: Bus + Log + Kv + Leases> Engine for T {}
 
 /// What the methods return: a future that can be kept behind a `dyn` trait.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -66,7 +67,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// Which store gave an [`Offset`] or a [`Revision`]: later stores have greater epochs.
 ///
 /// A store that is made anew, or lost what it had, counts from the beginning again, in another epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
 
 /// The engine cannot be reached or does not answer; nothing was written.

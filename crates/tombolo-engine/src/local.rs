@@ -1,12 +1,17 @@
 //! The engine of a single node, in process.
 
 mod bus;
+mod disk;
 mod kv;
 mod log;
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+pub use disk::OpenError;
+
+use self::disk::{Closer, Disk, Write};
 use crate::Epoch;
 
 /// The bounds of a [`Local`] engine.
@@ -26,6 +31,8 @@ pub struct LocalConfig {
     pub values_max: usize,
     /// Most changes that wait for a watcher before it is reset.
     pub watch_events_max: usize,
+    /// How long a lease lasts that is not renewed.
+    pub lease_time: Duration,
 }
 
 impl Default for LocalConfig {
@@ -37,42 +44,103 @@ impl Default for LocalConfig {
             retired_logs_max: 10_000,
             values_max: 1_000_000,
             watch_events_max: 1024,
+            lease_time: Duration::from_secs(15),
         }
     }
 }
 
 /// The engine of a single node, in process. Clones are the same engine.
 ///
-/// It is always available and never unsure; what it holds ends with the process.
+/// [`Local::new`] makes one that ends with the process, is always available and never unsure.
+/// [`Local::open`] makes one that keeps logs and values in a folder: what it has acknowledged is
+/// there again when the process was killed or the machine lost its power. Only leases end with the
+/// process.
 #[derive(Clone, Debug)]
 pub struct Local {
     shared: Arc<Shared>,
+    /// `None` without a disk.
+    _closer: Option<Arc<Closer>>,
 }
 
-/// The three parts know nothing of each other; no lock is held while another is taken, nor over an
-/// await.
+/// The parts know nothing of each other; no lock is held while another is taken, nor over an await.
 #[derive(Debug)]
 struct Shared {
     epoch: Epoch,
     config: LocalConfig,
+    disk: Option<Disk>,
     bus: Mutex<bus::State>,
     logs: Mutex<log::State>,
-    values: Mutex<kv::State>,
+    values: Arc<kv::Values>,
+    leases: Arc<kv::Values>,
 }
 
 impl Local {
-    /// An engine that holds nothing yet.
+    /// An engine that holds nothing yet, in memory.
     #[must_use]
     pub fn new(config: LocalConfig) -> Self {
+        let epoch = config.epoch.unwrap_or_else(creation_time);
         let shared = Shared {
-            epoch: config.epoch.unwrap_or_else(creation_time),
-            config,
+            epoch,
+            disk: None,
             bus: Mutex::default(),
             logs: Mutex::default(),
-            values: Mutex::default(),
+            values: Arc::new(kv::Values::new(epoch, &config)),
+            leases: Arc::new(kv::Values::leases(epoch, &config)),
+            config,
         };
         Self {
             shared: Arc::new(shared),
+            _closer: None,
+        }
+    }
+
+    /// An engine that keeps what it holds in a folder, which is made if there is none. Blocks while
+    /// it reads all of it.
+    ///
+    /// Every acknowledged write has been flushed to the disk; those that come at the same time share
+    /// one flush. A disk that cannot be written makes the engine read-only: writes are `Unavailable`.
+    ///
+    /// # Errors
+    /// As [`OpenError`] says.
+    pub fn open(config: LocalConfig, folder: &Path) -> Result<Self, OpenError> {
+        let now = config.epoch.unwrap_or_else(creation_time);
+        let (disk, writer, stored) = Disk::open(folder, now)?;
+        let values = kv::Values::new(stored.epoch, &config).on_disk(
+            disk.clone(),
+            stored.value_last,
+            stored.values,
+        );
+        let logs = log::State::on_disk(
+            stored.log_last,
+            stored.entries,
+            stored.snapshots,
+            stored.retired,
+        );
+        let shared = Arc::new(Shared {
+            epoch: stored.epoch,
+            disk: Some(disk.clone()),
+            bus: Mutex::default(),
+            logs: Mutex::new(logs),
+            values: Arc::new(values),
+            leases: Arc::new(kv::Values::leases(stored.lease_epoch, &config)),
+            config,
+        });
+        let thread = writer.start(Arc::downgrade(&shared))?;
+        let closer = Arc::new(Closer::new(disk, thread));
+        Ok(Self {
+            shared,
+            _closer: Some(closer),
+        })
+    }
+}
+
+impl Shared {
+    /// A change has reached the disk: now everybody may know.
+    fn committed(&self, write: Write) {
+        match write {
+            Write::Entry { key, seq, .. } => lock(&self.logs).committed(&key, seq),
+            Write::Value { key, number, value } => self.values.committed(key, number, value),
+            Write::Snapshot { .. } | Write::Retired { .. } | Write::Forgotten { .. } => {}
         }
     }
 }

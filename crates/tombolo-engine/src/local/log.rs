@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::disk::{Disk, Refused, Write, Written};
 use super::{Local, Shared, lock};
 use crate::log::{
     AppendError, Expect, Log, Offset, OperationId, RetireError, SnapshotError, Tail, TailEvent,
@@ -14,6 +15,8 @@ use crate::{BoxFuture, Key, SNAPSHOT_BYTES_MAX, Unavailable, VALUE_BYTES_MAX};
 
 #[derive(Debug, Default)]
 pub(super) struct State {
+    /// Up to which entry everybody may know, because it is on disk if there is one.
+    visible: u64,
     /// Of the last entry of all logs: they share one sequence, so that a log that was forgotten and
     /// begins anew does not give an offset twice.
     last: u64,
@@ -44,7 +47,13 @@ impl Log for Local {
         expect: Expect,
         _operation: OperationId,
     ) -> BoxFuture<'a, Result<Offset, AppendError>> {
-        Box::pin(async move { self.append_now(key, entry, expect) })
+        Box::pin(async move {
+            let (offset, written) = self.append_now(key, entry, expect)?;
+            if let Some(written) = written {
+                written.await.map_err(|_| AppendError::Unknown)?;
+            }
+            Ok(offset)
+        })
     }
 
     fn tail<'a>(
@@ -79,17 +88,10 @@ impl Log for Local {
             if state.len() > SNAPSHOT_BYTES_MAX {
                 return Err(SnapshotError::TooLarge);
             }
-            let at = self.seq(at).ok_or(SnapshotError::NoSuchEntry)?;
-            let mut logs = lock(&self.shared.logs);
-            let log = logs
-                .log_by_key
-                .get_mut(key)
-                .ok_or(SnapshotError::NoSuchEntry)?;
-            if !log.entries.iter().any(|(seq, _)| *seq == at) {
-                return Err(SnapshotError::NoSuchEntry);
+            let written = self.snapshot_now(key, at, state)?;
+            if let Some(written) = written {
+                written.await.map_err(|_| SnapshotError::Unavailable)?;
             }
-            log.entries.retain(|(seq, _)| *seq > at);
-            log.snapshot = Some((at, state));
             Ok(())
         })
     }
@@ -97,16 +99,28 @@ impl Log for Local {
     fn retire<'a>(&'a self, key: &'a Key, at: Offset) -> BoxFuture<'a, Result<(), RetireError>> {
         Box::pin(async move {
             let at = self.seq(at).ok_or(RetireError::Conflict)?;
-            let mut logs = lock(&self.shared.logs);
-            logs.retire(key, at)?;
-            logs.forget_beyond(self.shared.config.retired_logs_max);
+            let written = {
+                let mut logs = lock(&self.shared.logs);
+                let disk = self.shared.disk.as_ref();
+                let written = logs.retire(key, at, disk)?;
+                logs.forget_beyond(self.shared.config.retired_logs_max, disk);
+                written
+            };
+            if let Some(written) = written {
+                written.await.map_err(|_| RetireError::Unavailable)?;
+            }
             Ok(())
         })
     }
 }
 
 impl Local {
-    fn append_now(&self, key: &Key, entry: Bytes, expect: Expect) -> Result<Offset, AppendError> {
+    fn append_now(
+        &self,
+        key: &Key,
+        entry: Bytes,
+        expect: Expect,
+    ) -> Result<(Offset, Option<Written>), AppendError> {
         if entry.len() > VALUE_BYTES_MAX {
             return Err(AppendError::TooLarge);
         }
@@ -128,18 +142,70 @@ impl Local {
             return Err(AppendError::Full);
         }
 
+        let seq = state.last + 1;
+        let written = match &self.shared.disk {
+            Some(disk) => {
+                let unavailable = |Refused| AppendError::Unavailable;
+                if log.is_some_and(|log| log.is_retired) {
+                    let taken_up = Write::Retired {
+                        key: key.clone(),
+                        at: None,
+                    };
+                    disk.queue(taken_up).map_err(unavailable)?;
+                }
+                let write = Write::Entry {
+                    key: key.clone(),
+                    seq,
+                    entry: entry.clone(),
+                };
+                Some(disk.queue(write).map_err(unavailable)?)
+            }
+            None => None,
+        };
         state.active += usize::from(!is_active);
-        state.last += 1;
-        let seq = state.last;
+        state.last = seq;
         let log = state.log_or_new(key);
         log.last = seq;
         log.is_retired = false;
         log.entries.push_back((seq, entry));
-        log.changed.send_replace(());
-        Ok(Offset {
-            epoch: self.shared.epoch,
-            seq,
-        })
+        if written.is_none() {
+            state.committed(key, seq);
+        }
+        let epoch = self.shared.epoch;
+        Ok((Offset { epoch, seq }, written))
+    }
+
+    fn snapshot_now(
+        &self,
+        key: &Key,
+        at: Offset,
+        state: Bytes,
+    ) -> Result<Option<Written>, SnapshotError> {
+        let at = self.seq(at).ok_or(SnapshotError::NoSuchEntry)?;
+        let mut logs = lock(&self.shared.logs);
+        let is_visible = at <= logs.visible;
+        let log = logs
+            .log_by_key
+            .get_mut(key)
+            .ok_or(SnapshotError::NoSuchEntry)?;
+        if !is_visible || !log.entries.iter().any(|(seq, _)| *seq == at) {
+            return Err(SnapshotError::NoSuchEntry);
+        }
+        let written = match &self.shared.disk {
+            Some(disk) => {
+                let write = Write::Snapshot {
+                    key: key.clone(),
+                    at,
+                    state: state.clone(),
+                };
+                let written = disk.queue(write);
+                Some(written.map_err(|Refused| SnapshotError::Unavailable)?)
+            }
+            None => None,
+        };
+        log.entries.retain(|(seq, _)| *seq > at);
+        log.snapshot = Some((at, state));
+        Ok(written)
     }
 
     /// The place of an offset, unless another store gave it.
@@ -149,6 +215,47 @@ impl Local {
 }
 
 impl State {
+    /// The logs as they were on disk.
+    pub(super) fn on_disk(
+        last: u64,
+        entries: BTreeMap<Key, Vec<(u64, Bytes)>>,
+        snapshots: BTreeMap<Key, (u64, Bytes)>,
+        retired: BTreeMap<u64, Key>,
+    ) -> Self {
+        let mut state = Self {
+            visible: last,
+            last,
+            ..Self::default()
+        };
+        for (key, (at, snapshot)) in snapshots {
+            let log = state.log_or_new(&key);
+            log.last = at;
+            log.snapshot = Some((at, snapshot));
+        }
+        for (key, entries) in entries {
+            let log = state.log_or_new(&key);
+            log.last = entries.last().map_or(log.last, |(seq, _)| *seq);
+            log.entries = entries.into();
+        }
+        for (at, key) in retired {
+            if let Some(log) = state.log_by_key.get_mut(&key) {
+                log.is_retired = true;
+                state.retired.push_back((key, at));
+            }
+        }
+        let logs = state.log_by_key.values();
+        state.active = logs.filter(|log| !log.is_retired).count();
+        state
+    }
+
+    /// An entry may be read from now on.
+    pub(super) fn committed(&mut self, key: &Key, seq: u64) {
+        self.visible = self.visible.max(seq);
+        if let Some(log) = self.log_by_key.get(key) {
+            log.changed.send_replace(());
+        }
+    }
+
     fn log_or_new(&mut self, key: &Key) -> &mut Entries {
         self.log_by_key
             .entry(key.clone())
@@ -161,21 +268,35 @@ impl State {
             })
     }
 
-    fn retire(&mut self, key: &Key, at: u64) -> Result<(), RetireError> {
+    fn retire(
+        &mut self,
+        key: &Key,
+        at: u64,
+        disk: Option<&Disk>,
+    ) -> Result<Option<Written>, RetireError> {
         let log = self.log_by_key.get_mut(key).ok_or(RetireError::Conflict)?;
         if log.last != at || at == 0 {
             return Err(RetireError::Conflict);
         }
+        let mut written = None;
         if !log.is_retired {
+            if let Some(disk) = disk {
+                let write = Write::Retired {
+                    key: key.clone(),
+                    at: Some(at),
+                };
+                let queued = disk.queue(write);
+                written = Some(queued.map_err(|Refused| RetireError::Unavailable)?);
+            }
             log.is_retired = true;
             self.active -= 1;
             self.retired.push_back((key.clone(), at));
         }
-        Ok(())
+        Ok(written)
     }
 
     /// Forgets the oldest retired logs. One that somebody reads or that was taken up again stays.
-    fn forget_beyond(&mut self, retired_max: usize) {
+    fn forget_beyond(&mut self, retired_max: usize, disk: Option<&Disk>) {
         while self.retired.len() > retired_max {
             let Some((key, at)) = self.retired.pop_front() else {
                 break;
@@ -185,6 +306,13 @@ impl State {
             };
             if !log.is_retired || log.last != at {
                 continue;
+            }
+            if let Some(disk) = disk
+                && let Err(Refused) = disk.queue(Write::Forgotten { key: key.clone() })
+            {
+                // It is forgotten another time.
+                self.retired.push_front((key, at));
+                return;
             }
             if log.changed.is_closed() {
                 self.log_by_key.remove(&key);
@@ -242,7 +370,8 @@ impl LocalTail {
                 });
             }
             let next = log.entries.partition_point(|(seq, _)| *seq <= self.cursor);
-            if let Some((seq, entry)) = log.entries.get(next) {
+            let entry = log.entries.get(next);
+            if let Some((seq, entry)) = entry.filter(|(seq, _)| *seq <= logs.visible) {
                 self.cursor = *seq;
                 let at = Offset { epoch, seq: *seq };
                 return Some(TailEvent::Entry {

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tombolo_engine::{
@@ -6,7 +7,13 @@ use tombolo_engine::{
     OperationId, TailEvent,
 };
 
-tombolo_engine::conformance_tests!(Arc::new(Local::new(LocalConfig::default())) as Arc<dyn Engine>);
+tombolo_engine::conformance_tests!(Arc::new(Local::new(config())) as Arc<dyn Engine>);
+
+fn config() -> LocalConfig {
+    let mut config = LocalConfig::default();
+    config.lease_time = Duration::from_secs(1);
+    config
+}
 
 #[tokio::test]
 async fn a_full_engine_refuses_and_takes_up_again_what_it_forgets() {

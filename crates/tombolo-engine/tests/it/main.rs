@@ -1,4 +1,5 @@
 //! What nodes rely on.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod disk;
 mod local;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tombolo_engine::{
-    AppendError, BoxFuture, Bus, CasError, Expect, Key, Kv, KvEntry, Local, LocalConfig, Log,
-    Offset, OperationId, Pattern, PublishError, RequestError, RetireError, Revision, Server,
+    AppendError, BoxFuture, Bus, CasError, Expect, Key, Kv, KvEntry, Leases, Local, LocalConfig,
+    Log, Offset, OperationId, Pattern, PublishError, RequestError, RetireError, Revision, Server,
     SnapshotError, Subscription, Tail, Unavailable, Watch,
 };
 use tombolo_wire::v1::{ErrorCode, JoinMode};
@@ -209,5 +209,15 @@ impl Kv for Flaky {
 
     fn watch<'a>(&'a self, prefix: &'a Key) -> BoxFuture<'a, Result<Box<dyn Watch>, Unavailable>> {
         self.local.watch(prefix)
+    }
+}
+
+impl Leases for Flaky {
+    fn leases(&self) -> &dyn Kv {
+        self.local.leases()
+    }
+
+    fn lease_time(&self) -> Duration {
+        self.local.lease_time()
     }
 }
