@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod frame;
+pub mod icmp;
 pub mod proxy;
 pub mod strangers;
 pub mod stream;

@@ -8,13 +8,14 @@ use tombolo_turn::server::{Refusal, Stats};
 
 #[test]
 fn every_input_of_every_corpus_is_survived() {
-    let targets: [(&str, Run); 6] = [
+    let targets: [(&str, Run); 7] = [
         ("stun_decode", tombolo_fuzz::stun::run),
         ("turn_server", turn::run),
         ("turn_strangers", tombolo_fuzz::strangers::run),
         ("turn_stream", tombolo_fuzz::stream::run),
         ("proxy_header", tombolo_fuzz::proxy::run),
         ("frame_decode", tombolo_fuzz::frame::run),
+        ("icmp_error", tombolo_fuzz::icmp::run),
     ];
     for (target, run) in targets {
         for (path, input) in inputs(target) {

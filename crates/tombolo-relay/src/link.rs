@@ -15,8 +15,8 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 use tombolo_turn::server::{
-    AuthError, AuthId, ConnectError, ConnectionId, Credential, FiveTuple, PeerAddr, RelayAddr,
-    Server,
+    AuthError, AuthId, ConnectError, ConnectionId, Credential, FiveTuple, PeerAddr, PeerError,
+    RelayAddr, Server,
 };
 
 use crate::{ShardStats, dtls::DtlsInlet, hook::HookLink, shard::Parcel, socket::Waker};
@@ -56,6 +56,8 @@ pub(crate) enum FromStream {
     Parcel(Parcel),
     /// A peer has connected to a relayed address.
     Accepted(RelayAddr, PeerAddr, TcpStream),
+    /// An ICMP error came about a datagram from a relayed address.
+    PeerError(RelayAddr, PeerAddr, PeerError),
     /// What became of connecting to a peer.
     Connected(ConnectionId, Result<TcpStream, ConnectError>),
 }

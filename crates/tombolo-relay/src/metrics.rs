@@ -199,6 +199,7 @@ const STREAM_FAMILIES: &[StreamFamily] = &[
     ("tombolo_relay_dtls_accepted", Counter, "DTLS associations begun by clients that brought the cookie back.", |s| s.dtls_accepted),
     ("tombolo_relay_dtls_failed", Counter, "DTLS handshakes, cookies and associations that failed.", |s| s.dtls_failed),
     ("tombolo_relay_dtls_dropped", Counter, "Datagrams of DTLS that were dropped.", |s| s.dtls_dropped),
+    ("tombolo_relay_icmp_dropped", Counter, "ICMP errors that were dropped.", |s| s.icmp_dropped),
     ("tombolo_relay_connections_timed_out", Counter, "Connections closed because no frame came in time.", |s| s.timed_out),
     ("tombolo_relay_connections_slow", Counter, "Connections closed because their client stopped reading.", |s| s.slow_readers),
     ("tombolo_relay_connections_malformed", Counter, "Connections closed because their bytes are not TURN.", |s| s.malformed),

@@ -15,6 +15,7 @@ use crate::{
     BindError, HookConfig, HookError, IoMode, RelayConfig, RelayStats,
     dtls::{self, DtlsInlet, DtlsOutlet, Out},
     hook::Hook,
+    icmp::IcmpWatch,
     link::{Control, ShardInbox, ShardLink},
     listen::Listeners,
     operate::Layout,
@@ -91,6 +92,11 @@ impl Relay {
         let runtime = Streams::runtime()?;
         let (links, inboxes) = shard_links(shard_count, inlet.as_ref())?;
         let ways = ways(&config, shard_count)?;
+        let io = ways.io();
+        if io == IoMode::Steered {
+            let watch = IcmpWatch::new(&ways.owners, &links, &stream_counters);
+            watch.start(runtime.handle(), &config.relay_ips());
+        }
         let mut shards = Vec::with_capacity(shard_count);
         let mut steered = ways.steered.into_iter();
         for ((index, inbox), servers) in (0..).zip(inboxes).zip(listeners.udp) {
@@ -110,10 +116,6 @@ impl Relay {
                 runtime.handle(),
             )?);
         }
-        let io = match ways.steering {
-            Some(_) => IoMode::Steered,
-            None => IoMode::Sockets,
-        };
         let counters = Arc::clone(&stream_counters);
         let listening = (listeners.tcp, listeners.tls);
         let streams_config = StreamsConfig {
@@ -121,10 +123,9 @@ impl Relay {
             ..StreamsConfig::new(config, listening, links.to_vec(), counters)
         };
         let streams = Streams::start(runtime, streams_config)?;
-        let addrs = listeners.addrs;
-        tell(&addrs, io, shard_count);
+        tell(&listeners.addrs, io, shard_count);
         let relay = Self {
-            addrs,
+            addrs: listeners.addrs,
             io,
             shards,
             _steering: ways.steering,
@@ -331,6 +332,15 @@ struct Ways {
     steering: Option<Steering>,
     /// One for each shard, or none.
     steered: Vec<SteeredSockets>,
+}
+
+impl Ways {
+    fn io(&self) -> IoMode {
+        match self.steering {
+            Some(_) => IoMode::Steered,
+            None => IoMode::Sockets,
+        }
+    }
 }
 
 /// The way to move packets that was asked for, or the best that is possible here.

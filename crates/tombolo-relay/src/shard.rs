@@ -6,6 +6,7 @@
 //! where the kernel wrote it.
 
 mod elsewhere;
+mod errors;
 mod forward;
 mod outbox;
 mod parcels;
@@ -269,6 +270,9 @@ impl Shard {
                         self.connections.remove(&tuple);
                         self.core.handle_client_gone(now, tuple);
                     }
+                }
+                Ok(FromStream::PeerError(at, peer, error)) => {
+                    self.core.handle_peer_error(now, at, peer, error);
                 }
                 Ok(FromStream::Parcel(parcel)) => self.open_parcel(now, parcel),
                 Ok(FromStream::Gone(tuple)) => {

@@ -10,6 +10,7 @@
 //! - [`Poller`], [`Waker`] and [`Alarm`] tell which socket has something, and when time is up.
 
 mod address;
+mod errors;
 mod poll;
 mod raw;
 mod sender;
@@ -18,6 +19,7 @@ mod slots;
 mod udp;
 
 pub(crate) use self::{
+    errors::{IcmpSocket, Reported},
     poll::{Alarm, Poller, Waker},
     raw::RawSocket,
     sender::{Outgoing, Sender, Sent, Trains},

@@ -106,6 +106,8 @@ pub struct StreamStats {
     pub dtls_failed: u64,
     /// Datagrams of DTLS that were dropped: from strangers, or more than may wait.
     pub dtls_dropped: u64,
+    /// ICMP errors that were dropped: malformed, not about a relayed address, or too many.
+    pub icmp_dropped: u64,
     /// Connections closed because no frame came in time.
     pub timed_out: u64,
     /// Connections closed because their client stopped reading.
@@ -214,6 +216,7 @@ pub(crate) struct StreamCounters {
     pub(crate) dtls_accepted: Counter,
     pub(crate) dtls_failed: Counter,
     pub(crate) dtls_dropped: Counter,
+    pub(crate) icmp_dropped: Counter,
     pub(crate) timed_out: Counter,
     pub(crate) slow_readers: Counter,
     pub(crate) malformed: Counter,
@@ -235,6 +238,7 @@ impl StreamCounters {
             dtls_accepted: self.dtls_accepted.get(),
             dtls_failed: self.dtls_failed.get(),
             dtls_dropped: self.dtls_dropped.get(),
+            icmp_dropped: self.icmp_dropped.get(),
             timed_out: self.timed_out.get(),
             slow_readers: self.slow_readers.get(),
             malformed: self.malformed.get(),

@@ -75,6 +75,7 @@ use binding::Alternates;
 use budget::Budget;
 use connection::Connections;
 use counter::Counters;
+use icmp::IcmpTold;
 use operate::Draining;
 use ports::Ports;
 use quota::Quotas;
@@ -125,6 +126,7 @@ pub struct Server {
     events: VecDeque<Event>,
     draining: Option<Draining>,
     counters: Counters,
+    icmp_told: IcmpTold,
     stats: Stats,
 }
 
@@ -178,6 +180,7 @@ impl Server {
             events: VecDeque::new(),
             draining: None,
             counters: Counters::new(counter_keys),
+            icmp_told: IcmpTold::default(),
             stats: Stats::default(),
         }
     }

@@ -21,6 +21,12 @@ impl Shard {
             else {
                 continue;
             };
+            if self.poller.has_error(i) {
+                self.take_errors(now, index);
+                if !self.poller.has_input(i) {
+                    continue;
+                }
+            }
             if SLOTS - self.filled < RELAY_SHARE {
                 self.flush();
                 self.handle_servers(now);

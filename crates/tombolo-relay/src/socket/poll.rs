@@ -94,6 +94,16 @@ impl Poller {
     pub(crate) fn token(&self, i: usize) -> u64 {
         self.events[..self.ready][i].u64
     }
+
+    /// Whether the `i`-th source that is ready has an error to tell of.
+    pub(crate) fn has_error(&self, i: usize) -> bool {
+        self.events[..self.ready][i].events & libc::EPOLLERR as u32 != 0
+    }
+
+    /// Whether the `i`-th source that is ready has input.
+    pub(crate) fn has_input(&self, i: usize) -> bool {
+        self.events[..self.ready][i].events & libc::EPOLLIN as u32 != 0
+    }
 }
 
 /// Wakes a [`Poller`] from another thread.

@@ -218,6 +218,11 @@ impl Sender {
                     result.congested += (packets - self.raw.first_packet[next]) as u64;
                     break;
                 }
+                // With errors reported, the kernel says so too if the way out is full.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    result.congested += self.raw.packets_of(next).len() as u64;
+                    next += 1;
+                }
                 Err(error) if patience.tries_again(next, &error) => {}
                 Err(error) => {
                     // The error is the first message's alone: the others may go elsewhere.
@@ -270,12 +275,15 @@ impl Sender {
 
     /// Learns from a train that the kernel did not take.
     fn note_refused_train(&mut self, error: &io::Error, packet: usize) {
-        if error.raw_os_error() == Some(libc::EIO) {
+        match error.raw_os_error() {
             // The way out has no checksum offload, and won't get any.
-            self.trains = Trains::Single;
-        } else {
-            self.single_from = self.single_from.min(self.raw.lens[packet]);
-            self.single_for = SINGLE_FOR;
+            Some(libc::EIO) => self.trains = Trains::Single,
+            Some(libc::EINVAL | libc::EMSGSIZE) => {
+                self.single_from = self.single_from.min(self.raw.lens[packet]);
+                self.single_for = SINGLE_FOR;
+            }
+            // What ICMP brought says nothing about trains.
+            _ => {}
         }
     }
 }

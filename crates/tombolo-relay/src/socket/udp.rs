@@ -51,6 +51,7 @@ impl UdpSocket {
             is_wildcard: false,
         };
         socket.join_received();
+        socket.report_errors(address.ip())?;
         socket.set_fragment(Fragment::Allowed)?;
         Ok(socket)
     }
@@ -126,9 +127,11 @@ impl UdpSocket {
         } else {
             (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
         };
-        // The values are the same for both families.
         let value = match fragment {
-            Fragment::Allowed => libc::IP_PMTUDISC_DONT,
+            // Of IPv4, and unlike "don't", it lets the socket know which of its datagrams were too big.
+            Fragment::Allowed if is_v4 => libc::IP_PMTUDISC_OMIT,
+            Fragment::Allowed => libc::IPV6_PMTUDISC_DONT,
+            // The value is the same for both families.
             Fragment::Forbidden => libc::IP_PMTUDISC_DO,
         };
         set_option(&self.socket, level, option, value)

@@ -1,6 +1,7 @@
 //! A TURN client on a real socket, for one test thread.
 
 use std::{
+    collections::VecDeque,
     io::{self, ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     os::fd::AsRawFd as _,
@@ -76,6 +77,8 @@ pub(crate) struct Device {
     /// Packets that came while something else was waited for.
     received: Vec<(SocketAddr, Vec<u8>)>,
     events: Vec<Event>,
+    /// What came that carries no packet, the last of it.
+    others: VecDeque<Vec<u8>>,
 }
 
 enum Link {
@@ -174,6 +177,7 @@ impl Device {
             link,
             received: Vec::new(),
             events: Vec::new(),
+            others: VecDeque::new(),
         }
     }
 
@@ -254,6 +258,19 @@ impl Device {
         self.received.remove(0)
     }
 
+    /// Waits for a message of the server that carries no packet.
+    #[track_caller]
+    pub(crate) fn told(&mut self, is_wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+        let start = Instant::now();
+        loop {
+            if let Some(found) = self.others.iter().position(|other| is_wanted(other)) {
+                return self.others.remove(found).expect("it was found");
+            }
+            assert!(start.elapsed() < PATIENCE, "no such message came");
+            self.turn();
+        }
+    }
+
     /// Sends what is due and handles what has come, with a short wait.
     pub(crate) fn turn(&mut self) {
         let now = Instant::now();
@@ -265,6 +282,9 @@ impl Device {
             if let Some(received) = self.client.handle_datagram(Instant::now(), &bytes) {
                 self.received
                     .push((received.peer, bytes[received.range].to_vec()));
+            } else {
+                self.others.truncate(OTHERS_MAX - 1);
+                self.others.push_front(bytes);
             }
             if !self.received.is_empty() || matches!(self.link, Link::Udp(_)) {
                 break;
@@ -391,3 +411,5 @@ impl Drop for Echo {
 
 /// How long one look at a socket takes at most.
 const TICK: Duration = Duration::from_millis(20);
+/// Messages that are kept for [`Device::told`].
+const OTHERS_MAX: usize = 64;

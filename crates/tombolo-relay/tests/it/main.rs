@@ -4,6 +4,7 @@ mod bind;
 mod device;
 mod dtls;
 mod foreign;
+mod icmp;
 mod moving;
 mod operating;
 mod proxy;

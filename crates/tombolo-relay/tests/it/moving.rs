@@ -208,7 +208,7 @@ fn a_relay_left_to_itself_steers_unless_the_ip_is_everybodys() {
     });
 }
 
-fn start(ip: IpAddr, io: IoMode) -> Relay {
+pub(crate) fn start(ip: IpAddr, io: IoMode) -> Relay {
     let config = RelayConfig {
         io,
         ..relay_config(ip)
@@ -240,7 +240,7 @@ fn socket_count() -> usize {
 }
 
 /// Runs `test` in a thread with a network namespace of its own, if that is permitted.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
+pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
     if let Err(error) = thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET))
         .join()
         .expect("it does not panic")

@@ -1,5 +1,6 @@
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::Rng;
 use tombolo_stun::{Class, Icmp, MessageWriter, Method, TransactionId, XorPeerAddress};
@@ -17,6 +18,38 @@ pub struct PeerError {
     pub code: u8,
     /// The message's second word: for "packet too big" the next hop's MTU, in network order.
     pub data: [u8; 4],
+}
+
+/// Which clients were told of ICMP errors in the current second. Whoever guesses an address and its
+/// peer can make up such errors, so their number is bounded: for each address, and in all.
+#[derive(Debug, Default)]
+pub(super) struct IcmpTold {
+    /// `None` until one was told.
+    second_began: Option<Instant>,
+    total: u32,
+    count_by_relay: BTreeMap<RelayAddr, u32>,
+}
+
+impl IcmpTold {
+    /// Counts one more; `false` if that would be too many.
+    fn take(&mut self, now: Instant, at: RelayAddr) -> bool {
+        let is_over = |began: Instant| now.saturating_duration_since(began) >= SECOND;
+        if self.second_began.is_none_or(is_over) {
+            self.second_began = Some(now);
+            self.total = 0;
+            self.count_by_relay.clear();
+        }
+        if self.total >= TOLD_PER_SECOND_MAX {
+            return false;
+        }
+        let count = self.count_by_relay.entry(at).or_insert(0);
+        if *count >= TOLD_PER_SECOND_AND_RELAY_MAX {
+            return false;
+        }
+        *count += 1;
+        self.total += 1;
+        true
+    }
 }
 
 impl Server {
@@ -37,6 +70,9 @@ impl Server {
         }
         if allocation.is_detached() {
             return Err(Refusal::ClientAway);
+        }
+        if !self.icmp_told.take(now, at) {
+            return Err(Refusal::IcmpTooMany);
         }
         let to = allocation.client;
         self.indicate_icmp(to, peer, icmp);
@@ -84,3 +120,8 @@ const V6_TOO_BIG: u8 = 2;
 const V6_TIME_EXCEEDED: u8 = 3;
 /// Header, XOR-PEER-ADDRESS of IPv6, ICMP.
 const INDICATION_BYTES: usize = 20 + 24 + 12;
+/// ICMP errors that one relayed address's client is told of in a second.
+const TOLD_PER_SECOND_AND_RELAY_MAX: u32 = 16;
+/// ICMP errors that all clients of a shard are told of in a second.
+const TOLD_PER_SECOND_MAX: u32 = 1024;
+const SECOND: Duration = Duration::from_secs(1);

@@ -204,6 +204,8 @@ refusals! {
     RelayIdle = 0, "packet at a relayed address without allocation";
     /// An ICMP error of a type that is not passed on.
     IcmpIrrelevant = 0, "icmp type not for clients";
+    /// More ICMP errors in a second than clients are told of.
+    IcmpTooMany = 0, "too many icmp errors";
     /// A payload longer than its header can say.
     PayloadTooLong = 0, "payload too long";
     /// No room for a reply in the queue.

@@ -93,6 +93,26 @@ fn icmp_errors_without_permission_allocation_or_meaning_are_dropped() {
     assert_eq!(lab.refused(Refusal::IcmpIrrelevant), 6);
 }
 
+#[test]
+fn a_flood_of_icmp_errors_reaches_a_client_in_part_and_no_other_client_suffers() {
+    let mut lab = Lab::new();
+    let at = lab.allocate(client(1), &alice());
+    lab.permit(client(1), &alice(), PEER);
+    let other = lab.allocate(client(2), &alice());
+    lab.permit(client(2), &alice(), PEER);
+    let told = |lab: &mut Lab| {
+        let reports = (0..1000).filter_map(|_| report(lab, at, PEER, UNREACHABLE));
+        reports.count()
+    };
+    let in_the_first_second = told(&mut lab);
+    assert!((1..=16).contains(&in_the_first_second));
+    let dropped = 1000 - in_the_first_second as u64;
+    assert_eq!(lab.refused(Refusal::IcmpTooMany), dropped);
+    assert!(report(&mut lab, other, PEER, UNREACHABLE).is_some());
+    lab.advance(1);
+    assert_eq!(told(&mut lab), in_the_first_second);
+}
+
 fn report(lab: &mut Lab, at: RelayAddr, peer: &str, error: PeerError) -> Option<Transmit> {
     let peer = PeerAddr(address(peer));
     lab.server.handle_peer_error(lab.now, at, peer, error);

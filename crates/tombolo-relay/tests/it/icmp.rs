@@ -1,0 +1,230 @@
+//! ICMP errors on their way to clients, from the kernel and from those who make them up, whichever
+//! way packets move. See RFC 8656 §11.5.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tombolo_relay::{IoMode, Relay};
+use tombolo_stun::{AttributeType, Class, Icmp, Message, Method, XorPeerAddress};
+use tombolo_turn::server::Refusal;
+
+use crate::{
+    device::{Device, Echo, v4},
+    moving::{in_namespace, start},
+};
+
+const WAYS: [IoMode; 2] = [IoMode::Sockets, IoMode::Steered];
+
+#[test]
+fn a_client_is_told_that_a_peers_port_is_closed_and_another_peer_misses_nothing() {
+    in_namespace(|| {
+        for io in WAYS {
+            for ip in [v4(), Ipv6Addr::LOCALHOST.into()] {
+                let relay = start(ip, io);
+                let mut alice = Device::udp(&relay, "alice");
+                alice.allocate();
+                let living = Echo::start(ip);
+                let closed = closed_port(ip);
+                alice.bind(closed);
+                alice.bind(living.address);
+                for i in 0..8 {
+                    alice.send(closed, b"anybody?");
+                    alice.send(living.address, &[i]);
+                }
+                for i in 0..8 {
+                    assert_eq!(alice.receive(), (living.address, vec![i]), "{io:?} {ip}");
+                }
+                let (kind, code) = if ip.is_ipv4() { (3, 3) } else { (1, 4) };
+                let expected = (closed, icmp(kind, code, 0));
+                assert_eq!(told(&mut alice), expected, "{io:?} {ip}");
+                let stats = relay.stats();
+                let lost: u64 = stats.shards.iter().map(|shard| shard.io.unsendable).sum();
+                assert_eq!(lost, 0, "{io:?} {ip}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_client_over_a_stream_is_told_too() {
+    in_namespace(|| {
+        for io in WAYS {
+            let relay = start(v4(), io);
+            let mut alice = Device::tcp(&relay, "alice");
+            alice.allocate();
+            let closed = closed_port(v4());
+            alice.bind(closed);
+            alice.send(closed, b"anybody?");
+            assert_eq!(told(&mut alice), (closed, icmp(3, 3, 0)), "{io:?}");
+        }
+    });
+}
+
+#[test]
+fn a_client_is_told_how_big_its_datagrams_may_be_by_whichever_router() {
+    in_namespace(|| {
+        for io in WAYS {
+            let relay = start(v4(), io);
+            let mut alice = Device::udp(&relay, "alice");
+            let relayed = alice.allocate();
+            let peer = Echo::start(v4());
+            alice.bind(peer.address);
+            let router = Router::at("127.0.0.9");
+            router.send(relayed, &too_big(relayed, peer.address, 1400));
+            assert_eq!(told(&mut alice), (peer.address, icmp(3, 4, 1400)), "{io:?}");
+        }
+    });
+}
+
+#[test]
+fn errors_about_strangers_and_of_no_meaning_reach_nobody() {
+    in_namespace(|| {
+        for io in WAYS {
+            let relay = start(v4(), io);
+            let mut alice = Device::udp(&relay, "alice");
+            let relayed = alice.allocate();
+            let peer = Echo::start(v4());
+            alice.bind(peer.address);
+            let router = Router::at("127.0.0.9");
+            let stranger = "127.0.0.3:9".parse().expect("a literal");
+            router.send(relayed, &too_big(relayed, stranger, 1400));
+            let nobodys = SocketAddr::new(relayed.ip(), relayed.port() ^ 1);
+            router.send(relayed, &too_big(nobodys, peer.address, 1400));
+            router.send(relayed, &too_big(relayed, peer.address, 1400)[..20]);
+            router.send(relayed, &[3; 8]);
+            router.send(relayed, &echo_request());
+            // What is told first is the only one that means something.
+            router.send(relayed, &too_big(relayed, peer.address, 1300));
+            assert_eq!(told(&mut alice), (peer.address, icmp(3, 4, 1300)), "{io:?}");
+            alice.send(peer.address, b"still here");
+            assert_eq!(alice.receive(), (peer.address, b"still here".to_vec()));
+            let refused = refused(&relay, Refusal::PeerNotPermitted);
+            assert_eq!(refused, 1, "{io:?}");
+        }
+    });
+}
+
+#[test]
+fn made_up_errors_are_told_a_few_times_in_a_second_and_hold_nothing_up() {
+    in_namespace(|| {
+        for io in WAYS {
+            let relay = start(v4(), io);
+            let mut alice = Device::udp(&relay, "alice");
+            let relayed = alice.allocate();
+            let peer = Echo::start(v4());
+            alice.bind(peer.address);
+            let router = Router::at("127.0.0.9");
+            let error = too_big(relayed, peer.address, 68);
+            let start = std::time::Instant::now();
+            for i in 0..1000u32 {
+                router.send(relayed, &error);
+                if i % 100 == 0 {
+                    let payload = i.to_be_bytes();
+                    alice.send(peer.address, &payload);
+                    assert_eq!(alice.receive(), (peer.address, payload.to_vec()));
+                }
+            }
+            let told: u64 = relay
+                .stats()
+                .shards
+                .iter()
+                .map(|s| s.turn.icmp_errors)
+                .sum();
+            let seconds = start.elapsed().as_secs() + 2;
+            assert!((1..=16 * seconds).contains(&told), "{io:?}: {told}");
+        }
+    });
+}
+
+/// What the client is told next of an ICMP error: about whom, and what.
+#[track_caller]
+fn told(device: &mut Device) -> (SocketAddr, Icmp) {
+    let indication = device.told(|bytes| {
+        let Ok(message) = Message::decode(bytes) else {
+            return false;
+        };
+        let is_data = (message.class(), message.method()) == (Class::Indication, Method::DATA);
+        is_data && message.has(AttributeType::ICMP)
+    });
+    let message = Message::decode(&indication).expect("it was decoded before");
+    let XorPeerAddress(peer) = message.required().expect("it says about whom");
+    (peer, message.required().expect("it says what"))
+}
+
+fn icmp(icmp_type: u8, icmp_code: u16, mtu: u32) -> Icmp {
+    Icmp {
+        icmp_type,
+        icmp_code,
+        error_data: mtu.to_be_bytes(),
+    }
+}
+
+fn refused(relay: &Relay, refusal: Refusal) -> u64 {
+    let shards = relay.stats().shards;
+    shards.iter().map(|shard| shard.turn.refused(refusal)).sum()
+}
+
+/// A port of which nobody listens, where peers may be.
+fn closed_port(ip: IpAddr) -> SocketAddr {
+    match ip {
+        IpAddr::V4(_) => "127.0.0.2:9".parse().expect("a literal"),
+        IpAddr::V6(_) => {
+            let port = (61_000..=65_535).find(|port| UdpSocket::bind((ip, *port)).is_ok());
+            SocketAddr::new(ip, port.expect("there are free ports"))
+        }
+    }
+}
+
+/// Somebody who sends ICMP.
+struct Router(Socket);
+
+impl Router {
+    fn at(ip: &str) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4));
+        let socket = socket.expect("the namespace is ours");
+        let ip: IpAddr = ip.parse().expect("a literal");
+        let bound = socket.bind(&SocketAddr::new(ip, 0).into());
+        bound.expect("loopback is there");
+        Self(socket)
+    }
+
+    fn send(&self, to: SocketAddr, message: &[u8]) {
+        let to = SocketAddr::new(to.ip(), 0);
+        self.0
+            .send_to(message, &to.into())
+            .expect("loopback takes it");
+    }
+}
+
+/// "Fragmentation needed" about a datagram.
+fn too_big(from: SocketAddr, to: SocketAddr, mtu: u16) -> Vec<u8> {
+    let mut quoted = vec![0x45, 0, 5, 220, 0, 1, 0x40, 0, 64, 17, 0, 0];
+    for address in [from, to] {
+        let IpAddr::V4(ip) = address.ip() else {
+            unreachable!("these tests are about IPv4")
+        };
+        quoted.extend(ip.octets());
+    }
+    quoted.extend(from.port().to_be_bytes());
+    quoted.extend(to.port().to_be_bytes());
+    quoted.extend([5, 200, 0, 0]);
+    let [high, low] = mtu.to_be_bytes();
+    let message = [&[3, 4, 0, 0, 0, 0, high, low], &quoted[..]].concat();
+    with_checksum(message)
+}
+
+fn echo_request() -> Vec<u8> {
+    with_checksum(vec![8, 0, 0, 0, 0, 1, 0, 1])
+}
+
+/// See RFC 1071.
+fn with_checksum(mut message: Vec<u8>) -> Vec<u8> {
+    let words = message.chunks(2);
+    let words = words.map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    message[2..4].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+    message
+}
