@@ -125,6 +125,8 @@ fn relay() -> Relay {
     let (certificates, _) = certificate();
     Relay::bind(RelayConfig {
         tls: Some(certificates),
+        // So that what is sent first is looked at first.
+        shards: Some(1),
         ..relay_config(v4())
     })
     .expect("there are free ports")
