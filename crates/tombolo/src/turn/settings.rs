@@ -67,6 +67,7 @@ impl Settings {
             shards: file.shards,
             relay_tcp: file.relay_tcp,
             proxy_protocol: networks(&file.proxy_protocol),
+            own_ports: own_ports(&file),
             ..RelayConfig::default()
         };
         if let Some(ports) = file.relay_ports {
@@ -165,6 +166,12 @@ fn users(pairs: &[String]) -> anyhow::Result<BTreeMap<String, Secret>> {
 
 fn addresses<const PORT: u16>(listen: &[Listen<PORT>]) -> Vec<SocketAddr> {
     listen.iter().map(|listen| listen.0).collect()
+}
+
+/// Where this program listens besides the relay. Clients may not reach it by way of the relay.
+fn own_ports(file: &File) -> Vec<u16> {
+    let ports = file.metrics.iter().map(SocketAddr::port);
+    ports.filter(|port| *port != 0).collect()
 }
 
 fn networks(networks: &[Network]) -> Vec<Cidr> {
@@ -374,6 +381,15 @@ mod tests {
             assert_eq!(relay.deny_peers[0].to_string(), "9.9.9.9/32");
             assert_eq!(relay.relay_ports, 50000..=50010);
         }
+    }
+
+    #[test]
+    fn the_port_of_the_metrics_is_no_relay_port_and_no_peer() {
+        let settings = settings(&["--listen=192.0.2.1", "--metrics=192.0.2.1:50000"]);
+        let settings = settings.expect("it is right");
+        assert_eq!(settings.relay.own_ports, [50_000]);
+        let anywhere = of_file("listen = ['192.0.2.1']\nmetrics = '127.0.0.1:0'\n");
+        assert_eq!(anywhere.expect("it is right").relay.own_ports, [0; 0]);
     }
 
     #[test]
