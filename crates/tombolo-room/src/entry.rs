@@ -1,25 +1,44 @@
 //! What a room's log holds.
 
-use std::fmt;
+mod decode;
+mod encode;
+
+use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message as _;
-use tombolo_wire::v1::DeviceKeys;
 use tombolo_wire::{NodeId, PublicKeys, UserId};
 
-use crate::generated as wire;
+use crate::message::Audience;
+use crate::object::ObjectPlan;
+use crate::property::Change;
+use crate::settings::{Password, Settings, SettingsChange};
+use crate::word::{GroupId, ObjectId, OperationId, SessionId, Time};
+
+pub(crate) use decode::{
+    parse_audience, parse_joined, parse_key, parse_node_lost, parse_settings, parse_takeover,
+    parse_user, parse_value,
+};
+pub(crate) use encode::{audience, joined, node_lost, settings, takeover, value};
 
 /// The version of the rules by which this crate applies entries.
 pub const VERSION: u32 = 1;
 
 /// Longest encoded entry, in bytes.
-pub const ENTRY_BYTES_MAX: usize = 1024;
+pub const ENTRY_BYTES_MAX: usize = 128 * 1024;
+
+/// The most properties that one entry changes.
+pub const PROPERTY_CHANGES_MAX: usize = 64;
+
+/// The most users or groups that one entry names in one list.
+pub const USERS_PER_ENTRY_MAX: usize = 256;
 
 /// One entry of a room's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Recognises an entry that was appended twice.
     pub operation: OperationId,
+    /// The clock of the node that appended it.
+    pub time: Time,
     /// What is to change.
     pub body: Body,
 }
@@ -27,21 +46,36 @@ pub struct Entry {
 /// What an entry wants to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// Opens the room with its first member.
+    /// Opens the room.
     Created {
-        /// How many members the room takes.
-        members_max: u32,
-        /// The first member.
-        user: UserId,
-        /// How it takes part.
-        membership: Membership,
+        /// How it behaves.
+        settings: Settings,
+        /// Its first member; `None` when a server opens it.
+        first: Option<Join>,
+        /// The room's first properties.
+        properties: Vec<Change>,
+        /// Seats to be kept for others.
+        reserve: Option<Reserve>,
     },
     /// A user comes in, or comes in again with another session.
-    Joined {
-        /// The new member.
+    Joined(Join),
+    /// A session's connection broke, or its node has gone.
+    Dropped {
+        /// The member.
         user: UserId,
-        /// How it takes part.
-        membership: Membership,
+        /// Only if it is this session that takes part.
+        session: SessionId,
+    },
+    /// A session goes on, perhaps over another node.
+    Returned {
+        /// The member.
+        user: UserId,
+        /// Only if it is this session that takes part.
+        session: SessionId,
+        /// The node that holds the session now.
+        node: NodeId,
+        /// Which of the node's incarnations.
+        incarnation: u64,
     },
     /// A user's session goes.
     Left {
@@ -52,6 +86,38 @@ pub enum Body {
         /// Why.
         reason: LeftReason,
     },
+    /// A node's incarnation, and those before it, are over: their members are dropped, and what
+    /// they append after this is refused.
+    NodeLost {
+        /// The node.
+        node: NodeId,
+        /// Which of its incarnations.
+        incarnation: u64,
+    },
+    /// Nothing but the time.
+    Ticked,
+    /// A member or a server wants something.
+    Act {
+        /// Who.
+        actor: Actor,
+        /// What.
+        act: Act,
+    },
+}
+
+/// A user that wants to come in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// Who.
+    pub user: UserId,
+    /// How it takes part.
+    pub membership: Membership,
+    /// How well the device is reached by others, in any unit: the best becomes owner.
+    pub reachability: u32,
+    /// What it shows; looked at only when the room has a password.
+    pub password: Option<Password>,
+    /// The member's first properties; ignored when it has some.
+    pub properties: Vec<Change>,
 }
 
 /// How a user takes part in a room.
@@ -63,15 +129,9 @@ pub struct Membership {
     pub keys: PublicKeys,
     /// The node that holds the session.
     pub node: NodeId,
+    /// Which of the node's incarnations; later ones are greater.
+    pub incarnation: u64,
 }
-
-/// A device's session with a node, over resumes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionId(pub [u8; 16]);
-
-/// Names an attempt to change the room, at random.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OperationId(pub [u8; 16]);
 
 /// Why a member left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,6 +142,108 @@ pub enum LeftReason {
     Disconnected,
     /// The same user joined with another session.
     Replaced,
+    /// The owner or a server sent it away.
+    Kicked,
+    /// The owner or a server sent it away and doesn't let it in again.
+    Banned,
+    /// The room was closed.
+    Closed,
+}
+
+/// Who wants something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// A member, if this session is how it takes part.
+    Member {
+        /// Who.
+        user: UserId,
+        /// With which session.
+        session: SessionId,
+    },
+    /// A server with the rights to.
+    Server,
+}
+
+/// What a member or a server wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Change the settings. Owner.
+    Configure(SettingsChange),
+    /// Change properties, all or none. The room's: as [`Settings::writers`] says; a member's: itself
+    /// or the owner; an object's: its owner, or the room's while it has none.
+    ChangeProperties {
+        /// Whose.
+        target: Target,
+        /// What becomes of them, in order.
+        changes: Vec<Change>,
+    },
+    /// Keep seats for users that are not here yet. Owner.
+    Reserve(Reserve),
+    /// Send a member away. Owner.
+    Kick(UserId),
+    /// Send a user away and don't let it in. Owner.
+    Ban {
+        /// Who.
+        user: UserId,
+        /// For how long; `None` for as long as the room lasts.
+        lasts: Option<Duration>,
+    },
+    /// Let a user in again. Owner.
+    Unban(UserId),
+    /// Give the room to another member, or to nobody. Owner; or, while there is none and the policy is
+    /// [`Manual`](crate::OwnerPolicy::Manual), whoever claims it for itself.
+    SetOwner(Option<UserId>),
+    /// Leave something to the next owner. Owner.
+    KeepState(Bytes),
+    /// Make an object; it belongs to the member, or to nobody if a server makes it.
+    CreateObject(ObjectPlan),
+    /// Give an object to a member or to nobody, as its [`Takeover`](crate::Takeover) allows.
+    OwnObject {
+        /// Which.
+        object: ObjectId,
+        /// To whom.
+        owner: Option<UserId>,
+    },
+    /// Take an object away. Its owner, or the room's while it has none.
+    DeleteObject(ObjectId),
+    /// Enter and exit interest groups. A member, for itself.
+    ChangeGroups {
+        /// Those to be in.
+        enter: Vec<GroupId>,
+        /// Those not to be in.
+        exit: Vec<GroupId>,
+    },
+    /// Say something that is kept.
+    Say {
+        /// To whom.
+        audience: Audience,
+        /// What.
+        payload: Bytes,
+    },
+    /// Tell how well the device is reached. A member, for itself.
+    Reach(u32),
+    /// Send everybody away and close. Owner.
+    Close,
+}
+
+/// Whose properties are meant.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    /// The room's.
+    Room,
+    /// A member's.
+    Member(UserId),
+    /// An object's.
+    Object(ObjectId),
+}
+
+/// Seats to be kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reserve {
+    /// For whom.
+    pub users: Vec<UserId>,
+    /// For how long; zero gives them up.
+    pub lasts: Duration,
 }
 
 /// Why bytes are no entry.
@@ -102,6 +264,33 @@ pub enum EntryError {
     },
 }
 
+impl Body {
+    /// Opens a room by a member, without properties or reservations.
+    #[must_use]
+    pub fn created(settings: Settings, first: Join) -> Self {
+        Self::Created {
+            settings,
+            first: Some(first),
+            properties: Vec::new(),
+            reserve: None,
+        }
+    }
+}
+
+impl Join {
+    /// Comes in without password, properties or claim to be reached well.
+    #[must_use]
+    pub fn new(user: UserId, membership: Membership) -> Self {
+        Self {
+            user,
+            membership,
+            reachability: 0,
+            password: None,
+            properties: Vec::new(),
+        }
+    }
+}
+
 impl LeftReason {
     /// The word that devices are told.
     #[must_use]
@@ -110,146 +299,9 @@ impl LeftReason {
             Self::Left => "left",
             Self::Disconnected => "disconnected",
             Self::Replaced => "replaced",
+            Self::Kicked => "kicked",
+            Self::Banned => "banned",
+            Self::Closed => "closed",
         }
-    }
-}
-
-impl Entry {
-    /// The bytes to append.
-    #[must_use]
-    pub fn encode(&self) -> Bytes {
-        let body = match &self.body {
-            Body::Created {
-                members_max,
-                user,
-                membership,
-            } => {
-                let first = Some(joined(user, membership));
-                wire::entry::Body::Created(wire::Created {
-                    members_max: *members_max,
-                    first,
-                })
-            }
-            Body::Joined { user, membership } => {
-                wire::entry::Body::Joined(joined(user, membership))
-            }
-            Body::Left {
-                user,
-                session,
-                reason,
-            } => wire::entry::Body::Left(wire::Left {
-                user: user.to_string(),
-                session: Bytes::copy_from_slice(&session.0),
-                reason: reason_on_wire(*reason).into(),
-            }),
-        };
-        let operation = Bytes::copy_from_slice(&self.operation.0);
-        wire::Entry {
-            version: VERSION,
-            operation,
-            body: Some(body),
-        }
-        .encode_to_vec()
-        .into()
-    }
-
-    /// Reads appended bytes.
-    ///
-    /// # Errors
-    /// When they are no entry; every node of this version says the same.
-    pub fn decode(bytes: &[u8]) -> Result<Self, EntryError> {
-        if bytes.len() > ENTRY_BYTES_MAX {
-            return Err(EntryError::TooLong);
-        }
-        let entry = wire::Entry::decode(bytes).map_err(|_| EntryError::Malformed)?;
-        if entry.version != VERSION {
-            return Err(EntryError::Version {
-                version: entry.version,
-            });
-        }
-        let body = match entry.body.ok_or(EntryError::Malformed)? {
-            wire::entry::Body::Created(wire::Created { members_max, first }) => {
-                let (user, membership) = parse_joined(&first.ok_or(EntryError::Malformed)?)?;
-                Body::Created {
-                    members_max,
-                    user,
-                    membership,
-                }
-            }
-            wire::entry::Body::Joined(joined) => {
-                let (user, membership) = parse_joined(&joined)?;
-                Body::Joined { user, membership }
-            }
-            wire::entry::Body::Left(left) => Body::Left {
-                reason: parse_reason(left.reason())?,
-                user: UserId::parse(&left.user).map_err(|_| EntryError::Malformed)?,
-                session: SessionId(array(&left.session)?),
-            },
-        };
-        Ok(Self {
-            operation: OperationId(array(&entry.operation)?),
-            body,
-        })
-    }
-}
-
-impl fmt::Debug for SessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SessionId({:08x}…)", u128::from_be_bytes(self.0) >> 96)
-    }
-}
-
-impl fmt::Debug for OperationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OperationId({:08x}…)", u128::from_be_bytes(self.0) >> 96)
-    }
-}
-
-pub(crate) fn joined(user: &UserId, membership: &Membership) -> wire::Joined {
-    let keys = DeviceKeys::from(&membership.keys);
-    wire::Joined {
-        user: user.to_string(),
-        session: Bytes::copy_from_slice(&membership.session.0),
-        identity: keys.identity,
-        seal: keys.seal,
-        node: membership.node.to_string(),
-    }
-}
-
-pub(crate) fn parse_joined(joined: &wire::Joined) -> Result<(UserId, Membership), EntryError> {
-    let user = UserId::parse(&joined.user).map_err(|_| EntryError::Malformed)?;
-    let keys = PublicKeys {
-        identity: array(&joined.identity)?,
-        seal: array(&joined.seal)?,
-    };
-    let node = NodeId::parse(&joined.node).map_err(|_| EntryError::Malformed)?;
-    Ok((
-        user,
-        Membership {
-            session: SessionId(array(&joined.session)?),
-            keys,
-            node,
-        },
-    ))
-}
-
-pub(crate) fn array<const N: usize>(bytes: &Bytes) -> Result<[u8; N], EntryError> {
-    bytes.as_ref().try_into().map_err(|_| EntryError::Malformed)
-}
-
-fn reason_on_wire(reason: LeftReason) -> wire::LeftReason {
-    match reason {
-        LeftReason::Left => wire::LeftReason::Left,
-        LeftReason::Disconnected => wire::LeftReason::Disconnected,
-        LeftReason::Replaced => wire::LeftReason::Replaced,
-    }
-}
-
-fn parse_reason(reason: wire::LeftReason) -> Result<LeftReason, EntryError> {
-    match reason {
-        wire::LeftReason::Left => Ok(LeftReason::Left),
-        wire::LeftReason::Disconnected => Ok(LeftReason::Disconnected),
-        wire::LeftReason::Replaced => Ok(LeftReason::Replaced),
-        wire::LeftReason::Unspecified => Err(EntryError::Malformed),
     }
 }

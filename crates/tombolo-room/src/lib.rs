@@ -5,39 +5,71 @@
 //! entry and learns from [`Room::apply`], as all others do, whether it was legal: a join that came
 //! when the room was full is in the log, but changes nothing on any node.
 //!
-//! A room is open while it has members. It opens by `Created` with its first member and closes by
-//! the `Left` of its last; a later `Created` in the same log opens it anew.
+//! A room has members with seats, properties with compare-and-set, objects that members own, an
+//! owner that is elected alike everywhere, and the last durable messages. It is open from `Created`
+//! until it has been empty for as long as its [`Settings`] say; a later `Created` opens it anew.
+//!
+//! Time comes with the entries: each carries the clock of the node that appended it, and the room's
+//! own clock is the latest of them. What is due by then happens before the entry is applied. When
+//! nothing is said for long, any host appends a `Ticked` at [`Room::poll_timeout`].
 //!
 //! ```
-//! use tombolo_room::{Body, Entry, Event, Membership, OperationId, Room, SessionId};
+//! use tombolo_room::{Body, Entry, Event, Join, Membership, OperationId, Room, SessionId, Settings, Time};
 //! # use tombolo_wire::PublicKeys;
 //! # let membership = Membership {
 //! #     session: SessionId([1; 16]),
 //! #     keys: PublicKeys { identity: [2; 32], seal: [3; 32] },
 //! #     node: "node-1".parse()?,
+//! #     incarnation: 1,
 //! # };
+//! let first = Join::new("alice".parse()?, membership);
 //! let entry = Entry {
 //!     operation: OperationId([9; 16]),
-//!     body: Body::Created { members_max: 8, user: "alice".parse()?, membership },
+//!     time: Time::from_millis(1_000),
+//!     body: Body::created(Settings::default(), first),
 //! };
 //! let appended = entry.encode();
 //!
 //! let mut room = Room::new();
-//! let events = room.apply(&Entry::decode(&appended)?)?;
-//! assert!(matches!(&events[..], [Event::Opened { .. }, Event::Joined { .. }]));
+//! let applied = room.apply(&Entry::decode(&appended)?);
+//! assert_eq!(applied.outcome, Ok(()));
+//! assert!(matches!(&applied.events[..], [Event::Opened, Event::Joined { .. }, Event::OwnerChanged { .. }]));
 //! assert_eq!(room.members().count(), 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! No clock, no entropy, no engine: where entries come from is not this crate's business.
+//! No clock, no entropy, no engine: where entries come from is not this crate's business. Messages
+//! that are not durable don't pass here, either.
 #![forbid(unsafe_code)]
 
 mod entry;
+mod event;
 mod generated;
+mod message;
+mod object;
+mod property;
 mod room;
+mod settings;
+mod word;
 
 pub use entry::{
-    Body, ENTRY_BYTES_MAX, Entry, EntryError, LeftReason, Membership, OperationId, SessionId,
-    VERSION,
+    Act, Actor, Body, ENTRY_BYTES_MAX, Entry, EntryError, Join, LeftReason, Membership,
+    PROPERTY_CHANGES_MAX, Reserve, Target, USERS_PER_ENTRY_MAX, VERSION,
 };
-pub use room::{Event, Illegal, MEMBERS_MAX, OPERATIONS_MAX, Room, SnapshotError};
+pub use event::{By, Changed, Event, Illegal};
+pub use message::{Audience, HISTORY_BYTES_MAX, HISTORY_MAX, Message, PAYLOAD_BYTES_MAX};
+pub use object::{OBJECTS_MAX, OBJECTS_PER_MEMBER_MAX, Object, ObjectPlan, Takeover};
+pub use property::{
+    Change, Expectation, Operation, PROPERTIES_MAX, Properties, Property, VALUE_BYTES_MAX, Value,
+};
+pub use room::{
+    Applied, BANS_MAX, Member, NODES_LOST_MAX, OPERATIONS_MAX, OPERATIONS_REMEMBERED,
+    OWNER_STATE_BYTES_MAX, PROPERTY_BYTES_MAX, Presence, Room, SnapshotError,
+};
+pub use settings::{
+    DURATION_MAX, MEMBERS_MAX, OwnerPolicy, Password, Settings, SettingsChange, Writers,
+};
+pub use word::{
+    GROUPS_PER_MEMBER_MAX, GroupId, KEY_BYTES_MAX, ObjectId, OperationId, PropertyKey, SessionId,
+    Time, WordError,
+};

@@ -1,94 +1,67 @@
 //! The state machine.
 
-use std::collections::VecDeque;
+mod act;
+mod member;
+mod object;
+mod open;
+mod operations;
+mod owner;
+mod snapshot;
+mod timer;
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use indexmap::IndexMap;
-use prost::Message as _;
-use tombolo_wire::UserId;
+use tombolo_wire::{NodeId, UserId};
 
-use crate::entry::{
-    Body, Entry, EntryError, LeftReason, Membership, OperationId, SessionId, VERSION, array,
-    joined, parse_joined,
-};
-use crate::generated as wire;
+use crate::entry::{Body, Entry, Join, Membership, Reserve};
+use crate::event::{Event, Illegal};
+use crate::message::Message;
+use crate::object::Object;
+use crate::property::{Change, Properties};
+use crate::settings::{DURATION_MAX, Settings};
+use crate::word::{ObjectId, OperationId, Time};
+use open::Open;
+use operations::Operations;
 
-/// The most members that any room takes.
-pub const MEMBERS_MAX: u32 = 4096;
+pub use member::{Member, Presence};
+pub use operations::{OPERATIONS_MAX, OPERATIONS_REMEMBERED};
+pub use snapshot::SnapshotError;
 
-/// How many operations are remembered in order to recognise a repeated one.
-pub const OPERATIONS_MAX: usize = 256;
+/// Largest state that an owner leaves to its successor, in bytes.
+pub const OWNER_STATE_BYTES_MAX: usize = 64 * 1024;
+
+/// All properties of a room, its members and its objects together, in bytes.
+pub const PROPERTY_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// The most users that are banned from a room.
+pub const BANS_MAX: usize = 1024;
+
+/// How many lost nodes a room remembers; those longest ago are forgotten first.
+pub const NODES_LOST_MAX: usize = 64;
 
 /// A room, as the entries so far have made it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Room {
-    /// 0 while the room is closed.
-    members_max: u32,
-    /// In the order in which they joined; empty while the room is closed.
-    membership_by_user: IndexMap<UserId, Membership>,
-    /// The last operations, oldest first.
-    operations: VecDeque<OperationId>,
+    /// The latest time that an entry brought.
+    clock: Time,
+    operations: Operations,
+    /// The last incarnation that was lost, by node; whoever was lost last is last.
+    lost_by_node: IndexMap<NodeId, u64>,
+    /// `None` while the room is closed.
+    open: Option<Open>,
 }
 
-/// What an entry changed.
+/// What came of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The room opened; its first member follows.
-    Opened {
-        /// How many members it takes.
-        members_max: u32,
-    },
-    /// A member came in.
-    Joined {
-        /// Who.
-        user: UserId,
-        /// How it takes part.
-        membership: Membership,
-    },
-    /// A member went.
-    Left {
-        /// Who.
-        user: UserId,
-        /// How it took part.
-        membership: Membership,
-        /// Why.
-        reason: LeftReason,
-    },
-    /// The last member went.
-    Closed,
+#[must_use]
+pub struct Applied {
+    /// What changed, in order: first what was due, then what the entry wanted.
+    pub events: Vec<Event>,
+    /// Why the entry itself changed nothing.
+    pub outcome: Result<(), Illegal>,
 }
-
-/// Why an entry changes nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
-#[non_exhaustive]
-pub enum Illegal {
-    /// The same operation came before.
-    #[error("operation was applied before")]
-    Repeated,
-    /// A `Created` while the room is open.
-    #[error("room is open already")]
-    Open,
-    /// Something else while the room is closed.
-    #[error("room is closed")]
-    Closed,
-    /// A `Created` with room for nobody, or for more than [`MEMBERS_MAX`].
-    #[error("room would take no, or too many, members")]
-    MembersMax,
-    /// A `Joined` while the room is full.
-    #[error("room is full")]
-    Full,
-    /// A `Joined` of the session that is the member.
-    #[error("session is a member already")]
-    Member,
-    /// A `Left` of a session that is no member (any more).
-    #[error("session is no member")]
-    NotMember,
-}
-
-/// Why bytes are no snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("snapshot is malformed or of an unknown version")]
-pub struct SnapshotError;
 
 impl Room {
     /// A room whose log is empty.
@@ -97,180 +70,297 @@ impl Room {
         Self::default()
     }
 
-    /// Applies the next entry of the log and says what it changed.
-    ///
-    /// # Errors
-    /// When the entry is illegal now: every node says so, and nothing changes.
-    pub fn apply(&mut self, entry: &Entry) -> Result<Vec<Event>, Illegal> {
+    /// Applies the next entry of the log and says what it changed, the same on every node.
+    pub fn apply(&mut self, entry: &Entry) -> Applied {
+        let mut events = Vec::new();
         if self.operations.contains(&entry.operation) {
-            return Err(Illegal::Repeated);
+            let outcome = Err(Illegal::Repeated);
+            return Applied { events, outcome };
         }
+        // A clock that is far ahead must not end all that ever was to last.
+        let limit = match self.clock {
+            Time::ZERO => entry.time,
+            clock => clock.after(DURATION_MAX),
+        };
+        self.clock = self.clock.max(entry.time.min(limit));
         // An illegal operation is remembered, too: who was told "full" must not come in later by a
         // repetition.
-        if self.operations.len() == OPERATIONS_MAX {
-            self.operations.pop_front();
-        }
-        self.operations.push_back(entry.operation);
+        self.operations.remember(entry.operation, self.clock);
+        self.expire(&mut events);
+        let outcome = self.on_body(entry.operation, &entry.body, &mut events);
+        self.settle(&mut events);
+        Applied { events, outcome }
+    }
 
-        match &entry.body {
-            Body::Created {
-                members_max,
+    /// When something is due: whoever hosts the room appends a [`Body::Ticked`] then.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.open.as_ref().and_then(Open::poll_timeout)
+    }
+
+    /// The latest time that an entry brought.
+    #[must_use]
+    pub fn clock(&self) -> Time {
+        self.clock
+    }
+
+    /// Whether there is a room.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Which opening of the room this is: messages and objects are counted anew in each.
+    #[must_use]
+    pub fn opening(&self) -> Option<OperationId> {
+        self.open.as_ref().map(|open| open.opening)
+    }
+
+    /// How the room behaves; `None` while it is closed.
+    #[must_use]
+    pub fn settings(&self) -> Option<&Settings> {
+        self.open.as_ref().map(|open| &open.settings)
+    }
+
+    /// The members, in the order in which they joined.
+    pub fn members(&self) -> impl ExactSizeIterator<Item = (&UserId, &Member)> {
+        static NOBODY: std::sync::LazyLock<IndexMap<UserId, Member>> =
+            std::sync::LazyLock::new(IndexMap::new);
+        match &self.open {
+            Some(open) => open.member_by_user.iter(),
+            None => NOBODY.iter(),
+        }
+    }
+
+    /// A member.
+    #[must_use]
+    pub fn member(&self, user: &UserId) -> Option<&Member> {
+        self.open.as_ref()?.member_by_user.get(user)
+    }
+
+    /// How a user takes part.
+    #[must_use]
+    pub fn membership(&self, user: &UserId) -> Option<&Membership> {
+        self.member(user).map(Member::membership)
+    }
+
+    /// Whether somebody may still come in, who has no seat kept.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.open.as_ref().is_some_and(Open::is_full)
+    }
+
+    /// Until when a seat is kept for a user that is not here yet.
+    #[must_use]
+    pub fn reserved_until(&self, user: &UserId) -> Option<Time> {
+        self.open.as_ref()?.reserved.get(user).copied()
+    }
+
+    /// Those who may not come in, and until when.
+    pub fn banned(&self) -> impl Iterator<Item = (&UserId, Option<Time>)> {
+        let banned = self.open.iter().flat_map(|open| &open.banned);
+        banned.map(|(user, until)| (user, *until))
+    }
+
+    /// The room's properties; `None` while it is closed.
+    #[must_use]
+    pub fn properties(&self) -> Option<&Properties> {
+        self.open.as_ref().map(|open| &open.properties)
+    }
+
+    /// The objects, by number.
+    pub fn objects(&self) -> impl Iterator<Item = (ObjectId, &Object)> {
+        let objects = self.open.iter().flat_map(|open| &open.objects);
+        objects.map(|(id, object)| (*id, object))
+    }
+
+    /// Who has the say.
+    #[must_use]
+    pub fn owner(&self) -> Option<&UserId> {
+        self.open.as_ref()?.owner.as_ref()
+    }
+
+    /// What the owner has left to its successor; not for others.
+    #[must_use]
+    pub fn owner_state(&self) -> Option<&Bytes> {
+        self.open.as_ref().map(|open| &open.owner_state)
+    }
+
+    /// The durable messages that are kept, oldest first.
+    pub fn messages(&self) -> impl DoubleEndedIterator<Item = &Message> {
+        self.open.iter().flat_map(|open| open.history.messages())
+    }
+
+    /// The number of the last durable message; 0 before the first.
+    #[must_use]
+    pub fn message_last(&self) -> u64 {
+        self.open.as_ref().map_or(0, |open| open.history.last)
+    }
+
+    /// Whether everything that was said after message `number` of that opening is still kept: then
+    /// who had that one can be told all that it missed.
+    #[must_use]
+    pub fn is_recoverable(&self, opening: OperationId, number: u64) -> bool {
+        let open = self.open.as_ref().filter(|open| open.opening == opening);
+        open.is_some_and(|open| open.history.reaches_back_to(number))
+    }
+
+    fn on_body(
+        &mut self,
+        operation: OperationId,
+        body: &Body,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Illegal> {
+        if let Body::Created {
+            settings,
+            first,
+            properties,
+            reserve,
+        } = body
+        {
+            let (first, reserve) = (first.as_ref(), reserve.as_ref());
+            return self.on_created(operation, settings, first, properties, reserve, events);
+        }
+        if let Body::NodeLost { node, incarnation } = body {
+            return self.on_node_lost(node, *incarnation, events);
+        }
+        if *body == Body::Ticked {
+            return Ok(());
+        }
+        let now = self.clock;
+        let Some(open) = &mut self.open else {
+            return Err(Illegal::Closed);
+        };
+        match body {
+            Body::Joined(join) => {
+                check_node(&self.lost_by_node, &join.membership)?;
+                open.on_joined(now, join, events)
+            }
+            Body::Returned {
                 user,
-                membership,
-            } => self.on_created(*members_max, user, membership),
-            Body::Joined { user, membership } => self.on_joined(user, membership),
+                session,
+                node,
+                incarnation,
+            } => {
+                let membership = Membership {
+                    node: node.clone(),
+                    incarnation: *incarnation,
+                    ..open.member_with(user, *session)?.membership().clone()
+                };
+                check_node(&self.lost_by_node, &membership)?;
+                open.on_returned(user, membership, events)
+            }
+            Body::Dropped { user, session } => open.on_dropped(now, user, *session, events),
             Body::Left {
                 user,
                 session,
                 reason,
-            } => self.on_left(user, *session, *reason),
-        }
-    }
-
-    /// Whether the room has members.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        self.members_max != 0
-    }
-
-    /// How many members the room takes; 0 while it is closed.
-    #[must_use]
-    pub fn members_max(&self) -> u32 {
-        self.members_max
-    }
-
-    /// The members, in the order in which they joined.
-    pub fn members(&self) -> impl ExactSizeIterator<Item = (&UserId, &Membership)> {
-        self.membership_by_user.iter()
-    }
-
-    /// How a user takes part; `None` when it doesn't.
-    #[must_use]
-    pub fn membership(&self, user: &UserId) -> Option<&Membership> {
-        self.membership_by_user.get(user)
-    }
-
-    /// The whole room as bytes: equal rooms give equal bytes.
-    #[must_use]
-    pub fn snapshot(&self) -> Bytes {
-        let operations = self.operations.iter();
-        let snapshot = wire::Snapshot {
-            version: VERSION,
-            members_max: self.members_max,
-            members: self
-                .members()
-                .map(|(user, membership)| joined(user, membership))
-                .collect(),
-            operations: operations.map(|id| Bytes::copy_from_slice(&id.0)).collect(),
-        };
-        snapshot.encode_to_vec().into()
-    }
-
-    /// Takes a room out of a snapshot.
-    ///
-    /// # Errors
-    /// When the bytes are none.
-    pub fn restore(snapshot: &[u8]) -> Result<Self, SnapshotError> {
-        let snapshot = wire::Snapshot::decode(snapshot).map_err(|_| SnapshotError)?;
-        let members = snapshot.members.iter().map(parse_joined);
-        let operations = snapshot
-            .operations
-            .iter()
-            .map(|id| Ok(OperationId(array(id)?)));
-        let room = Self {
-            members_max: snapshot.members_max,
-            membership_by_user: members
-                .collect::<Result<_, EntryError>>()
-                .map_err(|_| SnapshotError)?,
-            operations: operations
-                .collect::<Result<_, EntryError>>()
-                .map_err(|_| SnapshotError)?,
-        };
-        let count = room.membership_by_user.len();
-        let is_whole = snapshot.version == VERSION
-            && count == snapshot.members.len()
-            && count <= room.members_max as usize
-            && room.members_max <= MEMBERS_MAX
-            && room.is_open() == (count != 0)
-            && room.operations.len() <= OPERATIONS_MAX;
-        if is_whole {
-            Ok(room)
-        } else {
-            Err(SnapshotError)
+            } => {
+                open.member_with(user, *session)?;
+                open.remove_member(user, *reason, events);
+                Ok(())
+            }
+            Body::Act { actor, act } => open.on_act(now, actor, act, events),
+            Body::Ticked | Body::Created { .. } | Body::NodeLost { .. } => Ok(()),
         }
     }
 
     fn on_created(
         &mut self,
-        members_max: u32,
-        user: &UserId,
-        membership: &Membership,
-    ) -> Result<Vec<Event>, Illegal> {
-        if self.is_open() {
+        operation: OperationId,
+        settings: &Settings,
+        first: Option<&Join>,
+        properties: &[Change],
+        reserve: Option<&Reserve>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Illegal> {
+        if self.open.is_some() {
             return Err(Illegal::Open);
         }
-        if !(1..=MEMBERS_MAX).contains(&members_max) {
-            return Err(Illegal::MembersMax);
+        if !settings.is_good() {
+            return Err(Illegal::Settings);
         }
-        self.members_max = members_max;
-        let joined = self.insert(user, membership);
-        Ok(vec![Event::Opened { members_max }, joined])
+        if let Some(first) = first {
+            check_node(&self.lost_by_node, &first.membership)?;
+        }
+        let mut open = Open::new(operation, settings.clone());
+        let mut happened = vec![Event::Opened];
+        open.set_first_properties(self.clock, properties)?;
+        if let Some(first) = first {
+            // Who makes a room has its password.
+            let first = Join {
+                password: settings.password,
+                ..first.clone()
+            };
+            let is_locked = std::mem::replace(&mut open.settings.is_locked, false);
+            open.on_joined(self.clock, &first, &mut happened)?;
+            open.settings.is_locked = is_locked;
+        }
+        if let Some(reserve) = reserve {
+            let by = first.map(|first| first.user.clone());
+            open.on_reserve(self.clock, by.into(), reserve, &mut happened)?;
+        }
+        self.open = Some(open);
+        events.append(&mut happened);
+        Ok(())
     }
 
-    fn on_joined(&mut self, user: &UserId, membership: &Membership) -> Result<Vec<Event>, Illegal> {
-        if !self.is_open() {
-            return Err(Illegal::Closed);
-        }
-        match self.membership(user) {
-            Some(old) if old.session == membership.session => return Err(Illegal::Member),
-            Some(_) => {}
-            None if self.members().len() >= self.members_max as usize => return Err(Illegal::Full),
-            None => {}
-        }
-        let replaced = self.remove(user, LeftReason::Replaced);
-        let joined = self.insert(user, membership);
-        Ok(replaced.into_iter().chain([joined]).collect())
-    }
-
-    fn on_left(
+    fn on_node_lost(
         &mut self,
-        user: &UserId,
-        session: SessionId,
-        reason: LeftReason,
-    ) -> Result<Vec<Event>, Illegal> {
-        if !self.is_open() {
-            return Err(Illegal::Closed);
+        node: &NodeId,
+        incarnation: u64,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Illegal> {
+        let lost = self.lost_by_node.get(node);
+        if lost.is_some_and(|lost| *lost >= incarnation) {
+            return Err(Illegal::NodeLost);
         }
-        if self
-            .membership(user)
-            .is_none_or(|membership| membership.session != session)
-        {
-            return Err(Illegal::NotMember);
+        self.lost_by_node.shift_remove(node);
+        if self.lost_by_node.len() == NODES_LOST_MAX {
+            self.lost_by_node.shift_remove_index(0);
         }
-        let mut events = Vec::from_iter(self.remove(user, reason));
-        if self.membership_by_user.is_empty() {
-            self.members_max = 0;
-            events.push(Event::Closed);
+        self.lost_by_node.insert(node.clone(), incarnation);
+        if let Some(open) = &mut self.open {
+            open.drop_members_of(self.clock, node, incarnation, events);
         }
-        Ok(events)
+        Ok(())
     }
 
-    fn insert(&mut self, user: &UserId, membership: &Membership) -> Event {
-        self.membership_by_user
-            .insert(user.clone(), membership.clone());
-        Event::Joined {
-            user: user.clone(),
-            membership: membership.clone(),
+    fn expire(&mut self, events: &mut Vec<Event>) {
+        let Some(open) = &mut self.open else {
+            return;
+        };
+        open.expire(self.clock, events);
+        if open.is_over(self.clock) {
+            self.close(events);
         }
     }
 
-    /// The order of the others stays.
-    fn remove(&mut self, user: &UserId, reason: LeftReason) -> Option<Event> {
-        let (user, membership) = self.membership_by_user.shift_remove_entry(user)?;
-        Some(Event::Left {
-            user,
-            membership,
-            reason,
-        })
+    /// What follows from what has happened: a new owner, or the end.
+    fn settle(&mut self, events: &mut Vec<Event>) {
+        let Some(open) = &mut self.open else {
+            return;
+        };
+        open.elect(events);
+        open.watch_emptiness(self.clock);
+        if open.is_over(self.clock) {
+            self.close(events);
+        }
+    }
+
+    fn close(&mut self, events: &mut Vec<Event>) {
+        self.open = None;
+        events.push(Event::Closed);
     }
 }
+
+/// Refuses what a node says that was given up for lost.
+fn check_node(lost: &IndexMap<NodeId, u64>, membership: &Membership) -> Result<(), Illegal> {
+    match lost.get(&membership.node) {
+        Some(lost) if *lost >= membership.incarnation => Err(Illegal::NodeLost),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Seats, bans and the like, by user.
+type UntilByUser<T> = BTreeMap<UserId, T>;

@@ -9,7 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot, watch};
 use tombolo_engine::{Expect, Key, Offset};
-use tombolo_room::{Body, Entry, Illegal, LeftReason, Membership, OperationId, Room, SessionId};
+use tombolo_room::{
+    Body, Entry, Illegal, Join as Entering, LeftReason, Membership, OperationId, Room, SessionId,
+    Settings,
+};
 use tombolo_wire::v1::{self, DeviceKeys, ErrorCode, response};
 use tombolo_wire::{PublicKeys, RoomId, UserId};
 
@@ -215,6 +218,7 @@ impl Host {
             session: session.id,
             keys: session.keys,
             node: node.name().clone(),
+            incarnation: node.incarnation(),
         };
         let is_known = state.room.membership(&user).is_some();
         let (body, expect) = match (state.room.is_open(), join.mode) {
@@ -226,14 +230,12 @@ impl Host {
             }
             (false, Mode::Create | Mode::JoinOrCreate) => {
                 let expect = state.cursor.map_or(Expect::Empty, Expect::Last);
-                (
-                    Body::Created {
-                        members_max: join.members_max,
-                        user,
-                        membership,
-                    },
-                    expect,
-                )
+                let settings = Settings {
+                    members_max: join.members_max,
+                    ..Settings::default()
+                };
+                let body = Body::created(settings, Entering::new(user, membership));
+                (body, expect)
             }
             (true, _) if state.is_member(session) => {
                 let joined = joined_response(&self.room, &state.room, false);
@@ -245,15 +247,17 @@ impl Host {
             }
             (true, _) if !is_known && state.is_full() => return Err(requests::room_full()),
             (true, Mode::Join | Mode::JoinOrCreate) => {
-                (Body::Joined { user, membership }, Expect::Any)
+                let body = Body::Joined(Entering::new(user, membership));
+                (body, Expect::Any)
             }
         };
-        self.propose(&mut state, session, request, body, expect)
+        self.propose(node, &mut state, session, request, body, expect)
     }
 
     /// Decides about a leave.
     pub(crate) fn plan_leave(
         self: &Arc<Self>,
+        node: &Node,
         session: &Arc<Session>,
         request: u64,
     ) -> Result<Plan, Reject> {
@@ -267,11 +271,12 @@ impl Host {
             session: id,
             reason: LeftReason::Left,
         };
-        self.propose(&mut state, session, request, body, Expect::Any)
+        self.propose(node, &mut state, session, request, body, Expect::Any)
     }
 
     fn propose(
         self: &Arc<Self>,
+        node: &Node,
         state: &mut State,
         session: &Arc<Session>,
         request: u64,
@@ -280,7 +285,13 @@ impl Host {
     ) -> Result<Plan, Reject> {
         let operation = entropy::operation_id()
             .map_err(|NoEntropy| Reject::new(ErrorCode::Unavailable, "no entropy"))?;
-        let entry = Entry { operation, body }.encode();
+        let time = node.time();
+        let entry = Entry {
+            operation,
+            time,
+            body,
+        }
+        .encode();
         let (sender, outcome) = oneshot::channel();
         let pending = Pending {
             session: Arc::clone(session),
@@ -313,6 +324,7 @@ impl Host {
         };
         let entry = Entry {
             operation,
+            time: node.time(),
             body: Body::Left {
                 user: user.clone(),
                 session,
@@ -353,14 +365,13 @@ impl State {
 
     /// Whether another user's device has the same identity key, which one of them must have copied.
     fn is_key_taken(&self, user: &UserId, keys: &PublicKeys) -> bool {
-        self.room
-            .members()
-            .any(|(other, membership)| other != user && membership.keys.identity == keys.identity)
+        self.room.members().any(|(other, found)| {
+            other != user && found.membership().keys.identity == keys.identity
+        })
     }
 
     fn is_full(&self) -> bool {
-        let members_max = self.room.members_max().min(ROOM_MEMBERS_MAX);
-        self.room.members().len() >= members_max as usize
+        self.room.is_full() || self.room.members().len() >= ROOM_MEMBERS_MAX as usize
     }
 }
 
@@ -369,9 +380,9 @@ fn joined_response(id: &RoomId, room: &Room, created: bool) -> response::Result 
         room: id.to_string(),
         members: room
             .members()
-            .map(|(user, membership)| member(user, membership))
+            .map(|(user, found)| member(user, found.membership()))
             .collect(),
-        members_max: room.members_max(),
+        members_max: room.settings().map_or(0, |settings| settings.members_max),
         created,
     })
 }
@@ -391,6 +402,7 @@ const LEAVE_DELAY_MAX: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
+    use tombolo_room::Time;
     use tombolo_wire::resend::{Limits, Outbox};
     use tombolo_wire::v1::ServerFrame;
     use tombolo_wire::{NodeId, USER_BYTES_MAX};
@@ -411,17 +423,23 @@ mod tests {
                     seal: [255; 32],
                 },
                 node: NodeId::parse("node").unwrap(),
+                incarnation: 1,
+            };
+            let join = Entering::new(user, membership);
+            let settings = Settings {
+                members_max: ROOM_MEMBERS_MAX,
+                ..Settings::default()
             };
             let body = match number {
-                0 => Body::Created {
-                    members_max: ROOM_MEMBERS_MAX,
-                    user,
-                    membership,
-                },
-                _ => Body::Joined { user, membership },
+                0 => Body::created(settings, join),
+                _ => Body::Joined(join),
             };
-            let operation = OperationId(id);
-            room.apply(&Entry { operation, body }).unwrap();
+            let applied = room.apply(&Entry {
+                operation: OperationId(id),
+                time: Time::ZERO,
+                body,
+            });
+            applied.outcome.unwrap();
         }
         let longest = RoomId::parse(&"r".repeat(tombolo_wire::ROOM_BYTES_MAX)).unwrap();
         let joined = joined_response(&longest, &room, true);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tombolo_engine::Engine;
-use tombolo_room::{LeftReason, SessionId};
+use tombolo_room::{LeftReason, SessionId, Time};
 use tombolo_wire::resend::Overflow;
 use tombolo_wire::token::KeySet;
 use tombolo_wire::v1::{self, ErrorCode, IceServers, server_frame};
@@ -100,6 +100,17 @@ impl SessionTable {
 impl Node {
     pub(crate) fn name(&self) -> &NodeId {
         &self.config.node
+    }
+
+    /// Which of the node's lives this is, as rooms know it.
+    pub(crate) fn incarnation(&self) -> u64 {
+        0
+    }
+
+    /// What the clock says, for rooms.
+    pub(crate) fn time(&self) -> Time {
+        let millis = (self.config.unix_now)().as_millis();
+        Time::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
     }
 
     /// Where the user gathers candidates. The credentials outlive the user's token a little, so that

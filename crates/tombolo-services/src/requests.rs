@@ -194,7 +194,7 @@ async fn carry_out_leave(
     let host = session.lock().host_by_room.get(room).cloned();
     let host = host.ok_or_else(not_a_member)?;
     for _ in 0..ATTEMPTS_MAX {
-        let proposal = match host.plan_leave(session, id)? {
+        let proposal = match host.plan_leave(node, session, id)? {
             Plan::Done => return Ok(()),
             Plan::Append(proposal) => proposal,
         };

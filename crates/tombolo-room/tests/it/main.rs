@@ -2,5 +2,13 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod encoding;
-mod rules;
+mod joining;
+mod messages;
+mod nodes;
+mod objects;
+mod owner;
+mod properties;
+mod random;
 mod sameness;
+mod seats;
+mod world;

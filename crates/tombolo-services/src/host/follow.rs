@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tombolo_engine::{Offset, TailEvent};
-use tombolo_room::{Body, Entry, Event, LeftReason, Membership, Room};
+use tombolo_room::{Body, Entry, Event, LeftReason, Member, Membership, Room};
 use tombolo_wire::UserId;
 use tombolo_wire::v1::{self, response, room_event, server_frame};
 
@@ -81,18 +81,18 @@ impl Host {
             }
         };
         if let Some(ahead) = &mut state.ahead {
+            // Who is to be told is found out when all has been read.
             let _ = ahead.apply(&entry);
             return;
         }
         let pending = state.pending_by_operation.remove(&entry.operation);
-        let outcome = match state.room.apply(&entry) {
-            Ok(events) => {
-                let created = matches!(entry.body, Body::Created { .. });
-                for event in events {
-                    self.on_event(node, state, event, pending.as_ref(), created);
-                }
-                Outcome::Done
-            }
+        let applied = state.room.apply(&entry);
+        let created = matches!(entry.body, Body::Created { .. });
+        for event in applied.events {
+            self.on_event(node, state, event, pending.as_ref(), created);
+        }
+        let outcome = match applied.outcome {
+            Ok(()) => Outcome::Done,
             Err(illegal) => Outcome::Illegal(illegal),
         };
         if let Some(pending) = pending {
@@ -109,7 +109,9 @@ impl Host {
         created: bool,
     ) {
         match event {
-            Event::Joined { user, membership } => {
+            Event::Joined {
+                user, membership, ..
+            } => {
                 let member = member(&user, &membership);
                 self.tell(node, state, &user, room_event::Kind::Joined(member));
                 if membership.node == *node.name() {
@@ -125,7 +127,22 @@ impl Host {
             } => {
                 self.on_left(node, state, &user, &membership, reason, pending);
             }
-            Event::Opened { .. } | Event::Closed => {}
+            Event::Opened
+            | Event::Closed
+            | Event::Dropped { .. }
+            | Event::Returned { .. }
+            | Event::Configured { .. }
+            | Event::PropertiesChanged { .. }
+            | Event::ObjectCreated { .. }
+            | Event::ObjectOwned { .. }
+            | Event::ObjectDeleted { .. }
+            | Event::OwnerChanged { .. }
+            | Event::GroupsChanged { .. }
+            | Event::SeatsReserved { .. }
+            | Event::SeatsReleased { .. }
+            | Event::Banned { .. }
+            | Event::Unbanned { .. }
+            | Event::Said(_) => {}
         }
     }
 
@@ -205,12 +222,12 @@ impl Host {
         let old = std::mem::replace(&mut state.room, room);
         let mut pending = std::mem::take(&mut state.pending_by_operation);
         for event in difference(&old, &state.room) {
-            let session = match &event {
-                Event::Joined { membership, .. } | Event::Left { membership, .. } => {
+            let session =
+                if let Event::Joined { membership, .. } | Event::Left { membership, .. } = &event {
                     Some(membership.session)
-                }
-                Event::Opened { .. } | Event::Closed => None,
-            };
+                } else {
+                    None
+                };
             let operation = pending
                 .iter()
                 .find(|(_, pending)| Some(pending.session.id) == session)
@@ -279,17 +296,24 @@ fn difference(old: &Room, new: &Room) -> Vec<Event> {
         membership,
         reason,
     });
-    let joined = missing(new, old).map(|(user, membership)| Event::Joined { user, membership });
+    let joined = missing(new, old).map(|(user, membership)| {
+        let seat = new.member(&user).map_or(0, Member::seat);
+        Event::Joined {
+            user,
+            membership,
+            seat,
+        }
+    });
     left.chain(joined).collect()
 }
 
 /// The members of one room that are not in the other with the same session.
 fn missing(here: &Room, there: &Room) -> impl Iterator<Item = (UserId, Membership)> {
     here.members()
+        .map(|(user, member)| (user, member.membership()))
         .filter(|(user, membership)| {
-            there
-                .membership(user)
-                .is_none_or(|found| found.session != membership.session)
+            let found = there.membership(user);
+            found.is_none_or(|found| found.session != membership.session)
         })
         .map(|(user, membership)| (user.clone(), membership.clone()))
 }

@@ -171,7 +171,7 @@ async fn a_second_session_of_a_user_replaces_the_first() {
     let [mut alice, mut bob] = lab.members("r", ["alice", "bob"]).await;
     let mut second = lab.device("alice").await;
     let joined = second.join("r", JoinMode::Join).await.unwrap();
-    assert_eq!(members(&joined), ["bob", "alice"]);
+    assert_eq!(members(&joined), ["alice", "bob"], "in its place");
 
     assert_eq!(bob.next_event().await, "-alice replaced");
     assert_eq!(bob.next_event().await, "+alice");

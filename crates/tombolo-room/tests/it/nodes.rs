@@ -1,0 +1,87 @@
+use std::time::Duration;
+
+use tombolo_room::{Body, Event, Illegal, Join, Membership, NODES_LOST_MAX, Room, SessionId, Time};
+
+use crate::world::{World, entry, join, membership, seats, user};
+
+fn on_node(name: &str, session: u8, node: &str, incarnation: u64) -> Join {
+    let membership = Membership {
+        node: node.parse().unwrap(),
+        incarnation,
+        ..membership(session)
+    };
+    Join::new(user(name), membership)
+}
+
+fn lost(node: &str, incarnation: u64) -> Body {
+    let node = node.parse().unwrap();
+    Body::NodeLost { node, incarnation }
+}
+
+#[test]
+fn the_members_of_a_lost_node_are_dropped_in_one_entry() {
+    let mut world = World::with(seats(8), &["a"]);
+    for (name, session, node, incarnation) in [
+        ("b", 2, "node-2", 1),
+        ("c", 3, "node-2", 2),
+        ("d", 4, "node-2", 3),
+        ("e", 5, "node-3", 1),
+    ] {
+        let join = on_node(name, session, node, incarnation);
+        world.apply(Body::Joined(join)).unwrap();
+    }
+    let events = world.apply(lost("node-2", 2)).unwrap();
+    let dropped: Vec<_> = events
+        .iter()
+        .filter_map(|event| {
+            if let Event::Dropped { user, .. } = event {
+                return Some(user.as_str());
+            }
+            None
+        })
+        .collect();
+    assert_eq!((dropped, events.len()), (vec!["b", "c"], 2));
+    assert_eq!(world.apply(lost("node-2", 2)), Err(Illegal::NodeLost));
+}
+
+#[test]
+fn what_a_lost_node_still_says_is_refused() {
+    let mut world = World::with(seats(8), &["a"]);
+    let join = |incarnation| Body::Joined(on_node("b", 2, "node-2", incarnation));
+    world.apply(join(4)).unwrap();
+    world.apply(lost("node-2", 4)).unwrap();
+    assert_eq!(world.apply(join(4)), Err(Illegal::NodeLost));
+    let returned = |incarnation| Body::Returned {
+        user: user("b"),
+        session: SessionId([2; 16]),
+        node: "node-2".parse().unwrap(),
+        incarnation,
+    };
+    assert_eq!(world.apply(returned(3)), Err(Illegal::NodeLost));
+    assert!(world.apply(returned(5)).is_ok(), "it has begun anew");
+}
+
+#[test]
+fn a_room_that_is_closed_remembers_lost_nodes_too() {
+    let mut world = World::new();
+    world.apply(lost("node-1", 1)).unwrap();
+    let created = world.apply(Body::created(seats(2), join("a", 1)));
+    assert_eq!(created, Err(Illegal::NodeLost));
+    for number in 0..NODES_LOST_MAX {
+        world.apply(lost(&format!("other-{number}"), 1)).unwrap();
+    }
+    let created = world.apply(Body::created(seats(2), join("a", 1)));
+    assert!(created.is_ok(), "only so many are remembered");
+}
+
+#[test]
+fn a_clock_that_is_far_ahead_does_not_end_everything() {
+    let mut room = Room::new();
+    let now = Time::from_millis(1_700_000_000_000);
+    let _ = room.apply(&entry(1, now, Body::created(seats(2), join("a", 1))));
+    let _ = room.apply(&entry(2, Time::from_millis(u64::MAX), Body::Ticked));
+    let year = Duration::from_secs(366 * 24 * 60 * 60);
+    assert!(room.clock() <= now.after(year));
+    let _ = room.apply(&entry(3, now, Body::Ticked));
+    assert!(room.clock() >= now, "and never goes back");
+}
