@@ -4,6 +4,7 @@
 //! Each module has one `run(data)`, which panics where an invariant does not hold.
 #![forbid(unsafe_code)]
 
+pub mod dtls;
 pub mod frame;
 pub mod icmp;
 pub mod proxy;

@@ -8,12 +8,13 @@ use tombolo_turn::server::{Refusal, Stats};
 
 #[test]
 fn every_input_of_every_corpus_is_survived() {
-    let targets: [(&str, Run); 7] = [
+    let targets: [(&str, Run); 8] = [
         ("stun_decode", tombolo_fuzz::stun::run),
         ("turn_server", turn::run),
         ("turn_strangers", tombolo_fuzz::strangers::run),
         ("turn_stream", tombolo_fuzz::stream::run),
         ("proxy_header", tombolo_fuzz::proxy::run),
+        ("dtls_hello", tombolo_fuzz::dtls::run),
         ("frame_decode", tombolo_fuzz::frame::run),
         ("icmp_error", tombolo_fuzz::icmp::run),
     ];
@@ -58,6 +59,15 @@ fn the_seeds_of_the_server_get_as_far_as_they_mean_to() {
     assert!(reach(|stats| stats.icmp_errors) > Some(1));
     assert!(reach(|stats| stats.refused(Refusal::ConnectFailed)) > Some(1));
     assert!(reach(|stats| stats.refused(Refusal::PeerNotPermitted)) > Some(0));
+}
+
+#[test]
+fn each_seed_of_dtls_gets_to_a_handshake_as_its_name_says() {
+    for (path, input) in inputs("dtls_hello") {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let has_handshake = tombolo_fuzz::dtls::play(&input);
+        assert_eq!(has_handshake, name.contains("handshake"), "{name}");
+    }
 }
 
 /// What a target does with one input.

@@ -7,6 +7,7 @@
 
 mod association;
 mod cookie;
+mod exchange;
 mod hello;
 
 use std::{
@@ -19,11 +20,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dimpl::{Config, Dtls, DtlsCertificate, Output};
+use dimpl::Dtls;
 use tokio::{sync::mpsc, task};
 use tombolo_turn::server::{FiveTuple, Transport};
 
-use self::{association::Association, cookie::Cookies, hello::Hello};
+use self::{association::Association, exchange::Exchange, hello::Hello};
 use crate::{
     Certificates,
     link::Connection,
@@ -31,6 +32,8 @@ use crate::{
     stats::StreamCounters,
     stream::{Front, Seat},
 };
+#[cfg(feature = "fuzzing")]
+pub(crate) use exchange::fuzzing;
 pub(crate) use hello::is_dtls;
 
 /// A shard's way to hand datagrams over.
@@ -91,9 +94,7 @@ impl DtlsInlet {
 pub(crate) struct DtlsFront {
     front: Rc<Front>,
     certificates: Certificates,
-    config: Arc<Config>,
-    cookies: Cookies,
-    started: Instant,
+    exchange: Exchange,
     out: RefCell<Out>,
     associations: RefCell<HashMap<FiveTuple, Known>>,
     hellos: Cell<Allowance>,
@@ -154,20 +155,15 @@ impl DtlsFront {
     /// # Errors
     /// The library has no cryptography that works, or the system no randomness.
     pub(crate) fn new(front: Rc<Front>, certificates: Certificates, out: Out) -> io::Result<Self> {
-        let mut secret = [0; 32];
-        getrandom::fill(&mut secret)?;
-        let now = Instant::now();
         Ok(Self {
             front,
             certificates,
-            config: cookie::config().map_err(io::Error::other)?,
-            cookies: Cookies::new(secret),
-            started: now,
+            exchange: Exchange::new()?,
             out: RefCell::new(out),
             associations: RefCell::default(),
             hellos: Cell::new(Allowance {
                 left: HELLOS_PER_SECOND,
-                since: now,
+                since: Instant::now(),
             }),
         })
     }
@@ -229,12 +225,17 @@ impl DtlsFront {
             self.front.config.counters.dtls_dropped.add(1);
             return;
         };
+        if hello.is_outdated() {
+            self.front.config.counters.dtls_outdated.add(1);
+            self.send(tuple, &PROTOCOL_VERSION_ALERT);
+            return;
+        }
         if hello.is_first() {
-            let (_, reply) = self.challenge(&certificate, tuple.client, self.period(), datagram);
-            if reply.is_empty() || reply.len() > datagram.len() {
+            let exchange = &self.exchange;
+            let Some(reply) = exchange.challenge(&certificate, tuple.client, datagram) else {
                 self.front.config.counters.dtls_dropped.add(1);
                 return;
-            }
+            };
             self.front.config.counters.dtls_challenged.add(1);
             self.send(tuple, &reply);
             return;
@@ -244,7 +245,8 @@ impl DtlsFront {
             self.front.config.counters.handshakes_refused.add(1);
             return;
         };
-        let Some(dtls) = self.accept(&certificate, tuple.client, hello, datagram) else {
+        let exchange = &self.exchange;
+        let Some(dtls) = exchange.accept(&certificate, tuple.client, hello, datagram) else {
             self.front.config.counters.dtls_failed.add(1);
             return;
         };
@@ -254,58 +256,6 @@ impl DtlsFront {
         };
         self.front.config.counters.dtls_accepted.add(1);
         self.keep(tuple, shard, dtls, (seat, handshake));
-    }
-
-    /// Answers a first hello. Returns the association, and the one datagram that it sends.
-    fn challenge(
-        &self,
-        certificate: &DtlsCertificate,
-        client: SocketAddr,
-        period: u64,
-        hello: &[u8],
-    ) -> (Dtls, Vec<u8>) {
-        let now = Instant::now();
-        let mut dtls = Dtls::new_auto(Arc::clone(&self.config), certificate.clone(), now);
-        let mut buffer = [0; DATAGRAM_BYTES_MAX];
-        let mut reply = Vec::new();
-        self.cookies.with(client, period, bound(hello), || {
-            if dtls.handle_timeout(now).is_err() || dtls.handle_packet(hello).is_err() {
-                return;
-            }
-            while let Output::Packet(packet) = dtls.poll_output(&mut buffer) {
-                reply.extend_from_slice(packet);
-            }
-        });
-        (dtls, reply)
-    }
-
-    /// Takes a second hello; `None` unless it brings the cookie that the first one was answered with,
-    /// in this period or the one before.
-    fn accept(
-        &self,
-        certificate: &DtlsCertificate,
-        client: SocketAddr,
-        hello: &Hello<'_>,
-        datagram: &[u8],
-    ) -> Option<Dtls> {
-        let cookie = hello
-            .cookie()
-            .filter(|cookie| cookie.len() == COOKIE_BYTES)?;
-        for first in hello.firsts() {
-            for age in 0..2 {
-                let period = self.period().saturating_sub(age);
-                let (mut dtls, reply) = self.challenge(certificate, client, period, &first);
-                // Nobody can guess one, so where it is in the reply does not matter.
-                if reply.windows(COOKIE_BYTES).any(|window| window == cookie) {
-                    let mut take = || dtls.handle_packet(datagram).is_ok();
-                    let cookies = &self.cookies;
-                    return cookies
-                        .with(client, period, bound(&first), &mut take)
-                        .then_some(dtls);
-                }
-            }
-        }
-        None
     }
 
     fn keep(
@@ -352,19 +302,6 @@ impl DtlsFront {
         let mut out = self.out.borrow_mut();
         out.send(tuple.server, tuple.client, datagram);
     }
-
-    fn period(&self) -> u64 {
-        self.started.elapsed().as_secs() / COOKIE_PERIOD_SECS
-    }
-}
-
-/// What of a first hello its cookie is bound to. The handshake of DTLS 1.3 covers it, so that it must be
-/// made again exactly (RFC 9147 §5.1); that of DTLS 1.2 does not, and clients may change it.
-fn bound(hello: &[u8]) -> &[u8] {
-    match Hello::parse(hello) {
-        Some(parsed) if parsed.offers_13() => hello,
-        Some(_) | None => &[],
-    }
 }
 
 /// Datagrams of all clients that may wait for the thread.
@@ -374,8 +311,8 @@ const DATAGRAMS_MAX: usize = 64;
 /// Hellos answered in a second. One costs some ten microseconds before its cookie is back, and about
 /// a millisecond after it.
 const HELLOS_PER_SECOND: u32 = 1000;
-/// A cookie is good for this time at least, and twice as long at most.
-const COOKIE_PERIOD_SECS: u64 = 30;
-const COOKIE_BYTES: usize = 32;
+/// Tells those who offer DTLS 1.0 alone, which RFC 8996 forbids, to stop trying: a fatal alert
+/// `protocol_version` in a record of that version. See RFC 5246 §7.2.2.
+const PROTOCOL_VERSION_ALERT: [u8; 15] = [21, 0xfe, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 70];
 /// Longest datagram of DTLS: a record of 2^14 bytes and what protects it.
 const DATAGRAM_BYTES_MAX: usize = 17 * 1024;

@@ -42,6 +42,8 @@ mod certificates;
 mod config;
 mod dtls;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod hook;
 mod icmp;
 mod link;

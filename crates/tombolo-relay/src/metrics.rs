@@ -196,6 +196,7 @@ const STREAM_FAMILIES: &[StreamFamily] = &[
     ("tombolo_relay_handshakes_refused", Counter, "Handshakes not begun because there were too many.", |s| s.handshakes_refused),
     ("tombolo_relay_tls_handshakes_failed", Counter, "TLS handshakes that failed.", |s| s.tls_failed),
     ("tombolo_relay_dtls_challenged", Counter, "First hellos of DTLS clients answered with a cookie.", |s| s.dtls_challenged),
+    ("tombolo_relay_dtls_outdated", Counter, "Hellos of clients that speak DTLS 1.0 only.", |s| s.dtls_outdated),
     ("tombolo_relay_dtls_accepted", Counter, "DTLS associations begun by clients that brought the cookie back.", |s| s.dtls_accepted),
     ("tombolo_relay_dtls_failed", Counter, "DTLS handshakes, cookies and associations that failed.", |s| s.dtls_failed),
     ("tombolo_relay_dtls_dropped", Counter, "Datagrams of DTLS that were dropped.", |s| s.dtls_dropped),

@@ -100,6 +100,8 @@ pub struct StreamStats {
     pub tls_failed: u64,
     /// First hellos of DTLS clients that were answered with a cookie.
     pub dtls_challenged: u64,
+    /// Hellos of clients that speak DTLS 1.0 only, which were told so.
+    pub dtls_outdated: u64,
     /// DTLS associations begun: their clients brought the cookie back.
     pub dtls_accepted: u64,
     /// DTLS handshakes that failed, cookies that were wrong, and associations that broke.
@@ -213,6 +215,7 @@ pub(crate) struct StreamCounters {
     pub(crate) handshakes_refused: Counter,
     pub(crate) tls_failed: Counter,
     pub(crate) dtls_challenged: Counter,
+    pub(crate) dtls_outdated: Counter,
     pub(crate) dtls_accepted: Counter,
     pub(crate) dtls_failed: Counter,
     pub(crate) dtls_dropped: Counter,
@@ -235,6 +238,7 @@ impl StreamCounters {
             handshakes_refused: self.handshakes_refused.get(),
             tls_failed: self.tls_failed.get(),
             dtls_challenged: self.dtls_challenged.get(),
+            dtls_outdated: self.dtls_outdated.get(),
             dtls_accepted: self.dtls_accepted.get(),
             dtls_failed: self.dtls_failed.get(),
             dtls_dropped: self.dtls_dropped.get(),

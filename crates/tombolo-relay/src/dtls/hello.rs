@@ -9,6 +9,8 @@ pub(crate) struct Hello<'a> {
     datagram: &'a [u8],
     /// 0 for the first one.
     message_seq: u16,
+    /// The latest version that the client speaks, unless an extension says otherwise.
+    legacy_version: u16,
     /// The cookie of DTLS 1.2 with its length byte.
     legacy_cookie: Range<usize>,
     /// The two bytes that hold the length of all extensions.
@@ -48,7 +50,8 @@ impl<'a> Hello<'a> {
             return None;
         }
         // The body: version, random, session, cookie, suites, compression, extensions.
-        reader.skip(2 + 32)?;
+        let legacy_version = reader.u16()?;
+        reader.skip(32)?;
         let session_len = usize::from(reader.u8()?);
         reader.skip(session_len)?;
         let cookie_at = reader.at;
@@ -62,6 +65,7 @@ impl<'a> Hello<'a> {
         let mut hello = Self {
             datagram,
             message_seq,
+            legacy_version,
             legacy_cookie,
             extensions_len: None,
             extensions: Extensions::default(),
@@ -83,6 +87,11 @@ impl<'a> Hello<'a> {
         let versions = self.extensions.versions.clone();
         let versions = versions.and_then(|all| self.datagram.get(all.start + 5..all.end));
         versions.is_some_and(|list| list.as_chunks().0.contains(&VERSION_13))
+    }
+
+    /// Whether the client speaks nothing later than DTLS 1.0. Versions count downwards.
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.extensions.versions.is_none() && self.legacy_version > VERSION_12
     }
 
     /// The cookie, of either version; `None` for an empty one.
@@ -229,6 +238,7 @@ const VERSIONS: u16 = 43;
 /// See RFC 7685 §4.
 const PADDING: u16 = 21;
 const VERSION_13: [u8; 2] = [0xfe, 0xfc];
+const VERSION_12: u16 = 0xfefd;
 
 #[cfg(test)]
 mod tests {
@@ -275,6 +285,19 @@ mod tests {
             assert_eq!(parsed.cookie(), Some(&[9; 32][..]));
             assert_eq!(parsed.firsts().next(), Some(first.clone()));
         }
+    }
+
+    #[test]
+    fn a_client_without_extension_speaks_what_its_hello_is_of() {
+        let mut datagram = hello(0, &[], None);
+        datagram[25..27].copy_from_slice(&[0xfe, 0xff]);
+        let newer = Hello::parse(&datagram).expect("a hello");
+        assert!(!newer.is_outdated() && newer.offers_13());
+        let versions = datagram.windows(4).position(|four| four == [0, 43, 0, 3]);
+        datagram[versions.expect("it is there") + 1] = 99;
+        assert!(Hello::parse(&datagram).expect("a hello").is_outdated());
+        datagram[25..27].copy_from_slice(&[0xfe, 0xfd]);
+        assert!(!Hello::parse(&datagram).expect("a hello").is_outdated());
     }
 
     #[test]

@@ -121,6 +121,30 @@ fn what_is_no_hello_is_dropped_and_counted() {
     assert_eq!(relay.stats().streams.dtls_dropped, sent);
 }
 
+/// Whoever speaks 1.0 only would try for a long time.
+#[test]
+fn a_client_of_a_version_that_is_too_old_is_told() {
+    let relay = relay();
+    let mut client = Client::new(Dtls::new_12, relay.addrs().turn[0]);
+    let mut hello = client.next_packet();
+    hello[25..27].copy_from_slice(&[0xfe, 0xff]);
+    let patience = Some(Duration::from_secs(10));
+    client
+        .socket
+        .set_read_timeout(patience)
+        .expect("it is not zero");
+    client
+        .socket
+        .send_to(&hello, client.server)
+        .expect("it is there");
+    let mut answer = [0; 64];
+    let (length, _) = client.socket.recv_from(&mut answer).expect("it is told");
+    assert_eq!(length, 15);
+    assert_eq!((answer[0], &answer[13..15]), (21, &[2, 70][..]), "an alert");
+    let streams = relay.stats().streams;
+    assert_eq!((streams.dtls_outdated, streams.dtls_challenged), (1, 0));
+}
+
 fn relay() -> Relay {
     let (certificates, _) = certificate();
     Relay::bind(RelayConfig {
