@@ -19,7 +19,7 @@ pub struct RelayConfig {
     /// Where STUN and TURN are served over UDP alone. With two IPs and two ports each, in this list
     /// and the one above together, clients can measure their NAT by RFC 5780.
     pub listen_udp: Vec<SocketAddr>,
-    /// Where TURN is served over TLS alone. Needs `tls`.
+    /// Where TURN is served over TLS and, with a key that is fit for it, over DTLS. Needs `tls`.
     pub listen_tls: Vec<SocketAddr>,
     /// Certificate and key for TLS and DTLS, which then are served at the addresses of `listen` too:
     /// the first byte tells them from STUN. DTLS needs a key on the curve P-256 or P-384.

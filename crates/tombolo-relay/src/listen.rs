@@ -8,7 +8,7 @@ use std::{
 
 use socket2::{Domain, Socket, TcpKeepalive, Type};
 
-use crate::{BindError, RelayAddrs, RelayConfig, error::Protocol, socket::UdpSocket};
+use crate::{BindError, Certificates, RelayAddrs, RelayConfig, error::Protocol, socket::UdpSocket};
 
 /// All listening sockets of a relay; the UDP ones once for each shard.
 pub(crate) struct Listeners {
@@ -27,7 +27,15 @@ impl Listeners {
             Ok((udp, bind_tcp(&bound)?))
         })?;
         let alternate = retry_if_free(&config.listen_udp, || bind_udp(&config.listen_udp))?;
-        let tls = retry_if_free(&config.listen_tls, || bind_tcp(&config.listen_tls))?;
+        let has_dtls = config.tls.as_ref().is_some_and(Certificates::has_dtls);
+        let (dtls, tls) = retry_if_free(&config.listen_tls, || {
+            if !has_dtls {
+                return Ok((Vec::new(), bind_tcp(&config.listen_tls)?));
+            }
+            let udp = bind_udp(&config.listen_tls)?;
+            let bound: Vec<SocketAddr> = addresses(&udp)?;
+            Ok((udp, bind_tcp(&bound)?))
+        })?;
         let addrs = RelayAddrs {
             turn: addresses(&turn)?,
             alternate: addresses(&alternate)?,
@@ -37,7 +45,7 @@ impl Listeners {
                 .collect::<Result<_, _>>()?,
             relay: config.relay_ips(),
         };
-        let first: Vec<UdpSocket> = turn.into_iter().chain(alternate).collect();
+        let first: Vec<UdpSocket> = turn.into_iter().chain(alternate).chain(dtls).collect();
         let mut udp = Vec::with_capacity(shards);
         for _ in 1..shards {
             let siblings = first.iter().map(UdpSocket::bind_sibling);

@@ -32,7 +32,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Ports: 8443 UDP and TCP for devices, 3478 UDP and TCP and 3479 UDP for STUN \
-    and TURN, 5349 TCP for TURN over TLS, 49152-65535 UDP for relayed traffic.\n\n\
+    and TURN, 5349 TCP and UDP for TURN over TLS and DTLS, 49152-65535 UDP for relayed traffic.\n\n\
     Example: tombolo serve --dev --listen 192.0.2.1"
 )]
 pub(crate) struct ServeArgs {

@@ -87,7 +87,7 @@ pub(crate) struct ServerArgs {
     /// Certificate chain and private key for TLS, PEM files
     #[arg(long, num_args = 2, value_names = ["CERT", "KEY"])]
     pub(crate) tls: Vec<PathBuf>,
-    /// Where to serve TURN over TLS; repeat it for more
+    /// Where to serve TURN over TLS and DTLS; repeat it for more
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) tls_listen: Vec<Listen<5349>>,
     /// Socket for `tombolo turn list`, `drain` and the like; nobody but this user may use it
