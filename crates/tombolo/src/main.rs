@@ -4,6 +4,7 @@
 mod cli;
 mod demo;
 mod doctor;
+mod http;
 mod metrics;
 mod output;
 mod peer;

@@ -12,6 +12,8 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tombolo_relay::OPEN_METRICS_TYPE;
 
+use crate::http;
+
 /// Whoever has something to tell. All of it may block.
 pub(crate) trait Source: Send + Sync + 'static {
     /// All counters as OpenMetrics text.
@@ -29,7 +31,7 @@ pub(crate) async fn serve(
     let cannot = || format!("cannot serve metrics at {address}");
     let listener = TcpListener::bind(address).await.with_context(cannot)?;
     let address = listener.local_addr()?;
-    tokio::spawn(async move { axum::serve(listener, router(source)).await });
+    tokio::spawn(http::serve(listener, router(source)));
     Ok(address)
 }
 

@@ -20,7 +20,7 @@ use tokio::net::UnixListener;
 use tombolo_turn::server::Drain;
 
 use super::operator::Operator;
-use crate::metrics;
+use crate::{http, metrics};
 use api::{Allocation, DrainRequest, Ended, Failure, Left, Page, Stats};
 
 type Server = State<Arc<Operator>>;
@@ -67,11 +67,12 @@ impl AdminSocket {
     }
 
     /// Serves until the runtime ends.
-    pub(crate) async fn serve(self, operator: Arc<Operator>) -> anyhow::Result<()> {
-        let Self { listener, file } = self;
-        let served = axum::serve(listener, admin(operator)).await;
-        drop(file);
-        Ok(served?)
+    pub(crate) async fn serve(self, operator: Arc<Operator>) {
+        let Self {
+            listener,
+            file: _file,
+        } = self;
+        http::serve(listener, admin(operator)).await;
     }
 }
 
