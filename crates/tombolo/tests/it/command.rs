@@ -106,10 +106,15 @@ impl Running {
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        let id = self.child.id().expect("it runs").to_string();
+        let id = self.id().to_string();
         let mut kill = std::process::Command::new("kill");
         let status = kill.args(["-s", name, &id]).status();
         assert!(status.unwrap().success());
+    }
+
+    /// The process's number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
     }
 
     /// Waits for the end.

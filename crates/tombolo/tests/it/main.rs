@@ -1,6 +1,7 @@
 //! The binary, as scripts use it.
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod abuse;
 mod caller;
 mod command;
 mod folder;

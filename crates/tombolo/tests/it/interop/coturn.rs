@@ -1,19 +1,21 @@
 //! Coturn's command line tools.
 //!
-//! Over DTLS `turnutils_uclient` picks version 1.0 or 1.2 by chance for each connection, and waits
-//! forever where a server has no 1.0, which RFC 8996 forbids. So DTLS is met with OpenSSL instead.
+//! `-S` alone is DTLS. For each connection `turnutils_uclient` picks version 1.0 or 1.2 by chance, and
+//! tries again with another pick when the server says that it has no 1.0.
 
-use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::net::SocketAddr;
 
 use tokio::process::Command;
 
+use super::echo::Echo;
 use super::{Server, is_installed, run};
 
 const V4: &str = "127.0.0.1";
 const V6: &str = "::1";
+/// The server's own address is no peer. IPv6 has no other one on loopback, so that its clients meet
+/// only each other.
+const ECHO_IP: &str = "127.0.0.9";
+const PASSWORD: &str = "her password";
 
 /// Which port of the server a client goes to.
 #[derive(Clone, Copy)]
@@ -49,18 +51,47 @@ lossless! {
     uclient_reaches_a_peer_over_tcp_by_send_indications: V4, Plain, Echo, ["-c", "-s", "-t"];
     uclient_reaches_a_peer_over_tls: V4, Tls, Echo, ["-c", "-t", "-S"];
     uclient_reaches_a_peer_over_tls_on_the_plain_port: V4, Plain, Echo, ["-c", "-t", "-S"];
+    uclient_reaches_a_peer_over_dtls: V4, Plain, Echo, ["-c", "-S"];
+    uclient_reaches_a_peer_over_dtls_by_send_indications: V4, Plain, Echo, ["-c", "-s", "-S"];
     uclient_repeats_its_requests: V4, Plain, Echo, ["-c", "-G"];
     uclients_reach_each_other: V4, Plain, EachOther, ["-c", "-y"];
     uclients_reach_each_other_over_ipv6: V6, Plain, EachOther, ["-c", "-y", "-x"];
     uclients_reach_each_other_over_ipv6_and_tcp: V6, Plain, EachOther, ["-c", "-y", "-x", "-t"];
     uclients_reach_each_other_over_ipv6_and_tls: V6, Tls, EachOther, ["-c", "-y", "-x", "-t", "-S"];
+    uclients_reach_each_other_over_dtls: V4, Plain, EachOther, ["-c", "-y", "-S"];
+    uclients_reach_each_other_over_dtls_on_the_port_of_tls: V4, Tls, EachOther, ["-c", "-y", "-S"];
+    uclients_reach_each_other_over_ipv6_and_dtls: V6, Plain, EachOther, ["-c", "-y", "-x", "-S"];
+    uclients_reach_each_other_over_ipv4_asked_for_by_name: V4, Plain, EachOther, ["-c", "-y", "-X"];
     uclients_reach_each_other_on_pairs_of_ports: V4, Plain, EachOther, ["-y"];
     uclients_reach_each_other_after_they_moved: V4, Plain, EachOther, ["-c", "-y", "-M"];
     uclients_reach_each_other_after_they_moved_over_tcp: V4, Plain, EachOther, ["-c", "-y", "-M", "-t"];
+    uclients_reach_each_other_after_they_moved_over_tls: V4, Tls, EachOther, ["-c", "-y", "-M", "-t", "-S"];
+    uclients_reach_each_other_after_they_moved_over_dtls: V4, Plain, EachOther, ["-c", "-y", "-M", "-S"];
+    uclients_reach_each_other_after_they_moved_over_ipv6: V6, Plain, EachOther, ["-c", "-y", "-x", "-M"];
     uclients_reach_each_other_without_fragments: V4, Plain, EachOther, ["-c", "-y", "-g"];
     uclients_reach_each_other_over_tcp_relayed: V4, Plain, EachOther, ["-T", "-y", "-c"];
     uclients_reach_each_other_over_tcp_relayed_from_tls: V4, Tls, EachOther, ["-T", "-S", "-y", "-c"];
     uclients_reach_each_other_over_ipv6_and_tcp_relayed: V6, Plain, EachOther, ["-T", "-x", "-y", "-c"];
+}
+
+/// With a certificate of its own the tool checks that of the server too.
+#[tokio::test]
+async fn uclient_checks_the_certificate_over_tls_and_dtls() {
+    if !is_installed("turnutils_uclient") {
+        return;
+    }
+    let server = Server::start(V4, &[]).await;
+    let echo = Echo::start(ECHO_IP);
+    for way in [&["-S", "-t"][..], &["-S"]] {
+        let mut client = uclient(server.plain, way);
+        client.args(["-w", PASSWORD, "-c"]);
+        client.arg("-i").arg(&server.certificate);
+        client.arg("-k").arg(&server.key);
+        client.arg("-E").arg(&server.certificate);
+        to_peer(&mut client, &echo);
+        assert_nothing_is_lost(&run(client).await);
+    }
+    server.stop().await;
 }
 
 #[tokio::test]
@@ -68,15 +99,17 @@ async fn stunclient_learns_its_address() {
     if !is_installed("turnutils_stunclient") {
         return;
     }
-    let server = Server::start(V4, &[]).await;
-    let mut client = Command::new("turnutils_stunclient");
-    client.args(["-p", &server.plain.port().to_string(), V4]);
-    let text = run(client).await;
-    assert!(
-        text.contains("IPv4. UDP reflexive addr: 127.0.0.1:"),
-        "{text}"
-    );
-    server.stop().await;
+    for (ip, says) in [
+        (V4, "IPv4. UDP reflexive addr: 127.0.0.1:"),
+        (V6, "IPv6. UDP reflexive addr: ::1:"),
+    ] {
+        let server = Server::start(ip, &[]).await;
+        let mut client = Command::new("turnutils_stunclient");
+        client.args(["-p", &server.plain.port().to_string(), ip]);
+        let text = run(client).await;
+        assert!(text.contains(says), "{text}");
+        server.stop().await;
+    }
 }
 
 /// Two clients send twenty messages of 200 bytes each, 5 ms apart, and get all of them back.
@@ -85,64 +118,41 @@ async fn assert_lossless(ip: &str, port: Port, to: To, flags: &[&str]) {
         return;
     }
     let server = Server::start(ip, &["--shards", "2", "--relay-tcp"]).await;
-    let echo = Echo::start();
+    let echo = Echo::start(ECHO_IP);
     let address = match port {
         Port::Plain => server.plain,
         Port::Tls => server.tls,
     };
-    let mut client = Command::new("turnutils_uclient");
-    client.args("-m 2 -n 20 -l 200 -z 5 -u carol".split(' '));
+    let mut client = uclient(address, flags);
     if !flags.contains(&"-W") {
-        client.args(["-w", "her password"]);
+        client.args(["-w", PASSWORD]);
     }
-    client.args(flags).args(["-p", &address.port().to_string()]);
     if to == To::Echo {
-        let peer = echo.address;
-        client.args(["-e", &peer.ip().to_string(), "-r", &peer.port().to_string()]);
+        to_peer(&mut client, &echo);
     }
-    let text = {
-        client.arg(ip);
-        run(client)
-    }
-    .await;
+    assert_nothing_is_lost(&run(client).await);
+    server.stop().await;
+}
+
+/// The tool, which takes its options in any order.
+fn uclient(server: SocketAddr, flags: &[&str]) -> Command {
+    let mut client = Command::new("turnutils_uclient");
+    client
+        .args("-m 2 -n 20 -l 200 -z 5 -u carol".split(' '))
+        .args(flags)
+        .args(["-p", &server.port().to_string(), &server.ip().to_string()]);
+    client
+}
+
+fn to_peer(client: &mut Command, echo: &Echo) {
+    let peer = echo.address;
+    client.args(["-e", &peer.ip().to_string(), "-r", &peer.port().to_string()]);
+}
+
+fn assert_nothing_is_lost(text: &str) {
     let is_something = text.contains("tot_send_msgs=40,") || text.contains("tot_send_msgs=80,");
     assert!(
         is_something && text.contains("Total lost packets 0 "),
         "{text}"
     );
-    server.stop().await;
-}
-
-/// A peer on a thread that sends every datagram back; ends with the value.
-struct Echo {
-    address: SocketAddr,
-    is_over: Arc<AtomicBool>,
-}
-
-impl Echo {
-    fn start() -> Self {
-        // The server's own address is no peer.
-        let socket = UdpSocket::bind("127.0.0.9:0").unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_millis(50)))
-            .unwrap();
-        let address = socket.local_addr().unwrap();
-        let is_over = Arc::new(AtomicBool::new(false));
-        let stop = Arc::clone(&is_over);
-        std::thread::spawn(move || {
-            let mut datagram = [0; 2048];
-            while !stop.load(Ordering::Relaxed) {
-                if let Ok((length, from)) = socket.recv_from(&mut datagram) {
-                    let _ = socket.send_to(&datagram[..length], from);
-                }
-            }
-        });
-        Self { address, is_over }
-    }
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
-    }
 }

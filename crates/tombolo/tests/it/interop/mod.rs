@@ -1,8 +1,10 @@
-//! `tombolo turn` with the programs of others. `scripts/install-interop.sh` installs them; where one
+//! `tombolo turn`, and its client, with the programs of others. `scripts/install-interop.sh` installs them; where one
 //! is missing, its tests say so.
 
 mod coturn;
+mod echo;
 mod openssl;
+mod turnserver;
 mod webrtc;
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,6 +15,8 @@ use std::time::Duration;
 use tombolo_natlab::skip;
 
 use crate::command::{Running, turn};
+
+pub(crate) use echo::Echo;
 
 /// Longer than any of the programs takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -26,6 +30,7 @@ pub(crate) struct Server {
     pub(crate) tls: SocketAddr,
     /// PEM, for whoever has to trust it.
     pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 impl Server {
@@ -65,6 +70,7 @@ impl Server {
             tls: address("tls"),
             process,
             certificate,
+            key,
         }
     }
 
