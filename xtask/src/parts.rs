@@ -73,6 +73,11 @@ pub(crate) const PARTS: &[Part] = &[
         run: |_| bpf_part(),
     },
     Part {
+        name: "deny",
+        what: "licences, sources and bans of what is taken from others",
+        run: deny,
+    },
+    Part {
         name: "clippy",
         what: "lints, warnings denied",
         run: clippy,
@@ -147,6 +152,22 @@ fn bpf_part() -> Outcome {
         Ok(bpf::Checked::Unknown(reason)) => Outcome::Skipped(reason),
         Err(error) => Outcome::Failed(format!("{error:#}")),
     }
+}
+
+/// Advisories change by themselves and fail what has not changed, so they are for people:
+/// `cargo deny check`.
+fn deny(_: &World) -> Outcome {
+    if !has_cargo("deny") {
+        println!("installing cargo-deny, once; this takes some minutes");
+        let install = ["install", "cargo-deny", "--locked", "--debug"];
+        if let Err(error) = run_to_end(Command::new(cargo()).args(install)) {
+            return Outcome::Skipped(format!("cargo-deny cannot be installed: {error:#}"));
+        }
+    }
+    // Versions that are there twice are only warned of, and are many.
+    let arguments = ["deny", "--log-level", "error", "check"];
+    let what = ["bans", "licenses", "sources"];
+    run_to_end(Command::new(cargo()).args(arguments).args(what)).into()
 }
 
 fn tidy_part() -> anyhow::Result<()> {

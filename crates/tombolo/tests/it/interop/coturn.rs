@@ -94,6 +94,24 @@ async fn uclient_checks_the_certificate_over_tls_and_dtls() {
     server.stop().await;
 }
 
+/// Peers of the tool connect to its clients (RFC 6062 §4.4), and only one side of each pair counts what
+/// it gets; so it is with coturn's own server.
+#[tokio::test]
+async fn uclient_is_connected_to_by_peers_over_tcp() {
+    if !is_installed("turnutils_uclient") {
+        return;
+    }
+    let server = Server::start(V4, &["--relay-tcp"]).await;
+    let mut client = uclient(server.plain, &["-P", "-y", "-c", "-L", ECHO_IP]);
+    client.args(["-w", PASSWORD]);
+    let text = run(client).await;
+    assert!(
+        text.contains("tot_send_msgs=40, tot_recv_msgs=20"),
+        "{text}"
+    );
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn stunclient_learns_its_address() {
     if !is_installed("turnutils_stunclient") {
