@@ -50,7 +50,7 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
         }
         if !args.run {
             let invalid = import.counts().invalid;
-            anyhow::ensure!(invalid == 0, "{invalid} lines are invalid");
+            anyhow::ensure!(invalid == 0, "lines that are invalid: {invalid}");
             return Ok(());
         }
     }
