@@ -748,10 +748,10 @@ fn config(policy: Policy) -> Config {
         config.deny_peers = vec![model::DENIED.parse().expect("is a network")];
     }
     config.sockets = SOCKETS.map(address).to_vec();
-    config.limits.permissions_max = model::PERMISSIONS_MAX;
-    config.limits.channels_max = model::CHANNELS_MAX;
-    config.limits.connections_max = model::CONNECTIONS_MAX;
-    config.limits.allocations_per_user_max = model::PER_USER_MAX;
+    config.limits.per_allocation.permissions = Some(model::PERMISSIONS_MAX);
+    config.limits.per_allocation.channels = Some(model::CHANNELS_MAX);
+    config.limits.per_allocation.connections = Some(model::CONNECTIONS_MAX);
+    config.limits.per_user.allocations = Some(model::PER_USER_MAX);
     config
 }
 

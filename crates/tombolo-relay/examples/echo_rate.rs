@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         shards: Some(1),
         ..RelayConfig::default()
     };
-    config.limits.allocations_per_user_max = flows;
+    config.limits.per_user.allocations = Some(flows);
     let relay = Relay::bind(config)?;
     let server = relay.addrs().turn[0];
     let peer = UdpSocket::bind("127.0.0.2:0")?;

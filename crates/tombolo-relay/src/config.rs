@@ -4,7 +4,7 @@ use std::{
     time::Duration,
 };
 
-use tombolo_turn::server::{Cidr, Limits, Realm, Sha256Offer};
+use tombolo_turn::server::{Cidr, Limits, Quota, Realm, Sha256Offer};
 
 use crate::{Certificates, HookConfig};
 
@@ -64,11 +64,14 @@ pub struct RelayConfig {
     /// Ports of this machine at which something else listens, such as a gateway. Like the relay's own
     /// they are never relay ports, and clients may not reach them at the relay IPs.
     pub own_ports: Vec<u16>,
-    /// Bounds of what the relay keeps, over all shards: the allocations, those of a user, and the
-    /// unproven bytes are divided among the shards, rounded up. As the kernel spreads clients by
-    /// chance, a shard grants a user at least 4 allocations (or all, if that is less) and a source
-    /// network at least 4 KiB, so beyond 4 and 16 shards the totals of the defaults are exceeded.
-    /// The other bounds hold for each allocation, and for each shard's queues.
+    /// Bounds of what the relay keeps, over all shards, which share nothing: quotas (but those of an
+    /// allocation) and the unproven bytes are divided among them in equal parts, rounded up. So in
+    /// all there may be up to one less than there are shards more than a bound says, and a shard
+    /// refuses when its own part is used up. As the kernel spreads clients by chance, each shard
+    /// grants a user and a network at least 4 allocations, 64 permissions, 64 channels, 8 connections
+    /// and 4 KiB (or all, if that is less): a bound below that times the number of shards can be
+    /// exceeded up to that product. The other bounds hold for each allocation, and for each shard's
+    /// queues.
     pub limits: Limits,
     /// Networks of proxies that say in front of each TCP or TLS connection whose it is, by a header of
     /// the PROXY protocol, version 1 or 2. They must, and nobody else may. Empty by default.
@@ -160,18 +163,11 @@ impl RelayConfig {
     pub(crate) fn shard_limits(&self, shards: usize) -> Limits {
         let all = self.limits;
         let shards_u32 = u32::try_from(shards).unwrap_or(u32::MAX);
-        let per_user_floor = all.allocations_per_user_max.min(USER_ALLOCATIONS_MIN);
         let unproven_floor = all.unproven_bytes_max.min(UNPROVEN_BYTES_MIN);
         let mut part = all;
-        part.allocations_max = all.allocations_max.div_ceil(shards);
-        part.allocations_per_user_max = all
-            .allocations_per_user_max
-            .div_ceil(shards)
-            .max(per_user_floor);
-        part.allocations_per_network_max = all
-            .allocations_per_network_max
-            .div_ceil(shards)
-            .max(per_user_floor);
+        part.total = part_of(all.total, shards, Quota::default());
+        part.per_user = part_of(all.per_user, shards, PART_MIN);
+        part.per_network = part_of(all.per_network, shards, PART_MIN);
         part.unproven_total_bytes_max = all
             .unproven_total_bytes_max
             .div_ceil(shards_u32)
@@ -186,10 +182,8 @@ impl RelayConfig {
     /// A realm with each shard's part of its limits.
     pub(crate) fn shard_realm(realm: &Realm, shards: usize) -> Realm {
         let mut part = realm.clone();
-        part.allocations_max = realm.allocations_max.map(|max| max.div_ceil(shards));
-        part.allocations_per_user_max = realm
-            .allocations_per_user_max
-            .map(|max| max.div_ceil(shards).max(max.min(USER_ALLOCATIONS_MIN)));
+        part.quota = part_of(realm.quota, shards, Quota::default());
+        part.per_user = part_of(realm.per_user, shards, PART_MIN);
         part
     }
 
@@ -214,9 +208,29 @@ impl RelayConfig {
     }
 }
 
-/// Allocations that each shard grants a user: one device with two families, before and after its
-/// network changed, may be pinned to one shard.
-const USER_ALLOCATIONS_MIN: usize = 4;
+/// A shard's part of a quota: an equal one, rounded up, and no less than `min` unless the whole is.
+fn part_of(whole: Quota, shards: usize, min: Quota) -> Quota {
+    let part = |whole: Option<usize>, min: Option<usize>| {
+        let whole = whole?;
+        let min = min.unwrap_or(0).min(whole);
+        Some(whole.div_ceil(shards).max(min))
+    };
+    Quota {
+        allocations: part(whole.allocations, min.allocations),
+        permissions: part(whole.permissions, min.permissions),
+        channels: part(whole.channels, min.channels),
+        connections: part(whole.connections, min.connections),
+    }
+}
+
+/// What each shard grants a user or a network: the kernel may pin to one shard all that one device
+/// has, which is an allocation of two families before and after its network changed, with its peers.
+const PART_MIN: Quota = Quota {
+    allocations: Some(4),
+    permissions: Some(64),
+    channels: Some(64),
+    connections: Some(8),
+};
 /// Unproven bytes that each shard grants a source network: some dozens of honest first requests.
 const UNPROVEN_BYTES_MIN: u32 = 4 * 1024;
 
@@ -227,28 +241,72 @@ mod tests {
     #[test]
     fn the_limits_of_all_shards_together_are_those_of_the_relay() {
         let mut config = RelayConfig::default();
-        config.limits.allocations_max = 1000;
-        config.limits.allocations_per_user_max = 16;
+        config.limits.total.allocations = Some(1000);
+        config.limits.per_user = quota(16, 256);
         config.limits.unproven_bytes_max = 64 * 1024;
         for shards in [1, 2, 4] {
             let part = config.shard_limits(shards);
-            assert_eq!(part.allocations_max * shards, 1000);
-            assert_eq!(part.allocations_per_user_max * shards, 16);
+            assert_eq!(part.total.allocations, Some(1000 / shards));
+            assert_eq!(part.per_user, quota(16 / shards, 256 / shards));
             assert_eq!(part.unproven_bytes_max as usize * shards, 64 * 1024);
         }
         let part = config.shard_limits(64);
-        assert_eq!(part.allocations_max, 16);
-        assert_eq!(part.allocations_per_user_max, 4);
+        assert_eq!(part.total.allocations, Some(16));
+        let least = (part.per_user.channels, part.per_user.connections);
+        assert_eq!(part.per_user.allocations, Some(4));
+        assert_eq!(least, (Some(64), Some(8)));
         assert_eq!(part.unproven_bytes_max, 4 * 1024);
         let mut realm = Realm::new("r");
-        realm.allocations_max = Some(1000);
-        realm.allocations_per_user_max = Some(16);
+        realm.quota.allocations = Some(1000);
+        realm.per_user.allocations = Some(16);
         for (shards, expected) in [(1, (1000, 16)), (4, (250, 4)), (16, (63, 4))] {
             let part = RelayConfig::shard_realm(&realm, shards);
-            let limits = (part.allocations_max, part.allocations_per_user_max);
+            let limits = (part.quota.allocations, part.per_user.allocations);
             assert_eq!(limits, (Some(expected.0), Some(expected.1)));
         }
-        config.limits.allocations_per_user_max = 2;
-        assert_eq!(config.shard_limits(64).allocations_per_user_max, 2);
+        config.limits.per_user.allocations = Some(2);
+        let part = config.shard_limits(64);
+        assert_eq!(part.per_user.allocations, Some(2));
+    }
+
+    #[test]
+    fn no_quota_is_exceeded_by_more_than_its_documentation_says() {
+        for whole in 0..=300 {
+            let mut config = RelayConfig::default();
+            config.limits.total = quota(whole, whole);
+            config.limits.per_user = quota(whole, whole);
+            config.limits.per_network = quota(whole, whole);
+            for shards in 1..=64 {
+                let part = config.shard_limits(shards);
+                let in_all = part.total.allocations.expect("is bounded") * shards;
+                assert!(
+                    (whole..whole + shards).contains(&in_all),
+                    "{whole} among {shards}"
+                );
+                assert_eq!(part.per_user, part.per_network);
+                let is_within = |part: Option<usize>, min: usize| {
+                    let in_all = part.expect("is bounded") * shards;
+                    let max = (whole + shards - 1).max(min.min(whole) * shards);
+                    (whole..=max).contains(&in_all)
+                };
+                assert!(
+                    is_within(part.per_user.allocations, 4),
+                    "{whole} among {shards}"
+                );
+                assert!(
+                    is_within(part.per_user.channels, 64),
+                    "{whole} among {shards}"
+                );
+            }
+        }
+    }
+
+    fn quota(allocations: usize, peers: usize) -> Quota {
+        Quota {
+            allocations: Some(allocations),
+            permissions: Some(peers),
+            channels: Some(peers),
+            connections: Some(peers),
+        }
     }
 }

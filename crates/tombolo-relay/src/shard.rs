@@ -302,7 +302,7 @@ impl Shard {
             allocations_by_realm: self
                 .core
                 .usage_by_realm()
-                .map(|(realm, count)| (realm.to_owned(), count as u64))
+                .map(|(realm, usage)| (realm.to_owned(), u64::from(usage.allocations)))
                 .collect(),
         }
     }

@@ -33,13 +33,13 @@ mod data;
 mod forward;
 mod icmp;
 mod info;
+mod ledger;
 mod mobility;
 mod nonce;
 mod operate;
 mod output;
 mod policy;
 mod ports;
-mod quota;
 mod reply;
 mod request;
 mod session;
@@ -62,6 +62,7 @@ pub use connection::ConnectionId;
 pub use forward::{Forward, Fragment, Header};
 pub use icmp::PeerError;
 pub use info::AllocationInfo;
+pub use ledger::{Quota, Usage};
 pub use operate::Drain;
 pub use output::{CloseReason, Command, Event, PortError, RequestId, Timer, Transmit};
 pub use policy::{AddressPolicy, Cidr, CidrError, Denial};
@@ -76,9 +77,9 @@ use budget::Budget;
 use connection::Connections;
 use counter::Counters;
 use icmp::IcmpTold;
+use ledger::Ledger;
 use operate::Draining;
 use ports::Ports;
-use quota::Quotas;
 use stray::Strays;
 use table::Allocations;
 use ticket::Tickets;
@@ -120,7 +121,7 @@ pub struct Server {
     next_request: u64,
     reservations: BTreeMap<ReservationToken, Reservation>,
     reservation_deadlines: BTreeSet<(Instant, ReservationToken)>,
-    quotas: Quotas,
+    ledger: Ledger,
     transmits: VecDeque<Transmit>,
     commands: VecDeque<Command>,
     events: VecDeque<Event>,
@@ -174,7 +175,7 @@ impl Server {
             next_request: 0,
             reservations: BTreeMap::new(),
             reservation_deadlines: BTreeSet::new(),
-            quotas: Quotas::default(),
+            ledger: Ledger::default(),
             transmits: VecDeque::new(),
             commands: VecDeque::new(),
             events: VecDeque::new(),
@@ -309,6 +310,9 @@ impl Server {
         {
             self.close(now, id, CloseReason::Expired);
         }
+        while let Some(id) = self.allocations.take_clearing(now) {
+            self.clear_expired(now, id);
+        }
         while let Some((deadline, id)) = self.authority.hook.next_deadline()
             && deadline <= now
         {
@@ -322,7 +326,7 @@ impl Server {
         {
             self.reservation_deadlines.pop_first();
             if let Some(reservation) = self.reservations.remove(&token) {
-                self.quotas.give_back(&reservation.user);
+                self.give_back_reservation(&reservation.user);
                 self.release(now, reservation.relay);
             }
         }
@@ -362,7 +366,9 @@ impl Server {
         let connection = connection.map(|(at, _)| (at, Timer::Connection));
         let stray = self.strays.next_deadline().map(|at| (at, Timer::Stray));
         let drain = self.drain_deadline().map(|at| (at, Timer::Drain));
-        let rare = [authentication, connection, stray, drain];
+        let clearing = self.allocations.next_clearing();
+        let clearing = clearing.map(|at| (at, Timer::Permission));
+        let rare = [clearing, authentication, connection, stray, drain];
         let all = [allocation, reservation].into_iter().chain(rare);
         all.flatten().min()
     }

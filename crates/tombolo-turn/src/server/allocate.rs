@@ -12,9 +12,9 @@ use tombolo_stun::{
 
 use super::address::{FiveTuple, RelayAddr, canonical};
 use super::allocation::{Allocation, Carrier, Relays};
-use super::auth::{Identity, Usage, User};
+use super::auth::{Identity, User};
+use super::ledger::{Holder, Network, Usage};
 use super::ports::Parity;
-use super::quota::Network;
 use super::reply::{Ask, Rejection};
 use super::stats::Refusal;
 use super::stray::ShardIndex;
@@ -212,19 +212,8 @@ impl Server {
     }
 
     fn check_room(&self, ask: Ask, identity: &Identity, wish: Wish) -> Result<(), Refusal> {
-        let user = &identity.user;
-        let usage = Usage {
-            of_user: self.quotas.of_user(user),
-            of_realm: self.quotas.of_realm(user.realm),
-        };
-        let per_user_max = self.limits.allocations_per_user_max;
-        self.authority
-            .check_quota(user, usage, wish.quota(), per_user_max)?;
-        self.check_network(ask.from.client)?;
-        if self.allocations.len() + self.pending.len() >= self.limits.allocations_max {
-            return Err(Refusal::CapacityReached);
-        }
-        Ok(())
+        let holder = holder_of(ask, &identity.user);
+        self.check_allocations(holder, wish.quota())
     }
 
     fn begin(
@@ -251,9 +240,8 @@ impl Server {
         if !steps.is_empty() && is_hopeless {
             return Err(Refusal::FamilyUnsupported.into());
         }
-        self.quotas.take(&identity.user);
-        let network = Network::of(ask.from.client);
-        self.quotas.take_of_network(network);
+        let holder = holder_of(ask, &identity.user);
+        self.ledger.take(holder, Usage::ALLOCATION);
         let asked = RelayAddr(ask.from.server);
         let tries_left = BIND_TRIES;
         let (failed, state) = (None, PendingState::Wanted);
@@ -346,9 +334,8 @@ impl Server {
     }
 
     fn abandon(&mut self, now: Instant, pending: Pending) {
-        self.quotas.give_back(&pending.identity.user);
-        let network = Network::of(pending.ask.from.client);
-        self.quotas.give_back_to_network(network);
+        let holder = holder_of(pending.ask, &pending.identity.user);
+        self.ledger.give_back(holder, Usage::ALLOCATION);
         for relay in pending.bound {
             self.release(now, relay);
         }
@@ -459,7 +446,11 @@ impl Server {
         let token = ReservationToken(token);
         let expires = now + RESERVATION_LIFETIME;
         // A reservation counts like an allocation, or ports could be hoarded.
-        self.quotas.take(&identity.user);
+        let holder = Holder {
+            user: &identity.user,
+            network: None,
+        };
+        self.ledger.take(holder, Usage::ALLOCATION);
         self.reservations.insert(
             token,
             Reservation {
@@ -488,8 +479,15 @@ impl Server {
         let (relay, expires) = (reservation.relay, reservation.expires);
         self.reservations.remove(&token);
         self.reservation_deadlines.remove(&(expires, token));
-        self.quotas.give_back(&identity.user);
+        self.give_back_reservation(&identity.user);
         Ok(relay)
+    }
+
+    /// Usage a reservation no more.
+    pub(super) fn give_back_reservation(&mut self, user: &User) {
+        let network = None;
+        let holder = Holder { user, network };
+        self.ledger.give_back(holder, Usage::ALLOCATION);
     }
 }
 
@@ -526,7 +524,7 @@ impl Wish {
 
 impl Wish {
     /// Returns how much of the user's quota the wish takes beyond what it already has.
-    fn quota(self) -> usize {
+    fn quota(self) -> u32 {
         match self {
             Self::Reserved(_) => 0,
             Self::One(_, _) | Self::Both(_) => 1,
@@ -542,6 +540,11 @@ impl Step {
             Self::Next => None,
         }
     }
+}
+
+fn holder_of(ask: Ask, user: &User) -> Holder<'_> {
+    let network = Some(Network::of(ask.from.client));
+    Holder { user, network }
 }
 
 /// Makes attributes of a success reply, without its header.

@@ -6,15 +6,15 @@ use tombolo_stun::{AddressFamily, ChannelNumber, TransactionId};
 use super::address::{FiveTuple, RelayAddr};
 use super::auth::{Identity, TokenSession, User};
 use super::bandwidth::{Bandwidth, Bucket, Millis};
+use super::ledger::{Holder, Network, Usage};
 use super::mobility::Mobility;
-use super::quota::Network;
 use super::sorted::Sorted;
 use super::stats::Refusal;
 
 /// What the server keeps for one client. See RFC 8656 §3.2.
 ///
-/// Permissions and channels end by the clock: one that is over is as good as absent, and is
-/// cleared away when room is needed. So they need no timers.
+/// Permissions and channels end by the clock: one that is over is as good as absent. They have one
+/// timer together, which clears away what is over so that it counts no more.
 pub(super) struct Allocation {
     pub(super) client: FiveTuple,
     pub(super) user: User,
@@ -25,6 +25,12 @@ pub(super) struct Allocation {
     pub(super) traffic: Traffic,
     /// The network that it counts for: the client's.
     pub(super) network: Network,
+    /// What the ledger has of it.
+    pub(super) booked: Usage,
+    /// TCP connections to peers.
+    pub(super) connections: u32,
+    /// When to look whether permissions or channels are over.
+    pub(super) clearing: Option<Instant>,
     bucket_to_peer: Bucket,
     bucket_to_client: Bucket,
     /// The transaction that made it, and what the answer said, for retransmissions.
@@ -128,6 +134,9 @@ impl Allocation {
             expires,
             traffic: Traffic::default(),
             network: Network::of(client.client),
+            booked: Usage::ALLOCATION,
+            connections: 0,
+            clearing: None,
             bucket_to_peer: Bucket::default(),
             bucket_to_client: Bucket::default(),
             transaction,
@@ -187,7 +196,7 @@ impl Allocation {
         self.peer_of(now, number).map(|_| number)
     }
 
-    /// Counts a payload on its way to a peer, if the allocation's bandwidth allows it.
+    /// Usage a payload on its way to a peer, if the allocation's bandwidth allows it.
     pub(super) fn spend_to_peer(
         &mut self,
         meter: Option<Meter>,
@@ -202,7 +211,7 @@ impl Allocation {
         Ok(())
     }
 
-    /// Counts a payload on its way to the client, if the allocation's bandwidth allows it.
+    /// Usage a payload on its way to the client, if the allocation's bandwidth allows it.
     pub(super) fn spend_to_client(
         &mut self,
         meter: Option<Meter>,
@@ -239,7 +248,7 @@ impl Allocation {
         Ok(at)
     }
 
-    /// Counts permissions and channels that are not over.
+    /// Usage permissions and channels that are not over.
     pub(super) fn count_live(&self, now: Instant) -> (usize, usize) {
         let permissions = self.permissions.values();
         let channels = self.channels.values().map(|channel| &channel.expires);
@@ -249,92 +258,89 @@ impl Allocation {
         )
     }
 
-    /// Tells whether all of `peers` can have permissions.
-    pub(super) fn has_room_for(&mut self, now: Instant, peers: &[IpAddr], max: usize) -> bool {
-        let new = |this: &Self| {
-            peers
-                .iter()
-                .filter(|peer| !this.permissions.contains_key(peer))
-                .count()
-        };
-        if self.permissions.len() + new(self) > max {
-            self.permissions.retain(|_, expires| now < *expires);
+    /// Returns what it has that counts.
+    pub(super) fn held(&self) -> Usage {
+        let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        Usage {
+            allocations: 1,
+            permissions: count(self.permissions.len()),
+            channels: count(self.channels.len()),
+            connections: self.connections,
         }
-        self.permissions.len() + new(self) <= max
     }
 
-    /// Ends permissions and channels to peers that `is_allowed` does not allow.
+    /// Returns for whom it counts.
+    pub(super) fn holder(&self) -> Holder<'_> {
+        Holder {
+            user: &self.user,
+            network: Some(self.network),
+        }
+    }
+
+    /// Returns when the first of its permissions and channels is over.
+    pub(super) fn first_end(&self) -> Option<Instant> {
+        let channels = self.channels.values().map(|channel| channel.expires);
+        self.permissions.values().copied().chain(channels).min()
+    }
+
+    /// Forgets permissions and channels that are over.
+    pub(super) fn clear_expired(&mut self, now: Instant) {
+        self.retain_peers(now, |_| true);
+    }
+
+    /// Returns what it would have more with permissions for these peers, each of which is there once.
+    pub(super) fn lacks_permissions(&self, peers: &[IpAddr]) -> Usage {
+        let new = peers
+            .iter()
+            .filter(|peer| !self.permissions.contains_key(peer));
+        Usage {
+            permissions: u32::try_from(new.count()).unwrap_or(u32::MAX),
+            ..Usage::default()
+        }
+    }
+
+    /// Returns what it would have more with this channel, if that can be. See RFC 8656 §12.2. Ask
+    /// [`Self::clear_expired`] before.
+    pub(super) fn lacks_channel(
+        &self,
+        number: ChannelNumber,
+        peer: SocketAddr,
+    ) -> Result<Usage, Refusal> {
+        let is_new = match (self.channels.get(&number), self.number_by_peer.get(&peer)) {
+            (None, None) => true,
+            (Some(channel), Some(_)) if channel.peer == peer => false,
+            (_, _) => return Err(Refusal::ChannelConflict),
+        };
+        Ok(Usage {
+            channels: u32::from(is_new),
+            ..self.lacks_permissions(&[peer.ip()])
+        })
+    }
+
+    /// Ends permissions and channels that are over, or to peers that `is_allowed` does not allow.
     pub(super) fn retain_peers(&mut self, now: Instant, is_allowed: impl Fn(IpAddr) -> bool) {
         self.permissions
             .retain(|peer, expires| now < *expires && is_allowed(*peer));
-        let barred = self
-            .number_by_peer
-            .iter()
-            .filter(|(peer, _)| !is_allowed(peer.ip()));
-        let barred: Vec<ChannelNumber> = barred.map(|(_, number)| *number).collect();
-        barred.into_iter().for_each(|number| self.unbind(number));
+        self.channels
+            .retain(|_, channel| now < channel.expires && is_allowed(channel.peer.ip()));
+        let channels = &self.channels;
+        self.number_by_peer
+            .retain(|_, number| channels.contains_key(number));
     }
 
-    /// Installs or refreshes a permission. See RFC 8656 §9. Ask [`Self::has_room_for`] before.
+    /// Installs or refreshes a permission. See RFC 8656 §9. Ask [`Self::lacks_permissions`] before.
     pub(super) fn permit(&mut self, now: Instant, peer: IpAddr) {
         self.permissions.insert(peer, now + PERMISSION_LIFETIME);
     }
 
-    /// Binds or refreshes a channel and its permission. See RFC 8656 §12.2.
-    pub(super) fn bind(
-        &mut self,
-        now: Instant,
-        number: ChannelNumber,
-        peer: SocketAddr,
-        limits: BindLimits,
-    ) -> Result<(), Refusal> {
-        let is_elsewhere = self.peer_of(now, number).is_some_and(|bound| bound != peer);
-        let is_otherwise = self
-            .number_of(now, peer)
-            .is_some_and(|bound| bound != number);
-        if is_elsewhere || is_otherwise {
-            return Err(Refusal::ChannelConflict);
-        }
-        self.unbind(number);
-        if let Some(expired) = self.number_by_peer.get(&peer).copied() {
-            self.unbind(expired);
-        }
-        if self.channels.len() >= limits.channels_max {
-            self.channels.retain(|_, channel| now < channel.expires);
-            let channels = &self.channels;
-            self.number_by_peer
-                .retain(|_, number| channels.contains_key(number));
-        }
-        if self.channels.len() >= limits.channels_max {
-            return Err(Refusal::ChannelsFull);
-        }
-        if !self.has_room_for(now, &[peer.ip()], limits.permissions_max) {
-            return Err(Refusal::PermissionsFull);
-        }
+    /// Binds or refreshes a channel and its permission. See RFC 8656 §12.2. Ask
+    /// [`Self::lacks_channel`] before.
+    pub(super) fn bind(&mut self, now: Instant, number: ChannelNumber, peer: SocketAddr) {
         self.permit(now, peer.ip());
-        self.channels.insert(
-            number,
-            Channel {
-                peer,
-                expires: now + CHANNEL_LIFETIME,
-            },
-        );
+        let expires = now + CHANNEL_LIFETIME;
+        self.channels.insert(number, Channel { peer, expires });
         self.number_by_peer.insert(peer, number);
-        Ok(())
     }
-
-    fn unbind(&mut self, number: ChannelNumber) {
-        if let Some(channel) = self.channels.remove(&number) {
-            self.number_by_peer.remove(&channel.peer);
-        }
-    }
-}
-
-/// Bounds that [`Allocation::bind`] keeps.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct BindLimits {
-    pub(super) channels_max: usize,
-    pub(super) permissions_max: usize,
 }
 
 impl Relays {

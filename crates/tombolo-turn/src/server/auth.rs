@@ -27,6 +27,7 @@ pub(super) use realm::RealmId;
 
 use super::address::FiveTuple;
 use super::config::Config;
+use super::ledger::Quota;
 use super::nonce::Nonces;
 use super::stats::Refusal;
 use oauth::Opener;
@@ -128,13 +129,6 @@ impl User {
 pub(super) enum Seal {
     Sha1,
     Sha256,
-}
-
-/// Allocations, those in the making and reservations that count.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Usage {
-    pub(super) of_user: usize,
-    pub(super) of_realm: usize,
 }
 
 /// What is known about the sender of a request.
@@ -259,27 +253,13 @@ impl Authority {
             .unwrap_or_default()
     }
 
-    /// Checks that a user may have `more` allocations besides those that it and its realm have.
-    pub(super) fn check_quota(
-        &self,
-        user: &User,
-        usage: Usage,
-        more: usize,
-        per_user_max: usize,
-    ) -> Result<(), Refusal> {
-        let chamber = self
-            .chambers
-            .iter()
-            .find(|chamber| chamber.id == user.realm);
-        let of_user = chamber.and_then(|chamber| chamber.allocations_per_user_max);
-        if usage.of_user + more > of_user.unwrap_or(per_user_max) {
-            return Err(Refusal::QuotaReached);
-        }
-        let of_realm = chamber.and_then(|chamber| chamber.allocations_max);
-        if of_realm.is_some_and(|max| usage.of_realm + more > max) {
-            return Err(Refusal::RealmFull);
-        }
-        Ok(())
+    /// Returns what a realm may have, and each of its users.
+    pub(super) fn quotas_of(&self, realm: RealmId) -> (Quota, Quota) {
+        let mut chambers = self.chambers.iter();
+        let chamber = chambers.find(|chamber| chamber.id == realm);
+        chamber.map_or_else(Default::default, |chamber| {
+            (chamber.quota, chamber.per_user)
+        })
     }
 
     pub(super) fn realm_name(&self, id: RealmId) -> &str {

@@ -61,7 +61,8 @@ impl Budget {
             u64::from_be_bytes([a, b, c, d, e, f, g, h]),
             u64::from_be_bytes([i, j, k, l, m, n, o, p]),
         );
-        let places = limits.allocations_max.clamp(PLACES_MIN, PLACES_MAX);
+        let places = limits.total.allocations;
+        let places = places.map_or(PLACES_MAX, |max| max.clamp(PLACES_MIN, PLACES_MAX));
         Self {
             start: now,
             keys,
@@ -254,6 +255,7 @@ mod tests {
     use rand::rngs::ChaCha12Rng;
     use rand::{RngExt, SeedableRng};
 
+    use super::super::ledger::Quota;
     use super::*;
 
     #[test]
@@ -378,7 +380,10 @@ mod tests {
         let limits = Limits {
             unproven_bytes_max: network,
             unproven_total_bytes_max: common,
-            allocations_max: 1024,
+            total: Quota {
+                allocations: Some(1024),
+                ..Quota::default()
+            },
             ..Limits::default()
         };
         Budget::new(Instant::now(), [1; 32], &limits)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::auth::{Realm, Sha256Offer};
 use super::bandwidth::Bandwidth;
+use super::ledger::Quota;
 use super::policy::{AddressPolicy, Cidr};
 use super::stray::ShardIndex;
 
@@ -158,21 +159,17 @@ impl fmt::Debug for Config {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Allocations of the shard, those in the making included. About 1 KiB each.
-    pub allocations_max: usize,
-    /// Allocations and reservations per user.
-    pub allocations_per_user_max: usize,
-    /// Allocations per source network (IPv4 /24, IPv6 /48).
-    pub allocations_per_network_max: usize,
+    /// What all clients of the shard together may have.
+    pub total: Quota,
+    /// What each user may have. A realm may say something else, see [`Realm::per_user`].
+    pub per_user: Quota,
+    /// What the clients of each source network (IPv4 /24, IPv6 /48) may have.
+    pub per_network: Quota,
+    /// What each allocation may have; of allocations it is but one.
+    pub per_allocation: Quota,
     /// Payload through each allocation. `None` (the default): as much as comes. What goes over TCP
     /// to a peer is not measured.
     pub bandwidth: Option<Bandwidth>,
-    /// Permissions per allocation.
-    pub permissions_max: usize,
-    /// Channels per allocation.
-    pub channels_max: usize,
-    /// TCP connections per allocation, those being made included.
-    pub connections_max: usize,
     /// TCP connections of the shard that are being made or wait for their client.
     pub connections_waiting_max: usize,
     /// Replies waiting for `poll_transmit`.
@@ -204,13 +201,29 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            allocations_max: 16_384,
-            allocations_per_user_max: 16,
-            allocations_per_network_max: 4096,
+            total: Quota {
+                allocations: Some(16_384),
+                permissions: Some(262_144),
+                channels: Some(262_144),
+                connections: Some(4096),
+            },
+            per_user: Quota {
+                allocations: Some(16),
+                ..Quota::default()
+            },
+            per_network: Quota {
+                allocations: Some(4096),
+                permissions: Some(65_536),
+                channels: Some(65_536),
+                connections: Some(1024),
+            },
+            per_allocation: Quota {
+                allocations: None,
+                permissions: Some(256),
+                channels: Some(256),
+                connections: Some(32),
+            },
             bandwidth: None,
-            permissions_max: 256,
-            channels_max: 256,
-            connections_max: 32,
             connections_waiting_max: 1024,
             transmits_max: 4096,
             events_max: 4096,

@@ -15,6 +15,7 @@ use super::allocate::bad;
 use super::allocation::Carrier;
 use super::auth::Identity;
 use super::connection::{Connection, ConnectionId, State};
+use super::ledger::Usage;
 use super::reply::{Ask, Rejection};
 use super::stats::Refusal;
 use super::table::AllocationId;
@@ -179,7 +180,7 @@ impl Server {
     pub(super) fn close_connections(&mut self, id: AllocationId) {
         let ids: Vec<ConnectionId> = self.connections.of_allocation(id).collect();
         for connection in ids {
-            self.connections.remove(connection);
+            self.remove_connection(connection);
             self.commands.push_back(Command::ClosePeer { connection });
         }
     }
@@ -197,14 +198,14 @@ impl Server {
     /// Closes the connection to the peer whose other half a client has closed.
     pub(super) fn on_data_client_gone(&mut self, client: FiveTuple) {
         if let Some(connection) = self.connections.of_client(&client) {
-            self.connections.remove(connection);
+            self.remove_connection(connection);
             self.commands.push_back(Command::ClosePeer { connection });
         }
     }
 
     /// Forgets a connection, and answers the request that waits for it.
     pub(super) fn fail_connecting(&mut self, now: Instant, id: ConnectionId) {
-        let Some(connection) = self.connections.remove(id) else {
+        let Some(connection) = self.remove_connection(id) else {
             return;
         };
         if let State::Connecting { ask, identity, .. } = connection.state {
@@ -216,10 +217,7 @@ impl Server {
         if self.connections.has_peer(id, peer) {
             return Err(Refusal::ConnectionExists);
         }
-        let own = self.connections.of_allocation(id).count();
-        if own >= self.limits.connections_max {
-            return Err(Refusal::ConnectionsFull);
-        }
+        self.check_more(id, Usage::CONNECTION)?;
         if self.connections.waiting() >= self.limits.connections_waiting_max {
             return Err(Refusal::ConnectionsFull);
         }
@@ -242,7 +240,20 @@ impl Server {
                 state,
             },
         );
+        if let Some(allocation) = self.allocations.get_mut(id) {
+            allocation.connections += 1;
+            self.ledger.settle(allocation);
+        }
         connection
+    }
+
+    fn remove_connection(&mut self, id: ConnectionId) -> Option<Connection> {
+        let connection = self.connections.remove(id)?;
+        if let Some(allocation) = self.allocations.get_mut(connection.allocation) {
+            allocation.connections -= 1;
+            self.ledger.settle(allocation);
+        }
+        Some(connection)
     }
 
     fn indicate_attempt(&mut self, client: FiveTuple, peer: SocketAddr, id: ConnectionId) {

@@ -2,6 +2,7 @@ use std::time::Instant;
 
 use super::address::{FiveTuple, RelayAddr};
 use super::allocation::{Carrier, Path, Traffic};
+use super::ledger::Usage;
 use super::{CloseReason, Server};
 
 /// An allocation as an operator sees it.
@@ -26,6 +27,8 @@ pub struct AllocationInfo {
     pub permissions: usize,
     /// Channels that are bound.
     pub channels: usize,
+    /// TCP connections to peers, those that are being made included.
+    pub connections: usize,
     /// What is known about the path to its client.
     pub path: Path,
     /// What went through it since it was made.
@@ -48,16 +51,23 @@ impl Server {
                 expires: allocation.expires,
                 permissions,
                 channels,
+                connections: allocation.connections as usize,
                 path: allocation.path,
                 traffic: allocation.traffic,
             }
         })
     }
 
-    /// Iterates over the realms in which somebody has allocations or reservations, with how many.
-    pub fn usage_by_realm(&self) -> impl Iterator<Item = (&str, usize)> + '_ {
-        let usage = self.quotas.by_realm();
-        usage.map(|(realm, count)| (self.authority.realm_name(realm), count))
+    /// Returns what all clients of the shard have.
+    pub fn usage(&self) -> Usage {
+        self.ledger.total()
+    }
+
+    /// Iterates over the realms in which somebody has allocations or reservations, with what they
+    /// have.
+    pub fn usage_by_realm(&self) -> impl Iterator<Item = (&str, Usage)> + '_ {
+        let usage = self.ledger.by_realm();
+        usage.map(|(realm, usage)| (self.authority.realm_name(realm), usage))
     }
 
     /// Ends the allocation of a client as an operator wishes; the client finds out by its next

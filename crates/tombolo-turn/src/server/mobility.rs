@@ -10,7 +10,6 @@ use super::allocate::{bad, requested_lifetime, seconds};
 use super::auth::{Identity, User};
 use super::output::{CloseReason, Event};
 use super::policy::Denial;
-use super::quota::Network;
 use super::reply::{Ask, Rejection};
 use super::stats::Refusal;
 use super::table::AllocationId;
@@ -137,7 +136,7 @@ impl Server {
             return Ok(());
         }
         // Nothing that can fail comes after this.
-        self.move_network(id, ask.from)?;
+        self.move_network(id, ask.from.client)?;
         let lifetime = self.granted_lifetime(now, identity, requested);
         self.begin_move(now, ask, identity, lifetime, id)
     }
@@ -170,23 +169,6 @@ impl Server {
         Ok(())
     }
 
-    /// Counts an allocation for the network that its client comes from now.
-    fn move_network(&mut self, id: AllocationId, from: FiveTuple) -> Result<(), Refusal> {
-        let to = Network::of(from.client);
-        let before = self.allocations.get(id).map(|one| one.network);
-        let before = before.ok_or(Refusal::AllocationMissing)?;
-        if before == to {
-            return Ok(());
-        }
-        self.check_network(from.client)?;
-        self.quotas.take_of_network(to);
-        self.quotas.give_back_to_network(before);
-        if let Some(allocation) = self.allocations.get_mut(id) {
-            allocation.network = to;
-        }
-        Ok(())
-    }
-
     fn begin_move(
         &mut self,
         now: Instant,
@@ -200,6 +182,7 @@ impl Server {
         let allocation = self.allocations.require_mut(id)?;
         // Peers are judged anew by the policy of today.
         allocation.retain_peers(now, |peer| policy.check_ip(peer).is_ok());
+        self.ledger.settle(allocation);
         let (client, user) = (allocation.client, allocation.user.clone());
         let Some(mobility) = &mut allocation.mobility else {
             return Err(Refusal::AllocationMissing.into());

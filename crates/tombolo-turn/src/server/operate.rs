@@ -84,6 +84,7 @@ impl Server {
         let policy = &self.policy;
         for allocation in self.allocations.iter_mut() {
             allocation.retain_peers(now, |peer| policy.check_ip(peer).is_ok());
+            self.ledger.settle(allocation);
         }
         self.close_barred_connections(now);
     }

@@ -180,6 +180,8 @@ pub enum CloseReason {
 pub enum Timer {
     /// End an allocation.
     Allocation,
+    /// Clear permissions or channels away that are over.
+    Permission,
     /// Give a reserved port back.
     Reservation,
     /// Give up waiting for an answer about a user.

@@ -8,7 +8,7 @@ use tombolo_stun::{
 
 use super::address::{RelayAddr, canonical};
 use super::allocate::{bad, bad_family, requested_lifetime, seconds};
-use super::allocation::{BindLimits, Carrier};
+use super::allocation::Carrier;
 use super::auth::{Identity, User};
 use super::reply::{Ask, Rejection};
 use super::stats::Refusal;
@@ -67,7 +67,7 @@ impl Server {
         message: &Message<'_>,
         id: AllocationId,
     ) -> Result<(), Rejection> {
-        let permissions_max = self.limits.permissions_max;
+        self.clear_expired(now, id);
         let allocation = self.allocations.require_mut(id)?;
         let mut peers = Vec::new();
         for peer in message.all::<XorPeerAddress>() {
@@ -81,12 +81,9 @@ impl Server {
         }
         peers.sort_unstable();
         peers.dedup();
-        if !allocation.has_room_for(now, &peers, permissions_max) {
-            return Err(Refusal::PermissionsFull.into());
-        }
-        peers
-            .into_iter()
-            .for_each(|peer| allocation.permit(now, peer));
+        let more = allocation.lacks_permissions(&peers);
+        self.check_more(id, more)?;
+        self.permit_all(now, id, &peers);
         self.accept(ask, identity, |_| {});
         Ok(())
     }
@@ -102,17 +99,19 @@ impl Server {
     ) -> Result<(), Rejection> {
         let number = message.required::<ChannelNumber>().map_err(bad)?;
         let XorPeerAddress(peer) = message.required().map_err(bad)?;
-        let limits = BindLimits {
-            channels_max: self.limits.channels_max,
-            permissions_max: self.limits.permissions_max,
-        };
+        self.clear_expired(now, id);
         let allocation = self.allocations.require_mut(id)?;
         if allocation.carrier != Carrier::Udp {
             return Err(Refusal::CarrierWrong.into());
         }
         allocation.relays.toward(peer.ip())?;
         self.policy.check(peer)?;
-        allocation.bind(now, number, peer, limits)?;
+        let more = allocation.lacks_channel(number, peer)?;
+        self.check_more(id, more)?;
+        if let Some(allocation) = self.allocations.get_mut(id) {
+            allocation.bind(now, number, peer);
+        }
+        self.settle(id);
         self.accept(ask, identity, |_| {});
         Ok(())
     }
@@ -127,18 +126,41 @@ impl Server {
         let user = User::time_limited(self.authority.default_realm(), user);
         let ids: Vec<AllocationId> = self.allocations.ids_of(&user).collect();
         for id in ids {
-            let Some(allocation) = self.allocations.get_mut(id) else {
+            self.clear_expired(now, id);
+            let allocation = self.allocations.get(id);
+            let Some(allocation) = allocation.filter(|one| one.relays.toward(peer).is_ok()) else {
                 continue;
             };
-            if allocation.relays.toward(peer).is_err() {
-                continue;
-            }
-            if allocation.has_room_for(now, &[peer], self.limits.permissions_max) {
-                allocation.permit(now, peer);
-            } else {
-                self.stats.refuse(Refusal::PermitRefused);
+            let more = allocation.lacks_permissions(&[peer]);
+            match self.check_more(id, more) {
+                Ok(()) => self.permit_all(now, id, &[peer]),
+                Err(_) => self.stats.refuse(Refusal::PermitRefused),
             }
         }
+    }
+
+    /// Installs or refreshes permissions, for which there is room.
+    fn permit_all(&mut self, now: Instant, id: AllocationId, peers: &[IpAddr]) {
+        if let Some(allocation) = self.allocations.get_mut(id) {
+            peers.iter().for_each(|peer| allocation.permit(now, *peer));
+        }
+        self.settle(id);
+    }
+
+    /// Clears away what is over of an allocation's permissions and channels.
+    pub(super) fn clear_expired(&mut self, now: Instant, id: AllocationId) {
+        if let Some(allocation) = self.allocations.get_mut(id) {
+            allocation.clear_expired(now);
+        }
+        self.settle(id);
+    }
+
+    /// Books what an allocation has now, and notes when some of it will be over.
+    pub(super) fn settle(&mut self, id: AllocationId) {
+        if let Some(allocation) = self.allocations.get_mut(id) {
+            self.ledger.settle(allocation);
+        }
+        self.allocations.plan_clearing(id);
     }
 
     /// Ends an allocation, or only its address of one family where it has two.
@@ -160,15 +182,15 @@ impl Server {
 
     /// Removes an allocation with all that belongs to it.
     pub(super) fn close(&mut self, now: Instant, id: AllocationId, reason: CloseReason) {
+        self.close_connections(id);
         let Some(allocation) = self.allocations.remove(id) else {
             return;
         };
-        self.close_connections(id);
         for relay in allocation.relays.iter() {
             self.release(now, relay);
         }
-        self.quotas.give_back(&allocation.user);
-        self.quotas.give_back_to_network(allocation.network);
+        self.ledger
+            .give_back(allocation.holder(), allocation.booked);
         self.stats.allocations = self.allocations.len() as u64;
         if reason == CloseReason::Expired {
             self.stats.allocations_expired += 1;

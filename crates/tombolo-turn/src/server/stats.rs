@@ -189,6 +189,14 @@ refusals! {
     TicketUsed = 400, "ticket already used";
     /// The client's network has as many allocations as it may.
     NetworkFull = 486, "allocation quota reached for this network";
+    /// The user has as many permissions, channels or connections as it may.
+    UserPeersFull = 508, "no room for another peer of this user";
+    /// The realm has as many permissions, channels or connections as it may.
+    RealmPeersFull = 508, "no room for another peer of this realm";
+    /// The client's network has as many permissions, channels or connections as it may.
+    NetworkPeersFull = 508, "no room for another peer of this network";
+    /// The shard has as many permissions, channels or connections as it may.
+    PeersFull = 508, "no room for another peer";
     /// A payload beyond the allocation's bandwidth.
     BandwidthUsed = 0, "bandwidth of the allocation used up";
     /// ChannelData on a channel that is not bound.

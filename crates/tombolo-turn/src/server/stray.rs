@@ -48,8 +48,8 @@ impl Server {
         if shard.0 >= self.shards {
             return Err(Refusal::ShardUnknown);
         }
-        let user_max = self.limits.allocations_per_user_max;
-        let max = self.limits.allocations_max;
+        let max = self.limits.total.allocations.unwrap_or(STRAYS_MAX);
+        let user_max = self.allocations_max_of(&identity.user).unwrap_or(max);
         let room = StrayRoom { user_max, max };
         self.strays
             .insert(now, ask.from, shard, &identity.user, room)?;
@@ -169,6 +169,8 @@ impl Strays {
     }
 }
 
+/// Where the number of allocations has no bound.
+const STRAYS_MAX: usize = 16_384;
 /// The longest lifetime that RFC 8656 §7.2 recommends: a client that lets it pass without a Refresh
 /// has no allocation any more.
 const IDLE_MAX: Duration = Duration::from_secs(3600);

@@ -24,6 +24,8 @@ pub(super) struct Allocations {
     /// Those whose clients are away, by the addresses that they had.
     absent: BTreeSet<(FiveTuple, AllocationId)>,
     deadlines: BTreeSet<(Instant, AllocationId)>,
+    /// When to look whose permissions and channels are over.
+    clearings: BTreeSet<(Instant, AllocationId)>,
 }
 
 /// Keys of the tables' hashes: as long as they are secret, nobody can choose addresses that collide.
@@ -56,6 +58,7 @@ impl Allocations {
             id_by_serial: BTreeMap::new(),
             absent: BTreeSet::new(),
             deadlines: BTreeSet::new(),
+            clearings: BTreeSet::new(),
         }
     }
 
@@ -103,6 +106,9 @@ impl Allocations {
             }
         }
         self.deadlines.remove(&(allocation.expires, id));
+        if let Some(due) = allocation.clearing {
+            self.clearings.remove(&(due, id));
+        }
         Some(allocation)
     }
 
@@ -232,6 +238,39 @@ impl Allocations {
     pub(super) fn forget_relay(&mut self, relay: RelayAddr) {
         self.id_by_relay.remove(&relay);
         self.id_by_listener.remove(&relay);
+    }
+
+    /// Notes when the first permission or channel of an allocation will be over. What is refreshed
+    /// meanwhile is seen then; so a refresh costs nothing here.
+    pub(super) fn plan_clearing(&mut self, id: AllocationId) {
+        let Some(allocation) = self.slots.get_mut(id.0).and_then(Option::as_mut) else {
+            return;
+        };
+        let due = allocation.first_end();
+        let planned = allocation.clearing;
+        if planned.is_some_and(|planned| due.is_some_and(|due| planned <= due)) {
+            return;
+        }
+        allocation.clearing = due;
+        if let Some(planned) = planned {
+            self.clearings.remove(&(planned, id));
+        }
+        self.clearings.extend(due.map(|due| (due, id)));
+    }
+
+    /// Takes an allocation of whose permissions and channels some may be over by now.
+    pub(super) fn take_clearing(&mut self, now: Instant) -> Option<AllocationId> {
+        let (_, id) = self.clearings.first().filter(|(due, _)| *due <= now)?;
+        let id = *id;
+        self.clearings.pop_first();
+        if let Some(allocation) = self.get_mut(id) {
+            allocation.clearing = None;
+        }
+        Some(id)
+    }
+
+    pub(super) fn next_clearing(&self) -> Option<Instant> {
+        self.clearings.first().map(|(due, _)| *due)
     }
 
     pub(super) fn next_expiry(&self) -> Option<(Instant, AllocationId)> {

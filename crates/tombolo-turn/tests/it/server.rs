@@ -14,6 +14,7 @@ mod hostile;
 mod icmp;
 mod info;
 mod lab;
+mod ledger;
 mod limits;
 mod mobility;
 mod operate;

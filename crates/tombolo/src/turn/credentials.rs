@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::digest::{Context, SHA256};
 use tombolo_relay::HookConfig;
-use tombolo_turn::server::{self, HookMode, TokenKey};
+use tombolo_turn::server::{self, HookMode, Quota, TokenKey};
 use tombolo_wire::token::VerifyingKey;
 
 use super::file::{File, Hook, OAuth, Realm};
@@ -79,8 +79,18 @@ fn core_realm(
     };
     core.origins.clone_from(&realm.origins);
     core.listen.clone_from(&realm.listen);
-    core.allocations_max = realm.allocations;
-    core.allocations_per_user_max = realm.allocations_per_user;
+    core.quota = Quota {
+        allocations: realm.allocations,
+        permissions: realm.permissions,
+        channels: realm.channels,
+        connections: realm.peer_connections,
+    };
+    core.per_user = Quota {
+        allocations: realm.allocations_per_user,
+        permissions: realm.permissions_per_user,
+        channels: realm.channels_per_user,
+        connections: realm.peer_connections_per_user,
+    };
     for (kid, secret) in &realm.device_keys {
         let key = VerifyingKey::hs256(secret.0.as_bytes())
             .with_context(|| format!("device key {kid}"))?;

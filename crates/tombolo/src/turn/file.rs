@@ -115,6 +115,18 @@ pub(crate) struct Realm {
     pub(crate) allocations: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) allocations_per_user: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) permissions: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) permissions_per_user: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) channels: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) channels_per_user: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) peer_connections: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) peer_connections_per_user: Option<usize>,
     /// Secrets of device tokens (HS256), by the name of the key.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) device_keys: BTreeMap<String, Secret>,
@@ -169,12 +181,34 @@ pub(crate) struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) allocations_per_user: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) allocations_per_network: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) permissions: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) permissions_per_user: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) permissions_per_network: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) permissions_per_allocation: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) channels: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) channels_per_user: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) channels_per_network: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) channels_per_allocation: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) peer_connections: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) peer_connections_per_user: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) peer_connections_per_network: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) peer_connections_per_allocation: Option<usize>,
     /// Payload of an allocation in each direction.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) bytes_per_second: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) channels_per_allocation: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) unproven_bytes_per_second: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tombolo_relay::{Certificates, IoMode, RelayConfig};
-use tombolo_turn::server::{self, Bandwidth, Cidr, Sha256Offer};
+use tombolo_turn::server::{self, Bandwidth, Cidr, Quota, Sha256Offer};
 
 use super::args::ServerArgs;
 use super::credentials::{fleet_key, hook, realms};
@@ -279,19 +279,48 @@ fn limit(relay: &mut RelayConfig, limits: &Limits) {
     fn set<T: Copy>(bound: &mut T, given: Option<T>) {
         *bound = given.unwrap_or(*bound);
     }
-    set(&mut relay.limits.allocations_max, limits.allocations);
-    set(
-        &mut relay.limits.allocations_per_user_max,
-        limits.allocations_per_user,
-    );
-    set(
-        &mut relay.limits.permissions_max,
-        limits.permissions_per_allocation,
-    );
-    set(
-        &mut relay.limits.channels_max,
-        limits.channels_per_allocation,
-    );
+    let quota = |allocations, permissions, channels, connections| Quota {
+        allocations,
+        permissions,
+        channels,
+        connections,
+    };
+    let given = [
+        quota(
+            limits.allocations,
+            limits.permissions,
+            limits.channels,
+            limits.peer_connections,
+        ),
+        quota(
+            limits.allocations_per_user,
+            limits.permissions_per_user,
+            limits.channels_per_user,
+            limits.peer_connections_per_user,
+        ),
+        quota(
+            limits.allocations_per_network,
+            limits.permissions_per_network,
+            limits.channels_per_network,
+            limits.peer_connections_per_network,
+        ),
+        quota(
+            None,
+            limits.permissions_per_allocation,
+            limits.channels_per_allocation,
+            limits.peer_connections_per_allocation,
+        ),
+    ];
+    let bounds = &mut relay.limits;
+    let bounds = [
+        &mut bounds.total,
+        &mut bounds.per_user,
+        &mut bounds.per_network,
+        &mut bounds.per_allocation,
+    ];
+    for (bound, given) in bounds.into_iter().zip(given) {
+        *bound = given.or(*bound);
+    }
     set(
         &mut relay.limits.unproven_bytes_max,
         limits.unproven_bytes_per_second,
@@ -478,8 +507,8 @@ mod tests {
             [realm.oauth]\nserver-name = 's'\nkeys = { a = 'AAAAAAAAAAAAAAAAAAAAAA==' }\n";
         let relay = of_file(text).expect("it is right").relay;
         assert_eq!(relay.realm.hook, server::HookMode::Unknown);
-        assert_eq!(relay.realm.allocations_max, Some(7));
-        assert_eq!(relay.realm.allocations_per_user_max, Some(3));
+        assert_eq!(relay.realm.quota.allocations, Some(7));
+        assert_eq!(relay.realm.per_user.allocations, Some(3));
         assert_eq!(relay.realm.origins, ["https://example.org"]);
         assert!(!relay.realm.device_keys.is_empty());
         let oauth = relay.realm.oauth.expect("it is there");

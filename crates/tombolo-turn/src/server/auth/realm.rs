@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use tombolo_wire::token::KeySet;
 
+use super::super::ledger::Quota;
 use super::oauth::{OAuth, Opener};
 use super::secrets::Secrets;
 use super::tokens::Tokens;
@@ -34,12 +35,11 @@ pub struct Realm {
     pub oauth: Option<OAuth>,
     /// Whether the driver is asked about users that no other source knows.
     pub hook: HookMode,
-    /// Allocations and reservations of the whole realm in the shard. `None`: as many as the server's
-    /// limits allow.
-    pub allocations_max: Option<usize>,
-    /// Allocations and reservations of each of its users, in place of
-    /// [`Limits::allocations_per_user_max`](super::super::Limits::allocations_per_user_max).
-    pub allocations_per_user_max: Option<usize>,
+    /// What all of its users together may have in the shard.
+    pub quota: Quota,
+    /// What each of its users may have. Where it has no bound,
+    /// [`Limits::per_user`](super::super::Limits::per_user) holds.
+    pub per_user: Quota,
     /// Values of the ORIGIN attribute whose senders are challenged with this realm, such as
     /// `https://example.org`.
     pub origins: Vec<String>,
@@ -95,8 +95,8 @@ pub(super) struct Chamber {
     pub(super) tokens: Tokens,
     pub(super) oauth: Option<Opener>,
     pub(super) hook: HookMode,
-    pub(super) allocations_max: Option<usize>,
-    pub(super) allocations_per_user_max: Option<usize>,
+    pub(super) quota: Quota,
+    pub(super) per_user: Quota,
     origins: Vec<String>,
     listen: Vec<SocketAddr>,
 }
@@ -111,8 +111,8 @@ impl Chamber {
             tokens: Tokens::new(&realm.device_keys),
             oauth: realm.oauth.as_ref().map(Opener::new),
             hook: realm.hook,
-            allocations_max: realm.allocations_max,
-            allocations_per_user_max: realm.allocations_per_user_max,
+            quota: realm.quota,
+            per_user: realm.per_user,
             origins: realm.origins.clone(),
             listen: realm.listen.clone(),
         }

@@ -250,7 +250,7 @@ fn a_port_in_use_elsewhere_is_tried_again_elsewhere() {
 fn no_port_left_means_no_capacity_and_nothing_is_kept() {
     let mut lab = Lab::with(|config| {
         config.relay_ports = 50000..=50001;
-        config.limits.allocations_per_user_max = 2;
+        config.limits.per_user.allocations = Some(2);
     });
     lab.allocate(client(1), &bob());
     lab.allocate(client(2), &bob());
@@ -275,8 +275,8 @@ fn no_port_left_means_no_capacity_and_nothing_is_kept() {
 #[test]
 fn a_user_has_only_so_many_allocations_and_a_shard_too() {
     let mut lab = Lab::with(|config| {
-        config.limits.allocations_per_user_max = 2;
-        config.limits.allocations_max = 3;
+        config.limits.per_user.allocations = Some(2);
+        config.limits.total.allocations = Some(3);
     });
     lab.allocate(client(1), &alice());
     lab.allocate(client(2), &alice());
@@ -321,7 +321,7 @@ fn an_even_port_is_even_and_the_next_one_can_be_had_with_the_token() {
 
 #[test]
 fn a_reserved_port_counts_for_the_quota_and_is_given_back_in_time() {
-    let mut lab = Lab::with(|config| config.limits.allocations_per_user_max = 2);
+    let mut lab = Lab::with(|config| config.limits.per_user.allocations = Some(2));
     let next = EvenPort { reserve_next: true };
     lab.allocate_with(client(1), &alice(), |writer| {
         writer.attribute(&next);

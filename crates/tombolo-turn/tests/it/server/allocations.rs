@@ -58,7 +58,7 @@ fn data_is_refused_without_an_allocation_of_memory() {
 fn an_idle_allocation_with_a_channel_keeps_less_than_a_kibibyte_of_memory() {
     const COUNT: u16 = 2000;
     let mut lab = Lab::with(|config| {
-        config.limits.allocations_per_user_max = usize::from(COUNT);
+        config.limits.per_user.allocations = Some(usize::from(COUNT));
     });
     let user = alice();
     let requests: Vec<_> = (1..=COUNT)

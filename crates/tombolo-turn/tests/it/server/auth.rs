@@ -61,7 +61,7 @@ fn users_of_both_kinds_with_one_name_are_two_users() {
     };
     let mut lab = Lab::with(|config| {
         config.realm.users = [(fixed.username.clone(), fixed.password.clone())].into();
-        config.limits.allocations_per_user_max = 1;
+        config.limits.per_user.allocations = Some(1);
     });
     // Each has a quota of its own.
     assert_eq!(lab.allocate_with(client(1), &fixed, |_| {}).code(), None);

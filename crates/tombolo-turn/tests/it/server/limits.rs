@@ -9,7 +9,7 @@ use super::lab::{Lab, PEER, SECRET, User, alice, bob, client};
 
 #[test]
 fn a_network_has_only_so_many_allocations_whoever_its_users_are() {
-    let mut lab = Lab::with(|config| config.limits.allocations_per_network_max = 2);
+    let mut lab = Lab::with(|config| config.limits.per_network.allocations = Some(2));
     lab.allocate(at("8.8.8.1:1"), &alice());
     lab.allocate(at("8.8.8.2:1"), &bob());
     let third = lab.allocate_with(at("8.8.8.3:1"), &User::until(86_400, "carol"), |_| {});
@@ -22,7 +22,7 @@ fn a_network_has_only_so_many_allocations_whoever_its_users_are() {
 
 #[test]
 fn a_network_of_ipv6_is_a_48() {
-    let mut lab = Lab::with(|config| config.limits.allocations_per_network_max = 1);
+    let mut lab = Lab::with(|config| config.limits.per_network.allocations = Some(1));
     lab.allocate(at("[2a00:1:2:3::1]:1"), &alice());
     let same = lab.allocate_with(at("[2a00:1:2:4::1]:1"), &alice(), |_| {});
     assert_eq!(same.code(), Some(486));
@@ -35,7 +35,7 @@ fn a_network_of_ipv6_is_a_48() {
 
 #[test]
 fn an_allocation_counts_for_the_network_that_its_client_has_moved_to() {
-    let mut lab = Lab::with(|config| config.limits.allocations_per_network_max = 1);
+    let mut lab = Lab::with(|config| config.limits.per_network.allocations = Some(1));
     let made = lab.allocate_with(at("8.8.8.1:1"), &alice(), |writer| {
         writer.attribute(&MobilityTicket(b""));
     });
@@ -58,7 +58,7 @@ fn an_allocation_counts_for_the_network_that_its_client_has_moved_to() {
 
 #[test]
 fn a_move_that_is_refused_counts_for_no_network() {
-    let mut lab = Lab::with(|config| config.limits.allocations_per_network_max = 1);
+    let mut lab = Lab::with(|config| config.limits.per_network.allocations = Some(1));
     let made = lab.allocate_with(at("8.8.8.1:1"), &alice(), |writer| {
         writer.attribute(&MobilityTicket(b""));
     });
@@ -79,8 +79,8 @@ fn a_move_that_is_refused_counts_for_no_network() {
 #[test]
 fn an_allocation_that_fails_counts_for_nobody() {
     let mut lab = Lab::with(|config| {
-        config.limits.allocations_per_network_max = 1;
-        config.limits.allocations_per_user_max = 1;
+        config.limits.per_network.allocations = Some(1);
+        config.limits.per_user.allocations = Some(1);
         config.relay_ports = 50_000..=50_000;
         config.own_ports = vec![50_000];
     });

@@ -189,7 +189,7 @@ fn no_allocation_moves_to_where_another_one_is_being_made() {
 
 #[test]
 fn a_mobile_allocation_whose_client_does_not_come_back_expires() {
-    let mut lab = Lab::with(|config| config.limits.allocations_per_user_max = 1);
+    let mut lab = Lab::with(|config| config.limits.per_user.allocations = Some(1));
     allocate(&mut lab, tcp_client(1), &alice());
     lab.server.handle_client_gone(lab.now, tcp_client(1));
     let reply = lab.allocate_with(tcp_client(2), &alice(), |_| {});
@@ -374,7 +374,7 @@ fn a_client_with_an_allocation_gets_no_second_one_by_a_ticket_of_another_shard()
 
 #[test]
 fn resume_attempts_leave_nothing_behind_but_one_address() {
-    let mut lab = Lab::with(|config| config.limits.allocations_per_user_max = 1);
+    let mut lab = Lab::with(|config| config.limits.per_user.allocations = Some(1));
     let (at, ticket) = allocate(&mut lab, client(1), &alice());
     lab.permit(client(1), &alice(), PEER);
     for port in 2..100 {
@@ -394,7 +394,7 @@ fn resume_attempts_leave_nothing_behind_but_one_address() {
 
 #[test]
 fn the_quota_counts_an_allocation_wherever_it_has_moved() {
-    let mut lab = Lab::with(|config| config.limits.allocations_per_user_max = 1);
+    let mut lab = Lab::with(|config| config.limits.per_user.allocations = Some(1));
     let (_, ticket) = allocate(&mut lab, client(1), &alice());
     lab.permit(client(1), &alice(), PEER);
     moved(&mut lab, client(2), &ticket);

@@ -155,7 +155,7 @@ fn a_permission_for_nobody_is_a_bad_request() {
 
 #[test]
 fn an_allocation_has_only_so_many_permissions_until_some_are_over() {
-    let mut lab = Lab::with(|config| config.limits.permissions_max = 2);
+    let mut lab = Lab::with(|config| config.limits.per_allocation.permissions = Some(2));
     lab.allocate(client(1), &alice());
     assert_eq!(lab.permit(client(1), &alice(), "8.0.0.1:1").code(), None);
     lab.advance(200);
@@ -178,7 +178,7 @@ fn an_allocation_has_only_so_many_permissions_until_some_are_over() {
 
 #[test]
 fn an_allocation_has_only_so_many_channels_until_some_are_over() {
-    let mut lab = Lab::with(|config| config.limits.channels_max = 2);
+    let mut lab = Lab::with(|config| config.limits.per_allocation.channels = Some(2));
     lab.allocate(client(1), &alice());
     assert_eq!(
         lab.bind(client(1), &alice(), 0x4000, "8.0.0.1:1").code(),

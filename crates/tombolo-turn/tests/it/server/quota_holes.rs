@@ -52,7 +52,7 @@ fn coturn_2026_a_failed_pair_of_ports_leaves_neither_behind() {
 
 #[test]
 fn coturn_2026_reservations_count_for_the_quota_until_they_are_over() {
-    let mut lab = Lab::with(|config| config.limits.allocations_per_user_max = 2);
+    let mut lab = Lab::with(|config| config.limits.per_user.allocations = Some(2));
     let token = reserve(&mut lab, 1);
     let reply = lab.allocate_with(client(2), &alice(), |_| {});
     assert_eq!(reply.code(), Some(486), "one is reserved");
@@ -75,7 +75,7 @@ fn coturn_2026_reservations_count_for_the_quota_until_they_are_over() {
 #[test]
 fn coturn_2026_a_reservation_that_nobody_redeems_is_given_back() {
     let mut lab = Lab::with(|config| {
-        config.limits.allocations_per_user_max = 2;
+        config.limits.per_user.allocations = Some(2);
         config.relay_ports = 50_000..=50_001;
     });
     for _ in 0..20 {
@@ -103,7 +103,7 @@ fn coturn_2026_a_token_is_redeemed_once_and_by_its_user_alone() {
 
 #[test]
 fn coturn_2026_moving_makes_no_room_for_more_allocations() {
-    let mut lab = Lab::with(|config| config.limits.allocations_per_user_max = 2);
+    let mut lab = Lab::with(|config| config.limits.per_user.allocations = Some(2));
     let mut tickets = Vec::new();
     for port in [1, 2] {
         let reply = lab.allocate_with(tcp_client(port), &alice(), |writer| {

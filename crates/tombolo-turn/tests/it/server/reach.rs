@@ -155,7 +155,7 @@ fn coturn_2026_even_ports_are_not_used_up_by_clients_that_reserve_none() {
     for reserve_next in [false, true] {
         let mut lab = lab_with(|config| {
             config.relay_ports = 50_000..=50_007;
-            config.limits.allocations_per_user_max = 100;
+            config.limits.per_user.allocations = Some(100);
         });
         for round in 0..50 {
             let reply = lab.allocate_with(client(1), &alice(), |writer| {
@@ -174,7 +174,7 @@ fn coturn_2026_even_ports_are_not_used_up_by_clients_that_reserve_none() {
 
 #[test]
 fn coturn_2026_reservations_count_against_the_quota() {
-    let mut lab = lab_with(|config| config.limits.allocations_per_user_max = 3);
+    let mut lab = lab_with(|config| config.limits.per_user.allocations = Some(3));
     let mut codes = Vec::new();
     for port in 1..=4 {
         let reply = lab.allocate_with(client(port), &alice(), |writer| {

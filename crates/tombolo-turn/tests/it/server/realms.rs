@@ -66,7 +66,7 @@ fn users_of_one_name_in_two_realms_are_two_users() {
         for realm in &mut config.realms {
             realm.users.insert("carol".to_owned(), PASSWORD.to_owned());
         }
-        config.limits.allocations_per_user_max = 1;
+        config.limits.per_user.allocations = Some(1);
     });
     assert_eq!(allocate(&mut lab, client(1), "east", "carol").code(), None);
     assert_eq!(allocate(&mut lab, client(2), "west", "carol").code(), None);
@@ -80,8 +80,8 @@ fn users_of_one_name_in_two_realms_are_two_users() {
 fn each_realm_has_its_own_limits() {
     let mut lab = Lab::with(|config| {
         two_realms(config);
-        config.realms[0].allocations_per_user_max = Some(2);
-        config.realms[1].allocations_max = Some(1);
+        config.realms[0].per_user.allocations = Some(2);
+        config.realms[1].quota.allocations = Some(1);
     });
     for (port, realm, user, code) in [
         (1, "east", "eve", None),

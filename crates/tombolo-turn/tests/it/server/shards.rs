@@ -67,7 +67,7 @@ fn only_who_has_credentials_is_passed_on() {
 
 #[test]
 fn a_user_has_only_so_many_clients_passed_on_and_loses_the_oldest() {
-    let mut node = Node::with(|config| config.limits.allocations_per_user_max = 2);
+    let mut node = Node::with(|config| config.limits.per_user.allocations = Some(2));
     let token = ReservationToken([7, 7, 7, 7, 7, 7, 7, 0]);
     for port in 1..=3 {
         node.redirect(client(port), token);
@@ -82,7 +82,7 @@ fn a_user_has_only_so_many_clients_passed_on_and_loses_the_oldest() {
 
 #[test]
 fn clients_passed_on_are_bounded_for_the_shard() {
-    let mut node = Node::with(|config| config.limits.allocations_max = 1);
+    let mut node = Node::with(|config| config.limits.total.allocations = Some(1));
     let token = ReservationToken([7, 7, 7, 7, 7, 7, 7, 0]);
     node.redirect(client(1), token);
     let shard = &mut node.shards[1];

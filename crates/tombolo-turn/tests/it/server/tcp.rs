@@ -344,7 +344,7 @@ fn both_halves_of_a_joined_connection_end_with_one_and_with_the_control_connecti
 #[test]
 fn connections_are_bounded_for_each_allocation_and_while_they_wait() {
     let mut lab = tcp_lab_with(|config| {
-        config.limits.connections_max = 2;
+        config.limits.per_allocation.connections = Some(2);
         config.limits.connections_waiting_max = 3;
     });
     let first = allocate(&mut lab, tcp_client(1), &alice());

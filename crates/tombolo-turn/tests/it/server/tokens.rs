@@ -298,7 +298,7 @@ fn a_client_binds_a_connection_with_the_token_that_refreshed_its_allocation() {
 fn each_token_has_a_quota_of_its_own() {
     let mut lab = Lab::with(|config| {
         config.realm.oauth = Some(oauth());
-        config.limits.allocations_per_user_max = 2;
+        config.limits.per_user.allocations = Some(2);
     });
     for (port, key, code) in [(1, 1, None), (2, 1, None), (3, 1, Some(486)), (4, 2, None)] {
         let token = sealed("north", key, 0, 1000);

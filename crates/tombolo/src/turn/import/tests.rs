@@ -133,10 +133,10 @@ fn a_usual_configuration_means_the_same_here() {
     assert_eq!(relay.relay_ports, 50000..=60000);
     assert_eq!(relay.realm.name, "example.org");
     assert_eq!(relay.realm.secrets.len(), 2);
-    assert_eq!(relay.limits.allocations_max, 1200);
+    assert_eq!(relay.limits.total.allocations, Some(1200));
     let bandwidth = relay.limits.bandwidth.map(|limit| limit.bytes_per_second);
     assert_eq!(bandwidth, Some(64_000));
-    assert_eq!(relay.limits.allocations_per_user_max, 12);
+    assert_eq!(relay.limits.per_user.allocations, Some(12));
     let denied: Vec<_> = relay.deny_peers.iter().map(ToString::to_string).collect();
     assert_eq!(denied, ["0.0.0.0/8", "83.166.64.0/19"]);
     let allowed: Vec<_> = relay.allow_peers.iter().map(ToString::to_string).collect();

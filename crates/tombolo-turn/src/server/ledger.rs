@@ -1,0 +1,341 @@
+//! Who has how much of a shard, and how much they may have.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::Server;
+use super::allocation::Allocation;
+use super::auth::{RealmId, User};
+use super::stats::Refusal;
+use super::table::AllocationId;
+
+/// How much somebody may have at once. What is `None` has no bound here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Allocations, those in the making and reservations included. About 1 KiB each.
+    pub allocations: Option<usize>,
+    /// Permissions that are in force. About 50 bytes each.
+    pub permissions: Option<usize>,
+    /// Channels that are bound. About 120 bytes each.
+    pub channels: Option<usize>,
+    /// TCP connections to peers, those that are being made or wait for their client included (RFC
+    /// 6062). About 500 bytes each, and two sockets of the driver's.
+    pub connections: Option<usize>,
+}
+
+/// What somebody has, of each kind of thing that is counted. See [`Quota`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Allocations, those in the making and reservations included.
+    pub allocations: u32,
+    /// Permissions. Those that are over count until `handle_timeout`.
+    pub permissions: u32,
+    /// Channels. Those that are over count until `handle_timeout`.
+    pub channels: u32,
+    /// TCP connections to peers.
+    pub connections: u32,
+}
+
+/// Usage what everybody has, in one book for each kind of holder. An allocation's part is booked
+/// by [`Ledger::settle`], which compares what it has with what was booked for it before: so each way
+/// in which something begins or ends comes to the same.
+#[derive(Default)]
+pub(super) struct Ledger {
+    total: Usage,
+    by_realm: BTreeMap<RealmId, Usage>,
+    by_user: BTreeMap<User, Usage>,
+    /// Without reservations, which belong to a user but not to an address.
+    by_network: BTreeMap<Network, Usage>,
+}
+
+/// The network of a client: IPv4 /24, IPv6 /48.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Network(IpAddr);
+
+/// For whom something counts.
+#[derive(Clone, Copy)]
+pub(super) struct Holder<'a> {
+    pub(super) user: &'a User,
+    pub(super) network: Option<Network>,
+}
+
+/// What holds for one user.
+struct Bounds {
+    user: Quota,
+    realm: Quota,
+    network: Quota,
+    total: Quota,
+}
+
+/// Whose bound it is.
+#[derive(Debug, Clone, Copy)]
+enum Scope {
+    Allocation,
+    User,
+    Realm,
+    Network,
+    Total,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Allocation,
+    Permission,
+    Channel,
+    Connection,
+}
+
+impl Quota {
+    /// Returns this quota with the bounds of `other` where it has none.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            allocations: self.allocations.or(other.allocations),
+            permissions: self.permissions.or(other.permissions),
+            channels: self.channels.or(other.channels),
+            connections: self.connections.or(other.connections),
+        }
+    }
+
+    /// Checks that whoever has `held` may have `more` of what `more` is about.
+    fn check(self, scope: Scope, held: Usage, more: Usage) -> Result<(), Refusal> {
+        let (bounds, held, more) = (self.by_kind(), held.by_kind(), more.by_kind());
+        for (((kind, max), held), more) in bounds.into_iter().zip(held).zip(more) {
+            let wanted = held as usize + more as usize;
+            if more > 0 && max.is_some_and(|max| wanted > max) {
+                return Err(scope.refusal(kind));
+            }
+        }
+        Ok(())
+    }
+
+    fn by_kind(self) -> [(Kind, Option<usize>); 4] {
+        [
+            (Kind::Allocation, self.allocations),
+            (Kind::Connection, self.connections),
+            (Kind::Channel, self.channels),
+            (Kind::Permission, self.permissions),
+        ]
+    }
+}
+
+impl Usage {
+    /// One allocation without peers, or what counts like one.
+    pub(super) const ALLOCATION: Self = Self {
+        allocations: 1,
+        ..Self::NONE
+    };
+    pub(super) const CONNECTION: Self = Self {
+        connections: 1,
+        ..Self::NONE
+    };
+    const NONE: Self = Self {
+        allocations: 0,
+        permissions: 0,
+        channels: 0,
+        connections: 0,
+    };
+
+    /// In the order of [`Quota::by_kind`].
+    fn by_kind(self) -> [u32; 4] {
+        [
+            self.allocations,
+            self.connections,
+            self.channels,
+            self.permissions,
+        ]
+    }
+
+    /// Usage `after` in place of `before`, which was counted.
+    fn replace(&mut self, before: Self, after: Self) {
+        let replace = |count: &mut u32, before: u32, after: u32| {
+            debug_assert!(*count >= before, "only what was taken is given back");
+            *count = (*count).saturating_sub(before).saturating_add(after);
+        };
+        replace(&mut self.allocations, before.allocations, after.allocations);
+        replace(&mut self.permissions, before.permissions, after.permissions);
+        replace(&mut self.channels, before.channels, after.channels);
+        replace(&mut self.connections, before.connections, after.connections);
+    }
+}
+
+impl Network {
+    pub(super) fn of(client: SocketAddr) -> Self {
+        Self(match client.ip().to_canonical() {
+            IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() >> 8 << 8).into(),
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 80 << 80).into(),
+        })
+    }
+}
+
+impl Scope {
+    fn refusal(self, kind: Kind) -> Refusal {
+        match (self, kind) {
+            (Self::Allocation, Kind::Permission) => Refusal::PermissionsFull,
+            (Self::Allocation, Kind::Channel) => Refusal::ChannelsFull,
+            (Self::Allocation, Kind::Connection) => Refusal::ConnectionsFull,
+            (Self::User, Kind::Allocation) => Refusal::QuotaReached,
+            (Self::Realm, Kind::Allocation) => Refusal::RealmFull,
+            (Self::Network, Kind::Allocation) => Refusal::NetworkFull,
+            (Self::Allocation | Self::Total, Kind::Allocation) => Refusal::CapacityReached,
+            (Self::User, _) => Refusal::UserPeersFull,
+            (Self::Realm, _) => Refusal::RealmPeersFull,
+            (Self::Network, _) => Refusal::NetworkPeersFull,
+            (Self::Total, _) => Refusal::PeersFull,
+        }
+    }
+}
+
+impl Ledger {
+    /// Usage something for somebody.
+    pub(super) fn take(&mut self, holder: Holder<'_>, what: Usage) {
+        self.book(holder, Usage::NONE, what);
+    }
+
+    /// Usage something no more.
+    pub(super) fn give_back(&mut self, holder: Holder<'_>, what: Usage) {
+        self.book(holder, what, Usage::NONE);
+    }
+
+    /// Books what an allocation has now in place of what was booked for it.
+    pub(super) fn settle(&mut self, allocation: &mut Allocation) {
+        let held = allocation.held();
+        let before = std::mem::replace(&mut allocation.booked, held);
+        if before != held {
+            self.book(allocation.holder(), before, held);
+        }
+    }
+
+    /// Usage an allocation for another network.
+    fn move_network(&mut self, allocation: &mut Allocation, to: Network) {
+        let before = std::mem::replace(&mut allocation.network, to);
+        let booked = allocation.booked;
+        replace(&mut self.by_network, &before, booked, Usage::NONE);
+        replace(&mut self.by_network, &to, Usage::NONE, booked);
+    }
+
+    pub(super) fn total(&self) -> Usage {
+        self.total
+    }
+
+    pub(super) fn by_realm(&self) -> impl Iterator<Item = (RealmId, Usage)> + '_ {
+        self.by_realm
+            .iter()
+            .map(|(realm, counts)| (*realm, *counts))
+    }
+
+    /// Checks that somebody may have more; for a network too if the holder has one.
+    fn check(&self, holder: Holder<'_>, more: Usage, bounds: &Bounds) -> Result<(), Refusal> {
+        let Holder { user, network } = holder;
+        let of_user = counts_of(&self.by_user, user);
+        bounds.user.check(Scope::User, of_user, more)?;
+        let of_realm = counts_of(&self.by_realm, &user.realm);
+        bounds.realm.check(Scope::Realm, of_realm, more)?;
+        if let Some(network) = network {
+            self.check_network(network, more, bounds.network)?;
+        }
+        bounds.total.check(Scope::Total, self.total, more)
+    }
+
+    fn check_network(&self, network: Network, more: Usage, quota: Quota) -> Result<(), Refusal> {
+        let held = counts_of(&self.by_network, &network);
+        quota.check(Scope::Network, held, more)
+    }
+
+    fn book(&mut self, holder: Holder<'_>, before: Usage, after: Usage) {
+        let Holder { user, network } = holder;
+        self.total.replace(before, after);
+        replace(&mut self.by_realm, &user.realm, before, after);
+        replace(&mut self.by_user, user, before, after);
+        if let Some(network) = network {
+            replace(&mut self.by_network, &network, before, after);
+        }
+    }
+}
+
+impl Server {
+    /// Checks that a user may have so many more allocations and reservations, and its network one
+    /// more allocation.
+    pub(super) fn check_allocations(
+        &self,
+        holder: Holder<'_>,
+        allocations: u32,
+    ) -> Result<(), Refusal> {
+        let bounds = self.bounds_of(holder.user);
+        let more = Usage {
+            allocations,
+            ..Usage::NONE
+        };
+        let owner = Holder {
+            network: None,
+            ..holder
+        };
+        self.ledger.check(owner, more, &bounds)?;
+        let Some(network) = holder.network else {
+            return Ok(());
+        };
+        let more = Usage::ALLOCATION;
+        self.ledger.check_network(network, more, bounds.network)
+    }
+
+    /// Checks that an allocation may have more of something, and all to whom it belongs.
+    pub(super) fn check_more(&self, id: AllocationId, more: Usage) -> Result<(), Refusal> {
+        let allocation = self.allocations.get(id);
+        let allocation = allocation.ok_or(Refusal::AllocationMissing)?;
+        let quota = self.limits.per_allocation;
+        quota.check(Scope::Allocation, allocation.held(), more)?;
+        let bounds = self.bounds_of(&allocation.user);
+        self.ledger.check(allocation.holder(), more, &bounds)
+    }
+
+    /// Usage an allocation, with all that it has, for the network that its client comes from now.
+    pub(super) fn move_network(
+        &mut self,
+        id: AllocationId,
+        client: SocketAddr,
+    ) -> Result<(), Refusal> {
+        let to = Network::of(client);
+        let allocation = self.allocations.require_mut(id)?;
+        if allocation.network == to {
+            return Ok(());
+        }
+        let quota = self.limits.per_network;
+        self.ledger.check_network(to, allocation.booked, quota)?;
+        self.ledger.move_network(allocation, to);
+        Ok(())
+    }
+
+    /// Returns how many allocations a user may have, if that is bounded.
+    pub(super) fn allocations_max_of(&self, user: &User) -> Option<usize> {
+        self.bounds_of(user).user.allocations
+    }
+
+    fn bounds_of(&self, user: &User) -> Bounds {
+        let (realm, per_user) = self.authority.quotas_of(user.realm);
+        Bounds {
+            user: per_user.or(self.limits.per_user),
+            realm,
+            network: self.limits.per_network,
+            total: self.limits.total,
+        }
+    }
+}
+
+fn counts_of<K: Ord>(book: &BTreeMap<K, Usage>, key: &K) -> Usage {
+    book.get(key).copied().unwrap_or_default()
+}
+
+/// Books for one holder, who is forgotten once there is nothing.
+fn replace<K: Ord + Clone>(book: &mut BTreeMap<K, Usage>, key: &K, before: Usage, after: Usage) {
+    let Some(counts) = book.get_mut(key) else {
+        debug_assert!(before == Usage::NONE, "only what was taken is given back");
+        if after != Usage::NONE {
+            book.insert(key.clone(), after);
+        }
+        return;
+    };
+    counts.replace(before, after);
+    if *counts == Usage::NONE {
+        book.remove(key);
+    }
+}
