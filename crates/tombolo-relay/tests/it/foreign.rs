@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use tombolo_relay::{Relay, RelayConfig};
 use tombolo_turn::server::{OAuth, Refusal, TokenKey};
 
-use crate::device::{Echo, relay_config, v4};
+use crate::device::{Echo, certificate, relay_config, v4};
 
 #[test]
 fn uclient_relays_with_the_tokens_of_an_authorization_server() {
@@ -32,15 +32,21 @@ fn uclient_relays_with_the_tokens_of_an_authorization_server() {
         TokenKey::Aes256Gcm(*b"12345678901234567890123456789012"),
     );
     config.realm.oauth = Some(oauth);
+    let (certificates, _) = certificate();
+    config.tls = Some(certificates);
     let relay = Relay::bind(config).expect("there are free ports");
     let echo = Echo::start(v4());
-    let text = run(program("turnutils_uclient")
-        .args("-J -c -m 4 -n 20 -l 200 -z 5 -e 127.0.0.2".split(' '))
-        .args(["-r", &echo.address.port().to_string()])
-        .args(["-p", &relay.addrs().turn[0].port().to_string()])
-        .arg("127.0.0.1"));
-    assert!(text.contains("tot_send_msgs=80,"), "{text}");
-    assert!(text.contains("Total lost packets 0 "), "{text}");
+    // UDP, TCP, TLS and DTLS, all on one port.
+    for way in [&[][..], &["-t"], &["-t", "-S"], &["-S"]] {
+        let text = run(program("turnutils_uclient")
+            .args("-J -c -m 4 -n 20 -l 200 -z 5 -e 127.0.0.2".split(' '))
+            .args(way)
+            .args(["-r", &echo.address.port().to_string()])
+            .args(["-p", &relay.addrs().turn[0].port().to_string()])
+            .arg("127.0.0.1"));
+        assert!(text.contains("tot_send_msgs=80,"), "{way:?}: {text}");
+        assert!(text.contains("Total lost packets 0 "), "{way:?}: {text}");
+    }
     let refused = |refusal| -> u64 {
         let shards = relay.stats().shards;
         shards.iter().map(|shard| shard.turn.refused(refusal)).sum()
