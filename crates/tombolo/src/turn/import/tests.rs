@@ -228,3 +228,26 @@ fn a_file_that_says_nothing_listens_on_the_addresses_of_the_machine() {
     let settings = Settings::new(import.file, Path::new(""));
     assert!(settings.is_ok_and(|settings| !settings.has_credentials()));
 }
+
+/// Whatever the file says, something of ours comes out, and survives to be written.
+#[test]
+fn every_truncation_and_every_changed_byte_can_be_imported_and_written() {
+    for text in [TYPICAL, NASTY] {
+        let bytes = text.as_bytes();
+        for at in 0..bytes.len() {
+            assert_written(&bytes[..at]);
+            for byte in *b"\n=\"-\xff" {
+                let mut changed = bytes.to_vec();
+                changed[at] = byte;
+                assert_written(&changed);
+            }
+        }
+    }
+}
+
+fn assert_written(bytes: &[u8]) {
+    let import = Import::of(&String::from_utf8_lossy(bytes));
+    let written = toml::to_string(&import.file).expect("it is a file");
+    let read: File = toml::from_str(&written).expect("what is written can be read");
+    assert_eq!(read, import.file, "{written}");
+}
