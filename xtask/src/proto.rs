@@ -116,7 +116,7 @@ struct Contract {
     output: &'static str,
 }
 
-const CONTRACTS: [Contract; 2] = [
+const CONTRACTS: [Contract; 3] = [
     Contract {
         source: "tombolo/v1/session.proto",
         output: "crates/tombolo-wire/src/generated.rs",
@@ -124,5 +124,9 @@ const CONTRACTS: [Contract; 2] = [
     Contract {
         source: "tombolo/room/v1/room.proto",
         output: "crates/tombolo-room/src/generated.rs",
+    },
+    Contract {
+        source: "tombolo/node/v1/node.proto",
+        output: "crates/tombolo-services/src/cluster/generated.rs",
     },
 ];

@@ -1,15 +1,17 @@
-//! What members say to each other through the node: handed over within the call that brought it.
+//! What members say to each other through the node: to members here it is handed over within the
+//! call that brought it, to members on other nodes within the next frame to those.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use tombolo_wire::v1::{self, DeviceKeys, ErrorCode, Introduction, server_frame};
 use tombolo_wire::{
-    CANDIDATES_MAX, EARLY_BYTES_MAX, RECIPIENTS_MAX, RELIABLE_BYTES_MAX, RoomId,
+    CANDIDATES_MAX, EARLY_BYTES_MAX, NodeId, RECIPIENTS_MAX, RELIABLE_BYTES_MAX, RoomId,
     UNRELIABLE_BYTES_MAX, UserId,
 };
 
+use crate::cluster::{self, Sender};
 use crate::host::{Host, State};
 use crate::node::Node;
 use crate::reject::Reject;
@@ -38,7 +40,7 @@ pub(crate) fn handle_introduce(
     introduce: v1::Introduce,
     now: Instant,
 ) {
-    if let Err(reject) = forward_introduction(node, session, introduce, now) {
+    if let Err(reject) = forward_introduction(node, session, seq, introduce, now) {
         node.refuse(session, seq, reject);
     }
 }
@@ -66,9 +68,14 @@ fn forward_message(
     let host = host_of(session, &send.room)?;
     let state = member_state(&host, session)?;
 
-    let (recipients, absent) = recipients(&state, session, &send.to)?;
-    let (frames, bytes) = (recipients.len(), recipients.len() * send.payload.len());
-    if !session.account().deliveries.take(now, frames, bytes) {
+    let Recipients {
+        here,
+        elsewhere,
+        absent,
+    } = recipients(node, &state, session, &send.to)?;
+    let count = here.len() + elsewhere.values().map(|there| there.members).sum::<usize>();
+    let bytes = count * send.payload.len();
+    if !session.account().deliveries.take(now, count, bytes) {
         return Err(Reject::new(ErrorCode::Limit, "too much to too many"));
     }
     let delivery = server_frame::Body::Delivery(v1::Delivery {
@@ -76,8 +83,8 @@ fn forward_message(
         from: session.user.to_string(),
         payload: send.payload.clone(),
     });
-    let mut refused = absent.map(no_such_member);
-    for recipient in recipients {
+    let mut refused = absent.map(|user| requests::no_such_member(&user));
+    for recipient in here {
         if seq == 0 {
             node.push_unreliable(recipient, delivery.clone());
         } else if let Err(behind) = node.push_from_peer(recipient, delivery.clone()) {
@@ -86,36 +93,96 @@ fn forward_message(
         }
         node.counters.delivered.add(1);
     }
+    if !elsewhere.is_empty() {
+        let sender = sender(&state, session, &host, seq)?;
+        for (to, There { users, .. }) in elsewhere {
+            let item = cluster::message_item(&sender, &users, send.payload.clone());
+            if seq == 0 {
+                node.cluster.send_loose(&node.counters, &to, item);
+            } else if let Err(behind) = node.cluster.send(&to, item) {
+                refused.get_or_insert(behind);
+            }
+        }
+    }
     refused.map_or(Ok(()), Err)
 }
 
-/// The sessions that are to get a message, and the first of those named that is no member.
+/// Who is to get a message.
+struct Recipients<'a> {
+    here: Vec<&'a Arc<Session>>,
+    elsewhere: BTreeMap<NodeId, There>,
+    /// The first of those named that is no member.
+    absent: Option<UserId>,
+}
+
+/// The recipients on another node.
+#[derive(Default)]
+struct There {
+    /// How many.
+    members: usize,
+    /// Their names; none when all members there are meant.
+    users: Vec<UserId>,
+}
+
 fn recipients<'a>(
+    node: &Node,
     state: &'a State,
     sender: &Session,
-    to: &'a [String],
-) -> Result<(Vec<&'a Arc<Session>>, Option<&'a str>), Reject> {
+    to: &[String],
+) -> Result<Recipients<'a>, Reject> {
+    let mut recipients = Recipients {
+        here: Vec::new(),
+        elsewhere: BTreeMap::new(),
+        absent: None,
+    };
     if to.is_empty() {
         let others = state
             .sessions()
             .filter(|(_, session)| session.id != sender.id);
-        return Ok((others.map(|(_, session)| session).collect(), None));
+        recipients.here.extend(others.map(|(_, session)| session));
+        for (node, members) in state.elsewhere() {
+            let users = Vec::new();
+            let there = There { members, users };
+            recipients.elsewhere.insert(node.clone(), there);
+        }
+        return Ok(recipients);
     }
-    let mut sessions = Vec::with_capacity(to.len());
-    let mut absent = None;
     for name in BTreeSet::from_iter(to) {
         let user = UserId::parse(name).map_err(|error| Reject::new(error.code(), error))?;
-        match state.session(&user) {
-            Some(session) => sessions.push(session),
-            None => absent = absent.or(Some(name.as_str())),
+        if let Some(session) = state.session(&user) {
+            recipients.here.push(session);
+        } else if let Some(there) = node_of(node, state, &user) {
+            let there = recipients.elsewhere.entry(there.clone()).or_default();
+            there.members += 1;
+            there.users.push(user);
+        } else {
+            recipients.absent.get_or_insert(user);
         }
     }
-    Ok((sessions, absent))
+    Ok(recipients)
+}
+
+/// The other node that a member is on.
+fn node_of<'a>(node: &Node, state: &'a State, user: &UserId) -> Option<&'a NodeId> {
+    let there = &state.membership(user)?.node;
+    (there != node.name()).then_some(there)
+}
+
+/// How other nodes know a member here.
+fn sender(state: &State, session: &Session, host: &Host, seq: u64) -> Result<Sender, Reject> {
+    Ok(Sender {
+        room: host.room().clone(),
+        at: state.cursor().ok_or_else(requests::not_a_member)?,
+        user: session.user.clone(),
+        session: session.id,
+        seq,
+    })
 }
 
 fn forward_introduction(
     node: &Arc<Node>,
     session: &Arc<Session>,
+    seq: u64,
     introduce: v1::Introduce,
     now: Instant,
 ) -> Result<(), Reject> {
@@ -131,20 +198,24 @@ fn forward_introduction(
     let to = UserId::parse(&introduce.to).map_err(|error| Reject::new(error.code(), error))?;
 
     let host = host_of(session, &introduce.room)?;
-    let recipient = {
-        let state = member_state(&host, session)?;
-        let recipient = state
-            .session(&to)
-            .filter(|recipient| recipient.id != session.id);
-        recipient
-            .cloned()
-            .ok_or_else(|| no_such_member(to.as_str()))?
+    let state = member_state(&host, session)?;
+    let relay_ips = node.relay.relay_ips();
+    let Some(recipient) = state.session(&to).cloned() else {
+        let there = node_of(node, &state, &to).ok_or_else(|| requests::no_such_member(&to))?;
+        // The other node permits its own member; both sides' packets come from a relay of either.
+        node.relay.permit(&session.user, &relay_ips);
+        let sender = sender(&state, session, &host, seq)?;
+        let item = cluster::introduction_item(&sender, &to, &introduction, &relay_ips);
+        return node.cluster.send(there, item);
     };
+    drop(state);
+    if recipient.id == session.id {
+        return Err(requests::no_such_member(&to));
+    }
 
     // What the relay must let through before either side can send: the packets come from a relay of
     // the node's, whichever of the two allocations they leave by. The introduction itself has no say
     // in this: who is let in to whom must not be for others to choose.
-    let relay_ips = node.relay.relay_ips();
     node.relay.permit(&recipient.user, &relay_ips);
     node.relay.permit(&session.user, &relay_ips);
 
@@ -159,7 +230,7 @@ fn forward_introduction(
     Ok(())
 }
 
-fn check_introduction(introduction: &Introduction) -> Result<(), Reject> {
+pub(crate) fn check_introduction(introduction: &Introduction) -> Result<(), Reject> {
     if introduction.attempt == 0 {
         return Err(Reject::new(ErrorCode::BadFrame, "an attempt is not zero"));
     }
@@ -219,13 +290,6 @@ fn too_large(what: &str, bytes_max: usize) -> Reject {
     Reject::new(
         ErrorCode::TooLarge,
         format!("{what} is above the limit of {bytes_max} bytes"),
-    )
-}
-
-fn no_such_member(user: &str) -> Reject {
-    Reject::new(
-        ErrorCode::NoSuchMember,
-        format!("{user} is no member of the room"),
     )
 }
 

@@ -1,8 +1,9 @@
 //! One room on one node: follows its log and tells the members that are here.
 
+mod arrive;
 mod follow;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tombolo_room::{
     Settings,
 };
 use tombolo_wire::v1::{self, DeviceKeys, ErrorCode, response};
-use tombolo_wire::{PublicKeys, RoomId, UserId};
+use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
 
 use crate::config::ROOM_MEMBERS_MAX;
 use crate::entropy::{self, NoEntropy};
@@ -48,6 +49,10 @@ pub(crate) struct State {
     pending_by_operation: BTreeMap<OperationId, Pending>,
     /// How many joins are about.
     entrances: usize,
+    /// How many members each other node has.
+    members_by_node: BTreeMap<NodeId, usize>,
+    departed: VecDeque<arrive::Departed>,
+    waiting: arrive::Waiting,
 }
 
 /// Somebody here waits for an entry to be applied.
@@ -172,6 +177,9 @@ impl Host {
             session_by_user: BTreeMap::new(),
             pending_by_operation: BTreeMap::new(),
             entrances: 0,
+            members_by_node: BTreeMap::new(),
+            departed: VecDeque::new(),
+            waiting: arrive::Waiting::default(),
         };
         let progress = watch::Sender::new(0);
         Self {
@@ -181,6 +189,10 @@ impl Host {
             progress,
             stop: Notify::new(),
         }
+    }
+
+    pub(crate) fn room(&self) -> &RoomId {
+        &self.room
     }
 
     pub(crate) fn key(&self) -> &Key {
@@ -356,6 +368,23 @@ impl State {
     /// The members that are here.
     pub(crate) fn sessions(&self) -> impl Iterator<Item = (&UserId, &Arc<Session>)> {
         self.session_by_user.iter()
+    }
+
+    /// How a user takes part, here or elsewhere.
+    pub(crate) fn membership(&self, user: &UserId) -> Option<&Membership> {
+        self.room.membership(user)
+    }
+
+    /// The other nodes that have members, and how many.
+    pub(crate) fn elsewhere(&self) -> impl Iterator<Item = (&NodeId, usize)> {
+        self.members_by_node
+            .iter()
+            .map(|(node, members)| (node, *members))
+    }
+
+    /// How far the log has been read; `None` before its first entry.
+    pub(crate) fn cursor(&self) -> Option<Offset> {
+        self.cursor
     }
 
     pub(crate) fn is_member(&self, session: &Session) -> bool {

@@ -46,8 +46,8 @@
 //! ```
 //!
 //! Rooms are logs in the engine: a join or a leave is an entry, and each node that hosts members
-//! applies the same entries. Messages and introductions between members don't touch the log; they
-//! are handed over within the call that brought them.
+//! applies the same entries. Messages and introductions between members don't touch the log; those
+//! to members on the same node are handed over within the call that brought them.
 //!
 //! # What devices can do to each other
 //!
@@ -65,10 +65,14 @@
 //!   (`ERROR_CODE_KEY_TAKEN`). Whoever comes first has it: a device that finds its key taken makes
 //!   itself another.
 //!
-//! Left out on purpose: messages to members on other nodes. Such members are seen, since all nodes
-//! read the same log, but reaching them needs the bus between nodes.
+//! # Several nodes
+//!
+//! Nodes that share an engine are one cluster. Members of one room may be on any of them: each node
+//! reads the room's log, and what members say to each other crosses the bus between their nodes. A
+//! node believes of another what the log bears out: who is a member there, and with which keys.
 #![forbid(unsafe_code)]
 
+mod cluster;
 mod config;
 mod connection;
 mod entropy;
@@ -89,4 +93,4 @@ pub use connection::{Connection, Outgoing};
 pub use reject::Reject;
 pub use relay::RelayHook;
 pub use services::{ConnectionInfo, Services, TransportKind};
-pub use stats::Stats;
+pub use stats::{ClusterStats, Stats};

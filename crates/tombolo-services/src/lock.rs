@@ -1,5 +1,5 @@
 //! Locks, and their order: the table of rooms, one room, the table of sessions, one session,
-//! one user's account.
+//! one user's account, the links to other nodes.
 //!
 //! Whoever holds one may take those that come after it, never those before it, and none is held over
 //! an await.

@@ -13,6 +13,7 @@ use tombolo_wire::token::KeySet;
 use tombolo_wire::v1::{self, ErrorCode, IceServers, server_frame};
 use tombolo_wire::{NodeId, RoomId, UserId};
 
+use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::entropy::ResumeToken;
 use crate::host::Host;
@@ -31,6 +32,7 @@ pub(crate) struct Node {
     pub(crate) relay: Arc<dyn RelayHook>,
     pub(crate) tokens: RwLock<KeySet>,
     pub(crate) counters: Counters,
+    pub(crate) cluster: Arc<Cluster>,
     pub(crate) sessions: Mutex<SessionTable>,
     pub(crate) host_by_room: Mutex<BTreeMap<RoomId, Arc<Host>>>,
     pub(crate) is_going_away: AtomicBool,

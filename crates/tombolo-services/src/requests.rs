@@ -6,8 +6,8 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tombolo_engine::AppendError;
 use tombolo_room::Illegal;
-use tombolo_wire::RoomId;
 use tombolo_wire::v1::{self, ErrorCode, JoinMode, request, response, server_frame};
+use tombolo_wire::{RoomId, UserId};
 
 use crate::config::ROOM_MEMBERS_MAX;
 use crate::host::{Outcome, Plan, Proposal};
@@ -261,6 +261,11 @@ pub(crate) fn room_full() -> Reject {
 pub(crate) fn key_taken() -> Reject {
     let message = "another member of the room has this identity key";
     Reject::new(ErrorCode::KeyTaken, message)
+}
+
+pub(crate) fn no_such_member(user: &UserId) -> Reject {
+    let message = format!("{user} is no member of the room");
+    Reject::new(ErrorCode::NoSuchMember, message)
 }
 
 pub(crate) fn not_a_member() -> Reject {

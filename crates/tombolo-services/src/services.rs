@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tombolo_engine::Engine;
 use tombolo_room::{LeftReason, SessionId};
@@ -18,6 +19,7 @@ use tombolo_wire::v1::{
 };
 use tombolo_wire::{PublicKeys, UserId, VERSION};
 
+use crate::cluster::{self, Cluster};
 use crate::config::Config;
 use crate::connection::Connection;
 use crate::entropy::{self, NoEntropy, ResumeToken};
@@ -33,6 +35,16 @@ use crate::stats::{Counters, Stats};
 #[derive(Clone)]
 pub struct Services {
     node: Arc<Node>,
+    _running: Arc<Running>,
+}
+
+/// Ends the node's part in the cluster with the last clone of its services.
+struct Running(AbortHandle);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Where a connection comes from.
@@ -82,13 +94,17 @@ impl Services {
             relay,
             tokens: RwLock::new(tokens),
             counters: Counters::default(),
+            cluster: Arc::new(Cluster::default()),
             sessions: Mutex::default(),
             host_by_room: Mutex::default(),
             is_going_away: AtomicBool::new(false),
             runtime: Handle::current(),
         };
+        let node = Arc::new(node);
+        let running = node.runtime.spawn(cluster::run(Arc::clone(&node)));
         Self {
-            node: Arc::new(node),
+            node,
+            _running: Arc::new(Running(running.abort_handle())),
         }
     }
 

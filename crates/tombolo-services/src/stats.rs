@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tombolo_wire::v1::ErrorCode;
 
+use crate::cluster::FrameError;
 use crate::lock::lock;
 
 /// What is there and what has happened since the node began.
@@ -28,6 +29,29 @@ pub struct Stats {
     pub dropped: u64,
     /// What was refused, by the code that the device was told.
     pub refused: BTreeMap<ErrorCode, u64>,
+    /// What has happened between this node and others.
+    pub cluster: ClusterStats,
+}
+
+/// What has happened between this node and others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClusterStats {
+    /// Frames handed to the bus, each with many items.
+    pub frames_sent: u64,
+    /// Frames that the bus did not take; what was in them is sent again, unless it was unreliable.
+    pub frames_failed: u64,
+    /// Frames of other nodes that were taken in.
+    pub frames_received: u64,
+    /// Frames that the bus says it has lost on their way here.
+    pub bus_lost: u64,
+    /// How often something was sent again, or found to be missing.
+    pub repairs: u64,
+    /// What was in a frame and malformed, not known to this version, or not borne out by the room's
+    /// log.
+    pub items_refused: u64,
+    /// Frames of other nodes that were refused, by the reason.
+    pub frames_refused: BTreeMap<String, u64>,
 }
 
 /// What has happened so far.
@@ -38,7 +62,20 @@ pub(crate) struct Counters {
     pub(crate) delivered: Counter,
     pub(crate) introduced: Counter,
     pub(crate) dropped: Counter,
+    pub(crate) cluster: ClusterCounters,
     refused: Mutex<BTreeMap<ErrorCode, u64>>,
+}
+
+/// What has happened between nodes so far.
+#[derive(Debug, Default)]
+pub(crate) struct ClusterCounters {
+    pub(crate) frames_sent: Counter,
+    pub(crate) frames_failed: Counter,
+    pub(crate) frames_received: Counter,
+    pub(crate) bus_lost: Counter,
+    pub(crate) repairs: Counter,
+    pub(crate) items_refused: Counter,
+    frames_refused: Mutex<BTreeMap<FrameError, u64>>,
 }
 
 /// Counts one thing.
@@ -70,6 +107,29 @@ impl Counters {
             introduced: self.introduced.value(),
             dropped: self.dropped.value(),
             refused: lock(&self.refused).clone(),
+            cluster: self.cluster.stats(),
+        }
+    }
+}
+
+impl ClusterCounters {
+    pub(crate) fn count_refused(&self, error: FrameError) {
+        *lock(&self.frames_refused).entry(error).or_default() += 1;
+    }
+
+    fn stats(&self) -> ClusterStats {
+        let refused = lock(&self.frames_refused);
+        ClusterStats {
+            frames_sent: self.frames_sent.value(),
+            frames_failed: self.frames_failed.value(),
+            frames_received: self.frames_received.value(),
+            bus_lost: self.bus_lost.value(),
+            repairs: self.repairs.value(),
+            items_refused: self.items_refused.value(),
+            frames_refused: refused
+                .iter()
+                .map(|(error, count)| (error.to_string(), *count))
+                .collect(),
         }
     }
 }

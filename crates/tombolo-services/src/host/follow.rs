@@ -41,6 +41,7 @@ impl Host {
             TailEvent::Entry { at, entry } => {
                 state.cursor = Some(at);
                 self.on_entry(node, &mut state, &entry);
+                Self::admit_waiting(node, &mut state);
                 self.keep_snapshot(node, &mut state, at);
             }
             TailEvent::Snapshot {
@@ -53,6 +54,7 @@ impl Host {
                     (Ok(room), None) => self.replace(node, &mut state, room),
                     (Err(error), _) => tracing::error!(room = %self.room, %error, "bad snapshot"),
                 }
+                Self::admit_waiting(node, &mut state);
             }
             TailEvent::Reset => {
                 state.cursor = None;
@@ -62,6 +64,7 @@ impl Host {
                 if let Some(room) = state.ahead.take() {
                     self.replace(node, &mut state, room);
                 }
+                Self::admit_waiting(node, &mut state);
             }
         }
         let is_caught_up = state.ahead.is_none();
@@ -118,6 +121,8 @@ impl Host {
                     let pending =
                         pending.filter(|pending| pending.session.id == membership.session);
                     self.on_joined_here(node, state, &user, &membership, pending, created);
+                } else {
+                    *state.members_by_node.entry(membership.node).or_default() += 1;
                 }
             }
             Event::Left {
@@ -198,6 +203,15 @@ impl Host {
             user: user.to_string(),
             reason: reason.as_str().to_owned(),
         };
+        if membership.node != *node.name() {
+            state.remember_departed(user, membership);
+            if let Some(members) = state.members_by_node.get_mut(&membership.node) {
+                *members -= 1;
+                if *members == 0 {
+                    state.members_by_node.remove(&membership.node);
+                }
+            }
+        }
         let is_here = |session: &&Arc<Session>| session.id == membership.session;
         if let Some(session) = state.session(user).filter(is_here).cloned() {
             state.session_by_user.remove(user);

@@ -97,6 +97,8 @@ impl Lab {
 pub(crate) struct Relay {
     pub(crate) permits: Mutex<Vec<(String, Vec<IpAddr>)>>,
     pub(crate) urls: Mutex<Vec<String>>,
+    /// The relay's own; none stands for the usual one.
+    pub(crate) ips: Mutex<Vec<IpAddr>>,
 }
 
 impl RelayHook for Relay {
@@ -120,7 +122,12 @@ impl RelayHook for Relay {
     }
 
     fn relay_ips(&self) -> Vec<IpAddr> {
-        vec!["203.0.113.1".parse().unwrap()]
+        let ips = self.ips.lock().unwrap().clone();
+        if ips.is_empty() {
+            vec!["203.0.113.1".parse().unwrap()]
+        } else {
+            ips
+        }
     }
 }
 

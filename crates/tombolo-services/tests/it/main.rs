@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::unwrap_in_result)]
 #![allow(clippy::wildcard_enum_match_arm)]
 
+mod cluster;
 mod engine;
 mod garbage;
 mod introductions;
@@ -11,3 +12,4 @@ mod resume;
 mod rooms;
 mod sessions;
 mod threads;
+mod wire;

@@ -1,0 +1,237 @@
+//! Items as this node acts on them: parsed once, as they come from another node.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use prost::Message as _;
+use tombolo_engine::{Epoch, Offset};
+use tombolo_room::SessionId;
+use tombolo_wire::v1::{self, ErrorCode};
+use tombolo_wire::{RECIPIENTS_MAX, RELIABLE_BYTES_MAX, RoomId, UserId};
+
+use super::generated::{self as wire, Item, item};
+use crate::reject::Reject;
+
+/// What a member on another node has for members here.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Arrival {
+    pub(crate) sender: Sender,
+    pub(crate) content: Content,
+}
+
+/// The member that sends something, and how its node knows it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sender {
+    pub(crate) room: RoomId,
+    /// How far its node had read the room's log.
+    pub(crate) at: Offset,
+    pub(crate) user: UserId,
+    pub(crate) session: SessionId,
+    /// The device's number of the frame; 0 when it is unreliable.
+    pub(crate) seq: u64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Content {
+    Message {
+        /// Empty: all members here.
+        to: Vec<UserId>,
+        payload: Bytes,
+    },
+    Introduction {
+        to: UserId,
+        introduction: Box<v1::Introduction>,
+        /// From where the sender's node relays.
+        relay_ips: Vec<IpAddr>,
+    },
+}
+
+/// What a member here sent could not be handed over there.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Refusal {
+    pub(crate) session: SessionId,
+    pub(crate) seq: u64,
+    pub(crate) reject: Reject,
+}
+
+/// An item that was found to be in order.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Parsed {
+    Arrival(Arrival),
+    Refusal(Refusal),
+}
+
+/// An item is malformed, or of a kind that this version does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BadItem;
+
+impl Arrival {
+    /// About as much memory as it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        let content = match &self.content {
+            Content::Message { payload, .. } => payload.len(),
+            Content::Introduction { introduction, .. } => introduction.encoded_len(),
+        };
+        size_of::<Self>() + content
+    }
+}
+
+pub(super) fn parse(item: Item) -> Result<Parsed, BadItem> {
+    match item.body.ok_or(BadItem)? {
+        item::Body::Message(message) => parse_message(message).map(Parsed::Arrival),
+        item::Body::Introduction(introduction) => {
+            parse_introduction(introduction).map(Parsed::Arrival)
+        }
+        item::Body::Refusal(refusal) => {
+            let code = i32::try_from(refusal.code).map_err(|_| BadItem)?;
+            let code = ErrorCode::try_from(code).unwrap_or(ErrorCode::Unavailable);
+            let message: String = refusal.message.chars().take(MESSAGE_CHARS_MAX).collect();
+            Ok(Parsed::Refusal(Refusal {
+                session: parse_session(&refusal.session)?,
+                seq: refusal.seq,
+                reject: Reject::new(code, message),
+            }))
+        }
+    }
+}
+
+fn parse_message(message: wire::Message) -> Result<Arrival, BadItem> {
+    if message.to.len() > RECIPIENTS_MAX || message.payload.len() > RELIABLE_BYTES_MAX {
+        return Err(BadItem);
+    }
+    let to = message
+        .to
+        .iter()
+        .map(|user| UserId::parse(user).map_err(|_| BadItem))
+        .collect::<Result<_, _>>()?;
+    Ok(Arrival {
+        sender: parse_sender(message.sender)?,
+        content: Content::Message {
+            to,
+            payload: message.payload,
+        },
+    })
+}
+
+fn parse_introduction(item: wire::Introduction) -> Result<Arrival, BadItem> {
+    let introduction = v1::Introduction::decode(item.introduction.as_ref()).map_err(|_| BadItem)?;
+    crate::forward::check_introduction(&introduction).map_err(|_| BadItem)?;
+    if item.relay_ips.len() > RELAY_IPS_MAX {
+        return Err(BadItem);
+    }
+    let relay_ips = item
+        .relay_ips
+        .iter()
+        .map(|ip| parse_ip(ip).ok_or(BadItem))
+        .collect::<Result<_, _>>()?;
+    Ok(Arrival {
+        sender: parse_sender(item.sender)?,
+        content: Content::Introduction {
+            to: UserId::parse(&item.to).map_err(|_| BadItem)?,
+            introduction: Box::new(introduction),
+            relay_ips,
+        },
+    })
+}
+
+fn parse_sender(sender: Option<wire::Sender>) -> Result<Sender, BadItem> {
+    let sender = sender.ok_or(BadItem)?;
+    let at = sender.at.ok_or(BadItem)?;
+    Ok(Sender {
+        room: RoomId::parse(&sender.room).map_err(|_| BadItem)?,
+        at: Offset {
+            epoch: Epoch(at.epoch),
+            seq: at.seq,
+        },
+        user: UserId::parse(&sender.user).map_err(|_| BadItem)?,
+        session: parse_session(&sender.session)?,
+        seq: sender.seq,
+    })
+}
+
+fn parse_session(bytes: &Bytes) -> Result<SessionId, BadItem> {
+    bytes
+        .as_ref()
+        .try_into()
+        .map(SessionId)
+        .map_err(|_| BadItem)
+}
+
+fn parse_ip(bytes: &Bytes) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes.as_ref()).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes.as_ref()).map(IpAddr::from))
+        .ok()
+}
+
+fn ip_on_wire(ip: &IpAddr) -> Bytes {
+    match ip {
+        IpAddr::V4(ip) => Bytes::copy_from_slice(&ip.octets()),
+        IpAddr::V6(ip) => Bytes::copy_from_slice(&ip.octets()),
+    }
+}
+
+fn sender_on_wire(sender: &Sender) -> wire::Sender {
+    wire::Sender {
+        room: sender.room.to_string(),
+        at: Some(wire::Position {
+            epoch: sender.at.epoch.0,
+            seq: sender.at.seq,
+        }),
+        user: sender.user.to_string(),
+        session: Bytes::copy_from_slice(&sender.session.0),
+        seq: sender.seq,
+    }
+}
+
+/// A message to members on another node; to all of them when `to` is empty.
+pub(crate) fn message_item(sender: &Sender, to: &[UserId], payload: Bytes) -> Item {
+    let message = wire::Message {
+        sender: Some(sender_on_wire(sender)),
+        to: to.iter().map(UserId::to_string).collect(),
+        payload,
+    };
+    Item {
+        body: Some(item::Body::Message(message)),
+    }
+}
+
+/// An introduction to a member on another node.
+pub(crate) fn introduction_item(
+    sender: &Sender,
+    to: &UserId,
+    introduction: &v1::Introduction,
+    relay_ips: &[IpAddr],
+) -> Item {
+    let introduction = wire::Introduction {
+        sender: Some(sender_on_wire(sender)),
+        to: to.to_string(),
+        introduction: introduction.encode_to_vec().into(),
+        relay_ips: relay_ips
+            .iter()
+            .take(RELAY_IPS_MAX)
+            .map(ip_on_wire)
+            .collect(),
+    };
+    Item {
+        body: Some(item::Body::Introduction(introduction)),
+    }
+}
+
+/// What a member on another node is told about its frame.
+pub(crate) fn refusal_item(session: SessionId, seq: u64, reject: &Reject) -> Item {
+    let refusal = wire::Refusal {
+        session: Bytes::copy_from_slice(&session.0),
+        seq,
+        code: u32::try_from(i32::from(reject.code)).unwrap_or_default(),
+        message: reject.message.clone(),
+    };
+    Item {
+        body: Some(item::Body::Refusal(refusal)),
+    }
+}
+
+/// Of one node.
+const RELAY_IPS_MAX: usize = 16;
+
+/// As much of a refusal's text as a device is told.
+const MESSAGE_CHARS_MAX: usize = 256;

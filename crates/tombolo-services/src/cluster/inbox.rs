@@ -1,0 +1,206 @@
+//! Drives the links: brings what waits to the bus and what comes from it to the rooms.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message as _;
+use tokio::time::Instant;
+use tombolo_engine::{BusEvent, Key, Pattern, Subscription};
+use tombolo_wire::NodeId;
+use tombolo_wire::v1::ErrorCode;
+
+use super::arrival::{self, Parsed, Refusal};
+use super::generated::{Item, NodeRecord, NodeState, item};
+use super::link::FrameError;
+use super::{NODES_MAX, decode, inbox_of};
+use crate::lock::lock;
+use crate::node::Node;
+use crate::reject::Reject;
+
+/// Takes part in the cluster for as long as it runs.
+pub(crate) async fn run(node: Arc<Node>) {
+    let Ok(inbox) = inbox_of(node.name()) else {
+        tracing::error!(node = %node.name(), "the node's name is no subject: it stays alone");
+        return;
+    };
+    let pattern = Pattern::Exactly(inbox);
+    begin_life(&node).await;
+    loop {
+        if let Ok(subscription) = node.engine.subscribe(&pattern, INBOX_MESSAGES_MAX).await {
+            listen(&node, subscription).await;
+        }
+        tokio::time::sleep(SUBSCRIBE_DELAY).await;
+    }
+}
+
+/// Takes this node's name in the directory, with a greater epoch than anybody who had it before.
+async fn begin_life(node: &Arc<Node>) {
+    let Ok(key) = Key::new(["nodes", node.name().as_str()]) else {
+        return;
+    };
+    let unix_ms = u64::try_from((node.config.unix_now)().as_millis()).unwrap_or(u64::MAX);
+    loop {
+        if let Ok(found) = node.engine.get(&key).await {
+            let before = found.as_ref().map_or(0, |entry| {
+                NodeRecord::decode(entry.value.as_ref()).map_or(0, |record| record.epoch)
+            });
+            let epoch = unix_ms.max(before + 1);
+            let record = NodeRecord {
+                version: super::VERSION,
+                epoch,
+                state: NodeState::Alive.into(),
+                ..NodeRecord::default()
+            };
+            let value = Some(record.encode_to_vec().into());
+            let expected = found.map(|entry| entry.revision);
+            if node.engine.cas(&key, expected, value).await.is_ok() {
+                node.cluster.lock().epoch = Some(epoch);
+                return;
+            }
+        }
+        tokio::time::sleep(SUBSCRIBE_DELAY).await;
+    }
+}
+
+async fn listen(node: &Arc<Node>, mut inbox: Subscription) {
+    loop {
+        let wait = node.cluster.poll_timeout();
+        tokio::select! {
+            event = inbox.next() => match event {
+                Some(BusEvent::Message(message)) => handle_payload(node, &message.payload),
+                // The links notice which, and have it sent again.
+                Some(BusEvent::Lost(count)) => node.counters.cluster.bus_lost.add(count),
+                None => return,
+            },
+            () = node.cluster.wake.notified() => {
+                // Whoever is about to say something too shares the frame.
+                tokio::task::yield_now().await;
+            }
+            () = sleep_until(wait) => node.cluster.handle_timeout(Instant::now()),
+        }
+        flush(node).await;
+    }
+}
+
+async fn sleep_until(wait: Option<Instant>) {
+    match wait {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl super::Cluster {
+    fn poll_timeout(&self) -> Option<Instant> {
+        let links = self.lock();
+        let timeouts = links.link_by_node.values();
+        timeouts
+            .filter_map(|link| link.poll_timeout())
+            .min()
+            .map(Instant::from_std)
+    }
+
+    fn handle_timeout(&self, now: Instant) {
+        for link in self.lock().link_by_node.values_mut() {
+            link.handle_timeout(now.into_std());
+        }
+    }
+
+    /// The next frame for another node.
+    fn poll_frame(&self, node: &NodeId) -> Option<(NodeId, Vec<u8>)> {
+        let now = Instant::now().into_std();
+        let mut links = self.lock();
+        let (to, mut frame) = links
+            .link_by_node
+            .iter_mut()
+            .find_map(|(to, link)| Some((to.clone(), link.poll_frame(now)?)))?;
+        drop(links);
+        frame.from = node.to_string();
+        Some((to, frame.encode_to_vec()))
+    }
+}
+
+/// Brings to the bus what waits.
+async fn flush(node: &Arc<Node>) {
+    let cluster = &node.counters.cluster;
+    while let Some((to, frame)) = node.cluster.poll_frame(node.name()) {
+        let Ok(subject) = inbox_of(&to) else {
+            continue;
+        };
+        let publish = node.engine.publish(&subject, frame.into());
+        // What could not be published is sent again like what got lost.
+        match tokio::time::timeout(PUBLISH_TIMEOUT, publish).await {
+            Ok(Ok(())) => cluster.frames_sent.add(1),
+            Ok(Err(_)) | Err(_) => cluster.frames_failed.add(1),
+        }
+    }
+}
+
+fn handle_payload(node: &Arc<Node>, payload: &[u8]) {
+    if let Err(error) = handle_frame(node, payload) {
+        node.counters.cluster.count_refused(error);
+        tracing::debug!(%error, "node frame refused");
+    }
+}
+
+fn handle_frame(node: &Arc<Node>, payload: &[u8]) -> Result<(), FrameError> {
+    let (from, frame) = decode(payload)?;
+    let now = Instant::now().into_std();
+    let mut links = node.cluster.lock();
+    let is_new = !links.link_by_node.contains_key(&from);
+    if from == *node.name() || (is_new && links.link_by_node.len() >= NODES_MAX) {
+        return Err(FrameError::TooManyNodes);
+    }
+    let link = links.link(&from).map_err(|_| FrameError::Misdirected)?;
+    let received = link.handle_frame(now, frame)?;
+    drop(links);
+    let cluster = &node.counters.cluster;
+    cluster.frames_received.add(1);
+    cluster.repairs.add(u64::from(received.repaired));
+    for item in received.undelivered {
+        return_item(node, &item);
+    }
+    for item in received.items {
+        match arrival::parse(item) {
+            Ok(Parsed::Arrival(arrival)) => node.arrive(&from, arrival),
+            Ok(Parsed::Refusal(refusal)) => handle_refusal(node, refusal),
+            Err(arrival::BadItem) => cluster.items_refused.add(1),
+        }
+    }
+    Ok(())
+}
+
+/// A member here is told that what it sent did not reach its receiver's node.
+fn return_item(node: &Arc<Node>, item: &Item) {
+    let sender = match &item.body {
+        Some(item::Body::Message(message)) => message.sender.as_ref(),
+        Some(item::Body::Introduction(introduction)) => introduction.sender.as_ref(),
+        Some(item::Body::Refusal(_)) | None => None,
+    };
+    let Some(sender) = sender else {
+        return;
+    };
+    if let Ok(session) = sender.session.as_ref().try_into() {
+        let refusal = Refusal {
+            session: tombolo_room::SessionId(session),
+            seq: sender.seq,
+            reject: Reject::new(ErrorCode::Unavailable, "the member's node has gone"),
+        };
+        handle_refusal(node, refusal);
+    }
+}
+
+fn handle_refusal(node: &Arc<Node>, refusal: Refusal) {
+    let session = lock(&node.sessions).by_id.get(&refusal.session).cloned();
+    if let Some(session) = session {
+        node.refuse(&session, refusal.seq, refusal.reject);
+    }
+}
+
+/// Frames that wait for this node to take them in.
+const INBOX_MESSAGES_MAX: usize = 16_384;
+
+/// Between two attempts to be reachable.
+const SUBSCRIBE_DELAY: Duration = Duration::from_millis(250);
+
+/// How long the bus may take to take a frame in.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(1);

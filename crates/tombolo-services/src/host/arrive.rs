@@ -1,0 +1,280 @@
+//! What members on other nodes have for the members here.
+//!
+//! The room's log says who is a member, on which node and with which keys; what comes from another
+//! node is believed only as far as the log bears it out. Nodes read the log at different times: what
+//! was sent by somebody who had read more waits until this node has read as much, and what was sent
+//! by somebody who has left since counts if it was sent before its node knew.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tombolo_engine::Offset;
+use tombolo_room::Membership;
+use tombolo_wire::v1::{self, DeviceKeys, ErrorCode, server_frame};
+use tombolo_wire::{NodeId, PublicKeys, UserId};
+
+use super::{Host, State};
+use crate::cluster::{Arrival, Content, Sender, refusal_item};
+use crate::lock::lock;
+use crate::node::Node;
+use crate::reject::Reject;
+use crate::requests;
+use crate::session::Session;
+
+/// What came before this node had read enough of the log, oldest first.
+#[derive(Default)]
+pub(super) struct Waiting {
+    arrivals: VecDeque<(Instant, NodeId, Arrival)>,
+    bytes: usize,
+}
+
+/// A member on another node that has gone.
+pub(super) struct Departed {
+    user: UserId,
+    membership: Membership,
+    /// The entry by which it went.
+    at: Offset,
+}
+
+impl Node {
+    /// Takes in what a member on another node has for members here.
+    pub(crate) fn arrive(self: &Arc<Self>, from: &NodeId, arrival: Arrival) {
+        let host = lock(&self.host_by_room).get(&arrival.sender.room).cloned();
+        match host {
+            Some(host) => host.arrive(self, from, arrival),
+            None => {
+                if let Some(user) = arrival.named().next() {
+                    self.refuse_there(from, &arrival.sender, requests::no_such_member(user));
+                }
+            }
+        }
+    }
+
+    /// Tells a member on another node that its frame was not carried out.
+    fn refuse_there(&self, to: &NodeId, sender: &Sender, reject: Reject) {
+        self.counters.count_refused(reject.code);
+        let item = refusal_item(sender.session, sender.seq, &reject);
+        if sender.seq == 0 {
+            self.cluster.send_loose(&self.counters, to, item);
+        } else if let Err(reject) = self.cluster.send(to, item) {
+            tracing::debug!(%to, %reject, "refusal dropped");
+        }
+    }
+}
+
+impl Arrival {
+    /// Those it is meant for by name.
+    fn named(&self) -> impl Iterator<Item = &UserId> {
+        match &self.content {
+            Content::Message { to, .. } => to.iter(),
+            Content::Introduction { to, .. } => std::slice::from_ref(to).iter(),
+        }
+    }
+}
+
+impl Host {
+    fn arrive(self: &Arc<Self>, node: &Arc<Node>, from: &NodeId, arrival: Arrival) {
+        let mut state = self.lock();
+        if state.waiting.arrivals.is_empty() && state.has_read(arrival.sender.at) {
+            return hand_over(node, &state, from, arrival);
+        }
+        if arrival.sender.seq == 0 {
+            return node.counters.dropped.add(1);
+        }
+        let waiting = &mut state.waiting;
+        if waiting.arrivals.len() >= WAITING_MAX
+            || waiting.bytes + arrival.bytes() > WAITING_BYTES_MAX
+        {
+            let reject = Reject::new(ErrorCode::Limit, "the member's node is behind");
+            return node.refuse_there(from, &arrival.sender, reject);
+        }
+        if waiting.arrivals.is_empty() {
+            let (host, node) = (Arc::clone(self), Arc::clone(node));
+            node.runtime.clone().spawn(host.expire(node));
+        }
+        waiting.bytes += arrival.bytes();
+        waiting
+            .arrivals
+            .push_back((Instant::now(), from.clone(), arrival));
+    }
+
+    /// Refuses what waits for too long: its sender's node knows of entries that nobody else finds.
+    async fn expire(self: Arc<Self>, node: Arc<Node>) {
+        let wait = node.config.engine_timeout.max(Duration::from_millis(1));
+        loop {
+            let first = match self.lock().waiting.arrivals.front() {
+                Some((since, ..)) => *since,
+                None => return,
+            };
+            tokio::time::sleep_until(first + wait).await;
+            let mut state = self.lock();
+            while state
+                .waiting
+                .arrivals
+                .front()
+                .is_some_and(|(since, ..)| *since + wait <= Instant::now())
+                && let Some((from, arrival)) = state.waiting.pop()
+            {
+                let reject = Reject::new(ErrorCode::Unavailable, "the engine does not answer");
+                node.refuse_there(&from, &arrival.sender, reject);
+            }
+        }
+    }
+
+    /// Hands over what waited, as far as the log has been read.
+    pub(super) fn admit_waiting(node: &Arc<Node>, state: &mut State) {
+        while let Some((_, _, arrival)) = state.waiting.arrivals.front()
+            && state.has_read(arrival.sender.at)
+            && let Some((from, arrival)) = state.waiting.pop()
+        {
+            hand_over(node, state, &from, arrival);
+        }
+    }
+}
+
+impl Waiting {
+    fn pop(&mut self) -> Option<(NodeId, Arrival)> {
+        let (_, from, arrival) = self.arrivals.pop_front()?;
+        self.bytes -= arrival.bytes();
+        Some((from, arrival))
+    }
+}
+
+impl State {
+    fn has_read(&self, at: Offset) -> bool {
+        self.ahead.is_none() && self.cursor >= Some(at)
+    }
+
+    /// Remembers a member on another node that went by the entry just read.
+    pub(super) fn remember_departed(&mut self, user: &UserId, membership: &Membership) {
+        let Some(at) = self.cursor else {
+            return;
+        };
+        if self.departed.len() >= DEPARTED_MAX {
+            self.departed.pop_front();
+        }
+        self.departed.push_back(Departed {
+            user: user.clone(),
+            membership: membership.clone(),
+            at,
+        });
+    }
+
+    /// The sender's keys, if it is (or was, when its node sent this) a member there.
+    fn keys_of(&self, from: &NodeId, sender: &Sender) -> Option<PublicKeys> {
+        let is_it = |membership: &&Membership| {
+            membership.node == *from && membership.session == sender.session
+        };
+        let departed = || {
+            let mut departed = self.departed.iter().rev();
+            departed
+                .find(|gone| gone.user == sender.user && gone.at > sender.at)
+                .map(|gone| &gone.membership)
+        };
+        let membership = self.membership(&sender.user).filter(is_it);
+        let membership = membership.or_else(|| departed().filter(is_it))?;
+        Some(membership.keys)
+    }
+}
+
+/// Hands something over to the members here, if the log knows its sender.
+fn hand_over(node: &Arc<Node>, state: &State, from: &NodeId, arrival: Arrival) {
+    let Arrival { sender, content } = arrival;
+    let Some(keys) = state.keys_of(from, &sender) else {
+        node.counters.cluster.items_refused.add(1);
+        return node.refuse_there(from, &sender, requests::not_a_member());
+    };
+    let result = match content {
+        Content::Message { to, payload } => {
+            let delivery = server_frame::Body::Delivery(v1::Delivery {
+                room: sender.room.to_string(),
+                from: sender.user.to_string(),
+                payload,
+            });
+            hand_over_message(node, state, &sender, &to, &delivery)
+        }
+        Content::Introduction {
+            to,
+            introduction,
+            relay_ips,
+        } => hand_over_introduction(
+            node,
+            state,
+            &sender,
+            &to,
+            &relay_ips,
+            v1::Introduced {
+                room: sender.room.to_string(),
+                from: sender.user.to_string(),
+                introduction: Some(v1::Introduction {
+                    keys: Some(DeviceKeys::from(&keys)),
+                    ..*introduction
+                }),
+            },
+        ),
+    };
+    if let Err(reject) = result {
+        node.refuse_there(from, &sender, reject);
+    }
+}
+
+fn hand_over_message(
+    node: &Node,
+    state: &State,
+    sender: &Sender,
+    to: &[UserId],
+    delivery: &server_frame::Body,
+) -> Result<(), Reject> {
+    let mut refused = None;
+    let mut recipients: Vec<&Arc<Session>> = Vec::new();
+    if to.is_empty() {
+        recipients.extend(state.sessions().map(|(_, session)| session));
+    }
+    for user in BTreeSet::from_iter(to) {
+        match state.session(user) {
+            Some(session) => recipients.push(session),
+            None => refused = refused.or_else(|| Some(requests::no_such_member(user))),
+        }
+    }
+    for recipient in recipients {
+        if sender.seq == 0 {
+            node.push_unreliable(recipient, delivery.clone());
+        } else if let Err(behind) = node.push_from_peer(recipient, delivery.clone()) {
+            refused.get_or_insert(behind);
+            continue;
+        }
+        node.counters.delivered.add(1);
+    }
+    refused.map_or(Ok(()), Err)
+}
+
+/// The receiver's packets come to its allocation here from the sender's relay there.
+fn hand_over_introduction(
+    node: &Node,
+    state: &State,
+    sender: &Sender,
+    to: &UserId,
+    relay_ips: &[IpAddr],
+    introduced: v1::Introduced,
+) -> Result<(), Reject> {
+    let recipient = state
+        .session(to)
+        .ok_or_else(|| requests::no_such_member(to))?;
+    debug_assert_ne!(recipient.id, sender.session, "a session is on one node");
+    let mut ips = node.relay.relay_ips();
+    ips.extend(relay_ips);
+    node.relay.permit(&recipient.user, &ips);
+    node.push_from_peer(recipient, server_frame::Body::Introduced(introduced))?;
+    node.counters.introduced.add(1);
+    Ok(())
+}
+
+/// Of one room, what waits for the log.
+const WAITING_MAX: usize = 4096;
+const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Of one room, members on other nodes that have gone and may still be heard.
+const DEPARTED_MAX: usize = 256;

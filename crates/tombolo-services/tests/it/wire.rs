@@ -1,0 +1,201 @@
+//! What one node has of an engine that several share: it can lose frames, stand still and be cut.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt as _, SeedableRng as _};
+use tombolo_engine::{
+    AppendError, BoxFuture, Bus, CasError, Expect, Key, Kv, KvEntry, Leases, Local, Log, Offset,
+    OperationId, Pattern, PublishError, RequestError, RetireError, Revision, Server, SnapshotError,
+    Subscription, Tail, TailEvent, Unavailable, Watch,
+};
+
+/// One node's access to a shared engine.
+#[derive(Clone)]
+pub(crate) struct Wire {
+    local: Local,
+    /// Nothing goes from here to the engine.
+    pub(crate) is_cut: Arc<AtomicBool>,
+    /// Logs are not read further.
+    pub(crate) is_slow: Arc<AtomicBool>,
+    /// How many of a hundred frames to other nodes' inboxes are lost.
+    pub(crate) lose_percent: Arc<AtomicU64>,
+    published: Arc<AtomicU64>,
+}
+
+impl Wire {
+    pub(crate) fn new(local: &Local) -> Arc<Self> {
+        Arc::new(Self {
+            local: local.clone(),
+            is_cut: Arc::default(),
+            is_slow: Arc::default(),
+            lose_percent: Arc::default(),
+            published: Arc::default(),
+        })
+    }
+
+    pub(crate) fn cut(&self, is_cut: bool) {
+        self.is_cut.store(is_cut, Ordering::Relaxed);
+    }
+
+    fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Relaxed)
+    }
+
+    fn is_lost(&self, subject: &Key) -> bool {
+        let percent = self.lose_percent.load(Ordering::Relaxed);
+        if percent == 0 || !subject.as_str().ends_with(".inbox") {
+            return false;
+        }
+        // The same in every run, but in step with nothing.
+        let count = self.published.fetch_add(1, Ordering::Relaxed);
+        let mut random = ChaCha8Rng::seed_from_u64(count);
+        random.random_range(0..100) < percent
+    }
+}
+
+impl Bus for Wire {
+    fn publish<'a>(
+        &'a self,
+        subject: &'a Key,
+        payload: Bytes,
+    ) -> BoxFuture<'a, Result<(), PublishError>> {
+        if self.is_cut() {
+            return Box::pin(async { Err(PublishError::Unavailable) });
+        }
+        if self.is_lost(subject) {
+            return Box::pin(async { Ok(()) });
+        }
+        self.local.publish(subject, payload)
+    }
+
+    fn subscribe<'a>(
+        &'a self,
+        pattern: &'a Pattern,
+        messages_max: usize,
+    ) -> BoxFuture<'a, Result<Subscription, Unavailable>> {
+        self.local.subscribe(pattern, messages_max)
+    }
+
+    fn request<'a>(
+        &'a self,
+        subject: &'a Key,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> BoxFuture<'a, Result<Bytes, RequestError>> {
+        if self.is_cut() {
+            return Box::pin(async { Err(RequestError::Unavailable) });
+        }
+        self.local.request(subject, payload, timeout)
+    }
+
+    fn serve<'a>(
+        &'a self,
+        subject: &'a Key,
+        requests_max: usize,
+    ) -> BoxFuture<'a, Result<Server, Unavailable>> {
+        self.local.serve(subject, requests_max)
+    }
+}
+
+impl Log for Wire {
+    fn append<'a>(
+        &'a self,
+        key: &'a Key,
+        entry: Bytes,
+        expect: Expect,
+        operation: OperationId,
+    ) -> BoxFuture<'a, Result<Offset, AppendError>> {
+        if self.is_cut() {
+            return Box::pin(async { Err(AppendError::Unavailable) });
+        }
+        self.local.append(key, entry, expect, operation)
+    }
+
+    fn tail<'a>(
+        &'a self,
+        key: &'a Key,
+        after: Option<Offset>,
+    ) -> BoxFuture<'a, Result<Box<dyn Tail>, Unavailable>> {
+        Box::pin(async move {
+            if self.is_cut() {
+                return Err(Unavailable);
+            }
+            let tail = self.local.tail(key, after).await?;
+            let wire = self.clone();
+            Ok(Box::new(SlowTail { tail, wire }) as Box<dyn Tail>)
+        })
+    }
+
+    fn snapshot<'a>(
+        &'a self,
+        key: &'a Key,
+        at: Offset,
+        state: Bytes,
+    ) -> BoxFuture<'a, Result<(), SnapshotError>> {
+        self.local.snapshot(key, at, state)
+    }
+
+    fn retire<'a>(&'a self, key: &'a Key, at: Offset) -> BoxFuture<'a, Result<(), RetireError>> {
+        self.local.retire(key, at)
+    }
+}
+
+struct SlowTail {
+    tail: Box<dyn Tail>,
+    wire: Wire,
+}
+
+impl Tail for SlowTail {
+    fn next(&mut self) -> BoxFuture<'_, Option<TailEvent>> {
+        Box::pin(async move {
+            let event = self.tail.next().await;
+            // Virtual time: nothing waits for real.
+            while self.wire.is_slow.load(Ordering::Relaxed) || self.wire.is_cut() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            event
+        })
+    }
+}
+
+impl Kv for Wire {
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<KvEntry>, Unavailable>> {
+        if self.is_cut() {
+            return Box::pin(async { Err(Unavailable) });
+        }
+        self.local.get(key)
+    }
+
+    fn cas<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: Option<Revision>,
+        value: Option<Bytes>,
+    ) -> BoxFuture<'a, Result<Revision, CasError>> {
+        if self.is_cut() {
+            return Box::pin(async { Err(CasError::Unavailable) });
+        }
+        self.local.cas(key, expected, value)
+    }
+
+    fn watch<'a>(&'a self, prefix: &'a Key) -> BoxFuture<'a, Result<Box<dyn Watch>, Unavailable>> {
+        if self.is_cut() {
+            return Box::pin(async { Err(Unavailable) });
+        }
+        self.local.watch(prefix)
+    }
+}
+
+impl Leases for Wire {
+    fn leases(&self) -> &dyn Kv {
+        self.local.leases()
+    }
+
+    fn lease_time(&self) -> Duration {
+        self.local.lease_time()
+    }
+}
