@@ -24,6 +24,8 @@ pub struct RelayConfig {
     /// Certificate and key for TLS and DTLS, which then are served at the addresses of `listen` too:
     /// the first byte tells them from STUN. DTLS needs a key on the curve P-256 or P-384.
     pub tls: Option<Certificates>,
+    /// Whether DTLS is served where there is a certificate. On by default.
+    pub dtls: bool,
     /// IPs that relay ports are bound on: the first IPv4 and the first IPv6 one count. Empty (the
     /// default) takes them from `listen`.
     pub relay_ips: Vec<IpAddr>,
@@ -128,6 +130,7 @@ impl Default for RelayConfig {
             listen_udp: Vec::new(),
             listen_tls: Vec::new(),
             tls: None,
+            dtls: true,
             relay_ips: Vec::new(),
             public_ips: Vec::new(),
             relay_ports: 49152..=65535,

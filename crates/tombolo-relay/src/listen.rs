@@ -27,7 +27,8 @@ impl Listeners {
             Ok((udp, bind_tcp(&bound)?))
         })?;
         let alternate = retry_if_free(&config.listen_udp, || bind_udp(&config.listen_udp))?;
-        let has_dtls = config.tls.as_ref().is_some_and(Certificates::has_dtls);
+        let certificates = config.tls.as_ref().filter(|_| config.dtls);
+        let has_dtls = certificates.is_some_and(Certificates::has_dtls);
         let (dtls, tls) = retry_if_free(&config.listen_tls, || {
             if !has_dtls {
                 return Ok((Vec::new(), bind_tcp(&config.listen_tls)?));

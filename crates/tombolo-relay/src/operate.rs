@@ -75,7 +75,7 @@ impl fmt::Display for Changed {
 /// What a relay cannot change while it runs.
 pub(crate) struct Layout {
     listen: [Vec<SocketAddr>; 3],
-    has_tls: bool,
+    has_tls: [bool; 2],
     relay_ips: Vec<IpAddr>,
     public_ips: Vec<(IpAddr, IpAddr)>,
     relay_ports: RangeInclusive<u16>,
@@ -97,7 +97,7 @@ impl Layout {
                 config.listen_udp.clone(),
                 config.listen_tls.clone(),
             ],
-            has_tls: config.tls.is_some(),
+            has_tls: [config.tls.is_some(), config.dtls],
             relay_ips: config.relay_ips(),
             public_ips: config.public_ips.clone(),
             relay_ports: config.relay_ports.clone(),
@@ -124,7 +124,10 @@ impl Layout {
     fn check(&self, other: &Self) -> Result<(), ReloadError> {
         let parts = [
             ("where it listens", self.listen == other.listen),
-            ("whether there is TLS", self.has_tls == other.has_tls),
+            (
+                "whether there is TLS and DTLS",
+                self.has_tls == other.has_tls,
+            ),
             ("the relay IPs", self.relay_ips == other.relay_ips),
             ("the public IPs", self.public_ips == other.public_ips),
             ("the relay ports", self.relay_ports == other.relay_ports),

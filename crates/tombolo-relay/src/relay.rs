@@ -284,7 +284,7 @@ fn dtls_ends(
     listeners: &Listeners,
     counters: &Arc<StreamCounters>,
 ) -> Result<Option<DtlsEnds>, BindError> {
-    let Some(certificates) = &config.tls else {
+    let Some(certificates) = config.tls.as_ref().filter(|_| config.dtls) else {
         return Ok(None);
     };
     if !certificates.has_dtls() {

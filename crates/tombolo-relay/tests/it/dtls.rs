@@ -26,6 +26,35 @@ fn a_client_of_each_version_gets_its_answer() {
 }
 
 #[test]
+fn dtls_is_served_where_tls_alone_is_too_unless_it_is_off() {
+    let with = |dtls| {
+        let (certificates, _) = certificate();
+        let relay = Relay::bind(RelayConfig {
+            tls: Some(certificates),
+            listen_tls: vec![(v4(), 0).into()],
+            dtls,
+            ..relay_config(v4())
+        });
+        relay.expect("there are free ports")
+    };
+    let relay = with(true);
+    let mut client = Client::new(Dtls::new_12, relay.addrs().turns[0]);
+    client.connect();
+    assert_eq!(client.ask(&BINDING)[..2], [1, 1], "a success");
+
+    let relay = with(false);
+    let plain = relay.addrs().turn[0];
+    let mut client = Client::new(Dtls::new_12, plain);
+    let hello = client.next_packet();
+    client.socket.send_to(&hello, plain).expect("it is there");
+    client.socket.send_to(&BINDING, plain).expect("it is there");
+    let mut answer = [0; 512];
+    let length = client.socket.recv(&mut answer).expect("it answers");
+    assert_eq!(answer[..length][..2], [1, 1], "to what is not DTLS");
+    assert_eq!(relay.stats().streams.dtls_challenged, 0);
+}
+
+#[test]
 fn a_client_that_lost_its_keys_begins_anew_from_the_same_port() {
     let relay = relay();
     let mut client = Client::new(Dtls::new_12, relay.addrs().turn[0]);

@@ -1,5 +1,6 @@
 //! The relay over loopback, driven by the TURN client core on real sockets.
 
+mod alpn;
 mod bind;
 mod device;
 mod dtls;

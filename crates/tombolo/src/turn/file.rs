@@ -88,6 +88,9 @@ pub(crate) struct Tls {
     pub(crate) key: Option<PathBuf>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) listen: Vec<Listen<5349>>,
+    /// Whether DTLS is served too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dtls: Option<bool>,
 }
 
 /// Who may come in under one name. The first one is for all clients that no other one is for.

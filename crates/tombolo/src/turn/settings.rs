@@ -56,6 +56,7 @@ impl Settings {
             listen_udp: addresses(&file.listen_udp),
             listen_tls: addresses(&file.tls.listen),
             tls,
+            dtls: file.tls.dtls.unwrap_or(true),
             public_ips: public_ips(&file.public_ip, &relay_ips)?,
             relay_ips: file.relay_ip.clone(),
             realm: realms.next().unwrap_or_else(|| server::Realm::new(REALM)),

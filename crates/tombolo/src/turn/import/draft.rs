@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::super::file::{
     File, Limits, Listen, Network, Peers, Ports, PublicIp, Realm, Secret, Tls,
 };
-use super::options::Taken;
+use super::options::{Refused, Taken};
 use super::range;
 
 /// What the lines have said so far, in coturn's terms.
@@ -65,13 +65,13 @@ impl Draft {
         Ok(())
     }
 
-    pub(super) fn relay_ip(&mut self, value: &str) -> Result<Taken, String> {
+    pub(super) fn relay_ip(&mut self, value: &str) -> Result<Taken, Refused> {
         let ip = ip(value)?;
         let is_first = |known: &IpAddr| known.is_ipv4() == ip.is_ipv4() && *known != ip;
         if self.relay_ips.iter().any(is_first) {
-            return Err(
-                "one IP of each family is relayed from, and there is one before".to_owned(),
-            );
+            return Err(Refused::NotSupported(
+                "one IP of each family is relayed from, and there is one before",
+            ));
         }
         if !self.relay_ips.contains(&ip) {
             self.relay_ips.push(ip);
@@ -87,7 +87,7 @@ impl Draft {
         Ok(())
     }
 
-    pub(super) fn threads(&mut self, value: &str) -> Result<Taken, String> {
+    pub(super) fn threads(&mut self, value: &str) -> Result<Taken, Refused> {
         let count: usize = value.parse().map_err(|_| "not a number")?;
         self.shards = Some(count.clamp(1, THREADS_MAX));
         Ok(Taken {
@@ -105,15 +105,15 @@ impl Draft {
     }
 
     /// `NAME:PASSWORD`, or `NAME:0xKEY` with the MD5 over name, realm and password.
-    pub(super) fn user(&mut self, value: &str) -> Result<Taken, String> {
+    pub(super) fn user(&mut self, value: &str) -> Result<Taken, Refused> {
         let (name, password) = value.split_once(':').ok_or("not NAME:PASSWORD")?;
         // Blanks behind the colon are not of the password, as coturn has it.
         let password = password.trim_start_matches([' ', '\t']);
         if name.is_empty() || password.is_empty() {
-            return Err("name and password must not be empty".to_owned());
+            return Err("name and password must not be empty".into());
         }
         if name.len() > USERNAME_BYTES_MAX {
-            return Err(format!("a name has at most {USERNAME_BYTES_MAX} bytes"));
+            return Err(format!("a name has at most {USERNAME_BYTES_MAX} bytes").into());
         }
         // The last line of a name counts.
         self.passwords.remove(name);
@@ -129,7 +129,7 @@ impl Draft {
         // coturn reads 32 digits and no more.
         let hex = hex.get(..MD5_HEX_DIGITS).ok_or("a key has 32 hex digits")?;
         if !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err("a key has 32 hex digits".to_owned());
+            return Err("a key has 32 hex digits".into());
         }
         self.keys.insert(name.to_owned(), Secret(hex.to_owned()));
         Ok(Taken {
@@ -149,9 +149,9 @@ impl Draft {
         Ok(())
     }
 
-    pub(super) fn fleet_key(&mut self, value: &str) -> Result<(), String> {
+    pub(super) fn fleet_key(&mut self, value: &str) -> Result<(), Refused> {
         if value.len() < FLEET_KEY_BYTES_MIN {
-            return Err(format!("shorter than {FLEET_KEY_BYTES_MIN} bytes"));
+            return Err(Refused::NotSupported("it must have at least 16 bytes"));
         }
         self.fleet_key = Some(Secret(value.to_owned()));
         Ok(())
@@ -258,6 +258,9 @@ impl Draft {
 
     fn tls(&self, notes: &mut Vec<String>) -> Tls {
         if self.no_tls {
+            if !self.no_dtls && self.certificate.is_some() {
+                notes.push("no-tls leaves DTLS out too, which is not served alone".to_owned());
+            }
             return Tls::default();
         }
         let (Some(certificate), Some(key)) = (&self.certificate, &self.key) else {
@@ -270,6 +273,7 @@ impl Draft {
             certificate: Some(certificate.clone()),
             key: Some(key.clone()),
             listen: ips.map(|ip| Listen(SocketAddr::new(*ip, port))).collect(),
+            dtls: self.no_dtls.then_some(false),
         }
     }
 
@@ -339,6 +343,11 @@ impl Draft {
             allocations: self.total_quota,
             bytes_per_second: self.max_bps,
             allocations_per_user: Some(self.user_quota.unwrap_or(total)),
+            // In coturn many clients may come from one network, as by a proxy.
+            allocations_per_network: Some(total),
+            permissions_per_network: Some(PEERS_MAX),
+            channels_per_network: Some(PEERS_MAX),
+            peer_connections_per_network: Some(CONNECTIONS_MAX),
             ..Limits::default()
         }
     }
@@ -384,6 +393,10 @@ const TURNS_PORT: u16 = 5349;
 const RELAY_PORT_MIN: u16 = 49152;
 /// As many allocations as there are by default.
 const ALLOCATIONS_MAX: usize = 16_384;
+/// As many permissions, and as many channels, as there are by default.
+const PEERS_MAX: usize = 262_144;
+/// As many TCP connections to peers as there are by default.
+const CONNECTIONS_MAX: usize = 4096;
 const METRICS_PORT: u16 = 9641;
 const FLEET_KEY_BYTES_MIN: usize = 16;
 const THREADS_MAX: usize = 128;

@@ -16,7 +16,7 @@ use super::file::{File, alike};
 use crate::output::{Style, json, line_of_text};
 use draft::Draft;
 use line::{Length, Line};
-use options::Handling;
+use options::{Handling, Refused};
 
 /// What became of a line.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -199,7 +199,8 @@ fn fate(draft: &mut Draft, line: &Line<'_>) -> Fate {
                 r#as: taken.key,
                 note: taken.note,
             },
-            Err(because) => Fate::Invalid { because },
+            Err(Refused::Invalid(because)) => Fate::Invalid { because },
+            Err(Refused::NotSupported(because)) => Fate::NotSupported { because },
         },
         Handling::NotNeeded(because) => Fate::NotNeeded { because },
         Handling::NotSupported(because) => Fate::NotSupported { because },

@@ -6,7 +6,7 @@ use Handling::{Flag, FlagNotSupported, NotNeeded, NotSupported};
 /// What happens to an option.
 pub(super) enum Handling {
     /// It sets something here.
-    Taken(fn(&mut Draft, &str) -> Result<Taken, String>),
+    Taken(fn(&mut Draft, &str) -> Result<Taken, Refused>),
     /// A flag that sets something here when it is on.
     Flag(fn(&mut Draft) -> Taken),
     /// What it asks for is so anyway, or is nobody's wish here.
@@ -15,6 +15,26 @@ pub(super) enum Handling {
     NotSupported(&'static str),
     /// The same for a flag, of which nothing is asked when it is off.
     FlagNotSupported(&'static str),
+}
+
+/// Why a value was not taken.
+pub(super) enum Refused {
+    /// coturn would not have it either.
+    Invalid(String),
+    /// coturn would have it, and it cannot be had here.
+    NotSupported(&'static str),
+}
+
+impl From<String> for Refused {
+    fn from(because: String) -> Self {
+        Self::Invalid(because)
+    }
+}
+
+impl From<&str> for Refused {
+    fn from(because: &str) -> Self {
+        Self::Invalid(because.to_owned())
+    }
 }
 
 /// The key of our configuration that an option became, with what there is to add.
@@ -46,18 +66,18 @@ const fn noted(key: &'static str, note: &'static str) -> Taken {
 #[rustfmt::skip] // It is a table.
 const OPTIONS: &[(&str, Handling)] = &[
     // Where the server is.
-    ("listening-ip", Handling::Taken(|draft, value| draft.listening_ip(value).map(|()| taken("listen")))),
+    ("listening-ip", Handling::Taken(|draft, value| { draft.listening_ip(value)?; Ok(taken("listen")) })),
     ("listening-port", Handling::Taken(|draft, value| set(&mut draft.port, value, "listen"))),
     ("tls-listening-port", Handling::Taken(|draft, value| set(&mut draft.tls_port, value, "tls.listen"))),
     ("alt-listening-port", Handling::Taken(|draft, value| set(&mut draft.alternate_port, value, "listen-udp"))),
     ("alt-tls-listening-port", NotNeeded("RFC 5780 is for UDP; one port for TLS is enough")),
-    ("tcp-proxy-port", NotSupported("PROXY headers are accepted where the configuration says so, see `proxy-protocol`")),
-    ("aux-server", Handling::Taken(|draft, value| draft.auxiliary(value).map(|()| taken("listen")))),
+    ("tcp-proxy-port", NotSupported("list the networks of the proxies in `proxy-protocol`: they connect to the usual ports, and their connections begin with a PROXY header")),
+    ("aux-server", Handling::Taken(|draft, value| { draft.auxiliary(value)?; Ok(taken("listen")) })),
     ("udp-self-balance", NotNeeded("the kernel spreads clients over all shards")),
     ("listening-device", NotSupported("bind to addresses instead: `listen`")),
     ("relay-device", NotSupported("relay from addresses instead: `relay-ip`")),
     ("relay-ip", Handling::Taken(|draft, value| draft.relay_ip(value))),
-    ("external-ip", Handling::Taken(|draft, value| draft.external_ip(value).map(|()| taken("public-ip")))),
+    ("external-ip", Handling::Taken(|draft, value| { draft.external_ip(value)?; Ok(taken("public-ip")) })),
     ("min-port", Handling::Taken(|draft, value| set(&mut draft.min_port, value, "relay-ports"))),
     ("max-port", Handling::Taken(|draft, value| set(&mut draft.max_port, value, "relay-ports"))),
     ("relay-threads", Handling::Taken(Draft::threads)),
@@ -66,7 +86,7 @@ const OPTIONS: &[(&str, Handling)] = &[
     ("no-udp", FlagNotSupported("STUN and TURN over UDP are always served; close the port in the firewall")),
     ("no-tcp", FlagNotSupported("STUN and TURN over TCP are always served where they are over UDP; close the port in the firewall")),
     ("no-tls", Flag(|draft| { draft.no_tls = true; taken("tls") })),
-    ("no-dtls", Flag(|draft| { draft.no_dtls = true; taken("tls") })),
+    ("no-dtls", Flag(|draft| { draft.no_dtls = true; taken("tls.dtls") })),
     ("dtls", NotNeeded("DTLS is served wherever TLS is")),
     ("no-udp-relay", FlagNotSupported("relaying over UDP is what TURN is for")),
     ("no-tcp-relay", Flag(|draft| { draft.no_tcp_relay = true; taken("relay-tcp") })),
@@ -76,9 +96,9 @@ const OPTIONS: &[(&str, Handling)] = &[
     ("lt-cred-mech", NotNeeded("long-term credentials are always required to relay")),
     ("no-auth", FlagNotSupported("relaying for anybody is an open door; give users or secrets")),
     ("user", Handling::Taken(|draft, value| draft.user(value))),
-    ("realm", Handling::Taken(|draft, value| draft.realm(value).map(|()| taken("realm.name")))),
+    ("realm", Handling::Taken(|draft, value| { draft.realm(value)?; Ok(taken("realm.name")) })),
     ("use-auth-secret", Flag(|draft| { draft.uses_secret = true; taken("realm.secrets") })),
-    ("static-auth-secret", Handling::Taken(|draft, value| draft.secret(value).map(|()| taken("realm.secrets")))),
+    ("static-auth-secret", Handling::Taken(|draft, value| { draft.secret(value)?; Ok(taken("realm.secrets")) })),
     ("rest-api-separator", Handling::Taken(|_, value| separator(value))),
     ("no-auth-pings", NotNeeded("there is no database to ask")),
     ("no-dynamic-ip-list", NotNeeded("there is no database to ask")),
@@ -101,8 +121,8 @@ const OPTIONS: &[(&str, Handling)] = &[
     ("total-quota", Handling::Taken(|draft, value| set_count(&mut draft.total_quota, value, "limits.allocations"))),
     ("max-bps", Handling::Taken(|draft, value| { draft.max_bps = match value.parse().map_err(|_| "not a number")? { 0 => None, rate => Some(rate) }; Ok(taken("limits.bytes-per-second")) })),
     ("bps-capacity", NotSupported("bandwidth is bounded for each allocation, see `limits`")),
-    ("allowed-peer-ip", Handling::Taken(|draft, value| draft.allow(value).map(|()| taken("peers.allow")))),
-    ("denied-peer-ip", Handling::Taken(|draft, value| draft.deny(value).map(|()| taken("peers.deny")))),
+    ("allowed-peer-ip", Handling::Taken(|draft, value| { draft.allow(value)?; Ok(taken("peers.allow")) })),
+    ("denied-peer-ip", Handling::Taken(|draft, value| { draft.deny(value)?; Ok(taken("peers.deny")) })),
     ("allow-loopback-peers", Flag(|draft| { draft.loopback_peers = true; noted("peers.allow", "on the internet it opens this machine to clients") })),
     ("no-multicast-peers", NotNeeded("multicast is always refused")),
     ("server-relay", FlagNotSupported("packets of peers without a permission are never relayed")),
@@ -128,7 +148,7 @@ const OPTIONS: &[(&str, Handling)] = &[
     ("multiplex-peer-port", NotNeeded("`io = \"steered\"` has one socket for all relay ports, without its restrictions")),
     ("multiplex-peer-max-peers", NotNeeded("`io = \"steered\"` has one socket for all relay ports, without its restrictions")),
     // What the answers look like.
-    ("fingerprint", NotNeeded("replies have a FINGERPRINT where the request has one")),
+    ("fingerprint", FlagNotSupported("replies have no FINGERPRINT, which TURN does not ask for; that of a request is checked")),
     ("no-software-attribute", NotNeeded("the software is not announced")),
     ("prod", NotNeeded("the software is not announced")),
     ("software-attribute", FlagNotSupported("the software is not announced")),
@@ -137,7 +157,7 @@ const OPTIONS: &[(&str, Handling)] = &[
     ("rfc3489-compatibility", FlagNotSupported("clients of RFC 3489 are 20 years old")),
     ("rfc5766-channel-numbers", NotNeeded("channel numbers of RFC 5766 are accepted")),
     ("response-origin-only-with-rfc5780", NotNeeded("RESPONSE-ORIGIN is sent only where there is another address")),
-    ("include-reason-string", NotNeeded("error codes have the reason phrases of their RFCs")),
+    ("include-reason-string", NotNeeded("whoever has shown credentials is told the reason in words")),
     ("respond-http-unsupported", FlagNotSupported("what is not STUN or TURN is dropped")),
     ("drop-invalid-packets", NotNeeded("what is not STUN or TURN is dropped")),
     ("drop-invalid-packets-log", NotNeeded("every refusal is counted with its reason")),
@@ -189,7 +209,7 @@ const OPTIONS: &[(&str, Handling)] = &[
     ("acme-redirect", NotSupported("let another program answer on port 80")),
     ("drain-min-allocations", NotNeeded("a drain ends with the last allocation or at its deadline")),
     ("prometheus", Flag(|draft| { draft.has_metrics = true; noted("metrics", "on loopback unless there is an address; users are never labels") })),
-    ("prometheus-address", Handling::Taken(|draft, value| draft.metrics_ip(value).map(|()| taken("metrics")))),
+    ("prometheus-address", Handling::Taken(|draft, value| { draft.metrics_ip(value)?; Ok(taken("metrics")) })),
     ("prometheus-port", Handling::Taken(|draft, value| set(&mut draft.metrics_port, value, "metrics"))),
     ("prometheus-path", NotNeeded("the path is /metrics")),
     ("prometheus-username-labels", FlagNotSupported("a label for each user has no bound; see `tombolo turn list`")),
@@ -203,7 +223,7 @@ const OPTIONS: &[(&str, Handling)] = &[
     ("udp-gso", NotNeeded("packets are moved in batches")),
 ];
 
-fn set(port: &mut Option<u16>, value: &str, key: &'static str) -> Result<Taken, String> {
+fn set(port: &mut Option<u16>, value: &str, key: &'static str) -> Result<Taken, Refused> {
     *port = match value.parse().map_err(|_| "not a port")? {
         0 => None,
         port => Some(port),
@@ -211,7 +231,7 @@ fn set(port: &mut Option<u16>, value: &str, key: &'static str) -> Result<Taken, 
     Ok(taken(key))
 }
 
-fn set_count(count: &mut Option<usize>, value: &str, key: &'static str) -> Result<Taken, String> {
+fn set_count(count: &mut Option<usize>, value: &str, key: &'static str) -> Result<Taken, Refused> {
     *count = match value.parse().map_err(|_| "not a number")? {
         0 => None,
         count => Some(count),
@@ -220,33 +240,38 @@ fn set_count(count: &mut Option<usize>, value: &str, key: &'static str) -> Resul
 }
 
 /// Seconds, no longer than `max`; 0 stands for no bound.
-fn lifetime(value: &str, usual: u64, max: u64) -> Result<Option<u64>, String> {
+fn lifetime(value: &str, usual: u64, max: u64) -> Result<Option<u64>, Refused> {
     let seconds = match value {
         "" => usual,
         _ => value.parse().map_err(|_| "not a number of seconds")?,
     };
     match seconds {
         0 => Ok(Some(max)),
-        1..LIFETIME_MIN => Err(format!("shorter than {LIFETIME_MIN} seconds")),
+        1..LIFETIME_MIN => Err(Refused::NotSupported("a minute is the least")),
         _ => Ok(Some(seconds.min(max))),
     }
 }
 
-fn separator(value: &str) -> Result<Taken, String> {
+fn separator(value: &str) -> Result<Taken, Refused> {
     if value == ":" {
         return Ok(noted("realm.secrets", "it is always a colon"));
     }
-    Err("only a colon separates expiry and name".to_owned())
+    Err(Refused::NotSupported(
+        "only a colon separates expiry and name",
+    ))
 }
 
-fn family(value: &str) -> Result<Taken, String> {
-    if value == "ipv4" {
-        return Ok(noted(
+fn family(value: &str) -> Result<Taken, Refused> {
+    match value {
+        "ipv4" => Ok(noted(
             "relay-ip",
             "it is always IPv4, as RFC 8656 §7.2 has it",
-        ));
+        )),
+        "ipv6" | "keep" => Err(Refused::NotSupported(
+            "clients that name no family get IPv4, as RFC 8656 §7.2 has it",
+        )),
+        _ => Err("not ipv4, ipv6 or keep".into()),
     }
-    Err("clients that name no family get IPv4, as RFC 8656 §7.2 has it".to_owned())
 }
 
 const LIFETIME_MIN: u64 = 60;
