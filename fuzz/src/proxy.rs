@@ -13,6 +13,9 @@ pub fn run(data: &[u8]) {
             ProxyHeader::parse(&data[..length]),
             Ok(Some((said, length)))
         );
+        for end in 0..length {
+            assert_eq!(ProxyHeader::parse(&data[..end]), Ok(None), "{end} bytes");
+        }
         if let ProxyHeader::Proxied { client, server } = said {
             check(client);
             assert_eq!(server.ip(), server.ip().to_canonical());

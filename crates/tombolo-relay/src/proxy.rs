@@ -59,12 +59,7 @@ impl ProxyHeader {
                 return Err(ProxyError::TooLong);
             }
         }
-        // A longer line is none, wherever it ends.
-        let bytes = if is_v2 {
-            bytes
-        } else {
-            &bytes[..bytes.len().min(V1_BYTES_MAX)]
-        };
+        let bytes = if is_v2 { bytes } else { line_of(bytes)? };
         let config = ParseConfig {
             include_tlvs: false,
             ..ParseConfig::default()
@@ -114,6 +109,22 @@ impl ProxyHeader {
                 return Ok(parsed);
             }
         }
+    }
+}
+
+/// The line that a header of version 1 is, with its end, or as much of it as has come: a longer one is
+/// none, wherever it ends.
+fn line_of(bytes: &[u8]) -> Result<&[u8], ProxyError> {
+    let bytes = &bytes[..bytes.len().min(V1_BYTES_MAX)];
+    let end = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
+    let Some(end) = end else {
+        return Ok(bytes);
+    };
+    match &bytes[end..] {
+        [b'\r'] => Ok(bytes),
+        [b'\r', b'\n', ..] => Ok(&bytes[..end + 2]),
+        // Either of them alone ends nothing, and is no part of a line.
+        _ => Err(ProxyError::Malformed),
     }
 }
 
@@ -225,6 +236,32 @@ mod tests {
                 );
                 let rest = missing(&bytes[..len]);
                 assert!((1..=bytes.len() - len).contains(&rest), "{bytes:?} {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_that_another_character_breaks_is_refused_whole_and_in_part() {
+        for line in [
+            &b"PROXY UNKNOWN a\nb\r\n"[..],
+            b"PROXY UNKNOWN a\rb\r\n",
+            b"PROXY UNKNOWN\n\r\n",
+            b"PROXY UNKNOWN\r\r\n",
+            b"PROXY \nUNKNOWN\r\n",
+            b"PROXY TCP4 192.0.2.1 198.51.100.1 1 2\n\r\n",
+        ] {
+            let breaks = line.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
+            let breaks = breaks.expect("there is one");
+            for len in 0..=line.len() {
+                let parsed = ProxyHeader::parse(&line[..len]);
+                // A CR alone may be the first half of the end.
+                let is_open = len <= breaks + usize::from(line[breaks] == b'\r');
+                let expected = if is_open {
+                    Ok(None)
+                } else {
+                    Err(ProxyError::Malformed)
+                };
+                assert_eq!(parsed, expected, "{:?}", &line[..len]);
             }
         }
     }
