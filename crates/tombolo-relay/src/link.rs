@@ -68,6 +68,8 @@ pub(crate) struct ShardLink {
     control: SyncSender<Control>,
     frames: mpsc::Sender<FromStream>,
     spare_parcels: SyncSender<Parcel>,
+    /// What waits in parcels.
+    parcel_bytes: Arc<AtomicUsize>,
     waker: Arc<Waker>,
 }
 
@@ -95,6 +97,7 @@ impl ShardLink {
             control,
             frames,
             spare_parcels,
+            parcel_bytes: Arc::default(),
             waker: Arc::clone(&waker),
         };
         (
@@ -131,6 +134,27 @@ impl ShardLink {
         let result = self.frames.try_send(what).map_err(|_| Overloaded);
         self.waker.wake();
         result
+    }
+
+    /// Gives the shard a parcel. It may be lost like what is [passed on](Self::pass_on), and also where
+    /// the parcels that wait take too much memory.
+    pub(crate) fn parcel(&self, parcel: Parcel) -> Result<(), Overloaded> {
+        let len = parcel.len();
+        let before = self.parcel_bytes.fetch_add(len, Ordering::Relaxed);
+        let result = if before + len <= PARCELS_BYTES_MAX {
+            self.pass_on(FromStream::Parcel(parcel))
+        } else {
+            Err(Overloaded)
+        };
+        if result.is_err() {
+            self.parcel_bytes.fetch_sub(len, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// The shard itself says that a parcel waits no more.
+    pub(crate) fn opened(&self, parcel: &Parcel) {
+        self.parcel_bytes.fetch_sub(parcel.len(), Ordering::Relaxed);
     }
 
     /// Gives a parcel back to the shard that packed it; what it has too many of is freed.
@@ -312,6 +336,8 @@ fn is_refused_bind(frame: &[u8]) -> bool {
 const BIND_REFUSAL: [u8; 2] = [0x01, 0x1b];
 /// Opened parcels that a shard keeps.
 const SPARE_PARCELS_MAX: usize = 8;
+/// Bytes that may wait for a shard in parcels.
+const PARCELS_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Orders that may wait for a shard.
 const CONTROLS_MAX: usize = 4096;
 /// Frames from streams that may wait for a shard.

@@ -315,7 +315,8 @@ fn hand_over(
     match relays.owner(to.0) {
         None => return Some(forward),
         Some(owner) if owner != relays.shard() => {
-            parcels.pack(owner, at_peer, PeerAddr(at.0), &data[range.clone()]);
+            let is_packed = parcels.pack(owner, at_peer, PeerAddr(at.0), &data[range.clone()]);
+            io.handed_over_dropped += u64::from(!is_packed);
             return None;
         }
         Some(_) => {}

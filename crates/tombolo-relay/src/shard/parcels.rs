@@ -8,7 +8,6 @@ use std::{ops::Range, sync::mpsc::Receiver, time::Instant};
 use tombolo_turn::server::{Forward, PeerAddr, RelayAddr, ShardIndex};
 
 use super::Shard;
-use crate::link::FromStream;
 
 /// Packets for another shard.
 pub(crate) struct Parcel {
@@ -23,6 +22,13 @@ struct Packed {
     from: PeerAddr,
     /// Where it is among the bytes.
     range: Range<usize>,
+}
+
+impl Parcel {
+    /// The memory that its packets take.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() + self.packets.len() * size_of::<Packed>()
+    }
 }
 
 /// Parcels in the making, at most one for each shard.
@@ -43,10 +49,17 @@ impl Parcels {
         }
     }
 
-    /// Packs what came from `from`, a relayed address of this shard, to `at`, one of `shard`.
-    pub(super) fn pack(&mut self, shard: ShardIndex, at: RelayAddr, from: PeerAddr, data: &[u8]) {
+    /// Packs what came from `from`, a relayed address of this shard, to `at`, one of `shard`; `false`
+    /// if the parcel is too large for that.
+    pub(super) fn pack(
+        &mut self,
+        shard: ShardIndex,
+        at: RelayAddr,
+        from: PeerAddr,
+        data: &[u8],
+    ) -> bool {
         let Some(place) = self.by_shard.get_mut(usize::from(shard.0)) else {
-            return;
+            return false;
         };
         let parcel = place.get_or_insert_with(|| {
             self.spare.try_recv().unwrap_or_else(|_| Parcel {
@@ -56,10 +69,14 @@ impl Parcels {
             })
         });
         let start = parcel.bytes.len();
+        if start + data.len() > PARCEL_BYTES_MAX {
+            return false;
+        }
         parcel.bytes.extend_from_slice(data);
         let range = start..parcel.bytes.len();
         parcel.packets.push(Packed { at, from, range });
         self.is_empty = false;
+        true
     }
 }
 
@@ -73,7 +90,7 @@ impl Shard {
         for (place, link) in self.parcels.by_shard.iter_mut().zip(&*self.siblings) {
             let Some(parcel) = place.take() else { continue };
             let packets = parcel.packets.len() as u64;
-            match link.pass_on(FromStream::Parcel(parcel)) {
+            match link.parcel(parcel) {
                 Ok(()) => self.io.handed_over += packets,
                 Err(_) => self.io.handed_over_dropped += packets,
             }
@@ -95,6 +112,9 @@ impl Shard {
                 self.send_to_client(to, &header, &data[range], padding);
             }
         }
+        if let Some(own) = self.siblings.get(usize::from(self.parcels.shard.0)) {
+            own.opened(&parcel);
+        }
         parcel.packets.clear();
         parcel.bytes.clear();
         if parcel.bytes.capacity() <= KEPT_BYTES_MAX
@@ -107,3 +127,58 @@ impl Shard {
 
 /// Memory of a parcel that is kept for the next one.
 const KEPT_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of packets in one parcel; what is more in one batch is lost.
+const PARCEL_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+    use crate::{
+        link::{FromStream, ShardLink},
+        socket::Waker,
+    };
+
+    #[test]
+    fn parcels_that_wait_for_a_shard_are_bounded_in_bytes_and_what_is_opened_makes_room() {
+        let (link, mut inbox) = ShardLink::new(Waker::new().expect("eventfd is there"));
+        let (_, spare) = sync_channel(1);
+        let mut parcels = Parcels::new(ShardIndex(0), 2, spare);
+        let mut waiting = 0;
+        loop {
+            let parcel = full(&mut parcels);
+            let len = parcel.len();
+            if link.parcel(parcel).is_err() {
+                break;
+            }
+            waiting += len;
+            assert!(waiting <= 16 * 1024 * 1024, "there is an end to it");
+        }
+        assert!(waiting >= PARCEL_BYTES_MAX, "one finds room");
+        let Ok(FromStream::Parcel(first)) = inbox.frames.try_recv() else {
+            panic!("it was taken");
+        };
+        link.opened(&first);
+        assert!(link.parcel(full(&mut parcels)).is_ok());
+    }
+
+    #[test]
+    fn a_parcel_holds_so_many_bytes_and_no_more() {
+        let (_, spare) = sync_channel(1);
+        let mut parcels = Parcels::new(ShardIndex(0), 2, spare);
+        let parcel = full(&mut parcels);
+        assert!(parcel.bytes.len() <= PARCEL_BYTES_MAX);
+        assert!(parcel.bytes.len() > PARCEL_BYTES_MAX - PACKET.len());
+    }
+
+    /// A parcel for shard 1 that holds no more.
+    fn full(parcels: &mut Parcels) -> Parcel {
+        let address = "192.0.2.1:50000".parse().expect("a literal");
+        let (at, from) = (RelayAddr(address), PeerAddr(address));
+        while parcels.pack(ShardIndex(1), at, from, &PACKET) {}
+        parcels.by_shard[1].take().expect("it was packed")
+    }
+
+    static PACKET: [u8; 60_000] = [7; 60_000];
+}
