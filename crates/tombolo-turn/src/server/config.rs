@@ -172,6 +172,10 @@ pub struct Limits {
     pub bandwidth: Option<Bandwidth>,
     /// TCP connections of the shard that are being made or wait for their client.
     pub connections_waiting_max: usize,
+    /// Those of them that one user may have.
+    pub connections_waiting_per_user_max: usize,
+    /// Those of them that clients of one source network (IPv4 /24, IPv6 /48) may have.
+    pub connections_waiting_per_network_max: usize,
     /// Replies waiting for `poll_transmit`.
     pub transmits_max: usize,
     /// Events waiting for `poll_event`.
@@ -225,6 +229,8 @@ impl Default for Limits {
             },
             bandwidth: None,
             connections_waiting_max: 1024,
+            connections_waiting_per_user_max: 64,
+            connections_waiting_per_network_max: 128,
             transmits_max: 4096,
             events_max: 4096,
             auth_pending_max: 1024,

@@ -14,7 +14,7 @@ use super::address::{FiveTuple, PeerAddr, RelayAddr, canonical};
 use super::allocate::bad;
 use super::allocation::Carrier;
 use super::auth::Identity;
-use super::connection::{Connection, ConnectionId, State};
+use super::connection::{Connection, ConnectionId, Owner, State};
 use super::ledger::Usage;
 use super::reply::{Ask, Rejection};
 use super::stats::Refusal;
@@ -56,13 +56,13 @@ impl Server {
         let XorPeerAddress(peer) = message.required().map_err(bad)?;
         let at = allocation.relays.toward(peer.ip())?;
         self.policy.check(peer)?;
-        self.check_connection(id, peer)?;
+        let owner = self.check_connection(id, peer)?;
         let state = State::Connecting {
             ask,
             identity: Box::new(identity.clone()),
             until: now + CONNECT_TIMEOUT,
         };
-        let connection = self.add_connection(id, peer, state);
+        let connection = self.add_connection((id, owner), peer, state);
         let to = PeerAddr(self.aliases.to_local(peer));
         self.commands
             .push_back(Command::ConnectPeer { connection, at, to });
@@ -125,9 +125,9 @@ impl Server {
         self.policy
             .check(peer)
             .map_err(|_| Refusal::PeerForbidden)?;
-        self.check_connection(id, peer)?;
+        let owner = self.check_connection(id, peer)?;
         let until = now + BIND_TIMEOUT;
-        let connection = self.add_connection(id, peer, State::Unbound { until });
+        let connection = self.add_connection((id, owner), peer, State::Unbound { until });
         self.indicate_attempt(client, peer, connection);
         Ok(connection)
     }
@@ -213,34 +213,47 @@ impl Server {
         }
     }
 
-    fn check_connection(&self, id: AllocationId, peer: SocketAddr) -> Result<(), Refusal> {
+    /// Tells whose connection it would be, if there may be another one.
+    fn check_connection(&self, id: AllocationId, peer: SocketAddr) -> Result<Owner, Refusal> {
+        let allocation = self.allocations.get(id).ok_or(Refusal::AllocationMissing)?;
         if self.connections.has_peer(id, peer) {
             return Err(Refusal::ConnectionExists);
         }
         self.check_more(id, Usage::CONNECTION)?;
-        if self.connections.waiting() >= self.limits.connections_waiting_max {
+        let (limits, waiting) = (&self.limits, &self.connections);
+        let network = allocation.network;
+        let is_full = waiting.waiting() >= limits.connections_waiting_max
+            || waiting.waiting_of_user(&allocation.user) >= limits.connections_waiting_per_user_max
+            || waiting.waiting_of_network(network) >= limits.connections_waiting_per_network_max;
+        if is_full {
             return Err(Refusal::ConnectionsFull);
         }
-        Ok(())
+        let user = allocation.user.clone();
+        Ok(Owner { user, network })
     }
 
-    fn add_connection(&mut self, id: AllocationId, peer: SocketAddr, state: State) -> ConnectionId {
+    fn add_connection(
+        &mut self,
+        (allocation, owner): (AllocationId, Owner),
+        peer: SocketAddr,
+        state: State,
+    ) -> ConnectionId {
         let connection = loop {
             let connection = ConnectionId::new(self.rng.next_u32(), self.shard);
             if self.connections.get(connection).is_none() {
                 break connection;
             }
         };
-        let allocation = id;
         self.connections.insert(
             connection,
             Connection {
                 allocation,
+                owner,
                 peer,
                 state,
             },
         );
-        if let Some(allocation) = self.allocations.get_mut(id) {
+        if let Some(allocation) = self.allocations.get_mut(allocation) {
             allocation.connections += 1;
             self.ledger.settle(allocation);
         }

@@ -3,7 +3,8 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::address::FiveTuple;
-use super::auth::Identity;
+use super::auth::{Identity, User};
+use super::ledger::Network;
 use super::reply::Ask;
 use super::stray::ShardIndex;
 use super::table::AllocationId;
@@ -31,9 +32,17 @@ const SHARD_MASK: u32 = 0xff;
 /// A TCP connection between a relayed address and a peer. See "peer data connection" in RFC 6062.
 pub(super) struct Connection {
     pub(super) allocation: AllocationId,
+    pub(super) owner: Owner,
     /// The peer as the client knows it.
     pub(super) peer: SocketAddr,
     pub(super) state: State,
+}
+
+/// Whose connection it is, as far as quotas go.
+#[derive(Clone)]
+pub(super) struct Owner {
+    pub(super) user: User,
+    pub(super) network: Network,
 }
 
 pub(super) enum State {
@@ -66,13 +75,16 @@ pub(super) struct Connections {
     id_by_allocation_and_peer: BTreeMap<(AllocationId, SocketAddr), ConnectionId>,
     id_by_client: BTreeMap<FiveTuple, ConnectionId>,
     deadlines: BTreeSet<(Instant, ConnectionId)>,
+    /// Those in `deadlines`, by whose they are.
+    waiting_by_user: BTreeMap<User, usize>,
+    waiting_by_network: BTreeMap<Network, usize>,
 }
 
 impl Connections {
     pub(super) fn insert(&mut self, id: ConnectionId, connection: Connection) {
         let key = (connection.allocation, connection.peer);
         self.id_by_allocation_and_peer.insert(key, id);
-        self.index(id, &connection.state);
+        self.index(id, &connection.owner, &connection.state);
         self.by_id.insert(id, connection);
     }
 
@@ -80,7 +92,7 @@ impl Connections {
         let connection = self.by_id.remove(&id)?;
         let key = (connection.allocation, connection.peer);
         self.id_by_allocation_and_peer.remove(&key);
-        self.unindex(id, &connection.state);
+        self.unindex(id, &connection.owner, &connection.state);
         Some(connection)
     }
 
@@ -88,8 +100,8 @@ impl Connections {
     pub(super) fn set_state(&mut self, id: ConnectionId, state: State) -> Option<State> {
         let mut connection = self.by_id.remove(&id)?;
         let before = std::mem::replace(&mut connection.state, state);
-        self.unindex(id, &before);
-        self.index(id, &connection.state);
+        self.unindex(id, &connection.owner, &before);
+        self.index(id, &connection.owner, &connection.state);
         self.by_id.insert(id, connection);
         Some(before)
     }
@@ -132,25 +144,54 @@ impl Connections {
         self.deadlines.len()
     }
 
+    /// Counts those of a user that are not joined.
+    pub(super) fn waiting_of_user(&self, user: &User) -> usize {
+        self.waiting_by_user.get(user).copied().unwrap_or(0)
+    }
+
+    /// Counts those of a client's network that are not joined.
+    pub(super) fn waiting_of_network(&self, network: Network) -> usize {
+        self.waiting_by_network.get(&network).copied().unwrap_or(0)
+    }
+
     pub(super) fn next_deadline(&self) -> Option<(Instant, ConnectionId)> {
         self.deadlines.first().copied()
     }
 
-    fn index(&mut self, id: ConnectionId, state: &State) {
+    fn index(&mut self, id: ConnectionId, owner: &Owner, state: &State) {
         if let Some(deadline) = state.deadline() {
             self.deadlines.insert((deadline, id));
+            match self.waiting_by_user.get_mut(&owner.user) {
+                Some(waiting) => *waiting += 1,
+                None => drop(self.waiting_by_user.insert(owner.user.clone(), 1)),
+            }
+            *self.waiting_by_network.entry(owner.network).or_default() += 1;
         }
         if let State::Joined { client } = state {
             self.id_by_client.insert(*client, id);
         }
     }
 
-    fn unindex(&mut self, id: ConnectionId, state: &State) {
+    fn unindex(&mut self, id: ConnectionId, owner: &Owner, state: &State) {
         if let Some(deadline) = state.deadline() {
             self.deadlines.remove(&(deadline, id));
+            give_back(&mut self.waiting_by_user, &owner.user);
+            give_back(&mut self.waiting_by_network, &owner.network);
         }
         if let State::Joined { client } = state {
             self.id_by_client.remove(client);
         }
+    }
+}
+
+/// Takes one from a count, and forgets who has none.
+fn give_back<K: Ord>(count_by: &mut BTreeMap<K, usize>, key: &K) {
+    let Some(count) = count_by.get_mut(key) else {
+        debug_assert!(false, "only what was counted is given back");
+        return;
+    };
+    *count -= 1;
+    if *count == 0 {
+        count_by.remove(key);
     }
 }

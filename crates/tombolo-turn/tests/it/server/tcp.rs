@@ -363,6 +363,47 @@ fn connections_are_bounded_for_each_allocation_and_while_they_wait() {
 }
 
 #[test]
+fn a_user_whose_connections_all_wait_keeps_no_other_user_from_connecting() {
+    let mut lab = tcp_lab_with(|config| {
+        config.limits.connections_waiting_max = 4;
+        config.limits.connections_waiting_per_user_max = 2;
+    });
+    let at = [1, 2].map(|port| allocate(&mut lab, tcp_client(port), &alice()));
+    let first = connecting(&mut lab, at[0], "8.8.4.1:80");
+    connecting(&mut lab, at[0], "8.8.4.2:80");
+    for port in [1, 2] {
+        let reply = connect(&mut lab, tcp_client(port), "8.8.4.3:80");
+        assert_eq!(reply.code(), Some(508), "it has other allocations");
+    }
+    let other = allocate(&mut lab, tcp_client(3), &bob());
+    lab.permit(tcp_client(3), &bob(), "8.8.4.1:80");
+    assert!(accept(&mut lab, other, "8.8.4.1:80").is_some());
+    let _ = lab.server.poll_transmit();
+    // What waits no more makes room.
+    connected(&mut lab, first, Err(ConnectError::PeerRefused));
+    connecting(&mut lab, at[0], "8.8.4.3:80");
+}
+
+#[test]
+fn a_network_whose_connections_all_wait_keeps_no_other_network_from_connecting() {
+    let mut lab = tcp_lab_with(|config| {
+        config.limits.connections_waiting_max = 4;
+        config.limits.connections_waiting_per_network_max = 2;
+    });
+    let at = allocate(&mut lab, tcp_client(1), &alice());
+    connecting(&mut lab, at, "8.8.4.1:80");
+    connecting(&mut lab, at, "8.8.4.2:80");
+    let neighbour = allocate(&mut lab, tcp_client(2), &bob());
+    lab.permit(tcp_client(2), &bob(), "8.8.4.3:1");
+    assert_eq!(accept(&mut lab, neighbour, "8.8.4.3:1"), None);
+    let mut far = tcp_client(3);
+    far.client = address("203.0.113.1:3");
+    let elsewhere = allocate(&mut lab, far, &bob());
+    lab.permit(far, &bob(), "8.8.4.3:1");
+    assert!(accept(&mut lab, elsewhere, "8.8.4.3:1").is_some());
+}
+
+#[test]
 fn a_tcp_allocation_can_have_an_ipv6_address() {
     let mut lab = tcp_lab();
     let reply = ask(&mut lab, tcp_client(1), |writer| {
