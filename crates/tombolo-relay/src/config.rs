@@ -83,7 +83,8 @@ pub struct RelayConfig {
     /// TCP and TLS connections from one IPv4 address or IPv6 /64 network.
     pub connections_per_source_max: usize,
     /// TLS handshakes under way at once. Each takes about a millisecond of the one thread that serves
-    /// all streams.
+    /// all streams. For a newcomer beyond, the oldest handshake is given up of the network (IPv4 /16,
+    /// IPv6 /40) that has the most.
     pub handshakes_max: usize,
     /// Such handshakes with one IPv4 address or IPv6 /64 network.
     pub handshakes_per_source_max: usize,

@@ -5,6 +5,7 @@
 //! cookie, by an association that is forgotten right away; only a second hello that brings the cookie
 //! back makes one that stays. The answer is never longer than the hello.
 
+mod allowance;
 mod association;
 mod cookie;
 mod exchange;
@@ -17,14 +18,14 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use dimpl::Dtls;
 use tokio::{sync::mpsc, task};
 use tombolo_turn::server::{FiveTuple, Transport};
 
-use self::{association::Association, exchange::Exchange, hello::Hello};
+use self::{allowance::Allowances, association::Association, exchange::Exchange, hello::Hello};
 use crate::{
     Certificates,
     link::Connection,
@@ -97,7 +98,7 @@ pub(crate) struct DtlsFront {
     exchange: Exchange,
     out: RefCell<Out>,
     associations: RefCell<HashMap<FiveTuple, Known>>,
-    hellos: Cell<Allowance>,
+    allowances: RefCell<Allowances>,
 }
 
 /// What the front knows of an association that a task keeps.
@@ -144,13 +145,6 @@ impl Out {
     }
 }
 
-/// Hellos that may still be answered, so that they never take all of the thread.
-#[derive(Clone, Copy)]
-struct Allowance {
-    left: u32,
-    since: Instant,
-}
-
 impl DtlsFront {
     /// # Errors
     /// The library has no cryptography that works, or the system no randomness.
@@ -161,10 +155,7 @@ impl DtlsFront {
             exchange: Exchange::new()?,
             out: RefCell::new(out),
             associations: RefCell::default(),
-            hellos: Cell::new(Allowance {
-                left: HELLOS_PER_SECOND,
-                since: Instant::now(),
-            }),
+            allowances: RefCell::new(Allowances::new(Instant::now())),
         })
     }
 
@@ -192,69 +183,65 @@ impl DtlsFront {
             }
         }
         match hello {
-            Some(hello) if self.may_answer() => {
-                self.on_hello(tuple, incoming.shard, &hello, &incoming.datagram)
+            Some(hello) if hello.is_first() => {
+                self.on_first_hello(tuple, &hello, &incoming.datagram);
             }
-            Some(_) | None => self.front.config.counters.dtls_dropped.add(1),
+            Some(hello) => self.on_second_hello(tuple, incoming.shard, &hello, &incoming.datagram),
+            None => self.front.config.counters.dtls_dropped.add(1),
         }
     }
 
-    fn may_answer(&self) -> bool {
-        let mut allowance = self.hellos.get();
-        let now = Instant::now();
-        if now.duration_since(allowance.since) >= Duration::from_secs(1) {
-            allowance = Allowance {
-                left: HELLOS_PER_SECOND,
-                since: now,
-            };
+    /// Answers who has proven nothing, with no more bytes than it sent.
+    fn on_first_hello(&self, tuple: FiveTuple, hello: &Hello<'_>, datagram: &[u8]) {
+        let counters = &self.front.config.counters;
+        let mut allowances = self.allowances.borrow_mut();
+        let may_answer = allowances.take_challenge(Instant::now(), tuple.client.ip());
+        let certificate = self.certificates.dtls().filter(|_| may_answer);
+        let Some(certificate) = certificate else {
+            return counters.dtls_dropped.add(1);
+        };
+        if hello.is_outdated() {
+            counters.dtls_outdated.add(1);
+            return self.send(tuple, &PROTOCOL_VERSION_ALERT);
         }
-        let is_left = allowance.left > 0;
-        allowance.left = allowance.left.saturating_sub(1);
-        self.hellos.set(allowance);
-        is_left
+        let exchange = &self.exchange;
+        let Some(reply) = exchange.challenge(&certificate, tuple.client, datagram) else {
+            return counters.dtls_dropped.add(1);
+        };
+        counters.dtls_challenged.add(1);
+        self.send(tuple, &reply);
     }
 
-    fn on_hello(
+    /// Begins an association with who brings the right cookie; finding out whether it does costs little.
+    fn on_second_hello(
         self: &Rc<Self>,
         tuple: FiveTuple,
         shard: usize,
         hello: &Hello<'_>,
         datagram: &[u8],
     ) {
+        let counters = &self.front.config.counters;
         let Some(certificate) = self.certificates.dtls() else {
-            self.front.config.counters.dtls_dropped.add(1);
-            return;
+            return counters.dtls_dropped.add(1);
         };
-        if hello.is_outdated() {
-            self.front.config.counters.dtls_outdated.add(1);
-            self.send(tuple, &PROTOCOL_VERSION_ALERT);
-            return;
-        }
-        if hello.is_first() {
-            let exchange = &self.exchange;
-            let Some(reply) = exchange.challenge(&certificate, tuple.client, datagram) else {
-                self.front.config.counters.dtls_dropped.add(1);
-                return;
-            };
-            self.front.config.counters.dtls_challenged.add(1);
-            self.send(tuple, &reply);
-            return;
+        let Some(answered) = self.exchange.recognise(tuple.client, hello) else {
+            return counters.dtls_failed.add(1);
+        };
+        if !self.allowances.borrow_mut().take_handshake(Instant::now()) {
+            return counters.dtls_dropped.add(1);
         }
         let ip = tuple.client.ip();
         let Some(handshake) = self.front.handshakes.take(ip) else {
-            self.front.config.counters.handshakes_refused.add(1);
-            return;
+            return counters.handshakes_refused.add(1);
         };
         let exchange = &self.exchange;
-        let Some(dtls) = exchange.accept(&certificate, tuple.client, hello, datagram) else {
-            self.front.config.counters.dtls_failed.add(1);
-            return;
+        let Some(dtls) = exchange.accept(&certificate, tuple.client, &answered, datagram) else {
+            return counters.dtls_failed.add(1);
         };
         let Some(seat) = self.front.connections.take(ip) else {
-            self.front.config.counters.refused.add(1);
-            return;
+            return counters.refused.add(1);
         };
-        self.front.config.counters.dtls_accepted.add(1);
+        counters.dtls_accepted.add(1);
         self.keep(tuple, shard, dtls, (seat, handshake));
     }
 
@@ -308,9 +295,6 @@ impl DtlsFront {
 const INCOMING_MAX: usize = 2048;
 /// Datagrams that may wait for one association.
 const DATAGRAMS_MAX: usize = 64;
-/// Hellos answered in a second. One costs some ten microseconds before its cookie is back, and about
-/// a millisecond after it.
-const HELLOS_PER_SECOND: u32 = 1000;
 /// Tells those who offer DTLS 1.0 alone, which RFC 8996 forbids, to stop trying: a fatal alert
 /// `protocol_version` in a record of that version. See RFC 5246 §7.2.2.
 const PROTOCOL_VERSION_ALERT: [u8; 15] = [21, 0xfe, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 70];

@@ -199,6 +199,7 @@ const STREAM_FAMILIES: &[StreamFamily] = &[
     ("tombolo_relay_dtls_outdated", Counter, "Hellos of clients that speak DTLS 1.0 only.", |s| s.dtls_outdated),
     ("tombolo_relay_dtls_accepted", Counter, "DTLS associations begun by clients that brought the cookie back.", |s| s.dtls_accepted),
     ("tombolo_relay_dtls_failed", Counter, "DTLS handshakes, cookies and associations that failed.", |s| s.dtls_failed),
+    ("tombolo_relay_handshakes_displaced", Counter, "TLS and DTLS handshakes given up for newcomers from other networks.", |s| s.handshakes_displaced),
     ("tombolo_relay_dtls_dropped", Counter, "Datagrams of DTLS that were dropped.", |s| s.dtls_dropped),
     ("tombolo_relay_icmp_dropped", Counter, "ICMP errors that were dropped.", |s| s.icmp_dropped),
     ("tombolo_relay_connections_timed_out", Counter, "Connections closed because no frame came in time.", |s| s.timed_out),

@@ -96,6 +96,8 @@ pub struct StreamStats {
     pub handshakes: u64,
     /// Handshakes not begun because there were too many, in all or with their source.
     pub handshakes_refused: u64,
+    /// TLS and DTLS handshakes that were given up for newcomers, since their networks had the most.
+    pub handshakes_displaced: u64,
     /// TLS handshakes that failed.
     pub tls_failed: u64,
     /// First hellos of DTLS clients that were answered with a cookie.
@@ -213,6 +215,7 @@ pub(crate) struct StreamCounters {
     pub(crate) proxy_untrusted: Counter,
     pub(crate) handshakes: Counter,
     pub(crate) handshakes_refused: Counter,
+    pub(crate) handshakes_displaced: Counter,
     pub(crate) tls_failed: Counter,
     pub(crate) dtls_challenged: Counter,
     pub(crate) dtls_outdated: Counter,
@@ -236,6 +239,7 @@ impl StreamCounters {
             proxy_untrusted: self.proxy_untrusted.get(),
             handshakes: self.handshakes.get(),
             handshakes_refused: self.handshakes_refused.get(),
+            handshakes_displaced: self.handshakes_displaced.get(),
             tls_failed: self.tls_failed.get(),
             dtls_challenged: self.dtls_challenged.get(),
             dtls_outdated: self.dtls_outdated.get(),

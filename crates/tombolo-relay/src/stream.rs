@@ -7,7 +7,7 @@ mod peer;
 mod seats;
 mod splice;
 
-use std::{io, rc::Rc, sync::Arc, thread, time::Duration};
+use std::{hash::RandomState, io, rc::Rc, sync::Arc, thread, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -20,7 +20,10 @@ use tokio_rustls::TlsAcceptor;
 use tombolo_turn::server::{Cidr, FiveTuple, Transport};
 use tracing::{error, warn};
 
-use self::{admission::Admitted, seats::Seats};
+use self::{
+    admission::Admitted,
+    seats::{Seats, WhenFull},
+};
 pub(crate) use self::{
     peer::{PeerTask, connect, listen},
     seats::Seat,
@@ -52,7 +55,7 @@ pub(crate) struct StreamsConfig {
     pub(crate) connections_max: usize,
     /// Connections from one IPv4 address or IPv6 /64 network.
     pub(crate) connections_per_source_max: usize,
-    /// TLS handshakes at once. For more their connections are closed, and counted.
+    /// TLS handshakes at once. For more, the oldest of those whose networks have the most are given up.
     pub(crate) handshakes_max: usize,
     pub(crate) handshakes_per_source_max: usize,
     /// Whose connections begin with a PROXY header.
@@ -64,6 +67,8 @@ pub(crate) struct StreamsConfig {
     /// Time for one write.
     pub(crate) write_timeout: Duration,
     pub(crate) counters: Arc<StreamCounters>,
+    /// Spreads clients over the shards.
+    pub(crate) spread: RandomState,
 }
 
 impl StreamsConfig {
@@ -89,6 +94,7 @@ impl StreamsConfig {
             allocation_timeout: config.allocation_timeout,
             write_timeout: config.write_timeout,
             counters,
+            spread: RandomState::new(),
         }
     }
 }
@@ -134,14 +140,14 @@ pub(crate) struct Front {
 impl Front {
     fn new(config: StreamsConfig) -> Rc<Self> {
         let connections = Seats::new(
-            config.connections_max,
-            config.connections_per_source_max,
+            (config.connections_max, config.connections_per_source_max),
+            WhenFull::Refuse,
             &config.counters,
             |counters| &counters.open,
         );
         let handshakes = Seats::new(
-            config.handshakes_max,
-            config.handshakes_per_source_max,
+            (config.handshakes_max, config.handshakes_per_source_max),
+            WhenFull::Displace,
             &config.counters,
             |counters| &counters.handshakes,
         );
@@ -256,7 +262,10 @@ async fn serve_one(front: Rc<Front>, mut admitted: Admitted, speaks: Speaks) {
         return config.counters.handshakes_refused.add(1);
     };
     let handshake = TlsAcceptor::from(certificates.tls()).accept(stream);
-    let handshake = timeout_at(first_frame_by, handshake).await;
+    let handshake = tokio::select! {
+        handshake = timeout_at(first_frame_by, handshake) => handshake,
+        () = handshake_seat.displaced() => return config.counters.handshakes_displaced.add(1),
+    };
     drop(handshake_seat);
     match handshake {
         Ok(Ok(stream)) => connection::run(config, tuple, stream, accepted).await,

@@ -1,6 +1,6 @@
 //! One association: records to frames, frames to records.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, future::pending, rc::Rc};
 
 use dimpl::{Dtls, Output};
 use tokio::{
@@ -45,6 +45,8 @@ enum End {
     Failed,
     /// No handshake in time, or no allocation.
     Silent,
+    /// Its handshake was given up for somebody else's.
+    Displaced,
 }
 
 /// What happens next.
@@ -53,6 +55,7 @@ enum Next {
     Shard(Batch),
     Timer,
     Deadline,
+    Displaced,
 }
 
 impl Association {
@@ -65,6 +68,7 @@ impl Association {
             End::Closed | End::LetGo => {}
             End::Failed => counters.dtls_failed.add(1),
             End::Silent => counters.timed_out.add(1),
+            End::Displaced => counters.handshakes_displaced.add(1),
         }
         if self.dtls.close().is_ok() {
             // What comes besides the farewell has nobody to go to.
@@ -98,6 +102,7 @@ impl Association {
                 batch = self.queue.next(&mut frame, 0) => Next::Shard(batch),
                 () = sleep_until(timer) => Next::Timer,
                 () = sleep_until(deadline) => Next::Deadline,
+                () = displaced(self.handshake.as_ref()) => Next::Displaced,
             };
             // The library's clock is set before it sees anything.
             if self.dtls.handle_timeout(std::time::Instant::now()).is_err() {
@@ -117,6 +122,7 @@ impl Association {
                     Ok(())
                 }
                 Next::Deadline => return End::Silent,
+                Next::Displaced => return End::Displaced,
             };
             if result.is_err() {
                 return End::Failed;
@@ -151,5 +157,13 @@ impl Association {
                 return Err(End::LetGo);
             }
         }
+    }
+}
+
+/// Waits until a handshake has lost its seat; for ever if it is over.
+async fn displaced(handshake: Option<&Seat>) {
+    match handshake {
+        Some(seat) => seat.displaced().await,
+        None => pending().await,
     }
 }

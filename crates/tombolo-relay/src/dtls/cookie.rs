@@ -33,6 +33,28 @@ impl Cookies {
         hello: &[u8],
         act: impl FnOnce() -> T,
     ) -> T {
+        KEY.set(Some(self.key(client, period, hello)));
+        let result = act();
+        KEY.set(None);
+        result
+    }
+
+    /// Whether a cookie is the one of a client, a time and a first hello with this random: what the
+    /// library would make, without the library.
+    pub(crate) fn is_of(
+        &self,
+        client: SocketAddr,
+        period: u64,
+        hello: &[u8],
+        random: &[u8],
+        cookie: &[u8],
+    ) -> bool {
+        let mut mac = keyed(&self.key(client, period, hello));
+        mac.update(random);
+        mac.verify_slice(cookie).is_ok()
+    }
+
+    fn key(&self, client: SocketAddr, period: u64, hello: &[u8]) -> [u8; 32] {
         let mut mac = keyed(&self.secret);
         mac.update(b"dtls cookie");
         mac.update(&period.to_be_bytes());
@@ -42,10 +64,7 @@ impl Cookies {
             std::net::IpAddr::V6(ip) => mac.update(&ip.octets()),
         }
         mac.update(hello);
-        KEY.set(Some(mac.finalize().into_bytes().into()));
-        let result = act();
-        KEY.set(None);
-        result
+        mac.finalize().into_bytes().into()
     }
 }
 

@@ -17,6 +17,12 @@ pub(crate) struct Exchange {
     started: Instant,
 }
 
+/// A first hello, and the period in which it was answered.
+pub(crate) struct Answered {
+    first: Vec<u8>,
+    period: u64,
+}
+
 impl Exchange {
     /// # Errors
     /// The library has no cryptography that works, or the system no randomness.
@@ -41,33 +47,35 @@ impl Exchange {
         (!reply.is_empty() && reply.len() <= hello.len()).then_some(reply)
     }
 
-    /// Takes a second hello; `None` unless it brings the cookie that the first one was answered with,
-    /// in this period or the one before.
-    pub(crate) fn accept(
-        &self,
-        certificate: &DtlsCertificate,
-        client: SocketAddr,
-        hello: &Hello<'_>,
-        datagram: &[u8],
-    ) -> Option<Dtls> {
-        let cookie = hello
-            .cookie()
-            .filter(|cookie| cookie.len() == COOKIE_BYTES)?;
+    /// Finds the first hello that a second one repeats; `None` unless the second one brings the cookie
+    /// that the first one was answered with, in this period or the one before. Costs little.
+    pub(crate) fn recognise(&self, client: SocketAddr, hello: &Hello<'_>) -> Option<Answered> {
+        let (cookie, random) = (hello.cookie()?, hello.random()?);
+        let period = self.period();
         for first in hello.firsts() {
-            for age in 0..2 {
-                let period = self.period().saturating_sub(age);
-                let (mut dtls, reply) = self.begin(certificate, client, period, &first);
-                // Nobody can guess one, so where it is in the reply does not matter.
-                if reply.windows(COOKIE_BYTES).any(|window| window == cookie) {
-                    let mut take = || dtls.handle_packet(datagram).is_ok();
-                    let cookies = &self.cookies;
-                    return cookies
-                        .with(client, period, bound(&first), &mut take)
-                        .then_some(dtls);
+            for period in [Some(period), period.checked_sub(1)].into_iter().flatten() {
+                let cookies = &self.cookies;
+                if cookies.is_of(client, period, bound(&first), random, cookie) {
+                    return Some(Answered { first, period });
                 }
             }
         }
         None
+    }
+
+    /// Makes an association for who has brought its cookie back; `None` if the hello breaks the rules.
+    pub(crate) fn accept(
+        &self,
+        certificate: &DtlsCertificate,
+        client: SocketAddr,
+        answered: &Answered,
+        datagram: &[u8],
+    ) -> Option<Dtls> {
+        let Answered { first, period } = answered;
+        let (mut dtls, _) = self.begin(certificate, client, *period, first);
+        let mut take = || dtls.handle_packet(datagram).is_ok();
+        let is_taken = self.cookies.with(client, *period, bound(first), &mut take);
+        is_taken.then_some(dtls)
     }
 
     /// Hands a first hello to a new association. Returns it, and the one datagram that it sends.
@@ -109,7 +117,6 @@ fn bound(hello: &[u8]) -> &[u8] {
 
 /// A cookie is good for this time at least, and twice as long at most.
 const COOKIE_PERIOD_SECS: u64 = 30;
-const COOKIE_BYTES: usize = 32;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing {
@@ -139,7 +146,7 @@ pub(crate) mod fuzzing {
         };
         check(&hello, first.len());
         let own = CLIENT.parse().expect("a literal");
-        let guessed = exchange.accept(certificate, own, &hello, first);
+        let guessed = exchange.recognise(own, &hello);
         assert!(guessed.is_none(), "nobody guesses a cookie");
         let reply = exchange.challenge(certificate, own, first);
         assert!(
@@ -153,9 +160,10 @@ pub(crate) mod fuzzing {
         let hello = Hello::parse(&second).expect("the first one is a hello");
         check(&hello, second.len());
         let other = OTHER.parse().expect("a literal");
-        let stolen = exchange.accept(certificate, other, &hello, &second);
+        let stolen = exchange.recognise(other, &hello);
         assert!(stolen.is_none(), "a cookie is good from its address only");
-        let Some(mut dtls) = exchange.accept(certificate, own, &hello, &second) else {
+        let answered = exchange.recognise(own, &hello).expect("it is its cookie");
+        let Some(mut dtls) = exchange.accept(certificate, own, &answered, &second) else {
             return false;
         };
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];

@@ -82,6 +82,11 @@ impl<'a> Hello<'a> {
         self.message_seq == 0
     }
 
+    /// What the client has chosen at random.
+    pub(crate) fn random(&self) -> Option<&'a [u8]> {
+        self.datagram.get(RANDOM_AT..RANDOM_AT + 32)
+    }
+
     /// Whether the client speaks DTLS 1.3. See RFC 9147 §5.3.
     pub(crate) fn offers_13(&self) -> bool {
         let versions = self.extensions.versions.clone();
@@ -239,6 +244,8 @@ const VERSIONS: u16 = 43;
 const PADDING: u16 = 21;
 const VERSION_13: [u8; 2] = [0xfe, 0xfc];
 const VERSION_12: u16 = 0xfefd;
+/// Behind the version.
+const RANDOM_AT: usize = RECORD_BYTES + MESSAGE_BYTES + 2;
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,11 @@
 //! One connection: bytes to frames, frames to bytes.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher, RandomState},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -45,6 +50,7 @@ pub(super) async fn run(
     let refused = Notify::new();
     let mut inflow = Inflow {
         shards: &config.shards,
+        spread: &config.spread,
         tuple,
         reader,
         buffer: Vec::with_capacity(READ_BYTES),
@@ -110,6 +116,7 @@ pub(super) enum End {
 /// From the client to its shard.
 struct Inflow<'a, R> {
     shards: &'a [ShardLink],
+    spread: &'a RandomState,
     tuple: FiveTuple,
     reader: R,
     /// What has come and was not handed over.
@@ -127,7 +134,7 @@ enum Destination<'a> {
     Nowhere,
 }
 
-impl<R: AsyncRead + Unpin> Inflow<'_, R> {
+impl<'a, R: AsyncRead + Unpin> Inflow<'a, R> {
     async fn read(&mut self, mut patience: Patience) -> End {
         let mut deadline = patience.first_frame_by.min(patience.allocation_by);
         loop {
@@ -179,10 +186,21 @@ impl<R: AsyncRead + Unpin> Inflow<'_, R> {
         }
     }
 
+    /// All of a connection's frames go to one shard, which has its allocation or the connection that it
+    /// is to be joined with.
+    fn shard_of(&self, first: &[u8]) -> &'a ShardLink {
+        let shards = self.shards;
+        let index = connection_id(first)
+            .map(|id| usize::from(id.shard().0))
+            .filter(|index| *index < shards.len())
+            .unwrap_or_else(|| place_of(self.spread, self.tuple.client, shards.len()));
+        &shards[index]
+    }
+
     async fn hand_over(&mut self, frame: Vec<u8>) -> Result<(), End> {
         let shard = match std::mem::replace(&mut self.to, Destination::Nowhere) {
             Destination::Undecided(connection) => {
-                let shard = shard_of(self.shards, self.tuple, &frame);
+                let shard = self.shard_of(&frame);
                 let opened = FromStream::Opened(self.tuple, connection);
                 self.to = Destination::Shard(shard);
                 if !shard.frame(opened).await {
@@ -243,14 +261,10 @@ impl Writing {
     }
 }
 
-/// All of a connection's frames go to one shard, which has its allocation or the connection that it
-/// is to be joined with.
-fn shard_of<'a>(shards: &'a [ShardLink], tuple: FiveTuple, first: &[u8]) -> &'a ShardLink {
-    let index = connection_id(first)
-        .map(|id| usize::from(id.shard().0))
-        .filter(|index| *index < shards.len())
-        .unwrap_or_else(|| usize::from(tuple.client.port()) % shards.len());
-    &shards[index]
+/// The place of a client's shard. Ports alone would not do: those that Linux gives to connections have
+/// one parity.
+fn place_of(spread: &impl BuildHasher, client: SocketAddr, shards: usize) -> usize {
+    (spread.hash_one(client) % shards as u64) as usize
 }
 
 /// The connection that a ConnectionBind is about.
@@ -273,3 +287,27 @@ const BIND_REQUEST: [u8; 2] = [0x00, 0x0b];
 const READ_BYTES: usize = 8 * 1024;
 /// Bytes of small frames that go into one write.
 const WRITE_BYTES: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_whose_ports_are_all_even_are_spread_over_all_shards() {
+        let spread = RandomState::new();
+        for shards in [2, 4] {
+            let mut counts = [0; 4];
+            for port in (32_768..=60_998).step_by(2) {
+                let client = SocketAddr::from(([192, 0, 2, 1], port));
+                counts[place_of(&spread, client, shards)] += 1;
+            }
+            let fair = 14_116 / shards;
+            for count in &counts[..shards] {
+                assert!(
+                    (fair * 8 / 10..=fair * 12 / 10).contains(count),
+                    "{counts:?}"
+                );
+            }
+        }
+    }
+}
