@@ -144,7 +144,12 @@ impl Server {
                 pending.bound.push(relay);
                 pending.steps.pop_front();
             }
-            Err(PortError::InUse | PortError::Unavailable) => {
+            Err(PortError::InUse) => {
+                // Or it may be chosen again at once, and again, as long as there are tries.
+                self.ports.rest(now, pending.asked);
+                self.retry(now, &mut pending);
+            }
+            Err(PortError::Unavailable) => {
                 self.ports.untake(pending.asked);
                 self.retry(now, &mut pending);
             }

@@ -90,7 +90,7 @@ impl Ports {
         self.taken.clear(relay);
     }
 
-    /// Gives back an address that a client has used, and lets it rest.
+    /// Gives back an address that a client has used, or that somebody else has, and lets it rest.
     pub(super) fn rest(&mut self, now: Instant, relay: RelayAddr) {
         self.taken.clear(relay);
         if self.resting.len() >= RESTING_MAX {

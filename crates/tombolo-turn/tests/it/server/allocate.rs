@@ -5,7 +5,7 @@ use tombolo_stun::{
     EvenPort, Lifetime, Method, RawAttribute, RequestedAddressFamily, RequestedTransport,
     ReservationToken, UnknownAttributes, XorMappedAddress, XorRelayedAddress,
 };
-use tombolo_turn::server::{CloseReason, Event, PortError, Refusal, Timer};
+use tombolo_turn::server::{CloseReason, Command, Event, PortError, Refusal, Timer};
 
 use super::lab::{Lab, alice, bob, client, tcp_client};
 
@@ -244,6 +244,24 @@ fn a_port_in_use_elsewhere_is_tried_again_elsewhere() {
     let mut lab = Lab::new();
     lab.port_answers = vec![Err(PortError::InUse); 3];
     lab.allocate(client(1), &alice());
+}
+
+#[test]
+fn a_port_that_somebody_else_has_is_not_tried_twice_while_there_are_others() {
+    let mut lab = Lab::with(|config| config.relay_ports = 50000..=50008);
+    let wish = lab.sign(client(1), &alice(), Method::ALLOCATE, |writer| {
+        writer.attribute(&RequestedTransport::UDP);
+    });
+    lab.is_driver_slow = true;
+    lab.exchange(client(1), &wish);
+    let mut tried = BTreeSet::new();
+    while let Some(Command::BindPort { id, address }) = lab.waiting.pop() {
+        assert!(tried.insert(address), "{address:?} was tried before");
+        let answer = Err(PortError::InUse);
+        lab.server.handle_port(lab.now, id, answer);
+        lab.drive();
+    }
+    assert_eq!(tried.len(), 9, "all of them");
 }
 
 #[test]
