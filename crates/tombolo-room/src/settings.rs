@@ -30,7 +30,7 @@ pub struct Settings {
     /// Who may change the room's properties.
     pub writers: Writers,
     /// How many durable messages are kept for those who come later, up to
-    /// [`HISTORY_MAX`](crate::HISTORY_MAX).
+    /// [`HISTORY_MAX`].
     pub history_max: u32,
 }
 
