@@ -68,7 +68,8 @@ pub struct Message {
 pub enum BusEvent {
     /// A message.
     Message(Message),
-    /// So many messages are missing here, because the subscriber was too slow or the engine was away.
+    /// So many messages are missing here, because the subscriber was too slow, or at least so many,
+    /// because the engine was away.
     Lost(u64),
 }
 
@@ -122,6 +123,16 @@ impl Feed {
             }
             Err(mpsc::error::TrySendError::Closed(_)) => false,
         }
+    }
+
+    /// Counts messages that were lost on the way.
+    pub(crate) fn lose(&self, count: u64) {
+        self.lost.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Waits until nobody subscribes any more.
+    pub(crate) async fn closed(&self) {
+        self.messages.closed().await;
     }
 
     /// Whether nobody subscribes any more.

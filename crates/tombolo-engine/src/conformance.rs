@@ -22,7 +22,16 @@ use crate::{
 #[macro_export]
 macro_rules! conformance_tests {
     ($engine:expr) => {
-        $crate::conformance_tests! { $engine =>
+        $crate::conformance_requirements! { conformance_each_a_test $engine }
+    };
+}
+
+/// Calls one of the macros below with the names of all requirements.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_requirements {
+    ($then:ident $argument:expr) => {
+        $crate::$then! { $argument =>
             a_message_reaches_every_subscriber_and_nobody_else
             a_slow_subscriber_loses_messages_and_is_told_how_many
             a_request_is_answered_by_one_of_the_servers
@@ -46,6 +55,11 @@ macro_rules! conformance_tests {
             a_slow_watch_is_reset_and_ends_up_with_what_is_there
         }
     };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_each_a_test {
     ($engine:expr => $($name:ident)*) => {
         $(
             #[::tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -54,6 +68,20 @@ macro_rules! conformance_tests {
             }
         )*
     };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_one_after_the_other {
+    ($engine:expr => $($name:ident)*) => {
+        $( $name($engine(stringify!($name)).await).await; )*
+    };
+}
+
+/// All requirements, one after the other, for engines that are dear to make. `new_engine` is given
+/// the name of each.
+pub async fn all(new_engine: impl AsyncFn(&'static str) -> Arc<dyn Engine>) {
+    conformance_requirements! { conformance_one_after_the_other new_engine }
 }
 
 /// Patterns choose by whole tokens.

@@ -8,7 +8,7 @@
 //! * [`Kv`]: values that change by compare-and-swap;
 //! * [`Leases`]: values that end by themselves when they are not renewed.
 //!
-//! [`Local`] is the engine of a single node, in process. Whatever the engine, its results are honest: an
+//! [`Local`] is the engine of a single node, in process; [`Nats`] that of a cluster. Whatever the engine, its results are honest: an
 //! error says whether nothing was written (`Conflict`, `Unavailable`) or whether nobody knows
 //! (`Unknown`); whoever gets the last reads again and looks for its own [`OperationId`]. Offsets and
 //! revisions only grow, over deletion too, and carry the [`Epoch`] of the store that gave them: that
@@ -39,6 +39,7 @@ mod key;
 mod kv;
 mod local;
 mod log;
+mod nats;
 
 use std::pin::Pin;
 
@@ -48,6 +49,9 @@ pub use kv::{CasError, Kv, KvEntry, Leases, Revision, Watch, WatchEvent};
 pub use local::{Local, LocalConfig, OpenError};
 pub use log::{
     AppendError, Expect, Log, Offset, OperationId, RetireError, SnapshotError, Tail, TailEvent,
+};
+pub use nats::{
+    Nats, NatsAuth, NatsConfig, NatsError, NatsStats, NatsTls, Refusal, Version, VersionError,
 };
 
 /// Largest message, log entry or value, in bytes.

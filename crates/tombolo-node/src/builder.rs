@@ -1,5 +1,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
+use tombolo_engine::NatsConfig;
 use tombolo_turn::server::Cidr;
 use tombolo_wire::token::KeySet;
 
@@ -17,6 +19,15 @@ pub struct NodeBuilder {
     pub(crate) turn_port: u16,
     pub(crate) turns_port: u16,
     pub(crate) token_keys: Option<KeySet>,
+    pub(crate) engine: EngineChoice,
+}
+
+/// Where what outlives a session, or a node, is kept.
+#[derive(Debug, Clone)]
+pub(crate) enum EngineChoice {
+    Memory,
+    Folder(PathBuf),
+    Nats(Box<NatsConfig>),
 }
 
 impl NodeBuilder {
@@ -30,6 +41,7 @@ impl NodeBuilder {
             turn_port: TURN_PORT,
             turns_port: TURNS_PORT,
             token_keys: None,
+            engine: EngineChoice::Memory,
         }
     }
 
@@ -91,6 +103,22 @@ impl NodeBuilder {
     #[must_use]
     pub fn token_keys(mut self, keys: KeySet) -> Self {
         self.token_keys = Some(keys);
+        self
+    }
+
+    /// Keeps rooms in a folder, so that a restart of this one node loses nothing that was
+    /// acknowledged. Without it, and without [`NodeBuilder::nats`], they end with the process.
+    #[must_use]
+    pub fn data(mut self, folder: PathBuf) -> Self {
+        self.engine = EngineChoice::Folder(folder);
+        self
+    }
+
+    /// Keeps rooms on NATS servers, which other nodes use too. Takes the place of
+    /// [`NodeBuilder::data`].
+    #[must_use]
+    pub fn nats(mut self, config: NatsConfig) -> Self {
+        self.engine = EngineChoice::Nats(Box::new(config));
         self
     }
 

@@ -1,5 +1,6 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use tombolo_relay::{ListenSocket, Protocol};
 
@@ -36,6 +37,17 @@ pub enum StartError {
         /// What was asked for.
         ip: IpAddr,
     },
+    /// The folder cannot be an engine's.
+    #[error("--data {}: {source}", folder.display())]
+    Data {
+        /// What was asked for.
+        folder: PathBuf,
+        /// What is wrong with it.
+        source: tombolo_engine::OpenError,
+    },
+    /// The NATS servers cannot be used.
+    #[error("--nats: {}", with_sources(.0))]
+    Nats(#[source] tombolo_engine::NatsError),
     /// Somebody else has a port that devices connect to.
     #[error("{addr} is in use: stop what listens there, or choose another port with --port")]
     GatewayPort {
@@ -84,4 +96,15 @@ impl StartError {
         };
         Self::RelayPort { socket, flag }
     }
+}
+
+/// An error and what caused it, in a line.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text += &format!(": {cause}");
+        source = cause.source();
+    }
+    text
 }

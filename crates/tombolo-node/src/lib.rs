@@ -35,4 +35,5 @@ mod node;
 pub use builder::NodeBuilder;
 pub use error::StartError;
 pub use node::{Node, Ready, Stats};
+pub use tombolo_engine::{NatsAuth, NatsConfig, NatsTls};
 pub use tombolo_turn::server::Cidr;

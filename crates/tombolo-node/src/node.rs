@@ -2,16 +2,16 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use tombolo_engine::{Local, LocalConfig};
+use tombolo_engine::{Engine, Local, LocalConfig, Nats, NatsConfig};
 use tombolo_gateway::{Gateway, GatewayConfig};
 use tombolo_relay::{Relay, RelayConfig};
 use tombolo_services::Services;
 use tombolo_turn::server::Realm;
-use tombolo_wire::ServerUrl;
 use tombolo_wire::token::{KeySet, SECRET_BYTES_MIN, SigningKey, VerifyingKey};
+use tombolo_wire::{NodeId, ServerUrl};
 
 use crate::addresses::Addresses;
-use crate::builder::NodeBuilder;
+use crate::builder::{EngineChoice, NodeBuilder};
 use crate::certificate::Certificate;
 use crate::credentials::RelaySecret;
 use crate::error::StartError;
@@ -67,6 +67,7 @@ impl Node {
         }
         let certificate = Certificate::self_signed(&addresses.all())?;
         let secret = RelaySecret::random().map_err(StartError::Entropy)?;
+        let engine = engine(&config.engine).await?;
         let relay = Arc::new(start_relay(&config, &addresses, &certificate, &secret)?);
 
         let uris = uris(&relay, &addresses);
@@ -77,13 +78,13 @@ impl Node {
             relay_ips: relay_ips(&addresses),
             lost_permits: Lost::default(),
         };
-        let engine = Arc::new(Local::new(LocalConfig::default()));
-        let services = Services::new(
-            engine,
-            Arc::new(hook),
-            token_keys,
-            tombolo_services::Config::default(),
-        );
+        let mut services_config = tombolo_services::Config::default();
+        if let EngineChoice::Nats(_) = config.engine {
+            let mut number = [0; 8];
+            getrandom::fill(&mut number).map_err(StartError::Entropy)?;
+            services_config.node = node_name(u64::from_ne_bytes(number));
+        }
+        let services = Services::new(engine, Arc::new(hook), token_keys, services_config);
 
         let pin = certificate.pin();
         let Certificate { chain, key } = certificate;
@@ -153,6 +154,35 @@ impl fmt::Debug for Node {
         f.debug_struct("Node")
             .field("ready", &self.ready)
             .finish_non_exhaustive()
+    }
+}
+
+/// A name that no other node of the cluster has, from a number at random.
+fn node_name(number: u64) -> NodeId {
+    NodeId::parse(&format!("{number:016x}")).expect("digits make a name")
+}
+
+async fn engine(choice: &EngineChoice) -> Result<Arc<dyn Engine>, StartError> {
+    match choice {
+        EngineChoice::Memory => Ok(Arc::new(Local::new(LocalConfig::default()))),
+        EngineChoice::Folder(folder) => {
+            let path = folder.clone();
+            let opened =
+                tokio::task::spawn_blocking(move || Local::open(LocalConfig::default(), &path));
+            // It is cancelled never.
+            let opened = opened.await;
+            let opened =
+                opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+            let failed = |source| StartError::Data {
+                folder: folder.clone(),
+                source,
+            };
+            Ok(Arc::new(opened.map_err(failed)?))
+        }
+        EngineChoice::Nats(config) => {
+            let connected = Nats::connect(NatsConfig::clone(config)).await;
+            Ok(Arc::new(connected.map_err(StartError::Nats)?))
+        }
     }
 }
 

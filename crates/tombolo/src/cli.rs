@@ -1,6 +1,7 @@
 //! The command line, as `docs/cli.md` describes it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -62,9 +63,45 @@ pub(crate) struct ServeArgs {
     /// Where to serve metrics of the relay over HTTP (/metrics, /healthz, /readyz)
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) metrics: Option<SocketAddr>,
+    /// Keep rooms in this folder, so that a restart loses nothing [default: in memory]
+    #[arg(long, value_name = "DIR", conflicts_with = "nats")]
+    pub(crate) data: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) nats: NatsArgs,
     /// Print events as JSON, one a line
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Where the nodes of a cluster keep what they share.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "NATS")]
+pub(crate) struct NatsArgs {
+    /// Keep rooms on these NATS servers, which other nodes use too: nats://HOST:PORT or
+    /// tls://HOST:PORT; repeat it, or separate with commas
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub(crate) nats: Vec<String>,
+    /// How many servers hold each stream: 1, 3 or 5 [default: 3, or 1 with one URL]
+    #[arg(long, value_name = "N", requires = "nats")]
+    pub(crate) nats_replicas: Option<usize>,
+    /// First token of all subjects, so that clusters can share servers
+    #[arg(long, value_name = "NAME", requires = "nats")]
+    pub(crate) nats_prefix: Option<String>,
+    /// Credentials file, as `nsc` writes it
+    #[arg(long, value_name = "FILE", requires = "nats", group = "nats_auth")]
+    pub(crate) nats_creds: Option<PathBuf>,
+    /// File with the seed of an nkey
+    #[arg(long, value_name = "FILE", requires = "nats", group = "nats_auth")]
+    pub(crate) nats_nkey: Option<PathBuf>,
+    /// File with a token, or with a name and a password as NAME:PASSWORD
+    #[arg(long, value_name = "FILE", requires = "nats", group = "nats_auth")]
+    pub(crate) nats_secret: Option<PathBuf>,
+    /// PEM file of authorities to trust beside the system's; only encrypted connections are made
+    #[arg(long, value_name = "FILE", requires = "nats")]
+    pub(crate) nats_ca: Option<PathBuf>,
+    /// PEM files of this node's certificate and key
+    #[arg(long, num_args = 2, value_names = ["CERT", "KEY"], requires = "nats")]
+    pub(crate) nats_cert: Option<Vec<PathBuf>>,
 }
 
 #[derive(Debug, Args)]

@@ -1,13 +1,14 @@
 //! `tombolo serve`: a node.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use anyhow::Context as _;
 use serde::Serialize;
-use tombolo_node::{Cidr, Node, NodeBuilder};
+use tombolo_node::{Cidr, NatsAuth, NatsConfig, Node, NodeBuilder};
 
-use crate::cli::ServeArgs;
+use crate::cli::{NatsArgs, ServeArgs};
 use crate::metrics::{self, Source};
 use crate::output::{Style, json, line_of_text};
 use crate::peer::interrupted;
@@ -102,5 +103,56 @@ fn builder(args: &ServeArgs) -> anyhow::Result<NodeBuilder> {
             .with_context(|| format!("--allow-peer {network}: not a range such as 10.0.0.0/8"))?;
         builder = builder.allow_peer(cidr);
     }
+    if let Some(folder) = &args.data {
+        builder = builder.data(folder.clone());
+    }
+    if let Some(config) = nats(&args.nats)? {
+        builder = builder.nats(config);
+    }
     Ok(builder)
+}
+
+fn nats(args: &NatsArgs) -> anyhow::Result<Option<NatsConfig>> {
+    if args.nats.is_empty() {
+        return Ok(None);
+    }
+    let mut config = NatsConfig::new(args.nats.clone());
+    if let Some(replicas) = args.nats_replicas {
+        config.replicas = replicas;
+    }
+    if let Some(prefix) = &args.nats_prefix {
+        config.prefix.clone_from(prefix);
+    }
+    if let Some(path) = &args.nats_creds {
+        config.auth = NatsAuth::Credentials(path.clone());
+    } else if let Some(path) = &args.nats_nkey {
+        config.auth = NatsAuth::Nkey(secret("--nats-nkey", path)?);
+    } else if let Some(path) = &args.nats_secret {
+        let secret = secret("--nats-secret", path)?;
+        config.auth = match secret.split_once(':') {
+            Some((name, password)) => NatsAuth::User {
+                name: name.to_owned(),
+                password: password.to_owned(),
+            },
+            None => NatsAuth::Token(secret),
+        };
+    }
+    if let Some(path) = &args.nats_ca {
+        config.tls.roots = Some(path.clone());
+        config.tls.required = true;
+    }
+    if let Some([certificate, key]) = args.nats_cert.as_deref() {
+        config.tls.certificate = Some((certificate.clone(), key.clone()));
+        config.tls.required = true;
+    }
+    Ok(Some(config))
+}
+
+/// What a file says, without the line's end. Secrets are no arguments: everybody sees those.
+fn secret(flag: &str, path: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("{flag} {}: cannot be read", path.display()))?;
+    let text = text.trim();
+    anyhow::ensure!(!text.is_empty(), "{flag} {}: is empty", path.display());
+    Ok(text.to_owned())
 }

@@ -3,3 +3,4 @@
 
 mod disk;
 mod local;
+mod nats;

@@ -1,0 +1,351 @@
+//! The connection to the servers: one at a time, made anew when it is lost, and checked each time.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions, Event, ServerAddr, Subscriber};
+use tokio::sync::watch;
+
+use super::config::{NatsAuth, NatsConfig};
+use super::version::{Refusal, Version};
+use super::{NatsStats, api};
+use crate::Unavailable;
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NatsError {
+    /// The configuration makes no sense.
+    #[error("{0}")]
+    Config(&'static str),
+    /// A server's URL is none.
+    #[error("{0:?} is no URL of a NATS server")]
+    Url(String),
+    /// The credentials cannot be read.
+    #[error("credentials cannot be read")]
+    Credentials(#[source] std::io::Error),
+    /// No server lets this node in.
+    #[error("cannot connect to NATS")]
+    Connect(#[source] async_nats::ConnectError),
+    /// The server must not be used.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A stream can neither be found nor made.
+    #[error("stream {name} cannot be opened: {reason}")]
+    Stream {
+        /// Its name.
+        name: String,
+        /// What the server said.
+        reason: String,
+    },
+    /// A stream is there, but other than the configuration asks for.
+    #[error("stream {name} is not as this node needs it: {difference}")]
+    Different {
+        /// Its name.
+        name: String,
+        /// How it differs.
+        difference: &'static str,
+    },
+    /// The servers don't answer.
+    #[error("NATS does not answer")]
+    Silent,
+}
+
+impl From<Unavailable> for NatsError {
+    fn from(Unavailable: Unavailable) -> Self {
+        Self::Silent
+    }
+}
+
+/// Whether there is a server to talk to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Link {
+    /// None, or it has not been checked.
+    Down,
+    /// The connection of this number.
+    Up(u64),
+    /// It must not be used.
+    Refused,
+}
+
+/// The connection to the servers.
+pub(super) struct Connection {
+    client: Client,
+    link: watch::Sender<Link>,
+    counters: Arc<Counters>,
+    pub(super) request_timeout: Duration,
+    replicas: usize,
+    version_min: Version,
+    /// In all names of operations, so that those of two processes are not the same.
+    writer: u64,
+    last_operation: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    connects: AtomicU64,
+    disconnects: AtomicU64,
+    refused: AtomicU64,
+    slow: AtomicU64,
+    server_errors: AtomicU64,
+    pub(super) live: AtomicU64,
+    pub(super) refetches: AtomicU64,
+    pub(super) tails_found: AtomicU64,
+    pub(super) unknown: AtomicU64,
+    pub(super) no_leader: AtomicU64,
+    pub(super) resolved: AtomicU64,
+    pub(super) watch_resets: AtomicU64,
+    pub(super) unreadable: AtomicU64,
+}
+
+pub(super) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Connection {
+    pub(super) async fn open(config: &NatsConfig) -> Result<Arc<Self>, NatsError> {
+        let mut servers = Vec::new();
+        for url in &config.servers {
+            let parsed = url.parse::<ServerAddr>();
+            servers.push(parsed.map_err(|_| NatsError::Url(url.clone()))?);
+        }
+        let counters = Arc::new(Counters::default());
+        // Grows with each connection made or lost; the checker below follows it.
+        let (changed, changes) = watch::channel(0_u64);
+        let told = Arc::clone(&counters);
+        let options = options(config).await?.event_callback(move |event| {
+            told.on(&event);
+            if matches!(
+                event,
+                Event::Connected | Event::Disconnected | Event::Closed
+            ) {
+                changed.send_modify(|number| *number += 1);
+            }
+            std::future::ready(())
+        });
+        let client = options.connect(servers).await.map_err(NatsError::Connect)?;
+        let connection = Arc::new(Self {
+            client,
+            link: watch::Sender::new(Link::Down),
+            counters,
+            request_timeout: config.request_timeout,
+            replicas: config.replicas,
+            version_min: config.version_min,
+            writer: random(),
+            last_operation: AtomicU64::new(0),
+        });
+        connection.admit()?;
+        connection.link.send_replace(Link::Up(0));
+        tokio::spawn(follow(Arc::downgrade(&connection), changes));
+        Ok(connection)
+    }
+
+    /// The version of the server that is connected now.
+    pub(super) fn version(&self) -> Result<Version, Refusal> {
+        let info = self.client.server_info();
+        info.version.parse().map_err(|_| Refusal::Unreadable)
+    }
+
+    pub(super) fn has_batches(&self) -> bool {
+        self.version()
+            .is_ok_and(|version| version >= Version::BATCHES_MIN)
+    }
+
+    /// Every server is checked, whenever it is connected: clusters can be of mixed versions.
+    fn admit(&self) -> Result<(), Refusal> {
+        let version = self.version()?;
+        version.admit(self.replicas, self.version_min)?;
+        if !self.client.server_info().jetstream {
+            tracing::debug!(%version, "the server has no JetStream itself");
+        }
+        if version < Version::TESTED_MIN {
+            tracing::warn!(%version, tested = %Version::TESTED_MIN, "old NATS server");
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// When there is no server to talk to, so that nothing is kept back to be sent late.
+    pub(super) fn check(&self) -> Result<u64, Unavailable> {
+        match *self.link.borrow() {
+            Link::Up(number) => Ok(number),
+            Link::Down | Link::Refused => Err(Unavailable),
+        }
+    }
+
+    pub(super) fn link(&self) -> watch::Receiver<Link> {
+        self.link.subscribe()
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// A name for an operation that nobody else names so.
+    pub(super) fn operation(&self) -> String {
+        let number = self.last_operation.fetch_add(1, Ordering::Relaxed);
+        format!("{:016x}-{number:x}", self.writer)
+    }
+
+    /// Waits for an answer of the client, not for ever: it does not take commands while it connects.
+    pub(super) async fn within<T, E>(
+        &self,
+        future: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Unavailable> {
+        match tokio::time::timeout(self.request_timeout, future).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(_)) | Err(_) => Err(Unavailable),
+        }
+    }
+
+    pub(super) async fn subscribe(&self, subject: String) -> Result<Subscriber, Unavailable> {
+        self.check()?;
+        self.within(self.client.subscribe(subject)).await
+    }
+
+    /// Asks the servers about streams and consumers.
+    pub(super) async fn ask<T: serde::de::DeserializeOwned>(
+        &self,
+        subject: String,
+        body: &impl serde::Serialize,
+    ) -> Result<T, api::AskError> {
+        self.check()?;
+        api::ask(self, subject, body).await
+    }
+
+    pub(super) fn stats(&self) -> NatsStats {
+        let counters = &self.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        NatsStats {
+            connects: read(&counters.connects),
+            disconnects: read(&counters.disconnects),
+            refused: read(&counters.refused),
+            slow: read(&counters.slow),
+            server_errors: read(&counters.server_errors),
+            live: read(&counters.live),
+            refetches: read(&counters.refetches),
+            tails_found: read(&counters.tails_found),
+            unknown: read(&counters.unknown),
+            no_leader: read(&counters.no_leader),
+            resolved: read(&counters.resolved),
+            watch_resets: read(&counters.watch_resets),
+            unreadable: read(&counters.unreadable),
+        }
+    }
+}
+
+impl Counters {
+    fn on(&self, event: &Event) {
+        match event {
+            Event::Connected => count(&self.connects),
+            Event::Disconnected => count(&self.disconnects),
+            Event::SlowConsumer(_) => count(&self.slow),
+            Event::ServerError(error) => {
+                count(&self.server_errors);
+                tracing::debug!(%error, "NATS server");
+            }
+            Event::ClientError(error) => tracing::debug!(%error, "NATS client"),
+            Event::LameDuckMode | Event::Draining | Event::Closed => {
+                tracing::info!(%event, "NATS");
+            }
+        }
+    }
+}
+
+/// Checks each connection before it is used.
+async fn follow(connection: Weak<Connection>, mut changes: watch::Receiver<u64>) {
+    // The first one has been checked.
+    changes.mark_unchanged();
+    let mut number = 0;
+    while changes.changed().await.is_ok() {
+        let Some(connection) = connection.upgrade() else {
+            return;
+        };
+        connection.link.send_if_modified(|link| {
+            let was_up = matches!(link, Link::Up(_));
+            *link = Link::Down;
+            was_up
+        });
+        // Answered once the client has taken the new server up.
+        if connection.within(connection.client.flush()).await.is_err()
+            || connection.client.connection_state() != async_nats::connection::State::Connected
+        {
+            continue;
+        }
+        match connection.admit() {
+            Ok(()) => {
+                number += 1;
+                tracing::info!(number, "connected to NATS again");
+                connection.link.send_replace(Link::Up(number));
+            }
+            Err(error) => {
+                count(&connection.counters.refused);
+                tracing::error!(%error, "NATS is not used");
+                connection.link.send_replace(Link::Refused);
+                tokio::time::sleep(REFUSED_DELAY).await;
+                // Another server may be better.
+                let _ = connection.within(connection.client.force_reconnect()).await;
+            }
+        }
+    }
+}
+
+async fn options(config: &NatsConfig) -> Result<ConnectOptions, NatsError> {
+    let options = ConnectOptions::new();
+    let mut options = match &config.auth {
+        NatsAuth::None => options,
+        NatsAuth::Token(token) => options.token(token.clone()),
+        NatsAuth::User { name, password } => {
+            options.user_and_password(name.clone(), password.clone())
+        }
+        NatsAuth::Credentials(path) => options
+            .credentials_file(path)
+            .await
+            .map_err(NatsError::Credentials)?,
+        NatsAuth::Nkey(seed) => options.nkey(seed.clone()),
+    };
+    if let Some(roots) = &config.tls.roots {
+        options = options.add_root_certificates(roots.clone());
+    }
+    if let Some((certificate, key)) = &config.tls.certificate {
+        options = options.add_client_certificate(certificate.clone(), key.clone());
+    }
+    if config.tls.first {
+        options = options.tls_first();
+    }
+    Ok(options
+        .require_tls(config.tls.required)
+        .name("tombolo")
+        .custom_inbox_prefix(format!("_INBOX.{}", config.prefix))
+        .connection_timeout(config.request_timeout)
+        .request_timeout(Some(config.request_timeout))
+        .ping_interval(config.ping_interval)
+        .subscription_capacity(SUBSCRIPTION_MAX)
+        .reconnect_delay_callback(|attempts| {
+            let doubled = RECONNECT_MIN
+                * 2_u32.saturating_pow(u32::try_from(attempts).unwrap_or(u32::MAX).min(10));
+            doubled.min(RECONNECT_MAX)
+        }))
+}
+
+/// Unpredictable enough to tell processes apart.
+fn random() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}
+
+/// Between two attempts to connect, at first and at last.
+const RECONNECT_MIN: Duration = Duration::from_millis(10);
+const RECONNECT_MAX: Duration = Duration::from_secs(1);
+
+/// Before a server that may not be used is left for another.
+const REFUSED_DELAY: Duration = Duration::from_secs(1);
+
+/// Most messages that wait for a subscriber; those who take them never wait themselves.
+const SUBSCRIPTION_MAX: usize = 65_536;

@@ -1,0 +1,375 @@
+//! Logs: subjects of streams that republish what they store.
+
+use async_nats::HeaderMap;
+use async_nats::header::HeaderValue;
+use bytes::Bytes;
+
+use super::api::{Ignored, Purge};
+use super::messages::{self, RETIRED, Stored, TIME_TO_LIVE};
+use super::streams::Shard;
+use super::tail;
+use super::write::{To, Write, WriteError, write};
+use super::{Nats, Shared};
+use crate::log::{AppendError, Expect, Log, Offset, OperationId, RetireError, SnapshotError, Tail};
+use crate::{BoxFuture, Epoch, Key, SNAPSHOT_BYTES_MAX, Unavailable, VALUE_BYTES_MAX};
+
+impl Log for Nats {
+    fn append<'a>(
+        &'a self,
+        key: &'a Key,
+        entry: Bytes,
+        expect: Expect,
+        operation: OperationId,
+    ) -> BoxFuture<'a, Result<Offset, AppendError>> {
+        Box::pin(async move {
+            if entry.len() > VALUE_BYTES_MAX {
+                return Err(AppendError::TooLarge);
+            }
+            let shared = &self.shared;
+            let shard = shared.logs.of(key);
+            let epoch = shard.epoch();
+            let expected = match expect {
+                Expect::Any => None,
+                Expect::Empty => Some(0),
+                Expect::Last(last) if last.epoch == epoch && last.seq > 0 => Some(last.seq),
+                Expect::Last(_) => return Err(AppendError::Conflict),
+            };
+            let entry = Write {
+                subject: shard.subject(epoch, key.as_str()),
+                payload: entry,
+                headers: HeaderMap::new(),
+                // Names are told apart in the whole stream, so the key belongs to it.
+                operation: format!("{key}/{:032x}", u128::from_be_bytes(operation.0)),
+                expected,
+                to: To::Log,
+            };
+            let hold_max = shared.config.hold_max;
+            match write(&shared.connection, shard, entry, hold_max).await {
+                Ok(seq) => Ok(Offset { epoch, seq }),
+                Err(error) => Err(error.into()),
+            }
+        })
+    }
+
+    fn tail<'a>(
+        &'a self,
+        key: &'a Key,
+        after: Option<Offset>,
+    ) -> BoxFuture<'a, Result<Box<dyn Tail>, Unavailable>> {
+        Box::pin(async move {
+            self.shared.connection.check()?;
+            Ok(tail::open(&self.shared, key, after))
+        })
+    }
+
+    fn snapshot<'a>(
+        &'a self,
+        key: &'a Key,
+        at: Offset,
+        state: Bytes,
+    ) -> BoxFuture<'a, Result<(), SnapshotError>> {
+        Box::pin(async move {
+            if state.len() > SNAPSHOT_BYTES_MAX {
+                return Err(SnapshotError::TooLarge);
+            }
+            self.shared.keep_snapshot(key, at, &state).await
+        })
+    }
+
+    fn retire<'a>(&'a self, key: &'a Key, at: Offset) -> BoxFuture<'a, Result<(), RetireError>> {
+        Box::pin(async move { self.shared.retire(key, at).await })
+    }
+}
+
+/// What is kept of a log in place of its first entries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Snapshot {
+    pub(super) at: Offset,
+    pub(super) state: Bytes,
+}
+
+/// A snapshot's first message, which says where the rest is.
+#[derive(Debug)]
+struct Pointer {
+    /// Its own sequence number.
+    seq: u64,
+    at: Offset,
+    /// How many further messages there are.
+    parts: usize,
+    first: Bytes,
+}
+
+impl Shared {
+    /// The snapshot of a log, if it says more than `cursor`.
+    ///
+    /// It is read from the leader, and after what it is to be compared with: entries are removed only
+    /// once a snapshot that has them is kept.
+    pub(super) async fn snapshot_after(
+        &self,
+        key: &Key,
+        epoch: Epoch,
+        cursor: u64,
+    ) -> Result<Option<Snapshot>, Unavailable> {
+        for _ in 0..SNAPSHOT_ATTEMPTS {
+            let Some(pointer) = self.pointer(key).await? else {
+                return Ok(None);
+            };
+            if pointer.at.epoch != epoch || pointer.at.seq <= cursor {
+                return Ok(None);
+            }
+            // The entry stays in the log as long as this is the latest snapshot of it. If it is gone,
+            // so is the log that the snapshot was of, or there is a later snapshot.
+            let shard = self.logs.of(key);
+            let subject = shard.subject(epoch, key.as_str());
+            let stream = shard.name.as_str();
+            let found = messages::next(&self.connection, stream, &subject, pointer.at.seq).await?;
+            let is_current = found.is_some_and(|found| found.seq == pointer.at.seq);
+            let parts = if is_current {
+                self.parts(key, &pointer).await?
+            } else {
+                None
+            };
+            if let Some(state) = parts {
+                let at = pointer.at;
+                return Ok(Some(Snapshot { at, state }));
+            }
+            let again = self.pointer(key).await?;
+            if again.is_none_or(|again| again.seq == pointer.seq) {
+                return Ok(None);
+            }
+        }
+        Err(Unavailable)
+    }
+
+    async fn keep_snapshot(
+        &self,
+        key: &Key,
+        at: Offset,
+        state: &Bytes,
+    ) -> Result<(), SnapshotError> {
+        let unavailable = |Unavailable| SnapshotError::Unavailable;
+        let shard = self.logs.of(key);
+        let epoch = shard.epoch();
+        if at.epoch != epoch {
+            return Err(SnapshotError::NoSuchEntry);
+        }
+        let subject = shard.subject(epoch, key.as_str());
+        let found = messages::next(&self.connection, &shard.name, &subject, at.seq).await;
+        if found
+            .map_err(unavailable)?
+            .is_none_or(|found| found.seq != at.seq)
+        {
+            return Err(SnapshotError::NoSuchEntry);
+        }
+        let old = self.pointer(key).await.map_err(unavailable)?;
+        let old_at = old.as_ref().map(|old| old.at);
+        if old_at.is_some_and(|old| old >= at) {
+            return Ok(());
+        }
+
+        let mut parts = state
+            .chunks(VALUE_BYTES_MAX)
+            .map(|part| state.slice_ref(part));
+        let first = parts.next().unwrap_or_default();
+        let parts: Vec<Bytes> = parts.collect();
+        let count = parts.len();
+        for (index, part) in parts.into_iter().enumerate() {
+            let subject = self.part_subject(key, at, &index.to_string());
+            self.write_snapshot(subject, part, HeaderMap::new(), None)
+                .await?;
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(AT, at.to_string().as_str());
+        headers.insert(PARTS, count.to_string().as_str());
+        // Of two who keep one at the same time the later one wins; the other has done no harm.
+        let expected = Some(old.map_or(0, |old| old.seq));
+        self.write_snapshot(self.pointer_subject(key), first, headers, expected)
+            .await?;
+
+        // From here on it is kept; that the rest is tidied up can wait for the next one.
+        let entries = Purge {
+            filter: subject,
+            seq: Some(at.seq),
+        };
+        self.purge(shard, &entries).await;
+        if let Some(old_at) = old_at {
+            let filter = self.part_subject(key, old_at, "*");
+            self.purge(self.snapshot_shard(), &Purge { filter, seq: None })
+                .await;
+        }
+        Ok(())
+    }
+
+    async fn write_snapshot(
+        &self,
+        subject: String,
+        payload: Bytes,
+        headers: HeaderMap,
+        expected: Option<u64>,
+    ) -> Result<(), SnapshotError> {
+        let part = Write {
+            subject,
+            payload,
+            headers,
+            operation: self.connection.operation(),
+            expected,
+            to: To::Value,
+        };
+        let hold_max = self.config.hold_max;
+        let written = write(&self.connection, self.snapshot_shard(), part, hold_max).await;
+        match written {
+            Ok(_) => Ok(()),
+            Err(WriteError::TooLarge) => Err(SnapshotError::TooLarge),
+            Err(
+                WriteError::Conflict
+                | WriteError::Full
+                | WriteError::Unavailable
+                | WriteError::Unknown,
+            ) => Err(SnapshotError::Unavailable),
+        }
+    }
+
+    async fn retire(&self, key: &Key, at: Offset) -> Result<(), RetireError> {
+        let shard = self.logs.of(key);
+        let epoch = shard.epoch();
+        if at.epoch != epoch || at.seq == 0 {
+            return Err(RetireError::Conflict);
+        }
+        let subject = shard.subject(epoch, key.as_str());
+        let last = messages::last(&self.connection, &shard.name, &subject).await;
+        let last = last.map_err(|Unavailable| RetireError::Unavailable)?;
+        let mark = match last {
+            Some(last) if last.retired() == Some(at.seq) => last.seq,
+            Some(last) if last.seq == at.seq => self.mark(key, at, subject.clone()).await?,
+            Some(_) | None => return Err(RetireError::Conflict),
+        };
+        // All that is left is the mark: the log is never empty while somebody may expect it to be.
+        let entries = Purge {
+            filter: subject,
+            seq: Some(mark),
+        };
+        self.purge(shard, &entries).await;
+        if let Ok(Some(old)) = self.pointer(key).await {
+            let parts = self.part_subject(key, old.at, "*");
+            for filter in [self.pointer_subject(key), parts] {
+                self.purge(self.snapshot_shard(), &Purge { filter, seq: None })
+                    .await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks a log as retired after its last entry. The mark goes away by itself after a while.
+    async fn mark(&self, key: &Key, at: Offset, subject: String) -> Result<u64, RetireError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETIRED, at.seq.to_string().as_str());
+        if self.connection.has_batches() {
+            let seconds = self.config.retired_time.as_secs().max(1);
+            headers.insert(TIME_TO_LIVE, format!("{seconds}s").as_str());
+        }
+        let mark = Write {
+            subject,
+            payload: Bytes::new(),
+            headers,
+            operation: format!("{key}/retired/{}", at.seq),
+            expected: Some(at.seq),
+            to: To::Log,
+        };
+        let shard = self.logs.of(key);
+        match write(&self.connection, shard, mark, self.config.hold_max).await {
+            Ok(seq) => Ok(seq),
+            Err(WriteError::Conflict) => Err(RetireError::Conflict),
+            Err(
+                WriteError::Full
+                | WriteError::TooLarge
+                | WriteError::Unavailable
+                | WriteError::Unknown,
+            ) => Err(RetireError::Unavailable),
+        }
+    }
+
+    async fn purge(&self, shard: &Shard, purge: &Purge) {
+        let subject = format!("$JS.API.STREAM.PURGE.{}", shard.name);
+        if let Err(error) = self.connection.ask::<Ignored>(subject, purge).await {
+            tracing::debug!(stream = %shard.name, %error, "not purged");
+        }
+    }
+
+    async fn pointer(&self, key: &Key) -> Result<Option<Pointer>, Unavailable> {
+        let stream = self.snapshot_shard().name.as_str();
+        let found = messages::last(&self.connection, stream, &self.pointer_subject(key)).await?;
+        Ok(found.and_then(Pointer::read))
+    }
+
+    /// All of a snapshot; `None` when a part is gone.
+    async fn parts(&self, key: &Key, pointer: &Pointer) -> Result<Option<Bytes>, Unavailable> {
+        if pointer.parts == 0 {
+            return Ok(Some(pointer.first.clone()));
+        }
+        let stream = self.snapshot_shard().name.as_str();
+        let mut state = Vec::with_capacity((pointer.parts + 1) * VALUE_BYTES_MAX);
+        state.extend_from_slice(&pointer.first);
+        for index in 0..pointer.parts {
+            let subject = self.part_subject(key, pointer.at, &index.to_string());
+            match messages::last(&self.connection, stream, &subject).await? {
+                Some(part) => state.extend_from_slice(&part.payload),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(state.into()))
+    }
+
+    fn snapshot_shard(&self) -> &Shard {
+        self.snapshots.first()
+    }
+
+    fn pointer_subject(&self, key: &Key) -> String {
+        let shard = self.snapshot_shard();
+        shard.subject(shard.epoch(), &format!("first.{key}"))
+    }
+
+    fn part_subject(&self, key: &Key, at: Offset, index: &str) -> String {
+        let shard = self.snapshot_shard();
+        let (epoch, seq) = (at.epoch.0, at.seq);
+        shard.subject(shard.epoch(), &format!("part.{epoch}.{seq}.{index}.{key}"))
+    }
+}
+
+impl Pointer {
+    fn read(stored: Stored) -> Option<Self> {
+        let (epoch, seq) = stored.header(AT)?.split_once('/')?;
+        let at = Offset {
+            epoch: Epoch(epoch.parse().ok()?),
+            seq: seq.parse().ok()?,
+        };
+        let parts = stored.headers.get(PARTS).map(HeaderValue::as_str)?;
+        let parts = parts.parse().ok().filter(|parts| *parts <= PARTS_MAX)?;
+        Some(Self {
+            seq: stored.seq,
+            at,
+            parts,
+            first: stored.payload,
+        })
+    }
+}
+
+impl From<WriteError> for AppendError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Conflict => Self::Conflict,
+            WriteError::Full => Self::Full,
+            WriteError::TooLarge => Self::TooLarge,
+            WriteError::Unavailable => Self::Unavailable,
+            WriteError::Unknown => Self::Unknown,
+        }
+    }
+}
+
+/// After which entry a snapshot is.
+const AT: &str = "Tombolo-At";
+/// In how many further messages it goes on.
+const PARTS: &str = "Tombolo-Parts";
+const PARTS_MAX: usize = SNAPSHOT_BYTES_MAX.div_ceil(VALUE_BYTES_MAX);
+
+/// How often a snapshot is read again that was replaced while it was read.
+const SNAPSHOT_ATTEMPTS: usize = 5;

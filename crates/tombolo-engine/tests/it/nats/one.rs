@@ -1,0 +1,224 @@
+//! One server.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nix::sys::signal::Signal;
+use tombolo_engine::{
+    Engine, Expect, Kv as _, Leases as _, Log as _, Nats, NatsAuth, NatsError, Refusal, TailEvent,
+    Version, WatchEvent, conformance,
+};
+use tombolo_natlab::skip;
+
+use super::servers::{self, Servers, say};
+use super::{config, key, operation};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_server_conforms() {
+    let Some(binary) = server(servers::current()) else {
+        return;
+    };
+    let servers = Servers::start(&binary, 1, "");
+    let last: RefCell<Option<Nats>> = RefCell::default();
+    conformance::all(async |name| {
+        say(name);
+        let before = last.take();
+        if let Some(before) = before {
+            before.delete_all().await.unwrap();
+        }
+        let engine = Nats::connect(config(servers.urls(), 1, name))
+            .await
+            .unwrap();
+        last.replace(Some(engine.clone()));
+        Arc::new(engine) as Arc<dyn Engine>
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_whose_compare_and_swap_is_not_exclusive_is_refused_for_replicas() {
+    let Some(binary) = server(servers::old()) else {
+        return;
+    };
+    let servers = Servers::start(&binary, 1, "");
+    let found = Version::new(2, 9, 10);
+
+    let mut with_replicas = config(servers.urls(), 3, "old");
+    with_replicas.version_min = Version::new(2, 9, 0);
+    let refused = Nats::connect(with_replicas).await;
+    let reason = refused.as_ref().map(|_| ()).map_err(ToString::to_string);
+    assert!(
+        matches!(refused, Err(NatsError::Refused(Refusal::NotExclusive { found: it })) if it == found),
+        "{reason:?}"
+    );
+    let floor = Version::TESTED_MIN;
+    let refused = Nats::connect(config(servers.urls(), 1, "old")).await;
+    assert!(
+        matches!(refused, Err(NatsError::Refused(Refusal::BelowFloor { found: it, floor: f }))
+            if it == found && f == floor),
+    );
+    assert!(
+        reason.unwrap_err().contains("2.10.25"),
+        "the reason is told"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_server_alone_serves_where_the_configuration_allows_it() {
+    let Some(binary) = server(servers::old()) else {
+        return;
+    };
+    let servers = Servers::start(&binary, 1, "");
+    let mut alone = config(servers.urls(), 1, "old");
+    alone.version_min = Version::new(2, 9, 0);
+    let engine: Arc<dyn Engine> = Arc::new(Nats::connect(alone.clone()).await.unwrap());
+    conformance::of_contending_appends_one_wins_per_offset(Arc::clone(&engine)).await;
+    conformance::of_contending_writers_one_wins_per_revision(Arc::clone(&engine)).await;
+    alone.prefix = "old2".to_owned();
+    let engine: Arc<dyn Engine> = Arc::new(Nats::connect(alone).await.unwrap());
+    conformance::a_snapshot_stands_for_the_entries_before_it(engine).await;
+}
+
+#[tokio::test]
+async fn what_was_written_outlives_a_killed_server_and_readers_go_on_by_themselves() {
+    let Some(binary) = server(servers::current()) else {
+        return;
+    };
+    let mut servers = Servers::start(&binary, 1, "");
+    let engine = Nats::connect(config(servers.urls(), 1, "t")).await.unwrap();
+    let (log, value) = (key("log"), key("value"));
+    let first = engine
+        .append(&log, "1".into(), Expect::Empty, operation())
+        .await
+        .unwrap();
+    let revision = engine.cas(&value, None, Some("a".into())).await.unwrap();
+    let mut tail = engine.tail(&log, Some(first)).await.unwrap();
+    assert_eq!(tail.next().await, Some(TailEvent::Synced));
+    let names = tombolo_engine::Key::new(["p"]).unwrap();
+    let mut watch = engine.watch(&names).await.unwrap();
+    assert_eq!(watch.next().await, Some(WatchEvent::Synced));
+
+    servers.servers[0].start_again(0, &|_, mut command| command.spawn().unwrap());
+    assert_eq!(watch.next().await, Some(WatchEvent::Reset));
+    assert_eq!(watch.next().await, Some(WatchEvent::Synced));
+    let second = engine
+        .append(&log, "2".into(), Expect::Last(first), operation())
+        .await
+        .unwrap();
+    let entry = TailEvent::Entry {
+        at: second,
+        entry: "2".into(),
+    };
+    assert_eq!(tail.next().await, Some(entry));
+    let found = engine.get(&value).await.unwrap().unwrap();
+    assert_eq!(found.revision, revision);
+    assert!(engine.stats().connects >= 2);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_lost_is_made_anew_in_another_epoch_and_fences_what_was_before() {
+    let Some(binary) = server(servers::current()) else {
+        return;
+    };
+    let servers = Servers::start(&binary, 1, "");
+    let ours = config(servers.urls(), 1, "t");
+    let engine = Nats::connect(ours.clone()).await.unwrap();
+    let log = key("log");
+    let old = engine
+        .append(&log, "1".into(), Expect::Empty, operation())
+        .await
+        .unwrap();
+    let mut tail = engine.tail(&log, Some(old)).await.unwrap();
+    assert_eq!(tail.next().await, Some(TailEvent::Synced));
+
+    engine.delete_all().await.unwrap();
+    // Another node makes them again; its first entry has the place that the old one had.
+    let other = Nats::connect(ours).await.unwrap();
+    let new = other
+        .append(&log, "other".into(), Expect::Empty, operation())
+        .await
+        .unwrap();
+    assert_eq!(new.seq, old.seq);
+    assert!(new.epoch > old.epoch);
+    let late = engine
+        .append(&log, "late".into(), Expect::Last(old), operation())
+        .await;
+    assert!(late.is_err(), "{late:?}");
+    assert_eq!(tail.next().await, Some(TailEvent::Reset));
+    let entry = TailEvent::Entry {
+        at: new,
+        entry: "other".into(),
+    };
+    assert_eq!(tail.next().await, Some(entry));
+}
+
+#[tokio::test]
+async fn a_frozen_server_makes_the_engine_unavailable_and_it_comes_back_by_itself() {
+    let Some(binary) = server(servers::current()) else {
+        return;
+    };
+    let servers = Servers::start(&binary, 1, "");
+    let mut ours = config(servers.urls(), 1, "t");
+    ours.request_timeout = std::time::Duration::from_millis(200);
+    ours.hold_max = std::time::Duration::from_secs(1);
+    let engine = Nats::connect(ours).await.unwrap();
+    let log = key("log");
+    servers.servers[0].signal(Signal::SIGSTOP);
+    let unsure = engine
+        .append(&log, "1".into(), Expect::Empty, operation())
+        .await;
+    assert_eq!(unsure, Err(tombolo_engine::AppendError::Unknown));
+    assert!(engine.get(&key("value")).await.is_err());
+    servers.servers[0].signal(Signal::SIGCONT);
+    // The attempts that nobody knew of are one operation: it took place once at most.
+    let mut tail = engine.tail(&log, None).await.unwrap();
+    let mut entries = 0;
+    while let Some(TailEvent::Entry { .. }) = tail.next().await {
+        entries += 1;
+    }
+    assert!(entries <= 1, "{entries} entries");
+}
+
+#[tokio::test]
+async fn only_who_has_credentials_is_let_in() {
+    let Some(binary) = server(servers::current()) else {
+        return;
+    };
+    for (more, good, bad) in [
+        (
+            "authorization { token: \"secret\" }",
+            NatsAuth::Token("secret".into()),
+            NatsAuth::Token("wrong".into()),
+        ),
+        (
+            "authorization { user: node, password: \"secret\" }",
+            NatsAuth::User {
+                name: "node".into(),
+                password: "secret".into(),
+            },
+            NatsAuth::None,
+        ),
+    ] {
+        let servers = Servers::start(&binary, 1, more);
+        let mut ours = config(servers.urls(), 1, "t");
+        ours.auth = bad;
+        let refused = Nats::connect(ours.clone()).await;
+        assert!(matches!(refused, Err(NatsError::Connect(_))), "{more}");
+        ours.auth = good;
+        let engine = Nats::connect(ours).await.unwrap();
+        let taken = engine.leases().cas(&key("a"), None, Some("b".into())).await;
+        assert!(taken.is_ok(), "{more}");
+    }
+}
+
+/// The binary, or a word that the test cannot run here.
+pub(super) fn server(found: Result<PathBuf, String>) -> Option<PathBuf> {
+    match found {
+        Ok(binary) => Some(binary),
+        Err(reason) => {
+            skip(&reason);
+            None
+        }
+    }
+}
