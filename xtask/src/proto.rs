@@ -56,6 +56,14 @@ fn translate(root: &Path, contract: &Contract) -> anyhow::Result<String> {
 
     let mut config = prost_build::Config::new();
     config.bytes(["."]);
+    let package = contract
+        .source
+        .rsplit_once('/')
+        .map_or("", |(package, _)| package);
+    let module = prost_build::Module::from_protobuf_package_name(&package.replace('/', "."));
+    if package != DEVICE_PACKAGE {
+        config.extern_path(".tombolo.v1", "::tombolo_wire::v1");
+    }
     let requests = descriptors
         .file
         .into_iter()
@@ -66,8 +74,8 @@ fn translate(root: &Path, contract: &Contract) -> anyhow::Result<String> {
             )
         })
         .collect();
-    let modules = config.generate(requests).context("generate Rust")?;
-    let Some(body) = modules.into_values().next() else {
+    let mut modules = config.generate(requests).context("generate Rust")?;
+    let Some(body) = modules.remove(&module) else {
         bail!("{} is empty", contract.source)
     };
 
@@ -115,6 +123,9 @@ struct Contract {
     /// Path from the root.
     output: &'static str,
 }
+
+/// Where the contract with devices is, which others may import.
+const DEVICE_PACKAGE: &str = "tombolo/v1";
 
 const CONTRACTS: [Contract; 3] = [
     Contract {

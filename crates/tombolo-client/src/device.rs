@@ -376,7 +376,19 @@ impl Shared {
                     }
                 }
             }
-            None => {}
+            Some(
+                room_event::Kind::Dropped(_)
+                | room_event::Kind::Returned(_)
+                | room_event::Kind::Settings(_)
+                | room_event::Kind::Properties(_)
+                | room_event::Kind::Object(_)
+                | room_event::Kind::ObjectDeleted(_)
+                | room_event::Kind::Owner(_)
+                | room_event::Kind::Said(_)
+                | room_event::Kind::Synced(_)
+                | room_event::Kind::Reset(_),
+            )
+            | None => {}
         }
     }
 

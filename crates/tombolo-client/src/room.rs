@@ -363,14 +363,15 @@ pub(crate) async fn join(
         room: id.to_string(),
         mode: mode.into(),
         members_max,
+        ..v1::Join::default()
     };
     match session.request(request::Kind::Join(join)).await? {
         response::Result::Joined(_) => Ok(()),
         response::Result::Failure(_)
         | response::Result::Left(_)
-        | response::Result::IceServers(_) => {
-            Err(Error::local("the node answered another question"))
-        }
+        | response::Result::IceServers(_)
+        | response::Result::Acted(_)
+        | response::Result::History(_) => Err(Error::local("the node answered another question")),
     }
 }
 

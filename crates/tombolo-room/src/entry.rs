@@ -15,10 +15,13 @@ use crate::settings::{Password, Settings, SettingsChange};
 use crate::word::{GroupId, ObjectId, OperationId, SessionId, Time};
 
 pub(crate) use decode::{
-    parse_audience, parse_joined, parse_key, parse_node_lost, parse_settings, parse_takeover,
-    parse_user, parse_value,
+    parse_act, parse_audience, parse_changes, parse_group, parse_joined, parse_key,
+    parse_node_lost, parse_password, parse_reserve, parse_settings, parse_takeover, parse_user,
+    parse_value,
 };
-pub(crate) use encode::{audience, joined, node_lost, settings, takeover, value};
+pub(crate) use encode::{
+    audience, changes, joined, node_lost, password, reserve, room_act, settings, takeover, value,
+};
 
 /// The version of the rules by which this crate applies entries.
 pub const VERSION: u32 = 1;

@@ -45,41 +45,15 @@ pub mod entry {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Created {
     #[prost(message, optional, tag = "1")]
-    pub settings: ::core::option::Option<Settings>,
+    pub settings: ::core::option::Option<::tombolo_wire::v1::RoomSettings>,
     /// Whoever creates a room is its first member; none when a server creates it.
     #[prost(message, optional, tag = "2")]
     pub first: ::core::option::Option<Joined>,
     #[prost(message, repeated, tag = "3")]
-    pub properties: ::prost::alloc::vec::Vec<Change>,
+    pub properties: ::prost::alloc::vec::Vec<::tombolo_wire::v1::PropertyChange>,
     /// Users for whom seats are kept, and for how long.
     #[prost(message, optional, tag = "4")]
-    pub reserve: ::core::option::Option<Reserve>,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Settings {
-    #[prost(uint32, tag = "1")]
-    pub members_max: u32,
-    /// SHA-256 of the room's password under the room's name; empty when everybody may come in.
-    #[prost(bytes = "bytes", tag = "2")]
-    pub password: ::prost::bytes::Bytes,
-    #[prost(bool, tag = "3")]
-    pub locked: bool,
-    #[prost(bool, tag = "4")]
-    pub hidden: bool,
-    /// How long the seat of a member whose connection broke is kept.
-    #[prost(uint64, tag = "5")]
-    pub seat_kept_ms: u64,
-    /// How long the room outlives its last member.
-    #[prost(uint64, tag = "6")]
-    pub empty_kept_ms: u64,
-    #[prost(enumeration = "OwnerPolicy", tag = "7")]
-    pub owner_policy: i32,
-    /// Who may change the room's properties.
-    #[prost(enumeration = "Writers", tag = "8")]
-    pub writers: i32,
-    /// How many durable messages are kept.
-    #[prost(uint32, tag = "9")]
-    pub history_max: u32,
+    pub reserve: ::core::option::Option<::tombolo_wire::v1::Reserve>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Joined {
@@ -107,7 +81,7 @@ pub struct Joined {
     pub password: ::prost::bytes::Bytes,
     /// The member's first properties, unless it has some.
     #[prost(message, repeated, tag = "9")]
-    pub properties: ::prost::alloc::vec::Vec<Change>,
+    pub properties: ::prost::alloc::vec::Vec<::tombolo_wire::v1::PropertyChange>,
 }
 /// A session's connection broke, or its node has gone: the seat is kept for a while.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -158,242 +132,8 @@ pub struct Act {
     pub user: ::prost::alloc::string::String,
     #[prost(bytes = "bytes", tag = "2")]
     pub session: ::prost::bytes::Bytes,
-    #[prost(
-        oneof = "act::Kind",
-        tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17"
-    )]
-    pub kind: ::core::option::Option<act::Kind>,
-}
-/// Nested message and enum types in `Act`.
-pub mod act {
-    #[derive(Clone, PartialEq, ::prost::Oneof)]
-    pub enum Kind {
-        #[prost(message, tag = "3")]
-        Configure(super::Configure),
-        #[prost(message, tag = "4")]
-        Change(super::ChangeProperties),
-        #[prost(message, tag = "5")]
-        Reserve(super::Reserve),
-        #[prost(message, tag = "6")]
-        Kick(super::Kick),
-        #[prost(message, tag = "7")]
-        Ban(super::Ban),
-        #[prost(message, tag = "8")]
-        Unban(super::Unban),
-        #[prost(message, tag = "9")]
-        SetOwner(super::SetOwner),
-        #[prost(message, tag = "10")]
-        KeepState(super::KeepState),
-        #[prost(message, tag = "11")]
-        CreateObject(super::CreateObject),
-        #[prost(message, tag = "12")]
-        OwnObject(super::OwnObject),
-        #[prost(message, tag = "13")]
-        DeleteObject(super::DeleteObject),
-        #[prost(message, tag = "14")]
-        Groups(super::Groups),
-        #[prost(message, tag = "15")]
-        Say(super::Say),
-        #[prost(message, tag = "16")]
-        Close(super::Close),
-        #[prost(message, tag = "17")]
-        Reach(super::Reach),
-    }
-}
-/// What is absent stays as it is.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Configure {
-    #[prost(uint32, optional, tag = "1")]
-    pub members_max: ::core::option::Option<u32>,
-    /// Empty: none from now on.
-    #[prost(bytes = "bytes", optional, tag = "2")]
-    pub password: ::core::option::Option<::prost::bytes::Bytes>,
-    #[prost(bool, optional, tag = "3")]
-    pub locked: ::core::option::Option<bool>,
-    #[prost(bool, optional, tag = "4")]
-    pub hidden: ::core::option::Option<bool>,
-    #[prost(uint64, optional, tag = "5")]
-    pub seat_kept_ms: ::core::option::Option<u64>,
-    #[prost(uint64, optional, tag = "6")]
-    pub empty_kept_ms: ::core::option::Option<u64>,
-    #[prost(enumeration = "OwnerPolicy", tag = "7")]
-    pub owner_policy: i32,
-    #[prost(enumeration = "Writers", tag = "8")]
-    pub writers: i32,
-    #[prost(uint32, optional, tag = "9")]
-    pub history_max: ::core::option::Option<u32>,
-}
-/// All of the changes, or none.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ChangeProperties {
-    /// Whose: of the member or object if one is named, else the room's.
-    #[prost(string, tag = "1")]
-    pub member: ::prost::alloc::string::String,
-    #[prost(uint64, tag = "2")]
-    pub object: u64,
-    #[prost(message, repeated, tag = "3")]
-    pub changes: ::prost::alloc::vec::Vec<Change>,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct Change {
-    #[prost(string, tag = "1")]
-    pub key: ::prost::alloc::string::String,
-    /// How long a set property lasts; 0: until it is changed.
-    #[prost(uint64, tag = "8")]
-    pub lasts_ms: u64,
-    /// Seen by those who look for a room.
-    #[prost(bool, tag = "9")]
-    pub public: bool,
-    #[prost(oneof = "change::Operation", tags = "2, 3, 4")]
-    pub operation: ::core::option::Option<change::Operation>,
-    /// Only if the property is so. None: anyhow.
-    #[prost(oneof = "change::Expect", tags = "5, 6, 7")]
-    pub expect: ::core::option::Option<change::Expect>,
-}
-/// Nested message and enum types in `Change`.
-pub mod change {
-    #[derive(Clone, PartialEq, ::prost::Oneof)]
-    pub enum Operation {
-        #[prost(message, tag = "2")]
-        Set(super::Value),
-        /// Adds to an integer; one that is absent counts as 0.
-        #[prost(sint64, tag = "3")]
-        Add(i64),
-        #[prost(message, tag = "4")]
-        Delete(super::Delete),
-    }
-    /// Only if the property is so. None: anyhow.
-    #[derive(Clone, PartialEq, ::prost::Oneof)]
-    pub enum Expect {
-        #[prost(message, tag = "5")]
-        Absent(super::Absent),
-        #[prost(uint64, tag = "6")]
-        Revision(u64),
-        #[prost(message, tag = "7")]
-        Value(super::Value),
-    }
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Absent {}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Delete {}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct Value {
-    #[prost(oneof = "value::Kind", tags = "1, 2, 3, 4, 5")]
-    pub kind: ::core::option::Option<value::Kind>,
-}
-/// Nested message and enum types in `Value`.
-pub mod value {
-    #[derive(Clone, PartialEq, ::prost::Oneof)]
-    pub enum Kind {
-        #[prost(bool, tag = "1")]
-        Boolean(bool),
-        #[prost(sint64, tag = "2")]
-        Integer(i64),
-        #[prost(double, tag = "3")]
-        Number(f64),
-        #[prost(string, tag = "4")]
-        Text(::prost::alloc::string::String),
-        #[prost(bytes, tag = "5")]
-        Binary(::prost::bytes::Bytes),
-    }
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Reserve {
-    #[prost(string, repeated, tag = "1")]
-    pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// 0: gives the seats up.
-    #[prost(uint64, tag = "2")]
-    pub lasts_ms: u64,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Kick {
-    #[prost(string, tag = "1")]
-    pub user: ::prost::alloc::string::String,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Ban {
-    #[prost(string, tag = "1")]
-    pub user: ::prost::alloc::string::String,
-    /// 0: for as long as the room lasts.
-    #[prost(uint64, tag = "2")]
-    pub lasts_ms: u64,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Unban {
-    #[prost(string, tag = "1")]
-    pub user: ::prost::alloc::string::String,
-}
-/// Empty: nobody from now on.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct SetOwner {
-    #[prost(string, tag = "1")]
-    pub user: ::prost::alloc::string::String,
-}
-/// What the owner leaves to its successor.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct KeepState {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub state: ::prost::bytes::Bytes,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct CreateObject {
-    #[prost(string, tag = "1")]
-    pub kind: ::prost::alloc::string::String,
-    #[prost(enumeration = "Takeover", tag = "2")]
-    pub takeover: i32,
-    /// Stays when its owner leaves.
-    #[prost(bool, tag = "3")]
-    pub stays: bool,
-    /// Only members of the group see it; 0: all.
-    #[prost(uint32, tag = "4")]
-    pub group: u32,
-    #[prost(message, repeated, tag = "5")]
-    pub properties: ::prost::alloc::vec::Vec<Change>,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct OwnObject {
-    #[prost(uint64, tag = "1")]
-    pub object: u64,
-    /// Empty: nobody from now on.
-    #[prost(string, tag = "2")]
-    pub owner: ::prost::alloc::string::String,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct DeleteObject {
-    #[prost(uint64, tag = "1")]
-    pub object: u64,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Groups {
-    #[prost(uint32, repeated, tag = "1")]
-    pub enter: ::prost::alloc::vec::Vec<u32>,
-    #[prost(uint32, repeated, tag = "2")]
-    pub exit: ::prost::alloc::vec::Vec<u32>,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Say {
-    #[prost(message, optional, tag = "1")]
-    pub audience: ::core::option::Option<Audience>,
-    #[prost(bytes = "bytes", tag = "2")]
-    pub payload: ::prost::bytes::Bytes,
-}
-/// Exactly one field is set; none means everybody.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Audience {
-    #[prost(bool, tag = "1")]
-    pub others: bool,
-    #[prost(string, repeated, tag = "2")]
-    pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    #[prost(uint32, tag = "3")]
-    pub group: u32,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Close {}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Reach {
-    #[prost(uint32, tag = "1")]
-    pub reachability: u32,
+    #[prost(message, optional, tag = "3")]
+    pub act: ::core::option::Option<::tombolo_wire::v1::RoomAct>,
 }
 /// A whole room at one offset.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -417,6 +157,8 @@ pub struct Operation {
     pub id: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "2")]
     pub time_ms: u64,
+    #[prost(bool, tag = "3")]
+    pub legal: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Open {
@@ -424,14 +166,14 @@ pub struct Open {
     #[prost(bytes = "bytes", tag = "1")]
     pub opening: ::prost::bytes::Bytes,
     #[prost(message, optional, tag = "2")]
-    pub settings: ::core::option::Option<Settings>,
+    pub settings: ::core::option::Option<::tombolo_wire::v1::RoomSettings>,
     /// In the order in which they joined.
     #[prost(message, repeated, tag = "3")]
     pub members: ::prost::alloc::vec::Vec<KeptMember>,
     #[prost(message, repeated, tag = "4")]
-    pub properties: ::prost::alloc::vec::Vec<KeptProperty>,
+    pub properties: ::prost::alloc::vec::Vec<::tombolo_wire::v1::Property>,
     #[prost(message, repeated, tag = "5")]
-    pub objects: ::prost::alloc::vec::Vec<KeptObject>,
+    pub objects: ::prost::alloc::vec::Vec<::tombolo_wire::v1::RoomObject>,
     /// The number of the last change, and of the last object.
     #[prost(uint64, tag = "6")]
     pub revision: u64,
@@ -446,7 +188,7 @@ pub struct Open {
     #[prost(message, repeated, tag = "11")]
     pub banned: ::prost::alloc::vec::Vec<KeptSeat>,
     #[prost(message, repeated, tag = "12")]
-    pub messages: ::prost::alloc::vec::Vec<Message>,
+    pub messages: ::prost::alloc::vec::Vec<::tombolo_wire::v1::RoomMessage>,
     #[prost(uint64, tag = "13")]
     pub message_last: u64,
     /// When the room closes, while it is empty.
@@ -463,39 +205,9 @@ pub struct KeptMember {
     #[prost(uint64, optional, tag = "3")]
     pub dropped_until_ms: ::core::option::Option<u64>,
     #[prost(message, repeated, tag = "4")]
-    pub properties: ::prost::alloc::vec::Vec<KeptProperty>,
+    pub properties: ::prost::alloc::vec::Vec<::tombolo_wire::v1::Property>,
     #[prost(uint32, repeated, tag = "5")]
     pub groups: ::prost::alloc::vec::Vec<u32>,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct KeptProperty {
-    #[prost(string, tag = "1")]
-    pub key: ::prost::alloc::string::String,
-    #[prost(message, optional, tag = "2")]
-    pub value: ::core::option::Option<Value>,
-    #[prost(uint64, tag = "3")]
-    pub revision: u64,
-    #[prost(uint64, optional, tag = "4")]
-    pub expires_ms: ::core::option::Option<u64>,
-    #[prost(bool, tag = "5")]
-    pub public: bool,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct KeptObject {
-    #[prost(uint64, tag = "1")]
-    pub id: u64,
-    #[prost(string, tag = "2")]
-    pub kind: ::prost::alloc::string::String,
-    #[prost(string, tag = "3")]
-    pub owner: ::prost::alloc::string::String,
-    #[prost(enumeration = "Takeover", tag = "4")]
-    pub takeover: i32,
-    #[prost(bool, tag = "5")]
-    pub stays: bool,
-    #[prost(uint32, tag = "6")]
-    pub group: u32,
-    #[prost(message, repeated, tag = "7")]
-    pub properties: ::prost::alloc::vec::Vec<KeptProperty>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct KeptSeat {
@@ -503,85 +215,6 @@ pub struct KeptSeat {
     pub user: ::prost::alloc::string::String,
     #[prost(uint64, optional, tag = "2")]
     pub until_ms: ::core::option::Option<u64>,
-}
-/// A durable message.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Message {
-    #[prost(uint64, tag = "1")]
-    pub number: u64,
-    #[prost(uint64, tag = "2")]
-    pub time_ms: u64,
-    /// Empty: a server.
-    #[prost(string, tag = "3")]
-    pub from: ::prost::alloc::string::String,
-    #[prost(message, optional, tag = "4")]
-    pub audience: ::core::option::Option<Audience>,
-    #[prost(bytes = "bytes", tag = "5")]
-    pub payload: ::prost::bytes::Bytes,
-}
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum OwnerPolicy {
-    Unspecified = 0,
-    Automatic = 1,
-    Manual = 2,
-    None = 3,
-}
-impl OwnerPolicy {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "OWNER_POLICY_UNSPECIFIED",
-            Self::Automatic => "OWNER_POLICY_AUTOMATIC",
-            Self::Manual => "OWNER_POLICY_MANUAL",
-            Self::None => "OWNER_POLICY_NONE",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "OWNER_POLICY_UNSPECIFIED" => Some(Self::Unspecified),
-            "OWNER_POLICY_AUTOMATIC" => Some(Self::Automatic),
-            "OWNER_POLICY_MANUAL" => Some(Self::Manual),
-            "OWNER_POLICY_NONE" => Some(Self::None),
-            _ => None,
-        }
-    }
-}
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum Writers {
-    Unspecified = 0,
-    Everybody = 1,
-    Owner = 2,
-    Server = 3,
-}
-impl Writers {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "WRITERS_UNSPECIFIED",
-            Self::Everybody => "WRITERS_EVERYBODY",
-            Self::Owner => "WRITERS_OWNER",
-            Self::Server => "WRITERS_SERVER",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "WRITERS_UNSPECIFIED" => Some(Self::Unspecified),
-            "WRITERS_EVERYBODY" => Some(Self::Everybody),
-            "WRITERS_OWNER" => Some(Self::Owner),
-            "WRITERS_SERVER" => Some(Self::Server),
-            _ => None,
-        }
-    }
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -620,42 +253,6 @@ impl LeftReason {
             "LEFT_REASON_KICKED" => Some(Self::Kicked),
             "LEFT_REASON_BANNED" => Some(Self::Banned),
             "LEFT_REASON_CLOSED" => Some(Self::Closed),
-            _ => None,
-        }
-    }
-}
-/// Who may make an object its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum Takeover {
-    Unspecified = 0,
-    /// Nobody.
-    Fixed = 1,
-    /// Whoever its owner gives it to.
-    Given = 2,
-    /// Whoever wants it.
-    Taken = 3,
-}
-impl Takeover {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "TAKEOVER_UNSPECIFIED",
-            Self::Fixed => "TAKEOVER_FIXED",
-            Self::Given => "TAKEOVER_GIVEN",
-            Self::Taken => "TAKEOVER_TAKEN",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "TAKEOVER_UNSPECIFIED" => Some(Self::Unspecified),
-            "TAKEOVER_FIXED" => Some(Self::Fixed),
-            "TAKEOVER_GIVEN" => Some(Self::Given),
-            "TAKEOVER_TAKEN" => Some(Self::Taken),
             _ => None,
         }
     }

@@ -42,6 +42,7 @@
 //! that are not durable don't pass here, either.
 #![forbid(unsafe_code)]
 
+mod contract;
 mod entry;
 mod event;
 mod generated;

@@ -83,13 +83,21 @@ impl Room {
             clock => clock.after(DURATION_MAX),
         };
         self.clock = self.clock.max(entry.time.min(limit));
-        // An illegal operation is remembered, too: who was told "full" must not come in later by a
-        // repetition.
-        self.operations.remember(entry.operation, self.clock);
         self.expire(&mut events);
         let outcome = self.on_body(entry.operation, &entry.body, &mut events);
+        // An illegal operation is remembered, too: who was told "full" must not come in later by a
+        // repetition.
+        let (operation, is_legal) = (entry.operation, outcome.is_ok());
+        self.operations.remember(operation, self.clock, is_legal);
         self.settle(&mut events);
         Applied { events, outcome }
+    }
+
+    /// Whether an operation that came lately was legal; `None` when it did not come, or long ago. Who
+    /// repeats an act learns by this what became of it.
+    #[must_use]
+    pub fn was_legal(&self, operation: &OperationId) -> Option<bool> {
+        self.operations.was_legal(operation)
     }
 
     /// When something is due: whoever hosts the room appends a [`Body::Ticked`] then.

@@ -1,7 +1,10 @@
 //! One room on one node: follows its log and tells the members that are here.
 
+mod act;
 mod arrive;
+mod clock;
 mod follow;
+mod news;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,11 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot, watch};
 use tombolo_engine::{Expect, Key, Offset};
-use tombolo_room::{
-    Body, Entry, Illegal, Join as Entering, LeftReason, Membership, OperationId, Room, SessionId,
-    Settings,
-};
-use tombolo_wire::v1::{self, DeviceKeys, ErrorCode, response};
+use tombolo_room::{Body, Entry, Illegal, LeftReason, Membership, OperationId, Room, SessionId};
+use tombolo_wire::v1::{self, ErrorCode, response};
 use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
 
 use crate::config::ROOM_MEMBERS_MAX;
@@ -24,6 +24,8 @@ use crate::node::Node;
 use crate::reject::Reject;
 use crate::requests::{self, Join, Mode};
 use crate::session::Session;
+
+pub(crate) use act::reject;
 
 /// One room on one node. It is there while the node has members in the room, or somebody joins.
 pub(crate) struct Host {
@@ -59,7 +61,16 @@ pub(crate) struct State {
 struct Pending {
     session: Arc<Session>,
     request: u64,
+    /// The last durable message that the device has, if it asks for those after it.
+    after: Option<Position>,
     outcome: oneshot::Sender<Outcome>,
+}
+
+/// A durable message's place: which opening of the room, and its number.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Position {
+    pub(crate) opening: OperationId,
+    pub(crate) number: u64,
 }
 
 /// How an appended entry fared.
@@ -147,7 +158,8 @@ impl Node {
     fn release(self: &Arc<Self>, host: &Arc<Host>) {
         let mut hosts = lock(&self.host_by_room);
         let state = host.lock();
-        let is_needed = state.entrances > 0 || !state.session_by_user.is_empty();
+        let is_needed =
+            state.entrances > 0 || !state.session_by_user.is_empty() || state.is_watched_here(self);
         if is_needed
             || !hosts
                 .get(&host.room)
@@ -242,28 +254,57 @@ impl Host {
             }
             (false, Mode::Create | Mode::JoinOrCreate) => {
                 let expect = state.cursor.map_or(Expect::Empty, Expect::Last);
-                let settings = Settings {
-                    members_max: join.members_max,
-                    ..Settings::default()
+                let body = Body::Created {
+                    settings: join.settings.clone(),
+                    first: Some(join.entering(user, membership)),
+                    properties: join.room_properties.clone(),
+                    reserve: join.reserve.clone(),
                 };
-                let body = Body::created(settings, Entering::new(user, membership));
                 (body, expect)
             }
             (true, _) if state.is_member(session) => {
-                let joined = joined_response(&self.room, &state.room, false);
-                node.push(session, requests::answer(request, joined));
+                self.welcome(node, &state, session, request, join.after, false);
                 return Ok(Plan::Done);
             }
             (true, _) if state.is_key_taken(&user, &session.keys) => {
                 return Err(requests::key_taken());
             }
-            (true, _) if !is_known && state.is_full() => return Err(requests::room_full()),
+            (true, _) if !is_known && state.is_too_full(&user) => {
+                return Err(requests::room_full());
+            }
             (true, Mode::Join | Mode::JoinOrCreate) => {
-                let body = Body::Joined(Entering::new(user, membership));
-                (body, Expect::Any)
+                (Body::Joined(join.entering(user, membership)), Expect::Any)
             }
         };
-        self.propose(node, &mut state, session, request, body, expect)
+        let plan = self.propose(node, &mut state, session, request, body, expect)?;
+        if let Plan::Append(proposal) = &plan
+            && let Some(pending) = state.pending_by_operation.get_mut(&proposal.operation)
+        {
+            pending.after = join.after;
+        }
+        Ok(plan)
+    }
+
+    /// Tells a session that it is a member, and then how the room is.
+    fn welcome(
+        &self,
+        node: &Arc<Node>,
+        state: &State,
+        session: &Arc<Session>,
+        request: u64,
+        after: Option<Position>,
+        created: bool,
+    ) {
+        let room = &state.room;
+        let after = after.filter(|after| room.is_recoverable(after.opening, after.number));
+        let mut joined = joined(&self.room, room, created);
+        joined.recovered = after.is_some();
+        let joined = response::Result::Joined(joined);
+        node.push(session, requests::answer(request, joined));
+        let number = after.map(|after| after.number);
+        for kind in news::of_room(room, &session.user, number, false) {
+            node.push(session, self.room_event(kind, String::new()));
+        }
     }
 
     /// Decides about a leave.
@@ -297,6 +338,21 @@ impl Host {
     ) -> Result<Plan, Reject> {
         let operation = entropy::operation_id()
             .map_err(|NoEntropy| Reject::new(ErrorCode::Unavailable, "no entropy"))?;
+        self.propose_as(operation, node, state, session, request, body, expect)
+    }
+
+    /// As [`Self::propose`], under a name that is given.
+    #[expect(clippy::too_many_arguments, reason = "all of it is the proposal")]
+    fn propose_as(
+        self: &Arc<Self>,
+        operation: OperationId,
+        node: &Node,
+        state: &mut State,
+        session: &Arc<Session>,
+        request: u64,
+        body: Body,
+        expect: Expect,
+    ) -> Result<Plan, Reject> {
         let time = node.time();
         let entry = Entry {
             operation,
@@ -308,6 +364,7 @@ impl Host {
         let pending = Pending {
             session: Arc::clone(session),
             request,
+            after: None,
             outcome: sender,
         };
         state.pending_by_operation.insert(operation, pending);
@@ -375,6 +432,17 @@ impl State {
         self.room.membership(user)
     }
 
+    /// Counts who is elsewhere anew.
+    fn count_elsewhere(&mut self, here: &NodeId) {
+        self.members_by_node.clear();
+        for (_, member) in self.room.members() {
+            let node = &member.membership().node;
+            if node != here {
+                *self.members_by_node.entry(node.clone()).or_default() += 1;
+            }
+        }
+    }
+
     /// The other nodes that have members, and how many.
     pub(crate) fn elsewhere(&self) -> impl Iterator<Item = (&NodeId, usize)> {
         self.members_by_node
@@ -399,27 +467,27 @@ impl State {
         })
     }
 
-    fn is_full(&self) -> bool {
-        self.room.is_full() || self.room.members().len() >= ROOM_MEMBERS_MAX as usize
+    /// Whether there is no place for a newcomer.
+    fn is_too_full(&self, user: &UserId) -> bool {
+        let is_full = self.room.is_full() && self.room.reserved_until(user).is_none();
+        is_full || self.room.members().len() >= ROOM_MEMBERS_MAX as usize
     }
 }
 
-fn joined_response(id: &RoomId, room: &Room, created: bool) -> response::Result {
-    response::Result::Joined(v1::Joined {
+fn joined(id: &RoomId, room: &Room, created: bool) -> v1::Joined {
+    let members = room.members();
+    v1::Joined {
         room: id.to_string(),
-        members: room
-            .members()
-            .map(|(user, found)| member(user, found.membership()))
+        members: members
+            .map(|(user, found)| news::member(user, found))
             .collect(),
         members_max: room.settings().map_or(0, |settings| settings.members_max),
         created,
-    })
-}
-
-fn member(user: &UserId, membership: &Membership) -> v1::Member {
-    v1::Member {
-        user: user.to_string(),
-        keys: Some(DeviceKeys::from(&membership.keys)),
+        last: room.opening().map(|opening| v1::MessagePosition {
+            opening: Bytes::copy_from_slice(&opening.0),
+            number: room.message_last(),
+        }),
+        recovered: false,
     }
 }
 
@@ -431,7 +499,7 @@ const LEAVE_DELAY_MAX: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
-    use tombolo_room::Time;
+    use tombolo_room::{Settings, Time};
     use tombolo_wire::resend::{Limits, Outbox};
     use tombolo_wire::v1::ServerFrame;
     use tombolo_wire::{NodeId, USER_BYTES_MAX};
@@ -454,7 +522,7 @@ mod tests {
                 node: NodeId::parse("node").unwrap(),
                 incarnation: 1,
             };
-            let join = Entering::new(user, membership);
+            let join = tombolo_room::Join::new(user, membership);
             let settings = Settings {
                 members_max: ROOM_MEMBERS_MAX,
                 ..Settings::default()
@@ -471,7 +539,7 @@ mod tests {
             applied.outcome.unwrap();
         }
         let longest = RoomId::parse(&"r".repeat(tombolo_wire::ROOM_BYTES_MAX)).unwrap();
-        let joined = joined_response(&longest, &room, true);
+        let joined = response::Result::Joined(joined(&longest, &room, true));
         let frame = ServerFrame {
             body: Some(requests::answer(u64::MAX, joined)),
             ..ServerFrame::default()

@@ -1,24 +1,36 @@
-//! What a device asks for and is answered by a `Response`: joins, leaves, ICE servers.
+//! What a device asks for and is answered by a `Response`: joins, leaves, acts, ICE servers.
+
+mod parse;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tombolo_engine::AppendError;
-use tombolo_room::Illegal;
-use tombolo_wire::v1::{self, ErrorCode, JoinMode, request, response, server_frame};
+use tombolo_room::{Act, Change, Illegal, Membership, Password, Reserve, Settings};
+use tombolo_wire::v1::{self, ErrorCode, response, server_frame};
 use tombolo_wire::{RoomId, UserId};
 
-use crate::config::ROOM_MEMBERS_MAX;
-use crate::host::{Outcome, Plan, Proposal};
+use crate::host::{self, Outcome, Plan, Position, Proposal};
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::session::Session;
 
 /// What takes the engine to carry out. A session's are carried out in order.
 pub(crate) enum Request {
-    Join { id: u64, join: Join },
-    Leave { id: u64, room: RoomId },
+    Join {
+        id: u64,
+        join: Box<Join>,
+    },
+    Leave {
+        id: u64,
+        room: RoomId,
+    },
+    Act {
+        id: u64,
+        room: RoomId,
+        act: Box<Act>,
+    },
 }
 
 /// A join that was found to be in order.
@@ -26,7 +38,28 @@ pub(crate) enum Request {
 pub(crate) struct Join {
     pub(crate) room: RoomId,
     pub(crate) mode: Mode,
-    pub(crate) members_max: u32,
+    /// How the room behaves if it is created.
+    pub(crate) settings: Settings,
+    pub(crate) room_properties: Vec<Change>,
+    pub(crate) reserve: Option<Reserve>,
+    /// What the device shows if the room is there and asks.
+    password: Option<Password>,
+    member_properties: Vec<Change>,
+    reachability: u32,
+    /// The last durable message that the device has.
+    pub(crate) after: Option<Position>,
+}
+
+impl Join {
+    /// What the log is told of the user that comes in.
+    pub(crate) fn entering(&self, user: UserId, membership: Membership) -> tombolo_room::Join {
+        tombolo_room::Join {
+            reachability: self.reachability,
+            password: self.password,
+            properties: self.member_properties.clone(),
+            ..tombolo_room::Join::new(user, membership)
+        }
+    }
 }
 
 /// What a join expects of the room.
@@ -40,7 +73,7 @@ pub(crate) enum Mode {
 /// Takes in a request.
 pub(crate) fn handle(node: &Arc<Node>, session: &Arc<Session>, request: v1::Request, now: Instant) {
     let id = request.id;
-    let result = parse(node, session, request, now).and_then(|request| {
+    let result = parse::parse(node, session, request, now).and_then(|request| {
         let Some(request) = request else {
             return Ok(());
         };
@@ -67,84 +100,15 @@ pub(crate) async fn run(
         let (id, result) = match request {
             Request::Join { id, join } => (id, carry_out_join(&node, &session, id, &join).await),
             Request::Leave { id, room } => (id, carry_out_leave(&node, &session, id, &room).await),
+            Request::Act { id, room, act } => {
+                let result = carry_out_act(&node, &session, id, &room, &act).await;
+                (id, result)
+            }
         };
         if let Err(reject) = result {
             fail(&node, &session, id, reject);
         }
     }
-}
-
-/// Answers what needs no engine; returns the rest.
-fn parse(
-    node: &Arc<Node>,
-    session: &Arc<Session>,
-    request: v1::Request,
-    now: Instant,
-) -> Result<Option<Request>, Reject> {
-    let id = request.id;
-    if !session.account().rate.take(now, 1, 0) {
-        return Err(Reject::new(ErrorCode::Limit, "too many requests"));
-    }
-    match request.kind {
-        Some(request::Kind::Join(join)) => {
-            let join = parse_join(node, &join)?;
-            if !session.account().joins.take(now, 1) {
-                return Err(Reject::new(ErrorCode::Limit, "too many joins"));
-            }
-            Ok(Some(Request::Join { id, join }))
-        }
-        Some(request::Kind::Leave(leave)) => Ok(Some(Request::Leave {
-            id,
-            room: parse_room(&leave.room)?,
-        })),
-        Some(request::Kind::IceServers(_)) => {
-            let expires = session.lock().expires;
-            if expires <= (node.config.unix_now)() {
-                let message = "the token has expired: connect with a new one";
-                return Err(Reject::new(ErrorCode::TokenExpired, message));
-            }
-            let servers = node.ice_servers(&session.user, expires);
-            node.push(session, answer(id, response::Result::IceServers(servers)));
-            Ok(None)
-        }
-        None => Err(Reject::new(
-            ErrorCode::BadFrame,
-            "the request asks for nothing known",
-        )),
-    }
-}
-
-fn parse_join(node: &Node, join: &v1::Join) -> Result<Join, Reject> {
-    let room = parse_room(&join.room)?;
-    let mode = match JoinMode::try_from(join.mode) {
-        Ok(JoinMode::Create) => Mode::Create,
-        Ok(JoinMode::Join) => Mode::Join,
-        Ok(JoinMode::JoinOrCreate) => Mode::JoinOrCreate,
-        Ok(JoinMode::Unspecified) | Err(_) => {
-            return Err(Reject::new(
-                ErrorCode::BadFrame,
-                "the join has no known mode",
-            ));
-        }
-    };
-    let limit = node.config.members_max.min(ROOM_MEMBERS_MAX);
-    let members_max = match join.members_max {
-        0 => node.config.members_default.min(limit),
-        members_max => members_max,
-    };
-    if members_max > limit {
-        let message = format!("a room takes at most {limit} members");
-        return Err(Reject::new(ErrorCode::Limit, message));
-    }
-    Ok(Join {
-        room,
-        mode,
-        members_max,
-    })
-}
-
-fn parse_room(room: &str) -> Result<RoomId, Reject> {
-    RoomId::parse(room).map_err(|error| Reject::new(error.code(), error))
 }
 
 /// Appends until the room's log has taken it in one way or the other.
@@ -174,9 +138,12 @@ async fn carry_out_join(
         };
         match propose(node, proposal).await? {
             Outcome::Done => return Ok(()),
-            Outcome::Illegal(Illegal::Full) => return Err(room_full()),
             // The room opened or closed in between: look again.
-            Outcome::Illegal(_) | Outcome::Again => {}
+            Outcome::Illegal(
+                Illegal::Open | Illegal::Closed | Illegal::Member | Illegal::Repeated,
+            )
+            | Outcome::Again => {}
+            Outcome::Illegal(illegal) => return Err(host::reject(illegal)),
         }
     }
     Err(Reject::new(
@@ -202,6 +169,33 @@ async fn carry_out_leave(
             Outcome::Done => return Ok(()),
             Outcome::Illegal(_) => return Err(not_a_member()),
             Outcome::Again => {}
+        }
+    }
+    Err(Reject::new(
+        ErrorCode::Unavailable,
+        "the room changes too fast",
+    ))
+}
+
+async fn carry_out_act(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    id: u64,
+    room: &RoomId,
+    act: &Act,
+) -> Result<(), Reject> {
+    let host = session.lock().host_by_room.get(room).cloned();
+    let host = host.ok_or_else(not_a_member)?;
+    for _ in 0..ATTEMPTS_MAX {
+        let proposal = match host.plan_act(node, session, id, act)? {
+            Plan::Done => return Ok(()),
+            Plan::Append(proposal) => proposal,
+        };
+        match propose(node, proposal).await? {
+            Outcome::Done => return Ok(()),
+            // It was written twice; the room knows what became of the first.
+            Outcome::Illegal(Illegal::Repeated) | Outcome::Again => {}
+            Outcome::Illegal(illegal) => return Err(host::reject(illegal)),
         }
     }
     Err(Reject::new(

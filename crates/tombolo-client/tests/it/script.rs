@@ -148,6 +148,7 @@ impl Line {
         let event = RoomEvent {
             room: room.into(),
             kind: Some(kind),
+            by: String::new(),
         };
         self.tell(server_frame::Body::RoomEvent(event)).await;
     }
@@ -228,5 +229,7 @@ fn member(user: &str) -> Member {
     Member {
         user: user.into(),
         keys: Some(keys),
+        seat: 0,
+        dropped: false,
     }
 }

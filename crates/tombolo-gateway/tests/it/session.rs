@@ -231,7 +231,7 @@ impl Member {
         let join = Join {
             room: ROOM.to_owned(),
             mode: JoinMode::JoinOrCreate.into(),
-            members_max: 0,
+            ..Join::default()
         };
         member
             .send_reliable(Up::Request(Request {

@@ -116,7 +116,7 @@ impl Device {
         let join = Join {
             room: ROOM.to_owned(),
             mode: JoinMode::JoinOrCreate.into(),
-            members_max: 0,
+            ..Join::default()
         };
         let request = Request {
             id: 1,

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use tombolo_wire::{NodeId, PublicKeys, UserId};
+use tombolo_wire::{NodeId, PublicKeys, UserId, v1};
 
 use super::{
     Act, Actor, Body, ENTRY_BYTES_MAX, Entry, EntryError, Join, LeftReason, Membership,
     PROPERTY_CHANGES_MAX, Reserve, Target, USERS_PER_ENTRY_MAX, VERSION,
 };
+use crate::contract::parse_name;
 use crate::generated as wire;
 use crate::message::{Audience, PAYLOAD_BYTES_MAX};
 use crate::object::{ObjectPlan, Takeover};
@@ -76,7 +77,7 @@ fn parse_body(body: wire::entry::Body) -> Parsed<Body> {
         On::Ticked(wire::Ticked {}) => Body::Ticked,
         On::Act(act) => Body::Act {
             actor: parse_actor(&act.user, &act.session)?,
-            act: parse_act(act.kind.ok_or(EntryError::Malformed)?)?,
+            act: parse_act(act.act.ok_or(EntryError::Malformed)?)?,
         },
     })
 }
@@ -91,10 +92,10 @@ fn parse_actor(user: &str, session: &Bytes) -> Parsed<Actor> {
     })
 }
 
-fn parse_act(act: wire::act::Kind) -> Parsed<Act> {
-    use wire::act::Kind;
+pub(crate) fn parse_act(act: v1::RoomAct) -> Parsed<Act> {
+    use v1::room_act::Kind;
 
-    Ok(match act {
+    Ok(match act.kind.ok_or(EntryError::Malformed)? {
         Kind::Configure(change) => Act::Configure(parse_configure(&change)?),
         Kind::Change(change) => Act::ChangeProperties {
             target: match (change.member.as_str(), change.object) {
@@ -141,7 +142,7 @@ fn parse_act(act: wire::act::Kind) -> Parsed<Act> {
             }
         }
         Kind::Reach(reach) => Act::Reach(reach.reachability),
-        Kind::Close(wire::Close {}) => Act::Close,
+        Kind::Close(v1::CloseRoom {}) => Act::Close,
     })
 }
 
@@ -163,7 +164,7 @@ pub(crate) fn parse_joined(joined: &wire::Joined) -> Parsed<Join> {
     })
 }
 
-pub(crate) fn parse_settings(settings: &wire::Settings) -> Parsed<Settings> {
+pub(crate) fn parse_settings(settings: &v1::RoomSettings) -> Parsed<Settings> {
     Ok(Settings {
         members_max: settings.members_max,
         password: parse_password(&settings.password)?,
@@ -181,7 +182,7 @@ pub(crate) fn parse_node_lost(lost: &wire::NodeLost) -> Parsed<(NodeId, u64)> {
     Ok((parse_node(&lost.node)?, lost.incarnation))
 }
 
-pub(crate) fn parse_audience(audience: Option<wire::Audience>) -> Parsed<Audience> {
+pub(crate) fn parse_audience(audience: Option<v1::Audience>) -> Parsed<Audience> {
     let Some(audience) = audience else {
         return Ok(Audience::All);
     };
@@ -193,8 +194,8 @@ pub(crate) fn parse_audience(audience: Option<wire::Audience>) -> Parsed<Audienc
     }
 }
 
-pub(crate) fn parse_value(value: wire::Value) -> Parsed<Value> {
-    use wire::value::Kind;
+pub(crate) fn parse_value(value: v1::PropertyValue) -> Parsed<Value> {
+    use v1::property_value::Kind;
 
     Ok(match value.kind.ok_or(EntryError::Malformed)? {
         Kind::Boolean(value) => Value::Boolean(value),
@@ -205,12 +206,12 @@ pub(crate) fn parse_value(value: wire::Value) -> Parsed<Value> {
     })
 }
 
-pub(crate) fn parse_takeover(takeover: wire::Takeover) -> Parsed<Takeover> {
+pub(crate) fn parse_takeover(takeover: v1::Takeover) -> Parsed<Takeover> {
     match takeover {
-        wire::Takeover::Fixed => Ok(Takeover::Fixed),
-        wire::Takeover::Given => Ok(Takeover::Given),
-        wire::Takeover::Taken => Ok(Takeover::Taken),
-        wire::Takeover::Unspecified => Err(EntryError::Malformed),
+        v1::Takeover::Fixed => Ok(Takeover::Fixed),
+        v1::Takeover::Given => Ok(Takeover::Given),
+        v1::Takeover::Taken => Ok(Takeover::Taken),
+        v1::Takeover::Unspecified => Err(EntryError::Malformed),
     }
 }
 
@@ -222,7 +223,7 @@ pub(crate) fn parse_key(key: &str) -> Parsed<PropertyKey> {
     PropertyKey::parse(key).map_err(|_| EntryError::Malformed)
 }
 
-fn parse_configure(change: &wire::Configure) -> Parsed<SettingsChange> {
+fn parse_configure(change: &v1::Configure) -> Parsed<SettingsChange> {
     Ok(SettingsChange {
         members_max: change.members_max,
         password: change.password.as_ref().map(parse_password).transpose()?,
@@ -236,22 +237,22 @@ fn parse_configure(change: &wire::Configure) -> Parsed<SettingsChange> {
     })
 }
 
-fn parse_changes(changes: Vec<wire::Change>) -> Parsed<Vec<Change>> {
+pub(crate) fn parse_changes(changes: Vec<v1::PropertyChange>) -> Parsed<Vec<Change>> {
     bounded(changes.len(), PROPERTY_CHANGES_MAX)?;
     changes.into_iter().map(parse_change).collect()
 }
 
-fn parse_change(change: wire::Change) -> Parsed<Change> {
-    use wire::change::{Expect, Operation as Wanted};
+fn parse_change(change: v1::PropertyChange) -> Parsed<Change> {
+    use v1::property_change::{Expect, Operation as Wanted};
 
     let operation = match change.operation.ok_or(EntryError::Malformed)? {
         Wanted::Set(value) => Operation::Set(parse_value(value)?),
         Wanted::Add(count) => Operation::Add(count),
-        Wanted::Delete(wire::Delete {}) => Operation::Delete,
+        Wanted::Delete(v1::PropertyDelete {}) => Operation::Delete,
     };
     let expect = match change.expect {
         None => Expectation::Any,
-        Some(Expect::Absent(wire::Absent {})) => Expectation::Absent,
+        Some(Expect::Absent(v1::PropertyAbsent {})) => Expectation::Absent,
         Some(Expect::Revision(revision)) => Expectation::Revision(revision),
         Some(Expect::Value(value)) => Expectation::Value(parse_value(value)?),
     };
@@ -264,7 +265,7 @@ fn parse_change(change: wire::Change) -> Parsed<Change> {
     })
 }
 
-fn parse_reserve(reserve: &wire::Reserve) -> Parsed<Reserve> {
+pub(crate) fn parse_reserve(reserve: &v1::Reserve) -> Parsed<Reserve> {
     Ok(Reserve {
         users: parse_users(&reserve.users)?,
         lasts: parse_duration(reserve.lasts_ms)?,
@@ -281,24 +282,17 @@ fn parse_groups(groups: &[u32]) -> Parsed<Vec<GroupId>> {
     groups.iter().map(|group| parse_group(*group)).collect()
 }
 
-fn parse_group(group: u32) -> Parsed<GroupId> {
+pub(crate) fn parse_group(group: u32) -> Parsed<GroupId> {
     NonZeroU32::new(group)
         .map(GroupId)
         .ok_or(EntryError::Malformed)
-}
-
-fn parse_name(user: &str) -> Parsed<Option<UserId>> {
-    match user {
-        "" => Ok(None),
-        user => parse_user(user).map(Some),
-    }
 }
 
 fn parse_node(node: &str) -> Parsed<NodeId> {
     NodeId::parse(node).map_err(|_| EntryError::Malformed)
 }
 
-fn parse_password(password: &Bytes) -> Parsed<Option<Password>> {
+pub(crate) fn parse_password(password: &Bytes) -> Parsed<Option<Password>> {
     match password.len() {
         0 => Ok(None),
         _ => array(password).map(|digest| Some(Password(digest))),
@@ -306,22 +300,22 @@ fn parse_password(password: &Bytes) -> Parsed<Option<Password>> {
 }
 
 /// `None` when nothing is said.
-fn parse_policy(policy: wire::OwnerPolicy) -> Parsed<Option<OwnerPolicy>> {
+fn parse_policy(policy: v1::OwnerPolicy) -> Parsed<Option<OwnerPolicy>> {
     Ok(match policy {
-        wire::OwnerPolicy::Unspecified => None,
-        wire::OwnerPolicy::Automatic => Some(OwnerPolicy::Automatic),
-        wire::OwnerPolicy::Manual => Some(OwnerPolicy::Manual),
-        wire::OwnerPolicy::None => Some(OwnerPolicy::None),
+        v1::OwnerPolicy::Unspecified => None,
+        v1::OwnerPolicy::Automatic => Some(OwnerPolicy::Automatic),
+        v1::OwnerPolicy::Manual => Some(OwnerPolicy::Manual),
+        v1::OwnerPolicy::None => Some(OwnerPolicy::None),
     })
 }
 
 /// `None` when nothing is said.
-fn parse_writers(writers: wire::Writers) -> Parsed<Option<Writers>> {
+fn parse_writers(writers: v1::Writers) -> Parsed<Option<Writers>> {
     Ok(match writers {
-        wire::Writers::Unspecified => None,
-        wire::Writers::Everybody => Some(Writers::Everybody),
-        wire::Writers::Owner => Some(Writers::Owner),
-        wire::Writers::Server => Some(Writers::Server),
+        v1::Writers::Unspecified => None,
+        v1::Writers::Everybody => Some(Writers::Everybody),
+        v1::Writers::Owner => Some(Writers::Owner),
+        v1::Writers::Server => Some(Writers::Server),
     })
 }
 

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use tombolo_wire::UserId;
 use tombolo_wire::v1::DeviceKeys;
+use tombolo_wire::{UserId, v1};
 
 use super::{Act, Actor, Body, Entry, Join, LeftReason, Reserve, Target, VERSION};
+use crate::contract::name;
 use crate::generated as wire;
 use crate::message::Audience;
 use crate::object::{ObjectPlan, Takeover};
@@ -78,20 +79,16 @@ fn body(body: &Body) -> wire::entry::Body {
                 }
                 Actor::Server => Default::default(),
             };
-            let kind = Some(kind(act));
-            wire::entry::Body::Act(wire::Act {
-                user,
-                session,
-                kind,
-            })
+            let act = Some(room_act(act));
+            wire::entry::Body::Act(wire::Act { user, session, act })
         }
     }
 }
 
-fn kind(act: &Act) -> wire::act::Kind {
-    use wire::act::Kind;
+pub(crate) fn room_act(act: &Act) -> v1::RoomAct {
+    use v1::room_act::Kind;
 
-    match act {
+    let kind = match act {
         Act::Configure(change) => Kind::Configure(configure(change)),
         Act::ChangeProperties {
             target,
@@ -102,51 +99,52 @@ fn kind(act: &Act) -> wire::act::Kind {
                 Target::Member(user) => (user.to_string(), 0),
                 Target::Object(object) => (String::new(), object.0),
             };
-            Kind::Change(wire::ChangeProperties {
+            Kind::Change(v1::ChangeProperties {
                 member,
                 object,
                 changes: changes(wanted),
             })
         }
         Act::Reserve(seats) => Kind::Reserve(reserve(seats)),
-        Act::Kick(user) => Kind::Kick(wire::Kick {
+        Act::Kick(user) => Kind::Kick(v1::Kick {
             user: user.to_string(),
         }),
-        Act::Ban { user, lasts } => Kind::Ban(wire::Ban {
+        Act::Ban { user, lasts } => Kind::Ban(v1::Ban {
             user: user.to_string(),
             lasts_ms: lasts.map_or(0, millis),
         }),
-        Act::Unban(user) => Kind::Unban(wire::Unban {
+        Act::Unban(user) => Kind::Unban(v1::Unban {
             user: user.to_string(),
         }),
-        Act::SetOwner(owner) => Kind::SetOwner(wire::SetOwner {
+        Act::SetOwner(owner) => Kind::SetOwner(v1::SetOwner {
             user: name(owner.as_ref()),
         }),
-        Act::KeepState(state) => Kind::KeepState(wire::KeepState {
+        Act::KeepState(state) => Kind::KeepState(v1::KeepState {
             state: state.clone(),
         }),
         Act::CreateObject(plan) => Kind::CreateObject(create_object(plan)),
-        Act::OwnObject { object, owner } => Kind::OwnObject(wire::OwnObject {
+        Act::OwnObject { object, owner } => Kind::OwnObject(v1::OwnObject {
             object: object.0,
             owner: name(owner.as_ref()),
         }),
-        Act::DeleteObject(object) => Kind::DeleteObject(wire::DeleteObject { object: object.0 }),
-        Act::ChangeGroups { enter, exit } => Kind::Groups(wire::Groups {
+        Act::DeleteObject(object) => Kind::DeleteObject(v1::DeleteObject { object: object.0 }),
+        Act::ChangeGroups { enter, exit } => Kind::Groups(v1::ChangeGroups {
             enter: enter.iter().map(|group| group.0.get()).collect(),
             exit: exit.iter().map(|group| group.0.get()).collect(),
         }),
         Act::Say {
             audience: whom,
             payload,
-        } => Kind::Say(wire::Say {
+        } => Kind::Say(v1::Say {
             audience: audience(whom),
             payload: payload.clone(),
         }),
-        Act::Reach(reachability) => Kind::Reach(wire::Reach {
+        Act::Reach(reachability) => Kind::Reach(v1::Reach {
             reachability: *reachability,
         }),
-        Act::Close => Kind::Close(wire::Close {}),
-    }
+        Act::Close => Kind::Close(v1::CloseRoom {}),
+    };
+    v1::RoomAct { kind: Some(kind) }
 }
 
 pub(crate) fn joined(join: &Join) -> wire::Joined {
@@ -164,8 +162,8 @@ pub(crate) fn joined(join: &Join) -> wire::Joined {
     }
 }
 
-pub(crate) fn settings(settings: &Settings) -> wire::Settings {
-    wire::Settings {
+pub(crate) fn settings(settings: &Settings) -> v1::RoomSettings {
+    v1::RoomSettings {
         members_max: settings.members_max,
         password: password(settings.password),
         locked: settings.is_locked,
@@ -185,7 +183,7 @@ pub(crate) fn node_lost(node: &str, incarnation: u64) -> wire::NodeLost {
     }
 }
 
-pub(crate) fn audience(audience: &Audience) -> Option<wire::Audience> {
+pub(crate) fn audience(audience: &Audience) -> Option<v1::Audience> {
     let (mut others, mut users, mut group) = (false, Vec::new(), 0);
     match audience {
         Audience::All => return None,
@@ -193,15 +191,15 @@ pub(crate) fn audience(audience: &Audience) -> Option<wire::Audience> {
         Audience::Users(named) => users = named.iter().map(UserId::to_string).collect(),
         Audience::Group(named) => group = named.0.get(),
     }
-    Some(wire::Audience {
+    Some(v1::Audience {
         others,
         users,
         group,
     })
 }
 
-pub(crate) fn value(value: &Value) -> wire::Value {
-    use wire::value::Kind;
+pub(crate) fn value(value: &Value) -> v1::PropertyValue {
+    use v1::property_value::Kind;
 
     let kind = match value {
         Value::Boolean(value) => Kind::Boolean(*value),
@@ -210,21 +208,21 @@ pub(crate) fn value(value: &Value) -> wire::Value {
         Value::Text(value) => Kind::Text(value.clone()),
         Value::Binary(value) => Kind::Binary(value.clone()),
     };
-    wire::Value { kind: Some(kind) }
+    v1::PropertyValue { kind: Some(kind) }
 }
 
-pub(crate) fn takeover(takeover: Takeover) -> wire::Takeover {
+pub(crate) fn takeover(takeover: Takeover) -> v1::Takeover {
     match takeover {
-        Takeover::Fixed => wire::Takeover::Fixed,
-        Takeover::Given => wire::Takeover::Given,
-        Takeover::Taken => wire::Takeover::Taken,
+        Takeover::Fixed => v1::Takeover::Fixed,
+        Takeover::Given => v1::Takeover::Given,
+        Takeover::Taken => v1::Takeover::Taken,
     }
 }
 
-fn configure(change: &SettingsChange) -> wire::Configure {
-    let unchanged_policy = wire::OwnerPolicy::Unspecified;
-    let unchanged_writers = wire::Writers::Unspecified;
-    wire::Configure {
+fn configure(change: &SettingsChange) -> v1::Configure {
+    let unchanged_policy = v1::OwnerPolicy::Unspecified;
+    let unchanged_writers = v1::Writers::Unspecified;
+    v1::Configure {
         members_max: change.members_max,
         password: change.password.map(password),
         locked: change.is_locked,
@@ -240,8 +238,8 @@ fn configure(change: &SettingsChange) -> wire::Configure {
     }
 }
 
-fn create_object(plan: &ObjectPlan) -> wire::CreateObject {
-    wire::CreateObject {
+fn create_object(plan: &ObjectPlan) -> v1::CreateObject {
+    v1::CreateObject {
         kind: plan.kind.to_string(),
         takeover: takeover(plan.takeover).into(),
         stays: plan.stays,
@@ -250,25 +248,25 @@ fn create_object(plan: &ObjectPlan) -> wire::CreateObject {
     }
 }
 
-fn changes(changes: &[Change]) -> Vec<wire::Change> {
+pub(crate) fn changes(changes: &[Change]) -> Vec<v1::PropertyChange> {
     changes.iter().map(change).collect()
 }
 
-fn change(change: &Change) -> wire::Change {
-    use wire::change::{Expect, Operation as Wanted};
+fn change(change: &Change) -> v1::PropertyChange {
+    use v1::property_change::{Expect, Operation as Wanted};
 
     let operation = match &change.operation {
         Operation::Set(set) => Wanted::Set(value(set)),
         Operation::Add(count) => Wanted::Add(*count),
-        Operation::Delete => Wanted::Delete(wire::Delete {}),
+        Operation::Delete => Wanted::Delete(v1::PropertyDelete {}),
     };
     let expect = match &change.expect {
         Expectation::Any => None,
-        Expectation::Absent => Some(Expect::Absent(wire::Absent {})),
+        Expectation::Absent => Some(Expect::Absent(v1::PropertyAbsent {})),
         Expectation::Revision(revision) => Some(Expect::Revision(*revision)),
         Expectation::Value(expected) => Some(Expect::Value(value(expected))),
     };
-    wire::Change {
+    v1::PropertyChange {
         key: change.key.to_string(),
         lasts_ms: change.lasts.map_or(0, millis),
         public: change.is_public,
@@ -277,26 +275,26 @@ fn change(change: &Change) -> wire::Change {
     }
 }
 
-fn reserve(reserve: &Reserve) -> wire::Reserve {
-    wire::Reserve {
+pub(crate) fn reserve(reserve: &Reserve) -> v1::Reserve {
+    v1::Reserve {
         users: reserve.users.iter().map(UserId::to_string).collect(),
         lasts_ms: millis(reserve.lasts),
     }
 }
 
-fn owner_policy(policy: OwnerPolicy) -> wire::OwnerPolicy {
+fn owner_policy(policy: OwnerPolicy) -> v1::OwnerPolicy {
     match policy {
-        OwnerPolicy::Automatic => wire::OwnerPolicy::Automatic,
-        OwnerPolicy::Manual => wire::OwnerPolicy::Manual,
-        OwnerPolicy::None => wire::OwnerPolicy::None,
+        OwnerPolicy::Automatic => v1::OwnerPolicy::Automatic,
+        OwnerPolicy::Manual => v1::OwnerPolicy::Manual,
+        OwnerPolicy::None => v1::OwnerPolicy::None,
     }
 }
 
-fn writers(writers: Writers) -> wire::Writers {
+fn writers(writers: Writers) -> v1::Writers {
     match writers {
-        Writers::Everybody => wire::Writers::Everybody,
-        Writers::Owner => wire::Writers::Owner,
-        Writers::Server => wire::Writers::Server,
+        Writers::Everybody => v1::Writers::Everybody,
+        Writers::Owner => v1::Writers::Owner,
+        Writers::Server => v1::Writers::Server,
     }
 }
 
@@ -311,12 +309,8 @@ fn left_reason(reason: LeftReason) -> wire::LeftReason {
     }
 }
 
-fn password(password: Option<Password>) -> Bytes {
+pub(crate) fn password(password: Option<Password>) -> Bytes {
     password.map_or_else(Bytes::new, |password| Bytes::copy_from_slice(&password.0))
-}
-
-fn name(user: Option<&UserId>) -> String {
-    user.map_or_else(String::new, UserId::to_string)
 }
 
 fn number(group: Option<GroupId>) -> u32 {

@@ -1,6 +1,6 @@
 //! Which operations came before.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::word::{OperationId, Time};
@@ -17,16 +17,21 @@ pub const OPERATIONS_REMEMBERED: Duration = Duration::from_secs(120);
 pub(super) struct Operations {
     /// Oldest first.
     order: VecDeque<(OperationId, Time)>,
-    known: BTreeSet<OperationId>,
+    /// Whether each was legal.
+    known: BTreeMap<OperationId, bool>,
 }
 
 impl Operations {
     pub(super) fn contains(&self, operation: &OperationId) -> bool {
-        self.known.contains(operation)
+        self.known.contains_key(operation)
+    }
+
+    pub(super) fn was_legal(&self, operation: &OperationId) -> Option<bool> {
+        self.known.get(operation).copied()
     }
 
     /// Takes note of an operation that is not known yet, and forgets old ones.
-    pub(super) fn remember(&mut self, operation: OperationId, now: Time) {
+    pub(super) fn remember(&mut self, operation: OperationId, now: Time, was_legal: bool) {
         while let Some((oldest, since)) = self.order.front()
             && (self.order.len() >= OPERATIONS_MAX || since.after(OPERATIONS_REMEMBERED) < now)
         {
@@ -34,18 +39,26 @@ impl Operations {
             self.order.pop_front();
         }
         self.order.push_back((operation, now));
-        self.known.insert(operation);
+        self.known.insert(operation, was_legal);
     }
 
-    /// Oldest first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &(OperationId, Time)> {
-        self.order.iter()
+    /// Oldest first, each with its time and whether it was legal.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (OperationId, Time, bool)> {
+        let order = self.order.iter();
+        order.map(|(operation, time)| (*operation, *time, self.known[operation]))
     }
 
     /// `None` when some come twice or there are too many.
-    pub(super) fn restore(order: VecDeque<(OperationId, Time)>) -> Option<Self> {
-        let known: BTreeSet<_> = order.iter().map(|(operation, _)| *operation).collect();
-        let is_good = known.len() == order.len() && order.len() <= OPERATIONS_MAX;
+    pub(super) fn restore(operations: Vec<(OperationId, Time, bool)>) -> Option<Self> {
+        let known: BTreeMap<_, _> = operations
+            .iter()
+            .map(|(id, _, legal)| (*id, *legal))
+            .collect();
+        let is_good = known.len() == operations.len() && known.len() <= OPERATIONS_MAX;
+        let order = operations
+            .into_iter()
+            .map(|(id, time, _)| (id, time))
+            .collect();
         is_good.then_some(Self { order, known })
     }
 }

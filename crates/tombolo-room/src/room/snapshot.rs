@@ -1,27 +1,27 @@
 //! A whole room as bytes, and back.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use indexmap::IndexMap;
 use prost::Message as _;
-use tombolo_wire::UserId;
+use tombolo_wire::{UserId, v1};
 
 use super::member::{Member, Presence};
 use super::open::Open;
 use super::operations::Operations;
 use super::timer::Timer;
 use super::{NODES_LOST_MAX, Room};
+use crate::contract::{keep_properties, name, parse_name, restore_properties};
 use crate::entry::{
-    self, EntryError, Join, Target, VERSION, parse_audience, parse_joined, parse_key,
-    parse_node_lost, parse_settings, parse_takeover, parse_user, parse_value,
+    self, EntryError, Join, Target, VERSION, parse_group, parse_joined, parse_node_lost,
+    parse_settings, parse_user,
 };
-use crate::event::By;
 use crate::generated as wire;
 use crate::message::{History, Message};
 use crate::object::Object;
-use crate::property::{Properties, Property};
-use crate::word::{GroupId, ObjectId, OperationId, Time};
+use crate::property::Properties;
+use crate::word::{OperationId, Time};
 
 /// Why bytes are no snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,9 +38,10 @@ impl Room {
             version: VERSION,
             clock_ms: self.clock.as_millis(),
             operations: operations
-                .map(|(id, time)| wire::Operation {
+                .map(|(id, time, legal)| wire::Operation {
                     id: Bytes::copy_from_slice(&id.0),
                     time_ms: time.as_millis(),
+                    legal,
                 })
                 .collect(),
             open: self.open.as_ref().map(keep_open),
@@ -61,7 +62,7 @@ impl Room {
             return Err(SnapshotError);
         }
         let lost = snapshot.nodes_lost.iter().map(parse_node_lost);
-        let operations: Result<VecDeque<_>, SnapshotError> =
+        let operations: Result<Vec<_>, SnapshotError> =
             snapshot.operations.iter().map(restore_operation).collect();
         Ok(Self {
             clock: Time::from_millis(snapshot.clock_ms),
@@ -96,12 +97,10 @@ fn keep_open(open: &Open) -> wire::Open {
             .map(|(user, member)| keep_member(user, member))
             .collect(),
         properties: keep_properties(&open.properties),
-        objects: objects
-            .map(|(id, object)| keep_object(*id, object))
-            .collect(),
+        objects: objects.map(|(id, object)| object.to_wire(*id)).collect(),
         revision: open.revision,
         object_last: open.object_last,
-        owner: keep_user(open.owner.as_ref()),
+        owner: name(open.owner.as_ref()),
         owner_state: open.owner_state.clone(),
         reserved: reserved
             .map(|(user, until)| keep_seat(user, Some(*until)))
@@ -109,7 +108,7 @@ fn keep_open(open: &Open) -> wire::Open {
         banned: banned
             .map(|(user, until)| keep_seat(user, *until))
             .collect(),
-        messages: open.history.messages().map(keep_message).collect(),
+        messages: open.history.messages().map(v1::RoomMessage::from).collect(),
         message_last: open.history.last,
         closes_ms: open.closes.map(Time::as_millis),
     }
@@ -121,11 +120,11 @@ fn restore_open(kept: wire::Open) -> Result<Open, SnapshotError> {
     let members = kept.members.into_iter().map(restore_member);
     open.member_by_user = members.collect::<Result<IndexMap<_, _>, _>>()?;
     open.properties = restore_properties(kept.properties)?;
-    let objects = kept.objects.into_iter().map(restore_object);
+    let objects = kept.objects.into_iter().map(Object::parse);
     open.objects = objects.collect::<Result<BTreeMap<_, _>, _>>()?;
     open.revision = kept.revision;
     open.object_last = kept.object_last;
-    open.owner = restore_user(&kept.owner)?;
+    open.owner = parse_name(&kept.owner)?;
     open.owner_state = kept.owner_state;
     for seat in kept.reserved {
         let until = seat.until_ms.ok_or(SnapshotError)?;
@@ -136,7 +135,7 @@ fn restore_open(kept: wire::Open) -> Result<Open, SnapshotError> {
         let until = seat.until_ms.map(Time::from_millis);
         open.banned.insert(parse_user(&seat.user)?, until);
     }
-    let messages = kept.messages.into_iter().map(restore_message);
+    let messages = kept.messages.into_iter().map(Message::parse);
     open.history = History::restore(messages.collect::<Result<_, _>>()?, kept.message_last);
     open.closes = kept.closes_ms.map(Time::from_millis);
     derive(&mut open);
@@ -205,7 +204,7 @@ fn keep_member(user: &UserId, member: &Member) -> wire::KeptMember {
 fn restore_member(kept: wire::KeptMember) -> Result<(UserId, Member), SnapshotError> {
     let join = parse_joined(&kept.joined.ok_or(SnapshotError)?)?;
     let until = kept.dropped_until_ms.map(Time::from_millis);
-    let groups = kept.groups.iter().map(|group| restore_group(*group));
+    let groups = kept.groups.iter().map(|group| parse_group(*group));
     let member = Member {
         membership: join.membership,
         seat: kept.seat,
@@ -218,78 +217,6 @@ fn restore_member(kept: wire::KeptMember) -> Result<(UserId, Member), SnapshotEr
     Ok((join.user, member))
 }
 
-fn keep_properties(properties: &Properties) -> Vec<wire::KeptProperty> {
-    let kept = properties.iter().map(|(key, property)| wire::KeptProperty {
-        key: key.to_string(),
-        value: Some(entry::value(&property.value)),
-        revision: property.revision,
-        expires_ms: property.expires.map(Time::as_millis),
-        public: property.is_public,
-    });
-    kept.collect()
-}
-
-fn restore_properties(kept: Vec<wire::KeptProperty>) -> Result<Properties, SnapshotError> {
-    let mut properties = Properties::default();
-    for kept in kept {
-        let property = Property {
-            value: parse_value(kept.value.ok_or(SnapshotError)?)?,
-            revision: kept.revision,
-            expires: kept.expires_ms.map(Time::from_millis),
-            is_public: kept.public,
-        };
-        properties.insert(parse_key(&kept.key)?, property);
-    }
-    Ok(properties)
-}
-
-fn keep_object(id: ObjectId, object: &Object) -> wire::KeptObject {
-    wire::KeptObject {
-        id: id.0,
-        kind: object.kind.to_string(),
-        owner: keep_user(object.owner.as_ref()),
-        takeover: entry::takeover(object.takeover).into(),
-        stays: object.stays,
-        group: object.group.map_or(0, |group| group.0.get()),
-        properties: keep_properties(&object.properties),
-    }
-}
-
-fn restore_object(kept: wire::KeptObject) -> Result<(ObjectId, Object), SnapshotError> {
-    let object = Object {
-        kind: parse_key(&kept.kind)?,
-        owner: restore_user(&kept.owner)?,
-        takeover: parse_takeover(kept.takeover())?,
-        stays: kept.stays,
-        group: restore_group(kept.group).ok(),
-        properties: restore_properties(kept.properties)?,
-    };
-    Ok((ObjectId(kept.id), object))
-}
-
-fn keep_message(message: &Message) -> wire::Message {
-    wire::Message {
-        number: message.number,
-        time_ms: message.time.as_millis(),
-        from: match &message.from {
-            By::Member(user) => user.to_string(),
-            By::Server | By::Rule => String::new(),
-        },
-        audience: entry::audience(&message.audience),
-        payload: message.payload.clone(),
-    }
-}
-
-fn restore_message(kept: wire::Message) -> Result<Message, SnapshotError> {
-    Ok(Message {
-        number: kept.number,
-        time: Time::from_millis(kept.time_ms),
-        from: By::from(restore_user(&kept.from)?),
-        audience: parse_audience(kept.audience)?,
-        payload: kept.payload,
-    })
-}
-
 fn keep_seat(user: &UserId, until: Option<Time>) -> wire::KeptSeat {
     wire::KeptSeat {
         user: user.to_string(),
@@ -297,26 +224,9 @@ fn keep_seat(user: &UserId, until: Option<Time>) -> wire::KeptSeat {
     }
 }
 
-fn keep_user(user: Option<&UserId>) -> String {
-    user.map_or_else(String::new, UserId::to_string)
-}
-
-fn restore_user(user: &str) -> Result<Option<UserId>, SnapshotError> {
-    match user {
-        "" => Ok(None),
-        user => Ok(Some(parse_user(user)?)),
-    }
-}
-
-fn restore_group(group: u32) -> Result<GroupId, SnapshotError> {
-    std::num::NonZeroU32::new(group)
-        .map(GroupId)
-        .ok_or(SnapshotError)
-}
-
-fn restore_operation(kept: &wire::Operation) -> Result<(OperationId, Time), SnapshotError> {
+fn restore_operation(kept: &wire::Operation) -> Result<(OperationId, Time, bool), SnapshotError> {
     let id = OperationId(array(&kept.id)?);
-    Ok((id, Time::from_millis(kept.time_ms)))
+    Ok((id, Time::from_millis(kept.time_ms), kept.legal))
 }
 
 fn array<const N: usize>(bytes: &Bytes) -> Result<[u8; N], SnapshotError> {

@@ -232,6 +232,10 @@ fn a_repeated_operation_counts_once_even_if_it_was_illegal() {
     let wider = entry(3, now, Body::Joined(join("a", 3)));
     assert_eq!(room.apply(&wider).outcome, Ok(()));
     assert_eq!(room.apply(&second).outcome, Err(Illegal::Repeated));
+    assert_eq!(room.was_legal(&created.operation), Some(true));
+    assert_eq!(room.was_legal(&second.operation), Some(false));
+    let unknown = entry(9, now, Body::Ticked).operation;
+    assert_eq!(room.was_legal(&unknown), None);
 }
 
 #[test]

@@ -8,7 +8,8 @@ use tombolo_room::{Body, Entry, Event, LeftReason, Member, Membership, Room};
 use tombolo_wire::UserId;
 use tombolo_wire::v1::{self, response, room_event, server_frame};
 
-use super::{Host, Outcome, Pending, State, joined_response, member};
+use super::news::{self, News};
+use super::{Host, Outcome, Pending, State, act};
 use crate::node::Node;
 use crate::requests;
 use crate::session::Session;
@@ -27,8 +28,15 @@ impl Host {
         loop {
             let after = self.lock().cursor;
             if let Ok(mut tail) = node.engine.tail(&self.key, after).await {
-                while let Some(event) = tail.next().await {
-                    self.handle_event(node, event);
+                loop {
+                    tokio::select! {
+                        biased;
+                        event = tail.next() => match event {
+                            Some(event) => self.handle_event(node, event),
+                            None => break,
+                        },
+                        () = self.tick(node) => {}
+                    }
                 }
             }
             tokio::time::sleep(TAIL_DELAY).await;
@@ -91,13 +99,18 @@ impl Host {
         let pending = state.pending_by_operation.remove(&entry.operation);
         let applied = state.room.apply(&entry);
         let created = matches!(entry.body, Body::Created { .. });
-        for event in applied.events {
+        for event in &applied.events {
             self.on_event(node, state, event, pending.as_ref(), created);
         }
         let outcome = match applied.outcome {
             Ok(()) => Outcome::Done,
             Err(illegal) => Outcome::Illegal(illegal),
         };
+        if let (Body::Act { .. }, Ok(()), Some(pending)) = (&entry.body, applied.outcome, &pending)
+        {
+            let acted = act::acted(&applied.events);
+            node.push(&pending.session, requests::answer(pending.request, acted));
+        }
         if let Some(pending) = pending {
             let _ = pending.outcome.send(outcome);
         }
@@ -107,47 +120,34 @@ impl Host {
         self: &Arc<Self>,
         node: &Arc<Node>,
         state: &mut State,
-        event: Event,
+        event: &Event,
         pending: Option<&Pending>,
         created: bool,
     ) {
-        match event {
-            Event::Joined {
-                user, membership, ..
-            } => {
-                let member = member(&user, &membership);
-                self.tell(node, state, &user, room_event::Kind::Joined(member));
-                if membership.node == *node.name() {
-                    let pending =
-                        pending.filter(|pending| pending.session.id == membership.session);
-                    self.on_joined_here(node, state, &user, &membership, pending, created);
-                } else {
-                    *state.members_by_node.entry(membership.node).or_default() += 1;
-                }
+        // Whoever goes hears of it as an answer, or as an event, but last.
+        if let Event::Left {
+            user,
+            membership,
+            reason,
+        } = event
+        {
+            self.on_left(node, state, user, membership, *reason, pending);
+        }
+        for news in news::of_event(&state.room, event) {
+            self.tell(node, state, &news);
+        }
+        if let Event::Joined {
+            user, membership, ..
+        }
+        | Event::Returned { user, membership } = event
+        {
+            state.count_elsewhere(node.name());
+            if membership.node == *node.name() {
+                let pending = pending.filter(|pending| pending.session.id == membership.session);
+                self.on_joined_here(node, state, user, membership, pending, created);
+            } else {
+                self.on_gone_elsewhere(node, state, user);
             }
-            Event::Left {
-                user,
-                membership,
-                reason,
-            } => {
-                self.on_left(node, state, &user, &membership, reason, pending);
-            }
-            Event::Opened
-            | Event::Closed
-            | Event::Dropped { .. }
-            | Event::Returned { .. }
-            | Event::Configured { .. }
-            | Event::PropertiesChanged { .. }
-            | Event::ObjectCreated { .. }
-            | Event::ObjectOwned { .. }
-            | Event::ObjectDeleted { .. }
-            | Event::OwnerChanged { .. }
-            | Event::GroupsChanged { .. }
-            | Event::SeatsReserved { .. }
-            | Event::SeatsReleased { .. }
-            | Event::Banned { .. }
-            | Event::Unbanned { .. }
-            | Event::Said(_) => {}
         }
     }
 
@@ -185,8 +185,8 @@ impl Host {
         state
             .session_by_user
             .insert(user.clone(), Arc::clone(&pending.session));
-        let joined = joined_response(&self.room, &state.room, created);
-        node.push(&pending.session, requests::answer(pending.request, joined));
+        let (session, request) = (&pending.session, pending.request);
+        self.welcome(node, state, session, request, pending.after, created);
     }
 
     /// A member has gone: from here, if its session is here.
@@ -205,12 +205,7 @@ impl Host {
         };
         if membership.node != *node.name() {
             state.remember_departed(user, membership);
-            if let Some(members) = state.members_by_node.get_mut(&membership.node) {
-                *members -= 1;
-                if *members == 0 {
-                    state.members_by_node.remove(&membership.node);
-                }
-            }
+            state.count_elsewhere(node.name());
         }
         let is_here = |session: &&Arc<Session>| session.id == membership.session;
         if let Some(session) = state.session(user).filter(is_here).cloned() {
@@ -224,11 +219,23 @@ impl Host {
                     };
                     requests::answer(pending.request, response::Result::Left(left))
                 }
-                None => self.room_event(room_event::Kind::Left(left.clone())),
+                None => self.room_event(room_event::Kind::Left(left), String::new()),
             };
             node.push(&session, news);
         }
-        self.tell(node, state, user, room_event::Kind::Left(left));
+    }
+
+    /// A member takes part over another node now: what it had here is over.
+    fn on_gone_elsewhere(&self, node: &Arc<Node>, state: &mut State, user: &UserId) {
+        if let Some(session) = state.session_by_user.remove(user) {
+            session.lock().host_by_room.remove(&self.room);
+            let left = v1::MemberLeft {
+                user: user.to_string(),
+                reason: LeftReason::Replaced.as_str().to_owned(),
+            };
+            let news = self.room_event(room_event::Kind::Left(left), String::new());
+            node.push(&session, news);
+        }
     }
 
     /// Replaces the room by one whose history is not known: its members are told the difference.
@@ -247,13 +254,33 @@ impl Host {
                 .find(|(_, pending)| Some(pending.session.id) == session)
                 .map(|(operation, _)| *operation);
             let asked = operation.and_then(|operation| pending.remove(&operation));
-            self.on_event(node, state, event, asked.as_ref(), false);
+            self.on_event(node, state, &event, asked.as_ref(), false);
             if let Some(asked) = asked {
                 let _ = asked.outcome.send(Outcome::Done);
             }
         }
+        self.tell_anew(node, state, &old);
         for pending in pending.into_values() {
             let _ = pending.outcome.send(Outcome::Again);
+        }
+    }
+
+    /// Tells the members here, who were in the room before, how it is now.
+    fn tell_anew(&self, node: &Arc<Node>, state: &State, old: &Room) {
+        let Some(opening) = old.opening() else {
+            return;
+        };
+        let was_here = |user: &UserId| old.member(user).is_some();
+        let known = old.message_last();
+        let after = state.room.is_recoverable(opening, known).then_some(known);
+        for (user, session) in state
+            .session_by_user
+            .iter()
+            .filter(|(user, _)| was_here(user))
+        {
+            for kind in news::of_room(&state.room, user, after, after.is_none()) {
+                node.push(session, self.room_event(kind, String::new()));
+            }
         }
     }
 
@@ -268,20 +295,21 @@ impl Host {
         });
     }
 
-    /// Tells every member here but `about`.
-    fn tell(&self, node: &Arc<Node>, state: &State, about: &UserId, kind: room_event::Kind) {
+    /// Tells those members here whom it concerns.
+    fn tell(&self, node: &Arc<Node>, state: &State, news: &News) {
         for (user, session) in &state.session_by_user {
-            if user != about {
-                node.push(session, self.room_event(kind.clone()));
+            if news.whom.includes(user, state.room.member(user)) {
+                let event = self.room_event(news.kind.clone(), news.by.clone());
+                node.push(session, event);
             }
         }
     }
 
-    fn room_event(&self, kind: room_event::Kind) -> server_frame::Body {
-        let room = self.room.to_string();
+    pub(super) fn room_event(&self, kind: room_event::Kind, by: String) -> server_frame::Body {
         server_frame::Body::RoomEvent(v1::RoomEvent {
-            room,
+            room: self.room.to_string(),
             kind: Some(kind),
+            by,
         })
     }
 

@@ -70,6 +70,7 @@ fn frame(random: &mut ChaCha8Rng) -> ClientFrame {
                 room,
                 mode: random.random_range(-1..6),
                 members_max: [0, 1, 2, u32::MAX][random.random_range(0..4)],
+                ..v1::Join::default()
             };
             let kind = match random.random_range(0..4) {
                 0 => Some(request::Kind::Leave(v1::Leave { room: join.room })),

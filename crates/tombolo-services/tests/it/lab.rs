@@ -14,7 +14,7 @@ use tombolo_wire::resend::{Inbox, Limits, Outbox, Receipt};
 use tombolo_wire::token::{Claims, KeySet, SigningKey, VerifyingKey};
 use tombolo_wire::v1::{
     self, ClientFrame, ErrorCode, IceServer, IceServers, JoinMode, Response, ServerFrame,
-    client_frame, request, response, room_event, server_frame,
+    client_frame, property_value, request, response, room_act, room_event, server_frame,
 };
 use tombolo_wire::{UserId, VERSION};
 
@@ -141,6 +141,8 @@ pub(crate) struct Device {
     pub(crate) resume_token: Option<Bytes>,
     pub(crate) token_expires: Duration,
     next_request: u64,
+    /// Whether more is heard of rooms than who comes and goes.
+    pub(crate) hears_all: bool,
 }
 
 impl Device {
@@ -158,6 +160,7 @@ impl Device {
             resume_token: None,
             token_expires: UNIX_NOW + Duration::from_secs(60),
             next_request: 1,
+            hears_all: false,
         }
     }
 
@@ -248,7 +251,8 @@ impl Device {
                 .handle_frame(Instant::now().into_std(), frame.seq)
                 .unwrap();
             let is_ack = matches!(frame.body, Some(server_frame::Body::Acknowledge(_)));
-            if receipt == Receipt::Fresh && !is_ack {
+            let is_heard = self.hears_all || !is_about_state(frame.body.as_ref());
+            if receipt == Receipt::Fresh && !is_ack && is_heard {
                 return Some(outgoing);
             }
         }
@@ -307,12 +311,52 @@ impl Device {
     /// `"+user"` or `"-user reason"`.
     pub(crate) async fn next_event(&mut self) -> String {
         match self.next().await {
-            server_frame::Body::RoomEvent(event) => match event.kind.unwrap() {
-                room_event::Kind::Joined(member) => format!("+{}", member.user),
-                room_event::Kind::Left(left) => format!("-{} {}", left.user, left.reason),
-            },
+            server_frame::Body::RoomEvent(event) => told(&event),
             other => panic!("{} waits for an event, not {other:?}", self.user),
         }
+    }
+
+    /// All that is told up to `synced`.
+    pub(crate) async fn events_until_synced(&mut self) -> Vec<String> {
+        let mut events = Vec::new();
+        loop {
+            let event = self.next_event().await;
+            if event.starts_with("synced") {
+                return events;
+            }
+            events.push(event);
+        }
+    }
+
+    pub(crate) async fn act(
+        &mut self,
+        room: &str,
+        act: room_act::Kind,
+    ) -> Result<v1::Acted, ErrorCode> {
+        let id = self.ask_act(room, act);
+        match self.response_among_events(id).await? {
+            response::Result::Acted(acted) => Ok(acted),
+            other => panic!("an act is not answered by {other:?}"),
+        }
+    }
+
+    /// The answer to a request, whatever is told of rooms before it.
+    pub(crate) async fn response_among_events(
+        &mut self,
+        id: u64,
+    ) -> Result<response::Result, ErrorCode> {
+        loop {
+            match self.next().await {
+                server_frame::Body::RoomEvent(_) => {}
+                body => return answer(id, body),
+            }
+        }
+    }
+
+    pub(crate) fn ask_act(&mut self, room: &str, act: room_act::Kind) -> u64 {
+        let room = room.to_owned();
+        let act = Some(v1::RoomAct { kind: Some(act) });
+        self.request(Some(request::Kind::Room(v1::RoomRequest { room, act })))
     }
 
     pub(crate) fn request(&mut self, kind: Option<request::Kind>) -> u64 {
@@ -328,21 +372,16 @@ impl Device {
             room: room.into(),
             mode: mode.into(),
             members_max,
+            ..v1::Join::default()
         };
         self.request(Some(request::Kind::Join(join)))
     }
 
     pub(crate) async fn next_response(&mut self, id: u64) -> Result<response::Result, ErrorCode> {
-        match self.next().await {
-            server_frame::Body::Response(Response { id: found, result }) => {
-                assert_eq!(found, id, "responses name their requests");
-                match result.unwrap() {
-                    response::Result::Failure(failure) => Err(failure.code()),
-                    result => Ok(result),
-                }
-            }
-            other => panic!("{} waits for a response, not {other:?}", self.user),
+        if self.hears_all {
+            return self.response_among_events(id).await;
         }
+        answer(id, self.next().await)
     }
 
     pub(crate) async fn join_up_to(
@@ -377,6 +416,84 @@ impl Device {
             other => panic!("a leave is not answered by {other:?}"),
         }
     }
+}
+
+fn answer(id: u64, body: server_frame::Body) -> Result<response::Result, ErrorCode> {
+    let server_frame::Body::Response(Response { id: found, result }) = body else {
+        panic!("a response is waited for, not {body:?}");
+    };
+    assert_eq!(found, id, "responses name their requests");
+    match result.unwrap() {
+        response::Result::Failure(failure) => Err(failure.code()),
+        result => Ok(result),
+    }
+}
+
+/// An event in one word or some.
+pub(crate) fn told(event: &v1::RoomEvent) -> String {
+    use room_event::Kind;
+
+    let what = match event.kind.as_ref().unwrap() {
+        Kind::Joined(member) => return format!("+{}", member.user),
+        Kind::Left(left) => return format!("-{} {}", left.user, left.reason),
+        Kind::Dropped(dropped) => return format!("?{}", dropped.user),
+        Kind::Returned(member) => return format!("!{}", member.user),
+        Kind::Reset(v1::RoomReset {}) => "reset".to_owned(),
+        Kind::Synced(synced) => format!("synced{}", if synced.lost { " lost" } else { "" }),
+        Kind::Settings(settings) => format!("settings {}", settings.members_max),
+        Kind::Owner(owner) => format!("owner {}{}", owner.user, text(&owner.state)),
+        Kind::Properties(changed) => {
+            let set = changed.set.iter().map(property).collect::<String>();
+            let deleted: String = changed
+                .deleted
+                .iter()
+                .map(|key| format!(" -{key}"))
+                .collect();
+            let whose = match (changed.member.as_str(), changed.object) {
+                ("", 0) => "room".to_owned(),
+                ("", object) => object.to_string(),
+                (member, _) => member.to_owned(),
+            };
+            format!("{whose}{set}{deleted}")
+        }
+        Kind::Object(object) => {
+            let properties: String = object.properties.iter().map(property).collect();
+            format!("object {} of {}{properties}", object.id, object.owner)
+        }
+        Kind::ObjectDeleted(deleted) => format!("no object {}", deleted.object),
+        Kind::Said(said) => format!("{} said{}", said.number, text(&said.payload)),
+    };
+    match event.by.as_str() {
+        "" => what,
+        by => format!("{by}: {what}"),
+    }
+}
+
+fn property(property: &v1::Property) -> String {
+    let value = property
+        .value
+        .as_ref()
+        .and_then(|value| value.kind.as_ref());
+    match value.unwrap() {
+        property_value::Kind::Integer(value) => format!(" {}={value}", property.key),
+        other => format!(" {}={other:?}", property.key),
+    }
+}
+
+fn text(bytes: &Bytes) -> String {
+    match bytes.len() {
+        0 => String::new(),
+        _ => format!(" {}", String::from_utf8_lossy(bytes)),
+    }
+}
+
+fn is_about_state(body: Option<&server_frame::Body>) -> bool {
+    use room_event::Kind;
+
+    let Some(server_frame::Body::RoomEvent(event)) = body else {
+        return false;
+    };
+    !matches!(event.kind, Some(Kind::Joined(_) | Kind::Left(_)))
 }
 
 pub(crate) fn token(user: &str) -> String {

@@ -49,7 +49,7 @@ async fn rage(lab: &Lab, seed: u64) {
                 let join = v1::Join {
                     room,
                     mode,
-                    members_max: 0,
+                    ..v1::Join::default()
                 };
                 device.send(ask(request::Kind::Join(join)))
             }

@@ -1,0 +1,81 @@
+//! What a room is to do by itself: nothing happens in it but by its log, so somebody has to say that
+//! time has passed.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tombolo_engine::Expect;
+use tombolo_room::{Body, Entry};
+
+use super::{Host, State};
+use crate::entropy;
+use crate::node::Node;
+
+impl Host {
+    /// Waits until something is due in the room, and says so in its log. Safe to cancel.
+    pub(super) async fn tick(&self, node: &Node) {
+        let wait = self.lock().wait(node);
+        tokio::time::sleep(wait).await;
+        let is_due = {
+            let due = self.lock().room.poll_timeout();
+            due.is_some_and(|due| due <= node.time())
+        };
+        if !is_due {
+            return;
+        }
+        let Ok(operation) = entropy::operation_id() else {
+            return;
+        };
+        let entry = Entry {
+            operation,
+            time: node.time(),
+            body: Body::Ticked,
+        };
+        let operation = tombolo_engine::OperationId(operation.0);
+        let tick = node
+            .engine
+            .append(&self.key, entry.encode(), Expect::Any, operation);
+        if tick.await.is_ok() {
+            // The tail brings it; until then there is nothing more to say.
+            tokio::time::sleep(TICK_SPACING).await;
+        }
+    }
+}
+
+impl State {
+    /// Whether the room still needs this node: nobody else is there to watch its clock.
+    pub(super) fn is_watched_here(&self, node: &Node) -> bool {
+        let members = self.room.members();
+        let mut present = members.filter(|(_, member)| member.is_present());
+        self.ahead.is_none()
+            && self.room.poll_timeout().is_some()
+            && present.all(|(_, member)| member.membership().node == *node.name())
+    }
+
+    /// How long until this node has to say that time has passed: of several that host the room one
+    /// says it at once, the others when it has not.
+    fn wait(&self, node: &Node) -> Duration {
+        let Some(due) = self.room.poll_timeout().filter(|_| self.ahead.is_none()) else {
+            return WAIT_MAX;
+        };
+        let present = self
+            .room
+            .members()
+            .filter(|(_, member)| member.is_present());
+        let nodes: BTreeSet<_> = present
+            .map(|(_, member)| &member.membership().node)
+            .collect();
+        let before = nodes.iter().take_while(|name| **name != node.name());
+        let turn = TICK_SPACING * u32::try_from(before.count()).unwrap_or(u32::MAX);
+        let left = due.as_millis().saturating_sub(node.time().as_millis());
+        Duration::from_millis(left)
+            .saturating_add(turn)
+            .min(WAIT_MAX)
+    }
+}
+
+/// Between the turns of nodes that host the same room.
+const TICK_SPACING: Duration = Duration::from_millis(500);
+
+/// After this the clock is looked at again, since it may have been set.
+const WAIT_MAX: Duration = Duration::from_secs(60);

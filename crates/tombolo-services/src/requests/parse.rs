@@ -1,0 +1,174 @@
+//! Requests as they come, to requests that are in order.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use prost::Message as _;
+use tombolo_room::{
+    Act, Change, EntryError, OperationId, OwnerPolicy, Password, Reserve, Settings, Writers,
+};
+use tombolo_wire::RoomId;
+use tombolo_wire::v1::{self, ErrorCode, JoinMode, request, response};
+
+use super::{Join, Mode, Request, answer, not_a_member};
+use crate::config::ROOM_MEMBERS_MAX;
+use crate::host::Position;
+use crate::node::Node;
+use crate::reject::Reject;
+use crate::session::Session;
+
+/// Answers what needs no engine; returns the rest.
+pub(super) fn parse(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    request: v1::Request,
+    now: Instant,
+) -> Result<Option<Request>, Reject> {
+    let id = request.id;
+    let bytes = request.encoded_len();
+    if !session.account().rate.take(now, 1, bytes) {
+        return Err(Reject::new(ErrorCode::Limit, "too many requests"));
+    }
+    match request.kind {
+        Some(request::Kind::Join(join)) => {
+            let join = parse_join(node, join)?;
+            if !session.account().joins.take(now, 1) {
+                return Err(Reject::new(ErrorCode::Limit, "too many joins"));
+            }
+            let join = Box::new(join);
+            Ok(Some(Request::Join { id, join }))
+        }
+        Some(request::Kind::Leave(leave)) => Ok(Some(Request::Leave {
+            id,
+            room: parse_room(&leave.room)?,
+        })),
+        Some(request::Kind::Room(wanted)) => {
+            let act = wanted.act.ok_or_else(|| malformed(EntryError::Malformed))?;
+            Ok(Some(Request::Act {
+                id,
+                room: parse_room(&wanted.room)?,
+                act: Box::new(Act::parse(act).map_err(malformed)?),
+            }))
+        }
+        Some(request::Kind::History(asked)) => {
+            let room = parse_room(&asked.room)?;
+            let host = session.lock().host_by_room.get(&room).cloned();
+            let host = host.ok_or_else(not_a_member)?;
+            let history = host.history(session, asked.before, asked.limit)?;
+            node.push(session, answer(id, response::Result::History(history)));
+            Ok(None)
+        }
+        Some(request::Kind::IceServers(_)) => {
+            let expires = session.lock().expires;
+            if expires <= (node.config.unix_now)() {
+                let message = "the token has expired: connect with a new one";
+                return Err(Reject::new(ErrorCode::TokenExpired, message));
+            }
+            let servers = node.ice_servers(&session.user, expires);
+            node.push(session, answer(id, response::Result::IceServers(servers)));
+            Ok(None)
+        }
+        None => Err(Reject::new(
+            ErrorCode::BadFrame,
+            "the request asks for nothing known",
+        )),
+    }
+}
+
+fn parse_join(node: &Node, join: v1::Join) -> Result<Join, Reject> {
+    let room = parse_room(&join.room)?;
+    let mode = match join.mode() {
+        JoinMode::Create => Mode::Create,
+        JoinMode::Join => Mode::Join,
+        JoinMode::JoinOrCreate => Mode::JoinOrCreate,
+        JoinMode::Unspecified => {
+            return Err(Reject::new(
+                ErrorCode::BadFrame,
+                "the join has no known mode",
+            ));
+        }
+    };
+    let reserve = join.reserve.as_ref().map(Reserve::parse).transpose();
+    Ok(Join {
+        room,
+        mode,
+        settings: parse_settings(node, join.settings, join.members_max)?,
+        room_properties: Change::parse_all(join.room_properties).map_err(malformed)?,
+        reserve: reserve.map_err(malformed)?,
+        password: Password::parse(&join.password).map_err(malformed)?,
+        member_properties: Change::parse_all(join.member_properties).map_err(malformed)?,
+        reachability: join.reachability,
+        after: join.after.as_ref().map(parse_position).transpose()?,
+    })
+}
+
+/// What is not said is as the node has it.
+fn parse_settings(
+    node: &Node,
+    settings: Option<v1::RoomSettings>,
+    members_max: u32,
+) -> Result<Settings, Reject> {
+    let usual = Settings::default();
+    let mut settings = match settings {
+        None => Settings {
+            members_max,
+            ..usual
+        },
+        Some(mut said) => {
+            if said.owner_policy() == v1::OwnerPolicy::Unspecified {
+                said.set_owner_policy(policy_on_wire(usual.owner_policy));
+            }
+            if said.writers() == v1::Writers::Unspecified {
+                said.set_writers(writers_on_wire(usual.writers));
+            }
+            Settings::parse(&said).map_err(malformed)?
+        }
+    };
+    let limit = node.config.members_max.min(ROOM_MEMBERS_MAX);
+    if settings.members_max == 0 {
+        settings.members_max = node.config.members_default.min(limit);
+    }
+    if settings.members_max > limit {
+        let message = format!("a room takes at most {limit} members");
+        return Err(Reject::new(ErrorCode::Limit, message));
+    }
+    Ok(settings)
+}
+
+fn policy_on_wire(policy: OwnerPolicy) -> v1::OwnerPolicy {
+    match policy {
+        OwnerPolicy::Automatic => v1::OwnerPolicy::Automatic,
+        OwnerPolicy::Manual => v1::OwnerPolicy::Manual,
+        OwnerPolicy::None => v1::OwnerPolicy::None,
+    }
+}
+
+fn writers_on_wire(writers: Writers) -> v1::Writers {
+    match writers {
+        Writers::Everybody => v1::Writers::Everybody,
+        Writers::Owner => v1::Writers::Owner,
+        Writers::Server => v1::Writers::Server,
+    }
+}
+
+fn parse_position(position: &v1::MessagePosition) -> Result<Position, Reject> {
+    let opening = position.opening.as_ref().try_into();
+    Ok(Position {
+        opening: OperationId(opening.map_err(|_| malformed(EntryError::Malformed))?),
+        number: position.number,
+    })
+}
+
+fn parse_room(room: &str) -> Result<RoomId, Reject> {
+    RoomId::parse(room).map_err(|error| Reject::new(error.code(), error))
+}
+
+fn malformed(error: EntryError) -> Reject {
+    let message = match error {
+        EntryError::TooLong => "the request says too much",
+        EntryError::Malformed | EntryError::Version { .. } | _ => {
+            "the request says something impossible"
+        }
+    };
+    Reject::new(ErrorCode::BadFrame, message)
+}
