@@ -142,7 +142,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         id: "idle",
         what: "10,000 packets/s of 172 B beside 2,000 idle allocations",
-        subjects: SERVERS,
+        subjects: &Subject::ALL,
         metric: CPU,
         goals: &[
             ratio(Sockets, "cpu_us", Coturn, Limit::AtMost(0.70)),

@@ -431,14 +431,7 @@ mod tests {
         let (here, _) = bound();
         let (there, address) = bound();
         there.receive_bursts().expect("the kernel can");
-        let mut outbox = Outbox::new(1, 64);
-        let route = Route {
-            from: None,
-            to: address,
-            segment: Some(10),
-        };
-        outbox.push(route, 40, |bytes| bytes.fill(7));
-        outbox.flush(&here).expect("loopback takes it");
+        send_burst(&here, address);
 
         let mut inbox = Inbox::new(8, 64, 0);
         assert_eq!(inbox.receive(&there).expect("it works"), 1);
@@ -449,14 +442,7 @@ mod tests {
     fn a_burst_is_single_datagrams_for_who_does_not_ask() {
         let (here, _) = bound();
         let (there, address) = bound();
-        let mut outbox = Outbox::new(1, 64);
-        let route = Route {
-            from: None,
-            to: address,
-            segment: Some(10),
-        };
-        outbox.push(route, 40, |bytes| bytes.fill(7));
-        outbox.flush(&here).expect("loopback takes it");
+        send_burst(&here, address);
 
         let mut inbox = Inbox::new(8, 64, 0);
         assert_eq!(inbox.receive(&there).expect("it works"), 4);
@@ -470,6 +456,18 @@ mod tests {
         here.send_to(&[0; 2000], address)
             .expect("loopback takes it");
         assert!(Inbox::new(1, 64, 0).receive(&there).is_err());
+    }
+
+    /// Four datagrams of 10 bytes in one piece.
+    fn send_burst(from: &UdpSocket, to: SocketAddrV4) {
+        let mut outbox = Outbox::new(1, 64);
+        let route = Route {
+            from: None,
+            to,
+            segment: Some(10),
+        };
+        outbox.push(route, 40, |bytes| bytes.fill(7));
+        outbox.flush(from).expect("loopback takes it");
     }
 
     fn bound() -> (UdpSocket, SocketAddrV4) {
