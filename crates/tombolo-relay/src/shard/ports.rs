@@ -12,6 +12,8 @@ pub(super) struct RelayPort {
     pub(super) address: RelayAddr,
     /// The turn in which something was received last.
     pub(super) last_turn: u32,
+    /// Whether it had several datagrams when it was offered room for them last.
+    pub(super) has_more: bool,
 }
 
 /// All bound relay ports. One is named by its index as long as it is bound.
@@ -37,6 +39,7 @@ impl RelayPorts {
             socket,
             address,
             last_turn: 0,
+            has_more: false,
         };
         let index = match self.free.pop() {
             Some(index) => {

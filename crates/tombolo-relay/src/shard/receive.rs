@@ -138,9 +138,15 @@ impl Shard {
         let Some(port) = self.relays.ports.get_mut(index) else {
             return;
         };
-        // One datagram is what most have. Who has more is ready in the next turn too.
-        let is_busy = port.last_turn.wrapping_add(1) == self.turn;
-        let share = if is_busy { RELAY_SHARE } else { 1 };
+        // One datagram is what most have, and looking for a second one costs almost as much. Who has
+        // more is ready in turn after turn, and is offered more in one of them.
+        let is_ready_again = port.last_turn.wrapping_add(1) == self.turn;
+        let is_looked_at = is_ready_again && self.turn.is_multiple_of(LOOK_EVERY);
+        let share = if port.has_more || is_looked_at {
+            RELAY_SHARE
+        } else {
+            1
+        };
         port.last_turn = self.turn;
         let at = port.address;
         let range = self.filled..self.filled + share;
@@ -148,6 +154,9 @@ impl Shard {
             self.io.receive_errors += 1;
             return;
         };
+        if share > 1 {
+            port.has_more = count > 1;
+        }
         self.filled += count;
         for slot in range.take(count) {
             self.handle_from_peers(now, slot, at);
@@ -175,4 +184,6 @@ impl Shard {
 
 /// Buffers that one relay socket fills before the others get their turn.
 const RELAY_SHARE: usize = 8;
+/// In how many turns a relay socket is offered several buffers once, to see whether it has more.
+const LOOK_EVERY: u32 = 8;
 const _: () = assert!(RELAY_SHARE <= SLOTS, "a share fits into a batch");
