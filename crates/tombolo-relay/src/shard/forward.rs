@@ -77,7 +77,7 @@ impl Shard {
                     range,
                     padding,
                 };
-                self.outbox.push(packet, &header);
+                self.outbox.push(packet, &header, &mut self.slots);
             }
         }
     }
@@ -108,7 +108,7 @@ impl Shard {
             padding: 0,
         };
         let header = way.header.as_deref().unwrap_or(&[]);
-        self.outbox.push(packet, header);
+        self.outbox.push(packet, header, &mut self.slots);
     }
 
     /// Queues what the core said about a frame of a stream, which is not in a slot.
@@ -175,7 +175,7 @@ impl Shard {
             let Some(mut sent) = sent else { continue };
             if sent.too_long > 0 && matches!(group.via(), SocketId::Steered(_)) {
                 let slots = &self.slots;
-                let too_long = |place| (group.header(place), group.payload(place, slots));
+                let too_long = |place| group.parts(place, slots);
                 send_divided(&mut self.relays, &mut self.sender, &mut sent, too_long);
             }
             self.io.count(sent);

@@ -26,7 +26,7 @@ pub(super) struct Queued {
 /// Packets to be sent, at most one for each received datagram.
 pub(super) struct Outbox {
     queue: Vec<Placed>,
-    /// The headers of all packets, back to back.
+    /// The headers of packets that have others in front of them in their slots, back to back.
     headers: Vec<u8>,
     /// Rank and place of each packet, in the order of sending.
     order: Vec<u64>,
@@ -34,8 +34,16 @@ pub(super) struct Outbox {
 
 struct Placed {
     packet: Queued,
-    /// Where its header is among all headers.
-    header: Range<usize>,
+    header: HeaderAt,
+}
+
+/// Where the header of a packet is.
+#[derive(Clone)]
+enum HeaderAt {
+    /// In its slot, as so many bytes in front of the payload: both leave as one piece.
+    Front(usize),
+    /// Among all headers.
+    Apart(Range<usize>),
 }
 
 impl Outbox {
@@ -47,7 +55,8 @@ impl Outbox {
         }
     }
 
-    pub(super) fn push(&mut self, packet: Queued, header: &[u8]) {
+    /// Adds a packet. The header may be written to its slot.
+    pub(super) fn push(&mut self, packet: Queued, header: &[u8], slots: &mut Slots) {
         debug_assert!(
             self.queue.len() < PACKETS_MAX,
             "a datagram leads to one packet at most"
@@ -56,9 +65,13 @@ impl Outbox {
             u64::from(packet.via.rank()) << 1 | u64::from(packet.fragment == Fragment::Forbidden);
         self.order
             .push(rank << PLACE_BITS | self.queue.len() as u64);
-        let start = self.headers.len();
-        self.headers.extend_from_slice(header);
-        let header = start..self.headers.len();
+        let header = if slots.put_in_front(packet.slot, packet.range.start, header) {
+            HeaderAt::Front(header.len())
+        } else {
+            let start = self.headers.len();
+            self.headers.extend_from_slice(header);
+            HeaderAt::Apart(start..self.headers.len())
+        };
         self.queue.push(Placed { packet, header });
     }
 
@@ -111,27 +124,38 @@ impl<'a> Group<'a> {
         self.outbox.at(self.order[0]).packet.fragment
     }
 
-    /// The header of the packet in a place of the group.
-    pub(super) fn header(self, place: usize) -> &'a [u8] {
-        let header = self.outbox.at(self.order[place]).header.clone();
-        &self.outbox.headers[header]
-    }
-
-    /// The payload of the packet in a place of the group.
-    pub(super) fn payload(self, place: usize, slots: &'a Slots) -> &'a [u8] {
-        let packet = &self.outbox.at(self.order[place]).packet;
-        &slots.bytes(packet.slot)[packet.range.clone()]
+    /// The header and the payload of the packet in a place of the group.
+    pub(super) fn parts(self, place: usize, slots: &'a Slots) -> (&'a [u8], &'a [u8]) {
+        let Placed { packet, header } = self.outbox.at(self.order[place]);
+        let range = packet.range.clone();
+        match header {
+            HeaderAt::Front(bytes) => slots
+                .with_front(packet.slot, range, *bytes)
+                .split_at(*bytes),
+            HeaderAt::Apart(header) => (
+                &self.outbox.headers[header.clone()],
+                &slots.bytes(packet.slot)[range],
+            ),
+        }
     }
 
     /// The packets as the socket sends them.
     pub(super) fn packets(self, slots: &'a Slots) -> impl Iterator<Item = Outgoing<'a>> {
         self.order.iter().map(move |place| {
             let Placed { packet, header } = self.outbox.at(*place);
+            let range = packet.range.clone();
+            let (header, payload): (&[u8], _) = match header {
+                HeaderAt::Front(bytes) => (&[], slots.with_front(packet.slot, range, *bytes)),
+                HeaderAt::Apart(header) => (
+                    &self.outbox.headers[header.clone()],
+                    &slots.bytes(packet.slot)[range],
+                ),
+            };
             Outgoing {
                 to: packet.to,
                 source: packet.source,
-                header: &self.outbox.headers[header.clone()],
-                payload: &slots.bytes(packet.slot)[packet.range.clone()],
+                header,
+                payload,
                 padding: packet.padding,
             }
         })

@@ -407,10 +407,19 @@ impl RawBatch {
     fn send(&mut self, fd: RawFd, messages: Range<usize>) -> io::Result<usize> {
         let flags = libc::MSG_DONTWAIT;
         if messages.len() == 1 {
-            let header = &raw const self.headers[messages.start].msg_hdr;
-            // SAFETY: `prepare` pointed the header to name, vectors and control of `self` and, through
-            // the vectors, to bytes that `Sender::send`'s caller keeps borrowed.
-            let sent = unsafe { libc::sendmsg(fd, header, flags) };
+            let header = &self.headers[messages.start].msg_hdr;
+            let sent = if header.msg_iovlen == 1 && header.msg_controllen == 0 {
+                // SAFETY: `prepare` pointed the header to vectors of `self`.
+                let piece = unsafe { *header.msg_iov };
+                let (bytes, len) = (piece.iov_base, piece.iov_len);
+                let (to, to_len) = (header.msg_name.cast(), header.msg_namelen);
+                // SAFETY: as below. Simpler for the kernel, since there is no header to read.
+                unsafe { libc::sendto(fd, bytes, len, flags, to, to_len) }
+            } else {
+                // SAFETY: `prepare` pointed the header to name, vectors and control of `self` and,
+                // through the vectors, to bytes that `Sender::send`'s caller keeps borrowed.
+                unsafe { libc::sendmsg(fd, header, flags) }
+            };
             return if sent < 0 {
                 Err(io::Error::last_os_error())
             } else {
