@@ -63,10 +63,13 @@ impl Ports {
             .map(|_| rng.random_range(self.range.clone()))
             .find(|port| is_free(port) && is_rested(port))
             .or_else(|| {
-                let mut all = self.range.clone();
-                all.find(|port| is_free(port) && is_rested(port))
-            })
-            .or_else(|| self.range.clone().find(is_free));
+                // From anywhere, so that what is chosen cannot be foretold, and a port that cannot be
+                // bound stands in the way of no other.
+                let start = rng.random_range(self.range.clone());
+                let all = || (start..=*self.range.end()).chain(*self.range.start()..start);
+                let rested = all().find(|port| is_free(port) && is_rested(port));
+                rested.or_else(|| all().find(is_free))
+            });
         let chosen = at(chosen?);
         self.taken.set(chosen);
         Some(chosen)
@@ -216,6 +219,24 @@ mod tests {
             .expect("is free");
         assert_ne!(first, second);
         assert_eq!(ports.choose(now, &mut rng, IP, Parity::Any), Some(first));
+    }
+
+    #[test]
+    fn a_port_that_somebody_else_has_does_not_block_the_others_once_all_rest() {
+        let mut rng = ChaCha12Rng::from_seed([1; 32]);
+        let mut ports = Ports::new(100..=163, BTreeSet::new());
+        let now = Instant::now();
+        for port in 100..=163 {
+            ports.rest(now, RelayAddr(SocketAddr::new(IP, port)));
+        }
+        // As if the lowest one could never be bound.
+        let chosen = (0..8).filter_map(|_| {
+            let relay = ports.choose(now, &mut rng, IP, Parity::Any)?;
+            ports.rest(now, relay);
+            Some(relay.0.port())
+        });
+        let chosen: BTreeSet<u16> = chosen.collect();
+        assert!(chosen.len() > 4, "{chosen:?}");
     }
 
     #[test]
