@@ -7,6 +7,7 @@
 
 mod bench;
 mod bpf;
+mod engine;
 mod fuzz;
 mod parts;
 #[cfg(feature = "proto")]
@@ -56,6 +57,7 @@ fn run(arguments: &[&str]) -> anyhow::Result<()> {
         },
         ["fuzz", rest @ ..] => fuzz::run(rest)?,
         ["bench", rest @ ..] => bench::run(rest)?,
+        ["engine", rest @ ..] => engine::run(rest)?,
         [command, ..] => bail!(
             "`{}` is not understood\n\n{}",
             arguments.join(" "),
@@ -181,6 +183,7 @@ What the project does to itself.
   cargo xtask tidy            the rules that no other tool checks, in seconds
   cargo xtask fuzz [TARGET…]  runs the fuzz targets, a minute each
   cargo xtask bench WHAT      measures: relay, soak
+  cargo xtask engine WHAT     the engine on servers that fail (chaos), or its figures
   cargo xtask bpf [--check]   compiles the relay's eBPF program, or checks that it was
   cargo xtask proto           writes the Rust types of the contracts in proto/
 

@@ -68,6 +68,8 @@ pub struct NatsStats {
     pub disconnects: u64,
     /// Connections given up because of the server's version.
     pub refused: u64,
+    /// Connections left because no stream took writes.
+    pub moves: u64,
     /// Messages dropped because a subscriber here was too slow.
     pub slow: u64,
     /// Errors that the servers told.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, Subscriber};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::config::{NatsAuth, NatsConfig};
 use super::version::{Refusal, Version};
@@ -81,6 +82,9 @@ pub(super) struct Connection {
     /// In all names of operations, so that those of two processes are not the same.
     writer: u64,
     last_operation: AtomicU64,
+    begun: Instant,
+    /// Since when no stream takes writes, in milliseconds since `begun`; 0 while one does.
+    in_trouble_since: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -88,6 +92,7 @@ pub(super) struct Counters {
     connects: AtomicU64,
     disconnects: AtomicU64,
     refused: AtomicU64,
+    moves: AtomicU64,
     slow: AtomicU64,
     server_errors: AtomicU64,
     pub(super) live: AtomicU64,
@@ -135,6 +140,8 @@ impl Connection {
             version_min: config.version_min,
             writer: random(),
             last_operation: AtomicU64::new(0),
+            begun: Instant::now(),
+            in_trouble_since: AtomicU64::new(0),
         });
         connection.admit()?;
         connection.link.send_replace(Link::Up(0));
@@ -193,6 +200,27 @@ impl Connection {
         format!("{:016x}-{number:x}", self.writer)
     }
 
+    /// A stream took a write, or knew better.
+    pub(super) fn is_well(&self) {
+        self.in_trouble_since.store(0, Ordering::Relaxed);
+    }
+
+    /// A stream took no write. When none has for a while it may be that the server is cut off from
+    /// the others and keeps us from them: then another is tried.
+    pub(super) async fn is_in_trouble(&self) {
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let since = self.in_trouble_since.load(Ordering::Relaxed);
+        if since == 0 {
+            self.in_trouble_since.store(now.max(1), Ordering::Relaxed);
+        } else if now > since + TROUBLE_MAX_MS && self.replicas > 1 {
+            self.in_trouble_since.store(now.max(1), Ordering::Relaxed);
+            count(&self.counters.moves);
+            tracing::warn!("no stream takes writes: trying another NATS server");
+            // Without a connection there is nothing to leave.
+            let _ = self.within(self.client.force_reconnect()).await;
+        }
+    }
+
     /// Waits for an answer of the client, not for ever: it does not take commands while it connects.
     pub(super) async fn within<T, E>(
         &self,
@@ -226,6 +254,7 @@ impl Connection {
             connects: read(&counters.connects),
             disconnects: read(&counters.disconnects),
             refused: read(&counters.refused),
+            moves: read(&counters.moves),
             slow: read(&counters.slow),
             server_errors: read(&counters.server_errors),
             live: read(&counters.live),
@@ -343,6 +372,10 @@ fn random() -> u64 {
 /// Between two attempts to connect, at first and at last.
 const RECONNECT_MIN: Duration = Duration::from_millis(10);
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
+
+/// How long no stream may take a write before another server is tried: less than an election takes, but
+/// a cluster that holds one has other streams.
+const TROUBLE_MAX_MS: u64 = 3_000;
 
 /// Before a server that may not be used is left for another.
 const REFUSED_DELAY: Duration = Duration::from_secs(1);

@@ -100,6 +100,7 @@ pub(super) async fn write(
         match attempt(connection, shard, &write).await {
             Attempt::Stored(seq) => {
                 shard.hold.open();
+                connection.is_well();
                 return Ok(seq);
             }
             Attempt::Refused(error) => {
@@ -115,30 +116,47 @@ pub(super) async fn write(
                 shard.hold.close();
                 drop(pass);
                 shard.look(connection).await;
+                connection.is_in_trouble().await;
             }
             Attempt::Unknown => {
                 count(&connection.counters().unknown);
                 is_unsure = true;
+                drop(pass);
+                connection.is_in_trouble().await;
+                // Often it is the last attempt that is still being stored.
+                tokio::time::sleep(UNKNOWN_PAUSE).await;
             }
             Attempt::Lost => {
                 shard.hold.open();
+                connection.is_well();
                 drop(pass);
-                match find(connection, shard, &write).await {
-                    Ok(Found::Own(seq)) => {
-                        count(&connection.counters().resolved);
-                        return Ok(seq);
-                    }
-                    // Somebody else has written since, maybe over what we wrote.
-                    Ok(Found::Other) if is_unsure => return Err(WriteError::Unknown),
-                    Ok(Found::Other) => return Err(WriteError::Conflict),
-                    Ok(Found::Mark(seq)) => write.expected = Some(seq),
-                    Ok(Found::Nothing) | Err(Unavailable) => {
-                        tokio::time::sleep(LOST_PAUSE).await;
-                    }
+                if let Some(end) = on_lost(connection, shard, &mut write, is_unsure).await {
+                    return end;
                 }
             }
         }
     }
+}
+
+/// Finds out how a race was lost; `None` when the write is to be tried again.
+async fn on_lost(
+    connection: &Connection,
+    shard: &Shard,
+    write: &mut Write,
+    is_unsure: bool,
+) -> Option<Result<u64, WriteError>> {
+    match find(connection, shard, write).await {
+        Ok(Found::Own(seq)) => {
+            count(&connection.counters().resolved);
+            return Some(Ok(seq));
+        }
+        // Somebody else has written since, maybe over what we wrote.
+        Ok(Found::Other) if is_unsure => return Some(Err(WriteError::Unknown)),
+        Ok(Found::Other) => return Some(Err(WriteError::Conflict)),
+        Ok(Found::Mark(seq)) => write.expected = Some(seq),
+        Ok(Found::Nothing) | Err(Unavailable) => tokio::time::sleep(LOST_PAUSE).await,
+    }
+    None
 }
 
 async fn is_up_by(connection: &Connection, deadline: Instant) -> bool {
@@ -230,6 +248,9 @@ async fn find(connection: &Connection, shard: &Shard, write: &Write) -> Result<F
         Found::Other
     })
 }
+
+/// Before a write is repeated of which nobody knows how it ended.
+const UNKNOWN_PAUSE: Duration = Duration::from_millis(50);
 
 /// Before a write is repeated whose loss cannot be understood.
 const LOST_PAUSE: Duration = Duration::from_millis(20);

@@ -2,5 +2,8 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod disk;
+mod killed;
 mod local;
 mod nats;
+
+use nats::servers;

@@ -1,6 +1,8 @@
 //! The engine of a cluster, on servers that the tests start. `scripts/install-nats.sh` installs them;
 //! where one is missing, its tests say so.
 
+mod chaos;
+mod fire;
 mod one;
 pub(crate) mod servers;
 mod three;

@@ -38,7 +38,7 @@ async fn one_server_conforms() {
 
 #[tokio::test]
 async fn a_server_whose_compare_and_swap_is_not_exclusive_is_refused_for_replicas() {
-    let Some(binary) = server(servers::old()) else {
+    let Some(binary) = server(servers::installed("nats-server-old")) else {
         return;
     };
     let servers = Servers::start(&binary, 1, "");
@@ -66,7 +66,7 @@ async fn a_server_whose_compare_and_swap_is_not_exclusive_is_refused_for_replica
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_server_alone_serves_where_the_configuration_allows_it() {
-    let Some(binary) = server(servers::old()) else {
+    let Some(binary) = server(servers::installed("nats-server-old")) else {
         return;
     };
     let servers = Servers::start(&binary, 1, "");
@@ -210,6 +210,52 @@ async fn only_who_has_credentials_is_let_in() {
         let taken = engine.leases().cas(&key("a"), None, Some("b".into())).await;
         assert!(taken.is_ok(), "{more}");
     }
+}
+
+#[tokio::test]
+async fn connections_are_encrypted_and_a_server_of_another_authority_is_refused() {
+    let Some(binary) = server(servers::current()) else {
+        return;
+    };
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let path = |name: &str| folder.join(format!("engine-{}-{name}.pem", std::process::id()));
+    std::fs::write(path("certificate"), made.cert.pem()).unwrap();
+    std::fs::write(path("key"), made.signing_key.serialize_pem()).unwrap();
+    std::fs::write(path("other"), other.cert.pem()).unwrap();
+    let more = format!(
+        "tls {{ cert_file: {:?}, key_file: {:?} }}",
+        path("certificate"),
+        path("key")
+    );
+    let servers = Servers::start(&binary, 1, &more);
+    let mut ours = config(servers.urls(), 1, "t");
+    ours.tls.required = true;
+    ours.tls.roots = Some(path("other"));
+    let refused = Nats::connect(ours.clone()).await;
+    assert!(matches!(refused, Err(NatsError::Connect(_))));
+    ours.tls.roots = Some(path("certificate"));
+    let engine = Nats::connect(ours).await.unwrap();
+    let taken = engine.cas(&key("a"), None, Some("b".into())).await;
+    assert!(taken.is_ok());
+    for name in ["certificate", "key", "other"] {
+        let _ = std::fs::remove_file(path(name));
+    }
+}
+
+#[tokio::test]
+async fn an_nkey_proves_who_the_node_is() {
+    let Some(binary) = server(servers::current()) else {
+        return;
+    };
+    let pair = nkeys::KeyPair::new_user();
+    let (public, seed) = (pair.public_key(), pair.seed().unwrap());
+    let more = format!("authorization {{ users: [ {{ nkey: {public} }} ] }}");
+    let servers = Servers::start(&binary, 1, &more);
+    let mut ours = config(servers.urls(), 1, "t");
+    ours.auth = NatsAuth::Nkey(seed);
+    assert!(Nats::connect(ours).await.is_ok());
 }
 
 /// The binary, or a word that the test cannot run here.

@@ -15,12 +15,8 @@ pub(crate) fn current() -> Result<PathBuf, String> {
     installed("nats-server")
 }
 
-/// Debian's.
-pub(crate) fn old() -> Result<PathBuf, String> {
-    installed("nats-server-old")
-}
-
-fn installed(name: &str) -> Result<PathBuf, String> {
+/// A program of `scripts/install-nats.sh`, or why it is not there.
+pub(crate) fn installed(name: &str) -> Result<PathBuf, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
