@@ -63,6 +63,7 @@ impl Ending {
         Self::Rejected(Reject {
             code,
             message: message.to_string(),
+            nodes: Vec::new(),
         })
     }
 }
@@ -213,6 +214,7 @@ async fn part<S: FrameSender, R: FrameReceiver>(
         Ending::GoingAway => {
             let go_away = GoAway {
                 reason: "the node is shutting down".to_owned(),
+                ..GoAway::default()
             };
             (Some(Body::GoAway(go_away)), Farewell::GoingAway)
         }

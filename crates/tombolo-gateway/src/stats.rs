@@ -127,7 +127,7 @@ impl Drop for Held<'_> {
 }
 
 /// One more than the highest error code of the contract.
-const CODES: usize = ErrorCode::KeyTaken as usize + 1;
+const CODES: usize = ErrorCode::Elsewhere as usize + 1;
 
 #[cfg(test)]
 mod tests {

@@ -5,26 +5,40 @@
 //! batches, as many items in one message on the bus as came while the last one was sent: an idle
 //! node sends at once, a busy one in large frames. A message never leaves the node when all of its
 //! recipients are here.
+//!
+//! [`Directory`](directory::Directory) says who is in the cluster, [`member`] drives it, and [`loss`] does what a
+//! node that died left to do.
 
 mod arrival;
+mod directory;
 mod generated;
 mod inbox;
 mod link;
+mod load;
+mod loss;
+mod member;
+mod record;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
+use bytes::Bytes;
 use prost::Message as _;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc, watch};
 use tombolo_engine::{Key, KeyError};
 use tombolo_wire::NodeId;
 use tombolo_wire::v1::ErrorCode;
 
 pub(crate) use arrival::{Arrival, Content, Sender, introduction_item, message_item, refusal_item};
 use generated::{Frame, Item};
-pub(crate) use inbox::run;
 pub(crate) use link::FrameError;
 use link::{Full, Link, LinkLimits};
+pub(crate) use loss::{list, unlist};
+pub(crate) use member::{Input, run};
+use record::{Load, Record, State};
 
 use crate::lock::lock;
 use crate::reject::Reject;
@@ -34,11 +48,25 @@ use crate::stats::Counters;
 const VERSION: u32 = 1;
 
 /// This node among the others.
-#[derive(Default)]
 pub(crate) struct Cluster {
     links: Mutex<Links>,
     /// Wakes whoever sends what waits in the links.
     wake: Notify,
+    /// Tells the directory.
+    inputs: mpsc::Sender<Input>,
+    /// This node's life; `None` while it is not in the cluster.
+    life: watch::Sender<Option<u64>>,
+    /// Whether the others have put this node out and it has not come back.
+    is_out: AtomicBool,
+    others: Mutex<Others>,
+}
+
+/// The other nodes that are up.
+#[derive(Default)]
+struct Others {
+    /// Where devices connect to those that take newcomers, the best first.
+    urls: Vec<String>,
+    relay_ips_by_node: BTreeMap<NodeId, Vec<IpAddr>>,
 }
 
 #[derive(Default)]
@@ -49,6 +77,110 @@ struct Links {
 }
 
 impl Cluster {
+    /// A node that is in no cluster yet, and what its directory is to be told.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Input>) {
+        let (inputs, waiting) = mpsc::channel(member::INPUTS_MAX);
+        let cluster = Self {
+            links: Mutex::default(),
+            wake: Notify::new(),
+            inputs,
+            life: watch::Sender::new(None),
+            is_out: AtomicBool::new(false),
+            others: Mutex::default(),
+        };
+        (cluster, waiting)
+    }
+
+    /// Tells the directory something.
+    pub(crate) async fn tell(&self, input: Input) {
+        let _ = self.inputs.send(input).await;
+    }
+
+    /// This node's life; `None` while it is not in the cluster.
+    pub(crate) fn epoch(&self) -> Option<u64> {
+        *self.life.borrow()
+    }
+
+    /// Waits until this node is in the cluster.
+    pub(crate) async fn joined(&self, timeout: Duration) -> Result<(), Reject> {
+        let mut life = self.life.subscribe();
+        match tokio::time::timeout(timeout, life.wait_for(Option::is_some)).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Reject::new(
+                ErrorCode::Unavailable,
+                "this node is not part of its cluster",
+            )),
+        }
+    }
+
+    /// Waits until this node has left the cluster.
+    pub(crate) async fn left(&self, timeout: Duration) {
+        let mut life = self.life.subscribe();
+        let _ = tokio::time::timeout(timeout, life.wait_for(Option::is_none)).await;
+    }
+
+    /// Whether the others have put this node out: then it must not act.
+    pub(crate) fn is_out(&self) -> bool {
+        self.is_out.load(Ordering::Relaxed)
+    }
+
+    /// Where devices may connect instead, the best first.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        lock(&self.others).urls.clone()
+    }
+
+    /// From where another node relays.
+    pub(crate) fn relay_ips(&self, node: &NodeId) -> Vec<IpAddr> {
+        let others = lock(&self.others);
+        others
+            .relay_ips_by_node
+            .get(node)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    fn begin(&self, epoch: u64) {
+        *self.lock() = Links {
+            epoch: Some(epoch),
+            link_by_node: BTreeMap::new(),
+        };
+        self.is_out.store(false, Ordering::Relaxed);
+        self.life.send_replace(Some(epoch));
+    }
+
+    /// Takes no further part.
+    pub(crate) fn end(&self) {
+        self.is_out.store(true, Ordering::Relaxed);
+        *self.lock() = Links::default();
+        self.life.send_replace(None);
+    }
+
+    /// Forgets the link to a node whose life is over; returns what did not reach it.
+    fn forget(&self, node: &NodeId) -> Vec<Item> {
+        let link = self.lock().link_by_node.remove(node);
+        link.map(|mut link| link.begin_anew(None))
+            .unwrap_or_default()
+    }
+
+    /// Shows who else is up: of the same region first, then by load.
+    fn show<'a>(&self, region: &str, others: impl Iterator<Item = (&'a Record, Load)>) {
+        let mut shown = Others::default();
+        let mut ranked = Vec::new();
+        for (record, load) in others {
+            shown
+                .relay_ips_by_node
+                .insert(record.name.clone(), record.relay_ips.clone());
+            if record.state == State::Alive && !record.url.is_empty() && !load.is_full() {
+                let rank = (record.region != region, load.tenths(), &record.name);
+                ranked.push((rank, record.url.clone()));
+            }
+        }
+        ranked.sort();
+        ranked.truncate(URLS_MAX);
+        shown.urls = ranked.into_iter().map(|(_, url)| url).collect();
+        *lock(&self.others) = shown;
+    }
+
     /// Has a node get an item, once and in order with what it got before.
     ///
     /// # Errors
@@ -101,6 +233,34 @@ fn inbox_of(node: &NodeId) -> Result<Key, KeyError> {
     Key::new(["node", node.as_str(), "inbox"])
 }
 
+impl Load {
+    fn is_full(self) -> bool {
+        self.sessions_max > 0 && self.sessions >= self.sessions_max
+    }
+
+    /// How busy the node is, in tenths: coarse, so that a little noise does not turn the order of
+    /// nodes around.
+    fn tenths(self) -> u32 {
+        let sessions = u64::from(self.sessions) * 10 / u64::from(self.sessions_max.max(1));
+        let sessions = u32::try_from(sessions).unwrap_or(u32::MAX);
+        sessions.max(self.cpu_permille / 100)
+    }
+}
+
+/// Reads an address of 4 or 16 bytes.
+fn parse_ip(bytes: &Bytes) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes.as_ref()).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes.as_ref()).map(IpAddr::from))
+        .ok()
+}
+
+fn ip_on_wire(ip: &IpAddr) -> Bytes {
+    match ip {
+        IpAddr::V4(ip) => Bytes::copy_from_slice(&ip.octets()),
+        IpAddr::V6(ip) => Bytes::copy_from_slice(&ip.octets()),
+    }
+}
+
 /// Reads a message from the bus.
 fn decode(payload: &[u8]) -> Result<(NodeId, Frame), FrameError> {
     let frame = Frame::decode(payload).map_err(|_| FrameError::Malformed)?;
@@ -117,6 +277,12 @@ fn decode(payload: &[u8]) -> Result<(NodeId, Frame), FrameError> {
 /// Nodes of one cluster that this one remembers. A cluster is a cell of some dozens; the rest is room
 /// for those that come and go under new names.
 const NODES_MAX: usize = 1024;
+
+/// Of one node.
+const RELAY_IPS_MAX: usize = 16;
+
+/// How many nodes a device is told of.
+const URLS_MAX: usize = 3;
 
 /// What may wait for one other node. At the limit senders are refused, so the memory is bounded and
 /// nothing that was taken is lost while both nodes live.

@@ -12,6 +12,8 @@ use tombolo_wire::{NodeId, ROOM_BYTES_MAX, USER_BYTES_MAX};
 pub struct Config {
     /// This node's name, as devices and other nodes see it; each node of a cluster has its own.
     pub node: NodeId,
+    /// Where this node is: devices are sent to nodes of the same region first.
+    pub region: String,
     /// How long a session outlives its connection.
     pub resume_window: Duration,
     /// Sessions on this node.
@@ -95,6 +97,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             node: NodeId::parse("node").expect("the name is good"),
+            region: String::new(),
             resume_window: Duration::from_secs(30),
             sessions_max: 100_000,
             sessions_per_user_max: 16,

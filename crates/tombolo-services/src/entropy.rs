@@ -21,6 +21,11 @@ pub(crate) fn operation_id() -> Result<OperationId, NoEntropy> {
     random().map(OperationId)
 }
 
+/// Tells processes apart that have the same name.
+pub(crate) fn process_id() -> Result<u64, NoEntropy> {
+    random().map(u64::from_be_bytes)
+}
+
 fn random<const N: usize>() -> Result<[u8; N], NoEntropy> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|_| NoEntropy)?;

@@ -203,7 +203,8 @@ fn forward_introduction(
     let Some(recipient) = state.session(&to).cloned() else {
         let there = node_of(node, &state, &to).ok_or_else(|| requests::no_such_member(&to))?;
         // The other node permits its own member; both sides' packets come from a relay of either.
-        node.relay.permit(&session.user, &relay_ips);
+        let ips = [relay_ips.clone(), node.cluster.relay_ips(there)].concat();
+        node.relay.permit(&session.user, &ips);
         let sender = sender(&state, session, &host, seq)?;
         let item = cluster::introduction_item(&sender, &to, &introduction, &relay_ips);
         return node.cluster.send(there, item);

@@ -11,12 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, oneshot, watch};
-use tombolo_engine::{Expect, Key, Offset};
+use tokio::sync::{Notify, OnceCell, oneshot, watch};
+use tombolo_engine::{Expect, Key, Offset, Revision};
 use tombolo_room::{Body, Entry, Illegal, LeftReason, Membership, OperationId, Room, SessionId};
 use tombolo_wire::v1::{self, ErrorCode, response};
 use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
 
+use crate::cluster;
 use crate::config::ROOM_MEMBERS_MAX;
 use crate::entropy::{self, NoEntropy};
 use crate::lock::lock;
@@ -35,6 +36,8 @@ pub(crate) struct Host {
     /// Grows whenever something was read from the log; 0 until all of it was read once.
     progress: watch::Sender<u64>,
     stop: Notify,
+    /// By which write the room is listed as hosted here; empty until somebody joins.
+    listed: OnceCell<Revision>,
 }
 
 pub(crate) struct State {
@@ -169,6 +172,11 @@ impl Node {
         }
         hosts.remove(&host.room);
         host.stop.notify_one();
+        if let Some(listed) = host.listed() {
+            let (node, host) = (Arc::clone(self), Arc::clone(host));
+            self.runtime
+                .spawn(async move { cluster::unlist(&node, &host.room, listed).await });
+        }
         if let (false, Some(at)) = (state.room.is_open(), state.cursor) {
             let (node, host) = (Arc::clone(self), Arc::clone(host));
             self.runtime.spawn(async move {
@@ -200,6 +208,7 @@ impl Host {
             state: Mutex::new(state),
             progress,
             stop: Notify::new(),
+            listed: OnceCell::new(),
         }
     }
 
@@ -225,6 +234,40 @@ impl Host {
                 ErrorCode::Unavailable,
                 "the engine does not answer",
             )),
+        }
+    }
+
+    /// Lists the room as hosted here, so that whoever does what this node leaves to do finds it.
+    pub(crate) async fn list(&self, node: &Node) -> Result<(), Reject> {
+        let list = || cluster::list(node, &self.room);
+        self.listed.get_or_try_init(list).await.map(|_| ())
+    }
+
+    pub(crate) fn listed(&self) -> Option<Revision> {
+        self.listed.get().copied()
+    }
+
+    /// Ends reading the log.
+    pub(crate) fn stop(&self) {
+        self.stop.notify_one();
+    }
+
+    /// Has the room drop the members that a node's lost lives left behind, whose seats are kept for a
+    /// while, and refuse what those lives may still append. However long it takes the engine to take
+    /// that in; returns once it was read here.
+    pub(crate) async fn drop_members_of(&self, node: &Node, lost: &NodeId, incarnation: u64) {
+        let body = Body::NodeLost {
+            node: lost.clone(),
+            incarnation,
+        };
+        let Some(at) = self.append_for_sure(node, body).await else {
+            return;
+        };
+        let mut progress = self.progress.subscribe();
+        while self.lock().cursor < Some(at) {
+            if progress.changed().await.is_err() {
+                return;
+            }
         }
     }
 
@@ -388,30 +431,35 @@ impl Host {
         session: SessionId,
         reason: LeftReason,
     ) {
-        let Ok(operation) = entropy::operation_id() else {
-            return;
+        let body = Body::Left {
+            user: user.clone(),
+            session,
+            reason,
         };
+        self.append_for_sure(node, body).await;
+    }
+
+    /// Appends, however long it takes the engine to take it in; `None` without entropy.
+    async fn append_for_sure(&self, node: &Node, body: Body) -> Option<Offset> {
+        let operation = entropy::operation_id().ok()?;
         let entry = Entry {
             operation,
             time: node.time(),
-            body: Body::Left {
-                user: user.clone(),
-                session,
-                reason,
-            },
+            body,
         }
         .encode();
         let operation = tombolo_engine::OperationId(operation.0);
-        let mut delay = LEAVE_DELAY_MIN;
-        // A repeated entry counts once, so "unknown" is repeated like "unavailable".
-        while node
-            .engine
-            .append(&self.key, entry.clone(), Expect::Any, operation)
-            .await
-            .is_err()
-        {
+        let mut delay = APPEND_DELAY_MIN;
+        loop {
+            // A repeated entry counts once, so "unknown" is repeated like "unavailable".
+            let append = node
+                .engine
+                .append(&self.key, entry.clone(), Expect::Any, operation);
+            if let Ok(at) = append.await {
+                return Some(at);
+            }
             tokio::time::sleep(delay).await;
-            delay = (2 * delay).min(LEAVE_DELAY_MAX);
+            delay = (2 * delay).min(APPEND_DELAY_MAX);
         }
     }
 }
@@ -491,11 +539,11 @@ fn joined(id: &RoomId, room: &Room, created: bool) -> v1::Joined {
     }
 }
 
-/// Between two attempts to leave, at first.
-const LEAVE_DELAY_MIN: Duration = Duration::from_millis(50);
+/// Between two attempts to append, at first.
+const APPEND_DELAY_MIN: Duration = Duration::from_millis(50);
 
-/// Between two attempts to leave, at last.
-const LEAVE_DELAY_MAX: Duration = Duration::from_secs(5);
+/// Between two attempts to append, at last.
+const APPEND_DELAY_MAX: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

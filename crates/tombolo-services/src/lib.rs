@@ -75,6 +75,7 @@
 mod cluster;
 mod config;
 mod connection;
+mod drain;
 mod entropy;
 mod forward;
 mod host;
@@ -90,6 +91,7 @@ mod stats;
 
 pub use config::{Config, Pace, ROOM_MEMBERS_MAX, RateLimit};
 pub use connection::{Connection, Outgoing};
+pub use drain::Drained;
 pub use reject::Reject;
 pub use relay::RelayHook;
 pub use services::{ConnectionInfo, Services, TransportKind};

@@ -106,7 +106,7 @@ impl Node {
 
     /// Which of the node's lives this is, as rooms know it.
     pub(crate) fn incarnation(&self) -> u64 {
-        0
+        self.cluster.epoch().unwrap_or_default()
     }
 
     /// What the clock says, for rooms.
@@ -249,6 +249,35 @@ impl Node {
             let (node, session) = (Arc::clone(self), Arc::clone(session));
             self.runtime
                 .spawn(async move { host.leave(&node, &session.user, session.id, reason).await });
+        }
+    }
+
+    /// Ends all sessions at once and leaves their rooms as they are: others have taken this node out
+    /// of the cluster and say in the rooms' logs what is to be said.
+    pub(crate) fn stand_down(&self) {
+        let reject = self.elsewhere("this node is not part of its cluster");
+        let mut sessions = lock(&self.sessions);
+        let all: Vec<_> = sessions.by_id.values().cloned().collect();
+        for session in all {
+            let mut state = session.lock();
+            sessions.remove(&session);
+            for token in state.tokens.listed() {
+                sessions.by_token.remove(token);
+            }
+            drop(state.end(Some(reject.clone())));
+        }
+        drop(sessions);
+        for host in std::mem::take(&mut *lock(&self.host_by_room)).into_values() {
+            host.stop();
+        }
+    }
+
+    /// Sends a device to another node, or to come back later when there is none.
+    pub(crate) fn elsewhere(&self, message: &str) -> Reject {
+        Reject {
+            code: ErrorCode::Elsewhere,
+            message: message.to_owned(),
+            nodes: self.cluster.urls(),
         }
     }
 

@@ -10,6 +10,8 @@ pub struct Reject {
     pub code: ErrorCode,
     /// What a person reads.
     pub message: String,
+    /// URLs of nodes to connect to instead, the best first.
+    pub nodes: Vec<String>,
 }
 
 impl Reject {
@@ -17,6 +19,7 @@ impl Reject {
         Self {
             code,
             message: message.to_string(),
+            nodes: Vec::new(),
         }
     }
 }
@@ -26,6 +29,7 @@ impl From<&Reject> for v1::Reject {
         Self {
             code: reject.code.into(),
             message: reject.message.clone(),
+            nodes: reject.nodes.clone(),
         }
     }
 }

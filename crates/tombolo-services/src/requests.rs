@@ -131,6 +131,8 @@ async fn carry_out_join(
     let entrance = node.enter(&join.room)?;
     let host = entrance.host();
     host.synced(node.config.engine_timeout).await?;
+    node.cluster.joined(node.config.engine_timeout).await?;
+    host.list(node).await?;
     for _ in 0..ATTEMPTS_MAX {
         let proposal = match host.plan_join(node, session, id, join)? {
             Plan::Done => return Ok(()),
@@ -207,6 +209,9 @@ async fn carry_out_act(
 /// Appends a planned entry and waits until it has been applied here.
 async fn propose(node: &Node, mut proposal: Proposal) -> Result<Outcome, Reject> {
     let unavailable = |message: &str| Reject::new(ErrorCode::Unavailable, message);
+    if node.cluster.is_out() {
+        return Err(unavailable("this node is not part of its cluster"));
+    }
     let timeout = node.config.engine_timeout;
     let append = node.engine.append(
         proposal.host.key(),

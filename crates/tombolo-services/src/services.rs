@@ -19,9 +19,10 @@ use tombolo_wire::v1::{
 };
 use tombolo_wire::{PublicKeys, UserId, VERSION};
 
-use crate::cluster::{self, Cluster};
+use crate::cluster::{self, Cluster, Input};
 use crate::config::Config;
 use crate::connection::Connection;
+use crate::drain::{self, Drained};
 use crate::entropy::{self, NoEntropy, ResumeToken};
 use crate::lock::lock;
 use crate::node::{Node, SessionTable};
@@ -35,7 +36,7 @@ use crate::stats::{Counters, Stats};
 #[derive(Clone)]
 pub struct Services {
     node: Arc<Node>,
-    _running: Arc<Running>,
+    running: Arc<Running>,
 }
 
 /// Ends the node's part in the cluster with the last clone of its services.
@@ -88,23 +89,24 @@ impl Services {
         tokens: KeySet,
         config: Config,
     ) -> Self {
+        let (cluster, waiting) = Cluster::new();
         let node = Node {
             config,
             engine,
             relay,
             tokens: RwLock::new(tokens),
             counters: Counters::default(),
-            cluster: Arc::new(Cluster::default()),
+            cluster: Arc::new(cluster),
             sessions: Mutex::default(),
             host_by_room: Mutex::default(),
             is_going_away: AtomicBool::new(false),
             runtime: Handle::current(),
         };
         let node = Arc::new(node);
-        let running = node.runtime.spawn(cluster::run(Arc::clone(&node)));
+        let running = node.runtime.spawn(cluster::run(Arc::clone(&node), waiting));
         Self {
             node,
-            _running: Arc::new(Running(running.abort_handle())),
+            running: Arc::new(Running(running.abort_handle())),
         }
     }
 
@@ -165,11 +167,31 @@ impl Services {
         for session in sessions {
             let go_away = GoAway {
                 reason: reason.to_owned(),
+                nodes: self.node.cluster.urls(),
             };
             session
                 .lock()
                 .push_urgent(server_frame::Body::GoAway(go_away));
         }
+    }
+
+    /// Tells the other nodes where devices connect to this one.
+    pub async fn announce(&self, url: &str) {
+        self.node.cluster.tell(Input::Url(url.to_owned())).await;
+    }
+
+    /// Empties this node for good: it takes no newcomers, and its devices are told in waves to go to
+    /// other nodes. Ends when all have gone or the time is up, and says what was left.
+    pub async fn drain(&self, time: Duration) -> Drained {
+        drain::drain(&self.node, time).await
+    }
+
+    /// Stops at once and says nothing to anybody, as if the process had been killed: for tests of
+    /// what others make of that.
+    pub fn kill(&self) {
+        self.running.0.abort();
+        self.node.cluster.end();
+        self.node.stand_down();
     }
 
     /// What is there and what has happened.
@@ -204,7 +226,10 @@ impl Services {
         let keys = PublicKeys::try_from(keys.as_ref())
             .map_err(|error| Reject::new(error.code(), error))?;
         if self.node.is_going_away() {
-            return Err(Reject::new(ErrorCode::Unavailable, "this node is leaving"));
+            return Err(self.node.elsewhere("this node is leaving"));
+        }
+        if self.node.cluster.is_out() {
+            return Err(self.node.elsewhere("this node is not part of its cluster"));
         }
         let agent: String = agent.chars().take(AGENT_CHARS_MAX).collect();
         tracing::debug!(%user, agent, "hello");
@@ -232,10 +257,11 @@ impl Services {
         }
         self.make_room(&mut sessions, &caller.user)?;
         if sessions.by_id.len() >= self.node.config.sessions_max {
-            return Err(Reject::new(
-                ErrorCode::Limit,
-                "this node has as many sessions as it may",
-            ));
+            let message = "this node has as many sessions as it may";
+            return Err(Reject {
+                nodes: self.node.cluster.urls(),
+                ..Reject::new(ErrorCode::Limit, message)
+            });
         }
 
         let id = entropy::session_id().map_err(unavailable)?;
@@ -324,6 +350,7 @@ impl Services {
             user: caller.user.to_string(),
             ice_servers: Some(self.node.ice_servers(&caller.user, caller.expires)),
             resume_window_ms: u32::try_from(window).unwrap_or(u32::MAX),
+            nodes: self.node.cluster.urls(),
         }
     }
 }

@@ -50,6 +50,12 @@ pub struct ClusterStats {
     /// What was in a frame and malformed, not known to this version, or not borne out by the room's
     /// log.
     pub items_refused: u64,
+    /// Records of the directory and heartbeats that were malformed or of another version.
+    pub records_refused: u64,
+    /// How often the others have put this node out of the cluster.
+    pub fenced: u64,
+    /// Nodes that this one has put out of the cluster, and whose members it has dropped.
+    pub inherited: u64,
     /// Frames of other nodes that were refused, by the reason.
     pub frames_refused: BTreeMap<String, u64>,
 }
@@ -75,6 +81,9 @@ pub(crate) struct ClusterCounters {
     pub(crate) bus_lost: Counter,
     pub(crate) repairs: Counter,
     pub(crate) items_refused: Counter,
+    pub(crate) records_refused: Counter,
+    pub(crate) fenced: Counter,
+    pub(crate) inherited: Counter,
     frames_refused: Mutex<BTreeMap<FrameError, u64>>,
 }
 
@@ -126,6 +135,9 @@ impl ClusterCounters {
             bus_lost: self.bus_lost.value(),
             repairs: self.repairs.value(),
             items_refused: self.items_refused.value(),
+            records_refused: self.records_refused.value(),
+            fenced: self.fenced.value(),
+            inherited: self.inherited.value(),
             frames_refused: refused
                 .iter()
                 .map(|(error, count)| (error.to_string(), *count))

@@ -550,6 +550,9 @@ pub struct Welcome {
     /// How long the session outlives its connection.
     #[prost(uint32, tag = "7")]
     pub resume_window_ms: u32,
+    /// URLs of other nodes that a device may try when this one is away; the best first.
+    #[prost(string, repeated, tag = "8")]
+    pub nodes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct IceServers {
@@ -576,6 +579,9 @@ pub struct Reject {
     pub code: i32,
     #[prost(string, tag = "2")]
     pub message: ::prost::alloc::string::String,
+    /// URLs of nodes to connect to instead; the best first.
+    #[prost(string, repeated, tag = "3")]
+    pub nodes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Goodbye {}
@@ -584,6 +590,9 @@ pub struct Goodbye {}
 pub struct GoAway {
     #[prost(string, tag = "1")]
     pub reason: ::prost::alloc::string::String,
+    /// URLs of nodes to connect to; the best first.
+    #[prost(string, repeated, tag = "2")]
+    pub nodes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Ping {
@@ -1139,6 +1148,8 @@ pub enum ErrorCode {
     NoSuchThing = 21,
     /// A property is not as it was expected to be.
     Conflict = 22,
+    /// The node takes nobody (any more): connect to another.
+    Elsewhere = 23,
 }
 impl ErrorCode {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1170,6 +1181,7 @@ impl ErrorCode {
             Self::NotOwner => "ERROR_CODE_NOT_OWNER",
             Self::NoSuchThing => "ERROR_CODE_NO_SUCH_THING",
             Self::Conflict => "ERROR_CODE_CONFLICT",
+            Self::Elsewhere => "ERROR_CODE_ELSEWHERE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1198,6 +1210,7 @@ impl ErrorCode {
             "ERROR_CODE_NOT_OWNER" => Some(Self::NotOwner),
             "ERROR_CODE_NO_SUCH_THING" => Some(Self::NoSuchThing),
             "ERROR_CODE_CONFLICT" => Some(Self::Conflict),
+            "ERROR_CODE_ELSEWHERE" => Some(Self::Elsewhere),
             _ => None,
         }
     }

@@ -219,7 +219,10 @@ impl Attempt {
 /// Whether trying again later may help somebody who was let in before.
 pub(super) fn is_passing(error: &Error) -> bool {
     match error.code() {
-        Some(code) => matches!(code, ErrorCode::Unavailable | ErrorCode::Limit),
+        Some(code) => matches!(
+            code,
+            ErrorCode::Unavailable | ErrorCode::Limit | ErrorCode::Elsewhere
+        ),
         // A node that is about to start or end may fail to hand out tokens.
         None => error.is_unreachable() || error.is_token(),
     }

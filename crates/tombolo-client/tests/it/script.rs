@@ -96,6 +96,7 @@ impl Line {
         let reject = Reject {
             code: code.into(),
             message: "the script says so".into(),
+            ..Reject::default()
         };
         self.send(0, server_frame::Body::Reject(reject)).await;
     }

@@ -271,7 +271,7 @@ impl Device {
             Some(Down::Reject(reject)) => Some(reject),
             _ => None,
         };
-        let Reject { code, message } = self.receive_until(pick).await;
+        let Reject { code, message, .. } = self.receive_until(pick).await;
         assert_eq!(self.receive().await, None, "nothing follows a reject");
         (
             ErrorCode::try_from(code).expect("a code of the contract"),

@@ -10,6 +10,7 @@ use tombolo_wire::v1::{self, ErrorCode};
 use tombolo_wire::{RECIPIENTS_MAX, RELIABLE_BYTES_MAX, RoomId, UserId};
 
 use super::generated::{self as wire, Item, item};
+use super::{RELAY_IPS_MAX, ip_on_wire, parse_ip};
 use crate::reject::Reject;
 
 /// What a member on another node has for members here.
@@ -157,19 +158,6 @@ fn parse_session(bytes: &Bytes) -> Result<SessionId, BadItem> {
         .map_err(|_| BadItem)
 }
 
-fn parse_ip(bytes: &Bytes) -> Option<IpAddr> {
-    let v4 = <[u8; 4]>::try_from(bytes.as_ref()).map(IpAddr::from);
-    v4.or_else(|_| <[u8; 16]>::try_from(bytes.as_ref()).map(IpAddr::from))
-        .ok()
-}
-
-fn ip_on_wire(ip: &IpAddr) -> Bytes {
-    match ip {
-        IpAddr::V4(ip) => Bytes::copy_from_slice(&ip.octets()),
-        IpAddr::V6(ip) => Bytes::copy_from_slice(&ip.octets()),
-    }
-}
-
 fn sender_on_wire(sender: &Sender) -> wire::Sender {
     wire::Sender {
         room: sender.room.to_string(),
@@ -229,9 +217,6 @@ pub(crate) fn refusal_item(session: SessionId, seq: u64, reject: &Reject) -> Ite
         body: Some(item::Body::Refusal(refusal)),
     }
 }
-
-/// Of one node.
-const RELAY_IPS_MAX: usize = 16;
 
 /// As much of a refusal's text as a device is told.
 const MESSAGE_CHARS_MAX: usize = 256;

@@ -143,6 +143,11 @@ pub struct NodeRecord {
     pub heir: ::prost::alloc::string::String,
     #[prost(uint64, tag = "10")]
     pub heir_epoch: u64,
+    #[prost(string, tag = "11")]
+    pub name: ::prost::alloc::string::String,
+    /// Which process wrote it, at random.
+    #[prost(uint64, tag = "12")]
+    pub process: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Load {
@@ -167,6 +172,9 @@ pub struct Heartbeat {
     pub state: i32,
     #[prost(message, optional, tag = "5")]
     pub load: ::core::option::Option<Load>,
+    /// The node that is to say at once that it lives; none when empty.
+    #[prost(string, tag = "6")]
+    pub asks: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

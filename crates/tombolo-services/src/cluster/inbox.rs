@@ -5,58 +5,28 @@ use std::time::Duration;
 
 use prost::Message as _;
 use tokio::time::Instant;
-use tombolo_engine::{BusEvent, Key, Pattern, Subscription};
+use tombolo_engine::{BusEvent, Pattern, Subscription};
 use tombolo_wire::NodeId;
 use tombolo_wire::v1::ErrorCode;
 
 use super::arrival::{self, Parsed, Refusal};
-use super::generated::{Item, NodeRecord, NodeState, item};
+use super::generated::{Item, item};
 use super::link::FrameError;
 use super::{NODES_MAX, decode, inbox_of};
 use crate::lock::lock;
 use crate::node::Node;
 use crate::reject::Reject;
 
-/// Takes part in the cluster for as long as it runs.
+/// Speaks with the other nodes for as long as it runs.
 pub(crate) async fn run(node: Arc<Node>) {
     let Ok(inbox) = inbox_of(node.name()) else {
         tracing::error!(node = %node.name(), "the node's name is no subject: it stays alone");
         return;
     };
     let pattern = Pattern::Exactly(inbox);
-    begin_life(&node).await;
     loop {
         if let Ok(subscription) = node.engine.subscribe(&pattern, INBOX_MESSAGES_MAX).await {
             listen(&node, subscription).await;
-        }
-        tokio::time::sleep(SUBSCRIBE_DELAY).await;
-    }
-}
-
-/// Takes this node's name in the directory, with a greater epoch than anybody who had it before.
-async fn begin_life(node: &Arc<Node>) {
-    let Ok(key) = Key::new(["nodes", node.name().as_str()]) else {
-        return;
-    };
-    let unix_ms = u64::try_from((node.config.unix_now)().as_millis()).unwrap_or(u64::MAX);
-    loop {
-        if let Ok(found) = node.engine.get(&key).await {
-            let before = found.as_ref().map_or(0, |entry| {
-                NodeRecord::decode(entry.value.as_ref()).map_or(0, |record| record.epoch)
-            });
-            let epoch = unix_ms.max(before + 1);
-            let record = NodeRecord {
-                version: super::VERSION,
-                epoch,
-                state: NodeState::Alive.into(),
-                ..NodeRecord::default()
-            };
-            let value = Some(record.encode_to_vec().into());
-            let expected = found.map(|entry| entry.revision);
-            if node.engine.cas(&key, expected, value).await.is_ok() {
-                node.cluster.lock().epoch = Some(epoch);
-                return;
-            }
         }
         tokio::time::sleep(SUBSCRIBE_DELAY).await;
     }
@@ -170,7 +140,7 @@ fn handle_frame(node: &Arc<Node>, payload: &[u8]) -> Result<(), FrameError> {
 }
 
 /// A member here is told that what it sent did not reach its receiver's node.
-fn return_item(node: &Arc<Node>, item: &Item) {
+pub(super) fn return_item(node: &Arc<Node>, item: &Item) {
     let sender = match &item.body {
         Some(item::Body::Message(message)) => message.sender.as_ref(),
         Some(item::Body::Introduction(introduction)) => introduction.sender.as_ref(),

@@ -284,9 +284,12 @@ impl Host {
         }
     }
 
-    /// A member that claims to be here but is not: its session ended while it joined, or the node
-    /// was started anew.
+    /// A member that claims to be here but is not: its session ended while it joined. What an earlier
+    /// life of the node left behind is declared lost as a whole, with seats kept.
     fn send_away(self: &Arc<Self>, node: &Arc<Node>, user: &UserId, membership: &Membership) {
+        if membership.incarnation < node.incarnation() {
+            return;
+        }
         let (host, node, user) = (Arc::clone(self), Arc::clone(node), user.clone());
         let session = membership.session;
         node.runtime.clone().spawn(async move {

@@ -9,6 +9,7 @@ mod garbage;
 mod introductions;
 mod lab;
 mod messages;
+mod nodes;
 mod resume;
 mod rooms;
 mod sessions;

@@ -383,7 +383,7 @@ async fn a_node_that_leaves_says_so_and_takes_nobody() {
     };
     assert_eq!(go_away.reason, "upgrade");
     let turned_away = Device::new("bob").connect(&lab).await.err().unwrap();
-    assert_eq!(turned_away.code, ErrorCode::Unavailable);
+    assert_eq!(turned_away.code, ErrorCode::Elsewhere);
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tombolo_engine::{
     AppendError, BoxFuture, Bus, CasError, Expect, Key, Kv, KvEntry, Leases, Local, Log, Offset,
     OperationId, Pattern, PublishError, RequestError, RetireError, Revision, Server, SnapshotError,
-    Subscription, Tail, TailEvent, Unavailable, Watch,
+    Subscription, Tail, TailEvent, Unavailable, Watch, WatchEvent,
 };
 
 /// One node's access to a shared engine.
@@ -183,10 +183,31 @@ impl Kv for Wire {
     }
 
     fn watch<'a>(&'a self, prefix: &'a Key) -> BoxFuture<'a, Result<Box<dyn Watch>, Unavailable>> {
-        if self.is_cut() {
-            return Box::pin(async { Err(Unavailable) });
-        }
-        self.local.watch(prefix)
+        Box::pin(async move {
+            if self.is_cut() {
+                return Err(Unavailable);
+            }
+            let watch = self.local.watch(prefix).await?;
+            let wire = self.clone();
+            Ok(Box::new(CutWatch { watch, wire }) as Box<dyn Watch>)
+        })
+    }
+}
+
+struct CutWatch {
+    watch: Box<dyn Watch>,
+    wire: Wire,
+}
+
+impl Watch for CutWatch {
+    fn next(&mut self) -> BoxFuture<'_, Option<WatchEvent>> {
+        Box::pin(async move {
+            let event = self.watch.next().await;
+            while self.wire.is_cut() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            event
+        })
     }
 }
 

@@ -1,0 +1,643 @@
+//! Who is in the cluster: a sans-IO core without sockets, clock or engine.
+//!
+//! Each node has a record among the values, which only compare-and-swap changes. Whoever writes
+//! *alive* under its name begins a life with an epoch greater than any before. Nodes say on the bus
+//! several times a second that they live; who is silent is asked, and who does not answer is put out
+//! of the cluster by a *fenced* record. Of those who try, the swap lets one win: it is the heir and
+//! does what the dead node left to do, then writes *gone*.
+//!
+//! Nobody is judged by a node that was frozen itself, or that does not hear its own heartbeats, and
+//! without the engine nobody can be fenced: then everybody goes on.
+//!
+//! 1. [`Directory::handle_record`] what the watch of all records tells, [`Directory::handle_synced`]
+//!    once it has told all;
+//! 2. [`Directory::handle_heartbeat`] each heartbeat from the bus, this node's own too;
+//! 3. sleep until [`Directory::poll_timeout`], then [`Directory::handle_timeout`];
+//! 4. after each call drain [`Directory::poll_command`] and [`Directory::poll_event`]; each
+//!    [`Command::Write`] is answered by [`Directory::handle_written`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use tombolo_engine::Revision;
+use tombolo_wire::NodeId;
+
+use super::record::{Heartbeat, Load, Record, State};
+
+/// Who is in the cluster.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    name: NodeId,
+    /// What this node's record says, but for its life.
+    facts: Record,
+    /// The least epoch of the next life.
+    epoch_min: u64,
+    me: Me,
+    is_draining: bool,
+    is_leaving: bool,
+    /// Whether all records have been read once.
+    is_synced: bool,
+    record_by_node: BTreeMap<NodeId, (Record, Revision)>,
+    peer_by_node: BTreeMap<NodeId, Peer>,
+    /// When this node last heard itself.
+    echo: Option<Instant>,
+    /// When the time was last told.
+    ticked: Instant,
+    beat_at: Instant,
+    try_at: Instant,
+    next_write: u64,
+    writes: BTreeMap<WriteId, NodeId>,
+    /// Lives whose work is being done here.
+    inherited: BTreeMap<NodeId, Inheritance>,
+    commands: VecDeque<Command>,
+    events: VecDeque<Event>,
+}
+
+/// This node's own life.
+#[derive(Debug)]
+enum Me {
+    /// Not in the cluster.
+    Out,
+    /// In the cluster, with a record of this revision, which is to be renewed then.
+    In {
+        epoch: u64,
+        revision: Revision,
+        renew_at: Instant,
+    },
+}
+
+/// What was heard of another node.
+#[derive(Debug)]
+struct Peer {
+    /// Which of its lives.
+    epoch: u64,
+    /// Silence counts from here.
+    heard: Instant,
+    /// When it was asked whether it lives; `None` unless it is suspected.
+    asked: Option<Instant>,
+    load: Load,
+}
+
+#[derive(Debug)]
+struct Inheritance {
+    epoch: u64,
+    is_done: bool,
+}
+
+/// Names a write, for its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct WriteId(u64);
+
+/// What the driver is to do.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Command {
+    /// Say on the bus that this node lives, and ask another whether it does.
+    Beat(Heartbeat),
+    /// Write a node's record if it has this revision.
+    Write {
+        id: WriteId,
+        node: NodeId,
+        expected: Option<Revision>,
+        record: Record,
+    },
+    /// Read a node's record: this node's view of it may be old.
+    Read { node: NodeId },
+}
+
+/// What has happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// This node is in the cluster.
+    Began { epoch: u64 },
+    /// This node's life is over: it must do nothing more under this epoch.
+    Ended { epoch: u64 },
+    /// This node has left as it wanted to.
+    Left,
+    /// Another node is in the cluster.
+    Up { node: NodeId, epoch: u64 },
+    /// Another node's life is over.
+    Down { node: NodeId, epoch: u64 },
+    /// This node does what a life that is over has left to do, and says
+    /// [`Directory::handle_inherited`] when it is done.
+    Inherit { node: NodeId, epoch: u64 },
+    /// Another process has this node's name, and lives.
+    NameTaken,
+}
+
+/// How a write went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    At(Revision),
+    Conflict,
+    /// Not written, or nobody knows.
+    Failed,
+}
+
+impl Directory {
+    /// A node that is in no cluster yet. `facts` is what its record says beside its life; `epoch_min`
+    /// must not be less than in an earlier process whose record is forgotten.
+    pub(crate) fn new(now: Instant, facts: Record, epoch_min: u64) -> Self {
+        Self {
+            name: facts.name.clone(),
+            facts,
+            epoch_min: epoch_min.max(1),
+            me: Me::Out,
+            is_draining: false,
+            is_leaving: false,
+            is_synced: false,
+            record_by_node: BTreeMap::new(),
+            peer_by_node: BTreeMap::new(),
+            echo: None,
+            ticked: now,
+            beat_at: now,
+            try_at: now,
+            next_write: 0,
+            writes: BTreeMap::new(),
+            inherited: BTreeMap::new(),
+            commands: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// A record as it is now. Older ones than known change nothing.
+    pub(crate) fn handle_record(&mut self, now: Instant, record: Record, revision: Revision) {
+        let node = record.name.clone();
+        let known = self.record_by_node.get(&node);
+        if known.is_some_and(|(_, known)| revision <= *known)
+            || (known.is_none() && self.record_by_node.len() >= super::NODES_MAX)
+        {
+            return;
+        }
+        self.record_by_node
+            .insert(node.clone(), (record.clone(), revision));
+        if node == self.name {
+            self.on_own_record(now, &record, revision);
+        } else {
+            self.on_peer_record(now, &record);
+        }
+        self.inherit(&record);
+    }
+
+    /// All records that there were have been told.
+    pub(crate) fn handle_synced(&mut self, now: Instant) {
+        self.is_synced = true;
+        // Whoever has this name is given time to be heard.
+        self.try_at = now + SILENCE_MAX;
+        if !self.record_by_node.contains_key(&self.name) {
+            self.try_at = now;
+            self.begin(now);
+        }
+    }
+
+    /// A heartbeat from the bus.
+    pub(crate) fn handle_heartbeat(&mut self, now: Instant, beat: &Heartbeat) {
+        if beat.from == self.name {
+            match &self.me {
+                Me::In { epoch, .. } if *epoch == beat.epoch => self.echo = Some(now),
+                Me::In { .. } => {}
+                Me::Out => {
+                    let record = self.record_by_node.get(&self.name);
+                    if record.is_some_and(|(record, _)| {
+                        record.epoch == beat.epoch && record.state.is_up()
+                    }) {
+                        self.try_at = now + SILENCE_MAX;
+                        self.events.push_back(Event::NameTaken);
+                    }
+                }
+            }
+            return;
+        }
+        if beat.asks.as_ref() == Some(&self.name)
+            && let Me::In { .. } = self.me
+        {
+            self.beat(now, None);
+        }
+        if let Some(peer) = self.peer_by_node.get_mut(&beat.from)
+            && peer.epoch == beat.epoch
+        {
+            peer.heard = now;
+            peer.asked = None;
+            peer.load = beat.load;
+        }
+    }
+
+    /// The answer to a [`Command::Write`].
+    pub(crate) fn handle_written(
+        &mut self,
+        now: Instant,
+        id: WriteId,
+        record: Record,
+        written: Written,
+    ) {
+        let Some(node) = self.writes.remove(&id) else {
+            return;
+        };
+        match written {
+            Written::At(revision) => self.handle_record(now, record, revision),
+            Written::Conflict => self.commands.push_back(Command::Read { node }),
+            Written::Failed => {}
+        }
+    }
+
+    /// What a life left to do is done.
+    pub(crate) fn handle_inherited(&mut self, node: &NodeId, epoch: u64) {
+        if let Some(inheritance) = self.inherited.get_mut(node)
+            && inheritance.epoch == epoch
+        {
+            inheritance.is_done = true;
+            self.settle();
+        }
+    }
+
+    /// Where devices connect to this node.
+    pub(crate) fn handle_url(&mut self, now: Instant, url: String) {
+        self.facts.url = url;
+        self.renew_soon(now);
+    }
+
+    /// Takes newcomers no more.
+    pub(crate) fn handle_drain(&mut self, now: Instant) {
+        self.is_draining = true;
+        self.renew_soon(now);
+    }
+
+    /// Leaves the cluster with nothing left to do.
+    pub(crate) fn handle_leave(&mut self, now: Instant) {
+        self.is_leaving = true;
+        self.renew_soon(now);
+    }
+
+    /// The node's load, as heartbeats and records tell it.
+    pub(crate) fn set_load(&mut self, load: Load) {
+        self.facts.load = load;
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        if now >= self.ticked + LAG_MAX {
+            // This process stood still: what it did not hear in that time says nothing.
+            for peer in self.peer_by_node.values_mut() {
+                peer.heard = now;
+                peer.asked = None;
+            }
+            self.echo = None;
+        }
+        self.ticked = now;
+        if now >= self.beat_at {
+            self.beat_at = now + HEARTBEAT_INTERVAL;
+            self.beat(now, None);
+        }
+        match self.me {
+            Me::Out => self.begin(now),
+            Me::In { .. } => {
+                self.renew(now);
+                self.judge(now);
+                self.settle();
+            }
+        }
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Instant {
+        let judged = self.peer_by_node.values().map(|peer| match peer.asked {
+            Some(asked) => asked + ANSWER_MAX,
+            None => peer.heard + SILENCE_MAX,
+        });
+        // Who cannot be judged now is not looked at without end.
+        let soonest = self.ticked + JUDGE_INTERVAL;
+        judged
+            .map(|at| at.max(soonest))
+            .fold(self.beat_at, Instant::min)
+    }
+
+    #[must_use]
+    pub(crate) fn poll_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    #[must_use]
+    pub(crate) fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// This node's life; `None` while it is not in the cluster.
+    #[cfg(test)]
+    pub(crate) fn epoch(&self) -> Option<u64> {
+        match self.me {
+            Me::In { epoch, .. } => Some(epoch),
+            Me::Out => None,
+        }
+    }
+
+    /// The other nodes in the cluster, as their records have it, with their load as last heard.
+    pub(crate) fn others(&self) -> impl Iterator<Item = (&Record, Load)> {
+        self.peer_by_node.iter().filter_map(|(node, peer)| {
+            let (record, _) = self.record_by_node.get(node)?;
+            Some((record, peer.load))
+        })
+    }
+
+    fn on_own_record(&mut self, now: Instant, record: &Record, revision: Revision) {
+        let is_mine = record.state.is_up() && record.process == self.facts.process;
+        match &mut self.me {
+            Me::In {
+                epoch,
+                revision: held,
+                ..
+            } if *epoch == record.epoch && is_mine => *held = revision,
+            Me::In { epoch, .. } => {
+                let epoch = *epoch;
+                self.me = Me::Out;
+                self.try_at = now + SILENCE_MAX;
+                self.inherited.clear();
+                self.echo = None;
+                // What it was about to say or write it must not say any more.
+                self.commands.clear();
+                self.writes.clear();
+                self.events
+                    .retain(|event| !matches!(event, Event::Inherit { .. }));
+                let is_wanted = self.is_leaving && record.state == State::Gone;
+                self.events.push_back(if is_wanted {
+                    Event::Left
+                } else {
+                    Event::Ended { epoch }
+                });
+            }
+            Me::Out if is_mine && !self.is_leaving && record.epoch >= self.epoch_min => {
+                let epoch = record.epoch;
+                // An earlier life's record that is read late must not revive it.
+                self.epoch_min = epoch + 1;
+                self.me = Me::In {
+                    epoch,
+                    revision,
+                    renew_at: now + RENEW_INTERVAL,
+                };
+                self.beat_at = now;
+                self.events.push_back(Event::Began { epoch });
+            }
+            Me::Out => {}
+        }
+    }
+
+    fn on_peer_record(&mut self, now: Instant, record: &Record) {
+        let node = record.name.clone();
+        let known = self.peer_by_node.get(&node).map(|peer| peer.epoch);
+        if let Some(epoch) = known
+            && (epoch != record.epoch || !record.state.is_up())
+        {
+            self.peer_by_node.remove(&node);
+            self.events.push_back(Event::Down {
+                node: node.clone(),
+                epoch,
+            });
+        }
+        if record.state.is_up() && known != Some(record.epoch) {
+            let peer = Peer {
+                epoch: record.epoch,
+                heard: now,
+                asked: None,
+                load: record.load,
+            };
+            self.peer_by_node.insert(node.clone(), peer);
+            self.events.push_back(Event::Up {
+                node,
+                epoch: record.epoch,
+            });
+        }
+    }
+
+    /// Begins to do what a life left to do, if its record says that this node is to.
+    fn inherit(&mut self, record: &Record) {
+        let Me::In { epoch: mine, .. } = self.me else {
+            return;
+        };
+        let is_heir = record.state == State::Fenced
+            && record.heir.as_ref() == Some(&(self.name.clone(), mine));
+        let epoch = record.epoch;
+        let is_known = self
+            .inherited
+            .get(&record.name)
+            .is_some_and(|inheritance| inheritance.epoch == epoch);
+        if !is_heir {
+            self.inherited.remove(&record.name);
+        } else if !is_known {
+            let is_done = false;
+            let inheritance = Inheritance { epoch, is_done };
+            self.inherited.insert(record.name.clone(), inheritance);
+            let node = record.name.clone();
+            self.events.push_back(Event::Inherit { node, epoch });
+        }
+    }
+
+    fn beat(&mut self, now: Instant, asks: Option<NodeId>) {
+        let Me::In { epoch, .. } = self.me else {
+            return;
+        };
+        if asks.is_none() {
+            self.beat_at = now + HEARTBEAT_INTERVAL;
+        }
+        self.commands.push_back(Command::Beat(Heartbeat {
+            from: self.name.clone(),
+            epoch,
+            state: self.own_state(),
+            load: self.facts.load,
+            asks,
+        }));
+    }
+
+    fn own_state(&self) -> State {
+        match (self.is_leaving, self.is_draining) {
+            (true, _) => State::Gone,
+            (false, true) => State::Draining,
+            (false, false) => State::Alive,
+        }
+    }
+
+    /// Writes this node into the directory, unless somebody lives under its name or still has to do
+    /// what its last life left.
+    fn begin(&mut self, now: Instant) {
+        if !self.is_synced || self.is_leaving || now < self.try_at {
+            return;
+        }
+        self.try_at = now + SILENCE_MAX;
+        let found = self.record_by_node.get(&self.name);
+        if let Some((record, _)) = found
+            && record.state == State::Fenced
+            && record.heir.as_ref().is_some_and(|heir| self.is_up(heir))
+        {
+            return;
+        }
+        let epoch = found.map_or(0, |(record, _)| record.epoch.saturating_add(1));
+        let expected = found.map(|(_, revision)| *revision);
+        let record = Record {
+            epoch: epoch.max(self.epoch_min),
+            state: self.own_state(),
+            heir: None,
+            ..self.facts.clone()
+        };
+        self.write(expected, record);
+    }
+
+    fn is_up(&self, (node, epoch): &(NodeId, u64)) -> bool {
+        let record = self.record_by_node.get(node);
+        record.is_some_and(|(record, _)| record.state.is_up() && record.epoch == *epoch)
+    }
+
+    fn renew_soon(&mut self, now: Instant) {
+        if let Me::In { renew_at, .. } = &mut self.me {
+            *renew_at = now;
+        }
+    }
+
+    fn renew(&mut self, now: Instant) {
+        let state = self.own_state();
+        let Me::In {
+            epoch,
+            revision,
+            renew_at,
+        } = &mut self.me
+        else {
+            return;
+        };
+        if now < *renew_at || self.writes.values().any(|node| *node == self.name) {
+            return;
+        }
+        *renew_at = now + RENEW_INTERVAL;
+        let record = Record {
+            epoch: *epoch,
+            state,
+            heir: None,
+            ..self.facts.clone()
+        };
+        let expected = Some(*revision);
+        self.write(expected, record);
+    }
+
+    /// Asks those who are silent, and fences those who don't answer.
+    fn judge(&mut self, now: Instant) {
+        let Me::In { epoch: mine, .. } = self.me else {
+            return;
+        };
+        // The bus is away, or this process was: silence says nothing.
+        if self.echo.is_none_or(|echo| now >= echo + ECHO_MAX) {
+            return;
+        }
+        let mut silent = Vec::new();
+        let mut mute = Vec::new();
+        for (node, peer) in &mut self.peer_by_node {
+            if now < peer.heard + SILENCE_MAX {
+                continue;
+            }
+            match peer.asked {
+                None => {
+                    peer.asked = Some(now);
+                    silent.push(node.clone());
+                }
+                Some(asked) if now >= asked + ANSWER_MAX => mute.push(node.clone()),
+                Some(_) => {}
+            }
+        }
+        for node in silent {
+            self.beat(now, Some(node));
+        }
+        for node in mute {
+            self.claim(&node, mine);
+        }
+    }
+
+    /// Tries to become the heir of a life.
+    fn claim(&mut self, node: &NodeId, mine: u64) {
+        if self.writes.values().any(|written| written == node) {
+            return;
+        }
+        let Some((record, revision)) = self.record_by_node.get(node) else {
+            return;
+        };
+        let fenced = Record {
+            state: State::Fenced,
+            heir: Some((self.name.clone(), mine)),
+            ..record.clone()
+        };
+        let expected = Some(*revision);
+        self.write(expected, fenced);
+    }
+
+    /// Writes *gone* for those whose work is done here, and takes over what dead heirs left.
+    fn settle(&mut self) {
+        let Me::In { epoch: mine, .. } = self.me else {
+            return;
+        };
+        let mut done = Vec::new();
+        let mut orphans = Vec::new();
+        for (node, (record, revision)) in &self.record_by_node {
+            if record.state != State::Fenced || *node == self.name {
+                continue;
+            }
+            match self.inherited.get(node) {
+                Some(inheritance) if inheritance.is_done => done.push((record, *revision)),
+                Some(_) => {}
+                None if record.heir.as_ref().is_none_or(|heir| !self.is_up(heir)) => {
+                    orphans.push(node.clone());
+                }
+                None => {}
+            }
+        }
+        let done: Vec<_> = done
+            .into_iter()
+            .filter(|(record, _)| !self.writes.values().any(|node| *node == record.name))
+            .map(|(record, revision)| {
+                let gone = Record {
+                    state: State::Gone,
+                    ..record.clone()
+                };
+                (revision, gone)
+            })
+            .collect();
+        for (revision, gone) in done {
+            self.write(Some(revision), gone);
+        }
+        for node in orphans {
+            self.claim(&node, mine);
+        }
+    }
+
+    fn write(&mut self, expected: Option<Revision>, record: Record) {
+        let id = WriteId(self.next_write);
+        self.next_write += 1;
+        let node = record.name.clone();
+        self.writes.insert(id, node.clone());
+        self.commands.push_back(Command::Write {
+            id,
+            node,
+            expected,
+            record,
+        });
+    }
+}
+
+/// How often a node says that it lives.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(200);
+
+/// After how long a silence a node is asked whether it lives.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_millis(800);
+
+/// How long it has to answer.
+const ANSWER_MAX: Duration = Duration::from_millis(200);
+
+/// How often silent nodes are looked at, at most.
+const JUDGE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long ago this node must have heard itself in order to judge others.
+const ECHO_MAX: Duration = Duration::from_millis(500);
+
+/// A process that was not woken for so long stood still.
+const LAG_MAX: Duration = Duration::from_millis(400);
+
+/// How often a node renews its record.
+const RENEW_INTERVAL: Duration = Duration::from_secs(3);
+
+const _: () = assert!(
+    LAG_MAX.as_millis() < SILENCE_MAX.as_millis() && ECHO_MAX.as_millis() < SILENCE_MAX.as_millis()
+);
+
+#[cfg(test)]
+#[path = "directory/tests.rs"]
+mod tests;

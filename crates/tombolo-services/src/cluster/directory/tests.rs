@@ -1,0 +1,521 @@
+//! Nodes, a bus and a store in one thread under virtual time; a seed is a scenario.
+
+use std::collections::BTreeSet;
+
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt as _, SeedableRng as _};
+use tombolo_engine::Epoch;
+
+use super::*;
+
+#[test]
+fn nodes_without_trouble_all_join_and_nobody_is_ever_fenced() {
+    for seed in 0..100 {
+        let mut world = World::new(seed, 5, Trouble::NONE);
+        world.run(Duration::from_secs(20));
+        world.assert_settled();
+        assert_eq!(world.fenced, 0, "seed {seed}");
+    }
+}
+
+#[test]
+fn crashes_freezes_losses_and_partitions_leave_one_heir_each_and_a_whole_cluster() {
+    for seed in 0..200 {
+        let mut world = World::new(seed, 4, Trouble::ALL);
+        world.run(Duration::from_secs(30));
+        world.calm();
+        world.run(Duration::from_secs(20));
+        world.assert_settled();
+    }
+}
+
+#[test]
+fn a_crashed_node_is_inherited_by_one_within_a_second_and_a_half() {
+    for seed in 0..100 {
+        let mut world = World::new(seed, 3, Trouble::NONE);
+        world.run(Duration::from_secs(5));
+        world.crash(0);
+        world.run(Duration::from_millis(1_500));
+        let heirs: Vec<_> = world.heirs.keys().map(|(node, _)| *node).collect();
+        assert_eq!(heirs, [0], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_frozen_node_finds_itself_fenced_and_comes_back_with_a_greater_epoch() {
+    let mut world = World::new(1, 3, Trouble::NONE);
+    world.run(Duration::from_secs(5));
+    let before = world.epoch(0).unwrap();
+    world.nodes[0].frozen_until = Some(world.now + Duration::from_secs(5));
+    world.run(Duration::from_secs(6));
+    assert_eq!(world.nodes[0].ended, [before]);
+    world.run(Duration::from_secs(5));
+    assert!(world.epoch(0).unwrap() > before);
+    world.assert_settled();
+}
+
+#[test]
+fn without_the_store_nobody_is_fenced_and_everybody_goes_on() {
+    let mut world = World::new(3, 3, Trouble::NONE);
+    world.run(Duration::from_secs(5));
+    let before: Vec<_> = (0..3).map(|number| world.epoch(number)).collect();
+    for node in &mut world.nodes {
+        node.is_cut = true;
+        node.is_mute = true;
+    }
+    world.run(Duration::from_secs(60));
+    let after: Vec<_> = (0..3).map(|number| world.epoch(number)).collect();
+    assert_eq!(before, after);
+    assert_eq!(world.fenced, 0);
+    world.calm();
+    world.run(Duration::from_secs(10));
+    world.assert_settled();
+    assert_eq!(world.fenced, 0);
+}
+
+#[test]
+fn a_second_process_of_one_name_stays_out_while_the_first_lives() {
+    let mut world = World::new(4, 2, Trouble::NONE);
+    world.run(Duration::from_secs(5));
+    let first = world.epoch(0).unwrap();
+    let process = 99;
+    let mut second = world.node(0, process);
+    second.label = 2;
+    world.nodes.push(second);
+    world.run(Duration::from_secs(10));
+    assert_eq!(world.epoch(0), Some(first));
+    assert_eq!(world.epoch(2), None);
+    assert!(world.nodes[2].is_name_taken);
+    assert_eq!(world.fenced, 0);
+}
+
+/// How often what goes wrong.
+#[derive(Clone, Copy)]
+struct Trouble {
+    /// Of a heartbeat or an answer to get lost.
+    loss: f64,
+    /// Of each node and second.
+    crash: f64,
+    freeze: f64,
+    cut: f64,
+}
+
+impl Trouble {
+    const NONE: Self = Self {
+        loss: 0.0,
+        crash: 0.0,
+        freeze: 0.0,
+        cut: 0.0,
+    };
+
+    const ALL: Self = Self {
+        loss: 0.1,
+        crash: 0.02,
+        freeze: 0.03,
+        cut: 0.03,
+    };
+}
+
+struct World {
+    seed: u64,
+    now: Instant,
+    random: ChaCha8Rng,
+    trouble: Trouble,
+    nodes: Vec<Node>,
+    store: BTreeMap<NodeId, (Record, Revision)>,
+    revision: u64,
+    under_way: Vec<(Instant, usize, Input)>,
+    /// Which lives, by node and epoch, were taken on by which lives.
+    heirs: BTreeMap<(usize, u64), BTreeSet<(usize, u64)>>,
+    fenced: usize,
+    processes: u64,
+}
+
+struct Node {
+    label: usize,
+    name: NodeId,
+    process: u64,
+    /// `None` while it is crashed.
+    directory: Option<Directory>,
+    restart_at: Option<Instant>,
+    frozen_until: Option<Instant>,
+    /// Its writes and reads don't reach the store, nor the store's changes it.
+    is_cut: bool,
+    /// Its heartbeats don't reach the bus.
+    is_mute: bool,
+    cut_until: Option<Instant>,
+    /// Which changes it has been told.
+    told: u64,
+    ended: Vec<u64>,
+    is_name_taken: bool,
+    inbox: VecDeque<Input>,
+    /// When it last took in a heartbeat of each life.
+    heard: BTreeMap<(NodeId, u64), Instant>,
+    chores: Vec<(Instant, NodeId, u64)>,
+}
+
+#[derive(Clone)]
+enum Input {
+    Heartbeat(Heartbeat),
+    Record(Record, Revision),
+    Synced,
+    Written(u64, WriteId, Record, Written),
+}
+
+impl World {
+    fn new(seed: u64, count: usize, trouble: Trouble) -> Self {
+        let mut world = Self {
+            seed,
+            now: Instant::now(),
+            random: ChaCha8Rng::seed_from_u64(seed),
+            trouble,
+            nodes: Vec::new(),
+            store: BTreeMap::new(),
+            revision: 0,
+            under_way: Vec::new(),
+            heirs: BTreeMap::new(),
+            fenced: 0,
+            processes: 0,
+        };
+        for label in 0..count {
+            world.processes += 1;
+            let mut node = world.node(label, world.processes);
+            node.label = label;
+            world.nodes.push(node);
+        }
+        world
+    }
+
+    fn node(&self, label: usize, process: u64) -> Node {
+        let name = NodeId::parse(&format!("node-{label}")).unwrap();
+        Node {
+            label,
+            directory: Some(directory(self.now, &name, process)),
+            name,
+            process,
+            restart_at: None,
+            frozen_until: None,
+            is_cut: false,
+            is_mute: false,
+            cut_until: None,
+            told: 0,
+            ended: Vec::new(),
+            is_name_taken: false,
+            inbox: VecDeque::from([Input::Synced]),
+            heard: BTreeMap::new(),
+            chores: Vec::new(),
+        }
+    }
+
+    fn epoch(&self, number: usize) -> Option<u64> {
+        self.nodes[number].directory.as_ref()?.epoch()
+    }
+
+    fn crash(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        node.directory = None;
+        node.inbox.clear();
+        node.chores.clear();
+    }
+
+    /// Ends all trouble.
+    fn calm(&mut self) {
+        self.trouble = Trouble::NONE;
+        for node in &mut self.nodes {
+            node.is_cut = false;
+            node.is_mute = false;
+            node.cut_until = None;
+            node.frozen_until = None;
+            if node.directory.is_none() {
+                node.restart_at = Some(self.now);
+            }
+        }
+    }
+
+    fn run(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while self.now < end {
+            self.now += TICK;
+            self.make_trouble();
+            self.deliver();
+            for number in 0..self.nodes.len() {
+                self.step(number);
+            }
+            self.check();
+        }
+    }
+
+    fn make_trouble(&mut self) {
+        let ticks = 1.0 / TICK.as_secs_f64();
+        for number in 0..self.nodes.len() {
+            let Trouble {
+                crash, freeze, cut, ..
+            } = self.trouble;
+            let wait = Duration::from_millis(self.random.random_range(100..6_000));
+            let until = Some(self.now + wait);
+            if self.random.random_bool(crash / ticks) {
+                self.crash(number);
+                self.nodes[number].restart_at = until;
+            }
+            if self.random.random_bool(freeze / ticks) {
+                self.nodes[number].frozen_until = until;
+            }
+            let node = &mut self.nodes[number];
+            if self.random.random_bool(cut / ticks) {
+                node.is_cut = self.random.random_bool(0.7);
+                node.is_mute = self.random.random_bool(0.7);
+                node.cut_until = until;
+            }
+            if node.cut_until.is_some_and(|until| until <= self.now) {
+                node.cut_until = None;
+                node.is_cut = false;
+                node.is_mute = false;
+            }
+            if node.restart_at.is_some_and(|at| at <= self.now) && node.directory.is_none() {
+                self.processes += 1;
+                let ended = std::mem::take(&mut node.ended);
+                let label = node.label;
+                let mut fresh = self.node(label, self.processes);
+                fresh.ended = ended;
+                self.nodes[number] = fresh;
+            }
+        }
+    }
+
+    /// Brings what has arrived to the inboxes, and the changes of the store.
+    fn deliver(&mut self) {
+        let now = self.now;
+        let (due, later) = std::mem::take(&mut self.under_way)
+            .into_iter()
+            .partition(|(at, ..)| *at <= now);
+        self.under_way = later;
+        for (_, to, input) in due {
+            if self.nodes[to].directory.is_some() {
+                self.nodes[to].inbox.push_back(input);
+            }
+        }
+        for node in &mut self.nodes {
+            // A watch that lags by a tick or several.
+            if node.directory.is_none() || node.is_cut || self.random.random_bool(0.5) {
+                continue;
+            }
+            let mut changes: Vec<_> = self.store.values().collect();
+            changes.retain(|(_, revision)| revision.number > node.told);
+            changes.sort_by_key(|(_, revision)| *revision);
+            for (record, revision) in changes {
+                node.told = revision.number;
+                let input = Input::Record(record.clone(), *revision);
+                // What was there at the beginning is told before the word that it was all.
+                match node.inbox.front() {
+                    Some(Input::Synced) => node.inbox.push_front(input),
+                    _ => node.inbox.push_back(input),
+                }
+            }
+        }
+    }
+
+    fn step(&mut self, number: usize) {
+        let now = self.now;
+        let node = &mut self.nodes[number];
+        if node.frozen_until.is_some_and(|until| until > now) {
+            return;
+        }
+        node.frozen_until = None;
+        let Some(directory) = &mut node.directory else {
+            return;
+        };
+        while let Some(input) = node.inbox.pop_front() {
+            match input {
+                Input::Heartbeat(beat) => {
+                    node.heard.insert((beat.from.clone(), beat.epoch), now);
+                    directory.handle_heartbeat(now, &beat);
+                }
+                Input::Record(record, revision) => directory.handle_record(now, record, revision),
+                Input::Synced => directory.handle_synced(now),
+                Input::Written(process, id, record, written) if process == node.process => {
+                    directory.handle_written(now, id, record, written);
+                }
+                Input::Written(..) => {}
+            }
+        }
+        if directory.poll_timeout() <= now {
+            directory.handle_timeout(now);
+        }
+        let done: Vec<_> = node.chores.extract_if(.., |(at, ..)| *at <= now).collect();
+        for (_, name, epoch) in done {
+            directory.handle_inherited(&name, epoch);
+        }
+        self.drain(number);
+    }
+
+    fn drain(&mut self, number: usize) {
+        let seed = self.seed;
+        loop {
+            let node = &mut self.nodes[number];
+            let Some(directory) = &mut node.directory else {
+                return;
+            };
+            let mine = directory.epoch();
+            if let Some(event) = directory.poll_event() {
+                match event {
+                    Event::Ended { epoch } => {
+                        node.chores.clear();
+                        node.ended.push(epoch);
+                    }
+                    Event::Inherit { node: name, epoch } => {
+                        let wait = Duration::from_millis(self.random.random_range(0..1_000));
+                        node.chores.push((self.now + wait, name.clone(), epoch));
+                        let key = (label(&name), epoch);
+                        let heir = (node.label, mine.expect("only members inherit"));
+                        self.heirs.entry(key).or_default().insert(heir);
+                    }
+                    Event::NameTaken => node.is_name_taken = true,
+                    Event::Began { .. } | Event::Left | Event::Up { .. } | Event::Down { .. } => {}
+                }
+                continue;
+            }
+            let Some(command) = directory.poll_command() else {
+                return;
+            };
+            match command {
+                Command::Beat(beat) => {
+                    let is_over = self.nodes[number].ended.contains(&beat.epoch);
+                    assert!(!is_over, "seed {seed}: a dead life speaks");
+                    self.beat(number, &beat);
+                }
+                Command::Write {
+                    id,
+                    node: name,
+                    expected,
+                    record,
+                } => self.write(number, id, &name, expected, record),
+                Command::Read { node: name } => {
+                    if let Some((record, revision)) = self.store.get(&name).cloned()
+                        && !self.nodes[number].is_cut
+                    {
+                        let at = self.now + self.delay();
+                        self.under_way
+                            .push((at, number, Input::Record(record, revision)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn delay(&mut self) -> Duration {
+        Duration::from_millis(self.random.random_range(1..100))
+    }
+
+    fn beat(&mut self, from: usize, beat: &Heartbeat) {
+        if self.nodes[from].is_mute {
+            return;
+        }
+        for to in 0..self.nodes.len() {
+            if self.random.random_bool(self.trouble.loss) {
+                continue;
+            }
+            let at = self.now + self.delay();
+            self.under_way
+                .push((at, to, Input::Heartbeat(beat.clone())));
+        }
+    }
+
+    fn write(
+        &mut self,
+        number: usize,
+        id: WriteId,
+        name: &NodeId,
+        expected: Option<Revision>,
+        record: Record,
+    ) {
+        let seed = self.seed;
+        let node = &self.nodes[number];
+        let (process, is_cut) = (node.process, node.is_cut);
+        let is_fence = record.state == State::Fenced;
+        if is_fence {
+            let (_, heir_epoch) = record.heir.clone().expect("a fenced record has an heir");
+            let is_over = node.ended.contains(&heir_epoch);
+            assert!(!is_over, "seed {seed}: a dead life fences");
+        }
+        let found = self.store.get(name);
+        let written = if is_cut {
+            Written::Failed
+        } else if found.map(|(_, revision)| *revision) != expected {
+            Written::Conflict
+        } else {
+            if is_fence && found.is_some_and(|(found, _)| found.state.is_up()) {
+                self.fenced += 1;
+                let heard = node.heard.get(&(name.clone(), record.epoch));
+                let is_silent = heard.is_none_or(|heard| self.now >= *heard + SILENCE_MAX);
+                assert!(is_silent, "seed {seed}: {name} was fenced although heard");
+            }
+            self.revision += 1;
+            let revision = Revision {
+                epoch: Epoch(1),
+                number: self.revision,
+            };
+            self.store.insert(name.clone(), (record.clone(), revision));
+            Written::At(revision)
+        };
+        // The answer may get lost although it was written.
+        let written = if self.random.random_bool(self.trouble.loss) {
+            Written::Failed
+        } else {
+            written
+        };
+        let at = self.now + self.delay();
+        self.under_way
+            .push((at, number, Input::Written(process, id, record, written)));
+    }
+
+    /// Of those who took a life on, at most one lives.
+    fn check(&self) {
+        for ((node, epoch), heirs) in &self.heirs {
+            let live = heirs.iter().filter(|(heir, heir_epoch)| {
+                let name = NodeId::parse(&format!("node-{heir}")).unwrap();
+                self.store
+                    .get(&name)
+                    .is_some_and(|(record, _)| record.state.is_up() && record.epoch == *heir_epoch)
+            });
+            assert!(
+                live.count() <= 1,
+                "seed {}: life {epoch} of node {node} has heirs {heirs:?}",
+                self.seed
+            );
+        }
+    }
+
+    /// Every node that runs is in the cluster, as all see it, and nothing is left to do.
+    fn assert_settled(&self) {
+        for node in &self.nodes {
+            let directory = node.directory.as_ref().unwrap();
+            let (record, _) = &self.store[&node.name];
+            let seed = self.seed;
+            assert_eq!(record.state, State::Alive, "seed {seed}: {}", node.name);
+            assert_eq!(directory.epoch(), Some(record.epoch), "seed {seed}");
+            assert_eq!(directory.others().count(), self.nodes.len() - 1);
+        }
+    }
+}
+
+fn directory(now: Instant, name: &NodeId, process: u64) -> Directory {
+    let facts = Record {
+        name: name.clone(),
+        epoch: 0,
+        process,
+        state: State::Alive,
+        url: String::new(),
+        region: String::new(),
+        release: String::new(),
+        relay_ips: Vec::new(),
+        load: Load::default(),
+        heir: None,
+    };
+    Directory::new(now, facts, 1)
+}
+
+fn label(name: &NodeId) -> usize {
+    name.as_str()["node-".len()..].parse().unwrap()
+}
+
+const TICK: Duration = Duration::from_millis(10);

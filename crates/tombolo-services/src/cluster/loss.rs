@@ -1,0 +1,135 @@
+//! What a node that died left to do: the logs of its members' rooms must say that it is lost.
+//!
+//! A room that only the dead node hosted is known to nobody else, so each node lists the rooms that
+//! it hosts among the values, `rooms-of.<node>.<room>`, before its first member joins one. That is one
+//! write for a room and node, not one for a member; it survives the node, and its heir reads one
+//! prefix to know everything.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tombolo_engine::{CasError, Key, KeyError, Revision, Unavailable, WatchEvent};
+use tombolo_wire::v1::ErrorCode;
+use tombolo_wire::{NodeId, RoomId};
+
+use crate::node::Node;
+use crate::reject::Reject;
+
+/// A room that a node hosted when it was last heard.
+struct Listed {
+    key: Key,
+    revision: Revision,
+    /// `None` when the value is no name.
+    room: Option<RoomId>,
+}
+
+/// Lists a room as hosted here; returns the revision by which it may be taken off the list.
+pub(crate) async fn list(node: &Node, room: &RoomId) -> Result<Revision, Reject> {
+    let unavailable = || Reject::new(ErrorCode::Unavailable, "the engine does not answer");
+    let key = key_of(node.name(), room).map_err(|error| Reject::new(ErrorCode::BadName, error))?;
+    let value = || Some(room.to_string().into());
+    let mut expected = None;
+    let attempts = async {
+        for _ in 0..ATTEMPTS_MAX {
+            match node.engine.cas(&key, expected, value()).await {
+                Ok(revision) => return Ok(revision),
+                Err(CasError::Conflict | CasError::Unknown) => {}
+                Err(_) => return Err(unavailable()),
+            }
+            // Written anew although it is there: whoever takes the old one off must not take this.
+            let found = node.engine.get(&key).await.map_err(|_| unavailable())?;
+            expected = found.map(|entry| entry.revision);
+        }
+        Err(unavailable())
+    };
+    match timeout(node.config.engine_timeout, attempts).await {
+        Ok(result) => result,
+        Err(_) => Err(unavailable()),
+    }
+}
+
+/// Takes a room off the list. When it fails the entry stays, and costs its next reader a look.
+pub(crate) async fn unlist(node: &Node, room: &RoomId, revision: Revision) {
+    if let Ok(key) = key_of(node.name(), room) {
+        let _ = node.engine.cas(&key, Some(revision), None).await;
+    }
+}
+
+/// Drops the members that a node's lives up to this one left behind in all of its rooms. Returns when
+/// that is done, however long the engine takes.
+pub(crate) async fn inherit(node: &Arc<Node>, lost: &NodeId, incarnation: u64) {
+    let rooms = loop {
+        match rooms_of(node, lost).await {
+            Ok(rooms) => break rooms,
+            Err(Unavailable) => tokio::time::sleep(RETRY_DELAY).await,
+        }
+    };
+    let mut tasks = JoinSet::new();
+    for listed in rooms {
+        if tasks.len() >= ROOMS_AT_ONCE {
+            tasks.join_next().await;
+        }
+        tasks.spawn(clear(Arc::clone(node), lost.clone(), incarnation, listed));
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+async fn rooms_of(node: &Node, lost: &NodeId) -> Result<Vec<Listed>, Unavailable> {
+    let Ok(prefix) = Key::new([ROOMS, lost.as_str()]) else {
+        return Ok(Vec::new());
+    };
+    let mut watch = node.engine.watch(&prefix).await?;
+    let mut rooms = Vec::new();
+    loop {
+        match watch.next().await.ok_or(Unavailable)? {
+            WatchEvent::Put { key, entry } => rooms.push(Listed {
+                key,
+                revision: entry.revision,
+                room: std::str::from_utf8(&entry.value)
+                    .ok()
+                    .and_then(|room| RoomId::parse(room).ok()),
+            }),
+            WatchEvent::Deleted { key, .. } => rooms.retain(|listed| listed.key != key),
+            WatchEvent::Reset => rooms.clear(),
+            WatchEvent::Synced => return Ok(rooms),
+        }
+    }
+}
+
+/// Drops the members that a node left behind in one room.
+async fn clear(node: Arc<Node>, lost: NodeId, incarnation: u64, listed: Listed) {
+    if let Some(room) = &listed.room {
+        let Ok(entrance) = node.enter(room) else {
+            return;
+        };
+        let host = entrance.host();
+        while host.synced(node.config.engine_timeout).await.is_err() {}
+        host.drop_members_of(&node, &lost, incarnation).await;
+        let is_ours = lost == *node.name() && host.listed() == Some(listed.revision);
+        if is_ours {
+            return;
+        }
+    }
+    // Whoever hosts it anew has listed it anew: then this changes nothing.
+    let _ = node
+        .engine
+        .cas(&listed.key, Some(listed.revision), None)
+        .await;
+}
+
+fn key_of(node: &NodeId, room: &RoomId) -> Result<Key, KeyError> {
+    Key::new([ROOMS, node.as_str(), room.as_str()])
+}
+
+/// Of all nodes' hosted rooms, among the values.
+const ROOMS: &str = "rooms-of";
+
+/// How often somebody else may be faster to list a room.
+const ATTEMPTS_MAX: usize = 8;
+
+/// Rooms whose logs an heir reads at the same time.
+const ROOMS_AT_ONCE: usize = 64;
+
+const RETRY_DELAY: Duration = Duration::from_millis(250);

@@ -1,0 +1,93 @@
+//! Empties a node.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tombolo_room::LeftReason;
+use tombolo_wire::v1::{GoAway, server_frame};
+
+use crate::cluster::Input;
+use crate::lock::lock;
+use crate::node::Node;
+use crate::session::Session;
+
+/// How a node was emptied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Drained {
+    /// Sessions that went in time.
+    pub moved: usize,
+    /// Sessions that were still there when the time was up; they were ended.
+    pub left: usize,
+}
+
+pub(crate) async fn drain(node: &Arc<Node>, time: Duration) -> Drained {
+    let end = Instant::now() + time;
+    node.is_going_away.store(true, Ordering::Relaxed);
+    node.cluster.tell(Input::Drain).await;
+    let before = sessions(node).len();
+    let mut told = BTreeSet::new();
+    // All have been told when half of the time is over.
+    let waves = (time / 2).as_millis() / WAVE_INTERVAL.as_millis();
+    let wave = before.div_ceil(usize::try_from(waves.max(1)).unwrap_or(usize::MAX));
+    loop {
+        let remaining = sessions(node);
+        if remaining.is_empty() || Instant::now() >= end {
+            break;
+        }
+        let mut quota = wave;
+        for session in &remaining {
+            if told.contains(&session.id) {
+                end_if_moved(node, session);
+            } else if quota > 0 {
+                quota -= 1;
+                told.insert(session.id);
+                tell(node, session);
+            }
+        }
+        tokio::time::sleep(WAVE_INTERVAL).await;
+    }
+    let left = sessions(node);
+    for session in &left {
+        let reject = node.elsewhere("this node is leaving");
+        node.end(session, LeftReason::Disconnected, Some(reject));
+    }
+    node.cluster.tell(Input::Leave).await;
+    node.cluster.left(node.config.engine_timeout).await;
+    Drained {
+        moved: before.saturating_sub(left.len()),
+        left: left.len(),
+    }
+}
+
+fn sessions(node: &Node) -> Vec<Arc<Session>> {
+    lock(&node.sessions).by_id.values().cloned().collect()
+}
+
+fn tell(node: &Node, session: &Session) {
+    let go_away = GoAway {
+        reason: "this node is leaving".to_owned(),
+        nodes: node.cluster.urls(),
+    };
+    session
+        .lock()
+        .push_urgent(server_frame::Body::GoAway(go_away));
+}
+
+/// A session whose device has gone, and whose user takes part in its rooms by another session or in
+/// none, has nothing to wait for.
+fn end_if_moved(node: &Arc<Node>, session: &Arc<Session>) {
+    let state = session.lock();
+    let has_moved = !state.is_connected && state.host_by_room.is_empty();
+    drop(state);
+    if has_moved {
+        let reject = node.elsewhere("this node is leaving");
+        node.end(session, LeftReason::Disconnected, Some(reject));
+    }
+}
+
+/// Between two waves.
+const WAVE_INTERVAL: Duration = Duration::from_millis(100);

@@ -1,0 +1,242 @@
+//! Nodes that die, are cut off, come back, and are emptied.
+
+use std::time::Duration;
+
+use tombolo_engine::{Bus as _, Key, Kv as _};
+use tombolo_services::{Drained, Outgoing};
+use tombolo_wire::v1::{self, ErrorCode, JoinMode, server_frame};
+
+use crate::cluster::{Member, cluster, epoch_of, members, start};
+use crate::lab::{Device, message, told};
+
+#[tokio::test(start_paused = true)]
+async fn a_killed_nodes_members_are_dropped_from_all_of_its_rooms_within_two_seconds() {
+    let (nodes, _) = cluster::<3>().await;
+    let users = [("alice", 0), ("bob", 1), ("carol", 2)];
+    let [alice, mut bob, mut carol] = members(&nodes, "shared", users).await;
+    let [dave, erin] = members(&nodes, "alone", [("dave", 0), ("erin", 0)]).await;
+
+    nodes[0].lab.services.kill();
+    drop((alice, dave, erin));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for device in [&mut bob, &mut carol] {
+        assert!(events(device).await.contains(&"?alice".to_owned()));
+    }
+    // Nobody else hosted it: its heir knows it from the list.
+    let mut frank = nodes[1].lab.device("frank").await;
+    let joined = frank.join("alone", JoinMode::Join).await.unwrap();
+    assert_eq!(dropped(&joined), ["dave", "erin"]);
+    let heirs = nodes[1..].iter().map(inherited).sum::<u64>();
+    assert_eq!(heirs, 1);
+
+    let mut alice = nodes[2].lab.device("alice").await;
+    alice.join("shared", JoinMode::Join).await.unwrap();
+    let seen = events(&mut bob).await;
+    assert!(seen.contains(&"!alice".to_owned()), "{seen:?}");
+    alice.send(message("shared", &[], b"back")).unwrap();
+    assert_eq!(bob.next_delivery().await.1, "back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_was_cut_off_goes_on_locally_and_stops_when_it_learns_that_it_is_out() {
+    let (nodes, local) = cluster::<3>().await;
+    let users = [("alice", 0), ("anna", 0), ("bob", 1)];
+    let [mut alice, mut anna, mut bob] = members(&nodes, "r", users).await;
+    let before = epoch_of(&local, "node-0").await;
+
+    nodes[0].wire.cut(true);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    alice.send(message("r", &["anna"], b"here")).unwrap();
+    assert_eq!(anna.next_delivery().await.1, "here");
+    let seen = events(&mut bob).await;
+    assert!(seen.contains(&"?alice".to_owned()) && seen.contains(&"?anna".to_owned()));
+    assert_eq!(fenced(&nodes[0]), 0);
+
+    nodes[0].wire.cut(false);
+    assert_eq!(alice.next_close().await, Some(ErrorCode::Elsewhere));
+    assert_eq!(anna.next_close().await, Some(ErrorCode::Elsewhere));
+    assert_eq!(fenced(&nodes[0]), 1);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(epoch_of(&local, "node-0").await > before);
+    let [mut alice] = members(&nodes, "r", [("alice", 0)]).await;
+    let seen = events(&mut bob).await;
+    assert!(seen.contains(&"!alice".to_owned()), "{seen:?}");
+    alice.send(message("r", &[], b"back")).unwrap();
+    assert_eq!(bob.next_delivery().await.1, "back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_engine_nobody_is_put_out_and_all_is_as_before_when_it_is_back() {
+    let (nodes, _) = cluster::<2>().await;
+    let users = [("alice", 0), ("anna", 0), ("bob", 1)];
+    let [mut alice, mut anna, mut bob] = members(&nodes, "r", users).await;
+    for node in &nodes {
+        node.wire.cut(true);
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    alice.send(message("r", &[], b"local")).unwrap();
+    assert_eq!(anna.next_delivery().await.1, "local");
+    for node in &nodes {
+        node.wire.cut(false);
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(bob.next_delivery().await.1, "local");
+    for node in &nodes {
+        assert_eq!((fenced(node), inherited(node)), (0, 0));
+    }
+    for device in [&mut alice, &mut anna, &mut bob] {
+        device.is_quiet().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_starts_again_under_its_name_leaves_no_ghosts_of_its_last_life() {
+    let (nodes, local) = cluster::<1>().await;
+    let [alice] = members(&nodes, "r", [("alice", 0)]).await;
+    let before = epoch_of(&local, "node-0").await;
+    nodes[0].lab.services.kill();
+    drop(alice);
+
+    let again = [start(&local, 0)];
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(epoch_of(&local, "node-0").await > before);
+    let mut bob = again[0].lab.device("bob").await;
+    let joined = bob.join("r", JoinMode::Join).await.unwrap();
+    assert_eq!(dropped(&joined), ["alice"]);
+    let mut alice = again[0].lab.device("alice").await;
+    let joined = alice.join("r", JoinMode::Join).await.unwrap();
+    assert_eq!(dropped(&joined), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_did_not_reach_a_dead_node_is_refused_to_its_senders() {
+    let (nodes, _) = cluster::<2>().await;
+    let [mut alice, bob] = members(&nodes, "r", [("alice", 0), ("bob", 1)]).await;
+    nodes[1].lab.services.kill();
+    alice.send(message("r", &["bob"], b"too late")).unwrap();
+    let seq = alice.outbox.last();
+    drop(bob);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut told = Vec::new();
+    while let Some(Outgoing::Reliable(frame)) = alice.next_frame().await {
+        match frame.body {
+            Some(server_frame::Body::Refused(refused)) => {
+                told.push((refused.seq, refused.code()));
+            }
+            Some(server_frame::Body::RoomEvent(_)) => {}
+            other => panic!("alice hears {other:?}"),
+        }
+    }
+    assert_eq!(told, [(seq, ErrorCode::Unavailable)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn malformed_records_and_heartbeats_are_counted_and_change_nothing() {
+    let (nodes, local) = cluster::<2>().await;
+    let key = Key::new(["nodes", "mallory"]).unwrap();
+    local
+        .cas(&key, None, Some(vec![0xff; 9].into()))
+        .await
+        .unwrap();
+    let beat = Key::new(["beat", "mallory"]).unwrap();
+    local.publish(&beat, vec![0xff; 9].into()).await.unwrap();
+    let [mut alice, mut bob] = members(&nodes, "r", [("alice", 0), ("bob", 1)]).await;
+    alice.send(message("r", &[], b"hello")).unwrap();
+    assert_eq!(bob.next_delivery().await.1, "hello");
+    for node in &nodes {
+        assert_eq!(node.lab.services.stats().cluster.records_refused, 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn devices_are_told_of_other_nodes_that_take_newcomers() {
+    let (nodes, _) = cluster::<3>().await;
+    announce(&nodes).await;
+    let mut alice = Device::new("alice");
+    let welcome = alice.connect(&nodes[0].lab).await.unwrap();
+    assert_eq!(welcome.nodes, ["tombolo://node-1", "tombolo://node-2"]);
+
+    let drained = nodes[1].lab.services.drain(Duration::from_secs(1)).await;
+    assert_eq!(drained, Drained::default());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut bob = Device::new("bob");
+    let welcome = bob.connect(&nodes[0].lab).await.unwrap();
+    assert_eq!(welcome.nodes, ["tombolo://node-2"]);
+    assert!(nodes.iter().all(|node| inherited(node) == 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_node_sends_its_devices_elsewhere_and_says_what_was_left() {
+    let (nodes, _) = cluster::<2>().await;
+    announce(&nodes).await;
+    let users = [("alice", 0), ("bob", 1), ("carol", 0)];
+    let [mut alice, mut bob, mut carol] = members(&nodes, "r", users).await;
+    let services = nodes[0].lab.services.clone();
+    let drain = tokio::spawn(async move { services.drain(Duration::from_secs(10)).await });
+
+    for device in [&mut alice, &mut carol] {
+        let Some(Outgoing::Reliable(frame)) = device.next_frame().await else {
+            panic!("a device is told to go");
+        };
+        let Some(server_frame::Body::GoAway(go_away)) = frame.body else {
+            panic!("a device is told to go, not {frame:?}");
+        };
+        assert_eq!(go_away.nodes, ["tombolo://node-1"]);
+    }
+    let mut late = Device::new("late");
+    let refused = late.connect(&nodes[0].lab).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Elsewhere);
+    assert_eq!(refused.nodes, ["tombolo://node-1"]);
+
+    // Alice goes; carol stays until the time is up.
+    let mut moved = nodes[1].lab.device("alice").await;
+    moved.join("r", JoinMode::Join).await.unwrap();
+    drop(alice);
+    let seen = events(&mut bob).await;
+    assert!(seen.contains(&"+alice".to_owned()), "{seen:?}");
+    let drained = drain.await.unwrap();
+    assert_eq!((drained.moved, drained.left), (1, 1));
+    assert_eq!(carol.next_close().await, Some(ErrorCode::Elsewhere));
+    let seen = events(&mut bob).await;
+    assert!(seen.iter().any(|event| event.contains("carol")), "{seen:?}");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(inherited(&nodes[1]), 0);
+}
+
+/// What a device is told of its rooms until it is told nothing more.
+async fn events(device: &mut Device) -> Vec<String> {
+    let mut events = Vec::new();
+    device.hears_all = true;
+    while let Some(outgoing) = device.next_frame().await {
+        let Outgoing::Reliable(frame) = outgoing else {
+            panic!("an event is waited for, not {outgoing:?}");
+        };
+        let Some(server_frame::Body::RoomEvent(event)) = frame.body else {
+            panic!("an event is waited for, not {frame:?}");
+        };
+        events.push(told(&event));
+    }
+    events
+}
+
+/// The members whose seats are kept.
+fn dropped(joined: &v1::Joined) -> Vec<&str> {
+    let members = joined.members.iter().filter(|member| member.dropped);
+    members.map(|member| member.user.as_str()).collect()
+}
+
+async fn announce(nodes: &[Member]) {
+    for (number, node) in nodes.iter().enumerate() {
+        let url = format!("tombolo://node-{number}");
+        node.lab.services.announce(&url).await;
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+}
+
+fn inherited(node: &Member) -> u64 {
+    node.lab.services.stats().cluster.inherited
+}
+
+fn fenced(node: &Member) -> u64 {
+    node.lab.services.stats().cluster.fenced
+}
