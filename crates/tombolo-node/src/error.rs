@@ -38,7 +38,7 @@ pub enum StartError {
         ip: IpAddr,
     },
     /// The folder cannot be an engine's.
-    #[error("--data {}: {source}", folder.display())]
+    #[error("--data {} cannot be used", folder.display())]
     Data {
         /// What was asked for.
         folder: PathBuf,
@@ -46,7 +46,7 @@ pub enum StartError {
         source: tombolo_engine::OpenError,
     },
     /// The NATS servers cannot be used.
-    #[error("--nats: {}", with_sources(.0))]
+    #[error("--nats cannot be used")]
     Nats(#[source] tombolo_engine::NatsError),
     /// Somebody else has a port that devices connect to.
     #[error("{addr} is in use: stop what listens there, or choose another port with --port")]
@@ -96,15 +96,4 @@ impl StartError {
         };
         Self::RelayPort { socket, flag }
     }
-}
-
-/// An error and what caused it, in a line.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text += &format!(": {cause}");
-        source = cause.source();
-    }
-    text
 }
