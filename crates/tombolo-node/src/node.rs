@@ -101,6 +101,7 @@ impl Node {
         let ip = addresses.best().ok_or(StartError::NoAddress)?;
         let url = ServerUrl::from_ip(ip, port, Some(pin));
         let http = format!("https://{}", url.authority());
+        services.announce(&url.to_string()).await;
         gateway.set_ready();
         let ready = Ready {
             url,
@@ -143,6 +144,7 @@ impl Node {
             ..
         } = self;
         gateway.shutdown().await;
+        services.leave().await;
         drop(services);
         // It waits for its threads. An error means that it panicked, which it has said itself.
         let _ = tokio::task::spawn_blocking(move || drop(relay)).await;

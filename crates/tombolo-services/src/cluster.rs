@@ -113,10 +113,14 @@ impl Cluster {
         }
     }
 
-    /// Waits until this node has left the cluster.
-    pub(crate) async fn left(&self, timeout: Duration) {
+    /// Leaves the cluster; returns when that is done or takes too long.
+    pub(crate) async fn leave(&self, timeout: Duration) {
         let mut life = self.life.subscribe();
-        let _ = tokio::time::timeout(timeout, life.wait_for(Option::is_none)).await;
+        let leave = async {
+            self.tell(Input::Leave).await;
+            let _ = life.wait_for(Option::is_none).await;
+        };
+        let _ = tokio::time::timeout(timeout, leave).await;
     }
 
     /// Whether the others have put this node out: then it must not act.

@@ -55,8 +55,7 @@ pub(crate) async fn drain(node: &Arc<Node>, time: Duration) -> Drained {
         let reject = node.elsewhere("this node is leaving");
         node.end(session, LeftReason::Disconnected, Some(reject));
     }
-    node.cluster.tell(Input::Leave).await;
-    node.cluster.left(node.config.engine_timeout).await;
+    node.cluster.leave(node.config.engine_timeout).await;
     Drained {
         moved: before.saturating_sub(left.len()),
         left: left.len(),

@@ -186,6 +186,12 @@ impl Services {
         drain::drain(&self.node, time).await
     }
 
+    /// Puts this node out of the cluster, at the end of its process: other nodes say at once in the
+    /// logs of its rooms that its members are dropped. Its sessions are not told.
+    pub async fn leave(&self) {
+        self.node.cluster.leave(LEAVE_TIMEOUT).await;
+    }
+
     /// Stops at once and says nothing to anybody, as if the process had been killed: for tests of
     /// what others make of that.
     pub fn kill(&self) {
@@ -367,6 +373,9 @@ fn welcome_frame(welcome: Welcome, id: SessionId, resumed: bool) -> ServerFrame 
         ..ServerFrame::default()
     }
 }
+
+/// How long the engine may take to let a node go.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// As much of a device's description of itself as is logged.
 const AGENT_CHARS_MAX: usize = 100;

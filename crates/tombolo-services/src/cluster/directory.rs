@@ -261,7 +261,7 @@ impl Directory {
         self.renew_soon(now);
     }
 
-    /// Leaves the cluster with nothing left to do.
+    /// Leaves the cluster: this node puts itself out, and whoever is up does what it leaves to do.
     pub(crate) fn handle_leave(&mut self, now: Instant) {
         self.is_leaving = true;
         self.renew_soon(now);
@@ -354,7 +354,7 @@ impl Directory {
                 self.writes.clear();
                 self.events
                     .retain(|event| !matches!(event, Event::Inherit { .. }));
-                let is_wanted = self.is_leaving && record.state == State::Gone;
+                let is_wanted = self.is_leaving && record.heir.is_none();
                 self.events.push_back(if is_wanted {
                     Event::Left
                 } else {
@@ -445,7 +445,7 @@ impl Directory {
 
     fn own_state(&self) -> State {
         match (self.is_leaving, self.is_draining) {
-            (true, _) => State::Gone,
+            (true, _) => State::Fenced,
             (false, true) => State::Draining,
             (false, false) => State::Alive,
         }

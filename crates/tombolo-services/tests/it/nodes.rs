@@ -162,7 +162,7 @@ async fn devices_are_told_of_other_nodes_that_take_newcomers() {
     let mut bob = Device::new("bob");
     let welcome = bob.connect(&nodes[0].lab).await.unwrap();
     assert_eq!(welcome.nodes, ["tombolo://node-2"]);
-    assert!(nodes.iter().all(|node| inherited(node) == 0));
+    assert_eq!(nodes.iter().map(inherited).sum::<u64>(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -200,7 +200,21 @@ async fn a_drained_node_sends_its_devices_elsewhere_and_says_what_was_left() {
     let seen = events(&mut bob).await;
     assert!(seen.iter().any(|event| event.contains("carol")), "{seen:?}");
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(inherited(&nodes[1]), 0);
+    assert_eq!(inherited(&nodes[1]), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_leaves_has_its_members_dropped_at_once() {
+    let (nodes, local) = cluster::<2>().await;
+    let [_alice, mut bob] = members(&nodes, "r", [("alice", 0), ("bob", 1)]).await;
+    let before = epoch_of(&local, "node-0").await;
+    nodes[0].lab.services.leave().await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let seen = events(&mut bob).await;
+    assert!(seen.contains(&"?alice".to_owned()), "{seen:?}");
+    assert_eq!(fenced(&nodes[0]), 0);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(epoch_of(&local, "node-0").await, before);
 }
 
 /// What a device is told of its rooms until it is told nothing more.
