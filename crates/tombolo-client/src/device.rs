@@ -18,7 +18,7 @@ use crate::keys::{Accepted, Keys};
 use crate::link::{Introduction, Lane, Peer, Shop, transport_config};
 use crate::links::{self, HANDSHAKES_MAX, Links, Target};
 use crate::net::{DeviceSocket, Dropped, Net, RelayKeeper, measure_nat};
-use crate::room::{RoomEvent, RoomState, Rooms, join, leave, parse_member};
+use crate::room::{RoomEvent, RoomState, Rooms, join, leave};
 use crate::session::{self, Credential, Event, Transport};
 use crate::tls;
 
@@ -351,7 +351,7 @@ impl Shared {
         // Under the lock, so that whoever drops the room meanwhile knows whether to leave it.
         let rooms = lock(&self.rooms);
         match rooms.get(&id) {
-            Some(state) => state.on_members(joined.members.clone()),
+            Some(state) => state.on_members(joined),
             // Nobody waits any more.
             None => self.session.ask_aside(leave(&id)),
         }
@@ -362,11 +362,7 @@ impl Shared {
             return;
         };
         match event.kind {
-            Some(room_event::Kind::Joined(member)) => {
-                if let Some((user, keys)) = parse_member(member) {
-                    state.on_joined(user, keys);
-                }
-            }
+            Some(room_event::Kind::Joined(member)) => state.on_joined(member),
             Some(room_event::Kind::Left(left)) => {
                 if let Ok(user) = UserId::parse(&left.user) {
                     let is_own = self.is_own(&user);
@@ -376,19 +372,8 @@ impl Shared {
                     }
                 }
             }
-            Some(
-                room_event::Kind::Dropped(_)
-                | room_event::Kind::Returned(_)
-                | room_event::Kind::Settings(_)
-                | room_event::Kind::Properties(_)
-                | room_event::Kind::Object(_)
-                | room_event::Kind::ObjectDeleted(_)
-                | room_event::Kind::Owner(_)
-                | room_event::Kind::Said(_)
-                | room_event::Kind::Synced(_)
-                | room_event::Kind::Reset(_),
-            )
-            | None => {}
+            Some(kind) => state.on_told(&event.by, kind),
+            None => {}
         }
     }
 
@@ -521,13 +506,12 @@ async fn dispatch(
 /// Joins the rooms again after the node has forgotten the session.
 async fn rejoin(session: session::Handle, rooms: Vec<(RoomId, Weak<RoomState>)>) {
     for (id, state) in rooms {
-        let Some(members_max) = state.upgrade().map(|state| state.options.members_max) else {
+        let Some(state) = state.upgrade() else {
             continue;
         };
-        if let Err(error) = join(&session, &id, JoinMode::JoinOrCreate, members_max).await
+        if let Err(error) = join(&session, &id, JoinMode::JoinOrCreate, &state).await
             // A session that was lost again joins again, and one that is over ends its rooms.
             && !(error.is_unreachable() || error.is_closed())
-            && let Some(state) = state.upgrade()
         {
             state.tell(RoomEvent::Refused(error.to_string()));
         }

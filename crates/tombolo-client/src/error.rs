@@ -1,6 +1,7 @@
 //! What can go wrong, as an application sees it.
 
 use std::fmt;
+use std::time::Duration;
 
 use tombolo_wire::ServerUrl;
 use tombolo_wire::v1::ErrorCode;
@@ -49,6 +50,23 @@ impl Error {
         match self.kind {
             Kind::Refused(code) => Some(code),
             Kind::Local | Kind::Unreachable | Kind::Token | Kind::Closed => None,
+        }
+    }
+
+    /// Whether the same may succeed later: the node is away, busy, or being left.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        self.retry_after().is_some()
+    }
+
+    /// When to try again at the soonest; `None` when the same will fail again.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self.kind {
+            Kind::Unreachable => Some(Duration::from_secs(1)),
+            Kind::Refused(ErrorCode::Unavailable) => Some(Duration::from_millis(500)),
+            Kind::Refused(ErrorCode::Limit) => Some(Duration::from_secs(1)),
+            Kind::Refused(_) | Kind::Local | Kind::Token | Kind::Closed => None,
         }
     }
 

@@ -15,12 +15,14 @@
 //! ```
 //!
 //! * [`Device`]: one session with the cluster and one UDP socket for all peers;
-//! * [`Room`]: members, their coming and going, messages through the node;
+//! * [`Room`]: members, their coming and going, messages through the node; properties, objects, an
+//!   owner and durable messages, which outlive any node ([`Room::read`], [`Room::set`],
+//!   [`Room::say`]);
 //! * [`Peer`]: an encrypted link to one member, relayed at once and direct as soon as possible.
 //!
 //! Inside, protocol logic lives in sans-IO crates (`tombolo-path`, `tombolo-turn`,
-//! `tombolo-wire`); this crate holds sockets, tasks and QUIC. It does not do voice, files or
-//! state synchronisation: messages are bytes.
+//! `tombolo-wire`); this crate holds sockets, tasks and QUIC. It does not do voice or files:
+//! messages are bytes.
 #![forbid(unsafe_code)]
 
 mod device;
@@ -44,7 +46,15 @@ pub use link::{
     UNRELIABLE_BYTES_ALWAYS,
 };
 pub use net::{Dropped, Via, measure_nat};
-pub use room::{PeerBuilder, Room, RoomEvent, RoomOptions, Rooms};
+pub use room::{
+    History, MemberView, PeerBuilder, Room, RoomEvent, RoomObject, RoomOptions, RoomView, Rooms,
+};
 pub use session::Transport;
 pub use tombolo_path::{Candidate, CandidateKind, Explanation, Policy, Verdict, probe::NatReport};
+pub use tombolo_room::{
+    Act, Audience, By, Change, Changed, Expectation, GroupId, Message as DurableMessage, ObjectId,
+    ObjectPlan, Operation, OwnerPolicy, Property, PropertyKey, Reserve, Settings as RoomSettings,
+    SettingsChange, Takeover, Target, Time, Value, Writers,
+};
+pub use tombolo_wire::v1::ErrorCode;
 pub use tombolo_wire::{RoomId, ServerUrl, UserId};

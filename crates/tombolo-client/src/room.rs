@@ -1,12 +1,15 @@
 //! Rooms: where devices find each other.
 
+mod act;
 mod queue;
+mod view;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tombolo_path::Policy;
+use tombolo_room::{Change, Changed, Message, ObjectId, Password, Reserve, Settings, Target};
 use tombolo_wire::v1::{self, JoinMode, request, response};
 use tombolo_wire::{PublicKeys, RELIABLE_BYTES_MAX, RoomId, UNRELIABLE_BYTES_MAX, UserId};
 
@@ -16,11 +19,28 @@ use crate::link::{Lane, Peer, SendError};
 use crate::session;
 use queue::Queue;
 
+pub use act::History;
+pub use view::{MemberView, RoomObject, RoomView};
+
 /// How a room is made, and how links to its members behave.
 #[derive(Clone, Debug, Default)]
 pub struct RoomOptions {
-    /// Most members, when this device creates the room; 0 for the node's default.
+    /// Most members, when this device creates the room; 0 for the node's default. `settings` say it
+    /// themselves.
     pub members_max: u32,
+    /// How the room behaves, when this device creates it; `None` for the node's defaults.
+    pub settings: Option<Settings>,
+    /// The room's first properties, when this device creates it.
+    pub properties: Vec<Change>,
+    /// Seats that are kept for others, when this device creates the room.
+    pub reserve: Option<Reserve>,
+    /// What a newcomer must know; shown when the room is there, set when this device creates it.
+    pub password: Option<String>,
+    /// This member's first properties, unless it has some.
+    pub member_properties: Vec<Change>,
+    /// How well this device is reached by others, in any unit that the application likes: the best
+    /// becomes the owner.
+    pub reachability: u32,
     /// Which paths links to members may take, those that members start included.
     pub policy: Policy,
 }
@@ -35,10 +55,51 @@ pub enum RoomEvent {
     Left {
         /// Who.
         user: UserId,
-        /// `left`, `disconnected` or `replaced`; `left` also for whoever went while this device
-        /// had lost its session.
+        /// `left`, `disconnected`, `replaced`, `kicked`, `banned` or `closed`; `left` also for whoever
+        /// went while this device had lost its session.
         reason: String,
     },
+    /// A member's connection broke; its seat is kept for a while.
+    Dropped(UserId),
+    /// A member that had dropped is back.
+    Returned(UserId),
+    /// The whole room is known: once after joining, and again after a gap. See [`Room::read`].
+    Synced {
+        /// Durable messages were missed that are not known any more.
+        lost: bool,
+    },
+    /// The room behaves otherwise now.
+    Configured {
+        /// Who wanted it; `None` for a server.
+        by: Option<UserId>,
+    },
+    /// Properties changed, all at once.
+    Properties {
+        /// Who wanted it; `None` for a server, or because their time was up.
+        by: Option<UserId>,
+        /// Whose.
+        target: Target,
+        /// Which.
+        changes: Vec<Changed>,
+    },
+    /// An object is there, came into view, or has another owner.
+    Object {
+        /// Who wanted it; `None` for a server, or because its owner left.
+        by: Option<UserId>,
+        /// Which.
+        id: ObjectId,
+    },
+    /// An object has gone, or out of view.
+    ObjectDeleted {
+        /// Who wanted it; `None` for a server, or because its owner left.
+        by: Option<UserId>,
+        /// Which.
+        id: ObjectId,
+    },
+    /// The room has another owner, or none.
+    Owner(Option<UserId>),
+    /// Somebody said something durable.
+    Said(Message),
     /// A member sent a message through the node.
     Message {
         /// Who.
@@ -100,8 +161,7 @@ impl Rooms<'_> {
             device: self.0.clone(),
             state,
         };
-        let members_max = room.state.options.members_max;
-        join(&device.session, &room.id, mode, members_max).await?;
+        join(&device.session, &room.id, mode, &room.state).await?;
         Ok(room)
     }
 }
@@ -117,6 +177,8 @@ pub(crate) struct RoomState {
 #[derive(Debug, Default)]
 struct Members {
     keys_by_user: BTreeMap<UserId, PublicKeys>,
+    /// Everything else.
+    view: RoomView,
     /// Whether the node has let this device in.
     is_joined: bool,
 }
@@ -132,10 +194,12 @@ impl RoomState {
 
     /// Takes in who is in the room now that this device is; tells what has changed since it was
     /// there before.
-    pub(crate) fn on_members(&self, members: Vec<v1::Member>) {
-        let now: BTreeMap<_, _> = members.into_iter().filter_map(parse_member).collect();
+    pub(crate) fn on_members(&self, joined: &v1::Joined) {
+        let members = joined.members.iter().cloned();
+        let now: BTreeMap<_, _> = members.filter_map(parse_member).collect();
         let (before, was_joined) = {
             let mut members = self.members();
+            members.view.on_joined(joined);
             let before = std::mem::replace(&mut members.keys_by_user, now.clone());
             (before, std::mem::replace(&mut members.is_joined, true))
         };
@@ -160,13 +224,29 @@ impl RoomState {
         }
     }
 
-    pub(crate) fn on_joined(&self, user: UserId, keys: PublicKeys) {
-        self.members().keys_by_user.insert(user.clone(), keys);
-        self.tell(RoomEvent::Joined(user));
+    pub(crate) fn on_joined(&self, member: v1::Member) {
+        let mut members = self.members();
+        members.view.on_member(&member);
+        if let Some((user, keys)) = parse_member(member) {
+            members.keys_by_user.insert(user.clone(), keys);
+            drop(members);
+            self.tell(RoomEvent::Joined(user));
+        }
+    }
+
+    /// Takes in anything else that is told of the room.
+    pub(crate) fn on_told(&self, by: &str, kind: v1::room_event::Kind) {
+        let told = self.members().view.on_told(by, kind);
+        if let Some(event) = told {
+            self.tell(event);
+        }
     }
 
     pub(crate) fn on_left(&self, user: UserId, reason: String) {
-        self.members().keys_by_user.remove(&user);
+        let mut members = self.members();
+        members.keys_by_user.remove(&user);
+        members.view.members.remove(&user);
+        drop(members);
         self.tell(RoomEvent::Left { user, reason });
     }
 
@@ -357,13 +437,40 @@ pub(crate) async fn join(
     session: &session::Handle,
     id: &RoomId,
     mode: JoinMode,
-    members_max: u32,
+    state: &RoomState,
 ) -> Result<(), Error> {
+    let options = &state.options;
+    let password = options.password.as_deref();
+    let password = password.map(|text| act::password(id, text));
+    let settings = options.settings.as_ref().map(|settings| {
+        let settings = Settings {
+            password: password.or(settings.password),
+            ..settings.clone()
+        };
+        v1::RoomSettings::from(&settings)
+    });
+    let usual = || {
+        // A password alone makes settings, too.
+        password.map(|_| {
+            let usual = Settings {
+                members_max: options.members_max,
+                password,
+                ..Settings::default()
+            };
+            v1::RoomSettings::from(&usual)
+        })
+    };
     let join = v1::Join {
         room: id.to_string(),
         mode: mode.into(),
-        members_max,
-        ..v1::Join::default()
+        members_max: options.members_max,
+        settings: settings.or_else(usual),
+        room_properties: Change::to_wire(&options.properties),
+        reserve: options.reserve.as_ref().map(v1::Reserve::from),
+        password: Password::to_wire(password),
+        member_properties: Change::to_wire(&options.member_properties),
+        reachability: options.reachability,
+        after: state.members().view.last.map(view::Last::to_wire),
     };
     match session.request(request::Kind::Join(join)).await? {
         response::Result::Joined(_) => Ok(()),

@@ -54,7 +54,7 @@ pub mod room_act {
 pub struct RoomSettings {
     #[prost(uint32, tag = "1")]
     pub members_max: u32,
-    /// SHA-256 of the room's password under the room's name; empty when everybody may come in.
+    /// SHA-256 of the room's name, a zero byte and the password; empty when everybody may come in.
     #[prost(bytes = "bytes", tag = "2")]
     pub password: ::prost::bytes::Bytes,
     #[prost(bool, tag = "3")]

@@ -88,8 +88,20 @@ impl State {
             RoomEvent::Message { payload, .. } => {
                 places < MESSAGES_MAX && self.bytes + payload.len() <= BYTES_MAX
             }
+            RoomEvent::Said(said) => {
+                places < MESSAGES_MAX && self.bytes + said.payload.len() <= BYTES_MAX
+            }
+            // They can be as many as messages, and what they say is in the view anyway.
+            RoomEvent::Properties { .. }
+            | RoomEvent::Object { .. }
+            | RoomEvent::ObjectDeleted { .. } => places < MESSAGES_MAX,
             RoomEvent::Joined(_)
             | RoomEvent::Left { .. }
+            | RoomEvent::Dropped(_)
+            | RoomEvent::Returned(_)
+            | RoomEvent::Synced { .. }
+            | RoomEvent::Configured { .. }
+            | RoomEvent::Owner(_)
             | RoomEvent::Peer(_)
             | RoomEvent::Refused(_)
             | RoomEvent::Lagged { .. } => places < EVENTS_MAX,
@@ -109,8 +121,17 @@ impl State {
 fn bytes(event: &RoomEvent) -> usize {
     match event {
         RoomEvent::Message { payload, .. } => payload.len(),
+        RoomEvent::Said(said) => said.payload.len(),
         RoomEvent::Joined(_)
         | RoomEvent::Left { .. }
+        | RoomEvent::Dropped(_)
+        | RoomEvent::Returned(_)
+        | RoomEvent::Synced { .. }
+        | RoomEvent::Configured { .. }
+        | RoomEvent::Properties { .. }
+        | RoomEvent::Object { .. }
+        | RoomEvent::ObjectDeleted { .. }
+        | RoomEvent::Owner(_)
         | RoomEvent::Peer(_)
         | RoomEvent::Refused(_)
         | RoomEvent::Lagged { .. } => 0,

@@ -8,3 +8,4 @@ mod links;
 mod rooms;
 mod script;
 mod sessions;
+mod state;

@@ -51,8 +51,8 @@ pub(crate) async fn run(args: PeerArgs) -> anyhow::Result<()> {
     let device = builder.connect().await?;
     tell_session(&speaker, &device);
     let options = RoomOptions {
-        members_max: 0,
         policy: policy(args.policy),
+        ..RoomOptions::default()
     };
     let room = device.rooms().join_or_create(&args.room, options).await?;
     let nat = tokio::spawn(tell_nat(speaker.clone(), device.clone()));
@@ -214,7 +214,17 @@ impl Party {
                     self.link(user)?;
                 }
             }
-            _ => {}
+            // What the room itself knows is not this command's matter.
+            RoomEvent::Dropped(_)
+            | RoomEvent::Returned(_)
+            | RoomEvent::Synced { .. }
+            | RoomEvent::Configured { .. }
+            | RoomEvent::Properties { .. }
+            | RoomEvent::Object { .. }
+            | RoomEvent::ObjectDeleted { .. }
+            | RoomEvent::Owner(_)
+            | RoomEvent::Said(_)
+            | _ => {}
         }
         Ok(())
     }

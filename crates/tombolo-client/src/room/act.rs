@@ -1,0 +1,184 @@
+//! What a member does to a room. Everything here goes through the room's log: once it is answered, it
+//! outlives any node.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use ring::digest;
+use tombolo_room::{
+    Act, Audience, Change, GroupId, Message, ObjectId, ObjectPlan, Password, PropertyKey,
+    SettingsChange, Target, Value,
+};
+use tombolo_wire::v1::{self, request, response};
+use tombolo_wire::{RoomId, UserId};
+
+use super::{Room, RoomView};
+use crate::error::Error;
+
+/// Durable messages, the newest first; see [`Room::history`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct History {
+    /// The newest first.
+    pub messages: Vec<Message>,
+    /// There are older ones: ask for those before the last of these.
+    pub more: bool,
+}
+
+impl Room {
+    /// Looks at the room as it is known here. Don't wait inside.
+    pub fn read<T>(&self, look: impl FnOnce(&RoomView) -> T) -> T {
+        look(&self.state.members().view)
+    }
+
+    /// Sets a property of the room, whatever it was.
+    ///
+    /// # Errors
+    /// When the room's settings don't let this device's user, or a limit is reached.
+    pub async fn set(&self, key: PropertyKey, value: Value) -> Result<(), Error> {
+        self.change(Target::Room, vec![Change::set(key, value)])
+            .await
+    }
+
+    /// Changes properties, all or none.
+    ///
+    /// # Errors
+    /// With code `Conflict` when one is not as it was expected to be; when the user may not, or a
+    /// limit is reached.
+    pub async fn change(&self, target: Target, changes: Vec<Change>) -> Result<(), Error> {
+        let act = Act::ChangeProperties { target, changes };
+        self.act(&act).await.map(drop)
+    }
+
+    /// Says something that is kept: it reaches who is away now when they return, survives the death
+    /// of nodes, and is in the [`history`](Self::history). Returns its number.
+    ///
+    /// # Errors
+    /// When it is too long, or could not be kept.
+    pub async fn say(&self, audience: Audience, payload: impl Into<Bytes>) -> Result<u64, Error> {
+        let payload = payload.into();
+        let acted = self.act(&Act::Say { audience, payload }).await?;
+        Ok(acted.message)
+    }
+
+    /// Durable messages that are kept and that this device may see: those before a number, or the
+    /// newest for `None`.
+    ///
+    /// # Errors
+    /// When the device is not in the room, or the session is over.
+    pub async fn history(&self, before: Option<u64>, limit: u32) -> Result<History, Error> {
+        let asked = v1::HistoryRequest {
+            room: self.id.to_string(),
+            before: before.unwrap_or_default(),
+            limit,
+        };
+        let asked = request::Kind::History(asked);
+        let answer = self.device.0.session.request(asked).await?;
+        let response::Result::History(history) = answer else {
+            return Err(Error::local("the node answered another question"));
+        };
+        let messages = history.messages.into_iter();
+        Ok(History {
+            messages: messages
+                .filter_map(|said| Message::parse(said).ok())
+                .collect(),
+            more: history.more,
+        })
+    }
+
+    /// Makes an object, which belongs to this device's user.
+    ///
+    /// # Errors
+    /// When a limit is reached.
+    pub async fn create_object(&self, plan: ObjectPlan) -> Result<ObjectId, Error> {
+        let acted = self.act(&Act::CreateObject(plan)).await?;
+        Ok(ObjectId(acted.object))
+    }
+
+    /// Gives an object to a member, takes it, or leaves it to nobody.
+    ///
+    /// # Errors
+    /// When the object's takeover does not allow it.
+    pub async fn own_object(&self, object: ObjectId, owner: Option<UserId>) -> Result<(), Error> {
+        self.act(&Act::OwnObject { object, owner }).await.map(drop)
+    }
+
+    /// Takes an object away.
+    ///
+    /// # Errors
+    /// When it is another's.
+    pub async fn delete_object(&self, object: ObjectId) -> Result<(), Error> {
+        self.act(&Act::DeleteObject(object)).await.map(drop)
+    }
+
+    /// Enters and leaves interest groups, whose objects and messages this device then gets.
+    ///
+    /// # Errors
+    /// When there would be too many.
+    pub async fn change_groups(
+        &self,
+        enter: Vec<GroupId>,
+        exit: Vec<GroupId>,
+    ) -> Result<(), Error> {
+        self.act(&Act::ChangeGroups { enter, exit }).await.map(drop)
+    }
+
+    /// Sends a member away. Owner only.
+    ///
+    /// # Errors
+    /// When the user is not the owner, or there is no such member.
+    pub async fn kick(&self, user: &UserId) -> Result<(), Error> {
+        self.act(&Act::Kick(user.clone())).await.map(drop)
+    }
+
+    /// Sends a user away and doesn't let it in again for a while, or while the room lasts. Owner only.
+    ///
+    /// # Errors
+    /// When the user is not the owner, or too many are banned.
+    pub async fn ban(&self, user: &UserId, lasts: Option<Duration>) -> Result<(), Error> {
+        let user = user.clone();
+        self.act(&Act::Ban { user, lasts }).await.map(drop)
+    }
+
+    /// Changes how the room behaves. Owner only.
+    ///
+    /// # Errors
+    /// When the user is not the owner, or the settings are impossible.
+    pub async fn configure(&self, change: SettingsChange) -> Result<(), Error> {
+        self.act(&Act::Configure(change)).await.map(drop)
+    }
+
+    /// Does anything else that a member may; what each needs is said there.
+    ///
+    /// # Errors
+    /// As the act says.
+    pub async fn perform(&self, act: Act) -> Result<(), Error> {
+        self.act(&act).await.map(drop)
+    }
+
+    async fn act(&self, act: &Act) -> Result<v1::Acted, Error> {
+        let wanted = v1::RoomRequest {
+            room: self.id.to_string(),
+            act: Some(act.into()),
+        };
+        let wanted = request::Kind::Room(wanted);
+        match self.device.0.session.request(wanted).await? {
+            response::Result::Acted(acted) => Ok(acted),
+            response::Result::Failure(_)
+            | response::Result::Joined(_)
+            | response::Result::Left(_)
+            | response::Result::IceServers(_)
+            | response::Result::History(_) => {
+                Err(Error::local("the node answered another question"))
+            }
+        }
+    }
+}
+
+/// What stands for a room's password: the nodes never see the password itself.
+pub(super) fn password(room: &RoomId, password: &str) -> Password {
+    let text = [room.as_str().as_bytes(), &[0], password.as_bytes()].concat();
+    let digest = digest::digest(&digest::SHA256, &text);
+    let bytes = digest.as_ref().try_into();
+    Password(bytes.expect("SHA-256 has 32 bytes"))
+}
