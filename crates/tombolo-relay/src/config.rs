@@ -172,6 +172,12 @@ impl RelayConfig {
         part.total = part_of(all.total, shards, Quota::default());
         part.per_user = part_of(all.per_user, shards, PART_MIN);
         part.per_network = part_of(all.per_network, shards, PART_MIN);
+        let waiting = |whole: usize, min: usize| whole.div_ceil(shards).max(min.min(whole));
+        part.connections_waiting_max = waiting(all.connections_waiting_max, 1);
+        part.connections_waiting_per_user_max =
+            waiting(all.connections_waiting_per_user_max, WAITING_MIN);
+        part.connections_waiting_per_network_max =
+            waiting(all.connections_waiting_per_network_max, WAITING_MIN);
         part.unproven_total_bytes_max = all
             .unproven_total_bytes_max
             .div_ceil(shards_u32)
@@ -235,6 +241,8 @@ const PART_MIN: Quota = Quota {
     channels: Some(64),
     connections: Some(8),
 };
+/// Connections to peers that wait which each shard grants a user or a network.
+const WAITING_MIN: usize = 8;
 /// Unproven bytes that each shard grants a source network: some dozens of honest first requests.
 const UNPROVEN_BYTES_MIN: u32 = 4 * 1024;
 
@@ -248,17 +256,25 @@ mod tests {
         config.limits.total.allocations = Some(1000);
         config.limits.per_user = quota(16, 256);
         config.limits.unproven_bytes_max = 64 * 1024;
+        let waiting = |part: &Limits| {
+            let total = part.connections_waiting_max;
+            let per_user = part.connections_waiting_per_user_max;
+            (total, per_user, part.connections_waiting_per_network_max)
+        };
         for shards in [1, 2, 4] {
             let part = config.shard_limits(shards);
             assert_eq!(part.total.allocations, Some(1000 / shards));
             assert_eq!(part.per_user, quota(16 / shards, 256 / shards));
             assert_eq!(part.unproven_bytes_max as usize * shards, 64 * 1024);
+            let expected = (1024 / shards, 64 / shards, 128 / shards);
+            assert_eq!(waiting(&part), expected);
         }
         let part = config.shard_limits(64);
         assert_eq!(part.total.allocations, Some(16));
         let least = (part.per_user.channels, part.per_user.connections);
         assert_eq!(part.per_user.allocations, Some(4));
         assert_eq!(least, (Some(64), Some(8)));
+        assert_eq!(waiting(&part), (16, 8, 8));
         assert_eq!(part.unproven_bytes_max, 4 * 1024);
         let mut realm = Realm::new("r");
         realm.quota.allocations = Some(1000);

@@ -209,6 +209,13 @@ pub(crate) struct Limits {
     pub(crate) peer_connections_per_network: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) peer_connections_per_allocation: Option<usize>,
+    /// Those of `peer_connections` that are being made or wait for their client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) waiting_peer_connections: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) waiting_peer_connections_per_user: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) waiting_peer_connections_per_network: Option<usize>,
     /// Payload of an allocation in each direction.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) bytes_per_second: Option<u32>,

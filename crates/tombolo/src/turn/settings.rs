@@ -277,9 +277,49 @@ fn extend(relay: &mut RelayConfig, file: &File) -> anyhow::Result<()> {
 }
 
 fn limit(relay: &mut RelayConfig, limits: &Limits) {
-    fn set<T: Copy>(bound: &mut T, given: Option<T>) {
+    set_quotas(relay, limits);
+    let bounds = &mut relay.limits;
+    let given = [
+        (
+            &mut bounds.connections_waiting_max,
+            limits.waiting_peer_connections,
+        ),
+        (
+            &mut bounds.connections_waiting_per_user_max,
+            limits.waiting_peer_connections_per_user,
+        ),
+        (
+            &mut bounds.connections_waiting_per_network_max,
+            limits.waiting_peer_connections_per_network,
+        ),
+        (&mut relay.connections_max, limits.connections),
+        (
+            &mut relay.connections_per_source_max,
+            limits.connections_per_source,
+        ),
+        (&mut relay.handshakes_max, limits.handshakes),
+        (
+            &mut relay.handshakes_per_source_max,
+            limits.handshakes_per_source,
+        ),
+    ];
+    for (bound, given) in given {
         *bound = given.unwrap_or(*bound);
     }
+    if let Some(bytes) = limits.unproven_bytes_per_second {
+        relay.limits.unproven_bytes_max = bytes;
+    }
+    if let Some(bytes_per_second) = limits.bytes_per_second {
+        relay.limits.bandwidth = Some(Bandwidth {
+            bytes_per_second,
+            // A second's worth, and room for the longest payload.
+            burst_bytes: bytes_per_second.max(1 << 16),
+        });
+    }
+}
+
+/// Bounds what clients hold: in all, of each user, of each network, of each allocation.
+fn set_quotas(relay: &mut RelayConfig, limits: &Limits) {
     let quota = |allocations, permissions, channels, connections| Quota {
         allocations,
         permissions,
@@ -322,27 +362,6 @@ fn limit(relay: &mut RelayConfig, limits: &Limits) {
     for (bound, given) in bounds.into_iter().zip(given) {
         *bound = given.or(*bound);
     }
-    set(
-        &mut relay.limits.unproven_bytes_max,
-        limits.unproven_bytes_per_second,
-    );
-    if let Some(bytes_per_second) = limits.bytes_per_second {
-        relay.limits.bandwidth = Some(Bandwidth {
-            bytes_per_second,
-            // A second's worth, and room for the longest payload.
-            burst_bytes: bytes_per_second.max(1 << 16),
-        });
-    }
-    set(&mut relay.connections_max, limits.connections);
-    set(
-        &mut relay.connections_per_source_max,
-        limits.connections_per_source,
-    );
-    set(&mut relay.handshakes_max, limits.handshakes);
-    set(
-        &mut relay.handshakes_per_source_max,
-        limits.handshakes_per_source,
-    );
 }
 
 /// In seconds; clients need some round trips.
@@ -411,6 +430,20 @@ mod tests {
             assert_eq!(relay.deny_peers[0].to_string(), "9.9.9.9/32");
             assert_eq!(relay.relay_ports, 50000..=50010);
         }
+    }
+
+    #[test]
+    fn connections_to_peers_that_wait_are_bounded_as_the_file_says() {
+        let bounds = |text: &str| {
+            let limits = of_file(text).expect("it is right").relay.limits;
+            let total = limits.connections_waiting_max;
+            let per_user = limits.connections_waiting_per_user_max;
+            (total, per_user, limits.connections_waiting_per_network_max)
+        };
+        assert_eq!(bounds("listen = ['192.0.2.1']"), (1024, 64, 128));
+        let text = "listen = ['192.0.2.1']\n[limits]\nwaiting-peer-connections = 3\n\
+            waiting-peer-connections-per-user = 1\nwaiting-peer-connections-per-network = 2\n";
+        assert_eq!(bounds(text), (3, 1, 2));
     }
 
     #[test]
