@@ -22,7 +22,7 @@ use tombolo_stun::{
 };
 use tombolo_turn::server::{
     self, Command, Config, ConnectError, Drain, Event, FiveTuple, Forward, Fragment, PeerAddr,
-    PeerError, PortError, RelayAddr, Server, Stats, Transmit, Transport, password_of,
+    PeerError, PortError, RelayAddr, Server, Spliced, Stats, Transmit, Transport, password_of,
 };
 
 pub use seeds::seeds;
@@ -616,8 +616,9 @@ impl World {
             Command::Splice {
                 client,
                 connection,
+                owner,
                 reply,
-            } => self.splice(client, connection, &reply),
+            } => self.splice(client, connection, owner, &reply),
             // Every user here is known to the configuration.
             Command::Authenticate { username, .. } => panic!("asked about {username:?}"),
             Command::Redirect { .. } | Command::TellGone { .. } => panic!("there is one shard"),
@@ -662,8 +663,21 @@ impl World {
         Ok(address)
     }
 
-    fn splice(&mut self, client: FiveTuple, id: server::ConnectionId, reply: &[u8]) {
+    fn splice(
+        &mut self,
+        client: FiveTuple,
+        id: server::ConnectionId,
+        owner: FiveTuple,
+        reply: &[u8],
+    ) {
         assert!(client.transport.is_stream());
+        let model = self.models.of(owner).expect("somebody is charged");
+        assert_eq!(model.carrier, Carrier::Tcp);
+        let spliced = Spliced {
+            to_peer: 3,
+            to_client: 5,
+        };
+        self.server.handle_spliced(owner, spliced);
         assert!(self.models.of(client).is_none(), "is a control connection");
         let link = self.models.links.get_mut(&id).expect("is there to join");
         assert_eq!(link.joined.replace(client), None, "is joined once");

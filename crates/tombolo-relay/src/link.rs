@@ -12,14 +12,16 @@ use std::{
 
 use tokio::{
     net::TcpStream,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
 };
 use tombolo_turn::server::{
-    AuthError, AuthId, ConnectError, ConnectionId, Credential, FiveTuple, PeerAddr, PeerError,
-    RelayAddr, Server,
+    AuthError, AuthId, Bandwidth, ConnectError, ConnectionId, Credential, FiveTuple, PeerAddr,
+    PeerError, RelayAddr, Server, Spliced,
 };
 
-use crate::{ShardStats, dtls::DtlsInlet, hook::HookLink, shard::Parcel, socket::Waker};
+use crate::{
+    ShardStats, dtls::DtlsInlet, hook::HookLink, shard::Parcel, socket::Waker, stream::Meters,
+};
 
 /// What an operator has a shard do with its core.
 pub(crate) type Order = Box<dyn FnOnce(&mut Server, Instant) + Send>;
@@ -58,6 +60,8 @@ pub(crate) enum FromStream {
     Accepted(RelayAddr, PeerAddr, TcpStream),
     /// An ICMP error came about a datagram from a relayed address.
     PeerError(RelayAddr, PeerAddr, PeerError),
+    /// So much has gone over connections of the allocation of this client, besides what was told before.
+    Spliced(FiveTuple, Spliced),
     /// What became of connecting to a peer.
     Connected(ConnectionId, Result<TcpStream, ConnectError>),
 }
@@ -175,6 +179,8 @@ impl ShardLink {
 pub(crate) struct Connection {
     queue: mpsc::Sender<ToStream>,
     state: Arc<ConnectionState>,
+    /// Of the connections to peers that the client has joined; `None` until there is one.
+    meters: Option<Arc<Meters>>,
 }
 
 enum ToStream {
@@ -190,6 +196,18 @@ pub(crate) struct Join {
     pub(crate) peer: TcpStream,
     /// Ready when the shard wants both connections closed.
     pub(crate) cancelled: oneshot::Receiver<()>,
+    pub(crate) account: Account,
+}
+
+/// For whom the bytes of joined connections count, and how fast they may go.
+pub(crate) struct Account {
+    /// The control connection of the allocation.
+    pub(crate) owner: FiveTuple,
+    /// Who counts them.
+    pub(crate) shard: ShardLink,
+    /// Of each allocation in each direction.
+    pub(crate) limit: watch::Receiver<Option<Bandwidth>>,
+    pub(crate) meters: Arc<Meters>,
 }
 
 /// What both ends of a connection's queue know.
@@ -249,6 +267,7 @@ impl Connection {
             Self {
                 queue: sender,
                 state,
+                meters: None,
             },
             queue,
         )
@@ -276,6 +295,14 @@ impl Connection {
     /// slowly for what came before.
     pub(crate) fn join(&self, join: Join) -> bool {
         self.queue.try_send(ToStream::Join(join)).is_ok()
+    }
+
+    /// Returns what the connections are measured by that the client joins with this one's allocation.
+    pub(crate) fn meters(&mut self, now: Instant) -> Arc<Meters> {
+        let meters = self
+            .meters
+            .get_or_insert_with(|| Arc::new(Meters::new(now)));
+        Arc::clone(meters)
     }
 
     pub(crate) fn is(&self, state: &Arc<ConnectionState>) -> bool {

@@ -107,8 +107,9 @@ impl Shard {
         mut inbox: ShardInbox,
         siblings: Arc<[ShardLink]>,
         sockets: ShardSockets,
-        peers: Peers,
+        mut peers: Peers,
     ) -> io::Result<Self> {
+        peers.set_limit(core.bandwidth());
         let poller = Poller::new()?;
         poller.add(&*inbox.waker, Source::Waker.to_token())?;
         let alarm = Alarm::new()?;
@@ -232,7 +233,10 @@ impl Shard {
         for _ in 0..CONTROLS_PER_TURN {
             match self.inbox.control.try_recv() {
                 Ok(Control::Permit { user, peer }) => self.core.permit(now, &user, peer),
-                Ok(Control::Run(order)) => order(&mut self.core, now),
+                Ok(Control::Run(order)) => {
+                    order(&mut self.core, now);
+                    self.peers.set_limit(self.core.bandwidth());
+                }
                 Ok(Control::Authenticated { id, result }) => {
                     self.core.handle_auth(now, id, result);
                 }
@@ -281,6 +285,9 @@ impl Shard {
                 }
                 Ok(FromStream::Accepted(at, from, stream)) => {
                     self.on_peer_accepted(now, at, from, stream);
+                }
+                Ok(FromStream::Spliced(owner, spliced)) => {
+                    self.core.handle_spliced(owner, spliced);
                 }
                 Ok(FromStream::Connected(connection, result)) => {
                     self.on_peer_connected(now, connection, result);

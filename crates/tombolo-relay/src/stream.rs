@@ -3,6 +3,8 @@
 
 mod admission;
 mod connection;
+mod meter;
+mod outlet;
 mod peer;
 mod seats;
 mod splice;
@@ -25,6 +27,7 @@ use self::{
     seats::{Seats, WhenFull},
 };
 pub(crate) use self::{
+    meter::Meters,
     peer::{PeerTask, connect, listen},
     seats::Seat,
 };

@@ -57,7 +57,7 @@ pub use auth::{
 };
 pub use bandwidth::Bandwidth;
 pub use config::{Config, Limits};
-pub use connect::ConnectError;
+pub use connect::{ConnectError, Spliced};
 pub use connection::ConnectionId;
 pub use forward::{Forward, Fragment, Header};
 pub use icmp::PeerError;
@@ -286,6 +286,14 @@ impl Server {
         self.fail_connecting(now, connection);
     }
 
+    /// Counts bytes that went between connections of the allocation of `owner` and their peers since
+    /// this was called for them the last time. See [`Command::Splice`].
+    ///
+    /// Those that come after the allocation's end count for the node alone.
+    pub fn handle_spliced(&mut self, owner: FiveTuple, spliced: Spliced) {
+        self.on_spliced(owner, spliced);
+    }
+
     /// Ends what belongs to a client whose connection is closed.
     pub fn handle_client_gone(&mut self, now: Instant, from: FiveTuple) {
         self.authority.hook.forget(from);
@@ -376,6 +384,13 @@ impl Server {
     /// Returns what was refused since this was asked the last time, the latest of several: for logs.
     pub fn take_refusal(&mut self) -> Option<Refusal> {
         self.stats.take_refusal()
+    }
+
+    /// Returns how fast bytes may go over the TCP connections of one allocation in each direction;
+    /// `None`: as fast as they come. The driver sees to it, since they do not come by here. Only
+    /// [`reconfigure`](Self::reconfigure) changes it.
+    pub fn bandwidth(&self) -> Option<Bandwidth> {
+        self.limits.bandwidth
     }
 
     /// Returns the counters.

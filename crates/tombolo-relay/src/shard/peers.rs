@@ -2,13 +2,19 @@
 
 use std::{collections::HashMap, io, time::Instant};
 
-use tokio::{net::TcpStream, runtime::Handle, sync::oneshot};
-use tombolo_turn::server::{ConnectError, ConnectionId, FiveTuple, PeerAddr, PortError, RelayAddr};
+use tokio::{
+    net::TcpStream,
+    runtime::Handle,
+    sync::{oneshot, watch},
+};
+use tombolo_turn::server::{
+    Bandwidth, ConnectError, ConnectionId, FiveTuple, PeerAddr, PortError, RelayAddr,
+};
 use tracing::warn;
 
 use super::Shard;
 use crate::{
-    link::{Join, ShardLink},
+    link::{Account, Join, ShardLink},
     stream::{PeerTask, connect, listen},
 };
 
@@ -20,6 +26,8 @@ pub(crate) struct Peers {
     link: ShardLink,
     listeners: HashMap<RelayAddr, PeerTask>,
     connections: HashMap<ConnectionId, Peer>,
+    /// How fast the bytes of each allocation may go in each direction.
+    limit: watch::Sender<Option<Bandwidth>>,
 }
 
 /// A connection to a peer. Dropping it closes it.
@@ -42,6 +50,7 @@ impl Peers {
             link,
             listeners: HashMap::new(),
             connections: HashMap::new(),
+            limit: watch::Sender::new(None),
         }
     }
 
@@ -70,6 +79,11 @@ impl Peers {
 
     pub(super) fn close(&mut self, connection: ConnectionId) {
         self.connections.remove(&connection);
+    }
+
+    /// Has all bytes go as fast as this from now on, those of connections that are joined already too.
+    pub(super) fn set_limit(&mut self, limit: Option<Bandwidth>) {
+        self.limit.send_replace(limit);
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -121,18 +135,28 @@ impl Shard {
         now: Instant,
         client: FiveTuple,
         connection: ConnectionId,
+        owner: FiveTuple,
         reply: Vec<u8>,
     ) {
         let peer = self.peers.connections.remove(&connection);
-        let Some(Peer::Waiting(peer)) = peer else {
+        let control = self.connections.get_mut(&owner);
+        let (Some(Peer::Waiting(peer)), Some(control)) = (peer, control) else {
+            self.connections.remove(&client);
             self.core.handle_peer_gone(now, connection);
             return;
+        };
+        let account = Account {
+            owner,
+            shard: self.peers.link.clone(),
+            limit: self.peers.limit.subscribe(),
+            meters: control.meters(now),
         };
         let (cancel, cancelled) = oneshot::channel();
         let join = Join {
             reply,
             peer,
             cancelled,
+            account,
         };
         let is_joined = self
             .connections

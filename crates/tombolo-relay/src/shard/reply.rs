@@ -81,8 +81,9 @@ impl Shard {
             Command::Splice {
                 client,
                 connection,
+                owner,
                 reply,
-            } => self.splice(now, client, connection, reply),
+            } => self.splice(now, client, connection, owner, reply),
             Command::Redirect {
                 shard,
                 client,

@@ -7,12 +7,13 @@ use std::{
 };
 
 use rustls::{ClientConnection, StreamOwned, pki_types::ServerName};
-use tombolo_relay::{Relay, RelayConfig};
+use tombolo_relay::{AllocationFilter, Relay, RelayConfig};
 use tombolo_stun::{
     Class, ConnectionId, ErrorCode, HEADER_BYTES, Key, Lifetime, Message, MessageWriter, Method,
     Nonce, Realm, RequestedAddressFamily, RequestedTransport, TransactionId, Username,
     XorPeerAddress, XorRelayedAddress, stream::frame_len,
 };
+use tombolo_turn::server::{Bandwidth, Traffic};
 
 use crate::device::{certificate, relay_config, v4};
 
@@ -168,6 +169,75 @@ fn what_is_sent_before_the_other_side_reads_is_held_back_and_not_lost() {
 }
 
 #[test]
+fn all_bytes_of_joined_connections_are_counted_while_they_are_open_and_when_they_are_not() {
+    let relay = tcp_relay(v4());
+    let mut alice = Client::tcp(&relay);
+    alice.allocate();
+    let (mut first, mut first_peer) = joined(&relay, &mut alice);
+    let (mut second, mut second_peer) = joined(&relay, &mut alice);
+    assert_passes(&mut first.stream, &mut first_peer, 1_000_003);
+    assert_passes(&mut second.stream, &mut second_peer, 11);
+    assert_passes(&mut second_peer, &mut second.stream, 500_009);
+    assert_counted(&relay, (1_000_014, 500_009));
+    // What has gone since the last look is told at the end, whoever ends it.
+    assert_passes(&mut first.stream, &mut first_peer, 100);
+    drop(first);
+    assert_passes(&mut second_peer, &mut second.stream, 1000);
+    drop(second_peer);
+    assert_counted(&relay, (1_000_114, 501_009));
+    let (mut third, mut third_peer) = joined(&relay, &mut alice);
+    assert_passes(&mut third.stream, &mut third_peer, 70_000);
+    drop(alice);
+    assert_over(third.stream);
+    let start = Instant::now();
+    while of_node(&relay) != (1_070_114, 501_009) {
+        assert!(start.elapsed() < PATIENCE, "{:?}", of_node(&relay));
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_limited_allocation_loses_no_byte_in_either_direction() {
+    let relay = limited_relay(1_000_000, 50_000);
+    let mut alice = Client::tcp(&relay);
+    alice.allocate();
+    let (mut data, mut peer_side) = joined(&relay, &mut alice);
+    assert_passes(&mut data.stream, &mut peer_side, 300_000);
+    assert_passes(&mut peer_side, &mut data.stream, 300_000);
+    assert_counted(&relay, (300_000, 300_000));
+}
+
+#[test]
+fn a_limit_holds_all_connections_of_an_allocation_back_until_another_one_is_set() {
+    // What is left after the burst would take most of an hour.
+    let relay = limited_relay(1, 2000);
+    let mut alice = Client::tcp(&relay);
+    alice.allocate();
+    let (mut first, mut first_peer) = joined(&relay, &mut alice);
+    first.stream.write_all(&[1; 3600]).expect("it is open");
+    assert_eq!(read(&mut first_peer, 2000), [1; 2000]);
+    let (mut second, mut second_peer) = joined(&relay, &mut alice);
+    second.stream.write_all(&[2; 1000]).expect("it is open");
+    // The other direction has a burst of its own.
+    second_peer.write_all(&[3; 8]).expect("it is open");
+    assert_eq!(read(&mut second.stream, 8), [3; 8]);
+    let start = Instant::now();
+    while traffic(&relay).to_client.bytes < 8 {
+        assert!(start.elapsed() < PATIENCE, "it is counted");
+        std::thread::yield_now();
+    }
+    // A new connection brings no new burst.
+    let held_back = 4600 - traffic(&relay).to_peer.bytes;
+    assert!(held_back > 2000, "{held_back} bytes");
+
+    relay
+        .reload(&tcp_config(v4()))
+        .expect("nothing of a socket changed");
+    assert_eq!(read(&mut first_peer, 1600), [1; 1600]);
+    assert_eq!(read(&mut second_peer, 1000), [2; 1000]);
+}
+
+#[test]
 fn either_end_of_a_joined_connection_ends_with_the_other_and_with_the_allocation() {
     let relay = tcp_relay(v4());
     let mut alice = Client::tcp(&relay);
@@ -262,11 +332,71 @@ fn tcp_is_not_relayed_unless_it_is_switched_on() {
 }
 
 fn tcp_relay(ip: IpAddr) -> Relay {
-    let config = RelayConfig {
+    Relay::bind(tcp_config(ip)).expect("there are free ports")
+}
+
+/// A relay that lets so many bytes of an allocation through.
+fn limited_relay(bytes_per_second: u32, burst_bytes: u32) -> Relay {
+    let mut config = tcp_config(v4());
+    config.limits.bandwidth = Some(Bandwidth {
+        bytes_per_second,
+        burst_bytes,
+    });
+    Relay::bind(config).expect("there are free ports")
+}
+
+fn tcp_config(ip: IpAddr) -> RelayConfig {
+    RelayConfig {
         relay_tcp: true,
         ..relay_config(ip)
-    };
-    Relay::bind(config).expect("there are free ports")
+    }
+}
+
+/// What went through the only allocation.
+fn traffic(relay: &Relay) -> Traffic {
+    let page = relay.allocations(&AllocationFilter::default(), 0, 2);
+    assert_eq!(page.total, 1);
+    let (_, info) = &page.allocations[0];
+    info.traffic
+}
+
+/// Bytes that went to peers and to clients.
+fn of_node(relay: &Relay) -> (u64, u64) {
+    let shards = relay.stats().shards;
+    let to_peer = shards.iter().map(|shard| shard.turn.to_peer_bytes);
+    let to_client = shards.iter().map(|shard| shard.turn.to_client_bytes);
+    (to_peer.sum(), to_client.sum())
+}
+
+/// Waits until exactly so many bytes are counted for the only allocation and the node.
+#[track_caller]
+fn assert_counted(relay: &Relay, (to_peer, to_client): (u64, u64)) {
+    let start = Instant::now();
+    loop {
+        let Traffic {
+            to_peer: to_peer_now,
+            to_client: to_client_now,
+            ..
+        } = traffic(relay);
+        let counted = (to_peer_now.bytes, to_client_now.bytes);
+        if counted == (to_peer, to_client) {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "{counted:?} are counted");
+        std::thread::yield_now();
+    }
+    assert_eq!(of_node(relay), (to_peer, to_client));
+}
+
+/// Sends so many bytes, and checks that they come as they are.
+#[track_caller]
+fn assert_passes(from: &mut TcpStream, to: &mut TcpStream, len: usize) {
+    let bytes: Vec<u8> = (0..len).map(|i| (i / 7) as u8).collect();
+    let received = std::thread::scope(|scope| {
+        scope.spawn(|| from.write_all(&bytes).expect("it is open"));
+        read(to, len)
+    });
+    assert!(received == bytes, "all of it came, in order");
 }
 
 fn joined(relay: &Relay, control: &mut Client<TcpStream>) -> (Client<TcpStream>, TcpStream) {

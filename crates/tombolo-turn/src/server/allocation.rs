@@ -86,12 +86,12 @@ pub struct Traffic {
     pub dropped: u64,
 }
 
-/// A number of packets and the bytes of their payloads.
+/// A number of packets and the bytes of their payloads, or but the bytes of TCP connections.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Packets.
+    /// Datagrams.
     pub packets: u64,
-    /// Bytes of their payloads.
+    /// Bytes of their payloads, or of TCP connections.
     pub bytes: u64,
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 pub struct Bandwidth {
     /// Bytes per second over time.
     pub bytes_per_second: u32,
-    /// Bytes that may go at once after a pause. A payload longer than that never goes.
+    /// Bytes that may go at once after a pause. A datagram's payload longer than that never goes.
     pub burst_bytes: u32,
 }
 

@@ -167,8 +167,9 @@ pub struct Limits {
     pub per_network: Quota,
     /// What each allocation may have; of allocations it is but one.
     pub per_allocation: Quota,
-    /// Payload through each allocation. `None` (the default): as much as comes. What goes over TCP
-    /// to a peer is not measured.
+    /// Payload through each allocation. `None` (the default): as much as comes. Datagrams beyond it
+    /// are dropped; what goes over TCP to a peer waits instead, see
+    /// [`Server::bandwidth`](super::Server::bandwidth).
     pub bandwidth: Option<Bandwidth>,
     /// TCP connections of the shard that are being made or wait for their client.
     pub connections_waiting_max: usize,

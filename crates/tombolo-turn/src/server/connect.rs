@@ -36,6 +36,15 @@ pub enum ConnectError {
     LocalUnavailable,
 }
 
+/// Bytes that went between clients' connections and those to peers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spliced {
+    /// Written to peers.
+    pub to_peer: u64,
+    /// Written to clients.
+    pub to_client: u64,
+}
+
 impl Server {
     /// Has the driver connect to a peer. See RFC 6062 §5.2.
     ///
@@ -150,9 +159,8 @@ impl Server {
         let found = found.filter(|one| matches!(one.state, State::Unbound { .. }));
         let allocation = found.ok_or(Refusal::ConnectionUnknown)?.allocation;
         let allocation = self.allocations.get(allocation);
-        if !allocation.is_some_and(|one| one.is_held_by(identity)) {
-            return Err(Refusal::UserWrong.into());
-        }
+        let allocation = allocation.filter(|one| one.is_held_by(identity));
+        let owner = allocation.ok_or(Refusal::UserWrong)?.client;
         let client = ask.from;
         self.connections.set_state(id, State::Joined { client });
         let reply = self.success(ask, identity, |_| {});
@@ -160,9 +168,22 @@ impl Server {
         self.commands.push_back(Command::Splice {
             client,
             connection: id,
+            owner,
             reply,
         });
         Ok(())
+    }
+
+    /// Counts what has gone over connections of an allocation, which may be gone by now.
+    pub(super) fn on_spliced(&mut self, owner: FiveTuple, spliced: Spliced) {
+        self.stats.to_peer_bytes += spliced.to_peer;
+        self.stats.to_client_bytes += spliced.to_client;
+        if let Some(allocation) = self.allocations.by_client_mut(&owner)
+            && allocation.carrier == Carrier::Tcp
+        {
+            allocation.traffic.to_peer.bytes += spliced.to_peer;
+            allocation.traffic.to_client.bytes += spliced.to_client;
+        }
     }
 
     /// Ends connections that nobody wanted in time. See RFC 6062 §5.2 and §5.3.

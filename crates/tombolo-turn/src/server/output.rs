@@ -92,6 +92,10 @@ pub enum Command {
         client: FiveTuple,
         /// The connection to the peer.
         connection: ConnectionId,
+        /// The client's control connection, which names the allocation that the bytes count for:
+        /// see [`Server::handle_spliced`](super::Server::handle_spliced). They are to go no faster than
+        /// [`Server::bandwidth`](super::Server::bandwidth) says, those of all its connections together.
+        owner: FiveTuple,
         /// The answer to ConnectionBind.
         reply: Vec<u8>,
     },

@@ -22,13 +22,13 @@ pub struct Stats {
     pub draining: u64,
     /// Allocations that ended for lack of a refresh.
     pub allocations_expired: u64,
-    /// Payloads sent on to peers.
+    /// Payloads sent on to peers in datagrams.
     pub to_peer_packets: u64,
-    /// Bytes of payloads sent on to peers.
+    /// Bytes of payloads sent on to peers, over TCP too.
     pub to_peer_bytes: u64,
-    /// Payloads sent on to clients.
+    /// Payloads sent on to clients that came in datagrams.
     pub to_client_packets: u64,
-    /// Bytes of payloads sent on to clients.
+    /// Bytes of payloads sent on to clients, over TCP too.
     pub to_client_bytes: u64,
     /// Allocations whose client moved to another address.
     pub allocations_moved: u64,

@@ -6,8 +6,8 @@ use tombolo_stun::{
     XorRelayedAddress,
 };
 use tombolo_turn::server::{
-    Carrier, Command, Config, ConnectError, ConnectionId, FiveTuple, PeerAddr, Refusal, RelayAddr,
-    ShardIndex, Timer,
+    Bandwidth, Carrier, Command, Config, ConnectError, ConnectionId, FiveTuple, PeerAddr, Refusal,
+    RelayAddr, ShardIndex, Spliced, Timer, Traffic,
 };
 
 use super::lab::{
@@ -202,6 +202,7 @@ fn a_connection_of_a_permitted_peer_is_told_and_joined() {
         Command::Splice {
             client,
             connection: joined,
+            owner,
             reply,
         },
     ] = &lab.tcp_commands[..]
@@ -209,6 +210,7 @@ fn a_connection_of_a_permitted_peer_is_told_and_joined() {
         panic!("is joined: {:?}", lab.tcp_commands);
     };
     assert_eq!((*client, *joined), (tcp_client(2), connection));
+    assert_eq!(*owner, tcp_client(1));
     assert_eq!(Reply(reply.clone()).code(), None);
     let message = Message::decode(reply).expect("is well formed");
     assert_eq!(message.method(), Method::CONNECTION_BIND);
@@ -472,6 +474,35 @@ fn connections_are_named_after_their_shard() {
     assert!(ids[0] != ids[1] && ids[1] != ids[2], "the rest is random");
 }
 
+#[test]
+fn bytes_of_joined_connections_count_for_their_allocation_and_after_its_end_for_the_node_alone() {
+    let mut lab = tcp_lab_with(|config| config.limits.bandwidth = Some(LIMIT));
+    assert_eq!(lab.server.bandwidth(), Some(LIMIT), "the driver keeps it");
+    allocate(&mut lab, tcp_client(1), &alice());
+    allocate(&mut lab, tcp_client(2), &bob());
+    let spliced = |to_peer, to_client| Spliced { to_peer, to_client };
+    lab.server.handle_spliced(tcp_client(1), spliced(5000, 7));
+    lab.server.handle_spliced(tcp_client(1), spliced(1, 2));
+    let traffic = |lab: &Lab, of: FiveTuple| {
+        let mut all = lab.server.allocations(lab.now);
+        all.find(|info| info.client == of)
+            .expect("is there")
+            .traffic
+    };
+    let counted = traffic(&lab, tcp_client(1));
+    assert_eq!((counted.to_peer.bytes, counted.to_client.bytes), (5001, 9));
+    assert_eq!(traffic(&lab, tcp_client(2)), Traffic::default());
+    lab.server.handle_client_gone(lab.now, tcp_client(1));
+    lab.server.handle_spliced(tcp_client(1), spliced(10, 20));
+    let stats = lab.server.stats();
+    assert_eq!((stats.to_peer_bytes, stats.to_client_bytes), (5011, 29));
+    assert_eq!((stats.to_peer_packets, stats.to_client_packets), (0, 0));
+    // Whoever has the addresses now for datagrams has nothing to do with it.
+    lab.allocate(tcp_client(1), &alice());
+    lab.server.handle_spliced(tcp_client(1), spliced(1, 1));
+    assert_eq!(traffic(&lab, tcp_client(1)), Traffic::default());
+}
+
 fn tcp_lab() -> Lab {
     tcp_lab_with(|_| {})
 }
@@ -549,3 +580,8 @@ fn bind(lab: &mut Lab, from: FiveTuple, user: &User, connection: ConnectionId) -
     let reply = replies.into_iter().next()?;
     Reply(reply.bytes).code()
 }
+
+const LIMIT: Bandwidth = Bandwidth {
+    bytes_per_second: 500,
+    burst_bytes: 1000,
+};
