@@ -239,7 +239,7 @@ pub(crate) enum Batch {
         /// Whether one of them says no to a ConnectionBind.
         refuses_bind: bool,
     },
-    Join(Join),
+    Join(Box<Join>),
     /// The shard has let go of the connection.
     Over,
 }
@@ -326,11 +326,11 @@ impl ConnectionQueue {
     pub(crate) async fn next(&mut self, buffer: &mut Vec<u8>, enough: usize) -> Batch {
         buffer.clear();
         if let Some(join) = self.join.take() {
-            return Batch::Join(join);
+            return Batch::Join(Box::new(join));
         }
         let frame = match self.queue.recv().await {
             Some(ToStream::Frame(frame)) => frame,
-            Some(ToStream::Join(join)) => return Batch::Join(join),
+            Some(ToStream::Join(join)) => return Batch::Join(Box::new(join)),
             None => return Batch::Over,
         };
         let mut refuses_bind = is_refused_bind(&frame);

@@ -237,7 +237,7 @@ async fn write(
                     refused.notify_one();
                 }
             }
-            Batch::Join(join) => return Ok(join),
+            Batch::Join(join) => return Ok(*join),
             Batch::Over => return Err(End::Closed),
         }
     }
