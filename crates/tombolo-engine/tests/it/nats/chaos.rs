@@ -276,7 +276,11 @@ impl Writer {
             if self.is_conditional {
                 match newest(&self.engine, &key, last).await {
                     Some(found) => last = found,
-                    None => continue,
+                    None => {
+                        // An engine that is away says so at once, and comes back only when others run.
+                        tokio::time::sleep(PAUSE).await;
+                        continue;
+                    }
                 }
             }
             number += 1;
