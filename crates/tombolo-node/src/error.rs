@@ -2,7 +2,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use tombolo_relay::{ListenSocket, Protocol};
+use tombolo_relay::ListenSocket;
 
 use crate::builder::NodeBuilder;
 
@@ -87,9 +87,8 @@ impl StartError {
         let tombolo_relay::BindError::InUse { socket } = error else {
             return Self::Relay(error);
         };
-        let is_turns =
-            socket.protocol == Protocol::Tcp && socket.address.port() == config.turns_port;
-        let flag = if is_turns {
+        // TLS and DTLS have the one port, plain TCP and UDP the other.
+        let flag = if socket.address.port() == config.turns_port {
             "--turns-port"
         } else {
             "--turn-port"

@@ -17,7 +17,7 @@
 //! port         UDP: sessions over QUIC   TCP: sessions over WebSocket, HTTP API
 //! turn_port    UDP and TCP: STUN and TURN
 //! turn_port+1  UDP: STUN, so that devices learn how their NAT maps
-//! turns_port   TCP: TURN over TLS
+//! turns_port   TCP and UDP: TURN over TLS and DTLS
 //! ```
 //!
 //! Its certificate is self-signed, with a key that lives as long as the process; devices recognise

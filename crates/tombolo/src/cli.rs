@@ -164,6 +164,13 @@ pub(crate) struct PeerArgs {
     /// Which paths may be used
     #[arg(long, value_enum, default_value_t = PolicyArg::Any)]
     pub(crate) policy: PolicyArg,
+    /// Say this in the room once: it is kept, and told to those who come back later; may be given
+    /// several times
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) durable: Vec<String>,
+    /// Tell what happens in the room: durable messages, properties, objects, its owner
+    #[arg(long)]
+    pub(crate) watch: bool,
     /// Print events as JSON, one a line
     #[arg(long)]
     pub(crate) json: bool,

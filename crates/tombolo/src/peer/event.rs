@@ -51,6 +51,18 @@ pub(crate) enum Event {
         verdict: Verdict,
         detail: String,
     },
+    Said {
+        number: u64,
+        /// `None` for a server.
+        from: Option<String>,
+        text: String,
+    },
+    Room {
+        what: &'static str,
+        by: Option<String>,
+        about: String,
+        detail: serde_json::Value,
+    },
     Summary {
         peers: BTreeMap<String, Summary>,
     },

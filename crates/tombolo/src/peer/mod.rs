@@ -4,6 +4,7 @@ mod event;
 mod link;
 mod speaker;
 mod tally;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tombolo_client::{
-    Device, NatReport, Peer, Policy, Room, RoomEvent, RoomOptions, SendError,
+    Audience, Device, NatReport, Peer, Policy, Room, RoomEvent, RoomOptions, SendError,
     UNRELIABLE_BYTES_ALWAYS, UserId,
 };
 
@@ -55,11 +56,15 @@ pub(crate) async fn run(args: PeerArgs) -> anyhow::Result<()> {
         ..RoomOptions::default()
     };
     let room = device.rooms().join_or_create(&args.room, options).await?;
+    for text in &args.durable {
+        room.say(Audience::All, text.clone()).await?;
+    }
     let nat = tokio::spawn(tell_nat(speaker.clone(), device.clone()));
     let mut party = Party {
         speaker: speaker.clone(),
         own: device.session().user,
         room,
+        watches: args.watch || !args.durable.is_empty(),
         tallies: Tallies::default(),
         links: JoinSet::new(),
         linked: BTreeMap::new(),
@@ -127,6 +132,8 @@ struct Party {
     speaker: Speaker,
     own: UserId,
     room: Room,
+    /// Whether more is told of the room than who comes and goes.
+    watches: bool,
     tallies: Tallies,
     links: JoinSet<Result<(), SendError>>,
     /// The attempt of each member's present link.
@@ -192,6 +199,11 @@ impl Party {
     }
 
     fn on_event(&mut self, event: RoomEvent) -> anyhow::Result<()> {
+        if self.watches
+            && let Some(told) = watch::told(&self.room, &event)
+        {
+            self.speaker.tell(&told);
+        }
         match event {
             RoomEvent::Joined(user) => {
                 self.tell_members();
@@ -214,7 +226,7 @@ impl Party {
                     self.link(user)?;
                 }
             }
-            // What the room itself knows is not this command's matter.
+            // See `--watch`.
             RoomEvent::Dropped(_)
             | RoomEvent::Returned(_)
             | RoomEvent::Synced { .. }

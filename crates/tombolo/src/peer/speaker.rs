@@ -59,6 +59,19 @@ impl Speaker {
             }
             Event::Joined { room, members } => format!("in room {room}: {}", members.join(", ")),
             Event::Left { user, reason } => format!("{user} is gone: {reason}"),
+            Event::Said { number, from, text } => {
+                let from = from.as_deref().unwrap_or("a server");
+                format!("{number}. {from}: {text}")
+            }
+            Event::Room {
+                what,
+                by,
+                about,
+                detail,
+            } => {
+                let by = by.as_deref().map(|by| format!(" by {by}"));
+                format!("room: {what} {about}{} {detail}", by.unwrap_or_default())
+            }
             Event::Peer {
                 user,
                 state,

@@ -15,11 +15,13 @@ use serde_json::{Value, json};
 use command::{Ended, Running, node, start};
 
 /// Fields of each event that `docs/cli.md` gives.
-const FIELDS_BY_EVENT: [(&str, &[&str]); 8] = [
+const FIELDS_BY_EVENT: [(&str, &[&str]); 10] = [
     ("session", &["node", "transport"]),
     ("nat", &["mapping", "filtering", "public"]),
     ("joined", &["room", "members"]),
     ("left", &["user", "reason"]),
+    ("said", &["number", "from", "text"]),
+    ("room", &["what", "by", "about", "detail"]),
     ("peer", &["user", "state", "local", "remote", "rtt_ms"]),
     (
         "recv",
@@ -102,6 +104,32 @@ async fn two_peers_meet_and_count_each_other() {
             assert!(summary.get(field).is_some(), "{summary}");
         }
     }
+    serve.terminate();
+    assert_eq!(serve.ended().await.status, Some(0));
+}
+
+#[tokio::test]
+async fn what_is_said_durably_is_told_to_who_watches() {
+    let (mut serve, url) = node().await;
+    let mut bob = peer(&url, "bob", &["--watch", "--count", "1"]);
+    let says = ["--durable", "gg", "--durable", "wp", "--count", "1"];
+    let mut alice = peer(&url, "alice", &says);
+    let (alice, bob) = (alice.ended().await, bob.ended().await);
+    for ended in [&alice, &bob] {
+        assert_eq!(ended.status, Some(0), "{}", ended.complaints);
+        check(ended);
+        let synced = |event: &&&Value| event["what"] == "synced";
+        assert!(events(ended, "room").iter().any(|event| synced(&event)));
+    }
+    let said = |ended: &Ended| -> Vec<Value> {
+        let said = events(ended, "said").into_iter();
+        said.map(|event| json!([event["number"], event["from"], event["text"]]))
+            .collect()
+    };
+    // Whoever came first opened the room; both heard what was said since they were in it.
+    let all = [json!([1, "alice", "gg"]), json!([2, "alice", "wp"])];
+    assert_eq!(said(&alice), all);
+    assert!(all.ends_with(&said(&bob)));
     serve.terminate();
     assert_eq!(serve.ended().await.status, Some(0));
 }
