@@ -59,19 +59,7 @@ impl Speaker {
             }
             Event::Joined { room, members } => format!("in room {room}: {}", members.join(", ")),
             Event::Left { user, reason } => format!("{user} is gone: {reason}"),
-            Event::Said { number, from, text } => {
-                let from = from.as_deref().unwrap_or("a server");
-                format!("{number}. {from}: {text}")
-            }
-            Event::Room {
-                what,
-                by,
-                about,
-                detail,
-            } => {
-                let by = by.as_deref().map(|by| format!(" by {by}"));
-                format!("room: {what} {about}{} {detail}", by.unwrap_or_default())
-            }
+            Event::Said { .. } | Event::Room { .. } => room_line(event),
             Event::Peer {
                 user,
                 state,
@@ -143,4 +131,23 @@ fn summary_text(user: &str, summary: &Summary) -> String {
         ms(summary.longest_gap_ms),
         ms(summary.rtt_ms.p50),
     )
+}
+
+/// What a person is told of a room.
+fn room_line(event: &Event) -> String {
+    if let Event::Said { number, from, text } = event {
+        let from = from.as_deref().unwrap_or("a server");
+        return format!("{number}. {from}: {text}");
+    }
+    let Event::Room {
+        what,
+        by,
+        about,
+        detail,
+    } = event
+    else {
+        return String::new();
+    };
+    let by = by.as_deref().map(|by| format!(" by {by}"));
+    format!("room: {what} {about}{} {detail}", by.unwrap_or_default())
 }
