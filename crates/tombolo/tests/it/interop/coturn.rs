@@ -2,6 +2,10 @@
 //!
 //! `-S` alone is DTLS. For each connection `turnutils_uclient` picks version 1.0 or 1.2 by chance, and
 //! tries again with another pick when the server says that it has no 1.0.
+//!
+//! `-M` goes without `-S`: one time in four, as it moves, the tool frees its TLS session before the new
+//! one is made and ends it once more afterwards, by when the memory may be the new one's. It then ends
+//! with `send: Success`, whichever server it talks to.
 
 use std::net::SocketAddr;
 
@@ -65,8 +69,6 @@ lossless! {
     uclients_reach_each_other_on_pairs_of_ports: V4, Plain, EachOther, ["-y"];
     uclients_reach_each_other_after_they_moved: V4, Plain, EachOther, ["-c", "-y", "-M"];
     uclients_reach_each_other_after_they_moved_over_tcp: V4, Plain, EachOther, ["-c", "-y", "-M", "-t"];
-    uclients_reach_each_other_after_they_moved_over_tls: V4, Tls, EachOther, ["-c", "-y", "-M", "-t", "-S"];
-    uclients_reach_each_other_after_they_moved_over_dtls: V4, Plain, EachOther, ["-c", "-y", "-M", "-S"];
     uclients_reach_each_other_after_they_moved_over_ipv6: V6, Plain, EachOther, ["-c", "-y", "-x", "-M"];
     uclients_reach_each_other_without_fragments: V4, Plain, EachOther, ["-c", "-y", "-g"];
     uclients_reach_each_other_over_tcp_relayed: V4, Plain, EachOther, ["-T", "-y", "-c"];
