@@ -8,6 +8,7 @@
 )]
 
 mod churn;
+mod cluster;
 mod control;
 mod flood;
 mod floor;
@@ -41,6 +42,8 @@ enum Command {
     Relay(relay::Arguments),
     /// Lets allocations come and go beside traffic, and looks for what is left
     Soak(soak::Arguments),
+    /// Lets devices talk in rooms of a cluster while something happens to it
+    Cluster(cluster::Arguments),
     /// The bare forwarder that servers are measured against; the harness starts it
     #[command(hide = true)]
     Floor {
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Relay(arguments) => relay::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Cluster(arguments) => cluster::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Floor { flows } => floor::run(flows).map(|()| ExitCode::SUCCESS),
     };
     match result {

@@ -305,8 +305,9 @@ impl Room {
     }
 
     /// The next event; `None` when the session is over, or this device is not in the room any more
-    /// because its user came from elsewhere.
-    pub async fn next_event(&mut self) -> Option<RoomEvent> {
+    /// because its user came from elsewhere. Each event is told once: let one task read them, while
+    /// others send.
+    pub async fn next_event(&self) -> Option<RoomEvent> {
         self.state.events.next().await
     }
 

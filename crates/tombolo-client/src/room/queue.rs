@@ -68,6 +68,8 @@ impl Queue {
                     return Some(event);
                 }
                 if state.is_over {
+                    // Whoever else waits is told by whoever was told.
+                    self.news.notify_one();
                     return None;
                 }
             }

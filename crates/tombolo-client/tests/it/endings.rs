@@ -26,7 +26,7 @@ async fn rooms_end_with_their_session() {
 async fn an_unread_room_holds_up_nobody() {
     let script = Script::new().await;
     let (device, mut line) = script.device().await;
-    let mut unread = enter(&device, &mut line, "unread", &["alice", "bob"]).await;
+    let unread = enter(&device, &mut line, "unread", &["alice", "bob"]).await;
     let mut read = enter(&device, &mut line, "read", &["alice", "bob"]).await;
     for _ in 0..5000 {
         line.deliver("unread", "ignored").await;
@@ -81,7 +81,7 @@ async fn members_are_known_before_their_changes_come() {
             line.member_left(&name, "bob").await;
         };
         let (room, ()) = soon(async { tokio::join!(joining, let_in) }).await;
-        let mut room = room.unwrap();
+        let room = room.unwrap();
         let left = soon(room.next_event()).await.unwrap();
         assert!(matches!(left, RoomEvent::Left { .. }), "{left:?}");
         assert_eq!(room.members(), [user("alice")], "bob is not forgotten");
@@ -94,7 +94,7 @@ async fn members_are_known_before_their_changes_come() {
 async fn changes_during_a_lost_session_are_told_after_it() {
     let script = Script::new().await;
     let (device, mut line) = script.device().await;
-    let mut room = enter(&device, &mut line, "room", &["alice", "bob"]).await;
+    let room = enter(&device, &mut line, "room", &["alice", "bob"]).await;
     drop(line);
     let mut line = script.accept().await;
     line.welcome(false).await;
@@ -200,7 +200,7 @@ async fn dropped_devices_say_goodbye() {
         device_in(&node, "alice").await,
         device_in(&node, "bob").await,
     );
-    let (_alice, mut room) = alice;
+    let (_alice, room) = alice;
     drop(bob);
     loop {
         if let RoomEvent::Left { user: who, reason } = soon(room.next_event()).await.unwrap() {

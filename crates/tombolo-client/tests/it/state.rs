@@ -96,7 +96,7 @@ async fn a_room_with_a_password_lets_in_who_knows_it() {
         assert_eq!(refused.code(), Some(ErrorCode::WrongPassword));
         assert!(!refused.is_temporary());
     }
-    let mut b = join(&bob, "secret", with("open")).await;
+    let b = join(&bob, "secret", with("open")).await;
     let refused = b.kick(&user("alice")).await.unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::NotOwner));
     a.perform(Act::SetOwner(Some(user("bob")))).await.unwrap();

@@ -97,7 +97,7 @@ impl Actor {
         let nat = device.measure_nat().await?;
         self.note(What::Nat(Box::new(nat)));
         self.ready.wait().await;
-        let mut room = device
+        let room = device
             .rooms()
             .join_or_create(ROOM, RoomOptions::default())
             .await?;

@@ -1,0 +1,204 @@
+//! Compares what was sent with what came, and with what the logs say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tombolo_engine::{Key, Log as _, Nats, NatsConfig, TailEvent};
+use tombolo_room::{Entry, Event, Room};
+
+use super::bots::{Bot, room_name};
+use super::record::{Kind, Note, lock};
+
+/// What is wrong, or not.
+#[derive(Debug, Default, serde::Serialize)]
+pub(crate) struct Verdict {
+    pub(crate) sent: u64,
+    pub(crate) failed: u64,
+    pub(crate) received: u64,
+    /// Sent and accepted, and never received by somebody who should have.
+    pub(crate) lost: u64,
+    pub(crate) repeated: u64,
+    pub(crate) reordered: u64,
+}
+
+/// Looks at one kind of message, sender by sender and receiver by receiver.
+pub(crate) fn deliveries(bots: &[Arc<Bot>], kind: Kind) -> Verdict {
+    let mut verdict = Verdict::default();
+    let mut by_room: BTreeMap<usize, Vec<&Arc<Bot>>> = BTreeMap::new();
+    for bot in bots {
+        by_room.entry(bot.room_index).or_default().push(bot);
+    }
+    for members in by_room.values() {
+        for sender in members {
+            let (sent, failed) = {
+                let record = lock(&sender.record);
+                let failed = record.failed.get(&kind).cloned().unwrap_or_default();
+                (record.sent.get(&kind).copied().unwrap_or_default(), failed)
+            };
+            verdict.sent += sent;
+            verdict.failed += failed.len() as u64;
+            let number = u32::try_from(sender.index).unwrap_or(u32::MAX);
+            for receiver in members.iter().filter(|bot| bot.index != sender.index) {
+                let record = lock(&receiver.record);
+                let stream = record.streams.get(&(kind, number)).cloned();
+                let stream = stream.unwrap_or_default();
+                verdict.received += stream.received;
+                verdict.repeated += stream.repeated;
+                verdict.reordered += stream.reordered;
+                verdict.lost += stream.lost(sent, |number| !failed.contains(&number));
+            }
+        }
+    }
+    verdict
+}
+
+/// What an independent reader of the logs finds.
+#[derive(Debug, Default, serde::Serialize)]
+pub(crate) struct Kept {
+    /// Durable messages in the logs.
+    pub(crate) in_logs: u64,
+    pub(crate) acknowledged: u64,
+    /// Acknowledged, but not in the log, or not there with that number.
+    pub(crate) lost: u64,
+    pub(crate) repeated: u64,
+    /// Of one sender, not in the order in which it sent them.
+    pub(crate) reordered: u64,
+    /// Rooms whose members are not just those devices, each once, and none dropped.
+    pub(crate) rooms_with_ghosts: u64,
+}
+
+/// Reads the logs of all rooms, and compares.
+pub(crate) async fn logs(bots: &[Arc<Bot>], urls: &[String], rooms: usize) -> anyhow::Result<Kept> {
+    let reader = Nats::connect(NatsConfig::new(urls.to_vec()))
+        .await
+        .context("connect to read the logs")?;
+    let mut kept = Kept::default();
+    for index in 0..rooms {
+        let members: Vec<_> = bots.iter().filter(|bot| bot.room_index == index).collect();
+        let (room, said) = read(&reader, index).await?;
+        let there: BTreeSet<_> = room.members().map(|(user, _)| user.clone()).collect();
+        let here: BTreeSet<_> = members.iter().map(|bot| bot.user.clone()).collect();
+        let dropped = room.members().filter(|(_, member)| !member.is_present());
+        if there != here || dropped.count() > 0 {
+            kept.rooms_with_ghosts += 1;
+        }
+        kept.in_logs += said.len() as u64;
+        let mut seen = BTreeMap::new();
+        let mut last: BTreeMap<u32, u64> = BTreeMap::new();
+        for (number, note) in said {
+            if seen.insert((note.bot, note.number), number).is_some() {
+                kept.repeated += 1;
+            }
+            let before = last.insert(note.bot, note.number);
+            if before.is_some_and(|before| before >= note.number) {
+                kept.reordered += 1;
+            }
+        }
+        for bot in members {
+            let number = u32::try_from(bot.index).unwrap_or(u32::MAX);
+            for (own, of_room) in &lock(&bot.record).kept {
+                kept.acknowledged += 1;
+                if seen.get(&(number, *own)) != Some(of_room) {
+                    kept.lost += 1;
+                }
+            }
+        }
+    }
+    Ok(kept)
+}
+
+/// A room as its log makes it, and all that was ever said there.
+async fn read(reader: &Nats, index: usize) -> anyhow::Result<(Room, Vec<(u64, Note)>)> {
+    let key = Key::new(["room", &room_name(index)]).context("the key of a room")?;
+    let mut tail = reader.tail(&key, None).await.context("read a log")?;
+    let mut room = Room::new();
+    let mut said: BTreeMap<u64, Note> = BTreeMap::new();
+    while let Some(event) = tail.next().await {
+        match event {
+            TailEvent::Entry { entry, .. } => {
+                let entry = Entry::decode(&entry).context("an entry of a log")?;
+                for event in room.apply(&entry).events {
+                    if let Event::Said(message) = event {
+                        said.extend(
+                            Note::decode(&message.payload).map(|note| (message.number, note)),
+                        );
+                    }
+                }
+            }
+            TailEvent::Snapshot { state, .. } => {
+                room = Room::restore(&state).context("a snapshot of a log")?;
+                for message in room.messages() {
+                    said.extend(Note::decode(&message.payload).map(|note| (message.number, note)));
+                }
+            }
+            TailEvent::Reset => room = Room::new(),
+            TailEvent::Synced => break,
+        }
+    }
+    Ok((room, said.into_iter().collect()))
+}
+
+/// How devices fared that had to go elsewhere.
+#[derive(Debug, Default, serde::Serialize)]
+pub(crate) struct Returns {
+    /// Devices that were on the node.
+    pub(crate) devices: usize,
+    /// Of these, those that are on another node, in their rooms, with their seats.
+    pub(crate) back: usize,
+    pub(crate) resumed: usize,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) max_ms: f64,
+}
+
+/// Looks at the devices that were on a node, `seats` being what all devices had before.
+pub(crate) fn returns(
+    bots: &[Arc<Bot>],
+    node: usize,
+    fault: Instant,
+    seats: &[Option<u32>],
+) -> Returns {
+    let mut returns = Returns::default();
+    let mut times = Vec::new();
+    for bot in bots.iter().filter(|bot| bot.node == node) {
+        returns.devices += 1;
+        let record = lock(&bot.record);
+        let after = record.connected.iter().find(|(when, ..)| *when > fault);
+        let Some((when, _, is_resumed)) = after else {
+            continue;
+        };
+        let back = if *is_resumed {
+            Some(*when)
+        } else {
+            record.synced.iter().copied().find(|synced| *synced > fault)
+        };
+        drop_in(&mut times, back, fault);
+        returns.resumed += usize::from(*is_resumed);
+        let seat = bot.note_seat();
+        if back.is_some() && seat.is_some() && seat == seats[bot.index] {
+            returns.back += 1;
+        }
+    }
+    returns.p50_ms = milliseconds(quantile(&mut times, 0.5));
+    returns.p99_ms = milliseconds(quantile(&mut times, 0.99));
+    returns.max_ms = milliseconds(quantile(&mut times, 1.0));
+    returns
+}
+
+fn drop_in(times: &mut Vec<Duration>, back: Option<Instant>, fault: Instant) {
+    times.extend(back.map(|back| back - fault));
+}
+
+/// The time that this part of all times does not exceed; zero of none.
+pub(crate) fn quantile(times: &mut [Duration], part: f64) -> Duration {
+    times.sort_unstable();
+    let last = times.len().saturating_sub(1);
+    let place = (last as f64 * part).ceil() as usize;
+    times.get(place.min(last)).copied().unwrap_or_default()
+}
+
+pub(crate) fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}

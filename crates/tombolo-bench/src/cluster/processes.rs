@@ -1,0 +1,206 @@
+//! The servers and nodes, each a process that ends with the harness.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// A process, which is killed when it is dropped.
+pub(crate) struct Process(Child);
+
+impl Process {
+    pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        kill(self.pid(), signal).context("signal a process")
+    }
+
+    /// `kill -9`; returns when it has ended.
+    pub(crate) fn kill(&mut self) {
+        // Fails only when it has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+
+    /// Whether it has ended, and well.
+    pub(crate) fn ended(&mut self) -> anyhow::Result<Option<bool>> {
+        let status = self.0.try_wait().context("look at a process")?;
+        Ok(status.map(|status| status.success()))
+    }
+
+    /// Processor time so far.
+    pub(crate) fn cpu(&self) -> Duration {
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap_or_default();
+        // What follows the name, which may hold anything: the state is field 3, times are 14 and 15.
+        let fields = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
+        Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
+    }
+
+    /// Resident memory in bytes.
+    pub(crate) fn resident(&self) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kib.unwrap_or_default() * 1024
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.0.id().cast_signed())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A folder that is removed when it is dropped.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let path = std::env::temp_dir().join(format!("tombolo-bench-{}", std::process::id()));
+        fs::create_dir_all(&path).context("a folder for the servers")?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is left of a run is no matter.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// NATS servers that form a cluster.
+pub(crate) struct Nats {
+    binary: PathBuf,
+    configs: Vec<PathBuf>,
+    pub(crate) urls: Vec<String>,
+    pub(crate) servers: Vec<Option<Process>>,
+}
+
+impl Nats {
+    pub(crate) fn start(binary: &Path, folder: &Folder, count: usize) -> anyhow::Result<Self> {
+        let ports: Vec<_> = (0..count).map(|_| free_ports()).collect::<Result<_, _>>()?;
+        let routes: Vec<_> = ports
+            .iter()
+            .map(|ports| format!("nats://127.0.0.1:{}", ports[1]))
+            .collect();
+        let mut nats = Self {
+            binary: binary.to_owned(),
+            configs: Vec::new(),
+            urls: Vec::new(),
+            servers: Vec::new(),
+        };
+        for (index, [port, route]) in ports.into_iter().enumerate() {
+            let text = format!(
+                "server_name: n{index}\nlisten: \"127.0.0.1:{port}\"\n\
+                 jetstream {{ store_dir: {:?}, max_mem: 256M, max_file: 4G }}\n\
+                 cluster {{ name: bench, listen: \"127.0.0.1:{route}\", routes: {routes:?} }}\n",
+                folder.0.join(format!("n{index}"))
+            );
+            let config = folder.0.join(format!("n{index}.conf"));
+            fs::write(&config, text).context("a configuration")?;
+            nats.configs.push(config);
+            nats.urls.push(format!("nats://127.0.0.1:{port}"));
+            nats.servers.push(None);
+        }
+        for index in 0..count {
+            nats.start_server(index)?;
+        }
+        Ok(nats)
+    }
+
+    /// Starts a server with what it has on disk; returns when it serves.
+    pub(crate) fn start_server(&mut self, index: usize) -> anyhow::Result<()> {
+        let mut command = ends_with_us(&self.binary);
+        command.arg("-c").arg(&self.configs[index]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut process = Process(command.spawn().context("start a NATS server")?);
+        let log = process.0.stderr.take().context("a pipe")?;
+        let mut lines = BufReader::new(log).lines().map_while(Result::ok);
+        let is_ready = lines.by_ref().any(|line| line.contains("Server is ready"));
+        ensure!(is_ready, "a NATS server does not start");
+        // It would wait when nobody read.
+        std::thread::spawn(move || lines.for_each(drop));
+        self.servers[index] = Some(process);
+        Ok(())
+    }
+
+    pub(crate) fn kill(&mut self, index: usize) {
+        self.servers[index] = None;
+    }
+}
+
+/// A Tombolo node.
+pub(crate) struct Node {
+    pub(crate) process: Process,
+    pub(crate) url: String,
+}
+
+/// How nodes are started.
+pub(crate) struct Nodes<'a> {
+    pub(crate) program: &'a Path,
+    pub(crate) nats: &'a [String],
+}
+
+impl Nodes<'_> {
+    /// Starts the node with a number, each on a loopback address of its own; returns when it serves.
+    pub(crate) fn start(&self, index: usize) -> anyhow::Result<Node> {
+        let ip = Ipv4Addr::new(
+            127,
+            0,
+            1,
+            u8::try_from(index + 1).context("too many nodes")?,
+        );
+        let mut command = ends_with_us(self.program);
+        command
+            .args(["serve", "--dev", "--json"])
+            .args(["--listen", &ip.to_string()])
+            .args(["--allow-peer", "127.0.0.0/8"])
+            .args(["--nats", &self.nats.join(",")]);
+        command.stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut process = Process(command.spawn().context("start a node")?);
+        let output = process.0.stdout.take().context("a pipe")?;
+        let mut lines = BufReader::new(output).lines().map_while(Result::ok);
+        let begun = Instant::now();
+        let Some(first) = lines.next() else {
+            bail!("node {index} does not start");
+        };
+        std::thread::spawn(move || lines.for_each(drop));
+        let ready: Value = serde_json::from_str(&first).context("what a node says first")?;
+        let url = ready["url"].as_str().context("a URL")?.to_owned();
+        eprintln!("node {index} serves at {url} after {:.1?}", begun.elapsed());
+        Ok(Node { process, url })
+    }
+}
+
+/// A command whose process ends when this one does, however that ends.
+fn ends_with_us(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL"])
+        .arg(program)
+        .stdin(Stdio::null());
+    command
+}
+
+/// Two ports that nobody uses at the moment.
+fn free_ports() -> anyhow::Result<[u16; 2]> {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let listeners = [TcpListener::bind(any)?, TcpListener::bind(any)?];
+    let [first, second] = listeners.map(|listener| listener.local_addr());
+    Ok([first?.port(), second?.port()])
+}
+
+/// `USER_HZ`, which Linux fixes for all programs.
+const TICKS_PER_SECOND: u64 = 100;
