@@ -72,39 +72,43 @@ pub(crate) async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
     // What is under way arrives, and what waits for an election is answered.
     tokio::time::sleep(SETTLE).await;
 
-    let plain = check::deliveries(&bots, Kind::Plain);
-    let durable = check::deliveries(&bots, Kind::Durable);
-    let fast = check::deliveries(&bots, Kind::Fast);
     let kept = check::logs(&bots, &cluster.nats.urls, arguments.rooms).await?;
-    let value = json!({
+    let figures = json!({
         "fault": format!("{:?}", arguments.fault),
         "devices": arguments.devices,
         "rooms": arguments.rooms,
         "nodes": arguments.nodes,
         "seconds_after_the_fault": lasted,
-        "plain": plain,
-        "durable": durable,
-        "fast": fast,
         "logs": kept,
         "back": check::returns(&bots, 0, fault, &seats),
-        "silence": silences(&bots, fault),
-        "durable_wait": waits(&bots, fault),
         "pairs": of_pairs(&pairs, fault),
-        "disconnects": disconnects(&bots),
-        "refused": refusals(&bots),
+        "messages": of_messages(&bots, fault),
         "node_cpu_s": cpu,
         "node_resident_mib": cluster.resident(),
         "more": told,
     });
-    println!("{}", serde_json::to_string_pretty(&value)?);
+    println!("{}", serde_json::to_string_pretty(&figures)?);
     if let Some(path) = &arguments.json {
-        std::fs::write(path, serde_json::to_string(&value)?).context("write the figures")?;
+        std::fs::write(path, serde_json::to_string(&figures)?).context("write the figures")?;
     }
     ensure!(
         kept.lost + kept.repeated + kept.reordered == 0,
         "the logs do not say what was acknowledged"
     );
     Ok(())
+}
+
+/// What devices sent each other by way of the nodes.
+fn of_messages(bots: &[Arc<Bot>], fault: Instant) -> Value {
+    json!({
+        "plain": check::deliveries(bots, Kind::Plain),
+        "durable": check::deliveries(bots, Kind::Durable),
+        "fast": check::deliveries(bots, Kind::Fast),
+        "silence": silences(bots, fault),
+        "durable_wait": waits(bots, fault),
+        "disconnects": disconnects(bots),
+        "refused": refusals(bots),
+    })
 }
 
 impl<'a> Cluster<'a> {
