@@ -16,6 +16,9 @@ pub struct Config {
     pub region: String,
     /// How long a session outlives its connection.
     pub resume_window: Duration,
+    /// After how long without a connection a session's rooms are told that it is dropped. Costs an entry
+    /// in each room's log, and one more when it is back.
+    pub drop_after: Duration,
     /// Sessions on this node.
     pub sessions_max: usize,
     /// Of those, of one user. A further one takes the place of the oldest that has no connection;
@@ -99,6 +102,7 @@ impl Default for Config {
             node: NodeId::parse("node").expect("the name is good"),
             region: String::new(),
             resume_window: Duration::from_secs(30),
+            drop_after: Duration::from_secs(1),
             sessions_max: 100_000,
             sessions_per_user_max: 16,
             outbox: Limits::default(),

@@ -45,14 +45,14 @@ pub(crate) async fn drain(node: &Arc<Node>, time: Duration) -> Drained {
             } else if quota > 0 {
                 quota -= 1;
                 told.insert(session.id);
-                tell(node, session);
+                tell(node, session, LEAVING);
             }
         }
         tokio::time::sleep(WAVE_INTERVAL).await;
     }
     let left = sessions(node);
     for session in &left {
-        let reject = node.elsewhere("this node is leaving");
+        let reject = node.elsewhere(LEAVING);
         node.end(session, LeftReason::Disconnected, Some(reject));
     }
     node.cluster.leave(node.config.engine_timeout).await;
@@ -62,18 +62,31 @@ pub(crate) async fn drain(node: &Arc<Node>, time: Duration) -> Drained {
     }
 }
 
+/// Asks some devices to go on over other nodes, if there are any.
+pub(crate) fn rebalance(node: &Arc<Node>, count: usize) -> usize {
+    if node.cluster.urls().is_empty() {
+        return 0;
+    }
+    let mut connected = sessions(node);
+    connected.retain(|session| session.lock().is_connected);
+    let asked = connected.into_iter().take(count);
+    asked
+        .filter(|session| tell(node, session, "this node shares its load"))
+        .count()
+}
+
 fn sessions(node: &Node) -> Vec<Arc<Session>> {
     lock(&node.sessions).by_id.values().cloned().collect()
 }
 
-fn tell(node: &Node, session: &Session) {
+/// Asks a device to go; false when it is not connected, or does not listen.
+fn tell(node: &Node, session: &Session, reason: &str) -> bool {
     let go_away = GoAway {
-        reason: "this node is leaving".to_owned(),
+        reason: reason.to_owned(),
         nodes: node.cluster.urls(),
     };
-    session
-        .lock()
-        .push_urgent(server_frame::Body::GoAway(go_away));
+    let mut state = session.lock();
+    state.is_connected && state.push_urgent(server_frame::Body::GoAway(go_away))
 }
 
 /// A session whose device has gone, and whose user takes part in its rooms by another session or in
@@ -83,10 +96,12 @@ fn end_if_moved(node: &Arc<Node>, session: &Arc<Session>) {
     let has_moved = !state.is_connected && state.host_by_room.is_empty();
     drop(state);
     if has_moved {
-        let reject = node.elsewhere("this node is leaving");
+        let reject = node.elsewhere(LEAVING);
         node.end(session, LeftReason::Disconnected, Some(reject));
     }
 }
+
+const LEAVING: &str = "this node is leaving";
 
 /// Between two waves.
 const WAVE_INTERVAL: Duration = Duration::from_millis(100);

@@ -440,7 +440,7 @@ impl Host {
     }
 
     /// Appends, however long it takes the engine to take it in; `None` without entropy.
-    async fn append_for_sure(&self, node: &Node, body: Body) -> Option<Offset> {
+    pub(crate) async fn append_for_sure(&self, node: &Node, body: Body) -> Option<Offset> {
         let operation = entropy::operation_id().ok()?;
         let entry = Entry {
             operation,

@@ -72,11 +72,13 @@
 //! node believes of another what the log bears out: who is a member there, and with which keys.
 #![forbid(unsafe_code)]
 
+mod absence;
 mod cluster;
 mod config;
 mod connection;
 mod drain;
 mod entropy;
+mod events;
 mod forward;
 mod host;
 mod lock;
@@ -92,6 +94,7 @@ mod stats;
 pub use config::{Config, Pace, ROOM_MEMBERS_MAX, RateLimit};
 pub use connection::{Connection, Outgoing};
 pub use drain::Drained;
+pub use events::{SessionChange, SessionEvent};
 pub use reject::Reject;
 pub use relay::RelayHook;
 pub use services::{ConnectionInfo, Services, TransportKind};

@@ -16,6 +16,7 @@ use tombolo_wire::{NodeId, RoomId, UserId};
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::entropy::ResumeToken;
+use crate::events::{SessionEvent, SessionEvents};
 use crate::host::Host;
 use crate::lock::lock;
 use crate::rate::{Account, SharedAccount};
@@ -36,6 +37,7 @@ pub(crate) struct Node {
     pub(crate) sessions: Mutex<SessionTable>,
     pub(crate) host_by_room: Mutex<BTreeMap<RoomId, Arc<Host>>>,
     pub(crate) is_going_away: AtomicBool,
+    pub(crate) session_events: SessionEvents,
     /// Where tasks run, also those begun by a drop.
     pub(crate) runtime: Handle,
 }
@@ -212,7 +214,11 @@ impl Node {
         state.is_connected = false;
         let (node, session) = (Arc::clone(self), Arc::clone(session));
         let expiry = self.runtime.spawn(async move {
-            tokio::time::sleep(node.config.resume_window).await;
+            let window = node.config.resume_window;
+            let moment = node.config.drop_after.min(window);
+            tokio::time::sleep(moment).await;
+            node.drop_out(&session, connection);
+            tokio::time::sleep(window.saturating_sub(moment)).await;
             node.expire(&session, connection);
         });
         // The connection before has taken its own away.
@@ -245,6 +251,7 @@ impl Node {
         for token in state.tokens.listed() {
             sessions.by_token.remove(token);
         }
+        self.emit(SessionEvent::Ended, session);
         for host in state.end(reject).into_values() {
             let (node, session) = (Arc::clone(self), Arc::clone(session));
             self.runtime
@@ -264,6 +271,7 @@ impl Node {
             for token in state.tokens.listed() {
                 sessions.by_token.remove(token);
             }
+            self.emit(SessionEvent::Ended, &session);
             drop(state.end(Some(reject.clone())));
         }
         drop(sessions);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tombolo_engine::Engine;
@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::connection::Connection;
 use crate::drain::{self, Drained};
 use crate::entropy::{self, NoEntropy, ResumeToken};
+use crate::events::{SessionChange, SessionEvent, SessionEvents};
 use crate::lock::lock;
 use crate::node::{Node, SessionTable};
 use crate::reject::Reject;
@@ -100,6 +101,7 @@ impl Services {
             sessions: Mutex::default(),
             host_by_room: Mutex::default(),
             is_going_away: AtomicBool::new(false),
+            session_events: SessionEvents::default(),
             runtime: Handle::current(),
         };
         let node = Arc::new(node);
@@ -184,6 +186,19 @@ impl Services {
     /// other nodes. Ends when all have gone or the time is up, and says what was left.
     pub async fn drain(&self, time: Duration) -> Drained {
         drain::drain(&self.node, time).await
+    }
+
+    /// Asks so many of the devices that are connected here to go on over another node; returns how
+    /// many were asked. Their sessions stay here until they go, and newcomers are taken in as before.
+    pub fn rebalance(&self, count: usize) -> usize {
+        drain::rebalance(&self.node, count)
+    }
+
+    /// Tells of sessions that begin, drop, return, end and move from now on. Whoever is too slow to
+    /// listen misses some, and is told so.
+    #[must_use]
+    pub fn session_events(&self) -> broadcast::Receiver<SessionChange> {
+        self.node.session_events.subscribe()
     }
 
     /// Puts this node out of the cluster, at the end of its process: other nodes say at once in the
@@ -281,6 +296,7 @@ impl Services {
         let (number, wake) = session.lock().connect(welcome_frame(welcome, id, false));
         sessions.insert(&session);
         sessions.by_token.insert(issued, id);
+        self.node.emit(SessionEvent::Began, &session);
         drop(sessions);
         let work = requests::run(Arc::clone(&self.node), Arc::clone(&session), waiting);
         self.node.runtime.spawn(work);
@@ -335,6 +351,10 @@ impl Services {
         sessions.by_token.insert(issued, session.id);
         state.expires = caller.expires;
         let (number, wake) = state.connect(welcome_frame(welcome, session.id, true));
+        if std::mem::take(&mut state.absence.is_dropped) {
+            self.node.emit(SessionEvent::Returned, &session);
+            self.node.tell_rooms(&session, &mut state);
+        }
         drop(state);
         self.node.counters.resumed.add(1);
         Ok(Connection::new(

@@ -12,6 +12,7 @@ use tombolo_wire::resend::{Inbox, Outbox, Overflow, Receipt};
 use tombolo_wire::v1::{self, ErrorCode, ServerFrame, server_frame};
 use tombolo_wire::{PublicKeys, RoomId, UserId};
 
+use crate::absence::Absence;
 use crate::config::Config;
 use crate::connection::Outgoing;
 use crate::entropy::ResumeToken;
@@ -56,6 +57,7 @@ pub(crate) struct State {
     /// `None` once the session is over.
     pub(crate) requests: Option<mpsc::Sender<Request>>,
     pub(crate) host_by_room: BTreeMap<RoomId, Arc<Host>>,
+    pub(crate) absence: Absence,
 }
 
 /// How a session ended.
@@ -138,6 +140,7 @@ impl Session {
             expiry: None,
             requests: Some(requests),
             host_by_room: BTreeMap::new(),
+            absence: Absence::default(),
         };
         Self {
             id,
@@ -171,6 +174,12 @@ impl State {
         self.unreliable.clear();
         self.urgent.push_back(welcome);
         (self.connection, Arc::clone(&self.wake))
+    }
+
+    /// The session is no member of a room any more.
+    pub(crate) fn leave_room(&mut self, room: &RoomId) {
+        self.host_by_room.remove(room);
+        self.absence.forget(room);
     }
 
     pub(crate) fn ended(&self) -> Option<&Ended> {

@@ -142,7 +142,10 @@ impl Host {
         | Event::Returned { user, membership } = event
         {
             state.count_elsewhere(node.name());
-            if membership.node == *node.name() {
+            let found = state.session(user);
+            if found.is_some_and(|found| found.id == membership.session) && pending.is_none() {
+                // It was dropped, and is back.
+            } else if membership.node == *node.name() {
                 let pending = pending.filter(|pending| pending.session.id == membership.session);
                 self.on_joined_here(node, state, user, membership, pending, created);
             } else {
@@ -176,6 +179,8 @@ impl Host {
                 session
                     .host_by_room
                     .insert(self.room.clone(), Arc::clone(self));
+                // It may have lost its connection while it joined.
+                node.tell_rooms(&pending.session, &mut session);
             }
             waits
         });
@@ -210,7 +215,7 @@ impl Host {
         let is_here = |session: &&Arc<Session>| session.id == membership.session;
         if let Some(session) = state.session(user).filter(is_here).cloned() {
             state.session_by_user.remove(user);
-            session.lock().host_by_room.remove(&self.room);
+            session.lock().leave_room(&self.room);
             let asked = pending.filter(|pending| pending.session.id == session.id);
             let news = match asked {
                 Some(pending) => {
@@ -228,7 +233,7 @@ impl Host {
     /// A member takes part over another node now: what it had here is over.
     fn on_gone_elsewhere(&self, node: &Arc<Node>, state: &mut State, user: &UserId) {
         if let Some(session) = state.session_by_user.remove(user) {
-            session.lock().host_by_room.remove(&self.room);
+            session.lock().leave_room(&self.room);
             let left = v1::MemberLeft {
                 user: user.to_string(),
                 reason: LeftReason::Replaced.as_str().to_owned(),

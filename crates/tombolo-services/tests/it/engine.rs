@@ -72,6 +72,7 @@ async fn an_unsure_answer_is_settled_by_the_log() {
     bob.connection = None;
     tokio::time::sleep(Duration::from_secs(31)).await;
     engine.set(Mood::Fine);
+    assert_eq!(alice.next_event().await, "?bob");
     assert_eq!(alice.next_event().await, "-bob disconnected");
     tokio::time::sleep(Duration::from_secs(10)).await;
     alice.is_quiet().await;

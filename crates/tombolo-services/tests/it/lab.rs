@@ -184,8 +184,11 @@ impl Device {
     pub(crate) async fn connect(&mut self, lab: &Lab) -> Result<v1::Welcome, Reject> {
         let hello = self.hello();
         let connection = lab.attach(hello).await?;
-        let Outgoing::Reliable(frame) = connection.next_outgoing().await else {
-            panic!("the welcome comes first");
+        let frame = match connection.next_outgoing().await {
+            Outgoing::Reliable(frame) => frame,
+            // The session was resumed, and ended before its device heard anything.
+            Outgoing::Close(Some(reject)) => return Err(reject),
+            other => panic!("the welcome comes first, not {other:?}"),
         };
         let Some(server_frame::Body::Welcome(welcome)) = frame.body else {
             panic!("the welcome comes first");
@@ -493,7 +496,10 @@ fn is_about_state(body: Option<&server_frame::Body>) -> bool {
     let Some(server_frame::Body::RoomEvent(event)) = body else {
         return false;
     };
-    !matches!(event.kind, Some(Kind::Joined(_) | Kind::Left(_)))
+    !matches!(
+        event.kind,
+        Some(Kind::Joined(_) | Kind::Left(_) | Kind::Dropped(_) | Kind::Returned(_))
+    )
 }
 
 pub(crate) fn token(user: &str) -> String {

@@ -4,6 +4,7 @@
 
 mod acts;
 mod cluster;
+mod drops;
 mod engine;
 mod garbage;
 mod introductions;

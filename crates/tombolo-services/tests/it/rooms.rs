@@ -260,6 +260,7 @@ async fn a_long_lived_room_is_the_same_for_who_comes_late() {
 
     carol.connection = None;
     tokio::time::sleep(Duration::from_secs(31)).await;
+    assert_eq!(alice.next_event().await, "?carol");
     assert_eq!(alice.next_event().await, "-carol disconnected");
 }
 

@@ -248,9 +248,10 @@ async fn a_session_that_is_not_resumed_in_time_leaves_its_rooms() {
     let lab = Lab::new();
     let [mut alice, mut bob] = lab.members("r", ["alice", "bob"]).await;
     bob.connection = None;
-    tokio::time::sleep(Duration::from_millis(29_000)).await;
+    tokio::time::sleep(Duration::from_millis(28_000)).await;
+    assert_eq!(alice.next_event().await, "?bob");
     alice.is_quiet().await;
-    tokio::time::sleep(Duration::from_millis(10)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(alice.next_event().await, "-bob disconnected");
     assert_eq!(lab.services.stats().expired, 1);
 
@@ -270,6 +271,10 @@ async fn the_window_begins_with_the_last_connection() {
         assert!(bob.connect(&lab).await.unwrap().resumed);
     }
     tokio::time::sleep(Duration::from_secs(100)).await;
+    for _ in 0..5 {
+        assert_eq!(alice.next_event().await, "?bob");
+        assert_eq!(alice.next_event().await, "!bob");
+    }
     alice.is_quiet().await;
     assert_eq!(lab.services.stats().resumed, 5);
 }

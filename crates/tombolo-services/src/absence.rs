@@ -1,0 +1,111 @@
+//! Tells rooms that a session's connection broke, and that it is back.
+//!
+//! A connection that breaks and is back within a moment is nobody's business. After that the session's
+//! rooms are told that it is *dropped*, and when it is back that it has *returned*. One task tells them,
+//! in the order in which it came about: what a room was told last is always what is true in the end.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tombolo_room::Body;
+use tombolo_wire::RoomId;
+
+use crate::events::SessionEvent;
+use crate::host::Host;
+use crate::node::Node;
+use crate::session::{Session, State};
+
+/// What a session's rooms know of its connection.
+#[derive(Debug, Default)]
+pub(crate) struct Absence {
+    /// The connection has been away for longer than a moment.
+    pub(crate) is_dropped: bool,
+    /// The rooms that were told so.
+    told: BTreeSet<RoomId>,
+    /// Somebody is telling them.
+    is_telling: bool,
+}
+
+impl Absence {
+    /// Forgets a room that the session is no member of any more.
+    pub(crate) fn forget(&mut self, room: &RoomId) {
+        self.told.remove(room);
+    }
+}
+
+impl Node {
+    /// A connection has been away for longer than a moment.
+    pub(crate) fn drop_out(self: &Arc<Self>, session: &Arc<Session>, connection: u64) {
+        let mut state = session.lock();
+        let is_back = state.connection != connection || state.is_connected;
+        if is_back || state.ended().is_some() || state.absence.is_dropped {
+            return;
+        }
+        state.absence.is_dropped = true;
+        self.emit(SessionEvent::Dropped, session);
+        self.tell_rooms(session, &mut state);
+    }
+
+    /// Has the session's rooms know whether it is dropped.
+    pub(crate) fn tell_rooms(self: &Arc<Self>, session: &Arc<Session>, state: &mut State) {
+        if state.absence.is_telling || state.untold().next().is_none() {
+            return;
+        }
+        state.absence.is_telling = true;
+        let (node, session) = (Arc::clone(self), Arc::clone(session));
+        self.runtime
+            .spawn(async move { tell(&node, &session).await });
+    }
+}
+
+impl State {
+    /// The rooms that know something else than what is true.
+    fn untold(&self) -> impl Iterator<Item = (&RoomId, &Arc<Host>)> {
+        let absence = &self.absence;
+        let rooms = self.host_by_room.iter();
+        rooms.filter(|(room, _)| absence.told.contains(*room) != absence.is_dropped)
+    }
+}
+
+async fn tell(node: &Arc<Node>, session: &Arc<Session>) {
+    loop {
+        let mut tasks = JoinSet::new();
+        {
+            let mut state = session.lock();
+            let is_dropped = state.absence.is_dropped;
+            let rooms: Vec<_> = state
+                .untold()
+                .map(|(room, host)| (room.clone(), Arc::clone(host)))
+                .collect();
+            if rooms.is_empty() {
+                state.absence.is_telling = false;
+                return;
+            }
+            for (room, host) in rooms {
+                if is_dropped {
+                    state.absence.told.insert(room);
+                } else {
+                    state.absence.told.remove(&room);
+                }
+                let body = body(node, session, is_dropped);
+                let node = Arc::clone(node);
+                tasks.spawn(async move { host.append_for_sure(&node, body).await });
+            }
+        }
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+fn body(node: &Node, session: &Session, is_dropped: bool) -> Body {
+    let (user, session) = (session.user.clone(), session.id);
+    if is_dropped {
+        return Body::Dropped { user, session };
+    }
+    Body::Returned {
+        user,
+        session,
+        node: node.name().clone(),
+        incarnation: node.incarnation(),
+    }
+}

@@ -1,0 +1,70 @@
+//! What becomes of sessions, for whoever wants to know.
+
+use std::sync::Arc;
+
+use tokio::sync::broadcast;
+use tombolo_room::SessionId;
+use tombolo_wire::UserId;
+
+use crate::node::Node;
+use crate::session::Session;
+
+/// Something has become of a session on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SessionEvent {
+    /// It has begun, here or on another node from which it has moved here.
+    Began,
+    /// Its connection has been away for longer than a moment.
+    Dropped,
+    /// It is back after that.
+    Returned,
+    /// It is over.
+    Ended,
+    /// It goes on over another node.
+    Moved,
+}
+
+/// Whose session it is of which something has become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SessionChange {
+    /// What has become of it.
+    pub event: SessionEvent,
+    /// Whose it is.
+    pub user: UserId,
+    /// Which one: a user may have several.
+    pub session: [u8; 16],
+}
+
+/// Tells those who want to know.
+#[derive(Debug)]
+pub(crate) struct SessionEvents(broadcast::Sender<SessionChange>);
+
+impl Default for SessionEvents {
+    fn default() -> Self {
+        Self(broadcast::Sender::new(CHANGES_MAX))
+    }
+}
+
+impl SessionEvents {
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<SessionChange> {
+        self.0.subscribe()
+    }
+}
+
+impl Node {
+    /// Tells what has become of a session, in order: its lock is held.
+    pub(crate) fn emit(&self, event: SessionEvent, session: &Arc<Session>) {
+        let SessionId(id) = session.id;
+        // Nobody may want to know.
+        let _ = self.session_events.0.send(SessionChange {
+            event,
+            user: session.user.clone(),
+            session: id,
+        });
+    }
+}
+
+/// What waits for who is slow to listen; whoever misses some is told so.
+const CHANGES_MAX: usize = 16_384;

@@ -1,0 +1,140 @@
+//! Members whose connections break for longer than a moment.
+
+use std::time::Duration;
+
+use tombolo_services::SessionEvent;
+use tombolo_wire::v1::{self, JoinMode, client_frame};
+
+use crate::cluster::{cluster, members};
+use crate::lab::{Lab, message};
+
+#[tokio::test(start_paused = true)]
+async fn a_member_is_dropped_after_a_moment_and_returns_to_its_seat() {
+    let (nodes, _) = cluster::<2>().await;
+    let users = [("alice", 0), ("bob", 0), ("carol", 1)];
+    let [mut alice, mut bob, mut carol] = members(&nodes, "r", users).await;
+    bob.connection = None;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    for device in [&mut alice, &mut carol] {
+        assert_eq!(device.next_event().await, "?bob");
+    }
+    alice.send(message("r", &["bob"], b"near")).unwrap();
+    carol.send(message("r", &["bob"], b"far")).unwrap();
+    assert!(bob.connect(&nodes[0].lab).await.unwrap().resumed);
+    for device in [&mut alice, &mut carol] {
+        assert_eq!(device.next_event().await, "!bob");
+    }
+    assert_eq!(bob.next_delivery().await.1, "near");
+    assert_eq!(bob.next_delivery().await.1, "far");
+    bob.send(message("r", &[], b"back")).unwrap();
+    for device in [&mut alice, &mut carol] {
+        assert_eq!(device.next_delivery().await.1, "back");
+    }
+    let mut dave = nodes[1].lab.device("dave").await;
+    let joined = dave.join("r", JoinMode::Join).await.unwrap();
+    let of_bob = joined.members.iter().find(|member| member.user == "bob");
+    assert_eq!(of_bob.map(|bob| (bob.seat, bob.dropped)), Some((1, false)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_back_within_a_moment_is_nobodys_business() {
+    let lab = Lab::new();
+    let [mut alice, mut bob] = lab.members("r", ["alice", "bob"]).await;
+    for _ in 0..5 {
+        bob.connection = None;
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        assert!(bob.connect(&lab).await.unwrap().resumed);
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    alice.is_quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_often_a_connection_breaks_the_rooms_know_how_it_is_in_the_end() {
+    let (nodes, _) = cluster::<1>().await;
+    let [mut alice, mut bob] = members(&nodes, "r", [("alice", 0), ("bob", 0)]).await;
+    // What is to be said of bob meanwhile waits for the engine.
+    nodes[0].wire.cut(true);
+    for _ in 0..3 {
+        bob.connection = None;
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        assert!(bob.connect(&nodes[0].lab).await.unwrap().resumed);
+    }
+    nodes[0].wire.cut(false);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let mut heard = Vec::new();
+    while let Some(tombolo_services::Outgoing::Reliable(frame)) = alice.next_frame().await {
+        if let Some(v1::server_frame::Body::RoomEvent(event)) = frame.body {
+            heard.push(crate::lab::told(&event));
+        }
+    }
+    assert_eq!(heard.last().map(String::as_str), Some("!bob"), "{heard:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_loses_its_connection_while_it_joins_is_dropped_too() {
+    let (nodes, _) = cluster::<1>().await;
+    let [mut alice] = members(&nodes, "r", [("alice", 0)]).await;
+    let mut bob = nodes[0].lab.device("bob").await;
+    nodes[0]
+        .wire
+        .is_slow
+        .store(true, std::sync::atomic::Ordering::Relaxed);
+    bob.ask_join("r", JoinMode::Join, 0);
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    bob.connection = None;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    nodes[0]
+        .wire
+        .is_slow
+        .store(false, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(alice.next_event().await, "+bob");
+    assert_eq!(alice.next_event().await, "?bob");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_wants_to_know_hears_what_becomes_of_sessions_in_order() {
+    let lab = Lab::new();
+    let mut changes = lab.services.session_events();
+    let mut alice = lab.device("alice").await;
+    alice.connection = None;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    alice.connect(&lab).await.unwrap();
+    alice
+        .send(client_frame::Body::Goodbye(v1::Goodbye {}))
+        .unwrap();
+    let mut heard = Vec::new();
+    while let Ok(change) = changes.try_recv() {
+        assert_eq!(change.user.as_str(), "alice");
+        heard.push(change.event);
+    }
+    let expected = [
+        SessionEvent::Began,
+        SessionEvent::Dropped,
+        SessionEvent::Returned,
+        SessionEvent::Ended,
+    ];
+    assert_eq!(heard, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn some_devices_are_asked_to_go_when_there_is_somewhere_to_go() {
+    let (nodes, _) = cluster::<2>().await;
+    let users = [("alice", 0), ("bob", 0), ("carol", 0)];
+    let [mut alice, mut bob, mut carol] = members(&nodes, "r", users).await;
+    assert_eq!(nodes[0].lab.services.rebalance(2), 0);
+    nodes[1].lab.services.announce("tombolo://node-1").await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(nodes[0].lab.services.rebalance(2), 2);
+    let mut asked = 0;
+    for device in [&mut alice, &mut bob, &mut carol] {
+        while let Some(tombolo_services::Outgoing::Reliable(frame)) = device.next_frame().await {
+            if let Some(v1::server_frame::Body::GoAway(go_away)) = frame.body {
+                assert_eq!(go_away.nodes, ["tombolo://node-1"]);
+                asked += 1;
+            }
+        }
+    }
+    assert_eq!(asked, 2);
+    assert!(nodes[0].lab.device("dave").await.connection.is_some());
+}
