@@ -70,6 +70,9 @@ macro_rules! attribute_types {
         impl AttributeType {
             $($(#[$doc])* pub const $name: Self = Self($value);)*
 
+            /// Every type that has a name here.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
             /// Returns the name of the attribute in its RFC, or `None` where this crate knows
             /// none.
             pub const fn name(self) -> Option<&'static str> {
@@ -278,23 +281,29 @@ macro_rules! flag_attribute {
     };
 }
 
-/// Defines an attribute whose value is text of a bounded length.
+/// Defines an attribute whose value is text of a bounded length: the longest to be written, in bytes
+/// and in characters, and the longest to be read, in bytes.
 macro_rules! text_attribute {
-    ($(#[$doc:meta])* $name:ident = $kind:ident, $bytes_max:expr) => {
+    ($(#[$doc:meta])* $name:ident = $kind:ident, $bytes_max:expr, $chars_max:expr, $read_max:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name<'a>(&'a str);
 
         impl<'a> $name<'a> {
-            #[doc = concat!("Longest text in bytes: ", stringify!($bytes_max), ".")]
+            #[doc = concat!("Longest text to be written, in bytes: ", stringify!($bytes_max), ".")]
             pub const BYTES_MAX: usize = $bytes_max;
+            #[doc = concat!("Longest text to be written, in characters: ", stringify!($chars_max), ".")]
+            pub const CHARS_MAX: usize = $chars_max;
+            #[doc = concat!("Longest text that is read, in bytes: ", stringify!($read_max), ".")]
+            pub const READ_BYTES_MAX: usize = $read_max;
 
             /// Wraps the text.
             ///
             /// # Errors
-            /// It is longer than [`Self::BYTES_MAX`].
+            /// It is longer than [`Self::BYTES_MAX`] or [`Self::CHARS_MAX`].
             pub const fn new(text: &'a str) -> Result<Self, $crate::AttributeError> {
-                if text.len() > Self::BYTES_MAX {
+                let chars = $crate::attribute::chars_in(text);
+                if text.len() > Self::BYTES_MAX || chars > Self::CHARS_MAX {
                     return Err($crate::AttributeError::Length($crate::AttributeType::$kind));
                 }
                 Ok(Self(text))
@@ -313,7 +322,7 @@ macro_rules! text_attribute {
                 value: &'a [u8],
                 _: $crate::TransactionId,
             ) -> Result<Self, $crate::AttributeError> {
-                if value.len() > Self::BYTES_MAX {
+                if value.len() > Self::READ_BYTES_MAX {
                     return Err($crate::AttributeError::Length(Self::TYPE));
                 }
                 let text = std::str::from_utf8(value)
@@ -332,6 +341,17 @@ macro_rules! text_attribute {
             }
         }
     };
+}
+
+/// Counts the characters of a text, each of which has one byte that does not continue another.
+pub(crate) const fn chars_in(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let (mut chars, mut index) = (0, 0);
+    while index < bytes.len() {
+        chars += (bytes[index] & 0xc0 != 0x80) as usize;
+        index += 1;
+    }
+    chars
 }
 
 pub(crate) use {flag_attribute, integer_attribute, text_attribute};

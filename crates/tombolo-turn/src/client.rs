@@ -14,7 +14,7 @@
 //! server has a permission for another reason.
 //!
 //! Left out on purpose: TCP allocations (RFC 6062), EVEN-PORT and reservations, several address
-//! families on one allocation (make two clients), and USERHASH.
+//! families on one allocation (make two clients).
 
 mod credentials;
 mod event;
@@ -33,8 +33,8 @@ use std::{
 
 use rand::{Rng as _, SeedableRng as _, rngs::ChaCha12Rng};
 use tombolo_stun::{
-    AddressFamily, ChannelData, Class, Data, Kind, Lifetime, Message, MessageWriter, Method,
-    RequestedAddressFamily, RequestedTransport, TransactionId, XorPeerAddress,
+    AddressFamily, AttributeType, ChannelData, Class, Data, Kind, Lifetime, Message, MessageWriter,
+    Method, RequestedAddressFamily, RequestedTransport, TransactionId, XorPeerAddress,
 };
 
 use self::{
@@ -113,6 +113,8 @@ pub struct Client {
     state: State,
     transactions: Transactions,
     peers: Peers,
+    /// Peers for which something is to be asked once fewer requests are in flight.
+    waiting: VecDeque<SocketAddr>,
     timers: Timers,
     transmits: VecDeque<Vec<u8>>,
     events: VecDeque<Event>,
@@ -125,8 +127,8 @@ enum State {
     /// Closed while the reply to Allocate was still awaited: what it brings is given back.
     Abandoning,
     Allocated(Allocation),
-    /// Waits for the reply to Refresh with lifetime zero.
-    Closing,
+    /// Waits for the reply to Refresh with lifetime zero, and then tells this.
+    Closing(Event),
     /// Nothing more will happen.
     Over,
 }
@@ -149,6 +151,7 @@ impl Client {
             state: State::Allocating,
             transactions: Transactions::default(),
             peers: Peers::default(),
+            waiting: VecDeque::new(),
             timers: Timers::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -213,6 +216,7 @@ impl Client {
             Some(until) if until > now => self.timers.set(Timer::Peer(peer), until),
             _ => self.forget_peer(peer),
         }
+        self.send_waiting(now);
     }
 
     /// Uses other credentials from now on. For a user name with an expiry inside: call it before
@@ -235,8 +239,8 @@ impl Client {
     pub fn close(&mut self, now: Instant) {
         match self.state {
             State::Allocating => self.state = State::Abandoning,
-            State::Allocated(_) => self.request_close(now),
-            State::Abandoning | State::Closing | State::Over => {}
+            State::Allocated(_) => self.request_close(now, Event::Closed),
+            State::Abandoning | State::Closing(_) | State::Over => {}
         }
     }
 
@@ -303,7 +307,7 @@ impl Client {
     pub fn relayed(&self) -> Option<SocketAddr> {
         match &self.state {
             State::Allocated(allocation) => Some(allocation.relayed),
-            State::Allocating | State::Abandoning | State::Closing | State::Over => None,
+            State::Allocating | State::Abandoning | State::Closing(_) | State::Over => None,
         }
     }
 
@@ -357,9 +361,16 @@ impl Client {
             self.stats.malformed += 1;
             return None;
         };
+        if message.has(AttributeType::FINGERPRINT) && message.check_fingerprint().is_err() {
+            self.stats.malformed += 1;
+            return None;
+        }
         match (message.class(), message.method()) {
             (Class::Indication, Method::DATA) => return self.on_data(data, &message),
-            (Class::Success | Class::Error, _) => self.on_reply(now, &message),
+            (Class::Success | Class::Error, _) => {
+                self.on_reply(now, &message);
+                self.send_waiting(now);
+            }
             (Class::Request | Class::Indication, _) => self.stats.unexpected += 1,
         }
         None
@@ -367,6 +378,11 @@ impl Client {
 
     /// See RFC 8656 §11.4.
     fn on_data(&mut self, data: &[u8], message: &Message<'_>) -> Option<Received> {
+        let mut unknown = message.unknown_required(AttributeType::ALL);
+        if unknown.next().is_some() {
+            self.stats.malformed += 1;
+            return None;
+        }
         let peer = message.attribute::<XorPeerAddress>();
         let payload = message.attribute::<Data<'_>>();
         // A DATA attribute is missing where an ICMP attribute is in its place: nothing to deliver.
@@ -401,6 +417,7 @@ impl Client {
                     return;
                 };
                 self.on_no_reply(now, &transaction);
+                self.send_waiting(now);
             }
         }
     }
@@ -414,7 +431,7 @@ impl Client {
             }
             Request::Allocate => self.end(Event::Failed(AllocateError::TimedOut)),
             Request::Refresh => self.timers.set(Timer::Refresh, now + RETRY_PAUSE),
-            Request::Close => self.end(Event::Closed),
+            Request::Close => self.end_closing(),
             Request::BindChannel(peer) | Request::Permit(peer) => {
                 self.timers.set(Timer::Peer(peer), now + RETRY_PAUSE);
             }
@@ -422,10 +439,16 @@ impl Client {
     }
 
     fn on_peer_due(&mut self, now: Instant, address: SocketAddr) {
+        let is_full = self.transactions.len() >= IN_FLIGHT_MAX;
         let Some(peer) = self.peers.get_mut(address) else {
             return;
         };
         match peer.want {
+            Want::Channel | Want::Permission if is_full => {
+                if !self.waiting.contains(&address) {
+                    self.waiting.push_back(address);
+                }
+            }
             Want::Channel => {
                 peer.on_bind_sent(now);
                 self.request(now, Request::BindChannel(address), 0);
@@ -438,11 +461,32 @@ impl Client {
         }
     }
 
-    fn request_close(&mut self, now: Instant) {
+    /// Asks for what waited until fewer requests were in flight.
+    fn send_waiting(&mut self, now: Instant) {
+        while self.transactions.len() < IN_FLIGHT_MAX
+            && let Some(peer) = self.waiting.pop_front()
+        {
+            self.on_peer_due(now, peer);
+        }
+    }
+
+    /// Gives the allocation back and then tells `event`.
+    fn request_close(&mut self, now: Instant, event: Event) {
         self.timers.clear();
         self.transactions.clear();
-        self.state = State::Closing;
+        self.waiting.clear();
+        self.state = State::Closing(event);
         self.request(now, Request::Close, 0);
+    }
+
+    fn end_closing(&mut self) {
+        let event = match &self.state {
+            State::Closing(event) => event.clone(),
+            State::Allocating | State::Abandoning | State::Allocated(_) | State::Over => {
+                Event::Closed
+            }
+        };
+        self.end(event);
     }
 
     /// Sends a request unless it is in flight already.
@@ -516,12 +560,13 @@ impl Client {
     fn end(&mut self, event: Event) {
         self.timers.clear();
         self.transactions.clear();
+        self.waiting.clear();
         self.state = State::Over;
         self.events.push_back(event);
     }
 
     fn is_closing(&self) -> bool {
-        matches!(self.state, State::Abandoning | State::Closing)
+        matches!(self.state, State::Abandoning | State::Closing(_))
     }
 
     fn is_reachable(&self, peer: SocketAddr) -> bool {
@@ -551,6 +596,8 @@ fn range_in(whole: &[u8], part: &[u8]) -> Range<usize> {
 
 /// Room for a request with its credentials.
 const REQUEST_BYTES_TYPICAL: usize = 256;
+/// Requests about peers go out as long as fewer are in flight. See RFC 8489 §6.2.
+const IN_FLIGHT_MAX: usize = 10;
 /// Pause after a request that was never answered, before the next of its kind.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const FAMILY_MISMATCH: u16 = tombolo_stun::ErrorCode::PEER_ADDRESS_FAMILY_MISMATCH;

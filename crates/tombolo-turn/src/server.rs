@@ -25,6 +25,7 @@ mod auth;
 mod bandwidth;
 mod binding;
 mod budget;
+mod classic;
 mod config;
 mod connect;
 mod connection;
@@ -197,7 +198,7 @@ impl Server {
         let result = match Kind::of(data) {
             Kind::ChannelData => self.forward_channel_data(now, from, data).map(Some),
             Kind::Stun => self.on_message(now, from, data),
-            Kind::Other => Err(Refusal::NotStun),
+            Kind::Other => Err(self.on_other(from, data)),
         };
         result.unwrap_or_else(|refusal| {
             self.stats.refuse(refusal);

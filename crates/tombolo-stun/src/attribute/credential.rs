@@ -5,17 +5,17 @@ use crate::{Attribute, AttributeError, AttributeType, TransactionId, WriteAttrib
 
 text_attribute! {
     /// USERNAME of the credentials in use. See RFC 8489 §14.3.
-    Username = USERNAME, 508
+    Username = USERNAME, 508, 508, 763
 }
 
 text_attribute! {
     /// REALM that the credentials belong to. See RFC 8489 §14.9.
-    Realm = REALM, 763
+    Realm = REALM, 509, 127, 763
 }
 
 text_attribute! {
     /// NONCE chosen by the server. See RFC 8489 §14.10.
-    Nonce = NONCE, 763
+    Nonce = NONCE, 509, 127, 763
 }
 
 /// The security features that a server announces in the head of its nonce. See RFC 8489 §9.2

@@ -1,3 +1,4 @@
+use super::chars_in;
 use super::turn::AddressFamily;
 use crate::{Attribute, AttributeError, AttributeType, TransactionId, WriteAttribute};
 
@@ -46,18 +47,21 @@ impl<'a> ErrorCode<'a> {
     /// 508: the server has no ports or no room left.
     pub const INSUFFICIENT_CAPACITY: u16 = 508;
 
-    /// Longest reason in bytes.
-    pub const REASON_BYTES_MAX: usize = 763;
+    /// Longest reason to be written, in characters.
+    pub const REASON_CHARS_MAX: usize = 127;
+    /// Longest reason that is read, in bytes.
+    pub const REASON_READ_BYTES_MAX: usize = 763;
 
     /// Makes an error code with a reason for people, which may be empty.
     ///
     /// # Errors
-    /// The code is outside 300 to 699, or the reason longer than [`Self::REASON_BYTES_MAX`].
+    /// The code is outside 300 to 699, or the reason longer than
+    /// [`Self::REASON_CHARS_MAX`].
     pub const fn new(code: u16, reason: &'a str) -> Result<Self, AttributeError> {
         if code < 300 || code > 699 {
             return Err(AttributeError::Value(AttributeType::ERROR_CODE));
         }
-        if reason.len() > Self::REASON_BYTES_MAX {
+        if chars_in(reason) > Self::REASON_CHARS_MAX {
             return Err(AttributeError::Length(AttributeType::ERROR_CODE));
         }
         Ok(Self { code, reason })
@@ -78,7 +82,7 @@ impl<'a> ErrorCode<'a> {
         let [class, number, reason @ ..] = tail else {
             return Err(AttributeError::Length(kind));
         };
-        if reason.len() > Self::REASON_BYTES_MAX {
+        if reason.len() > Self::REASON_READ_BYTES_MAX {
             return Err(AttributeError::Length(kind));
         }
         let class = class & 0x07;

@@ -4,7 +4,7 @@ use crate::{Attribute, AttributeError, AttributeType, TransactionId, WriteAttrib
 text_attribute! {
     /// THIRD-PARTY-AUTHORIZATION: the name of the server, for which a client has to ask an
     /// authorization server for a token. See RFC 7635 §6.1.
-    ThirdPartyAuthorization = THIRD_PARTY_AUTHORIZATION, 255
+    ThirdPartyAuthorization = THIRD_PARTY_AUTHORIZATION, 255, 255, 255
 }
 
 /// ACCESS-TOKEN: what an authorization server gave to the client; only the server can read it.

@@ -1,7 +1,10 @@
 use tombolo_stun::{
-    AttributeError, AttributeType, ChannelData, Class, DecodeError, FingerprintError,
-    IntegrityError, Key, Message, MessageWriter, Method, Priority, RawAttribute, Software,
-    TransactionId, UseCandidate, Username, stream,
+    AdditionalAddressFamily, AddressErrorCode, AddressFamily, Attribute, AttributeError,
+    AttributeType, ChannelData, ChannelNumber, Class, DecodeError, ErrorCode, EvenPort,
+    FingerprintError, HEADER_BYTES, Icmp, IntegrityError, Key, MappedAddress, Message,
+    MessageWriter, Method, Nonce, Priority, RawAttribute, Realm, RequestedAddressFamily,
+    RequestedTransport, Software, TransactionId, UseCandidate, Username, WriteAttribute,
+    XorMappedAddress, stream,
 };
 
 use crate::rfc5769::VECTORS;
@@ -218,9 +221,7 @@ fn values_of_wrong_length_are_refused_when_they_are_asked_for() {
 
 #[test]
 fn text_that_is_no_utf8_or_too_long_is_refused() {
-    let long = "x".repeat(509);
-    assert!(Username::new(&long).is_err());
-    for value in [&b"\xff\xfe"[..], long.as_bytes()] {
+    for value in [&b"\xff\xfe"[..], "x".repeat(764).as_bytes()] {
         let bytes = request(|writer| {
             writer.attribute(&RawAttribute {
                 kind: AttributeType::USERNAME,
@@ -229,6 +230,104 @@ fn text_that_is_no_utf8_or_too_long_is_refused() {
         });
         let message = Message::decode(&bytes).expect("is well formed");
         assert!(message.attribute::<Username<'_>>().is_err());
+    }
+}
+
+#[test]
+fn longer_texts_are_read_than_are_written() {
+    let bytes_max = "x".repeat(508);
+    assert!(Username::new(&bytes_max).is_ok());
+    assert!(Username::new(&format!("{bytes_max}x")).is_err());
+    // Four bytes each.
+    for (chars, is_ok) in [(127, true), (128, false)] {
+        let text = "\u{1f600}".repeat(chars);
+        assert_eq!(Realm::new(&text).is_ok(), is_ok);
+        assert_eq!(Nonce::new(&text).is_ok(), is_ok);
+        assert_eq!(Software::new(&text).is_ok(), is_ok);
+        assert_eq!(ErrorCode::new(400, &text).is_ok(), is_ok);
+    }
+    let value = "x".repeat(763);
+    for kind in [
+        AttributeType::USERNAME,
+        AttributeType::REALM,
+        AttributeType::NONCE,
+        AttributeType::SOFTWARE,
+    ] {
+        let value = value.as_bytes();
+        let bytes = request(|writer| {
+            writer.attribute(&RawAttribute { kind, value });
+        });
+        let message = Message::decode(&bytes).expect("is well formed");
+        let read = match kind {
+            AttributeType::USERNAME => message.required().map(|one: Username<'_>| one.as_str()),
+            AttributeType::REALM => message.required().map(|one: Realm<'_>| one.as_str()),
+            AttributeType::NONCE => message.required().map(|one: Nonce<'_>| one.as_str()),
+            _ => message.required().map(|one: Software<'_>| one.as_str()),
+        };
+        assert_eq!(read.map(str::len), Ok(763), "{kind}");
+    }
+}
+
+#[test]
+fn reserved_bits_are_zero_when_written_and_ignored_when_read() {
+    fn check<'a, A>(attribute: &A, reserved: &[(usize, u8)], bytes: &'a mut Vec<u8>)
+    where
+        A: Attribute<'a> + WriteAttribute + PartialEq + std::fmt::Debug,
+    {
+        *bytes = request(|writer| {
+            writer.attribute(attribute);
+        });
+        for (index, bits) in reserved {
+            let byte = &mut bytes[HEADER_BYTES + 4 + index];
+            assert_eq!(*byte & bits, 0, "{attribute:?} byte {index}");
+            *byte |= bits;
+        }
+        let message = Message::decode(bytes).expect("is well formed");
+        assert_eq!(message.required::<A>().as_ref(), Ok(attribute));
+    }
+    let address = "192.0.2.1:7".parse().expect("a literal");
+    let error = ErrorCode::new(420, "x").expect("is short");
+    let family = AddressFamily::V6;
+    let [mut a, mut b, mut c, mut d, mut e] = [const { Vec::new() }; 5];
+    check(&MappedAddress(address), &[(0, 0xff)], &mut a);
+    check(&XorMappedAddress(address), &[(0, 0xff)], &mut b);
+    let number = ChannelNumber::new(0x4abc).expect("in range");
+    check(&number, &[(2, 0xff), (3, 0xff)], &mut c);
+    let three = [(1, 0xff), (2, 0xff), (3, 0xff)];
+    check(&RequestedAddressFamily(family), &three, &mut d);
+    check(&RequestedTransport::UDP, &three, &mut e);
+    let [mut a, mut b, mut c, mut d, mut e] = [const { Vec::new() }; 5];
+    check(&AdditionalAddressFamily(family), &three, &mut a);
+    check(&error, &[(0, 0xff), (1, 0xff), (2, 0xf8)], &mut b);
+    let error_of_family = AddressErrorCode { family, error };
+    check(&error_of_family, &[(1, 0xff), (2, 0xf8)], &mut c);
+    let even = EvenPort { reserve_next: true };
+    check(&even, &[(0, 0x7f)], &mut d);
+    let icmp = Icmp {
+        icmp_type: 3,
+        icmp_code: 4,
+        error_data: [1, 2, 3, 4],
+    };
+    check(&icmp, &[(0, 0xff), (1, 0xff)], &mut e);
+}
+
+#[test]
+fn an_error_code_outside_300_to_699_is_refused() {
+    for code in [0, 299, 700, 65_535] {
+        assert!(ErrorCode::new(code, "").is_err(), "{code}");
+    }
+    for (class, number) in [(0, 0), (2, 99), (7, 0), (4, 100), (4, 255)] {
+        let bytes = request(|writer| {
+            writer.attribute(&RawAttribute {
+                kind: AttributeType::ERROR_CODE,
+                value: &[0, 0, class, number],
+            });
+        });
+        let message = Message::decode(&bytes).expect("is well formed");
+        assert!(
+            message.attribute::<ErrorCode<'_>>().is_err(),
+            "{class} {number}"
+        );
     }
 }
 

@@ -1,6 +1,6 @@
 use tombolo_stun::{
-    Key, Message, MessageWriter, Nonce, NonceCookie, PasswordAlgorithm, PasswordAlgorithms, Realm,
-    Username,
+    AttributeType, Key, Message, MessageWriter, Nonce, NonceCookie, PasswordAlgorithm,
+    PasswordAlgorithms, RawAttribute, Realm, UserHash, Username,
 };
 
 /// The long-term credentials and the server's last challenge. See RFC 8489 §9.2.
@@ -14,6 +14,8 @@ pub(super) struct Credentials {
 struct Challenge {
     realm: String,
     nonce: String,
+    /// Whether the server wants the hash of the user name in its place.
+    hides_username: bool,
     /// `None` for servers older than RFC 8489, and others that do not ask.
     offer: Option<Offer>,
     key: Key,
@@ -21,7 +23,8 @@ struct Challenge {
 
 /// The password algorithms that a server offers, and the one chosen from them.
 struct Offer {
-    algorithms: Vec<PasswordAlgorithm>,
+    /// As they came, those included that nobody here knows.
+    list: Vec<u8>,
     choice: PasswordAlgorithm,
 }
 
@@ -61,11 +64,13 @@ impl Credentials {
             (None, None) => return Err(NotAChallenge),
         };
         let nonce = nonce.as_str().to_owned();
-        let offer = Offer::of(reply, &nonce)?;
+        let cookie = NonceCookie::of(&nonce);
+        let offer = Offer::of(reply, cookie)?;
         let key = key_of(offer.as_ref(), &self.username, &realm, &self.password);
         self.challenge = Some(Challenge {
             realm,
             nonce,
+            hides_username: cookie.is_some_and(|cookie| cookie.username_anonymity),
             offer,
             key,
         });
@@ -78,16 +83,19 @@ impl Credentials {
         let challenge = self.challenge.as_ref()?;
         // A user name that no message can carry leaves the request unsigned, and so refused.
         let username = Username::new(&self.username).ok()?;
-        let realm = Realm::new(&challenge.realm).ok()?;
-        let nonce = Nonce::new(&challenge.nonce).ok()?;
+        match challenge.hides_username {
+            true => writer.attribute(&UserHash::new(username.as_str(), &challenge.realm)),
+            false => writer.attribute(&username),
+        };
+        // What the server said goes back as it came.
+        let echo = |kind, value| RawAttribute { kind, value };
         writer
-            .attribute(&username)
-            .attribute(&realm)
-            .attribute(&nonce);
+            .attribute(&echo(AttributeType::REALM, challenge.realm.as_bytes()))
+            .attribute(&echo(AttributeType::NONCE, challenge.nonce.as_bytes()));
         match &challenge.offer {
             None => writer.integrity(&challenge.key),
             Some(offer) => writer
-                .attribute(&PasswordAlgorithms::new(&offer.algorithms))
+                .attribute(&echo(AttributeType::PASSWORD_ALGORITHMS, &offer.list))
                 .attribute(&offer.choice)
                 .integrity_sha256(&challenge.key),
         };
@@ -103,22 +111,30 @@ impl Credentials {
 }
 
 impl Offer {
-    /// Reads what a challenge offers. A nonce that announces a choice without one in the message was
-    /// tampered with, to bid the algorithm down. See RFC 8489 §9.2.5.
-    fn of(reply: &Message<'_>, nonce: &str) -> Result<Option<Self>, NotAChallenge> {
-        let is_announced = NonceCookie::of(nonce).is_some_and(|cookie| cookie.password_algorithms);
-        if !is_announced {
-            return Ok(None);
-        }
-        let offered = reply.attribute::<PasswordAlgorithms<'_>>().ok().flatten();
-        let offered = offered.ok_or(NotAChallenge)?;
-        // The list goes back as it came, so all of it must be known; MD5 needs no list.
-        let algorithms: Option<Vec<_>> = offered.algorithms().collect();
-        Ok(algorithms.and_then(|algorithms| {
-            let choice = *algorithms.first()?;
-            Some(Self { algorithms, choice })
-        }))
+    /// Reads what a challenge offers, and chooses the first algorithm that is known. A nonce that
+    /// announces a choice without one in the message was tampered with, to bid the algorithm down.
+    /// See RFC 8489 §9.2.5.
+    fn of(reply: &Message<'_>, cookie: Option<NonceCookie>) -> Result<Option<Self>, NotAChallenge> {
+        let offered = reply.attribute::<PasswordAlgorithms<'_>>();
+        let Some(offered) = offered.map_err(|_| NotAChallenge)? else {
+            return match is_bid_down(reply, cookie) {
+                true => Err(NotAChallenge),
+                false => Ok(None),
+            };
+        };
+        let choice = offered.algorithms().flatten().next().ok_or(NotAChallenge)?;
+        let range = reply.value_range(AttributeType::PASSWORD_ALGORITHMS);
+        let list = range.and_then(|range| reply.as_bytes().get(range));
+        let list = list.ok_or(NotAChallenge)?.to_vec();
+        Ok(Some(Self { list, choice }))
     }
+}
+
+/// Tells whether a reply announces password algorithms in its nonce and then has none. See RFC 8489
+/// §9.2.5.
+pub(super) fn is_bid_down(reply: &Message<'_>, cookie: Option<NonceCookie>) -> bool {
+    cookie.is_some_and(|cookie| cookie.password_algorithms)
+        && !reply.has(AttributeType::PASSWORD_ALGORITHMS)
 }
 
 /// See RFC 8489 §18.5.1.

@@ -6,12 +6,13 @@ use std::{
 };
 
 use tombolo_stun::{
-    AlternateDomain, AlternateServer, Class, ErrorCode, Lifetime, Message, XorMappedAddress,
-    XorRelayedAddress,
+    AlternateDomain, AlternateServer, AttributeType, Class, ErrorCode, Lifetime, Message, Nonce,
+    NonceCookie, XorMappedAddress, XorRelayedAddress,
 };
 
 use super::{
     AllocateError, Allocation, Client, Event, State, Timer,
+    credentials::is_bid_down,
     peer::Want,
     transaction::{Request, Transaction},
 };
@@ -30,12 +31,22 @@ impl Client {
             code,
             Some(ErrorCode::UNAUTHENTICATED | ErrorCode::STALE_NONCE)
         );
-        // 2. All else that answers a signed request is signed. In streams nothing is repeated, so
-        //    waiting on would help nobody.
-        let is_authentic = transaction
-            .key
-            .as_ref()
-            .is_none_or(|key| reply.check_integrity(key).is_ok());
+        let nonce = reply.attribute::<Nonce<'_>>().ok().flatten();
+        let cookie = nonce.and_then(|nonce| NonceCookie::of(nonce.as_str()));
+        if !is_challenge && is_bid_down(reply, cookie) {
+            self.stats.malformed += 1;
+            return;
+        }
+        // 2. All else that answers a signed request is signed. What answers the first one cannot be;
+        //    it may neither send the client elsewhere nor call its request malformed. In streams
+        //    nothing is repeated, so waiting on would help nobody.
+        let is_authentic = match &transaction.key {
+            Some(key) => reply.check_integrity(key).is_ok(),
+            None => !matches!(
+                code,
+                Some(ErrorCode::TRY_ALTERNATE | ErrorCode::BAD_REQUEST)
+            ),
+        };
         if !is_challenge && !is_authentic {
             self.stats.unauthenticated += 1;
             transaction.saw_unauthenticated = true;
@@ -48,8 +59,13 @@ impl Client {
         let Some(transaction) = self.transactions.remove(id) else {
             return;
         };
+        let mut unknown = reply.unknown_required(AttributeType::ALL);
         match (reply.class(), code) {
             _ if !is_challenge && !is_authentic => self.on_no_reply(now, &transaction),
+            _ if unknown.next().is_some() => {
+                self.stats.malformed += 1;
+                self.on_unusable(now, &transaction);
+            }
             (Class::Error, Some(_)) if is_challenge => {
                 self.on_challenge(now, &transaction, reply);
             }
@@ -62,6 +78,16 @@ impl Client {
                 self.on_success(now, transaction.request, reply);
             }
         }
+    }
+
+    /// A reply has something in it that must be understood and is not.
+    fn on_unusable(&mut self, now: Instant, transaction: &Transaction) {
+        if transaction.request == Request::Allocate && matches!(self.state, State::Allocating) {
+            // There may be an allocation now.
+            self.request_close(now, Event::Failed(AllocateError::Malformed));
+            return;
+        }
+        self.on_no_reply(now, transaction);
     }
 
     /// Repeats the request with the server's nonce, unless that was tried. See RFC 8489 §9.2.5.
@@ -98,7 +124,7 @@ impl Client {
         match request {
             Request::Allocate => self.on_allocated(now, reply),
             Request::Refresh => self.set_lifetime(now, lifetime_of(reply)),
-            Request::Close => self.end(Event::Closed),
+            Request::Close => self.end_closing(),
             Request::BindChannel(address) => self.on_bound(now, address),
             Request::Permit(address) => {
                 if self
@@ -117,17 +143,19 @@ impl Client {
         let relayed = reply.attribute::<XorRelayedAddress>();
         let mapped = reply.attribute::<XorMappedAddress>();
         if matches!(self.state, State::Abandoning) {
-            self.request_close(now);
+            self.request_close(now, Event::Closed);
             return;
         }
         let (Ok(Some(XorRelayedAddress(relayed))), Ok(Some(XorMappedAddress(mapped)))) =
             (relayed, mapped)
         else {
-            self.end(Event::Failed(AllocateError::Malformed));
+            self.request_close(now, Event::Failed(AllocateError::Malformed));
             return;
         };
+        // What cannot be used is given back.
         if !self.is_reachable(relayed) {
-            self.end(Event::Failed(AllocateError::FamilyNotSupported));
+            let error = AllocateError::FamilyNotSupported;
+            self.request_close(now, Event::Failed(error));
             return;
         }
         self.state = State::Allocated(Allocation {
@@ -170,7 +198,7 @@ impl Client {
             (Request::Allocate, code) => {
                 self.end(Event::Failed(AllocateError::from_code(code)));
             }
-            (Request::Close, _) => self.end(Event::Closed),
+            (Request::Close, _) => self.end_closing(),
             (_, ErrorCode::ALLOCATION_MISMATCH) => self.end(Event::Expired),
             (_, ErrorCode::UNAUTHENTICATED | ErrorCode::WRONG_CREDENTIALS) => {
                 self.on_credentials_refused();
@@ -268,5 +296,6 @@ const PEER_REFRESH: Duration = Duration::from_secs(240);
 const REFRESH_EARLY: Duration = Duration::from_secs(60);
 /// What RFC 8656 §3.2 gives to those who do not ask.
 const LIFETIME_DEFAULT: Duration = Duration::from_secs(600);
-/// Pause after a refusal that may pass.
-const REFUSAL_PAUSE: Duration = Duration::from_secs(5);
+/// Pause after a refusal that may pass. From when an allocation is refreshed to its end there is time
+/// for four tries, which are as many as RFC 8489 §6.3.4 proposes.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(16);

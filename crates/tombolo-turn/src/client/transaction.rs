@@ -107,6 +107,10 @@ impl Transactions {
         self.id_by_request.get(&request).copied()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
     pub(super) fn clear(&mut self) {
         self.by_id.clear();
         self.id_by_request.clear();

@@ -108,6 +108,8 @@ impl Server {
         let carrier = self.requested_carrier(ask, message)?;
         let is_mobile = self.requested_mobility(message)? && carrier == Carrier::Udp;
         let wish = Wish::parse(message)?;
+        check_fragments(ask, message, wish)?;
+        self.check_tunnel(ask.from)?;
         if let Wish::Reserved(ReservationToken([.., shard])) = wish
             && ShardIndex(shard) != self.shard
         {
@@ -214,6 +216,12 @@ impl Server {
             }
             _ => Err(Refusal::TransportUnsupported),
         }
+    }
+
+    /// See RFC 8656 §21.4.
+    pub(super) fn check_tunnel(&self, from: FiveTuple) -> Result<(), Refusal> {
+        let judged = self.policy.check_client(from.client.ip());
+        judged.map_err(|_| Refusal::ClientTunnelled)
     }
 
     fn check_room(&self, ask: Ask, identity: &Identity, wish: Wish) -> Result<(), Refusal> {
@@ -499,7 +507,6 @@ impl Server {
 impl Wish {
     /// See RFC 8656 §7.2, whose steps the numbers are.
     fn parse(message: &Message<'_>) -> Result<Self, Rejection> {
-        // 4. DONT-FRAGMENT asks for nothing now: every driver can set the bit.
         // 5. A reservation says all; nothing may contradict it.
         let family = message
             .attribute::<RequestedAddressFamily>()
@@ -547,6 +554,22 @@ impl Step {
     }
 }
 
+/// 4. DONT-FRAGMENT asks for nothing now, since every driver can set the bit. But where all that a
+/// client sends goes from IPv4 to IPv6 nobody sees the bit that it came with, and so it is refused.
+/// See RFC 8656 §3.7.
+fn check_fragments(ask: Ask, message: &Message<'_>, wish: Wish) -> Result<(), Rejection> {
+    let is_v4 = canonical(ask.from.client).is_ipv4() && !ask.from.transport.is_stream();
+    let is_to_v6 = match wish {
+        Wish::One(family, _) | Wish::EvenAndNext(family) => family == AddressFamily::V6,
+        Wish::Both(_) | Wish::Reserved(_) => false,
+    };
+    let kind = AttributeType::DONT_FRAGMENT;
+    if is_v4 && is_to_v6 && message.has(kind) {
+        return Err(Rejection::unknown([kind].into_iter()));
+    }
+    Ok(())
+}
+
 fn holder_of(ask: Ask, user: &User) -> Holder<'_> {
     let network = Some(Network::of(ask.from.client));
     Holder { user, network }
@@ -589,16 +612,6 @@ fn family_or_v4(family: Option<RequestedAddressFamily>) -> AddressFamily {
 fn parity_of(even: Option<EvenPort>) -> Parity {
     even.map_or(Parity::Any, |_| Parity::Even)
 }
-
-/// Attributes of an Allocate request.
-pub(super) const ALLOCATE_ATTRIBUTES: [AttributeType; 6] = [
-    AttributeType::DONT_FRAGMENT,
-    AttributeType::REQUESTED_TRANSPORT,
-    AttributeType::REQUESTED_ADDRESS_FAMILY,
-    AttributeType::EVEN_PORT,
-    AttributeType::RESERVATION_TOKEN,
-    AttributeType::LIFETIME,
-];
 
 /// Room for what a reply usually says, and its header.
 const ATTRIBUTES_BYTES: usize = 96;

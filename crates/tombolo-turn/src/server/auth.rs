@@ -124,7 +124,8 @@ impl User {
     }
 }
 
-/// Which integrity attribute the client used; the reply uses the same. See RFC 8489 §9.2.4.
+/// Which integrity attribute the reply has: the newer one for whoever has chosen an algorithm, and so
+/// knows it. See RFC 8489 §9.2.4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Seal {
     Sha1,
@@ -476,7 +477,7 @@ fn algorithm_of(message: &Message<'_>, nonce: &str) -> Result<PasswordAlgorithm,
 
 impl Seal {
     fn of(message: &Message<'_>) -> Self {
-        if message.has_integrity_sha256() {
+        if message.has(AttributeType::PASSWORD_ALGORITHM) {
             Self::Sha256
         } else {
             Self::Sha1
@@ -510,15 +511,5 @@ impl<'m> RequestName<'m> {
 fn incomplete(_: tombolo_stun::AttributeError) -> Refusal {
     Refusal::CredentialsIncomplete
 }
-
-/// Attributes that a request with credentials may carry besides its own.
-pub(super) const CREDENTIAL_ATTRIBUTES: [AttributeType; 6] = [
-    AttributeType::USERNAME,
-    AttributeType::USERHASH,
-    AttributeType::REALM,
-    AttributeType::NONCE,
-    AttributeType::PASSWORD_ALGORITHM,
-    AttributeType::ACCESS_TOKEN,
-];
 
 const OFFER: &[PasswordAlgorithm] = &[PasswordAlgorithm::Sha256, PasswordAlgorithm::Md5];

@@ -2,14 +2,13 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use tombolo_stun::{
-    AddressFamily, AttributeType, ChangeRequest, Class, Message, MessageWriter, OtherAddress,
-    Padding, ResponseOrigin, ResponsePort, XorMappedAddress,
+    AddressFamily, AttributeType, ChangeRequest, Class, MappedAddress, Message, MessageWriter,
+    OtherAddress, Padding, ResponseOrigin, ResponsePort, XorMappedAddress,
 };
 
 use super::Server;
 use super::address::{Aliases, FiveTuple, Transport, canonical};
 use super::allocate::bad;
-use super::auth::CREDENTIAL_ATTRIBUTES;
 use super::policy::Scope;
 use super::reply::{Ask, Rejection};
 use super::stats::Refusal;
@@ -22,7 +21,7 @@ impl Server {
         ask: Ask,
         message: &Message<'_>,
     ) -> Result<(), Rejection> {
-        Rejection::check_known(message, &BINDING_ATTRIBUTES)?;
+        Rejection::check_known(message)?;
         let wish = Discovery::parse(message)?;
         let origin = self.alternates.origin(ask.from, wish.change);
         let origin = origin.ok_or_else(|| unsupported(AttributeType::CHANGE_REQUEST))?;
@@ -31,11 +30,15 @@ impl Server {
         let mut writer =
             MessageWriter::new(&mut bytes, Class::Success, ask.method, ask.transaction);
         writer.attribute(&XorMappedAddress(canonical(ask.from.client)));
-        // A bare request may come from a flood: what makes its reply nearly twice as long is left
+        // A bare request may come from a flood: what makes its reply more than twice as long is left
         // out as soon as many come.
         let says_more = wish.is_any || self.budget.is_calm(now, ask.from.client);
-        if says_more && let Some(other) = self.alternates.other(ask.from) {
+        let other = self.alternates.other(ask.from).filter(|_| says_more);
+        if wish.is_any || other.is_some() {
+            writer.attribute(&MappedAddress(canonical(ask.from.client)));
             writer.attribute(&ResponseOrigin(self.aliases.to_public(origin)));
+        }
+        if let Some(other) = other {
             writer.attribute(&OtherAddress(self.aliases.to_public(other)));
         }
         ask.write_counter(&mut writer);
@@ -161,13 +164,6 @@ impl Alternates {
     }
 }
 
-/// What agents put into Binding requests; credentials are not asked for and not looked at.
-const BINDING_ATTRIBUTES: [AttributeType; 9] = {
-    let [a, b, c, d, e, f] = CREDENTIAL_ATTRIBUTES;
-    let discovery = AttributeType::CHANGE_REQUEST;
-    let (port, padding) = (AttributeType::RESPONSE_PORT, AttributeType::PADDING);
-    [a, b, c, d, e, f, discovery, port, padding]
-};
 const BINDING_REPLY_BYTES: usize = 96;
 /// Ports below belong to services.
 const RESPONSE_PORT_MIN: u16 = 1024;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 use thiserror::Error;
 use tombolo_stun::{
-    AttributeType, Class, ConnectionId as ConnectionIdAttribute, Message, MessageWriter, Method,
-    TransactionId, XorPeerAddress,
+    Class, ConnectionId as ConnectionIdAttribute, Message, MessageWriter, Method, TransactionId,
+    XorPeerAddress,
 };
 
 use super::address::{FiveTuple, PeerAddr, RelayAddr, canonical};
@@ -302,9 +302,6 @@ impl Server {
         self.transmit(client, bytes);
     }
 }
-
-pub(super) const CONNECT_ATTRIBUTES: [AttributeType; 1] = [AttributeType::XOR_PEER_ADDRESS];
-pub(super) const CONNECTION_BIND_ATTRIBUTES: [AttributeType; 1] = [AttributeType::CONNECTION_ID];
 
 /// RFC 6062 §5.2 asks for at least 30 seconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);

@@ -12,6 +12,7 @@ use super::address::{FiveTuple, PeerAddr, RelayAddr, canonical};
 use super::allocation::Meter;
 use super::bandwidth::Millis;
 use super::forward::{Forward, Fragment, Header};
+use super::request::KNOWN_ATTRIBUTES;
 use super::stats::Refusal;
 
 impl Server {
@@ -47,7 +48,7 @@ impl Server {
         from: FiveTuple,
         message: &Message<'_>,
     ) -> Result<Forward, Refusal> {
-        if message.unknown_required(&SEND_ATTRIBUTES).next().is_some() {
+        if message.unknown_required(&KNOWN_ATTRIBUTES).next().is_some() {
             return Err(Refusal::AttributeUnknown);
         }
         let XorPeerAddress(peer) = message.required().map_err(|_| Refusal::RequestBad)?;
@@ -203,10 +204,5 @@ fn xor<const N: usize>(mut octets: [u8; N], mask: [u8; 16]) -> [u8; N] {
     octets
 }
 
-const SEND_ATTRIBUTES: [AttributeType; 3] = [
-    AttributeType::XOR_PEER_ADDRESS,
-    AttributeType::DATA,
-    AttributeType::DONT_FRAGMENT,
-];
 /// The first two bytes of a Data indication.
 const DATA_INDICATION: [u8; 2] = [0x00, 0x17];

@@ -157,6 +157,7 @@ impl Server {
                 return Err(Refusal::RequestBad.into());
             }
         }
+        self.check_tunnel(from)?;
         // An allocation in the making will be there soon.
         if self.pending_of(from).is_some() {
             return Err(Refusal::AllocationExists.into());

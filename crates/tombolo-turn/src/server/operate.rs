@@ -15,8 +15,8 @@ use super::{Config, Event, Server};
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Drain {
-    /// Where newcomers are sent, by turns; each is told one of the family of its own address. Where
-    /// there is none, newcomers are told that there is no room.
+    /// Where newcomers are sent, by turns; each is told one of the family of its own address, and
+    /// one of the other. Where there is none of its own, newcomers are told that there is no room.
     pub alternates: Vec<SocketAddr>,
     /// The name that a certificate of the alternate servers bears, for clients over TLS.
     pub domain: Option<String>,
@@ -104,9 +104,17 @@ impl Server {
         };
         let sent = draining.sent;
         draining.sent = sent.wrapping_add(1);
-        let alternates: Vec<SocketAddr> = draining.alternates_for(ask.from).collect();
-        if let Some(alternate) = alternates.get(sent % alternates.len().max(1)) {
-            writer.attribute(&AlternateServer(*alternate));
+        // One of the client's own family comes first, one of the other may follow.
+        let own = family_of(ask.from);
+        let other = match own {
+            AddressFamily::V4 => AddressFamily::V6,
+            AddressFamily::V6 => AddressFamily::V4,
+        };
+        for family in [own, other] {
+            let alternates: Vec<SocketAddr> = draining.alternates_of(family).collect();
+            if let Some(alternate) = alternates.get(sent % alternates.len().max(1)) {
+                writer.attribute(&AlternateServer(*alternate));
+            }
         }
         let domain = draining.drain.domain.as_deref();
         if let Some(domain) = domain.and_then(|domain| AlternateDomain::new(domain).ok()) {
@@ -145,16 +153,18 @@ impl Server {
 
 impl Draining {
     fn refusal_for(&self, client: FiveTuple) -> Refusal {
-        match self.alternates_for(client).next() {
+        match self.alternates_of(family_of(client)).next() {
             Some(_) => Refusal::Redirected,
             None => Refusal::Draining,
         }
     }
 
-    /// RFC 8489 §14.15 wants the family of the client's own address.
-    fn alternates_for(&self, client: FiveTuple) -> impl Iterator<Item = SocketAddr> + '_ {
-        let family = AddressFamily::of(canonical(client.client).ip());
+    fn alternates_of(&self, family: AddressFamily) -> impl Iterator<Item = SocketAddr> + '_ {
         let is_of_family = move |one: &SocketAddr| AddressFamily::of(one.ip()) == family;
         self.drain.alternates.iter().copied().filter(is_of_family)
     }
+}
+
+fn family_of(client: FiveTuple) -> AddressFamily {
+    AddressFamily::of(canonical(client.client).ip())
 }

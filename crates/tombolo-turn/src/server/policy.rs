@@ -83,6 +83,23 @@ impl AddressPolicy {
             Some(denial) => Err(denial),
         }
     }
+
+    /// Judges the address of a client that wants an allocation or a channel: the end of a tunnel
+    /// between IPv4 and IPv6 could send what it gets round in circles. See RFC 8656 §21.4.
+    ///
+    /// # Errors
+    /// Says which kind of tunnel it is.
+    pub fn check_client(&self, ip: IpAddr) -> Result<(), Denial> {
+        let ip = ip.to_canonical();
+        match special(ip) {
+            Some(denial @ (Denial::SixToFour | Denial::Teredo))
+                if !self.allow.iter().any(|cidr| cidr.contains(ip)) =>
+            {
+                Err(denial)
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The IPv4 address inside of an IPv6 one. See RFC 6052 §2.2 and RFC 3056 §2.

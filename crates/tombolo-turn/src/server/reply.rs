@@ -8,6 +8,7 @@ use tombolo_stun::{
 use super::address::FiveTuple;
 use super::auth::{Identity, RealmId, Seal};
 use super::policy::Denial;
+use super::request::KNOWN_ATTRIBUTES;
 use super::stats::Refusal;
 use super::{Server, Transmit};
 
@@ -113,8 +114,8 @@ impl Rejection {
     }
 
     /// Checks that every comprehension-required attribute is known. See RFC 8489 §6.3.1.
-    pub(super) fn check_known(message: &Message<'_>, known: &[AttributeType]) -> Result<(), Self> {
-        let mut unknown = message.unknown_required(known).peekable();
+    pub(super) fn check_known(message: &Message<'_>) -> Result<(), Self> {
+        let mut unknown = message.unknown_required(&KNOWN_ATTRIBUTES).peekable();
         if unknown.peek().is_some() {
             return Err(Self::unknown(unknown));
         }

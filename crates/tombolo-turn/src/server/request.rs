@@ -4,14 +4,11 @@ use tombolo_stun::{AttributeType, Class, Message, Method};
 
 use super::Server;
 use super::address::FiveTuple;
-use super::allocate::ALLOCATE_ATTRIBUTES;
-use super::auth::{CREDENTIAL_ATTRIBUTES, Identity, Parked, Parking, RealmId, Verdict};
-use super::connect::{CONNECT_ATTRIBUTES, CONNECTION_BIND_ATTRIBUTES};
+use super::auth::{Identity, Parked, Parking, RealmId, Verdict};
 use super::forward::Forward;
 use super::mobility::is_move;
 use super::output::Command;
 use super::reply::{Ask, Rejection};
-use super::session::{CHANNEL_ATTRIBUTES, PERMISSION_ATTRIBUTES, REFRESH_ATTRIBUTES};
 use super::stats::Refusal;
 use super::table::AllocationId;
 
@@ -75,9 +72,12 @@ impl Server {
                 if !message.has(AttributeType::REQUESTED_TRANSPORT) {
                     return Err(Refusal::RequestBad);
                 }
-                // Nobody needs credentials to be sent away.
-                if !message.has(AttributeType::RESERVATION_TOKEN) {
-                    self.check_drain(ask.from)?;
+                // Nobody needs credentials to be told that there is no room. To be sent to another
+                // server one does: RFC 8489 §14.8 wants that to be proven.
+                if !message.has(AttributeType::RESERVATION_TOKEN)
+                    && self.check_drain(ask.from) == Err(Refusal::Draining)
+                {
+                    return Err(Refusal::Draining);
                 }
             }
             Method::ALLOCATE | Method::CONNECTION_BIND => {}
@@ -137,21 +137,7 @@ impl Server {
         identity: &Identity,
         message: &Message<'_>,
     ) -> Result<(), Rejection> {
-        let own: &[AttributeType] = match ask.method {
-            Method::ALLOCATE => &ALLOCATE_ATTRIBUTES,
-            Method::REFRESH => &REFRESH_ATTRIBUTES,
-            Method::CREATE_PERMISSION => &PERMISSION_ATTRIBUTES,
-            Method::CONNECT => &CONNECT_ATTRIBUTES,
-            Method::CONNECTION_BIND => &CONNECTION_BIND_ATTRIBUTES,
-            _ => &CHANNEL_ATTRIBUTES,
-        };
-        let unknown: Vec<AttributeType> = message
-            .unknown_required(own)
-            .filter(|kind| !CREDENTIAL_ATTRIBUTES.contains(kind))
-            .collect();
-        if !unknown.is_empty() {
-            return Err(Rejection::unknown(unknown.into_iter()));
-        }
+        Rejection::check_known(message)?;
         match ask.method {
             Method::ALLOCATE => return self.on_allocate(now, ask, identity, message),
             Method::CONNECTION_BIND => return self.on_connection_bind(ask, identity, message),
@@ -191,3 +177,32 @@ impl Server {
         Ok(id)
     }
 }
+
+/// Attributes that must be understood and that the server does understand, in whichever message they
+/// belong. In another one they are ignored. See RFC 8489 §6.3.
+pub(super) const KNOWN_ATTRIBUTES: [AttributeType; 24] = [
+    AttributeType::MAPPED_ADDRESS,
+    AttributeType::CHANGE_REQUEST,
+    AttributeType::USERNAME,
+    AttributeType::ERROR_CODE,
+    AttributeType::UNKNOWN_ATTRIBUTES,
+    AttributeType::CHANNEL_NUMBER,
+    AttributeType::LIFETIME,
+    AttributeType::XOR_PEER_ADDRESS,
+    AttributeType::DATA,
+    AttributeType::REALM,
+    AttributeType::NONCE,
+    AttributeType::XOR_RELAYED_ADDRESS,
+    AttributeType::REQUESTED_ADDRESS_FAMILY,
+    AttributeType::EVEN_PORT,
+    AttributeType::REQUESTED_TRANSPORT,
+    AttributeType::DONT_FRAGMENT,
+    AttributeType::ACCESS_TOKEN,
+    AttributeType::PASSWORD_ALGORITHM,
+    AttributeType::USERHASH,
+    AttributeType::XOR_MAPPED_ADDRESS,
+    AttributeType::RESERVATION_TOKEN,
+    AttributeType::PADDING,
+    AttributeType::RESPONSE_PORT,
+    AttributeType::CONNECTION_ID,
+];

@@ -2,8 +2,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use tombolo_stun::{
-    AddressFamily, AttributeType, ChannelNumber, Lifetime, Message, MobilityTicket,
-    RequestedAddressFamily, XorPeerAddress,
+    AddressFamily, ChannelNumber, Lifetime, Message, MobilityTicket, RequestedAddressFamily,
+    XorPeerAddress,
 };
 
 use super::address::{RelayAddr, canonical};
@@ -99,6 +99,7 @@ impl Server {
     ) -> Result<(), Rejection> {
         let number = message.required::<ChannelNumber>().map_err(bad)?;
         let XorPeerAddress(peer) = message.required().map_err(bad)?;
+        self.check_tunnel(ask.from)?;
         self.clear_expired(now, id);
         let allocation = self.allocations.require_mut(id)?;
         if allocation.carrier != Carrier::Udp {
@@ -163,7 +164,8 @@ impl Server {
         self.allocations.plan_clearing(id);
     }
 
-    /// Ends an allocation, or only its address of one family where it has two.
+    /// Ends an allocation, or where it has two addresses only the one of a family, with what belongs
+    /// to that.
     fn end_relays(&mut self, now: Instant, id: AllocationId, family: Option<AddressFamily>) {
         let Some(allocation) = self.allocations.get_mut(id) else {
             return;
@@ -172,8 +174,10 @@ impl Server {
         match family.filter(|_| is_one_of_two) {
             Some(family) => {
                 if let Some(relay) = allocation.relays.remove(family) {
+                    allocation.retain_peers(now, |peer| AddressFamily::of(peer) != family);
                     self.allocations.forget_relay(relay);
                     self.release(now, relay);
+                    self.settle(id);
                 }
             }
             None => self.close(now, id, CloseReason::Refreshed),
@@ -209,13 +213,3 @@ impl Server {
         self.commands.push_back(Command::ReleasePort(relay));
     }
 }
-
-pub(super) const REFRESH_ATTRIBUTES: [AttributeType; 2] = [
-    AttributeType::LIFETIME,
-    AttributeType::REQUESTED_ADDRESS_FAMILY,
-];
-pub(super) const PERMISSION_ATTRIBUTES: [AttributeType; 1] = [AttributeType::XOR_PEER_ADDRESS];
-pub(super) const CHANNEL_ATTRIBUTES: [AttributeType; 2] = [
-    AttributeType::XOR_PEER_ADDRESS,
-    AttributeType::CHANNEL_NUMBER,
-];

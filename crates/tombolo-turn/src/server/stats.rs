@@ -145,6 +145,8 @@ refusals! {
     FamilyMismatch = 443, "peer of another address family";
     /// The address policy denies the peer.
     PeerForbidden = 403, "peer address not allowed";
+    /// The client is at the end of a tunnel, 6to4 or Teredo.
+    ClientTunnelled = 403, "client at the end of a tunnel";
     /// The server makes no new allocations, and names another server.
     Redirected = 300, "try another server";
     /// The server makes no new allocations, and knows no other server.

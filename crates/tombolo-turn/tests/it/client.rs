@@ -8,7 +8,8 @@ use std::{
 };
 
 use tombolo_stun::{
-    ChannelData, ChannelNumber, Class, Data, ErrorCode, Lifetime, Message, Method, XorPeerAddress,
+    AttributeType, ChannelData, ChannelNumber, Class, Data, ErrorCode, Lifetime, Message, Method,
+    Nonce, PasswordAlgorithm, UserHash, XorPeerAddress,
 };
 use tombolo_turn::client::{AllocateError, Client, Config, Event, SendError, Timer};
 use tombolo_turn::server::Transport;
@@ -186,16 +187,201 @@ fn refusals_to_allocate_are_told_apart() {
 #[test]
 fn a_redirection_names_the_other_server() {
     let mut lab = Lab::new();
-    let first = lab.request(Method::ALLOCATE);
+    lab.answer_challenge();
+    let signed = lab.request(Method::ALLOCATE);
     lab.reply(
         lab.script
-            .redirection(&first, "192.0.2.99:3478", "other.example"),
+            .redirection(&signed, "192.0.2.99:3478", "other.example"),
     );
     let error = AllocateError::TryAlternate {
         server: "192.0.2.99:3478".parse().expect("a literal"),
         domain: Some("other.example".to_owned()),
     };
     assert_eq!(lab.client.poll_event(), Some(Event::Failed(error)));
+}
+
+#[test]
+fn a_redirection_that_nothing_proves_leads_nowhere() {
+    for transport in [Transport::Udp, Transport::Tls] {
+        let mut lab = Lab::with(config(transport));
+        let first = lab.request(Method::ALLOCATE);
+        lab.reply(lab.script.redirection(&first, "192.0.2.99:3478", "evil"));
+        if transport == Transport::Udp {
+            assert_eq!(lab.client.stats().unauthenticated, 1);
+            lab.reply(lab.script.challenge(&first, ErrorCode::UNAUTHENTICATED));
+            let signed = lab.request(Method::ALLOCATE);
+            let forger = Script::with_password("guess");
+            lab.reply(forger.redirection(&signed, "192.0.2.99:3478", "evil"));
+            assert_eq!(lab.client.poll_event(), None);
+        } else {
+            let failed = Event::Failed(AllocateError::Unauthenticated);
+            assert_eq!(lab.client.poll_event(), Some(failed));
+        }
+    }
+}
+
+#[test]
+fn a_first_request_is_not_given_up_because_somebody_calls_it_malformed() {
+    let mut lab = Lab::new();
+    let first = lab.request(Method::ALLOCATE);
+    lab.reply(lab.script.unsigned_refusal(&first, ErrorCode::BAD_REQUEST));
+    assert_eq!(lab.client.poll_event(), None);
+    lab.advance(Duration::from_millis(100));
+    assert_eq!(lab.request(Method::ALLOCATE), first, "is repeated");
+    lab.advance(Duration::from_secs(8));
+    let failed = Event::Failed(AllocateError::Unauthenticated);
+    assert_eq!(lab.client.poll_event(), Some(failed));
+}
+
+#[test]
+fn the_first_algorithm_that_is_known_is_chosen_and_the_whole_list_goes_back() {
+    for (list, choice) in [
+        (
+            &[0, 9, 0, 2, 1, 2, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0][..],
+            Some(PasswordAlgorithm::Sha256),
+        ),
+        (&[0, 1, 0, 0, 0, 2, 0, 0], Some(PasswordAlgorithm::Md5)),
+        (&[0, 9, 0, 0], None),
+        (&[], None),
+    ] {
+        for cookie in ["obMatJos2AAAB", ""] {
+            let mut lab = Lab::new();
+            let first = lab.request(Method::ALLOCATE);
+            let nonce = format!("{cookie}nonce");
+            lab.reply(lab.script.offer(&first, &nonce, Some(list)));
+            let Some(choice) = choice else {
+                assert_eq!(lab.client.poll_transmit(), None, "there is none to try");
+                let failed = Event::Failed(AllocateError::Unauthorized);
+                assert_eq!(lab.client.poll_event(), Some(failed));
+                continue;
+            };
+            let signed = lab.request(Method::ALLOCATE);
+            let message = script::message(&signed);
+            assert_eq!(message.required(), Ok(choice));
+            let range = message.value_range(AttributeType::PASSWORD_ALGORITHMS);
+            assert_eq!(range.map(|range| &signed[range]), Some(list));
+            assert_eq!(message.check_integrity(&lab.script.key_of(choice)), Ok(()));
+            assert!(message.has_integrity_sha256());
+            assert!(!message.has(AttributeType::MESSAGE_INTEGRITY));
+        }
+    }
+}
+
+#[test]
+fn a_choice_that_is_announced_and_then_missing_is_not_answered() {
+    let announced = "obMatJos2AAABnonce";
+    let mut lab = Lab::new();
+    let first = lab.request(Method::ALLOCATE);
+    lab.reply(lab.script.offer(&first, announced, None));
+    assert_eq!(lab.client.poll_transmit(), None);
+    let failed = Event::Failed(AllocateError::Unauthorized);
+    assert_eq!(lab.client.poll_event(), Some(failed));
+    // In all other replies it makes them worth nothing.
+    let mut lab = Lab::new();
+    lab.answer_challenge();
+    let signed = lab.request(Method::ALLOCATE);
+    lab.reply(lab.script.refusal_with_nonce(&signed, announced));
+    assert_eq!(lab.client.poll_event(), None);
+    assert_eq!(lab.client.stats().malformed, 1);
+    lab.reply(lab.script.allocated(&signed, 600));
+    assert!(lab.client.relayed().is_some());
+}
+
+#[test]
+fn the_user_name_is_hashed_where_the_server_wants_it() {
+    for (cookie, is_hidden) in [
+        ("obMatJos2AAAD", true),
+        ("obMatJos2AAAC", true),
+        ("obMatJos2AAAB", false),
+    ] {
+        let mut lab = Lab::new();
+        let first = lab.request(Method::ALLOCATE);
+        let nonce = format!("{cookie}nonce");
+        let list = (cookie != "obMatJos2AAAC").then_some(&[0, 2, 0, 0][..]);
+        lab.reply(lab.script.offer(&first, &nonce, list));
+        let signed = lab.request(Method::ALLOCATE);
+        let message = script::message(&signed);
+        assert_eq!(message.has(AttributeType::USERHASH), is_hidden);
+        assert_eq!(message.has(AttributeType::USERNAME), !is_hidden);
+        if is_hidden {
+            assert_eq!(message.required(), Ok(UserHash::new("alice", "tombolo")));
+        }
+    }
+}
+
+#[test]
+fn realm_and_nonce_go_back_as_they_came_however_long_they_are() {
+    let nonce = "n".repeat(700);
+    let mut lab = Lab::new();
+    let first = lab.request(Method::ALLOCATE);
+    lab.reply(lab.script.offer(&first, &nonce, None));
+    let signed = lab.request(Method::ALLOCATE);
+    let message = script::message(&signed);
+    assert_eq!(
+        message.required().map(|one: Nonce<'_>| one.as_str()),
+        Ok(&*nonce)
+    );
+}
+
+#[test]
+fn an_address_of_the_wrong_family_is_given_back() {
+    let mut lab = Lab::new();
+    lab.answer_challenge();
+    let signed = lab.request(Method::ALLOCATE);
+    let v6 = "[2001:db8::1]:50000".parse().expect("a literal");
+    lab.reply(lab.script.allocated_at(&signed, v6));
+    let refresh = lab.request(Method::REFRESH);
+    let lifetime = script::message(&refresh).required::<Lifetime>();
+    assert_eq!(lifetime, Ok(Lifetime(0)));
+    assert_eq!(lab.client.poll_event(), None);
+    lab.reply(lab.script.refreshed(&refresh, 0));
+    let failed = Event::Failed(AllocateError::FamilyNotSupported);
+    assert_eq!(lab.client.poll_event(), Some(failed));
+    lab.assert_over();
+}
+
+#[test]
+fn what_must_be_understood_and_is_not_makes_a_message_worthless() {
+    let mut lab = Lab::new();
+    lab.answer_challenge();
+    let signed = lab.request(Method::ALLOCATE);
+    lab.reply(lab.script.allocated_with_unknown(&signed));
+    // There may be an allocation, which is given back.
+    let refresh = lab.request(Method::REFRESH);
+    lab.reply(lab.script.refreshed(&refresh, 0));
+    let failed = Event::Failed(AllocateError::Malformed);
+    assert_eq!(lab.client.poll_event(), Some(failed));
+
+    let mut lab = Lab::allocated();
+    let mut bytes = lab.script.data_indication(peer(), b"four");
+    bytes.extend_from_slice(&[0x7f, 0, 0, 0]);
+    bytes[3] += 4;
+    assert_eq!(lab.client.handle_datagram(lab.now, &bytes), None);
+    assert_eq!(lab.client.stats().malformed, 1);
+}
+
+#[test]
+fn a_wrong_fingerprint_makes_a_message_worthless() {
+    let mut lab = Lab::allocated();
+    let mut bytes = lab.script.data_indication(peer(), b"four");
+    bytes.extend_from_slice(&[0x80, 0x28, 0, 4, 1, 2, 3, 4]);
+    bytes[3] += 8;
+    assert_eq!(lab.client.handle_datagram(lab.now, &bytes), None);
+    assert_eq!(lab.client.stats().malformed, 1);
+}
+
+#[test]
+fn a_refresh_that_is_refused_for_a_while_is_tried_four_times() {
+    let mut lab = Lab::allocated();
+    lab.advance(Duration::from_secs(540));
+    let mut tries = 0;
+    while let Some(refresh) = lab.client.poll_transmit() {
+        tries += 1;
+        lab.reply(lab.script.refusal(&refresh, ErrorCode::SERVER_ERROR));
+        lab.advance(Duration::from_secs(16));
+    }
+    assert_eq!(tries, 4);
+    assert_eq!(lab.client.poll_event(), Some(Event::Expired));
 }
 
 #[test]
@@ -414,10 +600,36 @@ fn the_number_of_peers_is_bounded() {
         code: 508,
     };
     assert_eq!(lab.client.poll_event(), Some(refused));
-    assert_eq!(
-        std::iter::from_fn(|| lab.client.poll_transmit()).count(),
-        256
-    );
+    let mut bound = 0;
+    while let Some(bind) = lab.client.poll_transmit() {
+        bound += 1;
+        lab.reply(lab.script.success(&bind));
+    }
+    assert_eq!(bound, 256);
+}
+
+#[test]
+fn ten_requests_at_most_are_in_flight_and_the_others_follow() {
+    let mut lab = Lab::allocated();
+    for port in 1..=40 {
+        lab.client
+            .connect_peer(lab.now, ([203, 0, 113, 9], port).into());
+    }
+    let drain =
+        |lab: &mut Lab| -> Vec<_> { std::iter::from_fn(|| lab.client.poll_transmit()).collect() };
+    let first = drain(&mut lab);
+    assert_eq!(first.len(), 10);
+    // One that is answered makes room for one, and so does one that is let go.
+    lab.reply(lab.script.success(&first[0]));
+    assert_eq!(drain(&mut lab).len(), 1);
+    // What nobody answers makes room once it is given up.
+    let mut others = 0;
+    for _ in 0..4 {
+        lab.advance(Duration::from_secs(8));
+        others += drain(&mut lab).len();
+    }
+    assert!(others > 10 * 6, "{others}");
+    assert!(lab.client.relayed().is_some());
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod peers;
 mod quota_holes;
 mod reach;
 mod realms;
+mod rfc8489;
 mod rfc8656;
 mod shards;
 mod tcp;

@@ -3,9 +3,9 @@
 use std::{net::SocketAddr, time::Duration};
 
 use tombolo_stun::{
-    AlternateDomain, AlternateServer, Class, Data, ErrorCode, Key, Lifetime, Message,
-    MessageWriter, Method, Nonce, Realm, TransactionId, Username, XorMappedAddress, XorPeerAddress,
-    XorRelayedAddress,
+    AlternateDomain, AlternateServer, AttributeType, Class, Data, ErrorCode, Key, Lifetime,
+    Message, MessageWriter, Method, Nonce, PasswordAlgorithm, RawAttribute, Realm, TransactionId,
+    Username, XorMappedAddress, XorPeerAddress, XorRelayedAddress,
 };
 use tombolo_turn::client::{Config, Family};
 use tombolo_turn::server::Transport;
@@ -97,8 +97,63 @@ impl Script {
             writer
                 .attribute(&ErrorCode::new(ErrorCode::TRY_ALTERNATE, "").expect("a code"))
                 .attribute(&AlternateServer(server.parse().expect("a literal")))
-                .attribute(&AlternateDomain::new(domain).expect("it is short"));
+                .attribute(&AlternateDomain::new(domain).expect("it is short"))
+                .integrity(&self.key());
         })
+    }
+
+    /// A challenge with a list of password algorithms.
+    pub(super) fn offer(&self, request: &[u8], nonce: &str, list: Option<&[u8]>) -> Vec<u8> {
+        let raw = |kind, value| RawAttribute { kind, value };
+        self.write(request, Class::Error, |writer| {
+            writer
+                .attribute(&ErrorCode::new(ErrorCode::UNAUTHENTICATED, "").expect("a code"))
+                .attribute(&Realm::new(REALM).expect("it is short"))
+                .attribute(&raw(AttributeType::NONCE, nonce.as_bytes()));
+            if let Some(list) = list {
+                writer.attribute(&raw(AttributeType::PASSWORD_ALGORITHMS, list));
+            }
+        })
+    }
+
+    pub(super) fn refusal_with_nonce(&self, request: &[u8], nonce: &str) -> Vec<u8> {
+        self.write(request, Class::Error, |writer| {
+            writer
+                .attribute(&ErrorCode::new(ErrorCode::FORBIDDEN, "").expect("a code"))
+                .attribute(&Nonce::new(nonce).expect("it is short"))
+                .integrity(&self.key());
+        })
+    }
+
+    pub(super) fn allocated_at(&self, request: &[u8], relayed: SocketAddr) -> Vec<u8> {
+        self.write(request, Class::Success, |writer| {
+            writer
+                .attribute(&XorRelayedAddress(relayed))
+                .attribute(&XorMappedAddress(mapped()))
+                .integrity(&self.key());
+        })
+    }
+
+    pub(super) fn allocated_with_unknown(&self, request: &[u8]) -> Vec<u8> {
+        self.write(request, Class::Success, |writer| {
+            writer
+                .attribute(&RawAttribute {
+                    kind: AttributeType(0x7f00),
+                    value: b"",
+                })
+                .attribute(&XorRelayedAddress(relayed()))
+                .attribute(&XorMappedAddress(mapped()))
+                .integrity(&self.key());
+        })
+    }
+
+    pub(super) fn key_of(&self, algorithm: PasswordAlgorithm) -> Key {
+        match algorithm {
+            PasswordAlgorithm::Sha256 => {
+                Key::long_term_sha256(&self.username, REALM, &self.password)
+            }
+            _ => self.key(),
+        }
     }
 
     pub(super) fn data_indication(&self, peer: SocketAddr, payload: &[u8]) -> Vec<u8> {

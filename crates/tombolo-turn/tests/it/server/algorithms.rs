@@ -70,6 +70,27 @@ fn md5_may_be_chosen_from_the_offer_too() {
 }
 
 #[test]
+fn a_reply_proves_itself_with_sha256_to_whoever_has_chosen_an_algorithm_and_with_sha1_else() {
+    let mut lab = offering();
+    let reply = ask(&mut lab, |writer| {
+        writer
+            .attribute(&PasswordAlgorithms::new(OFFER))
+            .attribute(&MD5)
+            .integrity(&key_of(MD5));
+    });
+    assert_eq!(reply.code(), None);
+    assert!(reply.has(AttributeType::MESSAGE_INTEGRITY_SHA256));
+    assert_eq!(reply.message().check_integrity(&key_of(MD5)), Ok(()));
+    let mut lab = offering();
+    let reply = ask(&mut lab, |writer| {
+        writer.integrity_sha256(&key_of(MD5));
+    });
+    assert_eq!(reply.code(), None);
+    assert!(!reply.has(AttributeType::MESSAGE_INTEGRITY_SHA256));
+    assert_eq!(reply.message().check_integrity(&key_of(MD5)), Ok(()));
+}
+
+#[test]
 fn an_offer_that_comes_back_changed_is_refused() {
     for (list, choice) in [
         (Some(&[MD5][..]), Some(MD5)),

@@ -1,8 +1,8 @@
 use std::net::SocketAddr;
 
 use tombolo_stun::{
-    AttributeType, ChangeRequest, Class, Method, OtherAddress, Padding, RawAttribute,
-    ResponseOrigin, ResponsePort, UnknownAttributes, XorMappedAddress,
+    AttributeType, ChangeRequest, Class, MappedAddress, Method, OtherAddress, Padding,
+    RawAttribute, ResponseOrigin, ResponsePort, UnknownAttributes, XorMappedAddress,
 };
 use tombolo_turn::server::{FiveTuple, Refusal, Transport};
 
@@ -52,6 +52,19 @@ fn a_change_request_is_answered_from_the_other_socket() {
         let reply = Reply(reply.bytes);
         assert_eq!(reply.get(), Ok(ResponseOrigin(address(origin))));
         assert_eq!(reply.get(), Ok(OtherAddress(address("9.9.9.10:3479"))));
+    }
+}
+
+#[test]
+fn whoever_asks_about_behaviour_is_told_its_address_in_clear_too_and_where_the_answer_is_from() {
+    for (mut lab, has_other) in [(Lab::new(), false), (two_ips(), true)] {
+        let reply = lab.unsigned(client(1), Method::BINDING, |writer| {
+            writer.attribute(&ChangeRequest::default());
+        });
+        assert_eq!(reply.get(), Ok(MappedAddress(client(1).client)));
+        assert_eq!(reply.get(), Ok(XorMappedAddress(client(1).client)));
+        assert_eq!(reply.get(), Ok(ResponseOrigin(client(1).server)));
+        assert_eq!(reply.has(AttributeType::OTHER_ADDRESS), has_other);
     }
 }
 

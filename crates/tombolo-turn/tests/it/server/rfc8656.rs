@@ -1,12 +1,13 @@
-//! What RFC 8656 asks of a server and no other file here shows. See `docs/turn-conformance/turn.md`.
+//! What RFC 8656 asks of a server and no other file here shows. See `docs/turn-conformance/rfc8656.md`.
 
 use tombolo_stun::{
-    AdditionalAddressFamily, AddressFamily, AttributeType, ChannelData, Lifetime, Method,
-    RequestedAddressFamily, RequestedTransport, XorRelayedAddress,
+    AdditionalAddressFamily, AddressFamily, AttributeType, ChannelData, DontFragment, Lifetime,
+    Method, MobilityTicket, RequestedAddressFamily, RequestedTransport, UnknownAttributes,
+    XorRelayedAddress,
 };
-use tombolo_turn::server::{PortError, Refusal, RelayAddr};
+use tombolo_turn::server::{Config, FiveTuple, PortError, Refusal, RelayAddr};
 
-use super::lab::{Lab, PEER, PEER_V6, Reply, alice, client, tcp_client};
+use super::lab::{Lab, PEER, PEER_V6, Reply, SECRET, address, alice, client, tcp_client};
 
 #[test]
 fn data_refreshes_neither_permissions_nor_channels_nor_allocations() {
@@ -124,6 +125,112 @@ fn one_of_two_addresses_can_be_given_back_and_refreshing_it_again_is_443() {
 }
 
 #[test]
+fn an_address_that_is_given_back_takes_its_permissions_and_channels_along_and_no_others() {
+    let mut lab = Lab::new();
+    allocate_both(&mut lab);
+    lab.bind(client(1), &alice(), 0x4000, PEER);
+    lab.bind(client(1), &alice(), 0x4001, PEER_V6);
+    let counts = |lab: &Lab| {
+        let infos = lab.server.allocations(lab.now);
+        let mut counts = infos.map(|info| (info.permissions, info.channels));
+        counts.next()
+    };
+    assert_eq!(counts(&lab), Some((2, 2)));
+    lab.signed(client(1), &alice(), Method::REFRESH, |writer| {
+        writer
+            .attribute(&RequestedAddressFamily(AddressFamily::V6))
+            .attribute(&Lifetime(0));
+    });
+    assert_eq!(counts(&lab), Some((1, 1)));
+    assert!(lab.send_on(client(1), 0x4000, b"x").is_some());
+    assert_eq!(lab.send_on(client(1), 0x4001, b"x"), None);
+    // The number is free again at once.
+    let other = "8.8.4.5:5000";
+    assert_eq!(lab.bind(client(1), &alice(), 0x4001, other).code(), None);
+}
+
+#[test]
+fn dont_fragment_is_refused_where_all_goes_from_ipv4_to_ipv6() {
+    let v6: FiveTuple = FiveTuple {
+        client: address("[2a00::1]:7"),
+        ..client(1)
+    };
+    let tcp = tcp_client(1);
+    for (from, family, is_refused) in [
+        (client(1), AddressFamily::V6, true),
+        (client(1), AddressFamily::V4, false),
+        (v6, AddressFamily::V6, false),
+        (v6, AddressFamily::V4, false),
+        (tcp, AddressFamily::V6, false),
+    ] {
+        let mut lab = Lab::new();
+        let reply = lab.allocate_with(from, &alice(), |writer| {
+            writer
+                .attribute(&RequestedAddressFamily(family))
+                .attribute(&DontFragment);
+        });
+        assert_eq!(
+            reply.code(),
+            is_refused.then_some(420),
+            "{from:?} {family:?}"
+        );
+        if is_refused {
+            let unknown: UnknownAttributes<'_> = reply.get().expect("says which");
+            assert!(unknown.types().eq([AttributeType::DONT_FRAGMENT]));
+        }
+    }
+    let mut lab = Lab::new();
+    let reply = lab.allocate_with(client(1), &alice(), |writer| {
+        writer
+            .attribute(&AdditionalAddressFamily(AddressFamily::V6))
+            .attribute(&DontFragment);
+    });
+    assert_eq!(reply.code(), None, "half of it can have the bit");
+}
+
+#[test]
+fn clients_at_the_end_of_a_tunnel_get_no_allocation_and_no_channel() {
+    let from = |text| FiveTuple {
+        client: address(text),
+        ..client(1)
+    };
+    for tunnelled in [
+        "[2002:808:808::1]:7",
+        "[2001:0:808:808::1]:7",
+        "192.88.99.1:7",
+    ] {
+        let mut lab = Lab::new();
+        let reply = lab.allocate_with(from(tunnelled), &alice(), |_| {});
+        assert_eq!(reply.code(), Some(403), "{tunnelled}");
+        assert_eq!(lab.refused(Refusal::ClientTunnelled), 1);
+        assert!(lab.bound.is_empty());
+        // It does not get there by moving, and its operator may know better.
+        let reply = lab.allocate_with(client(1), &alice(), |writer| {
+            writer.attribute(&MobilityTicket(&[]));
+        });
+        let ticket: MobilityTicket<'_> = reply.get().expect("is mobile");
+        let reply = lab.signed(from(tunnelled), &alice(), Method::REFRESH, |writer| {
+            writer.attribute(&ticket);
+        });
+        assert_eq!(reply.code(), Some(403), "{tunnelled}");
+        let mut lab = Lab::with(|config| {
+            config.allow_peers = ["2002::/16", "2001::/32", "192.88.99.0/24"]
+                .map(|text| text.parse().expect("is a network"))
+                .to_vec();
+        });
+        lab.allocate(from(tunnelled), &alice());
+        assert_eq!(
+            lab.bind(from(tunnelled), &alice(), 0x4000, PEER).code(),
+            None
+        );
+        // Who is not allowed any more keeps what it has, and gets no further channel.
+        lab.server.reconfigure(lab.now, configured());
+        let more = lab.bind(from(tunnelled), &alice(), 0x4001, "8.8.4.5:1");
+        assert_eq!(more.code(), Some(403));
+    }
+}
+
+#[test]
 fn a_refresh_computes_the_lifetime_like_an_allocate() {
     let mut lab = Lab::new();
     lab.allocate(client(1), &alice());
@@ -226,6 +333,13 @@ fn channel_numbers_of_rfc_5766_are_bound_and_those_beyond_are_not() {
     }
     assert_eq!(lab.refused(Refusal::Malformed), 1);
     assert_eq!(lab.refused(Refusal::NotStun), 2);
+}
+
+/// The lab's usual configuration, as far as credentials go.
+fn configured() -> Config {
+    let mut config = Config::new([3; 32]);
+    config.realm.secrets = vec![SECRET.to_vec()];
+    config
 }
 
 fn allocate_both(lab: &mut Lab) -> Reply {
