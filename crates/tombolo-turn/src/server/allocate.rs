@@ -554,9 +554,9 @@ impl Step {
     }
 }
 
-/// 4. DONT-FRAGMENT asks for nothing now, since every driver can set the bit. But where all that a
-/// client sends goes from IPv4 to IPv6 nobody sees the bit that it came with, and so it is refused.
-/// See RFC 8656 §3.7.
+/// The fourth step. DONT-FRAGMENT asks for nothing now, since every driver can set the bit. But where
+/// all that a client sends goes from IPv4 to IPv6 nobody sees the bit that it came with, and so it is
+/// refused. See RFC 8656 §3.7.
 fn check_fragments(ask: Ask, message: &Message<'_>, wish: Wish) -> Result<(), Rejection> {
     let is_v4 = canonical(ask.from.client).is_ipv4() && !ask.from.transport.is_stream();
     let is_to_v6 = match wish {

@@ -152,7 +152,7 @@ impl Script {
             PasswordAlgorithm::Sha256 => {
                 Key::long_term_sha256(&self.username, REALM, &self.password)
             }
-            _ => self.key(),
+            PasswordAlgorithm::Md5 | _ => self.key(),
         }
     }
 
