@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use noq::Endpoint;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -15,8 +16,9 @@ use crate::error::BindError;
 use crate::quic::WatchedRuntime;
 use crate::shared::{Phase, Shared};
 use crate::stats::Stats;
+use crate::tls::{self, Identity};
 use crate::transport::Farewell;
-use crate::{http, https, listen, quic, tls};
+use crate::{http, https, listen, quic};
 
 /// Listens for devices until [`Gateway::shutdown`]; dropping it ends everything at once.
 pub struct Gateway {
@@ -26,6 +28,7 @@ pub struct Gateway {
     accepting: Vec<JoinHandle<()>>,
     /// Says `None` when all UDP sockets are closed.
     released: mpsc::Receiver<()>,
+    identity: Arc<Identity>,
     shared: Arc<Shared>,
 }
 
@@ -47,8 +50,9 @@ impl Gateway {
             limits,
             dev_tokens,
         } = config;
-        let for_quic = Arc::new(tls::for_quic(certificates.clone(), key.clone_key())?);
-        let for_https = TlsAcceptor::from(Arc::new(tls::for_https(certificates, key)?));
+        let identity = Arc::new(Identity::new(certificates, key)?);
+        let for_quic = Arc::new(tls::for_quic(&identity)?);
+        let for_https = TlsAcceptor::from(Arc::new(tls::for_https(&identity)?));
         let pairs = listen::bind_all(&listen, port)?;
         let shared = Arc::new(Shared::new(limits, services, dev_tokens));
         let (runtime, released) = WatchedRuntime::new();
@@ -57,6 +61,7 @@ impl Gateway {
             endpoints: Vec::new(),
             accepting: Vec::new(),
             released,
+            identity,
             shared,
         };
         let shared = &gateway.shared;
@@ -78,6 +83,20 @@ impl Gateway {
     /// From now on devices get sessions and `/readyz` says 200.
     pub fn set_ready(&self) {
         self.shared.advance(Phase::Serving);
+    }
+
+    /// Proves itself with another certificate from now on, its own first in the chain. Connections that
+    /// are open keep the one that they began with.
+    ///
+    /// # Errors
+    /// The certificate and the key are of no use together; the old ones stay in use.
+    pub fn replace_certificate(
+        &self,
+        certificates: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<(), rustls::Error> {
+        self.identity.replace(Identity::new(certificates, key)?);
+        Ok(())
     }
 
     /// What is listened on: UDP and TCP, in the order of the configuration.
