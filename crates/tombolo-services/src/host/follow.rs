@@ -290,9 +290,11 @@ impl Host {
     }
 
     /// A member that claims to be here but is not: its session ended while it joined. What an earlier
-    /// life of the node left behind is declared lost as a whole, with seats kept.
+    /// life of the node left behind is declared lost as a whole, with seats kept; before this life has
+    /// begun, that is all there can be.
     fn send_away(self: &Arc<Self>, node: &Arc<Node>, user: &UserId, membership: &Membership) {
-        if membership.incarnation < node.incarnation() {
+        let epoch = node.cluster.epoch();
+        if epoch.is_none_or(|epoch| membership.incarnation < epoch) {
             return;
         }
         let (host, node, user) = (Arc::clone(self), Arc::clone(node), user.clone());
