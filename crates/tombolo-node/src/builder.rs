@@ -1,20 +1,32 @@
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use tombolo_engine::NatsConfig;
+use tombolo_relay::RelayConfig;
 use tombolo_turn::server::Cidr;
 use tombolo_wire::token::KeySet;
+use tombolo_wire::{CertificatePin, NodeId};
 
+use crate::certificate::Certificate;
 use crate::error::StartError;
 use crate::node::Node;
 
 /// What a node is to be; made by [`Node::builder`].
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct NodeBuilder {
     pub(crate) is_dev: bool,
+    /// Name and secret of the key that signs development tokens; `None` for one of this process.
+    pub(crate) dev_key: Option<(String, Vec<u8>)>,
+    pub(crate) name: Option<NodeId>,
+    pub(crate) region: String,
     pub(crate) listen: Vec<IpAddr>,
     pub(crate) public: Option<IpAddr>,
+    pub(crate) host: Option<String>,
+    pub(crate) certificate: Option<Certificate>,
+    pub(crate) is_pinned: bool,
     pub(crate) allow_peers: Vec<Cidr>,
+    pub(crate) relay: RelayConfig,
     pub(crate) port: u16,
     pub(crate) turn_port: u16,
     pub(crate) turns_port: u16,
@@ -30,13 +42,32 @@ pub(crate) enum EngineChoice {
     Nats(Box<NatsConfig>),
 }
 
+impl EngineChoice {
+    /// Whether it is the same place.
+    fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Memory, Self::Memory) => true,
+            (Self::Folder(a), Self::Folder(b)) => a == b,
+            (Self::Nats(a), Self::Nats(b)) => a.servers == b.servers && a.prefix == b.prefix,
+            (Self::Memory | Self::Folder(_) | Self::Nats(_), _) => false,
+        }
+    }
+}
+
 impl NodeBuilder {
     pub(crate) fn new() -> Self {
         Self {
             is_dev: false,
+            dev_key: None,
+            name: None,
+            region: String::new(),
             listen: Vec::new(),
             public: None,
+            host: None,
+            certificate: None,
+            is_pinned: false,
             allow_peers: Vec::new(),
+            relay: RelayConfig::default(),
             port: tombolo_wire::PORT_DEFAULT,
             turn_port: TURN_PORT,
             turns_port: TURNS_PORT,
@@ -50,6 +81,61 @@ impl NodeBuilder {
     #[must_use]
     pub fn dev(mut self) -> Self {
         self.is_dev = true;
+        self
+    }
+
+    /// Signs development tokens with this secret (HS256) instead of one of this process, so that the
+    /// nodes of a development cluster accept each other's. Devices with tokens of it are let in.
+    #[must_use]
+    pub fn dev_key(mut self, kid: &str, secret: &[u8]) -> Self {
+        self.dev_key = Some((kid.to_owned(), secret.to_owned()));
+        self
+    }
+
+    /// Names the node. No other node of its cluster may have the name; a node that is started again
+    /// under its name takes up where it ended. Without it: a random one on NATS, else `node`.
+    #[must_use]
+    pub fn name(mut self, name: NodeId) -> Self {
+        self.name = Some(name);
+        self
+    }
+
+    /// Says where the node is: devices are sent to nodes of the same region first.
+    #[must_use]
+    pub fn region(mut self, region: &str) -> Self {
+        region.clone_into(&mut self.region);
+        self
+    }
+
+    /// Proves itself with this certificate. Without it: with a self-signed one that lives as long as
+    /// the process, and whose pin is in [`crate::Ready::url`].
+    #[must_use]
+    pub fn certificate(mut self, certificate: Certificate) -> Self {
+        self.certificate = Some(certificate);
+        self
+    }
+
+    /// Has devices accept exactly the node's certificate, whoever signed it: for those that the web
+    /// does not know. Their pin is in [`crate::Ready::url`], and changes with the certificate.
+    #[must_use]
+    pub fn pin_certificate(mut self) -> Self {
+        self.is_pinned = true;
+        self
+    }
+
+    /// Tells devices this DNS name in place of an address, as certificates of the web need it.
+    #[must_use]
+    pub fn host(mut self, name: &str) -> Self {
+        self.host = Some(name.to_owned());
+        self
+    }
+
+    /// Relays as this says: limits, ports, further credentials and realms. Its addresses, its
+    /// certificate and the node's own ports are set by the node, which also adds a secret of its own to
+    /// the first realm. What [`NodeBuilder::allow_peer`] allows is allowed beside what this does.
+    #[must_use]
+    pub fn relay(mut self, config: RelayConfig) -> Self {
+        self.relay = config;
         self
     }
 
@@ -126,11 +212,62 @@ impl NodeBuilder {
     ///
     /// # Errors
     /// Says what is in the way and which flag helps. Nothing is left running.
-    pub async fn start(mut self) -> Result<Node, StartError> {
+    pub async fn start(self) -> Result<Node, StartError> {
+        Node::start(self.settled()).await
+    }
+
+    /// With what is meant where nothing is said.
+    pub(crate) fn settled(mut self) -> Self {
         if self.listen.is_empty() {
             self.listen = vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
         }
-        Node::start(self).await
+        self
+    }
+
+    /// What differs of that which a running node cannot change.
+    pub(crate) fn differs(&self, other: &Self) -> Option<&'static str> {
+        let parts = [
+            ("development mode", self.is_dev == other.is_dev),
+            ("the name", self.name == other.name),
+            ("the region", self.region == other.region),
+            ("where it listens", self.listen == other.listen),
+            ("the public address", self.public == other.public),
+            ("the host", self.host == other.host),
+            ("the ports", self.ports() == other.ports()),
+            (
+                "whether there is a certificate",
+                self.certificate.is_some() == other.certificate.is_some(),
+            ),
+            (
+                "a certificate that devices pin",
+                !self.is_pinned && !other.is_pinned || self.pin() == other.pin(),
+            ),
+            ("the engine", self.engine.is_like(&other.engine)),
+        ];
+        let mut parts = parts.into_iter();
+        parts.find(|(_, is_same)| !is_same).map(|(what, _)| what)
+    }
+
+    fn ports(&self) -> [u16; 3] {
+        [self.port, self.turn_port, self.turns_port]
+    }
+
+    fn pin(&self) -> Option<CertificatePin> {
+        let certificate = self.certificate.as_ref().filter(|_| self.is_pinned);
+        certificate.map(Certificate::pin)
+    }
+}
+
+impl fmt::Debug for NodeBuilder {
+    /// Without secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeBuilder")
+            .field("is_dev", &self.is_dev)
+            .field("name", &self.name)
+            .field("listen", &self.listen)
+            .field("port", &self.port)
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,18 +1,42 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::Path;
 
+use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tombolo_relay::{CertificateError, Certificates};
 use tombolo_wire::CertificatePin;
 
 /// What the node proves itself with, over QUIC and TLS alike.
-pub(crate) struct Certificate {
+pub struct Certificate {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) key: PrivateKeyDer<'static>,
 }
 
 impl Certificate {
+    /// Reads a chain, the node's own certificate first, and the private key of that one from PEM files.
+    ///
+    /// # Errors
+    /// A file cannot be read, has nothing of the kind in it, or the two do not go together.
+    pub fn from_pem_files(chain: &Path, key: &Path) -> Result<Self, CertificateError> {
+        let unreadable = || CertificateError::ChainUnreadable(chain.to_owned());
+        let certificates: Vec<_> = CertificateDer::pem_file_iter(chain)
+            .and_then(Iterator::collect)
+            .map_err(|_| unreadable())?;
+        if certificates.is_empty() {
+            return Err(unreadable());
+        }
+        let key = PrivateKeyDer::from_pem_file(key)
+            .map_err(|_| CertificateError::KeyUnreadable(key.to_owned()))?;
+        let certificate = Self {
+            chain: certificates,
+            key,
+        };
+        certificate.for_turns()?;
+        Ok(certificate)
+    }
+
     /// Makes a key and certifies it oneself, for these addresses. Devices trust it by its pin.
     ///
     /// # Errors
@@ -46,6 +70,15 @@ impl Certificate {
             .first()
             .expect("a certificate has at least itself in its chain");
         CertificatePin::of(own)
+    }
+}
+
+impl Clone for Certificate {
+    fn clone(&self) -> Self {
+        Self {
+            chain: self.chain.clone(),
+            key: self.key.clone_key(),
+        }
     }
 }
 

@@ -19,6 +19,17 @@ pub enum StartError {
     /// Nobody could get in.
     #[error("no key to verify tokens with: give one, or use --dev")]
     NoTokenKeys,
+    /// Development tokens cannot be signed with it.
+    #[error("the key of development tokens cannot be used: {0}")]
+    DevKey(#[from] tombolo_wire::token::KeyError),
+    /// Devices could not be told it.
+    #[error("{host} is no DNS name: {source}")]
+    Host {
+        /// What was asked for.
+        host: String,
+        /// What is wrong with it.
+        source: tombolo_wire::UrlError,
+    },
     /// The system has no entropy.
     #[error("the system gives no random numbers: {0}")]
     Entropy(getrandom::Error),
@@ -68,6 +79,24 @@ pub enum StartError {
     /// The relay could not start for another reason.
     #[error(transparent)]
     Relay(tombolo_relay::BindError),
+}
+
+/// Why a node keeps the configuration that it has.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// Something that belongs to sockets, or to the cluster, differs.
+    #[error("only a restart changes {0}")]
+    NeedsRestart(&'static str),
+    /// Nobody could get in.
+    #[error("no key to verify tokens with")]
+    NoTokenKeys,
+    /// The certificate cannot be used.
+    #[error("cannot use the certificate: {0}")]
+    Certificate(#[from] tombolo_relay::CertificateError),
+    /// The relay does not take its part.
+    #[error(transparent)]
+    Relay(#[from] tombolo_relay::ReloadError),
 }
 
 impl StartError {

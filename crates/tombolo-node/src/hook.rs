@@ -1,5 +1,6 @@
 //! What the services ask of the relay.
 
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
@@ -108,7 +109,7 @@ impl Uris {
     }
 
     /// Adds a TLS socket that relays.
-    pub(crate) fn add_turns(&mut self, addr: SocketAddr) {
+    pub(crate) fn add_turns(&mut self, addr: impl Display) {
         self.turn.push(format!("turns:{addr}?transport=tcp"));
     }
 }

@@ -20,8 +20,8 @@
 //! turns_port   TCP and UDP: TURN over TLS and DTLS
 //! ```
 //!
-//! Its certificate is self-signed, with a key that lives as long as the process; devices recognise
-//! it by the pin in [`Ready::url`]. So a new process has a new URL.
+//! Unless it is given a certificate, it has a self-signed one with a key that lives as long as the
+//! process; devices recognise it by the pin in [`Ready::url`]. So a new process has a new URL then.
 #![forbid(unsafe_code)]
 
 mod addresses;
@@ -30,10 +30,13 @@ mod certificate;
 mod credentials;
 mod error;
 mod hook;
+mod keys;
 mod node;
+mod relaying;
 
 pub use builder::NodeBuilder;
-pub use error::StartError;
+pub use certificate::Certificate;
+pub use error::{ReloadError, StartError};
 pub use node::{Node, Ready, Stats};
 pub use tombolo_engine::{NatsAuth, NatsConfig, NatsTls};
 pub use tombolo_turn::server::Cidr;

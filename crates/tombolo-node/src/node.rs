@@ -1,21 +1,22 @@
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tombolo_engine::{Engine, Local, LocalConfig, Nats, NatsConfig};
 use tombolo_gateway::{Gateway, GatewayConfig};
-use tombolo_relay::{Relay, RelayConfig};
+use tombolo_relay::{CertificateError, Certificates, Relay};
 use tombolo_services::Services;
-use tombolo_turn::server::Realm;
-use tombolo_wire::token::{KeySet, SECRET_BYTES_MIN, SigningKey, VerifyingKey};
+use tombolo_wire::token::KeySet;
 use tombolo_wire::{NodeId, ServerUrl};
 
 use crate::addresses::Addresses;
 use crate::builder::{EngineChoice, NodeBuilder};
 use crate::certificate::Certificate;
 use crate::credentials::RelaySecret;
-use crate::error::StartError;
-use crate::hook::{Hook, Lost, Uris};
+use crate::error::{ReloadError, StartError};
+use crate::hook::{Hook, Lost};
+use crate::keys::DevKey;
+use crate::relaying;
 
 /// A running node. [`Node::shutdown`] ends it in good order, dropping it at once.
 pub struct Node {
@@ -23,14 +24,22 @@ pub struct Node {
     gateway: Gateway,
     services: Services,
     relay: Arc<Relay>,
+    /// As it is now; held while another one is taken over.
+    config: Mutex<NodeBuilder>,
+    addresses: Addresses,
+    certificates: Certificates,
+    secret: RelaySecret,
+    dev_key: Option<DevKey>,
 }
 
 /// Where a node is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Ready {
-    /// All that a device needs; pins the node's certificate.
+    /// All that a device needs; pins the node's certificate where the web does not vouch for it.
     pub url: ServerUrl,
+    /// The node's name in its cluster.
+    pub name: String,
     /// STUN URIs (RFC 7064), at least two.
     pub stun: Vec<String>,
     /// TURN URIs (RFC 7065): over UDP, TCP and TLS.
@@ -59,38 +68,44 @@ impl Node {
     }
 
     pub(crate) async fn start(config: NodeBuilder) -> Result<Self, StartError> {
-        let (token_keys, dev_tokens) = keys(&config)?;
+        let dev_key = config.is_dev.then(|| DevKey::of(&config)).transpose()?;
+        let token_keys = token_keys(&config, dev_key.as_ref()).ok_or(StartError::NoTokenKeys)?;
         let addresses =
             Addresses::resolve(&config.listen, config.public).map_err(StartError::Interfaces)?;
         if addresses.is_empty() {
             return Err(StartError::NoAddress);
         }
-        let certificate = Certificate::self_signed(&addresses.all())?;
+        let certificate = match &config.certificate {
+            Some(given) => given.clone(),
+            None => Certificate::self_signed(&addresses.all())?,
+        };
+        let certificates = certificate.for_turns()?;
         let secret = RelaySecret::random().map_err(StartError::Entropy)?;
         let engine = engine(&config.engine).await?;
-        let relay = Arc::new(start_relay(&config, &addresses, &certificate, &secret)?);
+        let relay = relaying::config(&config, &addresses, certificates.clone(), &secret);
+        let relay = Relay::bind(relay).map_err(|error| StartError::from_relay(error, &config))?;
+        let relay = Arc::new(relay);
 
-        let uris = uris(&relay, &addresses);
+        let uris = relaying::uris(&relay, &addresses, config.host.as_deref());
         let hook = Hook {
             relay: Arc::downgrade(&relay),
-            secret,
+            secret: secret.clone(),
             uris: uris.clone(),
-            relay_ips: relay_ips(&addresses),
+            relay_ips: relaying::ips(&addresses),
             lost_permits: Lost::default(),
         };
         let mut services_config = tombolo_services::Config::default();
-        if let EngineChoice::Nats(_) = config.engine {
-            let mut number = [0; 8];
-            getrandom::fill(&mut number).map_err(StartError::Entropy)?;
-            services_config.node = node_name(u64::from_ne_bytes(number));
+        services_config.region.clone_from(&config.region);
+        if let Some(name) = name(&config)? {
+            services_config.node = name;
         }
+        let name = services_config.node.to_string();
         let services = Services::new(engine, Arc::new(hook), token_keys, services_config);
 
-        let pin = certificate.pin();
-        let Certificate { chain, key } = certificate;
+        let Certificate { chain, key } = certificate.clone();
         let mut gateway_config = GatewayConfig::new(addresses.bound(), chain, key);
         gateway_config.port = config.port;
-        gateway_config.dev_tokens = dev_tokens;
+        gateway_config.dev_tokens = dev_key.as_ref().map(DevKey::signing);
         let gateway =
             Gateway::bind(gateway_config, services.clone()).map_err(StartError::from_gateway)?;
 
@@ -98,13 +113,13 @@ impl Node {
             .addrs()
             .first()
             .map_or(config.port, SocketAddr::port);
-        let ip = addresses.best().ok_or(StartError::NoAddress)?;
-        let url = ServerUrl::from_ip(ip, port, Some(pin));
+        let url = url(&config, &addresses, port, &certificate)?;
         let http = format!("https://{}", url.authority());
         services.announce(&url.to_string()).await;
         gateway.set_ready();
         let ready = Ready {
             url,
+            name,
             stun: uris.stun,
             turn: uris.turn,
             http,
@@ -114,7 +129,43 @@ impl Node {
             gateway,
             services,
             relay,
+            config: Mutex::new(config),
+            addresses,
+            certificates,
+            secret,
+            dev_key,
         })
+    }
+
+    /// Takes another configuration over, all of it or nothing: token keys, the certificate, and what the
+    /// relay allows. What is open stays open. Blocks for as long as the relay takes.
+    ///
+    /// # Errors
+    /// Says why the node keeps what it has.
+    pub fn reload(&self, config: NodeBuilder) -> Result<(), ReloadError> {
+        let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let config = config.settled();
+        if let Some(what) = current.differs(&config) {
+            return Err(ReloadError::NeedsRestart(what));
+        }
+        let token_keys =
+            token_keys(&config, self.dev_key.as_ref()).ok_or(ReloadError::NoTokenKeys)?;
+        let certificates = match &config.certificate {
+            Some(given) => given.for_turns()?,
+            None => self.certificates.clone(),
+        };
+        let relay = relaying::config(&config, &self.addresses, certificates.clone(), &self.secret);
+        self.relay.reload(&relay)?;
+        if let Some(given) = &config.certificate {
+            let Certificate { chain, key } = given.clone();
+            self.gateway
+                .replace_certificate(chain, key)
+                .map_err(CertificateError::from)?;
+            self.certificates.replace(&certificates);
+        }
+        self.services.set_tokens(token_keys);
+        *current = config;
+        Ok(())
     }
 
     /// Where the node is reached.
@@ -188,136 +239,42 @@ async fn engine(choice: &EngineChoice) -> Result<Arc<dyn Engine>, StartError> {
     }
 }
 
-/// The keys that tokens are verified with, and in development the one that makes them.
-fn keys(config: &NodeBuilder) -> Result<(KeySet, Option<SigningKey>), StartError> {
-    let given = config.token_keys.clone();
-    if !config.is_dev {
-        return Ok((given.ok_or(StartError::NoTokenKeys)?, None));
+/// The keys that tokens are verified with; `None` when nobody could get in.
+fn token_keys(config: &NodeBuilder, dev_key: Option<&DevKey>) -> Option<KeySet> {
+    let given = config.token_keys.as_ref().filter(|keys| !keys.is_empty());
+    match dev_key {
+        Some(own) => Some(own.join(given)),
+        None => given.cloned(),
     }
-    let mut secret = [0; SECRET_BYTES_MIN];
-    getrandom::fill(&mut secret).map_err(StartError::Entropy)?;
-    let mut number = [0; 16];
+}
+
+/// The name that is given. Where other nodes may be one that none of them has.
+fn name(config: &NodeBuilder) -> Result<Option<NodeId>, StartError> {
+    if config.name.is_some() || !matches!(config.engine, EngineChoice::Nats(_)) {
+        return Ok(config.name.clone());
+    }
+    let mut number = [0; 8];
     getrandom::fill(&mut number).map_err(StartError::Entropy)?;
-    // A name that no given key has.
-    let kid = format!("dev-{:032x}", u128::from_ne_bytes(number));
-    let (verifying, signing) = dev_keys(&kid, &secret);
-    let mut keys = given.unwrap_or_default();
-    keys.insert(&kid, verifying);
-    Ok((keys, Some(signing)))
+    Ok(Some(node_name(u64::from_ne_bytes(number))))
 }
 
-fn dev_keys(kid: &str, secret: &[u8; SECRET_BYTES_MIN]) -> (VerifyingKey, SigningKey) {
-    let verifying = VerifyingKey::hs256(secret).expect("the secret has the least length");
-    let signing = SigningKey::hs256(kid, secret).expect("the secret has the least length");
-    (verifying, signing)
-}
-
-fn start_relay(
+/// What devices connect to. A self-signed certificate is pinned, since nobody else vouches for it.
+fn url(
     config: &NodeBuilder,
     addresses: &Addresses,
+    port: u16,
     certificate: &Certificate,
-    secret: &RelaySecret,
-) -> Result<Relay, StartError> {
-    let mut realm = Realm::new(REALM);
-    realm.secrets.push(secret.as_str().as_bytes().to_vec());
-    let bound = addresses.bound();
-    let at = |port| bound.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
-    let relay_config = RelayConfig {
-        listen: at(config.turn_port),
-        listen_udp: at(alternate_port(config.turn_port)),
-        listen_tls: at(config.turns_port),
-        tls: Some(certificate.for_turns()?),
-        relay_ips: addresses
-            .relaying()
-            .iter()
-            .map(|address| address.bound)
-            .collect(),
-        public_ips: addresses
-            .relaying()
-            .iter()
-            .filter(|address| address.bound != address.advertised)
-            .map(|address| (address.bound, address.advertised))
-            .collect(),
-        realm,
-        allow_peers: config.allow_peers.clone(),
-        own_ports: vec![config.port],
-        ..RelayConfig::default()
-    };
-    Relay::bind(relay_config).map_err(|error| StartError::from_relay(error, config))
-}
-
-/// Every byte of it is in each challenge.
-const REALM: &str = "tombolo";
-
-/// Where the second UDP port for STUN is: any one next to a port that is any one.
-fn alternate_port(port: u16) -> u16 {
-    match port {
-        0 => 0,
-        port => port.checked_add(1).unwrap_or(0),
-    }
-}
-
-/// All forms of the relay's addresses: introductions may carry either.
-fn relay_ips(addresses: &Addresses) -> Vec<IpAddr> {
-    let mut ips: Vec<IpAddr> = addresses
-        .relaying()
-        .iter()
-        .flat_map(|address| [address.advertised, address.bound])
-        .collect();
-    ips.dedup();
-    ips
-}
-
-fn uris(relay: &Relay, addresses: &Addresses) -> Uris {
-    let advertised = |bound: &SocketAddr| {
-        let ip = addresses.advertised_for(bound.ip())?;
-        Some(SocketAddr::new(ip, bound.port()))
-    };
-    let addrs = relay.addrs();
-    let mut uris = Uris::default();
-    addrs
-        .turn
-        .iter()
-        .chain(&addrs.alternate)
-        .filter_map(advertised)
-        .for_each(|addr| uris.add_stun(addr));
-    addrs
-        .turn
-        .iter()
-        .filter_map(advertised)
-        .for_each(|addr| uris.add_turn(addr));
-    addrs
-        .turns
-        .iter()
-        .filter_map(advertised)
-        .for_each(|addr| uris.add_turns(addr));
-    uris
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use tombolo_wire::token::Claims;
-
-    use super::*;
-
-    #[test]
-    fn the_key_of_a_development_node_takes_no_other_keys_place() {
-        let secret = [7; SECRET_BYTES_MIN];
-        let mut given = KeySet::new();
-        let verifying = VerifyingKey::hs256(&secret).expect("long enough");
-        given.insert("dev", verifying);
-        let config = NodeBuilder::new().dev().token_keys(given);
-
-        let (keys, signing) = keys(&config).expect("entropy");
-        let own = signing.expect("a development node signs");
-        let given = SigningKey::hs256("dev", &secret).expect("long enough");
-        let user = "alice".parse().expect("a user");
-        let claims = Claims::new(user, Duration::from_secs(60));
-        for key in [own, given] {
-            let token = key.mint(&claims).expect("the key signs");
-            assert_eq!(keys.verify(&token, Duration::ZERO), Ok(claims.clone()));
+) -> Result<ServerUrl, StartError> {
+    let is_pinned = config.is_pinned || config.certificate.is_none();
+    let pin = is_pinned.then(|| certificate.pin());
+    match &config.host {
+        Some(host) => ServerUrl::new(host, port, pin).map_err(|source| StartError::Host {
+            host: host.clone(),
+            source,
+        }),
+        None => {
+            let ip = addresses.best().ok_or(StartError::NoAddress)?;
+            Ok(ServerUrl::from_ip(ip, port, pin))
         }
     }
 }
