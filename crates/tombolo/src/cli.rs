@@ -17,7 +17,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a node
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Run just the STUN and TURN server, as operators of coturn know it
     Turn(Box<crate::turn::TurnArgs>),
     /// Watch one node and two devices behind NATs connect, lose their path, and find it again
@@ -30,36 +30,61 @@ pub(crate) enum Command {
     Token(TokenArgs),
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(
     after_help = "Ports: 8443 UDP and TCP for devices, 3478 UDP and TCP and 3479 UDP for STUN \
     and TURN, 5349 TCP and UDP for TURN over TLS and DTLS, 49152-65535 UDP for relayed traffic.\n\n\
-    Example: tombolo serve --dev --listen 192.0.2.1"
+    Examples:\n  \
+    tombolo serve --dev --listen 192.0.2.1\n  \
+    tombolo serve --config /etc/tombolo/node.toml"
 )]
 pub(crate) struct ServeArgs {
+    /// A file with all of this and more; flags go before what it says
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Make keys, tokens and certificates up at start; hand out tokens to anybody. Not for the
     /// internet
     #[arg(long)]
     pub(crate) dev: bool,
+    /// Name of this node, which no other node of its cluster has
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Where this node is; devices are sent to nodes of the same region first
+    #[arg(long, value_name = "NAME")]
+    pub(crate) region: Option<String>,
     /// Address to listen on; repeat it for more [default: all]
     #[arg(long, value_name = "IP")]
     pub(crate) listen: Vec<IpAddr>,
     /// Address that devices are told, when a NAT stands in front of the node
     #[arg(long, value_name = "IP")]
     pub(crate) public: Option<IpAddr>,
+    /// DNS name that devices are told instead of an address; the certificate must be for it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) host: Option<String>,
     /// Let devices relay to this otherwise refused range, for example 10.0.0.0/8 in a lab; repeat
     /// it for more
     #[arg(long, value_name = "CIDR")]
     pub(crate) allow_peer: Vec<String>,
-    /// Port for devices, UDP and TCP; 0 for any
-    #[arg(long, value_name = "PORT", default_value_t = 8443)]
-    pub(crate) port: u16,
-    /// Port for STUN and TURN, UDP and TCP; the next one is STUN's alternate; 0 for any
-    #[arg(long, value_name = "PORT", default_value_t = 3478)]
-    pub(crate) turn_port: u16,
-    /// Port for TURN over TLS; 0 for any
-    #[arg(long, value_name = "PORT", default_value_t = 5349)]
-    pub(crate) turns_port: u16,
+    /// Port for devices, UDP and TCP; 0 for any [default: 8443]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+    /// Port for STUN and TURN, UDP and TCP; the next one is STUN's alternate; 0 for any [default:
+    /// 3478]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) turn_port: Option<u16>,
+    /// Port for TURN over TLS; 0 for any [default: 5349]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) turns_port: Option<u16>,
+    /// PEM files of the certificate chain and of its private key; needed without --dev
+    #[arg(long, num_args = 2, value_names = ["CERT", "KEY"])]
+    pub(crate) tls: Option<Vec<PathBuf>>,
+    /// Tell devices to accept exactly that certificate, for one that the web does not know
+    #[arg(long, requires = "tls")]
+    pub(crate) pin: bool,
+    /// A key of device tokens, by the name that they call it: a file with a secret (HS256), or PEM of
+    /// an Ed25519 public key; repeat it for more. Needed without --dev
+    #[arg(long, value_name = "NAME=FILE", value_parser = named_file)]
+    pub(crate) token_key: Vec<(String, PathBuf)>,
     /// Where to serve metrics of the relay over HTTP (/metrics, /healthz, /readyz)
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) metrics: Option<SocketAddr>,
@@ -74,7 +99,7 @@ pub(crate) struct ServeArgs {
 }
 
 /// Where the nodes of a cluster keep what they share.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "NATS")]
 pub(crate) struct NatsArgs {
     /// Keep rooms on these NATS servers, which other nodes use too: nats://HOST:PORT or
@@ -82,25 +107,25 @@ pub(crate) struct NatsArgs {
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     pub(crate) nats: Vec<String>,
     /// How many servers hold each stream: 1, 3 or 5 [default: 3, or 1 with one URL]
-    #[arg(long, value_name = "N", requires = "nats")]
+    #[arg(long, value_name = "N")]
     pub(crate) nats_replicas: Option<usize>,
     /// First token of all subjects, so that clusters can share servers
-    #[arg(long, value_name = "NAME", requires = "nats")]
+    #[arg(long, value_name = "NAME")]
     pub(crate) nats_prefix: Option<String>,
     /// Credentials file, as `nsc` writes it
-    #[arg(long, value_name = "FILE", requires = "nats", group = "nats_auth")]
+    #[arg(long, value_name = "FILE", group = "nats_auth")]
     pub(crate) nats_creds: Option<PathBuf>,
     /// File with the seed of an nkey
-    #[arg(long, value_name = "FILE", requires = "nats", group = "nats_auth")]
+    #[arg(long, value_name = "FILE", group = "nats_auth")]
     pub(crate) nats_nkey: Option<PathBuf>,
     /// File with a token, or with a name and a password as NAME:PASSWORD
-    #[arg(long, value_name = "FILE", requires = "nats", group = "nats_auth")]
+    #[arg(long, value_name = "FILE", group = "nats_auth")]
     pub(crate) nats_secret: Option<PathBuf>,
     /// PEM file of authorities to trust beside the system's; only encrypted connections are made
-    #[arg(long, value_name = "FILE", requires = "nats")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) nats_ca: Option<PathBuf>,
     /// PEM files of this node's certificate and key
-    #[arg(long, num_args = 2, value_names = ["CERT", "KEY"], requires = "nats")]
+    #[arg(long, num_args = 2, value_names = ["CERT", "KEY"])]
     pub(crate) nats_cert: Option<Vec<PathBuf>>,
 }
 
@@ -201,13 +226,42 @@ pub(crate) struct DoctorArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    tombolo token --server 'tombolo://192.0.2.1:8443?pin=…' --user alice\n  \
+    tombolo token --key 2026-11=/etc/tombolo/token.key --user alice --ttl 86400")]
 pub(crate) struct TokenArgs {
-    /// The node's URL, as `tombolo serve` prints it
-    #[arg(long, value_name = "URL")]
-    pub(crate) server: String,
+    #[command(flatten)]
+    pub(crate) from: TokenFrom,
     /// The user whom the token will prove
     #[arg(long, value_name = "ID")]
     pub(crate) user: String,
+    /// With --key: seconds for which the token is good
+    #[arg(long, value_name = "S", default_value_t = 3600, requires = "key",
+        value_parser = clap::value_parser!(u64).range(1..=TOKEN_TTL_MAX))]
+    pub(crate) ttl: u64,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct TokenFrom {
+    /// Ask the node with this URL, which must run with --dev
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// Make the token here, with the secret in a file as `tombolo serve --token-key` takes it
+    #[arg(long, value_name = "NAME=FILE", value_parser = named_file)]
+    pub(crate) key: Option<(String, PathBuf)>,
+}
+
+/// Ten years, in seconds: longer ones are mistakes.
+const TOKEN_TTL_MAX: u64 = 10 * 365 * 24 * 3600;
+
+fn named_file(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+            Ok((name.to_owned(), path.into()))
+        }
+        _ => Err("not NAME=FILE".to_owned()),
+    }
 }
 
 fn milliseconds(text: &str) -> Result<Duration, String> {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod config_text;
 mod demo;
 mod doctor;
 mod http;
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         // The demo starts runtimes of its own, inside its namespaces.
         Command::Demo(args) => demo::run(&args),
-        Command::Serve(args) => in_runtime(serve::run(args)),
+        Command::Serve(args) => in_runtime(serve::run(*args)),
         Command::Turn(args) => in_small_runtime(turn::run(*args)),
         Command::Peer(args) => in_runtime(peer::run(args)),
         Command::Doctor(args) => in_runtime(doctor::run(args)),

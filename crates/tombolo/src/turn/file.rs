@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tombolo_node::Cidr;
 
 use super::args::IoArg;
+use crate::config_text;
 
 /// The whole file. Its tables come last, as TOML wants them.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -243,52 +244,13 @@ impl File {
     }
 
     pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
-        toml::from_str(text).map_err(|error| {
-            let start = error.span().map_or(0, |span| span.start);
-            let before = text.get(..start).unwrap_or(text);
-            let line = before.matches('\n').count() + 1;
-            let message = without_values(error.message());
-            anyhow::anyhow!("line {line}: {message}{}", hint(error.message()))
-        })
+        config_text::parse(text)
     }
 
     /// Writes what [`File::parse`] reads.
     pub(crate) fn render(&self) -> anyhow::Result<String> {
         Ok(toml::to_string(self)?)
     }
-}
-
-/// A message of serde without the string in it, which may be a secret.
-fn without_values(message: &str) -> String {
-    let expected = message.rsplit_once(", expected ");
-    match (message.split_once(": string "), expected) {
-        (Some((what, _)), Some((_, expected))) => {
-            format!("{what}: a string, expected {expected}")
-        }
-        _ => message.to_owned(),
-    }
-}
-
-/// What a key that nobody knows was meant to be.
-fn hint(message: &str) -> String {
-    let mut words = message.split('`').skip(1).step_by(2);
-    if !message.starts_with("unknown field") {
-        return String::new();
-    }
-    let Some(unknown) = words.next() else {
-        return String::new();
-    };
-    alike(unknown, words)
-        .map(|word| format!("; did you mean `{word}`?"))
-        .unwrap_or_default()
-}
-
-/// The word that was meant by one that nobody knows.
-pub(super) fn alike<'a>(unknown: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let similarity = |word: &str| strsim::jaro_winkler(unknown, word);
-    words
-        .filter(|word| similarity(word) > ALIKE_MIN)
-        .max_by(|a, b| similarity(a).total_cmp(&similarity(b)))
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -445,9 +407,6 @@ impl std::fmt::Display for Network {
 
 text!(Network);
 
-/// How alike two keys are when one was meant as the other.
-const ALIKE_MIN: f64 = 0.8;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -478,7 +437,7 @@ mod tests {
         ] {
             let text = complaint(text);
             assert!(!text.contains("hunter2"), "{text}");
-            assert!(text.starts_with("line 3: "), "{text}");
+            assert!(text.starts_with("line 3"), "{text}");
         }
     }
 
@@ -555,7 +514,7 @@ mod tests {
             "limits = { allocations = -1 }",
         ] {
             let text = complaint(text);
-            assert!(text.starts_with("line 1: "), "{text}");
+            assert!(text.starts_with("line 1"), "{text}");
         }
     }
 }

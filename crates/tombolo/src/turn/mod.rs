@@ -3,12 +3,12 @@
 pub(crate) mod admin;
 mod args;
 mod credentials;
-mod file;
+pub(crate) mod file;
 mod import;
 mod operate;
 mod operator;
 mod serve;
-mod settings;
+pub(crate) mod settings;
 mod tls;
 
 pub(crate) use args::TurnArgs;

@@ -43,40 +43,17 @@ impl Settings {
             !file.listen.is_empty(),
             "nothing to listen on: give --listen, or `listen` in the file"
         );
-        anyhow::ensure!(
-            file.shards
-                .is_none_or(|count| (1..=SHARDS_MAX).contains(&count)),
-            "the number of shards must be from 1 to {SHARDS_MAX}"
-        );
         let relay_ips = relay_ips(&file)?;
-        let tls = certificates(&file, directory)?;
-        let mut realms = realms(&file, directory)?.into_iter();
-        let mut relay = RelayConfig {
+        let relay = RelayConfig {
             listen: addresses(&file.listen),
             listen_udp: addresses(&file.listen_udp),
             listen_tls: addresses(&file.tls.listen),
-            tls,
-            dtls: file.tls.dtls.unwrap_or(true),
+            tls: certificates(&file, directory)?,
             public_ips: public_ips(&file.public_ip, &relay_ips)?,
             relay_ips: file.relay_ip.clone(),
-            realm: realms.next().unwrap_or_else(|| server::Realm::new(REALM)),
-            realms: realms.collect(),
-            allow_peers: networks(&file.peers.allow),
-            deny_peers: networks(&file.peers.deny),
-            hook: hook(&file, directory)?,
-            io: file.io.map_or(IoMode::Auto, Into::into),
-            shards: file.shards,
-            relay_tcp: file.relay_tcp,
-            proxy_protocol: networks(&file.proxy_protocol),
             own_ports: own_ports(&file),
-            ..RelayConfig::default()
+            ..relaying(&file, directory)?
         };
-        if let Some(ports) = file.relay_ports {
-            relay.relay_ports = ports.min..=ports.max;
-        }
-        relay.nonce_key = fleet_key(&file, directory)?;
-        extend(&mut relay, &file)?;
-        limit(&mut relay, &file.limits);
         Ok(Self {
             relay,
             admin: file.admin.map(|path| directory.join(path)),
@@ -97,6 +74,36 @@ impl Settings {
                 || realm.hook != server::HookMode::Off
         })
     }
+}
+
+/// How a relay is to relay, wherever it is.
+pub(crate) fn relaying(file: &File, directory: &Path) -> anyhow::Result<RelayConfig> {
+    anyhow::ensure!(
+        file.shards
+            .is_none_or(|count| (1..=SHARDS_MAX).contains(&count)),
+        "the number of shards must be from 1 to {SHARDS_MAX}"
+    );
+    let mut realms = realms(file, directory)?.into_iter();
+    let mut relay = RelayConfig {
+        dtls: file.tls.dtls.unwrap_or(true),
+        realm: realms.next().unwrap_or_else(|| server::Realm::new(REALM)),
+        realms: realms.collect(),
+        allow_peers: networks(&file.peers.allow),
+        deny_peers: networks(&file.peers.deny),
+        hook: hook(file, directory)?,
+        io: file.io.map_or(IoMode::Auto, Into::into),
+        shards: file.shards,
+        relay_tcp: file.relay_tcp,
+        proxy_protocol: networks(&file.proxy_protocol),
+        ..RelayConfig::default()
+    };
+    if let Some(ports) = file.relay_ports {
+        relay.relay_ports = ports.min..=ports.max;
+    }
+    relay.nonce_key = fleet_key(file, directory)?;
+    extend(&mut relay, file)?;
+    limit(&mut relay, &file.limits);
+    Ok(relay)
 }
 
 /// Puts flags in place of what the file says, credentials beside those of its first realm.

@@ -4,8 +4,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Longer than anything here takes on a busy machine.
@@ -16,6 +17,10 @@ pub(crate) struct Running {
     child: Child,
     stdout: Lines<BufReader<ChildStdout>>,
     complaints: JoinHandle<String>,
+    /// Standard error so far.
+    said: watch::Receiver<String>,
+    /// How much of that was looked at.
+    heard: usize,
     lines: Vec<String>,
 }
 
@@ -39,16 +44,23 @@ pub(crate) fn start(args: &[&str]) -> Running {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    let mut stderr = child.stderr.take().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+    let (sender, said) = watch::channel(String::new());
     let complaints = tokio::spawn(async move {
-        let mut text = String::new();
-        stderr.read_to_string(&mut text).await.unwrap();
-        text
+        while let Some(line) = stderr.next_line().await.unwrap() {
+            sender.send_modify(|text| {
+                text.push_str(&line);
+                text.push('\n');
+            });
+        }
+        sender.borrow().clone()
     });
     Running {
         stdout: BufReader::new(child.stdout.take().unwrap()).lines(),
         child,
         complaints,
+        said,
+        heard: 0,
         lines: Vec::new(),
     }
 }
@@ -98,6 +110,16 @@ impl Running {
             }
         }
         panic!("{name} never came: {:?}", self.lines);
+    }
+
+    /// Waits until standard error has that, after what was waited for before.
+    pub(crate) async fn complains(&mut self, what: &str) {
+        let heard = self.heard;
+        let found = |said: &String| said.get(heard..).is_some_and(|new| new.contains(what));
+        let said = soon(self.said.wait_for(found)).await;
+        let said = said.expect("it has not ended");
+        let at = said.get(heard..).and_then(|new| new.find(what)).unwrap();
+        self.heard = heard + at + what.len();
     }
 
     /// Asks the process to end (SIGTERM).

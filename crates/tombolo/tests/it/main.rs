@@ -8,6 +8,7 @@ mod folder;
 mod hook;
 mod interop;
 mod operating;
+mod serve;
 mod turn;
 
 use serde_json::{Value, json};

@@ -337,7 +337,7 @@ async fn a_certificate_is_replaced_without_a_restart() {
 }
 
 /// Puts a new certificate into the folder.
-fn certificate(folder: &Folder) -> CertificateDer<'static> {
+pub(crate) fn certificate(folder: &Folder) -> CertificateDer<'static> {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     folder.write("cert.pem", &made.cert.pem());
     folder.write("key.pem", &made.signing_key.serialize_pem());
@@ -345,7 +345,7 @@ fn certificate(folder: &Folder) -> CertificateDer<'static> {
 }
 
 /// Whether a server proves itself with this certificate.
-fn shows(address: SocketAddr, certificate: &CertificateDer<'static>) -> bool {
+pub(crate) fn shows(address: SocketAddr, certificate: &CertificateDer<'static>) -> bool {
     let mut roots = RootCertStore::empty();
     roots.add(certificate.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());

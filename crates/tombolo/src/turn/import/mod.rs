@@ -12,7 +12,8 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::Serialize;
 
-use super::file::{File, alike};
+use super::file::File;
+use crate::config_text::alike;
 use crate::output::{Style, json, line_of_text};
 use draft::Draft;
 use line::{Length, Line};

@@ -1,0 +1,86 @@
+//! The configuration file of `tombolo serve`, as it is written. [`super::settings`] makes sense of it.
+//!
+//! Every key is documented in `docs/node.md`. Unknown keys are refused, since a key that is misspelt
+//! is a limit that does not hold.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::turn::file::File as Relay;
+
+/// The whole file.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub(crate) struct File {
+    pub(crate) name: Option<String>,
+    pub(crate) region: Option<String>,
+    pub(crate) listen: Vec<IpAddr>,
+    pub(crate) public: Option<IpAddr>,
+    pub(crate) host: Option<String>,
+    pub(crate) port: Option<u16>,
+    pub(crate) turn_port: Option<u16>,
+    pub(crate) turns_port: Option<u16>,
+    pub(crate) metrics: Option<SocketAddr>,
+    /// Where rooms are kept on this machine.
+    pub(crate) data: Option<PathBuf>,
+    pub(crate) tls: Tls,
+    /// Files with the keys of device tokens, by their names.
+    pub(crate) token_keys: BTreeMap<String, PathBuf>,
+    pub(crate) nats: Nats,
+    pub(crate) relay: Relay,
+}
+
+/// What the node proves itself with.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub(crate) struct Tls {
+    pub(crate) certificate: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+    /// Whether devices are told which certificate it is, instead of having the web vouch for it.
+    pub(crate) pin: bool,
+}
+
+/// Where the nodes of a cluster keep what they share.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub(crate) struct Nats {
+    pub(crate) servers: Vec<String>,
+    pub(crate) replicas: Option<usize>,
+    pub(crate) prefix: Option<String>,
+    pub(crate) creds: Option<PathBuf>,
+    pub(crate) nkey: Option<PathBuf>,
+    pub(crate) secret: Option<PathBuf>,
+    pub(crate) ca: Option<PathBuf>,
+    pub(crate) certificate: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config_text;
+
+    #[test]
+    fn every_key_is_documented_and_the_example_is_right() {
+        let docs = include_str!("../../../../docs/node.md");
+        let example = docs.split("```toml\n").nth(1).expect("there is one");
+        let example = example.split("```").next().expect("it ends");
+        config_text::parse::<File>(example).expect("it is right");
+        for table in ["", "[tls]\n", "[nats]\n"] {
+            // serde tells what it knows when it finds what it does not know.
+            let text = format!("{table}no-such-key = 1\n");
+            let complaint = config_text::parse::<File>(&text).expect_err("it is wrong");
+            let complaint = complaint.to_string();
+            let keys: Vec<_> = complaint.split('`').skip(3).step_by(2).collect();
+            assert!(keys.len() > 1, "{table}: {complaint}");
+            for key in keys {
+                let is_there =
+                    docs.contains(&format!("`{key}`")) || docs.contains(&format!("`[{key}]`"));
+                assert!(is_there, "{table}{key}");
+            }
+        }
+    }
+}

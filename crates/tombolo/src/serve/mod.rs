@@ -1,0 +1,134 @@
+//! `tombolo serve`: a node.
+
+mod file;
+mod settings;
+pub(crate) mod token_keys;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+
+use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_blocking;
+use tombolo_node::{Node, Ready};
+use tracing::{info, warn};
+
+use crate::cli::ServeArgs;
+use crate::metrics::{self, Source};
+use crate::output::{json, line_of_text};
+use settings::Settings;
+
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Event<'a> {
+    Ready {
+        url: String,
+        name: &'a str,
+        stun: &'a [String],
+        turn: &'a [String],
+        http: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        metrics: Option<SocketAddr>,
+    },
+}
+
+/// Runs a node until SIGINT or SIGTERM.
+pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
+    let settings = Settings::load(&args)?;
+    let signals = Signals::new()?;
+    let node = Arc::new(settings.node.start().await?);
+    let mut metrics_at = None;
+    if let Some(address) = settings.metrics {
+        let source = Arc::new(Metrics(Arc::downgrade(&node)));
+        metrics_at = Some(metrics::serve(address, source).await?);
+    }
+    tell_ready(node.ready(), &args, metrics_at)?;
+    signals.attend(&node, &args).await?;
+    // Whoever collects metrics just now keeps it; then it ends as it is dropped, without a farewell.
+    if let Some(node) = Arc::into_inner(node) {
+        node.shutdown().await;
+    }
+    Ok(())
+}
+
+fn tell_ready(ready: &Ready, args: &ServeArgs, metrics: Option<SocketAddr>) -> anyhow::Result<()> {
+    if args.json {
+        json(&Event::Ready {
+            url: ready.url.to_string(),
+            name: &ready.name,
+            stun: &ready.stun,
+            turn: &ready.turn,
+            http: &ready.http,
+            metrics,
+        })?;
+        return Ok(());
+    }
+    line_of_text("The node serves. Devices connect with:")?;
+    line_of_text(&format!("\n  --server '{}'\n", ready.url))?;
+    line_of_text(&format!("HTTP  {}", ready.http))?;
+    line_of_text(&format!("STUN  {}", ready.stun.join("  ")))?;
+    line_of_text(&format!("TURN  {}", ready.turn.join("  ")))?;
+    if let Some(address) = metrics {
+        line_of_text(&format!("Metrics  http://{address}/metrics"))?;
+    }
+    let last = if args.dev {
+        "\nDevelopment mode: anybody gets a token. End with Ctrl-C."
+    } else {
+        "\nEnd with Ctrl-C."
+    };
+    Ok(line_of_text(last)?)
+}
+
+/// What the system tells a node.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Returns when the node is to end. Reloads at SIGHUP.
+    async fn attend(mut self, node: &Arc<Node>, args: &ServeArgs) -> anyhow::Result<()> {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return Ok(()),
+                _ = self.terminate.recv() => return Ok(()),
+                _ = self.hangup.recv() => {
+                    let (node, args) = (Arc::clone(node), args.clone());
+                    spawn_blocking(move || reload(&node, &args)).await?;
+                }
+            }
+        }
+    }
+}
+
+/// Reads the configuration again, all of it, and takes it over if all of it is right. Blocks.
+fn reload(node: &Node, args: &ServeArgs) {
+    let result = Settings::load(args).and_then(|settings| Ok(node.reload(settings.node)?));
+    match result {
+        Ok(()) => info!("the configuration was read again"),
+        Err(error) => warn!(error = format!("{error:#}"), "kept the configuration"),
+    }
+}
+
+/// Tells while the node is there.
+struct Metrics(Weak<Node>);
+
+impl Source for Metrics {
+    fn metrics(&self) -> String {
+        let stats = self.0.upgrade().map(|node| node.stats().relay);
+        stats.unwrap_or_default().to_open_metrics()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+}

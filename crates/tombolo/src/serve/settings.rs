@@ -1,0 +1,476 @@
+//! What a node is to be, from the file and the command line: flags go before the file, where both say
+//! something.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use tombolo_node::{Certificate, NatsAuth, NatsConfig, Node, NodeBuilder};
+use tombolo_wire::NodeId;
+
+use super::file::{File, Nats};
+use super::token_keys;
+use crate::cli::ServeArgs;
+use crate::config_text;
+use crate::turn::file::{File as Relay, Network};
+use crate::turn::settings::relaying;
+
+/// All that a node is started with.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) node: NodeBuilder,
+    pub(crate) metrics: Option<SocketAddr>,
+}
+
+/// Where settings come from, so that complaints can name the place.
+#[derive(Default)]
+struct Source {
+    path: Option<PathBuf>,
+    text: String,
+}
+
+impl Settings {
+    /// Reads what the command line names, and checks all of it.
+    pub(crate) fn load(args: &ServeArgs) -> anyhow::Result<Self> {
+        let Some(path) = &args.config else {
+            return Self::new(File::default(), args, &Source::default());
+        };
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("{}: cannot read it", path.display()))?;
+        let file = config_text::parse(&text).with_context(|| path.display().to_string())?;
+        let path = Some(path.clone());
+        Self::new(file, args, &Source { path, text })
+    }
+
+    fn new(file: File, args: &ServeArgs, source: &Source) -> anyhow::Result<Self> {
+        let file = with_flags(source.resolve(file), args)?;
+        let mut node = Node::builder();
+        if args.dev {
+            node = node.dev();
+        }
+        node = addressed(node, &file, source)?;
+        node = trusted(node, &file, args, source)?;
+        node = node.relay(relay(&file, source)?);
+        anyhow::ensure!(
+            file.data.is_none() || file.nats == Nats::default(),
+            "{}: rooms are kept in a folder or on NATS servers, not both",
+            source.place(&["data"])
+        );
+        if let Some(folder) = &file.data {
+            node = node.data(folder.clone());
+        }
+        if let Some(config) = nats(&file.nats, source)? {
+            node = node.nats(config);
+        }
+        Ok(Self {
+            node,
+            metrics: file.metrics,
+        })
+    }
+}
+
+impl Source {
+    /// How complaints name a key: as a line of the file, or else as it would be in one.
+    fn place(&self, key: &[&str]) -> String {
+        let name = key.join(".");
+        match (&self.path, config_text::line_of(&self.text, key)) {
+            (Some(path), Some(line)) => format!("{}: line {line}, {name}", path.display()),
+            _ => name,
+        }
+    }
+
+    /// Sees relative paths from the file's folder.
+    fn resolve(&self, mut file: File) -> File {
+        let folder = self.folder();
+        let paths = [
+            &mut file.data,
+            &mut file.tls.certificate,
+            &mut file.tls.key,
+            &mut file.nats.creds,
+            &mut file.nats.nkey,
+            &mut file.nats.secret,
+            &mut file.nats.ca,
+            &mut file.nats.certificate,
+            &mut file.nats.key,
+        ];
+        let keys = file.token_keys.values_mut();
+        for path in paths.into_iter().flatten().chain(keys) {
+            *path = folder.join(&*path);
+        }
+        file
+    }
+
+    fn folder(&self) -> &Path {
+        let folder = self.path.as_deref().and_then(Path::parent);
+        folder.unwrap_or_else(|| Path::new(""))
+    }
+}
+
+/// Puts flags in place of what the file says, keys of tokens beside those of the file.
+fn with_flags(mut file: File, args: &ServeArgs) -> anyhow::Result<File> {
+    fn replace<T: Clone>(value: &mut Option<T>, given: &Option<T>) {
+        if given.is_some() {
+            value.clone_from(given);
+        }
+    }
+    replace(&mut file.name, &args.name);
+    replace(&mut file.region, &args.region);
+    replace(&mut file.public, &args.public);
+    replace(&mut file.host, &args.host);
+    replace(&mut file.port, &args.port);
+    replace(&mut file.turn_port, &args.turn_port);
+    replace(&mut file.turns_port, &args.turns_port);
+    replace(&mut file.metrics, &args.metrics);
+    if !args.listen.is_empty() {
+        file.listen.clone_from(&args.listen);
+    }
+    if !args.allow_peer.is_empty() {
+        let parse = |text: &String| {
+            let network: Result<Network, _> = text.parse();
+            network.map_err(|wrong| anyhow::anyhow!("--allow-peer {text}: {wrong}"))
+        };
+        let networks: Result<_, _> = args.allow_peer.iter().map(parse).collect();
+        file.relay.peers.allow = networks?;
+    }
+    if let Some([certificate, key]) = args.tls.as_deref() {
+        file.tls.certificate = Some(certificate.clone());
+        file.tls.key = Some(key.clone());
+    }
+    file.tls.pin |= args.pin;
+    for (name, path) in &args.token_key {
+        file.token_keys.insert(name.clone(), path.clone());
+    }
+    if args.data.is_some() {
+        file.data.clone_from(&args.data);
+        file.nats = Nats::default();
+    }
+    let given = &args.nats;
+    if !given.nats.is_empty() {
+        file.nats.servers.clone_from(&given.nats);
+        file.data = None;
+    }
+    replace(&mut file.nats.replicas, &given.nats_replicas);
+    replace(&mut file.nats.prefix, &given.nats_prefix);
+    replace(&mut file.nats.ca, &given.nats_ca);
+    if given.nats_creds.is_some() || given.nats_nkey.is_some() || given.nats_secret.is_some() {
+        file.nats.creds.clone_from(&given.nats_creds);
+        file.nats.nkey.clone_from(&given.nats_nkey);
+        file.nats.secret.clone_from(&given.nats_secret);
+    }
+    if let Some([certificate, key]) = given.nats_cert.as_deref() {
+        file.nats.certificate = Some(certificate.clone());
+        file.nats.key = Some(key.clone());
+    }
+    Ok(file)
+}
+
+/// Where the node is, and under which name.
+fn addressed(mut node: NodeBuilder, file: &File, source: &Source) -> anyhow::Result<NodeBuilder> {
+    if let Some(name) = &file.name {
+        let parsed = NodeId::parse(name).with_context(|| source.place(&["name"]))?;
+        node = node.name(parsed);
+    }
+    if let Some(region) = &file.region {
+        anyhow::ensure!(
+            region.len() <= REGION_BYTES_MAX,
+            "{}: at most {REGION_BYTES_MAX} bytes",
+            source.place(&["region"])
+        );
+        node = node.region(region);
+    }
+    for ip in &file.listen {
+        node = node.listen(*ip);
+    }
+    if let Some(ip) = file.public {
+        anyhow::ensure!(
+            !ip.is_unspecified(),
+            "{}: devices cannot connect to {ip}",
+            source.place(&["public"])
+        );
+        node = node.public(ip);
+    }
+    if let Some(host) = &file.host {
+        tombolo_wire::ServerUrl::new(host, tombolo_wire::PORT_DEFAULT, None)
+            .with_context(|| source.place(&["host"]))?;
+        node = node.host(host);
+    }
+    if let Some(port) = file.port {
+        node = node.port(port);
+    }
+    if let Some(port) = file.turn_port {
+        node = node.turn_port(port);
+    }
+    if let Some(port) = file.turns_port {
+        node = node.turns_port(port);
+    }
+    Ok(node)
+}
+
+/// By what devices know the node, and the node devices. Without `--dev` both are needed.
+fn trusted(
+    mut node: NodeBuilder,
+    file: &File,
+    args: &ServeArgs,
+    source: &Source,
+) -> anyhow::Result<NodeBuilder> {
+    let mut missing = Vec::new();
+    match (&file.tls.certificate, &file.tls.key) {
+        (Some(chain), Some(key)) => {
+            let certificate =
+                Certificate::from_pem_files(chain, key).with_context(|| source.place(&["tls"]))?;
+            node = node.certificate(certificate);
+            if file.tls.pin {
+                node = node.pin_certificate();
+            }
+        }
+        (None, None) => missing.push(
+            "a certificate and its key (--tls CERT KEY, or `certificate` and `key` under [tls])",
+        ),
+        (Some(_), None) => anyhow::bail!(
+            "{}: its `key` is missing",
+            source.place(&["tls", "certificate"])
+        ),
+        (None, Some(_)) => anyhow::bail!(
+            "{}: its `certificate` is missing",
+            source.place(&["tls", "key"])
+        ),
+    }
+    let mut keys = token_keys::TokenKeys::default();
+    for (name, path) in &file.token_keys {
+        keys.read(name, path)
+            .with_context(|| source.place(&["token-keys", name]))?;
+    }
+    if keys.is_empty() {
+        missing.push(
+            "a key of device tokens (--token-key NAME=FILE, or a line NAME = \"FILE\" under \
+             [token-keys])",
+        );
+    }
+    anyhow::ensure!(
+        args.dev || missing.is_empty(),
+        "to serve without --dev, give {}",
+        missing.join(", and ")
+    );
+    if let (true, Some((name, secret))) = (args.dev, keys.secret()) {
+        node = node.dev_key(name, secret);
+    }
+    Ok(node.token_keys(keys.into_set()))
+}
+
+/// How the node relays. What the node says itself is no setting of its relay.
+fn relay(file: &File, source: &Source) -> anyhow::Result<tombolo_relay::RelayConfig> {
+    let empty = Relay::default();
+    let given = &file.relay;
+    for (key, is_given, instead) in [
+        (
+            "listen",
+            given.listen != empty.listen,
+            "`listen` and `turn-port`",
+        ),
+        (
+            "listen-udp",
+            given.listen_udp != empty.listen_udp,
+            "`listen` and `turn-port`",
+        ),
+        ("relay-ip", given.relay_ip != empty.relay_ip, "`listen`"),
+        ("public-ip", given.public_ip != empty.public_ip, "`public`"),
+        ("tls", given.tls != empty.tls, "[tls] and `turns-port`"),
+        ("admin", given.admin.is_some(), "the node's own"),
+        ("metrics", given.metrics.is_some(), "`metrics`"),
+        (
+            "drain-timeout",
+            given.drain_timeout.is_some(),
+            "the node's own",
+        ),
+    ] {
+        anyhow::ensure!(
+            !is_given,
+            "{}: a node has {instead} for that, outside of [relay]",
+            source.place(&["relay", key])
+        );
+    }
+    let mut relay = relaying(given, source.folder()).with_context(|| source.place(&["relay"]))?;
+    let ports = file.metrics.iter().map(SocketAddr::port);
+    relay.own_ports.extend(ports.filter(|port| *port != 0));
+    Ok(relay)
+}
+
+fn nats(given: &Nats, source: &Source) -> anyhow::Result<Option<NatsConfig>> {
+    if *given == Nats::default() {
+        return Ok(None);
+    }
+    anyhow::ensure!(
+        !given.servers.is_empty(),
+        "{}: there are no `servers`: give their URLs, or --nats URL",
+        source.place(&["nats"])
+    );
+    let mut config = NatsConfig::new(given.servers.clone());
+    if let Some(replicas) = given.replicas {
+        config.replicas = replicas;
+    }
+    if let Some(prefix) = &given.prefix {
+        config.prefix.clone_from(prefix);
+    }
+    config.auth = match (&given.creds, &given.nkey, &given.secret) {
+        (None, None, None) => NatsAuth::None,
+        (Some(path), None, None) => NatsAuth::Credentials(path.clone()),
+        (None, Some(path), None) => NatsAuth::Nkey(secret(path, &["nats", "nkey"], source)?),
+        (None, None, Some(path)) => {
+            let secret = secret(path, &["nats", "secret"], source)?;
+            match secret.split_once(':') {
+                Some((name, password)) => NatsAuth::User {
+                    name: name.to_owned(),
+                    password: password.to_owned(),
+                },
+                None => NatsAuth::Token(secret),
+            }
+        }
+        _ => anyhow::bail!(
+            "{}: give one of `creds`, `nkey` and `secret`",
+            source.place(&["nats"])
+        ),
+    };
+    if let Some(path) = &given.ca {
+        config.tls.roots = Some(path.clone());
+        config.tls.required = true;
+    }
+    match (&given.certificate, &given.key) {
+        (Some(certificate), Some(key)) => {
+            config.tls.certificate = Some((certificate.clone(), key.clone()));
+            config.tls.required = true;
+        }
+        (None, None) => {}
+        _ => anyhow::bail!(
+            "{}: a certificate needs its key, and a key its certificate",
+            source.place(&["nats"])
+        ),
+    }
+    Ok(Some(config))
+}
+
+/// What a file says, without the line's end. Secrets are no arguments: everybody sees those.
+fn secret(path: &Path, key: &[&str], source: &Source) -> anyhow::Result<String> {
+    let place = || format!("{}: {}", source.place(key), path.display());
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("{}: cannot read it", place()))?;
+    let text = text.trim();
+    anyhow::ensure!(!text.is_empty(), "{}: it is empty", place());
+    Ok(text.to_owned())
+}
+
+/// Of a region's name.
+const REGION_BYTES_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn args(args: &[&str]) -> ServeArgs {
+        let args = ["tombolo", "serve"].iter().chain(args);
+        let Command::Serve(args) = Cli::try_parse_from(args).expect("it is right").command else {
+            panic!("it is another command");
+        };
+        *args
+    }
+
+    fn complaint(text: &str, flags: &[&str]) -> String {
+        let source = Source {
+            path: Some("node.toml".into()),
+            text: text.to_owned(),
+        };
+        let settings =
+            config_text::parse(text).and_then(|file| Settings::new(file, &args(flags), &source));
+        format!("{:#}", settings.expect_err("it is wrong"))
+    }
+
+    #[test]
+    fn a_complaint_names_the_line_the_key_and_what_to_do() {
+        for (text, says) in [
+            ("\nname = 'a/b'\n", "node.toml: line 2, name: "),
+            ("public = '0.0.0.0'", "node.toml: line 1, public: "),
+            ("host = 'a b'", "node.toml: line 1, host: "),
+            (
+                "[tls]\ncertificate = 'c.pem'",
+                "line 2, tls.certificate: its `key`",
+            ),
+            ("[tls]\nkey = 'k.pem'", "line 2, tls.key: its `certificate`"),
+            (
+                "[tls]\ncertificate = '/nonexistent'\nkey = '/nonexistent'",
+                "line 1, tls: /nonexistent: no certificate",
+            ),
+            (
+                "[token-keys]\n'2026' = '/nonexistent'",
+                "line 2, token-keys.2026: /nonexistent: cannot read it",
+            ),
+            (
+                "[relay]\nlisten = ['192.0.2.1']",
+                "line 2, relay.listen: a node has `listen`",
+            ),
+            ("[relay.tls]\ndtls = false", "line 1, relay.tls: "),
+            ("[relay]\nshards = 0", "line 1, relay: the number of shards"),
+            (
+                "[nats]\nreplicas = 3",
+                "line 1, nats: there are no `servers`",
+            ),
+            (
+                "data = 'd'\n[nats]\nservers = ['nats://192.0.2.1']",
+                "line 1, data: rooms are kept in a folder or on NATS",
+            ),
+            (
+                "[nats]\nservers = ['nats://192.0.2.1']\nsecret = '/nonexistent'",
+                "line 3, nats.secret: /nonexistent: cannot read it",
+            ),
+            (
+                "[nats]\nservers = ['nats://192.0.2.1']\nsecret = 's'\nnkey = 'n'",
+                "line 1, nats: give one of",
+            ),
+            ("port = 'x'", "line 1, port: invalid type"),
+            ("prt = 1", "did you mean `port`?"),
+            (
+                "[relay.limits]\nallocations = -1",
+                "line 2, relay.limits.allocations: ",
+            ),
+        ] {
+            let complaint = complaint(text, &["--dev"]);
+            assert!(complaint.contains(says), "{text}: {complaint}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_without_development_mode_is_said_at_once() {
+        let complaint = complaint("", &[]);
+        for says in [
+            "--tls CERT KEY",
+            "[tls]",
+            "--token-key NAME=FILE",
+            "[token-keys]",
+        ] {
+            assert!(complaint.contains(says), "{complaint}");
+        }
+    }
+
+    #[test]
+    fn flags_go_before_the_file() {
+        let text = "port = 1\nname = 'a'\nlisten = ['192.0.2.1']\ndata = 'd'\n\
+            [nats]\n[relay.peers]\nallow = ['10.0.0.0/8']\n";
+        let file: File = config_text::parse(text).expect("it is right");
+        let flags = args(&[
+            "--port=2",
+            "--listen=192.0.2.2",
+            "--allow-peer=127.0.0.0/8",
+            "--nats=nats://192.0.2.3",
+            "--nats-replicas=1",
+        ]);
+        let file = with_flags(file, &flags).expect("it is right");
+        assert_eq!((file.port, file.name.as_deref()), (Some(2), Some("a")));
+        assert_eq!(
+            file.listen,
+            ["192.0.2.2".parse::<std::net::IpAddr>().expect("an IP")]
+        );
+        assert_eq!(file.relay.peers.allow[0].to_string(), "127.0.0.0/8");
+        assert_eq!((file.data, file.nats.replicas), (None, Some(1)));
+    }
+}

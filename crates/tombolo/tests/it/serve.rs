@@ -1,0 +1,228 @@
+//! `tombolo serve` with a configuration of its own, as operators run it.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::command::{Running, start};
+use crate::folder::Folder;
+use crate::operating::{certificate, shows};
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+const OTHER_SECRET: &str = "fedcba9876543210fedcba9876543210";
+
+/// A node's file: its own certificate, one key of tokens, any ports of loopback.
+fn config(folder: &Folder, more: &str, tables: &str) -> String {
+    folder.write("token.key", SECRET);
+    folder.write("other.key", OTHER_SECRET);
+    let text = format!(
+        "listen = ['127.0.0.1']\nport = 0\nturn-port = 0\nturns-port = 0\n{more}\n\
+         [tls]\ncertificate = 'cert.pem'\nkey = 'key.pem'\n{tables}\n\
+         [relay.peers]\nallow = ['127.0.0.0/8']\n"
+    );
+    folder.write("node.toml", &text)
+}
+
+async fn serve(args: &[&str]) -> (Running, Value) {
+    let mut node = start(&[&["serve", "--json"], args].concat());
+    let ready = node.event("ready").await;
+    (node, ready)
+}
+
+/// A token that the folder's key signs.
+async fn token(folder: &Folder, key: &str, user: &str) -> String {
+    let key = format!("{key}={}", folder.path(&format!("{key}.key")));
+    let args = ["token", "--key", &key, "--user", user];
+    let made = start(&args).ended().await;
+    assert_eq!(made.status, Some(0), "{}", made.complaints);
+    made.lines[0].clone()
+}
+
+fn peer(url: &str, token: &str, more: &[&str]) -> Running {
+    let args = [
+        "peer", "--server", url, "--token", token, "--room", "r", "--json",
+    ];
+    start(&[&args[..], more].concat())
+}
+
+fn gateway(ready: &Value) -> SocketAddr {
+    let http = ready["http"].as_str().unwrap();
+    http.strip_prefix("https://").unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_node_with_a_certificate_and_a_key_lets_devices_in_with_tokens_of_it() {
+    let folder = Folder::new("serve-config");
+    let own = certificate(&folder);
+    let config = config(
+        &folder,
+        "name = 'north'",
+        "pin = true\n[token-keys]\ntoken = 'token.key'",
+    );
+    let (mut node, ready) = serve(&["--config", &config]).await;
+    assert_eq!(ready["name"], "north");
+    assert!(shows(gateway(&ready), &own));
+    let url = ready["url"].as_str().unwrap();
+    assert!(url.contains("?pin="), "{url}");
+
+    let mut alice = peer(
+        url,
+        &token(&folder, "token", "alice").await,
+        &["--count", "3"],
+    );
+    let mut bob = peer(
+        url,
+        &token(&folder, "token", "bob").await,
+        &["--count", "3"],
+    );
+    assert_eq!(alice.event("session").await["node"], "north");
+    for ended in [alice.ended().await, bob.ended().await] {
+        assert_eq!(ended.status, Some(0), "{}", ended.complaints);
+    }
+    let mut mallory = peer(url, &token(&folder, "other", "mallory").await, &[]);
+    let ended = mallory.ended().await;
+    assert_eq!(ended.status, Some(1));
+    let developer = ["token", "--server", url, "--user", "alice"];
+    let refused = start(&developer).ended().await;
+    assert_eq!(refused.status, Some(1), "nobody gets tokens for the asking");
+    node.terminate();
+    let ended = node.ended().await;
+    assert_eq!(ended.status, Some(0), "{}", ended.complaints);
+    assert!(!ended.complaints.contains(SECRET), "a secret is logged");
+}
+
+#[tokio::test]
+async fn a_hangup_changes_keys_and_certificate_and_a_wrong_file_changes_nothing() {
+    let folder = Folder::new("serve-reload");
+    let first = certificate(&folder);
+    let one_key = "[token-keys]\ntoken = 'token.key'";
+    let path = config(&folder, "", one_key);
+    let (mut node, ready) = serve(&["--config", &path]).await;
+    let url = ready["url"].as_str().unwrap();
+    assert!(!url.contains("pin"), "the web vouches for it: {url}");
+    let at = gateway(&ready);
+    assert!(shows(at, &first));
+
+    let second = certificate(&folder);
+    config(&folder, "", &format!("{one_key}\nother = 'other.key'"));
+    node.signal("HUP");
+    until(|| shows(at, &second)).await;
+    assert!(!shows(at, &first));
+
+    // Each of these is wrong in another way; the last is right again, so that it is known when the
+    // wrong ones have been read.
+    for (more, tables) in [
+        ("prot = 1", one_key),
+        ("region = 'elsewhere'", one_key),
+        ("", "[token-keys]\ntoken = 'nonexistent.key'"),
+        ("", ""),
+    ] {
+        config(&folder, more, tables);
+        let third = certificate(&folder);
+        node.signal("HUP");
+        config_is_kept(&mut node, at, &second, &third).await;
+    }
+    node.terminate();
+    let complaints = node.ended().await.complaints;
+    for says in [
+        "line 5: unknown field `prot`",
+        "only a restart changes the region",
+        "token-keys.token: ",
+        "[token-keys]",
+    ] {
+        assert!(complaints.contains(says), "{says}: {complaints}");
+    }
+}
+
+/// Waits until the node has said that it keeps its configuration, and checks that it does.
+async fn config_is_kept(
+    node: &mut Running,
+    at: SocketAddr,
+    current: &rustls::pki_types::CertificateDer<'static>,
+    new: &rustls::pki_types::CertificateDer<'static>,
+) {
+    node.complains("kept the configuration").await;
+    assert!(shows(at, current) && !shows(at, new));
+}
+
+#[tokio::test]
+async fn what_a_node_lacks_is_said_before_it_starts() {
+    let folder = Folder::new("serve-lacking");
+    let nothing = start(&["serve"]).ended().await;
+    assert_eq!(nothing.status, Some(1));
+    for says in ["--dev", "--tls CERT KEY", "--token-key NAME=FILE"] {
+        assert!(nothing.complaints.contains(says), "{}", nothing.complaints);
+    }
+    certificate(&folder);
+    let path = config(&folder, "", "");
+    let no_keys = start(&["serve", "--config", &path]).ended().await;
+    assert_eq!(no_keys.status, Some(1));
+    assert!(
+        !no_keys.complaints.contains("--tls"),
+        "{}",
+        no_keys.complaints
+    );
+    let path = config(&folder, "public = '0.0.0.0'", "");
+    let wrong = start(&["serve", "--config", &path, "--dev"]).ended().await;
+    assert_eq!(wrong.status, Some(1));
+    let says = format!("{path}: line 5, public: ");
+    assert!(wrong.complaints.contains(&says), "{}", wrong.complaints);
+}
+
+#[tokio::test]
+async fn a_room_outlives_a_node_that_is_killed_and_started_again() {
+    let folder = Folder::new("serve-data");
+    let data = folder.path("data");
+    let args = [
+        "--dev",
+        "--name",
+        "south",
+        "--data",
+        &data,
+        "--listen",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--turn-port",
+        "0",
+        "--turns-port",
+        "0",
+        "--allow-peer",
+        "127.0.0.0/8",
+    ];
+    let (mut node, ready) = serve(&args).await;
+    let says = |url: &str, text: &str| {
+        let args = [
+            "peer", "--server", url, "--user", "alice", "--room", "r", "--json",
+        ];
+        start(&[&args[..], &["--durable", text]].concat())
+    };
+    let mut alice = says(ready["url"].as_str().unwrap(), "gg");
+    let said = alice.event("said").await;
+    assert_eq!((&said["number"], &said["text"]), (&json!(1), &json!("gg")));
+    node.signal("KILL");
+    assert_eq!(node.ended().await.status, None, "it was killed");
+    drop(alice);
+
+    let (mut node, ready) = serve(&args).await;
+    assert_eq!(ready["name"], "south");
+    let mut alice = says(ready["url"].as_str().unwrap(), "wp");
+    let said = alice.event("said").await;
+    assert_eq!(said["number"], 2, "the room counts on: {said}");
+    alice.terminate();
+    assert_eq!(alice.ended().await.status, Some(0));
+    node.terminate();
+    assert_eq!(node.ended().await.status, Some(0));
+}
+
+async fn until(mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "it never was so");
+        tokio::task::yield_now().await;
+    }
+}
