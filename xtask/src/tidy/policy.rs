@@ -58,7 +58,12 @@ impl Policy {
 
 const LAYERS: &[&[&str]] = &[
     &["tombolo-stun", "tombolo-wire"],
-    &["tombolo-turn", "tombolo-path", "tombolo-room"],
+    &[
+        "tombolo-turn",
+        "tombolo-path",
+        "tombolo-room",
+        "tombolo-match",
+    ],
     &[
         "tombolo-engine",
         "tombolo-relay",

@@ -1,0 +1,100 @@
+//! What a pool's log holds.
+
+use std::time::Duration;
+
+use tombolo_wire::UserId;
+
+use crate::formed::Formed;
+use crate::ticket::{Player, Ticket};
+use crate::word::{BackfillId, MatchId, Name, TicketId, Time};
+
+/// The longest lease of a running match that asks for more users.
+pub const LEASE_MAX: Duration = Duration::from_secs(10 * 60);
+
+/// The most matches that one entry claims.
+pub const CLAIMS_MAX: usize = 1024;
+
+/// One entry of a pool's log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The clock of the node that appended it.
+    pub time: Time,
+    /// What is to change.
+    pub body: Body,
+}
+
+/// What an entry wants to change.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    /// A party looks for a match.
+    Submitted(Ticket),
+    /// A party has other users than before; it keeps its place.
+    Changed {
+        /// Which.
+        ticket: TicketId,
+        /// All users that it has now.
+        players: Vec<Player>,
+    },
+    /// A party no longer looks for a match.
+    Cancelled(TicketId),
+    /// A user's connection broke.
+    Dropped {
+        /// Of which ticket.
+        ticket: TicketId,
+        /// Who.
+        user: UserId,
+    },
+    /// A user is there again.
+    Returned {
+        /// Of which ticket.
+        ticket: TicketId,
+        /// Who.
+        user: UserId,
+    },
+    /// The matcher has made matches.
+    Claimed(Vec<Formed>),
+    /// A user says whether it is ready.
+    Answered {
+        /// For which match.
+        id: MatchId,
+        /// Who.
+        user: UserId,
+        /// What it says.
+        answer: Answer,
+    },
+    /// A running match asks for more users, or is another than before.
+    Backfill(Backfill),
+    /// A running match is still there.
+    Renewed {
+        /// Which.
+        id: BackfillId,
+        /// For how long.
+        lease: Duration,
+    },
+    /// A running match takes nobody any more.
+    Closed(BackfillId),
+    /// Nothing but the time.
+    Ticked,
+}
+
+/// What a user says who is asked whether it is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is.
+    Accept,
+    /// It is not.
+    Decline,
+}
+
+/// A running match that asks for more users.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backfill {
+    /// Which.
+    pub id: BackfillId,
+    /// The generation that this one follows; 0 for the first. Whoever knows an older one is refused.
+    pub after: u32,
+    /// Who is in which team: tickets keep their parties together.
+    pub sides: Vec<(Name, Vec<Ticket>)>,
+    /// How long it asks without a word.
+    pub lease: Duration,
+}

@@ -1,0 +1,243 @@
+//! The state machine.
+
+mod candidate;
+mod demand;
+mod finish;
+mod group;
+mod index;
+mod ready;
+mod search;
+mod seat;
+mod sides;
+mod step;
+mod symbols;
+mod tally;
+mod ticket;
+mod waits;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use crate::entry::{Body, Entry};
+use crate::event::{Estimate, Event, Illegal};
+use crate::rules::Rules;
+use crate::ticket::Ticket;
+use crate::word::{MatchId, TicketId, Time};
+use candidate::RoleTable;
+use group::Group;
+use index::Index;
+use ready::Pending;
+use seat::{Key, Seats};
+use symbols::{Symbol, Symbols};
+use waits::Waits;
+
+pub use step::Step;
+
+/// How many tickets that have ended are remembered, so that none comes twice.
+pub const ENDED_MAX: usize = 128 * 1024;
+
+/// A pool of tickets, as the entries so far have made it.
+///
+/// Feed it with [`apply`](Self::apply), entry by entry. Whoever is the pool's matcher calls
+/// [`propose`](Self::propose) after entries and at [`poll_propose`](Self::poll_propose), and appends the
+/// matches that come of it as [`Body::Claimed`]; only when that entry is applied, the tickets have
+/// found their match. Whoever is responsible for the pool's time appends [`Body::Ticked`] at
+/// [`poll_timeout`](Self::poll_timeout).
+#[derive(Debug)]
+pub struct Pool {
+    rules: Rules,
+    roles: RoleTable,
+    /// The latest time that an entry brought.
+    clock: Time,
+    symbols: Symbols,
+    seats: Seats,
+    key_by_id: HashMap<TicketId, Key>,
+    key_by_user: HashMap<Symbol, Key>,
+    /// The number of the next ticket that comes.
+    next_order: u64,
+    next_match: u64,
+    pending: BTreeMap<MatchId, Pending>,
+    /// What is due when.
+    timers: BTreeSet<(Time, Timer)>,
+    waits: Waits,
+    ended: Ended,
+    matcher: Matcher,
+}
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// The grace of somebody who is away ends.
+    Grace(Key),
+    /// The time to say that one is ready ends.
+    Ready(MatchId),
+}
+
+/// What only the matcher needs; it follows from the rest, and from when it was asked.
+#[derive(Debug)]
+struct Matcher {
+    index: Index,
+    group: Group,
+    /// All tickets that can be matched, those that come first first.
+    waiting: BTreeSet<Rank>,
+    /// Those that have come or have changed since they were looked at.
+    fresh: BTreeSet<Rank>,
+    /// When gates change.
+    changes: BTreeSet<(Time, Key)>,
+    /// Those in matches that were proposed and not yet claimed.
+    proposed: BTreeSet<Key>,
+    /// When all are to be looked at again.
+    next_tick: Time,
+    /// How far the look at all has come, if one is under way.
+    cursor: Option<Rank>,
+}
+
+/// By priority, then by age.
+type Rank = (Reverse<i8>, u64, Key);
+
+/// What came of an entry.
+#[derive(Clone, Debug, PartialEq)]
+#[must_use]
+pub struct Applied {
+    /// What changed, in order: first what was due, then what the entry wanted.
+    pub events: Vec<Event>,
+    /// Why the entry itself changed nothing.
+    pub outcome: Result<(), Illegal>,
+}
+
+/// The tickets that have ended lately.
+#[derive(Debug, Default)]
+struct Ended {
+    order: VecDeque<TicketId>,
+    all: std::collections::HashSet<TicketId>,
+}
+
+impl Pool {
+    /// A pool whose log is empty.
+    #[must_use]
+    pub fn new(rules: Rules) -> Self {
+        let group = Group::new(&rules);
+        Self {
+            roles: RoleTable::new(&rules),
+            rules,
+            clock: Time::ZERO,
+            symbols: Symbols::default(),
+            seats: Seats::default(),
+            key_by_id: HashMap::new(),
+            key_by_user: HashMap::new(),
+            next_order: 0,
+            next_match: 1,
+            pending: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            waits: Waits::default(),
+            ended: Ended::default(),
+            matcher: Matcher {
+                index: Index::default(),
+                group,
+                waiting: BTreeSet::new(),
+                fresh: BTreeSet::new(),
+                changes: BTreeSet::new(),
+                proposed: BTreeSet::new(),
+                next_tick: Time::ZERO,
+                cursor: None,
+            },
+        }
+    }
+
+    /// Applies the next entry of the log and says what it changed, the same for every reader.
+    pub fn apply(&mut self, entry: &Entry) -> Applied {
+        let mut events = Vec::new();
+        self.clock = self.clock.max(entry.time);
+        self.expire(&mut events);
+        let outcome = self.on_body(&entry.body, &mut events);
+        Applied { events, outcome }
+    }
+
+    /// When something is due: whoever is responsible appends a [`Body::Ticked`] then.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.timers.first().map(|(due, _)| *due)
+    }
+
+    /// The latest time that an entry brought.
+    #[must_use]
+    pub fn clock(&self) -> Time {
+        self.clock
+    }
+
+    /// The rules.
+    #[must_use]
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// How many tickets there are, with those whose match asks whether they are ready.
+    #[must_use]
+    pub fn ticket_count(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// A ticket that is in the pool.
+    #[must_use]
+    pub fn ticket(&self, id: &TicketId) -> Option<&Ticket> {
+        let key = self.key_by_id.get(id)?;
+        Some(&self.seats[*key].ticket)
+    }
+
+    /// The tickets that wait, those that come first first.
+    pub fn waiting(&self) -> impl Iterator<Item = &Ticket> {
+        let waiting = self.matcher.waiting.iter();
+        waiting.map(|(_, _, key)| &self.seats[*key].ticket)
+    }
+
+    /// How long a ticket like this one will probably wait.
+    #[must_use]
+    pub fn estimate(&self, id: &TicketId) -> Option<Estimate> {
+        let key = self.key_by_id.get(id)?;
+        self.waits.estimate(&self.seats[*key].candidate)
+    }
+
+    fn on_body(&mut self, body: &Body, events: &mut Vec<Event>) -> Result<(), Illegal> {
+        match body {
+            Body::Submitted(ticket) => self.on_submitted(ticket, events),
+            Body::Changed { ticket, players } => self.on_changed(ticket, players, events),
+            Body::Cancelled(ticket) => self.on_cancelled(ticket, events),
+            Body::Dropped { ticket, user } => self.on_dropped(ticket, user, events),
+            Body::Returned { ticket, user } => self.on_returned(ticket, user, events),
+            Body::Claimed(matches) => {
+                self.on_claimed(matches, events);
+                Ok(())
+            }
+            Body::Answered { id, user, answer } => self.on_answered(*id, user, *answer, events),
+            Body::Backfill(_) | Body::Renewed { .. } | Body::Closed(_) => Err(Illegal::Unknown),
+            Body::Ticked => Ok(()),
+        }
+    }
+
+    /// Does what is due by now.
+    fn expire(&mut self, events: &mut Vec<Event>) {
+        while let Some((due, timer)) = self.timers.first().copied() {
+            if due > self.clock {
+                return;
+            }
+            self.timers.pop_first();
+            match timer {
+                Timer::Grace(key) => self.on_grace_over(key, events),
+                Timer::Ready(id) => self.on_ready_over(id, events),
+            }
+        }
+    }
+}
+
+impl Ended {
+    fn insert(&mut self, id: TicketId) {
+        if self.all.insert(id) {
+            self.order.push_back(id);
+        }
+        if self.order.len() > ENDED_MAX
+            && let Some(first) = self.order.pop_front()
+        {
+            self.all.remove(&first);
+        }
+    }
+}

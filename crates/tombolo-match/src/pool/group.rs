@@ -1,0 +1,150 @@
+//! A match in the making.
+
+use super::candidate::{Candidate, RoleTable};
+use super::seat::{Key, Seat, Seats};
+use super::sides::Sides;
+use super::symbols::{Symbol, Symbols};
+use super::tally::{Look, Tally};
+use crate::rules::{Check, Rules};
+use crate::word::Time;
+
+/// What stays the same while matches are made.
+#[derive(Clone, Copy)]
+pub(super) struct View<'p> {
+    pub(super) rules: &'p Rules,
+    pub(super) roles: &'p RoleTable,
+    pub(super) seats: &'p Seats,
+    pub(super) symbols: &'p Symbols,
+    pub(super) now: Time,
+}
+
+/// A match in the making: tickets of which every rule holds that can be told of a part.
+#[derive(Clone, Debug)]
+pub(super) struct Group {
+    pub(super) members: Vec<Key>,
+    pub(super) size: u32,
+    pub(super) sides: Sides,
+    tallies: Vec<Tally>,
+    /// The order of the ticket that has waited longest.
+    oldest: Option<(Time, u64)>,
+    /// Whom anybody blocks.
+    blocked: Vec<Symbol>,
+    users: Vec<Symbol>,
+    /// Those whose queries ask for something.
+    strict: Vec<Key>,
+}
+
+impl Group {
+    pub(super) fn new(rules: &Rules) -> Self {
+        let mut group = Self {
+            members: Vec::new(),
+            size: 0,
+            sides: Sides::default(),
+            tallies: rules.rules.iter().map(Tally::new).collect(),
+            oldest: None,
+            blocked: Vec::new(),
+            users: Vec::new(),
+            strict: Vec::new(),
+        };
+        group.sides.clear(&rules.shape);
+        group
+    }
+
+    pub(super) fn clear(&mut self, rules: &Rules) {
+        self.members.clear();
+        self.size = 0;
+        self.sides.clear(&rules.shape);
+        for (tally, rule) in self.tallies.iter_mut().zip(&rules.rules) {
+            tally.clear(rule);
+        }
+        self.oldest = None;
+        self.blocked.clear();
+        self.users.clear();
+        self.strict.clear();
+    }
+
+    /// Whether the group with one more would keep every rule.
+    pub(super) fn fits(&self, view: View<'_>, key: Key) -> bool {
+        let seat = &view.seats[key];
+        let is_oldest = self.is_oldest(seat);
+        let rules = view.rules.rules.iter().enumerate();
+        let mut rules = rules.zip(&self.tallies);
+        rules.all(|((number, rule), tally)| {
+            tally.fits(rule, view.rules.judge, look(seat, number, is_oldest))
+                && (rule.check != Check::Block || !self.is_blocked(&seat.candidate))
+        }) && self.queries_accept(view, &seat.candidate)
+    }
+
+    /// Adds a ticket that fits, when a team has room for it.
+    pub(super) fn add(&mut self, view: View<'_>, key: Key) -> bool {
+        let seat = &view.seats[key];
+        let candidate = &seat.candidate;
+        if self.size + candidate.size > view.rules.shape.players_max()
+            || !self
+                .sides
+                .place(&view.rules.shape, view.roles, view.seats, key)
+        {
+            return false;
+        }
+        let is_oldest = self.is_oldest(seat);
+        for (number, (rule, tally)) in view.rules.rules.iter().zip(&mut self.tallies).enumerate() {
+            tally.add(rule, view.rules.judge, look(seat, number, is_oldest));
+        }
+        if is_oldest {
+            self.oldest = Some((seat.since, seat.order));
+        }
+        self.members.push(key);
+        self.size += candidate.size;
+        self.blocked.extend_from_slice(&candidate.blocks);
+        self.users.extend_from_slice(&candidate.users);
+        if candidate.demands.is_strict {
+            self.strict.push(key);
+        }
+        true
+    }
+
+    /// Since when the ticket has waited that has waited longest.
+    pub(super) fn oldest_since(&self) -> Option<Time> {
+        self.oldest.map(|(since, _)| since)
+    }
+
+    pub(super) fn tallies(&self) -> &[Tally] {
+        &self.tallies
+    }
+
+    fn is_oldest(&self, seat: &Seat) -> bool {
+        self.oldest
+            .is_none_or(|oldest| (seat.since, seat.order) < oldest)
+    }
+
+    fn is_blocked(&self, candidate: &Candidate) -> bool {
+        let is_met = candidate
+            .blocks
+            .iter()
+            .any(|user| self.users.contains(user));
+        is_met
+            || candidate
+                .users
+                .iter()
+                .any(|user| self.blocked.contains(user))
+    }
+
+    fn queries_accept(&self, view: View<'_>, candidate: &Candidate) -> bool {
+        let mut strict = self.strict.iter().map(|key| &view.seats[*key].candidate);
+        if !strict.all(|member| member.demands.accept(candidate, view.symbols)) {
+            return false;
+        }
+        let mut members = self.members.iter().map(|key| &view.seats[*key].candidate);
+        !candidate.demands.is_strict
+            || members.all(|member| candidate.demands.accept(member, view.symbols))
+    }
+}
+
+fn look(seat: &Seat, rule: usize, is_oldest: bool) -> Look<'_> {
+    Look {
+        fact: &seat.candidate.facts[rule],
+        worst_rank: seat.candidate.worst_rank,
+        gate: seat.gates[rule],
+        is_oldest,
+    }
+}

@@ -1,0 +1,88 @@
+//! The tickets of a pool, by number.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Index, IndexMut};
+
+use tombolo_wire::UserId;
+
+use super::candidate::{Candidate, Gate};
+use super::index::ClassId;
+use crate::ticket::Ticket;
+use crate::word::{MatchId, Time};
+
+/// A ticket's number while it is in the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Key(u32);
+
+impl Key {
+    pub(super) const FIRST: Self = Self(0);
+    pub(super) const LAST: Self = Self(u32::MAX);
+}
+
+/// A ticket in the pool.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub(super) ticket: Ticket,
+    /// Counts the changes of the party.
+    pub(super) revision: u32,
+    /// Since when it waits.
+    pub(super) since: Time,
+    /// Who came earlier has less, and keeps it.
+    pub(super) order: u64,
+    /// The match that asks whether its users are ready.
+    pub(super) held: Option<MatchId>,
+    /// Users whose connection broke, and until when they may come back.
+    pub(super) away: BTreeMap<UserId, Time>,
+    pub(super) candidate: Candidate,
+    pub(super) gates: Box<[Gate]>,
+    /// When the gates change next.
+    pub(super) next_change: Option<Time>,
+    /// Where the index has it; `None` when it cannot be matched now.
+    pub(super) class: Option<ClassId>,
+    /// Nobody fitted when it was looked at last, and nothing has changed since.
+    pub(super) is_lonely: bool,
+}
+
+/// All tickets.
+#[derive(Debug, Default)]
+pub(super) struct Seats {
+    seats: Vec<Option<Seat>>,
+    free: BTreeSet<u32>,
+}
+
+impl Seats {
+    pub(super) fn insert(&mut self, seat: Seat) -> Key {
+        if let Some(number) = self.free.pop_first() {
+            self.seats[number as usize] = Some(seat);
+            return Key(number);
+        }
+        self.seats.push(Some(seat));
+        Key(u32::try_from(self.seats.len() - 1).expect("a pool's tickets are bounded"))
+    }
+
+    pub(super) fn remove(&mut self, key: Key) -> Seat {
+        self.free.insert(key.0);
+        let seat = self.seats[key.0 as usize].take();
+        seat.expect("keys are of tickets that are there")
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.seats.len() - self.free.len()
+    }
+}
+
+impl Index<Key> for Seats {
+    type Output = Seat;
+
+    fn index(&self, key: Key) -> &Seat {
+        let seat = self.seats[key.0 as usize].as_ref();
+        seat.expect("keys are of tickets that are there")
+    }
+}
+
+impl IndexMut<Key> for Seats {
+    fn index_mut(&mut self, key: Key) -> &mut Seat {
+        let seat = self.seats[key.0 as usize].as_mut();
+        seat.expect("keys are of tickets that are there")
+    }
+}

@@ -1,0 +1,239 @@
+//! Who of a group is in which team, and in which role.
+
+use super::candidate::RoleTable;
+use super::seat::{Key, Seats};
+use crate::rules::{Shape, Team};
+
+/// The teams of a group.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sides {
+    sides: Vec<Side>,
+    /// What is left to a running match's new users; the whole team otherwise.
+    rooms: Vec<Room>,
+}
+
+/// One team.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Side {
+    pub(super) load: u32,
+    pub(super) members: Vec<Key>,
+}
+
+/// How many users a team takes.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    min: u32,
+    max: u32,
+}
+
+impl Sides {
+    /// Empty teams.
+    pub(super) fn clear(&mut self, shape: &Shape) {
+        self.sides.resize_with(shape.teams.len(), Side::default);
+        self.rooms.clear();
+        for (side, team) in self.sides.iter_mut().zip(&shape.teams) {
+            side.load = 0;
+            side.members.clear();
+            let (min, max) = (team.min, team.max);
+            self.rooms.push(Room { min, max });
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Side> {
+        self.sides.iter()
+    }
+
+    /// Puts a ticket where it is needed most; the others move when nothing else helps.
+    pub(super) fn place(
+        &mut self,
+        shape: &Shape,
+        roles: &RoleTable,
+        seats: &Seats,
+        key: Key,
+    ) -> bool {
+        if self.put(shape, roles, seats, key) {
+            return true;
+        }
+        if self.sides.len() == 1 {
+            return false;
+        }
+        // The largest parties first: they are the hardest to place.
+        let members = self.sides.iter().flat_map(|side| &side.members);
+        let mut all: Vec<_> = members.copied().chain([key]).collect();
+        all.sort_by_key(|key| (std::cmp::Reverse(seats[*key].candidate.size), *key));
+        let mut anew = self.clone();
+        for side in &mut anew.sides {
+            *side = Side::default();
+        }
+        let is_placed = all.iter().all(|key| anew.put(shape, roles, seats, *key));
+        if is_placed {
+            *self = anew;
+        }
+        is_placed
+    }
+
+    /// The first of those that can be put nowhere is not put.
+    fn put(&mut self, shape: &Shape, roles: &RoleTable, seats: &Seats, key: Key) -> bool {
+        let size = seats[key].candidate.size;
+        let mut order: Vec<_> = (0..self.sides.len())
+            .filter(|side| self.sides[*side].load + size <= self.rooms[*side].max)
+            .collect();
+        order.sort_by_key(|side| {
+            let (load, room) = (self.sides[*side].load, self.rooms[*side]);
+            (
+                std::cmp::Reverse(room.min.saturating_sub(load)),
+                load,
+                *side,
+            )
+        });
+        for at in order {
+            let side = &mut self.sides[at];
+            side.members.push(key);
+            side.load += size;
+            if can_play(&shape.teams[at], roles, seats, &self.sides[at]) {
+                return true;
+            }
+            let side = &mut self.sides[at];
+            side.members.pop();
+            side.load -= size;
+        }
+        false
+    }
+
+    /// Whether each team has enough users, and each user a role.
+    pub(super) fn is_enough(
+        &self,
+        shape: &Shape,
+        roles: &RoleTable,
+        seats: &Seats,
+        min_of: impl Fn(&Team) -> u32,
+    ) -> bool {
+        let mut sides = self.sides.iter().zip(&shape.teams);
+        sides.all(|(side, team)| {
+            side.load >= min_of(team)
+                && (team.roles.is_empty()
+                    || parts(team, roles, seats, &side.members, true).is_some())
+        })
+    }
+
+    /// Takes two sets of members from two teams, and gives each to the other.
+    pub(super) fn swapped(&self, seats: &Seats, a: (usize, usize), b: (usize, usize)) -> Self {
+        let mut anew = self.clone();
+        let (first, second) = (anew.sides[a.0].members[a.1], anew.sides[b.0].members[b.1]);
+        anew.sides[a.0].members[a.1] = second;
+        anew.sides[b.0].members[b.1] = first;
+        for side in [a.0, b.0] {
+            let members = anew.sides[side].members.iter();
+            anew.sides[side].load = members.map(|key| seats[*key].candidate.size).sum();
+        }
+        anew
+    }
+
+    /// Whether no team has more users than it takes.
+    pub(super) fn is_sound(&self) -> bool {
+        let mut sides = self.sides.iter().zip(&self.rooms);
+        sides.all(|(side, room)| side.load <= room.max)
+    }
+}
+
+/// Whether the users of a team could still all have a role.
+fn can_play(team: &Team, roles: &RoleTable, seats: &Seats, side: &Side) -> bool {
+    team.roles.is_empty() || parts(team, roles, seats, &side.members, false).is_some()
+}
+
+/// The role of each user of a team, in the order of its tickets; `None` when there is no way.
+///
+/// A matching by augmenting paths: first what must be played, then whoever is left.
+pub(super) fn parts(
+    team: &Team,
+    roles: &RoleTable,
+    seats: &Seats,
+    members: &[Key],
+    is_complete: bool,
+) -> Option<Vec<usize>> {
+    let numbers: Vec<_> = team
+        .roles
+        .iter()
+        .map(|role| roles.number(&role.name))
+        .collect();
+    let mut wishes = Vec::new();
+    for key in members {
+        for plays in &seats[*key].candidate.roles {
+            let likes = plays
+                .iter()
+                .filter_map(|role| numbers.iter().position(|n| n == role));
+            let likes: Vec<_> = likes.collect();
+            wishes.push(if plays.is_empty() {
+                (0..numbers.len()).collect()
+            } else {
+                likes
+            });
+        }
+    }
+    let mut casting = Casting {
+        wishes,
+        part_of: Vec::new(),
+        holders: vec![Vec::new(); team.roles.len()],
+        limits: team.roles.iter().map(|role| role.min as usize).collect(),
+    };
+    casting.part_of = vec![None; casting.wishes.len()];
+    casting.fill();
+    let missing: usize = team
+        .roles
+        .iter()
+        .zip(&casting.holders)
+        .map(|(role, holders)| (role.min as usize).saturating_sub(holders.len()))
+        .sum();
+    let free = (team.max as usize).saturating_sub(casting.wishes.len());
+    if missing > if is_complete { 0 } else { free } {
+        return None;
+    }
+    casting.limits = team.roles.iter().map(|role| role.max as usize).collect();
+    casting.fill();
+    casting.part_of.into_iter().collect()
+}
+
+struct Casting {
+    /// The roles that each user may have.
+    wishes: Vec<Vec<usize>>,
+    part_of: Vec<Option<usize>>,
+    /// The users of each role.
+    holders: Vec<Vec<usize>>,
+    limits: Vec<usize>,
+}
+
+impl Casting {
+    fn fill(&mut self) {
+        for user in 0..self.wishes.len() {
+            if self.part_of[user].is_none() {
+                let mut seen = vec![false; self.limits.len()];
+                self.cast(user, &mut seen);
+            }
+        }
+    }
+
+    /// Gives a user a role; who has it takes another one, if need be.
+    fn cast(&mut self, user: usize, seen: &mut [bool]) -> bool {
+        for wish in 0..self.wishes[user].len() {
+            let role = self.wishes[user][wish];
+            if seen[role] {
+                continue;
+            }
+            seen[role] = true;
+            if self.holders[role].len() < self.limits[role] {
+                self.holders[role].push(user);
+                self.part_of[user] = Some(role);
+                return true;
+            }
+            for at in 0..self.holders[role].len() {
+                let other = self.holders[role][at];
+                if self.cast(other, seen) {
+                    self.holders[role][at] = user;
+                    self.part_of[user] = Some(role);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+}

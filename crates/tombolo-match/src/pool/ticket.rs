@@ -1,0 +1,269 @@
+//! Tickets come, change and go.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use tombolo_wire::UserId;
+
+use super::candidate::Candidate;
+use super::seat::{Key, Seat};
+use super::{Pool, Rank, Timer};
+use crate::event::{EndReason, Event, Illegal};
+use crate::rules::Rules;
+use crate::ticket::{Player, Ticket, check_party};
+use crate::word::{TicketId, Time};
+
+impl Pool {
+    pub(super) fn on_submitted(
+        &mut self,
+        ticket: &Ticket,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Illegal> {
+        ticket.check()?;
+        if self.key_by_id.contains_key(&ticket.id) || self.ended.all.contains(&ticket.id) {
+            return Err(Illegal::Repeated);
+        }
+        if self.seats.len() >= self.rules.tickets_max {
+            return Err(Illegal::Full);
+        }
+        self.check_users(&ticket.players, None)?;
+        let candidate = Candidate::new(&self.rules, &self.roles, ticket, &mut self.symbols)?;
+        let gates = candidate.gates(&self.rules, std::time::Duration::ZERO);
+        let seat = Seat {
+            ticket: ticket.clone(),
+            revision: 0,
+            since: self.clock,
+            order: self.next_order,
+            held: None,
+            away: BTreeMap::new(),
+            candidate,
+            gates,
+            next_change: None,
+            class: None,
+            is_lonely: false,
+        };
+        self.next_order += 1;
+        let key = self.seats.insert(seat);
+        self.key_by_id.insert(ticket.id, key);
+        self.add_users(key);
+        self.enter(key, self.clock);
+        let estimate = self.estimate(&ticket.id);
+        let ticket = ticket.id;
+        events.push(Event::Queued { ticket, estimate });
+        Ok(())
+    }
+
+    pub(super) fn on_changed(
+        &mut self,
+        id: &TicketId,
+        players: &[Player],
+        events: &mut Vec<Event>,
+    ) -> Result<(), Illegal> {
+        let key = self.key(id)?;
+        if self.seats[key].held.is_some() {
+            return Err(Illegal::Held);
+        }
+        check_party(players)?;
+        self.check_users(players, Some(key))?;
+        let ticket = Ticket {
+            players: players.to_vec(),
+            ..self.seats[key].ticket.clone()
+        };
+        let candidate = Candidate::new(&self.rules, &self.roles, &ticket, &mut self.symbols)?;
+        self.leave(key);
+        self.remove_users(key);
+        let seat = &mut self.seats[key];
+        seat.ticket = ticket;
+        seat.revision += 1;
+        let revision = seat.revision;
+        // Who is not in the party any more is not waited for.
+        let gone = seat.away.extract_if(.., |user, _| {
+            !players.iter().any(|player| player.user == *user)
+        });
+        for (_, until) in gone.collect::<Vec<_>>() {
+            self.timers.remove(&(until, Timer::Grace(key)));
+        }
+        for until in self.seats[key].away.values() {
+            self.timers.insert((*until, Timer::Grace(key)));
+        }
+        let before = std::mem::replace(&mut self.seats[key].candidate, candidate);
+        before.release(&mut self.symbols);
+        self.add_users(key);
+        self.enter(key, self.clock);
+        let ticket = *id;
+        events.push(Event::Changed { ticket, revision });
+        Ok(())
+    }
+
+    pub(super) fn on_cancelled(
+        &mut self,
+        id: &TicketId,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Illegal> {
+        let key = self.key(id)?;
+        if self.seats[key].held.is_some() {
+            return Err(Illegal::Held);
+        }
+        self.end(key, EndReason::Cancelled, events);
+        Ok(())
+    }
+
+    pub(super) fn on_dropped(
+        &mut self,
+        id: &TicketId,
+        user: &UserId,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Illegal> {
+        let key = self.key(id)?;
+        let seat = &self.seats[key];
+        let is_there = seat
+            .ticket
+            .players
+            .iter()
+            .any(|player| player.user == *user);
+        if !is_there || seat.away.contains_key(user) {
+            return Err(Illegal::Unknown);
+        }
+        // While its match asks whether it is ready, its answer is waited for, and nothing else.
+        if seat.held.is_none() && seat.ticket.grace.is_zero() {
+            self.end(key, EndReason::Gone, events);
+            return Ok(());
+        }
+        let until = self.clock.after(seat.ticket.grace);
+        self.leave(key);
+        self.seats[key].away.insert(user.clone(), until);
+        self.timers.insert((until, Timer::Grace(key)));
+        events.push(Event::Dropped {
+            ticket: *id,
+            user: user.clone(),
+            until,
+        });
+        Ok(())
+    }
+
+    pub(super) fn on_returned(
+        &mut self,
+        id: &TicketId,
+        user: &UserId,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Illegal> {
+        let key = self.key(id)?;
+        let until = self.seats[key].away.remove(user);
+        let until = until.ok_or(Illegal::Unknown)?;
+        self.timers.remove(&(until, Timer::Grace(key)));
+        // Others of the party may have the same time.
+        for until in self.seats[key].away.values() {
+            self.timers.insert((*until, Timer::Grace(key)));
+        }
+        self.enter(key, self.clock);
+        events.push(Event::Returned {
+            ticket: *id,
+            user: user.clone(),
+        });
+        Ok(())
+    }
+
+    pub(super) fn on_grace_over(&mut self, key: Key, events: &mut Vec<Event>) {
+        // Whoever is still asked whether it is ready has until then; see `on_ready_over`.
+        if self.seats[key].held.is_none() {
+            self.end(key, EndReason::Gone, events);
+        }
+    }
+
+    pub(super) fn key(&self, id: &TicketId) -> Result<Key, Illegal> {
+        self.key_by_id.get(id).copied().ok_or(Illegal::Unknown)
+    }
+
+    /// Ends a ticket that found nobody.
+    pub(super) fn end(&mut self, key: Key, reason: EndReason, events: &mut Vec<Event>) {
+        let ticket = self.forget(key).id;
+        events.push(Event::Ended { ticket, reason });
+    }
+
+    /// Takes a ticket out of the pool.
+    pub(super) fn forget(&mut self, key: Key) -> Ticket {
+        self.leave(key);
+        self.remove_users(key);
+        self.matcher.proposed.remove(&key);
+        let seat = self.seats.remove(key);
+        for until in seat.away.values() {
+            self.timers.remove(&(*until, Timer::Grace(key)));
+        }
+        self.key_by_id.remove(&seat.ticket.id);
+        self.ended.insert(seat.ticket.id);
+        seat.candidate.release(&mut self.symbols);
+        seat.ticket
+    }
+
+    /// Lets the matcher know of a ticket, if it can be matched now.
+    pub(super) fn enter(&mut self, key: Key, now: Time) {
+        let seat = &mut self.seats[key];
+        if seat.held.is_some() || !seat.away.is_empty() || seat.class.is_some() {
+            return;
+        }
+        let rank = rank(seat, key);
+        set_gates(&self.rules, seat, now);
+        if let Some(next) = seat.next_change {
+            self.matcher.changes.insert((next, key));
+        }
+        seat.is_lonely = false;
+        seat.class = Some(self.matcher.index.insert(&self.rules, key, seat));
+        self.matcher.waiting.insert(rank);
+        self.matcher.fresh.insert(rank);
+    }
+
+    /// Takes a ticket away from the matcher.
+    pub(super) fn leave(&mut self, key: Key) {
+        let seat = &mut self.seats[key];
+        let rank = rank(seat, key);
+        self.matcher.waiting.remove(&rank);
+        self.matcher.fresh.remove(&rank);
+        if let Some(next) = seat.next_change.take() {
+            self.matcher.changes.remove(&(next, key));
+        }
+        if let Some(class) = seat.class.take() {
+            let seat = &self.seats[key];
+            self.matcher.index.remove(&self.rules, key, seat, class);
+        }
+    }
+
+    fn check_users(&self, players: &[Player], but: Option<Key>) -> Result<(), Illegal> {
+        for player in players {
+            let user = self.symbols.find(player.user.as_str());
+            let key = user.and_then(|user| self.key_by_user.get(&user));
+            if key.is_some_and(|key| Some(*key) != but) {
+                let user = player.user.clone();
+                return Err(Illegal::Busy { user });
+            }
+        }
+        Ok(())
+    }
+
+    fn add_users(&mut self, key: Key) {
+        for user in &self.seats[key].candidate.users {
+            self.key_by_user.insert(*user, key);
+        }
+    }
+
+    fn remove_users(&mut self, key: Key) {
+        for user in &self.seats[key].candidate.users {
+            self.key_by_user.remove(user);
+        }
+    }
+}
+
+/// Where a ticket stands among those that wait.
+pub(super) fn rank(seat: &Seat, key: Key) -> Rank {
+    (Reverse(seat.ticket.priority), seat.order, key)
+}
+
+/// Sets what a ticket asks of the others now.
+pub(super) fn set_gates(rules: &Rules, seat: &mut Seat, now: Time) {
+    let waited = now.since(seat.since);
+    seat.gates = seat.candidate.gates(rules, waited);
+    let changes = rules
+        .rules
+        .iter()
+        .filter_map(|rule| rule.relax.next_change(rule.base, waited));
+    seat.next_change = changes.min().map(|after| seat.since.after(after));
+}

@@ -1,0 +1,549 @@
+//! A document to rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::document::{Fault, Node, Plain};
+use super::reader::{Table, check_new};
+use super::relax::Slope;
+use super::{
+    Attribute, Check, Judge, Measure, PLAYERS_MAX, REGIONS_MAX, RULES_MAX, Reason, Relax, Role,
+    Rule, Rules, STEPS_MAX, Shape, TEAM_ROLES_MAX, TEAMS_MAX, TICKETS_MAX, Team, Topology,
+};
+use crate::value::{ITEMS_MAX, Kind, Merge, Value};
+use crate::word::Name;
+
+pub(super) fn rules(node: &Node) -> Result<Rules, Fault> {
+    let mut table = Table::new(node)?;
+    let name = table.required("name")?.name()?;
+    let judges = [("each", Judge::Each), ("oldest", Judge::Oldest)];
+    let judge = table.optional("judge");
+    let judge = judge.map_or(Ok(Judge::Each), |node| node.choice(&judges))?;
+    let tick = table.duration("tick", Duration::from_secs(1))?;
+    let fill = table.duration("fill", Duration::from_secs(2))?;
+    let patience = table.duration("patience", Duration::from_secs(30))?;
+    let ready = table.optional("ready").map(Node::duration).transpose()?;
+    // Checked at compile time: a pool's bound fits.
+    let tickets_max = table.count("tickets", Some(100_000), (1, TICKETS_MAX as u32))?;
+    let shape = shape(&mut table)?;
+    let attributes = attributes(table.optional("attributes"))?;
+    let mut kinds: BTreeMap<_, _> = attributes
+        .iter()
+        .map(|(name, known)| (name.clone(), known.kind))
+        .collect();
+    let nodes = table.list("rules")?;
+    let mut names = BTreeSet::new();
+    let mut rules = Vec::new();
+    for node in nodes {
+        if rules.len() == RULES_MAX {
+            return node.fail(bounds("the number of rules", 0, RULES_MAX));
+        }
+        let rule = rule(node, &mut kinds)?;
+        check_new(&mut names, &rule.name, node)?;
+        rules.push(rule);
+    }
+    table.finish()?;
+    Ok(Rules {
+        name,
+        shape,
+        attributes,
+        rules,
+        judge,
+        tick: tick.max(Duration::from_millis(10)),
+        fill,
+        patience: patience.max(Duration::from_millis(10)),
+        ready,
+        tickets_max: tickets_max as usize,
+    })
+}
+
+fn bounds(what: &'static str, min: u64, max: usize) -> Reason {
+    let max = max as u64;
+    Reason::Bounds { what, min, max }
+}
+
+/// Teams, or `players` for a match without.
+fn shape(table: &mut Table<'_>) -> Result<Shape, Fault> {
+    let multiple = table.count("multiple", Some(1), (1, PLAYERS_MAX))?;
+    let players = table.optional("players");
+    let nodes = table.list("teams")?;
+    let mut teams = Vec::new();
+    let mut names = BTreeSet::new();
+    match (players, nodes) {
+        (Some(players), []) => {
+            let name = Name::parse("players").ok();
+            add_team(players, name, &mut names, &mut teams)?;
+        }
+        (None, nodes) if !nodes.is_empty() => {
+            for node in nodes {
+                add_team(node, None, &mut names, &mut teams)?;
+            }
+        }
+        (Some(players), _) => {
+            return players.fail(Reason::Expected {
+                what: "either players or teams",
+            });
+        }
+        (None, _) => {
+            let (at, key) = (table.at, "players");
+            let reason = Reason::Missing { key };
+            return Err(Fault { at, reason });
+        }
+    }
+    let shape = Shape { teams, multiple };
+    let max = shape.players_max();
+    let all_roles = shape.teams.iter().flat_map(|team| &team.roles);
+    let roles: BTreeSet<_> = all_roles.map(|role| &role.name).collect();
+    let roles = roles.len();
+    let place = players.or_else(|| nodes.first());
+    let fail = |reason| match place {
+        Some(node) => node.fail(reason),
+        None => Err(Fault {
+            at: table.at,
+            reason,
+        }),
+    };
+    if roles > ROLES_MAX {
+        return fail(bounds("the number of different roles", 0, ROLES_MAX));
+    }
+    if !(2..=PLAYERS_MAX).contains(&max) {
+        return fail(bounds("the number of users", 2, PLAYERS_MAX as usize));
+    }
+    let least = shape.players_min(Duration::MAX).max(2);
+    if (max / multiple) * multiple < least {
+        let why = "no multiple lies between the fewest and the most users";
+        return fail(Reason::Never { why });
+    }
+    Ok(shape)
+}
+
+fn add_team(
+    node: &Node,
+    name: Option<Name>,
+    names: &mut BTreeSet<Name>,
+    teams: &mut Vec<Team>,
+) -> Result<(), Fault> {
+    let mut table = Table::new(node)?;
+    let is_named = name.is_some();
+    let name = match name {
+        Some(name) => name,
+        None => table.required("name")?.name()?,
+    };
+    let min = table.count("min", None, (1, PLAYERS_MAX))?;
+    let max = table.count("max", None, (1, PLAYERS_MAX))?;
+    if min > max {
+        let why = "the fewest are more than the most";
+        return node.fail(Reason::Never { why });
+    }
+    let quantity = if is_named {
+        1
+    } else {
+        table.count("quantity", Some(1), (1, TEAMS_MAX as u32))?
+    };
+    let relax = relax(
+        table.optional("relax"),
+        f64::from(min),
+        Direction::Fewer,
+        1.0,
+    )?;
+    let roles = roles(table.list("roles")?, max)?;
+    table.finish()?;
+    for number in 1..=quantity {
+        let name = match quantity {
+            1 => Ok(name.clone()),
+            _ => Name::parse(&format!("{name}-{number}")),
+        };
+        let name = name.map_err(|_| node.expected("a shorter name"))?;
+        check_new(names, &name, node)?;
+        if teams.len() == TEAMS_MAX {
+            return node.fail(bounds("the number of teams", 1, TEAMS_MAX));
+        }
+        teams.push(Team {
+            name,
+            min,
+            max,
+            relax: relax.clone(),
+            roles: roles.clone(),
+        });
+    }
+    Ok(())
+}
+
+fn roles(nodes: &[Node], team_max: u32) -> Result<Vec<Role>, Fault> {
+    let mut names = BTreeSet::new();
+    let mut roles = Vec::new();
+    for node in nodes {
+        if roles.len() == TEAM_ROLES_MAX {
+            return node.fail(bounds("the number of roles", 0, TEAM_ROLES_MAX));
+        }
+        let mut table = Table::new(node)?;
+        let name = table.required("name")?.name()?;
+        check_new(&mut names, &name, node)?;
+        let min = table.count("min", Some(0), (0, team_max))?;
+        let max = table.count("max", Some(team_max), (1, team_max))?;
+        table.finish()?;
+        if min > max {
+            let why = "the fewest are more than the most";
+            return node.fail(Reason::Never { why });
+        }
+        roles.push(Role { name, min, max });
+        if roles.iter().map(|role| role.min).sum::<u32>() > team_max {
+            let why = "the roles need more users than the team takes";
+            return node.fail(Reason::Never { why });
+        }
+    }
+    Ok(roles)
+}
+
+fn attributes(node: Option<&Node>) -> Result<BTreeMap<Name, Attribute>, Fault> {
+    let nodes = node.map_or(Ok(&[][..]), Node::list)?;
+    let mut attributes = BTreeMap::new();
+    for node in nodes {
+        let mut table = Table::new(node)?;
+        let name = table.required("name")?.name()?;
+        let kind = table.required("kind")?.choice(&KINDS)?;
+        let merge = match table.optional("party") {
+            Some(node) => {
+                let merge = node.choice(&MERGES)?;
+                if !kind.takes(merge) {
+                    return Err(node.expected("a way to merge values of this kind"));
+                }
+                merge
+            }
+            None => kind.merge_default(),
+        };
+        let default = table.optional("default").map(value).transpose()?;
+        if let (Some(value), Some(node)) = (&default, table.optional("default")) {
+            if value.kind() != kind {
+                return Err(node.expected("a value of the attribute's kind"));
+            }
+            if value.check().is_err() {
+                return Err(node.expected("a value within the limits"));
+            }
+        }
+        table.finish()?;
+        let attribute = Attribute {
+            kind,
+            merge,
+            default,
+        };
+        if attributes.insert(name.clone(), attribute).is_some() {
+            let what = name.to_string();
+            return node.fail(Reason::Repeated { what });
+        }
+        if attributes.len() > ITEMS_MAX {
+            return node.fail(bounds("the number of attributes", 0, ITEMS_MAX));
+        }
+    }
+    Ok(attributes)
+}
+
+fn value(node: &Node) -> Result<Value, Fault> {
+    Ok(match &node.value {
+        Plain::Text(text) => Value::Text(text.clone()),
+        Plain::Number(_) => Value::Number(node.number()?),
+        Plain::List(nodes) => {
+            let texts = nodes.iter().map(|node| Ok(node.text()?.to_owned()));
+            Value::List(texts.collect::<Result<_, _>>()?)
+        }
+        Plain::Table(items) => {
+            let mut map = BTreeMap::new();
+            for (key, node) in items {
+                let name = Name::parse(&key.text).map_err(|_| node.expected("a name"))?;
+                map.insert(name, node.number()?);
+            }
+            Value::Map(map)
+        }
+        Plain::Boolean(_) => return Err(node.expected("a text, a number, a list or a table")),
+    })
+}
+
+fn rule(node: &Node, kinds: &mut BTreeMap<Name, Kind>) -> Result<Rule, Fault> {
+    let mut table = Table::new(node)?;
+    let kind = table.required("kind")?.choice(&RULE_KINDS)?;
+    let mut attribute = |table: &mut Table<'_>, wanted: Kind| {
+        let node = table.required("attribute")?;
+        let name = node.name()?;
+        let known = *kinds.entry(name.clone()).or_insert(wanted);
+        if known != wanted {
+            return Err(node.expected("an attribute of the kind that this rule needs"));
+        }
+        Ok(name)
+    };
+    let (check, base, direction) = match kind {
+        RuleKind::Equal => {
+            let attribute = attribute(&mut table, Kind::Text)?;
+            (Check::Equal { attribute }, 0.0, Direction::Off)
+        }
+        RuleKind::Overlap => {
+            let attribute = attribute(&mut table, Kind::List)?;
+            let min = table.count("min", Some(1), (1, ITEMS_MAX as u32))?;
+            let check = Check::Overlap { attribute };
+            (check, f64::from(min), Direction::Fewer)
+        }
+        RuleKind::Distance => {
+            let attribute = attribute(&mut table, Kind::Number)?;
+            (
+                Check::Distance { attribute },
+                max(&mut table)?,
+                Direction::More,
+            )
+        }
+        RuleKind::Range => {
+            let attribute = attribute(&mut table, Kind::Number)?;
+            let low = table.required("low")?.number()?;
+            let node = table.required("high")?;
+            let high = node.number()?;
+            if low > high {
+                let why = "low is above high";
+                return node.fail(Reason::Never { why });
+            }
+            let check = Check::Range {
+                attribute,
+                low,
+                high,
+            };
+            (check, 0.0, Direction::More)
+        }
+        RuleKind::Latency => {
+            let attribute = attribute(&mut table, Kind::Map)?;
+            let regions = regions(&mut table)?;
+            let check = Check::Latency { attribute, regions };
+            (check, max(&mut table)?, Direction::More)
+        }
+        RuleKind::Block => (Check::Block, 0.0, Direction::Never),
+        RuleKind::Balance => {
+            let attribute = attribute(&mut table, Kind::Number)?;
+            let measures = [("mean", Measure::Mean), ("sum", Measure::Sum)];
+            let measure = table.optional("measure");
+            let measure = measure.map_or(Ok(Measure::Mean), |node| node.choice(&measures))?;
+            let check = Check::Balance { attribute, measure };
+            (check, max(&mut table)?, Direction::More)
+        }
+        RuleKind::Connectivity => {
+            let topologies = [("mesh", Topology::Mesh), ("host", Topology::Host)];
+            let topology = table.optional("topology");
+            let topology = topology.map_or(Ok(Topology::Mesh), |node| node.choice(&topologies))?;
+            let required = table.optional("required");
+            let is_required = required.map_or(Ok(false), Node::boolean)?;
+            let check = Check::Connectivity {
+                topology,
+                is_required,
+            };
+            (check, 0.0, Direction::Off)
+        }
+    };
+    let name = match (table.optional("name"), &check) {
+        (Some(node), _) => node.name()?,
+        (None, Check::Block) => Name::parse("block").map_err(|_| node.expected("a name"))?,
+        (None, Check::Connectivity { .. }) => {
+            Name::parse("connectivity").map_err(|_| node.expected("a name"))?
+        }
+        (None, Check::Balance { attribute, .. }) => {
+            Name::parse(&format!("balance.{attribute}")).unwrap_or_else(|_| attribute.clone())
+        }
+        (None, _) => table.required("attribute")?.name()?,
+    };
+    let weight = match table.optional("weight") {
+        Some(node) => {
+            let weight = node.number()?;
+            if !(0.0..=1000.0).contains(&weight) {
+                return node.fail(bounds("weight", 0, 1000));
+            }
+            weight
+        }
+        None => 1.0,
+    };
+    let relax = relax(table.optional("relax"), base, direction, 0.0)?;
+    table.finish()?;
+    Ok(Rule {
+        name,
+        check,
+        base,
+        relax,
+        weight,
+    })
+}
+
+fn max(table: &mut Table<'_>) -> Result<f64, Fault> {
+    let node = table.required("max")?;
+    let max = node.number()?;
+    if max < 0.0 {
+        let why = "max is negative";
+        return node.fail(Reason::Never { why });
+    }
+    Ok(max)
+}
+
+fn regions(table: &mut Table<'_>) -> Result<Vec<Name>, Fault> {
+    let node = table.required("regions")?;
+    let nodes = node.list()?;
+    if nodes.is_empty() || nodes.len() > REGIONS_MAX {
+        return node.fail(bounds("the number of regions", 1, REGIONS_MAX));
+    }
+    let mut seen = BTreeSet::new();
+    let mut regions = Vec::new();
+    for node in nodes {
+        let name = node.name()?;
+        check_new(&mut seen, &name, node)?;
+        regions.push(name);
+    }
+    Ok(regions)
+}
+
+/// What it means for a limit to ask for less.
+#[derive(Clone, Copy, PartialEq)]
+enum Direction {
+    /// It grows.
+    More,
+    /// It shrinks.
+    Fewer,
+    /// It falls away.
+    Off,
+    /// It does not.
+    Never,
+}
+
+fn relax(node: Option<&Node>, base: f64, direction: Direction, least: f64) -> Result<Relax, Fault> {
+    let Some(node) = node else {
+        return Ok(Relax::default());
+    };
+    if direction == Direction::Never {
+        return Err(node.expected("no relaxation"));
+    }
+    match &node.value {
+        Plain::Table(_) => slope(node, base, direction, least),
+        Plain::List(nodes) => steps(node, nodes, base, direction, least),
+        Plain::Boolean(_) | Plain::Number(_) | Plain::Text(_) => {
+            Err(node.expected("a table with every, by and limit, or a list of steps"))
+        }
+    }
+}
+
+fn slope(node: &Node, base: f64, direction: Direction, least: f64) -> Result<Relax, Fault> {
+    let mut table = Table::new(node)?;
+    let off = table.optional("off").map(Node::duration).transpose()?;
+    if direction == Direction::Off || off.is_some() && table.is_alone("off") {
+        table.finish()?;
+        let off = off.ok_or_else(|| node.expected("a time after which the rule is off"))?;
+        return Ok(Relax::steps(vec![(off, None)]));
+    }
+    let every = table.required("every")?.duration()?;
+    let by_node = table.required("by")?;
+    let by = by_node.number()?;
+    let limit_node = table.required("limit")?;
+    let limit = limit_node.number()?;
+    table.finish()?;
+    if every.is_zero() || by <= 0.0 {
+        return Err(by_node.expected("more than nothing, at intervals"));
+    }
+    let is_looser = match direction {
+        Direction::More => limit >= base,
+        Direction::Fewer => (least..=base).contains(&limit),
+        Direction::Off | Direction::Never => true,
+    };
+    if !is_looser {
+        let why = "this limit asks for more";
+        return limit_node.fail(Reason::Tightens { why });
+    }
+    let by = if direction == Direction::Fewer {
+        -by
+    } else {
+        by
+    };
+    if direction == Direction::Fewer && (by.fract() != 0.0 || limit.fract() != 0.0) {
+        return Err(by_node.expected("a whole number"));
+    }
+    Ok(Relax::slope(Slope {
+        every,
+        by,
+        limit,
+        off,
+    }))
+}
+
+fn steps(
+    node: &Node,
+    nodes: &[Node],
+    base: f64,
+    direction: Direction,
+    least: f64,
+) -> Result<Relax, Fault> {
+    if nodes.is_empty() || nodes.len() > STEPS_MAX {
+        return node.fail(bounds("the number of steps", 1, STEPS_MAX));
+    }
+    let mut steps: Vec<(Duration, Option<f64>)> = Vec::new();
+    let mut last = (Duration::ZERO, Some(base));
+    for node in nodes {
+        let mut table = Table::new(node)?;
+        let after = table.required("after")?.duration()?;
+        let off = table.optional("off").map_or(Ok(false), Node::boolean)?;
+        let value = table.optional("value").map(Node::number).transpose()?;
+        table.finish()?;
+        let limit = match (off, value) {
+            (true, None) => None,
+            (false, Some(value)) if direction != Direction::Off => Some(value),
+            _ => return Err(node.expected("either a value or off = true")),
+        };
+        let is_looser = match (last.1, limit, direction) {
+            (_, None, _) => true,
+            (None, Some(_), _) => false,
+            (Some(before), Some(limit), Direction::More) => limit >= before,
+            (Some(before), Some(limit), _) => {
+                if limit.fract() != 0.0 {
+                    return Err(node.expected("a whole number"));
+                }
+                (least..=before).contains(&limit)
+            }
+        };
+        if after <= last.0 || !is_looser {
+            let why = "this step comes too early or asks for more";
+            return node.fail(Reason::Tightens { why });
+        }
+        last = (after, limit);
+        steps.push(last);
+    }
+    Ok(Relax::steps(steps))
+}
+
+#[derive(Clone, Copy)]
+enum RuleKind {
+    Equal,
+    Overlap,
+    Distance,
+    Range,
+    Latency,
+    Block,
+    Balance,
+    Connectivity,
+}
+
+/// The most different roles of all teams.
+const ROLES_MAX: usize = 64;
+
+const RULE_KINDS: [(&str, RuleKind); 8] = [
+    ("equal", RuleKind::Equal),
+    ("overlap", RuleKind::Overlap),
+    ("distance", RuleKind::Distance),
+    ("range", RuleKind::Range),
+    ("latency", RuleKind::Latency),
+    ("block", RuleKind::Block),
+    ("balance", RuleKind::Balance),
+    ("connectivity", RuleKind::Connectivity),
+];
+
+const KINDS: [(&str, Kind); 4] = [
+    ("string", Kind::Text),
+    ("number", Kind::Number),
+    ("list", Kind::List),
+    ("map", Kind::Map),
+];
+
+const MERGES: [(&str, Merge); 6] = [
+    ("avg", Merge::Average),
+    ("min", Merge::Least),
+    ("max", Merge::Greatest),
+    ("union", Merge::Union),
+    ("intersection", Merge::Intersection),
+    ("first", Merge::First),
+];

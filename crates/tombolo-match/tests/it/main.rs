@@ -1,0 +1,12 @@
+//! What every matcher and every reader of a pool's log relies on.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod checker;
+mod matching;
+mod queries;
+mod random;
+mod ready;
+mod rules;
+mod teams;
+mod tickets;
+mod world;

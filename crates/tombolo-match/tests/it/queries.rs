@@ -1,0 +1,110 @@
+//! The query form.
+
+use tombolo_match::{Query, Value};
+
+use crate::world::{World, asking, having, list, map, solo, text};
+
+fn duel() -> World {
+    World::new("name = \"duel\"\nplayers = { min = 2, max = 2 }")
+}
+
+#[test]
+fn what_must_be_must_be_on_both_sides() {
+    let mut world = duel();
+    let eu = |number| having(solo(number), "region", text("eu"));
+    world.submit_all([asking(eu(1), "+region:us"), asking(eu(2), "+region:eu")]);
+    assert!(
+        world.matched().is_empty(),
+        "the first does not want the second"
+    );
+    world
+        .submit(asking(eu(3), "+properties.region:eu *"))
+        .unwrap();
+    assert_eq!(world.matched(), [["u2", "u3"]]);
+}
+
+#[test]
+fn what_must_not_be_keeps_apart() {
+    let mut world = duel();
+    let mode = |number, mode| having(solo(number), "mode", text(mode));
+    world.submit_all([asking(mode(1, "casual"), "-mode:ranked"), mode(2, "ranked")]);
+    assert!(world.matched().is_empty());
+    world.submit(mode(3, "casual")).unwrap();
+    assert_eq!(world.matched(), [["u1", "u3"]]);
+}
+
+#[test]
+fn numbers_lie_in_ranges() {
+    let mut world = duel();
+    let rank = |number, rank: f64| having(solo(number), "rank", Value::Number(rank));
+    world.submit_all([
+        asking(rank(1, 5.0), "+rank:>=10 +rank:<20"),
+        rank(2, 9.5),
+        rank(3, 20.0),
+    ]);
+    assert_eq!(
+        world.matched(),
+        [["u2", "u3"]],
+        "who asks for nothing takes anybody"
+    );
+    world.submit(rank(4, 10.0)).unwrap();
+    assert_eq!(world.matched(), [["u1", "u4"]]);
+}
+
+#[test]
+fn lists_tags_maps_and_prefixes_are_asked_for() {
+    let mut world = duel();
+    let mut tagged = having(solo(1), "maps", list(&["dust", "inferno"]));
+    tagged.tags.insert(crate::world::name("beta"));
+    let tagged = having(tagged, "ping", map(&[("eu", 40.0)]));
+    let query = "+tags:beta +maps:inf* +ping.eu:<50 -ping.us:* +maps:*";
+    world.submit_all([asking(solo(2), query)]);
+    world
+        .submit(having(solo(3), "maps", list(&["inferno"])))
+        .unwrap();
+    assert!(world.matched().is_empty());
+    world.submit(tagged).unwrap();
+    let matched = world.matched();
+    assert!(matched.contains(&vec!["u1".to_owned(), "u2".to_owned()]) || matched == [["u1", "u3"]]);
+}
+
+#[test]
+fn what_would_be_better_is_taken_first_and_shows_in_the_quality() {
+    let mut world = duel();
+    let mode = |number, mode| having(solo(number), "mode", text(mode));
+    let blocker = |ticket| asking(ticket, "+wants:me");
+    world.submit_all([blocker(mode(1, "ranked")), blocker(mode(2, "casual"))]);
+    assert!(world.matched().is_empty());
+    let chooser = having(mode(3, "any"), "wants", text("me"));
+    world
+        .submit(asking(chooser, "mode:casual^3 mode:ranked mode:any"))
+        .unwrap();
+    let formed = world.step();
+    assert_eq!(crate::world::users(&formed[0]), ["u2", "u3"]);
+    assert_eq!(formed[0].quality, 600);
+}
+
+#[test]
+fn bad_queries_say_where() {
+    let error = |text: &str| Query::parse(text).unwrap_err().to_string();
+    assert_eq!(error("+region"), "column 8: a colon is expected");
+    assert_eq!(
+        error("a:b  +:x"),
+        "column 7: the name of an attribute is expected"
+    );
+    assert_eq!(error("a:>=x"), "column 5: a number is expected");
+    assert_eq!(error("a:>=NaN"), "column 5: a number is expected");
+    assert_eq!(error("a:\"x"), "column 5: a closing quote is expected");
+    assert_eq!(error("+a:x^2"), "column 7: no ^ after + or - is expected");
+    assert_eq!(
+        error("a:x^-1"),
+        "column 5: a number from 0 to 1000 is expected"
+    );
+    assert_eq!(error(&"a:b ".repeat(33)), "a query has at most 32 clauses");
+    assert_eq!(
+        error(&"a".repeat(1025)),
+        "a query is at most 1024 bytes long"
+    );
+    assert!(Query::parse("é:è").is_err());
+    assert!(Query::parse("a:\"b c\"^2 *").is_ok());
+}

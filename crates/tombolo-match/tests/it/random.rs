@@ -1,0 +1,252 @@
+//! Random pools against the independent checker.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt as _, SeedableRng as _};
+use tombolo_match::{Body, Event, Reach, Ticket, TicketId, Value};
+
+use crate::checker::{Known, Plan, QUERIES, REGIONS};
+use crate::world::{World, asking, id, list, map, name, player, text};
+
+/// A pool with random rules to which random tickets come.
+struct Dice(ChaCha8Rng);
+
+#[test]
+fn no_match_breaks_a_rule_and_no_ticket_is_in_two() {
+    let mut formed = 0;
+    for seed in 0..400 {
+        let mut dice = Dice(ChaCha8Rng::seed_from_u64(seed));
+        let plan = dice.plan();
+        formed += run(seed, &plan, &mut dice);
+    }
+    assert!(
+        formed > 1000,
+        "{formed} matches are too few to say anything"
+    );
+}
+
+/// Lets tickets come for a while; returns how many matches there were.
+fn run(seed: u64, plan: &Plan, dice: &mut Dice) -> usize {
+    let mut world = World::new(&plan.document());
+    let start = world.now;
+    let mut known: BTreeMap<TicketId, Known> = BTreeMap::new();
+    let mut formed = 0;
+    let mut next = 0;
+    for second in 0..12 {
+        world.wait(1);
+        assert_eq!(world.now.since(start).as_secs(), second + 1);
+        let now = second + 1;
+        for _ in 0..dice.below(8) {
+            next += 1;
+            let ticket = dice.ticket(plan, next);
+            let events = world.submit(ticket.clone());
+            if events.is_ok() {
+                known.insert(ticket.id, Known { ticket, since: now });
+            }
+        }
+        if dice.below(4) == 0
+            && let Some(id) = known.keys().next().copied()
+        {
+            world.apply(Body::Cancelled(id)).unwrap();
+            known.remove(&id);
+        }
+        for event in world.events() {
+            let Event::Matched(matched) = event else {
+                panic!("seed {seed}: {event:?}");
+            };
+            let wrong = plan.wrong(&known, &matched, now);
+            assert!(
+                wrong.is_empty(),
+                "seed {seed}: {wrong:?}\n{plan:?}\n{matched:?}"
+            );
+            for party in matched.parties() {
+                known.remove(&party.ticket);
+            }
+            formed += 1;
+        }
+        assert_eq!(world.pool.ticket_count(), known.len(), "seed {seed}");
+        if plan.teams == [(2, 2)] || plan.teams == [(1, 1), (1, 1)] {
+            nobody_is_left(seed, plan, &known, now);
+        }
+    }
+    formed
+}
+
+/// Two who would both have taken each other have not both been left.
+fn nobody_is_left(seed: u64, plan: &Plan, known: &BTreeMap<TicketId, Known>, now: u64) {
+    let all: Vec<_> = known.values().collect();
+    for (at, a) in all.iter().enumerate() {
+        for b in &all[at + 1..] {
+            if a.ticket.players.len() + b.ticket.players.len() != 2 || plan.healers.is_some() {
+                continue;
+            }
+            let gap = (skill(&a.ticket) - skill(&b.ticket)).abs();
+            let is_balanced = plan.teams.len() == 1 || plan.balance.is_none_or(|max| gap <= max);
+            let discord = plan.discord(&[a, b], now);
+            assert!(
+                !discord.is_empty() || !is_balanced,
+                "seed {seed}: {:?} and {:?} wait at {now}\n{plan:?}",
+                a.ticket,
+                b.ticket
+            );
+        }
+    }
+}
+
+fn skill(ticket: &Ticket) -> f64 {
+    match ticket.players[0].attributes.get("skill") {
+        Some(Value::Number(skill)) => *skill,
+        _ => f64::NAN,
+    }
+}
+
+#[test]
+fn the_same_log_gives_the_same_matches() {
+    for seed in 0..40 {
+        let run = || {
+            let mut dice = Dice(ChaCha8Rng::seed_from_u64(seed));
+            let plan = dice.plan();
+            let mut world = World::new(&plan.document());
+            let mut all = Vec::new();
+            for next in 1..120 {
+                if dice.below(10) == 0 {
+                    world.wait(1);
+                }
+                let _ = world.submit(dice.ticket(&plan, next));
+                let step = world.pool.propose(world.now, 1 + dice.below(40));
+                all.extend(world.apply(Body::Claimed(step.matches)).unwrap());
+            }
+            all
+        };
+        assert_eq!(run(), run(), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_small_budget_comes_to_the_same_end() {
+    for seed in 0..60 {
+        let mut dice = Dice(ChaCha8Rng::seed_from_u64(seed));
+        let mut plan = dice.plan();
+        plan.fill = 0;
+        let mut world = World::new(&plan.document());
+        for next in 1..60 {
+            let _ = world.submit(dice.ticket(&plan, next));
+        }
+        let mut steps = 0;
+        loop {
+            let step = world.pool.propose(world.now, 1);
+            steps += 1;
+            assert!(steps < 10_000, "seed {seed}: it does not end");
+            let is_complete = step.is_complete;
+            world.apply(Body::Claimed(step.matches)).unwrap();
+            if is_complete {
+                break;
+            }
+        }
+        world.wait(1);
+        let before: BTreeSet<_> = world.waiting().into_iter().collect();
+        world.step();
+        let after: BTreeSet<_> = world.waiting().into_iter().collect();
+        if plan.teams == [(2, 2)]
+            && plan.distance.is_none()
+            && plan.equal.is_none_or(|off| off.is_none())
+        {
+            assert_eq!(before, after, "seed {seed}: a large budget finds no more");
+        }
+    }
+}
+
+impl Dice {
+    fn plan(&mut self) -> Plan {
+        let shapes: [&[(u32, u32)]; 6] = [
+            &[(2, 2)],
+            &[(1, 1), (1, 1)],
+            &[(2, 4)],
+            &[(2, 2), (2, 2)],
+            &[(1, 3), (2, 4)],
+            &[(4, 10)],
+        ];
+        let teams = shapes[self.below(6) as usize].to_vec();
+        let least = teams.iter().map(|(min, _)| *min).min().unwrap_or(1);
+        Plan {
+            teams,
+            equal: self.maybe(|dice| dice.maybe(|dice| 1 + dice.below(6))),
+            overlap: self.rarely(|dice| 1 + dice.below(2) as usize),
+            distance: self.maybe(|dice| (dice.below(40) as f64, dice.below(2) as f64 * 5.0, 60.0)),
+            latency: self.rarely(|_| 80.0),
+            has_blocks: self.below(3) == 0,
+            balance: self.rarely(|dice| 5.0 + dice.below(30) as f64),
+            is_direct: self.below(4) == 0,
+            healers: self
+                .rarely(|dice| 1 + dice.below(2) as u32)
+                .map(|healers| healers.min(least)),
+            is_oldest: self.below(4) == 0,
+            fill: self.below(3),
+        }
+    }
+
+    fn ticket(&mut self, plan: &Plan, number: u128) -> Ticket {
+        let largest = plan.teams.iter().map(|(_, max)| *max).max().unwrap_or(1);
+        let size = if self.below(3) == 0 {
+            1 + self.below(largest.into())
+        } else {
+            1
+        };
+        let players = (0..size).map(|at| {
+            let mut player = player(&format!("u{number}.{at}"))
+                .with(name("skill"), Value::Number(self.below(100) as f64))
+                .with(name("mode"), text(["a", "b", "c"][self.below(3) as usize]))
+                .with(name("maps"), {
+                    let maps: Vec<_> = ["x", "y", "z"]
+                        .into_iter()
+                        .filter(|_| self.below(3) > 0)
+                        .collect();
+                    list(&maps)
+                })
+                .with(name("ping"), {
+                    let pings: Vec<_> = REGIONS
+                        .into_iter()
+                        .filter_map(|region| self.often(|dice| (region, dice.below(160) as f64)))
+                        .collect();
+                    map(&pings)
+                });
+            player.reach = Reach::ALL[self.below(6) as usize];
+            if self.below(4) == 0 && number > 1 {
+                let blocked = 1 + u128::from(self.below(number as u64 - 1));
+                player
+                    .blocks
+                    .push(crate::world::user(&format!("u{blocked}.0")));
+            }
+            if plan.healers.is_some() {
+                let roles = [&["healer"][..], &["fighter"], &["fighter", "healer"], &[]];
+                let roles = roles[self.below(4) as usize];
+                player.roles = roles.iter().map(|role| name(role)).collect();
+            }
+            player
+        });
+        let players = players.collect();
+        let mut ticket = Ticket::new(id(number), players);
+        ticket.priority = self.below(2) as i8;
+        match self.below(12) {
+            query @ 0..4 => asking(ticket, QUERIES[query as usize]),
+            _ => ticket,
+        }
+    }
+
+    fn maybe<T>(&mut self, some: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        (self.below(2) == 0).then(|| some(self))
+    }
+
+    fn rarely<T>(&mut self, some: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        (self.below(5) == 0).then(|| some(self))
+    }
+
+    fn often<T>(&mut self, some: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        (self.below(5) > 0).then(|| some(self))
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.0.random_range(0..end)
+    }
+}

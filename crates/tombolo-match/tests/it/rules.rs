@@ -1,0 +1,200 @@
+//! Rules that are refused, and where.
+
+use tombolo_match::{DOCUMENT_BYTES_MAX, Rules};
+
+fn error(text: &str) -> String {
+    match Rules::parse(text) {
+        Ok(rules) => panic!("these are good: {rules:?}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+const GOOD: &str = "name = \"pool\"\nplayers = { min = 2, max = 8 }\n";
+
+fn with(rest: &str) -> String {
+    error(&format!("{GOOD}{rest}"))
+}
+
+#[test]
+fn toml_and_json_say_the_same() {
+    let toml = Rules::parse(
+        r#"
+        name = "pool"
+        judge = "oldest"
+        ready = "10s"
+        [[teams]]
+        name = "side"
+        quantity = 2
+        min = 1
+        max = 3
+        roles = [{ name = "goal", min = 1, max = 1 }, { name = "field" }]
+        [[attributes]]
+        name = "skill"
+        kind = "number"
+        party = "max"
+        default = 1000
+        [[rules]]
+        kind = "distance"
+        attribute = "skill"
+        max = 100
+        relax = { every = "1500ms", by = 10, limit = 200, off = "1m" }
+        [[rules]]
+        kind = "equal"
+        attribute = "mode"
+        relax = [{ after = 30, off = true }]
+    "#,
+    );
+    let json = Rules::parse(
+        r#"{
+        "name": "pool", "judge": "oldest", "ready": 10,
+        "teams": [{ "name": "side", "quantity": 2, "min": 1, "max": 3,
+            "roles": [{ "name": "goal", "min": 1, "max": 1 }, { "name": "field" }] }],
+        "attributes": [{ "name": "skill", "kind": "number", "party": "max", "default": 1e3 }],
+        "rules": [
+            { "kind": "distance", "attribute": "skill", "max": 100,
+              "relax": { "every": 1.5, "by": 10, "limit": 200, "off": 60 } },
+            { "kind": "equal", "attribute": "mode", "relax": { "off": "30s" } }
+        ]
+    }"#,
+    );
+    assert_eq!(toml.unwrap(), json.unwrap());
+}
+
+#[test]
+fn mistakes_are_told_with_line_and_column() {
+    assert_eq!(
+        error("name = "),
+        "line 1, column 8: string values must be quoted, expected literal string"
+    );
+    assert_eq!(
+        error("name = \"pool\""),
+        "line 1, column 1: players is missing here"
+    );
+    assert_eq!(
+        error("name = \"pool\"\nplayers = { min = 4, max = 2 }"),
+        "line 2, column 11: no match can ever satisfy this: the fewest are more than the most"
+    );
+    assert_eq!(
+        with("[[rules]]\nkind = \"distanse\""),
+        "line 4, column 8: distanse is none of equal, overlap, distance, range, latency, block, \
+         balance, connectivity"
+    );
+    assert_eq!(
+        with("[[rules]]\nkind = \"equal\""),
+        "line 3, column 1: attribute is missing here"
+    );
+    assert_eq!(
+        with("tick = \"soon\""),
+        "line 3, column 8: a time of at most a day, such as 500ms, 5s or 2m is expected here"
+    );
+    assert_eq!(
+        with(
+            "[[rules]]\nkind = \"equal\"\nattribute = \"mode\"\n[[rules]]\nkind = \"equal\"\nattribute = \"mode\""
+        ),
+        "line 6, column 1: mode is there twice"
+    );
+}
+
+#[test]
+fn mistakes_in_json_are_told_with_line_and_column() {
+    assert_eq!(
+        error("{\n  \"name\": \"pool\",\n  \"players\": { \"min\": 2, \"max\": true }\n}"),
+        "line 3, column 33: a number within 1e15 is expected here"
+    );
+    assert_eq!(
+        error("{\n \"name\": \"a\",\n \"name\": \"b\" }"),
+        "line 3, column 2: name is there twice"
+    );
+    assert_eq!(
+        error("{\n \"name\": \"a\",, }"),
+        "line 2, column 14: key must be a string"
+    );
+    assert_eq!(
+        error("{ \"name\": null }"),
+        "line 1, column 11: no null is expected here"
+    );
+    let deep = format!("{{ \"name\": {}{} }}", "[".repeat(40), "]".repeat(40));
+    assert!(
+        error(&deep).ends_with("less nesting is expected here"),
+        "{}",
+        error(&deep)
+    );
+}
+
+#[test]
+fn rules_that_no_match_can_satisfy_are_refused() {
+    for rest in [
+        "multiple = 10",
+        "[[rules]]\nkind = \"distance\"\nattribute = \"a\"\nmax = -1",
+        "[[rules]]\nkind = \"range\"\nattribute = \"a\"\nlow = 2\nhigh = 1",
+    ] {
+        assert!(
+            with(rest).contains("no match can ever satisfy this"),
+            "{rest}: {}",
+            with(rest)
+        );
+    }
+    let roles = "name = \"a\"\n[[teams]]\nname = \"t\"\nmin = 1\nmax = 2
+        roles = [{ name = \"x\", min = 2 }, { name = \"y\", min = 1 }]";
+    assert!(error(roles).contains("the roles need more users than the team takes"));
+    assert!(error("name = \"a\"\nplayers = { min = 1, max = 1 }").contains("from 2 to 1000"));
+    assert!(
+        error("name = \"a\"\nplayers = { min = 1, max = 1001 }").contains("max is from 1 to 1000")
+    );
+}
+
+#[test]
+fn relaxing_asks_for_less_and_less() {
+    let distance = "[[rules]]\nkind = \"distance\"\nattribute = \"a\"\nmax = 10\nrelax = ";
+    for relax in [
+        "{ every = 1, by = 1, limit = 9 }",
+        "[{ after = 1, value = 9 }]",
+        "[{ after = 2, value = 20 }, { after = 1, value = 30 }]",
+        "[{ after = 2, off = true }, { after = 3, value = 30 }]",
+    ] {
+        let error = with(&format!("{distance}{relax}"));
+        assert!(
+            error.contains("relaxing must ask for less"),
+            "{relax}: {error}"
+        );
+    }
+    for relax in [
+        "{ every = 0, by = 1, limit = 20 }",
+        "{ every = 1, by = 0, limit = 20 }",
+        "3",
+        "[]",
+    ] {
+        with(&format!("{distance}{relax}"));
+    }
+    assert!(with("[[rules]]\nkind = \"block\"\nrelax = { off = 3 }").contains("no relaxation"));
+    let more = "name = \"a\"\nplayers = { min = 2, max = 8, relax = [{ after = 1, value = 3 }] }";
+    assert!(
+        error(more).contains("relaxing must ask for less"),
+        "{}",
+        error(more)
+    );
+}
+
+#[test]
+fn absurd_documents_are_refused() {
+    assert!(error(&" ".repeat(DOCUMENT_BYTES_MAX + 1)).contains("rules are at most"));
+    assert!(error(&format!("{GOOD}tick = {}", "[".repeat(10_000))).starts_with("line 3"));
+    let many = "[[rules]]\nkind = \"block\"\nname = \"x\"\n".repeat(2);
+    assert!(with(&many).contains("x is there twice"));
+    let many: String = (0..33)
+        .map(|at| format!("[[rules]]\nkind = \"block\"\nname = \"x{at}\"\n"))
+        .collect();
+    assert!(with(&many).contains("the number of rules is from 0 to 32"));
+    assert!(
+        with("[[rules]]\nkind = \"distance\"\nattribute = \"a\"\nmax = nan").contains("a number")
+    );
+    assert!(
+        with("[[rules]]\nkind = \"distance\"\nattribute = \"a\"\nmax = 1e300").contains("a number")
+    );
+    assert!(
+        with("[[rules]]\nkind = \"latency\"\nattribute = \"a\"\nregions = []\nmax = 1")
+            .contains("from 1 to 64")
+    );
+    let clash = "[[rules]]\nkind = \"equal\"\nattribute = \"a\"\n[[rules]]\nkind = \"distance\"\nattribute = \"a\"\nmax = 1";
+    assert!(with(clash).contains("of the kind that this rule needs"));
+}

@@ -1,0 +1,162 @@
+//! Tickets come, change and go.
+
+use std::time::Duration;
+
+use tombolo_match::{Body, EndReason, Event, Illegal};
+
+use crate::world::{World, ended, id, player, solo, user};
+
+fn trio() -> World {
+    World::new("name = \"trio\"\nplayers = { min = 3, max = 3 }")
+}
+
+fn dropped(number: u128) -> Body {
+    Body::Dropped {
+        ticket: id(number),
+        user: user(&format!("u{number}")),
+    }
+}
+
+#[test]
+fn a_user_has_one_ticket() {
+    let mut world = trio();
+    world.submit(solo(1)).unwrap();
+    let mut second = solo(2);
+    second.players.push(player("u1"));
+    assert_eq!(
+        world.submit(second),
+        Err(Illegal::Busy { user: user("u1") })
+    );
+    world.apply(Body::Cancelled(id(1))).unwrap();
+    let mut third = solo(3);
+    third.players.push(player("u1"));
+    world.submit(third).unwrap();
+}
+
+#[test]
+fn a_ticket_does_not_come_twice() {
+    let mut world = trio();
+    world.submit(solo(1)).unwrap();
+    assert_eq!(world.submit(solo(1)), Err(Illegal::Repeated));
+    let events = world.apply(Body::Cancelled(id(1))).unwrap();
+    assert_eq!(ended(&events), [(1, EndReason::Cancelled)]);
+    assert_eq!(
+        world.submit(solo(1)),
+        Err(Illegal::Repeated),
+        "an entry that was appended twice"
+    );
+}
+
+#[test]
+fn a_full_pool_takes_nobody() {
+    let mut world = World::new("name = \"small\"\ntickets = 2\nplayers = { min = 3, max = 3 }");
+    world.submit_all([solo(1), solo(2)]);
+    assert_eq!(world.submit(solo(3)), Err(Illegal::Full));
+}
+
+#[test]
+fn a_party_that_changes_keeps_its_place() {
+    let mut world = trio();
+    world.submit_all([solo(1), solo(2)]);
+    let ticket = id(1);
+    let players = vec![player("u1"), player("friend")];
+    let events = world.apply(Body::Changed { ticket, players }).unwrap();
+    assert_eq!(
+        events,
+        [Event::Changed {
+            ticket,
+            revision: 1
+        }]
+    );
+    assert_eq!(world.waiting(), [1, 2]);
+    assert_eq!(world.matched(), [["friend", "u1", "u2"]]);
+}
+
+#[test]
+fn a_claim_for_a_party_that_has_changed_since_is_refused() {
+    let mut world = World::new("name = \"duel\"\nplayers = { min = 2, max = 2 }");
+    world.submit_all([solo(1), solo(2), solo(3), solo(4)]);
+    let step = world.pool.propose(world.now, 1000);
+    assert_eq!(step.matches.len(), 2);
+    let players = vec![player("u1")];
+    world
+        .apply(Body::Changed {
+            ticket: id(1),
+            players,
+        })
+        .unwrap();
+    let events = world.apply(Body::Claimed(step.matches.clone())).unwrap();
+    assert!(matches!(
+        events[..],
+        [Event::Refused { .. }, Event::Matched(_)]
+    ));
+    let events = world.apply(Body::Claimed(step.matches)).unwrap();
+    assert!(matches!(
+        events[..],
+        [Event::Refused { .. }, Event::Refused { .. }]
+    ));
+    assert_eq!(world.matched(), [["u1", "u2"]]);
+}
+
+#[test]
+fn what_was_not_claimed_is_proposed_again() {
+    let mut world = World::new("name = \"duel\"\nplayers = { min = 2, max = 2 }");
+    world.submit_all([solo(1), solo(2)]);
+    let first = world.pool.propose(world.now, 1000);
+    let again = world.pool.propose(world.now, 1000);
+    assert_eq!(first.matches, again.matches);
+}
+
+#[test]
+fn a_user_without_grace_takes_its_ticket_along() {
+    let mut world = trio();
+    world.submit(solo(1)).unwrap();
+    let events = world.apply(dropped(1)).unwrap();
+    assert_eq!(ended(&events), [(1, EndReason::Gone)]);
+}
+
+#[test]
+fn a_user_may_come_back_to_its_ticket() {
+    let mut world = World::new("name = \"duel\"\nplayers = { min = 2, max = 2 }");
+    let mut graced = solo(1);
+    graced.grace = Duration::from_secs(30);
+    world.submit(graced).unwrap();
+    world.apply(dropped(1)).unwrap();
+    world.submit(solo(2)).unwrap();
+    assert!(
+        world.matched().is_empty(),
+        "nobody is matched with who is away"
+    );
+    world.wait(29);
+    let (ticket, user) = (id(1), user("u1"));
+    world.apply(Body::Returned { ticket, user }).unwrap();
+    assert_eq!(world.matched(), [["u1", "u2"]]);
+}
+
+#[test]
+fn a_user_that_does_not_come_back_is_gone() {
+    let mut world = trio();
+    let mut graced = solo(1);
+    graced.grace = Duration::from_secs(30);
+    world.submit(graced).unwrap();
+    world.apply(dropped(1)).unwrap();
+    assert_eq!(
+        world.pool.poll_timeout(),
+        Some(world.now.after(Duration::from_secs(30)))
+    );
+    assert_eq!(ended(&world.wait(30)), [(1, EndReason::Gone)]);
+    assert_eq!(world.pool.poll_timeout(), None);
+}
+
+#[test]
+fn the_estimate_is_what_others_have_waited() {
+    let mut world = World::new("name = \"duel\"\nplayers = { min = 2, max = 2 }");
+    world.submit(solo(1)).unwrap();
+    assert_eq!(world.pool.estimate(&id(1)), None);
+    world.wait(8);
+    world.submit(solo(2)).unwrap();
+    assert_eq!(world.matched().len(), 1);
+    world.submit(solo(3)).unwrap();
+    let estimate = world.pool.estimate(&id(3)).unwrap();
+    assert_eq!(estimate.most, Duration::from_secs(8));
+}
