@@ -51,11 +51,10 @@ pub const TICKETS_MAX: usize = 1_000_000;
 /// "#)?;
 /// assert_eq!(rules.shape.players_max(), 10);
 ///
-/// let error = Rules::parse("name = \"ranked\"\nteam = 3").unwrap_err();
+/// let error = Rules::parse("name = \"ranked\"\nplayers = { min = 4, max = 2 }").unwrap_err();
 /// assert_eq!(
 ///     error.to_string(),
-///     "line 2, column 1: team is not known here; there are name, judge, tick, fill, patience, ready, \
-///      tickets, multiple, players, teams, attributes, rules"
+///     "line 2, column 11: no match can ever satisfy this: the fewest are more than the most"
 /// );
 /// # Ok::<(), tombolo_match::RulesError>(())
 /// ```

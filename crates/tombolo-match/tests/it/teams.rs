@@ -146,7 +146,7 @@ fn teams_are_made_even() {
 
 #[test]
 fn teams_that_cannot_be_even_do_not_begin() {
-    let rules = TEAMS.replace("= 5", "= 1").replace("min = 1", "min = 1")
+    let rules = TEAMS.replace("= 5", "= 1")
         + "[[rules]]\nkind = \"balance\"\nattribute = \"skill\"\nmax = 10\nrelax = { off = 5 }";
     let mut world = World::new(&rules);
     world.submit_all([skilled(1, &[0.0]), skilled(2, &[20.0])]);

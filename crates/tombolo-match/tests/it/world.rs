@@ -50,13 +50,13 @@ impl World {
 
     /// Lets the matcher work until nothing is left to do, and claims what it proposes.
     pub(crate) fn step(&mut self) -> Vec<Formed> {
-        self.events()
-            .into_iter()
-            .filter_map(|event| match event {
-                Event::Matched(formed) | Event::Asked { formed, .. } => Some(*formed),
-                _ => None,
-            })
-            .collect()
+        let formed = self.events().into_iter().filter_map(|event| {
+            if let Event::Matched(formed) | Event::Asked { formed, .. } = event {
+                return Some(*formed);
+            }
+            None
+        });
+        formed.collect()
     }
 
     pub(crate) fn events(&mut self) -> Vec<Event> {
@@ -148,9 +148,11 @@ pub(crate) fn map(numbers: &[(&str, f64)]) -> Value {
 }
 
 pub(crate) fn ended(events: &[Event]) -> Vec<(u128, EndReason)> {
-    let ended = events.iter().filter_map(|event| match event {
-        Event::Ended { ticket, reason } => Some((u128::from_be_bytes(ticket.0), *reason)),
-        _ => None,
+    let ended = events.iter().filter_map(|event| {
+        if let Event::Ended { ticket, reason } = event {
+            return Some((u128::from_be_bytes(ticket.0), *reason));
+        }
+        None
     });
     ended.collect()
 }
