@@ -106,6 +106,54 @@ fn an_unanswered_request_is_repeated_ever_more_rarely_and_then_given_up() {
 }
 
 #[test]
+fn every_request_has_a_transaction_id_of_its_own() {
+    let mut lab = Lab::allocated();
+    let mut ids = std::collections::BTreeSet::new();
+    for port in 1..=200 {
+        lab.client
+            .connect_peer(lab.now, ([203, 0, 113, 9], port).into());
+        ids.insert(script::message(&lab.packet(b"x")).transaction_id());
+        let bind = lab.request(Method::CHANNEL_BIND);
+        ids.insert(script::message(&bind).transaction_id());
+        lab.reply(lab.script.success(&bind));
+    }
+    assert_eq!(
+        ids.len(),
+        399,
+        "a packet goes on a channel once it is bound"
+    );
+    // Each bit is set in about half of them.
+    for bit in 0..96 {
+        let is_set = |id: &&tombolo_stun::TransactionId| id.0[bit / 8] >> (bit % 8) & 1 == 1;
+        let set = ids.iter().filter(is_set).count();
+        assert!((120..280).contains(&set), "bit {bit}: {set}");
+    }
+}
+
+#[test]
+fn a_request_with_usual_credentials_fits_576_bytes() {
+    let mut config = config(Transport::Udp);
+    config.username = "u".repeat(200);
+    config.family = tombolo_turn::client::Family::V6;
+    let mut lab = Lab::with(config);
+    lab.script.set_credentials(&"u".repeat(200), "secret");
+    let v6: SocketAddr = "[2001:db8::1]:9".parse().expect("a literal");
+    lab.client.connect_peer(lab.now, v6);
+    let first = lab.request(Method::ALLOCATE);
+    let nonce = format!("obMatJos2AAAB{}", "n".repeat(47));
+    let list = &[0, 2, 0, 0, 0, 1, 0, 0];
+    lab.reply(lab.script.offer(&first, &nonce, Some(list)));
+    let signed = lab.request(Method::ALLOCATE);
+    lab.reply(lab.script.allocated_for_sha256(&signed, v6));
+    let bind = lab.request(Method::CHANNEL_BIND);
+    for bytes in [&signed, &bind] {
+        // Headers of IPv4 and UDP come on top.
+        assert!(bytes.len() + 28 <= 576, "{}", bytes.len());
+        assert!(bytes.len() > 350, "{}", bytes.len());
+    }
+}
+
+#[test]
 fn nothing_is_sent_twice_over_a_stream() {
     let mut lab = Lab::with(config(Transport::Tcp));
     lab.request(Method::ALLOCATE);

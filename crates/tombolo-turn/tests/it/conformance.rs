@@ -1,30 +1,119 @@
-//! The tables of `docs/turn-conformance` against the tests that they name.
+//! The tables of `docs/turn-conformance` against the tests that they name, and against the number of
+//! sentences in each section of each RFC that ask for something.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 #[test]
 fn the_conformance_tables_name_tests_that_exist() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut sources = Vec::new();
-    collect(&root.join("crates"), "rs", &mut sources);
+    collect(&root().join("crates"), "rs", &mut sources);
     let defined: BTreeSet<String> = sources
         .iter()
         .flat_map(|path| names_in(&read(path)))
         .collect();
     let mut tables = Vec::new();
-    collect(&root.join("docs/turn-conformance"), "md", &mut tables);
+    collect(&root().join("docs/turn-conformance"), "md", &mut tables);
     assert!(!tables.is_empty());
     let named = tables.iter().flat_map(|path| tests_named_in(&read(path)));
     let missing: Vec<String> = named.filter(|name| !defined.contains(name)).collect();
     assert_eq!(missing, [""; 0], "rename them in the tables too");
 }
 
+#[test]
+fn each_sentence_of_the_rfcs_that_asks_for_something_has_one_row() {
+    for (rfc, sections) in SENTENCES {
+        let mut wanted: BTreeSet<(String, u32)> = BTreeSet::new();
+        for (section, count) in *sections {
+            wanted.extend((1..=*count).map(|number| ((*section).to_owned(), number)));
+        }
+        for row in rows_of(rfc) {
+            for number in row.numbers {
+                let key = (row.section.clone(), number);
+                assert!(wanted.remove(&key), "RFC {rfc} §{} {number}", key.0);
+            }
+        }
+        assert_eq!(wanted, BTreeSet::new(), "RFC {rfc}: these have no row");
+    }
+}
+
+#[test]
+fn the_overview_counts_the_rows_as_they_are() {
+    let overview = read(&root().join("docs/turn-conformance.md"));
+    for (rfc, _) in SENTENCES {
+        let mut counts: BTreeMap<Verdict, usize> = BTreeMap::new();
+        for row in rows_of(rfc) {
+            *counts.entry(row.verdict).or_default() += row.numbers.len();
+        }
+        let count = |verdict| counts.get(&verdict).copied().unwrap_or(0);
+        let (shown, partly) = (count(Verdict::Shown), count(Verdict::Partly));
+        let (no, others) = (count(Verdict::No), count(Verdict::Others));
+        let all = shown + partly + no + others;
+        let line = format!("| {all} | {shown} | {partly} | {no} | {others} |");
+        let is_it = |one: &&str| one.contains(&format!("rfc{rfc}.md"));
+        let told = overview.lines().find(is_it).unwrap_or_default();
+        assert!(told.ends_with(&line), "RFC {rfc}: {line}, not {told}");
+    }
+}
+
+/// A row of a table.
+struct Row {
+    section: String,
+    numbers: Vec<u32>,
+    verdict: Verdict,
+}
+
+/// What a row says of its sentences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Verdict {
+    Shown,
+    Partly,
+    No,
+    Others,
+}
+
+fn rows_of(rfc: &str) -> Vec<Row> {
+    let table = read(&root().join(format!("docs/turn-conformance/rfc{rfc}.md")));
+    let mut rows = Vec::new();
+    for line in table.lines() {
+        let Some(line) = line.strip_prefix("| ") else {
+            continue;
+        };
+        let cells: Vec<&str> = line.trim_end_matches(" |").split(" | ").collect();
+        let &[section, numbers, _, _, shown] = &cells[..] else {
+            panic!("a row of RFC {rfc} has {} cells: {line}", cells.len());
+        };
+        let numbers = match numbers {
+            "no." | "–" => Vec::new(),
+            _ => numbers
+                .split(", ")
+                .map(|number| number.parse().expect("is a number"))
+                .collect(),
+        };
+        let verdict = if shown.contains("**Partly**") {
+            Verdict::Partly
+        } else if shown.starts_with("**No**") {
+            Verdict::No
+        } else if shown.starts_with("**Others**") {
+            Verdict::Others
+        } else {
+            Verdict::Shown
+        };
+        let section = section.to_owned();
+        rows.push(Row {
+            section,
+            numbers,
+            verdict,
+        });
+    }
+    rows
+}
+
 /// Returns the names of tests in backquotes: those with a path, or with `unit` in front.
 fn tests_named_in(table: &str) -> Vec<String> {
     let quoted = table.split('`').skip(1).step_by(2);
-    let tests = quoted.filter(|text| text.contains("::") || text.starts_with("unit "));
+    let tests = quoted.filter(|text| text.contains("::") || text.contains("unit "));
     let name = |text: &str| {
         text.rsplit([':', ' '])
             .next()
@@ -60,6 +149,61 @@ fn collect(folder: &Path, extension: &str, files: &mut Vec<PathBuf>) {
     }
 }
 
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
 fn read(path: &Path) -> String {
     fs::read_to_string(path).expect("is text")
 }
+
+/// How many sentences with MUST, SHALL, REQUIRED, SHOULD or RECOMMENDED each section has, but for the
+/// one that explains these words.
+const SENTENCES: &[(&str, &[(&str, u32)])] = &[(
+    "8489",
+    &[
+        ("5", 7),
+        ("6.1", 7),
+        ("6.2", 1),
+        ("6.2.1", 13),
+        ("6.2.2", 8),
+        ("6.2.3", 9),
+        ("6.3", 2),
+        ("6.3.1", 3),
+        ("6.3.1.1", 5),
+        ("6.3.3", 1),
+        ("6.3.4", 3),
+        ("8", 1),
+        ("8.1", 5),
+        ("9", 2),
+        ("9.1.2", 2),
+        ("9.1.3", 13),
+        ("9.1.4", 4),
+        ("9.1.5", 1),
+        ("9.2", 4),
+        ("9.2.3.1", 1),
+        ("9.2.3.2", 3),
+        ("9.2.4", 24),
+        ("9.2.5", 19),
+        ("10", 8),
+        ("11", 2),
+        ("12", 7),
+        ("14", 4),
+        ("14.1", 3),
+        ("14.3", 2),
+        ("14.4", 1),
+        ("14.5", 1),
+        ("14.6", 2),
+        ("14.7", 1),
+        ("14.8", 11),
+        ("14.9", 1),
+        ("14.10", 1),
+        ("14.12", 1),
+        ("14.14", 2),
+        ("14.16", 1),
+        ("16", 2),
+        ("16.1.1", 1),
+        ("16.1.2", 1),
+        ("18.5.1.1", 1),
+    ],
+)];

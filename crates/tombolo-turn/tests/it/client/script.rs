@@ -134,6 +134,15 @@ impl Script {
         })
     }
 
+    pub(super) fn allocated_for_sha256(&self, request: &[u8], relayed: SocketAddr) -> Vec<u8> {
+        self.write(request, Class::Success, |writer| {
+            writer
+                .attribute(&XorRelayedAddress(relayed))
+                .attribute(&XorMappedAddress(mapped()))
+                .integrity_sha256(&self.key_of(PasswordAlgorithm::Sha256));
+        })
+    }
+
     pub(super) fn allocated_with_unknown(&self, request: &[u8]) -> Vec<u8> {
         self.write(request, Class::Success, |writer| {
             writer

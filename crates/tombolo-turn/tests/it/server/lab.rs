@@ -158,7 +158,15 @@ impl Lab {
         assert_eq!(replies.len(), 1, "there is one reply");
         let reply = replies.remove(0);
         assert_eq!(reply.to.client, from.client);
-        Reply(reply.bytes)
+        let reply = Reply(reply.bytes);
+        if let Ok(request) = Message::decode(bytes) {
+            let ids = [request.transaction_id(), reply.message().transaction_id()];
+            assert_eq!(
+                ids[0], ids[1],
+                "a reply repeats the transaction of its request"
+            );
+        }
+        reply
     }
 
     /// Sends a request without credentials.

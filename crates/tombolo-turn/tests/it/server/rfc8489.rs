@@ -166,3 +166,61 @@ fn no_refusal_for_want_of_proof_shows_a_user_or_proves_itself() {
         }
     }
 }
+
+#[test]
+fn an_error_for_whoever_has_authenticated_proves_itself() {
+    let mut lab = Lab::new();
+    lab.allocate(client(1), &alice());
+    let forbidden = lab.permit(client(1), &alice(), "10.0.0.1:1");
+    let unknown = lab.signed(client(1), &alice(), Method::REFRESH, |writer| {
+        let kind = AttributeType(0x7f00);
+        writer.attribute(&RawAttribute { kind, value: b"" });
+    });
+    let missing = lab.permit(client(2), &alice(), PEER);
+    let unsupported = lab.signed(client(2), &alice(), Method::ALLOCATE, |writer| {
+        writer.attribute(&RequestedTransport(99));
+    });
+    for (reply, code) in [
+        (forbidden, 403),
+        (unknown, 420),
+        (missing, 437),
+        (unsupported, 442),
+    ] {
+        assert_eq!(reply.code(), Some(code));
+        assert_eq!(reply.message().check_integrity(&alice().key()), Ok(()));
+        for kind in [
+            AttributeType::USERNAME,
+            AttributeType::USERHASH,
+            AttributeType::REALM,
+            AttributeType::NONCE,
+        ] {
+            assert!(!reply.has(kind), "{code}: {kind}");
+        }
+    }
+}
+
+#[test]
+fn replies_repeat_the_transaction_of_their_request() {
+    let mut lab = Lab::new();
+    let nonce = lab.nonce(client(1));
+    let messages = [
+        lab.message(Class::Request, Method::BINDING, |_| {}),
+        lab.message(Class::Request, Method::REFRESH, |_| {}),
+        lab.message(Class::Request, Method::ALLOCATE, |writer| {
+            writer.attribute(&RequestedTransport::UDP);
+        }),
+        lab.sign(client(1), &alice(), Method::ALLOCATE, |writer| {
+            writer.attribute(&RequestedTransport::UDP);
+        }),
+        lab.sign(client(1), &alice(), Method::CREATE_PERMISSION, |_| {}),
+    ];
+    assert!(!nonce.is_empty());
+    for message in messages {
+        let replies = lab.exchange(client(1), &message);
+        let [reply] = &replies[..] else {
+            panic!("there is one reply");
+        };
+        // The cookie, and the id behind it.
+        assert_eq!(reply.bytes[4..20], message[4..20]);
+    }
+}
