@@ -9,9 +9,9 @@ use std::{
 
 use tombolo_stun::{
     AttributeType, ChannelData, ChannelNumber, Class, Data, ErrorCode, Lifetime, Message, Method,
-    Nonce, PasswordAlgorithm, UserHash, XorPeerAddress,
+    Nonce, PasswordAlgorithm, RequestedTransport, UserHash, XorPeerAddress,
 };
-use tombolo_turn::client::{AllocateError, Client, Config, Event, SendError, Timer};
+use tombolo_turn::client::{AllocateError, Client, Config, Event, Family, SendError, Timer};
 use tombolo_turn::server::Transport;
 
 use self::script::{Script, config};
@@ -35,6 +35,52 @@ fn a_challenge_is_answered_with_credentials() {
         mapped: script::mapped(),
     };
     assert_eq!(lab.client.poll_event(), Some(allocated));
+    assert_eq!(lab.client.relayed(), Some(script::relayed()));
+}
+
+#[test]
+fn an_allocate_asks_for_udp_and_one_family_and_nothing_else() {
+    for family in [Family::V4, Family::V6] {
+        for lifetime in [0, 600] {
+            let mut config = config(Transport::Udp);
+            config.family = family;
+            config.lifetime = Duration::from_secs(lifetime);
+            let mut lab = Lab::with(config);
+            let first = lab.request(Method::ALLOCATE);
+            lab.reply(lab.script.challenge(&first, ErrorCode::UNAUTHENTICATED));
+            let signed = lab.request(Method::ALLOCATE);
+            for bytes in [&first, &signed] {
+                let message = script::message(bytes);
+                assert_eq!(message.required(), Ok(RequestedTransport::UDP));
+                let mut own: Vec<_> = message.attributes().map(|one| one.kind).collect();
+                own.retain(|kind| !PROOF.contains(kind));
+                let mut wanted = vec![AttributeType::REQUESTED_TRANSPORT];
+                wanted.extend((lifetime > 0).then_some(AttributeType::LIFETIME));
+                let is_v6 = family == Family::V6;
+                wanted.extend(is_v6.then_some(AttributeType::REQUESTED_ADDRESS_FAMILY));
+                assert_eq!(own, wanted);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_refresh_names_no_family() {
+    let mut lab = Lab::allocated();
+    lab.advance(Duration::from_secs(540));
+    let refresh = lab.request(Method::REFRESH);
+    let message = script::message(&refresh);
+    let mut own: Vec<_> = message.attributes().map(|one| one.kind).collect();
+    own.retain(|kind| !PROOF.contains(kind));
+    assert_eq!(own, [AttributeType::LIFETIME]);
+}
+
+#[test]
+fn an_icmp_error_is_nothing_to_deliver() {
+    let mut lab = Lab::allocated();
+    let bytes = lab.script.icmp_indication(peer());
+    assert_eq!(lab.client.handle_datagram(lab.now, &bytes), None);
+    assert_eq!(lab.client.poll_event(), None);
     assert_eq!(lab.client.relayed(), Some(script::relayed()));
 }
 
@@ -117,11 +163,7 @@ fn every_request_has_a_transaction_id_of_its_own() {
         ids.insert(script::message(&bind).transaction_id());
         lab.reply(lab.script.success(&bind));
     }
-    assert_eq!(
-        ids.len(),
-        399,
-        "a packet goes on a channel once it is bound"
-    );
+    assert_eq!(ids.len(), 400, "an indication and a request each");
     // Each bit is set in about half of them.
     for bit in 0..96 {
         let is_set = |id: &&tombolo_stun::TransactionId| id.0[bit / 8] >> (bit % 8) & 1 == 1;
@@ -134,7 +176,7 @@ fn every_request_has_a_transaction_id_of_its_own() {
 fn a_request_with_usual_credentials_fits_576_bytes() {
     let mut config = config(Transport::Udp);
     config.username = "u".repeat(200);
-    config.family = tombolo_turn::client::Family::V6;
+    config.family = Family::V6;
     let mut lab = Lab::with(config);
     lab.script.set_credentials(&"u".repeat(200), "secret");
     let v6: SocketAddr = "[2001:db8::1]:9".parse().expect("a literal");
@@ -826,6 +868,15 @@ fn challenges_with_any_bit_flipped_do_no_harm() {
         );
     }
 }
+
+/// What proves who sends a request, and that it came whole.
+const PROOF: [AttributeType; 5] = [
+    AttributeType::USERNAME,
+    AttributeType::REALM,
+    AttributeType::NONCE,
+    AttributeType::MESSAGE_INTEGRITY,
+    AttributeType::FINGERPRINT,
+];
 
 fn peer() -> SocketAddr {
     "203.0.113.5:5000".parse().expect("a literal")

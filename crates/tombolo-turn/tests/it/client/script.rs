@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use tombolo_stun::{
-    AlternateDomain, AlternateServer, AttributeType, Class, Data, ErrorCode, Key, Lifetime,
+    AlternateDomain, AlternateServer, AttributeType, Class, Data, ErrorCode, Icmp, Key, Lifetime,
     Message, MessageWriter, Method, Nonce, PasswordAlgorithm, RawAttribute, Realm, TransactionId,
     Username, XorMappedAddress, XorPeerAddress, XorRelayedAddress,
 };
@@ -175,6 +175,19 @@ impl Script {
         )
         .attribute(&XorPeerAddress(peer))
         .attribute(&Data(payload));
+        bytes
+    }
+
+    pub(super) fn icmp_indication(&self, peer: SocketAddr) -> Vec<u8> {
+        let (class, id) = (Class::Indication, TransactionId([4; 12]));
+        let mut bytes = Vec::new();
+        MessageWriter::new(&mut bytes, class, Method::DATA, id)
+            .attribute(&XorPeerAddress(peer))
+            .attribute(&Icmp {
+                icmp_type: 3,
+                icmp_code: 3,
+                error_data: [0; 4],
+            });
         bytes
     }
 

@@ -1,9 +1,9 @@
 //! What RFC 8656 asks of a server and no other file here shows. See `docs/turn-conformance/rfc8656.md`.
 
 use tombolo_stun::{
-    AdditionalAddressFamily, AddressFamily, AttributeType, ChannelData, DontFragment, Lifetime,
-    Method, MobilityTicket, RequestedAddressFamily, RequestedTransport, UnknownAttributes,
-    XorRelayedAddress,
+    AdditionalAddressFamily, AddressFamily, AttributeType, ChannelData, Class, Data, DontFragment,
+    Lifetime, Method, MobilityTicket, RequestedAddressFamily, RequestedTransport,
+    UnknownAttributes, XorPeerAddress, XorRelayedAddress,
 };
 use tombolo_turn::server::{Config, FiveTuple, PortError, Refusal, RelayAddr};
 
@@ -74,6 +74,31 @@ fn an_empty_payload_travels_on_a_channel_both_ways() {
     let received = lab.peer_sends(relay, PEER, b"").expect("is sent");
     let decoded = ChannelData::decode(&received.bytes).expect("is well formed");
     assert!(decoded.data.is_empty());
+}
+
+#[test]
+fn a_send_indication_without_its_two_attributes_goes_nowhere() {
+    let mut lab = Lab::new();
+    lab.allocate(client(1), &alice());
+    lab.permit(client(1), &alice(), PEER);
+    let (peer, data) = (XorPeerAddress(address(PEER)), Data(b"x"));
+    for (has_peer, has_data, arrives) in [
+        (true, true, true),
+        (true, false, false),
+        (false, true, false),
+        (false, false, false),
+    ] {
+        let bytes = lab.message(Class::Indication, Method::SEND, |writer| {
+            if has_peer {
+                writer.attribute(&peer);
+            }
+            if has_data {
+                writer.attribute(&data);
+            }
+        });
+        assert_eq!(lab.data(client(1), &bytes).is_some(), arrives);
+    }
+    assert_eq!(lab.refused(Refusal::RequestBad), 3);
 }
 
 #[test]
