@@ -51,6 +51,8 @@ pub(crate) struct State {
     entries: usize,
     /// The members whose sessions are on this node.
     session_by_user: BTreeMap<UserId, Arc<Session>>,
+    /// The entries by which they became members, where they are known.
+    here_since: BTreeMap<UserId, Offset>,
     pending_by_operation: BTreeMap<OperationId, Pending>,
     /// How many joins are about.
     entrances: usize,
@@ -195,6 +197,7 @@ impl Host {
             cursor: None,
             entries: 0,
             session_by_user: BTreeMap::new(),
+            here_since: BTreeMap::new(),
             pending_by_operation: BTreeMap::new(),
             entrances: 0,
             members_by_node: BTreeMap::new(),
@@ -473,6 +476,12 @@ impl State {
     /// The members that are here.
     pub(crate) fn sessions(&self) -> impl Iterator<Item = (&UserId, &Arc<Session>)> {
         self.session_by_user.iter()
+    }
+
+    /// Whether a member here was one when the log had been read so far: what was said before it came
+    /// was told it where it was then, or is not for it.
+    fn was_here(&self, user: &UserId, at: Offset) -> bool {
+        self.here_since.get(user).is_none_or(|since| *since <= at)
     }
 
     /// How a user takes part, here or elsewhere.

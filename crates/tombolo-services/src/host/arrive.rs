@@ -231,7 +231,9 @@ fn hand_over_message(
     let mut refused = None;
     let mut recipients: Vec<&Arc<Session>> = Vec::new();
     if to.is_empty() {
-        recipients.extend(state.sessions().map(|(_, session)| session));
+        let here = state.sessions();
+        let here = here.filter(|(user, _)| state.was_here(user, sender.at));
+        recipients.extend(here.map(|(_, session)| session));
     }
     for user in BTreeSet::from_iter(to) {
         match state.session(user) {

@@ -190,6 +190,9 @@ impl Host {
         state
             .session_by_user
             .insert(user.clone(), Arc::clone(&pending.session));
+        if let Some(at) = state.cursor {
+            state.here_since.insert(user.clone(), at);
+        }
         let (session, request) = (&pending.session, pending.request);
         self.welcome(node, state, session, request, pending.after, created);
     }
@@ -215,6 +218,7 @@ impl Host {
         let is_here = |session: &&Arc<Session>| session.id == membership.session;
         if let Some(session) = state.session(user).filter(is_here).cloned() {
             state.session_by_user.remove(user);
+            state.here_since.remove(user);
             session.lock().leave_room(&self.room);
             let asked = pending.filter(|pending| pending.session.id == session.id);
             let news = match asked {
@@ -233,6 +237,7 @@ impl Host {
     /// A member takes part over another node now: what it had here is over.
     fn on_gone_elsewhere(&self, node: &Arc<Node>, state: &mut State, user: &UserId) {
         if let Some(session) = state.session_by_user.remove(user) {
+            state.here_since.remove(user);
             session.lock().leave_room(&self.room);
             let left = v1::MemberLeft {
                 user: user.to_string(),
@@ -264,6 +269,8 @@ impl Host {
                 let _ = asked.outcome.send(Outcome::Done);
             }
         }
+        // They came at some time before the snapshot.
+        state.here_since.clear();
         self.tell_anew(node, state, &old);
         for pending in pending.into_values() {
             let _ = pending.outcome.send(Outcome::Again);
