@@ -82,8 +82,9 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Makes a subscription and the end that feeds it.
-    pub(crate) fn new(messages_max: usize) -> (Feed, Self) {
+    /// Makes a subscription and the end that feeds it: what engines return.
+    #[must_use]
+    pub fn new(messages_max: usize) -> (Feed, Self) {
         let (sender, messages) = mpsc::channel(messages_max.max(1));
         let lost = Arc::new(AtomicU64::new(0));
         (
@@ -107,14 +108,14 @@ impl Subscription {
 
 /// The engine's end of a [`Subscription`].
 #[derive(Debug)]
-pub(crate) struct Feed {
+pub struct Feed {
     messages: mpsc::Sender<Message>,
     lost: Arc<AtomicU64>,
 }
 
 impl Feed {
     /// Hands a message over; false when nobody subscribes any more.
-    pub(crate) fn deliver(&self, message: Message) -> bool {
+    pub fn deliver(&self, message: Message) -> bool {
         match self.messages.try_send(message) {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Full(_)) => {
@@ -126,7 +127,7 @@ impl Feed {
     }
 
     /// Counts messages that were lost on the way.
-    pub(crate) fn lose(&self, count: u64) {
+    pub fn lose(&self, count: u64) {
         self.lost.fetch_add(count, Ordering::Relaxed);
     }
 
@@ -148,8 +149,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// Makes a server and the end that feeds it.
-    pub(crate) fn new(requests_max: usize) -> (mpsc::Sender<Request>, Self) {
+    /// Makes a server and the end that feeds it: what engines return.
+    #[must_use]
+    pub fn new(requests_max: usize) -> (mpsc::Sender<Request>, Self) {
         let (sender, requests) = mpsc::channel(requests_max.max(1));
         (sender, Self { requests })
     }
@@ -169,8 +171,9 @@ pub struct Request {
 }
 
 impl Request {
-    /// Makes a request and what will receive its answer.
-    pub(crate) fn new(payload: Bytes) -> (Self, oneshot::Receiver<Bytes>) {
+    /// Makes a request and what will receive its answer; an error there says that nobody responds.
+    #[must_use]
+    pub fn new(payload: Bytes) -> (Self, oneshot::Receiver<Bytes>) {
         let (answer, receiver) = oneshot::channel();
         (Self { payload, answer }, receiver)
     }

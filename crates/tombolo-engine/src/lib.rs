@@ -43,7 +43,9 @@ mod nats;
 
 use std::pin::Pin;
 
-pub use bus::{Bus, BusEvent, Message, PublishError, Request, RequestError, Server, Subscription};
+pub use bus::{
+    Bus, BusEvent, Feed, Message, PublishError, Request, RequestError, Server, Subscription,
+};
 pub use key::{Key, KeyError, Pattern};
 pub use kv::{CasError, Kv, KvEntry, Leases, Revision, Watch, WatchEvent};
 pub use local::{Local, LocalConfig, OpenError};

@@ -25,12 +25,16 @@
 //! assert!(direct.is_some_and(|took| took < lab.rtt(alice, bob) * 3));
 //! ```
 //!
-//! What it leaves out: bandwidth and queues, fragmentation and path MTU, ICMP, and TCP below the level
+//! A [`ClusterWorld`] is another world, of nodes, their engine and devices with sessions; it has no
+//! network, but an engine that is as bad as one can be.
+//!
+//! What the first leaves out: bandwidth and queues, fragmentation and path MTU, ICMP, and TCP below the level
 //! of "a stream that is late when a packet is lost".
 #![forbid(unsafe_code)]
 
 mod actor;
 mod clock;
+mod cluster;
 mod device;
 mod firewall;
 mod lab;
@@ -46,6 +50,7 @@ mod world;
 
 pub use actor::Actor;
 pub use clock::Clock;
+pub use cluster::{ClusterWorld, Tally, Weather};
 pub use device::{
     DeviceConfig, DeviceHost, DeviceStats, PeerRecord, ReceivedRecord, RouteRecord, SentRecord,
 };

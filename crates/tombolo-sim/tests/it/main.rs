@@ -1,5 +1,6 @@
 //! Behaviour of the deterministic world, and of the protocol cores in it.
 
+mod cluster;
 mod fuzz;
 mod nat;
 mod outages;

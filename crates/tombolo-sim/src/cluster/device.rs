@@ -1,0 +1,544 @@
+//! A device that keeps to the contract between devices and nodes, and checks that nodes do.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use tokio::time::Instant;
+use tombolo_services::{Connection, ConnectionInfo, Outgoing, Reject, Services, TransportKind};
+use tombolo_wire::VERSION;
+
+use super::trace::note;
+use tombolo_wire::resend::{Inbox, Limits, Outbox, Receipt};
+use tombolo_wire::v1::{
+    self, ClientFrame, ErrorCode, JoinMode, client_frame, property_value, request, response,
+    room_act, room_event, server_frame,
+};
+
+/// Something that a device asked for and was not answered yet.
+#[derive(Clone, Debug)]
+enum Asked {
+    Join(String),
+    Leave(String),
+    /// Its own number of what it said.
+    Say(String, u64),
+    Add(String),
+}
+
+/// What a device said that is to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// Nobody has answered yet, or ever will.
+    Unknown,
+    /// It has this number in the room.
+    Kept(u64),
+    Refused,
+}
+
+/// A durable message's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    opening: Bytes,
+    number: u64,
+}
+
+/// What a device knows of a room.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct View {
+    pub(crate) is_joined: bool,
+    pub(crate) is_synced: bool,
+    /// Seats, and who is dropped.
+    pub(crate) members: BTreeMap<String, (u32, bool)>,
+    pub(crate) owner: String,
+    pub(crate) count: i64,
+    last: Option<Place>,
+}
+
+impl View {
+    /// The number of the last durable message that this device knows of.
+    pub(crate) fn last(&self) -> u64 {
+        self.last.as_ref().map_or(0, |last| last.number)
+    }
+}
+
+pub(crate) struct Device {
+    pub(crate) name: String,
+    token: String,
+    /// The node that it is connected to.
+    pub(crate) node: Option<usize>,
+    connection: Option<Connection>,
+    /// The node has said what it has of the session: before that nothing may be sent.
+    is_welcome: bool,
+    /// When it tries again.
+    pub(crate) retry_at: Instant,
+    outbox: Outbox<ClientFrame>,
+    inbox: Inbox,
+    resume_token: Option<Bytes>,
+    next_request: u64,
+    asked: BTreeMap<u64, Asked>,
+    /// The rooms that it wants to be in.
+    pub(crate) wants: BTreeSet<String>,
+    pub(crate) views: BTreeMap<String, View>,
+    /// By room and own number.
+    pub(crate) said: BTreeMap<String, Vec<Said>>,
+    /// How often it counted up in a room: acknowledged, and unknown.
+    pub(crate) added: BTreeMap<String, (i64, i64)>,
+    /// Which of its sessions this is: plain messages are in order within one.
+    life: u64,
+    sent: u64,
+    /// The last plain message of each sender: of which life, and which.
+    heard: BTreeMap<String, (u64, u64)>,
+    pub(crate) resumed: u64,
+}
+
+/// What went against the contract.
+pub(crate) type Violation = String;
+
+impl Device {
+    pub(crate) fn new(name: &str, token: String) -> Self {
+        Self {
+            name: name.to_owned(),
+            token,
+            node: None,
+            connection: None,
+            is_welcome: false,
+            retry_at: Instant::now(),
+            outbox: Outbox::new(Limits::default()),
+            inbox: Inbox::new(),
+            resume_token: None,
+            next_request: 1,
+            asked: BTreeMap::new(),
+            wants: BTreeSet::new(),
+            views: BTreeMap::new(),
+            said: BTreeMap::new(),
+            added: BTreeMap::new(),
+            life: 0,
+            sent: 0,
+            heard: BTreeMap::new(),
+            resumed: 0,
+        }
+    }
+
+    /// Whether it waits for an answer about being in the room.
+    pub(crate) fn is_between(&self, room: &str) -> bool {
+        let mut asked = self.asked.values();
+        asked.any(|asked| matches!(asked, Asked::Join(of) | Asked::Leave(of) if of == room))
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    /// The connection breaks, and the device does not try again before a while has passed.
+    pub(crate) fn lose_connection(&mut self, pause: Duration) {
+        note(format!("{} has no connection", self.name));
+        self.connection = None;
+        self.node = None;
+        self.retry_at = Instant::now() + pause;
+    }
+
+    /// Connects, and goes on with its session where it can.
+    pub(crate) async fn connect(
+        &mut self,
+        node: usize,
+        services: &Services,
+    ) -> Result<(), Violation> {
+        let identity: Vec<u8> = self.name.bytes().cycle().take(32).collect();
+        let hello = v1::Hello {
+            version: VERSION,
+            token: self.token.clone(),
+            keys: Some(v1::DeviceKeys {
+                seal: identity.iter().map(|byte| !byte).collect(),
+                identity: identity.into(),
+            }),
+            resume: self.resume_token.clone().map(|token| v1::Resume { token }),
+            agent: "simulated".into(),
+        };
+        let frame = ClientFrame {
+            seq: 0,
+            ack: self.inbox.take_ack(),
+            body: Some(client_frame::Body::Hello(hello)),
+        };
+        let info = ConnectionInfo {
+            remote: ([192, 0, 2, 1], 1000).into(),
+            transport: TransportKind::Quic,
+        };
+        match services.attach(frame, info).await {
+            Ok(connection) => {
+                self.connection = Some(connection);
+                self.is_welcome = false;
+                self.node = Some(node);
+            }
+            Err(reject) => self.on_reject(&reject),
+        }
+        Ok(())
+    }
+
+    fn on_reject(&mut self, reject: &Reject) {
+        if reject.code == ErrorCode::NotResumable {
+            self.resume_token = None;
+        }
+        self.lose_connection(RETRY);
+    }
+
+    /// Takes in all that is there.
+    pub(crate) fn pump(&mut self) -> Result<(), Violation> {
+        while let Some(connection) = &self.connection {
+            match connection.next_outgoing().now_or_never() {
+                None => break,
+                Some(Outgoing::Reliable(frame)) => self.on_frame(frame)?,
+                Some(Outgoing::Unreliable(_)) => {}
+                Some(Outgoing::Close(reject)) => match reject {
+                    Some(reject) => self.on_reject(&reject),
+                    None => self.lose_connection(RETRY),
+                },
+            }
+        }
+        self.transmit();
+        Ok(())
+    }
+
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "a device ignores what it does not ask for"
+    )]
+    fn on_frame(&mut self, frame: v1::ServerFrame) -> Result<(), Violation> {
+        let Some(body) = frame.body else {
+            return Err(format!("{}: a frame says nothing", self.name));
+        };
+        if let server_frame::Body::Welcome(welcome) = body {
+            return self.on_welcome(welcome, frame.ack);
+        }
+        self.outbox
+            .handle_ack(frame.ack)
+            .map_err(|error| format!("{}: {error:?}", self.name))?;
+        let receipt = self
+            .inbox
+            .handle_frame(Instant::now().into_std(), frame.seq)
+            .map_err(|gap| format!("{}: frames are missing: {gap:?}", self.name))?;
+        if receipt == Receipt::Repeated {
+            return Ok(());
+        }
+        note(format!("{} {} < {body:?}", self.name, frame.seq));
+        match body {
+            server_frame::Body::Response(response) => self.on_response(response),
+            server_frame::Body::RoomEvent(event) => self.on_room_event(event),
+            server_frame::Body::Delivery(delivery) => self.on_delivery(&delivery),
+            server_frame::Body::GoAway(_) => {
+                self.lose_connection(RETRY);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn on_welcome(&mut self, welcome: v1::Welcome, ack: u64) -> Result<(), Violation> {
+        self.resume_token = Some(welcome.resume_token);
+        self.is_welcome = true;
+        note(format!(
+            "{} is welcome on {}, resumed: {}",
+            self.name, welcome.node, welcome.resumed
+        ));
+        if welcome.resumed {
+            self.resumed += 1;
+            self.outbox
+                .handle_ack(ack)
+                .map_err(|error| format!("{}: {error:?}", self.name))?;
+            self.outbox.rewind();
+            return Ok(());
+        }
+        self.outbox = Outbox::new(Limits::default());
+        self.inbox = Inbox::new();
+        self.life += 1;
+        // Of what was asked before nobody will ever say what became.
+        for asked in std::mem::take(&mut self.asked).into_values() {
+            if let Asked::Add(room) = asked {
+                self.added.entry(room).or_default().1 += 1;
+            }
+        }
+        for view in self.views.values_mut() {
+            (view.is_joined, view.is_synced) = (false, false);
+        }
+        for room in self.wants.clone() {
+            self.join(&room);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn join(&mut self, room: &str) {
+        self.wants.insert(room.to_owned());
+        let view = self.views.entry(room.to_owned()).or_default();
+        let after = view.last.clone().map(|last| v1::MessagePosition {
+            opening: last.opening,
+            number: last.number,
+        });
+        let join = v1::Join {
+            room: room.to_owned(),
+            mode: JoinMode::JoinOrCreate.into(),
+            settings: Some(v1::RoomSettings {
+                members_max: 16,
+                seat_kept_ms: 20_000,
+                empty_kept_ms: 3_600_000,
+                owner_policy: v1::OwnerPolicy::Automatic.into(),
+                writers: v1::Writers::Everybody.into(),
+                history_max: 1000,
+                ..v1::RoomSettings::default()
+            }),
+            after,
+            ..v1::Join::default()
+        };
+        self.ask(Asked::Join(room.to_owned()), request::Kind::Join(join));
+    }
+
+    pub(crate) fn leave(&mut self, room: &str) {
+        self.wants.remove(room);
+        let leave = v1::Leave {
+            room: room.to_owned(),
+        };
+        self.ask(Asked::Leave(room.to_owned()), request::Kind::Leave(leave));
+    }
+
+    pub(crate) fn say(&mut self, room: &str) {
+        let said = self.said.entry(room.to_owned()).or_default();
+        let number = said.len() as u64;
+        said.push(Said::Unknown);
+        let say = v1::Say {
+            audience: None,
+            payload: format!("{} {number}", self.name).into(),
+        };
+        self.ask_act(
+            Asked::Say(room.to_owned(), number),
+            room,
+            room_act::Kind::Say(say),
+        );
+    }
+
+    /// Counts up a property of the room.
+    pub(crate) fn add(&mut self, room: &str) {
+        let change = v1::PropertyChange {
+            key: COUNT.to_owned(),
+            operation: Some(v1::property_change::Operation::Add(1)),
+            ..v1::PropertyChange::default()
+        };
+        let change = v1::ChangeProperties {
+            changes: vec![change],
+            ..v1::ChangeProperties::default()
+        };
+        self.ask_act(
+            Asked::Add(room.to_owned()),
+            room,
+            room_act::Kind::Change(change),
+        );
+    }
+
+    /// Sends a plain message to everybody else.
+    pub(crate) fn send(&mut self, room: &str) {
+        self.sent += 1;
+        let payload = format!("{} {}", self.life, self.sent);
+        self.push(client_frame::Body::Send(v1::Send {
+            room: room.to_owned(),
+            payload: payload.into(),
+            ..v1::Send::default()
+        }));
+    }
+
+    fn ask_act(&mut self, asked: Asked, room: &str, act: room_act::Kind) {
+        let kind = request::Kind::Room(v1::RoomRequest {
+            room: room.to_owned(),
+            act: Some(v1::RoomAct { kind: Some(act) }),
+        });
+        self.ask(asked, kind);
+    }
+
+    fn ask(&mut self, asked: Asked, kind: request::Kind) {
+        let id = self.next_request;
+        self.next_request += 1;
+        self.asked.insert(id, asked);
+        self.push(client_frame::Body::Request(v1::Request {
+            id,
+            kind: Some(kind),
+        }));
+    }
+
+    /// What does not fit is not sent: a device that is away for long says less.
+    fn push(&mut self, body: client_frame::Body) {
+        let frame = ClientFrame {
+            body: Some(body),
+            ..ClientFrame::default()
+        };
+        let _ = self.outbox.push(frame);
+        self.transmit();
+    }
+
+    fn transmit(&mut self) {
+        while let Some(connection) = &self.connection {
+            if !self.is_welcome {
+                return;
+            }
+            let Some(mut frame) = self.outbox.poll_frame() else {
+                return;
+            };
+            frame.ack = self.inbox.take_ack();
+            note(format!("{} {} > {:?}", self.name, frame.seq, frame.body));
+            if let Err(reject) = connection.receive(frame, true) {
+                self.on_reject(&reject);
+            }
+        }
+    }
+
+    fn on_response(&mut self, response: v1::Response) -> Result<(), Violation> {
+        let Some(asked) = self.asked.remove(&response.id) else {
+            return Err(format!("{}: an answer to nothing: {response:?}", self.name));
+        };
+        let failure = match &response.result {
+            Some(response::Result::Failure(failure)) => Some(failure.code()),
+            _ => None,
+        };
+        match (asked, response.result) {
+            (Asked::Join(room), Some(response::Result::Joined(joined))) => {
+                self.on_joined(&room, &joined);
+            }
+            // Whoever cannot come in now tries again.
+            (Asked::Join(room), _) => {
+                if self.wants.contains(&room) {
+                    self.lose_connection(RETRY);
+                    self.resume_token = None;
+                }
+            }
+            (Asked::Leave(room), Some(response::Result::Left(_))) => {
+                self.views.entry(room).or_default().is_joined = false;
+            }
+            // It is still in.
+            (Asked::Leave(room), _) => {
+                self.wants.insert(room);
+            }
+            (Asked::Say(room, own), result) => {
+                let outcome = match result {
+                    Some(response::Result::Acted(acted)) => Said::Kept(acted.message),
+                    _ if failure == Some(ErrorCode::Unavailable) => Said::Unknown,
+                    _ => Said::Refused,
+                };
+                let said = self.said.entry(room).or_default();
+                if let Some(said) = said.get_mut(usize::try_from(own).unwrap_or(usize::MAX)) {
+                    *said = outcome;
+                }
+            }
+            (Asked::Add(room), result) => {
+                let added = self.added.entry(room).or_default();
+                match result {
+                    Some(response::Result::Acted(_)) => added.0 += 1,
+                    _ if failure == Some(ErrorCode::Unavailable) => added.1 += 1,
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn on_joined(&mut self, room: &str, joined: &v1::Joined) {
+        let view = self.views.entry(room.to_owned()).or_default();
+        view.is_joined = true;
+        let last = joined.last.as_ref().map(|last| Place {
+            opening: last.opening.clone(),
+            number: last.number,
+        });
+        if !joined.recovered {
+            // What was said meanwhile is lost to this device, and it knows that.
+            view.last = last;
+        }
+        view.members = joined.members.iter().map(seat).collect();
+    }
+
+    fn on_room_event(&mut self, event: v1::RoomEvent) -> Result<(), Violation> {
+        use room_event::Kind;
+
+        let name = self.name.clone();
+        let room = event.room;
+        let view = self.views.entry(room.clone()).or_default();
+        match event.kind {
+            Some(Kind::Joined(member) | Kind::Returned(member)) => {
+                view.members.extend([seat(&member)]);
+            }
+            Some(Kind::Dropped(dropped)) => {
+                if let Some(member) = view.members.get_mut(&dropped.user) {
+                    member.1 = true;
+                }
+            }
+            Some(Kind::Left(left)) => {
+                view.members.remove(&left.user);
+                if left.user == name {
+                    (view.is_joined, view.is_synced) = (false, false);
+                    // A join of its last session may come late, and put it out.
+                    if self.wants.contains(&room) && !self.is_between(&room) {
+                        self.join(&room);
+                    }
+                }
+            }
+            Some(Kind::Owner(owner)) => view.owner = owner.user,
+            Some(Kind::Reset(_)) => {
+                view.is_synced = false;
+                view.count = 0;
+            }
+            Some(Kind::Synced(_)) => view.is_synced = true,
+            Some(Kind::Properties(changed)) => {
+                for property in changed.set.iter().filter(|set| set.key == COUNT) {
+                    let kind = property.value.as_ref().and_then(|value| value.kind.clone());
+                    if let Some(property_value::Kind::Integer(count)) = kind {
+                        view.count = count;
+                    }
+                }
+            }
+            Some(Kind::Said(said)) => return on_said(&name, view, &said),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn on_delivery(&mut self, delivery: &v1::Delivery) -> Result<(), Violation> {
+        let text = String::from_utf8_lossy(&delivery.payload);
+        let mut numbers = text
+            .split(' ')
+            .filter_map(|number| number.parse::<u64>().ok());
+        let (Some(life), Some(number)) = (numbers.next(), numbers.next()) else {
+            return Err(format!("{}: hears what nobody said: {text}", self.name));
+        };
+        let before = self.heard.insert(delivery.from.clone(), (life, number));
+        if let Some(before) = before.filter(|before| *before >= (life, number)) {
+            let (name, from) = (&self.name, &delivery.from);
+            return Err(format!(
+                "{name}: hears {from}'s {life} {number} after {before:?}"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Durable messages come one by one: none is missing, none comes twice.
+fn on_said(name: &str, view: &mut View, said: &v1::RoomMessage) -> Result<(), Violation> {
+    let text = String::from_utf8_lossy(&said.payload).into_owned();
+    let Some(last) = &mut view.last else {
+        return Err(format!(
+            "{name}: hears “{text}” of a room that it is not in"
+        ));
+    };
+    if said.number != last.number + 1 {
+        let before = last.number;
+        return Err(format!(
+            "{name}: hears {} “{text}” after {before}",
+            said.number
+        ));
+    }
+    last.number = said.number;
+    Ok(())
+}
+
+fn seat(member: &v1::Member) -> (String, (u32, bool)) {
+    (member.user.clone(), (member.seat, member.dropped))
+}
+
+/// The property that devices count up.
+pub(crate) const COUNT: &str = "count";
+
+/// Between two tries to connect.
+const RETRY: Duration = Duration::from_millis(300);
