@@ -18,7 +18,7 @@ use crate::keys::{Accepted, Keys};
 use crate::link::{Introduction, Lane, Peer, Shop, transport_config};
 use crate::links::{self, HANDSHAKES_MAX, Links, Target};
 use crate::net::{DeviceSocket, Dropped, Net, RelayKeeper, measure_nat};
-use crate::room::{RoomEvent, RoomState, Rooms, join, leave};
+use crate::room::{RoomEvent, RoomState, Rooms, Unnamed, join, leave};
 use crate::session::{self, Credential, Event, Transport};
 use crate::tls;
 
@@ -85,6 +85,8 @@ pub(crate) struct Shared {
     pub(crate) session: session::Handle,
     shop: Shop,
     rooms: Mutex<HashMap<RoomId, Arc<RoomState>>>,
+    /// Those that are being joined without a name.
+    pub(crate) unnamed: Unnamed,
     links: Arc<Links>,
     info: watch::Sender<Option<SessionInfo>>,
     stun: Mutex<Vec<SocketAddr>>,
@@ -154,6 +156,7 @@ impl Device {
             url,
             session,
             rooms: Mutex::default(),
+            unnamed: Unnamed::default(),
             links: Links::new(shop.clone()),
             shop,
             info: watch::Sender::new(None),
@@ -294,6 +297,12 @@ impl Shared {
         is_known
     }
 
+    /// Whether that is the room of that name.
+    pub(crate) fn is_room(&self, id: &RoomId, state: &Arc<RoomState>) -> bool {
+        let rooms = lock(&self.rooms);
+        rooms.get(id).is_some_and(|known| Arc::ptr_eq(known, state))
+    }
+
     fn room(&self, id: &str) -> Option<(RoomId, Arc<RoomState>)> {
         let id = RoomId::parse(id).ok()?;
         let state = lock(&self.rooms).get(&id)?.clone();
@@ -349,7 +358,10 @@ impl Shared {
             return;
         };
         // Under the lock, so that whoever drops the room meanwhile knows whether to leave it.
-        let rooms = lock(&self.rooms);
+        let mut rooms = lock(&self.rooms);
+        if let Some(state) = self.unnamed.take(joined.tag) {
+            rooms.entry(id.clone()).or_insert(state);
+        }
         match rooms.get(&id) {
             Some(state) => state.on_members(joined),
             // Nobody waits any more.

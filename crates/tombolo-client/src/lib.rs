@@ -47,13 +47,15 @@ pub use link::{
 };
 pub use net::{Dropped, Via, measure_nat};
 pub use room::{
-    History, MemberView, PeerBuilder, Room, RoomEvent, RoomObject, RoomOptions, RoomView, Rooms,
+    FoundRooms, History, MemberView, PeerBuilder, Room, RoomEvent, RoomObject, RoomOptions,
+    RoomView, Rooms,
 };
 pub use session::Transport;
 pub use tombolo_path::{Candidate, CandidateKind, Explanation, Policy, Verdict, probe::NatReport};
 pub use tombolo_room::{
-    Act, Audience, By, Change, Changed, Expectation, GroupId, Message as DurableMessage, ObjectId,
-    ObjectPlan, Operation, OwnerPolicy, Property, PropertyKey, Reserve, Settings as RoomSettings,
+    Act, Aspect, Audience, By, Change, Changed, Comparison, Condition, Expectation, GroupId,
+    Listing, Message as DurableMessage, ObjectId, ObjectPlan, Operation, Order, OwnerPolicy,
+    PageEnd, Property, PropertyKey, Query, Reserve, RoomCode, Settings as RoomSettings,
     SettingsChange, Takeover, Target, Time, Value, Writers,
 };
 pub use tombolo_wire::v1::ErrorCode;

@@ -1,6 +1,7 @@
 //! Rooms: where devices find each other.
 
 mod act;
+mod find;
 mod queue;
 mod view;
 
@@ -9,7 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tombolo_path::Policy;
-use tombolo_room::{Change, Changed, Message, ObjectId, Password, Reserve, Settings, Target};
+use tombolo_room::{
+    Change, Changed, Message, ObjectId, Password, Reserve, RoomCode, Settings, Target,
+};
 use tombolo_wire::v1::{self, JoinMode, request, response};
 use tombolo_wire::{PublicKeys, RELIABLE_BYTES_MAX, RoomId, UNRELIABLE_BYTES_MAX, UserId};
 
@@ -20,6 +23,8 @@ use crate::session;
 use queue::Queue;
 
 pub use act::History;
+pub use find::FoundRooms;
+pub(crate) use find::Unnamed;
 pub use view::{MemberView, RoomObject, RoomView};
 
 /// How a room is made, and how links to its members behave.
@@ -34,8 +39,12 @@ pub struct RoomOptions {
     pub properties: Vec<Change>,
     /// Seats that are kept for others, when this device creates the room.
     pub reserve: Option<Reserve>,
-    /// What a newcomer must know; shown when the room is there, set when this device creates it.
+    /// What a newcomer must know; shown when the room is there, set when this device creates it. Only
+    /// for rooms that are named: it is bound to the name.
     pub password: Option<String>,
+    /// When this device creates the room, it gets a short code, by which others may
+    /// [join](Rooms::join_code), hidden or not; see [`Room::code`].
+    pub with_code: bool,
     /// This member's first properties, unless it has some.
     pub member_properties: Vec<Change>,
     /// How well this device is reached by others, in any unit that the application likes: the best
@@ -292,6 +301,12 @@ impl Room {
         &self.id
     }
 
+    /// By which others may join; `None` when the room has none.
+    #[must_use]
+    pub fn code(&self) -> Option<RoomCode> {
+        self.state.members().view.code
+    }
+
     /// Everybody in the room, this device's user included, in order.
     #[must_use]
     pub fn members(&self) -> Vec<UserId> {
@@ -440,9 +455,28 @@ pub(crate) async fn join(
     mode: JoinMode,
     state: &RoomState,
 ) -> Result<(), Error> {
+    ask_to_join(session, request(Some(id), mode, state))
+        .await
+        .map(drop)
+}
+
+async fn ask_to_join(session: &session::Handle, join: v1::Join) -> Result<v1::Joined, Error> {
+    match session.request(request::Kind::Join(join)).await? {
+        response::Result::Joined(joined) => Ok(joined),
+        response::Result::Failure(_)
+        | response::Result::Left(_)
+        | response::Result::IceServers(_)
+        | response::Result::Acted(_)
+        | response::Result::Found(_)
+        | response::Result::History(_) => Err(Error::local("the node answered another question")),
+    }
+}
+
+/// What the node is asked to join, by its name if it has one.
+fn request(id: Option<&RoomId>, mode: JoinMode, state: &RoomState) -> v1::Join {
     let options = &state.options;
-    let password = options.password.as_deref();
-    let password = password.map(|text| act::password(id, text));
+    let password = id.zip(options.password.as_deref());
+    let password = password.map(|(id, text)| act::password(id, text));
     let settings = options.settings.as_ref().map(|settings| {
         let settings = Settings {
             password: password.or(settings.password),
@@ -461,8 +495,8 @@ pub(crate) async fn join(
             v1::RoomSettings::from(&usual)
         })
     };
-    let join = v1::Join {
-        room: id.to_string(),
+    v1::Join {
+        room: id.map_or_else(String::new, RoomId::to_string),
         mode: mode.into(),
         members_max: options.members_max,
         settings: settings.or_else(usual),
@@ -472,14 +506,8 @@ pub(crate) async fn join(
         member_properties: Change::to_wire(&options.member_properties),
         reachability: options.reachability,
         after: state.members().view.last.map(view::Last::to_wire),
-    };
-    match session.request(request::Kind::Join(join)).await? {
-        response::Result::Joined(_) => Ok(()),
-        response::Result::Failure(_)
-        | response::Result::Left(_)
-        | response::Result::IceServers(_)
-        | response::Result::Acted(_)
-        | response::Result::History(_) => Err(Error::local("the node answered another question")),
+        with_code: options.with_code,
+        ..v1::Join::default()
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tombolo_wire::{NodeId, PublicKeys, UserId};
 
+use crate::code::RoomCode;
 use crate::message::Audience;
 use crate::object::ObjectPlan;
 use crate::property::Change;
@@ -15,12 +16,13 @@ use crate::settings::{Password, Settings, SettingsChange};
 use crate::word::{GroupId, ObjectId, OperationId, SessionId, Time};
 
 pub(crate) use decode::{
-    parse_act, parse_audience, parse_changes, parse_group, parse_joined, parse_key,
+    parse_act, parse_audience, parse_changes, parse_code, parse_group, parse_joined, parse_key,
     parse_node_lost, parse_password, parse_reserve, parse_settings, parse_takeover, parse_user,
     parse_value,
 };
 pub(crate) use encode::{
-    audience, changes, joined, node_lost, password, reserve, room_act, settings, takeover, value,
+    audience, changes, code, joined, node_lost, password, reserve, room_act, settings, takeover,
+    value,
 };
 
 /// The version of the rules by which this crate applies entries.
@@ -59,6 +61,8 @@ pub enum Body {
         properties: Vec<Change>,
         /// Seats to be kept for others.
         reserve: Option<Reserve>,
+        /// By which others may join; whoever appends this has reserved it for the room.
+        code: Option<RoomCode>,
     },
     /// A user comes in, or comes in again with another session.
     Joined(Join),
@@ -276,6 +280,7 @@ impl Body {
             first: Some(first),
             properties: Vec::new(),
             reserve: None,
+            code: None,
         }
     }
 }

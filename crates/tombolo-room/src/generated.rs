@@ -54,6 +54,9 @@ pub struct Created {
     /// Users for whom seats are kept, and for how long.
     #[prost(message, optional, tag = "4")]
     pub reserve: ::core::option::Option<::tombolo_wire::v1::Reserve>,
+    /// By which others may join; empty when there is none. Whoever appends it has reserved it.
+    #[prost(string, tag = "5")]
+    pub code: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Joined {
@@ -194,6 +197,10 @@ pub struct Open {
     /// When the room closes, while it is empty.
     #[prost(uint64, optional, tag = "14")]
     pub closes_ms: ::core::option::Option<u64>,
+    #[prost(string, tag = "15")]
+    pub code: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "16")]
+    pub opened_ms: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct KeptMember {

@@ -42,26 +42,36 @@
 //! that are not durable don't pass here, either.
 #![forbid(unsafe_code)]
 
+mod code;
 mod contract;
 mod entry;
 mod event;
 mod generated;
+mod listing;
 mod message;
 mod object;
 mod property;
+mod query;
 mod room;
 mod settings;
 mod word;
 
+pub use code::{CODE_LENGTH, CodeError, RoomCode};
 pub use entry::{
     Act, Actor, Body, ENTRY_BYTES_MAX, Entry, EntryError, Join, LeftReason, Membership,
     PROPERTY_CHANGES_MAX, Reserve, Target, USERS_PER_ENTRY_MAX, VERSION,
 };
 pub use event::{By, Changed, Event, Illegal};
+pub use listing::Listing;
 pub use message::{Audience, HISTORY_BYTES_MAX, HISTORY_MAX, Message, PAYLOAD_BYTES_MAX};
 pub use object::{OBJECTS_MAX, OBJECTS_PER_MEMBER_MAX, Object, ObjectPlan, Takeover};
 pub use property::{
-    Change, Expectation, Operation, PROPERTIES_MAX, Properties, Property, VALUE_BYTES_MAX, Value,
+    Change, Expectation, Operation, PROPERTIES_MAX, PUBLIC_PROPERTIES_MAX, PUBLIC_VALUE_BYTES_MAX,
+    Properties, Property, VALUE_BYTES_MAX, Value,
+};
+pub use query::{
+    Aspect, CONDITIONS_MAX, Comparison, Condition, ORDERS_MAX, Order, PageEnd, Query, QueryError,
+    VALUES_MAX,
 };
 pub use room::{
     Applied, BANS_MAX, Member, NODES_LOST_MAX, OPERATIONS_MAX, OPERATIONS_REMEMBERED,

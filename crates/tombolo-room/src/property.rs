@@ -14,6 +14,12 @@ pub const PROPERTIES_MAX: usize = 256;
 /// Largest text or binary value, in bytes.
 pub const VALUE_BYTES_MAX: usize = 16 * 1024;
 
+/// The most properties of a room that are public.
+pub const PUBLIC_PROPERTIES_MAX: usize = 32;
+
+/// Largest public text or binary value of a room, in bytes.
+pub const PUBLIC_VALUE_BYTES_MAX: usize = 256;
+
 /// A property's value.
 #[derive(Clone, Debug)]
 pub enum Value {
@@ -127,6 +133,30 @@ impl PartialEq for Value {
 
 impl Eq for Value {}
 
+impl From<bool> for Value {
+    fn from(value: bool) -> Self {
+        Self::Boolean(value)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(value: i64) -> Self {
+        Self::Integer(value)
+    }
+}
+
+impl From<f64> for Value {
+    fn from(value: f64) -> Self {
+        Self::Number(value)
+    }
+}
+
+impl From<&str> for Value {
+    fn from(value: &str) -> Self {
+        Self::Text(value.to_owned())
+    }
+}
+
 impl Change {
     /// Sets a property, whatever it was.
     #[must_use]
@@ -138,6 +168,35 @@ impl Change {
             lasts: None,
             is_public: false,
         }
+    }
+
+    /// Sets a property that those who look for a room see.
+    #[must_use]
+    pub fn publish(key: PropertyKey, value: Value) -> Self {
+        Self {
+            is_public: true,
+            ..Self::set(key, value)
+        }
+    }
+}
+
+impl Planned {
+    /// Whether a room with such properties can be shown to those who look for rooms. What was public
+    /// before and is not touched is not looked at: its size was found to be good.
+    pub(crate) fn is_listable(&self, before: &Properties) -> bool {
+        let public = |property: &Property| property.is_public;
+        let added = || self.changed.iter().filter_map(|new| new.property.as_ref());
+        let is_touched = |key: &PropertyKey| self.changed.iter().any(|new| new.key == *key);
+        if !added().any(public) {
+            return true;
+        }
+        let kept = before
+            .iter()
+            .filter(|(key, property)| property.is_public && !is_touched(key));
+        let mut added = added().filter(|property| public(property));
+        let count = kept.count() + added.clone().count();
+        let is_short = |property: &Property| property.value.bytes() <= PUBLIC_VALUE_BYTES_MAX;
+        count <= PUBLIC_PROPERTIES_MAX && added.all(is_short)
     }
 }
 

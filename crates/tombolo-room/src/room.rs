@@ -15,6 +15,7 @@ use bytes::Bytes;
 use indexmap::IndexMap;
 use tombolo_wire::{NodeId, UserId};
 
+use crate::code::RoomCode;
 use crate::entry::{Body, Entry, Join, Membership, Reserve};
 use crate::event::{Event, Illegal};
 use crate::message::Message;
@@ -124,6 +125,24 @@ impl Room {
         self.open.as_ref().map(|open| open.opening)
     }
 
+    /// By which others may join; `None` when there is none, and while the room is closed.
+    #[must_use]
+    pub fn code(&self) -> Option<RoomCode> {
+        self.open.as_ref()?.code
+    }
+
+    /// When the room was opened; `None` while it is closed.
+    #[must_use]
+    pub fn opened(&self) -> Option<Time> {
+        self.open.as_ref().map(|open| open.opened)
+    }
+
+    /// How many may still come in for whom no seat is kept.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.open.as_ref().map_or(0, Open::free)
+    }
+
     /// How the room behaves; `None` while it is closed.
     #[must_use]
     pub fn settings(&self) -> Option<&Settings> {
@@ -224,10 +243,15 @@ impl Room {
             first,
             properties,
             reserve,
+            code,
         } = body
         {
             let (first, reserve) = (first.as_ref(), reserve.as_ref());
-            return self.on_created(operation, settings, first, properties, reserve, events);
+            self.on_created(operation, settings, first, properties, reserve, events)?;
+            if let Some(open) = &mut self.open {
+                (open.opened, open.code) = (self.clock, *code);
+            }
+            return Ok(());
         }
         if let Body::NodeLost { node, incarnation } = body {
             return self.on_node_lost(node, *incarnation, events);

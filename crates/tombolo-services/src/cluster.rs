@@ -11,7 +11,7 @@
 
 mod arrival;
 mod directory;
-mod generated;
+pub(crate) mod generated;
 mod inbox;
 mod link;
 mod load;

@@ -54,6 +54,9 @@ pub struct Config {
     /// Joins of one user, because all members are told of each. By default 5 per second and 128 at
     /// once, as two devices need that come back to all of their rooms.
     pub joins: Pace,
+    /// How often a user may look for rooms, because all that are known may have to be looked through. By
+    /// default 5 per second and 50 at once.
+    pub finds: Pace,
     /// The time since the Unix epoch, for tokens.
     pub unix_now: fn() -> Duration,
 }
@@ -126,6 +129,10 @@ impl Default for Config {
             joins: Pace {
                 per_second: 5,
                 burst: 128,
+            },
+            finds: Pace {
+                per_second: 5,
+                burst: 50,
             },
             unix_now: system_time,
         }

@@ -3,6 +3,7 @@
 mod act;
 mod arrive;
 mod clock;
+mod find;
 mod follow;
 mod news;
 
@@ -13,7 +14,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Notify, OnceCell, oneshot, watch};
 use tombolo_engine::{Expect, Key, Offset, Revision};
-use tombolo_room::{Body, Entry, Illegal, LeftReason, Membership, OperationId, Room, SessionId};
+use tombolo_room::{
+    Body, Entry, Illegal, LeftReason, Membership, OperationId, Room, RoomCode, SessionId,
+};
 use tombolo_wire::v1::{self, ErrorCode, response};
 use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
 
@@ -23,7 +26,7 @@ use crate::entropy::{self, NoEntropy};
 use crate::lock::lock;
 use crate::node::Node;
 use crate::reject::Reject;
-use crate::requests::{self, Join, Mode};
+use crate::requests::{self, Join, Mode, Place};
 use crate::session::Session;
 
 pub(crate) use act::reject;
@@ -60,15 +63,26 @@ pub(crate) struct State {
     members_by_node: BTreeMap<NodeId, usize>,
     departed: VecDeque<arrive::Departed>,
     waiting: arrive::Waiting,
+    /// Whether what is public about the room may be another than what was shown.
+    is_listing_stale: bool,
 }
 
 /// Somebody here waits for an entry to be applied.
 struct Pending {
     session: Arc<Session>,
     request: u64,
-    /// The last durable message that the device has, if it asks for those after it.
-    after: Option<Position>,
+    /// What a joining device is to be told beside the room.
+    wish: Wish,
     outcome: oneshot::Sender<Outcome>,
+}
+
+/// What a joining device is to be told beside the room.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wish {
+    /// The last durable message that the device has, if it asks for those after it.
+    pub(crate) after: Option<Position>,
+    /// The device's own name for the question.
+    pub(crate) tag: u64,
 }
 
 /// A durable message's place: which opening of the room, and its number.
@@ -179,6 +193,7 @@ impl Node {
             self.runtime
                 .spawn(async move { cluster::unlist(&node, &host.room, listed).await });
         }
+        self.catalogue.forget(&host.room);
         if let (false, Some(at)) = (state.room.is_open(), state.cursor) {
             let (node, host) = (Arc::clone(self), Arc::clone(host));
             self.runtime.spawn(async move {
@@ -203,6 +218,7 @@ impl Host {
             members_by_node: BTreeMap::new(),
             departed: VecDeque::new(),
             waiting: arrive::Waiting::default(),
+            is_listing_stale: false,
         };
         let progress = watch::Sender::new(0);
         Self {
@@ -281,8 +297,15 @@ impl Host {
         session: &Arc<Session>,
         request: u64,
         join: &Join,
+        mode: Mode,
+        code: Option<RoomCode>,
     ) -> Result<Plan, Reject> {
         let mut state = self.lock();
+        if let Place::Coded(code) = join.place
+            && state.room.code() != Some(code)
+        {
+            return Err(requests::no_such_room());
+        }
         let user = session.user.clone();
         let membership = Membership {
             session: session.id,
@@ -291,12 +314,12 @@ impl Host {
             incarnation: node.incarnation(),
         };
         let is_known = state.room.membership(&user).is_some();
-        let (body, expect) = match (state.room.is_open(), join.mode) {
+        let (body, expect) = match (state.room.is_open(), mode) {
             (true, Mode::Create) => {
                 return Err(Reject::new(ErrorCode::RoomExists, "the room exists"));
             }
             (false, Mode::Join) => {
-                return Err(Reject::new(ErrorCode::NoSuchRoom, "there is no such room"));
+                return Err(requests::no_such_room());
             }
             (false, Mode::Create | Mode::JoinOrCreate) => {
                 let expect = state.cursor.map_or(Expect::Empty, Expect::Last);
@@ -305,11 +328,12 @@ impl Host {
                     first: Some(join.entering(user, membership)),
                     properties: join.room_properties.clone(),
                     reserve: join.reserve.clone(),
+                    code,
                 };
                 (body, expect)
             }
             (true, _) if state.is_member(session) => {
-                self.welcome(node, &state, session, request, join.after, false);
+                self.welcome(node, &state, session, request, join.wish, false);
                 return Ok(Plan::Done);
             }
             (true, _) if state.is_key_taken(&user, &session.keys) => {
@@ -326,7 +350,7 @@ impl Host {
         if let Plan::Append(proposal) = &plan
             && let Some(pending) = state.pending_by_operation.get_mut(&proposal.operation)
         {
-            pending.after = join.after;
+            pending.wish = join.wish;
         }
         Ok(plan)
     }
@@ -338,13 +362,16 @@ impl Host {
         state: &State,
         session: &Arc<Session>,
         request: u64,
-        after: Option<Position>,
+        wish: Wish,
         created: bool,
     ) {
         let room = &state.room;
-        let after = after.filter(|after| room.is_recoverable(after.opening, after.number));
+        let after = wish
+            .after
+            .filter(|after| room.is_recoverable(after.opening, after.number));
         let mut joined = joined(&self.room, room, created);
         joined.recovered = after.is_some();
+        joined.tag = wish.tag;
         let joined = response::Result::Joined(joined);
         node.push(session, requests::answer(request, joined));
         let number = after.map(|after| after.number);
@@ -410,7 +437,7 @@ impl Host {
         let pending = Pending {
             session: Arc::clone(session),
             request,
-            after: None,
+            wish: Wish::default(),
             outcome: sender,
         };
         state.pending_by_operation.insert(operation, pending);
@@ -545,6 +572,10 @@ fn joined(id: &RoomId, room: &Room, created: bool) -> v1::Joined {
             number: room.message_last(),
         }),
         recovered: false,
+        code: room
+            .code()
+            .map_or_else(String::new, |code| code.to_string()),
+        tag: 0,
     }
 }
 

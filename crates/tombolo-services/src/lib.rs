@@ -73,6 +73,7 @@
 #![forbid(unsafe_code)]
 
 mod absence;
+mod catalogue;
 mod cluster;
 mod config;
 mod connection;

@@ -13,6 +13,7 @@ use tombolo_wire::token::KeySet;
 use tombolo_wire::v1::{self, ErrorCode, IceServers, server_frame};
 use tombolo_wire::{NodeId, RoomId, UserId};
 
+use crate::catalogue::Catalogue;
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::entropy::ResumeToken;
@@ -34,6 +35,7 @@ pub(crate) struct Node {
     pub(crate) tokens: RwLock<KeySet>,
     pub(crate) counters: Counters,
     pub(crate) cluster: Arc<Cluster>,
+    pub(crate) catalogue: Catalogue,
     pub(crate) sessions: Mutex<SessionTable>,
     pub(crate) host_by_room: Mutex<BTreeMap<RoomId, Arc<Host>>>,
     pub(crate) is_going_away: AtomicBool,
@@ -278,6 +280,7 @@ impl Node {
         for host in std::mem::take(&mut *lock(&self.host_by_room)).into_values() {
             host.stop();
         }
+        self.catalogue.forget_all();
     }
 
     /// Sends a device to another node, or to come back later when there is none.

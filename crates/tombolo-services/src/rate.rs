@@ -15,6 +15,7 @@ pub(crate) struct Account {
     pub(crate) deliveries: Rate,
     pub(crate) introductions: Bucket,
     pub(crate) joins: Bucket,
+    pub(crate) finds: Bucket,
 }
 
 /// Sessions of one user share it.
@@ -27,6 +28,7 @@ impl Account {
             deliveries: Rate::new(config.deliveries, now),
             introductions: Bucket::new(config.introductions, now),
             joins: Bucket::new(config.joins, now),
+            finds: Bucket::new(config.finds, now),
         }
     }
 
@@ -36,6 +38,7 @@ impl Account {
             && self.deliveries.is_full(now)
             && self.introductions.is_full(now)
             && self.joins.is_full(now)
+            && self.finds.is_full(now)
     }
 
     pub(crate) fn lock(shared: &SharedAccount) -> MutexGuard<'_, Self> {

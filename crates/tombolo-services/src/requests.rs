@@ -1,5 +1,6 @@
 //! What a device asks for and is answered by a `Response`: joins, leaves, acts, ICE servers.
 
+mod find;
 mod parse;
 
 use std::sync::Arc;
@@ -7,11 +8,14 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tombolo_engine::AppendError;
-use tombolo_room::{Act, Change, Illegal, Membership, Password, Reserve, Settings};
+use tombolo_room::{
+    Act, Change, Illegal, Membership, Password, Query, Reserve, RoomCode, Settings,
+};
 use tombolo_wire::v1::{self, ErrorCode, response, server_frame};
 use tombolo_wire::{RoomId, UserId};
 
-use crate::host::{self, Outcome, Plan, Position, Proposal};
+use crate::catalogue::{self, Choice};
+use crate::host::{self, Host, Outcome, Plan, Proposal, Wish};
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::session::Session;
@@ -31,12 +35,16 @@ pub(crate) enum Request {
         room: RoomId,
         act: Box<Act>,
     },
+    Find {
+        id: u64,
+        query: Box<Query>,
+    },
 }
 
 /// A join that was found to be in order.
 #[derive(Clone, Debug)]
 pub(crate) struct Join {
-    pub(crate) room: RoomId,
+    pub(crate) place: Place,
     pub(crate) mode: Mode,
     /// How the room behaves if it is created.
     pub(crate) settings: Settings,
@@ -46,8 +54,23 @@ pub(crate) struct Join {
     password: Option<Password>,
     member_properties: Vec<Change>,
     reachability: u32,
-    /// The last durable message that the device has.
-    pub(crate) after: Option<Position>,
+    pub(crate) wish: Wish,
+    /// A room that is created gets a short code.
+    with_code: bool,
+}
+
+/// Which room is to be joined.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    Named(RoomId),
+    Coded(RoomCode),
+    /// One that is looked for.
+    Found {
+        query: Query,
+        choice: Choice,
+        /// Of the room that is made when none is found.
+        name: Option<RoomId>,
+    },
 }
 
 impl Join {
@@ -104,6 +127,10 @@ pub(crate) async fn run(
                 let result = carry_out_act(&node, &session, id, &room, &act).await;
                 (id, result)
             }
+            Request::Find { id, query } => {
+                let result = find::carry_out_find(&node, &session, id, *query).await;
+                (id, result)
+            }
         };
         if let Err(reject) = result {
             fail(&node, &session, id, reject);
@@ -111,16 +138,42 @@ pub(crate) async fn run(
     }
 }
 
-/// Appends until the room's log has taken it in one way or the other.
 async fn carry_out_join(
     node: &Arc<Node>,
     session: &Arc<Session>,
     id: u64,
     join: &Join,
 ) -> Result<(), Reject> {
+    match &join.place {
+        Place::Named(room) => carry_out_join_of(node, session, id, join, room, join.mode).await,
+        Place::Coded(code) => find::carry_out_join_by(node, session, id, join, *code).await,
+        Place::Found {
+            query,
+            choice,
+            name,
+        } => {
+            let find = find::Find {
+                query,
+                choice: *choice,
+                name: name.as_ref(),
+            };
+            find.carry_out_join(node, session, id, join).await
+        }
+    }
+}
+
+/// Appends until the room's log has taken it in one way or the other.
+async fn carry_out_join_of(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    id: u64,
+    join: &Join,
+    room: &RoomId,
+    mode: Mode,
+) -> Result<(), Reject> {
     let rooms_max = node.config.rooms_per_session_max;
     let is_full = |state: &crate::session::State| {
-        state.host_by_room.len() >= rooms_max && !state.host_by_room.contains_key(&join.room)
+        state.host_by_room.len() >= rooms_max && !state.host_by_room.contains_key(room)
     };
     if is_full(&session.lock()) {
         return Err(Reject::new(
@@ -128,13 +181,35 @@ async fn carry_out_join(
             "the session is in as many rooms as it may",
         ));
     }
-    let entrance = node.enter(&join.room)?;
+    let entrance = node.enter(room)?;
     let host = entrance.host();
     host.synced(node.config.engine_timeout).await?;
     node.cluster.joined(node.config.engine_timeout).await?;
     host.list(node).await?;
+    if !join.with_code || mode == Mode::Join || host.is_open() {
+        return join_host(node, session, id, join, host, mode, None).await;
+    }
+    let code = catalogue::reserve(node, room).await?;
+    let result = join_host(node, session, id, join, host, mode, Some(code)).await;
+    let is_known = !matches!(&result, Err(reject) if reject.code == ErrorCode::Unavailable);
+    if is_known && host.code() != Some(code) {
+        // What cannot be freed now is freed by whoever does what this node leaves to do.
+        let _ = catalogue::free(node, room, code).await;
+    }
+    result
+}
+
+async fn join_host(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    id: u64,
+    join: &Join,
+    host: &Arc<Host>,
+    mode: Mode,
+    code: Option<RoomCode>,
+) -> Result<(), Reject> {
     for _ in 0..ATTEMPTS_MAX {
-        let proposal = match host.plan_join(node, session, id, join)? {
+        let proposal = match host.plan_join(node, session, id, join, mode, code)? {
             Plan::Done => return Ok(()),
             Plan::Append(proposal) => proposal,
         };
@@ -251,6 +326,10 @@ pub(crate) fn answer(id: u64, result: response::Result) -> server_frame::Body {
         id,
         result: Some(result),
     })
+}
+
+pub(crate) fn no_such_room() -> Reject {
+    Reject::new(ErrorCode::NoSuchRoom, "there is no such room")
 }
 
 pub(crate) fn room_full() -> Reject {

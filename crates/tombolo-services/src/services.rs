@@ -19,6 +19,7 @@ use tombolo_wire::v1::{
 };
 use tombolo_wire::{PublicKeys, UserId, VERSION};
 
+use crate::catalogue::Catalogue;
 use crate::cluster::{self, Cluster, Input};
 use crate::config::Config;
 use crate::connection::Connection;
@@ -98,6 +99,7 @@ impl Services {
             tokens: RwLock::new(tokens),
             counters: Counters::default(),
             cluster: Arc::new(cluster),
+            catalogue: Catalogue::new(),
             sessions: Mutex::default(),
             host_by_room: Mutex::default(),
             is_going_away: AtomicBool::new(false),

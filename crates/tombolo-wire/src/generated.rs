@@ -419,6 +419,215 @@ impl Takeover {
         }
     }
 }
+/// Which rooms are meant, and in which order. Hidden rooms are never found.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RoomQuery {
+    /// All of them hold.
+    #[prost(message, repeated, tag = "1")]
+    pub conditions: ::prost::alloc::vec::Vec<Condition>,
+    /// By the first; those that it leaves equal by the second, and so on; in the end by name.
+    #[prost(message, repeated, tag = "2")]
+    pub orders: ::prost::alloc::vec::Vec<Order>,
+    /// How many at most; 0: as many as fit into the answer.
+    #[prost(uint32, tag = "3")]
+    pub limit: u32,
+    /// Goes on after a page: its `next`.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub after: ::prost::bytes::Bytes,
+    /// Rooms that are full or locked, and those with a password, are found as well.
+    #[prost(bool, tag = "5")]
+    pub closed: bool,
+}
+/// What is known about a room: a public property, or something that every room has.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Aspect {
+    #[prost(oneof = "aspect::Kind", tags = "1, 2")]
+    pub kind: ::core::option::Option<aspect::Kind>,
+}
+/// Nested message and enum types in `Aspect`.
+pub mod aspect {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(string, tag = "1")]
+        Property(::prost::alloc::string::String),
+        #[prost(enumeration = "super::Measure", tag = "2")]
+        Measure(i32),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Condition {
+    #[prost(message, optional, tag = "1")]
+    pub aspect: ::core::option::Option<Aspect>,
+    #[prost(enumeration = "Comparison", tag = "2")]
+    pub comparison: i32,
+    /// Equal to one of these, unequal to all of these; else one. Numbers compare with numbers, text with
+    /// text, booleans with booleans, bytes with bytes; what differs in kind is unequal and nothing else.
+    #[prost(message, repeated, tag = "3")]
+    pub values: ::prost::alloc::vec::Vec<PropertyValue>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Order {
+    #[prost(message, optional, tag = "1")]
+    pub aspect: ::core::option::Option<Aspect>,
+    #[prost(bool, tag = "2")]
+    pub descending: bool,
+}
+/// A request: answered by `FoundRooms`.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FindRooms {
+    #[prost(message, optional, tag = "1")]
+    pub query: ::core::option::Option<RoomQuery>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FoundRooms {
+    #[prost(message, repeated, tag = "1")]
+    pub rooms: ::prost::alloc::vec::Vec<FoundRoom>,
+    /// For the next page's `after`; empty when there are no more.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub next: ::prost::bytes::Bytes,
+}
+/// What is public about a room, as it was a moment ago.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FoundRoom {
+    #[prost(string, tag = "1")]
+    pub room: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub members: u32,
+    #[prost(uint32, tag = "3")]
+    pub members_max: u32,
+    /// How many may still come in; seats that are kept for others are not free.
+    #[prost(uint32, tag = "4")]
+    pub free: u32,
+    #[prost(bool, tag = "5")]
+    pub locked: bool,
+    #[prost(bool, tag = "6")]
+    pub password: bool,
+    #[prost(uint64, tag = "7")]
+    pub opened_ms: u64,
+    #[prost(message, repeated, tag = "8")]
+    pub properties: ::prost::alloc::vec::Vec<PublicProperty>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PublicProperty {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub value: ::core::option::Option<PropertyValue>,
+}
+/// Part of a `Join`: instead of a room's name. With `JOIN_OR_CREATE` a room is made when none is found;
+/// it has the name in the `Join`, or one that the node makes up.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct JoinFound {
+    #[prost(message, optional, tag = "1")]
+    pub query: ::core::option::Option<RoomQuery>,
+    /// The first of the query's order instead of any one.
+    #[prost(bool, tag = "2")]
+    pub first: bool,
+}
+/// Where a page of found rooms ended: the content of `RoomQuery.after`, for nodes only.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PageEnd {
+    /// By each of the query's orders; absent when the room has no such property.
+    #[prost(message, repeated, tag = "1")]
+    pub values: ::prost::alloc::vec::Vec<PageValue>,
+    #[prost(string, tag = "2")]
+    pub room: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PageValue {
+    #[prost(message, optional, tag = "1")]
+    pub value: ::core::option::Option<PropertyValue>,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Measure {
+    Unspecified = 0,
+    /// How many members it has, those that have dropped included.
+    Members = 1,
+    MembersMax = 2,
+    /// How many may still come in.
+    Free = 3,
+    /// When it opened, in milliseconds since the Unix epoch.
+    Opened = 4,
+}
+impl Measure {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "MEASURE_UNSPECIFIED",
+            Self::Members => "MEASURE_MEMBERS",
+            Self::MembersMax => "MEASURE_MEMBERS_MAX",
+            Self::Free => "MEASURE_FREE",
+            Self::Opened => "MEASURE_OPENED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MEASURE_UNSPECIFIED" => Some(Self::Unspecified),
+            "MEASURE_MEMBERS" => Some(Self::Members),
+            "MEASURE_MEMBERS_MAX" => Some(Self::MembersMax),
+            "MEASURE_FREE" => Some(Self::Free),
+            "MEASURE_OPENED" => Some(Self::Opened),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Comparison {
+    Unspecified = 0,
+    Equal = 1,
+    /// Holds for an absent property, too.
+    Unequal = 2,
+    Less = 3,
+    LessOrEqual = 4,
+    Greater = 5,
+    GreaterOrEqual = 6,
+    /// Begins with this text.
+    Prefix = 7,
+    Present = 8,
+    Absent = 9,
+}
+impl Comparison {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "COMPARISON_UNSPECIFIED",
+            Self::Equal => "COMPARISON_EQUAL",
+            Self::Unequal => "COMPARISON_UNEQUAL",
+            Self::Less => "COMPARISON_LESS",
+            Self::LessOrEqual => "COMPARISON_LESS_OR_EQUAL",
+            Self::Greater => "COMPARISON_GREATER",
+            Self::GreaterOrEqual => "COMPARISON_GREATER_OR_EQUAL",
+            Self::Prefix => "COMPARISON_PREFIX",
+            Self::Present => "COMPARISON_PRESENT",
+            Self::Absent => "COMPARISON_ABSENT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "COMPARISON_UNSPECIFIED" => Some(Self::Unspecified),
+            "COMPARISON_EQUAL" => Some(Self::Equal),
+            "COMPARISON_UNEQUAL" => Some(Self::Unequal),
+            "COMPARISON_LESS" => Some(Self::Less),
+            "COMPARISON_LESS_OR_EQUAL" => Some(Self::LessOrEqual),
+            "COMPARISON_GREATER" => Some(Self::Greater),
+            "COMPARISON_GREATER_OR_EQUAL" => Some(Self::GreaterOrEqual),
+            "COMPARISON_PREFIX" => Some(Self::Prefix),
+            "COMPARISON_PRESENT" => Some(Self::Present),
+            "COMPARISON_ABSENT" => Some(Self::Absent),
+            _ => None,
+        }
+    }
+}
 /// Device to node.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ClientFrame {
@@ -607,7 +816,7 @@ pub struct Request {
     /// Chosen by the device, unique within the session.
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "request::Kind", tags = "2, 3, 4, 5, 6")]
+    #[prost(oneof = "request::Kind", tags = "2, 3, 4, 5, 6, 7")]
     pub kind: ::core::option::Option<request::Kind>,
 }
 /// Nested message and enum types in `Request`.
@@ -624,6 +833,8 @@ pub mod request {
         Room(super::RoomRequest),
         #[prost(message, tag = "6")]
         History(super::HistoryRequest),
+        #[prost(message, tag = "7")]
+        Find(super::FindRooms),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -656,6 +867,18 @@ pub struct Join {
     /// The last durable message that the device has: those after it are told when they are all there.
     #[prost(message, optional, tag = "10")]
     pub after: ::core::option::Option<MessagePosition>,
+    /// Instead of `room`: any room of these, and if need be a new one. Only `JOIN` and `JOIN_OR_CREATE`.
+    #[prost(message, optional, tag = "11")]
+    pub found: ::core::option::Option<JoinFound>,
+    /// Instead of `room`: the one with this short code. Only `JOIN`.
+    #[prost(string, tag = "12")]
+    pub code: ::prost::alloc::string::String,
+    /// Used when the room is created by this request: it gets a short code.
+    #[prost(bool, tag = "13")]
+    pub with_code: bool,
+    /// Repeated in `Joined`: a device that has not named the room knows by it what was answered.
+    #[prost(uint64, tag = "14")]
+    pub tag: u64,
 }
 /// A durable message's place.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -694,7 +917,7 @@ pub struct HistoryRequest {
 pub struct Response {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "response::Result", tags = "2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "response::Result", tags = "2, 3, 4, 5, 6, 7, 8")]
     pub result: ::core::option::Option<response::Result>,
 }
 /// Nested message and enum types in `Response`.
@@ -713,6 +936,8 @@ pub mod response {
         Acted(super::Acted),
         #[prost(message, tag = "7")]
         History(super::History),
+        #[prost(message, tag = "8")]
+        Found(super::FoundRooms),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -739,6 +964,12 @@ pub struct Joined {
     /// Everything after `Join.after` follows; false when that is not known any more, or was not asked.
     #[prost(bool, tag = "6")]
     pub recovered: bool,
+    /// By which others may join; empty when the room has none.
+    #[prost(string, tag = "7")]
+    pub code: ::prost::alloc::string::String,
+    /// As in `Join`.
+    #[prost(uint64, tag = "8")]
+    pub tag: u64,
 }
 /// An act was carried out.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

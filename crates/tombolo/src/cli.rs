@@ -168,9 +168,11 @@ pub(crate) struct PeerArgs {
     pub(crate) server: String,
     #[command(flatten)]
     pub(crate) who: Who,
-    /// Room to join; made when it does not exist
-    #[arg(long, value_name = "ID")]
-    pub(crate) room: String,
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// When the room is made, give it a short code, by which others may join it
+    #[arg(long, conflicts_with = "code")]
+    pub(crate) with_code: bool,
     /// Lane of the messages
     #[arg(long, value_enum, default_value_t = LaneArg::Reliable)]
     pub(crate) lane: LaneArg,
@@ -199,6 +201,17 @@ pub(crate) struct PeerArgs {
     /// Print events as JSON, one a line
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Place {
+    /// Room to join; made when it does not exist
+    #[arg(long, value_name = "ID")]
+    pub(crate) room: Option<String>,
+    /// Short code of the room to join, as `--with-code` told it
+    #[arg(long, value_name = "CODE")]
+    pub(crate) code: Option<tombolo_client::RoomCode>,
 }
 
 #[derive(Debug, Args)]
@@ -312,6 +325,20 @@ mod tests {
     fn command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn peer_needs_exactly_one_way_to_say_where_it_goes() {
+        let parse = |place: &[&str]| {
+            let args = ["tombolo", "peer", "--server", "u", "--user", "a"];
+            Cli::try_parse_from(args.iter().chain(place)).is_ok()
+        };
+        assert!(parse(&["--room", "r"]) && parse(&["--room", "r", "--with-code"]));
+        assert!(parse(&["--code", "7kq-3xf"]));
+        assert!(!parse(&[]));
+        assert!(!parse(&["--room", "r", "--code", "7KQ3XF"]));
+        assert!(!parse(&["--code", "7KQ3XF", "--with-code"]));
+        assert!(!parse(&["--code", "no code"]));
     }
 
     #[test]

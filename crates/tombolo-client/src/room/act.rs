@@ -168,6 +168,7 @@ impl Room {
             | response::Result::Joined(_)
             | response::Result::Left(_)
             | response::Result::IceServers(_)
+            | response::Result::Found(_)
             | response::Result::History(_) => {
                 Err(Error::local("the node answered another question"))
             }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use tombolo_room::{
-    Changed, GroupId, Message, Object, ObjectId, OperationId, Property, PropertyKey, Settings,
-    Takeover, Target,
+    Changed, GroupId, Message, Object, ObjectId, OperationId, Property, PropertyKey, RoomCode,
+    Settings, Takeover, Target,
 };
 use tombolo_wire::UserId;
 use tombolo_wire::v1::{self, room_event};
@@ -18,6 +18,8 @@ use super::RoomEvent;
 pub struct RoomView {
     /// How the room behaves; `None` until the node has told.
     pub settings: Option<Settings>,
+    /// By which others may join; see [`RoomOptions::with_code`](crate::RoomOptions::with_code).
+    pub code: Option<RoomCode>,
     /// Who has the say.
     pub owner: Option<UserId>,
     /// What the owner before has left, if this device's user is the owner.
@@ -82,6 +84,7 @@ impl RoomView {
             self.is_behind = self.last.is_some_and(missed);
             self.last = told;
         }
+        self.code = RoomCode::parse(&joined.code).ok();
         let members = joined.members.iter().filter_map(member);
         self.members = members.collect();
     }
@@ -148,6 +151,7 @@ impl RoomView {
     fn reset(&mut self) {
         *self = Self {
             members: std::mem::take(&mut self.members),
+            code: self.code,
             last: self.last,
             is_behind: self.is_behind,
             ..Self::default()

@@ -1,6 +1,9 @@
 //! Rooms, as the SDK shows them.
 
-use tombolo_client::{Lane, RoomEvent, RoomOptions};
+use tombolo_client::{
+    Aspect, Change, Comparison, ErrorCode, Lane, PropertyKey, Query, RoomEvent, RoomOptions,
+    SettingsChange,
+};
 
 use crate::lab::{device, message, node, soon, user};
 
@@ -48,6 +51,61 @@ async fn members_hear_of_each_other_and_hear_each_other() {
     };
     assert_eq!(left, (user("bob"), "left".to_owned()));
     assert_eq!(c.members(), [user("alice"), user("carol")]);
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn rooms_are_found_joined_and_made_by_what_is_public_about_them() {
+    let node = node().await;
+    let (alice, bob, carol) = (
+        device(&node, "alice").await,
+        device(&node, "bob").await,
+        device(&node, "carol").await,
+    );
+    let key = |key: &str| PropertyKey::parse(key).unwrap();
+    let duel = Comparison::Equal(vec!["duel".into()]);
+    let duels = Query::default().with(Aspect::Property(key("mode")), duel);
+    let options = || RoomOptions {
+        properties: vec![Change::publish(key("mode"), "duel".into())],
+        with_code: true,
+        ..RoomOptions::default()
+    };
+    let none = alice.rooms().join_random(&duels, options()).await;
+    assert_eq!(none.unwrap_err().code(), Some(ErrorCode::NoSuchRoom));
+    let mut a = alice
+        .rooms()
+        .join_random_or_create(&duels, options())
+        .await
+        .unwrap();
+    let b = bob.rooms().join_best(&duels, options()).await.unwrap();
+    assert_eq!((a.id(), a.code()), (b.id(), b.code()));
+    let code = a.code().unwrap();
+
+    let hidden = SettingsChange {
+        is_hidden: Some(true),
+        ..SettingsChange::default()
+    };
+    let found = carol.rooms().list(&duels).await.unwrap();
+    assert_eq!(found.rooms.len(), 1);
+    assert_eq!(found.rooms[0].members, 2);
+    assert!(found.next.is_none());
+    a.configure(hidden).await.unwrap();
+    let found = carol.rooms().list(&duels).await.unwrap();
+    assert!(found.rooms.is_empty());
+    let c = carol.rooms().join_code(code, options()).await.unwrap();
+    assert_eq!(c.members().len(), 3);
+    c.broadcast(Lane::Reliable, "found you").await.unwrap();
+    assert_eq!(
+        soon(message(&mut a)).await,
+        (user("carol"), "found you".into())
+    );
+    let again = carol.rooms().join_code(code, options()).await;
+    assert!(again.is_err(), "it is in the room already");
+    c.broadcast(Lane::Reliable, "still here").await.unwrap();
+    assert_eq!(
+        soon(message(&mut a)).await,
+        (user("carol"), "still here".into())
+    );
     node.shutdown().await;
 }
 

@@ -11,6 +11,7 @@ use super::{
     Act, Actor, Body, ENTRY_BYTES_MAX, Entry, EntryError, Join, LeftReason, Membership,
     PROPERTY_CHANGES_MAX, Reserve, Target, USERS_PER_ENTRY_MAX, VERSION,
 };
+use crate::code::RoomCode;
 use crate::contract::parse_name;
 use crate::generated as wire;
 use crate::message::{Audience, PAYLOAD_BYTES_MAX};
@@ -53,6 +54,7 @@ fn parse_body(body: wire::entry::Body) -> Parsed<Body> {
             first: created.first.as_ref().map(parse_joined).transpose()?,
             properties: parse_changes(created.properties)?,
             reserve: created.reserve.as_ref().map(parse_reserve).transpose()?,
+            code: parse_code(&created.code)?,
         },
         On::Joined(joined) => Body::Joined(parse_joined(&joined)?),
         On::Dropped(dropped) => Body::Dropped {
@@ -176,6 +178,15 @@ pub(crate) fn parse_settings(settings: &v1::RoomSettings) -> Parsed<Settings> {
         writers: parse_writers(settings.writers())?.ok_or(EntryError::Malformed)?,
         history_max: settings.history_max,
     })
+}
+
+pub(crate) fn parse_code(code: &str) -> Parsed<Option<RoomCode>> {
+    match code {
+        "" => Ok(None),
+        code => RoomCode::parse(code)
+            .map(Some)
+            .map_err(|_| EntryError::Malformed),
+    }
 }
 
 pub(crate) fn parse_node_lost(lost: &wire::NodeLost) -> Parsed<(NodeId, u64)> {

@@ -8,6 +8,7 @@ use tombolo_wire::v1::DeviceKeys;
 use tombolo_wire::{UserId, v1};
 
 use super::{Act, Actor, Body, Entry, Join, LeftReason, Reserve, Target, VERSION};
+use crate::code::RoomCode;
 use crate::contract::name;
 use crate::generated as wire;
 use crate::message::Audience;
@@ -37,11 +38,13 @@ fn body(body: &Body) -> wire::entry::Body {
             first,
             properties,
             reserve: seats,
+            code: short,
         } => wire::entry::Body::Created(wire::Created {
             settings: Some(settings(how)),
             first: first.as_ref().map(joined),
             properties: changes(properties),
             reserve: seats.as_ref().map(reserve),
+            code: code(*short),
         }),
         Body::Joined(join) => wire::entry::Body::Joined(joined(join)),
         Body::Dropped { user, session } => wire::entry::Body::Dropped(wire::Dropped {
@@ -174,6 +177,11 @@ pub(crate) fn settings(settings: &Settings) -> v1::RoomSettings {
         writers: writers(settings.writers).into(),
         history_max: settings.history_max,
     }
+}
+
+/// None is empty.
+pub(crate) fn code(code: Option<RoomCode>) -> String {
+    code.map_or_else(String::new, |code| code.to_string())
 }
 
 pub(crate) fn node_lost(node: &str, incarnation: u64) -> wire::NodeLost {

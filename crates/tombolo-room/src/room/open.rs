@@ -9,6 +9,7 @@ use tombolo_wire::UserId;
 use super::member::Member;
 use super::timer::Timer;
 use super::{PROPERTY_BYTES_MAX, UntilByUser};
+use crate::code::RoomCode;
 use crate::entry::Target;
 use crate::event::{By, Changed, Event, Illegal};
 use crate::message::History;
@@ -22,6 +23,10 @@ use crate::word::{ObjectId, OperationId, Time};
 pub(super) struct Open {
     /// What opened it.
     pub(super) opening: OperationId,
+    /// When that was, by the room's clock.
+    pub(super) opened: Time,
+    /// By which others may join.
+    pub(super) code: Option<RoomCode>,
     pub(super) settings: Settings,
     /// In the order in which they joined.
     pub(super) member_by_user: IndexMap<UserId, Member>,
@@ -50,6 +55,8 @@ impl Open {
     pub(super) fn new(opening: OperationId, settings: Settings) -> Self {
         Self {
             opening,
+            opened: Time::ZERO,
+            code: None,
             settings,
             member_by_user: IndexMap::new(),
             properties: Properties::default(),
@@ -69,8 +76,12 @@ impl Open {
 
     /// A member or a kept seat for each of the places.
     pub(super) fn is_full(&self) -> bool {
+        self.free() == 0
+    }
+
+    pub(super) fn free(&self) -> usize {
         let taken = self.member_by_user.len() + self.reserved.len();
-        taken >= self.settings.members_max as usize
+        (self.settings.members_max as usize).saturating_sub(taken)
     }
 
     /// Sets, or stops, the time at which the room closes for want of members.
@@ -147,6 +158,9 @@ impl Open {
         let planned = properties.plan(now, changes, self.revision)?;
         let bytes = self.property_bytes - planned.bytes_before + planned.bytes_after;
         if bytes > PROPERTY_BYTES_MAX && planned.bytes_after > planned.bytes_before {
+            return Err(Illegal::Limit);
+        }
+        if *target == Target::Room && !planned.is_listable(properties) {
             return Err(Illegal::Limit);
         }
         let expiries: Vec<_> = changes

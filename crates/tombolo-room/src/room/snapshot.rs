@@ -14,8 +14,8 @@ use super::timer::Timer;
 use super::{NODES_LOST_MAX, Room};
 use crate::contract::{keep_properties, name, parse_name, restore_properties};
 use crate::entry::{
-    self, EntryError, Join, Target, VERSION, parse_group, parse_joined, parse_node_lost,
-    parse_settings, parse_user,
+    self, EntryError, Join, Target, VERSION, parse_code, parse_group, parse_joined,
+    parse_node_lost, parse_settings, parse_user,
 };
 use crate::generated as wire;
 use crate::message::{History, Message};
@@ -111,6 +111,8 @@ fn keep_open(open: &Open) -> wire::Open {
         messages: open.history.messages().map(v1::RoomMessage::from).collect(),
         message_last: open.history.last,
         closes_ms: open.closes.map(Time::as_millis),
+        code: entry::code(open.code),
+        opened_ms: open.opened.as_millis(),
     }
 }
 
@@ -138,6 +140,8 @@ fn restore_open(kept: wire::Open) -> Result<Open, SnapshotError> {
     let messages = kept.messages.into_iter().map(Message::parse);
     open.history = History::restore(messages.collect::<Result<_, _>>()?, kept.message_last);
     open.closes = kept.closes_ms.map(Time::from_millis);
+    open.code = parse_code(&kept.code)?;
+    open.opened = Time::from_millis(kept.opened_ms);
     derive(&mut open);
     Ok(open)
 }

@@ -163,6 +163,7 @@ fn a_server_opens_a_room_that_waits_for_its_members() {
         first: None,
         properties: Vec::new(),
         reserve,
+        code: None,
     };
     let waiting = Settings {
         empty_kept: Duration::from_secs(60),

@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod encoding;
+mod finding;
 mod joining;
 mod messages;
 mod nodes;

@@ -8,7 +8,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use tombolo_room::{
     Act, Actor, Audience, Body, Change, Entry, Expectation, GroupId, Join, LeftReason, Membership,
-    ObjectId, ObjectPlan, Operation, OwnerPolicy, Password, Reserve, SessionId, Settings,
+    ObjectId, ObjectPlan, Operation, OwnerPolicy, Password, Reserve, RoomCode, SessionId, Settings,
     SettingsChange, Takeover, Target, Time, Value, Writers,
 };
 use tombolo_wire::UserId;
@@ -45,6 +45,7 @@ impl Random {
                 first: self.chance(0.8).then(|| self.join()),
                 properties: self.changes(),
                 reserve: self.chance(0.3).then(|| self.reserve()),
+                code: RoomCode::from_random(self.below(u64::MAX).to_be_bytes()),
             },
             1..=5 => Body::Joined(self.join()),
             6 => Body::Dropped { user, session },

@@ -176,6 +176,28 @@ pub struct Heartbeat {
     #[prost(string, tag = "6")]
     pub asks: ::prost::alloc::string::String,
 }
+/// A room in the directory of rooms, as long as it is open and not hidden.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Listed {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(message, optional, tag = "2")]
+    pub room: ::core::option::Option<::tombolo_wire::v1::FoundRoom>,
+    /// The place in the room's log as of which this is so: what is older never replaces what is newer.
+    #[prost(message, optional, tag = "3")]
+    pub at: ::core::option::Option<Position>,
+}
+/// A short code in the directory, for as long as its room is open.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CodeOf {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(string, tag = "2")]
+    pub room: ::prost::alloc::string::String,
+    /// Who reserved it; when that node dies before the room opened, its heir frees the code.
+    #[prost(string, tag = "3")]
+    pub node: ::prost::alloc::string::String,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum NodeState {

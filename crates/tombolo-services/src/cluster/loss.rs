@@ -5,6 +5,7 @@
 //! write for a room and node, not one for a member; it survives the node, and its heir reads one
 //! prefix to know everything.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tombolo_engine::{CasError, Key, KeyError, Revision, Unavailable, WatchEvent}
 use tombolo_wire::v1::ErrorCode;
 use tombolo_wire::{NodeId, RoomId};
 
+use crate::catalogue;
 use crate::node::Node;
 use crate::reject::Reject;
 
@@ -66,6 +68,10 @@ pub(crate) async fn inherit(node: &Arc<Node>, lost: &NodeId, incarnation: u64) {
             Err(Unavailable) => tokio::time::sleep(RETRY_DELAY).await,
         }
     };
+    let names: BTreeSet<_> = rooms
+        .iter()
+        .filter_map(|listed| listed.room.clone())
+        .collect();
     let mut tasks = JoinSet::new();
     for listed in rooms {
         if tasks.len() >= ROOMS_AT_ONCE {
@@ -74,6 +80,9 @@ pub(crate) async fn inherit(node: &Arc<Node>, lost: &NodeId, incarnation: u64) {
         tasks.spawn(clear(Arc::clone(node), lost.clone(), incarnation, listed));
     }
     while tasks.join_next().await.is_some() {}
+    while catalogue::sweep(node, lost, &names).await.is_err() {
+        tokio::time::sleep(RETRY_DELAY).await;
+    }
 }
 
 async fn rooms_of(node: &Node, lost: &NodeId) -> Result<Vec<Listed>, Unavailable> {
@@ -107,6 +116,7 @@ async fn clear(node: Arc<Node>, lost: NodeId, incarnation: u64, listed: Listed) 
         let host = entrance.host();
         while host.synced(node.config.engine_timeout).await.is_err() {}
         host.drop_members_of(&node, &lost, incarnation).await;
+        host.clear_if_closed(&node);
         let is_ours = lost == *node.name() && host.listed() == Some(listed.revision);
         if is_ours {
             return;

@@ -76,6 +76,9 @@ impl Host {
             }
         }
         let is_caught_up = state.ahead.is_none();
+        if is_caught_up {
+            self.show(node, &mut state);
+        }
         drop(state);
         if is_caught_up {
             self.progress.send_modify(|progress| *progress += 1);
@@ -100,6 +103,7 @@ impl Host {
         let applied = state.room.apply(&entry);
         let created = matches!(entry.body, Body::Created { .. });
         for event in &applied.events {
+            state.is_listing_stale |= super::find::is_public(event);
             self.on_event(node, state, event, pending.as_ref(), created);
         }
         let outcome = match applied.outcome {
@@ -194,7 +198,7 @@ impl Host {
             state.here_since.insert(user.clone(), at);
         }
         let (session, request) = (&pending.session, pending.request);
-        self.welcome(node, state, session, request, pending.after, created);
+        self.welcome(node, state, session, request, pending.wish, created);
     }
 
     /// A member has gone: from here, if its session is here.
@@ -251,6 +255,7 @@ impl Host {
     /// Replaces the room by one whose history is not known: its members are told the difference.
     fn replace(self: &Arc<Self>, node: &Arc<Node>, state: &mut State, room: Room) {
         let old = std::mem::replace(&mut state.room, room);
+        state.is_listing_stale = true;
         let mut pending = std::mem::take(&mut state.pending_by_operation);
         for event in difference(&old, &state.room) {
             let session =

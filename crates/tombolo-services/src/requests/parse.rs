@@ -5,14 +5,16 @@ use std::time::Instant;
 
 use prost::Message as _;
 use tombolo_room::{
-    Act, Change, EntryError, OperationId, OwnerPolicy, Password, Reserve, Settings, Writers,
+    Act, Change, EntryError, OperationId, OwnerPolicy, Password, Query, QueryError, Reserve,
+    RoomCode, Settings, Writers,
 };
 use tombolo_wire::RoomId;
 use tombolo_wire::v1::{self, ErrorCode, JoinMode, request, response};
 
-use super::{Join, Mode, Request, answer, not_a_member};
+use super::{Join, Mode, Place, Request, answer, not_a_member};
+use crate::catalogue::Choice;
 use crate::config::ROOM_MEMBERS_MAX;
-use crate::host::Position;
+use crate::host::{Position, Wish};
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::session::Session;
@@ -31,7 +33,7 @@ pub(super) fn parse(
     }
     match request.kind {
         Some(request::Kind::Join(join)) => {
-            let join = parse_join(node, join)?;
+            let join = parse_join(node, session, join, now)?;
             if !session.account().joins.take(now, 1) {
                 return Err(Reject::new(ErrorCode::Limit, "too many joins"));
             }
@@ -49,6 +51,11 @@ pub(super) fn parse(
                 room: parse_room(&wanted.room)?,
                 act: Box::new(Act::parse(act).map_err(malformed)?),
             }))
+        }
+        Some(request::Kind::Find(find)) => {
+            let query = parse_query(session, find.query, now)?;
+            let query = Box::new(query);
+            Ok(Some(Request::Find { id, query }))
         }
         Some(request::Kind::History(asked)) => {
             let room = parse_room(&asked.room)?;
@@ -75,8 +82,12 @@ pub(super) fn parse(
     }
 }
 
-fn parse_join(node: &Node, join: v1::Join) -> Result<Join, Reject> {
-    let room = parse_room(&join.room)?;
+fn parse_join(
+    node: &Node,
+    session: &Session,
+    mut join: v1::Join,
+    now: Instant,
+) -> Result<Join, Reject> {
     let mode = match join.mode() {
         JoinMode::Create => Mode::Create,
         JoinMode::Join => Mode::Join,
@@ -88,9 +99,10 @@ fn parse_join(node: &Node, join: v1::Join) -> Result<Join, Reject> {
             ));
         }
     };
+    let place = parse_place(session, &mut join, mode, now)?;
     let reserve = join.reserve.as_ref().map(Reserve::parse).transpose();
     Ok(Join {
-        room,
+        place,
         mode,
         settings: parse_settings(node, join.settings, join.members_max)?,
         room_properties: Change::parse_all(join.room_properties).map_err(malformed)?,
@@ -98,8 +110,67 @@ fn parse_join(node: &Node, join: v1::Join) -> Result<Join, Reject> {
         password: Password::parse(&join.password).map_err(malformed)?,
         member_properties: Change::parse_all(join.member_properties).map_err(malformed)?,
         reachability: join.reachability,
-        after: join.after.as_ref().map(parse_position).transpose()?,
+        wish: Wish {
+            after: join.after.as_ref().map(parse_position).transpose()?,
+            tag: join.tag,
+        },
+        with_code: join.with_code,
     })
+}
+
+/// The room that is meant: by its name, its code, or what is public about it.
+fn parse_place(
+    session: &Session,
+    join: &mut v1::Join,
+    mode: Mode,
+    now: Instant,
+) -> Result<Place, Reject> {
+    let bad_frame = |message: &str| Reject::new(ErrorCode::BadFrame, message);
+    match (join.found.take(), join.code.as_str()) {
+        (None, "") => parse_room(&join.room).map(Place::Named),
+        (None, code) => {
+            if mode != Mode::Join || !join.room.is_empty() {
+                return Err(bad_frame("a code is of a room that is there"));
+            }
+            let code = RoomCode::parse(code);
+            code.map(Place::Coded)
+                .map_err(|error| Reject::new(ErrorCode::BadName, error))
+        }
+        (Some(found), "") => {
+            let name = (!join.room.is_empty()).then(|| parse_room(&join.room));
+            if mode == Mode::Create {
+                return Err(bad_frame("what is created is not looked for"));
+            }
+            Ok(Place::Found {
+                query: parse_query(session, found.query, now)?,
+                choice: if found.first {
+                    Choice::First
+                } else {
+                    Choice::Any
+                },
+                name: name.transpose()?,
+            })
+        }
+        (Some(_), _) => Err(bad_frame("a room has a code or is looked for")),
+    }
+}
+
+fn parse_query(
+    session: &Session,
+    query: Option<v1::RoomQuery>,
+    now: Instant,
+) -> Result<Query, Reject> {
+    let query = Query::parse(query.unwrap_or_default()).map_err(|error| {
+        let code = match error {
+            QueryError::TooMuch => ErrorCode::Limit,
+            QueryError::Malformed | QueryError::Page | _ => ErrorCode::BadFrame,
+        };
+        Reject::new(code, error)
+    })?;
+    if !session.account().finds.take(now, 1) {
+        return Err(Reject::new(ErrorCode::Limit, "too many looks for rooms"));
+    }
+    Ok(query)
 }
 
 /// What is not said is as the node has it.

@@ -6,6 +6,7 @@ mod acts;
 mod cluster;
 mod drops;
 mod engine;
+mod finding;
 mod garbage;
 mod introductions;
 mod lab;

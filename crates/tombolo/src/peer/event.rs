@@ -22,6 +22,9 @@ pub(crate) enum Event {
     },
     Joined {
         room: String,
+        /// By which others may join.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
         members: Vec<String>,
     },
     Left {

@@ -53,9 +53,14 @@ pub(crate) async fn run(args: PeerArgs) -> anyhow::Result<()> {
     tell_session(&speaker, &device);
     let options = RoomOptions {
         policy: policy(args.policy),
+        with_code: args.with_code,
         ..RoomOptions::default()
     };
-    let room = device.rooms().join_or_create(&args.room, options).await?;
+    let room = match (&args.place.room, args.place.code) {
+        (Some(room), _) => device.rooms().join_or_create(room, options).await?,
+        (None, Some(code)) => device.rooms().join_code(code, options).await?,
+        (None, None) => anyhow::bail!("say which room: --room or --code"),
+    };
     for text in &args.durable {
         room.say(Audience::All, text.clone()).await?;
     }
@@ -245,6 +250,7 @@ impl Party {
         let members = self.room.members().iter().map(UserId::to_string).collect();
         self.speaker.tell(&Event::Joined {
             room: self.room.id().to_string(),
+            code: self.room.code().map(|code| code.to_string()),
             members,
         });
     }

@@ -57,7 +57,15 @@ impl Speaker {
                 };
                 format!("NAT: {mapping} mapping, {filtering} filtering; public {public}")
             }
-            Event::Joined { room, members } => format!("in room {room}: {}", members.join(", ")),
+            Event::Joined {
+                room,
+                code,
+                members,
+            } => {
+                let code = code.as_ref().map(|code| format!(" (code {code})"));
+                let members = members.join(", ");
+                format!("in room {room}{}: {members}", code.unwrap_or_default())
+            }
             Event::Left { user, reason } => format!("{user} is gone: {reason}"),
             Event::Said { .. } | Event::Room { .. } => room_line(event),
             Event::Peer {

@@ -1,0 +1,123 @@
+//! Joining rooms that are not named: by a short code, or by what is public about them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tombolo_room::{Query, RoomCode};
+use tombolo_wire::RoomId;
+use tombolo_wire::v1::{ErrorCode, response};
+
+use super::{Join, Mode, answer, carry_out_join_of, no_such_room};
+use crate::catalogue::{self, Choice};
+use crate::entropy::{self, NoEntropy};
+use crate::node::Node;
+use crate::reject::Reject;
+use crate::session::Session;
+
+/// Which room is looked for.
+pub(super) struct Find<'a> {
+    pub(super) query: &'a Query,
+    pub(super) choice: Choice,
+    /// Of the room that is made when none is found.
+    pub(super) name: Option<&'a RoomId>,
+}
+
+pub(super) async fn carry_out_find(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    id: u64,
+    query: Query,
+) -> Result<(), Reject> {
+    let found = node.catalogue.find(node, query).await?;
+    node.push(session, answer(id, response::Result::Found(found)));
+    Ok(())
+}
+
+pub(super) async fn carry_out_join_by(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    id: u64,
+    join: &Join,
+    code: RoomCode,
+) -> Result<(), Reject> {
+    let resolve = catalogue::resolve(node, code);
+    let resolved = tokio::time::timeout(node.config.engine_timeout, resolve).await;
+    let unavailable = |_| Reject::new(ErrorCode::Unavailable, "the engine does not answer");
+    let room = resolved.map_err(unavailable)??.ok_or_else(no_such_room)?;
+    carry_out_join_of(node, session, id, join, &room, Mode::Join).await
+}
+
+impl Find<'_> {
+    /// Tries rooms that match until one takes the device in.
+    pub(super) async fn carry_out_join(
+        &self,
+        node: &Arc<Node>,
+        session: &Arc<Session>,
+        id: u64,
+        join: &Join,
+    ) -> Result<(), Reject> {
+        // The rooms that it is in are not what it looks for.
+        let mut tried: BTreeSet<_> = session.lock().host_by_room.keys().cloned().collect();
+        if self.try_rooms(node, session, id, join, &mut tried).await? {
+            return Ok(());
+        }
+        if join.mode == Mode::Join {
+            return Err(Reject::new(ErrorCode::NoSuchRoom, "no such room is found"));
+        }
+        // Of many that find none at the same time, one makes a room, and the others find that.
+        let _turn = node.catalogue.turn(self.query).await;
+        if self.try_rooms(node, session, id, join, &mut tried).await? {
+            return Ok(());
+        }
+        let unavailable = |NoEntropy| Reject::new(ErrorCode::Unavailable, "no entropy");
+        let name = match self.name {
+            Some(name) => name.clone(),
+            None => entropy::room_id().map_err(unavailable)?,
+        };
+        carry_out_join_of(node, session, id, join, &name, Mode::Create).await
+    }
+
+    /// Whether one of the rooms that match has taken the device in.
+    async fn try_rooms(
+        &self,
+        node: &Arc<Node>,
+        session: &Arc<Session>,
+        id: u64,
+        join: &Join,
+        tried: &mut BTreeSet<RoomId>,
+    ) -> Result<bool, Reject> {
+        for _ in 0..ROOMS_TRIED_MAX {
+            let found = node.catalogue.choose(node, self.query, self.choice, tried);
+            let Some(room) = found.await? else {
+                return Ok(false);
+            };
+            match carry_out_join_of(node, session, id, join, &room, Mode::Join).await {
+                Ok(()) => return Ok(true),
+                Err(reject) if is_passing(reject.code) => {
+                    if reject.code == ErrorCode::NoSuchRoom {
+                        node.catalogue.drop_stale(node, &room).await;
+                    }
+                    tried.insert(room);
+                }
+                Err(reject) => return Err(reject),
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Whether another room may take a device in that this one does not.
+fn is_passing(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::NoSuchRoom
+            | ErrorCode::RoomFull
+            | ErrorCode::RoomLocked
+            | ErrorCode::WrongPassword
+            | ErrorCode::Banned
+            | ErrorCode::KeyTaken
+    )
+}
+
+/// Rooms that are tried for one join.
+const ROOMS_TRIED_MAX: usize = 32;
