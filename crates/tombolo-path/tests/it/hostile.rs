@@ -163,6 +163,11 @@ fn error_answers_are_shorter_than_what_asks_for_them_and_budgeted() {
             .iter()
             .all(|(_, _, bytes)| bytes.len() < forged.len())
     );
+    for (_, _, bytes) in &world.seen {
+        let answer = Message::decode(bytes).expect("is well formed");
+        assert!(!answer.has_integrity(), "nothing could prove it");
+        assert!(!answer.has(AttributeType::USERNAME));
+    }
     assert_eq!(world.device(Side::A).agent.stats().errors_withheld, 980);
 }
 

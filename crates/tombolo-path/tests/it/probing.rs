@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use tombolo_path::probe::{NatProbe, NatReport, ProbeConfig, ProbeEvent};
 use tombolo_path::{Filtering, Mapping, Transmit};
 use tombolo_stun::{
-    ChangeRequest, Class, ErrorCode, Message, MessageWriter, Method, OtherAddress, XorMappedAddress,
+    AlternateServer, ChangeRequest, Class, ErrorCode, Message, MessageWriter, Method, OtherAddress,
+    XorMappedAddress,
 };
 
 use crate::world::MS;
@@ -399,15 +400,34 @@ fn answers_from_elsewhere_and_to_nothing_are_ignored() {
 }
 
 #[test]
-fn a_server_that_refuses_ends_its_request() {
-    let now = Instant::now();
-    let mut probe = NatProbe::new(config(&[A1]), [1; 32], now);
-    let request = probe.poll_transmit().unwrap();
-    let id = Message::decode(&request.bytes).unwrap().transaction_id();
-    let mut bytes = Vec::new();
-    MessageWriter::new(&mut bytes, Class::Error, Method::BINDING, id)
-        .attribute(&ErrorCode::new(500, "").unwrap())
-        .fingerprint();
-    assert!(probe.handle_datagram(now, A1.parse().unwrap(), &bytes));
-    assert!(matches!(probe.poll_event(), Some(ProbeEvent::Done(report)) if !report.udp));
+fn a_server_that_refuses_ends_its_request_and_sends_nobody_elsewhere() {
+    for code in [300, 420, 500] {
+        let now = Instant::now();
+        let mut probe = NatProbe::new(config(&[A1]), [1; 32], now);
+        let request = probe.poll_transmit().unwrap();
+        let id = Message::decode(&request.bytes).unwrap().transaction_id();
+        let mut bytes = Vec::new();
+        let mut writer = MessageWriter::new(&mut bytes, Class::Error, Method::BINDING, id);
+        writer.attribute(&ErrorCode::new(code, "").unwrap());
+        if code == 300 {
+            writer.attribute(&AlternateServer(B1.parse().unwrap()));
+        }
+        writer.fingerprint();
+        assert!(probe.handle_datagram(now, A1.parse().unwrap(), &bytes));
+        assert!(matches!(probe.poll_event(), Some(ProbeEvent::Done(report)) if !report.udp));
+        assert_eq!(probe.poll_transmit(), None, "{code}");
+    }
+}
+
+#[test]
+fn four_servers_of_a_family_at_most_are_asked() {
+    let servers: Vec<String> = (1..=9)
+        .map(|last| format!("203.0.113.{last}:3478"))
+        .collect();
+    let servers: Vec<&str> = servers.iter().map(String::as_str).collect();
+    let mut probe = NatProbe::new(config(&servers), [1; 32], Instant::now());
+    let asked: BTreeSet<SocketAddr> = std::iter::from_fn(|| probe.poll_transmit())
+        .map(|transmit| transmit.to)
+        .collect();
+    assert_eq!(asked.len(), 4);
 }

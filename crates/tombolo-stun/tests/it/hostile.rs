@@ -1,10 +1,10 @@
 use tombolo_stun::{
     AdditionalAddressFamily, AddressErrorCode, AddressFamily, Attribute, AttributeError,
-    AttributeType, ChannelData, ChannelNumber, Class, DecodeError, ErrorCode, EvenPort,
-    FingerprintError, HEADER_BYTES, Icmp, IntegrityError, Key, MappedAddress, Message,
+    AttributeType, ChangeRequest, ChannelData, ChannelNumber, Class, DecodeError, ErrorCode,
+    EvenPort, FingerprintError, HEADER_BYTES, Icmp, IntegrityError, Key, MappedAddress, Message,
     MessageWriter, Method, Nonce, Priority, RawAttribute, Realm, RequestedAddressFamily,
-    RequestedTransport, Software, TransactionId, UseCandidate, Username, WriteAttribute,
-    XorMappedAddress, stream,
+    RequestedTransport, Software, TransactionId, TransactionTransmitCounter, UseCandidate,
+    Username, WriteAttribute, XorMappedAddress, stream,
 };
 
 use crate::rfc5769::VECTORS;
@@ -309,6 +309,18 @@ fn reserved_bits_are_zero_when_written_and_ignored_when_read() {
         error_data: [1, 2, 3, 4],
     };
     check(&icmp, &[(0, 0xff), (1, 0xff)], &mut e);
+    let counter = TransactionTransmitCounter {
+        requests: 3,
+        responses: 2,
+    };
+    let [mut a, mut b] = [const { Vec::new() }; 2];
+    check(&counter, &[(0, 0xff), (1, 0xff)], &mut a);
+    let change = ChangeRequest {
+        ip: true,
+        port: false,
+    };
+    let reserved = [(0, 0xff), (1, 0xff), (2, 0xff), (3, 0xf9)];
+    check(&change, &reserved, &mut b);
 }
 
 #[test]

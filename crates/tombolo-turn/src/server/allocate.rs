@@ -196,9 +196,9 @@ impl Server {
             return lifetime;
         };
         let left = Duration::from_secs(expiry).saturating_sub(unix_now);
-        match identity.session {
-            // See RFC 7635 §4: no longer than the token.
-            Some(_) => lifetime.min(left),
+        match &identity.session {
+            // See RFC 7635 §4 and §9: no longer than the token.
+            Some(session) => lifetime.min(left).min(session.lifetime()),
             None => lifetime.min(left + self.lifetime_default),
         }
     }

@@ -197,6 +197,10 @@ impl Authority {
         let algorithm = algorithm_of(message, nonce.as_str())?;
         // 4. The user exists, here and now, and the proof matches.
         let chamber = self.chamber(realm.as_str()).ok_or(Refusal::RealmWrong)?;
+        // A token that nobody asked for is not known here. See RFC 7635 §7.
+        if chamber.oauth.is_none() && message.has(AttributeType::ACCESS_TOKEN) {
+            return Err(Refusal::TokenUnexpected);
+        }
         let username = name.resolve(chamber)?;
         let evidence = Evidence {
             now,

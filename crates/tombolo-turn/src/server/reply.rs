@@ -86,10 +86,12 @@ pub(super) struct Rejection {
 
 impl From<Refusal> for Rejection {
     fn from(refusal: Refusal) -> Self {
+        let is_token = refusal == Refusal::TokenUnexpected;
+        let unknown = is_token.then_some(AttributeType::ACCESS_TOKEN);
         Self {
             refusal,
             denial: None,
-            unknown: Vec::new(),
+            unknown: unknown.into_iter().collect(),
         }
     }
 }
@@ -177,7 +179,7 @@ impl Server {
         };
         ask.write_counter(&mut writer);
         writer.attribute(&ErrorCode::new(code, &reason).expect("codes and reasons are our own"));
-        if rejection.refusal == Refusal::AttributeUnknown {
+        if !rejection.unknown.is_empty() {
             writer.attribute(&UnknownAttributes::new(&rejection.unknown));
         }
         if rejection.refusal == Refusal::Redirected {

@@ -117,6 +117,8 @@ refusals! {
     UserUnknown = 401, "unknown user";
     /// A token that is malformed, of an unknown key, or for somebody else.
     TokenWrong = 401, "token not valid";
+    /// A token in a realm that has no authorization server.
+    TokenUnexpected = 420, "tokens are not taken in this realm";
     /// The realm is not the server's.
     RealmWrong = 401, "wrong realm";
     /// Time-limited credentials whose time is over.

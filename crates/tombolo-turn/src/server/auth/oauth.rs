@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use aes_gcm::aead::{Aead, Payload};
 use aes_gcm::{Aes128Gcm, Aes256Gcm, KeyInit};
@@ -81,6 +82,8 @@ pub(super) struct Opened {
     pub(super) head: Key,
     /// In Unix seconds.
     pub(super) expiry: u64,
+    /// In seconds, from when it was made.
+    pub(super) lifetime: u32,
 }
 
 /// What an allocation keeps of the token that made it, since further requests prove themselves
@@ -91,6 +94,7 @@ pub(in crate::server) struct TokenSession {
     pub(super) key: Key,
     pub(super) user: User,
     pub(super) expiry: u64,
+    lifetime: u32,
 }
 
 impl TokenSession {
@@ -100,7 +104,14 @@ impl TokenSession {
             key: opened.key,
             user,
             expiry: opened.expiry,
+            lifetime: opened.lifetime,
         }
+    }
+
+    /// How long an allocation may live without another token, whatever the clocks say. See RFC 7635
+    /// §9.
+    pub(in crate::server) fn lifetime(&self) -> Duration {
+        Duration::from_secs(self.lifetime.into())
     }
 
     /// Tells whether a request that names this key is about this token.
@@ -157,6 +168,7 @@ impl Opener {
             key,
             head,
             expiry: made.saturating_add(span),
+            lifetime,
         })
     }
 }
@@ -223,6 +235,7 @@ mod tests {
                 key: Key::from_bytes(b"ZksjpweoixXmvn67534m"),
                 head: Key::from_bytes(b"ZksjpweoixXmvn67"),
                 expiry: MADE + 3600 + 5,
+                lifetime: 3600,
             };
             assert_eq!(opened, Ok(expected));
         }

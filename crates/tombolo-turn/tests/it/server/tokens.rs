@@ -6,7 +6,8 @@ use aes_gcm::aead::{Aead, Payload};
 use aes_gcm::{Aes128Gcm, Aes256Gcm, KeyInit};
 use tombolo_stun::{
     AccessToken, AttributeType, Key, Lifetime, MessageWriter, Method, MobilityTicket, Nonce, Realm,
-    RequestedTransport, ThirdPartyAuthorization, Username, XorPeerAddress, XorRelayedAddress,
+    RequestedTransport, ThirdPartyAuthorization, UnknownAttributes, Username, XorPeerAddress,
+    XorRelayedAddress,
 };
 use tombolo_turn::server::{Command, FiveTuple, OAuth, PeerAddr, Refusal, RelayAddr, TokenKey};
 use tombolo_wire::token::{Claims, SigningKey, VerifyingKey};
@@ -131,8 +132,11 @@ fn an_allocation_lives_no_longer_than_its_token_and_the_next_token_carries_on() 
         1,
         Some(sealed("north", 1, 0, 100)),
     );
-    assert_eq!(reply.get(), Ok(Lifetime(105)));
+    assert_eq!(reply.get(), Ok(Lifetime(100)));
     lab.advance(50);
+    // There are 55 seconds left of it, with those for the skew of clocks.
+    let reply = refresh(&mut lab, client(1), "north", 1, None);
+    assert_eq!(reply.get(), Ok(Lifetime(55)));
     // Made by another key of the authorization server.
     let next = sealed("union", 2, 50, 1000);
     let reply = refresh(&mut lab, client(1), "union", 2, Some(next));
@@ -142,6 +146,17 @@ fn an_allocation_lives_no_longer_than_its_token_and_the_next_token_carries_on() 
     assert_eq!(permit(&mut lab, client(1), "north", 1).code(), Some(401));
     lab.advance(600);
     assert_eq!(lab.server.stats().allocations, 0);
+}
+
+#[test]
+fn a_token_where_nobody_asked_for_one_is_an_unknown_attribute() {
+    let mut lab = Lab::new();
+    let token = sealed("north", 1, 0, 100);
+    let reply = request(&mut lab, client(1), "north", 1, Some(token));
+    assert_eq!(reply.code(), Some(420));
+    let unknown: UnknownAttributes<'_> = reply.get().expect("says which");
+    assert!(unknown.types().eq([AttributeType::ACCESS_TOKEN]));
+    assert_eq!(lab.refused(Refusal::TokenUnexpected), 1);
 }
 
 #[test]
