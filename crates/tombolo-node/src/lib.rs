@@ -32,11 +32,16 @@ mod error;
 mod hook;
 mod keys;
 mod node;
+mod operate;
 mod relaying;
 
 pub use builder::NodeBuilder;
 pub use certificate::Certificate;
 pub use error::{ReloadError, StartError};
 pub use node::{Node, Ready, Stats};
+pub use operate::{
+    Asked, Draining, NodeStatus, Now, OperateError, Operator, Page, RANGE_MAX, Range, RoomStatus,
+    UserStatus,
+};
 pub use tombolo_engine::{NatsAuth, NatsConfig, NatsTls};
 pub use tombolo_turn::server::Cidr;

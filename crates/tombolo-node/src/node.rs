@@ -2,6 +2,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::task::AbortHandle;
 use tombolo_engine::{Engine, Local, LocalConfig, Nats, NatsConfig};
 use tombolo_gateway::{Gateway, GatewayConfig};
 use tombolo_relay::{CertificateError, Certificates, Relay};
@@ -16,6 +17,7 @@ use crate::credentials::RelaySecret;
 use crate::error::{ReloadError, StartError};
 use crate::hook::{Hook, Lost};
 use crate::keys::DevKey;
+use crate::operate::Operator;
 use crate::relaying;
 
 /// A running node. [`Node::shutdown`] ends it in good order, dropping it at once.
@@ -30,6 +32,9 @@ pub struct Node {
     certificates: Certificates,
     secret: RelaySecret,
     dev_key: Option<DevKey>,
+    operator: Operator,
+    /// Answers operators; ended with the node.
+    operating: AbortHandle,
 }
 
 /// Where a node is reached.
@@ -100,7 +105,13 @@ impl Node {
             services_config.node = name;
         }
         let name = services_config.node.to_string();
-        let services = Services::new(engine, Arc::new(hook), token_keys, services_config);
+        let services = Services::new(
+            Arc::clone(&engine),
+            Arc::new(hook),
+            token_keys,
+            services_config,
+        );
+        let operator = Operator::new(services.clone(), engine, &relay);
 
         let Certificate { chain, key } = certificate.clone();
         let mut gateway_config = GatewayConfig::new(addresses.bound(), chain, key);
@@ -116,6 +127,7 @@ impl Node {
         let url = url(&config, &addresses, port, &certificate)?;
         let http = format!("https://{}", url.authority());
         services.announce(&url.to_string()).await;
+        let operating = tokio::spawn(operator.clone().serve()).abort_handle();
         gateway.set_ready();
         let ready = Ready {
             url,
@@ -134,6 +146,8 @@ impl Node {
             certificates,
             secret,
             dev_key,
+            operator,
+            operating,
         })
     }
 
@@ -174,6 +188,12 @@ impl Node {
         &self.ready
     }
 
+    /// Operates this node, and over it the others of its cluster.
+    #[must_use]
+    pub fn operator(&self) -> &Operator {
+        &self.operator
+    }
+
     /// What happened so far. Blocks for as long as the relay takes to count, well below a
     /// millisecond unless it is overloaded.
     #[must_use]
@@ -192,8 +212,12 @@ impl Node {
             gateway,
             services,
             relay,
+            operator,
+            operating,
             ..
         } = self;
+        operating.abort();
+        drop(operator);
         gateway.shutdown().await;
         services.leave().await;
         drop(services);

@@ -37,8 +37,9 @@ use generated::{Frame, Item};
 pub(crate) use link::FrameError;
 use link::{Full, Link, LinkLimits};
 pub(crate) use loss::{list, unlist};
-pub(crate) use member::{Input, run};
-use record::{Load, Record, State};
+pub(crate) use member::{Input, RECORDS, run};
+use record::Load;
+pub(crate) use record::{Record, State};
 
 use crate::lock::lock;
 use crate::reject::Reject;

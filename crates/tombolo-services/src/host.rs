@@ -25,6 +25,7 @@ use crate::config::ROOM_MEMBERS_MAX;
 use crate::entropy::{self, NoEntropy};
 use crate::lock::lock;
 use crate::node::Node;
+use crate::operate::RoomInfo;
 use crate::reject::Reject;
 use crate::requests::{self, Join, Mode, Place};
 use crate::session::Session;
@@ -233,6 +234,18 @@ impl Host {
 
     pub(crate) fn room(&self) -> &RoomId {
         &self.room
+    }
+
+    /// What operators are told of it; `None` when nobody is in it.
+    pub(crate) fn info(&self) -> Option<RoomInfo> {
+        let state = self.lock();
+        let members_max = state.room.settings()?.members_max;
+        Some(RoomInfo {
+            room: self.room.to_string(),
+            members: state.room.members().len(),
+            members_here: state.session_by_user.len(),
+            members_max,
+        })
     }
 
     pub(crate) fn key(&self) -> &Key {

@@ -223,6 +223,10 @@ impl Services {
         self.node.stats()
     }
 
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
     /// Checks everything about a `Hello` that does not depend on other sessions.
     fn admit(&self, frame: ClientFrame) -> Result<Caller, Reject> {
         let bad_frame = |message: &str| Reject::new(ErrorCode::BadFrame, message);

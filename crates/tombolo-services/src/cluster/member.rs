@@ -289,7 +289,7 @@ fn key_of(node: &NodeId) -> Result<Key, KeyError> {
 }
 
 /// Of all nodes' records, among the values.
-const RECORDS: &str = "nodes";
+pub(crate) const RECORDS: &str = "nodes";
 
 /// Of all nodes' heartbeats, on the bus.
 const BEATS: &str = "beat";
