@@ -18,6 +18,18 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a node
     Serve(Box<ServeArgs>),
+    /// Run several nodes, and what they need, on this machine
+    Cluster(crate::cluster::ClusterArgs),
+    /// List the nodes of a cluster
+    Nodes(crate::operate::NodesArgs),
+    /// List the rooms of a cluster
+    Rooms(crate::operate::PageArgs),
+    /// List the users of a cluster
+    Users(crate::operate::PageArgs),
+    /// Empty a node: its devices go on over others
+    Drain(crate::operate::DrainArgs),
+    /// Have devices of busy nodes go on over others
+    Rebalance(crate::operate::RebalanceArgs),
     /// Run just the STUN and TURN server, as operators of coturn know it
     Turn(Box<crate::turn::TurnArgs>),
     /// Watch one node and two devices behind NATs connect, lose their path, and find it again
@@ -88,6 +100,16 @@ pub(crate) struct ServeArgs {
     /// Where to serve metrics of the relay over HTTP (/metrics, /healthz, /readyz)
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) metrics: Option<SocketAddr>,
+    /// Socket for `tombolo nodes`, `drain` and the like; nobody but this user may use it
+    #[arg(long, value_name = "PATH")]
+    pub(crate) admin: Option<PathBuf>,
+    /// At SIGTERM, send devices to other nodes, if there are any, and wait for them to go, for so many
+    /// seconds; a second SIGTERM ends at once [default: 30]
+    #[arg(long, value_name = "S")]
+    pub(crate) drain_timeout: Option<u64>,
+    /// End when standard input ends: with the process that holds its other end
+    #[arg(long, hide = true)]
+    pub(crate) with_parent: bool,
     /// Keep rooms in this folder, so that a restart loses nothing [default: in memory]
     #[arg(long, value_name = "DIR", conflicts_with = "nats")]
     pub(crate) data: Option<PathBuf>,

@@ -1,12 +1,15 @@
-//! The one binary: `serve`, `turn`, `demo`, `peer`, `doctor`, `token`.
+//! The one binary: nodes, alone and as a cluster, the TURN server, devices, and commands for operators.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod cli;
+mod cluster;
 mod config_text;
 mod demo;
 mod doctor;
 mod http;
 mod metrics;
+mod operate;
 mod output;
 mod peer;
 mod serve;
@@ -32,6 +35,12 @@ fn main() -> ExitCode {
         // The demo starts runtimes of its own, inside its namespaces.
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => in_runtime(serve::run(*args)),
+        Command::Cluster(args) => in_small_runtime(cluster::run(args)),
+        Command::Nodes(args) => in_small_runtime(operate::nodes(args)),
+        Command::Rooms(args) => in_small_runtime(operate::rooms(args)),
+        Command::Users(args) => in_small_runtime(operate::users(args)),
+        Command::Drain(args) => in_small_runtime(operate::drain(args)),
+        Command::Rebalance(args) => in_small_runtime(operate::rebalance(args)),
         Command::Turn(args) => in_small_runtime(turn::run(*args)),
         Command::Peer(args) => in_runtime(peer::run(args)),
         Command::Doctor(args) => in_runtime(doctor::run(args)),

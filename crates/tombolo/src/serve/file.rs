@@ -24,6 +24,9 @@ pub(crate) struct File {
     pub(crate) turn_port: Option<u16>,
     pub(crate) turns_port: Option<u16>,
     pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) admin: Option<PathBuf>,
+    /// In seconds.
+    pub(crate) drain_timeout: Option<u64>,
     /// Where rooms are kept on this machine.
     pub(crate) data: Option<PathBuf>,
     pub(crate) tls: Tls,

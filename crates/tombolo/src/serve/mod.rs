@@ -1,21 +1,27 @@
 //! `tombolo serve`: a node.
 
+pub(crate) mod admin;
 mod file;
 mod settings;
 pub(crate) mod token_keys;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
+use anyhow::Context as _;
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
-use tombolo_node::{Node, Ready};
+use tombolo_node::{Draining, Node, Ready};
 use tracing::{info, warn};
 
+use crate::admin::AdminSocket;
 use crate::cli::ServeArgs;
 use crate::metrics::{self, Source};
 use crate::output::{json, line_of_text};
+use admin::Admin;
 use settings::Settings;
 
 #[derive(Serialize)]
@@ -35,15 +41,28 @@ enum Event<'a> {
 /// Runs a node until SIGINT or SIGTERM.
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let settings = Settings::load(&args)?;
-    let signals = Signals::new()?;
+    let signals = Signals::new(&args)?;
+    let socket = settings.admin.as_deref().map(AdminSocket::bind);
+    let socket = socket.transpose()?;
     let node = Arc::new(settings.node.start().await?);
+    if let Some(socket) = socket {
+        let (operated, args) = (Arc::downgrade(&node), args.clone());
+        let admin = Admin {
+            operator: node.operator().clone(),
+            reload: Box::new(move || {
+                let node = operated.upgrade();
+                reload(&*node.context("the node is about to end")?, &args)
+            }),
+        };
+        tokio::spawn(socket.serve(admin::router(Arc::new(admin))));
+    }
     let mut metrics_at = None;
     if let Some(address) = settings.metrics {
         let source = Arc::new(Metrics(Arc::downgrade(&node)));
         metrics_at = Some(metrics::serve(address, source).await?);
     }
     tell_ready(node.ready(), &args, metrics_at)?;
-    signals.attend(&node, &args).await?;
+    signals.attend(&node, &args, settings.drain_timeout).await?;
     // Whoever collects metrics just now keeps it; then it ends as it is dropped, without a farewell.
     if let Some(node) = Arc::into_inner(node) {
         node.shutdown().await;
@@ -84,39 +103,85 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    /// Resolves when whoever started the node has gone.
+    orphaned: oneshot::Receiver<()>,
+    /// Kept where nobody is waited for.
+    _gone: Option<oneshot::Sender<()>>,
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
+    fn new(args: &ServeArgs) -> anyhow::Result<Self> {
+        let (gone, orphaned) = oneshot::channel();
+        let mut gone = Some(gone);
+        if let Some(gone) = gone.take_if(|_| args.with_parent) {
+            std::thread::spawn(move || {
+                // Whatever ends it, there is nobody at the other end any more.
+                let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+                let _ = gone.send(());
+            });
+        }
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            orphaned,
+            _gone: gone,
         })
     }
 
-    /// Returns when the node is to end. Reloads at SIGHUP.
-    async fn attend(mut self, node: &Arc<Node>, args: &ServeArgs) -> anyhow::Result<()> {
+    /// Returns when the node is to end. Reloads at SIGHUP, and empties the node at SIGTERM.
+    async fn attend(
+        mut self,
+        node: &Arc<Node>,
+        args: &ServeArgs,
+        drain_timeout: Duration,
+    ) -> anyhow::Result<()> {
         loop {
             tokio::select! {
                 _ = self.interrupt.recv() => return Ok(()),
-                _ = self.terminate.recv() => return Ok(()),
+                _ = &mut self.orphaned => return Ok(()),
+                _ = self.terminate.recv() => break,
                 _ = self.hangup.recv() => {
                     let (node, args) = (Arc::clone(node), args.clone());
-                    spawn_blocking(move || reload(&node, &args)).await?;
+                    // It logs why it could not.
+                    let _ = spawn_blocking(move || reload(&node, &args)).await?;
                 }
             }
         }
+        let operator = node.operator();
+        if drain_timeout.is_zero() || !operator.has_others().await {
+            return Ok(());
+        }
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            over = operator.drain_here(drain_timeout) => tell_drained(&over),
+        }
+        Ok(())
+    }
+}
+
+fn tell_drained(over: &Draining) {
+    let (moved, sessions_left) = (over.moved, over.sessions_left);
+    let allocations_left = over.allocations_left;
+    if sessions_left == 0 && allocations_left == 0 {
+        info!(moved, "the node is empty");
+    } else {
+        warn!(
+            moved,
+            sessions_left, allocations_left, "the time to go was up"
+        );
     }
 }
 
 /// Reads the configuration again, all of it, and takes it over if all of it is right. Blocks.
-fn reload(node: &Node, args: &ServeArgs) {
+fn reload(node: &Node, args: &ServeArgs) -> anyhow::Result<()> {
     let result = Settings::load(args).and_then(|settings| Ok(node.reload(settings.node)?));
-    match result {
+    match &result {
         Ok(()) => info!("the configuration was read again"),
         Err(error) => warn!(error = format!("{error:#}"), "kept the configuration"),
     }
+    result
 }
 
 /// Tells while the node is there.

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tombolo_node::{Certificate, NatsAuth, NatsConfig, Node, NodeBuilder};
@@ -20,6 +21,8 @@ use crate::turn::settings::relaying;
 pub(crate) struct Settings {
     pub(crate) node: NodeBuilder,
     pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) admin: Option<PathBuf>,
+    pub(crate) drain_timeout: Duration,
 }
 
 /// Where settings come from, so that complaints can name the place.
@@ -65,6 +68,10 @@ impl Settings {
         Ok(Self {
             node,
             metrics: file.metrics,
+            admin: file.admin,
+            drain_timeout: file
+                .drain_timeout
+                .map_or(DRAIN_TIMEOUT, Duration::from_secs),
         })
     }
 }
@@ -83,6 +90,7 @@ impl Source {
     fn resolve(&self, mut file: File) -> File {
         let folder = self.folder();
         let paths = [
+            &mut file.admin,
             &mut file.data,
             &mut file.tls.certificate,
             &mut file.tls.key,
@@ -121,6 +129,8 @@ fn with_flags(mut file: File, args: &ServeArgs) -> anyhow::Result<File> {
     replace(&mut file.turn_port, &args.turn_port);
     replace(&mut file.turns_port, &args.turns_port);
     replace(&mut file.metrics, &args.metrics);
+    replace(&mut file.admin, &args.admin);
+    replace(&mut file.drain_timeout, &args.drain_timeout);
     if !args.listen.is_empty() {
         file.listen.clone_from(&args.listen);
     }
@@ -275,12 +285,12 @@ fn relay(file: &File, source: &Source) -> anyhow::Result<tombolo_relay::RelayCon
         ("relay-ip", given.relay_ip != empty.relay_ip, "`listen`"),
         ("public-ip", given.public_ip != empty.public_ip, "`public`"),
         ("tls", given.tls != empty.tls, "[tls] and `turns-port`"),
-        ("admin", given.admin.is_some(), "the node's own"),
+        ("admin", given.admin.is_some(), "`admin`"),
         ("metrics", given.metrics.is_some(), "`metrics`"),
         (
             "drain-timeout",
             given.drain_timeout.is_some(),
-            "the node's own",
+            "`drain-timeout`",
         ),
     ] {
         anyhow::ensure!(
@@ -358,6 +368,8 @@ fn secret(path: &Path, key: &[&str], source: &Source) -> anyhow::Result<String> 
     Ok(text.to_owned())
 }
 
+/// How long devices have to go to other nodes.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Of a region's name.
 const REGION_BYTES_MAX: usize = 64;
 

@@ -10,7 +10,7 @@ use hyper::Method;
 use serde::Serialize;
 
 use super::admin::api::{Allocation, DrainRequest, Ended, Left, Page, Query, Stats};
-use super::admin::client::ask;
+use crate::admin::client::ask;
 use crate::output::{Style, json, line_of_text};
 
 /// A command to a server that runs.

@@ -15,12 +15,13 @@ use tokio::time::{Instant, sleep_until};
 use tombolo_turn::server::Drain;
 use tracing::info;
 
-use super::admin::AdminSocket;
+use super::admin;
 use super::args::ServerArgs;
 use super::file::File;
 use super::import::Import;
 use super::operator::Operator;
 use super::settings::Settings;
+use crate::admin::AdminSocket;
 use crate::metrics;
 use crate::output::{Style, json, line_of_text};
 
@@ -60,11 +61,11 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let metrics_address = settings.metrics;
     // From here on, so that a signal after the first line ends in good order.
     let signals = Signals::new()?;
-    let admin = settings.admin.as_deref().map(AdminSocket::bind);
-    let admin = admin.transpose()?;
+    let socket = settings.admin.as_deref().map(AdminSocket::bind);
+    let socket = socket.transpose()?;
     let operator = Arc::new(Operator::start(settings, args)?);
-    if let Some(admin) = admin {
-        tokio::spawn(admin.serve(Arc::clone(&operator)));
+    if let Some(socket) = socket {
+        tokio::spawn(socket.serve(admin::router(Arc::clone(&operator))));
     }
     let mut metrics_at = None;
     if let Some(address) = metrics_address {

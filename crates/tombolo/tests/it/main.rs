@@ -3,6 +3,7 @@
 
 mod abuse;
 mod caller;
+mod cluster;
 mod command;
 mod folder;
 mod hook;

@@ -193,10 +193,3 @@ impl Stats {
         }
     }
 }
-
-/// What went wrong.
-#[derive(Debug, Deserialize, Serialize)]
-pub(crate) struct Failure {
-    pub(crate) code: String,
-    pub(crate) message: String,
-}

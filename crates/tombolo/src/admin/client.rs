@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::api::Failure;
+use super::Failure;
 
 /// Sends one request and returns what the server says.
 pub(crate) async fn ask<T: DeserializeOwned>(

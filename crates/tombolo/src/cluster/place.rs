@@ -1,0 +1,120 @@
+//! The folder of a cluster, and ports that nobody has.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+/// The folder of a cluster.
+pub(super) struct Place {
+    folder: PathBuf,
+    is_temporary: bool,
+}
+
+impl Place {
+    /// Makes the folder, closed to others: there are keys and admin sockets in it.
+    pub(super) fn new(given: Option<&Path>) -> anyhow::Result<Self> {
+        let folder = match given {
+            Some(folder) => std::path::absolute(folder)?,
+            None => {
+                let name = format!("tombolo-cluster-{}", std::process::id());
+                std::env::temp_dir().join(name)
+            }
+        };
+        let mut builder = fs::DirBuilder::new();
+        let made = builder
+            .recursive(given.is_some())
+            .mode(0o700)
+            .create(&folder);
+        made.with_context(|| format!("{}: cannot make the folder", folder.display()))?;
+        let place = Self {
+            folder,
+            is_temporary: given.is_none(),
+        };
+        place.make_token_key()?;
+        Ok(place)
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(super) fn log(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.log"))
+    }
+
+    pub(super) fn admin(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.sock"))
+    }
+
+    /// What all nodes sign tokens with, so that they accept each other's.
+    pub(super) fn token_key(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.folder.join("token.key"))
+    }
+
+    fn make_token_key(&self) -> anyhow::Result<()> {
+        let path = self.token_key()?;
+        if path.exists() {
+            return Ok(());
+        }
+        let mut secret = [0; 32];
+        let filled = SystemRandom::new().fill(&mut secret);
+        anyhow::ensure!(filled.is_ok(), "the system gives no random numbers");
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o600).open(&path);
+        let written = file.and_then(|mut file| file.write_all(STANDARD.encode(secret).as_bytes()));
+        written.with_context(|| format!("{}: cannot write it", path.display()))
+    }
+
+    /// Takes the folder away, unless it was given.
+    pub(super) fn clear(&self) -> anyhow::Result<()> {
+        if !self.is_temporary {
+            return Ok(());
+        }
+        fs::remove_dir_all(&self.folder)
+            .with_context(|| format!("{}: cannot remove it", self.folder.display()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // It has gone already, if all went well.
+        let _ = self.clear();
+    }
+}
+
+/// Ports that nobody uses over TCP or UDP, each with a free one above it. They are held until all have
+/// been found, and then somebody else may still be faster.
+pub(super) fn free_ports(ip: IpAddr, count: usize) -> anyhow::Result<Vec<u16>> {
+    let mut held = Vec::new();
+    let mut ports = Vec::new();
+    for _ in 0..ATTEMPTS_MAX {
+        if ports.len() == count {
+            return Ok(ports);
+        }
+        let listener = TcpListener::bind((ip, 0)).with_context(|| format!("{ip}: no port"))?;
+        let port = listener.local_addr()?.port();
+        let Some(next) = port.checked_add(1) else {
+            continue;
+        };
+        let others = (
+            UdpSocket::bind((ip, port)),
+            TcpListener::bind((ip, next)),
+            UdpSocket::bind((ip, next)),
+        );
+        if let (Ok(udp), Ok(next), Ok(next_udp)) = others {
+            ports.push(port);
+            held.push((listener, udp, next, next_udp));
+        }
+    }
+    anyhow::bail!("{ip}: there are no free ports")
+}
+
+/// Far more than it takes.
+const ATTEMPTS_MAX: usize = 1000;

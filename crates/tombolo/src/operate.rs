@@ -1,0 +1,283 @@
+//! `tombolo nodes`, `rooms`, `users`, `drain`, `rebalance`: what operators do to a cluster, over the admin
+//! socket of any of its nodes.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use hyper::Method;
+use serde::Serialize;
+use tokio::time::{Instant, sleep};
+use tombolo_node::{Asked, NodeStatus, Page, RoomStatus, UserStatus};
+
+use crate::admin::client::ask;
+use crate::output::{Style, json, line_of_text};
+use crate::serve::admin::{DrainRequest, Nodes, Rebalanced, Which};
+
+/// Where the cluster is.
+#[derive(Debug, Args)]
+pub(crate) struct At {
+    /// The admin socket of any of its nodes
+    #[arg(long, value_name = "PATH", default_value = "/run/tombolo/node.sock")]
+    admin: PathBuf,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodesArgs {
+    #[command(flatten)]
+    at: At,
+}
+
+/// A page of users or rooms.
+#[derive(Debug, Args)]
+pub(crate) struct PageArgs {
+    /// Those of this node alone
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
+    /// Leave out so many
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    skip: usize,
+    /// List so many at most, up to 1000
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    count: usize,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// The node's name
+    #[arg(value_name = "NODE")]
+    node: String,
+    /// Seconds that its devices have to go
+    #[arg(long, value_name = "S", default_value_t = 30,
+        value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RebalanceArgs {
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Event<'a> {
+    Nodes(&'a Nodes),
+    Users(&'a Page<UserStatus>),
+    Rooms(&'a Page<RoomStatus>),
+    Drain {
+        node: &'a str,
+        /// How many sessions and allocations are there; null when the node does not say.
+        sessions: Option<usize>,
+        allocations: Option<u64>,
+        over: bool,
+    },
+    Drained {
+        node: &'a str,
+        moved: usize,
+        sessions_left: usize,
+        allocations_left: u64,
+    },
+    Rebalanced(&'a Rebalanced),
+}
+
+/// Lists the nodes.
+pub(crate) async fn nodes(args: NodesArgs) -> anyhow::Result<()> {
+    let nodes: Nodes = ask(&args.at.admin, Method::GET, "/v1/nodes", &()).await?;
+    if args.at.json {
+        return Ok(json(&Event::Nodes(&nodes))?);
+    }
+    for node in &nodes.nodes {
+        line_of_text(&line_of_node(node))?;
+    }
+    Ok(())
+}
+
+fn line_of_node(node: &NodeStatus) -> String {
+    let now = match &node.now {
+        Some(now) => format!(
+            "{} sessions, {} rooms, {} allocations, {:.0} % busy",
+            now.sessions,
+            now.rooms,
+            now.allocations,
+            f64::from(node.cpu_permille) / 10.0
+        ),
+        None => "does not answer".to_owned(),
+    };
+    format!(
+        "{:<16} {:<9} {:<12} {now}  {}",
+        node.name,
+        node.state,
+        printable(&node.region),
+        printable(&node.url)
+    )
+}
+
+/// Lists sessions by user.
+pub(crate) async fn users(args: PageArgs) -> anyhow::Result<()> {
+    let page: Page<UserStatus> = page("/v1/users", &args).await?;
+    if args.at.json {
+        return Ok(json(&Event::Users(&page))?);
+    }
+    for user in &page.items {
+        let connection = if user.connected { "connected" } else { "away" };
+        line_of_text(&format!(
+            "{:<24} {:<16} {connection:<9}  {} rooms",
+            user.user, user.node, user.rooms
+        ))?;
+    }
+    line_of_text(&format!("{} of {} sessions", page.items.len(), page.total))?;
+    tell_silent(&page.silent)
+}
+
+/// Lists rooms.
+pub(crate) async fn rooms(args: PageArgs) -> anyhow::Result<()> {
+    let page: Page<RoomStatus> = page("/v1/rooms", &args).await?;
+    if args.at.json {
+        return Ok(json(&Event::Rooms(&page))?);
+    }
+    for room in &page.items {
+        line_of_text(&format!(
+            "{:<24} {} of {} members  {}",
+            room.room,
+            room.members,
+            room.members_max,
+            room.nodes.join(" ")
+        ))?;
+    }
+    line_of_text(&format!("{} rooms", page.items.len()))?;
+    tell_silent(&page.silent)
+}
+
+/// Empties a node, and tells how that goes until it is over.
+pub(crate) async fn drain(args: DrainArgs) -> anyhow::Result<()> {
+    let DrainArgs { node, timeout, at } = args;
+    let path = format!("/v1/nodes/{node}");
+    let request = DrainRequest { timeout_s: timeout };
+    let end = Instant::now() + Duration::from_secs(timeout) + GRACE;
+    let drain = format!("{path}/drain");
+    let mut status: NodeStatus = ask(&at.admin, Method::POST, &drain, &request).await?;
+    let mut told = None;
+    loop {
+        let now = status.now;
+        let left = now.map(|now| (now.sessions, now.allocations));
+        let draining = now.and_then(|now| now.drain);
+        let over = draining.filter(|draining| draining.is_over);
+        if told != Some(left) || over.is_some() {
+            told = Some(left);
+            tell_left(&node, left, over.is_some(), &at)?;
+        }
+        if let Some(over) = over {
+            let counts = (over.moved, over.sessions_left, over.allocations_left);
+            return tell_drained(&node, counts, &at);
+        }
+        anyhow::ensure!(
+            now.is_some() || matches!(status.state.as_str(), "alive" | "draining"),
+            "node {node} is {} and does not answer any more",
+            status.state
+        );
+        anyhow::ensure!(Instant::now() < end, "node {node} is not done in time");
+        sleep(POLL).await;
+        status = ask(&at.admin, Method::GET, &path, &()).await?;
+    }
+}
+
+fn tell_left(node: &str, left: Option<(usize, u64)>, over: bool, at: &At) -> anyhow::Result<()> {
+    let (sessions, allocations) = left.unzip();
+    match Style::of(at.json) {
+        Style::Json => json(&Event::Drain {
+            node,
+            sessions,
+            allocations,
+            over,
+        })?,
+        Style::Person => match left {
+            Some((sessions, allocations)) => line_of_text(&format!(
+                "draining {node}: {sessions} sessions, {allocations} allocations"
+            ))?,
+            None => line_of_text(&format!("draining {node}: it does not answer"))?,
+        },
+    }
+    Ok(())
+}
+
+fn tell_drained(
+    node: &str,
+    (moved, sessions_left, allocations_left): (usize, usize, u64),
+    at: &At,
+) -> anyhow::Result<()> {
+    match Style::of(at.json) {
+        Style::Json => json(&Event::Drained {
+            node,
+            moved,
+            sessions_left,
+            allocations_left,
+        })?,
+        Style::Person => line_of_text(&format!("{node} is drained: {moved} sessions moved"))?,
+    }
+    anyhow::ensure!(
+        sessions_left == 0 && allocations_left == 0,
+        "{sessions_left} sessions and {allocations_left} allocations were left when the time was up"
+    );
+    Ok(())
+}
+
+/// Has nodes with more sessions than others ask some devices to move.
+pub(crate) async fn rebalance(args: RebalanceArgs) -> anyhow::Result<()> {
+    let at = args.at;
+    let answer: Rebalanced = ask(&at.admin, Method::POST, "/v1/rebalance", &()).await?;
+    if at.json {
+        return Ok(json(&Event::Rebalanced(&answer))?);
+    }
+    for Asked {
+        node,
+        sessions,
+        asked,
+        ..
+    } in &answer.nodes
+    {
+        line_of_text(&format!(
+            "{node:<16} {sessions} sessions, {asked} asked to move"
+        ))?;
+    }
+    Ok(())
+}
+
+async fn page<T: serde::de::DeserializeOwned>(
+    path: &str,
+    args: &PageArgs,
+) -> anyhow::Result<Page<T>> {
+    let which = Which {
+        node: args.node.clone(),
+        skip: args.skip,
+        count: Some(args.count),
+    };
+    let path = format!("{path}?{}", serde_urlencoded::to_string(&which)?);
+    ask(&args.at.admin, Method::GET, &path, &()).await
+}
+
+fn tell_silent(nodes: &[String]) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        nodes.is_empty(),
+        "these nodes do not answer, and what they have is missing: {}",
+        nodes.join(" ")
+    );
+    Ok(())
+}
+
+/// What nodes say of themselves must not control a terminal.
+fn printable(text: &str) -> String {
+    text.escape_debug().to_string()
+}
+
+/// How much longer than its time a drain may take to be told of.
+const GRACE: Duration = Duration::from_secs(30);
+/// Pause between two looks at what is left.
+const POLL: Duration = Duration::from_millis(500);

@@ -1,0 +1,167 @@
+//! What the admin socket of a node answers. `tombolo nodes`, `rooms`, `users`, `drain` and `rebalance`
+//! ask it, and print the same JSON.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use tombolo_node::{
+    Asked, NodeStatus, OperateError, Operator, Page, Range, RoomStatus, UserStatus,
+};
+use tombolo_wire::NodeId;
+
+use crate::admin::Error;
+
+type Node = State<Arc<Admin>>;
+
+/// What operators reach of a node.
+pub(super) struct Admin {
+    pub(super) operator: Operator,
+    /// Reads the configuration again. Blocks.
+    pub(super) reload: Box<dyn Fn() -> anyhow::Result<()> + Send + Sync>,
+}
+
+/// All nodes of the cluster.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Nodes {
+    pub(crate) nodes: Vec<NodeStatus>,
+}
+
+/// Which users or rooms are meant, as a query string.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Which {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) node: Option<String>,
+    pub(crate) skip: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) count: Option<usize>,
+}
+
+/// What a drain is asked for.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DrainRequest {
+    pub(crate) timeout_s: u64,
+}
+
+/// What every node was asked to move.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Rebalanced {
+    pub(crate) nodes: Vec<Asked>,
+}
+
+pub(super) fn router(admin: Arc<Admin>) -> Router {
+    Router::new()
+        .route("/v1/nodes", get(nodes))
+        .route("/v1/nodes/{name}", get(node))
+        .route("/v1/nodes/{name}/drain", post(drain))
+        .route("/v1/users", get(users))
+        .route("/v1/rooms", get(rooms))
+        .route("/v1/rebalance", post(rebalance))
+        .route("/v1/reload", post(reload))
+        .fallback(|| async { Error::new(StatusCode::NOT_FOUND, "not_found", "no such path") })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(admin)
+}
+
+async fn nodes(State(admin): Node) -> Result<Json<Nodes>, Error> {
+    let nodes = admin.operator.nodes().await?;
+    Ok(Json(Nodes { nodes }))
+}
+
+async fn node(
+    State(admin): Node,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<NodeStatus>, Error> {
+    let Path(name) = name?;
+    Ok(Json(admin.operator.node(&parse(&name)?).await?))
+}
+
+async fn drain(
+    State(admin): Node,
+    name: Result<Path<String>, PathRejection>,
+    body: Result<Json<DrainRequest>, JsonRejection>,
+) -> Result<Json<NodeStatus>, Error> {
+    let (Path(name), Json(request)) = (name?, body?);
+    let name = parse(&name)?;
+    let time = Duration::from_secs(request.timeout_s);
+    admin.operator.drain(&name, time).await?;
+    Ok(Json(admin.operator.node(&name).await?))
+}
+
+async fn users(
+    State(admin): Node,
+    query: Result<Query<Which>, QueryRejection>,
+) -> Result<Json<Page<UserStatus>>, Error> {
+    let Query(which) = query?;
+    Ok(Json(admin.operator.users(&which.range()?).await?))
+}
+
+async fn rooms(
+    State(admin): Node,
+    query: Result<Query<Which>, QueryRejection>,
+) -> Result<Json<Page<RoomStatus>>, Error> {
+    let Query(which) = query?;
+    Ok(Json(admin.operator.rooms(&which.range()?).await?))
+}
+
+async fn rebalance(State(admin): Node) -> Result<Json<Rebalanced>, Error> {
+    let nodes = admin.operator.rebalance().await?;
+    Ok(Json(Rebalanced { nodes }))
+}
+
+async fn reload(State(admin): Node) -> Result<Json<serde_json::Value>, Error> {
+    let reloaded = tokio::task::spawn_blocking(move || (admin.reload)()).await;
+    match reloaded {
+        Ok(Ok(())) => Ok(Json(serde_json::json!({}))),
+        Ok(Err(error)) => {
+            let message = format!("{error:#}");
+            Err(Error::new(StatusCode::CONFLICT, "not_reloaded", &message))
+        }
+        Err(_) => Err(Error::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "it did not work",
+        )),
+    }
+}
+
+impl Which {
+    fn range(&self) -> Result<Range, Error> {
+        let node = self.node.as_deref().map(parse).transpose()?;
+        let count = self.count.unwrap_or(PAGE).min(tombolo_node::RANGE_MAX);
+        Ok(Range {
+            node,
+            skip: self.skip,
+            count,
+        })
+    }
+}
+
+fn parse(name: &str) -> Result<NodeId, Error> {
+    NodeId::parse(name).map_err(|error| Error::bad(&format!("node: {error}")))
+}
+
+impl From<OperateError> for Error {
+    fn from(error: OperateError) -> Self {
+        let (status, code) = match error {
+            OperateError::NoSuchNode(_) => (StatusCode::NOT_FOUND, "no_such_node"),
+            OperateError::TooFar => (StatusCode::BAD_REQUEST, "bad_request"),
+            OperateError::Silent(_) | OperateError::Unavailable | _ => {
+                (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+            }
+        };
+        Self::new(status, code, &error.to_string())
+    }
+}
+
+/// Items in a page that asks for no other number.
+const PAGE: usize = 100;
+/// More than any request has.
+const BODY_BYTES_MAX: usize = 4 * 1024;

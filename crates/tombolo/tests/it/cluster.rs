@@ -1,0 +1,320 @@
+//! `tombolo cluster up`, and what operators do to a cluster.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::command::{Ended, Running, start};
+
+/// The NATS server that `scripts/install-nats.sh` installs.
+fn nats_server() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let path = target.join("nats/nats-server");
+    if !path.is_file() {
+        let installed = Command::new(root.join("scripts/install-nats.sh")).output();
+        let said = installed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        assert!(path.is_file(), "there is no nats-server: {said:?}");
+    }
+    path
+}
+
+/// A cluster on loopback.
+struct Cluster {
+    running: Running,
+    nodes: Vec<Value>,
+    /// The URL of the first NATS server.
+    nats: String,
+    folder: PathBuf,
+}
+
+impl Cluster {
+    async fn up(nodes: &str, nats: &str) -> Self {
+        let program = nats_server();
+        let program = program.to_str().unwrap();
+        let args = ["cluster", "up", "--json", "--nodes", nodes, "--nats", nats];
+        let mut running = start(&[&args[..], &["--nats-server", program]].concat());
+        let mut known = Vec::new();
+        for _ in 0..nodes.parse().unwrap() {
+            known.push(running.event("node").await);
+        }
+        known.sort_by_key(|node| node["name"].as_str().unwrap().to_owned());
+        let ready = running.event("ready").await;
+        let urls: Vec<_> = known.iter().map(|node| node["url"].clone()).collect();
+        assert_eq!(ready["urls"], json!(urls));
+        assert_eq!(
+            ready["nats"].as_array().unwrap().len(),
+            nats.parse::<usize>().unwrap()
+        );
+        Self {
+            running,
+            nodes: known,
+            nats: ready["nats"][0].as_str().unwrap().to_owned(),
+            folder: ready["folder"].as_str().unwrap().into(),
+        }
+    }
+
+    fn url(&self, node: usize) -> &str {
+        self.nodes[node]["url"].as_str().unwrap()
+    }
+
+    /// What a command to the cluster, over its first node, says.
+    async fn operate(&self, command: &[&str]) -> Ended {
+        let at = [
+            "--json",
+            "--admin",
+            self.nodes[0]["admin"].as_str().unwrap(),
+        ];
+        start(&[command, &at].concat()).ended().await
+    }
+
+    async fn answer(&self, command: &[&str]) -> Value {
+        let ended = self.operate(command).await;
+        assert_eq!(ended.status, Some(0), "{}", ended.complaints);
+        ended.events.last().unwrap().clone()
+    }
+
+    /// Waits until a command's answer is as wished.
+    async fn answer_when(&self, command: &[&str], is_wished: impl Fn(&Value) -> bool) -> Value {
+        let begin = std::time::Instant::now();
+        loop {
+            let answer = self.answer(command).await;
+            if is_wished(&answer) {
+                return answer;
+            }
+            assert!(begin.elapsed().as_secs() < 60, "never so: {answer}");
+        }
+    }
+
+    fn peer(&self, node: usize, token: &str) -> Running {
+        let args = ["peer", "--server", self.url(node), "--token", token];
+        start(&[&args[..], &["--room", "r", "--json", "--send-every", "100"]].concat())
+    }
+
+    /// A token from one of the nodes.
+    async fn token(&self, node: usize, user: &str) -> String {
+        let args = ["token", "--server", self.url(node), "--user", user];
+        let made = start(&args).ended().await;
+        assert_eq!(made.status, Some(0), "{}", made.complaints);
+        made.lines[0].clone()
+    }
+
+    async fn down(mut self) {
+        let pids: Vec<_> = self.nodes.iter().map(|node| node["pid"].clone()).collect();
+        self.running.terminate();
+        let ended = self.running.ended().await;
+        assert_eq!(ended.status, Some(0), "{}", ended.complaints);
+        assert!(!self.folder.exists(), "what was made for it is taken away");
+        for pid in pids {
+            assert!(
+                !Path::new(&format!("/proc/{pid}")).exists(),
+                "{pid} is still there"
+            );
+        }
+    }
+}
+
+fn names(answer: &Value, state: &str) -> Vec<String> {
+    let nodes = answer["nodes"].as_array().unwrap().iter();
+    let nodes = nodes.filter(|node| node["state"] == state);
+    nodes
+        .map(|node| node["name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_cluster_serves_devices_on_any_node_and_tells_operators_of_them() {
+    let cluster = Cluster::up("3", "3").await;
+    let three = ["node-1", "node-2", "node-3"];
+    cluster
+        .answer_when(&["nodes"], |answer| names(answer, "alive") == three)
+        .await;
+
+    // A token of one node is good on the others.
+    let mut alice = cluster.peer(0, &cluster.token(1, "alice").await);
+    let mut bob = cluster.peer(1, &cluster.token(0, "bob").await);
+    assert_eq!(alice.event("recv").await["user"], "bob");
+    assert_eq!(bob.event("recv").await["user"], "alice");
+
+    let users = cluster.answer(&["users"]).await;
+    assert_eq!(
+        (&users["event"], &users["total"]),
+        (&json!("users"), &json!(2))
+    );
+    let places = users["items"].as_array().unwrap().iter();
+    let places: Vec<_> = places.map(|user| (&user["user"], &user["node"])).collect();
+    let expected = [
+        (json!("alice"), json!("node-1")),
+        (json!("bob"), json!("node-2")),
+    ];
+    assert_eq!(
+        places,
+        expected.iter().map(|(a, b)| (a, b)).collect::<Vec<_>>()
+    );
+    let of_node = cluster.answer(&["users", "--node", "node-2"]).await;
+    assert_eq!(
+        (&of_node["total"], &of_node["items"][0]["user"]),
+        (&json!(1), &json!("bob"))
+    );
+    let second = cluster
+        .answer(&["users", "--skip", "1", "--count", "1"])
+        .await;
+    assert_eq!(second["items"][0]["user"], "bob");
+
+    let rooms = cluster.answer(&["rooms"]).await;
+    assert_eq!(
+        rooms["items"],
+        json!([{"room": "r", "members": 2, "members_max": 64, "nodes": ["node-1", "node-2"]}])
+    );
+    let unknown = cluster.operate(&["drain", "node-9"]).await;
+    assert_eq!(unknown.status, Some(1));
+    assert!(
+        unknown.complaints.contains("node-9"),
+        "{}",
+        unknown.complaints
+    );
+    let asked = cluster.answer(&["rebalance"]).await;
+    assert_eq!(asked["nodes"].as_array().unwrap().len(), 3, "{asked}");
+    for peer in [&mut alice, &mut bob] {
+        peer.terminate();
+        assert_eq!(peer.ended().await.status, Some(0));
+    }
+    cluster.down().await;
+}
+
+#[tokio::test]
+async fn a_drain_ends_when_nobody_is_left_and_says_who_is() {
+    let cluster = Cluster::up("3", "1").await;
+    cluster
+        .answer_when(&["nodes"], |answer| names(answer, "alive").len() == 3)
+        .await;
+    let drain = cluster
+        .operate(&["drain", "node-3", "--timeout", "60"])
+        .await;
+    assert_eq!(drain.status, Some(0), "{}", drain.complaints);
+    let over = drain.events.last().unwrap();
+    assert_eq!(
+        (&over["event"], &over["node"]),
+        (&json!("drained"), &json!("node-3"))
+    );
+    assert_eq!(
+        (&over["moved"], &over["sessions_left"]),
+        (&json!(0), &json!(0)),
+        "{over}"
+    );
+    let mut progress = drain
+        .events
+        .iter()
+        .filter(|event| event["event"] == "drain");
+    let last = progress.next_back().unwrap();
+    assert_eq!(
+        (&last["sessions"], &last["over"]),
+        (&json!(0), &json!(true))
+    );
+    cluster
+        .answer_when(&["nodes"], |answer| names(answer, "gone") == ["node-3"])
+        .await;
+
+    // A device that does not listen does not go.
+    let mut alice = cluster.peer(1, &cluster.token(1, "alice").await);
+    assert_eq!(alice.event("session").await["node"], "node-2");
+    alice.event("joined").await;
+    alice.signal("STOP");
+    let drain = cluster
+        .operate(&["drain", "node-2", "--timeout", "1"])
+        .await;
+    assert_eq!(drain.status, Some(1));
+    let says = "1 sessions and 1 allocations were left";
+    assert!(drain.complaints.contains(says), "{}", drain.complaints);
+    let over = drain.events.last().unwrap();
+    let left = (&over["sessions_left"], &over["allocations_left"]);
+    assert_eq!(left, (&json!(1), &json!(1)), "{over}");
+    cluster.down().await;
+}
+
+#[tokio::test]
+async fn a_terminated_node_drains_and_says_who_was_left() {
+    let mut cluster = Cluster::up("1", "1").await;
+    let nats = cluster.nats.clone();
+    let args = [
+        "serve",
+        "--dev",
+        "--json",
+        "--name",
+        "extra",
+        "--nats",
+        &nats,
+        "--listen",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--turn-port",
+        "0",
+        "--turns-port",
+        "0",
+        "--drain-timeout",
+        "1",
+    ];
+    let mut extra = start(&args);
+    cluster.nodes.push(extra.event("ready").await);
+    cluster
+        .answer_when(&["nodes"], |answer| names(answer, "alive").len() == 2)
+        .await;
+    let mut alice = cluster.peer(1, &cluster.token(1, "alice").await);
+    alice.event("joined").await;
+    alice.signal("STOP");
+    extra.terminate();
+    let ended = extra.ended().await;
+    assert_eq!(ended.status, Some(0), "{}", ended.complaints);
+    assert!(
+        ended.complaints.contains("sessions_left=1"),
+        "{}",
+        ended.complaints
+    );
+    cluster.nodes.pop();
+    cluster
+        .answer_when(&["nodes"], |answer| names(answer, "gone") == ["extra"])
+        .await;
+    cluster.down().await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_killed_is_started_again_under_its_name() {
+    let mut cluster = Cluster::up("2", "1").await;
+    let pid = cluster.nodes[1]["pid"].to_string();
+    let killed = Command::new("kill").args(["-s", "KILL", &pid]).status();
+    assert!(killed.unwrap().success());
+    let ended = cluster.running.event("ended").await;
+    assert_eq!(
+        (&ended["name"], ended["pid"].to_string()),
+        (&json!("node-2"), pid)
+    );
+    assert!(
+        ended["how"].as_str().unwrap().contains("SIGKILL"),
+        "{ended}"
+    );
+    let again = cluster.running.event("node").await;
+    assert_eq!(again["name"], "node-2");
+    assert_ne!(again["pid"], ended["pid"]);
+    cluster.nodes[1] = again;
+    let token = cluster.token(1, "alice").await;
+    let mut alice = cluster.peer(1, &token);
+    assert_eq!(alice.event("joined").await["members"], json!(["alice"]));
+    alice.terminate();
+    assert_eq!(alice.ended().await.status, Some(0));
+    cluster.down().await;
+}
+
+#[tokio::test]
+async fn without_a_nats_server_it_is_said_how_to_get_one() {
+    let args = ["cluster", "up", "--nats-server", "/nonexistent/nats-server"];
+    let ended = start(&args).ended().await;
+    assert_eq!(ended.status, Some(1));
+    assert!(
+        ended.complaints.contains("/nonexistent/nats-server"),
+        "{}",
+        ended.complaints
+    );
+}
