@@ -7,6 +7,8 @@
 
 mod bench;
 mod bpf;
+#[cfg(feature = "proto")]
+mod compatible;
 mod engine;
 mod fuzz;
 mod parts;
@@ -50,6 +52,7 @@ fn run(arguments: &[&str]) -> anyhow::Result<()> {
         }
         ["proto"] => generated_code(Generated::Write)?,
         ["proto", "--check"] => generated_code(Generated::Check)?,
+        ["proto", "--keep"] => generated_code(Generated::Keep)?,
         ["bpf"] => bpf::write(&root())?,
         ["bpf", "--check"] => match bpf::check(&root())? {
             bpf::Checked::Matches => println!("source and object match"),
@@ -71,6 +74,7 @@ fn run(arguments: &[&str]) -> anyhow::Result<()> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Generated {
     Check,
+    Keep,
     Write,
 }
 
@@ -79,6 +83,7 @@ fn generated_code(what: Generated) -> anyhow::Result<()> {
     #[cfg(feature = "proto")]
     match what {
         Generated::Check => proto::check(&root())?,
+        Generated::Keep => proto::keep(&root())?,
         Generated::Write => {
             for path in proto::write(&root())? {
                 println!("wrote {}", path.display());
@@ -100,8 +105,10 @@ fn generated_code(what: Generated) -> anyhow::Result<()> {
             "--",
             "proto",
         ]);
-        if what == Generated::Check {
-            command.arg("--check");
+        match what {
+            Generated::Check => _ = command.arg("--check"),
+            Generated::Keep => _ = command.arg("--keep"),
+            Generated::Write => {}
         }
         run_to_end(&mut command)?;
     }
@@ -250,7 +257,10 @@ flat and every port was given back.
 `cargo xtask bench relay --help` lists the options; docs/measurements.md has the figures.";
 
 const HELP_PROTO: &str = "\
-cargo xtask proto [--check]
+cargo xtask proto [--check | --keep]
 
 Writes the Rust types of the contracts in proto/ into the crates that use them. With --check, only
-says whether they are out of date. Its first build takes a minute; needs no protoc.";
+says whether they are out of date, and whether nodes and devices of the release before would still
+understand the contracts: nothing that was in proto/previous.binpb may go (a field's number may be
+reserved) or become something else. With --keep, once a release is made, it becomes the one before.
+Its first build takes a minute; needs no protoc.";

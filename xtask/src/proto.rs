@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail, ensure};
+use prost_types::FileDescriptorSet;
+
+use crate::compatible;
 
 /// Translates every contract; returns the generated files by their path from `root`.
 ///
@@ -30,23 +33,39 @@ pub(crate) fn write(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(stale.into_keys().collect())
 }
 
-/// Fails when a committed file differs from what [`generate`] returns.
+/// Fails when a committed file differs from what [`generate`] returns, or when the release before would
+/// not understand the contracts.
 ///
 /// # Errors
-/// As [`generate`], and when a file is out of date.
+/// As [`generate`], and when a file is out of date or a contract is broken.
 pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
     let stale: Vec<_> = stale(root)?.into_keys().collect();
     ensure!(
         stale.is_empty(),
         "out of date, run `cargo xtask proto`: {stale:?}"
     );
-    Ok(())
+    compatible::check(root, &all(root)?)
 }
 
 fn stale(root: &Path) -> anyhow::Result<BTreeMap<PathBuf, String>> {
     let mut files = generate(root)?;
     files.retain(|path, text| std::fs::read_to_string(root.join(path)).ok().as_ref() != Some(text));
     Ok(files)
+}
+
+/// Keeps the contracts for the next release to be compared with.
+///
+/// # Errors
+/// When a contract does not compile, or the file cannot be written.
+pub(crate) fn keep(root: &Path) -> anyhow::Result<()> {
+    compatible::keep(root, all(root)?)
+}
+
+/// All contracts, each in every other's view.
+fn all(root: &Path) -> anyhow::Result<FileDescriptorSet> {
+    let proto = root.join("proto");
+    let sources = CONTRACTS.map(|contract| proto.join(contract.source));
+    protox::compile(sources, [&proto]).context("compile the contracts")
 }
 
 fn translate(root: &Path, contract: &Contract) -> anyhow::Result<String> {

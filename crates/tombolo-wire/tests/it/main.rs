@@ -2,5 +2,6 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod frame;
+mod kept;
 mod resend;
 mod token;
