@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
+use tombolo_turn::server::Usage;
+
 use crate::{RelayStats, ShardStats, StreamStats};
 
 use Kind::{Counter, Gauge};
@@ -56,18 +58,18 @@ impl RelayStats {
     }
 
     fn write_realms(&self, text: &mut String) -> fmt::Result {
-        let name = "tombolo_turn_realm_allocations";
-        let help = "Allocations and reservations that exist, by realm.";
-        head(text, name, Gauge, help)?;
-        let mut count_by_realm = BTreeMap::new();
-        for shard in &self.shards {
-            for (realm, count) in &shard.allocations_by_realm {
-                *count_by_realm.entry(realm).or_insert(0) += count;
+        for (name, help, value) in REALM_FAMILIES {
+            head(text, name, Gauge, help)?;
+            let mut count_by_realm = BTreeMap::new();
+            for shard in &self.shards {
+                for (realm, usage) in &shard.usage_by_realm {
+                    *count_by_realm.entry(realm).or_insert(0) += u64::from(value(usage));
+                }
             }
-        }
-        for (realm, count) in count_by_realm {
-            let labels = format!("realm=\"{}\"", escaped(realm));
-            sample(text, name, Gauge, &labels, count)?;
+            for (realm, count) in count_by_realm {
+                let labels = format!("realm=\"{}\"", escaped(realm));
+                sample(text, name, Gauge, &labels, count)?;
+            }
         }
         Ok(())
     }
@@ -163,6 +165,9 @@ const SHARD_FAMILIES: &[Family] = &[
     ("tombolo_turn_allocations_created", Counter, "Allocations made.", |s| s.turn.allocations_created),
     ("tombolo_turn_allocations_expired", Counter, "Allocations that ended for lack of a refresh.", |s| s.turn.allocations_expired),
     ("tombolo_turn_allocations", Gauge, "Allocations that exist.", |s| s.turn.allocations),
+    ("tombolo_turn_permissions", Gauge, "Permissions that count for the limits.", |s| s.usage.permissions.into()),
+    ("tombolo_turn_channels", Gauge, "Channels that count for the limits.", |s| s.usage.channels.into()),
+    ("tombolo_turn_peer_connections", Gauge, "TCP connections to peers that count for the limits.", |s| s.usage.connections.into()),
     ("tombolo_turn_draining", Gauge, "1 while no new allocations are made.", |s| s.turn.draining),
     ("tombolo_turn_to_peer_packets", Counter, "Payloads relayed to peers.", |s| s.turn.to_peer_packets),
     ("tombolo_turn_to_peer_bytes", Counter, "Bytes of payloads relayed to peers.", |s| s.turn.to_peer_bytes),
@@ -179,6 +184,17 @@ const SHARD_FAMILIES: &[Family] = &[
     ("tombolo_relay_stream_frames_dropped", Counter, "Frames dropped because a client over TCP or TLS reads too slowly.", |s| s.io.stream_frames_dropped),
     ("tombolo_relay_ports", Gauge, "Relay ports bound.", |s| s.io.relay_ports),
     ("tombolo_relay_port_errors", Counter, "Relay ports that could not be bound.", |s| s.io.relay_port_errors),
+];
+
+/// A family of metrics with one value for each realm.
+type RealmFamily = (&'static str, &'static str, fn(&Usage) -> u32);
+
+#[rustfmt::skip] // It is a table.
+const REALM_FAMILIES: &[RealmFamily] = &[
+    ("tombolo_turn_realm_allocations", "Allocations and reservations that exist, by realm.", |u| u.allocations),
+    ("tombolo_turn_realm_permissions", "Permissions that count for the limits, by realm.", |u| u.permissions),
+    ("tombolo_turn_realm_channels", "Channels that count for the limits, by realm.", |u| u.channels),
+    ("tombolo_turn_realm_peer_connections", "TCP connections to peers, by realm.", |u| u.connections),
 ];
 
 /// A family of metrics with one value.
@@ -242,17 +258,24 @@ mod tests {
     #[test]
     fn every_counter_of_every_shard_and_every_reason_is_there() {
         let mut stats = RelayStats::default();
-        for received in [3, 4] {
+        for count in [3_u32, 4] {
             let io = IoStats {
-                received,
+                received: count.into(),
                 ..IoStats::default()
             };
             let turn = Stats::default();
             let realm = "a \"realm\"\\\n".to_owned();
+            let usage = Usage {
+                allocations: count,
+                permissions: count * 10,
+                channels: count * 100,
+                connections: count * 1000,
+            };
             let shard = ShardStats {
                 turn,
                 io,
-                allocations_by_realm: [(realm, received)].into(),
+                usage,
+                usage_by_realm: [(realm, usage)].into(),
             };
             stats.shards.push(shard);
         }
@@ -267,8 +290,20 @@ mod tests {
             Some(4)
         );
         assert_eq!(value("tombolo_relay_connections"), Some(5));
-        let realm = r#"tombolo_turn_realm_allocations{realm="a \"realm\"\\\n"}"#;
-        assert_eq!(value(realm), Some(7));
+        for (kind, sum, of_second) in [
+            ("allocations", 7, None),
+            ("permissions", 70, Some(40)),
+            ("channels", 700, Some(400)),
+            ("peer_connections", 7000, Some(4000)),
+        ] {
+            let realm = r#"{realm="a \"realm\"\\\n"}"#;
+            let name = format!("tombolo_turn_realm_{kind}{realm}");
+            assert_eq!(value(&name), Some(sum), "{name}");
+            if let Some(of_second) = of_second {
+                let name = format!("tombolo_turn_{kind}{{shard=\"1\"}}");
+                assert_eq!(value(&name), Some(of_second), "{name}");
+            }
+        }
         for refusal in Refusal::ALL {
             let code = refusal.code().unwrap_or(0);
             let name =

@@ -306,10 +306,11 @@ impl Shard {
         ShardStats {
             turn: self.core.stats().clone(),
             io,
-            allocations_by_realm: self
+            usage: self.core.usage(),
+            usage_by_realm: self
                 .core
                 .usage_by_realm()
-                .map(|(realm, usage)| (realm.to_owned(), u64::from(usage.allocations)))
+                .map(|(realm, usage)| (realm.to_owned(), usage))
                 .collect(),
         }
     }

@@ -28,8 +28,10 @@ pub struct ShardStats {
     pub turn: server::Stats,
     /// What the sockets count.
     pub io: IoStats,
-    /// Allocations and reservations now, by the realm of their users (a gauge).
-    pub allocations_by_realm: BTreeMap<String, u64>,
+    /// What all clients have now, as the limits count it (gauges).
+    pub usage: server::Usage,
+    /// The same by the realm of the users, as far as somebody has something.
+    pub usage_by_realm: BTreeMap<String, server::Usage>,
 }
 
 /// What a shard's sockets have moved and lost.

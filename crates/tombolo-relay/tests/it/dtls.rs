@@ -8,6 +8,8 @@ use std::{
 
 use dimpl::{Config, Dtls, DtlsCertificate, Output};
 use tombolo_relay::{Relay, RelayConfig};
+use tombolo_turn::client as turn;
+use tombolo_turn::server::Transport;
 
 use crate::device::{certificate, relay_config, v4};
 
@@ -67,6 +69,47 @@ fn a_client_that_lost_its_keys_begins_anew_from_the_same_port() {
     again.connect();
     assert_eq!(again.ask(&BINDING)[..2], [1, 1]);
     assert_eq!(relay.stats().streams.dtls_accepted, 2);
+}
+
+/// A client that begins anew has shown again that the address is its own. What it had before ends, and
+/// whatever the first association still does is nothing to the second one.
+#[test]
+fn an_association_displaces_the_one_before_it_from_the_same_address_with_all_that_it_had() {
+    let relay = relay();
+    let mut client = Client::new(Dtls::new_12, relay.addrs().turn[0]);
+    client.connect();
+    let first = client.allocate();
+    assert_eq!(relay.stats().shards[0].turn.allocations, 1);
+
+    // Records of an association that is over: what its client would send next, and its farewell.
+    client
+        .dtls
+        .send_application_data(&BINDING)
+        .expect("there are keys");
+    let mut late = client.packets();
+    client.dtls.close().expect("it is open");
+    late.extend(client.packets());
+    assert!(late.len() >= 2, "{}", late.len());
+
+    let mut again = Client {
+        dtls: new(Dtls::new_12),
+        ..client
+    };
+    again.connect();
+    let second = again.allocate();
+    assert_ne!(first, second, "the port before rests");
+    for record in late {
+        again
+            .socket
+            .send_to(&record, again.server)
+            .expect("it is there");
+    }
+    assert_eq!(again.ask(&BINDING)[..2], [1, 1], "it goes on");
+    let stats = relay.stats();
+    let turn = &stats.shards[0].turn;
+    assert_eq!((turn.allocations, turn.allocations_created), (1, 2));
+    let streams = stats.streams;
+    assert_eq!((streams.dtls_accepted, streams.open), (2, 1));
 }
 
 /// GHSA-5x2p-4vqj-f6m4: state for whoever sends a hello.
@@ -260,6 +303,47 @@ impl Client {
                         .expect("it is there");
                 }
                 Output::Timeout(_) => return is_found,
+                Output::BufferTooSmall { .. }
+                | Output::Connected
+                | Output::PeerCert(_)
+                | Output::KeyingMaterial(..)
+                | Output::ApplicationData(_)
+                | Output::CloseNotify
+                | _ => {}
+            }
+        }
+    }
+
+    /// Makes an allocation and returns its relayed address.
+    fn allocate(&mut self) -> SocketAddr {
+        let config = turn::Config {
+            server: self.server,
+            transport: Transport::Dtls,
+            username: "alice".to_owned(),
+            password: "alice's password".to_owned(),
+            family: turn::Family::V4,
+            lifetime: Duration::ZERO,
+        };
+        let now = Instant::now();
+        let mut device = turn::Client::new(config, [1; 32], now);
+        while let Some(request) = device.poll_transmit() {
+            let answer = self.ask(&request);
+            device.handle_datagram(now, &answer);
+        }
+        match device.poll_event() {
+            Some(turn::Event::Allocated { relayed, .. }) => relayed,
+            event => panic!("there is no allocation: {event:?}"),
+        }
+    }
+
+    /// Takes what is to be sent.
+    fn packets(&mut self) -> Vec<Vec<u8>> {
+        let mut buffer = [0; 4096];
+        let mut packets = Vec::new();
+        loop {
+            match self.dtls.poll_output(&mut buffer) {
+                Output::Packet(packet) => packets.push(packet.to_vec()),
+                Output::Timeout(_) => return packets,
                 Output::BufferTooSmall { .. }
                 | Output::Connected
                 | Output::PeerCert(_)
