@@ -20,6 +20,7 @@ use crate::links::{self, HANDSHAKES_MAX, Links, Target};
 use crate::net::{DeviceSocket, Dropped, Net, RelayKeeper, measure_nat};
 use crate::room::{RoomEvent, RoomState, Rooms, Unnamed, join, leave};
 use crate::session::{self, Credential, Event, Transport};
+use crate::social::Social;
 use crate::tls;
 
 /// Credentials of the relay are renewed after this part of their life.
@@ -88,6 +89,7 @@ pub(crate) struct Shared {
     /// Those that are being joined without a name.
     pub(crate) unnamed: Unnamed,
     links: Arc<Links>,
+    pub(crate) social: Social,
     info: watch::Sender<Option<SessionInfo>>,
     stun: Mutex<Vec<SocketAddr>>,
     keeper: Mutex<Option<RelayKeeper>>,
@@ -158,6 +160,7 @@ impl Device {
             rooms: Mutex::default(),
             unnamed: Unnamed::default(),
             links: Links::new(shop.clone()),
+            social: Social::default(),
             shop,
             info: watch::Sender::new(None),
             stun: Mutex::default(),
@@ -406,6 +409,7 @@ impl Shared {
                 let error = Error::refused(refused.code, &refused.message);
                 tracing::warn!(%error, frame = refused.seq, "message refused");
             }
+            server_frame::Body::Social(event) => self.social.on_event(event),
             server_frame::Body::IceServers(servers) => self.renew_credentials(&servers),
             // The session deals with these itself.
             server_frame::Body::Welcome(_)
@@ -423,6 +427,10 @@ impl Shared {
             return;
         };
         let is_first = self.info.borrow().is_none();
+        let before = self.info.borrow().as_ref().map(|info| info.node.clone());
+        if !welcome.resumed || before.as_ref() != Some(&welcome.node) {
+            self.social.on_forgotten();
+        }
         let info = SessionInfo {
             node: welcome.node,
             user,
@@ -497,6 +505,9 @@ async fn dispatch(
                 if let Ok(response::Result::Joined(joined)) = &result {
                     shared.on_members(joined);
                 }
+                if let Ok(response::Result::Social(response)) = &result {
+                    shared.social.on_response(response);
+                }
                 // Whoever asked may have gone.
                 _ = reply.send(result);
             }
@@ -512,6 +523,7 @@ async fn dispatch(
         for (_, state) in lock(&shared.rooms).drain() {
             state.end();
         }
+        shared.social.end();
     }
 }
 

@@ -18,6 +18,7 @@
 //! * [`Room`]: members, their coming and going, messages through the node; properties, objects, an
 //!   owner and durable messages, which outlive any node ([`Room::read`], [`Room::set`],
 //!   [`Room::say`]);
+//! * [`Inbox`] and [`Direct`]: messages from user to user, kept while the receiver is away;
 //! * [`Peer`]: an encrypted link to one member, relayed at once and direct as soon as possible.
 //!
 //! Inside, protocol logic lives in sans-IO crates (`tombolo-path`, `tombolo-turn`,
@@ -36,6 +37,7 @@ mod net;
 mod room;
 mod seal;
 mod session;
+mod social;
 mod tls;
 
 pub use device::{Device, DeviceBuilder, SessionInfo};
@@ -51,6 +53,7 @@ pub use room::{
     RoomView, Rooms,
 };
 pub use session::Transport;
+pub use social::{Direct, DirectHistory, DirectMessage, DirectSent, Inbox, InboxEvent};
 pub use tombolo_path::{Candidate, CandidateKind, Explanation, Policy, Verdict, probe::NatReport};
 pub use tombolo_room::{
     Act, Aspect, Audience, By, Change, Changed, Comparison, Condition, Expectation, GroupId,
@@ -58,5 +61,6 @@ pub use tombolo_room::{
     PageEnd, Property, PropertyKey, Query, Reserve, RoomCode, Settings as RoomSettings,
     SettingsChange, Takeover, Target, Time, Value, Writers,
 };
+pub use tombolo_social::{MessageId, OperationId, Place};
 pub use tombolo_wire::v1::ErrorCode;
 pub use tombolo_wire::{RoomId, ServerUrl, UserId};

@@ -468,7 +468,8 @@ async fn ask_to_join(session: &session::Handle, join: v1::Join) -> Result<v1::Jo
         | response::Result::IceServers(_)
         | response::Result::Acted(_)
         | response::Result::Found(_)
-        | response::Result::History(_) => Err(Error::local("the node answered another question")),
+        | response::Result::History(_)
+        | response::Result::Social(_) => Err(Error::local("the node answered another question")),
     }
 }
 

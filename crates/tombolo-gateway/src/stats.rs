@@ -43,7 +43,7 @@ pub(crate) struct Counters {
     pub(crate) sessions_quic: Counter,
     pub(crate) sessions_websocket: Counter,
     pub(crate) attached: Counter,
-    rejected: [Counter; CODES],
+    rejected: ByCode,
     pub(crate) refused_full: Counter,
     pub(crate) refused_prefix_full: Counter,
     pub(crate) retries: Counter,
@@ -59,7 +59,7 @@ impl Counters {
     pub(crate) fn reject(&self, code: ErrorCode) {
         if let Some(counter) = usize::try_from(i32::from(code))
             .ok()
-            .and_then(|i| self.rejected.get(i))
+            .and_then(|i| self.rejected.0.get(i))
         {
             counter.add();
         }
@@ -74,7 +74,7 @@ impl Counters {
 
     pub(crate) fn snapshot(&self) -> Stats {
         let rejected = (0_i32..)
-            .zip(&self.rejected)
+            .zip(&self.rejected.0)
             .filter_map(|(code, counter)| Some((ErrorCode::try_from(code).ok()?, counter.value())))
             .filter(|(_, count)| *count > 0)
             .collect();
@@ -126,8 +126,18 @@ impl Drop for Held<'_> {
     }
 }
 
-/// One more than the highest error code of the contract.
-const CODES: usize = ErrorCode::Elsewhere as usize + 1;
+/// A counter for each error code of the contract, by its number.
+#[derive(Debug)]
+struct ByCode([Counter; CODES]);
+
+impl Default for ByCode {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+/// More than the highest error code of the contract.
+const CODES: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -57,6 +57,9 @@ pub struct Config {
     /// How often a user may look for rooms, because all that are known may have to be looked through. By
     /// default 5 per second and 50 at once.
     pub finds: Pace,
+    /// Direct messages of one user, and what it does to its own inbox: each is an entry in a log. By
+    /// default 10 per second and 100 at once.
+    pub directs: Pace,
     /// The time since the Unix epoch, for tokens.
     pub unix_now: fn() -> Duration,
 }
@@ -133,6 +136,10 @@ impl Default for Config {
             finds: Pace {
                 per_second: 5,
                 burst: 50,
+            },
+            directs: Pace {
+                per_second: 10,
+                burst: 100,
             },
             unix_now: system_time,
         }

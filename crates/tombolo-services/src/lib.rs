@@ -91,6 +91,7 @@ mod relay;
 mod requests;
 mod services;
 mod session;
+mod social;
 mod stats;
 
 pub use config::{Config, Pace, ROOM_MEMBERS_MAX, RateLimit};

@@ -25,6 +25,7 @@ use crate::reject::Reject;
 use crate::relay::RelayHook;
 use crate::requests;
 use crate::session::{Session, State};
+use crate::social::Social;
 use crate::stats::{Counters, Stats};
 
 /// What all sessions and rooms of one node share.
@@ -38,6 +39,7 @@ pub(crate) struct Node {
     pub(crate) catalogue: Catalogue,
     pub(crate) sessions: Mutex<SessionTable>,
     pub(crate) host_by_room: Mutex<BTreeMap<RoomId, Arc<Host>>>,
+    pub(crate) social: Social,
     pub(crate) is_going_away: AtomicBool,
     pub(crate) session_events: SessionEvents,
     /// Where tasks run, also those begun by a drop.

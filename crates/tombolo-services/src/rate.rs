@@ -16,6 +16,7 @@ pub(crate) struct Account {
     pub(crate) introductions: Bucket,
     pub(crate) joins: Bucket,
     pub(crate) finds: Bucket,
+    pub(crate) directs: Bucket,
 }
 
 /// Sessions of one user share it.
@@ -29,6 +30,7 @@ impl Account {
             introductions: Bucket::new(config.introductions, now),
             joins: Bucket::new(config.joins, now),
             finds: Bucket::new(config.finds, now),
+            directs: Bucket::new(config.directs, now),
         }
     }
 
@@ -39,6 +41,7 @@ impl Account {
             && self.introductions.is_full(now)
             && self.joins.is_full(now)
             && self.finds.is_full(now)
+            && self.directs.is_full(now)
     }
 
     pub(crate) fn lock(shared: &SharedAccount) -> MutexGuard<'_, Self> {

@@ -19,6 +19,7 @@ use crate::host::{self, Host, Outcome, Plan, Proposal, Wish};
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::session::Session;
+use crate::social::{self, SocialRequest};
 
 /// What takes the engine to carry out. A session's are carried out in order.
 pub(crate) enum Request {
@@ -38,6 +39,10 @@ pub(crate) enum Request {
     Find {
         id: u64,
         query: Box<Query>,
+    },
+    Social {
+        id: u64,
+        request: SocialRequest,
     },
 }
 
@@ -119,6 +124,7 @@ pub(crate) async fn run(
     session: Arc<Session>,
     mut waiting: mpsc::Receiver<Request>,
 ) {
+    let mut open = social::Open::default();
     while let Some(request) = waiting.recv().await {
         let (id, result) = match request {
             Request::Join { id, join } => (id, carry_out_join(&node, &session, id, &join).await),
@@ -130,6 +136,10 @@ pub(crate) async fn run(
             Request::Find { id, query } => {
                 let result = find::carry_out_find(&node, &session, id, *query).await;
                 (id, result)
+            }
+            Request::Social { id, request } => {
+                let carry_out = social::carry_out(&node, &session, id, request, &mut open);
+                (id, carry_out.await)
             }
         };
         if let Err(reject) = result {

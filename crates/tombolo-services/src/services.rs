@@ -32,6 +32,7 @@ use crate::reject::Reject;
 use crate::relay::RelayHook;
 use crate::requests;
 use crate::session::Session;
+use crate::social::Social;
 use crate::stats::{Counters, Stats};
 
 /// Sessions, rooms and introductions of one node. Clones are the same.
@@ -102,6 +103,7 @@ impl Services {
             catalogue: Catalogue::new(),
             sessions: Mutex::default(),
             host_by_room: Mutex::default(),
+            social: Social::default(),
             is_going_away: AtomicBool::new(false),
             session_events: SessionEvents::default(),
             runtime: Handle::current(),

@@ -23,6 +23,8 @@ pub struct Stats {
     pub expired: u64,
     /// Messages handed to a member's session.
     pub delivered: u64,
+    /// Direct messages that devices here have sent.
+    pub directs: u64,
     /// Introductions handed to a member's session.
     pub introduced: u64,
     /// Unreliable messages dropped because a connection was too slow, or there was none.
@@ -66,6 +68,7 @@ pub(crate) struct Counters {
     pub(crate) resumed: Counter,
     pub(crate) expired: Counter,
     pub(crate) delivered: Counter,
+    pub(crate) directs: Counter,
     pub(crate) introduced: Counter,
     pub(crate) dropped: Counter,
     pub(crate) cluster: ClusterCounters,
@@ -113,6 +116,7 @@ impl Counters {
             resumed: self.resumed.value(),
             expired: self.expired.value(),
             delivered: self.delivered.value(),
+            directs: self.directs.value(),
             introduced: self.introduced.value(),
             dropped: self.dropped.value(),
             refused: lock(&self.refused).clone(),

@@ -628,6 +628,223 @@ impl Comparison {
         }
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DirectRequest {
+    #[prost(oneof = "direct_request::Kind", tags = "1, 2, 3, 4, 5, 6")]
+    pub kind: ::core::option::Option<direct_request::Kind>,
+}
+/// Nested message and enum types in `DirectRequest`.
+pub mod direct_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        Open(super::OpenInbox),
+        #[prost(message, tag = "2")]
+        Close(super::CloseInbox),
+        #[prost(message, tag = "3")]
+        Send(super::DirectSend),
+        #[prost(message, tag = "4")]
+        Read(super::ReadInbox),
+        #[prost(message, tag = "5")]
+        Block(super::SetBlocked),
+        #[prost(message, tag = "6")]
+        History(super::DirectHistory),
+    }
+}
+/// A place in something that is numbered: which count, and up to where.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Place {
+    /// 16 bytes; another count begins when what was kept is lost.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub epoch: ::prost::bytes::Bytes,
+    /// The last that is meant; 0 before the first.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+}
+/// Asks to be told of the user's messages: of those after a place, or of the unread ones, and of those
+/// to come.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OpenInbox {
+    #[prost(message, optional, tag = "1")]
+    pub after: ::core::option::Option<Place>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CloseInbox {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DirectSend {
+    #[prost(string, tag = "1")]
+    pub to: ::prost::alloc::string::String,
+    /// 16 random bytes: a message that is sent again under its id arrives once.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub id: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub payload: ::prost::bytes::Bytes,
+}
+/// The user has read what came up to a number, on any device.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadInbox {
+    #[prost(uint64, tag = "1")]
+    pub offset: u64,
+}
+/// Whether messages of another user are taken.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetBlocked {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub blocked: bool,
+}
+/// Asks for messages that are kept, the newest first: those before a number, or all.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DirectHistory {
+    #[prost(uint64, tag = "1")]
+    pub before: u64,
+    /// 0 means as many as fit.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DirectResponse {
+    #[prost(oneof = "direct_response::Result", tags = "1, 2, 3, 4")]
+    pub result: ::core::option::Option<direct_response::Result>,
+}
+/// Nested message and enum types in `DirectResponse`.
+pub mod direct_response {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Result {
+        #[prost(message, tag = "1")]
+        Opened(super::InboxOpened),
+        #[prost(message, tag = "2")]
+        Sent(super::DirectSent),
+        #[prost(message, tag = "3")]
+        History(super::DirectPage),
+        /// Read, blocked, unblocked or closed.
+        #[prost(message, tag = "4")]
+        Done(super::DirectDone),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DirectDone {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InboxOpened {
+    /// Which count this is, and the last message in it.
+    #[prost(message, optional, tag = "1")]
+    pub last: ::core::option::Option<Place>,
+    /// Everything after `OpenInbox.after` follows; false when some of it is not known any more, or when
+    /// no place was named.
+    #[prost(bool, tag = "2")]
+    pub recovered: bool,
+    /// Up to where the user has read.
+    #[prost(uint64, tag = "3")]
+    pub read: u64,
+    /// From whom nothing is taken.
+    #[prost(string, repeated, tag = "4")]
+    pub blocked: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DirectSent {
+    #[prost(uint64, tag = "1")]
+    pub time_ms: u64,
+    /// A message with this id was there already.
+    #[prost(bool, tag = "2")]
+    pub repeated: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DirectPage {
+    /// The newest first.
+    #[prost(message, repeated, tag = "1")]
+    pub messages: ::prost::alloc::vec::Vec<DirectMessage>,
+    /// There are older ones.
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DirectMessage {
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    #[prost(uint64, tag = "2")]
+    pub time_ms: u64,
+    #[prost(string, tag = "3")]
+    pub from: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub id: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "5")]
+    pub payload: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DirectEvent {
+    #[prost(oneof = "direct_event::Kind", tags = "1, 2, 3, 4")]
+    pub kind: ::core::option::Option<direct_event::Kind>,
+}
+/// Nested message and enum types in `DirectEvent`.
+pub mod direct_event {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        Message(super::DirectMessage),
+        /// The user has read up to here, on this or another device.
+        #[prost(message, tag = "2")]
+        Read(super::ReadInbox),
+        /// From whom nothing is taken now.
+        #[prost(message, tag = "3")]
+        Blocked(super::BlockedUsers),
+        #[prost(message, tag = "4")]
+        Place(super::InboxPlace),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BlockedUsers {
+    #[prost(string, repeated, tag = "1")]
+    pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Messages after `at` follow; told when that is not clear otherwise.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InboxPlace {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<Place>,
+    /// Messages before it were missed that are not known any more.
+    #[prost(bool, tag = "2")]
+    pub lost: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SocialRequest {
+    #[prost(oneof = "social_request::Kind", tags = "1")]
+    pub kind: ::core::option::Option<social_request::Kind>,
+}
+/// Nested message and enum types in `SocialRequest`.
+pub mod social_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        Direct(super::DirectRequest),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SocialResponse {
+    #[prost(oneof = "social_response::Result", tags = "1")]
+    pub result: ::core::option::Option<social_response::Result>,
+}
+/// Nested message and enum types in `SocialResponse`.
+pub mod social_response {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Result {
+        #[prost(message, tag = "1")]
+        Direct(super::DirectResponse),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SocialEvent {
+    #[prost(oneof = "social_event::Kind", tags = "1")]
+    pub kind: ::core::option::Option<social_event::Kind>,
+}
+/// Nested message and enum types in `SocialEvent`.
+pub mod social_event {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        Direct(super::DirectEvent),
+    }
+}
 /// Device to node.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ClientFrame {
@@ -669,7 +886,7 @@ pub struct ServerFrame {
     pub ack: u64,
     #[prost(
         oneof = "server_frame::Body",
-        tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13"
+        tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 20"
     )]
     pub body: ::core::option::Option<server_frame::Body>,
 }
@@ -699,6 +916,8 @@ pub mod server_frame {
         Acknowledge(super::Ack),
         #[prost(message, tag = "13")]
         IceServers(super::IceServers),
+        #[prost(message, tag = "20")]
+        Social(super::SocialEvent),
     }
 }
 /// The first frame on every connection.
@@ -816,7 +1035,7 @@ pub struct Request {
     /// Chosen by the device, unique within the session.
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "request::Kind", tags = "2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "request::Kind", tags = "2, 3, 4, 5, 6, 7, 20")]
     pub kind: ::core::option::Option<request::Kind>,
 }
 /// Nested message and enum types in `Request`.
@@ -835,6 +1054,8 @@ pub mod request {
         History(super::HistoryRequest),
         #[prost(message, tag = "7")]
         Find(super::FindRooms),
+        #[prost(message, tag = "20")]
+        Social(super::SocialRequest),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -917,7 +1138,7 @@ pub struct HistoryRequest {
 pub struct Response {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "response::Result", tags = "2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "response::Result", tags = "2, 3, 4, 5, 6, 7, 8, 20")]
     pub result: ::core::option::Option<response::Result>,
 }
 /// Nested message and enum types in `Response`.
@@ -938,6 +1159,8 @@ pub mod response {
         History(super::History),
         #[prost(message, tag = "8")]
         Found(super::FoundRooms),
+        #[prost(message, tag = "20")]
+        Social(super::SocialResponse),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1381,6 +1604,12 @@ pub enum ErrorCode {
     Conflict = 22,
     /// The node takes nobody (any more): connect to another.
     Elsewhere = 23,
+    /// The user takes no messages from this one.
+    Blocked = 40,
+    /// The user has as many unread messages, in all or from this sender, as are kept.
+    InboxFull = 41,
+    /// Nobody has this name, or it has never opened its inbox.
+    NoSuchUser = 42,
 }
 impl ErrorCode {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1413,6 +1642,9 @@ impl ErrorCode {
             Self::NoSuchThing => "ERROR_CODE_NO_SUCH_THING",
             Self::Conflict => "ERROR_CODE_CONFLICT",
             Self::Elsewhere => "ERROR_CODE_ELSEWHERE",
+            Self::Blocked => "ERROR_CODE_BLOCKED",
+            Self::InboxFull => "ERROR_CODE_INBOX_FULL",
+            Self::NoSuchUser => "ERROR_CODE_NO_SUCH_USER",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1442,6 +1674,9 @@ impl ErrorCode {
             "ERROR_CODE_NO_SUCH_THING" => Some(Self::NoSuchThing),
             "ERROR_CODE_CONFLICT" => Some(Self::Conflict),
             "ERROR_CODE_ELSEWHERE" => Some(Self::Elsewhere),
+            "ERROR_CODE_BLOCKED" => Some(Self::Blocked),
+            "ERROR_CODE_INBOX_FULL" => Some(Self::InboxFull),
+            "ERROR_CODE_NO_SUCH_USER" => Some(Self::NoSuchUser),
             _ => None,
         }
     }

@@ -169,7 +169,8 @@ impl Room {
             | response::Result::Left(_)
             | response::Result::IceServers(_)
             | response::Result::Found(_)
-            | response::Result::History(_) => {
+            | response::Result::History(_)
+            | response::Result::Social(_) => {
                 Err(Error::local("the node answered another question"))
             }
         }

@@ -43,7 +43,8 @@ impl Rooms<'_> {
             | response::Result::Left(_)
             | response::Result::IceServers(_)
             | response::Result::Acted(_)
-            | response::Result::History(_) => {
+            | response::Result::History(_)
+            | response::Result::Social(_) => {
                 Err(Error::local("the node answered another question"))
             }
         }

@@ -193,7 +193,8 @@ impl Attempt {
             | server_frame::Body::Introduced(_)
             | server_frame::Body::Refused(_)
             | server_frame::Body::Acknowledge(_)
-            | server_frame::Body::IceServers(_) => Err(Error::unreachable(
+            | server_frame::Body::IceServers(_)
+            | server_frame::Body::Social(_) => Err(Error::unreachable(
                 url,
                 "the node did not greet: is it a Tombolo node?",
             )),

@@ -18,6 +18,7 @@ use crate::host::{Position, Wish};
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::session::Session;
+use crate::social;
 
 /// Answers what needs no engine; returns the rest.
 pub(super) fn parse(
@@ -64,6 +65,10 @@ pub(super) fn parse(
             let history = host.history(session, asked.before, asked.limit)?;
             node.push(session, answer(id, response::Result::History(history)));
             Ok(None)
+        }
+        Some(request::Kind::Social(request)) => {
+            let request = social::parse(session, request, now)?;
+            Ok(Some(Request::Social { id, request }))
         }
         Some(request::Kind::IceServers(_)) => {
             let expires = session.lock().expires;

@@ -4,6 +4,7 @@
 
 mod acts;
 mod cluster;
+mod direct;
 mod drops;
 mod engine;
 mod finding;

@@ -1,0 +1,80 @@
+//! Direct messages, as the SDK shows them.
+
+use tombolo_client::{ErrorCode, Inbox, InboxEvent, MessageId};
+
+use crate::lab::{device, node, soon, user};
+
+#[tokio::test]
+async fn messages_reach_a_user_that_is_here_and_wait_for_one_that_is_away() {
+    let node = node().await;
+    let alice = device(&node, "alice").await;
+    let bob = device(&node, "bob").await;
+    let to_bob = alice.direct(&user("bob"));
+    let refused = to_bob.send("too early").await.unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::NoSuchUser));
+
+    let mut inbox = bob.inbox(None).await.unwrap();
+    let twice = bob.inbox(None).await.unwrap_err();
+    assert!(twice.to_string().contains("already"), "{twice}");
+    assert!(!to_bob.send("one").await.unwrap().is_repeated);
+    assert_eq!(message(&mut inbox).await, (1, "one".to_owned()));
+    let place = inbox.place().unwrap();
+    drop(inbox);
+    bob.close().await;
+
+    let id = MessageId([7; 16]);
+    assert!(!to_bob.send_as(id, "two").await.unwrap().is_repeated);
+    assert!(to_bob.send_as(id, "two").await.unwrap().is_repeated);
+
+    let bob = device(&node, "bob").await;
+    let mut inbox = bob.inbox(Some(place)).await.unwrap();
+    assert!(inbox.is_recovered());
+    assert_eq!(message(&mut inbox).await, (2, "two".to_owned()));
+    inbox.mark_read(2).await.unwrap();
+    assert_eq!(event(&mut inbox).await, InboxEvent::Read(2));
+    let history = inbox.history(None, 10).await.unwrap();
+    let numbers: Vec<_> = history
+        .messages
+        .iter()
+        .map(|message| message.number)
+        .collect();
+    assert_eq!((numbers, history.more), (vec![2, 1], false));
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_user_takes_nothing_from_whom_it_blocks() {
+    let node = node().await;
+    let alice = device(&node, "alice").await;
+    let bob = device(&node, "bob").await;
+    let mut inbox = bob.inbox(None).await.unwrap();
+    bob.direct(&user("alice")).block().await.unwrap();
+    assert_eq!(
+        event(&mut inbox).await,
+        InboxEvent::Blocked([user("alice")].into())
+    );
+    assert!(inbox.blocked().contains(&user("alice")));
+    let refused = alice.direct(&user("bob")).send("hi").await.unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::Blocked));
+    bob.direct(&user("alice")).unblock().await.unwrap();
+    alice.direct(&user("bob")).send("hi").await.unwrap();
+    assert_eq!(event(&mut inbox).await, InboxEvent::Blocked([].into()));
+    assert_eq!(message(&mut inbox).await, (1, "hi".to_owned()));
+    node.shutdown().await;
+}
+
+async fn event(inbox: &mut Inbox) -> InboxEvent {
+    soon(inbox.next_event())
+        .await
+        .unwrap()
+        .expect("the session goes on")
+}
+
+async fn message(inbox: &mut Inbox) -> (u64, String) {
+    let event = event(inbox).await;
+    let InboxEvent::Message(message) = event else {
+        panic!("a message is waited for, not {event:?}");
+    };
+    let text = String::from_utf8_lossy(&message.payload).into_owned();
+    (message.number, text)
+}

@@ -1,0 +1,102 @@
+//! What reaches users wherever they are: direct messages.
+//!
+//! Each thing is a state machine of `tombolo-social` fed by a log of its own, and is read on a node for as long as
+//! somebody here needs it ([`follower`]). A session that wants to be told of it has a listener there,
+//! which knows up to where it has been told; what a slow device cannot take waits in the thing itself.
+//! So nothing is queued for devices here, and nothing can be left out: who has missed something is told
+//! from where it was, or that it is lost.
+
+mod direct;
+mod follower;
+
+use std::sync::Arc;
+
+use tombolo_social::OperationId;
+use tombolo_social::inbox::Inbox;
+use tombolo_wire::v1::{self, ErrorCode, response, server_frame, social_request, social_response};
+
+use crate::entropy::{self, NoEntropy};
+use crate::node::Node;
+use crate::reject::Reject;
+use crate::requests;
+use crate::session::Session;
+use follower::{Followers, Listening};
+
+pub(crate) use direct::DirectRequest;
+
+/// What one node reads.
+#[derive(Default)]
+pub(crate) struct Social {
+    inboxes: Followers<Inbox>,
+}
+
+/// What a session is told of; it ends with the session.
+#[derive(Default)]
+pub(crate) struct Open {
+    inbox: Option<Listening<Inbox>>,
+}
+
+/// A request that was found to be in order.
+pub(crate) enum SocialRequest {
+    Direct(DirectRequest),
+}
+
+/// Reads a request.
+pub(crate) fn parse(
+    session: &Session,
+    request: v1::SocialRequest,
+    now: std::time::Instant,
+) -> Result<SocialRequest, Reject> {
+    match request.kind {
+        Some(social_request::Kind::Direct(direct)) => {
+            direct::parse(session, direct, now).map(SocialRequest::Direct)
+        }
+        None => Err(bad_frame("the request asks for nothing known")),
+    }
+}
+
+/// Carries a request out and answers it, unless it fails.
+pub(crate) async fn carry_out(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    id: u64,
+    request: SocialRequest,
+    open: &mut Open,
+) -> Result<(), Reject> {
+    match request {
+        SocialRequest::Direct(request) => {
+            direct::carry_out(node, session, id, request, &mut open.inbox).await
+        }
+    }
+}
+
+fn answer(node: &Arc<Node>, session: &Arc<Session>, id: u64, result: social_response::Result) {
+    let response = v1::SocialResponse {
+        result: Some(result),
+    };
+    let body = requests::answer(id, response::Result::Social(response));
+    node.push(session, body);
+}
+
+fn event(kind: v1::social_event::Kind) -> server_frame::Body {
+    server_frame::Body::Social(v1::SocialEvent { kind: Some(kind) })
+}
+
+fn operation_id() -> Result<OperationId, Reject> {
+    match entropy::operation_id() {
+        Ok(id) => Ok(OperationId(id.0)),
+        Err(NoEntropy) => Err(unavailable("no entropy")),
+    }
+}
+
+fn time(node: &Node) -> tombolo_social::Time {
+    tombolo_social::Time::from_millis(node.time().as_millis())
+}
+
+fn bad_frame(message: &str) -> Reject {
+    Reject::new(ErrorCode::BadFrame, message)
+}
+
+fn unavailable(message: &str) -> Reject {
+    Reject::new(ErrorCode::Unavailable, message)
+}

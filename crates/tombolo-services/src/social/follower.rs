@@ -1,0 +1,417 @@
+//! One log on one node: reads it and tells the sessions here that listen.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, oneshot, watch};
+use tombolo_engine::{AppendError, Expect, Key, Offset, TailEvent};
+use tombolo_room::SessionId;
+use tombolo_social::OperationId;
+use tombolo_wire::v1::ErrorCode;
+
+use super::unavailable;
+use crate::lock::lock;
+use crate::node::Node;
+use crate::reject::Reject;
+use crate::session::Session;
+
+/// A state machine that is fed by a log.
+pub(super) trait Machine: Default + Send + 'static {
+    /// What became of an entry.
+    type Done: Send + 'static;
+    /// Why an entry changed nothing.
+    type Illegal: Send + 'static;
+    /// A session that is told, and up to where it was.
+    type Listener: Send + 'static;
+
+    /// After how many entries the state is kept in their place.
+    const SNAPSHOT_ENTRIES: usize;
+
+    /// All of this kind that the node reads.
+    fn followers(node: &Node) -> &Followers<Self>;
+
+    /// `None` when the bytes are no snapshot.
+    fn restore(snapshot: &[u8]) -> Option<Self>;
+
+    fn snapshot(&self) -> Bytes;
+
+    /// Applies the next entry; `None` when it is none.
+    fn apply(&mut self, entry: &[u8]) -> Option<Applied<Self>>;
+
+    /// Tells a listener what it has not been told yet.
+    fn tell(&self, node: &Arc<Node>, listener: &mut Self::Listener) -> Told;
+}
+
+/// Which entry it was, and what became of it.
+pub(super) type Applied<M> = (
+    OperationId,
+    Result<<M as Machine>::Done, <M as Machine>::Illegal>,
+);
+
+/// How telling a listener went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// It knows all.
+    All,
+    /// It cannot take more at the moment.
+    Behind,
+    /// Its session is over.
+    Gone,
+}
+
+/// How an appended entry fared.
+pub(super) enum Outcome<M: Machine> {
+    Applied(Result<M::Done, M::Illegal>),
+    /// It went under in a state that somebody else made.
+    Unclear,
+}
+
+/// The logs of one kind that a node reads.
+pub(super) struct Followers<M: Machine>(Mutex<BTreeMap<Key, Arc<Follower<M>>>>);
+
+impl<M: Machine> Default for Followers<M> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+/// One log that a node reads.
+pub(super) struct Follower<M: Machine> {
+    key: Key,
+    state: Mutex<State<M>>,
+    /// Whether all of the log has been read once.
+    is_synced: watch::Sender<bool>,
+    stop: Notify,
+    /// Somebody listens that has not been told all.
+    is_behind: Notify,
+}
+
+pub(super) struct State<M: Machine> {
+    pub(super) machine: M,
+    /// The last entry that was read.
+    cursor: Option<Offset>,
+    /// Entries since the last snapshot.
+    entries: usize,
+    waiting_by_operation: BTreeMap<OperationId, oneshot::Sender<Outcome<M>>>,
+    listener_by_session: BTreeMap<SessionId, M::Listener>,
+    users: usize,
+    /// How often nobody has needed it.
+    idle: u64,
+}
+
+/// Has a log read for as long as it is held, and a while longer.
+pub(super) struct Following<M: Machine> {
+    node: Arc<Node>,
+    follower: Arc<Follower<M>>,
+}
+
+impl<M: Machine> Drop for Following<M> {
+    fn drop(&mut self) {
+        let mut state = self.follower.lock();
+        state.users -= 1;
+        if state.users > 0 {
+            return;
+        }
+        state.idle += 1;
+        let idle = state.idle;
+        drop(state);
+        let (node, follower) = (Arc::clone(&self.node), Arc::clone(&self.follower));
+        self.node.runtime.spawn(async move {
+            tokio::time::sleep(LINGER).await;
+            follower.release(&node, idle);
+        });
+    }
+}
+
+/// A session that is told for as long as this is held.
+pub(super) struct Listening<M: Machine> {
+    following: Following<M>,
+    session: SessionId,
+}
+
+impl<M: Machine> Drop for Listening<M> {
+    fn drop(&mut self) {
+        let mut state = self.following.follower.lock();
+        state.listener_by_session.remove(&self.session);
+    }
+}
+
+impl<M: Machine> Following<M> {
+    /// Has a log read; returns once all of it was.
+    pub(super) async fn begin(node: &Arc<Node>, key: Key) -> Result<Self, Reject> {
+        let following = Self::enter(node, key)?;
+        let mut is_synced = following.follower.is_synced.subscribe();
+        let synced = is_synced.wait_for(|is_synced| *is_synced);
+        match tokio::time::timeout(node.config.engine_timeout, synced).await {
+            Ok(_) => {}
+            Err(_) => return Err(unavailable("the engine does not answer")),
+        }
+        Ok(following)
+    }
+
+    fn enter(node: &Arc<Node>, key: Key) -> Result<Self, Reject> {
+        let mut followers = lock(&M::followers(node).0);
+        let follower = match followers.get(&key) {
+            Some(follower) => Arc::clone(follower),
+            None => {
+                if followers.len() >= FOLLOWED_MAX {
+                    let message = "the node reads as much as it may: try again later";
+                    return Err(Reject::new(ErrorCode::Limit, message));
+                }
+                let follower = Arc::new(Follower::new(key.clone()));
+                followers.insert(key, Arc::clone(&follower));
+                node.runtime
+                    .spawn(Arc::clone(&follower).follow(Arc::clone(node)));
+                follower
+            }
+        };
+        follower.lock().users += 1;
+        Ok(Self {
+            node: Arc::clone(node),
+            follower,
+        })
+    }
+
+    /// The state as it was read last.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<M>> {
+        self.follower.lock()
+    }
+
+    /// Appends an entry and waits until it was read here. One that goes under is appended again, so
+    /// entries must be such that the second changes nothing.
+    pub(super) async fn propose(
+        &self,
+        operation: OperationId,
+        entry: Bytes,
+    ) -> Result<Result<M::Done, M::Illegal>, Reject> {
+        for _ in 0..ATTEMPTS_MAX {
+            if let Outcome::Applied(result) = self.propose_once(operation, entry.clone()).await? {
+                return Ok(result);
+            }
+        }
+        Err(unavailable("the log changes too fast"))
+    }
+
+    async fn propose_once(
+        &self,
+        operation: OperationId,
+        entry: Bytes,
+    ) -> Result<Outcome<M>, Reject> {
+        let (node, follower) = (&self.node, &self.follower);
+        if node.cluster.is_out() {
+            return Err(unavailable("this node is not part of its cluster"));
+        }
+        let (sender, outcome) = oneshot::channel();
+        follower
+            .lock()
+            .waiting_by_operation
+            .insert(operation, sender);
+        let _waiting = Waiting {
+            follower,
+            operation,
+        };
+        let timeout = node.config.engine_timeout;
+        let id = tombolo_engine::OperationId(operation.0);
+        let append = node.engine.append(&follower.key, entry, Expect::Any, id);
+        match tokio::time::timeout(timeout, append).await {
+            // Whether it was written or not, the log will tell.
+            Ok(Ok(_) | Err(AppendError::Unknown)) | Err(_) => {}
+            Ok(Err(error)) => return Err(unavailable(&error.to_string())),
+        }
+        match tokio::time::timeout(timeout, outcome).await {
+            Ok(Ok(outcome)) => Ok(outcome),
+            Ok(Err(_)) | Err(_) => Err(unavailable("the engine does not answer")),
+        }
+    }
+
+    /// Has a session told from now on. `begin` answers it, and says from where: it sees the state that the
+    /// listener is told the changes of.
+    pub(super) fn listen(
+        self,
+        session: &Session,
+        begin: impl FnOnce(&M) -> M::Listener,
+    ) -> Listening<M> {
+        let mut state = self.follower.lock();
+        let listener = begin(&state.machine);
+        state.listener_by_session.insert(session.id, listener);
+        let is_behind = state.tell(&self.node);
+        drop(state);
+        if is_behind {
+            self.follower.is_behind.notify_one();
+        }
+        Listening {
+            session: session.id,
+            following: self,
+        }
+    }
+}
+
+/// Forgets that somebody waits.
+struct Waiting<'a, M: Machine> {
+    follower: &'a Follower<M>,
+    operation: OperationId,
+}
+
+impl<M: Machine> Drop for Waiting<'_, M> {
+    fn drop(&mut self) {
+        let waiting = &mut self.follower.lock().waiting_by_operation;
+        waiting.remove(&self.operation);
+    }
+}
+
+impl<M: Machine> Follower<M> {
+    fn new(key: Key) -> Self {
+        let state = State {
+            machine: M::default(),
+            cursor: None,
+            entries: 0,
+            waiting_by_operation: BTreeMap::new(),
+            listener_by_session: BTreeMap::new(),
+            users: 0,
+            idle: 0,
+        };
+        Self {
+            key,
+            state: Mutex::new(state),
+            is_synced: watch::Sender::new(false),
+            stop: Notify::new(),
+            is_behind: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<M>> {
+        lock(&self.state)
+    }
+
+    /// Ends reading, unless somebody has needed it since.
+    fn release(self: &Arc<Self>, node: &Node, idle: u64) {
+        let mut followers = lock(&M::followers(node).0);
+        let state = self.lock();
+        if state.users == 0 && state.idle == idle {
+            followers.remove(&self.key);
+            self.stop.notify_one();
+        }
+    }
+
+    async fn follow(self: Arc<Self>, node: Arc<Node>) {
+        tokio::select! {
+            () = self.stop.notified() => {}
+            () = self.read(&node) => {}
+        }
+    }
+
+    async fn read(self: &Arc<Self>, node: &Arc<Node>) {
+        let mut is_behind = false;
+        loop {
+            let after = self.lock().cursor;
+            if let Ok(mut tail) = node.engine.tail(&self.key, after).await {
+                loop {
+                    tokio::select! {
+                        event = tail.next() => match event {
+                            Some(event) => is_behind = self.handle_event(node, event),
+                            None => break,
+                        },
+                        () = self.is_behind.notified() => is_behind = true,
+                        () = tokio::time::sleep(TELL_DELAY), if is_behind => {
+                            is_behind = self.lock().tell(node);
+                        }
+                    }
+                }
+            }
+            tokio::time::sleep(TAIL_DELAY).await;
+        }
+    }
+
+    /// Takes in what the log says; returns whether some listener is behind.
+    fn handle_event(self: &Arc<Self>, node: &Arc<Node>, event: TailEvent) -> bool {
+        let mut state = self.lock();
+        match event {
+            TailEvent::Entry { at, entry } => {
+                state.cursor = Some(at);
+                match state.machine.apply(&entry) {
+                    Some((operation, result)) => {
+                        if let Some(waiting) = state.waiting_by_operation.remove(&operation) {
+                            let _ = waiting.send(Outcome::Applied(result));
+                        }
+                    }
+                    None => tracing::error!(log = %self.key, "bad entry"),
+                }
+                self.keep_snapshot(node, &mut state, at);
+            }
+            TailEvent::Snapshot { at, state: bytes } => {
+                state.cursor = Some(at);
+                match M::restore(&bytes) {
+                    Some(machine) => state.machine = machine,
+                    None => tracing::error!(log = %self.key, "bad snapshot"),
+                }
+                state.give_up_waiting();
+            }
+            TailEvent::Reset => {
+                state.cursor = None;
+                state.machine = M::default();
+                state.give_up_waiting();
+            }
+            TailEvent::Synced => {
+                self.is_synced.send_replace(true);
+            }
+        }
+        *self.is_synced.borrow() && state.tell(node)
+    }
+
+    /// Now and then, so that logs stay short.
+    fn keep_snapshot(self: &Arc<Self>, node: &Arc<Node>, state: &mut State<M>, at: Offset) {
+        state.entries += 1;
+        if state.entries < M::SNAPSHOT_ENTRIES {
+            return;
+        }
+        state.entries = 0;
+        let snapshot = state.machine.snapshot();
+        let (follower, node) = (Arc::clone(self), Arc::clone(node));
+        node.runtime.clone().spawn(async move {
+            if let Err(error) = node.engine.snapshot(&follower.key, at, snapshot).await {
+                tracing::debug!(log = %follower.key, %error, "no snapshot");
+            }
+        });
+    }
+}
+
+impl<M: Machine> State<M> {
+    /// Tells the listeners what they have not been told; returns whether some are behind.
+    fn tell(&mut self, node: &Arc<Node>) -> bool {
+        let machine = &self.machine;
+        let mut is_behind = false;
+        self.listener_by_session
+            .retain(|_, listener| match machine.tell(node, listener) {
+                Told::All => true,
+                Told::Behind => {
+                    is_behind = true;
+                    true
+                }
+                Told::Gone => false,
+            });
+        is_behind
+    }
+
+    fn give_up_waiting(&mut self) {
+        for waiting in std::mem::take(&mut self.waiting_by_operation).into_values() {
+            let _ = waiting.send(Outcome::Unclear);
+        }
+    }
+}
+
+/// Logs of one kind that a node reads at the same time.
+const FOLLOWED_MAX: usize = 65_536;
+
+/// How long a log is read that nobody needs.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// How often an entry is appended that went under.
+const ATTEMPTS_MAX: usize = 4;
+
+/// Between two attempts to tell listeners that are behind.
+const TELL_DELAY: Duration = Duration::from_millis(50);
+
+/// Between two attempts to read a log.
+const TAIL_DELAY: Duration = Duration::from_millis(250);

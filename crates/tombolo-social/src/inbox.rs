@@ -1,0 +1,349 @@
+//! A user's direct messages.
+//!
+//! An inbox keeps the last messages, and drops the oldest that were read to make place.
+//! It is there once its user has opened it: to others there is nobody to send to before.
+//!
+//! Unread messages are never dropped for others: when they fill the inbox, or what one sender may have
+//! in it, further messages are refused and their senders told. Messages end by themselves after a month.
+
+mod entry;
+mod snapshot;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tombolo_wire::UserId;
+
+use crate::word::{MessageId, OperationId, Place, Time};
+
+/// The most messages that an inbox keeps.
+pub const LETTERS_MAX: usize = 1000;
+
+/// The most payload bytes that an inbox keeps.
+pub const LETTER_BYTES_MAX: usize = 1024 * 1024;
+
+/// The most unread messages of one sender.
+pub const UNREAD_PER_SENDER_MAX: usize = 100;
+
+/// Longest payload, in bytes.
+pub const PAYLOAD_BYTES_MAX: usize = 16 * 1024;
+
+/// The most users that one user blocks.
+pub const BLOCKED_MAX: usize = 1000;
+
+/// How many messages are recognised when they are sent again: more than are kept.
+pub const SEEN_MAX: usize = 2000;
+
+/// How long messages are kept.
+pub const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+const _: () = assert!(UNREAD_PER_SENDER_MAX < LETTERS_MAX && LETTERS_MAX <= SEEN_MAX);
+
+/// One entry of an inbox's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Finds an entry again that somebody waits for.
+    pub operation: OperationId,
+    /// The clock of the node that appended it.
+    pub time: Time,
+    /// What is to change.
+    pub body: Body,
+}
+
+/// What an entry wants to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// The user wants to have messages.
+    Opened,
+    /// Somebody sends the user a message.
+    Sent {
+        /// Who.
+        from: UserId,
+        /// Recognises a message that is sent again.
+        id: MessageId,
+        /// What.
+        payload: Bytes,
+    },
+    /// The user has read what came up to a number.
+    Read(u64),
+    /// The user takes nothing from somebody.
+    Blocked(UserId),
+    /// The user takes messages from somebody again.
+    Unblocked(UserId),
+}
+
+/// A message that is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Letter {
+    /// 1, 2, 3, …
+    pub number: u64,
+    /// When it came.
+    pub time: Time,
+    /// From whom.
+    pub from: UserId,
+    /// Its name.
+    pub id: MessageId,
+    /// What it says.
+    pub payload: Bytes,
+}
+
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// The last message's number then; of a message, its own, or 0 if it came before and is not kept.
+    pub number: u64,
+    /// The message had been sent before.
+    pub is_repeated: bool,
+    /// When the message came, or, if it had been sent before, came first.
+    pub time: Time,
+}
+
+/// Why an entry changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Illegal {
+    /// Nobody has opened the inbox yet.
+    #[error("there is no such user")]
+    NoSuchUser,
+    /// The user takes nothing from the sender.
+    #[error("user takes no messages from this sender")]
+    Blocked,
+    /// Unread messages fill the inbox.
+    #[error("inbox is full of unread messages")]
+    Full,
+    /// The sender has as many unread messages there as one may have.
+    #[error("inbox has too many unread messages of this sender")]
+    SenderFull,
+    /// Too many users would be blocked.
+    #[error("list of blocked users is full")]
+    Limit,
+}
+
+/// A user's direct messages; see the [module](self).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inbox {
+    /// The operation that opened it; `None` before.
+    epoch: Option<OperationId>,
+    /// The latest time of any entry.
+    clock: Time,
+    /// The oldest first, without gaps, up to `last`.
+    letters: VecDeque<Letter>,
+    letter_bytes: usize,
+    last: u64,
+    read: u64,
+    unread_by_sender: BTreeMap<UserId, usize>,
+    blocked: BTreeSet<UserId>,
+    blocks: u64,
+    /// The last messages, the oldest first.
+    seen: VecDeque<(UserId, MessageId)>,
+    seen_at: BTreeMap<(UserId, MessageId), Time>,
+}
+
+impl Inbox {
+    /// An inbox whose log has no entries.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Applies the log's next entry.
+    ///
+    /// # Errors
+    /// When it changes nothing.
+    pub fn apply(&mut self, entry: &Entry) -> Result<Done, Illegal> {
+        if let Body::Sent { .. } = &entry.body
+            && self.epoch.is_none()
+        {
+            return Err(Illegal::NoSuchUser);
+        }
+        self.epoch.get_or_insert(entry.operation);
+        self.clock = self.clock.max(entry.time);
+        self.expire();
+        match &entry.body {
+            Body::Sent { from, id, payload } => return self.take_in(from, *id, payload),
+            Body::Opened => {}
+            Body::Read(number) => self.read_up_to(*number),
+            Body::Blocked(user) => {
+                if self.blocked.len() >= BLOCKED_MAX && !self.blocked.contains(user) {
+                    return Err(Illegal::Limit);
+                }
+                self.blocks += u64::from(self.blocked.insert(user.clone()));
+            }
+            Body::Unblocked(user) => {
+                self.blocks += u64::from(self.blocked.remove(user));
+            }
+        }
+        Ok(Done {
+            number: self.last,
+            is_repeated: false,
+            time: self.clock,
+        })
+    }
+
+    /// How often the list of blocked users has changed.
+    #[must_use]
+    pub fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    /// The last message; `None` while nobody has opened the inbox.
+    #[must_use]
+    pub fn last(&self) -> Option<Place> {
+        let offset = self.last;
+        self.epoch.map(|epoch| Place { epoch, offset })
+    }
+
+    /// Up to where the user has read.
+    #[must_use]
+    pub fn read(&self) -> u64 {
+        self.read
+    }
+
+    /// From whom nothing is taken.
+    #[must_use]
+    pub fn blocked(&self) -> &BTreeSet<UserId> {
+        &self.blocked
+    }
+
+    /// The last message of which nothing is known any more; 0 if all are kept.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.letters
+            .front()
+            .map_or(self.last, |oldest| oldest.number - 1)
+    }
+
+    /// Whether all messages after a place are kept.
+    #[must_use]
+    pub fn is_recoverable(&self, after: Place) -> bool {
+        self.epoch == Some(after.epoch) && (self.lost()..=self.last).contains(&after.offset)
+    }
+
+    /// The messages after a number that are kept, the oldest first.
+    pub fn letters_after(&self, number: u64) -> impl DoubleEndedIterator<Item = &Letter> {
+        let skipped = number.saturating_sub(self.lost());
+        let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
+        self.letters.range(skipped.min(self.letters.len())..)
+    }
+
+    /// The messages before a number that are kept, the newest first.
+    pub fn letters_before(&self, number: u64) -> impl Iterator<Item = &Letter> {
+        let count = number.saturating_sub(self.lost().saturating_add(1));
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        self.letters.range(..count.min(self.letters.len())).rev()
+    }
+
+    fn take_in(&mut self, from: &UserId, id: MessageId, payload: &Bytes) -> Result<Done, Illegal> {
+        let key = (from.clone(), id);
+        if let Some(&time) = self.seen_at.get(&key) {
+            let mut kept = self.letters.iter();
+            let kept = kept.find(|letter| letter.id == id && letter.from == *from);
+            return Ok(Done {
+                number: kept.map_or(0, |letter| letter.number),
+                is_repeated: true,
+                time,
+            });
+        }
+        if self.blocked.contains(from) {
+            return Err(Illegal::Blocked);
+        }
+        let unread = self.unread_by_sender.get(from).copied().unwrap_or_default();
+        if unread >= UNREAD_PER_SENDER_MAX {
+            return Err(Illegal::SenderFull);
+        }
+        if !self.make_place(payload.len()) {
+            return Err(Illegal::Full);
+        }
+        self.last += 1;
+        let (number, time) = (self.last, self.clock);
+        self.unread_by_sender.insert(from.clone(), unread + 1);
+        self.letter_bytes += payload.len();
+        self.letters.push_back(Letter {
+            number,
+            time,
+            from: from.clone(),
+            id,
+            payload: payload.clone(),
+        });
+        self.remember(key, time);
+        Ok(Done {
+            number,
+            is_repeated: false,
+            time,
+        })
+    }
+
+    /// Drops what was read until there is place; false, and nothing dropped, when that is not enough.
+    fn make_place(&mut self, bytes: usize) -> bool {
+        let has_place =
+            |letters: usize, kept: usize| letters < LETTERS_MAX && kept + bytes <= LETTER_BYTES_MAX;
+        let (mut dropped, mut freed) = (0, 0);
+        while !has_place(self.letters.len() - dropped, self.letter_bytes - freed) {
+            match self.letters.get(dropped) {
+                Some(oldest) if oldest.number <= self.read => {
+                    freed += oldest.payload.len();
+                    dropped += 1;
+                }
+                Some(_) | None => return false,
+            }
+        }
+        for _ in 0..dropped {
+            self.drop_oldest();
+        }
+        true
+    }
+
+    fn expire(&mut self) {
+        let expired = self.clock.before(KEPT_FOR);
+        while self
+            .letters
+            .front()
+            .is_some_and(|oldest| oldest.time < expired)
+        {
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(oldest) = self.letters.pop_front() {
+            self.letter_bytes -= oldest.payload.len();
+            if oldest.number > self.read {
+                self.count_read(&oldest.from);
+            }
+        }
+    }
+
+    fn read_up_to(&mut self, number: u64) {
+        let number = number.min(self.last);
+        if number <= self.read {
+            return;
+        }
+        let read = self.letters_after(self.read);
+        let read = read.take_while(|letter| letter.number <= number);
+        let senders: Vec<_> = read.map(|letter| letter.from.clone()).collect();
+        for sender in senders {
+            self.count_read(&sender);
+        }
+        self.read = number;
+    }
+
+    fn count_read(&mut self, from: &UserId) {
+        if let Some(unread) = self.unread_by_sender.get_mut(from) {
+            *unread -= 1;
+            if *unread == 0 {
+                self.unread_by_sender.remove(from);
+            }
+        }
+    }
+
+    fn remember(&mut self, key: (UserId, MessageId), time: Time) {
+        if self.seen.len() >= SEEN_MAX
+            && let Some(oldest) = self.seen.pop_front()
+        {
+            self.seen_at.remove(&oldest);
+        }
+        self.seen.push_back(key.clone());
+        self.seen_at.insert(key, time);
+    }
+}

@@ -1,0 +1,94 @@
+//! A whole inbox as bytes, and back.
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::{Inbox, Letter};
+use crate::generated as wire;
+use crate::word::{
+    EntryError, MessageId, OperationId, SnapshotError, Time, VERSION, array, parse_user,
+};
+
+impl Inbox {
+    /// The whole inbox as bytes: equal inboxes give equal bytes.
+    #[must_use]
+    pub fn snapshot(&self) -> Bytes {
+        let epoch = self.epoch.as_ref();
+        let snapshot = wire::InboxSnapshot {
+            version: VERSION,
+            epoch: epoch.map_or_else(Bytes::new, |epoch| Bytes::copy_from_slice(&epoch.0)),
+            clock_ms: self.clock.as_millis(),
+            last: self.last,
+            read: self.read,
+            blocks: self.blocks,
+            letters: self.letters.iter().map(keep).collect(),
+            blocked: self.blocked.iter().map(ToString::to_string).collect(),
+            seen: self
+                .seen
+                .iter()
+                .map(|key| wire::Seen {
+                    from: key.0.to_string(),
+                    id: Bytes::copy_from_slice(&key.1.0),
+                    time_ms: self.seen_at.get(key).map_or(0, |time| time.as_millis()),
+                })
+                .collect(),
+        };
+        snapshot.encode_to_vec().into()
+    }
+
+    /// Takes an inbox out of a snapshot.
+    ///
+    /// # Errors
+    /// When the bytes are none.
+    pub fn restore(snapshot: &[u8]) -> Result<Self, SnapshotError> {
+        let snapshot = wire::InboxSnapshot::decode(snapshot).map_err(|_| SnapshotError)?;
+        if snapshot.version != VERSION {
+            return Err(SnapshotError);
+        }
+        restore(snapshot).map_err(|_| SnapshotError)
+    }
+}
+
+fn keep(letter: &Letter) -> wire::Letter {
+    wire::Letter {
+        time_ms: letter.time.as_millis(),
+        from: letter.from.to_string(),
+        id: Bytes::copy_from_slice(&letter.id.0),
+        payload: letter.payload.clone(),
+    }
+}
+
+fn restore(kept: wire::InboxSnapshot) -> Result<Inbox, EntryError> {
+    let mut inbox = Inbox::new();
+    if !kept.epoch.is_empty() {
+        inbox.epoch = Some(OperationId(array(&kept.epoch)?));
+    }
+    inbox.clock = Time::from_millis(kept.clock_ms);
+    inbox.last = kept.last;
+    inbox.read = kept.read;
+    inbox.blocks = kept.blocks;
+    let lost = kept.last.checked_sub(kept.letters.len() as u64);
+    let lost = lost.ok_or(EntryError::Malformed)?;
+    for (number, letter) in (lost + 1..).zip(kept.letters) {
+        let from = parse_user(&letter.from)?;
+        inbox.letter_bytes += letter.payload.len();
+        if number > inbox.read {
+            *inbox.unread_by_sender.entry(from.clone()).or_default() += 1;
+        }
+        inbox.letters.push_back(Letter {
+            number,
+            time: Time::from_millis(letter.time_ms),
+            from,
+            id: MessageId(array(&letter.id)?),
+            payload: letter.payload,
+        });
+    }
+    for user in &kept.blocked {
+        inbox.blocked.insert(parse_user(user)?);
+    }
+    for seen in kept.seen {
+        let key = (parse_user(&seen.from)?, MessageId(array(&seen.id)?));
+        inbox.remember(key, Time::from_millis(seen.time_ms));
+    }
+    Ok(inbox)
+}
