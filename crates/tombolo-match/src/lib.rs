@@ -49,7 +49,9 @@ mod word;
 pub use entry::{Answer, Backfill, Body, CLAIMS_MAX, Entry, LEASE_MAX};
 pub use event::{BackfillEnd, EndReason, Estimate, Event, Illegal};
 pub use formed::{Formed, Party, Side};
-pub use pool::{Applied, ENDED_MAX, Pool, Step};
+pub use pool::{
+    Applied, ENDED_MAX, EXPLAINED_MAX, Excluded, Miss, Obstacle, Pool, Relaxation, Step, Why,
+};
 pub use query::{Bound, CLAUSES_MAX, Clause, Occur, QUERY_BYTES_MAX, Query, QueryError, Test};
 pub use rules::{
     Attribute, Check, DOCUMENT_BYTES_MAX, Judge, Measure, PLAYERS_MAX, REGIONS_MAX, RULES_MAX,

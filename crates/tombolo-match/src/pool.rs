@@ -2,6 +2,7 @@
 
 mod candidate;
 mod demand;
+mod explain;
 mod finish;
 mod group;
 mod index;
@@ -24,13 +25,14 @@ use crate::rules::Rules;
 use crate::ticket::Ticket;
 use crate::word::{MatchId, TicketId, Time};
 use candidate::RoleTable;
-use group::Group;
+use group::{Group, View};
 use index::Index;
 use ready::Pending;
 use seat::{Key, Seats};
 use symbols::{Symbol, Symbols};
 use waits::Waits;
 
+pub use explain::{EXPLAINED_MAX, Excluded, Miss, Obstacle, Relaxation, Why};
 pub use step::Step;
 
 /// How many tickets that have ended are remembered, so that none comes twice.
@@ -225,6 +227,18 @@ impl Pool {
                 Timer::Grace(key) => self.on_grace_over(key, events),
                 Timer::Ready(id) => self.on_ready_over(id, events),
             }
+        }
+    }
+}
+
+impl Pool {
+    fn view(&self, now: Time) -> View<'_> {
+        View {
+            rules: &self.rules,
+            roles: &self.roles,
+            seats: &self.seats,
+            symbols: &self.symbols,
+            now,
         }
     }
 }

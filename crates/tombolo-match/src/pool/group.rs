@@ -112,6 +112,12 @@ impl Group {
         &self.tallies
     }
 
+    /// Whether a team has room for a ticket.
+    pub(super) fn has_room(&self, view: View<'_>, key: Key) -> bool {
+        let mut sides = self.sides.clone();
+        sides.place(&view.rules.shape, view.roles, view.seats, key)
+    }
+
     fn is_oldest(&self, seat: &Seat) -> bool {
         self.oldest
             .is_none_or(|oldest| (seat.since, seat.order) < oldest)

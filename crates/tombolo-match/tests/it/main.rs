@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod checker;
+mod explain;
 mod matching;
 mod queries;
 mod random;

@@ -1,0 +1,259 @@
+//! Why a ticket has not found a match.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::Pool;
+use super::candidate::Gate;
+use super::group::{Group, View};
+use super::seat::{Key, Seat};
+use super::tally::{Look, Tally};
+use crate::rules::Check;
+use crate::word::{Name, TicketId, Time};
+
+/// How many other tickets an explanation looks at, those that come first first.
+pub const EXPLAINED_MAX: usize = 10_000;
+
+/// How many of those that nearly fit are asked when they will.
+const MISSES_MAX: usize = 64;
+
+/// How many moments at which limits widen are tried for each of them.
+const MOMENTS_MAX: usize = 256;
+
+/// Why a ticket has not found a match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Why {
+    /// How many others were looked at.
+    pub looked_at: usize,
+    /// How many of them fit: when there are some, there are too few.
+    pub fit: usize,
+    /// What stands in the way, and how often; the most frequent first.
+    pub obstacles: Vec<Excluded>,
+    /// The other for whom the least stands in the way.
+    pub nearest: Option<Miss>,
+    /// The other who will fit first, if both only wait.
+    pub relaxation: Option<Relaxation>,
+}
+
+/// How often something stands in the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excluded {
+    /// What.
+    pub obstacle: Obstacle,
+    /// In the way of how many.
+    pub count: usize,
+    /// How many of those would fit without.
+    pub alone: usize,
+}
+
+/// What stands in the way of two tickets.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Obstacle {
+    /// A rule of the pool.
+    Rule(Name),
+    /// The ticket's own query.
+    Query,
+    /// The other's query.
+    TheirQuery,
+    /// The two don't go into the teams together.
+    Teams,
+}
+
+/// Somebody who nearly fits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Miss {
+    /// Who.
+    pub ticket: TicketId,
+    /// What stands in the way.
+    pub obstacles: Vec<Obstacle>,
+}
+
+/// Somebody who will fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relaxation {
+    /// Who.
+    pub ticket: TicketId,
+    /// In what time.
+    pub after: Duration,
+    /// What stands in the way until then.
+    pub obstacles: Vec<Obstacle>,
+}
+
+impl Pool {
+    /// Why a ticket has not found a match by now; `None` when it does not wait.
+    #[must_use]
+    pub fn explain(&self, id: &TicketId, now: Time) -> Option<Why> {
+        let key = *self.key_by_id.get(id)?;
+        let now = now.max(self.clock);
+        let view = self.view(now);
+        let mut group = Group::new(&self.rules);
+        let (mut looked_at, mut fit) = (0, 0);
+        let mut counts: BTreeMap<Obstacle, (usize, usize)> = BTreeMap::new();
+        let mut misses: BTreeSet<(usize, u64, Key)> = BTreeSet::new();
+        for (_, order, other) in self.matcher.waiting.iter().take(EXPLAINED_MAX) {
+            if *other == key {
+                continue;
+            }
+            looked_at += 1;
+            let obstacles = obstacles(view, &mut group, key, *other, now);
+            if obstacles.is_empty() {
+                fit += 1;
+                continue;
+            }
+            for obstacle in &obstacles {
+                let (count, alone) = counts.entry(obstacle.clone()).or_default();
+                *count += 1;
+                *alone += usize::from(obstacles.len() == 1);
+            }
+            misses.insert((obstacles.len(), *order, *other));
+            if misses.len() > MISSES_MAX {
+                misses.pop_last();
+            }
+        }
+        let nearest = misses.first().map(|(_, _, other)| Miss {
+            ticket: self.seats[*other].ticket.id,
+            obstacles: obstacles(view, &mut group, key, *other, now),
+        });
+        let relaxation = self.first_relaxation(view, &mut group, key, &misses);
+        let excluded = counts
+            .into_iter()
+            .map(|(obstacle, (count, alone))| Excluded {
+                obstacle,
+                count,
+                alone,
+            });
+        let mut all: Vec<_> = excluded.collect();
+        all.sort_by(|a, b| {
+            b.count
+                .cmp(&a.count)
+                .then_with(|| a.obstacle.cmp(&b.obstacle))
+        });
+        Some(Why {
+            looked_at,
+            fit,
+            obstacles: all,
+            nearest,
+            relaxation,
+        })
+    }
+
+    /// What stands in the way in the whole pool: summed up for those that wait longest, at most so
+    /// many.
+    #[must_use]
+    pub fn explain_all(&self, now: Time, tickets_max: usize) -> Vec<Excluded> {
+        let mut sums: BTreeMap<Obstacle, (usize, usize)> = BTreeMap::new();
+        let waiting = self.waiting().take(tickets_max);
+        for why in waiting.filter_map(|ticket| self.explain(&ticket.id, now)) {
+            for excluded in why.obstacles {
+                let (count, alone) = sums.entry(excluded.obstacle).or_default();
+                *count += excluded.count;
+                *alone += excluded.alone;
+            }
+        }
+        let all = sums.into_iter().map(|(obstacle, (count, alone))| Excluded {
+            obstacle,
+            count,
+            alone,
+        });
+        let mut all: Vec<_> = all.collect();
+        all.sort_by(|a, b| {
+            b.count
+                .cmp(&a.count)
+                .then_with(|| a.obstacle.cmp(&b.obstacle))
+        });
+        all
+    }
+
+    fn first_relaxation(
+        &self,
+        view: View<'_>,
+        group: &mut Group,
+        key: Key,
+        misses: &BTreeSet<(usize, u64, Key)>,
+    ) -> Option<Relaxation> {
+        let mut first: Option<(Time, Key)> = None;
+        for (_, _, other) in misses {
+            let moments = self.moments(view.now, key, *other);
+            let fits = moments
+                .into_iter()
+                .take_while(|moment| first.is_none_or(|(first, _)| *moment < first))
+                .find(|moment| obstacles(view, group, key, *other, *moment).is_empty());
+            if let Some(moment) = fits {
+                first = Some((moment, *other));
+            }
+        }
+        let (moment, other) = first?;
+        Some(Relaxation {
+            ticket: self.seats[other].ticket.id,
+            after: moment.since(view.now),
+            obstacles: obstacles(view, group, key, other, view.now),
+        })
+    }
+
+    /// When the limits of either of two tickets widen.
+    fn moments(&self, now: Time, a: Key, b: Key) -> BTreeSet<Time> {
+        let mut moments = BTreeSet::new();
+        for key in [a, b] {
+            let since = self.seats[key].since;
+            for rule in &self.rules.rules {
+                let mut waited = now.since(since);
+                for _ in 0..MOMENTS_MAX {
+                    let Some(next) = rule.relax.next_change(rule.base, waited) else {
+                        break;
+                    };
+                    moments.insert(since.after(next));
+                    waited = next;
+                }
+            }
+        }
+        moments
+    }
+}
+
+/// What stands in the way of two tickets at some moment.
+fn obstacles(view: View<'_>, group: &mut Group, a: Key, b: Key, at: Time) -> Vec<Obstacle> {
+    let (one, other) = (&view.seats[a], &view.seats[b]);
+    let gates = |seat: &Seat| seat.candidate.gates(view.rules, at.since(seat.since));
+    let (ours, theirs) = (gates(one), gates(other));
+    let is_older = (one.since, one.order) < (other.since, other.order);
+    let mut obstacles = Vec::new();
+    for (number, rule) in view.rules.rules.iter().enumerate() {
+        let judge = view.rules.judge;
+        let mut tally = Tally::new(rule);
+        tally.add(rule, judge, look(one, number, ours[number], true));
+        let is_met = rule.check == Check::Block && is_blocked(one, other);
+        let look = look(other, number, theirs[number], !is_older);
+        if is_met || !tally.fits(rule, judge, look) {
+            obstacles.push(Obstacle::Rule(rule.name.clone()));
+        }
+    }
+    let (mine, yours) = (&one.candidate.demands, &other.candidate.demands);
+    if !mine.accept(&other.candidate, view.symbols) {
+        obstacles.push(Obstacle::Query);
+    }
+    if !yours.accept(&one.candidate, view.symbols) {
+        obstacles.push(Obstacle::TheirQuery);
+    }
+    group.clear(view.rules);
+    if !group.has_room(view, a) || !group.add(view, a) || !group.has_room(view, b) {
+        obstacles.push(Obstacle::Teams);
+    }
+    obstacles
+}
+
+fn is_blocked(a: &Seat, b: &Seat) -> bool {
+    let blocks = |one: &Seat, other: &Seat| {
+        let mut users = other.candidate.users.iter();
+        users.any(|user| one.candidate.blocks.binary_search(user).is_ok())
+    };
+    blocks(a, b) || blocks(b, a)
+}
+
+fn look(seat: &Seat, rule: usize, gate: Gate, is_oldest: bool) -> Look<'_> {
+    Look {
+        fact: &seat.candidate.facts[rule],
+        worst_rank: seat.candidate.worst_rank,
+        gate,
+        is_oldest,
+    }
+}

@@ -1,0 +1,125 @@
+//! Why not.
+
+use std::time::Duration;
+
+use tombolo_match::{Excluded, Obstacle, Relaxation, Value};
+
+use crate::world::{World, asking, having, id, name, skilled, solo, text};
+
+const RULES: &str = r#"
+    name = "duel"
+    players = { min = 2, max = 2 }
+    rules = [
+        { kind = "equal", attribute = "mode", relax = { off = "1m" } },
+        { kind = "distance", attribute = "skill", max = 10, relax = { every = 5, by = 10, limit = 100 } },
+    ]
+"#;
+
+fn ticket(number: u128, mode: &str, skill: f64) -> tombolo_match::Ticket {
+    having(skilled(number, &[skill]), "mode", text(mode))
+}
+
+#[test]
+fn each_clause_counts_whom_it_keeps_away() {
+    let mut world = World::new(RULES);
+    world.submit_all([
+        ticket(1, "a", 0.0),
+        ticket(2, "a", 45.0),
+        ticket(3, "b", 5.0),
+        ticket(4, "b", 900.0),
+    ]);
+    assert!(world.matched().is_empty());
+    let why = world.pool.explain(&id(1), world.now).unwrap();
+    assert_eq!((why.looked_at, why.fit), (3, 0));
+    let excluded = |rule, count, alone| Excluded {
+        obstacle: Obstacle::Rule(name(rule)),
+        count,
+        alone,
+    };
+    assert_eq!(
+        why.obstacles,
+        [excluded("mode", 2, 1), excluded("skill", 2, 1)]
+    );
+    let nearest = why.nearest.unwrap();
+    assert_eq!(nearest.ticket, id(2));
+    assert_eq!(nearest.obstacles, [Obstacle::Rule(name("skill"))]);
+}
+
+#[test]
+fn the_relaxation_that_will_match_is_told_and_does() {
+    let mut world = World::new(RULES);
+    world.submit_all([
+        ticket(1, "a", 0.0),
+        ticket(2, "a", 45.0),
+        ticket(3, "b", 5.0),
+    ]);
+    world.wait(3);
+    let why = world.pool.explain(&id(1), world.now).unwrap();
+    let expected = Relaxation {
+        ticket: id(2),
+        after: Duration::from_secs(17),
+        obstacles: vec![Obstacle::Rule(name("skill"))],
+    };
+    assert_eq!(why.relaxation, Some(expected));
+    world.wait(16);
+    assert!(world.matched().is_empty());
+    world.wait(1);
+    assert_eq!(world.matched(), [["u1", "u2"]]);
+}
+
+#[test]
+fn nobody_who_waits_for_ever_is_promised_anything() {
+    let mut world = World::new(RULES);
+    world.submit_all([ticket(1, "a", 0.0), ticket(2, "a", 101.0)]);
+    assert_eq!(
+        world.pool.explain(&id(1), world.now).unwrap().relaxation,
+        None
+    );
+    assert_eq!(world.pool.explain(&id(9), world.now), None);
+}
+
+#[test]
+fn queries_of_both_sides_are_told_apart() {
+    let mut world = World::new("name = \"duel\"\nplayers = { min = 2, max = 2 }");
+    let eu = having(solo(1), "region", text("eu"));
+    world.submit_all([
+        asking(eu, "+region:us"),
+        having(asking(solo(2), "-region:eu"), "x", Value::Number(1.0)),
+    ]);
+    let why = world.pool.explain(&id(1), world.now).unwrap();
+    let obstacles: Vec<_> = why
+        .obstacles
+        .iter()
+        .map(|excluded| &excluded.obstacle)
+        .collect();
+    assert_eq!(obstacles, [&Obstacle::Query, &Obstacle::TheirQuery]);
+}
+
+#[test]
+fn too_few_who_fit_are_too_few() {
+    let mut world = World::new("name = \"five\"\nplayers = { min = 5, max = 5 }");
+    world.submit_all((1..=4).map(solo));
+    assert!(world.matched().is_empty());
+    let why = world.pool.explain(&id(1), world.now).unwrap();
+    assert_eq!((why.looked_at, why.fit, why.obstacles.len()), (3, 3, 0));
+}
+
+#[test]
+fn an_operator_sees_the_whole_pool() {
+    let mut world = World::new(RULES);
+    world.submit_all([
+        ticket(1, "a", 0.0),
+        ticket(2, "b", 0.0),
+        ticket(3, "c", 0.0),
+    ]);
+    let all = world.pool.explain_all(world.now, 100);
+    let obstacle = Obstacle::Rule(name("mode"));
+    assert_eq!(
+        all,
+        [Excluded {
+            obstacle,
+            count: 6,
+            alone: 6
+        }]
+    );
+}
