@@ -63,6 +63,7 @@ const LAYERS: &[&[&str]] = &[
         "tombolo-path",
         "tombolo-room",
         "tombolo-match",
+        "tombolo-field",
         "tombolo-social",
     ],
     &[

@@ -1,0 +1,513 @@
+//! The state machine.
+
+mod grid;
+mod introduce;
+mod observer;
+mod pass;
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use crate::cells::{CellChange, CellId, Cells};
+use crate::datagram::{Header, RECORD_BYTES_MAX};
+use crate::settings::{Settings, SettingsError};
+use grid::Grid;
+use introduce::Introductions;
+use observer::{Known, Observer};
+use pass::Scratch;
+
+pub use introduce::Introduction;
+
+/// Longest payload of a report, in bytes.
+pub const PAYLOAD_MAX: usize = 48;
+
+/// Coordinates lie between this and its negative.
+pub const POSITION_MAX: f64 = 1e12;
+
+/// The least that an observer's datagram may be, in bytes: the longest record fits into the half of it
+/// that what has left does not take.
+pub const BUDGET_MIN: usize = 256;
+
+/// The most that an observer's datagram may be, in bytes.
+pub const BUDGET_MAX: usize = 64 * 1024;
+
+/// The most that one observer knows of; those that come when it is full are told when others leave.
+pub const KNOWN_MAX: usize = 8192;
+
+const _: () = assert!(2 * RECORD_BYTES_MAX + 32 <= BUDGET_MIN);
+
+/// An entity of a field: a device, or anything else that is somewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntityId(pub u64);
+
+/// Where an entity is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Report<'p> {
+    /// Which of its reports this is: those that are not later than the last are refused.
+    pub sequence: u32,
+    /// What kind it is, a number of the settings.
+    pub class: u8,
+    /// Where.
+    pub position: [f64; 3],
+    /// What it says of itself, at most [`PAYLOAD_MAX`] bytes.
+    pub payload: &'p [u8],
+    /// What a [`Sight`] goes by, such as its team.
+    pub marks: u64,
+}
+
+/// How somebody observes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// The most bytes of one datagram, [`BUDGET_MIN`] to [`BUDGET_MAX`].
+    pub budget: usize,
+    /// What is sent arrives: nothing is told again for want of an acknowledgement.
+    pub is_reliable: bool,
+}
+
+/// An entity as a [`Sight`] sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// Which.
+    pub id: EntityId,
+    /// What kind.
+    pub class: u8,
+    /// What it is marked with.
+    pub marks: u64,
+}
+
+/// Who may see whom. What somebody may not see is never sent to it.
+pub trait Sight {
+    /// Whether the observer may see the other.
+    fn may_see(&self, observer: &Subject, other: &Subject) -> bool;
+}
+
+/// Everybody may see everything.
+#[derive(Clone, Copy, Debug)]
+pub struct Everything;
+
+/// Why a field takes something not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refused {
+    /// Not a number, not finite, or beyond [`POSITION_MAX`].
+    #[error("a position is not finite, or beyond 1e12")]
+    Position,
+    /// A class that the settings don't have.
+    #[error("there is no such class here")]
+    Class,
+    /// Longer than [`PAYLOAD_MAX`].
+    #[error("a payload is at most {PAYLOAD_MAX} bytes long")]
+    Payload,
+    /// Not later than the last report.
+    #[error("a later report has come already")]
+    Late,
+    /// The field has as many entities as it takes.
+    #[error("the field is full")]
+    Full,
+    /// There is no such entity.
+    #[error("there is no such entity here")]
+    Unknown,
+    /// Not from [`BUDGET_MIN`] to [`BUDGET_MAX`].
+    #[error("a budget is {BUDGET_MIN} to {BUDGET_MAX} bytes")]
+    Budget,
+    /// More than [`KNOWN_MAX`].
+    #[error("nobody knows of so many entities")]
+    Knowledge,
+}
+
+/// What has happened so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Reports that were taken.
+    pub reports: u64,
+    /// Reports that were refused.
+    pub refused: u64,
+    /// Datagrams that were made.
+    pub datagrams: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What was to be told and had to wait for another tick.
+    pub deferred: u64,
+    /// Entities that were taken away because they said nothing.
+    pub silent: u64,
+}
+
+/// A field.
+///
+/// Feed it with [`report`](Self::report), [`remove`](Self::remove), [`observe`](Self::observe) and
+/// [`acknowledge`](Self::acknowledge), call [`tick`](Self::tick) at the field's rate, and drain
+/// [`poll_cell`](Self::poll_cell) and [`poll_introduction`](Self::poll_introduction) after it.
+#[derive(Debug)]
+pub struct Field {
+    settings: Settings,
+    tick: u32,
+    entities: Vec<Option<Entity>>,
+    free: BTreeSet<u32>,
+    slot_by_id: HashMap<EntityId, u32>,
+    cells: Cells,
+    grid: Grid,
+    introductions: Introductions,
+    scratch: Scratch,
+    stats: Stats,
+}
+
+#[derive(Debug)]
+struct Entity {
+    id: EntityId,
+    class: u8,
+    position: [f64; 3],
+    payload: [u8; PAYLOAD_MAX],
+    payload_bytes: u8,
+    sequence: u32,
+    marks: u64,
+    reported: Duration,
+    observer: Option<Box<Observer>>,
+}
+
+impl Field {
+    /// An empty field.
+    ///
+    /// # Errors
+    /// When a field cannot be so.
+    pub fn new(settings: Settings) -> Result<Self, SettingsError> {
+        settings.check()?;
+        Ok(Self {
+            cells: Cells::new(&settings),
+            grid: Grid::new(&settings),
+            introductions: Introductions::default(),
+            scratch: Scratch::default(),
+            settings,
+            tick: 0,
+            entities: Vec::new(),
+            free: BTreeSet::new(),
+            slot_by_id: HashMap::new(),
+            stats: Stats::default(),
+        })
+    }
+
+    /// An entity says where it is; an unknown one comes in.
+    ///
+    /// # Errors
+    /// When the report is refused; then nothing has changed, but that it is counted.
+    pub fn report(
+        &mut self,
+        now: Duration,
+        id: EntityId,
+        report: &Report<'_>,
+    ) -> Result<(), Refused> {
+        let result = self.on_report(now, id, report);
+        match result {
+            Ok(()) => self.stats.reports += 1,
+            Err(_) => self.stats.refused += 1,
+        }
+        result
+    }
+
+    /// An entity goes; false when it is not there.
+    pub fn remove(&mut self, id: EntityId) -> bool {
+        let Some(slot) = self.slot_by_id.remove(&id) else {
+            return false;
+        };
+        if let Some(entity) = self.entities[slot as usize].take() {
+            self.cells.remove(slot, entity.position);
+        }
+        self.free.insert(slot);
+        true
+    }
+
+    /// An entity wants to be told what is in its range, from nothing on.
+    ///
+    /// # Errors
+    /// When it is not there, or wants too much.
+    pub fn observe(&mut self, id: EntityId, watch: Watch) -> Result<(), Refused> {
+        self.resume(id, watch, &[])
+    }
+
+    /// An entity wants to be told what is in its range, and knows some of it already: of each entity
+    /// up to one of its reports. It is told the difference only.
+    ///
+    /// # Errors
+    /// When it is not there, or wants too much.
+    pub fn resume(
+        &mut self,
+        id: EntityId,
+        watch: Watch,
+        knowledge: &[(EntityId, u32)],
+    ) -> Result<(), Refused> {
+        if !(BUDGET_MIN..=BUDGET_MAX).contains(&watch.budget) {
+            return Err(Refused::Budget);
+        }
+        if knowledge.len() > KNOWN_MAX {
+            return Err(Refused::Knowledge);
+        }
+        let slot = *self.slot_by_id.get(&id).ok_or(Refused::Unknown)?;
+        let mut observer = Observer::new(watch, knowledge.is_empty());
+        for (other, sequence) in knowledge {
+            match self.slot_by_id.get(other) {
+                Some(other_slot) if *other_slot != slot => {
+                    observer
+                        .known
+                        .push(Known::told(*other_slot, *other, *sequence, self.tick));
+                }
+                // Gone in between, or the observer itself.
+                _ => observer.leave(*other),
+            }
+        }
+        observer.forget_doubles();
+        if let Some(entity) = &mut self.entities[slot as usize] {
+            entity.observer = Some(Box::new(observer));
+        }
+        Ok(())
+    }
+
+    /// An entity no longer wants to be told; it stays where it is.
+    pub fn ignore(&mut self, id: EntityId) {
+        if let Some(entity) = self.entity_mut(id) {
+            entity.observer = None;
+        }
+    }
+
+    /// An observer has the datagram of that tick. What was told in a datagram that nobody acknowledges
+    /// is told again.
+    pub fn acknowledge(&mut self, id: EntityId, tick: u32) {
+        let entity = self.entity_mut(id);
+        if let Some(observer) = entity.and_then(|entity| entity.observer.as_mut()) {
+            observer.acknowledge(tick);
+        }
+    }
+
+    /// Makes the datagrams of one tick; `deliver` gets each, with the observer it is for. Observers for
+    /// whom nothing has changed get none.
+    pub fn tick<S: Sight + ?Sized>(
+        &mut self,
+        now: Duration,
+        sight: &S,
+        mut deliver: impl FnMut(EntityId, &[u8]),
+    ) {
+        self.tick = self.tick.saturating_add(1);
+        self.remove_silent(now);
+        self.grid.rebuild(&self.settings, &self.entities);
+        self.introductions.begin();
+        let mut scratch = std::mem::take(&mut self.scratch);
+        for number in 0..self.grid.len() {
+            let slot = self.grid.slot(number);
+            let entity = self.entities[slot as usize].as_mut();
+            let Some(mut observer) = entity.and_then(|entity| entity.observer.take()) else {
+                continue;
+            };
+            self.pass(&mut scratch, sight, slot, number, &mut observer);
+            if !scratch.datagram.is_empty()
+                && let Some(entity) = &self.entities[slot as usize]
+            {
+                self.stats.datagrams += 1;
+                self.stats.bytes += scratch.datagram.len() as u64;
+                deliver(entity.id, &scratch.datagram);
+            }
+            if let Some(entity) = &mut self.entities[slot as usize] {
+                entity.observer = Some(observer);
+            }
+        }
+        self.scratch = scratch;
+        self.introductions.end();
+    }
+
+    /// The tick that was made last.
+    #[must_use]
+    pub fn ticks(&self) -> u32 {
+        self.tick
+    }
+
+    /// The next change of the cells.
+    pub fn poll_cell(&mut self) -> Option<CellChange> {
+        self.cells.poll_change()
+    }
+
+    /// The next two who have come near each other, or are no longer.
+    pub fn poll_introduction(&mut self) -> Option<Introduction> {
+        self.introductions.poll()
+    }
+
+    /// How many entities there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slot_by_id.len()
+    }
+
+    /// Whether there is nobody.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.slot_by_id.is_empty()
+    }
+
+    /// Where an entity is.
+    #[must_use]
+    pub fn position(&self, id: EntityId) -> Option<[f64; 3]> {
+        let slot = self.slot_by_id.get(&id)?;
+        Some(self.entities[*slot as usize].as_ref()?.position)
+    }
+
+    /// The cell of a place.
+    #[must_use]
+    pub fn cell(&self, position: [f64; 3]) -> CellId {
+        self.cells.cell(position)
+    }
+
+    /// The cells that somebody at a place sees into, in order: what its node subscribes to. `None` when
+    /// they are too many to tell.
+    #[must_use]
+    pub fn cells_around(&self, position: [f64; 3]) -> Option<BTreeSet<CellId>> {
+        let leave = self.settings.range_max() * (1.0 + self.settings.hysteresis);
+        self.cells.around(position, leave)
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    fn on_report(
+        &mut self,
+        now: Duration,
+        id: EntityId,
+        report: &Report<'_>,
+    ) -> Result<(), Refused> {
+        // What is not a number is not within.
+        let mut position = report.position;
+        if self.settings.dimensions.count() == 2 {
+            position[2] = 0.0;
+        }
+        let is_within = |coordinate: &f64| coordinate.abs() <= POSITION_MAX;
+        if !position.iter().all(is_within) {
+            return Err(Refused::Position);
+        }
+        if usize::from(report.class) >= self.settings.classes.len() {
+            return Err(Refused::Class);
+        }
+        if report.payload.len() > PAYLOAD_MAX {
+            return Err(Refused::Payload);
+        }
+        let mut payload = [0; PAYLOAD_MAX];
+        payload[..report.payload.len()].copy_from_slice(report.payload);
+        let payload_bytes = report.payload.len() as u8;
+        if let Some(slot) = self.slot_by_id.get(&id).copied() {
+            let entity = self.entities[slot as usize]
+                .as_mut()
+                .ok_or(Refused::Unknown)?;
+            if report.sequence <= entity.sequence {
+                return Err(Refused::Late);
+            }
+            let from = std::mem::replace(&mut entity.position, position);
+            entity.class = report.class;
+            entity.payload = payload;
+            entity.payload_bytes = payload_bytes;
+            entity.sequence = report.sequence;
+            entity.marks = report.marks;
+            entity.reported = now;
+            self.cells.update(slot, from, position);
+            return Ok(());
+        }
+        if self.slot_by_id.len() >= self.settings.entities_max {
+            return Err(Refused::Full);
+        }
+        let entity = Entity {
+            id,
+            class: report.class,
+            position,
+            payload,
+            payload_bytes,
+            sequence: report.sequence,
+            marks: report.marks,
+            reported: now,
+            observer: None,
+        };
+        let slot = match self.free.pop_first() {
+            Some(slot) => {
+                self.entities[slot as usize] = Some(entity);
+                slot
+            }
+            None => {
+                self.entities.push(Some(entity));
+                u32::try_from(self.entities.len() - 1).map_err(|_| Refused::Full)?
+            }
+        };
+        self.slot_by_id.insert(id, slot);
+        self.cells.insert(slot, position);
+        Ok(())
+    }
+
+    fn remove_silent(&mut self, now: Duration) {
+        let silence = self.settings.silence;
+        let silent: Vec<_> = self
+            .entities
+            .iter()
+            .flatten()
+            .filter(|entity| now.saturating_sub(entity.reported) > silence)
+            .map(|entity| entity.id)
+            .collect();
+        self.stats.silent += silent.len() as u64;
+        for id in silent {
+            self.remove(id);
+        }
+    }
+
+    fn entity_mut(&mut self, id: EntityId) -> Option<&mut Entity> {
+        let slot = *self.slot_by_id.get(&id)?;
+        self.entities[slot as usize].as_mut()
+    }
+
+    fn header(&self, center: [f64; 3], is_reset: bool) -> Header {
+        Header {
+            tick: self.tick,
+            is_reset,
+            dimensions: self.settings.dimensions.count(),
+            center,
+        }
+    }
+}
+
+impl Report<'_> {
+    /// The first report of an entity of the first class, that says nothing of itself.
+    #[must_use]
+    pub fn at(position: [f64; 3]) -> Self {
+        Self {
+            sequence: 1,
+            class: 0,
+            position,
+            payload: &[],
+            marks: 0,
+        }
+    }
+}
+
+impl Default for Watch {
+    /// One datagram that fits through any network, and may be lost.
+    fn default() -> Self {
+        Self {
+            budget: 1100,
+            is_reliable: false,
+        }
+    }
+}
+
+impl Sight for Everything {
+    fn may_see(&self, _: &Subject, _: &Subject) -> bool {
+        true
+    }
+}
+
+impl<F: Fn(&Subject, &Subject) -> bool> Sight for F {
+    fn may_see(&self, observer: &Subject, other: &Subject) -> bool {
+        self(observer, other)
+    }
+}
+
+impl Entity {
+    fn subject(&self) -> Subject {
+        Subject {
+            id: self.id,
+            class: self.class,
+            marks: self.marks,
+        }
+    }
+}

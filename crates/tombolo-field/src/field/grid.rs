@@ -1,0 +1,122 @@
+//! All entities in the order of where they are, made anew each tick.
+
+use std::collections::HashMap;
+
+use super::Entity;
+use crate::settings::{Dimensions, Settings};
+
+/// All entities, row by row: those of one row of cells stand beside each other.
+#[derive(Debug)]
+pub(super) struct Grid {
+    width: f64,
+    dimensions: Dimensions,
+    /// How many cells somebody sees to each side.
+    reach: i64,
+    /// By cell, then by slot.
+    order: Vec<(Cell, u32)>,
+    positions: Vec<[f64; 3]>,
+    /// The square of the range of each one's class.
+    ranges: Vec<f64>,
+    /// Where the cells of each row begin, in order.
+    rows: HashMap<(i64, i64), (usize, usize)>,
+}
+
+/// A cell: the row's two coordinates, then the one along the row.
+type Cell = (i64, i64, i64);
+
+impl Grid {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            // Half of what can be seen: few cells, and few entities in them that are out of range.
+            width: settings.range_max() / 2.0,
+            dimensions: settings.dimensions,
+            reach: 2,
+            order: Vec::new(),
+            positions: Vec::new(),
+            ranges: Vec::new(),
+            rows: HashMap::new(),
+        }
+    }
+
+    pub(super) fn rebuild(&mut self, settings: &Settings, entities: &[Option<Entity>]) {
+        self.order.clear();
+        for (slot, entity) in entities.iter().enumerate() {
+            if let Some(entity) = entity {
+                // There are no more slots than fit.
+                self.order.push((self.cell(entity.position), slot as u32));
+            }
+        }
+        self.order.sort_unstable();
+        self.positions.clear();
+        self.ranges.clear();
+        self.rows.clear();
+        for (at, ((z, y, _), slot)) in self.order.iter().enumerate() {
+            let Some(entity) = &entities[*slot as usize] else {
+                continue;
+            };
+            self.positions.push(entity.position);
+            let range = settings.classes[usize::from(entity.class)].range;
+            self.ranges.push(range * range);
+            let row = self.rows.entry((*z, *y)).or_insert((at, at));
+            row.1 = at + 1;
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    pub(super) fn slot(&self, number: usize) -> u32 {
+        self.order[number].1
+    }
+
+    /// The slots of all that are in the range of their class from the one with that number.
+    pub(super) fn in_range(&self, number: usize, found: &mut Vec<u32>) {
+        found.clear();
+        let (z, y, x) = self.order[number].0;
+        let center = self.positions[number];
+        let planes = match self.dimensions {
+            Dimensions::Two => 0..=0,
+            Dimensions::Three => -self.reach..=self.reach,
+        };
+        for plane in planes {
+            for row in -self.reach..=self.reach {
+                let Some((first, last)) = self.rows.get(&(z + plane, y + row)) else {
+                    continue;
+                };
+                let cells = &self.order[*first..*last];
+                let from = first + cells.partition_point(|((_, _, at), _)| *at < x - self.reach);
+                let to = first + cells.partition_point(|((_, _, at), _)| *at <= x + self.reach);
+                self.scan(from, to, center, found);
+            }
+        }
+    }
+
+    fn scan(&self, from: usize, to: usize, center: [f64; 3], found: &mut Vec<u32>) {
+        let positions = self.positions[from..to].iter();
+        let ranges = &self.ranges[from..to];
+        let slots = &self.order[from..to];
+        // Without a branch for each: written always, kept when it is in range.
+        let start = found.len();
+        found.resize(start + slots.len(), 0);
+        let mut kept = start;
+        for ((position, range), (_, slot)) in positions.zip(ranges).zip(slots) {
+            found[kept] = *slot;
+            kept += usize::from(square(*position, center) <= *range);
+        }
+        found.truncate(kept);
+    }
+
+    fn cell(&self, position: [f64; 3]) -> Cell {
+        // Positions are bounded, and so are widths by the ranges.
+        let of = |coordinate: f64| (coordinate / self.width).floor() as i64;
+        let [x, y, z] = position;
+        (of(z), of(y), of(x))
+    }
+}
+
+/// The square of a distance.
+pub(super) fn square(a: [f64; 3], b: [f64; 3]) -> f64 {
+    let [x, y, z] = [a[0] - b[0], a[1] - b[1], a[2] - b[2]];
+    x * x + y * y + z * z
+}

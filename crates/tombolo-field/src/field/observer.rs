@@ -1,0 +1,183 @@
+//! What an observer has been told.
+
+use std::collections::BTreeMap;
+
+use super::{EntityId, Watch};
+
+/// After how many ticks without an acknowledgement something is told again.
+const RETRY_TICKS: u32 = 4;
+
+/// The most departures that are to be told; with more, the observer is to forget all.
+const LEAVES_MAX: usize = 4096;
+
+/// Somebody who is told what is in its range.
+#[derive(Debug)]
+pub(super) struct Observer {
+    pub(super) watch: Watch,
+    pub(super) known: Vec<Known>,
+    /// What has left, and when it was told last; 0 when it was not.
+    pub(super) leaves: BTreeMap<EntityId, u32>,
+    /// The next datagram says that all that was told before is void.
+    pub(super) is_reset: bool,
+    /// When that was told last; 0 when it was not, or has arrived.
+    reset_told: u32,
+    /// How many of the known have not been acknowledged.
+    unconfirmed: usize,
+}
+
+/// An entity that an observer knows, or is to know.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    pub(super) slot: u32,
+    /// Which of its reports the observer has; 0 before the first.
+    pub(super) sequence: u32,
+    /// When it was told last; before that, since when it is to be.
+    pub(super) told: u32,
+    /// When it was told as new first, until that is acknowledged.
+    entered: u32,
+    /// In which of the ticks from then on it was told as new, a bit each.
+    entries: u32,
+    pub(super) state: Told,
+    pub(super) id: EntityId,
+}
+
+/// How much an observer has been told of an entity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    Nothing,
+    /// It may not have arrived.
+    Entered,
+    Confirmed,
+}
+
+impl Observer {
+    pub(super) fn new(watch: Watch, is_reset: bool) -> Self {
+        Self {
+            watch,
+            known: Vec::new(),
+            leaves: BTreeMap::new(),
+            is_reset,
+            reset_told: 0,
+            unconfirmed: 0,
+        }
+    }
+
+    /// Something that the observer may know is not in range any more.
+    pub(super) fn leave(&mut self, id: EntityId) {
+        self.leaves.insert(id, 0);
+    }
+
+    /// Forgets all departures when they are too many to be told: the observer starts anew.
+    pub(super) fn settle(&mut self) {
+        if self.leaves.len() > LEAVES_MAX {
+            self.leaves.clear();
+            self.is_reset = true;
+            for known in &mut self.known {
+                known.state = Told::Nothing;
+                known.sequence = 0;
+            }
+            self.unconfirmed = 0;
+        }
+    }
+
+    /// Keeps one of those that were said to be known twice.
+    pub(super) fn forget_doubles(&mut self) {
+        self.known.sort_by_key(|known| (known.id, known.sequence));
+        self.known.dedup_by_key(|known| known.id);
+    }
+
+    /// Whether something that was told at that time is to be told again by now.
+    pub(super) fn is_due(told: u32, now: u32) -> bool {
+        now.saturating_sub(told) >= RETRY_TICKS
+    }
+
+    /// What the datagram of this tick says about all before.
+    pub(super) fn on_header(&mut self, tick: u32) {
+        if self.is_reset && (self.watch.is_reliable || self.reset_told == 0) {
+            self.reset_told = tick;
+        }
+        if self.watch.is_reliable {
+            self.is_reset = false;
+        }
+    }
+
+    pub(super) fn on_entered(&mut self, at: usize, tick: u32) {
+        let known = &mut self.known[at];
+        if self.watch.is_reliable {
+            known.state = Told::Confirmed;
+            return;
+        }
+        if known.state == Told::Nothing {
+            self.unconfirmed += 1;
+            known.state = Told::Entered;
+            known.entered = tick;
+            known.entries = 0;
+        }
+        match 1_u32.checked_shl(tick.saturating_sub(known.entered)) {
+            Some(entry) => known.entries |= entry,
+            None => (known.entered, known.entries) = (tick, 1),
+        }
+    }
+
+    /// One of the known goes; the observer is told, if it may know of it.
+    pub(super) fn on_gone(&mut self, at: usize) {
+        let known = self.known.swap_remove(at);
+        match known.state {
+            Told::Nothing => return,
+            Told::Entered => self.unconfirmed -= 1,
+            Told::Confirmed => {}
+        }
+        self.leave(known.id);
+    }
+
+    pub(super) fn acknowledge(&mut self, tick: u32) {
+        if self.is_reset && self.reset_told != 0 && tick >= self.reset_told {
+            self.is_reset = false;
+            self.reset_told = 0;
+        }
+        if !self.leaves.is_empty() {
+            self.leaves.retain(|_, told| *told != tick);
+        }
+        if self.unconfirmed == 0 {
+            return;
+        }
+        for known in &mut self.known {
+            let entry = tick.checked_sub(known.entered);
+            let entry = entry
+                .and_then(|after| 1_u32.checked_shl(after))
+                .unwrap_or(0);
+            if known.state == Told::Entered && known.entries & entry != 0 {
+                known.state = Told::Confirmed;
+                self.unconfirmed -= 1;
+            }
+        }
+    }
+}
+
+impl Known {
+    /// An entity that is to be told.
+    pub(super) fn new(slot: u32, id: EntityId, tick: u32) -> Self {
+        Self {
+            slot,
+            sequence: 0,
+            told: tick.saturating_sub(1),
+            entered: 0,
+            entries: 0,
+            state: Told::Nothing,
+            id,
+        }
+    }
+
+    /// An entity that the observer has been told of by somebody else.
+    pub(super) fn told(slot: u32, id: EntityId, sequence: u32, tick: u32) -> Self {
+        Self {
+            slot,
+            sequence,
+            told: tick,
+            entered: 0,
+            entries: 0,
+            state: Told::Confirmed,
+            id,
+        }
+    }
+}

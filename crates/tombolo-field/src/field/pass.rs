@@ -1,0 +1,271 @@
+//! One observer's tick.
+
+use std::cmp::Reverse;
+
+use super::grid::square;
+use super::observer::{Known, Observer, Told};
+use super::{Entity, Field, KNOWN_MAX, Sight};
+use crate::datagram::{Header, LEFT_BYTES, Record, there_bytes};
+
+/// What is needed for a moment, kept for the next.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    pub(super) datagram: Vec<u8>,
+    /// Indexed by slot: the number of the observer that knows it, so that no set is needed.
+    stamps: Vec<u64>,
+    stamp: u64,
+    in_range: Vec<u32>,
+    /// What there is to tell.
+    news: Vec<News>,
+}
+
+/// An entity of which there is something to tell.
+#[derive(Clone, Copy, Debug)]
+struct News {
+    /// The more, the sooner: the bits of a positive float, which order as it does.
+    score: u32,
+    /// Among the known.
+    at: u32,
+    bytes: u32,
+}
+
+impl Field {
+    /// Makes one observer's datagram; empty when there is nothing to tell.
+    pub(super) fn pass<S: Sight + ?Sized>(
+        &mut self,
+        scratch: &mut Scratch,
+        sight: &S,
+        slot: u32,
+        number: usize,
+        observer: &mut Observer,
+    ) {
+        scratch.datagram.clear();
+        scratch.news.clear();
+        scratch.stamp += 1;
+        if scratch.stamps.len() < self.entities.len() {
+            scratch.stamps.resize(self.entities.len(), 0);
+        }
+        let Some(me) = &self.entities[slot as usize] else {
+            return;
+        };
+        self.drop_gone(scratch, sight, me, observer);
+        self.add_new(scratch, sight, me, slot, number, observer);
+        observer.settle();
+        let total = self.weigh(scratch, me, observer);
+        self.stats.deferred += self.write(scratch, me, observer, total) as u64;
+        if self.settings.introduced_within.is_some() {
+            self.introduce(sight, slot, observer);
+        }
+    }
+
+    /// Lets those go that are out of range, gone, or not to be seen any more.
+    fn drop_gone<S: Sight + ?Sized>(
+        &self,
+        scratch: &mut Scratch,
+        sight: &S,
+        me: &Entity,
+        observer: &mut Observer,
+    ) {
+        let stretch = (1.0 + self.settings.hysteresis) * (1.0 + self.settings.hysteresis);
+        let mut at = 0;
+        while let Some(known) = observer.known.get(at) {
+            let other = self.entities[known.slot as usize].as_ref();
+            let is_there = other.is_some_and(|other| {
+                let range = self.settings.classes[usize::from(other.class)].range;
+                other.id == known.id
+                    && square(other.position, me.position) <= range * range * stretch
+                    && sight.may_see(&me.subject(), &other.subject())
+            });
+            if is_there {
+                scratch.stamps[known.slot as usize] = scratch.stamp;
+                at += 1;
+            } else {
+                observer.on_gone(at);
+            }
+        }
+    }
+
+    /// Takes those in that have come into range.
+    fn add_new<S: Sight + ?Sized>(
+        &self,
+        scratch: &mut Scratch,
+        sight: &S,
+        me: &Entity,
+        slot: u32,
+        number: usize,
+        observer: &mut Observer,
+    ) {
+        self.grid.in_range(number, &mut scratch.in_range);
+        for other_slot in &scratch.in_range {
+            if scratch.stamps[*other_slot as usize] == scratch.stamp
+                || *other_slot == slot
+                || observer.known.len() >= KNOWN_MAX
+            {
+                continue;
+            }
+            let Some(other) = &self.entities[*other_slot as usize] else {
+                continue;
+            };
+            if sight.may_see(&me.subject(), &other.subject()) {
+                // It is told that it is there again, if it is not told before that it has left.
+                let known = Known::new(*other_slot, other.id, self.tick);
+                observer.leaves.remove(&other.id);
+                observer.known.push(known);
+            }
+        }
+    }
+
+    /// Collects what there is to tell, and how urgent each is; returns the bytes of all of it.
+    fn weigh(&self, scratch: &mut Scratch, me: &Entity, observer: &Observer) -> usize {
+        let dimensions = self.settings.dimensions.count();
+        let mut total = 0;
+        for (at, known) in observer.known.iter().enumerate() {
+            let Some(other) = &self.entities[known.slot as usize] else {
+                continue;
+            };
+            let is_again = known.state == Told::Entered && Observer::is_due(known.told, self.tick);
+            if known.sequence == other.sequence && known.state != Told::Nothing && !is_again {
+                continue;
+            }
+            let class = self.settings.classes[usize::from(other.class)];
+            let distance = square(other.position, me.position).sqrt();
+            let age = self.tick.saturating_sub(known.told).max(1);
+            let nearness = class.range / (distance + class.range * NEAR);
+            let is_new = known.state != Told::Confirmed;
+            let bytes = there_bytes(dimensions, is_new, other.payload_bytes.into());
+            total += bytes;
+            scratch.news.push(News {
+                score: ((class.weight * nearness * f64::from(age)) as f32).to_bits(),
+                // Bounded by what an observer knows, and by a payload.
+                at: at as u32,
+                bytes: bytes as u32,
+            });
+        }
+        total
+    }
+
+    /// Writes the datagram; returns how much had to wait.
+    fn write(
+        &self,
+        scratch: &mut Scratch,
+        me: &Entity,
+        observer: &mut Observer,
+        total: usize,
+    ) -> usize {
+        let dimensions = self.settings.dimensions.count();
+        let is_due = |told: u32| told == 0 || Observer::is_due(told, self.tick);
+        let has_leaves = observer.leaves.values().any(|told| is_due(*told));
+        if scratch.news.is_empty() && !has_leaves && !observer.is_reset {
+            return 0;
+        }
+        self.header(me.position, observer.is_reset)
+            .write(&mut scratch.datagram);
+        observer.on_header(self.tick);
+        let mut left = observer.watch.budget - Header::bytes(dimensions);
+        if has_leaves {
+            // What has left comes first, but never takes all.
+            let mut room = if scratch.news.is_empty() {
+                left
+            } else {
+                left / 2
+            } / LEFT_BYTES;
+            let is_reliable = observer.watch.is_reliable;
+            let (tick, datagram) = (self.tick, &mut scratch.datagram);
+            observer.leaves.retain(|id, told| {
+                if room == 0 || !is_due(*told) {
+                    return true;
+                }
+                room -= 1;
+                left -= LEFT_BYTES;
+                Record::Left(*id).write(dimensions, datagram);
+                *told = tick;
+                !is_reliable
+            });
+        }
+        let count = scratch.news.len();
+        if total > left && count > 1 {
+            // About as many as there is room for, those with the highest scores; the first of all first,
+            // so that it is told whatever its size.
+            let most = (left * count / total).clamp(1, count - 1);
+            scratch
+                .news
+                .select_nth_unstable_by_key(most - 1, |news| Reverse(news.score));
+            scratch.news.swap(0, most - 1);
+            let first = (0..most)
+                .max_by_key(|at| scratch.news[*at].score)
+                .unwrap_or(0);
+            scratch.news.swap(0, first);
+        }
+        let mut told = 0;
+        for news in &scratch.news {
+            let bytes = news.bytes as usize;
+            if bytes > left {
+                continue;
+            }
+            left -= bytes;
+            told += 1;
+            self.write_one(&mut scratch.datagram, me, observer, news.at as usize);
+            if left < LEFT_BYTES {
+                break;
+            }
+        }
+        count - told
+    }
+
+    fn write_one(&self, datagram: &mut Vec<u8>, me: &Entity, observer: &mut Observer, at: usize) {
+        let known = &mut observer.known[at];
+        let Some(other) = &self.entities[known.slot as usize] else {
+            return;
+        };
+        let is_new = known.state != Told::Confirmed;
+        let mut offset = [0.0; 3];
+        for (at, offset) in offset.iter_mut().enumerate() {
+            *offset = (other.position[at] - me.position[at]) as f32;
+        }
+        let record = Record::There {
+            id: other.id,
+            sequence: other.sequence,
+            class: is_new.then_some(other.class),
+            offset,
+            payload: &other.payload[..other.payload_bytes.into()],
+        };
+        record.write(self.settings.dimensions.count(), datagram);
+        known.sequence = other.sequence;
+        known.told = self.tick;
+        if is_new {
+            observer.on_entered(at, self.tick);
+        }
+    }
+
+    /// Finds those who are near enough to be linked; each pair from the side of the lesser one.
+    fn introduce<S: Sight + ?Sized>(&mut self, sight: &S, slot: u32, observer: &Observer) {
+        let (Some(within), Some(me)) = (
+            self.settings.introduced_within,
+            &self.entities[slot as usize],
+        ) else {
+            return;
+        };
+        for known in &observer.known {
+            let Some(other) = &self.entities[known.slot as usize] else {
+                continue;
+            };
+            if other.id <= me.id || other.observer.is_none() {
+                continue;
+            }
+            let is_near = self.introductions.are_near(me.id, other.id);
+            let within = if is_near {
+                within * (1.0 + self.settings.hysteresis)
+            } else {
+                within
+            };
+            if square(other.position, me.position) <= within * within
+                && sight.may_see(&other.subject(), &me.subject())
+            {
+                self.introductions.find(me.id, other.id);
+            }
+        }
+    }
+}
+
+/// How near counts as no distance at all, as a share of the range.
+const NEAR: f64 = 0.05;

@@ -1,0 +1,145 @@
+//! How a field behaves.
+
+use std::time::Duration;
+
+/// The most classes of entities.
+pub const CLASSES_MAX: usize = 16;
+
+/// The longest range.
+pub const RANGE_MAX: f64 = 1e9;
+
+/// How a field behaves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// How many coordinates count; in two, the third is ignored.
+    pub dimensions: Dimensions,
+    /// What kinds of entities there are, by number.
+    pub classes: Vec<Class>,
+    /// How much further than its range an entity must be to leave, as a share of the range.
+    pub hysteresis: f64,
+    /// How long an entity may say nothing before it is taken away.
+    pub silence: Duration,
+    /// How near two who observe must be to be introduced to each other; `None` when nobody is.
+    pub introduced_within: Option<f64>,
+    /// The most entities.
+    pub entities_max: usize,
+    /// How wide the cells are that nodes subscribe to.
+    pub cell: f64,
+    /// How many entities a cell has before it splits.
+    pub split_above: usize,
+}
+
+/// How many coordinates count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dimensions {
+    /// The first two.
+    Two,
+    /// All.
+    Three,
+}
+
+/// A kind of entities.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Class {
+    /// From how far they are seen.
+    pub range: f64,
+    /// How much they count, when not all can be told.
+    pub weight: f64,
+}
+
+/// Why settings are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettingsError {
+    /// None, or more than [`CLASSES_MAX`].
+    #[error("a field has 1 to {CLASSES_MAX} classes")]
+    Classes,
+    /// Not from more than nothing to [`RANGE_MAX`].
+    #[error("a range is more than 0 and at most 1e9")]
+    Range,
+    /// Not from 1/1000 to 1000.
+    #[error("a weight is from 0.001 to 1000")]
+    Weight,
+    /// Not from 0 to 10.
+    #[error("the hysteresis is from 0 to 10")]
+    Hysteresis,
+    /// Not at least a hundredth of the longest range.
+    #[error("a cell is at least a hundredth of the longest range wide, and at most 1e9")]
+    Cell,
+    /// No entities, or more than four billion; or a cell that splits with fewer than two.
+    #[error("a field has at least one entity, and a cell splits above at least two")]
+    Counts,
+}
+
+impl Default for Settings {
+    /// Two dimensions, one class seen from 100, that leaves at 110; cells of 100 that split above 256.
+    fn default() -> Self {
+        Self {
+            dimensions: Dimensions::Two,
+            classes: vec![Class {
+                range: 100.0,
+                weight: 1.0,
+            }],
+            hysteresis: 0.1,
+            silence: Duration::from_secs(10),
+            introduced_within: None,
+            entities_max: 100_000,
+            cell: 100.0,
+            split_above: 256,
+        }
+    }
+}
+
+impl Settings {
+    /// Whether a field can be so.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        if self.classes.is_empty() || self.classes.len() > CLASSES_MAX {
+            return Err(SettingsError::Classes);
+        }
+        // Neither holds of what is not a number.
+        let is_range = |range: f64| range > 0.0 && range <= RANGE_MAX;
+        for class in &self.classes {
+            if !is_range(class.range) {
+                return Err(SettingsError::Range);
+            }
+            if !(0.001..=1000.0).contains(&class.weight) {
+                return Err(SettingsError::Weight);
+            }
+        }
+        if !self.introduced_within.is_none_or(is_range) {
+            return Err(SettingsError::Range);
+        }
+        if !(0.0..=10.0).contains(&self.hysteresis) {
+            return Err(SettingsError::Hysteresis);
+        }
+        if !is_range(self.cell) || self.cell < self.range_max() / 100.0 {
+            return Err(SettingsError::Cell);
+        }
+        if self.entities_max == 0
+            || u32::try_from(self.entities_max).is_err()
+            || self.split_above < 2
+        {
+            return Err(SettingsError::Counts);
+        }
+        Ok(())
+    }
+
+    /// The longest range of any class.
+    pub(crate) fn range_max(&self) -> f64 {
+        let ranges = self.classes.iter().map(|class| class.range);
+        ranges.fold(0.0, f64::max)
+    }
+}
+
+impl Dimensions {
+    /// How many.
+    pub(crate) fn count(self) -> usize {
+        match self {
+            Self::Two => 2,
+            Self::Three => 3,
+        }
+    }
+}

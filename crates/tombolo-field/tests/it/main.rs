@@ -1,0 +1,9 @@
+//! What every node and every observer of a field relies on.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod cells;
+mod hostile;
+mod model;
+mod pressure;
+mod resume;
+mod world;

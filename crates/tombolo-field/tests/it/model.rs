@@ -1,0 +1,365 @@
+//! The field against a model that looks at every pair.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tombolo_field::{
+    BUDGET_MAX, Class, Dimensions, EntityId, Everything, Introduction, Settings, Subject, Watch,
+};
+
+use crate::world::{Dice, World, reliable, seen_from};
+
+#[derive(Clone, Copy)]
+struct Body {
+    class: u8,
+    marks: u64,
+    position: [f64; 3],
+}
+
+fn may_see(observer: &Subject, other: &Subject) -> bool {
+    // Team in the lowest bits; whoever has the next bit is seen by its team only.
+    other.marks & 4 == 0 || observer.marks & 3 == other.marks & 3
+}
+
+fn random_settings(dice: &mut Dice) -> Settings {
+    Settings {
+        dimensions: [Dimensions::Two, Dimensions::Three][dice.below(2) as usize],
+        classes: vec![
+            Class {
+                range: 20.0,
+                weight: 1.0,
+            },
+            Class {
+                range: 45.0,
+                weight: 3.0,
+            },
+        ],
+        hysteresis: [0.0, 0.15][dice.below(2) as usize],
+        cell: 30.0,
+        split_above: 4,
+        ..Settings::default()
+    }
+}
+
+/// Far from zero, around it, and across it.
+fn random_origin(dice: &mut Dice) -> f64 {
+    [0.0, 1e9, -3e6][dice.below(3) as usize]
+}
+
+#[test]
+fn without_pressure_every_observer_has_exactly_what_is_in_its_range() {
+    for seed in 0..60 {
+        let mut dice = Dice::new(seed);
+        let settings = random_settings(&mut dice);
+        let is_lossy = dice.below(2) == 0;
+        let origin = random_origin(&mut dice);
+        let mut world = World::new(settings.clone());
+        let mut bodies: BTreeMap<u64, Body> = BTreeMap::new();
+        let mut expected: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+        let watch = Watch {
+            budget: BUDGET_MAX,
+            is_reliable: !is_lossy,
+        };
+        for _ in 0..40 {
+            step(
+                &mut dice,
+                &mut world,
+                &mut bodies,
+                &mut expected,
+                origin,
+                watch,
+            );
+            world.tick(&may_see);
+            model(&settings, &bodies, &mut expected);
+            for (id, expected) in &expected {
+                let seen = world.seen(*id);
+                let expected: Vec<_> = expected.iter().copied().collect();
+                assert_eq!(
+                    seen, expected,
+                    "seed {seed}: {id} at {:?}",
+                    bodies[id].position
+                );
+                for (other, seen) in world.mirrors[&EntityId(*id)].seen() {
+                    let body = &bodies[&other.0];
+                    assert_eq!(seen.class, body.class, "seed {seed}");
+                    for (seen, real) in seen.position.iter().zip(body.position) {
+                        assert!((seen - real).abs() < 1e-4, "seed {seed}: {seen} for {real}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Some come, some go, all move.
+fn step(
+    dice: &mut Dice,
+    world: &mut World,
+    bodies: &mut BTreeMap<u64, Body>,
+    expected: &mut BTreeMap<u64, BTreeSet<u64>>,
+    origin: f64,
+    watch: Watch,
+) {
+    let flat = |world: &World, mut position: [f64; 3]| {
+        if world.field.cell([0.0, 0.0, 1e6]).at[2] == 0 {
+            position[2] = 0.0;
+        }
+        position
+    };
+    for _ in 0..dice.below(4) {
+        let id = dice.below(40);
+        if bodies.contains_key(&id) {
+            assert!(world.field.remove(EntityId(id)));
+            world.mirrors.remove(&EntityId(id));
+            bodies.remove(&id);
+            expected.remove(&id);
+            continue;
+        }
+        let position = [0; 3].map(|_| origin + dice.between(-60.0, 60.0));
+        let body = Body {
+            class: dice.below(2) as u8,
+            marks: dice.below(8),
+            position: flat(world, position),
+        };
+        bodies.insert(id, body);
+        world.put_as(id, body.class, body.marks, body.position);
+        if dice.below(2) == 0 {
+            world.observe(id, watch);
+            expected.insert(id, BTreeSet::new());
+        }
+    }
+    for (id, body) in bodies.iter_mut() {
+        if dice.below(3) == 0 {
+            let moved = body
+                .position
+                .map(|coordinate| coordinate + dice.between(-9.0, 9.0));
+            body.position = flat(world, moved);
+            if dice.below(9) == 0 {
+                body.marks = dice.below(8);
+            }
+            world.put_as(*id, body.class, body.marks, body.position);
+        }
+    }
+}
+
+fn model(
+    settings: &Settings,
+    bodies: &BTreeMap<u64, Body>,
+    expected: &mut BTreeMap<u64, BTreeSet<u64>>,
+) {
+    for (id, seen) in expected {
+        let me = &bodies[id];
+        let before = std::mem::take(seen);
+        for (other, body) in bodies.iter().filter(|(other, _)| *other != id) {
+            let range = settings.classes[usize::from(body.class)].range;
+            let stretch = if before.contains(other) {
+                1.0 + settings.hysteresis
+            } else {
+                1.0
+            };
+            let both = me.position.iter().zip(body.position);
+            let square: f64 = both.map(|(a, b)| (a - b) * (a - b)).sum();
+            let subject = |id: u64, body: &Body| Subject {
+                id: EntityId(id),
+                class: body.class,
+                marks: body.marks,
+            };
+            if square <= (range * stretch).powi(2)
+                && may_see(&subject(*id, me), &subject(*other, body))
+            {
+                seen.insert(*other);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_may_not_be_seen_is_never_sent() {
+    for seed in 0..40 {
+        let mut dice = Dice::new(seed);
+        let settings = random_settings(&mut dice);
+        let origin = random_origin(&mut dice);
+        let mut world = World::new(settings);
+        let mut bodies: BTreeMap<u64, Body> = BTreeMap::new();
+        let mut expected = BTreeMap::new();
+        let mut hidden_pairs = 0;
+        for _ in 0..40 {
+            let watch = Watch {
+                budget: 256 + dice.below(600) as usize,
+                is_reliable: false,
+            };
+            step(
+                &mut dice,
+                &mut world,
+                &mut bodies,
+                &mut expected,
+                origin,
+                watch,
+            );
+            let mut datagrams = Vec::new();
+            world.now += std::time::Duration::from_millis(100);
+            let now = world.now;
+            world.field.tick(now, &may_see, |id, bytes| {
+                datagrams.push((id, bytes.to_vec()))
+            });
+            for (observer, datagram) in datagrams {
+                // Read by a device that knows nothing, so that what is there is what was sent now.
+                let mut mirror = tombolo_field::Mirror::new();
+                mirror.apply(&datagram).unwrap();
+                let me = &bodies[&observer.0];
+                let me = Subject {
+                    id: observer,
+                    class: me.class,
+                    marks: me.marks,
+                };
+                for (other, body) in &bodies {
+                    let id = EntityId(*other);
+                    let subject = Subject {
+                        id,
+                        class: body.class,
+                        marks: body.marks,
+                    };
+                    if may_see(&me, &subject) || id == observer {
+                        continue;
+                    }
+                    hidden_pairs += 1;
+                    assert!(mirror.seen().all(|(seen, _)| seen != id), "seed {seed}");
+                    let place = records_of(&datagram, id);
+                    assert!(
+                        place.iter().all(|tag| *tag == 0),
+                        "seed {seed}: {id:?} in {datagram:?}"
+                    );
+                }
+            }
+        }
+        assert!(hidden_pairs > 0, "seed {seed} has shown nothing");
+    }
+}
+
+/// The tags of all records in which an entity's number stands.
+fn records_of(datagram: &[u8], id: EntityId) -> Vec<u8> {
+    let wanted = id.0.to_be_bytes();
+    let dimensions = if datagram[1] & 2 == 0 { 2 } else { 3 };
+    let mut rest = &datagram[6 + 8 * dimensions..];
+    let mut tags = Vec::new();
+    while let [tag, tail @ ..] = rest {
+        if tail[..8] == wanted {
+            tags.push(*tag);
+        }
+        let fixed = match tag {
+            0 => 8,
+            1 => 8 + 4 + 1 + 4 * dimensions + 1,
+            _ => 8 + 4 + 4 * dimensions + 1,
+        };
+        let payload = if *tag == 0 {
+            0
+        } else {
+            usize::from(tail[fixed - 1])
+        };
+        rest = &tail[fixed + payload..];
+    }
+    tags
+}
+
+#[test]
+fn lost_datagrams_are_made_up_for() {
+    for seed in 0..40 {
+        let mut dice = Dice::new(seed);
+        let settings = random_settings(&mut dice);
+        let origin = random_origin(&mut dice);
+        let mut world = World::new(settings.clone());
+        let mut bodies = BTreeMap::new();
+        let mut expected = BTreeMap::new();
+        let watch = Watch {
+            budget: BUDGET_MAX,
+            is_reliable: false,
+        };
+        for _ in 0..30 {
+            step(
+                &mut dice,
+                &mut world,
+                &mut bodies,
+                &mut expected,
+                origin,
+                watch,
+            );
+            world.tick_through(&may_see, |_| dice.below(3) > 0);
+            model(&settings, &bodies, &mut expected);
+        }
+        // Nothing moves any more, and everything arrives.
+        for _ in 0..10 {
+            world.tick(&may_see);
+            model(&settings, &bodies, &mut expected);
+        }
+        for (id, expected) in &expected {
+            let expected: Vec<_> = expected.iter().copied().collect();
+            assert_eq!(world.seen(*id), expected, "seed {seed}: {id}");
+        }
+    }
+}
+
+#[test]
+fn nothing_flickers_at_a_border() {
+    let mut world = World::new(seen_from(100.0));
+    world.put(1, [0.0; 3]);
+    world.observe(1, reliable(1100));
+    let mut history = Vec::new();
+    for x in [101.0, 100.0, 101.0, 109.0, 100.5, 110.5, 109.0, 99.0] {
+        world.put(2, [x, 0.0, 0.0]);
+        world.tick(&Everything);
+        history.push(world.seen(1).len());
+    }
+    assert_eq!(history, [0, 1, 1, 1, 1, 0, 0, 1]);
+}
+
+#[test]
+fn there_is_no_seam_at_zero_or_between_cells() {
+    for center in [0.0, 100.0, -100.0, 1e9 + 50.0, -1e11] {
+        let mut world = World::new(seen_from(10.0));
+        world.put(1, [center - 2.0, center - 2.0, 0.0]);
+        world.put(2, [center + 2.0, center + 2.0, 0.0]);
+        world.observe(1, reliable(1100));
+        world.observe(2, reliable(1100));
+        world.tick(&Everything);
+        assert_eq!(
+            (world.seen(1), world.seen(2)),
+            (vec![2], vec![1]),
+            "at {center}"
+        );
+    }
+}
+
+#[test]
+fn neighbours_are_introduced_once_and_parted_when_they_are_far() {
+    let settings = Settings {
+        introduced_within: Some(20.0),
+        ..seen_from(100.0)
+    };
+    let mut world = World::new(settings);
+    let drain = |world: &mut World| {
+        std::iter::from_fn(|| world.field.poll_introduction()).collect::<Vec<_>>()
+    };
+    for id in 1..=3 {
+        world.put(id, [0.0; 3]);
+    }
+    world.observe(1, reliable(1100));
+    world.observe(2, reliable(1100));
+    world.tick(&Everything);
+    let (one, two) = (EntityId(1), EntityId(2));
+    assert_eq!(
+        drain(&mut world),
+        [Introduction::Near(one, two)],
+        "the third does not observe"
+    );
+    world.put(2, [21.0, 0.0, 0.0]);
+    world.tick(&Everything);
+    assert_eq!(drain(&mut world), [], "they are still near");
+    world.put(2, [23.0, 0.0, 0.0]);
+    world.tick(&Everything);
+    assert_eq!(drain(&mut world), [Introduction::Far(one, two)]);
+    world.put(2, [0.0; 3]);
+    world.tick(&Everything);
+    assert_eq!(drain(&mut world), [Introduction::Near(one, two)]);
+    world.field.remove(two);
+    world.tick(&Everything);
+    assert_eq!(drain(&mut world), [Introduction::Far(one, two)]);
+}

@@ -1,0 +1,128 @@
+//! A crowd that is too much for the budget.
+
+use std::collections::BTreeMap;
+
+use tombolo_field::{EntityId, Everything};
+
+use crate::world::{Dice, World, reliable, seen_from};
+
+/// An observer at zero and a crowd along a line; everybody moves in every tick. Returns how often each
+/// was told.
+fn crowd(budget: usize, ticks: usize) -> (World, BTreeMap<u64, usize>, usize) {
+    let mut world = World::new(seen_from(100.0));
+    world.put(0, [0.0; 3]);
+    world.observe(0, reliable(budget));
+    let mut told: BTreeMap<u64, usize> = (1..=99).map(|id| (id, 0)).collect();
+    let mut largest = 0;
+    let mut last: BTreeMap<u64, u32> = BTreeMap::new();
+    for _ in 0..ticks {
+        world.put(0, [0.0; 3]);
+        for id in 1..=99 {
+            world.put(id, [id as f64, 0.0, 0.0]);
+        }
+        world.tick(&Everything);
+        largest = largest.max(world.sizes.get(&EntityId(0)).copied().unwrap_or(0));
+        for (id, seen) in world.mirrors[&EntityId(0)].seen() {
+            if last.insert(id.0, seen.sequence) != Some(seen.sequence) {
+                *told.entry(id.0).or_default() += 1;
+            }
+        }
+    }
+    (world, told, largest)
+}
+
+#[test]
+fn the_budget_is_kept_and_nobody_starves() {
+    for budget in [256, 512, 1100] {
+        let (world, told, largest) = crowd(budget, 400);
+        assert!(largest <= budget, "{largest} of {budget}");
+        assert!(largest + 64 > budget, "{largest} of {budget} leaves room");
+        assert!(world.field.stats().deferred > 0);
+        let least = told.values().min().unwrap();
+        assert!(*least >= 5, "{budget}: somebody was told {least} times");
+    }
+}
+
+#[test]
+fn the_nearest_go_on_at_full_rate_and_the_rest_at_a_falling_one() {
+    let (_, told, _) = crowd(1100, 400);
+    assert!(told[&1] >= 398, "the nearest was told {} times", told[&1]);
+    let share = |ids: std::ops::RangeInclusive<u64>| -> usize {
+        let count = (ids.end() - ids.start() + 1) as usize;
+        ids.map(|id| told[&id]).sum::<usize>() / count
+    };
+    let shares = [
+        share(1..=10),
+        share(11..=30),
+        share(31..=60),
+        share(61..=99),
+    ];
+    assert!(shares.is_sorted_by(|near, far| near > far), "{shares:?}");
+}
+
+#[test]
+fn all_who_are_far_are_told_of_in_time() {
+    let mut dice = Dice::new(7);
+    let mut world = World::new(seen_from(100.0));
+    world.put(0, [0.0; 3]);
+    world.observe(0, reliable(300));
+    for _ in 0..100 {
+        for id in 1..=200 {
+            world.put(
+                id,
+                [dice.between(-60.0, 60.0), dice.between(-60.0, 60.0), 0.0],
+            );
+        }
+        world.tick(&Everything);
+    }
+    assert_eq!(
+        world.seen(0).len(),
+        200,
+        "all have been told of, though ten fit at a time"
+    );
+}
+
+#[test]
+fn what_leaves_is_told_though_others_wait() {
+    let mut world = World::new(seen_from(100.0));
+    world.put(0, [0.0; 3]);
+    world.observe(0, reliable(256));
+    for id in 1..=8 {
+        world.put(id, [1.0; 3]);
+    }
+    for _ in 0..4 {
+        world.tick(&Everything);
+    }
+    assert_eq!(world.seen(0).len(), 8);
+    for id in 1..=8 {
+        world.put(id, [500.0; 3]);
+    }
+    for id in 100..=300 {
+        world.put(id, [2.0; 3]);
+    }
+    world.tick(&Everything);
+    assert!(
+        world.seen(0).iter().all(|id| *id >= 100),
+        "{:?}",
+        world.seen(0)
+    );
+}
+
+#[test]
+fn more_departures_than_can_be_told_begin_anew() {
+    let mut world = World::new(seen_from(100.0));
+    world.put(0, [0.0; 3]);
+    world.observe(0, reliable(64 * 1024));
+    for id in 1..=5000 {
+        world.put(id, [1.0; 3]);
+    }
+    for _ in 0..10 {
+        world.tick(&Everything);
+    }
+    assert_eq!(world.seen(0).len(), 5000);
+    for id in 2..=5000 {
+        world.put(id, [900.0; 3]);
+    }
+    world.tick(&Everything);
+    assert_eq!(world.seen(0), [1]);
+}

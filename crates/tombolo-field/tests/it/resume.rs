@@ -1,0 +1,97 @@
+//! Another node goes on where one has ended.
+
+use tombolo_field::{Change, EntityId, Everything, Mirror};
+
+use crate::world::{World, reliable, seen_from};
+
+#[test]
+fn an_observer_that_resumes_is_told_the_difference_only() {
+    let mut first = World::new(seen_from(100.0));
+    let mut second = World::new(seen_from(100.0));
+    for world in [&mut first, &mut second] {
+        for id in 0..=4 {
+            world.put(id, [id as f64, 0.0, 0.0]);
+        }
+    }
+    first.observe(0, reliable(1100));
+    first.tick(&Everything);
+    assert_eq!(first.seen(0), [1, 2, 3, 4]);
+    // What happens while the device has no node.
+    second.put(2, [50.0, 0.0, 0.0]);
+    second.field.remove(EntityId(3));
+    second.put(4, [500.0, 0.0, 0.0]);
+    second.put(5, [5.0, 0.0, 0.0]);
+    let mut mirror = first.mirrors.remove(&EntityId(0)).unwrap();
+    let knowledge = mirror.knowledge();
+    mirror.restart();
+    second
+        .field
+        .resume(EntityId(0), reliable(1100), &knowledge)
+        .unwrap();
+    let mut changes = Vec::new();
+    let now = second.now;
+    second.field.tick(now, &Everything, |_, datagram| {
+        changes.extend(mirror.apply(datagram).unwrap());
+    });
+    changes.sort_by_key(|change| match change {
+        Change::Entered(id) | Change::Updated(id) | Change::Left(id) => *id,
+    });
+    let [two, three, four, five] = [2, 3, 4, 5].map(EntityId);
+    assert_eq!(
+        changes,
+        [
+            Change::Updated(two),
+            Change::Left(three),
+            Change::Left(four),
+            Change::Entered(five)
+        ]
+    );
+}
+
+#[test]
+fn an_observer_that_starts_anew_forgets_what_it_had() {
+    let mut world = World::new(seen_from(100.0));
+    world.put(0, [0.0; 3]);
+    world.put(1, [1.0; 3]);
+    world.observe(0, reliable(1100));
+    world.tick(&Everything);
+    world.field.remove(EntityId(1));
+    world.field.observe(EntityId(0), reliable(1100)).unwrap();
+    world.tick(&Everything);
+    assert_eq!(world.seen(0), [0; 0]);
+}
+
+#[test]
+fn who_says_nothing_is_taken_away() {
+    let mut world = World::new(seen_from(100.0));
+    world.put(0, [0.0; 3]);
+    world.put(1, [1.0; 3]);
+    world.observe(0, reliable(1100));
+    for _ in 0..150 {
+        world.put(0, [0.0; 3]);
+        world.tick(&Everything);
+    }
+    assert_eq!(world.seen(0), [0; 0]);
+    assert_eq!(world.field.stats().silent, 1);
+    assert_eq!(world.field.len(), 1);
+}
+
+#[test]
+fn late_datagrams_do_not_bring_back_what_has_left() {
+    let mut world = World::new(seen_from(100.0));
+    world.put(0, [0.0; 3]);
+    world.put(1, [1.0; 3]);
+    world.observe(0, reliable(1100));
+    let mut datagrams = Vec::new();
+    for _ in 0..3 {
+        let now = world.now;
+        world.field.tick(now, &Everything, |_, datagram| {
+            datagrams.push(datagram.to_vec())
+        });
+        world.put(1, [1000.0; 3]);
+    }
+    let mut mirror = Mirror::new();
+    assert_eq!(mirror.apply(&datagrams[1]).unwrap(), []);
+    assert_eq!(mirror.apply(&datagrams[0]).unwrap(), []);
+    assert_eq!(mirror.seen().len(), 0);
+}
