@@ -5,6 +5,8 @@ use std::time::Duration;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tombolo_wire::token::SigningKey;
 
+use crate::api_keys::ApiKey;
+
 /// What a gateway listens on and how much it takes.
 #[non_exhaustive]
 pub struct GatewayConfig {
@@ -19,6 +21,8 @@ pub struct GatewayConfig {
     /// Development only: whoever asks gets a token for any user, signed with this key. `None`
     /// leaves `/v1/tokens` out.
     pub dev_tokens: Option<SigningKey>,
+    /// Who may use the API for game servers; nobody by default.
+    pub api_keys: Vec<ApiKey>,
     /// Bounds; each protects the node from strangers.
     pub limits: Limits,
 }
@@ -36,6 +40,7 @@ impl GatewayConfig {
             certificates,
             key,
             dev_tokens: None,
+            api_keys: Vec::new(),
             limits: Limits::default(),
         }
     }

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tombolo_services::Services;
 
+use crate::api_keys::ApiKey;
 use crate::config::GatewayConfig;
 use crate::error::BindError;
 use crate::quic::WatchedRuntime;
@@ -49,12 +50,13 @@ impl Gateway {
             key,
             limits,
             dev_tokens,
+            api_keys,
         } = config;
         let identity = Arc::new(Identity::new(certificates, key)?);
         let for_quic = Arc::new(tls::for_quic(&identity)?);
         let for_https = TlsAcceptor::from(Arc::new(tls::for_https(&identity)?));
         let pairs = listen::bind_all(&listen, port)?;
-        let shared = Arc::new(Shared::new(limits, services, dev_tokens));
+        let shared = Arc::new(Shared::new(limits, services, dev_tokens, api_keys));
         let (runtime, released) = WatchedRuntime::new();
         let mut gateway = Self {
             addrs: Vec::new(),
@@ -97,6 +99,11 @@ impl Gateway {
     ) -> Result<(), rustls::Error> {
         self.identity.replace(Identity::new(certificates, key)?);
         Ok(())
+    }
+
+    /// Lets these use the API for game servers from now on, and nobody else.
+    pub fn set_api_keys(&self, keys: Vec<ApiKey>) {
+        self.shared.set_api_keys(keys);
     }
 
     /// What is listened on: UDP and TCP, in the order of the configuration.

@@ -19,6 +19,7 @@ use tombolo_wire::token::Claims;
 use tombolo_wire::v1::{ErrorCode, IceServers};
 use tombolo_wire::{UserId, WEBSOCKET_PATH};
 
+use crate::api;
 use crate::connection::{self, Caller};
 use crate::https::Source;
 use crate::shared::Shared;
@@ -36,6 +37,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         router = router.route("/v1/tokens", post(tokens));
     }
     router
+        .merge(api::router())
         .fallback(|| async { ApiError::NOT_FOUND })
         .method_not_allowed_fallback(|| async { ApiError::METHOD_NOT_ALLOWED })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -144,7 +146,7 @@ async fn attend(State(shared): Node, request: Request, next: Next) -> Response {
 }
 
 /// The token of `Authorization: Bearer TOKEN` (RFC 6750 §2.1).
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
@@ -197,7 +199,7 @@ struct TokenBody {
 
 /// An answer that is none: `{code, message}` with a fitting status.
 #[derive(Debug)]
-struct ApiError {
+pub(crate) struct ApiError {
     status: StatusCode,
     code: Cow<'static, str>,
     message: Cow<'static, str>,
@@ -210,7 +212,7 @@ impl ApiError {
         "method_not_allowed",
         "the resource has no such method",
     );
-    const UNAVAILABLE: Self = Self::new(
+    pub(crate) const UNAVAILABLE: Self = Self::new(
         StatusCode::SERVICE_UNAVAILABLE,
         "unavailable",
         "the node is starting or leaving",
@@ -219,6 +221,16 @@ impl ApiError {
         StatusCode::UNAUTHORIZED,
         "token_missing",
         "a device token is needed: Authorization: Bearer TOKEN",
+    );
+    pub(crate) const NO_KEY: Self = Self::new(
+        StatusCode::UNAUTHORIZED,
+        "key_missing",
+        "an API key that the node knows is needed: Authorization: Bearer KEY",
+    );
+    pub(crate) const RATE: Self = Self::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        "rate",
+        "the key is used too often",
     );
     const BAD_TTL: Self = Self::new(
         StatusCode::BAD_REQUEST,
@@ -239,9 +251,17 @@ impl ApiError {
         }
     }
 
+    pub(crate) fn owned(status: StatusCode, code: &'static str, message: String) -> Self {
+        Self {
+            status,
+            code: code.into(),
+            message: message.into(),
+        }
+    }
+
     /// An error of the contract, under its name there: `token_expired` for
     /// `ERROR_CODE_TOKEN_EXPIRED`.
-    fn of_contract(status: StatusCode, code: ErrorCode, message: impl ToString) -> Self {
+    pub(crate) fn of_contract(status: StatusCode, code: ErrorCode, message: impl ToString) -> Self {
         let name = code.as_str_name();
         let name = name
             .strip_prefix("ERROR_CODE_")
@@ -269,6 +289,10 @@ impl IntoResponse for ApiError {
             response
                 .headers_mut()
                 .insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            let seconds = HeaderValue::from_static("1");
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         response
     }

@@ -36,6 +36,8 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod api;
+mod api_keys;
 mod config;
 mod connection;
 mod error;
@@ -50,6 +52,7 @@ mod tls;
 mod transport;
 mod websocket;
 
+pub use api_keys::{ApiKey, Scope};
 pub use config::{GatewayConfig, Limits};
 pub use error::BindError;
 pub use gateway::Gateway;

@@ -1,12 +1,14 @@
 //! What all connections of a gateway have in common.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tombolo_services::Services;
 use tombolo_wire::token::SigningKey;
 
 use crate::admission::Admission;
+use crate::api_keys::{ApiKey, ApiKeys};
 use crate::config::Limits;
 use crate::stats::Counters;
 
@@ -16,6 +18,7 @@ pub(crate) struct Shared {
     pub(crate) admission: Arc<Admission>,
     pub(crate) counters: Counters,
     pub(crate) dev_tokens: Option<SigningKey>,
+    api_keys: RwLock<ApiKeys>,
     phase: watch::Sender<Phase>,
 }
 
@@ -32,15 +35,35 @@ pub(crate) enum Phase {
 }
 
 impl Shared {
-    pub(crate) fn new(limits: Limits, services: Services, dev_tokens: Option<SigningKey>) -> Self {
+    pub(crate) fn new(
+        limits: Limits,
+        services: Services,
+        dev_tokens: Option<SigningKey>,
+        api_keys: Vec<ApiKey>,
+    ) -> Self {
         Self {
             admission: Admission::new(limits.clone()),
             limits,
             services,
             counters: Counters::default(),
             dev_tokens,
+            api_keys: RwLock::new(ApiKeys::new(api_keys, Instant::now())),
             phase: watch::Sender::new(Phase::Starting),
         }
+    }
+
+    /// Who may use the API for game servers.
+    pub(crate) fn api_keys(&self) -> RwLockReadGuard<'_, ApiKeys> {
+        // A whole value is all that is written under the lock.
+        self.api_keys.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_api_keys(&self, keys: Vec<ApiKey>) {
+        let new = ApiKeys::new(keys, Instant::now());
+        *self
+            .api_keys
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = new;
     }
 
     pub(crate) fn is_serving(&self) -> bool {

@@ -35,6 +35,14 @@ pub struct Stats {
     pub http_requests: u64,
     /// Of those, with an error.
     pub http_errors: u64,
+    /// Requests of game servers that their keys allowed.
+    pub api_requests: u64,
+    /// Requests of game servers without a key that is known.
+    pub api_keys_refused: u64,
+    /// Requests of game servers that their keys do not allow.
+    pub api_scopes_refused: u64,
+    /// Requests of game servers whose keys were used too often.
+    pub api_rates_refused: u64,
 }
 
 /// The counters behind [`Stats`].
@@ -53,6 +61,10 @@ pub(crate) struct Counters {
     pub(crate) frames_sent: Counter,
     pub(crate) http_requests: Counter,
     pub(crate) http_errors: Counter,
+    pub(crate) api_requests: Counter,
+    pub(crate) api_keys_refused: Counter,
+    pub(crate) api_scopes_refused: Counter,
+    pub(crate) api_rates_refused: Counter,
 }
 
 impl Counters {
@@ -92,6 +104,10 @@ impl Counters {
             frames_sent: self.frames_sent.value(),
             http_requests: self.http_requests.value(),
             http_errors: self.http_errors.value(),
+            api_requests: self.api_requests.value(),
+            api_keys_refused: self.api_keys_refused.value(),
+            api_scopes_refused: self.api_scopes_refused.value(),
+            api_rates_refused: self.api_rates_refused.value(),
         }
     }
 }

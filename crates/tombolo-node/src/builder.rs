@@ -3,6 +3,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use tombolo_engine::NatsConfig;
+use tombolo_gateway::ApiKey;
 use tombolo_relay::RelayConfig;
 use tombolo_turn::server::Cidr;
 use tombolo_wire::token::KeySet;
@@ -31,6 +32,7 @@ pub struct NodeBuilder {
     pub(crate) turn_port: u16,
     pub(crate) turns_port: u16,
     pub(crate) token_keys: Option<KeySet>,
+    pub(crate) api_keys: Vec<ApiKey>,
     pub(crate) engine: EngineChoice,
 }
 
@@ -72,6 +74,7 @@ impl NodeBuilder {
             turn_port: TURN_PORT,
             turns_port: TURNS_PORT,
             token_keys: None,
+            api_keys: Vec::new(),
             engine: EngineChoice::Memory,
         }
     }
@@ -189,6 +192,13 @@ impl NodeBuilder {
     #[must_use]
     pub fn token_keys(mut self, keys: KeySet) -> Self {
         self.token_keys = Some(keys);
+        self
+    }
+
+    /// Lets the holder of this key use the HTTP API for game servers.
+    #[must_use]
+    pub fn api_key(mut self, key: ApiKey) -> Self {
+        self.api_keys.push(key);
         self
     }
 

@@ -44,4 +44,5 @@ pub use operate::{
     UserStatus,
 };
 pub use tombolo_engine::{NatsAuth, NatsConfig, NatsTls};
+pub use tombolo_gateway::{ApiKey, Scope};
 pub use tombolo_turn::server::Cidr;

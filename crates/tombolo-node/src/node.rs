@@ -116,6 +116,7 @@ impl Node {
         let Certificate { chain, key } = certificate.clone();
         let mut gateway_config = GatewayConfig::new(addresses.bound(), chain, key);
         gateway_config.port = config.port;
+        gateway_config.api_keys.clone_from(&config.api_keys);
         gateway_config.dev_tokens = dev_key.as_ref().map(DevKey::signing);
         let gateway =
             Gateway::bind(gateway_config, services.clone()).map_err(StartError::from_gateway)?;
@@ -178,6 +179,7 @@ impl Node {
             self.certificates.replace(&certificates);
         }
         self.services.set_tokens(token_keys);
+        self.gateway.set_api_keys(config.api_keys.clone());
         *current = config;
         Ok(())
     }

@@ -36,7 +36,7 @@ pub(crate) use arrival::{Arrival, Content, Sender, introduction_item, message_it
 use generated::{Frame, Item};
 pub(crate) use link::FrameError;
 use link::{Full, Link, LinkLimits};
-pub(crate) use loss::{list, unlist};
+pub(crate) use loss::{list, rooms_prefix, unlist};
 pub(crate) use member::{Input, RECORDS, run};
 use record::Load;
 pub(crate) use record::{Record, State};

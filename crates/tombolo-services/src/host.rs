@@ -6,6 +6,7 @@ mod clock;
 mod find;
 mod follow;
 mod news;
+mod server;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -31,6 +32,8 @@ use crate::requests::{self, Join, Mode, Place};
 use crate::session::Session;
 
 pub(crate) use act::reject;
+pub(crate) use server::by_server;
+pub use server::{MemberView, RoomView, ServerActed};
 
 /// One room on one node. It is there while the node has members in the room, or somebody joins.
 pub(crate) struct Host {

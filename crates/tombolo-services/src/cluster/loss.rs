@@ -129,6 +129,11 @@ async fn clear(node: Arc<Node>, lost: NodeId, incarnation: u64, listed: Listed) 
         .await;
 }
 
+/// Under which all nodes' hosted rooms are, by node and room.
+pub(crate) fn rooms_prefix() -> Result<Key, KeyError> {
+    Key::new([ROOMS])
+}
+
 fn key_of(node: &NodeId, room: &RoomId) -> Result<Key, KeyError> {
     Key::new([ROOMS, node.as_str(), room.as_str()])
 }
