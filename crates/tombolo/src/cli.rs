@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Rebalance(crate::operate::RebalanceArgs),
     /// Run just the STUN and TURN server, as operators of coturn know it
     Turn(Box<crate::turn::TurnArgs>),
+    /// Make a key for a game server's use of the HTTP API
+    ApiKey(crate::api_key::ApiKeyArgs),
     /// Watch one node and two devices behind NATs connect, lose their path, and find it again
     Demo(DemoArgs),
     /// Be a device: join a room, connect to its members, send messages

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod api_key;
 mod cli;
 mod cluster;
 mod config_text;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Drain(args) => in_small_runtime(operate::drain(args)),
         Command::Rebalance(args) => in_small_runtime(operate::rebalance(args)),
         Command::Turn(args) => in_small_runtime(turn::run(*args)),
+        Command::ApiKey(args) => api_key::run(&args),
         Command::Peer(args) => in_runtime(peer::run(args)),
         Command::Doctor(args) => in_runtime(doctor::run(args)),
         Command::Token(args) => in_runtime(token::run(args)),

@@ -32,6 +32,8 @@ pub(crate) struct File {
     pub(crate) tls: Tls,
     /// Files with the keys of device tokens, by their names.
     pub(crate) token_keys: BTreeMap<String, PathBuf>,
+    #[serde(rename = "api-key")]
+    pub(crate) api_keys: Vec<ApiKeyTable>,
     pub(crate) nats: Nats,
     pub(crate) relay: Relay,
 }
@@ -44,6 +46,16 @@ pub(crate) struct Tls {
     pub(crate) key: Option<PathBuf>,
     /// Whether devices are told which certificate it is, instead of having the web vouch for it.
     pub(crate) pin: bool,
+}
+
+/// A key of the HTTP API for game servers, known by its hash.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ApiKeyTable {
+    pub(crate) name: String,
+    pub(crate) sha256: String,
+    pub(crate) scopes: Vec<String>,
+    pub(crate) requests_per_second: Option<u32>,
 }
 
 /// Where the nodes of a cluster keep what they share.
@@ -72,7 +84,7 @@ mod tests {
         let example = docs.split("```toml\n").nth(1).expect("there is one");
         let example = example.split("```").next().expect("it ends");
         config_text::parse::<File>(example).expect("it is right");
-        for table in ["", "[tls]\n", "[nats]\n"] {
+        for table in ["", "[tls]\n", "[nats]\n", "[[api-key]]\n"] {
             // serde tells what it knows when it finds what it does not know.
             let text = format!("{table}no-such-key = 1\n");
             let complaint = config_text::parse::<File>(&text).expect_err("it is wrong");
@@ -80,8 +92,12 @@ mod tests {
             let keys: Vec<_> = complaint.split('`').skip(3).step_by(2).collect();
             assert!(keys.len() > 1, "{table}: {complaint}");
             for key in keys {
-                let is_there =
-                    docs.contains(&format!("`{key}`")) || docs.contains(&format!("`[{key}]`"));
+                let quoted = [
+                    format!("`{key}`"),
+                    format!("`[{key}]`"),
+                    format!("`[[{key}]]`"),
+                ];
+                let is_there = quoted.iter().any(|key| docs.contains(key));
                 assert!(is_there, "{table}{key}");
             }
         }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tombolo_node::{Certificate, NatsAuth, NatsConfig, Node, NodeBuilder};
+use tombolo_node::{ApiKey, Certificate, NatsAuth, NatsConfig, Node, NodeBuilder, Scope};
 use tombolo_wire::NodeId;
 
-use super::file::{File, Nats};
+use super::file::{ApiKeyTable, File, Nats};
 use super::token_keys;
 use crate::cli::ServeArgs;
 use crate::config_text;
@@ -54,6 +54,9 @@ impl Settings {
         node = addressed(node, &file, source)?;
         node = trusted(node, &file, args, source)?;
         node = node.relay(relay(&file, source)?);
+        for key in api_keys(&file.api_keys).with_context(|| source.place(&["api-key"]))? {
+            node = node.api_key(key);
+        }
         anyhow::ensure!(
             file.data.is_none() || file.nats == Nats::default(),
             "{}: rooms are kept in a folder or on NATS servers, not both",
@@ -305,6 +308,47 @@ fn relay(file: &File, source: &Source) -> anyhow::Result<tombolo_relay::RelayCon
     Ok(relay)
 }
 
+/// Who may use the HTTP API for game servers.
+fn api_keys(given: &[ApiKeyTable]) -> anyhow::Result<Vec<ApiKey>> {
+    let mut keys: Vec<ApiKey> = Vec::new();
+    for table in given {
+        let name = &table.name;
+        let sha256 = sha256(&table.sha256)
+            .with_context(|| format!("key {name}: `sha256` has 64 hex digits"))?;
+        anyhow::ensure!(
+            keys.iter()
+                .all(|known| known.name != *name && known.sha256 != sha256),
+            "key {name}: it is there twice"
+        );
+        let mut key = ApiKey::new(name, sha256);
+        for word in &table.scopes {
+            let scope = Scope::parse(word)
+                .with_context(|| format!("key {name}: there is no scope {word:?}"))?;
+            key.scopes.insert(scope);
+        }
+        if let Some(requests) = table.requests_per_second {
+            anyhow::ensure!(
+                requests > 0,
+                "key {name}: `requests-per-second` is at least 1"
+            );
+            key.requests_per_second = requests;
+        }
+        keys.push(key);
+    }
+    Ok(keys)
+}
+
+fn sha256(hex: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
+        *byte = u8::from_str_radix(hex.get(at..at + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
 fn nats(given: &Nats, source: &Source) -> anyhow::Result<Option<NatsConfig>> {
     if *given == Nats::default() {
         return Ok(None);
@@ -438,6 +482,10 @@ mod tests {
             (
                 "[nats]\nservers = ['nats://192.0.2.1']\nsecret = 's'\nnkey = 'n'",
                 "line 1, nats: give one of",
+            ),
+            (
+                "[[api-key]]\nname = 'a'\nsha256 = 'ab'\nscopes = []",
+                "line 1, api-key: key a: `sha256` has 64",
             ),
             ("port = 'x'", "line 1, port: invalid type"),
             ("prt = 1", "did you mean `port`?"),

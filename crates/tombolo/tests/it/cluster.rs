@@ -22,16 +22,16 @@ fn nats_server() -> PathBuf {
 }
 
 /// A cluster on loopback.
-struct Cluster {
+pub(crate) struct Cluster {
     running: Running,
     nodes: Vec<Value>,
     /// The URL of the first NATS server.
-    nats: String,
+    pub(crate) nats: String,
     folder: PathBuf,
 }
 
 impl Cluster {
-    async fn up(nodes: &str, nats: &str) -> Self {
+    pub(crate) async fn up(nodes: &str, nats: &str) -> Self {
         let program = nats_server();
         let program = program.to_str().unwrap();
         let args = ["cluster", "up", "--json", "--nodes", nodes, "--nats", nats];
@@ -101,7 +101,7 @@ impl Cluster {
         made.lines[0].clone()
     }
 
-    async fn down(mut self) {
+    pub(crate) async fn down(mut self) {
         let pids: Vec<_> = self.nodes.iter().map(|node| node["pid"].clone()).collect();
         self.running.terminate();
         let ended = self.running.ended().await;

@@ -1,0 +1,289 @@
+//! The HTTP API for game servers, on nodes as operators run them.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::command::{Running, start};
+use crate::folder::Folder;
+use crate::operating::certificate;
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const ALL: [&str; 5] = [
+    "rooms:read",
+    "rooms:create",
+    "rooms:send",
+    "rooms:set",
+    "rooms:kick",
+];
+
+/// A node, and a key of its API.
+struct Server {
+    running: Running,
+    ready: Value,
+    root: CertificateDer<'static>,
+    key: String,
+}
+
+/// A key, and what a node's file says of it.
+async fn key(name: &str, scopes: &[&str], more: &str) -> (String, String) {
+    let mut args = vec!["api-key", "--json", "--name", name];
+    args.extend(scopes.iter().flat_map(|scope| ["--scope", scope]));
+    let made = start(&args).ended().await;
+    assert_eq!(made.status, Some(0), "{}", made.complaints);
+    let made = &made.events[0];
+    let table = format!(
+        "[[api-key]]\nname = '{name}'\nsha256 = {}\nscopes = {}\n{more}\n",
+        made["sha256"], made["scopes"]
+    );
+    (made["key"].as_str().unwrap().to_owned(), table)
+}
+
+impl Server {
+    async fn start(folder: &Folder, name: &str, key: &str, table: &str, nats: &[&str]) -> Self {
+        let root = certificate(folder);
+        let config = format!(
+            "name = '{name}'\nlisten = ['127.0.0.1']\nport = 0\nturn-port = 0\nturns-port = 0\n\
+             [tls]\ncertificate = 'cert.pem'\nkey = 'key.pem'\npin = true\n{table}\
+             [relay.peers]\nallow = ['127.0.0.0/8']\n"
+        );
+        let config = folder.write("node.toml", &config);
+        let args = ["serve", "--json", "--dev", "--config", &config];
+        let mut running = start(&[&args[..], nats].concat());
+        let ready = running.event("ready").await;
+        Self {
+            running,
+            ready,
+            root,
+            key: key.to_owned(),
+        }
+    }
+
+    /// Status and body of the answer to a request with the key.
+    fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let authorization = format!("Authorization: Bearer {}", self.key);
+        self.ask_with(method, path, &[&authorization], &body.to_string())
+    }
+
+    fn ask_with(&self, method: &str, path: &str, headers: &[&str], body: &str) -> (u16, Value) {
+        let http = self.ready["http"].as_str().unwrap();
+        let address: SocketAddr = http.strip_prefix("https://").unwrap().parse().unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(self.root.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::from(address.ip());
+        let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+        let socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut stream = StreamOwned::new(connection, socket);
+        let mut request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n",
+            body.len()
+        );
+        for header in headers {
+            request += &format!("{header}\r\n");
+        }
+        // Whoever is refused may be so before all of it was sent.
+        let _ = stream.write_all(format!("{request}\r\n{body}").as_bytes());
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+
+    fn peer(&self, user: &str, room: &str) -> Running {
+        let url = self.ready["url"].as_str().unwrap();
+        let args = ["peer", "--server", url, "--user", user, "--room", room];
+        start(&[&args[..], &["--json", "--watch"]].concat())
+    }
+}
+
+/// Waits for what a room tells.
+async fn told(peer: &mut Running, what: &str) -> Value {
+    loop {
+        let event = peer.event("room").await;
+        if event["what"] == what {
+            return event;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_opens_a_room_speaks_in_it_and_sends_a_member_away_on_any_node() {
+    let cluster = Cluster::up("1", "1").await;
+    let nats = ["--nats", &cluster.nats];
+    let (key, table) = key("lobby", &ALL, "").await;
+    let folders = [Folder::new("api-north"), Folder::new("api-south")];
+    let north = Server::start(&folders[0], "north", &key, &table, &nats).await;
+    let south = Server::start(&folders[1], "south", &key, &table, &nats).await;
+
+    let room = json!({"room": "r", "members_max": 4, "properties": {"map": "sea", "round": 1}});
+    assert_eq!(north.ask("POST", "/v1/rooms", &room).0, 201);
+    let (status, again) = south.ask("POST", "/v1/rooms", &room);
+    assert_eq!((status, &again["code"]), (409, &json!("room_exists")));
+
+    let mut alice = north.peer("alice", "r");
+    alice.event("joined").await;
+    let (status, seen) = south.ask("GET", "/v1/rooms/r", &Value::Null);
+    assert_eq!(status, 200, "{seen}");
+    assert_eq!(seen["properties"], json!({"map": "sea", "round": 1}));
+    assert_eq!(
+        (&seen["members_max"], &seen["members"][0]["user"]),
+        (&json!(4), &json!("alice"))
+    );
+    assert_eq!(seen["members"][0]["node"], "north");
+    let (_, listed) = south.ask("GET", "/v1/rooms", &Value::Null);
+    assert_eq!(listed, json!({"rooms": ["r"], "more": false}));
+
+    let message = json!({"text": "welcome"});
+    let named = [
+        &format!("Authorization: Bearer {key}") as &str,
+        "Idempotency-Key: one",
+    ];
+    let body = message.to_string();
+    let said = south.ask_with("POST", "/v1/rooms/r/messages", &named, &body);
+    assert_eq!(said, (200, json!({"number": 1})));
+    let repeated = north.ask_with("POST", "/v1/rooms/r/messages", &named, &body);
+    assert_eq!(repeated, (200, json!({})), "it is not said twice");
+    let heard = alice.event("said").await;
+    assert_eq!(
+        (&heard["text"], &heard["from"]),
+        (&json!("welcome"), &Value::Null)
+    );
+    assert_eq!(
+        south.ask("POST", "/v1/rooms/r/messages", &message).1,
+        json!({"number": 2})
+    );
+
+    let set = json!({"set": {"round": 2, "blob": {"base64": "AQI="}}, "delete": ["map"]});
+    assert_eq!(south.ask("PATCH", "/v1/rooms/r/properties", &set).0, 200);
+    let changed = told(&mut alice, "properties").await;
+    assert_eq!(
+        (&changed["by"], &changed["detail"]["round"]),
+        (&Value::Null, &json!(2))
+    );
+    let (_, seen) = north.ask("GET", "/v1/rooms/r", &Value::Null);
+    assert_eq!(
+        seen["properties"],
+        json!({"round": 2, "blob": {"base64": "AQI="}})
+    );
+
+    assert_eq!(
+        south
+            .ask("DELETE", "/v1/rooms/r/members/alice", &Value::Null)
+            .0,
+        200
+    );
+    let ended = alice.ended().await;
+    assert!(
+        ended.events.iter().any(|event| event["reason"] == "kicked"),
+        "{:?}",
+        ended.lines
+    );
+    let (_, seen) = north.ask("GET", "/v1/rooms/r", &Value::Null);
+    assert_eq!(seen["members"], json!([]));
+    assert_eq!(
+        south
+            .ask("DELETE", "/v1/rooms/r/members/alice", &Value::Null)
+            .0,
+        404
+    );
+    assert_eq!(south.ask("DELETE", "/v1/rooms/r", &Value::Null).0, 200);
+    assert_eq!(north.ask("GET", "/v1/rooms/r", &Value::Null).0, 404);
+    cluster.down().await;
+}
+
+#[tokio::test]
+async fn whoever_lacks_a_key_a_scope_or_measure_is_refused_with_the_reason() {
+    let folder = Folder::new("api-refused");
+    let (reader, reads) = key("reader", &["rooms:read"], "").await;
+    let (slow, rarely) = key("slow", &["rooms:read"], "requests-per-second = 1").await;
+    let (all, does) = key("all", &ALL, "").await;
+    let tables = [reads, rarely, does].concat();
+    let mut server = Server::start(&folder, "north", &all, &tables, &[]).await;
+    let with = |key: &str, path: &str| {
+        let authorization = format!("Authorization: Bearer {key}");
+        let (status, body) = server.ask_with("GET", path, &[&authorization], "");
+        (status, body["code"].clone())
+    };
+    let (status, nobody) = server.ask_with("GET", "/v1/rooms", &[], "");
+    assert_eq!((status, &nobody["code"]), (401, &json!("key_missing")));
+    assert_eq!(with("guess", "/v1/rooms"), (401, json!("key_missing")));
+    assert_eq!(with(&reader, "/v1/rooms").0, 200);
+    assert_eq!(
+        with(&reader, "/v1/rooms/none"),
+        (404, json!("no_such_room"))
+    );
+    assert_eq!(with(&reader, "/v1/rooms/a%20b"), (400, json!("bad_name")));
+    let authorization = format!("Authorization: Bearer {reader}");
+    let body = json!({"room": "r"}).to_string();
+    let (status, refused) = server.ask_with("POST", "/v1/rooms", &[&authorization], &body);
+    assert_eq!((status, &refused["code"]), (403, &json!("scope")));
+    assert!(
+        refused["message"]
+            .as_str()
+            .unwrap()
+            .contains("rooms:create")
+    );
+    let statuses: Vec<_> = (0..8).map(|_| with(&slow, "/v1/rooms").0).collect();
+    assert!(
+        statuses.starts_with(&[200]) && statuses.contains(&429),
+        "{statuses:?}"
+    );
+
+    for (body, status, code) in [
+        (json!({"room": "a b"}), 400, "bad_name"),
+        (json!({"room": "r", "writers": "all"}), 400, "bad_request"),
+        (json!({"room": "r", "members_max": 100_000}), 422, "limit"),
+        (json!({"room": "r", "members_max": 0}), 422, "limit"),
+        (json!({"room": "r", "empty_kept_s": u64::MAX}), 422, "limit"),
+        (json!({"room": "r", "colour": "blue"}), 422, "bad_request"),
+        (
+            json!({"room": "r", "properties": {"": 1}}),
+            400,
+            "bad_request",
+        ),
+        (
+            json!({"room": "r", "properties": {"k": "v".repeat(20_000)}}),
+            400,
+            "bad_request",
+        ),
+        (
+            json!({"room": "r", "properties": {"k": "v".repeat(200_000)}}),
+            413,
+            "bad_request",
+        ),
+    ] {
+        let (answer, refused) = server.ask("POST", "/v1/rooms", &body);
+        let shown: String = body.to_string().chars().take(80).collect();
+        assert_eq!(
+            (answer, &refused["code"]),
+            (status, &json!(code)),
+            "{shown}: {refused}"
+        );
+    }
+    let nowhere = json!({"text": "hello"});
+    let (status, refused) = server.ask("POST", "/v1/rooms/none/messages", &nowhere);
+    assert_eq!((status, &refused["code"]), (404, &json!("no_such_room")));
+    server.running.terminate();
+    let ended = server.running.ended().await;
+    assert_eq!(ended.status, Some(0), "{}", ended.complaints);
+    for key in [&reader, &slow, &all] {
+        assert!(!ended.complaints.contains(key), "a key is logged");
+    }
+}
