@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tombolo_stun::{
     AdditionalAddressFamily, AddressFamily, AttributeType, ChannelNumber, Class, ConnectionId,
-    Data, DontFragment, EvenPort, Icmp, Key, Lifetime, Message, MessageWriter, Method,
+    Data, DecodeError, DontFragment, EvenPort, Icmp, Key, Lifetime, Message, MessageWriter, Method,
     MobilityTicket, Nonce, RawAttribute, Realm, RequestedAddressFamily, RequestedTransport,
     ReservationToken, TransactionId, Username, XorPeerAddress,
 };
@@ -66,6 +66,18 @@ struct World {
     key: Option<Key>,
     transactions: u64,
     models: Models,
+}
+
+/// Tells the answer to a request of classic STUN, which has no magic cookie and is refused over DTLS
+/// alone. See RFC 8489 §11.
+pub(crate) fn is_classic_error(reply: &Transmit) -> bool {
+    let is_classic = Message::decode(&reply.bytes).err() == Some(DecodeError::NoMagicCookie);
+    if is_classic {
+        assert_eq!(reply.to.transport, Transport::Dtls);
+        assert_eq!(reply.bytes.len(), 28);
+        assert_eq!(reply.bytes[20..], [0, 9, 0, 4, 0, 0, 5, 0]);
+    }
+    is_classic
 }
 
 impl World {
@@ -568,7 +580,8 @@ impl World {
     }
 
     fn transmits(&mut self) -> Vec<Transmit> {
-        std::iter::from_fn(|| self.server.poll_transmit()).collect()
+        let all = std::iter::from_fn(|| self.server.poll_transmit());
+        all.filter(|reply| !is_classic_error(reply)).collect()
     }
 
     /// Does what the server commands, as a driver would.
@@ -609,7 +622,7 @@ impl World {
                 if let Some(model) = self.models.at_mut(relay)
                     && model.relays.len() > 1
                 {
-                    model.relays.retain(|one| *one != relay);
+                    model.give_back(relay);
                 }
             }
             Command::ClosePeer { connection } => drop(self.models.links.remove(&connection)),
@@ -842,7 +855,7 @@ const OPERATIONS_MAX: usize = 256;
 const UNIX_START: u64 = 1_800_000_000;
 const SECRET: &[u8] = b"secret";
 /// The longest answer to a stranger: a Binding response of a node with two IPv6 addresses.
-const UNPROVEN_BYTES_MAX: usize = 92;
+const UNPROVEN_BYTES_MAX: usize = 116;
 /// Payloads that fit behind every header.
 const PAYLOAD_BYTES_SURE: usize = 65_000;
 const TICKETS_KEPT: usize = 4;

@@ -167,6 +167,14 @@ impl Model {
         all.any(|(bound, end)| *bound == peer && now < *end)
     }
 
+    /// Forgets one of two addresses with what belongs to it. See RFC 8656 §8.1.
+    pub(super) fn give_back(&mut self, relay: RelayAddr) {
+        self.relays.retain(|one| *one != relay);
+        let is_left = |peer: IpAddr| peer.is_ipv4() != relay.0.is_ipv4();
+        self.permissions.retain(|peer, _| is_left(*peer));
+        self.channels.retain(|_, (peer, _)| is_left(peer.ip()));
+    }
+
     /// Forgets what another policy does not allow.
     pub(super) fn judge(&mut self, policy: Policy) {
         self.permissions.retain(|peer, _| policy.allows_ip(*peer));
