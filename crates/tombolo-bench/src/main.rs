@@ -10,9 +10,11 @@
 mod churn;
 mod cluster;
 mod control;
+mod fields;
 mod flood;
 mod floor;
 mod machine;
+mod matcher;
 mod measure;
 mod metrics;
 mod plan;
@@ -44,6 +46,10 @@ enum Command {
     Soak(soak::Arguments),
     /// Lets devices talk in rooms of a cluster while something happens to it
     Cluster(cluster::Arguments),
+    /// Measures the ticks of a crowded field on one core
+    Field(fields::Arguments),
+    /// Measures the matcher on one core, and how far from the best possible it ends
+    Match(matcher::Arguments),
     /// The bare forwarder that servers are measured against; the harness starts it
     #[command(hide = true)]
     Floor {
@@ -58,6 +64,8 @@ fn main() -> ExitCode {
         Command::Relay(arguments) => relay::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Cluster(arguments) => cluster::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Field(arguments) => fields::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Match(arguments) => matcher::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Floor { flows } => floor::run(flows).map(|()| ExitCode::SUCCESS),
     };
     match result {

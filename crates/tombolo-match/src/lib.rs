@@ -50,7 +50,8 @@ pub use entry::{Answer, Backfill, Body, CLAIMS_MAX, Entry, LEASE_MAX};
 pub use event::{BackfillEnd, EndReason, Estimate, Event, Illegal};
 pub use formed::{Formed, Party, Side};
 pub use pool::{
-    Applied, ENDED_MAX, EXPLAINED_MAX, Excluded, Miss, Obstacle, Pool, Relaxation, Step, Why,
+    Applied, BACKFILLS_MAX, ENDED_MAX, EXPLAINED_MAX, Excluded, Miss, Obstacle, Pool, Relaxation,
+    Step, Why,
 };
 pub use query::{Bound, CLAUSES_MAX, Clause, Occur, QUERY_BYTES_MAX, Query, QueryError, Test};
 pub use rules::{

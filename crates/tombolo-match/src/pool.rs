@@ -1,5 +1,6 @@
 //! The state machine.
 
+mod backfill;
 mod candidate;
 mod demand;
 mod explain;
@@ -20,10 +21,11 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use crate::entry::{Body, Entry};
-use crate::event::{Estimate, Event, Illegal};
+use crate::event::{BackfillEnd, Estimate, Event, Illegal};
 use crate::rules::Rules;
 use crate::ticket::Ticket;
-use crate::word::{MatchId, TicketId, Time};
+use crate::word::{BackfillId, MatchId, TicketId, Time};
+use backfill::Running;
 use candidate::RoleTable;
 use group::{Group, View};
 use index::Index;
@@ -32,6 +34,7 @@ use seat::{Key, Seats};
 use symbols::{Symbol, Symbols};
 use waits::Waits;
 
+pub use backfill::BACKFILLS_MAX;
 pub use explain::{EXPLAINED_MAX, Excluded, Miss, Obstacle, Relaxation, Why};
 pub use step::Step;
 
@@ -59,6 +62,7 @@ pub struct Pool {
     next_order: u64,
     next_match: u64,
     pending: BTreeMap<MatchId, Pending>,
+    running: BTreeMap<BackfillId, Running>,
     /// What is due when.
     timers: BTreeSet<(Time, Timer)>,
     waits: Waits,
@@ -73,6 +77,8 @@ enum Timer {
     Grace(Key),
     /// The time to say that one is ready ends.
     Ready(MatchId),
+    /// A running match has not renewed its lease.
+    Lease(BackfillId),
 }
 
 /// What only the matcher needs; it follows from the rest, and from when it was asked.
@@ -130,6 +136,7 @@ impl Pool {
             next_order: 0,
             next_match: 1,
             pending: BTreeMap::new(),
+            running: BTreeMap::new(),
             timers: BTreeSet::new(),
             waits: Waits::default(),
             ended: Ended::default(),
@@ -176,7 +183,7 @@ impl Pool {
     /// How many tickets there are, with those whose match asks whether they are ready.
     #[must_use]
     pub fn ticket_count(&self) -> usize {
-        self.seats.len()
+        self.key_by_id.len()
     }
 
     /// A ticket that is in the pool.
@@ -211,7 +218,9 @@ impl Pool {
                 Ok(())
             }
             Body::Answered { id, user, answer } => self.on_answered(*id, user, *answer, events),
-            Body::Backfill(_) | Body::Renewed { .. } | Body::Closed(_) => Err(Illegal::Unknown),
+            Body::Backfill(backfill) => self.on_backfill(backfill, events),
+            Body::Renewed { id, lease } => self.on_renewed(*id, *lease),
+            Body::Closed(id) => self.end_backfill(*id, BackfillEnd::Closed, events),
             Body::Ticked => Ok(()),
         }
     }
@@ -226,6 +235,10 @@ impl Pool {
             match timer {
                 Timer::Grace(key) => self.on_grace_over(key, events),
                 Timer::Ready(id) => self.on_ready_over(id, events),
+                Timer::Lease(id) => {
+                    // It is there: its timer goes with it.
+                    let _ = self.end_backfill(id, BackfillEnd::Expired, events);
+                }
             }
         }
     }

@@ -140,6 +140,26 @@ impl Candidate {
         at.ok().map(|at| &self.bag[at].1)
     }
 
+    /// Every text of every attribute.
+    pub(super) fn each_text(&self, mut on: impl FnMut(Symbol, Symbol)) {
+        for (attribute, item) in &self.bag {
+            match item {
+                Item::Text(text) => on(*attribute, *text),
+                Item::List(list) => list.iter().for_each(|text| on(*attribute, *text)),
+                Item::Number(_) | Item::Map(_) => {}
+            }
+        }
+    }
+
+    /// Whether an attribute is, or has, a text.
+    pub(super) fn has_text(&self, attribute: Symbol, text: Symbol) -> bool {
+        match self.item(attribute) {
+            Some(Item::Text(found)) => *found == text,
+            Some(Item::List(list)) => list.binary_search(&text).is_ok(),
+            Some(Item::Number(_) | Item::Map(_)) | None => false,
+        }
+    }
+
     /// The number that a rule looks at.
     pub(super) fn number(&self, rule: usize) -> f64 {
         match &self.facts[rule] {

@@ -100,6 +100,16 @@ impl Demands {
         (wanted > 0.0).then(|| had / wanted)
     }
 
+    /// The first text that all who come into question must have.
+    pub(super) fn text_need(&self) -> Option<(Symbol, Symbol)> {
+        self.needs().find_map(|need| {
+            if let Need::Text(attribute, text) = need {
+                return Some((attribute, text));
+            }
+            None
+        })
+    }
+
     /// What all who come into question must have, where it can be looked up.
     pub(super) fn needs(&self) -> impl Iterator<Item = Need<'_>> {
         let musts = self.clauses.iter();

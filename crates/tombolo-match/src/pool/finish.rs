@@ -117,7 +117,9 @@ fn balanced(view: View<'_>, min_of: &dyn Fn(&Team) -> u32, group: &Group) -> Opt
         cost
     };
     let mut best = cost(&sides);
-    for _ in 0..EXCHANGES_MAX {
+    // Those who play already stay where they are.
+    let exchanges = if sides.is_fixed() { 0 } else { EXCHANGES_MAX };
+    for _ in 0..exchanges {
         let Some((better, cost)) = exchanged(view, min_of, &sides, best, &cost) else {
             break;
         };

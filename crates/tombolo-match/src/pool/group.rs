@@ -77,8 +77,7 @@ impl Group {
 
     /// Adds a ticket that fits, when a team has room for it.
     pub(super) fn add(&mut self, view: View<'_>, key: Key) -> bool {
-        let seat = &view.seats[key];
-        let candidate = &seat.candidate;
+        let candidate = &view.seats[key].candidate;
         if self.size + candidate.size > view.rules.shape.players_max()
             || !self
                 .sides
@@ -86,6 +85,19 @@ impl Group {
         {
             return false;
         }
+        self.take(view, key);
+        true
+    }
+
+    /// Adds a ticket that plays already, in its team.
+    pub(super) fn fix(&mut self, view: View<'_>, side: usize, key: Key) {
+        self.sides.fix(view.seats, side, key);
+        self.take(view, key);
+    }
+
+    fn take(&mut self, view: View<'_>, key: Key) {
+        let seat = &view.seats[key];
+        let candidate = &seat.candidate;
         let is_oldest = self.is_oldest(seat);
         for (number, (rule, tally)) in view.rules.rules.iter().zip(&mut self.tallies).enumerate() {
             tally.add(rule, view.rules.judge, look(seat, number, is_oldest));
@@ -100,7 +112,6 @@ impl Group {
         if candidate.demands.is_strict {
             self.strict.push(key);
         }
-        true
     }
 
     /// Since when the ticket has waited that has waited longest.

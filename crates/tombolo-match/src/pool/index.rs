@@ -25,12 +25,12 @@ pub(super) struct Index {
     classes: Vec<Class>,
     free: Vec<ClassId>,
     class_by_signature: HashMap<Signature, ClassId>,
-    /// Classes in which every text must be equal, by their texts.
-    strict_by_texts: HashMap<Box<[Symbol]>, BTreeSet<ClassId>>,
+    /// Classes in which every text must be equal, by their texts, then by what their queries need.
+    strict_by_texts: HashMap<Box<[Symbol]>, ClassesByNeed>,
     /// Classes in which some text need not be equal.
     loose: BTreeSet<ClassId>,
     /// By attribute and text.
-    keys_by_text: HashMap<(Symbol, Symbol), BTreeSet<(u64, Key)>>,
+    keys_by_text: HashMap<Text, BTreeSet<(u64, Key)>>,
     /// By attribute.
     numbers: HashMap<Symbol, BTreeSet<(Place, Key)>>,
 }
@@ -44,7 +44,15 @@ struct Signature {
     strict: u32,
     /// The regions of each rule of latency.
     regions: Box<[u64]>,
+    /// What the query needs of all others first.
+    need: Option<Text>,
 }
+
+/// Classes by the first thing that their queries need of others.
+type ClassesByNeed = HashMap<Option<Text>, BTreeSet<ClassId>>;
+
+/// An attribute, and a text in it.
+type Text = (Symbol, Symbol);
 
 #[derive(Debug)]
 struct Class {
@@ -79,11 +87,9 @@ impl Index {
         let id = self.class(signature(rules, &seat.candidate, &seat.gates));
         let member = (place(rules, &seat.candidate), seat.order, key);
         self.classes[id.0 as usize].members.insert(member);
-        self.each_text(&seat.candidate, |keys_by_text, text| {
-            keys_by_text
-                .entry(text)
-                .or_default()
-                .insert((seat.order, key));
+        seat.candidate.each_text(|attribute, text| {
+            let keys = self.keys_by_text.entry((attribute, text)).or_default();
+            keys.insert((seat.order, key));
         });
         for (attribute, item) in &seat.candidate.bag {
             if let Item::Number(number) = item {
@@ -97,10 +103,10 @@ impl Index {
     /// Lets a ticket go.
     pub(super) fn remove(&mut self, rules: &Rules, key: Key, seat: &Seat, id: ClassId) {
         self.leave_class(rules, key, seat, id);
-        self.each_text(&seat.candidate, |keys_by_text, text| {
-            let keys = keys_by_text.get_mut(&text);
+        seat.candidate.each_text(|attribute, text| {
+            let keys = self.keys_by_text.get_mut(&(attribute, text));
             if keys.is_some_and(|keys| keys.remove(&(seat.order, key)) && keys.is_empty()) {
-                keys_by_text.remove(&text);
+                self.keys_by_text.remove(&(attribute, text));
             }
         });
         for (attribute, item) in &seat.candidate.bag {
@@ -172,14 +178,29 @@ impl Index {
         let mut found = Vec::new();
         let mut look = |id: ClassId| {
             let class = &self.classes[id.0 as usize];
-            if !class.members.is_empty() && signature.suits(&class.signature, rules.judge) {
+            let need = class.signature.need;
+            if !class.members.is_empty()
+                && signature.suits(&class.signature, rules.judge)
+                && need.is_none_or(|(attribute, text)| seat.candidate.has_text(attribute, text))
+            {
                 count += class.members.len();
                 found.push(id);
             }
         };
         if signature.is_strict() {
-            let strict = self.strict_by_texts.get(&signature.texts);
-            strict.into_iter().flatten().copied().for_each(&mut look);
+            if let Some(by_need) = self.strict_by_texts.get(&signature.texts) {
+                let mut all = |need| {
+                    by_need
+                        .get(&need)
+                        .into_iter()
+                        .flatten()
+                        .copied()
+                        .for_each(&mut look)
+                };
+                all(None);
+                seat.candidate
+                    .each_text(|attribute, text| all(Some((attribute, text))));
+            }
             self.loose.iter().copied().for_each(&mut look);
         } else {
             (0..self.classes.len())
@@ -257,8 +278,9 @@ impl Index {
             }
         };
         if signature.is_strict() {
-            let texts = signature.texts.clone();
-            self.strict_by_texts.entry(texts).or_default().insert(id);
+            let by_need = self.strict_by_texts.entry(signature.texts.clone());
+            let ids = by_need.or_default().entry(signature.need);
+            ids.or_default().insert(id);
         } else {
             self.loose.insert(id);
         }
@@ -276,31 +298,18 @@ impl Index {
         }
         let signature = &class.signature;
         self.class_by_signature.remove(signature);
-        if !self.loose.remove(&id) {
-            let strict = self.strict_by_texts.get_mut(&signature.texts);
-            if strict.is_some_and(|ids| ids.remove(&id) && ids.is_empty()) {
+        if !self.loose.remove(&id)
+            && let Some(by_need) = self.strict_by_texts.get_mut(&signature.texts)
+        {
+            let ids = by_need.get_mut(&signature.need);
+            if ids.is_some_and(|ids| ids.remove(&id) && ids.is_empty()) {
+                by_need.remove(&signature.need);
+            }
+            if by_need.is_empty() {
                 self.strict_by_texts.remove(&signature.texts);
             }
         }
         self.free.push(id);
-    }
-
-    fn each_text(
-        &mut self,
-        candidate: &Candidate,
-        mut on: impl FnMut(&mut HashMap<(Symbol, Symbol), BTreeSet<(u64, Key)>>, (Symbol, Symbol)),
-    ) {
-        for (attribute, item) in &candidate.bag {
-            match item {
-                Item::Text(text) => on(&mut self.keys_by_text, (*attribute, *text)),
-                Item::List(list) => {
-                    for text in list {
-                        on(&mut self.keys_by_text, (*attribute, *text));
-                    }
-                }
-                Item::Number(_) | Item::Map(_) => {}
-            }
-        }
     }
 }
 
@@ -419,5 +428,6 @@ fn signature(rules: &Rules, candidate: &Candidate, gates: &[Gate]) -> Signature 
         texts: texts.into(),
         strict,
         regions: regions.into(),
+        need: candidate.demands.text_need(),
     }
 }

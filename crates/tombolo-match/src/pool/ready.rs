@@ -25,15 +25,17 @@ impl Pool {
             let is_next = formed.id == MatchId(self.next_match);
             // A number whose match comes to nothing is not given again: those behind it stay good.
             self.next_match += u64::from(is_next);
-            let Some(keys) = self.claimed(formed).filter(|_| is_next) else {
+            let Some(keys) = self
+                .claimed(formed)
+                .filter(|_| is_next && self.is_current(formed))
+            else {
                 events.push(Event::Refused { id: formed.id });
                 continue;
             };
             match self.rules.ready {
                 Some(ready) => self.ask(formed, &keys, self.clock.after(ready), events),
                 None => {
-                    self.begin(formed, &keys);
-                    events.push(Event::Matched(Box::new(formed.clone())));
+                    self.begin(formed, &keys, events);
                 }
             }
         }
@@ -63,8 +65,7 @@ impl Pool {
         if is_ready && let Some(pending) = self.pending.remove(&id) {
             self.timers.remove(&(pending.until, Timer::Ready(id)));
             let keys = self.keys_of(&pending.formed);
-            self.begin(&pending.formed, &keys);
-            events.push(Event::Matched(Box::new(pending.formed)));
+            self.begin(&pending.formed, &keys, events);
         }
         Ok(())
     }
@@ -107,11 +108,16 @@ impl Pool {
         };
         self.pending.insert(formed.id, pending);
         self.timers.insert((until, Timer::Ready(formed.id)));
+        let backfill = formed.backfill.map(|(id, _)| id);
+        if let Some(running) = backfill.and_then(|id| self.running.get_mut(&id)) {
+            running.pending = Some(formed.id);
+        }
         let formed = Box::new(formed.clone());
         events.push(Event::Asked { formed, until });
     }
 
-    fn begin(&mut self, formed: &Formed, keys: &[Key]) {
+    fn begin(&mut self, formed: &Formed, keys: &[Key], events: &mut Vec<Event>) {
+        let mut tickets = Vec::new();
         debug_assert_eq!(
             formed.parties().count(),
             keys.len(),
@@ -121,12 +127,14 @@ impl Pool {
             let seat = &self.seats[*key];
             let waited = self.clock.since(seat.since);
             self.waits.count(&seat.candidate, waited);
-            self.forget(*key);
+            tickets.push(self.forget(*key));
         }
+        events.push(Event::Matched(Box::new(formed.clone())));
+        self.adopt(formed, &tickets, events);
     }
 
     /// Ends a match that does not begin: the tickets of `culprits` end, the others look on.
-    fn fail(
+    pub(super) fn fail(
         &mut self,
         id: MatchId,
         reason: EndReason,
@@ -137,6 +145,7 @@ impl Pool {
             return;
         };
         self.timers.remove(&(pending.until, Timer::Ready(id)));
+        self.release_running(&pending.formed);
         let mut requeued = Vec::new();
         for party in pending.formed.parties() {
             let Some(key) = self.key_by_id.get(&party.ticket).copied() else {

@@ -4,16 +4,17 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::backfill::Running;
 use super::finish::finish;
 use super::group::{Group, View};
 use super::index::{Fewest, Index, primary_rule};
 use super::seat::Key;
 use crate::formed::Formed;
 use crate::rules::{Judge, Team};
-use crate::word::MatchId;
+use crate::word::{BackfillId, MatchId};
 
 /// The fewest tickets that are looked at more closely, where there are that many.
-const GATHERED_MIN: usize = 32;
+const GATHERED_MIN: usize = 8;
 
 /// How many of those that were chosen are left out in turn, when a group comes to nothing.
 const RETRIES_MAX: usize = 16;
@@ -36,6 +37,15 @@ pub(super) enum Outcome {
     Waits(Vec<Key>),
     /// Nobody fits.
     Lonely,
+}
+
+/// Who is in a group from the beginning.
+#[derive(Clone, Copy)]
+enum Base<'b> {
+    /// Whoever looks.
+    Anchor(Key),
+    /// Those who play already, by team.
+    Running(&'b [Vec<Key>]),
 }
 
 /// A ticket's search.
@@ -63,7 +73,7 @@ impl Search<'_> {
         }
         let mut cap = GATHERED_MIN.max(2 * need);
         loop {
-            let (gathered, is_all) = self.gather(anchor, cap);
+            let (gathered, is_all) = self.gather(Base::Anchor(anchor), cap);
             if gathered.is_empty() {
                 return Outcome::Lonely;
             }
@@ -77,11 +87,62 @@ impl Search<'_> {
         }
     }
 
-    /// The nearest who fit with the anchor alone, the most desirable first; and whether those are all.
-    fn gather(&mut self, anchor: Key, cap: usize) -> (Vec<Key>, bool) {
+    /// Lets a running match look for more users.
+    pub(super) fn run_backfill(
+        &mut self,
+        backfill: BackfillId,
+        running: &Running,
+        id: MatchId,
+    ) -> Option<(Formed, Vec<Key>)> {
+        let view = self.view;
+        let base = Base::Running(&running.sides);
+        self.work += 1;
+        self.start(base);
+        let before = self.group.members.len();
+        let need = view
+            .rules
+            .shape
+            .players_max()
+            .checked_sub(self.group.size)?;
+        let (gathered, _) = self.gather(base, GATHERED_MIN.max(2 * need as usize));
+        self.build(base, &gathered, &BTreeSet::new());
+        let new = self.group.members.get(before..)?.to_vec();
+        if new.is_empty() {
+            return None;
+        }
+        let joins = Some((backfill, running.generation));
+        let formed = finish(view, &|_| 0, self.group, id, joins, |key| {
+            new.contains(&key)
+        })?;
+        Some((formed, new))
+    }
+
+    /// Begins a group with who is in it from the beginning.
+    fn start(&mut self, base: Base<'_>) {
         let view = self.view;
         self.group.clear(view.rules);
-        self.group.add(view, anchor);
+        match base {
+            Base::Anchor(anchor) => {
+                self.group.add(view, anchor);
+            }
+            Base::Running(sides) => {
+                for (side, keys) in sides.iter().enumerate() {
+                    for key in keys {
+                        self.group.fix(view, side, *key);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The nearest who fit with those of the beginning, the most desirable first; and whether those are
+    /// all.
+    fn gather(&mut self, base: Base<'_>, cap: usize) -> (Vec<Key>, bool) {
+        let view = self.view;
+        self.start(base);
+        let Some(anchor) = self.group.members.first().copied() else {
+            return (Vec::new(), true);
+        };
         let seat = &view.seats[anchor];
         let (classes, count) = self.index.classes_for(view.rules, seat, seat.class);
         let fewest = match self.index.fewest(seat, anchor) {
@@ -155,7 +216,7 @@ impl Search<'_> {
         let mut first: Option<Vec<Key>> = None;
         let mut retry = 0;
         loop {
-            self.build(anchor, gathered, &left_out);
+            self.build(Base::Anchor(anchor), gathered, &left_out);
             if let Some(formed) = self.complete(id) {
                 return Some((formed, self.group.members.clone()));
             }
@@ -174,11 +235,10 @@ impl Search<'_> {
         }
     }
 
-    fn build(&mut self, anchor: Key, gathered: &[Key], left_out: &BTreeSet<Key>) {
+    fn build(&mut self, base: Base<'_>, gathered: &[Key], left_out: &BTreeSet<Key>) {
         let view = self.view;
         let full = view.rules.shape.players_max();
-        self.group.clear(view.rules);
-        self.group.add(view, anchor);
+        self.start(base);
         for key in gathered {
             if self.group.size == full {
                 break;

@@ -65,10 +65,6 @@ impl Seats {
         let seat = self.seats[key.0 as usize].take();
         seat.expect("keys are of tickets that are there")
     }
-
-    pub(super) fn len(&self) -> usize {
-        self.seats.len() - self.free.len()
-    }
 }
 
 impl Index<Key> for Seats {

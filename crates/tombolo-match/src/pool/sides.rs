@@ -8,8 +8,9 @@ use crate::rules::{Shape, Team};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sides {
     sides: Vec<Side>,
-    /// What is left to a running match's new users; the whole team otherwise.
     rooms: Vec<Room>,
+    /// Some play already: nobody changes the team.
+    is_fixed: bool,
 }
 
 /// One team.
@@ -31,6 +32,7 @@ impl Sides {
     pub(super) fn clear(&mut self, shape: &Shape) {
         self.sides.resize_with(shape.teams.len(), Side::default);
         self.rooms.clear();
+        self.is_fixed = false;
         for (side, team) in self.sides.iter_mut().zip(&shape.teams) {
             side.load = 0;
             side.members.clear();
@@ -54,7 +56,7 @@ impl Sides {
         if self.put(shape, roles, seats, key) {
             return true;
         }
-        if self.sides.len() == 1 {
+        if self.sides.len() == 1 || self.is_fixed {
             return false;
         }
         // The largest parties first: they are the hardest to place.
@@ -70,6 +72,18 @@ impl Sides {
             *self = anew;
         }
         is_placed
+    }
+
+    /// Puts a ticket into the team in which it plays already.
+    pub(super) fn fix(&mut self, seats: &Seats, side: usize, key: Key) {
+        self.is_fixed = true;
+        self.sides[side].members.push(key);
+        self.sides[side].load += seats[key].candidate.size;
+    }
+
+    /// Whether some play already.
+    pub(super) fn is_fixed(&self) -> bool {
+        self.is_fixed
     }
 
     /// The first of those that can be put nowhere is not put.

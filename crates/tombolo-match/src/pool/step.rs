@@ -1,6 +1,7 @@
 //! The matcher's work.
 
 use super::Pool;
+use super::backfill::Running;
 use super::group::View;
 use super::search::{Outcome, Pass, Search};
 use super::seat::Key;
@@ -37,6 +38,7 @@ impl Pool {
             work: 0,
         };
         self.relax(now, work_max, &mut step);
+        self.pass_running(now, work_max, &mut step);
         self.pass_arrivals(now, work_max, &mut step);
         self.pass_all(now, work_max, &mut step);
         step
@@ -54,7 +56,9 @@ impl Pool {
             next_tick,
             ..
         } = &self.matcher;
-        if !fresh.is_empty() || !proposed.is_empty() || cursor.is_some() {
+        let is_fresh = |running: &Running| running.is_fresh && running.pending.is_none();
+        let has_running = !waiting.is_empty() && self.running.values().any(is_fresh);
+        if has_running || !fresh.is_empty() || !proposed.is_empty() || cursor.is_some() {
             return Some(Time::ZERO);
         }
         let change = changes.first().map(|(due, _)| *due);
@@ -95,6 +99,56 @@ impl Pool {
                 self.seats[key].class = Some(class);
             }
             self.matcher.fresh.insert(fresh);
+        }
+    }
+
+    /// Running matches come first.
+    fn pass_running(&mut self, now: Time, work_max: u64, step: &mut Step) {
+        let is_tick = self.matcher.cursor.is_some() || now >= self.matcher.next_tick;
+        let is_due = is_tick || !self.matcher.fresh.is_empty();
+        let ids: Vec<_> = self
+            .running
+            .iter()
+            .filter(|(_, running)| running.pending.is_none() && (is_due || running.is_fresh))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            let Some(mut running) = self.running.remove(&id) else {
+                continue;
+            };
+            if step.work >= work_max {
+                running.is_fresh = true;
+                step.is_complete = false;
+                self.running.insert(id, running);
+                continue;
+            }
+            running.is_fresh = false;
+            for key in running.sides.iter().flatten() {
+                set_gates(&self.rules, &mut self.seats[*key], now);
+            }
+            let next = MatchId(self.next_match + step.matches.len() as u64);
+            let mut search = Search {
+                view: View {
+                    rules: &self.rules,
+                    roles: &self.roles,
+                    seats: &self.seats,
+                    symbols: &self.symbols,
+                    now,
+                },
+                index: &self.matcher.index,
+                group: &mut self.matcher.group,
+                pass: Pass::Tick,
+                work: 0,
+            };
+            let found = search.run_backfill(id, &running, next);
+            step.work += search.work;
+            self.running.insert(id, running);
+            if let Some((formed, members)) = found {
+                for member in members {
+                    self.propose_ticket(member);
+                }
+                step.matches.push(formed);
+            }
         }
     }
 

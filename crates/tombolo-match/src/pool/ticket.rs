@@ -23,7 +23,7 @@ impl Pool {
         if self.key_by_id.contains_key(&ticket.id) || self.ended.all.contains(&ticket.id) {
             return Err(Illegal::Repeated);
         }
-        if self.seats.len() >= self.rules.tickets_max {
+        if self.key_by_id.len() >= self.rules.tickets_max {
             return Err(Illegal::Full);
         }
         self.check_users(&ticket.players, None)?;

@@ -1,6 +1,7 @@
 //! What every matcher and every reader of a pool's log relies on.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod backfill;
 mod checker;
 mod explain;
 mod matching;

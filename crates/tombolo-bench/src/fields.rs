@@ -1,0 +1,244 @@
+//! What a field's tick costs on one core, and whether what it tells is what it should.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use clap::Parser;
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::json;
+use tombolo_field::{
+    BUDGET_MAX, Class, EntityId, Everything, Field, Mirror, Report, Settings, Watch,
+};
+
+/// Ticks of a crowded field
+#[derive(Parser)]
+pub(crate) struct Arguments {
+    /// How many ticks are measured
+    #[arg(long, default_value_t = 50)]
+    ticks: u32,
+    /// Tells figures as JSON, a line each
+    #[arg(long)]
+    json: bool,
+}
+
+/// A field that everybody observes and in which everybody moves in every tick.
+struct Crowd {
+    name: &'static str,
+    entities: u64,
+    /// How wide the square is in which they are; 0 for one spot.
+    width: f64,
+    budget: usize,
+}
+
+const RANGE: f64 = 100.0;
+
+/// As wide as it must be for 10,000 to have 100 others in range.
+const WIDE: f64 = 1772.5;
+
+const CROWDS: &[Crowd] = &[
+    Crowd {
+        name: "10,000 with 100 neighbours, 1100 B",
+        entities: 10_000,
+        width: WIDE,
+        budget: 1100,
+    },
+    Crowd {
+        name: "10,000 with 100 neighbours, 64 KiB",
+        entities: 10_000,
+        width: WIDE,
+        budget: BUDGET_MAX,
+    },
+    Crowd {
+        name: "1,000 in one spot, 1100 B",
+        entities: 1_000,
+        width: 0.0,
+        budget: 1100,
+    },
+];
+
+/// Whose datagrams are read.
+const SAMPLE: u64 = 50;
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    ensure!(arguments.ticks > 0, "measure at least one tick");
+    for crowd in CROWDS {
+        let figures = measure(crowd, arguments.ticks)?;
+        tell(arguments.json, crowd, &figures);
+    }
+    Ok(())
+}
+
+struct Figures {
+    ticks: Vec<Duration>,
+    reports: Duration,
+    datagrams: u64,
+    bytes: u64,
+    largest: usize,
+    /// Of what is in range, how much the sample has on the mean of all ticks.
+    recall: f64,
+    /// How much more the sample has than what is in range.
+    excess: f64,
+}
+
+fn measure(crowd: &Crowd, ticks: u32) -> anyhow::Result<Figures> {
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let mut field = Field::new(Settings {
+        classes: vec![Class {
+            range: RANGE,
+            weight: 1.0,
+        }],
+        hysteresis: 0.05,
+        ..Settings::default()
+    })?;
+    let mut places: Vec<[f64; 3]> = (0..crowd.entities)
+        .map(|_| {
+            let mut along = || {
+                if crowd.width > 0.0 {
+                    random.random_range(0.0..crowd.width)
+                } else {
+                    0.0
+                }
+            };
+            [along(), along(), 0.0]
+        })
+        .collect();
+    let watch = Watch {
+        budget: crowd.budget,
+        is_reliable: false,
+    };
+    let mut mirrors: BTreeMap<EntityId, Mirror> = BTreeMap::new();
+    let mut figures = Figures {
+        ticks: Vec::new(),
+        reports: Duration::ZERO,
+        datagrams: 0,
+        bytes: 0,
+        largest: 0,
+        recall: 0.0,
+        excess: 0.0,
+    };
+    let mut told = Vec::new();
+    for tick in 0..ticks + WARM {
+        let now = Duration::from_millis(100) * tick;
+        let start = Instant::now();
+        for (id, place) in places.iter_mut().enumerate() {
+            place[0] += random.random_range(-0.5..0.5);
+            place[1] += random.random_range(-0.5..0.5);
+            let report = Report {
+                sequence: tick + 1,
+                payload: &PAYLOAD,
+                ..Report::at(*place)
+            };
+            field.report(now, EntityId(id as u64), &report)?;
+        }
+        let reports = start.elapsed();
+        if tick == 0 {
+            for id in 0..crowd.entities {
+                field.observe(EntityId(id), watch)?;
+                if id < SAMPLE {
+                    mirrors.insert(EntityId(id), Mirror::new());
+                }
+            }
+        }
+        // Datagrams of the sample are kept and read later: a device does that, not the node.
+        let mut kept: Vec<(EntityId, Vec<u8>)> = Vec::new();
+        told.clear();
+        let (mut bytes, mut largest) = (0, 0);
+        let start = Instant::now();
+        field.tick(now, &Everything, |id, datagram| {
+            bytes += datagram.len() as u64;
+            largest = largest.max(datagram.len());
+            told.push(id);
+            if id.0 < SAMPLE {
+                kept.push((id, datagram.to_vec()));
+            }
+        });
+        let took = start.elapsed();
+        let number = field.ticks();
+        for id in &told {
+            field.acknowledge(*id, number);
+        }
+        for (id, datagram) in kept {
+            if let Some(mirror) = mirrors.get_mut(&id) {
+                mirror.apply(&datagram)?;
+            }
+        }
+        if tick < WARM {
+            continue;
+        }
+        figures.ticks.push(took);
+        figures.reports += reports;
+        figures.datagrams += told.len() as u64;
+        figures.bytes += bytes;
+        figures.largest = figures.largest.max(largest);
+        let (recall, excess) = compare(&places, &mirrors);
+        figures.recall += recall / f64::from(ticks);
+        figures.excess += excess / f64::from(ticks);
+    }
+    ensure!(
+        figures.largest <= crowd.budget,
+        "a datagram of {} bytes",
+        figures.largest
+    );
+    figures.ticks.sort();
+    Ok(figures)
+}
+
+/// What the sample has against what is in range, by looking at everybody.
+fn compare(places: &[[f64; 3]], mirrors: &BTreeMap<EntityId, Mirror>) -> (f64, f64) {
+    let (mut in_range, mut had, mut seen) = (0_usize, 0_usize, 0_usize);
+    for (id, mirror) in mirrors {
+        let me = places[id.0 as usize];
+        seen += mirror.seen().len();
+        let known: std::collections::BTreeSet<_> = mirror.seen().map(|(id, _)| id.0).collect();
+        for (other, place) in places.iter().enumerate() {
+            let square = (place[0] - me[0]).powi(2) + (place[1] - me[1]).powi(2);
+            if other as u64 != id.0 && square <= RANGE * RANGE {
+                in_range += 1;
+                had += usize::from(known.contains(&(other as u64)));
+            }
+        }
+    }
+    let all = in_range.max(1) as f64;
+    (had as f64 / all, seen as f64 / all)
+}
+
+fn tell(is_json: bool, crowd: &Crowd, figures: &Figures) {
+    let count = figures.ticks.len();
+    let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+    let (half, most) = (figures.ticks[count / 2], figures.ticks[count * 95 / 100]);
+    let reports = figures.reports / count as u32;
+    let mean = figures.bytes as f64 / figures.datagrams.max(1) as f64;
+    if is_json {
+        let line = json!({
+            "crowd": crowd.name,
+            "tick_p50_ms": ms(half),
+            "tick_p95_ms": ms(most),
+            "reports_ms": ms(reports),
+            "datagram_bytes_mean": mean,
+            "datagram_bytes_max": figures.largest,
+            "recall": figures.recall,
+            "delivery": figures.excess,
+        });
+        println!("{line}");
+        return;
+    }
+    println!(
+        "{:<36} tick p50 {:.1} ms, p95 {:.1} ms; reports {:.1} ms; datagrams {:.0} B on the mean, {} at \
+         most; recall {:.2} %, delivery {:.3}",
+        crowd.name,
+        ms(half),
+        ms(most),
+        ms(reports),
+        mean,
+        figures.largest,
+        figures.recall * 100.0,
+        figures.excess
+    );
+}
+
+/// Ticks before those that are measured, in which all come into each other's range.
+const WARM: u32 = 30;
+
+const PAYLOAD: [u8; 4] = [1, 2, 3, 4];

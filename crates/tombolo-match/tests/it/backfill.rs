@@ -1,0 +1,190 @@
+//! Running matches ask for more users.
+
+use std::time::Duration;
+
+use tombolo_match::{
+    Answer, Backfill, BackfillEnd, BackfillId, Body, EndReason, Event, Illegal, MatchId, Ticket,
+};
+
+use crate::world::{World, ended, id, name, skilled, user, users};
+
+const RULES: &str = r#"
+    name = "sides"
+    teams = [{ name = "side", quantity = 2, min = 2, max = 2 }]
+    rules = [{ kind = "distance", attribute = "skill", max = 50 }]
+"#;
+
+const RUNNING: BackfillId = BackfillId([7; 16]);
+
+fn running(after: u32, first: Vec<Ticket>, second: Vec<Ticket>) -> Backfill {
+    Backfill {
+        id: RUNNING,
+        after,
+        sides: vec![(name("side-1"), first), (name("side-2"), second)],
+        lease: Duration::from_secs(30),
+    }
+}
+
+/// A match that lacks two users in its second team.
+fn lacking_two() -> Body {
+    let first = vec![skilled(101, &[100.0, 100.0])];
+    Body::Backfill(running(0, first, Vec::new()))
+}
+
+#[test]
+fn newcomers_join_a_running_match_whose_teams_stay() {
+    let mut world = World::new(RULES);
+    let events = world.apply(lacking_two()).unwrap();
+    assert_eq!(
+        events,
+        [Event::BackfillOpened {
+            id: RUNNING,
+            generation: 1
+        }]
+    );
+    world.submit_all([skilled(1, &[300.0]), skilled(2, &[120.0])]);
+    let events = world.events();
+    let [
+        Event::Matched(formed),
+        Event::BackfillOpened { generation: 2, .. },
+    ] = &events[..]
+    else {
+        panic!("{events:?}");
+    };
+    assert_eq!(formed.backfill, Some((RUNNING, 1)));
+    assert_eq!(users(formed), ["u2"]);
+    assert!(formed.sides[0].parties.is_empty());
+    assert_eq!(formed.sides[1].parties[0].ticket, id(2));
+    assert_eq!(
+        world.pool.ticket_count(),
+        1,
+        "those who play are no tickets"
+    );
+    world.submit(skilled(3, &[90.0])).unwrap();
+    let events = world.events();
+    let filled = Event::BackfillEnded {
+        id: RUNNING,
+        reason: BackfillEnd::Filled,
+    };
+    assert_eq!(events.last(), Some(&filled));
+    world.submit(skilled(4, &[100.0])).unwrap();
+    assert!(world.events().is_empty());
+}
+
+#[test]
+fn a_running_match_comes_before_new_ones() {
+    let mut world = World::new("name = \"duel\"\nplayers = { min = 2, max = 2 }");
+    let body = Body::Backfill(Backfill {
+        id: RUNNING,
+        after: 0,
+        sides: vec![(name("players"), vec![crate::world::solo(9)])],
+        lease: Duration::from_secs(30),
+    });
+    world.submit_all([crate::world::solo(1), crate::world::solo(2)]);
+    world.apply(body).unwrap();
+    let formed = world.step();
+    assert_eq!(formed.len(), 1);
+    assert_eq!(formed[0].backfill, Some((RUNNING, 1)));
+    assert_eq!(world.waiting(), [2]);
+}
+
+#[test]
+fn whoever_knows_an_older_generation_is_refused() {
+    let mut world = World::new(RULES);
+    world.apply(lacking_two()).unwrap();
+    assert_eq!(
+        world.apply(lacking_two()),
+        Err(Illegal::Stale { generation: 1 })
+    );
+    world.submit(skilled(1, &[100.0])).unwrap();
+    let step = world.pool.propose(world.now, 1000);
+    assert_eq!(step.matches.len(), 1);
+    let one = vec![skilled(101, &[100.0])];
+    world
+        .apply(Body::Backfill(running(1, one, Vec::new())))
+        .unwrap();
+    let events = world.apply(Body::Claimed(step.matches)).unwrap();
+    assert_eq!(events, [Event::Refused { id: MatchId(1) }]);
+    assert_eq!(world.events().len(), 2, "it joins the match as it is now");
+}
+
+#[test]
+fn a_dead_match_leaves_no_ghost() {
+    let mut world = World::new(RULES);
+    world.apply(lacking_two()).unwrap();
+    world.wait(29);
+    let lease = Duration::from_secs(5);
+    world.apply(Body::Renewed { id: RUNNING, lease }).unwrap();
+    assert!(world.wait(4).is_empty());
+    let expired = Event::BackfillEnded {
+        id: RUNNING,
+        reason: BackfillEnd::Expired,
+    };
+    assert_eq!(world.wait(1), [expired]);
+    world.submit(skilled(1, &[100.0])).unwrap();
+    assert!(world.events().is_empty());
+    assert_eq!(
+        world.apply(Body::Renewed { id: RUNNING, lease }),
+        Err(Illegal::Unknown)
+    );
+    assert_eq!(world.apply(Body::Closed(RUNNING)), Err(Illegal::Unknown));
+    assert_eq!(world.pool.poll_timeout(), None);
+}
+
+#[test]
+fn those_who_were_to_join_a_match_that_ends_look_on() {
+    let mut world = World::new(&format!("ready = 10\n{RULES}"));
+    world.apply(lacking_two()).unwrap();
+    world.submit(skilled(1, &[100.0])).unwrap();
+    assert_eq!(world.step().len(), 1);
+    assert!(world.waiting().is_empty());
+    let events = world.apply(Body::Closed(RUNNING)).unwrap();
+    assert!(
+        matches!(&events[..], [Event::Failed { requeued, .. }, Event::BackfillEnded { .. }] if *requeued == [id(1)])
+    );
+    assert_eq!(world.waiting(), [1]);
+}
+
+#[test]
+fn who_is_not_ready_to_join_drops_out_and_the_match_asks_on() {
+    let mut world = World::new(&format!("ready = 10\n{RULES}"));
+    world.apply(lacking_two()).unwrap();
+    world.submit(skilled(1, &[100.0])).unwrap();
+    assert_eq!(world.step().len(), 1);
+    let (id, user) = (MatchId(1), user("u1"));
+    let answer = Answer::Decline;
+    let events = world.apply(Body::Answered { id, user, answer }).unwrap();
+    assert_eq!(ended(&events), [(1, EndReason::Declined)]);
+    world.submit(skilled(2, &[100.0])).unwrap();
+    assert_eq!(world.step()[0].backfill, Some((RUNNING, 1)));
+}
+
+#[test]
+fn running_matches_that_make_no_sense_are_refused() {
+    let mut world = World::new(RULES);
+    let mut refused = |backfill: Backfill| world.apply(Body::Backfill(backfill)).unwrap_err();
+    assert_eq!(refused(running(0, Vec::new(), Vec::new())), Illegal::Teams);
+    let three = vec![skilled(1, &[0.0, 0.0, 0.0])];
+    assert_eq!(refused(running(0, three, Vec::new())), Illegal::Teams);
+    let one = || vec![skilled(1, &[0.0])];
+    let mut twice = running(0, one(), one());
+    twice.sides[1].0 = name("side-1");
+    assert_eq!(refused(twice), Illegal::Teams);
+    let mut eternal = running(0, one(), Vec::new());
+    eternal.lease = Duration::from_secs(601);
+    assert_eq!(refused(eternal), Illegal::Lease);
+    let bad = vec![crate::world::solo(1)];
+    assert!(matches!(
+        refused(running(0, one(), bad)),
+        Illegal::Ticket(_)
+    ));
+    assert_eq!(
+        refused(running(3, one(), Vec::new())),
+        Illegal::Stale { generation: 0 }
+    );
+    world.submit(skilled(5, &[0.0])).unwrap();
+    assert!(
+        world.events().is_empty(),
+        "nothing is left of what was refused"
+    );
+}
