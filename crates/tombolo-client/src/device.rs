@@ -396,13 +396,12 @@ impl Shared {
         match body {
             server_frame::Body::RoomEvent(event) => self.on_room_event(event),
             server_frame::Body::Introduced(introduced) => self.on_introduced(introduced),
-            server_frame::Body::Delivery(delivery) => {
-                let Some((_, state)) = self.room(&delivery.room) else {
-                    return;
-                };
-                if let Ok(from) = UserId::parse(&delivery.from) {
-                    let payload = delivery.payload;
-                    state.tell(RoomEvent::Message { from, payload });
+            server_frame::Body::Delivery(mut delivery) => {
+                let more = std::mem::take(&mut delivery.more);
+                for delivery in std::iter::once(delivery).chain(more) {
+                    if let Some((_, state)) = self.room(&delivery.room) {
+                        state.on_delivery(delivery);
+                    }
                 }
             }
             server_frame::Body::Refused(refused) => {

@@ -49,8 +49,8 @@ pub use link::{
 };
 pub use net::{Dropped, Via, measure_nat};
 pub use room::{
-    FoundRooms, History, MemberView, PeerBuilder, Room, RoomEvent, RoomObject, RoomOptions,
-    RoomView, Rooms,
+    FoundRooms, History, MemberView, MessageKind, PeerBuilder, Room, RoomEvent, RoomObject,
+    RoomOptions, RoomView, Rooms,
 };
 pub use session::Transport;
 pub use social::{Direct, DirectHistory, DirectMessage, DirectSent, Inbox, InboxEvent};

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use tombolo_path::Policy;
 use tombolo_room::{
-    Change, Changed, Message, ObjectId, Password, Reserve, RoomCode, Settings, Target,
+    Audience, Change, Changed, Message, ObjectId, Password, PropertyKey, Reserve, RoomCode,
+    Settings, Target,
 };
 use tombolo_wire::v1::{self, JoinMode, request, response};
 use tombolo_wire::{PublicKeys, RELIABLE_BYTES_MAX, RoomId, UNRELIABLE_BYTES_MAX, UserId};
@@ -54,6 +55,31 @@ pub struct RoomOptions {
     pub policy: Policy,
 }
 
+/// How a message through the node arrives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MessageKind {
+    /// Once, in order with this member's other messages of this kind.
+    Reliable,
+    /// Once, in any order: it waits for nothing, and nothing waits for it.
+    ReliableUnordered,
+    /// At most once, in any order; up to 1100 bytes.
+    Unreliable,
+    /// As long as this member has sent no newer one by that name: whoever reads slowly gets the latest
+    /// instead of all. The last one arrives.
+    Latest(PropertyKey),
+}
+
+impl From<Lane> for MessageKind {
+    fn from(lane: Lane) -> Self {
+        match lane {
+            Lane::Reliable => Self::Reliable,
+            Lane::ReliableUnordered => Self::ReliableUnordered,
+            Lane::Unreliable => Self::Unreliable,
+        }
+    }
+}
+
 /// Something happened in a room.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -72,6 +98,9 @@ pub enum RoomEvent {
     Dropped(UserId),
     /// A member that had dropped is back.
     Returned(UserId),
+    /// The node of these members died: reliable messages that they had sent, and that it had taken from
+    /// them, may not have come. Durable ones are not concerned.
+    Lost(Vec<UserId>),
     /// The whole room is known: once after joining, and again after a gap. See [`Room::read`].
     Synced {
         /// Durable messages were missed that are not known any more.
@@ -115,6 +144,8 @@ pub enum RoomEvent {
         from: UserId,
         /// What.
         payload: Bytes,
+        /// Which of the member's values it is, if only the latest counts; see [`MessageKind::Latest`].
+        latest: Option<PropertyKey>,
     },
     /// A member started a link to this device. It may be the one that [`PeerBuilder::open`] has
     /// returned meanwhile: compare the two.
@@ -243,6 +274,17 @@ impl RoomState {
         }
     }
 
+    /// Takes in a member's message.
+    pub(crate) fn on_delivery(&self, delivery: v1::Delivery) {
+        if let Ok(from) = UserId::parse(&delivery.from) {
+            self.tell(RoomEvent::Message {
+                from,
+                payload: delivery.payload,
+                latest: PropertyKey::parse(&delivery.latest).ok(),
+            });
+        }
+    }
+
     /// Takes in anything else that is told of the room.
     pub(crate) fn on_told(&self, by: &str, kind: v1::room_event::Kind) {
         let told = self.members().view.on_told(by, kind);
@@ -344,10 +386,30 @@ impl Room {
         lane: Lane,
         payload: impl Into<Bytes>,
     ) -> Result<(), Error> {
+        let audience = match to {
+            [] => Audience::Others,
+            users => Audience::Users(users.to_vec()),
+        };
+        self.send_to(audience, lane.into(), payload).await
+    }
+
+    /// Sends a message through the node: to everybody, this device included, to the others, to some, or
+    /// to the members of an interest group. It is not kept: see [`Room::say`] for that.
+    ///
+    /// # Errors
+    /// When it is too long for its kind, or the session is over.
+    pub async fn send_to(
+        &self,
+        audience: Audience,
+        kind: MessageKind,
+        payload: impl Into<Bytes>,
+    ) -> Result<(), Error> {
         let payload = payload.into();
-        let bytes_max = match lane {
-            Lane::Unreliable => UNRELIABLE_BYTES_MAX,
-            Lane::Reliable | Lane::ReliableUnordered => RELIABLE_BYTES_MAX,
+        let bytes_max = match kind {
+            MessageKind::Unreliable => UNRELIABLE_BYTES_MAX,
+            MessageKind::Reliable | MessageKind::ReliableUnordered | MessageKind::Latest(_) => {
+                RELIABLE_BYTES_MAX
+            }
         };
         if payload.len() > bytes_max {
             return Err(Error::local(SendError::TooLarge {
@@ -355,20 +417,39 @@ impl Room {
                 bytes_max,
             }));
         }
+        let names = |users: &[UserId]| users.iter().map(UserId::to_string).collect();
+        let (to, audience) = match &audience {
+            Audience::All => (Vec::new(), Some(v1::Audience::default())),
+            Audience::Others => (Vec::new(), None),
+            Audience::Users(users) if users.is_empty() => return Ok(()),
+            Audience::Users(users) => (names(users), None),
+            Audience::Group(group) => {
+                let group = group.0.get();
+                let audience = v1::Audience {
+                    group,
+                    ..v1::Audience::default()
+                };
+                (Vec::new(), Some(audience))
+            }
+        };
         let message = v1::Send {
             room: self.id.to_string(),
-            to: to.iter().map(UserId::to_string).collect(),
+            to,
             payload,
+            audience,
+            unordered: kind == MessageKind::ReliableUnordered,
+            latest: match &kind {
+                MessageKind::Latest(key) => key.to_string(),
+                MessageKind::Reliable
+                | MessageKind::ReliableUnordered
+                | MessageKind::Unreliable => String::new(),
+            },
         };
-        match lane {
-            Lane::Unreliable => {
-                self.device.0.session.send_unreliable(message);
-                Ok(())
-            }
-            Lane::Reliable | Lane::ReliableUnordered => {
-                self.device.0.session.send_reliable(message).await
-            }
+        if kind == MessageKind::Unreliable {
+            self.device.0.session.send_unreliable(message);
+            return Ok(());
         }
+        self.device.0.session.send_reliable(message).await
     }
 
     /// Begins a link to a member.

@@ -38,6 +38,12 @@ pub enum Event {
         /// How it takes part now.
         membership: Membership,
     },
+    /// The node of these members was given up for lost: what they had sent and it had not yet passed
+    /// on is lost, but for what is in the log. What becomes of the members follows.
+    NodeLost {
+        /// Who.
+        users: Vec<UserId>,
+    },
     /// A member went.
     Left {
         /// Who.

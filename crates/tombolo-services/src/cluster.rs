@@ -35,7 +35,7 @@ use tombolo_wire::v1::ErrorCode;
 pub(crate) use arrival::{Arrival, Content, Sender, introduction_item, message_item, refusal_item};
 use generated::{Frame, Item};
 pub(crate) use link::FrameError;
-use link::{Full, Link, LinkLimits};
+use link::{Full, Link, LinkLimits, LinkTopic};
 pub(crate) use loss::{list, rooms_prefix, unlist};
 pub(crate) use member::{Input, RECORDS, run};
 use record::Load;
@@ -200,6 +200,27 @@ impl Cluster {
         drop(links);
         self.wake.notify_one();
         Ok(())
+    }
+
+    /// Has a node get an item unless a newer one of the same topic follows while it waits; whether it
+    /// took the place of an older one.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub(crate) fn send_latest(
+        &self,
+        to: &NodeId,
+        topic: LinkTopic,
+        item: Item,
+    ) -> Result<bool, Reject> {
+        let mut links = self.lock();
+        let replaced = links.link(to)?.push_latest(topic, item).map_err(|Full| {
+            let message = format!("node {to} is behind: try again later");
+            Reject::new(ErrorCode::Limit, message)
+        })?;
+        drop(links);
+        self.wake.notify_one();
+        Ok(replaced)
     }
 
     /// Has a node get an item, or not.

@@ -31,6 +31,11 @@ pub struct Config {
     pub outbox: Limits,
     /// Unreliable frames that wait for a connection; older ones are dropped.
     pub unreliable_queue_max: usize,
+    /// Their bytes.
+    pub unreliable_bytes_max: usize,
+    /// How long a device may acknowledge nothing while there is no place for what others send to it;
+    /// then it is disconnected.
+    pub behind_max: Duration,
     /// Joins and leaves of a session that are not answered yet.
     pub requests_max: usize,
     /// How long the engine may take to carry out a join or a leave.
@@ -60,6 +65,9 @@ pub struct Config {
     /// Direct messages of one user, and what it does to its own inbox: each is an entry in a log. By
     /// default 10 per second and 100 at once.
     pub directs: Pace,
+    /// Acts of a user, because each goes through the log of its room. By default 200 per second and 1,000
+    /// at once; what members are told of them counts as [`Config::deliveries`].
+    pub acts: Pace,
     /// The time since the Unix epoch, for tokens.
     pub unix_now: fn() -> Duration,
 }
@@ -113,6 +121,8 @@ impl Default for Config {
             sessions_per_user_max: 16,
             outbox: Limits::default(),
             unreliable_queue_max: 256,
+            unreliable_bytes_max: 256 * 1024,
+            behind_max: Duration::from_secs(10),
             requests_max: 64,
             engine_timeout: Duration::from_secs(10),
             rooms_per_session_max: 64,
@@ -140,6 +150,10 @@ impl Default for Config {
             directs: Pace {
                 per_second: 10,
                 burst: 100,
+            },
+            acts: Pace {
+                per_second: 200,
+                burst: 1_000,
             },
             unix_now: system_time,
         }

@@ -2,9 +2,11 @@
 //! call that brought it, to members on other nodes within the next frame to those.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tombolo_room::{GroupId, PropertyKey};
 use tombolo_wire::v1::{self, DeviceKeys, ErrorCode, Introduction, server_frame};
 use tombolo_wire::{
     CANDIDATES_MAX, EARLY_BYTES_MAX, NodeId, RECIPIENTS_MAX, RELIABLE_BYTES_MAX, RoomId,
@@ -14,6 +16,7 @@ use tombolo_wire::{
 use crate::cluster::{self, Sender};
 use crate::host::{Host, State};
 use crate::node::Node;
+use crate::queue::Topic;
 use crate::reject::Reject;
 use crate::requests;
 use crate::session::Session;
@@ -60,10 +63,7 @@ fn forward_message(
     if send.payload.len() > bytes_max {
         return Err(too_large("payload", bytes_max));
     }
-    if send.to.len() > RECIPIENTS_MAX {
-        let message = format!("a message has at most {RECIPIENTS_MAX} recipients");
-        return Err(Reject::new(ErrorCode::Limit, message));
-    }
+    let manner = Manner::parse(seq, &send.room, &session.user, send.unordered, &send.latest)?;
     check_rate(session, send.payload.len(), now)?;
     let host = host_of(session, &send.room)?;
     let state = member_state(&host, session)?;
@@ -72,7 +72,7 @@ fn forward_message(
         here,
         elsewhere,
         absent,
-    } = recipients(node, &state, session, &send.to)?;
+    } = recipients(node, &state, session, send)?;
     let count = here.len() + elsewhere.values().map(|there| there.members).sum::<usize>();
     let bytes = count * send.payload.len();
     if !session.account().deliveries.take(now, count, bytes) {
@@ -82,29 +82,79 @@ fn forward_message(
         room: send.room.clone(),
         from: session.user.to_string(),
         payload: send.payload.clone(),
+        latest: send.latest.clone(),
+        more: Vec::new(),
     });
     let mut refused = absent.map(|user| requests::no_such_member(&user));
     for recipient in here {
-        if seq == 0 {
-            node.push_unreliable(recipient, delivery.clone());
-        } else if let Err(behind) = node.push_from_peer(recipient, delivery.clone()) {
+        if let Err(behind) = node.deliver(recipient, &delivery, &manner) {
             refused.get_or_insert(behind);
-            continue;
         }
-        node.counters.delivered.add(1);
     }
     if !elsewhere.is_empty() {
         let sender = sender(&state, session, &host, seq)?;
-        for (to, There { users, .. }) in elsewhere {
-            let item = cluster::message_item(&sender, &users, send.payload.clone());
-            if seq == 0 {
-                node.cluster.send_loose(&node.counters, &to, item);
-            } else if let Err(behind) = node.cluster.send(&to, item) {
-                refused.get_or_insert(behind);
+        for (to, There { users, group, .. }) in elsewhere {
+            let item = cluster::message_item(&sender, &users, group, &manner, &send.payload);
+            let sent = match &manner {
+                Manner::Unreliable => {
+                    node.cluster.send_loose(&node.counters, &to, item);
+                    Ok(false)
+                }
+                Manner::Ordered | Manner::Unordered => node.cluster.send(&to, item).map(|()| false),
+                Manner::Latest(topic) => {
+                    let topic = (topic.clone(), users, group);
+                    node.cluster.send_latest(&to, topic, item)
+                }
+            };
+            match sent {
+                Ok(replaced) => node.counters.coalesced.add(u64::from(replaced)),
+                Err(behind) => drop(refused.get_or_insert(behind)),
             }
         }
     }
     refused.map_or(Ok(()), Err)
+}
+
+/// How a message is handed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// At most once.
+    Unreliable,
+    /// Once, in order with the sender's others of this kind.
+    Ordered,
+    /// Once, in any order.
+    Unordered,
+    /// As long as there is none that is newer; the last one once.
+    Latest(Topic),
+}
+
+impl Manner {
+    /// Reads how a message is to be handed over; the room's name is one.
+    pub(crate) fn parse(
+        seq: u64,
+        room: &str,
+        from: &UserId,
+        unordered: bool,
+        latest: &str,
+    ) -> Result<Self, Reject> {
+        let bad_frame = |message: &str| Reject::new(ErrorCode::BadFrame, message);
+        if seq == 0 {
+            return match (unordered, latest) {
+                (false, "") => Ok(Self::Unreliable),
+                (_, _) => Err(bad_frame("what may get lost has no further kind")),
+            };
+        }
+        match (unordered, latest) {
+            (false, "") => Ok(Self::Ordered),
+            (true, "") => Ok(Self::Unordered),
+            (_, latest) => Ok(Self::Latest(Topic {
+                room: RoomId::parse(room).map_err(|error| Reject::new(error.code(), error))?,
+                from: from.clone(),
+                key: PropertyKey::parse(latest)
+                    .map_err(|error| Reject::new(ErrorCode::BadName, error))?,
+            })),
+        }
+    }
 }
 
 /// Who is to get a message.
@@ -120,16 +170,39 @@ struct Recipients<'a> {
 struct There {
     /// How many.
     members: usize,
-    /// Their names; none when all members there are meant.
+    /// Their names; none when all members there are meant, or those of a group.
     users: Vec<UserId>,
+    group: Option<GroupId>,
 }
 
 fn recipients<'a>(
     node: &Node,
     state: &'a State,
     sender: &Session,
-    to: &[String],
+    send: &v1::Send,
 ) -> Result<Recipients<'a>, Reject> {
+    let (to, with_sender) = match &send.audience {
+        None => (&send.to, false),
+        Some(_) if !send.to.is_empty() => {
+            let message = "a message is to some or has an audience";
+            return Err(Reject::new(ErrorCode::BadFrame, message));
+        }
+        Some(audience) => match (audience.others, audience.group) {
+            (false, 0) => (&audience.users, audience.users.is_empty()),
+            (true, 0) if audience.users.is_empty() => (&audience.users, false),
+            (false, group) if audience.users.is_empty() => {
+                return Ok(group_recipients(node, state, group));
+            }
+            (_, _) => {
+                let message = "an audience is one of several";
+                return Err(Reject::new(ErrorCode::BadFrame, message));
+            }
+        },
+    };
+    if to.len() > RECIPIENTS_MAX {
+        let message = format!("a message has at most {RECIPIENTS_MAX} recipients");
+        return Err(Reject::new(ErrorCode::Limit, message));
+    }
     let mut recipients = Recipients {
         here: Vec::new(),
         elsewhere: BTreeMap::new(),
@@ -138,11 +211,13 @@ fn recipients<'a>(
     if to.is_empty() {
         let others = state
             .sessions()
-            .filter(|(_, session)| session.id != sender.id);
+            .filter(|(_, session)| with_sender || session.id != sender.id);
         recipients.here.extend(others.map(|(_, session)| session));
         for (node, members) in state.elsewhere() {
-            let users = Vec::new();
-            let there = There { members, users };
+            let there = There {
+                members,
+                ..There::default()
+            };
             recipients.elsewhere.insert(node.clone(), there);
         }
         return Ok(recipients);
@@ -160,6 +235,29 @@ fn recipients<'a>(
         }
     }
     Ok(recipients)
+}
+
+/// The members of an interest group, the sender if it is one.
+fn group_recipients<'a>(node: &Node, state: &'a State, group: u32) -> Recipients<'a> {
+    let mut recipients = Recipients {
+        here: Vec::new(),
+        elsewhere: BTreeMap::new(),
+        absent: None,
+    };
+    let Some(group) = NonZeroU32::new(group).map(GroupId) else {
+        return recipients;
+    };
+    for (user, membership) in state.members_in(group) {
+        if membership.node != *node.name() {
+            let there = recipients.elsewhere.entry(membership.node.clone());
+            let there = there.or_default();
+            there.members += 1;
+            there.group = Some(group);
+        } else if let Some(session) = state.session(user) {
+            recipients.here.push(session);
+        }
+    }
+    recipients
 }
 
 /// The other node that a member is on.

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, OnceCell, oneshot, watch};
 use tombolo_engine::{Expect, Key, Offset, Revision};
 use tombolo_room::{
-    Body, Entry, Illegal, LeftReason, Membership, OperationId, Room, RoomCode, SessionId,
+    Body, Entry, GroupId, Illegal, LeftReason, Membership, OperationId, Room, RoomCode, SessionId,
 };
 use tombolo_wire::v1::{self, ErrorCode, response};
 use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
@@ -530,6 +530,17 @@ impl State {
     /// How a user takes part, here or elsewhere.
     pub(crate) fn membership(&self, user: &UserId) -> Option<&Membership> {
         self.room.membership(user)
+    }
+
+    /// The members of an interest group, here and elsewhere.
+    pub(crate) fn members_in(
+        &self,
+        group: GroupId,
+    ) -> impl Iterator<Item = (&UserId, &Membership)> {
+        let members = self.room.members();
+        members
+            .filter(move |(_, member)| member.groups().contains(&group))
+            .map(|(user, member)| (user, member.membership()))
     }
 
     /// Counts who is elsewhere anew.

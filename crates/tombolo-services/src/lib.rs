@@ -85,6 +85,7 @@ mod host;
 mod lock;
 mod node;
 mod operate;
+mod queue;
 mod rate;
 mod reject;
 mod relay;

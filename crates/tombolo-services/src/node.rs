@@ -18,8 +18,10 @@ use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::entropy::ResumeToken;
 use crate::events::{SessionEvent, SessionEvents};
+use crate::forward::Manner;
 use crate::host::Host;
 use crate::lock::lock;
+use crate::queue::Topic;
 use crate::rate::{Account, SharedAccount};
 use crate::reject::Reject;
 use crate::relay::RelayHook;
@@ -148,10 +150,7 @@ impl Node {
                 }
             }
             Err(overflow @ (Overflow::Frames { .. } | Overflow::Bytes { .. })) => {
-                let reject = Reject::new(ErrorCode::Limit, overflow);
-                tracing::info!(user = %session.user, %reject, "session ended: its device does not keep up");
-                self.counters.count_refused(reject.code);
-                self.end(session, LeftReason::Disconnected, Some(reject));
+                self.end_behind(session, overflow);
             }
         }
     }
@@ -161,18 +160,67 @@ impl Node {
     /// # Errors
     /// When the session does not keep up: the sender is to be told.
     pub(crate) fn push_from_peer(
-        &self,
-        session: &Session,
+        self: &Arc<Self>,
+        session: &Arc<Session>,
         body: server_frame::Body,
     ) -> Result<(), Reject> {
         let pushed = session.lock().push_from_peer(body);
-        pushed.map_err(|overflow| match overflow {
-            Overflow::Frame { .. } => Reject::new(ErrorCode::TooLarge, overflow),
-            Overflow::Frames { .. } | Overflow::Bytes { .. } => {
-                let message = format!("{} is behind: try again later", session.user);
-                Reject::new(ErrorCode::Limit, message)
-            }
-        })
+        pushed.map_err(|overflow| self.refuse_for(session, overflow))
+    }
+
+    /// Hands a member's message to another member's session.
+    ///
+    /// # Errors
+    /// When the session does not keep up: the sender is to be told.
+    pub(crate) fn deliver(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        delivery: &server_frame::Body,
+        manner: &Manner,
+    ) -> Result<(), Reject> {
+        let (body, counters) = (delivery.clone(), &self.counters);
+        match manner {
+            Manner::Unreliable => self.push_unreliable(session, body),
+            Manner::Ordered => self.push_from_peer(session, body)?,
+            Manner::Unordered => self.push_unordered(session, body, None)?,
+            Manner::Latest(topic) => self.push_unordered(session, body, Some(topic.clone()))?,
+        }
+        counters.delivered.add(1);
+        Ok(())
+    }
+
+    fn push_unordered(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        body: server_frame::Body,
+        topic: Option<Topic>,
+    ) -> Result<(), Reject> {
+        let pushed = session.lock().push_unordered(body, topic);
+        let replaced = pushed.map_err(|overflow| self.refuse_for(session, overflow))?;
+        self.counters.coalesced.add(u64::from(replaced));
+        Ok(())
+    }
+
+    /// What a sender is told for whose message there is no place. A device that takes nothing at all
+    /// is disconnected after a while.
+    fn refuse_for(self: &Arc<Self>, session: &Arc<Session>, overflow: Overflow) -> Reject {
+        if let Overflow::Frame { .. } = overflow {
+            return Reject::new(ErrorCode::TooLarge, overflow);
+        }
+        let now = tokio::time::Instant::now().into_std();
+        if session.lock().is_stuck(now, self.config.behind_max) {
+            self.end_behind(session, overflow);
+        }
+        let message = format!("{} is behind: try again later", session.user);
+        Reject::new(ErrorCode::Limit, message)
+    }
+
+    fn end_behind(self: &Arc<Self>, session: &Arc<Session>, overflow: Overflow) {
+        let reject = Reject::new(ErrorCode::Limit, overflow);
+        tracing::info!(user = %session.user, %reject, "session ended: its device does not keep up");
+        self.counters.count_refused(reject.code);
+        self.counters.behind.add(1);
+        self.end(session, LeftReason::Disconnected, Some(reject));
     }
 
     /// Hands an unreliable frame to a session.

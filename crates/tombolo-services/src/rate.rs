@@ -17,6 +17,7 @@ pub(crate) struct Account {
     pub(crate) joins: Bucket,
     pub(crate) finds: Bucket,
     pub(crate) directs: Bucket,
+    pub(crate) acts: Bucket,
 }
 
 /// Sessions of one user share it.
@@ -31,6 +32,7 @@ impl Account {
             joins: Bucket::new(config.joins, now),
             finds: Bucket::new(config.finds, now),
             directs: Bucket::new(config.directs, now),
+            acts: Bucket::new(config.acts, now),
         }
     }
 
@@ -42,6 +44,7 @@ impl Account {
             && self.joins.is_full(now)
             && self.finds.is_full(now)
             && self.directs.is_full(now)
+            && self.acts.is_full(now)
     }
 
     pub(crate) fn lock(shared: &SharedAccount) -> MutexGuard<'_, Self> {

@@ -35,6 +35,8 @@ pub(crate) enum Request {
         id: u64,
         room: RoomId,
         act: Box<Act>,
+        /// How long the request was: what members are told is about as long.
+        bytes: usize,
     },
     Find {
         id: u64,
@@ -129,8 +131,13 @@ pub(crate) async fn run(
         let (id, result) = match request {
             Request::Join { id, join } => (id, carry_out_join(&node, &session, id, &join).await),
             Request::Leave { id, room } => (id, carry_out_leave(&node, &session, id, &room).await),
-            Request::Act { id, room, act } => {
-                let result = carry_out_act(&node, &session, id, &room, &act).await;
+            Request::Act {
+                id,
+                room,
+                act,
+                bytes,
+            } => {
+                let result = carry_out_act(&node, &session, id, &room, &act, bytes).await;
                 (id, result)
             }
             Request::Find { id, query } => {
@@ -270,9 +277,14 @@ async fn carry_out_act(
     id: u64,
     room: &RoomId,
     act: &Act,
+    bytes: usize,
 ) -> Result<(), Reject> {
     let host = session.lock().host_by_room.get(room).cloned();
     let host = host.ok_or_else(not_a_member)?;
+    let (told, now) = (host.members(), Instant::now());
+    if !session.account().deliveries.take(now, told, told * bytes) {
+        return Err(Reject::new(ErrorCode::Limit, "too much to too many"));
+    }
     for _ in 0..ATTEMPTS_MAX {
         let proposal = match host.plan_act(node, session, id, act)? {
             Plan::Done => return Ok(()),

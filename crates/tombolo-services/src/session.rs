@@ -8,7 +8,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tombolo_room::SessionId;
 use tombolo_wire::frame::Frame as _;
-use tombolo_wire::resend::{Inbox, Outbox, Overflow, Receipt};
+use tombolo_wire::resend::{Inbox, Limits, Outbox, Overflow, Receipt};
 use tombolo_wire::v1::{self, ErrorCode, ServerFrame, server_frame};
 use tombolo_wire::{PublicKeys, RoomId, UserId};
 
@@ -18,6 +18,7 @@ use crate::connection::Outgoing;
 use crate::entropy::ResumeToken;
 use crate::host::Host;
 use crate::lock::lock;
+use crate::queue::{Queue, QueueLimits, Topic};
 use crate::rate::{Account, SharedAccount};
 use crate::reject::Reject;
 use crate::requests::Request;
@@ -38,10 +39,12 @@ pub(crate) struct State {
     pub(crate) inbox: Inbox,
     /// Frames of this connection only, before all others.
     urgent: VecDeque<ServerFrame>,
-    unreliable: VecDeque<ServerFrame>,
-    unreliable_max: usize,
-    /// Whose turn it is when both kinds wait.
+    queue: Queue,
+    /// Whose turn it is when several kinds wait.
     unreliable_next: bool,
+    unordered_next: bool,
+    /// Since when there has been no place for what others send, and nothing was acknowledged.
+    behind_since: Option<Instant>,
     /// How many connections the session has had.
     pub(crate) connection: u64,
     pub(crate) is_connected: bool,
@@ -128,9 +131,17 @@ impl Session {
             outbox: Outbox::new(config.outbox),
             inbox: Inbox::new(),
             urgent: VecDeque::new(),
-            unreliable: VecDeque::new(),
-            unreliable_max: config.unreliable_queue_max,
+            queue: Queue::new(QueueLimits {
+                unreliable_max: config.unreliable_queue_max,
+                unreliable_bytes_max: config.unreliable_bytes_max,
+                reliable: Limits {
+                    frames_max: config.outbox.frames_max / 2,
+                    bytes_max: config.outbox.bytes_max / 2,
+                },
+            }),
             unreliable_next: true,
+            unordered_next: true,
+            behind_since: None,
             connection: 0,
             is_connected: false,
             wake: Arc::default(),
@@ -171,7 +182,8 @@ impl State {
         self.stop_expiry();
         self.outbox.rewind();
         self.urgent.clear();
-        self.unreliable.clear();
+        self.queue.clear_unreliable();
+        self.behind_since = None;
         self.urgent.push_back(welcome);
         (self.connection, Arc::clone(&self.wake))
     }
@@ -212,9 +224,16 @@ impl State {
     ) -> Result<Receipt, String> {
         // The device is heard on this connection, so it has the token of its `Welcome`.
         self.tokens.confirm();
+        let before = self.outbox.len();
         self.outbox
             .handle_ack(frame.ack)
             .map_err(|error| error.to_string())?;
+        if self.outbox.len() < before {
+            self.behind_since = None;
+            if self.queue.has_unordered() {
+                self.wake.notify_one();
+            }
+        }
         let due = self.inbox.poll_timeout();
         let receipt = self
             .inbox
@@ -275,20 +294,37 @@ impl State {
 
     /// Queues an unreliable frame; returns how many were dropped for it.
     pub(crate) fn push_unreliable(&mut self, body: server_frame::Body) -> u64 {
-        if self.ended.is_some() || !self.is_connected || self.unreliable_max == 0 {
+        if self.ended.is_some() || !self.is_connected {
             return 1;
         }
-        let mut dropped = 0;
-        if self.unreliable.len() >= self.unreliable_max {
-            self.unreliable.pop_front();
-            dropped = 1;
-        }
-        self.unreliable.push_back(ServerFrame {
-            body: Some(body),
-            ..ServerFrame::default()
-        });
+        let dropped = self.queue.push_unreliable(body);
         self.wake.notify_one();
         dropped
+    }
+
+    /// Queues a reliable frame that another device has sent and that may come in any order; whether it
+    /// took the place of an older one of the same topic.
+    ///
+    /// # Errors
+    /// As [`Self::push_from_peer`].
+    pub(crate) fn push_unordered(
+        &mut self,
+        body: server_frame::Body,
+        topic: Option<Topic>,
+    ) -> Result<bool, Overflow> {
+        if self.ended.is_some() {
+            return Ok(false);
+        }
+        let before = (self.outbox.len(), self.outbox.bytes());
+        let replaced = self.queue.push_unordered(body, topic, before)?;
+        self.wake.notify_one();
+        Ok(replaced)
+    }
+
+    /// Whether a device for whose messages there is no place has not acknowledged anything for so long.
+    pub(crate) fn is_stuck(&mut self, now: Instant, behind_max: Duration) -> bool {
+        let since = *self.behind_since.get_or_insert(now);
+        self.is_connected && now.saturating_duration_since(since) >= behind_max
     }
 
     /// What connection number `connection` is to do next, or when to ask again at the latest.
@@ -308,11 +344,13 @@ impl State {
             return Ok(Outgoing::Reliable(self.acknowledging(frame)));
         }
         self.unreliable_next = !self.unreliable_next;
-        if (self.unreliable_next || !self.outbox.is_pending())
-            && let Some(frame) = self.unreliable.pop_front()
+        let is_reliable_next = self.outbox.is_pending() || self.may_send_unordered();
+        if (self.unreliable_next || !is_reliable_next)
+            && let Some(frame) = self.queue.pop_datagram()
         {
             return Ok(Outgoing::Unreliable(frame));
         }
+        self.number_unordered();
         if let Some(frame) = self.outbox.poll_frame() {
             return Ok(Outgoing::Reliable(self.acknowledging(frame)));
         }
@@ -328,11 +366,38 @@ impl State {
         Err(due)
     }
 
+    /// Messages without an order get their place as late as may be, so that newer values can still take
+    /// the place of older ones, and what is in order does not wait for them.
+    fn may_send_unordered(&self) -> bool {
+        self.queue.has_unordered() && self.outbox.len() < UNORDERED_FRAMES_MAX
+    }
+
+    /// Puts the next message without an order behind those in order, when it is its turn.
+    fn number_unordered(&mut self) {
+        self.unordered_next = !self.unordered_next;
+        let is_turn = self.unordered_next || !self.outbox.is_pending();
+        if is_turn
+            && self.may_send_unordered()
+            && let Some(body) = self.queue.pop_unordered()
+        {
+            let frame = ServerFrame {
+                body: Some(body),
+                ..ServerFrame::default()
+            };
+            // It was counted as if it were there already, so there is a place.
+            let pushed = self.outbox.push(frame);
+            debug_assert!(pushed.is_ok(), "{pushed:?}");
+        }
+    }
+
     fn acknowledging(&mut self, mut frame: ServerFrame) -> ServerFrame {
         frame.set_ack(self.inbox.take_ack());
         frame
     }
 }
+
+/// So many frames may be on their way to a device, or it is not told anything without an order.
+const UNORDERED_FRAMES_MAX: usize = 256;
 
 /// Pongs and the like that wait for a connection.
 const URGENT_MAX: usize = 16;

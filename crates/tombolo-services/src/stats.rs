@@ -29,6 +29,10 @@ pub struct Stats {
     pub introduced: u64,
     /// Unreliable messages dropped because a connection was too slow, or there was none.
     pub dropped: u64,
+    /// Messages that were never sent because a newer value took their place.
+    pub coalesced: u64,
+    /// Sessions that were ended because their devices did not keep up.
+    pub behind: u64,
     /// What was refused, by the code that the device was told.
     pub refused: BTreeMap<ErrorCode, u64>,
     /// What has happened between this node and others.
@@ -71,6 +75,8 @@ pub(crate) struct Counters {
     pub(crate) directs: Counter,
     pub(crate) introduced: Counter,
     pub(crate) dropped: Counter,
+    pub(crate) coalesced: Counter,
+    pub(crate) behind: Counter,
     pub(crate) cluster: ClusterCounters,
     refused: Mutex<BTreeMap<ErrorCode, u64>>,
 }
@@ -119,6 +125,8 @@ impl Counters {
             directs: self.directs.value(),
             introduced: self.introduced.value(),
             dropped: self.dropped.value(),
+            coalesced: self.coalesced.value(),
+            behind: self.behind.value(),
             refused: lock(&self.refused).clone(),
             cluster: self.cluster.stats(),
         }

@@ -38,6 +38,9 @@ impl Queue {
         if state.is_over {
             return;
         }
+        let Some(event) = state.replace_latest(event) else {
+            return;
+        };
         if state.has_place(&event) {
             if state.missed > 0 {
                 let missed = std::mem::take(&mut state.missed);
@@ -83,6 +86,43 @@ impl Queue {
 }
 
 impl State {
+    /// Puts a value of which only the latest counts in the place of an older one that waits; returns
+    /// the event when there is none.
+    fn replace_latest(&mut self, event: RoomEvent) -> Option<RoomEvent> {
+        let RoomEvent::Message {
+            from,
+            payload,
+            latest: Some(key),
+        } = event
+        else {
+            return Some(event);
+        };
+        let mut waiting = self.events.iter_mut().rev();
+        let old = waiting.find_map(|waiting| {
+            let RoomEvent::Message {
+                from: found,
+                payload: old,
+                latest: Some(latest),
+            } = waiting
+            else {
+                return None;
+            };
+            (*found == from && *latest == key).then_some(old)
+        });
+        match old {
+            Some(old) if self.bytes - old.len() + payload.len() <= BYTES_MAX => {
+                self.bytes = self.bytes - old.len() + payload.len();
+                *old = payload;
+                None
+            }
+            Some(_) | None => Some(RoomEvent::Message {
+                from,
+                payload,
+                latest: Some(key),
+            }),
+        }
+    }
+
     fn has_place(&self, event: &RoomEvent) -> bool {
         // What was missed is told first, and takes a place as well.
         let places = self.events.len() + usize::from(self.missed > 0);
@@ -100,6 +140,7 @@ impl State {
             RoomEvent::Joined(_)
             | RoomEvent::Left { .. }
             | RoomEvent::Dropped(_)
+            | RoomEvent::Lost(_)
             | RoomEvent::Returned(_)
             | RoomEvent::Synced { .. }
             | RoomEvent::Configured { .. }
@@ -127,6 +168,7 @@ fn bytes(event: &RoomEvent) -> usize {
         RoomEvent::Joined(_)
         | RoomEvent::Left { .. }
         | RoomEvent::Dropped(_)
+        | RoomEvent::Lost(_)
         | RoomEvent::Returned(_)
         | RoomEvent::Synced { .. }
         | RoomEvent::Configured { .. }
@@ -150,7 +192,29 @@ mod tests {
         RoomEvent::Message {
             from: UserId::parse("alice").unwrap(),
             payload: payload.to_vec().into(),
+            latest: None,
         }
+    }
+
+    #[tokio::test]
+    async fn of_values_that_wait_the_latest_stays() {
+        let queue = Queue::default();
+        let value = |payload: &'static str, key: &str| RoomEvent::Message {
+            from: UserId::parse("alice").unwrap(),
+            payload: payload.into(),
+            latest: Some(tombolo_room::PropertyKey::parse(key).unwrap()),
+        };
+        for (payload, key) in [("a1", "a"), ("b1", "b"), ("a2", "a")] {
+            queue.push(value(payload, key));
+        }
+        queue.push(message(b"a message"));
+        queue.push(value("b2", "b"));
+        queue.end();
+        let mut heard = Vec::new();
+        while let Some(RoomEvent::Message { payload, .. }) = queue.next().await {
+            heard.push(payload);
+        }
+        assert_eq!(heard, ["a2", "b2", "a message"]);
     }
 
     fn joined(number: usize) -> RoomEvent {

@@ -142,6 +142,11 @@ impl RoomView {
                 self.on_member(&member);
                 return Some(RoomEvent::Returned(UserId::parse(&member.user).ok()?));
             }
+            Kind::Lost(lost) => {
+                let users = lost.users.iter();
+                let users = users.filter_map(|user| UserId::parse(user).ok());
+                return Some(RoomEvent::Lost(users.collect()));
+            }
             Kind::Joined(_) | Kind::Left(_) => return None,
         };
         // What belongs to the first telling is no news.

@@ -109,7 +109,7 @@ pub(crate) async fn incoming(room: &mut Room) -> Peer {
 /// The next message through the node.
 pub(crate) async fn message(room: &mut Room) -> (UserId, Bytes) {
     loop {
-        if let RoomEvent::Message { from, payload } = room.next_event().await.unwrap() {
+        if let RoomEvent::Message { from, payload, .. } = room.next_event().await.unwrap() {
             return (from, payload);
         }
     }

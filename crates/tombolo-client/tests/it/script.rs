@@ -141,6 +141,7 @@ impl Line {
             room: room.into(),
             from: "bob".into(),
             payload: payload.into(),
+            ..Delivery::default()
         };
         self.tell(server_frame::Body::Delivery(delivery)).await;
     }

@@ -387,6 +387,7 @@ fn message(text: &str) -> Send {
         room: ROOM.to_owned(),
         to: Vec::new(),
         payload: Bytes::copy_from_slice(text.as_bytes()),
+        ..Send::default()
     }
 }
 

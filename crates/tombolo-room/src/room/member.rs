@@ -213,14 +213,19 @@ impl Open {
     ) {
         let is_lost = |member: &Member| {
             let membership = &member.membership;
-            member.is_present() && membership.node == *node && membership.incarnation <= incarnation
+            membership.node == *node && membership.incarnation <= incarnation
         };
         let members = self.member_by_user.iter();
-        let lost: Vec<_> = members
-            .filter(|(_, member)| is_lost(member))
-            .map(|(user, _)| user.clone())
-            .collect();
-        for user in lost {
+        let lost = members.filter(|(_, member)| is_lost(member));
+        let (mut users, mut present) = (Vec::new(), Vec::new());
+        for (user, member) in lost {
+            users.push(user.clone());
+            present.extend(member.is_present().then(|| user.clone()));
+        }
+        if !users.is_empty() {
+            events.push(Event::NodeLost { users });
+        }
+        for user in present {
             self.drop_member(now, &user, events);
         }
     }

@@ -40,7 +40,13 @@ fn the_members_of_a_lost_node_are_dropped_in_one_entry() {
             None
         })
         .collect();
-    assert_eq!((dropped, events.len()), (vec!["b", "c"], 2));
+    let users = vec![user("b"), user("c")];
+    assert_eq!(
+        events[0],
+        Event::NodeLost { users },
+        "what they said may be lost"
+    );
+    assert_eq!((dropped, events.len()), (vec!["b", "c"], 3));
     assert_eq!(world.apply(lost("node-2", 2)), Err(Illegal::NodeLost));
 }
 

@@ -1,16 +1,18 @@
 //! Items as this node acts on them: parsed once, as they come from another node.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use bytes::Bytes;
 use prost::Message as _;
 use tombolo_engine::{Epoch, Offset};
-use tombolo_room::SessionId;
+use tombolo_room::{GroupId, SessionId};
 use tombolo_wire::v1::{self, ErrorCode};
 use tombolo_wire::{RECIPIENTS_MAX, RELIABLE_BYTES_MAX, RoomId, UserId};
 
 use super::generated::{self as wire, Item, item};
 use super::{RELAY_IPS_MAX, ip_on_wire, parse_ip};
+use crate::forward::Manner;
 use crate::reject::Reject;
 
 /// What a member on another node has for members here.
@@ -35,8 +37,10 @@ pub(crate) struct Sender {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Content {
     Message {
-        /// Empty: all members here.
+        /// Empty: all members here, or those of the group.
         to: Vec<UserId>,
+        group: Option<GroupId>,
+        manner: Manner,
         payload: Bytes,
     },
     Introduction {
@@ -105,12 +109,17 @@ fn parse_message(message: wire::Message) -> Result<Arrival, BadItem> {
         .iter()
         .map(|user| UserId::parse(user).map_err(|_| BadItem))
         .collect::<Result<_, _>>()?;
+    let sender = parse_sender(message.sender)?;
+    let (room, user) = (sender.room.as_str(), &sender.user);
+    let manner = Manner::parse(sender.seq, room, user, message.unordered, &message.latest);
     Ok(Arrival {
-        sender: parse_sender(message.sender)?,
         content: Content::Message {
             to,
+            group: NonZeroU32::new(message.group).map(GroupId),
+            manner: manner.map_err(|_| BadItem)?,
             payload: message.payload,
         },
+        sender,
     })
 }
 
@@ -171,12 +180,24 @@ fn sender_on_wire(sender: &Sender) -> wire::Sender {
     }
 }
 
-/// A message to members on another node; to all of them when `to` is empty.
-pub(crate) fn message_item(sender: &Sender, to: &[UserId], payload: Bytes) -> Item {
+/// A message to members on another node; to all of them, or those of the group, when `to` is empty.
+pub(crate) fn message_item(
+    sender: &Sender,
+    to: &[UserId],
+    group: Option<GroupId>,
+    manner: &Manner,
+    payload: &Bytes,
+) -> Item {
     let message = wire::Message {
         sender: Some(sender_on_wire(sender)),
         to: to.iter().map(UserId::to_string).collect(),
-        payload,
+        payload: payload.clone(),
+        group: group.map_or(0, |group| group.0.get()),
+        unordered: *manner == Manner::Unordered,
+        latest: match manner {
+            Manner::Latest(topic) => topic.key.to_string(),
+            Manner::Unreliable | Manner::Ordered | Manner::Unordered => String::new(),
+        },
     };
     Item {
         body: Some(item::Body::Message(message)),

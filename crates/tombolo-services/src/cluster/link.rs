@@ -8,13 +8,16 @@
 //! 2. each frame from the other node: [`Link::handle_frame`], and act on what it returns;
 //! 3. sleep until [`Link::poll_timeout`], then [`Link::handle_timeout`] and drain again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use prost::Message as _;
+use tombolo_room::GroupId;
+use tombolo_wire::UserId;
 
 use super::VERSION;
 use super::generated::{Frame, Item};
+use crate::queue::Topic;
 
 /// What passes between this node and one other.
 #[derive(Debug)]
@@ -31,6 +34,10 @@ pub(crate) struct Link {
     acked: u64,
     /// How many of `unacked`, from the front, have been sent.
     polled: usize,
+    /// The highest number that was ever sent: what it names must not change any more.
+    sent: u64,
+    /// The last item of each topic, by its number.
+    number_by_topic: BTreeMap<LinkTopic, u64>,
     loose: VecDeque<(Item, usize)>,
     /// Highest number up to which all of the other's items have come.
     received: u64,
@@ -48,6 +55,9 @@ pub(crate) struct Link {
     /// When the other last had everything sent again.
     rewound: Option<Instant>,
 }
+
+/// Of which item only the latest counts: the sender's topic, to the same receivers.
+pub(crate) type LinkTopic = (Topic, Vec<UserId>, Option<GroupId>);
 
 /// The bounds of a [`Link`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +119,8 @@ impl Link {
             unacked_bytes: 0,
             acked: 0,
             polled: 0,
+            sent: 0,
+            number_by_topic: BTreeMap::new(),
             loose: VecDeque::new(),
             received: 0,
             ack_due: None,
@@ -135,6 +147,37 @@ impl Link {
         self.unacked_bytes += bytes;
         self.unacked.push_back((item, bytes));
         Ok(())
+    }
+
+    /// Keeps an item of which only the latest counts, in the place of an older one that was never sent;
+    /// whether there was one.
+    ///
+    /// # Errors
+    /// When as much waits as may; the item was not taken.
+    pub(crate) fn push_latest(&mut self, topic: LinkTopic, item: Item) -> Result<bool, Full> {
+        let bytes = item.encoded_len();
+        let number = self.number_by_topic.get(&topic).copied();
+        if let Some(number) = number.filter(|number| *number > self.sent)
+            && let Ok(index) = usize::try_from(number - self.acked - 1)
+            && let Some((old, old_bytes)) = self.unacked.get_mut(index)
+        {
+            let total = self.unacked_bytes - *old_bytes + bytes;
+            if total > self.limits.bytes_max {
+                return Err(Full);
+            }
+            (*old, *old_bytes, self.unacked_bytes) = (item, bytes, total);
+            return Ok(true);
+        }
+        self.push(item)?;
+        if self.number_by_topic.len() >= TOPICS_MAX {
+            let sent = self.sent;
+            self.number_by_topic.retain(|_, number| *number > sent);
+        }
+        if self.number_by_topic.len() < TOPICS_MAX {
+            let number = self.acked + self.unacked.len() as u64;
+            self.number_by_topic.insert(topic, number);
+        }
+        Ok(false)
     }
 
     /// Queues an item that may get lost; returns how many were dropped for it.
@@ -263,6 +306,7 @@ impl Link {
             frame.items.push(item.clone());
             self.polled += 1;
         }
+        self.sent = self.sent.max(self.acked + self.polled as u64);
         if frame.items.is_empty() {
             frame.first = 0;
         }
@@ -350,6 +394,9 @@ impl Link {
         (skip, count - skip)
     }
 }
+
+/// Topics whose last items are remembered, so that newer ones can take their places.
+const TOPICS_MAX: usize = 16_384;
 
 /// How many bytes of items go into one message on the bus; a single larger one goes alone.
 const FRAME_BYTES_MAX: usize = 64 * 1024;

@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tombolo_engine::Offset;
-use tombolo_room::Membership;
+use tombolo_room::{GroupId, Membership};
 use tombolo_wire::v1::{self, DeviceKeys, ErrorCode, server_frame};
 use tombolo_wire::{NodeId, PublicKeys, UserId};
 
 use super::{Host, State};
 use crate::cluster::{Arrival, Content, Sender, refusal_item};
+use crate::forward::Manner;
 use crate::lock::lock;
 use crate::node::Node;
 use crate::reject::Reject;
@@ -188,13 +189,25 @@ fn hand_over(node: &Arc<Node>, state: &State, from: &NodeId, arrival: Arrival) {
         return node.refuse_there(from, &sender, requests::not_a_member());
     };
     let result = match content {
-        Content::Message { to, payload } => {
+        Content::Message {
+            to,
+            group,
+            manner,
+            payload,
+        } => {
+            let latest = match &manner {
+                Manner::Latest(topic) => topic.key.to_string(),
+                Manner::Unreliable | Manner::Ordered | Manner::Unordered => String::new(),
+            };
             let delivery = server_frame::Body::Delivery(v1::Delivery {
                 room: sender.room.to_string(),
                 from: sender.user.to_string(),
                 payload,
+                latest,
+                more: Vec::new(),
             });
-            hand_over_message(node, state, &sender, &to, &delivery)
+            let here = recipients(state, &sender, &to, group);
+            hand_over_message(node, here, &delivery, &manner)
         }
         Content::Introduction {
             to,
@@ -221,16 +234,20 @@ fn hand_over(node: &Arc<Node>, state: &State, from: &NodeId, arrival: Arrival) {
     }
 }
 
-fn hand_over_message(
-    node: &Node,
-    state: &State,
+/// Who of those here is meant, and why others are not.
+fn recipients<'a>(
+    state: &'a State,
     sender: &Sender,
     to: &[UserId],
-    delivery: &server_frame::Body,
-) -> Result<(), Reject> {
+    group: Option<GroupId>,
+) -> (Vec<&'a Arc<Session>>, Option<Reject>) {
     let mut refused = None;
     let mut recipients: Vec<&Arc<Session>> = Vec::new();
-    if to.is_empty() {
+    if let Some(group) = group {
+        let members = state.members_in(group);
+        let here = members.filter_map(|(user, _)| state.session(user));
+        recipients.extend(here);
+    } else if to.is_empty() {
         let here = state.sessions();
         let here = here.filter(|(user, _)| state.was_here(user, sender.at));
         recipients.extend(here.map(|(_, session)| session));
@@ -241,21 +258,26 @@ fn hand_over_message(
             None => refused = refused.or_else(|| Some(requests::no_such_member(user))),
         }
     }
+    (recipients, refused)
+}
+
+fn hand_over_message(
+    node: &Arc<Node>,
+    (recipients, mut refused): (Vec<&Arc<Session>>, Option<Reject>),
+    delivery: &server_frame::Body,
+    manner: &Manner,
+) -> Result<(), Reject> {
     for recipient in recipients {
-        if sender.seq == 0 {
-            node.push_unreliable(recipient, delivery.clone());
-        } else if let Err(behind) = node.push_from_peer(recipient, delivery.clone()) {
+        if let Err(behind) = node.deliver(recipient, delivery, manner) {
             refused.get_or_insert(behind);
-            continue;
         }
-        node.counters.delivered.add(1);
     }
     refused.map_or(Ok(()), Err)
 }
 
 /// The receiver's packets come to its allocation here from the sender's relay there.
 fn hand_over_introduction(
-    node: &Node,
+    node: &Arc<Node>,
     state: &State,
     sender: &Sender,
     to: &UserId,

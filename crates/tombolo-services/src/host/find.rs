@@ -32,6 +32,11 @@ impl Host {
         self.lock().room.code()
     }
 
+    /// How many members the room has, here and elsewhere.
+    pub(crate) fn members(&self) -> usize {
+        self.lock().room.members().len()
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         self.lock().room.is_open()
     }
@@ -74,6 +79,7 @@ pub(super) fn is_public(event: &Event) -> bool {
         | Event::ObjectDeleted { .. }
         | Event::OwnerChanged { .. }
         | Event::GroupsChanged { .. }
+        | Event::NodeLost { .. }
         | Event::Banned { .. }
         | Event::Unbanned { .. }
         | Event::Said(_) => false,

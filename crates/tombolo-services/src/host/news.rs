@@ -2,8 +2,8 @@
 
 use prost::Message as _;
 use tombolo_room::{
-    Audience, Changed, Event, GroupId, Member, Message, Object, ObjectId, Properties, Property,
-    PropertyKey, Room, Target,
+    Audience, Changed, Event, GroupId, LeftReason, Member, Message, Object, ObjectId, Properties,
+    Property, PropertyKey, Room, Target,
 };
 use tombolo_wire::UserId;
 use tombolo_wire::v1::{self, DeviceKeys, room_event};
@@ -52,19 +52,12 @@ pub(super) fn of_event(room: &Room, event: &Event) -> Vec<News> {
     match event {
         Event::Joined { user, .. } => about_member(room, user, Kind::Joined),
         Event::Returned { user, .. } => about_member(room, user, Kind::Returned),
-        Event::Dropped { user, .. } => {
-            let kind = Kind::Dropped(v1::MemberLeft {
-                user: user.to_string(),
-                reason: "disconnected".to_owned(),
-            });
-            vec![News::new(kind, nobody(), Whom::Others(user.clone()))]
-        }
-        Event::Left { user, reason, .. } => {
-            let kind = Kind::Left(v1::MemberLeft {
-                user: user.to_string(),
-                reason: reason.as_str().to_owned(),
-            });
-            vec![News::new(kind, nobody(), Whom::Others(user.clone()))]
+        Event::Dropped { user, .. } => gone(user, LeftReason::Disconnected, Kind::Dropped),
+        Event::Left { user, reason, .. } => gone(user, *reason, Kind::Left),
+        Event::NodeLost { users } => {
+            let users = users.iter().map(UserId::to_string).collect();
+            let kind = Kind::Lost(v1::MessagesLost { users });
+            vec![News::new(kind, nobody(), Whom::Everybody)]
         }
         Event::Configured { by, settings } => {
             let kind = Kind::Settings(settings.into());
@@ -215,6 +208,22 @@ fn about_member(room: &Room, user: &UserId, kind: fn(v1::Member) -> room_event::
         .map(|kind| News::new(kind, String::new(), whom()))
         .into_iter()
         .collect()
+}
+
+fn gone(
+    user: &UserId,
+    reason: LeftReason,
+    kind: fn(v1::MemberLeft) -> room_event::Kind,
+) -> Vec<News> {
+    let left = v1::MemberLeft {
+        user: user.to_string(),
+        reason: reason.as_str().to_owned(),
+    };
+    vec![News::new(
+        kind(left),
+        String::new(),
+        Whom::Others(user.clone()),
+    )]
 }
 
 /// Everybody learns who it is; the new owner what was left to it.

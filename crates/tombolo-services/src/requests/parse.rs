@@ -47,10 +47,15 @@ pub(super) fn parse(
         })),
         Some(request::Kind::Room(wanted)) => {
             let act = wanted.act.ok_or_else(|| malformed(EntryError::Malformed))?;
+            let act = Box::new(Act::parse(act).map_err(malformed)?);
+            if !session.account().acts.take(now, 1) {
+                return Err(Reject::new(ErrorCode::Limit, "too many acts"));
+            }
             Ok(Some(Request::Act {
                 id,
                 room: parse_room(&wanted.room)?,
-                act: Box::new(Act::parse(act).map_err(malformed)?),
+                act,
+                bytes,
             }))
         }
         Some(request::Kind::Find(find)) => {

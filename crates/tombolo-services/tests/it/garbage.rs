@@ -85,7 +85,18 @@ fn frame(random: &mut ChaCha8Rng) -> ClientFrame {
         6 | 7 => {
             let payload = Bytes::from(vec![0; random.random_range(0..70_000)]);
             let to = vec![to; random.random_range(0..300)];
-            client_frame::Body::Send(v1::Send { room, to, payload })
+            client_frame::Body::Send(v1::Send {
+                room,
+                to,
+                payload,
+                audience: random.random_bool(0.3).then(|| v1::Audience {
+                    others: random.random_bool(0.5),
+                    users: Vec::new(),
+                    group: random.random_range(0..3),
+                }),
+                unordered: random.random_bool(0.3),
+                latest: ["", "x", "no good"][random.random_range(0..3)].to_owned(),
+            })
         }
         _ => client_frame::Body::Introduce(introduce(random, room, to)),
     };

@@ -442,6 +442,7 @@ pub(crate) fn told(event: &v1::RoomEvent) -> String {
         Kind::Dropped(dropped) => return format!("?{}", dropped.user),
         Kind::Returned(member) => return format!("!{}", member.user),
         Kind::Reset(v1::RoomReset {}) => "reset".to_owned(),
+        Kind::Lost(lost) => format!("lost from {}", lost.users.join(" ")),
         Kind::Synced(synced) => format!("synced{}", if synced.lost { " lost" } else { "" }),
         Kind::Settings(settings) => format!("settings {}", settings.members_max),
         Kind::Owner(owner) => format!("owner {}{}", owner.user, text(&owner.state)),
@@ -519,6 +520,7 @@ pub(crate) fn message(room: &str, to: &[&str], payload: &[u8]) -> client_frame::
         room: room.into(),
         to: to.iter().map(|&user| user.to_owned()).collect(),
         payload: Bytes::copy_from_slice(payload),
+        ..v1::Send::default()
     })
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::wildcard_enum_match_arm)]
 
 mod acts;
+mod bombs;
 mod cluster;
 mod direct;
 mod drops;
@@ -10,6 +11,7 @@ mod engine;
 mod finding;
 mod garbage;
 mod introductions;
+mod kinds;
 mod lab;
 mod messages;
 mod nodes;

@@ -38,6 +38,27 @@ async fn a_killed_nodes_members_are_dropped_from_all_of_its_rooms_within_two_sec
 }
 
 #[tokio::test(start_paused = true)]
+async fn members_are_told_that_a_dead_nodes_reliable_messages_may_be_missing() {
+    let (nodes, _) = cluster::<3>().await;
+    let users = [("alice", 0), ("bob", 1), ("carol", 2)];
+    let [mut alice, mut bob, mut carol] = members(&nodes, "r", users).await;
+    nodes[0].wire.cut(true);
+    alice.send(message("r", &[], b"lost")).unwrap();
+    alice.drain().await;
+    assert!(alice.outbox.is_empty(), "its node has taken the message");
+
+    nodes[0].lab.services.kill();
+    drop(alice);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for device in [&mut bob, &mut carol] {
+        let heard = events(device).await;
+        let lost = heard.iter().position(|event| event == "lost from alice");
+        let dropped = heard.iter().position(|event| event == "?alice");
+        assert!(lost.is_some() && lost < dropped, "{heard:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_that_was_cut_off_goes_on_locally_and_stops_when_it_learns_that_it_is_out() {
     let (nodes, local) = cluster::<3>().await;
     let users = [("alice", 0), ("anna", 0), ("bob", 1)];

@@ -134,6 +134,7 @@ fn the_largest_payloads_with_the_longest_names_fit() {
             room: "r".repeat(tombolo_wire::ROOM_BYTES_MAX),
             from: "u".repeat(tombolo_wire::USER_BYTES_MAX),
             payload: Bytes::from(vec![0; bytes]),
+            ..v1::Delivery::default()
         })),
     };
     assert!(encode(&delivery(tombolo_wire::RELIABLE_BYTES_MAX)).is_ok());
@@ -199,6 +200,7 @@ fn send(bytes: usize) -> v1::ClientFrame {
             room: "lobby".into(),
             to: vec!["bob".into()],
             payload: Bytes::from(vec![7; bytes]),
+            ..v1::Send::default()
         })),
     }
 }

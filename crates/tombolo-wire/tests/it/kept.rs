@@ -190,6 +190,7 @@ fn client_frames() -> Vec<ClientFrame> {
             room: "lobby".into(),
             to: vec!["bob".into()],
             payload: Bytes::from_static(b"plain"),
+            ..v1::Send::default()
         })),
         client(client_frame::Body::Introduce(v1::Introduce {
             room: "lobby".into(),
@@ -296,6 +297,7 @@ fn server_frames() -> Vec<ServerFrame> {
             room: "lobby".into(),
             from: "bob".into(),
             payload: Bytes::from_static(b"plain"),
+            ..v1::Delivery::default()
         })),
         server(server_frame::Body::Introduced(v1::Introduced {
             room: "lobby".into(),

@@ -12,6 +12,10 @@ pub(super) fn told(room: &Room, event: &RoomEvent) -> Option<Event> {
     let by = |user: &Option<UserId>| user.as_ref().map(UserId::to_string);
     let (what, by, about, detail) = match event {
         RoomEvent::Said(said) => return Some(said_event(said)),
+        RoomEvent::Lost(users) => {
+            let users: Vec<_> = users.iter().map(UserId::to_string).collect();
+            ("lost", None, "room".to_owned(), json!({ "from": users }))
+        }
         RoomEvent::Dropped(user) => ("dropped", None, user.to_string(), Json::Null),
         RoomEvent::Returned(user) => ("returned", None, user.to_string(), Json::Null),
         RoomEvent::Synced { lost } => {

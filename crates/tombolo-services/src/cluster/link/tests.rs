@@ -26,6 +26,52 @@ fn items_arrive_once_and_in_order_over_a_bus_that_loses_and_repeats() {
 }
 
 #[test]
+fn of_a_topic_the_latest_item_arrives_last_and_older_ones_that_wait_not_at_all() {
+    for seed in 0..200 {
+        let mut lab = Lab::new(seed);
+        let (mut sent, mut replaced) = (0, 0);
+        for _ in 0..200 {
+            for _ in 0..3 {
+                sent += 1;
+                let taken = lab.links[0].push_latest(topic(), item(sent)).unwrap();
+                replaced += usize::from(taken);
+            }
+            lab.step(0.3);
+        }
+        lab.run_out();
+        let heard = &lab.heard[1];
+        assert!(heard.is_sorted(), "seed {seed}: {heard:?}");
+        assert_eq!(heard.last(), Some(&sent), "seed {seed}");
+        let all = usize::try_from(sent).unwrap();
+        assert_eq!(heard.len() + replaced, all, "seed {seed}");
+        assert!(lab.links[0].is_idle(), "seed {seed}");
+    }
+}
+
+#[test]
+fn an_item_that_may_have_arrived_is_not_replaced() {
+    let mut lab = Lab::new(1);
+    lab.links[0].push(item(1)).unwrap();
+    lab.run_out();
+    assert_eq!(lab.links[0].push_latest(topic(), item(2)), Ok(false));
+    let now = Instant::now();
+    assert!(lab.links[0].poll_frame(now).is_some(), "it is on its way");
+    assert_eq!(lab.links[0].push_latest(topic(), item(3)), Ok(false));
+    assert_eq!(lab.links[0].push_latest(topic(), item(4)), Ok(true));
+    lab.run_out();
+    assert_eq!(lab.heard[1], [1, 2, 4]);
+}
+
+fn topic() -> LinkTopic {
+    let topic = Topic {
+        room: tombolo_wire::RoomId::parse("r").unwrap(),
+        from: UserId::parse("alice").unwrap(),
+        key: tombolo_room::PropertyKey::parse("x").unwrap(),
+    };
+    (topic, Vec::new(), None)
+}
+
+#[test]
 fn what_a_node_that_was_started_anew_never_acknowledged_is_handed_back() {
     let mut lab = Lab::new(1);
     lab.links[0].push(item(1)).unwrap();
