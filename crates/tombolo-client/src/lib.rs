@@ -19,6 +19,7 @@
 //!   owner and durable messages, which outlive any node ([`Room::read`], [`Room::set`],
 //!   [`Room::say`]);
 //! * [`Inbox`] and [`Direct`]: messages from user to user, kept while the receiver is away;
+//! * [`Group`]: members with roles, and what they say, kept for good;
 //! * [`Peer`]: an encrypted link to one member, relayed at once and direct as soon as possible.
 //!
 //! Inside, protocol logic lives in sans-IO crates (`tombolo-path`, `tombolo-turn`,
@@ -53,7 +54,10 @@ pub use room::{
     RoomOptions, RoomView, Rooms,
 };
 pub use session::Transport;
-pub use social::{Direct, DirectHistory, DirectMessage, DirectSent, Inbox, InboxEvent};
+pub use social::{
+    Direct, DirectHistory, DirectMessage, DirectSent, Group, GroupEvent, GroupHistory, GroupMember,
+    GroupMembers, GroupMessage, GroupPosted, GroupRole, GroupSettings, Groups, Inbox, InboxEvent,
+};
 pub use tombolo_path::{Candidate, CandidateKind, Explanation, Policy, Verdict, probe::NatReport};
 pub use tombolo_room::{
     Act, Aspect, Audience, By, Change, Changed, Comparison, Condition, Expectation, GroupId,
@@ -63,4 +67,4 @@ pub use tombolo_room::{
 };
 pub use tombolo_social::{MessageId, OperationId, Place};
 pub use tombolo_wire::v1::ErrorCode;
-pub use tombolo_wire::{RoomId, ServerUrl, UserId};
+pub use tombolo_wire::{GroupName, RoomId, ServerUrl, UserId};

@@ -1,14 +1,26 @@
-//! What reaches the user wherever it is: direct messages.
+//! What reaches the user wherever it is: direct messages and groups.
 
 mod direct;
 mod feed;
+mod groups;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tombolo_wire::v1::{self, direct_response, social_event, social_request, social_response};
+use tokio::time::Instant;
+use tombolo_wire::GroupName;
+use tombolo_wire::v1::{
+    self, direct_response, group_response, social_event, social_request, social_response,
+};
 
 use direct::InboxState;
 pub use direct::{Direct, DirectHistory, DirectMessage, DirectSent, Inbox, InboxEvent};
+use groups::GroupState;
+pub use groups::{
+    Group, GroupEvent, GroupHistory, GroupMember, GroupMembers, GroupMessage, GroupPosted,
+    GroupRole, GroupSettings, Groups,
+};
 
 use crate::error::Error;
 use crate::session;
@@ -17,6 +29,7 @@ use crate::session;
 #[derive(Debug, Default)]
 pub(crate) struct Social {
     inbox: Mutex<Option<Arc<InboxState>>>,
+    groups: Mutex<BTreeMap<GroupName, Arc<GroupState>>>,
 }
 
 impl Social {
@@ -28,12 +41,28 @@ impl Social {
                     inbox.on_event(event);
                 }
             }
-            None => {}
+            Some(social_event::Kind::Group(v1::GroupEvent {
+                group,
+                kind: Some(kind),
+            })) => {
+                if let Some(state) = self.groups().get(group.as_str()) {
+                    state.on_event(kind);
+                }
+            }
+            Some(social_event::Kind::Group(_)) | None => {}
         }
     }
 
     /// Takes in an answer, in order with what is told.
     pub(crate) fn on_response(&self, response: &v1::SocialResponse) {
+        if let Some(social_response::Result::Group(v1::GroupResponse {
+            group,
+            result: Some(group_response::Result::Opened(opened)),
+        })) = &response.result
+            && let Some(state) = self.groups().get(group.as_str())
+        {
+            state.0.begin(groups::Told::Opened(opened.clone()));
+        }
         if let Some(social_response::Result::Direct(response)) = &response.result
             && let Some(direct_response::Result::Opened(opened)) = &response.result
             && let Some(inbox) = &*self.inbox()
@@ -47,6 +76,9 @@ impl Social {
         if let Some(inbox) = &*self.inbox() {
             inbox.on_forgotten();
         }
+        for state in self.groups().values() {
+            state.0.expire();
+        }
     }
 
     /// The session is over for good.
@@ -54,6 +86,34 @@ impl Social {
         if let Some(inbox) = self.inbox().take() {
             inbox.end();
         }
+        for state in std::mem::take(&mut *self.groups()).into_values() {
+            state.0.end();
+        }
+    }
+
+    /// Notes a group before it is opened; false when it is open.
+    fn add_group(&self, name: &GroupName, state: &Arc<GroupState>) -> bool {
+        let mut groups = self.groups();
+        let is_new = !groups.contains_key(name);
+        if is_new {
+            groups.insert(name.clone(), Arc::clone(state));
+        }
+        is_new
+    }
+
+    /// Forgets a group; false when it was forgotten before.
+    fn remove_group(&self, name: &GroupName, state: &Arc<GroupState>) -> bool {
+        let mut groups = self.groups();
+        let known = groups.get(name);
+        let is_known = known.is_some_and(|known| Arc::ptr_eq(known, state));
+        if is_known {
+            groups.remove(name);
+        }
+        is_known
+    }
+
+    fn groups(&self) -> MutexGuard<'_, BTreeMap<GroupName, Arc<GroupState>>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn inbox(&self) -> MutexGuard<'_, Option<Arc<InboxState>>> {
@@ -73,6 +133,24 @@ async fn ask(
     };
     response.result.ok_or_else(other_question)
 }
+
+/// Tries again, for a while, when the node cannot be reached.
+async fn patiently<T, F: Future<Output = Result<T, Error>>>(
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, Error> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match attempt().await {
+            Err(error) if error.is_unreachable() && Instant::now() < end => {
+                tokio::time::sleep(error.retry_after().unwrap_or_default()).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// How long something is tried again.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn other_question() -> Error {
     Error::local("the node answered another question")

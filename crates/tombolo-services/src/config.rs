@@ -62,12 +62,15 @@ pub struct Config {
     /// How often a user may look for rooms, because all that are known may have to be looked through. By
     /// default 5 per second and 50 at once.
     pub finds: Pace,
-    /// Direct messages of one user, and what it does to its own inbox: each is an entry in a log. By
-    /// default 10 per second and 100 at once.
+    /// Direct messages of one user, what it does to its own inbox, and what it says and does in groups:
+    /// each is an entry in a log. By default 10 per second and 100 at once.
     pub directs: Pace,
     /// Acts of a user, because each goes through the log of its room. By default 200 per second and 1,000
     /// at once; what members are told of them counts as [`Config::deliveries`].
     pub acts: Pace,
+    /// Groups that one user makes: their names are taken for good. By default 1 per second and 20 at
+    /// once.
+    pub groups: Pace,
     /// The time since the Unix epoch, for tokens.
     pub unix_now: fn() -> Duration,
 }
@@ -154,6 +157,10 @@ impl Default for Config {
             acts: Pace {
                 per_second: 200,
                 burst: 1_000,
+            },
+            groups: Pace {
+                per_second: 1,
+                burst: 20,
             },
             unix_now: system_time,
         }

@@ -18,6 +18,7 @@ pub(crate) struct Account {
     pub(crate) finds: Bucket,
     pub(crate) directs: Bucket,
     pub(crate) acts: Bucket,
+    pub(crate) groups: Bucket,
 }
 
 /// Sessions of one user share it.
@@ -33,6 +34,7 @@ impl Account {
             finds: Bucket::new(config.finds, now),
             directs: Bucket::new(config.directs, now),
             acts: Bucket::new(config.acts, now),
+            groups: Bucket::new(config.groups, now),
         }
     }
 
@@ -45,6 +47,7 @@ impl Account {
             && self.finds.is_full(now)
             && self.directs.is_full(now)
             && self.acts.is_full(now)
+            && self.groups.is_full(now)
     }
 
     pub(crate) fn lock(shared: &SharedAccount) -> MutexGuard<'_, Self> {

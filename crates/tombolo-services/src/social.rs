@@ -1,4 +1,4 @@
-//! What reaches users wherever they are: direct messages.
+//! What reaches users wherever they are: direct messages and groups.
 //!
 //! Each thing is a state machine of `tombolo-social` fed by a log of its own, and is read on a node for as long as
 //! somebody here needs it ([`follower`]). A session that wants to be told of it has a listener there,
@@ -8,11 +8,16 @@
 
 mod direct;
 mod follower;
+mod groups;
 
 use std::sync::Arc;
 
 use tombolo_social::OperationId;
+use tombolo_social::group::Group;
 use tombolo_social::inbox::Inbox;
+use tombolo_social::roster::Roster;
+use tombolo_social::segment::Segment;
+use tombolo_wire::frame::FRAME_BYTES_MAX;
 use tombolo_wire::v1::{self, ErrorCode, response, server_frame, social_request, social_response};
 
 use crate::entropy::{self, NoEntropy};
@@ -23,22 +28,28 @@ use crate::session::Session;
 use follower::{Followers, Listening};
 
 pub(crate) use direct::DirectRequest;
+pub(crate) use groups::GroupRequest;
 
 /// What one node reads.
 #[derive(Default)]
 pub(crate) struct Social {
     inboxes: Followers<Inbox>,
+    groups: Followers<Group>,
+    rosters: Followers<Roster>,
+    segments: Followers<Segment>,
 }
 
 /// What a session is told of; it ends with the session.
 #[derive(Default)]
 pub(crate) struct Open {
     inbox: Option<Listening<Inbox>>,
+    groups: groups::OpenGroups,
 }
 
 /// A request that was found to be in order.
 pub(crate) enum SocialRequest {
     Direct(DirectRequest),
+    Group(GroupRequest),
 }
 
 /// Reads a request.
@@ -50,6 +61,9 @@ pub(crate) fn parse(
     match request.kind {
         Some(social_request::Kind::Direct(direct)) => {
             direct::parse(session, direct, now).map(SocialRequest::Direct)
+        }
+        Some(social_request::Kind::Group(group)) => {
+            groups::parse(session, group, now).map(SocialRequest::Group)
         }
         None => Err(bad_frame("the request asks for nothing known")),
     }
@@ -66,6 +80,9 @@ pub(crate) async fn carry_out(
     match request {
         SocialRequest::Direct(request) => {
             direct::carry_out(node, session, id, request, &mut open.inbox).await
+        }
+        SocialRequest::Group(request) => {
+            groups::carry_out(node, session, id, request, &mut open.groups).await
         }
     }
 }
@@ -93,6 +110,18 @@ fn time(node: &Node) -> tombolo_social::Time {
     tombolo_social::Time::from_millis(node.time().as_millis())
 }
 
+/// What is written to a log is paid for by its user.
+fn take(session: &Session, now: std::time::Instant) -> Result<(), Reject> {
+    if session.account().directs.take(now, 1) {
+        Ok(())
+    } else {
+        Err(Reject::new(
+            ErrorCode::Limit,
+            "too much at once: try again later",
+        ))
+    }
+}
+
 fn bad_frame(message: &str) -> Reject {
     Reject::new(ErrorCode::BadFrame, message)
 }
@@ -100,3 +129,6 @@ fn bad_frame(message: &str) -> Reject {
 fn unavailable(message: &str) -> Reject {
     Reject::new(ErrorCode::Unavailable, message)
 }
+
+/// Of what answers with many things, with room for the frame around them.
+const PAGE_BYTES_MAX: usize = FRAME_BYTES_MAX - 64;

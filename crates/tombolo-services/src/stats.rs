@@ -25,6 +25,8 @@ pub struct Stats {
     pub delivered: u64,
     /// Direct messages that devices here have sent.
     pub directs: u64,
+    /// What devices here have said in groups.
+    pub posts: u64,
     /// Introductions handed to a member's session.
     pub introduced: u64,
     /// Unreliable messages dropped because a connection was too slow, or there was none.
@@ -73,6 +75,7 @@ pub(crate) struct Counters {
     pub(crate) expired: Counter,
     pub(crate) delivered: Counter,
     pub(crate) directs: Counter,
+    pub(crate) posts: Counter,
     pub(crate) introduced: Counter,
     pub(crate) dropped: Counter,
     pub(crate) coalesced: Counter,
@@ -123,6 +126,7 @@ impl Counters {
             expired: self.expired.value(),
             delivered: self.delivered.value(),
             directs: self.directs.value(),
+            posts: self.posts.value(),
             introduced: self.introduced.value(),
             dropped: self.dropped.value(),
             coalesced: self.coalesced.value(),

@@ -97,3 +97,158 @@ pub struct Seen {
     #[prost(uint64, tag = "3")]
     pub time_ms: u64,
 }
+/// One entry of a segment's log: a segment holds so many posts and is never written to again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SegmentEntry {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub operation: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "3")]
+    pub time_ms: u64,
+    /// Empty: a server.
+    #[prost(string, tag = "4")]
+    pub from: ::prost::alloc::string::String,
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub id: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "6")]
+    pub payload: ::prost::bytes::Bytes,
+}
+/// One entry of a group's log.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupEntry {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub operation: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "3")]
+    pub time_ms: u64,
+    #[prost(oneof = "group_entry::Body", tags = "4, 5, 6, 7")]
+    pub body: ::core::option::Option<group_entry::Body>,
+}
+/// Nested message and enum types in `GroupEntry`.
+pub mod group_entry {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Body {
+        #[prost(message, tag = "4")]
+        Created(super::GroupCreated),
+        #[prost(message, tag = "5")]
+        Configured(::tombolo_wire::v1::GroupSettings),
+        /// Posts go into this segment from now on.
+        #[prost(uint64, tag = "6")]
+        Turned(u64),
+        #[prost(message, tag = "7")]
+        Closed(super::GroupClosed),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupCreated {
+    #[prost(string, tag = "1")]
+    pub owner: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub settings: ::core::option::Option<::tombolo_wire::v1::GroupSettings>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupClosed {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupSnapshot {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// Empty while the group was never there.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub epoch: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "3")]
+    pub clock_ms: u64,
+    #[prost(string, tag = "4")]
+    pub owner: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "5")]
+    pub settings: ::core::option::Option<::tombolo_wire::v1::GroupSettings>,
+    #[prost(uint64, tag = "6")]
+    pub segment: u64,
+    #[prost(bool, tag = "7")]
+    pub closed: bool,
+    #[prost(uint64, tag = "8")]
+    pub revision: u64,
+}
+/// One entry of a roster's log: the members of a group, or of a part of it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RosterEntry {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub operation: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "3")]
+    pub time_ms: u64,
+    /// Whose role allows it; none for what a member does to itself, and for servers.
+    #[prost(message, optional, tag = "4")]
+    pub by: ::core::option::Option<RosterActor>,
+    #[prost(oneof = "roster_entry::Body", tags = "5, 6, 7, 8, 9, 10, 11, 12")]
+    pub body: ::core::option::Option<roster_entry::Body>,
+}
+/// Nested message and enum types in `RosterEntry`.
+pub mod roster_entry {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Body {
+        /// What is in it from the beginning.
+        #[prost(message, tag = "5")]
+        Seeded(super::RosterSeed),
+        #[prost(message, tag = "6")]
+        Joined(super::RosterMember),
+        #[prost(string, tag = "7")]
+        Left(::prost::alloc::string::String),
+        #[prost(string, tag = "8")]
+        Removed(::prost::alloc::string::String),
+        #[prost(string, tag = "9")]
+        Banned(::prost::alloc::string::String),
+        #[prost(string, tag = "10")]
+        Unbanned(::prost::alloc::string::String),
+        #[prost(message, tag = "11")]
+        Role(super::RosterMember),
+        /// It has become too large: its members are in its parts from now on.
+        #[prost(message, tag = "12")]
+        Split(super::RosterSplit),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RosterActor {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub role: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RosterMember {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub role: u32,
+    #[prost(uint64, tag = "3")]
+    pub since_ms: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RosterSeed {
+    #[prost(message, repeated, tag = "1")]
+    pub members: ::prost::alloc::vec::Vec<RosterMember>,
+    #[prost(string, repeated, tag = "2")]
+    pub banned: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RosterSplit {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RosterSnapshot {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(uint64, tag = "2")]
+    pub clock_ms: u64,
+    #[prost(bool, tag = "3")]
+    pub seeded: bool,
+    #[prost(bool, tag = "4")]
+    pub split: bool,
+    #[prost(message, repeated, tag = "5")]
+    pub members: ::prost::alloc::vec::Vec<RosterMember>,
+    #[prost(string, repeated, tag = "6")]
+    pub banned: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "7")]
+    pub revision: u64,
+}

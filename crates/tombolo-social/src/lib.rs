@@ -1,6 +1,7 @@
 //! What reaches users wherever they are, as deterministic state machines fed by logs.
 //!
-//! * [`inbox::Inbox`]: a user's direct messages, with the last one read and a list of blocked users.
+//! * [`inbox::Inbox`]: a user's direct messages, with the last one read and a list of blocked users;
+//! * [`group::Group`], [`roster::Roster`] and [`segment::Segment`]: a group, its members, and what is said in it.
 //!
 //! As in `tombolo-room`, every node that needs a thing applies the same entries in the same order and so
 //! has the same thing; nobody owns it. Whoever wants to change it appends an entry and learns from
@@ -35,7 +36,10 @@
 #![forbid(unsafe_code)]
 
 mod generated;
+pub mod group;
 pub mod inbox;
+pub mod roster;
+pub mod segment;
 mod word;
 
 pub use word::{EntryError, MessageId, OperationId, Place, SnapshotError, Time};

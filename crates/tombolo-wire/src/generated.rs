@@ -812,22 +812,308 @@ pub struct InboxPlace {
     #[prost(bool, tag = "2")]
     pub lost: bool,
 }
+/// How a group is.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupSettings {
+    /// Read by people.
+    #[prost(string, tag = "1")]
+    pub title: ::prost::alloc::string::String,
+    /// Whoever wants to may join; else only who is added by a member.
+    #[prost(bool, tag = "2")]
+    pub open: bool,
+    /// The most powerful first; the first is the owner's, the last that of newcomers.
+    #[prost(message, repeated, tag = "3")]
+    pub roles: ::prost::alloc::vec::Vec<GroupRole>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupRole {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub post: bool,
+    /// Add users, and let those in again that were banned.
+    #[prost(bool, tag = "3")]
+    pub add: bool,
+    /// Remove or ban members of later roles.
+    #[prost(bool, tag = "4")]
+    pub remove: bool,
+    /// Give members of later roles another later role.
+    #[prost(bool, tag = "5")]
+    pub promote: bool,
+    /// Change the settings.
+    #[prost(bool, tag = "6")]
+    pub configure: bool,
+    #[prost(bool, tag = "7")]
+    pub close: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupRequest {
+    #[prost(string, tag = "1")]
+    pub group: ::prost::alloc::string::String,
+    #[prost(
+        oneof = "group_request::Kind",
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
+    )]
+    pub kind: ::core::option::Option<group_request::Kind>,
+}
+/// Nested message and enum types in `GroupRequest`.
+pub mod group_request {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "2")]
+        Create(super::CreateGroup),
+        /// Becomes a member.
+        #[prost(message, tag = "3")]
+        Join(super::JoinGroup),
+        /// Is none any more.
+        #[prost(message, tag = "4")]
+        Leave(super::LeaveGroup),
+        /// Asks to be told of the group from now on.
+        #[prost(message, tag = "5")]
+        Open(super::OpenGroup),
+        #[prost(message, tag = "6")]
+        Close(super::CloseGroup),
+        #[prost(message, tag = "7")]
+        Post(super::GroupPost),
+        #[prost(message, tag = "8")]
+        History(super::GroupHistory),
+        #[prost(message, tag = "9")]
+        Members(super::GroupMembers),
+        #[prost(message, tag = "10")]
+        Add(super::AddMember),
+        #[prost(message, tag = "11")]
+        Remove(super::RemoveMember),
+        #[prost(message, tag = "12")]
+        Unban(super::UnbanMember),
+        #[prost(message, tag = "13")]
+        SetRole(super::SetRole),
+        #[prost(message, tag = "14")]
+        Configure(super::GroupSettings),
+        /// Ends the group for all.
+        #[prost(message, tag = "15")]
+        End(super::EndGroup),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateGroup {
+    #[prost(message, optional, tag = "1")]
+    pub settings: ::core::option::Option<GroupSettings>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinGroup {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaveGroup {}
+/// Asks to be told of the posts after a place, or of those to come.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OpenGroup {
+    #[prost(message, optional, tag = "1")]
+    pub after: ::core::option::Option<Place>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CloseGroup {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupPost {
+    /// 16 random bytes: a post that is sent again under its id is there once.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub payload: ::prost::bytes::Bytes,
+}
+/// Asks for posts, the newest first: those before a number, or all.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupHistory {
+    #[prost(uint64, tag = "1")]
+    pub before: u64,
+    /// 0 means as many as fit.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+/// Asks for members by name: of one part of the group after the other.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupMembers {
+    /// From the page before; empty for the first.
+    #[prost(string, tag = "1")]
+    pub after: ::prost::alloc::string::String,
+    /// 0 means as many as fit.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AddMember {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveMember {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    /// It does not get in again.
+    #[prost(bool, tag = "2")]
+    pub ban: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnbanMember {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetRole {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub role: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EndGroup {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupResponse {
+    #[prost(string, tag = "6")]
+    pub group: ::prost::alloc::string::String,
+    #[prost(oneof = "group_response::Result", tags = "1, 2, 3, 4, 5")]
+    pub result: ::core::option::Option<group_response::Result>,
+}
+/// Nested message and enum types in `GroupResponse`.
+pub mod group_response {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Result {
+        #[prost(message, tag = "1")]
+        Done(super::GroupDone),
+        #[prost(message, tag = "2")]
+        Opened(super::GroupOpened),
+        #[prost(message, tag = "3")]
+        Posted(super::GroupPosted),
+        #[prost(message, tag = "4")]
+        History(super::GroupPage),
+        #[prost(message, tag = "5")]
+        Members(super::GroupMemberPage),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupDone {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupOpened {
+    #[prost(message, optional, tag = "1")]
+    pub settings: ::core::option::Option<GroupSettings>,
+    /// The role of this user.
+    #[prost(string, tag = "2")]
+    pub role: ::prost::alloc::string::String,
+    /// Which count this is, and the last post in it.
+    #[prost(message, optional, tag = "3")]
+    pub last: ::core::option::Option<Place>,
+    /// Everything after `OpenGroup.after` follows; false when that is not known, or no place was named.
+    #[prost(bool, tag = "4")]
+    pub recovered: bool,
+    /// About how many members there are: exact up to some thousands.
+    #[prost(uint64, tag = "5")]
+    pub members_about: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupPosted {
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    #[prost(uint64, tag = "2")]
+    pub time_ms: u64,
+    #[prost(bool, tag = "3")]
+    pub repeated: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupPage {
+    /// The newest first.
+    #[prost(message, repeated, tag = "1")]
+    pub messages: ::prost::alloc::vec::Vec<GroupMessage>,
+    /// There are older ones.
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupMemberPage {
+    #[prost(message, repeated, tag = "1")]
+    pub members: ::prost::alloc::vec::Vec<GroupMember>,
+    /// For the next page; empty at the end.
+    #[prost(string, tag = "2")]
+    pub next: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupMember {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub role: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub since_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupMessage {
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    #[prost(uint64, tag = "2")]
+    pub time_ms: u64,
+    /// Empty: a server.
+    #[prost(string, tag = "3")]
+    pub from: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub id: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "5")]
+    pub payload: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupEvent {
+    #[prost(string, tag = "1")]
+    pub group: ::prost::alloc::string::String,
+    #[prost(oneof = "group_event::Kind", tags = "2, 3, 4, 5, 6")]
+    pub kind: ::core::option::Option<group_event::Kind>,
+}
+/// Nested message and enum types in `GroupEvent`.
+pub mod group_event {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "2")]
+        Message(super::GroupMessage),
+        #[prost(message, tag = "3")]
+        Settings(super::GroupSettings),
+        /// This user has another role.
+        #[prost(string, tag = "4")]
+        Role(::prost::alloc::string::String),
+        /// This user is no member any more, or the group has ended: nothing follows.
+        #[prost(message, tag = "5")]
+        Over(super::GroupOver),
+        #[prost(message, tag = "6")]
+        Place(super::GroupPlace),
+    }
+}
+/// Posts after `at` follow; told when that is not clear otherwise.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupPlace {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<Place>,
+    /// Posts before it were missed that are not known any more.
+    #[prost(bool, tag = "2")]
+    pub lost: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupOver {
+    /// "gone" or "ended"
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SocialRequest {
-    #[prost(oneof = "social_request::Kind", tags = "1")]
+    #[prost(oneof = "social_request::Kind", tags = "1, 2")]
     pub kind: ::core::option::Option<social_request::Kind>,
 }
 /// Nested message and enum types in `SocialRequest`.
 pub mod social_request {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Kind {
         #[prost(message, tag = "1")]
         Direct(super::DirectRequest),
+        #[prost(message, tag = "2")]
+        Group(super::GroupRequest),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SocialResponse {
-    #[prost(oneof = "social_response::Result", tags = "1")]
+    #[prost(oneof = "social_response::Result", tags = "1, 2")]
     pub result: ::core::option::Option<social_response::Result>,
 }
 /// Nested message and enum types in `SocialResponse`.
@@ -836,19 +1122,23 @@ pub mod social_response {
     pub enum Result {
         #[prost(message, tag = "1")]
         Direct(super::DirectResponse),
+        #[prost(message, tag = "2")]
+        Group(super::GroupResponse),
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SocialEvent {
-    #[prost(oneof = "social_event::Kind", tags = "1")]
+    #[prost(oneof = "social_event::Kind", tags = "1, 2")]
     pub kind: ::core::option::Option<social_event::Kind>,
 }
 /// Nested message and enum types in `SocialEvent`.
 pub mod social_event {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Kind {
         #[prost(message, tag = "1")]
         Direct(super::DirectEvent),
+        #[prost(message, tag = "2")]
+        Group(super::GroupEvent),
     }
 }
 /// Device to node.
@@ -1641,6 +1931,10 @@ pub enum ErrorCode {
     InboxFull = 41,
     /// Nobody has this name, or it has never opened its inbox.
     NoSuchUser = 42,
+    /// The user's role, or the group's settings, do not allow it.
+    NotPermitted = 43,
+    NoSuchGroup = 44,
+    GroupExists = 45,
 }
 impl ErrorCode {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1676,6 +1970,9 @@ impl ErrorCode {
             Self::Blocked => "ERROR_CODE_BLOCKED",
             Self::InboxFull => "ERROR_CODE_INBOX_FULL",
             Self::NoSuchUser => "ERROR_CODE_NO_SUCH_USER",
+            Self::NotPermitted => "ERROR_CODE_NOT_PERMITTED",
+            Self::NoSuchGroup => "ERROR_CODE_NO_SUCH_GROUP",
+            Self::GroupExists => "ERROR_CODE_GROUP_EXISTS",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1708,6 +2005,9 @@ impl ErrorCode {
             "ERROR_CODE_BLOCKED" => Some(Self::Blocked),
             "ERROR_CODE_INBOX_FULL" => Some(Self::InboxFull),
             "ERROR_CODE_NO_SUCH_USER" => Some(Self::NoSuchUser),
+            "ERROR_CODE_NOT_PERMITTED" => Some(Self::NotPermitted),
+            "ERROR_CODE_NO_SUCH_GROUP" => Some(Self::NoSuchGroup),
+            "ERROR_CODE_GROUP_EXISTS" => Some(Self::GroupExists),
             _ => None,
         }
     }

@@ -41,7 +41,10 @@ pub mod v1;
 
 pub use address::AddressError;
 pub use keys::{KeysError, PublicKeys};
-pub use name::{NODE_BYTES_MAX, NameError, NodeId, ROOM_BYTES_MAX, RoomId, USER_BYTES_MAX, UserId};
+pub use name::{
+    GROUP_BYTES_MAX, GroupName, NODE_BYTES_MAX, NameError, NodeId, ROOM_BYTES_MAX, RoomId,
+    USER_BYTES_MAX, UserId,
+};
 pub use url::{CertificatePin, PORT_DEFAULT, ServerUrl, UrlError};
 
 /// The contract version that this crate speaks; carried in `Hello`.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tombolo_room::Time;
@@ -13,12 +12,9 @@ use tombolo_wire::v1::{
 };
 
 use super::feed::{Feed, Next};
-use super::{ask, other_question};
+use super::{ask, other_question, patiently};
 use crate::device::Device;
 use crate::error::Error;
-
-/// How long a message is sent again while the node cannot be reached.
-const SENDING: Duration = Duration::from_secs(30);
 
 /// Another user, as one writes to it; see [`Device::direct`].
 #[derive(Clone, Debug)]
@@ -203,22 +199,15 @@ impl Direct {
             id: Bytes::copy_from_slice(&id.0),
             payload: payload.into(),
         };
-        let end = tokio::time::Instant::now() + SENDING;
-        loop {
-            let kind = direct_request::Kind::Send(message.clone());
-            match ask_direct(&self.device, kind).await {
-                Ok(direct_response::Result::Sent(sent)) => {
-                    return Ok(DirectSent {
-                        time: Time::from_millis(sent.time_ms),
-                        is_repeated: sent.repeated,
-                    });
-                }
-                Ok(_) => return Err(other_question()),
-                Err(error) if error.is_unreachable() && tokio::time::Instant::now() < end => {
-                    tokio::time::sleep(error.retry_after().unwrap_or_default()).await;
-                }
-                Err(error) => return Err(error),
-            }
+        let send = || ask_direct(&self.device, direct_request::Kind::Send(message.clone()));
+        match patiently(send).await? {
+            direct_response::Result::Sent(sent) => Ok(DirectSent {
+                time: Time::from_millis(sent.time_ms),
+                is_repeated: sent.repeated,
+            }),
+            direct_response::Result::Opened(_)
+            | direct_response::Result::History(_)
+            | direct_response::Result::Done(_) => Err(other_question()),
         }
     }
 
@@ -423,7 +412,9 @@ async fn ask_direct(
         social_response::Result::Direct(v1::DirectResponse {
             result: Some(result),
         }) => Ok(result),
-        social_response::Result::Direct(_) => Err(other_question()),
+        social_response::Result::Direct(_) | social_response::Result::Group(_) => {
+            Err(other_question())
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 mod abuse;
 mod direct;
 mod endings;
+mod groups;
 mod lab;
 mod links;
 mod rooms;

@@ -13,14 +13,13 @@ use tombolo_engine::Key;
 use tombolo_social::inbox::{Body, Done, Entry, Illegal, Inbox, Letter, PAYLOAD_BYTES_MAX};
 use tombolo_social::{MessageId, OperationId, Place};
 use tombolo_wire::UserId;
-use tombolo_wire::frame::FRAME_BYTES_MAX;
 use tombolo_wire::v1::{
     self, ErrorCode, direct_event, direct_request, direct_response, server_frame, social_event,
     social_response,
 };
 
 use super::follower::{Applied, Followers, Following, Listening, Machine, Told};
-use super::{answer, bad_frame, event, operation_id, time};
+use super::{PAGE_BYTES_MAX, answer, bad_frame, event, operation_id, take, time};
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::session::Session;
@@ -115,15 +114,6 @@ pub(super) fn parse(
             }
         }
     })
-}
-
-/// Each of these is an entry in a log.
-fn take(session: &Session, now: Instant) -> Result<(), Reject> {
-    if session.account().directs.take(now, 1) {
-        Ok(())
-    } else {
-        Err(Reject::new(ErrorCode::Limit, "too many direct messages"))
-    }
 }
 
 pub(super) async fn carry_out(
@@ -308,8 +298,8 @@ impl Machine for Inbox {
         Self::restore(snapshot).ok()
     }
 
-    fn snapshot(&self) -> Bytes {
-        self.snapshot()
+    fn snapshot(&self) -> Option<Bytes> {
+        Some(self.snapshot())
     }
 
     fn apply(&mut self, entry: &[u8]) -> Option<Applied<Self>> {
@@ -373,8 +363,5 @@ const INBOXES: &str = "inbox";
 
 /// Of a message in a page, beside itself.
 const FIELD_BYTES_MAX: usize = 4;
-
-/// Of a page, with room for the frame around it.
-const PAGE_BYTES_MAX: usize = FRAME_BYTES_MAX - 64;
 
 const _: () = assert!(PAYLOAD_BYTES_MAX + 256 < PAGE_BYTES_MAX);

@@ -35,14 +35,20 @@ pub(super) trait Machine: Default + Send + 'static {
     /// `None` when the bytes are no snapshot.
     fn restore(snapshot: &[u8]) -> Option<Self>;
 
-    fn snapshot(&self) -> Bytes;
+    /// `None` when nothing is to be kept in the entries' place.
+    fn snapshot(&self) -> Option<Bytes>;
 
     /// Applies the next entry; `None` when it is none.
     fn apply(&mut self, entry: &[u8]) -> Option<Applied<Self>>;
 
     /// Tells a listener what it has not been told yet.
-    fn tell(&self, node: &Arc<Node>, listener: &mut Self::Listener) -> Told;
+    fn tell(&self, _: &Arc<Node>, _: &mut Self::Listener) -> Told {
+        Told::All
+    }
 }
+
+/// Who listens to what has tellers of its own.
+pub(super) enum Never {}
 
 /// Which entry it was, and what became of it.
 pub(super) type Applied<M> = (
@@ -83,6 +89,8 @@ pub(super) struct Follower<M: Machine> {
     state: Mutex<State<M>>,
     /// Whether all of the log has been read once.
     is_synced: watch::Sender<bool>,
+    /// Changes when something was read.
+    progress: watch::Sender<()>,
     stop: Notify,
     /// Somebody listens that has not been told all.
     is_behind: Notify,
@@ -105,6 +113,16 @@ pub(super) struct State<M: Machine> {
 pub(super) struct Following<M: Machine> {
     node: Arc<Node>,
     follower: Arc<Follower<M>>,
+}
+
+impl<M: Machine> Clone for Following<M> {
+    fn clone(&self) -> Self {
+        self.follower.lock().users += 1;
+        Self {
+            node: Arc::clone(&self.node),
+            follower: Arc::clone(&self.follower),
+        }
+    }
 }
 
 impl<M: Machine> Drop for Following<M> {
@@ -177,6 +195,20 @@ impl<M: Machine> Following<M> {
     /// The state as it was read last.
     pub(super) fn lock(&self) -> MutexGuard<'_, State<M>> {
         self.follower.lock()
+    }
+
+    /// Changes when the log was read further.
+    pub(super) fn watch(&self) -> watch::Receiver<()> {
+        self.follower.progress.subscribe()
+    }
+
+    /// Lets the engine forget the log, if nothing was appended since.
+    pub(super) async fn retire(&self) {
+        let cursor = self.lock().cursor;
+        if let Some(at) = cursor {
+            // What is not forgotten now costs some place.
+            let _ = self.node.engine.retire(&self.follower.key, at).await;
+        }
     }
 
     /// Appends an entry and waits until it was read here. One that goes under is appended again, so
@@ -276,6 +308,7 @@ impl<M: Machine> Follower<M> {
             key,
             state: Mutex::new(state),
             is_synced: watch::Sender::new(false),
+            progress: watch::Sender::new(()),
             stop: Notify::new(),
             is_behind: Notify::new(),
         }
@@ -357,7 +390,10 @@ impl<M: Machine> Follower<M> {
                 self.is_synced.send_replace(true);
             }
         }
-        *self.is_synced.borrow() && state.tell(node)
+        let is_behind = *self.is_synced.borrow() && state.tell(node);
+        drop(state);
+        self.progress.send_replace(());
+        is_behind
     }
 
     /// Now and then, so that logs stay short.
@@ -367,7 +403,9 @@ impl<M: Machine> Follower<M> {
             return;
         }
         state.entries = 0;
-        let snapshot = state.machine.snapshot();
+        let Some(snapshot) = state.machine.snapshot() else {
+            return;
+        };
         let (follower, node) = (Arc::clone(self), Arc::clone(node));
         node.runtime.clone().spawn(async move {
             if let Err(error) = node.engine.snapshot(&follower.key, at, snapshot).await {

@@ -10,6 +10,7 @@ mod drops;
 mod engine;
 mod finding;
 mod garbage;
+mod groups;
 mod introductions;
 mod kinds;
 mod lab;

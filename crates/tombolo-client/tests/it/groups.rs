@@ -1,0 +1,68 @@
+//! Groups, as the SDK shows them.
+
+use tombolo_client::{ErrorCode, Group, GroupEvent, GroupSettings};
+
+use crate::lab::{device, node, soon, user};
+
+#[tokio::test]
+async fn what_is_said_in_a_group_reaches_members_and_waits_for_those_who_are_away() {
+    let node = node().await;
+    let alice = device(&node, "alice").await;
+    let bob = device(&node, "bob").await;
+    let mut hers = alice
+        .groups()
+        .create("guild", &GroupSettings::default())
+        .await
+        .unwrap();
+    assert_eq!((hers.role(), hers.members_about()), ("owner", 1));
+    let refused = bob.groups().join("guild").await.unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::NotPermitted));
+    hers.add(&user("bob")).await.unwrap();
+    let mut his = bob.groups().open("guild", None).await.unwrap();
+    let twice = bob.groups().open("guild", None).await.unwrap_err();
+    assert!(twice.to_string().contains("already"), "{twice}");
+
+    hers.post("one").await.unwrap();
+    for group in [&mut hers, &mut his] {
+        assert_eq!(message(group).await, (1, "one".to_owned()));
+    }
+    let place = his.place();
+    drop(his);
+    hers.post("two").await.unwrap();
+    let mut his = bob.groups().open("guild", place).await.unwrap();
+    assert!(his.is_recovered());
+    assert_eq!(message(&mut his).await, (2, "two".to_owned()));
+    let history = his.history(None, 1).await.unwrap();
+    assert_eq!((history.messages[0].number, history.more), (2, true));
+    let page = his.members(None, 0).await.unwrap();
+    let names: Vec<_> = page
+        .members
+        .iter()
+        .map(|member| member.user.as_str())
+        .collect();
+    assert_eq!((names, page.next), (vec!["alice", "bob"], None));
+
+    hers.set_role(&user("bob"), "admin").await.unwrap();
+    assert_eq!(event(&mut his).await, GroupEvent::Role);
+    assert_eq!(his.role(), "admin");
+    hers.end().await.unwrap();
+    assert_eq!(event(&mut his).await, GroupEvent::Over { has_ended: true });
+    assert_eq!(soon(his.next_event()).await.unwrap(), None);
+    node.shutdown().await;
+}
+
+async fn event(group: &mut Group) -> GroupEvent {
+    soon(group.next_event())
+        .await
+        .unwrap()
+        .expect("the group goes on")
+}
+
+async fn message(group: &mut Group) -> (u64, String) {
+    let event = event(group).await;
+    let GroupEvent::Message(message) = event else {
+        panic!("a post is waited for, not {event:?}");
+    };
+    let text = String::from_utf8_lossy(&message.payload).into_owned();
+    (message.number, text)
+}

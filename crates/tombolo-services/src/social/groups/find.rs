@@ -1,0 +1,386 @@
+//! Where a group's things are: its logs, and how one finds a way through them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tombolo_engine::Key;
+use tombolo_social::group::{self, Group, Settings};
+use tombolo_social::roster::{self, Actor, DEPTH_MAX, Illegal, Member, Roster, Seed, part_of};
+use tombolo_social::segment::{self, Done, Full, POSTS_MAX, Segment};
+use tombolo_social::{MessageId, OperationId};
+use tombolo_wire::v1::ErrorCode;
+use tombolo_wire::{GroupName, UserId};
+
+use super::super::follower::{Applied, Followers, Following, Machine, Never};
+use super::super::{operation_id, time, unavailable};
+use super::{reject, reject_group};
+use crate::node::Node;
+use crate::reject::Reject;
+
+/// A group that is there.
+#[derive(Clone)]
+pub(super) struct Found {
+    pub(super) name: GroupName,
+    head: Following<Group>,
+    pub(super) epoch: OperationId,
+}
+
+/// The roster that a user is in, or would be.
+pub(super) struct Leaf {
+    pub(super) roster: Following<Roster>,
+    /// How many splits there are above it.
+    pub(super) depth: usize,
+}
+
+/// A post that is there.
+pub(super) struct Posted {
+    pub(super) number: u64,
+    pub(super) done: Done,
+}
+
+/// The number of a post.
+pub(super) fn number(segment: u64, index: usize) -> u64 {
+    segment * POSTS_MAX as u64 + index as u64 + 1
+}
+
+/// Where the post with a number is.
+pub(super) fn segment_of(number: u64) -> u64 {
+    number.saturating_sub(1) / POSTS_MAX as u64
+}
+
+/// Makes a group. The roster is filled by whoever first looks for it.
+pub(super) async fn create(
+    node: &Arc<Node>,
+    name: &GroupName,
+    owner: &UserId,
+    settings: Settings,
+) -> Result<(), Reject> {
+    let head = follow_head(node, name).await?;
+    let owner = owner.clone();
+    change(node, &head, group::Body::Created { owner, settings }).await
+}
+
+async fn follow_head(node: &Arc<Node>, name: &GroupName) -> Result<Following<Group>, Reject> {
+    Following::begin(node, key([GROUPS, name.as_str()])?).await
+}
+
+async fn change(node: &Node, head: &Following<Group>, body: group::Body) -> Result<(), Reject> {
+    let operation = operation_id()?;
+    let entry = group::Entry {
+        operation,
+        time: time(node),
+        body,
+    };
+    let result = head.propose(operation, entry.encode()).await?;
+    result.map_err(reject_group)
+}
+
+impl Found {
+    pub(super) async fn begin(node: &Arc<Node>, name: &GroupName) -> Result<Self, Reject> {
+        let head = follow_head(node, name).await?;
+        let epoch = head.lock().machine.epoch();
+        let epoch = epoch.ok_or_else(|| reject_group(group::Illegal::NoSuchGroup))?;
+        let name = name.clone();
+        Ok(Self { name, head, epoch })
+    }
+
+    pub(super) fn head(&self) -> &Following<Group> {
+        &self.head
+    }
+
+    /// Whether it is the same group still.
+    pub(super) fn is_there(&self) -> bool {
+        self.head.lock().machine.epoch() == Some(self.epoch)
+    }
+
+    pub(super) fn settings(&self) -> Result<Settings, Reject> {
+        let settings = self.head.lock().machine.settings().cloned();
+        settings.ok_or_else(|| reject_group(group::Illegal::NoSuchGroup))
+    }
+
+    pub(super) fn revision(&self) -> u64 {
+        self.head.lock().machine.revision()
+    }
+
+    pub(super) async fn change(&self, node: &Node, body: group::Body) -> Result<(), Reject> {
+        change(node, &self.head, body).await
+    }
+
+    /// The last post.
+    pub(super) async fn last(&self, node: &Arc<Node>) -> Result<u64, Reject> {
+        let segment = self.head.lock().machine.segment();
+        let posts = self
+            .segment(node, segment)
+            .await?
+            .lock()
+            .machine
+            .posts()
+            .len();
+        Ok(segment * POSTS_MAX as u64 + posts as u64)
+    }
+
+    /// The last post that is not kept any more.
+    pub(super) fn lost(&self) -> u64 {
+        self.head.lock().machine.segment_first() * POSTS_MAX as u64
+    }
+
+    pub(super) async fn segment(
+        &self,
+        node: &Arc<Node>,
+        number: u64,
+    ) -> Result<Following<Segment>, Reject> {
+        let number = number.to_string();
+        let key = key([POSTS, self.name.as_str(), &self.tag(), &number])?;
+        Following::begin(node, key).await
+    }
+
+    /// The roster of a user.
+    pub(super) async fn roster(&self, node: &Arc<Node>, user: &UserId) -> Result<Leaf, Reject> {
+        let path = (0..DEPTH_MAX).map(|depth| part_of(user, depth));
+        self.descend(node, path).await.map(|(leaf, _)| leaf)
+    }
+
+    /// Follows a path until there is a roster that is not split; also says where that is.
+    pub(super) async fn descend(
+        &self,
+        node: &Arc<Node>,
+        path: impl IntoIterator<Item = u8>,
+    ) -> Result<(Leaf, Vec<u8>), Reject> {
+        let mut taken = Vec::new();
+        let mut roster = self.roster_at(node, &taken).await?;
+        self.seed(node, &roster, || self.first_members()).await?;
+        for part in path {
+            if !roster.lock().machine.is_split() {
+                break;
+            }
+            let depth = taken.len();
+            taken.push(part);
+            let next = self.roster_at(node, &taken).await?;
+            self.seed(node, &next, || roster.lock().machine.part(depth, part))
+                .await?;
+            roster = next;
+        }
+        let depth = taken.len();
+        Ok((Leaf { roster, depth }, taken))
+    }
+
+    async fn roster_at(&self, node: &Arc<Node>, path: &[u8]) -> Result<Following<Roster>, Reject> {
+        let path: String = path.iter().map(|part| format!("{part:x}")).collect();
+        let path = format!("r{path}");
+        let key = key([ROSTERS, self.name.as_str(), &self.tag(), &path])?;
+        Following::begin(node, key).await
+    }
+
+    /// Says what is in a roster from the beginning, unless somebody has.
+    async fn seed(
+        &self,
+        node: &Node,
+        roster: &Following<Roster>,
+        seed: impl FnOnce() -> Seed,
+    ) -> Result<(), Reject> {
+        let is_seeded = roster.lock().machine.is_seeded();
+        if is_seeded {
+            return Ok(());
+        }
+        let body = roster::Body::Seeded(seed());
+        propose(node, roster, None, body).await?.map_err(reject)
+    }
+
+    /// Whoever made the group is its first member.
+    fn first_members(&self) -> Seed {
+        let mut seed = Seed::default();
+        if let Some((owner, since)) = self.head.lock().machine.owner() {
+            seed.members
+                .insert(owner.clone(), Member { role: 0, since });
+        }
+        seed
+    }
+
+    /// Tells logs of this group from those of one that was lost.
+    fn tag(&self) -> String {
+        let tag = self.epoch.0.iter().take(8);
+        tag.map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// Does something to a user's place in a group.
+pub(super) async fn act(
+    node: &Arc<Node>,
+    found: &Found,
+    user: &UserId,
+    by: Option<Actor>,
+    body: roster::Body,
+) -> Result<Result<(), Illegal>, Reject> {
+    for _ in 0..ATTEMPTS_MAX {
+        let leaf = found.roster(node, user).await?;
+        match propose(node, &leaf.roster, by.clone(), body.clone()).await? {
+            // Somebody was faster: the user is elsewhere.
+            Err(Illegal::Split) => {}
+            Err(Illegal::Full) => {
+                // Whoever else splits it makes no difference.
+                let _ = propose(node, &leaf.roster, None, roster::Body::Split).await?;
+            }
+            result => return Ok(result),
+        }
+    }
+    Err(unavailable("the group changes too fast"))
+}
+
+async fn propose(
+    node: &Node,
+    roster: &Following<Roster>,
+    by: Option<Actor>,
+    body: roster::Body,
+) -> Result<Result<(), Illegal>, Reject> {
+    let operation = operation_id()?;
+    let entry = roster::Entry {
+        operation,
+        time: time(node),
+        by,
+        body,
+    };
+    roster.propose(operation, entry.encode()).await
+}
+
+/// Posts something, once.
+pub(super) async fn post(
+    node: &Arc<Node>,
+    found: &Found,
+    from: Option<&UserId>,
+    id: MessageId,
+    payload: Bytes,
+) -> Result<Posted, Reject> {
+    for _ in 0..ATTEMPTS_MAX {
+        let at = found.head.lock().machine.segment();
+        // It may have been posted before the turn.
+        if let Some(before) = at.checked_sub(1) {
+            let segment = found.segment(node, before).await?;
+            let done = segment.lock().machine.find(from, id);
+            if let Some(done) = done {
+                let number = number(before, done.index);
+                return Ok(Posted { number, done });
+            }
+        }
+        let segment = found.segment(node, at).await?;
+        let operation = operation_id()?;
+        let entry = segment::Entry {
+            operation,
+            time: time(node),
+            from: from.cloned(),
+            id,
+            payload: payload.clone(),
+        };
+        match segment.propose(operation, entry.encode()).await? {
+            Ok(done) => {
+                let number = number(at, done.index);
+                return Ok(Posted { number, done });
+            }
+            Err(Full) => turn(node, found, at + 1).await?,
+        }
+    }
+    Err(unavailable("the group changes too fast"))
+}
+
+/// Has posts go into the next segment, and gives up the oldest one.
+async fn turn(node: &Arc<Node>, found: &Found, to: u64) -> Result<(), Reject> {
+    let before = found.head.lock().machine.segment_first();
+    found.change(node, group::Body::Turned(to)).await?;
+    let after = found.head.lock().machine.segment_first();
+    for old in before..after {
+        let segment = found.segment(node, old).await?;
+        segment.retire().await;
+    }
+    Ok(())
+}
+
+fn key<'a>(tokens: impl IntoIterator<Item = &'a str>) -> Result<Key, Reject> {
+    Key::new(tokens).map_err(|error| Reject::new(ErrorCode::BadName, error))
+}
+
+impl Machine for Group {
+    type Done = ();
+    type Illegal = group::Illegal;
+    type Listener = Never;
+
+    const SNAPSHOT_ENTRIES: usize = 64;
+
+    fn followers(node: &Node) -> &Followers<Self> {
+        &node.social.groups
+    }
+
+    fn restore(snapshot: &[u8]) -> Option<Self> {
+        Self::restore(snapshot).ok()
+    }
+
+    fn snapshot(&self) -> Option<Bytes> {
+        Some(self.snapshot())
+    }
+
+    fn apply(&mut self, entry: &[u8]) -> Option<Applied<Self>> {
+        let entry = group::Entry::decode(entry).ok()?;
+        Some((entry.operation, self.apply(&entry)))
+    }
+}
+
+impl Machine for Roster {
+    type Done = ();
+    type Illegal = Illegal;
+    type Listener = Never;
+
+    const SNAPSHOT_ENTRIES: usize = 512;
+
+    fn followers(node: &Node) -> &Followers<Self> {
+        &node.social.rosters
+    }
+
+    fn restore(snapshot: &[u8]) -> Option<Self> {
+        Self::restore(snapshot).ok()
+    }
+
+    fn snapshot(&self) -> Option<Bytes> {
+        Some(self.snapshot())
+    }
+
+    fn apply(&mut self, entry: &[u8]) -> Option<Applied<Self>> {
+        let entry = roster::Entry::decode(entry).ok()?;
+        Some((entry.operation, self.apply(&entry)))
+    }
+}
+
+impl Machine for Segment {
+    type Done = Done;
+    type Illegal = Full;
+    type Listener = Never;
+
+    const SNAPSHOT_ENTRIES: usize = usize::MAX;
+
+    fn followers(node: &Node) -> &Followers<Self> {
+        &node.social.segments
+    }
+
+    fn restore(_: &[u8]) -> Option<Self> {
+        None
+    }
+
+    /// Its log is as short as a snapshot would be.
+    fn snapshot(&self) -> Option<Bytes> {
+        None
+    }
+
+    fn apply(&mut self, entry: &[u8]) -> Option<Applied<Self>> {
+        let entry = segment::Entry::decode(entry).ok()?;
+        Some((entry.operation, self.apply(&entry)))
+    }
+}
+
+/// Of all groups, among the logs.
+const GROUPS: &str = "group";
+
+/// Of all groups' members, among the logs.
+const ROSTERS: &str = "roster";
+
+/// Of all groups' posts, among the logs.
+const POSTS: &str = "posts";
+
+/// How often something is tried anew because others were faster.
+const ATTEMPTS_MAX: usize = 16;

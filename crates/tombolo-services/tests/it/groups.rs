@@ -1,0 +1,473 @@
+//! Groups, on one node and on several.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tombolo_services::Outgoing;
+use tombolo_social::segment::{PAYLOAD_BYTES_MAX, POSTS_MAX};
+use tombolo_wire::v1::{
+    self, ErrorCode, Place, group_event, group_request, group_response, request, response,
+    server_frame, social_event, social_request, social_response,
+};
+
+use crate::cluster::cluster;
+use crate::lab::{Device, Lab};
+
+#[tokio::test(start_paused = true)]
+async fn members_on_every_node_hear_what_is_said_and_others_do_not() {
+    let (nodes, _) = cluster::<3>().await;
+    let mut alice = Talker::new(&nodes[0].lab, "alice").await;
+    let mut bob = Talker::new(&nodes[1].lab, "bob").await;
+    let mut carol = Talker::new(&nodes[2].lab, "carol").await;
+    alice.create(true).await.unwrap();
+    assert_eq!(bob.open(None).await.unwrap_err(), ErrorCode::NotAMember);
+    bob.done(join()).await.unwrap();
+    let opened = bob.open(None).await.unwrap();
+    assert_eq!((opened.role.as_str(), opened.members_about), ("member", 2));
+    assert_eq!(alice.open(None).await.unwrap().role, "owner");
+    assert_eq!(alice.post(1, b"hello").await.unwrap().number, 1);
+    for member in [&mut alice, &mut bob] {
+        assert_eq!(member.heard().await, ["1 alice hello"]);
+    }
+    assert_eq!(
+        carol.post(1, b"me too").await.unwrap_err(),
+        ErrorCode::NotAMember
+    );
+    assert_eq!(
+        carol.history(0, 0).await.unwrap_err(),
+        ErrorCode::NotAMember
+    );
+    assert_eq!(nodes[0].lab.services.stats().posts, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_was_away_is_told_all_across_segments_once_and_in_order() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut alice = Talker::new(&nodes[0].lab, "alice").await;
+    let mut bob = Talker::new(&nodes[1].lab, "bob").await;
+    alice.create(true).await.unwrap();
+    bob.done(join()).await.unwrap();
+    let last = bob.open(None).await.unwrap().last.unwrap();
+    drop(bob);
+    let count = 2 * POSTS_MAX as u128 + 3;
+    for id in 1..=count {
+        let posted = alice.post(id, b"x").await.unwrap();
+        assert_eq!((u128::from(posted.number), posted.repeated), (id, false));
+        // Sent again over the turn from one segment to the next, too.
+        let again = alice.post(id, b"x").await.unwrap();
+        assert_eq!((u128::from(again.number), again.repeated), (id, true));
+        if id % 40 == 0 {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+        }
+    }
+
+    nodes[0].lab.services.kill();
+    let mut bob = Talker::new(&nodes[1].lab, "bob").await;
+    assert!(bob.open(Some(last.clone())).await.unwrap().recovered);
+    let expected: Vec<_> = (1..=count)
+        .map(|number| format!("{number} alice x"))
+        .collect();
+    assert_eq!(bob.heard().await, expected);
+    let future = Place {
+        offset: 10_000,
+        ..last.clone()
+    };
+    assert!(!bob.open(Some(future)).await.unwrap().recovered);
+    let foreign = Place {
+        epoch: vec![7; 16].into(),
+        ..last
+    };
+    assert!(!bob.open(Some(foreign)).await.unwrap().recovered);
+
+    let (mut before, mut numbers) = (0, Vec::new());
+    loop {
+        let page = bob.history(before, 100).await.unwrap();
+        numbers.extend(
+            page.messages
+                .iter()
+                .map(|message| u128::from(message.number)),
+        );
+        before = page.messages.last().unwrap().number;
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(numbers, (1..=count).rev().collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn roles_say_who_may_do_what() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut alice = Talker::new(&nodes[0].lab, "alice").await;
+    let mut bob = Talker::new(&nodes[1].lab, "bob").await;
+    let mut carol = Talker::new(&nodes[1].lab, "carol").await;
+    alice.create(false).await.unwrap();
+    assert_eq!(bob.done(join()).await, Err(ErrorCode::NotPermitted));
+    alice.done(add("bob")).await.unwrap();
+    assert_eq!(alice.done(add("bob")).await, Err(ErrorCode::Conflict));
+    assert_eq!(bob.done(add("carol")).await, Err(ErrorCode::NotPermitted));
+    bob.open(None).await.unwrap();
+    alice.done(role("bob", "admin")).await.unwrap();
+    assert_eq!(bob.heard().await, ["role admin"]);
+    bob.done(add("carol")).await.unwrap();
+    carol.open(None).await.unwrap();
+    assert_eq!(
+        bob.done(role("carol", "admin")).await,
+        Err(ErrorCode::NotPermitted)
+    );
+    assert_eq!(
+        bob.done(role("carol", "king")).await,
+        Err(ErrorCode::NoSuchThing)
+    );
+    assert_eq!(
+        bob.done(remove("alice", false)).await,
+        Err(ErrorCode::NotPermitted)
+    );
+    assert_eq!(
+        bob.done(Kind::End(v1::EndGroup {})).await,
+        Err(ErrorCode::NotPermitted)
+    );
+    assert_eq!(
+        bob.done(remove("nobody", false)).await,
+        Err(ErrorCode::NoSuchMember)
+    );
+
+    bob.done(remove("carol", true)).await.unwrap();
+    assert_eq!(carol.heard().await, ["over gone"]);
+    assert_eq!(
+        carol.post(1, b"x").await.unwrap_err(),
+        ErrorCode::NotAMember
+    );
+    assert_eq!(alice.done(add("carol")).await, Err(ErrorCode::Banned));
+    let user = "carol".to_owned();
+    alice
+        .done(Kind::Unban(v1::UnbanMember { user }))
+        .await
+        .unwrap();
+    alice.done(add("carol")).await.unwrap();
+    assert_eq!(
+        alice.done(leave()).await,
+        Err(ErrorCode::NotPermitted),
+        "an owner"
+    );
+    bob.done(leave()).await.unwrap();
+    assert_eq!(bob.heard().await, ["over gone"]);
+    alice.done(Kind::End(v1::EndGroup {})).await.unwrap();
+    assert_eq!(carol.open(None).await.unwrap_err(), ErrorCode::NoSuchGroup);
+    assert_eq!(bob.create(true).await, Err(ErrorCode::GroupExists));
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_change_for_all_and_a_group_ends_for_all() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut alice = Talker::new(&nodes[0].lab, "alice").await;
+    let mut bob = Talker::new(&nodes[1].lab, "bob").await;
+    alice.create(true).await.unwrap();
+    assert_eq!(bob.create(true).await, Err(ErrorCode::GroupExists));
+    bob.done(join()).await.unwrap();
+    bob.done(join()).await.unwrap();
+    bob.open(None).await.unwrap();
+    let closed = v1::GroupSettings {
+        title: "closed".to_owned(),
+        ..v1::GroupSettings::default()
+    };
+    assert_eq!(
+        bob.done(Kind::Configure(closed.clone())).await,
+        Err(ErrorCode::NotPermitted)
+    );
+    alice.done(Kind::Configure(closed)).await.unwrap();
+    assert_eq!(bob.heard().await, ["settings closed"]);
+    alice.done(Kind::End(v1::EndGroup {})).await.unwrap();
+    assert_eq!(bob.heard().await, ["over ended"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_grows_beyond_one_roster_and_names_every_member() {
+    let lab = Lab::with(|config| {
+        config.directs.burst = 20_000;
+        config.rate.frames_burst = 20_000;
+    });
+    let mut alice = Talker::new(&lab, "alice").await;
+    alice.create(false).await.unwrap();
+    alice.open(None).await.unwrap();
+    let count = 4500;
+    for number in 0..count {
+        alice.done(add(&format!("user-{number}"))).await.unwrap();
+    }
+    assert_eq!(alice.post(1, b"many").await.unwrap().number, 1);
+    assert_eq!(
+        alice.heard().await,
+        ["1 alice many"],
+        "the split is not noticed"
+    );
+    let about = alice.open(None).await.unwrap().members_about;
+    assert!((2250..9000).contains(&about), "about {about}");
+    let mut names = Vec::new();
+    let mut after = String::new();
+    loop {
+        let members = v1::GroupMembers { after, limit: 0 };
+        let id = alice.ask(Kind::Members(members));
+        let group_response::Result::Members(page) = alice.response(id).await.unwrap() else {
+            panic!("a page is waited for");
+        };
+        names.extend(page.members.into_iter().map(|member| member.user));
+        after = page.next;
+        if after.is_empty() {
+            break;
+        }
+    }
+    names.sort();
+    let mut expected: Vec<_> = (0..count).map(|number| format!("user-{number}")).collect();
+    expected.push("alice".to_owned());
+    expected.sort();
+    assert_eq!(names, expected);
+    alice.done(remove("user-7", false)).await.unwrap();
+    assert_eq!(
+        alice.done(remove("user-7", false)).await,
+        Err(ErrorCode::NoSuchMember)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_does_not_keep_up_is_told_the_rest_later() {
+    let lab = Lab::with(|config| {
+        config.directs.burst = 1000;
+        config.outbox.frames_max = 16;
+    });
+    let mut alice = Talker::new(&lab, "alice").await;
+    let mut bob = Talker::new(&lab, "bob").await;
+    alice.create(true).await.unwrap();
+    bob.done(join()).await.unwrap();
+    bob.open(None).await.unwrap();
+    for id in 1..=60 {
+        alice.post(id, b"x").await.unwrap();
+    }
+    let mut heard = Vec::new();
+    while heard.len() < 60 {
+        heard.extend(bob.heard().await);
+        let ack = v1::client_frame::Body::Acknowledge(v1::Ack {});
+        bob.device.send_unreliably(ack).unwrap();
+    }
+    let expected: Vec<_> = (1..=60).map(|number| format!("{number} alice x")).collect();
+    assert_eq!(heard, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_are_not_in_order_say_what_is_wrong() {
+    let lab = Lab::with(|config| config.groups.burst = 2);
+    let mut alice = Talker::new(&lab, "alice").await;
+    let post = |id: &[u8], payload: usize| {
+        Kind::Post(v1::GroupPost {
+            id: Bytes::copy_from_slice(id),
+            payload: vec![0; payload].into(),
+        })
+    };
+    let members = |after: &str| {
+        Kind::Members(v1::GroupMembers {
+            after: after.into(),
+            limit: 0,
+        })
+    };
+    let place = Place {
+        epoch: "short".into(),
+        offset: 0,
+    };
+    let long = v1::GroupSettings {
+        title: "x".repeat(1000),
+        ..v1::GroupSettings::default()
+    };
+    let roles = v1::GroupSettings {
+        roles: vec![v1::GroupRole::default(); 2],
+        ..v1::GroupSettings::default()
+    };
+    let cases = [
+        (post(&[0; 15], 0), ErrorCode::BadFrame),
+        (post(&[0; 16], PAYLOAD_BYTES_MAX + 1), ErrorCode::TooLarge),
+        (post(&[0; 16], 0), ErrorCode::NoSuchGroup),
+        (members("no page"), ErrorCode::BadFrame),
+        (add("bad name"), ErrorCode::BadName),
+        (
+            Kind::Open(v1::OpenGroup { after: Some(place) }),
+            ErrorCode::BadFrame,
+        ),
+        (Kind::Configure(long), ErrorCode::TooLarge),
+        (Kind::Configure(roles), ErrorCode::BadFrame),
+    ];
+    for (kind, code) in cases {
+        let id = alice.ask(kind.clone());
+        assert_eq!(alice.response(id).await, Err(code), "{kind:?}");
+    }
+    let nothing = v1::GroupRequest {
+        group: "guild".into(),
+        kind: None,
+    };
+    let id = alice.ask_group(nothing);
+    assert_eq!(alice.response(id).await, Err(ErrorCode::BadFrame));
+    let nameless = v1::GroupRequest {
+        group: "x".repeat(65),
+        kind: Some(join()),
+    };
+    let id = alice.ask_group(nameless);
+    assert_eq!(alice.response(id).await, Err(ErrorCode::BadName));
+    alice.create(true).await.unwrap();
+    assert_eq!(alice.create(true).await, Err(ErrorCode::GroupExists));
+    assert_eq!(alice.create(true).await, Err(ErrorCode::Limit));
+}
+
+type Kind = group_request::Kind;
+
+/// A device, and what it was told of the group before an answer came.
+struct Talker {
+    device: Device,
+    told: VecDeque<String>,
+}
+
+impl Talker {
+    async fn new(lab: &Lab, user: &str) -> Self {
+        Self {
+            device: lab.device(user).await,
+            told: VecDeque::new(),
+        }
+    }
+
+    async fn create(&mut self, open: bool) -> Result<(), ErrorCode> {
+        let settings = Some(v1::GroupSettings {
+            open,
+            ..v1::GroupSettings::default()
+        });
+        self.done(Kind::Create(v1::CreateGroup { settings })).await
+    }
+
+    async fn open(&mut self, after: Option<Place>) -> Result<v1::GroupOpened, ErrorCode> {
+        let id = self.ask(Kind::Open(v1::OpenGroup { after }));
+        match self.response(id).await? {
+            group_response::Result::Opened(opened) => Ok(opened),
+            other => panic!("an opening is not answered by {other:?}"),
+        }
+    }
+
+    /// Waits for a moment when the user has said too much.
+    async fn post(&mut self, id: u128, payload: &[u8]) -> Result<v1::GroupPosted, ErrorCode> {
+        loop {
+            let post = self.ask(Kind::Post(v1::GroupPost {
+                id: Bytes::copy_from_slice(&id.to_be_bytes()),
+                payload: Bytes::copy_from_slice(payload),
+            }));
+            match self.response(post).await {
+                Ok(group_response::Result::Posted(posted)) => return Ok(posted),
+                Ok(other) => panic!("a post is not answered by {other:?}"),
+                Err(ErrorCode::Limit) => tokio::time::sleep(Duration::from_secs(1)).await,
+                Err(code) => return Err(code),
+            }
+        }
+    }
+
+    async fn history(&mut self, before: u64, limit: u32) -> Result<v1::GroupPage, ErrorCode> {
+        let id = self.ask(Kind::History(v1::GroupHistory { before, limit }));
+        match self.response(id).await? {
+            group_response::Result::History(page) => Ok(page),
+            other => panic!("a question for history is not answered by {other:?}"),
+        }
+    }
+
+    async fn done(&mut self, kind: Kind) -> Result<(), ErrorCode> {
+        let id = self.ask(kind);
+        match self.response(id).await? {
+            group_response::Result::Done(v1::GroupDone {}) => Ok(()),
+            other => panic!("it is not answered by {other:?}"),
+        }
+    }
+
+    fn ask(&mut self, kind: Kind) -> u64 {
+        self.ask_group(v1::GroupRequest {
+            group: "guild".to_owned(),
+            kind: Some(kind),
+        })
+    }
+
+    fn ask_group(&mut self, group: v1::GroupRequest) -> u64 {
+        let kind = Some(social_request::Kind::Group(group));
+        let social = v1::SocialRequest { kind };
+        self.device.request(Some(request::Kind::Social(social)))
+    }
+
+    async fn response(&mut self, id: u64) -> Result<group_response::Result, ErrorCode> {
+        loop {
+            let body = self.device.next().await;
+            let server_frame::Body::Response(response) = body else {
+                self.told.push_back(told(&body));
+                continue;
+            };
+            assert_eq!(response.id, id);
+            return match response.result.unwrap() {
+                response::Result::Social(v1::SocialResponse {
+                    result: Some(social_response::Result::Group(response)),
+                }) => {
+                    assert_eq!(response.group, "guild");
+                    Ok(response.result.unwrap())
+                }
+                response::Result::Failure(failure) => Err(failure.code()),
+                other => panic!("a request is not answered by {other:?}"),
+            };
+        }
+    }
+
+    /// All that is told of the group until nothing comes for a while.
+    async fn heard(&mut self) -> Vec<String> {
+        let mut heard = Vec::from_iter(self.told.drain(..));
+        while let Some(outgoing) = self.device.next_frame().await {
+            let Outgoing::Reliable(frame) = outgoing else {
+                panic!("{outgoing:?} is not about a group");
+            };
+            heard.push(told(&frame.body.unwrap()));
+        }
+        heard
+    }
+}
+
+fn join() -> Kind {
+    Kind::Join(v1::JoinGroup {})
+}
+
+fn leave() -> Kind {
+    Kind::Leave(v1::LeaveGroup {})
+}
+
+fn add(user: &str) -> Kind {
+    let user = user.to_owned();
+    Kind::Add(v1::AddMember { user })
+}
+
+fn remove(user: &str, ban: bool) -> Kind {
+    let user = user.to_owned();
+    Kind::Remove(v1::RemoveMember { user, ban })
+}
+
+fn role(user: &str, role: &str) -> Kind {
+    Kind::SetRole(v1::SetRole {
+        user: user.to_owned(),
+        role: role.to_owned(),
+    })
+}
+
+fn told(body: &server_frame::Body) -> String {
+    let server_frame::Body::Social(v1::SocialEvent {
+        kind: Some(social_event::Kind::Group(event)),
+    }) = body
+    else {
+        panic!("{body:?} is not about a group");
+    };
+    match event.kind.as_ref().unwrap() {
+        group_event::Kind::Message(message) => format!(
+            "{} {} {}",
+            message.number,
+            message.from,
+            String::from_utf8_lossy(&message.payload)
+        ),
+        group_event::Kind::Settings(settings) => format!("settings {}", settings.title),
+        group_event::Kind::Role(role) => format!("role {role}"),
+        group_event::Kind::Over(over) => format!("over {}", over.reason),
+        group_event::Kind::Place(place) => format!("place lost {}", place.lost),
+    }
+}
