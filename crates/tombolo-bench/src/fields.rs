@@ -70,6 +70,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+#[derive(Default)]
 struct Figures {
     ticks: Vec<Duration>,
     reports: Duration,
@@ -83,96 +84,19 @@ struct Figures {
 }
 
 fn measure(crowd: &Crowd, ticks: u32) -> anyhow::Result<Figures> {
-    let mut random = ChaCha8Rng::seed_from_u64(1);
-    let mut field = Field::new(Settings {
-        classes: vec![Class {
-            range: RANGE,
-            weight: 1.0,
-        }],
-        hysteresis: 0.05,
-        ..Settings::default()
-    })?;
-    let mut places: Vec<[f64; 3]> = (0..crowd.entities)
-        .map(|_| {
-            let mut along = || {
-                if crowd.width > 0.0 {
-                    random.random_range(0.0..crowd.width)
-                } else {
-                    0.0
-                }
-            };
-            [along(), along(), 0.0]
-        })
-        .collect();
-    let watch = Watch {
-        budget: crowd.budget,
-        is_reliable: false,
-    };
-    let mut mirrors: BTreeMap<EntityId, Mirror> = BTreeMap::new();
-    let mut figures = Figures {
-        ticks: Vec::new(),
-        reports: Duration::ZERO,
-        datagrams: 0,
-        bytes: 0,
-        largest: 0,
-        recall: 0.0,
-        excess: 0.0,
-    };
-    let mut told = Vec::new();
+    let mut walk = Walk::new(crowd)?;
+    let mut figures = Figures::default();
     for tick in 0..ticks + WARM {
-        let now = Duration::from_millis(100) * tick;
-        let start = Instant::now();
-        for (id, place) in places.iter_mut().enumerate() {
-            place[0] += random.random_range(-0.5..0.5);
-            place[1] += random.random_range(-0.5..0.5);
-            let report = Report {
-                sequence: tick + 1,
-                payload: &PAYLOAD,
-                ..Report::at(*place)
-            };
-            field.report(now, EntityId(id as u64), &report)?;
-        }
-        let reports = start.elapsed();
-        if tick == 0 {
-            for id in 0..crowd.entities {
-                field.observe(EntityId(id), watch)?;
-                if id < SAMPLE {
-                    mirrors.insert(EntityId(id), Mirror::new());
-                }
-            }
-        }
-        // Datagrams of the sample are kept and read later: a device does that, not the node.
-        let mut kept: Vec<(EntityId, Vec<u8>)> = Vec::new();
-        told.clear();
-        let (mut bytes, mut largest) = (0, 0);
-        let start = Instant::now();
-        field.tick(now, &Everything, |id, datagram| {
-            bytes += datagram.len() as u64;
-            largest = largest.max(datagram.len());
-            told.push(id);
-            if id.0 < SAMPLE {
-                kept.push((id, datagram.to_vec()));
-            }
-        });
-        let took = start.elapsed();
-        let number = field.ticks();
-        for id in &told {
-            field.acknowledge(*id, number);
-        }
-        for (id, datagram) in kept {
-            if let Some(mirror) = mirrors.get_mut(&id) {
-                mirror.apply(&datagram)?;
-            }
-        }
+        let round = walk.round(crowd, tick)?;
         if tick < WARM {
             continue;
         }
-        figures.ticks.push(took);
-        figures.reports += reports;
-        figures.datagrams += told.len() as u64;
-        figures.bytes += bytes;
-        figures.largest = figures.largest.max(largest);
-        let (recall, excess) = compare(&places, &mirrors);
+        figures.ticks.push(round.tick);
+        figures.reports += round.reports;
+        figures.datagrams += round.datagrams;
+        figures.bytes += round.bytes;
+        figures.largest = figures.largest.max(round.largest);
+        let (recall, excess) = compare(&walk.places, &walk.mirrors);
         figures.recall += recall / f64::from(ticks);
         figures.excess += excess / f64::from(ticks);
     }
@@ -183,6 +107,113 @@ fn measure(crowd: &Crowd, ticks: u32) -> anyhow::Result<Figures> {
     );
     figures.ticks.sort();
     Ok(figures)
+}
+
+/// A crowd on its way.
+struct Walk {
+    random: ChaCha8Rng,
+    field: Field,
+    places: Vec<[f64; 3]>,
+    mirrors: BTreeMap<EntityId, Mirror>,
+}
+
+/// What one tick took.
+#[derive(Default)]
+struct Round {
+    tick: Duration,
+    reports: Duration,
+    datagrams: u64,
+    bytes: u64,
+    largest: usize,
+}
+
+impl Walk {
+    fn new(crowd: &Crowd) -> anyhow::Result<Self> {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let class = Class {
+            range: RANGE,
+            weight: 1.0,
+        };
+        let field = Field::new(Settings {
+            classes: vec![class],
+            hysteresis: 0.05,
+            ..Settings::default()
+        })?;
+        let places = (0..crowd.entities).map(|_| {
+            let mut along = || {
+                if crowd.width > 0.0 {
+                    random.random_range(0.0..crowd.width)
+                } else {
+                    0.0
+                }
+            };
+            [along(), along(), 0.0]
+        });
+        Ok(Self {
+            places: places.collect(),
+            random,
+            field,
+            mirrors: BTreeMap::new(),
+        })
+    }
+
+    fn round(&mut self, crowd: &Crowd, tick: u32) -> anyhow::Result<Round> {
+        let now = Duration::from_millis(100) * tick;
+        let mut round = Round::default();
+        let start = Instant::now();
+        for (id, place) in self.places.iter_mut().enumerate() {
+            place[0] += self.random.random_range(-0.5..0.5);
+            place[1] += self.random.random_range(-0.5..0.5);
+            let report = Report {
+                sequence: tick + 1,
+                payload: &PAYLOAD,
+                ..Report::at(*place)
+            };
+            self.field.report(now, EntityId(id as u64), &report)?;
+        }
+        round.reports = start.elapsed();
+        if tick == 0 {
+            self.observe(crowd)?;
+        }
+        let mut told = Vec::new();
+        // Datagrams of the sample are kept and read later: a device does that, not the node.
+        let mut kept: Vec<(EntityId, Vec<u8>)> = Vec::new();
+        let start = Instant::now();
+        self.field.tick(now, &Everything, |id, datagram| {
+            round.bytes += datagram.len() as u64;
+            round.largest = round.largest.max(datagram.len());
+            told.push(id);
+            if id.0 < SAMPLE {
+                kept.push((id, datagram.to_vec()));
+            }
+        });
+        round.tick = start.elapsed();
+        round.datagrams = told.len() as u64;
+        let number = self.field.ticks();
+        for id in told {
+            self.field.acknowledge(id, number);
+        }
+        for (id, datagram) in kept {
+            if let Some(mirror) = self.mirrors.get_mut(&id) {
+                mirror.apply(&datagram)?;
+            }
+        }
+        Ok(round)
+    }
+
+    fn observe(&mut self, crowd: &Crowd) -> anyhow::Result<()> {
+        let watch = Watch {
+            budget: crowd.budget,
+            is_reliable: false,
+        };
+        for id in (0..crowd.entities).map(EntityId) {
+            self.field.observe(id, watch)?;
+            if id.0 < SAMPLE {
+                self.mirrors.insert(id, Mirror::new());
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What the sample has against what is in range, by looking at everybody.

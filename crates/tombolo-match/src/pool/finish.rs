@@ -49,45 +49,44 @@ pub(super) fn finish(
         }
     }
     let quality = quality(view, group, &sides, (reached, others), &devices);
-    let sides = view
-        .rules
-        .shape
-        .teams
-        .iter()
-        .zip(sides.iter())
-        .map(|(team, side)| {
-            let members: Vec<_> = side.members.clone();
-            let parts =
-                sides::parts(team, view.roles, view.seats, &members, false).unwrap_or_default();
-            let mut parts = parts.into_iter();
-            let parties = members.iter().map(|key| {
-                let seat = &view.seats[*key];
-                let users = seat.ticket.players.iter().map(|player| {
-                    let role = parts.next().map(|role| team.roles[role].name.clone());
-                    (player.user.clone(), role)
-                });
-                let party = Party {
-                    ticket: seat.ticket.id,
-                    revision: seat.revision,
-                    users: users.collect(),
-                };
-                (*key, party)
-            });
-            let parties: Vec<_> = parties.collect();
-            let new = parties.into_iter().filter(|(key, _)| is_new(*key));
-            Side {
-                team: team.name.clone(),
-                parties: new.map(|(_, party)| party).collect(),
-            }
-        });
     Some(Formed {
         id,
         backfill,
-        sides: sides.collect(),
+        sides: named(view, &sides, is_new),
         region: region.map(|(_, _, name)| name),
         host: host.map(|host| devices[host].1.user.clone()),
         quality,
     })
+}
+
+/// The teams with their parties, and the role of each user.
+fn named(view: View<'_>, sides: &Sides, is_new: impl Fn(Key) -> bool) -> Vec<Side> {
+    let teams = view.rules.shape.teams.iter().zip(sides.iter());
+    let named = teams.map(|(team, side)| {
+        let parts = sides::parts(team, view.roles, view.seats, &side.members, false);
+        let mut parts = parts.unwrap_or_default().into_iter();
+        let mut parties = Vec::new();
+        for key in &side.members {
+            let seat = &view.seats[*key];
+            let users = seat.ticket.players.iter().map(|player| {
+                let role = parts.next().map(|role| team.roles[role].name.clone());
+                (player.user.clone(), role)
+            });
+            let party = Party {
+                ticket: seat.ticket.id,
+                revision: seat.revision,
+                users: users.collect(),
+            };
+            if is_new(*key) {
+                parties.push(party);
+            }
+        }
+        Side {
+            team: team.name.clone(),
+            parties,
+        }
+    });
+    named.collect()
 }
 
 /// The teams, so that they are as even as they must be; `None` when that cannot be had.

@@ -260,90 +260,8 @@ fn value(node: &Node) -> Result<Value, Fault> {
 
 fn rule(node: &Node, kinds: &mut BTreeMap<Name, Kind>) -> Result<Rule, Fault> {
     let mut table = Table::new(node)?;
-    let kind = table.required("kind")?.choice(&RULE_KINDS)?;
-    let mut attribute = |table: &mut Table<'_>, wanted: Kind| {
-        let node = table.required("attribute")?;
-        let name = node.name()?;
-        let known = *kinds.entry(name.clone()).or_insert(wanted);
-        if known != wanted {
-            return Err(node.expected("an attribute of the kind that this rule needs"));
-        }
-        Ok(name)
-    };
-    let (check, base, direction) = match kind {
-        RuleKind::Equal => {
-            let attribute = attribute(&mut table, Kind::Text)?;
-            (Check::Equal { attribute }, 0.0, Direction::Off)
-        }
-        RuleKind::Overlap => {
-            let attribute = attribute(&mut table, Kind::List)?;
-            let min = table.count("min", Some(1), (1, ITEMS_MAX as u32))?;
-            let check = Check::Overlap { attribute };
-            (check, f64::from(min), Direction::Fewer)
-        }
-        RuleKind::Distance => {
-            let attribute = attribute(&mut table, Kind::Number)?;
-            (
-                Check::Distance { attribute },
-                max(&mut table)?,
-                Direction::More,
-            )
-        }
-        RuleKind::Range => {
-            let attribute = attribute(&mut table, Kind::Number)?;
-            let low = table.required("low")?.number()?;
-            let node = table.required("high")?;
-            let high = node.number()?;
-            if low > high {
-                let why = "low is above high";
-                return node.fail(Reason::Never { why });
-            }
-            let check = Check::Range {
-                attribute,
-                low,
-                high,
-            };
-            (check, 0.0, Direction::More)
-        }
-        RuleKind::Latency => {
-            let attribute = attribute(&mut table, Kind::Map)?;
-            let regions = regions(&mut table)?;
-            let check = Check::Latency { attribute, regions };
-            (check, max(&mut table)?, Direction::More)
-        }
-        RuleKind::Block => (Check::Block, 0.0, Direction::Never),
-        RuleKind::Balance => {
-            let attribute = attribute(&mut table, Kind::Number)?;
-            let measures = [("mean", Measure::Mean), ("sum", Measure::Sum)];
-            let measure = table.optional("measure");
-            let measure = measure.map_or(Ok(Measure::Mean), |node| node.choice(&measures))?;
-            let check = Check::Balance { attribute, measure };
-            (check, max(&mut table)?, Direction::More)
-        }
-        RuleKind::Connectivity => {
-            let topologies = [("mesh", Topology::Mesh), ("host", Topology::Host)];
-            let topology = table.optional("topology");
-            let topology = topology.map_or(Ok(Topology::Mesh), |node| node.choice(&topologies))?;
-            let required = table.optional("required");
-            let is_required = required.map_or(Ok(false), Node::boolean)?;
-            let check = Check::Connectivity {
-                topology,
-                is_required,
-            };
-            (check, 0.0, Direction::Off)
-        }
-    };
-    let name = match (table.optional("name"), &check) {
-        (Some(node), _) => node.name()?,
-        (None, Check::Block) => Name::parse("block").map_err(|_| node.expected("a name"))?,
-        (None, Check::Connectivity { .. }) => {
-            Name::parse("connectivity").map_err(|_| node.expected("a name"))?
-        }
-        (None, Check::Balance { attribute, .. }) => {
-            Name::parse(&format!("balance.{attribute}")).unwrap_or_else(|_| attribute.clone())
-        }
-        (None, _) => table.required("attribute")?.name()?,
-    };
+    let (check, base, direction) = check(&mut table, kinds)?;
+    let name = rule_name(node, &mut table, &check)?;
     let weight = match table.optional("weight") {
         Some(node) => {
             let weight = node.number()?;
@@ -362,6 +280,101 @@ fn rule(node: &Node, kinds: &mut BTreeMap<Name, Kind>) -> Result<Rule, Fault> {
         base,
         relax,
         weight,
+    })
+}
+
+/// What a rule looks at, its first limit, and what it means for that to ask for less.
+fn check(
+    table: &mut Table<'_>,
+    kinds: &mut BTreeMap<Name, Kind>,
+) -> Result<(Check, f64, Direction), Fault> {
+    Ok(match table.required("kind")?.choice(&RULE_KINDS)? {
+        RuleKind::Equal => {
+            let attribute = attribute(table, kinds, Kind::Text)?;
+            (Check::Equal { attribute }, 0.0, Direction::Off)
+        }
+        RuleKind::Overlap => {
+            let attribute = attribute(table, kinds, Kind::List)?;
+            let min = table.count("min", Some(1), (1, ITEMS_MAX as u32))?;
+            let check = Check::Overlap { attribute };
+            (check, f64::from(min), Direction::Fewer)
+        }
+        RuleKind::Distance => {
+            let attribute = attribute(table, kinds, Kind::Number)?;
+            (Check::Distance { attribute }, max(table)?, Direction::More)
+        }
+        RuleKind::Range => {
+            let attribute = attribute(table, kinds, Kind::Number)?;
+            let low = table.required("low")?.number()?;
+            let node = table.required("high")?;
+            let high = node.number()?;
+            if low > high {
+                let why = "low is above high";
+                return node.fail(Reason::Never { why });
+            }
+            let check = Check::Range {
+                attribute,
+                low,
+                high,
+            };
+            (check, 0.0, Direction::More)
+        }
+        RuleKind::Latency => {
+            let attribute = attribute(table, kinds, Kind::Map)?;
+            let regions = regions(table)?;
+            let check = Check::Latency { attribute, regions };
+            (check, max(table)?, Direction::More)
+        }
+        RuleKind::Block => (Check::Block, 0.0, Direction::Never),
+        RuleKind::Balance => {
+            let attribute = attribute(table, kinds, Kind::Number)?;
+            let measures = [("mean", Measure::Mean), ("sum", Measure::Sum)];
+            let measure = table.optional("measure");
+            let measure = measure.map_or(Ok(Measure::Mean), |node| node.choice(&measures))?;
+            let check = Check::Balance { attribute, measure };
+            (check, max(table)?, Direction::More)
+        }
+        RuleKind::Connectivity => {
+            let topologies = [("mesh", Topology::Mesh), ("host", Topology::Host)];
+            let topology = table.optional("topology");
+            let topology = topology.map_or(Ok(Topology::Mesh), |node| node.choice(&topologies))?;
+            let required = table.optional("required");
+            let is_required = required.map_or(Ok(false), Node::boolean)?;
+            let check = Check::Connectivity {
+                topology,
+                is_required,
+            };
+            (check, 0.0, Direction::Off)
+        }
+    })
+}
+
+/// The attribute of a rule, which is of the kind that the rule needs.
+fn attribute(
+    table: &mut Table<'_>,
+    kinds: &mut BTreeMap<Name, Kind>,
+    wanted: Kind,
+) -> Result<Name, Fault> {
+    let node = table.required("attribute")?;
+    let name = node.name()?;
+    let known = *kinds.entry(name.clone()).or_insert(wanted);
+    if known != wanted {
+        return Err(node.expected("an attribute of the kind that this rule needs"));
+    }
+    Ok(name)
+}
+
+fn rule_name(node: &Node, table: &mut Table<'_>, check: &Check) -> Result<Name, Fault> {
+    Ok(match (table.optional("name"), check) {
+        (Some(node), _) => node.name()?,
+        (None, Check::Block) => Name::parse("block").map_err(|_| node.expected("a name"))?,
+        (None, Check::Connectivity { .. }) => {
+            Name::parse("connectivity").map_err(|_| node.expected("a name"))?
+        }
+        (None, Check::Balance { attribute, .. }) => {
+            Name::parse(&format!("balance.{attribute}")).unwrap_or_else(|_| attribute.clone())
+        }
+        (None, _) => table.required("attribute")?.name()?,
     })
 }
 
