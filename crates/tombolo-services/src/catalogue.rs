@@ -178,7 +178,7 @@ impl Catalogue {
         let mut rooms = self.lock();
         match event {
             WatchEvent::Put { entry, .. } => match Record::decode(&entry.value) {
-                Ok(record) if rooms.told_bytes + entry.value.len() <= TOLD_BYTES_MAX => {
+                Ok(record) if rooms.has_place(&record, entry.value.len()) => {
                     let bytes = entry.value.len() + TOLD_OVERHEAD;
                     rooms.tell(record, entry.revision, bytes);
                 }
@@ -227,6 +227,13 @@ impl Rooms {
         if let Some(before) = self.told.insert(room, told) {
             self.told_bytes -= before.bytes;
         }
+    }
+
+    /// Whether the record can be kept in place of what is known of its room.
+    fn has_place(&self, record: &Record, bytes: usize) -> bool {
+        let before = self.told.get(&record.listing.room);
+        let others = self.told_bytes - before.map_or(0, |told| told.bytes);
+        others + bytes <= TOLD_BYTES_MAX
     }
 
     fn untell(&mut self, room: &RoomId, revision: Revision) {

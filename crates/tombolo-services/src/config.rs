@@ -46,6 +46,9 @@ pub struct Config {
     pub members_default: u32,
     /// The most members that a creator may ask for, up to [`ROOM_MEMBERS_MAX`].
     pub members_max: u32,
+    /// How long a room may outlive its last member, and a seat may be kept, at most; what devices say is
+    /// cut to it. Servers may say more.
+    pub room_kept_max: Duration,
     /// Frames from one user and their payload bytes, messages, introductions and requests alike.
     pub rate: RateLimit,
     /// Messages of one user as they are handed over: each counts as often as it has recipients.
@@ -131,6 +134,7 @@ impl Default for Config {
             rooms_per_session_max: 64,
             members_default: 64,
             members_max: ROOM_MEMBERS_MAX,
+            room_kept_max: Duration::from_secs(3600),
             rate: RateLimit::default(),
             deliveries: RateLimit {
                 frames_per_second: 20_000,

@@ -52,6 +52,9 @@ pub(crate) struct State {
     room: Room,
     /// What is being read to catch up; `None` once that is done.
     ahead: Option<Room>,
+    /// A later release has written here what this one cannot read: it hosts the room no further, and must
+    /// not put its own view in place of what it does not understand.
+    is_unreadable: bool,
     /// The last entry that was read.
     cursor: Option<Offset>,
     /// Entries since the last snapshot.
@@ -198,7 +201,8 @@ impl Node {
                 .spawn(async move { cluster::unlist(&node, &host.room, listed).await });
         }
         self.catalogue.forget(&host.room);
-        if let (false, Some(at)) = (state.room.is_open(), state.cursor) {
+        let is_closed = !state.is_unreadable && !state.room.is_open();
+        if let (true, Some(at)) = (is_closed, state.cursor) {
             let (node, host) = (Arc::clone(self), Arc::clone(host));
             self.runtime.spawn(async move {
                 // Whoever appended something in between retires the log after that.
@@ -213,6 +217,7 @@ impl Host {
         let state = State {
             room: Room::new(),
             ahead: Some(Room::new()),
+            is_unreadable: false,
             cursor: None,
             entries: 0,
             session_by_user: BTreeMap::new(),
@@ -270,6 +275,11 @@ impl Host {
                 "the engine does not answer",
             )),
         }
+    }
+
+    /// Whether a later release has written what this one cannot read.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        self.lock().is_unreadable
     }
 
     /// Lists the room as hosted here, so that whoever does what this node leaves to do finds it.
@@ -511,6 +521,12 @@ impl Host {
 }
 
 impl State {
+    /// Follows a room no further that this release cannot read; nothing that devices want of it is done.
+    fn give_up(&mut self) {
+        self.is_unreadable = true;
+        self.ahead.get_or_insert_with(|| self.room.clone());
+    }
+
     /// The session of a member that is here.
     pub(crate) fn session(&self, user: &UserId) -> Option<&Arc<Session>> {
         self.session_by_user.get(user)

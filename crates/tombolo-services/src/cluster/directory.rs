@@ -164,7 +164,7 @@ impl Directory {
         let node = record.name.clone();
         let known = self.record_by_node.get(&node);
         if known.is_some_and(|(_, known)| revision <= *known)
-            || (known.is_none() && self.record_by_node.len() >= super::NODES_MAX)
+            || (known.is_none() && !self.has_place())
         {
             return;
         }
@@ -176,6 +176,18 @@ impl Directory {
             self.on_peer_record(now, &record);
         }
         self.inherit(&record);
+    }
+
+    /// Whether one more node can be known. Those that are gone make place: nothing is left to do for them.
+    fn has_place(&mut self) -> bool {
+        if self.record_by_node.len() < super::NODES_MAX {
+            return true;
+        }
+        let mut records = self.record_by_node.iter();
+        let gone =
+            records.find(|(name, (record, _))| record.state == State::Gone && **name != self.name);
+        let gone = gone.map(|(name, _)| name.clone());
+        gone.is_some_and(|gone| self.record_by_node.remove(&gone).is_some())
     }
 
     /// All records that there were have been told.

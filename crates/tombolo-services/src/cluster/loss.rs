@@ -114,8 +114,12 @@ async fn clear(node: Arc<Node>, lost: NodeId, incarnation: u64, listed: Listed) 
             return;
         };
         let host = entrance.host();
-        while host.synced(node.config.engine_timeout).await.is_err() {}
+        while host.synced(node.config.engine_timeout).await.is_err() && !host.is_unreadable() {}
         host.drop_members_of(&node, &lost, incarnation).await;
+        // This node keeps the room's clock now: whoever does what it leaves to do must find the room.
+        while host.is_open() && host.list(&node).await.is_err() {
+            tokio::time::sleep(RETRY_DELAY).await;
+        }
         host.clear_if_closed(&node);
         let is_ours = lost == *node.name() && host.listed() == Some(listed.revision);
         if is_ours {

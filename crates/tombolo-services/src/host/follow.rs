@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tombolo_engine::{Offset, TailEvent};
-use tombolo_room::{Body, Entry, Event, LeftReason, Member, Membership, Room};
+use tombolo_room::{Body, Entry, EntryError, Event, LeftReason, Member, Membership, Room};
 use tombolo_wire::UserId;
 use tombolo_wire::v1::{self, response, room_event, server_frame};
 
@@ -60,14 +60,19 @@ impl Host {
                 match (Room::restore(&snapshot), &mut state.ahead) {
                     (Ok(room), Some(ahead)) => *ahead = room,
                     (Ok(room), None) => self.replace(node, &mut state, room),
-                    (Err(error), _) => tracing::error!(room = %self.room, %error, "bad snapshot"),
+                    (Err(error), _) => {
+                        tracing::error!(room = %self.room, %error, "bad snapshot");
+                        state.give_up();
+                    }
                 }
                 Self::admit_waiting(node, &mut state);
             }
             TailEvent::Reset => {
+                state.is_unreadable = false;
                 state.cursor = None;
                 state.ahead = Some(Room::new());
             }
+            TailEvent::Synced if state.is_unreadable => {}
             TailEvent::Synced => {
                 if let Some(room) = state.ahead.take() {
                     self.replace(node, &mut state, room);
@@ -91,6 +96,10 @@ impl Host {
             Ok(entry) => entry,
             Err(error) => {
                 tracing::error!(room = %self.room, %error, "bad entry");
+                // Malformed bytes change nothing on any node. What is of another version does, there.
+                if matches!(error, EntryError::Version { .. }) {
+                    state.give_up();
+                }
                 return;
             }
         };
@@ -338,7 +347,7 @@ impl Host {
     /// Now and then, so that logs stay short.
     fn keep_snapshot(self: &Arc<Self>, node: &Arc<Node>, state: &mut State, at: Offset) {
         state.entries += 1;
-        if state.entries < SNAPSHOT_ENTRIES || state.ahead.is_some() {
+        if state.entries < SNAPSHOT_ENTRIES || state.ahead.is_some() || state.is_unreadable {
             return;
         }
         state.entries = 0;

@@ -47,7 +47,7 @@ pub(super) fn parse(
         })),
         Some(request::Kind::Room(wanted)) => {
             let act = wanted.act.ok_or_else(|| malformed(EntryError::Malformed))?;
-            let act = Box::new(Act::parse(act).map_err(malformed)?);
+            let act = Box::new(cut(node, Act::parse(act).map_err(malformed)?));
             if !session.account().acts.take(now, 1) {
                 return Err(Reject::new(ErrorCode::Limit, "too many acts"));
             }
@@ -111,12 +111,16 @@ fn parse_join(
     };
     let place = parse_place(session, &mut join, mode, now)?;
     let reserve = join.reserve.as_ref().map(Reserve::parse).transpose();
+    let reserve = reserve.map_err(malformed)?.map(|reserve| Reserve {
+        lasts: reserve.lasts.min(node.config.room_kept_max),
+        ..reserve
+    });
     Ok(Join {
         place,
         mode,
         settings: parse_settings(node, join.settings, join.members_max)?,
         room_properties: Change::parse_all(join.room_properties).map_err(malformed)?,
-        reserve: reserve.map_err(malformed)?,
+        reserve,
         password: Password::parse(&join.password).map_err(malformed)?,
         member_properties: Change::parse_all(join.member_properties).map_err(malformed)?,
         reachability: join.reachability,
@@ -213,7 +217,36 @@ fn parse_settings(
         let message = format!("a room takes at most {limit} members");
         return Err(Reject::new(ErrorCode::Limit, message));
     }
+    let most = node.config.room_kept_max;
+    settings.seat_kept = settings.seat_kept.min(most);
+    settings.empty_kept = settings.empty_kept.min(most);
     Ok(settings)
+}
+
+/// Cuts how long things last that a device wants to: rooms must not pile up that nobody is in.
+fn cut(node: &Node, mut act: Act) -> Act {
+    let most = node.config.room_kept_max;
+    match &mut act {
+        Act::Configure(change) => {
+            change.seat_kept = change.seat_kept.map(|kept| kept.min(most));
+            change.empty_kept = change.empty_kept.map(|kept| kept.min(most));
+        }
+        Act::Reserve(reserve) => reserve.lasts = reserve.lasts.min(most),
+        Act::ChangeProperties { .. }
+        | Act::Kick { .. }
+        | Act::Ban { .. }
+        | Act::Unban { .. }
+        | Act::SetOwner { .. }
+        | Act::KeepState { .. }
+        | Act::CreateObject(_)
+        | Act::OwnObject { .. }
+        | Act::DeleteObject { .. }
+        | Act::ChangeGroups { .. }
+        | Act::Say { .. }
+        | Act::Close
+        | Act::Reach { .. } => {}
+    }
+    act
 }
 
 fn policy_on_wire(policy: OwnerPolicy) -> v1::OwnerPolicy {

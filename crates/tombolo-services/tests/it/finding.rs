@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use tombolo_engine::{Key, Kv as _, Local, WatchEvent};
-use tombolo_wire::v1::{self, ErrorCode, JoinMode, request, response, room_act};
+use tombolo_engine::{Expect, Key, Kv as _, Local, Log as _, OperationId, TailEvent, WatchEvent};
+use tombolo_wire::v1::{
+    self, ErrorCode, JoinMode, request, response, room_act, room_event, server_frame,
+};
 
 use crate::cluster::{cluster, start};
 use crate::lab::{Device, Lab};
@@ -350,6 +352,77 @@ async fn what_a_dead_node_has_listed_is_kept_by_others_or_cleared() {
     );
     assert_eq!(values(&local, "open").await, ["open.shared"]);
     assert!(values(&local, "code").await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_whose_seats_are_kept_is_handed_on_when_its_heir_dies_too() {
+    let (nodes, local) = cluster::<3>().await;
+    let mut dave = nodes[0].lab.device("dave").await;
+    dave.join("lonely", JoinMode::Create).await.unwrap();
+    for number in [0, 1] {
+        let of_dead = values(&local, "rooms-of").await;
+        let [of_dead] = of_dead.as_slice() else {
+            panic!("one node hosts it, not {of_dead:?}");
+        };
+        let holder = (0..3).find(|node| of_dead.contains(&format!("node-{node}.")));
+        nodes[holder.unwrap()].lab.services.kill();
+        dave.connection = None;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let of_heir = values(&local, "rooms-of").await;
+        assert_eq!(of_heir.len(), 1, "after {} deaths", number + 1);
+        assert_ne!(of_heir[0], *of_dead);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_cannot_have_rooms_kept_for_years() {
+    let lab = Lab::new();
+    let mut alice = lab.device("alice").await;
+    alice.hears_all = true;
+    let year_ms = 365 * 86_400_000;
+    let join = v1::Join {
+        room: "forever".into(),
+        mode: JoinMode::Create.into(),
+        settings: Some(v1::RoomSettings {
+            seat_kept_ms: year_ms,
+            empty_kept_ms: year_ms,
+            ..v1::RoomSettings::default()
+        }),
+        ..v1::Join::default()
+    };
+    alice.join_found(join).await.unwrap();
+    let settings = loop {
+        if let server_frame::Body::RoomEvent(event) = alice.next().await
+            && let Some(room_event::Kind::Settings(settings)) = event.kind
+        {
+            break settings;
+        }
+    };
+    assert_eq!(
+        (settings.seat_kept_ms, settings.empty_kept_ms),
+        (3_600_000, 3_600_000)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_of_a_later_release_is_left_as_it_is() {
+    let (nodes, local) = cluster::<1>().await;
+    let key = Key::new(["room", "later"]).unwrap();
+    let at = local
+        .append(&key, "first".into(), Expect::Any, OperationId([1; 16]))
+        .await
+        .unwrap();
+    local.snapshot(&key, at, "unreadable".into()).await.unwrap();
+    let mut alice = nodes[0].lab.device("alice").await;
+    let id = alice.ask_join("later", JoinMode::JoinOrCreate, 0);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let joined = alice.next_response(id).await;
+    assert_eq!(joined, Err(ErrorCode::Unavailable));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let mut tail = local.tail(&key, None).await.unwrap();
+    let state = "unreadable".into();
+    assert_eq!(tail.next().await, Some(TailEvent::Snapshot { at, state }));
+    assert_eq!(tail.next().await, Some(TailEvent::Synced));
 }
 
 #[tokio::test(start_paused = true)]

@@ -89,6 +89,29 @@ fn a_second_process_of_one_name_stays_out_while_the_first_lives() {
     assert_eq!(world.fenced, 0);
 }
 
+#[test]
+fn nodes_that_are_gone_make_place_for_new_ones() {
+    let mut world = World::new(5, 1, Trouble::NONE);
+    world.run(Duration::from_secs(5));
+    let own = world.store.values().next().unwrap().0.clone();
+    let gone = |number: usize| Record {
+        name: NodeId::parse(&format!("gone-{number}")).unwrap(),
+        state: State::Gone,
+        ..own.clone()
+    };
+    let records: Vec<_> = (0..2_000).map(gone).collect();
+    let now = world.now;
+    let directory = world.nodes[0].directory.as_mut().unwrap();
+    for (number, record) in (1_000..).zip(records) {
+        let epoch = Epoch(1);
+        directory.handle_record(now, record, Revision { epoch, number });
+    }
+    let known = &directory.record_by_node;
+    assert_eq!(known.len(), crate::cluster::NODES_MAX);
+    assert!(known.keys().any(|name| name.as_str() == "gone-1999"));
+    assert!(known.contains_key(&directory.name));
+}
+
 /// How often what goes wrong.
 #[derive(Clone, Copy)]
 struct Trouble {
