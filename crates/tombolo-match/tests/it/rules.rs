@@ -198,3 +198,13 @@ fn absurd_documents_are_refused() {
     let clash = "[[rules]]\nkind = \"equal\"\nattribute = \"a\"\n[[rules]]\nkind = \"distance\"\nattribute = \"a\"\nmax = 1";
     assert!(with(clash).contains("of the kind that this rule needs"));
 }
+
+#[test]
+fn the_example_of_the_documentation_is_good() {
+    let page = include_str!("../../../../docs/matchmaking.md");
+    let (_, rest) = page.split_once("```toml\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    let rules = Rules::parse(example).unwrap();
+    assert_eq!(rules.shape.teams.len(), 2);
+    assert_eq!(rules.rules.len(), 1);
+}
