@@ -19,5 +19,6 @@ mod nodes;
 mod resume;
 mod rooms;
 mod sessions;
+mod social_garbage;
 mod threads;
 mod wire;
