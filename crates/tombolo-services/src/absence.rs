@@ -28,6 +28,11 @@ pub(crate) struct Absence {
 }
 
 impl Absence {
+    /// Whether the rooms are being told something.
+    pub(crate) fn is_telling(&self) -> bool {
+        self.is_telling
+    }
+
     /// Forgets a room that the session is no member of any more.
     pub(crate) fn forget(&mut self, room: &RoomId) {
         self.told.remove(room);
@@ -39,7 +44,8 @@ impl Node {
     pub(crate) fn drop_out(self: &Arc<Self>, session: &Arc<Session>, connection: u64) {
         let mut state = session.lock();
         let is_back = state.connection != connection || state.is_connected;
-        if is_back || state.ended().is_some() || state.absence.is_dropped {
+        let is_over = state.ended().is_some() || state.moved.is_some();
+        if is_back || is_over || state.absence.is_dropped {
             return;
         }
         state.absence.is_dropped = true;

@@ -12,6 +12,8 @@
 mod arrival;
 mod directory;
 pub(crate) mod generated;
+mod giving;
+mod handover;
 mod inbox;
 mod link;
 mod load;
@@ -32,8 +34,13 @@ use tombolo_engine::{Key, KeyError};
 use tombolo_wire::NodeId;
 use tombolo_wire::v1::ErrorCode;
 
-pub(crate) use arrival::{Arrival, Content, Sender, introduction_item, message_item, refusal_item};
+pub(crate) use arrival::{
+    Arrival, Content, Sender, introduction_item, message_item, moved_item, passed_item,
+    refusal_item, settled_item,
+};
 use generated::{Frame, Item};
+pub(crate) use giving::give_up_all;
+pub(crate) use handover::{Arrivals, ResumeName, ResumeRefusal, fetch, forward_item};
 pub(crate) use link::FrameError;
 use link::{Full, Link, LinkLimits, LinkTopic};
 pub(crate) use loss::{list, rooms_prefix, unlist};
@@ -127,6 +134,29 @@ impl Cluster {
     /// Whether the others have put this node out: then it must not act.
     pub(crate) fn is_out(&self) -> bool {
         self.is_out.load(Ordering::Relaxed)
+    }
+
+    /// Whether another node is in the cluster.
+    pub(crate) fn is_up(&self, node: &NodeId) -> bool {
+        lock(&self.others).relay_ips_by_node.contains_key(node)
+    }
+
+    /// From where all other nodes relay.
+    pub(crate) fn all_relay_ips(&self) -> Vec<IpAddr> {
+        let others = lock(&self.others);
+        others
+            .relay_ips_by_node
+            .values()
+            .flatten()
+            .copied()
+            .collect()
+    }
+
+    /// Whether all that was to be said to nodes that are up has arrived there.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let links = self.lock();
+        let mut links = links.link_by_node.iter();
+        links.all(|(node, link)| link.is_idle() || !self.is_up(node))
     }
 
     /// Where devices may connect instead, the best first.
@@ -225,11 +255,17 @@ impl Cluster {
 
     /// Has a node get an item, or not.
     pub(crate) fn send_loose(&self, counters: &Counters, to: &NodeId, item: Item) {
-        match self.lock().link(to) {
-            Ok(link) => counters.dropped.add(link.push_loose(item)),
-            Err(_) => counters.dropped.add(1),
-        }
+        counters.dropped.add(self.push_loose(to, item));
+    }
+
+    /// The same; returns how many were dropped for it.
+    pub(crate) fn push_loose(&self, to: &NodeId, item: Item) -> u64 {
+        let dropped = match self.lock().link(to) {
+            Ok(link) => link.push_loose(item),
+            Err(_) => 1,
+        };
         self.wake.notify_one();
+        dropped
     }
 
     fn lock(&self) -> MutexGuard<'_, Links> {
@@ -299,6 +335,9 @@ fn decode(payload: &[u8]) -> Result<(NodeId, Frame), FrameError> {
     }
     Ok((from, frame))
 }
+
+/// In place of the number of a frame, where there is none.
+pub(crate) const MARK_SEQ: u64 = u64::MAX;
 
 /// Nodes of one cluster that this one remembers. A cluster is a cell of some dozens; the rest is room
 /// for those that come and go under new names.

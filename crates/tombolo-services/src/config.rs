@@ -21,9 +21,10 @@ pub struct Config {
     pub drop_after: Duration,
     /// Sessions on this node.
     pub sessions_max: usize,
-    /// Of those, of one user. A further one takes the place of the oldest that has no connection;
-    /// when all have one it is refused.
+    /// Of those, of one user: one for each of its devices.
     pub sessions_per_user_max: usize,
+    /// What becomes of a further session of a user that has as many as it may.
+    pub duplicates: Duplicates,
     /// Reliable frames that a device has not acknowledged; a device that is further behind is
     /// disconnected. What other devices send to it fills at most half; then they are refused, and
     /// the other half is left to what the node itself has to say. Its memory is what a silent device
@@ -78,6 +79,19 @@ pub struct Config {
     pub unix_now: fn() -> Duration,
 }
 
+/// What becomes of a further session of a user that has as many as it may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Duplicates {
+    /// It takes the place of the oldest that has no connection; when all have one it is refused.
+    #[default]
+    ReplaceDisconnected,
+    /// It takes the place of the oldest, whose device is told (`ERROR_CODE_REPLACED`) if it is
+    /// connected.
+    ReplaceOldest,
+    /// It is refused (`ERROR_CODE_LIMIT`) until one of the others has ended.
+    RefuseNewcomer,
+}
+
 /// How much may come at once and per second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -125,6 +139,7 @@ impl Default for Config {
             drop_after: Duration::from_secs(1),
             sessions_max: 100_000,
             sessions_per_user_max: 16,
+            duplicates: Duplicates::default(),
             outbox: Limits::default(),
             unreliable_queue_max: 256,
             unreliable_bytes_max: 256 * 1024,

@@ -1,6 +1,7 @@
 //! A transport's handle on a session.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -94,7 +95,7 @@ impl Connection {
 
     fn take_in(&self, frame: ClientFrame, reliable: bool) -> Result<(), Reject> {
         let now = Instant::now().into_std();
-        let receipt = self.take_note(now, &frame)?;
+        let (receipt, _busy) = self.take_note(now, &frame)?;
         let ClientFrame { seq, body, .. } = frame;
         // A body that a later version of the contract added is nothing to this one.
         let Some(body) = body.filter(|_| receipt == Receipt::Fresh) else {
@@ -129,8 +130,18 @@ impl Connection {
     }
 
     /// Takes note of a frame's numbers, if this connection is still the session's.
-    fn take_note(&self, now: std::time::Instant, frame: &ClientFrame) -> Result<Receipt, Reject> {
+    fn take_note(
+        &self,
+        now: std::time::Instant,
+        frame: &ClientFrame,
+    ) -> Result<(Receipt, Busy<'_>), Reject> {
         let mut state = self.session.lock();
+        if state.moved.is_some() {
+            return Err(Reject::new(
+                ErrorCode::Elsewhere,
+                "the session goes on over another node",
+            ));
+        }
         if let Some(ended) = state.ended() {
             let over = || Reject::new(ErrorCode::NotResumable, "the session is over");
             return Err(ended.reject.clone().unwrap_or_else(over));
@@ -142,8 +153,12 @@ impl Connection {
             ));
         }
         let receipt = state.handle_numbers(now, frame);
+        let busy = Busy::new(&self.session);
         drop(state);
-        receipt.map_err(|broken| self.break_off(&broken))
+        match receipt {
+            Ok(receipt) => Ok((receipt, busy)),
+            Err(broken) => Err(self.break_off(&broken)),
+        }
     }
 
     /// Ends the session because the device breaks the contract.
@@ -155,6 +170,22 @@ impl Connection {
             Some(reject.clone()),
         );
         reject
+    }
+}
+
+/// While something of the session's device is carried out the session does not go to another node.
+struct Busy<'a>(&'a Session);
+
+impl<'a> Busy<'a> {
+    fn new(session: &'a Session) -> Self {
+        session.pending.fetch_add(1, Ordering::Relaxed);
+        Self(session)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.pending.fetch_sub(1, Ordering::Release);
     }
 }
 

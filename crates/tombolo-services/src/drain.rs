@@ -50,6 +50,10 @@ pub(crate) async fn drain(node: &Arc<Node>, time: Duration) -> Drained {
         }
         tokio::time::sleep(WAVE_INTERVAL).await;
     }
+    // What is on its way to those who have gone comes first.
+    while !has_settled(node) && Instant::now() < end {
+        tokio::time::sleep(WAVE_INTERVAL).await;
+    }
     let left = sessions(node);
     for session in &left {
         let reject = node.elsewhere(LEAVING);
@@ -87,6 +91,12 @@ fn tell(node: &Node, session: &Session, reason: &str) -> bool {
     };
     let mut state = session.lock();
     state.is_connected && state.push_urgent(server_frame::Body::GoAway(go_away))
+}
+
+/// Whether nothing for sessions that have gone on over other nodes is on its way any more.
+fn has_settled(node: &Node) -> bool {
+    let hosts: Vec<_> = lock(&node.host_by_room).values().cloned().collect();
+    hosts.iter().all(|host| host.has_settled()) && node.cluster.is_quiet()
 }
 
 /// A session whose device has gone, and whose user takes part in its rooms by another session or in

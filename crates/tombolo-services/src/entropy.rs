@@ -22,8 +22,8 @@ pub(crate) fn operation_id() -> Result<OperationId, NoEntropy> {
     random().map(OperationId)
 }
 
-/// Tells processes apart that have the same name.
-pub(crate) fn process_id() -> Result<u64, NoEntropy> {
+/// Tells apart what has the same name.
+pub(crate) fn tag() -> Result<u64, NoEntropy> {
     random().map(u64::from_be_bytes)
 }
 

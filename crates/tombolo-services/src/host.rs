@@ -5,6 +5,7 @@ mod arrive;
 mod clock;
 mod find;
 mod follow;
+mod moves;
 mod news;
 mod server;
 
@@ -69,6 +70,8 @@ pub(crate) struct State {
     /// How many members each other node has.
     members_by_node: BTreeMap<NodeId, usize>,
     departed: VecDeque<arrive::Departed>,
+    /// The members that go on over other nodes, until all nodes know it.
+    moved: Vec<moves::MovedMember>,
     waiting: arrive::Waiting,
     /// Whether what is public about the room may be another than what was shown.
     is_listing_stale: bool,
@@ -184,8 +187,10 @@ impl Node {
     fn release(self: &Arc<Self>, host: &Arc<Host>) {
         let mut hosts = lock(&self.host_by_room);
         let state = host.lock();
-        let is_needed =
-            state.entrances > 0 || !state.session_by_user.is_empty() || state.is_watched_here(self);
+        let is_needed = !state.moved.is_empty()
+            || state.entrances > 0
+            || !state.session_by_user.is_empty()
+            || state.is_watched_here(self);
         if is_needed
             || !hosts
                 .get(&host.room)
@@ -226,6 +231,7 @@ impl Host {
             entrances: 0,
             members_by_node: BTreeMap::new(),
             departed: VecDeque::new(),
+            moved: Vec::new(),
             waiting: arrive::Waiting::default(),
             is_listing_stale: false,
         };
@@ -308,6 +314,11 @@ impl Host {
         let Some(at) = self.append_for_sure(node, body).await else {
             return;
         };
+        self.read_until(at).await;
+    }
+
+    /// Waits until the log has been read so far.
+    async fn read_until(&self, at: Offset) {
         let mut progress = self.progress.subscribe();
         while self.lock().cursor < Some(at) {
             if progress.changed().await.is_err() {
@@ -530,6 +541,11 @@ impl State {
     /// The session of a member that is here.
     pub(crate) fn session(&self, user: &UserId) -> Option<&Arc<Session>> {
         self.session_by_user.get(user)
+    }
+
+    fn remove_session(&mut self, user: &UserId) -> Option<Arc<Session>> {
+        self.here_since.remove(user);
+        self.session_by_user.remove(user)
     }
 
     /// The members that are here.

@@ -95,8 +95,9 @@ mod services;
 mod session;
 mod social;
 mod stats;
+mod transit;
 
-pub use config::{Config, Pace, ROOM_MEMBERS_MAX, RateLimit};
+pub use config::{Config, Duplicates, Pace, ROOM_MEMBERS_MAX, RateLimit};
 pub use connection::{Connection, Outgoing};
 pub use drain::Drained;
 pub use events::{SessionChange, SessionEvent};

@@ -1,4 +1,4 @@
-//! Locks, and their order: the table of rooms, one room, the table of sessions, one session,
+//! Locks, and their order: sessions that are about to come, the table of rooms, one room, the table of sessions, one session,
 //! one user's account, the links to other nodes.
 //!
 //! Whoever holds one may take those that come after it, never those before it, and none is held over

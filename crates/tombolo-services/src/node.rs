@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tombolo_engine::Engine;
-use tombolo_room::{LeftReason, SessionId, Time};
+use tombolo_room::{Body, LeftReason, SessionId, Time};
 use tombolo_wire::resend::Overflow;
 use tombolo_wire::token::KeySet;
 use tombolo_wire::v1::{self, ErrorCode, IceServers, server_frame};
 use tombolo_wire::{NodeId, RoomId, UserId};
 
 use crate::catalogue::Catalogue;
-use crate::cluster::Cluster;
+use crate::cluster::{Arrivals, Cluster, give_up_all};
 use crate::config::Config;
 use crate::entropy::ResumeToken;
 use crate::events::{SessionEvent, SessionEvents};
@@ -42,6 +42,8 @@ pub(crate) struct Node {
     pub(crate) sessions: Mutex<SessionTable>,
     pub(crate) host_by_room: Mutex<BTreeMap<RoomId, Arc<Host>>>,
     pub(crate) social: Social,
+    /// Sessions that are about to come from other nodes.
+    pub(crate) arrivals: Mutex<Arrivals>,
     pub(crate) is_going_away: AtomicBool,
     pub(crate) session_events: SessionEvents,
     /// Where tasks run, also those begun by a drop.
@@ -54,6 +56,9 @@ pub(crate) struct SessionTable {
     pub(crate) by_id: BTreeMap<SessionId, Arc<Session>>,
     pub(crate) by_token: BTreeMap<ResumeToken, SessionId>,
     by_user: BTreeMap<UserId, Holder>,
+    /// Those that go, or have gone, to other nodes, for a while.
+    pub(crate) given_by_id: BTreeMap<SessionId, Arc<Session>>,
+    pub(crate) given_by_token: BTreeMap<ResumeToken, Arc<Session>>,
 }
 
 /// A user that has sessions, or had some a moment ago: a new session does not renew its account.
@@ -99,7 +104,13 @@ impl SessionTable {
         }
     }
 
-    fn remove(&mut self, session: &Session) {
+    /// A session that is here, or has gone from here to another node.
+    pub(crate) fn wherever(&self, id: &SessionId) -> Option<Arc<Session>> {
+        let here = self.by_id.get(id);
+        here.or_else(|| self.given_by_id.get(id)).cloned()
+    }
+
+    pub(crate) fn remove(&mut self, session: &Session) {
         self.by_id.remove(&session.id);
         if let Some(holder) = self.by_user.get_mut(&session.user) {
             holder.sessions.retain(|listed| listed.id != session.id);
@@ -260,7 +271,8 @@ impl Node {
     /// A connection has gone; its session waits for a resume.
     pub(crate) fn disconnect(self: &Arc<Self>, session: &Arc<Session>, connection: u64) {
         let mut state = session.lock();
-        if state.ended().is_some() || state.connection != connection {
+        let is_over = state.ended().is_some() || state.moved.is_some();
+        if is_over || state.connection != connection {
             return;
         }
         state.is_connected = false;
@@ -281,7 +293,8 @@ impl Node {
     fn expire(self: &Arc<Self>, session: &Arc<Session>, connection: u64) {
         let mut sessions = lock(&self.sessions);
         let mut state = session.lock();
-        if state.connection != connection || state.ended().is_some() {
+        let is_over = state.ended().is_some() || state.moved.is_some();
+        if is_over || state.connection != connection || state.is_connected {
             return;
         }
         self.counters.expired.add(1);
@@ -299,6 +312,10 @@ impl Node {
         reason: LeftReason,
         reject: Option<Reject>,
     ) {
+        if state.moved.is_some() {
+            // It is another node's.
+            return;
+        }
         sessions.remove(session);
         for token in state.tokens.listed() {
             sessions.by_token.remove(token);
@@ -309,6 +326,35 @@ impl Node {
             self.runtime
                 .spawn(async move { host.leave(&node, &session.user, session.id, reason).await });
         }
+    }
+
+    /// Ends a session whose device begins anew at once: its rooms keep its seats.
+    pub(crate) fn end_dropped(self: &Arc<Self>, session: &Arc<Session>) {
+        let mut sessions = lock(&self.sessions);
+        let mut state = session.lock();
+        sessions.remove(session);
+        for token in state.tokens.listed() {
+            sessions.by_token.remove(token);
+        }
+        self.emit(SessionEvent::Ended, session);
+        let message = "what the node before still had of the session is lost";
+        let reject = Reject::new(ErrorCode::NotResumable, message);
+        for host in state.end(Some(reject)).into_values() {
+            let (node, session) = (Arc::clone(self), Arc::clone(session));
+            let (user, id) = (session.user.clone(), session.id);
+            let body = Body::Dropped { user, session: id };
+            self.runtime
+                .spawn(async move { host.append_for_sure(&node, body).await });
+        }
+    }
+
+    /// Another node's life is over.
+    pub(crate) fn on_node_gone(self: &Arc<Self>, gone: &NodeId) {
+        let hosts: Vec<_> = lock(&self.host_by_room).values().cloned().collect();
+        for host in hosts {
+            host.on_node_gone(self, gone);
+        }
+        self.lose_arriving_from(gone);
     }
 
     /// Ends all sessions at once and leaves their rooms as they are: others have taken this node out
@@ -326,6 +372,7 @@ impl Node {
             self.emit(SessionEvent::Ended, &session);
             drop(state.end(Some(reject.clone())));
         }
+        give_up_all(&mut sessions);
         drop(sessions);
         for host in std::mem::take(&mut *lock(&self.host_by_room)).into_values() {
             host.stop();

@@ -4,6 +4,7 @@ mod find;
 mod parse;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
@@ -108,7 +109,12 @@ pub(crate) fn handle(node: &Arc<Node>, session: &Arc<Session>, request: v1::Requ
             return Ok(());
         };
         let requests = session.lock().requests.clone();
-        match requests.map(|requests| requests.try_send(request)) {
+        session.pending.fetch_add(1, Ordering::Relaxed);
+        let sent = requests.map(|requests| requests.try_send(request));
+        if !matches!(sent, Some(Ok(()))) {
+            session.pending.fetch_sub(1, Ordering::Release);
+        }
+        match sent {
             Some(Err(mpsc::error::TrySendError::Full(_))) => {
                 Err(Reject::new(ErrorCode::Limit, "too many requests wait"))
             }
@@ -152,6 +158,7 @@ pub(crate) async fn run(
         if let Err(reject) = result {
             fail(&node, &session, id, reject);
         }
+        session.pending.fetch_sub(1, Ordering::Release);
     }
 }
 

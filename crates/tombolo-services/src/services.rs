@@ -20,8 +20,8 @@ use tombolo_wire::v1::{
 use tombolo_wire::{PublicKeys, UserId, VERSION};
 
 use crate::catalogue::Catalogue;
-use crate::cluster::{self, Cluster, Input};
-use crate::config::Config;
+use crate::cluster::{self, Arrivals, Cluster, Input, ResumeName, ResumeRefusal};
+use crate::config::{Config, Duplicates};
 use crate::connection::Connection;
 use crate::drain::{self, Drained};
 use crate::entropy::{self, NoEntropy, ResumeToken};
@@ -70,14 +70,15 @@ pub enum TransportKind {
 }
 
 /// A `Hello` that was found to be in order.
+#[derive(Clone)]
 pub(crate) struct Caller {
     pub(crate) user: UserId,
     pub(crate) keys: PublicKeys,
     /// When the token expires, since the Unix epoch.
     pub(crate) expires: Duration,
-    resume: Option<Bytes>,
+    pub(crate) resume: Option<ResumeName>,
     /// What the device has received, if it resumes.
-    ack: u64,
+    pub(crate) ack: u64,
 }
 
 impl Services {
@@ -104,6 +105,7 @@ impl Services {
             sessions: Mutex::default(),
             host_by_room: Mutex::default(),
             social: Social::default(),
+            arrivals: Mutex::new(Arrivals::default()),
             is_going_away: AtomicBool::new(false),
             session_events: SessionEvents::default(),
             runtime: Handle::current(),
@@ -125,7 +127,13 @@ impl Services {
         hello: ClientFrame,
         info: ConnectionInfo,
     ) -> Result<Connection, Reject> {
-        let result = self.admit(hello).and_then(|caller| self.connect(caller));
+        let result = match self.admit(hello) {
+            Ok(caller) => {
+                let fetched = cluster::fetch(&self.node, &caller).await;
+                fetched.and_then(|()| self.connect(caller))
+            }
+            Err(reject) => Err(reject),
+        };
         match &result {
             Ok(connection) => tracing::debug!(user = %connection.user(), ?info, "attached"),
             Err(reject) => {
@@ -266,9 +274,17 @@ impl Services {
             user,
             keys,
             expires,
-            resume: resume.map(|resume| resume.token),
+            resume: resume.and_then(|resume| self.parse_resume(&resume.token)),
             ack: frame.ack,
         })
+    }
+
+    fn parse_resume(&self, token: &Bytes) -> Option<ResumeName> {
+        let parsed = ResumeName::parse(token);
+        if parsed.is_none() {
+            self.refuse_resume(ResumeRefusal::Malformed);
+        }
+        parsed
     }
 
     fn connect(&self, caller: Caller) -> Result<Connection, Reject> {
@@ -277,12 +293,18 @@ impl Services {
         let welcome = self.welcome(&caller, issued);
         let mut sessions = lock(&self.node.sessions);
         if let Some(presented) = &caller.resume
-            && let Ok(presented) = ResumeToken::try_from(presented.as_ref())
-            && let Some(id) = sessions.by_token.get(&presented)
+            && let Some(id) = sessions.by_token.get(&presented.token)
             && let Some(session) = sessions.by_id.get(id).cloned()
-            && session.lock().tokens.is_good(&presented)
         {
-            return self.resume(&mut sessions, session, presented, issued, welcome, &caller);
+            if session.lock().tokens.is_good(&presented.token) {
+                let presented = presented.token;
+                return self.resume(&mut sessions, session, presented, issued, welcome, &caller);
+            }
+            self.refuse_resume(ResumeRefusal::Replayed);
+        } else if let Some(presented) = &caller.resume
+            && presented.node == *self.node.name()
+        {
+            self.refuse_resume(ResumeRefusal::Unknown);
         }
         self.make_room(&mut sessions, &caller.user)?;
         if sessions.by_id.len() >= self.node.config.sessions_max {
@@ -316,22 +338,34 @@ impl Services {
         ))
     }
 
-    /// Lets a user have one more session, if need be in place of the oldest without a connection.
+    /// Lets a user have one more session, if need be in place of another, as the policy has it.
     fn make_room(&self, sessions: &mut SessionTable, user: &UserId) -> Result<(), Reject> {
-        let of_user = sessions.of_user(user);
-        if of_user.len() < self.node.config.sessions_per_user_max {
-            return Ok(());
+        let config = &self.node.config;
+        while sessions.of_user(user).len() >= config.sessions_per_user_max {
+            let mut oldest_first = sessions.of_user(user).iter();
+            let (oldest, code) = match config.duplicates {
+                Duplicates::ReplaceDisconnected => {
+                    let gone = oldest_first.find(|session| !session.lock().is_connected);
+                    (gone.cloned(), ErrorCode::NotResumable)
+                }
+                Duplicates::ReplaceOldest => (oldest_first.next().cloned(), ErrorCode::Replaced),
+                Duplicates::RefuseNewcomer => (None, ErrorCode::Limit),
+            };
+            let Some(oldest) = oldest else {
+                let message = "the user has as many sessions as it may";
+                return Err(Reject::new(ErrorCode::Limit, message));
+            };
+            let reject = Reject::new(code, "a newer session took its place");
+            let (state, reason) = (&mut oldest.lock(), LeftReason::Disconnected);
+            self.node
+                .end_locked(sessions, state, &oldest, reason, Some(reject));
         }
-        let oldest = of_user.iter().find(|session| !session.lock().is_connected);
-        let Some(oldest) = oldest.cloned() else {
-            let message = "the user has as many sessions as it may";
-            return Err(Reject::new(ErrorCode::Limit, message));
-        };
-        let reject = Reject::new(ErrorCode::NotResumable, "a newer session took its place");
-        let (state, reason) = (&mut oldest.lock(), LeftReason::Disconnected);
-        self.node
-            .end_locked(sessions, state, &oldest, reason, Some(reject));
         Ok(())
+    }
+
+    fn refuse_resume(&self, refusal: ResumeRefusal) {
+        self.node.counters.count_resume_refused(refusal);
+        tracing::debug!(%refusal, "not resumed");
     }
 
     /// Hands a session over to the new connection.
@@ -346,13 +380,15 @@ impl Services {
     ) -> Result<Connection, Reject> {
         let refused = |message: &str| Reject::new(ErrorCode::NotResumable, message);
         if session.user != caller.user || session.keys != caller.keys {
+            self.refuse_resume(ResumeRefusal::Foreign);
             return Err(refused("the session is another device's"));
         }
         let mut state = session.lock();
         state
             .outbox
             .handle_ack(caller.ack)
-            .map_err(|_| refused("more was received than was sent"))?;
+            .map_err(|_| refused("more was received than was sent"))
+            .inspect_err(|_| self.refuse_resume(ResumeRefusal::Ack))?;
         for old in state.tokens.replace(presented, issued) {
             sessions.by_token.remove(&old);
         }
@@ -378,7 +414,7 @@ impl Services {
         let window = self.node.config.resume_window.as_millis();
         Welcome {
             session_id: Bytes::new(),
-            resume_token: Bytes::copy_from_slice(&issued),
+            resume_token: ResumeName::issue(&issued, self.node.name()),
             resumed: false,
             node: self.node.name().to_string(),
             user: caller.user.to_string(),

@@ -1,16 +1,17 @@
 //! One device's session: what outlives its connections.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 use tombolo_room::SessionId;
 use tombolo_wire::frame::Frame as _;
 use tombolo_wire::resend::{Inbox, Limits, Outbox, Overflow, Receipt};
 use tombolo_wire::v1::{self, ErrorCode, ServerFrame, server_frame};
-use tombolo_wire::{PublicKeys, RoomId, UserId};
+use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
 
 use crate::absence::Absence;
 use crate::config::Config;
@@ -23,6 +24,7 @@ use crate::rate::{Account, SharedAccount};
 use crate::reject::Reject;
 use crate::requests::Request;
 use crate::services::Caller;
+use crate::transit::{Arriving, Moved};
 
 /// One device's session.
 pub(crate) struct Session {
@@ -30,6 +32,10 @@ pub(crate) struct Session {
     pub(crate) user: UserId,
     pub(crate) keys: PublicKeys,
     account: SharedAccount,
+    /// Frames and requests of the device that are being carried out. Grows under the lock only.
+    pub(crate) pending: AtomicUsize,
+    /// Whether nothing of another node's is on its way for the session.
+    settled: watch::Sender<bool>,
     state: Mutex<State>,
 }
 
@@ -61,6 +67,12 @@ pub(crate) struct State {
     pub(crate) requests: Option<mpsc::Sender<Request>>,
     pub(crate) host_by_room: BTreeMap<RoomId, Arc<Host>>,
     pub(crate) absence: Absence,
+    /// The node that had the session before this one.
+    pub(crate) came_from: Option<NodeId>,
+    /// `None` once the session has settled here.
+    pub(crate) arriving: Option<Arriving>,
+    /// `None` unless the session goes, or has gone, to another node.
+    pub(crate) moved: Option<Moved>,
 }
 
 /// How a session ended.
@@ -152,18 +164,32 @@ impl Session {
             requests: Some(requests),
             host_by_room: BTreeMap::new(),
             absence: Absence::default(),
+            came_from: None,
+            arriving: None,
+            moved: None,
         };
         Self {
             id,
             user: caller.user.clone(),
             keys: caller.keys,
             account,
+            pending: AtomicUsize::new(0),
+            settled: watch::Sender::new(true),
             state: Mutex::new(state),
         }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    /// Tells when nothing of another node's is on its way any more.
+    pub(crate) fn watch_settled(&self) -> watch::Receiver<bool> {
+        self.settled.subscribe()
+    }
+
+    pub(crate) fn set_settled(&self, is_settled: bool) {
+        self.settled.send_replace(is_settled);
     }
 
     /// What is left to the session's user.
@@ -186,6 +212,38 @@ impl State {
         self.behind_since = None;
         self.urgent.push_back(welcome);
         (self.connection, Arc::clone(&self.wake))
+    }
+
+    /// Goes to another node: the connection is told to close, and nothing more is taken from it.
+    pub(crate) fn pause(&mut self) {
+        // What has no order yet has one from now on; it was counted as if it were there already.
+        while let Some(body) = self.queue.pop_unordered() {
+            let frame = ServerFrame {
+                body: Some(body),
+                ..ServerFrame::default()
+            };
+            let pushed = self.outbox.push(frame);
+            debug_assert!(pushed.is_ok(), "{pushed:?}");
+        }
+        self.requests = None;
+        self.is_connected = false;
+        self.stop_expiry();
+        self.wake();
+    }
+
+    /// Goes on here after all.
+    pub(crate) fn proceed(&mut self, requests: mpsc::Sender<Request>) {
+        self.requests = Some(requests);
+    }
+
+    /// Whether nothing is being done about the session.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.arriving.is_none() && !self.absence.is_telling()
+    }
+
+    /// Wakes the connection.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
     }
 
     /// The session is no member of a room any more.
@@ -270,6 +328,9 @@ impl State {
         if self.ended.is_some() {
             return Ok(());
         }
+        let Some(body) = self.push_in_transit(body)? else {
+            return Ok(());
+        };
         let frame = ServerFrame {
             body: Some(body),
             ..ServerFrame::default()
@@ -294,6 +355,9 @@ impl State {
 
     /// Queues an unreliable frame; returns how many were dropped for it.
     pub(crate) fn push_unreliable(&mut self, body: server_frame::Body) -> u64 {
+        if let Some(moved) = &self.moved {
+            return moved.forward_loose(body);
+        }
         if self.ended.is_some() || !self.is_connected {
             return 1;
         }
@@ -315,6 +379,10 @@ impl State {
         if self.ended.is_some() {
             return Ok(false);
         }
+        if self.moved.is_some() || self.arriving.is_some() {
+            // It takes its turn among all others.
+            return self.push_from_peer(body).map(|()| false);
+        }
         let before = (self.outbox.len(), self.outbox.bytes());
         let replaced = self.queue.push_unordered(body, topic, before)?;
         self.wake.notify_one();
@@ -335,6 +403,9 @@ impl State {
     ) -> Result<Outgoing, Option<Instant>> {
         if let Some(ended) = &self.ended {
             return Ok(Outgoing::Close(ended.reject.clone()));
+        }
+        if self.moved.is_some() {
+            return Ok(Outgoing::Close(None));
         }
         if connection != self.connection {
             let reject = Reject::new(ErrorCode::Replaced, "the session goes on elsewhere");

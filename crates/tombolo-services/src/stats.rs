@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tombolo_wire::v1::ErrorCode;
 
-use crate::cluster::FrameError;
+use crate::cluster::{FrameError, ResumeRefusal};
 use crate::lock::lock;
 
 /// What is there and what has happened since the node began.
@@ -37,6 +37,8 @@ pub struct Stats {
     pub behind: u64,
     /// What was refused, by the code that the device was told.
     pub refused: BTreeMap<ErrorCode, u64>,
+    /// Devices that could not go on with the session that they wanted, by the reason.
+    pub resumes_refused: BTreeMap<String, u64>,
     /// What has happened between this node and others.
     pub cluster: ClusterStats,
 }
@@ -64,6 +66,10 @@ pub struct ClusterStats {
     pub fenced: u64,
     /// Nodes that this one has put out of the cluster, and whose members it has dropped.
     pub inherited: u64,
+    /// Sessions that went on over another node.
+    pub sessions_given: u64,
+    /// Sessions of other nodes that went on here.
+    pub sessions_taken: u64,
     /// Frames of other nodes that were refused, by the reason.
     pub frames_refused: BTreeMap<String, u64>,
 }
@@ -82,6 +88,7 @@ pub(crate) struct Counters {
     pub(crate) behind: Counter,
     pub(crate) cluster: ClusterCounters,
     refused: Mutex<BTreeMap<ErrorCode, u64>>,
+    resumes_refused: Mutex<BTreeMap<ResumeRefusal, u64>>,
 }
 
 /// What has happened between nodes so far.
@@ -96,6 +103,8 @@ pub(crate) struct ClusterCounters {
     pub(crate) records_refused: Counter,
     pub(crate) fenced: Counter,
     pub(crate) inherited: Counter,
+    pub(crate) sessions_given: Counter,
+    pub(crate) sessions_taken: Counter,
     frames_refused: Mutex<BTreeMap<FrameError, u64>>,
 }
 
@@ -118,7 +127,12 @@ impl Counters {
         *lock(&self.refused).entry(code).or_default() += 1;
     }
 
+    pub(crate) fn count_resume_refused(&self, refusal: ResumeRefusal) {
+        *lock(&self.resumes_refused).entry(refusal).or_default() += 1;
+    }
+
     pub(crate) fn stats(&self, sessions: usize, rooms: usize) -> Stats {
+        let resumes_refused = lock(&self.resumes_refused);
         Stats {
             sessions,
             rooms,
@@ -132,6 +146,10 @@ impl Counters {
             coalesced: self.coalesced.value(),
             behind: self.behind.value(),
             refused: lock(&self.refused).clone(),
+            resumes_refused: resumes_refused
+                .iter()
+                .map(|(refusal, count)| (refusal.to_string(), *count))
+                .collect(),
             cluster: self.cluster.stats(),
         }
     }
@@ -154,6 +172,8 @@ impl ClusterCounters {
             records_refused: self.records_refused.value(),
             fenced: self.fenced.value(),
             inherited: self.inherited.value(),
+            sessions_given: self.sessions_given.value(),
+            sessions_taken: self.sessions_taken.value(),
             frames_refused: refused
                 .iter()
                 .map(|(error, count)| (error.to_string(), *count))

@@ -1250,7 +1250,7 @@ pub struct DeviceKeys {
 /// `ack`, is rejected as ERROR_CODE_NOT_RESUMABLE.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Resume {
-    /// 32 bytes, from the last `Welcome`.
+    /// From the last `Welcome`, whichever node gave it.
     #[prost(bytes = "bytes", tag = "1")]
     pub token: ::prost::bytes::Bytes,
 }

@@ -71,6 +71,15 @@ impl<F: Frame> Outbox<F> {
         }
     }
 
+    /// Goes on with a direction of which the other side has received everything up to `acked`.
+    #[must_use]
+    pub fn after(limits: Limits, acked: u64) -> Self {
+        Self {
+            acked,
+            ..Self::new(limits)
+        }
+    }
+
     /// Gives a frame its number and keeps it until it is acknowledged. Returns the number.
     ///
     /// # Errors
@@ -163,6 +172,18 @@ impl<F: Frame> Outbox<F> {
         self.acked + self.unacked.len() as u64
     }
 
+    /// The number up to which the other side has received everything.
+    #[must_use]
+    pub fn acked(&self) -> u64 {
+        self.acked
+    }
+
+    /// The frames that are not acknowledged and have a greater number.
+    pub fn after_number(&self, number: u64) -> impl Iterator<Item = &F> {
+        let skip = usize::try_from(number.saturating_sub(self.acked)).unwrap_or(usize::MAX);
+        self.unacked.iter().skip(skip).map(|(frame, _)| frame)
+    }
+
     /// How many frames are not acknowledged.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -198,6 +219,16 @@ impl Inbox {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Goes on with a direction of which everything up to `received` has come.
+    #[must_use]
+    pub fn after(received: u64) -> Self {
+        Self {
+            received,
+            acked: received,
+            ..Self::default()
+        }
     }
 
     /// Takes note of a received frame's `seq`.

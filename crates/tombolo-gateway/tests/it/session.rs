@@ -22,7 +22,7 @@ async fn a_device_is_welcomed_as_who_its_token_says() {
         let welcome = device.hello(&token("alice")).await;
         assert_eq!(welcome.user, "alice");
         assert!(!welcome.resumed);
-        assert_eq!(welcome.resume_token.len(), 32);
+        assert!(welcome.resume_token.len() > 32);
         assert_eq!(welcome.ice_servers.expect("ICE servers").ttl_s, 60);
     }
     let stats = fixture.gateway.stats();

@@ -49,6 +49,8 @@ pub(crate) enum Content {
         /// From where the sender's node relays.
         relay_ips: Vec<IpAddr>,
     },
+    /// The member goes on over another node.
+    Moved,
 }
 
 /// What a member here sent could not be handed over there.
@@ -64,6 +66,16 @@ pub(crate) struct Refusal {
 pub(crate) enum Parsed {
     Arrival(Arrival),
     Refusal(Refusal),
+    /// Something for the device of a session that goes on here.
+    Forward {
+        session: SessionId,
+        body: Box<v1::server_frame::Body>,
+        is_reliable: bool,
+    },
+    /// A mark has passed the sending node.
+    Passed(SessionId, RoomId),
+    /// A room of a session that comes from the sending node has settled.
+    Settled(SessionId, RoomId),
 }
 
 /// An item is malformed, or of a kind that this version does not know.
@@ -76,6 +88,7 @@ impl Arrival {
         let content = match &self.content {
             Content::Message { payload, .. } => payload.len(),
             Content::Introduction { introduction, .. } => introduction.encoded_len(),
+            Content::Moved => 0,
         };
         size_of::<Self>() + content
     }
@@ -86,6 +99,24 @@ pub(super) fn parse(item: Item) -> Result<Parsed, BadItem> {
         item::Body::Message(message) => parse_message(message).map(Parsed::Arrival),
         item::Body::Introduction(introduction) => {
             parse_introduction(introduction).map(Parsed::Arrival)
+        }
+        item::Body::Forward(forward) => {
+            let frame = v1::ServerFrame::decode(forward.frame).map_err(|_| BadItem)?;
+            Ok(Parsed::Forward {
+                session: parse_session(&forward.session)?,
+                body: Box::new(frame.body.ok_or(BadItem)?),
+                is_reliable: forward.reliable,
+            })
+        }
+        item::Body::Moved(moved) => Ok(Parsed::Arrival(Arrival {
+            sender: parse_sender(moved.member)?,
+            content: Content::Moved,
+        })),
+        item::Body::Passed(place) => {
+            parse_place(&place).map(|(session, room)| Parsed::Passed(session, room))
+        }
+        item::Body::Settled(place) => {
+            parse_place(&place).map(|(session, room)| Parsed::Settled(session, room))
         }
         item::Body::Refusal(refusal) => {
             let code = i32::try_from(refusal.code).map_err(|_| BadItem)?;
@@ -157,6 +188,11 @@ fn parse_sender(sender: Option<wire::Sender>) -> Result<Sender, BadItem> {
         session: parse_session(&sender.session)?,
         seq: sender.seq,
     })
+}
+
+fn parse_place(place: &wire::Place) -> Result<(SessionId, RoomId), BadItem> {
+    let room = RoomId::parse(&place.room).map_err(|_| BadItem)?;
+    Ok((parse_session(&place.session)?, room))
 }
 
 fn parse_session(bytes: &Bytes) -> Result<SessionId, BadItem> {
@@ -236,6 +272,37 @@ pub(crate) fn refusal_item(session: SessionId, seq: u64, reject: &Reject) -> Ite
     };
     Item {
         body: Some(item::Body::Refusal(refusal)),
+    }
+}
+
+/// Follows all that a member said over this node before it went on over another.
+pub(crate) fn moved_item(member: &Sender) -> Item {
+    let moved = wire::Moved {
+        member: Some(sender_on_wire(member)),
+    };
+    Item {
+        body: Some(item::Body::Moved(moved)),
+    }
+}
+
+/// Follows all that was sent to a member over the node that it was on before.
+pub(crate) fn passed_item(session: SessionId, room: &RoomId) -> Item {
+    Item {
+        body: Some(item::Body::Passed(place_on_wire(session, room))),
+    }
+}
+
+/// Follows all that was forwarded of a room for a session that has gone on.
+pub(crate) fn settled_item(session: SessionId, room: &RoomId) -> Item {
+    Item {
+        body: Some(item::Body::Settled(place_on_wire(session, room))),
+    }
+}
+
+fn place_on_wire(session: SessionId, room: &RoomId) -> wire::Place {
+    wire::Place {
+        session: Bytes::copy_from_slice(&session.0),
+        room: room.to_string(),
     }
 }
 

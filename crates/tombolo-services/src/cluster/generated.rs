@@ -43,7 +43,7 @@ pub struct Frame {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Item {
-    #[prost(oneof = "item::Body", tags = "1, 2, 3")]
+    #[prost(oneof = "item::Body", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub body: ::core::option::Option<item::Body>,
 }
 /// Nested message and enum types in `Item`.
@@ -56,6 +56,14 @@ pub mod item {
         Introduction(super::Introduction),
         #[prost(message, tag = "3")]
         Refusal(super::Refusal),
+        #[prost(message, tag = "4")]
+        Forward(super::Forward),
+        #[prost(message, tag = "5")]
+        Moved(super::Moved),
+        #[prost(message, tag = "6")]
+        Passed(super::Place),
+        #[prost(message, tag = "7")]
+        Settled(super::Place),
     }
 }
 /// A place in a room's log. Whoever has read less waits before it acts.
@@ -129,6 +137,132 @@ pub struct Refusal {
     pub code: u32,
     #[prost(string, tag = "4")]
     pub message: ::prost::alloc::string::String,
+}
+/// What still comes for the device of a session that the receiving node goes on with.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Forward {
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub session: ::prost::bytes::Bytes,
+    /// `tombolo.v1.ServerFrame`; its numbers are not looked at.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub frame: ::prost::bytes::Bytes,
+    #[prost(bool, tag = "3")]
+    pub reliable: bool,
+}
+/// A member goes on over another node: nothing more of what it said over the sending one is on its way.
+/// Answered by `passed`, once nothing more for it will be sent to that one.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Moved {
+    /// The member, as the log has it from `at` on.
+    #[prost(message, optional, tag = "1")]
+    pub member: ::core::option::Option<Sender>,
+}
+/// A session in a room.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Place {
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub session: ::prost::bytes::Bytes,
+    #[prost(string, tag = "2")]
+    pub room: ::prost::alloc::string::String,
+}
+/// Asks a node for a session whose device is connected to the asking node. A question may be repeated.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionQuestion {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(oneof = "session_question::Kind", tags = "2, 3")]
+    pub kind: ::core::option::Option<session_question::Kind>,
+}
+/// Nested message and enum types in `SessionQuestion`.
+pub mod session_question {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "2")]
+        Want(super::Want),
+        #[prost(message, tag = "3")]
+        Take(super::Take),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Want {
+    /// 32 bytes: what the device showed.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub token: ::prost::bytes::Bytes,
+    /// Who the device is, as the asking node has verified.
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    /// 32 bytes each.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub identity: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub seal: ::prost::bytes::Bytes,
+    /// What the device has received.
+    #[prost(uint64, tag = "5")]
+    pub ack: u64,
+    /// The asking node.
+    #[prost(string, tag = "6")]
+    pub to: ::prost::alloc::string::String,
+}
+/// The next piece of what was offered; with the last one the session is the asking node's.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Take {
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub session: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub offer: u64,
+    /// The number of the last frame that the asking node has.
+    #[prost(uint64, tag = "3")]
+    pub after: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionAnswer {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(oneof = "session_answer::Outcome", tags = "2, 3, 4, 5")]
+    pub outcome: ::core::option::Option<session_answer::Outcome>,
+}
+/// Nested message and enum types in `SessionAnswer`.
+pub mod session_answer {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Outcome {
+        #[prost(message, tag = "2")]
+        Offered(super::Offered),
+        #[prost(message, tag = "3")]
+        Piece(super::Piece),
+        #[prost(enumeration = "super::SessionRefusal", tag = "4")]
+        Refused(i32),
+        /// Another node has it: ask that one.
+        #[prost(string, tag = "5")]
+        GivenTo(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Offered {
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub session: ::prost::bytes::Bytes,
+    /// Void as soon as the session is offered again.
+    #[prost(uint64, tag = "2")]
+    pub offer: u64,
+    /// Up to which number the device has received.
+    #[prost(uint64, tag = "3")]
+    pub acked: u64,
+    /// Up to which number the device has been heard.
+    #[prost(uint64, tag = "4")]
+    pub received: u64,
+    #[prost(string, repeated, tag = "5")]
+    pub rooms: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Piece {
+    /// `tombolo.v1.ServerFrame`, with consecutive numbers.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub frames: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    #[prost(bool, tag = "2")]
+    pub more: bool,
 }
 /// The value of a node in the directory.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -211,6 +345,41 @@ pub struct CodeOf {
     /// Who reserved it; when that node dies before the room opened, its heir frees the code.
     #[prost(string, tag = "3")]
     pub node: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum SessionRefusal {
+    Unspecified = 0,
+    /// There is no such session: the device begins another.
+    Unknown = 1,
+    /// Something of the session's is being carried out: ask again in a moment.
+    Busy = 2,
+    /// The session is another device's, or the device claims what cannot be.
+    NotResumable = 3,
+}
+impl SessionRefusal {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "SESSION_REFUSAL_UNSPECIFIED",
+            Self::Unknown => "SESSION_REFUSAL_UNKNOWN",
+            Self::Busy => "SESSION_REFUSAL_BUSY",
+            Self::NotResumable => "SESSION_REFUSAL_NOT_RESUMABLE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SESSION_REFUSAL_UNSPECIFIED" => Some(Self::Unspecified),
+            "SESSION_REFUSAL_UNKNOWN" => Some(Self::Unknown),
+            "SESSION_REFUSAL_BUSY" => Some(Self::Busy),
+            "SESSION_REFUSAL_NOT_RESUMABLE" => Some(Self::NotResumable),
+            _ => None,
+        }
+    }
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

@@ -12,7 +12,7 @@ use tombolo_wire::v1::ErrorCode;
 use super::arrival::{self, Parsed, Refusal};
 use super::generated::{Item, item};
 use super::link::FrameError;
-use super::{NODES_MAX, decode, inbox_of};
+use super::{NODES_MAX, decode, handover, inbox_of};
 use crate::lock::lock;
 use crate::node::Node;
 use crate::reject::Reject;
@@ -133,6 +133,20 @@ fn handle_frame(node: &Arc<Node>, payload: &[u8]) -> Result<(), FrameError> {
         match arrival::parse(item) {
             Ok(Parsed::Arrival(arrival)) => node.arrive(&from, arrival),
             Ok(Parsed::Refusal(refusal)) => handle_refusal(node, refusal),
+            Ok(Parsed::Forward {
+                session,
+                body,
+                is_reliable,
+            }) => handover::handle_forward(node, &from, session, *body, is_reliable),
+            Ok(Parsed::Passed(session, room)) => {
+                let host = lock(&node.host_by_room).get(&room).cloned();
+                if let Some(host) = host {
+                    host.on_passed(node, &from, session);
+                }
+            }
+            Ok(Parsed::Settled(session, room)) => {
+                handover::handle_settled(node, &from, session, &room);
+            }
             Err(arrival::BadItem) => cluster.items_refused.add(1),
         }
     }
@@ -144,7 +158,14 @@ pub(super) fn return_item(node: &Arc<Node>, item: &Item) {
     let sender = match &item.body {
         Some(item::Body::Message(message)) => message.sender.as_ref(),
         Some(item::Body::Introduction(introduction)) => introduction.sender.as_ref(),
-        Some(item::Body::Refusal(_)) | None => None,
+        Some(
+            item::Body::Refusal(_)
+            | item::Body::Forward(_)
+            | item::Body::Moved(_)
+            | item::Body::Passed(_)
+            | item::Body::Settled(_),
+        )
+        | None => None,
     };
     let Some(sender) = sender else {
         return;
@@ -160,7 +181,7 @@ pub(super) fn return_item(node: &Arc<Node>, item: &Item) {
 }
 
 fn handle_refusal(node: &Arc<Node>, refusal: Refusal) {
-    let session = lock(&node.sessions).by_id.get(&refusal.session).cloned();
+    let session = lock(&node.sessions).wherever(&refusal.session);
     if let Some(session) = session {
         node.refuse(&session, refusal.seq, refusal.reject);
     }

@@ -289,8 +289,7 @@ impl Link {
         self.ack_due.into_iter().chain(self.resend_at).min()
     }
 
-    /// Whether nothing waits, so that the link may be forgotten and found again.
-    #[cfg(test)]
+    /// Whether nothing waits.
     pub(crate) fn is_idle(&self) -> bool {
         self.unacked.is_empty() && self.loose.is_empty()
     }

@@ -12,7 +12,7 @@ use tombolo_wire::NodeId;
 
 use super::directory::{Command, Directory, Event, WriteId, Written};
 use super::record::{Heartbeat, Load, Record, State};
-use super::{inbox, load, loss};
+use super::{giving, inbox, load, loss};
 use crate::entropy;
 use crate::lock::lock;
 use crate::node::Node;
@@ -37,15 +37,15 @@ struct Driver {
     /// Ended with the driver.
     tasks: JoinSet<()>,
     cpu: load::Cpu,
+    /// Nodes that are gone, and what waits for them does not know yet.
+    gone: Vec<NodeId>,
 }
 
 /// Takes part in the cluster for as long as it runs.
 pub(crate) async fn run(node: Arc<Node>, mut waiting: mpsc::Receiver<Input>) {
-    let (Ok(process), Ok(records), Ok(beats)) = (
-        entropy::process_id(),
-        Key::new([RECORDS]),
-        Key::new([BEATS]),
-    ) else {
+    let (Ok(process), Ok(records), Ok(beats)) =
+        (entropy::tag(), Key::new([RECORDS]), Key::new([BEATS]))
+    else {
         tracing::error!("no entropy: this node stays alone");
         return;
     };
@@ -57,10 +57,12 @@ pub(crate) async fn run(node: Arc<Node>, mut waiting: mpsc::Receiver<Input>) {
         directory,
         tasks: JoinSet::new(),
         cpu: load::Cpu::default(),
+        gone: Vec::new(),
         node,
     };
     let (node, inputs) = (&driver.node, &driver.inputs);
     driver.tasks.spawn(inbox::run(Arc::clone(node)));
+    driver.tasks.spawn(giving::serve(Arc::clone(node)));
     driver
         .tasks
         .spawn(watch(Arc::clone(node), records, inputs.clone()));
@@ -187,6 +189,10 @@ impl Driver {
         }
         let others = self.directory.others();
         self.node.cluster.show(&self.node.config.region, others);
+        // Only now everybody sees that they are gone.
+        for gone in std::mem::take(&mut self.gone) {
+            self.node.on_node_gone(&gone);
+        }
     }
 
     fn on_event(&mut self, event: Event) {
@@ -217,6 +223,7 @@ impl Driver {
                 for item in node.cluster.forget(&name) {
                     inbox::return_item(node, &item);
                 }
+                self.gone.push(name);
             }
             Event::Inherit { node: name, epoch } => {
                 tracing::warn!(node = %name, epoch, "node is lost: doing what it left to do");

@@ -17,7 +17,7 @@ use tombolo_wire::v1::{self, DeviceKeys, ErrorCode, server_frame};
 use tombolo_wire::{NodeId, PublicKeys, UserId};
 
 use super::{Host, State};
-use crate::cluster::{Arrival, Content, Sender, refusal_item};
+use crate::cluster::{Arrival, Content, MARK_SEQ, Sender, passed_item, refusal_item};
 use crate::forward::Manner;
 use crate::lock::lock;
 use crate::node::Node;
@@ -46,6 +46,8 @@ impl Node {
         let host = lock(&self.host_by_room).get(&arrival.sender.room).cloned();
         match host {
             Some(host) => host.arrive(self, from, arrival),
+            // Nobody here says anything to anybody in that room.
+            None if arrival.content == Content::Moved => self.pass(from, &arrival.sender),
             None => {
                 if let Some(user) = arrival.named().next() {
                     self.refuse_there(from, &arrival.sender, requests::no_such_member(user));
@@ -54,8 +56,20 @@ impl Node {
         }
     }
 
+    /// Answers a mark.
+    fn pass(&self, to: &NodeId, member: &Sender) {
+        let item = passed_item(member.session, &member.room);
+        if let Err(reject) = self.cluster.send(to, item) {
+            tracing::warn!(%to, %reject, "a mark is not answered");
+        }
+    }
+
     /// Tells a member on another node that its frame was not carried out.
     fn refuse_there(&self, to: &NodeId, sender: &Sender, reject: Reject) {
+        if sender.seq == MARK_SEQ {
+            // Nobody has said anything; whoever sent the mark must not wait for it.
+            return self.pass(to, sender);
+        }
         self.counters.count_refused(reject.code);
         let item = refusal_item(sender.session, sender.seq, &reject);
         if sender.seq == 0 {
@@ -72,6 +86,7 @@ impl Arrival {
         match &self.content {
             Content::Message { to, .. } => to.iter(),
             Content::Introduction { to, .. } => std::slice::from_ref(to).iter(),
+            Content::Moved => [].iter(),
         }
     }
 }
@@ -164,6 +179,14 @@ impl State {
         });
     }
 
+    /// The session of a member that is here, or was for a sender whose node had read so far.
+    pub(super) fn session_for(&self, user: &UserId, at: Offset) -> Option<&Arc<Session>> {
+        let mut moved = self.moved_since(at);
+        let moved = moved.find(|moved| moved.user == *user);
+        self.session(user)
+            .or_else(|| moved.map(|moved| &moved.session))
+    }
+
     /// The sender's keys, if it is (or was, when its node sent this) a member there.
     fn keys_of(&self, from: &NodeId, sender: &Sender) -> Option<PublicKeys> {
         let is_it = |membership: &&Membership| {
@@ -184,11 +207,15 @@ impl State {
 /// Hands something over to the members here, if the log knows its sender.
 fn hand_over(node: &Arc<Node>, state: &State, from: &NodeId, arrival: Arrival) {
     let Arrival { sender, content } = arrival;
+    if content == Content::Moved {
+        return node.pass(from, &sender);
+    }
     let Some(keys) = state.keys_of(from, &sender) else {
         node.counters.cluster.items_refused.add(1);
         return node.refuse_there(from, &sender, requests::not_a_member());
     };
     let result = match content {
+        Content::Moved => Ok(()),
         Content::Message {
             to,
             group,
@@ -245,15 +272,12 @@ fn recipients<'a>(
     let mut recipients: Vec<&Arc<Session>> = Vec::new();
     if let Some(group) = group {
         let members = state.members_in(group);
-        let here = members.filter_map(|(user, _)| state.session(user));
-        recipients.extend(here);
+        recipients.extend(members.filter_map(|(user, _)| state.meant(user, sender.at)));
     } else if to.is_empty() {
-        let here = state.sessions();
-        let here = here.filter(|(user, _)| state.was_here(user, sender.at));
-        recipients.extend(here.map(|(_, session)| session));
+        recipients.extend(state.everybody(sender.at));
     }
     for user in BTreeSet::from_iter(to) {
-        match state.session(user) {
+        match state.session_for(user, sender.at) {
             Some(session) => recipients.push(session),
             None => refused = refused.or_else(|| Some(requests::no_such_member(user))),
         }
@@ -285,7 +309,7 @@ fn hand_over_introduction(
     introduced: v1::Introduced,
 ) -> Result<(), Reject> {
     let recipient = state
-        .session(to)
+        .session_for(to, sender.at)
         .ok_or_else(|| requests::no_such_member(to))?;
     debug_assert_ne!(recipient.id, sender.session, "a session is on one node");
     let mut ips = node.relay.relay_ips();

@@ -109,11 +109,21 @@ impl Host {
             return;
         }
         let pending = state.pending_by_operation.remove(&entry.operation);
+        let before = if let Body::Returned { user, .. } = &entry.body {
+            state.room.member(user).cloned()
+        } else {
+            None
+        };
         let applied = state.room.apply(&entry);
         let created = matches!(entry.body, Body::Created { .. });
         for event in &applied.events {
             state.is_listing_stale |= super::find::is_public(event);
-            self.on_event(node, state, event, pending.as_ref(), created);
+            match (event, &before) {
+                (Event::Returned { user, membership }, Some(before)) => {
+                    self.on_went_on(node, state, user, before, membership);
+                }
+                _ => self.on_event(node, state, event, pending.as_ref(), created),
+            }
         }
         let outcome = match applied.outcome {
             Ok(()) => Outcome::Done,
@@ -155,10 +165,7 @@ impl Host {
         | Event::Returned { user, membership } = event
         {
             state.count_elsewhere(node.name());
-            let found = state.session(user);
-            if found.is_some_and(|found| found.id == membership.session) && pending.is_none() {
-                // It was dropped, and is back.
-            } else if membership.node == *node.name() {
+            if membership.node == *node.name() {
                 let pending = pending.filter(|pending| pending.session.id == membership.session);
                 self.on_joined_here(node, state, user, membership, pending, created);
             } else {
@@ -198,7 +205,10 @@ impl Host {
             waits
         });
         let Some(pending) = pending.filter(|_| waits) else {
-            return self.send_away(node, user, membership);
+            if !self.on_come_here(node, state, user, membership) {
+                self.send_away(node, user, membership);
+            }
+            return;
         };
         state
             .session_by_user
@@ -230,8 +240,7 @@ impl Host {
         }
         let is_here = |session: &&Arc<Session>| session.id == membership.session;
         if let Some(session) = state.session(user).filter(is_here).cloned() {
-            state.session_by_user.remove(user);
-            state.here_since.remove(user);
+            state.remove_session(user);
             session.lock().leave_room(&self.room);
             let asked = pending.filter(|pending| pending.session.id == session.id);
             let news = match asked {
@@ -249,8 +258,7 @@ impl Host {
 
     /// A member takes part over another node now: what it had here is over.
     fn on_gone_elsewhere(&self, node: &Arc<Node>, state: &mut State, user: &UserId) {
-        if let Some(session) = state.session_by_user.remove(user) {
-            state.here_since.remove(user);
+        if let Some(session) = state.remove_session(user) {
             session.lock().leave_room(&self.room);
             let left = v1::MemberLeft {
                 user: user.to_string(),
@@ -285,6 +293,7 @@ impl Host {
         }
         // They came at some time before the snapshot.
         state.here_since.clear();
+        self.on_replaced(node, state, &old);
         self.tell_anew(node, state, &old);
         for pending in pending.into_values() {
             let _ = pending.outcome.send(Outcome::Again);
@@ -313,7 +322,12 @@ impl Host {
     /// A member that claims to be here but is not: its session ended while it joined. What an earlier
     /// life of the node left behind is declared lost as a whole, with seats kept; before this life has
     /// begun, that is all there can be.
-    fn send_away(self: &Arc<Self>, node: &Arc<Node>, user: &UserId, membership: &Membership) {
+    pub(super) fn send_away(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        user: &UserId,
+        membership: &Membership,
+    ) {
         let epoch = node.cluster.epoch();
         if epoch.is_none_or(|epoch| membership.incarnation < epoch) {
             return;
@@ -327,7 +341,7 @@ impl Host {
     }
 
     /// Tells those members here whom it concerns.
-    fn tell(&self, node: &Arc<Node>, state: &State, news: &News) {
+    pub(super) fn tell(&self, node: &Arc<Node>, state: &State, news: &News) {
         for (user, session) in &state.session_by_user {
             if news.whom.includes(user, state.room.member(user)) {
                 let event = self.room_event(news.kind.clone(), news.by.clone());

@@ -51,7 +51,7 @@ pub(super) fn of_event(room: &Room, event: &Event) -> Vec<News> {
     let nobody = String::new;
     match event {
         Event::Joined { user, .. } => about_member(room, user, Kind::Joined),
-        Event::Returned { user, .. } => about_member(room, user, Kind::Returned),
+        Event::Returned { user, .. } => of_return(room, user),
         Event::Dropped { user, .. } => gone(user, LeftReason::Disconnected, Kind::Dropped),
         Event::Left { user, reason, .. } => gone(user, *reason, Kind::Left),
         Event::NodeLost { users } => {
@@ -108,6 +108,11 @@ pub(super) fn of_event(room: &Room, event: &Event) -> Vec<News> {
         | Event::Banned { .. }
         | Event::Unbanned { .. } => Vec::new(),
     }
+}
+
+/// What is told of a member that was dropped and is back.
+pub(super) fn of_return(room: &Room, user: &UserId) -> Vec<News> {
+    about_member(room, user, room_event::Kind::Returned)
 }
 
 /// The room as a member sees it, from nothing; but for the members themselves. `lost` when messages

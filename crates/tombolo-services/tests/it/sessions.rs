@@ -23,7 +23,7 @@ async fn a_welcome_says_who_and_where_one_is() {
     );
     assert_eq!(
         (welcome.session_id.len(), welcome.resume_token.len()),
-        (16, 32)
+        (16, 32 + "node-1".len())
     );
     assert_eq!((welcome.resumed, welcome.resume_window_ms), (false, 30_000));
     assert_eq!(welcome.ice_servers.unwrap().servers[0].username, "1:alice");

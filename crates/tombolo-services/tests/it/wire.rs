@@ -23,6 +23,11 @@ pub(crate) struct Wire {
     pub(crate) is_slow: Arc<AtomicBool>,
     /// How many of a hundred frames to other nodes' inboxes are lost.
     pub(crate) lose_percent: Arc<AtomicU64>,
+    /// How many of a hundred questions to other nodes for sessions go wrong: they are lost, or their
+    /// answers are, or they come twice, or late.
+    pub(crate) confuse_percent: Arc<AtomicU64>,
+    /// How many such questions are still answered.
+    pub(crate) answers_left: Arc<AtomicU64>,
     published: Arc<AtomicU64>,
 }
 
@@ -33,6 +38,8 @@ impl Wire {
             is_cut: Arc::default(),
             is_slow: Arc::default(),
             lose_percent: Arc::default(),
+            confuse_percent: Arc::default(),
+            answers_left: Arc::new(AtomicU64::new(u64::MAX)),
             published: Arc::default(),
         })
     }
@@ -89,7 +96,45 @@ impl Bus for Wire {
         if self.is_cut() {
             return Box::pin(async { Err(RequestError::Unavailable) });
         }
-        self.local.request(subject, payload, timeout)
+        if !subject.as_str().ends_with(".sessions") {
+            return self.local.request(subject, payload, timeout);
+        }
+        let left = self.answers_left.load(Ordering::Relaxed);
+        if left == 0 {
+            return Box::pin(lost(timeout));
+        }
+        self.answers_left.store(
+            left.saturating_sub(u64::from(left < u64::MAX)),
+            Ordering::Relaxed,
+        );
+        let count = self.published.fetch_add(1, Ordering::Relaxed);
+        let mut random = ChaCha8Rng::seed_from_u64(count);
+        if random.random_range(0..100) >= self.confuse_percent.load(Ordering::Relaxed) {
+            return self.local.request(subject, payload, timeout);
+        }
+        let how = random.random_range(0..4);
+        let (local, late) = (self.local.clone(), subject.clone());
+        Box::pin(async move {
+            match how {
+                0 => lost(timeout).await,
+                1 => {
+                    // It is carried out, and nobody hears of that.
+                    let _ = local.request(subject, payload, timeout).await;
+                    lost(timeout).await
+                }
+                2 => {
+                    let _ = local.request(subject, payload.clone(), timeout).await;
+                    local.request(subject, payload, timeout).await
+                }
+                _ => {
+                    tokio::spawn(async move {
+                        tokio::time::sleep(3 * timeout).await;
+                        let _ = local.request(&late, payload, timeout).await;
+                    });
+                    lost(timeout).await
+                }
+            }
+        })
     }
 
     fn serve<'a>(
@@ -219,4 +264,10 @@ impl Leases for Wire {
     fn lease_time(&self) -> Duration {
         self.local.lease_time()
     }
+}
+
+/// Nobody answers.
+async fn lost(timeout: Duration) -> Result<Bytes, RequestError> {
+    tokio::time::sleep(timeout).await;
+    Err(RequestError::Timeout)
 }

@@ -1,0 +1,314 @@
+//! The node that has a session, and gives it to the one that its device has connected to.
+//!
+//! 1. It is asked for the session, and *offers* it: from now on the session takes no frame from its
+//!    device, and keeps what comes for it. Whoever asks last has the offer; so does the device itself
+//!    when it comes back.
+//! 2. It is asked for what waits, piece by piece. With the last piece the session is the other node's:
+//!    what still comes for it is forwarded over the link between the two.
+//!
+//! Both questions may be repeated, lost and answered late: the same question has the same answer.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tombolo_room::{LeftReason, SessionId};
+use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
+
+use super::generated::{self as wire, session_answer, session_question};
+use super::{ResumeRefusal, VERSION, handover};
+use crate::entropy::{self, ResumeToken};
+use crate::events::SessionEvent;
+use crate::host::Host;
+use crate::lock::lock;
+use crate::node::{Node, SessionTable};
+use crate::requests;
+use crate::session::{Session, State};
+use crate::transit::Moved;
+
+/// Gives sessions to other nodes for as long as it runs.
+pub(super) async fn serve(node: Arc<Node>) {
+    let Ok(subject) = handover::subject_of(node.name()) else {
+        return;
+    };
+    loop {
+        if let Ok(mut server) = node.engine.serve(&subject, QUESTIONS_MAX).await {
+            while let Some(request) = server.next().await {
+                let outcome = answer(&node, &request.payload);
+                let answer = wire::SessionAnswer {
+                    version: VERSION,
+                    outcome: Some(outcome),
+                };
+                request.answer(answer.encode_to_vec().into());
+            }
+        }
+        tokio::time::sleep(handover::RETRY_DELAY).await;
+    }
+}
+
+fn answer(node: &Arc<Node>, payload: &[u8]) -> session_answer::Outcome {
+    match Question::decode(payload) {
+        Some(Question::Want(wanted)) => offer(node, &wanted),
+        Some(Question::Take(take)) => give(node, &take),
+        None => {
+            node.counters.cluster.items_refused.add(1);
+            refused(wire::SessionRefusal::Unknown)
+        }
+    }
+}
+
+enum Question {
+    Want(Wanted),
+    Take(Take),
+}
+
+/// A session that another node wants, for a device that is connected there.
+pub(crate) struct Wanted {
+    pub(crate) token: ResumeToken,
+    pub(crate) user: UserId,
+    pub(crate) keys: PublicKeys,
+    /// What the device has received.
+    pub(crate) ack: u64,
+    pub(crate) to: NodeId,
+}
+
+/// More of a session that was offered.
+struct Take {
+    session: SessionId,
+    offer: u64,
+    /// The last frame that the other node has.
+    after: u64,
+}
+
+impl Question {
+    fn decode(payload: &[u8]) -> Option<Self> {
+        let question = wire::SessionQuestion::decode(payload).ok()?;
+        if question.version != VERSION {
+            return None;
+        }
+        Some(match question.kind? {
+            session_question::Kind::Want(wanted) => Self::Want(Wanted {
+                token: wanted.token.as_ref().try_into().ok()?,
+                user: UserId::parse(&wanted.user).ok()?,
+                keys: PublicKeys {
+                    identity: wanted.identity.as_ref().try_into().ok()?,
+                    seal: wanted.seal.as_ref().try_into().ok()?,
+                },
+                ack: wanted.ack,
+                to: NodeId::parse(&wanted.to).ok()?,
+            }),
+            session_question::Kind::Take(take) => Self::Take(Take {
+                session: SessionId(take.session.as_ref().try_into().ok()?),
+                offer: take.offer,
+                after: take.after,
+            }),
+        })
+    }
+}
+
+/// Offers a session, if all about it is in order.
+fn offer(node: &Arc<Node>, wanted: &Wanted) -> session_answer::Outcome {
+    let arrivals = lock(&node.arrivals);
+    let mut sessions = lock(&node.sessions);
+    let here = sessions.by_token.get(&wanted.token);
+    let here = here.and_then(|id| sessions.by_id.get(id)).cloned();
+    let Some(session) = here.or_else(|| sessions.given(&wanted.token)) else {
+        return refused(if arrivals.is_coming(&wanted.token) {
+            wire::SessionRefusal::Busy
+        } else {
+            wire::SessionRefusal::Unknown
+        });
+    };
+    let mut state = session.lock();
+    if session.user != wanted.user || session.keys != wanted.keys {
+        node.counters.count_resume_refused(ResumeRefusal::Foreign);
+        return refused(wire::SessionRefusal::NotResumable);
+    }
+    if !state.tokens.is_good(&wanted.token) {
+        node.counters.count_resume_refused(ResumeRefusal::Replayed);
+        return refused(wire::SessionRefusal::Unknown);
+    }
+    if let Some(moved) = state.moved.as_ref().filter(|moved| moved.is_taken) {
+        return session_answer::Outcome::GivenTo(moved.to.to_string());
+    }
+    if session.pending.load(Ordering::Relaxed) > 0 || !state.is_settled() {
+        return refused(wire::SessionRefusal::Busy);
+    }
+    if state.outbox.handle_ack(wanted.ack).is_err() {
+        node.counters.count_resume_refused(ResumeRefusal::Ack);
+        return refused(wire::SessionRefusal::NotResumable);
+    }
+    // Unlike any other: a late question must not be taken for one about this offer.
+    let Ok(offer) = entropy::tag() else {
+        return refused(wire::SessionRefusal::Busy);
+    };
+    let first = state.moved.as_ref().map_or(offer, |moved| moved.first);
+    state.moved = Some(Moved {
+        cluster: Arc::clone(&node.cluster),
+        session: session.id,
+        to: wanted.to.clone(),
+        offer,
+        first,
+        is_taken: false,
+        is_broken: state.moved.as_ref().is_some_and(|moved| moved.is_broken),
+    });
+    if first == offer {
+        state.pause();
+        sessions.give(&session, &state);
+        let forget = forget(Arc::clone(node), Arc::clone(&session), first);
+        node.runtime.spawn(forget);
+    }
+    session_answer::Outcome::Offered(wire::Offered {
+        session: Bytes::copy_from_slice(&session.id.0),
+        offer,
+        acked: state.outbox.acked(),
+        received: state.inbox.received(),
+        rooms: state.host_by_room.keys().map(RoomId::to_string).collect(),
+    })
+}
+
+/// Gives the next piece of a session that was offered, and with the last one the session.
+fn give(node: &Arc<Node>, take: &Take) -> session_answer::Outcome {
+    let sessions = lock(&node.sessions);
+    let Some(session) = sessions.given_by_id.get(&take.session).cloned() else {
+        return refused(wire::SessionRefusal::Unknown);
+    };
+    drop(sessions);
+    let mut state = session.lock();
+    let is_good = |moved: &&mut Moved| moved.offer == take.offer && !moved.is_broken;
+    let state = &mut *state;
+    let Some(moved) = state.moved.as_mut().filter(is_good) else {
+        return refused(wire::SessionRefusal::Unknown);
+    };
+    let (mut frames, mut bytes) = (Vec::new(), 0);
+    let mut waiting = state.outbox.after_number(take.after);
+    for frame in waiting.by_ref() {
+        let frame = Bytes::from(frame.encode_to_vec());
+        bytes += frame.len();
+        frames.push(frame);
+        if bytes >= PIECE_BYTES {
+            break;
+        }
+    }
+    let more = waiting.next().is_some();
+    drop(waiting);
+    if moved.is_taken && frames.is_empty() {
+        // The other node has everything.
+        let _ = state.outbox.handle_ack(take.after);
+    }
+    if !more && !moved.is_taken {
+        moved.is_taken = true;
+        node.counters.cluster.sessions_given.add(1);
+        node.emit(SessionEvent::Moved, &session);
+    }
+    session_answer::Outcome::Piece(wire::Piece { frames, more })
+}
+
+/// A device comes back to the node that was about to give its session away: it has it again.
+pub(crate) fn reclaim(node: &Arc<Node>, token: &ResumeToken) {
+    let mut sessions = lock(&node.sessions);
+    let Some(session) = sessions.given(token) else {
+        return;
+    };
+    let mut state = session.lock();
+    let is_ours = |moved: &Moved| !moved.is_taken && !moved.is_broken;
+    if !state.moved.as_ref().is_some_and(is_ours) {
+        return;
+    }
+    state.moved = None;
+    let (requests, waiting) = mpsc::channel(node.config.requests_max.max(1));
+    state.proceed(requests);
+    sessions.take_back(&session, &state);
+    let work = requests::run(Arc::clone(node), Arc::clone(&session), waiting);
+    node.runtime.spawn(work);
+}
+
+/// Forgets a session after a while; when it never arrived where it went, it is over.
+async fn forget(node: Arc<Node>, session: Arc<Session>, first: u64) {
+    tokio::time::sleep(node.config.resume_window).await;
+    for host in forget_now(&node, &session, first) {
+        let reason = LeftReason::Disconnected;
+        host.leave(&node, &session.user, session.id, reason).await;
+    }
+}
+
+/// Returns the rooms that are to be left.
+fn forget_now(node: &Node, session: &Arc<Session>, first: u64) -> Vec<Arc<Host>> {
+    let mut sessions = lock(&node.sessions);
+    let mut state = session.lock();
+    let Some(moved) = state.moved.as_ref().filter(|moved| moved.first == first) else {
+        // It was reclaimed meanwhile.
+        return Vec::new();
+    };
+    let was_taken = moved.is_taken;
+    sessions.forget_given(session, &state);
+    let hosts = std::mem::take(&mut state.host_by_room);
+    if was_taken {
+        return Vec::new();
+    }
+    node.counters.expired.add(1);
+    node.emit(SessionEvent::Ended, session);
+    // Whoever has an offer of it must not take it any more.
+    state.moved = None;
+    drop(state.end(None));
+    hosts.into_values().collect()
+}
+
+/// Forgets all sessions that go, or have gone, to other nodes: this node is put out.
+pub(crate) fn give_up_all(sessions: &mut SessionTable) {
+    sessions.given_by_token.clear();
+    for session in std::mem::take(&mut sessions.given_by_id).into_values() {
+        let mut state = session.lock();
+        state.moved = None;
+        drop(state.end(None));
+    }
+}
+
+impl SessionTable {
+    /// A session that goes, or has gone, to another node.
+    pub(crate) fn given(&self, token: &ResumeToken) -> Option<Arc<Session>> {
+        self.given_by_token.get(token).cloned()
+    }
+
+    fn give(&mut self, session: &Arc<Session>, state: &State) {
+        self.remove(session);
+        for token in state.tokens.listed() {
+            self.by_token.remove(token);
+            self.given_by_token.insert(*token, Arc::clone(session));
+        }
+        self.given_by_id.insert(session.id, Arc::clone(session));
+    }
+
+    fn take_back(&mut self, session: &Arc<Session>, state: &State) {
+        self.forget_given(session, state);
+        for token in state.tokens.listed() {
+            self.by_token.insert(*token, session.id);
+        }
+        self.insert(session);
+    }
+
+    /// It may have come back and gone again meanwhile; that one stays.
+    fn forget_given(&mut self, session: &Arc<Session>, state: &State) {
+        let is_it = |given: &Arc<Session>| Arc::ptr_eq(given, session);
+        if self.given_by_id.get(&session.id).is_some_and(is_it) {
+            self.given_by_id.remove(&session.id);
+        }
+        for token in state.tokens.listed() {
+            if self.given_by_token.get(token).is_some_and(is_it) {
+                self.given_by_token.remove(token);
+            }
+        }
+    }
+}
+
+fn refused(refusal: wire::SessionRefusal) -> session_answer::Outcome {
+    session_answer::Outcome::Refused(refusal.into())
+}
+
+/// Questions for sessions that wait for this node.
+const QUESTIONS_MAX: usize = 8192;
+
+/// About as much of a session as is given in one answer.
+const PIECE_BYTES: usize = 256 * 1024;

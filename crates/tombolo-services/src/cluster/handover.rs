@@ -1,0 +1,580 @@
+//! The node that takes a session over, for a device that has connected to it.
+//!
+//! A resume token names the node that gave it; the node that is shown one of another node asks that one
+//! for the session. So there is no list of sessions to be kept anywhere. The session keeps its name:
+//! the log of each of its rooms only says that its member goes on over another node, and nobody in the
+//! room is told anything.
+//!
+//! Until all rooms have *settled* (see `host::moves`) the session waits, and its device with it: what
+//! was sent to it over the other node comes first.
+//!
+//! When the node that had it is dead the session is lost, and its device gets a new one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tombolo_engine::{Key, KeyError, RequestError};
+use tombolo_room::{LeftReason, SessionId};
+use tombolo_wire::v1::{ErrorCode, ServerFrame, server_frame};
+use tombolo_wire::{NodeId, RoomId};
+
+use super::generated::{self as wire, Item, item, session_answer, session_question};
+use super::{VERSION, giving};
+use crate::entropy::ResumeToken;
+use crate::events::SessionEvent;
+use crate::lock::lock;
+use crate::node::Node;
+use crate::reject::Reject;
+use crate::requests;
+use crate::services::Caller;
+use crate::session::Session;
+use crate::transit::Arriving;
+
+/// Why a device does not go on with the session that it wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub(crate) enum ResumeRefusal {
+    #[error("token is malformed")]
+    Malformed,
+    #[error("session is not known")]
+    Unknown,
+    #[error("token was used before")]
+    Replayed,
+    #[error("session is another device's")]
+    Foreign,
+    #[error("more was received than was sent")]
+    Ack,
+    #[error("session's node is gone")]
+    NodeGone,
+    #[error("session's node does not answer")]
+    NoAnswer,
+    #[error("more waits for the session than is kept")]
+    Behind,
+}
+
+/// Sessions that are about to come from other nodes.
+#[derive(Default)]
+pub(crate) struct Arrivals {
+    by_token: BTreeMap<ResumeToken, Coming>,
+}
+
+/// A session that is about to come.
+struct Coming {
+    done: watch::Receiver<Option<Fetched>>,
+    /// Known once it was offered.
+    session: Option<(SessionId, NodeId)>,
+    /// What came for it before itself.
+    strays: Vec<ServerFrame>,
+}
+
+/// How asking for a session went.
+#[derive(Clone, Debug)]
+enum Fetched {
+    /// It is here.
+    Here,
+    /// There is no such session: the device begins another.
+    Lost(ResumeRefusal),
+    /// The device is turned away.
+    Refused(ResumeRefusal),
+}
+
+impl Arrivals {
+    pub(crate) fn is_coming(&self, token: &ResumeToken) -> bool {
+        self.by_token.contains_key(token)
+    }
+}
+
+/// What a device shows in order to go on with a session: a secret, and the node that gave it.
+#[derive(Clone)]
+pub(crate) struct ResumeName {
+    pub(crate) token: ResumeToken,
+    pub(crate) node: NodeId,
+}
+
+impl ResumeName {
+    pub(crate) fn issue(token: &ResumeToken, node: &NodeId) -> Bytes {
+        [token, node.as_str().as_bytes()].concat().into()
+    }
+
+    pub(crate) fn parse(bytes: &Bytes) -> Option<Self> {
+        let (token, node) = bytes.split_at_checked(size_of::<ResumeToken>())?;
+        let node = NodeId::parse(std::str::from_utf8(node).ok()?).ok()?;
+        let token = token.try_into().ok()?;
+        Some(Self { token, node })
+    }
+}
+
+/// Has the session that a caller wants to go on with be here, if there is one. When it returns `Ok`
+/// the session is here and settled, or lost.
+pub(crate) async fn fetch(node: &Arc<Node>, caller: &Caller) -> Result<(), Reject> {
+    let Some(resume) = &caller.resume else {
+        return Ok(());
+    };
+    let ResumeName {
+        token,
+        node: holder,
+    } = resume;
+    let unavailable = || {
+        node.counters.count_resume_refused(ResumeRefusal::NoAnswer);
+        Reject {
+            nodes: node.cluster.urls(),
+            ..Reject::new(ErrorCode::Unavailable, ResumeRefusal::NoAnswer)
+        }
+    };
+    giving::reclaim(node, token);
+    if session_here(node, token).is_none() {
+        let given = lock(&node.sessions).given(token);
+        let given_to = given.and_then(|given| Some(given.lock().moved.as_ref()?.to.clone()));
+        let holder = given_to.unwrap_or_else(|| holder.clone());
+        if holder == *node.name() {
+            return Ok(());
+        }
+        let mut done = ask_for(node, caller, *token, holder)?;
+        let fetched = tokio::time::timeout(FETCH_TIME, done.wait_for(Option::is_some)).await;
+        let fetched = fetched.ok().and_then(|done| done.ok()?.clone());
+        match fetched.ok_or_else(unavailable)? {
+            Fetched::Here => {}
+            Fetched::Lost(ResumeRefusal::NoAnswer) => return Err(unavailable()),
+            Fetched::Lost(refusal) => {
+                node.counters.count_resume_refused(refusal);
+                return Ok(());
+            }
+            Fetched::Refused(refusal) => {
+                node.counters.count_resume_refused(refusal);
+                return Err(Reject::new(ErrorCode::NotResumable, refusal));
+            }
+        }
+    }
+    let Some(session) = session_here(node, token) else {
+        return Ok(());
+    };
+    let mut settled = session.watch_settled();
+    let is_settled = tokio::time::timeout(FETCH_TIME, settled.wait_for(|settled| *settled)).await;
+    is_settled
+        .map_err(|_| unavailable())?
+        .map_err(|_| unavailable())?;
+    Ok(())
+}
+
+fn session_here(node: &Node, token: &ResumeToken) -> Option<Arc<Session>> {
+    let sessions = lock(&node.sessions);
+    let id = sessions.by_token.get(token)?;
+    sessions.by_id.get(id).cloned()
+}
+
+/// Begins to ask for a session, unless that has begun.
+fn ask_for(
+    node: &Arc<Node>,
+    caller: &Caller,
+    token: ResumeToken,
+    holder: NodeId,
+) -> Result<watch::Receiver<Option<Fetched>>, Reject> {
+    let limit = |message: &str| Reject {
+        nodes: node.cluster.urls(),
+        ..Reject::new(ErrorCode::Limit, message)
+    };
+    let mut arrivals = lock(&node.arrivals);
+    if let Some(coming) = arrivals.by_token.get(&token) {
+        return Ok(coming.done.clone());
+    }
+    let sessions = lock(&node.sessions).by_id.len();
+    if sessions + arrivals.by_token.len() >= node.config.sessions_max {
+        return Err(limit("this node has as many sessions as it may"));
+    }
+    let (sender, done) = watch::channel(None);
+    let coming = Coming {
+        done: done.clone(),
+        session: None,
+        strays: Vec::new(),
+    };
+    arrivals.by_token.insert(token, coming);
+    drop(arrivals);
+    let (node, caller) = (Arc::clone(node), caller.clone());
+    node.runtime.clone().spawn(async move {
+        // One of those who listen is the list of arrivals.
+        let is_wanted = || sender.receiver_count() > 1;
+        let fetched = take_over(&node, &caller, token, holder, is_wanted).await;
+        lock(&node.arrivals).by_token.remove(&token);
+        sender.send_replace(Some(fetched));
+    });
+    Ok(done)
+}
+
+/// Asks until the session is here, or it is clear that it will not be.
+async fn take_over(
+    node: &Arc<Node>,
+    caller: &Caller,
+    token: ResumeToken,
+    mut holder: NodeId,
+    is_wanted: impl Fn() -> bool,
+) -> Fetched {
+    let want = session_question::Kind::Want(wire::Want {
+        token: Bytes::copy_from_slice(&token),
+        user: caller.user.to_string(),
+        identity: Bytes::copy_from_slice(&caller.keys.identity),
+        seal: Bytes::copy_from_slice(&caller.keys.seal),
+        ack: caller.ack,
+        to: node.name().to_string(),
+    });
+    let end = Instant::now() + FETCH_TIME;
+    let mut hops = 0;
+    // A device that has gone may have its session elsewhere by now: it must not be taken from there.
+    while Instant::now() < end && is_wanted() {
+        if !node.cluster.is_up(&holder) {
+            return Fetched::Lost(ResumeRefusal::NodeGone);
+        }
+        let answer = match ask(node, &holder, want.clone()).await {
+            Ok(answer) => answer,
+            // The device had better try again than wait.
+            Err(RequestError::Unavailable) => break,
+            Err(_) => None,
+        };
+        match answer {
+            Some(session_answer::Outcome::Offered(offered)) => {
+                if let Some(fetched) = take(node, caller, token, &holder, offered).await {
+                    return fetched;
+                }
+            }
+            Some(session_answer::Outcome::GivenTo(next)) => {
+                hops += 1;
+                match NodeId::parse(&next) {
+                    Ok(next) if next != *node.name() && hops <= HOPS_MAX => holder = next,
+                    // It went on from here, too, and was forgotten.
+                    Ok(_) | Err(_) => return Fetched::Lost(ResumeRefusal::Replayed),
+                }
+            }
+            Some(session_answer::Outcome::Refused(refusal)) => {
+                match wire::SessionRefusal::try_from(refusal) {
+                    Ok(wire::SessionRefusal::Busy) => tokio::time::sleep(BUSY_DELAY).await,
+                    Ok(wire::SessionRefusal::NotResumable) => {
+                        return Fetched::Refused(ResumeRefusal::Foreign);
+                    }
+                    Ok(wire::SessionRefusal::Unknown | wire::SessionRefusal::Unspecified)
+                    | Err(_) => return Fetched::Lost(ResumeRefusal::Unknown),
+                }
+            }
+            Some(session_answer::Outcome::Piece(_)) | None => {
+                tokio::time::sleep(RETRY_DELAY).await;
+            }
+        }
+    }
+    Fetched::Lost(ResumeRefusal::NoAnswer)
+}
+
+/// Takes a session that was offered; `None` when the offer is void, since it was offered anew.
+async fn take(
+    node: &Arc<Node>,
+    caller: &Caller,
+    token: ResumeToken,
+    holder: &NodeId,
+    offered: wire::Offered,
+) -> Option<Fetched> {
+    let lost = |refusal| Some(Fetched::Lost(refusal));
+    let Some(id) = offered.session.as_ref().try_into().ok().map(SessionId) else {
+        return lost(ResumeRefusal::Malformed);
+    };
+    if let Some(coming) = lock(&node.arrivals).by_token.get_mut(&token) {
+        coming.session = Some((id, holder.clone()));
+    }
+    let mut after = offered.acked;
+    let mut frames = Vec::new();
+    let question = |after| {
+        session_question::Kind::Take(wire::Take {
+            session: offered.session.clone(),
+            offer: offered.offer,
+            after,
+        })
+    };
+    // Once the other node has given it this one must have it, so there is no end but the other's.
+    loop {
+        if !node.cluster.is_up(holder) || node.cluster.is_out() {
+            return lost(ResumeRefusal::NodeGone);
+        }
+        match ask(node, holder, question(after)).await.ok().flatten() {
+            Some(session_answer::Outcome::Piece(piece)) => {
+                for frame in piece.frames {
+                    let frame = ServerFrame::decode(frame).ok();
+                    let Some(frame) = frame.filter(|frame| frame.seq == after + 1) else {
+                        return lost(ResumeRefusal::Malformed);
+                    };
+                    after = frame.seq;
+                    frames.push(frame);
+                }
+                if !piece.more {
+                    break;
+                }
+            }
+            Some(session_answer::Outcome::Refused(_)) => return None,
+            Some(session_answer::Outcome::Offered(_) | session_answer::Outcome::GivenTo(_))
+            | None => tokio::time::sleep(RETRY_DELAY).await,
+        }
+    }
+    if !frames.is_empty() {
+        // So that the other node need not keep them; it forgets them anyhow after a while.
+        let (node, holder, last) = (Arc::clone(node), holder.clone(), question(after));
+        node.runtime
+            .clone()
+            .spawn(async move { ask(&node, &holder, last).await.is_ok() });
+    }
+    Some(
+        match install(node, caller, token, holder, id, &offered, frames) {
+            Ok(()) => Fetched::Here,
+            Err(refusal) => Fetched::Lost(refusal),
+        },
+    )
+}
+
+/// Goes on with a session here.
+fn install(
+    node: &Arc<Node>,
+    caller: &Caller,
+    token: ResumeToken,
+    holder: &NodeId,
+    id: SessionId,
+    offered: &wire::Offered,
+    frames: Vec<ServerFrame>,
+) -> Result<(), ResumeRefusal> {
+    let rooms: BTreeSet<_> = offered
+        .rooms
+        .iter()
+        .filter_map(|room| RoomId::parse(room).ok())
+        .take(node.config.rooms_per_session_max)
+        .collect();
+    let (requests, waiting) = mpsc::channel(node.config.requests_max.max(1));
+    let config = &node.config;
+    // What came before the session goes to its device before what comes from now on.
+    let mut arrivals = lock(&node.arrivals);
+    let strays = arrivals.by_token.remove(&token).map(|coming| coming.strays);
+    let strays = strays.unwrap_or_default();
+    if strays.len() > STRAYS_MAX {
+        return Err(ResumeRefusal::Behind);
+    }
+    let mut sessions = lock(&node.sessions);
+    let now = Instant::now().into_std();
+    let account = sessions.account(&caller.user, config, now);
+    let session = Session::new(id, caller, account, token, requests, config);
+    let session = Arc::new(session);
+    let mut state = session.lock();
+    let arriving = Arriving::new(holder.clone(), rooms.clone());
+    state.go_on(config, offered.acked, offered.received, arriving);
+    let bodies = frames.into_iter().chain(strays);
+    for body in bodies.filter_map(|frame| frame.body) {
+        let pushed = state.push_forwarded(body);
+        pushed.map_err(|_| ResumeRefusal::Behind)?;
+    }
+    let is_settled = state.arrive().unwrap_or_default();
+    drop(state);
+    session.set_settled(is_settled);
+    sessions.insert(&session);
+    sessions.by_token.insert(token, id);
+    node.emit(SessionEvent::Began, &session);
+    drop(sessions);
+    drop(arrivals);
+    // Until the device is welcomed there is no connection.
+    node.disconnect(&session, 0);
+    node.counters.cluster.sessions_taken.add(1);
+    let work = requests::run(Arc::clone(node), Arc::clone(&session), waiting);
+    node.runtime.spawn(work);
+    let (patient, arrived) = (Arc::clone(node), Arc::clone(&session));
+    node.runtime.spawn(async move {
+        tokio::time::sleep(SETTLE_TIME.max(2 * patient.config.engine_timeout)).await;
+        patient.lose_unless_settled(&arrived);
+    });
+    for room in rooms {
+        let (node, session) = (Arc::clone(node), Arc::clone(&session));
+        node.runtime
+            .clone()
+            .spawn(async move { go_on_in(&node, &session, &room).await });
+    }
+    Ok(())
+}
+
+/// Tells a room that a member goes on over this node.
+async fn go_on_in(node: &Arc<Node>, session: &Arc<Session>, room: &RoomId) {
+    let Ok(entrance) = node.enter(room) else {
+        return;
+    };
+    let host = entrance.host();
+    let timeout = node.config.engine_timeout;
+    while host.synced(timeout).await.is_err()
+        || node.cluster.joined(timeout).await.is_err()
+        || host.list(node).await.is_err()
+    {
+        if session.lock().ended().is_some() {
+            return;
+        }
+        tokio::time::sleep(RETRY_DELAY).await;
+    }
+    if session.lock().ended().is_none() {
+        host.go_on(node, session).await;
+    }
+}
+
+async fn ask(
+    node: &Node,
+    holder: &NodeId,
+    kind: session_question::Kind,
+) -> Result<Option<session_answer::Outcome>, RequestError> {
+    let Ok(subject) = subject_of(holder) else {
+        return Ok(None);
+    };
+    let question = wire::SessionQuestion {
+        version: VERSION,
+        kind: Some(kind),
+    };
+    let payload = question.encode_to_vec().into();
+    let answer = node.engine.request(&subject, payload, ASK_TIMEOUT).await?;
+    let answer = wire::SessionAnswer::decode(answer).ok();
+    let answer = answer.filter(|answer| answer.version == VERSION);
+    Ok(answer.and_then(|answer| answer.outcome))
+}
+
+/// A frame for the device of a session that goes on, or is about to, over this node.
+pub(super) fn handle_forward(
+    node: &Arc<Node>,
+    from: &NodeId,
+    session: SessionId,
+    body: server_frame::Body,
+    is_reliable: bool,
+) {
+    let mut arrivals = lock(&node.arrivals);
+    let mut coming = arrivals.by_token.values_mut().filter(|coming| {
+        let announced = coming.session.as_ref();
+        announced.is_some_and(|(id, holder)| *id == session && holder == from)
+    });
+    // It may have been here before; what comes now is for the one that is about to come.
+    if let Some(coming) = coming.next() {
+        if !is_reliable {
+            return node.counters.dropped.add(1);
+        }
+        // Whoever has too many is not taken in.
+        if coming.strays.len() <= STRAYS_MAX {
+            coming.strays.push(ServerFrame {
+                body: Some(body),
+                ..ServerFrame::default()
+            });
+        }
+        return;
+    }
+    let Some(session) = lock(&node.sessions).wherever(&session) else {
+        return node.counters.cluster.items_refused.add(1);
+    };
+    let mut state = session.lock();
+    if state.came_from.as_ref() != Some(from) {
+        return node.counters.cluster.items_refused.add(1);
+    }
+    if let server_frame::Body::Introduced(_) = &body {
+        // Its sender's packets come from a relay of whichever node its sender is on.
+        let mut ips = node.relay.relay_ips();
+        ips.extend(node.cluster.all_relay_ips());
+        node.relay.permit(&session.user, &ips);
+    }
+    if !is_reliable {
+        let dropped = state.push_unreliable(body);
+        return node.counters.dropped.add(dropped);
+    }
+    let pushed = if state.moved.is_some() {
+        state.push(body)
+    } else {
+        state.push_forwarded(body)
+    };
+    drop(state);
+    drop(arrivals);
+    if pushed.is_err() {
+        tracing::info!(user = %session.user, "session ended: too far behind");
+        let reject = Reject::new(ErrorCode::Limit, "too far behind");
+        node.end(&session, LeftReason::Disconnected, Some(reject));
+    }
+}
+
+/// The node that had a session says that nothing more of a room is on its way.
+pub(super) fn handle_settled(node: &Arc<Node>, from: &NodeId, session: SessionId, room: &RoomId) {
+    let found = lock(&node.sessions).by_id.get(&session).cloned();
+    if let Some(session) = found {
+        let is_from = |state: &crate::session::State| state.came_from.as_ref() == Some(from);
+        if is_from(&session.lock()) {
+            node.settle(&session, room);
+        }
+    }
+}
+
+impl Node {
+    /// A room of a session that comes from another node has settled.
+    pub(crate) fn settle(self: &Arc<Self>, session: &Arc<Session>, room: &RoomId) {
+        let settled = session.lock().settle(room);
+        match settled {
+            Ok(true) => session.set_settled(true),
+            Ok(false) => {}
+            Err(overflow) => {
+                let reject = Reject::new(ErrorCode::Limit, overflow);
+                self.end(session, LeftReason::Disconnected, Some(reject));
+                session.set_settled(true);
+            }
+        }
+    }
+
+    /// A node is gone, and with it what it still had of sessions that were about to settle here: their
+    /// devices begin anew. Their rooms are not left, so that they find their seats.
+    pub(crate) fn lose_arriving_from(self: &Arc<Self>, lost: &NodeId) {
+        let sessions: Vec<_> = lock(&self.sessions).by_id.values().cloned().collect();
+        for session in sessions {
+            let is_lost = session
+                .lock()
+                .arriving
+                .as_ref()
+                .is_some_and(|arriving| arriving.from == *lost);
+            if is_lost {
+                self.lose_unless_settled(&session);
+            }
+        }
+    }
+
+    fn lose_unless_settled(self: &Arc<Self>, session: &Arc<Session>) {
+        if session.lock().arriving.is_some() {
+            self.counters.count_resume_refused(ResumeRefusal::NodeGone);
+            self.end_dropped(session);
+            session.set_settled(true);
+        }
+    }
+}
+
+/// A frame for the device of a session that has gone to another node.
+pub(crate) fn forward_item(session: SessionId, frame: &ServerFrame, is_reliable: bool) -> Item {
+    let forward = wire::Forward {
+        session: Bytes::copy_from_slice(&session.0),
+        frame: frame.encode_to_vec().into(),
+        reliable: is_reliable,
+    };
+    Item {
+        body: Some(item::Body::Forward(forward)),
+    }
+}
+
+pub(super) fn subject_of(node: &NodeId) -> Result<Key, KeyError> {
+    Key::new(["node", node.as_str(), "sessions"])
+}
+
+/// Between two attempts of anything.
+pub(super) const RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// How long another node may take to answer.
+const ASK_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How soon a session is asked for again whose frames or requests are being carried out.
+const BUSY_DELAY: Duration = Duration::from_millis(10);
+
+/// How long a device waits for its session, and then for its rooms.
+const FETCH_TIME: Duration = Duration::from_secs(2);
+
+/// After so long without a word from the node before, at least, a session has lost what that one had.
+const SETTLE_TIME: Duration = Duration::from_secs(10);
+
+/// How many nodes a session may have been given on by, one to the next, before its device is heard.
+const HOPS_MAX: usize = 8;
+
+/// Frames that wait for their session.
+const STRAYS_MAX: usize = 4096;

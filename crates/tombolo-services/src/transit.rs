@@ -1,0 +1,154 @@
+//! A session on its way from one node to another: what it is on the node that gives it away
+//! ([`Moved`]), and on the one that takes it ([`Arriving`]).
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use tombolo_room::SessionId;
+use tombolo_wire::resend::{Inbox, Outbox, Overflow};
+use tombolo_wire::v1::{ServerFrame, server_frame};
+use tombolo_wire::{NodeId, RoomId};
+
+use crate::cluster::{Cluster, forward_item};
+use crate::config::Config;
+use crate::session::State;
+
+/// Where a session goes, on the node that gives it away.
+pub(crate) struct Moved {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) session: SessionId,
+    pub(crate) to: NodeId,
+    /// Which offer it is, by chance: only the last one that it was offered to may take it.
+    pub(crate) offer: u64,
+    /// The first of those offers since the session was last here.
+    pub(crate) first: u64,
+    /// The other node has all that waited: from now on it is sent what still comes, and the session is
+    /// its own.
+    pub(crate) is_taken: bool,
+    /// More came than is kept: nobody can take it whole.
+    pub(crate) is_broken: bool,
+}
+
+impl Moved {
+    /// Has the session's device get a frame there.
+    pub(crate) fn forward(&self, frame: &ServerFrame) -> Result<(), Overflow> {
+        let item = forward_item(self.session, frame, true);
+        let sent = self.cluster.send(&self.to, item);
+        // Whoever sent it is told to try again later.
+        sent.map_err(|_| Overflow::Frames { frames_max: 0 })
+    }
+}
+
+impl Moved {
+    /// The same for an unreliable frame; returns how many were dropped for it.
+    pub(crate) fn forward_loose(&self, body: server_frame::Body) -> u64 {
+        if !self.is_taken {
+            return 1;
+        }
+        let item = forward_item(self.session, &frame(body), false);
+        self.cluster.push_loose(&self.to, item)
+    }
+}
+
+/// What a session waits for on the node that takes it. Until then nobody hears of it what could
+/// overtake what it was told, or said, before.
+pub(crate) struct Arriving {
+    pub(crate) from: NodeId,
+    /// The rooms that have not settled: a message may still be on its way over the other node.
+    pub(crate) rooms: BTreeSet<RoomId>,
+    /// What came for the device here, to follow what comes from there.
+    held: VecDeque<server_frame::Body>,
+}
+
+impl Arriving {
+    pub(crate) fn new(from: NodeId, rooms: BTreeSet<RoomId>) -> Self {
+        Self {
+            from,
+            rooms,
+            held: VecDeque::new(),
+        }
+    }
+}
+
+impl State {
+    /// Takes over the numbers of a session that another node had.
+    pub(crate) fn go_on(&mut self, config: &Config, acked: u64, received: u64, arriving: Arriving) {
+        self.outbox = Outbox::after(config.outbox, acked);
+        self.inbox = Inbox::after(received);
+        self.came_from = Some(arriving.from.clone());
+        self.arriving = Some(arriving);
+    }
+
+    /// Queues a frame of a session that goes to another node, or comes from one; gives it back if it
+    /// does neither.
+    pub(crate) fn push_in_transit(
+        &mut self,
+        body: server_frame::Body,
+    ) -> Result<Option<server_frame::Body>, Overflow> {
+        if let Some(moved) = &mut self.moved {
+            let frame = frame(body);
+            if moved.is_taken {
+                return moved.forward(&frame).map(|()| None);
+            }
+            let pushed = self.outbox.push(frame).map(|_| None);
+            moved.is_broken |= pushed.is_err();
+            return pushed;
+        }
+        if let Some(arriving) = &mut self.arriving {
+            if arriving.held.len() >= HELD_MAX {
+                return Err(Overflow::Frames {
+                    frames_max: HELD_MAX,
+                });
+            }
+            arriving.held.push_back(body);
+            return Ok(None);
+        }
+        Ok(Some(body))
+    }
+
+    /// Queues a frame that came by way of the node that had the session.
+    pub(crate) fn push_forwarded(&mut self, body: server_frame::Body) -> Result<(), Overflow> {
+        if self.ended().is_some() {
+            return Ok(());
+        }
+        self.outbox.push(frame(body))?;
+        self.wake();
+        Ok(())
+    }
+
+    /// A room has settled; true when that was the last.
+    pub(crate) fn settle(&mut self, room: &RoomId) -> Result<bool, Overflow> {
+        let Some(arriving) = &mut self.arriving else {
+            return Ok(false);
+        };
+        arriving.rooms.remove(room);
+        self.arrive()
+    }
+
+    /// Begins in earnest, unless a room has not settled.
+    pub(crate) fn arrive(&mut self) -> Result<bool, Overflow> {
+        if !self
+            .arriving
+            .as_ref()
+            .is_some_and(|arriving| arriving.rooms.is_empty())
+        {
+            return Ok(false);
+        }
+        if let Some(arriving) = self.arriving.take() {
+            for body in arriving.held {
+                self.push(body)?;
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn frame(body: server_frame::Body) -> ServerFrame {
+    ServerFrame {
+        body: Some(body),
+        ..ServerFrame::default()
+    }
+}
+
+/// What is kept for a session until it has settled.
+const HELD_MAX: usize = 2048;

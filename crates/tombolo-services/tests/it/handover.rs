@@ -1,0 +1,269 @@
+//! Sessions that go on over another node.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tombolo_services::{Outgoing, SessionEvent};
+use tombolo_wire::v1::{self, ClientFrame, ErrorCode, JoinMode, client_frame, server_frame};
+
+use crate::cluster::{Member, cluster, members};
+use crate::lab::{Device, message};
+
+#[tokio::test(start_paused = true)]
+async fn a_session_goes_on_over_another_node_with_its_rooms_and_all_that_waited_for_it() {
+    let (nodes, _) = cluster::<2>().await;
+    let users = [("alice", 0), ("anna", 0), ("bob", 1)];
+    let [mut alice, mut anna, mut bob] = members(&nodes, "r", users).await;
+    alice.connection = None;
+    for number in 0..3_u8 {
+        anna.send(message("r", &["alice"], &[number])).unwrap();
+        bob.send(message("r", &["alice"], &[10 + number])).unwrap();
+        push(&mut alice, message("r", &[], &[20 + number]));
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+
+    let welcome = alice.connect(&nodes[1].lab).await.unwrap();
+    assert_eq!((welcome.resumed, welcome.node.as_str()), (true, "node-1"));
+    let mut heard = Vec::new();
+    for _ in 0..6 {
+        heard.push(alice.next_delivery().await);
+    }
+    for (from, first) in [("anna", 0), ("bob", 10)] {
+        let of_one = heard.iter().filter(|(user, _)| user == from);
+        let payloads: Vec<_> = of_one.map(|(_, payload)| payload[0]).collect();
+        assert_eq!(payloads, [first, first + 1, first + 2]);
+    }
+    for device in [&mut anna, &mut bob] {
+        for number in 20..23_u8 {
+            let (from, payload) = device.next_delivery().await;
+            assert_eq!((from.as_str(), payload[0]), ("alice", number));
+        }
+    }
+    anna.send(message("r", &[], b"there")).unwrap();
+    assert_eq!(alice.next_delivery().await.1, "there");
+    assert_eq!(bob.next_delivery().await.1, "there");
+    for device in [&mut alice, &mut anna, &mut bob] {
+        device.is_quiet().await;
+    }
+    assert_eq!(moves(&nodes), [(1, 0), (0, 1)]);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    for device in [&mut alice, &mut anna, &mut bob] {
+        device.is_quiet().await;
+    }
+    let sessions = nodes.iter().map(|node| node.lab.services.stats().sessions);
+    assert_eq!(sessions.collect::<Vec<_>>(), [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_may_move_while_its_connection_lives_and_back_again() {
+    let (nodes, _) = cluster::<2>().await;
+    let [mut alice, mut bob] = members(&nodes, "r", [("alice", 0), ("bob", 1)]).await;
+    for turn in 0..6_u8 {
+        let old = alice.connection.take().unwrap();
+        let node = &nodes[usize::from(1 - turn % 2)];
+        bob.send(message("r", &[], &[turn])).unwrap();
+        assert!(alice.connect(&node.lab).await.unwrap().resumed);
+        // It is closed, but not told that it was replaced.
+        while let Outgoing::Reliable(_) = old.next_outgoing().await {}
+        assert_eq!(old.next_outgoing().await, Outgoing::Close(None));
+        drop(old);
+        let (_, payload) = alice.next_delivery().await;
+        assert_eq!(payload[0], turn);
+        alice.send(message("r", &[], &[turn])).unwrap();
+        let (_, payload) = bob.next_delivery().await;
+        assert_eq!(payload[0], turn);
+    }
+    alice.is_quiet().await;
+    bob.is_quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_sent_to_the_node_that_a_member_was_on_follows_it() {
+    let (nodes, _) = cluster::<3>().await;
+    let [mut alice, mut bob] = members(&nodes, "r", [("alice", 0), ("bob", 2)]).await;
+    // Bob's node does not see for a while that alice goes on elsewhere.
+    nodes[2].wire.is_slow.store(true, Ordering::Relaxed);
+    let slow = std::sync::Arc::clone(&nodes[2].wire.is_slow);
+    alice.connection = None;
+    let connect = async {
+        assert!(alice.connect(&nodes[1].lab).await.unwrap().resumed);
+    };
+    let talk = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        bob.send(message("r", &[], b"first")).unwrap();
+        bob.send(message("r", &["alice"], b"second")).unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        slow.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        bob.send(message("r", &["alice"], b"third")).unwrap();
+    };
+    tokio::join!(connect, talk);
+    for expected in ["first", "second", "third"] {
+        assert_eq!(alice.next_delivery().await.1, expected);
+    }
+    alice.is_quiet().await;
+    bob.is_quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_takes_anothers_session_by_way_of_another_node() {
+    let (nodes, _) = cluster::<2>().await;
+    let [mut alice, mut bob] = members(&nodes, "r", [("alice", 0), ("bob", 1)]).await;
+    let mut thief = Device::new("mallory");
+    thief.resume_token = alice.resume_token.clone();
+    let refused = thief.connect(&nodes[1].lab).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::NotResumable);
+    let mut other_keys = Device::new("alice");
+    other_keys.keys = thief.keys.clone();
+    other_keys.resume_token = alice.resume_token.clone();
+    let refused = other_keys.connect(&nodes[1].lab).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::NotResumable);
+    alice.send(message("r", &[], b"still here")).unwrap();
+    assert_eq!(bob.next_delivery().await.1, "still here");
+    assert_eq!(refusals(&nodes[1], "session is another device's"), 2);
+
+    // A token that was good once is not good again.
+    let old = alice.resume_token.clone();
+    alice.connection = None;
+    assert!(alice.connect(&nodes[1].lab).await.unwrap().resumed);
+    alice.send(message("r", &[], b"heard")).unwrap();
+    for node in [0, 1] {
+        let mut late = Device::new("alice");
+        late.keys = alice.keys.clone();
+        late.resume_token.clone_from(&old);
+        assert!(!late.connect(&nodes[node].lab).await.unwrap().resumed);
+    }
+    let replayed = "token was used before";
+    assert!(refusals(&nodes[0], replayed) + refusals(&nodes[1], replayed) >= 1);
+    alice.send(message("r", &[], b"unharmed")).unwrap();
+    assert_eq!(bob.next_delivery().await.1, "heard");
+    assert_eq!(bob.next_delivery().await.1, "unharmed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_that_name_nobody_or_nonsense_begin_a_new_session_and_are_counted() {
+    let (nodes, _) = cluster::<2>().await;
+    let secret = [7; 32];
+    for (token, reason) in [
+        (vec![], "token is malformed"),
+        (vec![1; 31], "token is malformed"),
+        ([&secret[..], b"a b"].concat(), "token is malformed"),
+        ([&secret[..], &[0xff; 200]].concat(), "token is malformed"),
+        ([&secret[..], b"node-9"].concat(), "session's node is gone"),
+        ([&secret[..], b"node-1"].concat(), "session is not known"),
+        ([&secret[..], b"node-0"].concat(), "session is not known"),
+    ] {
+        let before = refusals(&nodes[0], reason);
+        let mut device = Device::new("mallory");
+        device.resume_token = Some(token.into());
+        let welcome = device.connect(&nodes[0].lab).await.unwrap();
+        assert!(!welcome.resumed);
+        assert_eq!(refusals(&nodes[0], reason), before + 1, "{reason}");
+        device
+            .send(client_frame::Body::Goodbye(v1::Goodbye {}))
+            .unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_of_a_dead_node_is_honestly_not_resumed_and_has_its_seat_again() {
+    let (nodes, _) = cluster::<2>().await;
+    let users = [("bob", 1), ("alice", 0)];
+    let [mut bob, mut alice] = members(&nodes, "r", users).await;
+    nodes[0].lab.services.kill();
+    alice.connection = None;
+    let died = tokio::time::Instant::now();
+    assert!(!alice.connect(&nodes[1].lab).await.unwrap().resumed);
+    let joined = alice.join("r", JoinMode::Join).await.unwrap();
+    assert!(died.elapsed() < Duration::from_secs(2));
+    let of_alice = joined.members.iter().find(|member| member.user == "alice");
+    assert_eq!(of_alice.unwrap().seat, 1);
+    assert_eq!(bob.next_event().await, "?alice");
+    assert_eq!(bob.next_event().await, "!alice");
+    bob.send(message("r", &[], b"again")).unwrap();
+    assert_eq!(alice.next_delivery().await.1, "again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_comes_back_before_its_session_is_taken_has_it_where_it_was() {
+    let (nodes, _) = cluster::<2>().await;
+    let [mut alice, mut bob] = members(&nodes, "r", [("alice", 0), ("bob", 0)]).await;
+    alice.connection = None;
+    // The offer is made, and nothing more comes through.
+    nodes[1].wire.answers_left.store(1, Ordering::Relaxed);
+    let hello = alice.hello();
+    let asked = nodes[1].lab.attach(hello);
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), asked)
+            .await
+            .is_err()
+    );
+    bob.send(message("r", &[], b"meanwhile")).unwrap();
+    let welcome = alice.connect(&nodes[0].lab).await.unwrap();
+    assert_eq!((welcome.resumed, welcome.node.as_str()), (true, "node-0"));
+    nodes[1]
+        .wire
+        .answers_left
+        .store(u64::MAX, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(alice.next_delivery().await.1, "meanwhile");
+    alice.send(message("r", &[], b"here")).unwrap();
+    assert_eq!(bob.next_delivery().await.1, "here");
+    alice.is_quiet().await;
+    bob.is_quiet().await;
+    assert_eq!(moves(&nodes), [(0, 0), (0, 0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_nodes_devices_go_on_elsewhere_and_nobody_sees_it() {
+    let (nodes, _) = cluster::<2>().await;
+    let users = [("alice", 0), ("bob", 1)];
+    let [mut alice, mut bob] = members(&nodes, "r", users).await;
+    let services = nodes[0].lab.services.clone();
+    let mut changes = services.session_events();
+    let drain = tokio::spawn(async move { services.drain(Duration::from_secs(30)).await });
+    bob.send(message("r", &[], b"one")).unwrap();
+    let mut heard = Vec::new();
+    while let Some(Outgoing::Reliable(frame)) = alice.next_frame().await {
+        match frame.body {
+            Some(server_frame::Body::GoAway(_)) => break,
+            Some(server_frame::Body::Delivery(delivery)) => heard.push(delivery.payload),
+            other => panic!("alice hears {other:?}"),
+        }
+    }
+    let old = alice.connection.take();
+    assert!(alice.connect(&nodes[1].lab).await.unwrap().resumed);
+    drop(old);
+    let drained = drain.await.unwrap();
+    assert_eq!((drained.moved, drained.left), (1, 0));
+    assert_eq!(changes.try_recv().unwrap().event, SessionEvent::Moved);
+    bob.send(message("r", &[], b"two")).unwrap();
+    while heard.len() < 2 {
+        heard.push(alice.next_delivery().await.1);
+    }
+    assert_eq!(heard, ["one", "two"]);
+    bob.hears_all = true;
+    bob.is_quiet().await;
+}
+
+/// Has the device say something once it is connected.
+pub(crate) fn push(device: &mut Device, body: client_frame::Body) {
+    let frame = ClientFrame {
+        body: Some(body),
+        ..Default::default()
+    };
+    device.outbox.push(frame).unwrap();
+}
+
+/// How many sessions each node gave away, and took.
+fn moves(nodes: &[Member]) -> Vec<(u64, u64)> {
+    let cluster = nodes.iter().map(|node| node.lab.services.stats().cluster);
+    cluster
+        .map(|stats| (stats.sessions_given, stats.sessions_taken))
+        .collect()
+}
+
+fn refusals(node: &Member, reason: &str) -> u64 {
+    let refused = node.lab.services.stats().resumes_refused;
+    refused.get(reason).copied().unwrap_or_default()
+}
