@@ -19,7 +19,7 @@ use crate::link::{Introduction, Lane, Peer, Shop, transport_config};
 use crate::links::{self, HANDSHAKES_MAX, Links, Target};
 use crate::net::{DeviceSocket, Dropped, Net, RelayKeeper, measure_nat};
 use crate::room::{RoomEvent, RoomState, Rooms, Unnamed, join, leave};
-use crate::session::{self, Credential, Event, Transport};
+use crate::session::{self, Credential, Event, Patience, Transport};
 use crate::social::Social;
 use crate::tls;
 
@@ -32,7 +32,13 @@ const RENEW_MIN: Duration = Duration::from_secs(30);
 pub struct DeviceBuilder {
     url: String,
     credential: Option<Credential>,
+    patience: Patience,
 }
+
+/// How long a silent connection is borne with, unless the application says otherwise.
+const PATIENCE: Duration = Duration::from_secs(6);
+const PATIENCE_MIN: Duration = Duration::from_millis(300);
+const PATIENCE_MAX: Duration = Duration::from_secs(60);
 
 impl DeviceBuilder {
     /// Proves the user by a token that the application's server signed.
@@ -49,6 +55,15 @@ impl DeviceBuilder {
         self
     }
 
+    /// After how long a silence the connection to the node is given up, and the session goes on over
+    /// another one; 6 s unless said otherwise, 300 ms to 60 s. A device without anything to say sends a
+    /// packet three times in that time: less finds a dead node sooner, and costs battery.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = Patience(patience.clamp(PATIENCE_MIN, PATIENCE_MAX));
+        self
+    }
+
     /// Opens the session and finds out what peers will need: public addresses and a relayed one.
     ///
     /// # Errors
@@ -58,7 +73,7 @@ impl DeviceBuilder {
         let credential = self
             .credential
             .ok_or_else(|| Error::token("give the builder a token or a user"))?;
-        Device::open(url, credential).await
+        Device::open(url, credential, self.patience).await
     }
 }
 
@@ -129,10 +144,15 @@ impl Device {
         DeviceBuilder {
             url: url.to_owned(),
             credential: None,
+            patience: Patience(PATIENCE),
         }
     }
 
-    async fn open(url: ServerUrl, credential: Credential) -> Result<Self, Error> {
+    async fn open(
+        url: ServerUrl,
+        credential: Credential,
+        patience: Patience,
+    ) -> Result<Self, Error> {
         let keys = Arc::new(Keys::generate().map_err(Error::local)?);
         let accepted = Accepted::default();
         let is_local = tokio::net::lookup_host((url.host(), url.port))
@@ -145,6 +165,7 @@ impl Device {
             credential,
             keys: (&keys.public()).into(),
             agent: format!("tombolo-client/{}", env!("CARGO_PKG_VERSION")),
+            patience,
         };
         let (session, events) = session::open(endpoint.clone(), config).await?;
         let shop = Shop {
@@ -421,13 +442,19 @@ impl Shared {
     }
 
     /// Learns the servers of a new connection; the first time, gathers.
-    async fn on_connected(self: &Arc<Self>, welcome: v1::Welcome, transport: Transport) {
+    async fn on_connected(
+        self: &Arc<Self>,
+        welcome: v1::Welcome,
+        transport: Transport,
+        url: &ServerUrl,
+    ) {
         let Ok(user) = UserId::parse(&welcome.user) else {
             return;
         };
-        let is_first = self.info.borrow().is_none();
         let before = self.info.borrow().as_ref().map(|info| info.node.clone());
-        if !welcome.resumed || before.as_ref() != Some(&welcome.node) {
+        let is_first = before.is_none();
+        let has_changed_node = before.is_some_and(|node| node != welcome.node);
+        if is_first || has_changed_node || !welcome.resumed {
             self.social.on_forgotten();
         }
         let info = SessionInfo {
@@ -439,7 +466,7 @@ impl Shared {
         self.info.send_replace(Some(info));
         let servers = welcome.ice_servers.unwrap_or_default();
         if is_first {
-            let Ok(tls) = tls::client_config(self.url.pin.as_ref(), None) else {
+            let Ok(tls) = tls::client_config(url.pin.as_ref(), None) else {
                 return;
             };
             let ice = IceConfig::resolve(&servers, Arc::new(tls)).await;
@@ -449,7 +476,11 @@ impl Shared {
             tokio::spawn(renew(Arc::downgrade(self), servers.ttl_s));
             return;
         }
-        self.renew_credentials(&servers);
+        if has_changed_node {
+            self.change_relay(&servers, url).await;
+        } else {
+            self.renew_credentials(&servers);
+        }
         if !welcome.resumed {
             // What is being joined at this moment fails, as every request of the lost session.
             let rooms: Vec<_> = lock(&self.rooms)
@@ -458,6 +489,19 @@ impl Shared {
                 .map(|(id, state)| (id.clone(), Arc::downgrade(state)))
                 .collect();
             tokio::spawn(rejoin(self.session.clone(), rooms));
+        }
+    }
+
+    /// Goes to the relay of another node: peers keep the one here until they know that one.
+    async fn change_relay(&self, servers: &v1::IceServers, url: &ServerUrl) {
+        let Ok(tls) = tls::client_config(url.pin.as_ref(), None) else {
+            return;
+        };
+        let ice = IceConfig::resolve(servers, Arc::new(tls)).await;
+        lock(&self.stun).clone_from(&ice.stun);
+        self.shop.net.forget_turn_credentials();
+        if let Some(keeper) = &*lock(&self.keeper) {
+            keeper.go_to(ice);
         }
     }
 
@@ -492,8 +536,12 @@ async fn dispatch(
             return;
         };
         match event {
-            Event::Connected { welcome, transport } => {
-                shared.on_connected(welcome, transport).await;
+            Event::Connected {
+                welcome,
+                transport,
+                url,
+            } => {
+                shared.on_connected(welcome, transport, &url).await;
                 if let Some(gathered) = gathered.take() {
                     _ = gathered.send(());
                 }

@@ -1,8 +1,9 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use tombolo_engine::NatsConfig;
+use tombolo_engine::{Engine, NatsConfig};
 use tombolo_gateway::ApiKey;
 use tombolo_relay::RelayConfig;
 use tombolo_turn::server::Cidr;
@@ -40,8 +41,19 @@ pub struct NodeBuilder {
 #[derive(Debug, Clone)]
 pub(crate) enum EngineChoice {
     Memory,
+    Given(GivenEngine),
     Folder(PathBuf),
     Nats(Box<NatsConfig>),
+}
+
+/// An engine that the application has made.
+#[derive(Clone)]
+pub(crate) struct GivenEngine(pub(crate) Arc<dyn Engine>);
+
+impl fmt::Debug for GivenEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GivenEngine")
+    }
 }
 
 impl EngineChoice {
@@ -51,7 +63,8 @@ impl EngineChoice {
             (Self::Memory, Self::Memory) => true,
             (Self::Folder(a), Self::Folder(b)) => a == b,
             (Self::Nats(a), Self::Nats(b)) => a.servers == b.servers && a.prefix == b.prefix,
-            (Self::Memory | Self::Folder(_) | Self::Nats(_), _) => false,
+            (Self::Given(a), Self::Given(b)) => Arc::ptr_eq(&a.0, &b.0),
+            (Self::Memory | Self::Given(_) | Self::Folder(_) | Self::Nats(_), _) => false,
         }
     }
 }
@@ -207,6 +220,14 @@ impl NodeBuilder {
     #[must_use]
     pub fn data(mut self, folder: PathBuf) -> Self {
         self.engine = EngineChoice::Folder(folder);
+        self
+    }
+
+    /// Keeps rooms in an engine that is there: nodes of one process that share one are a cluster, if
+    /// each has a name of its own.
+    #[must_use]
+    pub fn engine(mut self, engine: Arc<dyn Engine>) -> Self {
+        self.engine = EngineChoice::Given(GivenEngine(engine));
         self
     }
 

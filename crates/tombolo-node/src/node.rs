@@ -196,6 +196,12 @@ impl Node {
         &self.operator
     }
 
+    /// Sessions and rooms, and what an operator does about them.
+    #[must_use]
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
     /// What happened so far. Blocks for as long as the relay takes to count, well below a
     /// millisecond unless it is overloaded.
     #[must_use]
@@ -244,6 +250,7 @@ fn node_name(number: u64) -> NodeId {
 async fn engine(choice: &EngineChoice) -> Result<Arc<dyn Engine>, StartError> {
     match choice {
         EngineChoice::Memory => Ok(Arc::new(Local::new(LocalConfig::default()))),
+        EngineChoice::Given(engine) => Ok(Arc::clone(&engine.0)),
         EngineChoice::Folder(folder) => {
             let path = folder.clone();
             let opened =

@@ -194,6 +194,12 @@ impl Services {
         self.node.cluster.tell(Input::Url(url.to_owned())).await;
     }
 
+    /// Where devices may connect instead of here, the best first.
+    #[must_use]
+    pub fn other_nodes(&self) -> Vec<String> {
+        self.node.cluster.urls()
+    }
+
     /// Empties this node for good: it takes no newcomers, and its devices are told in waves to go to
     /// other nodes. Ends when all have gone or the time is up, and says what was left.
     pub async fn drain(&self, time: Duration) -> Drained {

@@ -185,6 +185,11 @@ impl Net {
         self.nat.borrow().clone()
     }
 
+    /// From now on servers are asked with what comes with them.
+    pub(crate) fn forget_turn_credentials(&self) {
+        *lock(&self.credentials) = None;
+    }
+
     pub(crate) fn set_turn_credentials(&self, username: &str, password: &str) {
         *lock(&self.credentials) = Some((username.to_owned(), password.to_owned()));
         self.drive(|state, now| state.relays.set_credentials(now, username, password));

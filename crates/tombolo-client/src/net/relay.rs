@@ -1,9 +1,13 @@
 //! The device's TURN allocation: over UDP, or over TLS where UDP is blocked.
+//!
+//! When the device goes to another node it allocates there too. Once it has, peers are told the new
+//! address; what they send meanwhile still comes through the old allocation, and what is for them goes
+//! out through it for a moment, until they know the new one. Then it is given up.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tombolo_turn::client::{AllocateError, Client, Event};
@@ -47,10 +51,25 @@ pub(crate) enum Outcome {
     },
 }
 
+/// Peers know the new address after so long.
+const HANDOVER: Duration = Duration::from_millis(1500);
+/// How long packets to an old address are still taken.
+pub(crate) const LINGER: Duration = Duration::from_secs(6);
+
+/// An allocation in whose place there is another one.
+struct Old {
+    turn: Turn,
+    since: Instant,
+    is_closed: bool,
+}
+
 /// At most one allocation per carrier, one of them in use.
 #[derive(Default)]
 pub(crate) struct Relays {
     turns: BTreeMap<Carrier, Turn>,
+    /// An allocation over UDP that is to take the place of the one in use.
+    next: Option<Turn>,
+    old: Option<Old>,
     active: Option<Carrier>,
     /// Peers that want a permission and a channel on the allocation in use.
     peers: Vec<SocketAddr>,
@@ -82,6 +101,24 @@ impl Relays {
         );
     }
 
+    /// Starts an allocation over UDP that takes the place of the one in use as soon as it is there.
+    pub(crate) fn start_next(&mut self, server: SocketAddr, client: Client) {
+        self.next = Some(Turn {
+            client,
+            server,
+            generation: 0,
+            mapped: None,
+            stream: None,
+        });
+    }
+
+    /// Whether the allocation in use is over UDP, and on none of these servers.
+    pub(crate) fn is_elsewhere(&self, servers: &[SocketAddr]) -> bool {
+        let turn = self.turns.get(&Carrier::Udp);
+        let active = turn.filter(|_| self.active == Some(Carrier::Udp));
+        active.is_some_and(|turn| !servers.contains(&turn.server))
+    }
+
     /// Gives an allocation up, telling the server.
     pub(crate) fn stop(
         &mut self,
@@ -91,6 +128,9 @@ impl Relays {
     ) {
         if let Some(turn) = self.turns.get_mut(&carrier) {
             turn.client.close(now);
+        }
+        if let (Carrier::Udp, Some(old)) = (carrier, &mut self.old) {
+            old.turn.client.close(now);
         }
         self.collect(out);
         self.forget(carrier);
@@ -108,6 +148,9 @@ impl Relays {
 
     /// Forgets an allocation that belongs to an address we no longer have.
     pub(crate) fn forget(&mut self, carrier: Carrier) {
+        if carrier == Carrier::Udp {
+            (self.next, self.old) = (None, None);
+        }
         if self.turns.remove(&carrier).is_some() {
             self.active = self.active.filter(|active| *active != carrier);
             let error = None;
@@ -116,9 +159,14 @@ impl Relays {
     }
 
     pub(crate) fn is_server(&self, from: SocketAddr) -> bool {
-        self.turns
-            .get(&Carrier::Udp)
-            .is_some_and(|turn| turn.server == from)
+        self.over_udp().any(|turn| turn.server == from)
+    }
+
+    /// The allocations over UDP.
+    fn over_udp(&self) -> impl Iterator<Item = &Turn> {
+        let old = self.old.as_ref().map(|old| &old.turn);
+        let turns = self.turns.get(&Carrier::Udp).into_iter();
+        turns.chain(&self.next).chain(old)
     }
 
     /// The relayed address in use, and how its server is reached.
@@ -128,7 +176,7 @@ impl Relays {
     }
 
     pub(crate) fn set_credentials(&mut self, now: Instant, username: &str, password: &str) {
-        for turn in self.turns.values_mut() {
+        for turn in self.turns.values_mut().chain(&mut self.next) {
             turn.client
                 .set_credentials(now, username.to_owned(), password.to_owned());
         }
@@ -141,8 +189,10 @@ impl Relays {
         from: SocketAddr,
         data: &[u8],
     ) -> Option<(SocketAddr, Range<usize>)> {
-        let turn = self.turns.get_mut(&Carrier::Udp)?;
-        debug_assert_eq!(turn.server, from, "the caller asked is_server");
+        let old = self.old.as_mut().map(|old| &mut old.turn);
+        let turns = self.turns.get_mut(&Carrier::Udp).into_iter();
+        let mut turns = turns.chain(&mut self.next).chain(old);
+        let turn = turns.find(|turn| turn.server == from)?;
         let received = turn.client.handle_datagram(now, data);
         self.handle_events(now);
         received.map(|received| (received.peer, received.range))
@@ -193,7 +243,9 @@ impl Relays {
         payload: &[u8],
         out: &mut Vec<(SocketAddr, Vec<u8>)>,
     ) -> bool {
-        let Some(turn) = self.active.and_then(|carrier| self.turns.get_mut(&carrier)) else {
+        let active = self.active.and_then(|carrier| self.turns.get_mut(&carrier));
+        let old = self.old.as_mut().filter(|old| now < old.since + HANDOVER);
+        let Some(turn) = old.map(|old| &mut old.turn).or(active) else {
             return false;
         };
         let Ok(header) = turn.client.send(now, peer, payload.len()) else {
@@ -214,23 +266,35 @@ impl Relays {
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        for turn in self.turns.values_mut() {
+        for turn in self.turns.values_mut().chain(&mut self.next) {
             turn.client.handle_timeout(now);
+        }
+        if let Some(old) = &mut self.old {
+            old.turn.client.handle_timeout(now);
+            if now >= old.since + LINGER && !old.is_closed {
+                old.is_closed = true;
+                old.turn.client.close(now);
+            }
         }
         self.handle_events(now);
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.turns
-            .values()
+        let old = self.old.as_ref();
+        let turns = self.turns.values().chain(&self.next);
+        let turns = turns.chain(old.map(|old| &old.turn));
+        let given_up = old.filter(|old| !old.is_closed);
+        turns
             .filter_map(|turn| turn.client.poll_timeout())
             .map(|(at, _)| at)
+            .chain(given_up.map(|old| old.since + LINGER))
             .min()
     }
 
     /// Moves what the clients want sent to `out`, or to their stream.
     pub(crate) fn collect(&mut self, out: &mut Vec<(SocketAddr, Vec<u8>)>) {
-        for turn in self.turns.values_mut() {
+        let old = self.old.as_mut().map(|old| &mut old.turn);
+        for turn in self.turns.values_mut().chain(&mut self.next).chain(old) {
             while let Some(bytes) = turn.client.poll_transmit() {
                 match &turn.stream {
                     Some(stream) => drop(stream.try_send(bytes)),
@@ -262,6 +326,16 @@ impl Relays {
     }
 
     fn handle_events(&mut self, now: Instant) {
+        self.handle_next(now);
+        if let Some(old) = &mut self.old {
+            let mut is_over = false;
+            while let Some(event) = old.turn.client.poll_event() {
+                is_over |= matches!(event, Event::Expired | Event::Closed | Event::Failed(_));
+            }
+            if is_over {
+                self.old = None;
+            }
+        }
         for carrier in self.carriers() {
             while let Some(event) = self
                 .turns
@@ -269,6 +343,44 @@ impl Relays {
                 .and_then(|t| t.client.poll_event())
             {
                 self.on_event(now, carrier, event);
+            }
+        }
+    }
+
+    /// Puts an allocation in the place of the one in use once it is there.
+    fn handle_next(&mut self, now: Instant) {
+        while let Some(event) = self.next.as_mut().and_then(|next| next.client.poll_event()) {
+            match event {
+                Event::Allocated { relayed, mapped } => {
+                    let Some(mut next) = self.next.take() else {
+                        return;
+                    };
+                    next.mapped = Some(mapped);
+                    let old = self.turns.insert(Carrier::Udp, next);
+                    self.old = old.map(|turn| Old {
+                        turn,
+                        since: now,
+                        is_closed: false,
+                    });
+                    self.stop_stream(now);
+                    self.active = Some(Carrier::Udp);
+                    for peer in self.peers.clone() {
+                        if let Some(client) = self.active_client() {
+                            client.connect_peer(now, peer);
+                        }
+                    }
+                    let carrier = Carrier::Udp;
+                    self.outcomes.push(Outcome::Allocated { carrier, relayed });
+                }
+                Event::Failed(error) => {
+                    tracing::info!(?error, "no relayed address at the new node yet");
+                    self.next = None;
+                }
+                Event::Expired | Event::Closed => self.next = None,
+                Event::CredentialsRefused
+                | Event::PeerRefused { .. }
+                | Event::ChannelBound(_)
+                | _ => {}
             }
         }
     }

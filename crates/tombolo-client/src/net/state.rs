@@ -23,7 +23,7 @@ use tombolo_path::{
 use tombolo_stun::Kind;
 
 use super::book::Book;
-use super::relay::Relays;
+use super::relay::{LINGER, Relays};
 use super::ring::Ring;
 
 /// In front of a QUIC packet: "this packet belongs to the peer's other path". Directly received,
@@ -37,6 +37,8 @@ const CLAIMS_MAX: usize = 64;
 /// Relayed packets held for peers whose introduction has not arrived yet.
 const HELD_MAX: usize = 32;
 const HELD_FOR: Duration = Duration::from_millis(1000);
+/// Relayed addresses that peers have left and that are still listened to.
+const LEFT_MAX: usize = 256;
 /// Packets waiting for QUIC that did not come from the UDP socket.
 const INBOX_MAX: usize = 1024;
 /// First segments of every virtual address: a prefix of unique local addresses (RFC 4193).
@@ -124,6 +126,8 @@ pub(crate) struct State {
     peers: BTreeMap<PeerId, Peer>,
     book: Book,
     held: VecDeque<(Instant, SocketAddr, Vec<u8>)>,
+    /// Relayed addresses that peers have left, from which something may still come.
+    left: VecDeque<(Instant, PeerId, SocketAddr)>,
     /// Packets for QUIC that came by another way than the UDP socket.
     pub(crate) inbox: VecDeque<(SocketAddr, Vec<u8>)>,
     /// Datagrams to send.
@@ -144,6 +148,7 @@ impl State {
             peers: BTreeMap::new(),
             book: Book::default(),
             held: VecDeque::new(),
+            left: VecDeque::new(),
             inbox: VecDeque::new(),
             out: Vec::new(),
             dropped: Dropped::default(),
@@ -326,6 +331,9 @@ impl State {
             self.held.pop_front();
             self.dropped.unknown_relayed += 1;
         }
+        while let Some((_, id, address)) = self.left.pop_front_if(|(at, ..)| now >= *at + LINGER) {
+            self.release_left(now, id, address);
+        }
         self.collect();
     }
 
@@ -337,7 +345,8 @@ impl State {
             .map(|(at, _)| at)
             .min();
         let held = self.held.front().map(|(at, ..)| *at + HELD_FOR);
-        [agent, probe, held, self.relays.poll_timeout()]
+        let left = self.left.front().map(|(at, ..)| *at + LINGER);
+        [agent, probe, held, left, self.relays.poll_timeout()]
             .into_iter()
             .flatten()
             .min()
@@ -511,7 +520,13 @@ impl State {
             return;
         }
         if let Some(old) = peer.relayed.replace(address) {
-            self.release_relayed(now, id, old);
+            // What is on its way from there still counts, for a while.
+            self.left.push_back((now, id, old));
+            if self.left.len() > LEFT_MAX
+                && let Some((_, id, address)) = self.left.pop_front()
+            {
+                self.release_left(now, id, address);
+            }
         }
         self.book.claim_relayed(id, address);
         self.relays.connect(now, address);
@@ -520,6 +535,14 @@ impl State {
         self.held = others.into();
         for (_, _, packet) in waiting {
             self.push_inbox(virtual_of(id), packet);
+        }
+    }
+
+    /// Gives a relayed address up that a peer has left, unless it has come back to it.
+    fn release_left(&mut self, now: Instant, id: PeerId, address: SocketAddr) {
+        let peer = self.peers.get(&id);
+        if peer.is_none_or(|peer| peer.relayed != Some(address)) {
+            self.release_relayed(now, id, address);
         }
     }
 

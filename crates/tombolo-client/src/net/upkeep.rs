@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tombolo_path::probe::{NatProbe, ProbeConfig};
 use tombolo_turn::client::{Client, Config as TurnConfig, Family};
 use tombolo_turn::server::Transport;
@@ -19,28 +20,43 @@ const RELAY_RETRY: Duration = Duration::from_millis(500);
 const PULSE: Duration = Duration::from_secs(5);
 /// With no STUN answer by then, TLS is tried beside UDP.
 const UDP_PATIENCE: Duration = Duration::from_millis(400);
+/// Pause before an allocation is tried again that is to take the place of another; what there is, is
+/// used meanwhile.
+const SUCCESSOR_RETRY: Duration = Duration::from_secs(1);
+
 /// Keeps the allocation alive; dropping it gives the allocation up.
 #[derive(Debug)]
-pub(crate) struct RelayKeeper(tokio::task::JoinHandle<()>);
+pub(crate) struct RelayKeeper {
+    task: tokio::task::JoinHandle<()>,
+    ice: watch::Sender<IceConfig>,
+}
 
 impl RelayKeeper {
     pub(super) fn new(net: &Arc<Net>, ice: IceConfig) -> Self {
-        Self(tokio::spawn(keep_relay(Arc::downgrade(net), ice)))
+        let (ice, servers) = watch::channel(ice);
+        let task = tokio::spawn(keep_relay(Arc::downgrade(net), servers));
+        Self { task, ice }
+    }
+
+    /// Goes to other servers: allocates there before the allocation here is given up.
+    pub(crate) fn go_to(&self, ice: IceConfig) {
+        self.ice.send_replace(ice);
     }
 }
 
 impl Drop for RelayKeeper {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
 /// Allocates, waits for the loss, and allocates again.
-async fn keep_relay(net: Weak<Net>, ice: IceConfig) {
+async fn keep_relay(net: Weak<Net>, mut servers: watch::Receiver<IceConfig>) {
     let _stop = StopRelays(net.clone());
     let mut failures = 0;
     loop {
         let Some(strong) = net.upgrade() else { return };
+        let ice = servers.borrow_and_update().clone();
         let mut relayed = strong.watch_relayed();
         // An allocation that was given up may have come after all.
         if strong.relayed().is_none() {
@@ -62,6 +78,8 @@ async fn keep_relay(net: Weak<Net>, ice: IceConfig) {
         tokio::select! {
             is_running = lost => if !is_running { return },
             () = moved => {}
+            () = strong.go_to(&ice) => continue,
+            changed = servers.changed() => if changed.is_ok() { continue } else { return },
         }
         drop(strong);
         let doublings = u32::try_from(failures.min(4)).unwrap_or(0);
@@ -126,6 +144,37 @@ impl Net {
         });
     }
 
+    /// Allocates on these servers, if the allocation in use is on another one; returns when it has
+    /// taken that one's place.
+    async fn go_to(&self, ice: &IceConfig) {
+        let reachable: Vec<_> = ice
+            .turn_udp
+            .iter()
+            .copied()
+            .filter(|server| self.can_reach(*server))
+            .collect();
+        let is_elsewhere = || self.lock().relays.is_elsewhere(&reachable);
+        let mut tries = reachable.iter().cycle();
+        while is_elsewhere()
+            && let Some(server) = tries.next()
+        {
+            let mut relayed = self.watch_relayed();
+            relayed.mark_unchanged();
+            let Ok(seed) = seed() else { break };
+            let config = self.turn_config(ice, *server, Transport::Udp);
+            self.drive(|state, now| {
+                let client = Client::new(config, seed, now);
+                state.relays.start_next(*server, client);
+            });
+            _ = tokio::time::timeout(GATHER_TIMEOUT, relayed.changed()).await;
+            if !is_elsewhere() {
+                return self.start_probe(ice);
+            }
+            tokio::time::sleep(SUCCESSOR_RETRY).await;
+        }
+        std::future::pending().await
+    }
+
     /// Allocates over UDP, and over TLS when UDP does not answer. Each failure moves on to the
     /// next servers.
     async fn allocate(self: &Arc<Self>, ice: &IceConfig, failures: usize) {
@@ -175,6 +224,15 @@ impl Net {
             Carrier::Udp => Transport::Udp,
             Carrier::Stream => Transport::Tls,
         };
+        let config = self.turn_config(ice, server, transport);
+        self.drive(|state, now| {
+            state
+                .relays
+                .start(carrier, server, Client::new(config, seed, now), stream);
+        });
+    }
+
+    fn turn_config(&self, ice: &IceConfig, server: SocketAddr, transport: Transport) -> TurnConfig {
         // Relayed addresses exchange packets only within a family, so all devices ask for IPv4
         // where the relay has it.
         let family = if ice.relays_v4 {
@@ -185,18 +243,13 @@ impl Net {
         let renewed = lock(&self.credentials).clone();
         let (username, password) =
             renewed.unwrap_or_else(|| (ice.username.clone(), ice.password.clone()));
-        let config = TurnConfig {
+        TurnConfig {
             server,
             transport,
             username,
             password,
             family,
             lifetime: Duration::ZERO,
-        };
-        self.drive(|state, now| {
-            state
-                .relays
-                .start(carrier, server, Client::new(config, seed, now), stream);
-        });
+        }
     }
 }

@@ -30,9 +30,19 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ADDRESSES_MAX: usize = 4;
 /// Frames between the session and a slow connection, each way.
 const FRAMES_MAX: usize = 256;
-const KEEP_ALIVE: Duration = Duration::from_secs(4);
-/// A silent connection is given up, and the session resumed on another one.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(12);
+/// Keep-alives in the time after which a silent connection is given up.
+const KEEP_ALIVES: u32 = 3;
+
+/// How long a silent connection is borne with: then the session is resumed on another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Patience(pub(crate) Duration);
+
+impl Patience {
+    /// How often a connection without anything to say says so.
+    fn keep_alive(self) -> Duration {
+        self.0 / KEEP_ALIVES
+    }
+}
 
 /// How a session reaches its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +76,11 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Opens a connection by whichever transport answers first, QUIC having the start.
-    pub(crate) async fn open(endpoint: &noq::Endpoint, url: &ServerUrl) -> Result<Self, Error> {
+    pub(crate) async fn open(
+        endpoint: &noq::Endpoint,
+        url: &ServerUrl,
+        patience: Patience,
+    ) -> Result<Self, Error> {
         let addresses = resolve(url).await?;
         let mut attempts = JoinSet::new();
         for (index, address) in addresses.into_iter().enumerate() {
@@ -74,12 +88,12 @@ impl Connection {
             let (quic_endpoint, quic_url) = (endpoint.clone(), url.clone());
             attempts.spawn(async move {
                 tokio::time::sleep(delay).await;
-                open_quic(&quic_endpoint, &quic_url, address).await
+                open_quic(&quic_endpoint, &quic_url, address, patience).await
             });
             let websocket_url = url.clone();
             attempts.spawn(async move {
                 tokio::time::sleep(delay + WEBSOCKET_DELAY).await;
-                open_websocket(&websocket_url, address).await
+                open_websocket(&websocket_url, address, patience).await
             });
         }
         let first = async {
@@ -161,14 +175,15 @@ async fn open_quic(
     endpoint: &noq::Endpoint,
     url: &ServerUrl,
     address: SocketAddr,
+    patience: Patience,
 ) -> Result<Connection, Error> {
     let failed = |error: &dyn std::fmt::Display| Error::unreachable(url, &format!("QUIC: {error}"));
     let tls =
         tls::client_config(url.pin.as_ref(), Some(tombolo_wire::ALPN)).map_err(|e| failed(&e))?;
     let crypto = QuicClientConfig::try_from(tls).map_err(|e| failed(&e))?;
     let mut transport = noq::TransportConfig::default();
-    transport.keep_alive_interval(Some(KEEP_ALIVE));
-    transport.max_idle_timeout(Some(IDLE_TIMEOUT.try_into().map_err(|e| failed(&e))?));
+    transport.keep_alive_interval(Some(patience.keep_alive()));
+    transport.max_idle_timeout(Some(patience.0.try_into().map_err(|e| failed(&e))?));
     let mut config = noq::ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(transport));
     let connection = endpoint
@@ -246,7 +261,11 @@ async fn read_quic(
     }
 }
 
-async fn open_websocket(url: &ServerUrl, address: SocketAddr) -> Result<Connection, Error> {
+async fn open_websocket(
+    url: &ServerUrl,
+    address: SocketAddr,
+    patience: Patience,
+) -> Result<Connection, Error> {
     let failed =
         |error: &dyn std::fmt::Display| Error::unreachable(url, &format!("WebSocket: {error}"));
     let tls = tls::client_config(url.pin.as_ref(), Some(b"http/1.1")).map_err(|e| failed(&e))?;
@@ -268,8 +287,8 @@ async fn open_websocket(url: &ServerUrl, address: SocketAddr) -> Result<Connecti
     let (outgoing, outgoing_rx) = mpsc::channel(FRAMES_MAX);
     let (incoming_tx, incoming) = mpsc::channel(FRAMES_MAX);
     let (mut writer, mut reader) = (JoinSet::new(), JoinSet::new());
-    writer.spawn(write_websocket(sink, outgoing_rx));
-    reader.spawn(read_websocket(stream, incoming_tx));
+    writer.spawn(write_websocket(sink, outgoing_rx, patience));
+    reader.spawn(read_websocket(stream, incoming_tx, patience));
     Ok(Connection {
         transport: Transport::WebSocket,
         outgoing,
@@ -283,8 +302,9 @@ async fn open_websocket(url: &ServerUrl, address: SocketAddr) -> Result<Connecti
 async fn write_websocket(
     mut sink: impl SinkExt<Message> + Unpin + Send,
     mut frames: mpsc::Receiver<ClientFrame>,
+    patience: Patience,
 ) {
-    let mut keep_alive = tokio::time::interval(KEEP_ALIVE);
+    let mut keep_alive = tokio::time::interval(patience.keep_alive());
     loop {
         let message = tokio::select! {
             frame = frames.recv() => match frame {
@@ -306,13 +326,13 @@ async fn write_websocket(
     _ = sink.close().await;
 }
 
-async fn read_websocket<S, E>(mut stream: S, frames: mpsc::Sender<ServerFrame>)
+async fn read_websocket<S, E>(mut stream: S, frames: mpsc::Sender<ServerFrame>, patience: Patience)
 where
     S: StreamExt<Item = Result<Message, E>> + Unpin + Send,
 {
     loop {
         // Our own pings are answered, so silence means that the connection is broken.
-        let Ok(Some(Ok(message))) = tokio::time::timeout(IDLE_TIMEOUT, stream.next()).await else {
+        let Ok(Some(Ok(message))) = tokio::time::timeout(patience.0, stream.next()).await else {
             return;
         };
         let bytes = match message {

@@ -5,8 +5,13 @@
 //! ```
 //! Reliable frames are kept until acknowledged and sent again after a resume: none is lost, none
 //! arrives twice.
+//!
+//! A session goes on over any node. When its node asks it to go, the device opens a connection to
+//! another one first, and hears the old one until the new one has the session; the application does
+//! not notice.
 
 mod connection;
+mod nodes;
 mod reconnect;
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,13 +23,14 @@ use tokio::sync::{mpsc, oneshot};
 use tombolo_wire::ServerUrl;
 use tombolo_wire::resend::{Inbox, Limits, Outbox, Receipt};
 use tombolo_wire::v1::{
-    Ack, ClientFrame, DeviceKeys, Failure, Goodbye, Introduce, Reject, Request, Send, ServerFrame,
-    Welcome, client_frame, request, response, server_frame,
+    Ack, ClientFrame, DeviceKeys, ErrorCode, Failure, Goodbye, Introduce, Reject, Request, Send,
+    ServerFrame, Welcome, client_frame, request, response, server_frame,
 };
 
-pub(crate) use connection::Connection;
 pub use connection::Transport;
-use reconnect::{Backoff, is_passing};
+pub(crate) use connection::{Connection, Patience};
+use nodes::Nodes;
+use reconnect::{Backoff, Move, is_passing};
 
 use crate::error::Error;
 
@@ -72,6 +78,8 @@ pub(crate) enum Event {
     Connected {
         welcome: Welcome,
         transport: Transport,
+        /// The node's.
+        url: ServerUrl,
     },
     Frame(server_frame::Body),
     /// The node answered a request: in order with the frames, so that a room's members are known
@@ -185,6 +193,7 @@ pub(crate) struct Config {
     pub(crate) credential: Credential,
     pub(crate) keys: DeviceKeys,
     pub(crate) agent: String,
+    pub(crate) patience: Patience,
 }
 
 /// Opens a session; the first connection must succeed.
@@ -196,6 +205,7 @@ pub(crate) async fn open(
     let (events, events_rx) = mpsc::channel(EVENTS_MAX);
     let mut driver = Driver {
         endpoint,
+        nodes: Nodes::new(config.url.clone()),
         config: Arc::new(config),
         state: State::default(),
         resume_token: None,
@@ -232,6 +242,7 @@ impl Default for State {
 struct Driver {
     endpoint: noq::Endpoint,
     config: Arc<Config>,
+    nodes: Nodes,
     state: State,
     resume_token: Option<Bytes>,
     commands: mpsc::Receiver<Command>,
@@ -243,6 +254,8 @@ enum End {
     Broken,
     /// The node leaves, or has no place at the moment: another connection is worth a pause.
     SentAway,
+    /// The node wants the session to go on over another one; the connection is good until then.
+    AskedToGo,
     /// The application closed the session, and waits for the answer, or dropped it.
     Closed(Option<oneshot::Sender<()>>),
     Refused(Error),
@@ -262,7 +275,7 @@ impl Driver {
                 End::Closed(done) => return self.leave(connection, done).await,
                 End::Refused(error) => return self.close(error).await,
                 End::Broken => has_lasted,
-                End::SentAway => false,
+                End::SentAway | End::AskedToGo => false,
             };
             drop(connection);
             connection = match self.reconnect(&mut backoff, is_hurried).await {
@@ -270,7 +283,7 @@ impl Driver {
                 Err(End::Refused(error)) => return self.close(error).await,
                 // Without a connection there is nobody to say goodbye to.
                 Err(End::Closed(done)) => return self.end(done),
-                Err(End::Broken | End::SentAway) => return,
+                Err(End::Broken | End::SentAway | End::AskedToGo) => return,
             };
         }
     }
@@ -303,21 +316,41 @@ impl Driver {
     }
 
     async fn serve(&mut self, connection: &mut Connection) -> End {
+        let mut moving = Move::default();
+        // How the connection ended, while another one is about to take its place.
+        let mut over = None;
         loop {
-            if !self.flush(connection).await {
+            if !moving.is_greeting() && over.is_none() && !self.flush(connection).await {
                 return End::Broken;
             }
-            let ack_at = self.state.inbox.poll_timeout();
+            if let Some(end) = over.take_if(|_| !moving.is_under_way()) {
+                return end;
+            }
+            let ack_at = self.state.inbox.poll_timeout().filter(|_| over.is_none());
             tokio::select! {
-                frame = connection.receive() => {
-                    let Some(frame) = frame else { return End::Broken };
-                    if let Err(end) = self.on_frame(frame).await {
-                        return end;
+                moved = moving.poll() => match self.on_moved(moved, connection, &mut moving).await {
+                    Ok(true) => over = None,
+                    Ok(false) => {}
+                    Err(end) => return end,
+                },
+                frame = connection.receive(), if over.is_none() => {
+                    let ended = match frame {
+                        Some(frame) => self.on_frame(frame).await,
+                        None => Err(End::Broken),
+                    };
+                    match ended {
+                        Ok(()) => {}
+                        Err(End::AskedToGo) => self.begin_move(&mut moving),
+                        Err(end @ (End::Broken | End::SentAway)) => over = Some(end),
+                        Err(end) => return end,
                     }
                 }
                 command = self.commands.recv() => {
                     let Some(command) = command else { return End::Closed(None) };
                     if let Some(end) = self.on_command(command, Some(connection)) {
+                        if let Some(moved) = moving.finish().await {
+                            _ = self.on_moved(moved, connection, &mut moving).await;
+                        }
                         return end;
                     }
                 }
@@ -445,6 +478,10 @@ impl Driver {
             }
             Some(server_frame::Body::Reject(reject)) => {
                 let error = rejected(&reject);
+                self.nodes.learn(&reject.nodes);
+                if error.code() == Some(ErrorCode::Elsewhere) {
+                    self.nodes.leave_current();
+                }
                 Err(if is_passing(&error) {
                     tracing::info!(%error, "the node ended the connection");
                     End::SentAway
@@ -452,10 +489,14 @@ impl Driver {
                     End::Refused(error)
                 })
             }
-            // The node leaves: its next connection attempt finds another node, or the same anew.
             Some(server_frame::Body::GoAway(go_away)) => {
-                tracing::info!(reason = go_away.reason, "the node is leaving");
-                Err(End::SentAway)
+                tracing::info!(reason = go_away.reason, "the node wants us to go");
+                if go_away.nodes.is_empty() {
+                    // The next attempt finds the same node anew.
+                    return Err(End::SentAway);
+                }
+                self.nodes.learn(&go_away.nodes);
+                Err(End::AskedToGo)
             }
             Some(server_frame::Body::Acknowledge(_) | server_frame::Body::Pong(_)) | None => Ok(()),
             Some(body) => self.tell(Event::Frame(body)).await,

@@ -1,14 +1,17 @@
 //! Opening connections: greeting a node, and trying again.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tombolo_wire::VERSION;
 use tombolo_wire::v1::{
     ClientFrame, ErrorCode, Hello, Resume, ServerFrame, Welcome, client_frame, server_frame,
 };
+use tombolo_wire::{ServerUrl, VERSION};
 
+use super::nodes::open_nearest;
 use super::{
     Command, Config, Connection, Credential, Driver, End, Event, Transport, closed, rejected,
 };
@@ -19,6 +22,10 @@ const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 /// First pause before another connection; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Devices that are asked to go at the same time go one after the other, within this time.
+const MOVE_JITTER: Duration = Duration::from_millis(200);
+/// So often another node is tried, until the one that wants us to go ends the connection.
+const MOVE_FAILURES_MAX: u32 = 8;
 /// After so long without a connection the session is given up.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 
@@ -46,7 +53,8 @@ impl Backoff {
 impl Driver {
     /// Opens a connection and the session on it.
     pub(super) async fn connect(&mut self) -> Result<Connection, Error> {
-        let (connection, welcomed) = self.attempt().run().await?;
+        let attempt = self.attempt(self.nodes.candidates());
+        let (connection, welcomed) = attempt.run().await.map_err(|failed| failed.error)?;
         self.on_welcome(welcomed, connection.transport).await?;
         Ok(connection)
     }
@@ -64,7 +72,7 @@ impl Driver {
             backoff.pause()
         };
         loop {
-            let attempt = self.attempt();
+            let attempt = self.attempt(self.nodes.candidates());
             let greeting = async {
                 tokio::time::sleep(pause).await;
                 attempt.run().await
@@ -75,18 +83,20 @@ impl Driver {
                     is_told.map_err(End::Refused)?;
                     return Ok(connection);
                 }
-                Err(error)
+                Err(Failed { error, .. })
                     if error.code() == Some(ErrorCode::NotResumable)
                         && self.resume_token.take().is_some() =>
                 {
                     tracing::info!("the session cannot be resumed: starting another");
                     pause = Duration::ZERO;
                 }
-                Err(error) if is_passing(&error) && started.elapsed() < GIVE_UP_AFTER => {
+                Err(failed) if is_passing(&failed.error) && started.elapsed() < GIVE_UP_AFTER => {
+                    self.on_failed(&failed);
                     pause = backoff.pause();
+                    let error = failed.error;
                     tracing::warn!(%error, retry_in = ?pause, "the connection to the node is broken");
                 }
-                Err(error) => return Err(End::Refused(error)),
+                Err(failed) => return Err(End::Refused(failed.error)),
             }
         }
     }
@@ -108,10 +118,74 @@ impl Driver {
         }
     }
 
-    fn attempt(&self) -> Attempt {
+    /// Begins to look for another node, while the connection goes on.
+    pub(super) fn begin_move(&self, moving: &mut Move) {
+        if moving.is_under_way() {
+            return;
+        }
+        let random = getrandom::u32().unwrap_or_default();
+        let jitter = MOVE_JITTER.mul_f64(f64::from(random) / f64::from(u32::MAX));
+        self.try_move(moving, jitter);
+    }
+
+    fn try_move(&self, moving: &mut Move, pause: Duration) {
+        let attempt = self.attempt(self.nodes.elsewhere());
+        let is_greeting = Arc::clone(&moving.is_greeting);
+        is_greeting.store(false, Ordering::Relaxed);
+        moving.attempt = Some(Box::pin(async move {
+            tokio::time::sleep(pause).await;
+            attempt.run_noting(&is_greeting).await
+        }));
+    }
+
+    /// Another node has the session, or it did not work out; true when there is a new connection.
+    pub(super) async fn on_moved(
+        &mut self,
+        moved: Result<(Connection, Welcomed), Failed>,
+        connection: &mut Connection,
+        moving: &mut Move,
+    ) -> Result<bool, End> {
+        match moved {
+            Ok((new, welcomed)) => {
+                let transport = new.transport;
+                // The old one has nothing more to say: the session is no longer its node's.
+                *connection = new;
+                *moving = Move::default();
+                let is_told = self.on_welcome(welcomed, transport).await;
+                is_told.map_err(End::Refused)?;
+                Ok(true)
+            }
+            Err(failed) => {
+                moving.failures += 1;
+                self.on_failed(&failed);
+                let error = failed.error;
+                tracing::info!(%error, failures = moving.failures, "could not go to another node yet");
+                moving.is_greeting.store(false, Ordering::Relaxed);
+                if moving.failures < MOVE_FAILURES_MAX {
+                    let pause = RETRY_MIN * 2u32.pow(moving.failures.min(5));
+                    self.try_move(moving, pause);
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Learns from a failure where to try next.
+    fn on_failed(&mut self, failed: &Failed) {
+        self.nodes.learn(&failed.nodes);
+        if let Some(url) = &failed.url {
+            self.nodes.put_last(url);
+            if url == self.nodes.current() && failed.error.code() == Some(ErrorCode::Elsewhere) {
+                self.nodes.leave_current();
+            }
+        }
+    }
+
+    fn attempt(&self, candidates: Vec<(ServerUrl, Duration)>) -> Attempt {
         Attempt {
             endpoint: self.endpoint.clone(),
             config: self.config.clone(),
+            candidates,
             resume_token: self.resume_token.clone(),
             ack: self.state.inbox.received(),
         }
@@ -119,9 +193,11 @@ impl Driver {
 
     async fn on_welcome(
         &mut self,
-        Welcomed { welcome, ack }: Welcomed,
+        Welcomed { welcome, ack, url }: Welcomed,
         transport: Transport,
     ) -> Result<(), Error> {
+        self.nodes.arrive(&url);
+        self.nodes.learn(&welcome.nodes);
         self.resume_token = Some(welcome.resume_token.clone());
         if welcome.resumed {
             self.state.outbox.handle_ack(ack).map_err(Error::local)?;
@@ -138,7 +214,11 @@ impl Driver {
             ?transport,
             "session connected"
         );
-        let event = Event::Connected { welcome, transport };
+        let event = Event::Connected {
+            welcome,
+            transport,
+            url,
+        };
         self.events.send(event).await.map_err(|_| closed())
     }
 }
@@ -147,32 +227,114 @@ impl Driver {
 struct Attempt {
     endpoint: noq::Endpoint,
     config: Arc<Config>,
+    /// Which nodes to try, and when.
+    candidates: Vec<(ServerUrl, Duration)>,
     resume_token: Option<Bytes>,
     /// The last reliable frame that the device has received.
     ack: u64,
 }
 
 /// A node's welcome, and the last reliable frame that it has received.
-struct Welcomed {
+pub(super) struct Welcomed {
     welcome: Welcome,
     ack: u64,
+    url: ServerUrl,
+}
+
+/// A try that did not work out.
+pub(super) struct Failed {
+    error: Error,
+    /// The node that refused; `None` when none was reached.
+    url: Option<ServerUrl>,
+    /// Where it says that one may go instead.
+    nodes: Vec<String>,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            url: None,
+            nodes: Vec::new(),
+        }
+    }
+}
+
+/// How far a session is on its way to another node, while its connection goes on.
+#[derive(Default)]
+pub(super) struct Move {
+    attempt: Option<Greeting>,
+    /// The other node has been asked for the session: meanwhile the one that has it is told nothing
+    /// more, so that it can give it away.
+    is_greeting: Arc<AtomicBool>,
+    failures: u32,
+}
+
+type Greeting = Pin<Box<dyn Future<Output = Result<(Connection, Welcomed), Failed>> + Send>>;
+
+impl Move {
+    pub(super) fn is_under_way(&self) -> bool {
+        self.attempt.is_some()
+    }
+
+    pub(super) fn is_greeting(&self) -> bool {
+        self.is_under_way() && self.is_greeting.load(Ordering::Relaxed)
+    }
+
+    /// Waits for what becomes of it. Safe to cancel.
+    pub(super) async fn poll(&mut self) -> Result<(Connection, Welcomed), Failed> {
+        let moved = match &mut self.attempt {
+            Some(attempt) => attempt.await,
+            None => std::future::pending().await,
+        };
+        self.attempt = None;
+        moved
+    }
+
+    /// Waits for what becomes of it if the other node was asked; else there is nothing to wait for.
+    pub(super) async fn finish(&mut self) -> Option<Result<(Connection, Welcomed), Failed>> {
+        if !self.is_greeting() {
+            return None;
+        }
+        Some(self.poll().await)
+    }
 }
 
 impl Attempt {
-    async fn run(self) -> Result<(Connection, Welcomed), Error> {
-        let url = &self.config.url;
+    async fn run(self) -> Result<(Connection, Welcomed), Failed> {
+        self.run_noting(&AtomicBool::new(false)).await
+    }
+
+    /// The same; notes when a node is greeted.
+    async fn run_noting(
+        mut self,
+        is_greeting: &AtomicBool,
+    ) -> Result<(Connection, Welcomed), Failed> {
+        let candidates = std::mem::take(&mut self.candidates);
+        let (connection, url) =
+            open_nearest(&self.endpoint, candidates, self.config.patience).await?;
+        let greeted = self.greet(connection, &url, is_greeting).await;
+        greeted.map_err(|failed| Failed {
+            url: Some(url),
+            ..failed
+        })
+    }
+
+    async fn greet(
+        &self,
+        mut connection: Connection,
+        url: &ServerUrl,
+        is_greeting: &AtomicBool,
+    ) -> Result<(Connection, Welcomed), Failed> {
         let token = match &self.config.credential {
             Credential::Token(token) => token.clone(),
             Credential::Development(user) => development_token(url, user).await?,
         };
-        let mut connection = Connection::open(&self.endpoint, url).await?;
+        is_greeting.store(true, Ordering::Relaxed);
         connection.send(self.hello(token)).await;
         let answer = tokio::time::timeout(WELCOME_TIMEOUT, connection.receive()).await;
         let Ok(frame) = answer else {
-            return Err(Error::unreachable(
-                url,
-                "the node did not answer the greeting",
-            ));
+            return Err(Error::unreachable(url, "the node did not answer the greeting").into());
         };
         let Some(ServerFrame {
             ack,
@@ -180,12 +342,21 @@ impl Attempt {
             ..
         }) = frame
         else {
-            return Err(Error::unreachable(url, "the node closed the connection"));
+            return Err(Error::unreachable(url, "the node closed the connection").into());
         };
         match body {
-            server_frame::Body::Welcome(welcome) => Ok((connection, Welcomed { welcome, ack })),
-            server_frame::Body::Reject(reject) => Err(rejected(&reject)),
-            server_frame::Body::GoAway(_) => Err(Error::unreachable(url, "the node is leaving")),
+            server_frame::Body::Welcome(welcome) => {
+                let url = url.clone();
+                Ok((connection, Welcomed { welcome, ack, url }))
+            }
+            server_frame::Body::Reject(reject) => Err(Failed {
+                error: rejected(&reject),
+                url: None,
+                nodes: reject.nodes,
+            }),
+            server_frame::Body::GoAway(_) => {
+                Err(Error::unreachable(url, "the node is leaving").into())
+            }
             server_frame::Body::Pong(_)
             | server_frame::Body::Response(_)
             | server_frame::Body::RoomEvent(_)
@@ -194,10 +365,9 @@ impl Attempt {
             | server_frame::Body::Refused(_)
             | server_frame::Body::Acknowledge(_)
             | server_frame::Body::IceServers(_)
-            | server_frame::Body::Social(_) => Err(Error::unreachable(
-                url,
-                "the node did not greet: is it a Tombolo node?",
-            )),
+            | server_frame::Body::Social(_) => {
+                Err(Error::unreachable(url, "the node did not greet: is it a Tombolo node?").into())
+            }
         }
     }
 

@@ -7,6 +7,7 @@ mod endings;
 mod groups;
 mod lab;
 mod links;
+mod moves;
 mod rooms;
 mod script;
 mod sessions;

@@ -1,0 +1,191 @@
+//! The nodes that a device may connect to.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tombolo_wire::ServerUrl;
+
+use super::Connection;
+use super::connection::Patience;
+use crate::error::Error;
+
+/// So many nodes are remembered.
+const KNOWN_MAX: usize = 8;
+/// So many are tried at once: the nearest answers first.
+const TRIED_MAX: usize = 3;
+/// How much earlier the node is tried that has the session: any other one has to fetch it from there.
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// The nodes that a device may connect to.
+#[derive(Clone, Debug)]
+pub(super) struct Nodes {
+    /// What the application gave.
+    home: ServerUrl,
+    /// The node of the last connection.
+    current: ServerUrl,
+    /// Whether the last node wants to be left alone.
+    is_sent_away: bool,
+    /// The others that nodes have told of, the best first.
+    known: Vec<ServerUrl>,
+}
+
+impl Nodes {
+    pub(super) fn new(home: ServerUrl) -> Self {
+        Self {
+            current: home.clone(),
+            home,
+            is_sent_away: false,
+            known: Vec::new(),
+        }
+    }
+
+    pub(super) fn current(&self) -> &ServerUrl {
+        &self.current
+    }
+
+    /// Takes note of the nodes that one has told of, the best first. What is no URL is left out.
+    pub(super) fn learn(&mut self, urls: &[String]) {
+        let told = urls.iter().filter_map(|url| url.parse::<ServerUrl>().ok());
+        let mut known: Vec<_> = told.take(KNOWN_MAX).collect();
+        for url in std::mem::take(&mut self.known) {
+            if !known.contains(&url) && known.len() < KNOWN_MAX {
+                known.push(url);
+            }
+        }
+        self.known = known;
+    }
+
+    /// The node that is left wants no connection for now.
+    pub(super) fn leave_current(&mut self) {
+        self.is_sent_away = true;
+    }
+
+    /// There is a connection to a node.
+    pub(super) fn arrive(&mut self, at: &ServerUrl) {
+        let left = std::mem::replace(&mut self.current, at.clone());
+        self.is_sent_away = false;
+        self.known.retain(|url| url != at);
+        if left != *at && self.known.len() < KNOWN_MAX {
+            self.known.push(left);
+        }
+    }
+
+    /// A node could not be reached, or refused: others come before it from now on.
+    pub(super) fn put_last(&mut self, url: &ServerUrl) {
+        if let Some(at) = self.known.iter().position(|known| known == url) {
+            let url = self.known.remove(at);
+            self.known.push(url);
+        }
+    }
+
+    /// Which to try, and how long after the first.
+    pub(super) fn candidates(&self) -> Vec<(ServerUrl, Duration)> {
+        let mut candidates = Vec::new();
+        if !self.is_sent_away {
+            candidates.push((self.current.clone(), Duration::ZERO));
+        }
+        let delay = if self.is_sent_away {
+            Duration::ZERO
+        } else {
+            HEAD_START
+        };
+        for url in self.others().take(TRIED_MAX) {
+            candidates.push((url, delay));
+        }
+        if candidates.is_empty() {
+            candidates.push((self.current.clone(), Duration::ZERO));
+        }
+        candidates
+    }
+
+    /// Where to go instead of the current node.
+    pub(super) fn elsewhere(&self) -> Vec<(ServerUrl, Duration)> {
+        let others = self.others().take(TRIED_MAX);
+        others.map(|url| (url, Duration::ZERO)).collect()
+    }
+
+    fn others(&self) -> impl Iterator<Item = ServerUrl> {
+        let home = std::iter::once(&self.home).filter(|home| !self.known.contains(home));
+        let others = self.known.iter().chain(home);
+        others.filter(|url| **url != self.current).cloned()
+    }
+}
+
+/// Opens a connection to whichever node is nearest: all are tried, and the first to answer has it.
+pub(super) async fn open_nearest(
+    endpoint: &noq::Endpoint,
+    candidates: Vec<(ServerUrl, Duration)>,
+    patience: Patience,
+) -> Result<(Connection, ServerUrl), Error> {
+    let mut attempts = JoinSet::new();
+    for (url, delay) in candidates {
+        let endpoint = endpoint.clone();
+        attempts.spawn(async move {
+            tokio::time::sleep(delay).await;
+            let connection = Connection::open(&endpoint, &url, patience).await;
+            connection.map(|connection| (connection, url))
+        });
+    }
+    let mut failure = Error::closed("there is no node to connect to");
+    while let Some(attempt) = attempts.join_next().await {
+        match attempt {
+            Ok(Ok(opened)) => return Ok(opened),
+            Ok(Err(error)) => failure = error,
+            Err(error) => failure = Error::local(error),
+        }
+    }
+    Err(failure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(name: &str) -> ServerUrl {
+        format!("tombolo://{name}:1").parse().unwrap()
+    }
+
+    fn urls(nodes: &Nodes) -> Vec<String> {
+        let candidates = nodes.candidates().into_iter();
+        candidates.map(|(url, _)| url.host().to_owned()).collect()
+    }
+
+    fn told(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| url(name).to_string()).collect()
+    }
+
+    #[test]
+    fn the_node_of_the_session_is_tried_first_and_alone_for_a_moment() {
+        let mut nodes = Nodes::new(url("a"));
+        nodes.learn(&told(&["b", "c", "d", "e"]));
+        assert_eq!(urls(&nodes), ["a", "b", "c", "d"]);
+        let delays: Vec<_> = nodes.candidates().into_iter().map(|(_, at)| at).collect();
+        assert_eq!(delays, [Duration::ZERO, HEAD_START, HEAD_START, HEAD_START]);
+    }
+
+    #[test]
+    fn a_node_that_sent_us_away_is_not_tried_while_there_are_others() {
+        let mut nodes = Nodes::new(url("a"));
+        nodes.leave_current();
+        assert_eq!(urls(&nodes), ["a"], "there is no other");
+        nodes.learn(&told(&["b"]));
+        assert_eq!(urls(&nodes), ["b"]);
+        nodes.arrive(&url("b"));
+        assert_eq!(urls(&nodes), ["b", "a"]);
+    }
+
+    #[test]
+    fn what_is_told_last_comes_first_and_is_bounded_and_nonsense_is_left_out() {
+        let mut nodes = Nodes::new(url("a"));
+        nodes.learn(&told(&["b", "c"]));
+        nodes.learn(&["nonsense".to_owned(), url("d").to_string()]);
+        assert_eq!(urls(&nodes), ["a", "d", "b", "c"]);
+        let many: Vec<_> = (0..100)
+            .map(|number| url(&format!("n{number}")).to_string())
+            .collect();
+        nodes.learn(&many);
+        assert_eq!(nodes.known.len(), KNOWN_MAX);
+        nodes.put_last(&url("n0"));
+        assert_eq!(urls(&nodes), ["a", "n1", "n2", "n3"]);
+    }
+}

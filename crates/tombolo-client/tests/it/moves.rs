@@ -1,0 +1,171 @@
+//! Devices that go on over another node of a cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tombolo_client::{Device, Lane, Policy, Room, RoomEvent, RoomOptions};
+use tombolo_engine::{Engine, Local, LocalConfig};
+use tombolo_node::Node;
+use tombolo_wire::NodeId;
+
+use crate::lab::{incoming, recv, soon, user};
+
+/// Nodes `node-0`, `node-1`, … on one engine, which know of each other.
+async fn nodes<const N: usize>() -> [Node; N] {
+    let engine: Arc<dyn Engine> = Arc::new(Local::new(LocalConfig::default()));
+    let mut nodes = Vec::new();
+    for number in 0..N {
+        let node = Node::builder()
+            .dev()
+            .dev_key("dev", &[7; 32])
+            .name(NodeId::parse(&format!("node-{number}")).unwrap())
+            .engine(engine.clone())
+            .listen([127, 0, 0, 1].into())
+            .allow_peer("127.0.0.0/8".parse().unwrap())
+            .port(0)
+            .turn_port(0)
+            .turns_port(0)
+            .start()
+            .await
+            .unwrap();
+        nodes.push(node);
+    }
+    for node in &nodes {
+        soon(async {
+            while node.services().other_nodes().len() < N - 1 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    nodes.try_into().ok().unwrap()
+}
+
+async fn device(node: &Node, name: &str) -> Device {
+    let url = node.ready().url.to_string();
+    let builder = Device::builder(&url).development_user(name);
+    soon(builder.connect()).await.unwrap()
+}
+
+async fn join(device: &Device, policy: Policy) -> Room {
+    let options = RoomOptions {
+        policy,
+        ..RoomOptions::default()
+    };
+    device.rooms().join_or_create("r", options).await.unwrap()
+}
+
+/// Waits until the device is on a node of that name.
+async fn arrives(device: &Device, node: &str) {
+    let mut sessions = device.watch_session();
+    let is_there = |info: &Option<tombolo_client::SessionInfo>| {
+        info.as_ref().is_some_and(|info| info.node == node)
+    };
+    soon(sessions.wait_for(is_there)).await.unwrap();
+}
+
+/// The next number that another member says; nothing else is told of members.
+async fn next_number(room: &mut Room) -> u32 {
+    loop {
+        let event = soon(room.next_event()).await;
+        let event = event.expect("the session goes on");
+        if let RoomEvent::Message { payload, .. } = &event {
+            return u32::from_be_bytes(payload.as_ref().try_into().unwrap());
+        }
+        let is_noticed = matches!(
+            event,
+            RoomEvent::Joined(_)
+                | RoomEvent::Left { .. }
+                | RoomEvent::Dropped(_)
+                | RoomEvent::Returned(_)
+        );
+        assert!(!is_noticed, "nobody is to notice, but {event:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_device_of_a_drained_node_goes_on_over_another_one_and_nobody_notices() {
+    const BEFORE: u32 = 50;
+    const AFTER: u32 = 50;
+    let [first, second] = nodes::<2>().await;
+    let alice = device(&first, "alice").await;
+    let bob = device(&second, "bob").await;
+    let mut alice_room = join(&alice, Policy::Any).await;
+    let mut bob_room = join(&bob, Policy::Any).await;
+    while !matches!(
+        soon(alice_room.next_event()).await,
+        Some(RoomEvent::Joined(_))
+    ) {}
+
+    let mut drain = None;
+    let mut after = 0;
+    // Both say a number, and the next one when they have heard the other's.
+    for number in 0_u32.. {
+        for room in [&alice_room, &bob_room] {
+            let payload = number.to_be_bytes().to_vec();
+            room.broadcast(Lane::Reliable, payload).await.unwrap();
+        }
+        for room in [&mut alice_room, &mut bob_room] {
+            assert_eq!(next_number(room).await, number);
+        }
+        if number == BEFORE {
+            let services = first.services().clone();
+            drain = Some(tokio::spawn(async move {
+                services.drain(Duration::from_secs(30)).await
+            }));
+        }
+        after += u32::from(alice.session().node == "node-1");
+        if after == AFTER {
+            break;
+        }
+    }
+    arrives(&alice, "node-1").await;
+    assert!(alice.session().resumed);
+    let drained = soon(drain.unwrap()).await.unwrap();
+    assert_eq!((drained.moved, drained.left), (1, 0));
+    let (given, taken) = (first.stats(), second.stats());
+    assert_eq!(given.services.cluster.sessions_given, 1);
+    assert_eq!(taken.services.cluster.sessions_taken, 1);
+    first.shutdown().await;
+    second.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_device_that_is_asked_to_go_takes_its_relay_with_it_and_its_links_lose_nothing() {
+    let [first, second] = nodes::<2>().await;
+    let (alice, bob) = (device(&first, "alice").await, device(&second, "bob").await);
+    let alice_room = join(&alice, Policy::Relay).await;
+    let mut bob_room = join(&bob, Policy::Relay).await;
+    soon(crate::lab::joined(&alice_room, "bob")).await;
+    let to_bob = alice_room.peer(&user("bob")).open().unwrap();
+    to_bob.send(Lane::Reliable, "hello").unwrap();
+    let to_alice = soon(incoming(&mut bob_room)).await;
+    assert_eq!(recv(&to_alice).await.payload, "hello");
+
+    let before = alice.relayed_address();
+    let mut after = 0;
+    for number in 0_u32.. {
+        for peer in [&to_bob, &to_alice] {
+            peer.send(Lane::Reliable, number.to_be_bytes().to_vec())
+                .unwrap();
+        }
+        for peer in [&to_alice, &to_bob] {
+            assert_eq!(recv(peer).await.payload, number.to_be_bytes().as_slice());
+        }
+        if number == 20 {
+            assert_eq!(first.services().rebalance(1), 1);
+            arrives(&alice, "node-1").await;
+        }
+        after += u32::from(alice.relayed_address() != before);
+        if after == 200 {
+            break;
+        }
+    }
+    // The old node's relay, too, goes; the link stays.
+    first.shutdown().await;
+    for peer in [(&to_bob, &to_alice), (&to_alice, &to_bob)] {
+        peer.0.send(Lane::Reliable, "still here").unwrap();
+        assert_eq!(recv(peer.1).await.payload, "still here");
+    }
+    second.shutdown().await;
+}
