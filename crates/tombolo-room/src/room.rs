@@ -21,7 +21,7 @@ use crate::event::{Event, Illegal};
 use crate::message::Message;
 use crate::object::Object;
 use crate::property::{Change, Properties};
-use crate::settings::{DURATION_MAX, Settings};
+use crate::settings::{DURATION_MAX, Password, Settings};
 use crate::word::{ObjectId, OperationId, Time};
 use open::Open;
 use operations::Operations;
@@ -169,6 +169,19 @@ impl Room {
     #[must_use]
     pub fn membership(&self, user: &UserId) -> Option<&Membership> {
         self.member(user).map(Member::membership)
+    }
+
+    /// Whether a user may come in with this password, as far as the room is known here: who is told no
+    /// need not be in the log for it.
+    ///
+    /// # Errors
+    /// Why not, as an entry would be told.
+    pub fn admits(&self, user: &UserId, password: Option<Password>) -> Result<(), Illegal> {
+        let open = self.open.as_ref().ok_or(Illegal::Closed)?;
+        if open.member_by_user.contains_key(user) {
+            return Ok(());
+        }
+        open.admits(user, password)
     }
 
     /// Whether somebody may still come in, who has no seat kept.

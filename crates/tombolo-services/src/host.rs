@@ -380,6 +380,10 @@ impl Host {
                 return Err(requests::room_full());
             }
             (true, Mode::Join | Mode::JoinOrCreate) => {
+                // What is known to be refused is not written down.
+                if let Err(illegal) = state.room.admits(&user, join.password) {
+                    return Err(reject(illegal));
+                }
                 (Body::Joined(join.entering(user, membership)), Expect::Any)
             }
         };

@@ -59,7 +59,7 @@ pub(crate) struct Join {
     pub(crate) room_properties: Vec<Change>,
     pub(crate) reserve: Option<Reserve>,
     /// What the device shows if the room is there and asks.
-    password: Option<Password>,
+    pub(crate) password: Option<Password>,
     member_properties: Vec<Change>,
     reachability: u32,
     pub(crate) wish: Wish,

@@ -9,6 +9,7 @@ use super::timer::Timer;
 use crate::entry::{Join, LeftReason, Membership, Reserve, Target};
 use crate::event::{By, Event, Illegal};
 use crate::property::Properties;
+use crate::settings::Password;
 use crate::word::{GroupId, SessionId, Time};
 
 /// A member.
@@ -119,6 +120,24 @@ impl Open {
         Ok(())
     }
 
+    /// Whether a newcomer may come in.
+    pub(super) fn admits(&self, user: &UserId, password: Option<Password>) -> Result<(), Illegal> {
+        let is_expected = self.reserved.contains_key(user);
+        if self.banned.contains_key(user) {
+            return Err(Illegal::Banned);
+        }
+        if self.settings.password.is_some() && self.settings.password != password {
+            return Err(Illegal::Password);
+        }
+        if self.settings.is_locked && !is_expected {
+            return Err(Illegal::Locked);
+        }
+        if self.is_full() && !is_expected {
+            return Err(Illegal::Full);
+        }
+        Ok(())
+    }
+
     fn on_newcomer(
         &mut self,
         now: Time,
@@ -126,19 +145,7 @@ impl Open {
         events: &mut Vec<Event>,
     ) -> Result<(), Illegal> {
         let user = &join.user;
-        let reserved = self.reserved.get(user).copied();
-        if self.banned.contains_key(user) {
-            return Err(Illegal::Banned);
-        }
-        if self.settings.password.is_some() && self.settings.password != join.password {
-            return Err(Illegal::Password);
-        }
-        if self.settings.is_locked && reserved.is_none() {
-            return Err(Illegal::Locked);
-        }
-        if self.is_full() && reserved.is_none() {
-            return Err(Illegal::Full);
-        }
+        self.admits(user, join.password)?;
         let member = Member {
             membership: join.membership.clone(),
             seat: self.free_seat(),
@@ -155,7 +162,7 @@ impl Open {
             self.member_by_user.pop();
             return Err(illegal);
         }
-        self.reserved.remove(user);
+        let reserved = self.reserved.remove(user);
         self.cancel(reserved, Timer::Reservation(user.clone()));
         events.push(Event::Joined {
             user: user.clone(),

@@ -65,7 +65,15 @@ impl Find<'_> {
             return Err(Reject::new(ErrorCode::NoSuchRoom, "no such room is found"));
         }
         // Of many that find none at the same time, one makes a room, and the others find that.
-        let _turn = node.catalogue.turn(self.query).await;
+        let turn = node.catalogue.turn(self.query);
+        let turn = tokio::time::timeout(node.config.engine_timeout, turn).await;
+        let busy = |_| {
+            Reject::new(
+                ErrorCode::Limit,
+                "many look for such a room: try again later",
+            )
+        };
+        let _turn = turn.map_err(busy)?;
         if self.try_rooms(node, session, id, join, &mut tried).await? {
             return Ok(());
         }
@@ -120,4 +128,4 @@ fn is_passing(code: ErrorCode) -> bool {
 }
 
 /// Rooms that are tried for one join.
-const ROOMS_TRIED_MAX: usize = 32;
+const ROOMS_TRIED_MAX: usize = 8;

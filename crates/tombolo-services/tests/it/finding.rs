@@ -426,6 +426,50 @@ async fn a_room_of_a_later_release_is_left_as_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_join_that_is_known_to_be_refused_is_not_written_down() {
+    let (nodes, local) = cluster::<1>().await;
+    let mut alice = nodes[0].lab.device("alice").await;
+    let join = |mode: JoinMode, password: &'static [u8]| v1::Join {
+        room: "r".into(),
+        mode: mode.into(),
+        password: password.into(),
+        settings: Some(v1::RoomSettings {
+            members_max: 4,
+            password: bytes::Bytes::from_static(&[3; 32]),
+            seat_kept_ms: 60_000,
+            ..v1::RoomSettings::default()
+        }),
+        ..v1::Join::default()
+    };
+    alice
+        .join_found(join(JoinMode::Create, &[3; 32]))
+        .await
+        .unwrap();
+    let key = Key::new(["room", "r"]).unwrap();
+    let mut tail = local.tail(&key, None).await.unwrap();
+    while tail.next().await != Some(TailEvent::Synced) {}
+
+    let mut bob = nodes[0].lab.device("bob").await;
+    let refused = bob.join_found(join(JoinMode::Join, &[4; 32])).await;
+    assert_eq!(refused, Err(ErrorCode::WrongPassword));
+    bob.join_found(join(JoinMode::Join, &[3; 32]))
+        .await
+        .unwrap();
+    let Some(TailEvent::Entry { entry, .. }) = tail.next().await else {
+        panic!("the log goes on with the join that was legal");
+    };
+    let tombolo_room::Body::Joined(joined) = tombolo_room::Entry::decode(&entry).unwrap().body
+    else {
+        panic!("what is written is a join");
+    };
+    assert!(
+        joined
+            .password
+            .is_some_and(|password| password.0 == [3; 32])
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_record_without_a_room_is_taken_away_by_who_tries_to_join() {
     let (nodes, local) = cluster::<1>().await;
     let alice = owner(&nodes[0].lab, "r", &[]).await;
