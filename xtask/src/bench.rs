@@ -9,8 +9,8 @@ use crate::parts::target_folder;
 use crate::{cargo, run_to_end};
 
 pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<()> {
-    let ["relay" | "soak" | "cluster", ..] = arguments else {
-        bail!("say what to measure: `cargo xtask bench relay`, `soak` or `cluster`");
+    let ["relay" | "soak" | "cluster" | "rooms", ..] = arguments else {
+        bail!("say what to measure: `cargo xtask bench relay`, `soak`, `cluster` or `rooms`");
     };
     let packages = [
         "build",

@@ -5,7 +5,7 @@
 mod bots;
 mod check;
 mod pairs;
-mod processes;
+pub(crate) mod processes;
 mod record;
 mod story;
 

@@ -10,6 +10,7 @@
 mod churn;
 mod cluster;
 mod control;
+mod fanout;
 mod fields;
 mod flood;
 mod floor;
@@ -46,6 +47,8 @@ enum Command {
     Soak(soak::Arguments),
     /// Lets devices talk in rooms of a cluster while something happens to it
     Cluster(cluster::Arguments),
+    /// Measures a room's fan-out, or idle sessions, on one node that has one core
+    Rooms(fanout::Arguments),
     /// Measures the ticks of a crowded field on one core
     Field(fields::Arguments),
     /// Measures the matcher on one core, and how far from the best possible it ends
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::Cluster(arguments) => cluster::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Field(arguments) => fields::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Match(arguments) => matcher::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Rooms(arguments) => fanout::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Floor { flows } => floor::run(flows).map(|()| ExitCode::SUCCESS),
     };
     match result {

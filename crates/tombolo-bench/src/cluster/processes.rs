@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -147,6 +147,33 @@ pub(crate) struct Node {
     pub(crate) url: String,
 }
 
+impl Node {
+    /// Starts a node that is alone, with one thread; returns when it serves.
+    pub(crate) fn start_alone(program: &Path) -> anyhow::Result<Self> {
+        let mut command = ends_with_us(program);
+        command
+            .args(["serve", "--dev", "--json"])
+            .args(["--listen", "127.0.1.1"])
+            .args(["--port", "0", "--turn-port", "0", "--turns-port", "0"])
+            .env("TOKIO_WORKER_THREADS", "1");
+        Self::start(command)
+    }
+
+    fn start(mut command: Command) -> anyhow::Result<Self> {
+        command.stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut process = Process(command.spawn().context("start a node")?);
+        let output = process.0.stdout.take().context("a pipe")?;
+        let mut lines = BufReader::new(output).lines().map_while(Result::ok);
+        let begun = Instant::now();
+        let first = lines.next().context("a node does not start")?;
+        std::thread::spawn(move || lines.for_each(drop));
+        let ready: Value = serde_json::from_str(&first).context("what a node says first")?;
+        let url = ready["url"].as_str().context("a URL")?.to_owned();
+        eprintln!("a node serves at {url} after {:.1?}", begun.elapsed());
+        Ok(Self { process, url })
+    }
+}
+
 /// How nodes are started.
 pub(crate) struct Nodes<'a> {
     pub(crate) program: &'a Path,
@@ -168,19 +195,7 @@ impl Nodes<'_> {
             .args(["--listen", &ip.to_string()])
             .args(["--allow-peer", "127.0.0.0/8"])
             .args(["--nats", &self.nats.join(",")]);
-        command.stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let mut process = Process(command.spawn().context("start a node")?);
-        let output = process.0.stdout.take().context("a pipe")?;
-        let mut lines = BufReader::new(output).lines().map_while(Result::ok);
-        let begun = Instant::now();
-        let Some(first) = lines.next() else {
-            bail!("node {index} does not start");
-        };
-        std::thread::spawn(move || lines.for_each(drop));
-        let ready: Value = serde_json::from_str(&first).context("what a node says first")?;
-        let url = ready["url"].as_str().context("a URL")?.to_owned();
-        eprintln!("node {index} serves at {url} after {:.1?}", begun.elapsed());
-        Ok(Node { process, url })
+        Node::start(command).with_context(|| format!("node {index}"))
     }
 }
 
