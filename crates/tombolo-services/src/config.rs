@@ -6,6 +6,8 @@ use tombolo_wire::frame::FRAME_BYTES_MAX;
 use tombolo_wire::resend::Limits;
 use tombolo_wire::{NodeId, ROOM_BYTES_MAX, USER_BYTES_MAX};
 
+use crate::hooks::HookSet;
+
 /// Bounds and times; the defaults are meant for the open internet.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -75,6 +77,10 @@ pub struct Config {
     /// Groups that one user makes: their names are taken for good. By default 1 per second and 20 at
     /// once.
     pub groups: Pace,
+    /// The game's own code that is asked; none by default.
+    pub hooks: HookSet,
+    /// How long that code may take to let somebody into a room.
+    pub hook_timeout: Duration,
     /// The time since the Unix epoch, for tokens.
     pub unix_now: fn() -> Duration,
 }
@@ -181,6 +187,8 @@ impl Default for Config {
                 per_second: 1,
                 burst: 20,
             },
+            hooks: HookSet::default(),
+            hook_timeout: Duration::from_secs(5),
             unix_now: system_time,
         }
     }

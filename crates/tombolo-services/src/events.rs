@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast;
 use tombolo_room::SessionId;
-use tombolo_wire::UserId;
+use tombolo_wire::{RoomId, UserId};
 
 use crate::node::Node;
 use crate::session::Session;
@@ -62,6 +62,54 @@ impl Node {
             event,
             user: session.user.clone(),
             session: id,
+        });
+    }
+}
+
+/// Something has become of a member in a room, whose session is on this node. Every such thing is told on
+/// one node of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RoomEvent {
+    /// It came in.
+    Joined,
+    /// It is no member any more.
+    Left,
+}
+
+/// In which room something has become of which member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RoomChange {
+    /// What has become of it.
+    pub event: RoomEvent,
+    /// The room.
+    pub room: RoomId,
+    /// The member.
+    pub user: UserId,
+}
+
+/// Tells those who want to know of rooms.
+#[derive(Debug)]
+pub(crate) struct RoomEvents(broadcast::Sender<RoomChange>);
+
+impl Default for RoomEvents {
+    fn default() -> Self {
+        Self(broadcast::Sender::new(CHANGES_MAX))
+    }
+}
+
+impl RoomEvents {
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<RoomChange> {
+        self.0.subscribe()
+    }
+
+    pub(crate) fn emit(&self, event: RoomEvent, room: &RoomId, user: &UserId) {
+        // Nobody may want to know.
+        let _ = self.0.send(RoomChange {
+            event,
+            room: room.clone(),
+            user: user.clone(),
         });
     }
 }

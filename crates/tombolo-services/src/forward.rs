@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use tombolo_room::{GroupId, PropertyKey};
 use tombolo_wire::v1::{self, DeviceKeys, ErrorCode, Introduction, server_frame};
 use tombolo_wire::{
@@ -14,6 +15,7 @@ use tombolo_wire::{
 };
 
 use crate::cluster::{self, Sender};
+use crate::hooks::MemberMessage;
 use crate::host::{Host, State};
 use crate::node::Node;
 use crate::queue::Topic;
@@ -66,6 +68,7 @@ fn forward_message(
     let manner = Manner::parse(seq, &send.room, &session.user, send.unordered, &send.latest)?;
     check_rate(session, send.payload.len(), now)?;
     let host = host_of(session, &send.room)?;
+    let payload = payload_by_game(node, session, &host, send, bytes_max)?;
     let state = member_state(&host, session)?;
 
     let Recipients {
@@ -74,14 +77,14 @@ fn forward_message(
         absent,
     } = recipients(node, &state, session, send)?;
     let count = here.len() + elsewhere.values().map(|there| there.members).sum::<usize>();
-    let bytes = count * send.payload.len();
+    let bytes = count * payload.len();
     if !session.account().deliveries.take(now, count, bytes) {
         return Err(Reject::new(ErrorCode::Limit, "too much to too many"));
     }
     let delivery = server_frame::Body::Delivery(v1::Delivery {
         room: send.room.clone(),
         from: session.user.to_string(),
-        payload: send.payload.clone(),
+        payload: payload.clone(),
         latest: send.latest.clone(),
         more: Vec::new(),
     });
@@ -94,7 +97,7 @@ fn forward_message(
     if !elsewhere.is_empty() {
         let sender = sender(&state, session, &host, seq)?;
         for (to, There { users, group, .. }) in elsewhere {
-            let item = cluster::message_item(&sender, &users, group, &manner, &send.payload);
+            let item = cluster::message_item(&sender, &users, group, &manner, &payload);
             let sent = match &manner {
                 Manner::Unreliable => {
                     node.cluster.send_loose(&node.counters, &to, item);
@@ -155,6 +158,30 @@ impl Manner {
             })),
         }
     }
+}
+
+/// What goes on in place of what a member said, as the game's own code has it. It is not called under the
+/// room's lock, so that nobody else waits for it.
+fn payload_by_game(
+    node: &Node,
+    session: &Session,
+    host: &Host,
+    send: &v1::Send,
+    bytes_max: usize,
+) -> Result<Bytes, Reject> {
+    if !node.config.hooks.is_there() {
+        return Ok(send.payload.clone());
+    }
+    drop(member_state(host, session)?);
+    let message = MemberMessage {
+        room: host.room(),
+        from: &session.user,
+        to: &send.to,
+        payload: &send.payload,
+        is_durable: false,
+    };
+    let changed = node.check_message(&message, bytes_max)?;
+    Ok(changed.unwrap_or_else(|| send.payload.clone()))
 }
 
 /// Who is to get a message.

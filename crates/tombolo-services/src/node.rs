@@ -17,7 +17,7 @@ use crate::catalogue::Catalogue;
 use crate::cluster::{Arrivals, Cluster, give_up_all};
 use crate::config::Config;
 use crate::entropy::ResumeToken;
-use crate::events::{SessionEvent, SessionEvents};
+use crate::events::{RoomEvents, SessionEvent, SessionEvents};
 use crate::forward::Manner;
 use crate::host::Host;
 use crate::lock::lock;
@@ -46,6 +46,7 @@ pub(crate) struct Node {
     pub(crate) arrivals: Mutex<Arrivals>,
     pub(crate) is_going_away: AtomicBool,
     pub(crate) session_events: SessionEvents,
+    pub(crate) room_events: RoomEvents,
     /// Where tasks run, also those begun by a drop.
     pub(crate) runtime: Handle,
 }

@@ -10,12 +10,13 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tombolo_engine::AppendError;
 use tombolo_room::{
-    Act, Change, Illegal, Membership, Password, Query, Reserve, RoomCode, Settings,
+    Act, Audience, Change, Illegal, Membership, Password, Query, Reserve, RoomCode, Settings,
 };
 use tombolo_wire::v1::{self, ErrorCode, response, server_frame};
 use tombolo_wire::{RoomId, UserId};
 
 use crate::catalogue::{self, Choice};
+use crate::hooks::MemberMessage;
 use crate::host::{self, Host, Outcome, Plan, Proposal, Wish};
 use crate::node::Node;
 use crate::reject::Reject;
@@ -205,6 +206,7 @@ async fn carry_out_join_of(
             "the session is in as many rooms as it may",
         ));
     }
+    node.authorize_join(&session.user, room).await?;
     let entrance = node.enter(room)?;
     let host = entrance.host();
     host.synced(node.config.engine_timeout).await?;
@@ -292,6 +294,8 @@ async fn carry_out_act(
     if !session.account().deliveries.take(now, told, told * bytes) {
         return Err(Reject::new(ErrorCode::Limit, "too much to too many"));
     }
+    let changed = changed_by_game(node, session, room, act)?;
+    let act = changed.as_ref().unwrap_or(act);
     for _ in 0..ATTEMPTS_MAX {
         let proposal = match host.plan_act(node, session, id, act)? {
             Plan::Done => return Ok(()),
@@ -308,6 +312,34 @@ async fn carry_out_act(
         ErrorCode::Unavailable,
         "the room changes too fast",
     ))
+}
+
+/// What the game's own code makes of something durable that is said, if it changes it.
+fn changed_by_game(
+    node: &Node,
+    session: &Session,
+    room: &RoomId,
+    act: &Act,
+) -> Result<Option<Act>, Reject> {
+    let Act::Say { audience, payload } = act else {
+        return Ok(None);
+    };
+    let to: Vec<_> = match audience {
+        Audience::Users(users) => users.iter().map(ToString::to_string).collect(),
+        Audience::All | Audience::Others | Audience::Group(_) => Vec::new(),
+    };
+    let message = MemberMessage {
+        room,
+        from: &session.user,
+        to: &to,
+        payload,
+        is_durable: true,
+    };
+    let changed = node.check_message(&message, tombolo_room::PAYLOAD_BYTES_MAX)?;
+    Ok(changed.map(|payload| Act::Say {
+        audience: audience.clone(),
+        payload,
+    }))
 }
 
 /// Appends a planned entry and waits until it has been applied here.

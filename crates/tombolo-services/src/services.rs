@@ -25,7 +25,7 @@ use crate::config::{Config, Duplicates};
 use crate::connection::Connection;
 use crate::drain::{self, Drained};
 use crate::entropy::{self, NoEntropy, ResumeToken};
-use crate::events::{SessionChange, SessionEvent, SessionEvents};
+use crate::events::{RoomChange, RoomEvents, SessionChange, SessionEvent, SessionEvents};
 use crate::lock::lock;
 use crate::node::{Node, SessionTable};
 use crate::reject::Reject;
@@ -108,6 +108,7 @@ impl Services {
             arrivals: Mutex::new(Arrivals::default()),
             is_going_away: AtomicBool::new(false),
             session_events: SessionEvents::default(),
+            room_events: RoomEvents::default(),
             runtime: Handle::current(),
         };
         let node = Arc::new(node);
@@ -217,6 +218,12 @@ impl Services {
     #[must_use]
     pub fn session_events(&self) -> broadcast::Receiver<SessionChange> {
         self.node.session_events.subscribe()
+    }
+
+    /// Tells what becomes of members on this node in their rooms, from now on.
+    #[must_use]
+    pub fn room_events(&self) -> broadcast::Receiver<RoomChange> {
+        self.node.room_events.subscribe()
     }
 
     /// Puts this node out of the cluster, at the end of its process: other nodes say at once in the

@@ -39,6 +39,8 @@ pub struct Stats {
     pub refused: BTreeMap<ErrorCode, u64>,
     /// Devices that could not go on with the session that they wanted, by the reason.
     pub resumes_refused: BTreeMap<String, u64>,
+    /// How often the game's own code failed, or took too long.
+    pub hooks_failed: u64,
     /// What has happened between this node and others.
     pub cluster: ClusterStats,
 }
@@ -86,6 +88,7 @@ pub(crate) struct Counters {
     pub(crate) dropped: Counter,
     pub(crate) coalesced: Counter,
     pub(crate) behind: Counter,
+    pub(crate) hooks_failed: Counter,
     pub(crate) cluster: ClusterCounters,
     refused: Mutex<BTreeMap<ErrorCode, u64>>,
     resumes_refused: Mutex<BTreeMap<ResumeRefusal, u64>>,
@@ -145,6 +148,7 @@ impl Counters {
             dropped: self.dropped.value(),
             coalesced: self.coalesced.value(),
             behind: self.behind.value(),
+            hooks_failed: self.hooks_failed.value(),
             refused: lock(&self.refused).clone(),
             resumes_refused: resumes_refused
                 .iter()

@@ -10,6 +10,7 @@ use tombolo_wire::v1::{self, response, room_event, server_frame};
 
 use super::news::{self, News};
 use super::{Host, Outcome, Pending, State, act};
+use crate::events::RoomEvent;
 use crate::node::Node;
 use crate::requests;
 use crate::session::Session;
@@ -218,6 +219,7 @@ impl Host {
         }
         let (session, request) = (&pending.session, pending.request);
         self.welcome(node, state, session, request, pending.wish, created);
+        node.room_events.emit(RoomEvent::Joined, &self.room, user);
     }
 
     /// A member has gone: from here, if its session is here.
@@ -253,6 +255,7 @@ impl Host {
                 None => self.room_event(room_event::Kind::Left(left), String::new()),
             };
             node.push(&session, news);
+            node.room_events.emit(RoomEvent::Left, &self.room, user);
         }
     }
 

@@ -13,6 +13,7 @@ mod finding;
 mod garbage;
 mod groups;
 mod handover;
+mod hooks;
 mod introductions;
 mod kinds;
 mod lab;

@@ -1,0 +1,130 @@
+//! Where a game's own code has a say.
+
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::timeout;
+use tombolo_wire::v1::ErrorCode;
+use tombolo_wire::{RoomId, UserId};
+
+use crate::node::Node;
+use crate::reject::Reject;
+
+/// What a hook will have decided.
+pub type Decision = Pin<Box<dyn Future<Output = Result<(), Reject>> + Send>>;
+
+/// A game's own code, which is asked before something happens on this node. Everything passes by default.
+///
+/// What panics, or takes longer than [`Config::hook_timeout`](crate::Config::hook_timeout), refuses; other
+/// devices don't wait for it.
+pub trait Hooks: Send + Sync + 'static {
+    /// Whether a user may come into a room, which is opened for it if there is none. Asked before
+    /// anything else is known of the room. The device is told the reason.
+    fn authorize_join(&self, _user: UserId, _room: RoomId) -> Decision {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// What becomes of a member's message to others, durable or not. Returns at once: it is called on the
+    /// way of each.
+    fn check_message(&self, _message: &MemberMessage<'_>) -> Verdict {
+        Verdict::Pass
+    }
+}
+
+/// A message on its way.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct MemberMessage<'a> {
+    /// Where it is said.
+    pub room: &'a RoomId,
+    /// Who says it: a member of the room.
+    pub from: &'a UserId,
+    /// To whom; empty when it is for all others.
+    pub to: &'a [String],
+    /// What is said.
+    pub payload: &'a Bytes,
+    /// Whether it goes through the room's log.
+    pub is_durable: bool,
+}
+
+/// What becomes of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// It goes on as it is.
+    Pass,
+    /// It goes on with this in place of what was said, no longer than that may have been.
+    Change(Bytes),
+    /// It goes nowhere; the sender is told why.
+    Refuse(Reject),
+}
+
+/// The hooks of a node, if it has any.
+#[derive(Clone, Default)]
+pub struct HookSet(Option<Arc<dyn Hooks>>);
+
+impl HookSet {
+    /// These.
+    pub fn new(hooks: impl Hooks) -> Self {
+        Self(Some(Arc::new(hooks)))
+    }
+
+    pub(crate) fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+impl fmt::Debug for HookSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HookSet").field(&self.0.is_some()).finish()
+    }
+}
+
+impl Node {
+    /// Asks whether a user may come into a room. Only the session that asked waits for it.
+    pub(crate) async fn authorize_join(&self, user: &UserId, room: &RoomId) -> Result<(), Reject> {
+        let Some(hooks) = self.config.hooks.0.clone() else {
+            return Ok(());
+        };
+        let (user, room) = (user.clone(), room.clone());
+        let mut asked = self
+            .runtime
+            .spawn(async move { hooks.authorize_join(user, room).await });
+        let answer = timeout(self.config.hook_timeout, &mut asked).await;
+        let why = match answer {
+            Ok(Ok(decision)) => return decision,
+            Ok(Err(_)) => "the game's code failed",
+            Err(_) => "the game's code takes too long",
+        };
+        asked.abort();
+        self.counters.hooks_failed.add(1);
+        Err(Reject::new(ErrorCode::Unavailable, why))
+    }
+
+    /// Asks what becomes of a message; returns what goes on in place of it, if anything else does.
+    pub(crate) fn check_message(
+        &self,
+        message: &MemberMessage<'_>,
+        bytes_max: usize,
+    ) -> Result<Option<Bytes>, Reject> {
+        let Some(hooks) = &self.config.hooks.0 else {
+            return Ok(None);
+        };
+        // What it has left in disorder is its own to deal with.
+        let verdict = catch_unwind(AssertUnwindSafe(|| hooks.check_message(message)));
+        match verdict {
+            Ok(Verdict::Pass) => Ok(None),
+            Ok(Verdict::Change(payload)) if payload.len() <= bytes_max => Ok(Some(payload)),
+            Ok(Verdict::Refuse(reject)) => Err(reject),
+            Ok(Verdict::Change(_)) | Err(_) => {
+                self.counters.hooks_failed.add(1);
+                let why = "the game's code failed";
+                Err(Reject::new(ErrorCode::Unavailable, why))
+            }
+        }
+    }
+}
