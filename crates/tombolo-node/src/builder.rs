@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tombolo_engine::{Engine, NatsConfig};
 use tombolo_gateway::ApiKey;
 use tombolo_relay::RelayConfig;
+use tombolo_services::{HookSet, Hooks};
 use tombolo_turn::server::Cidr;
 use tombolo_wire::token::KeySet;
 use tombolo_wire::{CertificatePin, NodeId};
@@ -13,6 +14,7 @@ use tombolo_wire::{CertificatePin, NodeId};
 use crate::certificate::Certificate;
 use crate::error::StartError;
 use crate::node::Node;
+use crate::webhook::WebhookConfig;
 
 /// What a node is to be; made by [`Node::builder`].
 #[derive(Clone)]
@@ -34,6 +36,8 @@ pub struct NodeBuilder {
     pub(crate) turns_port: u16,
     pub(crate) token_keys: Option<KeySet>,
     pub(crate) api_keys: Vec<ApiKey>,
+    pub(crate) hooks: HookSet,
+    pub(crate) webhook: Option<WebhookConfig>,
     pub(crate) engine: EngineChoice,
 }
 
@@ -88,6 +92,8 @@ impl NodeBuilder {
             turns_port: TURNS_PORT,
             token_keys: None,
             api_keys: Vec::new(),
+            hooks: HookSet::default(),
+            webhook: None,
             engine: EngineChoice::Memory,
         }
     }
@@ -212,6 +218,20 @@ impl NodeBuilder {
     #[must_use]
     pub fn api_key(mut self, key: ApiKey) -> Self {
         self.api_keys.push(key);
+        self
+    }
+
+    /// Asks this code before devices come into rooms, and about what they say there.
+    #[must_use]
+    pub fn hooks(mut self, hooks: impl Hooks) -> Self {
+        self.hooks = HookSet::new(hooks);
+        self
+    }
+
+    /// Tells an HTTP server who comes and goes, and in which rooms.
+    #[must_use]
+    pub fn webhook(mut self, config: WebhookConfig) -> Self {
+        self.webhook = Some(config);
         self
     }
 

@@ -73,6 +73,9 @@ pub enum StartError {
         /// The flag that chooses it.
         flag: &'static str,
     },
+    /// Nobody can be told what happens.
+    #[error(transparent)]
+    Webhook(#[from] crate::webhook::WebhookError),
     /// The gateway could not start for another reason.
     #[error(transparent)]
     Gateway(tombolo_gateway::BindError),

@@ -34,6 +34,7 @@ mod keys;
 mod node;
 mod operate;
 mod relaying;
+mod webhook;
 
 pub use builder::NodeBuilder;
 pub use certificate::Certificate;
@@ -45,4 +46,6 @@ pub use operate::{
 };
 pub use tombolo_engine::{NatsAuth, NatsConfig, NatsTls};
 pub use tombolo_gateway::{ApiKey, Scope};
+pub use tombolo_services::{Decision, Hooks, MemberMessage, Reject, Services, Verdict};
 pub use tombolo_turn::server::Cidr;
+pub use webhook::{WebhookConfig, WebhookError, WebhookStats};

@@ -2,7 +2,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 use tombolo_engine::{Engine, Local, LocalConfig, Nats, NatsConfig};
 use tombolo_gateway::{Gateway, GatewayConfig};
 use tombolo_relay::{CertificateError, Certificates, Relay};
@@ -19,6 +19,7 @@ use crate::hook::{Hook, Lost};
 use crate::keys::DevKey;
 use crate::operate::Operator;
 use crate::relaying;
+use crate::webhook::{self, WebhookConfig, WebhookCounters, WebhookStats};
 
 /// A running node. [`Node::shutdown`] ends it in good order, dropping it at once.
 pub struct Node {
@@ -33,8 +34,9 @@ pub struct Node {
     secret: RelaySecret,
     dev_key: Option<DevKey>,
     operator: Operator,
-    /// Answers operators; ended with the node.
-    operating: AbortHandle,
+    /// What answers operators, and tells the webhook; ended with the node.
+    tasks: JoinSet<()>,
+    webhook_counters: Arc<WebhookCounters>,
 }
 
 /// Where a node is reached.
@@ -73,6 +75,11 @@ impl Node {
     }
 
     pub(crate) async fn start(config: NodeBuilder) -> Result<Self, StartError> {
+        let webhook_uri = config
+            .webhook
+            .as_ref()
+            .map(WebhookConfig::uri)
+            .transpose()?;
         let dev_key = config.is_dev.then(|| DevKey::of(&config)).transpose()?;
         let token_keys = token_keys(&config, dev_key.as_ref()).ok_or(StartError::NoTokenKeys)?;
         let addresses =
@@ -101,6 +108,7 @@ impl Node {
         };
         let mut services_config = tombolo_services::Config::default();
         services_config.region.clone_from(&config.region);
+        services_config.hooks = config.hooks.clone();
         if let Some(name) = name(&config)? {
             services_config.node = name;
         }
@@ -128,7 +136,13 @@ impl Node {
         let url = url(&config, &addresses, port, &certificate)?;
         let http = format!("https://{}", url.authority());
         services.announce(&url.to_string()).await;
-        let operating = tokio::spawn(operator.clone().serve()).abort_handle();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(operator.clone().serve());
+        let webhook_counters = Arc::<WebhookCounters>::default();
+        if let (Some(webhook), Some(uri)) = (config.webhook.clone(), webhook_uri) {
+            let counters = Arc::clone(&webhook_counters);
+            tasks.spawn(webhook::run(webhook, uri, services.clone(), counters));
+        }
         gateway.set_ready();
         let ready = Ready {
             url,
@@ -148,7 +162,8 @@ impl Node {
             secret,
             dev_key,
             operator,
-            operating,
+            tasks,
+            webhook_counters,
         })
     }
 
@@ -196,10 +211,17 @@ impl Node {
         &self.operator
     }
 
-    /// Sessions and rooms, and what an operator does about them.
+    /// Sessions and rooms of this node, for a game's own code: what it wants of rooms, and from time to
+    /// time if it likes.
     #[must_use]
     pub fn services(&self) -> &Services {
         &self.services
+    }
+
+    /// How the events for the webhook fared.
+    #[must_use]
+    pub fn webhook_stats(&self) -> WebhookStats {
+        self.webhook_counters.stats()
     }
 
     /// What happened so far. Blocks for as long as the relay takes to count, well below a
@@ -221,10 +243,10 @@ impl Node {
             services,
             relay,
             operator,
-            operating,
+            mut tasks,
             ..
         } = self;
-        operating.abort();
+        tasks.shutdown().await;
         drop(operator);
         gateway.shutdown().await;
         services.leave().await;

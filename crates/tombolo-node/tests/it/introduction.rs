@@ -61,7 +61,7 @@ async fn after_an_introduction_the_relay_carries_packets_unasked() {
 }
 
 /// A bare device in the room, with an allocation.
-struct Device {
+pub(crate) struct Device {
     socket: WebSocketStream<TlsStream<TcpStream>>,
     sent: u64,
     turn: UdpClient,
@@ -69,7 +69,7 @@ struct Device {
 }
 
 impl Device {
-    async fn join(node: &Node, user: &str) -> Self {
+    pub(crate) async fn join(node: &Node, user: &str) -> Self {
         let url = &node.ready().url;
         let addr = SocketAddr::new(url.ip().expect("an IP"), url.port);
         let tls = connect(url, addr).await;

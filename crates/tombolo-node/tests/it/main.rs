@@ -4,3 +4,4 @@ mod https;
 mod introduction;
 mod life;
 mod turn;
+mod webhook;

@@ -1,0 +1,378 @@
+//! Tells an HTTP server what happens on this node: who comes and goes, and in which rooms.
+//!
+//! What happens waits in a bounded queue and is posted in batches by one task, so that a server that hangs
+//! holds nothing up. A batch that is not taken is posted again, with growing pauses, and given up after a
+//! while; what is given up, and what found the queue full, is counted. `docs/webhooks.md` has the contract.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use backon::{ExponentialBuilder, Retryable as _};
+use bytes::Bytes;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::header::CONTENT_TYPE;
+use hyper::{Request, StatusCode, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use serde::Serialize;
+use sha2::Sha256;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tombolo_services::{RoomEvent, Services, SessionEvent};
+use tracing::{debug, warn};
+
+/// An HTTP server that is told what happens.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct WebhookConfig {
+    /// Where events are posted; without TLS only on this machine.
+    pub url: String,
+    /// The key that signs them, at least 16 bytes.
+    pub key: Vec<u8>,
+    /// Whom to trust over TLS.
+    pub tls: Arc<rustls::ClientConfig>,
+    /// How long an answer may take, connecting included. 5 s by default.
+    pub timeout: Duration,
+    /// How often a batch is posted again before it is given up. 8 by default, which takes about a minute.
+    pub retries_max: usize,
+    /// The pause before it is posted again the first time; twice that before the next, and so on up to
+    /// 30 s. 250 ms by default.
+    pub pause_min: Duration,
+    /// Events that wait to be posted. 10,000 by default; each takes about 200 bytes.
+    pub queue_max: usize,
+}
+
+impl WebhookConfig {
+    /// Makes a configuration with the default bounds.
+    pub fn new(url: impl Into<String>, key: Vec<u8>, tls: Arc<rustls::ClientConfig>) -> Self {
+        Self {
+            url: url.into(),
+            key,
+            tls,
+            timeout: Duration::from_secs(5),
+            retries_max: 8,
+            pause_min: Duration::from_millis(250),
+            queue_max: 10_000,
+        }
+    }
+
+    pub(crate) fn uri(&self) -> Result<Uri, WebhookError> {
+        if self.key.len() < KEY_BYTES_MIN {
+            return Err(WebhookError::Key);
+        }
+        let uri: Uri = self.url.parse().map_err(|_| WebhookError::Url)?;
+        let host = uri.host().ok_or(WebhookError::Url)?;
+        let ip = host.trim_start_matches('[').trim_end_matches(']');
+        let ip: Result<std::net::IpAddr, _> = ip.parse();
+        let is_local = host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback());
+        match uri.scheme_str() {
+            Some("https") => Ok(uri),
+            Some("http") if is_local => Ok(uri),
+            Some("http") => Err(WebhookError::NotPrivate),
+            _ => Err(WebhookError::Url),
+        }
+    }
+}
+
+impl fmt::Debug for WebhookConfig {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebhookConfig")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why nobody can be told.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WebhookError {
+    /// The URL is none.
+    #[error("the webhook's URL must be such as https://example.org/events")]
+    Url,
+    /// Events would travel in the clear.
+    #[error("the webhook's URL must begin with https:// unless it is on this machine")]
+    NotPrivate,
+    /// The key can be guessed.
+    #[error("the webhook's key must have at least {KEY_BYTES_MIN} bytes")]
+    Key,
+}
+
+/// How events fared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WebhookStats {
+    /// Events that the server took.
+    pub delivered: u64,
+    /// Events that it did not take however often they were posted.
+    pub given_up: u64,
+    /// Events that found the queue full.
+    pub dropped: u64,
+    /// Posts that failed or were not answered in time.
+    pub failures: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct WebhookCounters {
+    delivered: AtomicU64,
+    given_up: AtomicU64,
+    dropped: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl WebhookCounters {
+    pub(crate) fn stats(&self) -> WebhookStats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        WebhookStats {
+            delivered: read(&self.delivered),
+            given_up: read(&self.given_up),
+            dropped: read(&self.dropped),
+            failures: read(&self.failures),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Event {
+    /// When, since 1970, in seconds.
+    time: f64,
+    event: &'static str,
+    user: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    room: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Batch<'a> {
+    /// Grows by one with each batch of one life of the node: a batch that is posted again is the same.
+    batch: u64,
+    node: &'a str,
+    /// Which life of the node.
+    life: u64,
+    time: f64,
+    events: &'a [Event],
+}
+
+struct Poster {
+    config: WebhookConfig,
+    uri: Uri,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    counters: Arc<WebhookCounters>,
+    node: String,
+    life: u64,
+}
+
+/// A post that the server did not take.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error("no answer in time")]
+    Late,
+    #[error("{0}")]
+    Http(Box<dyn std::error::Error + Send + Sync>),
+    #[error("it answered {0}")]
+    Status(StatusCode),
+}
+
+impl Failed {
+    /// Whether it may go better the next time: not when the server says that the fault is ours.
+    fn is_temporary(&self) -> bool {
+        match self {
+            Self::Late | Self::Http(_) => true,
+            Self::Status(status) => {
+                status.is_server_error()
+                    || *status == StatusCode::TOO_MANY_REQUESTS
+                    || *status == StatusCode::REQUEST_TIMEOUT
+            }
+        }
+    }
+}
+
+/// Tells the server what happens for as long as it runs.
+pub(crate) async fn run(
+    config: WebhookConfig,
+    uri: Uri,
+    services: Services,
+    counters: Arc<WebhookCounters>,
+) {
+    let (sender, events) = mpsc::channel(config.queue_max.max(1));
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(config.tls.as_ref().clone())
+        .https_or_http()
+        .enable_http1()
+        .build();
+    let poster = Poster {
+        client: Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_max_idle_per_host(1)
+            .build(connector),
+        config,
+        uri,
+        counters: Arc::clone(&counters),
+        node: services.name().to_string(),
+        life: u64::try_from(unix_now().as_micros()).unwrap_or(u64::MAX),
+    };
+    tokio::join!(listen(services, sender, counters), poster.post_all(events));
+}
+
+/// Puts what happens into the queue.
+async fn listen(services: Services, queue: mpsc::Sender<Event>, counters: Arc<WebhookCounters>) {
+    let mut sessions = services.session_events();
+    let mut rooms = services.room_events();
+    drop(services);
+    let push = |event| {
+        if queue.try_send(event).is_err() {
+            counters.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let missed = |count| {
+        counters.dropped.fetch_add(count, Ordering::Relaxed);
+    };
+    loop {
+        tokio::select! {
+            change = sessions.recv() => match change {
+                Ok(change) => push(Event {
+                    time: unix_now().as_secs_f64(),
+                    event: session_word(change.event),
+                    user: change.user.to_string(),
+                    room: None,
+                    session: Some(format!("{:032x}", u128::from_be_bytes(change.session))),
+                }),
+                Err(RecvError::Lagged(count)) => missed(count),
+                Err(RecvError::Closed) => return,
+            },
+            change = rooms.recv() => match change {
+                Ok(change) => push(Event {
+                    time: unix_now().as_secs_f64(),
+                    event: match change.event {
+                        RoomEvent::Joined => "member_joined",
+                        RoomEvent::Left | _ => "member_left",
+                    },
+                    user: change.user.to_string(),
+                    room: Some(change.room.to_string()),
+                    session: None,
+                }),
+                Err(RecvError::Lagged(count)) => missed(count),
+                Err(RecvError::Closed) => return,
+            },
+        }
+    }
+}
+
+fn session_word(event: SessionEvent) -> &'static str {
+    match event {
+        SessionEvent::Began => "session_began",
+        SessionEvent::Dropped => "session_dropped",
+        SessionEvent::Returned => "session_returned",
+        SessionEvent::Moved => "session_moved",
+        SessionEvent::Ended | _ => "session_ended",
+    }
+}
+
+impl Poster {
+    async fn post_all(self, mut events: mpsc::Receiver<Event>) {
+        let mut waiting = Vec::new();
+        for batch in 1.. {
+            waiting.clear();
+            if events.recv_many(&mut waiting, BATCH_MAX).await == 0 {
+                return;
+            }
+            let count = waiting.len() as u64;
+            let counter = match self.deliver(batch, &waiting).await {
+                Ok(()) => &self.counters.delivered,
+                Err(error) => {
+                    warn!(events = count, %error, "the webhook did not take events: given up");
+                    &self.counters.given_up
+                }
+            };
+            counter.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    /// Posts a batch until the server has taken it.
+    async fn deliver(&self, batch: u64, events: &[Event]) -> Result<(), Failed> {
+        let body = serde_json::to_vec(&Batch {
+            batch,
+            node: &self.node,
+            life: self.life,
+            time: unix_now().as_secs_f64(),
+            events,
+        });
+        let body = Bytes::from(body.map_err(|error| Failed::Http(error.into()))?);
+        let backoff = ExponentialBuilder::new()
+            .with_min_delay(self.config.pause_min)
+            .with_max_delay(PAUSE_MAX)
+            .with_max_times(self.config.retries_max)
+            .with_jitter();
+        let post = || self.post(body.clone());
+        post.retry(backoff)
+            .sleep(sleep)
+            .when(Failed::is_temporary)
+            .notify(|error, pause| debug!(%error, ?pause, "the webhook is asked again"))
+            .await
+    }
+
+    async fn post(&self, body: Bytes) -> Result<(), Failed> {
+        let posted = timeout(self.config.timeout, self.send(body)).await;
+        let result = posted.unwrap_or(Err(Failed::Late));
+        if result.is_err() {
+            self.counters.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+
+    async fn send(&self, body: Bytes) -> Result<(), Failed> {
+        let signature = sign(&self.config.key, &body);
+        let request = Request::post(self.uri.clone())
+            .header(CONTENT_TYPE, "application/json")
+            .header(SIGNATURE, signature)
+            .body(Full::new(body))
+            .map_err(|error| Failed::Http(error.into()))?;
+        let answer = self.client.request(request).await;
+        let answer = answer.map_err(|error| Failed::Http(error.into()))?;
+        let status = answer.status();
+        // Read to its end, so that the connection can be used again; nothing in it matters.
+        let rest = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect();
+        rest.await.map_err(Failed::Http)?;
+        if status.is_success() {
+            Ok(())
+        } else {
+            Err(Failed::Status(status))
+        }
+    }
+}
+
+fn sign(key: &[u8], body: &[u8]) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    mac.update(b"tombolo-webhook\n");
+    mac.update(body);
+    let mut text = "sha256=".to_owned();
+    for byte in mac.finalize().into_bytes() {
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+fn unix_now() -> Duration {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+/// Of the signature, as hooks of the TURN server have it.
+const SIGNATURE: &str = "tombolo-signature";
+/// As many as a key of 128 bits.
+const KEY_BYTES_MIN: usize = 16;
+/// Events in one post.
+const BATCH_MAX: usize = 100;
+/// Between two posts of the same batch.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// More than anybody has to say.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
