@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::turn::file::File as Relay;
+use crate::turn::file::{File as Relay, Secret};
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -34,6 +34,7 @@ pub(crate) struct File {
     pub(crate) token_keys: BTreeMap<String, PathBuf>,
     #[serde(rename = "api-key")]
     pub(crate) api_keys: Vec<ApiKeyTable>,
+    pub(crate) webhook: Option<Webhook>,
     pub(crate) nats: Nats,
     pub(crate) relay: Relay,
 }
@@ -56,6 +57,19 @@ pub(crate) struct ApiKeyTable {
     pub(crate) sha256: String,
     pub(crate) scopes: Vec<String>,
     pub(crate) requests_per_second: Option<u32>,
+}
+
+/// An HTTP server that is told what happens.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Webhook {
+    pub(crate) url: String,
+    pub(crate) key: Option<Secret>,
+    pub(crate) key_file: Option<PathBuf>,
+    /// Whom to trust instead of those whom the web trusts.
+    pub(crate) ca: Option<PathBuf>,
+    /// In seconds.
+    pub(crate) timeout: Option<f64>,
 }
 
 /// Where the nodes of a cluster keep what they share.
@@ -84,7 +98,7 @@ mod tests {
         let example = docs.split("```toml\n").nth(1).expect("there is one");
         let example = example.split("```").next().expect("it ends");
         config_text::parse::<File>(example).expect("it is right");
-        for table in ["", "[tls]\n", "[nats]\n", "[[api-key]]\n"] {
+        for table in ["", "[tls]\n", "[nats]\n", "[[api-key]]\n", "[webhook]\n"] {
             // serde tells what it knows when it finds what it does not know.
             let text = format!("{table}no-such-key = 1\n");
             let complaint = config_text::parse::<File>(&text).expect_err("it is wrong");

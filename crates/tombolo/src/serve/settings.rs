@@ -6,14 +6,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tombolo_node::{ApiKey, Certificate, NatsAuth, NatsConfig, Node, NodeBuilder, Scope};
+use tombolo_node::{
+    ApiKey, Certificate, NatsAuth, NatsConfig, Node, NodeBuilder, Scope, WebhookConfig,
+};
 use tombolo_wire::NodeId;
 
 use super::file::{ApiKeyTable, File, Nats};
 use super::token_keys;
 use crate::cli::ServeArgs;
 use crate::config_text;
-use crate::turn::file::{File as Relay, Network};
+use crate::turn::credentials::hook;
+use crate::turn::file::{File as Relay, Hook, Network};
 use crate::turn::settings::relaying;
 
 /// All that a node is started with.
@@ -56,6 +59,9 @@ impl Settings {
         node = node.relay(relay(&file, source)?);
         for key in api_keys(&file.api_keys).with_context(|| source.place(&["api-key"]))? {
             node = node.api_key(key);
+        }
+        if let Some(webhook) = webhook(&file, source)? {
+            node = node.webhook(webhook);
         }
         anyhow::ensure!(
             file.data.is_none() || file.nats == Nats::default(),
@@ -308,6 +314,33 @@ fn relay(file: &File, source: &Source) -> anyhow::Result<tombolo_relay::RelayCon
     Ok(relay)
 }
 
+/// Who is told what happens, in the words of the hook of a TURN server.
+fn webhook(file: &File, source: &Source) -> anyhow::Result<Option<WebhookConfig>> {
+    let Some(given) = &file.webhook else {
+        return Ok(None);
+    };
+    let place = || source.place(&["webhook"]);
+    let alike = Relay {
+        hook: Some(Hook {
+            url: given.url.clone(),
+            key: given.key.clone(),
+            key_file: given.key_file.clone(),
+            ca: given.ca.clone(),
+            timeout: given.timeout,
+            requests: None,
+        }),
+        ..Relay::default()
+    };
+    let Some(hook) = hook(&alike, source.folder()).with_context(place)? else {
+        return Ok(None);
+    };
+    let mut config = WebhookConfig::new(hook.url, hook.key, hook.tls);
+    if given.timeout.is_some() {
+        config.timeout = hook.timeout;
+    }
+    Ok(Some(config))
+}
+
 /// Who may use the HTTP API for game servers.
 fn api_keys(given: &[ApiKeyTable]) -> anyhow::Result<Vec<ApiKey>> {
     let mut keys: Vec<ApiKey> = Vec::new();
@@ -482,6 +515,10 @@ mod tests {
             (
                 "[nats]\nservers = ['nats://192.0.2.1']\nsecret = 's'\nnkey = 'n'",
                 "line 1, nats: give one of",
+            ),
+            (
+                "[webhook]\nurl = 'https://x'\nkey = 'k'\nkey-file = 'k'",
+                "line 1, webhook: ",
             ),
             (
                 "[[api-key]]\nname = 'a'\nsha256 = 'ab'\nscopes = []",

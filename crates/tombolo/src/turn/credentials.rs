@@ -116,7 +116,7 @@ fn oauth(oauth: &OAuth) -> anyhow::Result<server::OAuth> {
 }
 
 /// Whom to ask about users.
-pub(super) fn hook(file: &File, directory: &Path) -> anyhow::Result<Option<HookConfig>> {
+pub(crate) fn hook(file: &File, directory: &Path) -> anyhow::Result<Option<HookConfig>> {
     let Some(hook) = &file.hook else {
         return Ok(None);
     };

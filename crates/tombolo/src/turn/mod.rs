@@ -2,7 +2,7 @@
 
 pub(crate) mod admin;
 mod args;
-mod credentials;
+pub(crate) mod credentials;
 pub(crate) mod file;
 mod import;
 mod operate;
