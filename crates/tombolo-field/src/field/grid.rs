@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::Entity;
-use crate::settings::{Dimensions, Settings};
+use super::{Entity, EntityId, Subject};
+use crate::settings::{Class, Dimensions, Settings};
 
 /// All entities, row by row: those of one row of cells stand beside each other.
 #[derive(Debug)]
@@ -17,8 +17,23 @@ pub(super) struct Grid {
     positions: Vec<[f64; 3]>,
     /// The square of the range of each one's class.
     ranges: Vec<f64>,
+    /// Indexed by slot: what every observer asks, in little memory.
+    glimpses: Vec<Glimpse>,
+    /// Indexed by class: the square of the distance at which an entity leaves.
+    leave_squares: Vec<f64>,
     /// Where the cells of each row begin, in order.
     rows: HashMap<(i64, i64), (usize, usize)>,
+}
+
+/// What every observer asks of an entity.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Glimpse {
+    pub(super) position: [f64; 3],
+    pub(super) id: EntityId,
+    marks: u64,
+    pub(super) sequence: u32,
+    pub(super) class: u8,
+    pub(super) payload_bytes: u8,
 }
 
 /// A cell: the row's two coordinates, then the one along the row.
@@ -26,6 +41,10 @@ type Cell = (i64, i64, i64);
 
 impl Grid {
     pub(super) fn new(settings: &Settings) -> Self {
+        let leave_square = |class: &Class| {
+            let leave = class.range * (1.0 + settings.hysteresis);
+            leave * leave
+        };
         Self {
             // Half of what can be seen: few cells, and few entities in them that are out of range.
             width: settings.range_max() / 2.0,
@@ -34,13 +53,17 @@ impl Grid {
             order: Vec::new(),
             positions: Vec::new(),
             ranges: Vec::new(),
+            glimpses: Vec::new(),
+            leave_squares: settings.classes.iter().map(leave_square).collect(),
             rows: HashMap::new(),
         }
     }
 
     pub(super) fn rebuild(&mut self, settings: &Settings, entities: &[Option<Entity>]) {
         self.order.clear();
+        self.glimpses.clear();
         for (slot, entity) in entities.iter().enumerate() {
+            self.glimpses.push(Glimpse::of(entity.as_ref()));
             if let Some(entity) = entity {
                 // There are no more slots than fit.
                 self.order.push((self.cell(entity.position), slot as u32));
@@ -60,6 +83,14 @@ impl Grid {
             let row = self.rows.entry((*z, *y)).or_insert((at, at));
             row.1 = at + 1;
         }
+    }
+
+    pub(super) fn glimpse(&self, slot: u32) -> &Glimpse {
+        &self.glimpses[slot as usize]
+    }
+
+    pub(super) fn leave_square(&self, class: u8) -> f64 {
+        self.leave_squares[usize::from(class)]
     }
 
     pub(super) fn len(&self) -> usize {
@@ -112,6 +143,38 @@ impl Grid {
         let of = |coordinate: f64| (coordinate / self.width).floor() as i64;
         let [x, y, z] = position;
         (of(z), of(y), of(x))
+    }
+}
+
+impl Glimpse {
+    /// An empty slot is infinitely far from everybody.
+    fn of(entity: Option<&Entity>) -> Self {
+        entity.map_or(
+            Self {
+                position: [f64::INFINITY; 3],
+                id: EntityId(0),
+                marks: 0,
+                sequence: 0,
+                class: 0,
+                payload_bytes: 0,
+            },
+            |entity| Self {
+                position: entity.position,
+                id: entity.id,
+                marks: entity.marks,
+                sequence: entity.sequence,
+                class: entity.class,
+                payload_bytes: entity.payload_bytes,
+            },
+        )
+    }
+
+    pub(super) fn subject(&self) -> Subject {
+        Subject {
+            id: self.id,
+            class: self.class,
+            marks: self.marks,
+        }
     }
 }
 

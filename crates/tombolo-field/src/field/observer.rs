@@ -67,9 +67,10 @@ impl Observer {
         self.leaves.insert(id, 0);
     }
 
-    /// Forgets all departures when they are too many to be told: the observer starts anew.
-    pub(super) fn settle(&mut self) {
-        if self.leaves.len() > LEAVES_MAX {
+    /// Forgets all departures when they are too many to be told; says whether the observer starts anew.
+    pub(super) fn settle(&mut self) -> bool {
+        let is_too_much = self.leaves.len() > LEAVES_MAX;
+        if is_too_much {
             self.leaves.clear();
             self.is_reset = true;
             for known in &mut self.known {
@@ -78,6 +79,7 @@ impl Observer {
             }
             self.unconfirmed = 0;
         }
+        is_too_much
     }
 
     /// Keeps one of those that were said to be known twice.

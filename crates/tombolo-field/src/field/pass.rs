@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::grid::square;
+use super::grid::{Glimpse, square};
 use super::observer::{Known, Observer, Told};
 use super::{Entity, Field, KNOWN_MAX, Sight};
 use crate::datagram::{Header, LEFT_BYTES, Record, there_bytes};
@@ -48,100 +48,121 @@ impl Field {
         let Some(me) = &self.entities[slot as usize] else {
             return;
         };
-        self.drop_gone(scratch, sight, me, observer);
-        self.add_new(scratch, sight, me, slot, number, observer);
-        observer.settle();
-        let total = self.weigh(scratch, me, observer);
+        let mut total = self.drop_gone(scratch, sight, me, observer);
+        total += self.add_new(scratch, sight, me, number, observer);
+        if observer.settle() {
+            total = self.weigh_all(scratch, me, observer);
+        }
         self.stats.deferred += self.write(scratch, me, observer, total) as u64;
         if self.settings.introduced_within.is_some() {
             self.introduce(sight, slot, observer);
         }
     }
 
-    /// Lets those go that are out of range, gone, or not to be seen any more.
+    /// Lets those go that are out of range, gone, or not to be seen any more; weighs what there is to
+    /// tell of the others. Returns the bytes of all of that.
     fn drop_gone<S: Sight + ?Sized>(
         &self,
         scratch: &mut Scratch,
         sight: &S,
         me: &Entity,
         observer: &mut Observer,
-    ) {
-        let stretch = (1.0 + self.settings.hysteresis) * (1.0 + self.settings.hysteresis);
+    ) -> usize {
+        let subject = me.subject();
+        let mut total = 0;
         let mut at = 0;
         while let Some(known) = observer.known.get(at) {
-            let other = self.entities[known.slot as usize].as_ref();
-            let is_there = other.is_some_and(|other| {
-                let range = self.settings.classes[usize::from(other.class)].range;
-                other.id == known.id
-                    && square(other.position, me.position) <= range * range * stretch
-                    && sight.may_see(&me.subject(), &other.subject())
-            });
+            let other = self.grid.glimpse(known.slot);
+            let square = square(other.position, me.position);
+            let is_there = other.id == known.id
+                && square <= self.grid.leave_square(other.class)
+                && sight.may_see(&subject, &other.subject());
             if is_there {
                 scratch.stamps[known.slot as usize] = scratch.stamp;
+                total += self.weigh(&mut scratch.news, at, known, other, square);
                 at += 1;
             } else {
                 observer.on_gone(at);
             }
         }
+        total
     }
 
-    /// Takes those in that have come into range.
+    /// Takes those in that have come into range; returns the bytes of what there is to tell of them.
     fn add_new<S: Sight + ?Sized>(
         &self,
         scratch: &mut Scratch,
         sight: &S,
         me: &Entity,
-        slot: u32,
         number: usize,
         observer: &mut Observer,
-    ) {
+    ) -> usize {
         self.grid.in_range(number, &mut scratch.in_range);
-        for other_slot in &scratch.in_range {
-            if scratch.stamps[*other_slot as usize] == scratch.stamp
-                || *other_slot == slot
-                || observer.known.len() >= KNOWN_MAX
+        let subject = me.subject();
+        let mut total = 0;
+        for slot in &scratch.in_range {
+            if scratch.stamps[*slot as usize] == scratch.stamp || observer.known.len() >= KNOWN_MAX
             {
                 continue;
             }
-            let Some(other) = &self.entities[*other_slot as usize] else {
-                continue;
-            };
-            if sight.may_see(&me.subject(), &other.subject()) {
-                // It is told that it is there again, if it is not told before that it has left.
-                let known = Known::new(*other_slot, other.id, self.tick);
-                observer.leaves.remove(&other.id);
-                observer.known.push(known);
-            }
-        }
-    }
-
-    /// Collects what there is to tell, and how urgent each is; returns the bytes of all of it.
-    fn weigh(&self, scratch: &mut Scratch, me: &Entity, observer: &Observer) -> usize {
-        let dimensions = self.settings.dimensions.count();
-        let mut total = 0;
-        for (at, known) in observer.known.iter().enumerate() {
-            let Some(other) = &self.entities[known.slot as usize] else {
-                continue;
-            };
-            let is_again = known.state == Told::Entered && Observer::is_due(known.told, self.tick);
-            if known.sequence == other.sequence && known.state != Told::Nothing && !is_again {
+            let other = self.grid.glimpse(*slot);
+            if other.id == me.id || !sight.may_see(&subject, &other.subject()) {
                 continue;
             }
-            let class = self.settings.classes[usize::from(other.class)];
-            let distance = square(other.position, me.position).sqrt();
-            let age = self.tick.saturating_sub(known.told).max(1);
-            let nearness = class.range / (distance + class.range * NEAR);
-            let is_new = known.state != Told::Confirmed;
-            let bytes = there_bytes(dimensions, is_new, other.payload_bytes.into());
-            total += bytes;
-            scratch.news.push(News {
-                score: ((class.weight * nearness * f64::from(age)) as f32).to_bits(),
-                // Bounded by what an observer knows, and by a payload.
-                at: at as u32,
-                bytes: bytes as u32,
-            });
+            // It is told that it is there again, if it is not told before that it has left.
+            let known = Known::new(*slot, other.id, self.tick);
+            observer.leaves.remove(&other.id);
+            let square = square(other.position, me.position);
+            total += self.weigh(
+                &mut scratch.news,
+                observer.known.len(),
+                &known,
+                other,
+                square,
+            );
+            observer.known.push(known);
         }
         total
+    }
+
+    /// How urgent it is to tell of one of the known, if there is anything to tell; returns its bytes.
+    fn weigh(
+        &self,
+        news: &mut Vec<News>,
+        at: usize,
+        known: &Known,
+        other: &Glimpse,
+        square: f64,
+    ) -> usize {
+        let is_again = known.state == Told::Entered && Observer::is_due(known.told, self.tick);
+        if known.sequence == other.sequence && known.state != Told::Nothing && !is_again {
+            return 0;
+        }
+        let class = self.settings.classes[usize::from(other.class)];
+        let age = self.tick.saturating_sub(known.told).max(1);
+        let nearness = class.range / (square.sqrt() + class.range * NEAR);
+        let is_new = known.state != Told::Confirmed;
+        let dimensions = self.settings.dimensions.count();
+        let bytes = there_bytes(dimensions, is_new, other.payload_bytes.into());
+        news.push(News {
+            score: ((class.weight * nearness * f64::from(age)) as f32).to_bits(),
+            // Bounded by what an observer knows, and by a payload.
+            at: at as u32,
+            bytes: bytes as u32,
+        });
+        bytes
+    }
+
+    /// Weighs all of the known anew.
+    fn weigh_all(&self, scratch: &mut Scratch, me: &Entity, observer: &Observer) -> usize {
+        scratch.news.clear();
+        let known = observer.known.iter().enumerate();
+        let bytes = known.map(|(at, known)| {
+            let other = self.grid.glimpse(known.slot);
+            let square = square(other.position, me.position);
+            self.weigh(&mut scratch.news, at, known, other, square)
+        });
+        bytes.sum()
     }
 
     /// Writes the datagram; returns how much had to wait.
