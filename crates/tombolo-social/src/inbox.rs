@@ -245,16 +245,11 @@ impl Inbox {
                 time,
             });
         }
-        if self.blocked.contains(from) {
-            return Err(Illegal::Blocked);
+        let dropped = self.place_for(from, payload.len())?;
+        for _ in 0..dropped {
+            self.drop_oldest();
         }
         let unread = self.unread_by_sender.get(from).copied().unwrap_or_default();
-        if unread >= UNREAD_PER_SENDER_MAX {
-            return Err(Illegal::SenderFull);
-        }
-        if !self.make_place(payload.len()) {
-            return Err(Illegal::Full);
-        }
         self.last += 1;
         let (number, time) = (self.last, self.clock);
         self.unread_by_sender.insert(from.clone(), unread + 1);
@@ -274,8 +269,47 @@ impl Inbox {
         })
     }
 
-    /// Drops what was read until there is place; false, and nothing dropped, when that is not enough.
-    fn make_place(&mut self, bytes: usize) -> bool {
+    /// Whether a message would be taken in, as far as the inbox is known here: what is known to be refused
+    /// need not be written down.
+    ///
+    /// # Errors
+    /// Why not, as its entry would be told.
+    pub fn check(
+        &self,
+        now: Time,
+        from: &UserId,
+        id: MessageId,
+        bytes: usize,
+    ) -> Result<(), Illegal> {
+        if self.epoch.is_none() {
+            return Err(Illegal::NoSuchUser);
+        }
+        if self.seen_at.contains_key(&(from.clone(), id)) {
+            return Ok(());
+        }
+        match self.place_for(from, bytes) {
+            // The next entry makes place by the time that it brings.
+            Err(Illegal::Full | Illegal::SenderFull) if self.is_due(now) => Ok(()),
+            place => place.map(drop),
+        }
+    }
+
+    /// Whether a message has been kept for as long as messages are.
+    fn is_due(&self, now: Time) -> bool {
+        let expired = now.before(KEPT_FOR);
+        let oldest = self.letters.front();
+        oldest.is_some_and(|letter| letter.time < expired)
+    }
+
+    /// How many of the oldest, which were read, must go so that there is place.
+    fn place_for(&self, from: &UserId, bytes: usize) -> Result<usize, Illegal> {
+        if self.blocked.contains(from) {
+            return Err(Illegal::Blocked);
+        }
+        let unread = self.unread_by_sender.get(from).copied().unwrap_or_default();
+        if unread >= UNREAD_PER_SENDER_MAX {
+            return Err(Illegal::SenderFull);
+        }
         let has_place =
             |letters: usize, kept: usize| letters < LETTERS_MAX && kept + bytes <= LETTER_BYTES_MAX;
         let (mut dropped, mut freed) = (0, 0);
@@ -285,13 +319,10 @@ impl Inbox {
                     freed += oldest.payload.len();
                     dropped += 1;
                 }
-                Some(_) | None => return false,
+                Some(_) | None => return Err(Illegal::Full),
             }
         }
-        for _ in 0..dropped {
-            self.drop_oldest();
-        }
-        true
+        Ok(dropped)
     }
 
     fn expire(&mut self) {

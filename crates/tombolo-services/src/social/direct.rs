@@ -210,11 +210,13 @@ async fn send(
     payload: Bytes,
 ) -> Result<v1::DirectSent, Reject> {
     let inbox = follow(node, to).await?;
-    // Nothing is written for users that don't exist.
-    let is_there = inbox.lock().machine.last().is_some();
-    if !is_there {
-        return Err(reject(Illegal::NoSuchUser));
-    }
+    // Nothing is written for users that don't exist, nor by those whom a user does not want to hear.
+    let bytes = payload.len();
+    let known = inbox
+        .lock()
+        .machine
+        .check(time(node), &session.user, id, bytes);
+    known.map_err(reject)?;
     let body = Body::Sent {
         from: session.user.clone(),
         id,

@@ -175,6 +175,30 @@ async fn nothing_is_kept_for_users_that_never_opened_an_inbox() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whom_a_user_has_blocked_writes_nothing_into_its_log() {
+    let local = Local::new(LocalConfig::default());
+    let lab = Lab::on(Arc::new(local.clone()), |_| {});
+    let mut alice = Talker::new(&lab, "alice").await;
+    let mut carol = Talker::new(&lab, "carol").await;
+    let mut bob = Talker::new(&lab, "bob").await;
+    bob.open(None).await.unwrap();
+    bob.block("alice", true).await.unwrap();
+    let key = Key::new(["inbox", "bob"]).unwrap();
+    let mut tail = local.tail(&key, None).await.unwrap();
+    while tail.next().await != Some(TailEvent::Synced) {}
+    let refused = alice.direct("bob", 1, b"unwanted").await;
+    assert_eq!(refused, Err(ErrorCode::Blocked));
+    carol.direct("bob", 2, b"wanted").await.unwrap();
+    let Some(TailEvent::Entry { entry, .. }) = tail.next().await else {
+        panic!("the log goes on with what was wanted");
+    };
+    let Body::Sent { from, .. } = Entry::decode(&entry).unwrap().body else {
+        panic!("what is written is a message");
+    };
+    assert_eq!(from.as_str(), "carol");
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_sender_fills_its_part_of_an_inbox_and_no_more() {
     let lab = Lab::with(|config| config.directs.burst = 1000);
     let mut alice = Talker::new(&lab, "alice").await;
