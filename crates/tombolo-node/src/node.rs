@@ -75,11 +75,8 @@ impl Node {
     }
 
     pub(crate) async fn start(config: NodeBuilder) -> Result<Self, StartError> {
-        let webhook_uri = config
-            .webhook
-            .as_ref()
-            .map(WebhookConfig::uri)
-            .transpose()?;
+        let webhook = config.webhook.as_ref();
+        let webhook_uri = webhook.map(WebhookConfig::uri).transpose()?;
         let dev_key = config.is_dev.then(|| DevKey::of(&config)).transpose()?;
         let token_keys = token_keys(&config, dev_key.as_ref()).ok_or(StartError::NoTokenKeys)?;
         let addresses =
@@ -106,26 +103,14 @@ impl Node {
             relay_ips: relaying::ips(&addresses),
             lost_permits: Lost::default(),
         };
-        let mut services_config = tombolo_services::Config::default();
-        services_config.region.clone_from(&config.region);
-        services_config.hooks = config.hooks.clone();
-        if let Some(name) = name(&config)? {
-            services_config.node = name;
-        }
+        let services_config = services_config(&config)?;
         let name = services_config.node.to_string();
-        let services = Services::new(
-            Arc::clone(&engine),
-            Arc::new(hook),
-            token_keys,
-            services_config,
-        );
+        let hook = Arc::new(hook);
+        let services = Services::new(Arc::clone(&engine), hook, token_keys, services_config);
         let operator = Operator::new(services.clone(), engine, &relay);
 
-        let Certificate { chain, key } = certificate.clone();
-        let mut gateway_config = GatewayConfig::new(addresses.bound(), chain, key);
-        gateway_config.port = config.port;
-        gateway_config.api_keys.clone_from(&config.api_keys);
-        gateway_config.dev_tokens = dev_key.as_ref().map(DevKey::signing);
+        let gateway_config =
+            gateway_config(&config, &addresses, certificate.clone(), dev_key.as_ref());
         let gateway =
             Gateway::bind(gateway_config, services.clone()).map_err(StartError::from_gateway)?;
 
@@ -311,6 +296,30 @@ fn name(config: &NodeBuilder) -> Result<Option<NodeId>, StartError> {
     let mut number = [0; 8];
     getrandom::fill(&mut number).map_err(StartError::Entropy)?;
     Ok(Some(node_name(u64::from_ne_bytes(number))))
+}
+
+fn services_config(config: &NodeBuilder) -> Result<tombolo_services::Config, StartError> {
+    let mut services = tombolo_services::Config::default();
+    services.region.clone_from(&config.region);
+    services.hooks = config.hooks.clone();
+    if let Some(name) = name(config)? {
+        services.node = name;
+    }
+    Ok(services)
+}
+
+fn gateway_config(
+    config: &NodeBuilder,
+    addresses: &Addresses,
+    certificate: Certificate,
+    dev_key: Option<&DevKey>,
+) -> GatewayConfig {
+    let Certificate { chain, key } = certificate;
+    let mut gateway = GatewayConfig::new(addresses.bound(), chain, key);
+    gateway.port = config.port;
+    gateway.api_keys.clone_from(&config.api_keys);
+    gateway.dev_tokens = dev_key.map(DevKey::signing);
+    gateway
 }
 
 /// What devices connect to. A self-signed certificate is pinned, since nobody else vouches for it.
