@@ -15,7 +15,7 @@ use crate::builder::{EngineChoice, NodeBuilder};
 use crate::certificate::Certificate;
 use crate::credentials::RelaySecret;
 use crate::error::{ReloadError, StartError};
-use crate::hook::{Hook, Lost};
+use crate::hook::{Hook, Lost, Uris};
 use crate::keys::DevKey;
 use crate::operate::Operator;
 use crate::relaying;
@@ -96,13 +96,7 @@ impl Node {
         let relay = Arc::new(relay);
 
         let uris = relaying::uris(&relay, &addresses, config.host.as_deref());
-        let hook = Hook {
-            relay: Arc::downgrade(&relay),
-            secret: secret.clone(),
-            uris: uris.clone(),
-            relay_ips: relaying::ips(&addresses),
-            lost_permits: Lost::default(),
-        };
+        let hook = hook(&relay, &addresses, secret.clone(), uris.clone());
         let services_config = services_config(&config)?;
         let name = services_config.node.to_string();
         let hook = Arc::new(hook);
@@ -296,6 +290,16 @@ fn name(config: &NodeBuilder) -> Result<Option<NodeId>, StartError> {
     let mut number = [0; 8];
     getrandom::fill(&mut number).map_err(StartError::Entropy)?;
     Ok(Some(node_name(u64::from_ne_bytes(number))))
+}
+
+fn hook(relay: &Arc<Relay>, addresses: &Addresses, secret: RelaySecret, uris: Uris) -> Hook {
+    Hook {
+        relay: Arc::downgrade(relay),
+        secret,
+        uris,
+        relay_ips: relaying::ips(addresses),
+        lost_permits: Lost::default(),
+    }
 }
 
 fn services_config(config: &NodeBuilder) -> Result<tombolo_services::Config, StartError> {
