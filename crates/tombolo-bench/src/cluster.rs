@@ -66,6 +66,9 @@ pub(crate) struct Arguments {
     /// Between two durable messages of a device, in milliseconds
     #[arg(long, default_value_t = 10_000)]
     pub(crate) durable_ms: u64,
+    /// After how long a silence a device gives its node up, in milliseconds
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) patience_ms: u64,
     /// The NATS server; by default what `scripts/install-nats.sh` installed
     #[arg(long)]
     pub(crate) nats_server: Option<PathBuf>,

@@ -45,10 +45,11 @@ pub(crate) async fn enter(arguments: &Arguments, urls: &[String]) -> anyhow::Res
     for index in 0..arguments.devices {
         let room_index = index % arguments.rooms;
         let node = (index / arguments.rooms + room_index) % urls.len();
+        let patience = Duration::from_millis(arguments.patience_ms);
         let (gate, url) = (Arc::clone(&gate), urls[node].clone());
         entering.spawn(async move {
             let _place = gate.acquire().await?;
-            enter_one(index, room_index, node, &url)
+            enter_one(index, room_index, node, &url, patience)
                 .await
                 .with_context(|| format!("device {index}"))
         });
@@ -64,9 +65,16 @@ pub(crate) async fn enter(arguments: &Arguments, urls: &[String]) -> anyhow::Res
     Ok(bots)
 }
 
-async fn enter_one(index: usize, room_index: usize, node: usize, url: &str) -> anyhow::Result<Bot> {
+async fn enter_one(
+    index: usize,
+    room_index: usize,
+    node: usize,
+    url: &str,
+    patience: Duration,
+) -> anyhow::Result<Bot> {
     let device = Device::builder(url)
         .development_user(format!("bot-{index}"))
+        .patience(patience)
         .connect()
         .await?;
     let options = RoomOptions::default();
