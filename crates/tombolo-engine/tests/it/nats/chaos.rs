@@ -443,7 +443,18 @@ impl History {
         let bases: BTreeSet<_> = self.swaps.iter().collect();
         assert_eq!(bases.len(), self.swaps.len(), "two winners of one revision");
         let key = Key::new(["counter"]).expect("a key");
-        let found = reader.get(&key).await.expect("connected");
+        // The stream of values may have no leader yet: nothing waited for it.
+        let read = async {
+            loop {
+                match reader.get(&key).await {
+                    Ok(found) => return found,
+                    Err(_) => tokio::time::sleep(PAUSE).await,
+                }
+            }
+        };
+        let found = tokio::time::timeout(PATIENCE, read)
+            .await
+            .expect("connected");
         let counted = found.map_or(0, |found| number(&found.value));
         report.swaps = self.swaps.len() as u64;
         assert!(
@@ -457,7 +468,17 @@ impl History {
 
 /// All entries of a log, read by somebody who had no part in it.
 async fn whole(reader: &Nats, key: &Key) -> Vec<(Offset, Bytes)> {
-    let mut tail = reader.tail(key, None).await.expect("connected");
+    let begin = async {
+        loop {
+            match reader.tail(key, None).await {
+                Ok(tail) => return tail,
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    };
+    let mut tail = tokio::time::timeout(PATIENCE, begin)
+        .await
+        .expect("connected");
     let mut entries = Vec::new();
     while let Some(TailEvent::Entry { at, entry }) = tail.next().await {
         entries.push((at, entry));
