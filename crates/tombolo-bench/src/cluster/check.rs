@@ -62,6 +62,8 @@ pub(crate) struct Kept {
     pub(crate) acknowledged: u64,
     /// Acknowledged, but not in the log, or not there with that number.
     pub(crate) lost: u64,
+    /// Acknowledged without their numbers.
+    pub(crate) unnumbered: u64,
     pub(crate) repeated: u64,
     /// Of one sender, not in the order in which it sent them.
     pub(crate) reordered: u64,
@@ -100,8 +102,15 @@ pub(crate) async fn logs(bots: &[Arc<Bot>], urls: &[String], rooms: usize) -> an
             let number = u32::try_from(bot.index).unwrap_or(u32::MAX);
             for (own, of_room) in &lock(&bot.record).kept {
                 kept.acknowledged += 1;
-                if seen.get(&(number, *own)) != Some(of_room) {
-                    kept.lost += 1;
+                match seen.get(&(number, *own)) {
+                    Some(there) if there == of_room => {}
+                    // Its answer got lost, and that it was kept was found out later.
+                    Some(_) if *of_room == 0 => kept.unnumbered += 1,
+                    there => {
+                        let name = room_name(index);
+                        eprintln!("{name}: {number} {own} is {of_room}, and at {there:?}");
+                        kept.lost += 1;
+                    }
                 }
             }
         }
