@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tombolo_engine::{Key, Log as _, Nats, NatsConfig, TailEvent};
-use tombolo_room::{Entry, Event, Room};
+use tombolo_room::{Entry, Event, Message, Room};
 
 use super::bots::{Bot, room_name};
 use super::record::{Kind, Note, lock};
@@ -123,30 +123,44 @@ async fn read(reader: &Nats, index: usize) -> anyhow::Result<(Room, Vec<(u64, No
     let key = Key::new(["room", &room_name(index)]).context("the key of a room")?;
     let mut tail = reader.tail(&key, None).await.context("read a log")?;
     let mut room = Room::new();
-    let mut said: BTreeMap<u64, Note> = BTreeMap::new();
+    // A room that closed and was opened again counts from 1 again.
+    let mut openings = Vec::new();
+    let mut said = BTreeMap::new();
     while let Some(event) = tail.next().await {
-        match event {
+        let messages: Vec<_> = match event {
             TailEvent::Entry { entry, .. } => {
                 let entry = Entry::decode(&entry).context("an entry of a log")?;
-                for event in room.apply(&entry).events {
-                    if let Event::Said(message) = event {
-                        said.extend(
-                            Note::decode(&message.payload).map(|note| (message.number, note)),
-                        );
-                    }
-                }
+                let events = room.apply(&entry).events.into_iter();
+                events.filter_map(into_message).collect()
             }
             TailEvent::Snapshot { state, .. } => {
                 room = Room::restore(&state).context("a snapshot of a log")?;
-                for message in room.messages() {
-                    said.extend(Note::decode(&message.payload).map(|note| (message.number, note)));
-                }
+                room.messages().cloned().collect()
             }
-            TailEvent::Reset => room = Room::new(),
+            TailEvent::Reset => {
+                room = Room::new();
+                Vec::new()
+            }
             TailEvent::Synced => break,
+        };
+        if room.opening() != openings.last().copied() {
+            openings.extend(room.opening());
+        }
+        for message in messages {
+            let place = (openings.len(), message.number);
+            said.extend(Note::decode(&message.payload).map(|note| (place, note)));
         }
     }
-    Ok((room, said.into_iter().collect()))
+    let said = said.into_iter().map(|((_, number), note)| (number, note));
+    Ok((room, said.collect()))
+}
+
+fn into_message(event: Event) -> Option<Message> {
+    if let Event::Said(message) = event {
+        Some(message)
+    } else {
+        None
+    }
 }
 
 /// How devices fared that had to go elsewhere.
