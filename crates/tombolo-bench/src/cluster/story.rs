@@ -139,8 +139,8 @@ impl<'a> Cluster<'a> {
                 Value::Null
             }
             Fault::Drain => {
-                let left = self.stop(0).await?;
-                json!({ "drained_s": begun.elapsed().as_secs_f64(), "ended_well": left })
+                let is_well = self.stop(0).await?;
+                json!({ "drained_s": begun.elapsed().as_secs_f64(), "ended_well": is_well })
             }
             Fault::NatsKill => {
                 self.nats.kill(0);
@@ -165,8 +165,8 @@ impl<'a> Cluster<'a> {
             }
             Fault::Roll => {
                 for index in 0..self.nodes.len() {
-                    let left = self.stop(index).await?;
-                    ensure!(left, "node {index} did not end well");
+                    let is_well = self.stop(index).await?;
+                    ensure!(is_well, "node {index} did not end well");
                     let nodes = Nodes {
                         program: self.program,
                         nats: &self.nats.urls,

@@ -139,11 +139,7 @@ impl Device {
     }
 
     /// Connects, and goes on with its session where it can.
-    pub(crate) async fn connect(
-        &mut self,
-        node: usize,
-        services: &Services,
-    ) -> Result<(), Violation> {
+    pub(crate) async fn connect(&mut self, node: usize, services: &Services) {
         let identity: Vec<u8> = self.name.bytes().cycle().take(32).collect();
         let hello = v1::Hello {
             version: VERSION,
@@ -172,7 +168,6 @@ impl Device {
             }
             Err(reject) => self.on_reject(&reject),
         }
-        Ok(())
     }
 
     fn on_reject(&mut self, reject: &Reject) {

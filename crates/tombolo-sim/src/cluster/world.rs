@@ -278,7 +278,7 @@ impl ClusterWorld {
             }
             let index = self.rng.random_range(0..self.nodes.len());
             match self.nodes[index].services.clone() {
-                Some(services) => device.connect(index, &services).await?,
+                Some(services) => device.connect(index, &services).await,
                 None => device.lose_connection(TICK),
             }
         }
