@@ -9,7 +9,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 use tombolo_field::{
-    BUDGET_MAX, Class, EntityId, Everything, Field, Mirror, Report, Settings, Watch,
+    BUDGET_MAX, Class, EntityId, Everything, Field, Mirror, Report, Settings, Ticks, Watch,
 };
 
 /// Ticks of a crowded field
@@ -191,7 +191,7 @@ impl Walk {
         round.datagrams = told.len() as u64;
         let number = self.field.ticks();
         for id in told {
-            self.field.acknowledge(id, number);
+            self.field.acknowledge(id, Ticks::only(number));
         }
         for (id, datagram) in kept {
             if let Some(mirror) = self.mirrors.get_mut(&id) {
@@ -205,6 +205,7 @@ impl Walk {
         let watch = Watch {
             budget: crowd.budget,
             is_reliable: false,
+            ..Watch::default()
         };
         for id in (0..crowd.entities).map(EntityId) {
             self.field.observe(id, watch)?;

@@ -1,6 +1,6 @@
 //! Cells: what nodes subscribe to. Crowded ones split.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::settings::{Dimensions, Settings};
@@ -38,7 +38,16 @@ pub(crate) struct Cells {
     split: BTreeSet<CellId>,
     /// The entities of each cell that is not split, by slot, with their positions.
     members: BTreeMap<CellId, BTreeMap<u32, [f64; 3]>>,
-    changes: VecDeque<CellChange>,
+    /// What has not been told yet. A cell that is as it was told is in neither, so that they are never
+    /// more than the cells that are split, or were when that was told.
+    splits: BTreeSet<CellId>,
+    merges: BTreeSet<CellId>,
+}
+
+/// A box.
+struct Extent {
+    low: [f64; 3],
+    high: [f64; 3],
 }
 
 impl Cells {
@@ -49,7 +58,8 @@ impl Cells {
             split_above: settings.split_above,
             split: BTreeSet::new(),
             members: BTreeMap::new(),
-            changes: VecDeque::new(),
+            splits: BTreeSet::new(),
+            merges: BTreeSet::new(),
         }
     }
 
@@ -102,29 +112,58 @@ impl Cells {
         self.insert(slot, to);
     }
 
+    /// Cells merge from the smallest on and split from the largest on.
     pub(crate) fn poll_change(&mut self) -> Option<CellChange> {
-        self.changes.pop_front()
+        let merged = self.merges.pop_last().map(CellChange::Merged);
+        merged.or_else(|| self.splits.pop_first().map(CellChange::Split))
     }
 
     /// All cells within a distance of a place, in order; `None` when there are too many.
     pub(crate) fn around(&self, position: [f64; 3], distance: f64) -> Option<BTreeSet<CellId>> {
-        let corner = |sign: f64| {
-            let mut corner = position;
+        let mut found = BTreeSet::new();
+        let place = Extent {
+            low: position,
+            high: position,
+        };
+        self.collect_around(&place, distance, &mut found)?;
+        Some(found)
+    }
+
+    /// All cells within a distance of some, those included, in order; `None` when there are too many.
+    pub(crate) fn around_all(
+        &self,
+        cells: &BTreeSet<CellId>,
+        distance: f64,
+    ) -> Option<BTreeSet<CellId>> {
+        let mut found = BTreeSet::new();
+        for cell in cells {
+            self.collect_around(&self.extent(*cell), distance, &mut found)?;
+        }
+        Some(found)
+    }
+
+    fn collect_around(
+        &self,
+        from: &Extent,
+        distance: f64,
+        found: &mut BTreeSet<CellId>,
+    ) -> Option<()> {
+        let corner = |corner: [f64; 3], sign: f64| {
+            let mut corner = corner;
             for coordinate in &mut corner[..self.dimensions.count()] {
                 *coordinate += sign * distance;
             }
             self.at_level(corner, 0).at
         };
-        let (low, high) = (corner(-1.0), corner(1.0));
+        let (low, high) = (corner(from.low, -1.0), corner(from.high, 1.0));
         let counts = low
             .iter()
             .zip(&high)
             .map(|(low, high)| (high - low + 1) as usize);
         let count = counts.fold(1_usize, usize::saturating_mul);
-        if count > CELLS_MAX {
+        if count.saturating_add(found.len()) > CELLS_MAX {
             return None;
         }
-        let mut found = BTreeSet::new();
         for x in low[0]..=high[0] {
             for y in low[1]..=high[1] {
                 for z in low[2]..=high[2] {
@@ -132,14 +171,14 @@ impl Cells {
                         level: 0,
                         at: [x, y, z],
                     };
-                    self.collect(cell, position, distance, &mut found);
+                    self.collect(cell, from, distance, found);
                 }
             }
         }
-        Some(found)
+        Some(())
     }
 
-    fn collect(&self, cell: CellId, from: [f64; 3], distance: f64, found: &mut BTreeSet<CellId>) {
+    fn collect(&self, cell: CellId, from: &Extent, distance: f64, found: &mut BTreeSet<CellId>) {
         if self.distance(cell, from) > distance {
             return;
         }
@@ -152,16 +191,25 @@ impl Cells {
         }
     }
 
-    /// How far the nearest point of a cell is.
-    fn distance(&self, cell: CellId, from: [f64; 3]) -> f64 {
-        let width = self.width / f64::from(1_u32 << cell.level);
+    /// How far the nearest points of a cell and of an extent are from each other.
+    fn distance(&self, cell: CellId, from: &Extent) -> f64 {
+        let extent = self.extent(cell);
         let mut sum = 0.0;
-        for (at, from) in cell.at.iter().zip(from).take(self.dimensions.count()) {
-            let low = *at as f64 * width;
-            let off = (low - from).max(from - (low + width)).max(0.0);
+        for at in 0..self.dimensions.count() {
+            let below = extent.low[at] - from.high[at];
+            let off = below.max(from.low[at] - extent.high[at]).max(0.0);
             sum += off * off;
         }
         sum.sqrt()
+    }
+
+    fn extent(&self, cell: CellId) -> Extent {
+        let width = self.width / f64::from(1_u32 << cell.level);
+        let low = cell.at.map(|at| at as f64 * width);
+        Extent {
+            low,
+            high: low.map(|low| low + width),
+        }
     }
 
     fn at_level(&self, position: [f64; 3], level: u8) -> CellId {
@@ -195,7 +243,9 @@ impl Cells {
             let part = self.at_level(position, cell.level + 1);
             self.members.entry(part).or_default().insert(slot, position);
         }
-        self.changes.push_back(CellChange::Split(cell));
+        if !self.merges.remove(&cell) {
+            self.splits.insert(cell);
+        }
     }
 
     /// Merges the parts of a cell that have become empty enough: half of what makes one split, so that
@@ -222,8 +272,30 @@ impl Cells {
             if !all.is_empty() {
                 self.members.insert(whole, all);
             }
-            self.changes.push_back(CellChange::Merged(whole));
+            if !self.splits.remove(&whole) {
+                self.merges.insert(whole);
+            }
         }
+    }
+}
+
+impl CellId {
+    /// The cell that it is a part of; `None` for one that is none.
+    #[must_use]
+    pub fn whole(self) -> Option<Self> {
+        Some(Self {
+            level: self.level.checked_sub(1)?,
+            at: self.at.map(|at| at.div_euclid(2)),
+        })
+    }
+
+    /// Which part of its whole it is: a bit for each direction.
+    #[must_use]
+    pub fn part(self) -> u8 {
+        let bits = self.at.iter().enumerate();
+        bits.fold(0, |part, (direction, at)| {
+            part | ((at.rem_euclid(2) as u8) << direction)
+        })
     }
 }
 

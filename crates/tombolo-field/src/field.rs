@@ -11,12 +11,13 @@ use std::time::Duration;
 use crate::cells::{CellChange, CellId, Cells};
 use crate::datagram::{Header, RECORD_BYTES_MAX};
 use crate::settings::{Settings, SettingsError};
+use crate::ticks::Ticks;
 use grid::Grid;
 use introduce::Introductions;
 use observer::{Known, Observer};
 use pass::Scratch;
 
-pub use introduce::Introduction;
+pub use introduce::{Introduction, PAIRS_MAX};
 
 /// Longest payload of a report, in bytes.
 pub const PAYLOAD_MAX: usize = 48;
@@ -56,10 +57,12 @@ pub struct Report<'p> {
 }
 
 /// How somebody observes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Watch {
     /// The most bytes of one datagram, [`BUDGET_MIN`] to [`BUDGET_MAX`].
     pub budget: usize,
+    /// How far it wants to see at most, whatever the ranges of the classes; infinite by default.
+    pub range: f64,
     /// What is sent arrives: nothing is told again for want of an acknowledgement.
     pub is_reliable: bool,
 }
@@ -110,6 +113,9 @@ pub enum Refused {
     /// Not from [`BUDGET_MIN`] to [`BUDGET_MAX`].
     #[error("a budget is {BUDGET_MIN} to {BUDGET_MAX} bytes")]
     Budget,
+    /// A range that is not more than nothing.
+    #[error("a range is more than 0")]
+    Range,
     /// More than [`KNOWN_MAX`].
     #[error("nobody knows of so many entities")]
     Knowledge,
@@ -130,6 +136,8 @@ pub struct Stats {
     pub deferred: u64,
     /// Entities that were taken away because they said nothing.
     pub silent: u64,
+    /// How often two who are near were not introduced because [`PAIRS_MAX`] pairs are.
+    pub unpaired: u64,
 }
 
 /// A field.
@@ -237,6 +245,10 @@ impl Field {
         if !(BUDGET_MIN..=BUDGET_MAX).contains(&watch.budget) {
             return Err(Refused::Budget);
         }
+        // What is not a number is not more.
+        if watch.range.is_nan() || watch.range <= 0.0 {
+            return Err(Refused::Range);
+        }
         if knowledge.len() > KNOWN_MAX {
             return Err(Refused::Knowledge);
         }
@@ -267,13 +279,23 @@ impl Field {
         }
     }
 
-    /// An observer has the datagram of that tick. What was told in a datagram that nobody acknowledges
-    /// is told again.
-    pub fn acknowledge(&mut self, id: EntityId, tick: u32) {
+    /// An observer has the datagrams of these ticks. What was told in datagrams that nobody
+    /// acknowledges is told again.
+    pub fn acknowledge(&mut self, id: EntityId, ticks: Ticks) {
         let entity = self.entity_mut(id);
         if let Some(observer) = entity.and_then(|entity| entity.observer.as_mut()) {
-            observer.acknowledge(tick);
+            observer.acknowledge(ticks);
         }
+    }
+
+    /// Whether an observer has been told, or is to be told, of another entity: it is in range and may
+    /// be seen.
+    #[must_use]
+    pub fn knows(&self, id: EntityId, other: EntityId) -> bool {
+        let observer = self.entity(id).and_then(|entity| entity.observer.as_ref());
+        observer.is_some_and(|observer| {
+            observer.is_checked && observer.known.iter().any(|known| known.id == other)
+        })
     }
 
     /// Makes the datagrams of one tick; `deliver` gets each, with the observer it is for. Observers for
@@ -296,6 +318,7 @@ impl Field {
                 continue;
             };
             self.pass(&mut scratch, sight, slot, number, &mut observer);
+            observer.is_checked = true;
             if !scratch.datagram.is_empty()
                 && let Some(entity) = &self.entities[slot as usize]
             {
@@ -342,8 +365,7 @@ impl Field {
     /// Where an entity is.
     #[must_use]
     pub fn position(&self, id: EntityId) -> Option<[f64; 3]> {
-        let slot = self.slot_by_id.get(&id)?;
-        Some(self.entities[*slot as usize].as_ref()?.position)
+        Some(self.entity(id)?.position)
     }
 
     /// The cell of a place.
@@ -358,6 +380,18 @@ impl Field {
     pub fn cells_around(&self, position: [f64; 3]) -> Option<BTreeSet<CellId>> {
         let leave = self.settings.range_max() * (1.0 + self.settings.hysteresis);
         self.cells.around(position, leave)
+    }
+
+    /// The cells that all who observe see into: what their node subscribes to. `None` when they are too
+    /// many to tell.
+    #[must_use]
+    pub fn cells_observed(&self) -> Option<BTreeSet<CellId>> {
+        let observers = self.entities.iter().flatten();
+        let observers = observers.filter(|entity| entity.observer.is_some());
+        let occupied = observers.map(|observer| self.cells.cell(observer.position));
+        let occupied: BTreeSet<_> = occupied.collect();
+        let leave = self.settings.range_max() * (1.0 + self.settings.hysteresis);
+        self.cells.around_all(&occupied, leave)
     }
 
     /// What has happened so far.
@@ -451,6 +485,11 @@ impl Field {
         }
     }
 
+    fn entity(&self, id: EntityId) -> Option<&Entity> {
+        let slot = self.slot_by_id.get(&id)?;
+        self.entities[*slot as usize].as_ref()
+    }
+
     fn entity_mut(&mut self, id: EntityId) -> Option<&mut Entity> {
         let slot = *self.slot_by_id.get(&id)?;
         self.entities[slot as usize].as_mut()
@@ -485,6 +524,7 @@ impl Default for Watch {
     fn default() -> Self {
         Self {
             budget: 1100,
+            range: f64::INFINITY,
             is_reliable: false,
         }
     }

@@ -40,12 +40,14 @@ mod datagram;
 mod field;
 mod mirror;
 mod settings;
+mod ticks;
 
 pub use cells::{CellChange, CellId, LEVELS_MAX};
 pub use datagram::DatagramError;
 pub use field::{
-    BUDGET_MAX, BUDGET_MIN, EntityId, Everything, Field, Introduction, KNOWN_MAX, PAYLOAD_MAX,
-    POSITION_MAX, Refused, Report, Sight, Stats, Subject, Watch,
+    BUDGET_MAX, BUDGET_MIN, EntityId, Everything, Field, Introduction, KNOWN_MAX, PAIRS_MAX,
+    PAYLOAD_MAX, POSITION_MAX, Refused, Report, Sight, Stats, Subject, Watch,
 };
 pub use mirror::{Change, Mirror, Seen};
 pub use settings::{CLASSES_MAX, Class, Dimensions, RANGE_MAX, Settings, SettingsError};
+pub use ticks::Ticks;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::datagram::{DatagramError, Reader, Record};
 use crate::field::{EntityId, KNOWN_MAX};
+use crate::ticks::Ticks;
 
 /// What an observer knows of its surroundings.
 #[derive(Clone, Debug, Default)]
@@ -11,7 +12,11 @@ pub struct Mirror {
     seen: BTreeMap<EntityId, Seen>,
     /// When what has left did, so that a late datagram does not bring it back.
     left: BTreeMap<EntityId, u32>,
-    tick: u32,
+    /// Which datagrams have come.
+    ticks: Ticks,
+    /// Datagrams of this tick and before are not taken in any more: what left then is forgotten.
+    floor: u32,
+    late: u64,
 }
 
 /// What an observer knows of an entity.
@@ -54,12 +59,14 @@ impl Mirror {
     pub fn apply(&mut self, datagram: &[u8]) -> Result<Vec<Change>, DatagramError> {
         let (header, mut reader) = Reader::new(datagram)?;
         let mut changes = Vec::new();
-        if header.is_reset && header.tick > self.tick {
+        if header.tick <= self.floor {
+            // It is not acknowledged either, so what it tells is told again.
+            self.late += 1;
+            return Ok(changes);
+        }
+        if header.is_reset && header.tick > self.ticks.last {
             changes.extend(self.seen.keys().copied().map(Change::Left));
             self.seen.clear();
-        }
-        if header.tick > self.tick {
-            self.tick = header.tick;
         }
         while let Some(record) = reader.next()? {
             match record {
@@ -86,10 +93,8 @@ impl Mirror {
                 }
             }
         }
-        // What left long ago is in no datagram that is still under way.
-        let now = self.tick;
-        self.left
-            .retain(|_, tick| now.saturating_sub(*tick) < LATE_MAX);
+        self.ticks.note(header.tick);
+        self.forget();
         Ok(changes)
     }
 
@@ -105,19 +110,38 @@ impl Mirror {
         seen.map(|(id, seen)| (*id, seen.sequence)).collect()
     }
 
-    /// The tick of the latest datagram, to be acknowledged.
+    /// The ticks of the datagrams that have come, to be acknowledged.
     #[must_use]
-    pub fn tick(&self) -> u32 {
-        self.tick
+    pub fn ticks(&self) -> Ticks {
+        self.ticks
+    }
+
+    /// How many datagrams came too late to be taken in.
+    #[must_use]
+    pub fn late(&self) -> u64 {
+        self.late
     }
 
     /// Goes on with another field of which nothing has come yet: its ticks are others.
     pub fn restart(&mut self) {
-        self.tick = 0;
+        self.ticks = Ticks::default();
+        self.floor = 0;
         self.left.clear();
         for seen in self.seen.values_mut() {
             seen.tick = 0;
         }
+    }
+
+    /// Forgets what left long ago, and more when that is too much.
+    fn forget(&mut self) {
+        self.floor = self.floor.max(self.ticks.last.saturating_sub(LATE_MAX));
+        if self.left.len() > LEFT_MAX {
+            let mut ticks: Vec<_> = self.left.values().copied().collect();
+            let (_, middle, _) = ticks.select_nth_unstable(LEFT_MAX / 2);
+            self.floor = self.floor.max(*middle);
+        }
+        let floor = self.floor;
+        self.left.retain(|_, tick| *tick > floor);
     }
 
     fn on_left(&mut self, tick: u32, id: EntityId, changes: &mut Vec<Change>) {
@@ -150,3 +174,6 @@ impl Mirror {
 
 /// For how many ticks a datagram may be under way.
 const LATE_MAX: u32 = 256;
+
+/// The most entities that are known to have left.
+const LEFT_MAX: usize = 8192;

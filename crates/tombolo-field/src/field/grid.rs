@@ -101,11 +101,13 @@ impl Grid {
         self.order[number].1
     }
 
-    /// The slots of all that are in the range of their class from the one with that number.
-    pub(super) fn in_range(&self, number: usize, found: &mut Vec<u32>) {
+    /// The slots of all that are in the range of their class from the one with that number, and no
+    /// further away than `range_max`.
+    pub(super) fn in_range(&self, number: usize, range_max: f64, found: &mut Vec<u32>) {
         found.clear();
         let (z, y, x) = self.order[number].0;
         let center = self.positions[number];
+        let range_max = range_max * range_max;
         let planes = match self.dimensions {
             Dimensions::Two => 0..=0,
             Dimensions::Three => -self.reach..=self.reach,
@@ -118,12 +120,12 @@ impl Grid {
                 let cells = &self.order[*first..*last];
                 let from = first + cells.partition_point(|((_, _, at), _)| *at < x - self.reach);
                 let to = first + cells.partition_point(|((_, _, at), _)| *at <= x + self.reach);
-                self.scan(from, to, center, found);
+                self.scan(from, to, center, range_max, found);
             }
         }
     }
 
-    fn scan(&self, from: usize, to: usize, center: [f64; 3], found: &mut Vec<u32>) {
+    fn scan(&self, from: usize, to: usize, center: [f64; 3], most: f64, found: &mut Vec<u32>) {
         let positions = self.positions[from..to].iter();
         let ranges = &self.ranges[from..to];
         let slots = &self.order[from..to];
@@ -133,7 +135,7 @@ impl Grid {
         let mut kept = start;
         for ((position, range), (_, slot)) in positions.zip(ranges).zip(slots) {
             found[kept] = *slot;
-            kept += usize::from(square(*position, center) <= *range);
+            kept += usize::from(square(*position, center) <= range.min(most));
         }
         found.truncate(kept);
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{EntityId, Watch};
+use crate::ticks::Ticks;
 
 /// After how many ticks without an acknowledgement something is told again.
 const RETRY_TICKS: u32 = 4;
@@ -17,6 +18,8 @@ pub(super) struct Observer {
     pub(super) known: Vec<Known>,
     /// What has left, and when it was told last; 0 when it was not.
     pub(super) leaves: BTreeMap<EntityId, u32>,
+    /// A tick has been made since it began: what it was said to know has been looked at.
+    pub(super) is_checked: bool,
     /// The next datagram says that all that was told before is void.
     pub(super) is_reset: bool,
     /// When that was told last; 0 when it was not, or has arrived.
@@ -56,6 +59,7 @@ impl Observer {
             watch,
             known: Vec::new(),
             leaves: BTreeMap::new(),
+            is_checked: false,
             is_reset,
             reset_told: 0,
             unconfirmed: 0,
@@ -132,23 +136,19 @@ impl Observer {
         self.leave(known.id);
     }
 
-    pub(super) fn acknowledge(&mut self, tick: u32) {
-        if self.is_reset && self.reset_told != 0 && tick >= self.reset_told {
+    pub(super) fn acknowledge(&mut self, ticks: Ticks) {
+        if self.is_reset && self.reset_told != 0 && ticks.last >= self.reset_told {
             self.is_reset = false;
             self.reset_told = 0;
         }
         if !self.leaves.is_empty() {
-            self.leaves.retain(|_, told| *told != tick);
+            self.leaves.retain(|_, told| !ticks.contains(*told));
         }
         if self.unconfirmed == 0 {
             return;
         }
         for known in &mut self.known {
-            let entry = tick.checked_sub(known.entered);
-            let entry = entry
-                .and_then(|after| 1_u32.checked_shl(after))
-                .unwrap_or(0);
-            if known.state == Told::Entered && known.entries & entry != 0 {
+            if known.state == Told::Entered && ticks.meet(known.entered, known.entries) {
                 known.state = Told::Confirmed;
                 self.unconfirmed -= 1;
             }

@@ -69,13 +69,16 @@ impl Field {
         observer: &mut Observer,
     ) -> usize {
         let subject = me.subject();
+        let leave_max = observer.watch.range * (1.0 + self.settings.hysteresis);
+        let leave_max = leave_max * leave_max;
         let mut total = 0;
         let mut at = 0;
         while let Some(known) = observer.known.get(at) {
             let other = self.grid.glimpse(known.slot);
             let square = square(other.position, me.position);
+            let leave = self.grid.leave_square(other.class).min(leave_max);
             let is_there = other.id == known.id
-                && square <= self.grid.leave_square(other.class)
+                && square <= leave
                 && sight.may_see(&subject, &other.subject());
             if is_there {
                 scratch.stamps[known.slot as usize] = scratch.stamp;
@@ -97,7 +100,8 @@ impl Field {
         number: usize,
         observer: &mut Observer,
     ) -> usize {
-        self.grid.in_range(number, &mut scratch.in_range);
+        self.grid
+            .in_range(number, observer.watch.range, &mut scratch.in_range);
         let subject = me.subject();
         let mut total = 0;
         for slot in &scratch.in_range {
@@ -282,7 +286,8 @@ impl Field {
             if square(other.position, me.position) <= within * within
                 && sight.may_see(&other.subject(), &me.subject())
             {
-                self.introductions.find(me.id, other.id);
+                let is_taken = self.introductions.find(me.id, other.id);
+                self.stats.unpaired += u64::from(!is_taken);
             }
         }
     }

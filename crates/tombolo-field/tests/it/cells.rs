@@ -65,6 +65,50 @@ fn those_in_one_spot_split_a_cell_only_so_often() {
 }
 
 #[test]
+fn changes_that_nobody_asks_for_are_no_more_than_the_cells() {
+    let mut world = World::new(settings());
+    for _ in 0..100 {
+        for id in 0..100 {
+            world.put(id, [1.0, 1.0, 0.0]);
+        }
+        for id in 0..100 {
+            world.field.remove(tombolo_field::EntityId(id));
+        }
+    }
+    assert_eq!(drain(&mut world), [], "all is as it was told");
+    for id in 0..100 {
+        world.put(id, [1.0, 1.0, 0.0]);
+    }
+    let levels: Vec<_> = drain(&mut world)
+        .into_iter()
+        .map(|change| match change {
+            CellChange::Split(cell) => cell.level,
+            CellChange::Merged(cell) => panic!("{cell} was not split"),
+        })
+        .collect();
+    assert_eq!(levels, (0..tombolo_field::LEVELS_MAX).collect::<Vec<_>>());
+    for id in 0..100 {
+        world.field.remove(tombolo_field::EntityId(id));
+    }
+    let merged = drain(&mut world).into_iter().map(|change| match change {
+        CellChange::Merged(cell) => cell.level,
+        CellChange::Split(cell) => panic!("{cell} is empty"),
+    });
+    assert!(merged.eq((0..tombolo_field::LEVELS_MAX).rev()));
+}
+
+#[test]
+fn a_part_knows_its_whole() {
+    let part = CellId {
+        level: 2,
+        at: [-3, 4, 0],
+    };
+    let whole = part.whole().unwrap();
+    assert_eq!((whole.level, whole.at), (1, [-2, 2, 0]));
+    assert_eq!((part.part(), whole.whole().unwrap().whole()), (0b001, None));
+}
+
+#[test]
 fn the_cells_around_somebody_hold_everything_in_range() {
     for seed in 0..20 {
         let mut dice = Dice::new(seed);
@@ -77,6 +121,7 @@ fn the_cells_around_somebody_hold_everything_in_range() {
         for id in 0..200 {
             let position = [0; 3].map(|_| dice.between(-150.0, 150.0));
             world.put(id, position);
+            world.observe(id, tombolo_field::Watch::default());
             all.push(world.field.position(tombolo_field::EntityId(id)).unwrap());
         }
         for me in &all {
@@ -87,6 +132,8 @@ fn the_cells_around_somebody_hold_everything_in_range() {
                     assert!(around.contains(&world.field.cell(*other)), "seed {seed}");
                 }
             }
+            let observed = world.field.cells_observed().unwrap();
+            assert!(observed.is_superset(&around), "seed {seed}");
             assert!(
                 around.len() < 200,
                 "seed {seed}: cells that nobody could see into"

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tombolo_field::{
     BUDGET_MAX, BUDGET_MIN, Class, DatagramError, EntityId, Everything, Field, Mirror, PAYLOAD_MAX,
-    Refused, Report, Settings, SettingsError, Watch,
+    Refused, Report, Settings, SettingsError, Ticks, Watch,
 };
 
 use crate::world::{Dice, World, reliable, seen_from};
@@ -68,6 +68,13 @@ fn other_reports_that_make_no_sense_are_refused() {
             field.observe(EntityId(1), reliable(budget)),
             Err(Refused::Budget)
         );
+    }
+    for range in [0.0, -1.0, f64::NAN, f64::NEG_INFINITY] {
+        let watch = Watch {
+            range,
+            ..reliable(1100)
+        };
+        assert_eq!(field.observe(EntityId(1), watch), Err(Refused::Range));
     }
     let knowledge = vec![(EntityId(1), 1); 8193];
     assert_eq!(
@@ -137,8 +144,8 @@ fn said_to_be_known_twice_or_to_be_oneself_is_known_once() {
     for _ in 0..3 {
         world.tick(&Everything);
     }
-    world.field.acknowledge(EntityId(0), u32::MAX);
-    world.field.acknowledge(EntityId(77), 1);
+    world.field.acknowledge(EntityId(0), Ticks::only(u32::MAX));
+    world.field.acknowledge(EntityId(77), Ticks::only(1));
     world.tick(&Everything);
 }
 

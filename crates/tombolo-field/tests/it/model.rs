@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tombolo_field::{
-    BUDGET_MAX, Class, Dimensions, EntityId, Everything, Introduction, Settings, Subject, Watch,
+    BUDGET_MAX, Class, Dimensions, EntityId, Everything, Introduction, PAIRS_MAX, Settings,
+    Subject, Watch,
 };
 
 use crate::world::{Dice, World, reliable, seen_from};
@@ -58,6 +59,7 @@ fn without_pressure_every_observer_has_exactly_what_is_in_its_range() {
         let watch = Watch {
             budget: BUDGET_MAX,
             is_reliable: !is_lossy,
+            ..Watch::default()
         };
         for _ in 0..40 {
             step(
@@ -186,6 +188,7 @@ fn what_may_not_be_seen_is_never_sent() {
             let watch = Watch {
                 budget: 256 + dice.below(600) as usize,
                 is_reliable: false,
+                ..Watch::default()
             };
             step(
                 &mut dice,
@@ -272,6 +275,7 @@ fn lost_datagrams_are_made_up_for() {
         let watch = Watch {
             budget: BUDGET_MAX,
             is_reliable: false,
+            ..Watch::default()
         };
         for _ in 0..30 {
             step(
@@ -362,4 +366,93 @@ fn neighbours_are_introduced_once_and_parted_when_they_are_far() {
     world.field.remove(two);
     world.tick(&Everything);
     assert_eq!(drain(&mut world), [Introduction::Far(one, two)]);
+}
+
+#[test]
+fn a_crowd_makes_only_so_many_pairs_and_those_that_are_near_stay() {
+    let settings = Settings {
+        introduced_within: Some(20.0),
+        ..seen_from(100.0)
+    };
+    let mut world = World::new(settings);
+    let drain = |world: &mut World| {
+        std::iter::from_fn(|| world.field.poll_introduction()).collect::<Vec<_>>()
+    };
+    for id in [400, 401] {
+        world.put(id, [0.0; 3]);
+        world.observe(id, reliable(BUDGET_MAX));
+    }
+    world.tick(&Everything);
+    // 364 make 66,066 pairs.
+    for id in 0..364 {
+        world.put(id, [0.0; 3]);
+        world.observe(id, reliable(BUDGET_MAX));
+    }
+    world.tick(&Everything);
+    let told = drain(&mut world);
+    assert_eq!(told.len(), PAIRS_MAX);
+    let first = Introduction::Near(EntityId(400), EntityId(401));
+    assert!(told.contains(&first), "they were near before");
+    assert!(world.field.stats().unpaired > 0);
+}
+
+#[test]
+fn two_who_part_and_meet_before_anybody_asks_have_been_near_all_along() {
+    let settings = Settings {
+        introduced_within: Some(20.0),
+        ..seen_from(100.0)
+    };
+    let mut world = World::new(settings);
+    for id in [1, 2] {
+        world.put(id, [0.0; 3]);
+        world.observe(id, reliable(1100));
+    }
+    world.tick(&Everything);
+    let near = Introduction::Near(EntityId(1), EntityId(2));
+    assert_eq!(world.field.poll_introduction(), Some(near));
+    for _ in 0..100 {
+        for x in [50.0, 0.0] {
+            world.put(2, [x, 0.0, 0.0]);
+            world.tick(&Everything);
+        }
+    }
+    assert_eq!(world.field.poll_introduction(), None);
+}
+
+#[test]
+fn an_observer_sees_no_further_than_it_wants() {
+    let mut world = World::new(seen_from(100.0));
+    for (id, x) in [(1, 0.0), (2, 39.0), (3, 41.0), (4, 99.0)] {
+        world.put(id, [x, 0.0, 0.0]);
+    }
+    let near = Watch {
+        range: 40.0,
+        ..reliable(1100)
+    };
+    world.observe(1, near);
+    world.observe(4, reliable(1100));
+    world.tick(&Everything);
+    assert_eq!((world.seen(1), world.seen(4)), (vec![2], vec![1, 2, 3]));
+    world.put(2, [43.0, 0.0, 0.0]);
+    world.tick(&Everything);
+    assert_eq!(world.seen(1), [2], "it leaves a tenth further away");
+    world.put(2, [45.0, 0.0, 0.0]);
+    world.tick(&Everything);
+    assert_eq!(world.seen(1), [0; 0]);
+}
+
+#[test]
+fn only_what_is_in_range_and_may_be_seen_is_known() {
+    let mut world = World::new(seen_from(100.0));
+    for (id, marks, x) in [(1, 1, 0.0), (2, 1, 50.0), (3, 6, 50.0), (4, 1, 500.0)] {
+        world.put_as(id, 0, marks, [x, 0.0, 0.0]);
+    }
+    let claimed = [2, 3, 4].map(|id| (EntityId(id), 1));
+    let [one, two, three, four] = [1, 2, 3, 4].map(EntityId);
+    world.field.resume(one, reliable(1100), &claimed).unwrap();
+    assert!(!world.field.knows(one, two), "nobody has looked yet");
+    world.tick(&may_see);
+    assert!(world.field.knows(one, two));
+    assert!(!world.field.knows(one, three), "it is hidden");
+    assert!(!world.field.knows(one, four) && !world.field.knows(two, one));
 }

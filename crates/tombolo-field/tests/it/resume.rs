@@ -95,3 +95,35 @@ fn late_datagrams_do_not_bring_back_what_has_left() {
     assert_eq!(mirror.apply(&datagrams[0]).unwrap(), []);
     assert_eq!(mirror.seen().len(), 0);
 }
+
+#[test]
+fn a_mirror_remembers_only_so_many_that_left_and_takes_nothing_from_before_that() {
+    let mut world = World::new(seen_from(100.0));
+    world.put(0, [0.0; 3]);
+    world.observe(0, reliable(64 * 1024));
+    let mut datagrams = Vec::new();
+    // Each round two hundred come and go.
+    for round in 0..100 {
+        for (first, x) in [(200 * round + 1, 1.0), (200 * (round - 1) + 1, 900.0)] {
+            for id in first.max(1)..first + 200 {
+                world.put(id as u64, [x, 0.0, 0.0]);
+            }
+        }
+        world.now += std::time::Duration::from_millis(50);
+        let now = world.now;
+        world.put(0, [0.0; 3]);
+        world.field.tick(now, &Everything, |_, datagram| {
+            datagrams.push(datagram.to_vec())
+        });
+    }
+    let mut mirror = Mirror::new();
+    for datagram in &datagrams[1..] {
+        mirror.apply(datagram).unwrap();
+    }
+    let seen: Vec<_> = mirror.seen().map(|(id, _)| id).collect();
+    assert_eq!(seen.len(), 200);
+    assert_eq!((mirror.late(), mirror.ticks().last), (0, 100));
+    assert_eq!(mirror.apply(&datagrams[0]), Ok(Vec::new()));
+    assert_eq!(mirror.late(), 1, "it is too late for that");
+    assert!(mirror.seen().map(|(id, _)| id).eq(seen));
+}

@@ -71,11 +71,11 @@ impl World {
                 && let Some(mirror) = mirrors.get_mut(&id)
             {
                 mirror.apply(datagram).unwrap();
-                acknowledged.push((id, mirror.tick()));
+                acknowledged.push((id, mirror.ticks()));
             }
         });
-        for (id, tick) in acknowledged {
-            self.field.acknowledge(id, tick);
+        for (id, ticks) in acknowledged {
+            self.field.acknowledge(id, ticks);
         }
     }
 
@@ -96,6 +96,7 @@ pub(crate) fn reliable(budget: usize) -> Watch {
     Watch {
         budget,
         is_reliable: true,
+        ..Watch::default()
     }
 }
 
