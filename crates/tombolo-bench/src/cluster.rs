@@ -67,7 +67,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 10_000)]
     pub(crate) durable_ms: u64,
     /// After how long a silence a device gives its node up, in milliseconds
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 6000)]
     pub(crate) patience_ms: u64,
     /// The NATS server; by default what `scripts/install-nats.sh` installed
     #[arg(long)]

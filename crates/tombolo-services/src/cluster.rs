@@ -67,6 +67,8 @@ pub(crate) struct Cluster {
     /// Whether the others have put this node out and it has not come back.
     is_out: AtomicBool,
     others: Mutex<Others>,
+    /// Wakes whoever waits for a node to be gone.
+    departures: Notify,
 }
 
 /// The other nodes that are up.
@@ -95,6 +97,7 @@ impl Cluster {
             life: watch::Sender::new(None),
             is_out: AtomicBool::new(false),
             others: Mutex::default(),
+            departures: Notify::new(),
         };
         (cluster, waiting)
     }
@@ -139,6 +142,17 @@ impl Cluster {
     /// Whether another node is in the cluster.
     pub(crate) fn is_up(&self, node: &NodeId) -> bool {
         lock(&self.others).relay_ips_by_node.contains_key(node)
+    }
+
+    /// Waits until another node is not in the cluster.
+    pub(crate) async fn gone(&self, node: &NodeId) {
+        loop {
+            let departure = self.departures.notified();
+            if !self.is_up(node) {
+                return;
+            }
+            departure.await;
+        }
     }
 
     /// From where all other nodes relay.
@@ -213,7 +227,11 @@ impl Cluster {
         ranked.sort();
         ranked.truncate(URLS_MAX);
         shown.urls = ranked.into_iter().map(|(_, url)| url).collect();
-        *lock(&self.others) = shown;
+        let before = std::mem::replace(&mut *lock(&self.others), shown);
+        let mut nodes = before.relay_ips_by_node.keys();
+        if nodes.any(|node| !self.is_up(node)) {
+            self.departures.notify_waiters();
+        }
     }
 
     /// Has a node get an item, once and in order with what it got before.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -31,7 +32,12 @@ const ADDRESSES_MAX: usize = 4;
 /// Frames between the session and a slow connection, each way.
 const FRAMES_MAX: usize = 256;
 /// Keep-alives in the time after which a silent connection is given up.
-const KEEP_ALIVES: u32 = 3;
+const KEEP_ALIVES: u32 = 10;
+/// The part of that time after which the node is suspected: longer than between two keep-alives.
+const SUSPICIONS: u32 = 6;
+const _: () = assert!(SUSPICIONS < KEEP_ALIVES);
+/// A node is suspected no sooner, however little patience there is.
+const SUSPICION_MIN: Duration = Duration::from_millis(300);
 
 /// How long a silent connection is borne with: then the session is resumed on another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +45,13 @@ pub(crate) struct Patience(pub(crate) Duration);
 
 impl Patience {
     /// How often a connection without anything to say says so.
-    fn keep_alive(self) -> Duration {
+    pub(super) fn keep_alive(self) -> Duration {
         self.0 / KEEP_ALIVES
+    }
+
+    /// After how long a silence another node is tried beside the silent one.
+    pub(super) fn suspicion(self) -> Duration {
+        (self.0 / SUSPICIONS).max(SUSPICION_MIN)
     }
 }
 
@@ -70,6 +81,8 @@ pub(crate) struct Connection {
     outgoing: mpsc::Sender<ClientFrame>,
     incoming: mpsc::Receiver<ServerFrame>,
     quic: Option<noq::Connection>,
+    /// Messages that came, where the transport does not count packets.
+    messages: Arc<AtomicU64>,
     writer: JoinSet<()>,
     _reader: JoinSet<()>,
 }
@@ -141,6 +154,14 @@ impl Connection {
         self.incoming.recv().await
     }
 
+    /// How much has come: whatever it was, it says that the node lives.
+    pub(super) fn received(&self) -> u64 {
+        match &self.quic {
+            Some(quic) => quic.stats().udp_rx.datagrams,
+            None => self.messages.load(Ordering::Relaxed),
+        }
+    }
+
     /// Ends the connection once the node has everything that was sent.
     pub(crate) async fn finish(self) {
         let Self {
@@ -202,6 +223,7 @@ async fn open_quic(
         outgoing,
         incoming,
         quic: Some(connection),
+        messages: Arc::default(),
         writer,
         _reader: reader,
     })
@@ -288,12 +310,15 @@ async fn open_websocket(
     let (incoming_tx, incoming) = mpsc::channel(FRAMES_MAX);
     let (mut writer, mut reader) = (JoinSet::new(), JoinSet::new());
     writer.spawn(write_websocket(sink, outgoing_rx, patience));
-    reader.spawn(read_websocket(stream, incoming_tx, patience));
+    let messages = Arc::<AtomicU64>::default();
+    let read = read_websocket(stream, incoming_tx, patience, Arc::clone(&messages));
+    reader.spawn(read);
     Ok(Connection {
         transport: Transport::WebSocket,
         outgoing,
         incoming,
         quic: None,
+        messages,
         writer,
         _reader: reader,
     })
@@ -326,8 +351,12 @@ async fn write_websocket(
     _ = sink.close().await;
 }
 
-async fn read_websocket<S, E>(mut stream: S, frames: mpsc::Sender<ServerFrame>, patience: Patience)
-where
+async fn read_websocket<S, E>(
+    mut stream: S,
+    frames: mpsc::Sender<ServerFrame>,
+    patience: Patience,
+    messages: Arc<AtomicU64>,
+) where
     S: StreamExt<Item = Result<Message, E>> + Unpin + Send,
 {
     loop {
@@ -335,6 +364,7 @@ where
         let Ok(Some(Ok(message))) = tokio::time::timeout(patience.0, stream.next()).await else {
             return;
         };
+        messages.fetch_add(1, Ordering::Relaxed);
         let bytes = match message {
             Message::Binary(bytes) => bytes,
             Message::Close(_) => return,

@@ -8,10 +8,11 @@
 //!
 //! A session goes on over any node. When its node asks it to go, the device opens a connection to
 //! another one first, and hears the old one until the new one has the session; the application does
-//! not notice.
+//! not notice. It does the same when its node is silent for suspiciously long; see [`pulse`].
 
 mod connection;
 mod nodes;
+mod pulse;
 mod reconnect;
 
 use std::collections::{BTreeMap, HashMap};
@@ -30,6 +31,7 @@ use tombolo_wire::v1::{
 pub use connection::Transport;
 pub(crate) use connection::{Connection, Patience};
 use nodes::Nodes;
+use pulse::{Finding, Pulse};
 use reconnect::{Backoff, Move, is_passing};
 
 use crate::error::Error;
@@ -206,6 +208,7 @@ pub(crate) async fn open(
     let mut driver = Driver {
         endpoint,
         nodes: Nodes::new(config.url.clone()),
+        pulse: Pulse::new(config.patience, Instant::now()),
         config: Arc::new(config),
         state: State::default(),
         resume_token: None,
@@ -243,6 +246,7 @@ struct Driver {
     endpoint: noq::Endpoint,
     config: Arc<Config>,
     nodes: Nodes,
+    pulse: Pulse,
     state: State,
     resume_token: Option<Bytes>,
     commands: mpsc::Receiver<Command>,
@@ -326,10 +330,12 @@ impl Driver {
             if let Some(end) = over.take_if(|_| !moving.is_under_way()) {
                 return end;
             }
+            let look_at = over.is_none().then(|| self.pulse.poll_timeout());
             let ack_at = self.state.inbox.poll_timeout().filter(|_| over.is_none());
             tokio::select! {
                 moved = moving.poll() => match self.on_moved(moved, connection, &mut moving).await {
                     Ok(true) => over = None,
+                    Ok(false) if over.is_some() => moving.call_off(),
                     Ok(false) => {}
                     Err(end) => return end,
                 },
@@ -339,6 +345,7 @@ impl Driver {
                         None => Err(End::Broken),
                     };
                     match ended {
+                        Ok(()) if self.pulse.is_suspected() => self.look(connection, &mut moving),
                         Ok(()) => {}
                         Err(End::AskedToGo) => self.begin_move(&mut moving),
                         Err(end @ (End::Broken | End::SentAway)) => over = Some(end),
@@ -354,12 +361,28 @@ impl Driver {
                         return end;
                     }
                 }
+                () = sleep_until(look_at) => self.look(connection, &mut moving),
                 () = sleep_until(ack_at) => {
                     let ack = self.state.inbox.take_ack();
                     let body = Some(client_frame::Body::Acknowledge(Ack {}));
                     connection.send(ClientFrame { seq: 0, ack, body }).await;
                 }
             }
+        }
+    }
+
+    /// Looks whether the node is silent, and for another one if it is.
+    fn look(&mut self, connection: &Connection, moving: &mut Move) {
+        match self
+            .pulse
+            .handle_look(Instant::now(), connection.received())
+        {
+            Some(Finding::Silent) => {
+                tracing::info!(node = %self.nodes.current(), "the node is silent: trying another one");
+                self.begin_escape(moving);
+            }
+            Some(Finding::Alive) => moving.call_off(),
+            None => {}
         }
     }
 

@@ -24,6 +24,8 @@ const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Devices that are asked to go at the same time go one after the other, within this time.
 const MOVE_JITTER: Duration = Duration::from_millis(200);
+/// Devices of a node that has become silent go within this time.
+const ESCAPE_JITTER: Duration = Duration::from_millis(100);
 /// So often another node is tried, until the one that wants us to go ends the connection.
 const MOVE_FAILURES_MAX: u32 = 8;
 /// After so long without a connection the session is given up.
@@ -120,12 +122,18 @@ impl Driver {
 
     /// Begins to look for another node, while the connection goes on.
     pub(super) fn begin_move(&self, moving: &mut Move) {
-        if moving.is_under_way() {
-            return;
+        let was = std::mem::replace(&mut moving.reason, Reason::Asked);
+        if !moving.is_under_way() || was == Reason::Suspicion && !moving.is_greeting() {
+            self.try_move(moving, jitter(MOVE_JITTER));
         }
-        let random = getrandom::u32().unwrap_or_default();
-        let jitter = MOVE_JITTER.mul_f64(f64::from(random) / f64::from(u32::MAX));
-        self.try_move(moving, jitter);
+    }
+
+    /// The same because the node is silent, unless there is no other.
+    pub(super) fn begin_escape(&self, moving: &mut Move) {
+        if !moving.is_under_way() && !self.nodes.elsewhere().is_empty() {
+            moving.reason = Reason::Suspicion;
+            self.try_move(moving, jitter(ESCAPE_JITTER));
+        }
     }
 
     fn try_move(&self, moving: &mut Move, pause: Duration) {
@@ -148,6 +156,9 @@ impl Driver {
         match moved {
             Ok((new, welcomed)) => {
                 let transport = new.transport;
+                if moving.reason == Reason::Suspicion && welcomed.welcome.resumed {
+                    self.pulse.handle_false_alarm(Instant::now());
+                }
                 // The old one has nothing more to say: the session is no longer its node's.
                 *connection = new;
                 *moving = Move::default();
@@ -219,7 +230,9 @@ impl Driver {
             transport,
             url,
         };
-        self.events.send(event).await.map_err(|_| closed())
+        let is_told = self.events.send(event).await;
+        self.pulse.handle_connection(Instant::now());
+        is_told.map_err(|_| closed())
     }
 }
 
@@ -268,6 +281,17 @@ pub(super) struct Move {
     /// more, so that it can give it away.
     is_greeting: Arc<AtomicBool>,
     failures: u32,
+    reason: Reason,
+}
+
+/// Why a session goes to another node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Reason {
+    /// Its node wants it to.
+    #[default]
+    Asked,
+    /// Its node is silent, but may live.
+    Suspicion,
 }
 
 type Greeting = Pin<Box<dyn Future<Output = Result<(Connection, Welcomed), Failed>> + Send>>;
@@ -275,6 +299,14 @@ type Greeting = Pin<Box<dyn Future<Output = Result<(Connection, Welcomed), Faile
 impl Move {
     pub(super) fn is_under_way(&self) -> bool {
         self.attempt.is_some()
+    }
+
+    /// The node that was suspected is heard, or gone for good: it is not left for suspicion any more,
+    /// unless another one was asked for the session already.
+    pub(super) fn call_off(&mut self) {
+        if self.reason == Reason::Suspicion && !self.is_greeting() {
+            *self = Self::default();
+        }
     }
 
     pub(super) fn is_greeting(&self) -> bool {
@@ -385,6 +417,11 @@ impl Attempt {
             ..ClientFrame::default()
         }
     }
+}
+
+fn jitter(max: Duration) -> Duration {
+    let random = getrandom::u32().unwrap_or_default();
+    max.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
 /// Whether trying again later may help somebody who was let in before.

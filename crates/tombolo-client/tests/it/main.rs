@@ -11,4 +11,5 @@ mod moves;
 mod rooms;
 mod script;
 mod sessions;
+mod silence;
 mod state;

@@ -51,8 +51,7 @@ impl Script {
     /// Takes the next connection, as far as the device's greeting.
     pub(crate) async fn accept(&self) -> Line {
         soon(async {
-            let (tcp, _) = self.listener.accept().await.unwrap();
-            let tls = self.acceptor.accept(tcp).await.unwrap();
+            let tls = self.accept_tls().await;
             let socket = tokio_tungstenite::accept_async(tls).await.unwrap();
             let mut line = Line { socket, seq: 0 };
             let greeting = line.receive().await;
@@ -62,12 +61,24 @@ impl Script {
         .await
     }
 
+    /// Takes the next connection, and says nothing on it.
+    pub(crate) async fn accept_tls(&self) -> TlsStream<TcpStream> {
+        let (tcp, _) = soon(self.listener.accept()).await.unwrap();
+        soon(self.acceptor.accept(tcp)).await.unwrap()
+    }
+
     /// A device of alice's, and its first connection.
     pub(crate) async fn device(&self) -> (Device, Line) {
+        self.device_that_knows(&[]).await
+    }
+
+    /// The same; the device is told of other nodes.
+    pub(crate) async fn device_that_knows(&self, nodes: &[&Self]) -> (Device, Line) {
         let (url, token) = (self.url.clone(), "token");
         let device = tokio::spawn(async move { Device::connect(&url, token).await });
         let mut line = self.accept().await;
-        line.welcome(false).await;
+        let nodes = nodes.iter().map(|node| node.url.clone()).collect();
+        line.welcome_naming(nodes, false).await;
         (soon(device).await.unwrap().unwrap(), line)
     }
 }
@@ -81,12 +92,17 @@ pub(crate) struct Line {
 
 impl Line {
     pub(crate) async fn welcome(&mut self, resumed: bool) {
+        self.welcome_naming(Vec::new(), resumed).await;
+    }
+
+    async fn welcome_naming(&mut self, nodes: Vec<String>, resumed: bool) {
         let welcome = Welcome {
             session_id: Bytes::from_static(b"session"),
             resume_token: Bytes::from_static(b"resume"),
             resumed,
             node: "script".into(),
             user: "alice".into(),
+            nodes,
             ..Welcome::default()
         };
         self.send(0, server_frame::Body::Welcome(welcome)).await;

@@ -224,10 +224,14 @@ async fn take_over(
     let mut hops = 0;
     // A device that has gone may have its session elsewhere by now: it must not be taken from there.
     while Instant::now() < end && is_wanted() {
-        if !node.cluster.is_up(&holder) {
-            return Fetched::Lost(ResumeRefusal::NodeGone);
-        }
-        let answer = match ask(node, &holder, want.clone()).await {
+        let answer = tokio::select! {
+            biased;
+            () = node.cluster.gone(&holder) => {
+                return Fetched::Lost(ResumeRefusal::NodeGone);
+            }
+            answer = ask(node, &holder, want.clone()) => answer,
+        };
+        let answer = match answer {
             Ok(answer) => answer,
             // The device had better try again than wait.
             Err(RequestError::Unavailable) => break,
