@@ -7,7 +7,9 @@
 pub mod dtls;
 pub mod frame;
 pub mod icmp;
+pub mod pool;
 pub mod proxy;
+pub mod rules;
 pub mod strangers;
 pub mod stream;
 pub mod stun;

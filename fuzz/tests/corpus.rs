@@ -8,7 +8,7 @@ use tombolo_turn::server::{Refusal, Stats};
 
 #[test]
 fn every_input_of_every_corpus_is_survived() {
-    let targets: [(&str, Run); 8] = [
+    let targets: [(&str, Run); 10] = [
         ("stun_decode", tombolo_fuzz::stun::run),
         ("turn_server", turn::run),
         ("turn_strangers", tombolo_fuzz::strangers::run),
@@ -17,6 +17,8 @@ fn every_input_of_every_corpus_is_survived() {
         ("dtls_hello", tombolo_fuzz::dtls::run),
         ("frame_decode", tombolo_fuzz::frame::run),
         ("icmp_error", tombolo_fuzz::icmp::run),
+        ("pool_log", tombolo_fuzz::pool::run),
+        ("pool_rules", tombolo_fuzz::rules::run),
     ];
     for (target, run) in targets {
         for (path, input) in inputs(target) {
@@ -27,10 +29,16 @@ fn every_input_of_every_corpus_is_survived() {
 }
 
 #[test]
-fn the_seeds_of_the_server_are_in_its_corpus() {
+fn the_seeds_of_the_server_and_of_the_pool_are_in_their_corpora() {
     let is_written = std::env::var_os("WRITE_SEEDS").is_some();
-    for (name, bytes) in turn::seeds() {
-        let path = folder("turn_server").join(name);
+    let server = turn::seeds()
+        .into_iter()
+        .map(|(name, bytes)| (folder("turn_server"), name.to_string(), bytes));
+    let pool = tombolo_fuzz::pool::seeds()
+        .into_iter()
+        .map(|(name, bytes)| (folder("pool_log"), name, bytes));
+    for (folder, name, bytes) in server.chain(pool) {
+        let path = folder.join(&name);
         if is_written {
             fs::write(&path, &bytes).expect("is writable");
         }

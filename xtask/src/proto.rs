@@ -146,7 +146,7 @@ struct Contract {
 /// Where the contract with devices is, which others may import.
 const DEVICE_PACKAGE: &str = "tombolo/v1";
 
-const CONTRACTS: [Contract; 4] = [
+const CONTRACTS: [Contract; 5] = [
     Contract {
         source: "tombolo/v1/session.proto",
         output: "crates/tombolo-wire/src/generated.rs",
@@ -158,6 +158,10 @@ const CONTRACTS: [Contract; 4] = [
     Contract {
         source: "tombolo/social/v1/social.proto",
         output: "crates/tombolo-social/src/generated.rs",
+    },
+    Contract {
+        source: "tombolo/pool/v1/pool.proto",
+        output: "crates/tombolo-match/src/generated.rs",
     },
     Contract {
         source: "tombolo/node/v1/node.proto",

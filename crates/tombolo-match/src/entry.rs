@@ -1,12 +1,24 @@
 //! What a pool's log holds.
 
+mod decode;
+mod encode;
+
 use std::time::Duration;
 
-use tombolo_wire::UserId;
+use tombolo_wire::{NodeId, UserId};
 
 use crate::formed::Formed;
-use crate::ticket::{Player, Ticket};
+use crate::ticket::{Device, Player, Ticket};
 use crate::word::{BackfillId, MatchId, Name, TicketId, Time};
+
+pub(crate) use decode::{array, parse_formed, parse_node, parse_ticket, parse_user};
+pub(crate) use encode::{formed, node_lost, ticket};
+
+/// The version of the rules by which this crate applies entries.
+pub const VERSION: u32 = 1;
+
+/// Longest encoded entry, in bytes.
+pub const ENTRY_BYTES_MAX: usize = 512 * 1024;
 
 /// The longest lease of a running match that asks for more users.
 pub const LEASE_MAX: Duration = Duration::from_secs(10 * 60);
@@ -44,12 +56,22 @@ pub enum Body {
         /// Who.
         user: UserId,
     },
-    /// A user is there again.
+    /// A user is there again, or with another device than before.
     Returned {
         /// Of which ticket.
         ticket: TicketId,
         /// Who.
         user: UserId,
+        /// The device that is told from now on; `None` leaves that as it is.
+        device: Option<Device>,
+    },
+    /// A node's life, and those before it, are over: users with devices there are away, and what it
+    /// appends after this is refused.
+    NodeLost {
+        /// The node.
+        node: NodeId,
+        /// Which of its lives.
+        incarnation: u64,
     },
     /// The matcher has made matches.
     Claimed(Vec<Formed>),
@@ -97,4 +119,22 @@ pub struct Backfill {
     pub sides: Vec<(Name, Vec<Ticket>)>,
     /// How long it asks without a word.
     pub lease: Duration,
+}
+
+/// Why bytes are no entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EntryError {
+    /// Longer than [`ENTRY_BYTES_MAX`].
+    #[error("entry is too long")]
+    TooLong,
+    /// Not the encoding of an entry, or with impossible values.
+    #[error("entry is malformed")]
+    Malformed,
+    /// Of rules that this crate does not know.
+    #[error("entry is of version {version}, which is not known here")]
+    Version {
+        /// The entry's version.
+        version: u32,
+    },
 }

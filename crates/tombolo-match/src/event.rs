@@ -159,6 +159,9 @@ pub enum Illegal {
     /// A running match with teams that the pool does not have, or with too many users in one.
     #[error("the teams of the running match are not those of the pool")]
     Teams,
+    /// A device of a node whose life is over.
+    #[error("the node of the device is lost")]
+    Lost,
     /// A lease of no time, or longer than [`LEASE_MAX`](crate::LEASE_MAX).
     #[error("a lease lasts at most 10 minutes")]
     Lease,

@@ -36,9 +36,11 @@
 //! at tickets, not by time, so that it does the same everywhere.
 #![forbid(unsafe_code)]
 
+mod contract;
 mod entry;
 mod event;
 mod formed;
+mod generated;
 mod pool;
 mod query;
 mod rules;
@@ -46,12 +48,15 @@ mod ticket;
 mod value;
 mod word;
 
-pub use entry::{Answer, Backfill, Body, CLAIMS_MAX, Entry, LEASE_MAX};
+pub use contract::PlayerError;
+pub use entry::{
+    Answer, Backfill, Body, CLAIMS_MAX, ENTRY_BYTES_MAX, Entry, EntryError, LEASE_MAX, VERSION,
+};
 pub use event::{BackfillEnd, EndReason, Estimate, Event, Illegal};
 pub use formed::{Formed, Party, Side};
 pub use pool::{
-    Applied, BACKFILLS_MAX, ENDED_MAX, EXPLAINED_MAX, Excluded, Miss, Obstacle, Pool, Relaxation,
-    Step, Why,
+    Applied, BACKFILLS_MAX, ENDED_MAX, EXPLAINED_MAX, Excluded, Miss, NODES_LOST_MAX, Obstacle,
+    Pool, Relaxation, SnapshotError, Standing, Step, Why,
 };
 pub use query::{Bound, CLAUSES_MAX, Clause, Occur, QUERY_BYTES_MAX, Query, QueryError, Test};
 pub use rules::{
@@ -60,8 +65,10 @@ pub use rules::{
     TICKETS_MAX, Team, Topology,
 };
 pub use ticket::{
-    ATTRIBUTES_MAX, BLOCKS_MAX, GRACE_MAX, PARTY_MAX, Player, ROLES_MAX, Reach, TAGS_MAX, Ticket,
-    TicketError,
+    ATTRIBUTES_MAX, BLOCKS_MAX, Device, GRACE_MAX, PARTY_MAX, Player, ROLES_MAX, Reach, TAGS_MAX,
+    Ticket, TicketError,
 };
 pub use value::{ITEMS_MAX, Kind, Merge, NUMBER_MAX, TEXT_BYTES_MAX, Value, ValueError};
-pub use word::{BackfillId, MatchId, NAME_BYTES_MAX, Name, NameError, TicketId, Time};
+pub use word::{
+    BackfillId, MatchId, NAME_BYTES_MAX, Name, NameError, OperationId, SessionId, TicketId, Time,
+};

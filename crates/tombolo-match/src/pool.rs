@@ -11,6 +11,7 @@ mod ready;
 mod search;
 mod seat;
 mod sides;
+mod snapshot;
 mod step;
 mod symbols;
 mod tally;
@@ -20,10 +21,14 @@ mod waits;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
+use indexmap::IndexMap;
+use tombolo_wire::{NodeId, UserId};
+
 use crate::entry::{Body, Entry};
 use crate::event::{BackfillEnd, Estimate, Event, Illegal};
+use crate::formed::Formed;
 use crate::rules::Rules;
-use crate::ticket::Ticket;
+use crate::ticket::{Player, Ticket};
 use crate::word::{BackfillId, MatchId, TicketId, Time};
 use backfill::Running;
 use candidate::RoleTable;
@@ -36,10 +41,14 @@ use waits::Waits;
 
 pub use backfill::BACKFILLS_MAX;
 pub use explain::{EXPLAINED_MAX, Excluded, Miss, Obstacle, Relaxation, Why};
+pub use snapshot::SnapshotError;
 pub use step::Step;
 
 /// How many tickets that have ended are remembered, so that none comes twice.
-pub const ENDED_MAX: usize = 128 * 1024;
+pub const ENDED_MAX: usize = 64 * 1024;
+
+/// How many lost nodes a pool remembers; those longest ago are forgotten first.
+pub const NODES_LOST_MAX: usize = 64;
 
 /// A pool of tickets, as the entries so far have made it.
 ///
@@ -67,6 +76,10 @@ pub struct Pool {
     timers: BTreeSet<(Time, Timer)>,
     waits: Waits,
     ended: Ended,
+    /// The last life that was lost, by node; whoever was lost last is last.
+    lost_by_node: IndexMap<NodeId, u64>,
+    /// See [`Pool::weight`].
+    weight: usize,
     matcher: Matcher,
 }
 
@@ -140,6 +153,8 @@ impl Pool {
             timers: BTreeSet::new(),
             waits: Waits::default(),
             ended: Ended::default(),
+            lost_by_node: IndexMap::new(),
+            weight: 0,
             matcher: Matcher {
                 index: Index::default(),
                 group,
@@ -193,6 +208,53 @@ impl Pool {
         Some(&self.seats[*key].ticket)
     }
 
+    /// The ticket that a user has in the pool.
+    #[must_use]
+    pub fn ticket_of(&self, user: &UserId) -> Option<&Ticket> {
+        let symbol = self.symbols.find(user.as_str())?;
+        let key = self.key_by_user.get(&symbol)?;
+        Some(&self.seats[*key].ticket)
+    }
+
+    /// How a ticket stands; `None` when it is not in the pool.
+    #[must_use]
+    pub fn standing(&self, id: &TicketId) -> Option<Standing<'_>> {
+        let seat = &self.seats[*self.key_by_id.get(id)?];
+        Some(Standing {
+            ticket: &seat.ticket,
+            revision: seat.revision,
+            since: seat.since,
+            held: seat.held,
+            away: &seat.away,
+        })
+    }
+
+    /// A match whose users are asked whether they are ready, how many of them are, and until when the
+    /// others have time.
+    #[must_use]
+    pub fn asked(&self, id: MatchId) -> Option<(&Formed, usize, Time)> {
+        let pending = self.pending.get(&id)?;
+        Some((&pending.formed, pending.ready.len(), pending.until))
+    }
+
+    /// At which generation a running match asks for more users; `None` when it does not.
+    #[must_use]
+    pub fn generation(&self, id: &BackfillId) -> Option<u32> {
+        Some(self.running.get(id)?.generation)
+    }
+
+    /// How many tickets wait and can be matched.
+    #[must_use]
+    pub fn waiting_count(&self) -> usize {
+        self.matcher.waiting.len() + self.matcher.proposed.len()
+    }
+
+    /// About how many bytes the tickets have in a snapshot, those of running matches too.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.weight
+    }
+
     /// The tickets that wait, those that come first first.
     pub fn waiting(&self) -> impl Iterator<Item = &Ticket> {
         let waiting = self.matcher.waiting.iter();
@@ -203,7 +265,8 @@ impl Pool {
     #[must_use]
     pub fn estimate(&self, id: &TicketId) -> Option<Estimate> {
         let key = self.key_by_id.get(id)?;
-        self.waits.estimate(&self.seats[*key].candidate)
+        self.waits
+            .estimate(&self.seats[*key].candidate, &self.symbols)
     }
 
     fn on_body(&mut self, body: &Body, events: &mut Vec<Event>) -> Result<(), Illegal> {
@@ -212,7 +275,15 @@ impl Pool {
             Body::Changed { ticket, players } => self.on_changed(ticket, players, events),
             Body::Cancelled(ticket) => self.on_cancelled(ticket, events),
             Body::Dropped { ticket, user } => self.on_dropped(ticket, user, events),
-            Body::Returned { ticket, user } => self.on_returned(ticket, user, events),
+            Body::Returned {
+                ticket,
+                user,
+                device,
+            } => self.on_returned(ticket, user, device.as_ref(), events),
+            Body::NodeLost { node, incarnation } => {
+                self.on_node_lost(node, *incarnation, events);
+                Ok(())
+            }
             Body::Claimed(matches) => {
                 self.on_claimed(matches, events);
                 Ok(())
@@ -241,6 +312,30 @@ impl Pool {
                 }
             }
         }
+    }
+}
+
+/// How a ticket stands in its pool.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing<'p> {
+    /// The ticket.
+    pub ticket: &'p Ticket,
+    /// How often its party has changed.
+    pub revision: u32,
+    /// Since when it waits.
+    pub since: Time,
+    /// The match that asks whether its users are ready.
+    pub held: Option<MatchId>,
+    /// Users that are away, and until when they may come back.
+    pub away: &'p BTreeMap<UserId, Time>,
+}
+
+impl Standing<'_> {
+    /// One of its users.
+    #[must_use]
+    pub fn player(&self, user: &UserId) -> Option<&Player> {
+        let mut players = self.ticket.players.iter();
+        players.find(|player| player.user == *user)
     }
 }
 

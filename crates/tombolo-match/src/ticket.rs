@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tombolo_wire::UserId;
+use tombolo_wire::{NodeId, UserId};
 
 use crate::query::Query;
 use crate::value::{Value, ValueError};
-use crate::word::{Name, TicketId};
+use crate::word::{Name, SessionId, TicketId};
 
 /// The most users of one party.
 pub const PARTY_MAX: usize = 64;
@@ -58,6 +58,19 @@ pub struct Player {
     pub reach: Reach,
     /// Whom it does not want to meet.
     pub blocks: Vec<UserId>,
+    /// Which of its devices is told; `None` when nobody is.
+    pub device: Option<Device>,
+}
+
+/// Where a user's device is connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its session.
+    pub session: SessionId,
+    /// The node that holds the session.
+    pub node: NodeId,
+    /// Which of the node's lives; later ones are greater.
+    pub incarnation: u64,
 }
 
 /// How a device is reached by others, from the best.
@@ -147,6 +160,20 @@ impl Ticket {
         }
     }
 
+    /// The devices of its users.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = &Device> {
+        let players = self.players.iter();
+        players.filter_map(|player| player.device.as_ref())
+    }
+
+    /// About how many bytes it has when it is kept, rather more than less.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let tags = self.tags.iter().map(|tag| tag.as_str().len() + 2);
+        let players = self.players.iter().map(Player::weight);
+        TICKET_BYTES + self.query.as_str().len() + tags.sum::<usize>() + players.sum::<usize>()
+    }
+
     /// Whether it keeps the limits that all pools have.
     ///
     /// # Errors
@@ -172,7 +199,23 @@ impl Player {
             roles: Vec::new(),
             reach: Reach::Unknown,
             blocks: Vec::new(),
+            device: None,
         }
+    }
+
+    /// See [`Ticket::weight`].
+    pub(crate) fn weight(&self) -> usize {
+        let attributes = self.attributes.iter();
+        let attributes = attributes.map(|(name, value)| name.as_str().len() + value.weight() + 6);
+        let roles = self.roles.iter().map(|role| role.as_str().len() + 2);
+        let blocks = self.blocks.iter().map(|user| user.as_str().len() + 2);
+        let device = self.device.as_ref();
+        PLAYER_BYTES
+            + self.user.as_str().len()
+            + attributes.sum::<usize>()
+            + roles.sum::<usize>()
+            + blocks.sum::<usize>()
+            + device.map_or(0, |device| DEVICE_BYTES + device.node.as_str().len())
     }
 
     /// The user with an attribute more.
@@ -256,3 +299,8 @@ fn check_player(player: &Player) -> Result<(), TicketError> {
     }
     Ok(())
 }
+
+/// What the encoding of a ticket, a user and a device has beside what varies.
+const TICKET_BYTES: usize = 80;
+const PLAYER_BYTES: usize = 12;
+const DEVICE_BYTES: usize = 34;

@@ -99,6 +99,23 @@ impl Value {
     }
 }
 
+impl Value {
+    /// About how many bytes it has when it is kept.
+    pub(crate) fn weight(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len() + 2,
+            Self::Number(_) => 9,
+            Self::List(list) => list.iter().map(|text| text.len() + 2).sum::<usize>() + 3,
+            Self::Map(map) => {
+                map.keys()
+                    .map(|name| name.as_str().len() + 13)
+                    .sum::<usize>()
+                    + 3
+            }
+        }
+    }
+}
+
 impl Kind {
     /// The word for it in rules.
     #[must_use]

@@ -17,6 +17,14 @@ pub struct TicketId(pub [u8; 16]);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackfillId(pub [u8; 16]);
 
+/// Names a session with the cluster.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub [u8; 16]);
+
+/// Names an attempt to append an entry, at random, so that whoever waits for it finds it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OperationId(pub [u8; 16]);
+
 /// A match's number within its pool: they only grow along its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MatchId(pub u64);
@@ -117,6 +125,18 @@ impl fmt::Debug for Name {
 impl fmt::Debug for TicketId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TicketId({:08x}…)", u128::from_be_bytes(self.0) >> 96)
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SessionId({:08x}…)", u128::from_be_bytes(self.0) >> 96)
+    }
+}
+
+impl fmt::Debug for OperationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OperationId({:08x}…)", u128::from_be_bytes(self.0) >> 96)
     }
 }
 

@@ -634,6 +634,411 @@ impl Comparison {
         }
     }
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MatchRequest {
+    #[prost(string, tag = "1")]
+    pub pool: ::prost::alloc::string::String,
+    #[prost(oneof = "match_request::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
+    pub kind: ::core::option::Option<match_request::Kind>,
+}
+/// Nested message and enum types in `MatchRequest`.
+pub mod match_request {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "2")]
+        Submit(super::SubmitTicket),
+        #[prost(message, tag = "3")]
+        Change(super::ChangeTicket),
+        #[prost(message, tag = "4")]
+        Cancel(super::CancelTicket),
+        #[prost(message, tag = "5")]
+        Answer(super::AnswerMatch),
+        #[prost(message, tag = "6")]
+        Why(super::WhyNoMatch),
+        #[prost(message, tag = "7")]
+        Backfill(super::OpenBackfill),
+        #[prost(message, tag = "8")]
+        Renew(super::RenewBackfill),
+        #[prost(message, tag = "9")]
+        Close(super::CloseBackfill),
+    }
+}
+/// A party looks for a match.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SubmitTicket {
+    /// 16 random bytes. A ticket that is submitted again under its id is there once; a device that has begun a
+    /// new session comes back to its ticket that way.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: ::prost::bytes::Bytes,
+    /// The party. The device's own user is one of them.
+    #[prost(message, repeated, tag = "2")]
+    pub players: ::prost::alloc::vec::Vec<MatchPlayer>,
+    /// A room that all of them are members of; a party of one needs none.
+    #[prost(string, tag = "3")]
+    pub party: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "4")]
+    pub tags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What the others must be like, beside the pool's rules.
+    #[prost(string, tag = "5")]
+    pub query: ::prost::alloc::string::String,
+    /// How long a user whose connection broke may be away.
+    #[prost(uint32, tag = "6")]
+    pub grace_ms: u32,
+}
+/// A party has other users, or they are other than before; it keeps its place.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ChangeTicket {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: ::prost::bytes::Bytes,
+    #[prost(message, repeated, tag = "2")]
+    pub players: ::prost::alloc::vec::Vec<MatchPlayer>,
+    #[prost(string, tag = "3")]
+    pub party: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelTicket {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: ::prost::bytes::Bytes,
+}
+/// Whether the user is ready for a match that was proposed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AnswerMatch {
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    #[prost(bool, tag = "2")]
+    pub accept: bool,
+}
+/// Asks why a ticket has not found a match.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WhyNoMatch {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MatchPlayer {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub attributes: ::prost::alloc::vec::Vec<MatchAttribute>,
+    /// The roles that it plays, the dearest first; any when there are none.
+    #[prost(string, repeated, tag = "3")]
+    pub roles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(enumeration = "MatchReach", tag = "4")]
+    pub reach: i32,
+    /// Whom it does not want to meet.
+    #[prost(string, repeated, tag = "5")]
+    pub blocks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MatchAttribute {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(oneof = "match_attribute::Value", tags = "2, 3, 4, 5")]
+    pub value: ::core::option::Option<match_attribute::Value>,
+}
+/// Nested message and enum types in `MatchAttribute`.
+pub mod match_attribute {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Value {
+        #[prost(string, tag = "2")]
+        Text(::prost::alloc::string::String),
+        #[prost(double, tag = "3")]
+        Number(f64),
+        #[prost(message, tag = "4")]
+        List(super::MatchTexts),
+        #[prost(message, tag = "5")]
+        Map(super::MatchNumbers),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MatchTexts {
+    #[prost(string, repeated, tag = "1")]
+    pub texts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MatchNumbers {
+    #[prost(message, repeated, tag = "1")]
+    pub numbers: ::prost::alloc::vec::Vec<MatchNumber>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MatchNumber {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(double, tag = "2")]
+    pub number: f64,
+}
+/// A match that runs asks for more users, or is another than before. Of the owner of the match's room only.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OpenBackfill {
+    /// As in `MatchFound`.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub r#match: ::prost::bytes::Bytes,
+    /// The generation that this one follows; 0 for the first.
+    #[prost(uint32, tag = "2")]
+    pub after: u32,
+    /// Who is in which team.
+    #[prost(message, repeated, tag = "3")]
+    pub teams: ::prost::alloc::vec::Vec<BackfillTeam>,
+    /// For how long it asks, unless it is renewed.
+    #[prost(uint32, tag = "4")]
+    pub lease_ms: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BackfillTeam {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub parties: ::prost::alloc::vec::Vec<BackfillParty>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BackfillParty {
+    #[prost(message, repeated, tag = "1")]
+    pub players: ::prost::alloc::vec::Vec<MatchPlayer>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenewBackfill {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub r#match: ::prost::bytes::Bytes,
+    #[prost(uint32, tag = "2")]
+    pub lease_ms: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CloseBackfill {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub r#match: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MatchResponse {
+    #[prost(oneof = "match_response::Result", tags = "1, 2, 3, 4")]
+    pub result: ::core::option::Option<match_response::Result>,
+}
+/// Nested message and enum types in `MatchResponse`.
+pub mod match_response {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Result {
+        /// It waits.
+        #[prost(message, tag = "1")]
+        Status(super::TicketStatus),
+        #[prost(message, tag = "2")]
+        Done(super::MatchDone),
+        #[prost(message, tag = "3")]
+        Why(super::WhyTicket),
+        #[prost(message, tag = "4")]
+        Backfill(super::BackfillStatus),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MatchDone {}
+/// What becomes of a ticket of the device, or of a match for which it has asked for more users.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MatchEvent {
+    #[prost(string, tag = "1")]
+    pub pool: ::prost::alloc::string::String,
+    /// Empty for a match that runs.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub ticket: ::prost::bytes::Bytes,
+    #[prost(oneof = "match_event::Kind", tags = "3, 4, 5, 6, 7, 8, 9")]
+    pub kind: ::core::option::Option<match_event::Kind>,
+}
+/// Nested message and enum types in `MatchEvent`.
+pub mod match_event {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "3")]
+        Status(super::TicketStatus),
+        #[prost(message, tag = "4")]
+        Proposed(super::MatchProposed),
+        /// A user of the match that was proposed is ready.
+        #[prost(message, tag = "5")]
+        Accepted(super::MatchAccepted),
+        /// Not all were ready: the ticket looks on, where it was.
+        #[prost(message, tag = "6")]
+        Failed(super::MatchFailed),
+        /// The ticket has ended: its match begins.
+        #[prost(message, tag = "7")]
+        Found(super::MatchFound),
+        /// The ticket has ended without a match.
+        #[prost(message, tag = "8")]
+        Ended(super::TicketEnded),
+        #[prost(message, tag = "9")]
+        Backfill(super::BackfillStatus),
+    }
+}
+/// A ticket that waits.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TicketStatus {
+    /// How many tickets wait in the pool.
+    #[prost(uint32, tag = "1")]
+    pub waiting: u32,
+    /// Half of those like it waited less; nothing is said when nobody like it was matched lately.
+    #[prost(uint64, optional, tag = "2")]
+    pub half_ms: ::core::option::Option<u64>,
+    /// Nine of ten of those like it waited less.
+    #[prost(uint64, optional, tag = "3")]
+    pub most_ms: ::core::option::Option<u64>,
+    /// How often its party has changed.
+    #[prost(uint32, tag = "4")]
+    pub revision: u32,
+    /// Those of its users that are away: it is not matched meanwhile.
+    #[prost(string, repeated, tag = "5")]
+    pub away: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// The device's user is asked whether it is ready.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MatchProposed {
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// How many users are asked.
+    #[prost(uint32, tag = "2")]
+    pub users: u32,
+    /// How long they have.
+    #[prost(uint64, tag = "3")]
+    pub left_ms: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MatchAccepted {
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    #[prost(uint32, tag = "2")]
+    pub ready: u32,
+    #[prost(uint32, tag = "3")]
+    pub users: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MatchFailed {
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MatchFound {
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub r#match: ::prost::bytes::Bytes,
+    /// A seat is kept there for each of its users, for a while.
+    #[prost(string, tag = "2")]
+    pub room: ::prost::alloc::string::String,
+    /// The teams; of a match that runs, only those who are new.
+    #[prost(message, repeated, tag = "3")]
+    pub teams: ::prost::alloc::vec::Vec<MatchTeam>,
+    /// Where it is best played; empty when the pool does not say.
+    #[prost(string, tag = "4")]
+    pub region: ::prost::alloc::string::String,
+    /// Who reaches everybody best; empty when nobody does.
+    #[prost(string, tag = "5")]
+    pub host: ::prost::alloc::string::String,
+    /// From 0 to 1000.
+    #[prost(uint32, tag = "6")]
+    pub quality: u32,
+    /// It runs already.
+    #[prost(bool, tag = "7")]
+    pub running: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MatchTeam {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub members: ::prost::alloc::vec::Vec<MatchMember>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MatchMember {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub role: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TicketEnded {
+    /// "cancelled", "gone", "declined", "unanswered"
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// Why a ticket has not found a match.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WhyTicket {
+    /// How many others were looked at.
+    #[prost(uint32, tag = "1")]
+    pub looked_at: u32,
+    /// How many of them fit: when there are some, there are too few.
+    #[prost(uint32, tag = "2")]
+    pub fit: u32,
+    /// What stands in the way, the most frequent first.
+    #[prost(message, repeated, tag = "3")]
+    pub obstacles: ::prost::alloc::vec::Vec<MatchObstacle>,
+    /// What stands in the way of the one that nearly fits.
+    #[prost(string, repeated, tag = "4")]
+    pub nearest: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// In what time somebody will fit, if both only wait.
+    #[prost(uint64, optional, tag = "5")]
+    pub relaxed_after_ms: ::core::option::Option<u64>,
+    /// What stands in the way until then.
+    #[prost(string, repeated, tag = "6")]
+    pub relaxed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MatchObstacle {
+    /// "rule:<name>", "query", "their query", "teams"
+    #[prost(string, tag = "1")]
+    pub what: ::prost::alloc::string::String,
+    /// In the way of how many.
+    #[prost(uint32, tag = "2")]
+    pub count: u32,
+    /// How many of those would fit without.
+    #[prost(uint32, tag = "3")]
+    pub alone: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackfillStatus {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub r#match: ::prost::bytes::Bytes,
+    /// 0 when it asks for nobody any more.
+    #[prost(uint32, tag = "2")]
+    pub generation: u32,
+    /// "closed", "expired", "filled"; empty while it asks.
+    #[prost(string, tag = "3")]
+    pub ended: ::prost::alloc::string::String,
+}
+/// How a device is reached by others, from the best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum MatchReach {
+    /// Nobody has measured it.
+    Unspecified = 0,
+    Open = 1,
+    Restricted = 2,
+    PortRestricted = 3,
+    Symmetric = 4,
+    /// Nothing but the relay works.
+    Relayed = 5,
+}
+impl MatchReach {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "MATCH_REACH_UNSPECIFIED",
+            Self::Open => "MATCH_REACH_OPEN",
+            Self::Restricted => "MATCH_REACH_RESTRICTED",
+            Self::PortRestricted => "MATCH_REACH_PORT_RESTRICTED",
+            Self::Symmetric => "MATCH_REACH_SYMMETRIC",
+            Self::Relayed => "MATCH_REACH_RELAYED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MATCH_REACH_UNSPECIFIED" => Some(Self::Unspecified),
+            "MATCH_REACH_OPEN" => Some(Self::Open),
+            "MATCH_REACH_RESTRICTED" => Some(Self::Restricted),
+            "MATCH_REACH_PORT_RESTRICTED" => Some(Self::PortRestricted),
+            "MATCH_REACH_SYMMETRIC" => Some(Self::Symmetric),
+            "MATCH_REACH_RELAYED" => Some(Self::Relayed),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DirectRequest {
     #[prost(oneof = "direct_request::Kind", tags = "1, 2, 3, 4, 5, 6")]

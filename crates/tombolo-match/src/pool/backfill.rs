@@ -20,7 +20,7 @@ pub const BACKFILLS_MAX: usize = 1024;
 pub(super) struct Running {
     pub(super) generation: u32,
     /// When it is taken for dead.
-    until: Time,
+    pub(super) until: Time,
     /// Its parties, by team in the order of the rules.
     pub(super) sides: Vec<Vec<Key>>,
     /// The claim whose users are asked whether they are ready.
@@ -207,12 +207,14 @@ impl Pool {
             is_lonely: false,
         };
         self.next_order += 1;
+        self.weight += ticket.weight();
         Ok(self.seats.insert(seat))
     }
 
     fn remove_seats(&mut self, keys: impl Iterator<Item = Key>) {
         for key in keys {
             let seat = self.seats.remove(key);
+            self.weight -= seat.ticket.weight();
             seat.candidate.release(&mut self.symbols);
         }
     }

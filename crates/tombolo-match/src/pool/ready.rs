@@ -14,9 +14,9 @@ use crate::word::{MatchId, Time};
 /// A match whose users are asked whether they are ready.
 #[derive(Debug)]
 pub(super) struct Pending {
-    formed: Formed,
-    until: Time,
-    ready: BTreeSet<UserId>,
+    pub(super) formed: Formed,
+    pub(super) until: Time,
+    pub(super) ready: BTreeSet<UserId>,
 }
 
 impl Pool {
@@ -126,7 +126,7 @@ impl Pool {
         for key in keys {
             let seat = &self.seats[*key];
             let waited = self.clock.since(seat.since);
-            self.waits.count(&seat.candidate, waited);
+            self.waits.count(&seat.candidate, &self.symbols, waited);
             tickets.push(self.forget(*key));
         }
         events.push(Event::Matched(Box::new(formed.clone())));

@@ -17,6 +17,10 @@ pub(super) struct Key(u32);
 impl Key {
     pub(super) const FIRST: Self = Self(0);
     pub(super) const LAST: Self = Self(u32::MAX);
+
+    pub(super) fn number(self) -> u32 {
+        self.0
+    }
 }
 
 /// A ticket in the pool.
@@ -58,6 +62,32 @@ impl Seats {
         }
         self.seats.push(Some(seat));
         Key(u32::try_from(self.seats.len() - 1).expect("a pool's tickets are bounded"))
+    }
+
+    /// Puts a ticket where it was before; `None` when there is one already.
+    pub(super) fn put(&mut self, number: u32, seat: Seat) -> Option<Key> {
+        let len = u32::try_from(self.seats.len()).ok()?;
+        if number >= len {
+            self.free.extend(len..=number);
+            self.seats.resize_with(number as usize + 1, || None);
+        }
+        if !self.free.remove(&number) {
+            return None;
+        }
+        self.seats[number as usize] = Some(seat);
+        Some(Key(number))
+    }
+
+    /// All tickets, by number.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &Seat)> {
+        let seats = (0..).zip(&self.seats);
+        seats.filter_map(|(number, seat)| Some((Key(number), seat.as_ref()?)))
+    }
+
+    /// The ticket of a number, if there is one.
+    pub(super) fn key(&self, number: u32) -> Option<Key> {
+        let seat = self.seats.get(number as usize)?;
+        seat.as_ref().map(|_| Key(number))
     }
 
     pub(super) fn remove(&mut self, key: Key) -> Seat {

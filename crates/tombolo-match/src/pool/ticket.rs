@@ -3,14 +3,14 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use tombolo_wire::UserId;
+use tombolo_wire::{NodeId, UserId};
 
 use super::candidate::Candidate;
 use super::seat::{Key, Seat};
-use super::{Pool, Rank, Timer};
+use super::{NODES_LOST_MAX, Pool, Rank, Timer};
 use crate::event::{EndReason, Event, Illegal};
 use crate::rules::Rules;
-use crate::ticket::{Player, Ticket, check_party};
+use crate::ticket::{Device, Player, Ticket, check_party};
 use crate::word::{TicketId, Time};
 
 impl Pool {
@@ -27,6 +27,7 @@ impl Pool {
             return Err(Illegal::Full);
         }
         self.check_users(&ticket.players, None)?;
+        self.check_devices(ticket.devices())?;
         let candidate = Candidate::new(&self.rules, &self.roles, ticket, &mut self.symbols)?;
         let gates = candidate.gates(&self.rules, std::time::Duration::ZERO);
         let seat = Seat {
@@ -43,6 +44,7 @@ impl Pool {
             is_lonely: false,
         };
         self.next_order += 1;
+        self.weight += ticket.weight();
         let key = self.seats.insert(seat);
         self.key_by_id.insert(ticket.id, key);
         self.add_users(key);
@@ -65,6 +67,7 @@ impl Pool {
         }
         check_party(players)?;
         self.check_users(players, Some(key))?;
+        self.check_devices(players.iter().filter_map(|player| player.device.as_ref()))?;
         let ticket = Ticket {
             players: players.to_vec(),
             ..self.seats[key].ticket.clone()
@@ -73,6 +76,8 @@ impl Pool {
         self.leave(key);
         self.remove_users(key);
         let seat = &mut self.seats[key];
+        self.weight -= seat.ticket.weight();
+        self.weight += ticket.weight();
         seat.ticket = ticket;
         seat.revision += 1;
         let revision = seat.revision;
@@ -145,11 +150,23 @@ impl Pool {
         &mut self,
         id: &TicketId,
         user: &UserId,
+        device: Option<&Device>,
         events: &mut Vec<Event>,
     ) -> Result<(), Illegal> {
         let key = self.key(id)?;
-        let until = self.seats[key].away.remove(user);
-        let until = until.ok_or(Illegal::Unknown)?;
+        self.check_devices(device.into_iter())?;
+        let seat = &mut self.seats[key];
+        let mut players = seat.ticket.players.iter_mut();
+        let player = players.find(|player| player.user == *user);
+        let player = player.ok_or(Illegal::Unknown)?;
+        if let Some(device) = device {
+            let before = player.weight();
+            player.device = Some(device.clone());
+            self.weight = self.weight - before + player.weight();
+        }
+        let Some(until) = seat.away.remove(user) else {
+            return device.map(|_| ()).ok_or(Illegal::Unknown);
+        };
         self.timers.remove(&(until, Timer::Grace(key)));
         // Others of the party may have the same time.
         for until in self.seats[key].away.values() {
@@ -161,6 +178,32 @@ impl Pool {
             user: user.clone(),
         });
         Ok(())
+    }
+
+    pub(super) fn on_node_lost(&mut self, node: &NodeId, lost: u64, events: &mut Vec<Event>) {
+        if self
+            .lost_by_node
+            .get(node)
+            .is_some_and(|last| *last >= lost)
+        {
+            return;
+        }
+        self.lost_by_node.shift_remove(node);
+        if self.lost_by_node.len() >= NODES_LOST_MAX {
+            self.lost_by_node.shift_remove_index(0);
+        }
+        self.lost_by_node.insert(node.clone(), lost);
+        let is_lost = |device: &Device| device.node == *node && device.incarnation <= lost;
+        let all = self.seats.iter();
+        let dropped: Vec<_> = all
+            .flat_map(|(_, seat)| seat.ticket.players.iter().map(move |player| (seat, player)))
+            .filter(|(_, player)| player.device.as_ref().is_some_and(is_lost))
+            .map(|(seat, player)| (seat.ticket.id, player.user.clone()))
+            .collect();
+        for (ticket, user) in dropped {
+            // Those that are away already stay so; parties of running matches have no place here.
+            let _ = self.on_dropped(&ticket, &user, events);
+        }
     }
 
     pub(super) fn on_grace_over(&mut self, key: Key, events: &mut Vec<Event>) {
@@ -190,6 +233,7 @@ impl Pool {
             self.timers.remove(&(*until, Timer::Grace(key)));
         }
         self.key_by_id.remove(&seat.ticket.id);
+        self.weight -= seat.ticket.weight();
         self.ended.insert(seat.ticket.id);
         seat.candidate.release(&mut self.symbols);
         seat.ticket
@@ -227,7 +271,7 @@ impl Pool {
         }
     }
 
-    fn check_users(&self, players: &[Player], but: Option<Key>) -> Result<(), Illegal> {
+    pub(super) fn check_users(&self, players: &[Player], but: Option<Key>) -> Result<(), Illegal> {
         for player in players {
             let user = self.symbols.find(player.user.as_str());
             let key = user.and_then(|user| self.key_by_user.get(&user));
@@ -239,7 +283,22 @@ impl Pool {
         Ok(())
     }
 
-    fn add_users(&mut self, key: Key) {
+    /// Whether no device is connected to a life of a node that is over.
+    fn check_devices<'d>(
+        &self,
+        mut devices: impl Iterator<Item = &'d Device>,
+    ) -> Result<(), Illegal> {
+        let is_lost = |device: &Device| {
+            let lost = self.lost_by_node.get(&device.node);
+            lost.is_some_and(|lost| device.incarnation <= *lost)
+        };
+        if devices.any(is_lost) {
+            return Err(Illegal::Lost);
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_users(&mut self, key: Key) {
         for user in &self.seats[key].candidate.users {
             self.key_by_user.insert(*user, key);
         }

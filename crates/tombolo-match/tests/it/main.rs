@@ -4,6 +4,7 @@
 mod backfill;
 mod checker;
 mod explain;
+mod log;
 mod matching;
 mod queries;
 mod random;

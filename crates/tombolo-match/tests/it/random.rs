@@ -10,13 +10,13 @@ use crate::checker::{Known, Plan, QUERIES, REGIONS};
 use crate::world::{World, asking, id, list, map, name, player, text};
 
 /// A pool with random rules to which random tickets come.
-struct Dice(ChaCha8Rng);
+pub(crate) struct Dice(ChaCha8Rng);
 
 #[test]
 fn no_match_breaks_a_rule_and_no_ticket_is_in_two() {
     let mut formed = 0;
     for seed in 0..400 {
-        let mut dice = Dice(ChaCha8Rng::seed_from_u64(seed));
+        let mut dice = Dice::new(seed);
         let plan = dice.plan();
         formed += run(seed, &plan, &mut dice);
     }
@@ -105,7 +105,7 @@ fn skill(ticket: &Ticket) -> f64 {
 fn the_same_log_gives_the_same_matches() {
     for seed in 0..40 {
         let run = || {
-            let mut dice = Dice(ChaCha8Rng::seed_from_u64(seed));
+            let mut dice = Dice::new(seed);
             let plan = dice.plan();
             let mut world = World::new(&plan.document());
             let mut all = Vec::new();
@@ -126,7 +126,7 @@ fn the_same_log_gives_the_same_matches() {
 #[test]
 fn a_small_budget_comes_to_the_same_end() {
     for seed in 0..60 {
-        let mut dice = Dice(ChaCha8Rng::seed_from_u64(seed));
+        let mut dice = Dice::new(seed);
         let mut plan = dice.plan();
         plan.fill = 0;
         let mut world = World::new(&plan.document());
@@ -158,7 +158,11 @@ fn a_small_budget_comes_to_the_same_end() {
 }
 
 impl Dice {
-    fn plan(&mut self) -> Plan {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(ChaCha8Rng::seed_from_u64(seed))
+    }
+
+    pub(crate) fn plan(&mut self) -> Plan {
         let shapes: [&[(u32, u32)]; 6] = [
             &[(2, 2)],
             &[(1, 1), (1, 1)],
@@ -186,7 +190,7 @@ impl Dice {
         }
     }
 
-    fn ticket(&mut self, plan: &Plan, number: u128) -> Ticket {
+    pub(crate) fn ticket(&mut self, plan: &Plan, number: u128) -> Ticket {
         let largest = plan.teams.iter().map(|(_, max)| *max).max().unwrap_or(1);
         let size = if self.below(3) == 0 {
             1 + self.below(largest.into())
@@ -246,7 +250,7 @@ impl Dice {
         (self.below(5) > 0).then(|| some(self))
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0.random_range(0..end)
     }
 }

@@ -129,7 +129,14 @@ fn a_user_may_come_back_to_its_ticket() {
     );
     world.wait(29);
     let (ticket, user) = (id(1), user("u1"));
-    world.apply(Body::Returned { ticket, user }).unwrap();
+    let device = None;
+    world
+        .apply(Body::Returned {
+            ticket,
+            user,
+            device,
+        })
+        .unwrap();
     assert_eq!(world.matched(), [["u1", "u2"]]);
 }
 

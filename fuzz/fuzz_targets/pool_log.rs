@@ -1,0 +1,4 @@
+//! Runs [`tombolo_fuzz::pool`] on what the fuzzer makes up.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tombolo_fuzz::pool::run(data));
