@@ -18,9 +18,9 @@ pub(crate) fn bounded(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
     upgrade
         .max_message_size(MESSAGE_BYTES_MAX)
         .max_frame_size(MESSAGE_BYTES_MAX)
-        .read_buffer_size(BUFFER_BYTES)
-        .write_buffer_size(BUFFER_BYTES)
-        .max_write_buffer_size(BUFFER_BYTES + 2 * FRAME_BYTES_MAX)
+        .read_buffer_size(READ_BYTES)
+        .write_buffer_size(WRITE_BYTES)
+        .max_write_buffer_size(WRITE_BYTES + 2 * FRAME_BYTES_MAX)
 }
 
 pub(crate) fn split(
@@ -125,4 +125,6 @@ fn blame(error: axum::Error) -> ReceiveError {
 
 /// Twice what is allowed: what is a little too large is then read to its end and refused in order.
 const MESSAGE_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
-const BUFFER_BYTES: usize = 16 * 1024;
+/// Every connection has this from its beginning, and most frames are far smaller; larger ones make it grow.
+const READ_BYTES: usize = 2 * 1024;
+const WRITE_BYTES: usize = 16 * 1024;

@@ -1,5 +1,6 @@
 //! What a device asks for and is answered by a `Response`: joins, leaves, acts, ICE servers.
 
+pub(crate) mod backlog;
 mod find;
 mod parse;
 
@@ -7,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tokio::sync::mpsc;
 use tombolo_engine::AppendError;
 use tombolo_room::{
     Act, Audience, Change, Illegal, Membership, Password, Query, Reserve, RoomCode, Settings,
@@ -22,6 +22,7 @@ use crate::node::Node;
 use crate::reject::Reject;
 use crate::session::Session;
 use crate::social::{self, SocialRequest};
+use backlog::{Added, Next};
 
 /// What takes the engine to carry out. A session's are carried out in order.
 pub(crate) enum Request {
@@ -109,17 +110,20 @@ pub(crate) fn handle(node: &Arc<Node>, session: &Arc<Session>, request: v1::Requ
         let Some(request) = request else {
             return Ok(());
         };
-        let requests = session.lock().requests.clone();
-        session.pending.fetch_add(1, Ordering::Relaxed);
-        let sent = requests.map(|requests| requests.try_send(request));
-        if !matches!(sent, Some(Ok(()))) {
-            session.pending.fetch_sub(1, Ordering::Release);
+        let mut state = session.lock();
+        let added = state.backlog.add(request, node.config.requests_max);
+        if matches!(added, Added::First | Added::Waits) {
+            session.pending.fetch_add(1, Ordering::Relaxed);
         }
-        match sent {
-            Some(Err(mpsc::error::TrySendError::Full(_))) => {
-                Err(Reject::new(ErrorCode::Limit, "too many requests wait"))
+        drop(state);
+        match added {
+            Added::First => {
+                let work = run(Arc::clone(node), Arc::clone(session));
+                node.runtime.spawn(work);
+                Ok(())
             }
-            Some(Ok(()) | Err(mpsc::error::TrySendError::Closed(_))) | None => Ok(()),
+            Added::Full => Err(Reject::new(ErrorCode::Limit, "too many requests wait")),
+            Added::Waits | Added::Closed => Ok(()),
         }
     });
     if let Err(reject) = result {
@@ -127,14 +131,19 @@ pub(crate) fn handle(node: &Arc<Node>, session: &Arc<Session>, request: v1::Requ
     }
 }
 
-/// Carries out a session's requests until the session is over.
-pub(crate) async fn run(
-    node: Arc<Node>,
-    session: Arc<Session>,
-    mut waiting: mpsc::Receiver<Request>,
-) {
+/// Carries out a session's requests until there is nothing left to do for it.
+async fn run(node: Arc<Node>, session: Arc<Session>) {
     let mut open = social::Open::default();
-    while let Some(request) = waiting.recv().await {
+    loop {
+        let next = session.lock().backlog.next(!open.is_empty());
+        let request = match next {
+            Next::Request(request) => request,
+            Next::Wait(wake) => {
+                wake.notified().await;
+                continue;
+            }
+            Next::Over => return,
+        };
         let (id, result) = match request {
             Request::Join { id, join } => (id, carry_out_join(&node, &session, id, &join).await),
             Request::Leave { id, room } => (id, carry_out_leave(&node, &session, id, &room).await),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::broadcast;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tombolo_engine::Engine;
@@ -30,7 +30,6 @@ use crate::lock::lock;
 use crate::node::{Node, SessionTable};
 use crate::reject::Reject;
 use crate::relay::RelayHook;
-use crate::requests;
 use crate::session::Session;
 use crate::social::Social;
 use crate::stats::{Counters, Stats};
@@ -329,11 +328,10 @@ impl Services {
         }
 
         let id = entropy::session_id().map_err(unavailable)?;
-        let (requests, waiting) = mpsc::channel(self.node.config.requests_max.max(1));
         let now = Instant::now().into_std();
         let config = &self.node.config;
         let account = sessions.account(&caller.user, config, now);
-        let session = Session::new(id, &caller, account, issued, requests, config);
+        let session = Session::new(id, &caller, account, issued, config);
         let session = Arc::new(session);
         // Before others see it: a session without a connection may have to make room.
         let (number, wake) = session.lock().connect(welcome_frame(welcome, id, false));
@@ -341,8 +339,6 @@ impl Services {
         sessions.by_token.insert(issued, id);
         self.node.emit(SessionEvent::Began, &session);
         drop(sessions);
-        let work = requests::run(Arc::clone(&self.node), Arc::clone(&session), waiting);
-        self.node.runtime.spawn(work);
         Ok(Connection::new(
             Arc::clone(&self.node),
             session,

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tombolo_room::SessionId;
 use tombolo_wire::frame::Frame as _;
@@ -22,7 +22,7 @@ use crate::lock::lock;
 use crate::queue::{Queue, QueueLimits, Topic};
 use crate::rate::{Account, SharedAccount};
 use crate::reject::Reject;
-use crate::requests::Request;
+use crate::requests::backlog::Backlog;
 use crate::services::Caller;
 use crate::transit::{Arriving, Moved};
 
@@ -63,8 +63,8 @@ pub(crate) struct State {
     pub(crate) expires: Duration,
     /// Ends the session unless it is resumed; `None` while it is connected.
     pub(crate) expiry: Option<AbortHandle>,
-    /// `None` once the session is over.
-    pub(crate) requests: Option<mpsc::Sender<Request>>,
+    /// Closed once the session is over.
+    pub(crate) backlog: Backlog,
     pub(crate) host_by_room: BTreeMap<RoomId, Arc<Host>>,
     pub(crate) absence: Absence,
     /// The node that had the session before this one.
@@ -136,7 +136,6 @@ impl Session {
         caller: &Caller,
         account: SharedAccount,
         issued: ResumeToken,
-        requests: mpsc::Sender<Request>,
         config: &Config,
     ) -> Self {
         let state = State {
@@ -161,7 +160,7 @@ impl Session {
             tokens: ResumeTokens::new(issued),
             expires: caller.expires,
             expiry: None,
-            requests: Some(requests),
+            backlog: Backlog::default(),
             host_by_room: BTreeMap::new(),
             absence: Absence::default(),
             came_from: None,
@@ -225,15 +224,15 @@ impl State {
             let pushed = self.outbox.push(frame);
             debug_assert!(pushed.is_ok(), "{pushed:?}");
         }
-        self.requests = None;
+        self.backlog.close();
         self.is_connected = false;
         self.stop_expiry();
         self.wake();
     }
 
     /// Goes on here after all.
-    pub(crate) fn proceed(&mut self, requests: mpsc::Sender<Request>) {
-        self.requests = Some(requests);
+    pub(crate) fn proceed(&mut self) {
+        self.backlog.reopen();
     }
 
     /// Whether nothing is being done about the session.
@@ -259,7 +258,7 @@ impl State {
     /// Ends the session; the first reason stays. Returns the rooms that it was in.
     pub(crate) fn end(&mut self, reject: Option<Reject>) -> BTreeMap<RoomId, Arc<Host>> {
         self.ended.get_or_insert(Ended { reject });
-        self.requests = None;
+        self.backlog.close();
         self.stop_expiry();
         self.wake.notify_one();
         std::mem::take(&mut self.host_by_room)

@@ -46,6 +46,12 @@ pub(crate) struct Open {
     groups: groups::OpenGroups,
 }
 
+impl Open {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.inbox.is_none() && self.groups.is_empty()
+    }
+}
+
 /// A request that was found to be in order.
 pub(crate) enum SocialRequest {
     Direct(DirectRequest),

@@ -13,7 +13,6 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use prost::Message as _;
-use tokio::sync::mpsc;
 use tombolo_room::{LeftReason, SessionId};
 use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
 
@@ -24,7 +23,6 @@ use crate::events::SessionEvent;
 use crate::host::Host;
 use crate::lock::lock;
 use crate::node::{Node, SessionTable};
-use crate::requests;
 use crate::session::{Session, State};
 use crate::transit::Moved;
 
@@ -218,11 +216,8 @@ pub(crate) fn reclaim(node: &Arc<Node>, token: &ResumeToken) {
         return;
     }
     state.moved = None;
-    let (requests, waiting) = mpsc::channel(node.config.requests_max.max(1));
-    state.proceed(requests);
+    state.proceed();
     sessions.take_back(&session, &state);
-    let work = requests::run(Arc::clone(node), Arc::clone(&session), waiting);
-    node.runtime.spawn(work);
 }
 
 /// Forgets a session after a while; when it never arrived where it went, it is over.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tombolo_engine::{Key, KeyError, RequestError};
 use tombolo_room::{LeftReason, SessionId};
@@ -30,7 +30,6 @@ use crate::events::SessionEvent;
 use crate::lock::lock;
 use crate::node::Node;
 use crate::reject::Reject;
-use crate::requests;
 use crate::services::Caller;
 use crate::session::Session;
 use crate::transit::Arriving;
@@ -348,7 +347,6 @@ fn install(
         .filter_map(|room| RoomId::parse(room).ok())
         .take(node.config.rooms_per_session_max)
         .collect();
-    let (requests, waiting) = mpsc::channel(node.config.requests_max.max(1));
     let config = &node.config;
     // What came before the session goes to its device before what comes from now on.
     let mut arrivals = lock(&node.arrivals);
@@ -360,7 +358,7 @@ fn install(
     let mut sessions = lock(&node.sessions);
     let now = Instant::now().into_std();
     let account = sessions.account(&caller.user, config, now);
-    let session = Session::new(id, caller, account, token, requests, config);
+    let session = Session::new(id, caller, account, token, config);
     let session = Arc::new(session);
     let mut state = session.lock();
     let arriving = Arriving::new(holder.clone(), rooms.clone());
@@ -381,8 +379,6 @@ fn install(
     // Until the device is welcomed there is no connection.
     node.disconnect(&session, 0);
     node.counters.cluster.sessions_taken.add(1);
-    let work = requests::run(Arc::clone(node), Arc::clone(&session), waiting);
-    node.runtime.spawn(work);
     let (patient, arrived) = (Arc::clone(node), Arc::clone(&session));
     node.runtime.spawn(async move {
         tokio::time::sleep(SETTLE_TIME.max(2 * patient.config.engine_timeout)).await;

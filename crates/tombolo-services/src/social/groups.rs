@@ -33,6 +33,12 @@ use tell::Telling;
 #[derive(Default)]
 pub(super) struct OpenGroups(BTreeMap<GroupName, Telling>);
 
+impl OpenGroups {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// A request that was found to be in order.
 pub(crate) struct GroupRequest {
     group: GroupName,
