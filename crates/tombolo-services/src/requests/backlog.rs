@@ -97,7 +97,7 @@ mod tests {
     fn id(next: Next) -> Option<u64> {
         match next {
             Next::Request(Request::Leave { id, .. }) => Some(id),
-            _ => None,
+            Next::Request(_) | Next::Wait(_) | Next::Over => None,
         }
     }
 
