@@ -432,6 +432,8 @@ impl Shared {
             }
             server_frame::Body::Social(event) => self.social.on_event(event),
             server_frame::Body::IceServers(servers) => self.renew_credentials(&servers),
+            // Nobody asks for matches here.
+            server_frame::Body::Matchmaker(_) => {}
             // The session deals with these itself.
             server_frame::Body::Welcome(_)
             | server_frame::Body::Reject(_)

@@ -550,7 +550,10 @@ async fn ask_to_join(session: &session::Handle, join: v1::Join) -> Result<v1::Jo
         | response::Result::Acted(_)
         | response::Result::Found(_)
         | response::Result::History(_)
-        | response::Result::Social(_) => Err(Error::local("the node answered another question")),
+        | response::Result::Social(_)
+        | response::Result::Matchmaker(_) => {
+            Err(Error::local("the node answered another question"))
+        }
     }
 }
 

@@ -208,6 +208,14 @@ impl Pool {
         Some(&self.seats[*key].ticket)
     }
 
+    /// All tickets, in the order of their numbers.
+    pub fn tickets(&self) -> impl Iterator<Item = &Ticket> {
+        // Those of running matches are found by nobody.
+        let all = self.seats.iter();
+        all.filter(|(key, seat)| self.key_by_id.get(&seat.ticket.id) == Some(key))
+            .map(|(_, seat)| &seat.ticket)
+    }
+
     /// The ticket that a user has in the pool.
     #[must_use]
     pub fn ticket_of(&self, user: &UserId) -> Option<&Ticket> {

@@ -7,6 +7,7 @@ use tombolo_wire::resend::Limits;
 use tombolo_wire::{NodeId, ROOM_BYTES_MAX, USER_BYTES_MAX};
 
 use crate::hooks::HookSet;
+use crate::matchmaker::MatchPool;
 
 /// Bounds and times; the defaults are meant for the open internet.
 #[derive(Clone, Debug)]
@@ -77,6 +78,13 @@ pub struct Config {
     /// Groups that one user makes: their names are taken for good. By default 1 per second and 20 at
     /// once.
     pub groups: Pace,
+    /// Tickets of one user, and what it asks about them: most are entries in a pool's log. By default 5 per
+    /// second and 50 at once.
+    pub tickets: Pace,
+    /// Tickets that one user may have at once: at most one in each pool.
+    pub tickets_per_user_max: usize,
+    /// The pools that the matchmaker serves: all nodes of a cluster have the same.
+    pub pools: Vec<MatchPool>,
     /// The game's own code that is asked; none by default.
     pub hooks: HookSet,
     /// How long that code may take to let somebody into a room.
@@ -187,6 +195,12 @@ impl Default for Config {
                 per_second: 1,
                 burst: 20,
             },
+            tickets: Pace {
+                per_second: 5,
+                burst: 50,
+            },
+            tickets_per_user_max: 8,
+            pools: Vec::new(),
             hooks: HookSet::default(),
             hook_timeout: Duration::from_secs(5),
             unix_now: system_time,

@@ -568,6 +568,11 @@ impl State {
         self.room.membership(user)
     }
 
+    /// Who has the say.
+    pub(crate) fn owner(&self) -> Option<&UserId> {
+        self.room.owner()
+    }
+
     /// The members of an interest group, here and elsewhere.
     pub(crate) fn members_in(
         &self,

@@ -49,6 +49,9 @@
 //! applies the same entries. Messages and introductions between members don't touch the log; those
 //! to members on the same node are handed over within the call that brought them.
 //!
+//! Who doesn't know yet where to meet submits a ticket to a pool ([`Config::pools`]), and is told of the match
+//! that is found, which has a room.
+//!
 //! # What devices can do to each other
 //!
 //! * What a device sends to another may fill half of what is kept for that one; from then on the
@@ -84,6 +87,7 @@ mod forward;
 mod hooks;
 mod host;
 mod lock;
+mod matchmaker;
 mod node;
 mod operate;
 mod queue;
@@ -104,6 +108,7 @@ pub use drain::Drained;
 pub use events::{RoomChange, RoomEvent, SessionChange, SessionEvent};
 pub use hooks::{Decision, HookSet, Hooks, MemberMessage, Verdict};
 pub use host::{MemberView, RoomView, ServerActed};
+pub use matchmaker::{MatchPool, MatchPoolError};
 pub use operate::{NodeRecord, NodeState, Page, RoomInfo, SessionInfo};
 pub use reject::Reject;
 pub use relay::RelayHook;

@@ -21,6 +21,7 @@ use crate::events::{RoomEvents, SessionEvent, SessionEvents};
 use crate::forward::Manner;
 use crate::host::Host;
 use crate::lock::lock;
+use crate::matchmaker::Matchmaker;
 use crate::queue::Topic;
 use crate::rate::{Account, SharedAccount};
 use crate::reject::Reject;
@@ -42,6 +43,7 @@ pub(crate) struct Node {
     pub(crate) sessions: Mutex<SessionTable>,
     pub(crate) host_by_room: Mutex<BTreeMap<RoomId, Arc<Host>>>,
     pub(crate) social: Social,
+    pub(crate) matchmaker: Matchmaker,
     /// Sessions that are about to come from other nodes.
     pub(crate) arrivals: Mutex<Arrivals>,
     pub(crate) is_going_away: AtomicBool,
@@ -355,6 +357,7 @@ impl Node {
         for host in hosts {
             host.on_node_gone(self, gone);
         }
+        self.matchmaker.on_node_gone();
         self.lose_arriving_from(gone);
     }
 

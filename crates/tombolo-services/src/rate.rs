@@ -19,6 +19,7 @@ pub(crate) struct Account {
     pub(crate) directs: Bucket,
     pub(crate) acts: Bucket,
     pub(crate) groups: Bucket,
+    pub(crate) tickets: Bucket,
 }
 
 /// Sessions of one user share it.
@@ -35,6 +36,7 @@ impl Account {
             directs: Bucket::new(config.directs, now),
             acts: Bucket::new(config.acts, now),
             groups: Bucket::new(config.groups, now),
+            tickets: Bucket::new(config.tickets, now),
         }
     }
 
@@ -48,6 +50,7 @@ impl Account {
             && self.directs.is_full(now)
             && self.acts.is_full(now)
             && self.groups.is_full(now)
+            && self.tickets.is_full(now)
     }
 
     pub(crate) fn lock(shared: &SharedAccount) -> MutexGuard<'_, Self> {

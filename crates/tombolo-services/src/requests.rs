@@ -18,6 +18,7 @@ use tombolo_wire::{RoomId, UserId};
 use crate::catalogue::{self, Choice};
 use crate::hooks::MemberMessage;
 use crate::host::{self, Host, Outcome, Plan, Proposal, Wish};
+use crate::matchmaker::{self, MatchmakerRequest};
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::session::Session;
@@ -48,6 +49,10 @@ pub(crate) enum Request {
     Social {
         id: u64,
         request: SocialRequest,
+    },
+    Matchmaker {
+        id: u64,
+        request: Box<MatchmakerRequest>,
     },
 }
 
@@ -81,6 +86,17 @@ pub(crate) enum Place {
         /// Of the room that is made when none is found.
         name: Option<RoomId>,
     },
+}
+
+impl Place {
+    /// The name of the room, or of the one that may be made.
+    fn name(&self) -> Option<&RoomId> {
+        match self {
+            Self::Named(room) => Some(room),
+            Self::Coded(_) => None,
+            Self::Found { name, .. } => name.as_ref(),
+        }
+    }
 }
 
 impl Join {
@@ -162,6 +178,10 @@ async fn run(node: Arc<Node>, session: Arc<Session>) {
             }
             Request::Social { id, request } => {
                 let carry_out = social::carry_out(&node, &session, id, request, &mut open);
+                (id, carry_out.await)
+            }
+            Request::Matchmaker { id, request } => {
+                let carry_out = matchmaker::carry_out(&node, &session, id, *request);
                 (id, carry_out.await)
             }
         };

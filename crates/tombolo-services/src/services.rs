@@ -27,6 +27,7 @@ use crate::drain::{self, Drained};
 use crate::entropy::{self, NoEntropy, ResumeToken};
 use crate::events::{RoomChange, RoomEvents, SessionChange, SessionEvent, SessionEvents};
 use crate::lock::lock;
+use crate::matchmaker::{self, Matchmaker};
 use crate::node::{Node, SessionTable};
 use crate::reject::Reject;
 use crate::relay::RelayHook;
@@ -93,6 +94,10 @@ impl Services {
         config: Config,
     ) -> Self {
         let (cluster, waiting) = Cluster::new();
+        let matchmaker = Matchmaker::new(&config.pools).unwrap_or_else(|error| {
+            tracing::error!(%error, "the engine cannot have pools of these names: there are none");
+            Matchmaker::default()
+        });
         let node = Node {
             config,
             engine,
@@ -104,6 +109,7 @@ impl Services {
             sessions: Mutex::default(),
             host_by_room: Mutex::default(),
             social: Social::default(),
+            matchmaker,
             arrivals: Mutex::new(Arrivals::default()),
             is_going_away: AtomicBool::new(false),
             session_events: SessionEvents::default(),
@@ -111,7 +117,11 @@ impl Services {
             runtime: Handle::current(),
         };
         let node = Arc::new(node);
-        let running = node.runtime.spawn(cluster::run(Arc::clone(&node), waiting));
+        let member = cluster::run(Arc::clone(&node), waiting);
+        let matchmaker = matchmaker::run(Arc::clone(&node));
+        let running = node.runtime.spawn(async {
+            tokio::join!(member, matchmaker);
+        });
         Self {
             node,
             running: Arc::new(Running(running.abort_handle())),

@@ -27,6 +27,12 @@ pub struct Stats {
     pub directs: u64,
     /// What devices here have said in groups.
     pub posts: u64,
+    /// Tickets that devices here have submitted to pools.
+    pub tickets: u64,
+    /// Matches that devices here were told of; one with devices on several nodes counts on each.
+    pub matched: u64,
+    /// Claims of this node before which something else came into the log: they were made anew.
+    pub claims_conflicted: u64,
     /// Introductions handed to a member's session.
     pub introduced: u64,
     /// Unreliable messages dropped because a connection was too slow, or there was none.
@@ -84,6 +90,9 @@ pub(crate) struct Counters {
     pub(crate) delivered: Counter,
     pub(crate) directs: Counter,
     pub(crate) posts: Counter,
+    pub(crate) tickets: Counter,
+    pub(crate) matched: Counter,
+    pub(crate) claims_conflicted: Counter,
     pub(crate) introduced: Counter,
     pub(crate) dropped: Counter,
     pub(crate) coalesced: Counter,
@@ -144,6 +153,9 @@ impl Counters {
             delivered: self.delivered.value(),
             directs: self.directs.value(),
             posts: self.posts.value(),
+            tickets: self.tickets.value(),
+            matched: self.matched.value(),
+            claims_conflicted: self.claims_conflicted.value(),
             introduced: self.introduced.value(),
             dropped: self.dropped.value(),
             coalesced: self.coalesced.value(),

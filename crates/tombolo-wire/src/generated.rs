@@ -770,9 +770,9 @@ pub struct MatchNumber {
 /// A match that runs asks for more users, or is another than before. Of the owner of the match's room only.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct OpenBackfill {
-    /// As in `MatchFound`.
+    /// The match, as in `MatchFound`.
     #[prost(bytes = "bytes", tag = "1")]
-    pub r#match: ::prost::bytes::Bytes,
+    pub id: ::prost::bytes::Bytes,
     /// The generation that this one follows; 0 for the first.
     #[prost(uint32, tag = "2")]
     pub after: u32,
@@ -798,14 +798,14 @@ pub struct BackfillParty {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RenewBackfill {
     #[prost(bytes = "bytes", tag = "1")]
-    pub r#match: ::prost::bytes::Bytes,
+    pub id: ::prost::bytes::Bytes,
     #[prost(uint32, tag = "2")]
     pub lease_ms: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CloseBackfill {
     #[prost(bytes = "bytes", tag = "1")]
-    pub r#match: ::prost::bytes::Bytes,
+    pub id: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MatchResponse {
@@ -913,7 +913,7 @@ pub struct MatchFailed {
 pub struct MatchFound {
     /// 16 bytes.
     #[prost(bytes = "bytes", tag = "1")]
-    pub r#match: ::prost::bytes::Bytes,
+    pub id: ::prost::bytes::Bytes,
     /// A seat is kept there for each of its users, for a while.
     #[prost(string, tag = "2")]
     pub room: ::prost::alloc::string::String,
@@ -949,7 +949,7 @@ pub struct MatchMember {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TicketEnded {
-    /// "cancelled", "gone", "declined", "unanswered"
+    /// "cancelled", "gone", "declined", "unanswered"; "lost" when nobody knows what became of it
     #[prost(string, tag = "1")]
     pub reason: ::prost::alloc::string::String,
 }
@@ -990,7 +990,7 @@ pub struct MatchObstacle {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BackfillStatus {
     #[prost(bytes = "bytes", tag = "1")]
-    pub r#match: ::prost::bytes::Bytes,
+    pub id: ::prost::bytes::Bytes,
     /// 0 when it asks for nobody any more.
     #[prost(uint32, tag = "2")]
     pub generation: u32,
@@ -1587,7 +1587,7 @@ pub struct ServerFrame {
     pub ack: u64,
     #[prost(
         oneof = "server_frame::Body",
-        tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 20"
+        tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 20, 100"
     )]
     pub body: ::core::option::Option<server_frame::Body>,
 }
@@ -1619,6 +1619,8 @@ pub mod server_frame {
         IceServers(super::IceServers),
         #[prost(message, tag = "20")]
         Social(super::SocialEvent),
+        #[prost(message, tag = "100")]
+        Matchmaker(super::MatchEvent),
     }
 }
 /// The first frame on every connection.
@@ -1736,7 +1738,7 @@ pub struct Request {
     /// Chosen by the device, unique within the session.
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "request::Kind", tags = "2, 3, 4, 5, 6, 7, 20")]
+    #[prost(oneof = "request::Kind", tags = "2, 3, 4, 5, 6, 7, 20, 100")]
     pub kind: ::core::option::Option<request::Kind>,
 }
 /// Nested message and enum types in `Request`.
@@ -1757,6 +1759,8 @@ pub mod request {
         Find(super::FindRooms),
         #[prost(message, tag = "20")]
         Social(super::SocialRequest),
+        #[prost(message, tag = "100")]
+        Matchmaker(super::MatchRequest),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1839,7 +1843,7 @@ pub struct HistoryRequest {
 pub struct Response {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "response::Result", tags = "2, 3, 4, 5, 6, 7, 8, 20")]
+    #[prost(oneof = "response::Result", tags = "2, 3, 4, 5, 6, 7, 8, 20, 100")]
     pub result: ::core::option::Option<response::Result>,
 }
 /// Nested message and enum types in `Response`.
@@ -1862,6 +1866,8 @@ pub mod response {
         Found(super::FoundRooms),
         #[prost(message, tag = "20")]
         Social(super::SocialResponse),
+        #[prost(message, tag = "100")]
+        Matchmaker(super::MatchResponse),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2340,6 +2346,14 @@ pub enum ErrorCode {
     NotPermitted = 43,
     NoSuchGroup = 44,
     GroupExists = 45,
+    /// The node has no such pool.
+    NoSuchPool = 100,
+    /// A user of the party has another ticket in the pool.
+    WaitsAlready = 101,
+    /// The pool holds as many tickets as it may.
+    PoolFull = 102,
+    /// The ticket breaks a limit, or the pool's rules can do nothing with it.
+    BadTicket = 103,
 }
 impl ErrorCode {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2378,6 +2392,10 @@ impl ErrorCode {
             Self::NotPermitted => "ERROR_CODE_NOT_PERMITTED",
             Self::NoSuchGroup => "ERROR_CODE_NO_SUCH_GROUP",
             Self::GroupExists => "ERROR_CODE_GROUP_EXISTS",
+            Self::NoSuchPool => "ERROR_CODE_NO_SUCH_POOL",
+            Self::WaitsAlready => "ERROR_CODE_WAITS_ALREADY",
+            Self::PoolFull => "ERROR_CODE_POOL_FULL",
+            Self::BadTicket => "ERROR_CODE_BAD_TICKET",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2413,6 +2431,10 @@ impl ErrorCode {
             "ERROR_CODE_NOT_PERMITTED" => Some(Self::NotPermitted),
             "ERROR_CODE_NO_SUCH_GROUP" => Some(Self::NoSuchGroup),
             "ERROR_CODE_GROUP_EXISTS" => Some(Self::GroupExists),
+            "ERROR_CODE_NO_SUCH_POOL" => Some(Self::NoSuchPool),
+            "ERROR_CODE_WAITS_ALREADY" => Some(Self::WaitsAlready),
+            "ERROR_CODE_POOL_FULL" => Some(Self::PoolFull),
+            "ERROR_CODE_BAD_TICKET" => Some(Self::BadTicket),
             _ => None,
         }
     }

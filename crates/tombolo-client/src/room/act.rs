@@ -170,7 +170,8 @@ impl Room {
             | response::Result::IceServers(_)
             | response::Result::Found(_)
             | response::Result::History(_)
-            | response::Result::Social(_) => {
+            | response::Result::Social(_)
+            | response::Result::Matchmaker(_) => {
                 Err(Error::local("the node answered another question"))
             }
         }

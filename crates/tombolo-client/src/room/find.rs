@@ -44,7 +44,8 @@ impl Rooms<'_> {
             | response::Result::IceServers(_)
             | response::Result::Acted(_)
             | response::Result::History(_)
-            | response::Result::Social(_) => {
+            | response::Result::Social(_)
+            | response::Result::Matchmaker(_) => {
                 Err(Error::local("the node answered another question"))
             }
         }

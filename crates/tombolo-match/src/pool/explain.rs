@@ -83,6 +83,12 @@ impl Pool {
     /// Why a ticket has not found a match by now; `None` when it does not wait.
     #[must_use]
     pub fn explain(&self, id: &TicketId, now: Time) -> Option<Why> {
+        self.explain_among(id, now, EXPLAINED_MAX)
+    }
+
+    /// The same, but looks only at so many others.
+    #[must_use]
+    pub fn explain_among(&self, id: &TicketId, now: Time, others_max: usize) -> Option<Why> {
         let key = *self.key_by_id.get(id)?;
         let now = now.max(self.clock);
         let view = self.view(now);
@@ -90,7 +96,7 @@ impl Pool {
         let (mut looked_at, mut fit) = (0, 0);
         let mut counts: BTreeMap<Obstacle, (usize, usize)> = BTreeMap::new();
         let mut misses: BTreeSet<(usize, u64, Key)> = BTreeSet::new();
-        for (_, order, other) in self.matcher.waiting.iter().take(EXPLAINED_MAX) {
+        for (_, order, other) in self.matcher.waiting.iter().take(others_max) {
             if *other == key {
                 continue;
             }

@@ -16,6 +16,7 @@ use tombolo_wire::v1::ErrorCode;
 use tombolo_wire::{NodeId, RoomId};
 
 use crate::catalogue;
+use crate::matchmaker;
 use crate::node::Node;
 use crate::reject::Reject;
 
@@ -59,9 +60,14 @@ pub(crate) async fn unlist(node: &Node, room: &RoomId, revision: Revision) {
     }
 }
 
-/// Drops the members that a node's lives up to this one left behind in all of its rooms. Returns when
+/// Drops the members that a node's lives up to this one left behind in all of its rooms, and its devices' tickets. Returns when
 /// that is done, however long the engine takes.
 pub(crate) async fn inherit(node: &Arc<Node>, lost: &NodeId, incarnation: u64) {
+    let pools = matchmaker::lose(Arc::clone(node), lost.clone(), incarnation);
+    tokio::join!(pools, inherit_rooms(node, lost, incarnation));
+}
+
+async fn inherit_rooms(node: &Arc<Node>, lost: &NodeId, incarnation: u64) {
     let rooms = loop {
         match rooms_of(node, lost).await {
             Ok(rooms) => break rooms,

@@ -15,6 +15,7 @@ use super::{Join, Mode, Place, Request, answer, not_a_member};
 use crate::catalogue::Choice;
 use crate::config::ROOM_MEMBERS_MAX;
 use crate::host::{Position, Wish};
+use crate::matchmaker;
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::session::Session;
@@ -75,14 +76,12 @@ pub(super) fn parse(
             let request = social::parse(session, request, now)?;
             Ok(Some(Request::Social { id, request }))
         }
+        Some(request::Kind::Matchmaker(request)) => {
+            let request = Box::new(matchmaker::parse(node, session, request, now)?);
+            Ok(Some(Request::Matchmaker { id, request }))
+        }
         Some(request::Kind::IceServers(_)) => {
-            let expires = session.lock().expires;
-            if expires <= (node.config.unix_now)() {
-                let message = "the token has expired: connect with a new one";
-                return Err(Reject::new(ErrorCode::TokenExpired, message));
-            }
-            let servers = node.ice_servers(&session.user, expires);
-            node.push(session, answer(id, response::Result::IceServers(servers)));
+            answer_ice_servers(node, session, id)?;
             Ok(None)
         }
         None => Err(Reject::new(
@@ -90,6 +89,17 @@ pub(super) fn parse(
             "the request asks for nothing known",
         )),
     }
+}
+
+fn answer_ice_servers(node: &Arc<Node>, session: &Arc<Session>, id: u64) -> Result<(), Reject> {
+    let expires = session.lock().expires;
+    if expires <= (node.config.unix_now)() {
+        let message = "the token has expired: connect with a new one";
+        return Err(Reject::new(ErrorCode::TokenExpired, message));
+    }
+    let servers = node.ice_servers(&session.user, expires);
+    node.push(session, answer(id, response::Result::IceServers(servers)));
+    Ok(())
 }
 
 fn parse_join(
@@ -110,6 +120,10 @@ fn parse_join(
         }
     };
     let place = parse_place(session, &mut join, mode, now)?;
+    if mode != Mode::Join && place.name().is_some_and(matchmaker::is_of_match) {
+        let message = "the matchmaker opens the rooms of matches: join them";
+        return Err(Reject::new(ErrorCode::NotPermitted, message));
+    }
     let reserve = join.reserve.as_ref().map(Reserve::parse).transpose();
     let reserve = reserve.map_err(malformed)?.map(|reserve| Reserve {
         lasts: reserve.lasts.min(node.config.room_kept_max),

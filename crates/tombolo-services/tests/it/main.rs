@@ -17,6 +17,7 @@ mod hooks;
 mod introductions;
 mod kinds;
 mod lab;
+mod matchmaker;
 mod messages;
 mod nodes;
 mod resume;

@@ -1,0 +1,375 @@
+//! One pool on one node: reads its log, appends to it, and knows whose tickets are of devices here.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot, watch};
+use tombolo_engine::{AppendError, Expect, Key, KeyError, Offset, TailEvent};
+use tombolo_match::{
+    BackfillId, Body, Entry, EntryError, Illegal, Name, OperationId, Pool, Rules, TicketId, Time,
+};
+use tombolo_room::SessionId;
+use tombolo_wire::v1::{self, ErrorCode};
+
+use super::Devices;
+use super::tell::{Told, deliver};
+use crate::entropy::{self, NoEntropy};
+use crate::lock::lock;
+use crate::node::Node;
+use crate::reject::Reject;
+use crate::session::Session;
+
+/// One pool on one node.
+pub(crate) struct Desk {
+    pub(super) name: Name,
+    pub(super) key: Key,
+    /// Of whoever is the matcher.
+    pub(super) lease: Key,
+    rules: Rules,
+    state: Mutex<State>,
+    /// Grows whenever something was read from the log; 0 until all of it was read once.
+    progress: watch::Sender<u64>,
+    /// The lease may be free.
+    pub(super) is_hurried: Notify,
+}
+
+pub(super) struct State {
+    pub(super) pool: Pool,
+    /// The last entry that was read.
+    pub(super) cursor: Option<Offset>,
+    /// Entries since the last snapshot.
+    entries: usize,
+    /// A later release has written here what this one cannot read.
+    is_unreadable: bool,
+    /// This node is the matcher.
+    pub(super) is_leading: bool,
+    waiting_by_operation: BTreeMap<OperationId, Waiting>,
+    /// The tickets of devices on this node.
+    pub(super) here: BTreeMap<TicketId, Here>,
+    /// Running matches that ask for more users, and the device here that did.
+    pub(super) asker_by_backfill: BTreeMap<BackfillId, SessionId>,
+}
+
+/// A ticket of devices on this node.
+#[derive(Default)]
+pub(super) struct Here {
+    pub(super) devices: Devices,
+    /// What they were told last.
+    pub(super) status: Option<v1::TicketStatus>,
+}
+
+/// Somebody here waits for an entry to be applied.
+struct Waiting {
+    /// The device that is answered, and which of its requests.
+    asker: Option<Asker>,
+    outcome: oneshot::Sender<Outcome>,
+}
+
+/// A request of a device.
+#[derive(Clone)]
+pub(super) struct Asker {
+    pub(super) session: Arc<Session>,
+    pub(super) request: u64,
+}
+
+/// How an appended entry fared.
+enum Outcome {
+    Applied(Result<(), Illegal>),
+    /// It went under in a state that somebody else made.
+    Unclear,
+}
+
+impl Desk {
+    pub(super) fn new(rules: Rules, digest: &str) -> Result<Self, KeyError> {
+        let name = rules.name.clone();
+        let state = State {
+            pool: Pool::new(rules.clone()),
+            cursor: None,
+            entries: 0,
+            is_unreadable: false,
+            is_leading: false,
+            waiting_by_operation: BTreeMap::new(),
+            here: BTreeMap::new(),
+            asker_by_backfill: BTreeMap::new(),
+        };
+        Ok(Self {
+            key: Key::new(["pool", name.as_str(), digest])?,
+            lease: Key::new(["matcher", name.as_str(), digest])?,
+            name,
+            rules,
+            state: Mutex::new(state),
+            progress: watch::Sender::new(0),
+            is_hurried: Notify::new(),
+        })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    pub(super) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Changes when the log was read further.
+    pub(super) fn watch(&self) -> watch::Receiver<u64> {
+        self.progress.subscribe()
+    }
+
+    /// The lease may be free: whoever waits for it looks at once.
+    pub(super) fn hurry(&self) {
+        self.is_hurried.notify_one();
+    }
+
+    /// Waits until all of the log has been read once.
+    pub(super) async fn synced(&self, timeout: Duration) -> Result<(), Reject> {
+        let mut progress = self.progress.subscribe();
+        let synced = progress.wait_for(|progress| *progress > 0);
+        match tokio::time::timeout(timeout, synced).await {
+            Ok(_) if self.lock().is_unreadable => {
+                Err(unavailable("a later release serves this pool"))
+            }
+            Ok(_) => Ok(()),
+            Err(_) => Err(unavailable("the engine does not answer")),
+        }
+    }
+
+    /// Whether what is known of the pool is all that its log says.
+    pub(super) fn is_readable(&self) -> bool {
+        *self.progress.borrow() > 0 && !self.lock().is_unreadable
+    }
+
+    /// Waits until the log has been read so far.
+    pub(super) async fn read_until(&self, at: Offset) {
+        let mut progress = self.progress.subscribe();
+        while self.lock().cursor < Some(at) {
+            if progress.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Appends an entry and waits until it was read here; a device that asked is answered then, if the
+    /// entry changed something. One that goes under is appended again, so entries must be such that the
+    /// second changes nothing.
+    pub(super) async fn propose(
+        &self,
+        node: &Node,
+        body: Body,
+        asker: Option<Asker>,
+    ) -> Result<Result<(), Illegal>, Reject> {
+        for _ in 0..ATTEMPTS_MAX {
+            let outcome = self.propose_once(node, body.clone(), asker.clone()).await?;
+            if let Outcome::Applied(result) = outcome {
+                return Ok(result);
+            }
+        }
+        Err(unavailable("the pool changes too fast"))
+    }
+
+    /// Appends an entry, however long it takes the engine to take it in, unless this node is out of
+    /// its cluster.
+    pub(super) async fn insist(&self, node: &Node, body: Body) {
+        while !node.cluster.is_out() {
+            match self.propose(node, body.clone(), None).await {
+                Ok(_) => return,
+                Err(_) => tokio::time::sleep(RETRY_DELAY).await,
+            }
+        }
+    }
+
+    async fn propose_once(
+        &self,
+        node: &Node,
+        body: Body,
+        asker: Option<Asker>,
+    ) -> Result<Outcome, Reject> {
+        if node.cluster.is_out() {
+            return Err(unavailable("this node is not part of its cluster"));
+        }
+        let operation = operation_id()?;
+        let (sender, outcome) = oneshot::channel();
+        let waiting = Waiting {
+            asker,
+            outcome: sender,
+        };
+        self.lock().waiting_by_operation.insert(operation, waiting);
+        let _forget = Forget {
+            desk: self,
+            operation,
+        };
+        let time = time(node);
+        let entry = Entry { time, body }.encode(operation);
+        let timeout = node.config.engine_timeout;
+        let name = tombolo_engine::OperationId(operation.0);
+        let append = node.engine.append(&self.key, entry, Expect::Any, name);
+        match tokio::time::timeout(timeout, append).await {
+            // Whether it was written or not, the log will tell.
+            Ok(Ok(_) | Err(AppendError::Unknown)) | Err(_) => {}
+            Ok(Err(error)) => return Err(unavailable(&error.to_string())),
+        }
+        match tokio::time::timeout(timeout, outcome).await {
+            Ok(Ok(outcome)) => Ok(outcome),
+            Ok(Err(_)) | Err(_) => Err(unavailable("the engine does not answer")),
+        }
+    }
+
+    /// Reads the log for as long as it runs.
+    pub(super) async fn follow(self: Arc<Self>, node: Arc<Node>) {
+        let mut status = tokio::time::interval(STATUS_INTERVAL);
+        loop {
+            let after = self.lock().cursor;
+            if let Ok(mut tail) = node.engine.tail(&self.key, after).await {
+                loop {
+                    tokio::select! {
+                        event = tail.next() => match event {
+                            Some(event) => self.handle_event(&node, event),
+                            None => break,
+                        },
+                        _ = status.tick() => {
+                            let told = self.lock().tell_status(&self.name);
+                            deliver(&node, &self, told);
+                        }
+                    }
+                }
+            }
+            tokio::time::sleep(RETRY_DELAY).await;
+        }
+    }
+
+    fn handle_event(self: &Arc<Self>, node: &Arc<Node>, event: TailEvent) {
+        let mut told = Vec::new();
+        let is_synced = *self.progress.borrow() > 0 || event == TailEvent::Synced;
+        let mut state = self.lock();
+        match event {
+            TailEvent::Entry { at, entry } => {
+                state.cursor = Some(at);
+                state.handle_entry(node, &self.name, &entry, &mut told);
+                self.keep_snapshot(node, &mut state, at);
+            }
+            TailEvent::Snapshot { at, state: bytes } => {
+                state.cursor = Some(at);
+                match Pool::restore(self.rules.clone(), &bytes) {
+                    Ok(pool) => state.begin_anew(node, &self.name, pool, &mut told),
+                    Err(error) => {
+                        tracing::error!(log = %self.key, %error, "bad snapshot");
+                        state.is_unreadable = true;
+                    }
+                }
+            }
+            TailEvent::Reset => {
+                state.cursor = None;
+                let pool = Pool::new(self.rules.clone());
+                state.begin_anew(node, &self.name, pool, &mut told);
+            }
+            TailEvent::Synced => {}
+        }
+        drop(state);
+        // Before progress: who waits for an entry finds that its devices were told.
+        deliver(node, self, told);
+        if is_synced {
+            self.progress.send_modify(|progress| *progress += 1);
+        }
+    }
+
+    /// Now and then, so that the log stays short.
+    fn keep_snapshot(self: &Arc<Self>, node: &Arc<Node>, state: &mut State, at: Offset) {
+        state.entries += 1;
+        if !state.is_leading || state.entries < SNAPSHOT_ENTRIES || state.is_unreadable {
+            return;
+        }
+        state.entries = 0;
+        let snapshot = state.pool.snapshot();
+        let (desk, node) = (Arc::clone(self), Arc::clone(node));
+        node.runtime.clone().spawn(async move {
+            if let Err(error) = node.engine.snapshot(&desk.key, at, snapshot).await {
+                tracing::warn!(log = %desk.key, %error, "no snapshot");
+            }
+        });
+    }
+}
+
+impl State {
+    fn handle_entry(&mut self, node: &Node, pool: &Name, entry: &[u8], told: &mut Vec<Told>) {
+        if self.is_unreadable {
+            return;
+        }
+        let (operation, entry) = match Entry::decode(entry) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                tracing::error!(%pool, %error, "bad entry");
+                self.is_unreadable = matches!(error, EntryError::Version { .. });
+                return;
+            }
+        };
+        let applied = self.pool.apply(&entry);
+        let waiting = self.waiting_by_operation.remove(&operation);
+        let asker = waiting.as_ref().and_then(|waiting| waiting.asker.as_ref());
+        if applied.outcome.is_ok() {
+            self.note(node, &entry.body, asker);
+            if let Some(asker) = asker {
+                told.push(self.answer(&entry.body, asker));
+            }
+        }
+        let but = asker.map(|asker| asker.session.id);
+        for event in applied.events {
+            self.tell(node, pool, event, but, told);
+        }
+        if let Some(waiting) = waiting {
+            let _ = waiting.outcome.send(Outcome::Applied(applied.outcome));
+        }
+    }
+
+    /// Takes over a state that somebody else made.
+    fn begin_anew(&mut self, node: &Node, name: &Name, pool: Pool, told: &mut Vec<Told>) {
+        self.pool = pool;
+        self.entries = 0;
+        self.is_unreadable = false;
+        for waiting in std::mem::take(&mut self.waiting_by_operation).into_values() {
+            let _ = waiting.outcome.send(Outcome::Unclear);
+        }
+        self.recount(node, name, told);
+    }
+}
+
+/// Forgets that somebody waits.
+struct Forget<'a> {
+    desk: &'a Desk,
+    operation: OperationId,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        let waiting = &mut self.desk.lock().waiting_by_operation;
+        waiting.remove(&self.operation);
+    }
+}
+
+pub(super) fn operation_id() -> Result<OperationId, Reject> {
+    match entropy::operation_id() {
+        Ok(id) => Ok(OperationId(id.0)),
+        Err(NoEntropy) => Err(unavailable("no entropy")),
+    }
+}
+
+/// What the clock says, for pools.
+pub(super) fn time(node: &Node) -> Time {
+    Time::from_millis(node.time().as_millis())
+}
+
+pub(super) fn unavailable(message: &str) -> Reject {
+    Reject::new(ErrorCode::Unavailable, message)
+}
+
+/// After how many entries the pool is kept in their place.
+const SNAPSHOT_ENTRIES: usize = 8192;
+
+/// How often an entry is appended that went under.
+const ATTEMPTS_MAX: usize = 4;
+
+/// How often devices are told how their tickets stand, if that has changed.
+const STATUS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Between two attempts to read the log, or to append to it.
+pub(super) const RETRY_DELAY: Duration = Duration::from_millis(250);

@@ -1,0 +1,201 @@
+//! Who is a pool's matcher, and what it does.
+//!
+//! The lease only keeps nodes from doing the same work: that no ticket is in two matches is up to the
+//! log. It is renewed well before it ends. A node that sees that the matcher's node is gone takes the
+//! lease over at once, without waiting for its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tombolo_engine::{AppendError, Expect, Offset};
+use tombolo_match::{Body, CLAIMS_MAX, ENTRY_BYTES_MAX, Entry, Time};
+use tombolo_wire::NodeId;
+
+use super::desk::{Desk, RETRY_DELAY, operation_id, time};
+use crate::node::Node;
+
+/// What the matcher does next.
+enum Move {
+    /// Append this, if the log is as it is expected.
+    Append(Body, Expect),
+    /// Look further at once.
+    GoOn,
+    /// Nothing until something is read, or so long.
+    Wait(Duration),
+}
+
+impl Desk {
+    /// Is the pool's matcher whenever this node holds the lease.
+    pub(super) async fn lead(self: Arc<Self>, node: Arc<Node>) {
+        loop {
+            let renewal = Instant::now() + node.engine.lease_time() / RENEWALS_PER_LEASE;
+            let is_leading = !node.cluster.is_out()
+                && node.cluster.epoch().is_some()
+                && self.is_readable()
+                && self.hold_lease(&node).await;
+            let was_leading = std::mem::replace(&mut self.lock().is_leading, is_leading);
+            if is_leading != was_leading {
+                tracing::info!(pool = %self.name, node = %node.name(), is_leading, "matcher");
+            }
+            if is_leading {
+                let _ = tokio::time::timeout_at(renewal, self.make_matches(&node)).await;
+                continue;
+            }
+            let retry = match self.is_readable() && node.cluster.epoch().is_some() {
+                true => renewal,
+                false => Instant::now() + RETRY_DELAY,
+            };
+            tokio::select! {
+                () = self.is_hurried.notified() => {}
+                () = tokio::time::sleep_until(retry) => {}
+            }
+        }
+    }
+
+    /// Takes the lease, or renews it; whether this node has it.
+    async fn hold_lease(&self, node: &Node) -> bool {
+        let leases = node.engine.leases();
+        let attempt = async {
+            let found = leases.get(&self.lease).await.ok()?;
+            let holder = found.as_ref().and_then(|entry| holder(&entry.value));
+            if holder.is_some_and(|holder| holder != *node.name() && node.cluster.is_up(&holder)) {
+                return None;
+            }
+            let revision = found.map(|entry| entry.revision);
+            let name = Bytes::copy_from_slice(node.name().as_str().as_bytes());
+            leases.cas(&self.lease, revision, Some(name)).await.ok()
+        };
+        let held = timeout(node.config.engine_timeout, attempt).await;
+        matches!(held, Ok(Some(_)))
+    }
+
+    /// Looks for matches and claims them, and says in the log when time has passed.
+    async fn make_matches(&self, node: &Node) {
+        let mut progress = self.watch();
+        let mut conflicts = 0;
+        while !node.cluster.is_out() {
+            progress.borrow_and_update();
+            match self.next_move(node, conflicts) {
+                Move::Append(body, expect) => {
+                    match self.append(node, body, expect, &mut progress).await {
+                        Ok(()) => conflicts = 0,
+                        Err(AppendError::Conflict) => {
+                            node.counters.claims_conflicted.add(1);
+                            conflicts += 1;
+                        }
+                        Err(error) => {
+                            tracing::debug!(pool = %self.name, %error, "not appended");
+                            tokio::time::sleep(RETRY_DELAY).await;
+                        }
+                    }
+                }
+                Move::GoOn => tokio::task::yield_now().await,
+                Move::Wait(wait) => {
+                    // Whether something was read or the time is up, look again.
+                    let _ = timeout(wait, progress.changed()).await;
+                }
+            }
+        }
+    }
+
+    fn next_move(&self, node: &Node, conflicts: usize) -> Move {
+        let now = time(node);
+        let mut state = self.lock();
+        if state.pool.poll_timeout().is_some_and(|due| due <= now) {
+            return Move::Append(Body::Ticked, Expect::Any);
+        }
+        if state.pool.poll_propose().is_some_and(|due| due <= now) {
+            let mut step = state.pool.propose(now, LOOKS_MAX);
+            if !step.matches.is_empty() {
+                // What is not claimed now is proposed again.
+                step.matches.truncate(CLAIMS_MAX);
+                let expect = expect(state.cursor, conflicts);
+                return Move::Append(Body::Claimed(step.matches), expect);
+            }
+            if !step.is_complete {
+                return Move::GoOn;
+            }
+        }
+        let due = [state.pool.poll_timeout(), state.pool.poll_propose()];
+        let next = due.into_iter().flatten().min();
+        Move::Wait(next.map_or(WAIT_MAX, |next| wait(now, next)))
+    }
+
+    /// Appends an entry and waits until it was read here. After a conflict, until what came before it was.
+    async fn append(
+        &self,
+        node: &Node,
+        mut body: Body,
+        expect: Expect,
+        progress: &mut watch::Receiver<u64>,
+    ) -> Result<(), AppendError> {
+        let operation = operation_id().map_err(|_| AppendError::Unavailable)?;
+        let time = time(node);
+        let entry = loop {
+            let entry = Entry {
+                time,
+                body: body.clone(),
+            };
+            let bytes = entry.encode(operation);
+            if let Body::Claimed(matches) = &mut body
+                && bytes.len() > ENTRY_BYTES_MAX
+                && matches.len() > 1
+            {
+                matches.truncate(matches.len() / 2);
+            } else {
+                break bytes;
+            }
+        };
+        let limit = node.config.engine_timeout;
+        let name = tombolo_engine::OperationId(operation.0);
+        let append = node.engine.append(&self.key, entry, expect, name);
+        match timeout(limit, append).await {
+            Ok(Ok(at)) => {
+                let _ = timeout(limit, self.read_until(at)).await;
+                Ok(())
+            }
+            Ok(Err(AppendError::Conflict)) => {
+                let _ = timeout(RETRY_DELAY, progress.changed()).await;
+                Err(AppendError::Conflict)
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(AppendError::Unknown),
+        }
+    }
+}
+
+/// A claim expects the log to be as it was read. Where entries come faster than that ever is the case,
+/// it goes in behind them: each reader sees for itself which of its tickets are still there.
+fn expect(cursor: Option<Offset>, conflicts: usize) -> Expect {
+    match cursor {
+        Some(_) if conflicts >= CONFLICTS_MAX => Expect::Any,
+        Some(at) => Expect::Last(at),
+        None => Expect::Empty,
+    }
+}
+
+fn holder(value: &Bytes) -> Option<NodeId> {
+    let name = std::str::from_utf8(value).ok()?;
+    NodeId::parse(name).ok()
+}
+
+fn wait(now: Time, until: Time) -> Duration {
+    until.since(now).clamp(WAIT_MIN, WAIT_MAX)
+}
+
+/// How often a lease is renewed before it would end.
+const RENEWALS_PER_LEASE: u32 = 3;
+
+/// How many tickets are looked at before others get to the pool.
+const LOOKS_MAX: u64 = 4096;
+
+/// How often somebody else may be faster before a claim goes in behind what it does not know.
+const CONFLICTS_MAX: usize = 3;
+
+const WAIT_MIN: Duration = Duration::from_millis(1);
+
+/// After this the clock is looked at again, since it may have been set.
+const WAIT_MAX: Duration = Duration::from_secs(1);

@@ -1,0 +1,145 @@
+//! Tells pools that a user of a ticket is away, and that it is back.
+//!
+//! Whenever something becomes of a session, and when it has come from another node, it is *suspected*:
+//! what the pools say of its user is compared with what is true, and made so. What a pool is told last is
+//! therefore what is true in the end, in whichever order it came about.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tombolo_match::{Body, Device};
+use tombolo_room::SessionId;
+use tombolo_wire::UserId;
+
+use super::Matchmaker;
+use super::desk::Desk;
+use crate::lock::lock;
+use crate::node::Node;
+
+/// Sessions of which something has become.
+#[derive(Default)]
+pub(super) struct Suspects {
+    user_by_session: BTreeMap<SessionId, UserId>,
+    /// They were too many: all are to be looked at.
+    is_all: bool,
+}
+
+/// Where a session is.
+enum Place {
+    Here,
+    /// Its connection has been away for longer than a moment, or it is over.
+    Away,
+    /// It goes, or has gone, to another node.
+    Elsewhere,
+}
+
+impl Matchmaker {
+    pub(super) fn suspect(&self, session: SessionId, user: &UserId) {
+        let mut suspects = lock(&self.suspects);
+        if suspects.user_by_session.len() < SUSPECTS_MAX {
+            suspects.user_by_session.insert(session, user.clone());
+        } else {
+            suspects.is_all = true;
+        }
+        drop(suspects);
+        self.wake.notify_one();
+    }
+
+    fn take_suspects(&self) -> BTreeMap<SessionId, UserId> {
+        let Suspects {
+            mut user_by_session,
+            is_all,
+        } = std::mem::take(&mut *lock(&self.suspects));
+        if is_all {
+            for desk in self.desk_by_pool.values() {
+                let state = desk.lock();
+                let here = state.here.values().flat_map(|here| &here.devices);
+                user_by_session.extend(here.map(|(user, session)| (*session, user.clone())));
+            }
+        }
+        user_by_session
+    }
+}
+
+/// Looks at those that are suspected, for as long as it runs.
+pub(super) async fn watch(node: Arc<Node>) {
+    loop {
+        node.matchmaker.wake.notified().await;
+        let mut tasks = JoinSet::new();
+        for (session, user) in node.matchmaker.take_suspects() {
+            if tasks.len() >= SUSPECTS_AT_ONCE {
+                tasks.join_next().await;
+            }
+            tasks.spawn(look_at(Arc::clone(&node), session, user));
+        }
+        // No session is looked at twice at the same time.
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+async fn look_at(node: Arc<Node>, session: SessionId, user: UserId) {
+    for desk in node.matchmaker.desk_by_pool.values() {
+        while let Some(body) = correction(&node, desk, session, &user) {
+            desk.insist(&node, body).await;
+            if node.cluster.is_out() {
+                return;
+            }
+        }
+    }
+}
+
+/// What a pool is to be told so that it knows what is true; `None` when it does.
+fn correction(node: &Node, desk: &Desk, session: SessionId, user: &UserId) -> Option<Body> {
+    let place = place(node, &session);
+    let state = desk.lock();
+    let ticket = state.pool.ticket_of(user)?.id;
+    let standing = state.pool.standing(&ticket)?;
+    let device = standing.player(user)?.device.as_ref()?;
+    if device.session.0 != session.0 {
+        return None;
+    }
+    let is_away = standing.away.contains_key(user);
+    let here = here(node, session);
+    let (is_known_here, user) = (*device == here, user.clone());
+    match place {
+        Place::Here if is_away || !is_known_here => Some(Body::Returned {
+            ticket,
+            user,
+            device: Some(here),
+        }),
+        Place::Away if is_known_here && !is_away => Some(Body::Dropped { ticket, user }),
+        Place::Here | Place::Away | Place::Elsewhere => None,
+    }
+}
+
+/// A session of this life of this node, as pools know it.
+pub(super) fn here(node: &Node, session: SessionId) -> Device {
+    Device {
+        session: tombolo_match::SessionId(session.0),
+        node: node.name().clone(),
+        incarnation: node.incarnation(),
+    }
+}
+
+fn place(node: &Node, id: &SessionId) -> Place {
+    let sessions = lock(&node.sessions);
+    let Some(session) = sessions.by_id.get(id) else {
+        return match sessions.given_by_id.contains_key(id) {
+            true => Place::Elsewhere,
+            false => Place::Away,
+        };
+    };
+    let state = session.lock();
+    match (&state.moved, state.absence.is_dropped) {
+        (Some(_), _) => Place::Elsewhere,
+        (None, true) => Place::Away,
+        (None, false) => Place::Here,
+    }
+}
+
+/// Sessions that wait to be looked at.
+const SUSPECTS_MAX: usize = 65_536;
+
+/// Sessions that are looked at at the same time.
+const SUSPECTS_AT_ONCE: usize = 256;

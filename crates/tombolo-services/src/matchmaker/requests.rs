@@ -1,0 +1,441 @@
+//! What devices ask of the matchmaker.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tombolo_match::{
+    Answer, Backfill, BackfillId, Body, Illegal, MatchId, Name, Obstacle, Player, PlayerError,
+    Query, Ticket, TicketError, TicketId, Why,
+};
+use tombolo_wire::v1::{self, ErrorCode, match_request, match_response};
+use tombolo_wire::{RoomId, UserId};
+
+use super::desk::{Asker, Desk, time, unavailable};
+use super::{presence, room, tell};
+use crate::host::Host;
+use crate::node::Node;
+use crate::reject::Reject;
+use crate::session::Session;
+
+/// A request that was found to be in order.
+pub(crate) struct MatchmakerRequest {
+    desk: Arc<Desk>,
+    wanted: Wanted,
+}
+
+enum Wanted {
+    Submit {
+        ticket: Ticket,
+        party: Option<RoomId>,
+    },
+    Change {
+        ticket: TicketId,
+        players: Vec<Player>,
+        party: Option<RoomId>,
+    },
+    Cancel(TicketId),
+    Answer(MatchId, Answer),
+    Why(TicketId),
+    Backfill(Backfill),
+    Renew(BackfillId, Duration),
+    Close(BackfillId),
+}
+
+/// Reads a request.
+pub(crate) fn parse(
+    node: &Node,
+    session: &Session,
+    request: v1::MatchRequest,
+    now: Instant,
+) -> Result<MatchmakerRequest, Reject> {
+    let desk = node.matchmaker.desk_by_pool.get(request.pool.as_str());
+    let no_such_pool = || Reject::new(ErrorCode::NoSuchPool, "this node has no such pool");
+    let desk = desk.cloned().ok_or_else(no_such_pool)?;
+    let kind = request.kind;
+    let kind = kind.ok_or_else(|| bad_frame("the request asks for nothing known"))?;
+    let wanted = parse_kind(kind)?;
+    // What is written to the log, or takes a look at many tickets, is paid for by its user.
+    if !session.account().tickets.take(now, 1) {
+        let message = "too much at once: try again later";
+        return Err(Reject::new(ErrorCode::Limit, message));
+    }
+    Ok(MatchmakerRequest { desk, wanted })
+}
+
+fn parse_kind(kind: match_request::Kind) -> Result<Wanted, Reject> {
+    use match_request::Kind as On;
+
+    Ok(match kind {
+        On::Submit(submit) => Wanted::Submit {
+            party: parse_party(&submit.party)?,
+            ticket: parse_ticket(submit)?,
+        },
+        On::Change(change) => Wanted::Change {
+            ticket: TicketId(array(&change.id)?),
+            players: parse_players(change.players)?,
+            party: parse_party(&change.party)?,
+        },
+        On::Cancel(cancel) => Wanted::Cancel(TicketId(array(&cancel.id)?)),
+        On::Answer(answer) => {
+            let said = match answer.accept {
+                true => Answer::Accept,
+                false => Answer::Decline,
+            };
+            Wanted::Answer(MatchId(answer.number), said)
+        }
+        On::Why(why) => Wanted::Why(TicketId(array(&why.id)?)),
+        On::Backfill(backfill) => Wanted::Backfill(parse_backfill(backfill)?),
+        On::Renew(renew) => {
+            let lease = Duration::from_millis(renew.lease_ms.into());
+            Wanted::Renew(BackfillId(array(&renew.id)?), lease)
+        }
+        On::Close(close) => Wanted::Close(BackfillId(array(&close.id)?)),
+    })
+}
+
+fn parse_ticket(submit: v1::SubmitTicket) -> Result<Ticket, Reject> {
+    let tags = submit.tags.iter().take(tombolo_match::TAGS_MAX + 1);
+    let tags = tags.map(|tag| Name::parse(tag));
+    let ticket = Ticket {
+        tags: tags.collect::<Result<_, _>>().map_err(bad_ticket)?,
+        query: Query::parse(&submit.query).map_err(bad_ticket)?,
+        grace: Duration::from_millis(submit.grace_ms.into()),
+        ..Ticket::new(TicketId(array(&submit.id)?), parse_players(submit.players)?)
+    };
+    check(&ticket)?;
+    Ok(ticket)
+}
+
+fn check(ticket: &Ticket) -> Result<(), Reject> {
+    ticket.check().map_err(bad_ticket)?;
+    if ticket.weight() > TICKET_BYTES_MAX {
+        let message = format!("a ticket says at most {TICKET_BYTES_MAX} bytes");
+        return Err(Reject::new(ErrorCode::TooLarge, message));
+    }
+    Ok(())
+}
+
+fn parse_players(players: Vec<v1::MatchPlayer>) -> Result<Vec<Player>, Reject> {
+    if players.len() > tombolo_match::PARTY_MAX {
+        let max = tombolo_match::PARTY_MAX;
+        return Err(bad_ticket(TicketError::Party { max }));
+    }
+    let players = players.into_iter().map(Player::parse);
+    players
+        .collect::<Result<_, PlayerError>>()
+        .map_err(bad_ticket)
+}
+
+fn parse_party(room: &str) -> Result<Option<RoomId>, Reject> {
+    let room = (!room.is_empty()).then(|| RoomId::parse(room));
+    room.transpose()
+        .map_err(|error| Reject::new(error.code(), error))
+}
+
+fn parse_backfill(backfill: v1::OpenBackfill) -> Result<Backfill, Reject> {
+    if backfill.teams.len() > tombolo_match::TEAMS_MAX {
+        return Err(bad_frame("there are too many teams"));
+    }
+    let mut players = 0;
+    let sides = backfill.teams.into_iter().map(|team| {
+        players += team.parties.len();
+        if players > tombolo_match::PLAYERS_MAX as usize {
+            return Err(bad_frame("there are too many parties"));
+        }
+        let parties = team.parties.into_iter().map(|party| {
+            // Nobody finds these by their ids.
+            let ticket = Ticket::new(TicketId([0; 16]), parse_players(party.players)?);
+            check(&ticket)?;
+            Ok(ticket)
+        });
+        let name = Name::parse(&team.name).map_err(bad_ticket)?;
+        Ok((name, parties.collect::<Result<_, Reject>>()?))
+    });
+    Ok(Backfill {
+        sides: sides.collect::<Result<_, Reject>>()?,
+        id: BackfillId(array(&backfill.id)?),
+        after: backfill.after,
+        lease: Duration::from_millis(backfill.lease_ms.into()),
+    })
+}
+
+/// Carries a request out and answers it, unless it fails.
+pub(crate) async fn carry_out(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    id: u64,
+    request: MatchmakerRequest,
+) -> Result<(), Reject> {
+    let MatchmakerRequest { desk, wanted } = request;
+    desk.synced(node.config.engine_timeout).await?;
+    node.cluster.joined(node.config.engine_timeout).await?;
+    let asker = Asker {
+        session: Arc::clone(session),
+        request: id,
+    };
+    let Some(body) = plan(node, session, id, &desk, wanted)? else {
+        return Ok(());
+    };
+    let submitted = if let Body::Submitted(ticket) = &body {
+        Some(ticket.id)
+    } else {
+        None
+    };
+    match desk.propose(node, body, Some(asker.clone())).await? {
+        Ok(()) => Ok(()),
+        // It was written twice, and the device waits for an answer.
+        Err(Illegal::Repeated)
+            if let Some(ticket) = submitted.filter(|id| desk.has(id, &session.user)) =>
+        {
+            let body = come_back(node, session, ticket);
+            let again = desk.propose(node, body, Some(asker)).await?;
+            again.map_err(|illegal| reject(&illegal))
+        }
+        Err(illegal) => Err(reject(&illegal)),
+    }
+}
+
+/// What is to be appended; `None` when the device has its answer.
+fn plan(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    id: u64,
+    desk: &Desk,
+    wanted: Wanted,
+) -> Result<Option<Body>, Reject> {
+    Ok(Some(match wanted {
+        Wanted::Submit { mut ticket, party } => {
+            if desk.has(&ticket.id, &session.user) {
+                come_back(node, session, ticket.id)
+            } else {
+                desk.admit(node, session, &ticket)?;
+                settle(node, session, party.as_ref(), &mut ticket.players)?;
+                node.counters.tickets.add(1);
+                Body::Submitted(ticket)
+            }
+        }
+        Wanted::Change {
+            ticket,
+            mut players,
+            party,
+        } => {
+            desk.check_own(&ticket, &session.user)?;
+            settle(node, session, party.as_ref(), &mut players)?;
+            check(&Ticket::new(ticket, players.clone()))?;
+            Body::Changed { ticket, players }
+        }
+        Wanted::Cancel(ticket) => {
+            desk.check_own(&ticket, &session.user)?;
+            Body::Cancelled(ticket)
+        }
+        Wanted::Answer(id, answer) => Body::Answered {
+            id,
+            user: session.user.clone(),
+            answer,
+        },
+        Wanted::Why(ticket) => {
+            why(node, session, id, desk, &ticket)?;
+            return Ok(None);
+        }
+        Wanted::Backfill(backfill) => {
+            check_room(session, backfill.id, &backfill)?;
+            Body::Backfill(backfill)
+        }
+        Wanted::Renew(id, lease) => {
+            host_of(session, id)?;
+            Body::Renewed { id, lease }
+        }
+        Wanted::Close(id) => {
+            host_of(session, id)?;
+            Body::Closed(id)
+        }
+    }))
+}
+
+/// A device comes back to its user's ticket, perhaps with another session.
+fn come_back(node: &Node, session: &Session, ticket: TicketId) -> Body {
+    Body::Returned {
+        ticket,
+        user: session.user.clone(),
+        device: Some(presence::here(node, session.id)),
+    }
+}
+
+/// Says of each user of a party where its device is: the others must be in a room with this one.
+fn settle(
+    node: &Node,
+    session: &Session,
+    party: Option<&RoomId>,
+    players: &mut [Player],
+) -> Result<(), Reject> {
+    if players.iter().all(|player| player.user != session.user) {
+        let message = "the device's own user is not in the party";
+        return Err(Reject::new(ErrorCode::NotPermitted, message));
+    }
+    let host = party.and_then(|room| session.lock().host_by_room.get(room).cloned());
+    for player in players {
+        if player.user == session.user {
+            player.device = Some(presence::here(node, session.id));
+            continue;
+        }
+        let state = host.as_ref().map(|host| host.lock());
+        let membership = state
+            .as_ref()
+            .and_then(|state| state.membership(&player.user));
+        let membership = membership.ok_or_else(|| not_in_party(&player.user))?;
+        player.device = Some(tombolo_match::Device {
+            session: tombolo_match::SessionId(membership.session.0),
+            node: membership.node.clone(),
+            incarnation: membership.incarnation,
+        });
+    }
+    Ok(())
+}
+
+fn not_in_party(user: &UserId) -> Reject {
+    let message = format!("{user} is in no room with this device that was named as the party's");
+    Reject::new(ErrorCode::NotPermitted, message)
+}
+
+/// The room of a running match, of which the device is to be the owner.
+fn host_of(session: &Session, id: BackfillId) -> Result<Arc<Host>, Reject> {
+    let room = room::room_of(id.0)?;
+    let host = session.lock().host_by_room.get(&room).cloned();
+    let is_owner = |host: &Arc<Host>| host.lock().owner() == Some(&session.user);
+    host.filter(is_owner).ok_or_else(|| {
+        let message = "only the owner of the match's room asks for more users";
+        Reject::new(ErrorCode::NotOwner, message)
+    })
+}
+
+/// Whether all who play in a running match are in its room.
+fn check_room(session: &Session, id: BackfillId, backfill: &Backfill) -> Result<(), Reject> {
+    let host = host_of(session, id)?;
+    let state = host.lock();
+    let tickets = backfill.sides.iter().flat_map(|(_, tickets)| tickets);
+    for player in tickets.flat_map(|ticket| &ticket.players) {
+        if state.membership(&player.user).is_none() {
+            return Err(not_in_party(&player.user));
+        }
+    }
+    Ok(())
+}
+
+fn why(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    id: u64,
+    desk: &Desk,
+    ticket: &TicketId,
+) -> Result<(), Reject> {
+    desk.check_own(ticket, &session.user)?;
+    let why = desk
+        .lock()
+        .pool
+        .explain_among(ticket, time(node), EXPLAINED_MAX);
+    let why = why.ok_or_else(|| reject(&Illegal::Unknown))?;
+    let result = match_response::Result::Why(why_on_wire(&why));
+    node.push(session, tell::answer(id, result));
+    Ok(())
+}
+
+impl Desk {
+    /// Whether a user is in a ticket's party.
+    fn has(&self, ticket: &TicketId, user: &UserId) -> bool {
+        let state = self.lock();
+        let found = state.pool.ticket_of(user);
+        found.is_some_and(|found| found.id == *ticket)
+    }
+
+    fn check_own(&self, ticket: &TicketId, user: &UserId) -> Result<(), Reject> {
+        match self.has(ticket, user) {
+            true => Ok(()),
+            false => Err(reject(&Illegal::Unknown)),
+        }
+    }
+
+    /// Whether one more ticket is taken, as far as the pool is known here: who is told no need not be in
+    /// the log for it.
+    fn admit(&self, node: &Node, session: &Session, ticket: &Ticket) -> Result<(), Reject> {
+        if node.matchmaker.tickets_of(&session.user) >= node.config.tickets_per_user_max {
+            let message = "the user has as many tickets as it may";
+            return Err(Reject::new(ErrorCode::Limit, message));
+        }
+        let state = self.lock();
+        let is_heavy = state.pool.weight() + ticket.weight() > POOL_BYTES_MAX;
+        if is_heavy || state.pool.ticket_count() >= self.rules().tickets_max {
+            return Err(reject(&Illegal::Full));
+        }
+        Ok(())
+    }
+}
+
+fn reject(illegal: &Illegal) -> Reject {
+    let code = match illegal {
+        Illegal::Ticket(_) | Illegal::Teams | Illegal::Lease => ErrorCode::BadTicket,
+        Illegal::Busy { .. } => ErrorCode::WaitsAlready,
+        Illegal::Full => ErrorCode::PoolFull,
+        Illegal::Unknown => ErrorCode::NoSuchThing,
+        Illegal::Repeated | Illegal::Held | Illegal::Stale { .. } => ErrorCode::Conflict,
+        Illegal::Lost => return unavailable("this node is not part of its cluster"),
+        _ => ErrorCode::Unspecified,
+    };
+    Reject::new(code, illegal)
+}
+
+fn why_on_wire(why: &Why) -> v1::WhyTicket {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let obstacles = why.obstacles.iter().map(|excluded| v1::MatchObstacle {
+        what: obstacle(&excluded.obstacle),
+        count: count(excluded.count),
+        alone: count(excluded.alone),
+    });
+    let words = |obstacles: &[Obstacle]| obstacles.iter().map(obstacle).collect();
+    let relaxation = why.relaxation.as_ref();
+    v1::WhyTicket {
+        looked_at: count(why.looked_at),
+        fit: count(why.fit),
+        obstacles: obstacles.collect(),
+        nearest: why
+            .nearest
+            .as_ref()
+            .map_or_else(Vec::new, |miss| words(&miss.obstacles)),
+        relaxed_after_ms: relaxation.map(|relaxation| {
+            let after = relaxation.after.as_millis();
+            u64::try_from(after).unwrap_or(u64::MAX)
+        }),
+        relaxed: relaxation.map_or_else(Vec::new, |relaxation| words(&relaxation.obstacles)),
+    }
+}
+
+fn obstacle(obstacle: &Obstacle) -> String {
+    match obstacle {
+        Obstacle::Rule(name) => format!("rule:{name}"),
+        Obstacle::Query => "query".to_owned(),
+        Obstacle::TheirQuery => "their query".to_owned(),
+        Obstacle::Teams => "teams".to_owned(),
+    }
+}
+
+fn array<const N: usize>(bytes: &Bytes) -> Result<[u8; N], Reject> {
+    let array = bytes.as_ref().try_into();
+    array.map_err(|_| bad_frame("an id has 16 bytes"))
+}
+
+fn bad_ticket(error: impl ToString) -> Reject {
+    Reject::new(ErrorCode::BadTicket, error)
+}
+
+fn bad_frame(message: &str) -> Reject {
+    Reject::new(ErrorCode::BadFrame, message)
+}
+
+/// What one ticket may weigh.
+const TICKET_BYTES_MAX: usize = 16 * 1024;
+
+/// What the tickets of a pool may weigh, so that the pool fits into a snapshot of the engine.
+const POOL_BYTES_MAX: usize = 6 * 1024 * 1024;
+
+/// How many others are looked at when a device asks why.
+const EXPLAINED_MAX: usize = 1000;

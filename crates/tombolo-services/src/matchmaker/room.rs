@@ -1,0 +1,173 @@
+//! The room of a match: it is there, with a seat kept for each user, before anybody is told of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tombolo_match::{Formed, TicketId};
+use tombolo_room::{Act, Body, OperationId, Reserve, Settings, USERS_PER_ENTRY_MAX};
+use tombolo_wire::v1::{self, ErrorCode, match_event};
+use tombolo_wire::{RoomId, UserId};
+
+use super::Devices;
+use super::desk::{Desk, RETRY_DELAY};
+use super::tell::{ended, event, push};
+use crate::host::by_server;
+use crate::node::Node;
+use crate::reject::Reject;
+
+/// Opens a match's room, or keeps seats in the one that it runs in, and tells its devices here.
+pub(super) async fn gather(
+    node: Arc<Node>,
+    desk: Arc<Desk>,
+    formed: Formed,
+    devices: BTreeMap<TicketId, Devices>,
+) {
+    let id = match_id(&formed);
+    let kind = match prepare(&node, &desk, &formed, id).await {
+        Ok(room) => match_event::Kind::Found(found(&formed, id, &room)),
+        Err(reject) => {
+            tracing::warn!(pool = %desk.name, %reject, "a match has no room");
+            ended("lost")
+        }
+    };
+    for (ticket, devices) in devices {
+        for (_, device) in devices {
+            push(&node, &device, event(&desk.name, &ticket, kind.clone()));
+        }
+    }
+}
+
+/// Whether a room is of a match, which devices do not open.
+pub(crate) fn is_of_match(room: &RoomId) -> bool {
+    room.as_str().starts_with(PREFIX)
+}
+
+/// The room in which a match is played.
+pub(super) fn room_of(id: [u8; 16]) -> Result<RoomId, Reject> {
+    let name = format!("{PREFIX}{:032x}", u128::from_be_bytes(id));
+    RoomId::parse(&name).map_err(|error| Reject::new(error.code(), error))
+}
+
+/// A match that runs keeps its id; a new one has that of its first ticket, which nobody else knows.
+fn match_id(formed: &Formed) -> [u8; 16] {
+    let first = formed
+        .parties()
+        .next()
+        .map_or([0; 16], |party| party.ticket.0);
+    formed.backfill.map_or(first, |(id, _)| id.0)
+}
+
+async fn prepare(
+    node: &Arc<Node>,
+    desk: &Desk,
+    formed: &Formed,
+    id: [u8; 16],
+) -> Result<RoomId, Reject> {
+    let room = room_of(id)?;
+    let mut attempts = 0;
+    loop {
+        match keep_seats(node, desk, formed, id, &room).await {
+            Ok(()) => return Ok(room),
+            Err(reject) if reject.code == ErrorCode::Unavailable && attempts < ATTEMPTS_MAX => {
+                attempts += 1;
+                tokio::time::sleep(RETRY_DELAY).await;
+            }
+            Err(reject) => return Err(reject),
+        }
+    }
+}
+
+/// Every node with devices of the match does the same, under the same names: it is done once.
+async fn keep_seats(
+    node: &Arc<Node>,
+    desk: &Desk,
+    formed: &Formed,
+    id: [u8; 16],
+    room: &RoomId,
+) -> Result<(), Reject> {
+    let entrance = node.enter(room)?;
+    let host = entrance.host();
+    host.synced(node.config.engine_timeout).await?;
+    node.cluster.joined(node.config.engine_timeout).await?;
+    host.list(node).await?;
+    let users: Vec<UserId> = formed.users().cloned().collect();
+    let mut parts = users.chunks(USERS_PER_ENTRY_MAX).map(reserve);
+    if formed.backfill.is_none() {
+        let body = Body::Created {
+            settings: settings(desk),
+            first: None,
+            properties: Vec::new(),
+            reserve: parts.next(),
+            code: None,
+        };
+        host.act_for_server(node, OperationId(id), body).await?;
+    }
+    for (part, seats) in (1..).zip(parts) {
+        let operation = operation(id, formed.id.0, part);
+        let body = by_server(Act::Reserve(seats));
+        host.act_for_server(node, operation, body).await?;
+    }
+    Ok(())
+}
+
+fn settings(desk: &Desk) -> Settings {
+    Settings {
+        members_max: desk.rules().shape.players_max(),
+        is_locked: true,
+        is_hidden: true,
+        empty_kept: SEATS_KEPT,
+        ..Settings::default()
+    }
+}
+
+fn reserve(users: &[UserId]) -> Reserve {
+    Reserve {
+        users: users.to_vec(),
+        lasts: SEATS_KEPT,
+    }
+}
+
+/// Names what is done for a claim in its match's room, the same on every node.
+fn operation(id: [u8; 16], number: u64, part: u64) -> OperationId {
+    let name = u128::from_be_bytes(id) ^ (u128::from(number) << 64) ^ u128::from(part);
+    OperationId(name.to_be_bytes())
+}
+
+fn found(formed: &Formed, id: [u8; 16], room: &RoomId) -> v1::MatchFound {
+    let teams = formed.sides.iter().map(|side| {
+        let users = side.parties.iter().flat_map(|party| &party.users);
+        let members = users.map(|(user, role)| v1::MatchMember {
+            user: user.to_string(),
+            role: text(role.as_ref()),
+        });
+        v1::MatchTeam {
+            name: side.team.to_string(),
+            members: members.collect(),
+        }
+    });
+    v1::MatchFound {
+        id: Bytes::copy_from_slice(&id),
+        room: room.to_string(),
+        teams: teams.collect(),
+        region: text(formed.region.as_ref()),
+        host: text(formed.host.as_ref()),
+        quality: formed.quality.into(),
+        running: formed.backfill.is_some(),
+    }
+}
+
+/// Nothing is empty.
+fn text(name: Option<&impl ToString>) -> String {
+    name.map_or_else(String::new, ToString::to_string)
+}
+
+/// What the names of matches' rooms begin with.
+const PREFIX: &str = "tombolo-match-";
+
+/// How long seats are kept for the users of a match, and its room while nobody has come.
+const SEATS_KEPT: Duration = Duration::from_secs(60);
+
+/// How often a room is tried while the engine is away.
+const ATTEMPTS_MAX: usize = 120;

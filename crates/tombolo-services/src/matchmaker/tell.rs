@@ -1,0 +1,382 @@
+//! What devices here are told about their tickets.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tombolo_match::{
+    BackfillEnd, BackfillId, Body, EndReason, Event, Formed, Name, Pool, TicketId, Time,
+};
+use tombolo_room::SessionId;
+use tombolo_wire::v1::{self, match_event, match_response, response, server_frame};
+
+use super::desk::{Asker, Desk, State};
+use super::{Devices, room};
+use crate::lock::lock;
+use crate::node::Node;
+use crate::requests;
+use crate::session::Session;
+
+/// Something that a device here is to be told.
+pub(super) enum Told {
+    /// What it asked for was done.
+    Answer(Arc<Session>, server_frame::Body),
+    /// Something became of a ticket, or of a running match.
+    Event(SessionId, server_frame::Body),
+    /// A match begins: first it needs a room.
+    Found(Box<Formed>, BTreeMap<TicketId, Devices>),
+}
+
+/// Tells devices, in order; those whose match begins as soon as it has its room.
+pub(super) fn deliver(node: &Arc<Node>, desk: &Arc<Desk>, told: Vec<Told>) {
+    for told in told {
+        match told {
+            Told::Answer(session, body) => node.push(&session, body),
+            Told::Event(id, body) => push(node, &id, body),
+            Told::Found(formed, devices) => {
+                let work = room::gather(Arc::clone(node), Arc::clone(desk), *formed, devices);
+                node.runtime.spawn(work);
+            }
+        }
+    }
+}
+
+/// Tells a session that is here, or is on its way from here to another node.
+pub(super) fn push(node: &Arc<Node>, id: &SessionId, body: server_frame::Body) {
+    let session = lock(&node.sessions).by_id.get(id).cloned();
+    if let Some(session) = session {
+        node.push(&session, body);
+    }
+}
+
+impl State {
+    /// Notes which devices here an entry concerns that was applied.
+    pub(super) fn note(&mut self, node: &Node, body: &Body, asker: Option<&Asker>) {
+        match body {
+            Body::Submitted(ticket) => self.note_ticket(node, &ticket.id),
+            Body::Returned { ticket, .. } => self.note_ticket(node, ticket),
+            Body::Backfill(backfill) => {
+                if let Some(asker) = asker {
+                    self.asker_by_backfill.insert(backfill.id, asker.session.id);
+                }
+            }
+            // Those that are no more in the party are told first.
+            Body::Changed { .. }
+            | Body::Cancelled(_)
+            | Body::Dropped { .. }
+            | Body::NodeLost { .. }
+            | Body::Claimed(_)
+            | Body::Answered { .. }
+            | Body::Renewed { .. }
+            | Body::Closed(_)
+            | Body::Ticked => {}
+        }
+    }
+
+    /// What a device is answered whose entry was applied.
+    pub(super) fn answer(&self, body: &Body, asker: &Asker) -> Told {
+        use match_response::Result as On;
+
+        let result = match body {
+            Body::Submitted(ticket) => On::Status(status(&self.pool, &ticket.id)),
+            Body::Changed { ticket, .. } | Body::Returned { ticket, .. } => {
+                On::Status(status(&self.pool, ticket))
+            }
+            Body::Backfill(backfill) => {
+                let generation = self.pool.generation(&backfill.id).unwrap_or(0);
+                On::Backfill(running(&backfill.id, generation, ""))
+            }
+            Body::Cancelled(_)
+            | Body::Dropped { .. }
+            | Body::NodeLost { .. }
+            | Body::Claimed(_)
+            | Body::Answered { .. }
+            | Body::Renewed { .. }
+            | Body::Closed(_)
+            | Body::Ticked => On::Done(v1::MatchDone {}),
+        };
+        Told::Answer(Arc::clone(&asker.session), answer(asker.request, result))
+    }
+
+    /// What an event says to the devices here; to that of `but` it was said already.
+    pub(super) fn tell(
+        &mut self,
+        node: &Node,
+        pool: &Name,
+        event: Event,
+        but: Option<SessionId>,
+        told: &mut Vec<Told>,
+    ) {
+        match event {
+            Event::Queued { ticket, .. }
+            | Event::Dropped { ticket, .. }
+            | Event::Returned { ticket, .. } => self.tell_one(pool, &ticket, but, told),
+            Event::Changed { ticket, .. } => {
+                self.tell_left(node, pool, &ticket, told);
+                self.tell_one(pool, &ticket, but, told);
+            }
+            Event::Asked { formed, until } => {
+                let proposed = v1::MatchProposed {
+                    number: formed.id.0,
+                    users: count(formed.users().count()),
+                    left_ms: millis_between(self.pool.clock(), until),
+                };
+                self.tell_all(pool, &formed, &match_event::Kind::Proposed(proposed), told);
+            }
+            Event::Accepted { id, .. } => {
+                // When all have, the match begins, and is told as such.
+                if let Some((formed, ready, _)) = self.pool.asked(id) {
+                    let accepted = v1::MatchAccepted {
+                        number: id.0,
+                        ready: count(ready),
+                        users: count(formed.users().count()),
+                    };
+                    let kind = match_event::Kind::Accepted(accepted);
+                    self.tell_all(pool, formed, &kind, told);
+                }
+            }
+            Event::Failed { id, requeued } => {
+                let kind = match_event::Kind::Failed(v1::MatchFailed { number: id.0 });
+                for ticket in requeued {
+                    self.tell_ticket(pool, &ticket, &kind, None, told);
+                }
+            }
+            Event::Matched(formed) => {
+                let devices = formed.parties().filter_map(|party| {
+                    let here = self.here.remove(&party.ticket)?;
+                    Some((party.ticket, here.devices))
+                });
+                let devices: BTreeMap<_, _> = devices.collect();
+                if !devices.is_empty() {
+                    node.counters.matched.add(1);
+                    told.push(Told::Found(formed, devices));
+                }
+            }
+            Event::Ended { ticket, reason } => {
+                self.tell_ticket(pool, &ticket, &ended(end_reason(reason)), None, told);
+                self.here.remove(&ticket);
+            }
+            Event::Refused { id } => tracing::debug!(%pool, ?id, "a claim came too late"),
+            Event::BackfillOpened { id, generation } => {
+                self.tell_asker(pool, running(&id, generation, ""), &id, but, told);
+            }
+            Event::BackfillEnded { id, reason } => {
+                let reason = backfill_end(reason);
+                self.tell_asker(pool, running(&id, 0, reason), &id, but, told);
+                self.asker_by_backfill.remove(&id);
+            }
+        }
+    }
+
+    /// How the tickets here stand, where that is another than was told last.
+    pub(super) fn tell_status(&mut self, pool: &Name) -> Vec<Told> {
+        let mut told = Vec::new();
+        for (ticket, here) in &mut self.here {
+            let is_held = self.pool.standing(ticket);
+            let is_held = is_held.is_none_or(|standing| standing.held.is_some());
+            let status = status(&self.pool, ticket);
+            if is_held || here.status.as_ref() == Some(&status) {
+                continue;
+            }
+            here.status = Some(status.clone());
+            let kind = match_event::Kind::Status(status);
+            for (_, device) in &here.devices {
+                told.push(Told::Event(*device, event(pool, ticket, kind.clone())));
+            }
+        }
+        told
+    }
+
+    /// Finds out anew whose tickets are of devices here. Nobody knows what became of those that are not
+    /// in the pool any more.
+    pub(super) fn recount(&mut self, node: &Node, pool: &Name, told: &mut Vec<Told>) {
+        let before = std::mem::take(&mut self.here);
+        let tickets: Vec<_> = self.pool.tickets().map(|ticket| ticket.id).collect();
+        for ticket in tickets {
+            self.note_ticket(node, &ticket);
+        }
+        for (ticket, here) in before {
+            if !self.here.contains_key(&ticket) {
+                for (_, device) in here.devices {
+                    told.push(Told::Event(device, event(pool, &ticket, ended("lost"))));
+                }
+            }
+        }
+    }
+
+    fn note_ticket(&mut self, node: &Node, ticket: &TicketId) {
+        let devices = devices_here(node, &self.pool, ticket);
+        if devices.is_empty() {
+            self.here.remove(ticket);
+        } else {
+            let here = self.here.entry(*ticket).or_default();
+            here.devices = devices;
+        }
+    }
+
+    /// Tells the devices here that are no more in a ticket's party.
+    fn tell_left(&mut self, node: &Node, pool: &Name, ticket: &TicketId, told: &mut Vec<Told>) {
+        let before = self.here.get(ticket).map(|here| here.devices.clone());
+        self.note_ticket(node, ticket);
+        let now = self.here.get(ticket).map(|here| &here.devices);
+        for left in before.iter().flatten() {
+            if now.is_none_or(|now| !now.contains(left)) {
+                let (_, device) = left;
+                told.push(Told::Event(
+                    *device,
+                    event(pool, ticket, ended("cancelled")),
+                ));
+            }
+        }
+    }
+
+    /// Tells how a ticket stands.
+    fn tell_one(
+        &mut self,
+        pool: &Name,
+        ticket: &TicketId,
+        but: Option<SessionId>,
+        told: &mut Vec<Told>,
+    ) {
+        let status = status(&self.pool, ticket);
+        if let Some(here) = self.here.get_mut(ticket) {
+            here.status = Some(status.clone());
+        }
+        let kind = match_event::Kind::Status(status);
+        self.tell_ticket(pool, ticket, &kind, but, told);
+    }
+
+    /// Tells the devices of all tickets of a match.
+    fn tell_all(
+        &self,
+        pool: &Name,
+        formed: &Formed,
+        kind: &match_event::Kind,
+        told: &mut Vec<Told>,
+    ) {
+        for party in formed.parties() {
+            self.tell_ticket(pool, &party.ticket, kind, None, told);
+        }
+    }
+
+    fn tell_ticket(
+        &self,
+        pool: &Name,
+        ticket: &TicketId,
+        kind: &match_event::Kind,
+        but: Option<SessionId>,
+        told: &mut Vec<Told>,
+    ) {
+        let here = self.here.get(ticket);
+        for (_, device) in here.iter().flat_map(|here| &here.devices) {
+            if Some(*device) != but {
+                told.push(Told::Event(*device, event(pool, ticket, kind.clone())));
+            }
+        }
+    }
+
+    fn tell_asker(
+        &self,
+        pool: &Name,
+        status: v1::BackfillStatus,
+        id: &BackfillId,
+        but: Option<SessionId>,
+        told: &mut Vec<Told>,
+    ) {
+        let asker = self.asker_by_backfill.get(id).copied();
+        if let Some(asker) = asker.filter(|asker| Some(*asker) != but) {
+            let body = server_frame::Body::Matchmaker(v1::MatchEvent {
+                pool: pool.to_string(),
+                ticket: Bytes::new(),
+                kind: Some(match_event::Kind::Backfill(status)),
+            });
+            told.push(Told::Event(asker, body));
+        }
+    }
+}
+
+/// The devices of a ticket that are connected to this life of this node.
+fn devices_here(node: &Node, pool: &Pool, ticket: &TicketId) -> Devices {
+    let standing = pool.standing(ticket);
+    let players = standing
+        .iter()
+        .flat_map(|standing| &standing.ticket.players);
+    let devices = players.filter_map(|player| {
+        let device = player.device.as_ref()?;
+        let is_here = device.node == *node.name() && device.incarnation == node.incarnation();
+        is_here.then(|| (player.user.clone(), SessionId(device.session.0)))
+    });
+    devices.collect()
+}
+
+/// How a ticket stands.
+pub(super) fn status(pool: &Pool, ticket: &TicketId) -> v1::TicketStatus {
+    let estimate = pool.estimate(ticket);
+    let millis = |wait: std::time::Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    let standing = pool.standing(ticket);
+    v1::TicketStatus {
+        waiting: count(pool.waiting_count()),
+        half_ms: estimate.map(|estimate| millis(estimate.half)),
+        most_ms: estimate.map(|estimate| millis(estimate.most)),
+        revision: standing.map_or(0, |standing| standing.revision),
+        away: standing
+            .iter()
+            .flat_map(|standing| standing.away.keys())
+            .map(ToString::to_string)
+            .collect(),
+    }
+}
+
+pub(super) fn event(pool: &Name, ticket: &TicketId, kind: match_event::Kind) -> server_frame::Body {
+    server_frame::Body::Matchmaker(v1::MatchEvent {
+        pool: pool.to_string(),
+        ticket: Bytes::copy_from_slice(&ticket.0),
+        kind: Some(kind),
+    })
+}
+
+pub(super) fn ended(reason: &str) -> match_event::Kind {
+    match_event::Kind::Ended(v1::TicketEnded {
+        reason: reason.to_owned(),
+    })
+}
+
+pub(super) fn answer(request: u64, result: match_response::Result) -> server_frame::Body {
+    let response = v1::MatchResponse {
+        result: Some(result),
+    };
+    requests::answer(request, response::Result::Matchmaker(response))
+}
+
+fn running(id: &BackfillId, generation: u32, ended: &str) -> v1::BackfillStatus {
+    v1::BackfillStatus {
+        id: Bytes::copy_from_slice(&id.0),
+        generation,
+        ended: ended.to_owned(),
+    }
+}
+
+fn end_reason(reason: EndReason) -> &'static str {
+    match reason {
+        EndReason::Cancelled => "cancelled",
+        EndReason::Gone => "gone",
+        EndReason::Declined => "declined",
+        EndReason::Unanswered => "unanswered",
+    }
+}
+
+fn backfill_end(reason: BackfillEnd) -> &'static str {
+    match reason {
+        BackfillEnd::Closed => "closed",
+        BackfillEnd::Expired => "expired",
+        BackfillEnd::Filled => "filled",
+    }
+}
+
+fn count(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn millis_between(from: Time, to: Time) -> u64 {
+    to.as_millis().saturating_sub(from.as_millis())
+}

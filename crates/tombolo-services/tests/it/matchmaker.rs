@@ -1,0 +1,905 @@
+//! What devices rely on that look for others in a pool.
+
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tombolo_engine::{
+    Engine, Key, Leases as _, Local, LocalConfig, Log as _, TailEvent, WatchEvent,
+};
+use tombolo_match::{Body, Entry};
+use tombolo_services::{Config, MatchPool};
+use tombolo_wire::NodeId;
+use tombolo_wire::v1::{
+    self, ErrorCode, JoinMode, match_attribute, match_event, match_request, match_response,
+    request, response, server_frame,
+};
+
+use crate::lab::{Device, Lab, UNIX_NOW};
+
+const DUEL: &str = r#"
+name = "duel"
+players = { min = 2, max = 2 }
+rules = [{ kind = "distance", attribute = "skill", max = 100, relax = [{ after = "20s", value = 500 }] }]
+[[attributes]]
+name = "skill"
+kind = "number"
+default = 0
+"#;
+
+const READY: &str = r#"
+name = "ready"
+players = { min = 2, max = 2 }
+ready = "10s"
+"#;
+
+const TEAMS: &str = r#"
+name = "teams"
+[[teams]]
+name = "red"
+min = 1
+max = 2
+roles = [{ name = "healer" }, { name = "fighter" }]
+[[teams]]
+name = "blue"
+min = 1
+max = 2
+roles = [{ name = "healer" }, { name = "fighter" }]
+"#;
+
+#[tokio::test(start_paused = true)]
+async fn two_who_fit_find_each_other_and_a_room_that_nobody_else_gets_into() {
+    let lab = lab();
+    let mut alice = seeker(&lab, "alice").await;
+    let mut bob = seeker(&lab, "bob").await;
+    let mut carol = seeker(&lab, "carol").await;
+    let status = submit(&mut alice, "duel", 1, &[("alice", 1000.0)]).await;
+    assert_eq!(status.unwrap().waiting, 1);
+    submit(&mut carol, "duel", 3, &[("carol", 5000.0)])
+        .await
+        .unwrap();
+    submit(&mut bob, "duel", 2, &[("bob", 1050.0)])
+        .await
+        .unwrap();
+    let for_alice = found(&mut alice).await;
+    let for_bob = found(&mut bob).await;
+    assert_eq!(for_alice, for_bob);
+    assert_eq!(users(&for_alice), ["alice", "bob"]);
+
+    // Neither in it nor before it.
+    let room = for_alice.room.as_str();
+    assert_eq!(
+        carol.join(room, JoinMode::Join).await,
+        Err(ErrorCode::RoomFull)
+    );
+    assert_eq!(
+        carol.join("tombolo-match-x", JoinMode::JoinOrCreate).await,
+        Err(ErrorCode::NotPermitted)
+    );
+    assert!(alice.join(room, JoinMode::Join).await.is_ok());
+    let joined = bob.join(room, JoinMode::Join).await.unwrap();
+    assert_eq!(crate::lab::members(&joined), ["alice", "bob"]);
+    assert_eq!(lab.services.stats().matched, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn devices_on_different_nodes_find_each_other() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut alice = seeker(&nodes[0], "alice").await;
+    let mut bob = seeker(&nodes[1], "bob").await;
+    submit(&mut alice, "duel", 1, &[("alice", 1000.0)])
+        .await
+        .unwrap();
+    submit(&mut bob, "duel", 2, &[("bob", 1050.0)])
+        .await
+        .unwrap();
+    let room = found(&mut alice).await.room;
+    assert_eq!(found(&mut bob).await.room, room);
+    assert!(alice.join(&room, JoinMode::Join).await.is_ok());
+    let joined = bob.join(&room, JoinMode::Join).await.unwrap();
+    assert_eq!(crate::lab::members(&joined), ["alice", "bob"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_that_relaxes_lets_those_meet_who_wait() {
+    let lab = lab();
+    let mut alice = seeker(&lab, "alice").await;
+    let mut bob = seeker(&lab, "bob").await;
+    submit(&mut alice, "duel", 1, &[("alice", 1000.0)])
+        .await
+        .unwrap();
+    submit(&mut bob, "duel", 2, &[("bob", 1400.0)])
+        .await
+        .unwrap();
+    let why = ask(&mut alice, "duel", why(1)).await;
+    let Ok(match_response::Result::Why(why)) = why else {
+        panic!("{why:?}");
+    };
+    assert_eq!((why.looked_at, why.fit), (1, 0));
+    assert_eq!(why.obstacles[0].what, "rule:skill");
+    assert!(why.relaxed_after_ms.is_some_and(|after| after <= 20_000));
+    let before = Instant::now();
+    found(&mut alice).await;
+    assert!(before.elapsed() > Duration::from_secs(15));
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_are_asked_and_accept_begin_and_who_declines_drops_out() {
+    let lab = lab();
+    let mut alice = seeker(&lab, "alice").await;
+    let mut bob = seeker(&lab, "bob").await;
+    let mut carol = seeker(&lab, "carol").await;
+    submit(&mut alice, "ready", 1, &[("alice", 0.0)])
+        .await
+        .unwrap();
+    submit(&mut bob, "ready", 2, &[("bob", 0.0)]).await.unwrap();
+    let number = proposed(&mut alice).await;
+    assert_eq!(proposed(&mut bob).await, number);
+    assert_eq!(
+        ask(&mut carol, "ready", accept(number)).await,
+        Err(ErrorCode::NoSuchThing)
+    );
+    ask(&mut alice, "ready", accept(number)).await.unwrap();
+    ask(&mut bob, "ready", decline(number)).await.unwrap();
+    assert_eq!(ended(&mut bob).await, "declined");
+    submit(&mut carol, "ready", 3, &[("carol", 0.0)])
+        .await
+        .unwrap();
+    let number = proposed(&mut alice).await;
+    proposed(&mut carol).await;
+    ask(&mut alice, "ready", accept(number)).await.unwrap();
+    ask(&mut carol, "ready", accept(number)).await.unwrap();
+    assert_eq!(users(&found(&mut alice).await), ["alice", "carol"]);
+    assert_eq!(users(&found(&mut carol).await), ["alice", "carol"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_say_whether_it_is_ready_drops_out() {
+    let lab = lab();
+    let mut alice = seeker(&lab, "alice").await;
+    let mut bob = seeker(&lab, "bob").await;
+    submit(&mut alice, "ready", 1, &[("alice", 0.0)])
+        .await
+        .unwrap();
+    submit(&mut bob, "ready", 2, &[("bob", 0.0)]).await.unwrap();
+    let number = proposed(&mut alice).await;
+    ask(&mut alice, "ready", accept(number)).await.unwrap();
+    assert_eq!(ended(&mut bob).await, "unanswered");
+    let status = event(&mut alice, |kind| match kind {
+        match_event::Kind::Failed(failed) => Some(failed.number),
+        _ => None,
+    });
+    assert_eq!(status.await, number);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_may_be_away_for_its_grace_and_comes_back_to_its_ticket() {
+    let lab = lab();
+    let mut alice = seeker(&lab, "alice").await;
+    let mut bob = seeker(&lab, "bob").await;
+    submit_for(&mut alice, "duel", 1, &[("alice", 0.0)], 20)
+        .await
+        .unwrap();
+    alice.connection = None;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    submit(&mut bob, "duel", 2, &[("bob", 0.0)]).await.unwrap();
+    bob.is_quiet_of_matches().await;
+    assert!(alice.connect(&lab).await.unwrap().resumed);
+    assert_eq!(users(&found(&mut bob).await), ["alice", "bob"]);
+    assert_eq!(users(&found(&mut alice).await), ["alice", "bob"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_begins_a_new_session_comes_back_to_its_ticket_by_its_id() {
+    let lab = lab();
+    let mut alice = seeker(&lab, "alice").await;
+    submit_for(&mut alice, "duel", 1, &[("alice", 0.0)], 60)
+        .await
+        .unwrap();
+    drop(alice);
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    let mut alice = seeker(&lab, "alice").await;
+    assert_eq!(
+        submit(&mut alice, "duel", 9, &[("alice", 0.0)]).await,
+        Err(ErrorCode::WaitsAlready)
+    );
+    let status = submit(&mut alice, "duel", 1, &[("alice", 0.0)]).await;
+    assert!(status.unwrap().away.is_empty());
+    let mut bob = seeker(&lab, "bob").await;
+    submit(&mut bob, "duel", 2, &[("bob", 0.0)]).await.unwrap();
+    assert_eq!(users(&found(&mut alice).await), ["alice", "bob"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_come_back_is_not_waited_for() {
+    let lab = lab();
+    let mut alice = seeker(&lab, "alice").await;
+    submit_for(&mut alice, "duel", 1, &[("alice", 0.0)], 5)
+        .await
+        .unwrap();
+    alice.connection = None;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let mut bob = seeker(&lab, "bob").await;
+    let status = submit(&mut bob, "duel", 2, &[("bob", 0.0)]).await;
+    assert_eq!(status.unwrap().waiting, 1);
+    alice.connect(&lab).await.unwrap();
+    assert_eq!(ended(&mut alice).await, "gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_party_of_a_room_plays_together_and_each_of_its_devices_is_told() {
+    let lab = lab();
+    let mut party = lab.members("party", ["alice", "bob"]).await;
+    let mut carol = seeker(&lab, "carol").await;
+    let [alice, bob] = &mut party;
+    let both = [("alice", 0.0), ("bob", 0.0)];
+    let id = ask_submit(alice, "teams", 1, &both, 0, "party");
+    assert!(status(alice.response_among(id).await).is_ok());
+    event(bob, |kind| match kind {
+        match_event::Kind::Status(status) => Some(status.waiting),
+        _ => None,
+    })
+    .await;
+    submit(&mut carol, "teams", 2, &[("carol", 0.0)])
+        .await
+        .unwrap();
+    let seen = [
+        found(alice).await,
+        found(bob).await,
+        found(&mut carol).await,
+    ];
+    assert_eq!(seen[0], seen[1]);
+    assert_eq!(seen[0], seen[2]);
+    let teams: Vec<_> = seen[0]
+        .teams
+        .iter()
+        .map(|team| team.members.len())
+        .collect();
+    assert_eq!(teams.iter().sum::<usize>(), 3);
+    let party = seen[0].teams.iter().find(|team| team.members.len() == 2);
+    let party = party.unwrap().members.iter();
+    let mut party: Vec<_> = party.map(|member| member.user.as_str()).collect();
+    party.sort_unstable();
+    assert_eq!(party, ["alice", "bob"]);
+    let mut roles = seen[0].teams.iter().flat_map(|team| &team.members);
+    assert!(roles.all(|member| !member.role.is_empty()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_drawn_into_a_party_who_is_not_in_its_room() {
+    let lab = lab();
+    let [mut alice, mut bob] = lab.members("party", ["alice", "bob"]).await;
+    let _carol = seeker(&lab, "carol").await;
+    for (players, room) in [
+        (&[("alice", 0.0), ("carol", 0.0)][..], "party"),
+        (&[("alice", 0.0), ("bob", 0.0)], ""),
+        (&[("alice", 0.0), ("bob", 0.0)], "elsewhere"),
+        (&[("bob", 0.0)], "party"),
+    ] {
+        let id = ask_submit(&mut alice, "teams", 1, players, 0, room);
+        assert_eq!(
+            status(alice.response_among(id).await),
+            Err(ErrorCode::NotPermitted),
+            "{players:?} in {room:?}"
+        );
+    }
+    // A party that changes keeps its ticket, and whoever is in it may end it.
+    submit(&mut alice, "teams", 1, &[("alice", 0.0)])
+        .await
+        .unwrap();
+    let change = match_request::Kind::Change(v1::ChangeTicket {
+        id: id(1),
+        players: players(&[("alice", 0.0), ("bob", 0.0)]),
+        party: "party".into(),
+    });
+    let changed = status(ask(&mut alice, "teams", change).await.map(Some));
+    assert_eq!(changed.unwrap().revision, 1);
+    ask(&mut bob, "teams", cancel(1)).await.unwrap();
+    assert_eq!(ended(&mut alice).await, "cancelled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_match_is_filled_up_and_newcomers_get_a_seat_in_its_room() {
+    let lab = lab();
+    let mut alice = seeker(&lab, "alice").await;
+    let mut bob = seeker(&lab, "bob").await;
+    submit(&mut alice, "teams", 1, &[("alice", 0.0)])
+        .await
+        .unwrap();
+    submit(&mut bob, "teams", 2, &[("bob", 0.0)]).await.unwrap();
+    let first = found(&mut alice).await;
+    found(&mut bob).await;
+    alice.join(&first.room, JoinMode::Join).await.unwrap();
+    bob.join(&first.room, JoinMode::Join).await.unwrap();
+
+    let teams = first.teams.iter().map(|team| v1::BackfillTeam {
+        name: team.name.clone(),
+        parties: vec![v1::BackfillParty {
+            players: players(&[(team.members[0].user.as_str(), 0.0)]),
+        }],
+    });
+    let open = v1::OpenBackfill {
+        id: first.id.clone(),
+        after: 0,
+        teams: teams.collect(),
+        lease_ms: 60_000,
+    };
+    let open = match_request::Kind::Backfill(open);
+    assert_eq!(
+        ask(&mut bob, "teams", open.clone()).await,
+        Err(ErrorCode::NotOwner)
+    );
+    let opened = ask(&mut alice, "teams", open.clone()).await;
+    let Ok(match_response::Result::Backfill(opened)) = opened else {
+        panic!("{opened:?}");
+    };
+    assert_eq!(opened.generation, 1);
+    assert_eq!(
+        ask(&mut alice, "teams", open).await,
+        Err(ErrorCode::Conflict),
+        "of a generation that is over"
+    );
+    let mut carol = seeker(&lab, "carol").await;
+    submit(&mut carol, "teams", 3, &[("carol", 0.0)])
+        .await
+        .unwrap();
+    let joins = found(&mut carol).await;
+    assert!(joins.running);
+    assert_eq!(joins.room, first.room);
+    assert_eq!(users(&joins), ["carol"]);
+    assert!(carol.join(&joins.room, JoinMode::Join).await.is_ok());
+    let grown = event(&mut alice, |kind| match kind {
+        match_event::Kind::Backfill(status) => Some(status.generation),
+        _ => None,
+    });
+    assert_eq!(grown.await, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_killed_matchers_pool_goes_on_at_another_node_with_each_ticket() {
+    let (nodes, local) = cluster::<3>().await;
+    let mut acknowledged = BTreeSet::new();
+    let mut dead = BTreeSet::new();
+    let mut devices = Vec::new();
+    for round in 0..2_u32 {
+        let leader = leader(&dead, &local).await;
+        for at in 0..24_u32 {
+            let number = round * 100 + at;
+            let node = (0..nodes.len()).filter(|node| !dead.contains(node));
+            let node = node.cycle().nth(at as usize).unwrap();
+            let user = format!("u{number}");
+            let mut device = seeker(&nodes[node], &user).await;
+            // Some in the middle of the matcher's death: those are not acknowledged, or kept.
+            let id = ask_submit(&mut device, "duel", number, &[(&user, 0.0)], 60, "");
+            if at == 17 {
+                nodes[leader].services.kill();
+                dead.insert(leader);
+            }
+            if node != leader || at < 17 {
+                assert!(status(device.response_among(id).await).is_ok(), "{number}");
+                acknowledged.insert(number);
+                devices.push((node, device));
+            }
+        }
+        let died = Instant::now();
+        let next = self::leader(&dead, &local).await;
+        assert_ne!(next, leader);
+        assert!(
+            died.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            died.elapsed()
+        );
+    }
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let log = Reader::read(&local).await;
+    assert_eq!(log.claimed_twice, 0);
+    for number in acknowledged {
+        assert!(log.submitted.contains(&number), "{number} is lost");
+    }
+    for (node, mut device) in devices {
+        if dead.contains(&node) {
+            continue;
+        }
+        // Whose partner died waits for another; the last one may be alone.
+        let number: u32 = device.user[1..].parse().unwrap();
+        if log.matched.contains(&number) {
+            found(&mut device).await;
+        } else {
+            assert!(log.waits.contains(&number), "{number}");
+        }
+    }
+    assert!(log.matched.len() > 30, "{}", log.matched.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_breaks_a_limit_is_refused_with_a_reason_and_counted() {
+    let lab = lab();
+    let mut alice = seeker(&lab, "alice").await;
+    let good = || v1::SubmitTicket {
+        id: id(1),
+        players: players(&[("alice", 0.0)]),
+        ..v1::SubmitTicket::default()
+    };
+    let number = |number| Some(match_attribute::Value::Number(number));
+    let with = |value| {
+        let mut ticket = good();
+        ticket.players[0].attributes[0].value = value;
+        ticket
+    };
+    let many = |count: usize| {
+        let mut ticket = good();
+        ticket.players[0].attributes = (0..count)
+            .map(|at| v1::MatchAttribute {
+                name: format!("a{at}"),
+                value: Some(match_attribute::Value::Text("t".repeat(128))),
+            })
+            .collect();
+        ticket
+    };
+    let list = |count: usize| {
+        let texts = (0..count).map(|at| format!("{at}")).collect();
+        with(Some(match_attribute::Value::List(v1::MatchTexts { texts })))
+    };
+    let heavy = |count: usize| {
+        let mut ticket = good();
+        let texts: Vec<_> = (0..64).map(|at| format!("{at:0128}")).collect();
+        ticket.players[0].attributes = (0..count)
+            .map(|at| v1::MatchAttribute {
+                name: format!("a{at}"),
+                value: Some(match_attribute::Value::List(v1::MatchTexts {
+                    texts: texts.clone(),
+                })),
+            })
+            .collect();
+        ticket
+    };
+    let asking = |query: &str| v1::SubmitTicket {
+        query: query.to_owned(),
+        ..good()
+    };
+    let cases = [
+        (with(number(f64::NAN)), ErrorCode::BadTicket),
+        (with(number(f64::INFINITY)), ErrorCode::BadTicket),
+        (with(number(1e300)), ErrorCode::BadTicket),
+        (with(None), ErrorCode::BadTicket),
+        (
+            with(Some(match_attribute::Value::Text("x".into()))),
+            ErrorCode::BadTicket,
+        ),
+        (many(33), ErrorCode::BadTicket),
+        (list(65), ErrorCode::BadTicket),
+        (heavy(4), ErrorCode::TooLarge),
+        (asking("+skill:>=x"), ErrorCode::BadTicket),
+        (asking(&"a:b ".repeat(33)), ErrorCode::BadTicket),
+        (
+            v1::SubmitTicket {
+                id: Bytes::from_static(b"short"),
+                ..good()
+            },
+            ErrorCode::BadFrame,
+        ),
+        (
+            v1::SubmitTicket {
+                grace_ms: u32::MAX,
+                ..good()
+            },
+            ErrorCode::BadTicket,
+        ),
+        (
+            v1::SubmitTicket {
+                tags: (0..33).map(|at| at.to_string()).collect(),
+                ..good()
+            },
+            ErrorCode::BadTicket,
+        ),
+        (
+            v1::SubmitTicket {
+                players: Vec::new(),
+                ..good()
+            },
+            ErrorCode::BadTicket,
+        ),
+        (
+            v1::SubmitTicket {
+                players: players(&[("alice", 0.0), ("alice", 0.0)]),
+                ..good()
+            },
+            ErrorCode::BadTicket,
+        ),
+    ];
+    let mut counts: BTreeMap<ErrorCode, u64> = BTreeMap::new();
+    for (ticket, code) in cases {
+        let kind = match_request::Kind::Submit(ticket.clone());
+        assert_eq!(ask(&mut alice, "duel", kind).await, Err(code), "{ticket:?}");
+        *counts.entry(code).or_default() += 1;
+    }
+    assert_eq!(
+        ask(&mut alice, "nowhere", cancel(1)).await,
+        Err(ErrorCode::NoSuchPool)
+    );
+    assert_eq!(
+        ask(&mut alice, "duel", cancel(1)).await,
+        Err(ErrorCode::NoSuchThing)
+    );
+    for (code, count) in counts {
+        assert_eq!(lab.refused(code), count, "{code:?}");
+    }
+    // Nothing else is disturbed.
+    let mut bob = seeker(&lab, "bob").await;
+    submit(&mut alice, "duel", 1, &[("alice", 0.0)])
+        .await
+        .unwrap();
+    submit(&mut bob, "duel", 2, &[("bob", 0.0)]).await.unwrap();
+    found(&mut alice).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_may_not_fill_pools_nor_ask_without_end() {
+    let lab = lab_with(|config| {
+        config.tickets_per_user_max = 1;
+        config.tickets.burst = 10;
+    });
+    let mut alice = seeker(&lab, "alice").await;
+    submit(&mut alice, "duel", 1, &[("alice", 0.0)])
+        .await
+        .unwrap();
+    assert_eq!(
+        submit(&mut alice, "teams", 2, &[("alice", 0.0)]).await,
+        Err(ErrorCode::Limit)
+    );
+    let mut refused = 0;
+    for _ in 0..20 {
+        refused += u32::from(ask(&mut alice, "duel", why(1)).await == Err(ErrorCode::Limit));
+    }
+    assert!(refused >= 10, "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_pool_says_so() {
+    let lab = lab_with(|config| {
+        let text = DUEL.replace("name = \"duel\"", "name = \"small\"\ntickets = 1");
+        config.pools.push(MatchPool::parse(&text).unwrap());
+    });
+    let mut alice = seeker(&lab, "alice").await;
+    let mut bob = seeker(&lab, "bob").await;
+    submit(&mut alice, "small", 1, &[("alice", 0.0)])
+        .await
+        .unwrap();
+    assert_eq!(
+        submit(&mut bob, "small", 2, &[("bob", 9000.0)]).await,
+        Err(ErrorCode::PoolFull)
+    );
+}
+
+#[test]
+fn a_pool_whose_matches_fit_into_no_room_is_refused_with_the_reason() {
+    let text = "name = \"p\"\nplayers = { min = 2, max = 600 }";
+    let error = MatchPool::parse(text).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "a match of 600 users has no place in a room, which takes 512"
+    );
+    let error = MatchPool::parse("name = \"p\"\nplayers = { min = 3, max = 2 }").unwrap_err();
+    assert!(error.to_string().starts_with("line 2, column"), "{error}");
+}
+
+/// Reads a pool's log by itself, and counts.
+#[derive(Default)]
+struct Reader {
+    submitted: BTreeSet<u32>,
+    matched: BTreeSet<u32>,
+    waits: BTreeSet<u32>,
+    claimed_twice: usize,
+}
+
+impl Reader {
+    /// By the log's entries alone: a claim counts if all of its tickets wait, and nobody of them is away.
+    async fn read(local: &Local) -> Self {
+        let mut found = Self::default();
+        let mut away: BTreeSet<u32> = BTreeSet::new();
+        let mut revisions: BTreeMap<u32, u32> = BTreeMap::new();
+        let number = |ticket: &tombolo_match::TicketId| {
+            u32::try_from(u128::from_be_bytes(ticket.0)).unwrap()
+        };
+        let mut next = 1;
+        let key = pool_key(local, "pool").await;
+        let mut tail = local.tail(&key, None).await.unwrap();
+        loop {
+            let entry = match tail.next().await.unwrap() {
+                TailEvent::Entry { entry, .. } => entry,
+                TailEvent::Synced => return found,
+                other => panic!("the log is whole, and not {other:?}"),
+            };
+            let (_, Entry { body, .. }) = Entry::decode(&entry).unwrap();
+            match body {
+                Body::Submitted(ticket) => {
+                    let number = number(&ticket.id);
+                    if found.submitted.insert(number) {
+                        found.waits.insert(number);
+                        revisions.insert(number, 0);
+                    }
+                }
+                Body::Dropped { ticket, .. } => {
+                    away.insert(number(&ticket));
+                }
+                Body::Returned { ticket, .. } => {
+                    away.remove(&number(&ticket));
+                }
+                Body::Claimed(matches) => {
+                    for formed in matches {
+                        let is_next = formed.id.0 == next;
+                        next += u64::from(is_next);
+                        let tickets = formed.parties().map(|party| number(&party.ticket));
+                        let tickets: Vec<_> = tickets.collect();
+                        let is_good =
+                            |ticket: &u32| found.waits.contains(ticket) && !away.contains(ticket);
+                        if !is_next || !tickets.iter().all(is_good) {
+                            continue;
+                        }
+                        for ticket in tickets {
+                            found.waits.remove(&ticket);
+                            found.claimed_twice += usize::from(!found.matched.insert(ticket));
+                        }
+                    }
+                }
+                Body::NodeLost { .. } | Body::Ticked => {}
+                other => panic!("nobody wanted {other:?}"),
+            }
+        }
+    }
+}
+
+/// A log's or a lease's key, by what it begins with.
+async fn pool_key(local: &Local, kind: &str) -> Key {
+    let digest = lease(local).await.0;
+    Key::new([kind, "duel", &digest]).unwrap()
+}
+
+/// The digest of the pool's rules, and who is its matcher.
+async fn lease(local: &Local) -> (String, String) {
+    let prefix = Key::new(["matcher", "duel"]).unwrap();
+    let mut watch = local.leases().watch(&prefix).await.unwrap();
+    loop {
+        match watch.next().await.unwrap() {
+            WatchEvent::Put { key, entry } => {
+                let digest = key.as_str().rsplit('.').next().unwrap().to_owned();
+                return (digest, String::from_utf8(entry.value.to_vec()).unwrap());
+            }
+            WatchEvent::Synced | WatchEvent::Deleted { .. } | WatchEvent::Reset => {}
+        }
+    }
+}
+
+/// Which of the nodes that live is the matcher, once one is.
+async fn leader(dead: &BTreeSet<usize>, local: &Local) -> usize {
+    loop {
+        let (_, name) = lease(local).await;
+        let number: usize = name.strip_prefix("node-").unwrap().parse().unwrap();
+        if !dead.contains(&number) {
+            return number;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn lab() -> Lab {
+    lab_with(|_| {})
+}
+
+fn lab_with(change: impl FnOnce(&mut Config)) -> Lab {
+    Lab::with(|config| {
+        serve_pools(config);
+        change(config);
+    })
+}
+
+async fn cluster<const N: usize>() -> ([Lab; N], Local) {
+    let local = Local::new(LocalConfig::default());
+    let nodes = (0..N).map(|number| {
+        let engine: Arc<dyn Engine> = Arc::new(local.clone());
+        Lab::on(engine, |config| {
+            serve_pools(config);
+            config.node = NodeId::parse(&format!("node-{number}")).unwrap();
+        })
+    });
+    let nodes: Vec<_> = nodes.collect();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    (nodes.try_into().ok().unwrap(), local)
+}
+
+fn serve_pools(config: &mut Config) {
+    config.unix_now = now;
+    for text in [DUEL, READY, TEAMS] {
+        config.pools.push(MatchPool::parse(text).unwrap());
+    }
+}
+
+/// A clock that goes with the test's.
+fn now() -> Duration {
+    thread_local!(static START: OnceCell<Instant> = const { OnceCell::new() });
+    let start = START.with(|start| *start.get_or_init(Instant::now));
+    UNIX_NOW + start.elapsed()
+}
+
+async fn seeker(lab: &Lab, user: &str) -> Device {
+    let mut device = Device::new(user);
+    device.token_expires = UNIX_NOW + Duration::from_secs(86_400);
+    device.connect(lab).await.unwrap();
+    device
+}
+
+async fn submit(
+    device: &mut Device,
+    pool: &str,
+    number: u32,
+    party: &[(&str, f64)],
+) -> Result<v1::TicketStatus, ErrorCode> {
+    submit_for(device, pool, number, party, 0).await
+}
+
+async fn submit_for(
+    device: &mut Device,
+    pool: &str,
+    number: u32,
+    party: &[(&str, f64)],
+    grace_s: u32,
+) -> Result<v1::TicketStatus, ErrorCode> {
+    let id = ask_submit(device, pool, number, party, grace_s, "");
+    status(device.response_among(id).await)
+}
+
+fn ask_submit(
+    device: &mut Device,
+    pool: &str,
+    number: u32,
+    party: &[(&str, f64)],
+    grace_s: u32,
+    room: &str,
+) -> u64 {
+    let submit = match_request::Kind::Submit(v1::SubmitTicket {
+        id: id(number),
+        players: players(party),
+        party: room.to_owned(),
+        grace_ms: grace_s * 1000,
+        ..v1::SubmitTicket::default()
+    });
+    device.request(Some(request::Kind::Matchmaker(v1::MatchRequest {
+        pool: pool.to_owned(),
+        kind: Some(submit),
+    })))
+}
+
+fn status(
+    answer: Result<Option<match_response::Result>, ErrorCode>,
+) -> Result<v1::TicketStatus, ErrorCode> {
+    match answer? {
+        Some(match_response::Result::Status(status)) => Ok(status),
+        other => panic!("a ticket is not answered by {other:?}"),
+    }
+}
+
+async fn ask(
+    device: &mut Device,
+    pool: &str,
+    kind: match_request::Kind,
+) -> Result<match_response::Result, ErrorCode> {
+    let id = device.request(Some(request::Kind::Matchmaker(v1::MatchRequest {
+        pool: pool.to_owned(),
+        kind: Some(kind),
+    })));
+    device.response_among(id).await.map(Option::unwrap)
+}
+
+impl Device {
+    /// The answer to a request, whatever is told before it.
+    async fn response_among(
+        &mut self,
+        id: u64,
+    ) -> Result<Option<match_response::Result>, ErrorCode> {
+        loop {
+            if let server_frame::Body::Response(response) = self.next().await
+                && response.id == id
+            {
+                return match response.result.unwrap() {
+                    response::Result::Matchmaker(response) => Ok(response.result),
+                    response::Result::Failure(failure) => Err(failure.code()),
+                    other => panic!("{other:?}"),
+                };
+            }
+        }
+    }
+
+    /// Nothing but how tickets stand is heard for a while.
+    async fn is_quiet_of_matches(&mut self) {
+        while let Some(frame) = self.next_frame().await {
+            let text = format!("{frame:?}");
+            assert!(text.contains("Status"), "{text}");
+        }
+    }
+}
+
+/// The next thing of a kind that is told of tickets, whatever else is told before it.
+async fn event<T>(device: &mut Device, pick: impl Fn(match_event::Kind) -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        assert!(Instant::now() < end, "{} hears nothing of it", device.user);
+        let Some(tombolo_services::Outgoing::Reliable(frame)) = device.next_frame().await else {
+            continue;
+        };
+        if let Some(server_frame::Body::Matchmaker(v1::MatchEvent {
+            kind: Some(kind), ..
+        })) = frame.body
+            && let Some(found) = pick(kind)
+        {
+            return found;
+        }
+    }
+}
+
+async fn found(device: &mut Device) -> v1::MatchFound {
+    event(device, |kind| match kind {
+        match_event::Kind::Found(found) => Some(found),
+        _ => None,
+    })
+    .await
+}
+
+async fn proposed(device: &mut Device) -> u64 {
+    event(device, |kind| match kind {
+        match_event::Kind::Proposed(proposed) => Some(proposed.number),
+        _ => None,
+    })
+    .await
+}
+
+async fn ended(device: &mut Device) -> String {
+    event(device, |kind| match kind {
+        match_event::Kind::Ended(ended) => Some(ended.reason),
+        _ => None,
+    })
+    .await
+}
+
+fn users(found: &v1::MatchFound) -> Vec<&str> {
+    let members = found.teams.iter().flat_map(|team| &team.members);
+    let mut users: Vec<_> = members.map(|member| member.user.as_str()).collect();
+    users.sort_unstable();
+    users
+}
+
+fn players(party: &[(&str, f64)]) -> Vec<v1::MatchPlayer> {
+    let party = party.iter().map(|(user, skill)| v1::MatchPlayer {
+        user: (*user).to_owned(),
+        attributes: vec![v1::MatchAttribute {
+            name: "skill".to_owned(),
+            value: Some(match_attribute::Value::Number(*skill)),
+        }],
+        ..v1::MatchPlayer::default()
+    });
+    party.collect()
+}
+
+fn id(number: u32) -> Bytes {
+    Bytes::copy_from_slice(&u128::from(number).to_be_bytes())
+}
+
+fn cancel(number: u32) -> match_request::Kind {
+    match_request::Kind::Cancel(v1::CancelTicket { id: id(number) })
+}
+
+fn why(number: u32) -> match_request::Kind {
+    match_request::Kind::Why(v1::WhyNoMatch { id: id(number) })
+}
+
+fn accept(number: u64) -> match_request::Kind {
+    let accept = true;
+    match_request::Kind::Answer(v1::AnswerMatch { number, accept })
+}
+
+fn decline(number: u64) -> match_request::Kind {
+    let accept = false;
+    match_request::Kind::Answer(v1::AnswerMatch { number, accept })
+}
