@@ -146,7 +146,7 @@ struct Contract {
 /// Where the contract with devices is, which others may import.
 const DEVICE_PACKAGE: &str = "tombolo/v1";
 
-const CONTRACTS: [Contract; 5] = [
+const CONTRACTS: [Contract; 6] = [
     Contract {
         source: "tombolo/v1/session.proto",
         output: "crates/tombolo-wire/src/generated.rs",
@@ -166,5 +166,9 @@ const CONTRACTS: [Contract; 5] = [
     Contract {
         source: "tombolo/node/v1/node.proto",
         output: "crates/tombolo-services/src/cluster/generated.rs",
+    },
+    Contract {
+        source: "tombolo/field/v1/field.proto",
+        output: "crates/tombolo-services/src/field/generated.rs",
     },
 ];

@@ -440,6 +440,7 @@ impl Shared {
             | server_frame::Body::Pong(_)
             | server_frame::Body::Response(_)
             | server_frame::Body::GoAway(_)
+            | server_frame::Body::FieldBatch(_)
             | server_frame::Body::Acknowledge(_) => {}
         }
     }

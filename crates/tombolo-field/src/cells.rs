@@ -72,6 +72,14 @@ impl Cells {
         cell
     }
 
+    /// The cell that is not split of which that one is a part, or that one.
+    pub(crate) fn covering(&self, cell: CellId) -> CellId {
+        let mut wholes = (0..cell.level).map(|level| cell.lifted(level));
+        wholes
+            .find(|whole| !self.split.contains(whole))
+            .unwrap_or(cell)
+    }
+
     /// Takes an entity in.
     pub(crate) fn insert(&mut self, slot: u32, position: [f64; 3]) {
         let mut cell = self.cell(position);
@@ -283,10 +291,17 @@ impl CellId {
     /// The cell that it is a part of; `None` for one that is none.
     #[must_use]
     pub fn whole(self) -> Option<Self> {
-        Some(Self {
-            level: self.level.checked_sub(1)?,
-            at: self.at.map(|at| at.div_euclid(2)),
-        })
+        Some(self.lifted(self.level.checked_sub(1)?))
+    }
+
+    /// The cell of that level that it is a part of, or is; itself for a level beyond its own.
+    #[must_use]
+    pub fn lifted(self, level: u8) -> Self {
+        let by = self.level.saturating_sub(level);
+        Self {
+            level: self.level - by,
+            at: self.at.map(|at| at >> by.min(63)),
+        }
     }
 
     /// Which part of its whole it is: a bit for each direction.

@@ -1,13 +1,14 @@
 //! What an observer is told in one tick, as bytes.
 //!
-//! A datagram begins with a version, flags, the tick and the observer's position; then follow records:
-//! what has left, by number, and what is there, at an offset from the observer.
+//! A datagram begins with a version, flags, the tick and the observer's position, and since when all that
+//! was told before is void, if it is; then follow records: what has left, by number, and what is there, at
+//! an offset from the observer.
 
 use crate::field::{EntityId, PAYLOAD_MAX};
 
 const VERSION: u8 = 1;
 
-/// The observer is to forget all that it knows.
+/// The observer is to forget what it was told before some tick.
 const FLAG_RESET: u8 = 1;
 /// There are three coordinates.
 const FLAG_THREE: u8 = 2;
@@ -38,7 +39,8 @@ pub enum DatagramError {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Header {
     pub(crate) tick: u32,
-    pub(crate) is_reset: bool,
+    /// What was told before that tick is void.
+    pub(crate) reset: Option<u32>,
     pub(crate) dimensions: usize,
     pub(crate) center: [f64; 3],
 }
@@ -58,17 +60,21 @@ pub(crate) enum Record<'d> {
 }
 
 impl Header {
-    pub(crate) fn bytes(dimensions: usize) -> usize {
-        1 + 1 + 4 + 8 * dimensions
+    pub(crate) fn bytes(&self) -> usize {
+        let reset = if self.reset.is_some() { 4 } else { 0 };
+        1 + 1 + 4 + 8 * self.dimensions + reset
     }
 
     pub(crate) fn write(&self, to: &mut Vec<u8>) {
-        let flags = if self.is_reset { FLAG_RESET } else { 0 };
+        let flags = if self.reset.is_some() { FLAG_RESET } else { 0 };
         let three = if self.dimensions == 3 { FLAG_THREE } else { 0 };
         to.extend_from_slice(&[VERSION, flags | three]);
         to.extend_from_slice(&self.tick.to_be_bytes());
         for coordinate in &self.center[..self.dimensions] {
             to.extend_from_slice(&coordinate.to_be_bytes());
+        }
+        if let Some(since) = self.reset {
+            to.extend_from_slice(&since.to_be_bytes());
         }
     }
 }
@@ -141,9 +147,17 @@ impl<'d> Reader<'d> {
                 return Err(DatagramError::Malformed);
             }
         }
+        let mut reset = None;
+        if flags & FLAG_RESET != 0 {
+            let since = u32::from_be_bytes(reader.array()?);
+            if since > tick {
+                return Err(DatagramError::Malformed);
+            }
+            reset = Some(since);
+        }
         let header = Header {
             tick,
-            is_reset: flags & FLAG_RESET != 0,
+            reset,
             dimensions: reader.dimensions,
             center,
         };

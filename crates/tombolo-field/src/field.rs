@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::cells::{CellChange, CellId, Cells};
-use crate::datagram::{Header, RECORD_BYTES_MAX};
+use crate::datagram::RECORD_BYTES_MAX;
 use crate::settings::{Settings, SettingsError};
 use crate::ticks::Ticks;
 use grid::Grid;
@@ -211,6 +211,24 @@ impl Field {
         result
     }
 
+    /// An entity is still there, though it says nothing new; false when it is not.
+    pub fn confirm(&mut self, now: Duration, id: EntityId) -> bool {
+        let entity = self.entity_mut(id);
+        entity.is_some_and(|entity| {
+            entity.reported = now;
+            true
+        })
+    }
+
+    /// An entity has other marks from now on; false when it is not there.
+    pub fn mark(&mut self, id: EntityId, marks: u64) -> bool {
+        let entity = self.entity_mut(id);
+        entity.is_some_and(|entity| {
+            entity.marks = marks;
+            true
+        })
+    }
+
     /// An entity goes; false when it is not there.
     pub fn remove(&mut self, id: EntityId) -> bool {
         let Some(slot) = self.slot_by_id.remove(&id) else {
@@ -232,7 +250,8 @@ impl Field {
     }
 
     /// An entity wants to be told what is in its range, and knows some of it already: of each entity
-    /// up to one of its reports. It is told the difference only.
+    /// up to one of its reports. It is told the difference only. What is not here may still be heard of: it
+    /// has left only after the grace of the settings.
     ///
     /// # Errors
     /// When it is not there, or wants too much.
@@ -261,8 +280,8 @@ impl Field {
                         .known
                         .push(Known::told(*other_slot, *other, *sequence, self.tick));
                 }
-                // Gone in between, or the observer itself.
-                _ => observer.leave(*other),
+                Some(_) => observer.leave(*other),
+                None => observer.awaited.push((*other, *sequence)),
             }
         }
         observer.forget_doubles();
@@ -286,6 +305,13 @@ impl Field {
         if let Some(observer) = entity.and_then(|entity| entity.observer.as_mut()) {
             observer.acknowledge(ticks);
         }
+    }
+
+    /// Whether an entity is told what is in its range.
+    #[must_use]
+    pub fn observes(&self, id: EntityId) -> bool {
+        self.entity(id)
+            .is_some_and(|entity| entity.observer.is_some())
     }
 
     /// Whether an observer has been told, or is to be told, of another entity: it is in range and may
@@ -317,6 +343,7 @@ impl Field {
             let Some(mut observer) = entity.and_then(|entity| entity.observer.take()) else {
                 continue;
             };
+            self.look_for_awaited(now, &mut observer);
             self.pass(&mut scratch, sight, slot, number, &mut observer);
             observer.is_checked = true;
             if !scratch.datagram.is_empty()
@@ -366,6 +393,26 @@ impl Field {
     #[must_use]
     pub fn position(&self, id: EntityId) -> Option<[f64; 3]> {
         Some(self.entity(id)?.position)
+    }
+
+    /// What an entity reported last.
+    #[must_use]
+    pub fn reported(&self, id: EntityId) -> Option<Report<'_>> {
+        let entity = self.entity(id)?;
+        Some(Report {
+            sequence: entity.sequence,
+            class: entity.class,
+            position: entity.position,
+            payload: &entity.payload[..entity.payload_bytes.into()],
+            marks: entity.marks,
+        })
+    }
+
+    /// The cell as it is split here of which that one, as it is split elsewhere, is a part; that one when
+    /// it is split here.
+    #[must_use]
+    pub fn covering(&self, cell: CellId) -> CellId {
+        self.cells.covering(cell)
     }
 
     /// The cell of a place.
@@ -470,6 +517,25 @@ impl Field {
         Ok(())
     }
 
+    /// Looks for what an observer says to know and was not here.
+    fn look_for_awaited(&self, now: Duration, observer: &mut Observer) {
+        if observer.awaited.is_empty() {
+            return;
+        }
+        let until = now + self.settings.grace;
+        let is_over = now >= *observer.awaited_until.get_or_insert(until);
+        for (other, sequence) in std::mem::take(&mut observer.awaited) {
+            match self.slot_by_id.get(&other) {
+                Some(slot) => {
+                    let known = Known::told(*slot, other, sequence, self.tick);
+                    observer.known.push(known);
+                }
+                None if is_over => observer.leave(other),
+                None => observer.awaited.push((other, sequence)),
+            }
+        }
+    }
+
     fn remove_silent(&mut self, now: Duration) {
         let silence = self.settings.silence;
         let silent: Vec<_> = self
@@ -493,15 +559,6 @@ impl Field {
     fn entity_mut(&mut self, id: EntityId) -> Option<&mut Entity> {
         let slot = *self.slot_by_id.get(&id)?;
         self.entities[slot as usize].as_mut()
-    }
-
-    fn header(&self, center: [f64; 3], is_reset: bool) -> Header {
-        Header {
-            tick: self.tick,
-            is_reset,
-            dimensions: self.settings.dimensions.count(),
-            center,
-        }
     }
 }
 

@@ -64,9 +64,10 @@ impl Mirror {
             self.late += 1;
             return Ok(changes);
         }
-        if header.is_reset && header.tick > self.ticks.last {
-            changes.extend(self.seen.keys().copied().map(Change::Left));
-            self.seen.clear();
+        if let Some(since) = header.reset {
+            let void = self.seen.extract_if(.., |_, seen| seen.tick < since);
+            changes.extend(void.map(|(id, _)| Change::Left(id)));
+            self.floor = self.floor.max(since.saturating_sub(1));
         }
         while let Some(record) = reader.next()? {
             match record {

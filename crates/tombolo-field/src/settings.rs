@@ -19,6 +19,9 @@ pub struct Settings {
     pub hysteresis: f64,
     /// How long an entity may say nothing before it is taken away.
     pub silence: Duration,
+    /// How long an entity that an observer says to know may be missing here before the observer is told that
+    /// it has left: a field that has just begun to hear of others.
+    pub grace: Duration,
     /// How near two who observe must be to be introduced to each other; `None` when nobody is.
     pub introduced_within: Option<f64>,
     /// The most entities.
@@ -82,6 +85,7 @@ impl Default for Settings {
             }],
             hysteresis: 0.1,
             silence: Duration::from_secs(10),
+            grace: Duration::from_secs(2),
             introduced_within: None,
             entities_max: 100_000,
             cell: 100.0,

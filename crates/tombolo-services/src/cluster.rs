@@ -139,6 +139,11 @@ impl Cluster {
         self.is_out.load(Ordering::Relaxed)
     }
 
+    /// Whether no other node is in the cluster.
+    pub(crate) fn is_alone(&self) -> bool {
+        lock(&self.others).relay_ips_by_node.is_empty()
+    }
+
     /// Whether another node is in the cluster.
     pub(crate) fn is_up(&self, node: &NodeId) -> bool {
         lock(&self.others).relay_ips_by_node.contains_key(node)
@@ -328,13 +333,13 @@ impl Load {
 }
 
 /// Reads an address of 4 or 16 bytes.
-fn parse_ip(bytes: &Bytes) -> Option<IpAddr> {
+pub(crate) fn parse_ip(bytes: &Bytes) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(bytes.as_ref()).map(IpAddr::from);
     v4.or_else(|_| <[u8; 16]>::try_from(bytes.as_ref()).map(IpAddr::from))
         .ok()
 }
 
-fn ip_on_wire(ip: &IpAddr) -> Bytes {
+pub(crate) fn ip_on_wire(ip: &IpAddr) -> Bytes {
     match ip {
         IpAddr::V4(ip) => Bytes::copy_from_slice(&ip.octets()),
         IpAddr::V6(ip) => Bytes::copy_from_slice(&ip.octets()),

@@ -85,12 +85,34 @@ pub struct Config {
     pub tickets_per_user_max: usize,
     /// The pools that the matchmaker serves: all nodes of a cluster have the same.
     pub pools: Vec<MatchPool>,
+    /// How fields are here.
+    pub fields: FieldConfig,
     /// The game's own code that is asked; none by default.
     pub hooks: HookSet,
     /// How long that code may take to let somebody into a room.
     pub hook_timeout: Duration,
     /// The time since the Unix epoch, for tokens.
     pub unix_now: fn() -> Duration,
+}
+
+/// How fields are on a node. All nodes of a cluster have the same.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct FieldConfig {
+    /// How each field behaves; who enters one says how many dimensions it has.
+    pub settings: tombolo_field::Settings,
+    /// Between two batches for the same device; 50 ms by default.
+    pub tick: Duration,
+    /// The longest batch, in bytes. By default as much as goes into a datagram on every path.
+    pub budget: usize,
+    /// Fields that this node has devices in.
+    pub fields_max: usize,
+    /// Fields that a session may be in.
+    pub per_session_max: usize,
+    /// What a device may put into a field beside itself.
+    pub own_max: usize,
+    /// Reports and acknowledgements of one user. By default 100 per second and 500 at once.
+    pub reports: Pace,
 }
 
 /// What becomes of a further session of a user that has as many as it may.
@@ -201,9 +223,27 @@ impl Default for Config {
             },
             tickets_per_user_max: 8,
             pools: Vec::new(),
+            fields: FieldConfig::default(),
             hooks: HookSet::default(),
             hook_timeout: Duration::from_secs(5),
             unix_now: system_time,
+        }
+    }
+}
+
+impl Default for FieldConfig {
+    fn default() -> Self {
+        Self {
+            settings: tombolo_field::Settings::default(),
+            tick: Duration::from_millis(50),
+            budget: 1100,
+            fields_max: 1024,
+            per_session_max: 4,
+            own_max: 16,
+            reports: Pace {
+                per_second: 100,
+                burst: 500,
+            },
         }
     }
 }

@@ -10,6 +10,7 @@ use tombolo_wire::UserId;
 use tombolo_wire::resend::Receipt;
 use tombolo_wire::v1::{ClientFrame, ErrorCode, ServerFrame, client_frame, server_frame};
 
+use crate::field;
 use crate::forward;
 use crate::node::Node;
 use crate::reject::Reject;
@@ -104,6 +105,7 @@ impl Connection {
         let may_get_lost = matches!(
             body,
             client_frame::Body::Send(_)
+                | client_frame::Body::FieldUpdate(_)
                 | client_frame::Body::Ping(_)
                 | client_frame::Body::Acknowledge(_)
         );
@@ -119,6 +121,12 @@ impl Connection {
             client_frame::Body::Request(request) => requests::handle(node, session, request, now),
             client_frame::Body::Send(send) => {
                 forward::handle_send(node, session, seq, &send, now);
+            }
+            client_frame::Body::Introduce(introduce) if !introduce.field.is_empty() => {
+                field::handle_introduce(node, session, seq, introduce, now);
+            }
+            client_frame::Body::FieldUpdate(update) => {
+                field::handle_update(node, session, update, now);
             }
             client_frame::Body::Introduce(introduce) => {
                 forward::handle_introduce(node, session, seq, introduce, now);

@@ -316,10 +316,7 @@ fn forward_introduction(
         .introduction
         .ok_or_else(|| bad_frame("there is nothing to hand over"))?;
     check_introduction(&introduction)?;
-    check_rate(session, introduction.early.len(), now)?;
-    if !session.account().introductions.take(now, 1) {
-        return Err(Reject::new(ErrorCode::Limit, "too many introductions"));
-    }
+    check_introduction_rate(session, &introduction, now)?;
     let to = UserId::parse(&introduce.to).map_err(|error| Reject::new(error.code(), error))?;
 
     let host = host_of(session, &introduce.room)?;
@@ -350,10 +347,25 @@ fn forward_introduction(
         room: introduce.room,
         from: session.user.to_string(),
         introduction: Some(introduction),
+        ..v1::Introduced::default()
     };
     node.push_from_peer(&recipient, server_frame::Body::Introduced(introduced))?;
     node.counters.introduced.add(1);
     Ok(())
+}
+
+/// What an introduction costs its sender.
+pub(crate) fn check_introduction_rate(
+    session: &Session,
+    introduction: &Introduction,
+    now: Instant,
+) -> Result<(), Reject> {
+    check_rate(session, introduction.early.len(), now)?;
+    if session.account().introductions.take(now, 1) {
+        Ok(())
+    } else {
+        Err(Reject::new(ErrorCode::Limit, "too many introductions"))
+    }
 }
 
 pub(crate) fn check_introduction(introduction: &Introduction) -> Result<(), Reject> {

@@ -8,14 +8,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::time::timeout;
+use tombolo_field::{Sight, Subject};
 use tombolo_wire::v1::ErrorCode;
-use tombolo_wire::{RoomId, UserId};
+use tombolo_wire::{FieldId, RoomId, UserId};
 
 use crate::node::Node;
 use crate::reject::Reject;
 
 /// What a hook will have decided.
 pub type Decision = Pin<Box<dyn Future<Output = Result<(), Reject>> + Send>>;
+
+/// What a hook will have decided about a field: what the device is marked with there.
+pub type Marking = Pin<Box<dyn Future<Output = Result<u64, Reject>> + Send>>;
 
 /// A game's own code, which is asked before something happens on this node. Everything passes by default.
 ///
@@ -32,6 +36,20 @@ pub trait Hooks: Send + Sync + 'static {
     /// way of each.
     fn check_message(&self, _message: &MemberMessage<'_>) -> Verdict {
         Verdict::Pass
+    }
+
+    /// Whether a user may come into a field as an entity of that class, and what it is marked with there:
+    /// its team, its level, whether it hides. Marks are the game's own; devices don't see them, and
+    /// [`Services::mark`](crate::Services::mark) changes them.
+    fn authorize_field(&self, _user: UserId, _field: FieldId, _class: u8) -> Marking {
+        Box::pin(async { Ok(0) })
+    }
+
+    /// Who may see whom in a field, by their marks: what an observer may not see is never sent to it.
+    /// `None` when everybody may see everything. Asked when the first device here enters; what it gives is
+    /// asked about each pair that is in range, in every tick.
+    fn sight(&self, _field: &FieldId) -> Option<Box<dyn Sight + Send + Sync>> {
+        None
     }
 }
 
@@ -76,6 +94,13 @@ impl HookSet {
     pub(crate) fn is_there(&self) -> bool {
         self.0.is_some()
     }
+
+    /// Who may see whom in a field; nobody anything when the game's code fails.
+    pub(crate) fn sight(&self, field: &FieldId) -> Option<Box<dyn Sight + Send + Sync>> {
+        let hooks = self.0.as_ref()?;
+        let asked = catch_unwind(AssertUnwindSafe(|| hooks.sight(field)));
+        asked.unwrap_or_else(|_| Some(Box::new(|_: &Subject, _: &Subject| false)))
+    }
 }
 
 impl fmt::Debug for HookSet {
@@ -91,9 +116,31 @@ impl Node {
             return Ok(());
         };
         let (user, room) = (user.clone(), room.clone());
-        let mut asked = self
-            .runtime
-            .spawn(async move { hooks.authorize_join(user, room).await });
+        self.ask_game(async move { hooks.authorize_join(user, room).await })
+            .await
+    }
+
+    /// Asks whether a user may come into a field, and what it is marked with there.
+    pub(crate) async fn authorize_field(
+        &self,
+        user: &UserId,
+        field: &FieldId,
+        class: u8,
+    ) -> Result<u64, Reject> {
+        let Some(hooks) = self.config.hooks.0.clone() else {
+            return Ok(0);
+        };
+        let (user, field) = (user.clone(), field.clone());
+        self.ask_game(async move { hooks.authorize_field(user, field, class).await })
+            .await
+    }
+
+    /// Waits for the game's code, for a while.
+    async fn ask_game<T: Send + 'static>(
+        &self,
+        question: impl Future<Output = Result<T, Reject>> + Send + 'static,
+    ) -> Result<T, Reject> {
+        let mut asked = self.runtime.spawn(question);
         let answer = timeout(self.config.hook_timeout, &mut asked).await;
         let why = match answer {
             Ok(Ok(decision)) => return decision,

@@ -18,6 +18,7 @@ use crate::cluster::{Arrivals, Cluster, give_up_all};
 use crate::config::Config;
 use crate::entropy::ResumeToken;
 use crate::events::{RoomEvents, SessionEvent, SessionEvents};
+use crate::field::Fields;
 use crate::forward::Manner;
 use crate::host::Host;
 use crate::lock::lock;
@@ -44,6 +45,7 @@ pub(crate) struct Node {
     pub(crate) host_by_room: Mutex<BTreeMap<RoomId, Arc<Host>>>,
     pub(crate) social: Social,
     pub(crate) matchmaker: Matchmaker,
+    pub(crate) fields: Fields,
     /// Sessions that are about to come from other nodes.
     pub(crate) arrivals: Mutex<Arrivals>,
     pub(crate) is_going_away: AtomicBool,
@@ -359,6 +361,7 @@ impl Node {
         }
         self.matchmaker.on_node_gone();
         self.lose_arriving_from(gone);
+        self.lose_entities_of(gone);
     }
 
     /// Ends all sessions at once and leaves their rooms as they are: others have taken this node out
@@ -396,7 +399,9 @@ impl Node {
     pub(crate) fn stats(&self) -> Stats {
         let rooms = lock(&self.host_by_room).len();
         let sessions = lock(&self.sessions).by_id.len();
-        self.counters.stats(sessions, rooms)
+        let mut stats = self.counters.stats(sessions, rooms);
+        stats.fields.fields = self.fields.len();
+        stats
     }
 
     pub(crate) fn is_going_away(&self) -> bool {

@@ -20,6 +20,8 @@ pub(crate) struct Account {
     pub(crate) acts: Bucket,
     pub(crate) groups: Bucket,
     pub(crate) tickets: Bucket,
+    /// Where its devices are in fields.
+    pub(crate) reports: Bucket,
 }
 
 /// Sessions of one user share it.
@@ -37,6 +39,7 @@ impl Account {
             acts: Bucket::new(config.acts, now),
             groups: Bucket::new(config.groups, now),
             tickets: Bucket::new(config.tickets, now),
+            reports: Bucket::new(config.fields.reports, now),
         }
     }
 
@@ -51,6 +54,7 @@ impl Account {
             && self.acts.is_full(now)
             && self.groups.is_full(now)
             && self.tickets.is_full(now)
+            && self.reports.is_full(now)
     }
 
     pub(crate) fn lock(shared: &SharedAccount) -> MutexGuard<'_, Self> {

@@ -16,6 +16,7 @@ use tombolo_wire::v1::{self, ErrorCode, response, server_frame};
 use tombolo_wire::{RoomId, UserId};
 
 use crate::catalogue::{self, Choice};
+use crate::field::{self, FieldIntroduction, FieldRequest};
 use crate::hooks::MemberMessage;
 use crate::host::{self, Host, Outcome, Plan, Proposal, Wish};
 use crate::matchmaker::{self, MatchmakerRequest};
@@ -53,6 +54,16 @@ pub(crate) enum Request {
     Matchmaker {
         id: u64,
         request: Box<MatchmakerRequest>,
+    },
+    Field {
+        id: u64,
+        request: FieldRequest,
+    },
+    /// To an entity of a field.
+    Introduce {
+        /// The number of its frame.
+        seq: u64,
+        introduction: Box<FieldIntroduction>,
     },
 }
 
@@ -126,24 +137,33 @@ pub(crate) fn handle(node: &Arc<Node>, session: &Arc<Session>, request: v1::Requ
         let Some(request) = request else {
             return Ok(());
         };
-        let mut state = session.lock();
-        let added = state.backlog.add(request, node.config.requests_max);
-        if matches!(added, Added::First | Added::Waits) {
-            session.pending.fetch_add(1, Ordering::Relaxed);
-        }
-        drop(state);
-        match added {
-            Added::First => {
-                let work = run(Arc::clone(node), Arc::clone(session));
-                node.runtime.spawn(work);
-                Ok(())
-            }
-            Added::Full => Err(Reject::new(ErrorCode::Limit, "too many requests wait")),
-            Added::Waits | Added::Closed => Ok(()),
-        }
+        enqueue(node, session, request)
     });
     if let Err(reject) = result {
         fail(node, session, id, reject);
+    }
+}
+
+/// Has something carried out after what the session's device has asked for before.
+pub(crate) fn enqueue(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    request: Request,
+) -> Result<(), Reject> {
+    let mut state = session.lock();
+    let added = state.backlog.add(request, node.config.requests_max);
+    if matches!(added, Added::First | Added::Waits) {
+        session.pending.fetch_add(1, Ordering::Relaxed);
+    }
+    drop(state);
+    match added {
+        Added::First => {
+            let work = run(Arc::clone(node), Arc::clone(session));
+            node.runtime.spawn(work);
+            Ok(())
+        }
+        Added::Full => Err(Reject::new(ErrorCode::Limit, "too many requests wait")),
+        Added::Waits | Added::Closed => Ok(()),
     }
 }
 
@@ -183,6 +203,14 @@ async fn run(node: Arc<Node>, session: Arc<Session>) {
             Request::Matchmaker { id, request } => {
                 let carry_out = matchmaker::carry_out(&node, &session, id, *request);
                 (id, carry_out.await)
+            }
+            Request::Field { id, request } => {
+                (id, field::carry_out(&node, &session, id, request).await)
+            }
+            Request::Introduce { seq, introduction } => {
+                field::introduce(&node, &session, seq, *introduction).await;
+                // It has no answer.
+                (0, Ok(()))
             }
         };
         if let Err(reject) = result {

@@ -26,6 +26,7 @@ use crate::connection::Connection;
 use crate::drain::{self, Drained};
 use crate::entropy::{self, NoEntropy, ResumeToken};
 use crate::events::{RoomChange, RoomEvents, SessionChange, SessionEvent, SessionEvents};
+use crate::field::Fields;
 use crate::lock::lock;
 use crate::matchmaker::{self, Matchmaker};
 use crate::node::{Node, SessionTable};
@@ -110,6 +111,7 @@ impl Services {
             host_by_room: Mutex::default(),
             social: Social::default(),
             matchmaker,
+            fields: Fields::default(),
             arrivals: Mutex::new(Arrivals::default()),
             is_going_away: AtomicBool::new(false),
             session_events: SessionEvents::default(),

@@ -17,6 +17,7 @@ use crate::absence::Absence;
 use crate::config::Config;
 use crate::connection::Outgoing;
 use crate::entropy::ResumeToken;
+use crate::field::Seats;
 use crate::host::Host;
 use crate::lock::lock;
 use crate::queue::{Queue, QueueLimits, Topic};
@@ -67,6 +68,8 @@ pub(crate) struct State {
     pub(crate) backlog: Backlog,
     pub(crate) host_by_room: BTreeMap<RoomId, Arc<Host>>,
     pub(crate) absence: Absence,
+    /// The fields that the session is in.
+    pub(crate) seats: Seats,
     /// The node that had the session before this one.
     pub(crate) came_from: Option<NodeId>,
     /// `None` once the session has settled here.
@@ -163,6 +166,7 @@ impl Session {
             backlog: Backlog::default(),
             host_by_room: BTreeMap::new(),
             absence: Absence::default(),
+            seats: Seats::default(),
             came_from: None,
             arriving: None,
             moved: None,
@@ -225,6 +229,8 @@ impl State {
             debug_assert!(pushed.is_ok(), "{pushed:?}");
         }
         self.backlog.close();
+        // Its device enters its fields over the other node.
+        self.seats.leave_all();
         self.is_connected = false;
         self.stop_expiry();
         self.wake();
@@ -259,6 +265,7 @@ impl State {
     pub(crate) fn end(&mut self, reject: Option<Reject>) -> BTreeMap<RoomId, Arc<Host>> {
         self.ended.get_or_insert(Ended { reject });
         self.backlog.close();
+        self.seats.leave_all();
         self.stop_expiry();
         self.wake.notify_one();
         std::mem::take(&mut self.host_by_room)

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tombolo_wire::v1::ErrorCode;
 
 use crate::cluster::{FrameError, ResumeRefusal};
+use crate::field::Refusal;
 use crate::lock::lock;
 
 /// What is there and what has happened since the node began.
@@ -47,8 +48,36 @@ pub struct Stats {
     pub resumes_refused: BTreeMap<String, u64>,
     /// How often the game's own code failed, or took too long.
     pub hooks_failed: u64,
+    /// What has happened in fields.
+    pub fields: FieldStats,
     /// What has happened between this node and others.
     pub cluster: ClusterStats,
+}
+
+/// What has happened in fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FieldStats {
+    /// Fields now that this node has devices in.
+    pub fields: usize,
+    /// Reports of devices that were taken in.
+    pub reports: u64,
+    /// Batches handed to devices' sessions.
+    pub batches: u64,
+    /// What devices were to be told and had to wait for another batch.
+    pub deferred: u64,
+    /// Messages to other nodes that the bus has taken.
+    pub published: u64,
+    /// Messages to other nodes that were lost on their way to the bus.
+    pub unpublished: u64,
+    /// Reports of other nodes' devices that were taken in.
+    pub heard: u64,
+    /// Those that were refused, and messages of nodes that were malformed or of another version.
+    pub heard_refused: u64,
+    /// Messages that the bus says it has lost on their way here.
+    pub bus_lost: u64,
+    /// What was refused to devices, by the reason.
+    pub refused: BTreeMap<String, u64>,
 }
 
 /// What has happened between this node and others.
@@ -98,9 +127,24 @@ pub(crate) struct Counters {
     pub(crate) coalesced: Counter,
     pub(crate) behind: Counter,
     pub(crate) hooks_failed: Counter,
+    pub(crate) fields: FieldCounters,
     pub(crate) cluster: ClusterCounters,
     refused: Mutex<BTreeMap<ErrorCode, u64>>,
     resumes_refused: Mutex<BTreeMap<ResumeRefusal, u64>>,
+}
+
+/// What has happened in fields so far.
+#[derive(Debug, Default)]
+pub(crate) struct FieldCounters {
+    pub(crate) reports: Counter,
+    pub(crate) batches: Counter,
+    pub(crate) deferred: Counter,
+    pub(crate) published: Counter,
+    pub(crate) unpublished: Counter,
+    pub(crate) heard: Counter,
+    pub(crate) heard_refused: Counter,
+    pub(crate) bus_lost: Counter,
+    refused: Mutex<BTreeMap<Refusal, u64>>,
 }
 
 /// What has happened between nodes so far.
@@ -166,7 +210,33 @@ impl Counters {
                 .iter()
                 .map(|(refusal, count)| (refusal.to_string(), *count))
                 .collect(),
+            fields: self.fields.stats(),
             cluster: self.cluster.stats(),
+        }
+    }
+}
+
+impl FieldCounters {
+    pub(crate) fn count_refused(&self, refusal: Refusal) {
+        *lock(&self.refused).entry(refusal).or_default() += 1;
+    }
+
+    fn stats(&self) -> FieldStats {
+        let refused = lock(&self.refused);
+        FieldStats {
+            fields: 0,
+            reports: self.reports.value(),
+            batches: self.batches.value(),
+            deferred: self.deferred.value(),
+            published: self.published.value(),
+            unpublished: self.unpublished.value(),
+            heard: self.heard.value(),
+            heard_refused: self.heard_refused.value(),
+            bus_lost: self.bus_lost.value(),
+            refused: refused
+                .iter()
+                .map(|(refusal, count)| (refusal.to_string(), *count))
+                .collect(),
         }
     }
 }

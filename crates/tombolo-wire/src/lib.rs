@@ -42,8 +42,8 @@ pub mod v1;
 pub use address::AddressError;
 pub use keys::{KeysError, PublicKeys};
 pub use name::{
-    GROUP_BYTES_MAX, GroupName, NODE_BYTES_MAX, NameError, NodeId, ROOM_BYTES_MAX, RoomId,
-    USER_BYTES_MAX, UserId,
+    FIELD_BYTES_MAX, FieldId, GROUP_BYTES_MAX, GroupName, NODE_BYTES_MAX, NameError, NodeId,
+    ROOM_BYTES_MAX, RoomId, USER_BYTES_MAX, UserId,
 };
 pub use url::{CertificatePin, PORT_DEFAULT, ServerUrl, UrlError};
 
@@ -67,6 +67,9 @@ pub const RECIPIENTS_MAX: usize = 256;
 
 /// Most candidates in one introduction.
 pub const CANDIDATES_MAX: usize = 32;
+
+/// Most entities that a device says to know when it enters a field.
+pub const FIELD_KNOWN_MAX: usize = 4096;
 
 /// Largest sealed first messages in one introduction, in bytes.
 pub const EARLY_BYTES_MAX: usize = 32 * 1024;

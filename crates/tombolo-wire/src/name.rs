@@ -16,6 +16,9 @@ pub const ROOM_BYTES_MAX: usize = 128;
 /// Longest [`GroupName`], in bytes.
 pub const GROUP_BYTES_MAX: usize = 64;
 
+/// Longest [`FieldId`], in bytes.
+pub const FIELD_BYTES_MAX: usize = 64;
+
 /// Longest [`NodeId`], in bytes.
 pub const NODE_BYTES_MAX: usize = 64;
 
@@ -30,6 +33,10 @@ pub struct RoomId(Arc<str>);
 /// The name of a group of users: 1 to 64 bytes of `[A-Za-z0-9._~@-]`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupName(Arc<str>);
+
+/// The name of a field: 1 to 64 bytes of `[A-Za-z0-9._~@-]`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FieldId(Arc<str>);
 
 /// The name of a node: 1 to 64 bytes of `[A-Za-z0-9._~@-]`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -123,6 +130,7 @@ macro_rules! name {
 name!(UserId, USER_BYTES_MAX);
 name!(RoomId, ROOM_BYTES_MAX);
 name!(GroupName, GROUP_BYTES_MAX);
+name!(FieldId, FIELD_BYTES_MAX);
 name!(NodeId, NODE_BYTES_MAX);
 
 fn check(text: &str, bytes_max: usize) -> Result<(), NameError> {

@@ -223,6 +223,7 @@ impl Driver {
             room: self.config.room.to_string(),
             to: self.config.user.to_string(),
             introduction: Some(introduction),
+            ..Introduce::default()
         };
         // A session that is over shows by the missing answer.
         _ = self

@@ -398,6 +398,7 @@ impl Attempt {
             | server_frame::Body::Acknowledge(_)
             | server_frame::Body::IceServers(_)
             | server_frame::Body::Social(_)
+            | server_frame::Body::FieldBatch(_)
             | server_frame::Body::Matchmaker(_) => {
                 Err(Error::unreachable(url, "the node did not greet: is it a Tombolo node?").into())
             }

@@ -1,6 +1,7 @@
 //! What an observer has been told.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{EntityId, Watch};
 use crate::ticks::Ticks;
@@ -16,16 +17,26 @@ const LEAVES_MAX: usize = 4096;
 pub(super) struct Observer {
     pub(super) watch: Watch,
     pub(super) known: Vec<Known>,
+    /// What it says to know and was not here when it began, and until when that is looked for.
+    pub(super) awaited: Vec<(EntityId, u32)>,
+    pub(super) awaited_until: Option<Duration>,
     /// What has left, and when it was told last; 0 when it was not.
     pub(super) leaves: BTreeMap<EntityId, u32>,
     /// A tick has been made since it began: what it was said to know has been looked at.
     pub(super) is_checked: bool,
-    /// The next datagram says that all that was told before is void.
-    pub(super) is_reset: bool,
-    /// When that was told last; 0 when it was not, or has arrived.
-    reset_told: u32,
+    /// All that was told before is void, which the observer does not know yet.
+    reset: Option<Reset>,
     /// How many of the known have not been acknowledged.
     unconfirmed: usize,
+}
+
+/// All that was told before is void.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reset {
+    /// Before when: the tick in which that was told first; 0 until it was.
+    since: u32,
+    /// When it was told last; 0 until it was.
+    told: u32,
 }
 
 /// An entity that an observer knows, or is to know.
@@ -58,10 +69,11 @@ impl Observer {
         Self {
             watch,
             known: Vec::new(),
+            awaited: Vec::new(),
+            awaited_until: None,
             leaves: BTreeMap::new(),
             is_checked: false,
-            is_reset,
-            reset_told: 0,
+            reset: is_reset.then(Reset::default),
             unconfirmed: 0,
         }
     }
@@ -76,7 +88,7 @@ impl Observer {
         let is_too_much = self.leaves.len() > LEAVES_MAX;
         if is_too_much {
             self.leaves.clear();
-            self.is_reset = true;
+            self.reset = Some(Reset::default());
             for known in &mut self.known {
                 known.state = Told::Nothing;
                 known.sequence = 0;
@@ -88,6 +100,8 @@ impl Observer {
 
     /// Keeps one of those that were said to be known twice.
     pub(super) fn forget_doubles(&mut self) {
+        self.awaited.sort_unstable();
+        self.awaited.dedup_by_key(|(id, _)| *id);
         self.known.sort_by_key(|known| (known.id, known.sequence));
         self.known.dedup_by_key(|known| known.id);
     }
@@ -97,14 +111,24 @@ impl Observer {
         now.saturating_sub(told) >= RETRY_TICKS
     }
 
-    /// What the datagram of this tick says about all before.
-    pub(super) fn on_header(&mut self, tick: u32) {
-        if self.is_reset && (self.watch.is_reliable || self.reset_told == 0) {
-            self.reset_told = tick;
+    /// Before when all is void, as the datagram of this tick says.
+    pub(super) fn on_header(&mut self, tick: u32) -> Option<u32> {
+        let reset = self.reset.as_mut()?;
+        if reset.since == 0 {
+            reset.since = tick;
         }
+        reset.told = tick;
+        let since = reset.since;
         if self.watch.is_reliable {
-            self.is_reset = false;
+            self.reset = None;
         }
+        Some(since)
+    }
+
+    /// Whether it is to be told, or told again, that all before is void.
+    pub(super) fn has_reset(&self, now: u32) -> bool {
+        self.reset
+            .is_some_and(|reset| reset.told == 0 || Self::is_due(reset.told, now))
     }
 
     pub(super) fn on_entered(&mut self, at: usize, tick: u32) {
@@ -137,10 +161,9 @@ impl Observer {
     }
 
     pub(super) fn acknowledge(&mut self, ticks: Ticks) {
-        if self.is_reset && self.reset_told != 0 && ticks.last >= self.reset_told {
-            self.is_reset = false;
-            self.reset_told = 0;
-        }
+        // All datagrams since then have said so.
+        let is_known = |reset: &mut Reset| reset.since != 0 && ticks.last >= reset.since;
+        self.reset.take_if(is_known);
         if !self.leaves.is_empty() {
             self.leaves.retain(|_, told| !ticks.contains(*told));
         }

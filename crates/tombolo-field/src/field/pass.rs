@@ -180,13 +180,17 @@ impl Field {
         let dimensions = self.settings.dimensions.count();
         let is_due = |told: u32| told == 0 || Observer::is_due(told, self.tick);
         let has_leaves = observer.leaves.values().any(|told| is_due(*told));
-        if scratch.news.is_empty() && !has_leaves && !observer.is_reset {
+        if scratch.news.is_empty() && !has_leaves && !observer.has_reset(self.tick) {
             return 0;
         }
-        self.header(me.position, observer.is_reset)
-            .write(&mut scratch.datagram);
-        observer.on_header(self.tick);
-        let mut left = observer.watch.budget - Header::bytes(dimensions);
+        let header = Header {
+            tick: self.tick,
+            reset: observer.on_header(self.tick),
+            dimensions,
+            center: me.position,
+        };
+        header.write(&mut scratch.datagram);
+        let mut left = observer.watch.budget - header.bytes();
         if has_leaves {
             // What has left comes first, but never takes all.
             let mut room = if scratch.news.is_empty() {

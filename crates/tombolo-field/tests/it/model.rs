@@ -242,7 +242,8 @@ fn what_may_not_be_seen_is_never_sent() {
 fn records_of(datagram: &[u8], id: EntityId) -> Vec<u8> {
     let wanted = id.0.to_be_bytes();
     let dimensions = if datagram[1] & 2 == 0 { 2 } else { 3 };
-    let mut rest = &datagram[6 + 8 * dimensions..];
+    let reset = if datagram[1] & 1 == 0 { 0 } else { 4 };
+    let mut rest = &datagram[6 + 8 * dimensions + reset..];
     let mut tags = Vec::new();
     while let [tag, tail @ ..] = rest {
         if tail[..8] == wanted {

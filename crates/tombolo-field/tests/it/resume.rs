@@ -1,13 +1,18 @@
 //! Another node goes on where one has ended.
 
-use tombolo_field::{Change, EntityId, Everything, Mirror};
+use std::time::Duration;
+
+use tombolo_field::{Change, EntityId, Everything, Mirror, Settings, Watch};
 
 use crate::world::{World, reliable, seen_from};
 
 #[test]
 fn an_observer_that_resumes_is_told_the_difference_only() {
     let mut first = World::new(seen_from(100.0));
-    let mut second = World::new(seen_from(100.0));
+    let mut second = World::new(Settings {
+        grace: Duration::from_secs(1),
+        ..seen_from(100.0)
+    });
     for world in [&mut first, &mut second] {
         for id in 0..=4 {
             world.put(id, [id as f64, 0.0, 0.0]);
@@ -18,6 +23,7 @@ fn an_observer_that_resumes_is_told_the_difference_only() {
     assert_eq!(first.seen(0), [1, 2, 3, 4]);
     // What happens while the device has no node.
     second.put(2, [50.0, 0.0, 0.0]);
+    second.field.remove(EntityId(1));
     second.field.remove(EntityId(3));
     second.put(4, [500.0, 0.0, 0.0]);
     second.put(5, [5.0, 0.0, 0.0]);
@@ -29,10 +35,20 @@ fn an_observer_that_resumes_is_told_the_difference_only() {
         .resume(EntityId(0), reliable(1100), &knowledge)
         .unwrap();
     let mut changes = Vec::new();
-    let now = second.now;
-    second.field.tick(now, &Everything, |_, datagram| {
-        changes.extend(mirror.apply(datagram).unwrap());
-    });
+    for tick in 0..30 {
+        second.now += Duration::from_millis(50);
+        let now = second.now;
+        // The node hears of one a little later.
+        if tick == 10 {
+            second.hear(1, 1, [1.0, 0.0, 0.0]);
+        }
+        second.field.tick(now, &Everything, |_, datagram| {
+            changes.extend(mirror.apply(datagram).unwrap());
+        });
+        if tick < 10 {
+            assert!(!changes.contains(&Change::Left(EntityId(3))), "it may come");
+        }
+    }
     changes.sort_by_key(|change| match change {
         Change::Entered(id) | Change::Updated(id) | Change::Left(id) => *id,
     });
@@ -109,7 +125,7 @@ fn a_mirror_remembers_only_so_many_that_left_and_takes_nothing_from_before_that(
                 world.put(id as u64, [x, 0.0, 0.0]);
             }
         }
-        world.now += std::time::Duration::from_millis(50);
+        world.now += Duration::from_millis(50);
         let now = world.now;
         world.put(0, [0.0; 3]);
         world.field.tick(now, &Everything, |_, datagram| {
@@ -126,4 +142,44 @@ fn a_mirror_remembers_only_so_many_that_left_and_takes_nothing_from_before_that(
     assert_eq!(mirror.apply(&datagrams[0]), Ok(Vec::new()));
     assert_eq!(mirror.late(), 1, "it is too late for that");
     assert!(mirror.seen().map(|(id, _)| id).eq(seen));
+}
+
+#[test]
+fn that_all_is_void_may_be_told_again_without_harm() {
+    let mut world = World::new(seen_from(100.0));
+    for id in 0..=2 {
+        world.put(id, [id as f64, 0.0, 0.0]);
+    }
+    let mut mirror = Mirror::new();
+    world.field.observe(EntityId(0), Watch::default()).unwrap();
+    let mut changes = Vec::new();
+    let mut datagrams = Vec::new();
+    // Nothing is acknowledged.
+    for tick in 0..12 {
+        world.now += Duration::from_millis(100);
+        let now = world.now;
+        if tick == 5 {
+            world.put(3, [3.0, 0.0, 0.0]);
+        }
+        world.field.tick(now, &Everything, |_, datagram| {
+            datagrams.push(datagram.to_vec());
+            changes.extend(mirror.apply(datagram).unwrap());
+        });
+    }
+    let entered = [1, 2, 3].map(|id| Change::Entered(EntityId(id)));
+    assert_eq!(changes, entered);
+    assert!(datagrams.len() < 8, "it is told now and then");
+    // It begins anew: what is still under way from before is void.
+    world.field.observe(EntityId(0), Watch::default()).unwrap();
+    for id in [2, 3] {
+        world.field.remove(EntityId(id));
+    }
+    let now = world.now;
+    world.field.tick(now, &Everything, |_, datagram| {
+        mirror.apply(datagram).unwrap();
+    });
+    for datagram in &datagrams {
+        assert_eq!(mirror.apply(datagram), Ok(Vec::new()));
+    }
+    assert_eq!(mirror.seen().map(|(id, _)| id.0).collect::<Vec<_>>(), [1]);
 }

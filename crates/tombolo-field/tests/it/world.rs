@@ -46,6 +46,17 @@ impl World {
         self.field.report(self.now, id, &report).unwrap();
     }
 
+    /// An entity as it is reported elsewhere.
+    pub(crate) fn hear(&mut self, id: u64, sequence: u32, position: [f64; 3]) {
+        let payload = sequence.to_be_bytes();
+        let report = Report {
+            sequence,
+            payload: &payload,
+            ..Report::at(position)
+        };
+        self.field.report(self.now, EntityId(id), &report).unwrap();
+    }
+
     pub(crate) fn observe(&mut self, id: u64, watch: Watch) {
         self.field.observe(EntityId(id), watch).unwrap();
         self.mirrors.insert(EntityId(id), Mirror::new());

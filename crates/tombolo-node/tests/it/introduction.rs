@@ -163,6 +163,7 @@ impl Device {
             room: ROOM.to_owned(),
             to: user.to_owned(),
             introduction: Some(introduction),
+            ..Introduce::default()
         };
         self.send(Up::Introduce(introduce)).await;
     }

@@ -14,6 +14,7 @@ use super::directory::{Command, Directory, Event, WriteId, Written};
 use super::record::{Heartbeat, Load, Record, State};
 use super::{giving, inbox, load, loss};
 use crate::entropy;
+use crate::field;
 use crate::lock::lock;
 use crate::node::Node;
 
@@ -63,6 +64,7 @@ pub(crate) async fn run(node: Arc<Node>, mut waiting: mpsc::Receiver<Input>) {
     let (node, inputs) = (&driver.node, &driver.inputs);
     driver.tasks.spawn(inbox::run(Arc::clone(node)));
     driver.tasks.spawn(giving::serve(Arc::clone(node)));
+    driver.tasks.spawn(field::serve(Arc::clone(node)));
     driver
         .tasks
         .spawn(watch(Arc::clone(node), records, inputs.clone()));

@@ -253,6 +253,7 @@ fn hand_over(node: &Arc<Node>, state: &State, from: &NodeId, arrival: Arrival) {
                     keys: Some(DeviceKeys::from(&keys)),
                     ..*introduction
                 }),
+                ..v1::Introduced::default()
             },
         ),
     };

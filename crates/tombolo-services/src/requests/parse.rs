@@ -14,6 +14,7 @@ use tombolo_wire::v1::{self, ErrorCode, JoinMode, request, response};
 use super::{Join, Mode, Place, Request, answer, not_a_member};
 use crate::catalogue::Choice;
 use crate::config::ROOM_MEMBERS_MAX;
+use crate::field;
 use crate::host::{Position, Wish};
 use crate::matchmaker;
 use crate::node::Node;
@@ -79,6 +80,10 @@ pub(super) fn parse(
         Some(request::Kind::Matchmaker(request)) => {
             let request = Box::new(matchmaker::parse(node, session, request, now)?);
             Ok(Some(Request::Matchmaker { id, request }))
+        }
+        Some(request::Kind::Field(request)) => {
+            let request = field::parse(node, session, request, now)?;
+            Ok(Some(Request::Field { id, request }))
         }
         Some(request::Kind::IceServers(_)) => {
             answer_ice_servers(node, session, id)?;

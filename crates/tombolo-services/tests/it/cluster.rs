@@ -261,6 +261,7 @@ async fn an_introduction_to_another_node_carries_true_keys_and_opens_both_relays
         room: "r".into(),
         to: "bob".into(),
         introduction: Some(introduction.clone()),
+        ..v1::Introduce::default()
     };
     alice
         .send(client_frame::Body::Introduce(introduce))

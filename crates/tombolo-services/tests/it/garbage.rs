@@ -126,6 +126,7 @@ fn introduce(random: &mut ChaCha8Rng, room: String, to: String) -> v1::Introduce
         room,
         to,
         introduction: random.random_bool(0.9).then_some(introduction),
+        ..v1::Introduce::default()
     }
 }
 

@@ -192,6 +192,7 @@ fn introduce(device: &mut Device, room: &str, to: &str, introduction: Option<Int
         room: room.into(),
         to: to.into(),
         introduction,
+        ..v1::Introduce::default()
     };
     device
         .send(client_frame::Body::Introduce(introduce))

@@ -9,6 +9,7 @@ mod direct;
 mod drops;
 mod duplicates;
 mod engine;
+mod fields;
 mod finding;
 mod garbage;
 mod groups;

@@ -66,6 +66,7 @@ async fn rage(lab: &Lab, seed: u64) {
                     room,
                     to,
                     introduction,
+                    ..v1::Introduce::default()
                 };
                 device.send(client_frame::Body::Introduce(introduce))
             }

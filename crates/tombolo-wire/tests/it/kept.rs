@@ -196,6 +196,7 @@ fn client_frames() -> Vec<ClientFrame> {
             room: "lobby".into(),
             to: "bob".into(),
             introduction: Some(introduction()),
+            ..v1::Introduce::default()
         })),
         client(client_frame::Body::Goodbye(v1::Goodbye {})),
         client(client_frame::Body::Acknowledge(v1::Ack {})),
@@ -303,6 +304,7 @@ fn server_frames() -> Vec<ServerFrame> {
             room: "lobby".into(),
             from: "bob".into(),
             introduction: Some(introduction()),
+            ..v1::Introduced::default()
         })),
         server(server_frame::Body::Refused(v1::Refused {
             seq: 70,

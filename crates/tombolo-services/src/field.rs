@@ -1,0 +1,185 @@
+//! Fields: who is near whom, on one node and across nodes.
+//!
+//! Each node with devices in a field runs a `tombolo_field::Field` of its own, in one task ([`driver`]),
+//! with its devices and with what other nodes tell of theirs. What nodes tell each other goes over the
+//! bus, on the subjects of the field's [`cells`]: a node listens to those that its devices see into, and
+//! asks for what is there when it begins to. No node is needed by the devices of others: when one is gone
+//! its devices enter over another, under the same numbers, and are told what has changed.
+//!
+//! Of a report only the latest counts, so all of that may get lost; what devices must be told is told
+//! again by the core until they acknowledge it.
+
+mod cells;
+mod driver;
+pub(crate) mod generated;
+mod meet;
+mod parse;
+mod refusal;
+mod requests;
+mod seat;
+mod subject;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use tombolo_field::Dimensions;
+use tombolo_wire::v1;
+use tombolo_wire::{FieldId, NodeId, UserId};
+
+use crate::lock::lock;
+use crate::node::Node;
+use crate::reject::Reject;
+use crate::services::Services;
+use crate::session::Session;
+use driver::{Driver, Input};
+
+pub(crate) use meet::{FieldIntroduction, handle_introduce, introduce, serve};
+pub(crate) use parse::FieldRequest;
+pub(crate) use refusal::Refusal;
+pub(crate) use requests::{carry_out, parse};
+pub(crate) use seat::Seats;
+
+/// The fields that this node has devices in.
+#[derive(Default)]
+pub(crate) struct Fields {
+    running_by_id: Mutex<BTreeMap<FieldId, Running>>,
+}
+
+/// How to reach the task of a field.
+#[derive(Clone)]
+struct Running {
+    inputs: mpsc::Sender<Input>,
+    dimensions: Dimensions,
+}
+
+impl Fields {
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.running_by_id).len()
+    }
+
+    fn inputs(&self, id: &FieldId) -> Option<mpsc::Sender<Input>> {
+        let running = lock(&self.running_by_id);
+        Some(running.get(id)?.inputs.clone())
+    }
+
+    /// The task of a field; a new one if there was none.
+    fn open(
+        &self,
+        node: &Arc<Node>,
+        id: &FieldId,
+        dimensions: Dimensions,
+    ) -> Result<mpsc::Sender<Input>, Refusal> {
+        let mut running = lock(&self.running_by_id);
+        if let Some(found) = running.get(id) {
+            if found.dimensions != dimensions {
+                return Err(Refusal::Dimensions);
+            }
+            return Ok(found.inputs.clone());
+        }
+        if running.len() >= node.config.fields.fields_max {
+            return Err(Refusal::TooManyFields);
+        }
+        let (inputs, waiting) = mpsc::channel(INPUTS_MAX);
+        let driver = Driver::new(Arc::clone(node), id.clone(), dimensions, inputs.clone())?;
+        node.runtime.spawn(driver.run(waiting));
+        let found = Running {
+            inputs: inputs.clone(),
+            dimensions,
+        };
+        running.insert(id.clone(), found);
+        Ok(inputs)
+    }
+
+    /// Ends a field in which nobody is, unless somebody is about to enter.
+    fn close(&self, id: &FieldId, waiting: &mpsc::Receiver<Input>) -> bool {
+        let mut running = lock(&self.running_by_id);
+        let is_over = waiting.is_empty();
+        if is_over {
+            running.remove(id);
+        }
+        is_over
+    }
+}
+
+/// Takes in where a device is. What is refused is counted, and the device is told.
+pub(crate) fn handle_update(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    update: v1::FieldUpdate,
+    now: Instant,
+) {
+    if let Err(refusal) = take_in(session, update, now) {
+        refuse_update(node, session, refusal);
+    }
+}
+
+fn take_in(session: &Session, update: v1::FieldUpdate, now: Instant) -> Result<(), Refusal> {
+    let bytes = update
+        .report
+        .as_ref()
+        .map_or(0, |report| report.payload.len());
+    let mut account = session.account();
+    if !account.reports.take(now, 1) || !account.rate.take(now, 1, bytes) {
+        return Err(Refusal::Rate);
+    }
+    drop(account);
+    let seat = session.lock().seats.find(update.seat);
+    let seat = seat.ok_or(Refusal::NotInField)?;
+    let report = update.report.map(|report| parse::report(&seat, report));
+    let input = Input::Update {
+        report: report.transpose()?,
+        ticks: tombolo_field::Ticks {
+            last: update.ack,
+            before: update.ack_before,
+        },
+        seat: Arc::clone(&seat),
+    };
+    seat.inputs.try_send(input).map_err(|_| Refusal::Behind)
+}
+
+/// Tells a device that a report of its was not taken in, unless that is nothing out of the ordinary.
+fn refuse_update(node: &Arc<Node>, session: &Arc<Session>, refusal: Refusal) {
+    let reject = refused(node, refusal);
+    if refusal != Refusal::Late {
+        node.refuse(session, 0, reject);
+    }
+}
+
+/// Counts a refusal.
+fn refused(node: &Node, refusal: Refusal) -> Reject {
+    node.counters.fields.count_refused(refusal);
+    refusal.into_reject()
+}
+
+impl Node {
+    /// Another node's life is over, and with it what it told of its devices.
+    pub(crate) fn lose_entities_of(&self, gone: &NodeId) {
+        let running: Vec<_> = lock(&self.fields.running_by_id).values().cloned().collect();
+        let gone = gone.clone();
+        self.runtime.spawn(async move {
+            for Running { inputs, .. } in running {
+                // A field that has ended has nothing to lose.
+                let _ = inputs.send(Input::NodeGone(gone.clone())).await;
+            }
+        });
+    }
+}
+
+impl Services {
+    /// Marks what a user's devices here have in a field from now on; see [`Hooks::authorize_field`]. False
+    /// when nobody here is in that field.
+    ///
+    /// [`Hooks::authorize_field`]: crate::Hooks::authorize_field
+    pub async fn mark(&self, field: &FieldId, user: &UserId, marks: u64) -> bool {
+        let Some(inputs) = self.node().fields.inputs(field) else {
+            return false;
+        };
+        let user = user.clone();
+        inputs.send(Input::Mark { user, marks }).await.is_ok()
+    }
+}
+
+/// What waits for a field's task. While a tick is made, the reports of a large field wait.
+const INPUTS_MAX: usize = 32_768;

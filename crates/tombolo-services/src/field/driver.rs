@@ -1,0 +1,625 @@
+//! The task of a field.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior};
+use tombolo_engine::Key;
+use tombolo_field::{
+    CellId, Dimensions, EntityId, Everything, Field, Refused, Report, Settings, Sight, Subject,
+    Ticks,
+};
+use tombolo_wire::v1::{FieldBatch, server_frame};
+use tombolo_wire::{FieldId, NodeId, UserId};
+
+use super::cells::{self, Ears, Heard};
+use super::generated as wire;
+use super::parse::{Enter, OwnReport};
+use super::refusal::Refusal;
+use super::seat::{Place, Seat};
+use super::{refuse_update, refused, subject};
+use crate::node::Node;
+
+/// What a field's task is told.
+pub(super) enum Input {
+    Enter {
+        seat: Arc<Seat>,
+        enter: Box<Enter>,
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
+    Update {
+        seat: Arc<Seat>,
+        report: Option<OwnReport>,
+        ticks: Ticks,
+    },
+    /// Something that a device has put there is to go.
+    Remove(Arc<Seat>, u32),
+    /// Where a device is that another one sees.
+    Locate {
+        seat: Arc<Seat>,
+        entity: EntityId,
+        reply: oneshot::Sender<Option<Place>>,
+    },
+    /// The device here that an entity is.
+    Find {
+        entity: EntityId,
+        reply: oneshot::Sender<Option<Arc<Seat>>>,
+    },
+    Mark {
+        user: UserId,
+        marks: u64,
+    },
+    /// This node has begun to hear of a cell.
+    Listening(CellId),
+    Heard(Heard),
+    NodeGone(NodeId),
+}
+
+/// A field, with what it needs to tell devices and other nodes.
+pub(super) struct Driver {
+    node: Arc<Node>,
+    id: FieldId,
+    dimensions: Dimensions,
+    field: Field,
+    sight: Guarded,
+    begun: Instant,
+    /// Entities of devices here.
+    locals: BTreeMap<EntityId, Local>,
+    /// Those of others, and which node told of them last.
+    node_by_entity: BTreeMap<EntityId, NodeId>,
+    ears: Ears,
+    news: News,
+    mouth: mpsc::Sender<(Key, Bytes)>,
+    /// `None` when it is time.
+    swept: Option<Instant>,
+    /// When the last device went.
+    empty_since: Option<Instant>,
+}
+
+/// An entity of a device here.
+struct Local {
+    seat: Arc<Seat>,
+    marks: u64,
+    /// What else the device has put there; nothing for what is no device.
+    own: BTreeSet<u32>,
+    published: Instant,
+}
+
+/// What other nodes are to be told.
+#[derive(Default)]
+struct News {
+    /// Entities, each with the cells that it was in since they were told last.
+    moved: BTreeMap<EntityId, Vec<CellId>>,
+    left: Vec<(CellId, EntityId)>,
+    /// Somebody asks for all that is in these.
+    asked: BTreeSet<CellId>,
+    /// `None` while there is nothing.
+    due: Option<Instant>,
+    told: Option<Instant>,
+}
+
+/// The game's filter, whose faults are its own: whoever it fails for is not seen.
+struct Guarded {
+    node: Arc<Node>,
+    sight: Option<Box<dyn Sight + Send + Sync>>,
+}
+
+impl Sight for Guarded {
+    fn may_see(&self, observer: &Subject, other: &Subject) -> bool {
+        let Some(sight) = &self.sight else {
+            return true;
+        };
+        // What it has left in disorder is its own to deal with.
+        let seen = catch_unwind(AssertUnwindSafe(|| sight.may_see(observer, other)));
+        seen.unwrap_or_else(|_| {
+            self.node.counters.hooks_failed.add(1);
+            false
+        })
+    }
+}
+
+impl Driver {
+    pub(super) fn new(
+        node: Arc<Node>,
+        id: FieldId,
+        dimensions: Dimensions,
+        inputs: mpsc::Sender<Input>,
+    ) -> Result<Self, Refusal> {
+        let settings = Settings {
+            dimensions,
+            ..node.config.fields.settings.clone()
+        };
+        // The configuration was checked when the node began.
+        let field = Field::new(settings).map_err(|_| Refusal::Range)?;
+        let (mouth, waiting) = mpsc::channel(MESSAGES_MAX);
+        node.runtime
+            .spawn(cells::publish(Arc::clone(&node), waiting));
+        let ears = Ears::new(
+            Arc::clone(&node),
+            id.clone(),
+            dimensions,
+            inputs.downgrade(),
+        );
+        let now = Instant::now();
+        Ok(Self {
+            sight: Guarded {
+                sight: node.config.hooks.sight(&id),
+                node: Arc::clone(&node),
+            },
+            node,
+            id,
+            dimensions,
+            field,
+            begun: now,
+            locals: BTreeMap::new(),
+            node_by_entity: BTreeMap::new(),
+            ears,
+            news: News::default(),
+            mouth,
+            swept: None,
+            empty_since: Some(now),
+        })
+    }
+
+    /// Runs the field until nobody is in it.
+    pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+        let mut ticks = tokio::time::interval(self.node.config.fields.tick);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut some = Vec::new();
+        loop {
+            let due = self.news.due;
+            tokio::select! {
+                _ = ticks.tick() => {
+                    self.on_tick();
+                    if self.is_idle() && self.node.fields.close(&self.id, &inputs) {
+                        return;
+                    }
+                }
+                _ = inputs.recv_many(&mut some, INPUTS_AT_ONCE) => {
+                    for input in some.drain(..) {
+                        self.handle(input);
+                    }
+                }
+                () = sleep_until(due) => self.tell_nodes(),
+            }
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        match input {
+            Input::Enter { seat, enter, reply } => {
+                let entered = self.enter(&seat, &enter);
+                // Whoever asked may have gone; then the seat is over.
+                let _ = reply.send(entered);
+            }
+            Input::Update {
+                seat,
+                report,
+                ticks,
+            } => self.on_update(&seat, report.as_ref(), ticks),
+            Input::Remove(seat, own) => {
+                let entity = seat.own_entity(own);
+                if self.has(&seat, entity) {
+                    self.remove(entity);
+                    if let Some(device) = self.locals.get_mut(&seat.entity) {
+                        device.own.remove(&own);
+                    }
+                }
+            }
+            Input::Locate {
+                seat,
+                entity,
+                reply,
+            } => {
+                let _ = reply.send(self.locate(&seat, entity));
+            }
+            Input::Find { entity, reply } => {
+                let _ = reply.send(self.device(entity));
+            }
+            Input::Mark { user, marks } => self.mark(&user, marks),
+            // Whoever began a moment before has asked in vain for what is here.
+            Input::Listening(cell) => self.news.ask(self.field.covering(cell)),
+            Input::Heard(heard) => self.on_heard(heard),
+            Input::NodeGone(gone) => {
+                let field = &mut self.field;
+                self.node_by_entity.retain(|entity, node| {
+                    let stays = *node != gone;
+                    if !stays {
+                        field.remove(*entity);
+                    }
+                    stays
+                });
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    fn enter(&mut self, seat: &Arc<Seat>, enter: &Enter) -> Result<(), Refusal> {
+        match self.report(seat, &enter.report, seat.marks) {
+            // It was here a moment ago, under another seat.
+            Ok(()) | Err(Refusal::Late) => {}
+            Err(refusal) => return Err(refusal),
+        }
+        self.field.resume(seat.entity, enter.watch, &enter.known)?;
+        let device = Local {
+            seat: Arc::clone(seat),
+            marks: seat.marks,
+            own: BTreeSet::new(),
+            published: Instant::now(),
+        };
+        self.locals.insert(seat.entity, device);
+        self.node_by_entity.remove(&seat.entity);
+        self.empty_since = None;
+        // Where it looks may be new.
+        self.swept = None;
+        Ok(())
+    }
+
+    fn on_update(&mut self, seat: &Arc<Seat>, report: Option<&OwnReport>, ticks: Ticks) {
+        if !self.has(seat, seat.entity) {
+            return self.refuse(seat, Refusal::NotInField);
+        }
+        if ticks.last != 0 {
+            self.field.acknowledge(seat.entity, ticks);
+        }
+        let Some(report) = report else {
+            return;
+        };
+        match self.take_in(seat, report) {
+            Ok(()) => self.node.counters.fields.reports.add(1),
+            Err(refusal) => self.refuse(seat, refusal),
+        }
+    }
+
+    fn refuse(&self, seat: &Seat, refusal: Refusal) {
+        match seat.session.upgrade() {
+            Some(session) => refuse_update(&self.node, &session, refusal),
+            None => drop(refused(&self.node, refusal)),
+        }
+    }
+
+    fn take_in(&mut self, seat: &Arc<Seat>, report: &OwnReport) -> Result<(), Refusal> {
+        let own_max = self.node.config.fields.own_max;
+        let device = self.locals.get_mut(&seat.entity);
+        let device = device.ok_or(Refusal::NotInField)?;
+        if report.own != 0 && !device.own.contains(&report.own) && device.own.len() >= own_max {
+            return Err(Refusal::TooManyOwn);
+        }
+        let marks = device.marks;
+        self.report(seat, report, marks)?;
+        if report.own == 0 {
+            if !self.field.observes(seat.entity) {
+                // It had said nothing for so long that it was taken away.
+                self.field.observe(seat.entity, seat.watch)?;
+            }
+            return Ok(());
+        }
+        let thing = Local {
+            seat: Arc::clone(seat),
+            marks,
+            own: BTreeSet::new(),
+            published: Instant::now(),
+        };
+        self.locals.insert(seat.own_entity(report.own), thing);
+        if let Some(device) = self.locals.get_mut(&seat.entity) {
+            device.own.insert(report.own);
+        }
+        Ok(())
+    }
+
+    /// Has the core take a report in; other nodes are told.
+    fn report(&mut self, seat: &Seat, report: &OwnReport, marks: u64) -> Result<(), Refusal> {
+        let id = seat.own_entity(report.own);
+        let before = self.field.position(id);
+        let taken = Report {
+            sequence: report.sequence,
+            class: report.class,
+            position: report.position,
+            payload: &report.payload,
+            marks,
+        };
+        self.field.report(self.now(), id, &taken)?;
+        self.node_by_entity.remove(&id);
+        let cell = self.field.cell(report.position);
+        let before = before.map(|before| self.field.cell(before));
+        self.news.tell(id, cell, before);
+        Ok(())
+    }
+
+    /// Whether an entity belongs to a seat.
+    fn has(&self, seat: &Arc<Seat>, entity: EntityId) -> bool {
+        let local = self.locals.get(&entity);
+        local.is_some_and(|local| Arc::ptr_eq(&local.seat, seat))
+    }
+
+    fn remove(&mut self, entity: EntityId) {
+        self.locals.remove(&entity);
+        if let Some(position) = self.field.position(entity) {
+            self.news.leave(entity, self.field.cell(position));
+            self.field.remove(entity);
+        }
+    }
+
+    /// The device here that an entity is.
+    fn device(&self, entity: EntityId) -> Option<Arc<Seat>> {
+        let seat = &self.locals.get(&entity)?.seat;
+        (seat.entity == entity && !seat.is_over()).then(|| Arc::clone(seat))
+    }
+
+    fn locate(&self, seat: &Arc<Seat>, entity: EntityId) -> Option<Place> {
+        if entity == seat.entity || !self.has(seat, seat.entity) {
+            return None;
+        }
+        if !self.field.knows(seat.entity, entity) {
+            return seat.caller(entity);
+        }
+        if self.locals.contains_key(&entity) {
+            return self.device(entity).map(Place::Here);
+        }
+        let node = self.node_by_entity.get(&entity)?;
+        Some(Place::There(node.clone()))
+    }
+
+    fn mark(&mut self, user: &UserId, marks: u64) {
+        for (id, local) in &mut self.locals {
+            if local.seat.user == *user && local.marks != marks {
+                local.marks = marks;
+                self.field.mark(*id, marks);
+                if let Some(position) = self.field.position(*id) {
+                    self.news.tell(*id, self.field.cell(position), None);
+                }
+            }
+        }
+    }
+
+    /// Takes in what another node tells.
+    fn on_heard(&mut self, heard: Heard) {
+        let now = self.now();
+        if let Some(cell) = heard.asks {
+            self.news.ask(self.field.covering(cell));
+        }
+        let counters = &self.node.counters.fields;
+        for entity in &heard.entities {
+            // It is here: what another node tells is of before it came.
+            if self.locals.contains_key(&entity.id) {
+                continue;
+            }
+            match self.field.report(now, entity.id, &entity.report()) {
+                Ok(()) => {
+                    counters.heard.add(1);
+                    self.node_by_entity.insert(entity.id, heard.from.clone());
+                }
+                Err(Refused::Late) => {
+                    if self.node_by_entity.get(&entity.id) == Some(&heard.from) {
+                        self.field.confirm(now, entity.id);
+                        self.field.mark(entity.id, entity.marks);
+                    }
+                }
+                Err(_) => counters.heard_refused.add(1),
+            }
+        }
+        for entity in heard.left {
+            if self.node_by_entity.get(&entity) == Some(&heard.from) {
+                self.node_by_entity.remove(&entity);
+                self.field.remove(entity);
+            }
+        }
+    }
+
+    fn on_tick(&mut self) {
+        self.let_go();
+        let now = self.now();
+        let (locals, node) = (&self.locals, &self.node);
+        let mut deliver = |entity: EntityId, datagram: &[u8]| {
+            let Some(local) = locals.get(&entity) else {
+                return;
+            };
+            let Some(session) = local.seat.session.upgrade() else {
+                return;
+            };
+            let batch = FieldBatch {
+                seat: local.seat.number,
+                batch: Bytes::copy_from_slice(datagram),
+            };
+            node.counters.fields.batches.add(1);
+            node.push_unreliable(&session, server_frame::Body::FieldBatch(batch));
+        };
+        let deferred = self.field.stats().deferred;
+        if self.sight.sight.is_none() {
+            self.field.tick(now, &Everything, &mut deliver);
+        } else {
+            self.field.tick(now, &self.sight, &mut deliver);
+        }
+        let deferred = self.field.stats().deferred - deferred;
+        self.node.counters.fields.deferred.add(deferred);
+        if self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP) {
+            self.sweep();
+        }
+    }
+
+    /// Lets those go whose sessions are in the field no more.
+    fn let_go(&mut self) {
+        let locals = self.locals.iter();
+        let over: Vec<_> = locals
+            .filter(|(_, local)| local.seat.is_over())
+            .map(|(entity, _)| *entity)
+            .collect();
+        for entity in over {
+            self.remove(entity);
+        }
+        if self.locals.is_empty() && self.empty_since.is_none() {
+            self.empty_since = Some(Instant::now());
+        }
+    }
+
+    /// Listens where devices look, forgets what is elsewhere, and repeats what has not been said for long.
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        self.swept = Some(now);
+        let observed = self.field.cells_observed();
+        self.ears.listen(observed.as_ref());
+        let field = &mut self.field;
+        self.node_by_entity.retain(|entity, _| {
+            let position = field.position(*entity);
+            let is_heard = position.is_some_and(|position| {
+                let observed = observed.as_ref();
+                observed.is_none_or(|observed| observed.contains(&field.cell(position)))
+            });
+            if !is_heard {
+                field.remove(*entity);
+            }
+            is_heard
+        });
+        for (entity, local) in &self.locals {
+            if now.duration_since(local.published) >= REPEAT
+                && let Some(position) = self.field.position(*entity)
+            {
+                self.news.tell(*entity, self.field.cell(position), None);
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        let since = self.empty_since;
+        since.is_some_and(|since| self.locals.is_empty() && since.elapsed() >= LINGER)
+    }
+
+    /// Tells other nodes what is new, cell by cell.
+    fn tell_nodes(&mut self) {
+        let now = Instant::now();
+        self.add_asked();
+        let news = std::mem::take(&mut self.news);
+        self.news.told = Some(now);
+        let is_alone = self.node.cluster.is_alone() && news.asked.is_empty();
+        let mut entities_by_cell: BTreeMap<CellId, Vec<wire::Entity>> = BTreeMap::new();
+        for (entity, cells) in news.moved {
+            let (Some(local), Some(report)) =
+                (self.locals.get_mut(&entity), self.field.reported(entity))
+            else {
+                continue;
+            };
+            local.published = now;
+            if is_alone {
+                continue;
+            }
+            let told = cells::entity_on_wire(entity, &report, self.dimensions);
+            for cell in cells {
+                let entities = entities_by_cell.entry(cell).or_default();
+                entities.push(told.clone());
+            }
+        }
+        let mut left_by_cell: BTreeMap<CellId, Vec<EntityId>> = BTreeMap::new();
+        for (cell, entity) in news.left {
+            left_by_cell.entry(cell).or_default().push(entity);
+            entities_by_cell.entry(cell).or_default();
+        }
+        if is_alone {
+            return;
+        }
+        for (cell, entities) in entities_by_cell {
+            let left = left_by_cell.remove(&cell).unwrap_or_default();
+            let Ok(subject) = subject::of_cell(&self.id, self.dimensions, cell) else {
+                continue;
+            };
+            for message in cells::encode(self.node.name(), entities, left) {
+                let sent = self.mouth.try_send((subject.clone(), message.into()));
+                let lost = u64::from(sent.is_err());
+                self.node.counters.fields.unpublished.add(lost);
+            }
+        }
+    }
+
+    /// Adds all that is in the cells that somebody asks for.
+    fn add_asked(&mut self) {
+        if self.news.asked.is_empty() {
+            return;
+        }
+        for entity in self.locals.keys() {
+            let Some(position) = self.field.position(*entity) else {
+                continue;
+            };
+            let cell = self.field.cell(position);
+            let mut wholes = (0..=cell.level).map(|level| cell.lifted(level));
+            if wholes.any(|whole| self.news.asked.contains(&whole)) {
+                self.news.tell(*entity, cell, None);
+            }
+        }
+    }
+}
+
+impl News {
+    /// An entity is in a cell, and was in another one before.
+    fn tell(&mut self, entity: EntityId, cell: CellId, before: Option<CellId>) {
+        let cells = self.moved.entry(entity).or_default();
+        for cell in before.into_iter().chain([cell]) {
+            // Whoever hears of the cells before hears where it is now.
+            if !cells.contains(&cell) {
+                cells.truncate(CELLS_MAX - 1);
+                cells.push(cell);
+            }
+        }
+        self.wake();
+    }
+
+    fn leave(&mut self, entity: EntityId, cell: CellId) {
+        let mut cells = self.moved.remove(&entity).unwrap_or_default();
+        if !cells.contains(&cell) {
+            cells.push(cell);
+        }
+        self.left
+            .extend(cells.into_iter().map(|cell| (cell, entity)));
+        self.wake();
+    }
+
+    fn ask(&mut self, cell: CellId) {
+        if self.asked.len() < ASKED_MAX {
+            self.asked.insert(cell);
+        }
+        self.wake();
+    }
+
+    /// What is new after a quiet time is told at once; then others wait, and share messages.
+    fn wake(&mut self) {
+        let now = Instant::now();
+        let soonest = self.told.map_or(now, |told| (told + PACE).max(now));
+        self.due.get_or_insert(soonest);
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What is taken in before the next tick has its turn.
+const INPUTS_AT_ONCE: usize = 1024;
+
+/// Between two times that other nodes are told, at least.
+const PACE: Duration = Duration::from_millis(20);
+
+/// How often it is looked where devices look.
+const SWEEP: Duration = Duration::from_millis(100);
+
+/// An entity of which there is nothing new is told again after so long.
+const REPEAT: Duration = Duration::from_secs(3);
+
+/// How long a field outlives the last device in it.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// Messages that wait for the bus.
+const MESSAGES_MAX: usize = 4096;
+
+/// How many cells hear of an entity that moves fast.
+const CELLS_MAX: usize = 4;
+
+/// How many cells may be asked for at a time; the rest is told with time.
+const ASKED_MAX: usize = 4096;

@@ -1,0 +1,670 @@
+//! Devices in a field: on one node, on several, and when a node dies.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+use tombolo_field::{Change, EntityId, Mirror};
+use tombolo_services::{FieldClass, HookSet, Hooks, Marking, Outgoing, Sight, Subject};
+use tombolo_wire::v1::{
+    self, ErrorCode, client_frame, field_request, field_response, request, response, server_frame,
+};
+use tombolo_wire::{FieldId, UserId};
+
+use crate::cluster::{cluster, start};
+use crate::lab::{Device, Lab};
+
+/// A device that is in a field.
+struct Walker {
+    device: Device,
+    mirror: Mirror,
+    seat: u32,
+    entity: EntityId,
+    sequence: u32,
+    /// The longest batch that has come.
+    largest: usize,
+    refusals: Vec<ErrorCode>,
+    introduced: Vec<v1::Introduced>,
+}
+
+impl Walker {
+    async fn new(lab: &Lab, user: &str, at: &[f64]) -> Self {
+        let device = lab.device(user).await;
+        let mut walker = Self {
+            device,
+            mirror: Mirror::new(),
+            seat: 0,
+            entity: EntityId(0),
+            sequence: 0,
+            largest: 0,
+            refusals: Vec::new(),
+            introduced: Vec::new(),
+        };
+        walker.enter(at).await.unwrap();
+        walker
+    }
+
+    async fn enter(&mut self, at: &[f64]) -> Result<(), ErrorCode> {
+        let known = self.mirror.knowledge().into_iter();
+        let known = known
+            .flat_map(|(id, sequence)| [&id.0.to_be_bytes()[..], &sequence.to_be_bytes()].concat());
+        let wanted = v1::EnterField {
+            dimensions: at.len() as u32,
+            report: Some(self.report(at)),
+            known: known.collect::<Vec<_>>().into(),
+            ..v1::EnterField::default()
+        };
+        let entered = enter(&mut self.device, wanted).await?;
+        self.mirror.restart();
+        self.seat = entered.seat;
+        self.entity = EntityId(entered.entity);
+        Ok(())
+    }
+
+    fn report(&mut self, at: &[f64]) -> v1::FieldReport {
+        self.sequence += 1;
+        v1::FieldReport {
+            sequence: self.sequence,
+            position: at.to_vec(),
+            payload: "p".into(),
+            ..v1::FieldReport::default()
+        }
+    }
+
+    fn go(&mut self, at: &[f64]) {
+        let report = self.report(at);
+        self.tell(Some(report));
+    }
+
+    fn tell(&mut self, report: Option<v1::FieldReport>) {
+        let ticks = self.mirror.ticks();
+        let update = v1::FieldUpdate {
+            seat: self.seat,
+            report,
+            ack: ticks.last,
+            ack_before: ticks.before,
+        };
+        self.device
+            .send_unreliably(client_frame::Body::FieldUpdate(update))
+            .unwrap();
+    }
+
+    /// What changes until nothing has come for longer than something lost takes to be told again.
+    async fn hear(&mut self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        while let Some(some) = self.hear_one(Duration::from_millis(260)).await {
+            changes.extend(some);
+        }
+        changes
+    }
+
+    async fn hear_one(&mut self, patience: Duration) -> Option<Vec<Change>> {
+        let frame = timeout(patience, self.device.connection().next_outgoing());
+        let (frame, is_reliable) = match frame.await.ok()? {
+            Outgoing::Reliable(frame) => (frame, true),
+            Outgoing::Unreliable(frame) => (frame, false),
+            Outgoing::Close(reject) => panic!("{} is closed: {reject:?}", self.device.user),
+        };
+        if is_reliable {
+            let now = Instant::now().into_std();
+            self.device.inbox.handle_frame(now, frame.seq).unwrap();
+        }
+        match frame.body {
+            Some(server_frame::Body::FieldBatch(batch)) if batch.seat == self.seat => {
+                self.largest = self.largest.max(batch.batch.len());
+                let changes = self.mirror.apply(&batch.batch).unwrap();
+                self.tell(None);
+                Some(changes)
+            }
+            Some(server_frame::Body::Refused(refused)) => {
+                self.refusals.push(refused.code());
+                Some(Vec::new())
+            }
+            Some(server_frame::Body::Introduced(introduced)) => {
+                self.introduced.push(introduced);
+                Some(Vec::new())
+            }
+            _ => Some(Vec::new()),
+        }
+    }
+
+    fn seen(&self) -> Vec<EntityId> {
+        self.mirror.seen().map(|(id, _)| id).collect()
+    }
+
+    fn place_of(&self, other: &Self) -> [f64; 3] {
+        let mut seen = self.mirror.seen();
+        seen.find(|(id, _)| *id == other.entity).unwrap().1.position
+    }
+
+    async fn ask(
+        &mut self,
+        kind: field_request::Kind,
+    ) -> Result<field_response::Result, ErrorCode> {
+        ask(&mut self.device, kind).await
+    }
+
+    fn introduce(&mut self, to: EntityId, introduction: v1::Introduction) {
+        let introduce = v1::Introduce {
+            field: "plaza".into(),
+            entity: to.0,
+            introduction: Some(introduction),
+            ..v1::Introduce::default()
+        };
+        self.device
+            .send(client_frame::Body::Introduce(introduce))
+            .unwrap();
+    }
+}
+
+async fn ask(
+    device: &mut Device,
+    kind: field_request::Kind,
+) -> Result<field_response::Result, ErrorCode> {
+    let field = "plaza".to_owned();
+    let kind = Some(kind);
+    let id = device.request(Some(request::Kind::Field(v1::FieldRequest { field, kind })));
+    loop {
+        match device.next_frame().await {
+            Some(Outgoing::Reliable(frame)) => {
+                let Some(server_frame::Body::Response(response)) = frame.body else {
+                    continue;
+                };
+                assert_eq!(response.id, id);
+                return match response.result.unwrap() {
+                    response::Result::Field(response) => Ok(response.result.unwrap()),
+                    response::Result::Failure(failure) => Err(failure.code()),
+                    other => panic!("{other:?}"),
+                };
+            }
+            Some(Outgoing::Unreliable(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn enter(device: &mut Device, wanted: v1::EnterField) -> Result<v1::EnteredField, ErrorCode> {
+    match ask(device, field_request::Kind::Enter(wanted)).await? {
+        field_response::Result::Entered(entered) => Ok(entered),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refused(lab: &Lab) -> u64 {
+    lab.services.stats().fields.refused.values().sum()
+}
+
+#[tokio::test(start_paused = true)]
+async fn devices_see_each_other_come_move_and_go() {
+    let lab = Lab::new();
+    let mut alice = Walker::new(&lab, "alice", &[0.0, 0.0]).await;
+    let mut bob = Walker::new(&lab, "bob", &[90.0, 0.0]).await;
+    let mut carol = Walker::new(&lab, "carol", &[190.0, 0.0]).await;
+    assert_eq!(alice.hear().await, [Change::Entered(bob.entity)]);
+    carol.hear().await;
+    assert_eq!(carol.seen(), [bob.entity]);
+
+    bob.go(&[95.0, 3.0]);
+    assert_eq!(alice.hear().await, [Change::Updated(bob.entity)]);
+    assert_eq!(alice.place_of(&bob), [95.0, 3.0, 0.0]);
+    bob.go(&[160.0, 0.0]);
+    assert_eq!(alice.hear().await, [Change::Left(bob.entity)]);
+
+    let left = carol
+        .ask(field_request::Kind::Leave(v1::LeaveField {}))
+        .await;
+    assert!(matches!(left, Ok(field_response::Result::Left(_))));
+    bob.hear().await;
+    assert_eq!(bob.seen(), []);
+    // Its session ends.
+    drop(bob.device.connection.take());
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    let left = alice
+        .ask(field_request::Kind::Leave(v1::LeaveField {}))
+        .await;
+    assert!(left.is_ok());
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(lab.services.stats().fields.fields, 0);
+    assert_eq!(refused(&lab), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn devices_on_two_nodes_see_each_other_across_a_border_within_a_tenth_of_a_second() {
+    let (nodes, _) = cluster::<2>().await;
+    // Cells meet at 0.
+    let mut alice = Walker::new(&nodes[0].lab, "alice", &[-1.0, -1.0]).await;
+    let mut bob = Walker::new(&nodes[1].lab, "bob", &[1.0, 1.0]).await;
+    alice.hear().await;
+    bob.hear().await;
+    assert_eq!(
+        (alice.seen(), bob.seen()),
+        (vec![bob.entity], vec![alice.entity])
+    );
+    let limit = Duration::from_millis(100);
+    for step in 1..40 {
+        let begin = Instant::now();
+        alice.go(&[-1.0 + f64::from(step), 0.0]);
+        while bob.hear_one(limit).await.unwrap() != [Change::Updated(alice.entity)] {}
+        assert!(begin.elapsed() <= limit, "{:?}", begin.elapsed());
+        assert_eq!(bob.place_of(&alice), [-1.0 + f64::from(step), 0.0, 0.0]);
+        bob.go(&[1.0, 1.0]);
+    }
+    // From far away right beside the other, into cells to which nobody listens yet.
+    alice.go(&[5000.0, 5000.0]);
+    assert_eq!(bob.hear().await, [Change::Left(alice.entity)]);
+    bob.go(&[5001.0, 5001.0]);
+    let seen = (bob.hear().await, alice.hear().await);
+    assert_eq!(seen.0, [Change::Entered(alice.entity)]);
+    assert!(
+        seen.1.contains(&Change::Entered(bob.entity)),
+        "{:?}",
+        seen.1
+    );
+    assert_eq!(nodes[1].lab.services.stats().fields.heard_refused, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_nodes_death_a_device_is_told_the_difference_only_and_others_nothing() {
+    let (nodes, _) = cluster::<3>().await;
+    let mut alice = Walker::new(&nodes[0].lab, "alice", &[0.0, 0.0]).await;
+    let erin = Walker::new(&nodes[0].lab, "erin", &[5.0, 0.0]).await;
+    let mut bob = Walker::new(&nodes[1].lab, "bob", &[10.0, 0.0]).await;
+    let mut carol = Walker::new(&nodes[1].lab, "carol", &[20.0, 0.0]).await;
+    let mut dave = Walker::new(&nodes[1].lab, "dave", &[30.0, 0.0]).await;
+    alice.hear().await;
+    bob.hear().await;
+    assert_eq!((alice.seen().len(), bob.seen().len()), (4, 4));
+
+    nodes[0].lab.services.kill();
+    alice.device.connection = None;
+    // While alice has no node, one stays, one moves, one goes away and one comes.
+    carol.go(&[25.0, 0.0]);
+    dave.go(&[500.0, 0.0]);
+    let frank = Walker::new(&nodes[1].lab, "frank", &[40.0, 0.0]).await;
+    bob.hear().await;
+    alice.device.connect(&nodes[2].lab).await.unwrap();
+    alice.enter(&[0.0, 0.0]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    bob.go(&[10.0, 0.0]);
+    let mut changes = alice.hear().await;
+    changes.dedup();
+    let of = |entity: EntityId, changes: &[Change]| {
+        let about = changes.iter().filter(|change| match change {
+            Change::Entered(id) | Change::Updated(id) | Change::Left(id) => *id == entity,
+        });
+        about.copied().collect::<Vec<_>>()
+    };
+    assert_eq!(of(carol.entity, &changes), [Change::Updated(carol.entity)]);
+    assert_eq!(of(dave.entity, &changes), [Change::Left(dave.entity)]);
+    assert_eq!(of(erin.entity, &changes), [Change::Left(erin.entity)]);
+    assert_eq!(of(frank.entity, &changes), [Change::Entered(frank.entity)]);
+    assert_eq!(
+        of(bob.entity, &changes),
+        [Change::Updated(bob.entity)],
+        "it moved last"
+    );
+
+    // To the others alice has been there all along; erin has not come back.
+    let changes = bob.hear().await;
+    assert_eq!(of(alice.entity, &changes), [Change::Updated(alice.entity)]);
+    assert_eq!(of(erin.entity, &changes), [Change::Left(erin.entity)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_nodes_device_goes_on_in_its_field() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut alice = Walker::new(&nodes[0].lab, "alice", &[0.0, 0.0]).await;
+    let mut bob = Walker::new(&nodes[1].lab, "bob", &[10.0, 0.0]).await;
+    bob.hear().await;
+    // The session itself moves.
+    let welcome = alice.device.connect(&nodes[1].lab).await.unwrap();
+    assert!(welcome.resumed);
+    alice.go(&[1.0, 0.0]);
+    alice.hear().await;
+    assert_eq!(alice.refusals, [ErrorCode::NotInField]);
+    alice.enter(&[1.0, 0.0]).await.unwrap();
+    let changes = bob.hear().await;
+    assert_eq!(bob.seen(), [alice.entity], "{changes:?}");
+    alice.hear().await;
+    assert_eq!(alice.seen(), [bob.entity]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_makes_no_sense_is_refused_with_a_reason_and_disturbs_nobody() {
+    let lab = Lab::new();
+    let mut alice = Walker::new(&lab, "alice", &[0.0, 0.0]).await;
+    let mut bob = Walker::new(&lab, "bob", &[1.0, 0.0]).await;
+    bob.hear().await;
+    let bad: [&[f64]; 6] = [
+        &[f64::NAN, 0.0],
+        &[0.0, f64::INFINITY],
+        &[f64::NEG_INFINITY, 0.0],
+        &[1e13, 0.0],
+        &[0.0],
+        &[0.0, 0.0, 0.0],
+    ];
+    for at in bad {
+        alice.go(at);
+    }
+    let mut report = alice.report(&[1.0, 1.0]);
+    report.payload = vec![0; 49].into();
+    alice.tell(Some(report));
+    let mut report = alice.report(&[1.0, 1.0]);
+    (report.own, report.class) = (1, 9);
+    alice.tell(Some(report));
+    alice.hear().await;
+    assert_eq!(alice.refusals, [ErrorCode::BadReport; 8]);
+    assert_eq!(bob.hear().await, [], "nothing else is disturbed");
+    assert_eq!(bob.place_of(&alice), [0.0; 3]);
+
+    let reasons = lab.services.stats().fields.refused;
+    let counts: Vec<_> = reasons.values().copied().collect();
+    assert_eq!(
+        (reasons.len(), counts.iter().sum::<u64>()),
+        (3, 8),
+        "{reasons:?}"
+    );
+
+    let mut carol = lab.device("carol").await;
+    let good = v1::EnterField {
+        dimensions: 2,
+        report: Some(v1::FieldReport {
+            sequence: 1,
+            position: vec![0.0, 0.0],
+            ..v1::FieldReport::default()
+        }),
+        ..v1::EnterField::default()
+    };
+    let absurd = |range| v1::EnterField {
+        range,
+        ..good.clone()
+    };
+    for range in [f64::NAN, -1.0, f64::INFINITY, 1e300] {
+        let refused = enter(&mut carol, absurd(range)).await;
+        assert_eq!(refused, Err(ErrorCode::BadReport), "{range}");
+    }
+    let changed = |change: fn(&mut v1::EnterField)| {
+        let mut wanted = good.clone();
+        change(&mut wanted);
+        wanted
+    };
+    let wanted = [
+        (changed(|wanted| wanted.class = 1), ErrorCode::BadReport),
+        (
+            changed(|wanted| wanted.class = 1 << 20),
+            ErrorCode::BadReport,
+        ),
+        (changed(|wanted| wanted.budget = 100), ErrorCode::BadReport),
+        (
+            changed(|wanted| wanted.budget = 1 << 30),
+            ErrorCode::BadReport,
+        ),
+        (
+            changed(|wanted| wanted.dimensions = 4),
+            ErrorCode::BadReport,
+        ),
+        (
+            changed(|wanted| wanted.known = vec![0; 13].into()),
+            ErrorCode::BadFrame,
+        ),
+        (
+            changed(|wanted| wanted.known = vec![0; 12 * 4097].into()),
+            ErrorCode::BadFrame,
+        ),
+        (changed(|wanted| wanted.report = None), ErrorCode::BadFrame),
+    ];
+    for (wanted, code) in wanted {
+        assert_eq!(
+            enter(&mut carol, wanted.clone()).await,
+            Err(code),
+            "{wanted:?}"
+        );
+    }
+    let three = v1::EnterField {
+        dimensions: 3,
+        report: Some(v1::FieldReport {
+            position: vec![0.0; 3],
+            ..good.report.clone().unwrap()
+        }),
+        ..good.clone()
+    };
+    assert_eq!(enter(&mut carol, three).await, Err(ErrorCode::BadReport));
+    assert!(enter(&mut carol, good).await.is_ok());
+    assert_eq!(refused(&lab), 8 + 4 + 8 + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reports_have_a_rate_and_what_devices_put_there_a_limit() {
+    let lab = Lab::with(|config| {
+        config.fields.own_max = 2;
+    });
+    let mut alice = Walker::new(&lab, "alice", &[0.0, 0.0]).await;
+    let mut bob = Walker::new(&lab, "bob", &[1.0, 0.0]).await;
+    for own in 1..=3 {
+        let mut report = alice.report(&[f64::from(own), 0.0]);
+        report.own = own;
+        alice.tell(Some(report));
+    }
+    alice.hear().await;
+    assert_eq!(alice.refusals, [ErrorCode::Limit]);
+    bob.hear().await;
+    assert_eq!(bob.seen().len(), 3, "alice and two things");
+    let remove = field_request::Kind::Remove(v1::RemoveEntity { own: 2 });
+    alice.ask(remove).await.unwrap();
+    assert!(matches!(bob.hear().await[..], [Change::Left(_)]));
+
+    alice.refusals.clear();
+    for _ in 0..1000 {
+        alice.go(&[0.0, 0.0]);
+    }
+    alice.hear().await;
+    let limited = &lab.services.stats().fields.refused;
+    let limited = limited["too many reports at once"];
+    assert!((400..600).contains(&limited), "{limited}");
+    // What it has put there goes with it.
+    let leave = field_request::Kind::Leave(v1::LeaveField {});
+    alice.ask(leave).await.unwrap();
+    bob.hear().await;
+    assert_eq!(bob.seen(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_keeps_every_devices_budget() {
+    let lab = Lab::with(|config| {
+        config.fields.budget = 300;
+    });
+    let mut crowd = Vec::new();
+    for number in 0..60 {
+        let at = [f64::from(number), 0.0];
+        crowd.push(Walker::new(&lab, &format!("user-{number}"), &at).await);
+    }
+    for round in 0..40 {
+        for (number, walker) in crowd.iter_mut().enumerate() {
+            walker.go(&[number as f64, f64::from(round)]);
+        }
+        for walker in &mut crowd {
+            while walker.hear_one(Duration::ZERO).await.is_some() {}
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for walker in &crowd {
+        assert!(walker.largest <= 300, "{}", walker.largest);
+        assert_eq!(
+            walker.seen().len(),
+            59,
+            "{} is told of all with time",
+            walker.device.user
+        );
+    }
+    assert!(lab.services.stats().fields.deferred > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_split_cells_otherwise_hear_each_other() {
+    let local = tombolo_engine::Local::new(tombolo_engine::LocalConfig::default());
+    let nodes = [start(&local, 0), start(&local, 1)];
+    let split = Lab::on(std::sync::Arc::new(local.clone()), |config| {
+        config.node = tombolo_wire::NodeId::parse("node-9").unwrap();
+        config.fields.settings.split_above = 2;
+        config.fields.settings.classes = vec![FieldClass {
+            range: 30.0,
+            weight: 1.0,
+        }];
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut here = Vec::new();
+    for number in 0..8 {
+        let at = [10.0 + f64::from(number) / 8.0, 10.0];
+        here.push(Walker::new(&split, &format!("here-{number}"), &at).await);
+    }
+    let mut there = Walker::new(&nodes[0].lab, "there", &[25.0, 10.0]).await;
+    there.hear().await;
+    assert_eq!(there.seen().len(), 8);
+    for walker in &mut here {
+        walker.hear().await;
+        assert_eq!(walker.seen().len(), 8, "{}", walker.device.user);
+    }
+    there.go(&[9.0, 9.0]);
+    let changes = here[7].hear().await;
+    assert!(
+        changes.contains(&Change::Updated(there.entity)),
+        "{changes:?}"
+    );
+}
+
+/// Teams by the lowest bit of the marks; whoever has the next is seen by its own team only.
+struct Game;
+
+impl Hooks for Game {
+    fn authorize_field(&self, user: UserId, _: FieldId, _: u8) -> Marking {
+        Box::pin(async move {
+            match user.as_str() {
+                "banned" => Err(tombolo_services::Reject {
+                    code: ErrorCode::Banned,
+                    message: "not here".into(),
+                    nodes: Vec::new(),
+                }),
+                name => Ok(u64::from(name.starts_with("red"))),
+            }
+        })
+    }
+
+    fn sight(&self, _: &FieldId) -> Option<Box<dyn Sight + Send + Sync>> {
+        Some(Box::new(|observer: &Subject, other: &Subject| {
+            assert!(other.marks != 99, "the game has a fault");
+            other.marks & 2 == 0 || observer.marks & 1 == other.marks & 1
+        }))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_game_hides_is_neither_sent_nor_to_be_met() {
+    let game = |config: &mut tombolo_services::Config| config.hooks = HookSet::new(Game);
+    let local = tombolo_engine::Local::new(tombolo_engine::LocalConfig::default());
+    let labs = [0, 1].map(|number| {
+        Lab::on(std::sync::Arc::new(local.clone()), |config| {
+            config.node = tombolo_wire::NodeId::parse(&format!("node-{number}")).unwrap();
+            game(config);
+        })
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut red = Walker::new(&labs[0], "red", &[0.0, 0.0]).await;
+    let mut mate = Walker::new(&labs[1], "red-mate", &[2.0, 0.0]).await;
+    let mut blue = Walker::new(&labs[1], "blue", &[1.0, 0.0]).await;
+    let mut banned = labs[0].device("banned").await;
+    let wanted = v1::EnterField {
+        dimensions: 2,
+        report: Some(v1::FieldReport {
+            position: vec![0.0; 2],
+            sequence: 1,
+            ..v1::FieldReport::default()
+        }),
+        ..v1::EnterField::default()
+    };
+    assert_eq!(enter(&mut banned, wanted).await, Err(ErrorCode::Banned));
+    blue.hear().await;
+    assert!(blue.seen().contains(&red.entity));
+
+    // The game hides it.
+    let (field, user) = (
+        FieldId::parse("plaza").unwrap(),
+        UserId::parse("red").unwrap(),
+    );
+    assert!(labs[0].services.mark(&field, &user, 3).await);
+    assert_eq!(blue.hear().await, [Change::Left(red.entity)]);
+    mate.hear().await;
+    assert!(mate.seen().contains(&red.entity));
+    let meet = || {
+        field_request::Kind::Meet(v1::MeetEntity {
+            entity: red.entity.0,
+        })
+    };
+    assert_eq!(blue.ask(meet()).await.unwrap_err(), ErrorCode::NotSeen);
+    match mate.ask(meet()).await {
+        Ok(field_response::Result::Met(met)) => assert_eq!(met.user, "red"),
+        other => panic!("{other:?}"),
+    }
+
+    // Nobody is seen of whom the game's code cannot tell.
+    assert!(labs[0].services.mark(&field, &user, 99).await);
+    assert_eq!(mate.hear().await, [Change::Left(red.entity)]);
+    assert!(labs[1].services.stats().hooks_failed > 0);
+    red.hear().await;
+    assert!(red.seen().contains(&blue.entity));
+}
+
+#[tokio::test(start_paused = true)]
+async fn devices_in_range_are_introduced_over_one_node_and_two() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut alice = Walker::new(&nodes[0].lab, "alice", &[0.0, 0.0]).await;
+    let mut bob = Walker::new(&nodes[0].lab, "bob", &[1.0, 0.0]).await;
+    let mut carol = Walker::new(&nodes[1].lab, "carol", &[2.0, 0.0]).await;
+    let far = Walker::new(&nodes[1].lab, "far", &[900.0, 0.0]).await;
+    for walker in [&mut alice, &mut bob, &mut carol] {
+        walker.hear().await;
+    }
+    let introduction = |attempt| v1::Introduction {
+        attempt,
+        keys: None,
+        ..v1::Introduction::default()
+    };
+    for (other, attempt) in [(&mut bob, 7), (&mut carol, 8)] {
+        let meet = field_request::Kind::Meet(v1::MeetEntity {
+            entity: other.entity.0,
+        });
+        let Ok(field_response::Result::Met(met)) = alice.ask(meet).await else {
+            panic!("{} is met", other.device.user);
+        };
+        assert_eq!(met.user, other.device.user);
+        assert_eq!(met.identity, other.device.keys.identity);
+        alice.introduce(other.entity, introduction(attempt));
+        other.hear().await;
+        let introduced = other.introduced.pop().unwrap();
+        assert_eq!(
+            (introduced.from.as_str(), introduced.entity),
+            ("alice", alice.entity.0)
+        );
+        assert_eq!(introduced.field, "plaza");
+        let keys = introduced.introduction.unwrap().keys.unwrap();
+        assert_eq!(keys, alice.device.keys, "the node says whose keys they are");
+        // Though it sees alice no more, it may answer.
+        other.go(&[5000.0, 0.0]);
+        other.hear().await;
+        assert!(!other.seen().contains(&alice.entity));
+        other.introduce(alice.entity, introduction(9));
+        alice.hear().await;
+        assert_eq!(alice.introduced.pop().unwrap().from, other.device.user);
+    }
+    for (node, user) in [(0, "alice"), (0, "bob"), (1, "carol")] {
+        let permits = nodes[node].lab.relay.permits.lock().unwrap();
+        assert!(
+            permits.iter().any(|(permitted, _)| permitted == user),
+            "{user}"
+        );
+    }
+    alice.introduce(far.entity, introduction(10));
+    alice.introduce(EntityId(12345), introduction(11));
+    let own = alice.entity;
+    alice.introduce(own, introduction(12));
+    alice.hear().await;
+    assert_eq!(alice.refusals, [ErrorCode::NotSeen; 3]);
+}
