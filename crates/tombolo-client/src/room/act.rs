@@ -171,7 +171,8 @@ impl Room {
             | response::Result::Found(_)
             | response::Result::History(_)
             | response::Result::Social(_)
-            | response::Result::Matchmaker(_) => {
+            | response::Result::Matchmaker(_)
+            | response::Result::Field(_) => {
                 Err(Error::local("the node answered another question"))
             }
         }

@@ -45,7 +45,8 @@ impl Rooms<'_> {
             | response::Result::Acted(_)
             | response::Result::History(_)
             | response::Result::Social(_)
-            | response::Result::Matchmaker(_) => {
+            | response::Result::Matchmaker(_)
+            | response::Result::Field(_) => {
                 Err(Error::local("the node answered another question"))
             }
         }

@@ -66,11 +66,7 @@ pub(super) fn parse(
             Ok(Some(Request::Find { id, query }))
         }
         Some(request::Kind::History(asked)) => {
-            let room = parse_room(&asked.room)?;
-            let host = session.lock().host_by_room.get(&room).cloned();
-            let host = host.ok_or_else(not_a_member)?;
-            let history = host.history(session, asked.before, asked.limit)?;
-            node.push(session, answer(id, response::Result::History(history)));
+            answer_history(node, session, id, &asked)?;
             Ok(None)
         }
         Some(request::Kind::Social(request)) => {
@@ -94,6 +90,20 @@ pub(super) fn parse(
             "the request asks for nothing known",
         )),
     }
+}
+
+fn answer_history(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    id: u64,
+    asked: &v1::HistoryRequest,
+) -> Result<(), Reject> {
+    let room = parse_room(&asked.room)?;
+    let host = session.lock().host_by_room.get(&room).cloned();
+    let host = host.ok_or_else(not_a_member)?;
+    let history = host.history(session, asked.before, asked.limit)?;
+    node.push(session, answer(id, response::Result::History(history)));
+    Ok(())
 }
 
 fn answer_ice_servers(node: &Arc<Node>, session: &Arc<Session>, id: u64) -> Result<(), Reject> {
