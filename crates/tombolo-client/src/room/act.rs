@@ -172,9 +172,7 @@ impl Room {
             | response::Result::History(_)
             | response::Result::Social(_)
             | response::Result::Matchmaker(_)
-            | response::Result::Field(_) => {
-                Err(Error::local("the node answered another question"))
-            }
+            | response::Result::Field(_) => Err(Error::local("the node answered another question")),
         }
     }
 }

@@ -46,9 +46,7 @@ impl Rooms<'_> {
             | response::Result::History(_)
             | response::Result::Social(_)
             | response::Result::Matchmaker(_)
-            | response::Result::Field(_) => {
-                Err(Error::local("the node answered another question"))
-            }
+            | response::Result::Field(_) => Err(Error::local("the node answered another question")),
         }
     }
 
