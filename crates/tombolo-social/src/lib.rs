@@ -1,7 +1,8 @@
 //! What reaches users wherever they are, as deterministic state machines fed by logs.
 //!
 //! * [`inbox::Inbox`]: a user's direct messages, with the last one read and a list of blocked users;
-//! * [`group::Group`], [`roster::Roster`] and [`segment::Segment`]: a group, its members, and what is said in it.
+//! * [`group::Group`], [`roster::Roster`] and [`segment::Segment`]: a group, its members, and what is said in it;
+//! * [`presence`]: who is online. It is not kept, but heard from all nodes, and no log feeds it.
 //!
 //! As in `tombolo-room`, every node that needs a thing applies the same entries in the same order and so
 //! has the same thing; nobody owns it. Whoever wants to change it appends an entry and learns from
@@ -38,6 +39,7 @@
 mod generated;
 pub mod group;
 pub mod inbox;
+pub mod presence;
 pub mod roster;
 pub mod segment;
 mod word;

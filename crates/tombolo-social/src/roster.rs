@@ -17,7 +17,7 @@ use std::ops::Bound;
 
 use tombolo_wire::UserId;
 
-use crate::word::{OperationId, Time};
+use crate::word::{OperationId, Time, hash};
 
 /// The most members and banned users of a roster.
 pub const MEMBERS_MAX: usize = 4096;
@@ -335,14 +335,7 @@ impl Roster {
 /// In which part of a roster a user is, `depth` splits from the root.
 #[must_use]
 pub fn part_of(user: &UserId, depth: usize) -> u8 {
-    // FNV-1a, and the finish of SplitMix64, so that names which differ little are apart.
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in user.as_str().bytes() {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^= hash >> 31;
+    let hash = hash(user.as_str());
     ((hash >> (4 * (depth % 16))) & 0xf) as u8
 }
 

@@ -116,3 +116,15 @@ pub(crate) fn parse_user(user: &str) -> Result<UserId, EntryError> {
 
 /// The version of the rules by which this crate applies entries.
 pub(crate) const VERSION: u32 = 1;
+
+/// Spreads names evenly, the same on every node.
+pub(crate) fn hash(name: &str) -> u64 {
+    // FNV-1a, and the finish of SplitMix64, so that names which differ little are apart.
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in name.bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ (hash >> 31)
+}

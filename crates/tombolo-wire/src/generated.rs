@@ -1652,9 +1652,120 @@ pub struct GroupOver {
     #[prost(string, tag = "1")]
     pub reason: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PresenceRequest {
+    #[prost(oneof = "presence_request::Kind", tags = "1, 2, 3, 4")]
+    pub kind: ::core::option::Option<presence_request::Kind>,
+}
+/// Nested message and enum types in `PresenceRequest`.
+pub mod presence_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        SetAway(super::SetAway),
+        #[prost(message, tag = "2")]
+        Follow(super::FollowUsers),
+        #[prost(message, tag = "3")]
+        Unfollow(super::UnfollowUsers),
+        #[prost(message, tag = "4")]
+        Count(super::CountUsers),
+    }
+}
+/// Whether nobody looks at the device that says so. A user is away when all its devices are.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetAway {
+    #[prost(bool, tag = "1")]
+    pub away: bool,
+}
+/// Asks to be told how these users are, now and whenever it changes, beside those that were asked for before.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FollowUsers {
+    #[prost(string, repeated, tag = "1")]
+    pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnfollowUsers {
+    #[prost(string, repeated, tag = "1")]
+    pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Asks how many users there are in the cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CountUsers {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PresenceResponse {
+    #[prost(oneof = "presence_response::Result", tags = "1, 2, 3")]
+    pub result: ::core::option::Option<presence_response::Result>,
+}
+/// Nested message and enum types in `PresenceResponse`.
+pub mod presence_response {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Result {
+        #[prost(message, tag = "1")]
+        Done(super::PresenceDone),
+        /// Of those that were asked for: those that are not offline.
+        #[prost(message, tag = "2")]
+        Following(super::UserStatuses),
+        #[prost(message, tag = "3")]
+        Counts(super::UserCounts),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PresenceDone {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UserStatuses {
+    #[prost(message, repeated, tag = "1")]
+    pub users: ::prost::alloc::vec::Vec<UserStatus>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UserStatus {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(enumeration = "Presence", tag = "2")]
+    pub presence: i32,
+}
+/// As the nodes said a moment ago; who is connected to several of them counts as often.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UserCounts {
+    #[prost(uint64, tag = "1")]
+    pub online: u64,
+    #[prost(uint64, tag = "2")]
+    pub away: u64,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Presence {
+    Unspecified = 0,
+    Offline = 1,
+    Away = 2,
+    Online = 3,
+}
+impl Presence {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PRESENCE_UNSPECIFIED",
+            Self::Offline => "PRESENCE_OFFLINE",
+            Self::Away => "PRESENCE_AWAY",
+            Self::Online => "PRESENCE_ONLINE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PRESENCE_UNSPECIFIED" => Some(Self::Unspecified),
+            "PRESENCE_OFFLINE" => Some(Self::Offline),
+            "PRESENCE_AWAY" => Some(Self::Away),
+            "PRESENCE_ONLINE" => Some(Self::Online),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SocialRequest {
-    #[prost(oneof = "social_request::Kind", tags = "1, 2")]
+    #[prost(oneof = "social_request::Kind", tags = "1, 2, 3")]
     pub kind: ::core::option::Option<social_request::Kind>,
 }
 /// Nested message and enum types in `SocialRequest`.
@@ -1665,11 +1776,13 @@ pub mod social_request {
         Direct(super::DirectRequest),
         #[prost(message, tag = "2")]
         Group(super::GroupRequest),
+        #[prost(message, tag = "3")]
+        Presence(super::PresenceRequest),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SocialResponse {
-    #[prost(oneof = "social_response::Result", tags = "1, 2")]
+    #[prost(oneof = "social_response::Result", tags = "1, 2, 3")]
     pub result: ::core::option::Option<social_response::Result>,
 }
 /// Nested message and enum types in `SocialResponse`.
@@ -1680,11 +1793,13 @@ pub mod social_response {
         Direct(super::DirectResponse),
         #[prost(message, tag = "2")]
         Group(super::GroupResponse),
+        #[prost(message, tag = "3")]
+        Presence(super::PresenceResponse),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SocialEvent {
-    #[prost(oneof = "social_event::Kind", tags = "1, 2")]
+    #[prost(oneof = "social_event::Kind", tags = "1, 2, 3")]
     pub kind: ::core::option::Option<social_event::Kind>,
 }
 /// Nested message and enum types in `SocialEvent`.
@@ -1695,6 +1810,9 @@ pub mod social_event {
         Direct(super::DirectEvent),
         #[prost(message, tag = "2")]
         Group(super::GroupEvent),
+        /// What has changed of those that are followed.
+        #[prost(message, tag = "3")]
+        Presence(super::UserStatuses),
     }
 }
 /// Device to node.

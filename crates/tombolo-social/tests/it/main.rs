@@ -5,4 +5,5 @@
 mod group;
 mod inbox;
 mod inbox_random;
+mod presence;
 mod roster;
