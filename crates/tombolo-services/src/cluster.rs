@@ -160,6 +160,15 @@ impl Cluster {
         }
     }
 
+    /// The other nodes that are in the cluster.
+    pub(crate) fn others(&self) -> Vec<NodeId> {
+        lock(&self.others)
+            .relay_ips_by_node
+            .keys()
+            .cloned()
+            .collect()
+    }
+
     /// From where all other nodes relay.
     pub(crate) fn all_relay_ips(&self) -> Vec<IpAddr> {
         let others = lock(&self.others);

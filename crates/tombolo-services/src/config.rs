@@ -87,6 +87,13 @@ pub struct Config {
     pub pools: Vec<MatchPool>,
     /// How fields are here.
     pub fields: FieldConfig,
+    /// How long a user has no connection before others see it as offline. By default 10 seconds: longer
+    /// than devices take to come back after their node has died.
+    pub presence_grace: Duration,
+    /// Users whose presence one session follows.
+    pub follows_per_session_max: usize,
+    /// Users whose presence all sessions of this node together follow; each takes some 200 bytes.
+    pub follows_max: usize,
     /// The game's own code that is asked; none by default.
     pub hooks: HookSet,
     /// How long that code may take to let somebody into a room.
@@ -224,6 +231,9 @@ impl Default for Config {
             tickets_per_user_max: 8,
             pools: Vec::new(),
             fields: FieldConfig::default(),
+            presence_grace: Duration::from_secs(10),
+            follows_per_session_max: 1_000,
+            follows_max: 1_000_000,
             hooks: HookSet::default(),
             hook_timeout: Duration::from_secs(5),
             unix_now: system_time,

@@ -57,6 +57,7 @@ impl Node {
     /// Tells what has become of a session, in order: its lock is held.
     pub(crate) fn emit(&self, event: SessionEvent, session: &Arc<Session>) {
         self.matchmaker.on_session(session);
+        self.social.presence.on_session(event, session);
         let SessionId(id) = session.id;
         // Nobody may want to know.
         let _ = self.session_events.0.send(SessionChange {

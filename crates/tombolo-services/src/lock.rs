@@ -1,5 +1,5 @@
-//! Locks, and their order: sessions that are about to come, the table of rooms, one room, the table of sessions, one session,
-//! one user's account, the links to other nodes.
+//! Locks, and their order: sessions that are about to come, the table of rooms, one room, who watches whose presence, the table
+//! of sessions, one session, one user's account, the presence of this node's users, the links to other nodes.
 //!
 //! Whoever holds one may take those that come after it, never those before it, and none is held over
 //! an await.

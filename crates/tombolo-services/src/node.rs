@@ -362,6 +362,7 @@ impl Node {
         self.matchmaker.on_node_gone();
         self.lose_arriving_from(gone);
         self.lose_entities_of(gone);
+        self.social.presence.on_nodes();
     }
 
     /// Ends all sessions at once and leaves their rooms as they are: others have taken this node out

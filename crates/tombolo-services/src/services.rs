@@ -100,6 +100,7 @@ impl Services {
             Matchmaker::default()
         });
         let node = Node {
+            social: Social::new(&config),
             config,
             engine,
             relay,
@@ -109,7 +110,6 @@ impl Services {
             catalogue: Catalogue::new(),
             sessions: Mutex::default(),
             host_by_room: Mutex::default(),
-            social: Social::default(),
             matchmaker,
             fields: Fields::default(),
             arrivals: Mutex::new(Arrivals::default()),

@@ -1,4 +1,4 @@
-//! What reaches users wherever they are: direct messages and groups.
+//! What reaches users wherever they are: direct messages and groups, and who is online.
 //!
 //! Each thing is a state machine of `tombolo-social` fed by a log of its own, and is read on a node for as long as
 //! somebody here needs it ([`follower`]). A session that wants to be told of it has a listener there,
@@ -9,6 +9,7 @@
 mod direct;
 mod follower;
 mod groups;
+mod presence;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use tombolo_social::segment::Segment;
 use tombolo_wire::frame::FRAME_BYTES_MAX;
 use tombolo_wire::v1::{self, ErrorCode, response, server_frame, social_request, social_response};
 
+use crate::config::Config;
 use crate::entropy::{self, NoEntropy};
 use crate::node::Node;
 use crate::reject::Reject;
@@ -29,14 +31,27 @@ use follower::{Followers, Listening};
 
 pub(crate) use direct::DirectRequest;
 pub(crate) use groups::GroupRequest;
+pub(crate) use presence::{PresenceRequest, run as exchange_presence};
 
 /// What one node reads.
-#[derive(Default)]
 pub(crate) struct Social {
     inboxes: Followers<Inbox>,
     groups: Followers<Group>,
     rosters: Followers<Roster>,
     segments: Followers<Segment>,
+    pub(crate) presence: presence::Presence,
+}
+
+impl Social {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            inboxes: Followers::default(),
+            groups: Followers::default(),
+            rosters: Followers::default(),
+            segments: Followers::default(),
+            presence: presence::Presence::new(config),
+        }
+    }
 }
 
 /// What a session is told of; it ends with the session.
@@ -44,6 +59,7 @@ pub(crate) struct Social {
 pub(crate) struct Open {
     inbox: Option<Listening<Inbox>>,
     groups: groups::OpenGroups,
+    following: Option<presence::Following>,
 }
 
 impl Open {
@@ -56,6 +72,7 @@ impl Open {
 pub(crate) enum SocialRequest {
     Direct(DirectRequest),
     Group(GroupRequest),
+    Presence(PresenceRequest),
 }
 
 /// Reads a request.
@@ -70,6 +87,9 @@ pub(crate) fn parse(
         }
         Some(social_request::Kind::Group(group)) => {
             groups::parse(session, group, now).map(SocialRequest::Group)
+        }
+        Some(social_request::Kind::Presence(request)) => {
+            presence::parse(session, request, now).map(SocialRequest::Presence)
         }
         None => Err(bad_frame("the request asks for nothing known")),
     }
@@ -89,6 +109,9 @@ pub(crate) async fn carry_out(
         }
         SocialRequest::Group(request) => {
             groups::carry_out(node, session, id, request, &mut open.groups).await
+        }
+        SocialRequest::Presence(request) => {
+            presence::carry_out(node, session, id, request, &mut open.following).await
         }
     }
 }

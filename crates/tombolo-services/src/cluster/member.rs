@@ -17,6 +17,7 @@ use crate::entropy;
 use crate::field;
 use crate::lock::lock;
 use crate::node::Node;
+use crate::social;
 
 /// What the directory is told.
 pub(crate) enum Input {
@@ -65,6 +66,9 @@ pub(crate) async fn run(node: Arc<Node>, mut waiting: mpsc::Receiver<Input>) {
     driver.tasks.spawn(inbox::run(Arc::clone(node)));
     driver.tasks.spawn(giving::serve(Arc::clone(node)));
     driver.tasks.spawn(field::serve(Arc::clone(node)));
+    driver
+        .tasks
+        .spawn(social::exchange_presence(Arc::clone(node)));
     driver
         .tasks
         .spawn(watch(Arc::clone(node), records, inputs.clone()));
@@ -219,7 +223,10 @@ impl Driver {
                 tracing::info!(node = %node.name(), "left the cluster");
                 node.cluster.end();
             }
-            Event::Up { node: name, epoch } => tracing::info!(node = %name, epoch, "node is up"),
+            Event::Up { node: name, epoch } => {
+                tracing::info!(node = %name, epoch, "node is up");
+                node.social.presence.on_nodes();
+            }
             Event::Down { node: name, epoch } => {
                 tracing::info!(node = %name, epoch, "node is down");
                 for item in node.cluster.forget(&name) {

@@ -21,6 +21,7 @@ mod lab;
 mod matchmaker;
 mod messages;
 mod nodes;
+mod presence;
 mod resume;
 mod rooms;
 mod sessions;

@@ -23,6 +23,8 @@ pub(crate) struct Wire {
     pub(crate) is_slow: Arc<AtomicBool>,
     /// How many of a hundred frames to other nodes' inboxes are lost.
     pub(crate) lose_percent: Arc<AtomicU64>,
+    /// What is said of who is online is lost.
+    pub(crate) is_presence_lost: Arc<AtomicBool>,
     /// How many of a hundred questions to other nodes for sessions go wrong: they are lost, or their
     /// answers are, or they come twice, or late.
     pub(crate) confuse_percent: Arc<AtomicU64>,
@@ -38,6 +40,7 @@ impl Wire {
             is_cut: Arc::default(),
             is_slow: Arc::default(),
             lose_percent: Arc::default(),
+            is_presence_lost: Arc::default(),
             confuse_percent: Arc::default(),
             answers_left: Arc::new(AtomicU64::new(u64::MAX)),
             published: Arc::default(),
@@ -53,6 +56,10 @@ impl Wire {
     }
 
     fn is_lost(&self, subject: &Key) -> bool {
+        if self.is_presence_lost.load(Ordering::Relaxed) && subject.as_str().starts_with("presence")
+        {
+            return true;
+        }
         let percent = self.lose_percent.load(Ordering::Relaxed);
         if percent == 0 || !subject.as_str().ends_with(".inbox") {
             return false;

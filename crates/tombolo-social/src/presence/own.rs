@@ -132,7 +132,9 @@ impl Own {
         Roll {
             shard,
             number: told.number,
-            users: users.map(|(user, status)| (user.clone(), *status)).collect(),
+            users: users
+                .map(|(user, status)| (user.clone(), *status))
+                .collect(),
         }
     }
 

@@ -127,8 +127,8 @@ struct Watched {
 
 #[derive(Debug, Default)]
 struct Follower {
-    /// What it was told last.
-    told_by_user: BTreeMap<UserId, Status>,
+    /// What it was told last; `None` until its question is answered.
+    told_by_user: BTreeMap<UserId, Option<Status>>,
     /// Of whom something may have to be told.
     changed: BTreeSet<UserId>,
 }
@@ -161,7 +161,8 @@ impl Watch {
         }
     }
 
-    /// Tells a device how users are, from now on. Those that it follows already it goes on to follow.
+    /// Tells a device how users are, once [`Watch::handle_told`] says that it has been answered. Those that
+    /// it follows already it goes on to follow.
     ///
     /// # Errors
     /// When it would be too many: then nothing has changed.
@@ -337,7 +338,10 @@ impl Watch {
     pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
         let offline = self.offline_at.first().map(|(at, _)| (*at, Timer::Offline));
         let idle = self.idle_until.first().map(|(at, _)| (*at, Timer::Idle));
-        [offline, idle].into_iter().flatten().min_by_key(|(at, _)| *at)
+        [offline, idle]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
     }
 
     /// The devices that are to be told something.
@@ -354,8 +358,8 @@ impl Watch {
         };
         let changed = follower.changed.iter().filter_map(|user| {
             let status = self.status(user);
-            let is_new = follower.told_by_user.get(user) != Some(&status);
-            is_new.then(|| (user.clone(), status))
+            let told = follower.told_by_user.get(user).copied().flatten();
+            (told != Some(status)).then(|| (user.clone(), status))
         });
         changed.take(users_max).collect()
     }
@@ -367,13 +371,13 @@ impl Watch {
         };
         for (user, status) in news {
             if let Some(told) = follower.told_by_user.get_mut(user) {
-                *told = *status;
+                *told = Some(*status);
             }
         }
         let (watched, told) = (&self.watched_by_user, &follower.told_by_user);
         follower.changed.retain(|user| {
             let shown = watched.get(user).map(|watched| watched.shown);
-            shown != told.get(user).copied()
+            shown != told.get(user).copied().flatten()
         });
         if follower.changed.is_empty() {
             self.restless.remove(&device);
@@ -413,19 +417,16 @@ impl Watch {
     }
 
     fn follow(&mut self, now: Instant, device: DeviceId, user: UserId) {
-        let status = match self.watched_by_user.get_mut(&user) {
-            Some(watched) => {
-                watched.followers.insert(device);
-                watched.shown
-            }
+        match self.watched_by_user.get_mut(&user) {
+            Some(watched) => drop(watched.followers.insert(device)),
             None => self.watch(now, &user, device),
-        };
+        }
         self.follows += 1;
         let follower = self.follower_by_device.entry(device).or_default();
-        follower.told_by_user.insert(user, status);
+        follower.told_by_user.insert(user, None);
     }
 
-    fn watch(&mut self, now: Instant, user: &UserId, device: DeviceId) -> Status {
+    fn watch(&mut self, now: Instant, user: &UserId, device: DeviceId) {
         let shard = Shard::of(user);
         let is_new = !self.shards.contains_key(&shard);
         let heard = self.shards.entry(shard).or_default();
@@ -437,14 +438,12 @@ impl Watch {
             self.commands.push_back(Command::Hear(shard));
             self.ask(now, shard);
         }
-        let shown = self.merged(user);
         let watched = Watched {
-            shown,
+            shown: self.merged(user),
             followers: BTreeSet::from([device]),
             offline_at: None,
         };
         self.watched_by_user.insert(user.clone(), watched);
-        shown
     }
 
     fn unfollow(&mut self, now: Instant, device: DeviceId, user: &UserId) {
@@ -517,7 +516,9 @@ impl Watch {
     /// How a user is by what all nodes tell.
     fn merged(&self, user: &UserId) -> Status {
         let heard = self.shards.get(&Shard::of(user));
-        let streams = heard.into_iter().flat_map(|heard| heard.stream_by_node.values());
+        let streams = heard
+            .into_iter()
+            .flat_map(|heard| heard.stream_by_node.values());
         let statuses = streams.filter_map(|stream| stream.status_by_user.get(user));
         statuses.max().copied().unwrap_or_default()
     }
@@ -550,7 +551,9 @@ impl Watch {
 
     fn disturb(&mut self, user: &UserId, followers: &BTreeSet<DeviceId>) {
         for device in followers {
-            if let Some(follower) = self.follower_by_device.get_mut(device) {
+            if let Some(follower) = self.follower_by_device.get_mut(device)
+                && let Some(Some(_)) = follower.told_by_user.get(user)
+            {
                 follower.changed.insert(user.clone());
                 self.restless.insert(*device);
             }

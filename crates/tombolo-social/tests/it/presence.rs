@@ -125,7 +125,9 @@ fn a_later_life_of_a_node_takes_the_place_of_the_earlier_one() {
     world.pass(SECOND);
     // From the grave.
     let now = world.now;
-    world.sites[1].watch.handle_changes(now, &node(0), 1, changes);
+    world.sites[1]
+        .watch
+        .handle_changes(now, &node(0), 1, changes);
     world.pass(GRACE);
     assert_eq!(world.news(1), ["bob Offline"]);
 }
@@ -296,7 +298,9 @@ impl World {
         let site = self.rng.random_range(0..3);
         let name = NAMES[self.rng.random_range(0..NAMES.len())];
         let device = self.rng.random_range(0..3);
-        let is_there = self.sites[site].devices.contains_key(&(name.to_owned(), device));
+        let is_there = self.sites[site]
+            .devices
+            .contains_key(&(name.to_owned(), device));
         match self.rng.random_range(0..20) {
             0 => self.restart(1 + site / 2),
             1..5 => self.pass(SECOND),
@@ -317,13 +321,18 @@ impl World {
         let watch = &mut self.sites[site].watch;
         assert!(watch.is_current(&users) || self.loss_percent > 0);
         // The answer to the question.
-        let shown: Vec<_> = users.into_iter().map(|user| (user.clone(), watch.status(&user))).collect();
+        let shown: Vec<_> = users
+            .into_iter()
+            .map(|user| (user.clone(), watch.status(&user)))
+            .collect();
         watch.handle_told(DEVICE, &shown);
     }
 
     fn unfollow(&mut self, site: usize, names: &[&str]) {
         let users = names.iter().map(|name| user(name)).collect();
-        self.sites[site].watch.handle_unfollow(self.now, DEVICE, &users);
+        self.sites[site]
+            .watch
+            .handle_unfollow(self.now, DEVICE, &users);
         self.settle();
     }
 
@@ -417,7 +426,9 @@ impl World {
                     && !is_lost
                 {
                     let now = self.now;
-                    self.sites[site].watch.handle_roll(now, &ask.node, epoch, roll);
+                    self.sites[site]
+                        .watch
+                        .handle_roll(now, &ask.node, epoch, roll);
                 }
             }
         }
@@ -432,7 +443,9 @@ impl World {
         let watch = &mut self.sites[site].watch;
         let news = watch.news_of(DEVICE, usize::MAX);
         watch.handle_told(DEVICE, &news);
-        news.iter().map(|(user, status)| format!("{user} {status:?}")).collect()
+        news.iter()
+            .map(|(user, status)| format!("{user} {status:?}"))
+            .collect()
     }
 
     fn status(&self, site: usize, name: &str) -> Status {
@@ -442,7 +455,10 @@ impl World {
     fn truth(&self, name: &str) -> Status {
         let devices = self.sites.iter().flat_map(|site| &site.devices);
         let statuses = devices.filter(|((user, _), _)| user == name);
-        statuses.map(|(_, status)| *status).max().unwrap_or_default()
+        statuses
+            .map(|(_, status)| *status)
+            .max()
+            .unwrap_or_default()
     }
 }
 
