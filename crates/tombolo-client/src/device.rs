@@ -459,7 +459,7 @@ impl Shared {
         let is_first = before.is_none();
         let has_changed_node = before.is_some_and(|node| node != welcome.node);
         if is_first || has_changed_node || !welcome.resumed {
-            self.social.on_forgotten();
+            self.social.on_forgotten(&self.session);
         }
         let info = SessionInfo {
             node: welcome.node,

@@ -20,6 +20,7 @@
 //!   [`Room::say`]);
 //! * [`Inbox`] and [`Direct`]: messages from user to user, kept while the receiver is away;
 //! * [`Group`]: members with roles, and what they say, kept for good;
+//! * [`Presence`]: who is online;
 //! * [`Peer`]: an encrypted link to one member, relayed at once and direct as soon as possible.
 //!
 //! Inside, protocol logic lives in sans-IO crates (`tombolo-path`, `tombolo-turn`,
@@ -57,6 +58,7 @@ pub use session::Transport;
 pub use social::{
     Direct, DirectHistory, DirectMessage, DirectSent, Group, GroupEvent, GroupHistory, GroupMember,
     GroupMembers, GroupMessage, GroupPosted, GroupRole, GroupSettings, Groups, Inbox, InboxEvent,
+    Presence, PresenceStatus, PresenceWatch, UserCounts,
 };
 pub use tombolo_path::{Candidate, CandidateKind, Explanation, Policy, Verdict, probe::NatReport};
 pub use tombolo_room::{

@@ -1,17 +1,20 @@
-//! What reaches the user wherever it is: direct messages and groups.
+//! What reaches the user wherever it is: direct messages and groups, and who is online.
 
 mod direct;
 mod feed;
 mod groups;
+mod presence;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tombolo_wire::GroupName;
 use tombolo_wire::v1::{
-    self, direct_response, group_response, social_event, social_request, social_response,
+    self, direct_response, group_response, presence_request, presence_response, social_event,
+    social_request, social_response,
 };
 
 use direct::InboxState;
@@ -22,6 +25,9 @@ pub use groups::{
     GroupRole, GroupSettings, Groups,
 };
 
+use presence::WatchState;
+pub use presence::{Presence, PresenceStatus, PresenceWatch, UserCounts};
+
 use crate::error::Error;
 use crate::session;
 
@@ -30,6 +36,9 @@ use crate::session;
 pub(crate) struct Social {
     inbox: Mutex<Option<Arc<InboxState>>>,
     groups: Mutex<BTreeMap<GroupName, Arc<GroupState>>>,
+    watch: Mutex<Option<Arc<WatchState>>>,
+    /// Nobody looks at the device.
+    is_away: AtomicBool,
 }
 
 impl Social {
@@ -47,6 +56,11 @@ impl Social {
             })) => {
                 if let Some(state) = self.groups().get(group.as_str()) {
                     state.on_event(kind);
+                }
+            }
+            Some(social_event::Kind::Presence(statuses)) => {
+                if let Some(watch) = &*self.watch() {
+                    watch.on_event(&statuses);
                 }
             }
             Some(social_event::Kind::Group(_)) | None => {}
@@ -69,10 +83,23 @@ impl Social {
         {
             inbox.on_opened(opened);
         }
+        if let Some(social_response::Result::Presence(response)) = &response.result
+            && let Some(presence_response::Result::Following(statuses)) = &response.result
+            && let Some(watch) = &*self.watch()
+        {
+            watch.on_following(statuses);
+        }
     }
 
     /// Another session, or another node, knows nothing of what this device wants to be told.
-    pub(crate) fn on_forgotten(&self) {
+    pub(crate) fn on_forgotten(&self, session: &session::Handle) {
+        if self.is_away.load(Ordering::Relaxed) {
+            let set = presence_request::Kind::SetAway(v1::SetAway { away: true });
+            session.ask_aside(presence::on_wire(set));
+        }
+        if let Some(watch) = &*self.watch() {
+            watch.on_forgotten();
+        }
         if let Some(inbox) = &*self.inbox() {
             inbox.on_forgotten();
         }
@@ -83,6 +110,9 @@ impl Social {
 
     /// The session is over for good.
     pub(crate) fn end(&self) {
+        if let Some(watch) = self.watch().take() {
+            watch.end();
+        }
         if let Some(inbox) = self.inbox().take() {
             inbox.end();
         }
@@ -114,6 +144,14 @@ impl Social {
 
     fn groups(&self) -> MutexGuard<'_, BTreeMap<GroupName, Arc<GroupState>>> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_away(&self, is_away: bool) {
+        self.is_away.store(is_away, Ordering::Relaxed);
+    }
+
+    fn watch(&self) -> MutexGuard<'_, Option<Arc<WatchState>>> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn inbox(&self) -> MutexGuard<'_, Option<Arc<InboxState>>> {

@@ -412,9 +412,9 @@ async fn ask_direct(
         social_response::Result::Direct(v1::DirectResponse {
             result: Some(result),
         }) => Ok(result),
-        social_response::Result::Direct(_) | social_response::Result::Group(_) => {
-            Err(other_question())
-        }
+        social_response::Result::Direct(_)
+        | social_response::Result::Group(_)
+        | social_response::Result::Presence(_) => Err(other_question()),
     }
 }
 

@@ -8,6 +8,7 @@ mod groups;
 mod lab;
 mod links;
 mod moves;
+mod presence;
 mod rooms;
 mod script;
 mod sessions;

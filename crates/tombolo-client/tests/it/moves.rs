@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tombolo_client::{Device, Lane, Policy, Room, RoomEvent, RoomOptions};
+use tombolo_client::{Device, Lane, Policy, PresenceStatus, Room, RoomEvent, RoomOptions};
 use tombolo_engine::{Engine, Local, LocalConfig};
 use tombolo_node::Node;
 use tombolo_wire::NodeId;
@@ -167,5 +167,31 @@ async fn a_device_that_is_asked_to_go_takes_its_relay_with_it_and_its_links_lose
         peer.0.send(Lane::Reliable, "still here").unwrap();
         assert_eq!(recv(peer.1).await.payload, "still here");
     }
+    second.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_device_that_moves_goes_on_to_follow_others_and_stays_away() {
+    let [first, second] = nodes::<2>().await;
+    let alice = device(&first, "alice").await;
+    let bob = device(&second, "bob").await;
+    let mut watch = alice.presence().watch().unwrap();
+    watch.follow([user("bob")]).await.unwrap();
+    alice.presence().set_away(true).await.unwrap();
+    let services = first.services().clone();
+    let drain = tokio::spawn(async move { services.drain(Duration::from_secs(30)).await });
+    arrives(&alice, "node-1").await;
+    soon(drain).await.unwrap();
+
+    let mut of_alice = bob.presence().watch().unwrap();
+    of_alice.follow([user("alice")]).await.unwrap();
+    while of_alice.statuses()[&user("alice")] != PresenceStatus::Away {
+        soon(of_alice.next_changes()).await.unwrap();
+    }
+    bob.presence().set_away(true).await.unwrap();
+    while watch.statuses()[&user("bob")] != PresenceStatus::Away {
+        soon(watch.next_changes()).await.unwrap();
+    }
+    first.shutdown().await;
     second.shutdown().await;
 }

@@ -125,7 +125,7 @@ pub(super) fn parse(
         Kind::Unfollow(v1::UnfollowUsers { users }) => {
             PresenceRequest::Unfollow(parse_users(&users)?)
         }
-        Kind::Count(v1::CountUsers {}) => PresenceRequest::Count,
+        Kind::Count(v1::CountUsers {}) => return Ok(PresenceRequest::Count),
     };
     // Nodes tell each other of it.
     take(session, now)?;

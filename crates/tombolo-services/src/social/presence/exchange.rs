@@ -79,14 +79,6 @@ impl Exchange {
         up.insert(node.name().clone());
         let presence = &node.social.presence;
         presence.watch().handle_nodes(now.into_std(), up);
-        if now >= self.beat_at {
-            self.beat_at = now + BEAT_INTERVAL;
-            let beat = lock(&presence.own).beat();
-            let mut watch = presence.watch();
-            watch.handle_beat(now.into_std(), node.name(), self.epoch, &beat);
-            drop(watch);
-            self.say([BEATS, node.name().as_str()], Body::Beat(beat));
-        }
         while let Some(changes) = lock(&presence.own).poll_changes() {
             let mut watch = presence.watch();
             watch.handle_changes(now.into_std(), node.name(), self.epoch, changes.clone());
@@ -97,7 +89,15 @@ impl Exchange {
                 Body::Changes(changes),
             );
         }
-        presence.watch().handle_timeout(now.into_std());
+        let beat = lock(&presence.own).beat();
+        let mut watch = presence.watch();
+        watch.handle_beat(now.into_std(), node.name(), self.epoch, &beat);
+        watch.handle_timeout(now.into_std());
+        drop(watch);
+        if now >= self.beat_at {
+            self.beat_at = now + BEAT_INTERVAL;
+            self.say([BEATS, node.name().as_str()], Body::Beat(beat));
+        }
         loop {
             let Some(command) = presence.watch().poll_command() else {
                 break;
