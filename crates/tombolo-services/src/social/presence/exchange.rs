@@ -79,7 +79,11 @@ impl Exchange {
         up.insert(node.name().clone());
         let presence = &node.social.presence;
         presence.watch().handle_nodes(now.into_std(), up);
-        while let Some(changes) = lock(&presence.own).poll_changes() {
+        loop {
+            // Not held while the other lock is taken.
+            let Some(changes) = lock(&presence.own).poll_changes() else {
+                break;
+            };
             let mut watch = presence.watch();
             watch.handle_changes(now.into_std(), node.name(), self.epoch, changes.clone());
             drop(watch);
