@@ -42,9 +42,17 @@ struct Followed {
     changed: BTreeSet<UserId>,
     /// Whom the question is about that waits for its answer.
     asked: BTreeSet<UserId>,
+    standing: Standing,
+}
+
+/// How the device stands with its node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Standing {
+    #[default]
+    Current,
     /// The node has to be told anew who is followed.
-    is_stale: bool,
-    is_over: bool,
+    Stale,
+    Over,
 }
 
 impl Device {
@@ -126,13 +134,10 @@ impl PresenceWatch {
     /// When the node cannot be reached.
     pub async fn unfollow(&mut self, users: impl IntoIterator<Item = UserId>) -> Result<(), Error> {
         let users: BTreeSet<_> = users.into_iter().collect();
-        let mut followed = self.state.lock();
         for user in &users {
             self.status_by_user.remove(user);
-            followed.status_by_user.remove(user);
-            followed.changed.remove(user);
         }
-        drop(followed);
+        self.state.forget(&users);
         let users = users.iter().map(ToString::to_string).collect();
         let unfollow = presence_request::Kind::Unfollow(v1::UnfollowUsers { users });
         ask_presence(&self.device, unfollow).await.map(drop)
@@ -160,16 +165,10 @@ impl PresenceWatch {
             if !changes.is_empty() {
                 return Ok(Some(changes));
             }
-            let followed = state.lock();
-            let (is_over, is_stale) = (followed.is_over, followed.is_stale);
-            drop(followed);
-            if is_over {
-                return Ok(None);
-            }
-            if is_stale {
-                self.follow_anew().await?;
-            } else {
-                news.await;
+            match state.standing() {
+                Standing::Over => return Ok(None),
+                Standing::Stale => self.follow_anew().await?,
+                Standing::Current => news.await,
             }
         }
     }
@@ -193,7 +192,7 @@ impl PresenceWatch {
     /// until one can.
     async fn follow_anew(&self) -> Result<(), Error> {
         let users: Vec<_> = self.status_by_user.keys().cloned().collect();
-        self.state.lock().is_stale = false;
+        self.state.set_standing(Standing::Current);
         for users in users.chunks(USERS_AT_ONCE) {
             let users = users.iter().cloned().collect();
             let mut result = self.ask_to_follow(&users).await;
@@ -204,7 +203,7 @@ impl PresenceWatch {
                 result = self.ask_to_follow(&users).await;
             }
             if let Err(error) = result {
-                self.state.lock().is_stale = true;
+                self.state.set_standing(Standing::Stale);
                 // The end of the session is told by what waits.
                 return if error.is_closed() {
                     Ok(())
@@ -254,12 +253,32 @@ impl WatchState {
     }
 
     pub(super) fn on_forgotten(&self) {
-        self.lock().is_stale = true;
-        self.news.notify_one();
+        self.set_standing(Standing::Stale);
     }
 
     pub(super) fn end(&self) {
-        self.lock().is_over = true;
+        self.set_standing(Standing::Over);
+    }
+
+    fn forget(&self, users: &BTreeSet<UserId>) {
+        let mut followed = self.lock();
+        for user in users {
+            followed.status_by_user.remove(user);
+            followed.changed.remove(user);
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        self.lock().standing
+    }
+
+    /// The end stays the end.
+    fn set_standing(&self, standing: Standing) {
+        let mut followed = self.lock();
+        if followed.standing != Standing::Over {
+            followed.standing = standing;
+        }
+        drop(followed);
         self.news.notify_one();
     }
 

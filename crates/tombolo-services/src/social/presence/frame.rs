@@ -67,16 +67,13 @@ impl Frame {
             return Err(BadFrame);
         }
         let body = match frame.body.ok_or(BadFrame)? {
-            presence_frame::Body::Changes(changes) => {
-                let (shard, number, users) = parse_shard(&changes)?;
-                Body::Changes(Changes {
+            presence_frame::Body::Changes(changes) => Body::Changes(parse_shard(&changes)?),
+            presence_frame::Body::Roll(roll) => {
+                let Changes {
                     shard,
                     number,
                     users,
-                })
-            }
-            presence_frame::Body::Roll(roll) => {
-                let (shard, number, users) = parse_shard(&roll)?;
+                } = parse_shard(&roll)?;
                 Body::Roll(Roll {
                     shard,
                     number,
@@ -114,12 +111,13 @@ fn shard_on_wire(shard: Shard, number: u64, users: &[(UserId, Status)]) -> wire:
     }
 }
 
-fn parse_shard(
-    told: &wire::PresenceOfShard,
-) -> Result<(Shard, u64, Vec<(UserId, Status)>), BadFrame> {
-    let shard = Shard::parse(told.shard).ok_or(BadFrame)?;
+fn parse_shard(told: &wire::PresenceOfShard) -> Result<Changes, BadFrame> {
     let users: Result<_, _> = told.users.iter().map(parse_status).collect();
-    Ok((shard, told.number, users?))
+    Ok(Changes {
+        shard: Shard::parse(told.shard).ok_or(BadFrame)?,
+        number: told.number,
+        users: users?,
+    })
 }
 
 fn parse_status(status: &v1::UserStatus) -> Result<(UserId, Status), BadFrame> {
