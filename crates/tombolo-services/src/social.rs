@@ -64,7 +64,7 @@ pub(crate) struct Open {
 
 impl Open {
     pub(crate) fn is_empty(&self) -> bool {
-        self.inbox.is_none() && self.groups.is_empty()
+        self.inbox.is_none() && self.groups.is_empty() && self.following.is_none()
     }
 }
 

@@ -167,7 +167,13 @@ pub(super) async fn carry_out(
         }
         PresenceRequest::Unfollow(users) => {
             let device = device_of(session);
-            presence.watch().handle_unfollow(now, device, &users);
+            let mut watch = presence.watch();
+            watch.handle_unfollow(now, device, &users);
+            let follows_nobody = !watch.is_following(device);
+            drop(watch);
+            if follows_nobody {
+                *following = None;
+            }
             presence.wake.notify_one();
             done
         }

@@ -384,6 +384,12 @@ impl Watch {
         }
     }
 
+    /// Whether a device follows somebody.
+    #[must_use]
+    pub fn is_following(&self, device: DeviceId) -> bool {
+        self.follower_by_device.contains_key(&device)
+    }
+
     /// How a user that is followed is shown.
     #[must_use]
     pub fn status(&self, user: &UserId) -> Status {
