@@ -72,6 +72,13 @@ pub struct Config {
     /// Direct messages of one user, what it does to its own inbox, and what it says and does in groups:
     /// each is an entry in a log. By default 10 per second and 100 at once.
     pub directs: Pace,
+    /// How long a user has no connection before others see it as offline. By default 10 seconds: longer
+    /// than devices take to come back after their node has died.
+    pub presence_grace: Duration,
+    /// Users whose presence one session follows.
+    pub follows_per_session_max: usize,
+    /// Users whose presence all sessions of this node together follow; each takes some 200 bytes.
+    pub follows_max: usize,
     /// Acts of a user, because each goes through the log of its room. By default 200 per second and 1,000
     /// at once; what members are told of them counts as [`Config::deliveries`].
     pub acts: Pace,
@@ -87,13 +94,6 @@ pub struct Config {
     pub pools: Vec<MatchPool>,
     /// How fields are here.
     pub fields: FieldConfig,
-    /// How long a user has no connection before others see it as offline. By default 10 seconds: longer
-    /// than devices take to come back after their node has died.
-    pub presence_grace: Duration,
-    /// Users whose presence one session follows.
-    pub follows_per_session_max: usize,
-    /// Users whose presence all sessions of this node together follow; each takes some 200 bytes.
-    pub follows_max: usize,
     /// The game's own code that is asked; none by default.
     pub hooks: HookSet,
     /// How long that code may take to let somebody into a room.
@@ -216,6 +216,9 @@ impl Default for Config {
                 per_second: 10,
                 burst: 100,
             },
+            presence_grace: Duration::from_secs(10),
+            follows_per_session_max: 1_000,
+            follows_max: 1_000_000,
             acts: Pace {
                 per_second: 200,
                 burst: 1_000,
@@ -231,9 +234,6 @@ impl Default for Config {
             tickets_per_user_max: 8,
             pools: Vec::new(),
             fields: FieldConfig::default(),
-            presence_grace: Duration::from_secs(10),
-            follows_per_session_max: 1_000,
-            follows_max: 1_000_000,
             hooks: HookSet::default(),
             hook_timeout: Duration::from_secs(5),
             unix_now: system_time,
