@@ -73,6 +73,8 @@ pub(crate) struct Relays {
     active: Option<Carrier>,
     /// Peers that want a permission and a channel on the allocation in use.
     peers: Vec<SocketAddr>,
+    /// Where peers were before, for those that went to another relay lately. They still receive there.
+    before_by_peer: BTreeMap<SocketAddr, SocketAddr>,
     outcomes: Vec<Outcome>,
 }
 
@@ -218,10 +220,16 @@ impl Relays {
         }
     }
 
-    /// Keeps a permission and a channel for `peer`.
-    pub(crate) fn connect(&mut self, now: Instant, peer: SocketAddr) {
+    /// Keeps a permission and a channel for `peer`, who was at another address before.
+    pub(crate) fn connect(&mut self, now: Instant, peer: SocketAddr, before: Option<SocketAddr>) {
         if !self.peers.contains(&peer) {
             self.peers.push(peer);
+        }
+        if let Some(before) = before {
+            self.before_by_peer.insert(peer, before);
+        }
+        if let Some(old) = &mut self.old {
+            old.turn.client.connect_peer(now, peer);
         }
         if let Some(client) = self.active_client() {
             client.connect_peer(now, peer);
@@ -230,6 +238,8 @@ impl Relays {
 
     pub(crate) fn release(&mut self, now: Instant, peer: SocketAddr) {
         self.peers.retain(|known| *known != peer);
+        self.before_by_peer
+            .retain(|known, before| *known != peer && *before != peer);
         if let Some(client) = self.active_client() {
             client.release_peer(now, peer);
         }
@@ -243,12 +253,17 @@ impl Relays {
         payload: &[u8],
         out: &mut Vec<(SocketAddr, Vec<u8>)>,
     ) -> bool {
+        let before = self.before_by_peer.get(&peer).copied();
         let active = self.active.and_then(|carrier| self.turns.get_mut(&carrier));
         let old = self.old.as_mut().filter(|old| now < old.since + HANDOVER);
         let Some(turn) = old.map(|old| &mut old.turn).or(active) else {
             return false;
         };
-        let Ok(header) = turn.client.send(now, peer, payload.len()) else {
+        // Until this relay lets packets pass to where the peer is now, they go to where it was.
+        let before = before.filter(|before| {
+            !turn.client.is_bound(now, peer) && turn.client.is_bound(now, *before)
+        });
+        let Ok(header) = turn.client.send(now, before.unwrap_or(peer), payload.len()) else {
             return false;
         };
         let mut bytes = Vec::with_capacity(header.len() + payload.len() + 4);

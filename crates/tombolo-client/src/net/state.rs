@@ -519,7 +519,8 @@ impl State {
         if peer.policy == Policy::Direct || peer.relayed == Some(address) {
             return;
         }
-        if let Some(old) = peer.relayed.replace(address) {
+        let before = peer.relayed.replace(address);
+        if let Some(old) = before {
             // What is on its way from there still counts, for a while.
             self.left.push_back((now, id, old));
             if self.left.len() > LEFT_MAX
@@ -529,7 +530,7 @@ impl State {
             }
         }
         self.book.claim_relayed(id, address);
-        self.relays.connect(now, address);
+        self.relays.connect(now, address, before);
         let held = std::mem::take(&mut self.held).into_iter();
         let (waiting, others): (Vec<_>, _) = held.partition(|(_, from, _)| *from == address);
         self.held = others.into();

@@ -15,12 +15,14 @@ async fn nodes<const N: usize>() -> [Node; N] {
     let engine: Arc<dyn Engine> = Arc::new(Local::new(LocalConfig::default()));
     let mut nodes = Vec::new();
     for number in 0..N {
+        // Permissions of relays are by IP address, so each node has one of its own.
+        let ip = [127, 0, 1, u8::try_from(number).unwrap() + 1];
         let node = Node::builder()
             .dev()
             .dev_key("dev", &[7; 32])
             .name(NodeId::parse(&format!("node-{number}")).unwrap())
             .engine(engine.clone())
-            .listen([127, 0, 0, 1].into())
+            .listen(ip.into())
             .allow_peer("127.0.0.0/8".parse().unwrap())
             .port(0)
             .turn_port(0)
@@ -193,5 +195,45 @@ async fn a_device_that_moves_goes_on_to_follow_others_and_stays_away() {
         soon(watch.next_changes()).await.unwrap();
     }
     first.shutdown().await;
+    second.shutdown().await;
+}
+
+#[tokio::test]
+async fn two_devices_that_go_at_once_lose_not_even_what_is_unreliable_on_their_relayed_link() {
+    let [first, second] = nodes::<2>().await;
+    let (alice, bob) = (device(&first, "alice").await, device(&first, "bob").await);
+    let alice_room = join(&alice, Policy::Relay).await;
+    let mut bob_room = join(&bob, Policy::Relay).await;
+    soon(crate::lab::joined(&alice_room, "bob")).await;
+    let to_bob = alice_room.peer(&user("bob")).open().unwrap();
+    to_bob.send(Lane::Reliable, "hello").unwrap();
+    let to_alice = soon(incoming(&mut bob_room)).await;
+    assert_eq!(recv(&to_alice).await.payload, "hello");
+
+    let before = [alice.relayed_address(), bob.relayed_address()];
+    let mut after = 0;
+    // Each number is awaited: one that is lost ends the test.
+    for number in 0_u32.. {
+        for peer in [&to_bob, &to_alice] {
+            let number = number.to_be_bytes().to_vec();
+            peer.send(Lane::Unreliable, number).unwrap();
+        }
+        for peer in [&to_alice, &to_bob] {
+            assert_eq!(recv(peer).await.payload, number.to_be_bytes().as_slice());
+        }
+        if number == 20 {
+            assert_eq!(first.services().rebalance(2), 2);
+        }
+        let now = [alice.relayed_address(), bob.relayed_address()];
+        after += u32::from(now[0] != before[0] && now[1] != before[1]);
+        if after == 5000 {
+            break;
+        }
+    }
+    first.shutdown().await;
+    for peer in [(&to_bob, &to_alice), (&to_alice, &to_bob)] {
+        peer.0.send(Lane::Reliable, "still here").unwrap();
+        assert_eq!(recv(peer.1).await.payload, "still here");
+    }
     second.shutdown().await;
 }
