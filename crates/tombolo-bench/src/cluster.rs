@@ -4,10 +4,13 @@
 
 mod bots;
 mod check;
+pub(crate) mod joins;
 mod pairs;
 pub(crate) mod processes;
 mod record;
+mod scale;
 mod story;
+mod wires;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,10 +30,14 @@ pub(crate) enum Fault {
     NatsKill,
     /// SIGSTOP of a NATS server for a while
     NatsFreeze,
+    /// A NATS server is cut off from the others for a while, and clients reach it
+    NatsCut,
     /// `kill -9` of all NATS servers, which are started again after 30 s
     NatsGone,
     /// Each node in turn: SIGTERM, and started again
     Roll,
+    /// Half of the devices are on one node; the other nodes are started, and the other half comes
+    Scale,
 }
 
 /// How large, how long, and what happens.
@@ -54,6 +61,9 @@ pub(crate) struct Arguments {
     /// Links between two devices that the fault does not concern
     #[arg(long, default_value_t = 20)]
     pub(crate) pairs: usize,
+    /// Relayed links between two devices that began on the first node
+    #[arg(long, default_value_t = 20)]
+    pub(crate) relayed: usize,
     /// Traffic before the fault, in seconds
     #[arg(long, default_value_t = 10)]
     pub(crate) before: u64,
@@ -83,7 +93,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("a runtime")?;
-    let done = runtime.block_on(story::tell(arguments));
+    let done = runtime.block_on(async {
+        if arguments.fault == Fault::Scale {
+            scale::tell(arguments).await
+        } else {
+            story::tell(arguments).await
+        }
+    });
     // Devices that are still about to say something need not.
     runtime.shutdown_timeout(Duration::from_secs(2));
     done

@@ -47,6 +47,8 @@ enum Command {
     Soak(soak::Arguments),
     /// Lets devices talk in rooms of a cluster while something happens to it
     Cluster(cluster::Arguments),
+    /// Measures how soon a member on one node hears of a join on another
+    Joins(cluster::joins::Arguments),
     /// Measures a room's fan-out, or idle sessions, on one node that has one core
     Rooms(fanout::Arguments),
     /// Measures the ticks of a crowded field on one core
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Command::Relay(arguments) => relay::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Cluster(arguments) => cluster::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Joins(arguments) => cluster::joins::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Field(arguments) => fields::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Match(arguments) => matcher::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Rooms(arguments) => fanout::run(&arguments).map(|()| ExitCode::SUCCESS),

@@ -1,5 +1,6 @@
 //! Devices that talk in rooms, and note what they send and get.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,11 +39,16 @@ pub(crate) fn room_name(index: usize) -> String {
     format!("room-{index}")
 }
 
-/// Brings all devices into their rooms; neighbours in a room are on different nodes.
-pub(crate) async fn enter(arguments: &Arguments, urls: &[String]) -> anyhow::Result<Vec<Arc<Bot>>> {
+/// Brings devices into their rooms; neighbours in a room are on different nodes.
+pub(crate) async fn enter(
+    arguments: &Arguments,
+    devices: Range<usize>,
+    urls: &[String],
+) -> anyhow::Result<Vec<Arc<Bot>>> {
     let gate = Arc::new(Semaphore::new(AT_ONCE));
     let mut entering = JoinSet::new();
-    for index in 0..arguments.devices {
+    let mut bots = Vec::with_capacity(devices.len());
+    for index in devices {
         let room_index = index % arguments.rooms;
         let node = (index / arguments.rooms + room_index) % urls.len();
         let patience = Duration::from_millis(arguments.patience_ms);
@@ -54,7 +60,6 @@ pub(crate) async fn enter(arguments: &Arguments, urls: &[String]) -> anyhow::Res
                 .with_context(|| format!("device {index}"))
         });
     }
-    let mut bots = Vec::with_capacity(arguments.devices);
     while let Some(entered) = entering.join_next().await {
         bots.push(Arc::new(entered.context("a device's task")??));
         if bots.len().is_multiple_of(500) {

@@ -12,6 +12,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use super::wires::{self, Wires};
+
 /// A process, which is killed when it is dropped.
 pub(crate) struct Process(Child);
 
@@ -86,22 +88,29 @@ pub(crate) struct Nats {
     configs: Vec<PathBuf>,
     pub(crate) urls: Vec<String>,
     pub(crate) servers: Vec<Option<Process>>,
+    /// Between each server and the others.
+    pub(crate) wires: Vec<Wires>,
 }
 
 impl Nats {
     pub(crate) fn start(binary: &Path, folder: &Folder, count: usize) -> anyhow::Result<Self> {
         let ports: Vec<_> = (0..count).map(|_| free_ports()).collect::<Result<_, _>>()?;
-        let routes: Vec<_> = ports
-            .iter()
-            .map(|ports| format!("nats://127.0.0.1:{}", ports[1]))
-            .collect();
+        let wires: Vec<_> = (0..count).map(|_| Wires::new()).collect();
         let mut nats = Self {
             binary: binary.to_owned(),
             configs: Vec::new(),
             urls: Vec::new(),
             servers: Vec::new(),
+            wires: Vec::new(),
         };
-        for (index, [port, route]) in ports.into_iter().enumerate() {
+        for (index, [port, route]) in ports.iter().copied().enumerate() {
+            let others = (0..count).filter(|other| *other != index);
+            let routes = others.map(|other| {
+                let there = SocketAddr::from((Ipv4Addr::LOCALHOST, ports[other][1]));
+                let wire = wires::lay(there, [&wires[index], &wires[other]])?;
+                Ok(format!("nats://127.0.0.1:{wire}"))
+            });
+            let routes = routes.collect::<anyhow::Result<Vec<_>>>()?;
             let text = format!(
                 "server_name: n{index}\nlisten: \"127.0.0.1:{port}\"\n\
                  jetstream {{ store_dir: {:?}, max_mem: 256M, max_file: 4G }}\n\
@@ -114,6 +123,7 @@ impl Nats {
             nats.urls.push(format!("nats://127.0.0.1:{port}"));
             nats.servers.push(None);
         }
+        nats.wires = wires;
         for index in 0..count {
             nats.start_server(index)?;
         }

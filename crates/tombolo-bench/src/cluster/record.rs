@@ -114,6 +114,11 @@ impl Record {
         *sent - 1
     }
 
+    /// Messages of all kinds that came.
+    pub(crate) fn received(&self) -> u64 {
+        self.streams.values().map(|stream| stream.received).sum()
+    }
+
     pub(crate) fn takes(&mut self, note: Note, now: Instant) {
         self.streams
             .entry((note.kind, note.bot))

@@ -8,10 +8,11 @@ use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tombolo_client::Lane;
 
 use super::bots::{Bot, Stage};
 use super::check::{self, milliseconds, quantile};
-use super::pairs::Pair;
+use super::pairs::{Pair, Through, Way};
 use super::processes::{Folder, Nats, Node, Nodes};
 use super::record::{Kind, lock};
 use super::{Arguments, Fault, bots};
@@ -38,7 +39,7 @@ pub(crate) async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
         .map(|node| node.url.clone())
         .collect();
     let begun = Instant::now();
-    let bots = bots::enter(arguments, &urls).await?;
+    let bots = bots::enter(arguments, 0..arguments.devices, &urls).await?;
     eprintln!(
         "{} devices are in {} rooms after {:.1?}",
         bots.len(),
@@ -48,6 +49,7 @@ pub(crate) async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
 
     let stage = watch::Sender::new(Stage::Talk);
     let pairs = pairs(arguments, &bots, &stage).await?;
+    let relayed = relayed_pairs(arguments, &bots, &stage).await?;
     for bot in &bots {
         bot.start(arguments, &stage.subscribe());
     }
@@ -82,6 +84,7 @@ pub(crate) async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
         "logs": kept,
         "back": check::returns(&bots, 0, fault, &seats),
         "pairs": of_pairs(&pairs, fault),
+        "relayed_pairs": of_pairs(&relayed, fault),
         "messages": of_messages(&bots, fault),
         "node_cpu_s": cpu,
         "node_resident_mib": cluster.resident(),
@@ -133,7 +136,7 @@ impl<'a> Cluster<'a> {
     /// Does what is to be done; says what is worth knowing about it.
     async fn strike(&mut self, arguments: &Arguments, begun: Instant) -> anyhow::Result<Value> {
         Ok(match arguments.fault {
-            Fault::None => Value::Null,
+            Fault::None | Fault::Scale => Value::Null,
             Fault::Kill => {
                 self.nodes[0] = None;
                 Value::Null
@@ -152,6 +155,12 @@ impl<'a> Cluster<'a> {
                 self.signal_nats(0, Signal::SIGSTOP)?;
                 tokio::time::sleep(NATS_AWAY).await;
                 self.signal_nats(0, Signal::SIGCONT)?;
+                Value::Null
+            }
+            Fault::NatsCut => {
+                self.nats.wires[0].cut(true);
+                tokio::time::sleep(NATS_CUT).await;
+                self.nats.wires[0].cut(false);
                 Value::Null
             }
             Fault::NatsGone => {
@@ -228,7 +237,27 @@ async fn pairs(
         let (Some(from), Some(to)) = (members.next(), members.next()) else {
             continue;
         };
-        pairs.push(Pair::start(from, to, &stage.subscribe()).await?);
+        pairs.push(Pair::start(from, to, Through::Anything, &stage.subscribe()).await?);
+    }
+    Ok(pairs)
+}
+
+/// Links over the first node's relay between two devices on the first node, in the last rooms.
+async fn relayed_pairs(
+    arguments: &Arguments,
+    bots: &[Arc<Bot>],
+    stage: &watch::Sender<Stage>,
+) -> anyhow::Result<Vec<Pair>> {
+    let mut pairs = Vec::new();
+    let rooms = arguments.pairs.min(arguments.rooms)..arguments.rooms;
+    for room in rooms.rev().take(arguments.relayed) {
+        let mut members = bots
+            .iter()
+            .filter(|bot| bot.room_index == room && bot.node == 0);
+        let (Some(from), Some(to)) = (members.next(), members.next()) else {
+            continue;
+        };
+        pairs.push(Pair::start(from, to, Through::Relay, &stage.subscribe()).await?);
     }
     Ok(pairs)
 }
@@ -274,14 +303,27 @@ fn waits(bots: &[Arc<Bot>], fault: Instant) -> Value {
 }
 
 fn of_pairs(pairs: &[Pair], fault: Instant) -> Value {
-    let outcomes: Vec<_> = pairs.iter().map(|pair| pair.outcome(fault)).collect();
-    let longest = |times: Vec<Duration>| milliseconds(times.into_iter().max().unwrap_or_default());
+    let of_lane = |lane: Lane| {
+        let sum =
+            |what: fn(&Way) -> u64| -> u64 { pairs.iter().map(|pair| pair.look(lane, what)).sum() };
+        let longest = |is_after: bool| {
+            let silences = pairs
+                .iter()
+                .map(|pair| pair.look(lane, |way| way.silence(fault, is_after)));
+            milliseconds(silences.max().unwrap_or_default())
+        };
+        json!({
+            "sent": sum(|way| way.sent),
+            "lost": sum(Way::lost),
+            "repeated_or_reordered": sum(Way::disordered),
+            "longest_silence_before_ms": longest(false),
+            "longest_silence_after_ms": longest(true),
+        })
+    };
     json!({
         "links": pairs.len(),
-        "sent": outcomes.iter().map(|outcome| outcome.0).sum::<u64>(),
-        "lost": outcomes.iter().map(|outcome| outcome.1).sum::<u64>(),
-        "longest_silence_before_ms": longest(outcomes.iter().map(|outcome| outcome.2).collect()),
-        "longest_silence_after_ms": longest(outcomes.iter().map(|outcome| outcome.3).collect()),
+        "unreliable": of_lane(Lane::Unreliable),
+        "reliable": of_lane(Lane::Reliable),
     })
 }
 
@@ -307,7 +349,7 @@ fn refusals(bots: &[Arc<Bot>]) -> Value {
 }
 
 /// A program that was built with this one.
-fn beside_us(name: &str) -> anyhow::Result<PathBuf> {
+pub(super) fn beside_us(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("where this program is")?;
     let path = own.with_file_name(name);
     ensure!(
@@ -319,7 +361,7 @@ fn beside_us(name: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// What `scripts/install-nats.sh` installed: a folder above this program's.
-fn installed_nats() -> anyhow::Result<PathBuf> {
+pub(super) fn installed_nats() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("where this program is")?;
     let found = own
         .ancestors()
@@ -330,4 +372,6 @@ fn installed_nats() -> anyhow::Result<PathBuf> {
 
 const SETTLE: Duration = Duration::from_secs(10);
 const NATS_AWAY: Duration = Duration::from_secs(15);
+/// As long as servers need to elect others, and longer.
+const NATS_CUT: Duration = Duration::from_secs(25);
 const NATS_GONE: Duration = Duration::from_secs(30);
