@@ -17,6 +17,7 @@ use crate::ice::IceConfig;
 use crate::keys::{Accepted, Keys};
 use crate::link::{Introduction, Lane, Peer, Shop, transport_config};
 use crate::links::{self, HANDSHAKES_MAX, Links, Target};
+use crate::matchmaker::Seeking;
 use crate::net::{DeviceSocket, Dropped, Net, RelayKeeper, measure_nat};
 use crate::room::{RoomEvent, RoomState, Rooms, Unnamed, join, leave};
 use crate::session::{self, Credential, Event, Patience, Transport};
@@ -106,6 +107,7 @@ pub(crate) struct Shared {
     pub(crate) unnamed: Unnamed,
     links: Arc<Links>,
     pub(crate) social: Social,
+    pub(crate) matchmaker: Seeking,
     info: watch::Sender<Option<SessionInfo>>,
     stun: Mutex<Vec<SocketAddr>>,
     keeper: Mutex<Option<RelayKeeper>>,
@@ -183,6 +185,7 @@ impl Device {
             unnamed: Unnamed::default(),
             links: Links::new(shop.clone()),
             social: Social::default(),
+            matchmaker: Seeking::default(),
             shop,
             info: watch::Sender::new(None),
             stun: Mutex::default(),
@@ -431,9 +434,8 @@ impl Shared {
                 tracing::warn!(%error, frame = refused.seq, "message refused");
             }
             server_frame::Body::Social(event) => self.social.on_event(event),
+            server_frame::Body::Matchmaker(event) => self.matchmaker.on_event(event),
             server_frame::Body::IceServers(servers) => self.renew_credentials(&servers),
-            // Nobody asks for matches here.
-            server_frame::Body::Matchmaker(_) => {}
             // The session deals with these itself.
             server_frame::Body::Welcome(_)
             | server_frame::Body::Reject(_)
@@ -481,6 +483,7 @@ impl Shared {
             return;
         }
         if !welcome.resumed {
+            self.matchmaker.on_forgotten(&self.session);
             // What is being joined at this moment fails, as every request of the lost session.
             let rooms: Vec<_> = lock(&self.rooms)
                 .iter()
@@ -575,6 +578,7 @@ async fn dispatch(
             state.end();
         }
         shared.social.end();
+        shared.matchmaker.end();
     }
 }
 

@@ -21,7 +21,34 @@
 //! * [`Inbox`] and [`Direct`]: messages from user to user, kept while the receiver is away;
 //! * [`Group`]: members with roles, and what they say, kept for good;
 //! * [`Presence`]: who is online;
+//! * [`Matchmaker`]: who doesn't know yet where to meet submits a [`Ticket`], and is told of the [`Match`]
+//!   that was found, with its room;
 //! * [`Peer`]: an encrypted link to one member, relayed at once and direct as soon as possible.
+//!
+//! A device that looks for others:
+//!
+//! ```no_run
+//! # async fn example(device: tombolo_client::Device) -> Result<(), tombolo_client::Error> {
+//! use tombolo_client::TicketEvent;
+//!
+//! let ticket = device.matchmaker().ticket("ranked");
+//! let ticket = ticket.attribute("skill", 1200.0).attribute("mode", "duel").query("+skill:>=1000");
+//! let mut ticket = ticket.submit().await?;
+//! let found = loop {
+//!     match ticket.next_event().await? {
+//!         TicketEvent::Waits(status) => println!("probably {:?}", status.half_wait),
+//!         TicketEvent::Proposed(proposal) => ticket.accept(proposal).await?,
+//!         TicketEvent::Found(found) => break found,
+//!         TicketEvent::Ended(reason) => panic!("no match: {reason}"),
+//!         _ => {}
+//!     }
+//! };
+//! for user in found.room.members() {
+//!     println!("{user} plays in {:?}", found.team_of(&user));
+//! }
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! Inside, protocol logic lives in sans-IO crates (`tombolo-path`, `tombolo-turn`,
 //! `tombolo-wire`); this crate holds sockets, tasks and QUIC. It does not do voice or files:
@@ -35,6 +62,7 @@ mod ice;
 mod keys;
 mod link;
 mod links;
+mod matchmaker;
 mod net;
 mod room;
 mod seal;
@@ -49,6 +77,10 @@ pub use link::{
     Lane, LinkState, LinkStatus, Message, Peer, RELIABLE_BYTES_MAX, SendError,
     UNRELIABLE_BYTES_ALWAYS,
 };
+pub use matchmaker::{
+    Backfill, BackfillStatus, Match, MatchTeam, Matchmaker, Obstacle, Proposal, Ticket,
+    TicketBuilder, TicketEvent, TicketStatus, WhyNot,
+};
 pub use net::{Dropped, Via, measure_nat};
 pub use room::{
     FoundRooms, History, MemberView, MessageKind, PeerBuilder, Room, RoomEvent, RoomObject,
@@ -60,6 +92,7 @@ pub use social::{
     GroupMembers, GroupMessage, GroupPosted, GroupRole, GroupSettings, Groups, Inbox, InboxEvent,
     Presence, PresenceStatus, PresenceWatch, UserCounts,
 };
+pub use tombolo_match::{Name, Player, Reach, TicketId, Value as MatchValue};
 pub use tombolo_path::{Candidate, CandidateKind, Explanation, Policy, Verdict, probe::NatReport};
 pub use tombolo_room::{
     Act, Aspect, Audience, By, Change, Changed, Comparison, Condition, Expectation, GroupId,

@@ -337,6 +337,10 @@ pub struct Room {
 }
 
 impl Room {
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The room's name.
     #[must_use]
     pub fn id(&self) -> &RoomId {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tombolo_engine::{Engine, NatsConfig};
 use tombolo_gateway::ApiKey;
 use tombolo_relay::RelayConfig;
-use tombolo_services::{HookSet, Hooks};
+use tombolo_services::{HookSet, Hooks, MatchPool};
 use tombolo_turn::server::Cidr;
 use tombolo_wire::token::KeySet;
 use tombolo_wire::{CertificatePin, NodeId};
@@ -37,6 +37,7 @@ pub struct NodeBuilder {
     pub(crate) token_keys: Option<KeySet>,
     pub(crate) api_keys: Vec<ApiKey>,
     pub(crate) hooks: HookSet,
+    pub(crate) pools: Vec<MatchPool>,
     pub(crate) webhook: Option<WebhookConfig>,
     pub(crate) engine: EngineChoice,
 }
@@ -93,6 +94,7 @@ impl NodeBuilder {
             token_keys: None,
             api_keys: Vec::new(),
             hooks: HookSet::default(),
+            pools: Vec::new(),
             webhook: None,
             engine: EngineChoice::Memory,
         }
@@ -225,6 +227,14 @@ impl NodeBuilder {
     #[must_use]
     pub fn hooks(mut self, hooks: impl Hooks) -> Self {
         self.hooks = HookSet::new(hooks);
+        self
+    }
+
+    /// Serves a pool of the matchmaker, beside others. All nodes of a cluster are given the same; of two
+    /// with one name the last counts.
+    #[must_use]
+    pub fn pool(mut self, pool: MatchPool) -> Self {
+        self.pools.push(pool);
         self
     }
 

@@ -306,6 +306,7 @@ fn services_config(config: &NodeBuilder) -> Result<tombolo_services::Config, Sta
     let mut services = tombolo_services::Config::default();
     services.region.clone_from(&config.region);
     services.hooks = config.hooks.clone();
+    services.pools.clone_from(&config.pools);
     if let Some(name) = name(config)? {
         services.node = name;
     }

@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Be a device: join a room, connect to its members, send messages
     Peer(PeerArgs),
+    /// Be a device that looks for a match in a pool
+    Match(MatchArgs),
     /// Say what NAT this machine is behind, and what will work
     Doctor(DoctorArgs),
     /// Print a token from a development node
@@ -99,6 +101,9 @@ pub(crate) struct ServeArgs {
     /// an Ed25519 public key; repeat it for more. Needed without --dev
     #[arg(long, value_name = "NAME=FILE", value_parser = named_file)]
     pub(crate) token_key: Vec<(String, PathBuf)>,
+    /// Rules of a pool of the matchmaker, or a folder of such files; repeat it for more
+    #[arg(long, value_name = "FILE|DIR")]
+    pub(crate) pools: Vec<PathBuf>,
     /// Where to serve metrics of the relay over HTTP (/metrics, /healthz, /readyz)
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) metrics: Option<SocketAddr>,
@@ -228,6 +233,47 @@ pub(crate) struct PeerArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example: tombolo match --server 'tombolo://192.0.2.1:8443?pin=…' --user alice \
+    --pool ranked --attribute skill=1200 --attribute mode=duel --accept"
+)]
+pub(crate) struct MatchArgs {
+    /// The node's URL, as `tombolo serve` prints it
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: String,
+    #[command(flatten)]
+    pub(crate) who: Who,
+    /// The pool to look in
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pool: String,
+    /// What the user is like: a number, a text, several texts separated by commas, or numbers by name as
+    /// eu:20,us:110; repeat it for more
+    #[arg(long, value_name = "NAME=VALUE", value_parser = attribute)]
+    pub(crate) attribute: Vec<(String, tombolo_client::MatchValue)>,
+    /// What the others must be like, for example '+region:eu +skill:>=10'
+    #[arg(long, value_name = "QUERY", default_value = "")]
+    pub(crate) query: String,
+    /// A role that the user plays, the dearest first; repeat it for more
+    #[arg(long, value_name = "NAME")]
+    pub(crate) role: Vec<String>,
+    /// Say that the user is ready when it is asked; otherwise it is not
+    #[arg(long)]
+    pub(crate) accept: bool,
+    /// Ask after so many seconds why no match has been found, and again after as many
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub(crate) why_every: Option<Duration>,
+    /// Give up after so many seconds
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub(crate) duration: Option<Duration>,
+    /// Stay in the match's room until this many members are there, or for 10 s
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) members: usize,
+    /// Print events as JSON, one a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Place {
     /// Room to join; made when it does not exist
@@ -299,6 +345,30 @@ fn named_file(text: &str) -> Result<(String, PathBuf), String> {
         }
         _ => Err("not NAME=FILE".to_owned()),
     }
+}
+
+/// An attribute: numbers are numbers, and what has commas or colons is a list or a map.
+fn attribute(text: &str) -> Result<(String, tombolo_client::MatchValue), String> {
+    use tombolo_client::{MatchValue, Name};
+
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| "not NAME=VALUE".to_owned())?;
+    if let Ok(number) = value.parse::<f64>() {
+        return Ok((name.to_owned(), MatchValue::Number(number)));
+    }
+    let pairs = value.split(',').map(|item| {
+        let (key, number) = item.split_once(':')?;
+        Some((Name::parse(key).ok()?, number.parse::<f64>().ok()?))
+    });
+    let value = match pairs.collect::<Option<_>>() {
+        Some(map) => MatchValue::Map(map),
+        None if value.contains(',') => {
+            MatchValue::List(value.split(',').map(str::to_owned).collect())
+        }
+        None => MatchValue::Text(value.to_owned()),
+    };
+    Ok((name.to_owned(), value))
 }
 
 fn milliseconds(text: &str) -> Result<Duration, String> {

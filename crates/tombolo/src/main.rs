@@ -13,6 +13,7 @@ mod metrics;
 mod operate;
 mod output;
 mod peer;
+mod seek;
 mod serve;
 mod token;
 mod turn;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Command::Turn(args) => in_small_runtime(turn::run(*args)),
         Command::ApiKey(args) => api_key::run(&args),
         Command::Peer(args) => in_runtime(peer::run(args)),
+        Command::Match(args) => in_runtime(seek::run(args)),
         Command::Doctor(args) => in_runtime(doctor::run(args)),
         Command::Token(args) => in_runtime(token::run(args)),
     };

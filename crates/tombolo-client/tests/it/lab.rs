@@ -6,13 +6,17 @@ use bytes::Bytes;
 use tombolo_client::{
     Device, Lane, LinkState, Message, Peer, Policy, Room, RoomEvent, RoomOptions, UserId, Via,
 };
-use tombolo_node::Node;
+use tombolo_node::{Node, NodeBuilder};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) async fn node() -> Node {
-    Node::builder()
+    node_with(|node| node).await
+}
+
+pub(crate) async fn node_with(change: impl FnOnce(NodeBuilder) -> NodeBuilder) -> Node {
+    change(Node::builder())
         .dev()
         .listen([127, 0, 0, 1].into())
         .allow_peer("127.0.0.0/8".parse().unwrap())

@@ -7,6 +7,7 @@ mod endings;
 mod groups;
 mod lab;
 mod links;
+mod matches;
 mod moves;
 mod presence;
 mod rooms;

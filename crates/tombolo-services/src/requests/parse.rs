@@ -135,10 +135,15 @@ fn parse_join(
         }
     };
     let place = parse_place(session, &mut join, mode, now)?;
-    if mode != Mode::Join && place.name().is_some_and(matchmaker::is_of_match) {
-        let message = "the matchmaker opens the rooms of matches: join them";
-        return Err(Reject::new(ErrorCode::NotPermitted, message));
-    }
+    let mode = match (mode, place.name().is_some_and(matchmaker::is_of_match)) {
+        (Mode::Create, true) => {
+            let message = "the matchmaker opens the rooms of matches";
+            return Err(Reject::new(ErrorCode::NotPermitted, message));
+        }
+        // Who comes back to one does not open it anew.
+        (Mode::JoinOrCreate, true) => Mode::Join,
+        (mode, _) => mode,
+    };
     let reserve = join.reserve.as_ref().map(Reserve::parse).transpose();
     let reserve = reserve.map_err(malformed)?.map(|reserve| Reserve {
         lasts: reserve.lasts.min(node.config.room_kept_max),

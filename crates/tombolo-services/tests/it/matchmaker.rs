@@ -75,10 +75,12 @@ async fn two_who_fit_find_each_other_and_a_room_that_nobody_else_gets_into() {
         carol.join(room, JoinMode::Join).await,
         Err(ErrorCode::RoomFull)
     );
-    assert_eq!(
-        carol.join("tombolo-match-x", JoinMode::JoinOrCreate).await,
-        Err(ErrorCode::NotPermitted)
-    );
+    for (mode, code) in [
+        (JoinMode::Create, ErrorCode::NotPermitted),
+        (JoinMode::JoinOrCreate, ErrorCode::NoSuchRoom),
+    ] {
+        assert_eq!(carol.join("tombolo-match-x", mode).await, Err(code));
+    }
     assert!(alice.join(room, JoinMode::Join).await.is_ok());
     let joined = bob.join(room, JoinMode::Join).await.unwrap();
     assert_eq!(crate::lab::members(&joined), ["alice", "bob"]);

@@ -54,6 +54,9 @@ pub(crate) struct UpArgs {
     /// at the end]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Rules of a pool of the matchmaker, or a folder of such files; repeat it for more
+    #[arg(long, value_name = "FILE|DIR")]
+    pools: Vec<PathBuf>,
     /// Print events as JSON, one a line
     #[arg(long)]
     json: bool,
@@ -226,6 +229,9 @@ impl<'a> Cluster<'a> {
             .arg(self.place.admin(name))
             .arg("--token-key")
             .arg(format!("cluster={}", self.place.token_key()?.display()));
+        for pools in &self.args.pools {
+            command.arg("--pools").arg(pools);
+        }
         if self.args.listen.is_loopback() {
             command.args(["--allow-peer", "127.0.0.0/8", "--allow-peer", "::1/128"]);
         }

@@ -29,6 +29,8 @@ pub(crate) struct File {
     pub(crate) drain_timeout: Option<u64>,
     /// Where rooms are kept on this machine.
     pub(crate) data: Option<PathBuf>,
+    /// Rules of the matchmaker's pools: files, and folders of them.
+    pub(crate) pools: Vec<PathBuf>,
     pub(crate) tls: Tls,
     /// Files with the keys of device tokens, by their names.
     pub(crate) token_keys: BTreeMap<String, PathBuf>,

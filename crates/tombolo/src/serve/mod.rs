@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 mod file;
+mod pools;
 mod settings;
 pub(crate) mod token_keys;
 

@@ -12,7 +12,7 @@ use tombolo_node::{
 use tombolo_wire::NodeId;
 
 use super::file::{ApiKeyTable, File, Nats};
-use super::token_keys;
+use super::{pools, token_keys};
 use crate::cli::ServeArgs;
 use crate::config_text;
 use crate::turn::credentials::hook;
@@ -59,6 +59,9 @@ impl Settings {
         node = node.relay(relay(&file, source)?);
         for key in api_keys(&file.api_keys).with_context(|| source.place(&["api-key"]))? {
             node = node.api_key(key);
+        }
+        for pool in pools::load(&file.pools).with_context(|| source.place(&["pools"]))? {
+            node = node.pool(pool);
         }
         if let Some(webhook) = webhook(&file, source)? {
             node = node.webhook(webhook);
@@ -110,8 +113,8 @@ impl Source {
             &mut file.nats.certificate,
             &mut file.nats.key,
         ];
-        let keys = file.token_keys.values_mut();
-        for path in paths.into_iter().flatten().chain(keys) {
+        let more = file.token_keys.values_mut().chain(&mut file.pools);
+        for path in paths.into_iter().flatten().chain(more) {
             *path = folder.join(&*path);
         }
         file
@@ -156,6 +159,9 @@ fn with_flags(mut file: File, args: &ServeArgs) -> anyhow::Result<File> {
         file.tls.key = Some(key.clone());
     }
     file.tls.pin |= args.pin;
+    if !args.pools.is_empty() {
+        file.pools.clone_from(&args.pools);
+    }
     for (name, path) in &args.token_key {
         file.token_keys.insert(name.clone(), path.clone());
     }

@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::command::{Ended, Running, start};
+use crate::folder::Folder;
 
 /// The NATS server that `scripts/install-nats.sh` installs.
 fn nats_server() -> PathBuf {
@@ -32,10 +33,14 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) async fn up(nodes: &str, nats: &str) -> Self {
+        Self::up_with(nodes, nats, &[]).await
+    }
+
+    async fn up_with(nodes: &str, nats: &str, more: &[&str]) -> Self {
         let program = nats_server();
         let program = program.to_str().unwrap();
         let args = ["cluster", "up", "--json", "--nodes", nodes, "--nats", nats];
-        let mut running = start(&[&args[..], &["--nats-server", program]].concat());
+        let mut running = start(&[&args[..], &["--nats-server", program], more].concat());
         let mut known = Vec::new();
         for _ in 0..nodes.parse().unwrap() {
             known.push(running.event("node").await);
@@ -91,6 +96,20 @@ impl Cluster {
     fn peer(&self, node: usize, token: &str) -> Running {
         let args = ["peer", "--server", self.url(node), "--token", token];
         start(&[&args[..], &["--room", "r", "--json", "--send-every", "100"]].concat())
+    }
+
+    /// A device that looks for a match.
+    fn seeker(&self, node: usize, token: &str, more: &[&str]) -> Running {
+        let args = [
+            "match",
+            "--server",
+            self.url(node),
+            "--token",
+            token,
+            "--json",
+        ];
+        let look = ["--pool", "duel", "--members", "2", "--duration", "60"];
+        start(&[&args[..], &look, more].concat())
     }
 
     /// A token from one of the nodes.
@@ -182,6 +201,64 @@ async fn a_cluster_serves_devices_on_any_node_and_tells_operators_of_them() {
         assert_eq!(peer.ended().await.status, Some(0));
     }
     cluster.down().await;
+}
+
+#[tokio::test]
+async fn devices_on_any_node_find_a_match_and_go_on_doing_so_when_a_node_is_killed() {
+    let folder = Folder::new("cluster-pools");
+    let rules = "name = \"duel\"\nplayers = { min = 2, max = 2 }\nready = \"20s\"\n\
+        rules = [{ kind = \"distance\", attribute = \"skill\", max = 50 }]\n";
+    let pools = folder.write("duel.toml", rules);
+    let cluster = Cluster::up_with("3", "1", &["--pools", &pools]).await;
+    cluster
+        .answer_when(&["nodes"], |answer| names(answer, "alive").len() == 3)
+        .await;
+    meet(&cluster, [("alice", 0, "100"), ("bob", 1, "120")]).await;
+
+    // Whoever is the matcher, it is one of three: a ticket waits while two of them die, one by one.
+    let token = cluster.token(2, "eve").await;
+    let mut eve = cluster.seeker(2, &token, &["--accept", "--attribute", "skill=900"]);
+    eve.event("waits").await;
+    for node in [0, 1] {
+        let pid = cluster.nodes[node]["pid"].as_u64().unwrap().to_string();
+        let killed = Command::new("kill").args(["-9", &pid]).status();
+        assert!(killed.unwrap().success());
+        let users = [
+            (["carol", "erin"][node], 2, "300"),
+            (["dave", "frank"][node], 2, "310"),
+        ];
+        meet(&cluster, users).await;
+    }
+    let token = cluster.token(2, "grace").await;
+    let mut grace = cluster.seeker(2, &token, &["--accept", "--attribute", "skill=890"]);
+    let room = grace.event("found").await["room"].clone();
+    assert_eq!(eve.event("found").await["room"], room);
+    for seeker in [&mut eve, &mut grace] {
+        assert_eq!(seeker.ended().await.status, Some(0));
+    }
+    cluster.down().await;
+}
+
+/// Two users look for a match, and meet in its room.
+async fn meet(cluster: &Cluster, users: [(&str, usize, &str); 2]) {
+    let mut seekers = Vec::new();
+    for (user, node, skill) in users {
+        let token = cluster.token(2, user).await;
+        let skill = format!("skill={skill}");
+        seekers.push(cluster.seeker(node, &token, &["--accept", "--attribute", &skill]));
+    }
+    let mut rooms = Vec::new();
+    for seeker in &mut seekers {
+        let found = seeker.event("found").await;
+        assert_eq!(found["teams"][0]["members"].as_array().unwrap().len(), 2);
+        rooms.push(found["room"].clone());
+        let members = seeker.event("members").await;
+        let both = json!([users[0].0, users[1].0]);
+        assert_eq!(members["members"], both, "in order of their names");
+        let ended = seeker.ended().await;
+        assert_eq!(ended.status, Some(0), "{}", ended.complaints);
+    }
+    assert_eq!(rooms[0], rooms[1]);
 }
 
 #[tokio::test]

@@ -1,0 +1,175 @@
+//! A match that runs and asks for more users.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tombolo_match::{BackfillId, Name, Player};
+use tombolo_wire::v1::{self, match_request, match_response};
+
+use super::{about, ask, other_question};
+use crate::device::Device;
+use crate::error::Error;
+
+/// A match that runs and asks for more users; see [`Match::backfill`](super::Match::backfill). Its lease
+/// is renewed for as long as it is kept; dropping it ends the asking.
+#[derive(Debug)]
+pub struct Backfill {
+    device: Device,
+    state: Arc<BackfillState>,
+    renewal: AbortHandle,
+    lease: Duration,
+}
+
+/// How it stands with a match that asks for more users.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BackfillStatus {
+    /// Grows whenever users have joined, or the teams were told anew.
+    pub generation: u32,
+    /// Why it asks for nobody any more: `closed`, `expired` or `filled`; `None` while it asks.
+    pub ended: Option<String>,
+}
+
+/// What the device keeps of it.
+#[derive(Debug)]
+pub(super) struct BackfillState {
+    pool: String,
+    id: BackfillId,
+    status: watch::Sender<BackfillStatus>,
+}
+
+impl BackfillState {
+    pub(super) fn tell(&self, status: &v1::BackfillStatus) {
+        self.status.send_replace(BackfillStatus {
+            generation: status.generation,
+            ended: (!status.ended.is_empty()).then(|| status.ended.clone()),
+        });
+    }
+
+    pub(super) fn end(&self) {
+        self.status
+            .send_modify(|status| status.ended = Some("closed".to_owned()));
+    }
+}
+
+impl Backfill {
+    pub(super) fn new(device: Device, state: Arc<BackfillState>, lease: Duration) -> Self {
+        let (session, known) = (device.0.session.clone(), Arc::clone(&state));
+        let renew = async move {
+            loop {
+                tokio::time::sleep(lease / RENEWALS_PER_LEASE).await;
+                let renew = match_request::Kind::Renew(v1::RenewBackfill {
+                    id: on_wire(known.id),
+                    lease_ms: millis(lease),
+                });
+                // One that fails is followed by others before the lease ends.
+                let _ = ask(&session, &known.pool, renew).await;
+            }
+        };
+        Self {
+            renewal: tokio::spawn(renew).abort_handle(),
+            device,
+            state,
+            lease,
+        }
+    }
+
+    pub(super) fn begin(&self, status: &v1::BackfillStatus) {
+        self.state.tell(status);
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn status(&self) -> BackfillStatus {
+        self.state.status.borrow().clone()
+    }
+
+    /// Waits until it stands otherwise; `None` once it has ended.
+    pub async fn changed(&self) -> Option<BackfillStatus> {
+        let mut changes = self.state.status.subscribe();
+        if changes.borrow_and_update().ended.is_some() || changes.changed().await.is_err() {
+            return None;
+        }
+        Some(changes.borrow_and_update().clone())
+    }
+
+    /// Says how the teams are now, after users have left.
+    ///
+    /// # Errors
+    /// With code `Conflict` when users have joined meanwhile: look at [`Backfill::status`] and say it anew.
+    pub async fn update(&self, teams: Vec<(Name, Vec<Vec<Player>>)>) -> Result<(), Error> {
+        let after = self.status().generation;
+        let update = open(self.state.id, after, &teams, self.lease);
+        match ask(&self.device.0.session, &self.state.pool, update).await? {
+            match_response::Result::Backfill(status) => {
+                self.state.tell(&status);
+                Ok(())
+            }
+            match_response::Result::Done(_)
+            | match_response::Result::Status(_)
+            | match_response::Result::Why(_) => Err(other_question()),
+        }
+    }
+}
+
+impl Drop for Backfill {
+    fn drop(&mut self) {
+        self.renewal.abort();
+        let shared = &self.device.0;
+        shared.matchmaker.lock().backfills.remove(&self.state.id);
+        if self.status().ended.is_none() {
+            let id = on_wire(self.state.id);
+            let close = match_request::Kind::Close(v1::CloseBackfill { id });
+            shared.session.ask_aside(about(&self.state.pool, close));
+        }
+    }
+}
+
+/// Has events of a running match told, before it asks.
+pub(super) fn register(device: &Device, pool: &str, id: BackfillId) -> Arc<BackfillState> {
+    let state = Arc::new(BackfillState {
+        pool: pool.to_owned(),
+        id,
+        status: watch::Sender::default(),
+    });
+    let mut known = device.0.matchmaker.lock();
+    known.backfills.insert(id, Arc::clone(&state));
+    state
+}
+
+pub(super) fn open(
+    id: BackfillId,
+    after: u32,
+    teams: &[(Name, Vec<Vec<Player>>)],
+    lease: Duration,
+) -> match_request::Kind {
+    let teams = teams.iter().map(|(name, parties)| {
+        let parties = parties.iter().map(|players| v1::BackfillParty {
+            players: players.iter().map(v1::MatchPlayer::from).collect(),
+        });
+        v1::BackfillTeam {
+            name: name.to_string(),
+            parties: parties.collect(),
+        }
+    });
+    match_request::Kind::Backfill(v1::OpenBackfill {
+        id: on_wire(id),
+        after,
+        teams: teams.collect(),
+        lease_ms: millis(lease),
+    })
+}
+
+fn on_wire(id: BackfillId) -> Bytes {
+    Bytes::copy_from_slice(&id.0)
+}
+
+fn millis(lease: Duration) -> u32 {
+    u32::try_from(lease.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// How often a lease is renewed before it would end.
+const RENEWALS_PER_LEASE: u32 = 3;

@@ -1,0 +1,104 @@
+//! A match that was found.
+
+use std::time::Duration;
+
+use tombolo_match::{BackfillId, Name, Player};
+use tombolo_wire::UserId;
+use tombolo_wire::v1::{self, match_response};
+
+use super::backfill::{self, Backfill};
+use super::other_question;
+use crate::error::Error;
+use crate::room::Room;
+
+/// A match that begins, or that this device's user joins while it runs.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Match {
+    /// Its room, which this device is in; others are about to come.
+    pub room: Room,
+    /// The teams; of a match that runs, only those who are new.
+    pub teams: Vec<MatchTeam>,
+    /// Where it is best played; `None` when the pool does not say.
+    pub region: Option<Name>,
+    /// Who reaches everybody best; `None` when nobody does.
+    pub host: Option<UserId>,
+    /// How good it is by the pool's rules, from 0 to 1000.
+    pub quality: u32,
+    /// It runs already.
+    pub is_running: bool,
+    pool: String,
+    id: BackfillId,
+}
+
+/// A team of a match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MatchTeam {
+    /// What it is called.
+    pub name: Name,
+    /// Who is in it, and in which role.
+    pub members: Vec<(UserId, Option<Name>)>,
+}
+
+impl Match {
+    pub(super) fn new(pool: &str, room: Room, found: v1::MatchFound) -> Result<Self, Error> {
+        let id = found.id.as_ref().try_into();
+        let teams = found.teams.into_iter().map(parse_team);
+        Ok(Self {
+            room,
+            teams: teams.collect::<Result<_, _>>()?,
+            region: Name::parse(&found.region).ok(),
+            host: UserId::parse(&found.host).ok(),
+            quality: found.quality,
+            is_running: found.running,
+            pool: pool.to_owned(),
+            id: BackfillId(id.map_err(|_| other_question())?),
+        })
+    }
+
+    /// The team of a user.
+    #[must_use]
+    pub fn team_of(&self, user: &UserId) -> Option<&MatchTeam> {
+        let is_in = |team: &&MatchTeam| team.members.iter().any(|(member, _)| member == user);
+        self.teams.iter().find(is_in)
+    }
+
+    /// Asks for more users while the match runs, with the teams as they are: parties of users that stay in
+    /// one team. This device's user must own the match's room. It asks for as long as the result is
+    /// kept, and ends by itself, after `lease`, when this device is gone.
+    ///
+    /// # Errors
+    /// With code `NotOwner`, `BadTicket` when the teams are not those of the pool, `Conflict` when
+    /// somebody has asked before; when the node cannot be reached.
+    pub async fn backfill(
+        &self,
+        teams: Vec<(Name, Vec<Vec<Player>>)>,
+        lease: Duration,
+    ) -> Result<Backfill, Error> {
+        let device = self.room.device();
+        let open = backfill::open(self.id, 0, &teams, lease);
+        let state = backfill::register(device, &self.pool, self.id);
+        let backfill = Backfill::new(device.clone(), state, lease);
+        match super::ask(&device.0.session, &self.pool, open).await? {
+            match_response::Result::Backfill(status) => {
+                backfill.begin(&status);
+                Ok(backfill)
+            }
+            match_response::Result::Done(_)
+            | match_response::Result::Status(_)
+            | match_response::Result::Why(_) => Err(other_question()),
+        }
+    }
+}
+
+fn parse_team(team: v1::MatchTeam) -> Result<MatchTeam, Error> {
+    let members = team.members.into_iter().map(|member| {
+        let user = UserId::parse(&member.user).map_err(Error::local)?;
+        Ok((user, Name::parse(&member.role).ok()))
+    });
+    Ok(MatchTeam {
+        members: members.collect::<Result<_, Error>>()?,
+        name: Name::parse(&team.name).map_err(Error::local)?,
+    })
+}

@@ -1,0 +1,424 @@
+//! A ticket that waits in a pool.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tombolo_match::{Player, TicketId};
+use tombolo_wire::UserId;
+use tombolo_wire::v1::{self, match_event, match_request, match_response};
+
+use super::found::Match;
+use super::{about, ask, other_question};
+use crate::device::Device;
+use crate::error::Error;
+use crate::room::{Room, RoomOptions};
+use crate::session;
+
+/// A ticket that waits in a pool, of this device's user or of a party with it. Dropping it cancels it,
+/// unless it has ended.
+#[derive(Debug)]
+pub struct Ticket {
+    device: Device,
+    state: Arc<TicketState>,
+    options: RoomOptions,
+}
+
+/// Something became of a ticket.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum TicketEvent {
+    /// It waits, and stands otherwise than before.
+    Waits(TicketStatus),
+    /// The user is asked whether it is ready: see [`Ticket::accept`].
+    Proposed(Proposal),
+    /// Another user of the proposed match is ready, or this one.
+    Accepted {
+        /// How many are.
+        ready: u32,
+        /// How many must be.
+        users: u32,
+    },
+    /// Not all were ready: the ticket looks on, where it was.
+    Failed,
+    /// The match begins, and this device is in its room. Nothing follows.
+    Found(Box<Match>),
+    /// It has ended without a match: `cancelled`, `gone`, `declined`, `unanswered`, or `lost` when nobody
+    /// knows what became of it. Nothing follows.
+    Ended(String),
+}
+
+/// How a ticket stands that waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TicketStatus {
+    /// How many tickets wait in the pool.
+    pub waiting: u32,
+    /// Half of those like it waited less; `None` when nobody like it was matched lately.
+    pub half_wait: Option<Duration>,
+    /// Nine of ten of those like it waited less.
+    pub most_wait: Option<Duration>,
+    /// Users of it that are away: it is not matched meanwhile.
+    pub away: Vec<UserId>,
+}
+
+/// A match that waits for its users to be ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Proposal {
+    /// Which.
+    pub number: u64,
+    /// How many users are asked.
+    pub users: u32,
+    /// How long they have.
+    pub left: Duration,
+}
+
+/// Why a ticket has not found a match; see [`Ticket::why`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WhyNot {
+    /// How many others were looked at.
+    pub looked_at: u32,
+    /// How many of them fit: when there are some, there are too few.
+    pub fit: u32,
+    /// What stands in the way, the most frequent first.
+    pub obstacles: Vec<Obstacle>,
+    /// What stands in the way of the one that nearly fits.
+    pub nearest: Vec<String>,
+    /// In what time somebody will fit, if both only wait.
+    pub relaxed_after: Option<Duration>,
+}
+
+/// What stands in the way of a match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Obstacle {
+    /// `rule:<name>`, `query`, `their query` or `teams`.
+    pub what: String,
+    /// In the way of how many.
+    pub count: u32,
+    /// How many of those would fit without.
+    pub alone: u32,
+}
+
+impl Ticket {
+    pub(super) fn new(device: &Device, state: Arc<TicketState>) -> Self {
+        Self {
+            device: device.clone(),
+            state,
+            options: RoomOptions::default(),
+        }
+    }
+
+    /// Says how links to the match's members are to behave, when its room is joined.
+    #[must_use]
+    pub fn room_options(mut self, options: RoomOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Which it is.
+    #[must_use]
+    pub fn id(&self) -> TicketId {
+        self.state.id
+    }
+
+    /// The pool in which it waits.
+    #[must_use]
+    pub fn pool(&self) -> &str {
+        &self.state.pool
+    }
+
+    /// What becomes of the ticket next. When its match begins, the match's room is joined before this returns.
+    ///
+    /// # Errors
+    /// When the room of the match cannot be joined, the ticket has ended before, or the session is
+    /// over.
+    pub async fn next_event(&mut self) -> Result<TicketEvent, Error> {
+        let kind = self.state.next().await;
+        let kind = kind.ok_or_else(|| Error::closed("the ticket has ended"))?;
+        Ok(match kind {
+            match_event::Kind::Status(status) => TicketEvent::Waits(parse_status(&status)),
+            match_event::Kind::Proposed(proposed) => TicketEvent::Proposed(Proposal {
+                number: proposed.number,
+                users: proposed.users,
+                left: Duration::from_millis(proposed.left_ms),
+            }),
+            match_event::Kind::Accepted(accepted) => TicketEvent::Accepted {
+                ready: accepted.ready,
+                users: accepted.users,
+            },
+            match_event::Kind::Failed(_) => TicketEvent::Failed,
+            match_event::Kind::Found(found) => {
+                let options = self.options.clone();
+                let room = self.device.rooms().join(&found.room, options).await?;
+                TicketEvent::Found(Box::new(Match::new(self.pool(), room, found)?))
+            }
+            match_event::Kind::Ended(ended) => TicketEvent::Ended(ended.reason),
+            match_event::Kind::Backfill(_) => return Err(other_question()),
+        })
+    }
+
+    /// Waits for the match, and says that this device's user is ready when it is asked.
+    ///
+    /// # Errors
+    /// When the ticket ends without a match, its room cannot be joined, or the session is over.
+    pub async fn found(mut self) -> Result<Match, Error> {
+        loop {
+            match self.next_event().await? {
+                TicketEvent::Found(found) => return Ok(*found),
+                TicketEvent::Ended(reason) => {
+                    return Err(Error::closed(&format!("the ticket has ended: {reason}")));
+                }
+                TicketEvent::Proposed(proposal) => self.accept(proposal).await?,
+                TicketEvent::Waits(_) | TicketEvent::Accepted { .. } | TicketEvent::Failed => {}
+            }
+        }
+    }
+
+    /// Says that this device's user is ready.
+    ///
+    /// # Errors
+    /// With code `NoSuchThing` when it is too late; when the node cannot be reached.
+    pub async fn accept(&self, proposal: Proposal) -> Result<(), Error> {
+        self.answer(proposal, true).await
+    }
+
+    /// Says that this device's user is not ready: its ticket ends, the others look on.
+    ///
+    /// # Errors
+    /// As [`Ticket::accept`].
+    pub async fn decline(&self, proposal: Proposal) -> Result<(), Error> {
+        self.answer(proposal, false).await
+    }
+
+    async fn answer(&self, proposal: Proposal, accept: bool) -> Result<(), Error> {
+        let number = proposal.number;
+        let answer = match_request::Kind::Answer(v1::AnswerMatch { number, accept });
+        self.ask(answer).await.map(drop)
+    }
+
+    /// Says who is in the party now; the ticket keeps its place. This device's user must be among them, and
+    /// all in the room.
+    ///
+    /// # Errors
+    /// As [`TicketBuilder::submit`](super::TicketBuilder::submit); with code `Conflict` when its users are asked
+    /// whether they are ready.
+    pub async fn change_party(
+        &self,
+        room: &Room,
+        players: impl IntoIterator<Item = Player>,
+    ) -> Result<TicketStatus, Error> {
+        let players = players.into_iter();
+        let change = v1::ChangeTicket {
+            id: self.state.id_on_wire(),
+            players: players.map(|player| (&player).into()).collect(),
+            party: room.id().to_string(),
+        };
+        match self.ask(match_request::Kind::Change(change)).await? {
+            match_response::Result::Status(status) => Ok(parse_status(&status)),
+            match_response::Result::Done(_)
+            | match_response::Result::Why(_)
+            | match_response::Result::Backfill(_) => Err(other_question()),
+        }
+    }
+
+    /// Why it has not found a match by now.
+    ///
+    /// # Errors
+    /// With code `NoSuchThing` when it has ended; when the node cannot be reached.
+    pub async fn why(&self) -> Result<WhyNot, Error> {
+        let why = match_request::Kind::Why(v1::WhyNoMatch {
+            id: self.state.id_on_wire(),
+        });
+        match self.ask(why).await? {
+            match_response::Result::Why(why) => Ok(WhyNot {
+                looked_at: why.looked_at,
+                fit: why.fit,
+                obstacles: why.obstacles.into_iter().map(parse_obstacle).collect(),
+                nearest: why.nearest,
+                relaxed_after: why.relaxed_after_ms.map(Duration::from_millis),
+            }),
+            match_response::Result::Done(_)
+            | match_response::Result::Status(_)
+            | match_response::Result::Backfill(_) => Err(other_question()),
+        }
+    }
+
+    /// Ends the ticket, for all of its party; returns when that is done.
+    ///
+    /// # Errors
+    /// With code `NoSuchThing` when it has ended, `Conflict` when its users are asked whether they are
+    /// ready; when the node cannot be reached.
+    pub async fn cancel(self) -> Result<(), Error> {
+        let cancel = match_request::Kind::Cancel(v1::CancelTicket {
+            id: self.state.id_on_wire(),
+        });
+        self.ask(cancel).await.map(drop)
+    }
+
+    async fn ask(&self, kind: match_request::Kind) -> Result<match_response::Result, Error> {
+        ask(&self.device.0.session, &self.state.pool, kind).await
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let shared = &self.device.0;
+        shared.matchmaker.lock().tickets.remove(&self.state.id);
+        if !self.state.lock().is_over {
+            let cancel = match_request::Kind::Cancel(v1::CancelTicket {
+                id: self.state.id_on_wire(),
+            });
+            shared.session.ask_aside(about(&self.state.pool, cancel));
+        }
+    }
+}
+
+/// What the device keeps of a ticket.
+#[derive(Debug)]
+pub(super) struct TicketState {
+    pub(super) pool: String,
+    pub(super) id: TicketId,
+    /// How it was submitted; `None` when another device did it.
+    submit: Option<v1::SubmitTicket>,
+    told: Mutex<Told>,
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    events: VecDeque<match_event::Kind>,
+    /// Nothing more comes.
+    is_over: bool,
+}
+
+impl TicketState {
+    pub(super) fn new(pool: &str, id: TicketId, submit: Option<v1::SubmitTicket>) -> Self {
+        Self {
+            pool: pool.to_owned(),
+            id,
+            submit,
+            told: Mutex::default(),
+            news: Notify::new(),
+        }
+    }
+
+    pub(super) async fn submit(&self, session: &session::Handle) -> Result<(), Error> {
+        let result = self.ask_to_wait(session).await;
+        if result.is_err() {
+            self.end();
+        }
+        result
+    }
+
+    async fn ask_to_wait(&self, session: &session::Handle) -> Result<(), Error> {
+        // Who is in the ticket comes back to it by its id alone.
+        let submit = self.submit.clone().unwrap_or_else(|| v1::SubmitTicket {
+            id: self.id_on_wire(),
+            ..v1::SubmitTicket::default()
+        });
+        let answer = ask(session, &self.pool, match_request::Kind::Submit(submit)).await?;
+        let match_response::Result::Status(status) = answer else {
+            return Err(other_question());
+        };
+        self.on_told(match_event::Kind::Status(status));
+        Ok(())
+    }
+
+    /// Comes back to the ticket with another session.
+    pub(super) async fn come_back(&self, session: &session::Handle) {
+        let mut delay = RETRY_DELAY_MIN;
+        while !self.lock().is_over {
+            match self.ask_to_wait(session).await {
+                Ok(()) => return,
+                // Forgotten once more: whoever was forgotten last comes back.
+                Err(error) if error.is_unreachable() || error.is_closed() => return,
+                Err(error) if error.is_temporary() => tokio::time::sleep(delay).await,
+                Err(_) => break,
+            }
+            delay = (delay * 2).min(RETRY_DELAY_MAX);
+        }
+        self.on_told(match_event::Kind::Ended(v1::TicketEnded {
+            reason: "lost".to_owned(),
+        }));
+    }
+
+    /// Never waits: of several that say how the ticket stands only the last is kept.
+    pub(super) fn on_told(&self, kind: match_event::Kind) {
+        let mut told = self.lock();
+        if told.is_over {
+            return;
+        }
+        if matches!(kind, match_event::Kind::Status(_)) || told.events.len() >= EVENTS_MAX {
+            told.events
+                .retain(|kind| !matches!(kind, match_event::Kind::Status(_)));
+        }
+        if told.events.len() >= EVENTS_MAX {
+            told.events.pop_front();
+        }
+        told.is_over = matches!(
+            kind,
+            match_event::Kind::Found(_) | match_event::Kind::Ended(_)
+        );
+        told.events.push_back(kind);
+        drop(told);
+        self.news.notify_one();
+    }
+
+    pub(super) fn end(&self) {
+        self.lock().is_over = true;
+        self.news.notify_one();
+    }
+
+    async fn next(&self) -> Option<match_event::Kind> {
+        loop {
+            {
+                let mut told = self.lock();
+                if let Some(kind) = told.events.pop_front() {
+                    return Some(kind);
+                }
+                if told.is_over {
+                    return None;
+                }
+            }
+            self.news.notified().await;
+        }
+    }
+
+    fn id_on_wire(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.id.0)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn parse_status(status: &v1::TicketStatus) -> TicketStatus {
+    let away = status.away.iter();
+    TicketStatus {
+        waiting: status.waiting,
+        half_wait: status.half_ms.map(Duration::from_millis),
+        most_wait: status.most_ms.map(Duration::from_millis),
+        away: away.filter_map(|user| UserId::parse(user).ok()).collect(),
+    }
+}
+
+fn parse_obstacle(obstacle: v1::MatchObstacle) -> Obstacle {
+    Obstacle {
+        what: obstacle.what,
+        count: obstacle.count,
+        alone: obstacle.alone,
+    }
+}
+
+/// Things that wait to be read, of one ticket.
+const EVENTS_MAX: usize = 64;
+
+/// Between two attempts to come back to a ticket.
+const RETRY_DELAY_MIN: Duration = Duration::from_millis(250);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(4);

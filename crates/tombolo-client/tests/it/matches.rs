@@ -1,0 +1,165 @@
+//! Matches, as the SDK shows them.
+
+use std::time::Duration;
+
+use tombolo_client::{ErrorCode, Lane, Match, Name, Player, RoomOptions, TicketEvent, UserId};
+use tombolo_node::{MatchPool, Node};
+
+use crate::lab::{device, joined, node_with, soon, user};
+
+const DUEL: &str = r#"
+name = "duel"
+players = { min = 2, max = 2 }
+rules = [{ kind = "distance", attribute = "skill", max = 100 }]
+"#;
+
+const TEAMS: &str = r#"
+name = "teams"
+ready = "30s"
+[[teams]]
+name = "red"
+min = 1
+max = 2
+[[teams]]
+name = "blue"
+min = 1
+max = 2
+"#;
+
+#[tokio::test]
+async fn two_devices_find_each_other_meet_in_the_room_and_link() {
+    let node = node().await;
+    let alice = device(&node, "alice").await;
+    let bob = device(&node, "bob").await;
+    let to_alice = alice.matchmaker().ticket("duel").attribute("skill", 1000.0);
+    let ticket = to_alice.submit().await.unwrap();
+    let why = ticket.why().await.unwrap();
+    assert_eq!((why.looked_at, why.fit), (0, 0));
+    let twice = alice.matchmaker().ticket("duel").attribute("skill", 1.0);
+    assert_eq!(
+        twice.submit().await.unwrap_err().code(),
+        Some(ErrorCode::WaitsAlready)
+    );
+    let to_bob = bob.matchmaker().ticket("duel").attribute("skill", 1050.0);
+    let found_by_bob = soon(to_bob.query("+skill:>=900").submit().await.unwrap().found());
+    let (for_alice, for_bob) = tokio::join!(soon(ticket.found()), found_by_bob);
+    let (for_alice, for_bob) = (for_alice.unwrap(), for_bob.unwrap());
+    assert_eq!(for_alice.room.id(), for_bob.room.id());
+    assert_eq!(for_alice.teams, for_bob.teams);
+    assert!(for_alice.team_of(&user("bob")).is_some());
+    soon(joined(&for_alice.room, "bob")).await;
+    let peer = for_alice.room.peer(&user("bob"));
+    let peer = soon(peer.connect()).await.unwrap();
+    peer.send(Lane::Reliable, "hi").unwrap();
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_ticket_is_told_before_or_by_the_node() {
+    let node = node().await;
+    let alice = device(&node, "alice").await;
+    let ticket = || alice.matchmaker().ticket("duel");
+    for wrong in [
+        ticket().attribute("skill", f64::NAN),
+        ticket().attribute("no such name", 1.0),
+        ticket().query("+"),
+        ticket().role("-"),
+    ] {
+        let error = wrong.submit().await.unwrap_err();
+        assert_eq!(error.code(), None, "{error}");
+    }
+    for (refused, code) in [
+        (ticket(), ErrorCode::BadTicket),
+        (ticket().attribute("skill", "a text"), ErrorCode::BadTicket),
+        (alice.matchmaker().ticket("none"), ErrorCode::NoSuchPool),
+    ] {
+        assert_eq!(refused.submit().await.unwrap_err().code(), Some(code));
+    }
+}
+
+#[tokio::test]
+async fn a_ticket_that_is_dropped_or_cancelled_makes_room_for_another() {
+    let node = node().await;
+    let alice = device(&node, "alice").await;
+    let ticket = || alice.matchmaker().ticket("duel").attribute("skill", 1.0);
+    drop(ticket().submit().await.unwrap());
+    ticket().submit().await.unwrap().cancel().await.unwrap();
+    let mut last = ticket().submit().await.unwrap();
+    let event = soon(last.next_event()).await.unwrap();
+    assert!(
+        matches!(&event, TicketEvent::Waits(status) if status.waiting == 1),
+        "{event:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_party_is_asked_plays_together_and_fills_up_its_running_match() {
+    let node = node().await;
+    let alice = device(&node, "alice").await;
+    let bob = device(&node, "bob").await;
+    let carol = device(&node, "carol").await;
+    let options = RoomOptions::default;
+    let party = alice.rooms().create("party", options()).await.unwrap();
+    let _also = bob.rooms().join("party", options()).await.unwrap();
+    soon(joined(&party, "bob")).await;
+
+    let ticket = alice.matchmaker().ticket("teams");
+    let ticket = ticket.party(&party, [Player::new(user("bob"))]);
+    let for_alice = ticket.submit().await.unwrap();
+    let for_bob = soon(bob.matchmaker().next_ticket()).await;
+    assert_eq!(for_bob.id(), for_alice.id());
+    let for_carol = carol.matchmaker().ticket("teams").submit().await.unwrap();
+    let all = tokio::join!(
+        soon(for_alice.found()),
+        soon(for_bob.found()),
+        soon(for_carol.found())
+    );
+    let (for_alice, for_bob, for_carol) = (all.0.unwrap(), all.1.unwrap(), all.2.unwrap());
+    let team = for_alice.team_of(&user("alice")).unwrap();
+    assert_eq!(for_bob.team_of(&user("bob")), Some(team));
+    assert_ne!(for_carol.team_of(&user("carol")), Some(team));
+
+    // Whoever came first owns the room, and asks for one more.
+    soon(joined(&for_alice.room, "carol")).await;
+    let owned = match soon(owner_of(&for_alice)).await.as_str() {
+        "alice" => &for_alice,
+        "bob" => &for_bob,
+        _ => &for_carol,
+    };
+    let teams = for_alice.teams.iter().map(|team| {
+        let members = team.members.iter().map(|(user, _)| user.clone());
+        (team.name.clone(), vec![members.map(Player::new).collect()])
+    });
+    let teams: Vec<(Name, Vec<Vec<Player>>)> = teams.collect();
+    let backfill = owned
+        .backfill(teams, Duration::from_secs(30))
+        .await
+        .unwrap();
+    let dave = device(&node, "dave").await;
+    let joins = dave.matchmaker().ticket("teams").submit().await.unwrap();
+    let joins = soon(joins.found()).await.unwrap();
+    assert!(joins.is_running);
+    assert_eq!(joins.room.id(), for_alice.room.id());
+    let mut status = backfill.status();
+    while status.ended.is_none() {
+        status = soon(backfill.changed()).await.unwrap();
+    }
+    assert_eq!(status.ended.as_deref(), Some("filled"));
+}
+
+/// Who owns a match's room, once that is known.
+async fn owner_of(found: &Match) -> UserId {
+    loop {
+        if let Some(owner) = found.room.read(|view| view.owner.clone()) {
+            return owner;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn node() -> Node {
+    node_with(|node| {
+        let pool = |text| MatchPool::parse(text).unwrap();
+        node.pool(pool(DUEL)).pool(pool(TEAMS))
+    })
+    .await
+}

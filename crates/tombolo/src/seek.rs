@@ -1,0 +1,332 @@
+//! `tombolo match`: a device on the command line that looks for a match.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::{Instant, timeout};
+use tombolo_client::{Device, Match, Ticket, TicketEvent, UserId, WhyNot};
+
+use crate::cli::MatchArgs;
+use crate::output::{self, Style};
+
+/// What `tombolo match` tells: names and fields as `docs/cli.md` gives them.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Event {
+    Session {
+        node: String,
+        user: String,
+    },
+    Waits {
+        pool: String,
+        waiting: u32,
+        half_wait_s: Option<f64>,
+        most_wait_s: Option<f64>,
+        away: Vec<String>,
+    },
+    Proposed {
+        users: u32,
+        left_s: f64,
+        accepted: bool,
+    },
+    Accepted {
+        ready: u32,
+        users: u32,
+    },
+    Failed,
+    Why(Why),
+    Found(Found),
+    Members {
+        room: String,
+        members: Vec<String>,
+    },
+    Ended {
+        reason: String,
+    },
+}
+
+/// What stands in the way of a match.
+#[derive(Debug, Serialize)]
+struct Why {
+    looked_at: u32,
+    fit: u32,
+    /// What, in the way of how many, and of how many of those alone.
+    obstacles: Vec<(String, u32, u32)>,
+    nearest: Vec<String>,
+    relaxed_after_s: Option<f64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Found {
+    room: String,
+    teams: Vec<Team>,
+    region: Option<String>,
+    host: Option<String>,
+    quality: u32,
+    running: bool,
+    waited_ms: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Team {
+    name: String,
+    members: Vec<Member>,
+}
+
+#[derive(Debug, Serialize)]
+struct Member {
+    user: String,
+    role: Option<String>,
+}
+
+/// Looks for a match until there is one, or the time is over.
+pub(crate) async fn run(args: MatchArgs) -> anyhow::Result<()> {
+    let style = Style::of(args.json);
+    let mut builder = Device::builder(&args.server);
+    if let Some(token) = &args.who.token {
+        builder = builder.token(token);
+    } else if let Some(user) = &args.who.user {
+        builder = builder.development_user(user);
+    }
+    let device = builder.connect().await?;
+    let session = device.session();
+    let user = session.user.to_string();
+    let node = session.node;
+    tell(style, &Event::Session { node, user })?;
+    let result = look(&device, &args, style).await;
+    device.close().await;
+    result
+}
+
+async fn look(device: &Device, args: &MatchArgs, style: Style) -> anyhow::Result<()> {
+    let mut ticket = device.matchmaker().ticket(&args.pool).query(&args.query);
+    for (name, value) in &args.attribute {
+        ticket = ticket.attribute(name, value.clone());
+    }
+    for role in &args.role {
+        ticket = ticket.role(role);
+    }
+    let start = Instant::now();
+    let ticket = ticket.submit().await?;
+    let looking = follow(ticket, args, style, start);
+    let found = match args.duration {
+        Some(duration) => timeout(duration, looking)
+            .await
+            .map_err(|_| anyhow::anyhow!("no match in {} s", duration.as_secs_f64()))??,
+        None => looking.await?,
+    };
+    gather(&found, args.members, style).await
+}
+
+async fn follow(
+    mut ticket: Ticket,
+    args: &MatchArgs,
+    style: Style,
+    start: Instant,
+) -> anyhow::Result<Match> {
+    let mut why_at = args.why_every.map(|every| start + every);
+    loop {
+        let event = tokio::select! {
+            event = ticket.next_event() => event?,
+            () = until(why_at) => {
+                why_at = args.why_every.map(|every| Instant::now() + every);
+                tell(style, &told_why(ticket.why().await?))?;
+                continue;
+            }
+        };
+        match event {
+            TicketEvent::Waits(status) => {
+                let seconds = |wait: Option<Duration>| wait.map(|wait| wait.as_secs_f64());
+                let waits = Event::Waits {
+                    pool: args.pool.clone(),
+                    waiting: status.waiting,
+                    half_wait_s: seconds(status.half_wait),
+                    most_wait_s: seconds(status.most_wait),
+                    away: status.away.iter().map(UserId::to_string).collect(),
+                };
+                tell(style, &waits)?;
+            }
+            TicketEvent::Proposed(proposal) => {
+                let (users, left_s) = (proposal.users, proposal.left.as_secs_f64());
+                let accepted = args.accept;
+                let proposed = Event::Proposed {
+                    users,
+                    left_s,
+                    accepted,
+                };
+                tell(style, &proposed)?;
+                match accepted {
+                    true => ticket.accept(proposal).await?,
+                    false => ticket.decline(proposal).await?,
+                }
+            }
+            TicketEvent::Accepted { ready, users } => {
+                tell(style, &Event::Accepted { ready, users })?;
+            }
+            TicketEvent::Failed => tell(style, &Event::Failed)?,
+            TicketEvent::Found(found) => {
+                tell(style, &told_found(&found, start.elapsed()))?;
+                return Ok(*found);
+            }
+            TicketEvent::Ended(reason) => {
+                let message = format!("no match: the ticket has ended ({reason})");
+                tell(style, &Event::Ended { reason })?;
+                anyhow::bail!(message);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Waits for others in the match's room.
+async fn gather(found: &Match, members: usize, style: Style) -> anyhow::Result<()> {
+    let gathered = async {
+        while found.room.members().len() < members {
+            if found.room.next_event().await.is_none() {
+                return;
+            }
+        }
+    };
+    // Whoever has not come by then is not waited for.
+    let _ = timeout(GATHER_TIMEOUT, gathered).await;
+    let members = found.room.members();
+    let members = Event::Members {
+        room: found.room.id().to_string(),
+        members: members.iter().map(UserId::to_string).collect(),
+    };
+    tell(style, &members)
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn told_found(found: &Match, waited: Duration) -> Event {
+    let teams = found.teams.iter().map(|team| {
+        let members = team.members.iter().map(|(user, role)| Member {
+            user: user.to_string(),
+            role: role.as_ref().map(ToString::to_string),
+        });
+        Team {
+            name: team.name.to_string(),
+            members: members.collect(),
+        }
+    });
+    Event::Found(Found {
+        room: found.room.id().to_string(),
+        teams: teams.collect(),
+        region: found.region.as_ref().map(ToString::to_string),
+        host: found.host.as_ref().map(ToString::to_string),
+        quality: found.quality,
+        running: found.is_running,
+        waited_ms: output::ms(waited),
+    })
+}
+
+fn told_why(why: WhyNot) -> Event {
+    let obstacles = why.obstacles.into_iter();
+    Event::Why(Why {
+        looked_at: why.looked_at,
+        fit: why.fit,
+        obstacles: obstacles
+            .map(|obstacle| (obstacle.what, obstacle.count, obstacle.alone))
+            .collect(),
+        nearest: why.nearest,
+        relaxed_after_s: why.relaxed_after.map(|after| after.as_secs_f64()),
+    })
+}
+
+fn tell(style: Style, event: &Event) -> anyhow::Result<()> {
+    match style {
+        Style::Json => output::json(event)?,
+        Style::Person => output::line_of_text(&sentence(event))?,
+    }
+    Ok(())
+}
+
+/// The event for a person.
+fn sentence(event: &Event) -> String {
+    match event {
+        Event::Session { node, user } => format!("{user} is connected to {node}"),
+        Event::Waits {
+            pool,
+            waiting,
+            half_wait_s,
+            most_wait_s,
+            away,
+        } => {
+            let estimate = match half_wait_s.zip(*most_wait_s) {
+                Some((half, most)) => format!(", probably {half:.0} to {most:.0} s"),
+                None => String::new(),
+            };
+            let away = match away.as_slice() {
+                [] => String::new(),
+                away => format!("; away: {}", away.join(", ")),
+            };
+            format!("waiting in {pool} with {waiting} tickets{estimate}{away}")
+        }
+        Event::Proposed {
+            users,
+            left_s,
+            accepted,
+        } => {
+            let said = if *accepted { "ready" } else { "not ready" };
+            format!("a match of {users}: {said} ({left_s:.0} s to say so)")
+        }
+        Event::Accepted { ready, users } => format!("{ready} of {users} are ready"),
+        Event::Failed => "not all were ready: looking on".to_owned(),
+        Event::Why(why) => why_sentence(why),
+        Event::Found(found) => found_sentence(found),
+        Event::Members { room, members } => format!("in {room}: {}", members.join(", ")),
+        Event::Ended { reason } => format!("no match: {reason}"),
+    }
+}
+
+fn why_sentence(why: &Why) -> String {
+    let all = why.obstacles.iter();
+    let all = all.map(|(what, count, alone)| format!("{what} {count} ({alone} alone)"));
+    let later = match why.relaxed_after_s {
+        Some(after) => format!("; somebody fits in {after:.0} s"),
+        None => String::new(),
+    };
+    format!(
+        "of {} others {} fit; excluded by {}; nearest but for {}{later}",
+        why.looked_at,
+        why.fit,
+        all.collect::<Vec<_>>().join(", "),
+        why.nearest.join(" and ")
+    )
+}
+
+fn found_sentence(found: &Found) -> String {
+    let teams = found.teams.iter().map(|team| {
+        let members: Vec<_> = team.members.iter().map(told_member).collect();
+        format!("{}: {}", team.name, members.join(", "))
+    });
+    let about = |what: &str, value: &Option<String>| match value {
+        Some(value) => format!(", {what} {value}"),
+        None => String::new(),
+    };
+    format!(
+        "found after {:.0} ms: {}{}{}, quality {}, room {}",
+        found.waited_ms,
+        teams.collect::<Vec<_>>().join("; "),
+        about("region", &found.region),
+        about("host", &found.host),
+        found.quality,
+        found.room
+    )
+}
+
+fn told_member(member: &Member) -> String {
+    match &member.role {
+        Some(role) => format!("{} ({role})", member.user),
+        None => member.user.clone(),
+    }
+}
+
+/// How long others are waited for in the match's room.
+const GATHER_TIMEOUT: Duration = Duration::from_secs(10);
