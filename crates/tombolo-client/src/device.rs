@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
+use tombolo_field::EntityId;
 use tombolo_path::Candidate;
 use tombolo_path::probe::NatReport;
 use tombolo_wire::v1::{self, JoinMode, request, response, room_event, server_frame};
-use tombolo_wire::{RoomId, ServerUrl, UserId};
+use tombolo_wire::{PublicKeys, RoomId, ServerUrl, UserId};
 
 use crate::error::Error;
+use crate::field::Fields;
 use crate::ice::IceConfig;
 use crate::keys::{Accepted, Keys};
 use crate::link::{Introduction, Lane, Peer, Shop, transport_config};
-use crate::links::{self, HANDSHAKES_MAX, Links, Target};
+use crate::links::{self, HANDSHAKES_MAX, Links, Meeting, Target};
 use crate::matchmaker::Seeking;
 use crate::net::{DeviceSocket, Dropped, Net, RelayKeeper, measure_nat};
 use crate::room::{RoomEvent, RoomState, Rooms, Unnamed, join, leave};
@@ -108,6 +110,7 @@ pub(crate) struct Shared {
     links: Arc<Links>,
     pub(crate) social: Social,
     pub(crate) matchmaker: Seeking,
+    pub(crate) fields: Fields,
     info: watch::Sender<Option<SessionInfo>>,
     stun: Mutex<Vec<SocketAddr>>,
     keeper: Mutex<Option<RelayKeeper>>,
@@ -186,6 +189,7 @@ impl Device {
             links: Links::new(shop.clone()),
             social: Social::default(),
             matchmaker: Seeking::default(),
+            fields: Fields::default(),
             shop,
             info: watch::Sender::new(None),
             stun: Mutex::default(),
@@ -350,26 +354,47 @@ impl Shared {
         user: UserId,
         first: Vec<(Lane, Bytes)>,
     ) -> Result<Peer, Error> {
-        if self.is_own(&user) {
-            return Err(Error::local("a device has no link to itself"));
-        }
         let Some(keys) = state.keys_of(&user) else {
             return Err(Error::closed(&format!("{user} is not in room {room}")));
         };
-        self.links
-            .open(target(room.clone(), user, state), keys, first)
+        self.open_link_to(target(room.clone(), user, state), keys, first)
+    }
+
+    /// Opens a link to another device, wherever the two meet.
+    pub(crate) fn open_link_to(
+        &self,
+        target: Target,
+        keys: PublicKeys,
+        first: Vec<(Lane, Bytes)>,
+    ) -> Result<Peer, Error> {
+        if keys == self.shop.keys.public() || self.is_own_in_room(&target) {
+            return Err(Error::local("a device has no link to itself"));
+        }
+        self.links.open(target, keys, first)
+    }
+
+    /// Whether it is this device's user in a room, where each user is once.
+    fn is_own_in_room(&self, target: &Target) -> bool {
+        matches!(target.meeting, Meeting::Room(_)) && self.is_own(&target.user)
     }
 
     /// Deals with a peer's introduction: the answer to ours, or the beginning of a link.
     fn on_introduced(&self, introduced: v1::Introduced) {
-        let Some((room, state)) = self.room(&introduced.room) else {
-            return;
-        };
         let Ok(user) = UserId::parse(&introduced.from) else {
             return;
         };
         let Some(introduction) = introduced.introduction.and_then(Introduction::parse) else {
             tracing::warn!(%user, "introduction breaks the contract: ignored");
+            return;
+        };
+        if let Some(field) = self.fields.get(&introduced.field) {
+            let target = field.target(user, EntityId(introduced.entity));
+            if let Some(peer) = self.links.on_introduced(target, introduction) {
+                field.on_peer(peer);
+            }
+            return;
+        }
+        let Some((room, state)) = self.room(&introduced.room) else {
             return;
         };
         let started = self
@@ -432,9 +457,11 @@ impl Shared {
             server_frame::Body::Refused(refused) => {
                 let error = Error::refused(refused.code, &refused.message);
                 tracing::warn!(%error, frame = refused.seq, "message refused");
+                self.fields.on_refused(&refused);
             }
             server_frame::Body::Social(event) => self.social.on_event(event),
             server_frame::Body::Matchmaker(event) => self.matchmaker.on_event(event),
+            server_frame::Body::FieldBatch(batch) => self.fields.on_batch(&batch),
             server_frame::Body::IceServers(servers) => self.renew_credentials(&servers),
             // The session deals with these itself.
             server_frame::Body::Welcome(_)
@@ -442,7 +469,6 @@ impl Shared {
             | server_frame::Body::Pong(_)
             | server_frame::Body::Response(_)
             | server_frame::Body::GoAway(_)
-            | server_frame::Body::FieldBatch(_)
             | server_frame::Body::Acknowledge(_) => {}
         }
     }
@@ -462,6 +488,7 @@ impl Shared {
         let has_changed_node = before.is_some_and(|node| node != welcome.node);
         if is_first || has_changed_node || !welcome.resumed {
             self.social.on_forgotten(&self.session);
+            self.fields.on_forgotten();
         }
         let info = SessionInfo {
             node: welcome.node,
@@ -527,8 +554,11 @@ impl Shared {
 }
 
 fn target(room: RoomId, user: UserId, state: &RoomState) -> Target {
-    let policy = state.options.policy;
-    Target { room, user, policy }
+    Target {
+        meeting: Meeting::Room(room),
+        user,
+        policy: state.options.policy,
+    }
 }
 
 /// Takes the session's events to rooms and links.
@@ -562,6 +592,9 @@ async fn dispatch(
                 if let Ok(response::Result::Social(response)) = &result {
                     shared.social.on_response(response);
                 }
+                if let Ok(response::Result::Field(response)) = &result {
+                    shared.fields.on_response(response);
+                }
                 // Whoever asked may have gone.
                 _ = reply.send(result);
             }
@@ -579,6 +612,7 @@ async fn dispatch(
         }
         shared.social.end();
         shared.matchmaker.end();
+        shared.fields.end();
     }
 }
 

@@ -23,7 +23,8 @@
 //! * [`Presence`]: who is online;
 //! * [`Matchmaker`]: who doesn't know yet where to meet submits a [`Ticket`], and is told of the [`Match`]
 //!   that was found, with its room;
-//! * [`Peer`]: an encrypted link to one member, relayed at once and direct as soon as possible.
+//! * [`Field`]: who is near, by position; neighbours are linked with [`Neighbour::connect`];
+//! * [`Peer`]: an encrypted link to one member or neighbour, relayed at once and direct as soon as possible.
 //!
 //! A device that looks for others:
 //!
@@ -57,6 +58,7 @@
 
 mod device;
 mod error;
+mod field;
 mod http;
 mod ice;
 mod keys;
@@ -72,6 +74,7 @@ mod tls;
 
 pub use device::{Device, DeviceBuilder, SessionInfo};
 pub use error::Error;
+pub use field::{Field, FieldBuilder, FieldEvent, Neighbour, Position};
 pub use http::development_token;
 pub use link::{
     Lane, LinkState, LinkStatus, Message, Peer, RELIABLE_BYTES_MAX, SendError,
@@ -92,6 +95,7 @@ pub use social::{
     GroupMembers, GroupMessage, GroupPosted, GroupRole, GroupSettings, Groups, Inbox, InboxEvent,
     Presence, PresenceStatus, PresenceWatch, UserCounts,
 };
+pub use tombolo_field::EntityId;
 pub use tombolo_match::{Name, Player, Reach, TicketId, Value as MatchValue};
 pub use tombolo_path::{Candidate, CandidateKind, Explanation, Policy, Verdict, probe::NatReport};
 pub use tombolo_room::{
@@ -102,4 +106,4 @@ pub use tombolo_room::{
 };
 pub use tombolo_social::{MessageId, OperationId, Place};
 pub use tombolo_wire::v1::ErrorCode;
-pub use tombolo_wire::{GroupName, RoomId, ServerUrl, UserId};
+pub use tombolo_wire::{FieldId, GroupName, RoomId, ServerUrl, UserId};

@@ -7,8 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tombolo_field::EntityId;
 use tombolo_path::Policy;
-use tombolo_wire::{PublicKeys, RoomId, UserId};
+use tombolo_wire::v1;
+use tombolo_wire::{FieldId, PublicKeys, RoomId, UserId};
 
 use crate::error::Error;
 use crate::keys::PublicKey;
@@ -22,11 +24,37 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// For all links together, when the device is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Through what two devices are introduced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Meeting {
+    Room(RoomId),
+    /// A field, and the other's number there.
+    Field(FieldId, EntityId),
+}
+
+impl Meeting {
+    /// The frame that introduces this device to a user there.
+    pub(crate) fn introduce(&self, to: &UserId, introduction: v1::Introduction) -> v1::Introduce {
+        let mut introduce = v1::Introduce {
+            to: to.to_string(),
+            introduction: Some(introduction),
+            ..v1::Introduce::default()
+        };
+        match self {
+            Self::Room(room) => introduce.room = room.to_string(),
+            Self::Field(field, entity) => {
+                introduce.field = field.to_string();
+                introduce.entity = entity.0;
+            }
+        }
+        introduce
+    }
+}
+
 /// Whom a link is for.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    /// The room through which introductions go.
-    pub(crate) room: RoomId,
+    pub(crate) meeting: Meeting,
     pub(crate) user: UserId,
     pub(crate) policy: Policy,
 }
@@ -73,7 +101,7 @@ impl Link {
     }
 
     fn is_with(&self, target: &Target) -> bool {
-        (&self.target.room, &self.target.user) == (&target.room, &target.user)
+        (&self.target.meeting, &self.target.user) == (&target.meeting, &target.user)
     }
 
     fn end(&self, reason: &str) {
@@ -174,7 +202,7 @@ impl Links {
         let remote_attempt = answers.as_ref().map(|introduction| introduction.attempt);
         let config = LinkConfig {
             shop: self.shop.clone(),
-            room: target.room.clone(),
+            meeting: target.meeting.clone(),
             user: target.user.clone(),
             expected_keys: keys,
             policy: target.policy,

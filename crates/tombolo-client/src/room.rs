@@ -450,7 +450,8 @@ impl Room {
             },
         };
         if kind == MessageKind::Unreliable {
-            self.device.0.session.send_unreliable(message);
+            let body = v1::client_frame::Body::Send(message);
+            self.device.0.session.send_unreliable(body);
             return Ok(());
         }
         self.device.0.session.send_reliable(message).await

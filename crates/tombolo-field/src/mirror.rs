@@ -17,6 +17,8 @@ pub struct Mirror {
     /// Datagrams of this tick and before are not taken in any more: what left then is forgotten.
     floor: u32,
     late: u64,
+    /// The latest datagram tells what is told again until it is acknowledged.
+    wants_acknowledgement: bool,
 }
 
 /// What an observer knows of an entity.
@@ -69,7 +71,13 @@ impl Mirror {
             changes.extend(void.map(|(id, _)| Change::Left(id)));
             self.floor = self.floor.max(since.saturating_sub(1));
         }
+        self.wants_acknowledgement = header.reset.is_some();
         while let Some(record) = reader.next()? {
+            let is_for_sure = matches!(
+                record,
+                Record::Left(_) | Record::There { class: Some(_), .. }
+            );
+            self.wants_acknowledgement |= is_for_sure;
             match record {
                 Record::Left(id) => self.on_left(header.tick, id, &mut changes),
                 Record::There {
@@ -104,6 +112,12 @@ impl Mirror {
         self.seen.iter().map(|(id, seen)| (*id, seen))
     }
 
+    /// What is known of an entity in range.
+    #[must_use]
+    pub fn find(&self, id: EntityId) -> Option<&Seen> {
+        self.seen.get(&id)
+    }
+
     /// What to tell a node to go on from; see [`Field::resume`](crate::Field::resume).
     #[must_use]
     pub fn knowledge(&self) -> Vec<(EntityId, u32)> {
@@ -115,6 +129,13 @@ impl Mirror {
     #[must_use]
     pub fn ticks(&self) -> Ticks {
         self.ticks
+    }
+
+    /// Whether the datagram that came last tells something that is told again until it is acknowledged;
+    /// else that may wait.
+    #[must_use]
+    pub fn wants_acknowledgement(&self) -> bool {
+        self.wants_acknowledgement
     }
 
     /// How many datagrams came too late to be taken in.

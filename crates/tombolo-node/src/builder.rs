@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tombolo_engine::{Engine, NatsConfig};
 use tombolo_gateway::ApiKey;
 use tombolo_relay::RelayConfig;
-use tombolo_services::{HookSet, Hooks, MatchPool};
+use tombolo_services::{FieldConfig, HookSet, Hooks, MatchPool};
 use tombolo_turn::server::Cidr;
 use tombolo_wire::token::KeySet;
 use tombolo_wire::{CertificatePin, NodeId};
@@ -38,6 +38,7 @@ pub struct NodeBuilder {
     pub(crate) api_keys: Vec<ApiKey>,
     pub(crate) hooks: HookSet,
     pub(crate) pools: Vec<MatchPool>,
+    pub(crate) fields: FieldConfig,
     pub(crate) webhook: Option<WebhookConfig>,
     pub(crate) engine: EngineChoice,
 }
@@ -95,6 +96,7 @@ impl NodeBuilder {
             api_keys: Vec::new(),
             hooks: HookSet::default(),
             pools: Vec::new(),
+            fields: FieldConfig::default(),
             webhook: None,
             engine: EngineChoice::Memory,
         }
@@ -235,6 +237,13 @@ impl NodeBuilder {
     #[must_use]
     pub fn pool(mut self, pool: MatchPool) -> Self {
         self.pools.push(pool);
+        self
+    }
+
+    /// How fields are here: all nodes of a cluster have the same.
+    #[must_use]
+    pub fn fields(mut self, config: FieldConfig) -> Self {
+        self.fields = config;
         self
     }
 

@@ -47,7 +47,8 @@ pub use operate::{
 pub use tombolo_engine::{NatsAuth, NatsConfig, NatsTls};
 pub use tombolo_gateway::{ApiKey, Scope};
 pub use tombolo_services::{
-    Decision, Hooks, MatchPool, MatchPoolError, MemberMessage, Reject, Services, Verdict,
+    Decision, EntityId, FieldClass, FieldConfig, FieldSettings, Hooks, Marking, MatchPool,
+    MatchPoolError, MemberMessage, Reject, Services, Sight, Subject, Verdict,
 };
 pub use tombolo_turn::server::Cidr;
 pub use webhook::{WebhookConfig, WebhookError, WebhookStats};

@@ -72,6 +72,8 @@ pub struct RemoveEntity {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FieldResponse {
+    #[prost(string, tag = "5")]
+    pub field: ::prost::alloc::string::String,
     #[prost(oneof = "field_response::Result", tags = "1, 2, 3, 4")]
     pub result: ::core::option::Option<field_response::Result>,
 }

@@ -40,6 +40,7 @@ pub(crate) enum Command {
     Peer(PeerArgs),
     /// Be a device that looks for a match in a pool
     Match(MatchArgs),
+    Field(crate::field::FieldArgs),
     /// Say what NAT this machine is behind, and what will work
     Doctor(DoctorArgs),
     /// Print a token from a development node
@@ -371,14 +372,14 @@ fn attribute(text: &str) -> Result<(String, tombolo_client::MatchValue), String>
     Ok((name.to_owned(), value))
 }
 
-fn milliseconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn milliseconds(text: &str) -> Result<Duration, String> {
     let value: f64 = text
         .parse()
         .map_err(|_| "not a number of milliseconds".to_owned())?;
     positive(value / 1000.0)
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     positive(
         text.parse()
             .map_err(|_| "not a number of seconds".to_owned())?,

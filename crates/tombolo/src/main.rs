@@ -8,6 +8,7 @@ mod cluster;
 mod config_text;
 mod demo;
 mod doctor;
+mod field;
 mod http;
 mod metrics;
 mod operate;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Command::ApiKey(args) => api_key::run(&args),
         Command::Peer(args) => in_runtime(peer::run(args)),
         Command::Match(args) => in_runtime(seek::run(args)),
+        Command::Field(args) => in_runtime(field::run(args)),
         Command::Doctor(args) => in_runtime(doctor::run(args)),
         Command::Token(args) => in_runtime(token::run(args)),
     };

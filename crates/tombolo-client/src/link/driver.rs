@@ -10,8 +10,8 @@ use tokio::task::JoinHandle;
 use tombolo_path::{
     AddPeerError, Candidate, CandidateKind, Credentials, PeerConfig, PeerId, Policy,
 };
-use tombolo_wire::v1::{self, Introduce};
-use tombolo_wire::{PublicKeys, RoomId, UserId};
+use tombolo_wire::v1;
+use tombolo_wire::{PublicKeys, UserId};
 
 use super::introduction::{Introduction, write_candidate};
 use super::message::{FIRST_MESSAGES_MAX, decode_first, encode_first};
@@ -21,6 +21,7 @@ use super::{
     Incoming, Lane, LinkState, LinkStatus, Message, Outgoing, Peer, Place, Shared, pair, streams,
 };
 use crate::keys::{Accepted, Keys, PublicKey};
+use crate::links::Meeting;
 use crate::net::{Net, RouteNow, virtual_of};
 use crate::seal::{self, Binding, PLAIN_BYTES_MAX};
 use crate::session::{Command, Handle};
@@ -60,7 +61,7 @@ pub(crate) struct Shop {
 /// What a link starts with.
 pub(crate) struct LinkConfig {
     pub(crate) shop: Shop,
-    pub(crate) room: RoomId,
+    pub(crate) meeting: Meeting,
     pub(crate) user: UserId,
     /// The peer's keys as the room's members know them: first messages are sealed for these.
     pub(crate) expected_keys: PublicKeys,
@@ -219,12 +220,10 @@ impl Driver {
     }
 
     async fn send_introduction(&self, introduction: v1::Introduction) {
-        let introduce = Introduce {
-            room: self.config.room.to_string(),
-            to: self.config.user.to_string(),
-            introduction: Some(introduction),
-            ..Introduce::default()
-        };
+        let introduce = self
+            .config
+            .meeting
+            .introduce(&self.config.user, introduction);
         // A session that is over shows by the missing answer.
         _ = self
             .config

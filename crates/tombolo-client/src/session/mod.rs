@@ -67,7 +67,7 @@ pub(crate) enum Command {
         message: Send,
         done: oneshot::Sender<Result<(), Error>>,
     },
-    SendUnreliable(Send),
+    SendUnreliable(client_frame::Body),
     Introduce(Introduce),
     /// Leaves the cluster; answered once the goodbye is on its way.
     Close(oneshot::Sender<()>),
@@ -137,8 +137,8 @@ impl Handle {
     }
 
     /// Sends what may be lost; drops it rather than wait.
-    pub(crate) fn send_unreliable(&self, message: Send) {
-        _ = self.0.try_send(Command::SendUnreliable(message));
+    pub(crate) fn send_unreliable(&self, body: client_frame::Body) {
+        _ = self.0.try_send(Command::SendUnreliable(body));
     }
 
     /// Takes leave of the cluster; returns when the node has the goodbye, or after a moment.
@@ -416,9 +416,9 @@ impl Driver {
                 let pushed = self.push(client_frame::Body::Send(message)).map(drop);
                 _ = done.send(pushed);
             }
-            Command::SendUnreliable(message) => {
+            Command::SendUnreliable(body) => {
                 let frame = ClientFrame {
-                    body: Some(client_frame::Body::Send(message)),
+                    body: Some(body),
                     ..ClientFrame::default()
                 };
                 if let Some(connection) = connection {

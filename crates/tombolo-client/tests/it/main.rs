@@ -4,6 +4,7 @@
 mod abuse;
 mod direct;
 mod endings;
+mod fields;
 mod groups;
 mod lab;
 mod links;

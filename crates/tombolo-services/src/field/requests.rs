@@ -46,6 +46,7 @@ pub(crate) async fn carry_out(
     request: FieldRequest,
 ) -> Result<(), Reject> {
     let FieldRequest { field, kind } = request;
+    let name = field.to_string();
     let result = match kind {
         Kind::Enter(wanted) => enter(node, session, field, wanted).await?,
         Kind::Leave => {
@@ -68,6 +69,7 @@ pub(crate) async fn carry_out(
         }
     };
     let response = v1::FieldResponse {
+        field: name,
         result: Some(result),
     };
     let body = requests::answer(id, response::Result::Field(response));

@@ -96,8 +96,9 @@ impl Seat {
     /// Where an entity is that has introduced itself.
     pub(super) fn caller(&self, entity: EntityId) -> Option<Place> {
         let callers = lock(&self.callers);
-        let found = callers.iter().find(|(known, _)| *known == entity);
-        found.map(|(_, place)| place.clone())
+        let (_, place) = callers.iter().find(|(known, _)| *known == entity)?;
+        let is_gone = matches!(place, Place::Here(seat) if seat.is_over());
+        (!is_gone).then(|| place.clone())
     }
 }
 

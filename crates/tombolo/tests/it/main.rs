@@ -112,6 +112,36 @@ async fn two_peers_meet_and_count_each_other() {
 }
 
 #[tokio::test]
+async fn devices_meet_in_a_field_and_are_linked() {
+    let (mut serve, url) = node().await;
+    let device = |user: &str, more: &[&str]| {
+        let args = [
+            "field", "--server", &url, "--user", user, "--field", "plaza",
+        ];
+        start(&[&args[..], &["--duration", "6", "--json"], more].concat())
+    };
+    let walk = ["--at", "-5,0", "--walk", "5,0", "--say", "hi", "--connect"];
+    let mut alice = device("alice", &walk);
+    let mut bob = device("bob", &["--at", "0,3", "--moves"]);
+    for (mut ended, other) in [(alice.ended().await, "bob"), (bob.ended().await, "alice")] {
+        assert_eq!(ended.status, Some(0), "{}", ended.complaints);
+        for name in ["in", "entered", "linked"] {
+            assert!(!events(&ended, name).is_empty(), "no {name} beside {other}");
+        }
+        assert_eq!(events(&ended, "linked")[0]["user"], other);
+        let summary = ended.events.pop().unwrap();
+        assert_eq!(summary["event"], "summary");
+        if other == "alice" {
+            assert_eq!(events(&ended, "entered")[0]["text"], "hi");
+            assert!(!events(&ended, "moved").is_empty());
+            assert!(summary["moved"].as_u64() > Some(5), "{summary}");
+        }
+    }
+    serve.terminate();
+    assert_eq!(serve.ended().await.status, Some(0));
+}
+
+#[tokio::test]
 async fn what_is_said_durably_is_told_to_who_watches() {
     let (mut serve, url) = node().await;
     let mut bob = peer(&url, "bob", &["--watch", "--count", "1"]);

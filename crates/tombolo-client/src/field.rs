@@ -1,0 +1,397 @@
+//! Fields: who is near.
+
+mod state;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tombolo_field::{EntityId, PAYLOAD_MAX, POSITION_MAX, Seen};
+use tombolo_path::Policy;
+use tombolo_wire::v1::{self, field_request, field_response, request, response};
+use tombolo_wire::{FieldId, PublicKeys, UserId};
+
+use crate::device::Device;
+use crate::error::Error;
+use crate::link::{Lane, Peer};
+use crate::session;
+pub(crate) use state::{FieldState, Fields};
+use state::{Options, Told};
+
+/// Where something is in a field: as many coordinates as the field has dimensions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Position {
+    /// In a plane.
+    Two([f64; 2]),
+    /// In space.
+    Three([f64; 3]),
+}
+
+impl From<[f64; 2]> for Position {
+    fn from(position: [f64; 2]) -> Self {
+        Self::Two(position)
+    }
+}
+
+impl From<[f64; 3]> for Position {
+    fn from(position: [f64; 3]) -> Self {
+        Self::Three(position)
+    }
+}
+
+impl Position {
+    fn coordinates(&self) -> &[f64] {
+        match self {
+            Self::Two(position) => position,
+            Self::Three(position) => position,
+        }
+    }
+}
+
+/// Something happened in a field.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum FieldEvent {
+    /// Something has come into range.
+    Entered(Neighbour),
+    /// Something in range has moved, or says something else. Whoever is slow to ask gets the latest only.
+    Updated(Neighbour),
+    /// Something is out of range, or gone.
+    Left(EntityId),
+    /// Another device has started a link to this one.
+    Peer(Peer),
+    /// The node did not take in a report of this device, or takes it in no more.
+    Refused(String),
+    /// The application was too slow and missed events: look at [`Field::neighbours`] again.
+    Lagged {
+        /// How many events.
+        missed: u64,
+    },
+}
+
+/// A field to be; see [`Device::field`].
+#[derive(Debug)]
+pub struct FieldBuilder<'a> {
+    device: &'a Device,
+    id: &'a str,
+    options: Options,
+}
+
+impl Device {
+    /// Begins to enter a field.
+    ///
+    /// ```no_run
+    /// use tombolo_client::{Device, FieldEvent, Lane};
+    ///
+    /// # async fn example(device: Device) -> Result<(), Box<dyn std::error::Error>> {
+    /// let field = device.field("plaza").range(50.0).enter([0.0, 0.0], "hello").await?;
+    /// field.update([1.0, 0.5], "walking")?;
+    /// while let Some(event) = field.next_event().await {
+    ///     if let FieldEvent::Entered(neighbour) = event {
+    ///         let peer = neighbour.connect().await?;
+    ///         peer.send(Lane::Reliable, "we are near each other")?;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn field<'a>(&'a self, id: &'a str) -> FieldBuilder<'a> {
+        FieldBuilder {
+            device: self,
+            id,
+            options: Options::default(),
+        }
+    }
+}
+
+impl FieldBuilder<'_> {
+    /// What kind of entity the device is, a number that the field's settings give a meaning; 0 unless said
+    /// otherwise.
+    #[must_use]
+    pub fn class(mut self, class: u8) -> Self {
+        self.options.class = class;
+        self
+    }
+
+    /// How far the device wants to see; as far as anything is seen unless said otherwise.
+    #[must_use]
+    pub fn range(mut self, range: f64) -> Self {
+        self.options.range = Some(range);
+        self
+    }
+
+    /// Which paths links to neighbours may take, those that neighbours start included.
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.options.policy = policy;
+        self
+    }
+
+    /// Comes into the field, at a place.
+    ///
+    /// # Errors
+    /// When this device is in it already, the position or the payload can't be, or the node refuses.
+    pub async fn enter(
+        self,
+        position: impl Into<Position>,
+        payload: impl Into<Bytes>,
+    ) -> Result<Field, Error> {
+        let id = FieldId::parse(self.id).map_err(Error::local)?;
+        let (position, payload) = checked(position.into(), payload.into())?;
+        let shared = &self.device.0;
+        let reports = shared.fields.reports();
+        let (options, session) = (self.options, &shared.session);
+        let state = FieldState::new(id, options, position, payload, session, reports);
+        let state = Arc::new(state);
+        // The field must be known before the first batch can come.
+        if !shared.fields.add(&state) {
+            return Err(Error::local(format!(
+                "this device is in field {} already",
+                state.id
+            )));
+        }
+        let field = Field {
+            device: self.device.clone(),
+            state,
+        };
+        field.state.enter().await?;
+        tokio::spawn(FieldState::keep(Arc::downgrade(&field.state)));
+        Ok(field)
+    }
+}
+
+/// A field that this device is in. Dropping it leaves the field; links to neighbours go on.
+///
+/// A device whose node dies enters again over another one, under the same number, and hears only of what
+/// has changed meanwhile.
+#[derive(Debug)]
+pub struct Field {
+    device: Device,
+    state: Arc<FieldState>,
+}
+
+impl Field {
+    /// The field's name.
+    #[must_use]
+    pub fn id(&self) -> &FieldId {
+        &self.state.id
+    }
+
+    /// This device's number in the field.
+    #[must_use]
+    pub fn entity(&self) -> EntityId {
+        self.state.entity()
+    }
+
+    /// Says where the device is, and something about it. Neither waits nor is it kept: the latest counts.
+    /// It is said again now and then while nothing new is.
+    ///
+    /// # Errors
+    /// When the position or the payload can't be.
+    pub fn update(
+        &self,
+        position: impl Into<Position>,
+        payload: impl Into<Bytes>,
+    ) -> Result<(), Error> {
+        self.put(0, 0, position, payload)
+    }
+
+    /// Says where something else is that this device puts into the field, under a number of its choice, not
+    /// 0. It goes when the device goes, or when nothing is said of it for some seconds.
+    ///
+    /// # Errors
+    /// When the position or the payload can't be.
+    pub fn put(
+        &self,
+        own: u32,
+        class: u8,
+        position: impl Into<Position>,
+        payload: impl Into<Bytes>,
+    ) -> Result<(), Error> {
+        let (position, payload) = checked(position.into(), payload.into())?;
+        if !self.state.is_of_dimensions(&position) {
+            return Err(Error::local("the field has other dimensions"));
+        }
+        self.state.report(own, class, position, payload);
+        Ok(())
+    }
+
+    /// Takes something away that this device has put there.
+    ///
+    /// # Errors
+    /// When the node refuses, or the session is over.
+    pub async fn remove(&self, own: u32) -> Result<(), Error> {
+        let kind = field_request::Kind::Remove(v1::RemoveEntity { own });
+        ask(&self.device.0.session, &self.state.id, kind)
+            .await
+            .map(drop)
+    }
+
+    /// What is in range.
+    #[must_use]
+    pub fn neighbours(&self) -> Vec<Neighbour> {
+        let seen = self.state.seen().into_iter();
+        seen.map(|(entity, seen)| self.neighbour(entity, seen))
+            .collect()
+    }
+
+    /// The next event; `None` when the session is over, or the node does not let this device in any more.
+    /// Each is told once: let one task read them.
+    pub async fn next_event(&self) -> Option<FieldEvent> {
+        Some(match self.state.next().await? {
+            Told::Entered(entity, seen) => FieldEvent::Entered(self.neighbour(entity, seen)),
+            Told::Updated(entity, seen) => FieldEvent::Updated(self.neighbour(entity, seen)),
+            Told::Left(entity) => FieldEvent::Left(entity),
+            Told::Peer(peer) => FieldEvent::Peer(peer),
+            Told::Refused(why) => FieldEvent::Refused(why),
+            Told::Lagged(missed) => FieldEvent::Lagged { missed },
+        })
+    }
+
+    /// Leaves the field.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub async fn leave(self) -> Result<(), Error> {
+        let shared = &self.device.0;
+        shared.fields.remove(&self.state);
+        let kind = field_request::Kind::Leave(v1::LeaveField {});
+        ask(&shared.session, &self.state.id, kind).await.map(drop)
+    }
+
+    fn neighbour(&self, entity: EntityId, seen: Seen) -> Neighbour {
+        Neighbour {
+            device: self.device.clone(),
+            state: Arc::clone(&self.state),
+            entity,
+            seen,
+        }
+    }
+}
+
+impl Drop for Field {
+    fn drop(&mut self) {
+        let shared = &self.device.0;
+        if shared.fields.remove(&self.state) && self.state.is_in() {
+            let kind = field_request::Kind::Leave(v1::LeaveField {});
+            shared.session.ask_aside(request_of(&self.state.id, kind));
+        }
+    }
+}
+
+/// Something in range, as it was when this was told.
+#[derive(Clone, Debug)]
+pub struct Neighbour {
+    device: Device,
+    state: Arc<FieldState>,
+    entity: EntityId,
+    seen: Seen,
+}
+
+impl Neighbour {
+    /// Its number, the same for everybody.
+    #[must_use]
+    pub fn entity(&self) -> EntityId {
+        self.entity
+    }
+
+    /// What kind it is.
+    #[must_use]
+    pub fn class(&self) -> u8 {
+        self.seen.class
+    }
+
+    /// Where it is; the third coordinate is 0 in a field of two dimensions.
+    #[must_use]
+    pub fn position(&self) -> [f64; 3] {
+        self.seen.position
+    }
+
+    /// What it says of itself.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        &self.seen.payload
+    }
+
+    /// Whose device it is.
+    ///
+    /// # Errors
+    /// When it is no device, or not in range any more.
+    pub async fn user(&self) -> Result<UserId, Error> {
+        self.meet().await.map(|(user, _)| user)
+    }
+
+    /// Links this device with it, directly where the network allows, and waits until messages flow. A link
+    /// that there is already is returned.
+    ///
+    /// # Errors
+    /// When it is no device, not in range any more, or cannot be reached.
+    pub async fn connect(&self) -> Result<Peer, Error> {
+        self.connect_with(Vec::new()).await
+    }
+
+    /// As [`Self::connect`]; the first messages travel with the introduction, sealed for the neighbour.
+    ///
+    /// # Errors
+    /// As [`Self::connect`], and when a message is too long.
+    pub async fn connect_with(&self, first: Vec<(Lane, Bytes)>) -> Result<Peer, Error> {
+        let (user, keys) = self.meet().await?;
+        let target = self.state.target(user, self.entity);
+        let peer = self.device.0.open_link_to(target, keys, first)?;
+        peer.ready().await?;
+        Ok(peer)
+    }
+
+    async fn meet(&self) -> Result<(UserId, PublicKeys), Error> {
+        let entity = self.entity.0;
+        let kind = field_request::Kind::Meet(v1::MeetEntity { entity });
+        let met = ask(&self.device.0.session, &self.state.id, kind).await?;
+        let field_response::Result::Met(met) = met else {
+            return Err(other_question());
+        };
+        let keys = v1::DeviceKeys {
+            identity: met.identity,
+            seal: met.seal,
+        };
+        let user = UserId::parse(&met.user).map_err(Error::local)?;
+        let keys = PublicKeys::try_from(Some(&keys)).map_err(Error::local)?;
+        Ok((user, keys))
+    }
+}
+
+fn checked(position: Position, payload: Bytes) -> Result<(Position, Bytes), Error> {
+    let mut coordinates = position.coordinates().iter();
+    // What is not a number is not within.
+    if !coordinates.all(|coordinate| coordinate.abs() <= POSITION_MAX) {
+        return Err(Error::local("a position is finite, and at most 1e12"));
+    }
+    if payload.len() > PAYLOAD_MAX {
+        return Err(Error::local(format!(
+            "a payload is at most {PAYLOAD_MAX} bytes long"
+        )));
+    }
+    Ok((position, payload))
+}
+
+fn request_of(field: &FieldId, kind: field_request::Kind) -> request::Kind {
+    request::Kind::Field(v1::FieldRequest {
+        field: field.to_string(),
+        kind: Some(kind),
+    })
+}
+
+async fn ask(
+    session: &session::Handle,
+    field: &FieldId,
+    kind: field_request::Kind,
+) -> Result<field_response::Result, Error> {
+    let answer = session.request(request_of(field, kind)).await?;
+    let response::Result::Field(response) = answer else {
+        return Err(other_question());
+    };
+    response.result.ok_or_else(other_question)
+}
+
+fn other_question() -> Error {
+    Error::local("the node answered another question")
+}

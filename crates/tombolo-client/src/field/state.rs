@@ -1,0 +1,455 @@
+//! What a device keeps of its fields.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tombolo_field::{Change, EntityId, Mirror, Seen};
+use tombolo_path::Policy;
+use tombolo_wire::v1::{self, ErrorCode, client_frame, field_request, field_response};
+use tombolo_wire::{FIELD_KNOWN_MAX, FieldId, UserId};
+
+use super::{Position, ask};
+use crate::error::Error;
+use crate::link::Peer;
+use crate::links::{Meeting, Target};
+use crate::session;
+
+/// The fields that a device is in.
+#[derive(Debug, Default)]
+pub(crate) struct Fields {
+    state_by_id: Mutex<BTreeMap<FieldId, Arc<FieldState>>>,
+    /// The number of the last report in any of them: those of a later stay are greater, as the end of the
+    /// one before may not have got around.
+    reports: Arc<AtomicU32>,
+}
+
+impl Fields {
+    /// Notes a field before it is entered; false when the device is in it.
+    pub(crate) fn add(&self, state: &Arc<FieldState>) -> bool {
+        let mut fields = self.lock();
+        let is_new = !fields.contains_key(&state.id);
+        if is_new {
+            fields.insert(state.id.clone(), Arc::clone(state));
+        }
+        is_new
+    }
+
+    /// Forgets a field; false when it was forgotten before.
+    pub(crate) fn remove(&self, state: &Arc<FieldState>) -> bool {
+        let mut fields = self.lock();
+        let known = fields.get(&state.id);
+        let is_known = known.is_some_and(|known| Arc::ptr_eq(known, state));
+        if is_known {
+            fields.remove(&state.id);
+        }
+        is_known
+    }
+
+    pub(crate) fn get(&self, id: &str) -> Option<Arc<FieldState>> {
+        self.lock().get(id).cloned()
+    }
+
+    /// Takes in a batch.
+    pub(crate) fn on_batch(&self, batch: &v1::FieldBatch) {
+        let all: Vec<_> = self.lock().values().cloned().collect();
+        // What is of a seat that the device has no more is nothing.
+        if let Some(state) = all.iter().find(|state| state.has_seat(batch.seat)) {
+            state.on_batch(&batch.batch);
+        }
+    }
+
+    /// Takes in an answer, in order with the batches.
+    pub(crate) fn on_response(&self, response: &v1::FieldResponse) {
+        if let Some(field_response::Result::Entered(entered)) = &response.result
+            && let Some(state) = self.get(&response.field)
+        {
+            state.on_entered(entered);
+        }
+    }
+
+    /// A report was refused; which, is not said.
+    pub(crate) fn on_refused(&self, refused: &v1::Refused) {
+        let code = refused.code();
+        if refused.seq == 0 && matches!(code, ErrorCode::BadReport | ErrorCode::NotInField) {
+            for state in self.lock().values() {
+                state.tell(Waiting::Refused(refused.message.clone()));
+            }
+        }
+    }
+
+    /// Another session, or another node, knows nothing of where the device is: it enters again.
+    pub(crate) fn on_forgotten(&self) {
+        for state in self.lock().values() {
+            let was_in = state.lock().seat.take().is_some();
+            // What is being entered at this moment fails by itself, or is answered by the new node.
+            if was_in {
+                tokio::spawn(FieldState::enter_again(Arc::clone(state)));
+            }
+        }
+    }
+
+    /// The session is over.
+    pub(crate) fn end(&self) {
+        for state in std::mem::take(&mut *self.lock()).into_values() {
+            state.end();
+        }
+    }
+
+    pub(super) fn reports(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.reports)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<FieldId, Arc<FieldState>>> {
+        lock(&self.state_by_id)
+    }
+}
+
+/// How a device takes part in a field.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    pub(crate) class: u8,
+    pub(crate) range: Option<f64>,
+    pub(crate) policy: Policy,
+}
+
+/// What a device keeps of a field.
+#[derive(Debug)]
+pub(crate) struct FieldState {
+    pub(crate) id: FieldId,
+    options: Options,
+    session: session::Handle,
+    inner: Mutex<Inner>,
+    /// Wakes whoever reads events.
+    news: Notify,
+}
+
+#[derive(Debug)]
+struct Inner {
+    mirror: Mirror,
+    /// `None` while the node has not let the device in.
+    seat: Option<u32>,
+    entity: EntityId,
+    /// The number of the last report.
+    reports: Arc<AtomicU32>,
+    /// Where the device said to be last.
+    last: (Position, Bytes),
+    said: Instant,
+    /// Whether that was said again.
+    is_repeated: bool,
+    waiting: VecDeque<Waiting>,
+    /// Those of which an update waits: the latest is told.
+    updated: BTreeSet<EntityId>,
+    missed: u64,
+    is_over: bool,
+}
+
+/// What waits for the application.
+#[derive(Debug)]
+enum Waiting {
+    Change(Change),
+    Peer(Peer),
+    Refused(String),
+}
+
+/// What the application is told.
+#[derive(Debug)]
+pub(super) enum Told {
+    Entered(EntityId, Seen),
+    Updated(EntityId, Seen),
+    Left(EntityId),
+    Peer(Peer),
+    Refused(String),
+    Lagged(u64),
+}
+
+impl FieldState {
+    pub(super) fn new(
+        id: FieldId,
+        options: Options,
+        position: Position,
+        payload: Bytes,
+        session: &session::Handle,
+        reports: Arc<AtomicU32>,
+    ) -> Self {
+        let inner = Inner {
+            mirror: Mirror::new(),
+            seat: None,
+            entity: EntityId(0),
+            reports,
+            last: (position, payload),
+            said: Instant::now(),
+            is_repeated: false,
+            waiting: VecDeque::new(),
+            updated: BTreeSet::new(),
+            missed: 0,
+            is_over: false,
+        };
+        Self {
+            id,
+            options,
+            session: session.clone(),
+            inner: Mutex::new(inner),
+            news: Notify::new(),
+        }
+    }
+
+    /// Comes into the field, or comes back to it.
+    pub(super) async fn enter(&self) -> Result<(), Error> {
+        let wanted = self.wanted();
+        let kind = field_request::Kind::Enter(wanted);
+        ask(&self.session, &self.id, kind).await.map(drop)
+    }
+
+    async fn enter_again(self: Arc<Self>) {
+        match self.enter().await {
+            Ok(()) => {}
+            // A session that was lost again enters again, and one that is over ends its fields.
+            Err(error) if error.is_unreachable() || error.is_closed() => {}
+            Err(error) => {
+                self.tell(Waiting::Refused(error.to_string()));
+                self.end();
+            }
+        }
+    }
+
+    fn wanted(&self) -> v1::EnterField {
+        let mut inner = self.lock();
+        let known = inner.mirror.knowledge();
+        let known = if known.len() <= FIELD_KNOWN_MAX {
+            let entries = known.iter();
+            let bytes = entries.flat_map(|(entity, sequence)| {
+                [&entity.0.to_be_bytes()[..], &sequence.to_be_bytes()].concat()
+            });
+            bytes.collect::<Vec<_>>().into()
+        } else {
+            // It is told everything anew.
+            Bytes::new()
+        };
+        let (position, payload) = inner.last.clone();
+        v1::EnterField {
+            dimensions: position.coordinates().len() as u32,
+            class: self.options.class.into(),
+            range: self.options.range.unwrap_or_default(),
+            budget: 0,
+            report: Some(inner.next_report(0, 0, position, payload)),
+            known,
+        }
+    }
+
+    /// Says where the device, or something of its, is.
+    pub(super) fn report(&self, own: u32, class: u8, position: Position, payload: Bytes) {
+        let mut inner = self.lock();
+        if own == 0 {
+            inner.last = (position, payload.clone());
+            inner.is_repeated = false;
+        }
+        let report = inner.next_report(own, class, position, payload);
+        self.send(&inner, Some(report));
+    }
+
+    /// Says again where the device is: once soon, as it may have got lost, and then so that it is not taken
+    /// for gone.
+    pub(super) async fn keep(state: Weak<Self>) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let Some(state) = state.upgrade() else {
+                return;
+            };
+            let mut inner = state.lock();
+            if inner.is_over {
+                return;
+            }
+            let age = inner.said.elapsed();
+            if age >= REPEAT || (age >= LOOK_EVERY && !inner.is_repeated) {
+                let (position, payload) = inner.last.clone();
+                let report = inner.next_report(0, 0, position, payload);
+                inner.is_repeated = true;
+                state.send(&inner, Some(report));
+            }
+        }
+    }
+
+    pub(super) fn is_of_dimensions(&self, position: &Position) -> bool {
+        let (last, _) = self.lock().last.clone();
+        last.coordinates().len() == position.coordinates().len()
+    }
+
+    pub(super) fn entity(&self) -> EntityId {
+        self.lock().entity
+    }
+
+    pub(super) fn seen(&self) -> Vec<(EntityId, Seen)> {
+        let inner = self.lock();
+        let seen = inner.mirror.seen();
+        seen.map(|(entity, seen)| (entity, seen.clone())).collect()
+    }
+
+    /// How a neighbour is reached.
+    pub(crate) fn target(&self, user: UserId, entity: EntityId) -> Target {
+        Target {
+            meeting: Meeting::Field(self.id.clone(), entity),
+            user,
+            policy: self.options.policy,
+        }
+    }
+
+    pub(crate) fn on_peer(&self, peer: Peer) {
+        self.tell(Waiting::Peer(peer));
+    }
+
+    /// The next event; `None` at the end. Losing the future loses no event.
+    pub(super) async fn next(&self) -> Option<Told> {
+        loop {
+            let news = self.news.notified();
+            {
+                let mut inner = self.lock();
+                while let Some(waiting) = inner.waiting.pop_front() {
+                    if let Some(told) = inner.told(waiting) {
+                        return Some(told);
+                    }
+                }
+                if inner.missed > 0 {
+                    return Some(Told::Lagged(std::mem::take(&mut inner.missed)));
+                }
+                if inner.is_over {
+                    // Whoever else waits is told by whoever was told.
+                    self.news.notify_one();
+                    return None;
+                }
+            }
+            news.await;
+        }
+    }
+
+    pub(super) fn is_in(&self) -> bool {
+        self.lock().seat.is_some()
+    }
+
+    fn has_seat(&self, seat: u32) -> bool {
+        self.lock().seat == Some(seat)
+    }
+
+    fn on_entered(&self, entered: &v1::EnteredField) {
+        let mut inner = self.lock();
+        inner.seat = Some(entered.seat);
+        inner.entity = EntityId(entered.entity);
+        inner.mirror.restart();
+    }
+
+    fn on_batch(&self, batch: &[u8]) {
+        let mut inner = self.lock();
+        let Ok(changes) = inner.mirror.apply(batch) else {
+            tracing::warn!(field = %self.id, "a batch breaks the contract: ignored");
+            return;
+        };
+        for change in changes {
+            inner.push(Waiting::Change(change));
+        }
+        if inner.mirror.wants_acknowledgement() {
+            self.send(&inner, None);
+        }
+        drop(inner);
+        self.news.notify_one();
+    }
+
+    fn tell(&self, waiting: Waiting) {
+        self.lock().push(waiting);
+        self.news.notify_one();
+    }
+
+    fn end(&self) {
+        self.lock().is_over = true;
+        self.news.notify_one();
+    }
+
+    fn send(&self, inner: &Inner, report: Option<v1::FieldReport>) {
+        let Some(seat) = inner.seat else {
+            // Where the device is, is said as it enters.
+            return;
+        };
+        let ticks = inner.mirror.ticks();
+        let update = v1::FieldUpdate {
+            seat,
+            report,
+            ack: ticks.last,
+            ack_before: ticks.before,
+        };
+        self.session
+            .send_unreliable(client_frame::Body::FieldUpdate(update));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.inner)
+    }
+}
+
+impl Inner {
+    fn next_report(
+        &mut self,
+        own: u32,
+        class: u8,
+        position: Position,
+        payload: Bytes,
+    ) -> v1::FieldReport {
+        let sequence = self.reports.fetch_add(1, Ordering::Relaxed) + 1;
+        if own == 0 {
+            self.said = Instant::now();
+        }
+        v1::FieldReport {
+            own,
+            sequence,
+            position: position.coordinates().to_vec(),
+            payload,
+            class: class.into(),
+        }
+    }
+
+    fn push(&mut self, waiting: Waiting) {
+        if let Waiting::Change(Change::Updated(entity)) = waiting
+            && !self.updated.insert(entity)
+        {
+            return;
+        }
+        if self.waiting.len() >= EVENTS_MAX {
+            if let Waiting::Change(Change::Updated(entity)) = waiting {
+                self.updated.remove(&entity);
+            }
+            self.missed += 1;
+            return;
+        }
+        self.waiting.push_back(waiting);
+    }
+
+    /// What there is to tell of it now; `None` for what has left meanwhile, which is told next.
+    fn told(&mut self, waiting: Waiting) -> Option<Told> {
+        let seen = |entity: EntityId| self.mirror.find(entity).cloned();
+        Some(match waiting {
+            Waiting::Change(Change::Entered(entity)) => Told::Entered(entity, seen(entity)?),
+            Waiting::Change(Change::Updated(entity)) => {
+                let seen = seen(entity);
+                self.updated.remove(&entity);
+                Told::Updated(entity, seen?)
+            }
+            Waiting::Change(Change::Left(entity)) => Told::Left(entity),
+            Waiting::Peer(peer) => Told::Peer(peer),
+            Waiting::Refused(why) => Told::Refused(why),
+        })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Events that wait; what comes on top is counted and dropped.
+const EVENTS_MAX: usize = 4096;
+
+/// A report that may have got lost is repeated after so long.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// So often the same is said again.
+const REPEAT: Duration = Duration::from_secs(3);

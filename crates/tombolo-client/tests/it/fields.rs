@@ -1,0 +1,117 @@
+//! Fields, as the SDK shows them.
+
+use tombolo_client::{EntityId, ErrorCode, Field, FieldEvent, Lane, Neighbour};
+
+use crate::lab::{device, node, recv, soon, user};
+
+async fn event(field: &Field) -> FieldEvent {
+    soon(field.next_event()).await.expect("the field goes on")
+}
+
+async fn entered(field: &Field) -> Neighbour {
+    let told = event(field).await;
+    let FieldEvent::Entered(neighbour) = told else {
+        panic!("somebody comes, not {told:?}");
+    };
+    neighbour
+}
+
+/// Waits until a neighbour is at a place.
+async fn reaches(field: &Field, entity: EntityId, place: [f64; 3]) {
+    loop {
+        let neighbours = field.neighbours();
+        let found = neighbours.iter().find(|found| found.entity() == entity);
+        if found.is_some_and(|found| found.position() == place) {
+            return;
+        }
+        event(field).await;
+    }
+}
+
+#[tokio::test]
+async fn neighbours_see_each_other_move_and_are_linked() {
+    let node = node().await;
+    let alice = device(&node, "alice").await;
+    let bob = device(&node, "bob").await;
+    let field = alice
+        .field("plaza")
+        .enter([0.0, 0.0], "alice")
+        .await
+        .unwrap();
+    let twice = alice
+        .field("plaza")
+        .enter([0.0, 0.0], "")
+        .await
+        .unwrap_err();
+    assert!(twice.to_string().contains("already"), "{twice}");
+    let other = bob
+        .field("plaza")
+        .range(50.0)
+        .enter([30.0, 0.0], "bob")
+        .await;
+    let other = other.unwrap();
+
+    let neighbour = entered(&field).await;
+    assert_eq!(neighbour.entity(), other.entity());
+    assert_eq!((neighbour.payload(), neighbour.class()), (&b"bob"[..], 0));
+    assert_eq!(neighbour.position(), [30.0, 0.0, 0.0]);
+    assert_eq!(entered(&other).await.entity(), field.entity());
+    other.update([31.0, 2.0], "walking").unwrap();
+    reaches(&field, other.entity(), [31.0, 2.0, 0.0]).await;
+
+    assert_eq!(soon(neighbour.user()).await.unwrap(), user("bob"));
+    let to_bob = soon(neighbour.connect()).await.unwrap();
+    to_bob.send(Lane::Reliable, "near").unwrap();
+    let to_alice = loop {
+        if let FieldEvent::Peer(peer) = event(&other).await {
+            break peer;
+        }
+    };
+    assert_eq!(*to_alice.user(), user("alice"));
+    assert_eq!(recv(&to_alice).await.payload, "near");
+
+    // Alice is further away than bob wants to see; links go on.
+    field.update([31.0, 80.0], "").unwrap();
+    while !matches!(event(&other).await, FieldEvent::Left(left) if left == field.entity()) {}
+    to_alice.send(Lane::Reliable, "still here").unwrap();
+    assert_eq!(recv(&to_bob).await.payload, "still here");
+    drop(other);
+    while !matches!(event(&field).await, FieldEvent::Left(_)) {}
+    let gone = soon(neighbour.user()).await.unwrap_err();
+    assert_eq!(gone.code(), Some(ErrorCode::NotSeen));
+    field.leave().await.unwrap();
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_refused_and_a_field_has_one_number_of_dimensions() {
+    let node = node().await;
+    let alice = device(&node, "alice").await;
+    for place in [[f64::NAN, 0.0], [0.0, f64::INFINITY], [1e13, 0.0]] {
+        assert!(alice.field("plaza").enter(place, "").await.is_err());
+    }
+    let field = alice.field("plaza").enter([0.0, 0.0], "").await.unwrap();
+    assert!(field.update([0.0, f64::NAN], "").is_err());
+    assert!(field.update([0.0, 0.0], vec![0; 49]).is_err());
+    assert!(field.update([0.0; 3], "").is_err());
+    let bob = device(&node, "bob").await;
+    let space = bob.field("plaza").enter([0.0; 3], "").await.unwrap_err();
+    assert_eq!(space.code(), Some(ErrorCode::BadReport));
+    let class = bob.field("plaza").class(7).enter([0.0; 2], "").await;
+    assert_eq!(class.unwrap_err().code(), Some(ErrorCode::BadReport));
+
+    // A refusal leaves the name free; and things are put there beside the device.
+    let other = bob.field("plaza").enter([1.0, 0.0], "").await.unwrap();
+    field.put(5, 0, [2.0, 0.0], "a thing").unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        seen.push(entered(&other).await);
+    }
+    let thing = seen.iter().find(|found| found.payload() == b"a thing");
+    let refused = soon(thing.unwrap().user()).await.unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::NotSeen), "it is no device");
+    field.remove(5).await.unwrap();
+    let thing = thing.unwrap().entity();
+    while !matches!(event(&other).await, FieldEvent::Left(left) if left == thing) {}
+    node.shutdown().await;
+}

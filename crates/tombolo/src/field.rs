@@ -1,0 +1,443 @@
+//! `tombolo field`: a device that walks through a field, on the command line.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use clap::Args;
+use serde::Serialize;
+use tombolo_client::{Device, EntityId, Field, FieldEvent, Neighbour, Position};
+
+use crate::cli::{Who, milliseconds, seconds};
+use crate::output::{Style, json, line_of_text};
+use crate::peer::interrupted;
+
+/// Be a device in a field: say where it is, and tell what is near
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: tombolo field --server 'tombolo://192.0.2.1:8443?pin=…' --user alice \
+    --field plaza --at 0,0 --walk 50,20"
+)]
+pub(crate) struct FieldArgs {
+    /// The node's URL, as `tombolo serve` prints it
+    #[arg(long, value_name = "URL")]
+    server: String,
+    #[command(flatten)]
+    who: Who,
+    /// Field to enter
+    #[arg(long, value_name = "ID")]
+    field: String,
+    /// Where the device is; three coordinates are a field of three dimensions
+    #[arg(long, value_name = "X,Y[,Z]", default_value = "0,0", value_parser = place,
+        allow_hyphen_values = true)]
+    at: Place,
+    /// Walk from there to here and back
+    #[arg(long, value_name = "X,Y[,Z]", value_parser = place, allow_hyphen_values = true)]
+    walk: Option<Place>,
+    /// Units per second when it walks
+    #[arg(long, value_name = "N", default_value_t = 1.5, value_parser = positive)]
+    speed: f64,
+    /// Time between two reports of where it is
+    #[arg(long, value_name = "MS", default_value = "100", value_parser = milliseconds)]
+    every: Duration,
+    /// How far it wants to see [default: as far as anything is seen]
+    #[arg(long, value_name = "R", value_parser = positive)]
+    range: Option<f64>,
+    /// What kind of entity it is, a number that the node's settings give a meaning
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    class: u8,
+    /// What it says of itself, up to 48 bytes
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    say: String,
+    /// Link with every device that comes into range
+    #[arg(long)]
+    connect: bool,
+    /// Tell every move of others, too
+    #[arg(long)]
+    moves: bool,
+    /// End after so many seconds
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    duration: Option<Duration>,
+    /// Print events as JSON, one a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the device tells: names and fields as `docs/cli.md` gives them.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Event {
+    In {
+        field: String,
+        entity: String,
+    },
+    Entered(Seen),
+    Moved(Seen),
+    Left {
+        entity: String,
+    },
+    Linked {
+        entity: Option<String>,
+        user: String,
+    },
+    NotLinked {
+        entity: String,
+        reason: String,
+    },
+    Refused {
+        reason: String,
+    },
+    Lagged {
+        missed: u64,
+    },
+    Summary {
+        reports: u64,
+        entered: u64,
+        moved: u64,
+        left: u64,
+        links: u64,
+    },
+}
+
+#[derive(Debug, Serialize)]
+struct Seen {
+    entity: String,
+    class: u8,
+    position: [f64; 3],
+    text: String,
+}
+
+/// Runs a device until its time is over, or it is interrupted.
+pub(crate) async fn run(args: FieldArgs) -> anyhow::Result<()> {
+    let walk = Walk::new(&args)?;
+    let mut builder = Device::builder(&args.server);
+    if let Some(token) = &args.who.token {
+        builder = builder.token(token);
+    } else if let Some(user) = &args.who.user {
+        builder = builder.development_user(user);
+    }
+    let device = builder.connect().await?;
+    let mut entering = device.field(&args.field).class(args.class);
+    if let Some(range) = args.range {
+        entering = entering.range(range);
+    }
+    let field = entering.enter(walk.from, args.say.clone()).await?;
+    let mut stay = Stay {
+        style: Style::of(args.json),
+        began: Instant::now(),
+        counts: Counts::default(),
+        links: BTreeMap::new(),
+        field,
+        args,
+    };
+    stay.tell(&Event::In {
+        field: stay.field.id().to_string(),
+        entity: name(stay.field.entity()),
+    });
+    let ended = stay.run(&device, &walk).await;
+    stay.tell_summary();
+    stay.field.leave().await?;
+    device.close().await;
+    ended
+}
+
+/// From where to where the device walks.
+struct Walk {
+    from: Position,
+    to: Option<Position>,
+    speed: f64,
+}
+
+impl Walk {
+    fn new(args: &FieldArgs) -> anyhow::Result<Self> {
+        let from = args.at.0;
+        let to = args.walk.map(|place| place.0);
+        if to.is_some_and(|to| offsets(from, to).is_none()) {
+            bail!("--at and --walk have different dimensions");
+        }
+        Ok(Self {
+            from,
+            to,
+            speed: args.speed,
+        })
+    }
+
+    /// Where the device is after so long: there and back, again and again.
+    fn at(&self, after: Duration) -> Position {
+        let Some((to, offsets)) = self.to.and_then(|to| Some((to, offsets(self.from, to)?))) else {
+            return self.from;
+        };
+        let length = offsets.iter().map(|offset| offset * offset).sum::<f64>();
+        let length = length.sqrt();
+        if length == 0.0 {
+            return to;
+        }
+        let way = (after.as_secs_f64() * self.speed / length) % 2.0;
+        let part = if way <= 1.0 { way } else { 2.0 - way };
+        match self.from {
+            Position::Two([x, y]) => [x + offsets[0] * part, y + offsets[1] * part].into(),
+            Position::Three([x, y, z]) => [
+                x + offsets[0] * part,
+                y + offsets[1] * part,
+                z + offsets[2] * part,
+            ]
+            .into(),
+        }
+    }
+}
+
+/// How far it is in each direction; `None` between places of different dimensions.
+fn offsets(from: Position, to: Position) -> Option<[f64; 3]> {
+    match (from, to) {
+        (Position::Two(from), Position::Two(to)) => Some([to[0] - from[0], to[1] - from[1], 0.0]),
+        (Position::Three(from), Position::Three(to)) => {
+            Some([0, 1, 2].map(|at: usize| to[at] - from[at]))
+        }
+        (Position::Two(_), Position::Three(_)) | (Position::Three(_), Position::Two(_)) => None,
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    reports: u64,
+    entered: u64,
+    moved: u64,
+    left: u64,
+    links: u64,
+}
+
+/// The device while it is in the field.
+struct Stay {
+    args: FieldArgs,
+    style: Style,
+    began: Instant,
+    field: Field,
+    counts: Counts,
+    /// Links end with their handles.
+    links: BTreeMap<EntityId, tombolo_client::Peer>,
+}
+
+/// How an attempt to link ended.
+type Linked = (
+    EntityId,
+    Result<tombolo_client::Peer, tombolo_client::Error>,
+);
+
+impl Stay {
+    async fn run(&mut self, device: &Device, walk: &Walk) -> anyhow::Result<()> {
+        let interrupted = interrupted();
+        let duration = self.args.duration;
+        let over = async move {
+            match duration {
+                Some(duration) => tokio::time::sleep(duration).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(interrupted, over);
+        let mut steps = tokio::time::interval(self.args.every);
+        let mut attempts = tokio::task::JoinSet::new();
+        loop {
+            tokio::select! {
+                () = &mut interrupted => return Ok(()),
+                () = &mut over => return Ok(()),
+                _ = steps.tick() => self.step(walk)?,
+                event = self.field.next_event() => {
+                    let Some(event) = event else {
+                        bail!("{}", device.ended().unwrap_or("the node lets the device in no more"));
+                    };
+                    self.on_event(event, &mut attempts);
+                }
+                Some(Ok((entity, linked))) = attempts.join_next() => self.on_linked(entity, linked),
+            }
+        }
+    }
+
+    fn step(&mut self, walk: &Walk) -> anyhow::Result<()> {
+        // Whoever stands still says so now and then, by itself.
+        if walk.to.is_some() {
+            let at = walk.at(self.began.elapsed());
+            self.field.update(at, self.args.say.clone())?;
+            self.counts.reports += 1;
+        }
+        Ok(())
+    }
+
+    fn on_event(&mut self, event: FieldEvent, attempts: &mut tokio::task::JoinSet<Linked>) {
+        match event {
+            FieldEvent::Entered(neighbour) => {
+                self.counts.entered += 1;
+                self.tell(&Event::Entered(seen(&neighbour)));
+                if self.args.connect {
+                    attempts.spawn(async move {
+                        let linked = neighbour.connect().await;
+                        (neighbour.entity(), linked)
+                    });
+                }
+            }
+            FieldEvent::Updated(neighbour) => {
+                self.counts.moved += 1;
+                if self.args.moves {
+                    self.tell(&Event::Moved(seen(&neighbour)));
+                }
+            }
+            FieldEvent::Left(entity) => {
+                self.counts.left += 1;
+                self.links.remove(&entity);
+                self.tell(&Event::Left {
+                    entity: name(entity),
+                });
+            }
+            FieldEvent::Peer(peer) => {
+                self.counts.links += 1;
+                let user = peer.user().to_string();
+                self.tell(&Event::Linked { entity: None, user });
+            }
+            FieldEvent::Refused(reason) => self.tell(&Event::Refused { reason }),
+            FieldEvent::Lagged { missed } => self.tell(&Event::Lagged { missed }),
+            _ => {}
+        }
+    }
+
+    fn on_linked(
+        &mut self,
+        entity: EntityId,
+        linked: Result<tombolo_client::Peer, tombolo_client::Error>,
+    ) {
+        match linked {
+            Ok(peer) => {
+                self.counts.links += 1;
+                let user = peer.user().to_string();
+                self.tell(&Event::Linked {
+                    entity: Some(name(entity)),
+                    user,
+                });
+                self.links.insert(entity, peer);
+            }
+            Err(error) => self.tell(&Event::NotLinked {
+                entity: name(entity),
+                reason: error.to_string(),
+            }),
+        }
+    }
+
+    fn tell_summary(&self) {
+        let Counts {
+            reports,
+            entered,
+            moved,
+            left,
+            links,
+        } = self.counts;
+        self.tell(&Event::Summary {
+            reports,
+            entered,
+            moved,
+            left,
+            links,
+        });
+    }
+
+    /// Tells an event. Without a listener there is nothing more to do, so the process ends.
+    fn tell(&self, event: &Event) {
+        let told = match self.style {
+            Style::Json => json(event),
+            Style::Person => {
+                let seconds = self.began.elapsed().as_secs_f64();
+                line_of_text(&format!("{seconds:8.3}  {}", line(event)))
+            }
+        };
+        if told.is_err() {
+            std::process::exit(1);
+        }
+    }
+}
+
+fn line(event: &Event) -> String {
+    let place = |seen: &Seen| {
+        let [x, y, z] = seen.position;
+        format!("{} is at {x:.1}, {y:.1}, {z:.1} {}", seen.entity, seen.text)
+    };
+    match event {
+        Event::In { field, entity } => format!("in field {field} as {entity}"),
+        Event::Entered(seen) => format!("in range: {}", place(seen)),
+        Event::Moved(seen) => place(seen),
+        Event::Left { entity } => format!("{entity} has left"),
+        Event::Linked { user, .. } => format!("linked with {user}"),
+        Event::NotLinked { entity, reason } => format!("not linked with {entity}: {reason}"),
+        Event::Refused { reason } => format!("refused: {reason}"),
+        Event::Lagged { missed } => format!("{missed} events were missed"),
+        Event::Summary {
+            reports,
+            entered,
+            moved,
+            left,
+            links,
+        } => format!(
+            "{reports} reports; {entered} came into range, {left} left, {moved} moves, {links} links"
+        ),
+    }
+}
+
+/// As scripts tell entities apart: numbers of 64 bits are not for all of them.
+fn name(entity: EntityId) -> String {
+    format!("{:016x}", entity.0)
+}
+
+fn seen(neighbour: &Neighbour) -> Seen {
+    Seen {
+        entity: name(neighbour.entity()),
+        class: neighbour.class(),
+        position: neighbour.position(),
+        text: String::from_utf8_lossy(neighbour.payload()).into_owned(),
+    }
+}
+
+/// A place as it was given.
+#[derive(Clone, Copy, Debug)]
+struct Place(Position);
+
+fn place(text: &str) -> Result<Place, String> {
+    let coordinates = text.split(',').map(|part| part.trim().parse::<f64>());
+    let coordinates: Vec<f64> = coordinates
+        .collect::<Result<_, _>>()
+        .map_err(|_| "not numbers with commas between them".to_owned())?;
+    match coordinates[..] {
+        [x, y] => Ok(Place([x, y].into())),
+        [x, y, z] => Ok(Place([x, y, z].into())),
+        _ => Err("not two or three numbers".to_owned()),
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
+        Ok(_) | Err(_) => Err("not a number that is more than 0".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_goes_there_and_back() {
+        let walk = Walk {
+            from: [0.0, 10.0].into(),
+            to: Some([30.0, -30.0].into()),
+            speed: 5.0,
+        };
+        let at = |seconds| walk.at(Duration::from_secs(seconds));
+        assert_eq!(at(0), [0.0, 10.0].into());
+        assert_eq!(at(5), [15.0, -10.0].into());
+        assert_eq!(at(10), [30.0, -30.0].into());
+        assert_eq!((at(15), at(20)), (at(5), at(0)));
+    }
+
+    #[test]
+    fn places_have_two_or_three_numbers() {
+        assert!(place("1,-2.5").is_ok() && place("1, 2, 3").is_ok());
+        for text in ["", "1", "1,2,3,4", "a,b", "1,"] {
+            assert!(place(text).is_err(), "{text}");
+        }
+    }
+}
