@@ -43,7 +43,7 @@ pub(super) fn deliver(node: &Arc<Node>, desk: &Arc<Desk>, told: Vec<Told>) {
 
 /// Tells a session that is here, or is on its way from here to another node.
 pub(super) fn push(node: &Arc<Node>, id: &SessionId, body: server_frame::Body) {
-    let session = lock(&node.sessions).by_id.get(id).cloned();
+    let session = lock(&node.sessions).wherever(id);
     if let Some(session) = session {
         node.push(&session, body);
     }

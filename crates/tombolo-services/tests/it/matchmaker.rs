@@ -232,6 +232,70 @@ async fn who_does_not_come_back_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_ticket_goes_with_its_device_to_another_node() {
+    let (nodes, _) = cluster::<2>().await;
+    for wait in [0, 10, 3000] {
+        let names = [format!("alice-{wait}"), format!("bob-{wait}")];
+        let [ours, theirs] = [0, 1].map(|at| [(names[at].as_str(), 0.0)]);
+        let mut alice = seeker(&nodes[0], &names[0]).await;
+        let mut bob = seeker(&nodes[0], &names[1]).await;
+        let number = 10 + wait;
+        submit_for(&mut alice, "duel", number, &ours, 60)
+            .await
+            .unwrap();
+        alice.connection = None;
+        assert!(alice.connect(&nodes[1]).await.unwrap().resumed);
+        tokio::time::sleep(Duration::from_millis(wait.into())).await;
+        submit(&mut bob, "duel", number + 1, &theirs).await.unwrap();
+        let room = found(&mut alice).await.room;
+        assert_eq!(found(&mut bob).await.room, room, "after {wait} ms");
+        assert!(alice.join(&room, JoinMode::Join).await.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_comes_late_reads_the_pool_from_a_snapshot() {
+    let local = Local::new(LocalConfig::default());
+    let start = |name: &str| {
+        let engine: Arc<dyn Engine> = Arc::new(local.clone());
+        Lab::on(engine, |config| {
+            serve_pools(config);
+            config.tickets.burst = 100_000;
+            config.rate.frames_burst = 100_000;
+            config.node = NodeId::parse(name).unwrap();
+        })
+    };
+    let first = start("node-0");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let mut alice = seeker(&first, "alice").await;
+    let mut bob = seeker(&first, "bob").await;
+    submit(&mut alice, "duel", 1, &[("alice", 0.0)])
+        .await
+        .unwrap();
+    for number in 0..4_200 {
+        submit(&mut bob, "duel", 10 + number, &[("bob", 9000.0)])
+            .await
+            .unwrap();
+        ask(&mut bob, "duel", cancel(10 + number)).await.unwrap();
+    }
+    let key = pool_key(&local, "pool").await;
+    let mut tail = local.tail(&key, None).await.unwrap();
+    let begin = tail.next().await.unwrap();
+    assert!(matches!(begin, TailEvent::Snapshot { .. }), "{begin:?}");
+
+    let second = start("node-1");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let mut carol = seeker(&second, "carol").await;
+    let status = submit(&mut carol, "duel", 2, &[("carol", 0.0)]).await;
+    assert_eq!(status.unwrap().waiting, 2);
+    assert_eq!(
+        found(&mut carol).await.room,
+        found(&mut alice).await.room,
+        "who waited before the snapshot is found"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_party_of_a_room_plays_together_and_each_of_its_devices_is_told() {
     let lab = lab();
     let mut party = lab.members("party", ["alice", "bob"]).await;
