@@ -84,36 +84,55 @@ pub(crate) fn there_bytes(dimensions: usize, is_new: bool, payload: usize) -> us
     1 + 8 + 4 + usize::from(is_new) + 4 * dimensions + 1 + payload
 }
 
-impl Record<'_> {
-    pub(crate) fn write(&self, dimensions: usize, to: &mut Vec<u8>) {
-        match self {
-            Self::Left(id) => {
-                to.push(TAG_LEFT);
-                to.extend_from_slice(&id.0.to_be_bytes());
-            }
-            Self::There {
-                id,
-                sequence,
-                class,
-                offset,
-                payload,
-            } => {
-                to.push(if class.is_some() {
-                    TAG_ENTERED
-                } else {
-                    TAG_UPDATED
-                });
-                to.extend_from_slice(&id.0.to_be_bytes());
-                to.extend_from_slice(&sequence.to_be_bytes());
-                to.extend(class);
-                for coordinate in &offset[..dimensions] {
-                    to.extend_from_slice(&coordinate.to_be_bytes());
-                }
-                // A report's payload is bounded.
-                to.push(payload.len() as u8);
-                to.extend_from_slice(payload);
-            }
+/// Writes that something has left.
+pub(crate) fn write_left(id: EntityId, to: &mut Vec<u8>) {
+    to.push(TAG_LEFT);
+    to.extend_from_slice(&id.0.to_be_bytes());
+}
+
+/// What records of an entity have in common, whoever they are for: encoded once, copied often.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stencil {
+    /// As of an update: tag, number, sequence.
+    head: [u8; HEAD_BYTES],
+    class: u8,
+    /// The payload after its length; what is beyond its length is nothing.
+    tail: [u8; 1 + PAYLOAD_MAX],
+}
+
+const HEAD_BYTES: usize = 1 + 8 + 4;
+
+impl Stencil {
+    pub(crate) fn new(id: EntityId, sequence: u32, class: u8, payload: &[u8]) -> Self {
+        let mut head = [TAG_UPDATED; HEAD_BYTES];
+        head[1..9].copy_from_slice(&id.0.to_be_bytes());
+        head[9..].copy_from_slice(&sequence.to_be_bytes());
+        // A report's payload is bounded.
+        let mut tail = [payload.len() as u8; 1 + PAYLOAD_MAX];
+        tail[1..=payload.len()].copy_from_slice(payload);
+        Self { head, class, tail }
+    }
+
+    /// Writes the record for an observer from whom the entity is that far; its class as well when it may
+    /// be new to it.
+    pub(crate) fn write(
+        &self,
+        offset: [f32; 3],
+        dimensions: usize,
+        is_new: bool,
+        to: &mut Vec<u8>,
+    ) {
+        if is_new {
+            to.push(TAG_ENTERED);
+            to.extend_from_slice(&self.head[1..]);
+            to.push(self.class);
+        } else {
+            to.extend_from_slice(&self.head);
         }
+        for coordinate in &offset[..dimensions] {
+            to.extend_from_slice(&coordinate.to_be_bytes());
+        }
+        to.extend_from_slice(&self.tail[..=usize::from(self.tail[0])]);
     }
 }
 

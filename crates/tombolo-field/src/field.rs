@@ -2,6 +2,7 @@
 
 mod grid;
 mod introduce;
+mod moves;
 mod observer;
 mod pass;
 
@@ -14,6 +15,7 @@ use crate::settings::{Settings, SettingsError};
 use crate::ticks::Ticks;
 use grid::Grid;
 use introduce::Introductions;
+use moves::Moves;
 use observer::{Known, Observer};
 use pass::Scratch;
 
@@ -154,6 +156,7 @@ pub struct Field {
     slot_by_id: HashMap<EntityId, u32>,
     cells: Cells,
     grid: Grid,
+    moves: Moves,
     introductions: Introductions,
     scratch: Scratch,
     stats: Stats,
@@ -182,6 +185,7 @@ impl Field {
         Ok(Self {
             cells: Cells::new(&settings),
             grid: Grid::new(&settings),
+            moves: Moves::new(&settings),
             introductions: Introductions::default(),
             scratch: Scratch::default(),
             settings,
@@ -335,6 +339,7 @@ impl Field {
         self.tick = self.tick.saturating_add(1);
         self.remove_silent(now);
         self.grid.rebuild(&self.settings, &self.entities);
+        self.moves.note(&self.entities);
         self.introductions.begin();
         let mut scratch = std::mem::take(&mut self.scratch);
         for number in 0..self.grid.len() {

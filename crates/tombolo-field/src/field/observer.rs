@@ -17,6 +17,10 @@ const LEAVES_MAX: usize = 4096;
 pub(super) struct Observer {
     pub(super) watch: Watch,
     pub(super) known: Vec<Known>,
+    /// Slots of what was in range, or a little beyond, when it looked around last, and is not known.
+    pub(super) nearby: Vec<u32>,
+    /// The drift when it looked around last.
+    pub(super) looked: f64,
     /// What it says to know and was not here when it began, and until when that is looked for.
     pub(super) awaited: Vec<(EntityId, u32)>,
     pub(super) awaited_until: Option<Duration>,
@@ -69,6 +73,8 @@ impl Observer {
         Self {
             watch,
             known: Vec::new(),
+            nearby: Vec::new(),
+            looked: f64::NEG_INFINITY,
             awaited: Vec::new(),
             awaited_until: None,
             leaves: BTreeMap::new(),
@@ -152,6 +158,8 @@ impl Observer {
     /// One of the known goes; the observer is told, if it may know of it.
     pub(super) fn on_gone(&mut self, at: usize) {
         let known = self.known.swap_remove(at);
+        // It may come back.
+        self.nearby.push(known.slot);
         match known.state {
             Told::Nothing => return,
             Told::Entered => self.unconfirmed -= 1,

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use super::grid::{Glimpse, square};
 use super::observer::{Known, Observer, Told};
 use super::{Entity, Field, KNOWN_MAX, Sight};
-use crate::datagram::{Header, LEFT_BYTES, Record, there_bytes};
+use crate::datagram::{Header, LEFT_BYTES, there_bytes, write_left};
 
 /// What is needed for a moment, kept for the next.
 #[derive(Debug, Default)]
@@ -14,7 +14,8 @@ pub(super) struct Scratch {
     /// Indexed by slot: the number of the observer that knows it, so that no set is needed.
     stamps: Vec<u64>,
     stamp: u64,
-    in_range: Vec<u32>,
+    /// Those that may have come into range.
+    noted: Vec<u32>,
     /// What there is to tell.
     news: Vec<News>,
 }
@@ -49,7 +50,7 @@ impl Field {
             return;
         };
         let mut total = self.drop_gone(scratch, sight, me, observer);
-        total += self.add_new(scratch, sight, me, number, observer);
+        total += self.add_new(scratch, sight, me, (slot, number), observer);
         if observer.settle() {
             total = self.weigh_all(scratch, me, observer);
         }
@@ -97,34 +98,48 @@ impl Field {
         scratch: &mut Scratch,
         sight: &S,
         me: &Entity,
-        number: usize,
+        (slot, number): (u32, usize),
         observer: &mut Observer,
     ) -> usize {
-        self.grid
-            .in_range(number, observer.watch.range, &mut scratch.in_range);
+        scratch.stamps[slot as usize] = scratch.stamp;
+        scratch.noted.clear();
+        if self.moves.is_stale(slot, observer.looked) {
+            self.grid.around(number, &mut scratch.noted);
+            observer.looked = self.moves.drift();
+        } else {
+            scratch.noted.extend_from_slice(&observer.nearby);
+            scratch.noted.extend_from_slice(self.moves.jumpers());
+        }
+        observer.nearby.clear();
         let subject = me.subject();
+        let range_max = observer.watch.range * observer.watch.range;
         let mut total = 0;
-        for slot in &scratch.in_range {
-            if scratch.stamps[*slot as usize] == scratch.stamp || observer.known.len() >= KNOWN_MAX
-            {
+        for slot in &scratch.noted {
+            let stamp = &mut scratch.stamps[*slot as usize];
+            if *stamp == scratch.stamp {
                 continue;
             }
+            *stamp = scratch.stamp;
             let other = self.grid.glimpse(*slot);
-            if other.id == me.id || !sight.may_see(&subject, &other.subject()) {
+            let square = square(other.position, me.position);
+            let is_new = square <= self.grid.enter_square(other.class).min(range_max)
+                && observer.known.len() < KNOWN_MAX
+                && sight.may_see(&subject, &other.subject());
+            if !is_new {
+                observer.nearby.push(*slot);
                 continue;
             }
             // It is told that it is there again, if it is not told before that it has left.
             let known = Known::new(*slot, other.id, self.tick);
             observer.leaves.remove(&other.id);
-            let square = square(other.position, me.position);
-            total += self.weigh(
-                &mut scratch.news,
-                observer.known.len(),
-                &known,
-                other,
-                square,
-            );
+            let at = observer.known.len();
+            total += self.weigh(&mut scratch.news, at, &known, other, square);
             observer.known.push(known);
+        }
+        if observer.nearby.len() > KNOWN_MAX {
+            // It looks around every time.
+            observer.nearby = Vec::new();
+            observer.looked = f64::NEG_INFINITY;
         }
         total
     }
@@ -142,14 +157,12 @@ impl Field {
         if known.sequence == other.sequence && known.state != Told::Nothing && !is_again {
             return 0;
         }
-        let class = self.settings.classes[usize::from(other.class)];
         let age = self.tick.saturating_sub(known.told).max(1);
-        let nearness = class.range / (square.sqrt() + class.range * NEAR);
         let is_new = known.state != Told::Confirmed;
         let dimensions = self.settings.dimensions.count();
         let bytes = there_bytes(dimensions, is_new, other.payload_bytes.into());
         news.push(News {
-            score: ((class.weight * nearness * f64::from(age)) as f32).to_bits(),
+            score: self.grid.urgency(other.class, square, age).to_bits(),
             // Bounded by what an observer knows, and by a payload.
             at: at as u32,
             bytes: bytes as u32,
@@ -206,7 +219,7 @@ impl Field {
                 }
                 room -= 1;
                 left -= LEFT_BYTES;
-                Record::Left(*id).write(dimensions, datagram);
+                write_left(*id, datagram);
                 *told = tick;
                 !is_reliable
             });
@@ -243,22 +256,15 @@ impl Field {
 
     fn write_one(&self, datagram: &mut Vec<u8>, me: &Entity, observer: &mut Observer, at: usize) {
         let known = &mut observer.known[at];
-        let Some(other) = &self.entities[known.slot as usize] else {
-            return;
-        };
+        let other = self.grid.glimpse(known.slot);
         let is_new = known.state != Told::Confirmed;
         let mut offset = [0.0; 3];
         for (at, offset) in offset.iter_mut().enumerate() {
             *offset = (other.position[at] - me.position[at]) as f32;
         }
-        let record = Record::There {
-            id: other.id,
-            sequence: other.sequence,
-            class: is_new.then_some(other.class),
-            offset,
-            payload: &other.payload[..other.payload_bytes.into()],
-        };
-        record.write(self.settings.dimensions.count(), datagram);
+        let dimensions = self.settings.dimensions.count();
+        let stencil = self.grid.stencil(known.slot);
+        stencil.write(offset, dimensions, is_new, datagram);
         known.sequence = other.sequence;
         known.told = self.tick;
         if is_new {
@@ -296,6 +302,3 @@ impl Field {
         }
     }
 }
-
-/// How near counts as no distance at all, as a share of the range.
-const NEAR: f64 = 0.05;

@@ -92,6 +92,52 @@ fn without_pressure_every_observer_has_exactly_what_is_in_its_range() {
     }
 }
 
+#[test]
+fn those_who_creep_are_noticed_as_those_who_jump() {
+    for seed in 0..20 {
+        let mut dice = Dice::new(seed);
+        let settings = Settings {
+            dimensions: Dimensions::Three,
+            ..random_settings(&mut dice)
+        };
+        let mut world = World::new(settings.clone());
+        let mut bodies = BTreeMap::new();
+        let mut expected = BTreeMap::new();
+        let watch = Watch {
+            budget: BUDGET_MAX,
+            ..Watch::default()
+        };
+        for id in 0..40 {
+            let body = Body {
+                class: dice.below(2) as u8,
+                marks: dice.below(8),
+                position: [0; 3].map(|_| dice.between(-50.0, 50.0)),
+            };
+            world.put_as(id, body.class, body.marks, body.position);
+            world.observe(id, watch);
+            bodies.insert(id, body);
+            expected.insert(id, BTreeSet::new());
+        }
+        for _ in 0..120 {
+            for (id, body) in &mut bodies {
+                let pace = if dice.below(300) == 0 { 60.0 } else { 0.5 };
+                let position = body.position;
+                body.position = position.map(|at| at + dice.between(-pace, pace));
+                if dice.below(100) == 0 {
+                    body.marks = dice.below(8);
+                }
+                world.put_as(*id, body.class, body.marks, body.position);
+            }
+            world.tick(&may_see);
+            model(&settings, &bodies, &mut expected);
+            for (id, expected) in &expected {
+                let expected: Vec<_> = expected.iter().copied().collect();
+                assert_eq!(world.seen(*id), expected, "seed {seed}: {id}");
+            }
+        }
+    }
+}
+
 /// Some come, some go, all move.
 fn step(
     dice: &mut Dice,

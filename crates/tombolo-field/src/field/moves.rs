@@ -1,0 +1,115 @@
+//! How far entities move, so that observers need not look around in every tick.
+//!
+//! Whoever looks around notes all that is in range or a *skin* beyond it. Until entities could have crossed
+//! the skin, looking at those is enough. The few that have moved further than that in one tick, or are new,
+//! are looked at by everybody.
+
+use super::grid::{Grid, square};
+use super::{Entity, EntityId};
+use crate::settings::Settings;
+
+/// How far entities have moved.
+#[derive(Debug)]
+pub(super) struct Moves {
+    /// How much further than its range an entity is noted.
+    skin: f64,
+    /// How much nearer two could have come to each other since the field began, but for those that jumped.
+    drift: f64,
+    /// Indexed by slot: what was there in the tick before.
+    before: Vec<Before>,
+    /// Those that are new or have jumped in this tick.
+    jumpers: Vec<u32>,
+    /// More have than are listed.
+    are_too_many: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Before {
+    id: EntityId,
+    class: u8,
+    has_jumped: bool,
+    position: [f64; 3],
+}
+
+impl Moves {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            skin: settings.range_max() * SKIN,
+            drift: 0.0,
+            before: Vec::new(),
+            jumpers: Vec::new(),
+            are_too_many: false,
+        }
+    }
+
+    /// Takes note of where all are now.
+    pub(super) fn note(&mut self, entities: &[Option<Entity>]) {
+        self.jumpers.clear();
+        self.are_too_many = false;
+        self.before.resize(entities.len(), NOTHING);
+        let jump = self.skin * self.skin / 16.0;
+        let mut furthest = 0.0_f64;
+        for (slot, (entity, before)) in entities.iter().zip(&mut self.before).enumerate() {
+            let Some(entity) = entity else {
+                *before = NOTHING;
+                continue;
+            };
+            let step = square(entity.position, before.position);
+            let is_same = entity.id == before.id && entity.class == before.class;
+            let has_jumped = !is_same || step > jump;
+            *before = Before {
+                id: entity.id,
+                class: entity.class,
+                has_jumped,
+                position: entity.position,
+            };
+            if !has_jumped {
+                furthest = furthest.max(step);
+            } else if self.jumpers.len() < JUMPERS_MAX {
+                // There are no more slots than fit.
+                self.jumpers.push(slot as u32);
+            } else {
+                self.are_too_many = true;
+            }
+        }
+        self.drift += 2.0 * furthest.sqrt();
+    }
+
+    /// Those that are to be looked at by everybody.
+    pub(super) fn jumpers(&self) -> &[u32] {
+        &self.jumpers
+    }
+
+    pub(super) fn drift(&self) -> f64 {
+        self.drift
+    }
+
+    /// Whether somebody who looked around at that drift must do so again.
+    pub(super) fn is_stale(&self, slot: u32, looked: f64) -> bool {
+        self.are_too_many
+            || self.drift - looked > self.skin
+            || self.before[slot as usize].has_jumped
+    }
+}
+
+impl Grid {
+    /// How much further than its range an entity is noted.
+    pub(super) fn skin(settings: &Settings) -> f64 {
+        settings.range_max() * SKIN
+    }
+}
+
+/// Nothing is infinitely far from everything.
+const NOTHING: Before = Before {
+    id: EntityId(0),
+    class: 0,
+    has_jumped: false,
+    position: [f64::INFINITY; 3],
+};
+
+/// The skin, as a share of the longest range: the wider, the less often one looks around, and at the more
+/// in between.
+const SKIN: f64 = 0.1;
+
+/// The most that everybody looks at; with more, all look around.
+const JUMPERS_MAX: usize = 64;
