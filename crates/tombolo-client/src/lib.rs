@@ -56,6 +56,7 @@
 //! messages are bytes.
 #![forbid(unsafe_code)]
 
+mod command;
 mod device;
 mod error;
 mod field;

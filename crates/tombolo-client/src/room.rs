@@ -557,7 +557,8 @@ async fn ask_to_join(session: &session::Handle, join: v1::Join) -> Result<v1::Jo
         | response::Result::History(_)
         | response::Result::Social(_)
         | response::Result::Matchmaker(_)
-        | response::Result::Field(_) => Err(Error::local("the node answered another question")),
+        | response::Result::Field(_)
+        | response::Result::Command(_) => Err(Error::local("the node answered another question")),
     }
 }
 

@@ -47,8 +47,9 @@ pub use operate::{
 pub use tombolo_engine::{NatsAuth, NatsConfig, NatsTls};
 pub use tombolo_gateway::{ApiKey, Scope};
 pub use tombolo_services::{
-    Decision, EntityId, FieldClass, FieldConfig, FieldSettings, Hooks, Marking, MatchPool,
-    MatchPoolError, MemberMessage, Reject, Services, Sight, Subject, Verdict,
+    COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, EntityId, FieldClass, FieldConfig,
+    FieldSettings, Hooks, Marking, MatchPool, MatchPoolError, MemberMessage, Reject, Reply,
+    RoomTick, Services, Sight, Subject, Verdict, Work,
 };
 pub use tombolo_turn::server::Cidr;
 pub use webhook::{WebhookConfig, WebhookError, WebhookStats};

@@ -1,17 +1,21 @@
 //! Where a game's own code has a say.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::timeout;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, timeout};
 use tombolo_field::{Sight, Subject};
 use tombolo_wire::v1::ErrorCode;
-use tombolo_wire::{FieldId, RoomId, UserId};
+use tombolo_wire::{CommandName, FieldId, RoomId, UserId};
 
+use crate::lock::lock;
 use crate::node::Node;
 use crate::reject::Reject;
 
@@ -20,6 +24,12 @@ pub type Decision = Pin<Box<dyn Future<Output = Result<(), Reject>> + Send>>;
 
 /// What a hook will have decided about a field: what the device is marked with there.
 pub type Marking = Pin<Box<dyn Future<Output = Result<u64, Reject>> + Send>>;
+
+/// What a hook will have answered.
+pub type Reply = Pin<Box<dyn Future<Output = Result<Bytes, Reject>> + Send>>;
+
+/// What a hook will have done.
+pub type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A game's own code, which is asked before something happens on this node. Everything passes by default.
 ///
@@ -51,6 +61,48 @@ pub trait Hooks: Send + Sync + 'static {
     fn sight(&self, _field: &FieldId) -> Option<Box<dyn Sight + Send + Sync>> {
         None
     }
+
+    /// Answers a device's command, with at most [`COMMAND_PAYLOAD_BYTES_MAX`] bytes. The device's other
+    /// requests wait for it.
+    fn on_command(&self, _command: DeviceCommand) -> Reply {
+        Box::pin(async { Err(no_commands()) })
+    }
+
+    /// How often something is to be done for each room; never for `None`. Asked once.
+    fn tick_interval(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Something to do for a room with members. One of the nodes that host the room does it; which one is
+    /// by the room's log, so that another takes over when it dies or its members have left. A tick for
+    /// which the one before is not done is left out.
+    fn on_tick(&self, _tick: RoomTick) -> Work {
+        Box::pin(async {})
+    }
+}
+
+/// What a device asks of the game.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DeviceCommand {
+    /// Whose device it is.
+    pub caller: UserId,
+    /// Which of the user's devices.
+    pub session: [u8; 16],
+    /// What is to be done.
+    pub name: CommandName,
+    /// More about it.
+    pub payload: Bytes,
+}
+
+/// Time has passed in a room.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RoomTick {
+    /// Which room.
+    pub room: RoomId,
+    /// The tick's number on this node: those that were left out are counted.
+    pub number: u64,
 }
 
 /// A message on its way.
@@ -135,6 +187,23 @@ impl Node {
             .await
     }
 
+    /// Has the game answer a device's command.
+    pub(crate) async fn answer_command(&self, command: DeviceCommand) -> Result<Bytes, Reject> {
+        let hooks = self.config.hooks.0.clone().ok_or_else(no_commands)?;
+        let Ok(_permit) = self.commands.try_acquire() else {
+            let why = "the game has as much to do as it may: try again later";
+            return Err(Reject::new(ErrorCode::Limit, why));
+        };
+        let reply = self.ask_game(async move { hooks.on_command(command).await });
+        let reply = reply.await?;
+        if reply.len() > COMMAND_PAYLOAD_BYTES_MAX {
+            self.counters.hooks_failed.add(1);
+            let why = "the game's answer is too long";
+            return Err(Reject::new(ErrorCode::Unavailable, why));
+        }
+        Ok(reply)
+    }
+
     /// Waits for the game's code, for a while.
     async fn ask_game<T: Send + 'static>(
         &self,
@@ -175,3 +244,77 @@ impl Node {
         }
     }
 }
+
+/// Ticks the rooms of a node, if the game wants it, for as long as it runs.
+pub(crate) async fn tick(node: Arc<Node>) {
+    let Some(hooks) = node.config.hooks.0.clone() else {
+        return;
+    };
+    let Some(interval) = hooks.tick_interval() else {
+        return;
+    };
+    let mut interval = tokio::time::interval(interval.max(TICK_INTERVAL_MIN));
+    interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut ticks = Ticks::default();
+    loop {
+        interval.tick().await;
+        ticks.number += 1;
+        let hosts: Vec<_> = lock(&node.host_by_room).values().cloned().collect();
+        for host in hosts.iter().filter(|host| host.is_ticked_by(&node)) {
+            ticks.begin(&node, &hooks, host.name());
+        }
+    }
+}
+
+/// What is being done for rooms; it ends with this.
+#[derive(Default)]
+struct Ticks {
+    number: u64,
+    tasks: JoinSet<RoomId>,
+    busy: BTreeSet<RoomId>,
+}
+
+impl Ticks {
+    fn begin(&mut self, node: &Arc<Node>, hooks: &Arc<dyn Hooks>, room: &RoomId) {
+        while let Some(done) = self.tasks.try_join_next() {
+            if let Ok(room) = done {
+                self.busy.remove(&room);
+            }
+        }
+        if self.busy.len() >= TICKS_AT_ONCE || !self.busy.insert(room.clone()) {
+            return;
+        }
+        let (node, hooks) = (Arc::clone(node), Arc::clone(hooks));
+        let tick = RoomTick {
+            room: room.clone(),
+            number: self.number,
+        };
+        self.tasks.spawn(async move {
+            let room = tick.room.clone();
+            let work = async move {
+                hooks.on_tick(tick).await;
+                Ok(())
+            };
+            if let Err(reject) = node.ask_game(work).await {
+                tracing::debug!(%room, %reject, "tick failed");
+            }
+            room
+        });
+    }
+}
+
+fn no_commands() -> Reject {
+    Reject::new(ErrorCode::NoSuchThing, "this node knows no commands")
+}
+
+/// Longest payload of a command, and of what answers it, in bytes.
+pub const COMMAND_PAYLOAD_BYTES_MAX: usize = 32 * 1024;
+
+/// Commands that a game answers at the same time.
+pub(crate) const COMMANDS_AT_ONCE: usize = 1024;
+
+/// Rooms for which a game does something at the same time.
+const TICKS_AT_ONCE: usize = 1024;
+
+/// The shortest time between ticks.
+const TICK_INTERVAL_MIN: Duration = Duration::from_millis(5);

@@ -107,7 +107,10 @@ pub use config::{Config, Duplicates, FieldConfig, Pace, ROOM_MEMBERS_MAX, RateLi
 pub use connection::{Connection, Outgoing};
 pub use drain::Drained;
 pub use events::{RoomChange, RoomEvent, SessionChange, SessionEvent};
-pub use hooks::{Decision, HookSet, Hooks, Marking, MemberMessage, Verdict};
+pub use hooks::{
+    COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, HookSet, Hooks, Marking, MemberMessage,
+    Reply, RoomTick, Verdict, Work,
+};
 pub use host::{MemberView, RoomView, ServerActed};
 pub use matchmaker::{MatchPool, MatchPoolError};
 pub use operate::{NodeRecord, NodeState, Page, RoomInfo, SessionInfo};

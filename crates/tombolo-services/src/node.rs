@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tombolo_engine::Engine;
 use tombolo_room::{Body, LeftReason, SessionId, Time};
 use tombolo_wire::resend::Overflow;
@@ -48,6 +49,8 @@ pub(crate) struct Node {
     pub(crate) fields: Fields,
     /// Sessions that are about to come from other nodes.
     pub(crate) arrivals: Mutex<Arrivals>,
+    /// How many commands the game may answer at the moment.
+    pub(crate) commands: Semaphore,
     pub(crate) is_going_away: AtomicBool,
     pub(crate) session_events: SessionEvents,
     pub(crate) room_events: RoomEvents,

@@ -17,7 +17,7 @@ use tombolo_wire::{RoomId, UserId};
 
 use crate::catalogue::{self, Choice};
 use crate::field::{self, FieldIntroduction, FieldRequest};
-use crate::hooks::MemberMessage;
+use crate::hooks::{DeviceCommand, MemberMessage};
 use crate::host::{self, Host, Outcome, Plan, Proposal, Wish};
 use crate::matchmaker::{self, MatchmakerRequest};
 use crate::node::Node;
@@ -50,6 +50,10 @@ pub(crate) enum Request {
     Social {
         id: u64,
         request: SocialRequest,
+    },
+    Command {
+        id: u64,
+        command: Box<DeviceCommand>,
     },
     Matchmaker {
         id: u64,
@@ -200,6 +204,9 @@ async fn run(node: Arc<Node>, session: Arc<Session>) {
                 let carry_out = social::carry_out(&node, &session, id, request, &mut open);
                 (id, carry_out.await)
             }
+            Request::Command { id, command } => {
+                (id, carry_out_command(&node, &session, id, *command).await)
+            }
             Request::Matchmaker { id, request } => {
                 let carry_out = matchmaker::carry_out(&node, &session, id, *request);
                 (id, carry_out.await)
@@ -218,6 +225,18 @@ async fn run(node: Arc<Node>, session: Arc<Session>) {
         }
         session.pending.fetch_sub(1, Ordering::Release);
     }
+}
+
+async fn carry_out_command(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    id: u64,
+    command: DeviceCommand,
+) -> Result<(), Reject> {
+    let payload = node.answer_command(command).await?;
+    let reply = response::Result::Command(v1::CommandReply { payload });
+    node.push(session, answer(id, reply));
+    Ok(())
 }
 
 async fn carry_out_join(

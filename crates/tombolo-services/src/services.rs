@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tombolo_engine::Engine;
@@ -27,6 +27,7 @@ use crate::drain::{self, Drained};
 use crate::entropy::{self, NoEntropy, ResumeToken};
 use crate::events::{RoomChange, RoomEvents, SessionChange, SessionEvent, SessionEvents};
 use crate::field::Fields;
+use crate::hooks;
 use crate::lock::lock;
 use crate::matchmaker::{self, Matchmaker};
 use crate::node::{Node, SessionTable};
@@ -113,6 +114,7 @@ impl Services {
             matchmaker,
             fields: Fields::default(),
             arrivals: Mutex::new(Arrivals::default()),
+            commands: Semaphore::new(hooks::COMMANDS_AT_ONCE),
             is_going_away: AtomicBool::new(false),
             session_events: SessionEvents::default(),
             room_events: RoomEvents::default(),

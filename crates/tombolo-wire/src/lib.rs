@@ -42,8 +42,8 @@ pub mod v1;
 pub use address::AddressError;
 pub use keys::{KeysError, PublicKeys};
 pub use name::{
-    FIELD_BYTES_MAX, FieldId, GROUP_BYTES_MAX, GroupName, NODE_BYTES_MAX, NameError, NodeId,
-    ROOM_BYTES_MAX, RoomId, USER_BYTES_MAX, UserId,
+    COMMAND_BYTES_MAX, CommandName, FIELD_BYTES_MAX, FieldId, GROUP_BYTES_MAX, GroupName,
+    NODE_BYTES_MAX, NameError, NodeId, ROOM_BYTES_MAX, RoomId, USER_BYTES_MAX, UserId,
 };
 pub use url::{CertificatePin, PORT_DEFAULT, ServerUrl, UrlError};
 

@@ -19,6 +19,9 @@ pub const GROUP_BYTES_MAX: usize = 64;
 /// Longest [`FieldId`], in bytes.
 pub const FIELD_BYTES_MAX: usize = 64;
 
+/// Longest [`CommandName`], in bytes.
+pub const COMMAND_BYTES_MAX: usize = 64;
+
 /// Longest [`NodeId`], in bytes.
 pub const NODE_BYTES_MAX: usize = 64;
 
@@ -37,6 +40,10 @@ pub struct GroupName(Arc<str>);
 /// The name of a field: 1 to 64 bytes of `[A-Za-z0-9._~@-]`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FieldId(Arc<str>);
+
+/// The name of a command that a game understands: 1 to 64 bytes of `[A-Za-z0-9._~@-]`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommandName(Arc<str>);
 
 /// The name of a node: 1 to 64 bytes of `[A-Za-z0-9._~@-]`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -131,6 +138,7 @@ name!(UserId, USER_BYTES_MAX);
 name!(RoomId, ROOM_BYTES_MAX);
 name!(GroupName, GROUP_BYTES_MAX);
 name!(FieldId, FIELD_BYTES_MAX);
+name!(CommandName, COMMAND_BYTES_MAX);
 name!(NodeId, NODE_BYTES_MAX);
 
 fn check(text: &str, bytes_max: usize) -> Result<(), NameError> {

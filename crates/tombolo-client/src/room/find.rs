@@ -46,7 +46,10 @@ impl Rooms<'_> {
             | response::Result::History(_)
             | response::Result::Social(_)
             | response::Result::Matchmaker(_)
-            | response::Result::Field(_) => Err(Error::local("the node answered another question")),
+            | response::Result::Field(_)
+            | response::Result::Command(_) => {
+                Err(Error::local("the node answered another question"))
+            }
         }
     }
 

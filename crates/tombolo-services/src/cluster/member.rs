@@ -15,6 +15,7 @@ use super::record::{Heartbeat, Load, Record, State};
 use super::{giving, inbox, load, loss};
 use crate::entropy;
 use crate::field;
+use crate::hooks;
 use crate::lock::lock;
 use crate::node::Node;
 use crate::social;
@@ -66,6 +67,7 @@ pub(crate) async fn run(node: Arc<Node>, mut waiting: mpsc::Receiver<Input>) {
     driver.tasks.spawn(inbox::run(Arc::clone(node)));
     driver.tasks.spawn(giving::serve(Arc::clone(node)));
     driver.tasks.spawn(field::serve(Arc::clone(node)));
+    driver.tasks.spawn(hooks::tick(Arc::clone(node)));
     driver
         .tasks
         .spawn(social::exchange_presence(Arc::clone(node)));

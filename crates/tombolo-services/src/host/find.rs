@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tombolo_room::{Event, Listing, RoomCode, Target};
+use tombolo_wire::RoomId;
 
 use super::{Host, State};
 use crate::catalogue::Shown;
@@ -30,6 +31,18 @@ impl Host {
     /// The room's short code.
     pub(crate) fn code(&self) -> Option<RoomCode> {
         self.lock().room.code()
+    }
+
+    /// Whether it is for this node to have the game do what is to be done now and then.
+    pub(crate) fn is_ticked_by(&self, node: &Node) -> bool {
+        let state = self.lock();
+        let is_inhabited = state.room.members().any(|(_, member)| member.is_present());
+        is_inhabited && state.is_kept_here(node)
+    }
+
+    /// The room's name.
+    pub(crate) fn name(&self) -> &RoomId {
+        &self.room
     }
 
     /// How many members the room has, here and elsewhere.

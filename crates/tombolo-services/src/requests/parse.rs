@@ -8,13 +8,14 @@ use tombolo_room::{
     Act, Change, EntryError, OperationId, OwnerPolicy, Password, Query, QueryError, Reserve,
     RoomCode, Settings, Writers,
 };
-use tombolo_wire::RoomId;
 use tombolo_wire::v1::{self, ErrorCode, JoinMode, request, response};
+use tombolo_wire::{CommandName, RoomId};
 
 use super::{Join, Mode, Place, Request, answer, not_a_member};
 use crate::catalogue::Choice;
 use crate::config::ROOM_MEMBERS_MAX;
 use crate::field;
+use crate::hooks::{COMMAND_PAYLOAD_BYTES_MAX, DeviceCommand};
 use crate::host::{Position, Wish};
 use crate::matchmaker;
 use crate::node::Node;
@@ -73,6 +74,10 @@ pub(super) fn parse(
             let request = social::parse(session, request, now)?;
             Ok(Some(Request::Social { id, request }))
         }
+        Some(request::Kind::Command(command)) => {
+            let command = Box::new(parse_command(session, command, now)?);
+            Ok(Some(Request::Command { id, command }))
+        }
         Some(request::Kind::Matchmaker(request)) => {
             let request = Box::new(matchmaker::parse(node, session, request, now)?);
             Ok(Some(Request::Matchmaker { id, request }))
@@ -115,6 +120,28 @@ fn answer_ice_servers(node: &Arc<Node>, session: &Arc<Session>, id: u64) -> Resu
     let servers = node.ice_servers(&session.user, expires);
     node.push(session, answer(id, response::Result::IceServers(servers)));
     Ok(())
+}
+
+fn parse_command(
+    session: &Session,
+    command: v1::Command,
+    now: Instant,
+) -> Result<DeviceCommand, Reject> {
+    let name = CommandName::parse(&command.name);
+    let name = name.map_err(|error| Reject::new(error.code(), error))?;
+    if command.payload.len() > COMMAND_PAYLOAD_BYTES_MAX {
+        let message = format!("a command has at most {COMMAND_PAYLOAD_BYTES_MAX} bytes");
+        return Err(Reject::new(ErrorCode::TooLarge, message));
+    }
+    if !session.account().acts.take(now, 1) {
+        return Err(Reject::new(ErrorCode::Limit, "too many commands"));
+    }
+    Ok(DeviceCommand {
+        caller: session.user.clone(),
+        session: session.id.0,
+        name,
+        payload: command.payload,
+    })
 }
 
 fn parse_join(

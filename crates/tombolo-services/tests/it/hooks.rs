@@ -1,13 +1,20 @@
 //! Where a game's own code has a say.
 
+use std::collections::BTreeMap;
 use std::future::pending;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tombolo_services::{Decision, HookSet, Hooks, MemberMessage, Reject, Verdict};
-use tombolo_wire::v1::{ErrorCode, JoinMode};
-use tombolo_wire::{RoomId, UserId};
+use bytes::Bytes;
+use tombolo_engine::{Local, LocalConfig};
+use tombolo_services::{
+    COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, HookSet, Hooks, MemberMessage, Reject,
+    Reply, RoomTick, Verdict, Work,
+};
+use tombolo_wire::v1::{self, ErrorCode, JoinMode, request, response};
+use tombolo_wire::{NodeId, RoomId, UserId};
 
-use crate::lab::{Lab, message};
+use crate::lab::{Device, Lab, message};
 
 /// Shorter than the patience of the devices here.
 const GAME_TIMEOUT: Duration = Duration::from_millis(100);
@@ -36,6 +43,49 @@ impl Hooks for Game {
             b"as it is" => Verdict::Pass,
             other => Verdict::Change(other.to_ascii_uppercase().into()),
         }
+    }
+
+    fn on_command(&self, command: DeviceCommand) -> Reply {
+        Box::pin(async move {
+            match command.name.as_str() {
+                "greet" => Ok([
+                    b"hello ",
+                    command.caller.as_str().as_bytes(),
+                    &command.payload,
+                ]
+                .concat()
+                .into()),
+                "stuck" => pending().await,
+                "broken" => panic!("the game has a fault"),
+                "flood" => Ok(vec![0; COMMAND_PAYLOAD_BYTES_MAX + 1].into()),
+                _ => Err(refusal("that is not done here")),
+            }
+        })
+    }
+}
+
+/// A game that notes when which of its nodes has something to do for a room.
+struct Clock {
+    node: usize,
+    ticks: Ticks,
+}
+
+type Ticks = Arc<Mutex<BTreeMap<(usize, String), u64>>>;
+
+impl Hooks for Clock {
+    fn tick_interval(&self) -> Option<Duration> {
+        Some(Duration::from_millis(100))
+    }
+
+    fn on_tick(&self, tick: RoomTick) -> Work {
+        let key = (self.node, tick.room.to_string());
+        *self.ticks.lock().unwrap().entry(key).or_default() += 1;
+        let is_stuck = tick.room.as_str() == "stuck";
+        Box::pin(async move {
+            if is_stuck {
+                pending::<()>().await;
+            }
+        })
     }
 }
 
@@ -100,4 +150,85 @@ async fn messages_are_changed_or_refused_by_the_game() {
     assert_eq!(lab.services.stats().hooks_failed, 2);
     alice.send(message("r", &[], b"still here")).unwrap();
     assert_eq!(bob.next_delivery().await.1, "STILL HERE");
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_are_answered_or_refused_by_the_game_and_one_that_hangs_ends() {
+    let lab = lab();
+    let mut alice = lab.device("alice").await;
+    let answer = command(&mut alice, "greet", b"!").await;
+    assert_eq!(answer, Ok(Bytes::from_static(b"hello alice!")));
+    let too_long = vec![0; COMMAND_PAYLOAD_BYTES_MAX + 1];
+    for (name, payload, code) in [
+        ("unknown", &b""[..], ErrorCode::Banned),
+        ("stuck", b"", ErrorCode::Unavailable),
+        ("broken", b"", ErrorCode::Unavailable),
+        ("flood", b"", ErrorCode::Unavailable),
+        ("no name", b"", ErrorCode::BadName),
+        ("greet", &too_long, ErrorCode::TooLarge),
+    ] {
+        assert_eq!(
+            command(&mut alice, name, payload).await,
+            Err(code),
+            "{name}"
+        );
+    }
+    assert_eq!(lab.services.stats().hooks_failed, 3);
+    let answer = command(&mut alice, "greet", b"").await;
+    assert_eq!(answer, Ok(Bytes::from_static(b"hello alice")));
+
+    let without = Lab::new();
+    let mut alice = without.device("alice").await;
+    let refused = command(&mut alice, "greet", b"").await;
+    assert_eq!(refused, Err(ErrorCode::NoSuchThing));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_node_at_a_time_ticks_a_room_and_another_takes_over_when_it_dies() {
+    let local = Local::new(LocalConfig::default());
+    let ticks = Ticks::default();
+    let node = |node: usize| {
+        let ticks = Arc::clone(&ticks);
+        Lab::on(Arc::new(local.clone()), |config| {
+            config.node = NodeId::parse(&format!("node-{node}")).unwrap();
+            config.hooks = HookSet::new(Clock { node, ticks });
+            config.hook_timeout = GAME_TIMEOUT * 20;
+        })
+    };
+    let nodes = [node(0), node(1)];
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut devices = Vec::new();
+    for (user, node, room) in [("a", 0, "r"), ("b", 1, "r"), ("c", 1, "stuck")] {
+        let mut device = nodes[node].device(user).await;
+        device.join(room, JoinMode::JoinOrCreate).await.unwrap();
+        devices.push(device);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let count = |node: usize, room: &str| {
+        let mut ticks = ticks.lock().unwrap();
+        ticks.remove(&(node, room.to_owned())).unwrap_or_default()
+    };
+    (count(0, "r"), count(1, "r"), count(1, "stuck"));
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!((count(0, "r"), count(1, "r")), (40, 0));
+    assert_eq!(count(1, "stuck"), 2, "each ends after two seconds");
+
+    nodes[0].services.kill();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    count(0, "r");
+    assert!(count(1, "r") > 20, "the other has taken over");
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!((count(0, "r"), count(1, "r")), (0, 40));
+}
+
+async fn command(device: &mut Device, name: &str, payload: &[u8]) -> Result<Bytes, ErrorCode> {
+    let command = v1::Command {
+        name: name.to_owned(),
+        payload: Bytes::copy_from_slice(payload),
+    };
+    let id = device.request(Some(request::Kind::Command(command)));
+    match device.next_response(id).await? {
+        response::Result::Command(reply) => Ok(reply.payload),
+        other => panic!("a command is not answered by {other:?}"),
+    }
 }
