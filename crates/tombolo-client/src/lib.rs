@@ -20,6 +20,7 @@
 //!   [`Room::say`]);
 //! * [`Inbox`] and [`Direct`]: messages from user to user, kept while the receiver is away;
 //! * [`Group`]: members with roles, and what they say, kept for good;
+//! * [`Notifications`]: what servers tell users, now or when they come back;
 //! * [`Presence`]: who is online;
 //! * [`Matchmaker`]: who doesn't know yet where to meet submits a [`Ticket`], and is told of the [`Match`]
 //!   that was found, with its room;
@@ -94,7 +95,7 @@ pub use session::Transport;
 pub use social::{
     Direct, DirectHistory, DirectMessage, DirectSent, Group, GroupEvent, GroupHistory, GroupMember,
     GroupMembers, GroupMessage, GroupPosted, GroupRole, GroupSettings, Groups, Inbox, InboxEvent,
-    Presence, PresenceStatus, PresenceWatch, UserCounts,
+    Notice, Notification, Notifications, Presence, PresenceStatus, PresenceWatch, UserCounts,
 };
 pub use tombolo_field::EntityId;
 pub use tombolo_match::{Name, Player, Reach, TicketId, Value as MatchValue};
@@ -107,4 +108,4 @@ pub use tombolo_room::{
 };
 pub use tombolo_social::{MessageId, OperationId, Place};
 pub use tombolo_wire::v1::ErrorCode;
-pub use tombolo_wire::{FieldId, GroupName, RoomId, ServerUrl, UserId};
+pub use tombolo_wire::{FieldId, GroupName, RoomId, ServerUrl, TagName, UserId};

@@ -3,6 +3,7 @@
 mod direct;
 mod feed;
 mod groups;
+mod notices;
 mod presence;
 
 use std::collections::BTreeMap;
@@ -13,8 +14,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tombolo_wire::GroupName;
 use tombolo_wire::v1::{
-    self, direct_response, group_response, presence_request, presence_response, social_event,
-    social_request, social_response,
+    self, direct_response, group_response, notice_response, presence_request, presence_response,
+    social_event, social_request, social_response,
 };
 
 use direct::InboxState;
@@ -25,6 +26,8 @@ pub use groups::{
     GroupRole, GroupSettings, Groups,
 };
 
+use notices::NoticesState;
+pub use notices::{Notice, Notification, Notifications};
 use presence::WatchState;
 pub use presence::{Presence, PresenceStatus, PresenceWatch, UserCounts};
 
@@ -37,6 +40,7 @@ pub(crate) struct Social {
     inbox: Mutex<Option<Arc<InboxState>>>,
     groups: Mutex<BTreeMap<GroupName, Arc<GroupState>>>,
     watch: Mutex<Option<Arc<WatchState>>>,
+    notices: Mutex<Option<Arc<NoticesState>>>,
     /// Nobody looks at the device.
     is_away: AtomicBool,
 }
@@ -56,6 +60,11 @@ impl Social {
             })) => {
                 if let Some(state) = self.groups().get(group.as_str()) {
                     state.on_event(kind);
+                }
+            }
+            Some(social_event::Kind::Notice(event)) => {
+                if let Some(notices) = &*self.notices() {
+                    notices.on_event(event);
                 }
             }
             Some(social_event::Kind::Presence(statuses)) => {
@@ -83,6 +92,12 @@ impl Social {
         {
             inbox.on_opened(opened);
         }
+        if let Some(social_response::Result::Notices(response)) = &response.result
+            && let Some(notice_response::Result::Opened(_)) = &response.result
+            && let Some(notices) = &*self.notices()
+        {
+            notices.on_opened();
+        }
         if let Some(social_response::Result::Presence(response)) = &response.result
             && let Some(presence_response::Result::Following(statuses)) = &response.result
             && let Some(watch) = &*self.watch()
@@ -97,6 +112,9 @@ impl Social {
             let set = presence_request::Kind::SetAway(v1::SetAway { away: true });
             session.ask_aside(presence::on_wire(set));
         }
+        if let Some(notices) = &*self.notices() {
+            notices.on_forgotten();
+        }
         if let Some(watch) = &*self.watch() {
             watch.on_forgotten();
         }
@@ -110,6 +128,9 @@ impl Social {
 
     /// The session is over for good.
     pub(crate) fn end(&self) {
+        if let Some(notices) = self.notices().take() {
+            notices.end();
+        }
         if let Some(watch) = self.watch().take() {
             watch.end();
         }
@@ -148,6 +169,10 @@ impl Social {
 
     fn set_away(&self, is_away: bool) {
         self.is_away.store(is_away, Ordering::Relaxed);
+    }
+
+    fn notices(&self) -> MutexGuard<'_, Option<Arc<NoticesState>>> {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn watch(&self) -> MutexGuard<'_, Option<Arc<WatchState>>> {

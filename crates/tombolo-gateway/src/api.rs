@@ -21,7 +21,7 @@ use tombolo_room::{
 };
 use tombolo_services::{MemberView, Reject, RoomView};
 use tombolo_wire::v1::ErrorCode;
-use tombolo_wire::{RoomId, UserId};
+use tombolo_wire::{RoomId, TagName, UserId};
 use tracing::info;
 
 use crate::api_keys::{KeyRefusal, Known, Scope};
@@ -37,6 +37,7 @@ pub(crate) fn router() -> Router<Arc<Shared>> {
         .route("/v1/rooms/{room}/messages", post(say))
         .route("/v1/rooms/{room}/properties", patch(set))
         .route("/v1/rooms/{room}/members/{user}", delete(kick))
+        .route("/v1/notices", post(notify))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
 }
 
@@ -57,7 +58,7 @@ macro_rules! needs {
     };
 }
 
-needs!(RoomsRead RoomsCreate RoomsSend RoomsSet RoomsKick);
+needs!(RoomsRead RoomsCreate RoomsSend RoomsSet RoomsKick NoticesSend);
 
 /// Whoever holds a key that allows the request.
 pub(crate) struct Holder<S> {
@@ -293,6 +294,30 @@ async fn kick(
     Ok(Json(Done::default()))
 }
 
+async fn notify(
+    State(shared): Node,
+    holder: Holder<NoticesSend>,
+    body: Result<Json<NotifyBody>, JsonRejection>,
+) -> Result<Json<NotifiedBody>, ApiError> {
+    let Json(body) = body.map_err(unreadable)?;
+    let board = TagName::parse(&body.to);
+    let board = board
+        .map_err(|error| ApiError::of_contract(StatusCode::BAD_REQUEST, error.code(), error))?;
+    let payload = match (body.text, body.base64) {
+        (Some(text), None) => Bytes::from(text),
+        (None, Some(text)) => decode(&text)?,
+        _ => return Err(bad("a notice has either text or base64")),
+    };
+    let id = holder.operation(&format!("notify {board}"));
+    let lasts = body.lasts_s.map_or(NOTICE_LASTS, Duration::from_secs);
+    let notified = shared.services.notify(&board, id, payload, lasts).await?;
+    info!(key = holder.key.key.name, %board, "a server told users something");
+    Ok(Json(NotifiedBody {
+        number: notified.number,
+        repeated: notified.is_repeated,
+    }))
+}
+
 impl From<Reject> for ApiError {
     fn from(reject: Reject) -> Self {
         let mut statuses = STATUS_BY_CODE.iter();
@@ -404,6 +429,21 @@ struct SetBody {
 #[serde(deny_unknown_fields, default)]
 struct KickQuery {
     ban_s: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NotifyBody {
+    to: String,
+    text: Option<String>,
+    base64: Option<String>,
+    lasts_s: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct NotifiedBody {
+    number: u64,
+    repeated: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -543,5 +583,8 @@ const OPERATION_BYTES_MAX: usize = 128;
 /// Rooms in a page that asks for no other number, and at most.
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 1000;
+/// How long a notice lasts whose sender does not say.
+const NOTICE_LASTS: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How long a room waits for its first member, unless its server says otherwise.
 const EMPTY_KEPT: Duration = Duration::from_secs(300);

@@ -21,16 +21,19 @@ pub enum Scope {
     RoomsSet,
     /// Send members away.
     RoomsKick,
+    /// Tell users something.
+    NoticesSend,
 }
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::RoomsRead,
         Self::RoomsCreate,
         Self::RoomsSend,
         Self::RoomsSet,
         Self::RoomsKick,
+        Self::NoticesSend,
     ];
 
     /// The word that configurations use.
@@ -41,6 +44,7 @@ impl Scope {
             Self::RoomsSend => "rooms:send",
             Self::RoomsSet => "rooms:set",
             Self::RoomsKick => "rooms:kick",
+            Self::NoticesSend => "notices:send",
         }
     }
 

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -14,9 +15,9 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout_at};
 use tombolo_engine::{Engine, Key, RequestError};
 use tombolo_relay::Relay;
-use tombolo_services::{NodeRecord, NodeState, Services};
+use tombolo_services::{NodeRecord, NodeState, Notified, Reject, Services};
 use tombolo_turn::server::Drain;
-use tombolo_wire::NodeId;
+use tombolo_wire::{NodeId, TagName};
 
 /// Operates the nodes of a cluster. Clones are the same.
 #[derive(Clone)]
@@ -178,6 +179,19 @@ impl Operator {
             relay: Arc::downgrade(relay),
             drain: Arc::default(),
         }
+    }
+
+    /// Tells something to users with a tag, or to everybody for `all`, until it expires.
+    ///
+    /// # Errors
+    /// It is too long, or the engine does not answer.
+    pub async fn notify(
+        &self,
+        to: &TagName,
+        payload: Bytes,
+        lasts: Duration,
+    ) -> Result<Notified, Reject> {
+        self.services.notify(to, None, payload, lasts).await
     }
 
     /// All nodes that the cluster remembers, by name, with what they do at the moment.

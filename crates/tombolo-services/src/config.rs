@@ -79,6 +79,9 @@ pub struct Config {
     pub follows_per_session_max: usize,
     /// Users whose presence all sessions of this node together follow; each takes some 200 bytes.
     pub follows_max: usize,
+    /// How many devices this node tells of notices: a notice to all of its devices takes as long as this
+    /// says. By default 5,000 per second and 500 at once.
+    pub notices: Pace,
     /// Acts of a user, because each goes through the log of its room. By default 200 per second and 1,000
     /// at once; what members are told of them counts as [`Config::deliveries`].
     pub acts: Pace,
@@ -219,6 +222,10 @@ impl Default for Config {
             presence_grace: Duration::from_secs(10),
             follows_per_session_max: 1_000,
             follows_max: 1_000_000,
+            notices: Pace {
+                per_second: 5_000,
+                burst: 500,
+            },
             acts: Pace {
                 per_second: 200,
                 burst: 1_000,

@@ -118,5 +118,6 @@ pub use reject::Reject;
 pub use relay::RelayHook;
 pub use server::RoomNames;
 pub use services::{ConnectionInfo, Services, TransportKind};
+pub use social::Notified;
 pub use stats::{ClusterStats, FieldStats, Stats};
 pub use tombolo_field::{Class as FieldClass, EntityId, Settings as FieldSettings, Sight, Subject};

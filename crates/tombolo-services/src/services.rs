@@ -17,7 +17,7 @@ use tombolo_wire::v1::{
     ClientFrame, ErrorCode, GoAway, Hello, IceServers, ServerFrame, Welcome, client_frame,
     server_frame,
 };
-use tombolo_wire::{PublicKeys, UserId, VERSION};
+use tombolo_wire::{PublicKeys, TagName, UserId, VERSION};
 
 use crate::catalogue::Catalogue;
 use crate::cluster::{self, Arrivals, Cluster, Input, ResumeName, ResumeRefusal};
@@ -78,6 +78,8 @@ pub(crate) struct Caller {
     pub(crate) keys: PublicKeys,
     /// When the token expires, since the Unix epoch.
     pub(crate) expires: Duration,
+    /// What the token says of the user.
+    pub(crate) tags: Vec<TagName>,
     pub(crate) resume: Option<ResumeName>,
     /// What the device has received, if it resumes.
     pub(crate) ack: u64,
@@ -283,7 +285,12 @@ impl Services {
             let message = format!("this node speaks version {VERSION}, not {version}");
             return Err(Reject::new(ErrorCode::Version, message));
         }
-        let Claims { user, expires, .. } = self
+        let Claims {
+            user,
+            expires,
+            tags,
+            ..
+        } = self
             .authenticate(&token)
             .map_err(|error| Reject::new(error.code(), error))?;
         let keys = PublicKeys::try_from(keys.as_ref())
@@ -300,6 +307,7 @@ impl Services {
             user,
             keys,
             expires,
+            tags,
             resume: resume.and_then(|resume| self.parse_resume(&resume.token)),
             ack: frame.ack,
         })
@@ -417,6 +425,7 @@ impl Services {
         }
         sessions.by_token.insert(issued, session.id);
         state.expires = caller.expires;
+        state.tags.clone_from(&caller.tags);
         let (number, wake) = state.connect(welcome_frame(welcome, session.id, true));
         if std::mem::take(&mut state.absence.is_dropped) {
             self.node.emit(SessionEvent::Returned, &session);

@@ -11,7 +11,7 @@ use tombolo_room::SessionId;
 use tombolo_wire::frame::Frame as _;
 use tombolo_wire::resend::{Inbox, Limits, Outbox, Overflow, Receipt};
 use tombolo_wire::v1::{self, ErrorCode, ServerFrame, server_frame};
-use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
+use tombolo_wire::{NodeId, PublicKeys, RoomId, TagName, UserId};
 
 use crate::absence::Absence;
 use crate::config::Config;
@@ -62,6 +62,8 @@ pub(crate) struct State {
     pub(crate) tokens: ResumeTokens,
     /// When the token of the last `Hello` expires, since the Unix epoch.
     pub(crate) expires: Duration,
+    /// Of that token.
+    pub(crate) tags: Vec<TagName>,
     /// Ends the session unless it is resumed; `None` while it is connected.
     pub(crate) expiry: Option<AbortHandle>,
     /// Closed once the session is over.
@@ -162,6 +164,7 @@ impl Session {
             ended: None,
             tokens: ResumeTokens::new(issued),
             expires: caller.expires,
+            tags: caller.tags.clone(),
             expiry: None,
             backlog: Backlog::default(),
             host_by_room: BTreeMap::new(),

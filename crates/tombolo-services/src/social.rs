@@ -9,11 +9,13 @@
 mod direct;
 mod follower;
 mod groups;
+mod notices;
 mod presence;
 
 use std::sync::Arc;
 
 use tombolo_social::OperationId;
+use tombolo_social::board::Board;
 use tombolo_social::group::Group;
 use tombolo_social::inbox::Inbox;
 use tombolo_social::roster::Roster;
@@ -31,6 +33,8 @@ use follower::{Followers, Listening};
 
 pub(crate) use direct::DirectRequest;
 pub(crate) use groups::GroupRequest;
+pub(crate) use notices::NoticeRequest;
+pub use notices::Notified;
 pub(crate) use presence::{PresenceRequest, run as exchange_presence};
 
 /// What one node reads.
@@ -39,6 +43,8 @@ pub(crate) struct Social {
     groups: Followers<Group>,
     rosters: Followers<Roster>,
     segments: Followers<Segment>,
+    boards: Followers<Board>,
+    tellers: notices::Tellers,
     pub(crate) presence: presence::Presence,
 }
 
@@ -49,6 +55,8 @@ impl Social {
             groups: Followers::default(),
             rosters: Followers::default(),
             segments: Followers::default(),
+            boards: Followers::default(),
+            tellers: notices::Tellers::new(config),
             presence: presence::Presence::new(config),
         }
     }
@@ -60,11 +68,15 @@ pub(crate) struct Open {
     inbox: Option<Listening<Inbox>>,
     groups: groups::OpenGroups,
     following: Option<presence::Following>,
+    boards: notices::OpenBoards,
 }
 
 impl Open {
     pub(crate) fn is_empty(&self) -> bool {
-        self.inbox.is_none() && self.groups.is_empty() && self.following.is_none()
+        self.inbox.is_none()
+            && self.groups.is_empty()
+            && self.following.is_none()
+            && self.boards.is_empty()
     }
 }
 
@@ -73,6 +85,7 @@ pub(crate) enum SocialRequest {
     Direct(DirectRequest),
     Group(GroupRequest),
     Presence(PresenceRequest),
+    Notices(NoticeRequest),
 }
 
 /// Reads a request.
@@ -90,6 +103,9 @@ pub(crate) fn parse(
         }
         Some(social_request::Kind::Presence(request)) => {
             presence::parse(session, request, now).map(SocialRequest::Presence)
+        }
+        Some(social_request::Kind::Notices(request)) => {
+            notices::parse(session, request, now).map(SocialRequest::Notices)
         }
         None => Err(bad_frame("the request asks for nothing known")),
     }
@@ -109,6 +125,9 @@ pub(crate) async fn carry_out(
         }
         SocialRequest::Group(request) => {
             groups::carry_out(node, session, id, request, &mut open.groups).await
+        }
+        SocialRequest::Notices(request) => {
+            notices::carry_out(node, session, id, request, &mut open.boards).await
         }
         SocialRequest::Presence(request) => {
             presence::carry_out(node, session, id, request, &mut open.following).await

@@ -34,6 +34,8 @@ pub struct Stats {
     pub matched: u64,
     /// Claims of this node before which something else came into the log: they were made anew.
     pub claims_conflicted: u64,
+    /// Notices that servers have sent over this node.
+    pub notices: u64,
     /// Introductions handed to a member's session.
     pub introduced: u64,
     /// Unreliable messages dropped because a connection was too slow, or there was none.
@@ -119,6 +121,7 @@ pub(crate) struct Counters {
     pub(crate) delivered: Counter,
     pub(crate) directs: Counter,
     pub(crate) posts: Counter,
+    pub(crate) notices: Counter,
     pub(crate) tickets: Counter,
     pub(crate) matched: Counter,
     pub(crate) claims_conflicted: Counter,
@@ -197,6 +200,7 @@ impl Counters {
             delivered: self.delivered.value(),
             directs: self.directs.value(),
             posts: self.posts.value(),
+            notices: self.notices.value(),
             tickets: self.tickets.value(),
             matched: self.matched.value(),
             claims_conflicted: self.claims_conflicted.value(),

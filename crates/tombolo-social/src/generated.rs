@@ -252,3 +252,49 @@ pub struct RosterSnapshot {
     #[prost(uint64, tag = "7")]
     pub revision: u64,
 }
+/// One entry of a board's log.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BoardEntry {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub operation: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "3")]
+    pub time_ms: u64,
+    #[prost(uint64, tag = "4")]
+    pub expires_ms: u64,
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub id: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "6")]
+    pub payload: ::prost::bytes::Bytes,
+}
+/// A board after some entry.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BoardSnapshot {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub epoch: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "3")]
+    pub last: u64,
+    /// The last notice that had to make place before it expired.
+    #[prost(uint64, tag = "4")]
+    pub lost: u64,
+    /// The oldest first.
+    #[prost(message, repeated, tag = "5")]
+    pub notices: ::prost::alloc::vec::Vec<Notice>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Notice {
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    #[prost(uint64, tag = "2")]
+    pub time_ms: u64,
+    #[prost(uint64, tag = "3")]
+    pub expires_ms: u64,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub id: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "5")]
+    pub payload: ::prost::bytes::Bytes,
+}

@@ -2,6 +2,7 @@
 //!
 //! * [`inbox::Inbox`]: a user's direct messages, with the last one read and a list of blocked users;
 //! * [`group::Group`], [`roster::Roster`] and [`segment::Segment`]: a group, its members, and what is said in it;
+//! * [`board::Board`]: what servers tell many users at once;
 //! * [`presence`]: who is online. It is not kept, but heard from all nodes, and no log feeds it.
 //!
 //! As in `tombolo-room`, every node that needs a thing applies the same entries in the same order and so
@@ -36,6 +37,7 @@
 //! No clock, no entropy, no engine: where entries come from is not this crate's business.
 #![forbid(unsafe_code)]
 
+pub mod board;
 mod generated;
 pub mod group;
 pub mod inbox;

@@ -66,6 +66,13 @@ impl Time {
         self.0
     }
 
+    /// So much later.
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(millis))
+    }
+
     /// That much earlier; the Unix epoch at the earliest.
     #[must_use]
     pub fn before(self, duration: Duration) -> Self {

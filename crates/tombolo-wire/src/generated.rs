@@ -1667,6 +1667,95 @@ pub struct GroupOver {
     #[prost(string, tag = "1")]
     pub reason: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NoticeRequest {
+    #[prost(oneof = "notice_request::Kind", tags = "1, 2")]
+    pub kind: ::core::option::Option<notice_request::Kind>,
+}
+/// Nested message and enum types in `NoticeRequest`.
+pub mod notice_request {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        Open(super::OpenNotices),
+        #[prost(message, tag = "2")]
+        Close(super::CloseNotices),
+    }
+}
+/// Asks to be told the notices of all boards that are for the device's user: those after its places, all
+/// that have not expired where it has none, and those to come.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OpenNotices {
+    #[prost(message, repeated, tag = "1")]
+    pub after: ::prost::alloc::vec::Vec<NoticePlace>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CloseNotices {}
+/// A place on a board.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NoticePlace {
+    /// "all", or a tag.
+    #[prost(string, tag = "1")]
+    pub board: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub at: ::core::option::Option<Place>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NoticeResponse {
+    #[prost(oneof = "notice_response::Result", tags = "1, 2")]
+    pub result: ::core::option::Option<notice_response::Result>,
+}
+/// Nested message and enum types in `NoticeResponse`.
+pub mod notice_response {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Result {
+        /// What is told of it follows.
+        #[prost(message, tag = "1")]
+        Opened(super::NoticesOpened),
+        #[prost(message, tag = "2")]
+        Closed(super::NoticesClosed),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NoticesOpened {
+    #[prost(string, repeated, tag = "1")]
+    pub boards: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NoticesClosed {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NoticeEvent {
+    /// Up to where everything has been told, this included.
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<NoticePlace>,
+    #[prost(oneof = "notice_event::Kind", tags = "2, 3")]
+    pub kind: ::core::option::Option<notice_event::Kind>,
+}
+/// Nested message and enum types in `NoticeEvent`.
+pub mod notice_event {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "2")]
+        Notice(super::Notice),
+        /// Notices that had not expired are not known any more.
+        #[prost(message, tag = "3")]
+        Lost(super::NoticesLost),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Notice {
+    #[prost(uint64, tag = "1")]
+    pub time_ms: u64,
+    #[prost(uint64, tag = "2")]
+    pub expires_ms: u64,
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub id: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub payload: ::prost::bytes::Bytes,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NoticesLost {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PresenceRequest {
     #[prost(oneof = "presence_request::Kind", tags = "1, 2, 3, 4")]
@@ -1780,7 +1869,7 @@ impl Presence {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SocialRequest {
-    #[prost(oneof = "social_request::Kind", tags = "1, 2, 3")]
+    #[prost(oneof = "social_request::Kind", tags = "1, 2, 3, 4")]
     pub kind: ::core::option::Option<social_request::Kind>,
 }
 /// Nested message and enum types in `SocialRequest`.
@@ -1793,11 +1882,13 @@ pub mod social_request {
         Group(super::GroupRequest),
         #[prost(message, tag = "3")]
         Presence(super::PresenceRequest),
+        #[prost(message, tag = "4")]
+        Notices(super::NoticeRequest),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SocialResponse {
-    #[prost(oneof = "social_response::Result", tags = "1, 2, 3")]
+    #[prost(oneof = "social_response::Result", tags = "1, 2, 3, 4")]
     pub result: ::core::option::Option<social_response::Result>,
 }
 /// Nested message and enum types in `SocialResponse`.
@@ -1810,11 +1901,13 @@ pub mod social_response {
         Group(super::GroupResponse),
         #[prost(message, tag = "3")]
         Presence(super::PresenceResponse),
+        #[prost(message, tag = "4")]
+        Notices(super::NoticeResponse),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SocialEvent {
-    #[prost(oneof = "social_event::Kind", tags = "1, 2, 3")]
+    #[prost(oneof = "social_event::Kind", tags = "1, 2, 3, 4")]
     pub kind: ::core::option::Option<social_event::Kind>,
 }
 /// Nested message and enum types in `SocialEvent`.
@@ -1828,6 +1921,8 @@ pub mod social_event {
         /// What has changed of those that are followed.
         #[prost(message, tag = "3")]
         Presence(super::UserStatuses),
+        #[prost(message, tag = "4")]
+        Notice(super::NoticeEvent),
     }
 }
 /// Device to node.

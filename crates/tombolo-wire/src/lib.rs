@@ -43,8 +43,10 @@ pub use address::AddressError;
 pub use keys::{KeysError, PublicKeys};
 pub use name::{
     COMMAND_BYTES_MAX, CommandName, FIELD_BYTES_MAX, FieldId, GROUP_BYTES_MAX, GroupName,
-    NODE_BYTES_MAX, NameError, NodeId, ROOM_BYTES_MAX, RoomId, USER_BYTES_MAX, UserId,
+    NODE_BYTES_MAX, NameError, NodeId, ROOM_BYTES_MAX, RoomId, TAG_BYTES_MAX, TagName,
+    USER_BYTES_MAX, UserId,
 };
+pub use token::TAGS_MAX;
 pub use url::{CertificatePin, PORT_DEFAULT, ServerUrl, UrlError};
 
 /// The contract version that this crate speaks; carried in `Hello`.

@@ -19,6 +19,9 @@ pub const GROUP_BYTES_MAX: usize = 64;
 /// Longest [`FieldId`], in bytes.
 pub const FIELD_BYTES_MAX: usize = 64;
 
+/// Longest [`TagName`], in bytes.
+pub const TAG_BYTES_MAX: usize = 64;
+
 /// Longest [`CommandName`], in bytes.
 pub const COMMAND_BYTES_MAX: usize = 64;
 
@@ -40,6 +43,11 @@ pub struct GroupName(Arc<str>);
 /// The name of a field: 1 to 64 bytes of `[A-Za-z0-9._~@-]`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FieldId(Arc<str>);
+
+/// Something that many users have in common, as an application names it in their tokens: 1 to 64 bytes of
+/// `[A-Za-z0-9._~@-]`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TagName(Arc<str>);
 
 /// The name of a command that a game understands: 1 to 64 bytes of `[A-Za-z0-9._~@-]`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,6 +146,7 @@ name!(UserId, USER_BYTES_MAX);
 name!(RoomId, ROOM_BYTES_MAX);
 name!(GroupName, GROUP_BYTES_MAX);
 name!(FieldId, FIELD_BYTES_MAX);
+name!(TagName, TAG_BYTES_MAX);
 name!(CommandName, COMMAND_BYTES_MAX);
 name!(NodeId, NODE_BYTES_MAX);
 

@@ -29,8 +29,8 @@ use jsonwebtoken as jwt;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::name::UserId;
 use crate::v1::ErrorCode;
+use crate::{TagName, UserId};
 
 /// The audience (`aud`) of every device token.
 pub const AUDIENCE: &str = "tombolo";
@@ -44,6 +44,9 @@ pub const SECRET_BYTES_MIN: usize = 32;
 /// How far the issuer's clock may be ahead of ours for `nbf`.
 pub const NOT_BEFORE_LEEWAY: Duration = Duration::from_secs(10);
 
+/// The most tags of a token.
+pub const TAGS_MAX: usize = 16;
+
 /// What a token says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -54,6 +57,8 @@ pub struct Claims {
     pub expires: Duration,
     /// Since the Unix epoch (`nbf`): not valid before.
     pub not_before: Option<Duration>,
+    /// What notices are for it beside those for everybody (`tags`), at most [`TAGS_MAX`].
+    pub tags: Vec<TagName>,
 }
 
 impl Claims {
@@ -64,6 +69,7 @@ impl Claims {
             user,
             expires,
             not_before: None,
+            tags: Vec::new(),
         }
     }
 }
@@ -108,6 +114,7 @@ impl SigningKey {
             aud: AUDIENCE,
             exp: claims.expires.as_secs(),
             nbf: claims.not_before.map(|at| at.as_secs()),
+            tags: claims.tags.iter().map(TagName::as_str).collect(),
         };
         jwt::encode(&self.header, &claims, &self.key).map_err(|_| MintError)
     }
@@ -235,10 +242,17 @@ impl KeySet {
         }
         let user = claims.sub.ok_or(TokenError::MissingClaim("sub"))?;
         let user = UserId::parse(&user).map_err(|_| TokenError::BadUser)?;
+        if claims.tags.len() > TAGS_MAX {
+            return Err(TokenError::BadTag);
+        }
+        let tags = claims.tags.iter().map(|tag| TagName::parse(tag));
+        let tags = tags.collect::<Result<_, _>>();
+        let tags = tags.map_err(|_| TokenError::BadTag)?;
         Ok(Claims {
             user,
             expires,
             not_before,
+            tags,
         })
     }
 
@@ -320,6 +334,9 @@ pub enum TokenError {
     /// `sub` is no [`UserId`].
     #[error("token names no valid user")]
     BadUser,
+    /// `tags` has too many, or one that is no [`TagName`].
+    #[error("token has too many tags, or one that is no tag")]
+    BadTag,
 }
 
 impl TokenError {
@@ -336,7 +353,8 @@ impl TokenError {
             | Self::WrongAudience
             | Self::NotYetValid
             | Self::MissingClaim(_)
-            | Self::BadUser => ErrorCode::TokenInvalid,
+            | Self::BadUser
+            | Self::BadTag => ErrorCode::TokenInvalid,
         }
     }
 }
@@ -348,6 +366,8 @@ struct MintedClaims<'a> {
     exp: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     nbf: Option<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<&'a str>,
 }
 
 #[derive(Deserialize)]
@@ -370,6 +390,8 @@ struct ReceivedClaims {
     aud: Option<Audience>,
     exp: Option<f64>,
     nbf: Option<f64>,
+    #[serde(default)]
+    tags: Vec<String>,
 }
 
 /// RFC 7519 §4.1.3: one text or several.

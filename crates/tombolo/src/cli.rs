@@ -28,6 +28,8 @@ pub(crate) enum Command {
     Users(crate::operate::PageArgs),
     /// Empty a node: its devices go on over others
     Drain(crate::operate::DrainArgs),
+    /// Tell users something, now or when they come back
+    Notify(crate::operate::NotifyArgs),
     /// Have devices of busy nodes go on over others
     Rebalance(crate::operate::RebalanceArgs),
     /// Run just the STUN and TURN server, as operators of coturn know it

@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         Command::Rooms(args) => in_small_runtime(operate::rooms(args)),
         Command::Users(args) => in_small_runtime(operate::users(args)),
         Command::Drain(args) => in_small_runtime(operate::drain(args)),
+        Command::Notify(args) => in_small_runtime(operate::notify(args)),
         Command::Rebalance(args) => in_small_runtime(operate::rebalance(args)),
         Command::Turn(args) => in_small_runtime(turn::run(*args)),
         Command::ApiKey(args) => api_key::run(&args),

@@ -12,7 +12,7 @@ use tombolo_node::{Asked, NodeStatus, Page, RoomStatus, UserStatus};
 
 use crate::admin::client::ask;
 use crate::output::{Style, json, line_of_text};
-use crate::serve::admin::{DrainRequest, Nodes, Rebalanced, Which};
+use crate::serve::admin::{DrainRequest, Nodes, Notified, NotifyRequest, Rebalanced, Which};
 
 /// Where the cluster is.
 #[derive(Debug, Args)]
@@ -61,6 +61,22 @@ pub(crate) struct DrainArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct NotifyArgs {
+    /// What to tell them
+    #[arg(value_name = "TEXT")]
+    text: String,
+    /// Those whose tokens have this tag; all for everybody
+    #[arg(long, value_name = "TAG", default_value = "all")]
+    to: String,
+    /// Seconds after which nobody needs to be told any more
+    #[arg(long, value_name = "S", default_value_t = 86_400,
+        value_parser = clap::value_parser!(u64).range(1..=2_592_000))]
+    lasts: u64,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct RebalanceArgs {
     #[command(flatten)]
     at: At,
@@ -86,6 +102,7 @@ enum Event<'a> {
         allocations_left: u64,
     },
     Rebalanced(&'a Rebalanced),
+    Notified(&'a Notified),
 }
 
 /// Lists the nodes.
@@ -226,6 +243,27 @@ fn tell_drained(
         sessions_left == 0 && allocations_left == 0,
         "{sessions_left} sessions and {allocations_left} allocations were left when the time was up"
     );
+    Ok(())
+}
+
+/// Tells users something.
+pub(crate) async fn notify(args: NotifyArgs) -> anyhow::Result<()> {
+    let NotifyArgs {
+        text,
+        to,
+        lasts,
+        at,
+    } = args;
+    let request = NotifyRequest {
+        to,
+        text,
+        lasts_s: lasts,
+    };
+    let answer: Notified = ask(&at.admin, Method::POST, "/v1/notices", &request).await?;
+    match Style::of(at.json) {
+        Style::Json => json(&Event::Notified(&answer))?,
+        Style::Person => line_of_text(&format!("notice {} is told", answer.number))?,
+    }
     Ok(())
 }
 

@@ -414,6 +414,7 @@ async fn ask_direct(
         }) => Ok(result),
         social_response::Result::Direct(_)
         | social_response::Result::Group(_)
+        | social_response::Result::Notices(_)
         | social_response::Result::Presence(_) => Err(other_question()),
     }
 }

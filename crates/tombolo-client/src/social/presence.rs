@@ -329,6 +329,7 @@ async fn ask_presence(
             result: Some(result),
         }) => Ok(result),
         social_response::Result::Presence(_)
+        | social_response::Result::Notices(_)
         | social_response::Result::Direct(_)
         | social_response::Result::Group(_) => Err(other_question()),
     }

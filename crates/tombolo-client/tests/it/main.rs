@@ -11,6 +11,7 @@ mod lab;
 mod links;
 mod matches;
 mod moves;
+mod notices;
 mod presence;
 mod rooms;
 mod script;

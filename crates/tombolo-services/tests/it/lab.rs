@@ -140,6 +140,7 @@ pub(crate) struct Device {
     pub(crate) inbox: Inbox,
     pub(crate) resume_token: Option<Bytes>,
     pub(crate) token_expires: Duration,
+    pub(crate) tags: Vec<String>,
     next_request: u64,
     /// Whether more is heard of rooms than who comes and goes.
     pub(crate) hears_all: bool,
@@ -159,6 +160,7 @@ impl Device {
             inbox: Inbox::new(),
             resume_token: None,
             token_expires: UNIX_NOW + Duration::from_secs(60),
+            tags: Vec::new(),
             next_request: 1,
             hears_all: false,
         }
@@ -167,7 +169,7 @@ impl Device {
     pub(crate) fn hello(&mut self) -> ClientFrame {
         let hello = v1::Hello {
             version: VERSION,
-            token: token_until(&self.user, self.token_expires),
+            token: token_until(&self.user, self.token_expires, &self.tags),
             keys: Some(self.keys.clone()),
             resume: self.resume_token.clone().map(|token| v1::Resume { token }),
             agent: "test".into(),
@@ -504,11 +506,12 @@ fn is_about_state(body: Option<&server_frame::Body>) -> bool {
 }
 
 pub(crate) fn token(user: &str) -> String {
-    token_until(user, UNIX_NOW + Duration::from_secs(60))
+    token_until(user, UNIX_NOW + Duration::from_secs(60), &[])
 }
 
-fn token_until(user: &str, expires: Duration) -> String {
-    let claims = Claims::new(UserId::parse(user).unwrap(), expires);
+fn token_until(user: &str, expires: Duration, tags: &[String]) -> String {
+    let mut claims = Claims::new(UserId::parse(user).unwrap(), expires);
+    claims.tags = tags.iter().map(|tag| tag.parse().unwrap()).collect();
     SigningKey::hs256("test", &SECRET)
         .unwrap()
         .mint(&claims)

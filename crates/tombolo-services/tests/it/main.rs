@@ -21,6 +21,7 @@ mod lab;
 mod matchmaker;
 mod messages;
 mod nodes;
+mod notices;
 mod presence;
 mod resume;
 mod rooms;

@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::unwrap_in_result)]
 #![allow(clippy::wildcard_enum_match_arm)]
 
+mod board;
 mod group;
 mod inbox;
 mod inbox_random;

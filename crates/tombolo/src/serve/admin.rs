@@ -1,4 +1,4 @@
-//! What the admin socket of a node answers. `tombolo nodes`, `rooms`, `users`, `drain` and `rebalance`
+//! What the admin socket of a node answers. `tombolo nodes`, `rooms`, `users`, `drain`, `rebalance` and `notify`
 //! ask it, and print the same JSON.
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tombolo_node::{
     Asked, NodeStatus, OperateError, Operator, Page, Range, RoomStatus, UserStatus,
 };
-use tombolo_wire::NodeId;
+use tombolo_wire::{NodeId, TagName};
 
 use crate::admin::Error;
 
@@ -50,6 +50,22 @@ pub(crate) struct DrainRequest {
     pub(crate) timeout_s: u64,
 }
 
+/// What users are told.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NotifyRequest {
+    pub(crate) to: String,
+    pub(crate) text: String,
+    pub(crate) lasts_s: u64,
+}
+
+/// Users are told.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Notified {
+    /// Of the notice, among those to the same users.
+    pub(crate) number: u64,
+}
+
 /// What every node was asked to move.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Rebalanced {
@@ -64,6 +80,7 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/users", get(users))
         .route("/v1/rooms", get(rooms))
         .route("/v1/rebalance", post(rebalance))
+        .route("/v1/notices", post(notify))
         .route("/v1/reload", post(reload))
         .fallback(|| async { Error::new(StatusCode::NOT_FOUND, "not_found", "no such path") })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -109,6 +126,23 @@ async fn rooms(
 ) -> Result<Json<Page<RoomStatus>>, Error> {
     let Query(which) = query?;
     Ok(Json(admin.operator.rooms(&which.range()?).await?))
+}
+
+async fn notify(
+    State(admin): Node,
+    request: Result<Json<NotifyRequest>, JsonRejection>,
+) -> Result<Json<Notified>, Error> {
+    let Json(request) = request?;
+    let to = TagName::parse(&request.to).map_err(|error| Error::bad(&format!("to: {error}")))?;
+    let lasts = Duration::from_secs(request.lasts_s);
+    let notified = admin.operator.notify(&to, request.text.into(), lasts).await;
+    let notified = notified.map_err(|reject| {
+        let status = StatusCode::UNPROCESSABLE_ENTITY;
+        Error::new(status, "not_told", &reject.to_string())
+    })?;
+    Ok(Json(Notified {
+        number: notified.number,
+    }))
 }
 
 async fn rebalance(State(admin): Node) -> Result<Json<Rebalanced>, Error> {
@@ -164,4 +198,4 @@ impl From<OperateError> for Error {
 /// Items in a page that asks for no other number.
 const PAGE: usize = 100;
 /// More than any request has.
-const BODY_BYTES_MAX: usize = 4 * 1024;
+const BODY_BYTES_MAX: usize = 32 * 1024;
