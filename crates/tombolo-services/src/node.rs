@@ -403,7 +403,7 @@ impl Node {
     pub(crate) fn stats(&self) -> Stats {
         let rooms = lock(&self.host_by_room).len();
         let sessions = lock(&self.sessions).by_id.len();
-        let mut stats = self.counters.stats(sessions, rooms);
+        let mut stats = self.counters.stats(sessions, rooms, self.social.logs());
         stats.fields.fields = self.fields.len();
         stats
     }

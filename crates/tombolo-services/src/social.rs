@@ -60,6 +60,12 @@ impl Social {
             presence: presence::Presence::new(config),
         }
     }
+
+    /// How many logs are read.
+    pub(crate) fn logs(&self) -> usize {
+        let of_groups = self.groups.len() + self.rosters.len() + self.segments.len();
+        self.inboxes.len() + of_groups + self.boards.len()
+    }
 }
 
 /// What a session is told of; it ends with the session.

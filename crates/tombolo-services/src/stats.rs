@@ -18,6 +18,12 @@ pub struct Stats {
     pub sessions: usize,
     /// Rooms that this node has members in now.
     pub rooms: usize,
+    /// Logs of users, groups and notices that this node reads now.
+    pub logs: usize,
+    /// How often such a log could not be read, because a later release has written to it.
+    pub logs_unreadable: u64,
+    /// Entries in such logs that are none, and change nothing.
+    pub entries_refused: u64,
     /// Sessions that went on after their connection broke.
     pub resumed: u64,
     /// Sessions that ended because nobody resumed them in time.
@@ -116,6 +122,8 @@ pub struct ClusterStats {
 /// What has happened so far.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
+    pub(crate) logs_unreadable: Counter,
+    pub(crate) entries_refused: Counter,
     pub(crate) resumed: Counter,
     pub(crate) expired: Counter,
     pub(crate) delivered: Counter,
@@ -190,11 +198,14 @@ impl Counters {
         *lock(&self.resumes_refused).entry(refusal).or_default() += 1;
     }
 
-    pub(crate) fn stats(&self, sessions: usize, rooms: usize) -> Stats {
+    pub(crate) fn stats(&self, sessions: usize, rooms: usize, logs: usize) -> Stats {
         let resumes_refused = lock(&self.resumes_refused);
         Stats {
             sessions,
             rooms,
+            logs,
+            logs_unreadable: self.logs_unreadable.value(),
+            entries_refused: self.entries_refused.value(),
             resumed: self.resumed.value(),
             expired: self.expired.value(),
             delivered: self.delivered.value(),

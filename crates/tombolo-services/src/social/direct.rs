@@ -11,7 +11,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tombolo_engine::Key;
 use tombolo_social::inbox::{Body, Done, Entry, Illegal, Inbox, Letter, PAYLOAD_BYTES_MAX};
-use tombolo_social::{MessageId, OperationId, Place};
+use tombolo_social::{EntryError, MessageId, OperationId, Place};
 use tombolo_wire::UserId;
 use tombolo_wire::v1::{
     self, ErrorCode, direct_event, direct_request, direct_response, server_frame, social_event,
@@ -304,9 +304,9 @@ impl Machine for Inbox {
         Some(self.snapshot())
     }
 
-    fn apply(&mut self, entry: &[u8]) -> Option<Applied<Self>> {
-        let entry = Entry::decode(entry).ok()?;
-        Some((entry.operation, self.apply(&entry)))
+    fn apply(&mut self, entry: &[u8]) -> Result<Applied<Self>, EntryError> {
+        let entry = Entry::decode(entry)?;
+        Ok((entry.operation, self.apply(&entry)))
     }
 
     fn tell(&self, node: &Arc<Node>, listener: &mut InboxListener) -> Told {

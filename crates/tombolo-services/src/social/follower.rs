@@ -1,6 +1,6 @@
 //! One log on one node: reads it and tells the sessions here that listen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, oneshot, watch};
 use tombolo_engine::{AppendError, Expect, Key, Offset, TailEvent};
 use tombolo_room::SessionId;
-use tombolo_social::OperationId;
+use tombolo_social::{EntryError, OperationId};
 use tombolo_wire::v1::ErrorCode;
 
 use super::unavailable;
@@ -38,8 +38,11 @@ pub(super) trait Machine: Default + Send + 'static {
     /// `None` when nothing is to be kept in the entries' place.
     fn snapshot(&self) -> Option<Bytes>;
 
-    /// Applies the next entry; `None` when it is none.
-    fn apply(&mut self, entry: &[u8]) -> Option<Applied<Self>>;
+    /// Applies the next entry.
+    ///
+    /// # Errors
+    /// When it is none.
+    fn apply(&mut self, entry: &[u8]) -> Result<Applied<Self>, EntryError>;
 
     /// Tells a listener what it has not been told yet.
     fn tell(&self, _: &Arc<Node>, _: &mut Self::Listener) -> Told {
@@ -75,20 +78,50 @@ pub(super) enum Outcome<M: Machine> {
 }
 
 /// The logs of one kind that a node reads.
-pub(super) struct Followers<M: Machine>(Mutex<BTreeMap<Key, Arc<Follower<M>>>>);
+pub(super) struct Followers<M: Machine> {
+    by_key: Mutex<BTreeMap<Key, Arc<Follower<M>>>>,
+    /// Those that nobody needed when they came here, the oldest first, and how often nobody had.
+    idle: Mutex<VecDeque<(Arc<Follower<M>>, u64)>>,
+}
 
 impl<M: Machine> Default for Followers<M> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self {
+            by_key: Mutex::default(),
+            idle: Mutex::default(),
+        }
     }
+}
+
+impl<M: Machine> Followers<M> {
+    /// How many logs are read.
+    pub(super) fn len(&self) -> usize {
+        lock(&self.by_key).len()
+    }
+
+    /// Nobody needs a log any more; returns one that is to be read no longer, when there are too many such.
+    fn note_idle(&self, idle: &Arc<Follower<M>>, count: u64) -> Option<(Arc<Follower<M>>, u64)> {
+        let mut all = lock(&self.idle);
+        all.push_back((Arc::clone(idle), count));
+        (all.len() > IDLE_MAX).then(|| all.pop_front()).flatten()
+    }
+}
+
+/// How far a log has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Behind,
+    /// All of it has been read once.
+    Synced,
+    /// A later release has written what this one cannot read.
+    Unreadable,
 }
 
 /// One log that a node reads.
 pub(super) struct Follower<M: Machine> {
     key: Key,
     state: Mutex<State<M>>,
-    /// Whether all of the log has been read once.
-    is_synced: watch::Sender<bool>,
+    standing: watch::Sender<Standing>,
     /// Changes when something was read.
     progress: watch::Sender<()>,
     stop: Notify,
@@ -135,6 +168,11 @@ impl<M: Machine> Drop for Following<M> {
         state.idle += 1;
         let idle = state.idle;
         drop(state);
+        // Whoever writes to many strangers must not fill the node with what belongs to them.
+        let over = M::followers(&self.node).note_idle(&self.follower, idle);
+        if let Some((oldest, idle)) = over {
+            oldest.release(&self.node, idle);
+        }
         let (node, follower) = (Arc::clone(&self.node), Arc::clone(&self.follower));
         self.node.runtime.spawn(async move {
             tokio::time::sleep(LINGER).await;
@@ -160,21 +198,23 @@ impl<M: Machine> Following<M> {
     /// Has a log read; returns once all of it was.
     pub(super) async fn begin(node: &Arc<Node>, key: Key) -> Result<Self, Reject> {
         let following = Self::enter(node, key)?;
-        let mut is_synced = following.follower.is_synced.subscribe();
-        let synced = is_synced.wait_for(|is_synced| *is_synced);
-        match tokio::time::timeout(node.config.engine_timeout, synced).await {
-            Ok(_) => {}
-            Err(_) => return Err(unavailable("the engine does not answer")),
+        let mut standing = following.follower.standing.subscribe();
+        let known = standing.wait_for(|standing| *standing != Standing::Behind);
+        match tokio::time::timeout(node.config.engine_timeout, known).await {
+            Ok(Ok(standing)) if *standing == Standing::Unreadable => Err(unreadable()),
+            Ok(_) => Ok(following.clone()),
+            Err(_) => Err(unavailable("the engine does not answer")),
         }
-        Ok(following)
     }
 
     fn enter(node: &Arc<Node>, key: Key) -> Result<Self, Reject> {
-        let mut followers = lock(&M::followers(node).0);
+        let mut followers = lock(&M::followers(node).by_key);
         let follower = match followers.get(&key) {
             Some(follower) => Arc::clone(follower),
             None => {
-                if followers.len() >= FOLLOWED_MAX {
+                // One for each session that is told, and one for each that asks.
+                let sessions = node.config.sessions_max;
+                if followers.len() >= sessions.saturating_mul(2).max(IDLE_MAX) + IDLE_MAX {
                     let message = "the node reads as much as it may: try again later";
                     return Err(Reject::new(ErrorCode::Limit, message));
                 }
@@ -234,6 +274,9 @@ impl<M: Machine> Following<M> {
         let (node, follower) = (&self.node, &self.follower);
         if node.cluster.is_out() {
             return Err(unavailable("this node is not part of its cluster"));
+        }
+        if *follower.standing.borrow() == Standing::Unreadable {
+            return Err(unreadable());
         }
         let (sender, outcome) = oneshot::channel();
         follower
@@ -307,7 +350,7 @@ impl<M: Machine> Follower<M> {
         Self {
             key,
             state: Mutex::new(state),
-            is_synced: watch::Sender::new(false),
+            standing: watch::Sender::new(Standing::Behind),
             progress: watch::Sender::new(()),
             stop: Notify::new(),
             is_behind: Notify::new(),
@@ -320,7 +363,7 @@ impl<M: Machine> Follower<M> {
 
     /// Ends reading, unless somebody has needed it since.
     fn release(self: &Arc<Self>, node: &Node, idle: u64) {
-        let mut followers = lock(&M::followers(node).0);
+        let mut followers = lock(&M::followers(node).by_key);
         let state = self.lock();
         if state.users == 0 && state.idle == idle {
             followers.remove(&self.key);
@@ -343,7 +386,12 @@ impl<M: Machine> Follower<M> {
                 loop {
                     tokio::select! {
                         event = tail.next() => match event {
-                            Some(event) => is_behind = self.handle_event(node, event),
+                            Some(event) => {
+                                is_behind = self.handle_event(node, event);
+                                if self.is_unreadable() {
+                                    break;
+                                }
+                            }
                             None => break,
                         },
                         () = self.is_behind.notified() => is_behind = true,
@@ -353,8 +401,33 @@ impl<M: Machine> Follower<M> {
                     }
                 }
             }
-            tokio::time::sleep(TAIL_DELAY).await;
+            if self.is_unreadable() {
+                tokio::time::sleep(UNREADABLE_DELAY).await;
+                // Perhaps somebody has put a snapshot in its place.
+                self.begin_anew();
+            } else {
+                tokio::time::sleep(TAIL_DELAY).await;
+            }
         }
+    }
+
+    fn is_unreadable(&self) -> bool {
+        *self.standing.borrow() == Standing::Unreadable
+    }
+
+    fn begin_anew(&self) {
+        let mut state = self.lock();
+        state.cursor = None;
+        state.machine = M::default();
+        self.standing.send_replace(Standing::Behind);
+    }
+
+    /// Reads a log no further that this release cannot read.
+    fn give_up(&self, node: &Node, state: &mut State<M>, why: &'static str) {
+        tracing::error!(log = %self.key, why, "log is unreadable");
+        node.counters.logs_unreadable.add(1);
+        state.give_up_waiting();
+        self.standing.send_replace(Standing::Unreadable);
     }
 
     /// Takes in what the log says; returns whether some listener is behind.
@@ -364,20 +437,29 @@ impl<M: Machine> Follower<M> {
             TailEvent::Entry { at, entry } => {
                 state.cursor = Some(at);
                 match state.machine.apply(&entry) {
-                    Some((operation, result)) => {
+                    Ok((operation, result)) => {
                         if let Some(waiting) = state.waiting_by_operation.remove(&operation) {
                             let _ = waiting.send(Outcome::Applied(result));
                         }
                     }
-                    None => tracing::error!(log = %self.key, "bad entry"),
+                    // What is of another version changes something there, what is malformed nothing anywhere.
+                    Err(EntryError::Version { version: 1.. }) => {
+                        self.give_up(node, &mut state, "an entry is of another version");
+                    }
+                    Err(error) => {
+                        tracing::error!(log = %self.key, %error, "bad entry");
+                        node.counters.entries_refused.add(1);
+                    }
                 }
-                self.keep_snapshot(node, &mut state, at);
+                if !self.is_unreadable() {
+                    self.keep_snapshot(node, &mut state, at);
+                }
             }
             TailEvent::Snapshot { at, state: bytes } => {
                 state.cursor = Some(at);
                 match M::restore(&bytes) {
                     Some(machine) => state.machine = machine,
-                    None => tracing::error!(log = %self.key, "bad snapshot"),
+                    None => self.give_up(node, &mut state, "its snapshot cannot be read"),
                 }
                 state.give_up_waiting();
             }
@@ -386,11 +468,13 @@ impl<M: Machine> Follower<M> {
                 state.machine = M::default();
                 state.give_up_waiting();
             }
+            TailEvent::Synced if self.is_unreadable() => {}
             TailEvent::Synced => {
-                self.is_synced.send_replace(true);
+                self.standing.send_replace(Standing::Synced);
             }
         }
-        let is_behind = *self.is_synced.borrow() && state.tell(node);
+        let is_synced = *self.standing.borrow() == Standing::Synced;
+        let is_behind = is_synced && state.tell(node);
         drop(state);
         self.progress.send_replace(());
         is_behind
@@ -439,8 +523,12 @@ impl<M: Machine> State<M> {
     }
 }
 
-/// Logs of one kind that a node reads at the same time.
-const FOLLOWED_MAX: usize = 65_536;
+fn unreadable() -> Reject {
+    unavailable("a later release has written what this node cannot read")
+}
+
+/// Logs of one kind that a node goes on to read although nobody needs them.
+const IDLE_MAX: usize = 256;
 
 /// How long a log is read that nobody needs.
 const LINGER: Duration = Duration::from_secs(10);
@@ -450,6 +538,9 @@ const ATTEMPTS_MAX: usize = 4;
 
 /// Between two attempts to tell listeners that are behind.
 const TELL_DELAY: Duration = Duration::from_millis(50);
+
+/// Between two attempts to read a log that cannot be read.
+const UNREADABLE_DELAY: Duration = Duration::from_secs(30);
 
 /// Between two attempts to read a log.
 const TAIL_DELAY: Duration = Duration::from_millis(250);

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tombolo_engine::Key;
 use tombolo_social::board::{Board, Done, Entry, Notice, PAYLOAD_BYTES_MAX};
-use tombolo_social::{MessageId, OperationId, Place, Time};
+use tombolo_social::{EntryError, MessageId, OperationId, Place, Time};
 use tombolo_wire::v1::{
     self, ErrorCode, notice_event, notice_request, notice_response, server_frame, social_event,
     social_response,
@@ -249,10 +249,10 @@ impl Machine for Board {
         Some(self.snapshot())
     }
 
-    fn apply(&mut self, entry: &[u8]) -> Option<Applied<Self>> {
-        let entry = Entry::decode(entry).ok()?;
+    fn apply(&mut self, entry: &[u8]) -> Result<Applied<Self>, EntryError> {
+        let entry = Entry::decode(entry)?;
         let operation: OperationId = entry.operation;
-        Some((operation, Ok(self.apply(&entry))))
+        Ok((operation, Ok(self.apply(&entry))))
     }
 
     fn tell(&self, node: &Arc<Node>, listener: &mut NoticeListener) -> Told {

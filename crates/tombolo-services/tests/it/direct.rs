@@ -399,6 +399,47 @@ async fn bad_entries_in_a_log_change_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_log_that_a_later_release_wrote_to_is_reported_and_read_again_later() {
+    let local = Local::new(LocalConfig::default());
+    let lab = Lab::on(Arc::new(local.clone()), |_| {});
+    let mut alice = Talker::new(&lab, "alice").await;
+    let mut bob = Talker::new(&lab, "bob").await;
+    bob.open(None).await.unwrap();
+    alice.direct("bob", 1, b"before").await.unwrap();
+    // A snapshot makes up for what this release could not read.
+    let inbox = Key::new(["inbox", "bob"]).unwrap();
+    let mut tail = local.tail(&inbox, None).await.unwrap();
+    let mut known = tombolo_social::inbox::Inbox::new();
+    while let Some(TailEvent::Entry { entry, .. }) = tail.next().await {
+        known.apply(&Entry::decode(&entry).unwrap()).unwrap();
+    }
+    // Its version is its first field.
+    let later = Bytes::from_static(&[0x08, 0x07]);
+    let at = local.append(&inbox, later, Expect::Any, OperationId([5; 16]));
+    let at = at.await.unwrap();
+    let refused = alice.direct("bob", 2, b"unread").await;
+    assert_eq!(refused.unwrap_err(), ErrorCode::Unavailable);
+    assert_eq!(lab.services.stats().logs_unreadable, 1);
+    local.snapshot(&inbox, at, known.snapshot()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    alice.direct("bob", 3, b"after").await.unwrap();
+    assert_eq!(bob.directs().await, ["1 alice before", "2 alice after"]);
+    assert_eq!(lab.services.stats().logs_unreadable, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_writes_to_many_strangers_does_not_fill_the_node() {
+    let lab = Lab::with(|config| config.directs.burst = 1_000);
+    let mut mallory = Talker::new(&lab, "mallory").await;
+    for number in 0..600 {
+        let nobody = format!("nobody-{number}");
+        let refused = mallory.direct(&nobody, 1, b"hello").await;
+        assert_eq!(refused.unwrap_err(), ErrorCode::NoSuchUser);
+        assert!(lab.services.stats().logs <= 257);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_long_lived_inbox_is_the_same_for_who_comes_late() {
     let (nodes, _) = cluster::<2>().await;
     let mut bob = Talker::new(&nodes[0].lab, "bob").await;

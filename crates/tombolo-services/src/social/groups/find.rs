@@ -7,7 +7,7 @@ use tombolo_engine::Key;
 use tombolo_social::group::{self, Group, Settings};
 use tombolo_social::roster::{self, Actor, DEPTH_MAX, Illegal, Member, Roster, Seed, part_of};
 use tombolo_social::segment::{self, Done, Full, POSTS_MAX, Segment};
-use tombolo_social::{MessageId, OperationId};
+use tombolo_social::{EntryError, MessageId, OperationId};
 use tombolo_wire::v1::ErrorCode;
 use tombolo_wire::{GroupName, UserId};
 
@@ -316,9 +316,9 @@ impl Machine for Group {
         Some(self.snapshot())
     }
 
-    fn apply(&mut self, entry: &[u8]) -> Option<Applied<Self>> {
-        let entry = group::Entry::decode(entry).ok()?;
-        Some((entry.operation, self.apply(&entry)))
+    fn apply(&mut self, entry: &[u8]) -> Result<Applied<Self>, EntryError> {
+        let entry = group::Entry::decode(entry)?;
+        Ok((entry.operation, self.apply(&entry)))
     }
 }
 
@@ -341,9 +341,9 @@ impl Machine for Roster {
         Some(self.snapshot())
     }
 
-    fn apply(&mut self, entry: &[u8]) -> Option<Applied<Self>> {
-        let entry = roster::Entry::decode(entry).ok()?;
-        Some((entry.operation, self.apply(&entry)))
+    fn apply(&mut self, entry: &[u8]) -> Result<Applied<Self>, EntryError> {
+        let entry = roster::Entry::decode(entry)?;
+        Ok((entry.operation, self.apply(&entry)))
     }
 }
 
@@ -367,9 +367,9 @@ impl Machine for Segment {
         None
     }
 
-    fn apply(&mut self, entry: &[u8]) -> Option<Applied<Self>> {
-        let entry = segment::Entry::decode(entry).ok()?;
-        Some((entry.operation, self.apply(&entry)))
+    fn apply(&mut self, entry: &[u8]) -> Result<Applied<Self>, EntryError> {
+        let entry = segment::Entry::decode(entry)?;
+        Ok((entry.operation, self.apply(&entry)))
     }
 }
 
