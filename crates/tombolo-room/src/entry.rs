@@ -138,6 +138,8 @@ pub struct Membership {
     pub node: NodeId,
     /// Which of the node's incarnations; later ones are greater.
     pub incarnation: u64,
+    /// Which of the device's sessions it is; later ones are greater, and 0 is none of them.
+    pub life: u64,
 }
 
 /// Why a member left.
@@ -296,6 +298,16 @@ impl Join {
             password: None,
             properties: Vec::new(),
         }
+    }
+}
+
+impl Membership {
+    /// Whether this is of an earlier session of the same device as another one. Of different devices of
+    /// one user nobody can tell.
+    pub(crate) fn is_older_than(&self, other: &Self) -> bool {
+        self.session != other.session
+            && self.keys == other.keys
+            && (1..other.life).contains(&self.life)
     }
 }
 

@@ -201,6 +201,9 @@ pub enum Illegal {
     /// A `Joined` or `Returned` of the session that is the member, from where it is.
     #[error("session is a member already")]
     Member,
+    /// A `Joined` of a session of a device that takes part with a later one.
+    #[error("session is older than the one that is the member")]
+    Stale,
     /// By or about a session that is no member (any more), or is not present.
     #[error("session is no member")]
     NotMember,

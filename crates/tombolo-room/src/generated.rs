@@ -91,6 +91,9 @@ pub struct Joined {
     /// The member's first properties, unless it has some.
     #[prost(message, repeated, tag = "9")]
     pub properties: ::prost::alloc::vec::Vec<::tombolo_wire::v1::PropertyChange>,
+    /// Which of the device's sessions it is: later ones have greater numbers. 0 when that is not known.
+    #[prost(uint64, tag = "10")]
+    pub life: u64,
 }
 /// A session's connection broke, or its node has gone: the seat is kept for a while.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -21,6 +21,7 @@
 //! #     keys: PublicKeys { identity: [2; 32], seal: [3; 32] },
 //! #     node: "node-1".parse()?,
 //! #     incarnation: 1,
+//! #     life: 1,
 //! # };
 //! let first = Join::new("alice".parse()?, membership);
 //! let entry = Entry {

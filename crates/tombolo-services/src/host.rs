@@ -349,6 +349,7 @@ impl Host {
             keys: session.keys,
             node: node.name().clone(),
             incarnation: node.incarnation(),
+            life: session.life,
         };
         let is_known = state.room.membership(&user).is_some();
         let (body, expect) = match (state.room.is_open(), mode) {
@@ -677,6 +678,7 @@ mod tests {
                 },
                 node: NodeId::parse("node").unwrap(),
                 incarnation: 1,
+                life: 1,
             };
             let join = tombolo_room::Join::new(user, membership);
             let settings = Settings {

@@ -83,6 +83,8 @@ pub(crate) struct Caller {
     pub(crate) resume: Option<ResumeName>,
     /// What the device has received, if it resumes.
     pub(crate) ack: u64,
+    /// Which of the device's sessions this would be.
+    pub(crate) life: u64,
 }
 
 impl Services {
@@ -280,6 +282,7 @@ impl Services {
             keys,
             resume,
             agent,
+            life,
         } = hello;
         if version != VERSION {
             let message = format!("this node speaks version {VERSION}, not {version}");
@@ -310,6 +313,7 @@ impl Services {
             tags,
             resume: resume.and_then(|resume| self.parse_resume(&resume.token)),
             ack: frame.ack,
+            life,
         })
     }
 

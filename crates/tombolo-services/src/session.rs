@@ -32,6 +32,8 @@ pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) user: UserId,
     pub(crate) keys: PublicKeys,
+    /// Which of the device's sessions it is; 0 when the device does not count.
+    pub(crate) life: u64,
     account: SharedAccount,
     /// Frames and requests of the device that are being carried out. Grows under the lock only.
     pub(crate) pending: AtomicUsize,
@@ -178,6 +180,7 @@ impl Session {
             id,
             user: caller.user.clone(),
             keys: caller.keys,
+            life: caller.life,
             account,
             pending: AtomicUsize::new(0),
             settled: watch::Sender::new(true),

@@ -2023,6 +2023,11 @@ pub struct Hello {
     /// Free text for logs, for example "tombolo-client/0.1 linux".
     #[prost(string, tag = "5")]
     pub agent: ::prost::alloc::string::String,
+    /// Counts the device's hellos from 1, so that a session which this one begins is known to be newer than
+    /// those before: nothing of theirs that comes late puts it out of a room. 0 when the device does not
+    /// count.
+    #[prost(uint64, tag = "6")]
+    pub life: u64,
 }
 /// Who a device proves to be towards its peers; pinned by introductions.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -212,6 +212,7 @@ pub(crate) async fn open(
         config: Arc::new(config),
         state: State::default(),
         resume_token: None,
+        life: 0,
         commands,
         events,
     };
@@ -249,6 +250,8 @@ struct Driver {
     pulse: Pulse,
     state: State,
     resume_token: Option<Bytes>,
+    /// How often it was tried to open a session, or to go on with one.
+    life: u64,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Event>,
 }

@@ -121,7 +121,7 @@ impl Driver {
     }
 
     /// Begins to look for another node, while the connection goes on.
-    pub(super) fn begin_move(&self, moving: &mut Move) {
+    pub(super) fn begin_move(&mut self, moving: &mut Move) {
         let was = std::mem::replace(&mut moving.reason, Reason::Asked);
         if !moving.is_under_way() || was == Reason::Suspicion && !moving.is_greeting() {
             self.try_move(moving, jitter(MOVE_JITTER));
@@ -129,14 +129,14 @@ impl Driver {
     }
 
     /// The same because the node is silent, unless there is no other.
-    pub(super) fn begin_escape(&self, moving: &mut Move) {
+    pub(super) fn begin_escape(&mut self, moving: &mut Move) {
         if !moving.is_under_way() && !self.nodes.elsewhere().is_empty() {
             moving.reason = Reason::Suspicion;
             self.try_move(moving, jitter(ESCAPE_JITTER));
         }
     }
 
-    fn try_move(&self, moving: &mut Move, pause: Duration) {
+    fn try_move(&mut self, moving: &mut Move, pause: Duration) {
         let attempt = self.attempt(self.nodes.elsewhere());
         let is_greeting = Arc::clone(&moving.is_greeting);
         is_greeting.store(false, Ordering::Relaxed);
@@ -192,13 +192,15 @@ impl Driver {
         }
     }
 
-    fn attempt(&self, candidates: Vec<(ServerUrl, Duration)>) -> Attempt {
+    fn attempt(&mut self, candidates: Vec<(ServerUrl, Duration)>) -> Attempt {
+        self.life += 1;
         Attempt {
             endpoint: self.endpoint.clone(),
             config: self.config.clone(),
             candidates,
             resume_token: self.resume_token.clone(),
             ack: self.state.inbox.received(),
+            life: self.life,
         }
     }
 
@@ -245,6 +247,8 @@ struct Attempt {
     resume_token: Option<Bytes>,
     /// The last reliable frame that the device has received.
     ack: u64,
+    /// Greater than in any attempt before.
+    life: u64,
 }
 
 /// A node's welcome, and the last reliable frame that it has received.
@@ -412,6 +416,7 @@ impl Attempt {
             keys: Some(self.config.keys.clone()),
             resume: self.resume_token.clone().map(|token| Resume { token }),
             agent: self.config.agent.clone(),
+            life: self.life,
         };
         ClientFrame {
             ack: self.ack,

@@ -95,8 +95,10 @@ async fn changes_during_a_lost_session_are_told_after_it() {
     let script = Script::new().await;
     let (device, mut line) = script.device().await;
     let room = enter(&device, &mut line, "room", &["alice", "bob"]).await;
+    let life = line.life;
     drop(line);
     let mut line = script.accept().await;
+    assert!(line.life > life, "the new session is known to be newer");
     line.welcome(false).await;
     let rejoin = line.request().await;
     line.joined(&rejoin, &["alice", "carol"]).await;

@@ -53,9 +53,15 @@ impl Script {
         soon(async {
             let tls = self.accept_tls().await;
             let socket = tokio_tungstenite::accept_async(tls).await.unwrap();
-            let mut line = Line { socket, seq: 0 };
-            let greeting = line.receive().await;
-            assert!(matches!(greeting, Some(client_frame::Body::Hello(_))));
+            let mut line = Line {
+                socket,
+                seq: 0,
+                life: 0,
+            };
+            let Some(client_frame::Body::Hello(hello)) = line.receive().await else {
+                panic!("a device greets first");
+            };
+            line.life = hello.life;
             line
         })
         .await
@@ -88,6 +94,8 @@ pub(crate) struct Line {
     socket: WebSocketStream<TlsStream<TcpStream>>,
     /// Of the last reliable frame; the test carries it over to a resumed connection.
     pub(crate) seq: u64,
+    /// As the device's greeting said.
+    pub(crate) life: u64,
 }
 
 impl Line {

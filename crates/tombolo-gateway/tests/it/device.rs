@@ -355,6 +355,7 @@ pub(crate) fn hello(token: &str) -> ClientFrame {
         keys: Some(keys),
         resume: None,
         agent: "test".to_owned(),
+        life: 0,
     };
     ClientFrame {
         seq: 0,

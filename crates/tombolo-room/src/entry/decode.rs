@@ -159,6 +159,7 @@ pub(crate) fn parse_joined(joined: &wire::Joined) -> Parsed<Join> {
             },
             node: parse_node(&joined.node)?,
             incarnation: joined.incarnation,
+            life: joined.life,
         },
         reachability: joined.reachability,
         password: parse_password(&joined.password)?,

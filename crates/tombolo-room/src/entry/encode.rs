@@ -162,6 +162,7 @@ pub(crate) fn joined(join: &Join) -> wire::Joined {
         reachability: join.reachability,
         password: password(join.password),
         properties: changes(&join.properties),
+        life: join.membership.life,
     }
 }
 

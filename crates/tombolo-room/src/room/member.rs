@@ -99,6 +99,9 @@ impl Open {
         let Some(member) = self.member_by_user.get_mut(user) else {
             return self.on_newcomer(now, join, events);
         };
+        if join.membership.is_older_than(&member.membership) {
+            return Err(Illegal::Stale);
+        }
         let is_replaced =
             member.is_present() && member.membership.session != join.membership.session;
         if !is_replaced {

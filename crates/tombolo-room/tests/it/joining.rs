@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use tombolo_room::{
-    Act, Body, Event, Illegal, Join, LeftReason, MEMBERS_MAX, OPERATIONS_MAX,
+    Act, Body, Event, Illegal, Join, LeftReason, MEMBERS_MAX, Membership, OPERATIONS_MAX,
     OPERATIONS_REMEMBERED, Password, Reserve, Room, Settings, SettingsChange, Time,
 };
 
@@ -69,6 +69,52 @@ fn another_session_of_a_present_member_replaces_it_in_its_seat() {
     assert_eq!(world.drop("a", 1), Err(Illegal::NotMember));
     assert_eq!(world.room.membership(&user("a")), Some(&membership(3)));
     assert_eq!(world.names(), ["a", "b"]);
+}
+
+#[test]
+fn a_late_join_of_an_earlier_session_does_not_put_out_a_later_one_of_its_device() {
+    let of = |session, device, life| Membership {
+        life,
+        keys: membership(device).keys,
+        ..membership(session)
+    };
+    let mut world = World::with(seats(8), &["a"]);
+    let mut join = |membership: Membership| {
+        let joined = world.apply(Body::Joined(Join::new(user("b"), membership)));
+        // A room that somebody reads later knows as much.
+        world.room = Room::restore(&world.room.snapshot()).unwrap();
+        joined
+    };
+    join(of(2, 9, 2)).unwrap();
+    assert_eq!(join(of(1, 9, 1)), Err(Illegal::Stale));
+    join(of(3, 9, 3)).unwrap();
+    assert_eq!(join(of(2, 9, 2)), Err(Illegal::Stale));
+    assert_eq!(join(of(3, 9, 3)), Err(Illegal::Member));
+    // Of another device, or of one that does not count, nobody can tell whether it is older.
+    join(of(4, 8, 1)).unwrap();
+    join(of(5, 8, 0)).unwrap();
+    join(of(6, 8, 1)).unwrap();
+    world.drop("b", 6).unwrap();
+    let kept = of(6, 8, 1);
+    assert_eq!(world.room.membership(&user("b")), Some(&kept));
+}
+
+#[test]
+fn a_seat_that_is_kept_for_a_later_session_is_not_given_to_an_earlier_one() {
+    let of = |session, life| {
+        let keys = membership(9).keys;
+        let membership = Membership {
+            life,
+            keys,
+            ..membership(session)
+        };
+        Body::Joined(Join::new(user("b"), membership))
+    };
+    let mut world = World::with(seats(8), &["a"]);
+    world.apply(of(2, 2)).unwrap();
+    world.drop("b", 2).unwrap();
+    assert_eq!(world.apply(of(1, 1)), Err(Illegal::Stale));
+    world.apply(of(3, 3)).unwrap();
 }
 
 #[test]

@@ -159,6 +159,7 @@ impl Random {
         let membership = Membership {
             node: self.pick(&["node-1", "node-2"]).parse().unwrap(),
             incarnation: self.below(4),
+            life: self.below(3),
             ..membership(session.0[0])
         };
         Join {

@@ -177,6 +177,7 @@ pub(crate) fn membership(session: u8) -> Membership {
         },
         node: "node-1".parse().unwrap(),
         incarnation: 1,
+        life: 0,
     }
 }
 

@@ -94,6 +94,7 @@ pub(crate) fn reject(illegal: Illegal) -> Reject {
         Illegal::Open => ErrorCode::RoomExists,
         Illegal::Closed => ErrorCode::NoSuchRoom,
         Illegal::NotMember => ErrorCode::NotAMember,
+        Illegal::Stale => ErrorCode::Replaced,
         Illegal::NotOwner => ErrorCode::NotOwner,
         Illegal::NoSuch => ErrorCode::NoSuchThing,
         Illegal::Conflict | Illegal::NotInteger | Illegal::Member | Illegal::Repeated => {

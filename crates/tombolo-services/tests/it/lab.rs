@@ -173,6 +173,7 @@ impl Device {
             keys: Some(self.keys.clone()),
             resume: self.resume_token.clone().map(|token| v1::Resume { token }),
             agent: "test".into(),
+            life: 0,
         };
         let ack = self.inbox.take_ack();
         ClientFrame {

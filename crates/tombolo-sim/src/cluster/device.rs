@@ -72,6 +72,8 @@ pub(crate) struct Device {
     is_welcome: bool,
     /// When it tries again.
     pub(crate) retry_at: Instant,
+    /// How often it greeted a node.
+    hellos: u64,
     outbox: Outbox<ClientFrame>,
     inbox: Inbox,
     resume_token: Option<Bytes>,
@@ -104,6 +106,7 @@ impl Device {
             connection: None,
             is_welcome: false,
             retry_at: Instant::now(),
+            hellos: 0,
             outbox: Outbox::new(Limits::default()),
             inbox: Inbox::new(),
             resume_token: None,
@@ -140,6 +143,7 @@ impl Device {
 
     /// Connects, and goes on with its session where it can.
     pub(crate) async fn connect(&mut self, node: usize, services: &Services) {
+        self.hellos += 1;
         let identity: Vec<u8> = self.name.bytes().cycle().take(32).collect();
         let hello = v1::Hello {
             version: VERSION,
@@ -150,6 +154,7 @@ impl Device {
             }),
             resume: self.resume_token.clone().map(|token| v1::Resume { token }),
             agent: "simulated".into(),
+            life: self.hellos,
         };
         let frame = ClientFrame {
             seq: 0,
@@ -464,9 +469,9 @@ impl Device {
                 view.members.remove(&left.user);
                 if left.user == name {
                     (view.is_joined, view.is_synced) = (false, false);
-                    // A join of its last session may come late, and put it out.
                     if self.wants.contains(&room) && !self.is_between(&room) {
-                        self.join(&room);
+                        let reason = left.reason;
+                        return Err(format!("{name}: put out of {room}, {reason}"));
                     }
                 }
             }

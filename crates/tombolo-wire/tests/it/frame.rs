@@ -176,6 +176,7 @@ fn frames() -> Vec<v1::ClientFrame> {
             token: Bytes::from_static(&[3; 32]),
         }),
         agent: "test".into(),
+        life: 0,
     };
     vec![
         v1::ClientFrame {

@@ -161,6 +161,7 @@ fn client_frames() -> Vec<ClientFrame> {
                 token: Bytes::from_static(&[5; 32]),
             }),
             agent: "kept".into(),
+            life: 0,
         })),
         client(client_frame::Body::Ping(v1::Ping { nonce: 6 })),
         request(request::Kind::Join(join)),
