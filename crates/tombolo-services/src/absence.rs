@@ -53,6 +53,17 @@ impl Node {
         self.tell_rooms(session, &mut state);
     }
 
+    /// A room has it that a session is dropped, whoever said so: perhaps it was, a while ago or on
+    /// another node. If it is not, the room is told.
+    pub(crate) fn on_dropped_in(self: &Arc<Self>, session: &Arc<Session>, room: &RoomId) {
+        let mut state = session.lock();
+        let is_here = state.ended().is_none() && state.moved.is_none();
+        if is_here && state.host_by_room.contains_key(room) {
+            state.absence.told.insert(room.clone());
+            self.tell_rooms(session, &mut state);
+        }
+    }
+
     /// Has the session's rooms know whether it is dropped.
     pub(crate) fn tell_rooms(self: &Arc<Self>, session: &Arc<Session>, state: &mut State) {
         if state.absence.is_telling || state.untold().next().is_none() {

@@ -160,6 +160,9 @@ impl Host {
         for news in news::of_event(&state.room, event) {
             self.tell(node, state, &news);
         }
+        if let Event::Dropped { user, .. } = event {
+            self.on_dropped(node, state, user);
+        }
         if let Event::Joined {
             user, membership, ..
         }
@@ -220,6 +223,16 @@ impl Host {
         let (session, request) = (&pending.session, pending.request);
         self.welcome(node, state, session, request, pending.wish, created);
         node.room_events.emit(RoomEvent::Joined, &self.room, user);
+    }
+
+    /// A member is dropped, as the room has it; its session may be here and know better.
+    fn on_dropped(&self, node: &Arc<Node>, state: &State, user: &UserId) {
+        if let (Some(session), Some(membership)) =
+            (state.session(user), state.room.membership(user))
+            && session.id == membership.session
+        {
+            node.on_dropped_in(session, &self.room);
+        }
     }
 
     /// A member has gone: from here, if its session is here.
@@ -297,6 +310,13 @@ impl Host {
         // They came at some time before the snapshot.
         state.here_since.clear();
         self.on_replaced(node, state, &old);
+        let dropped = state
+            .room
+            .members()
+            .filter(|(_, member)| !member.is_present());
+        for (user, _) in dropped {
+            self.on_dropped(node, state, user);
+        }
         self.tell_anew(node, state, &old);
         for pending in pending.into_values() {
             let _ = pending.outcome.send(Outcome::Again);

@@ -89,8 +89,9 @@ pub(crate) struct Device {
     /// Which of its sessions this is: plain messages are in order within one.
     life: u64,
     sent: u64,
-    /// The last plain message of each sender: of which life, and which.
-    heard: BTreeMap<String, (u64, u64)>,
+    /// The last plain message of each life of each sender. What an earlier session said may still be on its
+    /// way from the node that it was on.
+    heard: BTreeMap<(String, u64), u64>,
     pub(crate) resumed: u64,
 }
 
@@ -503,11 +504,11 @@ impl Device {
         let (Some(life), Some(number)) = (numbers.next(), numbers.next()) else {
             return Err(format!("{}: hears what nobody said: {text}", self.name));
         };
-        let before = self.heard.insert(delivery.from.clone(), (life, number));
-        if let Some(before) = before.filter(|before| *before >= (life, number)) {
+        let before = self.heard.insert((delivery.from.clone(), life), number);
+        if let Some(before) = before.filter(|before| *before >= number) {
             let (name, from) = (&self.name, &delivery.from);
             return Err(format!(
-                "{name}: hears {from}'s {life} {number} after {before:?}"
+                "{name}: hears {from}'s {life} {number} after {before}"
             ));
         }
         Ok(())
