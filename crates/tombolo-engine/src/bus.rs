@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::sealed::{AnswerSealer, Context, Opener};
 use crate::{BoxFuture, Key, Pattern, Unavailable};
 
 /// Messages between nodes, at most once and fast.
@@ -79,6 +80,8 @@ pub struct Subscription {
     messages: mpsc::Receiver<Message>,
     /// Dropped since the last [`BusEvent::Lost`].
     lost: Arc<AtomicU64>,
+    /// `None` where messages are as they were published.
+    opener: Option<Opener>,
 }
 
 impl Subscription {
@@ -92,17 +95,36 @@ impl Subscription {
                 messages: sender,
                 lost: Arc::clone(&lost),
             },
-            Self { messages, lost },
+            Self {
+                messages,
+                lost,
+                opener: None,
+            },
         )
+    }
+
+    /// Yields only what is sealed as it should be, and opened.
+    pub(crate) fn opened_by(self, opener: Opener) -> Self {
+        let opener = Some(opener);
+        Self { opener, ..self }
     }
 
     /// Waits for what comes next; `None` when the engine has gone for good. Safe to cancel.
     pub async fn next(&mut self) -> Option<BusEvent> {
-        let lost = self.lost.swap(0, Ordering::Relaxed);
-        if lost > 0 {
-            return Some(BusEvent::Lost(lost));
+        loop {
+            let lost = self.lost.swap(0, Ordering::Relaxed);
+            if lost > 0 {
+                return Some(BusEvent::Lost(lost));
+            }
+            let Message { subject, payload } = self.messages.recv().await?;
+            let opened = match &mut self.opener {
+                None => Some(payload),
+                Some(opener) => opener.open(Context::Message(&subject), &payload),
+            };
+            if let Some(payload) = opened {
+                return Some(BusEvent::Message(Message { subject, payload }));
+            }
         }
-        self.messages.recv().await.map(BusEvent::Message)
     }
 }
 
@@ -146,6 +168,8 @@ impl Feed {
 #[derive(Debug)]
 pub struct Server {
     requests: mpsc::Receiver<Request>,
+    /// Of the subject that is served; `None` where requests are as they were sent.
+    opener: Option<(Key, Opener)>,
 }
 
 impl Server {
@@ -153,12 +177,29 @@ impl Server {
     #[must_use]
     pub fn new(requests_max: usize) -> (mpsc::Sender<Request>, Self) {
         let (sender, requests) = mpsc::channel(requests_max.max(1));
-        (sender, Self { requests })
+        let opener = None;
+        (sender, Self { requests, opener })
+    }
+
+    /// Yields only requests that are sealed as they should be, and opened.
+    pub(crate) fn opened_by(self, subject: Key, opener: Opener) -> Self {
+        let opener = Some((subject, opener));
+        Self { opener, ..self }
     }
 
     /// Waits for a request; `None` when the engine has gone for good. Safe to cancel.
     pub async fn next(&mut self) -> Option<Request> {
-        self.requests.recv().await
+        loop {
+            let mut request = self.requests.recv().await?;
+            let Some((subject, opener)) = &mut self.opener else {
+                return Some(request);
+            };
+            if let Some(payload) = opener.open(Context::Request(subject), &request.payload) {
+                let question = std::mem::replace(&mut request.payload, payload);
+                request.sealer = Some(opener.answer(question));
+                return Some(request);
+            }
+        }
     }
 }
 
@@ -168,6 +209,8 @@ pub struct Request {
     /// What it asks.
     pub payload: Bytes,
     answer: oneshot::Sender<Bytes>,
+    /// `None` where the answer goes as it is.
+    sealer: Option<AnswerSealer>,
 }
 
 impl Request {
@@ -175,12 +218,21 @@ impl Request {
     #[must_use]
     pub fn new(payload: Bytes) -> (Self, oneshot::Receiver<Bytes>) {
         let (answer, receiver) = oneshot::channel();
-        (Self { payload, answer }, receiver)
+        let request = Self {
+            payload,
+            answer,
+            sealer: None,
+        };
+        (request, receiver)
     }
 
     /// Answers; an asker that has gone is no error.
     pub fn answer(self, payload: Bytes) {
-        let _ = self.answer.send(payload);
+        let sealed = match self.sealer {
+            None => Some(payload),
+            Some(sealer) => sealer.seal(&payload),
+        };
+        let _ = sealed.map(|sealed| self.answer.send(sealed));
     }
 }
 

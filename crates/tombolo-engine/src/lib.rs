@@ -30,6 +30,8 @@
 //! # }
 //! ```
 //!
+//! Whoever can reach the servers of an engine can speak on its bus, unless it is [`Sealed`].
+//!
 //! [`conformance`] is the suite that every engine passes.
 #![forbid(unsafe_code)]
 
@@ -40,6 +42,7 @@ mod kv;
 mod local;
 mod log;
 mod nats;
+mod sealed;
 
 use std::pin::Pin;
 
@@ -55,9 +58,13 @@ pub use log::{
 pub use nats::{
     Nats, NatsAuth, NatsConfig, NatsError, NatsStats, NatsTls, Refusal, Version, VersionError,
 };
+pub use sealed::{SealError, SealKey, SealRefusal, SealStats, Sealed};
 
 /// Largest message, log entry or value, in bytes.
 pub const VALUE_BYTES_MAX: usize = 512 * 1024;
+
+/// Largest message of an engine, with the seal that may be around it.
+pub(crate) const BUS_BYTES_MAX: usize = VALUE_BYTES_MAX + sealed::SEAL_BYTES;
 
 /// Largest snapshot of a log, in bytes.
 pub const SNAPSHOT_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -3,7 +3,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tombolo_engine::{Engine, NatsConfig};
+use tombolo_engine::{Engine, NatsConfig, SealKey};
 use tombolo_gateway::ApiKey;
 use tombolo_relay::RelayConfig;
 use tombolo_services::{FieldConfig, HookSet, Hooks, MatchPool};
@@ -41,6 +41,8 @@ pub struct NodeBuilder {
     pub(crate) fields: FieldConfig,
     pub(crate) webhook: Option<WebhookConfig>,
     pub(crate) engine: EngineChoice,
+    /// What nodes say to each other is sealed with the first one, unless there is none.
+    pub(crate) seal_keys: Vec<SealKey>,
 }
 
 /// Where what outlives a session, or a node, is kept.
@@ -99,6 +101,7 @@ impl NodeBuilder {
             fields: FieldConfig::default(),
             webhook: None,
             engine: EngineChoice::Memory,
+            seal_keys: Vec::new(),
         }
     }
 
@@ -275,6 +278,15 @@ impl NodeBuilder {
     #[must_use]
     pub fn nats(mut self, config: NatsConfig) -> Self {
         self.engine = EngineChoice::Nats(Box::new(config));
+        self
+    }
+
+    /// Seals what nodes say to each other: whoever can publish on the engine's bus, but has none of
+    /// these keys, can neither read nor forge it. All nodes of a cluster have the same. The first one
+    /// seals and all open, so that a key can be changed node by node.
+    #[must_use]
+    pub fn seal_keys(mut self, keys: impl IntoIterator<Item = SealKey>) -> Self {
+        self.seal_keys = keys.into_iter().collect();
         self
     }
 

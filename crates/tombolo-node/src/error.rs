@@ -30,6 +30,9 @@ pub enum StartError {
         /// What is wrong with it.
         source: tombolo_wire::UrlError,
     },
+    /// What nodes say to each other cannot be sealed.
+    #[error("cannot seal what nodes say to each other: {0}")]
+    Seal(tombolo_engine::SealError),
     /// The system has no entropy.
     #[error("the system gives no random numbers: {0}")]
     Entropy(getrandom::Error),

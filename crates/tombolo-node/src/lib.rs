@@ -44,7 +44,7 @@ pub use operate::{
     Asked, Draining, NodeStatus, Now, OperateError, Operator, Page, RANGE_MAX, Range, RoomStatus,
     UserStatus,
 };
-pub use tombolo_engine::{NatsAuth, NatsConfig, NatsTls};
+pub use tombolo_engine::{NatsAuth, NatsConfig, NatsTls, SealKey, SealStats};
 pub use tombolo_gateway::{ApiKey, Scope};
 pub use tombolo_services::{
     COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, EntityId, FieldClass, FieldConfig,

@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::task::JoinSet;
-use tombolo_engine::{Engine, Local, LocalConfig, Nats, NatsConfig};
+use tombolo_engine::{Engine, Local, LocalConfig, Nats, NatsConfig, SealStats, Sealed};
 use tombolo_gateway::{Gateway, GatewayConfig};
 use tombolo_relay::{CertificateError, Certificates, Relay};
 use tombolo_services::Services;
@@ -37,6 +37,7 @@ pub struct Node {
     /// What answers operators, and tells the webhook; ended with the node.
     tasks: JoinSet<()>,
     webhook_counters: Arc<WebhookCounters>,
+    sealed: Option<Arc<Sealed>>,
 }
 
 /// Where a node is reached.
@@ -65,6 +66,8 @@ pub struct Stats {
     pub services: tombolo_services::Stats,
     /// Allocations and relayed packets.
     pub relay: tombolo_relay::RelayStats,
+    /// What was refused on the bus; nothing where it is not sealed.
+    pub seal: SealStats,
 }
 
 impl Node {
@@ -91,6 +94,10 @@ impl Node {
         let certificates = certificate.for_turns()?;
         let secret = RelaySecret::random().map_err(StartError::Entropy)?;
         let engine = engine(&config.engine).await?;
+        let sealed = sealed(&engine, &config)?;
+        let engine = sealed
+            .clone()
+            .map_or(engine, |sealed| sealed as Arc<dyn Engine>);
         let relay = relaying::config(&config, &addresses, certificates.clone(), &secret);
         let relay = Relay::bind(relay).map_err(|error| StartError::from_relay(error, &config))?;
         let relay = Arc::new(relay);
@@ -138,6 +145,7 @@ impl Node {
             config: Mutex::new(config),
             addresses,
             certificates,
+            sealed,
             secret,
             dev_key,
             operator,
@@ -211,6 +219,10 @@ impl Node {
             gateway: self.gateway.stats(),
             services: self.services.stats(),
             relay: self.relay.stats(),
+            seal: self
+                .sealed
+                .as_ref()
+                .map_or_else(SealStats::default, |sealed| sealed.stats()),
         }
     }
 
@@ -271,6 +283,18 @@ async fn engine(choice: &EngineChoice) -> Result<Arc<dyn Engine>, StartError> {
             Ok(Arc::new(connected.map_err(StartError::Nats)?))
         }
     }
+}
+
+/// The seal around the engine's bus, if there is to be one.
+fn sealed(
+    engine: &Arc<dyn Engine>,
+    config: &NodeBuilder,
+) -> Result<Option<Arc<Sealed>>, StartError> {
+    if config.seal_keys.is_empty() {
+        return Ok(None);
+    }
+    let sealed = Sealed::new(Arc::clone(engine), &config.seal_keys);
+    Ok(Some(Arc::new(sealed.map_err(StartError::Seal)?)))
 }
 
 /// The keys that tokens are verified with; `None` when nobody could get in.

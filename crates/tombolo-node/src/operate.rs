@@ -211,9 +211,7 @@ impl Operator {
     /// # Errors
     /// There is none of that name, or the engine does not answer.
     pub async fn node(&self, name: &NodeId) -> Result<NodeStatus, OperateError> {
-        let records = self.records().await?;
-        let record = records.into_iter().find(|record| record.name == *name);
-        let record = record.ok_or_else(|| OperateError::NoSuchNode(name.clone()))?;
+        let record = self.record(name).await?;
         // A node that has left its cluster may still be asked.
         let now = self.ask(name, Ask::Now).await.ok();
         Ok(status(record, now))
@@ -226,8 +224,12 @@ impl Operator {
     /// There is none of that name, it does not answer, or the engine does not.
     pub async fn drain(&self, name: &NodeId, time: Duration) -> Result<(), OperateError> {
         let timeout_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let _: Now = self.ask(name, Ask::Drain { timeout_ms }).await?;
-        Ok(())
+        let asked: Result<Now, _> = self.ask(name, Ask::Drain { timeout_ms }).await;
+        if let Err(OperateError::Silent(_)) = asked {
+            // A name that is no node's is silent, too.
+            self.record(name).await?;
+        }
+        asked.map(drop)
     }
 
     /// The users that have sessions.
@@ -421,6 +423,12 @@ impl Operator {
             Ask::Move { count } => serde_json::to_vec(&self.services.rebalance(count)),
         };
         answer.ok()
+    }
+
+    async fn record(&self, name: &NodeId) -> Result<NodeRecord, OperateError> {
+        let mut records = self.records().await?.into_iter();
+        let record = records.find(|record| record.name == *name);
+        record.ok_or_else(|| OperateError::NoSuchNode(name.clone()))
     }
 
     async fn records(&self) -> Result<Vec<NodeRecord>, OperateError> {

@@ -153,6 +153,10 @@ pub(crate) struct NatsArgs {
     /// File with a token, or with a name and a password as NAME:PASSWORD
     #[arg(long, value_name = "FILE", group = "nats_auth")]
     pub(crate) nats_secret: Option<PathBuf>,
+    /// File with the key that seals what nodes say to each other, at least 32 bytes; repeat it to
+    /// change keys: the first one seals, all open
+    #[arg(long, value_name = "FILE")]
+    pub(crate) nats_seal: Vec<PathBuf>,
     /// PEM file of authorities to trust beside the system's; only encrypted connections are made
     #[arg(long, value_name = "FILE")]
     pub(crate) nats_ca: Option<PathBuf>,

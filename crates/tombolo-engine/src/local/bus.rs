@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::{Local, lock};
 use crate::bus::{Bus, Feed, Message, PublishError, Request, RequestError, Server, Subscription};
-use crate::{BoxFuture, Key, Pattern, Unavailable, VALUE_BYTES_MAX};
+use crate::{BUS_BYTES_MAX, BoxFuture, Key, Pattern, Unavailable};
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -26,7 +26,7 @@ impl Bus for Local {
         payload: Bytes,
     ) -> BoxFuture<'a, Result<(), PublishError>> {
         Box::pin(async move {
-            if payload.len() > VALUE_BYTES_MAX {
+            if payload.len() > BUS_BYTES_MAX {
                 return Err(PublishError::TooLarge);
             }
             let message = Message {
@@ -63,7 +63,7 @@ impl Bus for Local {
         timeout: Duration,
     ) -> BoxFuture<'a, Result<Bytes, RequestError>> {
         Box::pin(async move {
-            if payload.len() > VALUE_BYTES_MAX {
+            if payload.len() > BUS_BYTES_MAX {
                 return Err(RequestError::TooLarge);
             }
             let (request, answer) = Request::new(payload);

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::Nats;
 use super::connection::{Connection, Link};
 use crate::bus::{Bus, Feed, Message, PublishError, Request, RequestError, Server, Subscription};
-use crate::{BoxFuture, Key, Pattern, Unavailable, VALUE_BYTES_MAX};
+use crate::{BUS_BYTES_MAX, BoxFuture, Key, Pattern, Unavailable};
 
 impl Bus for Nats {
     fn publish<'a>(
@@ -22,7 +22,7 @@ impl Bus for Nats {
         payload: Bytes,
     ) -> BoxFuture<'a, Result<(), PublishError>> {
         Box::pin(async move {
-            if payload.len() > VALUE_BYTES_MAX {
+            if payload.len() > BUS_BYTES_MAX {
                 return Err(PublishError::TooLarge);
             }
             let connection = &self.shared.connection;
@@ -61,7 +61,7 @@ impl Bus for Nats {
         timeout: Duration,
     ) -> BoxFuture<'a, Result<Bytes, RequestError>> {
         Box::pin(async move {
-            if payload.len() > VALUE_BYTES_MAX {
+            if payload.len() > BUS_BYTES_MAX {
                 return Err(RequestError::TooLarge);
             }
             let connection = &self.shared.connection;
@@ -218,7 +218,7 @@ async fn take(
     tokio::spawn(async move {
         let _room = room;
         match tokio::time::timeout(ANSWER_TIME_MAX, answer).await {
-            Ok(Ok(answer)) if answer.len() <= VALUE_BYTES_MAX => {
+            Ok(Ok(answer)) if answer.len() <= BUS_BYTES_MAX => {
                 let answered = connection.client().publish(reply, answer);
                 // Without a connection nobody waits for it any more.
                 let _ = connection.within(answered).await;

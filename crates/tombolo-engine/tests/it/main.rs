@@ -5,5 +5,6 @@ mod disk;
 mod killed;
 mod local;
 mod nats;
+mod sealed;
 
 use nats::servers;

@@ -3,5 +3,6 @@
 mod https;
 mod introduction;
 mod life;
+mod operate;
 mod turn;
 mod webhook;

@@ -11,6 +11,7 @@ mod duplicates;
 mod engine;
 mod fields;
 mod finding;
+mod forged;
 mod garbage;
 mod groups;
 mod handover;

@@ -228,7 +228,9 @@ impl<'a> Cluster<'a> {
             .arg("--admin")
             .arg(self.place.admin(name))
             .arg("--token-key")
-            .arg(format!("cluster={}", self.place.token_key()?.display()));
+            .arg(format!("cluster={}", self.place.token_key().display()))
+            .arg("--nats-seal")
+            .arg(self.place.seal_key());
         for pools in &self.args.pools {
             command.arg("--pools").arg(pools);
         }

@@ -37,7 +37,9 @@ impl Place {
             folder,
             is_temporary: given.is_none(),
         };
-        place.make_token_key()?;
+        for path in [place.token_key(), place.seal_key()] {
+            make_key(&path)?;
+        }
         Ok(place)
     }
 
@@ -54,22 +56,13 @@ impl Place {
     }
 
     /// What all nodes sign tokens with, so that they accept each other's.
-    pub(super) fn token_key(&self) -> anyhow::Result<PathBuf> {
-        Ok(self.folder.join("token.key"))
+    pub(super) fn token_key(&self) -> PathBuf {
+        self.folder.join("token.key")
     }
 
-    fn make_token_key(&self) -> anyhow::Result<()> {
-        let path = self.token_key()?;
-        if path.exists() {
-            return Ok(());
-        }
-        let mut secret = [0; 32];
-        let filled = SystemRandom::new().fill(&mut secret);
-        anyhow::ensure!(filled.is_ok(), "the system gives no random numbers");
-        let mut options = fs::OpenOptions::new();
-        let file = options.write(true).create_new(true).mode(0o600).open(&path);
-        let written = file.and_then(|mut file| file.write_all(STANDARD.encode(secret).as_bytes()));
-        written.with_context(|| format!("{}: cannot write it", path.display()))
+    /// What all nodes seal with what they say to each other.
+    pub(super) fn seal_key(&self) -> PathBuf {
+        self.folder.join("seal.key")
     }
 
     /// Takes the folder away, unless it was given.
@@ -80,6 +73,20 @@ impl Place {
         fs::remove_dir_all(&self.folder)
             .with_context(|| format!("{}: cannot remove it", self.folder.display()))
     }
+}
+
+/// Makes a key, unless it is there.
+fn make_key(path: &Path) -> anyhow::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let mut secret = [0; 32];
+    let filled = SystemRandom::new().fill(&mut secret);
+    anyhow::ensure!(filled.is_ok(), "the system gives no random numbers");
+    let mut options = fs::OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(path);
+    let written = file.and_then(|mut file| file.write_all(STANDARD.encode(secret).as_bytes()));
+    written.with_context(|| format!("{}: cannot write it", path.display()))
 }
 
 impl Drop for Place {

@@ -84,6 +84,7 @@ pub(crate) struct Nats {
     pub(crate) creds: Option<PathBuf>,
     pub(crate) nkey: Option<PathBuf>,
     pub(crate) secret: Option<PathBuf>,
+    pub(crate) seal: Vec<PathBuf>,
     pub(crate) ca: Option<PathBuf>,
     pub(crate) certificate: Option<PathBuf>,
     pub(crate) key: Option<PathBuf>,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tombolo_node::{
-    ApiKey, Certificate, NatsAuth, NatsConfig, Node, NodeBuilder, Scope, WebhookConfig,
+    ApiKey, Certificate, NatsAuth, NatsConfig, Node, NodeBuilder, Scope, SealKey, WebhookConfig,
 };
 use tombolo_wire::NodeId;
 
@@ -77,6 +77,8 @@ impl Settings {
         if let Some(config) = nats(&file.nats, source)? {
             node = node.nats(config);
         }
+        let keys = file.nats.seal.iter().map(|path| seal_key(path, source));
+        node = node.seal_keys(keys.collect::<anyhow::Result<Vec<_>>>()?);
         Ok(Self {
             node,
             metrics: file.metrics,
@@ -113,7 +115,8 @@ impl Source {
             &mut file.nats.certificate,
             &mut file.nats.key,
         ];
-        let more = file.token_keys.values_mut().chain(&mut file.pools);
+        let keys = file.token_keys.values_mut().chain(&mut file.nats.seal);
+        let more = keys.chain(&mut file.pools);
         for path in paths.into_iter().flatten().chain(more) {
             *path = folder.join(&*path);
         }
@@ -181,6 +184,9 @@ fn with_flags(mut file: File, args: &ServeArgs) -> anyhow::Result<File> {
         file.nats.creds.clone_from(&given.nats_creds);
         file.nats.nkey.clone_from(&given.nats_nkey);
         file.nats.secret.clone_from(&given.nats_secret);
+    }
+    if !given.nats_seal.is_empty() {
+        file.nats.seal.clone_from(&given.nats_seal);
     }
     if let Some([certificate, key]) = given.nats_cert.as_deref() {
         file.nats.certificate = Some(certificate.clone());
@@ -439,6 +445,13 @@ fn nats(given: &Nats, source: &Source) -> anyhow::Result<Option<NatsConfig>> {
         ),
     }
     Ok(Some(config))
+}
+
+fn seal_key(path: &Path, source: &Source) -> anyhow::Result<SealKey> {
+    let key = ["nats", "seal"];
+    let secret = secret(path, &key, source)?;
+    let place = || format!("{}: {}", source.place(&key), path.display());
+    SealKey::new(secret.as_bytes()).with_context(place)
 }
 
 /// What a file says, without the line's end. Secrets are no arguments: everybody sees those.

@@ -1,0 +1,55 @@
+//! What operators, and those who pretend to be some, ask of nodes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tombolo_engine::{Bus as _, Key, Local, LocalConfig, RequestError};
+use tombolo_node::{OperateError, SealKey};
+use tombolo_wire::NodeId;
+
+use crate::life;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_of_a_node_that_does_not_exist_says_so() {
+    let node = life::start().await;
+    let name = NodeId::parse("nobody").unwrap();
+    let drained = node.operator().drain(&name, Duration::ZERO).await;
+    assert!(
+        matches!(&drained, Err(OperateError::NoSuchNode(of)) if *of == name),
+        "{drained:?}"
+    );
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_who_has_the_key_drains_a_node_over_the_bus() {
+    let bus = Local::new(LocalConfig::default());
+    let name = NodeId::parse("node-1").unwrap();
+    let node = life::builder()
+        .name(name.clone())
+        .engine(Arc::new(bus.clone()))
+        .seal_keys([SealKey::new(&[1; 32]).unwrap()])
+        .start()
+        .await
+        .unwrap();
+    let subject = Key::new(["operate", "node-1"]).unwrap();
+    let ask = || bus.request(&subject, DRAIN.into(), PATIENCE);
+    let mut asked = ask().await;
+    // It serves a moment after it has started.
+    while node.stats().seal.unsealed == 0 {
+        assert_eq!(asked, Err(RequestError::NoResponder));
+        asked = ask().await;
+    }
+    assert_eq!(asked, Err(RequestError::NoResponder));
+    let draining = async || {
+        let status = node.operator().node(&name).await.unwrap();
+        status.now.is_some_and(|now| now.drain.is_some())
+    };
+    assert!(!draining().await, "a stranger has drained it");
+    node.operator().drain(&name, PATIENCE).await.unwrap();
+    assert!(draining().await, "an operator may");
+    node.shutdown().await;
+}
+
+const DRAIN: &str = r#"{"ask":"drain","timeout_ms":1000}"#;
+const PATIENCE: Duration = Duration::from_secs(30);
