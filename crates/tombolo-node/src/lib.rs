@@ -31,6 +31,7 @@ mod credentials;
 mod error;
 mod hook;
 mod keys;
+mod metrics;
 mod node;
 mod operate;
 mod relaying;

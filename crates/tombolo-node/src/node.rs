@@ -57,7 +57,7 @@ pub struct Ready {
 }
 
 /// What a node has done so far, part by part.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Stats {
     /// Connections and HTTP requests.
@@ -66,6 +66,8 @@ pub struct Stats {
     pub services: tombolo_services::Stats,
     /// Allocations and relayed packets.
     pub relay: tombolo_relay::RelayStats,
+    /// How the events for the webhook fared.
+    pub webhook: WebhookStats,
     /// What was refused on the bus; nothing where it is not sealed.
     pub seal: SealStats,
 }
@@ -205,12 +207,6 @@ impl Node {
         &self.services
     }
 
-    /// How the events for the webhook fared.
-    #[must_use]
-    pub fn webhook_stats(&self) -> WebhookStats {
-        self.webhook_counters.stats()
-    }
-
     /// What happened so far. Blocks for as long as the relay takes to count, well below a
     /// millisecond unless it is overloaded.
     #[must_use]
@@ -219,6 +215,7 @@ impl Node {
             gateway: self.gateway.stats(),
             services: self.services.stats(),
             relay: self.relay.stats(),
+            webhook: self.webhook_counters.stats(),
             seal: self
                 .sealed
                 .as_ref()

@@ -68,7 +68,7 @@ pub use config::{IoMode, RelayConfig};
 pub use error::{BindError, ListenSocket, Protocol};
 pub use hook::{HookConfig, HookError};
 pub use icmp::{IcmpError, IcmpUnusable};
-pub use metrics::OPEN_METRICS_TYPE;
+pub use metrics::{MetricKind, OPEN_METRICS_TYPE, write_family};
 pub use operate::{AllocationFilter, AllocationPage, Changed, ReloadError};
 pub use proxy::{ProxyError, ProxyHeader};
 pub use relay::{Relay, RelayAddrs};

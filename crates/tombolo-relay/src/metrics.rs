@@ -9,20 +9,27 @@ use tombolo_turn::server::Usage;
 
 use crate::{RelayStats, ShardStats, StreamStats};
 
-use Kind::{Counter, Gauge};
+use MetricKind::{Counter, Gauge};
 
 /// The content type of [`RelayStats::to_open_metrics`].
 pub const OPEN_METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Whether a number only grows.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    /// It does.
     Counter,
+    /// It says how many there are now.
     Gauge,
 }
 
 /// A family of metrics with one value for each shard.
-type Family = (&'static str, Kind, &'static str, fn(&ShardStats) -> u64);
+type Family = (
+    &'static str,
+    MetricKind,
+    &'static str,
+    fn(&ShardStats) -> u64,
+);
 
 impl RelayStats {
     /// Writes all counters and gauges, ended by `# EOF`.
@@ -132,13 +139,27 @@ impl RelayStats {
     }
 }
 
+/// Writes a family of metrics: labels as OpenMetrics has them, without braces, and values. Ends with no
+/// `# EOF`.
+pub fn write_family(
+    text: &mut String,
+    (name, kind, help): (&str, MetricKind, &str),
+    samples: impl IntoIterator<Item = (String, u64)>,
+) {
+    // Writing to a string cannot fail.
+    let _ = head(text, name, kind, help);
+    for (labels, value) in samples {
+        let _ = sample(text, name, kind, &labels, value);
+    }
+}
+
 /// A value of a label that the operator chose.
 fn escaped(value: &str) -> String {
     let value = value.replace('\\', "\\\\").replace('"', "\\\"");
     value.replace('\n', "\\n")
 }
 
-fn head(text: &mut String, name: &str, kind: Kind, help: &str) -> fmt::Result {
+fn head(text: &mut String, name: &str, kind: MetricKind, help: &str) -> fmt::Result {
     let kind = match kind {
         Counter => "counter",
         Gauge => "gauge",
@@ -146,7 +167,13 @@ fn head(text: &mut String, name: &str, kind: Kind, help: &str) -> fmt::Result {
     writeln!(text, "# TYPE {name} {kind}\n# HELP {name} {help}")
 }
 
-fn sample(text: &mut String, name: &str, kind: Kind, labels: &str, value: u64) -> fmt::Result {
+fn sample(
+    text: &mut String,
+    name: &str,
+    kind: MetricKind,
+    labels: &str,
+    value: u64,
+) -> fmt::Result {
     let suffix = match kind {
         Counter => "_total",
         Gauge => "",
@@ -198,7 +225,12 @@ const REALM_FAMILIES: &[RealmFamily] = &[
 ];
 
 /// A family of metrics with one value.
-type StreamFamily = (&'static str, Kind, &'static str, fn(&StreamStats) -> u64);
+type StreamFamily = (
+    &'static str,
+    MetricKind,
+    &'static str,
+    fn(&StreamStats) -> u64,
+);
 
 #[rustfmt::skip] // It is a table.
 const STREAM_FAMILIES: &[StreamFamily] = &[

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use indexmap::IndexMap;
 use tokio::sync::{OnceCell, Semaphore, watch};
-use tombolo_engine::{Engine, Key, KeyError, Offset, Revision, WatchEvent};
+use tombolo_engine::{CasError, Engine, Key, KeyError, Offset, Revision, WatchEvent};
 use tombolo_room::{Listing, RoomCode};
 use tombolo_wire::RoomId;
 use tombolo_wire::v1::ErrorCode;
@@ -149,7 +149,11 @@ impl Catalogue {
         if let (Some(revision), Ok(key)) = (told, key_of(room)) {
             // Whoever has opened it anew writes it anew: then this changes nothing.
             let drop = node.engine.cas(&key, Some(revision), None);
-            let _ = tokio::time::timeout(node.config.engine_timeout, drop).await;
+            let dropped = tokio::time::timeout(node.config.engine_timeout, drop).await;
+            if !matches!(dropped, Ok(Ok(_) | Err(CasError::Conflict))) {
+                node.counters.listings_failed.add(1);
+                tracing::debug!(%room, "the record of a closed room stays for now");
+            }
         }
     }
 

@@ -69,6 +69,9 @@ pub struct Config {
     /// How often a user may look for rooms, because all that are known may have to be looked through. By
     /// default 5 per second and 50 at once.
     pub finds: Pace,
+    /// Joins of one user by short codes, because codes can be guessed. By default 1 per second and 20 at
+    /// once: so it takes a user years to meet a room that it was not told of.
+    pub codes: Pace,
     /// Direct messages of one user, what it does to its own inbox, and what it says and does in groups:
     /// each is an entry in a log. By default 10 per second and 100 at once.
     pub directs: Pace,
@@ -214,6 +217,10 @@ impl Default for Config {
             finds: Pace {
                 per_second: 5,
                 burst: 50,
+            },
+            codes: Pace {
+                per_second: 1,
+                burst: 20,
             },
             directs: Pace {
                 per_second: 10,

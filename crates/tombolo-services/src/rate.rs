@@ -16,6 +16,7 @@ pub(crate) struct Account {
     pub(crate) introductions: Bucket,
     pub(crate) joins: Bucket,
     pub(crate) finds: Bucket,
+    pub(crate) codes: Bucket,
     pub(crate) directs: Bucket,
     pub(crate) acts: Bucket,
     pub(crate) groups: Bucket,
@@ -35,6 +36,7 @@ impl Account {
             introductions: Bucket::new(config.introductions, now),
             joins: Bucket::new(config.joins, now),
             finds: Bucket::new(config.finds, now),
+            codes: Bucket::new(config.codes, now),
             directs: Bucket::new(config.directs, now),
             acts: Bucket::new(config.acts, now),
             groups: Bucket::new(config.groups, now),
@@ -50,6 +52,7 @@ impl Account {
             && self.introductions.is_full(now)
             && self.joins.is_full(now)
             && self.finds.is_full(now)
+            && self.codes.is_full(now)
             && self.directs.is_full(now)
             && self.acts.is_full(now)
             && self.groups.is_full(now)

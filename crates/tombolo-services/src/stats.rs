@@ -56,6 +56,8 @@ pub struct Stats {
     pub resumes_refused: BTreeMap<String, u64>,
     /// How often the game's own code failed, or took too long.
     pub hooks_failed: u64,
+    /// How often the engine did not take what is public about a room, or give a room's code free.
+    pub listings_failed: u64,
     /// What has happened in fields.
     pub fields: FieldStats,
     /// What has happened between this node and others.
@@ -138,6 +140,7 @@ pub(crate) struct Counters {
     pub(crate) coalesced: Counter,
     pub(crate) behind: Counter,
     pub(crate) hooks_failed: Counter,
+    pub(crate) listings_failed: Counter,
     pub(crate) fields: FieldCounters,
     pub(crate) cluster: ClusterCounters,
     refused: Mutex<BTreeMap<ErrorCode, u64>>,
@@ -220,6 +223,7 @@ impl Counters {
             coalesced: self.coalesced.value(),
             behind: self.behind.value(),
             hooks_failed: self.hooks_failed.value(),
+            listings_failed: self.listings_failed.value(),
             refused: lock(&self.refused).clone(),
             resumes_refused: resumes_refused
                 .iter()

@@ -173,7 +173,7 @@ async fn events_that_a_server_does_not_want_are_given_up_at_once() {
 async fn stats_when(node: &Node, is_wished: impl Fn(WebhookStats) -> bool) -> WebhookStats {
     let begin = std::time::Instant::now();
     loop {
-        let stats = node.webhook_stats();
+        let stats = node.stats().webhook;
         if is_wished(stats) {
             return stats;
         }

@@ -70,9 +70,15 @@ pub(crate) async fn sweep(
     lost: &NodeId,
     rooms: &BTreeSet<RoomId>,
 ) -> Result<(), Unavailable> {
-    for (code, owner, revision) in all(node).await? {
-        if owner.node != *lost && !rooms.contains(&owner.room) {
-            continue;
+    let mut codes = all(node).await?;
+    codes.retain(|(_, owner, _)| owner.node == *lost || rooms.contains(&owner.room));
+    // A node that lives may have reserved one for a room that it is about to open anew. By the time that
+    // is given it the room is open with the code, or the node has freed it.
+    codes.sort_by_key(|(_, owner, _)| owner.node != *lost);
+    let mut has_waited = false;
+    for (code, owner, revision) in codes {
+        if owner.node != *lost && !std::mem::replace(&mut has_waited, true) {
+            tokio::time::sleep(OPENINGS_MAX * node.config.engine_timeout).await;
         }
         let Ok(entrance) = node.enter(&owner.room) else {
             continue;
@@ -123,6 +129,9 @@ fn key_of(code: RoomCode) -> Result<Key, Reject> {
 
 /// Of the codes of all rooms, among the values.
 const CODES: &str = "code";
+
+/// What opening a room may take, in times of the engine's.
+const OPENINGS_MAX: u32 = 4;
 
 /// How often somebody else may be faster.
 const ATTEMPTS_MAX: usize = 8;

@@ -101,6 +101,10 @@ pub(super) async fn keep(node: Arc<Node>, room: RoomId) {
             };
             carry_out(&node, &room, &key, job).await
         };
+        if !is_done {
+            node.counters.listings_failed.add(1);
+            tracing::debug!(%room, "the engine did not take what is public about a room");
+        }
         // What changes often is written now and then.
         tokio::time::sleep(if is_done { SPACING } else { RETRY_DELAY }).await;
     }
@@ -164,6 +168,7 @@ async fn write(
                 }
                 Err(CasError::Conflict | CasError::Unknown) => {}
                 Err(error @ (CasError::TooLarge | CasError::Full)) => {
+                    node.counters.listings_failed.add(1);
                     tracing::warn!(%key, %error, "room not listed");
                     return Some(Written::Newer);
                 }

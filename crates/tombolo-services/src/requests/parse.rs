@@ -41,6 +41,10 @@ pub(super) fn parse(
             if !session.account().joins.take(now, 1) {
                 return Err(Reject::new(ErrorCode::Limit, "too many joins"));
             }
+            let is_by_code = matches!(join.place, Place::Coded(_));
+            if is_by_code && !session.account().codes.take(now, 1) {
+                return Err(Reject::new(ErrorCode::Limit, "too many codes"));
+            }
             let join = Box::new(join);
             Ok(Some(Request::Join { id, join }))
         }

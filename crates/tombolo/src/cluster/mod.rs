@@ -101,6 +101,12 @@ pub(crate) async fn run(args: ClusterArgs) -> anyhow::Result<()> {
 async fn up(args: UpArgs) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    anyhow::ensure!(
+        is_private(args.listen),
+        "{} may be reached by everybody: nodes for development give a token to whoever asks; see \
+         `tombolo serve --config` for others",
+        args.listen
+    );
     let program = nats::program(args.nats_server.as_deref())?;
     let place = Place::new(args.data.as_deref())?;
     let mut cluster = Cluster::new(&args, place);
@@ -111,6 +117,14 @@ async fn up(args: UpArgs) -> anyhow::Result<()> {
     };
     let ended = cluster.end().await;
     result.and(ended)
+}
+
+/// Whether strangers cannot reach an address, as far as it tells.
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
 }
 
 /// All that runs.

@@ -190,8 +190,8 @@ struct Metrics(Weak<Node>);
 
 impl Source for Metrics {
     fn metrics(&self) -> String {
-        let stats = self.0.upgrade().map(|node| node.stats().relay);
-        stats.unwrap_or_default().to_open_metrics()
+        let stats = self.0.upgrade().map(|node| node.stats());
+        stats.map_or_else(|| "# EOF\n".to_owned(), |stats| stats.to_open_metrics())
     }
 
     fn is_ready(&self) -> bool {

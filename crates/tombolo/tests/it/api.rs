@@ -73,7 +73,18 @@ impl Server {
         self.ask_with(method, path, &[&authorization], &body.to_string())
     }
 
+    /// A server that closes before it has read all may take its answer back with that (RFC 9112 §9.6):
+    /// then it is asked again.
     fn ask_with(&self, method: &str, path: &str, headers: &[&str], body: &str) -> (u16, Value) {
+        let mut answers = (0..100).map(|_| self.try_ask(method, path, headers, body));
+        let answer = answers.find(|answer| !answer.is_empty());
+        let answer = answer.expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+
+    fn try_ask(&self, method: &str, path: &str, headers: &[&str], body: &str) -> String {
         let http = self.ready["http"].as_str().unwrap();
         let address: SocketAddr = http.strip_prefix("https://").unwrap().parse().unwrap();
         let mut roots = RootCertStore::empty();
@@ -101,9 +112,7 @@ impl Server {
         let _ = stream.write_all(format!("{request}\r\n{body}").as_bytes());
         let mut answer = String::new();
         let _ = stream.read_to_string(&mut answer);
-        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, serde_json::from_str(body).unwrap_or(Value::Null))
+        answer
     }
 
     fn peer(&self, user: &str, room: &str) -> Running {
@@ -126,7 +135,8 @@ async fn told(peer: &mut Running, what: &str) -> Value {
 #[tokio::test]
 async fn a_server_opens_a_room_speaks_in_it_and_sends_a_member_away_on_any_node() {
     let cluster = Cluster::up("1", "1").await;
-    let nats = ["--nats", &cluster.nats];
+    let nats = cluster.flags();
+    let nats = nats.each_ref().map(String::as_str);
     let (key, table) = key("lobby", &ALL, "").await;
     let folders = [Folder::new("api-north"), Folder::new("api-south")];
     let north = Server::start(&folders[0], "north", &key, &table, &nats).await;
@@ -240,11 +250,10 @@ async fn whoever_lacks_a_key_a_scope_or_measure_is_refused_with_the_reason() {
             .unwrap()
             .contains("rooms:create")
     );
-    let statuses: Vec<_> = (0..8).map(|_| with(&slow, "/v1/rooms").0).collect();
-    assert!(
-        statuses.starts_with(&[200]) && statuses.contains(&429),
-        "{statuses:?}"
-    );
+    // However slow the machine is, some come sooner than the key wants.
+    let mut statuses = (0..200).map(|_| with(&slow, "/v1/rooms").0);
+    assert_eq!(statuses.next(), Some(200));
+    assert!(statuses.any(|status| status == 429), "it was never refused");
 
     for (body, status, code) in [
         (json!({"room": "a b"}), 400, "bad_name"),

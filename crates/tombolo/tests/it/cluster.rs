@@ -27,7 +27,7 @@ pub(crate) struct Cluster {
     running: Running,
     nodes: Vec<Value>,
     /// The URL of the first NATS server.
-    pub(crate) nats: String,
+    nats: String,
     folder: PathBuf,
 }
 
@@ -59,6 +59,18 @@ impl Cluster {
             nats: ready["nats"][0].as_str().unwrap().to_owned(),
             folder: ready["folder"].as_str().unwrap().into(),
         }
+    }
+
+    /// How a further node finds the others, and is heard by them.
+    pub(crate) fn flags(&self) -> [String; 4] {
+        let key = self.folder.join("seal.key");
+        let key = key.to_str().unwrap().to_owned();
+        [
+            "--nats".into(),
+            self.nats.clone(),
+            "--nats-seal".into(),
+            key,
+        ]
     }
 
     fn url(&self, node: usize) -> &str {
@@ -314,15 +326,13 @@ async fn a_drain_ends_when_nobody_is_left_and_says_who_is() {
 #[tokio::test]
 async fn a_terminated_node_drains_and_says_who_was_left() {
     let mut cluster = Cluster::up("1", "1").await;
-    let nats = cluster.nats.clone();
+    let flags = cluster.flags();
     let args = [
         "serve",
         "--dev",
         "--json",
         "--name",
         "extra",
-        "--nats",
-        &nats,
         "--listen",
         "127.0.0.1",
         "--port",
@@ -334,7 +344,8 @@ async fn a_terminated_node_drains_and_says_who_was_left() {
         "--drain-timeout",
         "1",
     ];
-    let mut extra = start(&args);
+    let flags = flags.each_ref().map(String::as_str);
+    let mut extra = start(&[&args[..], &flags].concat());
     cluster.nodes.push(extra.event("ready").await);
     cluster
         .answer_when(&["nodes"], |answer| names(answer, "alive").len() == 2)

@@ -89,7 +89,7 @@ impl Server {
 }
 
 /// Head and body of the answer to a GET.
-fn get(server: SocketAddr, path: &str) -> (String, String) {
+pub(crate) fn get(server: SocketAddr, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(server).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::command::{Running, start};
 use crate::folder::Folder;
-use crate::operating::{certificate, shows};
+use crate::operating::{certificate, get, shows};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -215,6 +215,50 @@ async fn a_room_outlives_a_node_that_is_killed_and_started_again() {
     assert_eq!(said["number"], 2, "the room counts on: {said}");
     alice.terminate();
     assert_eq!(alice.ended().await.status, Some(0));
+    node.terminate();
+    assert_eq!(node.ended().await.status, Some(0));
+}
+
+#[tokio::test]
+async fn a_node_tells_those_who_collect_metrics_what_it_does() {
+    let args = [
+        "--dev",
+        "--listen",
+        "127.0.0.1",
+        "--metrics",
+        "127.0.0.1:0",
+        "--allow-peer",
+        "127.0.0.0/8",
+    ];
+    let ports = ["--port", "0", "--turn-port", "0", "--turns-port", "0"];
+    let (mut node, ready) = serve(&[&args[..], &ports].concat()).await;
+    let metrics = ready["metrics"].as_str().unwrap().parse().unwrap();
+    let tells = |line: &str| get(metrics, "/metrics").1.lines().any(|told| told == line);
+    assert!(tells("tombolo_services_sessions 0"));
+    assert!(
+        get(metrics, "/metrics")
+            .0
+            .contains("application/openmetrics-text")
+    );
+
+    let url = ready["url"].as_str().unwrap();
+    let args = [
+        "peer", "--server", url, "--user", "alice", "--room", "r", "--json",
+    ];
+    let mut alice = start(&[&args[..], &["--durable", "hello"]].concat());
+    alice.event("said").await;
+    for line in [
+        "tombolo_services_sessions 1",
+        "tombolo_services_rooms 1",
+        "tombolo_gateway_connections{transport=\"quic\"} 1",
+        "tombolo_gateway_attached_total 1",
+        "tombolo_cluster_fenced_total 0",
+        "tombolo_webhook_failures_total 0",
+    ] {
+        assert!(tells(line), "{line} in {}", get(metrics, "/metrics").1);
+    }
+    alice.terminate();
+    alice.ended().await;
     node.terminate();
     assert_eq!(node.ended().await.status, Some(0));
 }
