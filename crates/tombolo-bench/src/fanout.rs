@@ -2,6 +2,7 @@
 //! room's fan-out gives, what each costs, and what an idle session takes.
 
 mod bot;
+pub(crate) mod duels;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -55,6 +55,8 @@ enum Command {
     Field(fields::Arguments),
     /// Measures the matcher on one core, and how far from the best possible it ends
     Match(matcher::Arguments),
+    /// Measures how soon devices find each other in pairs through one node that has one thread
+    Duels(fanout::duels::Arguments),
     /// The bare forwarder that servers are measured against; the harness starts it
     #[command(hide = true)]
     Floor {
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Command::Field(arguments) => fields::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Match(arguments) => matcher::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Rooms(arguments) => fanout::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Duels(arguments) => fanout::duels::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Floor { flows } => floor::run(flows).map(|()| ExitCode::SUCCESS),
     };
     match result {

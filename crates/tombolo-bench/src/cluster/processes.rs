@@ -1,5 +1,6 @@
 //! The servers and nodes, each a process that ends with the harness.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -160,11 +161,17 @@ pub(crate) struct Node {
 impl Node {
     /// Starts a node that is alone, with one thread; returns when it serves.
     pub(crate) fn start_alone(program: &Path) -> anyhow::Result<Self> {
+        Self::start_alone_with(program, &[])
+    }
+
+    /// The same, with more on its command line.
+    pub(crate) fn start_alone_with(program: &Path, more: &[&OsStr]) -> anyhow::Result<Self> {
         let mut command = ends_with_us(program);
         command
             .args(["serve", "--dev", "--json"])
             .args(["--listen", "127.0.1.1"])
             .args(["--port", "0", "--turn-port", "0", "--turns-port", "0"])
+            .args(more)
             .env("TOKIO_WORKER_THREADS", "1");
         Self::start(command)
     }

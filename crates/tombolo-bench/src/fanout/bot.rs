@@ -270,6 +270,20 @@ impl Bot {
         Ok(())
     }
 
+    /// Hands over all that is told reliably until the connection ends. Only of QUIC.
+    pub(super) async fn listen(self, mut on: impl FnMut(server_frame::Body)) -> anyhow::Result<()> {
+        let Self::Quic(_connection, mut stream) = self else {
+            bail!("a QUIC connection is listened to");
+        };
+        let mut decoder = Decoder::new();
+        while let Some(mut chunk) = stream.read_chunk(1 << 16).await? {
+            while let Some(frame) = decoder.decode::<ServerFrame>(&mut chunk)? {
+                frame.body.into_iter().for_each(&mut on);
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn is_open(&self) -> bool {
         match self {
             Self::Quic(connection, ..) => connection.close_reason().is_none(),
