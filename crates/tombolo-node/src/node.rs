@@ -95,11 +95,7 @@ impl Node {
         };
         let certificates = certificate.for_turns()?;
         let secret = RelaySecret::random().map_err(StartError::Entropy)?;
-        let engine = engine(&config.engine).await?;
-        let sealed = sealed(&engine, &config)?;
-        let engine = sealed
-            .clone()
-            .map_or(engine, |sealed| sealed as Arc<dyn Engine>);
+        let Store { engine, sealed } = store(&config).await?;
         let relay = relaying::config(&config, &addresses, certificates.clone(), &secret);
         let relay = Relay::bind(relay).map_err(|error| StartError::from_relay(error, &config))?;
         let relay = Arc::new(relay);
@@ -282,16 +278,24 @@ async fn engine(choice: &EngineChoice) -> Result<Arc<dyn Engine>, StartError> {
     }
 }
 
-/// The seal around the engine's bus, if there is to be one.
-fn sealed(
-    engine: &Arc<dyn Engine>,
-    config: &NodeBuilder,
-) -> Result<Option<Arc<Sealed>>, StartError> {
+/// The engine as this node uses it, and the seal around its bus, if there is to be one.
+struct Store {
+    engine: Arc<dyn Engine>,
+    sealed: Option<Arc<Sealed>>,
+}
+
+async fn store(config: &NodeBuilder) -> Result<Store, StartError> {
+    let engine = engine(&config.engine).await?;
     if config.seal_keys.is_empty() {
-        return Ok(None);
+        let sealed = None;
+        return Ok(Store { engine, sealed });
     }
-    let sealed = Sealed::new(Arc::clone(engine), &config.seal_keys);
-    Ok(Some(Arc::new(sealed.map_err(StartError::Seal)?)))
+    let sealed = Sealed::new(engine, &config.seal_keys).map_err(StartError::Seal)?;
+    let sealed = Arc::new(sealed);
+    Ok(Store {
+        engine: Arc::clone(&sealed) as Arc<dyn Engine>,
+        sealed: Some(sealed),
+    })
 }
 
 /// The keys that tokens are verified with; `None` when nobody could get in.

@@ -218,10 +218,7 @@ impl Default for Config {
                 per_second: 5,
                 burst: 50,
             },
-            codes: Pace {
-                per_second: 1,
-                burst: 20,
-            },
+            codes: CODES,
             directs: Pace {
                 per_second: 10,
                 burst: 100,
@@ -254,6 +251,12 @@ impl Default for Config {
         }
     }
 }
+
+/// How fast codes may be tried.
+const CODES: Pace = Pace {
+    per_second: 1,
+    burst: 20,
+};
 
 impl Default for FieldConfig {
     fn default() -> Self {

@@ -38,13 +38,7 @@ pub(super) fn parse(
     match request.kind {
         Some(request::Kind::Join(join)) => {
             let join = parse_join(node, session, join, now)?;
-            if !session.account().joins.take(now, 1) {
-                return Err(Reject::new(ErrorCode::Limit, "too many joins"));
-            }
-            let is_by_code = matches!(join.place, Place::Coded(_));
-            if is_by_code && !session.account().codes.take(now, 1) {
-                return Err(Reject::new(ErrorCode::Limit, "too many codes"));
-            }
+            pace_join(session, &join, now)?;
             let join = Box::new(join);
             Ok(Some(Request::Join { id, join }))
         }
@@ -195,6 +189,18 @@ fn parse_join(
         },
         with_code: join.with_code,
     })
+}
+
+/// Joins have a pace, and those by codes, which can be guessed, one of their own.
+fn pace_join(session: &Session, join: &Join, now: Instant) -> Result<(), Reject> {
+    let mut account = session.account();
+    if !account.joins.take(now, 1) {
+        return Err(Reject::new(ErrorCode::Limit, "too many joins"));
+    }
+    if matches!(join.place, Place::Coded(_)) && !account.codes.take(now, 1) {
+        return Err(Reject::new(ErrorCode::Limit, "too many codes"));
+    }
+    Ok(())
 }
 
 /// The room that is meant: by its name, its code, or what is public about it.
