@@ -76,6 +76,9 @@ pub enum StartError {
         /// The flag that chooses it.
         flag: &'static str,
     },
+    /// No field can be as it is wanted.
+    #[error("fields cannot be so: {0}")]
+    Fields(#[from] tombolo_services::FieldSettingsError),
     /// Nobody can be told what happens.
     #[error(transparent)]
     Webhook(#[from] crate::webhook::WebhookError),

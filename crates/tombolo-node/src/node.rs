@@ -332,6 +332,7 @@ fn services_config(config: &NodeBuilder) -> Result<tombolo_services::Config, Sta
     services.region.clone_from(&config.region);
     services.hooks = config.hooks.clone();
     services.pools.clone_from(&config.pools);
+    config.fields.settings.check()?;
     services.fields = config.fields.clone();
     if let Some(name) = name(config)? {
         services.node = name;

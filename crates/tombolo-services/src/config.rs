@@ -116,7 +116,7 @@ pub struct FieldConfig {
     pub settings: tombolo_field::Settings,
     /// Between two batches for the same device; 50 ms by default.
     pub tick: Duration,
-    /// The longest batch, in bytes. By default as much as goes into a datagram on every path.
+    /// The longest batch, in bytes. By default, and at most, as much as goes into a datagram on every path.
     pub budget: usize,
     /// Fields that this node has devices in.
     pub fields_max: usize,
@@ -173,6 +173,9 @@ const MEMBER_BYTES_MAX: usize = 3 + (2 + USER_BYTES_MAX) + 2 + 2 * (2 + 32);
 
 /// Of a `Joined`, without members.
 const JOINED_BYTES_MAX: usize = ROOM_BYTES_MAX + 64;
+
+/// Of a field's batch: with the frame around it, it goes into a datagram on every path.
+pub(crate) const FIELD_BATCH_BYTES_MAX: usize = 1100;
 
 const _: () = assert!(
     ROOM_MEMBERS_MAX as usize * MEMBER_BYTES_MAX + JOINED_BYTES_MAX <= FRAME_BYTES_MAX
@@ -263,7 +266,7 @@ impl Default for FieldConfig {
         Self {
             settings: tombolo_field::Settings::default(),
             tick: Duration::from_millis(50),
-            budget: 1100,
+            budget: FIELD_BATCH_BYTES_MAX,
             fields_max: 1024,
             per_session_max: 4,
             own_max: 16,

@@ -120,4 +120,7 @@ pub use server::RoomNames;
 pub use services::{ConnectionInfo, Services, TransportKind};
 pub use social::Notified;
 pub use stats::{ClusterStats, FieldStats, Stats};
-pub use tombolo_field::{Class as FieldClass, EntityId, Settings as FieldSettings, Sight, Subject};
+pub use tombolo_field::{
+    Class as FieldClass, EntityId, Settings as FieldSettings, SettingsError as FieldSettingsError,
+    Sight, Subject,
+};

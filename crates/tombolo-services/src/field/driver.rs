@@ -71,6 +71,8 @@ pub(super) struct Driver {
     locals: BTreeMap<EntityId, Local>,
     /// Those of others, and which node told of them last.
     node_by_entity: BTreeMap<EntityId, NodeId>,
+    /// Those whose node is gone, and until when their devices may come back over another.
+    orphans: BTreeMap<EntityId, Instant>,
     ears: Ears,
     news: News,
     mouth: mpsc::Sender<(Key, Bytes)>,
@@ -133,8 +135,10 @@ impl Driver {
             dimensions,
             ..node.config.fields.settings.clone()
         };
-        // The configuration was checked when the node began.
-        let field = Field::new(settings).map_err(|_| Refusal::Range)?;
+        let field = Field::new(settings).map_err(|error| {
+            tracing::error!(%error, "fields cannot be as they are configured");
+            Refusal::TooManyFields
+        })?;
         let (mouth, waiting) = mpsc::channel(MESSAGES_MAX);
         node.runtime
             .spawn(cells::publish(Arc::clone(&node), waiting));
@@ -157,6 +161,7 @@ impl Driver {
             begun: now,
             locals: BTreeMap::new(),
             node_by_entity: BTreeMap::new(),
+            orphans: BTreeMap::new(),
             ears,
             news: News::default(),
             mouth,
@@ -167,7 +172,8 @@ impl Driver {
 
     /// Runs the field until nobody is in it.
     pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
-        let mut ticks = tokio::time::interval(self.node.config.fields.tick);
+        let tick = self.node.config.fields.tick.max(TICK_MIN);
+        let mut ticks = tokio::time::interval(tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut some = Vec::new();
         loop {
@@ -225,16 +231,18 @@ impl Driver {
             Input::Listening(cell) => self.news.ask(self.field.covering(cell)),
             Input::Heard(heard) => self.on_heard(heard),
             Input::NodeGone(gone) => {
-                let field = &mut self.field;
-                self.node_by_entity.retain(|entity, node| {
-                    let stays = *node != gone;
-                    if !stays {
-                        field.remove(*entity);
-                    }
-                    stays
-                });
+                let until = Instant::now() + self.field_grace();
+                let of_it = self.node_by_entity.iter();
+                let of_it = of_it.filter(|(_, node)| **node == gone);
+                self.orphans
+                    .extend(of_it.map(|(entity, _)| (*entity, until)));
             }
         }
+    }
+
+    /// How long something may be missing after a node's death, here as there.
+    fn field_grace(&self) -> Duration {
+        self.node.config.fields.settings.grace
     }
 
     fn now(&self) -> Duration {
@@ -327,6 +335,7 @@ impl Driver {
         };
         self.field.report(self.now(), id, &taken)?;
         self.node_by_entity.remove(&id);
+        self.orphans.remove(&id);
         let cell = self.field.cell(report.position);
         let before = before.map(|before| self.field.cell(before));
         self.news.tell(id, cell, before);
@@ -395,6 +404,7 @@ impl Driver {
                 Ok(()) => {
                     counters.heard.add(1);
                     self.node_by_entity.insert(entity.id, heard.from.clone());
+                    self.orphans.remove(&entity.id);
                 }
                 Err(Refused::Late) => {
                     if self.node_by_entity.get(&entity.id) == Some(&heard.from) {
@@ -408,6 +418,7 @@ impl Driver {
         for entity in heard.left {
             if self.node_by_entity.get(&entity) == Some(&heard.from) {
                 self.node_by_entity.remove(&entity);
+                self.orphans.remove(&entity);
                 self.field.remove(entity);
             }
         }
@@ -463,9 +474,17 @@ impl Driver {
     fn sweep(&mut self) {
         let now = Instant::now();
         self.swept = Some(now);
+        let over: Vec<_> = self
+            .orphans
+            .extract_if(.., |_, until| *until <= now)
+            .collect();
+        for (entity, _) in over {
+            self.node_by_entity.remove(&entity);
+            self.field.remove(entity);
+        }
         let observed = self.field.cells_observed();
         self.ears.listen(observed.as_ref());
-        let field = &mut self.field;
+        let (field, orphans) = (&mut self.field, &mut self.orphans);
         self.node_by_entity.retain(|entity, _| {
             let position = field.position(*entity);
             let is_heard = position.is_some_and(|position| {
@@ -474,6 +493,7 @@ impl Driver {
             });
             if !is_heard {
                 field.remove(*entity);
+                orphans.remove(entity);
             }
             is_heard
         });
@@ -599,6 +619,9 @@ async fn sleep_until(due: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+/// Between two ticks, whatever the configuration says.
+const TICK_MIN: Duration = Duration::from_millis(5);
 
 /// What is taken in before the next tick has its turn.
 const INPUTS_AT_ONCE: usize = 1024;

@@ -7,7 +7,7 @@ use tombolo_wire::{FIELD_KNOWN_MAX, FieldId};
 
 use super::refusal::Refusal;
 use super::seat::Seat;
-use crate::config::FieldConfig;
+use crate::config::{FIELD_BATCH_BYTES_MAX, FieldConfig};
 use crate::reject::Reject;
 
 /// A request that was found to be in order.
@@ -79,9 +79,10 @@ fn enter(config: &FieldConfig, wanted: v1::EnterField) -> Result<Enter, Refusal>
         _ => return Err(Refusal::Dimensions),
     };
     let class = u8::try_from(wanted.class).map_err(|_| Refusal::Class)?;
+    let budget_max = config.budget.min(FIELD_BATCH_BYTES_MAX);
     let budget = match wanted.budget as usize {
-        0 => config.budget,
-        budget if budget <= config.budget => budget,
+        0 => budget_max,
+        budget if budget <= budget_max => budget,
         _ => return Err(Refusal::Budget),
     };
     let range = match wanted.range {

@@ -283,7 +283,7 @@ async fn after_a_nodes_death_a_device_is_told_the_difference_only_and_others_not
     bob.hear().await;
     alice.device.connect(&nodes[2].lab).await.unwrap();
     alice.enter(&[0.0, 0.0]).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    tokio::time::sleep(Duration::from_millis(4000)).await;
     bob.go(&[10.0, 0.0]);
     let mut changes = alice.hear().await;
     changes.dedup();
