@@ -9,8 +9,15 @@ use crate::parts::target_folder;
 use crate::{cargo, run_to_end};
 
 pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<()> {
-    let ["relay" | "soak" | "cluster" | "rooms", ..] = arguments else {
-        bail!("say what to measure: `cargo xtask bench relay`, `soak`, `cluster` or `rooms`");
+    let [
+        "relay" | "soak" | "cluster" | "joins" | "rooms" | "match" | "field",
+        ..,
+    ] = arguments
+    else {
+        bail!(
+            "say what to measure: `cargo xtask bench relay`, `soak`, `cluster`, `joins`, `rooms`, \
+             `match` or `field`"
+        );
     };
     let packages = [
         "build",

@@ -189,7 +189,7 @@ What the project does to itself.
   cargo xtask ci              the same as `test`: what .ci/run does
   cargo xtask tidy            the rules that no other tool checks, in seconds
   cargo xtask fuzz [TARGET…]  runs the fuzz targets, a minute each
-  cargo xtask bench WHAT      measures: relay, soak, cluster, rooms
+  cargo xtask bench WHAT      measures: relay, soak, cluster, joins, rooms, …
   cargo xtask engine WHAT     the engine on servers that fail (chaos), or its figures
   cargo xtask bpf [--check]   compiles the relay's eBPF program, or checks that it was
   cargo xtask proto           writes the Rust types of the contracts in proto/
@@ -257,12 +257,21 @@ flat and every port was given back.
 cargo xtask bench cluster FAULT [OPTIONS]
 
 Lets devices talk in rooms of three nodes on three NATS servers while something is killed, frozen,
-drained or rolled, and prints what came of it as JSON. Status 0 when the rooms' logs hold all that was
-acknowledged, once and in order. Needs scripts/install-nats.sh.
+cut off, drained, rolled or added, and prints what came of it as JSON. Status 0 when the rooms' logs hold
+all that was acknowledged, once and in order. Needs scripts/install-nats.sh.
+
+cargo xtask bench joins [OPTIONS]
+
+Measures how soon a member on one node hears of a join on another. Needs scripts/install-nats.sh.
 
 cargo xtask bench rooms [OPTIONS]
 
 Measures the fan-out of one room on one core, or what idle sessions take.
+
+cargo xtask bench match [OPTIONS]
+cargo xtask bench field [OPTIONS]
+
+Measure the cores of the matchmaker and of the field alone, on one core.
 
 `cargo xtask bench relay --help` lists the options; docs/measurements.md has the figures.";
 
