@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -66,15 +65,7 @@ pub(crate) async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
         "logs": kept,
         "plain": check::deliveries(&bots, Kind::Plain),
     });
-    println!("{}", serde_json::to_string_pretty(&figures)?);
-    if let Some(path) = &arguments.json {
-        std::fs::write(path, serde_json::to_string(&figures)?).context("write the figures")?;
-    }
-    ensure!(
-        kept.lost + kept.repeated + kept.reordered == 0,
-        "the logs do not say what was acknowledged"
-    );
-    Ok(())
+    story::tell_figures(arguments, &figures, &kept)
 }
 
 /// Deliveries a second and what each costs all nodes together.

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tombolo_client::Lane;
 
 use super::bots::{Bot, Stage};
-use super::check::{self, milliseconds, quantile};
+use super::check::{self, Kept, milliseconds, quantile};
 use super::pairs::{Pair, Through, Way};
 use super::processes::{Folder, Nats, Node, Nodes};
 use super::record::{Kind, lock};
@@ -90,9 +90,18 @@ pub(crate) async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
         "node_resident_mib": cluster.resident(),
         "more": told,
     });
-    println!("{}", serde_json::to_string_pretty(&figures)?);
+    tell_figures(arguments, &figures, &kept)
+}
+
+/// Prints what came of a run, which failed when the logs do not say what was acknowledged.
+pub(super) fn tell_figures(
+    arguments: &Arguments,
+    figures: &Value,
+    kept: &Kept,
+) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(figures)?);
     if let Some(path) = &arguments.json {
-        std::fs::write(path, serde_json::to_string(&figures)?).context("write the figures")?;
+        std::fs::write(path, serde_json::to_string(figures)?).context("write the figures")?;
     }
     ensure!(
         kept.lost + kept.repeated + kept.reordered == 0,
