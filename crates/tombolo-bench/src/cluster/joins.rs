@@ -17,9 +17,6 @@ pub(crate) struct Arguments {
     /// Joins that are measured
     #[arg(long, default_value_t = 500)]
     samples: usize,
-    /// NATS servers
-    #[arg(long, default_value_t = 3)]
-    servers: usize,
     /// The NATS server; by default what `scripts/install-nats.sh` installed
     #[arg(long)]
     nats_server: Option<PathBuf>,
@@ -42,7 +39,7 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
         None => story::installed_nats()?,
     };
     let folder = Folder::new()?;
-    let nats = Nats::start(&binary, &folder, arguments.servers)?;
+    let nats = Nats::start(&binary, &folder, 3)?;
     let starter = Nodes {
         program: &program,
         nats: &nats.urls,
@@ -60,19 +57,19 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     let (mut told, mut answered) = (Vec::new(), Vec::new());
     for _ in 0..arguments.samples {
         let begun = Instant::now();
-        let (joined, heard) = tokio::join!(
+        let ((joined, answered_after), told_after) = tokio::try_join!(
             async {
-                let joined = there.rooms().join("room", RoomOptions::default()).await;
-                (joined, begun.elapsed())
+                let joined = there.rooms().join("room", RoomOptions::default()).await?;
+                Ok((joined, begun.elapsed()))
             },
             async {
-                let heard = hear(&room, |event| is_join_of(event, &comer)).await;
-                heard.map(|()| begun.elapsed())
+                hear(&room, |event| is_join_of(event, &comer)).await?;
+                anyhow::Ok(begun.elapsed())
             }
-        );
-        told.push(heard?);
-        answered.push(joined.1);
-        joined.0?.leave().await?;
+        )?;
+        told.push(told_after);
+        answered.push(answered_after);
+        joined.leave().await?;
         hear(
             &room,
             |event| matches!(event, RoomEvent::Left { user, .. } if *user == comer),
@@ -88,7 +85,6 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     };
     let figures = json!({
         "joins": arguments.samples,
-        "servers": arguments.servers,
         "the_member_on_the_other_node_hears_of_it": of(&mut told),
         "the_one_who_joins_is_in": of(&mut answered),
     });
