@@ -16,7 +16,7 @@ pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<()> {
     else {
         bail!(
             "say what to measure: `cargo xtask bench relay`, `soak`, `cluster`, `joins`, `rooms`, \
-             `match` or `field`"
+             `match`, `field` or `duels`"
         );
     };
     let packages = [

@@ -273,6 +273,10 @@ cargo xtask bench field [OPTIONS]
 
 Measure the cores of the matchmaker and of the field alone, on one core.
 
+cargo xtask bench duels [OPTIONS]
+
+Measures devices that find each other through one node's matchmaker.
+
 `cargo xtask bench relay --help` lists the options; docs/measurements.md has the figures.";
 
 const HELP_PROTO: &str = "\
