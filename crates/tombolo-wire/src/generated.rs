@@ -1143,7 +1143,7 @@ pub struct WhyTicket {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MatchObstacle {
-    /// "rule:<name>", "query", "their query", "teams"
+    /// "rule:NAME", "query", "their query", "teams"
     #[prost(string, tag = "1")]
     pub what: ::prost::alloc::string::String,
     /// In the way of how many.
