@@ -51,14 +51,17 @@ impl Hold {
             // Fails when the engine is gone, and then so are we.
             let _ = closed.wait_for(|is_closed| !is_closed).await;
         };
+        let turn = async {
+            let turn = self.turn.lock().await;
+            let delay = self.delay.load(Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+            turn
+        };
         let wait = async {
             tokio::select! {
+                biased;
                 () = opened => Pass(None),
-                turn = self.turn.lock() => {
-                    let delay = self.delay.load(Ordering::Relaxed);
-                    tokio::time::sleep(Duration::from_millis(delay)).await;
-                    Pass(Some(turn))
-                }
+                turn = turn => Pass(Some(turn)),
             }
         };
         tokio::time::timeout_at(deadline, wait)
