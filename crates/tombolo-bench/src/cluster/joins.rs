@@ -15,7 +15,7 @@ use super::story;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Joins that are measured
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 200)]
     samples: usize,
     /// The NATS server; by default what `scripts/install-nats.sh` installed
     #[arg(long)]
@@ -56,6 +56,7 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
         .await?;
     let (mut told, mut answered) = (Vec::new(), Vec::new());
     for _ in 0..arguments.samples {
+        tokio::time::sleep(PACE).await;
         let begun = Instant::now();
         let ((joined, answered_after), told_after) = tokio::try_join!(
             async {
@@ -109,3 +110,6 @@ async fn hear(room: &Room, mut is_it: impl FnMut(&RoomEvent) -> bool) -> anyhow:
 fn is_join_of(event: &RoomEvent, user: &UserId) -> bool {
     matches!(event, RoomEvent::Joined(joined) if joined == user)
 }
+
+/// No more joins than a user may.
+const PACE: Duration = Duration::from_millis(250);

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::bots::{self, Bot, Stage};
 use super::check;
 use super::processes::{Folder, Nats, Node, Nodes};
-use super::record::{Kind, lock};
+use super::record::lock;
 use super::{Arguments, story};
 
 /// Lets half of the devices talk on one node, starts the others, and lets the other half come to the first.
@@ -63,7 +63,6 @@ pub(crate) async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
         "all_nodes": after,
         "newcomers_by_node": spread,
         "logs": kept,
-        "plain": check::deliveries(&bots, Kind::Plain),
     });
     story::tell_figures(arguments, &figures, &kept)
 }

@@ -47,6 +47,10 @@ async fn carry(near: TcpStream, to: SocketAddr, mut cuts: [watch::Receiver<bool>
     let Ok(far) = TcpStream::connect(to).await else {
         return;
     };
+    // Servers send at once what they have to say, and so do wires.
+    if near.set_nodelay(true).is_err() || far.set_nodelay(true).is_err() {
+        return;
+    }
     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
     let there = pass(near_in, far_out, cuts.clone());
     let back = pass(far_in, near_out, cuts);
