@@ -8,6 +8,7 @@ mod follow;
 mod moves;
 mod news;
 mod server;
+mod write;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,20 +17,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Notify, OnceCell, oneshot, watch};
 use tombolo_engine::{Expect, Key, Offset, Revision};
-use tombolo_room::{
-    Body, Entry, GroupId, Illegal, LeftReason, Membership, OperationId, Room, RoomCode, SessionId,
-};
+use tombolo_room::{Body, GroupId, Illegal, Membership, OperationId, Room};
 use tombolo_wire::v1::{self, ErrorCode, response};
 use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
 
 use crate::cluster;
 use crate::config::ROOM_MEMBERS_MAX;
-use crate::entropy::{self, NoEntropy};
 use crate::lock::lock;
 use crate::node::Node;
 use crate::operate::RoomInfo;
 use crate::reject::Reject;
-use crate::requests::{self, Join, Mode, Place};
+use crate::requests;
 use crate::session::Session;
 
 pub(crate) use act::reject;
@@ -327,76 +325,6 @@ impl Host {
         }
     }
 
-    /// Decides about a join by what is known of the room.
-    pub(crate) fn plan_join(
-        self: &Arc<Self>,
-        node: &Arc<Node>,
-        session: &Arc<Session>,
-        request: u64,
-        join: &Join,
-        mode: Mode,
-        code: Option<RoomCode>,
-    ) -> Result<Plan, Reject> {
-        let mut state = self.lock();
-        if let Place::Coded(code) = join.place
-            && state.room.code() != Some(code)
-        {
-            return Err(requests::no_such_room());
-        }
-        let user = session.user.clone();
-        let membership = Membership {
-            session: session.id,
-            keys: session.keys,
-            node: node.name().clone(),
-            incarnation: node.incarnation(),
-            life: session.life,
-        };
-        let is_known = state.room.membership(&user).is_some();
-        let (body, expect) = match (state.room.is_open(), mode) {
-            (true, Mode::Create) => {
-                return Err(Reject::new(ErrorCode::RoomExists, "the room exists"));
-            }
-            (false, Mode::Join) => {
-                return Err(requests::no_such_room());
-            }
-            (false, Mode::Create | Mode::JoinOrCreate) => {
-                let expect = state.cursor.map_or(Expect::Empty, Expect::Last);
-                let body = Body::Created {
-                    settings: join.settings.clone(),
-                    first: Some(join.entering(user, membership)),
-                    properties: join.room_properties.clone(),
-                    reserve: join.reserve.clone(),
-                    code,
-                };
-                (body, expect)
-            }
-            (true, _) if state.is_member(session) => {
-                self.welcome(node, &state, session, request, join.wish, false);
-                return Ok(Plan::Done);
-            }
-            (true, _) if state.is_key_taken(&user, &session.keys) => {
-                return Err(requests::key_taken());
-            }
-            (true, _) if !is_known && state.is_too_full(&user) => {
-                return Err(requests::room_full());
-            }
-            (true, Mode::Join | Mode::JoinOrCreate) => {
-                // What is known to be refused is not written down.
-                if let Err(illegal) = state.room.admits(&user, join.password) {
-                    return Err(reject(illegal));
-                }
-                (Body::Joined(join.entering(user, membership)), Expect::Any)
-            }
-        };
-        let plan = self.propose(node, &mut state, session, request, body, expect)?;
-        if let Plan::Append(proposal) = &plan
-            && let Some(pending) = state.pending_by_operation.get_mut(&proposal.operation)
-        {
-            pending.wish = join.wish;
-        }
-        Ok(plan)
-    }
-
     /// Tells a session that it is a member, and then how the room is.
     fn welcome(
         &self,
@@ -419,119 +347,6 @@ impl Host {
         let number = after.map(|after| after.number);
         for kind in news::of_room(room, &session.user, number, false) {
             node.push(session, self.room_event(kind, String::new()));
-        }
-    }
-
-    /// Decides about a leave.
-    pub(crate) fn plan_leave(
-        self: &Arc<Self>,
-        node: &Node,
-        session: &Arc<Session>,
-        request: u64,
-    ) -> Result<Plan, Reject> {
-        let mut state = self.lock();
-        if !state.is_member(session) {
-            return Err(requests::not_a_member());
-        }
-        let (user, id) = (session.user.clone(), session.id);
-        let body = Body::Left {
-            user,
-            session: id,
-            reason: LeftReason::Left,
-        };
-        self.propose(node, &mut state, session, request, body, Expect::Any)
-    }
-
-    fn propose(
-        self: &Arc<Self>,
-        node: &Node,
-        state: &mut State,
-        session: &Arc<Session>,
-        request: u64,
-        body: Body,
-        expect: Expect,
-    ) -> Result<Plan, Reject> {
-        let operation = entropy::operation_id()
-            .map_err(|NoEntropy| Reject::new(ErrorCode::Unavailable, "no entropy"))?;
-        self.propose_as(operation, node, state, session, request, body, expect)
-    }
-
-    /// As [`Self::propose`], under a name that is given.
-    #[expect(clippy::too_many_arguments, reason = "all of it is the proposal")]
-    fn propose_as(
-        self: &Arc<Self>,
-        operation: OperationId,
-        node: &Node,
-        state: &mut State,
-        session: &Arc<Session>,
-        request: u64,
-        body: Body,
-        expect: Expect,
-    ) -> Result<Plan, Reject> {
-        let time = node.time();
-        let entry = Entry {
-            operation,
-            time,
-            body,
-        }
-        .encode();
-        let (sender, outcome) = oneshot::channel();
-        let pending = Pending {
-            session: Arc::clone(session),
-            request,
-            wish: Wish::default(),
-            outcome: sender,
-        };
-        state.pending_by_operation.insert(operation, pending);
-        let host = Arc::clone(self);
-        let progress = self.progress.subscribe();
-        Ok(Plan::Append(Proposal {
-            host,
-            entry,
-            expect,
-            operation,
-            outcome,
-            progress,
-        }))
-    }
-
-    /// Has a session leave, however long it takes the engine to take it in.
-    pub(crate) async fn leave(
-        &self,
-        node: &Node,
-        user: &UserId,
-        session: SessionId,
-        reason: LeftReason,
-    ) {
-        let body = Body::Left {
-            user: user.clone(),
-            session,
-            reason,
-        };
-        self.append_for_sure(node, body).await;
-    }
-
-    /// Appends, however long it takes the engine to take it in; `None` without entropy.
-    pub(crate) async fn append_for_sure(&self, node: &Node, body: Body) -> Option<Offset> {
-        let operation = entropy::operation_id().ok()?;
-        let entry = Entry {
-            operation,
-            time: node.time(),
-            body,
-        }
-        .encode();
-        let operation = tombolo_engine::OperationId(operation.0);
-        let mut delay = APPEND_DELAY_MIN;
-        loop {
-            // A repeated entry counts once, so "unknown" is repeated like "unavailable".
-            let append = node
-                .engine
-                .append(&self.key, entry.clone(), Expect::Any, operation);
-            if let Ok(at) = append.await {
-                return Some(at);
-            }
-            tokio::time::sleep(delay).await;
-            delay = (2 * delay).min(APPEND_DELAY_MAX);
         }
     }
 }
@@ -648,15 +463,9 @@ fn joined(id: &RoomId, room: &Room, created: bool) -> v1::Joined {
     }
 }
 
-/// Between two attempts to append, at first.
-const APPEND_DELAY_MIN: Duration = Duration::from_millis(50);
-
-/// Between two attempts to append, at last.
-const APPEND_DELAY_MAX: Duration = Duration::from_secs(5);
-
 #[cfg(test)]
 mod tests {
-    use tombolo_room::{Settings, Time};
+    use tombolo_room::{Entry, SessionId, Settings, Time};
     use tombolo_wire::resend::{Limits, Outbox};
     use tombolo_wire::v1::ServerFrame;
     use tombolo_wire::{NodeId, USER_BYTES_MAX};

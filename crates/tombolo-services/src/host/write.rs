@@ -1,0 +1,208 @@
+//! What is put to a room's log: joins, leaves, and what has to be there in the end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tombolo_engine::{Expect, Offset};
+use tombolo_room::{Body, Entry, LeftReason, Membership, OperationId, RoomCode, SessionId};
+use tombolo_wire::UserId;
+use tombolo_wire::v1::ErrorCode;
+
+use super::{Host, Pending, Plan, Proposal, State, Wish, reject};
+use crate::entropy::{self, NoEntropy};
+use crate::node::Node;
+use crate::reject::Reject;
+use crate::requests::{self, Join, Mode, Place};
+use crate::session::Session;
+
+impl Host {
+    /// Decides about a join by what is known of the room.
+    pub(crate) fn plan_join(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        session: &Arc<Session>,
+        request: u64,
+        join: &Join,
+        mode: Mode,
+        code: Option<RoomCode>,
+    ) -> Result<Plan, Reject> {
+        let mut state = self.lock();
+        if let Place::Coded(code) = join.place
+            && state.room.code() != Some(code)
+        {
+            return Err(requests::no_such_room());
+        }
+        let user = session.user.clone();
+        let membership = Membership {
+            session: session.id,
+            keys: session.keys,
+            node: node.name().clone(),
+            incarnation: node.incarnation(),
+            life: session.life,
+        };
+        let is_known = state.room.membership(&user).is_some();
+        let (body, expect) = match (state.room.is_open(), mode) {
+            (true, Mode::Create) => {
+                return Err(Reject::new(ErrorCode::RoomExists, "the room exists"));
+            }
+            (false, Mode::Join) => {
+                return Err(requests::no_such_room());
+            }
+            (false, Mode::Create | Mode::JoinOrCreate) => {
+                let expect = state.cursor.map_or(Expect::Empty, Expect::Last);
+                let body = Body::Created {
+                    settings: join.settings.clone(),
+                    first: Some(join.entering(user, membership)),
+                    properties: join.room_properties.clone(),
+                    reserve: join.reserve.clone(),
+                    code,
+                };
+                (body, expect)
+            }
+            (true, _) if state.is_member(session) => {
+                self.welcome(node, &state, session, request, join.wish, false);
+                return Ok(Plan::Done);
+            }
+            (true, _) if state.is_key_taken(&user, &session.keys) => {
+                return Err(requests::key_taken());
+            }
+            (true, _) if !is_known && state.is_too_full(&user) => {
+                return Err(requests::room_full());
+            }
+            (true, Mode::Join | Mode::JoinOrCreate) => {
+                // What is known to be refused is not written down.
+                if let Err(illegal) = state.room.admits(&user, join.password) {
+                    return Err(reject(illegal));
+                }
+                (Body::Joined(join.entering(user, membership)), Expect::Any)
+            }
+        };
+        let plan = self.propose(node, &mut state, session, request, body, expect)?;
+        if let Plan::Append(proposal) = &plan
+            && let Some(pending) = state.pending_by_operation.get_mut(&proposal.operation)
+        {
+            pending.wish = join.wish;
+        }
+        Ok(plan)
+    }
+
+    /// Decides about a leave.
+    pub(crate) fn plan_leave(
+        self: &Arc<Self>,
+        node: &Node,
+        session: &Arc<Session>,
+        request: u64,
+    ) -> Result<Plan, Reject> {
+        let mut state = self.lock();
+        if !state.is_member(session) {
+            return Err(requests::not_a_member());
+        }
+        let (user, id) = (session.user.clone(), session.id);
+        let body = Body::Left {
+            user,
+            session: id,
+            reason: LeftReason::Left,
+        };
+        self.propose(node, &mut state, session, request, body, Expect::Any)
+    }
+
+    pub(super) fn propose(
+        self: &Arc<Self>,
+        node: &Node,
+        state: &mut State,
+        session: &Arc<Session>,
+        request: u64,
+        body: Body,
+        expect: Expect,
+    ) -> Result<Plan, Reject> {
+        let operation = entropy::operation_id()
+            .map_err(|NoEntropy| Reject::new(ErrorCode::Unavailable, "no entropy"))?;
+        self.propose_as(operation, node, state, session, request, body, expect)
+    }
+
+    /// As [`Self::propose`], under a name that is given.
+    #[expect(clippy::too_many_arguments, reason = "all of it is the proposal")]
+    pub(super) fn propose_as(
+        self: &Arc<Self>,
+        operation: OperationId,
+        node: &Node,
+        state: &mut State,
+        session: &Arc<Session>,
+        request: u64,
+        body: Body,
+        expect: Expect,
+    ) -> Result<Plan, Reject> {
+        let time = node.time();
+        let entry = Entry {
+            operation,
+            time,
+            body,
+        }
+        .encode();
+        let (sender, outcome) = oneshot::channel();
+        let pending = Pending {
+            session: Arc::clone(session),
+            request,
+            wish: Wish::default(),
+            outcome: sender,
+        };
+        state.pending_by_operation.insert(operation, pending);
+        let host = Arc::clone(self);
+        let progress = self.progress.subscribe();
+        Ok(Plan::Append(Proposal {
+            host,
+            entry,
+            expect,
+            operation,
+            outcome,
+            progress,
+        }))
+    }
+
+    /// Has a session leave, however long it takes the engine to take it in.
+    pub(crate) async fn leave(
+        &self,
+        node: &Node,
+        user: &UserId,
+        session: SessionId,
+        reason: LeftReason,
+    ) {
+        let body = Body::Left {
+            user: user.clone(),
+            session,
+            reason,
+        };
+        self.append_for_sure(node, body).await;
+    }
+
+    /// Appends, however long it takes the engine to take it in; `None` without entropy.
+    pub(crate) async fn append_for_sure(&self, node: &Node, body: Body) -> Option<Offset> {
+        let operation = entropy::operation_id().ok()?;
+        let entry = Entry {
+            operation,
+            time: node.time(),
+            body,
+        }
+        .encode();
+        let operation = tombolo_engine::OperationId(operation.0);
+        let mut delay = APPEND_DELAY_MIN;
+        loop {
+            // A repeated entry counts once, so "unknown" is repeated like "unavailable".
+            let append = node
+                .engine
+                .append(&self.key, entry.clone(), Expect::Any, operation);
+            if let Ok(at) = append.await {
+                return Some(at);
+            }
+            tokio::time::sleep(delay).await;
+            delay = (2 * delay).min(APPEND_DELAY_MAX);
+        }
+    }
+}
+
+/// Between two attempts to append, at first.
+const APPEND_DELAY_MIN: Duration = Duration::from_millis(50);
+
+/// Between two attempts to append, at last.
+const APPEND_DELAY_MAX: Duration = Duration::from_secs(5);
