@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rand::RngExt as _;
+use rand::rngs::ChaCha8Rng;
 use tokio::time::{Instant, timeout};
 use tombolo_engine::{Engine, Local, LocalConfig};
 use tombolo_services::{
@@ -421,6 +423,39 @@ impl Device {
             }
             other => panic!("a leave is not answered by {other:?}"),
         }
+    }
+
+    /// Takes up to so many of the frames that the node sends, and returns the reliable ones that are new;
+    /// with this chance each gets lost on the way, and the connection with it.
+    pub(crate) async fn take_some(
+        &mut self,
+        frames_max: usize,
+        lost: f64,
+        random: &mut ChaCha8Rng,
+    ) -> Vec<Outgoing> {
+        let mut taken = Vec::new();
+        for _ in 0..random.random_range(1..=frames_max) {
+            let Some(connection) = &self.connection else {
+                break;
+            };
+            let wait = Duration::from_millis(1);
+            let Ok(outgoing) = timeout(wait, connection.next_outgoing()).await else {
+                break;
+            };
+            if random.random_bool(lost) {
+                self.connection = None;
+                break;
+            }
+            let Outgoing::Reliable(frame) = &outgoing else {
+                continue;
+            };
+            self.outbox.handle_ack(frame.ack).unwrap();
+            let now = Instant::now().into_std();
+            if self.inbox.handle_frame(now, frame.seq).unwrap() == Receipt::Fresh {
+                taken.push(outgoing);
+            }
+        }
+        taken
     }
 }
 

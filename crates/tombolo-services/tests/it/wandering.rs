@@ -7,7 +7,6 @@ use std::time::Duration;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
 use tombolo_services::Outgoing;
-use tombolo_wire::resend::Receipt;
 use tombolo_wire::v1::{JoinMode, server_frame};
 
 use crate::cluster::{Member, cluster, members};
@@ -200,26 +199,8 @@ impl End {
 
     /// Takes what the node sends; sometimes it gets lost on the way, with the connection.
     async fn hear(&mut self, random: &mut ChaCha8Rng) {
-        for _ in 0..random.random_range(1..6) {
-            let Some(connection) = &self.device.connection else {
-                return;
-            };
-            let wait = Duration::from_millis(1);
-            let Ok(outgoing) = tokio::time::timeout(wait, connection.next_outgoing()).await else {
-                return;
-            };
-            if random.random_bool(0.03) {
-                self.device.connection = None;
-                return;
-            }
-            let Outgoing::Reliable(frame) = &outgoing else {
-                continue;
-            };
-            self.device.outbox.handle_ack(frame.ack).unwrap();
-            let now = tokio::time::Instant::now().into_std();
-            if self.device.inbox.handle_frame(now, frame.seq).unwrap() == Receipt::Fresh {
-                self.note(outgoing);
-            }
+        for outgoing in self.device.take_some(5, 0.03, random).await {
+            self.note(outgoing);
         }
     }
 
