@@ -34,10 +34,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     let program = story::beside_us("tombolo")?;
-    let binary = match &arguments.nats_server {
-        Some(path) => path.clone(),
-        None => story::installed_nats()?,
-    };
+    let binary = story::nats_server(arguments.nats_server.as_deref())?;
     let folder = Folder::new()?;
     let nats = Nats::start(&binary, &folder, 3)?;
     let starter = Nodes {

@@ -16,10 +16,7 @@ use super::{Arguments, story};
 /// Lets half of the devices talk on one node, starts the others, and lets the other half come to the first.
 pub(crate) async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
     let program = story::beside_us("tombolo")?;
-    let binary = match &arguments.nats_server {
-        Some(path) => path.clone(),
-        None => story::installed_nats()?,
-    };
+    let binary = story::nats_server(arguments.nats_server.as_deref())?;
     let folder = Folder::new()?;
     let nats = Nats::start(&binary, &folder, 3)?;
     let starter = Nodes {

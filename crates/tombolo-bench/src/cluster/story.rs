@@ -27,10 +27,7 @@ struct Cluster<'a> {
 
 pub(crate) async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
     let program = beside_us("tombolo")?;
-    let nats = match &arguments.nats_server {
-        Some(path) => path.clone(),
-        None => installed_nats()?,
-    };
+    let nats = nats_server(arguments.nats_server.as_deref())?;
     let mut cluster = Cluster::start(arguments, &program, &nats)?;
     let urls: Vec<_> = cluster
         .nodes
@@ -369,8 +366,12 @@ pub(super) fn beside_us(name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// What `scripts/install-nats.sh` installed: a folder above this program's.
-pub(super) fn installed_nats() -> anyhow::Result<PathBuf> {
+/// The NATS server that was given, or what `scripts/install-nats.sh` installed: a folder above this
+/// program's.
+pub(super) fn nats_server(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(path) = given {
+        return Ok(path.to_owned());
+    }
     let own = std::env::current_exe().context("where this program is")?;
     let found = own
         .ancestors()
