@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Notify, OnceCell, oneshot, watch};
 use tombolo_engine::{Expect, Key, Offset, Revision};
-use tombolo_room::{Body, GroupId, Illegal, Membership, OperationId, Room};
+use tombolo_room::{Applied, Body, GroupId, Illegal, Membership, OperationId, Room};
 use tombolo_wire::v1::{self, ErrorCode, response};
 use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
 
@@ -63,6 +63,8 @@ pub(crate) struct State {
     /// The entries by which they became members, where they are known.
     here_since: BTreeMap<UserId, Offset>,
     pending_by_operation: BTreeMap<OperationId, Pending>,
+    /// Servers that wait for an entry to be applied here.
+    served_by_operation: BTreeMap<OperationId, oneshot::Sender<Applied>>,
     /// How many joins are about.
     entrances: usize,
     /// How many members each other node has.
@@ -226,6 +228,7 @@ impl Host {
             session_by_user: BTreeMap::new(),
             here_since: BTreeMap::new(),
             pending_by_operation: BTreeMap::new(),
+            served_by_operation: BTreeMap::new(),
             entrances: 0,
             members_by_node: BTreeMap::new(),
             departed: VecDeque::new(),
@@ -266,6 +269,11 @@ impl Host {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    /// Whether all of the log has been read once.
+    pub(crate) fn is_read(&self) -> bool {
+        *self.progress.borrow() > 0
     }
 
     /// Waits until all of the log has been read once.

@@ -75,12 +75,17 @@ impl Services {
             .await
     }
 
-    /// A room as it is.
+    /// A room as it is: with all that was answered before the question, on whatever node.
     ///
     /// # Errors
     /// There is no such room, or the engine does not answer.
     pub async fn view_room(&self, room: &RoomId) -> Result<RoomView, Reject> {
-        let entrance = self.enter(room).await?;
+        let entrance = self.node().enter(room)?;
+        let was_read_before = entrance.host().is_read();
+        self.prepare(&entrance).await?;
+        if was_read_before {
+            entrance.host().catch_up(self.node()).await?;
+        }
         let no_such_room = || Reject::new(ErrorCode::NoSuchRoom, "there is no such room");
         entrance.host().view().ok_or_else(no_such_room)
     }
@@ -129,11 +134,15 @@ impl Services {
 
     /// A room's host here, once it has read the room's log.
     async fn enter(&self, room: &RoomId) -> Result<Entrance, Reject> {
-        let node = self.node();
-        let entrance = node.enter(room)?;
-        entrance.host().synced(node.config.engine_timeout).await?;
-        node.cluster.joined(node.config.engine_timeout).await?;
+        let entrance = self.node().enter(room)?;
+        self.prepare(&entrance).await?;
         Ok(entrance)
+    }
+
+    async fn prepare(&self, entrance: &Entrance) -> Result<(), Reject> {
+        let node = self.node();
+        entrance.host().synced(node.config.engine_timeout).await?;
+        node.cluster.joined(node.config.engine_timeout).await
     }
 }
 

@@ -26,13 +26,19 @@ impl Host {
     }
 
     async fn read(self: &Arc<Self>, node: &Arc<Node>) {
-        loop {
+        'anew: loop {
             let after = self.lock().cursor;
             if let Ok(mut tail) = node.engine.tail(&self.key, after).await {
                 loop {
                     tokio::select! {
                         biased;
                         event = tail.next() => match event {
+                            // Nothing tells when a log that was begun anew has been read, but another
+                            // reader of it.
+                            Some(TailEvent::Reset) => {
+                                self.handle_event(node, TailEvent::Reset);
+                                continue 'anew;
+                            }
                             Some(event) => self.handle_event(node, event),
                             None => break,
                         },
@@ -137,6 +143,9 @@ impl Host {
         }
         if let Some(pending) = pending {
             let _ = pending.outcome.send(outcome);
+        }
+        if let Some(server) = state.served_by_operation.remove(&entry.operation) {
+            let _ = server.send(applied);
         }
     }
 
@@ -290,6 +299,7 @@ impl Host {
         let old = std::mem::replace(&mut state.room, room);
         state.is_listing_stale = true;
         let mut pending = std::mem::take(&mut state.pending_by_operation);
+        state.served_by_operation.clear();
         for event in difference(&old, &state.room) {
             let session =
                 if let Event::Joined { membership, .. } | Event::Left { membership, .. } = &event {

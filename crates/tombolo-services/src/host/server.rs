@@ -1,13 +1,13 @@
 //! What servers want of a room. They are no members and have no session: what they ask is done, or
 //! refused with the reason, before they are answered.
 
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
-use tombolo_engine::{AppendError, Expect, Offset};
+use tombolo_engine::{AppendError, Expect, Offset, TailEvent};
 use tombolo_room::{Act, Actor, Applied, Body, Entry, Event, Illegal, OperationId, Value};
 use tombolo_wire::v1::ErrorCode;
 
-use super::{Host, reject};
+use super::{Host, State, reject};
 use crate::node::Node;
 use crate::reject::Reject;
 
@@ -57,16 +57,9 @@ pub struct MemberView {
     pub node: String,
 }
 
-/// What an entry would do, if nothing comes before it.
-struct Rehearsal {
-    applied: Applied,
-    /// The last entry that was read.
-    cursor: Option<Offset>,
-    progress: watch::Receiver<u64>,
-}
-
 impl Host {
-    /// Carries out what a server wants, once: whoever repeats the operation learns that it was done.
+    /// Carries out what a server wants, once: whoever repeats the operation learns that it was done. When
+    /// it is answered, it has been read here.
     pub(crate) async fn act_for_server(
         &self,
         node: &Node,
@@ -74,38 +67,81 @@ impl Host {
         body: Body,
     ) -> Result<ServerActed, Reject> {
         let unavailable = |message: &str| Reject::new(ErrorCode::Unavailable, message);
+        let limit = node.config.engine_timeout;
+        let name = tombolo_engine::OperationId(operation.0);
         for _ in 0..ATTEMPTS_MAX {
             if node.cluster.is_out() {
                 return Err(unavailable("this node is not part of its cluster"));
             }
+            let mut progress = self.progress.subscribe();
+            let planned = match self.plan_for_server(operation, &body) {
+                // What was done on another node a moment ago may be what it depends on.
+                Err(_) => {
+                    self.catch_up(node).await?;
+                    self.plan_for_server(operation, &body)?
+                }
+                planned => planned?,
+            };
+            let Some((expect, applied)) = planned else {
+                return Ok(ServerActed::default());
+            };
             let entry = Entry {
                 operation,
                 time: node.time(),
                 body: body.clone(),
             };
-            let mut rehearsal = self.rehearse(&entry)?;
-            let acted = match rehearsal.applied.outcome {
-                Ok(()) => acted(&rehearsal.applied.events),
-                Err(Illegal::Repeated) => return self.what_became(&operation),
-                Err(illegal) => return Err(reject(illegal)),
-            };
-            // What was rehearsed is what happens only if nobody else was faster.
-            let expect = rehearsal.cursor.map_or(Expect::Empty, Expect::Last);
-            let name = tombolo_engine::OperationId(operation.0);
             let append = node.engine.append(&self.key, entry.encode(), expect, name);
-            match timeout(node.config.engine_timeout, append).await {
-                Ok(Ok(at)) => {
-                    self.read_up_to(node, at).await;
-                    return Ok(acted);
-                }
-                Ok(Err(AppendError::Conflict | AppendError::Unknown)) | Err(_) => {
-                    let wait = rehearsal.progress.changed();
-                    let _ = timeout(node.config.engine_timeout, wait).await;
+            match timeout(limit, append).await {
+                // Whether it was written or not, the log will tell.
+                Ok(Ok(_) | Err(AppendError::Unknown)) | Err(_) => {}
+                Ok(Err(AppendError::Conflict)) => {
+                    // Somebody else was faster: look again once this node has seen it, too.
+                    let _ = timeout(limit, progress.changed()).await;
+                    continue;
                 }
                 Ok(Err(error)) => return Err(unavailable(&error.to_string())),
             }
+            match timeout(limit, applied).await {
+                Ok(Ok(applied)) => match applied.outcome {
+                    Ok(()) => return Ok(acted(&applied.events)),
+                    Err(Illegal::Repeated) => return self.what_became(&operation),
+                    Err(illegal) => return Err(reject(illegal)),
+                },
+                // The log was read anew: what was remembered of it tells whether it was done.
+                Ok(Err(_)) => {}
+                Err(_) => return Err(unavailable("the engine does not answer")),
+            }
         }
         Err(unavailable("the room changes too fast"))
+    }
+
+    /// Waits until all has been read here that the log had when this began: what was answered elsewhere
+    /// before is seen here, too.
+    pub(crate) async fn catch_up(&self, node: &Node) -> Result<(), Reject> {
+        let before = self.lock().cursor;
+        let read = async {
+            let mut tail = node.engine.tail(&self.key, before).await.ok()?;
+            let (mut last, mut is_void) = (before, false);
+            loop {
+                match tail.next().await? {
+                    TailEvent::Entry { at, .. } | TailEvent::Snapshot { at, .. } => last = Some(at),
+                    TailEvent::Reset => (last, is_void) = (None, before.is_some()),
+                    TailEvent::Synced => break,
+                }
+            }
+            let mut progress = self.progress.subscribe();
+            while !self.lock().has_seen(last, before, is_void) {
+                progress.changed().await.ok()?;
+            }
+            Some(())
+        };
+        match timeout(node.config.engine_timeout, read).await {
+            Ok(Some(())) => Ok(()),
+            Ok(None) | Err(_) => {
+                let message = "the engine does not answer";
+                Err(Reject::new(ErrorCode::Unavailable, message))
+            }
+        }
     }
 
     /// The room as it is known here; `None` when there is none.
@@ -131,44 +167,60 @@ impl Host {
         })
     }
 
-    fn rehearse(&self, entry: &Entry) -> Result<Rehearsal, Reject> {
-        let progress = self.progress.subscribe();
-        let state = self.lock();
+    /// What has to be the case for what a server wants, and who tells when it was applied; `None` when it
+    /// was done before.
+    fn plan_for_server(
+        &self,
+        operation: OperationId,
+        body: &Body,
+    ) -> Result<Option<(Expect, oneshot::Receiver<Applied>)>, Reject> {
+        let mut state = self.lock();
         if state.ahead.is_some() {
             let message = "this node reads the room anew";
             return Err(Reject::new(ErrorCode::Unavailable, message));
         }
-        let mut copy = state.room.clone();
-        Ok(Rehearsal {
-            applied: copy.apply(entry),
-            cursor: state.cursor,
-            progress,
-        })
+        match state.room.was_legal(&operation) {
+            Some(true) => return Ok(None),
+            Some(false) => return Err(refused_before()),
+            None => {}
+        }
+        let is_opening = matches!(body, Body::Created { .. });
+        let expect = match (is_opening, state.room.is_open()) {
+            (true, true) => return Err(reject(Illegal::Open)),
+            (false, false) => return Err(reject(Illegal::Closed)),
+            (true, false) => state.cursor.map_or(Expect::Empty, Expect::Last),
+            (false, true) => Expect::Any,
+        };
+        let (sender, applied) = oneshot::channel();
+        let waiting = &mut state.served_by_operation;
+        waiting.retain(|_, waits| !waits.is_closed());
+        waiting.insert(operation, sender);
+        Ok(Some((expect, applied)))
     }
 
     /// What became of an operation that came before.
     fn what_became(&self, operation: &OperationId) -> Result<ServerActed, Reject> {
         match self.lock().room.was_legal(operation) {
             Some(true) => Ok(ServerActed::default()),
-            Some(false) | None => {
-                let message = "it was refused when it was tried before";
-                Err(Reject::new(ErrorCode::Conflict, message))
-            }
+            Some(false) | None => Err(refused_before()),
         }
     }
+}
 
-    /// Waits until members here have been told, so that whoever asks next sees what was done.
-    async fn read_up_to(&self, node: &Node, at: Offset) {
-        let mut progress = self.progress.subscribe();
-        let read = async {
-            while self.lock().cursor < Some(at) {
-                if progress.changed().await.is_err() {
-                    return;
-                }
-            }
+impl State {
+    /// Whether all has been read up to `last`; of a log that was begun anew, anything of it.
+    fn has_seen(&self, last: Option<Offset>, before: Option<Offset>, is_void: bool) -> bool {
+        let is_there = match last {
+            Some(last) => self.cursor >= Some(last),
+            None => !is_void || self.cursor != before,
         };
-        let _ = timeout(node.config.engine_timeout, read).await;
+        is_there && self.ahead.is_none()
     }
+}
+
+fn refused_before() -> Reject {
+    let message = "it was refused when it was tried before";
+    Reject::new(ErrorCode::Conflict, message)
 }
 
 /// What a server wants, as the log has it.

@@ -26,6 +26,7 @@ mod notices;
 mod presence;
 mod resume;
 mod rooms;
+mod servers;
 mod sessions;
 mod social_garbage;
 mod threads;

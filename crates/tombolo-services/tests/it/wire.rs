@@ -21,6 +21,8 @@ pub(crate) struct Wire {
     pub(crate) is_cut: Arc<AtomicBool>,
     /// Logs are not read further.
     pub(crate) is_slow: Arc<AtomicBool>,
+    /// Who reads a log is told that it begins anew.
+    pub(crate) is_void: Arc<AtomicBool>,
     /// How many of a hundred frames to other nodes' inboxes are lost.
     pub(crate) lose_percent: Arc<AtomicU64>,
     /// What is said of who is online is lost.
@@ -39,6 +41,7 @@ impl Wire {
             local: local.clone(),
             is_cut: Arc::default(),
             is_slow: Arc::default(),
+            is_void: Arc::default(),
             lose_percent: Arc::default(),
             is_presence_lost: Arc::default(),
             confuse_percent: Arc::default(),
@@ -177,8 +180,14 @@ impl Log for Wire {
                 return Err(Unavailable);
             }
             let tail = self.local.tail(key, after).await?;
-            let wire = self.clone();
-            Ok(Box::new(SlowTail { tail, wire }) as Box<dyn Tail>)
+            let (wire, key) = (self.clone(), key.clone());
+            let slow = SlowTail {
+                tail,
+                wire,
+                key,
+                is_void: false,
+            };
+            Ok(Box::new(slow) as Box<dyn Tail>)
         })
     }
 
@@ -199,6 +208,8 @@ impl Log for Wire {
 struct SlowTail {
     tail: Box<dyn Tail>,
     wire: Wire,
+    key: Key,
+    is_void: bool,
 }
 
 impl Tail for SlowTail {
@@ -208,6 +219,15 @@ impl Tail for SlowTail {
             // Virtual time: nothing waits for real.
             while self.wire.is_slow.load(Ordering::Relaxed) || self.wire.is_cut() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            if self.wire.is_void.swap(false, Ordering::Relaxed) {
+                self.tail = self.wire.local.tail(&self.key, None).await.ok()?;
+                self.is_void = true;
+                return Some(TailEvent::Reset);
+            }
+            // That all has been read is said once only.
+            if self.is_void && event == Some(TailEvent::Synced) {
+                return self.tail.next().await;
             }
             event
         })

@@ -1,0 +1,171 @@
+//! What game servers ask of rooms, over any node of a cluster.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tombolo_room::{Act, Audience, Change, PropertyKey, Settings, Target, Value};
+use tombolo_services::{Reject, RoomView, Services};
+use tombolo_wire::v1::{ErrorCode, JoinMode};
+use tombolo_wire::{RoomId, UserId};
+
+use crate::cluster::cluster;
+use crate::lab::Lab;
+
+#[tokio::test(start_paused = true)]
+async fn a_server_sees_on_every_node_what_it_has_just_done_on_one() {
+    let (nodes, _) = cluster::<2>().await;
+    let [here, there] = [0, 1].map(|node: usize| &nodes[node].lab.services);
+    open(here, "r").await.unwrap();
+    for services in [here, there] {
+        assert_eq!(services.view_room(&room("r")).await.unwrap().members, []);
+        let listed = services.list_rooms(None, 10).await.unwrap();
+        assert_eq!(listed.rooms, [room("r")]);
+    }
+    // The other node hosts the room, and reads its log late.
+    let mut alice = nodes[1].lab.device("alice").await;
+    alice.join("r", JoinMode::Join).await.unwrap();
+    for round in 1..4 {
+        nodes[1].wire.is_slow.store(true, Ordering::Relaxed);
+        set(here, "r", round).await.unwrap();
+        let catch_up = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            nodes[1].wire.is_slow.store(false, Ordering::Relaxed);
+        };
+        let asked = room("r");
+        let (seen, ()) = tokio::join!(there.view_room(&asked), catch_up);
+        assert_eq!(rounds(&seen.unwrap()), [round]);
+        let seen = here.view_room(&room("r")).await.unwrap();
+        assert_eq!(rounds(&seen), [round]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_acts_on_what_was_done_on_another_node_a_moment_before() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut alice = nodes[1].lab.device("alice").await;
+    alice.join("r", JoinMode::Create).await.unwrap();
+    let mut bob = nodes[0].lab.device("bob").await;
+    nodes[1].wire.is_slow.store(true, Ordering::Relaxed);
+    bob.join("r", JoinMode::Join).await.unwrap();
+    let catch_up = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        nodes[1].wire.is_slow.store(false, Ordering::Relaxed);
+    };
+    let (id, kick) = (room("r"), Act::Kick(UserId::parse("bob").unwrap()));
+    let there = &nodes[1].lab.services;
+    let (kicked, ()) = tokio::join!(there.act_for_server(&id, kick, None), catch_up);
+    kicked.unwrap();
+
+    // A room that was closed there is opened here at once, and the other way round.
+    for round in 0..4 {
+        let services = &nodes[round % 2].lab.services;
+        services
+            .act_for_server(&id, Act::Close, None)
+            .await
+            .unwrap();
+        open(&nodes[(round + 1) % 2].lab.services, "r")
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_is_done_once_over_whatever_nodes_it_is_repeated() {
+    let (nodes, _) = cluster::<3>().await;
+    open(&nodes[0].lab.services, "r").await.unwrap();
+    let mut alice = nodes[2].lab.device("alice").await;
+    alice.join("r", JoinMode::Join).await.unwrap();
+    let mut numbers = Vec::new();
+    let said = nodes.each_ref().map(|node| {
+        let services = node.lab.services.clone();
+        tokio::spawn(async move {
+            services
+                .act_for_server(&room("r"), say(), Some([9; 16]))
+                .await
+        })
+    });
+    for said in said {
+        numbers.push(said.await.unwrap().unwrap().message);
+    }
+    numbers.sort_unstable();
+    assert_eq!(
+        numbers,
+        [0, 0, 1],
+        "one has done it, and the others say that it was done"
+    );
+    for node in &nodes {
+        let view = node.lab.services.view_room(&room("r")).await.unwrap();
+        assert_eq!(view.message_last, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_may_not_do_is_refused_with_the_reason() {
+    let lab = Lab::new();
+    let code = |refused: Result<(), Reject>| refused.unwrap_err().code;
+    let services = &lab.services;
+    assert_eq!(code(set(services, "r", 1).await), ErrorCode::NoSuchRoom);
+    assert_eq!(
+        services.view_room(&room("r")).await.unwrap_err().code,
+        ErrorCode::NoSuchRoom
+    );
+    open(services, "r").await.unwrap();
+    assert_eq!(code(open(services, "r").await), ErrorCode::RoomExists);
+    let nobody = Act::Kick(UserId::parse("nobody").unwrap());
+    let kicked = services.act_for_server(&room("r"), nobody, None).await;
+    assert_eq!(kicked.unwrap_err().code, ErrorCode::NoSuchThing);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_whose_log_begins_anew_is_read_again_to_its_end() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut alice = nodes[1].lab.device("alice").await;
+    alice.join("r", JoinMode::Create).await.unwrap();
+    alice.drain().await;
+    nodes[1].wire.is_void.store(true, Ordering::Relaxed);
+    let mut bob = nodes[0].lab.device("bob").await;
+    bob.join("r", JoinMode::Join).await.unwrap();
+    assert_eq!(alice.next_event().await, "+bob");
+    let seen = nodes[1].lab.services.view_room(&room("r")).await.unwrap();
+    assert_eq!(seen.members.len(), 2);
+}
+
+async fn open(services: &Services, name: &str) -> Result<(), Reject> {
+    let settings = Settings {
+        empty_kept: Duration::from_secs(300),
+        ..Settings::default()
+    };
+    let id = room(name);
+    services.create_room(&id, settings, Vec::new(), None).await
+}
+
+async fn set(services: &Services, name: &str, round: i64) -> Result<(), Reject> {
+    let key = PropertyKey::parse("round").unwrap();
+    let act = Act::ChangeProperties {
+        target: Target::Room,
+        changes: vec![Change::set(key, Value::Integer(round))],
+    };
+    let acted = services.act_for_server(&room(name), act, None).await;
+    acted.map(|_| ())
+}
+
+fn say() -> Act {
+    Act::Say {
+        audience: Audience::All,
+        payload: Bytes::from_static(b"once"),
+    }
+}
+
+fn rounds(view: &RoomView) -> Vec<i64> {
+    let values = view.properties.iter().map(|(_, value)| value);
+    let rounds = values.filter_map(|value| match value {
+        Value::Integer(round) => Some(*round),
+        _ => None,
+    });
+    rounds.collect()
+}
+
+fn room(name: &str) -> RoomId {
+    RoomId::parse(name).unwrap()
+}
