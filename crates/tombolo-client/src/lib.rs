@@ -98,7 +98,7 @@ pub use social::{
     Notice, Notification, Notifications, Presence, PresenceStatus, PresenceWatch, UserCounts,
 };
 pub use tombolo_field::EntityId;
-pub use tombolo_match::{Name, Player, Reach, TicketId, Value as MatchValue};
+pub use tombolo_match::{Name, Player, Query as MatchQuery, Reach, TicketId, Value as MatchValue};
 pub use tombolo_path::{Candidate, CandidateKind, Explanation, Policy, Verdict, probe::NatReport};
 pub use tombolo_room::{
     Act, Aspect, Audience, By, Change, Changed, Comparison, Condition, Expectation, GroupId,

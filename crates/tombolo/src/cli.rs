@@ -43,6 +43,7 @@ pub(crate) enum Command {
     /// Be a device that looks for a match in a pool
     Match(MatchArgs),
     Field(crate::field::FieldArgs),
+    Bots(Box<crate::bots::BotsArgs>),
     /// Say what NAT this machine is behind, and what will work
     Doctor(DoctorArgs),
     /// Print a token from a development node
@@ -345,7 +346,7 @@ pub(crate) struct TokenFrom {
 /// Ten years, in seconds: longer ones are mistakes.
 const TOKEN_TTL_MAX: u64 = 10 * 365 * 24 * 3600;
 
-fn named_file(text: &str) -> Result<(String, PathBuf), String> {
+pub(crate) fn named_file(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((name, path)) if !name.is_empty() && !path.is_empty() => {
             Ok((name.to_owned(), path.into()))

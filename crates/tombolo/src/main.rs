@@ -3,6 +3,7 @@
 
 mod admin;
 mod api_key;
+mod bots;
 mod cli;
 mod cluster;
 mod config_text;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::ApiKey(args) => api_key::run(&args),
         Command::Peer(args) => in_runtime(peer::run(args)),
         Command::Match(args) => in_runtime(seek::run(args)),
+        Command::Bots(args) => in_runtime(bots::run(*args)),
         Command::Field(args) => in_runtime(field::run(args)),
         Command::Doctor(args) => in_runtime(doctor::run(args)),
         Command::Token(args) => in_runtime(token::run(args)),

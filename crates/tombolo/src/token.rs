@@ -19,7 +19,11 @@ pub(crate) async fn run(args: TokenArgs) -> anyhow::Result<()> {
         TokenFrom {
             key: Some((name, path)),
             ..
-        } => mint(&name, &path, &user, Duration::from_secs(ttl))?,
+        } => {
+            let mint = Mint::read(&name, &path).context("--key")?;
+            let ttl = Duration::from_secs(ttl);
+            mint.token(&user, ttl).context("--user")?
+        }
         TokenFrom {
             server: Some(server),
             ..
@@ -33,13 +37,24 @@ pub(crate) async fn run(args: TokenArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn mint(name: &str, path: &Path, user: &str, ttl: Duration) -> anyhow::Result<String> {
-    let mut keys = TokenKeys::default();
-    keys.read(name, path).context("--key")?;
-    let secret = keys.secret();
-    let (name, secret) =
-        secret.with_context(|| format!("{}: a public key cannot sign", path.display()))?;
-    let user = UserId::parse(user).context("--user")?;
-    let claims = Claims::new(user, output::unix_now() + ttl);
-    Ok(SigningKey::hs256(name, secret)?.mint(&claims)?)
+/// Makes tokens here.
+pub(crate) struct Mint(SigningKey);
+
+impl Mint {
+    /// Reads a secret, as `tombolo serve --token-key` takes it.
+    pub(crate) fn read(name: &str, path: &Path) -> anyhow::Result<Self> {
+        let mut keys = TokenKeys::default();
+        keys.read(name, path)?;
+        let secret = keys.secret();
+        let (name, secret) =
+            secret.with_context(|| format!("{}: a public key cannot sign", path.display()))?;
+        Ok(Self(SigningKey::hs256(name, secret)?))
+    }
+
+    /// A token that proves that user for so long.
+    pub(crate) fn token(&self, user: &str, ttl: Duration) -> anyhow::Result<String> {
+        let user = UserId::parse(user)?;
+        let claims = Claims::new(user, output::unix_now() + ttl);
+        Ok(self.0.mint(&claims)?)
+    }
 }

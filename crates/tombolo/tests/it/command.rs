@@ -67,7 +67,12 @@ pub(crate) fn start(args: &[&str]) -> Running {
 
 /// A node on loopback, and the URL that it prints.
 pub(crate) async fn node() -> (Running, String) {
-    let mut serve = start(&[
+    node_with(&[]).await
+}
+
+/// A node that is told more.
+pub(crate) async fn node_with(more: &[&str]) -> (Running, String) {
+    let args = [
         "serve",
         "--dev",
         "--listen",
@@ -81,7 +86,8 @@ pub(crate) async fn node() -> (Running, String) {
         "--allow-peer",
         "127.0.0.0/8",
         "--json",
-    ]);
+    ];
+    let mut serve = start(&[&args[..], more].concat());
     let ready = serve.event("ready").await;
     assert_eq!(serve.lines.len(), 1, "ready is the first line");
     assert!(ready["stun"][0].as_str().unwrap().starts_with("stun:"));

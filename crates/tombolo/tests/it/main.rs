@@ -3,6 +3,7 @@
 
 mod abuse;
 mod api;
+mod bots;
 mod caller;
 mod cluster;
 mod command;
