@@ -146,7 +146,7 @@ struct Contract {
 /// Where the contract with devices is, which others may import.
 const DEVICE_PACKAGE: &str = "tombolo/v1";
 
-const CONTRACTS: [Contract; 6] = [
+const CONTRACTS: [Contract; 7] = [
     Contract {
         source: "tombolo/v1/session.proto",
         output: "crates/tombolo-wire/src/generated.rs",
@@ -166,6 +166,10 @@ const CONTRACTS: [Contract; 6] = [
     Contract {
         source: "tombolo/node/v1/node.proto",
         output: "crates/tombolo-services/src/cluster/generated.rs",
+    },
+    Contract {
+        source: "tombolo/kept/v1/kept.proto",
+        output: "crates/tombolo-services/src/kept/generated.rs",
     },
     Contract {
         source: "tombolo/field/v1/field.proto",

@@ -8,18 +8,18 @@ use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, patch, post};
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use tombolo_room::{
     Act, Audience, Change, Operation, PropertyKey, Settings, Target, Value, Writers,
 };
-use tombolo_services::{MemberView, Reject, RoomView};
+use tombolo_services::Reject;
 use tombolo_wire::v1::ErrorCode;
 use tombolo_wire::{RoomId, TagName, UserId};
 use tracing::info;
@@ -27,6 +27,15 @@ use tracing::info;
 use crate::api_keys::{KeyRefusal, Known, Scope};
 use crate::http::{ApiError, bearer};
 use crate::shared::Shared;
+
+mod body;
+mod once;
+
+use body::{
+    CreateBody, Done, KickQuery, ListBody, ListQuery, NotifiedBody, NotifyBody, RoomBody, RoomName,
+    SayBody, SetBody, ValueBody,
+};
+use once::Read;
 
 type Node = State<Arc<Shared>>;
 
@@ -154,9 +163,8 @@ async fn list(
 async fn create(
     State(shared): Node,
     holder: Holder<RoomsCreate>,
-    body: Result<Json<CreateBody>, JsonRejection>,
-) -> Result<(StatusCode, Json<RoomName>), ApiError> {
-    let Json(body) = body.map_err(unreadable)?;
+    Read { body, digest }: Read<CreateBody>,
+) -> Result<Response, ApiError> {
     let room = parse_room(&body.room)?;
     let usual = Settings::default();
     let writers = match body.writers.as_deref() {
@@ -178,14 +186,17 @@ async fn create(
         ..usual
     };
     let properties = parse_changes(body.properties, &[])?;
-    let operation = holder.operation(&format!("create {room}"));
-    let created = shared
-        .services
-        .create_room(&room, settings, properties, operation);
-    created.await?;
-    info!(key = holder.key.key.name, %room, "a server opened a room");
-    let room = room.to_string();
-    Ok((StatusCode::CREATED, Json(RoomName { room })))
+    let place = format!("create {room}");
+    let create = async {
+        let operation = holder.operation(&place);
+        let services = &shared.services;
+        let created = services.create_room(&room, settings, properties, operation);
+        created.await?;
+        info!(key = holder.key.key.name, %room, "a server opened a room");
+        let room = room.to_string();
+        Ok((StatusCode::CREATED, Json(RoomName { room })).into_response())
+    };
+    holder.once(&shared, &place, digest, create).await
 }
 
 async fn show(
@@ -202,23 +213,24 @@ async fn close(
     State(shared): Node,
     holder: Holder<RoomsCreate>,
     room: Result<Path<String>, PathRejection>,
-) -> Result<Json<Done>, ApiError> {
+) -> Result<Response, ApiError> {
     let room = parse_room(&path(room)?)?;
-    let operation = holder.operation(&format!("close {room}"));
-    let acted = shared.services.act_for_server(&room, Act::Close, operation);
-    acted.await?;
+    let asked = Asked {
+        place: format!("close {room}"),
+        digest: NO_BODY,
+    };
+    let done = act(&shared, &holder, &room, asked, Act::Close).await?;
     info!(key = holder.key.key.name, %room, "a server closed a room");
-    Ok(Json(Done::default()))
+    Ok(done)
 }
 
 async fn say(
     State(shared): Node,
     holder: Holder<RoomsSend>,
     room: Result<Path<String>, PathRejection>,
-    body: Result<Json<SayBody>, JsonRejection>,
-) -> Result<Json<Done>, ApiError> {
+    Read { body, digest }: Read<SayBody>,
+) -> Result<Response, ApiError> {
     let room = parse_room(&path(room)?)?;
-    let Json(body) = body.map_err(unreadable)?;
     let payload = match (body.text, body.base64) {
         (Some(text), None) => Bytes::from(text),
         (None, Some(text)) => decode(&text)?,
@@ -236,25 +248,19 @@ async fn say(
     {
         return Err(bad("to names 1 to 256 users"));
     }
-    let act = Act::Say { audience, payload };
-    let operation = holder.operation(&format!("say {room}"));
-    let acted = shared
-        .services
-        .act_for_server(&room, act, operation)
-        .await?;
-    Ok(Json(Done {
-        number: Some(acted.message).filter(|number| *number > 0),
-    }))
+    let place = format!("say {room}");
+    let asked = Asked { place, digest };
+    let say = Act::Say { audience, payload };
+    act(&shared, &holder, &room, asked, say).await
 }
 
 async fn set(
     State(shared): Node,
     holder: Holder<RoomsSet>,
     room: Result<Path<String>, PathRejection>,
-    body: Result<Json<SetBody>, JsonRejection>,
-) -> Result<Json<Done>, ApiError> {
+    Read { body, digest }: Read<SetBody>,
+) -> Result<Response, ApiError> {
     let room = parse_room(&path(room)?)?;
-    let Json(body) = body.map_err(unreadable)?;
     let target = match &body.member {
         None => Target::Room,
         Some(user) => Target::Member(parse_user(user)?),
@@ -263,11 +269,10 @@ async fn set(
     if changes.is_empty() {
         return Err(bad("nothing is to be changed"));
     }
-    let act = Act::ChangeProperties { target, changes };
-    let operation = holder.operation(&format!("set {room}"));
-    let acted = shared.services.act_for_server(&room, act, operation);
-    acted.await?;
-    Ok(Json(Done::default()))
+    let place = format!("set {room}");
+    let asked = Asked { place, digest };
+    let change = Act::ChangeProperties { target, changes };
+    act(&shared, &holder, &room, asked, change).await
 }
 
 async fn kick(
@@ -275,11 +280,11 @@ async fn kick(
     holder: Holder<RoomsKick>,
     names: Result<Path<(String, String)>, PathRejection>,
     query: Result<Query<KickQuery>, QueryRejection>,
-) -> Result<Json<Done>, ApiError> {
+) -> Result<Response, ApiError> {
     let Path((room, user)) = names.map_err(|rejection| bad(&rejection.body_text()))?;
     let Query(query) = query.map_err(|rejection| bad(&rejection.body_text()))?;
     let (room, user) = (parse_room(&room)?, parse_user(&user)?);
-    let act = match query.ban_s {
+    let kick = match query.ban_s {
         None => Act::Kick(user.clone()),
         Some(seconds) if seconds <= tombolo_room::DURATION_MAX.as_secs() => Act::Ban {
             user: user.clone(),
@@ -287,19 +292,20 @@ async fn kick(
         },
         Some(_) => return Err(bad("ban_s is at most a year")),
     };
-    let operation = holder.operation(&format!("kick {room} {user}"));
-    let acted = shared.services.act_for_server(&room, act, operation);
-    acted.await?;
+    let asked = Asked {
+        place: format!("kick {room} {user} {:?}", query.ban_s),
+        digest: NO_BODY,
+    };
+    let done = act(&shared, &holder, &room, asked, kick).await?;
     info!(key = holder.key.key.name, %room, %user, "a server sent a member away");
-    Ok(Json(Done::default()))
+    Ok(done)
 }
 
 async fn notify(
     State(shared): Node,
     holder: Holder<NoticesSend>,
-    body: Result<Json<NotifyBody>, JsonRejection>,
-) -> Result<Json<NotifiedBody>, ApiError> {
-    let Json(body) = body.map_err(unreadable)?;
+    Read { body, digest }: Read<NotifyBody>,
+) -> Result<Response, ApiError> {
     let board = TagName::parse(&body.to);
     let board = board
         .map_err(|error| ApiError::of_contract(StatusCode::BAD_REQUEST, error.code(), error))?;
@@ -308,14 +314,45 @@ async fn notify(
         (None, Some(text)) => decode(&text)?,
         _ => return Err(bad("a notice has either text or base64")),
     };
-    let id = holder.operation(&format!("notify {board}"));
+    let place = format!("notify {board}");
     let lasts = body.lasts_s.map_or(NOTICE_LASTS, Duration::from_secs);
-    let notified = shared.services.notify(&board, id, payload, lasts).await?;
-    info!(key = holder.key.key.name, %board, "a server told users something");
-    Ok(Json(NotifiedBody {
-        number: notified.number,
-        repeated: notified.is_repeated,
-    }))
+    let notify = async {
+        let id = holder.operation(&place);
+        let notified = shared.services.notify(&board, id, payload, lasts).await?;
+        info!(key = holder.key.key.name, %board, "a server told users something");
+        let told = NotifiedBody {
+            number: notified.number,
+            repeated: notified.is_repeated,
+        };
+        Ok(Json(told).into_response())
+    };
+    holder.once(&shared, &place, digest, notify).await
+}
+
+/// What a request asks beside the act itself.
+struct Asked {
+    /// What is done, and to what.
+    place: String,
+    /// Of the body.
+    digest: [u8; 32],
+}
+
+/// Carries out an act with the rights of a server.
+async fn act<S: Needs>(
+    shared: &Shared,
+    holder: &Holder<S>,
+    room: &RoomId,
+    asked: Asked,
+    act: Act,
+) -> Result<Response, ApiError> {
+    let Asked { place, digest } = asked;
+    let carry_out = async {
+        let operation = holder.operation(&place);
+        let acted = shared.services.act_for_server(room, act, operation).await?;
+        let number = Some(acted.message).filter(|number| *number > 0);
+        Ok(Json(Done { number }).into_response())
+    };
+    holder.once(shared, &place, digest, carry_out).await
 }
 
 impl From<Reject> for ApiError {
@@ -378,187 +415,6 @@ fn bad(message: &str) -> ApiError {
     ApiError::owned(StatusCode::BAD_REQUEST, "bad_request", message.to_owned())
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct ListQuery {
-    after: Option<String>,
-    limit: Option<usize>,
-}
-
-#[derive(Debug, Serialize)]
-struct ListBody {
-    rooms: Vec<String>,
-    more: bool,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CreateBody {
-    room: String,
-    members_max: Option<u32>,
-    #[serde(default)]
-    locked: bool,
-    #[serde(default)]
-    hidden: bool,
-    seat_kept_s: Option<u64>,
-    empty_kept_s: Option<u64>,
-    writers: Option<String>,
-    #[serde(default)]
-    properties: BTreeMap<String, ValueBody>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SayBody {
-    text: Option<String>,
-    base64: Option<String>,
-    to: Option<Vec<String>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SetBody {
-    member: Option<String>,
-    #[serde(default)]
-    set: BTreeMap<String, ValueBody>,
-    #[serde(default)]
-    delete: Vec<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct KickQuery {
-    ban_s: Option<u64>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NotifyBody {
-    to: String,
-    text: Option<String>,
-    base64: Option<String>,
-    lasts_s: Option<u64>,
-}
-
-#[derive(Debug, Serialize)]
-struct NotifiedBody {
-    number: u64,
-    repeated: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct RoomName {
-    room: String,
-}
-
-#[derive(Debug, Default, Serialize)]
-struct Done {
-    /// Of the message that was said.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    number: Option<u64>,
-}
-
-#[derive(Debug, Serialize)]
-struct RoomBody {
-    room: String,
-    members_max: u32,
-    locked: bool,
-    hidden: bool,
-    owner: Option<String>,
-    properties: BTreeMap<String, ValueBody>,
-    members: Vec<MemberBody>,
-    message_last: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct MemberBody {
-    user: String,
-    seat: u32,
-    dropped: bool,
-    node: String,
-    properties: BTreeMap<String, ValueBody>,
-}
-
-impl RoomBody {
-    fn new(room: &RoomId, view: RoomView) -> Self {
-        Self {
-            room: room.to_string(),
-            members_max: view.members_max,
-            locked: view.is_locked,
-            hidden: view.is_hidden,
-            owner: view.owner,
-            properties: told(view.properties),
-            members: view.members.into_iter().map(MemberBody::from).collect(),
-            message_last: view.message_last,
-        }
-    }
-}
-
-impl From<MemberView> for MemberBody {
-    fn from(member: MemberView) -> Self {
-        Self {
-            user: member.user,
-            seat: member.seat,
-            dropped: member.is_dropped,
-            node: member.node,
-            properties: told(member.properties),
-        }
-    }
-}
-
-fn told(properties: Vec<(String, Value)>) -> BTreeMap<String, ValueBody> {
-    let properties = properties.into_iter();
-    properties
-        .map(|(key, value)| (key, ValueBody::from(value)))
-        .collect()
-}
-
-/// A property's value: JSON's own kinds, and bytes as `{"base64": "…"}`.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(untagged)]
-enum ValueBody {
-    Boolean(bool),
-    Integer(i64),
-    Number(f64),
-    Text(String),
-    Binary { base64: String },
-}
-
-impl ValueBody {
-    fn parse(self) -> Result<Value, ApiError> {
-        let value = match self {
-            Self::Boolean(value) => Value::Boolean(value),
-            Self::Integer(value) => Value::Integer(value),
-            Self::Number(value) => Value::Number(value),
-            Self::Text(value) => Value::Text(value),
-            Self::Binary { base64 } => Value::Binary(decode(&base64)?),
-        };
-        let bytes = match &value {
-            Value::Text(text) => text.len(),
-            Value::Binary(bytes) => bytes.len(),
-            Value::Boolean(_) | Value::Integer(_) | Value::Number(_) => 8,
-        };
-        if bytes > tombolo_room::VALUE_BYTES_MAX {
-            return Err(bad("a value has at most 16 KiB"));
-        }
-        Ok(value)
-    }
-}
-
-impl From<Value> for ValueBody {
-    fn from(value: Value) -> Self {
-        match value {
-            Value::Boolean(value) => Self::Boolean(value),
-            Value::Integer(value) => Self::Integer(value),
-            Value::Number(value) => Self::Number(value),
-            Value::Text(value) => Self::Text(value),
-            Value::Binary(bytes) => Self::Binary {
-                base64: STANDARD.encode(bytes),
-            },
-        }
-    }
-}
-
 /// Of all other reasons: what was asked for is understood, but cannot be done.
 const STATUS_BY_CODE: [(ErrorCode, StatusCode); 9] = [
     (ErrorCode::NoSuchRoom, StatusCode::NOT_FOUND),
@@ -578,6 +434,8 @@ const _: () = assert!(
     BODY_BYTES_MAX + 4096 < tombolo_room::ENTRY_BYTES_MAX
         && tombolo_room::PAYLOAD_BYTES_MAX / 3 * 4 + 4096 < BODY_BYTES_MAX
 );
+/// Stands for the digest of a body where there is none.
+const NO_BODY: [u8; 32] = [0; 32];
 /// Of an `Idempotency-Key`.
 const OPERATION_BYTES_MAX: usize = 128;
 /// Rooms in a page that asks for no other number, and at most.

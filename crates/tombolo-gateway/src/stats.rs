@@ -43,6 +43,8 @@ pub struct Stats {
     pub api_scopes_refused: u64,
     /// Requests of game servers whose keys were used too often.
     pub api_rates_refused: u64,
+    /// Requests of game servers under a name that is used for another one, or cannot be kept.
+    pub api_repetitions_refused: u64,
 }
 
 /// The counters behind [`Stats`].
@@ -65,6 +67,7 @@ pub(crate) struct Counters {
     pub(crate) api_keys_refused: Counter,
     pub(crate) api_scopes_refused: Counter,
     pub(crate) api_rates_refused: Counter,
+    pub(crate) api_repetitions_refused: Counter,
 }
 
 impl Counters {
@@ -108,6 +111,7 @@ impl Counters {
             api_keys_refused: self.api_keys_refused.value(),
             api_scopes_refused: self.api_scopes_refused.value(),
             api_rates_refused: self.api_rates_refused.value(),
+            api_repetitions_refused: self.api_repetitions_refused.value(),
         }
     }
 }

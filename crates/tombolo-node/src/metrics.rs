@@ -130,6 +130,7 @@ const FAMILIES: &[Family] = &[
     ("tombolo_api_keys_refused", Counter, "Requests of game servers without a key that is known.", |s| s.gateway.api_keys_refused),
     ("tombolo_api_scopes_refused", Counter, "Requests of game servers that their keys do not allow.", |s| s.gateway.api_scopes_refused),
     ("tombolo_api_rates_refused", Counter, "Requests of game servers whose keys were used too often.", |s| s.gateway.api_rates_refused),
+    ("tombolo_api_repetitions_refused", Counter, "Requests of game servers under a name that is used for another one.", |s| s.gateway.api_repetitions_refused),
     ("tombolo_services_sessions", Gauge, "Sessions, with and without a connection.", |s| whole(s.services.sessions)),
     ("tombolo_services_rooms", Gauge, "Rooms that this node has members in.", |s| whole(s.services.rooms)),
     ("tombolo_services_resumed", Counter, "Sessions that went on after their connection broke.", |s| s.services.resumed),

@@ -87,6 +87,7 @@ mod field;
 mod forward;
 mod hooks;
 mod host;
+mod kept;
 mod lock;
 mod matchmaker;
 mod node;
@@ -112,6 +113,9 @@ pub use hooks::{
     Reply, RoomTick, Verdict, Work,
 };
 pub use host::{MemberView, RoomView, ServerActed};
+pub use kept::requests::{
+    ANSWER_BYTES_MAX, REQUESTS_KEPT, RequestAnswer, RequestName, RequestRefusal,
+};
 pub use matchmaker::{MatchPool, MatchPoolError};
 pub use operate::{NodeRecord, NodeState, Page, RoomInfo, SessionInfo};
 pub use reject::Reject;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tombolo_room::{Event, Listing, RoomCode, Target};
+use tombolo_room::{Event, Listing, Query, RoomCode, Target};
 use tombolo_wire::RoomId;
 
 use super::{Host, State};
@@ -26,6 +26,12 @@ impl Host {
             is_keeper: state.is_kept_here(node),
         };
         node.catalogue.show(node, &self.room, shown);
+    }
+
+    /// Whether whoever looks for such a room would find this one.
+    pub(crate) fn matches(&self, query: &Query) -> bool {
+        let listing = Listing::of(&self.room, &self.lock().room);
+        listing.is_some_and(|listing| query.matches(&listing))
     }
 
     /// The room's short code.

@@ -90,7 +90,12 @@ impl Host {
                 time: node.time(),
                 body: body.clone(),
             };
-            let append = node.engine.append(&self.key, entry.encode(), expect, name);
+            let entry = entry.encode();
+            // What nobody could read must not be in the log.
+            if Entry::decode(&entry).is_err() {
+                return Err(reject(Illegal::Limit));
+            }
+            let append = node.engine.append(&self.key, entry, expect, name);
             match timeout(limit, append).await {
                 // Whether it was written or not, the log will tell.
                 Ok(Ok(_) | Err(AppendError::Unknown)) | Err(_) => {}

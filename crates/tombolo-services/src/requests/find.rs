@@ -10,6 +10,7 @@ use tombolo_wire::v1::{ErrorCode, response};
 use super::{Join, Mode, answer, carry_out_join_of, no_such_room};
 use crate::catalogue::{self, Choice};
 use crate::entropy::{self, NoEntropy};
+use crate::kept::making::{Claimed, LOOK_EVERY, Looked};
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::session::Session;
@@ -82,7 +83,46 @@ impl Find<'_> {
             Some(name) => name.clone(),
             None => entropy::room_id().map_err(unavailable)?,
         };
-        carry_out_join_of(node, session, id, join, &name, Mode::Create).await
+        if node.cluster.is_alone() {
+            return carry_out_join_of(node, session, id, join, &name, Mode::Create).await;
+        }
+        let make = self.make(node, session, id, join, &name, &mut tried);
+        let made = tokio::time::timeout(node.config.engine_timeout, make).await;
+        made.map_err(busy)?
+    }
+
+    /// Makes a room, unless another node does so at the same time: then looks into that.
+    async fn make(
+        &self,
+        node: &Arc<Node>,
+        session: &Arc<Session>,
+        id: u64,
+        join: &Join,
+        name: &RoomId,
+        tried: &mut BTreeSet<RoomId>,
+    ) -> Result<(), Reject> {
+        let mut looked = Looked::new(self.query)?;
+        loop {
+            match looked.claim(node, name, tried).await? {
+                Claimed::Ours(claim) => {
+                    let made = carry_out_join_of(node, session, id, join, name, Mode::Create).await;
+                    claim.end(node, made.is_ok()).await;
+                    return made;
+                }
+                Claimed::Made(room) => {
+                    let is_meant = is_match(node, &room, self.query).await?;
+                    tried.insert(room.clone());
+                    if !is_meant {
+                        continue;
+                    }
+                    match carry_out_join_of(node, session, id, join, &room, Mode::Join).await {
+                        Err(reject) if is_passing(reject.code) => {}
+                        joined => return joined,
+                    }
+                }
+                Claimed::Theirs => tokio::time::sleep(LOOK_EVERY).await,
+            }
+        }
     }
 
     /// Whether one of the rooms that match has taken the device in.
@@ -112,6 +152,18 @@ impl Find<'_> {
         }
         Ok(false)
     }
+}
+
+/// Whether a room that was made a moment ago is one that is looked for.
+async fn is_match(node: &Arc<Node>, room: &RoomId, query: &Query) -> Result<bool, Reject> {
+    let entrance = node.enter(room)?;
+    let host = entrance.host();
+    let was_read_before = host.is_read();
+    host.synced(node.config.engine_timeout).await?;
+    if was_read_before {
+        host.catch_up(node).await?;
+    }
+    Ok(host.matches(query))
 }
 
 /// Whether another room may take a device in that this one does not.

@@ -119,23 +119,7 @@ async fn many_who_look_for_the_same_at_once_fill_rooms_instead_of_making_one_eac
     for number in 0..20 {
         devices.push(lab.device(&format!("user-{number}")).await);
     }
-    let looking = v1::Join {
-        mode: JoinMode::JoinOrCreate.into(),
-        found: Some(v1::JoinFound {
-            query: Some(v1::RoomQuery {
-                conditions: vec![condition("mode", v1::Comparison::Equal, vec![text("duel")])],
-                ..v1::RoomQuery::default()
-            }),
-            first: false,
-        }),
-        settings: Some(v1::RoomSettings {
-            members_max: 4,
-            ..v1::RoomSettings::default()
-        }),
-        room_properties: vec![public("mode", text("duel"))],
-        tag: 7,
-        ..v1::Join::default()
-    };
+    let looking = looking_for_four();
     let mut asked = Vec::new();
     for device in &mut devices {
         asked.push(device.request(Some(request::Kind::Join(looking.clone()))));
@@ -151,6 +135,61 @@ async fn many_who_look_for_the_same_at_once_fill_rooms_instead_of_making_one_eac
         }
     }
     assert_eq!(rooms.values().copied().collect::<Vec<_>>(), [4; 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_who_look_for_the_same_on_several_nodes_at_once_fill_rooms() {
+    let (nodes, _) = cluster::<3>().await;
+    for round in 0..4 {
+        let mut devices = Vec::new();
+        for number in 0..24 {
+            let user = format!("user-{round}-{number}");
+            devices.push(nodes[number % 3].lab.device(&user).await);
+        }
+        let looking = looking_for_four();
+        let mut asked = Vec::new();
+        for device in &mut devices {
+            asked.push(device.request(Some(request::Kind::Join(looking.clone()))));
+        }
+        let mut rooms = std::collections::BTreeMap::new();
+        for (device, id) in devices.iter_mut().zip(asked) {
+            match device.response_among_events(id).await.unwrap() {
+                response::Result::Joined(joined) => *rooms.entry(joined.room).or_insert(0) += 1,
+                other => panic!("a join is not answered by {other:?}"),
+            }
+        }
+        let filled: Vec<_> = rooms.values().copied().collect();
+        assert_eq!(filled, [4; 6], "round {round}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_room_that_another_node_never_makes_makes_one() {
+    let (nodes, local) = cluster::<2>().await;
+    let mut probe = nodes[1].lab.device("probe").await;
+    let id = probe.request(Some(request::Kind::Join(looking_for_four())));
+    let response::Result::Joined(joined) = probe.response_among_events(id).await.unwrap() else {
+        panic!("a join is answered by a room");
+    };
+    probe.leave(&joined.room).await.unwrap();
+    // The other node claims to make the next one, and never does.
+    let key = values(&local, "making").await.pop().unwrap();
+    let key = Key::new(key.split('.')).unwrap();
+    let entry = local.get(&key).await.unwrap().unwrap();
+    let mut claim = entry.value.to_vec();
+    // The last field says that the room is there.
+    claim.truncate(claim.len() - 2);
+    local
+        .cas(&key, Some(entry.revision), Some(claim.into()))
+        .await
+        .unwrap();
+    let mut alice = nodes[0].lab.device("alice").await;
+    let id = alice.request(Some(request::Kind::Join(looking_for_four())));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    match alice.response_among_events(id).await.unwrap() {
+        response::Result::Joined(joined) => assert!(joined.created),
+        other => panic!("a join is not answered by {other:?}"),
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -563,6 +602,27 @@ impl Device {
 }
 
 /// The first member of a room with public properties.
+/// Looks for a duel of four, or makes one.
+fn looking_for_four() -> v1::Join {
+    v1::Join {
+        mode: JoinMode::JoinOrCreate.into(),
+        found: Some(v1::JoinFound {
+            query: Some(v1::RoomQuery {
+                conditions: vec![condition("mode", v1::Comparison::Equal, vec![text("duel")])],
+                ..v1::RoomQuery::default()
+            }),
+            first: false,
+        }),
+        settings: Some(v1::RoomSettings {
+            members_max: 4,
+            ..v1::RoomSettings::default()
+        }),
+        room_properties: vec![public("mode", text("duel"))],
+        tag: 7,
+        ..v1::Join::default()
+    }
+}
+
 async fn owner(lab: &Lab, room: &str, properties: &[(&str, v1::PropertyValue)]) -> Device {
     let mut device = lab.device(&format!("owner-of-{room}")).await;
     let properties = properties.iter();

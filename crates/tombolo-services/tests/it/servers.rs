@@ -1,16 +1,18 @@
 //! What game servers ask of rooms, over any node of a cluster.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tombolo_room::{Act, Audience, Change, PropertyKey, Settings, Target, Value};
-use tombolo_services::{Reject, RoomView, Services};
+use tombolo_services::{
+    REQUESTS_KEPT, Reject, RequestAnswer, RequestName, RequestRefusal, RoomView, Services,
+};
 use tombolo_wire::v1::{ErrorCode, JoinMode};
 use tombolo_wire::{RoomId, UserId};
 
 use crate::cluster::cluster;
-use crate::lab::Lab;
+use crate::lab::{Lab, UNIX_NOW};
 
 #[tokio::test(start_paused = true)]
 async fn a_server_sees_on_every_node_what_it_has_just_done_on_one() {
@@ -129,6 +131,50 @@ async fn a_room_whose_log_begins_anew_is_read_again_to_its_end() {
     assert_eq!(alice.next_event().await, "+bob");
     let seen = nodes[1].lab.services.view_room(&room("r")).await.unwrap();
     assert_eq!(seen.members.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_is_bound_to_what_was_asked_first_and_answered_alike_on_every_node() {
+    let (nodes, _) = cluster::<2>().await;
+    let [here, there] = [0, 1].map(|node: usize| &nodes[node].lab.services);
+    let name = RequestName::new([1; 8], [2; 16]);
+    assert_eq!(here.begin_request(&name, [3; 16]).await, Ok(None));
+    // While nobody has answered it, it may be repeated, but nothing else is done under its name.
+    assert_eq!(there.begin_request(&name, [3; 16]).await, Ok(None));
+    let other = there.begin_request(&name, [4; 16]).await;
+    assert_eq!(other, Err(RequestRefusal::Different));
+    let another = RequestName::new([9; 8], [2; 16]);
+    assert_eq!(there.begin_request(&another, [4; 16]).await, Ok(None));
+
+    let answer = RequestAnswer::new(200, Bytes::from_static(b"first"));
+    assert_eq!(here.answer_request(&name, answer.clone()).await, answer);
+    let late = RequestAnswer::new(200, Bytes::from_static(b"second"));
+    assert_eq!(there.answer_request(&name, late).await, answer);
+    let repeated = there.begin_request(&name, [3; 16]).await;
+    assert_eq!(repeated, Ok(Some(answer)));
+}
+
+#[tokio::test]
+async fn a_request_is_forgotten_in_time_and_refused_while_nobody_knows_how_it_ended() {
+    static LATER: AtomicU64 = AtomicU64::new(0);
+    let now = || UNIX_NOW + Duration::from_secs(LATER.load(Ordering::Relaxed));
+    let lab = Lab::with(|config| config.unix_now = now);
+    let services = &lab.services;
+    let [answered, open] = [1, 2].map(|number| RequestName::new([0; 8], [number; 16]));
+    for name in [&answered, &open] {
+        assert_eq!(services.begin_request(name, [0; 16]).await, Ok(None));
+    }
+    let answer = RequestAnswer::new(404, Bytes::new());
+    services.answer_request(&answered, answer.clone()).await;
+    LATER.store(61, Ordering::Relaxed);
+    let repeated = services.begin_request(&answered, [0; 16]).await;
+    assert_eq!(repeated, Ok(Some(answer)));
+    let repeated = services.begin_request(&open, [0; 16]).await;
+    assert_eq!(repeated, Err(RequestRefusal::Unsure));
+    LATER.store(REQUESTS_KEPT.as_secs(), Ordering::Relaxed);
+    for name in [&answered, &open] {
+        assert_eq!(services.begin_request(name, [5; 16]).await, Ok(None));
+    }
 }
 
 async fn open(services: &Services, name: &str) -> Result<(), Reject> {

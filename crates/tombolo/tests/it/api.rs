@@ -169,7 +169,19 @@ async fn a_server_opens_a_room_speaks_in_it_and_sends_a_member_away_on_any_node(
     let said = south.ask_with("POST", "/v1/rooms/r/messages", &named, &body);
     assert_eq!(said, (200, json!({"number": 1})));
     let repeated = north.ask_with("POST", "/v1/rooms/r/messages", &named, &body);
-    assert_eq!(repeated, (200, json!({})), "it is not said twice");
+    assert_eq!(
+        repeated,
+        (200, json!({"number": 1})),
+        "it is not said twice"
+    );
+    let other = json!({"text": "farewell"}).to_string();
+    let (status, refused) = north.ask_with("POST", "/v1/rooms/r/messages", &named, &other);
+    assert_eq!(
+        (status, &refused["code"]),
+        (422, &json!("idempotency_key_used"))
+    );
+    let elsewhere = north.ask_with("DELETE", "/v1/rooms/r", &named, "");
+    assert_eq!(elsewhere.1["code"], "idempotency_key_used");
     let heard = alice.event("said").await;
     assert_eq!(
         (&heard["text"], &heard["from"]),
