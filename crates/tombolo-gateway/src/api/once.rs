@@ -110,7 +110,7 @@ fn refused(refusal: RequestRefusal) -> ApiError {
         RequestRefusal::Different => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_used"),
         RequestRefusal::Unsure => (StatusCode::CONFLICT, "unsure"),
         RequestRefusal::Full => (StatusCode::TOO_MANY_REQUESTS, "rate"),
-        _ => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        RequestRefusal::Unavailable | _ => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
     };
     ApiError::owned(status, code, refusal.to_string())
 }
