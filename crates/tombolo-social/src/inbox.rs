@@ -4,7 +4,9 @@
 //! It is there once its user has opened it: to others there is nobody to send to before.
 //!
 //! Unread messages are never dropped for others: when they fill the inbox, or what one sender may have
-//! in it, further messages are refused and their senders told. Messages end by themselves after a month.
+//! in it, further messages are refused and their senders told. Messages end by themselves after a month,
+//! by a clock that no entry moves by more than a day: a node whose clock is far ahead ends nothing by an entry
+//! or two, and an inbox in which nothing happens keeps what it has.
 
 mod entry;
 mod snapshot;
@@ -37,6 +39,9 @@ pub const SEEN_MAX: usize = 2000;
 
 /// How long messages are kept.
 pub const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// By how much one entry moves an inbox's clock at most while messages are kept.
+pub const CLOCK_STEP_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 const _: () = assert!(UNREAD_PER_SENDER_MAX < LETTERS_MAX && LETTERS_MAX <= SEEN_MAX);
 
@@ -158,7 +163,7 @@ impl Inbox {
             return Err(Illegal::NoSuchUser);
         }
         self.epoch.get_or_insert(entry.operation);
-        self.clock = self.clock.max(entry.time);
+        self.clock = self.clock_after(entry.time);
         self.expire();
         match &entry.body {
             Body::Sent { from, id, payload } => return self.take_in(from, *id, payload),
@@ -232,6 +237,14 @@ impl Inbox {
         let count = number.saturating_sub(self.lost().saturating_add(1));
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         self.letters.range(..count.min(self.letters.len())).rev()
+    }
+
+    /// The clock of one node may be wrong by years: it must not end all that is kept.
+    fn clock_after(&self, told: Time) -> Time {
+        if self.letters.is_empty() {
+            return told;
+        }
+        self.clock.max(told.min(self.clock.after(CLOCK_STEP_MAX)))
     }
 
     fn take_in(&mut self, from: &UserId, id: MessageId, payload: &Bytes) -> Result<Done, Illegal> {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use tombolo_wire::v1::{
 };
 
 use crate::cluster::{cluster, start};
-use crate::lab::{Device, Lab};
+use crate::lab::{Device, Lab, UNIX_NOW};
 
 #[tokio::test(start_paused = true)]
 async fn a_message_reaches_every_device_of_its_receiver_on_whatever_node() {
@@ -72,6 +72,49 @@ async fn what_came_while_the_user_was_away_is_told_when_it_is_back() {
     assert!(!bob.open(Some(foreign)).await.unwrap().recovered);
     let future = Place { offset: 9, ..last };
     assert!(!bob.open(Some(future)).await.unwrap().recovered);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_jumps_by_a_month_loses_and_repeats_nothing() {
+    static DAYS: AtomicU64 = AtomicU64::new(100);
+    let local = Local::new(LocalConfig::default());
+    let lab = Lab::on(Arc::new(local.clone()), |config| {
+        config.unix_now = || UNIX_NOW + Duration::from_secs(86_400) * days();
+    });
+    fn days() -> u32 {
+        u32::try_from(DAYS.load(Ordering::Relaxed)).unwrap()
+    }
+    let mut talkers = Vec::new();
+    for user in ["alice", "bob"] {
+        let mut device = Device::new(user);
+        device.token_expires = UNIX_NOW * 2;
+        device.connect(&lab).await.unwrap();
+        let told = VecDeque::new();
+        talkers.push(Talker { device, told });
+    }
+    let [alice, bob] = talkers.as_mut_slice() else {
+        panic!("there are two");
+    };
+    bob.open(None).await.unwrap();
+    alice.direct("bob", 0, b"x").await.unwrap();
+    assert_eq!(bob.directs().await, ["1 alice x"]);
+    let last = bob.open(None).await.unwrap().last.unwrap();
+    bob.directs().await;
+    for (number, day) in [140, 0, 1000].into_iter().enumerate() {
+        DAYS.store(day, Ordering::Relaxed);
+        for id in 0..25 {
+            let id = u8::try_from(1 + 25 * number + id).unwrap();
+            alice.direct("bob", id, b"x").await.unwrap();
+        }
+    }
+    let told = bob.directs().await;
+    assert_eq!(told.len(), 75);
+    assert_eq!(told.last().unwrap(), "76 alice x");
+    let opened = bob.open(Some(last)).await.unwrap();
+    assert!(opened.recovered);
+    assert_eq!(bob.directs().await, told);
+    bob.open(None).await.unwrap();
+    assert_eq!(bob.directs().await.len(), 76, "nothing has expired");
 }
 
 #[tokio::test(start_paused = true)]

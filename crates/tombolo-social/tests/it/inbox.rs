@@ -1,10 +1,8 @@
 //! Inboxes, rule by rule.
 
-use std::time::Duration;
-
 use tombolo_social::inbox::{
-    BLOCKED_MAX, Body, Done, Entry, Illegal, Inbox, KEPT_FOR, LETTER_BYTES_MAX, LETTERS_MAX,
-    PAYLOAD_BYTES_MAX, SEEN_MAX, UNREAD_PER_SENDER_MAX,
+    BLOCKED_MAX, Body, CLOCK_STEP_MAX, Done, Entry, Illegal, Inbox, KEPT_FOR, LETTER_BYTES_MAX,
+    LETTERS_MAX, PAYLOAD_BYTES_MAX, SEEN_MAX, UNREAD_PER_SENDER_MAX,
 };
 use tombolo_social::{EntryError, MessageId, OperationId, Place, Time};
 use tombolo_wire::UserId;
@@ -48,6 +46,17 @@ impl World {
             id: MessageId(id.to_be_bytes()),
             payload: payload.to_vec().into(),
         })
+    }
+
+    /// All that is kept is a month older then.
+    pub(crate) fn pass_a_month(&mut self) {
+        let days = KEPT_FOR.as_secs() / CLOCK_STEP_MAX.as_secs();
+        for _ in 0..days {
+            self.now += CLOCK_STEP_MAX.as_millis() as u64;
+            self.apply(Body::Read(0)).unwrap();
+        }
+        self.now += 1;
+        self.apply(Body::Read(0)).unwrap();
     }
 
     fn numbers(&self) -> Vec<u64> {
@@ -121,7 +130,7 @@ fn a_repeated_message_is_recognised_although_it_is_not_kept_or_its_sender_blocke
     world.send("alice", 1, b"x").unwrap();
     world.apply(Body::Blocked(user("alice"))).unwrap();
     assert!(world.send("alice", 1, b"x").unwrap().is_repeated);
-    world.now += KEPT_FOR.as_millis() as u64 + 1;
+    world.pass_a_month();
     let again = world.send("alice", 1, b"x").unwrap();
     assert_eq!((again.number, again.is_repeated), (0, true));
     assert_eq!(world.send("alice", 2, b"x"), Err(Illegal::Blocked));
@@ -234,7 +243,7 @@ fn messages_end_after_a_month_and_leave_place_for_their_sender() {
     for id in 0..UNREAD_PER_SENDER_MAX as u128 {
         world.send("alice", id, b"").unwrap();
     }
-    world.now += (KEPT_FOR + Duration::from_millis(1)).as_millis() as u64;
+    world.pass_a_month();
     world.send("alice", 1000, b"").unwrap();
     assert_eq!(world.numbers(), [UNREAD_PER_SENDER_MAX as u64 + 1]);
 }
@@ -245,6 +254,27 @@ fn a_clock_that_goes_back_changes_nothing() {
     let first = world.send("alice", 0, b"").unwrap();
     world.now -= 1000;
     assert_eq!(world.send("alice", 1, b"").unwrap().time, first.time);
+}
+
+#[test]
+fn a_clock_that_is_far_ahead_or_behind_ends_nothing_that_is_kept() {
+    let mut world = World::new();
+    for id in 0..10 {
+        world.send("alice", id, b"").unwrap();
+    }
+    let right = world.now;
+    for wrong in [u64::MAX, right + 40 * 86_400_000, 0] {
+        world.now = wrong;
+        world.send("bob", u128::from(wrong), b"").unwrap();
+        world.now = right;
+        assert!(world.send("alice", 5, b"").unwrap().is_repeated);
+    }
+    assert_eq!(world.numbers(), (1..=13).collect::<Vec<_>>());
+    // An empty inbox takes the time as it is told.
+    let mut world = World::new();
+    world.now += 40 * 86_400_000;
+    let told = world.send("alice", 1, b"").unwrap().time;
+    assert_eq!(told.as_millis(), world.now);
 }
 
 #[test]
@@ -265,8 +295,7 @@ fn a_place_is_recoverable_while_everything_after_it_is_kept() {
         "nobody has been told of it"
     );
     assert!(!world.inbox.is_recoverable(other));
-    world.now += KEPT_FOR.as_millis() as u64 + 1;
-    world.apply(Body::Read(0)).unwrap();
+    world.pass_a_month();
     assert!(!world.inbox.is_recoverable(at(0)));
     assert!(world.inbox.is_recoverable(at(1)));
 }

@@ -3,8 +3,8 @@
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
 use tombolo_social::inbox::{
-    Body, Illegal, Inbox, KEPT_FOR, LETTER_BYTES_MAX, LETTERS_MAX, PAYLOAD_BYTES_MAX,
-    UNREAD_PER_SENDER_MAX,
+    Body, CLOCK_STEP_MAX, Illegal, Inbox, KEPT_FOR, LETTER_BYTES_MAX, LETTERS_MAX,
+    PAYLOAD_BYTES_MAX, UNREAD_PER_SENDER_MAX,
 };
 
 use crate::inbox::{World, user};
@@ -163,9 +163,11 @@ fn step_once(
             model.blocked.retain(|blocked| *blocked != from);
         }
         _ => {
-            world.now += KEPT_FOR.as_millis() as u64 / 4;
-            world.apply(Body::Read(0)).unwrap();
-            model.expire(world.now);
+            for _ in 0..8 {
+                world.now += CLOCK_STEP_MAX.as_millis() as u64;
+                world.apply(Body::Read(0)).unwrap();
+                model.expire(world.now);
+            }
         }
     }
 }
