@@ -24,6 +24,8 @@ pub struct NodeBuilder {
     pub(crate) dev_key: Option<(String, Vec<u8>)>,
     pub(crate) name: Option<NodeId>,
     pub(crate) region: String,
+    /// `None` for the default of the services.
+    pub(crate) spread_min: Option<usize>,
     pub(crate) listen: Vec<IpAddr>,
     pub(crate) public: Option<IpAddr>,
     pub(crate) host: Option<String>,
@@ -84,6 +86,7 @@ impl NodeBuilder {
             dev_key: None,
             name: None,
             region: String::new(),
+            spread_min: None,
             listen: Vec::new(),
             public: None,
             host: None,
@@ -133,6 +136,14 @@ impl NodeBuilder {
     #[must_use]
     pub fn region(mut self, region: &str) -> Self {
         region.clone_into(&mut self.region);
+        self
+    }
+
+    /// From so many sessions on the node sends newcomers to one of its region that has a fifth fewer; 64
+    /// by default, `usize::MAX` for never.
+    #[must_use]
+    pub fn spread_min(mut self, sessions: usize) -> Self {
+        self.spread_min = Some(sessions);
         self
     }
 
@@ -312,6 +323,10 @@ impl NodeBuilder {
             ("development mode", self.is_dev == other.is_dev),
             ("the name", self.name == other.name),
             ("the region", self.region == other.region),
+            (
+                "from when on newcomers are spread",
+                self.spread_min == other.spread_min,
+            ),
             ("where it listens", self.listen == other.listen),
             ("the public address", self.public == other.public),
             ("the host", self.host == other.host),

@@ -330,6 +330,7 @@ fn hook(relay: &Arc<Relay>, addresses: &Addresses, secret: RelaySecret, uris: Ur
 fn services_config(config: &NodeBuilder) -> Result<tombolo_services::Config, StartError> {
     let mut services = tombolo_services::Config::default();
     services.region.clone_from(&config.region);
+    services.spread_min = config.spread_min.unwrap_or(services.spread_min);
     services.hooks = config.hooks.clone();
     services.pools.clone_from(&config.pools);
     config.fields.settings.check()?;

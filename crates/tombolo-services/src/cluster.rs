@@ -23,7 +23,7 @@ mod record;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -69,6 +69,8 @@ pub(crate) struct Cluster {
     others: Mutex<Others>,
     /// Wakes whoever waits for a node to be gone.
     departures: Notify,
+    /// Newcomers that were sent elsewhere.
+    sent_elsewhere: AtomicUsize,
 }
 
 /// The other nodes that are up.
@@ -76,6 +78,8 @@ pub(crate) struct Cluster {
 struct Others {
     /// Where devices connect to those that take newcomers, the best first.
     urls: Vec<String>,
+    /// Those of them that newcomers had better go to.
+    idler_urls: Vec<String>,
     relay_ips_by_node: BTreeMap<NodeId, Vec<IpAddr>>,
 }
 
@@ -98,6 +102,7 @@ impl Cluster {
             is_out: AtomicBool::new(false),
             others: Mutex::default(),
             departures: Notify::new(),
+            sent_elsewhere: AtomicUsize::new(0),
         };
         (cluster, waiting)
     }
@@ -192,6 +197,19 @@ impl Cluster {
         lock(&self.others).urls.clone()
     }
 
+    /// Where a newcomer had better connect, as those nodes have much less to do than this one; another
+    /// one comes first each time. None when it may as well stay here.
+    pub(crate) fn idler_urls(&self) -> Vec<String> {
+        let mut urls = lock(&self.others).idler_urls.clone();
+        if !urls.is_empty() {
+            let sent = self.sent_elsewhere.fetch_add(1, Ordering::Relaxed);
+            let first = sent % urls.len();
+            urls.rotate_left(first);
+            urls.truncate(URLS_MAX);
+        }
+        urls
+    }
+
     /// From where another node relays.
     pub(crate) fn relay_ips(&self, node: &NodeId) -> Vec<IpAddr> {
         let others = lock(&self.others);
@@ -226,7 +244,12 @@ impl Cluster {
     }
 
     /// Shows who else is up: of the same region first, then by load.
-    fn show<'a>(&self, region: &str, others: impl Iterator<Item = (&'a Record, Load)>) {
+    fn show<'a>(
+        &self,
+        here: &Record,
+        spread_min: usize,
+        others: impl Iterator<Item = (&'a Record, Load)>,
+    ) {
         let mut shown = Others::default();
         let mut ranked = Vec::new();
         for (record, load) in others {
@@ -234,8 +257,12 @@ impl Cluster {
                 .relay_ips_by_node
                 .insert(record.name.clone(), record.relay_ips.clone());
             if record.state == State::Alive && !record.url.is_empty() && !load.is_full() {
-                let rank = (record.region != region, load.tenths(), &record.name);
+                let is_far = record.region != here.region;
+                let rank = (is_far, load.tenths(), &record.name);
                 ranked.push((rank, record.url.clone()));
+                if !is_far && here.load.is_well_above(load, spread_min) {
+                    shown.idler_urls.push(record.url.clone());
+                }
             }
         }
         ranked.sort();
@@ -339,6 +366,23 @@ impl Load {
         let sessions = u32::try_from(sessions).unwrap_or(u32::MAX);
         sessions.max(self.cpu_permille / 100)
     }
+
+    /// Whether a node has so much more to do than another that a newcomer had better go there, at the
+    /// price of one more connection. Of two nodes this never holds both ways.
+    fn is_well_above(self, other: Self, spread_min: usize) -> bool {
+        let (here, there) = (u64::from(self.cpu_permille), u64::from(other.cpu_permille));
+        if here.max(there) >= BUSY_CPU_PERMILLE {
+            return is_less(there, here);
+        }
+        let share = |of: Self, than: Self| u64::from(of.sessions) * u64::from(than.sessions_max);
+        let sessions = usize::try_from(self.sessions).unwrap_or(usize::MAX);
+        sessions >= spread_min && is_less(share(other, self), share(self, other))
+    }
+}
+
+/// Less by a fifth.
+fn is_less(one: u64, other: u64) -> bool {
+    one.saturating_mul(5) < other.saturating_mul(4)
 }
 
 /// Reads an address of 4 or 16 bytes.
@@ -381,6 +425,9 @@ const RELAY_IPS_MAX: usize = 16;
 /// How many nodes a device is told of.
 const URLS_MAX: usize = 3;
 
+/// From here on what counts is how much of its cores a node takes, not how many sessions it has.
+const BUSY_CPU_PERMILLE: u64 = 800;
+
 /// What may wait for one other node. At the limit senders are refused, so the memory is bounded and
 /// nothing that was taken is lost while both nodes live.
 const LINK_LIMITS: LinkLimits = LinkLimits {
@@ -388,3 +435,38 @@ const LINK_LIMITS: LinkLimits = LinkLimits {
     bytes_max: 16 * 1024 * 1024,
     loose_max: 4096,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(sessions: u32, sessions_max: u32, cpu_permille: u32) -> Load {
+        Load {
+            sessions,
+            sessions_max,
+            cpu_permille,
+        }
+    }
+
+    #[test]
+    fn newcomers_are_worth_sending_to_a_node_that_has_a_fifth_less_to_do() {
+        let is_above = |one: Load, other: Load| {
+            let both = one.is_well_above(other, 10) && other.is_well_above(one, 10);
+            assert!(!both, "{one:?} and {other:?} would send devices to and fro");
+            one.is_well_above(other, 10)
+        };
+        let idle = load(0, 1000, 0);
+        assert!(!is_above(load(9, 1000, 0), idle), "too few to care");
+        assert!(is_above(load(10, 1000, 0), idle));
+        assert!(!is_above(load(100, 1000, 0), load(80, 1000, 0)));
+        assert!(is_above(load(100, 1000, 0), load(79, 1000, 0)));
+        // In proportion to how many each may have.
+        assert!(!is_above(load(100, 1000, 0), load(40, 500, 0)));
+        assert!(is_above(load(100, 1000, 0), load(150, 2000, 0)));
+        // A busy processor says more than sessions do.
+        assert!(is_above(load(5, 1000, 900), load(500, 1000, 700)));
+        assert!(!is_above(load(500, 1000, 100), load(5, 1000, 900)));
+        assert!(!is_above(load(5, 1000, 900), load(500, 1000, 800)));
+        assert!(!is_above(load(5, 0, 0), load(0, 0, 0)));
+    }
+}

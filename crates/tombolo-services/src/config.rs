@@ -24,6 +24,10 @@ pub struct Config {
     pub drop_after: Duration,
     /// Sessions on this node.
     pub sessions_max: usize,
+    /// From so many sessions on newcomers are sent to a node of the same region that has a fifth fewer, in
+    /// proportion to how many each may have; or, when one of the two is busy, to one whose processor has
+    /// a fifth less to do. By default 64; `usize::MAX` takes in all who come.
+    pub spread_min: usize,
     /// Of those, of one user: one for each of its devices.
     pub sessions_per_user_max: usize,
     /// What becomes of a further session of a user that has as many as it may.
@@ -190,6 +194,7 @@ impl Default for Config {
             resume_window: Duration::from_secs(30),
             drop_after: Duration::from_secs(1),
             sessions_max: 100_000,
+            spread_min: 64,
             sessions_per_user_max: 16,
             duplicates: Duplicates::default(),
             outbox: Limits::default(),

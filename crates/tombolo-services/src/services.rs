@@ -85,6 +85,8 @@ pub(crate) struct Caller {
     pub(crate) ack: u64,
     /// Which of the device's sessions this would be.
     pub(crate) life: u64,
+    /// Another node has sent it here.
+    pub(crate) is_sent_here: bool,
 }
 
 impl Services {
@@ -283,6 +285,7 @@ impl Services {
             resume,
             agent,
             life,
+            sent_here,
         } = hello;
         if version != VERSION {
             let message = format!("this node speaks version {VERSION}, not {version}");
@@ -314,6 +317,7 @@ impl Services {
             resume: resume.and_then(|resume| self.parse_resume(&resume.token)),
             ack: frame.ack,
             life,
+            is_sent_here: sent_here,
         })
     }
 
@@ -344,6 +348,7 @@ impl Services {
         {
             self.refuse_resume(ResumeRefusal::Unknown);
         }
+        self.share(&caller)?;
         self.make_room(&mut sessions, &caller.user)?;
         if sessions.by_id.len() >= self.node.config.sessions_max {
             let message = "this node has as many sessions as it may";
@@ -371,6 +376,22 @@ impl Services {
             number,
             wake,
         ))
+    }
+
+    /// Sends a newcomer to a node that has much less to do. Whoever comes from another node, or has
+    /// lost a session and is in a hurry, may stay.
+    fn share(&self, caller: &Caller) -> Result<(), Reject> {
+        if caller.is_sent_here || caller.resume.is_some() {
+            return Ok(());
+        }
+        let nodes = self.node.cluster.idler_urls();
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        Err(Reject {
+            nodes,
+            ..Reject::new(ErrorCode::Elsewhere, "other nodes have less to do")
+        })
     }
 
     /// Lets a user have one more session, if need be in place of another, as the policy has it.

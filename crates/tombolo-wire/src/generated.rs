@@ -2028,6 +2028,9 @@ pub struct Hello {
     /// count.
     #[prost(uint64, tag = "6")]
     pub life: u64,
+    /// Another node has sent the device here to share the load: this one keeps it if it can.
+    #[prost(bool, tag = "7")]
+    pub sent_here: bool,
 }
 /// Who a device proves to be towards its peers; pinned by introductions.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

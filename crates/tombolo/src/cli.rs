@@ -72,6 +72,10 @@ pub(crate) struct ServeArgs {
     /// Where this node is; devices are sent to nodes of the same region first
     #[arg(long, value_name = "NAME")]
     pub(crate) region: Option<String>,
+    /// Sessions from which on newcomers are sent to a node of the region that has a fifth fewer [default:
+    /// 64]
+    #[arg(long, value_name = "SESSIONS")]
+    pub(crate) spread_from: Option<usize>,
     /// Address to listen on; repeat it for more [default: all]
     #[arg(long, value_name = "IP")]
     pub(crate) listen: Vec<IpAddr>,

@@ -25,6 +25,8 @@ pub(super) struct Nodes {
     current: ServerUrl,
     /// Whether the last node wants to be left alone.
     is_sent_away: bool,
+    /// Whether a node has said where to go, and there was no connection since.
+    was_sent: bool,
     /// The others that nodes have told of, the best first.
     known: Vec<ServerUrl>,
 }
@@ -35,6 +37,7 @@ impl Nodes {
             current: home.clone(),
             home,
             is_sent_away: false,
+            was_sent: false,
             known: Vec::new(),
         }
     }
@@ -58,12 +61,24 @@ impl Nodes {
     /// The node that is left wants no connection for now.
     pub(super) fn leave_current(&mut self) {
         self.is_sent_away = true;
+        self.was_sent = true;
+    }
+
+    /// No other node could be reached: the one that sent us away may be the only one.
+    pub(super) fn come_back(&mut self) {
+        self.is_sent_away = false;
+    }
+
+    /// Whether a node has said where to go: the next one is to keep us.
+    pub(super) fn was_sent(&self) -> bool {
+        self.was_sent
     }
 
     /// There is a connection to a node.
     pub(super) fn arrive(&mut self, at: &ServerUrl) {
         let left = std::mem::replace(&mut self.current, at.clone());
         self.is_sent_away = false;
+        self.was_sent = false;
         self.known.retain(|url| url != at);
         if left != *at && self.known.len() < KNOWN_MAX {
             self.known.push(left);

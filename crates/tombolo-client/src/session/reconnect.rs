@@ -26,6 +26,8 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 const MOVE_JITTER: Duration = Duration::from_millis(200);
 /// Devices of a node that has become silent go within this time.
 const ESCAPE_JITTER: Duration = Duration::from_millis(100);
+/// So many nodes are asked one after the other for a first session, as each sends us to the next.
+const ENTER_TRIES_MAX: u32 = 4;
 /// So often another node is tried, until the one that wants us to go ends the connection.
 const MOVE_FAILURES_MAX: u32 = 8;
 /// After so long without a connection the session is given up.
@@ -53,12 +55,27 @@ impl Backoff {
 }
 
 impl Driver {
-    /// Opens a connection and the session on it.
+    /// Opens a connection and the session on it, on another node if the first one says so.
     pub(super) async fn connect(&mut self) -> Result<Connection, Error> {
-        let attempt = self.attempt(self.nodes.candidates());
-        let (connection, welcomed) = attempt.run().await.map_err(|failed| failed.error)?;
-        self.on_welcome(welcomed, connection.transport).await?;
-        Ok(connection)
+        let mut tries = 1;
+        loop {
+            let was_sent = self.nodes.was_sent();
+            let attempt = self.attempt(self.nodes.candidates());
+            match attempt.run().await {
+                Ok((connection, welcomed)) => {
+                    self.on_welcome(welcomed, connection.transport).await?;
+                    return Ok(connection);
+                }
+                Err(failed) => {
+                    self.on_failed(&failed);
+                    let is_sent = !failed.nodes.is_empty() || was_sent;
+                    if !is_sent || !is_passing(&failed.error) || tries == ENTER_TRIES_MAX {
+                        return Err(failed.error);
+                    }
+                    tries += 1;
+                }
+            }
+        }
     }
 
     /// Opens another connection, trying for a while; the first try waits unless it `is_hurried`.
@@ -189,6 +206,8 @@ impl Driver {
             if url == self.nodes.current() && failed.error.code() == Some(ErrorCode::Elsewhere) {
                 self.nodes.leave_current();
             }
+        } else {
+            self.nodes.come_back();
         }
     }
 
@@ -201,6 +220,7 @@ impl Driver {
             resume_token: self.resume_token.clone(),
             ack: self.state.inbox.received(),
             life: self.life,
+            was_sent: self.nodes.was_sent(),
         }
     }
 
@@ -249,6 +269,8 @@ struct Attempt {
     ack: u64,
     /// Greater than in any attempt before.
     life: u64,
+    /// Another node has sent us.
+    was_sent: bool,
 }
 
 /// A node's welcome, and the last reliable frame that it has received.
@@ -417,6 +439,7 @@ impl Attempt {
             resume: self.resume_token.clone().map(|token| Resume { token }),
             agent: self.config.agent.clone(),
             life: self.life,
+            sent_here: self.was_sent,
         };
         ClientFrame {
             ack: self.ack,

@@ -5,19 +5,23 @@ use std::time::Duration;
 
 use tombolo_client::{Device, Lane, Policy, PresenceStatus, Room, RoomEvent, RoomOptions};
 use tombolo_engine::{Engine, Local, LocalConfig};
-use tombolo_node::Node;
+use tombolo_node::{Node, NodeBuilder};
 use tombolo_wire::NodeId;
 
 use crate::lab::{incoming, recv, soon, user};
 
 /// Nodes `node-0`, `node-1`, … on one engine, which know of each other.
 async fn nodes<const N: usize>() -> [Node; N] {
+    nodes_with(|builder| builder).await
+}
+
+async fn nodes_with<const N: usize>(change: impl Fn(NodeBuilder) -> NodeBuilder) -> [Node; N] {
     let engine: Arc<dyn Engine> = Arc::new(Local::new(LocalConfig::default()));
     let mut nodes = Vec::new();
     for number in 0..N {
         // Permissions of relays are by IP address, so each node has one of its own.
         let ip = [127, 0, 1, u8::try_from(number).unwrap() + 1];
-        let node = Node::builder()
+        let node = change(Node::builder())
             .dev()
             .dev_key("dev", &[7; 32])
             .name(NodeId::parse(&format!("node-{number}")).unwrap())
@@ -41,6 +45,32 @@ async fn nodes<const N: usize>() -> [Node; N] {
         .await;
     }
     nodes.try_into().ok().unwrap()
+}
+
+#[tokio::test]
+async fn a_newcomer_goes_on_to_a_node_that_has_much_less_to_do() {
+    let [busy, idle] = nodes_with(|builder| builder.spread_min(2)).await;
+    let mut devices = Vec::new();
+    for name in ["alice", "bob"] {
+        devices.push(device(&busy, name).await);
+    }
+    // As soon as the node knows how much the other has to do.
+    let sent = soon(async {
+        loop {
+            let carol = device(&busy, "carol").await;
+            if carol.session().node == "node-1" {
+                break carol;
+            }
+            carol.close().await;
+        }
+    })
+    .await;
+
+    // When nobody else can be reached it is taken in after all.
+    drop(sent);
+    idle.shutdown().await;
+    let dave = device(&busy, "dave").await;
+    assert_eq!(dave.session().node, "node-0");
 }
 
 async fn device(node: &Node, name: &str) -> Device {

@@ -339,6 +339,11 @@ impl Directory {
         }
     }
 
+    /// What this node's record says, but for its life.
+    pub(crate) fn facts(&self) -> &Record {
+        &self.facts
+    }
+
     /// The other nodes in the cluster, as their records have it, with their load as last heard.
     pub(crate) fn others(&self) -> impl Iterator<Item = (&Record, Load)> {
         self.peer_by_node.iter().filter_map(|(node, peer)| {

@@ -195,8 +195,9 @@ impl Driver {
         while let Some(command) = self.directory.poll_command() {
             self.on_command(command);
         }
-        let others = self.directory.others();
-        self.node.cluster.show(&self.node.config.region, others);
+        let (here, others) = (self.directory.facts(), self.directory.others());
+        let spread_min = self.node.config.spread_min;
+        self.node.cluster.show(here, spread_min, others);
         // Only now everybody sees that they are gone.
         for gone in std::mem::take(&mut self.gone) {
             self.node.on_node_gone(&gone);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use tombolo_engine::{Bus as _, Engine, Key, Local, LocalConfig};
+use tombolo_services::Config;
 use tombolo_wire::NodeId;
 use tombolo_wire::v1::{self, ErrorCode, JoinMode, client_frame, server_frame};
 
@@ -32,10 +33,15 @@ pub(crate) async fn cluster<const N: usize>() -> ([Member; N], Local) {
 }
 
 pub(crate) fn start(local: &Local, number: usize) -> Member {
+    start_with(local, number, |_| {})
+}
+
+pub(crate) fn start_with(local: &Local, number: usize, change: impl FnOnce(&mut Config)) -> Member {
     let wire = Wire::new(local);
     let engine: Arc<dyn Engine> = Arc::clone(&wire) as Arc<dyn Engine>;
     let lab = Lab::on(engine, |config| {
         config.node = NodeId::parse(&format!("node-{number}")).unwrap();
+        change(config);
     });
     let ip = IpAddr::from([203, 0, 113, u8::try_from(number + 1).unwrap()]);
     *lab.relay.ips.lock().unwrap() = vec![ip];

@@ -146,6 +146,8 @@ pub(crate) struct Device {
     next_request: u64,
     /// Whether more is heard of rooms than who comes and goes.
     pub(crate) hears_all: bool,
+    /// Whether it says that another node has sent it.
+    pub(crate) is_sent: bool,
 }
 
 impl Device {
@@ -165,6 +167,7 @@ impl Device {
             tags: Vec::new(),
             next_request: 1,
             hears_all: false,
+            is_sent: false,
         }
     }
 
@@ -176,6 +179,7 @@ impl Device {
             resume: self.resume_token.clone().map(|token| v1::Resume { token }),
             agent: "test".into(),
             life: 0,
+            sent_here: self.is_sent,
         };
         let ack = self.inbox.take_ack();
         ClientFrame {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use tombolo_engine::{Bus as _, Key, Kv as _};
+use bytes::Bytes;
+use tombolo_engine::{Bus as _, Key, Kv as _, Local, LocalConfig};
 use tombolo_services::{Drained, Outgoing};
 use tombolo_wire::v1::{self, ErrorCode, JoinMode, server_frame};
 
-use crate::cluster::{Member, cluster, epoch_of, members, start};
+use crate::cluster::{Member, cluster, epoch_of, members, start, start_with};
 use crate::lab::{Device, message, told};
 
 #[tokio::test(start_paused = true)]
@@ -258,6 +259,54 @@ async fn events(device: &mut Device) -> Vec<String> {
 fn dropped(joined: &v1::Joined) -> Vec<&str> {
     let members = joined.members.iter().filter(|member| member.dropped);
     members.map(|member| member.user.as_str()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn newcomers_go_to_nodes_that_have_much_less_to_do() {
+    let local = Local::new(LocalConfig::default());
+    let nodes: Vec<_> = (0..3)
+        .map(|number| {
+            start_with(&local, number, |config| {
+                config.spread_min = 4;
+                if number == 2 {
+                    config.region = "elsewhere".to_owned();
+                }
+            })
+        })
+        .collect();
+    announce(&nodes).await;
+    let busy = &nodes[0].lab;
+    let mut devices = Vec::new();
+    for number in 0..4 {
+        devices.push(busy.device(&format!("early-{number}")).await);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    let mut late = Device::new("late");
+    let refused = late.connect(busy).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Elsewhere);
+    assert_eq!(
+        refused.nodes,
+        ["tombolo://node-1"],
+        "no node of another region"
+    );
+    // Whoever was sent from another node is not sent on.
+    late.is_sent = true;
+    late.connect(busy).await.unwrap();
+    // Nor is a device that goes on, or has lost its session and begins another.
+    let early = &mut devices[0];
+    early.connect(busy).await.unwrap();
+    let mut unknown = early.resume_token.take().unwrap().to_vec();
+    unknown[0] ^= 1;
+    early.resume_token = Some(Bytes::from(unknown));
+    early.connect(busy).await.unwrap();
+
+    // Six here, so five there are enough for it not to be worth it.
+    for number in 0..5 {
+        devices.push(nodes[1].lab.device(&format!("there-{number}")).await);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    devices.push(busy.device("latest").await);
 }
 
 async fn announce(nodes: &[Member]) {

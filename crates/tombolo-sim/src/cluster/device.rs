@@ -156,6 +156,7 @@ impl Device {
             resume: self.resume_token.clone().map(|token| v1::Resume { token }),
             agent: "simulated".into(),
             life: self.hellos,
+            sent_here: false,
         };
         let frame = ClientFrame {
             seq: 0,

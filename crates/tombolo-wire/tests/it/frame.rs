@@ -177,6 +177,7 @@ fn frames() -> Vec<v1::ClientFrame> {
         }),
         agent: "test".into(),
         life: 0,
+        sent_here: false,
     };
     vec![
         v1::ClientFrame {

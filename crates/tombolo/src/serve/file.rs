@@ -17,6 +17,8 @@ use crate::turn::file::{File as Relay, Secret};
 pub(crate) struct File {
     pub(crate) name: Option<String>,
     pub(crate) region: Option<String>,
+    /// Sessions from which on newcomers are sent to idler nodes.
+    pub(crate) spread_from: Option<usize>,
     pub(crate) listen: Vec<IpAddr>,
     pub(crate) public: Option<IpAddr>,
     pub(crate) host: Option<String>,

@@ -138,6 +138,7 @@ fn with_flags(mut file: File, args: &ServeArgs) -> anyhow::Result<File> {
     }
     replace(&mut file.name, &args.name);
     replace(&mut file.region, &args.region);
+    replace(&mut file.spread_from, &args.spread_from);
     replace(&mut file.public, &args.public);
     replace(&mut file.host, &args.host);
     replace(&mut file.port, &args.port);
@@ -208,6 +209,9 @@ fn addressed(mut node: NodeBuilder, file: &File, source: &Source) -> anyhow::Res
             source.place(&["region"])
         );
         node = node.region(region);
+    }
+    if let Some(sessions) = file.spread_from {
+        node = node.spread_min(sessions);
     }
     for ip in &file.listen {
         node = node.listen(*ip);
