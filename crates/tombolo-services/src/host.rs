@@ -294,6 +294,19 @@ impl Host {
         self.lock().is_unreadable
     }
 
+    /// Waits until the log has been read as far as it went, and the room is listed as hosted here, which
+    /// takes one way to the engine each: together, since somebody waits.
+    pub(crate) async fn ready(&self, node: &Node) -> Result<(), Reject> {
+        let timeout = node.config.engine_timeout;
+        let listed = async {
+            node.cluster.joined(timeout).await?;
+            self.list(node).await
+        };
+        // Neither is cut short: what was listed must be known.
+        let (synced, listed) = tokio::join!(self.synced(timeout), listed);
+        synced.and(listed)
+    }
+
     /// Lists the room as hosted here, so that whoever does what this node leaves to do finds it.
     pub(crate) async fn list(&self, node: &Node) -> Result<(), Reject> {
         let list = || cluster::list(node, &self.room);

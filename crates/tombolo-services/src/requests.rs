@@ -285,9 +285,7 @@ async fn carry_out_join_of(
     node.authorize_join(&session.user, room).await?;
     let entrance = node.enter(room)?;
     let host = entrance.host();
-    host.synced(node.config.engine_timeout).await?;
-    node.cluster.joined(node.config.engine_timeout).await?;
-    host.list(node).await?;
+    host.ready(node).await?;
     if !join.with_code || mode == Mode::Join || host.is_open() {
         return join_host(node, session, id, join, host, mode, None).await;
     }

@@ -399,11 +399,7 @@ async fn go_on_in(node: &Arc<Node>, session: &Arc<Session>, room: &RoomId) {
         return;
     };
     let host = entrance.host();
-    let timeout = node.config.engine_timeout;
-    while host.synced(timeout).await.is_err()
-        || node.cluster.joined(timeout).await.is_err()
-        || host.list(node).await.is_err()
-    {
+    while host.ready(node).await.is_err() {
         if session.lock().ended().is_some() {
             return;
         }

@@ -89,9 +89,7 @@ async fn keep_seats(
 ) -> Result<(), Reject> {
     let entrance = node.enter(room)?;
     let host = entrance.host();
-    host.synced(node.config.engine_timeout).await?;
-    node.cluster.joined(node.config.engine_timeout).await?;
-    host.list(node).await?;
+    host.ready(node).await?;
     let users: Vec<UserId> = formed.users().cloned().collect();
     let mut parts = users.chunks(USERS_PER_ENTRY_MAX).map(reserve);
     if formed.backfill.is_none() {
