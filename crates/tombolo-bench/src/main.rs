@@ -67,6 +67,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // What the devices of a run say, when somebody asks by RUST_LOG.
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
     let result = match Cli::parse().command {
         Command::Relay(arguments) => relay::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments).map(|()| ExitCode::SUCCESS),

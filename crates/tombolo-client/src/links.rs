@@ -82,6 +82,11 @@ impl Link {
         peer.filter(|peer| !peer.is_closed())
     }
 
+    fn is_established(&self) -> bool {
+        let handle = self.handle.upgrade();
+        handle.is_some_and(|handle| Peer(handle).is_established())
+    }
+
     /// Whether the introduction belongs to this link, rather than to a new one.
     fn accepts(&self, introduction: &Introduction) -> bool {
         match self.remote_attempt {
@@ -160,12 +165,18 @@ impl Links {
             .ok()
     }
 
-    /// Ends the link whose introduction the node did not hand on.
+    /// The node did not hand an introduction on: a link that works goes on and tells it again later, any
+    /// other ends.
     pub(crate) fn on_refused(&self, to: &Introduced, error: &Error) {
         tracing::debug!(room = to.room, user = to.user, %error, "introduction refused");
         let links = self.lock();
         if let Some(link) = links.values().find(|link| link.attempt == to.attempt) {
-            link.end(&error.to_string());
+            if link.is_established() {
+                // One that waits stands for all.
+                _ = link.inputs.untold.try_send(());
+            } else if !error.is_unreachable() {
+                link.end(&error.to_string());
+            }
         }
     }
 

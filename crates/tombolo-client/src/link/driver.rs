@@ -13,6 +13,7 @@ use tombolo_path::{
 use tombolo_wire::v1;
 use tombolo_wire::{PublicKeys, UserId};
 
+use super::again::Again;
 use super::introduction::{Introduction, write_candidate};
 use super::message::{FIRST_MESSAGES_MAX, decode_first, encode_first};
 use super::nat;
@@ -87,6 +88,8 @@ pub(super) struct Ends {
 pub(crate) struct Inputs {
     pub(crate) introductions: mpsc::Sender<Introduction>,
     pub(crate) connections: mpsc::Sender<noq::Connection>,
+    /// The node did not hand on what a link that works had to tell its peer.
+    pub(crate) untold: mpsc::Sender<()>,
     /// Ends the link, with the reason.
     pub(crate) end: mpsc::Sender<String>,
 }
@@ -98,6 +101,7 @@ pub(crate) struct Driver {
     ends: Ends,
     introductions: mpsc::Receiver<Introduction>,
     connections: mpsc::Receiver<noq::Connection>,
+    untold: mpsc::Receiver<()>,
     end: mpsc::Receiver<String>,
 }
 
@@ -115,6 +119,7 @@ impl Driver {
         let attempt = u64::from_be_bytes(attempt).max(1);
         let (introductions_tx, introductions) = mpsc::channel(16);
         let (connections_tx, connections) = mpsc::channel(2);
+        let (untold_tx, untold) = mpsc::channel(1);
         let (end_tx, end) = mpsc::channel(1);
         let identity = config.expected_keys.identity;
         let net = config.shop.net.clone();
@@ -126,11 +131,13 @@ impl Driver {
             ends,
             introductions,
             connections,
+            untold,
             end,
         };
         let inputs = Inputs {
             introductions: introductions_tx,
             connections: connections_tx,
+            untold: untold_tx,
             end: end_tx,
         };
         Ok((Peer(Arc::new(shared)), inputs, driver))
@@ -231,6 +238,13 @@ impl Driver {
             .session
             .command(Command::Introduce(introduce))
             .await;
+    }
+
+    /// Tells the peer by which relay this device is reached now.
+    async fn tell_relay(&self) {
+        let mut introduction = self.introduction();
+        introduction.update = true;
+        self.send_introduction(introduction).await;
     }
 
     fn seal_first(&self, receiver: PublicKeys) -> Option<Bytes> {
@@ -397,6 +411,7 @@ impl Driver {
         // The guard of a watched value must not live on while others are locked.
         let route = *routes.borrow_and_update();
         self.report(&mut paths, &route);
+        let mut again = Again::default();
         let reason = loop {
             tokio::select! {
                 Some(reason) = self.end.recv() => break Err(reason),
@@ -413,12 +428,17 @@ impl Driver {
                     let route = *routes.borrow();
                     self.report(&mut paths, &route);
                 }
-                Some(introduction) = self.introductions.recv() => introduced.update(introduction),
-                Ok(()) = relayed.changed() => {
-                    let mut introduction = self.introduction();
-                    introduction.update = true;
-                    self.send_introduction(introduction).await;
+                Some(introduction) = self.introductions.recv() => {
+                    introduced.update(introduction);
+                    let route = *routes.borrow();
+                    self.report(&mut paths, &route);
                 }
+                Ok(()) = relayed.changed() => {
+                    again = Again::default();
+                    self.tell_relay().await;
+                }
+                Some(()) = self.untold.recv() => again.put_off(),
+                () = again.is_due() => self.tell_relay().await,
             }
         };
         connection.close(0u8.into(), b"closed");

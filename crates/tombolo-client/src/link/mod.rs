@@ -8,6 +8,7 @@
 //! ```
 //! [`Peer`] is the application's handle; [`driver`] does the work.
 
+mod again;
 mod driver;
 mod introduction;
 mod message;

@@ -240,6 +240,12 @@ impl Driver {
             for (_, reply) in lost.requests {
                 _ = reply.send(Err(Error::forgotten()));
             }
+            // Whether they were handed on nobody knows: they are told again.
+            for (_, to) in lost.introductions {
+                let error = Error::forgotten();
+                let refused = Event::IntroductionRefused { to, error };
+                self.events.send(refused).await.map_err(|_| closed())?;
+            }
         }
         tracing::info!(
             node = welcome.node,

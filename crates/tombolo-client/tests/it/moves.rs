@@ -267,3 +267,44 @@ async fn two_devices_that_go_at_once_lose_not_even_what_is_unreliable_on_their_r
     }
     second.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_link_outlives_its_room_and_tells_of_another_relay_once_that_can_be_told() {
+    let [first, second] = nodes::<2>().await;
+    let (alice, bob) = (device(&first, "alice").await, device(&second, "bob").await);
+    let alice_room = join(&alice, Policy::Relay).await;
+    let mut bob_room = join(&bob, Policy::Relay).await;
+    soon(crate::lab::joined(&alice_room, "bob")).await;
+    let to_bob = alice_room.peer(&user("bob")).open().unwrap();
+    to_bob.send(Lane::Reliable, "hello").unwrap();
+    let to_alice = soon(incoming(&mut bob_room)).await;
+    assert_eq!(recv(&to_alice).await.payload, "hello");
+    let before = alice.relayed_address();
+
+    // Nobody hands on what alice, who is in no room, has to say about her new relay.
+    alice_room.leave().await.unwrap();
+    assert_eq!(first.services().rebalance(1), 1);
+    arrives(&alice, "node-1").await;
+    soon(async {
+        while alice.relayed_address() == before || second.services().stats().refused.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    to_bob.send(Lane::Reliable, "over the old relay").unwrap();
+    assert_eq!(recv(&to_alice).await.payload, "over the old relay");
+
+    let _alice_room = join(&alice, Policy::Relay).await;
+    soon(async {
+        while to_alice.status().remote != alice.relayed_address() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    first.shutdown().await;
+    for peer in [(&to_bob, &to_alice), (&to_alice, &to_bob)] {
+        peer.0.send(Lane::Reliable, "still here").unwrap();
+        assert_eq!(recv(peer.1).await.payload, "still here");
+    }
+    second.shutdown().await;
+}

@@ -1,0 +1,55 @@
+//! Saying again what was not handed on.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The first pause; each is twice as long as the one before.
+const AGAIN_MIN: Duration = Duration::from_millis(250);
+/// All pauses together are four minutes.
+const AGAIN_TRIES_MAX: u32 = 10;
+
+/// When the peer is told again what the node did not hand on. That is so for a moment while this
+/// device, or the peer, comes back to the room where they met; the link works meanwhile.
+#[derive(Default)]
+pub(super) struct Again {
+    at: Option<Instant>,
+    failures: u32,
+}
+
+impl Again {
+    /// Not at once, and not without end: whoever has left the room does not hear of it.
+    pub(super) fn put_off(&mut self) {
+        self.failures += 1;
+        let pause = AGAIN_MIN * 2u32.pow(self.failures.min(AGAIN_TRIES_MAX) - 1);
+        self.at = (self.failures <= AGAIN_TRIES_MAX).then(|| Instant::now() + pause);
+    }
+
+    /// Waits until it is time. Safe to cancel.
+    pub(super) async fn is_due(&mut self) {
+        match self.at {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+        self.at = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_is_said_again_later_and_later_and_not_without_end() {
+        let begun = Instant::now();
+        let mut again = Again::default();
+        for _ in 0..AGAIN_TRIES_MAX {
+            again.put_off();
+            again.is_due().await;
+        }
+        assert_eq!(begun.elapsed().as_secs(), 255);
+        again.put_off();
+        let day = Duration::from_hours(24);
+        assert!(tokio::time::timeout(day, again.is_due()).await.is_err());
+    }
+}
