@@ -356,6 +356,7 @@ pub(crate) fn hello(token: &str) -> ClientFrame {
         resume: None,
         agent: "test".to_owned(),
         life: 0,
+        sent_here: false,
     };
     ClientFrame {
         seq: 0,
