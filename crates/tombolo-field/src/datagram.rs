@@ -4,7 +4,7 @@
 //! was told before is void, if it is; then follow records: what has left, by number, and what is there, at
 //! an offset from the observer.
 
-use crate::field::{EntityId, PAYLOAD_MAX};
+use crate::field::{BUDGET_MAX, EntityId, PAYLOAD_MAX};
 
 const VERSION: u8 = 1;
 
@@ -65,76 +65,150 @@ impl Header {
         1 + 1 + 4 + 8 * self.dimensions + reset
     }
 
-    pub(crate) fn write(&self, to: &mut Vec<u8>) {
+    pub(crate) fn write(&self, to: &mut Page) {
         let flags = if self.reset.is_some() { FLAG_RESET } else { 0 };
         let three = if self.dimensions == 3 { FLAG_THREE } else { 0 };
-        to.extend_from_slice(&[VERSION, flags | three]);
-        to.extend_from_slice(&self.tick.to_be_bytes());
+        to.put(&[VERSION, flags | three]);
+        to.put(&self.tick.to_be_bytes());
         for coordinate in &self.center[..self.dimensions] {
-            to.extend_from_slice(&coordinate.to_be_bytes());
+            to.put(&coordinate.to_be_bytes());
         }
         if let Some(since) = self.reset {
-            to.extend_from_slice(&since.to_be_bytes());
+            to.put(&since.to_be_bytes());
         }
     }
-}
-
-/// Bytes of a record of what is there.
-pub(crate) fn there_bytes(dimensions: usize, is_new: bool, payload: usize) -> usize {
-    1 + 8 + 4 + usize::from(is_new) + 4 * dimensions + 1 + payload
 }
 
 /// Writes that something has left.
-pub(crate) fn write_left(id: EntityId, to: &mut Vec<u8>) {
-    to.push(TAG_LEFT);
-    to.extend_from_slice(&id.0.to_be_bytes());
+pub(crate) fn write_left(id: EntityId, to: &mut Page) {
+    to.put(&[TAG_LEFT]);
+    to.put(&id.0.to_be_bytes());
 }
 
-/// What records of an entity have in common, whoever they are for: encoded once, copied often.
+/// The record of an update of an entity, but for its offset, which depends on the observer: encoded once,
+/// copied often.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(32))]
 pub(crate) struct Stencil {
-    /// As of an update: tag, number, sequence.
-    head: [u8; HEAD_BYTES],
+    /// What is beyond the record is nothing.
+    record: [u8; STENCIL_BYTES],
+    bytes: u8,
+    dimensions: u8,
     class: u8,
-    /// The payload after its length; what is beyond its length is nothing.
-    tail: [u8; 1 + PAYLOAD_MAX],
 }
-
-const HEAD_BYTES: usize = 1 + 8 + 4;
 
 impl Stencil {
-    pub(crate) fn new(id: EntityId, sequence: u32, class: u8, payload: &[u8]) -> Self {
-        let mut head = [TAG_UPDATED; HEAD_BYTES];
-        head[1..9].copy_from_slice(&id.0.to_be_bytes());
-        head[9..].copy_from_slice(&sequence.to_be_bytes());
+    /// Of an entity in two or three dimensions.
+    pub(crate) fn new(
+        id: EntityId,
+        sequence: u32,
+        class: u8,
+        dimensions: usize,
+        payload: &[u8],
+    ) -> Self {
+        let mut record = [0; STENCIL_BYTES];
+        record[0] = TAG_UPDATED;
+        record[1..9].copy_from_slice(&id.0.to_be_bytes());
+        record[9..HEAD_BYTES].copy_from_slice(&sequence.to_be_bytes());
+        let at = HEAD_BYTES + 4 * dimensions;
         // A report's payload is bounded.
-        let mut tail = [payload.len() as u8; 1 + PAYLOAD_MAX];
-        tail[1..=payload.len()].copy_from_slice(payload);
-        Self { head, class, tail }
+        record[at] = payload.len() as u8;
+        record[at + 1..=at + payload.len()].copy_from_slice(payload);
+        Self {
+            record,
+            bytes: (at + 1 + payload.len()) as u8,
+            dimensions: dimensions as u8,
+            class,
+        }
     }
 
-    /// Writes the record for an observer from whom the entity is that far; its class as well when it may
-    /// be new to it.
-    pub(crate) fn write(
-        &self,
-        offset: [f32; 3],
-        dimensions: usize,
-        is_new: bool,
-        to: &mut Vec<u8>,
-    ) {
-        if is_new {
-            to.push(TAG_ENTERED);
-            to.extend_from_slice(&self.head[1..]);
-            to.push(self.class);
-        } else {
-            to.extend_from_slice(&self.head);
+    /// Bytes of the record of an update; that of an entry has one more.
+    pub(crate) fn bytes(&self) -> u8 {
+        self.bytes
+    }
+
+    /// Writes the record of an update for an observer from whom the entity is that far.
+    #[inline]
+    pub(crate) fn write(&self, offset: [f32; 3], to: &mut Page) {
+        let Some(room) = to.bytes[to.filled..].first_chunk_mut::<STENCIL_BYTES>() else {
+            return;
+        };
+        // Whole words, which takes a few instructions; what is beyond the record is written over.
+        let (short, rest) = room.split_at_mut(SHORT_BYTES);
+        let (from, long) = self.record.split_at(SHORT_BYTES);
+        short.copy_from_slice(from);
+        if usize::from(self.bytes) > SHORT_BYTES {
+            rest.copy_from_slice(long);
         }
+        room[HEAD_BYTES..HEAD_BYTES + 4].copy_from_slice(&offset[0].to_be_bytes());
+        room[HEAD_BYTES + 4..HEAD_BYTES + 8].copy_from_slice(&offset[1].to_be_bytes());
+        if self.dimensions == 3 {
+            room[HEAD_BYTES + 8..HEAD_BYTES + 12].copy_from_slice(&offset[2].to_be_bytes());
+        }
+        to.filled += usize::from(self.bytes);
+    }
+
+    /// The same of an entity that may be new to the observer, so that it is told its class too.
+    pub(crate) fn write_entered(&self, offset: [f32; 3], to: &mut Page) {
+        let (head, rest) = self.record.split_at(HEAD_BYTES);
+        let end = usize::from(self.bytes) - HEAD_BYTES;
+        let dimensions = usize::from(self.dimensions);
+        to.put(&[TAG_ENTERED]);
+        to.put(&head[1..]);
+        to.put(&[self.class]);
         for coordinate in &offset[..dimensions] {
-            to.extend_from_slice(&coordinate.to_be_bytes());
+            to.put(&coordinate.to_be_bytes());
         }
-        to.extend_from_slice(&self.tail[..=usize::from(self.tail[0])]);
+        to.put(&rest[4 * dimensions..end]);
     }
 }
+
+/// A datagram that is being written: a budget is known before, so that there is always room.
+#[derive(Debug)]
+pub(crate) struct Page {
+    bytes: Vec<u8>,
+    filled: usize,
+}
+
+impl Page {
+    pub(crate) fn clear(&mut self) {
+        self.filled = 0;
+    }
+
+    /// What has been written.
+    pub(crate) fn filled(&self) -> &[u8] {
+        &self.bytes[..self.filled]
+    }
+
+    /// Puts bytes behind what has been written; nothing when there is no room.
+    fn put(&mut self, bytes: &[u8]) {
+        let end = self.filled + bytes.len();
+        if let Some(room) = self.bytes.get_mut(self.filled..end) {
+            room.copy_from_slice(bytes);
+            self.filled = end;
+        }
+    }
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self {
+            bytes: vec![0; BUDGET_MAX + STENCIL_BYTES],
+            filled: 0,
+        }
+    }
+}
+
+/// Before the offset: tag, number, sequence.
+const HEAD_BYTES: usize = 1 + 8 + 4;
+
+/// Bytes of a stencil: of the longest update, and as many more as make it whole words.
+const STENCIL_BYTES: usize = 80;
+
+/// As much is always copied.
+const SHORT_BYTES: usize = 32;
+
+const _: () = assert!(STENCIL_BYTES >= RECORD_BYTES_MAX - 1);
 
 /// Reads a datagram record by record.
 pub(crate) struct Reader<'d> {

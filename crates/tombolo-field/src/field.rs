@@ -1,5 +1,6 @@
 //! The state machine.
 
+mod choose;
 mod grid;
 mod introduce;
 mod moves;
@@ -152,7 +153,11 @@ pub struct Field {
     settings: Settings,
     tick: u32,
     entities: Vec<Option<Entity>>,
+    /// Indexed by slot, of those entities that observe.
+    observers: Vec<Option<Box<Observer>>>,
     free: BTreeSet<u32>,
+    /// Those that have become empty since the last tick, in which observers take note of that.
+    emptied: Vec<u32>,
     slot_by_id: HashMap<EntityId, u32>,
     cells: Cells,
     grid: Grid,
@@ -172,7 +177,6 @@ struct Entity {
     sequence: u32,
     marks: u64,
     reported: Duration,
-    observer: Option<Box<Observer>>,
 }
 
 impl Field {
@@ -191,7 +195,9 @@ impl Field {
             settings,
             tick: 0,
             entities: Vec::new(),
+            observers: Vec::new(),
             free: BTreeSet::new(),
+            emptied: Vec::new(),
             slot_by_id: HashMap::new(),
             stats: Stats::default(),
         })
@@ -226,11 +232,14 @@ impl Field {
 
     /// An entity has other marks from now on; false when it is not there.
     pub fn mark(&mut self, id: EntityId, marks: u64) -> bool {
-        let entity = self.entity_mut(id);
-        entity.is_some_and(|entity| {
+        let Some(slot) = self.slot_by_id.get(&id) else {
+            return false;
+        };
+        if let Some(entity) = &mut self.entities[*slot as usize] {
             entity.marks = marks;
-            true
-        })
+            self.grid.mark(*slot, marks);
+        }
+        true
     }
 
     /// An entity goes; false when it is not there.
@@ -241,7 +250,9 @@ impl Field {
         if let Some(entity) = self.entities[slot as usize].take() {
             self.cells.remove(slot, entity.position);
         }
-        self.free.insert(slot);
+        self.observers[slot as usize] = None;
+        self.grid.clear(slot);
+        self.emptied.push(slot);
         true
     }
 
@@ -277,36 +288,35 @@ impl Field {
         }
         let slot = *self.slot_by_id.get(&id).ok_or(Refused::Unknown)?;
         let mut observer = Observer::new(watch, knowledge.is_empty());
+        let mut known = Vec::new();
         for (other, sequence) in knowledge {
             match self.slot_by_id.get(other) {
                 Some(other_slot) if *other_slot != slot => {
-                    observer
-                        .known
-                        .push(Known::told(*other_slot, *other, *sequence, self.tick));
+                    known.push(self.known(*other_slot, *sequence));
                 }
                 Some(_) => observer.leave(*other),
                 None => observer.awaited.push((*other, *sequence)),
             }
         }
-        observer.forget_doubles();
-        if let Some(entity) = &mut self.entities[slot as usize] {
-            entity.observer = Some(Box::new(observer));
-        }
+        observer.know(known.into_iter());
+        self.observers[slot as usize] = Some(Box::new(observer));
         Ok(())
     }
 
     /// An entity no longer wants to be told; it stays where it is.
     pub fn ignore(&mut self, id: EntityId) {
-        if let Some(entity) = self.entity_mut(id) {
-            entity.observer = None;
+        if let Some(slot) = self.slot_by_id.get(&id) {
+            self.observers[*slot as usize] = None;
         }
     }
 
     /// An observer has the datagrams of these ticks. What was told in datagrams that nobody
     /// acknowledges is told again.
     pub fn acknowledge(&mut self, id: EntityId, ticks: Ticks) {
-        let entity = self.entity_mut(id);
-        if let Some(observer) = entity.and_then(|entity| entity.observer.as_mut()) {
+        let Some(slot) = self.slot_by_id.get(&id) else {
+            return;
+        };
+        if let Some(observer) = &mut self.observers[*slot as usize] {
             observer.acknowledge(ticks);
         }
     }
@@ -314,17 +324,17 @@ impl Field {
     /// Whether an entity is told what is in its range.
     #[must_use]
     pub fn observes(&self, id: EntityId) -> bool {
-        self.entity(id)
-            .is_some_and(|entity| entity.observer.is_some())
+        self.observer(id).is_some()
     }
 
     /// Whether an observer has been told, or is to be told, of another entity: it is in range and may
     /// be seen.
     #[must_use]
     pub fn knows(&self, id: EntityId, other: EntityId) -> bool {
-        let observer = self.entity(id).and_then(|entity| entity.observer.as_ref());
-        observer.is_some_and(|observer| {
-            observer.is_checked && observer.known.iter().any(|known| known.id == other)
+        let observer = self.observer(id);
+        let slot = self.slot_by_id.get(&other);
+        observer.zip(slot).is_some_and(|(observer, slot)| {
+            observer.is_checked && observer.slots().any(|known| known == *slot)
         })
     }
 
@@ -338,31 +348,30 @@ impl Field {
     ) {
         self.tick = self.tick.saturating_add(1);
         self.remove_silent(now);
-        self.grid.rebuild(&self.settings, &self.entities);
+        self.grid.arrange();
         self.moves.note(&self.entities);
         self.introductions.begin();
         let mut scratch = std::mem::take(&mut self.scratch);
         for number in 0..self.grid.len() {
+            self.touch(number);
             let slot = self.grid.slot(number);
-            let entity = self.entities[slot as usize].as_mut();
-            let Some(mut observer) = entity.and_then(|entity| entity.observer.take()) else {
+            let Some(mut observer) = self.observers[slot as usize].take() else {
                 continue;
             };
             self.look_for_awaited(now, &mut observer);
             self.pass(&mut scratch, sight, slot, number, &mut observer);
             observer.is_checked = true;
-            if !scratch.datagram.is_empty()
-                && let Some(entity) = &self.entities[slot as usize]
-            {
+            self.observers[slot as usize] = Some(observer);
+            let datagram = scratch.datagram.filled();
+            if !datagram.is_empty() {
                 self.stats.datagrams += 1;
-                self.stats.bytes += scratch.datagram.len() as u64;
-                deliver(entity.id, &scratch.datagram);
-            }
-            if let Some(entity) = &mut self.entities[slot as usize] {
-                entity.observer = Some(observer);
+                self.stats.bytes += datagram.len() as u64;
+                deliver(self.grid.subject(slot).id, datagram);
             }
         }
         self.scratch = scratch;
+        // Nobody knows of them any more.
+        self.free.extend(self.emptied.drain(..));
         self.introductions.end();
     }
 
@@ -438,8 +447,9 @@ impl Field {
     /// many to tell.
     #[must_use]
     pub fn cells_observed(&self) -> Option<BTreeSet<CellId>> {
-        let observers = self.entities.iter().flatten();
-        let observers = observers.filter(|entity| entity.observer.is_some());
+        let both = self.entities.iter().zip(&self.observers);
+        let observers = both.filter(|(_, observer)| observer.is_some());
+        let observers = observers.filter_map(|(entity, _)| entity.as_ref());
         let occupied = observers.map(|observer| self.cells.cell(observer.position));
         let occupied: BTreeSet<_> = occupied.collect();
         let leave = self.settings.range_max() * (1.0 + self.settings.hysteresis);
@@ -490,10 +500,14 @@ impl Field {
             entity.sequence = report.sequence;
             entity.marks = report.marks;
             entity.reported = now;
+            self.grid.place(slot, entity, self.tick.saturating_add(1));
             self.cells.update(slot, from, position);
             return Ok(());
         }
-        if self.slot_by_id.len() >= self.settings.entities_max {
+        // Those that have come and gone within a tick count too.
+        if self.slot_by_id.len() >= self.settings.entities_max
+            || self.emptied.len() > self.settings.entities_max
+        {
             return Err(Refused::Full);
         }
         let entity = Entity {
@@ -505,21 +519,38 @@ impl Field {
             sequence: report.sequence,
             marks: report.marks,
             reported: now,
-            observer: None,
         };
-        let slot = match self.free.pop_first() {
-            Some(slot) => {
-                self.entities[slot as usize] = Some(entity);
-                slot
-            }
-            None => {
-                self.entities.push(Some(entity));
-                u32::try_from(self.entities.len() - 1).map_err(|_| Refused::Full)?
-            }
-        };
+        let slot = self.take_slot().ok_or(Refused::Full)?;
+        self.grid.place(slot, &entity, self.tick.saturating_add(1));
+        self.entities[slot as usize] = Some(entity);
         self.slot_by_id.insert(id, slot);
         self.cells.insert(slot, position);
         Ok(())
+    }
+
+    /// An empty slot.
+    fn take_slot(&mut self) -> Option<u32> {
+        if let Some(slot) = self.free.pop_first() {
+            return Some(slot);
+        }
+        let slot = u32::try_from(self.entities.len()).ok()?;
+        self.entities.push(None);
+        self.observers.push(None);
+        Some(slot)
+    }
+
+    /// Has what the next observers need fetched from memory, while this one is busy.
+    fn touch(&self, number: usize) {
+        let observer = |number: usize| {
+            let slot = self.grid.next_slot(number)?;
+            self.observers[slot as usize].as_deref()
+        };
+        if let Some(observer) = observer(number + 2) {
+            observer.touch();
+        }
+        if let Some(observer) = observer(number + 1) {
+            observer.touch_lists();
+        }
     }
 
     /// Looks for what an observer says to know and was not here.
@@ -529,16 +560,24 @@ impl Field {
         }
         let until = now + self.settings.grace;
         let is_over = now >= *observer.awaited_until.get_or_insert(until);
+        let mut known = Vec::new();
         for (other, sequence) in std::mem::take(&mut observer.awaited) {
             match self.slot_by_id.get(&other) {
-                Some(slot) => {
-                    let known = Known::told(*slot, other, sequence, self.tick);
-                    observer.known.push(known);
-                }
+                Some(slot) => known.push(self.known(*slot, sequence)),
                 None if is_over => observer.leave(other),
                 None => observer.awaited.push((other, sequence)),
             }
         }
+        if !known.is_empty() {
+            observer.know(known.into_iter());
+        }
+    }
+
+    /// What an observer knows that has been told elsewhere of an entity here, up to one of its reports.
+    fn known(&self, slot: u32, sequence: u32) -> Known {
+        let entity = self.entities[slot as usize].as_ref();
+        let is_latest = entity.is_some_and(|entity| entity.sequence == sequence);
+        Known::told(slot, self.grid.glimpse(slot), is_latest, self.tick)
     }
 
     fn remove_silent(&mut self, now: Duration) {
@@ -559,6 +598,11 @@ impl Field {
     fn entity(&self, id: EntityId) -> Option<&Entity> {
         let slot = self.slot_by_id.get(&id)?;
         self.entities[*slot as usize].as_ref()
+    }
+
+    fn observer(&self, id: EntityId) -> Option<&Observer> {
+        let slot = self.slot_by_id.get(&id)?;
+        self.observers[*slot as usize].as_deref()
     }
 
     fn entity_mut(&mut self, id: EntityId) -> Option<&mut Entity> {

@@ -1,10 +1,8 @@
-//! All entities in the order of where they are, made anew each tick.
+//! All entities in the order of where they are, and what is asked of them most.
 
-use std::collections::HashMap;
-
-use super::{Entity, EntityId, Subject};
+use super::{Entity, Subject};
 use crate::datagram::Stencil;
-use crate::settings::{Class, Dimensions, Settings};
+use crate::settings::{CLASSES_MAX, Class, Dimensions, Settings};
 
 /// All entities, row by row: those of one row of cells stand beside each other.
 #[derive(Debug)]
@@ -13,34 +11,62 @@ pub(super) struct Grid {
     dimensions: Dimensions,
     /// How many cells somebody sees to each side.
     reach: i64,
-    /// By cell, then by slot.
-    order: Vec<(Cell, u32)>,
-    positions: Vec<[f64; 3]>,
-    /// The square of the distance up to which each one is noted: the range of its class, and the skin.
-    looks: Vec<f64>,
     /// Indexed by slot: what every observer asks, in little memory.
     glimpses: Vec<Glimpse>,
+    /// Indexed by slot: what a filter asks. That of an empty slot is of who was there last.
+    subjects: Vec<Subject>,
     /// Indexed by slot: what is copied into datagrams.
     stencils: Vec<Stencil>,
-    /// Indexed by class: the square of the distance at which an entity enters.
-    enter_squares: Vec<f64>,
-    /// Indexed by class: the square of the distance at which an entity leaves.
-    leave_squares: Vec<f64>,
-    /// Indexed by class: the squares of its weight times its range, and of what counts as no distance.
-    urgencies: Vec<(f32, f32)>,
-    /// Where the cells of each row begin, in order.
-    rows: HashMap<(i64, i64), (usize, usize)>,
+    /// Slots that have been filled since all were put in order.
+    arrivals: Vec<u32>,
+    /// By cell, then by slot.
+    order: Vec<(Cell, u32)>,
+    /// In order.
+    spots: Vec<Spot>,
+    /// In order, each row once.
+    rows: Vec<Row>,
+    classes: [Limits; CLASSES_MAX],
 }
 
 /// What every observer asks of an entity.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(32))]
 pub(super) struct Glimpse {
+    /// Infinitely far from everybody when the slot is empty.
     pub(super) position: [f64; 3],
-    pub(super) id: EntityId,
-    marks: u64,
-    pub(super) sequence: u32,
+    /// In which tick it is that its last report is told first.
+    pub(super) changed: u32,
     pub(super) class: u8,
-    pub(super) payload_bytes: u8,
+    /// Of the record of an update.
+    pub(super) bytes: u8,
+}
+
+/// Where somebody is, and the square of the distance up to which that is noted: the range of its class, and
+/// the skin.
+#[derive(Clone, Copy, Debug)]
+struct Spot {
+    position: [f64; 3],
+    look: f64,
+}
+
+/// What distances mean for a class.
+#[derive(Clone, Copy, Debug, Default)]
+struct Limits {
+    /// The squares of the distances at which an entity enters, leaves, and is noted.
+    enter: f64,
+    leave: f64,
+    look: f64,
+    /// The squares of its weight times its range, and of what counts as no distance.
+    weight: f32,
+    near: f32,
+}
+
+/// Which cells stand beside each other.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    at: (i64, i64),
+    first: usize,
+    last: usize,
 }
 
 /// A cell: the row's two coordinates, then the one along the row.
@@ -48,59 +74,121 @@ type Cell = (i64, i64, i64);
 
 impl Grid {
     pub(super) fn new(settings: &Settings) -> Self {
-        let enter_square = |class: &Class| class.range * class.range;
-        let leave_square = |class: &Class| {
-            let leave = class.range * (1.0 + settings.hysteresis);
-            leave * leave
-        };
+        let mut classes = [Limits::default(); CLASSES_MAX];
+        for (limits, class) in classes.iter_mut().zip(&settings.classes) {
+            *limits = Limits::new(class, settings);
+        }
         Self {
             // Half of what is looked at: few cells, and few entities in them that are out of range.
             width: (settings.range_max() + Self::skin(settings)) / 2.0,
             dimensions: settings.dimensions,
             reach: 2,
-            order: Vec::new(),
-            positions: Vec::new(),
-            looks: Vec::new(),
             glimpses: Vec::new(),
+            subjects: Vec::new(),
             stencils: Vec::new(),
-            enter_squares: settings.classes.iter().map(enter_square).collect(),
-            leave_squares: settings.classes.iter().map(leave_square).collect(),
-            urgencies: settings.classes.iter().map(urgency).collect(),
-            rows: HashMap::new(),
+            arrivals: Vec::new(),
+            order: Vec::new(),
+            spots: Vec::new(),
+            rows: Vec::new(),
+            classes,
         }
     }
 
-    pub(super) fn rebuild(&mut self, settings: &Settings, entities: &[Option<Entity>]) {
-        self.order.clear();
-        self.glimpses.clear();
-        self.stencils.clear();
-        for (slot, entity) in entities.iter().enumerate() {
-            self.glimpses.push(Glimpse::of(entity.as_ref()));
-            self.stencils.push(stencil(entity.as_ref()));
-            if let Some(entity) = entity {
-                // There are no more slots than fit.
-                self.order.push((self.cell(entity.position), slot as u32));
+    /// Takes note of an entity that has reported, which is told from the tick `changed` on. Slots are
+    /// filled without a gap, and once between two ticks.
+    pub(super) fn place(&mut self, slot: u32, entity: &Entity, changed: u32) {
+        let payload = &entity.payload[..entity.payload_bytes.into()];
+        let dimensions = self.dimensions.count();
+        let stencil = Stencil::new(
+            entity.id,
+            entity.sequence,
+            entity.class,
+            dimensions,
+            payload,
+        );
+        let glimpse = Glimpse {
+            position: entity.position,
+            changed,
+            class: entity.class,
+            bytes: stencil.bytes(),
+        };
+        let at = slot as usize;
+        match self.glimpses.get_mut(at) {
+            Some(before) => {
+                if before.is_nowhere() {
+                    self.arrivals.push(slot);
+                }
+                *before = glimpse;
+                self.subjects[at] = entity.subject();
+                self.stencils[at] = stencil;
+            }
+            None => {
+                self.arrivals.push(slot);
+                self.glimpses.push(glimpse);
+                self.subjects.push(entity.subject());
+                self.stencils.push(stencil);
             }
         }
-        self.order.sort_unstable();
-        self.positions.clear();
-        self.looks.clear();
+    }
+
+    /// An entity has other marks.
+    pub(super) fn mark(&mut self, slot: u32, marks: u64) {
+        self.subjects[slot as usize].marks = marks;
+    }
+
+    /// An entity is gone.
+    pub(super) fn clear(&mut self, slot: u32) {
+        self.glimpses[slot as usize].position = [f64::INFINITY; 3];
+    }
+
+    /// Puts all in order, most of whom are where they were or near that.
+    pub(super) fn arrange(&mut self) {
+        let mut movers = Vec::new();
+        let mut order = std::mem::take(&mut self.order);
+        order.retain(|(cell, slot)| {
+            let glimpse = self.glimpse(*slot);
+            let now = self.cell(glimpse.position);
+            if now != *cell && !glimpse.is_nowhere() {
+                movers.push((now, *slot));
+            }
+            now == *cell
+        });
+        for slot in std::mem::take(&mut self.arrivals) {
+            let glimpse = self.glimpse(slot);
+            if !glimpse.is_nowhere() {
+                movers.push((self.cell(glimpse.position), slot));
+            }
+        }
+        movers.sort_unstable();
+        order.append(&mut movers);
+        // Two runs, which this sort merges.
+        order.sort();
+        self.order = order;
+        self.spots.clear();
         self.rows.clear();
         for (at, ((z, y, _), slot)) in self.order.iter().enumerate() {
-            let Some(entity) = &entities[*slot as usize] else {
-                continue;
-            };
-            self.positions.push(entity.position);
-            let range = settings.classes[usize::from(entity.class)].range;
-            let look = range + Self::skin(settings);
-            self.looks.push(look * look);
-            let row = self.rows.entry((*z, *y)).or_insert((at, at));
-            row.1 = at + 1;
+            let glimpse = &self.glimpses[*slot as usize];
+            self.spots.push(Spot {
+                position: glimpse.position,
+                look: self.limits(glimpse.class).look,
+            });
+            match self.rows.last_mut() {
+                Some(row) if row.at == (*z, *y) => row.last = at + 1,
+                Some(_) | None => self.rows.push(Row {
+                    at: (*z, *y),
+                    first: at,
+                    last: at + 1,
+                }),
+            }
         }
     }
 
     pub(super) fn glimpse(&self, slot: u32) -> &Glimpse {
         &self.glimpses[slot as usize]
+    }
+
+    pub(super) fn subject(&self, slot: u32) -> &Subject {
+        &self.subjects[slot as usize]
     }
 
     pub(super) fn stencil(&self, slot: u32) -> &Stencil {
@@ -109,19 +197,24 @@ impl Grid {
 
     /// The square of the distance at which an entity of a class comes into range.
     pub(super) fn enter_square(&self, class: u8) -> f64 {
-        self.enter_squares[usize::from(class)]
+        self.limits(class).enter
     }
 
     pub(super) fn leave_square(&self, class: u8) -> f64 {
-        self.leave_squares[usize::from(class)]
+        self.limits(class).leave
     }
 
     /// How urgent it is to tell of an entity, by its class, the square of its distance, and its age in ticks:
     /// in proportion to weight and age, and against distance; the square of that, which has the same order.
-    pub(super) fn urgency(&self, class: u8, square: f64, age: u32) -> f32 {
-        let (weight, near) = self.urgencies[usize::from(class)];
+    pub(super) fn urgency(&self, class: u8, square: f32, age: u32) -> f32 {
+        let limits = self.limits(class);
         let age = age as f32;
-        weight * age * age / (square as f32 + near)
+        limits.weight * age * age / (square + limits.near)
+    }
+
+    fn limits(&self, class: u8) -> &Limits {
+        // Classes are fewer: reports of others are refused.
+        &self.classes[usize::from(class) % CLASSES_MAX]
     }
 
     pub(super) fn len(&self) -> usize {
@@ -132,39 +225,42 @@ impl Grid {
         self.order[number].1
     }
 
+    pub(super) fn next_slot(&self, number: usize) -> Option<u32> {
+        Some(self.order.get(number)?.1)
+    }
+
     /// The slots of all that are in the range of their class, and the skin, from the one with that number.
     pub(super) fn around(&self, number: usize, found: &mut Vec<u32>) {
         found.clear();
         let (z, y, x) = self.order[number].0;
-        let center = self.positions[number];
+        let center = self.spots[number].position;
         let planes = match self.dimensions {
             Dimensions::Two => 0..=0,
             Dimensions::Three => -self.reach..=self.reach,
         };
         for plane in planes {
-            for row in -self.reach..=self.reach {
-                let Some((first, last)) = self.rows.get(&(z + plane, y + row)) else {
-                    continue;
-                };
-                let cells = &self.order[*first..*last];
-                let from = first + cells.partition_point(|((_, _, at), _)| *at < x - self.reach);
-                let to = first + cells.partition_point(|((_, _, at), _)| *at <= x + self.reach);
-                self.scan(from, to, center, found);
+            let (low, high) = (y - self.reach, y + self.reach);
+            let begin = self.rows.partition_point(|row| row.at < (z + plane, low));
+            let rows = &self.rows[begin..];
+            for row in rows.iter().take_while(|row| row.at <= (z + plane, high)) {
+                let cells = &self.order[row.first..row.last];
+                let from = cells.partition_point(|((_, _, at), _)| *at < x - self.reach);
+                let to = cells.partition_point(|((_, _, at), _)| *at <= x + self.reach);
+                self.scan(row.first + from, row.first + to, center, found);
             }
         }
     }
 
     fn scan(&self, from: usize, to: usize, center: [f64; 3], found: &mut Vec<u32>) {
-        let positions = self.positions[from..to].iter();
-        let looks = &self.looks[from..to];
+        let spots = &self.spots[from..to];
         let slots = &self.order[from..to];
         // Without a branch for each: written always, kept when it is in range.
         let start = found.len();
         found.resize(start + slots.len(), 0);
         let mut kept = start;
-        for ((position, look), (_, slot)) in positions.zip(looks).zip(slots) {
+        for (spot, (_, slot)) in spots.iter().zip(slots) {
             found[kept] = *slot;
-            kept += usize::from(square(*position, center) <= *look);
+            kept += usize::from(square(spot.position, center) <= spot.look);
         }
         found.truncate(kept);
     }
@@ -178,51 +274,22 @@ impl Grid {
 }
 
 impl Glimpse {
-    /// An empty slot is infinitely far from everybody.
-    fn of(entity: Option<&Entity>) -> Self {
-        entity.map_or(
-            Self {
-                position: [f64::INFINITY; 3],
-                id: EntityId(0),
-                marks: 0,
-                sequence: 0,
-                class: 0,
-                payload_bytes: 0,
-            },
-            |entity| Self {
-                position: entity.position,
-                id: entity.id,
-                marks: entity.marks,
-                sequence: entity.sequence,
-                class: entity.class,
-                payload_bytes: entity.payload_bytes,
-            },
-        )
+    fn is_nowhere(&self) -> bool {
+        self.position[0] == f64::INFINITY
     }
+}
 
-    pub(super) fn subject(&self) -> Subject {
-        Subject {
-            id: self.id,
-            class: self.class,
-            marks: self.marks,
+impl Limits {
+    fn new(class: &Class, settings: &Settings) -> Self {
+        let square = |distance: f64| distance * distance;
+        Self {
+            enter: square(class.range),
+            leave: square(class.range * (1.0 + settings.hysteresis)),
+            look: square(class.range + Grid::skin(settings)),
+            weight: square(class.weight * class.range) as f32,
+            near: square(class.range * NEAR) as f32,
         }
     }
-}
-
-fn urgency(class: &Class) -> (f32, f32) {
-    let (weight, near) = (class.weight * class.range, class.range * NEAR);
-    ((weight * weight) as f32, (near * near) as f32)
-}
-
-/// An empty slot is written nowhere.
-fn stencil(entity: Option<&Entity>) -> Stencil {
-    entity.map_or_else(
-        || Stencil::new(EntityId(0), 0, 0, &[]),
-        |entity| {
-            let payload = &entity.payload[..entity.payload_bytes.into()];
-            Stencil::new(entity.id, entity.sequence, entity.class, payload)
-        },
-    )
 }
 
 /// The square of a distance.

@@ -86,8 +86,10 @@ impl Moves {
 
     /// Whether somebody who looked around at that drift must do so again.
     pub(super) fn is_stale(&self, slot: u32, looked: f64) -> bool {
+        // Some look around earlier than they must, so that not all do so in the same tick.
+        let share = 1.0 - f64::from(slot % TURNS) / f64::from(2 * TURNS);
         self.are_too_many
-            || self.drift - looked > self.skin
+            || self.drift - looked > self.skin * share
             || self.before[slot as usize].has_jumped
     }
 }
@@ -110,6 +112,9 @@ const NOTHING: Before = Before {
 /// The skin, as a share of the longest range: the wider, the less often one looks around, and at the more
 /// in between.
 const SKIN: f64 = 0.1;
+
+/// The ticks in which observers look around are spread by that many.
+const TURNS: u32 = 16;
 
 /// The most that everybody looks at; with more, all look around.
 const JUMPERS_MAX: usize = 64;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::grid::Glimpse;
 use super::{EntityId, Watch};
 use crate::ticks::Ticks;
 
@@ -16,7 +17,10 @@ const LEAVES_MAX: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Observer {
     pub(super) watch: Watch,
+    /// What it has been told of for sure.
     pub(super) known: Vec<Known>,
+    /// What it is to be told of, or may have been.
+    pub(super) entering: Vec<Entering>,
     /// Slots of what was in range, or a little beyond, when it looked around last, and is not known.
     pub(super) nearby: Vec<u32>,
     /// The drift when it looked around last.
@@ -30,8 +34,6 @@ pub(super) struct Observer {
     pub(super) is_checked: bool,
     /// All that was told before is void, which the observer does not know yet.
     reset: Option<Reset>,
-    /// How many of the known have not been acknowledged.
-    unconfirmed: usize,
 }
 
 /// All that was told before is void.
@@ -43,29 +45,24 @@ struct Reset {
     told: u32,
 }
 
-/// An entity that an observer knows, or is to know.
+/// An entity that an observer knows for sure: as little as can be, since there are many.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known {
     pub(super) slot: u32,
-    /// Which of its reports the observer has; 0 before the first.
-    pub(super) sequence: u32,
-    /// When it was told last; before that, since when it is to be.
+    /// When it was told last: it has what changed up to then.
     pub(super) told: u32,
-    /// When it was told as new first, until that is acknowledged.
-    entered: u32,
-    /// In which of the ticks from then on it was told as new, a bit each.
-    entries: u32,
-    pub(super) state: Told,
-    pub(super) id: EntityId,
 }
 
-/// How much an observer has been told of an entity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
-    Nothing,
-    /// It may not have arrived.
-    Entered,
-    Confirmed,
+/// An entity that an observer may not know yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entering {
+    pub(super) slot: u32,
+    /// When it was told last; before that, since when it is to be.
+    pub(super) told: u32,
+    /// When it was told first; 0 until it was.
+    first: u32,
+    /// In which of the ticks from then on it was told, a bit each.
+    entries: u32,
 }
 
 impl Observer {
@@ -73,6 +70,7 @@ impl Observer {
         Self {
             watch,
             known: Vec::new(),
+            entering: Vec::new(),
             nearby: Vec::new(),
             looked: f64::NEG_INFINITY,
             awaited: Vec::new(),
@@ -80,7 +78,6 @@ impl Observer {
             leaves: BTreeMap::new(),
             is_checked: false,
             reset: is_reset.then(Reset::default),
-            unconfirmed: 0,
         }
     }
 
@@ -89,27 +86,58 @@ impl Observer {
         self.leaves.insert(id, 0);
     }
 
+    /// Reads some of it, so that it is at hand later.
+    pub(super) fn touch(&self) {
+        std::hint::black_box((self.known.len(), self.nearby.len(), self.is_checked));
+        std::hint::black_box((self.entering.len(), self.awaited.len(), self.looked));
+    }
+
+    /// The same of its lists.
+    pub(super) fn touch_lists(&self) {
+        for at in [0, 8, 16, 24] {
+            std::hint::black_box(self.known.get(at).map(|known| known.slot));
+        }
+        std::hint::black_box(self.nearby.first());
+        std::hint::black_box(self.entering.first().map(|entering| entering.slot));
+    }
+
+    /// How many it knows, or is to know.
+    pub(super) fn known_count(&self) -> usize {
+        self.known.len() + self.entering.len()
+    }
+
+    /// The slots of all that it knows, or is to know.
+    pub(super) fn slots(&self) -> impl Iterator<Item = u32> {
+        let known = self.known.iter().map(|known| known.slot);
+        known.chain(self.entering.iter().map(|entering| entering.slot))
+    }
+
     /// Forgets all departures when they are too many to be told; says whether the observer starts anew.
     pub(super) fn settle(&mut self) -> bool {
         let is_too_much = self.leaves.len() > LEAVES_MAX;
         if is_too_much {
             self.leaves.clear();
             self.reset = Some(Reset::default());
-            for known in &mut self.known {
-                known.state = Told::Nothing;
-                known.sequence = 0;
-            }
-            self.unconfirmed = 0;
+            let slots = self.slots().collect::<Vec<_>>();
+            let told = self.known.iter().map(|known| known.told);
+            let told = told.chain(self.entering.iter().map(|entering| entering.told));
+            let anew = slots.into_iter().zip(told);
+            self.entering = anew.map(|(slot, told)| Entering::new(slot, told)).collect();
+            self.known.clear();
         }
         is_too_much
     }
 
-    /// Keeps one of those that were said to be known twice.
-    pub(super) fn forget_doubles(&mut self) {
+    /// Takes in what somebody else has told it of. What is said twice counts once.
+    pub(super) fn know(&mut self, known: impl Iterator<Item = Known>) {
+        self.known.extend(known);
+        self.known
+            .sort_unstable_by_key(|known| (known.slot, known.told));
+        self.known.dedup_by_key(|known| known.slot);
         self.awaited.sort_unstable();
         self.awaited.dedup_by_key(|(id, _)| *id);
-        self.known.sort_by_key(|known| (known.id, known.sequence));
-        self.known.dedup_by_key(|known| known.id);
+        // What it knows may be among what was nearby.
+        self.looked = f64::NEG_INFINITY;
     }
 
     /// Whether something that was told at that time is to be told again by now.
@@ -137,35 +165,29 @@ impl Observer {
             .is_some_and(|reset| reset.told == 0 || Self::is_due(reset.told, now))
     }
 
-    pub(super) fn on_entered(&mut self, at: usize, tick: u32) {
-        let known = &mut self.known[at];
-        if self.watch.is_reliable {
-            known.state = Told::Confirmed;
-            return;
-        }
-        if known.state == Told::Nothing {
-            self.unconfirmed += 1;
-            known.state = Told::Entered;
-            known.entered = tick;
-            known.entries = 0;
-        }
-        match 1_u32.checked_shl(tick.saturating_sub(known.entered)) {
-            Some(entry) => known.entries |= entry,
-            None => (known.entered, known.entries) = (tick, 1),
-        }
-    }
-
-    /// One of the known goes; the observer is told, if it may know of it.
-    pub(super) fn on_gone(&mut self, at: usize) {
+    /// One of the known is gone.
+    pub(super) fn on_known_gone(&mut self, at: usize, id: EntityId) {
         let known = self.known.swap_remove(at);
         // It may come back.
         self.nearby.push(known.slot);
-        match known.state {
-            Told::Nothing => return,
-            Told::Entered => self.unconfirmed -= 1,
-            Told::Confirmed => {}
+        self.leave(id);
+    }
+
+    /// One of those that enter is gone; the observer is told, if it may know of it.
+    pub(super) fn on_entering_gone(&mut self, at: usize, id: EntityId) {
+        let entering = self.entering.swap_remove(at);
+        self.nearby.push(entering.slot);
+        if entering.first != 0 {
+            self.leave(id);
         }
-        self.leave(known.id);
+    }
+
+    /// What has been sent arrives, if that is so here: those that have been told are known.
+    pub(super) fn on_sent(&mut self) {
+        if self.watch.is_reliable {
+            let told = self.entering.extract_if(.., |entering| entering.first != 0);
+            self.known.extend(told.map(Known::from));
+        }
     }
 
     pub(super) fn acknowledge(&mut self, ticks: Ticks) {
@@ -175,42 +197,57 @@ impl Observer {
         if !self.leaves.is_empty() {
             self.leaves.retain(|_, told| !ticks.contains(*told));
         }
-        if self.unconfirmed == 0 {
-            return;
-        }
-        for known in &mut self.known {
-            if known.state == Told::Entered && ticks.meet(known.entered, known.entries) {
-                known.state = Told::Confirmed;
-                self.unconfirmed -= 1;
-            }
-        }
+        let is_known = |entering: &mut Entering| ticks.meet(entering.first, entering.entries);
+        let known = self.entering.extract_if(.., is_known);
+        self.known.extend(known.map(Known::from));
     }
 }
 
 impl Known {
-    /// An entity that is to be told.
-    pub(super) fn new(slot: u32, id: EntityId, tick: u32) -> Self {
+    /// An entity that the observer has been told of by somebody else, up to one of its reports.
+    pub(super) fn told(slot: u32, other: &Glimpse, is_latest: bool, tick: u32) -> Self {
+        let told = if is_latest {
+            other.changed.max(tick)
+        } else {
+            other.changed.saturating_sub(1).min(tick)
+        };
+        Self { slot, told }
+    }
+}
+
+impl From<Entering> for Known {
+    fn from(entering: Entering) -> Self {
+        Self {
+            slot: entering.slot,
+            told: entering.told,
+        }
+    }
+}
+
+impl Entering {
+    /// An entity that is to be told, as one that was told of last then.
+    pub(super) fn new(slot: u32, told: u32) -> Self {
         Self {
             slot,
-            sequence: 0,
-            told: tick.saturating_sub(1),
-            entered: 0,
+            told,
+            first: 0,
             entries: 0,
-            state: Told::Nothing,
-            id,
         }
     }
 
-    /// An entity that the observer has been told of by somebody else.
-    pub(super) fn told(slot: u32, id: EntityId, sequence: u32, tick: u32) -> Self {
-        Self {
-            slot,
-            sequence,
-            told: tick,
-            entered: 0,
-            entries: 0,
-            state: Told::Confirmed,
-            id,
+    /// Whether there is something to tell of it, if it has changed last then.
+    pub(super) fn has_news(&self, changed: u32, now: u32) -> bool {
+        self.first == 0 || self.told < changed || Observer::is_due(self.told, now)
+    }
+
+    pub(super) fn on_told(&mut self, tick: u32) {
+        if self.first == 0 {
+            self.first = tick;
         }
+        match 1_u32.checked_shl(tick.saturating_sub(self.first)) {
+            Some(entry) => self.entries |= entry,
+            None => (self.first, self.entries) = (tick, 1),
+        }
+        self.told = tick;
     }
 }

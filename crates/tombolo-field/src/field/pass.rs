@@ -1,16 +1,15 @@
 //! One observer's tick.
 
-use std::cmp::Reverse;
-
-use super::grid::{Glimpse, square};
-use super::observer::{Known, Observer, Told};
-use super::{Entity, Field, KNOWN_MAX, Sight};
-use crate::datagram::{Header, LEFT_BYTES, there_bytes, write_left};
+use super::choose::Choice;
+use super::grid::square;
+use super::observer::{Entering, Observer};
+use super::{Field, KNOWN_MAX, Sight, Subject};
+use crate::datagram::{Header, LEFT_BYTES, Page, write_left};
 
 /// What is needed for a moment, kept for the next.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    pub(super) datagram: Vec<u8>,
+    pub(super) datagram: Page,
     /// Indexed by slot: the number of the observer that knows it, so that no set is needed.
     stamps: Vec<u64>,
     stamp: u64,
@@ -18,16 +17,32 @@ pub(super) struct Scratch {
     noted: Vec<u32>,
     /// What there is to tell.
     news: Vec<News>,
+    choice: Choice,
 }
 
-/// An entity of which there is something to tell.
-#[derive(Clone, Copy, Debug)]
+/// What there is to tell of an entity.
+#[derive(Clone, Copy, Debug, Default)]
 struct News {
-    /// The more, the sooner: the bits of a positive float, which order as it does.
-    score: u32,
-    /// Among the known.
-    at: u32,
-    bytes: u32,
+    /// From the observer.
+    offset: [f32; 3],
+    slot: u32,
+    /// Of the record; 0 when there is nothing to tell.
+    bytes: u16,
+    class: u8,
+    /// It is not to be known any more.
+    is_gone: bool,
+}
+
+/// An observer, as it is in one tick.
+struct Me {
+    slot: u32,
+    /// In the order of the grid.
+    number: usize,
+    subject: Subject,
+    position: [f64; 3],
+    /// The squares of how far it wants to see, and of where what it sees leaves.
+    enter_max: f64,
+    leave_max: f64,
 }
 
 impl Field {
@@ -42,175 +57,210 @@ impl Field {
     ) {
         scratch.datagram.clear();
         scratch.news.clear();
-        scratch.stamp += 1;
-        if scratch.stamps.len() < self.entities.len() {
-            scratch.stamps.resize(self.entities.len(), 0);
-        }
-        let Some(me) = &self.entities[slot as usize] else {
-            return;
+        let leave_max = observer.watch.range * (1.0 + self.settings.hysteresis);
+        let me = Me {
+            slot,
+            number,
+            subject: *self.grid.subject(slot),
+            position: self.grid.glimpse(slot).position,
+            enter_max: observer.watch.range * observer.watch.range,
+            leave_max: leave_max * leave_max,
         };
-        let mut total = self.drop_gone(scratch, sight, me, observer);
-        total += self.add_new(scratch, sight, me, (slot, number), observer);
+        self.pass_known(scratch, sight, &me, observer);
+        self.pass_entering(scratch, sight, &me, observer);
+        self.add_new(scratch, sight, &me, observer);
         if observer.settle() {
-            total = self.weigh_all(scratch, me, observer);
+            scratch.news.clear();
+            let anew = observer.entering.iter();
+            let anew = anew.map(|entering| self.news_of_entering(&me, entering));
+            scratch.news.extend(anew);
         }
-        self.stats.deferred += self.write(scratch, me, observer, total) as u64;
+        self.stats.deferred += self.write(scratch, &me, observer) as u64;
+        observer.on_sent();
         if self.settings.introduced_within.is_some() {
             self.introduce(sight, slot, observer);
         }
     }
 
-    /// Lets those go that are out of range, gone, or not to be seen any more; weighs what there is to
-    /// tell of the others. Returns the bytes of all of that.
-    fn drop_gone<S: Sight + ?Sized>(
+    /// Lets those go of the known that are out of range, gone, or not to be seen any more; takes note of
+    /// what there is to tell of the others.
+    fn pass_known<S: Sight + ?Sized>(
         &self,
         scratch: &mut Scratch,
         sight: &S,
-        me: &Entity,
+        me: &Me,
         observer: &mut Observer,
-    ) -> usize {
-        let subject = me.subject();
-        let leave_max = observer.watch.range * (1.0 + self.settings.hysteresis);
-        let leave_max = leave_max * leave_max;
-        let mut total = 0;
-        let mut at = 0;
-        while let Some(known) = observer.known.get(at) {
-            let other = self.grid.glimpse(known.slot);
-            let square = square(other.position, me.position);
-            let leave = self.grid.leave_square(other.class).min(leave_max);
-            let is_there = other.id == known.id
-                && square <= leave
-                && sight.may_see(&subject, &other.subject());
-            if is_there {
-                scratch.stamps[known.slot as usize] = scratch.stamp;
-                total += self.weigh(&mut scratch.news, at, known, other, square);
-                at += 1;
-            } else {
-                observer.on_gone(at);
+    ) {
+        let news = &mut scratch.news;
+        news.resize(observer.known.len(), News::default());
+        let mut gone = 0;
+        // Nearly all stay, so that this one loop is where a tick spends its time.
+        for (known, news) in observer.known.iter().zip(news.iter_mut()) {
+            *news = self.news_of(me, known.slot, known.told);
+            let stays = self.stays(sight, me, known.slot);
+            news.is_gone = !stays;
+            gone += u32::from(!stays);
+        }
+        for at in (0..news.len()).rev() {
+            if gone == 0 {
+                break;
+            }
+            if news[at].is_gone {
+                gone -= 1;
+                let gone = news.swap_remove(at);
+                observer.on_known_gone(at, self.grid.subject(gone.slot).id);
             }
         }
-        total
     }
 
-    /// Takes those in that have come into range; returns the bytes of what there is to tell of them.
+    /// The same of those that enter; what there is to tell of them comes after that.
+    fn pass_entering<S: Sight + ?Sized>(
+        &self,
+        scratch: &mut Scratch,
+        sight: &S,
+        me: &Me,
+        observer: &mut Observer,
+    ) {
+        let mut at = 0;
+        while let Some(entering) = observer.entering.get(at) {
+            let slot = entering.slot;
+            if self.stays(sight, me, slot) {
+                scratch.news.push(self.news_of_entering(me, entering));
+                at += 1;
+            } else {
+                observer.on_entering_gone(at, self.grid.subject(slot).id);
+            }
+        }
+    }
+
+    /// Whether what an observer knows is still to be known.
+    #[inline]
+    fn stays<S: Sight + ?Sized>(&self, sight: &S, me: &Me, slot: u32) -> bool {
+        let other = self.grid.glimpse(slot);
+        let square = square(other.position, me.position);
+        // One branch for both.
+        (square <= self.grid.leave_square(other.class)) & (square <= me.leave_max)
+            && sight.may_see(&me.subject, self.grid.subject(slot))
+    }
+
+    /// What there is to tell of one that was told of last then.
+    #[inline]
+    fn news_of(&self, me: &Me, slot: u32, told: u32) -> News {
+        let other = self.grid.glimpse(slot);
+        let offset = |at: usize| (other.position[at] - me.position[at]) as f32;
+        News {
+            offset: [offset(0), offset(1), offset(2)],
+            slot,
+            bytes: if told < other.changed {
+                other.bytes.into()
+            } else {
+                0
+            },
+            class: other.class,
+            is_gone: false,
+        }
+    }
+
+    fn news_of_entering(&self, me: &Me, entering: &Entering) -> News {
+        let news = self.news_of(me, entering.slot, 0);
+        let changed = self.grid.glimpse(entering.slot).changed;
+        let has_news = entering.has_news(changed, self.tick);
+        News {
+            // The class is told as well.
+            bytes: if has_news { news.bytes + 1 } else { 0 },
+            ..news
+        }
+    }
+
+    /// Takes those in that have come into range.
     fn add_new<S: Sight + ?Sized>(
         &self,
         scratch: &mut Scratch,
         sight: &S,
-        me: &Entity,
-        (slot, number): (u32, usize),
+        me: &Me,
         observer: &mut Observer,
-    ) -> usize {
-        scratch.stamps[slot as usize] = scratch.stamp;
-        scratch.noted.clear();
-        if self.moves.is_stale(slot, observer.looked) {
-            self.grid.around(number, &mut scratch.noted);
-            observer.looked = self.moves.drift();
-        } else {
-            scratch.noted.extend_from_slice(&observer.nearby);
-            scratch.noted.extend_from_slice(self.moves.jumpers());
+    ) {
+        if self.look(scratch, me, observer) {
+            self.distinguish(scratch, me, observer);
         }
-        observer.nearby.clear();
-        let subject = me.subject();
-        let range_max = observer.watch.range * observer.watch.range;
-        let mut total = 0;
-        for slot in &scratch.noted {
-            let stamp = &mut scratch.stamps[*slot as usize];
-            if *stamp == scratch.stamp {
-                continue;
-            }
-            *stamp = scratch.stamp;
-            let other = self.grid.glimpse(*slot);
+        let mut at = 0;
+        while let Some(slot) = observer.nearby.get(at) {
+            let slot = *slot;
+            let other = self.grid.glimpse(slot);
             let square = square(other.position, me.position);
-            let is_new = square <= self.grid.enter_square(other.class).min(range_max)
-                && observer.known.len() < KNOWN_MAX
-                && sight.may_see(&subject, &other.subject());
+            let is_new = square <= self.grid.enter_square(other.class)
+                && square <= me.enter_max
+                && observer.known_count() < KNOWN_MAX
+                && sight.may_see(&me.subject, self.grid.subject(slot));
             if !is_new {
-                observer.nearby.push(*slot);
+                at += 1;
                 continue;
             }
+            observer.nearby.swap_remove(at);
             // It is told that it is there again, if it is not told before that it has left.
-            let known = Known::new(*slot, other.id, self.tick);
-            observer.leaves.remove(&other.id);
-            let at = observer.known.len();
-            total += self.weigh(&mut scratch.news, at, &known, other, square);
-            observer.known.push(known);
+            observer.leaves.remove(&self.grid.subject(slot).id);
+            let entering = Entering::new(slot, self.tick.saturating_sub(1));
+            scratch.news.push(self.news_of_entering(me, &entering));
+            observer.entering.push(entering);
         }
         if observer.nearby.len() > KNOWN_MAX {
             // It looks around every time.
             observer.nearby = Vec::new();
             observer.looked = f64::NEG_INFINITY;
         }
-        total
     }
 
-    /// How urgent it is to tell of one of the known, if there is anything to tell; returns its bytes.
-    fn weigh(
-        &self,
-        news: &mut Vec<News>,
-        at: usize,
-        known: &Known,
-        other: &Glimpse,
-        square: f64,
-    ) -> usize {
-        let is_again = known.state == Told::Entered && Observer::is_due(known.told, self.tick);
-        if known.sequence == other.sequence && known.state != Told::Nothing && !is_again {
-            return 0;
+    /// Takes note of all that may have come into range; says whether there may be some among them that the
+    /// observer knows.
+    fn look(&self, scratch: &mut Scratch, me: &Me, observer: &mut Observer) -> bool {
+        let jumpers = self.moves.jumpers();
+        if self.moves.is_stale(me.slot, observer.looked) {
+            self.grid.around(me.number, &mut scratch.noted);
+            std::mem::swap(&mut scratch.noted, &mut observer.nearby);
+            observer.looked = self.moves.drift();
+            return true;
         }
-        let age = self.tick.saturating_sub(known.told).max(1);
-        let is_new = known.state != Told::Confirmed;
-        let dimensions = self.settings.dimensions.count();
-        let bytes = there_bytes(dimensions, is_new, other.payload_bytes.into());
-        news.push(News {
-            score: self.grid.urgency(other.class, square, age).to_bits(),
-            // Bounded by what an observer knows, and by a payload.
-            at: at as u32,
-            bytes: bytes as u32,
-        });
-        bytes
+        observer.nearby.extend_from_slice(jumpers);
+        !jumpers.is_empty()
     }
 
-    /// Weighs all of the known anew.
-    fn weigh_all(&self, scratch: &mut Scratch, me: &Entity, observer: &Observer) -> usize {
-        scratch.news.clear();
-        let known = observer.known.iter().enumerate();
-        let bytes = known.map(|(at, known)| {
-            let other = self.grid.glimpse(known.slot);
-            let square = square(other.position, me.position);
-            self.weigh(&mut scratch.news, at, known, other, square)
+    /// Keeps each of those nearby once, and none that is known.
+    fn distinguish(&self, scratch: &mut Scratch, me: &Me, observer: &mut Observer) {
+        scratch.stamp += 1;
+        let (stamps, stamp) = (&mut scratch.stamps, scratch.stamp);
+        if stamps.len() < self.entities.len() {
+            stamps.resize(self.entities.len(), 0);
+        }
+        stamps[me.slot as usize] = stamp;
+        for slot in observer.slots() {
+            stamps[slot as usize] = stamp;
+        }
+        observer.nearby.retain(|slot| {
+            let before = std::mem::replace(&mut stamps[*slot as usize], stamp);
+            before != stamp
         });
-        bytes.sum()
     }
 
     /// Writes the datagram; returns how much had to wait.
-    fn write(
-        &self,
-        scratch: &mut Scratch,
-        me: &Entity,
-        observer: &mut Observer,
-        total: usize,
-    ) -> usize {
-        let dimensions = self.settings.dimensions.count();
+    fn write(&self, scratch: &mut Scratch, me: &Me, observer: &mut Observer) -> usize {
         let is_due = |told: u32| told == 0 || Observer::is_due(told, self.tick);
         let has_leaves = observer.leaves.values().any(|told| is_due(*told));
-        if scratch.news.is_empty() && !has_leaves && !observer.has_reset(self.tick) {
+        let bytes = scratch.news.iter().map(|news| usize::from(news.bytes));
+        let total: usize = bytes.sum();
+        if total == 0 && !has_leaves && !observer.has_reset(self.tick) {
             return 0;
         }
         let header = Header {
             tick: self.tick,
             reset: observer.on_header(self.tick),
-            dimensions,
+            dimensions: self.settings.dimensions.count(),
             center: me.position,
         };
         header.write(&mut scratch.datagram);
         let mut left = observer.watch.budget - header.bytes();
         if has_leaves {
             // What has left comes first, but never takes all.
-            let mut room = if scratch.news.is_empty() {
-                left
-            } else {
-                left / 2
-            } / LEFT_BYTES;
+            let mut room = if total == 0 { left } else { left / 2 } / LEFT_BYTES;
             let is_reliable = observer.watch.is_reliable;
             let (tick, datagram) = (self.tick, &mut scratch.datagram);
             observer.leaves.retain(|id, told| {
@@ -224,52 +274,63 @@ impl Field {
                 !is_reliable
             });
         }
-        let count = scratch.news.len();
-        if total > left && count > 1 {
-            // About as many as there is room for, those with the highest scores; the first of all first,
-            // so that it is told whatever its size.
-            let most = (left * count / total).clamp(1, count - 1);
-            scratch
-                .news
-                .select_nth_unstable_by_key(most - 1, |news| Reverse(news.score));
-            scratch.news.swap(0, most - 1);
-            let first = (0..most)
-                .max_by_key(|at| scratch.news[*at].score)
-                .unwrap_or(0);
-            scratch.news.swap(0, first);
+        if total <= left {
+            self.write_all(scratch, observer);
+            return 0;
         }
-        let mut told = 0;
-        for news in &scratch.news {
-            let bytes = news.bytes as usize;
-            if bytes > left {
-                continue;
-            }
-            left -= bytes;
-            told += 1;
-            self.write_one(&mut scratch.datagram, me, observer, news.at as usize);
-            if left < LEFT_BYTES {
-                break;
-            }
-        }
-        count - told
+        self.write_some(scratch, observer, left)
     }
 
-    fn write_one(&self, datagram: &mut Vec<u8>, me: &Entity, observer: &mut Observer, at: usize) {
-        let known = &mut observer.known[at];
-        let other = self.grid.glimpse(known.slot);
-        let is_new = known.state != Told::Confirmed;
-        let mut offset = [0.0; 3];
-        for (at, offset) in offset.iter_mut().enumerate() {
-            *offset = (other.position[at] - me.position[at]) as f32;
+    /// Writes all that there is to tell.
+    fn write_all(&self, scratch: &mut Scratch, observer: &mut Observer) {
+        let (of_known, of_entering) = scratch.news.split_at(observer.known.len());
+        for (known, news) in observer.known.iter_mut().zip(of_known) {
+            if news.bytes > 0 {
+                let stencil = self.grid.stencil(news.slot);
+                stencil.write(news.offset, &mut scratch.datagram);
+                known.told = self.tick;
+            }
         }
-        let dimensions = self.settings.dimensions.count();
-        let stencil = self.grid.stencil(known.slot);
-        stencil.write(offset, dimensions, is_new, datagram);
-        known.sequence = other.sequence;
-        known.told = self.tick;
-        if is_new {
-            observer.on_entered(at, self.tick);
+        for (entering, news) in observer.entering.iter_mut().zip(of_entering) {
+            if news.bytes > 0 {
+                let stencil = self.grid.stencil(news.slot);
+                stencil.write_entered(news.offset, &mut scratch.datagram);
+                entering.on_told(self.tick);
+            }
         }
+    }
+
+    /// Writes the most urgent of what there is to tell; returns how much had to wait.
+    fn write_some(&self, scratch: &mut Scratch, observer: &mut Observer, left: usize) -> usize {
+        let news = &scratch.news;
+        let knowns = observer.known.len();
+        let urgency = |(news, told): (&News, u32)| {
+            let age = self.tick.saturating_sub(told).max(1);
+            let [x, y, z] = news.offset;
+            let score = self.grid.urgency(news.class, x * x + y * y + z * z, age);
+            (score, news.bytes)
+        };
+        let choice = &mut scratch.choice;
+        choice.clear();
+        let told = observer.known.iter().map(|known| known.told);
+        choice.extend(news.iter().zip(told).map(urgency));
+        let told = observer.entering.iter().map(|entering| entering.told);
+        choice.extend(news[knowns..].iter().zip(told).map(urgency));
+        let chosen = choice.choose(left);
+        for at in chosen {
+            let at = *at as usize;
+            let news = &news[at];
+            let stencil = self.grid.stencil(news.slot);
+            if let Some(known) = observer.known.get_mut(at) {
+                stencil.write(news.offset, &mut scratch.datagram);
+                known.told = self.tick;
+            } else {
+                stencil.write_entered(news.offset, &mut scratch.datagram);
+                observer.entering[at - knowns].on_told(self.tick);
+            }
+        }
+        let waiting = news.iter().filter(|news| news.bytes > 0).count();
+        waiting - chosen.len()
     }
 
     /// Finds those who are near enough to be linked; each pair from the side of the lesser one.
@@ -280,11 +341,11 @@ impl Field {
         ) else {
             return;
         };
-        for known in &observer.known {
-            let Some(other) = &self.entities[known.slot as usize] else {
+        for slot in observer.slots() {
+            let Some(other) = &self.entities[slot as usize] else {
                 continue;
             };
-            if other.id <= me.id || other.observer.is_none() {
+            if other.id <= me.id || self.observers[slot as usize].is_none() {
                 continue;
             }
             let is_near = self.introductions.are_near(me.id, other.id);

@@ -186,3 +186,23 @@ fn every_truncation_and_any_garbage_is_refused_or_read() {
         }
     }
 }
+
+#[test]
+fn those_who_come_and_go_within_a_tick_take_no_more_than_their_place() {
+    let mut world = World::new(Settings {
+        entities_max: 2,
+        ..seen_from(100.0)
+    });
+    let report = Report::at([0.0; 3]);
+    let come_and_go = |world: &mut World| {
+        let mut taken = 0;
+        for id in (0..100).map(EntityId) {
+            let result = world.field.report(world.now, id, &report);
+            taken += usize::from(result.is_ok() && world.field.remove(id));
+        }
+        taken
+    };
+    assert_eq!(come_and_go(&mut world), 3, "the rest is refused");
+    world.tick(&Everything);
+    assert_eq!(come_and_go(&mut world), 3);
+}

@@ -183,3 +183,25 @@ fn that_all_is_void_may_be_told_again_without_harm() {
     }
     assert_eq!(mirror.seen().map(|(id, _)| id.0).collect::<Vec<_>>(), [1]);
 }
+
+#[test]
+fn who_comes_when_another_goes_is_not_taken_for_it() {
+    let mut world = World::new(seen_from(100.0));
+    world.put(0, [0.0; 3]);
+    world.observe(0, reliable(1100));
+    for id in 1..=20 {
+        world.put(id, [1.0; 3]);
+        world.tick(&Everything);
+        assert_eq!(world.seen(0), [id]);
+        world.field.remove(EntityId(id));
+    }
+    // The same one comes back before anybody is told that it has gone.
+    world.put(30, [1.0; 3]);
+    world.tick(&Everything);
+    world.field.remove(EntityId(30));
+    world.put(30, [2.0; 3]);
+    world.tick(&Everything);
+    assert_eq!(world.seen(0), [30]);
+    let seen = world.mirrors[&EntityId(0)].find(EntityId(30)).unwrap();
+    assert_eq!(seen.position, [2.0, 2.0, 0.0]);
+}
