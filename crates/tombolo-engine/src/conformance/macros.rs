@@ -26,6 +26,8 @@ macro_rules! conformance_requirements {
             an_append_wins_only_with_the_right_expectation
             of_contending_appends_one_wins_per_offset
             a_snapshot_stands_for_the_entries_before_it
+            a_large_snapshot_is_read_whole_and_one_that_is_too_large_is_refused
+            a_snapshot_whose_writer_dies_is_never_read_in_part
             a_retired_log_goes_on_after_its_last_entry
             logs_do_not_share_entries
             a_value_changes_only_from_its_revision

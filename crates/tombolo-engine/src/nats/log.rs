@@ -162,8 +162,7 @@ impl Shared {
             return Err(SnapshotError::NoSuchEntry);
         }
         let old = self.pointer(key).await.map_err(unavailable)?;
-        let old_at = old.as_ref().map(|old| old.at);
-        if old_at.is_some_and(|old| old >= at) {
+        if old.as_ref().is_some_and(|old| old.at >= at) {
             return Ok(());
         }
 
@@ -173,17 +172,21 @@ impl Shared {
         let first = parts.next().unwrap_or_default();
         let parts: Vec<Bytes> = parts.collect();
         let count = parts.len();
+        let mut begin = None;
         for (index, part) in parts.into_iter().enumerate() {
             let subject = self.part_subject(key, at, &index.to_string());
-            self.write_snapshot(subject, part, HeaderMap::new(), None)
+            let seq = self
+                .write_snapshot(subject, part, HeaderMap::new(), None)
                 .await?;
+            begin.get_or_insert(seq);
         }
         let mut headers = HeaderMap::new();
         headers.insert(AT, at.to_string().as_str());
         headers.insert(PARTS, count.to_string().as_str());
         // Of two who keep one at the same time the later one wins; the other has done no harm.
         let expected = Some(old.map_or(0, |old| old.seq));
-        self.write_snapshot(self.pointer_subject(key), first, headers, expected)
+        let pointer = self
+            .write_snapshot(self.pointer_subject(key), first, headers, expected)
             .await?;
 
         // From here on it is kept; that the rest is tidied up can wait for the next one.
@@ -192,11 +195,13 @@ impl Shared {
             seq: Some(at.seq),
         };
         self.purge(shard, &entries).await;
-        if let Some(old_at) = old_at {
-            let filter = self.part_subject(key, old_at, "*");
-            self.purge(self.snapshot_shard(), &Purge { filter, seq: None })
-                .await;
-        }
+        // The parts of the one before, and of those whose writers died before they were done. Whoever has
+        // written one and still writes looked for the pointer before this one was there, and will fail.
+        let parts = Purge {
+            filter: self.any_part_subject(key),
+            seq: Some(begin.unwrap_or(pointer)),
+        };
+        self.purge(self.snapshot_shard(), &parts).await;
         Ok(())
     }
 
@@ -206,7 +211,7 @@ impl Shared {
         payload: Bytes,
         headers: HeaderMap,
         expected: Option<u64>,
-    ) -> Result<(), SnapshotError> {
+    ) -> Result<u64, SnapshotError> {
         let part = Write {
             subject,
             payload,
@@ -218,7 +223,7 @@ impl Shared {
         let hold_max = self.config.hold_max;
         let written = write(&self.connection, self.snapshot_shard(), part, hold_max).await;
         match written {
-            Ok(_) => Ok(()),
+            Ok(seq) => Ok(seq),
             Err(WriteError::TooLarge) => Err(SnapshotError::TooLarge),
             Err(
                 WriteError::Conflict
@@ -249,9 +254,8 @@ impl Shared {
             seq: Some(mark),
         };
         self.purge(shard, &entries).await;
-        if let Ok(Some(old)) = self.pointer(key).await {
-            let parts = self.part_subject(key, old.at, "*");
-            for filter in [self.pointer_subject(key), parts] {
+        if let Ok(Some(_)) = self.pointer(key).await {
+            for filter in [self.pointer_subject(key), self.any_part_subject(key)] {
                 self.purge(self.snapshot_shard(), &Purge { filter, seq: None })
                     .await;
             }
@@ -289,6 +293,10 @@ impl Shared {
     }
 
     async fn purge(&self, shard: &Shard, purge: &Purge) {
+        // Nothing comes before the first message, but the server would take 1 for no bound at all.
+        if purge.seq.is_some_and(|seq| seq <= 1) {
+            return;
+        }
         let subject = format!("$JS.API.STREAM.PURGE.{}", shard.name);
         if let Err(error) = self.connection.ask::<Ignored>(subject, purge).await {
             tracing::debug!(stream = %shard.name, %error, "not purged");
@@ -326,6 +334,11 @@ impl Shared {
     fn pointer_subject(&self, key: &Key) -> String {
         let shard = self.snapshot_shard();
         shard.subject(shard.epoch(), &format!("first.{key}"))
+    }
+
+    fn any_part_subject(&self, key: &Key) -> String {
+        let shard = self.snapshot_shard();
+        shard.subject(shard.epoch(), &format!("part.*.*.*.{key}"))
     }
 
     fn part_subject(&self, key: &Key, at: Offset, index: &str) -> String {
