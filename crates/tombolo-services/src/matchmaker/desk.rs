@@ -40,6 +40,8 @@ pub(super) struct State {
     pub(super) cursor: Option<Offset>,
     /// Entries since the last snapshot.
     entries: usize,
+    /// A snapshot is on its way to the engine.
+    is_keeping: bool,
     /// A later release has written here what this one cannot read.
     is_unreadable: bool,
     /// This node is the matcher.
@@ -87,6 +89,7 @@ impl Desk {
             pool: Pool::new(rules.clone()),
             cursor: None,
             entries: 0,
+            is_keeping: false,
             is_unreadable: false,
             is_leading: false,
             waiting_by_operation: BTreeMap::new(),
@@ -276,16 +279,20 @@ impl Desk {
     /// Now and then, so that the log stays short.
     fn keep_snapshot(self: &Arc<Self>, node: &Arc<Node>, state: &mut State, at: Offset) {
         state.entries += 1;
-        if !state.is_leading || state.entries < SNAPSHOT_ENTRIES || state.is_unreadable {
+        let due = state.pool.ticket_count() / TICKETS_PER_ENTRY;
+        let due = due.clamp(SNAPSHOT_ENTRIES, SNAPSHOT_ENTRIES_MAX);
+        if !state.is_leading || state.entries < due || state.is_unreadable || state.is_keeping {
             return;
         }
         state.entries = 0;
+        state.is_keeping = true;
         let snapshot = state.pool.snapshot();
         let (desk, node) = (Arc::clone(self), Arc::clone(node));
         node.runtime.clone().spawn(async move {
             if let Err(error) = node.engine.snapshot(&desk.key, at, snapshot).await {
                 tracing::warn!(log = %desk.key, %error, "no snapshot");
             }
+            desk.lock().is_keeping = false;
         });
     }
 }
@@ -362,8 +369,15 @@ pub(super) fn unavailable(message: &str) -> Reject {
     Reject::new(ErrorCode::Unavailable, message)
 }
 
-/// After how many entries the pool is kept in their place.
+/// After how many entries the pool is kept in their place, when it is small.
 const SNAPSHOT_ENTRIES: usize = 8192;
+
+/// And when it is large: engines take only so many more.
+const SNAPSHOT_ENTRIES_MAX: usize = 32_768;
+
+/// A large pool is kept when there are as many entries as this part of its tickets: a snapshot has all of
+/// them, and must not cost more than what it replaces.
+const TICKETS_PER_ENTRY: usize = 2;
 
 /// How often an entry is appended that went under.
 const ATTEMPTS_MAX: usize = 4;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tombolo_engine::SNAPSHOT_BYTES_MAX;
 use tombolo_match::{
     Answer, Backfill, BackfillId, Body, Illegal, MatchId, Name, Obstacle, Player, PlayerError,
     Query, Ticket, TicketError, TicketId, Why,
@@ -434,8 +435,9 @@ fn bad_frame(message: &str) -> Reject {
 /// What one ticket may weigh.
 const TICKET_BYTES_MAX: usize = 16 * 1024;
 
-/// What the tickets of a pool may weigh, so that the pool fits into a snapshot of the engine.
-const POOL_BYTES_MAX: usize = 6 * 1024 * 1024;
+/// What the tickets of a pool may weigh, so that the pool fits into a snapshot of the engine with all that
+/// is remembered beside them.
+const POOL_BYTES_MAX: usize = SNAPSHOT_BYTES_MAX / 4 * 3;
 
 /// How many others are looked at when a device asks why.
 const EXPLAINED_MAX: usize = 1000;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 use tombolo_engine::{
-    Engine, Key, Leases as _, Local, LocalConfig, Log as _, TailEvent, WatchEvent,
+    Engine, Expect, Key, Leases as _, Local, LocalConfig, Log as _, TailEvent, WatchEvent,
 };
 use tombolo_match::{Body, Entry};
 use tombolo_services::{Config, MatchPool};
@@ -292,6 +292,70 @@ async fn a_node_that_comes_late_reads_the_pool_from_a_snapshot() {
         found(&mut carol).await.room,
         found(&mut alice).await.room,
         "who waited before the snapshot is found"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_of_more_than_a_hundred_thousand_tickets_is_kept_in_a_snapshot_and_read_again() {
+    const COUNT: u32 = 101_000;
+    let text = DUEL.replace("name = \"duel\"", "name = \"duel\"\ntickets = 200000");
+    let start = |local: &Local, name: &str| {
+        let engine: Arc<dyn Engine> = Arc::new(local.clone());
+        Lab::on(engine, |config| {
+            config.unix_now = now;
+            config.pools.push(MatchPool::parse(&text).unwrap());
+            config.node = NodeId::parse(name).unwrap();
+        })
+    };
+    // The rules' digest is the same wherever they are served.
+    let elsewhere = Local::new(LocalConfig::default());
+    let scout = start(&elsewhere, "scout");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let key = pool_key(&elsewhere, "pool").await;
+    scout.services.kill();
+
+    let mut config = LocalConfig::default();
+    config.log_entries_max = 200_000;
+    let local = Local::new(config);
+    let time = tombolo_match::Time::from_millis(now().as_millis() as u64);
+    for number in 0..COUNT {
+        let name = tombolo_match::Name::parse("skill").unwrap();
+        let user = tombolo_wire::UserId::parse(&format!("waits-{number:040}")).unwrap();
+        let skill = tombolo_match::Value::Number(f64::from(number) * 1e6);
+        let player = tombolo_match::Player::new(user).with(name, skill);
+        let id = tombolo_match::TicketId(u128::from(number).to_be_bytes());
+        let body = Body::Submitted(tombolo_match::Ticket::new(id, vec![player]));
+        let operation = tombolo_match::OperationId(u128::from(number).to_be_bytes());
+        let entry = Entry { time, body }.encode(operation);
+        let operation = tombolo_engine::OperationId(operation.0);
+        let appended = local.append(&key, entry, Expect::Any, operation);
+        appended.await.unwrap();
+    }
+    let first = start(&local, "node-0");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let mut alice = seeker(&first, "alice").await;
+    let status = submit(&mut alice, "duel", COUNT + 1, &[("alice", -1e9)]).await;
+    assert_eq!(status.unwrap().waiting, COUNT + 1);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut tail = local.tail(&key, None).await.unwrap();
+    let begin = tail.next().await.unwrap();
+    let TailEvent::Snapshot { state, .. } = begin else {
+        panic!("{begin:?}");
+    };
+    assert!(state.len() > 8 * 1024 * 1024, "{}", state.len());
+
+    let second = start(&local, "node-1");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let mut bob = seeker(&second, "bob").await;
+    let near_the_last = f64::from(COUNT - 1) * 1e6 + 50.0;
+    let status = submit(&mut bob, "duel", COUNT + 2, &[("bob", near_the_last)]).await;
+    assert_eq!(status.unwrap().waiting, COUNT + 2);
+    let found = found(&mut bob).await;
+    let last = format!("waits-{:040}", COUNT - 1);
+    assert!(
+        users(&found).contains(&last.as_str()),
+        "{:?}",
+        users(&found)
     );
 }
 
