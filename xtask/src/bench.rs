@@ -10,13 +10,13 @@ use crate::{cargo, run_to_end};
 
 pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<()> {
     let [
-        "relay" | "soak" | "cluster" | "joins" | "rooms" | "match" | "field",
+        "relay" | "soak" | "cluster" | "joins" | "rooms" | "match" | "field" | "duels" | "tickets",
         ..,
     ] = arguments
     else {
         bail!(
             "say what to measure: `cargo xtask bench relay`, `soak`, `cluster`, `joins`, `rooms`, \
-             `match`, `field` or `duels`"
+             `match`, `field`, `duels` or `tickets`"
         );
     };
     let packages = [

@@ -264,6 +264,12 @@ cargo xtask bench joins [OPTIONS]
 
 Measures how soon a member on one node hears of a join on another. Needs scripts/install-nats.sh.
 
+cargo xtask bench tickets [OPTIONS]
+
+Sends tickets through three nodes on three NATS servers, kills the node that is the pool's matcher every few
+seconds, and compares what devices were told with the pool's log. Status 0 when no ticket that was
+acknowledged is lost, and none is in two matches. Needs scripts/install-nats.sh.
+
 cargo xtask bench rooms [OPTIONS]
 
 Measures the fan-out of one room on one core, or what idle sessions take.

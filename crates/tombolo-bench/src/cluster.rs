@@ -3,13 +3,13 @@
 //! afterwards, and the logs of the rooms are read by somebody who had no part in it.
 
 mod bots;
-mod check;
+pub(crate) mod check;
 pub(crate) mod joins;
 mod pairs;
 pub(crate) mod processes;
 mod record;
 mod scale;
-mod story;
+pub(crate) mod story;
 mod wires;
 
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! One node on one core, and devices that do as little as devices can: how many deliveries a second a
 //! room's fan-out gives, what each costs, and what an idle session takes.
 
-mod bot;
+pub(crate) mod bot;
 pub(crate) mod duels;
 
 use std::path::PathBuf;

@@ -25,6 +25,7 @@ mod rows;
 mod soak;
 mod socket;
 mod subject;
+mod tickets;
 mod traffic;
 
 use std::process::ExitCode;
@@ -57,6 +58,8 @@ enum Command {
     Match(matcher::Arguments),
     /// Measures how soon devices find each other in pairs through one node that has one thread
     Duels(fanout::duels::Arguments),
+    /// Sends tickets through a cluster whose matchers are killed, and looks for what was lost or given twice
+    Tickets(tickets::Arguments),
     /// The bare forwarder that servers are measured against; the harness starts it
     #[command(hide = true)]
     Floor {
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Command::Match(arguments) => matcher::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Rooms(arguments) => fanout::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Duels(arguments) => fanout::duels::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Tickets(arguments) => tickets::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Floor { flows } => floor::run(flows).map(|()| ExitCode::SUCCESS),
     };
     match result {

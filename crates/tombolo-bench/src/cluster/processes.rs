@@ -74,6 +74,10 @@ impl Folder {
         fs::create_dir_all(&path).context("a folder for the servers")?;
         Ok(Self(path))
     }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
 }
 
 impl Drop for Folder {
@@ -200,6 +204,11 @@ pub(crate) struct Nodes<'a> {
 impl Nodes<'_> {
     /// Starts the node with a number, each on a loopback address of its own; returns when it serves.
     pub(crate) fn start(&self, index: usize) -> anyhow::Result<Node> {
+        self.start_with(index, &[])
+    }
+
+    /// The same, with more on its command line.
+    pub(crate) fn start_with(&self, index: usize, more: &[&OsStr]) -> anyhow::Result<Node> {
         let ip = Ipv4Addr::new(
             127,
             0,
@@ -211,7 +220,8 @@ impl Nodes<'_> {
             .args(["serve", "--dev", "--json"])
             .args(["--listen", &ip.to_string()])
             .args(["--allow-peer", "127.0.0.0/8"])
-            .args(["--nats", &self.nats.join(",")]);
+            .args(["--nats", &self.nats.join(",")])
+            .args(more);
         Node::start(command).with_context(|| format!("node {index}"))
     }
 }

@@ -355,7 +355,7 @@ fn refusals(bots: &[Arc<Bot>]) -> Value {
 }
 
 /// A program that was built with this one.
-pub(super) fn beside_us(name: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn beside_us(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("where this program is")?;
     let path = own.with_file_name(name);
     ensure!(
@@ -368,7 +368,7 @@ pub(super) fn beside_us(name: &str) -> anyhow::Result<PathBuf> {
 
 /// The NATS server that was given, or what `scripts/install-nats.sh` installed: a folder above this
 /// program's.
-pub(super) fn nats_server(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+pub(crate) fn nats_server(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(path) = given {
         return Ok(path.to_owned());
     }

@@ -30,7 +30,7 @@ use super::Transport;
 type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
 /// Where devices come from.
-pub(super) struct Network {
+pub(crate) struct Network {
     url: ServerUrl,
     node: SocketAddr,
     transport: Transport,
@@ -40,10 +40,12 @@ pub(super) struct Network {
 }
 
 /// What a device says.
-pub(super) struct Sender {
+pub(crate) struct Sender {
     line: Mutex<Line>,
     quic: Option<noq::Connection>,
     seq: AtomicU64,
+    /// What was heard last of what the node wants to be sure of.
+    heard: Arc<AtomicU64>,
     /// WebSocket has no way that does not wait: what is to be sent waits here.
     waiting: Option<tokio::sync::mpsc::Sender<ClientFrame>>,
 }
@@ -55,13 +57,13 @@ enum Line {
 }
 
 /// What a device hears.
-pub(super) enum Bot {
-    Quic(noq::Connection, noq::RecvStream),
+pub(crate) enum Bot {
+    Quic(noq::Connection, noq::RecvStream, Arc<AtomicU64>),
     Websocket(SplitStream<Socket>, tokio::sync::mpsc::Sender<ClientFrame>),
 }
 
 impl Network {
-    pub(super) async fn new(url: &str, transport: Transport) -> anyhow::Result<Self> {
+    pub(crate) async fn new(url: &str, transport: Transport) -> anyhow::Result<Self> {
         let url: ServerUrl = url.parse().context("the node's URL")?;
         let node = tokio::net::lookup_host((url.host(), url.port))
             .await?
@@ -89,7 +91,7 @@ impl Network {
     }
 
     /// Opens a session for a user.
-    pub(super) async fn enter(&self, user: &str, number: usize) -> anyhow::Result<(Sender, Bot)> {
+    pub(crate) async fn enter(&self, user: &str, number: usize) -> anyhow::Result<(Sender, Bot)> {
         let mut identity = [9; 32];
         identity[..8].copy_from_slice(&number.to_be_bytes());
         let hello = Hello {
@@ -137,13 +139,15 @@ impl Network {
             }
         };
         check(welcome)?;
+        let heard = Arc::default();
         let sender = Sender {
             line: Mutex::new(Line::Quic(send)),
             quic: Some(connection.clone()),
             seq: AtomicU64::new(0),
+            heard: Arc::clone(&heard),
             waiting: None,
         };
-        Ok((sender, Bot::Quic(connection, receive)))
+        Ok((sender, Bot::Quic(connection, receive, heard)))
     }
 
     async fn enter_websocket(
@@ -181,6 +185,7 @@ impl Network {
             line: Mutex::new(Line::Websocket),
             quic: None,
             seq: AtomicU64::new(0),
+            heard: Arc::default(),
             waiting: Some(waiting.clone()),
         };
         Ok((sender, Bot::Websocket(stream, waiting)))
@@ -198,8 +203,8 @@ impl Network {
 }
 
 impl Sender {
-    /// Asks for something; the answer is not waited for.
-    pub(super) async fn request(&self, kind: request::Kind) -> anyhow::Result<()> {
+    /// Asks for something and returns the question's number; the answer is not waited for.
+    pub(crate) async fn request(&self, kind: request::Kind) -> anyhow::Result<u64> {
         let seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
         let request = v1::Request {
             id: seq,
@@ -207,7 +212,7 @@ impl Sender {
         };
         let asked = ClientFrame {
             seq,
-            ack: 0,
+            ack: self.heard.load(Ordering::Relaxed),
             body: Some(client_frame::Body::Request(request)),
         };
         match &mut *self.line.lock().await {
@@ -221,10 +226,10 @@ impl Sender {
                 waiting.send(asked).await?;
             }
         }
-        Ok(())
+        Ok(seq)
     }
 
-    pub(super) fn send_unreliably(&self, body: client_frame::Body) -> anyhow::Result<()> {
+    pub(crate) fn send_unreliably(&self, body: client_frame::Body) -> anyhow::Result<()> {
         let sent = ClientFrame {
             body: Some(body),
             ..ClientFrame::default()
@@ -241,9 +246,9 @@ impl Sender {
 
 impl Bot {
     /// Counts the messages that come until the connection ends.
-    pub(super) async fn read(self, heard: Arc<AtomicU64>) -> anyhow::Result<()> {
+    pub(crate) async fn read(self, heard: Arc<AtomicU64>) -> anyhow::Result<()> {
         match self {
-            Self::Quic(connection, mut stream) => {
+            Self::Quic(connection, mut stream, _) => {
                 let news = async {
                     // Nothing is acknowledged: what the node has to say of the room is little.
                     while let Ok(Some(_)) = stream.read_chunk(1 << 16).await {}
@@ -271,20 +276,22 @@ impl Bot {
     }
 
     /// Hands over all that is told reliably until the connection ends. Only of QUIC.
-    pub(super) async fn listen(self, mut on: impl FnMut(server_frame::Body)) -> anyhow::Result<()> {
-        let Self::Quic(_connection, mut stream) = self else {
+    pub(crate) async fn listen(self, mut on: impl FnMut(server_frame::Body)) -> anyhow::Result<()> {
+        let Self::Quic(_connection, mut stream, heard) = self else {
             bail!("a QUIC connection is listened to");
         };
         let mut decoder = Decoder::new();
         while let Some(mut chunk) = stream.read_chunk(1 << 16).await? {
             while let Some(frame) = decoder.decode::<ServerFrame>(&mut chunk)? {
+                // With the next question the node learns of it, and keeps it no longer.
+                heard.fetch_max(frame.seq, Ordering::Relaxed);
                 frame.body.into_iter().for_each(&mut on);
             }
         }
         Ok(())
     }
 
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         match self {
             Self::Quic(connection, ..) => connection.close_reason().is_none(),
             Self::Websocket(_, waiting) => !waiting.is_closed(),
