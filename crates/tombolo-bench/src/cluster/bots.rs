@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tombolo_client::{Audience, Device, Lane, Room, RoomEvent, RoomOptions, UserId};
 
 use super::Arguments;
+use super::processes::token;
 use super::record::{Kind, Note, Shared, lock};
 
 /// What devices do at the moment.
@@ -78,7 +79,7 @@ async fn enter_one(
     patience: Duration,
 ) -> anyhow::Result<Bot> {
     let device = Device::builder(url)
-        .development_user(format!("bot-{index}"))
+        .token(token(&format!("bot-{index}"))?)
         .patience(patience)
         .connect()
         .await?;

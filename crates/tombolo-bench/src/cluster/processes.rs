@@ -6,12 +6,14 @@ use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use tombolo_wire::UserId;
+use tombolo_wire::token::{Claims, SigningKey};
 
 use super::wires::{self, Wires};
 
@@ -70,13 +72,17 @@ pub(crate) struct Folder(PathBuf);
 
 impl Folder {
     pub(crate) fn new() -> anyhow::Result<Self> {
-        let path = std::env::temp_dir().join(format!("tombolo-bench-{}", std::process::id()));
+        let path = Self::ours();
         fs::create_dir_all(&path).context("a folder for the servers")?;
         Ok(Self(path))
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
+    }
+
+    fn ours() -> PathBuf {
+        std::env::temp_dir().join(format!("tombolo-bench-{}", std::process::id()))
     }
 }
 
@@ -209,21 +215,39 @@ impl Nodes<'_> {
 
     /// The same, with more on its command line.
     pub(crate) fn start_with(&self, index: usize, more: &[&OsStr]) -> anyhow::Result<Node> {
-        let ip = Ipv4Addr::new(
-            127,
-            0,
-            1,
-            u8::try_from(index + 1).context("too many nodes")?,
-        );
+        // Another harness that runs at the same time has addresses of its own.
+        let ours = u8::try_from(std::process::id() % 250 + 1).context("an address")?;
+        let number = u8::try_from(index + 1).context("too many nodes")?;
+        let ip = Ipv4Addr::new(127, ours, 1, number);
         let mut command = ends_with_us(self.program);
         command
             .args(["serve", "--dev", "--json"])
             .args(["--listen", &ip.to_string()])
+            .args([
+                "--token-key",
+                &format!("{KEY_NAME}={}", key_file()?.display()),
+            ])
             .args(["--allow-peer", "127.0.0.0/8"])
             .args(["--nats", &self.nats.join(",")])
             .args(more);
         Node::start(command).with_context(|| format!("node {index}"))
     }
+}
+
+/// A token for a device, as an application's server would make it: devices that come back need not ask
+/// a node for one.
+pub(crate) fn token(user: &str) -> anyhow::Result<String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let claims = Claims::new(UserId::parse(user)?, now + TOKEN_LASTS);
+    let key = SigningKey::hs256(KEY_NAME, KEY)?;
+    key.mint(&claims).context("make a token")
+}
+
+/// Where nodes read the key of tokens.
+fn key_file() -> anyhow::Result<PathBuf> {
+    let path = Folder::ours().join("token.key");
+    fs::write(&path, KEY).context("the key of tokens")?;
+    Ok(path)
 }
 
 /// A command whose process ends when this one does, however that ends.
@@ -243,6 +267,13 @@ fn free_ports() -> anyhow::Result<[u16; 2]> {
     let [first, second] = listeners.map(|listener| listener.local_addr());
     Ok([first?.port(), second?.port()])
 }
+
+/// The key that signs tokens in a run, and nowhere else.
+const KEY_NAME: &str = "bench";
+const KEY: &[u8] = b"a secret of the benchmark, which serves nobody else";
+
+/// Longer than any run.
+const TOKEN_LASTS: Duration = Duration::from_hours(24);
 
 /// `USER_HZ`, which Linux fixes for all programs.
 const TICKS_PER_SECOND: u64 = 100;
