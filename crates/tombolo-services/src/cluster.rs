@@ -69,8 +69,8 @@ pub(crate) struct Cluster {
     others: Mutex<Others>,
     /// Wakes whoever waits for a node to be gone.
     departures: Notify,
-    /// Newcomers that were sent elsewhere.
-    sent_elsewhere: AtomicUsize,
+    /// How often devices were told of other nodes.
+    told: AtomicUsize,
 }
 
 /// The other nodes that are up.
@@ -78,6 +78,8 @@ pub(crate) struct Cluster {
 struct Others {
     /// Where devices connect to those that take newcomers, the best first.
     urls: Vec<String>,
+    /// How many of these are as good as the first.
+    best: usize,
     /// Those of them that newcomers had better go to.
     idler_urls: Vec<String>,
     relay_ips_by_node: BTreeMap<NodeId, Vec<IpAddr>>,
@@ -102,7 +104,7 @@ impl Cluster {
             is_out: AtomicBool::new(false),
             others: Mutex::default(),
             departures: Notify::new(),
-            sent_elsewhere: AtomicUsize::new(0),
+            told: AtomicUsize::new(0),
         };
         (cluster, waiting)
     }
@@ -192,22 +194,31 @@ impl Cluster {
         links.all(|(node, link)| link.is_idle() || !self.is_up(node))
     }
 
-    /// Where devices may connect instead, the best first.
+    /// Where devices may connect instead, the best first. Of those that are as good another one comes first
+    /// each time.
     pub(crate) fn urls(&self) -> Vec<String> {
-        lock(&self.others).urls.clone()
+        let others = lock(&self.others);
+        let (mut urls, best) = (others.urls.clone(), others.best);
+        drop(others);
+        self.take_turns(&mut urls[..best]);
+        urls.truncate(URLS_MAX);
+        urls
     }
 
     /// Where a newcomer had better connect, as those nodes have much less to do than this one; another
     /// one comes first each time. None when it may as well stay here.
     pub(crate) fn idler_urls(&self) -> Vec<String> {
         let mut urls = lock(&self.others).idler_urls.clone();
-        if !urls.is_empty() {
-            let sent = self.sent_elsewhere.fetch_add(1, Ordering::Relaxed);
-            let first = sent % urls.len();
-            urls.rotate_left(first);
-            urls.truncate(URLS_MAX);
-        }
+        self.take_turns(&mut urls);
+        urls.truncate(URLS_MAX);
         urls
+    }
+
+    fn take_turns(&self, urls: &mut [String]) {
+        if !urls.is_empty() {
+            let first = self.told.fetch_add(1, Ordering::Relaxed) % urls.len();
+            urls.rotate_left(first);
+        }
     }
 
     /// From where another node relays.
@@ -258,16 +269,16 @@ impl Cluster {
                 .insert(record.name.clone(), record.relay_ips.clone());
             if record.state == State::Alive && !record.url.is_empty() && !load.is_full() {
                 let is_far = record.region != here.region;
-                let rank = (is_far, load.tenths(), &record.name);
-                ranked.push((rank, record.url.clone()));
+                ranked.push(((is_far, load.tenths()), &record.name, record.url.clone()));
                 if !is_far && here.load.is_well_above(load, spread_min) {
                     shown.idler_urls.push(record.url.clone());
                 }
             }
         }
         ranked.sort();
-        ranked.truncate(URLS_MAX);
-        shown.urls = ranked.into_iter().map(|(_, url)| url).collect();
+        let best = ranked.first().map(|(rank, ..)| *rank);
+        shown.best = ranked.partition_point(|(rank, ..)| Some(*rank) == best);
+        shown.urls = ranked.into_iter().map(|(.., url)| url).collect();
         let before = std::mem::replace(&mut *lock(&self.others), shown);
         let mut nodes = before.relay_ips_by_node.keys();
         if nodes.any(|node| !self.is_up(node)) {

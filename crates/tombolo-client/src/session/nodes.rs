@@ -13,6 +13,9 @@ use crate::error::Error;
 const KNOWN_MAX: usize = 8;
 /// So many are tried at once: the nearest answers first.
 const TRIED_MAX: usize = 3;
+/// How much earlier each is tried than the next: enough for one that is near to answer, so that the others
+/// need not greet in vain a device that goes there, and no more, so that a nearer one still wins.
+const STAGGER: Duration = Duration::from_millis(50);
 /// How much earlier the node is tried that has the session: any other one has to fetch it from there.
 const HEAD_START: Duration = Duration::from_millis(250);
 
@@ -104,9 +107,7 @@ impl Nodes {
         } else {
             HEAD_START
         };
-        for url in self.others().take(TRIED_MAX) {
-            candidates.push((url, delay));
-        }
+        candidates.extend(self.staggered(delay));
         if candidates.is_empty() {
             candidates.push((self.current.clone(), Duration::ZERO));
         }
@@ -115,8 +116,12 @@ impl Nodes {
 
     /// Where to go instead of the current node.
     pub(super) fn elsewhere(&self) -> Vec<(ServerUrl, Duration)> {
-        let others = self.others().take(TRIED_MAX);
-        others.map(|url| (url, Duration::ZERO)).collect()
+        self.staggered(Duration::ZERO).collect()
+    }
+
+    fn staggered(&self, delay: Duration) -> impl Iterator<Item = (ServerUrl, Duration)> {
+        let delays = (0..).map(move |place| delay + STAGGER * place);
+        self.others().take(TRIED_MAX).zip(delays)
     }
 
     fn others(&self) -> impl Iterator<Item = ServerUrl> {
@@ -126,7 +131,8 @@ impl Nodes {
     }
 }
 
-/// Opens a connection to whichever node is nearest: all are tried, and the first to answer has it.
+/// Opens a connection to whichever node is nearest: they are tried one soon after the other, and the first to
+/// answer has it.
 pub(super) async fn open_nearest(
     endpoint: &noq::Endpoint,
     candidates: Vec<(ServerUrl, Duration)>,
@@ -175,7 +181,8 @@ mod tests {
         nodes.learn(&told(&["b", "c", "d", "e"]));
         assert_eq!(urls(&nodes), ["a", "b", "c", "d"]);
         let delays: Vec<_> = nodes.candidates().into_iter().map(|(_, at)| at).collect();
-        assert_eq!(delays, [Duration::ZERO, HEAD_START, HEAD_START, HEAD_START]);
+        let [second, third] = [1, 2].map(|place| HEAD_START + place * STAGGER);
+        assert_eq!(delays, [Duration::ZERO, HEAD_START, second, third]);
     }
 
     #[test]
