@@ -187,6 +187,22 @@ impl Node {
         pushed.map_err(|overflow| self.refuse_for(session, overflow))
     }
 
+    /// Hands a reliable frame to a session that is told more of the same when it has place for it.
+    ///
+    /// # Errors
+    /// When the session does not keep up, or may go to another node: it is to be told later.
+    pub(crate) fn push_from_log(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        body: server_frame::Body,
+    ) -> Result<(), Reject> {
+        let pushed = session.lock().push_from_log(body);
+        pushed.map_err(|overflow| match overflow {
+            Overflow::Frames { frames_max: 0 } => Reject::new(ErrorCode::Limit, overflow),
+            overflow => self.refuse_for(session, overflow),
+        })
+    }
+
     /// Hands a member's message to another member's session.
     ///
     /// # Errors

@@ -234,7 +234,7 @@ impl State {
             let pushed = self.outbox.push(frame);
             debug_assert!(pushed.is_ok(), "{pushed:?}");
         }
-        self.backlog.close();
+        self.backlog.pause();
         // Its device enters its fields over the other node.
         self.seats.leave_all();
         self.is_connected = false;
@@ -244,7 +244,7 @@ impl State {
 
     /// Goes on here after all.
     pub(crate) fn proceed(&mut self) {
-        self.backlog.reopen();
+        self.backlog.proceed();
     }
 
     /// Whether nothing is being done about the session.
@@ -330,6 +330,17 @@ impl State {
     /// When the device is so far behind that what is left belongs to the node's own frames.
     pub(crate) fn push_from_peer(&mut self, body: server_frame::Body) -> Result<(), Overflow> {
         self.push_by(Outbox::push_sparing, body)
+    }
+
+    /// Queues a reliable frame of which the node has more where it comes from.
+    ///
+    /// # Errors
+    /// As [`Self::push_from_peer`]; and while nobody knows on which node the session goes on.
+    pub(crate) fn push_from_log(&mut self, body: server_frame::Body) -> Result<(), Overflow> {
+        if self.moved.as_ref().is_some_and(|moved| !moved.is_taken) {
+            return Err(Overflow::Frames { frames_max: 0 });
+        }
+        self.push_from_peer(body)
     }
 
     fn push_by(

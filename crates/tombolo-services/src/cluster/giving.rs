@@ -198,6 +198,8 @@ fn give(node: &Arc<Node>, take: &Take) -> session_answer::Outcome {
     }
     if !more && !moved.is_taken {
         moved.is_taken = true;
+        // What it is told here it is told there from now on.
+        state.backlog.close();
         node.counters.cluster.sessions_given.add(1);
         node.emit(SessionEvent::Moved, &session);
     }

@@ -14,6 +14,8 @@ pub(crate) struct Backlog {
     waiting: VecDeque<Request>,
     /// A task carries them out.
     is_running: bool,
+    /// Nothing is added for now.
+    is_paused: bool,
     /// Nothing is added any more.
     is_closed: bool,
     /// Wakes the task.
@@ -44,7 +46,7 @@ pub(super) enum Next {
 
 impl Backlog {
     pub(super) fn add(&mut self, request: Request, waiting_max: usize) -> Added {
-        if self.is_closed {
+        if self.is_closed || self.is_paused {
             return Added::Closed;
         }
         if self.waiting.len() >= waiting_max.max(1) {
@@ -77,9 +79,14 @@ impl Backlog {
         self.wake.notify_one();
     }
 
-    /// Goes on after a close.
-    pub(crate) fn reopen(&mut self) {
-        self.is_closed = false;
+    /// Takes no more for now; what is held for the session stays.
+    pub(crate) fn pause(&mut self) {
+        self.is_paused = true;
+    }
+
+    /// Goes on after a pause.
+    pub(crate) fn proceed(&mut self) {
+        self.is_paused = false;
     }
 }
 
@@ -122,7 +129,18 @@ mod tests {
         backlog.close();
         assert_eq!(backlog.add(leave(2), 2), Added::Closed);
         assert_eq!(id(backlog.next(true)), Some(1));
-        backlog.reopen();
+        assert!(matches!(backlog.next(true), Next::Over));
+    }
+
+    #[test]
+    fn a_task_outlasts_a_pause_with_what_it_holds() {
+        let mut backlog = Backlog::default();
+        backlog.add(leave(1), 2);
+        backlog.pause();
+        assert_eq!(backlog.add(leave(2), 2), Added::Closed);
+        assert_eq!(id(backlog.next(true)), Some(1));
+        assert!(matches!(backlog.next(true), Next::Wait(_)));
+        backlog.proceed();
         assert_eq!(
             backlog.add(leave(3), 2),
             Added::Waits,

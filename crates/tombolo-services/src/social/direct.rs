@@ -317,7 +317,7 @@ impl Machine for Inbox {
         let Some(last) = self.last() else {
             return Told::All;
         };
-        let push = |kind| node.push_from_peer(session, direct_event(kind)).is_ok();
+        let push = |kind| node.push_from_log(session, direct_event(kind)).is_ok();
         let is_other = listener.epoch != Some(last.epoch);
         if is_other || listener.letter < self.lost() {
             let offset = self.lost();

@@ -213,7 +213,7 @@ impl NoticeListener {
             kind: Some(kind),
         };
         let body: server_frame::Body = event(social_event::Kind::Notice(told));
-        let is_told = node.push_from_peer(&self.session, body).is_ok();
+        let is_told = node.push_from_log(&self.session, body).is_ok();
         if is_told {
             self.at = Some(at);
         }

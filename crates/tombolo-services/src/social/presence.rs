@@ -256,7 +256,7 @@ fn tell(node: &Arc<Node>) -> bool {
             .map(|(user, status)| status_on_wire(user, *status))
             .collect();
         let told = event(social_event::Kind::Presence(v1::UserStatuses { users }));
-        match node.push_from_peer(&session, told) {
+        match node.push_from_log(&session, told) {
             Ok(()) => watch.handle_told(device, &news),
             Err(_) => is_behind = true,
         }

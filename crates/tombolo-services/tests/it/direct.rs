@@ -506,6 +506,42 @@ async fn a_long_lived_inbox_is_the_same_for_who_comes_late() {
     assert_eq!(heard[319], "320 alice 320");
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_inbox_stays_open_when_its_session_comes_back_to_the_node_that_offered_it() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut bob = Talker::new(&nodes[0].lab, "bob").await;
+    bob.open(None).await.unwrap();
+    let mut alice = Talker::new(&nodes[1].lab, "alice").await;
+    bob.device.connection = None;
+    // The offer is made, and nothing more comes through.
+    nodes[1].wire.answers_left.store(1, Ordering::Relaxed);
+    let hello = bob.device.hello();
+    let asked = nodes[1].lab.attach(hello);
+    let asked = tokio::time::timeout(Duration::from_secs(1), asked).await;
+    assert!(asked.is_err());
+    alice.direct("bob", 1, b"meanwhile").await.unwrap();
+    let welcome = bob.device.connect(&nodes[0].lab).await.unwrap();
+    assert!(welcome.resumed);
+    assert_eq!(bob.next_direct().await, "1 alice meanwhile");
+    alice.direct("bob", 2, b"here").await.unwrap();
+    assert_eq!(bob.next_direct().await, "2 alice here");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_gave_a_session_away_tells_it_nothing_more() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut bob = Talker::new(&nodes[0].lab, "bob").await;
+    let mut alice = Talker::new(&nodes[1].lab, "alice").await;
+    let last = bob.open(None).await.unwrap().last.unwrap();
+    bob.device.connection = None;
+    let welcome = bob.device.connect(&nodes[1].lab).await.unwrap();
+    assert_eq!((welcome.resumed, welcome.node.as_str()), (true, "node-1"));
+    alice.direct("bob", 1, b"hi").await.unwrap();
+    assert!(bob.directs().await.is_empty(), "it opens it again");
+    bob.open(Some(last)).await.unwrap();
+    assert_eq!(bob.directs().await, ["1 alice hi"]);
+}
+
 /// A device, and what it was told of its inbox before an answer came.
 struct Talker {
     device: Device,

@@ -207,7 +207,7 @@ impl Teller {
             group: self.found.name.to_string(),
             kind: Some(kind),
         }));
-        self.node.push_from_peer(&self.session, body).is_ok()
+        self.node.push_from_log(&self.session, body).is_ok()
     }
 }
 
