@@ -1,6 +1,5 @@
 //! What nodes keep for each other among the engine's values, beside nodes, rooms and their codes.
 
-#[allow(dead_code, reason = "the contract says more than this release uses")]
 pub(crate) mod generated;
 pub(crate) mod making;
 pub(crate) mod requests;

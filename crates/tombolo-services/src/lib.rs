@@ -81,6 +81,7 @@ mod cluster;
 mod config;
 mod connection;
 mod drain;
+mod duplicates;
 mod entropy;
 mod events;
 mod field;

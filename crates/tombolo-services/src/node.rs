@@ -17,6 +17,7 @@ use tombolo_wire::{NodeId, RoomId, UserId};
 use crate::catalogue::Catalogue;
 use crate::cluster::{Arrivals, Cluster, give_up_all};
 use crate::config::Config;
+use crate::duplicates;
 use crate::entropy::ResumeToken;
 use crate::events::{RoomEvents, SessionEvent, SessionEvents};
 use crate::field::Fields;
@@ -52,6 +53,8 @@ pub(crate) struct Node {
     /// How many commands the game may answer at the moment.
     pub(crate) commands: Semaphore,
     pub(crate) is_going_away: AtomicBool,
+    /// Users that have new sessions, whose others are asked for.
+    pub(crate) gathers: duplicates::Gathers,
     pub(crate) session_events: SessionEvents,
     pub(crate) room_events: RoomEvents,
     /// Where tasks run, also those begun by a drop.

@@ -24,6 +24,7 @@ use crate::cluster::{self, Arrivals, Cluster, Input, ResumeName, ResumeRefusal};
 use crate::config::{Config, Duplicates};
 use crate::connection::Connection;
 use crate::drain::{self, Drained};
+use crate::duplicates;
 use crate::entropy::{self, NoEntropy, ResumeToken};
 use crate::events::{RoomChange, RoomEvents, SessionChange, SessionEvent, SessionEvents};
 use crate::field::Fields;
@@ -122,6 +123,7 @@ impl Services {
             arrivals: Mutex::new(Arrivals::default()),
             commands: Semaphore::new(hooks::COMMANDS_AT_ONCE),
             is_going_away: AtomicBool::new(false),
+            gathers: duplicates::Gathers::default(),
             session_events: SessionEvents::default(),
             room_events: RoomEvents::default(),
             runtime: Handle::current(),
@@ -129,8 +131,9 @@ impl Services {
         let node = Arc::new(node);
         let member = cluster::run(Arc::clone(&node), waiting);
         let matchmaker = matchmaker::run(Arc::clone(&node));
+        let duplicates = duplicates::run(Arc::clone(&node));
         let running = node.runtime.spawn(async {
-            tokio::join!(member, matchmaker);
+            tokio::join!(member, matchmaker, duplicates);
         });
         Self {
             node,
@@ -370,6 +373,7 @@ impl Services {
         sessions.by_token.insert(issued, id);
         self.node.emit(SessionEvent::Began, &session);
         drop(sessions);
+        duplicates::announce(&self.node, &session);
         Ok(Connection::new(
             Arc::clone(&self.node),
             session,

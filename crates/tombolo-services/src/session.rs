@@ -34,6 +34,8 @@ pub(crate) struct Session {
     pub(crate) keys: PublicKeys,
     /// Which of the device's sessions it is; 0 when the device does not count.
     pub(crate) life: u64,
+    /// When it came to this node, since the Unix epoch.
+    pub(crate) began: Duration,
     account: SharedAccount,
     /// Frames and requests of the device that are being carried out. Grows under the lock only.
     pub(crate) pending: AtomicUsize,
@@ -180,6 +182,7 @@ impl Session {
             id,
             user: caller.user.clone(),
             keys: caller.keys,
+            began: (config.unix_now)(),
             life: caller.life,
             account,
             pending: AtomicUsize::new(0),

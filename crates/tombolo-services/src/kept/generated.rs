@@ -56,27 +56,41 @@ pub struct Making {
     #[prost(bool, tag = "6")]
     pub made: bool,
 }
-/// The sessions of a user on all nodes.
+/// Said on the bus: the sessions that a user has on a node.
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub struct Sessions {
+pub struct UserSessions {
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    #[prost(message, repeated, tag = "2")]
-    pub sessions: ::prost::alloc::vec::Vec<Session>,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Session {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub id: ::prost::bytes::Bytes,
-    /// Where it is, and which of that node's lives.
+    /// The node, and which of its lives.
     #[prost(string, tag = "2")]
-    pub node: ::prost::alloc::string::String,
+    pub from: ::prost::alloc::string::String,
     #[prost(uint64, tag = "3")]
     pub epoch: u64,
-    /// When it began, in milliseconds since 1970.
-    #[prost(uint64, tag = "4")]
+    #[prost(string, tag = "4")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "5")]
+    pub sessions: ::prost::alloc::vec::Vec<UserSession>,
+    /// Nodes that have some of the user, too, are to say which.
+    #[prost(bool, tag = "6")]
+    pub asks: bool,
+    /// Sessions of the user that are to end: it has more than it may.
+    #[prost(bytes = "bytes", repeated, tag = "7")]
+    pub ended: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// Why: an `ErrorCode` of the contract with devices.
+    #[prost(uint32, tag = "8")]
+    pub code: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UserSession {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: ::prost::bytes::Bytes,
+    /// When it came to its node, in milliseconds since 1970.
+    #[prost(uint64, tag = "2")]
     pub since_ms: u64,
-    /// When its device lost its connection, likewise; 0 while it has one, or nobody has said so.
-    #[prost(uint64, tag = "5")]
-    pub dropped_ms: u64,
+    /// Its device has a connection.
+    #[prost(bool, tag = "3")]
+    pub connected: bool,
+    /// It began a moment ago, and may still be refused.
+    #[prost(bool, tag = "4")]
+    pub fresh: bool,
 }

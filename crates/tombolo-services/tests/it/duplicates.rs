@@ -1,9 +1,17 @@
 //! Several devices of one user.
 
-use tombolo_services::Duplicates;
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tombolo_engine::{Engine, Local, LocalConfig};
+use tombolo_services::{Duplicates, Outgoing};
+use tombolo_wire::NodeId;
 use tombolo_wire::v1::{self, ErrorCode, client_frame};
 
-use crate::lab::{Device, Lab};
+use crate::lab::{Device, Lab, UNIX_NOW};
+use crate::wire::Wire;
 
 fn lab(duplicates: Duplicates) -> Lab {
     Lab::with(|config| {
@@ -55,4 +63,101 @@ async fn a_newcomer_is_refused_even_if_a_device_has_no_connection() {
         .send(client_frame::Body::Goodbye(v1::Goodbye {}))
         .unwrap();
     assert!(Device::new("alice").connect(&lab).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_several_nodes_a_user_has_as_many_devices_as_it_may() {
+    for (duplicates, gone) in [
+        (Duplicates::ReplaceOldest, 0),
+        (Duplicates::ReplaceDisconnected, 2),
+        (Duplicates::RefuseNewcomer, 2),
+    ] {
+        let nodes = cluster(duplicates).await;
+        let mut devices = Vec::new();
+        for node in &nodes {
+            devices.push(node.device("alice").await);
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        let _other = nodes[1].device("bob").await;
+        let sessions: usize = nodes
+            .iter()
+            .map(|node| node.services.stats().sessions)
+            .sum();
+        assert_eq!(sessions, 3, "{duplicates:?}");
+        let code = match duplicates {
+            Duplicates::ReplaceOldest => ErrorCode::Replaced,
+            _ => ErrorCode::Limit,
+        };
+        for (number, device) in devices.iter_mut().enumerate() {
+            if number == gone {
+                assert_eq!(device.next_close().await, Some(code), "{duplicates:?}");
+            } else {
+                device.is_quiet().await;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_several_nodes_a_device_takes_the_place_of_one_that_is_gone() {
+    let nodes = cluster(Duplicates::ReplaceDisconnected).await;
+    let mut first = nodes[0].device("alice").await;
+    let mut second = nodes[1].device("alice").await;
+    second.connection = None;
+    let mut third = nodes[2].device("alice").await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    first.is_quiet().await;
+    third.is_quiet().await;
+    assert!(!second.connect(&nodes[1]).await.unwrap().resumed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_devices_that_come_at_once_over_several_nodes_as_many_stay_as_may() {
+    for duplicates in [
+        Duplicates::ReplaceOldest,
+        Duplicates::ReplaceDisconnected,
+        Duplicates::RefuseNewcomer,
+    ] {
+        let nodes = cluster(duplicates).await;
+        let mut devices = Vec::new();
+        for number in 0..6 {
+            devices.push(nodes[number % 3].device("alice").await);
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let mut left = 0;
+        for device in &mut devices {
+            match device.next_frame().await {
+                None => left += 1,
+                Some(Outgoing::Close(_)) => {}
+                other => panic!("a device hears {other:?}"),
+            }
+        }
+        assert_eq!(left, 2, "{duplicates:?}");
+    }
+}
+
+/// Three nodes on which a user may have two sessions.
+async fn cluster(duplicates: Duplicates) -> [Lab; 3] {
+    START.set(Some(Instant::now()));
+    let local = Local::new(LocalConfig::default());
+    let nodes = [0, 1, 2].map(|number| {
+        let engine: Arc<dyn Engine> = Wire::new(&local) as Arc<dyn Engine>;
+        Lab::on(engine, |config| {
+            config.node = NodeId::parse(&format!("node-{number}")).unwrap();
+            config.sessions_per_user_max = 2;
+            config.duplicates = duplicates;
+            config.unix_now = virtual_now;
+        })
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    nodes
+}
+
+thread_local! {
+    /// When the story on this thread began.
+    static START: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+fn virtual_now() -> Duration {
+    UNIX_NOW + START.get().map(|start| start.elapsed()).unwrap_or_default()
 }
