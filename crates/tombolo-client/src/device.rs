@@ -335,6 +335,11 @@ impl Shared {
         rooms.get(id).is_some_and(|known| Arc::ptr_eq(known, state))
     }
 
+    /// Whether this device is in a room, or joins it.
+    pub(crate) fn has_room(&self, id: &RoomId) -> bool {
+        lock(&self.rooms).contains_key(id)
+    }
+
     fn room(&self, id: &str) -> Option<(RoomId, Arc<RoomState>)> {
         let id = RoomId::parse(id).ok()?;
         let state = lock(&self.rooms).get(&id)?.clone();

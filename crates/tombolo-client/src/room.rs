@@ -40,8 +40,8 @@ pub struct RoomOptions {
     pub properties: Vec<Change>,
     /// Seats that are kept for others, when this device creates the room.
     pub reserve: Option<Reserve>,
-    /// What a newcomer must know; shown when the room is there, set when this device creates it. Only
-    /// for rooms that are named: it is bound to the name.
+    /// What a newcomer must know; shown when the room is there, set when this device creates it. It is bound to
+    /// the room's name: a device that looks for rooms with it tries up to eight that match itself.
     pub password: Option<String>,
     /// When this device creates the room, it gets a short code, by which others may
     /// [join](Rooms::join_code), hidden or not; see [`Room::code`].

@@ -15,7 +15,9 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout_at};
 use tombolo_engine::{Engine, Key, RequestError};
 use tombolo_relay::Relay;
-use tombolo_services::{NodeRecord, NodeState, Notified, Reject, Services};
+use tombolo_services::{
+    self as services, NodeRecord, NodeState, Notified, Reject, RoomInfo, Services, SessionInfo,
+};
 use tombolo_turn::server::Drain;
 use tombolo_wire::{NodeId, TagName};
 
@@ -124,6 +126,8 @@ pub struct Page<T> {
 pub struct Range {
     /// Of this node alone.
     pub node: Option<NodeId>,
+    /// After this name, in place of a number to leave out: whoever comes and goes meanwhile moves no page.
+    pub after: Option<String>,
     /// Leaves out so many.
     pub skip: usize,
     /// So many at most.
@@ -161,13 +165,15 @@ pub enum OperateError {
 }
 
 /// What one node asks another.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
 enum Ask {
     Now,
     Drain { timeout_ms: u64 },
     Users { skip: usize, count: usize },
     Rooms { skip: usize, count: usize },
+    UsersAfter { after: String, count: usize },
+    RoomsAfter { after: String, count: usize },
     Move { count: usize },
 }
 
@@ -237,10 +243,22 @@ impl Operator {
     /// # Errors
     /// The engine does not answer, or a node that is named does not.
     pub async fn users(&self, range: &Range) -> Result<Page<UserStatus>, OperateError> {
-        let ask = |skip, count| Ask::Users { skip, count };
+        let ask = |skip, count| match range.after.clone() {
+            Some(after) => Ask::UsersAfter { after, count },
+            None => Ask::Users { skip, count },
+        };
         let mut page: Page<UserStatus> = self.gather(range, ask).await?;
         page.items
             .sort_by(|a, b| (&a.user, &a.node).cmp(&(&b.user, &b.node)));
+        if range.after.is_some() {
+            // All sessions of a user are on one page: the next one begins after the user.
+            let last = range.count.checked_sub(1);
+            if let Some(last) = last.and_then(|last| page.items.get(last)) {
+                let last = last.user.clone();
+                page.items.retain(|item| item.user <= last);
+            }
+            return Ok(page);
+        }
         Ok(page.cut(range))
     }
 
@@ -249,7 +267,10 @@ impl Operator {
     /// # Errors
     /// The engine does not answer, or a node that is named does not.
     pub async fn rooms(&self, range: &Range) -> Result<Page<RoomStatus>, OperateError> {
-        let ask = |skip, count| Ask::Rooms { skip, count };
+        let ask = |skip, count| match range.after.clone() {
+            Some(after) => Ask::RoomsAfter { after, count },
+            None => Ask::Rooms { skip, count },
+        };
         let mut page: Page<RoomStatus> = self.gather(range, ask).await?;
         page.items.sort_by(|a, b| a.room.cmp(&b.room));
         page.items.dedup_by(|next, kept| {
@@ -393,7 +414,6 @@ impl Operator {
     }
 
     async fn answer(&self, ask: Ask) -> Option<Vec<u8>> {
-        let node = self.services.name().to_string();
         let answer = match ask {
             Ask::Now => serde_json::to_vec(&self.now().await),
             Ask::Drain { timeout_ms } => {
@@ -401,28 +421,44 @@ impl Operator {
                 serde_json::to_vec(&self.now().await)
             }
             Ask::Users { skip, count } => {
-                let page = self.services.sessions(skip, count.min(RANGE_MAX));
-                let items = page.items.into_iter().map(|session| UserStatus {
-                    user: session.user,
-                    node: node.clone(),
-                    connected: session.is_connected,
-                    rooms: session.rooms,
-                });
-                serde_json::to_vec(&Page::new(page.total, items.collect()))
+                self.tell_users(self.services.sessions(skip, count.min(RANGE_MAX)))
+            }
+            Ask::UsersAfter { after, count } => {
+                let count = count.min(RANGE_MAX);
+                self.tell_users(self.services.sessions_after(&after, count))
             }
             Ask::Rooms { skip, count } => {
-                let page = self.services.rooms_here(skip, count.min(RANGE_MAX));
-                let items = page.items.into_iter().map(|room| RoomStatus {
-                    room: room.room,
-                    members: room.members,
-                    members_max: room.members_max,
-                    nodes: vec![node.clone()],
-                });
-                serde_json::to_vec(&Page::new(page.total, items.collect()))
+                self.tell_rooms(self.services.rooms_here(skip, count.min(RANGE_MAX)))
+            }
+            Ask::RoomsAfter { after, count } => {
+                let count = count.min(RANGE_MAX);
+                self.tell_rooms(self.services.rooms_after(&after, count))
             }
             Ask::Move { count } => serde_json::to_vec(&self.services.rebalance(count)),
         };
         answer.ok()
+    }
+
+    fn tell_users(&self, page: services::Page<SessionInfo>) -> serde_json::Result<Vec<u8>> {
+        let node = self.services.name().to_string();
+        let items = page.items.into_iter().map(|session| UserStatus {
+            user: session.user,
+            node: node.clone(),
+            connected: session.is_connected,
+            rooms: session.rooms,
+        });
+        serde_json::to_vec(&Page::new(page.total, items.collect()))
+    }
+
+    fn tell_rooms(&self, page: services::Page<RoomInfo>) -> serde_json::Result<Vec<u8>> {
+        let node = self.services.name().to_string();
+        let items = page.items.into_iter().map(|room| RoomStatus {
+            room: room.room,
+            members: room.members,
+            members_max: room.members_max,
+            nodes: vec![node.clone()],
+        });
+        serde_json::to_vec(&Page::new(page.total, items.collect()))
     }
 
     async fn record(&self, name: &NodeId) -> Result<NodeRecord, OperateError> {
@@ -464,7 +500,7 @@ impl Operator {
         let mut tasks = JoinSet::new();
         for (index, record) in records.iter().enumerate() {
             if is_up(record) {
-                let (operator, name) = (self.clone(), record.name.clone());
+                let (operator, name, ask) = (self.clone(), record.name.clone(), ask.clone());
                 tasks.spawn(async move {
                     let answer = timeout_at(end, operator.ask(&name, ask)).await;
                     (index, answer.ok().and_then(Result::ok))
@@ -492,7 +528,8 @@ impl Operator {
         if let Some(node) = &range.node {
             return self.ask(node, ask(range.skip, range.count)).await;
         }
-        let needed = range.skip.saturating_add(range.count);
+        let skipped = if range.after.is_some() { 0 } else { range.skip };
+        let needed = skipped.saturating_add(range.count);
         if needed > RANGE_MAX {
             return Err(OperateError::TooFar);
         }
@@ -524,7 +561,7 @@ impl<T> Page<T> {
 
     /// What was asked for, of what all nodes have; one node's answer is that already.
     fn cut(mut self, range: &Range) -> Self {
-        if range.node.is_none() {
+        if range.node.is_none() && range.after.is_none() {
             self.items = self.items.into_iter().skip(range.skip).collect();
         }
         self.items.truncate(range.count);

@@ -1,5 +1,6 @@
 //! What operators see of a node and of its cluster.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -9,6 +10,7 @@ use tombolo_wire::NodeId;
 use crate::cluster::{RECORDS, Record, State};
 use crate::lock::lock;
 use crate::services::Services;
+use crate::session::Session;
 
 /// A node, as the directory of its cluster has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,38 +140,72 @@ impl Services {
     /// The sessions on this node by user, after the first `skip` of them.
     #[must_use]
     pub fn sessions(&self, skip: usize, count: usize) -> Page<SessionInfo> {
-        let mut sessions: Vec<_> = lock(&self.node().sessions)
-            .by_id
-            .values()
-            .cloned()
-            .collect();
-        sessions.sort_by(|a, b| (&a.user, a.id).cmp(&(&b.user, b.id)));
-        let shown = sessions.iter().skip(skip).take(count);
-        let items = shown.map(|session| {
-            let state = session.lock();
-            SessionInfo {
-                user: session.user.to_string(),
-                is_connected: state.is_connected,
-                rooms: state.host_by_room.len(),
-            }
-        });
+        let sessions = self.sessions_by_user();
         Page {
-            items: items.collect(),
+            items: sessions.iter().skip(skip).take(count).map(info).collect(),
             total: sessions.len(),
         }
+    }
+
+    /// The sessions on this node of users after one, by user: so many, and the rest of the last user's.
+    #[must_use]
+    pub fn sessions_after(&self, user: &str, count: usize) -> Page<SessionInfo> {
+        let sessions = self.sessions_by_user();
+        let begin = sessions.partition_point(|session| session.user.as_str() <= user);
+        let left = &sessions[begin..];
+        let last = count.checked_sub(1).and_then(|last| left.get(last));
+        let end = last.map_or(left.len().min(count), |last| {
+            left.partition_point(|session| session.user <= last.user)
+        });
+        Page {
+            items: left[..end].iter().map(info).collect(),
+            total: sessions.len(),
+        }
+    }
+
+    fn sessions_by_user(&self) -> Vec<Arc<Session>> {
+        let sessions = lock(&self.node().sessions);
+        let mut sessions: Vec<_> = sessions.by_id.values().cloned().collect();
+        sessions.sort_by(|a, b| (&a.user, a.id).cmp(&(&b.user, b.id)));
+        sessions
     }
 
     /// The rooms that have members on this node, by name, after the first `skip` of them.
     #[must_use]
     pub fn rooms_here(&self, skip: usize, count: usize) -> Page<RoomInfo> {
+        let rooms = self.rooms_by_name();
+        Page {
+            total: rooms.len(),
+            items: rooms.into_iter().skip(skip).take(count).collect(),
+        }
+    }
+
+    /// The rooms that have members on this node, by name, after a name.
+    #[must_use]
+    pub fn rooms_after(&self, room: &str, count: usize) -> Page<RoomInfo> {
+        let rooms = self.rooms_by_name();
+        let total = rooms.len();
+        let after = rooms.into_iter().filter(|found| found.room.as_str() > room);
+        Page {
+            total,
+            items: after.take(count).collect(),
+        }
+    }
+
+    fn rooms_by_name(&self) -> Vec<RoomInfo> {
         let hosts: Vec<_> = lock(&self.node().host_by_room).values().cloned().collect();
         let mut rooms: Vec<_> = hosts.iter().filter_map(|host| host.info()).collect();
-        let total = rooms.len();
         rooms.sort_by(|a, b| a.room.cmp(&b.room));
-        Page {
-            items: rooms.into_iter().skip(skip).take(count).collect(),
-            total,
-        }
+        rooms
+    }
+}
+
+fn info(session: &Arc<Session>) -> SessionInfo {
+    let state = session.lock();
+    SessionInfo {
+        user: session.user.to_string(),
+        is_connected: state.is_connected,
+        rooms: state.host_by_room.len(),
     }
 }
 

@@ -47,6 +47,11 @@ pub(crate) enum Request {
         id: u64,
         query: Box<Query>,
     },
+    /// Which room has a code.
+    Resolve {
+        id: u64,
+        code: RoomCode,
+    },
     Social {
         id: u64,
         request: SocialRequest,
@@ -198,6 +203,10 @@ async fn run(node: Arc<Node>, session: Arc<Session>) {
             }
             Request::Find { id, query } => {
                 let result = find::carry_out_find(&node, &session, id, *query).await;
+                (id, result)
+            }
+            Request::Resolve { id, code } => {
+                let result = find::carry_out_resolve(&node, &session, id, code).await;
                 (id, result)
             }
             Request::Social { id, request } => {

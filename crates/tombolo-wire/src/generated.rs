@@ -649,6 +649,10 @@ pub struct Order {
 pub struct FindRooms {
     #[prost(message, optional, tag = "1")]
     pub query: ::core::option::Option<RoomQuery>,
+    /// In place of a query: the room with this short code, hidden or not. Only its name is told: what stands for
+    /// a room's password is bound to that.
+    #[prost(string, tag = "2")]
+    pub code: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FoundRooms {

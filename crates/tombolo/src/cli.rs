@@ -25,7 +25,7 @@ pub(crate) enum Command {
     /// List the rooms of a cluster
     Rooms(crate::operate::PageArgs),
     /// List the users of a cluster
-    Users(crate::operate::PageArgs),
+    Users(crate::operate::UsersArgs),
     /// Empty a node: its devices go on over others
     Drain(crate::operate::DrainArgs),
     /// Tell users something, now or when they come back
@@ -214,6 +214,9 @@ pub(crate) struct PeerArgs {
     /// When the room is made, give it a short code, by which others may join it
     #[arg(long, conflicts_with = "code")]
     pub(crate) with_code: bool,
+    /// What a newcomer must know to come in; set when the room is made
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) password: Option<String>,
     /// Lane of the messages
     #[arg(long, value_enum, default_value_t = LaneArg::Reliable)]
     pub(crate) lane: LaneArg,

@@ -1,6 +1,8 @@
 //! `tombolo nodes`, `rooms`, `users`, `drain`, `rebalance`: what operators do to a cluster, over the admin
 //! socket of any of its nodes.
 
+mod watch;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,14 +39,26 @@ pub(crate) struct PageArgs {
     /// Those of this node alone
     #[arg(long, value_name = "NODE")]
     node: Option<String>,
+    /// Those after this name
+    #[arg(long, value_name = "NAME", conflicts_with = "skip")]
+    after: Option<String>,
     /// Leave out so many
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    skip: usize,
-    /// List so many at most, up to 1000
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    count: usize,
+    #[arg(long, value_name = "N", requires = "count")]
+    skip: Option<usize>,
+    /// List so many at most, up to 1000 [default: all, a page after another]
+    #[arg(long, value_name = "N")]
+    count: Option<usize>,
     #[command(flatten)]
     at: At,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UsersArgs {
+    /// Go on to tell which sessions come, go and change
+    #[arg(long, conflicts_with_all = ["after", "skip", "count"])]
+    watch: bool,
+    #[command(flatten)]
+    page: PageArgs,
 }
 
 #[derive(Debug, Args)]
@@ -138,39 +152,63 @@ fn line_of_node(node: &NodeStatus) -> String {
 }
 
 /// Lists sessions by user.
-pub(crate) async fn users(args: PageArgs) -> anyhow::Result<()> {
-    let page: Page<UserStatus> = page("/v1/users", &args).await?;
-    if args.at.json {
-        return Ok(json(&Event::Users(&page))?);
+pub(crate) async fn users(args: UsersArgs) -> anyhow::Result<()> {
+    let UsersArgs { watch, page: args } = args;
+    if watch {
+        return watch::users(&args).await;
     }
-    for user in &page.items {
-        let connection = if user.connected { "connected" } else { "away" };
-        line_of_text(&format!(
-            "{:<24} {:<16} {connection:<9}  {} rooms",
-            user.user, user.node, user.rooms
-        ))?;
+    let (mut shown, mut total) = (0, 0);
+    let mut pages = Pages::new("/v1/users", &args);
+    while let Some(page) = pages.next(|user: &UserStatus| user.user.clone()).await? {
+        if args.at.json {
+            json(&Event::Users(&page))?;
+            continue;
+        }
+        for user in &page.items {
+            line_of_text(&line_of_user(user))?;
+        }
+        (shown, total) = (shown + page.items.len(), page.total);
+        tell_silent(&page.silent)?;
     }
-    line_of_text(&format!("{} of {} sessions", page.items.len(), page.total))?;
-    tell_silent(&page.silent)
+    if !args.at.json {
+        line_of_text(&format!("{shown} of {total} sessions"))?;
+    }
+    Ok(())
+}
+
+fn line_of_user(user: &UserStatus) -> String {
+    let connection = if user.connected { "connected" } else { "away" };
+    format!(
+        "{:<24} {:<16} {connection:<9}  {} rooms",
+        user.user, user.node, user.rooms
+    )
 }
 
 /// Lists rooms.
 pub(crate) async fn rooms(args: PageArgs) -> anyhow::Result<()> {
-    let page: Page<RoomStatus> = page("/v1/rooms", &args).await?;
-    if args.at.json {
-        return Ok(json(&Event::Rooms(&page))?);
+    let mut shown = 0;
+    let mut pages = Pages::new("/v1/rooms", &args);
+    while let Some(page) = pages.next(|room: &RoomStatus| room.room.clone()).await? {
+        if args.at.json {
+            json(&Event::Rooms(&page))?;
+            continue;
+        }
+        for room in &page.items {
+            line_of_text(&format!(
+                "{:<24} {} of {} members  {}",
+                room.room,
+                room.members,
+                room.members_max,
+                room.nodes.join(" ")
+            ))?;
+        }
+        shown += page.items.len();
+        tell_silent(&page.silent)?;
     }
-    for room in &page.items {
-        line_of_text(&format!(
-            "{:<24} {} of {} members  {}",
-            room.room,
-            room.members,
-            room.members_max,
-            room.nodes.join(" ")
-        ))?;
+    if !args.at.json {
+        line_of_text(&format!("{shown} rooms"))?;
     }
-    line_of_text(&format!("{} rooms", page.items.len()))?;
-    tell_silent(&page.silent)
+    Ok(())
 }
 
 /// Empties a node, and tells how that goes until it is over.
@@ -288,17 +326,41 @@ pub(crate) async fn rebalance(args: RebalanceArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn page<T: serde::de::DeserializeOwned>(
-    path: &str,
-    args: &PageArgs,
-) -> anyhow::Result<Page<T>> {
-    let which = Which {
-        node: args.node.clone(),
-        skip: args.skip,
-        count: Some(args.count),
-    };
-    let path = format!("{path}?{}", serde_urlencoded::to_string(&which)?);
-    ask(&args.at.admin, Method::GET, &path, &()).await
+/// Asks for one page, or for all, one after another.
+struct Pages<'a> {
+    path: &'a str,
+    args: &'a PageArgs,
+    /// What the next page begins after; `None` once all have come.
+    after: Option<String>,
+}
+
+impl<'a> Pages<'a> {
+    fn new(path: &'a str, args: &'a PageArgs) -> Self {
+        let after = Some(args.after.clone().unwrap_or_default());
+        Self { path, args, after }
+    }
+
+    async fn next<T: serde::de::DeserializeOwned>(
+        &mut self,
+        name: impl Fn(&T) -> String,
+    ) -> anyhow::Result<Option<Page<T>>> {
+        let Some(after) = self.after.take() else {
+            return Ok(None);
+        };
+        let count = self.args.count.unwrap_or(PAGE);
+        let which = Which {
+            node: self.args.node.clone(),
+            after: self.args.skip.is_none().then_some(after),
+            skip: self.args.skip.unwrap_or_default(),
+            count: Some(count),
+        };
+        let path = format!("{}?{}", self.path, serde_urlencoded::to_string(&which)?);
+        let page: Page<T> = ask(&self.args.at.admin, Method::GET, &path, &()).await?;
+        if self.args.count.is_none() && page.items.len() >= count {
+            self.after = page.items.last().map(name);
+        }
+        Ok(Some(page))
+    }
 }
 
 fn tell_silent(nodes: &[String]) -> anyhow::Result<()> {
@@ -317,5 +379,7 @@ fn printable(text: &str) -> String {
 
 /// How much longer than its time a drain may take to be told of.
 const GRACE: Duration = Duration::from_secs(30);
+/// As many as are asked for at once.
+const PAGE: usize = 1000;
 /// Pause between two looks at what is left.
 const POLL: Duration = Duration::from_millis(500);

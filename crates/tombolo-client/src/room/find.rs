@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tombolo_room::{Listing, PageEnd, Query, RoomCode};
 use tombolo_wire::RoomId;
-use tombolo_wire::v1::{self, JoinMode, request, response};
+use tombolo_wire::v1::{self, ErrorCode, JoinMode, request, response};
 
 use super::{Room, RoomOptions, RoomState, Rooms, ask_to_join};
 use crate::error::Error;
@@ -27,17 +27,24 @@ impl Rooms<'_> {
     /// # Errors
     /// When the query asks for too much, or this device asks too often.
     pub async fn list(&self, query: &Query) -> Result<FoundRooms, Error> {
-        let query = Some(v1::RoomQuery::from(query));
-        let find = request::Kind::Find(v1::FindRooms { query });
-        match self.0.0.session.request(find).await? {
-            response::Result::Found(found) => Ok(FoundRooms {
-                rooms: found
-                    .rooms
-                    .into_iter()
-                    .filter_map(|room| Listing::parse(room).ok())
-                    .collect(),
-                next: PageEnd::parse(found.next),
-            }),
+        let found = self.find(v1::FindRooms {
+            query: Some(v1::RoomQuery::from(query)),
+            code: String::new(),
+        });
+        let found = found.await?;
+        Ok(FoundRooms {
+            rooms: found
+                .rooms
+                .into_iter()
+                .filter_map(|room| Listing::parse(room).ok())
+                .collect(),
+            next: PageEnd::parse(found.next),
+        })
+    }
+
+    async fn find(&self, find: v1::FindRooms) -> Result<v1::FoundRooms, Error> {
+        match self.0.0.session.request(request::Kind::Find(find)).await? {
+            response::Result::Found(found) => Ok(found),
             response::Result::Failure(_)
             | response::Result::Joined(_)
             | response::Result::Left(_)
@@ -104,6 +111,10 @@ impl Rooms<'_> {
     /// # Errors
     /// When there is none (`NoSuchRoom`) or it is full, or the node refuses.
     pub async fn join_code(&self, code: RoomCode, options: RoomOptions) -> Result<Room, Error> {
+        if options.password.is_some() {
+            let room = self.name_of(code).await?;
+            return self.join(&room, options).await;
+        }
         let wanted = v1::Join {
             code: code.to_string(),
             ..v1::Join::default()
@@ -118,12 +129,60 @@ impl Rooms<'_> {
         mode: JoinMode,
         options: RoomOptions,
     ) -> Result<Room, Error> {
+        if options.password.is_some() {
+            return self.enter_guarded(query, first, mode, options).await;
+        }
         let query = Some(v1::RoomQuery::from(query));
         let wanted = v1::Join {
             found: Some(v1::JoinFound { query, first }),
             ..v1::Join::default()
         };
         self.enter_unnamed(mode, options, wanted).await
+    }
+
+    /// The name of the room with a code: a password is bound to that.
+    async fn name_of(&self, code: RoomCode) -> Result<String, Error> {
+        let found = self.find(v1::FindRooms {
+            query: None,
+            code: code.to_string(),
+        });
+        let room = found.await?.rooms.into_iter().next();
+        let room = room.map(|room| room.room);
+        room.ok_or_else(|| Error::local("the node answered another question"))
+    }
+
+    /// Joins a room that is looked for and asks for a password, which is bound to its name: so this device
+    /// tries those that match itself.
+    async fn enter_guarded(
+        &self,
+        query: &Query,
+        first: bool,
+        mode: JoinMode,
+        options: RoomOptions,
+    ) -> Result<Room, Error> {
+        let mut query = query.clone();
+        query.with_closed = true;
+        let mut found = self.list(&query).await?.rooms;
+        found.retain(|room| room.free > 0 && !self.0.0.has_room(&room.room));
+        if !first {
+            let number = getrandom::u32().map_err(Error::local)?;
+            let place = number as usize % found.len().max(1);
+            found.rotate_left(place);
+        }
+        for room in found.into_iter().take(ROOMS_TRIED_MAX) {
+            match self.join(room.room.as_str(), options.clone()).await {
+                Err(error) if error.code().is_some_and(is_passing) => {}
+                joined => return joined,
+            }
+        }
+        if mode == JoinMode::Join {
+            let message = "no such room is found";
+            return Err(Error::refused(ErrorCode::NoSuchRoom.into(), message));
+        }
+        let mut name = [0; 16];
+        getrandom::fill(&mut name).map_err(Error::local)?;
+        let name = format!("room-{:032x}", u128::from_be_bytes(name));
+        self.create(&name, options).await
     }
 
     /// Joins a room of which only the node knows the name.
@@ -133,9 +192,6 @@ impl Rooms<'_> {
         options: RoomOptions,
         wanted: v1::Join,
     ) -> Result<Room, Error> {
-        if options.password.is_some() {
-            return Err(Error::local("a password is for a room with a name"));
-        }
         let device = &self.0.0;
         let state = Arc::new(RoomState::new(options));
         let awaited = device.unnamed.await_answer(&state);
@@ -198,3 +254,19 @@ impl Unnamed {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Whether another room may take this device in that this one does not.
+fn is_passing(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::NoSuchRoom
+            | ErrorCode::RoomFull
+            | ErrorCode::RoomLocked
+            | ErrorCode::WrongPassword
+            | ErrorCode::Banned
+            | ErrorCode::KeyTaken
+    )
+}
+
+/// Rooms with a password that are tried for one join.
+const ROOMS_TRIED_MAX: usize = 8;

@@ -110,6 +110,48 @@ async fn rooms_are_found_joined_and_made_by_what_is_public_about_them() {
 }
 
 #[tokio::test]
+async fn a_room_with_a_password_is_joined_by_its_code_and_by_what_is_public_about_it() {
+    let node = node().await;
+    let (alice, bob, carol) = (
+        device(&node, "alice").await,
+        device(&node, "bob").await,
+        device(&node, "carol").await,
+    );
+    let key = PropertyKey::parse("mode").unwrap();
+    let duel = Comparison::Equal(vec!["duel".into()]);
+    let duels = Query::default().with(Aspect::Property(key.clone()), duel);
+    let options = |password: &str| RoomOptions {
+        properties: vec![Change::publish(key.clone(), "duel".into())],
+        with_code: true,
+        password: Some(password.to_owned()),
+        ..RoomOptions::default()
+    };
+    let rooms = alice.rooms();
+    let made = rooms.join_random_or_create(&duels, options("secret"));
+    let a = made.await.unwrap();
+    let refused = |error: tombolo_client::Error| error.code().unwrap();
+    let found = bob.rooms().join_best(&duels, options("guess")).await;
+    assert_eq!(refused(found.unwrap_err()), ErrorCode::NoSuchRoom);
+    let found = bob.rooms().join_random(&duels, options("secret")).await;
+    assert_eq!(found.unwrap().id(), a.id());
+
+    let hidden = SettingsChange {
+        is_hidden: Some(true),
+        ..SettingsChange::default()
+    };
+    a.configure(hidden).await.unwrap();
+    let code = a.code().unwrap();
+    let guessed = carol.rooms().join_code(code, options("guess")).await;
+    assert_eq!(refused(guessed.unwrap_err()), ErrorCode::WrongPassword);
+    let without = RoomOptions::default();
+    let without = carol.rooms().join_code(code, without).await;
+    assert_eq!(refused(without.unwrap_err()), ErrorCode::WrongPassword);
+    let c = carol.rooms().join_code(code, options("secret")).await;
+    assert_eq!(c.unwrap().members().len(), 3);
+    node.shutdown().await;
+}
+
+#[tokio::test]
 async fn what_the_node_refuses_comes_back_with_its_code() {
     use tombolo_wire::v1::ErrorCode;
     let node = node().await;

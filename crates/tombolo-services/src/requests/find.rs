@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tombolo_room::{Query, RoomCode};
 use tombolo_wire::RoomId;
-use tombolo_wire::v1::{ErrorCode, response};
+use tombolo_wire::v1::{self, ErrorCode, response};
 
 use super::{Join, Mode, answer, carry_out_join_of, no_such_room};
 use crate::catalogue::{self, Choice};
@@ -41,11 +41,34 @@ pub(super) async fn carry_out_join_by(
     join: &Join,
     code: RoomCode,
 ) -> Result<(), Reject> {
+    let room = resolve(node, code).await?;
+    carry_out_join_of(node, session, id, join, &room, Mode::Join).await
+}
+
+/// Tells the name of the room with a code.
+pub(super) async fn carry_out_resolve(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    id: u64,
+    code: RoomCode,
+) -> Result<(), Reject> {
+    let room = v1::FoundRoom {
+        room: resolve(node, code).await?.to_string(),
+        ..v1::FoundRoom::default()
+    };
+    let found = v1::FoundRooms {
+        rooms: vec![room],
+        ..v1::FoundRooms::default()
+    };
+    node.push(session, answer(id, response::Result::Found(found)));
+    Ok(())
+}
+
+async fn resolve(node: &Node, code: RoomCode) -> Result<RoomId, Reject> {
     let resolve = catalogue::resolve(node, code);
     let resolved = tokio::time::timeout(node.config.engine_timeout, resolve).await;
     let unavailable = |_| Reject::new(ErrorCode::Unavailable, "the engine does not answer");
-    let room = resolved.map_err(unavailable)??.ok_or_else(no_such_room)?;
-    carry_out_join_of(node, session, id, join, &room, Mode::Join).await
+    resolved.map_err(unavailable)??.ok_or_else(no_such_room)
 }
 
 impl Find<'_> {

@@ -59,6 +59,14 @@ pub(super) fn parse(
                 bytes,
             }))
         }
+        Some(request::Kind::Find(find)) if !find.code.is_empty() => {
+            let code = RoomCode::parse(&find.code);
+            let code = code.map_err(|error| Reject::new(ErrorCode::BadName, error))?;
+            if !session.account().codes.take(now, 1) {
+                return Err(Reject::new(ErrorCode::Limit, "too many codes"));
+            }
+            Ok(Some(Request::Resolve { id, code }))
+        }
         Some(request::Kind::Find(find)) => {
             let query = parse_query(session, find.query, now)?;
             let query = Box::new(query);

@@ -579,7 +579,10 @@ async fn who_looks_too_often_or_for_nothing_known_is_refused() {
 impl Device {
     async fn find(&mut self, query: v1::RoomQuery) -> Result<v1::FoundRooms, ErrorCode> {
         let query = Some(query);
-        let id = self.request(Some(request::Kind::Find(v1::FindRooms { query })));
+        let id = self.request(Some(request::Kind::Find(v1::FindRooms {
+            query,
+            code: String::new(),
+        })));
         match self.response_among_events(id).await? {
             response::Result::Found(found) => Ok(found),
             other => panic!("a query is not answered by {other:?}"),

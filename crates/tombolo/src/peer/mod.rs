@@ -54,6 +54,7 @@ pub(crate) async fn run(args: PeerArgs) -> anyhow::Result<()> {
     let options = RoomOptions {
         policy: policy(args.policy),
         with_code: args.with_code,
+        password: args.password.clone(),
         ..RoomOptions::default()
     };
     let room = match (&args.place.room, args.place.code) {

@@ -38,6 +38,8 @@ pub(crate) struct Nodes {
 pub(crate) struct Which {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) node: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) after: Option<String>,
     pub(crate) skip: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) count: Option<usize>,
@@ -172,6 +174,7 @@ impl Which {
         let count = self.count.unwrap_or(PAGE).min(tombolo_node::RANGE_MAX);
         Ok(Range {
             node,
+            after: self.after.clone(),
             skip: self.skip,
             count,
         })

@@ -26,15 +26,15 @@ const ALL: [&str; 5] = [
 ];
 
 /// A node, and a key of its API.
-struct Server {
-    running: Running,
-    ready: Value,
+pub(crate) struct Server {
+    pub(crate) running: Running,
+    pub(crate) ready: Value,
     root: CertificateDer<'static>,
     key: String,
 }
 
 /// A key, and what a node's file says of it.
-async fn key(name: &str, scopes: &[&str], more: &str) -> (String, String) {
+pub(crate) async fn key(name: &str, scopes: &[&str], more: &str) -> (String, String) {
     let mut args = vec!["api-key", "--json", "--name", name];
     args.extend(scopes.iter().flat_map(|scope| ["--scope", scope]));
     let made = start(&args).ended().await;
@@ -48,7 +48,13 @@ async fn key(name: &str, scopes: &[&str], more: &str) -> (String, String) {
 }
 
 impl Server {
-    async fn start(folder: &Folder, name: &str, key: &str, table: &str, nats: &[&str]) -> Self {
+    pub(crate) async fn start(
+        folder: &Folder,
+        name: &str,
+        key: &str,
+        table: &str,
+        nats: &[&str],
+    ) -> Self {
         let root = certificate(folder);
         let config = format!(
             "name = '{name}'\nlisten = ['127.0.0.1']\nport = 0\nturn-port = 0\nturns-port = 0\n\
@@ -68,14 +74,20 @@ impl Server {
     }
 
     /// Status and body of the answer to a request with the key.
-    fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
         let authorization = format!("Authorization: Bearer {}", self.key);
         self.ask_with(method, path, &[&authorization], &body.to_string())
     }
 
     /// A server that closes before it has read all may take its answer back with that (RFC 9112 §9.6):
     /// then it is asked again.
-    fn ask_with(&self, method: &str, path: &str, headers: &[&str], body: &str) -> (u16, Value) {
+    pub(crate) fn ask_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[&str],
+        body: &str,
+    ) -> (u16, Value) {
         let mut answers = (0..100).map(|_| self.try_ask(method, path, headers, body));
         let answer = answers.find(|answer| !answer.is_empty());
         let answer = answer.expect("an answer");

@@ -25,7 +25,7 @@ fn nats_server() -> PathBuf {
 /// A cluster on loopback.
 pub(crate) struct Cluster {
     running: Running,
-    nodes: Vec<Value>,
+    pub(crate) nodes: Vec<Value>,
     /// The URL of the first NATS server.
     nats: String,
     folder: PathBuf,
@@ -36,7 +36,7 @@ impl Cluster {
         Self::up_with(nodes, nats, &[]).await
     }
 
-    async fn up_with(nodes: &str, nats: &str, more: &[&str]) -> Self {
+    pub(crate) async fn up_with(nodes: &str, nats: &str, more: &[&str]) -> Self {
         let program = nats_server();
         let program = program.to_str().unwrap();
         let args = ["cluster", "up", "--json", "--nodes", nodes, "--nats", nats];
@@ -73,12 +73,12 @@ impl Cluster {
         ]
     }
 
-    fn url(&self, node: usize) -> &str {
+    pub(crate) fn url(&self, node: usize) -> &str {
         self.nodes[node]["url"].as_str().unwrap()
     }
 
     /// What a command to the cluster, over its first node, says.
-    async fn operate(&self, command: &[&str]) -> Ended {
+    pub(crate) async fn operate(&self, command: &[&str]) -> Ended {
         let at = [
             "--json",
             "--admin",
@@ -94,7 +94,11 @@ impl Cluster {
     }
 
     /// Waits until a command's answer is as wished.
-    async fn answer_when(&self, command: &[&str], is_wished: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn answer_when(
+        &self,
+        command: &[&str],
+        is_wished: impl Fn(&Value) -> bool,
+    ) -> Value {
         let begin = std::time::Instant::now();
         loop {
             let answer = self.answer(command).await;
@@ -125,7 +129,7 @@ impl Cluster {
     }
 
     /// A token from one of the nodes.
-    async fn token(&self, node: usize, user: &str) -> String {
+    pub(crate) async fn token(&self, node: usize, user: &str) -> String {
         let args = ["token", "--server", self.url(node), "--user", user];
         let made = start(&args).ended().await;
         assert_eq!(made.status, Some(0), "{}", made.complaints);
@@ -147,7 +151,7 @@ impl Cluster {
     }
 }
 
-fn names(answer: &Value, state: &str) -> Vec<String> {
+pub(crate) fn names(answer: &Value, state: &str) -> Vec<String> {
     let nodes = answer["nodes"].as_array().unwrap().iter();
     let nodes = nodes.filter(|node| node["state"] == state);
     nodes

@@ -12,6 +12,7 @@ mod hook;
 mod interop;
 mod operating;
 mod serve;
+mod social;
 mod turn;
 
 use serde_json::{Value, json};
