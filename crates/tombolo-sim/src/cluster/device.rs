@@ -9,11 +9,12 @@ use tokio::time::Instant;
 use tombolo_services::{Connection, ConnectionInfo, Outgoing, Reject, Services, TransportKind};
 use tombolo_wire::VERSION;
 
+use super::presence::Following;
 use super::trace::note;
 use tombolo_wire::resend::{Inbox, Limits, Outbox, Receipt};
 use tombolo_wire::v1::{
     self, ClientFrame, ErrorCode, JoinMode, client_frame, property_value, request, response,
-    room_act, room_event, server_frame,
+    room_act, room_event, server_frame, social_event,
 };
 
 /// Something that a device asked for and was not answered yet.
@@ -24,6 +25,7 @@ enum Asked {
     /// Its own number of what it said.
     Say(String, u64),
     Add(String),
+    Follow,
 }
 
 /// What a device said that is to be kept.
@@ -93,6 +95,7 @@ pub(crate) struct Device {
     /// way from the node that it was on.
     heard: BTreeMap<(String, u64), u64>,
     pub(crate) resumed: u64,
+    pub(crate) following: Following,
 }
 
 /// What went against the contract.
@@ -121,6 +124,7 @@ impl Device {
             sent: 0,
             heard: BTreeMap::new(),
             resumed: 0,
+            following: Following::default(),
         }
     }
 
@@ -227,6 +231,12 @@ impl Device {
             server_frame::Body::Response(response) => self.on_response(response),
             server_frame::Body::RoomEvent(event) => self.on_room_event(event),
             server_frame::Body::Delivery(delivery) => self.on_delivery(&delivery),
+            server_frame::Body::Social(v1::SocialEvent {
+                kind: Some(social_event::Kind::Presence(changes)),
+            }) => {
+                let told = self.following.on_changes(&changes);
+                told.map_err(|violation| format!("{}: {violation}", self.name))
+            }
             server_frame::Body::GoAway(_) => {
                 self.lose_connection(RETRY);
                 Ok(())
@@ -248,6 +258,7 @@ impl Device {
                 .handle_ack(ack)
                 .map_err(|error| format!("{}: {error:?}", self.name))?;
             self.outbox.rewind();
+            self.follow();
             return Ok(());
         }
         self.outbox = Outbox::new(Limits::default());
@@ -265,7 +276,15 @@ impl Device {
         for room in self.wants.clone() {
             self.join(&room);
         }
+        self.follow();
         Ok(())
+    }
+
+    /// Says whom it follows: that is not kept for it.
+    fn follow(&mut self) {
+        if !self.following.statuses.is_empty() {
+            self.ask(Asked::Follow, self.following.ask());
+        }
     }
 
     pub(crate) fn join(&mut self, room: &str) {
@@ -424,6 +443,12 @@ impl Device {
                 let said = self.said.entry(room).or_default();
                 if let Some(said) = said.get_mut(usize::try_from(own).unwrap_or(usize::MAX)) {
                     *said = outcome;
+                }
+            }
+            (Asked::Follow, result) => {
+                let told = self.following.on_response(result);
+                if !told.map_err(|violation| format!("{}: {violation}", self.name))? {
+                    self.follow();
                 }
             }
             (Asked::Add(room), result) => {

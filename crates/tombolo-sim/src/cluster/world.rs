@@ -15,6 +15,7 @@ use tombolo_wire::v1::IceServers;
 use tombolo_wire::{NodeId, UserId};
 
 use super::device::{Device, Violation};
+use super::presence::{Following, GUEST, STRANGER};
 use super::weather::{Weather, Wire};
 use super::{judge, trace};
 use crate::Seed;
@@ -42,6 +43,10 @@ pub struct ClusterWorld {
     weather: Weather,
     nodes: Vec<Node>,
     devices: Vec<Device>,
+    /// A device that is in no room, comes and goes, and stays away in the end; its chances are its own.
+    guest: Device,
+    guest_rng: ChaCha12Rng,
+    is_guest_gone: bool,
     rooms: Vec<String>,
     tally: Tally,
 }
@@ -89,6 +94,9 @@ impl ClusterWorld {
     fn new(seed: Seed, weather: Weather) -> Result<Self, Violation> {
         let mut rng = seed.rng_for("cluster");
         let mut world = Self {
+            guest: Device::new(GUEST, token(GUEST)?),
+            guest_rng: seed.rng_for("guest"),
+            is_guest_gone: false,
             seed,
             local: Local::new(LocalConfig::default()),
             weather,
@@ -116,6 +124,16 @@ impl ClusterWorld {
             let token = token(&name)?;
             world.devices.push(Device::new(&name, token));
         }
+        let mut all: Vec<_> = world
+            .devices
+            .iter()
+            .map(|device| device.name.clone())
+            .collect();
+        all.extend([GUEST.to_owned(), STRANGER.to_owned()]);
+        for device in &mut world.devices {
+            let others = all.iter().filter(|user| **user != device.name);
+            device.following = Following::of(others.cloned());
+        }
         Ok(world)
     }
 
@@ -135,6 +153,14 @@ impl ClusterWorld {
         for name in self.rooms.clone() {
             let truth = judge::read(&self.local, &name).await?;
             truth.check(&name, &self.devices, &mut self.tally)?;
+        }
+        let there: Vec<_> = self
+            .devices
+            .iter()
+            .map(|device| device.name.as_str())
+            .collect();
+        for device in &self.devices {
+            device.following.check(&device.name, &there)?;
         }
         self.tally.resumed = self.devices.iter().map(|device| device.resumed).sum();
         Ok(())
@@ -282,6 +308,26 @@ impl ClusterWorld {
                 None => device.lose_connection(TICK),
             }
         }
+        self.tend_guest().await
+    }
+
+    async fn tend_guest(&mut self) -> Result<(), Violation> {
+        self.guest.pump()?;
+        if self.is_guest_gone {
+            return Ok(());
+        }
+        if self.guest.is_connected() {
+            if self.guest_rng.random_range(0..GUEST_STAYS) == 0 {
+                let pause = self.guest_rng.random_range(Duration::ZERO..GUEST_AWAY_MAX);
+                self.guest.lose_connection(pause);
+            }
+        } else if self.guest.retry_at <= Instant::now() {
+            let index = self.guest_rng.random_range(0..self.nodes.len());
+            match self.nodes[index].services.clone() {
+                Some(services) => self.guest.connect(index, &services).await,
+                None => self.guest.lose_connection(TICK),
+            }
+        }
         Ok(())
     }
 
@@ -293,6 +339,8 @@ impl ClusterWorld {
             node.cut_until = Some(Instant::now());
         }
         self.weather = Weather::FAIR;
+        self.is_guest_gone = true;
+        self.guest.lose_connection(REST);
         self.pass(REST, TICK_OF_REST).await
     }
 }
@@ -355,5 +403,9 @@ const PAUSE_MAX: Duration = Duration::from_millis(600);
 const AWAY_MAX: Duration = Duration::from_secs(6);
 const TICK: Duration = Duration::from_millis(5);
 const TICK_OF_REST: Duration = Duration::from_millis(100);
+/// For about so many ticks the guest stays.
+const GUEST_STAYS: u32 = 1000;
+/// The longest that it stays away: longer than whoever is away counts as there.
+const GUEST_AWAY_MAX: Duration = Duration::from_secs(20);
 /// Longer than any request, lease or clock of a room takes.
 const REST: Duration = Duration::from_secs(60);
