@@ -93,9 +93,10 @@ pub use room::{
 };
 pub use session::Transport;
 pub use social::{
-    Direct, DirectHistory, DirectMessage, DirectSent, Group, GroupEvent, GroupHistory, GroupMember,
-    GroupMembers, GroupMessage, GroupPosted, GroupRole, GroupSettings, Groups, Inbox, InboxEvent,
-    Notice, Notification, Notifications, Presence, PresenceStatus, PresenceWatch, UserCounts,
+    Direct, DirectHistory, DirectMessage, DirectSent, Group, GroupEvent, GroupHistory, GroupList,
+    GroupMember, GroupMembers, GroupMessage, GroupPosted, GroupRole, GroupSettings, Groups, Inbox,
+    InboxEvent, ListedGroup, Notice, Notification, Notifications, Presence, PresenceStatus,
+    PresenceWatch, UserCounts,
 };
 pub use tombolo_field::EntityId;
 pub use tombolo_match::{Name, Player, Query as MatchQuery, Reach, TicketId, Value as MatchValue};

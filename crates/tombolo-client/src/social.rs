@@ -22,8 +22,8 @@ use direct::InboxState;
 pub use direct::{Direct, DirectHistory, DirectMessage, DirectSent, Inbox, InboxEvent};
 use groups::GroupState;
 pub use groups::{
-    Group, GroupEvent, GroupHistory, GroupMember, GroupMembers, GroupMessage, GroupPosted,
-    GroupRole, GroupSettings, Groups,
+    Group, GroupEvent, GroupHistory, GroupList, GroupMember, GroupMembers, GroupMessage,
+    GroupPosted, GroupRole, GroupSettings, Groups, ListedGroup,
 };
 
 use notices::NoticesState;

@@ -1423,11 +1423,12 @@ pub struct GroupRole {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GroupRequest {
+    /// Empty when a list is asked for.
     #[prost(string, tag = "1")]
     pub group: ::prost::alloc::string::String,
     #[prost(
         oneof = "group_request::Kind",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16"
     )]
     pub kind: ::core::option::Option<group_request::Kind>,
 }
@@ -1467,6 +1468,9 @@ pub mod group_request {
         /// Ends the group for all.
         #[prost(message, tag = "15")]
         End(super::EndGroup),
+        /// In which groups the user is.
+        #[prost(message, tag = "16")]
+        List(super::ListGroups),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1540,11 +1544,20 @@ pub struct SetRole {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EndGroup {}
+/// Asks for the user's groups by name, after a name.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListGroups {
+    #[prost(string, tag = "1")]
+    pub after: ::prost::alloc::string::String,
+    /// 0 means as many as fit.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GroupResponse {
     #[prost(string, tag = "6")]
     pub group: ::prost::alloc::string::String,
-    #[prost(oneof = "group_response::Result", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "group_response::Result", tags = "1, 2, 3, 4, 5, 7")]
     pub result: ::core::option::Option<group_response::Result>,
 }
 /// Nested message and enum types in `GroupResponse`.
@@ -1561,6 +1574,8 @@ pub mod group_response {
         History(super::GroupPage),
         #[prost(message, tag = "5")]
         Members(super::GroupMemberPage),
+        #[prost(message, tag = "7")]
+        List(super::GroupList),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1607,6 +1622,25 @@ pub struct GroupMemberPage {
     /// For the next page; empty at the end.
     #[prost(string, tag = "2")]
     pub next: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupList {
+    #[prost(message, repeated, tag = "1")]
+    pub groups: ::prost::alloc::vec::Vec<ListedGroup>,
+    /// There are more: ask for those after this name; empty at the end.
+    #[prost(string, tag = "2")]
+    pub next: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListedGroup {
+    #[prost(string, tag = "1")]
+    pub group: ::prost::alloc::string::String,
+    /// Read by people.
+    #[prost(string, tag = "2")]
+    pub title: ::prost::alloc::string::String,
+    /// The role of this user.
+    #[prost(string, tag = "3")]
+    pub role: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GroupMember {

@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Rooms(crate::operate::PageArgs),
     /// List the users of a cluster
     Users(crate::operate::UsersArgs),
+    /// List the groups of a user
+    Groups(GroupsArgs),
     /// Empty a node: its devices go on over others
     Drain(crate::operate::DrainArgs),
     /// Tell users something, now or when they come back
@@ -284,6 +286,21 @@ pub(crate) struct MatchArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) members: usize,
     /// Print events as JSON, one a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: tombolo groups --server 'tombolo://192.0.2.1:8443?pin=…' --user alice"
+)]
+pub(crate) struct GroupsArgs {
+    /// The node's URL, as `tombolo serve` prints it
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: String,
+    #[command(flatten)]
+    pub(crate) who: Who,
+    /// Print them as JSON, one a line
     #[arg(long)]
     pub(crate) json: bool,
 }

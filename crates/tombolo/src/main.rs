@@ -10,6 +10,7 @@ mod config_text;
 mod demo;
 mod doctor;
 mod field;
+mod groups;
 mod http;
 mod metrics;
 mod operate;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Nodes(args) => in_small_runtime(operate::nodes(args)),
         Command::Rooms(args) => in_small_runtime(operate::rooms(args)),
         Command::Users(args) => in_small_runtime(operate::users(args)),
+        Command::Groups(args) => in_small_runtime(groups::run(args)),
         Command::Drain(args) => in_small_runtime(operate::drain(args)),
         Command::Notify(args) => in_small_runtime(operate::notify(args)),
         Command::Rebalance(args) => in_small_runtime(operate::rebalance(args)),

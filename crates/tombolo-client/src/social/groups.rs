@@ -73,6 +73,28 @@ pub struct GroupHistory {
     pub more: bool,
 }
 
+/// Some of this user's groups; see [`Groups::list`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct GroupList {
+    /// Some, or none.
+    pub groups: Vec<ListedGroup>,
+    /// What the next page begins after; `None` at the end.
+    pub next: Option<GroupName>,
+}
+
+/// A group that this user is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListedGroup {
+    /// Its name.
+    pub name: GroupName,
+    /// What people call it.
+    pub title: String,
+    /// The name of this user's role.
+    pub role: String,
+}
+
 /// Some members of a group; see [`Group::members`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -165,6 +187,39 @@ impl Groups<'_> {
         self.ask(name, group_request::Kind::Join(v1::JoinGroup {}))
             .await?;
         self.open(name, None).await
+    }
+
+    /// The groups that this user is in, by name, after one: 50 at most.
+    ///
+    /// # Errors
+    /// When the node refuses.
+    pub async fn list(&self, after: Option<&GroupName>) -> Result<GroupList, Error> {
+        let list = v1::GroupRequest {
+            group: String::new(),
+            kind: Some(group_request::Kind::List(v1::ListGroups {
+                after: after.map(ToString::to_string).unwrap_or_default(),
+                limit: 0,
+            })),
+        };
+        let list = social_request::Kind::Group(list);
+        let social_response::Result::Group(v1::GroupResponse {
+            result: Some(group_response::Result::List(list)),
+            ..
+        }) = ask(&self.0.0.session, list).await?
+        else {
+            return Err(other_question());
+        };
+        let groups = list.groups.into_iter().filter_map(|listed| {
+            Some(ListedGroup {
+                name: GroupName::parse(&listed.group).ok()?,
+                title: listed.title,
+                role: listed.role,
+            })
+        });
+        Ok(GroupList {
+            groups: groups.collect(),
+            next: GroupName::parse(&list.next).ok(),
+        })
     }
 
     /// Opens a group that this user is a member of: tells of the posts after a place, or of those to

@@ -133,7 +133,8 @@ async fn a_room_with_a_password_is_joined_by_its_code_and_by_what_is_public_abou
     let found = bob.rooms().join_best(&duels, options("guess")).await;
     assert_eq!(refused(found.unwrap_err()), ErrorCode::NoSuchRoom);
     let found = bob.rooms().join_random(&duels, options("secret")).await;
-    assert_eq!(found.unwrap().id(), a.id());
+    let b = found.unwrap();
+    assert_eq!(b.id(), a.id());
 
     let hidden = SettingsChange {
         is_hidden: Some(true),

@@ -59,19 +59,7 @@ pub(super) fn parse(
                 bytes,
             }))
         }
-        Some(request::Kind::Find(find)) if !find.code.is_empty() => {
-            let code = RoomCode::parse(&find.code);
-            let code = code.map_err(|error| Reject::new(ErrorCode::BadName, error))?;
-            if !session.account().codes.take(now, 1) {
-                return Err(Reject::new(ErrorCode::Limit, "too many codes"));
-            }
-            Ok(Some(Request::Resolve { id, code }))
-        }
-        Some(request::Kind::Find(find)) => {
-            let query = parse_query(session, find.query, now)?;
-            let query = Box::new(query);
-            Ok(Some(Request::Find { id, query }))
-        }
+        Some(request::Kind::Find(find)) => parse_find(session, id, find, now).map(Some),
         Some(request::Kind::History(asked)) => {
             answer_history(node, session, id, &asked)?;
             Ok(None)
@@ -197,6 +185,25 @@ fn parse_join(
         },
         with_code: join.with_code,
     })
+}
+
+/// Rooms are looked for by a query, or one by its code.
+fn parse_find(
+    session: &Session,
+    id: u64,
+    find: v1::FindRooms,
+    now: Instant,
+) -> Result<Request, Reject> {
+    if find.code.is_empty() {
+        let query = Box::new(parse_query(session, find.query, now)?);
+        return Ok(Request::Find { id, query });
+    }
+    let code = RoomCode::parse(&find.code);
+    let code = code.map_err(|error| Reject::new(ErrorCode::BadName, error))?;
+    if !session.account().codes.take(now, 1) {
+        return Err(Reject::new(ErrorCode::Limit, "too many codes"));
+    }
+    Ok(Request::Resolve { id, code })
 }
 
 /// Joins have a pace, and those by codes, which can be guessed, one of their own.

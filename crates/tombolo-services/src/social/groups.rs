@@ -6,6 +6,7 @@
 //! are. A session that has a group open is told by a task of its own ([`tell`]).
 
 mod find;
+mod list;
 mod members;
 mod tell;
 
@@ -40,9 +41,13 @@ impl OpenGroups {
 }
 
 /// A request that was found to be in order.
-pub(crate) struct GroupRequest {
-    group: GroupName,
-    kind: Kind,
+pub(crate) struct GroupRequest(Asked);
+
+enum Asked {
+    /// Which groups the user is in.
+    List(v1::ListGroups),
+    /// About one.
+    Of(GroupName, Kind),
 }
 
 enum Kind {
@@ -86,10 +91,15 @@ pub(super) fn parse(
     request: v1::GroupRequest,
     now: Instant,
 ) -> Result<GroupRequest, Reject> {
-    let group = GroupName::parse(&request.group);
-    let group = group.map_err(|error| Reject::new(error.code(), error))?;
     let kind = request.kind;
     let kind = kind.ok_or_else(|| bad_frame("the request asks for nothing known"))?;
+    if let group_request::Kind::List(list) = kind {
+        // Each of the groups is looked into.
+        take(session, now)?;
+        return Ok(GroupRequest(Asked::List(list)));
+    }
+    let group = GroupName::parse(&request.group);
+    let group = group.map_err(|error| Reject::new(error.code(), error))?;
     let kind = parse_kind(kind)?;
     match kind {
         Kind::Create(_) => {
@@ -105,7 +115,7 @@ pub(super) fn parse(
             take(session, now)?
         }
     }
-    Ok(GroupRequest { group, kind })
+    Ok(GroupRequest(Asked::Of(group, kind)))
 }
 
 fn parse_kind(kind: group_request::Kind) -> Result<Kind, Reject> {
@@ -150,6 +160,7 @@ fn parse_kind(kind: group_request::Kind) -> Result<Kind, Reject> {
         }),
         On::Configure(settings) => govern(Govern::Configure(parse_settings(settings)?)),
         On::End(v1::EndGroup {}) => govern(Govern::End),
+        On::List(_) => return Err(bad_frame("a list is of no group")),
     })
 }
 
@@ -188,10 +199,21 @@ pub(super) async fn carry_out(
     request: GroupRequest,
     open: &mut OpenGroups,
 ) -> Result<(), Reject> {
-    let GroupRequest { group, kind } = request;
+    let (group, kind) = match request.0 {
+        Asked::Of(group, kind) => (group, kind),
+        Asked::List(wanted) => {
+            let response = v1::GroupResponse {
+                group: String::new(),
+                result: Some(list::page(node, &session.user, &wanted).await?),
+            };
+            answer(node, session, id, social_response::Result::Group(response));
+            return Ok(());
+        }
+    };
     let result = match kind {
         Kind::Create(settings) => {
             find::create(node, &group, &session.user, settings).await?;
+            list::note(node, &session.user, &group, true).await;
             done()
         }
         Kind::Open { after } => {
@@ -205,7 +227,7 @@ pub(super) async fn carry_out(
         }
         Kind::Inside(inside) => {
             let found = Found::begin(node, &group).await?;
-            in_group(node, session, &found, inside).await?
+            in_group(node, session, &group, &found, inside).await?
         }
     };
     respond(node, session, id, &group, result);
@@ -234,6 +256,7 @@ fn respond(
 async fn in_group(
     node: &Arc<Node>,
     session: &Session,
+    group: &GroupName,
     found: &Found,
     inside: Inside,
 ) -> Result<group_response::Result, Reject> {
@@ -254,12 +277,14 @@ async fn in_group(
                 Ok(()) | Err(roster::Illegal::Member) => {}
                 Err(illegal) => return Err(reject(illegal)),
             }
+            list::note(node, me, group, true).await;
         }
         Inside::Leave => {
             match find::act(node, found, me, None, roster::Body::Left(me.clone())).await? {
                 Ok(()) | Err(roster::Illegal::NotMember) => {}
                 Err(illegal) => return Err(reject(illegal)),
             }
+            list::note(node, me, group, false).await;
         }
         Inside::Post { id, payload } => {
             may(node, found, me, |role| role.may_post).await?;
@@ -281,7 +306,7 @@ async fn in_group(
             let page = members::page(node, found, after, limit).await?;
             return Ok(group_response::Result::Members(page));
         }
-        Inside::Govern(wanted) => govern(node, me, found, wanted).await?,
+        Inside::Govern(wanted) => govern(node, me, group, found, wanted).await?,
     }
     Ok(done())
 }
@@ -289,6 +314,7 @@ async fn in_group(
 async fn govern(
     node: &Arc<Node>,
     me: &UserId,
+    group: &GroupName,
     found: &Found,
     wanted: Govern,
 ) -> Result<(), Reject> {
@@ -311,6 +337,7 @@ async fn govern(
                 role,
             };
             by_member(node, found, &user, None, join).await?;
+            list::note(node, &user, group, true).await;
         }
         Govern::Remove { user, is_ban } => {
             let by = may(node, found, me, |role| role.may_remove).await?;
@@ -320,6 +347,7 @@ async fn govern(
                 roster::Body::Removed(user.clone())
             };
             by_member(node, found, &user, Some((me, by)), body).await?;
+            list::note(node, &user, group, false).await;
         }
         Govern::Unban(user) => {
             let by = may(node, found, me, |role| role.may_add).await?;
@@ -404,6 +432,7 @@ async fn begin(
     let found = Found::begin(node, group).await?;
     let user = &session.user;
     let member = member(node, &found, user).await?;
+    list::note(node, user, group, true).await;
     let (settings, revision) = (found.settings()?, found.revision());
     let last = found.last(node).await?;
     let epoch = found.epoch;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tombolo_engine::{Key, Kv as _};
 use tombolo_services::Outgoing;
 use tombolo_social::segment::{PAYLOAD_BYTES_MAX, POSTS_MAX};
 use tombolo_wire::v1::{
@@ -39,6 +40,37 @@ async fn members_on_every_node_hear_what_is_said_and_others_do_not() {
         ErrorCode::NotAMember
     );
     assert_eq!(nodes[0].lab.services.stats().posts, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_is_told_which_groups_it_is_in_on_whatever_node() {
+    let (nodes, local) = cluster::<2>().await;
+    let mut alice = Talker::new(&nodes[0].lab, "alice").await;
+    let mut bob = Talker::new(&nodes[1].lab, "bob").await;
+    alice.create(true).await.unwrap();
+    assert_eq!(bob.list("").await, (vec![], String::new()));
+    bob.done(join()).await.unwrap();
+    assert_eq!(alice.list("").await.0, ["guild owner"]);
+    assert_eq!(bob.list("").await.0, ["guild member"]);
+    assert!(bob.list("guild").await.0.is_empty(), "it begins after that");
+
+    // What a node that died has not written down is written by who opens the group.
+    let key = Key::new(["groups-of", "bob", "guild"]).unwrap();
+    let entry = local.get(&key).await.unwrap().unwrap();
+    local.cas(&key, Some(entry.revision), None).await.unwrap();
+    assert!(bob.list("").await.0.is_empty());
+    bob.open(None).await.unwrap();
+    assert_eq!(bob.list("").await.0, ["guild member"]);
+
+    // What was not taken away is taken away by who lists.
+    bob.done(Kind::Leave(v1::LeaveGroup {})).await.unwrap();
+    assert!(local.get(&key).await.unwrap().is_none());
+    local.cas(&key, None, Some(entry.value)).await.unwrap();
+    bob.told.clear();
+    assert!(bob.list("").await.0.is_empty());
+    assert!(local.get(&key).await.unwrap().is_none());
+    alice.done(Kind::End(v1::EndGroup {})).await.unwrap();
+    assert!(alice.list("").await.0.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -368,6 +400,31 @@ impl Talker {
         match self.response(id).await? {
             group_response::Result::History(page) => Ok(page),
             other => panic!("a question for history is not answered by {other:?}"),
+        }
+    }
+
+    /// The user's groups and its role in each, after a name, and where the next page begins.
+    async fn list(&mut self, after: &str) -> (Vec<String>, String) {
+        let list = v1::ListGroups {
+            after: after.to_owned(),
+            limit: 0,
+        };
+        let id = self.ask_group(v1::GroupRequest {
+            group: String::new(),
+            kind: Some(Kind::List(list)),
+        });
+        loop {
+            let body = self.device.next().await;
+            if let server_frame::Body::Response(response) = &body
+                && response.id == id
+                && let Some(response::Result::Social(social)) = &response.result
+                && let Some(social_response::Result::Group(response)) = &social.result
+                && let Some(group_response::Result::List(list)) = &response.result
+            {
+                let groups = list.groups.iter();
+                let groups = groups.map(|group| format!("{} {}", group.group, group.role));
+                return (groups.collect(), list.next.clone());
+            }
         }
     }
 

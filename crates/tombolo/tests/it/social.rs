@@ -102,8 +102,8 @@ async fn users_reach_each_other_over_three_nodes_of_which_one_is_killed() {
         panic!("there are three");
     };
     let mut inbox = carol.inbox(None).await.unwrap();
-    let guild = alice.groups().create("guild", &GroupSettings::default());
-    let guild = guild.await.unwrap();
+    let (groups, settings) = (alice.groups(), GroupSettings::default());
+    let guild = groups.create("guild", &settings).await.unwrap();
     let mut groups = Vec::new();
     for device in [bob, carol] {
         guild.add(&device.session().user).await.unwrap();
@@ -150,6 +150,15 @@ async fn users_reach_each_other_over_three_nodes_of_which_one_is_killed() {
     for user in [user("bob"), user("carol")] {
         assert_eq!(presence.statuses()[&user], PresenceStatus::Online);
     }
+    let url = cluster.url(0);
+    let list = ["groups", "--server", url, "--user", "carol", "--json"];
+    let listed = start(&list).ended().await;
+    assert_eq!(listed.status, Some(0), "{}", listed.complaints);
+    let listed = &listed.events[0];
+    assert_eq!(
+        (&listed["name"], &listed["role"]),
+        (&json!("guild"), &json!("member"))
+    );
     watch.terminate();
     watch.ended().await;
     for device in devices {
