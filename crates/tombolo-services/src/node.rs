@@ -200,9 +200,11 @@ impl Node {
         body: server_frame::Body,
     ) -> Result<(), Reject> {
         let pushed = session.lock().push_from_log(body);
-        pushed.map_err(|overflow| match overflow {
-            Overflow::Frames { frames_max: 0 } => Reject::new(ErrorCode::Limit, overflow),
-            overflow => self.refuse_for(session, overflow),
+        pushed.map_err(|overflow| {
+            if let Overflow::Frames { frames_max: 0 } = overflow {
+                return Reject::new(ErrorCode::Limit, overflow);
+            }
+            self.refuse_for(session, overflow)
         })
     }
 

@@ -154,9 +154,10 @@ impl Services {
         let begin = sessions.partition_point(|session| session.user.as_str() <= user);
         let left = &sessions[begin..];
         let last = count.checked_sub(1).and_then(|last| left.get(last));
-        let end = last.map_or(left.len().min(count), |last| {
-            left.partition_point(|session| session.user <= last.user)
-        });
+        let end = match last {
+            Some(last) => left.partition_point(|session| session.user <= last.user),
+            None => left.len().min(count),
+        };
         Page {
             items: left[..end].iter().map(info).collect(),
             total: sessions.len(),
