@@ -39,6 +39,7 @@ pub(crate) struct File {
     #[serde(rename = "api-key")]
     pub(crate) api_keys: Vec<ApiKeyTable>,
     pub(crate) webhook: Option<Webhook>,
+    pub(crate) fields: Fields,
     pub(crate) nats: Nats,
     pub(crate) relay: Relay,
 }
@@ -76,6 +77,34 @@ pub(crate) struct Webhook {
     pub(crate) timeout: Option<f64>,
 }
 
+/// How fields are.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub(crate) struct Fields {
+    pub(crate) batches_per_second: Option<u32>,
+    pub(crate) budget: Option<usize>,
+    pub(crate) hysteresis: Option<f64>,
+    /// In seconds.
+    pub(crate) silence: Option<u64>,
+    pub(crate) cell: Option<f64>,
+    pub(crate) split_above: Option<usize>,
+    pub(crate) entities: Option<usize>,
+    pub(crate) fields: Option<usize>,
+    pub(crate) per_session: Option<usize>,
+    pub(crate) per_device: Option<usize>,
+    pub(crate) reports_per_second: Option<u32>,
+    #[serde(rename = "class")]
+    pub(crate) classes: Vec<FieldClass>,
+}
+
+/// A kind of entities.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct FieldClass {
+    pub(crate) range: f64,
+    pub(crate) weight: Option<f64>,
+}
+
 /// Where the nodes of a cluster keep what they share.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
@@ -103,7 +132,15 @@ mod tests {
         let example = docs.split("```toml\n").nth(1).expect("there is one");
         let example = example.split("```").next().expect("it ends");
         config_text::parse::<File>(example).expect("it is right");
-        for table in ["", "[tls]\n", "[nats]\n", "[[api-key]]\n", "[webhook]\n"] {
+        for table in [
+            "",
+            "[tls]\n",
+            "[nats]\n",
+            "[[api-key]]\n",
+            "[webhook]\n",
+            "[fields]\n",
+            "[[fields.class]]\n",
+        ] {
             // serde tells what it knows when it finds what it does not know.
             let text = format!("{table}no-such-key = 1\n");
             let complaint = config_text::parse::<File>(&text).expect_err("it is wrong");

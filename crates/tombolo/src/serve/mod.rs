@@ -1,6 +1,7 @@
 //! `tombolo serve`: a node.
 
 pub(crate) mod admin;
+mod fields;
 mod file;
 mod pools;
 mod settings;

@@ -12,7 +12,7 @@ use tombolo_node::{
 use tombolo_wire::NodeId;
 
 use super::file::{ApiKeyTable, File, Nats};
-use super::{pools, token_keys};
+use super::{fields, pools, token_keys};
 use crate::cli::ServeArgs;
 use crate::config_text;
 use crate::turn::credentials::hook;
@@ -30,7 +30,7 @@ pub(crate) struct Settings {
 
 /// Where settings come from, so that complaints can name the place.
 #[derive(Default)]
-struct Source {
+pub(super) struct Source {
     path: Option<PathBuf>,
     text: String,
 }
@@ -63,6 +63,7 @@ impl Settings {
         for pool in pools::load(&file.pools).with_context(|| source.place(&["pools"]))? {
             node = node.pool(pool);
         }
+        node = node.fields(fields::config(&file.fields, source)?);
         if let Some(webhook) = webhook(&file, source)? {
             node = node.webhook(webhook);
         }
@@ -92,7 +93,7 @@ impl Settings {
 
 impl Source {
     /// How complaints name a key: as a line of the file, or else as it would be in one.
-    fn place(&self, key: &[&str]) -> String {
+    pub(super) fn place(&self, key: &[&str]) -> String {
         let name = key.join(".");
         match (&self.path, config_text::line_of(&self.text, key)) {
             (Some(path), Some(line)) => format!("{}: line {line}, {name}", path.display()),
@@ -502,6 +503,34 @@ mod tests {
     fn a_complaint_names_the_line_the_key_and_what_to_do() {
         for (text, says) in [
             ("\nname = 'a/b'\n", "node.toml: line 2, name: "),
+            (
+                "[fields]\nbudget = 64",
+                "line 2, fields.budget: 256 to 1100 bytes",
+            ),
+            (
+                "[fields]\nbatches-per-second = 0",
+                "line 2, fields.batches-per-second: 1 to 200",
+            ),
+            (
+                "[fields]\nhysteresis = nan",
+                "line 2, fields.hysteresis: the hysteresis is from 0 to 10",
+            ),
+            (
+                "[fields]\nsilence = 1\n",
+                "line 2, fields.silence: 5 to 3600 seconds",
+            ),
+            (
+                "[fields]\ncell = 0.5",
+                "line 2, fields.cell: a cell is at least a hundredth",
+            ),
+            (
+                "[[fields.class]]\nrange = -1",
+                "line 1, fields.class: a range is more than 0",
+            ),
+            (
+                "[[fields.class]]\nrange = 9\nweight = 0",
+                "line 1, fields.class: a weight is from",
+            ),
             ("public = '0.0.0.0'", "node.toml: line 1, public: "),
             ("host = 'a b'", "node.toml: line 1, host: "),
             (
