@@ -128,6 +128,20 @@ impl Cluster {
         start(&[&args[..], &look, more].concat())
     }
 
+    /// A device that stands in a field, and says its name.
+    async fn stander(&self, node: usize, user: &str, at: &str) -> Running {
+        let token = self.token(node, user).await;
+        let server = ["field", "--server", self.url(node), "--token", &token];
+        let stand = ["--field", "f", "--at", at, "--say", user, "--json"];
+        start(&[&server[..], &stand].concat())
+    }
+
+    fn kill(&self, node: usize) {
+        let pid = self.nodes[node]["pid"].to_string();
+        let killed = Command::new("kill").args(["-s", "KILL", &pid]).status();
+        assert!(killed.unwrap().success());
+    }
+
     /// A token from one of the nodes.
     pub(crate) async fn token(&self, node: usize, user: &str) -> String {
         let args = ["token", "--server", self.url(node), "--user", user];
@@ -251,6 +265,48 @@ async fn devices_on_any_node_find_a_match_and_go_on_doing_so_when_a_node_is_kill
     assert_eq!(eve.event("found").await["room"], room);
     for seeker in [&mut eve, &mut grace] {
         assert_eq!(seeker.ended().await.status, Some(0));
+    }
+    cluster.down().await;
+}
+
+#[tokio::test]
+async fn devices_see_each_other_across_nodes_and_hear_the_difference_only_when_theirs_is_killed() {
+    let cluster = Cluster::up("3", "1").await;
+    cluster
+        .answer_when(&["nodes"], |answer| names(answer, "alive").len() == 3)
+        .await;
+    // Cells meet at 0.
+    let mut west = cluster.stander(0, "west", "-1,-1").await;
+    let mut east = cluster.stander(1, "east", "1,1").await;
+    let east_seen = west.event("entered").await;
+    let west_seen = east.event("entered").await;
+    assert_eq!(
+        (&east_seen["text"], &west_seen["text"]),
+        (&json!("east"), &json!("west"))
+    );
+    cluster.kill(0);
+    let mut north = cluster.stander(2, "north", "0,5").await;
+    let mut seen = [north.event("entered").await, north.event("entered").await];
+    seen.sort_by_key(|seen| seen["text"].as_str().unwrap().to_owned());
+    assert_eq!(
+        (&seen[0]["entity"], &seen[1]["entity"]),
+        (&east_seen["entity"], &west_seen["entity"]),
+        "west is who it was"
+    );
+    for stander in [&mut west, &mut east] {
+        assert_eq!(stander.event("entered").await["text"], "north");
+    }
+    west.terminate();
+    let summary = west.event("summary").await;
+    assert_eq!(
+        (&summary["entered"], &summary["left"]),
+        (&json!(2), &json!(0))
+    );
+    assert_eq!(west.ended().await.status, Some(0));
+    assert_eq!(east.event("left").await["entity"], west_seen["entity"]);
+    for mut stander in [east, north] {
+        stander.terminate();
+        assert_eq!(stander.ended().await.status, Some(0));
     }
     cluster.down().await;
 }
