@@ -2,6 +2,7 @@
 //! while something is killed, frozen, stopped or added. What each device sent and got is compared
 //! afterwards, and the logs of the rooms are read by somebody who had no part in it.
 
+pub(crate) mod border;
 mod bots;
 pub(crate) mod check;
 pub(crate) mod joins;

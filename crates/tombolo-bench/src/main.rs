@@ -50,6 +50,8 @@ enum Command {
     Cluster(cluster::Arguments),
     /// Measures how soon a member on one node hears of a join on another
     Joins(cluster::joins::Arguments),
+    /// Measures how soon devices on two nodes see each other across a border of a field's cells
+    Border(cluster::border::Arguments),
     /// Measures a room's fan-out, or idle sessions, on one node that has one core
     Rooms(fanout::Arguments),
     /// Measures the ticks of a crowded field on one core
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
         Command::Soak(arguments) => soak::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Cluster(arguments) => cluster::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Joins(arguments) => cluster::joins::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Border(arguments) => cluster::border::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Field(arguments) => fields::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Match(arguments) => matcher::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Rooms(arguments) => fanout::run(&arguments).map(|()| ExitCode::SUCCESS),
