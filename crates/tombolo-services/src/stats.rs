@@ -32,6 +32,8 @@ pub struct Stats {
     pub delivered: u64,
     /// Direct messages that devices here have sent.
     pub directs: u64,
+    /// Messages whose senders have got no copy of them.
+    pub copies_failed: u64,
     /// What devices here have said in groups.
     pub posts: u64,
     /// Tickets that devices here have submitted to pools.
@@ -130,6 +132,7 @@ pub(crate) struct Counters {
     pub(crate) expired: Counter,
     pub(crate) delivered: Counter,
     pub(crate) directs: Counter,
+    pub(crate) copies_failed: Counter,
     pub(crate) posts: Counter,
     pub(crate) notices: Counter,
     pub(crate) tickets: Counter,
@@ -213,6 +216,7 @@ impl Counters {
             expired: self.expired.value(),
             delivered: self.delivered.value(),
             directs: self.directs.value(),
+            copies_failed: self.copies_failed.value(),
             posts: self.posts.value(),
             notices: self.notices.value(),
             tickets: self.tickets.value(),

@@ -51,6 +51,9 @@ pub struct Sent {
     pub id: ::prost::bytes::Bytes,
     #[prost(bytes = "bytes", tag = "3")]
     pub payload: ::prost::bytes::Bytes,
+    /// Empty: to the inbox's user. Else that has sent it, and this is its copy.
+    #[prost(string, tag = "4")]
+    pub to: ::prost::alloc::string::String,
 }
 /// An inbox after some entry.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -87,6 +90,9 @@ pub struct Letter {
     pub id: ::prost::bytes::Bytes,
     #[prost(bytes = "bytes", tag = "4")]
     pub payload: ::prost::bytes::Bytes,
+    /// Empty: to the inbox's user.
+    #[prost(string, tag = "5")]
+    pub to: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Seen {

@@ -69,6 +69,8 @@ pub enum Body {
         id: MessageId,
         /// What.
         payload: Bytes,
+        /// `None`: to the inbox's user. Else that has sent it, and this is its copy.
+        to: Option<UserId>,
     },
     /// The user has read what came up to a number.
     Read(u64),
@@ -91,6 +93,8 @@ pub struct Letter {
     pub id: MessageId,
     /// What it says.
     pub payload: Bytes,
+    /// Of a copy of what the inbox's user has sent: to whom.
+    pub to: Option<UserId>,
 }
 
 /// What became of an entry.
@@ -166,7 +170,12 @@ impl Inbox {
         self.clock = self.clock_after(entry.time);
         self.expire();
         match &entry.body {
-            Body::Sent { from, id, payload } => return self.take_in(from, *id, payload),
+            Body::Sent {
+                from,
+                id,
+                payload,
+                to,
+            } => return self.take_in(from, *id, payload, to.as_ref()),
             Body::Opened => {}
             Body::Read(number) => self.read_up_to(*number),
             Body::Blocked(user) => {
@@ -247,7 +256,13 @@ impl Inbox {
         self.clock.max(told.min(self.clock.after(CLOCK_STEP_MAX)))
     }
 
-    fn take_in(&mut self, from: &UserId, id: MessageId, payload: &Bytes) -> Result<Done, Illegal> {
+    fn take_in(
+        &mut self,
+        from: &UserId,
+        id: MessageId,
+        payload: &Bytes,
+        to: Option<&UserId>,
+    ) -> Result<Done, Illegal> {
         let key = (from.clone(), id);
         if let Some(&time) = self.seen_at.get(&key) {
             let mut kept = self.letters.iter();
@@ -258,14 +273,19 @@ impl Inbox {
                 time,
             });
         }
-        let dropped = self.place_for(from, payload.len())?;
+        let dropped = match to {
+            None => self.place_for(from, payload.len())?,
+            // Nobody has to read what its user has said.
+            Some(_) => self.place_of(payload.len())?,
+        };
         for _ in 0..dropped {
             self.drop_oldest();
         }
-        let unread = self.unread_by_sender.get(from).copied().unwrap_or_default();
         self.last += 1;
         let (number, time) = (self.last, self.clock);
-        self.unread_by_sender.insert(from.clone(), unread + 1);
+        if to.is_none() {
+            *self.unread_by_sender.entry(from.clone()).or_default() += 1;
+        }
         self.letter_bytes += payload.len();
         self.letters.push_back(Letter {
             number,
@@ -273,6 +293,7 @@ impl Inbox {
             from: from.clone(),
             id,
             payload: payload.clone(),
+            to: to.cloned(),
         });
         self.remember(key, time);
         Ok(Done {
@@ -323,12 +344,17 @@ impl Inbox {
         if unread >= UNREAD_PER_SENDER_MAX {
             return Err(Illegal::SenderFull);
         }
+        self.place_of(bytes)
+    }
+
+    /// How many of the oldest, which were read, must go for a message of that size.
+    fn place_of(&self, bytes: usize) -> Result<usize, Illegal> {
         let has_place =
             |letters: usize, kept: usize| letters < LETTERS_MAX && kept + bytes <= LETTER_BYTES_MAX;
         let (mut dropped, mut freed) = (0, 0);
         while !has_place(self.letters.len() - dropped, self.letter_bytes - freed) {
             match self.letters.get(dropped) {
-                Some(oldest) if oldest.number <= self.read => {
+                Some(oldest) if oldest.number <= self.read || oldest.to.is_some() => {
                     freed += oldest.payload.len();
                     dropped += 1;
                 }
@@ -352,7 +378,7 @@ impl Inbox {
     fn drop_oldest(&mut self) {
         if let Some(oldest) = self.letters.pop_front() {
             self.letter_bytes -= oldest.payload.len();
-            if oldest.number > self.read {
+            if oldest.number > self.read && oldest.to.is_none() {
                 self.count_read(&oldest.from);
             }
         }
@@ -365,6 +391,7 @@ impl Inbox {
         }
         let read = self.letters_after(self.read);
         let read = read.take_while(|letter| letter.number <= number);
+        let read = read.filter(|letter| letter.to.is_none());
         let senders: Vec<_> = read.map(|letter| letter.from.clone()).collect();
         for sender in senders {
             self.count_read(&sender);

@@ -22,7 +22,7 @@
 //!     time: Time::from_millis(1_000),
 //!     body,
 //! };
-//! let body = Body::Sent { from: "alice".parse()?, id: MessageId([1; 16]), payload: "hi".into() };
+//! let body = Body::Sent { from: "alice".parse()?, id: MessageId([1; 16]), payload: "hi".into(), to: None };
 //! let appended = entry(body).encode();
 //!
 //! let mut inbox = Inbox::new();

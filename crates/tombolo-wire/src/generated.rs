@@ -1260,6 +1260,9 @@ pub struct DirectSend {
     pub id: ::prost::bytes::Bytes,
     #[prost(bytes = "bytes", tag = "3")]
     pub payload: ::prost::bytes::Bytes,
+    /// The sender's own inbox, if it has one, gets a copy, for its other devices.
+    #[prost(bool, tag = "4")]
+    pub copy: bool,
 }
 /// The user has read what came up to a number, on any device.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1351,6 +1354,9 @@ pub struct DirectMessage {
     pub id: ::prost::bytes::Bytes,
     #[prost(bytes = "bytes", tag = "5")]
     pub payload: ::prost::bytes::Bytes,
+    /// Of a copy: to whom this user has sent it. Else empty.
+    #[prost(string, tag = "6")]
+    pub to: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DirectEvent {

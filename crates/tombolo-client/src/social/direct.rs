@@ -21,6 +21,7 @@ use crate::error::Error;
 pub struct Direct {
     device: Device,
     user: UserId,
+    is_copied: bool,
 }
 
 /// The messages that others have sent to this device's user; see [`Device::inbox`]. Dropping it ends
@@ -50,6 +51,8 @@ pub struct DirectMessage {
     pub id: MessageId,
     /// What it says.
     pub payload: Bytes,
+    /// Of what this user has sent: to whom. `None` of what it was sent.
+    pub to: Option<UserId>,
 }
 
 /// A message was taken; it is kept until its receiver has it.
@@ -78,6 +81,8 @@ pub struct DirectHistory {
 pub enum InboxEvent {
     /// A message came, or waited.
     Message(DirectMessage),
+    /// This user has sent a message, with this or another device.
+    Sent(DirectMessage),
     /// The user has read up to this number, here or on another device.
     Read(u64),
     /// The user takes nothing from these any more, and from all others.
@@ -130,6 +135,7 @@ impl Device {
         Direct {
             device: self.clone(),
             user: user.clone(),
+            is_copied: true,
         }
     }
 
@@ -172,6 +178,14 @@ impl Direct {
         &self.user
     }
 
+    /// Keeps no copy of what is sent in this user's own inbox, where its other devices see it: it costs as much
+    /// as the message.
+    #[must_use]
+    pub fn without_copies(mut self) -> Self {
+        self.is_copied = false;
+        self
+    }
+
     /// Sends a message. Once this returns it is kept for the user, whatever happens to nodes. While
     /// the session is lost it is sent again, for half a minute, and arrives once.
     ///
@@ -198,6 +212,7 @@ impl Direct {
             to: self.user.to_string(),
             id: Bytes::copy_from_slice(&id.0),
             payload: payload.into(),
+            copy: self.is_copied,
         };
         let send = || ask_direct(&self.device, direct_request::Kind::Send(message.clone()));
         match patiently(send).await? {
@@ -365,7 +380,10 @@ impl Inbox {
                 if let Some(place) = &mut self.place {
                     place.offset = message.number;
                 }
-                Some(InboxEvent::Message(message))
+                Some(match &message.to {
+                    None => InboxEvent::Message(message),
+                    Some(_) => InboxEvent::Sent(message),
+                })
             }
             direct_event::Kind::Read(read) => {
                 self.read = read.offset;
@@ -434,6 +452,10 @@ fn parse(message: v1::DirectMessage) -> Option<DirectMessage> {
         from: UserId::parse(&message.from).ok()?,
         id: MessageId(message.id.as_ref().try_into().ok()?),
         payload: message.payload,
+        to: match message.to.as_str() {
+            "" => None,
+            to => Some(UserId::parse(to).ok()?),
+        },
     })
 }
 

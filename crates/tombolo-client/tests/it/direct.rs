@@ -43,6 +43,35 @@ async fn messages_reach_a_user_that_is_here_and_wait_for_one_that_is_away() {
 }
 
 #[tokio::test]
+async fn what_a_user_sends_is_told_to_all_its_devices() {
+    let node = node().await;
+    let (phone, laptop) = (device(&node, "alice").await, device(&node, "alice").await);
+    let bob = device(&node, "bob").await;
+    let mut his = bob.inbox(None).await.unwrap();
+    let mut hers = laptop.inbox(None).await.unwrap();
+    let to_bob = phone.direct(&user("bob"));
+    to_bob.send("one").await.unwrap();
+    to_bob.clone().without_copies().send("two").await.unwrap();
+    let id = MessageId([3; 16]);
+    for _ in 0..2 {
+        to_bob.send_as(id, "three").await.unwrap();
+    }
+    for (number, text) in [(1, "one"), (2, "three")] {
+        let InboxEvent::Sent(copy) = event(&mut hers).await else {
+            panic!("a copy is waited for");
+        };
+        assert_eq!((copy.number, &copy.payload[..]), (number, text.as_bytes()));
+        assert_eq!((copy.from, copy.to), (user("alice"), Some(user("bob"))));
+    }
+    bob.direct(&user("alice")).send("four").await.unwrap();
+    assert_eq!(message(&mut hers).await, (3, "four".to_owned()));
+    for (number, text) in [(1, "one"), (2, "two"), (3, "three")] {
+        assert_eq!(message(&mut his).await, (number, text.to_owned()));
+    }
+    node.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_user_takes_nothing_from_whom_it_blocks() {
     let node = node().await;
     let alice = device(&node, "alice").await;

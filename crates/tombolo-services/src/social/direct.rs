@@ -34,6 +34,8 @@ pub(crate) enum DirectRequest {
         to: UserId,
         id: MessageId,
         payload: Bytes,
+        /// The sender's own inbox gets one, too.
+        is_copied: bool,
     },
     /// By the inbox's own user.
     Change(Body),
@@ -86,6 +88,7 @@ pub(super) fn parse(
                 to,
                 id,
                 payload: send.payload,
+                is_copied: send.copy,
             }
         }
         Kind::Read(read) => {
@@ -138,7 +141,15 @@ pub(super) async fn carry_out(
             to,
             id: message,
             payload,
-        } => direct_response::Result::Sent(send(node, session, &to, message, payload).await?),
+            is_copied,
+        } => {
+            let copy = is_copied.then(|| payload.clone());
+            let sent = send(node, session, &to, message, payload).await?;
+            if let Some(payload) = copy.filter(|_| to != session.user) {
+                keep_copy(node, session, &to, message, payload).await;
+            }
+            direct_response::Result::Sent(sent)
+        }
         DirectRequest::Change(body) => {
             let inbox = follow(node, &session.user).await?;
             append(node, &inbox, body).await?;
@@ -221,6 +232,7 @@ async fn send(
         from: session.user.clone(),
         id,
         payload,
+        to: None,
     };
     let done = append(node, &inbox, body).await?;
     node.counters.directs.add(u64::from(!done.is_repeated));
@@ -228,6 +240,35 @@ async fn send(
         time_ms: done.time.as_millis(),
         repeated: done.is_repeated,
     })
+}
+
+/// Keeps what a user has sent in its own inbox, if it has one, for its other devices. The message is sent all the
+/// same if that fails; whoever sends it again has it kept again.
+async fn keep_copy(
+    node: &Arc<Node>,
+    session: &Session,
+    to: &UserId,
+    id: MessageId,
+    payload: Bytes,
+) {
+    let keep = async {
+        let inbox = follow(node, &session.user).await?;
+        if inbox.lock().machine.last().is_none() {
+            return Ok(());
+        }
+        let body = Body::Sent {
+            from: session.user.clone(),
+            id,
+            payload,
+            to: Some(to.clone()),
+        };
+        append(node, &inbox, body).await.map(drop)
+    };
+    let kept: Result<(), Reject> = keep.await;
+    if let Err(reject) = kept {
+        node.counters.copies_failed.add(1);
+        tracing::debug!(user = %session.user, %reject, "no copy of what was sent");
+    }
 }
 
 async fn append(node: &Node, inbox: &Following<Inbox>, body: Body) -> Result<Done, Reject> {
@@ -276,6 +317,11 @@ fn on_wire(letter: &Letter) -> v1::DirectMessage {
         from: letter.from.to_string(),
         id: Bytes::copy_from_slice(&letter.id.0),
         payload: letter.payload.clone(),
+        to: letter
+            .to
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
     }
 }
 

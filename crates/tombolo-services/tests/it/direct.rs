@@ -75,6 +75,29 @@ async fn what_came_while_the_user_was_away_is_told_when_it_is_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_user_sends_is_kept_for_its_other_devices_if_it_has_an_inbox() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut alice = Talker::new(&nodes[0].lab, "alice").await;
+    let mut other = Talker::new(&nodes[1].lab, "alice").await;
+    let mut bob = Talker::new(&nodes[1].lab, "bob").await;
+    bob.open(None).await.unwrap();
+    // Whoever has no inbox gets no copy.
+    alice.copied("bob", 1).await.unwrap();
+    other.open(None).await.unwrap();
+    for _ in 0..2 {
+        alice.copied("bob", 2).await.unwrap();
+    }
+    alice.direct("bob", 3, b"x").await.unwrap();
+    assert_eq!(other.directs().await, ["1 alice to bob x"]);
+    assert_eq!(bob.directs().await.len(), 3);
+    // What was refused is not copied.
+    bob.block("alice", true).await.unwrap();
+    let refused = alice.copied("bob", 4).await;
+    assert_eq!(refused.unwrap_err(), ErrorCode::Blocked);
+    assert!(other.directs().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_clock_that_jumps_by_a_month_loses_and_repeats_nothing() {
     static DAYS: AtomicU64 = AtomicU64::new(100);
     let local = Local::new(LocalConfig::default());
@@ -269,6 +292,7 @@ async fn requests_that_are_not_in_order_say_what_is_wrong() {
     let mut alice = Talker::new(&lab, "alice").await;
     let send = |to: &str, id: &[u8], payload: usize| {
         Kind::Send(v1::DirectSend {
+            copy: false,
             to: to.into(),
             id: Bytes::copy_from_slice(id),
             payload: vec![0; payload].into(),
@@ -423,6 +447,7 @@ async fn bad_entries_in_a_log_change_nothing() {
         operation: tombolo_social::OperationId([3; 16]),
         time: Time::from_millis(1),
         body: Body::Sent {
+            to: None,
             from: UserId::parse("alice").unwrap(),
             id: MessageId([4; 16]),
             payload: "good".into(),
@@ -599,6 +624,18 @@ impl Talker {
         }
     }
 
+    async fn copied(&mut self, to: &str, id: u8) -> Result<(), ErrorCode> {
+        let direct_request::Kind::Send(message) = send(to, u128::from(id), b"x") else {
+            panic!("it is sent");
+        };
+        let message = v1::DirectSend {
+            copy: true,
+            ..message
+        };
+        let sent = self.ask_and_wait(direct_request::Kind::Send(message)).await;
+        sent.map(drop)
+    }
+
     fn ask(&mut self, kind: direct_request::Kind) -> u64 {
         let request = v1::DirectRequest { kind: Some(kind) };
         self.ask_social(Some(social_request::Kind::Direct(request)))
@@ -658,6 +695,7 @@ impl Talker {
 
 fn send(to: &str, id: u128, payload: &[u8]) -> direct_request::Kind {
     direct_request::Kind::Send(v1::DirectSend {
+        copy: false,
         to: to.into(),
         id: Bytes::copy_from_slice(&id.to_be_bytes()),
         payload: Bytes::copy_from_slice(payload),
@@ -672,12 +710,14 @@ fn told(body: &server_frame::Body) -> String {
         panic!("{body:?} is not about an inbox");
     };
     match event.kind.as_ref().unwrap() {
-        direct_event::Kind::Message(message) => format!(
-            "{} {} {}",
-            message.number,
-            message.from,
-            String::from_utf8_lossy(&message.payload)
-        ),
+        direct_event::Kind::Message(message) => {
+            let to = match message.to.as_str() {
+                "" => String::new(),
+                to => format!("to {to} "),
+            };
+            let text = String::from_utf8_lossy(&message.payload);
+            format!("{} {} {to}{text}", message.number, message.from)
+        }
         direct_event::Kind::Read(read) => format!("read {}", read.offset),
         direct_event::Kind::Blocked(blocked) => format!("blocked {}", blocked.users.join(" ")),
         direct_event::Kind::Place(place) => {

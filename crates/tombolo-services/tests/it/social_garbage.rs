@@ -103,6 +103,7 @@ fn any(random: &mut ChaCha8Rng) -> Option<request::Kind> {
                 to: user,
                 id,
                 payload,
+                copy: false,
             }),
         });
     }
@@ -161,6 +162,7 @@ fn any_of_group(
 
 fn send(to: &str, id: u8, payload: &[u8]) -> direct_request::Kind {
     direct_request::Kind::Send(v1::DirectSend {
+        copy: false,
         to: to.into(),
         id: vec![id; 16].into(),
         payload: Bytes::copy_from_slice(payload),

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message as _;
+use tombolo_wire::UserId;
 
 use super::{Body, Entry, PAYLOAD_BYTES_MAX};
 use crate::generated::{self as wire, inbox_entry};
@@ -12,7 +13,13 @@ impl Entry {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let body = match &self.body {
-            Body::Sent { from, id, payload } => inbox_entry::Body::Sent(wire::Sent {
+            Body::Sent {
+                from,
+                id,
+                payload,
+                to,
+            } => inbox_entry::Body::Sent(wire::Sent {
+                to: to.as_ref().map(ToString::to_string).unwrap_or_default(),
                 from: from.to_string(),
                 id: Bytes::copy_from_slice(&id.0),
                 payload: payload.clone(),
@@ -50,6 +57,7 @@ impl Entry {
                     from: parse_user(&sent.from)?,
                     id: MessageId(array(&sent.id)?),
                     payload: sent.payload,
+                    to: parse_receiver(&sent.to)?,
                 }
             }
             inbox_entry::Body::Opened(wire::Opened {}) => Body::Opened,
@@ -62,5 +70,13 @@ impl Entry {
             time: Time::from_millis(entry.time_ms),
             body,
         })
+    }
+}
+
+/// Of a copy; `None` of what was sent to the inbox's user.
+pub(super) fn parse_receiver(to: &str) -> Result<Option<UserId>, EntryError> {
+    match to {
+        "" => Ok(None),
+        to => parse_user(to).map(Some),
     }
 }

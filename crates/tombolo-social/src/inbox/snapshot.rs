@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 
+use super::entry::parse_receiver;
 use super::{Inbox, Letter};
 use crate::generated as wire;
 use crate::word::{
@@ -55,6 +56,11 @@ fn keep(letter: &Letter) -> wire::Letter {
         from: letter.from.to_string(),
         id: Bytes::copy_from_slice(&letter.id.0),
         payload: letter.payload.clone(),
+        to: letter
+            .to
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
     }
 }
 
@@ -72,7 +78,8 @@ fn restore(kept: wire::InboxSnapshot) -> Result<Inbox, EntryError> {
     for (number, letter) in (lost + 1..).zip(kept.letters) {
         let from = parse_user(&letter.from)?;
         inbox.letter_bytes += letter.payload.len();
-        if number > inbox.read {
+        let to = parse_receiver(&letter.to)?;
+        if number > inbox.read && to.is_none() {
             *inbox.unread_by_sender.entry(from.clone()).or_default() += 1;
         }
         inbox.letters.push_back(Letter {
@@ -81,6 +88,7 @@ fn restore(kept: wire::InboxSnapshot) -> Result<Inbox, EntryError> {
             from,
             id: MessageId(array(&letter.id)?),
             payload: letter.payload,
+            to,
         });
     }
     for user in &kept.blocked {

@@ -45,6 +45,16 @@ impl World {
             from: user(from),
             id: MessageId(id.to_be_bytes()),
             payload: payload.to_vec().into(),
+            to: None,
+        })
+    }
+
+    fn copy(&mut self, to: &str, id: u128, payload: &[u8]) -> Result<Done, Illegal> {
+        self.apply(Body::Sent {
+            from: user("owner"),
+            id: MessageId(id.to_be_bytes()),
+            payload: payload.to_vec().into(),
+            to: Some(user(to)),
         })
     }
 
@@ -134,6 +144,35 @@ fn a_repeated_message_is_recognised_although_it_is_not_kept_or_its_sender_blocke
     let again = world.send("alice", 1, b"x").unwrap();
     assert_eq!((again.number, again.is_repeated), (0, true));
     assert_eq!(world.send("alice", 2, b"x"), Err(Illegal::Blocked));
+}
+
+#[test]
+fn copies_of_what_the_user_sends_are_numbered_and_make_place_for_what_it_has_to_read() {
+    let mut world = World::unopened();
+    assert_eq!(world.copy("bob", 1, b"x"), Err(Illegal::NoSuchUser));
+    let mut world = World::new();
+    // More than a sender may have unread, and all that an inbox keeps.
+    for id in 0..LETTERS_MAX as u128 {
+        assert_eq!(
+            u128::from(world.copy("bob", id, b"x").unwrap().number),
+            id + 1
+        );
+    }
+    assert!(world.copy("bob", 0, b"x").unwrap().is_repeated);
+    let first = world.inbox.letters_after(0).next().unwrap();
+    assert_eq!((&first.to, first.number), (&Some(user("bob")), 1));
+    world.send("alice", 1, b"read me").unwrap();
+    world.copy("bob", 5000, b"x").unwrap();
+    assert_eq!(world.inbox.lost(), 2);
+    let snapshot = world.inbox.snapshot();
+    assert_eq!(Inbox::restore(&snapshot).unwrap(), world.inbox);
+    for id in 0..LETTERS_MAX as u128 {
+        let from = format!("user-{}", id % 20);
+        let _ = world.send(&from, 10_000 + id, b"x");
+    }
+    // All that is left is unread.
+    assert_eq!(world.copy("bob", 6000, b"x"), Err(Illegal::Full));
+    assert_eq!(world.numbers().len(), LETTERS_MAX);
 }
 
 #[test]
@@ -309,6 +348,7 @@ fn what_is_no_entry_is_refused_whole() {
             from: user("alice"),
             id: MessageId([2; 16]),
             payload: vec![0; PAYLOAD_BYTES_MAX + 1].into(),
+            to: None,
         },
     };
     assert_eq!(Entry::decode(&entry.encode()), Err(EntryError::TooLong));
