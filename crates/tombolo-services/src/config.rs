@@ -222,10 +222,7 @@ impl Default for Config {
                 per_second: 5,
                 burst: 128,
             },
-            finds: Pace {
-                per_second: 5,
-                burst: 50,
-            },
+            finds: LOOKS,
             codes: CODES,
             directs: Pace {
                 per_second: 10,
@@ -246,10 +243,7 @@ impl Default for Config {
                 per_second: 1,
                 burst: 20,
             },
-            tickets: Pace {
-                per_second: 5,
-                burst: 50,
-            },
+            tickets: LOOKS,
             tickets_per_user_max: 8,
             pools: Vec::new(),
             fields: FieldConfig::default(),
@@ -259,6 +253,12 @@ impl Default for Config {
         }
     }
 }
+
+/// How fast a user may look for rooms, and for matches.
+const LOOKS: Pace = Pace {
+    per_second: 5,
+    burst: 50,
+};
 
 /// How fast codes may be tried.
 const CODES: Pace = Pace {

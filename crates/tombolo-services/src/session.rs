@@ -238,8 +238,6 @@ impl State {
             debug_assert!(pushed.is_ok(), "{pushed:?}");
         }
         self.backlog.pause();
-        // Its device enters its fields over the other node.
-        self.seats.leave_all();
         self.is_connected = false;
         self.stop_expiry();
         self.wake();

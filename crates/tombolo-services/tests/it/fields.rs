@@ -1,5 +1,6 @@
 //! Devices in a field: on one node, on several, and when a node dies.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -326,6 +327,28 @@ async fn a_drained_nodes_device_goes_on_in_its_field() {
     assert_eq!(bob.seen(), [alice.entity], "{changes:?}");
     alice.hear().await;
     assert_eq!(alice.seen(), [bob.entity]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_stays_in_its_field_when_its_session_comes_back_to_the_node_that_offered_it() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut alice = Walker::new(&nodes[0].lab, "alice", &[0.0, 0.0]).await;
+    let mut bob = Walker::new(&nodes[1].lab, "bob", &[10.0, 0.0]).await;
+    bob.hear().await;
+    alice.device.connection = None;
+    // The offer is made, and nothing more comes through.
+    nodes[1].wire.answers_left.store(1, Ordering::Relaxed);
+    let hello = alice.device.hello();
+    let asked = nodes[1].lab.attach(hello);
+    let asked = timeout(Duration::from_secs(1), asked).await;
+    assert!(asked.is_err());
+    let welcome = alice.device.connect(&nodes[0].lab).await.unwrap();
+    assert!(welcome.resumed);
+    alice.go(&[1.0, 0.0]);
+    alice.hear().await;
+    assert_eq!((alice.seen(), &alice.refusals), (vec![bob.entity], &vec![]));
+    let changes = bob.hear().await;
+    assert_eq!(changes, [Change::Updated(alice.entity)]);
 }
 
 #[tokio::test(start_paused = true)]
