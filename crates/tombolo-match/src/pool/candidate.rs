@@ -178,19 +178,37 @@ impl Candidate {
 
     /// What it asks of each rule after a wait.
     pub(super) fn gates(&self, rules: &Rules, waited: Duration) -> Box<[Gate]> {
-        let gates = rules.rules.iter().zip(&self.facts).map(|(rule, fact)| {
-            let limit = rule.limit(waited);
-            let regions = match (fact, rules.judge) {
-                (Fact::Latencies(latencies), Judge::Each) => within(latencies, limit),
-                // An older ticket may ask for less.
-                (Fact::Latencies(latencies), Judge::Oldest) => {
-                    within(latencies, rule.relax.widest(rule.base))
-                }
-                _ => u64::MAX,
-            };
-            Gate { limit, regions }
-        });
-        gates.collect()
+        self.each_gate(rules, waited).collect()
+    }
+
+    /// The same, in place of what it asked before.
+    pub(super) fn set_gates(&self, rules: &Rules, waited: Duration, gates: &mut [Gate]) {
+        for (gate, next) in gates.iter_mut().zip(self.each_gate(rules, waited)) {
+            *gate = next;
+        }
+    }
+
+    fn each_gate<'a>(
+        &'a self,
+        rules: &'a Rules,
+        waited: Duration,
+    ) -> impl Iterator<Item = Gate> + 'a {
+        rules
+            .rules
+            .iter()
+            .zip(&self.facts)
+            .map(move |(rule, fact)| {
+                let limit = rule.limit(waited);
+                let regions = match (fact, rules.judge) {
+                    (Fact::Latencies(latencies), Judge::Each) => within(latencies, limit),
+                    // An older ticket may ask for less.
+                    (Fact::Latencies(latencies), Judge::Oldest) => {
+                        within(latencies, rule.relax.widest(rule.base))
+                    }
+                    _ => u64::MAX,
+                };
+                Gate { limit, regions }
+            })
     }
 }
 

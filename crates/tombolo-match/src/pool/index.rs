@@ -29,6 +29,8 @@ pub(super) struct Index {
     strict_by_texts: HashMap<Box<[Symbol]>, ClassesByNeed>,
     /// Classes in which some text need not be equal.
     loose: BTreeSet<ClassId>,
+    /// Some query asks for texts or numbers: only then the two below are kept.
+    is_asked: bool,
     /// By attribute and text.
     keys_by_text: HashMap<Text, BTreeSet<(u64, Key)>>,
     /// By attribute.
@@ -87,6 +89,37 @@ impl Index {
         let id = self.class(signature(rules, &seat.candidate, &seat.gates));
         let member = (place(rules, &seat.candidate), seat.order, key);
         self.classes[id.0 as usize].members.insert(member);
+        if self.is_asked {
+            self.note(key, seat);
+        }
+        id
+    }
+
+    /// Lets a ticket go.
+    pub(super) fn remove(&mut self, rules: &Rules, key: Key, seat: &Seat, id: ClassId) {
+        self.leave_class(rules, key, seat, id);
+        if self.is_asked {
+            self.forget(key, seat);
+        }
+        // Nobody is left, and nobody asks.
+        self.is_asked &= !self.class_by_signature.is_empty();
+    }
+
+    /// Whether what queries demand can be looked up.
+    pub(super) fn is_asked(&self) -> bool {
+        self.is_asked
+    }
+
+    /// A ticket comes whose query demands something: from now on that can be looked up, of those who are
+    /// there too.
+    pub(super) fn begin_to_be_asked<'s>(&mut self, here: impl Iterator<Item = (Key, &'s Seat)>) {
+        self.is_asked = true;
+        for (key, seat) in here {
+            self.note(key, seat);
+        }
+    }
+
+    fn note(&mut self, key: Key, seat: &Seat) {
         seat.candidate.each_text(|attribute, text| {
             let keys = self.keys_by_text.entry((attribute, text)).or_default();
             keys.insert((seat.order, key));
@@ -97,12 +130,9 @@ impl Index {
                 numbers.insert((Place::of(*number), key));
             }
         }
-        id
     }
 
-    /// Lets a ticket go.
-    pub(super) fn remove(&mut self, rules: &Rules, key: Key, seat: &Seat, id: ClassId) {
-        self.leave_class(rules, key, seat, id);
+    fn forget(&mut self, key: Key, seat: &Seat) {
         seat.candidate.each_text(|attribute, text| {
             let keys = self.keys_by_text.get_mut(&(attribute, text));
             if keys.is_some_and(|keys| keys.remove(&(seat.order, key)) && keys.is_empty()) {
@@ -122,10 +152,11 @@ impl Index {
 
     /// Moves a ticket whose gates have changed.
     pub(super) fn reclass(&mut self, rules: &Rules, key: Key, seat: &Seat, id: ClassId) -> ClassId {
-        let signature = signature(rules, &seat.candidate, &seat.gates);
-        if self.classes[id.0 as usize].signature == signature {
+        let known = &self.classes[id.0 as usize].signature;
+        if known.is_of(rules, &seat.candidate, &seat.gates) {
             return id;
         }
+        let signature = signature(rules, &seat.candidate, &seat.gates);
         self.leave_class(rules, key, seat, id);
         let id = self.class(signature);
         let member = (place(rules, &seat.candidate), seat.order, key);
@@ -135,6 +166,9 @@ impl Index {
 
     /// Whether anybody else has all that a ticket's query needs, and the fewest who have some of it.
     pub(super) fn fewest(&self, seat: &Seat, key: Key) -> Fewest<'_> {
+        if !self.is_asked {
+            return Fewest::Unknown;
+        }
         let mut fewest: Option<&BTreeSet<(u64, Key)>> = None;
         for need in seat.candidate.demands.needs() {
             match need {
@@ -354,6 +388,22 @@ impl Nearest<'_> {
 impl Signature {
     fn is_strict(&self) -> bool {
         self.strict.count_ones() as usize == self.texts.len()
+    }
+
+    /// Whether it is that of a ticket of which only the gates may have changed.
+    fn is_of(&self, rules: &Rules, candidate: &Candidate, gates: &[Gate]) -> bool {
+        let mut texts = 0;
+        let mut regions = self.regions.iter();
+        let mut all = rules.rules.iter().zip(&candidate.facts).zip(gates);
+        all.all(|((rule, fact), gate)| match (&rule.check, fact) {
+            (Check::Equal { .. }, Fact::Text(_)) => {
+                let is_strict = self.strict & 1 << texts != 0;
+                texts += 1;
+                is_strict == gate.limit.is_some()
+            }
+            (Check::Latency { .. }, _) => regions.next() == Some(&gate.regions),
+            _ => true,
+        })
     }
 
     /// Whether tickets of both may meet.

@@ -251,7 +251,14 @@ impl Pool {
             self.matcher.changes.insert((next, key));
         }
         seat.is_lonely = false;
-        seat.class = Some(self.matcher.index.insert(&self.rules, key, seat));
+        let asks = seat.candidate.demands.needs().next().is_some();
+        let seats = &self.seats;
+        if asks && !self.matcher.index.is_asked() {
+            let here = seats.iter().filter(|(_, seat)| seat.class.is_some());
+            self.matcher.index.begin_to_be_asked(here);
+        }
+        let class = self.matcher.index.insert(&self.rules, key, &seats[key]);
+        self.seats[key].class = Some(class);
         self.matcher.waiting.insert(rank);
         self.matcher.fresh.insert(rank);
     }
@@ -319,7 +326,10 @@ pub(super) fn rank(seat: &Seat, key: Key) -> Rank {
 /// Sets what a ticket asks of the others now.
 pub(super) fn set_gates(rules: &Rules, seat: &mut Seat, now: Time) {
     let waited = now.since(seat.since);
-    seat.gates = seat.candidate.gates(rules, waited);
+    let Seat {
+        candidate, gates, ..
+    } = seat;
+    candidate.set_gates(rules, waited, gates);
     let changes = rules
         .rules
         .iter()
