@@ -254,6 +254,28 @@ async fn a_ticket_goes_with_its_device_to_another_node() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_ticket_that_waits_for_nobody_who_is_away_outlives_a_move_to_another_node() {
+    let (nodes, _) = cluster::<2>().await;
+    for (round, wait) in [0, 10, 1500, 5000].into_iter().enumerate() {
+        let names = [format!("alice-{wait}"), format!("bob-{wait}")];
+        let [ours, theirs] = [0, 1].map(|at| [(names[at].as_str(), 0.0)]);
+        let mut alice = seeker(&nodes[0], &names[0]).await;
+        let number = 10 * u32::try_from(round).unwrap() + 1;
+        // If the node that it leaves took it for gone, even for a moment, that would be its end.
+        submit_for(&mut alice, "duel", number, &ours, 0)
+            .await
+            .unwrap();
+        alice.connection = None;
+        assert!(alice.connect(&nodes[1]).await.unwrap().resumed);
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        let mut bob = seeker(&nodes[0], &names[1]).await;
+        submit(&mut bob, "duel", number + 1, &theirs).await.unwrap();
+        let room = found(&mut alice).await.room;
+        assert_eq!(found(&mut bob).await.room, room, "after {wait} ms");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_that_comes_late_reads_the_pool_from_a_snapshot() {
     let local = Local::new(LocalConfig::default());
     let start = |name: &str| {
