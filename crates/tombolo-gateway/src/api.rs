@@ -1,5 +1,7 @@
 //! The HTTP API for game servers: rooms, and what is in them. `docs/http-api.md` describes it.
 
+mod pools;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +49,8 @@ pub(crate) fn router() -> Router<Arc<Shared>> {
         .route("/v1/rooms/{room}/properties", patch(set))
         .route("/v1/rooms/{room}/members/{user}", delete(kick))
         .route("/v1/notices", post(notify))
+        .route("/v1/pools", get(pools::list))
+        .route("/v1/pools/{pool}", get(pools::show))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
 }
 
@@ -67,7 +71,7 @@ macro_rules! needs {
     };
 }
 
-needs!(RoomsRead RoomsCreate RoomsSend RoomsSet RoomsKick NoticesSend);
+needs!(RoomsRead RoomsCreate RoomsSend RoomsSet RoomsKick NoticesSend PoolsRead);
 
 /// Whoever holds a key that allows the request.
 pub(crate) struct Holder<S> {
@@ -416,7 +420,8 @@ fn bad(message: &str) -> ApiError {
 }
 
 /// Of all other reasons: what was asked for is understood, but cannot be done.
-const STATUS_BY_CODE: [(ErrorCode, StatusCode); 9] = [
+const STATUS_BY_CODE: [(ErrorCode, StatusCode); 10] = [
+    (ErrorCode::NoSuchPool, StatusCode::NOT_FOUND),
     (ErrorCode::NoSuchRoom, StatusCode::NOT_FOUND),
     (ErrorCode::NoSuchThing, StatusCode::NOT_FOUND),
     (ErrorCode::NoSuchMember, StatusCode::NOT_FOUND),

@@ -23,17 +23,20 @@ pub enum Scope {
     RoomsKick,
     /// Tell users something.
     NoticesSend,
+    /// Look at pools of the matchmaker.
+    PoolsRead,
 }
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::RoomsRead,
         Self::RoomsCreate,
         Self::RoomsSend,
         Self::RoomsSet,
         Self::RoomsKick,
         Self::NoticesSend,
+        Self::PoolsRead,
     ];
 
     /// The word that configurations use.
@@ -45,6 +48,7 @@ impl Scope {
             Self::RoomsSet => "rooms:set",
             Self::RoomsKick => "rooms:kick",
             Self::NoticesSend => "notices:send",
+            Self::PoolsRead => "pools:read",
         }
     }
 

@@ -257,6 +257,25 @@ impl Pool {
         self.matcher.waiting.len() + self.matcher.proposed.len()
     }
 
+    /// Since when whoever waits longest has waited; `None` when nobody does.
+    #[must_use]
+    pub fn waiting_since(&self) -> Option<Time> {
+        let waiting = self.matcher.waiting.iter();
+        waiting.map(|(_, _, key)| self.seats[*key].since).min()
+    }
+
+    /// How many matches ask whether their users are ready.
+    #[must_use]
+    pub fn asked_count(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// How many running matches ask for more users.
+    #[must_use]
+    pub fn running_count(&self) -> usize {
+        self.running.len()
+    }
+
     /// About how many bytes the tickets have in a snapshot, those of running matches too.
     #[must_use]
     pub fn weight(&self) -> usize {

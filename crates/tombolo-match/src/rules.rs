@@ -197,6 +197,21 @@ impl Rules {
             .map_err(|fault| document::locate(text, fault))
     }
 
+    /// Reads rules out of the tables of an array of a larger document in TOML, such as `[[pool]]` in a node's
+    /// file. With each comes a text that [`parse`](Self::parse) reads as the same rules; it does not change
+    /// with the order of keys, with spaces or with comments.
+    ///
+    /// # Errors
+    /// With the place of the first mistake in the whole document.
+    pub fn parse_tables(text: &str, key: &str) -> Result<Vec<(Self, String)>, RulesError> {
+        let tables = document::parse_tables(text, key).and_then(|tables| {
+            let tables = tables.into_iter();
+            let rules = tables.map(|(node, text)| Ok((read::rules(&node)?, text)));
+            rules.collect()
+        });
+        tables.map_err(|fault| document::locate(text, fault))
+    }
+
     /// What is known of an attribute, or what is assumed for one of that kind.
     #[must_use]
     pub fn merge(&self, attribute: &Name, kind: Kind) -> Merge {

@@ -34,6 +34,7 @@ mod keys;
 mod metrics;
 mod node;
 mod operate;
+mod pools;
 mod relaying;
 mod webhook;
 
@@ -45,6 +46,7 @@ pub use operate::{
     Asked, Draining, NodeStatus, Now, OperateError, Operator, Page, RANGE_MAX, Range, RoomStatus,
     UserStatus,
 };
+pub use pools::{PoolReason, PoolReasons, PoolStatus};
 pub use tombolo_engine::{NatsAuth, NatsConfig, NatsTls, SealKey, SealStats};
 pub use tombolo_gateway::{ApiKey, Scope};
 pub use tombolo_services::{

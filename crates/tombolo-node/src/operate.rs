@@ -212,6 +212,10 @@ impl Operator {
         Ok(statuses.collect())
     }
 
+    pub(crate) fn services(&self) -> &Services {
+        &self.services
+    }
+
     /// One node.
     ///
     /// # Errors

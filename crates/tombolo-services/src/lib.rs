@@ -117,7 +117,7 @@ pub use host::{MemberView, RoomView, ServerActed};
 pub use kept::requests::{
     ANSWER_BYTES_MAX, REQUESTS_KEPT, RequestAnswer, RequestName, RequestRefusal,
 };
-pub use matchmaker::{MatchPool, MatchPoolError};
+pub use matchmaker::{MatchPool, MatchPoolError, PoolInfo, PoolObstacle, PoolWhy};
 pub use operate::{NodeRecord, NodeState, Page, RoomInfo, SessionInfo};
 pub use reject::Reject;
 pub use relay::RelayHook;

@@ -16,6 +16,7 @@ mod presence;
 mod requests;
 mod room;
 mod tell;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -36,6 +37,7 @@ use presence::Suspects;
 
 pub(crate) use requests::{MatchmakerRequest, carry_out, parse};
 pub(crate) use room::is_of_match;
+pub use view::{PoolInfo, PoolObstacle, PoolWhy};
 
 /// A pool that a node serves.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,7 +68,22 @@ impl MatchPool {
     /// # Errors
     /// With the place of the first mistake.
     pub fn parse(text: &str) -> Result<Self, MatchPoolError> {
-        let rules = Rules::parse(text)?;
+        Self::new(Rules::parse(text)?, text)
+    }
+
+    /// Reads pools out of the tables of an array of a larger document in TOML, such as `[[pool]]` in a node's
+    /// file. Nodes on which they say the same have the same pools, however they are written.
+    ///
+    /// # Errors
+    /// With the place of the first mistake in the whole document.
+    pub fn parse_tables(text: &str, key: &str) -> Result<Vec<Self>, MatchPoolError> {
+        let tables = Rules::parse_tables(text, key)?.into_iter();
+        tables
+            .map(|(rules, text)| Self::new(rules, &text))
+            .collect()
+    }
+
+    fn new(rules: Rules, text: &str) -> Result<Self, MatchPoolError> {
         let players = rules.shape.players_max();
         if players > ROOM_MEMBERS_MAX {
             return Err(MatchPoolError::Players { players });

@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Nodes(crate::operate::NodesArgs),
     /// List the rooms of a cluster
     Rooms(crate::operate::PageArgs),
+    /// List the pools of the matchmaker, or say why nobody is found in one
+    Pools(crate::operate::PoolsArgs),
     /// List the users of a cluster
     Users(crate::operate::UsersArgs),
     /// List the groups of a user

@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         Command::Cluster(args) => in_small_runtime(cluster::run(args)),
         Command::Nodes(args) => in_small_runtime(operate::nodes(args)),
         Command::Rooms(args) => in_small_runtime(operate::rooms(args)),
+        Command::Pools(args) => in_small_runtime(operate::pools(args)),
         Command::Users(args) => in_small_runtime(operate::users(args)),
         Command::Groups(args) => in_small_runtime(groups::run(args)),
         Command::Drain(args) => in_small_runtime(operate::drain(args)),

@@ -10,11 +10,11 @@ use clap::Args;
 use hyper::Method;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
-use tombolo_node::{Asked, NodeStatus, Page, RoomStatus, UserStatus};
+use tombolo_node::{Asked, NodeStatus, Page, PoolStatus, RoomStatus, UserStatus};
 
 use crate::admin::client::ask;
 use crate::output::{Style, json, line_of_text};
-use crate::serve::admin::{DrainRequest, Nodes, Notified, NotifyRequest, Rebalanced, Which};
+use crate::serve::admin::{DrainRequest, Nodes, Notified, NotifyRequest, Pools, Rebalanced, Which};
 
 /// Where the cluster is.
 #[derive(Debug, Args)]
@@ -62,6 +62,15 @@ pub(crate) struct UsersArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct PoolsArgs {
+    /// Of this pool also why those who wait longest in it have found nobody
+    #[arg(value_name = "POOL")]
+    pool: Option<String>,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DrainArgs {
     /// The node's name
     #[arg(value_name = "NODE")]
@@ -102,6 +111,7 @@ enum Event<'a> {
     Nodes(&'a Nodes),
     Users(&'a Page<UserStatus>),
     Rooms(&'a Page<RoomStatus>),
+    Pools(&'a Pools),
     Drain {
         node: &'a str,
         /// How many sessions and allocations are there; null when the node does not say.
@@ -148,6 +158,55 @@ fn line_of_node(node: &NodeStatus) -> String {
         node.state,
         printable(&node.region),
         printable(&node.url)
+    )
+}
+
+/// Lists pools of the matchmaker, or explains one.
+pub(crate) async fn pools(args: PoolsArgs) -> anyhow::Result<()> {
+    let admin = &args.at.admin;
+    let pools = match &args.pool {
+        None => ask(admin, Method::GET, "/v1/pools", &()).await?,
+        Some(name) => {
+            // A name with anything else in it is none.
+            tombolo_client::Name::parse(name)?;
+            let pool = ask(admin, Method::GET, &format!("/v1/pools/{name}"), &()).await?;
+            Pools { pools: vec![pool] }
+        }
+    };
+    if args.at.json {
+        return Ok(json(&Event::Pools(&pools))?);
+    }
+    for pool in &pools.pools {
+        line_of_text(&line_of_pool(pool))?;
+        let Some(why) = &pool.why else {
+            continue;
+        };
+        line_of_text(&format!("  of the {} that wait longest", why.tickets))?;
+        for obstacle in &why.obstacles {
+            line_of_text(&format!(
+                "  {:<24} keeps {} pairs apart, {} of them alone",
+                printable(&obstacle.what),
+                obstacle.count,
+                obstacle.alone
+            ))?;
+        }
+    }
+    Ok(())
+}
+
+fn line_of_pool(pool: &PoolStatus) -> String {
+    let longest = match pool.longest_wait_s {
+        Some(wait) => format!(", the longest for {wait:.0} s"),
+        None => String::new(),
+    };
+    format!(
+        "{:<24} {} tickets, {} waiting{longest}; {} matches ask, {} running; matcher {}",
+        printable(&pool.pool),
+        pool.tickets,
+        pool.waiting,
+        pool.asked,
+        pool.running,
+        printable(pool.matcher.as_deref().unwrap_or("none"))
     )
 }
 

@@ -94,7 +94,7 @@ impl Pool {
         let view = self.view(now);
         let mut group = Group::new(&self.rules);
         let (mut looked_at, mut fit) = (0, 0);
-        let mut counts: BTreeMap<Obstacle, (usize, usize)> = BTreeMap::new();
+        let mut counts = BTreeMap::new();
         let mut misses: BTreeSet<(usize, u64, Key)> = BTreeSet::new();
         for (_, order, other) in self.matcher.waiting.iter().take(others_max) {
             if *other == key {
@@ -106,11 +106,7 @@ impl Pool {
                 fit += 1;
                 continue;
             }
-            for obstacle in &obstacles {
-                let (count, alone) = counts.entry(obstacle.clone()).or_default();
-                *count += 1;
-                *alone += usize::from(obstacles.len() == 1);
-            }
+            count(&mut counts, &obstacles);
             misses.insert((obstacles.len(), *order, *other));
             if misses.len() > MISSES_MAX {
                 misses.pop_last();
@@ -121,53 +117,30 @@ impl Pool {
             obstacles: obstacles(view, &mut group, key, *other, now),
         });
         let relaxation = self.first_relaxation(view, &mut group, key, &misses);
-        let excluded = counts
-            .into_iter()
-            .map(|(obstacle, (count, alone))| Excluded {
-                obstacle,
-                count,
-                alone,
-            });
-        let mut all: Vec<_> = excluded.collect();
-        all.sort_by(|a, b| {
-            b.count
-                .cmp(&a.count)
-                .then_with(|| a.obstacle.cmp(&b.obstacle))
-        });
         Some(Why {
             looked_at,
             fit,
-            obstacles: all,
+            obstacles: most_frequent_first(counts),
             nearest,
             relaxation,
         })
     }
 
-    /// What stands in the way in the whole pool: summed up for those that wait longest, at most so
-    /// many.
+    /// What stands in the way in the whole pool: summed up for those that wait longest, at most so many,
+    /// each against at most so many others.
     #[must_use]
-    pub fn explain_all(&self, now: Time, tickets_max: usize) -> Vec<Excluded> {
-        let mut sums: BTreeMap<Obstacle, (usize, usize)> = BTreeMap::new();
-        let waiting = self.waiting().take(tickets_max);
-        for why in waiting.filter_map(|ticket| self.explain(&ticket.id, now)) {
-            for excluded in why.obstacles {
-                let (count, alone) = sums.entry(excluded.obstacle).or_default();
-                *count += excluded.count;
-                *alone += excluded.alone;
+    pub fn explain_all(&self, now: Time, tickets_max: usize, others_max: usize) -> Vec<Excluded> {
+        let now = now.max(self.clock);
+        let view = self.view(now);
+        let mut group = Group::new(&self.rules);
+        let mut counts = BTreeMap::new();
+        for (_, _, key) in self.matcher.waiting.iter().take(tickets_max) {
+            let others = self.matcher.waiting.iter().map(|(_, _, other)| other);
+            for other in others.filter(|other| *other != key).take(others_max) {
+                count(&mut counts, &obstacles(view, &mut group, *key, *other, now));
             }
         }
-        let all = sums.into_iter().map(|(obstacle, (count, alone))| Excluded {
-            obstacle,
-            count,
-            alone,
-        });
-        let mut all: Vec<_> = all.collect();
-        all.sort_by(|a, b| {
-            b.count
-                .cmp(&a.count)
-                .then_with(|| a.obstacle.cmp(&b.obstacle))
-        });
-        all
+        most_frequent_first(counts)
     }
 
     fn first_relaxation(
@@ -214,6 +187,32 @@ impl Pool {
         }
         moments
     }
+}
+
+/// How often each obstacle is in the way, and how often it alone.
+type Counts = BTreeMap<Obstacle, (usize, usize)>;
+
+fn count(counts: &mut Counts, obstacles: &[Obstacle]) {
+    for obstacle in obstacles {
+        let (count, alone) = counts.entry(obstacle.clone()).or_default();
+        *count += 1;
+        *alone += usize::from(obstacles.len() == 1);
+    }
+}
+
+fn most_frequent_first(counts: Counts) -> Vec<Excluded> {
+    let all = counts.into_iter();
+    let all = all.map(|(obstacle, (count, alone))| Excluded {
+        obstacle,
+        count,
+        alone,
+    });
+    let mut all: Vec<_> = all.collect();
+    all.sort_by(|a, b| {
+        let by_count = b.count.cmp(&a.count);
+        by_count.then_with(|| a.obstacle.cmp(&b.obstacle))
+    });
+    all
 }
 
 /// What stands in the way of two tickets at some moment.

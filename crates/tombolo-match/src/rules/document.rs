@@ -57,6 +57,51 @@ pub(crate) fn parse(text: &str) -> Result<Node, Fault> {
     from_table(table.get_ref(), 0)
 }
 
+/// Reads the tables of an array of a larger document in TOML, each with a text that says the same: however it
+/// was written, in whichever order.
+pub(crate) fn parse_tables(text: &str, key: &str) -> Result<Vec<(Node, String)>, Fault> {
+    let wrong = |at, message: &str| Fault {
+        at,
+        reason: Reason::Syntax {
+            message: message.to_owned(),
+        },
+    };
+    let root = DeTable::parse(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        wrong(at, error.message())
+    })?;
+    let plain: toml::Table = toml::from_str(text).map_err(|error| wrong(0, error.message()))?;
+    let Some((_, found)) = root
+        .get_ref()
+        .iter()
+        .find(|(name, _)| name.get_ref() == key)
+    else {
+        return Ok(Vec::new());
+    };
+    let at = found.span().start;
+    let expected = || Fault {
+        at,
+        reason: Reason::Expected {
+            what: "an array of tables",
+        },
+    };
+    let (DeValue::Array(tables), Some(toml::Value::Array(plain))) =
+        (found.get_ref(), plain.get(key))
+    else {
+        return Err(expected());
+    };
+    let both = tables.iter().zip(plain).map(|(table, plain)| {
+        let plain = plain.as_table().ok_or_else(expected)?;
+        let text = toml::to_string(plain).map_err(|_| expected())?;
+        if text.len() > DOCUMENT_BYTES_MAX {
+            let (at, reason) = (table.span().start, Reason::TooLong);
+            return Err(Fault { at, reason });
+        }
+        Ok((from_value(table)?, text))
+    });
+    both.collect()
+}
+
 /// Turns a place in the text into a line and a column.
 pub(crate) fn locate(text: &str, fault: Fault) -> RulesError {
     let before = text.get(..fault.at).unwrap_or(text);

@@ -112,7 +112,7 @@ fn an_operator_sees_the_whole_pool() {
         ticket(2, "b", 0.0),
         ticket(3, "c", 0.0),
     ]);
-    let all = world.pool.explain_all(world.now, 100);
+    let all = world.pool.explain_all(world.now, 100, 100);
     let obstacle = Obstacle::Rule(name("mode"));
     assert_eq!(
         all,

@@ -208,3 +208,35 @@ fn the_example_of_the_documentation_is_good() {
     assert_eq!(rules.shape.teams.len(), 2);
     assert_eq!(rules.rules.len(), 1);
 }
+
+#[test]
+fn rules_in_tables_of_a_larger_document_are_those_of_a_document_of_their_own() {
+    let text = "name = \"node-1\"\n\n[[pool]]\nname = \"duel\"\nplayers = { min = 2, max = 2 }\n\n\
+        [[pool.rules]]\nkind = \"distance\"\nattribute = \"skill\"\nmax = 100 # near\n\n\
+        [[pool]]\nname = \"four\"\nplayers = { min = 4, max = 4 }\n\n[tls]\npin = true\n";
+    let tables = Rules::parse_tables(text, "pool").unwrap();
+    let names: Vec<_> = tables
+        .iter()
+        .map(|(rules, _)| rules.name.as_str())
+        .collect();
+    assert_eq!(names, ["duel", "four"]);
+    for (rules, text) in &tables {
+        assert_eq!(Rules::parse(text).as_ref(), Ok(rules));
+    }
+    // However they are written, their text is the same.
+    let other = "[[pool]]\nrules = [{ max = 100, attribute = \"skill\", kind = \"distance\" }]\n\
+        players = { max = 2, min = 2 }\nname = \"duel\"";
+    assert_eq!(Rules::parse_tables(other, "pool").unwrap(), tables[..1]);
+    assert_eq!(Rules::parse_tables("name = 'x'", "pool").unwrap(), []);
+    for (from, to, line) in [
+        ("max = 100", "max = \"far\"", 10),
+        ("min = 4, max = 4", "min = 4, max = 3", 14),
+        ("[[pool]]\nname = \"four\"", "[[pool]]", 12),
+    ] {
+        let wrong = Rules::parse_tables(&text.replace(from, to), "pool").unwrap_err();
+        assert_eq!(wrong.line, line, "{to}: {wrong}");
+    }
+    for text in ["pool = 3", "pool = [1]", "[pool]\nname = 'x'", "[[pool"] {
+        assert!(Rules::parse_tables(text, "pool").is_err(), "{text}");
+    }
+}

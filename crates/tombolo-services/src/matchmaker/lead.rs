@@ -177,7 +177,7 @@ fn expect(cursor: Option<Offset>, conflicts: usize) -> Expect {
     }
 }
 
-fn holder(value: &Bytes) -> Option<NodeId> {
+pub(super) fn holder(value: &Bytes) -> Option<NodeId> {
     let name = std::str::from_utf8(value).ok()?;
     NodeId::parse(name).ok()
 }

@@ -410,7 +410,7 @@ fn why_on_wire(why: &Why) -> v1::WhyTicket {
     }
 }
 
-fn obstacle(obstacle: &Obstacle) -> String {
+pub(super) fn obstacle(obstacle: &Obstacle) -> String {
     match obstacle {
         Obstacle::Rule(name) => format!("rule:{name}"),
         Obstacle::Query => "query".to_owned(),

@@ -11,8 +11,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use tombolo_node::{
-    Asked, NodeStatus, OperateError, Operator, Page, Range, RoomStatus, UserStatus,
+    Asked, NodeStatus, OperateError, Operator, Page, PoolStatus, Range, Reject, RoomStatus,
+    UserStatus,
 };
+use tombolo_wire::v1::ErrorCode;
 use tombolo_wire::{NodeId, TagName};
 
 use crate::admin::Error;
@@ -30,6 +32,12 @@ pub(super) struct Admin {
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Nodes {
     pub(crate) nodes: Vec<NodeStatus>,
+}
+
+/// Pools of the matchmaker.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Pools {
+    pub(crate) pools: Vec<PoolStatus>,
 }
 
 /// Which users or rooms are meant, as a query string.
@@ -81,6 +89,8 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/nodes/{name}/drain", post(drain))
         .route("/v1/users", get(users))
         .route("/v1/rooms", get(rooms))
+        .route("/v1/pools", get(pools))
+        .route("/v1/pools/{pool}", get(pool))
         .route("/v1/rebalance", post(rebalance))
         .route("/v1/notices", post(notify))
         .route("/v1/reload", post(reload))
@@ -128,6 +138,28 @@ async fn rooms(
 ) -> Result<Json<Page<RoomStatus>>, Error> {
     let Query(which) = query?;
     Ok(Json(admin.operator.rooms(&which.range()?).await?))
+}
+
+async fn pools(State(admin): Node) -> Result<Json<Pools>, Error> {
+    let pools = admin.operator.pools().await.map_err(no_pool)?;
+    Ok(Json(Pools { pools }))
+}
+
+async fn pool(
+    State(admin): Node,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<PoolStatus>, Error> {
+    let Path(name) = name?;
+    Ok(Json(admin.operator.pool(&name).await.map_err(no_pool)?))
+}
+
+fn no_pool(reject: Reject) -> Error {
+    let (status, code) = if reject.code == ErrorCode::NoSuchPool {
+        (StatusCode::NOT_FOUND, "no_such_pool")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+    };
+    Error::new(status, code, &reject.to_string())
 }
 
 async fn notify(

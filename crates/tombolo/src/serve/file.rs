@@ -33,6 +33,9 @@ pub(crate) struct File {
     pub(crate) data: Option<PathBuf>,
     /// Rules of the matchmaker's pools: files, and folders of them.
     pub(crate) pools: Vec<PathBuf>,
+    /// Rules of pools in the file itself; they are read from its text, which knows where they stand.
+    #[serde(rename = "pool")]
+    pub(crate) pool_tables: Vec<toml::Table>,
     pub(crate) tls: Tls,
     /// Files with the keys of device tokens, by their names.
     pub(crate) token_keys: BTreeMap<String, PathBuf>,

@@ -60,7 +60,8 @@ impl Settings {
         for key in api_keys(&file.api_keys).with_context(|| source.place(&["api-key"]))? {
             node = node.api_key(key);
         }
-        for pool in pools::load(&file.pools).with_context(|| source.place(&["pools"]))? {
+        let tables = pools::tables(&source.text).with_context(|| source.place(&["pool"]))?;
+        for pool in pools::load(&file.pools, tables).with_context(|| source.place(&["pools"]))? {
             node = node.pool(pool);
         }
         node = node.fields(fields::config(&file.fields, source)?);

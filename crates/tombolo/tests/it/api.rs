@@ -29,8 +29,8 @@ const ALL: [&str; 5] = [
 pub(crate) struct Server {
     pub(crate) running: Running,
     pub(crate) ready: Value,
-    root: CertificateDer<'static>,
-    key: String,
+    pub(crate) root: CertificateDer<'static>,
+    pub(crate) key: String,
 }
 
 /// A key, and what a node's file says of it.

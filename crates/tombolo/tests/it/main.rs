@@ -11,6 +11,7 @@ mod folder;
 mod hook;
 mod interop;
 mod operating;
+mod pools;
 mod serve;
 mod social;
 mod turn;

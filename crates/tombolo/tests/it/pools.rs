@@ -1,0 +1,79 @@
+//! What operators see of pools, and pools in a node's file.
+
+use serde_json::{Value, json};
+
+use crate::api::{Server, key};
+use crate::command::start;
+use crate::folder::Folder;
+
+#[tokio::test]
+async fn operators_see_who_waits_in_a_pool_of_the_nodes_file_and_why() {
+    let folder = Folder::new("pools");
+    let admin = folder.path("node.sock");
+    let (secret, table) = key("ops", &["pools:read"], "").await;
+    let (other, other_table) = key("other", &["rooms:read"], "").await;
+    let pool = "[[pool]]\nname = \"duel\"\nplayers = { min = 2, max = 2 }\n\
+        [[pool.rules]]\nkind = \"distance\"\nattribute = \"skill\"\nmax = 50\n";
+    let tables = [table, other_table, pool.to_owned()].concat();
+    let server = Server::start(&folder, "one", &secret, &tables, &["--admin", &admin]).await;
+    let url = server.ready["url"].as_str().unwrap().to_owned();
+    let mut seekers = Vec::new();
+    for (user, skill) in [("alice", "skill=100"), ("bob", "skill=900")] {
+        let args = ["match", "--server", &url, "--user", user, "--pool", "duel"];
+        let mut seeker = start(&[&args[..], &["--attribute", skill, "--json"]].concat());
+        seeker.event("waits").await;
+        seekers.push(seeker);
+    }
+
+    let (status, answer) = server.ask("GET", "/v1/pools/duel", &Value::Null);
+    assert_eq!(status, 200, "{answer}");
+    let told =
+        ["pool", "matcher", "tickets", "waiting", "asked", "running"].map(|key| &answer[key]);
+    let whole = [
+        &json!("duel"),
+        &json!("one"),
+        &json!(2),
+        &json!(2),
+        &json!(0),
+        &json!(0),
+    ];
+    assert_eq!(told, whole, "{answer}");
+    assert!(answer["longest_wait_s"].is_f64() && answer["bytes"].as_u64() > Some(50));
+    let why = json!({
+        "tickets": 2,
+        "obstacles": [{ "what": "rule:distance", "count": 2, "alone": 2 }],
+    });
+    let what = answer["why"]["obstacles"][0]["what"].as_str().unwrap();
+    assert!(what.starts_with("rule:"), "{answer}");
+    assert_eq!(answer["why"]["tickets"], why["tickets"]);
+    assert_eq!(
+        answer["why"]["obstacles"][0]["alone"],
+        why["obstacles"][0]["alone"]
+    );
+
+    let operate = ["pools", "--admin", &admin, "--json"];
+    let listed = start(&operate).ended().await;
+    assert_eq!(listed.status, Some(0), "{}", listed.complaints);
+    let listed = &listed.events[0];
+    assert_eq!(listed["event"], "pools");
+    assert_eq!(listed["pools"][0]["rules"], answer["rules"]);
+    assert!(listed["pools"][0].get("why").is_none(), "{listed}");
+    let (_, all) = server.ask("GET", "/v1/pools", &Value::Null);
+    assert_eq!(all["pools"][0]["waiting"], listed["pools"][0]["waiting"]);
+    let named = start(&[&operate[..], &["duel"]].concat()).ended().await;
+    let named = &named.events[0]["pools"][0];
+    assert_eq!(named["why"], answer["why"]);
+
+    for name in ["nothing", "no/pool"] {
+        let none = start(&[&operate[..], &[name]].concat()).ended().await;
+        assert_eq!(none.status, Some(1), "{name}");
+    }
+    let (status, none) = server.ask("GET", "/v1/pools/nothing", &Value::Null);
+    assert_eq!((status, &none["code"]), (404, &json!("no_such_pool")));
+    let without = Server {
+        key: other,
+        ..server
+    };
+    let (status, refused) = without.ask("GET", "/v1/pools", &Value::Null);
+    assert_eq!((status, &refused["code"]), (403, &json!("scope")));
+}
