@@ -474,6 +474,7 @@ impl Shared {
             | server_frame::Body::Pong(_)
             | server_frame::Body::Response(_)
             | server_frame::Body::GoAway(_)
+            | server_frame::Body::OtherNodes(_)
             | server_frame::Body::Acknowledge(_) => {}
         }
     }

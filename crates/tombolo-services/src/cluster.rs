@@ -19,9 +19,10 @@ mod link;
 mod load;
 mod loss;
 mod member;
+mod news;
 mod record;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -69,6 +70,8 @@ pub(crate) struct Cluster {
     others: Mutex<Others>,
     /// Wakes whoever waits for a node to be gone.
     departures: Notify,
+    /// Changes when another node begins, or ceases, to take newcomers.
+    hosts: watch::Sender<BTreeSet<String>>,
     /// How often devices were told of other nodes.
     told: AtomicUsize,
 }
@@ -104,6 +107,7 @@ impl Cluster {
             is_out: AtomicBool::new(false),
             others: Mutex::default(),
             departures: Notify::new(),
+            hosts: watch::Sender::default(),
             told: AtomicUsize::new(0),
         };
         (cluster, waiting)
@@ -279,11 +283,22 @@ impl Cluster {
         let best = ranked.first().map(|(rank, ..)| *rank);
         shown.best = ranked.partition_point(|(rank, ..)| Some(*rank) == best);
         shown.urls = ranked.into_iter().map(|(.., url)| url).collect();
+        let hosts = shown.urls.iter().cloned().collect();
         let before = std::mem::replace(&mut *lock(&self.others), shown);
         let mut nodes = before.relay_ips_by_node.keys();
         if nodes.any(|node| !self.is_up(node)) {
             self.departures.notify_waiters();
         }
+        self.hosts.send_if_modified(|known| {
+            let has_changed = *known != hosts;
+            *known = hosts;
+            has_changed
+        });
+    }
+
+    /// Changes when another node begins, or ceases, to take newcomers.
+    fn watch_hosts(&self) -> watch::Receiver<BTreeSet<String>> {
+        self.hosts.subscribe()
     }
 
     /// Has a node get an item, once and in order with what it got before.

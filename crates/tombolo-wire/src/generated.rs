@@ -2012,7 +2012,7 @@ pub struct ServerFrame {
     pub ack: u64,
     #[prost(
         oneof = "server_frame::Body",
-        tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 20, 100, 120"
+        tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 100, 120"
     )]
     pub body: ::core::option::Option<server_frame::Body>,
 }
@@ -2042,6 +2042,8 @@ pub mod server_frame {
         Acknowledge(super::Ack),
         #[prost(message, tag = "13")]
         IceServers(super::IceServers),
+        #[prost(message, tag = "14")]
+        OtherNodes(super::OtherNodes),
         #[prost(message, tag = "20")]
         Social(super::SocialEvent),
         #[prost(message, tag = "100")]
@@ -2159,6 +2161,13 @@ pub struct GoAway {
     /// URLs of nodes to connect to; the best first.
     #[prost(string, repeated, tag = "2")]
     pub nodes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Another node has come, or one has gone: whoever knows no other node has nowhere to go when this one dies.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OtherNodes {
+    /// URLs of the nodes that take newcomers; the best first.
+    #[prost(string, repeated, tag = "1")]
+    pub urls: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Ping {

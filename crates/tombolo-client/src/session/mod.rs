@@ -524,6 +524,10 @@ impl Driver {
                 self.nodes.learn(&go_away.nodes);
                 Err(End::AskedToGo)
             }
+            Some(server_frame::Body::OtherNodes(others)) => {
+                self.nodes.learn(&others.urls);
+                Ok(())
+            }
             Some(server_frame::Body::Acknowledge(_) | server_frame::Body::Pong(_)) | None => Ok(()),
             Some(body) => self.tell(Event::Frame(body)).await,
         }

@@ -429,6 +429,7 @@ impl Attempt {
             | server_frame::Body::Refused(_)
             | server_frame::Body::Acknowledge(_)
             | server_frame::Body::IceServers(_)
+            | server_frame::Body::OtherNodes(_)
             | server_frame::Body::Social(_)
             | server_frame::Body::FieldBatch(_)
             | server_frame::Body::Matchmaker(_) => {

@@ -12,7 +12,7 @@ use tombolo_wire::NodeId;
 
 use super::directory::{Command, Directory, Event, WriteId, Written};
 use super::record::{Heartbeat, Load, Record, State};
-use super::{giving, inbox, load, loss};
+use super::{giving, inbox, load, loss, news};
 use crate::entropy;
 use crate::field;
 use crate::hooks;
@@ -68,6 +68,7 @@ pub(crate) async fn run(node: Arc<Node>, mut waiting: mpsc::Receiver<Input>) {
     driver.tasks.spawn(giving::serve(Arc::clone(node)));
     driver.tasks.spawn(field::serve(Arc::clone(node)));
     driver.tasks.spawn(hooks::tick(Arc::clone(node)));
+    driver.tasks.spawn(news::tell(Arc::clone(node)));
     driver
         .tasks
         .spawn(social::exchange_presence(Arc::clone(node)));

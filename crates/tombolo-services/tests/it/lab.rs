@@ -144,7 +144,7 @@ pub(crate) struct Device {
     pub(crate) token_expires: Duration,
     pub(crate) tags: Vec<String>,
     next_request: u64,
-    /// Whether more is heard of rooms than who comes and goes.
+    /// Whether more is heard than who comes and goes in rooms.
     pub(crate) hears_all: bool,
     /// Whether it says that another node has sent it.
     pub(crate) is_sent: bool,
@@ -263,7 +263,8 @@ impl Device {
                 .handle_frame(Instant::now().into_std(), frame.seq)
                 .unwrap();
             let is_ack = matches!(frame.body, Some(server_frame::Body::Acknowledge(_)));
-            let is_heard = self.hears_all || !is_about_state(frame.body.as_ref());
+            let is_news = matches!(frame.body, Some(server_frame::Body::OtherNodes(_)));
+            let is_heard = self.hears_all || !is_news && !is_about_state(frame.body.as_ref());
             if receipt == Receipt::Fresh && !is_ack && is_heard {
                 return Some(outgoing);
             }

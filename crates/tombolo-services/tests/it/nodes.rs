@@ -192,6 +192,32 @@ async fn devices_are_told_of_other_nodes_that_take_newcomers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn devices_that_came_first_are_told_when_other_nodes_come_and_go() {
+    let local = Local::new(LocalConfig::default());
+    let first = start(&local, 0);
+    let mut alice = Device::new("alice");
+    alice.hears_all = true;
+    let welcome = alice.connect(&first.lab).await.unwrap();
+    assert_eq!(welcome.nodes, [""; 0], "there is no other");
+
+    let second = start(&local, 1);
+    second.lab.services.announce("tombolo://node-1").await;
+    assert_eq!(other_nodes(&mut alice).await, ["tombolo://node-1"]);
+    second.lab.services.drain(Duration::from_secs(1)).await;
+    assert_eq!(other_nodes(&mut alice).await, [""; 0]);
+}
+
+async fn other_nodes(device: &mut Device) -> Vec<String> {
+    let Some(Outgoing::Reliable(frame)) = device.next_frame().await else {
+        panic!("a device is told");
+    };
+    let Some(server_frame::Body::OtherNodes(others)) = frame.body else {
+        panic!("a device is told of other nodes, not {frame:?}");
+    };
+    others.urls
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drained_node_sends_its_devices_elsewhere_and_says_what_was_left() {
     let (nodes, _) = cluster::<2>().await;
     announce(&nodes).await;
@@ -251,10 +277,11 @@ async fn events(device: &mut Device) -> Vec<String> {
         let Outgoing::Reliable(frame) = outgoing else {
             panic!("an event is waited for, not {outgoing:?}");
         };
-        let Some(server_frame::Body::RoomEvent(event)) = frame.body else {
-            panic!("an event is waited for, not {frame:?}");
-        };
-        events.push(told(&event));
+        match frame.body {
+            Some(server_frame::Body::RoomEvent(event)) => events.push(told(&event)),
+            Some(server_frame::Body::OtherNodes(_)) => {}
+            other => panic!("an event is waited for, not {other:?}"),
+        }
     }
     events
 }
