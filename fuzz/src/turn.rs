@@ -743,22 +743,23 @@ impl World {
         assert_eq!(self.server.stats().allocations, count);
     }
 
-    /// An event does not say which one of two allocations of one client moved; its relayed address
-    /// does.
+    /// An event does not say which one of two allocations of one client moved, and there may be another,
+    /// whose client is gone, where it moved to; its relayed address says which.
     fn moved(&mut self, from: FiveTuple, to: FiveTuple) {
-        let mut all = self.server.allocations(self.now);
-        let moved = all.find(|one| one.client == to);
-        let relay = moved
-            .expect("is there")
-            .relays
-            .first()
-            .copied()
-            .expect("has one");
-        drop(all);
-        let model = self.models.at_mut(relay).expect("only allocations move");
-        assert_eq!(model.client, from);
-        assert!(model.is_mobile);
-        assert!(model.is_detached || model.next == Some(to));
+        let there = self.server.allocations(self.now);
+        let there = there.filter(|one| one.client == to);
+        let relays: Vec<_> = there
+            .map(|one| one.relays.first().copied().expect("has one"))
+            .collect();
+        let may_move = |one: &&mut Model| {
+            let is_it = one.relays.iter().any(|relay| relays.contains(relay));
+            is_it
+                && one.client == from
+                && one.is_mobile
+                && (one.is_detached || one.next == Some(to))
+        };
+        let model = self.models.all.iter_mut().find(may_move);
+        let model = model.expect("only allocations move");
         (model.client, model.next, model.is_detached) = (to, None, false);
     }
 }
