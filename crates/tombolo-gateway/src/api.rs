@@ -1,4 +1,5 @@
-//! The HTTP API for game servers: rooms, and what is in them. `docs/http-api.md` describes it.
+//! The HTTP API for game servers: rooms and what is in them, notices, pools, and what is in fields.
+//! `docs/http-api.md` describes it.
 
 mod pools;
 
@@ -11,7 +12,7 @@ use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{delete, get, patch, post};
+use axum::routing::{delete, get, patch, post, put};
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -31,6 +32,7 @@ use crate::http::{ApiError, bearer};
 use crate::shared::Shared;
 
 mod body;
+mod fields;
 mod once;
 
 use body::{
@@ -51,6 +53,10 @@ pub(crate) fn router() -> Router<Arc<Shared>> {
         .route("/v1/notices", post(notify))
         .route("/v1/pools", get(pools::list))
         .route("/v1/pools/{pool}", get(pools::show))
+        .route(
+            "/v1/fields/{field}/entities/{name}",
+            put(fields::put).delete(fields::take),
+        )
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
 }
 
@@ -71,7 +77,7 @@ macro_rules! needs {
     };
 }
 
-needs!(RoomsRead RoomsCreate RoomsSend RoomsSet RoomsKick NoticesSend PoolsRead);
+needs!(RoomsRead RoomsCreate RoomsSend RoomsSet RoomsKick NoticesSend PoolsRead FieldsPut);
 
 /// Whoever holds a key that allows the request.
 pub(crate) struct Holder<S> {

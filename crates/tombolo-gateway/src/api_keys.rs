@@ -25,11 +25,13 @@ pub enum Scope {
     NoticesSend,
     /// Look at pools of the matchmaker.
     PoolsRead,
+    /// Put things into fields, move them, and take them away.
+    FieldsPut,
 }
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::RoomsRead,
         Self::RoomsCreate,
         Self::RoomsSend,
@@ -37,6 +39,7 @@ impl Scope {
         Self::RoomsKick,
         Self::NoticesSend,
         Self::PoolsRead,
+        Self::FieldsPut,
     ];
 
     /// The word that configurations use.
@@ -49,6 +52,7 @@ impl Scope {
             Self::RoomsKick => "rooms:kick",
             Self::NoticesSend => "notices:send",
             Self::PoolsRead => "pools:read",
+            Self::FieldsPut => "fields:put",
         }
     }
 

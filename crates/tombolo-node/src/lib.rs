@@ -51,8 +51,8 @@ pub use tombolo_engine::{NatsAuth, NatsConfig, NatsTls, SealKey, SealStats};
 pub use tombolo_gateway::{ApiKey, Scope};
 pub use tombolo_services::{
     COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, EntityId, FieldClass, FieldConfig,
-    FieldSettings, FieldSettingsError, Hooks, Marking, MatchPool, MatchPoolError, MemberMessage,
-    Reject, Reply, RoomTick, Services, Sight, Subject, Verdict, Work,
+    FieldSettings, FieldSettingsError, FieldThing, Hooks, Marking, MatchPool, MatchPoolError,
+    MemberMessage, Reject, Reply, RoomTick, Services, Sight, Subject, Verdict, Work,
 };
 pub use tombolo_turn::server::Cidr;
 pub use webhook::{WebhookConfig, WebhookError, WebhookStats};

@@ -128,6 +128,8 @@ pub struct FieldConfig {
     pub per_session_max: usize,
     /// What a device may put into a field beside itself.
     pub own_max: usize,
+    /// What servers may put into a field through this node; 10,000 by default.
+    pub things_max: usize,
     /// Reports and acknowledgements of one user. By default 100 per second and 500 at once.
     pub reports: Pace,
 }
@@ -275,6 +277,7 @@ impl Default for FieldConfig {
             fields_max: 1024,
             per_session_max: 4,
             own_max: 16,
+            things_max: 10_000,
             reports: Pace {
                 per_second: 100,
                 burst: 500,

@@ -18,6 +18,7 @@ mod refusal;
 mod requests;
 mod seat;
 mod subject;
+mod things;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -40,6 +41,7 @@ pub(crate) use parse::FieldRequest;
 pub(crate) use refusal::Refusal;
 pub(crate) use requests::{carry_out, parse};
 pub(crate) use seat::Seats;
+pub use things::{FieldThing, THING_LASTS_MAX, THING_NAME_BYTES_MAX};
 
 /// The fields that this node has devices in.
 #[derive(Default)]

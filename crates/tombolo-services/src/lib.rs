@@ -109,6 +109,7 @@ pub use config::{Config, Duplicates, FieldConfig, Pace, ROOM_MEMBERS_MAX, RateLi
 pub use connection::{Connection, Outgoing};
 pub use drain::Drained;
 pub use events::{RoomChange, RoomEvent, SessionChange, SessionEvent};
+pub use field::{FieldThing, THING_LASTS_MAX, THING_NAME_BYTES_MAX};
 pub use hooks::{
     COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, HookSet, Hooks, Marking, MemberMessage,
     Reply, RoomTick, Verdict, Work,

@@ -1,5 +1,7 @@
 //! The task of a field.
 
+mod things;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -21,8 +23,10 @@ use super::generated as wire;
 use super::parse::{Enter, OwnReport};
 use super::refusal::Refusal;
 use super::seat::{Place, Seat};
+use super::things::Put;
 use super::{refuse_update, refused, subject};
 use crate::node::Node;
+use things::Thing;
 
 /// What a field's task is told.
 pub(super) enum Input {
@@ -53,6 +57,16 @@ pub(super) enum Input {
         user: UserId,
         marks: u64,
     },
+    /// A server puts something there.
+    Put {
+        put: Box<Put>,
+        reply: oneshot::Sender<Result<EntityId, Refusal>>,
+    },
+    /// A server takes away what it has put there.
+    Take {
+        entity: EntityId,
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
     /// This node has begun to hear of a cell.
     Listening(CellId),
     Heard(Heard),
@@ -69,6 +83,8 @@ pub(super) struct Driver {
     begun: Instant,
     /// Entities of devices here.
     locals: BTreeMap<EntityId, Local>,
+    /// Those that servers have put there through this node.
+    things: BTreeMap<EntityId, Thing>,
     /// Those of others, and which node told of them last.
     node_by_entity: BTreeMap<EntityId, NodeId>,
     /// Those whose node is gone, and until when their devices may come back over another.
@@ -160,6 +176,7 @@ impl Driver {
             field,
             begun: now,
             locals: BTreeMap::new(),
+            things: BTreeMap::new(),
             node_by_entity: BTreeMap::new(),
             orphans: BTreeMap::new(),
             ears,
@@ -227,6 +244,9 @@ impl Driver {
                 let _ = reply.send(self.device(entity));
             }
             Input::Mark { user, marks } => self.mark(&user, marks),
+            // Whoever asked may have gone; what it asked for is done.
+            Input::Put { put, reply } => drop(reply.send(self.put(&put))),
+            Input::Take { entity, reply } => drop(reply.send(self.take(entity))),
             // Whoever began a moment before has asked in vain for what is here.
             Input::Listening(cell) => self.news.ask(self.field.covering(cell)),
             Input::Heard(heard) => self.on_heard(heard),
@@ -350,6 +370,7 @@ impl Driver {
 
     fn remove(&mut self, entity: EntityId) {
         self.locals.remove(&entity);
+        self.things.remove(&entity);
         if let Some(position) = self.field.position(entity) {
             self.news.leave(entity, self.field.cell(position));
             self.field.remove(entity);
@@ -394,10 +415,11 @@ impl Driver {
         if let Some(cell) = heard.asks {
             self.news.ask(self.field.covering(cell));
         }
-        let counters = &self.node.counters.fields;
+        let node = Arc::clone(&self.node);
+        let counters = &node.counters.fields;
         for entity in &heard.entities {
             // It is here: what another node tells is of before it came.
-            if self.locals.contains_key(&entity.id) {
+            if self.knows_better(entity) {
                 continue;
             }
             match self.field.report(now, entity.id, &entity.report()) {
@@ -462,10 +484,10 @@ impl Driver {
             .filter(|(_, local)| local.seat.is_over())
             .map(|(entity, _)| *entity)
             .collect();
-        for entity in over {
+        for entity in over.into_iter().chain(self.lapsed_things()) {
             self.remove(entity);
         }
-        if self.locals.is_empty() && self.empty_since.is_none() {
+        if self.is_nobody_here() && self.empty_since.is_none() {
             self.empty_since = Some(Instant::now());
         }
     }
@@ -497,6 +519,7 @@ impl Driver {
             }
             is_heard
         });
+        self.keep_things();
         for (entity, local) in &self.locals {
             if now.duration_since(local.published) >= REPEAT
                 && let Some(position) = self.field.position(*entity)
@@ -506,9 +529,13 @@ impl Driver {
         }
     }
 
+    fn is_nobody_here(&self) -> bool {
+        self.locals.is_empty() && self.things.is_empty()
+    }
+
     fn is_idle(&self) -> bool {
         let since = self.empty_since;
-        since.is_some_and(|since| self.locals.is_empty() && since.elapsed() >= LINGER)
+        since.is_some_and(|since| self.is_nobody_here() && since.elapsed() >= LINGER)
     }
 
     /// Tells other nodes what is new, cell by cell.
@@ -520,15 +547,12 @@ impl Driver {
         let is_alone = self.node.cluster.is_alone() && news.asked.is_empty();
         let mut entities_by_cell: BTreeMap<CellId, Vec<wire::Entity>> = BTreeMap::new();
         for (entity, cells) in news.moved {
-            let (Some(local), Some(report)) =
-                (self.locals.get_mut(&entity), self.field.reported(entity))
-            else {
-                continue;
-            };
-            local.published = now;
-            if is_alone {
+            if !self.note_published(entity, now) || is_alone {
                 continue;
             }
+            let Some(report) = self.field.reported(entity) else {
+                continue;
+            };
             let told = cells::entity_on_wire(entity, &report, self.dimensions);
             for cell in cells {
                 let entities = entities_by_cell.entry(cell).or_default();
@@ -561,7 +585,7 @@ impl Driver {
         if self.news.asked.is_empty() {
             return;
         }
-        for entity in self.locals.keys() {
+        for entity in self.locals.keys().chain(self.things.keys()) {
             let Some(position) = self.field.position(*entity) else {
                 continue;
             };

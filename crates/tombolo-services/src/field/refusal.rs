@@ -36,6 +36,10 @@ pub(crate) enum Refusal {
     TooManySeats,
     #[error("the device has put as much there as it may")]
     TooManyOwn,
+    #[error("servers have put as much there as they may")]
+    TooManyThings,
+    #[error("no server has put that there through this node")]
+    NoSuchThing,
     #[error("the device is not in that field")]
     NotInField,
     #[error("the device sees no such device there")]
@@ -64,7 +68,9 @@ impl Refusal {
             | Self::Behind
             | Self::TooManyFields
             | Self::TooManySeats
-            | Self::TooManyOwn => ErrorCode::Limit,
+            | Self::TooManyOwn
+            | Self::TooManyThings => ErrorCode::Limit,
+            Self::NoSuchThing => ErrorCode::NoSuchThing,
             Self::Full => ErrorCode::FieldFull,
             Self::NotInField => ErrorCode::NotInField,
             Self::NotSeen => ErrorCode::NotSeen,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 use tombolo_field::{Change, EntityId, Mirror};
-use tombolo_services::{FieldClass, HookSet, Hooks, Marking, Outgoing, Sight, Subject};
+use tombolo_services::{FieldClass, FieldThing, HookSet, Hooks, Marking, Outgoing, Sight, Subject};
 use tombolo_wire::v1::{
     self, ErrorCode, client_frame, field_request, field_response, request, response, server_frame,
 };
@@ -690,4 +690,96 @@ async fn devices_in_range_are_introduced_over_one_node_and_two() {
     alice.introduce(own, introduction(12));
     alice.hear().await;
     assert_eq!(alice.refusals, [ErrorCode::NotSeen; 3]);
+}
+
+fn chest(at: [f64; 2], lasts: Duration) -> FieldThing {
+    FieldThing {
+        name: "chest".into(),
+        class: 0,
+        position: at.to_vec(),
+        payload: "closed".into(),
+        marks: 0,
+        lasts,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_puts_there_stays_as_long_as_it_says_and_is_seen_over_all_nodes() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut alice = Walker::new(&nodes[0].lab, "alice", &[0.0, 0.0]).await;
+    let mut bob = Walker::new(&nodes[1].lab, "bob", &[10.0, 0.0]).await;
+    alice.hear().await;
+    bob.hear().await;
+    let field = FieldId::parse("plaza").unwrap();
+    let lasts = Duration::from_secs(60);
+    let services = [&nodes[0].lab.services, &nodes[1].lab.services];
+    let put = services[0].put_into_field(&field, chest([3.0, 0.0], lasts));
+    let entity = put.await.unwrap();
+    for walker in [&mut alice, &mut bob] {
+        assert_eq!(walker.hear().await, [Change::Entered(entity)]);
+    }
+    // Its server says nothing for longer than a device may.
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        alice.go(&[0.0, 0.0]);
+        bob.go(&[10.0, 0.0]);
+        assert!(
+            alice
+                .hear()
+                .await
+                .iter()
+                .all(|change| *change != Change::Left(entity))
+        );
+        assert!(
+            bob.hear()
+                .await
+                .iter()
+                .all(|change| *change != Change::Left(entity))
+        );
+    }
+    // Another node takes it over, and takes it away.
+    let again = services[1].put_into_field(&field, chest([5.0, 0.0], lasts));
+    assert_eq!(again.await, Ok(entity));
+    for walker in [&mut alice, &mut bob] {
+        assert!(walker.hear().await.contains(&Change::Updated(entity)));
+        let position = walker.mirror.find(entity).unwrap().position;
+        assert_eq!(position, [5.0, 0.0, 0.0]);
+    }
+    let refused = services[0].take_from_field(&field, "chest").await;
+    assert_eq!(refused.unwrap_err().code, ErrorCode::NoSuchThing);
+    services[1].take_from_field(&field, "chest").await.unwrap();
+    for walker in [&mut alice, &mut bob] {
+        assert!(walker.hear().await.contains(&Change::Left(entity)));
+    }
+    // What has lasted goes by itself.
+    let second = chest([5.0, 0.0], Duration::from_secs(1));
+    services[0].put_into_field(&field, second).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    alice.go(&[0.0, 0.0]);
+    let changes = alice.hear().await;
+    assert!(changes.ends_with(&[Change::Left(entity)]), "{changes:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn servers_put_no_more_into_a_field_than_they_may_and_the_field_ends_when_that_has_lasted() {
+    let lab = Lab::with(|config| config.fields.things_max = 2);
+    let field = FieldId::parse("plaza").unwrap();
+    let put = async |name: &str| {
+        let thing = FieldThing {
+            name: name.to_owned(),
+            ..chest([0.0, 0.0], Duration::from_secs(5))
+        };
+        lab.services
+            .put_into_field(&field, thing)
+            .await
+            .map_err(|reject| reject.code)
+    };
+    assert!(put("a").await.is_ok() && put("b").await.is_ok());
+    assert_eq!(put("c").await, Err(ErrorCode::Limit));
+    assert!(put("a").await.is_ok(), "it moves");
+    assert_eq!(put("").await, Err(ErrorCode::BadFrame));
+    assert_eq!(put(&"n".repeat(65)).await, Err(ErrorCode::BadFrame));
+    assert_eq!(refused(&lab), 3);
+    tokio::time::sleep(Duration::from_secs(16)).await;
+    assert_eq!(lab.services.stats().fields.fields, 0);
 }

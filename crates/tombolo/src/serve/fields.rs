@@ -51,6 +51,7 @@ pub(super) fn config(table: &Fields, source: &Source) -> anyhow::Result<FieldCon
             "per-session",
         ),
         (&mut config.own_max, table.per_device, "per-device"),
+        (&mut config.things_max, table.things, "things"),
     ] {
         if let Some(given) = given {
             ensure!(given <= COUNT_MAX, "{}: at most {COUNT_MAX}", place(key));

@@ -95,6 +95,7 @@ pub(crate) struct Fields {
     pub(crate) fields: Option<usize>,
     pub(crate) per_session: Option<usize>,
     pub(crate) per_device: Option<usize>,
+    pub(crate) things: Option<usize>,
     pub(crate) reports_per_second: Option<u32>,
     #[serde(rename = "class")]
     pub(crate) classes: Vec<FieldClass>,

@@ -17,12 +17,13 @@ use crate::operating::certificate;
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-const ALL: [&str; 5] = [
+const ALL: [&str; 6] = [
     "rooms:read",
     "rooms:create",
     "rooms:send",
     "rooms:set",
     "rooms:kick",
+    "fields:put",
 ];
 
 /// A node, and a key of its API.
@@ -125,6 +126,13 @@ impl Server {
         let mut answer = String::new();
         let _ = stream.read_to_string(&mut answer);
         answer
+    }
+
+    /// A device that stands in a field, and tells what moves.
+    fn stander(&self, user: &str) -> Running {
+        let url = self.ready["url"].as_str().unwrap();
+        let args = ["field", "--server", url, "--user", user, "--field", "plaza"];
+        start(&[&args[..], &["--json", "--moves"]].concat())
     }
 
     fn peer(&self, user: &str, room: &str) -> Running {
@@ -319,4 +327,66 @@ async fn whoever_lacks_a_key_a_scope_or_measure_is_refused_with_the_reason() {
     for key in [&reader, &slow, &all] {
         assert!(!ended.complaints.contains(key), "a key is logged");
     }
+}
+
+#[tokio::test]
+async fn a_server_puts_something_into_a_field_moves_it_and_takes_it_away() {
+    let folder = Folder::new("api-fields");
+    let (all, does) = key("all", &ALL, "").await;
+    let (reader, reads) = key("reader", &["rooms:read"], "").await;
+    let mut server = Server::start(&folder, "north", &all, &[does, reads].concat(), &[]).await;
+    let mut device = server.stander("alice");
+    device.event("in").await;
+    let chest = "/v1/fields/plaza/entities/chest";
+    let (status, put) = server.ask("PUT", chest, &json!({"position": [3, 4], "text": "closed"}));
+    assert_eq!(status, 200, "{put}");
+    let seen = device.event("entered").await;
+    assert_eq!(
+        (&seen["entity"], &seen["text"], &seen["position"]),
+        (&put["entity"], &json!("closed"), &json!([3.0, 4.0, 0.0]))
+    );
+    let moved = json!({"position": [5, 4], "base64": "b3Blbg=="});
+    assert_eq!(server.ask("PUT", chest, &moved), (200, put.clone()));
+    assert_eq!(device.event("moved").await["text"], "open");
+    assert_eq!(server.ask("DELETE", chest, &json!({})).0, 200);
+    assert_eq!(device.event("left").await["entity"], put["entity"]);
+    let (status, refused) = server.ask("DELETE", chest, &json!({}));
+    assert_eq!((status, &refused["code"]), (404, &json!("no_such_thing")));
+    for (body, status, code) in [
+        (json!({"position": [1]}), 422, "bad_report"),
+        (json!({"position": [1, 1e13]}), 422, "bad_report"),
+        (json!({"position": [1, 1], "class": 9}), 422, "bad_report"),
+        (
+            json!({"position": [1, 1], "text": "long".repeat(13)}),
+            422,
+            "bad_report",
+        ),
+        (json!({"position": [1, 1, 1]}), 422, "bad_report"),
+        (
+            json!({"position": [1, 1], "lasts_s": 100_000}),
+            400,
+            "bad_frame",
+        ),
+        (
+            json!({"position": [1, 1], "text": "", "base64": ""}),
+            400,
+            "bad_request",
+        ),
+        (
+            json!({"position": [1, 1], "colour": "blue"}),
+            422,
+            "bad_request",
+        ),
+    ] {
+        let (got, refused) = server.ask("PUT", chest, &body);
+        assert_eq!((got, &refused["code"]), (status, &json!(code)), "{body}");
+    }
+    let authorization = format!("Authorization: Bearer {reader}");
+    let body = json!({"position": [1, 1]}).to_string();
+    let (status, refused) = server.ask_with("PUT", chest, &[&authorization], &body);
+    assert_eq!((status, &refused["code"]), (403, &json!("scope")));
+    device.terminate();
+    assert_eq!(device.ended().await.status, Some(0));
+    server.running.terminate();
+    assert_eq!(server.running.ended().await.status, Some(0));
 }
