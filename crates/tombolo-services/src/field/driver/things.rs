@@ -96,7 +96,7 @@ impl Driver {
         let local = self.locals.get_mut(&entity);
         let local = local.map(|local| &mut local.published);
         let thing = self.things.get_mut(&entity);
-        let published = local.or(thing.map(|thing| &mut thing.published));
+        let published = local.or_else(|| thing.map(|thing| &mut thing.published));
         published.is_some_and(|published| {
             *published = now;
             true
