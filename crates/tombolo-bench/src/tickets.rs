@@ -64,6 +64,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     );
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        // A node's process ends with the thread that started it.
+        .thread_keep_alive(THREADS_KEPT)
         .enable_all()
         .build()
         .context("a runtime")?;
@@ -349,6 +351,9 @@ fn rules_for(players: u32) -> String {
          relax = {{ every = \"100ms\", by = 500, limit = 3000 }} }}]\n"
     )
 }
+
+/// Longer than any run.
+const THREADS_KEPT: Duration = Duration::from_hours(24);
 
 /// The pool.
 const POOL: &str = "tickets";
