@@ -94,6 +94,8 @@ pub(super) struct Driver {
     mouth: mpsc::Sender<(Key, Bytes)>,
     /// `None` when it is time.
     swept: Option<Instant>,
+    /// A device has come into another cell, and may look where nobody here listens yet.
+    is_astray: bool,
     /// When the last device went.
     empty_since: Option<Instant>,
 }
@@ -183,6 +185,7 @@ impl Driver {
             news: News::default(),
             mouth,
             swept: None,
+            is_astray: false,
             empty_since: Some(now),
         })
     }
@@ -358,6 +361,7 @@ impl Driver {
         self.orphans.remove(&id);
         let cell = self.field.cell(report.position);
         let before = before.map(|before| self.field.cell(before));
+        self.is_astray |= before.is_some_and(|before| before != cell);
         self.news.tell(id, cell, before);
         Ok(())
     }
@@ -474,7 +478,18 @@ impl Driver {
         self.node.counters.fields.deferred.add(deferred);
         if self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP) {
             self.sweep();
+        } else if self.is_astray {
+            // At once: what is there must be told soon.
+            self.listen();
         }
+    }
+
+    /// Listens where devices look; returns where that is.
+    fn listen(&mut self) -> Option<BTreeSet<CellId>> {
+        self.is_astray = false;
+        let observed = self.field.cells_observed();
+        self.ears.listen(observed.as_ref());
+        observed
     }
 
     /// Lets those go whose sessions are in the field no more.
@@ -504,8 +519,7 @@ impl Driver {
             self.node_by_entity.remove(&entity);
             self.field.remove(entity);
         }
-        let observed = self.field.cells_observed();
-        self.ears.listen(observed.as_ref());
+        let observed = self.listen();
         let (field, orphans) = (&mut self.field, &mut self.orphans);
         self.node_by_entity.retain(|entity, _| {
             let position = field.position(*entity);
