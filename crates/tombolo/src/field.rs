@@ -130,11 +130,12 @@ pub(crate) async fn run(args: FieldArgs) -> anyhow::Result<()> {
         field,
         args,
     };
+    let interrupted = interrupted();
     stay.tell(&Event::In {
         field: stay.field.id().to_string(),
         entity: name(stay.field.entity()),
     });
-    let ended = stay.run(&device, &walk).await;
+    let ended = stay.run(&device, &walk, interrupted).await;
     stay.tell_summary();
     stay.field.leave().await?;
     device.close().await;
@@ -224,8 +225,12 @@ type Linked = (
 );
 
 impl Stay {
-    async fn run(&mut self, device: &Device, walk: &Walk) -> anyhow::Result<()> {
-        let interrupted = interrupted();
+    async fn run(
+        &mut self,
+        device: &Device,
+        walk: &Walk,
+        interrupted: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
         let duration = self.args.duration;
         let over = async move {
             match duration {

@@ -145,6 +145,7 @@ pub(crate) async fn run(args: BotsArgs) -> anyhow::Result<()> {
         present: watch::channel(0).0,
         failures: failures(style),
     });
+    let interrupted = interrupted();
     if style == Style::Json {
         let duration_s = duration.as_secs_f64();
         output::json(&Event::Began {
@@ -157,7 +158,7 @@ pub(crate) async fn run(args: BotsArgs) -> anyhow::Result<()> {
     let (end, over) = watch::channel(false);
     let mut living = JoinSet::new();
     tokio::select! {
-        () = interrupted() => {}
+        () = interrupted => {}
         () = sleep_until((began + duration).into()) => {}
         () = arrive(&run, &over, &mut living) => {}
         told = tell_progress(&run, style, began) => told?,

@@ -152,12 +152,12 @@ struct Party {
 
 impl Party {
     async fn run(&mut self, duration: Option<Duration>) -> anyhow::Result<()> {
+        let interrupted = interrupted();
         self.tell_members();
         for user in self.room.members() {
             self.link(user)?;
         }
         self.session.mark_unchanged();
-        let interrupted = interrupted();
         let over = async move {
             match duration {
                 Some(duration) => tokio::time::sleep(duration).await,
@@ -344,15 +344,19 @@ impl Party {
     }
 }
 
-/// Waits for SIGINT or SIGTERM.
-pub(crate) async fn interrupted() {
+/// Waits for SIGINT or SIGTERM, also for one that comes after the call and before the first poll: whoever
+/// reads that a device is there may end it at once.
+pub(crate) fn interrupted() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
+    let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+    async move {
+        let [Ok(mut interrupt), Ok(mut terminate)] = signals else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
     }
 }
 
