@@ -42,6 +42,27 @@ fn a_crashed_node_is_inherited_by_one_within_a_second_and_a_half() {
 }
 
 #[test]
+fn a_node_whose_heir_died_with_all_others_begins_nevertheless() {
+    for seed in 0..100 {
+        let mut world = World::new(seed, 2, Trouble::NONE);
+        world.run(Duration::from_secs(5));
+        let before = world.epoch(0).unwrap();
+        world.crash(0);
+        while world.heirs.is_empty() {
+            world.run(Duration::from_millis(10));
+        }
+        // The heir has much to do.
+        world.nodes[1].chores.clear();
+        world.nodes[0].restart_at = Some(world.now);
+        world.run(Duration::from_secs(20));
+        assert_eq!(world.epoch(0), None, "seed {seed}: it waits for its heir");
+        world.crash(1);
+        world.run(Duration::from_secs(10));
+        assert!(world.epoch(0) > Some(before), "seed {seed}");
+    }
+}
+
+#[test]
 fn a_frozen_node_finds_itself_fenced_and_comes_back_with_a_greater_epoch() {
     let mut world = World::new(1, 3, Trouble::NONE);
     world.run(Duration::from_secs(5));
