@@ -21,7 +21,9 @@ pub(super) struct Hold {
 
 /// The right to try once. While it is held by the one who tries, the others wait.
 #[derive(Debug)]
-pub(super) struct Pass<'a>(#[allow(dead_code, reason = "held")] Option<MutexGuard<'a, ()>>);
+pub(super) struct Pass<'a> {
+    _turn: Option<MutexGuard<'a, ()>>,
+}
 
 impl Hold {
     pub(super) fn new(held_max: usize) -> Self {
@@ -41,7 +43,7 @@ impl Hold {
         let mut closed = self.is_closed.subscribe();
         if !*closed.borrow_and_update() {
             return if Instant::now() < deadline {
-                Ok(Pass(None))
+                Ok(Pass { _turn: None })
             } else {
                 Err(Unavailable)
             };
@@ -60,8 +62,8 @@ impl Hold {
         let wait = async {
             tokio::select! {
                 biased;
-                () = opened => Pass(None),
-                turn = turn => Pass(Some(turn)),
+                () = opened => Pass { _turn: None },
+                turn = turn => Pass { _turn: Some(turn) },
             }
         };
         tokio::time::timeout_at(deadline, wait)
@@ -101,12 +103,12 @@ mod tests {
         let first = hold.pass(deadline).await.unwrap();
         let second = hold.pass(deadline);
         let trial = async {
-            assert!(first.0.is_some(), "the first one tries");
+            assert!(first._turn.is_some(), "the first one tries");
             hold.open();
             drop(first);
         };
         let (second, ()) = tokio::join!(second, trial);
-        assert!(second.unwrap().0.is_none(), "the second one need not try");
+        assert!(second.unwrap()._turn.is_none(), "the second one need not try");
     }
 
     #[tokio::test(start_paused = true)]
