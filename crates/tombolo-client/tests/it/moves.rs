@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tombolo_client::{Device, Lane, Policy, PresenceStatus, Room, RoomEvent, RoomOptions};
+use tombolo_client::{Device, Lane, Peer, Policy, PresenceStatus, Room, RoomEvent, RoomOptions};
 use tombolo_engine::{Engine, Local, LocalConfig};
 use tombolo_node::{Node, NodeBuilder};
 use tombolo_wire::NodeId;
@@ -87,6 +87,18 @@ async fn join(device: &Device, policy: Policy) -> Room {
     device.rooms().join_or_create("r", options).await.unwrap()
 }
 
+/// A link by relays of alice, first, and bob, and the rooms in which they met.
+async fn relayed_link(alice: &Device, bob: &Device) -> ([Room; 2], [Peer; 2]) {
+    let alice_room = join(alice, Policy::Relay).await;
+    let mut bob_room = join(bob, Policy::Relay).await;
+    soon(crate::lab::joined(&alice_room, "bob")).await;
+    let to_bob = alice_room.peer(&user("bob")).open().unwrap();
+    to_bob.send(Lane::Reliable, "hello").unwrap();
+    let to_alice = soon(incoming(&mut bob_room)).await;
+    assert_eq!(recv(&to_alice).await.payload, "hello");
+    ([alice_room, bob_room], [to_bob, to_alice])
+}
+
 /// Waits until the device is on a node of that name.
 async fn arrives(device: &Device, node: &str) {
     let mut sessions = device.watch_session();
@@ -166,13 +178,7 @@ async fn a_device_of_a_drained_node_goes_on_over_another_one_and_nobody_notices(
 async fn a_device_that_is_asked_to_go_takes_its_relay_with_it_and_its_links_lose_nothing() {
     let [first, second] = nodes::<2>().await;
     let (alice, bob) = (device(&first, "alice").await, device(&second, "bob").await);
-    let alice_room = join(&alice, Policy::Relay).await;
-    let mut bob_room = join(&bob, Policy::Relay).await;
-    soon(crate::lab::joined(&alice_room, "bob")).await;
-    let to_bob = alice_room.peer(&user("bob")).open().unwrap();
-    to_bob.send(Lane::Reliable, "hello").unwrap();
-    let to_alice = soon(incoming(&mut bob_room)).await;
-    assert_eq!(recv(&to_alice).await.payload, "hello");
+    let ([_alice_room, _bob_room], [to_bob, to_alice]) = relayed_link(&alice, &bob).await;
 
     let before = alice.relayed_address();
     let mut after = 0;
@@ -232,13 +238,7 @@ async fn a_device_that_moves_goes_on_to_follow_others_and_stays_away() {
 async fn two_devices_that_go_at_once_lose_not_even_what_is_unreliable_on_their_relayed_link() {
     let [first, second] = nodes::<2>().await;
     let (alice, bob) = (device(&first, "alice").await, device(&first, "bob").await);
-    let alice_room = join(&alice, Policy::Relay).await;
-    let mut bob_room = join(&bob, Policy::Relay).await;
-    soon(crate::lab::joined(&alice_room, "bob")).await;
-    let to_bob = alice_room.peer(&user("bob")).open().unwrap();
-    to_bob.send(Lane::Reliable, "hello").unwrap();
-    let to_alice = soon(incoming(&mut bob_room)).await;
-    assert_eq!(recv(&to_alice).await.payload, "hello");
+    let ([_alice_room, _bob_room], [to_bob, to_alice]) = relayed_link(&alice, &bob).await;
 
     let before = [alice.relayed_address(), bob.relayed_address()];
     let mut after = 0;
@@ -272,13 +272,7 @@ async fn two_devices_that_go_at_once_lose_not_even_what_is_unreliable_on_their_r
 async fn a_link_outlives_its_room_and_tells_of_another_relay_once_that_can_be_told() {
     let [first, second] = nodes::<2>().await;
     let (alice, bob) = (device(&first, "alice").await, device(&second, "bob").await);
-    let alice_room = join(&alice, Policy::Relay).await;
-    let mut bob_room = join(&bob, Policy::Relay).await;
-    soon(crate::lab::joined(&alice_room, "bob")).await;
-    let to_bob = alice_room.peer(&user("bob")).open().unwrap();
-    to_bob.send(Lane::Reliable, "hello").unwrap();
-    let to_alice = soon(incoming(&mut bob_room)).await;
-    assert_eq!(recv(&to_alice).await.payload, "hello");
+    let ([alice_room, _bob_room], [to_bob, to_alice]) = relayed_link(&alice, &bob).await;
     let before = alice.relayed_address();
 
     // Nobody hands on what alice, who is in no room, has to say about her new relay.

@@ -108,7 +108,10 @@ mod tests {
             drop(first);
         };
         let (second, ()) = tokio::join!(second, trial);
-        assert!(second.unwrap()._turn.is_none(), "the second one need not try");
+        assert!(
+            second.unwrap()._turn.is_none(),
+            "the second one need not try"
+        );
     }
 
     #[tokio::test(start_paused = true)]
