@@ -130,12 +130,8 @@ struct Round {
 impl Walk {
     fn new(crowd: &Crowd) -> anyhow::Result<Self> {
         let mut random = ChaCha8Rng::seed_from_u64(1);
-        let class = Class {
-            range: RANGE,
-            weight: 1.0,
-        };
         let field = Field::new(Settings {
-            classes: vec![class],
+            classes: vec![Class::seen_from(RANGE)],
             hysteresis: 0.05,
             ..Settings::default()
         })?;

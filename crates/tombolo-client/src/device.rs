@@ -393,9 +393,10 @@ impl Shared {
             return;
         };
         if let Some(field) = self.fields.get(&introduced.field) {
-            let target = field.target(user, EntityId(introduced.entity));
+            let entity = EntityId(introduced.entity);
+            let target = field.target(user, entity);
             if let Some(peer) = self.links.on_introduced(target, introduction) {
-                field.on_peer(peer);
+                field.on_peer(entity, peer);
             }
             return;
         }

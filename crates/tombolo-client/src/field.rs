@@ -1,5 +1,6 @@
 //! Fields: who is near.
 
+mod mesh;
 mod state;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::device::Device;
 use crate::error::Error;
 use crate::link::{Lane, Peer};
 use crate::session;
+use mesh::Mesh;
 pub(crate) use state::{FieldState, Fields};
 use state::{Options, Told};
 
@@ -45,6 +47,14 @@ impl Position {
             Self::Three(position) => position,
         }
     }
+
+    /// With a third coordinate.
+    fn in_space(self) -> [f64; 3] {
+        match self {
+            Self::Two([x, y]) => [x, y, 0.0],
+            Self::Three(position) => position,
+        }
+    }
 }
 
 /// Something happened in a field.
@@ -59,9 +69,16 @@ pub enum FieldEvent {
     Left(EntityId),
     /// Another device has started a link to this one.
     Peer(Peer),
+    /// A device is near enough to be linked ([`FieldBuilder::linked_within`]), and now messages flow. The field
+    /// keeps the link until it is far, whoever of the two has begun it.
+    Linked(EntityId, Peer),
+    /// The field keeps the link with a device no more: it is far, or the link has ended. Handles that the
+    /// application has of it go on.
+    Unlinked(EntityId),
     /// The node did not take in a report of this device, or takes it in no more.
     Refused(String),
-    /// The application was too slow and missed events: look at [`Field::neighbours`] again.
+    /// The application was too slow and missed events: look at [`Field::neighbours`] and [`Field::linked`]
+    /// again.
     Lagged {
         /// How many events.
         missed: u64,
@@ -127,6 +144,23 @@ impl FieldBuilder<'_> {
         self
     }
 
+    /// Links this device with the devices that are within a distance, by itself, and ends those links when they
+    /// are a fifth further away: see [`FieldEvent::Linked`]. 0 links with none. Unless said, it is as the node
+    /// has it for each class, which by default links nobody.
+    #[must_use]
+    pub fn linked_within(mut self, distance: f64) -> Self {
+        self.options.linked_within = Some(distance);
+        self
+    }
+
+    /// With how many this device begins links by itself at most, the nearest first; 8 unless said otherwise. As
+    /// many again may be begun by others; those on top of that come as [`FieldEvent::Peer`].
+    #[must_use]
+    pub fn links_max(mut self, count: usize) -> Self {
+        self.options.links_max = count;
+        self
+    }
+
     /// Comes into the field, at a place.
     ///
     /// # Errors
@@ -156,6 +190,10 @@ impl FieldBuilder<'_> {
         };
         field.state.enter().await?;
         tokio::spawn(FieldState::keep(Arc::downgrade(&field.state)));
+        if field.state.has_circle() {
+            let mesh = Mesh::new(field.device.clone(), Arc::clone(&field.state));
+            tokio::spawn(mesh.run());
+        }
         Ok(field)
     }
 }
@@ -235,6 +273,12 @@ impl Field {
             .collect()
     }
 
+    /// Those with whom the field keeps links, as [`FieldEvent::Linked`] tells them.
+    #[must_use]
+    pub fn linked(&self) -> Vec<(EntityId, Peer)> {
+        self.state.linked()
+    }
+
     /// The next event; `None` when the session is over, or the node does not let this device in any more.
     /// Each is told once: let one task read them.
     pub async fn next_event(&self) -> Option<FieldEvent> {
@@ -243,6 +287,8 @@ impl Field {
             Told::Updated(entity, seen) => FieldEvent::Updated(self.neighbour(entity, seen)),
             Told::Left(entity) => FieldEvent::Left(entity),
             Told::Peer(peer) => FieldEvent::Peer(peer),
+            Told::Linked(entity, peer) => FieldEvent::Linked(entity, peer),
+            Told::Unlinked(entity) => FieldEvent::Unlinked(entity),
             Told::Refused(why) => FieldEvent::Refused(why),
             Told::Lagged(missed) => FieldEvent::Lagged { missed },
         })
@@ -271,6 +317,7 @@ impl Field {
 
 impl Drop for Field {
     fn drop(&mut self) {
+        self.state.end();
         let shared = &self.device.0;
         if shared.fields.remove(&self.state) && self.state.is_in() {
             let kind = field_request::Kind::Leave(v1::LeaveField {});
@@ -318,7 +365,8 @@ impl Neighbour {
     /// # Errors
     /// When it is no device, or not in range any more.
     pub async fn user(&self) -> Result<UserId, Error> {
-        self.meet().await.map(|(user, _)| user)
+        let met = meet(&self.device, &self.state, self.entity).await;
+        met.map(|(user, _)| user)
     }
 
     /// Links this device with it, directly where the network allows, and waits until messages flow. A link
@@ -335,28 +383,42 @@ impl Neighbour {
     /// # Errors
     /// As [`Self::connect`], and when a message is too long.
     pub async fn connect_with(&self, first: Vec<(Lane, Bytes)>) -> Result<Peer, Error> {
-        let (user, keys) = self.meet().await?;
-        let target = self.state.target(user, self.entity);
-        let peer = self.device.0.open_link_to(target, keys, first)?;
-        peer.ready().await?;
-        Ok(peer)
+        connect(&self.device, &self.state, self.entity, first).await
     }
+}
 
-    async fn meet(&self) -> Result<(UserId, PublicKeys), Error> {
-        let entity = self.entity.0;
-        let kind = field_request::Kind::Meet(v1::MeetEntity { entity });
-        let met = ask(&self.device.0.session, &self.state.id, kind).await?;
-        let field_response::Result::Met(met) = met else {
-            return Err(other_question());
-        };
-        let keys = v1::DeviceKeys {
-            identity: met.identity,
-            seal: met.seal,
-        };
-        let user = UserId::parse(&met.user).map_err(Error::local)?;
-        let keys = PublicKeys::try_from(Some(&keys)).map_err(Error::local)?;
-        Ok((user, keys))
-    }
+/// Links a device with a neighbour, and waits until messages flow.
+async fn connect(
+    device: &Device,
+    state: &FieldState,
+    entity: EntityId,
+    first: Vec<(Lane, Bytes)>,
+) -> Result<Peer, Error> {
+    let (user, keys) = meet(device, state, entity).await?;
+    let target = state.target(user, entity);
+    let peer = device.0.open_link_to(target, keys, first)?;
+    peer.ready().await?;
+    Ok(peer)
+}
+
+/// Asks whose device a neighbour is.
+async fn meet(
+    device: &Device,
+    state: &FieldState,
+    entity: EntityId,
+) -> Result<(UserId, PublicKeys), Error> {
+    let kind = field_request::Kind::Meet(v1::MeetEntity { entity: entity.0 });
+    let met = ask(&device.0.session, &state.id, kind).await?;
+    let field_response::Result::Met(met) = met else {
+        return Err(other_question());
+    };
+    let keys = v1::DeviceKeys {
+        identity: met.identity,
+        seal: met.seal,
+    };
+    let user = UserId::parse(&met.user).map_err(Error::local)?;
+    let keys = PublicKeys::try_from(Some(&keys)).map_err(Error::local)?;
+    Ok((user, keys))
 }
 
 fn checked(position: Position, payload: Bytes) -> Result<(Position, Bytes), Error> {

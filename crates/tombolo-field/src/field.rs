@@ -2,7 +2,6 @@
 
 mod choose;
 mod grid;
-mod introduce;
 mod moves;
 mod observer;
 mod pass;
@@ -15,12 +14,9 @@ use crate::datagram::RECORD_BYTES_MAX;
 use crate::settings::{Settings, SettingsError};
 use crate::ticks::Ticks;
 use grid::Grid;
-use introduce::Introductions;
 use moves::Moves;
 use observer::{Known, Observer};
 use pass::Scratch;
-
-pub use introduce::{Introduction, PAIRS_MAX};
 
 /// Longest payload of a report, in bytes.
 pub const PAYLOAD_MAX: usize = 48;
@@ -139,15 +135,13 @@ pub struct Stats {
     pub deferred: u64,
     /// Entities that were taken away because they said nothing.
     pub silent: u64,
-    /// How often two who are near were not introduced because [`PAIRS_MAX`] pairs are.
-    pub unpaired: u64,
 }
 
 /// A field.
 ///
 /// Feed it with [`report`](Self::report), [`remove`](Self::remove), [`observe`](Self::observe) and
 /// [`acknowledge`](Self::acknowledge), call [`tick`](Self::tick) at the field's rate, and drain
-/// [`poll_cell`](Self::poll_cell) and [`poll_introduction`](Self::poll_introduction) after it.
+/// [`poll_cell`](Self::poll_cell) after it.
 #[derive(Debug)]
 pub struct Field {
     settings: Settings,
@@ -162,7 +156,6 @@ pub struct Field {
     cells: Cells,
     grid: Grid,
     moves: Moves,
-    introductions: Introductions,
     scratch: Scratch,
     stats: Stats,
 }
@@ -190,7 +183,6 @@ impl Field {
             cells: Cells::new(&settings),
             grid: Grid::new(&settings),
             moves: Moves::new(&settings),
-            introductions: Introductions::default(),
             scratch: Scratch::default(),
             settings,
             tick: 0,
@@ -350,7 +342,6 @@ impl Field {
         self.remove_silent(now);
         self.grid.arrange();
         self.moves.note(&self.entities);
-        self.introductions.begin();
         let mut scratch = std::mem::take(&mut self.scratch);
         for number in 0..self.grid.len() {
             self.touch(number);
@@ -372,7 +363,6 @@ impl Field {
         self.scratch = scratch;
         // Nobody knows of them any more.
         self.free.extend(self.emptied.drain(..));
-        self.introductions.end();
     }
 
     /// The tick that was made last.
@@ -384,11 +374,6 @@ impl Field {
     /// The next change of the cells.
     pub fn poll_cell(&mut self) -> Option<CellChange> {
         self.cells.poll_change()
-    }
-
-    /// The next two who have come near each other, or are no longer.
-    pub fn poll_introduction(&mut self) -> Option<Introduction> {
-        self.introductions.poll()
     }
 
     /// How many entities there are.

@@ -7,14 +7,15 @@
 //! the far ones at a falling rate, and nobody starves. What an observer may not see, which a [`Sight`]
 //! decides, is never in its datagrams.
 //!
-//! The other end is a [`Mirror`]: datagrams in, changes out, with some of them lost or out of order.
+//! The other end is a [`Mirror`]: datagrams in, changes out, with some of them lost or out of order. A
+//! [`Circle`] beside it says with whom of those whom it shows the observer is to be linked.
 //!
 //! ```
 //! use std::time::Duration;
 //! use tombolo_field::{Change, Class, EntityId, Everything, Field, Mirror, Report, Settings, Watch};
 //!
 //! let mut field = Field::new(Settings {
-//!     classes: vec![Class { range: 50.0, weight: 1.0 }],
+//!     classes: vec![Class::seen_from(50.0)],
 //!     ..Settings::default()
 //! })?;
 //! let (alice, bob) = (EntityId(1), EntityId(2));
@@ -36,6 +37,7 @@
 #![forbid(unsafe_code)]
 
 mod cells;
+mod circle;
 mod datagram;
 mod field;
 mod mirror;
@@ -43,10 +45,11 @@ mod settings;
 mod ticks;
 
 pub use cells::{CellChange, CellId, LEVELS_MAX};
+pub use circle::{Circle, CircleChange, Reach};
 pub use datagram::DatagramError;
 pub use field::{
-    BUDGET_MAX, BUDGET_MIN, EntityId, Everything, Field, Introduction, KNOWN_MAX, PAIRS_MAX,
-    PAYLOAD_MAX, POSITION_MAX, Refused, Report, Sight, Stats, Subject, Watch,
+    BUDGET_MAX, BUDGET_MIN, EntityId, Everything, Field, KNOWN_MAX, PAYLOAD_MAX, POSITION_MAX,
+    Refused, Report, Sight, Stats, Subject, Watch,
 };
 pub use mirror::{Change, Mirror, Seen};
 pub use settings::{CLASSES_MAX, Class, Dimensions, RANGE_MAX, Settings, SettingsError};

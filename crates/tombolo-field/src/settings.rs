@@ -22,8 +22,6 @@ pub struct Settings {
     /// How long an entity that an observer says to know may be missing here before the observer is told that
     /// it has left: a field that has just begun to hear of others.
     pub grace: Duration,
-    /// How near two who observe must be to be introduced to each other; `None` when nobody is.
-    pub introduced_within: Option<f64>,
     /// The most entities.
     pub entities_max: usize,
     /// How wide the cells are that nodes subscribe to.
@@ -48,6 +46,21 @@ pub struct Class {
     pub range: f64,
     /// How much they count, when not all can be told.
     pub weight: f64,
+    /// How near devices must be to one of this class to be linked with it, which they see to themselves (see
+    /// [`Circle`](crate::Circle)); `None` when the field leaves that to them.
+    pub linked_within: Option<f64>,
+}
+
+impl Class {
+    /// One that is seen from so far, counts once, and is linked with nobody by itself.
+    #[must_use]
+    pub fn seen_from(range: f64) -> Self {
+        Self {
+            range,
+            weight: 1.0,
+            linked_within: None,
+        }
+    }
 }
 
 /// Why settings are refused.
@@ -79,14 +92,10 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             dimensions: Dimensions::Two,
-            classes: vec![Class {
-                range: 100.0,
-                weight: 1.0,
-            }],
+            classes: vec![Class::seen_from(100.0)],
             hysteresis: 0.1,
             silence: Duration::from_secs(10),
             grace: Duration::from_secs(2),
-            introduced_within: None,
             entities_max: 100_000,
             cell: 100.0,
             split_above: 256,
@@ -109,12 +118,12 @@ impl Settings {
             if !is_range(class.range) {
                 return Err(SettingsError::Range);
             }
+            if !class.linked_within.is_none_or(is_range) {
+                return Err(SettingsError::Range);
+            }
             if !(0.001..=1000.0).contains(&class.weight) {
                 return Err(SettingsError::Weight);
             }
-        }
-        if !self.introduced_within.is_none_or(is_range) {
-            return Err(SettingsError::Range);
         }
         if !(0.0..=10.0).contains(&self.hysteresis) {
             return Err(SettingsError::Hysteresis);

@@ -118,6 +118,10 @@ pub struct EnteredField {
     /// From how far the entities of each class are seen.
     #[prost(double, repeated, tag = "4")]
     pub ranges: ::prost::alloc::vec::Vec<f64>,
+    /// How near the devices of each class are that this one is to link with by itself, if its application does
+    /// not say otherwise; 0 where it is not to. None when that is so for all.
+    #[prost(double, repeated, tag = "5")]
+    pub linked_within: ::prost::alloc::vec::Vec<f64>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LeftField {}

@@ -52,6 +52,10 @@ pub(crate) struct FieldArgs {
     /// Link with every device that comes into range
     #[arg(long)]
     connect: bool,
+    /// Link with devices within this distance, and part when they are far; 0: with none [default: as the
+    /// node has it]
+    #[arg(long, value_name = "R", value_parser = not_negative)]
+    linked_within: Option<f64>,
     /// Tell every move of others, too
     #[arg(long)]
     moves: bool,
@@ -79,6 +83,9 @@ enum Event {
     Linked {
         entity: Option<String>,
         user: String,
+    },
+    Unlinked {
+        entity: String,
     },
     NotLinked {
         entity: String,
@@ -120,6 +127,9 @@ pub(crate) async fn run(args: FieldArgs) -> anyhow::Result<()> {
     let mut entering = device.field(&args.field).class(args.class);
     if let Some(range) = args.range {
         entering = entering.range(range);
+    }
+    if let Some(within) = args.linked_within {
+        entering = entering.linked_within(within);
     }
     let field = entering.enter(walk.from, args.say.clone()).await?;
     let mut stay = Stay {
@@ -297,6 +307,15 @@ impl Stay {
                 let user = peer.user().to_string();
                 self.tell(&Event::Linked { entity: None, user });
             }
+            FieldEvent::Linked(entity, peer) => {
+                self.counts.links += 1;
+                let user = peer.user().to_string();
+                let entity = Some(name(entity));
+                self.tell(&Event::Linked { entity, user });
+            }
+            FieldEvent::Unlinked(entity) => self.tell(&Event::Unlinked {
+                entity: name(entity),
+            }),
             FieldEvent::Refused(reason) => self.tell(&Event::Refused { reason }),
             FieldEvent::Lagged { missed } => self.tell(&Event::Lagged { missed }),
             _ => {}
@@ -368,6 +387,7 @@ fn line(event: &Event) -> String {
         Event::Moved(seen) => place(seen),
         Event::Left { entity } => format!("{entity} has left"),
         Event::Linked { user, .. } => format!("linked with {user}"),
+        Event::Unlinked { entity } => format!("no longer linked with {entity}"),
         Event::NotLinked { entity, reason } => format!("not linked with {entity}: {reason}"),
         Event::Refused { reason } => format!("refused: {reason}"),
         Event::Lagged { missed } => format!("{missed} events were missed"),
@@ -410,6 +430,13 @@ fn place(text: &str) -> Result<Place, String> {
         [x, y] => Ok(Place([x, y].into())),
         [x, y, z] => Ok(Place([x, y, z].into())),
         _ => Err("not two or three numbers".to_owned()),
+    }
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number >= 0.0 && number.is_finite() => Ok(number),
+        Ok(_) | Err(_) => Err("not a number that is 0 or more".to_owned()),
     }
 }
 

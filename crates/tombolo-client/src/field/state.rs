@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
-use tombolo_field::{Change, EntityId, Mirror, Seen};
+use tombolo_field::{CLASSES_MAX, Change, Circle, CircleChange, EntityId, Mirror, Reach, Seen};
 use tombolo_path::Policy;
 use tombolo_wire::v1::{self, ErrorCode, client_frame, field_request, field_response};
 use tombolo_wire::{FIELD_KNOWN_MAX, FieldId, UserId};
@@ -109,11 +109,26 @@ impl Fields {
 }
 
 /// How a device takes part in a field.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) class: u8,
     pub(crate) range: Option<f64>,
     pub(crate) policy: Policy,
+    /// `None` when the node's word counts.
+    pub(crate) linked_within: Option<f64>,
+    pub(crate) links_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            class: 0,
+            range: None,
+            policy: Policy::default(),
+            linked_within: None,
+            links_max: LINKS_MAX,
+        }
+    }
 }
 
 /// What a device keeps of a field.
@@ -125,6 +140,9 @@ pub(crate) struct FieldState {
     inner: Mutex<Inner>,
     /// Wakes whoever reads events.
     news: Notify,
+    /// Wakes whoever looks after links.
+    moves: Notify,
+    begun: Instant,
 }
 
 #[derive(Debug)]
@@ -145,6 +163,12 @@ struct Inner {
     updated: BTreeSet<EntityId>,
     missed: u64,
     is_over: bool,
+    /// `None` when nobody is linked by itself.
+    circle: Option<Circle>,
+    /// Links that others in the circle have begun.
+    begun: Vec<(EntityId, Peer)>,
+    /// Those of the circle with whom messages flow.
+    linked: BTreeMap<EntityId, Peer>,
 }
 
 /// What waits for the application.
@@ -152,6 +176,8 @@ struct Inner {
 enum Waiting {
     Change(Change),
     Peer(Peer),
+    Linked(EntityId),
+    Unlinked(EntityId),
     Refused(String),
 }
 
@@ -162,6 +188,8 @@ pub(super) enum Told {
     Updated(EntityId, Seen),
     Left(EntityId),
     Peer(Peer),
+    Linked(EntityId, Peer),
+    Unlinked(EntityId),
     Refused(String),
     Lagged(u64),
 }
@@ -187,6 +215,9 @@ impl FieldState {
             updated: BTreeSet::new(),
             missed: 0,
             is_over: false,
+            circle: None,
+            begun: Vec::new(),
+            linked: BTreeMap::new(),
         };
         Self {
             id,
@@ -194,6 +225,8 @@ impl FieldState {
             session: session.clone(),
             inner: Mutex::new(inner),
             news: Notify::new(),
+            moves: Notify::new(),
+            begun: Instant::now(),
         }
     }
 
@@ -249,6 +282,8 @@ impl FieldState {
         }
         let report = inner.next_report(own, class, position, payload);
         self.send(&inner, Some(report));
+        drop(inner);
+        self.moves.notify_one();
     }
 
     /// Says again where the device is: once soon, as it may have got lost, and then so that it is not taken
@@ -297,8 +332,69 @@ impl FieldState {
         }
     }
 
-    pub(crate) fn on_peer(&self, peer: Peer) {
-        self.tell(Waiting::Peer(peer));
+    /// A neighbour has begun a link.
+    pub(crate) fn on_peer(&self, entity: EntityId, peer: Peer) {
+        if self
+            .lock()
+            .is_of_circle(self.begun.elapsed(), entity, &peer)
+        {
+            self.moves.notify_one();
+        } else {
+            self.tell(Waiting::Peer(peer));
+        }
+    }
+
+    /// Whether links begin and end by themselves.
+    pub(super) fn has_circle(&self) -> bool {
+        self.lock().circle.is_some()
+    }
+
+    /// Waits until somebody has moved.
+    pub(super) async fn moved(&self) {
+        self.moves.notified().await;
+    }
+
+    /// Which links others have begun, and which are to begin and to end.
+    pub(super) fn look(&self) -> (Vec<(EntityId, Peer)>, Vec<CircleChange>) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let mut changes = Vec::new();
+        // Without a seat nobody could be reached; whoever was near may still be.
+        if let (Some(circle), Some(_)) = (&mut inner.circle, inner.seat) {
+            let (now, me) = (self.begun.elapsed(), inner.last.0.in_space());
+            changes = circle.look(now, inner.entity, me, &inner.mirror);
+        }
+        (std::mem::take(&mut inner.begun), changes)
+    }
+
+    pub(super) fn on_link_failed(&self, entity: EntityId) {
+        if let Some(circle) = &mut self.lock().circle {
+            circle.note_failed(self.begun.elapsed(), entity);
+        }
+    }
+
+    pub(super) fn on_linked(&self, entity: EntityId, peer: Peer) {
+        self.lock().linked.insert(entity, peer);
+        self.tell(Waiting::Linked(entity));
+    }
+
+    pub(super) fn on_unlinked(&self, entity: EntityId, peer: &Peer) {
+        let mut inner = self.lock();
+        // It may be another one by now.
+        if inner.linked.get(&entity) == Some(peer) {
+            inner.linked.remove(&entity);
+        }
+        drop(inner);
+        self.tell(Waiting::Unlinked(entity));
+    }
+
+    /// Those of the circle with whom messages flow.
+    pub(super) fn linked(&self) -> Vec<(EntityId, Peer)> {
+        let inner = self.lock();
+        let linked = inner.linked.iter();
+        linked
+            .map(|(entity, peer)| (*entity, peer.clone()))
+            .collect()
     }
 
     /// The next event; `None` at the end. Losing the future loses no event.
@@ -338,6 +434,24 @@ impl FieldState {
         inner.seat = Some(entered.seat);
         inner.entity = EntityId(entered.entity);
         inner.mirror.restart();
+        if inner.circle.is_none() {
+            inner.circle = self.circle(&entered.linked_within);
+        }
+    }
+
+    /// With whom the device is to be linked, as its application says, or else the node; `None` when with
+    /// nobody.
+    fn circle(&self, by_class: &[f64]) -> Option<Circle> {
+        let reach = match self.options.linked_within {
+            Some(within) => Reach::Same(within),
+            None => Reach::ByClass(by_class.iter().copied().take(CLASSES_MAX).collect()),
+        };
+        let is_wanted = match &reach {
+            Reach::Same(within) => *within > 0.0,
+            Reach::ByClass(within) => !within.is_empty(),
+        };
+        let links_max = self.options.links_max;
+        (is_wanted && links_max > 0).then(|| Circle::new(reach, links_max))
     }
 
     fn on_batch(&self, batch: &[u8]) {
@@ -354,6 +468,7 @@ impl FieldState {
         }
         drop(inner);
         self.news.notify_one();
+        self.moves.notify_one();
     }
 
     fn tell(&self, waiting: Waiting) {
@@ -361,9 +476,15 @@ impl FieldState {
         self.news.notify_one();
     }
 
-    fn end(&self) {
+    /// The device is in the field no more, and never comes back to it.
+    pub(super) fn end(&self) {
         self.lock().is_over = true;
         self.news.notify_one();
+        self.moves.notify_one();
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.lock().is_over
     }
 
     fn send(&self, inner: &Inner, report: Option<v1::FieldReport>) {
@@ -408,6 +529,21 @@ impl Inner {
         }
     }
 
+    /// Whether a link that a neighbour has begun is one of the circle; then it is kept.
+    fn is_of_circle(&mut self, now: Duration, entity: EntityId, peer: &Peer) -> bool {
+        let Some(circle) = &mut self.circle else {
+            return false;
+        };
+        let me = self.last.0.in_space();
+        let is_member = circle.note_linked(now, entity, me, &self.mirror);
+        if is_member {
+            // One for each that there may be; a later one takes the place of the one before.
+            self.begun.retain(|(known, _)| *known != entity);
+            self.begun.push((entity, peer.clone()));
+        }
+        is_member
+    }
+
     fn push(&mut self, waiting: Waiting) {
         if let Waiting::Change(Change::Updated(entity)) = waiting
             && !self.updated.insert(entity)
@@ -436,6 +572,8 @@ impl Inner {
             }
             Waiting::Change(Change::Left(entity)) => Told::Left(entity),
             Waiting::Peer(peer) => Told::Peer(peer),
+            Waiting::Linked(entity) => Told::Linked(entity, self.linked.get(&entity)?.clone()),
+            Waiting::Unlinked(entity) => Told::Unlinked(entity),
             Waiting::Refused(why) => Told::Refused(why),
         })
     }
@@ -444,6 +582,9 @@ impl Inner {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Links that a device begins by itself, unless its application says otherwise.
+const LINKS_MAX: usize = 8;
 
 /// Events that wait; what comes on top is counted and dropped.
 const EVENTS_MAX: usize = 4096;

@@ -1,8 +1,10 @@
 //! Fields, as the SDK shows them.
 
-use tombolo_client::{EntityId, ErrorCode, Field, FieldEvent, Lane, Neighbour};
+use tombolo_client::{EntityId, ErrorCode, Field, FieldEvent, Lane, Neighbour, Peer};
+use tombolo_node::{FieldClass, FieldConfig, Node, NodeBuilder};
 
-use crate::lab::{device, node, recv, soon, user};
+use crate::lab::{device, node, node_with, recv, soon, user};
+use crate::moves::nodes_with;
 
 async fn event(field: &Field) -> FieldEvent {
     soon(field.next_event()).await.expect("the field goes on")
@@ -113,5 +115,107 @@ async fn what_cannot_be_is_refused_and_a_field_has_one_number_of_dimensions() {
     field.remove(5).await.unwrap();
     let thing = thing.unwrap().entity();
     while !matches!(event(&other).await, FieldEvent::Left(left) if left == thing) {}
+    node.shutdown().await;
+}
+
+fn linking(node: NodeBuilder) -> NodeBuilder {
+    let mut config = FieldConfig::default();
+    let class = FieldClass {
+        linked_within: Some(20.0),
+        ..FieldClass::seen_from(100.0)
+    };
+    config.settings.classes = vec![class];
+    node.fields(config)
+}
+
+async fn linked(field: &Field) -> (EntityId, Peer) {
+    loop {
+        match event(field).await {
+            FieldEvent::Linked(entity, peer) => return (entity, peer),
+            FieldEvent::Entered(_) | FieldEvent::Updated(_) => {}
+            told => panic!("a link, not {told:?}"),
+        }
+    }
+}
+
+async fn unlinked(field: &Field) -> EntityId {
+    loop {
+        if let FieldEvent::Unlinked(entity) = event(field).await {
+            return entity;
+        }
+    }
+}
+
+/// Two devices come near each other and go apart again, twice.
+async fn near_and_far(one: &Node, other: &Node) {
+    let (alice, bob) = (device(one, "alice").await, device(other, "bob").await);
+    let alice = alice.field("plaza").enter([0.0, 0.0], "").await.unwrap();
+    let bob = bob.field("plaza").enter([30.0, 0.0], "").await.unwrap();
+    entered(&alice).await;
+    entered(&bob).await;
+    for _ in 0..2 {
+        // Whether or not they would have been linked by now: they are not.
+        bob.update([21.0, 0.0], "").unwrap();
+        reaches(&alice, bob.entity(), [21.0, 0.0, 0.0]).await;
+        assert!(alice.linked().is_empty() && bob.linked().is_empty());
+
+        bob.update([15.0, 0.0], "").unwrap();
+        let (bobs, to_bob) = linked(&alice).await;
+        let (alices, to_alice) = linked(&bob).await;
+        assert_eq!((bobs, alices), (bob.entity(), alice.entity()));
+        assert_eq!(*to_bob.user(), user("bob"));
+        assert_eq!(alice.linked(), [(bobs, to_bob.clone())]);
+        to_bob.send(Lane::Reliable, "near").unwrap();
+        assert_eq!(recv(&to_alice).await.payload, "near");
+
+        // What the application holds goes on; when it holds nothing, the link ends.
+        bob.update([60.0, 0.0], "").unwrap();
+        assert_eq!(unlinked(&alice).await, bobs);
+        assert_eq!(unlinked(&bob).await, alices);
+        assert!(alice.linked().is_empty() && bob.linked().is_empty());
+        to_alice.send(Lane::Reliable, "far").unwrap();
+        assert_eq!(recv(&to_bob).await.payload, "far");
+        drop(to_alice);
+        soon(to_bob.closed()).await;
+    }
+}
+
+#[tokio::test]
+async fn devices_that_come_near_are_linked_by_the_field_and_parted_when_they_are_far() {
+    let node = node_with(linking).await;
+    near_and_far(&node, &node).await;
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn devices_on_two_nodes_that_come_near_are_linked_by_the_field() {
+    let [one, other] = nodes_with(linking).await;
+    near_and_far(&one, &other).await;
+    one.shutdown().await;
+    other.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_application_says_how_near_its_device_is_linked_and_with_how_many() {
+    let node = node().await;
+    let mut others = Vec::new();
+    for (name, x) in [("bob", 5.0), ("carol", 3.0), ("dave", 4.0)] {
+        let other = device(&node, name).await;
+        others.push(other.field("plaza").enter([x, 0.0], "").await.unwrap());
+    }
+    let alice = device(&node, "alice").await;
+    let entering = alice.field("plaza").linked_within(10.0).links_max(2);
+    let alice = entering.enter([0.0, 0.0], "").await.unwrap();
+    let mut linked_with = Vec::new();
+    while linked_with.len() < 2 {
+        linked_with.push(linked(&alice).await.1.user().to_string());
+    }
+    linked_with.sort();
+    assert_eq!(linked_with, ["carol", "dave"], "the nearest");
+    // For the others it is a link that somebody has begun.
+    for other in &others[1..] {
+        while !matches!(event(other).await, FieldEvent::Peer(_)) {}
+        assert!(other.linked().is_empty());
+    }
     node.shutdown().await;
 }

@@ -15,7 +15,9 @@ async fn nodes<const N: usize>() -> [Node; N] {
     nodes_with(|builder| builder).await
 }
 
-async fn nodes_with<const N: usize>(change: impl Fn(NodeBuilder) -> NodeBuilder) -> [Node; N] {
+pub(crate) async fn nodes_with<const N: usize>(
+    change: impl Fn(NodeBuilder) -> NodeBuilder,
+) -> [Node; N] {
     let engine: Arc<dyn Engine> = Arc::new(Local::new(LocalConfig::default()));
     let mut nodes = Vec::new();
     for number in 0..N {

@@ -77,9 +77,6 @@ impl Field {
         }
         self.stats.deferred += self.write(scratch, &me, observer) as u64;
         observer.on_sent();
-        if self.settings.introduced_within.is_some() {
-            self.introduce(sight, slot, observer);
-        }
     }
 
     /// Lets those go of the known that are out of range, gone, or not to be seen any more; takes note of
@@ -331,35 +328,5 @@ impl Field {
         }
         let waiting = news.iter().filter(|news| news.bytes > 0).count();
         waiting - chosen.len()
-    }
-
-    /// Finds those who are near enough to be linked; each pair from the side of the lesser one.
-    fn introduce<S: Sight + ?Sized>(&mut self, sight: &S, slot: u32, observer: &Observer) {
-        let (Some(within), Some(me)) = (
-            self.settings.introduced_within,
-            &self.entities[slot as usize],
-        ) else {
-            return;
-        };
-        for slot in observer.slots() {
-            let Some(other) = &self.entities[slot as usize] else {
-                continue;
-            };
-            if other.id <= me.id || self.observers[slot as usize].is_none() {
-                continue;
-            }
-            let is_near = self.introductions.are_near(me.id, other.id);
-            let within = if is_near {
-                within * (1.0 + self.settings.hysteresis)
-            } else {
-                within
-            };
-            if square(other.position, me.position) <= within * within
-                && sight.may_see(&other.subject(), &me.subject())
-            {
-                let is_taken = self.introductions.find(me.id, other.id);
-                self.stats.unpaired += u64::from(!is_taken);
-            }
-        }
     }
 }

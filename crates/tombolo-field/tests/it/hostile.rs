@@ -88,8 +88,12 @@ fn settings_that_make_no_sense_are_refused() {
     let refused = |settings: Settings| Field::new(settings).map(|_| ()).unwrap_err();
     for range in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e10] {
         assert_eq!(refused(seen_from(range)), SettingsError::Range, "{range}");
+        let class = Class {
+            linked_within: Some(range),
+            ..Class::seen_from(100.0)
+        };
         let settings = Settings {
-            introduced_within: Some(range),
+            classes: vec![class],
             ..Settings::default()
         };
         assert_eq!(refused(settings), SettingsError::Range, "{range}");
@@ -100,8 +104,8 @@ fn settings_that_make_no_sense_are_refused() {
     };
     assert_eq!(refused(classes(Vec::new())), SettingsError::Classes);
     let class = Class {
-        range: 1.0,
         weight: f64::NAN,
+        ..Class::seen_from(1.0)
     };
     assert_eq!(refused(classes(vec![class])), SettingsError::Weight);
     let settings = Settings {

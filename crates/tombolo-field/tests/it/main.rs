@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod cells;
+mod circle;
 mod hostile;
 mod model;
 mod pressure;

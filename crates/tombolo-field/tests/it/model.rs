@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tombolo_field::{
-    BUDGET_MAX, Class, Dimensions, EntityId, Everything, Introduction, PAIRS_MAX, Settings,
-    Subject, Watch,
+    BUDGET_MAX, Class, Dimensions, EntityId, Everything, Settings, Subject, Watch,
 };
 
 use crate::world::{Dice, World, reliable, seen_from};
@@ -25,13 +24,10 @@ fn random_settings(dice: &mut Dice) -> Settings {
     Settings {
         dimensions: [Dimensions::Two, Dimensions::Three][dice.below(2) as usize],
         classes: vec![
+            Class::seen_from(20.0),
             Class {
-                range: 20.0,
-                weight: 1.0,
-            },
-            Class {
-                range: 45.0,
                 weight: 3.0,
+                ..Class::seen_from(45.0)
             },
         ],
         hysteresis: [0.0, 0.15][dice.below(2) as usize],
@@ -377,93 +373,6 @@ fn there_is_no_seam_at_zero_or_between_cells() {
             "at {center}"
         );
     }
-}
-
-#[test]
-fn neighbours_are_introduced_once_and_parted_when_they_are_far() {
-    let settings = Settings {
-        introduced_within: Some(20.0),
-        ..seen_from(100.0)
-    };
-    let mut world = World::new(settings);
-    let drain = |world: &mut World| {
-        std::iter::from_fn(|| world.field.poll_introduction()).collect::<Vec<_>>()
-    };
-    for id in 1..=3 {
-        world.put(id, [0.0; 3]);
-    }
-    world.observe(1, reliable(1100));
-    world.observe(2, reliable(1100));
-    world.tick(&Everything);
-    let (one, two) = (EntityId(1), EntityId(2));
-    assert_eq!(
-        drain(&mut world),
-        [Introduction::Near(one, two)],
-        "the third does not observe"
-    );
-    world.put(2, [21.0, 0.0, 0.0]);
-    world.tick(&Everything);
-    assert_eq!(drain(&mut world), [], "they are still near");
-    world.put(2, [23.0, 0.0, 0.0]);
-    world.tick(&Everything);
-    assert_eq!(drain(&mut world), [Introduction::Far(one, two)]);
-    world.put(2, [0.0; 3]);
-    world.tick(&Everything);
-    assert_eq!(drain(&mut world), [Introduction::Near(one, two)]);
-    world.field.remove(two);
-    world.tick(&Everything);
-    assert_eq!(drain(&mut world), [Introduction::Far(one, two)]);
-}
-
-#[test]
-fn a_crowd_makes_only_so_many_pairs_and_those_that_are_near_stay() {
-    let settings = Settings {
-        introduced_within: Some(20.0),
-        ..seen_from(100.0)
-    };
-    let mut world = World::new(settings);
-    let drain = |world: &mut World| {
-        std::iter::from_fn(|| world.field.poll_introduction()).collect::<Vec<_>>()
-    };
-    for id in [400, 401] {
-        world.put(id, [0.0; 3]);
-        world.observe(id, reliable(BUDGET_MAX));
-    }
-    world.tick(&Everything);
-    // 364 make 66,066 pairs.
-    for id in 0..364 {
-        world.put(id, [0.0; 3]);
-        world.observe(id, reliable(BUDGET_MAX));
-    }
-    world.tick(&Everything);
-    let told = drain(&mut world);
-    assert_eq!(told.len(), PAIRS_MAX);
-    let first = Introduction::Near(EntityId(400), EntityId(401));
-    assert!(told.contains(&first), "they were near before");
-    assert!(world.field.stats().unpaired > 0);
-}
-
-#[test]
-fn two_who_part_and_meet_before_anybody_asks_have_been_near_all_along() {
-    let settings = Settings {
-        introduced_within: Some(20.0),
-        ..seen_from(100.0)
-    };
-    let mut world = World::new(settings);
-    for id in [1, 2] {
-        world.put(id, [0.0; 3]);
-        world.observe(id, reliable(1100));
-    }
-    world.tick(&Everything);
-    let near = Introduction::Near(EntityId(1), EntityId(2));
-    assert_eq!(world.field.poll_introduction(), Some(near));
-    for _ in 0..20 {
-        for x in [50.0, 0.0] {
-            world.put(2, [x, 0.0, 0.0]);
-            world.tick(&Everything);
-        }
-    }
-    assert_eq!(world.field.poll_introduction(), None);
 }
 
 #[test]

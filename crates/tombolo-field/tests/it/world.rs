@@ -98,7 +98,7 @@ impl World {
 
 pub(crate) fn seen_from(range: f64) -> Settings {
     Settings {
-        classes: vec![Class { range, weight: 1.0 }],
+        classes: vec![Class::seen_from(range)],
         ..Settings::default()
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use tombolo_field::{EntityId, RANGE_MAX};
+use tombolo_field::{EntityId, RANGE_MAX, Settings};
 use tombolo_wire::FieldId;
 use tombolo_wire::v1::{self, ErrorCode, field_response, response};
 
@@ -101,6 +101,7 @@ async fn enter(
         .await?;
     let ranges = config.settings.classes.iter();
     let ranges = ranges.map(|class| class.range.min(RANGE_MAX)).collect();
+    let linked_within = linked_within(&config.settings);
     let tick_ms = u32::try_from(config.tick.as_millis()).unwrap_or(u32::MAX);
     for _ in 0..ATTEMPTS_MAX {
         let inputs = node.fields.open(node, &field, enter.dimensions);
@@ -138,9 +139,23 @@ async fn enter(
             entity: entity.0,
             tick_ms,
             ranges,
+            linked_within,
         }));
     }
     Err(refused(node, Refusal::Behind))
+}
+
+/// How near devices of each class are linked; nothing when none are.
+fn linked_within(settings: &Settings) -> Vec<f64> {
+    let classes = settings.classes.iter();
+    let within: Vec<_> = classes
+        .map(|class| class.linked_within.unwrap_or_default())
+        .collect();
+    if within.iter().any(|within| *within > 0.0) {
+        within
+    } else {
+        Vec::new()
+    }
 }
 
 /// Gives the session its seat, if it is still there.

@@ -528,10 +528,7 @@ async fn nodes_that_split_cells_otherwise_hear_each_other() {
     let split = Lab::on(std::sync::Arc::new(local.clone()), |config| {
         config.node = tombolo_wire::NodeId::parse("node-9").unwrap();
         config.fields.settings.split_above = 2;
-        config.fields.settings.classes = vec![FieldClass {
-            range: 30.0,
-            weight: 1.0,
-        }];
+        config.fields.settings.classes = vec![FieldClass::seen_from(30.0)];
     });
     tokio::time::sleep(Duration::from_secs(5)).await;
     let mut here = Vec::new();

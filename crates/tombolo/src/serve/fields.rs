@@ -70,6 +70,7 @@ fn settings(table: &Fields, config: &mut FieldConfig) {
         let class = table.classes.iter().map(|class| FieldClass {
             range: class.range,
             weight: class.weight.unwrap_or(1.0),
+            linked_within: class.linked_within,
         });
         settings.classes = class.collect();
         let ranges = settings.classes.iter().map(|class| class.range);

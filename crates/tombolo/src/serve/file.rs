@@ -107,6 +107,7 @@ pub(crate) struct Fields {
 pub(crate) struct FieldClass {
     pub(crate) range: f64,
     pub(crate) weight: Option<f64>,
+    pub(crate) linked_within: Option<f64>,
 }
 
 /// Where the nodes of a cluster keep what they share.

@@ -529,6 +529,10 @@ mod tests {
                 "line 1, fields.class: a range is more than 0",
             ),
             (
+                "[[fields.class]]\nrange = 9\nlinked-within = 0",
+                "line 1, fields.class: a range is more than 0",
+            ),
+            (
                 "[[fields.class]]\nrange = 9\nweight = 0",
                 "line 1, fields.class: a weight is from",
             ),
