@@ -130,11 +130,12 @@ fn linking(node: NodeBuilder) -> NodeBuilder {
 
 async fn linked(field: &Field) -> (EntityId, Peer) {
     loop {
-        match event(field).await {
-            FieldEvent::Linked(entity, peer) => return (entity, peer),
-            FieldEvent::Entered(_) | FieldEvent::Updated(_) => {}
-            told => panic!("a link, not {told:?}"),
+        let told = event(field).await;
+        if let FieldEvent::Linked(entity, peer) = told {
+            return (entity, peer);
         }
+        let is_else = matches!(told, FieldEvent::Peer(_) | FieldEvent::Unlinked(_));
+        assert!(!is_else, "a link, not {told:?}");
     }
 }
 
