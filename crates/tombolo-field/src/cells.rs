@@ -20,15 +20,6 @@ pub struct CellId {
     pub at: [i64; 3],
 }
 
-/// A change of the cells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CellChange {
-    /// A crowded cell is now its parts.
-    Split(CellId),
-    /// The parts of a cell are one cell again.
-    Merged(CellId),
-}
-
 /// All cells, and how many are in each.
 #[derive(Debug)]
 pub(crate) struct Cells {
@@ -38,10 +29,6 @@ pub(crate) struct Cells {
     split: BTreeSet<CellId>,
     /// The entities of each cell that is not split, by slot, with their positions.
     members: BTreeMap<CellId, BTreeMap<u32, [f64; 3]>>,
-    /// What has not been told yet. A cell that is as it was told is in neither, so that they are never
-    /// more than the cells that are split, or were when that was told.
-    splits: BTreeSet<CellId>,
-    merges: BTreeSet<CellId>,
 }
 
 /// A box.
@@ -58,8 +45,6 @@ impl Cells {
             split_above: settings.split_above,
             split: BTreeSet::new(),
             members: BTreeMap::new(),
-            splits: BTreeSet::new(),
-            merges: BTreeSet::new(),
         }
     }
 
@@ -120,25 +105,8 @@ impl Cells {
         self.insert(slot, to);
     }
 
-    /// Cells merge from the smallest on and split from the largest on.
-    pub(crate) fn poll_change(&mut self) -> Option<CellChange> {
-        let merged = self.merges.pop_last().map(CellChange::Merged);
-        merged.or_else(|| self.splits.pop_first().map(CellChange::Split))
-    }
-
-    /// All cells within a distance of a place, in order; `None` when there are too many.
-    pub(crate) fn around(&self, position: [f64; 3], distance: f64) -> Option<BTreeSet<CellId>> {
-        let mut found = BTreeSet::new();
-        let place = Extent {
-            low: position,
-            high: position,
-        };
-        self.collect_around(&place, distance, &mut found)?;
-        Some(found)
-    }
-
     /// All cells within a distance of some, those included, in order; `None` when there are too many.
-    pub(crate) fn around_all(
+    pub(crate) fn around(
         &self,
         cells: &BTreeSet<CellId>,
         distance: f64,
@@ -251,9 +219,6 @@ impl Cells {
             let part = self.at_level(position, cell.level + 1);
             self.members.entry(part).or_default().insert(slot, position);
         }
-        if !self.merges.remove(&cell) {
-            self.splits.insert(cell);
-        }
     }
 
     /// Merges the parts of a cell that have become empty enough: half of what makes one split, so that
@@ -279,9 +244,6 @@ impl Cells {
             }
             if !all.is_empty() {
                 self.members.insert(whole, all);
-            }
-            if !self.splits.remove(&whole) {
-                self.merges.insert(whole);
             }
         }
     }

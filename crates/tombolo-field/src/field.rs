@@ -9,7 +9,7 @@ mod pass;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use crate::cells::{CellChange, CellId, Cells};
+use crate::cells::{CellId, Cells};
 use crate::datagram::RECORD_BYTES_MAX;
 use crate::settings::{Settings, SettingsError};
 use crate::ticks::Ticks;
@@ -140,8 +140,7 @@ pub struct Stats {
 /// A field.
 ///
 /// Feed it with [`report`](Self::report), [`remove`](Self::remove), [`observe`](Self::observe) and
-/// [`acknowledge`](Self::acknowledge), call [`tick`](Self::tick) at the field's rate, and drain
-/// [`poll_cell`](Self::poll_cell) after it.
+/// [`acknowledge`](Self::acknowledge), and call [`tick`](Self::tick) at the field's rate.
 #[derive(Debug)]
 pub struct Field {
     settings: Settings,
@@ -371,11 +370,6 @@ impl Field {
         self.tick
     }
 
-    /// The next change of the cells.
-    pub fn poll_cell(&mut self) -> Option<CellChange> {
-        self.cells.poll_change()
-    }
-
     /// How many entities there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -420,25 +414,23 @@ impl Field {
         self.cells.cell(position)
     }
 
-    /// The cells that somebody at a place sees into, in order: what its node subscribes to. `None` when
-    /// they are too many to tell.
+    /// The cells in which there are observers, in order.
     #[must_use]
-    pub fn cells_around(&self, position: [f64; 3]) -> Option<BTreeSet<CellId>> {
-        let leave = self.settings.range_max() * (1.0 + self.settings.hysteresis);
-        self.cells.around(position, leave)
-    }
-
-    /// The cells that all who observe see into: what their node subscribes to. `None` when they are too
-    /// many to tell.
-    #[must_use]
-    pub fn cells_observed(&self) -> Option<BTreeSet<CellId>> {
+    pub fn cells_occupied(&self) -> BTreeSet<CellId> {
         let both = self.entities.iter().zip(&self.observers);
         let observers = both.filter(|(_, observer)| observer.is_some());
         let observers = observers.filter_map(|(entity, _)| entity.as_ref());
-        let occupied = observers.map(|observer| self.cells.cell(observer.position));
-        let occupied: BTreeSet<_> = occupied.collect();
+        observers
+            .map(|observer| self.cells.cell(observer.position))
+            .collect()
+    }
+
+    /// The cells that observers anywhere in some cells see into, in order: what their node subscribes to.
+    /// `None` when they are too many to tell.
+    #[must_use]
+    pub fn cells_seen_from(&self, cells: &BTreeSet<CellId>) -> Option<BTreeSet<CellId>> {
         let leave = self.settings.range_max() * (1.0 + self.settings.hysteresis);
-        self.cells.around_all(&occupied, leave)
+        self.cells.around(cells, leave)
     }
 
     /// What has happened so far.

@@ -44,7 +44,7 @@ mod mirror;
 mod settings;
 mod ticks;
 
-pub use cells::{CellChange, CellId, LEVELS_MAX};
+pub use cells::{CellId, LEVELS_MAX};
 pub use circle::{Circle, CircleChange, Reach};
 pub use datagram::DatagramError;
 pub use field::{

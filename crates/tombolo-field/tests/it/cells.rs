@@ -1,6 +1,8 @@
 //! Cells split and merge.
 
-use tombolo_field::{CellChange, CellId, Dimensions, Settings};
+use std::collections::BTreeSet;
+
+use tombolo_field::{CellId, Dimensions, Settings};
 
 use crate::world::{Dice, World, seen_from};
 
@@ -12,22 +14,14 @@ fn settings() -> Settings {
     }
 }
 
-fn drain(world: &mut World) -> Vec<CellChange> {
-    std::iter::from_fn(|| world.field.poll_cell()).collect()
-}
-
 #[test]
 fn a_crowded_cell_splits_and_merges_when_they_have_gone() {
     let mut world = World::new(settings());
     for id in 0..9 {
         world.put(id, [-10.0 * id as f64 - 5.0, 5.0, 0.0]);
     }
-    let whole = CellId {
-        level: 0,
-        at: [-1, 0, 0],
-    };
-    assert_eq!(drain(&mut world), [CellChange::Split(whole)]);
-    let part = world.field.cell([-5.0, 5.0, 0.0]);
+    let spot = [-5.0, 5.0, 0.0];
+    let part = world.field.cell(spot);
     assert_eq!(
         part,
         CellId {
@@ -39,62 +33,25 @@ fn a_crowded_cell_splits_and_merges_when_they_have_gone() {
     for id in 0..4 {
         world.put(id, [900.0, 900.0, 0.0]);
     }
-    assert_eq!(drain(&mut world), [], "five are not few enough");
+    assert_eq!(world.field.cell(spot), part, "five are not few enough");
     world.put(4, [900.0, 900.0, 0.0]);
-    assert_eq!(drain(&mut world), [CellChange::Merged(whole)]);
+    assert_eq!(Some(world.field.cell(spot)), part.whole());
 }
 
 #[test]
 fn those_in_one_spot_split_a_cell_only_so_often() {
     let mut world = World::new(settings());
-    for id in 0..1000 {
-        world.put(id, [1.0, 1.0, 0.0]);
-    }
-    assert_eq!(
-        drain(&mut world).len(),
-        usize::from(tombolo_field::LEVELS_MAX)
-    );
-    for id in 0..1000 {
-        world.field.remove(tombolo_field::EntityId(id));
-    }
-    assert_eq!(
-        drain(&mut world).len(),
-        usize::from(tombolo_field::LEVELS_MAX)
-    );
-    assert_eq!(world.field.cell([1.0, 1.0, 0.0]).level, 0);
-}
-
-#[test]
-fn changes_that_nobody_asks_for_are_no_more_than_the_cells() {
-    let mut world = World::new(settings());
-    for _ in 0..100 {
-        for id in 0..100 {
+    for _ in 0..10 {
+        for id in 0..1000 {
             world.put(id, [1.0, 1.0, 0.0]);
         }
-        for id in 0..100 {
+        let level = world.field.cell([1.0, 1.0, 0.0]).level;
+        assert_eq!(level, tombolo_field::LEVELS_MAX);
+        for id in 0..1000 {
             world.field.remove(tombolo_field::EntityId(id));
         }
+        assert_eq!(world.field.cell([1.0, 1.0, 0.0]).level, 0);
     }
-    assert_eq!(drain(&mut world), [], "all is as it was told");
-    for id in 0..100 {
-        world.put(id, [1.0, 1.0, 0.0]);
-    }
-    let levels: Vec<_> = drain(&mut world)
-        .into_iter()
-        .map(|change| match change {
-            CellChange::Split(cell) => cell.level,
-            CellChange::Merged(cell) => panic!("{cell} was not split"),
-        })
-        .collect();
-    assert_eq!(levels, (0..tombolo_field::LEVELS_MAX).collect::<Vec<_>>());
-    for id in 0..100 {
-        world.field.remove(tombolo_field::EntityId(id));
-    }
-    let merged = drain(&mut world).into_iter().map(|change| match change {
-        CellChange::Merged(cell) => cell.level,
-        CellChange::Split(cell) => panic!("{cell} is empty"),
-    });
-    assert!(merged.eq((0..tombolo_field::LEVELS_MAX).rev()));
 }
 
 #[test]
@@ -124,9 +81,12 @@ fn the_cells_around_somebody_hold_everything_in_range() {
             world.observe(id, tombolo_field::Watch::default());
             all.push(world.field.position(tombolo_field::EntityId(id)).unwrap());
         }
-        let observed = world.field.cells_observed().unwrap();
+        let occupied = world.field.cells_occupied();
+        let observed = world.field.cells_seen_from(&occupied).unwrap();
         for me in &all {
-            let around = world.field.cells_around(*me).unwrap();
+            let mine = BTreeSet::from([world.field.cell(*me)]);
+            assert!(occupied.is_superset(&mine), "seed {seed}");
+            let around = world.field.cells_seen_from(&mine).unwrap();
             for other in &all {
                 let square: f64 = me.iter().zip(other).map(|(a, b)| (a - b) * (a - b)).sum();
                 if square.sqrt() <= 50.0 {

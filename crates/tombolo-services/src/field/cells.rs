@@ -8,6 +8,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tombolo_engine::{BusEvent, Key, Pattern, Subscription};
 use tombolo_field::{CellId, Dimensions, EntityId, LEVELS_MAX, Report};
 use tombolo_wire::{FieldId, NodeId};
@@ -154,11 +155,16 @@ enum Subject {
 }
 
 /// Listens for as long as it is there.
-struct Listener(AbortHandle);
+struct Listener {
+    task: AbortHandle,
+    asked: Option<Arc<Asked>>,
+    /// Since when it is not needed.
+    idle: Option<Instant>,
+}
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -178,18 +184,44 @@ impl Ears {
         }
     }
 
-    /// Listens to these cells and to no others; to all when they are too many.
+    /// Listens to these cells and soon to no others; to all when they are too many.
     pub(super) fn listen(&mut self, cells: Option<&BTreeSet<CellId>>) {
         let wanted = match cells {
             Some(cells) if cells.len() <= CELLS_MAX => subjects(cells),
             Some(_) | None => BTreeSet::from([Subject::All]),
         };
-        self.listener_by_subject
-            .retain(|subject, _| wanted.contains(subject));
-        for subject in wanted {
-            if !self.listener_by_subject.contains_key(&subject)
-                && let Some(listener) = self.begin(&subject)
-            {
+        let now = Instant::now();
+        let linger = if self.listener_by_subject.len() > LISTENERS_MAX {
+            Duration::ZERO
+        } else {
+            LINGER
+        };
+        // One hears of a cell that has just been split, or is whole again, until its parts, or it, are heard.
+        self.listener_by_subject.retain(|subject, listener| {
+            wanted.contains(subject)
+                || now.duration_since(*listener.idle.get_or_insert(now)) < linger
+        });
+        self.begin_all(wanted);
+    }
+
+    /// Listens to these cells as well, unless to all.
+    pub(super) fn listen_also(&mut self, cells: BTreeSet<CellId>) {
+        let listeners = &self.listener_by_subject;
+        if !listeners.contains_key(&Subject::All) && listeners.len() + cells.len() <= CELLS_MAX {
+            self.begin_all(subjects(&cells));
+        }
+    }
+
+    fn begin_all(&mut self, subjects: BTreeSet<Subject>) {
+        for subject in subjects {
+            if let Some(listener) = self.listener_by_subject.get_mut(&subject) {
+                if listener.idle.take().is_some() {
+                    // What is there was forgotten meanwhile.
+                    let (node, asked) = (Arc::clone(&self.node), listener.asked.clone());
+                    let ask = async move { ask(&node, asked.as_deref()).await };
+                    self.node.runtime.spawn(ask);
+                }
+            } else if let Some(listener) = self.begin(&subject) {
                 self.listener_by_subject.insert(subject, listener);
             }
         }
@@ -206,22 +238,26 @@ impl Ears {
         let asked = match subject {
             Subject::Under(cell) => {
                 let subject = subject::of_cell(field, dimensions, *cell).ok()?;
-                Some(Asked {
+                Some(Arc::new(Asked {
                     cell: *cell,
                     question: question(self.node.name(), *cell),
                     subject,
-                })
+                }))
             }
             Subject::All | Subject::At(_) => None,
         };
         let listening = listen(
             Arc::clone(&self.node),
             pattern.ok()?,
-            asked,
+            asked.clone(),
             self.inputs.clone(),
         );
         let task = self.node.runtime.spawn(listening);
-        Some(Listener(task.abort_handle()))
+        Some(Listener {
+            task: task.abort_handle(),
+            asked,
+            idle: None,
+        })
     }
 }
 
@@ -259,12 +295,12 @@ struct Asked {
 async fn listen(
     node: Arc<Node>,
     pattern: Pattern,
-    asked: Option<Asked>,
+    asked: Option<Arc<Asked>>,
     inputs: mpsc::WeakSender<Input>,
 ) {
     loop {
         if let Ok(subscription) = node.engine.subscribe(&pattern, MESSAGES_MAX).await
-            && hear(&node, subscription, asked.as_ref(), &inputs)
+            && hear(&node, subscription, asked.as_deref(), &inputs)
                 .await
                 .is_none()
         {
@@ -339,6 +375,12 @@ const ENTITIES_MAX: usize = 256;
 
 /// The most cells that a node listens to one by one, for one field.
 const CELLS_MAX: usize = 2048;
+
+/// How long one goes on to hear of a cell to which nobody looks.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// With more, one ceases at once to hear of cells to which nobody looks.
+const LISTENERS_MAX: usize = 2 * CELLS_MAX;
 
 /// Of one cell, messages that wait for this node to take them in.
 const MESSAGES_MAX: usize = 4096;

@@ -94,8 +94,7 @@ pub(super) struct Driver {
     mouth: mpsc::Sender<(Key, Bytes)>,
     /// `None` when it is time.
     swept: Option<Instant>,
-    /// A device has come into another cell, and may look where nobody here listens yet.
-    is_astray: bool,
+    lookout: Lookout,
     /// When the last device went.
     empty_since: Option<Instant>,
 }
@@ -107,6 +106,18 @@ struct Local {
     /// What else the device has put there; nothing for what is no device.
     own: BTreeSet<u32>,
     published: Instant,
+}
+
+/// From where devices look.
+#[derive(Default)]
+struct Lookout {
+    /// The cells for which this node listens.
+    cells: BTreeSet<CellId>,
+    /// Devices that have come into others.
+    astray: BTreeSet<EntityId>,
+    /// `None` while there are none.
+    due: Option<Instant>,
+    last: Option<Instant>,
 }
 
 /// What other nodes are to be told.
@@ -185,7 +196,7 @@ impl Driver {
             news: News::default(),
             mouth,
             swept: None,
-            is_astray: false,
+            lookout: Lookout::default(),
             empty_since: Some(now),
         })
     }
@@ -197,7 +208,7 @@ impl Driver {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut some = Vec::new();
         loop {
-            let due = self.news.due;
+            let (due, look_due) = (self.news.due, self.lookout.due);
             tokio::select! {
                 _ = ticks.tick() => {
                     self.on_tick();
@@ -211,6 +222,7 @@ impl Driver {
                     }
                 }
                 () = sleep_until(due) => self.tell_nodes(),
+                () = sleep_until(look_due) => self.listen_for_astray(),
             }
         }
     }
@@ -288,8 +300,8 @@ impl Driver {
         self.locals.insert(seat.entity, device);
         self.node_by_entity.remove(&seat.entity);
         self.empty_since = None;
-        // Where it looks may be new.
-        self.swept = None;
+        let cell = self.field.cell(enter.report.position);
+        self.lookout.note(seat.entity, cell);
         Ok(())
     }
 
@@ -329,6 +341,8 @@ impl Driver {
             if !self.field.observes(seat.entity) {
                 // It had said nothing for so long that it was taken away.
                 self.field.observe(seat.entity, seat.watch)?;
+                let cell = self.field.cell(report.position);
+                self.lookout.note(seat.entity, cell);
             }
             return Ok(());
         }
@@ -361,7 +375,9 @@ impl Driver {
         self.orphans.remove(&id);
         let cell = self.field.cell(report.position);
         let before = before.map(|before| self.field.cell(before));
-        self.is_astray |= before.is_some_and(|before| before != cell);
+        if before != Some(cell) && self.field.observes(id) {
+            self.lookout.note(id, cell);
+        }
         self.news.tell(id, cell, before);
         Ok(())
     }
@@ -478,18 +494,36 @@ impl Driver {
         self.node.counters.fields.deferred.add(deferred);
         if self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP) {
             self.sweep();
-        } else if self.is_astray {
-            // At once: what is there must be told soon.
-            self.listen();
         }
     }
 
     /// Listens where devices look; returns where that is.
     fn listen(&mut self) -> Option<BTreeSet<CellId>> {
-        self.is_astray = false;
-        let observed = self.field.cells_observed();
+        let cells = self.field.cells_occupied();
+        let observed = self.field.cells_seen_from(&cells);
         self.ears.listen(observed.as_ref());
+        self.lookout.cells = cells;
         observed
+    }
+
+    /// Listens at once where devices look that have come from elsewhere: what is there must be told soon.
+    fn listen_for_astray(&mut self) {
+        self.lookout.due = None;
+        self.lookout.last = Some(Instant::now());
+        let mut cells = BTreeSet::new();
+        for entity in std::mem::take(&mut self.lookout.astray) {
+            if let Some(position) = self.field.position(entity) {
+                cells.insert(self.field.cell(position));
+            }
+        }
+        cells.retain(|cell| !self.lookout.cells.contains(cell));
+        match self.field.cells_seen_from(&cells) {
+            Some(observed) => {
+                self.ears.listen_also(observed);
+                self.lookout.cells.append(&mut cells);
+            }
+            None => drop(self.listen()),
+        }
     }
 
     /// Lets those go whose sessions are in the field no more.
@@ -612,6 +646,20 @@ impl Driver {
     }
 }
 
+impl Lookout {
+    /// A device is in a cell, where it was not before.
+    fn note(&mut self, device: EntityId, cell: CellId) {
+        if self.cells.contains(&cell) {
+            return;
+        }
+        // They are no more than the devices here.
+        self.astray.insert(device);
+        let now = Instant::now();
+        let soonest = self.last.map_or(now, |last| (last + PACE).max(now));
+        self.due.get_or_insert(soonest);
+    }
+}
+
 impl News {
     /// An entity is in a cell, and was in another one before.
     fn tell(&mut self, entity: EntityId, cell: CellId, before: Option<CellId>) {
@@ -664,7 +712,7 @@ const TICK_MIN: Duration = Duration::from_millis(5);
 /// What is taken in before the next tick has its turn.
 const INPUTS_AT_ONCE: usize = 1024;
 
-/// Between two times that other nodes are told, at least.
+/// Between two times that other nodes are told, and that it is listened where devices have come, at least.
 const PACE: Duration = Duration::from_millis(20);
 
 /// How often it is looked where devices look.
