@@ -57,6 +57,29 @@ fn dtls_is_served_where_tls_alone_is_too_unless_it_is_off() {
 }
 
 #[test]
+fn a_certificate_that_is_replaced_is_that_of_the_next_associations() {
+    let (certificates, _) = certificate();
+    let config = RelayConfig {
+        tls: Some(certificates.clone()),
+        ..relay_config(v4())
+    };
+    let relay = Relay::bind(config).expect("there are free ports");
+    let shown = |version| {
+        let mut client = Client::new(version, relay.addrs().turn[0]);
+        let certificate = client.connect();
+        (client, certificate)
+    };
+    for version in [Dtls::new_12, Dtls::new_13] {
+        let (mut before, first) = shown(version);
+        assert!(!first.is_empty());
+        assert_eq!(shown(version).1, first);
+        certificates.replace(&certificate().0);
+        assert_ne!(shown(version).1, first);
+        assert_eq!(before.ask(&BINDING)[..2], [1, 1], "it goes on");
+    }
+}
+
+#[test]
 fn a_client_that_lost_its_keys_begins_anew_from_the_same_port() {
     let relay = relay();
     let mut client = Client::new(Dtls::new_12, relay.addrs().turn[0]);
@@ -261,11 +284,20 @@ impl Client {
         }
     }
 
-    fn connect(&mut self) {
-        while !self.drain(|output| matches!(output, Output::Connected)) {
+    /// Returns the certificate that the server has shown.
+    fn connect(&mut self) -> Vec<u8> {
+        let mut shown = Vec::new();
+        let mut is_connected = |output: &Output<'_>| {
+            if let Output::PeerCert(certificate) = output {
+                shown = certificate.to_vec();
+            }
+            matches!(output, Output::Connected)
+        };
+        while !self.drain(&mut is_connected) {
             let datagram = self.receive();
             self.dtls.handle_packet(&datagram).expect("it is good");
         }
+        shown
     }
 
     /// Sends a message and returns the answer.

@@ -64,14 +64,19 @@ fn a_client_over_a_stream_is_told_too() {
 fn a_client_is_told_how_big_its_datagrams_may_be_by_whichever_router() {
     in_namespace(|| {
         for io in WAYS {
-            let relay = start(v4(), io);
-            let mut alice = Device::udp(&relay, "alice");
-            let relayed = alice.allocate();
-            let peer = Echo::start(v4());
-            alice.bind(peer.address);
-            let router = Router::at("127.0.0.9");
-            router.send(relayed, &too_big(relayed, peer.address, 1400));
-            assert_eq!(told(&mut alice), (peer.address, icmp(3, 4, 1400)), "{io:?}");
+            for (ip, at, expected) in [
+                (v4(), "127.0.0.9", icmp(3, 4, 1400)),
+                (Ipv6Addr::LOCALHOST.into(), "::1", icmp(2, 0, 1400)),
+            ] {
+                let relay = start(ip, io);
+                let mut alice = Device::udp(&relay, "alice");
+                let relayed = alice.allocate();
+                let peer = Echo::start(ip);
+                alice.bind(peer.address);
+                let router = Router::at(at);
+                router.send(relayed, &too_big(relayed, peer.address, 1400));
+                assert_eq!(told(&mut alice), (peer.address, expected), "{io:?} {ip}");
+            }
         }
     });
 }
@@ -180,9 +185,13 @@ struct Router(Socket);
 
 impl Router {
     fn at(ip: &str) -> Self {
-        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4));
-        let socket = socket.expect("the namespace is ours");
         let ip: IpAddr = ip.parse().expect("a literal");
+        let (domain, protocol) = match ip {
+            IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
+            IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
+        };
+        let socket = Socket::new(domain, Type::RAW, Some(protocol));
+        let socket = socket.expect("the namespace is ours");
         let bound = socket.bind(&SocketAddr::new(ip, 0).into());
         bound.expect("loopback is there");
         Self(socket)
@@ -196,19 +205,26 @@ impl Router {
     }
 }
 
-/// "Fragmentation needed" about a datagram.
+/// "Fragmentation needed" about a datagram, or "packet too big".
 fn too_big(from: SocketAddr, to: SocketAddr, mtu: u16) -> Vec<u8> {
-    let mut quoted = vec![0x45, 0, 5, 220, 0, 1, 0x40, 0, 64, 17, 0, 0];
+    let mut quoted = match from {
+        SocketAddr::V4(_) => vec![0x45, 0, 5, 220, 0, 1, 0x40, 0, 64, 17, 0, 0],
+        SocketAddr::V6(_) => vec![0x60, 0, 0, 0, 5, 200, 17, 64],
+    };
     for address in [from, to] {
-        let IpAddr::V4(ip) = address.ip() else {
-            unreachable!("these tests are about IPv4")
-        };
-        quoted.extend(ip.octets());
+        match address.ip() {
+            IpAddr::V4(ip) => quoted.extend(ip.octets()),
+            IpAddr::V6(ip) => quoted.extend(ip.octets()),
+        }
     }
     quoted.extend(from.port().to_be_bytes());
     quoted.extend(to.port().to_be_bytes());
     quoted.extend([5, 200, 0, 0]);
     let [high, low] = mtu.to_be_bytes();
+    if from.is_ipv6() {
+        // The kernel makes the checksum.
+        return [&[2, 0, 0, 0, 0, 0, high, low], &quoted[..]].concat();
+    }
     let message = [&[3, 4, 0, 0, 0, 0, high, low], &quoted[..]].concat();
     with_checksum(message)
 }
