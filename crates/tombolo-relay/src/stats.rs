@@ -124,6 +124,38 @@ pub struct StreamStats {
     pub joined: u64,
 }
 
+impl StreamStats {
+    /// Iterates over the reasons for which connections, handshakes and what came before them were
+    /// refused, with how often each applied.
+    pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("too many connections", self.refused),
+            ("proxy does not say who the client is", self.proxy_malformed),
+            ("proxy header of whom nobody trusts", self.proxy_untrusted),
+            ("too many handshakes", self.handshakes_refused),
+            (
+                "handshake given up for a newcomer",
+                self.handshakes_displaced,
+            ),
+            ("tls handshake failed", self.tls_failed),
+            ("dtls version too old", self.dtls_outdated),
+            ("dtls handshake failed", self.dtls_failed),
+            ("dtls of a stranger, or too much", self.dtls_dropped),
+            (
+                "icmp error not about a relayed address, or too many",
+                self.icmp_dropped,
+            ),
+            (
+                "connection without a frame or an allocation in time",
+                self.timed_out,
+            ),
+            ("connection whose client stopped reading", self.slow_readers),
+            ("connection that is not turn", self.malformed),
+        ]
+        .into_iter()
+    }
+}
+
 /// What became of questions to the HTTP hook.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -213,6 +213,8 @@ async fn inspect(client: SocketAddr, at: &At) -> anyhow::Result<()> {
             ("expires in", format!("{:.1} s", allocation.expires_in_s)),
             ("permissions", allocation.permissions.to_string()),
             ("channels", allocation.channels.to_string()),
+            ("connections", allocation.connections.to_string()),
+            ("round trip", way(allocation)),
             ("to peers", count(&allocation.to_peer)),
             ("to client", count(&allocation.to_client)),
             ("dropped", format!("{} packets", allocation.dropped)),
@@ -321,6 +323,19 @@ fn path(path: &str, query: &Query) -> anyhow::Result<String> {
 /// Names come from the network: none may control a terminal.
 fn printable(name: &str) -> String {
     name.escape_debug().to_string()
+}
+
+/// What is known of the path to the client.
+fn way(allocation: &Allocation) -> String {
+    let rtt = allocation.rtt_ms;
+    let rtt = rtt.map_or_else(|| "not known".to_owned(), |rtt| format!("{rtt:.1} ms"));
+    match allocation.requests_sent {
+        0 => rtt,
+        sent => format!(
+            "{rtt}, {} of {sent} requests came",
+            allocation.requests_received
+        ),
+    }
 }
 
 fn words(addresses: &[SocketAddr]) -> String {

@@ -79,7 +79,12 @@ pub(crate) struct Allocation {
     pub(crate) expires_in_s: f64,
     pub(crate) permissions: usize,
     pub(crate) channels: usize,
+    /// TCP connections to peers.
+    pub(crate) connections: usize,
     pub(crate) rtt_ms: Option<f64>,
+    /// Requests that the client says it has sent, if it counts them (RFC 7982), and those that came.
+    pub(crate) requests_sent: u64,
+    pub(crate) requests_received: u64,
     pub(crate) to_peer: Count,
     pub(crate) to_client: Count,
     pub(crate) dropped: u64,
@@ -115,6 +120,9 @@ impl Allocation {
             expires_in_s: info.expires.saturating_duration_since(now).as_secs_f64(),
             permissions: info.permissions,
             channels: info.channels,
+            connections: info.connections,
+            requests_sent: info.path.requests_sent,
+            requests_received: info.path.requests_received,
             rtt_ms: info.path.rtt.map(crate::output::ms),
             to_peer: info.traffic.to_peer.into(),
             to_client: info.traffic.to_client.into(),
@@ -172,6 +180,11 @@ impl Stats {
                 *refusals.entry(refusal.to_string()).or_default() += count;
             }
         }
+        let of_streams = stats.streams.refusals();
+        let of_streams = of_streams.map(|(reason, count)| (reason.to_owned(), count));
+        let of_hook = stats.hook.failures();
+        let of_hook = of_hook.map(|(failure, count)| (format!("hook: {failure}"), count));
+        refusals.extend(of_streams.chain(of_hook).filter(|(_, count)| *count > 0));
         Self {
             draining: sum(|shard| shard.turn.draining) > 0,
             shards: stats.shards.len(),
@@ -191,5 +204,21 @@ impl Stats {
             relay_ports: sum(|shard| shard.io.relay_ports),
             refusals,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stats_tell_why_connections_were_refused_too() {
+        let mut relay = RelayStats::default();
+        relay.streams.refused = 3;
+        relay.streams.handshakes_refused = 4;
+        let stats = Stats::new(&relay);
+        let expected = [("too many connections", 3), ("too many handshakes", 4)];
+        let expected = expected.map(|(reason, count)| (reason.to_owned(), count));
+        assert_eq!(stats.refusals, expected.into());
     }
 }
