@@ -631,6 +631,7 @@ impl World {
                 connection,
                 owner,
                 reply,
+                ..
             } => self.splice(client, connection, owner, &reply),
             // Every user here is known to the configuration.
             Command::Authenticate { username, .. } => panic!("asked about {username:?}"),

@@ -70,9 +70,10 @@ pub struct RelayConfig {
     /// allocation) and the unproven bytes are divided among them in equal parts, rounded up. So in
     /// all there may be up to one less than there are shards more than a bound says, and a shard
     /// refuses when its own part is used up. As the kernel spreads clients by chance, each shard
-    /// grants a user and a network at least 4 allocations, 64 permissions, 64 channels, 8 connections
-    /// and 4 KiB (or all, if that is less): a bound below that times the number of shards can be
-    /// exceeded up to that product. The other bounds hold for each allocation, and for each shard's
+    /// grants a user and a network at least 4 allocations, the bandwidth of these, 64 permissions, 64
+    /// channels, 8 connections and 4 KiB, and all together the bandwidth of one allocation (or all,
+    /// if that is less): a bound below that times the number of shards can be exceeded up to that
+    /// product. The other bounds hold for each allocation, and for each shard's
     /// queues.
     pub limits: Limits,
     /// Networks of proxies that say in front of each TCP or TLS connection whose it is, by a header of
@@ -168,10 +169,12 @@ impl RelayConfig {
         let all = self.limits;
         let shards_u32 = u32::try_from(shards).unwrap_or(u32::MAX);
         let unproven_floor = all.unproven_bytes_max.min(UNPROVEN_BYTES_MIN);
+        let realms = std::iter::once(&self.realm).chain(&self.realms);
+        let rate = realms.map(|realm| self.rate_of(realm)).max().unwrap_or(0);
         let mut part = all;
-        part.total = part_of(all.total, shards, Quota::default());
-        part.per_user = part_of(all.per_user, shards, PART_MIN);
-        part.per_network = part_of(all.per_network, shards, PART_MIN);
+        part.total = part_of(all.total, shards, least_of_all(rate));
+        part.per_user = part_of(all.per_user, shards, least_of_one(rate));
+        part.per_network = part_of(all.per_network, shards, least_of_one(rate));
         let waiting = |whole: usize, min: usize| whole.div_ceil(shards).max(min.min(whole));
         part.connections_waiting_max = waiting(all.connections_waiting_max, 1);
         part.connections_waiting_per_user_max =
@@ -190,11 +193,20 @@ impl RelayConfig {
     }
 
     /// A realm with each shard's part of its limits.
-    pub(crate) fn shard_realm(realm: &Realm, shards: usize) -> Realm {
+    pub(crate) fn shard_realm(&self, realm: &Realm, shards: usize) -> Realm {
+        let rate = self.rate_of(realm);
+        let waiting = realm.connections_waiting_max;
         let mut part = realm.clone();
-        part.quota = part_of(realm.quota, shards, Quota::default());
-        part.per_user = part_of(realm.per_user, shards, PART_MIN);
+        part.quota = part_of(realm.quota, shards, least_of_all(rate));
+        part.per_user = part_of(realm.per_user, shards, least_of_one(rate));
+        part.connections_waiting_max = waiting.map(|whole| whole.div_ceil(shards));
         part
+    }
+
+    /// Bytes per second that an allocation of a realm counts with.
+    fn rate_of(&self, realm: &Realm) -> u64 {
+        let bandwidth = realm.bandwidth.or(self.limits.bandwidth);
+        bandwidth.map_or(0, |bandwidth| bandwidth.bytes_per_second.into())
     }
 
     /// The IPs that relay ports are bound on, at most one of each family.
@@ -225,22 +237,41 @@ fn part_of(whole: Quota, shards: usize, min: Quota) -> Quota {
         let min = min.unwrap_or(0).min(whole);
         Some(whole.div_ceil(shards).max(min))
     };
+    let bandwidth = whole.bandwidth.map(|whole| {
+        let min = min.bandwidth.unwrap_or(0).min(whole);
+        whole.div_ceil(shards as u64).max(min)
+    });
     Quota {
         allocations: part(whole.allocations, min.allocations),
         permissions: part(whole.permissions, min.permissions),
         channels: part(whole.channels, min.channels),
         connections: part(whole.connections, min.connections),
+        bandwidth,
+    }
+}
+
+/// What each shard grants all clients together, where an allocation counts with a rate: one of them.
+fn least_of_all(rate: u64) -> Quota {
+    Quota {
+        bandwidth: Some(rate),
+        ..Quota::default()
     }
 }
 
 /// What each shard grants a user or a network: the kernel may pin to one shard all that one device
 /// has, which is an allocation of two families before and after its network changed, with its peers.
-const PART_MIN: Quota = Quota {
-    allocations: Some(4),
-    permissions: Some(64),
-    channels: Some(64),
-    connections: Some(8),
-};
+fn least_of_one(rate: u64) -> Quota {
+    Quota {
+        allocations: Some(ALLOCATIONS_MIN),
+        permissions: Some(64),
+        channels: Some(64),
+        connections: Some(8),
+        bandwidth: Some(rate * ALLOCATIONS_MIN as u64),
+    }
+}
+
+/// Allocations that each shard grants a user or a network.
+const ALLOCATIONS_MIN: usize = 4;
 /// Connections to peers that wait which each shard grants a user or a network.
 const WAITING_MIN: usize = 8;
 /// Unproven bytes that each shard grants a source network: some dozens of honest first requests.
@@ -248,6 +279,8 @@ const UNPROVEN_BYTES_MIN: u32 = 4 * 1024;
 
 #[cfg(test)]
 mod tests {
+    use tombolo_turn::server::Bandwidth;
+
     use super::*;
 
     #[test]
@@ -280,7 +313,7 @@ mod tests {
         realm.quota.allocations = Some(1000);
         realm.per_user.allocations = Some(16);
         for (shards, expected) in [(1, (1000, 16)), (4, (250, 4)), (16, (63, 4))] {
-            let part = RelayConfig::shard_realm(&realm, shards);
+            let part = RelayConfig::default().shard_realm(&realm, shards);
             let limits = (part.quota.allocations, part.per_user.allocations);
             assert_eq!(limits, (Some(expected.0), Some(expected.1)));
         }
@@ -321,12 +354,50 @@ mod tests {
         }
     }
 
+    #[test]
+    fn bandwidth_is_divided_and_each_shard_has_some_for_a_device() {
+        let mut config = RelayConfig::default();
+        config.limits.bandwidth = Some(Bandwidth {
+            bytes_per_second: 1000,
+            burst_bytes: 1000,
+        });
+        config.limits.total.bandwidth = Some(100_000);
+        config.limits.per_user.bandwidth = Some(10_000);
+        config.limits.per_network.bandwidth = Some(2000);
+        let mut realm = Realm::new("r");
+        realm.quota.bandwidth = Some(50_000);
+        realm.connections_waiting_max = Some(10);
+        config.realms.push(realm);
+        for (shards, expected) in [
+            (1, [100_000, 10_000, 2000, 50_000]),
+            (2, [50_000, 5000, 2000, 25_000]),
+            (4, [25_000, 4000, 2000, 12_500]),
+            (128, [1000, 4000, 2000, 1000]),
+        ] {
+            let part = config.shard_limits(shards);
+            let realm = config.shard_realm(&config.realms[0], shards);
+            let parts = [part.total, part.per_user, part.per_network, realm.quota];
+            assert_eq!(parts.map(|part| part.bandwidth), expected.map(Some));
+            let waiting = realm.connections_waiting_max;
+            assert_eq!(waiting, Some(10_usize.div_ceil(shards)));
+        }
+        // A realm whose allocations count with more has shards grant more.
+        config.realms[0].bandwidth = Some(Bandwidth {
+            bytes_per_second: 3000,
+            burst_bytes: 3000,
+        });
+        let part = config.shard_limits(128);
+        assert_eq!(part.total.bandwidth, Some(3000));
+        assert_eq!(part.per_user.bandwidth, Some(10_000));
+    }
+
     fn quota(allocations: usize, peers: usize) -> Quota {
         Quota {
             allocations: Some(allocations),
             permissions: Some(peers),
             channels: Some(peers),
             connections: Some(peers),
+            bandwidth: None,
         }
     }
 }

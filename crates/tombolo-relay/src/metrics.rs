@@ -70,7 +70,7 @@ impl RelayStats {
             let mut count_by_realm = BTreeMap::new();
             for shard in &self.shards {
                 for (realm, usage) in &shard.usage_by_realm {
-                    *count_by_realm.entry(realm).or_insert(0) += u64::from(value(usage));
+                    *count_by_realm.entry(realm).or_insert(0) += value(usage);
                 }
             }
             for (realm, count) in count_by_realm {
@@ -195,7 +195,12 @@ const SHARD_FAMILIES: &[Family] = &[
     ("tombolo_turn_permissions", Gauge, "Permissions that count for the limits.", |s| s.usage.permissions.into()),
     ("tombolo_turn_channels", Gauge, "Channels that count for the limits.", |s| s.usage.channels.into()),
     ("tombolo_turn_peer_connections", Gauge, "TCP connections to peers that count for the limits.", |s| s.usage.connections.into()),
+    ("tombolo_turn_bandwidth_bytes", Gauge, "Bytes per second that the allocations may have relayed in each direction, as far as that is bounded.", |s| s.usage.bandwidth),
     ("tombolo_turn_draining", Gauge, "1 while no new allocations are made.", |s| s.turn.draining),
+    ("tombolo_turn_allocations_moved", Counter, "Allocations whose client moved to another address.", |s| s.turn.allocations_moved),
+    ("tombolo_turn_icmp_errors", Counter, "ICMP errors passed on to clients.", |s| s.turn.icmp_errors),
+    ("tombolo_turn_counted_requests_sent", Counter, "Requests that clients say they have sent, as far as they count them.", |s| s.turn.counted_requests_sent),
+    ("tombolo_turn_counted_requests_received", Counter, "Those of them that came.", |s| s.turn.counted_requests_received),
     ("tombolo_turn_to_peer_packets", Counter, "Payloads relayed to peers.", |s| s.turn.to_peer_packets),
     ("tombolo_turn_to_peer_bytes", Counter, "Bytes of payloads relayed to peers.", |s| s.turn.to_peer_bytes),
     ("tombolo_turn_to_client_packets", Counter, "Payloads relayed to clients.", |s| s.turn.to_client_packets),
@@ -203,10 +208,14 @@ const SHARD_FAMILIES: &[Family] = &[
     ("tombolo_relay_received_datagrams", Counter, "Datagrams received.", |s| s.io.received),
     ("tombolo_relay_sent_datagrams", Counter, "Datagrams sent.", |s| s.io.sent),
     ("tombolo_relay_congested_datagrams", Counter, "Datagrams dropped because a send buffer was full.", |s| s.io.congested),
+    ("tombolo_relay_sent_in_trains_datagrams", Counter, "Datagrams sent together with others in one message.", |s| s.io.sent_in_trains),
+    ("tombolo_relay_too_long_datagrams", Counter, "Datagrams that the kernel refused to send because they are too long for their way.", |s| s.io.too_long),
     ("tombolo_relay_unsendable_datagrams", Counter, "Datagrams that the kernel refused to send.", |s| s.io.unsendable),
     ("tombolo_relay_receive_errors", Counter, "Errors of receiving.", |s| s.io.receive_errors),
     ("tombolo_relay_handed_over_packets", Counter, "Packets between two allocations, handed over in memory.", |s| s.io.handed_over),
     ("tombolo_relay_handed_over_dropped_packets", Counter, "Packets to allocations of other shards, dropped because these had too much to do.", |s| s.io.handed_over_dropped),
+    ("tombolo_relay_passed_on_packets", Counter, "Packets of clients whose allocation is on another shard, given to that one.", |s| s.io.passed_on),
+    ("tombolo_relay_passed_on_dropped_packets", Counter, "Such packets that the other shard had no room for.", |s| s.io.passed_on_dropped),
     ("tombolo_relay_stream_frames", Counter, "Frames from clients over TCP and TLS.", |s| s.io.stream_frames),
     ("tombolo_relay_stream_frames_dropped", Counter, "Frames dropped because a client over TCP or TLS reads too slowly.", |s| s.io.stream_frames_dropped),
     ("tombolo_relay_ports", Gauge, "Relay ports bound.", |s| s.io.relay_ports),
@@ -214,14 +223,15 @@ const SHARD_FAMILIES: &[Family] = &[
 ];
 
 /// A family of metrics with one value for each realm.
-type RealmFamily = (&'static str, &'static str, fn(&Usage) -> u32);
+type RealmFamily = (&'static str, &'static str, fn(&Usage) -> u64);
 
 #[rustfmt::skip] // It is a table.
 const REALM_FAMILIES: &[RealmFamily] = &[
-    ("tombolo_turn_realm_allocations", "Allocations and reservations that exist, by realm.", |u| u.allocations),
-    ("tombolo_turn_realm_permissions", "Permissions that count for the limits, by realm.", |u| u.permissions),
-    ("tombolo_turn_realm_channels", "Channels that count for the limits, by realm.", |u| u.channels),
-    ("tombolo_turn_realm_peer_connections", "TCP connections to peers, by realm.", |u| u.connections),
+    ("tombolo_turn_realm_allocations", "Allocations and reservations that exist, by realm.", |u| u.allocations.into()),
+    ("tombolo_turn_realm_permissions", "Permissions that count for the limits, by realm.", |u| u.permissions.into()),
+    ("tombolo_turn_realm_channels", "Channels that count for the limits, by realm.", |u| u.channels.into()),
+    ("tombolo_turn_realm_peer_connections", "TCP connections to peers, by realm.", |u| u.connections.into()),
+    ("tombolo_turn_realm_bandwidth_bytes", "Bytes per second that the allocations may have relayed in each direction, as far as that is bounded, by realm.", |u| u.bandwidth),
 ];
 
 /// A family of metrics with one value.
@@ -302,6 +312,7 @@ mod tests {
                 permissions: count * 10,
                 channels: count * 100,
                 connections: count * 1000,
+                bandwidth: u64::from(count) * 10_000,
             };
             let shard = ShardStats {
                 turn,
@@ -327,6 +338,7 @@ mod tests {
             ("permissions", 70, Some(40)),
             ("channels", 700, Some(400)),
             ("peer_connections", 7000, Some(4000)),
+            ("bandwidth_bytes", 70_000, Some(40_000)),
         ] {
             let realm = r#"{realm="a \"realm\"\\\n"}"#;
             let name = format!("tombolo_turn_realm_{kind}{realm}");

@@ -398,10 +398,10 @@ fn core_config(
     nonce_key: [u8; 32],
 ) -> io::Result<server::Config> {
     let mut core = server::Config::new(nonce_key);
-    core.realm = RelayConfig::shard_realm(&config.realm, shards);
+    core.realm = config.shard_realm(&config.realm, shards);
     let realms = config.realms.iter();
     core.realms = realms
-        .map(|realm| RelayConfig::shard_realm(realm, shards))
+        .map(|realm| config.shard_realm(realm, shards))
         .collect();
     for ip in config.relay_ips() {
         match ip {

@@ -107,9 +107,8 @@ impl Shard {
         mut inbox: ShardInbox,
         siblings: Arc<[ShardLink]>,
         sockets: ShardSockets,
-        mut peers: Peers,
+        peers: Peers,
     ) -> io::Result<Self> {
-        peers.set_limit(core.bandwidth());
         let poller = Poller::new()?;
         poller.add(&*inbox.waker, Source::Waker.to_token())?;
         let alarm = Alarm::new()?;
@@ -235,7 +234,7 @@ impl Shard {
                 Ok(Control::Permit { user, peer }) => self.core.permit(now, &user, peer),
                 Ok(Control::Run(order)) => {
                     order(&mut self.core, now);
-                    self.peers.set_limit(self.core.bandwidth());
+                    self.peers.set_limits(&self.core);
                 }
                 Ok(Control::Authenticated { id, result }) => {
                     self.core.handle_auth(now, id, result);

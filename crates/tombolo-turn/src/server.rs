@@ -53,7 +53,7 @@ mod ticket;
 pub use address::{FiveTuple, PeerAddr, RelayAddr, Transport};
 pub use allocation::{Carrier, Path, Tally, Traffic};
 pub use auth::{
-    AuthError, AuthId, Credential, HookMode, OAuth, Proof, Realm, Sha256Offer, TokenKey,
+    AuthError, AuthId, Credential, HookMode, OAuth, Proof, Realm, RealmId, Sha256Offer, TokenKey,
     password_of,
 };
 pub use bandwidth::Bandwidth;
@@ -335,7 +335,7 @@ impl Server {
         {
             self.reservation_deadlines.pop_first();
             if let Some(reservation) = self.reservations.remove(&token) {
-                self.give_back_reservation(&reservation.user);
+                self.give_back_reservation(&reservation);
                 self.release(now, reservation.relay);
             }
         }
@@ -387,11 +387,11 @@ impl Server {
         self.stats.take_refusal()
     }
 
-    /// Returns how fast bytes may go over the TCP connections of one allocation in each direction;
-    /// `None`: as fast as they come. The driver sees to it, since they do not come by here. Only
-    /// [`reconfigure`](Self::reconfigure) changes it.
-    pub fn bandwidth(&self) -> Option<Bandwidth> {
-        self.limits.bandwidth
+    /// Returns how fast bytes may go through one allocation of a realm in each direction; `None`: as
+    /// fast as they come. Those of its TCP connections do not come by here, so there the driver
+    /// sees to it. Only [`reconfigure`](Self::reconfigure) changes it.
+    pub fn bandwidth(&self, realm: RealmId) -> Option<Bandwidth> {
+        self.authority.bandwidth_of(realm).or(self.limits.bandwidth)
     }
 
     /// Returns the counters.

@@ -8,7 +8,8 @@ use tokio::{
     sync::{oneshot, watch},
 };
 use tombolo_turn::server::{
-    Bandwidth, ConnectError, ConnectionId, FiveTuple, PeerAddr, PortError, RelayAddr,
+    Bandwidth, ConnectError, ConnectionId, FiveTuple, PeerAddr, PortError, RealmId, RelayAddr,
+    Server,
 };
 use tracing::warn;
 
@@ -26,8 +27,9 @@ pub(crate) struct Peers {
     link: ShardLink,
     listeners: HashMap<RelayAddr, PeerTask>,
     connections: HashMap<ConnectionId, Peer>,
-    /// How fast the bytes of each allocation may go in each direction.
-    limit: watch::Sender<Option<Bandwidth>>,
+    /// How fast the bytes of each allocation of a realm may go in each direction, as far as a
+    /// connection of that realm was ever joined.
+    limit_by_realm: HashMap<RealmId, watch::Sender<Option<Bandwidth>>>,
 }
 
 /// A connection to a peer. Dropping it closes it.
@@ -50,7 +52,7 @@ impl Peers {
             link,
             listeners: HashMap::new(),
             connections: HashMap::new(),
-            limit: watch::Sender::new(None),
+            limit_by_realm: HashMap::new(),
         }
     }
 
@@ -81,9 +83,13 @@ impl Peers {
         self.connections.remove(&connection);
     }
 
-    /// Has all bytes go as fast as this from now on, those of connections that are joined already too.
-    pub(super) fn set_limit(&mut self, limit: Option<Bandwidth>) {
-        self.limit.send_replace(limit);
+    /// Has all bytes go as fast as the core says from now on, those of connections that are joined
+    /// already too.
+    pub(super) fn set_limits(&mut self, core: &Server) {
+        for (realm, limit) in &self.limit_by_realm {
+            let new = core.bandwidth(*realm);
+            limit.send_if_modified(|old| std::mem::replace(old, new) != new);
+        }
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -135,7 +141,7 @@ impl Shard {
         now: Instant,
         client: FiveTuple,
         connection: ConnectionId,
-        owner: FiveTuple,
+        (owner, realm): (FiveTuple, RealmId),
         reply: Vec<u8>,
     ) {
         let peer = self.peers.connections.remove(&connection);
@@ -145,10 +151,12 @@ impl Shard {
             self.core.handle_peer_gone(now, connection);
             return;
         };
+        let limits = self.peers.limit_by_realm.entry(realm);
+        let limit = limits.or_insert_with(|| watch::Sender::new(self.core.bandwidth(realm)));
         let account = Account {
             owner,
             shard: self.peers.link.clone(),
-            limit: self.peers.limit.subscribe(),
+            limit: limit.subscribe(),
             meters: control.meters(now),
         };
         let (cancel, cancelled) = oneshot::channel();

@@ -82,8 +82,9 @@ impl Shard {
                 client,
                 connection,
                 owner,
+                realm,
                 reply,
-            } => self.splice(now, client, connection, owner, reply),
+            } => self.splice(now, client, connection, (owner, realm), reply),
             Command::Redirect {
                 shard,
                 client,

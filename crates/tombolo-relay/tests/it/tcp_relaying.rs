@@ -198,7 +198,7 @@ fn all_bytes_of_joined_connections_are_counted_while_they_are_open_and_when_they
 
 #[test]
 fn a_limited_allocation_loses_no_byte_in_either_direction() {
-    let relay = limited_relay(1_000_000, 50_000);
+    let relay = limited_relay(of_all, 1_000_000, 50_000);
     let mut alice = Client::tcp(&relay);
     alice.allocate();
     let (mut data, mut peer_side) = joined(&relay, &mut alice);
@@ -209,8 +209,17 @@ fn a_limited_allocation_loses_no_byte_in_either_direction() {
 
 #[test]
 fn a_limit_holds_all_connections_of_an_allocation_back_until_another_one_is_set() {
+    assert_held_back_by(of_all);
+}
+
+#[test]
+fn the_limit_of_a_realm_holds_its_connections_back_until_another_one_is_set() {
+    assert_held_back_by(of_realm);
+}
+
+fn assert_held_back_by(limit: Limit) {
     // What is left after the burst would take most of an hour.
-    let relay = limited_relay(1, 2000);
+    let relay = limited_relay(limit, 1, 2000);
     let mut alice = Client::tcp(&relay);
     alice.allocate();
     let (mut first, mut first_peer) = joined(&relay, &mut alice);
@@ -335,10 +344,21 @@ fn tcp_relay(ip: IpAddr) -> Relay {
     Relay::bind(tcp_config(ip)).expect("there are free ports")
 }
 
+/// Who says how many bytes go through an allocation.
+type Limit = fn(&mut RelayConfig) -> &mut Option<Bandwidth>;
+
+fn of_all(config: &mut RelayConfig) -> &mut Option<Bandwidth> {
+    &mut config.limits.bandwidth
+}
+
+fn of_realm(config: &mut RelayConfig) -> &mut Option<Bandwidth> {
+    &mut config.realm.bandwidth
+}
+
 /// A relay that lets so many bytes of an allocation through.
-fn limited_relay(bytes_per_second: u32, burst_bytes: u32) -> Relay {
+fn limited_relay(limit: Limit, bytes_per_second: u32, burst_bytes: u32) -> Relay {
     let mut config = tcp_config(v4());
-    config.limits.bandwidth = Some(Bandwidth {
+    *limit(&mut config) = Some(Bandwidth {
         bytes_per_second,
         burst_bytes,
     });

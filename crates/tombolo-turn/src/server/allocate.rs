@@ -35,6 +35,8 @@ pub(super) struct Pending {
     /// The one family of two that could not be had.
     failed: Option<AddressFamily>,
     tries_left: u32,
+    /// What the ledger has of it.
+    booked: Usage,
     state: PendingState,
 }
 
@@ -50,6 +52,8 @@ pub(super) struct Reservation {
     pub(super) relay: RelayAddr,
     pub(super) user: User,
     pub(super) expires: Instant,
+    /// What the ledger has of it.
+    booked: Usage,
 }
 
 /// What kind of allocation a client wants.
@@ -253,8 +257,8 @@ impl Server {
         if !steps.is_empty() && is_hopeless {
             return Err(Refusal::FamilyUnsupported.into());
         }
-        let holder = holder_of(ask, &identity.user);
-        self.ledger.take(holder, Usage::ALLOCATION);
+        let booked = self.usage_of_new(&identity.user);
+        self.ledger.take(holder_of(ask, &identity.user), booked);
         let asked = RelayAddr(ask.from.server);
         let tries_left = BIND_TRIES;
         let (failed, state) = (None, PendingState::Wanted);
@@ -268,6 +272,7 @@ impl Server {
             bound,
             failed,
             tries_left,
+            booked,
             state,
         };
         self.proceed(now, pending);
@@ -348,7 +353,7 @@ impl Server {
 
     fn abandon(&mut self, now: Instant, pending: Pending) {
         let holder = holder_of(pending.ask, &pending.identity.user);
-        self.ledger.give_back(holder, Usage::ALLOCATION);
+        self.ledger.give_back(holder, pending.booked);
         for relay in pending.bound {
             self.release(now, relay);
         }
@@ -364,6 +369,7 @@ impl Server {
             kind,
             bound,
             failed,
+            booked,
             ..
         } = pending;
         let mut relays = Relays::default();
@@ -400,6 +406,9 @@ impl Server {
         allocation.mobility = mobility;
         allocation.session = identity.session;
         allocation.path.rtt = Some(identity.nonce_age).filter(|age| *age < RTT_MAX);
+        allocation.set_limit(self.bandwidth(identity.user.realm));
+        allocation.booked = booked;
+        self.ledger.settle(&mut allocation);
         self.allocations.insert(allocation);
         self.stats.allocations_created += 1;
         self.stats.allocations = self.allocations.len() as u64;
@@ -463,15 +472,15 @@ impl Server {
             user: &identity.user,
             network: None,
         };
-        self.ledger.take(holder, Usage::ALLOCATION);
-        self.reservations.insert(
-            token,
-            Reservation {
-                relay,
-                user: identity.user.clone(),
-                expires,
-            },
-        );
+        let booked = self.usage_of_new(&identity.user);
+        self.ledger.take(holder, booked);
+        let reservation = Reservation {
+            relay,
+            user: identity.user.clone(),
+            expires,
+            booked,
+        };
+        self.reservations.insert(token, reservation);
         self.reservation_deadlines.insert((expires, token));
         token
     }
@@ -490,17 +499,20 @@ impl Server {
             return Err(Refusal::ReservationUnknown);
         }
         let (relay, expires) = (reservation.relay, reservation.expires);
-        self.reservations.remove(&token);
         self.reservation_deadlines.remove(&(expires, token));
-        self.give_back_reservation(&identity.user);
+        if let Some(reservation) = self.reservations.remove(&token) {
+            self.give_back_reservation(&reservation);
+        }
         Ok(relay)
     }
 
     /// Usage a reservation no more.
-    pub(super) fn give_back_reservation(&mut self, user: &User) {
-        let network = None;
-        let holder = Holder { user, network };
-        self.ledger.give_back(holder, Usage::ALLOCATION);
+    pub(super) fn give_back_reservation(&mut self, reservation: &Reservation) {
+        let holder = Holder {
+            user: &reservation.user,
+            network: None,
+        };
+        self.ledger.give_back(holder, reservation.booked);
     }
 }
 

@@ -31,8 +31,8 @@ pub(super) struct Allocation {
     pub(super) connections: u32,
     /// When to look whether permissions or channels are over.
     pub(super) clearing: Option<Instant>,
-    bucket_to_peer: Bucket,
-    bucket_to_client: Bucket,
+    /// `None` where as much goes through it as comes.
+    throttle: Option<Box<Throttle>>,
     /// The transaction that made it, and what the answer said, for retransmissions.
     pub(super) transaction: TransactionId,
     pub(super) reply: Box<[u8]>,
@@ -68,11 +68,19 @@ pub struct Path {
     pub requests_received: u64,
 }
 
+/// What goes through an allocation at most, and what has gone.
+struct Throttle {
+    limit: Bandwidth,
+    to_peer: Bucket,
+    to_client: Bucket,
+}
+
 /// What a payload is measured by, where bandwidth is limited.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Meter {
-    pub(super) now: Millis,
-    pub(super) limit: Bandwidth,
+    /// Of the shard.
+    pub(super) start: Instant,
+    pub(super) now: Instant,
 }
 
 /// What went through an allocation since it was made.
@@ -134,11 +142,10 @@ impl Allocation {
             expires,
             traffic: Traffic::default(),
             network: Network::of(client.client),
-            booked: Usage::ALLOCATION,
+            booked: Usage::default(),
             connections: 0,
             clearing: None,
-            bucket_to_peer: Bucket::default(),
-            bucket_to_client: Bucket::default(),
+            throttle: None,
             transaction,
             reply: Box::default(),
             path: Path::default(),
@@ -196,14 +203,27 @@ impl Allocation {
         self.peer_of(now, number).map(|_| number)
     }
 
+    /// Bounds what goes through it from now on, in each direction.
+    pub(super) fn set_limit(&mut self, limit: Option<Bandwidth>) {
+        match (&mut self.throttle, limit) {
+            (Some(throttle), Some(limit)) => throttle.limit = limit,
+            (throttle, limit) => {
+                *throttle = limit.map(|limit| {
+                    let (to_peer, to_client) = Default::default();
+                    Box::new(Throttle {
+                        limit,
+                        to_peer,
+                        to_client,
+                    })
+                });
+            }
+        }
+    }
+
     /// Usage a payload on its way to a peer, if the allocation's bandwidth allows it.
-    pub(super) fn spend_to_peer(
-        &mut self,
-        meter: Option<Meter>,
-        bytes: usize,
-    ) -> Result<(), Refusal> {
-        if let Some(Meter { now, limit }) = meter
-            && !self.bucket_to_peer.take(now, limit, bytes)
+    pub(super) fn spend_to_peer(&mut self, meter: Meter, bytes: usize) -> Result<(), Refusal> {
+        if let Some(Throttle { limit, to_peer, .. }) = self.throttle.as_deref_mut()
+            && !to_peer.take(meter.millis(), *limit, bytes)
         {
             return Err(Refusal::BandwidthUsed);
         }
@@ -212,13 +232,11 @@ impl Allocation {
     }
 
     /// Usage a payload on its way to the client, if the allocation's bandwidth allows it.
-    pub(super) fn spend_to_client(
-        &mut self,
-        meter: Option<Meter>,
-        bytes: usize,
-    ) -> Result<(), Refusal> {
-        if let Some(Meter { now, limit }) = meter
-            && !self.bucket_to_client.take(now, limit, bytes)
+    pub(super) fn spend_to_client(&mut self, meter: Meter, bytes: usize) -> Result<(), Refusal> {
+        if let Some(Throttle {
+            limit, to_client, ..
+        }) = self.throttle.as_deref_mut()
+            && !to_client.take(meter.millis(), *limit, bytes)
         {
             return Err(Refusal::BandwidthUsed);
         }
@@ -262,10 +280,10 @@ impl Allocation {
     pub(super) fn held(&self) -> Usage {
         let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         Usage {
-            allocations: 1,
             permissions: count(self.permissions.len()),
             channels: count(self.channels.len()),
             connections: self.connections,
+            ..Usage::of_allocations(1, self.throttle.as_ref().map(|one| one.limit))
         }
     }
 
@@ -340,6 +358,12 @@ impl Allocation {
         let expires = now + CHANNEL_LIFETIME;
         self.channels.insert(number, Channel { peer, expires });
         self.number_by_peer.insert(peer, number);
+    }
+}
+
+impl Meter {
+    fn millis(self) -> Millis {
+        Millis::between(self.start, self.now)
     }
 }
 

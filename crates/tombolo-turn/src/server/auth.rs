@@ -23,9 +23,10 @@ pub use secrets::password_of;
 
 pub(super) use hook::{Hook, Parked, Parking};
 pub(super) use oauth::TokenSession;
-pub(super) use realm::RealmId;
+pub use realm::RealmId;
 
 use super::address::FiveTuple;
+use super::bandwidth::Bandwidth;
 use super::config::Config;
 use super::ledger::Quota;
 use super::nonce::Nonces;
@@ -265,6 +266,19 @@ impl Authority {
         chamber.map_or_else(Default::default, |chamber| {
             (chamber.quota, chamber.per_user)
         })
+    }
+
+    /// Returns what goes through each allocation of a realm at most, if the realm says so.
+    pub(super) fn bandwidth_of(&self, realm: RealmId) -> Option<Bandwidth> {
+        let mut chambers = self.chambers.iter();
+        chambers.find(|chamber| chamber.id == realm)?.bandwidth
+    }
+
+    /// Returns how many connections to peers of a realm may wait for their clients.
+    pub(super) fn waiting_max_of(&self, realm: RealmId) -> Option<usize> {
+        let mut chambers = self.chambers.iter();
+        let chamber = chambers.find(|chamber| chamber.id == realm)?;
+        chamber.connections_waiting_max
     }
 
     pub(super) fn realm_name(&self, id: RealmId) -> &str {

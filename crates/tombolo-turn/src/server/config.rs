@@ -211,6 +211,7 @@ impl Default for Limits {
                 permissions: Some(262_144),
                 channels: Some(262_144),
                 connections: Some(4096),
+                bandwidth: None,
             },
             per_user: Quota {
                 allocations: Some(16),
@@ -221,12 +222,14 @@ impl Default for Limits {
                 permissions: Some(65_536),
                 channels: Some(65_536),
                 connections: Some(1024),
+                bandwidth: None,
             },
             per_allocation: Quota {
                 allocations: None,
                 permissions: Some(256),
                 channels: Some(256),
                 connections: Some(32),
+                bandwidth: None,
             },
             bandwidth: None,
             connections_waiting_max: 1024,

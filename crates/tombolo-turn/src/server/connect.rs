@@ -160,7 +160,8 @@ impl Server {
         let allocation = found.ok_or(Refusal::ConnectionUnknown)?.allocation;
         let allocation = self.allocations.get(allocation);
         let allocation = allocation.filter(|one| one.is_held_by(identity));
-        let owner = allocation.ok_or(Refusal::UserWrong)?.client;
+        let allocation = allocation.ok_or(Refusal::UserWrong)?;
+        let (owner, realm) = (allocation.client, allocation.user.realm);
         let client = ask.from;
         self.connections.set_state(id, State::Joined { client });
         let reply = self.success(ask, identity, |_| {});
@@ -169,6 +170,7 @@ impl Server {
             client,
             connection: id,
             owner,
+            realm,
             reply,
         });
         Ok(())
@@ -242,10 +244,12 @@ impl Server {
         }
         self.check_more(id, Usage::CONNECTION)?;
         let (limits, waiting) = (&self.limits, &self.connections);
-        let network = allocation.network;
+        let (network, realm) = (allocation.network, allocation.user.realm);
+        let of_realm = self.authority.waiting_max_of(realm);
         let is_full = waiting.waiting() >= limits.connections_waiting_max
             || waiting.waiting_of_user(&allocation.user) >= limits.connections_waiting_per_user_max
-            || waiting.waiting_of_network(network) >= limits.connections_waiting_per_network_max;
+            || waiting.waiting_of_network(network) >= limits.connections_waiting_per_network_max
+            || of_realm.is_some_and(|max| waiting.waiting_of_realm(realm) >= max);
         if is_full {
             return Err(Refusal::ConnectionsFull);
         }

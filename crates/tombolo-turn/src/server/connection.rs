@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::address::FiveTuple;
-use super::auth::{Identity, User};
+use super::auth::{Identity, RealmId, User};
 use super::ledger::Network;
 use super::reply::Ask;
 use super::stray::ShardIndex;
@@ -78,6 +78,7 @@ pub(super) struct Connections {
     /// Those in `deadlines`, by whose they are.
     waiting_by_user: BTreeMap<User, usize>,
     waiting_by_network: BTreeMap<Network, usize>,
+    waiting_by_realm: BTreeMap<RealmId, usize>,
 }
 
 impl Connections {
@@ -154,6 +155,11 @@ impl Connections {
         self.waiting_by_network.get(&network).copied().unwrap_or(0)
     }
 
+    /// Counts those of a realm that are not joined.
+    pub(super) fn waiting_of_realm(&self, realm: RealmId) -> usize {
+        self.waiting_by_realm.get(&realm).copied().unwrap_or(0)
+    }
+
     pub(super) fn next_deadline(&self) -> Option<(Instant, ConnectionId)> {
         self.deadlines.first().copied()
     }
@@ -166,6 +172,7 @@ impl Connections {
                 None => drop(self.waiting_by_user.insert(owner.user.clone(), 1)),
             }
             *self.waiting_by_network.entry(owner.network).or_default() += 1;
+            *self.waiting_by_realm.entry(owner.user.realm).or_default() += 1;
         }
         if let State::Joined { client } = state {
             self.id_by_client.insert(*client, id);
@@ -177,6 +184,7 @@ impl Connections {
             self.deadlines.remove(&(deadline, id));
             give_back(&mut self.waiting_by_user, &owner.user);
             give_back(&mut self.waiting_by_network, &owner.network);
+            give_back(&mut self.waiting_by_realm, &owner.user.realm);
         }
         if let State::Joined { client } = state {
             self.id_by_client.remove(client);

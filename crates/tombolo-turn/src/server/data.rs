@@ -10,7 +10,6 @@ use tombolo_stun::{
 use super::Server;
 use super::address::{FiveTuple, PeerAddr, RelayAddr, canonical};
 use super::allocation::Meter;
-use super::bandwidth::Millis;
 use super::forward::{Forward, Fragment, Header};
 use super::request::KNOWN_ATTRIBUTES;
 use super::stats::Refusal;
@@ -132,11 +131,10 @@ impl Server {
         })
     }
 
-    /// Says what payloads are measured by; `None` where they are not.
-    fn meter(&self, now: Instant) -> Option<Meter> {
-        let limit = self.limits.bandwidth?;
-        let now = Millis::between(self.clock.start, now);
-        Some(Meter { now, limit })
+    /// Says what payloads are measured by.
+    fn meter(&self, now: Instant) -> Meter {
+        let start = self.clock.start;
+        Meter { start, now }
     }
 
     fn send_on(

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::Server;
 use super::allocation::Allocation;
 use super::auth::{RealmId, User};
+use super::bandwidth::Bandwidth;
 use super::stats::Refusal;
 use super::table::AllocationId;
 
@@ -21,6 +22,9 @@ pub struct Quota {
     /// TCP connections to peers, those that are being made or wait for their client included (RFC
     /// 6062). About 500 bytes each, and two sockets of the driver's.
     pub connections: Option<usize>,
+    /// Bytes per second in each direction. Each allocation counts with what its own [`Bandwidth`]
+    /// lets through, whether its client uses it or not; one without such a bound does not count.
+    pub bandwidth: Option<u64>,
 }
 
 /// What somebody has, of each kind of thing that is counted. See [`Quota`].
@@ -34,6 +38,8 @@ pub struct Usage {
     pub channels: u32,
     /// TCP connections to peers.
     pub connections: u32,
+    /// Bytes per second that may go in each direction, see [`Quota::bandwidth`].
+    pub bandwidth: u64,
 }
 
 /// Usage what everybody has, in one book for each kind of holder. An allocation's part is booked
@@ -83,6 +89,7 @@ enum Kind {
     Permission,
     Channel,
     Connection,
+    Bandwidth,
 }
 
 impl Quota {
@@ -94,6 +101,7 @@ impl Quota {
             permissions: self.permissions.or(other.permissions),
             channels: self.channels.or(other.channels),
             connections: self.connections.or(other.connections),
+            bandwidth: self.bandwidth.or(other.bandwidth),
         }
     }
 
@@ -101,7 +109,7 @@ impl Quota {
     fn check(self, scope: Scope, held: Usage, more: Usage) -> Result<(), Refusal> {
         let (bounds, held, more) = (self.by_kind(), held.by_kind(), more.by_kind());
         for (((kind, max), held), more) in bounds.into_iter().zip(held).zip(more) {
-            let wanted = held as usize + more as usize;
+            let wanted = held.saturating_add(more);
             if more > 0 && max.is_some_and(|max| wanted > max) {
                 return Err(scope.refusal(kind));
             }
@@ -109,22 +117,19 @@ impl Quota {
         Ok(())
     }
 
-    fn by_kind(self) -> [(Kind, Option<usize>); 4] {
+    fn by_kind(self) -> [(Kind, Option<u64>); 5] {
+        let count = |max: Option<usize>| max.map(|max| max as u64);
         [
-            (Kind::Allocation, self.allocations),
-            (Kind::Connection, self.connections),
-            (Kind::Channel, self.channels),
-            (Kind::Permission, self.permissions),
+            (Kind::Allocation, count(self.allocations)),
+            (Kind::Connection, count(self.connections)),
+            (Kind::Channel, count(self.channels)),
+            (Kind::Permission, count(self.permissions)),
+            (Kind::Bandwidth, self.bandwidth),
         ]
     }
 }
 
 impl Usage {
-    /// One allocation without peers, or what counts like one.
-    pub(super) const ALLOCATION: Self = Self {
-        allocations: 1,
-        ..Self::NONE
-    };
     pub(super) const CONNECTION: Self = Self {
         connections: 1,
         ..Self::NONE
@@ -134,15 +139,27 @@ impl Usage {
         permissions: 0,
         channels: 0,
         connections: 0,
+        bandwidth: 0,
     };
 
+    /// So many allocations without peers, or what counts like them, each with a bandwidth.
+    pub(super) fn of_allocations(count: u32, limit: Option<Bandwidth>) -> Self {
+        let each = limit.map_or(0, |limit| u64::from(limit.bytes_per_second));
+        Self {
+            allocations: count,
+            bandwidth: each * u64::from(count),
+            ..Self::NONE
+        }
+    }
+
     /// In the order of [`Quota::by_kind`].
-    fn by_kind(self) -> [u32; 4] {
+    fn by_kind(self) -> [u64; 5] {
         [
-            self.allocations,
-            self.connections,
-            self.channels,
-            self.permissions,
+            self.allocations.into(),
+            self.connections.into(),
+            self.channels.into(),
+            self.permissions.into(),
+            self.bandwidth,
         ]
     }
 
@@ -156,6 +173,12 @@ impl Usage {
         replace(&mut self.permissions, before.permissions, after.permissions);
         replace(&mut self.channels, before.channels, after.channels);
         replace(&mut self.connections, before.connections, after.connections);
+        debug_assert!(
+            self.bandwidth >= before.bandwidth,
+            "only what was taken is given back"
+        );
+        let left = self.bandwidth.saturating_sub(before.bandwidth);
+        self.bandwidth = left.saturating_add(after.bandwidth);
     }
 }
 
@@ -178,6 +201,10 @@ impl Scope {
             (Self::Realm, Kind::Allocation) => Refusal::RealmFull,
             (Self::Network, Kind::Allocation) => Refusal::NetworkFull,
             (Self::Allocation | Self::Total, Kind::Allocation) => Refusal::CapacityReached,
+            (Self::User, Kind::Bandwidth) => Refusal::UserBandwidthFull,
+            (Self::Realm, Kind::Bandwidth) => Refusal::RealmBandwidthFull,
+            (Self::Network, Kind::Bandwidth) => Refusal::NetworkBandwidthFull,
+            (Self::Allocation | Self::Total, Kind::Bandwidth) => Refusal::BandwidthFull,
             (Self::User, _) => Refusal::UserPeersFull,
             (Self::Realm, _) => Refusal::RealmPeersFull,
             (Self::Network, _) => Refusal::NetworkPeersFull,
@@ -254,6 +281,11 @@ impl Ledger {
 }
 
 impl Server {
+    /// Returns what counts for a new allocation of a user, or a reservation.
+    pub(super) fn usage_of_new(&self, user: &User) -> Usage {
+        Usage::of_allocations(1, self.bandwidth(user.realm))
+    }
+
     /// Checks that a user may have so many more allocations and reservations, and its network one
     /// more allocation.
     pub(super) fn check_allocations(
@@ -262,10 +294,8 @@ impl Server {
         allocations: u32,
     ) -> Result<(), Refusal> {
         let bounds = self.bounds_of(holder.user);
-        let more = Usage {
-            allocations,
-            ..Usage::NONE
-        };
+        let limit = self.bandwidth(holder.user.realm);
+        let more = Usage::of_allocations(allocations, limit);
         let owner = Holder {
             network: None,
             ..holder
@@ -274,7 +304,7 @@ impl Server {
         let Some(network) = holder.network else {
             return Ok(());
         };
-        let more = Usage::ALLOCATION;
+        let more = Usage::of_allocations(1, limit);
         self.ledger.check_network(network, more, bounds.network)
     }
 

@@ -82,7 +82,10 @@ impl Server {
         self.relays_tcp = config.relay_tcp;
         self.software = config.software;
         let policy = &self.policy;
+        let (authority, limit) = (&self.authority, self.limits.bandwidth);
         for allocation in self.allocations.iter_mut() {
+            let of_realm = authority.bandwidth_of(allocation.user.realm);
+            allocation.set_limit(of_realm.or(limit));
             allocation.retain_peers(now, |peer| policy.check_ip(peer).is_ok());
             self.ledger.settle(allocation);
         }

@@ -1,7 +1,7 @@
 use thiserror::Error;
 
 use super::address::{FiveTuple, PeerAddr, RelayAddr};
-use super::auth::AuthId;
+use super::auth::{AuthId, RealmId};
 use super::connection::ConnectionId;
 use super::stray::ShardIndex;
 
@@ -93,9 +93,11 @@ pub enum Command {
         /// The connection to the peer.
         connection: ConnectionId,
         /// The client's control connection, which names the allocation that the bytes count for:
-        /// see [`Server::handle_spliced`](super::Server::handle_spliced). They are to go no faster than
-        /// [`Server::bandwidth`](super::Server::bandwidth) says, those of all its connections together.
+        /// see [`Server::handle_spliced`](super::Server::handle_spliced).
         owner: FiveTuple,
+        /// The realm of the allocation. The bytes of all its connections together are to go no faster
+        /// than [`Server::bandwidth`](super::Server::bandwidth) says of it.
+        realm: RealmId,
         /// The answer to ConnectionBind.
         reply: Vec<u8>,
     },

@@ -201,6 +201,14 @@ refusals! {
     NetworkPeersFull = 508, "no room for another peer of this network";
     /// The shard has as many permissions, channels or connections as it may.
     PeersFull = 508, "no room for another peer";
+    /// The user's allocations may have as much relayed as the user may.
+    UserBandwidthFull = 486, "bandwidth quota reached for this user";
+    /// The allocations of the realm may have as much relayed as the realm may.
+    RealmBandwidthFull = 486, "bandwidth quota reached for this realm";
+    /// The allocations of the client's network may have as much relayed as the network may.
+    NetworkBandwidthFull = 486, "bandwidth quota reached for this network";
+    /// The allocations of the shard may have as much relayed as there is.
+    BandwidthFull = 508, "no bandwidth for another allocation";
     /// A payload beyond the allocation's bandwidth.
     BandwidthUsed = 0, "bandwidth of the allocation used up";
     /// ChannelData on a channel that is not bound.

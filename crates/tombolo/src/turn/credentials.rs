@@ -84,13 +84,17 @@ fn core_realm(
         permissions: realm.permissions,
         channels: realm.channels,
         connections: realm.peer_connections,
+        bandwidth: realm.bandwidth,
     };
     core.per_user = Quota {
         allocations: realm.allocations_per_user,
         permissions: realm.permissions_per_user,
         channels: realm.channels_per_user,
         connections: realm.peer_connections_per_user,
+        bandwidth: realm.bandwidth_per_user,
     };
+    core.connections_waiting_max = realm.waiting_peer_connections;
+    core.bandwidth = realm.bytes_per_second.map(super::limits::bandwidth);
     for (kid, secret) in &realm.device_keys {
         let key = VerifyingKey::hs256(secret.0.as_bytes())
             .with_context(|| format!("device key {kid}"))?;

@@ -131,6 +131,16 @@ pub(crate) struct Realm {
     pub(crate) peer_connections: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) peer_connections_per_user: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) waiting_peer_connections: Option<usize>,
+    /// Payload of an allocation in each direction, in place of what `limits` say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bytes_per_second: Option<u32>,
+    /// Of all allocations together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bandwidth: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bandwidth_per_user: Option<u64>,
     /// Secrets of device tokens (HS256), by the name of the key.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) device_keys: BTreeMap<String, Secret>,
@@ -220,6 +230,13 @@ pub(crate) struct Limits {
     /// Payload of an allocation in each direction.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) bytes_per_second: Option<u32>,
+    /// Of all allocations together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bandwidth: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bandwidth_per_user: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bandwidth_per_network: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) unproven_bytes_per_second: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,6 +5,7 @@ mod args;
 pub(crate) mod credentials;
 pub(crate) mod file;
 mod import;
+mod limits;
 mod operate;
 mod operator;
 mod serve;

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tombolo_relay::{Certificates, IoMode, RelayConfig};
-use tombolo_turn::server::{self, Bandwidth, Cidr, Quota, Sha256Offer};
+use tombolo_turn::server::{self, Cidr, Sha256Offer};
 
 use super::args::ServerArgs;
 use super::credentials::{fleet_key, hook, realms};
-use super::file::{File, Limits, Listen, Network, PublicIp, Realm, Secret, Sha256};
+use super::file::{File, Listen, Network, PublicIp, Realm, Secret, Sha256};
 use super::import::Import;
+use super::limits;
 
 /// All that a server is started with.
 pub(crate) struct Settings {
@@ -102,7 +103,7 @@ pub(crate) fn relaying(file: &File, directory: &Path) -> anyhow::Result<RelayCon
     }
     relay.nonce_key = fleet_key(file, directory)?;
     extend(&mut relay, file)?;
-    limit(&mut relay, &file.limits);
+    limits::set(&mut relay, &file.limits)?;
     Ok(relay)
 }
 
@@ -283,94 +284,6 @@ fn extend(relay: &mut RelayConfig, file: &File) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn limit(relay: &mut RelayConfig, limits: &Limits) {
-    set_quotas(relay, limits);
-    let bounds = &mut relay.limits;
-    let given = [
-        (
-            &mut bounds.connections_waiting_max,
-            limits.waiting_peer_connections,
-        ),
-        (
-            &mut bounds.connections_waiting_per_user_max,
-            limits.waiting_peer_connections_per_user,
-        ),
-        (
-            &mut bounds.connections_waiting_per_network_max,
-            limits.waiting_peer_connections_per_network,
-        ),
-        (&mut relay.connections_max, limits.connections),
-        (
-            &mut relay.connections_per_source_max,
-            limits.connections_per_source,
-        ),
-        (&mut relay.handshakes_max, limits.handshakes),
-        (
-            &mut relay.handshakes_per_source_max,
-            limits.handshakes_per_source,
-        ),
-    ];
-    for (bound, given) in given {
-        *bound = given.unwrap_or(*bound);
-    }
-    if let Some(bytes) = limits.unproven_bytes_per_second {
-        relay.limits.unproven_bytes_max = bytes;
-    }
-    if let Some(bytes_per_second) = limits.bytes_per_second {
-        relay.limits.bandwidth = Some(Bandwidth {
-            bytes_per_second,
-            // A second's worth, and room for the longest payload.
-            burst_bytes: bytes_per_second.max(1 << 16),
-        });
-    }
-}
-
-/// Bounds what clients hold: in all, of each user, of each network, of each allocation.
-fn set_quotas(relay: &mut RelayConfig, limits: &Limits) {
-    let quota = |allocations, permissions, channels, connections| Quota {
-        allocations,
-        permissions,
-        channels,
-        connections,
-    };
-    let given = [
-        quota(
-            limits.allocations,
-            limits.permissions,
-            limits.channels,
-            limits.peer_connections,
-        ),
-        quota(
-            limits.allocations_per_user,
-            limits.permissions_per_user,
-            limits.channels_per_user,
-            limits.peer_connections_per_user,
-        ),
-        quota(
-            limits.allocations_per_network,
-            limits.permissions_per_network,
-            limits.channels_per_network,
-            limits.peer_connections_per_network,
-        ),
-        quota(
-            None,
-            limits.permissions_per_allocation,
-            limits.channels_per_allocation,
-            limits.peer_connections_per_allocation,
-        ),
-    ];
-    let bounds = &mut relay.limits;
-    let bounds = [
-        &mut bounds.total,
-        &mut bounds.per_user,
-        &mut bounds.per_network,
-        &mut bounds.per_allocation,
-    ];
-    for (bound, given) in bounds.into_iter().zip(given) {
-        *bound = given.or(*bound);
-    }
-}
-
 /// In seconds; clients need some round trips.
 const LIFETIME_MIN: u64 = 60;
 /// In seconds. See RFC 8489 §9.2.
@@ -543,13 +456,19 @@ mod tests {
             offer-sha256 = 'always'\nmobility = false\nnonce-lifetime = 600\n\
             [hook]\nurl = 'https://example.org/turn'\nkey = 'of 16 bytes at least'\n\
             [[realm]]\nname = 'r'\nhook = true\norigins = ['https://example.org']\n\
-            allocations = 7\nallocations-per-user = 3\n\
+            allocations = 7\nallocations-per-user = 3\nwaiting-peer-connections = 2\n\
+            bytes-per-second = 500\nbandwidth = 9000\nbandwidth-per-user = 1000\n\
             device-keys = { k = '0123456789abcdef0123456789abcdef' }\n\
             [realm.oauth]\nserver-name = 's'\nkeys = { a = 'AAAAAAAAAAAAAAAAAAAAAA==' }\n";
         let relay = of_file(text).expect("it is right").relay;
         assert_eq!(relay.realm.hook, server::HookMode::Unknown);
         assert_eq!(relay.realm.quota.allocations, Some(7));
         assert_eq!(relay.realm.per_user.allocations, Some(3));
+        assert_eq!(relay.realm.connections_waiting_max, Some(2));
+        let bandwidth = relay.realm.bandwidth.expect("it is there");
+        assert_eq!(bandwidth.bytes_per_second, 500);
+        assert_eq!(relay.realm.quota.bandwidth, Some(9000));
+        assert_eq!(relay.realm.per_user.bandwidth, Some(1000));
         assert_eq!(relay.realm.origins, ["https://example.org"]);
         assert!(!relay.realm.device_keys.is_empty());
         let oauth = relay.realm.oauth.expect("it is there");

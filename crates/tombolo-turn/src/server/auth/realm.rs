@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use tombolo_wire::token::KeySet;
 
+use super::super::bandwidth::Bandwidth;
 use super::super::ledger::Quota;
 use super::oauth::{OAuth, Opener};
 use super::secrets::Secrets;
@@ -40,6 +41,12 @@ pub struct Realm {
     /// What each of its users may have. Where it has no bound,
     /// [`Limits::per_user`](super::super::Limits::per_user) holds.
     pub per_user: Quota,
+    /// Payload through each allocation of its users, in place of
+    /// [`Limits::bandwidth`](super::super::Limits::bandwidth).
+    pub bandwidth: Option<Bandwidth>,
+    /// TCP connections to peers of all of its users together that are being made or wait for their
+    /// client. `None`: no bound but that of the shard.
+    pub connections_waiting_max: Option<usize>,
     /// Values of the ORIGIN attribute whose senders are challenged with this realm, such as
     /// `https://example.org`.
     pub origins: Vec<String>,
@@ -97,6 +104,8 @@ pub(super) struct Chamber {
     pub(super) hook: HookMode,
     pub(super) quota: Quota,
     pub(super) per_user: Quota,
+    pub(super) bandwidth: Option<Bandwidth>,
+    pub(super) connections_waiting_max: Option<usize>,
     origins: Vec<String>,
     listen: Vec<SocketAddr>,
 }
@@ -113,6 +122,8 @@ impl Chamber {
             hook: realm.hook,
             quota: realm.quota,
             per_user: realm.per_user,
+            bandwidth: realm.bandwidth,
+            connections_waiting_max: realm.connections_waiting_max,
             origins: realm.origins.clone(),
             listen: realm.listen.clone(),
         }
@@ -138,9 +149,9 @@ impl Chamber {
     }
 }
 
-/// Names a realm inside the server, over all configurations.
+/// Names a realm inside one server, over all of its configurations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub(in crate::server) struct RealmId(u16);
+pub struct RealmId(u16);
 
 /// The names that realms have had, so that a realm is the same one after a new configuration.
 #[derive(Debug, Default)]

@@ -10,8 +10,8 @@ use tombolo_stun::{
     RequestedTransport, ReservationToken, XorPeerAddress, XorRelayedAddress,
 };
 use tombolo_turn::server::{
-    Command, Config, ConnectError, ConnectionId, FiveTuple, PeerAddr, Quota, Realm, Refusal,
-    RelayAddr, Timer, Usage,
+    Bandwidth, Command, Config, ConnectError, ConnectionId, FiveTuple, PeerAddr, Quota, Realm,
+    RealmId, Refusal, RelayAddr, Timer, Usage,
 };
 
 use super::lab::{Lab, PEER, REALM, Reply, SECRET, User, address, alice, bob, client, tcp_client};
@@ -345,6 +345,12 @@ impl World {
         config.realm.secrets = vec![SECRET.to_vec()];
         configure(&mut config);
         if self.rng.random() {
+            config.realm.bandwidth = Some(Bandwidth {
+                bytes_per_second: self.rng.random_range(300..700),
+                burst_bytes: 1000,
+            });
+        }
+        if self.rng.random() {
             config.deny_peers = vec!["8.8.4.1/32".parse().expect("is one")];
         }
         self.lab.server.reconfigure(self.lab.now, config);
@@ -364,6 +370,12 @@ impl World {
         assert_eq!(usage.channels, sum(|info| info.channels), "{when}");
         assert_eq!(usage.connections, sum(|info| info.connections), "{when}");
         assert!(usage.allocations as usize >= infos.len(), "{when}");
+        let each = self.lab.server.bandwidth(RealmId::default());
+        let each = u64::from(each.expect("is bounded").bytes_per_second);
+        assert!(usage.bandwidth >= infos.len() as u64 * each, "{when}");
+        if usage.allocations as usize == infos.len() {
+            assert_eq!(usage.bandwidth, infos.len() as u64 * each, "{when}");
+        }
         let by_realm = self.lab.server.usage_by_realm().map(|(_, usage)| usage);
         let by_realm: Vec<Usage> = by_realm.collect();
         assert!(by_realm.len() < 2, "{when}: there is one realm");
@@ -389,7 +401,12 @@ fn configure(config: &mut Config) {
         permissions: Some(7),
         channels: Some(5),
         connections: Some(3),
+        bandwidth: Some(3300),
     };
+    config.limits.bandwidth = Some(Bandwidth {
+        bytes_per_second: 500,
+        burst_bytes: 1000,
+    });
     config.limits.per_network.permissions = Some(9);
     config.limits.per_network.allocations = Some(8);
     config.realm.quota.channels = Some(8);

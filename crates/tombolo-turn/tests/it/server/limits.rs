@@ -2,8 +2,11 @@
 
 use std::net::SocketAddr;
 
-use tombolo_stun::{AttributeType, Method, MobilityTicket, RawAttribute};
-use tombolo_turn::server::{Bandwidth, Config, FiveTuple, Refusal};
+use tombolo_stun::{
+    AttributeType, EvenPort, Lifetime, Method, MobilityTicket, RawAttribute, RequestedTransport,
+    ReservationToken,
+};
+use tombolo_turn::server::{Bandwidth, Config, FiveTuple, Quota, RealmId, Refusal};
 
 use super::lab::{Lab, PEER, SECRET, User, alice, bob, client};
 
@@ -136,6 +139,118 @@ fn a_new_bandwidth_holds_for_allocations_that_exist() {
     lab.server.reconfigure(lab.now, config);
     assert_eq!(lab.send(client(1), PEER, &[7; 1200]), None);
     assert!(lab.send(client(1), PEER, &[7; 1000]).is_some());
+}
+
+#[test]
+fn a_realm_has_its_own_bandwidth() {
+    let mut lab = Lab::with(|config| {
+        config.limits.bandwidth = Some(Bandwidth {
+            bytes_per_second: 9000,
+            burst_bytes: 9000,
+        });
+        config.realm.bandwidth = Some(LIMIT);
+    });
+    lab.allocate(client(1), &alice());
+    lab.permit(client(1), &alice(), PEER);
+    assert_eq!(lab.send(client(1), PEER, &[7; 1001]), None);
+    assert!(lab.send(client(1), PEER, &[7; 1000]).is_some());
+    assert_eq!(lab.server.bandwidth(RealmId::default()), Some(LIMIT));
+}
+
+#[test]
+fn bandwidth_is_granted_to_a_user_a_realm_a_network_and_all_together() {
+    let quota = Quota {
+        bandwidth: Some(1400),
+        ..Quota::default()
+    };
+    let cases: [(Refusal, u16, fn(&mut Config, Quota)); 4] = [
+        (Refusal::UserBandwidthFull, 486, |config, quota| {
+            config.limits.per_user = quota;
+        }),
+        (Refusal::RealmBandwidthFull, 486, |config, quota| {
+            config.realm.quota = quota;
+        }),
+        (Refusal::NetworkBandwidthFull, 486, |config, quota| {
+            config.limits.per_network = quota;
+        }),
+        (Refusal::BandwidthFull, 508, |config, quota| {
+            config.limits.total = quota;
+        }),
+    ];
+    for (refusal, code, set) in cases {
+        let mut lab = Lab::with(|config| {
+            config.limits.bandwidth = Some(LIMIT);
+            set(config, quota);
+        });
+        for port in [1, 2] {
+            lab.allocate(client(port), &alice());
+        }
+        let third = lab.allocate_with(client(3), &alice(), |_| {});
+        assert_eq!(third.code(), Some(code), "{refusal}: 500 of 1400 are left");
+        assert_eq!(lab.refused(refusal), 1);
+        assert_eq!(lab.server.usage().bandwidth, 1000);
+        lab.signed(client(1), &alice(), Method::REFRESH, |writer| {
+            writer.attribute(&Lifetime(0));
+        });
+        lab.allocate(client(3), &alice());
+    }
+}
+
+#[test]
+fn allocations_in_the_making_and_reservations_have_their_bandwidth() {
+    let mut lab = Lab::with(|config| {
+        config.limits.bandwidth = Some(LIMIT);
+        config.limits.per_user.bandwidth = Some(1000);
+    });
+    lab.is_driver_slow = true;
+    for port in [1, 2, 3] {
+        let wish = lab.sign(client(port), &alice(), Method::ALLOCATE, |writer| {
+            writer.attribute(&RequestedTransport::UDP);
+        });
+        lab.exchange(client(port), &wish);
+    }
+    assert_eq!(lab.refused(Refusal::UserBandwidthFull), 1);
+    lab.catch_up();
+    assert_eq!(lab.server.usage().bandwidth, 1000);
+
+    let mut lab = Lab::with(|config| {
+        config.limits.bandwidth = Some(LIMIT);
+        config.limits.per_user.bandwidth = Some(1000);
+    });
+    let pair = lab.allocate_with(client(1), &alice(), |writer| {
+        writer.attribute(&EvenPort { reserve_next: true });
+    });
+    let token: ReservationToken = pair.get().expect("is reserved");
+    let other = lab.allocate_with(client(2), &alice(), |_| {});
+    assert_eq!(other.code(), Some(486));
+    let redeemed = lab.allocate_with(client(2), &alice(), |writer| {
+        writer.attribute(&token);
+    });
+    assert_eq!(redeemed.code(), None);
+    assert_eq!(lab.server.usage().bandwidth, 1000);
+}
+
+#[test]
+fn a_move_is_no_way_around_the_bandwidth_of_a_network() {
+    let mut lab = Lab::with(|config| {
+        config.limits.bandwidth = Some(LIMIT);
+        config.limits.per_network.bandwidth = Some(500);
+    });
+    let reply = lab.allocate_with(at("8.8.8.1:1"), &alice(), |writer| {
+        writer.attribute(&MobilityTicket(b""));
+    });
+    let MobilityTicket(ticket) = reply.get().expect("is mobile");
+    let ticket = ticket.to_vec();
+    lab.allocate(at("8.8.9.1:1"), &alice());
+    let moved = lab.signed(at("8.8.9.2:1"), &alice(), Method::REFRESH, |writer| {
+        writer.attribute(&MobilityTicket(&ticket));
+    });
+    assert_eq!(moved.code(), Some(486));
+    assert_eq!(lab.refused(Refusal::NetworkBandwidthFull), 1);
+    let moved = lab.signed(at("8.8.10.2:1"), &alice(), Method::REFRESH, |writer| {
+        writer.attribute(&MobilityTicket(&ticket));
+    });
+    assert_eq!(moved.code(), None);
 }
 
 const LIMIT: Bandwidth = Bandwidth {

@@ -6,8 +6,8 @@ use tombolo_stun::{
     XorRelayedAddress,
 };
 use tombolo_turn::server::{
-    Bandwidth, Carrier, Command, Config, ConnectError, ConnectionId, FiveTuple, PeerAddr, Refusal,
-    RelayAddr, ShardIndex, Spliced, Timer, Traffic,
+    Bandwidth, Carrier, Command, Config, ConnectError, ConnectionId, FiveTuple, PeerAddr, RealmId,
+    Refusal, RelayAddr, ShardIndex, Spliced, Timer, Traffic,
 };
 
 use super::lab::{
@@ -204,6 +204,7 @@ fn a_connection_of_a_permitted_peer_is_told_and_joined() {
             connection: joined,
             owner,
             reply,
+            ..
         },
     ] = &lab.tcp_commands[..]
     else {
@@ -387,6 +388,21 @@ fn a_user_whose_connections_all_wait_keeps_no_other_user_from_connecting() {
 }
 
 #[test]
+fn a_realm_has_only_so_many_connections_that_wait() {
+    let mut lab = tcp_lab_with(|config| config.realm.connections_waiting_max = Some(2));
+    let at = [1, 2].map(|port| allocate(&mut lab, tcp_client(port), &alice()));
+    let first = connecting(&mut lab, at[0], "8.8.4.1:80");
+    lab.permit(tcp_client(2), &alice(), "8.8.4.1:80");
+    assert!(accept(&mut lab, at[1], "8.8.4.1:80").is_some());
+    let _ = lab.server.poll_transmit();
+    let reply = connect(&mut lab, tcp_client(1), "8.8.4.3:80");
+    assert_eq!(reply.code(), Some(508));
+    assert_eq!(lab.refused(Refusal::ConnectionsFull), 1);
+    connected(&mut lab, first, Err(ConnectError::PeerRefused));
+    connecting(&mut lab, at[0], "8.8.4.3:80");
+}
+
+#[test]
 fn a_network_whose_connections_all_wait_keeps_no_other_network_from_connecting() {
     let mut lab = tcp_lab_with(|config| {
         config.limits.connections_waiting_max = 4;
@@ -477,7 +493,12 @@ fn connections_are_named_after_their_shard() {
 #[test]
 fn bytes_of_joined_connections_count_for_their_allocation_and_after_its_end_for_the_node_alone() {
     let mut lab = tcp_lab_with(|config| config.limits.bandwidth = Some(LIMIT));
-    assert_eq!(lab.server.bandwidth(), Some(LIMIT), "the driver keeps it");
+    let realm = RealmId::default();
+    assert_eq!(
+        lab.server.bandwidth(realm),
+        Some(LIMIT),
+        "the driver keeps it"
+    );
     allocate(&mut lab, tcp_client(1), &alice());
     allocate(&mut lab, tcp_client(2), &bob());
     let spliced = |to_peer, to_client| Spliced { to_peer, to_client };

@@ -44,6 +44,7 @@ pub(super) struct Draft {
     pub(super) allocation_lifetime: Option<u64>,
     fleet_key: Option<Secret>,
     pub(super) max_bps: Option<u32>,
+    pub(super) bps_capacity: Option<u64>,
     pub(super) certificate: Option<PathBuf>,
     pub(super) key: Option<PathBuf>,
 }
@@ -339,9 +340,14 @@ impl Draft {
             notes.push("no user-quota: one user may have all allocations".to_owned());
         }
         let total = self.total_quota.unwrap_or(ALLOCATIONS_MAX);
+        let bandwidth = self.bps_capacity.filter(|_| self.max_bps.is_some());
+        if bandwidth != self.bps_capacity {
+            notes.push("bps-capacity bounds nothing without max-bps, as in coturn".to_owned());
+        }
         Limits {
             allocations: self.total_quota,
             bytes_per_second: self.max_bps,
+            bandwidth,
             allocations_per_user: Some(self.user_quota.unwrap_or(total)),
             // In coturn many clients may come from one network, as by a proxy.
             allocations_per_network: Some(total),

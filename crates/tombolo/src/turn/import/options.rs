@@ -120,7 +120,7 @@ const OPTIONS: &[(&str, Handling)] = &[
     ("user-quota", Handling::Taken(|draft, value| set_count(&mut draft.user_quota, value, "limits.allocations-per-user"))),
     ("total-quota", Handling::Taken(|draft, value| set_count(&mut draft.total_quota, value, "limits.allocations"))),
     ("max-bps", Handling::Taken(|draft, value| { draft.max_bps = match value.parse().map_err(|_| "not a number")? { 0 => None, rate => Some(rate) }; Ok(taken("limits.bytes-per-second")) })),
-    ("bps-capacity", NotSupported("bandwidth is bounded for each allocation, see `limits`")),
+    ("bps-capacity", Handling::Taken(|draft, value| { draft.bps_capacity = match value.parse().map_err(|_| "not a number")? { 0 => None, rate => Some(rate) }; Ok(noted("limits.bandwidth", "an allocation that would have to do with less than max-bps is refused")) })),
     ("allowed-peer-ip", Handling::Taken(|draft, value| { draft.allow(value)?; Ok(taken("peers.allow")) })),
     ("denied-peer-ip", Handling::Taken(|draft, value| { draft.deny(value)?; Ok(taken("peers.deny")) })),
     ("allow-loopback-peers", Flag(|draft| { draft.loopback_peers = true; noted("peers.allow", "on the internet it opens this machine to clients") })),

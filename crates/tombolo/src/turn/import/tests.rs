@@ -275,7 +275,8 @@ fn what_is_said_of_a_line_is_so() {
     };
     for (line, expected) in [
         ("max-bps=64000", "limits.bytes-per-second"),
-        ("bps-capacity=640000", "not supported"),
+        ("bps-capacity=640000", "limits.bandwidth"),
+        ("bps-capacity=much", "invalid"),
         ("user-quota=3", "limits.allocations-per-user"),
         ("total-quota=30", "limits.allocations"),
         ("tcp-proxy-port=5555", "not supported"),
@@ -305,6 +306,12 @@ fn what_is_said_of_a_line_is_so() {
     assert!(of("").notes.iter().any(|note| note.contains("relay-tcp")));
     let limits = of("max-bps=64000\ntotal-quota=30000").file.limits;
     assert_eq!(limits.bytes_per_second, Some(64_000));
+    assert_eq!(limits.bandwidth, None);
+    let capacity = of("max-bps=64000\nbps-capacity=640000").file.limits;
+    assert_eq!(capacity.bandwidth, Some(640_000));
+    let alone = of("bps-capacity=640000");
+    assert_eq!(alone.file.limits.bandwidth, None, "as in coturn");
+    assert!(alone.notes.iter().any(|note| note.contains("max-bps")));
     let all = (limits.allocations, limits.allocations_per_network);
     assert_eq!(all, (Some(30_000), Some(30_000)), "one network may be all");
 }
