@@ -53,6 +53,9 @@ pub(crate) struct Shard {
     hook: Option<HookLink>,
     /// Whether the inbox may hold something.
     is_woken: bool,
+    /// Whether something other than payloads came in this turn: only then can the core's timeouts
+    /// be others than before, or one of them be due.
+    is_eventful: bool,
     poller: Poller,
     alarm: Alarm,
     /// Counts the turns of the loop.
@@ -140,6 +143,7 @@ impl Shard {
             inbox,
             hook: None,
             is_woken: true,
+            is_eventful: true,
             poller,
             alarm,
             turn: 0,
@@ -179,6 +183,7 @@ impl Shard {
     /// Handles what is ready.
     fn handle_turn(&mut self, now: Instant) -> io::Result<Next> {
         self.turn = self.turn.wrapping_add(1);
+        self.is_eventful = self.is_woken;
         self.note_ready();
         let next = if self.is_woken {
             self.handle_inbox(now)
@@ -187,6 +192,9 @@ impl Shard {
         };
         self.is_woken = next == Next::Again;
         self.handle_sockets(now);
+        if !self.is_eventful && self.core.is_drained() {
+            return Ok(next);
+        }
         self.core.handle_timeout(now);
         self.drain_core(now);
         if let Some((deadline, _)) = self.core.poll_timeout() {
@@ -202,8 +210,12 @@ impl Shard {
                 Some(Source::Waker) => {
                     self.inbox.waker.reset();
                     self.is_woken = true;
+                    self.is_eventful = true;
                 }
-                Some(Source::Alarm) => self.alarm.reset(),
+                Some(Source::Alarm) => {
+                    self.alarm.reset();
+                    self.is_eventful = true;
+                }
                 Some(Source::Socket(SocketId::Server(index))) => {
                     if let Some(server) = self.servers.get_mut(index as usize) {
                         server.is_ready = true;

@@ -359,6 +359,15 @@ impl Server {
         self.events.pop_front()
     }
 
+    /// Tells whether nothing waits for [`poll_transmit`](Self::poll_transmit),
+    /// [`poll_command`](Self::poll_command) and [`poll_event`](Self::poll_event).
+    ///
+    /// After a `handle_client` or `handle_peer` that returned a [`Forward`] and left nothing there,
+    /// [`poll_timeout`](Self::poll_timeout) is no earlier than it was.
+    pub fn is_drained(&self) -> bool {
+        self.transmits.is_empty() && self.commands.is_empty() && self.events.is_empty()
+    }
+
     /// Returns when [`handle_timeout`](Self::handle_timeout) has something to do, and what.
     /// The value may change after every `handle_*`.
     #[must_use]

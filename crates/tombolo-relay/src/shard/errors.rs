@@ -19,6 +19,7 @@ impl Shard {
             };
             if let Reported::Icmp(peer, error) = reported {
                 let peer = PeerAddr(peer);
+                self.is_eventful = true;
                 self.core.handle_peer_error(now, port.address, peer, error);
             }
         }

@@ -91,7 +91,9 @@ impl Shard {
                 self.handle_from_clients(now, slot, address);
             }
             self.flush();
-            self.drain_core(now);
+            if !self.core.is_drained() {
+                self.drain_core(now);
+            }
         }
     }
 
@@ -120,6 +122,7 @@ impl Shard {
             if let Some(forward) = self.core.handle_client(now, from, data) {
                 self.forward_slot(now, forward, slot, range.start);
             } else {
+                self.is_eventful = true;
                 self.log_refusal(from.client);
             }
         }

@@ -269,6 +269,24 @@ fn forwarded_bytes_are_counted() {
     assert_eq!((stats.to_client_packets, stats.to_client_bytes), (1, 6));
 }
 
+#[test]
+fn payloads_leave_nothing_to_drain_and_bring_no_timeout_nearer() {
+    let (mut lab, relay) = lab_with(AddressFamily::V4);
+    lab.bind(client(1), &alice(), 0x4000, PEER);
+    let before = lab.server.poll_timeout();
+    for seconds in [0, 100, 100] {
+        lab.advance(seconds);
+        assert!(lab.send(client(1), PEER, b"a").is_some());
+        assert!(lab.send_on(client(1), 0x4000, b"b").is_some());
+        assert!(lab.peer_sends(relay, PEER, b"c").is_some());
+        assert!(lab.server.is_drained());
+        assert_eq!(lab.server.poll_timeout(), before);
+    }
+    let request = lab.sign(client(1), &alice(), Method::REFRESH, |_| {});
+    assert_eq!(lab.server.handle_client(lab.now, client(1), &request), None);
+    assert!(!lab.server.is_drained(), "a request leaves an answer");
+}
+
 /// A lab in which client 1 has an allocation of this family.
 fn lab_with(family: AddressFamily) -> (Lab, RelayAddr) {
     let mut lab = Lab::new();

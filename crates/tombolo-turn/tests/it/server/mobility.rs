@@ -63,6 +63,7 @@ fn data_goes_to_the_old_address_until_the_client_has_sent_from_the_new_one() {
 
     let sent = lab.send_on(client(2), 0x4000, b"new").expect("is bound");
     assert_eq!(sent.from, at.0, "the peer sees no change");
+    assert!(!lab.server.is_drained(), "the driver is told of it");
     let received = lab.peer_sends(at, PEER, b"x").expect("is permitted");
     assert_eq!(received.to, client(2));
     assert_eq!(lab.send_on(client(1), 0x4000, b"old"), None);
