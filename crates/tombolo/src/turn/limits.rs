@@ -143,9 +143,8 @@ mod tests {
 
     use super::super::{file::File, settings::relaying};
 
-    fn of_file(text: &str) -> Result<tombolo_relay::RelayConfig, String> {
-        let file = File::parse(text).expect("it is right");
-        relaying(&file, Path::new("")).map_err(|error| format!("{error:#}"))
+    fn of_file(text: &str) -> anyhow::Result<tombolo_relay::RelayConfig> {
+        relaying(&File::parse(text)?, Path::new(""))
     }
 
     #[test]
@@ -168,14 +167,16 @@ mod tests {
             "[[realm]]\nname = 'q'\nbytes-per-second = 9\n\
              [[realm]]\nname = 'r'\nbandwidth = 9000\n",
         ] {
-            let complaint = of_file(text).err().expect("it is wrong");
+            let error = of_file(text).err().expect("it is wrong");
+            let complaint = format!("{error:#}");
             assert!(complaint.contains("bytes-per-second"), "{complaint}");
         }
         for text in [
             "limits = { bytes-per-second = 1000, bandwidth-per-network = 999 }",
             "limits = { bytes-per-second = 1000 }\n[[realm]]\nname = 'r'\nbandwidth = 999\n",
         ] {
-            let complaint = of_file(text).err().expect("it is wrong");
+            let error = of_file(text).err().expect("it is wrong");
+            let complaint = format!("{error:#}");
             assert!(complaint.contains("999 is too little"), "{complaint}");
         }
     }
