@@ -157,13 +157,16 @@ fn a_realm_has_its_own_bandwidth() {
     assert_eq!(lab.server.bandwidth(RealmId::default()), Some(LIMIT));
 }
 
+/// A refusal, its code, and who is bounded so that it comes.
+type Case = (Refusal, u16, fn(&mut Config, Quota));
+
 #[test]
 fn bandwidth_is_granted_to_a_user_a_realm_a_network_and_all_together() {
     let quota = Quota {
         bandwidth: Some(1400),
         ..Quota::default()
     };
-    let cases: [(Refusal, u16, fn(&mut Config, Quota)); 4] = [
+    let cases: [Case; 4] = [
         (Refusal::UserBandwidthFull, 486, |config, quota| {
             config.limits.per_user = quota;
         }),
