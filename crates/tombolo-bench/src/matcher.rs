@@ -10,6 +10,7 @@ use clap::Parser;
 use serde_json::json;
 use tombolo_match::{Body, Entry, Pool, Rules, Time};
 
+use regret::Regret;
 use workload::{WORKLOADS, Workload};
 
 /// A whole look at a pool, and what matches are worth.
@@ -48,20 +49,32 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             );
         }
     }
-    for (what, shares) in regret::shares(arguments.pools)? {
+    for Regret {
+        what,
+        shares,
+        waited,
+    } in regret::regrets(arguments.pools)?
+    {
         let mean = shares.iter().sum::<f64>() / shares.len().max(1) as f64;
         let worst = shares.iter().copied().fold(1.0, f64::min);
         if arguments.json {
             println!(
                 "{}",
-                json!({ "regret": what, "mean": 1.0 - mean, "worst": 1.0 - worst })
+                json!({
+                    "regret": what,
+                    "mean": 1.0 - mean,
+                    "worst": 1.0 - worst,
+                    "waited_s": waited.as_secs_f64(),
+                })
             );
         } else {
             println!(
-                "regret, {what}: {:.1} % on the mean of {} pools, {:.1} % at worst",
+                "regret, {what}: {:.1} % on the mean of {} pools, {:.1} % at worst; \
+                 those matched had waited {:.1} s",
                 (1.0 - mean) * 100.0,
                 shares.len(),
-                (1.0 - worst) * 100.0
+                (1.0 - worst) * 100.0,
+                waited.as_secs_f64()
             );
         }
     }

@@ -83,7 +83,7 @@ pub use link::{
     UNRELIABLE_BYTES_ALWAYS,
 };
 pub use matchmaker::{
-    Backfill, BackfillStatus, Match, MatchTeam, Matchmaker, Obstacle, Proposal, Ticket,
+    Backfill, BackfillStatus, Match, MatchTeam, Matchmaker, Obstacle, Proposal, Settling, Ticket,
     TicketBuilder, TicketEvent, TicketStatus, WhyNot,
 };
 pub use net::{Dropped, Via, measure_nat};

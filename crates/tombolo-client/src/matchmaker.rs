@@ -25,7 +25,7 @@ use ticket::TicketState;
 
 pub use backfill::{Backfill, BackfillStatus};
 pub use found::{Match, MatchTeam};
-pub use ticket::{Obstacle, Proposal, Ticket, TicketEvent, TicketStatus, WhyNot};
+pub use ticket::{Obstacle, Proposal, Settling, Ticket, TicketEvent, TicketStatus, WhyNot};
 
 /// Access to the matchmaker; see [`Device::matchmaker`].
 #[derive(Clone, Copy, Debug)]

@@ -6,6 +6,7 @@ mod demand;
 mod explain;
 mod finish;
 mod group;
+mod improve;
 mod index;
 mod ready;
 mod search;
@@ -40,7 +41,7 @@ use symbols::{Symbol, Symbols};
 use waits::Waits;
 
 pub use backfill::BACKFILLS_MAX;
-pub use explain::{EXPLAINED_MAX, Excluded, Miss, Obstacle, Relaxation, Why};
+pub use explain::{EXPLAINED_MAX, Excluded, Miss, Obstacle, Relaxation, Settling, Why};
 pub use snapshot::SnapshotError;
 pub use step::Step;
 

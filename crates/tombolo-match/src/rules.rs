@@ -24,6 +24,9 @@ pub const RULES_MAX: usize = 32;
 /// The most tickets that any pool holds.
 pub const TICKETS_MAX: usize = 1_000_000;
 
+/// The quality of a match that is as good as can be.
+pub(crate) const QUALITY_MAX: u16 = 1000;
+
 /// What the matches of a pool are to be like: from a document in TOML or JSON.
 ///
 /// ```
@@ -74,6 +77,11 @@ pub struct Rules {
     pub tick: Duration,
     /// How long the longest waiting ticket of a match that could begin waits for more users.
     pub fill: Duration,
+    /// How long a match that is not [`good`](Self::good) waits for a better one, at most.
+    pub settle: Duration,
+    /// The quality from which on a match begins at once; what is asked of one that waits falls evenly to
+    /// nothing within [`settle`](Self::settle).
+    pub good: u16,
     /// How long a wait weighs as much as the whole distance that a rule allows, when a ticket chooses
     /// among others.
     pub patience: Duration,
@@ -210,6 +218,39 @@ impl Rules {
             rules.collect()
         });
         tables.map_err(|fault| document::locate(text, fault))
+    }
+
+    /// The quality that a match must have whose longest waiting ticket has waited so long.
+    #[must_use]
+    pub fn quality_min(&self, waited: Duration) -> u16 {
+        let left = self.settle.saturating_sub(waited).as_secs_f64();
+        if left <= 0.0 {
+            return 0;
+        }
+        (f64::from(self.good) * left / self.settle.as_secs_f64()).ceil() as u16
+    }
+
+    /// Whether more than the first rule of distance says how good a match is.
+    pub(crate) fn has_quality_beside_distance(&self) -> bool {
+        let mut distances = 0;
+        self.rules.iter().any(|rule| match rule.check {
+            Check::Distance { .. } => {
+                distances += 1;
+                distances > 1
+            }
+            Check::Equal { .. } | Check::Overlap { .. } | Check::Block => false,
+            Check::Range { .. }
+            | Check::Latency { .. }
+            | Check::Balance { .. }
+            | Check::Connectivity { .. } => true,
+        })
+    }
+
+    /// After which wait a match of some quality begins.
+    #[must_use]
+    pub fn settled_after(&self, quality: u16) -> Duration {
+        let missing = f64::from(self.good.saturating_sub(quality)) / f64::from(self.good.max(1));
+        self.settle.mul_f64(missing)
     }
 
     /// What is known of an attribute, or what is assumed for one of that kind.

@@ -1148,6 +1148,12 @@ pub struct WhyTicket {
     /// What stands in the way until then.
     #[prost(string, repeated, tag = "6")]
     pub relaxed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// There is a match, from 0 to 1000 as good, that waits for a better one.
+    #[prost(uint32, optional, tag = "7")]
+    pub settling_quality: ::core::option::Option<u32>,
+    /// In what time it begins as it is, if nobody better comes.
+    #[prost(uint64, optional, tag = "8")]
+    pub settled_after_ms: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MatchObstacle {

@@ -54,6 +54,9 @@ struct Why {
     obstacles: Vec<(String, u32, u32)>,
     nearest: Vec<String>,
     relaxed_after_s: Option<f64>,
+    /// The quality of the match that it has, which waits for a better one, and for how long yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settling: Option<(u32, f64)>,
 }
 
 #[derive(Debug, Serialize)]
@@ -236,6 +239,9 @@ fn told_why(why: WhyNot) -> Event {
             .collect(),
         nearest: why.nearest,
         relaxed_after_s: why.relaxed_after.map(|after| after.as_secs_f64()),
+        settling: why
+            .settling
+            .map(|settling| (settling.quality, settling.after.as_secs_f64())),
     })
 }
 
@@ -292,8 +298,16 @@ fn why_sentence(why: &Why) -> String {
         Some(after) => format!("; somebody fits in {after:.0} s"),
         None => String::new(),
     };
+    let settling = match why.settling {
+        Some((quality, after)) => {
+            format!(
+                "; a match of quality {quality} begins in {after:.0} s, if none better is found"
+            )
+        }
+        None => String::new(),
+    };
     format!(
-        "of {} others {} fit; excluded by {}; nearest but for {}{later}",
+        "of {} others {} fit; excluded by {}; nearest but for {}{later}{settling}",
         why.looked_at,
         why.fit,
         all.collect::<Vec<_>>().join(", "),

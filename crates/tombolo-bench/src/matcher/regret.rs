@@ -7,57 +7,110 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
 use tombolo_match::{Body, Entry, Event, Name, Player, Pool, Rules, Ticket, TicketId, Time, Value};
 
-/// What part of the best possible total the matcher reaches, pool by pool, for each kind of pool.
-pub(super) fn shares(pools: u64) -> anyhow::Result<Vec<(&'static str, Vec<f64>)>> {
-    let mut all = Vec::new();
-    for (what, shape, tickets, gap) in KINDS {
-        let rules = format!("name = \"small\"\nfill = 0\n{shape}\n{RULES}");
-        let rules = Rules::parse(&rules)?;
-        let mut shares = Vec::new();
-        for seed in 0..pools {
-            let tickets = small(*tickets, seed)?;
-            let best = optimum(&rules, &tickets);
-            let reached = online(&rules, &tickets, *gap);
-            ensure!(
-                reached <= best + 1e-6,
-                "seed {seed}: {reached} is more than the best, {best}"
-            );
-            if best > 0.0 {
-                shares.push(reached / best);
-            }
-        }
-        all.push((*what, shares));
-    }
-    Ok(all)
+/// How far the matcher came on pools of one kind.
+pub(super) struct Regret {
+    pub(super) what: &'static str,
+    /// What part of the best possible total it reached, pool by pool.
+    pub(super) shares: Vec<f64>,
+    /// How long a ticket waited on the mean that found a match.
+    pub(super) waited: Duration,
 }
 
-/// What kind of pool, its shape, how many tickets, and how long after each other they come.
-const KINDS: &[(&str, &str, usize, Duration)] = &[
-    (
-        "pairs, all there at once",
-        "players = { min = 2, max = 2 }",
-        12,
-        Duration::ZERO,
-    ),
-    (
-        "pairs, one ticket a second",
-        "players = { min = 2, max = 2 }",
-        12,
-        Duration::from_secs(1),
-    ),
-    (
-        "fours, all there at once",
-        "players = { min = 4, max = 4 }",
-        10,
-        Duration::ZERO,
-    ),
-    (
-        "fours, one ticket a second",
-        "players = { min = 4, max = 4 }",
-        10,
-        Duration::from_secs(1),
-    ),
+/// What part of the best possible total the matcher reaches for each kind of pool.
+pub(super) fn regrets(pools: u64) -> anyhow::Result<Vec<Regret>> {
+    KINDS.iter().map(|kind| regret(kind, pools)).collect()
+}
+
+fn regret(kind: &Small, pools: u64) -> anyhow::Result<Regret> {
+    let size = kind.size;
+    let plain =
+        format!("name = \"small\"\nfill = 0\nplayers = {{ min = {size}, max = {size} }}\n{RULES}");
+    let rules = Rules::parse(&format!("{}\n{plain}", kind.settle))?;
+    let plain = Rules::parse(&plain)?;
+    let mut shares = Vec::new();
+    let mut waits = Waits::default();
+    for seed in 0..pools {
+        let tickets = small(kind.tickets, seed)?;
+        let best = optimum(&plain, &tickets);
+        let reached = online(&rules, &tickets, kind.gap, &mut waits);
+        ensure!(
+            reached <= best + 1e-6,
+            "seed {seed}: {reached} is more than the best, {best}"
+        );
+        if best > 0.0 {
+            shares.push(reached / best);
+        }
+    }
+    Ok(Regret {
+        what: kind.what,
+        shares,
+        waited: waits.sum / waits.count.max(1),
+    })
+}
+
+/// What kind of pool.
+struct Small {
+    what: &'static str,
+    /// How many users a match has.
+    size: u32,
+    tickets: usize,
+    /// How long after each other they come.
+    gap: Duration,
+    /// What is said of how long a match waits for a better one.
+    settle: &'static str,
+}
+
+const KINDS: &[Small] = &[
+    Small {
+        what: "pairs, all there at once",
+        size: 2,
+        tickets: 12,
+        gap: Duration::ZERO,
+        settle: "",
+    },
+    Small {
+        what: "pairs, one ticket a second",
+        size: 2,
+        tickets: 12,
+        gap: Duration::from_secs(1),
+        settle: "",
+    },
+    Small {
+        what: "pairs, one ticket a second, settle = \"10s\"",
+        size: 2,
+        tickets: 12,
+        gap: Duration::from_secs(1),
+        settle: "settle = \"10s\"",
+    },
+    Small {
+        what: "fours, all there at once",
+        size: 4,
+        tickets: 10,
+        gap: Duration::ZERO,
+        settle: "",
+    },
+    Small {
+        what: "fours, one ticket a second",
+        size: 4,
+        tickets: 10,
+        gap: Duration::from_secs(1),
+        settle: "",
+    },
+    Small {
+        what: "fours, one ticket a second, settle = \"10s\"",
+        size: 4,
+        tickets: 10,
+        gap: Duration::from_secs(1),
+        settle: "settle = \"10s\"",
+    },
 ];
+
+/// How long those waited who found a match.
+#[derive(Default)]
+struct Waits {
+    sum: Duration,
+    count: u32,
+}
 
 const RULES: &str = r#"
 rules = [
@@ -68,7 +121,7 @@ rules = [
 "#;
 
 /// The total quality, by users, of what the matcher does while tickets come.
-fn online(rules: &Rules, tickets: &[Ticket], gap: Duration) -> f64 {
+fn online(rules: &Rules, tickets: &[Ticket], gap: Duration, waits: &mut Waits) -> f64 {
     let mut pool = Pool::new(rules.clone());
     let mut now = Time::from_millis(1_000_000);
     let mut total = 0.0;
@@ -77,18 +130,25 @@ fn online(rules: &Rules, tickets: &[Ticket], gap: Duration) -> f64 {
         let body = Body::Submitted(ticket.clone());
         let _ = pool.apply(&Entry { time: now, body });
         if !gap.is_zero() {
-            total += step(&mut pool, now);
+            total += step(&mut pool, now, waits);
         }
     }
-    for _ in 0..4 {
-        now = now.after(Duration::from_secs(1));
-        total += step(&mut pool, now);
+    let last = now.after(rules.settle + 4 * rules.tick);
+    while now < last {
+        now = now.after(rules.tick);
+        total += step(&mut pool, now, waits);
     }
     total
 }
 
-fn step(pool: &mut Pool, now: Time) -> f64 {
+fn step(pool: &mut Pool, now: Time, waits: &mut Waits) -> f64 {
     let matches = pool.propose(now, u64::MAX).matches;
+    for party in matches.iter().flat_map(|formed| formed.parties()) {
+        if let Some(standing) = pool.standing(&party.ticket) {
+            waits.sum += now.since(standing.since);
+            waits.count += 1;
+        }
+    }
     let body = Body::Claimed(matches);
     let applied = pool.apply(&Entry { time: now, body });
     let worth = applied.events.iter().map(|event| {
@@ -108,7 +168,7 @@ fn optimum(rules: &Rules, tickets: &[Ticket]) -> f64 {
     let worth = |set: usize| {
         let of: Vec<_> = (0..tickets.len()).filter(|at| set & 1 << at != 0).collect();
         let members: Vec<_> = of.iter().map(|at| tickets[*at].clone()).collect();
-        online(rules, &members, Duration::ZERO)
+        online(rules, &members, Duration::ZERO, &mut Waits::default())
     };
     let matches: Vec<_> = (0..sets)
         .filter(|set| set.count_ones() == size)

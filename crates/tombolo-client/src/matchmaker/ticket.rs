@@ -90,6 +90,18 @@ pub struct WhyNot {
     pub nearest: Vec<String>,
     /// In what time somebody will fit, if both only wait.
     pub relaxed_after: Option<Duration>,
+    /// The match that it has, but which waits for a better one.
+    pub settling: Option<Settling>,
+}
+
+/// A match that waits for a better one, as its pool's rules let it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settling {
+    /// From 0 to 1000.
+    pub quality: u32,
+    /// In what time it begins as it is, if nobody better comes.
+    pub after: Duration,
 }
 
 /// What stands in the way of a match.
@@ -241,6 +253,10 @@ impl Ticket {
                 obstacles: why.obstacles.into_iter().map(parse_obstacle).collect(),
                 nearest: why.nearest,
                 relaxed_after: why.relaxed_after_ms.map(Duration::from_millis),
+                settling: why.settling_quality.map(|quality| Settling {
+                    quality,
+                    after: Duration::from_millis(why.settled_after_ms.unwrap_or(0)),
+                }),
             }),
             match_response::Result::Done(_)
             | match_response::Result::Status(_)

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Pool;
 use super::candidate::Gate;
 use super::group::{Group, View};
+use super::search::{Outcome, Pass, Search};
 use super::seat::{Key, Seat};
 use super::tally::{Look, Tally};
 use crate::rules::Check;
@@ -33,6 +34,17 @@ pub struct Why {
     pub nearest: Option<Miss>,
     /// The other who will fit first, if both only wait.
     pub relaxation: Option<Relaxation>,
+    /// The match that it has, but which waits for a better one.
+    pub settling: Option<Settling>,
+}
+
+/// A match that waits for a better one; see [`Rules::settle`](crate::Rules::settle).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settling {
+    /// How good it is, from 0 to 1000.
+    pub quality: u16,
+    /// In what time it begins as it is, if nobody better comes.
+    pub after: Duration,
 }
 
 /// How often something stands in the way.
@@ -123,6 +135,7 @@ impl Pool {
             obstacles: most_frequent_first(counts),
             nearest,
             relaxation,
+            settling: self.settling(view, &mut group, key),
         })
     }
 
@@ -141,6 +154,28 @@ impl Pool {
             }
         }
         most_frequent_first(counts)
+    }
+
+    /// The best match that a ticket has, if it is to wait for a better one.
+    fn settling(&self, view: View<'_>, group: &mut Group, key: Key) -> Option<Settling> {
+        self.seats[key]
+            .class
+            .filter(|_| !self.rules.settle.is_zero())?;
+        let mut search = Search {
+            view,
+            index: &self.matcher.index,
+            group,
+            pass: Pass::Tick,
+            work: 0,
+        };
+        let Outcome::Found(draft) = search.run(key) else {
+            return None;
+        };
+        let waits = draft.members.iter().map(|key| view.waited(*key));
+        let settled = self.rules.settled_after(draft.formed.quality);
+        let after = settled.saturating_sub(waits.max().unwrap_or_default());
+        let quality = draft.formed.quality;
+        (!after.is_zero()).then_some(Settling { quality, after })
     }
 
     fn first_relaxation(

@@ -1,5 +1,7 @@
 //! What is decided when a group is complete: teams, roles, region, host, quality.
 
+use tombolo_wire::UserId;
+
 use super::group::{Group, View};
 use super::seat::Key;
 use super::sides::{self, Sides};
@@ -11,15 +13,21 @@ use crate::word::{BackfillId, MatchId, Name};
 /// How often two parties are exchanged between teams at most, in search of balance.
 const EXCHANGES_MAX: usize = 256;
 
+/// What is decided of a complete group.
+pub(super) struct Verdict {
+    sides: Sides,
+    region: Option<Name>,
+    host: Option<UserId>,
+    /// From 0 to 1000.
+    pub(super) quality: u16,
+}
+
 /// Decides what is left to decide; `None` when some rule does not hold of the whole.
-pub(super) fn finish(
+pub(super) fn judge(
     view: View<'_>,
     min_of: &dyn Fn(&Team) -> u32,
     group: &Group,
-    id: MatchId,
-    backfill: Option<(BackfillId, u32)>,
-    is_new: impl Fn(Key) -> bool,
-) -> Option<Formed> {
+) -> Option<Verdict> {
     let sides = balanced(view, min_of, group)?;
     let region = region(view, group);
     let devices = devices(view, group);
@@ -49,14 +57,32 @@ pub(super) fn finish(
         }
     }
     let quality = quality(view, group, &sides, (reached, others), &devices);
-    Some(Formed {
-        id,
-        backfill,
-        sides: named(view, &sides, is_new),
+    Some(Verdict {
         region: region.map(|(_, _, name)| name),
         host: host.map(|host| devices[host].1.user.clone()),
+        sides,
         quality,
     })
+}
+
+impl Verdict {
+    /// The match, with those parties that are new in it.
+    pub(super) fn formed(
+        self,
+        view: View<'_>,
+        backfill: Option<(BackfillId, u32)>,
+        is_new: impl Fn(Key) -> bool,
+    ) -> Formed {
+        Formed {
+            // It is numbered when the step ends.
+            id: MatchId(0),
+            backfill,
+            sides: named(view, &self.sides, is_new),
+            region: self.region,
+            host: self.host,
+            quality: self.quality,
+        }
+    }
 }
 
 /// The teams with their parties, and the role of each user.

@@ -18,6 +18,13 @@ pub(super) struct View<'p> {
     pub(super) now: Time,
 }
 
+impl View<'_> {
+    /// How long a ticket has waited.
+    pub(super) fn waited(&self, key: Key) -> std::time::Duration {
+        self.now.since(self.seats[key].since)
+    }
+}
+
 /// A match in the making: tickets of which every rule holds that can be told of a part.
 #[derive(Clone, Debug)]
 pub(super) struct Group {

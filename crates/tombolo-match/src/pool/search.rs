@@ -5,16 +5,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::backfill::Running;
-use super::finish::finish;
+use super::finish::{self, Verdict};
 use super::group::{Group, View};
+use super::improve::Draft;
 use super::index::{Fewest, Index, primary_rule};
 use super::seat::Key;
-use crate::formed::Formed;
 use crate::rules::{Judge, Team};
-use crate::word::{BackfillId, MatchId};
+use crate::word::BackfillId;
 
 /// The fewest tickets that are looked at more closely, where there are that many.
-const GATHERED_MIN: usize = 8;
+pub(super) const GATHERED_MIN: usize = 8;
 
 /// How many of those that were chosen are left out in turn, when a group comes to nothing.
 const RETRIES_MAX: usize = 16;
@@ -32,7 +32,7 @@ pub(super) enum Pass {
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// These make a match.
-    Found(Formed, Vec<Key>),
+    Found(Draft),
     /// Some fit, but too few; those are named.
     Waits(Vec<Key>),
     /// Nobody fits.
@@ -41,9 +41,9 @@ pub(super) enum Outcome {
 
 /// Who is in a group from the beginning.
 #[derive(Clone, Copy)]
-enum Base<'b> {
-    /// Whoever looks.
-    Anchor(Key),
+pub(super) enum Base<'b> {
+    /// These, of whom the first looks.
+    Members(&'b [Key]),
     /// Those who play already, by team.
     Running(&'b [Vec<Key>]),
 }
@@ -59,7 +59,7 @@ pub(super) struct Search<'p> {
 }
 
 impl Search<'_> {
-    pub(super) fn run(&mut self, anchor: Key, id: MatchId) -> Outcome {
+    pub(super) fn run(&mut self, anchor: Key) -> Outcome {
         let view = self.view;
         self.group.clear(view.rules);
         self.work += 1;
@@ -68,17 +68,17 @@ impl Search<'_> {
         }
         let need = (view.rules.shape.players_max() - self.group.size) as usize;
         // A party may be a match by itself.
-        if let Some(formed) = self.complete(id) {
-            return Outcome::Found(formed, vec![anchor]);
+        if let Some(verdict) = self.complete() {
+            return self.found(verdict, vec![anchor]);
         }
         let mut cap = GATHERED_MIN.max(2 * need);
         loop {
-            let (gathered, is_all) = self.gather(Base::Anchor(anchor), cap);
+            let (gathered, is_all) = self.gather(Base::Members(&[anchor]), cap);
             if gathered.is_empty() {
                 return Outcome::Lonely;
             }
-            if let Some((formed, members)) = self.choose(anchor, &gathered, id) {
-                return Outcome::Found(formed, members);
+            if let Some((verdict, members)) = self.choose(anchor, &gathered) {
+                return self.found(verdict, members);
             }
             if is_all {
                 return Outcome::Waits(gathered);
@@ -87,13 +87,17 @@ impl Search<'_> {
         }
     }
 
+    fn found(&self, verdict: Verdict, members: Vec<Key>) -> Outcome {
+        let formed = verdict.formed(self.view, None, |_| true);
+        Outcome::Found(Draft { formed, members })
+    }
+
     /// Lets a running match look for more users.
     pub(super) fn run_backfill(
         &mut self,
         backfill: BackfillId,
         running: &Running,
-        id: MatchId,
-    ) -> Option<(Formed, Vec<Key>)> {
+    ) -> Option<Draft> {
         let view = self.view;
         let base = Base::Running(&running.sides);
         self.work += 1;
@@ -111,10 +115,12 @@ impl Search<'_> {
             return None;
         }
         let joins = Some((backfill, running.generation));
-        let formed = finish(view, &|_| 0, self.group, id, joins, |key| {
-            new.contains(&key)
-        })?;
-        Some((formed, new))
+        let verdict = finish::judge(view, &|_| 0, self.group)?;
+        let formed = verdict.formed(view, joins, |key| new.contains(&key));
+        Some(Draft {
+            formed,
+            members: new,
+        })
     }
 
     /// Begins a group with who is in it from the beginning.
@@ -122,8 +128,10 @@ impl Search<'_> {
         let view = self.view;
         self.group.clear(view.rules);
         match base {
-            Base::Anchor(anchor) => {
-                self.group.add(view, anchor);
+            Base::Members(members) => {
+                for key in members {
+                    self.group.add(view, *key);
+                }
             }
             Base::Running(sides) => {
                 for (side, keys) in sides.iter().enumerate() {
@@ -137,7 +145,7 @@ impl Search<'_> {
 
     /// The nearest who fit with those of the beginning, the most desirable first; and whether those are
     /// all.
-    fn gather(&mut self, base: Base<'_>, cap: usize) -> (Vec<Key>, bool) {
+    pub(super) fn gather(&mut self, base: Base<'_>, cap: usize) -> (Vec<Key>, bool) {
         let view = self.view;
         self.start(base);
         let Some(anchor) = self.group.members.first().copied() else {
@@ -210,29 +218,56 @@ impl Search<'_> {
     }
 
     /// Makes a match of the anchor and some of those that were gathered.
-    fn choose(&mut self, anchor: Key, gathered: &[Key], id: MatchId) -> Option<(Formed, Vec<Key>)> {
-        let is_pair = self.view.rules.shape.players_max() == 2;
+    pub(super) fn choose(&mut self, anchor: Key, gathered: &[Key]) -> Option<(Verdict, Vec<Key>)> {
+        if self.view.rules.shape.players_max() == 2 {
+            return self.choose_one(anchor, gathered);
+        }
         let mut left_out = BTreeSet::new();
         let mut first: Option<Vec<Key>> = None;
         let mut retry = 0;
         loop {
-            self.build(Base::Anchor(anchor), gathered, &left_out);
-            if let Some(formed) = self.complete(id) {
-                return Some((formed, self.group.members.clone()));
+            self.build(Base::Members(&[anchor]), gathered, &left_out);
+            if let Some(verdict) = self.complete() {
+                return Some((verdict, self.group.members.clone()));
             }
             let chosen = first.get_or_insert_with(|| self.group.members[1..].to_vec());
-            if is_pair {
-                // There is one other: whoever it was, take the next.
-                left_out.insert(*self.group.members.get(1)?);
-            } else {
-                let could_do = gathered.len() > chosen.len();
-                let next = chosen
-                    .get(retry)
-                    .filter(|_| could_do && retry < RETRIES_MAX)?;
-                left_out = BTreeSet::from([*next]);
-                retry += 1;
+            let could_do = gathered.len() > chosen.len();
+            let next = chosen
+                .get(retry)
+                .filter(|_| could_do && retry < RETRIES_MAX)?;
+            left_out = BTreeSet::from([*next]);
+            retry += 1;
+        }
+    }
+
+    /// The best of those that were gathered, of the highest priority that there is.
+    fn choose_one(&mut self, anchor: Key, gathered: &[Key]) -> Option<(Verdict, Vec<Key>)> {
+        let view = self.view;
+        // Where the distance alone says how good a match is, they are in the right order already.
+        let is_ordered = !view.rules.has_quality_beside_distance();
+        let mut best: Option<(Key, f64, Verdict)> = None;
+        for other in gathered {
+            let priority = view.seats[*other].ticket.priority;
+            if let Some((best, ..)) = &best
+                && (is_ordered || view.seats[*best].ticket.priority > priority)
+            {
+                break;
+            }
+            self.start(Base::Members(&[anchor]));
+            self.work += 1;
+            if !self.group.fits(view, *other) || !self.group.add(view, *other) {
+                continue;
+            }
+            let Some(verdict) = self.judge() else {
+                continue;
+            };
+            let waited = view.waited(*other).as_secs_f64() / view.rules.patience.as_secs_f64();
+            let merit = f64::from(verdict.quality) / 1000.0 + waited;
+            if best.as_ref().is_none_or(|(_, most, _)| merit > *most) {
+                best = Some((*other, merit, verdict));
             }
         }
+        best.map(|(other, _, verdict)| (verdict, vec![anchor, other]))
     }
 
     fn build(&mut self, base: Base<'_>, gathered: &[Key], left_out: &BTreeSet<Key>) {
@@ -254,11 +289,16 @@ impl Search<'_> {
     }
 
     /// The match that the group is, when it is one.
-    fn complete(&mut self, id: MatchId) -> Option<Formed> {
+    fn complete(&mut self) -> Option<Verdict> {
+        self.trim(self.view.rules.shape.players_most());
+        self.judge()
+    }
+
+    /// The same, of the group as it is.
+    pub(super) fn judge(&self) -> Option<Verdict> {
         let view = self.view;
         let shape = &view.rules.shape;
-        let most = shape.players_max() / shape.multiple * shape.multiple;
-        self.trim(most);
+        let most = shape.players_most();
         let since = self.group.oldest_since()?;
         let waited = view.now.since(since);
         let waited = match self.pass {
@@ -273,7 +313,7 @@ impl Search<'_> {
         if !is_enough || !sides.is_enough(shape, view.roles, view.seats, min_of) {
             return None;
         }
-        finish(view, &min_of, self.group, id, None, |_| true)
+        finish::judge(view, &min_of, self.group)
     }
 
     /// Lets those go who came last, until the number of users is a multiple of what it must be.

@@ -3,6 +3,7 @@
 use super::Pool;
 use super::backfill::Running;
 use super::group::View;
+use super::improve::Draft;
 use super::search::{Outcome, Pass, Search};
 use super::seat::Key;
 use super::ticket::{rank, set_gates};
@@ -32,16 +33,36 @@ impl Pool {
     pub fn propose(&mut self, now: Time, work_max: u64) -> Step {
         let now = now.max(self.clock);
         self.put_back(now);
-        let mut step = Step {
-            matches: Vec::new(),
+        let mut work = Work {
+            now,
+            max: work_max,
+            drafts: Vec::new(),
+            arrivals: 0,
             is_complete: true,
-            work: 0,
+            is_tick: false,
+            done: 0,
         };
-        self.relax(now, work_max, &mut step);
-        self.pass_running(now, work_max, &mut step);
-        self.pass_arrivals(now, work_max, &mut step);
-        self.pass_all(now, work_max, &mut step);
-        step
+        self.relax(&mut work);
+        work.arrivals = self.matcher.fresh.len();
+        self.pass_running(&mut work);
+        let mut to_improve = Self::looks_to_improve(work_max);
+        loop {
+            self.pass_arrivals(&mut work);
+            self.pass_all(&mut work);
+            let before = to_improve;
+            let is_anybody_out = self.improve(&mut work, &mut to_improve);
+            work.done += before - to_improve;
+            // Whoever is out of a match again looks for another at once.
+            if !is_anybody_out {
+                break;
+            }
+        }
+        self.let_settle(&mut work);
+        Step {
+            matches: self.numbered(work.drafts),
+            is_complete: work.is_complete && self.matcher.fresh.is_empty(),
+            work: work.done,
+        }
     }
 
     /// When [`propose`](Self::propose) has something to do; `None` when nobody waits.
@@ -73,19 +94,18 @@ impl Pool {
     }
 
     /// Lets limits widen that are due.
-    fn relax(&mut self, now: Time, work_max: u64, step: &mut Step) {
+    fn relax(&mut self, work: &mut Work) {
         while let Some((due, key)) = self.matcher.changes.first().copied() {
-            if due > now {
+            if due > work.now {
                 return;
             }
-            if step.work >= work_max {
-                step.is_complete = false;
+            if work.is_over() {
                 return;
             }
-            step.work += 1;
+            work.done += 1;
             self.matcher.changes.pop_first();
             let seat = &mut self.seats[key];
-            set_gates(&self.rules, seat, now);
+            set_gates(&self.rules, seat, work.now);
             if let Some(next) = seat.next_change {
                 self.matcher.changes.insert((next, key));
             }
@@ -103,8 +123,8 @@ impl Pool {
     }
 
     /// Running matches come first.
-    fn pass_running(&mut self, now: Time, work_max: u64, step: &mut Step) {
-        let is_tick = self.matcher.cursor.is_some() || now >= self.matcher.next_tick;
+    fn pass_running(&mut self, work: &mut Work) {
+        let is_tick = self.matcher.cursor.is_some() || work.now >= self.matcher.next_tick;
         let is_due = is_tick || !self.matcher.fresh.is_empty();
         let ids: Vec<_> = self
             .running
@@ -116,81 +136,79 @@ impl Pool {
             let Some(mut running) = self.running.remove(&id) else {
                 continue;
             };
-            if step.work >= work_max {
+            if work.is_over() {
                 running.is_fresh = true;
-                step.is_complete = false;
                 self.running.insert(id, running);
                 continue;
             }
             running.is_fresh = false;
             for key in running.sides.iter().flatten() {
-                set_gates(&self.rules, &mut self.seats[*key], now);
+                set_gates(&self.rules, &mut self.seats[*key], work.now);
             }
-            let next = MatchId(self.next_match + step.matches.len() as u64);
-            let mut search = Search {
-                view: View {
-                    rules: &self.rules,
-                    roles: &self.roles,
-                    seats: &self.seats,
-                    symbols: &self.symbols,
-                    now,
-                },
-                index: &self.matcher.index,
-                group: &mut self.matcher.group,
-                pass: Pass::Tick,
-                work: 0,
-            };
-            let found = search.run_backfill(id, &running, next);
-            step.work += search.work;
+            let mut search = self.search(work.now, Pass::Tick);
+            let found = search.run_backfill(id, &running);
+            work.done += search.work;
             self.running.insert(id, running);
-            if let Some((formed, members)) = found {
-                for member in members {
-                    self.propose_ticket(member);
-                }
-                step.matches.push(formed);
+            if let Some(draft) = found {
+                self.take(draft, work);
             }
         }
     }
 
-    fn pass_arrivals(&mut self, now: Time, work_max: u64, step: &mut Step) {
+    fn pass_arrivals(&mut self, work: &mut Work) {
         while let Some(rank) = self.matcher.fresh.first().copied() {
-            if step.work >= work_max {
-                step.is_complete = false;
+            if work.is_over() {
                 return;
             }
             self.matcher.fresh.remove(&rank);
-            self.look(now, rank, Pass::Arrival, step);
+            self.look(rank, Pass::Arrival, work);
         }
     }
 
-    fn pass_all(&mut self, now: Time, work_max: u64, step: &mut Step) {
-        if self.matcher.cursor.is_none() && now < self.matcher.next_tick {
+    fn pass_all(&mut self, work: &mut Work) {
+        if self.matcher.cursor.is_none() && work.now < self.matcher.next_tick {
             return;
         }
+        work.is_tick = true;
         let mut next = match self.matcher.cursor.take() {
             Some(cursor) => self.matcher.waiting.range(cursor..).next().copied(),
             None => self.matcher.waiting.first().copied(),
         };
         while let Some(rank) = next {
-            if step.work >= work_max {
+            if work.is_over() {
                 self.matcher.cursor = Some(rank);
-                step.is_complete = false;
                 return;
             }
-            self.look(now, rank, Pass::Tick, step);
+            self.look(rank, Pass::Tick, work);
             let after = (std::ops::Bound::Excluded(rank), std::ops::Bound::Unbounded);
             next = self.matcher.waiting.range(after).next().copied();
         }
-        self.matcher.next_tick = now.after(self.rules.tick);
+        self.matcher.next_tick = work.now.after(self.rules.tick);
     }
 
     /// Lets one ticket look for its match.
-    fn look(&mut self, now: Time, (_, _, key): Rank, pass: Pass, step: &mut Step) {
+    fn look(&mut self, (_, _, key): Rank, pass: Pass, work: &mut Work) {
         if pass == Pass::Tick && self.seats[key].is_lonely {
             return;
         }
-        let id = MatchId(self.next_match + step.matches.len() as u64);
-        let mut search = Search {
+        let mut search = self.search(work.now, pass);
+        let outcome = search.run(key);
+        work.done += search.work;
+        match outcome {
+            Outcome::Found(draft) => self.take(draft, work),
+            Outcome::Waits(others) => {
+                // The others have somebody now, whom they may not have had before.
+                for other in others {
+                    self.seats[other].is_lonely = false;
+                }
+            }
+            Outcome::Lonely => self.seats[key].is_lonely = true,
+        }
+    }
+
+    /// A search among those that can be matched now.
+    pub(super) fn search(&mut self, now: Time, pass: Pass) -> Search<'_> {
+        Search {
             view: View {
                 rules: &self.rules,
                 roles: &self.roles,
@@ -202,28 +220,72 @@ impl Pool {
             group: &mut self.matcher.group,
             pass,
             work: 0,
-        };
-        let outcome = search.run(key, id);
-        step.work += search.work;
-        match outcome {
-            Outcome::Found(formed, members) => {
-                for member in members {
-                    self.propose_ticket(member);
-                }
-                step.matches.push(formed);
-            }
-            Outcome::Waits(others) => {
-                // The others have somebody now, whom they may not have had before.
-                for other in others {
-                    self.seats[other].is_lonely = false;
-                }
-            }
-            Outcome::Lonely => self.seats[key].is_lonely = true,
         }
     }
 
-    fn propose_ticket(&mut self, key: Key) {
+    fn take(&mut self, draft: Draft, work: &mut Work) {
+        for member in &draft.members {
+            self.propose_ticket(*member);
+        }
+        work.drafts.push(draft);
+    }
+
+    pub(super) fn propose_ticket(&mut self, key: Key) {
         self.leave(key);
         self.matcher.proposed.insert(key);
+    }
+
+    /// Puts those back whose match is to wait for a better one.
+    fn let_settle(&mut self, work: &mut Work) {
+        if self.rules.settle.is_zero() {
+            return;
+        }
+        let is_to_settle = |draft: &mut Draft| {
+            let since = draft.members.iter().map(|key| self.seats[*key].since);
+            let waited = since.min().map(|since| work.now.since(since));
+            let least = self.rules.quality_min(waited.unwrap_or_default());
+            let can_change = draft.formed.backfill.is_none() && draft.members.len() > 1;
+            can_change && draft.formed.quality < least
+        };
+        let settling: Vec<_> = work.drafts.extract_if(.., is_to_settle).collect();
+        for key in settling.into_iter().flat_map(|draft| draft.members) {
+            self.matcher.proposed.remove(&key);
+            self.enter(key, work.now);
+            // Nothing is new for it until the next tick, or until somebody comes.
+            let rank = rank(&self.seats[key], key);
+            self.matcher.fresh.remove(&rank);
+        }
+    }
+
+    /// Matches in the order in which they are claimed.
+    fn numbered(&self, drafts: Vec<Draft>) -> Vec<Formed> {
+        let numbers = self.next_match..;
+        let numbered = numbers.zip(drafts).map(|(number, draft)| Formed {
+            id: MatchId(number),
+            ..draft.formed
+        });
+        numbered.collect()
+    }
+}
+
+/// What a step has done so far.
+pub(super) struct Work {
+    pub(super) now: Time,
+    max: u64,
+    pub(super) drafts: Vec<Draft>,
+    /// How many have come or have changed.
+    pub(super) arrivals: usize,
+    is_complete: bool,
+    /// All that wait are looked at.
+    pub(super) is_tick: bool,
+    pub(super) done: u64,
+}
+
+impl Work {
+    /// Whether no more may be looked at; then the step has something left to do.
+    fn is_over(&mut self) -> bool {
+        let is_over = self.done >= self.max;
+        self.is_complete &= !is_over;
+        is_over
     }
 }

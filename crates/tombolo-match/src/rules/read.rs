@@ -7,8 +7,9 @@ use super::document::{Fault, Node, Plain};
 use super::reader::{Table, check_new};
 use super::relax::Slope;
 use super::{
-    Attribute, Check, Judge, Measure, PLAYERS_MAX, REGIONS_MAX, RULES_MAX, Reason, Relax, Role,
-    Rule, Rules, STEPS_MAX, Shape, TEAM_ROLES_MAX, TEAMS_MAX, TICKETS_MAX, Team, Topology,
+    Attribute, Check, Judge, Measure, PLAYERS_MAX, QUALITY_MAX, REGIONS_MAX, RULES_MAX, Reason,
+    Relax, Role, Rule, Rules, STEPS_MAX, Shape, TEAM_ROLES_MAX, TEAMS_MAX, TICKETS_MAX, Team,
+    Topology,
 };
 use crate::value::{ITEMS_MAX, Kind, Merge, Value};
 use crate::word::Name;
@@ -21,6 +22,7 @@ pub(super) fn rules(node: &Node) -> Result<Rules, Fault> {
     let judge = judge.map_or(Ok(Judge::Each), |node| node.choice(&judges))?;
     let tick = table.duration("tick", Duration::from_secs(1))?;
     let fill = table.duration("fill", Duration::from_secs(2))?;
+    let (settle, good) = settle(&mut table)?;
     let patience = table.duration("patience", Duration::from_secs(30))?;
     let ready = table.optional("ready").map(Node::duration).transpose()?;
     // Checked at compile time: a pool's bound fits.
@@ -51,10 +53,23 @@ pub(super) fn rules(node: &Node) -> Result<Rules, Fault> {
         judge,
         tick: tick.max(Duration::from_millis(10)),
         fill,
+        settle,
+        good,
         patience: patience.max(Duration::from_millis(10)),
         ready,
         tickets_max: tickets_max as usize,
     })
+}
+
+/// How long a match waits that is not good, and what is good.
+fn settle(table: &mut Table<'_>) -> Result<(Duration, u16), Fault> {
+    let settle = table.duration("settle", Duration::ZERO)?;
+    let given = table.optional("good");
+    let good = table.count("good", Some(QUALITY_MAX.into()), (1, QUALITY_MAX.into()))?;
+    match given {
+        Some(node) if settle.is_zero() => Err(node.expected("good only together with settle")),
+        _ => Ok((settle, u16::try_from(good).unwrap_or(QUALITY_MAX))),
+    }
 }
 
 fn bounds(what: &'static str, min: u64, max: usize) -> Reason {

@@ -34,7 +34,9 @@ impl<'n> Table<'n> {
     }
 
     pub(super) fn optional(&mut self, key: &'static str) -> Option<&'n Node> {
-        self.known.push(key);
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
         let item = self.items.iter().find(|(found, _)| found.text == key);
         item.map(|(_, node)| node)
     }

@@ -56,6 +56,11 @@ impl Shape {
         self.teams.iter().map(|team| team.max).sum()
     }
 
+    /// The same, as a multiple of what it must be.
+    pub(crate) fn players_most(&self) -> u32 {
+        self.players_max() / self.multiple * self.multiple
+    }
+
     /// The fewest users of a match whose oldest ticket has waited so long.
     #[must_use]
     pub fn players_min(&self, waited: Duration) -> u32 {

@@ -21,6 +21,8 @@ pub(crate) struct Plan {
     pub(crate) healers: Option<u32>,
     pub(crate) is_oldest: bool,
     pub(crate) fill: u64,
+    /// How long a match may wait for a better one, and what is good.
+    pub(crate) settle: Option<(u64, u16)>,
 }
 
 pub(crate) const REGIONS: [&str; 3] = ["eu", "us", "jp"];
@@ -39,6 +41,9 @@ impl Plan {
             self.fill,
             if self.is_oldest { "oldest" } else { "each" }
         );
+        if let Some((settle, good)) = self.settle {
+            text += &format!("settle = {settle}\ngood = {good}\n");
+        }
         for (number, (min, max)) in self.teams.iter().enumerate() {
             text += &format!("[[teams]]\nname = \"t{number}\"\nmin = {min}\nmax = {max}\n");
             if let Some(healers) = self.healers {
@@ -223,6 +228,15 @@ impl Plan {
         let oldest = tickets.iter().map(|known| known.since).min().unwrap_or(now);
         if !is_full && now - oldest < self.fill {
             wrong.push("it did not wait for more users".to_owned());
+        }
+        if let Some((settle, good)) = self.settle
+            && tickets.len() > 1
+            && now - oldest < settle
+        {
+            let asked = f64::from(good) * (settle - (now - oldest)) as f64 / settle as f64;
+            if f64::from(formed.quality) < asked {
+                wrong.push(format!("{} is less than {asked}", formed.quality));
+            }
         }
         let gap = means.iter().fold(f64::MIN, |a, b| a.max(*b))
             - means.iter().fold(f64::MAX, |a, b| a.min(*b));

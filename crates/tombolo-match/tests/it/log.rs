@@ -15,7 +15,7 @@ use crate::world::{World, id, solo, user};
 #[test]
 fn a_log_that_is_read_as_bytes_or_from_a_snapshot_gives_the_same_pool() {
     let mut matched = 0;
-    for seed in 0..120 {
+    for seed in 0..180 {
         let mut dice = Dice::new(seed);
         let plan = dice.plan();
         let rules = rules(&plan, &mut dice);

@@ -6,6 +6,7 @@ mod checker;
 mod explain;
 mod log;
 mod matching;
+mod quality;
 mod queries;
 mod random;
 mod ready;

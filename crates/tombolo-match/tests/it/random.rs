@@ -81,6 +81,11 @@ fn nobody_is_left(seed: u64, plan: &Plan, known: &BTreeMap<TicketId, Known>, now
             if a.ticket.players.len() + b.ticket.players.len() != 2 || plan.healers.is_some() {
                 continue;
             }
+            // Either may have had somebody better until then.
+            let waited = now - a.since.max(b.since);
+            if plan.settle.is_some_and(|(settle, _)| waited < settle) {
+                continue;
+            }
             let gap = (skill(&a.ticket) - skill(&b.ticket)).abs();
             let is_balanced = plan.teams.len() == 1 || plan.balance.is_none_or(|max| gap <= max);
             let discord = plan.discord(&[a, b], now);
@@ -187,6 +192,7 @@ impl Dice {
                 .map(|healers| healers.min(least)),
             is_oldest: self.below(4) == 0,
             fill: self.below(3),
+            settle: self.rarely(|dice| (1 + dice.below(5), 1 + dice.below(1000) as u16)),
         }
     }
 

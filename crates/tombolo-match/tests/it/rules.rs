@@ -88,6 +88,18 @@ fn mistakes_are_told_with_line_and_column() {
         "line 3, column 8: a time of at most a day, such as 500ms, 5s or 2m is expected here"
     );
     assert_eq!(
+        with("settle = 5\ngood = 1001"),
+        "line 4, column 8: good is from 1 to 1000"
+    );
+    assert_eq!(
+        with("good = 900"),
+        "line 3, column 8: good only together with settle is expected here"
+    );
+    assert_eq!(
+        with("settle = -1"),
+        "line 3, column 10: a time of at most a day, such as 500ms, 5s or 2m is expected here"
+    );
+    assert_eq!(
         with(
             "[[rules]]\nkind = \"equal\"\nattribute = \"mode\"\n[[rules]]\nkind = \"equal\"\nattribute = \"mode\""
         ),

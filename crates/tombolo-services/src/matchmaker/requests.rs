@@ -393,6 +393,8 @@ fn why_on_wire(why: &Why) -> v1::WhyTicket {
         alone: count(excluded.alone),
     });
     let words = |obstacles: &[Obstacle]| obstacles.iter().map(obstacle).collect();
+    let millis = |after: Duration| u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+    let settling = why.settling.as_ref();
     let relaxation = why.relaxation.as_ref();
     v1::WhyTicket {
         looked_at: count(why.looked_at),
@@ -402,11 +404,10 @@ fn why_on_wire(why: &Why) -> v1::WhyTicket {
             .nearest
             .as_ref()
             .map_or_else(Vec::new, |miss| words(&miss.obstacles)),
-        relaxed_after_ms: relaxation.map(|relaxation| {
-            let after = relaxation.after.as_millis();
-            u64::try_from(after).unwrap_or(u64::MAX)
-        }),
+        relaxed_after_ms: relaxation.map(|relaxation| millis(relaxation.after)),
         relaxed: relaxation.map_or_else(Vec::new, |relaxation| words(&relaxation.obstacles)),
+        settling_quality: settling.map(|settling| settling.quality.into()),
+        settled_after_ms: settling.map(|settling| millis(settling.after)),
     }
 }
 
