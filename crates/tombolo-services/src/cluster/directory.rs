@@ -468,23 +468,14 @@ impl Directory {
         }
     }
 
-    /// Writes this node into the directory, unless somebody lives under its name or still has to do
-    /// what its last life left.
+    /// Writes this node into the directory, unless somebody lives under its name. Its last life's heir
+    /// may still be at work: whoever begins does that work, too, so that nobody waits for the other.
     fn begin(&mut self, now: Instant) {
         if !self.is_synced || self.is_leaving || now < self.try_at {
             return;
         }
         self.try_at = now + SILENCE_MAX;
         let found = self.record_by_node.get(&self.name);
-        if let Some((record, _)) = found
-            && record.state == State::Fenced
-            && record
-                .heir
-                .as_ref()
-                .is_some_and(|heir| self.is_heard(now, heir))
-        {
-            return;
-        }
         let epoch = found.map_or(0, |(record, _)| record.epoch.saturating_add(1));
         let expected = found.map(|(_, revision)| *revision);
         let record = Record {
@@ -499,13 +490,6 @@ impl Directory {
     fn is_up(&self, (node, epoch): &(NodeId, u64)) -> bool {
         let record = self.record_by_node.get(node);
         record.is_some_and(|(record, _)| record.state.is_up() && record.epoch == *epoch)
-    }
-
-    /// Whether a life is up and not silent for so long that, if anybody was there to judge it, it would not be.
-    fn is_heard(&self, now: Instant, life: &(NodeId, u64)) -> bool {
-        let peer = self.peer_by_node.get(&life.0);
-        let is_heard = peer.is_some_and(|peer| now < peer.heard + HEIR_SILENCE_MAX);
-        is_heard && self.is_up(life)
     }
 
     fn renew_soon(&mut self, now: Instant) {
@@ -648,10 +632,6 @@ pub(crate) const SILENCE_MAX: Duration = Duration::from_millis(800);
 
 /// How long it has to answer.
 const ANSWER_MAX: Duration = Duration::from_millis(200);
-
-/// After how long a silence of its heir a node does itself what its last life left: all others may be dead,
-/// too, so that nobody puts the heir out. When the heir lives after all both do it, which does no harm.
-const HEIR_SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// How often silent nodes are looked at, at most.
 const JUDGE_INTERVAL: Duration = Duration::from_millis(50);

@@ -68,7 +68,7 @@ pub(crate) async fn inherit(node: &Arc<Node>, lost: &NodeId, incarnation: u64) {
 }
 
 async fn inherit_rooms(node: &Arc<Node>, lost: &NodeId, incarnation: u64) {
-    let rooms = loop {
+    let mut rooms = loop {
         match rooms_of(node, lost).await {
             Ok(rooms) => break rooms,
             Err(Unavailable) => tokio::time::sleep(RETRY_DELAY).await,
@@ -78,6 +78,10 @@ async fn inherit_rooms(node: &Arc<Node>, lost: &NodeId, incarnation: u64) {
         .iter()
         .filter_map(|listed| listed.room.clone())
         .collect();
+    if lost == node.name() {
+        // The heir of its last life may be at it, from the other end.
+        rooms.reverse();
+    }
     let mut tasks = JoinSet::new();
     for listed in rooms {
         if tasks.len() >= ROOMS_AT_ONCE {
@@ -113,8 +117,11 @@ async fn rooms_of(node: &Node, lost: &NodeId) -> Result<Vec<Listed>, Unavailable
     }
 }
 
-/// Drops the members that a node left behind in one room.
+/// Drops the members that a node left behind in one room, unless somebody else has done so since it was listed.
 async fn clear(node: Arc<Node>, lost: NodeId, incarnation: u64, listed: Listed) {
+    if let Ok(None) = node.engine.get(&listed.key).await {
+        return;
+    }
     if let Some(room) = &listed.room {
         let Ok(entrance) = node.enter(room) else {
             return;

@@ -42,7 +42,7 @@ fn a_crashed_node_is_inherited_by_one_within_a_second_and_a_half() {
 }
 
 #[test]
-fn a_node_whose_heir_died_with_all_others_begins_nevertheless() {
+fn a_node_begins_again_while_its_heir_is_busy_or_has_died_with_all_others() {
     for seed in 0..100 {
         let mut world = World::new(seed, 2, Trouble::NONE);
         world.run(Duration::from_secs(5));
@@ -53,11 +53,11 @@ fn a_node_whose_heir_died_with_all_others_begins_nevertheless() {
         }
         // The heir has much to do.
         world.nodes[1].chores.clear();
+        if seed % 2 == 1 {
+            world.crash(1);
+        }
         world.nodes[0].restart_at = Some(world.now);
-        world.run(Duration::from_secs(20));
-        assert_eq!(world.epoch(0), None, "seed {seed}: it waits for its heir");
-        world.crash(1);
-        world.run(Duration::from_secs(10));
+        world.run(Duration::from_secs(3));
         assert!(world.epoch(0) > Some(before), "seed {seed}");
     }
 }
