@@ -331,6 +331,8 @@ fn compare(shared: &Shared, log: &Reader, lasted: Duration, mut gaps: Vec<Durati
         "ended_without_a_match": told.ended,
         "over_when_its_device_came_back": told.over,
         "refused": told.refused,
+        "rooms_joined": told.rooms_joined,
+        "rooms_refused": told.rooms_refused,
         "connections": told.reconnects,
     })
 }

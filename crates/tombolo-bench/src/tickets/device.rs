@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tombolo_match::TicketId;
 use tombolo_wire::v1::{
-    self, ErrorCode, match_attribute, match_event, match_request, match_response, request,
+    self, ErrorCode, JoinMode, match_attribute, match_event, match_request, match_response, request,
     response, server_frame,
 };
 
@@ -45,6 +45,10 @@ pub(super) struct Told {
     pub(super) over: u64,
     /// What nodes refused, by code.
     pub(super) refused: HashMap<&'static str, u64>,
+    /// How often a device came into the room of its match.
+    pub(super) rooms_joined: u64,
+    /// What nodes refused of joining and leaving, by code.
+    pub(super) rooms_refused: HashMap<&'static str, u64>,
     pub(super) reconnects: u64,
 }
 
@@ -195,6 +199,12 @@ impl Seeker {
                 match self.hear(news, asked, open) {
                     Next::Listen => {}
                     Next::Submit => break,
+                    Next::Play(room) => {
+                        if play(says, room).await.is_err() {
+                            return;
+                        }
+                        break;
+                    }
                     Next::Retry => {
                         sleep(PAUSE.mul_f64(1.0 + dice.random::<f64>())).await;
                         break;
@@ -232,6 +242,15 @@ impl Seeker {
                 }
                 Next::Retry
             }
+            Heard::Answer(_, Some(response::Result::Failure(error))) => {
+                let code = error.code().as_str_name();
+                *told.rooms_refused.entry(code).or_default() += 1;
+                Next::Listen
+            }
+            Heard::Answer(_, Some(response::Result::Joined(_))) => {
+                told.rooms_joined += 1;
+                Next::Listen
+            }
             Heard::Answer(..) => Next::Listen,
             Heard::Match(id, match_event::Kind::Found(found)) => {
                 if let Ok(first) = found.id.as_ref().try_into().map(TicketId) {
@@ -243,7 +262,7 @@ impl Seeker {
                 }
                 told.waits.push(ticket.since.elapsed());
                 *open = None;
-                Next::Submit
+                Next::Play(found.room)
             }
             Heard::Match(id, match_event::Kind::Ended(ended)) if id == ticket.id => {
                 *told.ended.entry(ended.reason).or_default() += 1;
@@ -292,7 +311,22 @@ fn parse(body: server_frame::Body) -> Option<Heard> {
 enum Next {
     Listen,
     Submit,
+    /// Go into the room of a match, and submit.
+    Play(String),
     Retry,
+}
+
+/// Takes a device's seat in the room of its match, and leaves: a short match. The room goes with the last one.
+async fn play(says: &Sender, room: String) -> anyhow::Result<()> {
+    let join = v1::Join {
+        room: room.clone(),
+        mode: JoinMode::Join.into(),
+        ..v1::Join::default()
+    };
+    says.request(request::Kind::Join(join)).await?;
+    says.request(request::Kind::Leave(v1::Leave { room }))
+        .await?;
+    Ok(())
 }
 
 /// How long a user may be away.

@@ -115,7 +115,6 @@ fn settings(desk: &Desk) -> Settings {
         members_max: desk.rules().shape.players_max(),
         is_locked: true,
         is_hidden: true,
-        empty_kept: SEATS_KEPT,
         ..Settings::default()
     }
 }
@@ -164,7 +163,7 @@ fn text(name: Option<&impl ToString>) -> String {
 /// What the names of matches' rooms begin with.
 const PREFIX: &str = "tombolo-match-";
 
-/// How long seats are kept for the users of a match, and its room while nobody has come.
+/// How long seats are kept for the users of a match. Its room is there as long as a seat is kept or taken.
 const SEATS_KEPT: Duration = Duration::from_secs(60);
 
 /// How often a room is tried while the engine is away.
