@@ -226,15 +226,9 @@ impl Reader {
 
     /// Reads from the stream up to `target`, or up to what its leader has last.
     async fn catch_up(&mut self, subject: &str, target: Option<u64>) -> Result<(), End> {
-        let mut delay = RETRY_MIN;
-        let target = loop {
-            if let Some(target) = target {
-                break target;
-            }
-            match messages::last(&self.connection, &self.shard.name, subject).await {
-                Ok(last) => break last.map_or(0, |last| last.seq),
-                Err(Unavailable) => self.pause(&mut delay).await?,
-            }
+        let target = match target {
+            Some(target) => target,
+            None => self.last_and_some(subject).await?,
         };
         if target <= self.cursor {
             return Ok(());
@@ -261,14 +255,40 @@ impl Reader {
                 delay = RETRY_MIN;
                 futile = 0;
             }
-            // Nobody reads faster than what is read is taken.
-            while self.pending.len() >= self.events_max {
-                let Some(event) = self.pending.pop_front() else {
-                    break;
-                };
-                if self.out.send(event).await.is_err() {
-                    return Err(End::Closed);
-                }
+            self.give_pending().await?;
+        }
+        Ok(())
+    }
+
+    /// What the leader has last. What a replica has is read meanwhile, which is mostly all of it.
+    async fn last_and_some(&mut self, subject: &str) -> Result<u64, End> {
+        let (connection, shard) = (Arc::clone(&self.connection), Arc::clone(&self.shard));
+        let mut delay = RETRY_MIN;
+        loop {
+            let last = messages::last(&connection, &shard.name, subject);
+            // Who has read it all already hears nothing new, as a rule.
+            let found = if self.is_synced {
+                last.await
+            } else {
+                let (last, _) = tokio::join!(last, self.fetch(subject));
+                self.give_pending().await?;
+                last
+            };
+            match found {
+                Ok(last) => return Ok(last.map_or(0, |last| last.seq)),
+                Err(Unavailable) => self.pause(&mut delay).await?,
+            }
+        }
+    }
+
+    /// Nobody reads faster than what is read is taken.
+    async fn give_pending(&mut self) -> Result<(), End> {
+        while self.pending.len() >= self.events_max {
+            let Some(event) = self.pending.pop_front() else {
+                break;
+            };
+            if self.out.send(event).await.is_err() {
+                return Err(End::Closed);
             }
         }
         Ok(())
@@ -279,6 +299,9 @@ impl Reader {
         let stream = self.shard.name.clone();
         let from = self.cursor + 1;
         let found = messages::following(&self.connection, &stream, subject, from).await?;
+        if found.is_empty() {
+            return Ok(());
+        }
         // Only now, since these may have a gap that a snapshot made.
         let shared = self.shared.upgrade().ok_or(Unavailable)?;
         let snapshot = shared.snapshot_after(&self.key, self.epoch, self.cursor);
