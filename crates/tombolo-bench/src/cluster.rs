@@ -80,6 +80,10 @@ pub(crate) struct Arguments {
     /// After how long a silence a device gives its node up, in milliseconds
     #[arg(long, default_value_t = 6000)]
     pub(crate) patience_ms: u64,
+    /// The nodes' program at first, say of an earlier release; nodes that are started again are of the one
+    /// beside this program
+    #[arg(long)]
+    pub(crate) from: Option<PathBuf>,
     /// The NATS server; by default what `scripts/install-nats.sh` installed
     #[arg(long)]
     pub(crate) nats_server: Option<PathBuf>,

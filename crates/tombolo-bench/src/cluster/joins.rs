@@ -47,17 +47,15 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
         enter(&nodes[1].url, "comes").await?,
     ];
     let comer = there.session().user;
-    let room = here
-        .rooms()
-        .join_or_create("room", RoomOptions::default())
-        .await?;
     let (mut told, mut answered) = (Vec::new(), Vec::new());
-    for _ in 0..arguments.samples {
+    for sample in 0..arguments.samples {
+        let name = format!("room-{sample}");
+        let room = here.rooms().create(&name, RoomOptions::default()).await?;
         tokio::time::sleep(PACE).await;
         let begun = Instant::now();
         let ((joined, answered_after), told_after) = tokio::try_join!(
             async {
-                let joined = there.rooms().join("room", RoomOptions::default()).await?;
+                let joined = there.rooms().join(&name, RoomOptions::default()).await?;
                 Ok((joined, begun.elapsed()))
             },
             async {
@@ -68,11 +66,7 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
         told.push(told_after);
         answered.push(answered_after);
         joined.leave().await?;
-        hear(
-            &room,
-            |event| matches!(event, RoomEvent::Left { user, .. } if *user == comer),
-        )
-        .await?;
+        room.leave().await?;
     }
     let of = |times: &mut Vec<Duration>| {
         json!({

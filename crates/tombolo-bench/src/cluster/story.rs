@@ -125,7 +125,7 @@ impl<'a> Cluster<'a> {
         let folder = Folder::new()?;
         let nats = Nats::start(binary, &folder, 3)?;
         let nodes = Nodes {
-            program,
+            program: arguments.from.as_deref().unwrap_or(program),
             nats: &nats.urls,
         };
         let started: Vec<_> = (0..arguments.nodes)

@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tombolo_match::TicketId;
 use tombolo_wire::v1::{
-    self, ErrorCode, JoinMode, match_attribute, match_event, match_request, match_response, request,
-    response, server_frame,
+    self, ErrorCode, JoinMode, match_attribute, match_event, match_request, match_response,
+    request, response, server_frame,
 };
 
 use crate::fanout::bot::{Network, Sender};
