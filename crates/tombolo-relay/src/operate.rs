@@ -83,10 +83,8 @@ pub(crate) struct Layout {
     io: IoMode,
     shards: Option<usize>,
     proxy_protocol: Vec<Cidr>,
-    connections: [usize; 4],
     timeouts: [Duration; 3],
     nonce_key: Option<[u8; 32]>,
-    extensions: [bool; 2],
 }
 
 impl Layout {
@@ -105,19 +103,12 @@ impl Layout {
             io: config.io,
             shards: config.shards,
             proxy_protocol: config.proxy_protocol.clone(),
-            connections: [
-                config.connections_max,
-                config.connections_per_source_max,
-                config.handshakes_max,
-                config.handshakes_per_source_max,
-            ],
             timeouts: [
                 config.first_frame_timeout,
                 config.allocation_timeout,
                 config.write_timeout,
             ],
             nonce_key: config.nonce_key,
-            extensions: [config.relay_tcp, config.mobility],
         }
     }
 
@@ -136,18 +127,10 @@ impl Layout {
             ("the number of shards", self.shards == other.shards),
             ("the proxies", self.proxy_protocol == other.proxy_protocol),
             (
-                "the limits of connections",
-                self.connections == other.connections,
-            ),
-            (
                 "the timeouts of connections",
                 self.timeouts == other.timeouts,
             ),
             ("the key of the fleet", self.nonce_key == other.nonce_key),
-            (
-                "whether TCP is relayed and clients are mobile",
-                self.extensions == other.extensions,
-            ),
         ];
         let changed = parts.into_iter().filter(|(_, is_same)| !is_same);
         let changed: Vec<_> = changed.map(|(name, _)| name).collect();
@@ -215,8 +198,9 @@ impl Relay {
         info!("the relay does not drain any more");
     }
 
-    /// Takes another configuration: realms and credentials, limits, and which peers are allowed.
-    /// Allocations stay, but for permissions to peers that are not allowed any more.
+    /// Takes another configuration: realms and credentials, limits, which peers are allowed, whether
+    /// TCP is relayed and clients are mobile. Allocations and connections stay, but for permissions
+    /// to peers that are not allowed any more.
     ///
     /// # Errors
     /// Names what only a restart can change; then nothing has changed.
@@ -228,6 +212,7 @@ impl Relay {
             core.reconfigure(now, core_config.clone());
         });
         self.set_hook(hook.as_ref());
+        self.stream_bounds.set(config);
         info!("the relay has another configuration");
         Ok(())
     }

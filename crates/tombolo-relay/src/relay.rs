@@ -24,7 +24,7 @@ use crate::{
     socket::{UdpSocket, Waker, raise_open_files_limit},
     stats::{HookCounters, StreamCounters},
     steering::{SteeredSockets, Steering},
-    stream::{Streams, StreamsConfig},
+    stream::{StreamBounds, Streams, StreamsConfig},
 };
 
 /// A running relay. Dropping it ends it like [`Relay::shutdown`].
@@ -37,6 +37,7 @@ pub struct Relay {
     _streams: Streams,
     pub(crate) shards: Vec<ShardThread>,
     stream_counters: Arc<StreamCounters>,
+    pub(crate) stream_bounds: StreamBounds,
     pub(crate) layout: Layout,
     nonce_key: [u8; 32],
     hook_counters: Arc<HookCounters>,
@@ -122,6 +123,7 @@ impl Relay {
             dtls: outlet,
             ..StreamsConfig::new(config, listening, links.to_vec(), counters)
         };
+        let stream_bounds = streams_config.bounds.clone();
         let streams = Streams::start(runtime, streams_config)?;
         tell(&listeners.addrs, io, shard_count);
         let relay = Self {
@@ -131,6 +133,7 @@ impl Relay {
             _steering: ways.steering,
             _streams: streams,
             stream_counters,
+            stream_bounds,
             layout,
             nonce_key,
             hook_counters,

@@ -24,7 +24,7 @@ use tracing::{error, warn};
 
 use self::{
     admission::Admitted,
-    seats::{Seats, WhenFull},
+    seats::{Bounds, Seats, WhenFull},
 };
 pub(crate) use self::{
     meter::Meters,
@@ -54,13 +54,7 @@ pub(crate) struct StreamsConfig {
     /// Where shards put the datagrams of DTLS, and the sockets to answer through.
     pub(crate) dtls: Option<(DtlsOutlet, Out)>,
     pub(crate) shards: Vec<ShardLink>,
-    /// Connections in all. More are closed at once, and counted.
-    pub(crate) connections_max: usize,
-    /// Connections from one IPv4 address or IPv6 /64 network.
-    pub(crate) connections_per_source_max: usize,
-    /// TLS handshakes at once. For more, the oldest of those whose networks have the most are given up.
-    pub(crate) handshakes_max: usize,
-    pub(crate) handshakes_per_source_max: usize,
+    pub(crate) bounds: StreamBounds,
     /// Whose connections begin with a PROXY header.
     pub(crate) proxies: Vec<Cidr>,
     /// Time for the TLS handshake and the first frame together.
@@ -74,6 +68,39 @@ pub(crate) struct StreamsConfig {
     pub(crate) spread: RandomState,
 }
 
+/// How many connections and handshakes there may be, in all and from one IPv4 address or IPv6 /64
+/// network. Clones share what they hold, so that a new configuration reaches the thread.
+#[derive(Clone)]
+pub(crate) struct StreamBounds {
+    /// More are closed at once, and counted.
+    connections: Arc<Bounds>,
+    /// Of TLS and DTLS. For more, the oldest of those whose networks have the most are given up.
+    handshakes: Arc<Bounds>,
+}
+
+impl StreamBounds {
+    fn of(config: &RelayConfig) -> Self {
+        Self {
+            connections: Bounds::new(Self::for_connections(config)),
+            handshakes: Bounds::new(Self::for_handshakes(config)),
+        }
+    }
+
+    /// Takes those of another configuration.
+    pub(crate) fn set(&self, config: &RelayConfig) {
+        self.connections.set(Self::for_connections(config));
+        self.handshakes.set(Self::for_handshakes(config));
+    }
+
+    fn for_connections(config: &RelayConfig) -> (usize, usize) {
+        (config.connections_max, config.connections_per_source_max)
+    }
+
+    fn for_handshakes(config: &RelayConfig) -> (usize, usize) {
+        (config.handshakes_max, config.handshakes_per_source_max)
+    }
+}
+
 impl StreamsConfig {
     /// Takes its part of the relay's configuration, and the listening sockets for plain TCP and TLS.
     pub(crate) fn new(
@@ -82,16 +109,14 @@ impl StreamsConfig {
         shards: Vec<ShardLink>,
         counters: Arc<StreamCounters>,
     ) -> Self {
+        let bounds = StreamBounds::of(&config);
         Self {
             tcp,
             tls,
             certificates: config.tls,
             dtls: None,
             shards,
-            connections_max: config.connections_max,
-            connections_per_source_max: config.connections_per_source_max,
-            handshakes_max: config.handshakes_max,
-            handshakes_per_source_max: config.handshakes_per_source_max,
+            bounds,
             proxies: config.proxy_protocol,
             first_frame_timeout: config.first_frame_timeout,
             allocation_timeout: config.allocation_timeout,
@@ -143,13 +168,13 @@ pub(crate) struct Front {
 impl Front {
     fn new(config: StreamsConfig) -> Rc<Self> {
         let connections = Seats::new(
-            (config.connections_max, config.connections_per_source_max),
+            &config.bounds.connections,
             WhenFull::Refuse,
             &config.counters,
             |counters| &counters.open,
         );
         let handshakes = Seats::new(
-            (config.handshakes_max, config.handshakes_per_source_max),
+            &config.bounds.handshakes,
             WhenFull::Displace,
             &config.counters,
             |counters| &counters.handshakes,

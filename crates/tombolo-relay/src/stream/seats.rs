@@ -5,17 +5,26 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     rc::Rc,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tokio::sync::Notify;
 
 use crate::stats::{Counter, StreamCounters};
 
+/// How many seats there are. That may change while some are taken, which then stay taken.
+#[derive(Debug)]
+pub(crate) struct Bounds {
+    max: AtomicUsize,
+    per_source_max: AtomicUsize,
+}
+
 /// Seats for connections or handshakes. They live on one thread, so without locks.
 pub(crate) struct Seats {
-    max: usize,
-    per_source_max: usize,
+    bounds: Arc<Bounds>,
     when_full: WhenFull,
     taken: RefCell<Taken>,
     counters: Arc<StreamCounters>,
@@ -54,16 +63,38 @@ pub(crate) struct Seat {
     displaced: Rc<Notify>,
 }
 
+impl Bounds {
+    /// So many in all, and so many for one source.
+    pub(crate) fn new((max, per_source_max): (usize, usize)) -> Arc<Self> {
+        Arc::new(Self {
+            max: max.into(),
+            per_source_max: per_source_max.into(),
+        })
+    }
+
+    pub(crate) fn set(&self, (max, per_source_max): (usize, usize)) {
+        self.max.store(max, Ordering::Relaxed);
+        self.per_source_max.store(per_source_max, Ordering::Relaxed);
+    }
+
+    fn max(&self) -> usize {
+        self.max.load(Ordering::Relaxed)
+    }
+
+    fn per_source_max(&self) -> usize {
+        self.per_source_max.load(Ordering::Relaxed)
+    }
+}
+
 impl Seats {
     pub(crate) fn new(
-        (max, per_source_max): (usize, usize),
+        bounds: &Arc<Bounds>,
         when_full: WhenFull,
         counters: &Arc<StreamCounters>,
         gauge: fn(&StreamCounters) -> &Counter,
     ) -> Rc<Self> {
         Rc::new(Self {
-            max,
-            per_source_max,
+            bounds: Arc::clone(bounds),
             when_full,
             taken: RefCell::default(),
             counters: Arc::clone(counters),
@@ -74,10 +105,10 @@ impl Seats {
     /// `None` where as many are taken as there are, in all or from the client's network.
     pub(crate) fn take(self: &Rc<Self>, client: IpAddr) -> Option<Seat> {
         let mut taken = self.taken.borrow_mut();
-        if taken.of_network(client) >= self.per_source_max {
+        if taken.of_network(client) >= self.bounds.per_source_max() {
             return None;
         }
-        if taken.holders.len() >= self.max {
+        if taken.holders.len() >= self.bounds.max() {
             let is_displaced = self.when_full == WhenFull::Displace && taken.displace_for(client);
             if !is_displaced {
                 return None;
@@ -91,7 +122,7 @@ impl Seats {
     /// `None` where as many are taken as there are in all.
     pub(crate) fn take_for_somebody(self: &Rc<Self>) -> Option<Seat> {
         let mut taken = self.taken.borrow_mut();
-        (taken.holders.len() < self.max).then(|| self.seat(&mut taken))
+        (taken.holders.len() < self.bounds.max()).then(|| self.seat(&mut taken))
     }
 
     fn seat(self: &Rc<Self>, taken: &mut Taken) -> Seat {
@@ -120,7 +151,7 @@ impl Seat {
     /// Says whose it is. `false` where as many are taken from the client's network as there may be.
     pub(crate) fn name(&mut self, client: IpAddr) -> bool {
         let mut taken = self.seats.taken.borrow_mut();
-        if taken.of_network(client) >= self.seats.per_source_max {
+        if taken.of_network(client) >= self.seats.bounds.per_source_max() {
             return false;
         }
         let Some(holder) = taken.holders.get_mut(&self.number) else {
@@ -227,8 +258,8 @@ mod tests {
 
     fn seats(max: usize, per_source_max: usize) -> (Rc<Seats>, Arc<StreamCounters>) {
         let counters = Arc::new(StreamCounters::default());
-        let maxima = (max, per_source_max);
-        let seats = Seats::new(maxima, WhenFull::Refuse, &counters, |counters| {
+        let bounds = Bounds::new((max, per_source_max));
+        let seats = Seats::new(&bounds, WhenFull::Refuse, &counters, |counters| {
             &counters.open
         });
         (seats, counters)
@@ -236,8 +267,8 @@ mod tests {
 
     fn handshakes(max: usize, per_source_max: usize) -> (Rc<Seats>, Arc<StreamCounters>) {
         let counters = Arc::new(StreamCounters::default());
-        let maxima = (max, per_source_max);
-        let seats = Seats::new(maxima, WhenFull::Displace, &counters, |counters| {
+        let bounds = Bounds::new((max, per_source_max));
+        let seats = Seats::new(&bounds, WhenFull::Displace, &counters, |counters| {
             &counters.handshakes
         });
         (seats, counters)
@@ -258,6 +289,22 @@ mod tests {
         assert!(seats.take(ip("192.0.2.3")).is_none());
         drop(first);
         assert!(seats.take(ip("192.0.2.1")).is_some());
+    }
+
+    #[test]
+    fn bounds_may_change_while_seats_are_taken() {
+        let (seats, counters) = seats(2, 2);
+        let taken = ["192.0.2.1", "192.0.2.2"].map(|client| seats.take(ip(client)));
+        assert!(seats.take(ip("192.0.2.3")).is_none());
+        seats.bounds.set((3, 1));
+        assert!(seats.take(ip("192.0.2.1")).is_none());
+        let third = seats.take(ip("192.0.2.3")).expect("there is room");
+        seats.bounds.set((1, 1));
+        assert_eq!(counters.stats().open, 3, "those stay");
+        drop(third);
+        assert!(seats.take(ip("192.0.2.3")).is_none());
+        drop(taken);
+        assert!(seats.take(ip("192.0.2.3")).is_some());
     }
 
     #[test]

@@ -140,6 +140,27 @@ fn another_configuration_lets_others_in_and_keeps_allocations() {
 }
 
 #[test]
+fn another_configuration_bounds_connections_otherwise_and_keeps_them() {
+    let mut config = relay_config(v4());
+    config.connections_per_source_max = 1;
+    let relay = Relay::bind(config.clone()).expect("there are free ports");
+    let echo = Echo::start(v4());
+    let mut alice = Device::tcp(&relay, "alice");
+    alice.allocate();
+    alice.bind(echo.address);
+    config.connections_per_source_max = 2;
+    relay.reload(&config).expect("nothing of a socket changed");
+    let mut bob = Device::tcp(&relay, "bob");
+    bob.allocate();
+    config.connections_per_source_max = 1;
+    relay.reload(&config).expect("nothing of a socket changed");
+    alice.send(echo.address, b"still here");
+    assert_eq!(alice.receive().1, b"still here");
+    assert_eq!(allocations(&relay), 2);
+    assert_eq!(relay.stats().streams.open, 2);
+}
+
+#[test]
 fn a_configuration_that_needs_a_restart_changes_nothing() {
     let config = relay_config(v4());
     let relay = Relay::bind(config.clone()).expect("there are free ports");

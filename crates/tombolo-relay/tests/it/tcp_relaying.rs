@@ -332,12 +332,17 @@ fn two_tcp_allocations_of_one_relay_reach_each_other() {
 
 #[test]
 fn tcp_is_not_relayed_unless_it_is_switched_on() {
-    let relay = Relay::bind(relay_config(v4())).expect("there are free ports");
-    let mut alice = Client::tcp(&relay);
-    let reply = alice.ask(Method::ALLOCATE, |writer| {
-        writer.attribute(&RequestedTransport::TCP);
-    });
-    assert_eq!(reply.code(), Some(442));
+    let mut config = relay_config(v4());
+    let relay = Relay::bind(config.clone()).expect("there are free ports");
+    for (relay_tcp, code) in [(false, Some(442)), (true, None), (false, Some(442))] {
+        config.relay_tcp = relay_tcp;
+        relay.reload(&config).expect("nothing of a socket changed");
+        let mut alice = Client::tcp(&relay);
+        let reply = alice.ask(Method::ALLOCATE, |writer| {
+            writer.attribute(&RequestedTransport::TCP);
+        });
+        assert_eq!(reply.code(), code, "TCP is relayed: {relay_tcp}");
+    }
 }
 
 fn tcp_relay(ip: IpAddr) -> Relay {

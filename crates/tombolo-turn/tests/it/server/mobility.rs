@@ -4,11 +4,11 @@ use tombolo_stun::{
     AttributeType, Lifetime, Method, MobilityTicket, RequestedTransport, XorRelayedAddress,
 };
 use tombolo_turn::server::{
-    CloseReason, Command, Event, FiveTuple, PeerAddr, PeerError, Refusal, RelayAddr, ShardIndex,
-    Transport,
+    CloseReason, Command, Config, Event, FiveTuple, PeerAddr, PeerError, Realm, Refusal, RelayAddr,
+    ShardIndex, Transport,
 };
 
-use super::lab::{Lab, PEER, Reply, User, address, alice, bob, client, tcp_client};
+use super::lab::{Lab, PEER, REALM, Reply, SECRET, User, address, alice, bob, client, tcp_client};
 
 #[test]
 fn a_client_that_asks_gets_a_ticket_and_others_get_none() {
@@ -40,6 +40,12 @@ fn mobility_that_is_off_is_405_and_says_nothing_of_tickets() {
     lab.allocate(client(1), &alice());
     let reply = refresh(&mut lab, client(2), &alice(), b"whatever");
     assert_eq!(reply.code(), Some(405));
+    // Another configuration may switch it on.
+    let mut config = Config::new([3; 32]);
+    config.realm = Realm::new(REALM);
+    config.realm.secrets = vec![SECRET.to_vec()];
+    lab.server.reconfigure(lab.now, config);
+    allocate(&mut lab, client(2), &alice());
 }
 
 #[test]
