@@ -92,6 +92,14 @@ impl Cells {
         self.merge_above(cell);
     }
 
+    /// Slots are elsewhere.
+    pub(crate) fn renumber(&mut self, map: &[u32]) {
+        for members in self.members.values_mut() {
+            let old = std::mem::take(members).into_iter();
+            *members = old.map(|(slot, at)| (map[slot as usize], at)).collect();
+        }
+    }
+
     /// Moves an entity.
     pub(crate) fn update(&mut self, slot: u32, from: [f64; 3], to: [f64; 3]) {
         let cell = self.cell(from);

@@ -5,6 +5,7 @@ mod grid;
 mod moves;
 mod observer;
 mod pass;
+mod renumber;
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use grid::Grid;
 use moves::Moves;
 use observer::{Known, Observer};
 use pass::Scratch;
+use renumber::Disorder;
 
 /// Longest payload of a report, in bytes.
 pub const PAYLOAD_MAX: usize = 48;
@@ -155,6 +157,7 @@ pub struct Field {
     cells: Cells,
     grid: Grid,
     moves: Moves,
+    disorder: Disorder,
     scratch: Scratch,
     stats: Stats,
 }
@@ -182,6 +185,7 @@ impl Field {
             cells: Cells::new(&settings),
             grid: Grid::new(&settings),
             moves: Moves::new(&settings),
+            disorder: Disorder::default(),
             scratch: Scratch::default(),
             settings,
             tick: 0,
@@ -362,6 +366,7 @@ impl Field {
         self.scratch = scratch;
         // Nobody knows of them any more.
         self.free.extend(self.emptied.drain(..));
+        self.renumber_if_due();
     }
 
     /// The tick that was made last.
@@ -502,6 +507,7 @@ impl Field {
         self.entities[slot as usize] = Some(entity);
         self.slot_by_id.insert(id, slot);
         self.cells.insert(slot, position);
+        self.disorder.note_arrival();
         Ok(())
     }
 

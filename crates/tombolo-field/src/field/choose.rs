@@ -4,38 +4,66 @@
 #[derive(Debug, Default)]
 pub(super) struct Choice {
     /// How urgent each is, as the bits of a float, which order as it does when it is positive; 0 when there is
-    /// nothing to tell of it.
+    /// nothing to tell of it, or nobody has asked.
     scores: Vec<i32>,
-    /// Of each.
+    /// Of the record of each; 0 when there is nothing to tell of it.
     bytes: Vec<u32>,
     chosen: Vec<u32>,
     /// Those of which some fit.
     edge: Vec<u32>,
 }
 
+/// How urgent the last one was that fitted, so that the next choice need not look for it from the beginning;
+/// `None` when all fitted.
+pub(super) type Threshold = Option<i32>;
+
+/// How urgent something is, as an integer.
+#[inline]
+pub(super) fn score(urgency: f32) -> i32 {
+    ((urgency.to_bits() & !SIGN) as i32).clamp(1, SCORE_MAX)
+}
+
 impl Choice {
-    pub(super) fn clear(&mut self) {
-        self.scores.clear();
-        self.bytes.clear();
+    /// Begins anew, with so many: their scores and bytes, which are to be set.
+    pub(super) fn begin(&mut self, count: usize) -> (&mut [i32], &mut [u32]) {
+        self.scores.resize(count, 0);
+        self.bytes.resize(count, 0);
+        (&mut self.scores, &mut self.bytes)
     }
 
-    /// Adds some: how urgent each is, and its bytes; none when there is nothing to tell of it.
-    pub(super) fn extend(&mut self, some: impl Iterator<Item = (f32, u16)> + Clone) {
-        let score = |(score, bytes): (f32, u16)| {
-            let score = (score.to_bits() & !SIGN) as i32;
-            if bytes > 0 { score.max(1) } else { 0 }
-        };
-        self.scores.extend(some.clone().map(score));
-        self.bytes.extend(some.map(|(_, bytes)| u32::from(bytes)));
+    /// Adds one that is not scored yet; nothing is to be told of it when it has no bytes.
+    pub(super) fn push(&mut self, bytes: u32) {
+        self.scores.push(0);
+        self.bytes.push(bytes);
     }
 
-    /// Which of those that were added since the beginning fit into some bytes, by number: the most urgent
-    /// ones, and of those that are about as urgent as the last one that fits, as many as there is room for.
-    /// The most urgent one is always among them, when it fits at all.
-    pub(super) fn choose(&mut self, room: usize) -> &[u32] {
-        let (least, most) = self.extremes();
-        // All that are as urgent as `fits` fit, and those that are as urgent as `exceeds` do not.
-        let (mut exceeds, mut fits) = (least.max(1), most.saturating_add(1));
+    /// Takes one away; the last one has its number then.
+    pub(super) fn swap_remove(&mut self, at: usize) {
+        self.scores.swap_remove(at);
+        self.bytes.swap_remove(at);
+    }
+
+    /// The bytes of each.
+    pub(super) fn bytes(&self) -> &[u32] {
+        &self.bytes
+    }
+
+    /// The scores and bytes from one on.
+    pub(super) fn scores_from(&mut self, first: usize) -> (&mut [i32], &[u32]) {
+        (&mut self.scores[first..], &self.bytes[first..])
+    }
+
+    /// The bytes of all.
+    pub(super) fn total(&self) -> usize {
+        // Of no more than an observer knows of.
+        self.bytes.iter().sum::<u32>() as usize
+    }
+
+    /// Which of them fit into some bytes, by number, when not all do: the most urgent ones, and of those that are about
+    /// as urgent as the last one that fits, as many as there is room for. The most urgent one is always among them, when
+    /// it fits at all. Looks from the threshold on, and leaves the new one there.
+    pub(super) fn choose(&mut self, room: usize, threshold: &mut Threshold) -> &[u32] {
+        let (mut exceeds, mut fits) = self.bracket(room, threshold.unwrap_or(SCORE_OF_ONE));
         while fits - exceeds > EDGE {
             let middle = exceeds + (fits - exceeds) / 2;
             if self.bytes_from(middle) <= room {
@@ -44,18 +72,36 @@ impl Choice {
                 exceeds = middle;
             }
         }
+        *threshold = Some(fits.min(SCORE_MAX));
         self.part(exceeds, fits);
         self.fill(room);
         &self.chosen
     }
 
-    /// The scores of the least and the most urgent.
-    fn extremes(&self) -> (i32, i32) {
-        let most = self.scores.iter().copied().max().unwrap_or(0);
-        // Nothing to tell is less than that.
-        let positive = |score: i32| if score > 0 { score } else { i32::MAX };
-        let least = self.scores.iter().map(|score| positive(*score)).min();
-        (least.unwrap_or(0).min(most), most)
+    /// Two scores near each other, if the first one is near: all that are as urgent as the one do not fit, and
+    /// all that are as urgent as the other do.
+    fn bracket(&self, room: usize, from: i32) -> (i32, i32) {
+        // All exceed the room, and nobody is as urgent as the greatest number.
+        let (mut exceeds, mut fits) = (1, i32::MAX);
+        let mut step = EDGE;
+        let mut at = from;
+        while exceeds < at && at < fits {
+            if self.bytes_from(at) <= room {
+                fits = at;
+                if exceeds > 1 {
+                    break;
+                }
+                at = at.saturating_sub(step);
+            } else {
+                exceeds = at;
+                if fits < i32::MAX {
+                    break;
+                }
+                at = at.saturating_add(step);
+            }
+            step = step.saturating_mul(2);
+        }
+        (exceeds, fits)
     }
 
     /// The bytes of all that are that urgent.
@@ -107,6 +153,12 @@ impl Choice {
 
 const SIGN: u32 = 1 << 31;
 
+/// The greatest score.
+const SCORE_MAX: i32 = i32::MAX - 1;
+
+/// The score of an urgency of 1.
+const SCORE_OF_ONE: i32 = 0x3f80_0000;
+
 /// Scores that differ by less, about a fiftieth, are about the same.
 const EDGE: i32 = 1 << 18;
 
@@ -116,6 +168,14 @@ mod tests {
     use rand::{RngExt as _, SeedableRng as _};
 
     use super::*;
+
+    fn note(choice: &mut Choice, items: &[(f32, u16)]) {
+        let (scores, bytes) = choice.begin(items.len());
+        for (at, (urgency, size)) in items.iter().enumerate() {
+            scores[at] = if *size > 0 { score(*urgency) } else { 0 };
+            bytes[at] = u32::from(*size);
+        }
+    }
 
     fn random_items(random: &mut ChaCha8Rng) -> Vec<(f32, u16)> {
         let count = random.random_range(1..120);
@@ -133,13 +193,14 @@ mod tests {
     fn the_most_urgent_are_chosen_once_each_and_the_room_is_filled() {
         let mut random = ChaCha8Rng::seed_from_u64(1);
         let mut choice = Choice::default();
+        // It is of another crowd each time, which costs time and nothing else.
+        let mut threshold = None;
         for round in 0..2000 {
             let items = random_items(&mut random);
             let total: usize = items.iter().map(|(_, bytes)| usize::from(*bytes)).sum();
             let room = random.random_range(75..3000).min(total.saturating_sub(1));
-            choice.clear();
-            choice.extend(items.iter().copied());
-            let mut chosen = choice.choose(room).to_vec();
+            note(&mut choice, &items);
+            let mut chosen = choice.choose(room, &mut threshold).to_vec();
             chosen.sort_unstable();
             let is_once = chosen.is_sorted_by(|a, b| a < b);
             assert!(is_once, "round {round}: one is chosen twice");
@@ -162,18 +223,20 @@ mod tests {
     #[test]
     fn the_most_urgent_one_does_not_wait_for_those_that_are_about_as_urgent() {
         let mut choice = Choice::default();
-        choice.extend([(1.0, 40), (1.000_1, 70), (1.0, 40)].into_iter());
-        assert_eq!(choice.choose(75), [1]);
+        note(&mut choice, &[(1.0, 40), (1.000_1, 70), (1.0, 40)]);
+        assert_eq!(choice.choose(75, &mut None), [1]);
     }
 
     #[test]
     fn scores_that_are_no_numbers_disturb_nothing() {
         let scores = [f32::NAN, -f32::NAN, f32::INFINITY, -0.0, 0.0, 1.0];
-        for (room, count) in [(6 * 40, 6), (100, 2), (40, 1), (0, 0)] {
-            let mut choice = Choice::default();
-            choice.extend(scores.iter().map(|score| (*score, 40)));
-            assert_eq!(choice.choose(room).len(), count);
+        for (room, count) in [(6 * 40 - 1, 5), (100, 2), (40, 1), (0, 0)] {
+            for from in [1, SCORE_OF_ONE, SCORE_MAX] {
+                let mut choice = Choice::default();
+                note(&mut choice, &scores.map(|score| (score, 40)));
+                let chosen = choice.choose(room, &mut Some(from));
+                assert_eq!(chosen.len(), count, "{room} from {from}");
+            }
         }
-        assert_eq!(Choice::default().choose(100), [0; 0]);
     }
 }

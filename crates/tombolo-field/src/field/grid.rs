@@ -1,5 +1,6 @@
 //! All entities in the order of where they are, and what is asked of them most.
 
+use super::renumber::NOWHERE;
 use super::{Entity, Subject};
 use crate::datagram::Stencil;
 use crate::settings::{CLASSES_MAX, Class, Dimensions, Settings};
@@ -181,6 +182,27 @@ impl Grid {
                 }),
             }
         }
+    }
+
+    /// Numbers slots anew, in order; returns where each of them is now.
+    pub(super) fn renumber(&mut self, slots: usize) -> Vec<u32> {
+        let mut map = vec![NOWHERE; slots];
+        let old = self.order.iter().map(|(_, slot)| *slot as usize);
+        let old: Vec<_> = old.collect();
+        for (new, (_, slot)) in self.order.iter_mut().enumerate() {
+            // There are no more slots than fit.
+            map[*slot as usize] = new as u32;
+            *slot = new as u32;
+        }
+        self.glimpses = old.iter().map(|at| self.glimpses[*at]).collect();
+        self.subjects = old.iter().map(|at| self.subjects[*at]).collect();
+        self.stencils = old.iter().map(|at| self.stencils[*at]).collect();
+        map
+    }
+
+    /// How wide its cells are.
+    pub(super) fn width(&self) -> f64 {
+        self.width
     }
 
     pub(super) fn glimpse(&self, slot: u32) -> &Glimpse {

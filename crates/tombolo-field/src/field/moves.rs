@@ -5,6 +5,7 @@
 //! are looked at by everybody.
 
 use super::grid::{Grid, square};
+use super::renumber::permute;
 use super::{Entity, EntityId};
 use crate::settings::Settings;
 
@@ -46,12 +47,12 @@ impl Moves {
     pub(super) fn note(&mut self, entities: &[Option<Entity>]) {
         self.jumpers.clear();
         self.are_too_many = false;
-        self.before.resize(entities.len(), NOTHING);
+        self.before.resize(entities.len(), Before::default());
         let jump = self.skin * self.skin / 16.0;
         let mut furthest = 0.0_f64;
         for (slot, (entity, before)) in entities.iter().zip(&mut self.before).enumerate() {
             let Some(entity) = entity else {
-                *before = NOTHING;
+                *before = Before::default();
                 continue;
             };
             let step = square(entity.position, before.position);
@@ -73,6 +74,12 @@ impl Moves {
             }
         }
         self.drift += 2.0 * furthest.sqrt();
+    }
+
+    /// Slots are elsewhere.
+    pub(super) fn renumber(&mut self, map: &[u32], count: usize) {
+        permute(&mut self.before, map, count);
+        self.jumpers.clear();
     }
 
     /// Those that are to be looked at by everybody.
@@ -101,13 +108,17 @@ impl Grid {
     }
 }
 
-/// Nothing is infinitely far from everything.
-const NOTHING: Before = Before {
-    id: EntityId(0),
-    class: 0,
-    has_jumped: false,
-    position: [f64::INFINITY; 3],
-};
+impl Default for Before {
+    /// Nothing is infinitely far from everything.
+    fn default() -> Self {
+        Self {
+            id: EntityId(0),
+            class: 0,
+            has_jumped: false,
+            position: [f64::INFINITY; 3],
+        }
+    }
+}
 
 /// The skin, as a share of the longest range: the wider, the less often one looks around, and at the more
 /// in between.

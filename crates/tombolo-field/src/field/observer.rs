@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::choose::Threshold;
 use super::grid::Glimpse;
+use super::renumber::NOWHERE;
 use super::{EntityId, Watch};
 use crate::ticks::Ticks;
 
@@ -32,6 +34,8 @@ pub(super) struct Observer {
     pub(super) leaves: BTreeMap<EntityId, u32>,
     /// A tick has been made since it began: what it was said to know has been looked at.
     pub(super) is_checked: bool,
+    /// How urgent what was told last was at least; `None` when there was room for all.
+    pub(super) threshold: Threshold,
     /// All that was told before is void, which the observer does not know yet.
     reset: Option<Reset>,
 }
@@ -77,6 +81,7 @@ impl Observer {
             awaited_until: None,
             leaves: BTreeMap::new(),
             is_checked: false,
+            threshold: None,
             reset: is_reset.then(Reset::default),
         }
     }
@@ -84,6 +89,33 @@ impl Observer {
     /// Something that the observer may know is not in range any more.
     pub(super) fn leave(&mut self, id: EntityId) {
         self.leaves.insert(id, 0);
+    }
+
+    /// The same, when slots are elsewhere. What it knows is somewhere.
+    pub(super) fn renumbered(&self, map: &[u32]) -> Self {
+        let now = |slot: u32| map[slot as usize];
+        let known = self.known.iter().map(|known| Known {
+            slot: now(known.slot),
+            ..*known
+        });
+        let entering = self.entering.iter().map(|entering| Entering {
+            slot: now(entering.slot),
+            ..*entering
+        });
+        let nearby = self.nearby.iter().map(|slot| now(*slot));
+        let renumbered = Self {
+            known: known.collect(),
+            entering: entering.collect(),
+            nearby: nearby.filter(|slot| *slot != NOWHERE).collect(),
+            awaited: self.awaited.clone(),
+            leaves: self.leaves.clone(),
+            ..*self
+        };
+        debug_assert!(
+            renumbered.slots().all(|slot| slot != NOWHERE),
+            "what has gone is forgotten in the tick in which it has"
+        );
+        renumbered
     }
 
     /// Reads some of it, so that it is at hand later.

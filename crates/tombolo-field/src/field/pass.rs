@@ -1,7 +1,7 @@
 //! One observer's tick.
 
-use super::choose::Choice;
-use super::grid::square;
+use super::choose::{Choice, score};
+use super::grid::{Glimpse, square};
 use super::observer::{Entering, Observer};
 use super::{Field, KNOWN_MAX, Sight, Subject};
 use crate::datagram::{Header, LEFT_BYTES, Page, write_left};
@@ -15,22 +15,8 @@ pub(super) struct Scratch {
     stamp: u64,
     /// Those that may have come into range.
     noted: Vec<u32>,
-    /// What there is to tell.
-    news: Vec<News>,
+    /// What there is to tell, by number: of the known, and then of those that enter.
     choice: Choice,
-}
-
-/// What there is to tell of an entity.
-#[derive(Clone, Copy, Debug, Default)]
-struct News {
-    /// From the observer.
-    offset: [f32; 3],
-    slot: u32,
-    /// Of the record; 0 when there is nothing to tell.
-    bytes: u16,
-    class: u8,
-    /// It is not to be known any more.
-    is_gone: bool,
 }
 
 /// An observer, as it is in one tick.
@@ -56,7 +42,6 @@ impl Field {
         observer: &mut Observer,
     ) {
         scratch.datagram.clear();
-        scratch.news.clear();
         let leave_max = observer.watch.range * (1.0 + self.settings.hysteresis);
         let me = Me {
             slot,
@@ -66,46 +51,59 @@ impl Field {
             enter_max: observer.watch.range * observer.watch.range,
             leave_max: leave_max * leave_max,
         };
-        self.pass_known(scratch, sight, &me, observer);
+        if observer.threshold.is_some() {
+            self.pass_known::<S, true>(scratch, sight, &me, observer);
+        } else {
+            self.pass_known::<S, false>(scratch, sight, &me, observer);
+        }
         self.pass_entering(scratch, sight, &me, observer);
         self.add_new(scratch, sight, &me, observer);
         if observer.settle() {
-            scratch.news.clear();
-            let anew = observer.entering.iter();
-            let anew = anew.map(|entering| self.news_of_entering(&me, entering));
-            scratch.news.extend(anew);
+            observer.threshold = None;
+            scratch.choice.begin(0);
+            for entering in &observer.entering {
+                scratch.choice.push(self.bytes_of_entering(entering));
+            }
         }
         self.stats.deferred += self.write(scratch, &me, observer) as u64;
         observer.on_sent();
     }
 
     /// Lets those go of the known that are out of range, gone, or not to be seen any more; takes note of
-    /// what there is to tell of the others.
-    fn pass_known<S: Sight + ?Sized>(
+    /// what there is to tell of the others, and of how urgent that is if it is likely to be asked.
+    fn pass_known<S: Sight + ?Sized, const IS_SCORED: bool>(
         &self,
         scratch: &mut Scratch,
         sight: &S,
         me: &Me,
         observer: &mut Observer,
     ) {
-        let news = &mut scratch.news;
-        news.resize(observer.known.len(), News::default());
+        let (scores, sizes) = scratch.choice.begin(observer.known.len());
         let mut gone = 0;
         // Nearly all stay, so that this one loop is where a tick spends its time.
-        for (known, news) in observer.known.iter().zip(news.iter_mut()) {
-            *news = self.news_of(me, known.slot, known.told);
-            let stays = self.stays(sight, me, known.slot);
-            news.is_gone = !stays;
-            gone += u32::from(!stays);
+        for ((known, score), size) in observer.known.iter().zip(scores).zip(sizes) {
+            let other = self.grid.glimpse(known.slot);
+            let square = square(other.position, me.position);
+            let has_news = known.told < other.changed;
+            *size = if has_news { other.bytes.into() } else { 0 };
+            *score = 0;
+            if IS_SCORED && has_news {
+                *score = self.score(other.class, square, known.told);
+            }
+            if !self.stays(sight, me, known.slot, other, square) {
+                *size = GONE;
+                gone += 1;
+            }
         }
-        for at in (0..news.len()).rev() {
+        for at in (0..observer.known.len()).rev() {
             if gone == 0 {
                 break;
             }
-            if news[at].is_gone {
+            if scratch.choice.bytes()[at] == GONE {
                 gone -= 1;
-                let gone = news.swap_remove(at);
-                observer.on_known_gone(at, self.grid.subject(gone.slot).id);
+                scratch.choice.swap_remove(at);
+                let slot = observer.known[at].slot;
+                observer.on_known_gone(at, self.grid.subject(slot).id);
             }
         }
     }
@@ -121,8 +119,10 @@ impl Field {
         let mut at = 0;
         while let Some(entering) = observer.entering.get(at) {
             let slot = entering.slot;
-            if self.stays(sight, me, slot) {
-                scratch.news.push(self.news_of_entering(me, entering));
+            let other = self.grid.glimpse(slot);
+            let square = square(other.position, me.position);
+            if self.stays(sight, me, slot, other, square) {
+                scratch.choice.push(self.bytes_of_entering(entering));
                 at += 1;
             } else {
                 observer.on_entering_gone(at, self.grid.subject(slot).id);
@@ -132,41 +132,43 @@ impl Field {
 
     /// Whether what an observer knows is still to be known.
     #[inline]
-    fn stays<S: Sight + ?Sized>(&self, sight: &S, me: &Me, slot: u32) -> bool {
-        let other = self.grid.glimpse(slot);
-        let square = square(other.position, me.position);
+    fn stays<S: Sight + ?Sized>(
+        &self,
+        sight: &S,
+        me: &Me,
+        slot: u32,
+        other: &Glimpse,
+        square: f64,
+    ) -> bool {
         // One branch for both.
         (square <= self.grid.leave_square(other.class)) & (square <= me.leave_max)
             && sight.may_see(&me.subject, self.grid.subject(slot))
     }
 
-    /// What there is to tell of one that was told of last then.
+    /// How urgent it is to tell of one of that class, at the square of that distance, that was told of last then.
     #[inline]
-    fn news_of(&self, me: &Me, slot: u32, told: u32) -> News {
-        let other = self.grid.glimpse(slot);
-        let offset = |at: usize| (other.position[at] - me.position[at]) as f32;
-        News {
-            offset: [offset(0), offset(1), offset(2)],
-            slot,
-            bytes: if told < other.changed {
-                other.bytes.into()
-            } else {
-                0
-            },
-            class: other.class,
-            is_gone: false,
+    fn score(&self, class: u8, square: f64, told: u32) -> i32 {
+        let age = self.tick.saturating_sub(told).max(1);
+        score(self.grid.urgency(class, square as f32, age))
+    }
+
+    /// Bytes of what there is to tell of one that enters; 0 when there is nothing.
+    fn bytes_of_entering(&self, entering: &Entering) -> u32 {
+        let other = self.grid.glimpse(entering.slot);
+        if entering.has_news(other.changed, self.tick) {
+            // The class is told as well.
+            u32::from(other.bytes) + 1
+        } else {
+            0
         }
     }
 
-    fn news_of_entering(&self, me: &Me, entering: &Entering) -> News {
-        let news = self.news_of(me, entering.slot, 0);
-        let changed = self.grid.glimpse(entering.slot).changed;
-        let has_news = entering.has_news(changed, self.tick);
-        News {
-            // The class is told as well.
-            bytes: if has_news { news.bytes + 1 } else { 0 },
-            ..news
-        }
+    /// From an observer to an entity.
+    #[inline]
+    fn offset(&self, me: &Me, slot: u32) -> [f32; 3] {
+        let other = self.grid.glimpse(slot);
+        let offset = |at: usize| (other.position[at] - me.position[at]) as f32;
+        [offset(0), offset(1), offset(2)]
     }
 
     /// Takes those in that have come into range.
@@ -197,7 +199,7 @@ impl Field {
             // It is told that it is there again, if it is not told before that it has left.
             observer.leaves.remove(&self.grid.subject(slot).id);
             let entering = Entering::new(slot, self.tick.saturating_sub(1));
-            scratch.news.push(self.news_of_entering(me, &entering));
+            scratch.choice.push(self.bytes_of_entering(&entering));
             observer.entering.push(entering);
         }
         if observer.nearby.len() > KNOWN_MAX {
@@ -242,8 +244,7 @@ impl Field {
     fn write(&self, scratch: &mut Scratch, me: &Me, observer: &mut Observer) -> usize {
         let is_due = |told: u32| told == 0 || Observer::is_due(told, self.tick);
         let has_leaves = observer.leaves.values().any(|told| is_due(*told));
-        let bytes = scratch.news.iter().map(|news| usize::from(news.bytes));
-        let total: usize = bytes.sum();
+        let total = scratch.choice.total();
         if total == 0 && !has_leaves && !observer.has_reset(self.tick) {
             return 0;
         }
@@ -272,61 +273,90 @@ impl Field {
             });
         }
         if total <= left {
-            self.write_all(scratch, observer);
+            observer.threshold = None;
+            self.write_all(scratch, me, observer);
             return 0;
         }
-        self.write_some(scratch, observer, left)
+        self.write_some(scratch, me, observer, left)
     }
 
     /// Writes all that there is to tell.
-    fn write_all(&self, scratch: &mut Scratch, observer: &mut Observer) {
-        let (of_known, of_entering) = scratch.news.split_at(observer.known.len());
-        for (known, news) in observer.known.iter_mut().zip(of_known) {
-            if news.bytes > 0 {
-                let stencil = self.grid.stencil(news.slot);
-                stencil.write(news.offset, &mut scratch.datagram);
+    fn write_all(&self, scratch: &mut Scratch, me: &Me, observer: &mut Observer) {
+        let (of_known, of_entering) = scratch.choice.bytes().split_at(observer.known.len());
+        for (known, bytes) in observer.known.iter_mut().zip(of_known) {
+            if *bytes > 0 {
+                let offset = self.offset(me, known.slot);
+                let stencil = self.grid.stencil(known.slot);
+                stencil.write(offset, &mut scratch.datagram);
                 known.told = self.tick;
             }
         }
-        for (entering, news) in observer.entering.iter_mut().zip(of_entering) {
-            if news.bytes > 0 {
-                let stencil = self.grid.stencil(news.slot);
-                stencil.write_entered(news.offset, &mut scratch.datagram);
+        for (entering, bytes) in observer.entering.iter_mut().zip(of_entering) {
+            if *bytes > 0 {
+                let offset = self.offset(me, entering.slot);
+                let stencil = self.grid.stencil(entering.slot);
+                stencil.write_entered(offset, &mut scratch.datagram);
                 entering.on_told(self.tick);
             }
         }
     }
 
     /// Writes the most urgent of what there is to tell; returns how much had to wait.
-    fn write_some(&self, scratch: &mut Scratch, observer: &mut Observer, left: usize) -> usize {
-        let news = &scratch.news;
+    fn write_some(
+        &self,
+        scratch: &mut Scratch,
+        me: &Me,
+        observer: &mut Observer,
+        left: usize,
+    ) -> usize {
         let knowns = observer.known.len();
-        let urgency = |(news, told): (&News, u32)| {
-            let age = self.tick.saturating_sub(told).max(1);
-            let [x, y, z] = news.offset;
-            let score = self.grid.urgency(news.class, x * x + y * y + z * z, age);
-            (score, news.bytes)
-        };
+        self.score_rest(scratch, me, observer);
         let choice = &mut scratch.choice;
-        choice.clear();
-        let told = observer.known.iter().map(|known| known.told);
-        choice.extend(news.iter().zip(told).map(urgency));
-        let told = observer.entering.iter().map(|entering| entering.told);
-        choice.extend(news[knowns..].iter().zip(told).map(urgency));
-        let chosen = choice.choose(left);
+        let waiting = choice.bytes().iter().filter(|bytes| **bytes > 0).count();
+        let chosen = choice.choose(left, &mut observer.threshold);
         for at in chosen {
             let at = *at as usize;
-            let news = &news[at];
-            let stencil = self.grid.stencil(news.slot);
             if let Some(known) = observer.known.get_mut(at) {
-                stencil.write(news.offset, &mut scratch.datagram);
+                let offset = self.offset(me, known.slot);
+                let stencil = self.grid.stencil(known.slot);
+                stencil.write(offset, &mut scratch.datagram);
                 known.told = self.tick;
             } else {
-                stencil.write_entered(news.offset, &mut scratch.datagram);
-                observer.entering[at - knowns].on_told(self.tick);
+                let entering = &mut observer.entering[at - knowns];
+                let offset = self.offset(me, entering.slot);
+                let stencil = self.grid.stencil(entering.slot);
+                stencil.write_entered(offset, &mut scratch.datagram);
+                entering.on_told(self.tick);
             }
         }
-        let waiting = news.iter().filter(|news| news.bytes > 0).count();
         waiting - chosen.len()
     }
+
+    /// Scores those that are not scored yet: those that enter, and the known when all fitted before.
+    fn score_rest(&self, scratch: &mut Scratch, me: &Me, observer: &Observer) {
+        let knowns = observer.known.len();
+        let score = |slot: u32, told: u32, bytes: u32| {
+            let other = self.grid.glimpse(slot);
+            if bytes > 0 {
+                self.score(other.class, square(other.position, me.position), told)
+            } else {
+                0
+            }
+        };
+        if observer.threshold.is_none() {
+            let (scores, bytes) = scratch.choice.scores_from(0);
+            let both = scores.iter_mut().zip(bytes);
+            for (known, (it, bytes)) in observer.known.iter().zip(both) {
+                *it = score(known.slot, known.told, *bytes);
+            }
+        }
+        let (scores, bytes) = scratch.choice.scores_from(knowns);
+        let both = scores.iter_mut().zip(bytes);
+        for (entering, (it, bytes)) in observer.entering.iter().zip(both) {
+            *it = score(entering.slot, entering.told, *bytes);
+        }
+    }
 }
+
+/// Bytes of what is not to be known any more.
+const GONE: u32 = u32::MAX;
