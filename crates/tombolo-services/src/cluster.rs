@@ -155,6 +155,15 @@ impl Cluster {
         lock(&self.others).relay_ips_by_node.is_empty()
     }
 
+    /// The other nodes of the cluster.
+    pub(crate) fn names(&self) -> Vec<NodeId> {
+        lock(&self.others)
+            .relay_ips_by_node
+            .keys()
+            .cloned()
+            .collect()
+    }
+
     /// Whether another node is in the cluster.
     pub(crate) fn is_up(&self, node: &NodeId) -> bool {
         lock(&self.others).relay_ips_by_node.contains_key(node)

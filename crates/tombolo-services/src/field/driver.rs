@@ -1,5 +1,6 @@
 //! The task of a field.
 
+mod news;
 mod things;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,7 @@ use super::seat::{Place, Seat};
 use super::things::Put;
 use super::{refuse_update, refused, subject};
 use crate::node::Node;
+use news::{Lookout, News};
 use things::Thing;
 
 /// What a field's task is told.
@@ -60,11 +62,13 @@ pub(super) enum Input {
     /// A server puts something there.
     Put {
         put: Box<Put>,
-        reply: oneshot::Sender<Result<EntityId, Refusal>>,
+        reply: oneshot::Sender<Result<things::Placed, Refusal>>,
     },
     /// A server takes away what it has put there.
     Take {
         entity: EntityId,
+        /// `None` for good; otherwise it is on another node now, as this report.
+        put_again: Option<u32>,
         reply: oneshot::Sender<Result<(), Refusal>>,
     },
     /// This node has begun to hear of a cell.
@@ -106,31 +110,6 @@ struct Local {
     /// What else the device has put there; nothing for what is no device.
     own: BTreeSet<u32>,
     published: Instant,
-}
-
-/// From where devices look.
-#[derive(Default)]
-struct Lookout {
-    /// The cells for which this node listens.
-    cells: BTreeSet<CellId>,
-    /// Devices that have come into others.
-    astray: BTreeSet<EntityId>,
-    /// `None` while there are none.
-    due: Option<Instant>,
-    last: Option<Instant>,
-}
-
-/// What other nodes are to be told.
-#[derive(Default)]
-struct News {
-    /// Entities, each with the cells that it was in since they were told last.
-    moved: BTreeMap<EntityId, Vec<CellId>>,
-    left: Vec<(CellId, EntityId)>,
-    /// Somebody asks for all that is in these.
-    asked: BTreeSet<CellId>,
-    /// `None` while there is nothing.
-    due: Option<Instant>,
-    told: Option<Instant>,
 }
 
 /// The game's filter, whose faults are its own: whoever it fails for is not seen.
@@ -261,7 +240,11 @@ impl Driver {
             Input::Mark { user, marks } => self.mark(&user, marks),
             // Whoever asked may have gone; what it asked for is done.
             Input::Put { put, reply } => drop(reply.send(self.put(&put))),
-            Input::Take { entity, reply } => drop(reply.send(self.take(entity))),
+            Input::Take {
+                entity,
+                put_again,
+                reply,
+            } => drop(reply.send(self.take(entity, put_again))),
             // Whoever began a moment before has asked in vain for what is here.
             Input::Listening(cell) => self.news.ask(self.field.covering(cell)),
             Input::Heard(heard) => self.on_heard(heard),
@@ -646,59 +629,6 @@ impl Driver {
     }
 }
 
-impl Lookout {
-    /// A device is in a cell, where it was not before.
-    fn note(&mut self, device: EntityId, cell: CellId) {
-        if self.cells.contains(&cell) {
-            return;
-        }
-        // They are no more than the devices here.
-        self.astray.insert(device);
-        let now = Instant::now();
-        let soonest = self.last.map_or(now, |last| (last + PACE).max(now));
-        self.due.get_or_insert(soonest);
-    }
-}
-
-impl News {
-    /// An entity is in a cell, and was in another one before.
-    fn tell(&mut self, entity: EntityId, cell: CellId, before: Option<CellId>) {
-        let cells = self.moved.entry(entity).or_default();
-        for cell in before.into_iter().chain([cell]) {
-            // Whoever hears of the cells before hears where it is now.
-            if !cells.contains(&cell) {
-                cells.truncate(CELLS_MAX - 1);
-                cells.push(cell);
-            }
-        }
-        self.wake();
-    }
-
-    fn leave(&mut self, entity: EntityId, cell: CellId) {
-        let mut cells = self.moved.remove(&entity).unwrap_or_default();
-        if !cells.contains(&cell) {
-            cells.push(cell);
-        }
-        self.left
-            .extend(cells.into_iter().map(|cell| (cell, entity)));
-        self.wake();
-    }
-
-    fn ask(&mut self, cell: CellId) {
-        if self.asked.len() < ASKED_MAX {
-            self.asked.insert(cell);
-        }
-        self.wake();
-    }
-
-    /// What is new after a quiet time is told at once; then others wait, and share messages.
-    fn wake(&mut self) {
-        let now = Instant::now();
-        let soonest = self.told.map_or(now, |told| (told + PACE).max(now));
-        self.due.get_or_insert(soonest);
-    }
-}
-
 async fn sleep_until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
@@ -712,9 +642,6 @@ const TICK_MIN: Duration = Duration::from_millis(5);
 /// What is taken in before the next tick has its turn.
 const INPUTS_AT_ONCE: usize = 1024;
 
-/// Between two times that other nodes are told, and that it is listened where devices have come, at least.
-const PACE: Duration = Duration::from_millis(20);
-
 /// How often it is looked where devices look.
 const SWEEP: Duration = Duration::from_millis(100);
 
@@ -726,9 +653,3 @@ const LINGER: Duration = Duration::from_secs(10);
 
 /// Messages that wait for the bus.
 const MESSAGES_MAX: usize = 4096;
-
-/// How many cells hear of an entity that moves fast.
-const CELLS_MAX: usize = 4;
-
-/// How many cells may be asked for at a time; the rest is told with time.
-const ASKED_MAX: usize = 4096;

@@ -63,7 +63,7 @@ pub struct Question {
     pub field: ::prost::alloc::string::String,
     #[prost(fixed64, tag = "3")]
     pub entity: u64,
-    #[prost(oneof = "question::Kind", tags = "4, 5")]
+    #[prost(oneof = "question::Kind", tags = "4, 5, 6")]
     pub kind: ::core::option::Option<question::Kind>,
 }
 /// Nested message and enum types in `Question`.
@@ -74,10 +74,19 @@ pub mod question {
         Who(super::Who),
         #[prost(message, tag = "5")]
         Introduce(super::Introduce),
+        #[prost(message, tag = "6")]
+        Take(super::Take),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Who {}
+/// Takes away what a server has put there through the asked node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Take {
+    /// 0: for good. Else another node has put it there again, as this report: earlier ones are void.
+    #[prost(uint32, tag = "1")]
+    pub put_again: u32,
+}
 /// Hands an introduction to the entity's device.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Introduce {
@@ -100,7 +109,7 @@ pub struct Introduce {
 pub struct Answer {
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    #[prost(oneof = "answer::Outcome", tags = "2, 3, 4")]
+    #[prost(oneof = "answer::Outcome", tags = "2, 3, 4, 5")]
     pub outcome: ::core::option::Option<answer::Outcome>,
 }
 /// Nested message and enum types in `Answer`.
@@ -113,6 +122,8 @@ pub mod answer {
         Introduced(super::Introduced),
         #[prost(message, tag = "4")]
         Refused(super::Refused),
+        #[prost(message, tag = "5")]
+        Taken(super::Taken),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -126,6 +137,8 @@ pub struct Card {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Introduced {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Taken {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refused {
     /// An `ErrorCode` of the contract with devices.

@@ -22,6 +22,7 @@ use super::refusal::Refusal;
 use super::refused;
 use super::requests::{card_of, locate, seat};
 use super::seat::{Place, Seat};
+use super::things::take_here;
 use crate::cluster::{ip_on_wire, parse_ip};
 use crate::forward;
 use crate::node::Node;
@@ -129,7 +130,9 @@ async fn hand_over(
             });
             match ask(node, &there, &field, entity, told).await? {
                 answer::Outcome::Introduced(wire::Introduced {}) => Ok(()),
-                answer::Outcome::Card(_) | answer::Outcome::Refused(_) => Err(no_answer()),
+                answer::Outcome::Card(_)
+                | answer::Outcome::Taken(_)
+                | answer::Outcome::Refused(_) => Err(no_answer()),
             }
         }
     }
@@ -177,14 +180,16 @@ pub(super) async fn card(
                     identity: card.identity,
                     seal: card.seal,
                 }),
-                answer::Outcome::Introduced(_) | answer::Outcome::Refused(_) => Err(no_answer()),
+                answer::Outcome::Introduced(_)
+                | answer::Outcome::Taken(_)
+                | answer::Outcome::Refused(_) => Err(no_answer()),
             }
         }
     }
 }
 
 /// Asks another node about an entity there.
-async fn ask(
+pub(super) async fn ask(
     node: &Node,
     there: &NodeId,
     field: &FieldId,
@@ -261,11 +266,21 @@ async fn respond(node: &Arc<Node>, payload: &[u8]) -> Result<answer::Outcome, Re
     if question.version != VERSION {
         return Err(malformed());
     }
-    let seat = find(node, &field, EntityId(question.entity)).await;
-    let seat = seat.ok_or_else(|| refused(node, Refusal::NotSeen))?;
+    let entity = EntityId(question.entity);
+    let seat = async {
+        let seat = find(node, &field, entity).await;
+        seat.ok_or_else(|| refused(node, Refusal::NotSeen))
+    };
     match kind {
+        question::Kind::Take(wire::Take { put_again }) => {
+            let put_again = (put_again != 0).then_some(put_again);
+            // That it is not here is nothing out of the ordinary: all nodes are asked.
+            let taken = take_here(node, &field, entity, put_again).await;
+            taken.map_err(Refusal::into_reject)?;
+            Ok(answer::Outcome::Taken(wire::Taken {}))
+        }
         question::Kind::Who(wire::Who {}) => {
-            let card = card_of(&seat);
+            let card = card_of(&*seat.await?);
             Ok(answer::Outcome::Card(wire::Card {
                 user: card.user,
                 identity: card.identity,
@@ -275,6 +290,7 @@ async fn respond(node: &Arc<Node>, payload: &[u8]) -> Result<answer::Outcome, Re
         question::Kind::Introduce(told) => {
             let told = Told::parse(node, told).ok_or_else(malformed)?;
             let place = Place::There(told.node);
+            let seat = seat.await?;
             receive(
                 node,
                 &seat,

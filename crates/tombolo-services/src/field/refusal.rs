@@ -38,7 +38,7 @@ pub(crate) enum Refusal {
     TooManyOwn,
     #[error("servers have put as much there as they may")]
     TooManyThings,
-    #[error("no server has put that there through this node")]
+    #[error("no server has put that there")]
     NoSuchThing,
     #[error("the device is not in that field")]
     NotInField,

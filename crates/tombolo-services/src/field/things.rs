@@ -1,16 +1,20 @@
 //! What servers put into fields.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tombolo_field::{Dimensions, EntityId, PAYLOAD_MAX, POSITION_MAX};
 use tombolo_wire::FieldId;
+use tombolo_wire::v1::ErrorCode;
 
 use super::driver::Input;
+use super::generated::{self as wire, question};
 use super::refusal::Refusal;
-use super::refused;
+use super::{meet, refused};
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::services::Services;
@@ -40,7 +44,8 @@ pub const THING_LASTS_MAX: Duration = Duration::from_secs(86_400);
 
 impl Services {
     /// Puts something into a field, or moves what was put there under that name, until it has lasted. It is on
-    /// this node, and goes with it; a node through which it is put there again takes it over.
+    /// this node, and goes with it; a node through which it is put there again takes it over, and tells the others so
+    /// once.
     ///
     /// # Errors
     /// When it can't be, or there is no room for it.
@@ -51,6 +56,7 @@ impl Services {
     ) -> Result<EntityId, Reject> {
         let node = self.node();
         let put = Put::parse(node, thing).map_err(|refusal| refused(node, refusal))?;
+        let entity = put.entity;
         for _ in 0..ATTEMPTS {
             let inputs = node.fields.open(node, field, put.dimensions);
             let inputs = inputs.map_err(|refusal| refused(node, refusal))?;
@@ -61,28 +67,86 @@ impl Services {
                 continue;
             }
             if let Ok(done) = done.await {
-                return done.map_err(|refusal| refused(node, refusal));
+                let placed = done.map_err(|refusal| refused(node, refusal))?;
+                if placed.is_new && !node.cluster.is_alone() {
+                    let (node, field) = (Arc::clone(node), field.clone());
+                    let asked =
+                        async move { take_elsewhere(&node, &field, entity, placed.sequence).await };
+                    // What a node does not hear of lapses there by itself.
+                    self.node().runtime.spawn(asked);
+                }
+                return Ok(entity);
             }
         }
         Err(refused(node, Refusal::Behind))
     }
 
-    /// Takes something away that was put into a field through this node.
+    /// Takes something away that was put into a field through any node.
     ///
     /// # Errors
-    /// When there is none of that name.
+    /// When there is none of that name, or a node that may have it does not answer.
     pub async fn take_from_field(&self, field: &FieldId, name: &str) -> Result<(), Reject> {
         let node = self.node();
         let entity = entity_of(name);
-        let taken = async {
-            let inputs = node.fields.inputs(field)?;
-            let (reply, done) = oneshot::channel();
-            inputs.send(Input::Take { entity, reply }).await.ok()?;
-            done.await.ok()
+        let taken = match take_here(node, field, entity, None).await {
+            Err(Refusal::NoSuchThing) => take_elsewhere(node, field, entity, 0).await,
+            taken => taken.map_err(Refusal::into_reject),
         };
-        let taken = taken.await.unwrap_or(Err(Refusal::NoSuchThing));
-        taken.map_err(|refusal| refused(node, refusal))
+        // It was refused here, whoever has said so.
+        taken.inspect_err(|reject| {
+            if reject.code == ErrorCode::NoSuchThing {
+                drop(refused(node, Refusal::NoSuchThing));
+            }
+        })
     }
+}
+
+/// Takes something away that this node has.
+pub(super) async fn take_here(
+    node: &Node,
+    field: &FieldId,
+    entity: EntityId,
+    put_again: Option<u32>,
+) -> Result<(), Refusal> {
+    let taken = async {
+        let inputs = node.fields.inputs(field)?;
+        let (reply, done) = oneshot::channel();
+        let take = Input::Take {
+            entity,
+            put_again,
+            reply,
+        };
+        inputs.send(take).await.ok()?;
+        done.await.ok()
+    };
+    taken.await.unwrap_or(Err(Refusal::NoSuchThing))
+}
+
+/// Has all other nodes take something away; fails unless one of them had it.
+async fn take_elsewhere(
+    node: &Arc<Node>,
+    field: &FieldId,
+    entity: EntityId,
+    put_again: u32,
+) -> Result<(), Reject> {
+    let mut asks = JoinSet::new();
+    for there in node.cluster.names() {
+        let (node, field) = (Arc::clone(node), field.clone());
+        asks.spawn(async move {
+            let take = question::Kind::Take(wire::Take { put_again });
+            meet::ask(&node, &there, &field, entity, take).await
+        });
+    }
+    let mut result = Err(Refusal::NoSuchThing.into_reject());
+    while let Some(Ok(answer)) = asks.join_next().await {
+        match answer {
+            Ok(_) => result = Ok(()),
+            Err(reject) if reject.code == ErrorCode::NoSuchThing => {}
+            // It may be there.
+            Err(reject) => result = result.or(Err(reject)),
+        }
+    }
+    result
 }
 
 /// A thing that was found to be in order.

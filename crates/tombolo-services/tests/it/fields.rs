@@ -9,8 +9,8 @@ use tombolo_services::{FieldClass, FieldThing, HookSet, Hooks, Marking, Sight, S
 use tombolo_wire::v1::{self, ErrorCode, field_request, field_response};
 use tombolo_wire::{FieldId, UserId};
 
-use crate::cluster::{cluster, start};
-use crate::lab::Lab;
+use crate::cluster::{cluster, start, start_with};
+use crate::lab::{Lab, UNIX_NOW};
 use crate::walker::{Walker, enter};
 
 fn refused(lab: &Lab) -> u64 {
@@ -84,6 +84,40 @@ async fn devices_on_two_nodes_see_each_other_across_a_border_within_a_tenth_of_a
         seen.1
     );
     assert_eq!(nodes[1].lab.services.stats().fields.heard_refused, 0);
+}
+
+/// Waits until a device is told that another one has come; returns how long that has taken.
+async fn comes(walker: &mut Walker, other: EntityId) -> Duration {
+    let begin = Instant::now();
+    loop {
+        let told = walker.hear_one(Duration::from_secs(1)).await.unwrap();
+        if told.contains(&Change::Entered(other)) {
+            return begin.elapsed();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_where_its_node_does_not_listen_is_told_in_the_next_tick_after_the_answer() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut alice = Walker::new(&nodes[0].lab, "alice", &[-1.0, 0.0]).await;
+    let mut bob = Walker::new(&nodes[1].lab, "bob", &[1.0, 0.0]).await;
+    // A tick, and as long as nodes gather what they tell.
+    let limit = Duration::from_millis(50 + 20 + 2);
+    for round in 0..25 {
+        alice.go(&[-5000.0, 0.0]);
+        bob.go(&[1.0, 0.0]);
+        alice.hear().await;
+        bob.hear().await;
+        assert_eq!((alice.seen(), bob.seen()), (vec![], vec![]));
+        // Anywhere between two ticks and two looks around.
+        tokio::time::sleep(Duration::from_millis(1000 + 7 * round)).await;
+        alice.go(&[-1.0, 0.0]);
+        let (bobs, alices) = (bob.entity, alice.entity);
+        let (sees, seen) = tokio::join!(comes(&mut alice, bobs), comes(&mut bob, alices));
+        assert!(sees <= limit, "round {round}: {sees:?}");
+        assert!(seen <= limit, "round {round}: {seen:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -565,12 +599,13 @@ async fn what_a_server_puts_there_stays_as_long_as_it_says_and_is_seen_over_all_
         let position = walker.mirror.find(entity).unwrap().position;
         assert_eq!(position, [5.0, 0.0, 0.0]);
     }
-    let refused = services[0].take_from_field(&field, "chest").await;
-    assert_eq!(refused.unwrap_err().code, ErrorCode::NoSuchThing);
-    services[1].take_from_field(&field, "chest").await.unwrap();
+    // The first node takes it away, though it is not there any more.
+    services[0].take_from_field(&field, "chest").await.unwrap();
     for walker in [&mut alice, &mut bob] {
         assert!(walker.hear().await.contains(&Change::Left(entity)));
     }
+    let refused = services[0].take_from_field(&field, "chest").await;
+    assert_eq!(refused.unwrap_err().code, ErrorCode::NoSuchThing);
     // What has lasted goes by itself.
     let second = chest([5.0, 0.0], Duration::from_secs(1));
     services[0].put_into_field(&field, second).await.unwrap();
@@ -602,4 +637,54 @@ async fn servers_put_no_more_into_a_field_than_they_may_and_the_field_ends_when_
     assert_eq!(refused(&lab), 3);
     tokio::time::sleep(Duration::from_secs(16)).await;
     assert_eq!(lab.services.stats().fields.fields, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thing_is_one_thing_over_all_nodes_though_they_do_not_hear_each_other_there() {
+    let local = tombolo_engine::Local::new(tombolo_engine::LocalConfig::default());
+    let node = |number: usize| {
+        start_with(&local, number, |config| {
+            if number == 1 {
+                // Through this one it is put there later.
+                config.unix_now = || UNIX_NOW + Duration::from_secs(10);
+            }
+        })
+    };
+    let nodes = [node(0), node(1), node(2)];
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let field = FieldId::parse("plaza").unwrap();
+    let lasts = Duration::from_secs(3600);
+    // No device looks where it is put first, so that no other node hears of that.
+    let put = async |node: usize, x: f64| {
+        let services = &nodes[node].lab.services;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        services
+            .put_into_field(&field, chest([x, 0.0], lasts))
+            .await
+    };
+    put(0, 0.0).await.unwrap();
+    let entity = put(1, 5000.0).await.unwrap();
+    let mut alice = Walker::new(&nodes[2].lab, "alice", &[0.0, 0.0]).await;
+    let mut bob = Walker::new(&nodes[2].lab, "bob", &[5000.0, 0.0]).await;
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        alice.go(&[0.0, 0.0]);
+        bob.go(&[5000.0, 0.0]);
+        alice.hear().await;
+        bob.hear().await;
+        assert_eq!((alice.seen(), bob.seen()), (vec![], vec![entity]));
+    }
+    // Any node takes it away, unless one that may have it does not answer.
+    nodes[0].wire.cut(true);
+    let unsure = nodes[0].lab.services.take_from_field(&field, "chest").await;
+    assert_eq!(unsure.unwrap_err().code, ErrorCode::Unavailable);
+    nodes[0].wire.cut(false);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    bob.go(&[5000.0, 0.0]);
+    bob.hear().await;
+    assert_eq!(bob.seen(), [entity]);
+    let taken = nodes[0].lab.services.take_from_field(&field, "chest").await;
+    assert_eq!(taken, Ok(()));
+    bob.hear().await;
+    assert_eq!(bob.seen(), []);
 }

@@ -10,9 +10,17 @@ pub(super) struct Thing {
     pub(super) published: Instant,
 }
 
+/// Something that was put there.
+pub(in super::super) struct Placed {
+    /// Which of its reports this is.
+    pub(in super::super) sequence: u32,
+    /// It was not here before: another node may have it, and is to be told.
+    pub(in super::super) is_new: bool,
+}
+
 impl Driver {
     /// Puts something there, or moves it; other nodes are told.
-    pub(super) fn put(&mut self, put: &Put) -> Result<EntityId, Refusal> {
+    pub(super) fn put(&mut self, put: &Put) -> Result<Placed, Refusal> {
         let id = put.entity;
         let is_new = !self.things.contains_key(&id);
         if is_new && self.things.len() >= self.node.config.fields.things_max {
@@ -41,14 +49,23 @@ impl Driver {
         let cell = self.field.cell(put.position);
         let before = before.map(|before| self.field.cell(before));
         self.news.tell(id, cell, before);
-        Ok(id)
+        Ok(Placed {
+            sequence: report.sequence,
+            is_new,
+        })
     }
 
-    /// Takes something away that a server has put there through this node.
-    pub(super) fn take(&mut self, id: EntityId) -> Result<(), Refusal> {
+    /// Takes something away that a server has put there through this node; or lets it be another node's, where
+    /// it was put again, as that report.
+    pub(super) fn take(&mut self, id: EntityId, put_again: Option<u32>) -> Result<(), Refusal> {
         if !self.things.contains_key(&id) {
             return Err(Refusal::NoSuchThing);
         }
+        let here = self.field.reported(id).map_or(0, |here| here.sequence);
+        if put_again.is_some_and(|there| there <= here) {
+            return Err(Refusal::NoSuchThing);
+        }
+        // Whoever has heard of it from the other node does not take this one's word.
         self.remove(id);
         Ok(())
     }
