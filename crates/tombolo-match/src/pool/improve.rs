@@ -15,10 +15,14 @@ use super::seat::Key;
 use super::step::Work;
 use super::symbols::Symbol;
 use crate::formed::Formed;
+use crate::rules::QUALITY_MAX;
 use crate::word::Time;
 
 /// How many tickets are looked at in one step to make matches better.
 const LOOKS_MAX: u64 = 8192;
+
+/// Matches that are as good are made better on ticks only.
+const GOOD: u16 = 900;
 
 /// How often all matches are gone through.
 const ROUNDS_MAX: usize = 8;
@@ -97,10 +101,18 @@ impl Pool {
             // Whoever came took the best of those who waited, of whom no two fit.
             return false;
         }
+        // Those who have just come don't wait for what makes hardly a difference.
+        let good = if work.is_tick { QUALITY_MAX + 1 } else { GOOD };
+        if drafts.iter().all(|draft| draft.formed.quality >= good) {
+            return false;
+        }
         let mut is_anybody_out = false;
         for _ in 0..ROUNDS_MAX {
             let order = self.alike(drafts);
-            let mut worst_first: Vec<_> = (0..order.len()).collect();
+            let all = 0..order.len();
+            let mut worst_first: Vec<_> = all
+                .filter(|at| drafts[order[*at]].formed.quality < good)
+                .collect();
             worst_first.sort_by_key(|at| drafts[order[*at]].formed.quality);
             let mut is_better = false;
             for at in worst_first {
@@ -197,7 +209,7 @@ impl Pool {
 impl Search<'_> {
     /// Two matches that have exchanged a party, and are better together than they were.
     fn exchanged(&mut self, a: &Draft, b: &Draft, work_max: u64) -> Option<(Draft, Draft)> {
-        if a.formed.quality.min(b.formed.quality) == crate::rules::QUALITY_MAX {
+        if a.formed.quality.min(b.formed.quality) == QUALITY_MAX {
             return None;
         }
         let before = a.worth(self.view) + b.worth(self.view);

@@ -62,15 +62,14 @@ impl Waits {
         let waits = self.by_kind.get(&kind(candidate, symbols));
         let waits = waits.or_else(|| self.by_kind.get(""))?;
         let mut waits: Vec<_> = waits.iter().copied().collect();
-        waits.sort_unstable();
-        let at = |share: usize| {
-            waits
-                .get((waits.len() * share / 10).min(waits.len() - 1))
-                .copied()
+        let last = waits.len().checked_sub(1)?;
+        let mut at = |share: usize| {
+            let at = (waits.len() * share / 10).min(last);
+            *waits.select_nth_unstable(at).1
         };
         Some(Estimate {
-            half: at(5)?,
-            most: at(9)?,
+            half: at(5),
+            most: at(9),
         })
     }
 }

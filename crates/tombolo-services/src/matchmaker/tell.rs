@@ -74,13 +74,13 @@ impl State {
     }
 
     /// What a device is answered whose entry was applied.
-    pub(super) fn answer(&self, body: &Body, asker: &Asker) -> Told {
+    pub(super) fn answer(&mut self, body: &Body, asker: &Asker) -> Told {
         use match_response::Result as On;
 
         let result = match body {
-            Body::Submitted(ticket) => On::Status(status(&self.pool, &ticket.id)),
+            Body::Submitted(ticket) => On::Status(self.told_status(&ticket.id)),
             Body::Changed { ticket, .. } | Body::Returned { ticket, .. } => {
-                On::Status(status(&self.pool, ticket))
+                On::Status(self.told_status(ticket))
             }
             Body::Backfill(backfill) => {
                 let generation = self.pool.generation(&backfill.id).unwrap_or(0);
@@ -238,12 +238,23 @@ impl State {
         but: Option<SessionId>,
         told: &mut Vec<Told>,
     ) {
+        let here = self.here.get(ticket);
+        let mut devices = here.iter().flat_map(|here| &here.devices);
+        // Most have one device, which has its answer.
+        if devices.all(|(_, device)| Some(*device) == but) {
+            return;
+        }
+        let kind = match_event::Kind::Status(self.told_status(ticket));
+        self.tell_ticket(pool, ticket, &kind, but, told);
+    }
+
+    /// How a ticket stands, which its devices here are told now.
+    fn told_status(&mut self, ticket: &TicketId) -> v1::TicketStatus {
         let status = status(&self.pool, ticket);
         if let Some(here) = self.here.get_mut(ticket) {
             here.status = Some(status.clone());
         }
-        let kind = match_event::Kind::Status(status);
-        self.tell_ticket(pool, ticket, &kind, but, told);
+        status
     }
 
     /// Tells the devices of all tickets of a match.
