@@ -24,6 +24,29 @@ fn what_must_be_must_be_on_both_sides() {
 }
 
 #[test]
+fn whoever_asks_finds_those_who_came_before_anybody_asked() {
+    for (attribute, value, query) in [
+        ("region", text("eu"), "+region:eu"),
+        ("rank", Value::Number(12.0), "+rank:>=10"),
+    ] {
+        let blocked = |number: u128, other: &str| {
+            let mut ticket = having(solo(number), attribute, value.clone());
+            ticket.players[0].blocks.push(crate::world::user(other));
+            ticket
+        };
+        let mut world = World::new(
+            "name = \"duel\"\nplayers = { min = 2, max = 2 }\nrules = [{ kind = \"block\" }]",
+        );
+        world.submit_all([blocked(1, "u2"), blocked(2, "u1")]);
+        assert!(world.matched().is_empty(), "neither wants the other");
+        let asking = asking(having(solo(3), attribute, value.clone()), query);
+        world.submit(asking).unwrap();
+        assert_eq!(world.matched(), [["u1", "u3"]], "{query}");
+        assert_eq!(world.waiting(), [2]);
+    }
+}
+
+#[test]
 fn what_must_not_be_keeps_apart() {
     let mut world = duel();
     let mode = |number, mode| having(solo(number), "mode", text(mode));

@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use tombolo_wire::v1::{
 };
 
 use crate::lab::{Device, Lab, UNIX_NOW};
+use crate::wire::Wire;
 
 const DUEL: &str = r#"
 name = "duel"
@@ -273,6 +275,37 @@ async fn a_ticket_that_waits_for_nobody_who_is_away_outlives_a_move_to_another_n
         let room = found(&mut alice).await.room;
         assert_eq!(found(&mut bob).await.room, room, "after {wait} ms");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_node_that_a_device_leaves_does_not_take_it_for_gone() {
+    let local = Local::new(LocalConfig::default());
+    let wire = Wire::new(&local);
+    let start = |name: &str, engine: Arc<dyn Engine>| {
+        Lab::on(engine, |config| {
+            serve_pools(config);
+            config.node = NodeId::parse(name).unwrap();
+        })
+    };
+    let left = start("node-0", Arc::new(local.clone()));
+    let next = start("node-1", Arc::clone(&wire) as Arc<dyn Engine>);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let mut alice = seeker(&left, "alice").await;
+    // One that waits for nobody who is away.
+    submit_for(&mut alice, "duel", 1, &[("alice", 0.0)], 0)
+        .await
+        .unwrap();
+    // The node that it goes to cannot say for a while that it is there.
+    wire.are_pools_closed.store(true, Ordering::Relaxed);
+    alice.connection = None;
+    assert!(alice.connect(&next).await.unwrap().resumed);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    wire.are_pools_closed.store(false, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut bob = seeker(&left, "bob").await;
+    submit(&mut bob, "duel", 2, &[("bob", 0.0)]).await.unwrap();
+    let room = found(&mut alice).await.room;
+    assert_eq!(found(&mut bob).await.room, room);
 }
 
 #[tokio::test(start_paused = true)]

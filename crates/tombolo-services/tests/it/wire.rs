@@ -19,6 +19,8 @@ pub(crate) struct Wire {
     local: Local,
     /// Nothing goes from here to the engine.
     pub(crate) is_cut: Arc<AtomicBool>,
+    /// Nothing is written into pools of the matchmaker.
+    pub(crate) are_pools_closed: Arc<AtomicBool>,
     /// Logs are not read further.
     pub(crate) is_slow: Arc<AtomicBool>,
     /// Who reads a log is told that it begins anew.
@@ -40,6 +42,7 @@ impl Wire {
         Arc::new(Self {
             local: local.clone(),
             is_cut: Arc::default(),
+            are_pools_closed: Arc::default(),
             is_slow: Arc::default(),
             is_void: Arc::default(),
             lose_percent: Arc::default(),
@@ -164,7 +167,8 @@ impl Log for Wire {
         expect: Expect,
         operation: OperationId,
     ) -> BoxFuture<'a, Result<Offset, AppendError>> {
-        if self.is_cut() {
+        let is_closed = self.are_pools_closed.load(Ordering::Relaxed);
+        if self.is_cut() || is_closed && key.as_str().starts_with("pool.") {
             return Box::pin(async { Err(AppendError::Unavailable) });
         }
         self.local.append(key, entry, expect, operation)

@@ -1,13 +1,15 @@
 //! One server.
 
 use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use nix::sys::signal::Signal;
 use tombolo_engine::{
     Engine, Expect, Kv as _, Leases as _, Log as _, Nats, NatsAuth, NatsError, Refusal, TailEvent,
-    Version, WatchEvent, conformance,
+    VALUE_BYTES_MAX, Version, WatchEvent, conformance,
 };
 use tombolo_natlab::skip;
 
@@ -151,6 +153,65 @@ async fn a_stream_that_is_lost_is_made_anew_in_another_epoch_and_fences_what_was
         entry: "other".into(),
     };
     assert_eq!(tail.next().await, Some(entry));
+}
+
+#[tokio::test]
+async fn what_writers_left_who_died_before_their_snapshot_was_whole_is_taken_away() {
+    let Some(binary) = server(servers::current()) else {
+        return;
+    };
+    let servers = Servers::start(&binary, 1, "");
+    let engine = Nats::connect(config(servers.urls(), 1, "t")).await.unwrap();
+    let log = key("log");
+    let append =
+        |key, text: &'static str| engine.append(key, text.into(), Expect::Any, operation());
+    let at = append(&log, "1").await.unwrap();
+    // As writers leave them that die before they have said where they are: of this log and of another.
+    let client = async_nats::connect(servers.urls()).await.unwrap();
+    let root = snapshots(&client).await.config.subjects.remove(0);
+    let root = root.strip_suffix(">").unwrap();
+    let part = |key, number| format!("{root}part.{}.{}.{number}.{key}", at.epoch.0, at.seq + 7);
+    let orphans = [part("log", 0), part("log", 1), part("other", 0)];
+    for orphan in &orphans {
+        let reply = client.request(orphan.clone(), "orphaned".into()).await;
+        reply.unwrap();
+    }
+
+    let state = Bytes::from(vec![7; 2 * VALUE_BYTES_MAX + 1]);
+    engine.snapshot(&log, at, state.clone()).await.unwrap();
+    let mut tail = engine.tail(&log, None).await.unwrap();
+    let expected = TailEvent::Snapshot { at, state };
+    assert_eq!(tail.next().await, Some(expected));
+    let left = snapshots(&client).await.state.subjects;
+    let parts = left.keys().filter(|subject| subject.contains(".part."));
+    let own = [0, 1].map(|part| format!("{root}part.{}.{}.{part}.log", at.epoch.0, at.seq));
+    let expected: BTreeSet<_> = own.iter().chain([&orphans[2]]).collect();
+    assert_eq!(parts.collect::<BTreeSet<_>>(), expected);
+}
+
+/// What a server says of the stream of snapshots.
+async fn snapshots(client: &async_nats::Client) -> Stream {
+    let ask = r#"{"subjects_filter":">"}"#;
+    let answer = client.request("$JS.API.STREAM.INFO.t_snapshots", ask.into());
+    serde_json::from_slice(&answer.await.unwrap().payload).unwrap()
+}
+
+#[derive(serde::Deserialize)]
+struct Stream {
+    config: StreamConfig,
+    state: StreamState,
+}
+
+#[derive(serde::Deserialize)]
+struct StreamConfig {
+    subjects: Vec<String>,
+}
+
+#[derive(serde::Deserialize)]
+struct StreamState {
+    /// Not said of a stream that is empty.
+    #[serde(default)]
+    subjects: BTreeMap<String, u64>,
 }
 
 #[tokio::test]
