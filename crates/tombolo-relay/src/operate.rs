@@ -212,7 +212,7 @@ impl Relay {
             core.reconfigure(now, core_config.clone());
         });
         self.set_hook(hook.as_ref());
-        self.stream_bounds.set(config);
+        self.streams.set_bounds(config);
         info!("the relay has another configuration");
         Ok(())
     }

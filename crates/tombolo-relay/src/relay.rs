@@ -24,7 +24,7 @@ use crate::{
     socket::{UdpSocket, Waker, raise_open_files_limit},
     stats::{HookCounters, StreamCounters},
     steering::{SteeredSockets, Steering},
-    stream::{StreamBounds, Streams, StreamsConfig},
+    stream::{Streams, StreamsConfig},
 };
 
 /// A running relay. Dropping it ends it like [`Relay::shutdown`].
@@ -34,10 +34,9 @@ pub struct Relay {
     /// Dropped first, so that what still comes finds nobody.
     _steering: Option<Steering>,
     /// Dropped before the shards that its connections write to.
-    _streams: Streams,
+    pub(crate) streams: Streams,
     pub(crate) shards: Vec<ShardThread>,
     stream_counters: Arc<StreamCounters>,
-    pub(crate) stream_bounds: StreamBounds,
     pub(crate) layout: Layout,
     nonce_key: [u8; 32],
     hook_counters: Arc<HookCounters>,
@@ -123,7 +122,6 @@ impl Relay {
             dtls: outlet,
             ..StreamsConfig::new(config, listening, links.to_vec(), counters)
         };
-        let stream_bounds = streams_config.bounds.clone();
         let streams = Streams::start(runtime, streams_config)?;
         tell(&listeners.addrs, io, shard_count);
         let relay = Self {
@@ -131,9 +129,8 @@ impl Relay {
             io,
             shards,
             _steering: ways.steering,
-            _streams: streams,
+            streams,
             stream_counters,
-            stream_bounds,
             layout,
             nonce_key,
             hook_counters,

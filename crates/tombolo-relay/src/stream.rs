@@ -43,6 +43,7 @@ pub(crate) struct Streams {
     thread: Option<thread::JoinHandle<()>>,
     /// Dropped to end the thread.
     stop: Option<oneshot::Sender<()>>,
+    bounds: StreamBounds,
 }
 
 /// What the thread is started with.
@@ -87,7 +88,7 @@ impl StreamBounds {
     }
 
     /// Takes those of another configuration.
-    pub(crate) fn set(&self, config: &RelayConfig) {
+    fn set(&self, config: &RelayConfig) {
         self.connections.set(Self::for_connections(config));
         self.handshakes.set(Self::for_handshakes(config));
     }
@@ -136,13 +137,20 @@ impl Streams {
     /// Starts to accept connections.
     pub(crate) fn start(runtime: Runtime, config: StreamsConfig) -> io::Result<Self> {
         let (stop, stopped) = oneshot::channel();
+        let bounds = config.bounds.clone();
         let thread = thread::Builder::new()
             .name("relay-streams".to_owned())
             .spawn(move || serve(&runtime, config, stopped))?;
         Ok(Self {
             thread: Some(thread),
             stop: Some(stop),
+            bounds,
         })
+    }
+
+    /// Takes the bounds of another configuration.
+    pub(crate) fn set_bounds(&self, config: &RelayConfig) {
+        self.bounds.set(config);
     }
 }
 
