@@ -156,6 +156,10 @@ fn step(
             world.mirrors.remove(&EntityId(id));
             bodies.remove(&id);
             expected.remove(&id);
+            // Who comes back at once comes in anew.
+            for seen in expected.values_mut() {
+                seen.remove(&id);
+            }
             continue;
         }
         let position = [0; 3].map(|_| origin + dice.between(-60.0, 60.0));
