@@ -165,6 +165,9 @@ impl Bot {
         if let Err(error) = done {
             let mut record = lock(&self.record);
             record.failed.entry(kind).or_default().insert(number);
+            if kind == Kind::Durable && error.code().is_some() {
+                record.not_kept.insert(number);
+            }
             *record.refused.entry(error.to_string()).or_default() += 1;
         }
     }

@@ -62,6 +62,8 @@ pub(crate) struct Kept {
     pub(crate) acknowledged: u64,
     /// Acknowledged, but not in the log, or not there with that number.
     pub(crate) lost: u64,
+    /// Refused, and in the log nevertheless.
+    pub(crate) refused_and_there: u64,
     /// Acknowledged without their numbers.
     pub(crate) unnumbered: u64,
     pub(crate) repeated: u64,
@@ -100,7 +102,10 @@ pub(crate) async fn logs(bots: &[Arc<Bot>], urls: &[String], rooms: usize) -> an
         }
         for bot in members {
             let number = u32::try_from(bot.index).unwrap_or(u32::MAX);
-            for (own, of_room) in &lock(&bot.record).kept {
+            let record = lock(&bot.record);
+            let is_there = |own: &&u64| seen.contains_key(&(number, **own));
+            kept.refused_and_there += record.not_kept.iter().filter(is_there).count() as u64;
+            for (own, of_room) in &record.kept {
                 kept.acknowledged += 1;
                 match seen.get(&(number, *own)) {
                     Some(there) if there == of_room => {}
