@@ -95,7 +95,7 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
                     lock(&into).read(entry);
                 }
                 TailEvent::Synced => {}
-                TailEvent::Snapshot { .. } | TailEvent::Reset => {
+                TailEvent::Snapshot { .. } | TailEvent::Retired { .. } | TailEvent::Reset => {
                     bail!("the reader fell behind, so that it has not seen all of the log")
                 }
             }

@@ -270,6 +270,67 @@ pub async fn a_retired_log_goes_on_after_its_last_entry(engine: Arc<dyn Engine>)
     assert!(next > last, "offsets grow");
 }
 
+/// It finds out what to expect, whatever is left of the log.
+pub async fn who_reads_a_retired_log_for_the_first_time_can_append_to_it(engine: Arc<dyn Engine>) {
+    let log = key(["log"]);
+    let first = append(&engine, &log, b"1", Expect::Empty).await;
+    let last = append(&engine, &log, b"end", Expect::Last(first)).await;
+    // One that has read a part, and is not told of the rest before it is gone.
+    let mut behind = tail(&engine, &log, Some(first)).await;
+    assert_eq!(engine.retire(&log, last).await, Ok(()));
+
+    let mut reader = tail(&engine, &log, None).await;
+    let mut expect = Expect::Empty;
+    loop {
+        match soon(reader.next())
+            .await
+            .expect("the engine is still there")
+        {
+            TailEvent::Entry { at, .. }
+            | TailEvent::Snapshot { at, .. }
+            | TailEvent::Retired { at } => expect = Expect::Last(at),
+            TailEvent::Reset => expect = Expect::Empty,
+            TailEvent::Synced => break,
+        }
+    }
+    let again = append(&engine, &log, b"again", expect).await;
+    for reader in [&mut reader, &mut behind] {
+        while !is_entry_at(&soon(reader.next()).await, again) {}
+    }
+}
+
+fn is_entry_at(event: &Option<TailEvent>, at: Offset) -> bool {
+    matches!(event.as_ref().expect("the engine is still there"), TailEvent::Entry { at: found, .. } if *found == at)
+}
+
+/// All of them, although nobody takes them at first.
+pub async fn a_watch_reads_more_values_than_may_wait(engine: Arc<dyn Engine>) {
+    let count = 1_500_u64;
+    for number in 0..count {
+        let name = key(["many", &number.to_string()]);
+        engine
+            .cas(&name, None, Some("x".into()))
+            .await
+            .expect("absent");
+    }
+    for _ in 0..3 {
+        let mut watch = watch(&engine, &key(["many"])).await;
+        let mut found = 0;
+        loop {
+            match soon(watch.next()).await.expect("the engine is still there") {
+                WatchEvent::Put { .. } => found += 1,
+                WatchEvent::Synced => break,
+                event @ (WatchEvent::Deleted { .. } | WatchEvent::Reset) => {
+                    panic!("nothing changes, and not {event:?}")
+                }
+            }
+            // Slower than the servers.
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(found, count);
+    }
+}
+
 /// Logs are told apart by their whole keys.
 pub async fn logs_do_not_share_entries(engine: Arc<dyn Engine>) {
     let (a, b) = (key(["room", "a"]), key(["room", "a", "b"]));

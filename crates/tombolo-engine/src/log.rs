@@ -73,6 +73,12 @@ pub enum TailEvent {
         /// What was appended.
         entry: Bytes,
     },
+    /// Of a log that was retired nothing is left up to and including `at`, after which it goes on: whoever
+    /// appends expects that to be the last.
+    Retired {
+        /// Its last entry.
+        at: Offset,
+    },
     /// What was read before is void; the log follows from its beginning.
     Reset,
     /// All that was in the log when the tail began has been read. Comes once.

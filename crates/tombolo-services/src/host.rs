@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, OnceCell, oneshot, watch};
+use tokio::sync::{OnceCell, oneshot, watch};
 use tombolo_engine::{Expect, Key, Offset, Revision};
 use tombolo_room::{Applied, Body, GroupId, Illegal, Membership, OperationId, Room};
 use tombolo_wire::v1::{self, ErrorCode, response};
@@ -41,7 +41,8 @@ pub(crate) struct Host {
     state: Mutex<State>,
     /// Grows whenever something was read from the log; 0 until all of it was read once.
     progress: watch::Sender<u64>,
-    stop: Notify,
+    /// Whether the log is read no more.
+    stopped: watch::Sender<bool>,
     /// By which write the room is listed as hosted here; empty until somebody joins.
     listed: OnceCell<Revision>,
 }
@@ -65,6 +66,8 @@ pub(crate) struct State {
     pending_by_operation: BTreeMap<OperationId, Pending>,
     /// Servers that wait for an entry to be applied here.
     served_by_operation: BTreeMap<OperationId, oneshot::Sender<Applied>>,
+    /// Nothing is left of the log, nor was anything appended since.
+    is_retired: bool,
     /// How many joins are about.
     entrances: usize,
     /// How many members each other node has.
@@ -199,14 +202,14 @@ impl Node {
             return;
         }
         hosts.remove(&host.room);
-        host.stop.notify_one();
+        host.stop();
         if let Some(listed) = host.listed() {
             let (node, host) = (Arc::clone(self), Arc::clone(host));
             self.runtime
                 .spawn(async move { cluster::unlist(&node, &host.room, listed).await });
         }
         self.catalogue.forget(&host.room);
-        let is_closed = !state.is_unreadable && !state.room.is_open();
+        let is_closed = !state.is_unreadable && !state.is_retired && !state.room.is_open();
         if let (true, Some(at)) = (is_closed, state.cursor) {
             let (node, host) = (Arc::clone(self), Arc::clone(host));
             self.runtime.spawn(async move {
@@ -229,6 +232,7 @@ impl Host {
             here_since: BTreeMap::new(),
             pending_by_operation: BTreeMap::new(),
             served_by_operation: BTreeMap::new(),
+            is_retired: false,
             entrances: 0,
             members_by_node: BTreeMap::new(),
             departed: VecDeque::new(),
@@ -242,7 +246,7 @@ impl Host {
             key,
             state: Mutex::new(state),
             progress,
-            stop: Notify::new(),
+            stopped: watch::Sender::new(false),
             listed: OnceCell::new(),
         }
     }
@@ -289,6 +293,11 @@ impl Host {
         }
     }
 
+    /// Whether the log is read no more: this node is out of its cluster, or nobody here is in the room.
+    pub(crate) fn is_stopped(&self) -> bool {
+        *self.stopped.borrow()
+    }
+
     /// Whether a later release has written what this one cannot read.
     pub(crate) fn is_unreadable(&self) -> bool {
         self.lock().is_unreadable
@@ -319,7 +328,7 @@ impl Host {
 
     /// Ends reading the log.
     pub(crate) fn stop(&self) {
-        self.stop.notify_one();
+        self.stopped.send_replace(true);
     }
 
     /// Has the room drop the members that a node's lost lives left behind, whose seats are kept for a
@@ -336,12 +345,14 @@ impl Host {
         self.read_until(at).await;
     }
 
-    /// Waits until the log has been read so far.
+    /// Waits until the log has been read so far, or is read no more.
     async fn read_until(&self, at: Offset) {
         let mut progress = self.progress.subscribe();
+        let mut stopped = self.stopped.subscribe();
         while self.lock().cursor < Some(at) {
-            if progress.changed().await.is_err() {
-                return;
+            tokio::select! {
+                changed = progress.changed() => if changed.is_err() { return },
+                _ = stopped.wait_for(|stopped| *stopped) => return,
             }
         }
     }

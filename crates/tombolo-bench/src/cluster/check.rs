@@ -142,7 +142,7 @@ async fn read(reader: &Nats, index: usize) -> anyhow::Result<(Room, Vec<(u64, No
                 room = Room::restore(&state).context("a snapshot of a log")?;
                 room.messages().cloned().collect()
             }
-            TailEvent::Reset => {
+            TailEvent::Reset | TailEvent::Retired { .. } => {
                 room = Room::new();
                 Vec::new()
             }

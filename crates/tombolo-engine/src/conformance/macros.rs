@@ -29,6 +29,7 @@ macro_rules! conformance_requirements {
             a_large_snapshot_is_read_whole_and_one_that_is_too_large_is_refused
             a_snapshot_whose_writer_dies_is_never_read_in_part
             a_retired_log_goes_on_after_its_last_entry
+            who_reads_a_retired_log_for_the_first_time_can_append_to_it
             logs_do_not_share_entries
             a_value_changes_only_from_its_revision
             revisions_grow_over_deletion
@@ -37,6 +38,7 @@ macro_rules! conformance_requirements {
             a_lease_ends_unless_it_is_renewed
             of_contending_takers_of_a_lease_one_wins_and_its_revision_fences
             a_watch_reads_what_is_there_and_follows_changes
+            a_watch_reads_more_values_than_may_wait
             a_slow_watch_is_reset_and_ends_up_with_what_is_there
         }
     };

@@ -320,6 +320,11 @@ impl Reader {
         Ok(())
     }
 
+    fn offset(&self, seq: u64) -> Offset {
+        let epoch = self.epoch;
+        Offset { epoch, seq }
+    }
+
     /// Takes the next message in.
     fn apply(&mut self, stored: Stored) {
         let before = std::mem::replace(&mut self.cursor, stored.seq);
@@ -328,12 +333,13 @@ impl Reader {
             if before != 0 && before < retired {
                 self.pending.push_back(TailEvent::Reset);
             }
+            if before < retired {
+                let at = self.offset(retired);
+                self.pending.push_back(TailEvent::Retired { at });
+            }
             return;
         }
-        let at = Offset {
-            epoch: self.epoch,
-            seq: stored.seq,
-        };
+        let at = self.offset(stored.seq);
         self.pending.push_back(TailEvent::Entry {
             at,
             entry: stored.payload,

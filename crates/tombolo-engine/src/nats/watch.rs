@@ -178,13 +178,16 @@ impl Watcher {
         let mut link = self.connection.link();
         link.borrow_and_update();
         let mut is_synced = false;
+        // What waited when all that there was had been read: as much as there was.
+        let mut of_snapshot = 0;
         let out = self.out.clone();
         loop {
             if !is_synced && sources.iter().all(|source| source.to_come == 0) {
                 is_synced = true;
                 self.pending.push_back(WatchEvent::Synced);
+                of_snapshot = self.pending.len();
             }
-            if is_synced && self.pending.len() > self.events_max {
+            if is_synced && self.pending.len() > self.events_max + of_snapshot {
                 return End::Missed;
             }
             let heard = sources.iter().map(|source| source.heard).min();
@@ -200,6 +203,7 @@ impl Watcher {
                 permit = out.reserve(), if !self.pending.is_empty() => {
                     if let (Ok(permit), Some(event)) = (permit, self.pending.pop_front()) {
                         permit.send(event);
+                        of_snapshot = of_snapshot.saturating_sub(1);
                     }
                 }
                 () = is_down => return End::Missed,

@@ -127,7 +127,11 @@ async fn clear(node: Arc<Node>, lost: NodeId, incarnation: u64, listed: Listed) 
             return;
         };
         let host = entrance.host();
-        while host.synced(node.config.engine_timeout).await.is_err() && !host.is_unreadable() {}
+        while host.synced(node.config.engine_timeout).await.is_err() && !host.is_unreadable() {
+            if host.is_stopped() {
+                return;
+            }
+        }
         host.drop_members_of(&node, &lost, incarnation).await;
         // This node keeps the room's clock now: whoever does what it leaves to do must find the room.
         while host.is_open() && host.list(&node).await.is_err() {

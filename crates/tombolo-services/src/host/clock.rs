@@ -35,10 +35,9 @@ impl Host {
         let tick = node
             .engine
             .append(&self.key, entry.encode(), Expect::Any, operation);
-        if tick.await.is_ok() {
-            // The tail brings it; until then there is nothing more to say.
-            tokio::time::sleep(TICK_SPACING).await;
-        }
+        // The tail brings it; until then there is nothing more to say. Whoever refused it is in trouble.
+        let _ = tick.await;
+        tokio::time::sleep(TICK_SPACING).await;
     }
 }
 

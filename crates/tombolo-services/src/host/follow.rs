@@ -18,9 +18,9 @@ use crate::session::Session;
 impl Host {
     /// Reads the log until the host is released.
     pub(super) async fn follow(self: Arc<Self>, node: Arc<Node>) {
-        let stop = self.stop.notified();
+        let mut stopped = self.stopped.subscribe();
         tokio::select! {
-            () = stop => {}
+            _ = stopped.wait_for(|stopped| *stopped) => {}
             () = self.read(&node) => {}
         }
     }
@@ -55,6 +55,7 @@ impl Host {
         match event {
             TailEvent::Entry { at, entry } => {
                 state.cursor = Some(at);
+                state.is_retired = false;
                 self.on_entry(node, &mut state, &entry);
                 Self::admit_waiting(node, &mut state);
                 self.keep_snapshot(node, &mut state, at);
@@ -73,6 +74,11 @@ impl Host {
                     }
                 }
                 Self::admit_waiting(node, &mut state);
+            }
+            // Nothing was read of it, so the room is as it is: not open.
+            TailEvent::Retired { at } => {
+                state.cursor = Some(at);
+                state.is_retired = true;
             }
             TailEvent::Reset => {
                 state.is_unreadable = false;

@@ -129,7 +129,9 @@ impl Host {
             let (mut last, mut is_void) = (before, false);
             loop {
                 match tail.next().await? {
-                    TailEvent::Entry { at, .. } | TailEvent::Snapshot { at, .. } => last = Some(at),
+                    TailEvent::Entry { at, .. }
+                    | TailEvent::Snapshot { at, .. }
+                    | TailEvent::Retired { at } => last = Some(at),
                     TailEvent::Reset => (last, is_void) = (None, before.is_some()),
                     TailEvent::Synced => break,
                 }

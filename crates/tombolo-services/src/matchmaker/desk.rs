@@ -261,6 +261,7 @@ impl Desk {
                     }
                 }
             }
+            TailEvent::Retired { at } => state.cursor = Some(at),
             TailEvent::Reset => {
                 state.cursor = None;
                 let pool = Pool::new(self.rules.clone());

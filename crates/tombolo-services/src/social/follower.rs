@@ -463,6 +463,7 @@ impl<M: Machine> Follower<M> {
                 }
                 state.give_up_waiting();
             }
+            TailEvent::Retired { at } => state.cursor = Some(at),
             TailEvent::Reset => {
                 state.cursor = None;
                 state.machine = M::default();

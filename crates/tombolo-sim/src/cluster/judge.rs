@@ -43,6 +43,7 @@ pub(crate) async fn read(local: &Local, name: &str) -> Result<Truth, Violation> 
                     truth.said.insert(message.number, text);
                 }
             }
+            TailEvent::Retired { .. } => {}
             TailEvent::Reset => return Err(format!("{name}: the log began anew")),
             TailEvent::Synced => break,
         }

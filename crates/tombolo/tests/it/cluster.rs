@@ -230,6 +230,15 @@ async fn a_cluster_serves_devices_on_any_node_and_tells_operators_of_them() {
         peer.terminate();
         assert_eq!(peer.ended().await.status, Some(0));
     }
+
+    // The room has closed, and can be opened again: by a node that had it, and by one that had not.
+    cluster
+        .answer_when(&["rooms"], |answer| answer["items"] == json!([]))
+        .await;
+    let mut alice = cluster.peer(0, &cluster.token(0, "alice").await);
+    let mut bob = cluster.peer(2, &cluster.token(0, "bob").await);
+    assert_eq!(alice.event("recv").await["user"], "bob");
+    assert_eq!(bob.event("recv").await["user"], "alice");
     cluster.down().await;
 }
 

@@ -323,7 +323,7 @@ async fn newest(engine: &Nats, key: &Key, after: Option<Offset>) -> Option<Optio
         match event.await.ok()?? {
             TailEvent::Entry { at, .. } => last = Some(at),
             TailEvent::Synced => return Some(last),
-            event @ (TailEvent::Snapshot { .. } | TailEvent::Reset) => {
+            event @ (TailEvent::Snapshot { .. } | TailEvent::Retired { .. } | TailEvent::Reset) => {
                 panic!("neither snapshots nor losses: {event:?}")
             }
         }
@@ -344,7 +344,7 @@ async fn read(
             event = tail.next() => match event.expect("the engine is there") {
                 TailEvent::Entry { at, entry } => entries.push((at, entry)),
                 TailEvent::Synced => {}
-                event @ (TailEvent::Snapshot { .. } | TailEvent::Reset) => panic!("neither snapshots nor losses: {event:?}"),
+                event @ (TailEvent::Snapshot { .. } | TailEvent::Retired { .. } | TailEvent::Reset) => panic!("neither snapshots nor losses: {event:?}"),
             },
             _ = stop.changed(), if !is_over => is_over = true,
             // Longer than the tail check takes to find what the live feed lost.
