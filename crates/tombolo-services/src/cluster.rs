@@ -86,6 +86,8 @@ struct Others {
     /// Those of them that newcomers had better go to.
     idler_urls: Vec<String>,
     relay_ips_by_node: BTreeMap<NodeId, Vec<IpAddr>>,
+    /// The lives that are over of nodes that are fenced or gone, as their records have it.
+    epoch_by_lost_node: BTreeMap<NodeId, u64>,
 }
 
 #[derive(Default)]
@@ -93,6 +95,8 @@ struct Links {
     /// This node's life; `None` until it has begun.
     epoch: Option<u64>,
     link_by_node: BTreeMap<NodeId, Link>,
+    /// What waited in links that made place for others; their senders are to be told.
+    undelivered: Vec<Item>,
 }
 
 impl Cluster {
@@ -247,7 +251,7 @@ impl Cluster {
     fn begin(&self, epoch: u64) {
         *self.lock() = Links {
             epoch: Some(epoch),
-            link_by_node: BTreeMap::new(),
+            ..Links::default()
         };
         self.is_out.store(false, Ordering::Relaxed);
         self.life.send_replace(Some(epoch));
@@ -260,19 +264,32 @@ impl Cluster {
         self.life.send_replace(None);
     }
 
-    /// Forgets the link to a node whose life is over; returns what did not reach it.
-    fn forget(&self, node: &NodeId) -> Vec<Item> {
-        let link = self.lock().link_by_node.remove(node);
+    /// Forgets the link to a life of a node that is over; returns what did not reach it. Once it is
+    /// [shown](Self::show) that it is over, nothing more is taken for it.
+    fn forget(&self, node: &NodeId, epoch: u64) -> Vec<Item> {
+        let mut links = self.lock();
+        let has_gone_on = |link: &Link| link.peer_epoch() > Some(epoch);
+        if links.link_by_node.get(node).is_some_and(has_gone_on) {
+            // Its next life has been heard before it was known that the last one is over.
+            return Vec::new();
+        }
+        let link = links.link_by_node.remove(node);
         link.map(|mut link| link.begin_anew(None))
             .unwrap_or_default()
     }
 
-    /// Shows who else is up: of the same region first, then by load.
+    /// What waited in links that made place for others.
+    fn take_undelivered(&self) -> Vec<Item> {
+        std::mem::take(&mut self.lock().undelivered)
+    }
+
+    /// Shows who else is up, of the same region first, then by load; and who is not any more.
     fn show<'a>(
         &self,
         here: &Record,
         spread_min: usize,
         others: impl Iterator<Item = (&'a Record, Load)>,
+        lost: impl Iterator<Item = (&'a NodeId, u64)> + Clone,
     ) {
         let mut shown = Others::default();
         let mut ranked = Vec::new();
@@ -293,7 +310,19 @@ impl Cluster {
         shown.best = ranked.partition_point(|(rank, ..)| Some(*rank) == best);
         shown.urls = ranked.into_iter().map(|(.., url)| url).collect();
         let hosts = shown.urls.iter().cloned().collect();
-        let before = std::mem::replace(&mut *lock(&self.others), shown);
+        let mut others = lock(&self.others);
+        let known = std::mem::take(&mut others.epoch_by_lost_node);
+        let is_known = |(node, epoch)| known.get(node) == Some(&epoch);
+        // Seldom others than before, and there may be many.
+        let is_same = lost.clone().count() == known.len() && lost.clone().all(is_known);
+        shown.epoch_by_lost_node = if is_same {
+            known
+        } else {
+            let lost = lost.map(|(node, epoch)| (node.clone(), epoch));
+            lost.collect()
+        };
+        let before = std::mem::replace(&mut *others, shown);
+        drop(others);
         let mut nodes = before.relay_ips_by_node.keys();
         if nodes.any(|node| !self.is_up(node)) {
             self.departures.notify_waiters();
@@ -313,14 +342,15 @@ impl Cluster {
     /// Has a node get an item, once and in order with what it got before.
     ///
     /// # Errors
-    /// When too much waits for that node, or this one is not part of the cluster.
+    /// When too much waits for that node, or its life is over, or this one is not part of the cluster.
     pub(crate) fn send(&self, to: &NodeId, item: Item) -> Result<(), Reject> {
         let mut links = self.lock();
         let behind = |Full| {
             let message = format!("node {to} is behind: try again later");
             Reject::new(ErrorCode::Limit, message)
         };
-        links.link(to)?.push(item).map_err(behind)?;
+        let link = links.link(to, &lock(&self.others))?;
+        link.push(item).map_err(behind)?;
         drop(links);
         self.wake.notify_one();
         Ok(())
@@ -338,7 +368,8 @@ impl Cluster {
         item: Item,
     ) -> Result<bool, Reject> {
         let mut links = self.lock();
-        let replaced = links.link(to)?.push_latest(topic, item).map_err(|Full| {
+        let link = links.link(to, &lock(&self.others))?;
+        let replaced = link.push_latest(topic, item).map_err(|Full| {
             let message = format!("node {to} is behind: try again later");
             Reject::new(ErrorCode::Limit, message)
         })?;
@@ -354,10 +385,12 @@ impl Cluster {
 
     /// The same; returns how many were dropped for it.
     pub(crate) fn push_loose(&self, to: &NodeId, item: Item) -> u64 {
-        let dropped = match self.lock().link(to) {
+        let mut links = self.lock();
+        let dropped = match links.link(to, &lock(&self.others)) {
             Ok(link) => link.push_loose(item),
             Err(_) => 1,
         };
+        drop(links);
         self.wake.notify_one();
         dropped
     }
@@ -368,19 +401,61 @@ impl Cluster {
 }
 
 impl Links {
-    /// The link to a node; a new one if there was none.
-    fn link(&mut self, to: &NodeId) -> Result<&mut Link, Reject> {
+    /// The link to a node, a new one if there was none, for something to be said to it. A node that was
+    /// not heard of yet may come.
+    fn link(&mut self, to: &NodeId, others: &Others) -> Result<&mut Link, Reject> {
+        let lost = others.epoch_by_lost_node.get(to);
+        let heard = self.link_by_node.get(to).and_then(Link::peer_epoch);
+        if lost.is_some_and(|lost| heard <= Some(*lost)) {
+            // What was said to it would be lost, and nobody told.
+            let message = format!("node {to} has gone");
+            return Err(Reject::new(ErrorCode::Unavailable, message));
+        }
+        self.open(to, others)
+    }
+
+    /// The link to a node that a frame of this life has come from.
+    fn link_from(
+        &mut self,
+        from: &NodeId,
+        epoch: u64,
+        others: &Others,
+    ) -> Result<&mut Link, FrameError> {
+        let lost = others.epoch_by_lost_node.get(from);
+        if lost.is_some_and(|lost| epoch <= *lost) {
+            return Err(FrameError::Stale);
+        }
+        if self.epoch.is_none() {
+            return Err(FrameError::Misdirected);
+        }
+        let link = self.open(from, others);
+        link.map_err(|_| FrameError::TooManyNodes)
+    }
+
+    fn open(&mut self, node: &NodeId, others: &Others) -> Result<&mut Link, Reject> {
         let unavailable = |message: &str| Reject::new(ErrorCode::Unavailable, message);
         let epoch = self
             .epoch
             .ok_or_else(|| unavailable("this node is not part of its cluster"))?;
-        if !self.link_by_node.contains_key(to) && self.link_by_node.len() >= NODES_MAX {
-            return Err(unavailable("the cluster has too many nodes"));
+        if !self.link_by_node.contains_key(node) && self.link_by_node.len() >= NODES_MAX {
+            self.make_room(others);
+            if self.link_by_node.len() >= NODES_MAX {
+                return Err(unavailable("the cluster has too many nodes"));
+            }
         }
         Ok(self
             .link_by_node
-            .entry(to.clone())
+            .entry(node.clone())
             .or_insert_with(|| Link::new(LINK_LIMITS, epoch)))
+    }
+
+    /// Closes links to nodes that are not in the cluster.
+    fn make_room(&mut self, others: &Others) {
+        let is_up = |node: &NodeId| others.relay_ips_by_node.contains_key(node);
+        let closed = self.link_by_node.extract_if(.., |node, _| !is_up(node));
+        for (_, mut link) in closed {
+            self.undelivered.extend(link.begin_anew(None));
+        }
     }
 }
 

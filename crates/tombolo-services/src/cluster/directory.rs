@@ -352,6 +352,14 @@ impl Directory {
         })
     }
 
+    /// The other nodes whose lives are over, and which lives.
+    pub(crate) fn lost(&self) -> impl Iterator<Item = (&NodeId, u64)> + Clone {
+        let records = self.record_by_node.iter();
+        let lost =
+            records.filter(|(node, (record, _))| !record.state.is_up() && **node != self.name);
+        lost.map(|(node, (record, _))| (node, record.epoch))
+    }
+
     fn on_own_record(&mut self, now: Instant, record: &Record, revision: Revision) {
         let is_mine = record.state.is_up() && record.process == self.facts.process;
         match &mut self.me {

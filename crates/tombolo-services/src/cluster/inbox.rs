@@ -12,7 +12,7 @@ use tombolo_wire::v1::ErrorCode;
 use super::arrival::{self, Parsed, Refusal};
 use super::generated::{Item, item};
 use super::link::FrameError;
-use super::{NODES_MAX, decode, handover, inbox_of};
+use super::{decode, handover, inbox_of};
 use crate::lock::lock;
 use crate::node::Node;
 use crate::reject::Reject;
@@ -91,6 +91,9 @@ impl super::Cluster {
 
 /// Brings to the bus what waits.
 async fn flush(node: &Arc<Node>) {
+    for item in node.cluster.take_undelivered() {
+        return_item(node, &item);
+    }
     let cluster = &node.counters.cluster;
     while let Some((to, frame)) = node.cluster.poll_frame(node.name()) {
         let Ok(subject) = inbox_of(&to) else {
@@ -116,11 +119,10 @@ fn handle_frame(node: &Arc<Node>, payload: &[u8]) -> Result<(), FrameError> {
     let (from, frame) = decode(payload)?;
     let now = Instant::now().into_std();
     let mut links = node.cluster.lock();
-    let is_new = !links.link_by_node.contains_key(&from);
-    if from == *node.name() || (is_new && links.link_by_node.len() >= NODES_MAX) {
+    if from == *node.name() {
         return Err(FrameError::TooManyNodes);
     }
-    let link = links.link(&from).map_err(|_| FrameError::Misdirected)?;
+    let link = links.link_from(&from, frame.epoch, &lock(&node.cluster.others))?;
     let received = link.handle_frame(now, frame)?;
     drop(links);
     let cluster = &node.counters.cluster;

@@ -289,6 +289,11 @@ impl Link {
         self.ack_due.into_iter().chain(self.resend_at).min()
     }
 
+    /// The other node's life; `None` until it was heard.
+    pub(crate) fn peer_epoch(&self) -> Option<u64> {
+        self.peer_epoch
+    }
+
     /// Whether nothing waits.
     pub(crate) fn is_idle(&self) -> bool {
         self.unacked.is_empty() && self.loose.is_empty()

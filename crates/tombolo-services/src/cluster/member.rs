@@ -40,8 +40,8 @@ struct Driver {
     /// Ended with the driver.
     tasks: JoinSet<()>,
     cpu: load::Cpu,
-    /// Nodes that are gone, and what waits for them does not know yet.
-    gone: Vec<NodeId>,
+    /// Nodes that are gone, and which of their lives; what waits for them does not know yet.
+    gone: Vec<(NodeId, u64)>,
 }
 
 /// Takes part in the cluster for as long as it runs.
@@ -198,9 +198,13 @@ impl Driver {
         }
         let (here, others) = (self.directory.facts(), self.directory.others());
         let spread_min = self.node.config.spread_min;
-        self.node.cluster.show(here, spread_min, others);
-        // Only now everybody sees that they are gone.
-        for gone in std::mem::take(&mut self.gone) {
+        let (cluster, lost) = (&self.node.cluster, self.directory.lost());
+        cluster.show(here, spread_min, others, lost);
+        // Only now everybody sees that they are gone, and nothing more is taken for them.
+        for (gone, epoch) in std::mem::take(&mut self.gone) {
+            for item in cluster.forget(&gone, epoch) {
+                inbox::return_item(&self.node, &item);
+            }
             self.node.on_node_gone(&gone);
         }
     }
@@ -233,10 +237,7 @@ impl Driver {
             }
             Event::Down { node: name, epoch } => {
                 tracing::info!(node = %name, epoch, "node is down");
-                for item in node.cluster.forget(&name) {
-                    inbox::return_item(node, &item);
-                }
-                self.gone.push(name);
+                self.gone.push((name, epoch));
             }
             Event::Inherit { node: name, epoch } => {
                 tracing::warn!(node = %name, epoch, "node is lost: doing what it left to do");

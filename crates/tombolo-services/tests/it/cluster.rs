@@ -434,6 +434,29 @@ async fn forged_frames_are_refused_with_a_reason_and_counted() {
     assert_eq!(stats.items_refused, 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_frame_of_a_life_that_is_over_opens_no_link_to_it() {
+    let (nodes, local) = cluster::<2>().await;
+    let [_alice, bob] = members(&nodes, "r", [("alice", 0), ("bob", 1)]).await;
+    let late = ForgedFrame {
+        version: 1,
+        from: "node-1".into(),
+        epoch: epoch_of(&local, "node-1").await,
+        to_epoch: epoch_of(&local, "node-0").await,
+        ..ForgedFrame::default()
+    };
+    nodes[1].lab.services.kill();
+    drop(bob);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let inbox = Key::new(["node", "node-0", "inbox"]).unwrap();
+    let payload = late.encode_to_vec().into();
+    local.publish(&inbox, payload).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let refused = nodes[0].lab.services.stats().cluster.frames_refused;
+    let expected = ("frame is of a life that is over".to_owned(), 1);
+    assert_eq!(Vec::from_iter(refused), [expected]);
+}
+
 /// From the node's record in the directory.
 pub(crate) async fn epoch_of(local: &Local, node: &str) -> u64 {
     use tombolo_engine::Kv as _;

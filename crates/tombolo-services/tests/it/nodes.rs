@@ -153,6 +153,39 @@ async fn what_did_not_reach_a_dead_node_is_refused_to_its_senders() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_for_members_of_a_dead_node_is_refused_until_they_are_back() {
+    let (nodes, local) = cluster::<2>().await;
+    let users = [("alice", 0), ("anna", 0), ("bob", 1)];
+    let [mut alice, mut anna, bob] = members(&nodes, "r", users).await;
+    nodes[1].lab.services.kill();
+    drop(bob);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    alice.drain().await;
+    let mut refused = Vec::new();
+    for to in [&["bob"][..], &[]] {
+        alice.send(message("r", to, b"too late")).unwrap();
+        refused.push((alice.outbox.last(), ErrorCode::Unavailable));
+    }
+    for expected in refused {
+        assert_eq!(alice.next_refused().await, expected);
+    }
+    while let Some(Outgoing::Reliable(frame)) = anna.next_frame().await {
+        if let Some(server_frame::Body::Delivery(delivery)) = frame.body {
+            assert_eq!(delivery.payload, "too late", "the others get it");
+        }
+    }
+
+    let again = start(&local, 1);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut bob = again.lab.device("bob").await;
+    bob.join("r", JoinMode::Join).await.unwrap();
+    alice.drain().await;
+    alice.send(message("r", &[], b"now")).unwrap();
+    assert_eq!(bob.next_delivery().await.1, "now");
+    alice.is_quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn malformed_records_and_heartbeats_are_counted_and_change_nothing() {
     let (nodes, local) = cluster::<2>().await;
     let key = Key::new(["nodes", "mallory"]).unwrap();
