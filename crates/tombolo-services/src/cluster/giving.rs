@@ -23,6 +23,7 @@ use crate::events::SessionEvent;
 use crate::host::Host;
 use crate::lock::lock;
 use crate::node::{Node, SessionTable};
+use crate::services::Caller;
 use crate::session::{Session, State};
 use crate::transit::Moved;
 
@@ -208,19 +209,40 @@ fn give(node: &Arc<Node>, take: &Take) -> session_answer::Outcome {
 }
 
 /// A device comes back to the node that was about to give its session away: it has it again.
-pub(crate) fn reclaim(node: &Arc<Node>, token: &ResumeToken) {
+///
+/// # Errors
+/// When the device may not go on with that session.
+pub(crate) fn reclaim(
+    node: &Arc<Node>,
+    caller: &Caller,
+    token: &ResumeToken,
+) -> Result<(), ResumeRefusal> {
     let mut sessions = lock(&node.sessions);
     let Some(session) = sessions.given(token) else {
-        return;
+        return Ok(());
     };
     let mut state = session.lock();
     let is_ours = |moved: &Moved| !moved.is_taken && !moved.is_broken;
     if !state.moved.as_ref().is_some_and(is_ours) {
-        return;
+        return Ok(());
     }
+    if session.user != caller.user || session.keys != caller.keys {
+        return Err(ResumeRefusal::Foreign);
+    }
+    if !state.tokens.is_good(token) {
+        return Ok(());
+    }
+    let acked = state.outbox.handle_ack(caller.ack);
+    acked.map_err(|_| ResumeRefusal::Ack)?;
     state.moved = None;
     state.proceed();
     sessions.take_back(&session, &state);
+    let connection = state.connection;
+    drop(state);
+    drop(sessions);
+    // Until the device is welcomed nobody is connected.
+    node.disconnect(&session, connection);
+    Ok(())
 }
 
 /// Forgets a session after a while; when it never arrived where it went, it is over.

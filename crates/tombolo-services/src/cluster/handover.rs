@@ -124,7 +124,11 @@ pub(crate) async fn fetch(node: &Arc<Node>, caller: &Caller) -> Result<(), Rejec
             ..Reject::new(ErrorCode::Unavailable, ResumeRefusal::NoAnswer)
         }
     };
-    giving::reclaim(node, token);
+    let refused = |refusal| {
+        node.counters.count_resume_refused(refusal);
+        Reject::new(ErrorCode::NotResumable, refusal)
+    };
+    giving::reclaim(node, caller, token).map_err(refused)?;
     if session_here(node, token).is_none() {
         let given = lock(&node.sessions).given(token);
         let given_to = given.and_then(|given| Some(given.lock().moved.as_ref()?.to.clone()));
@@ -142,10 +146,7 @@ pub(crate) async fn fetch(node: &Arc<Node>, caller: &Caller) -> Result<(), Rejec
                 node.counters.count_resume_refused(refusal);
                 return Ok(());
             }
-            Fetched::Refused(refusal) => {
-                node.counters.count_resume_refused(refusal);
-                return Err(Reject::new(ErrorCode::NotResumable, refusal));
-            }
+            Fetched::Refused(refusal) => return Err(refused(refusal)),
         }
     }
     let Some(session) = session_here(node, token) else {

@@ -215,6 +215,34 @@ async fn a_device_that_comes_back_before_its_session_is_taken_has_it_where_it_wa
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_may_not_have_a_session_back_does_not_keep_it_from_its_end() {
+    let (nodes, _) = cluster::<2>().await;
+    let [mut alice, mut bob] = members(&nodes, "r", [("alice", 0), ("bob", 0)]).await;
+    alice.connection = None;
+    // The offer is made, and nothing more comes through.
+    nodes[1].wire.answers_left.store(1, Ordering::Relaxed);
+    let asked = nodes[1].lab.attach(alice.hello());
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), asked)
+            .await
+            .is_err()
+    );
+    let mut hello = alice.hello();
+    hello.ack = u64::MAX;
+    let refused = nodes[0].lab.attach(hello).await.err().unwrap();
+    assert_eq!(refused.code, ErrorCode::NotResumable);
+    let mut thief = Device::new("alice");
+    thief.keys = Device::new("mallory").keys;
+    thief.resume_token.clone_from(&alice.resume_token);
+    let refused = thief.connect(&nodes[0].lab).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::NotResumable);
+
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(bob.next_event().await, "-alice disconnected");
+    assert_eq!(nodes[0].lab.services.stats().sessions, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drained_nodes_devices_go_on_elsewhere_and_nobody_sees_it() {
     let (nodes, _) = cluster::<2>().await;
     let users = [("alice", 0), ("bob", 1)];
