@@ -15,7 +15,7 @@ use tombolo_wire::v1::{self, ErrorCode, IceServers, server_frame};
 use tombolo_wire::{NodeId, RoomId, UserId};
 
 use crate::catalogue::Catalogue;
-use crate::cluster::{Arrivals, Cluster, give_up_all};
+use crate::cluster::{Arrivals, Cluster, drop_given_to, give_up_all};
 use crate::config::Config;
 use crate::duplicates;
 use crate::entropy::ResumeToken;
@@ -385,6 +385,7 @@ impl Node {
         }
         self.matchmaker.on_node_gone();
         self.lose_arriving_from(gone);
+        drop_given_to(self, gone);
         self.lose_entities_of(gone);
         self.social.presence.on_nodes();
     }

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use prost::Message as _;
-use tombolo_room::{LeftReason, SessionId};
+use tombolo_room::{Body, LeftReason, SessionId};
 use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
 
 use super::generated::{self as wire, session_answer, session_question};
@@ -248,32 +248,70 @@ pub(crate) fn reclaim(
 /// Forgets a session after a while; when it never arrived where it went, it is over.
 async fn forget(node: Arc<Node>, session: Arc<Session>, first: u64) {
     tokio::time::sleep(node.config.resume_window).await;
-    for host in forget_now(&node, &session, first) {
-        let reason = LeftReason::Disconnected;
-        host.leave(&node, &session.user, session.id, reason).await;
+    let (hosts, was_taken) = forget_now(&node, &session, first);
+    for host in hosts {
+        if was_taken {
+            drop_from(&node, &session, &host).await;
+        } else {
+            let reason = LeftReason::Disconnected;
+            host.leave(&node, &session.user, session.id, reason).await;
+        }
     }
 }
 
-/// Returns the rooms that are to be left.
-fn forget_now(node: &Node, session: &Arc<Session>, first: u64) -> Vec<Arc<Host>> {
+/// Has a room that never read that a session goes on elsewhere know that it is dropped here: the log has
+/// it that the session is this node's, so nobody else may say so. If the other node has it after all, it
+/// says that it has returned.
+async fn drop_from(node: &Node, session: &Session, host: &Host) {
+    let body = Body::Dropped {
+        user: session.user.clone(),
+        session: session.id,
+    };
+    host.append_for_sure(node, body).await;
+}
+
+/// The rooms in which a session takes part over this node, as far as is known here; and whether it has
+/// gone to another one.
+fn forget_now(node: &Node, session: &Arc<Session>, first: u64) -> (Vec<Arc<Host>>, bool) {
     let mut sessions = lock(&node.sessions);
     let mut state = session.lock();
     let Some(moved) = state.moved.as_ref().filter(|moved| moved.first == first) else {
         // It was reclaimed meanwhile.
-        return Vec::new();
+        return (Vec::new(), false);
     };
     let was_taken = moved.is_taken;
     sessions.forget_given(session, &state);
     let hosts = std::mem::take(&mut state.host_by_room);
     if was_taken {
-        return Vec::new();
+        return (hosts.into_values().collect(), true);
     }
     node.counters.expired.add(1);
     node.emit(SessionEvent::Ended, session);
     // Whoever has an offer of it must not take it any more.
     state.moved = None;
     drop(state.end(None));
-    hosts.into_values().collect()
+    (hosts.into_values().collect(), false)
+}
+
+/// A node is gone, and with it the sessions that went there: their rooms keep their seats, also those
+/// that have not read that they went.
+pub(crate) fn drop_given_to(node: &Arc<Node>, gone: &NodeId) {
+    let given: Vec<_> = lock(&node.sessions).given_by_id.values().cloned().collect();
+    for session in given {
+        let mut state = session.lock();
+        let is_lost = |moved: &&Moved| moved.is_taken && moved.to == *gone;
+        if state.moved.as_ref().filter(is_lost).is_none() {
+            continue;
+        }
+        let hosts = std::mem::take(&mut state.host_by_room);
+        drop(state);
+        for host in hosts.into_values() {
+            let (node, session) = (Arc::clone(node), Arc::clone(&session));
+            node.runtime
+                .clone()
+                .spawn(async move { drop_from(&node, &session, &host).await });
+        }
+    }
 }
 
 /// Forgets all sessions that go, or have gone, to other nodes: this node is put out.

@@ -215,6 +215,48 @@ async fn a_device_that_comes_back_before_its_session_is_taken_has_it_where_it_wa
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_whose_new_node_dies_before_its_rooms_know_of_it_leaves_no_ghost() {
+    let (nodes, _) = cluster::<2>().await;
+    let users = [("bob", 0), ("alice", 0)];
+    let [mut bob, mut alice] = members(&nodes, "r", users).await;
+    taken_but_not_told(&nodes, &mut alice).await;
+    nodes[1].lab.services.kill();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(bob.next_event().await, "?alice");
+    let mut alice = nodes[0].lab.device("alice").await;
+    let joined = alice.join("r", JoinMode::Join).await.unwrap();
+    let of_alice = joined.members.iter().find(|member| member.user == "alice");
+    assert_eq!(of_alice.unwrap().seat, 1);
+    assert_eq!(bob.next_event().await, "!alice");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    bob.is_quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_lost_while_it_arrives_leaves_no_ghost() {
+    let (nodes, _) = cluster::<2>().await;
+    let users = [("bob", 0), ("alice", 0)];
+    let [mut bob, mut alice] = members(&nodes, "r", users).await;
+    taken_but_not_told(&nodes, &mut alice).await;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!(nodes[1].lab.services.stats().sessions, 0);
+    assert_eq!(bob.next_event().await, "?alice");
+}
+
+/// Has the second node take a session from the first, and none of its rooms be told.
+async fn taken_but_not_told(nodes: &[Member], device: &mut Device) {
+    nodes[1].wire.is_slow.store(true, Ordering::Relaxed);
+    device.connection = None;
+    let asked = nodes[1].lab.attach(device.hello());
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), asked)
+            .await
+            .is_err()
+    );
+    assert_eq!(moves(nodes), [(1, 0), (0, 1)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_may_not_have_a_session_back_does_not_keep_it_from_its_end() {
     let (nodes, _) = cluster::<2>().await;
     let [mut alice, mut bob] = members(&nodes, "r", [("alice", 0), ("bob", 0)]).await;
