@@ -341,8 +341,12 @@ impl Node {
         reason: LeftReason,
         reject: Option<Reject>,
     ) {
-        if state.moved.is_some() {
-            // It is another node's.
+        if let Some(moved) = &state.moved {
+            // It is another node's. If that one misses something of a room it is the room's member no
+            // more; nobody but the log can say so, since the link to that node is full.
+            if moved.is_taken && self.cluster.is_up(&moved.to) {
+                self.leave_all(session, std::mem::take(&mut state.host_by_room), reason);
+            }
             return;
         }
         sessions.remove(session);
@@ -350,7 +354,16 @@ impl Node {
             sessions.by_token.remove(token);
         }
         self.emit(SessionEvent::Ended, session);
-        for host in state.end(reject).into_values() {
+        self.leave_all(session, state.end(reject), reason);
+    }
+
+    fn leave_all(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        host_by_room: BTreeMap<RoomId, Arc<Host>>,
+        reason: LeftReason,
+    ) {
+        for host in host_by_room.into_values() {
             let (node, session) = (Arc::clone(self), Arc::clone(session));
             self.runtime
                 .spawn(async move { host.leave(&node, &session.user, session.id, reason).await });

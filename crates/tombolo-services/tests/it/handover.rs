@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tombolo_engine::{Local, LocalConfig};
 use tombolo_services::{Outgoing, SessionEvent};
 use tombolo_wire::v1::{self, ClientFrame, ErrorCode, JoinMode, client_frame, server_frame};
 
-use crate::cluster::{Member, cluster, members};
-use crate::lab::{Device, message};
+use crate::cluster::{Member, cluster, members, start_with};
+use crate::lab::{Device, message, told};
 
 #[tokio::test(start_paused = true)]
 async fn a_session_goes_on_over_another_node_with_its_rooms_and_all_that_waited_for_it() {
@@ -254,6 +255,56 @@ async fn taken_but_not_told(nodes: &[Member], device: &mut Device) {
             .is_err()
     );
     assert_eq!(moves(nodes), [(1, 0), (0, 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_cannot_be_told_all_of_a_room_after_it_went_leaves_the_room() {
+    let local = Local::new(LocalConfig::default());
+    let nodes = [0, 1].map(|number| {
+        start_with(&local, number, |config| {
+            config.rate.frames_burst = 100_000;
+            config.rate.bytes_burst = u32::MAX;
+        })
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let users = [("anna", 0), ("alice", 0), ("bob", 1)];
+    let [mut anna, mut alice, mut bob] = members(&nodes, "r", users).await;
+    // The first node reads late that somebody joins, and then that alice goes on over the second.
+    nodes[0].wire.is_slow.store(true, Ordering::Relaxed);
+    nodes[0].wire.lose_percent.store(100, Ordering::Relaxed);
+    // Until nothing has place in the link between the two.
+    for bytes in [60_000, 1_000, 10, 0] {
+        let before = nodes[0].lab.refused(ErrorCode::Limit);
+        while nodes[0].lab.refused(ErrorCode::Limit) == before {
+            for _ in 0..30 {
+                anna.send(message("r", &["bob"], &vec![0; bytes])).unwrap();
+            }
+            anna.drain().await;
+        }
+    }
+    let mut carol = nodes[1].lab.device("carol").await;
+    carol.join("r", JoinMode::Join).await.unwrap();
+    alice.connection = None;
+    let asked = nodes[1].lab.attach(alice.hello());
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), asked)
+            .await
+            .is_err()
+    );
+    assert_eq!(moves(&nodes), [(1, 0), (0, 1)]);
+    nodes[0].wire.is_slow.store(false, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    nodes[0].wire.lose_percent.store(0, Ordering::Relaxed);
+    assert!(alice.connect(&nodes[1].lab).await.unwrap().resumed);
+    let mut heard = Vec::new();
+    alice.hears_all = true;
+    while let Some(Outgoing::Reliable(frame)) = alice.next_frame().await {
+        if let Some(server_frame::Body::RoomEvent(event)) = frame.body {
+            heard.push(told(&event));
+        }
+    }
+    assert_eq!(heard, ["-alice disconnected"], "and nothing with a gap");
+    bob.drain().await;
 }
 
 #[tokio::test(start_paused = true)]
