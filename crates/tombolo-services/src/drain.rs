@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tombolo_room::LeftReason;
 use tombolo_wire::v1::{GoAway, server_frame};
 
-use crate::cluster::Input;
+use crate::cluster::{Input, has_given_all};
 use crate::lock::lock;
 use crate::node::Node;
 use crate::session::Session;
@@ -44,8 +44,11 @@ pub(crate) async fn drain(node: &Arc<Node>, time: Duration) -> Drained {
                 end_if_moved(node, session);
             } else if quota > 0 {
                 quota -= 1;
-                told.insert(session.id);
-                tell(node, session, LEAVING);
+                // Whoever has no place to hear it is told later; whoever is not connected cannot be.
+                let is_connected = session.lock().is_connected;
+                if !is_connected || tell(node, session, LEAVING) {
+                    told.insert(session.id);
+                }
             }
         }
         tokio::time::sleep(WAVE_INTERVAL).await;
@@ -96,7 +99,8 @@ fn tell(node: &Node, session: &Session, reason: &str) -> bool {
 /// Whether nothing for sessions that have gone on over other nodes is on its way any more.
 fn has_settled(node: &Node) -> bool {
     let hosts: Vec<_> = lock(&node.host_by_room).values().cloned().collect();
-    hosts.iter().all(|host| host.has_settled()) && node.cluster.is_quiet()
+    // In this order: what goes on from one to the next is not missed.
+    has_given_all(node) && hosts.iter().all(|host| host.has_settled()) && node.cluster.is_quiet()
 }
 
 /// A session whose device has gone, and whose user takes part in its rooms by another session or in

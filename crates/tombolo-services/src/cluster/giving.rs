@@ -314,6 +314,16 @@ pub(crate) fn drop_given_to(node: &Arc<Node>, gone: &NodeId) {
     }
 }
 
+/// Whether no session is on its way to another node, or may yet be taken there.
+pub(crate) fn has_given_all(node: &Node) -> bool {
+    let sessions = lock(&node.sessions);
+    sessions.given_by_id.values().all(|session| {
+        let state = session.lock();
+        let is_taken = state.moved.as_ref().is_none_or(|moved| moved.is_taken);
+        is_taken && state.host_by_room.is_empty()
+    })
+}
+
 /// Forgets all sessions that go, or have gone, to other nodes: this node is put out.
 pub(crate) fn give_up_all(sessions: &mut SessionTable) {
     sessions.given_by_token.clear();

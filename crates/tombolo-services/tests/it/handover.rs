@@ -336,6 +336,51 @@ async fn whoever_may_not_have_a_session_back_does_not_keep_it_from_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_is_not_drained_before_its_last_session_has_gone_over() {
+    let (nodes, _) = cluster::<2>().await;
+    let [mut alice] = members(&nodes, "r", [("alice", 0)]).await;
+    let services = nodes[0].lab.services.clone();
+    let drain = tokio::spawn(async move { services.drain(Duration::from_secs(30)).await });
+    assert!(matches!(alice.next().await, server_frame::Body::GoAway(_)));
+    // Its rooms are told a while after it was taken.
+    nodes[1].wire.is_slow.store(true, Ordering::Relaxed);
+    let slow = std::sync::Arc::clone(&nodes[1].wire.is_slow);
+    alice.connection = None;
+    let connect = alice.connect(&nodes[1].lab);
+    let read = async {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert!(!drain.is_finished());
+        slow.store(false, Ordering::Relaxed);
+    };
+    let (welcome, ()) = tokio::join!(connect, read);
+    assert!(welcome.unwrap().resumed);
+    let drained = drain.await.unwrap();
+    assert_eq!((drained.moved, drained.left), (1, 0));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    alice.is_quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_has_no_place_to_hear_that_its_node_is_drained_hears_it_later() {
+    let (nodes, _) = cluster::<2>().await;
+    let [mut alice] = members(&nodes, "r", [("alice", 0)]).await;
+    for _ in 0..16 {
+        let ping = client_frame::Body::Ping(v1::Ping::default());
+        alice.send_unreliably(ping).unwrap();
+    }
+    let services = nodes[0].lab.services.clone();
+    let drain = tokio::spawn(async move { services.drain(Duration::from_secs(5)).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut heard = Vec::new();
+    while let Some(Outgoing::Reliable(frame)) = alice.next_frame().await {
+        heard.push(frame.body.unwrap());
+    }
+    let is_told = |body: &server_frame::Body| matches!(body, server_frame::Body::GoAway(_));
+    assert!(heard.iter().any(is_told), "{heard:?}");
+    drain.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drained_nodes_devices_go_on_elsewhere_and_nobody_sees_it() {
     let (nodes, _) = cluster::<2>().await;
     let users = [("alice", 0), ("bob", 1)];
