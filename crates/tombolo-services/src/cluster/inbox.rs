@@ -10,7 +10,7 @@ use tombolo_wire::NodeId;
 use tombolo_wire::v1::ErrorCode;
 
 use super::arrival::{self, Parsed, Refusal};
-use super::generated::{Item, item};
+use super::generated::{Frame, Item, item};
 use super::link::FrameError;
 use super::{decode, handover, inbox_of};
 use crate::lock::lock;
@@ -75,31 +75,32 @@ impl super::Cluster {
         }
     }
 
-    /// The next frame for another node.
-    fn poll_frame(&self, node: &NodeId) -> Option<(NodeId, Vec<u8>)> {
+    /// The next frame for each other node.
+    fn poll_frames(&self) -> Vec<(NodeId, Frame)> {
         let now = Instant::now().into_std();
         let mut links = self.lock();
-        let (to, mut frame) = links
-            .link_by_node
-            .iter_mut()
-            .find_map(|(to, link)| Some((to.clone(), link.poll_frame(now)?)))?;
-        drop(links);
-        frame.from = node.to_string();
-        Some((to, frame.encode_to_vec()))
+        let links = links.link_by_node.iter_mut();
+        links
+            .filter_map(|(to, link)| Some((to.clone(), link.poll_frame(now)?)))
+            .collect()
     }
 }
 
-/// Brings to the bus what waits.
+/// Brings to the bus what waits, one frame for each node: whoever always has something to say must not
+/// keep this node from the others, nor from what they say.
 async fn flush(node: &Arc<Node>) {
     for item in node.cluster.take_undelivered() {
         return_item(node, &item);
     }
     let cluster = &node.counters.cluster;
-    while let Some((to, frame)) = node.cluster.poll_frame(node.name()) {
+    for (to, mut frame) in node.cluster.poll_frames() {
+        // There may be more.
+        node.cluster.wake.notify_one();
         let Ok(subject) = inbox_of(&to) else {
             continue;
         };
-        let publish = node.engine.publish(&subject, frame.into());
+        frame.from = node.name().to_string();
+        let publish = node.engine.publish(&subject, frame.encode_to_vec().into());
         // What could not be published is sent again like what got lost.
         match tokio::time::timeout(PUBLISH_TIMEOUT, publish).await {
             Ok(Ok(())) => cluster.frames_sent.add(1),

@@ -158,6 +158,35 @@ async fn what_the_bus_loses_is_sent_again_once_and_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_always_has_something_to_say_still_listens() {
+    let (nodes, _) = cluster::<2>().await;
+    let users = [("alice", 0), ("anna", 0), ("bob", 1)];
+    let [mut alice, mut anna, mut bob] = members(&nodes, "r", users).await;
+    bob.send(message("r", &["anna"], b"before")).unwrap();
+    assert_eq!(anna.next_delivery().await.1, "before");
+    alice.send(message("r", &["bob"], b"before")).unwrap();
+    assert_eq!(bob.next_delivery().await.1, "before");
+
+    // While one frame is on its way to the bus there is something new to say.
+    nodes[0].wire.publish_ms.store(50, Ordering::Relaxed);
+    let chatter = async {
+        loop {
+            let _ = alice.send_unreliably(message("r", &["bob"], b"chatter"));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let talk = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        bob.send(message("r", &["anna"], b"during")).unwrap();
+        assert_eq!(anna.next_delivery().await.1, "during");
+    };
+    tokio::select! {
+        () = talk => {}
+        () = chatter => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_bus_that_was_away_has_lost_nothing_reliable_when_it_is_back() {
     let (nodes, _) = cluster::<2>().await;
     let [mut alice, mut bob] = members(&nodes, "r", [("alice", 0), ("bob", 1)]).await;

@@ -32,6 +32,8 @@ pub(crate) struct Wire {
     /// How many of a hundred questions to other nodes for sessions go wrong: they are lost, or their
     /// answers are, or they come twice, or late.
     pub(crate) confuse_percent: Arc<AtomicU64>,
+    /// How long, in ms, it takes to bring a frame to another node's inbox on its way.
+    pub(crate) publish_ms: Arc<AtomicU64>,
     /// How many such questions are still answered.
     pub(crate) answers_left: Arc<AtomicU64>,
     published: Arc<AtomicU64>,
@@ -48,6 +50,7 @@ impl Wire {
             lose_percent: Arc::default(),
             is_presence_lost: Arc::default(),
             confuse_percent: Arc::default(),
+            publish_ms: Arc::default(),
             answers_left: Arc::new(AtomicU64::new(u64::MAX)),
             published: Arc::default(),
         })
@@ -88,6 +91,13 @@ impl Bus for Wire {
         }
         if self.is_lost(subject) {
             return Box::pin(async { Ok(()) });
+        }
+        let pause = self.publish_ms.load(Ordering::Relaxed);
+        if pause > 0 && subject.as_str().ends_with(".inbox") {
+            return Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+                self.local.publish(subject, payload).await
+            });
         }
         self.local.publish(subject, payload)
     }
