@@ -229,6 +229,7 @@ impl Host {
             }
             return;
         };
+        self.make_way(node, state, user, &pending.session);
         state
             .session_by_user
             .insert(user.clone(), Arc::clone(&pending.session));
@@ -284,6 +285,21 @@ impl Host {
             };
             node.push(&session, news);
             node.room_events.emit(RoomEvent::Left, &self.room, user);
+        }
+    }
+
+    /// A member takes part by this session now: another one that had its seat here, and was dropped, is
+    /// told that it has it no more.
+    pub(super) fn make_way(
+        &self,
+        node: &Arc<Node>,
+        state: &mut State,
+        user: &UserId,
+        newcomer: &Session,
+    ) {
+        let is_another = |found: &Arc<Session>| found.id != newcomer.id;
+        if state.session(user).is_some_and(is_another) {
+            self.on_gone_elsewhere(node, state, user);
         }
     }
 

@@ -109,6 +109,7 @@ impl Host {
             .insert(self.room.clone(), Arc::clone(self));
         node.tell_rooms(&session, &mut about);
         drop(about);
+        self.make_way(node, state, user, &session);
         state.session_by_user.insert(user.clone(), session);
         if let Some(at) = state.cursor {
             state.here_since.insert(user.clone(), at);

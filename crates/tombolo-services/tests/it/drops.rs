@@ -138,3 +138,22 @@ async fn some_devices_are_asked_to_go_when_there_is_somewhere_to_go() {
     assert_eq!(asked, 2);
     assert!(nodes[0].lab.device("dave").await.connection.is_some());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_device_whose_seat_another_device_of_its_user_takes_is_told_when_it_is_back() {
+    let lab = Lab::new();
+    let [mut bob, mut first] = lab.members("r", ["bob", "alice"]).await;
+    first.connection = None;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(bob.next_event().await, "?alice");
+    let mut second = lab.device("alice").await;
+    second.join("r", JoinMode::Join).await.unwrap();
+    assert_eq!(bob.next_event().await, "!alice");
+
+    assert!(first.connect(&lab).await.unwrap().resumed);
+    assert_eq!(first.next_event().await, "-alice replaced");
+    first.is_quiet().await;
+    second.send(message("r", &[], b"mine")).unwrap();
+    assert_eq!(bob.next_delivery().await.1, "mine");
+    bob.is_quiet().await;
+}
