@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use tombolo_room::SessionId;
-use tombolo_wire::resend::{Inbox, Outbox, Overflow};
+use tombolo_wire::resend::{Inbox, Limits, Outbox, Overflow};
 use tombolo_wire::v1::{ServerFrame, server_frame};
 use tombolo_wire::{NodeId, RoomId};
 
@@ -57,16 +57,61 @@ pub(crate) struct Arriving {
     /// The rooms that have not settled: a message may still be on its way over the other node.
     pub(crate) rooms: BTreeSet<RoomId>,
     /// What came for the device here, to follow what comes from there.
-    held: VecDeque<server_frame::Body>,
+    held: Held<server_frame::Body>,
 }
 
 impl Arriving {
-    pub(crate) fn new(from: NodeId, rooms: BTreeSet<RoomId>) -> Self {
+    /// As many bytes may wait as for a device that does not acknowledge.
+    pub(crate) fn new(from: NodeId, rooms: BTreeSet<RoomId>, config: &Config) -> Self {
         Self {
             from,
             rooms,
-            held: VecDeque::new(),
+            held: Held::new(Limits {
+                frames_max: HELD_MAX,
+                bytes_max: config.outbox.bytes_max,
+            }),
         }
+    }
+}
+
+/// Frames that wait for their session.
+pub(crate) struct Held<F> {
+    limits: Limits,
+    frames: VecDeque<F>,
+    bytes: usize,
+}
+
+impl<F> Held<F> {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            frames: VecDeque::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Keeps one that has so many bytes.
+    ///
+    /// # Errors
+    /// When as much waits as may.
+    pub(crate) fn push(&mut self, frame: F, bytes: usize) -> Result<(), Overflow> {
+        let Limits {
+            frames_max,
+            bytes_max,
+        } = self.limits;
+        if self.frames.len() >= frames_max {
+            return Err(Overflow::Frames { frames_max });
+        }
+        if self.bytes + bytes > bytes_max {
+            return Err(Overflow::Bytes { bytes_max });
+        }
+        self.bytes += bytes;
+        self.frames.push_back(frame);
+        Ok(())
+    }
+
+    pub(crate) fn into_frames(self) -> VecDeque<F> {
+        self.frames
     }
 }
 
@@ -95,13 +140,8 @@ impl State {
             return pushed;
         }
         if let Some(arriving) = &mut self.arriving {
-            if arriving.held.len() >= HELD_MAX {
-                return Err(Overflow::Frames {
-                    frames_max: HELD_MAX,
-                });
-            }
-            arriving.held.push_back(body);
-            return Ok(None);
+            let bytes = body.encoded_len();
+            return arriving.held.push(body, bytes).map(|()| None);
         }
         Ok(Some(body))
     }
@@ -135,7 +175,7 @@ impl State {
             return Ok(false);
         }
         if let Some(arriving) = self.arriving.take() {
-            for body in arriving.held {
+            for body in arriving.held.into_frames() {
                 self.push(body)?;
             }
         }
@@ -152,3 +192,23 @@ fn frame(body: server_frame::Body) -> ServerFrame {
 
 /// What is kept for a session until it has settled.
 const HELD_MAX: usize = 2048;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_bounded_by_number_and_by_bytes() {
+        let limits = Limits {
+            frames_max: 3,
+            bytes_max: 10,
+        };
+        let mut held = Held::new(limits);
+        held.push(1, 4).unwrap();
+        held.push(2, 6).unwrap();
+        assert_eq!(held.push(3, 1), Err(Overflow::Bytes { bytes_max: 10 }));
+        held.push(4, 0).unwrap();
+        assert_eq!(held.push(5, 0), Err(Overflow::Frames { frames_max: 3 }));
+        assert_eq!(held.into_frames(), [1, 2, 4]);
+    }
+}

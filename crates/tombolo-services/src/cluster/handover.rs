@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tombolo_engine::{Key, KeyError, RequestError};
 use tombolo_room::{LeftReason, SessionId};
+use tombolo_wire::resend::Limits;
 use tombolo_wire::v1::{ErrorCode, ServerFrame, server_frame};
 use tombolo_wire::{NodeId, RoomId};
 
@@ -32,7 +33,7 @@ use crate::node::Node;
 use crate::reject::Reject;
 use crate::services::Caller;
 use crate::session::Session;
-use crate::transit::Arriving;
+use crate::transit::{Arriving, Held};
 
 /// Why a device does not go on with the session that it wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -67,7 +68,9 @@ struct Coming {
     /// Known once it was offered.
     session: Option<(SessionId, NodeId)>,
     /// What came for it before itself.
-    strays: Vec<ServerFrame>,
+    strays: Held<ServerFrame>,
+    /// More came than is kept: it cannot be taken in whole.
+    is_broken: bool,
 }
 
 /// How asking for a session went.
@@ -189,7 +192,11 @@ fn ask_for(
     let coming = Coming {
         done: done.clone(),
         session: None,
-        strays: Vec::new(),
+        strays: Held::new(Limits {
+            frames_max: STRAYS_MAX,
+            bytes_max: node.config.outbox.bytes_max,
+        }),
+        is_broken: false,
     };
     arrivals.by_token.insert(token, coming);
     drop(arrivals);
@@ -351,18 +358,19 @@ fn install(
     let config = &node.config;
     // What came before the session goes to its device before what comes from now on.
     let mut arrivals = lock(&node.arrivals);
-    let strays = arrivals.by_token.remove(&token).map(|coming| coming.strays);
-    let strays = strays.unwrap_or_default();
-    if strays.len() > STRAYS_MAX {
+    let coming = arrivals.by_token.remove(&token);
+    if coming.as_ref().is_some_and(|coming| coming.is_broken) {
         return Err(ResumeRefusal::Behind);
     }
+    let strays = coming.map(|coming| coming.strays.into_frames());
+    let strays = strays.unwrap_or_default();
     let mut sessions = lock(&node.sessions);
     let now = Instant::now().into_std();
     let account = sessions.account(&caller.user, config, now);
     let session = Session::new(id, caller, account, token, config);
     let session = Arc::new(session);
     let mut state = session.lock();
-    let arriving = Arriving::new(holder.clone(), rooms.clone());
+    let arriving = Arriving::new(holder.clone(), rooms.clone(), config);
     state.go_on(config, offered.acked, offered.received, arriving);
     let bodies = frames.into_iter().chain(strays);
     for body in bodies.filter_map(|frame| frame.body) {
@@ -448,13 +456,12 @@ pub(super) fn handle_forward(
         if !is_reliable {
             return node.counters.dropped.add(1);
         }
-        // Whoever has too many is not taken in.
-        if coming.strays.len() <= STRAYS_MAX {
-            coming.strays.push(ServerFrame {
-                body: Some(body),
-                ..ServerFrame::default()
-            });
-        }
+        let bytes = body.encoded_len();
+        let frame = ServerFrame {
+            body: Some(body),
+            ..ServerFrame::default()
+        };
+        coming.is_broken |= coming.strays.push(frame, bytes).is_err();
         return;
     }
     let Some(session) = lock(&node.sessions).wherever(&session) else {
