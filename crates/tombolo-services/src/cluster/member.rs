@@ -12,7 +12,7 @@ use tombolo_wire::NodeId;
 
 use super::directory::{Command, Directory, Event, WriteId, Written};
 use super::record::{Heartbeat, Load, Record, State};
-use super::{giving, inbox, load, loss, news};
+use super::{RELAY_IPS_MAX, giving, inbox, load, loss, news};
 use crate::entropy;
 use crate::field;
 use crate::hooks;
@@ -96,6 +96,15 @@ pub(crate) async fn run(node: Arc<Node>, mut waiting: mpsc::Receiver<Input>) {
 }
 
 fn facts(node: &Node, process: u64) -> Record {
+    let mut relay_ips = node.relay.relay_ips();
+    if relay_ips.len() > RELAY_IPS_MAX {
+        let count = relay_ips.len();
+        tracing::warn!(
+            count,
+            "others are told of {RELAY_IPS_MAX} addresses of this relay only"
+        );
+        relay_ips.truncate(RELAY_IPS_MAX);
+    }
     Record {
         name: node.name().clone(),
         epoch: 0,
@@ -104,7 +113,7 @@ fn facts(node: &Node, process: u64) -> Record {
         url: String::new(),
         region: node.config.region.clone(),
         release: env!("CARGO_PKG_VERSION").to_owned(),
-        relay_ips: node.relay.relay_ips(),
+        relay_ips,
         load: Load::default(),
         heir: None,
     }

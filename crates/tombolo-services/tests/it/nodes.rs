@@ -204,6 +204,22 @@ async fn malformed_records_and_heartbeats_are_counted_and_change_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_relay_with_more_addresses_than_a_record_has_place_for_does_not_keep_its_node_out() {
+    let local = Local::new(LocalConfig::default());
+    let nodes = [start(&local, 0), start(&local, 1)];
+    let ips = (1..=40).map(|number| [203, 0, 113, number].into());
+    *nodes[0].lab.relay.ips.lock().unwrap() = ips.collect();
+    announce(&nodes).await;
+    for (node, other) in [
+        (&nodes[0], "tombolo://node-1"),
+        (&nodes[1], "tombolo://node-0"),
+    ] {
+        assert_eq!(node.lab.services.other_nodes(), [other]);
+        assert_eq!(node.lab.services.stats().cluster.records_refused, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn devices_are_told_of_other_nodes_that_take_newcomers() {
     let (nodes, _) = cluster::<3>().await;
     announce(&nodes).await;
