@@ -195,11 +195,15 @@ fn code_of(code: ErrorCode, seen: &Seen) -> ErrorCode {
 }
 
 fn end(node: &Arc<Node>, user: &UserId, id: SessionId, code: ErrorCode) {
-    let sessions = lock(&node.sessions);
+    let mut sessions = lock(&node.sessions);
     let mut found = sessions.of_user(user).iter();
     let found = found.find(|session| session.id == id).cloned();
-    drop(sessions);
     if let Some(session) = found {
+        let mut state = session.lock();
+        if code == ErrorCode::NotResumable && state.is_connected {
+            // Its device was gone, and has come back since.
+            return;
+        }
         let message = if code == ErrorCode::Limit {
             "the user has as many sessions as it may"
         } else {
@@ -207,7 +211,8 @@ fn end(node: &Arc<Node>, user: &UserId, id: SessionId, code: ErrorCode) {
         };
         let reject = Reject::new(code, message);
         node.counters.count_refused(code);
-        node.end(&session, LeftReason::Disconnected, Some(reject));
+        let reason = LeftReason::Disconnected;
+        node.end_locked(&mut sessions, &mut state, &session, reason, Some(reject));
     }
 }
 

@@ -4,12 +4,15 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use prost::Message as _;
 use tokio::time::Instant;
-use tombolo_engine::{Engine, Local, LocalConfig};
+use tombolo_engine::{Bus as _, Engine, Key, Local, LocalConfig};
 use tombolo_services::{Duplicates, Outgoing};
 use tombolo_wire::NodeId;
 use tombolo_wire::v1::{self, ErrorCode, client_frame};
 
+use crate::cluster::{cluster as several, epoch_of};
 use crate::lab::{Device, Lab, UNIX_NOW};
 use crate::wire::Wire;
 
@@ -134,6 +137,49 @@ async fn of_devices_that_come_at_once_over_several_nodes_as_many_stay_as_may() {
         }
         assert_eq!(left, 2, "{duplicates:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_has_come_back_is_not_ended_for_having_been_gone() {
+    let (nodes, local) = several::<2>().await;
+    let mut alice = Device::new("alice");
+    let welcome = alice.connect(&nodes[0].lab).await.unwrap();
+    let order = UserSessions {
+        version: 1,
+        from: "node-1".to_owned(),
+        epoch: epoch_of(&local, "node-1").await,
+        user: "alice".to_owned(),
+        ended: vec![welcome.session_id],
+        code: u32::try_from(i32::from(ErrorCode::NotResumable)).unwrap(),
+    };
+    let subject = Key::new(["user-sessions", "node-1"]).unwrap();
+    for is_gone in [false, true] {
+        if is_gone {
+            alice.connection = None;
+        }
+        let payload = order.encode_to_vec().into();
+        local.publish(&subject, payload).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let sessions = nodes[0].lab.services.stats().sessions;
+        assert_eq!(sessions, usize::from(!is_gone));
+    }
+}
+
+/// What a node says of a user.
+#[derive(Clone, PartialEq, prost::Message)]
+struct UserSessions {
+    #[prost(uint32, tag = "1")]
+    version: u32,
+    #[prost(string, tag = "2")]
+    from: String,
+    #[prost(uint64, tag = "3")]
+    epoch: u64,
+    #[prost(string, tag = "4")]
+    user: String,
+    #[prost(bytes = "bytes", repeated, tag = "7")]
+    ended: Vec<Bytes>,
+    #[prost(uint32, tag = "8")]
+    code: u32,
 }
 
 /// Three nodes on which a user may have two sessions.
