@@ -370,10 +370,14 @@ impl Node {
         }
     }
 
-    /// Ends a session whose device begins anew at once: its rooms keep its seats.
-    pub(crate) fn end_dropped(self: &Arc<Self>, session: &Arc<Session>) {
+    /// Ends a session that comes from another node, unless it has settled; whether it had not. Its device
+    /// begins anew at once: its rooms keep its seats.
+    pub(crate) fn end_arriving(self: &Arc<Self>, session: &Arc<Session>) -> bool {
         let mut sessions = lock(&self.sessions);
         let mut state = session.lock();
+        if state.arriving.is_none() {
+            return false;
+        }
         sessions.remove(session);
         for token in state.tokens.listed() {
             sessions.by_token.remove(token);
@@ -388,6 +392,7 @@ impl Node {
             self.runtime
                 .spawn(async move { host.append_for_sure(&node, body).await });
         }
+        true
     }
 
     /// Another node's life is over.

@@ -538,9 +538,8 @@ impl Node {
     }
 
     fn lose_unless_settled(self: &Arc<Self>, session: &Arc<Session>) {
-        if session.lock().arriving.is_some() {
+        if self.end_arriving(session) {
             self.counters.count_resume_refused(ResumeRefusal::NodeGone);
-            self.end_dropped(session);
             session.set_settled(true);
         }
     }
