@@ -23,7 +23,8 @@ use seal::Sealer;
 ///
 /// Messages are bound to their subject, and answers to what they answer. One that comes a second time,
 /// or more than a minute late by the clocks of the two, is refused; so nodes' clocks must not be further
-/// apart than that.
+/// apart than that. A question is refused, too, that was sealed more than five seconds before its server
+/// began to serve: what one process was asked must not be asked again of the next one of its name.
 pub struct Sealed {
     engine: Arc<dyn Engine>,
     sealer: Arc<Sealer>,
@@ -106,7 +107,10 @@ impl Bus for Sealed {
     ) -> BoxFuture<'a, Result<Server, Unavailable>> {
         Box::pin(async move {
             let server = self.engine.serve(subject, requests_max).await?;
-            Ok(server.opened_by(subject.clone(), self.opener()))
+            // What was asked before this node was there, or before it lost what it had heard, was not
+            // asked of it: somebody asks it again.
+            let opener = self.opener().starting_now();
+            Ok(server.opened_by(subject.clone(), opener))
         })
     }
 }

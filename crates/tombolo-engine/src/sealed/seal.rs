@@ -110,6 +110,8 @@ pub(crate) struct Sealer {
 pub(crate) struct Opener {
     sealer: Arc<Sealer>,
     heard: BTreeMap<Sender, Heard>,
+    /// What was sealed before is refused, in milliseconds since the Unix epoch.
+    not_before_ms: u64,
 }
 
 /// Seals the answer to one question.
@@ -257,6 +259,20 @@ impl Opener {
         Self {
             sealer,
             heard: BTreeMap::new(),
+            not_before_ms: 0,
+        }
+    }
+
+    /// Refuses what was sealed before now, for which an earlier opener may have been the one; but for
+    /// a difference between two clocks.
+    pub(crate) fn starting_now(self) -> Self {
+        self.starting_at(unix_ms())
+    }
+
+    fn starting_at(self, since_ms: u64) -> Self {
+        Self {
+            not_before_ms: since_ms.saturating_sub(CLOCKS_MS),
+            ..self
         }
     }
 
@@ -285,7 +301,8 @@ impl Opener {
         sealed: &[u8],
     ) -> Result<Bytes, SealRefusal> {
         let head = Head::parse(sealed).ok_or(SealRefusal::Unsealed)?;
-        if now_ms.abs_diff(head.sealed_ms) > TIME_MAX_MS {
+        let is_late = now_ms.abs_diff(head.sealed_ms) > TIME_MAX_MS;
+        if is_late || head.sealed_ms < self.not_before_ms {
             return Err(SealRefusal::Untimely);
         }
         let mut newcomer = None;
@@ -464,6 +481,11 @@ const SHORT: &str = "it is much shorter than what HKDF gives";
 /// How far apart a message's time and this node's clock may be, in milliseconds.
 const TIME_MAX_MS: u64 = 60_000;
 
+/// How far apart the clocks of two nodes are at most, usually, in milliseconds.
+const CLOCKS_MS: u64 = 5_000;
+
+const _: () = assert!(CLOCKS_MS < TIME_MAX_MS);
+
 /// How many numbers are told apart behind the greatest one.
 const WINDOW: u64 = 64;
 
@@ -549,6 +571,25 @@ mod tests {
             opener.open(Context::Answer(&first), &answer).unwrap(),
             "yes"
         );
+    }
+
+    #[test]
+    fn what_was_asked_before_somebody_listened_is_not_taken_for_a_question_to_it() {
+        let (sealer, mut opener) = pair(&[key(1)]);
+        let here = subject("here");
+        let question = Context::Request(&here);
+        let asked = sealer.seal(question, b"leave").unwrap();
+        assert!(opener.open(question, &asked).is_some());
+        // The next process of its name has not heard it.
+        let (_, next) = pair(&[key(1)]);
+        let mut next = next.starting_at(unix_ms() + 2 * CLOCKS_MS);
+        let opened = next.open_at(unix_ms(), question, &asked);
+        assert_eq!(opened, Err(SealRefusal::Untimely));
+        // Its own clock may be a little ahead of others.
+        let (_, next) = pair(&[key(1)]);
+        let mut next = next.starting_now();
+        let asked = sealer.seal(question, b"stay").unwrap();
+        assert_eq!(next.open(question, &asked).unwrap(), "stay");
     }
 
     #[test]
