@@ -579,4 +579,18 @@ mod tests {
         assert!(!is_above(load(5, 1000, 900), load(500, 1000, 800)));
         assert!(!is_above(load(5, 0, 0), load(0, 0, 0)));
     }
+
+    #[test]
+    fn links_to_nodes_that_are_not_there_make_place_for_others() {
+        let (cluster, _inputs) = Cluster::new();
+        cluster.begin(1);
+        for number in 0..NODES_MAX {
+            let node = NodeId::parse(&format!("gone-{number}")).unwrap();
+            cluster.send(&node, Item::default()).unwrap();
+        }
+        let newcomer = NodeId::parse("newcomer").unwrap();
+        cluster.send(&newcomer, Item::default()).unwrap();
+        assert_eq!(cluster.take_undelivered().len(), NODES_MAX);
+        assert_eq!(cluster.lock().link_by_node.len(), 1);
+    }
 }
