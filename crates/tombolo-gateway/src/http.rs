@@ -52,11 +52,14 @@ async fn healthz() -> &'static str {
 
 /// The node takes devices.
 async fn readyz(State(shared): Node) -> Result<&'static str, ApiError> {
-    if shared.is_serving() {
-        Ok("ready\n")
-    } else {
-        Err(ApiError::UNAVAILABLE)
+    if !shared.is_serving() {
+        return Err(ApiError::UNAVAILABLE);
     }
+    let joined = shared.services.in_cluster().await;
+    joined.map_err(|reject| {
+        ApiError::of_contract(StatusCode::SERVICE_UNAVAILABLE, reject.code, reject.message)
+    })?;
+    Ok("ready\n")
 }
 
 /// Where a device with a valid token finds STUN and TURN, as WebRTC's `RTCConfiguration` has it.

@@ -184,6 +184,15 @@ impl Node {
         Ok(())
     }
 
+    /// Whether the node takes part in its cluster; one without others is a cluster of its own.
+    ///
+    /// # Errors
+    /// Says why not.
+    pub async fn in_cluster(&self) -> Result<(), String> {
+        let joined = self.services.in_cluster().await;
+        joined.map_err(|reject| reject.message)
+    }
+
     /// Where the node is reached.
     #[must_use]
     pub fn ready(&self) -> &Ready {

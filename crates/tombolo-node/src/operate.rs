@@ -337,6 +337,8 @@ impl Operator {
 
     /// Begins to empty this node, unless that has begun.
     fn begin_drain(&self, time: Duration) -> watch::Receiver<Draining> {
+        // The clock does not reach as far as a duration.
+        let time = time.min(CLOCK_MAX);
         let mut drain = self.drain.lock().unwrap_or_else(PoisonError::into_inner);
         let state = drain.get_or_insert_with(|| {
             let (sender, receiver) = watch::channel(Draining::default());
@@ -607,6 +609,8 @@ fn subject(node: &NodeId) -> Result<Key, tombolo_engine::KeyError> {
 pub const RANGE_MAX: usize = 1000;
 /// A day: a longer drain is a mistake.
 const DRAIN_MAX: Duration = Duration::from_secs(24 * 3600);
+/// A year: no drain is waited for as long.
+const CLOCK_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Operators are few.
 const REQUESTS_MAX: usize = 16;
 /// How long a node may take to answer.

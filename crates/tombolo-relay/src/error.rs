@@ -1,4 +1,7 @@
-use std::{fmt, io, net::SocketAddr};
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+};
 
 use thiserror::Error;
 
@@ -46,6 +49,12 @@ pub enum BindError {
     NoSuchAddress {
         /// Which socket.
         socket: ListenSocket,
+    },
+    /// What is to be relayed from, or what a public IP is to stand for, does not belong to this machine.
+    #[error("cannot relay from {ip}: no interface of this machine has that IP")]
+    NoSuchRelayAddress {
+        /// Which IP.
+        ip: IpAddr,
     },
     /// Any other failure to open a listening socket.
     #[error("cannot listen on {socket}")]

@@ -97,25 +97,8 @@ impl Relay {
             let watch = IcmpWatch::new(&ways.owners, &links, &stream_counters);
             watch.start(runtime.handle(), &config.relay_ips());
         }
-        let mut shards = Vec::with_capacity(shard_count);
-        let mut steered = ways.steered.into_iter();
-        for ((index, inbox), servers) in (0..).zip(inboxes).zip(listeners.udp) {
-            let mut config = core_config.clone();
-            config.shard = ShardIndex(index);
-            let sockets = ShardSockets {
-                shard: config.shard,
-                servers,
-                owners: Arc::clone(&ways.owners),
-                steered: steered.next(),
-            };
-            shards.push(ShardThread::start(
-                config,
-                inbox,
-                &links,
-                sockets,
-                runtime.handle(),
-            )?);
-        }
+        let sockets = (listeners.udp, ways.steered, ways.owners);
+        let shards = start_shards(&core_config, inboxes, &links, sockets, runtime.handle())?;
         let counters = Arc::clone(&stream_counters);
         let listening = (listeners.tcp, listeners.tls);
         let streams_config = StreamsConfig {
@@ -258,6 +241,33 @@ impl ShardThread {
     }
 }
 
+/// The shards' sockets for clients, those for peers where relay ports are steered, and whose ports are
+/// whose.
+type AllSockets = (Vec<Vec<UdpSocket>>, Vec<SteeredSockets>, Arc<PortOwners>);
+
+fn start_shards(
+    config: &server::Config,
+    inboxes: Vec<ShardInbox>,
+    links: &Arc<[ShardLink]>,
+    (listening, steered, owners): AllSockets,
+    streams: &Handle,
+) -> Result<Vec<ShardThread>, BindError> {
+    let mut steered = steered.into_iter();
+    let mut shards = Vec::with_capacity(inboxes.len());
+    for ((index, inbox), servers) in (0..).zip(inboxes).zip(listening) {
+        let mut config = config.clone();
+        config.shard = ShardIndex(index);
+        let sockets = ShardSockets {
+            shard: config.shard,
+            servers,
+            owners: Arc::clone(&owners),
+            steered: steered.next(),
+        };
+        shards.push(ShardThread::start(config, inbox, links, sockets, streams)?);
+    }
+    Ok(shards)
+}
+
 /// The ways to the shards, and the shards' ends of them.
 fn shard_links(
     count: usize,
@@ -311,6 +321,15 @@ fn check(config: &RelayConfig) -> Result<(), BindError> {
     }
     if config.relay_ports.is_empty() || *config.relay_ports.start() < RELAY_PORT_MIN {
         return Err(BindError::RelayPorts);
+    }
+    let relay_ips = config.relay_ips();
+    let stood_for = config.public_ips.iter().map(|(local, _)| local);
+    for ip in relay_ips.iter().chain(stood_for) {
+        let bound = std::net::UdpSocket::bind((*ip, 0));
+        // Whatever else may be wrong is not about the IP, and is said where it matters.
+        if bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable) {
+            return Err(BindError::NoSuchRelayAddress { ip: *ip });
+        }
     }
     Ok(())
 }

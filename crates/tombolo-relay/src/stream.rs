@@ -13,7 +13,7 @@ use std::{hash::RandomState, io, rc::Rc, sync::Arc, thread, time::Duration};
 
 use tokio::{
     net::TcpListener,
-    runtime::{Builder, Runtime},
+    runtime::{Builder, Handle, Runtime},
     sync::oneshot,
     task::{self, LocalSet},
     time::{Instant, sleep, timeout_at},
@@ -130,17 +130,25 @@ impl StreamsConfig {
 
 impl Streams {
     /// What the thread runs on, and what shards have work done on by it.
-    pub(crate) fn runtime() -> io::Result<Runtime> {
-        Builder::new_current_thread().enable_all().build()
+    pub(crate) fn runtime() -> io::Result<StreamsRuntime> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        Ok(StreamsRuntime {
+            handle: runtime.handle().clone(),
+            runtime: Some(runtime),
+        })
     }
 
     /// Starts to accept connections.
-    pub(crate) fn start(runtime: Runtime, config: StreamsConfig) -> io::Result<Self> {
+    pub(crate) fn start(mut runtime: StreamsRuntime, config: StreamsConfig) -> io::Result<Self> {
         let (stop, stopped) = oneshot::channel();
         let bounds = config.bounds.clone();
         let thread = thread::Builder::new()
             .name("relay-streams".to_owned())
-            .spawn(move || serve(&runtime, config, stopped))?;
+            .spawn(move || {
+                if let Some(runtime) = runtime.runtime.take() {
+                    serve(&runtime, config, stopped);
+                }
+            })?;
         Ok(Self {
             thread: Some(thread),
             stop: Some(stop),
@@ -162,6 +170,28 @@ impl Drop for Streams {
             && thread.join().is_err()
         {
             error!("the thread of the stream connections panicked");
+        }
+    }
+}
+
+/// The runtime until its thread has it. A relay that cannot start may be dropped within another runtime,
+/// where one that waits for its blocking work as it ends would panic: this one does not wait.
+pub(crate) struct StreamsRuntime {
+    handle: Handle,
+    /// Gone once the thread has it.
+    runtime: Option<Runtime>,
+}
+
+impl StreamsRuntime {
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+impl Drop for StreamsRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
 }

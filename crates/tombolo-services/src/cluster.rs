@@ -67,6 +67,8 @@ pub(crate) struct Cluster {
     life: watch::Sender<Option<u64>>,
     /// Whether the others have put this node out and it has not come back.
     is_out: AtomicBool,
+    /// Whether another process was heard that lives under this node's name, since this one was last in.
+    is_name_taken: AtomicBool,
     others: Mutex<Others>,
     /// Wakes whoever waits for a node to be gone.
     departures: Notify,
@@ -109,6 +111,7 @@ impl Cluster {
             inputs,
             life: watch::Sender::new(None),
             is_out: AtomicBool::new(false),
+            is_name_taken: AtomicBool::new(false),
             others: Mutex::default(),
             departures: Notify::new(),
             hosts: watch::Sender::default(),
@@ -132,10 +135,15 @@ impl Cluster {
         let mut life = self.life.subscribe();
         match tokio::time::timeout(timeout, life.wait_for(Option::is_some)).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(Reject::new(
-                ErrorCode::Unavailable,
-                "this node is not part of its cluster",
-            )),
+            Err(_) => {
+                let is_taken = self.is_name_taken.load(Ordering::Relaxed);
+                let why = if is_taken {
+                    "this node is not part of its cluster: another process lives under its name"
+                } else {
+                    "this node is not part of its cluster"
+                };
+                Err(Reject::new(ErrorCode::Unavailable, why))
+            }
         }
     }
 
@@ -254,7 +262,13 @@ impl Cluster {
             ..Links::default()
         };
         self.is_out.store(false, Ordering::Relaxed);
+        self.is_name_taken.store(false, Ordering::Relaxed);
         self.life.send_replace(Some(epoch));
+    }
+
+    /// Another process lives under this node's name; whether that is news.
+    fn on_name_taken(&self) -> bool {
+        !self.is_name_taken.swap(true, Ordering::Relaxed)
     }
 
     /// Takes no further part.

@@ -217,6 +217,15 @@ impl Services {
         self.node.cluster.tell(Input::Url(url.to_owned())).await;
     }
 
+    /// Waits for a moment until this node is part of its cluster, which it soon is unless something is in the
+    /// way.
+    ///
+    /// # Errors
+    /// Says what that is.
+    pub async fn in_cluster(&self) -> Result<(), Reject> {
+        self.node.cluster.joined(JOIN_MOMENT).await
+    }
+
     /// Where devices may connect instead of here, the best first.
     #[must_use]
     pub fn other_nodes(&self) -> Vec<String> {
@@ -501,6 +510,9 @@ fn welcome_frame(welcome: Welcome, id: SessionId, resumed: bool) -> ServerFrame 
 
 /// How long the engine may take to let a node go.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Longer than a node needs to join where nothing is in the way.
+const JOIN_MOMENT: Duration = Duration::from_millis(250);
 
 /// As much of a device's description of itself as is logged.
 const AGENT_CHARS_MAX: usize = 100;

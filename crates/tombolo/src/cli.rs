@@ -124,7 +124,7 @@ pub(crate) struct ServeArgs {
     pub(crate) admin: Option<PathBuf>,
     /// At SIGTERM, send devices to other nodes, if there are any, and wait for them to go, for so many
     /// seconds; a second SIGTERM ends at once [default: 30]
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = whole_seconds)]
     pub(crate) drain_timeout: Option<u64>,
     /// End when standard input ends: with the process that holds its other end
     #[arg(long, hide = true)]
@@ -353,7 +353,7 @@ pub(crate) struct TokenArgs {
     #[arg(long, value_name = "ID")]
     pub(crate) user: String,
     /// With --key: seconds for which the token is good
-    #[arg(long, value_name = "S", default_value_t = 3600, requires = "key",
+    #[arg(long, value_name = "S", default_value_t = 3600, conflicts_with = "server",
         value_parser = clap::value_parser!(u64).range(1..=TOKEN_TTL_MAX))]
     pub(crate) ttl: u64,
 }
@@ -405,25 +405,33 @@ fn attribute(text: &str) -> Result<(String, tombolo_client::MatchValue), String>
     Ok((name.to_owned(), value))
 }
 
+/// A year, in seconds: longer times are mistakes, and the clock does not reach much farther.
+pub(crate) const TIME_MAX: u64 = 365 * 24 * 3600;
+
 pub(crate) fn milliseconds(text: &str) -> Result<Duration, String> {
-    let value: f64 = text
-        .parse()
-        .map_err(|_| "not a number of milliseconds".to_owned())?;
-    positive(value / 1000.0)
+    let wrong = || {
+        let most = TIME_MAX * 1000;
+        format!("not a number of milliseconds, more than 0 and at most {most} (a year)")
+    };
+    let value: f64 = text.parse().map_err(|_| wrong())?;
+    time(value / 1000.0).ok_or_else(wrong)
 }
 
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    positive(
-        text.parse()
-            .map_err(|_| "not a number of seconds".to_owned())?,
-    )
+    let wrong = || format!("not a number of seconds, more than 0 and at most {TIME_MAX} (a year)");
+    text.parse().ok().and_then(time).ok_or_else(wrong)
 }
 
-fn positive(seconds: f64) -> Result<Duration, String> {
-    match Duration::try_from_secs_f64(seconds) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        Ok(_) | Err(_) => Err("must be more than 0".to_owned()),
-    }
+/// Seconds of which none is left over; 0 is not to wait.
+pub(crate) fn whole_seconds(text: &str) -> Result<u64, String> {
+    let value: Option<u64> = text.parse().ok();
+    let value = value.filter(|seconds| *seconds <= TIME_MAX);
+    value.ok_or_else(|| format!("not a whole number of seconds from 0 to {TIME_MAX} (a year)"))
+}
+
+fn time(seconds: f64) -> Option<Duration> {
+    let time = Duration::try_from_secs_f64(seconds).ok()?;
+    (!time.is_zero() && time <= Duration::from_secs(TIME_MAX)).then_some(time)
 }
 
 fn size(text: &str) -> Result<usize, String> {
@@ -467,6 +475,34 @@ mod tests {
         assert!(!parse(&["--room", "r", "--code", "7KQ3XF"]));
         assert!(!parse(&["--code", "7KQ3XF", "--with-code"]));
         assert!(!parse(&["--code", "no code"]));
+    }
+
+    #[test]
+    fn a_time_is_more_than_none_and_at_most_a_year() {
+        for wrong in [
+            "0", "-1", "nan", "inf", "1e-30", "1e30", "31536001", "soon", "",
+        ] {
+            let complaint = seconds(wrong).expect_err(wrong);
+            assert!(complaint.contains("at most 31536000"), "{complaint}");
+        }
+        assert_eq!(seconds("31536000"), Ok(Duration::from_secs(TIME_MAX)));
+        assert_eq!(milliseconds("1.5"), Ok(Duration::from_micros(1500)));
+        assert!(milliseconds("1e22").is_err());
+        assert_eq!(whole_seconds("0"), Ok(0));
+        for wrong in ["-1", "1.5", "31536001", "18446744073709551615"] {
+            whole_seconds(wrong).expect_err(wrong);
+        }
+    }
+
+    #[test]
+    fn a_node_is_asked_for_no_lifetime_of_its_tokens() {
+        let parse = |from: &[&str]| {
+            let args = ["tombolo", "token", "--user", "a"];
+            Cli::try_parse_from(args.iter().chain(from)).is_ok()
+        };
+        assert!(parse(&["--server", "u"]));
+        assert!(parse(&["--key", "a=b"]) && parse(&["--key", "a=b", "--ttl", "5"]));
+        assert!(!parse(&["--server", "u", "--ttl", "5"]));
     }
 
     #[test]

@@ -19,8 +19,9 @@ pub(crate) trait Source: Send + Sync + 'static {
     /// All counters as OpenMetrics text.
     fn metrics(&self) -> String;
 
-    /// Whether newcomers are welcome.
-    fn is_ready(&self) -> bool;
+    /// # Errors
+    /// Says why newcomers are not welcome.
+    fn readiness(&self) -> Result<(), String>;
 }
 
 /// Serves metrics until the runtime ends, and says where.
@@ -45,9 +46,12 @@ pub(crate) fn router<S: Source>(source: Arc<S>) -> Router {
 }
 
 async fn readyz<S: Source>(State(source): State<Arc<S>>) -> Response {
-    match tokio::task::spawn_blocking(move || source.is_ready()).await {
-        Ok(true) => "ready\n".into_response(),
-        Ok(false) => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response(),
+    match tokio::task::spawn_blocking(move || source.readiness()).await {
+        Ok(Ok(())) => "ready\n".into_response(),
+        Ok(Err(why)) => {
+            let why = format!("not ready: {why}\n");
+            (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+        }
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

@@ -257,9 +257,11 @@ impl Driver {
                     let _ = inputs.send(Input::Inherited(name, epoch)).await;
                 });
             }
-            Event::NameTaken => {
+            // Each of its heartbeats says so.
+            Event::NameTaken if node.cluster.on_name_taken() => {
                 tracing::warn!(node = %node.name(), "another process lives under this name");
             }
+            Event::NameTaken => {}
         }
     }
 

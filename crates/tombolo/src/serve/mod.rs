@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::Serialize;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
@@ -195,7 +196,8 @@ impl Source for Metrics {
         stats.map_or_else(|| "# EOF\n".to_owned(), |stats| stats.to_open_metrics())
     }
 
-    fn is_ready(&self) -> bool {
-        self.0.strong_count() > 0
+    fn readiness(&self) -> Result<(), String> {
+        let node = self.0.upgrade().ok_or("the node is about to end")?;
+        Handle::current().block_on(node.in_cluster())
     }
 }

@@ -13,7 +13,7 @@ use tombolo_wire::NodeId;
 
 use super::file::{ApiKeyTable, File, Nats};
 use super::{fields, pools, token_keys};
-use crate::cli::ServeArgs;
+use crate::cli::{ServeArgs, TIME_MAX};
 use crate::config_text;
 use crate::turn::credentials::hook;
 use crate::turn::file::{File as Relay, Hook, Network};
@@ -81,13 +81,17 @@ impl Settings {
         }
         let keys = file.nats.seal.iter().map(|path| seal_key(path, source));
         node = node.seal_keys(keys.collect::<anyhow::Result<Vec<_>>>()?);
+        let drain_timeout = file.drain_timeout;
+        anyhow::ensure!(
+            drain_timeout.is_none_or(|seconds| seconds <= TIME_MAX),
+            "{}: at most {TIME_MAX} seconds (a year)",
+            source.place(&["drain-timeout"])
+        );
         Ok(Self {
             node,
             metrics: file.metrics,
             admin: file.admin,
-            drain_timeout: file
-                .drain_timeout
-                .map_or(DRAIN_TIMEOUT, Duration::from_secs),
+            drain_timeout: drain_timeout.map_or(DRAIN_TIMEOUT, Duration::from_secs),
         })
     }
 }

@@ -98,7 +98,7 @@ pub(crate) struct ServerArgs {
     pub(crate) metrics: Option<SocketAddr>,
     /// At SIGTERM, make no new allocations and wait for the end of those that are left, for so many
     /// seconds; a second SIGTERM ends at once [default: 0]
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = crate::cli::whole_seconds)]
     pub(crate) drain_timeout: Option<u64>,
     /// What is logged: a level such as debug, or what RUST_LOG may say [default: info]
     #[arg(long, value_name = "LEVEL")]

@@ -56,7 +56,8 @@ pub(crate) enum Operate {
         #[arg(long, value_name = "NAME")]
         domain: Option<String>,
         /// Wait until no allocation is left, for so many seconds; exit status 1 if some are
-        #[arg(long, value_name = "S", num_args = 0..=1, default_missing_value = "3600")]
+        #[arg(long, value_name = "S", num_args = 0..=1, default_missing_value = "3600",
+            value_parser = crate::cli::whole_seconds)]
         wait: Option<u64>,
         #[command(flatten)]
         at: At,

@@ -74,7 +74,10 @@ impl Source for Operator {
         self.relay.stats().to_open_metrics()
     }
 
-    fn is_ready(&self) -> bool {
-        !self.left().draining
+    fn readiness(&self) -> Result<(), String> {
+        match self.left().draining {
+            true => Err("it is being drained".to_owned()),
+            false => Ok(()),
+        }
     }
 }

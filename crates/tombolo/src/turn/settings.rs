@@ -14,6 +14,7 @@ use super::credentials::{fleet_key, hook, realms};
 use super::file::{File, Listen, Network, PublicIp, Realm, Secret, Sha256};
 use super::import::Import;
 use super::limits;
+use crate::cli::TIME_MAX;
 
 /// All that a server is started with.
 pub(crate) struct Settings {
@@ -44,6 +45,11 @@ impl Settings {
             !file.listen.is_empty(),
             "nothing to listen on: give --listen, or `listen` in the file"
         );
+        let drain_timeout = file.drain_timeout.unwrap_or(0);
+        anyhow::ensure!(
+            drain_timeout <= TIME_MAX,
+            "drain-timeout: at most {TIME_MAX} seconds (a year)"
+        );
         let relay_ips = relay_ips(&file)?;
         let relay = RelayConfig {
             listen: addresses(&file.listen),
@@ -59,7 +65,7 @@ impl Settings {
             relay,
             admin: file.admin.map(|path| directory.join(path)),
             metrics: file.metrics,
-            drain_timeout: Duration::from_secs(file.drain_timeout.unwrap_or(0)),
+            drain_timeout: Duration::from_secs(drain_timeout),
         })
     }
 
@@ -380,6 +386,7 @@ mod tests {
         for (text, says) in [
             ("", "nothing to listen on"),
             ("listen = ['192.0.2.1']\nshards = 0", "shards"),
+            ("listen = ['192.0.2.1']\ndrain-timeout = 31536001", "a year"),
             ("listen = ['192.0.2.1']\nnonce-lifetime = 3601", "3600"),
             ("listen = ['192.0.2.1']\nallocation-lifetime = 1", "60"),
             ("listen = ['192.0.2.1']\nfleet-key = 'short'", "16 bytes"),

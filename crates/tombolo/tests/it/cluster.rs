@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::command::{Ended, Running, start};
 use crate::folder::Folder;
+use crate::operating::get;
 
 /// The NATS server that `scripts/install-nats.sh` installs.
 fn nats_server() -> PathBuf {
@@ -434,6 +435,40 @@ async fn a_terminated_node_drains_and_says_who_was_left() {
     cluster
         .answer_when(&["nodes"], |answer| names(answer, "gone") == ["extra"])
         .await;
+    cluster.down().await;
+}
+
+#[tokio::test]
+async fn a_node_whose_name_another_one_has_is_not_ready_and_says_why() {
+    let cluster = Cluster::up("1", "1").await;
+    let ports = ["--port", "0", "--turn-port", "0", "--turns-port", "0"];
+    let name = ["--name", "node-1", "--listen", "127.0.0.1"];
+    let more = ["--metrics", "127.0.0.1:0", "--json"];
+    let flags = cluster.flags();
+    let flags = flags.each_ref().map(String::as_str);
+    let all = [&["serve", "--dev"], &ports[..], &name, &more, &flags];
+    let mut second = start(&all.concat());
+    let ready = second.event("ready").await;
+    let taken = "another process lives under th";
+    second.complains(taken).await;
+    let metrics = ready["metrics"].as_str().unwrap().parse().unwrap();
+    // Long enough for many of the other's heartbeats.
+    for _ in 0..5 {
+        let (head, body) = get(metrics, "/readyz");
+        assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+        assert!(
+            body.contains("another process lives under its name"),
+            "{body}"
+        );
+    }
+    second.signal("INT");
+    let ended = second.ended().await;
+    assert_eq!(
+        ended.complaints.matches(taken).count(),
+        1,
+        "{}",
+        ended.complaints
+    );
     cluster.down().await;
 }
 

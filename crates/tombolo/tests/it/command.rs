@@ -35,8 +35,23 @@ pub(crate) struct Ended {
 }
 
 pub(crate) fn start(args: &[&str]) -> Running {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_tombolo"))
-        .args(args)
+    run(Command::new(env!("CARGO_BIN_EXE_tombolo")).args(args))
+}
+
+/// The same without any capability, even where tests are run by root.
+pub(crate) fn start_without_rights(args: &[&str]) -> Running {
+    use std::os::unix::fs::MetadataExt as _;
+
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return start(args);
+    }
+    let mut without = Command::new("setpriv");
+    without.args(["--bounding-set=-all", "--inh-caps=-all"]);
+    run(without.arg(env!("CARGO_BIN_EXE_tombolo")).args(args))
+}
+
+fn run(command: &mut Command) -> Running {
+    let mut child = command
         .env_remove("RUST_LOG")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

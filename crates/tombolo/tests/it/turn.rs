@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::command::{start, turn};
+use crate::command::{start, start_without_rights, turn};
 use crate::folder::Folder;
 
 /// A Binding request (RFC 8489 §5) with nothing in it.
@@ -46,7 +46,7 @@ async fn the_first_line_says_where_the_server_is_and_then_it_is_there() {
 async fn what_cannot_be_served_is_a_failure_that_says_why() {
     let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
-    let cases: [(&[&str], i32, &str); 7] = [
+    let cases: [(&[&str], i32, &str); 10] = [
         (&["--listen", &taken], 1, "is in use"),
         (&["--listen", "0.0.0.0:0"], 1, "relay"),
         (
@@ -76,6 +76,31 @@ async fn what_cannot_be_served_is_a_failure_that_says_why() {
             "/nonexistent",
         ),
         (&[], 2, "--listen"),
+        (
+            &["--listen", "127.0.0.1:0", "--relay-ip", "192.0.2.1"],
+            1,
+            "192.0.2.1: no interface",
+        ),
+        (
+            &[
+                "--listen",
+                "127.0.0.1:0",
+                "--public-ip",
+                "203.0.113.1/192.0.2.2",
+            ],
+            1,
+            "192.0.2.2: no interface",
+        ),
+        (
+            &[
+                "--listen",
+                "127.0.0.1:0",
+                "--drain-timeout",
+                "18446744073709551615",
+            ],
+            2,
+            "a year",
+        ),
     ];
     for (args, status, says) in cases {
         let ended = start(&[&["turn"], args].concat()).ended().await;
@@ -84,6 +109,17 @@ async fn what_cannot_be_served_is_a_failure_that_says_why() {
         assert!(ended.lines.is_empty(), "{:?}", ended.lines);
         assert!(!ended.complaints.contains("hunter2"), "a secret is shown");
     }
+}
+
+#[tokio::test]
+async fn steering_without_the_rights_for_it_is_a_failure_that_says_so() {
+    let steered = ["--listen", "127.0.0.1:0", "--io", "steered"];
+    let mut server = start_without_rights(&[&["turn"], &steered[..]].concat());
+    let ended = server.ended().await;
+    assert_eq!(ended.status, Some(1), "{}", ended.complaints);
+    let says = "relay ports cannot be steered here";
+    assert!(ended.complaints.contains(says), "{}", ended.complaints);
+    assert!(!ended.complaints.contains("panicked"));
 }
 
 /// What Debian's coturn comes with: every option of its version is in it, most in comments. Small
