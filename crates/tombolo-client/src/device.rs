@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,6 +22,7 @@ use crate::links::{self, HANDSHAKES_MAX, Links, Meeting, Target};
 use crate::matchmaker::Seeking;
 use crate::net::{DeviceSocket, Dropped, Net, RelayKeeper, measure_nat};
 use crate::room::{RoomEvent, RoomState, Rooms, Unnamed, join, leave};
+use crate::seldom::Seldom;
 use crate::session::{self, Credential, Event, Patience, Transport};
 use crate::social::Social;
 use crate::tls;
@@ -114,6 +115,8 @@ pub(crate) struct Shared {
     info: watch::Sender<Option<SessionInfo>>,
     stun: Mutex<Vec<SocketAddr>>,
     keeper: Mutex<Option<RelayKeeper>>,
+    /// Warnings of refused messages, of which there may be many.
+    refusals: Seldom,
     /// Why the session ended, once it has.
     over: OnceLock<String>,
 }
@@ -194,6 +197,7 @@ impl Device {
             info: watch::Sender::new(None),
             stun: Mutex::default(),
             keeper: Mutex::new(None),
+            refusals: Seldom::default(),
             over: OnceLock::new(),
         });
         tokio::spawn(links::accept(
@@ -462,7 +466,9 @@ impl Shared {
             }
             server_frame::Body::Refused(refused) => {
                 let error = Error::refused(refused.code, &refused.message);
-                tracing::warn!(%error, frame = refused.seq, "message refused");
+                if let Some(unsaid) = self.refusals.is_due(Instant::now()) {
+                    tracing::warn!(%error, frame = refused.seq, unsaid, "message refused");
+                }
                 self.fields.on_refused(&refused);
             }
             server_frame::Body::Social(event) => self.social.on_event(event),

@@ -70,6 +70,7 @@ mod matchmaker;
 mod net;
 mod room;
 mod seal;
+mod seldom;
 mod session;
 mod social;
 mod tls;

@@ -12,6 +12,7 @@ use crate::cluster;
 use crate::config::ROOM_MEMBERS_MAX;
 use crate::entropy::{self, NoEntropy};
 use crate::host::{Entrance, RoomView, ServerActed, by_server};
+use crate::matchmaker;
 use crate::reject::Reject;
 use crate::services::Services;
 
@@ -37,6 +38,10 @@ impl Services {
         properties: Vec<Change>,
         operation: Option<[u8; 16]>,
     ) -> Result<(), Reject> {
+        if matchmaker::is_of_match(room) {
+            let message = "the matchmaker opens the rooms of matches";
+            return Err(Reject::new(ErrorCode::NotPermitted, message));
+        }
         let limit = self.node().config.members_max.min(ROOM_MEMBERS_MAX);
         if settings.members_max > limit {
             let message = format!("a room takes at most {limit} members");

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::Serialize;
 use tombolo_node::{ApiKey, Scope};
@@ -17,7 +18,7 @@ use crate::output::{Style, json, line_of_text};
 )]
 pub(crate) struct ApiKeyArgs {
     /// What logs call the key
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     name: String,
     /// What it allows; repeat it for more: rooms:read, rooms:create, rooms:send, rooms:set, rooms:kick
     #[arg(long, value_name = "SCOPE", value_parser = scope, required = true)]

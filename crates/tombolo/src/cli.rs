@@ -198,7 +198,7 @@ pub(crate) enum PolicyArg {
     Any,
     /// Never direct
     Relay,
-    /// Never through the relay
+    /// Never through the relay, but for a first message, which may come with the introduction
     Direct,
 }
 
@@ -285,8 +285,9 @@ pub(crate) struct MatchArgs {
     #[arg(long, value_name = "S", value_parser = seconds)]
     pub(crate) duration: Option<Duration>,
     /// Stay in the match's room until this many members are there, or for 10 s
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) members: usize,
+    #[arg(long, value_name = "N", default_value = "1",
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) members: u16,
     /// Print events as JSON, one a line
     #[arg(long)]
     pub(crate) json: bool,
@@ -311,7 +312,7 @@ pub(crate) struct GroupsArgs {
 #[group(required = true, multiple = false)]
 pub(crate) struct Place {
     /// Room to join; made when it does not exist
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = room_name)]
     pub(crate) room: Option<String>,
     /// Short code of the room to join, as `--with-code` told it
     #[arg(long, value_name = "CODE")]
@@ -405,6 +406,21 @@ fn attribute(text: &str) -> Result<(String, tombolo_client::MatchValue), String>
     Ok((name.to_owned(), value))
 }
 
+/// Where a filter is wrong, all of it is refused, lest what was to be seen is not.
+pub(crate) fn log_filter(text: &str) -> Result<String, String> {
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn room_name(text: &str) -> Result<String, String> {
+    match tombolo_client::RoomId::parse(text) {
+        Ok(room) => Ok(room.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// A year, in seconds: longer times are mistakes, and the clock does not reach much farther.
 pub(crate) const TIME_MAX: u64 = 365 * 24 * 3600;
 
@@ -472,6 +488,7 @@ mod tests {
         assert!(parse(&["--room", "r"]) && parse(&["--room", "r", "--with-code"]));
         assert!(parse(&["--code", "7kq-3xf"]));
         assert!(!parse(&[]));
+        assert!(!parse(&["--room", "a b"]));
         assert!(!parse(&["--room", "r", "--code", "7KQ3XF"]));
         assert!(!parse(&["--code", "7KQ3XF", "--with-code"]));
         assert!(!parse(&["--code", "no code"]));
@@ -491,6 +508,29 @@ mod tests {
         assert_eq!(whole_seconds("0"), Ok(0));
         for wrong in ["-1", "1.5", "31536001", "18446744073709551615"] {
             whole_seconds(wrong).expect_err(wrong);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_not_understood() {
+        let parse = |words: &str| Cli::try_parse_from(words.split(' '));
+        for right in [
+            "tombolo turn --listen 127.0.0.1 --log tombolo=debug,info",
+            "tombolo match --server u --user a --pool p --members 2",
+            "tombolo field --server u --user a --field f --every 10",
+            "tombolo drain node-1",
+        ] {
+            parse(right).expect(right);
+        }
+        for wrong in [
+            "tombolo turn --listen 127.0.0.1 --log x=y=z",
+            "tombolo match --server u --user a --pool p --members 0",
+            "tombolo field --server u --user a --field f --every 9.9",
+            "tombolo drain a/b",
+            "tombolo notify ",
+            "tombolo api-key --scope rooms:read --name ",
+        ] {
+            parse(wrong).expect_err(wrong);
         }
     }
 

@@ -38,7 +38,7 @@ pub(crate) struct FieldArgs {
     #[arg(long, value_name = "N", default_value_t = 1.5, value_parser = positive)]
     speed: f64,
     /// Time between two reports of where it is
-    #[arg(long, value_name = "MS", default_value = "100", value_parser = milliseconds)]
+    #[arg(long, value_name = "MS", default_value = "100", value_parser = report_time)]
     every: Duration,
     /// How far it wants to see [default: as far as anything is seen]
     #[arg(long, value_name = "R", value_parser = positive)]
@@ -65,6 +65,17 @@ pub(crate) struct FieldArgs {
     /// Print events as JSON, one a line
     #[arg(long)]
     json: bool,
+}
+
+/// A node takes far fewer reports, so that a shorter time is a mistake.
+const REPORT_TIME_MIN: Duration = Duration::from_millis(10);
+
+fn report_time(text: &str) -> Result<Duration, String> {
+    let time = milliseconds(text)?;
+    if time < REPORT_TIME_MIN {
+        return Err(format!("at least {} ms", REPORT_TIME_MIN.as_millis()));
+    }
+    Ok(time)
 }
 
 /// What the device tells: names and fields as `docs/cli.md` gives them.

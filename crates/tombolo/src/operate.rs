@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use hyper::Method;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
@@ -14,6 +15,7 @@ use tombolo_node::{Asked, NodeStatus, Page, PoolStatus, RoomStatus, UserStatus};
 
 use crate::admin::client::ask;
 use crate::output::{Style, json, line_of_text};
+use crate::peer::interrupted;
 use crate::serve::admin::{DrainRequest, Nodes, Notified, NotifyRequest, Pools, Rebalanced, Which};
 
 /// Where the cluster is.
@@ -73,7 +75,7 @@ pub(crate) struct PoolsArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DrainArgs {
     /// The node's name
-    #[arg(value_name = "NODE")]
+    #[arg(value_name = "NODE", value_parser = node_name)]
     node: String,
     /// Seconds that its devices have to go
     #[arg(long, value_name = "S", default_value_t = 30,
@@ -86,7 +88,7 @@ pub(crate) struct DrainArgs {
 #[derive(Debug, Args)]
 pub(crate) struct NotifyArgs {
     /// What to tell them
-    #[arg(value_name = "TEXT")]
+    #[arg(value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     text: String,
     /// Those whose tokens have this tag; all for everybody
     #[arg(long, value_name = "TAG", default_value = "all")]
@@ -103,6 +105,13 @@ pub(crate) struct NotifyArgs {
 pub(crate) struct RebalanceArgs {
     #[command(flatten)]
     at: At,
+}
+
+fn node_name(text: &str) -> Result<String, String> {
+    match tombolo_wire::NodeId::parse(text) {
+        Ok(name) => Ok(name.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 #[derive(Serialize)]
@@ -214,7 +223,10 @@ fn line_of_pool(pool: &PoolStatus) -> String {
 pub(crate) async fn users(args: UsersArgs) -> anyhow::Result<()> {
     let UsersArgs { watch, page: args } = args;
     if watch {
-        return watch::users(&args).await;
+        return tokio::select! {
+            result = watch::users(&args) => result,
+            () = interrupted() => Ok(()),
+        };
     }
     let (mut shown, mut total) = (0, 0);
     let mut pages = Pages::new("/v1/users", &args);

@@ -1,5 +1,6 @@
 //! `tombolo match`: a device on the command line that looks for a match.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -8,6 +9,7 @@ use tombolo_client::{Device, Match, Ticket, TicketEvent, UserId, WhyNot};
 
 use crate::cli::MatchArgs;
 use crate::output::{self, Style};
+use crate::peer::interrupted;
 
 /// What `tombolo match` tells: names and fields as `docs/cli.md` gives them.
 #[derive(Debug, Serialize)]
@@ -91,12 +93,20 @@ pub(crate) async fn run(args: MatchArgs) -> anyhow::Result<()> {
     } else if let Some(user) = &args.who.user {
         builder = builder.development_user(user);
     }
-    let device = builder.connect().await?;
+    let mut interrupted = pin!(interrupted());
+    let device = tokio::select! {
+        device = builder.connect() => device?,
+        () = &mut interrupted => return Ok(()),
+    };
     let session = device.session();
     let user = session.user.to_string();
     let node = session.node;
     tell(style, &Event::Session { node, user })?;
-    let result = look(&device, &args, style).await;
+    // A ticket that is given up is cancelled, which goes out before the farewell.
+    let result = tokio::select! {
+        result = look(&device, &args, style) => result,
+        () = &mut interrupted => Ok(()),
+    };
     device.close().await;
     result
 }
@@ -118,7 +128,7 @@ async fn look(device: &Device, args: &MatchArgs, style: Style) -> anyhow::Result
             .map_err(|_| anyhow::anyhow!("no match in {} s", duration.as_secs_f64()))??,
         None => looking.await?,
     };
-    gather(&found, args.members, style).await
+    gather(&found, usize::from(args.members), style).await
 }
 
 async fn follow(
@@ -292,8 +302,13 @@ fn sentence(event: &Event) -> String {
 }
 
 fn why_sentence(why: &Why) -> String {
+    if why.looked_at == 0 {
+        return "nobody else waits".to_owned();
+    }
     let all = why.obstacles.iter();
     let all = all.map(|(what, count, alone)| format!("{what} {count} ({alone} alone)"));
+    let excluded = listed("; excluded by ", &all.collect::<Vec<_>>(), ", ");
+    let nearest = listed("; nearest but for ", &why.nearest, " and ");
     let later = match why.relaxed_after_s {
         Some(after) => format!("; somebody fits in {after:.0} s"),
         None => String::new(),
@@ -307,12 +322,17 @@ fn why_sentence(why: &Why) -> String {
         None => String::new(),
     };
     format!(
-        "of {} others {} fit; excluded by {}; nearest but for {}{later}{settling}",
-        why.looked_at,
-        why.fit,
-        all.collect::<Vec<_>>().join(", "),
-        why.nearest.join(" and ")
+        "of {} others {} fit{excluded}{nearest}{later}{settling}",
+        why.looked_at, why.fit
     )
+}
+
+/// Nothing where there is nothing to list.
+fn listed(what: &str, items: &[String], between: &str) -> String {
+    match items {
+        [] => String::new(),
+        items => format!("{what}{}", items.join(between)),
+    }
 }
 
 fn found_sentence(found: &Found) -> String {
@@ -344,3 +364,31 @@ fn told_member(member: &Member) -> String {
 
 /// How long others are waited for in the match's room.
 const GATHER_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_nobody_was_found_is_told_without_what_there_is_not() {
+        let why = |looked_at, obstacles: &[(&str, u32, u32)], nearest: &[&str]| {
+            let obstacles = obstacles.iter().copied();
+            why_sentence(&Why {
+                looked_at,
+                fit: 0,
+                obstacles: obstacles
+                    .map(|(what, count, alone)| (what.to_owned(), count, alone))
+                    .collect(),
+                nearest: nearest.iter().map(|&what| what.to_owned()).collect(),
+                relaxed_after_s: None,
+                settling: None,
+            })
+        };
+        assert_eq!(why(0, &[], &[]), "nobody else waits");
+        assert_eq!(why(2, &[], &[]), "of 2 others 0 fit");
+        assert_eq!(
+            why(3, &[("rule:skill", 3, 2)], &["rule:skill", "region"]),
+            "of 3 others 0 fit; excluded by rule:skill 3 (2 alone); nearest but for rule:skill and region"
+        );
+    }
+}

@@ -130,6 +130,7 @@ enum Event<'a> {
 
 /// Runs a scenario until its time is over, or it is interrupted.
 pub(crate) async fn run(args: BotsArgs) -> anyhow::Result<()> {
+    let _: tombolo_client::ServerUrl = args.server.parse().context("--server")?;
     let scenario = Scenario::load(&args)?;
     let style = Style::of(args.json);
     let began = Instant::now();

@@ -7,6 +7,7 @@ mod tally;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,7 +50,11 @@ pub(crate) async fn run(args: PeerArgs) -> anyhow::Result<()> {
     } else if let Some(user) = &args.who.user {
         builder = builder.development_user(user);
     }
-    let device = builder.connect().await?;
+    let mut interrupted = pin!(interrupted());
+    let device = tokio::select! {
+        device = builder.connect() => device?,
+        () = &mut interrupted => return Ok(()),
+    };
     tell_session(&speaker, &device);
     let options = RoomOptions {
         policy: policy(args.policy),
@@ -57,10 +62,17 @@ pub(crate) async fn run(args: PeerArgs) -> anyhow::Result<()> {
         password: args.password.clone(),
         ..RoomOptions::default()
     };
-    let room = match (&args.place.room, args.place.code) {
-        (Some(room), _) => device.rooms().join_or_create(room, options).await?,
-        (None, Some(code)) => device.rooms().join_code(code, options).await?,
-        (None, None) => anyhow::bail!("say which room: --room or --code"),
+    let rooms = device.rooms();
+    let joined = async {
+        match (&args.place.room, args.place.code) {
+            (Some(room), _) => anyhow::Ok(rooms.join_or_create(room, options).await?),
+            (None, Some(code)) => Ok(rooms.join_code(code, options).await?),
+            (None, None) => anyhow::bail!("say which room: --room or --code"),
+        }
+    };
+    let room = tokio::select! {
+        room = joined => room?,
+        () = &mut interrupted => return Ok(()),
     };
     for text in &args.durable {
         room.say(Audience::All, text.clone()).await?;
@@ -84,7 +96,7 @@ pub(crate) async fn run(args: PeerArgs) -> anyhow::Result<()> {
         session: device.watch_session(),
         device: device.clone(),
     };
-    let ended = party.run(args.duration).await;
+    let ended = party.run(args.duration, interrupted).await;
     nat.abort();
     let summary = party.summary();
     party.links.abort_all();
@@ -151,8 +163,11 @@ struct Party {
 }
 
 impl Party {
-    async fn run(&mut self, duration: Option<Duration>) -> anyhow::Result<()> {
-        let interrupted = interrupted();
+    async fn run(
+        &mut self,
+        duration: Option<Duration>,
+        mut interrupted: Pin<&mut impl Future<Output = ()>>,
+    ) -> anyhow::Result<()> {
         self.tell_members();
         for user in self.room.members() {
             self.link(user)?;
@@ -164,7 +179,7 @@ impl Party {
                 None => std::future::pending().await,
             }
         };
-        tokio::pin!(interrupted, over);
+        tokio::pin!(over);
         let mut look = tokio::time::interval(LOOK_EVERY);
         loop {
             tokio::select! {

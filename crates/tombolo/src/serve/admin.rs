@@ -159,7 +159,7 @@ fn no_pool(reject: Reject) -> Error {
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
     };
-    Error::new(status, code, &reject.to_string())
+    Error::new(status, code, &reject.message)
 }
 
 async fn notify(
@@ -172,7 +172,7 @@ async fn notify(
     let notified = admin.operator.notify(&to, request.text.into(), lasts).await;
     let notified = notified.map_err(|reject| {
         let status = StatusCode::UNPROCESSABLE_ENTITY;
-        Error::new(status, "not_told", &reject.to_string())
+        Error::new(status, "not_told", &reject.message)
     })?;
     Ok(Json(Notified {
         number: notified.number,

@@ -101,7 +101,7 @@ pub(crate) struct ServerArgs {
     #[arg(long, value_name = "S", value_parser = crate::cli::whole_seconds)]
     pub(crate) drain_timeout: Option<u64>,
     /// What is logged: a level such as debug, or what RUST_LOG may say [default: info]
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, value_name = "LEVEL", value_parser = crate::cli::log_filter)]
     pub(crate) log: Option<String>,
     /// Print events as JSON, one a line
     #[arg(long)]

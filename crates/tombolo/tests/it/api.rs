@@ -299,6 +299,7 @@ async fn whoever_lacks_a_key_a_scope_or_measure_is_refused_with_the_reason() {
             400,
             "bad_request",
         ),
+        (json!({"room": "tombolo-match-1"}), 422, "not_permitted"),
         (
             json!({"room": "r", "properties": {"k": "v".repeat(20_000)}}),
             400,

@@ -76,4 +76,10 @@ async fn operators_see_who_waits_in_a_pool_of_the_nodes_file_and_why() {
     };
     let (status, refused) = without.ask("GET", "/v1/pools", &Value::Null);
     assert_eq!((status, &refused["code"]), (403, &json!("scope")));
+
+    for seeker in &mut seekers {
+        seeker.signal("INT");
+        let ended = seeker.ended().await;
+        assert_eq!(ended.status, Some(0), "{}", ended.complaints);
+    }
 }
