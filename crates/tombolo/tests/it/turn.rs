@@ -77,19 +77,19 @@ async fn what_cannot_be_served_is_a_failure_that_says_why() {
         ),
         (&[], 2, "--listen"),
         (
-            &["--listen", "127.0.0.1:0", "--relay-ip", "192.0.2.1"],
+            &["--listen", "127.0.0.1:0", "--relay-ip", "198.51.100.7"],
             1,
-            "192.0.2.1: no interface",
+            "198.51.100.7: no interface",
         ),
         (
             &[
                 "--listen",
                 "127.0.0.1:0",
                 "--public-ip",
-                "203.0.113.1/192.0.2.2",
+                "203.0.113.1/198.51.100.7",
             ],
             1,
-            "192.0.2.2: no interface",
+            "198.51.100.7: no interface",
         ),
         (
             &[
