@@ -359,15 +359,37 @@ impl Cluster {
     /// When too much waits for that node, or its life is over, or this one is not part of the cluster.
     pub(crate) fn send(&self, to: &NodeId, item: Item) -> Result<(), Reject> {
         let mut links = self.lock();
-        let behind = |Full| {
-            let message = format!("node {to} is behind: try again later");
-            Reject::new(ErrorCode::Limit, message)
-        };
         let link = links.link(to, &lock(&self.others))?;
-        link.push(item).map_err(behind)?;
+        link.push(item).map_err(|Full| behind(to))?;
         drop(links);
         self.wake.notify_one();
         Ok(())
+    }
+
+    /// The same for a node that has asked for it, which is there whatever the directory, which may be behind,
+    /// has of it.
+    ///
+    /// # Errors
+    /// When too much waits for that node, or this one is not part of the cluster.
+    pub(crate) fn pass_on(&self, to: &NodeId, item: Item) -> Result<(), Reject> {
+        let mut links = self.lock();
+        let link = links.open(to, &lock(&self.others))?;
+        link.push(item).map_err(|Full| behind(to))?;
+        drop(links);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// The same, once or never; returns how many were dropped for it.
+    pub(crate) fn pass_on_loose(&self, to: &NodeId, item: Item) -> u64 {
+        let mut links = self.lock();
+        let dropped = match links.open(to, &lock(&self.others)) {
+            Ok(link) => link.push_loose(item),
+            Err(_) => 1,
+        };
+        drop(links);
+        self.wake.notify_one();
+        dropped
     }
 
     /// Has a node get an item unless a newer one of the same topic follows while it waits; whether it
@@ -383,10 +405,8 @@ impl Cluster {
     ) -> Result<bool, Reject> {
         let mut links = self.lock();
         let link = links.link(to, &lock(&self.others))?;
-        let replaced = link.push_latest(topic, item).map_err(|Full| {
-            let message = format!("node {to} is behind: try again later");
-            Reject::new(ErrorCode::Limit, message)
-        })?;
+        let pushed = link.push_latest(topic, item);
+        let replaced = pushed.map_err(|Full| behind(to))?;
         drop(links);
         self.wake.notify_one();
         Ok(replaced)
@@ -471,6 +491,11 @@ impl Links {
             self.undelivered.extend(link.begin_anew(None));
         }
     }
+}
+
+fn behind(node: &NodeId) -> Reject {
+    let message = format!("node {node} is behind: try again later");
+    Reject::new(ErrorCode::Limit, message)
 }
 
 /// Where a node hears what the others say to it.

@@ -33,7 +33,7 @@ impl Moved {
     /// Has the session's device get a frame there.
     pub(crate) fn forward(&self, frame: &ServerFrame) -> Result<(), Overflow> {
         let item = forward_item(self.session, frame, true);
-        let sent = self.cluster.send(&self.to, item);
+        let sent = self.cluster.pass_on(&self.to, item);
         // Whoever sent it is told to try again later.
         sent.map_err(|_| Overflow::Frames { frames_max: 0 })
     }
@@ -46,7 +46,7 @@ impl Moved {
             return 1;
         }
         let item = forward_item(self.session, &frame(body), false);
-        self.cluster.push_loose(&self.to, item)
+        self.cluster.pass_on_loose(&self.to, item)
     }
 }
 

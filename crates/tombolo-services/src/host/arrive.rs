@@ -59,7 +59,7 @@ impl Node {
     /// Answers a mark.
     fn pass(&self, to: &NodeId, member: &Sender) {
         let item = passed_item(member.session, &member.room);
-        if let Err(reject) = self.cluster.send(to, item) {
+        if let Err(reject) = self.cluster.pass_on(to, item) {
             tracing::warn!(%to, %reject, "a mark is not answered");
         }
     }
@@ -74,7 +74,7 @@ impl Node {
         let item = refusal_item(sender.session, sender.seq, &reject);
         if sender.seq == 0 {
             self.cluster.send_loose(&self.counters, to, item);
-        } else if let Err(reject) = self.cluster.send(to, item) {
+        } else if let Err(reject) = self.cluster.pass_on(to, item) {
             tracing::debug!(%to, %reject, "refusal dropped");
         }
     }

@@ -202,7 +202,7 @@ impl Host {
     fn settle_moved(&self, node: &Node, state: &mut State) {
         for moved in state.moved.extract_if(.., |moved| moved.waiting.is_empty()) {
             let settled = cluster::settled_item(moved.session.id, &self.room);
-            if let Err(reject) = node.cluster.send(&moved.to, settled) {
+            if let Err(reject) = node.cluster.pass_on(&moved.to, settled) {
                 tracing::warn!(to = %moved.to, %reject, "nobody is told that a room has settled");
             }
         }
