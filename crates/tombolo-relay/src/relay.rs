@@ -324,7 +324,10 @@ fn check(config: &RelayConfig) -> Result<(), BindError> {
     }
     let relay_ips = config.relay_ips();
     let stood_for = config.public_ips.iter().map(|(local, _)| local);
-    for ip in relay_ips.iter().chain(stood_for) {
+    // Those that are listened on are tried when that is done.
+    let is_listened_on = |ip: &&IpAddr| config.listen.iter().any(|addr| addr.ip() == **ip);
+    let only_relayed = relay_ips.iter().chain(stood_for);
+    for ip in only_relayed.filter(|ip| !is_listened_on(ip)) {
         let bound = std::net::UdpSocket::bind((*ip, 0));
         // Whatever else may be wrong is not about the IP, and is said where it matters.
         if bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable) {
