@@ -358,12 +358,8 @@ impl Cluster {
     /// # Errors
     /// When too much waits for that node, or its life is over, or this one is not part of the cluster.
     pub(crate) fn send(&self, to: &NodeId, item: Item) -> Result<(), Reject> {
-        let mut links = self.lock();
-        let link = links.link(to, &lock(&self.others))?;
-        link.push(item).map_err(|Full| behind(to))?;
-        drop(links);
-        self.wake.notify_one();
-        Ok(())
+        let pushed = self.put(to, Links::link, |link| link.push(item))?;
+        pushed.map_err(|Full| behind(to))
     }
 
     /// The same for a node that has asked for it, which is there whatever the directory, which may be behind,
@@ -372,24 +368,14 @@ impl Cluster {
     /// # Errors
     /// When too much waits for that node, or this one is not part of the cluster.
     pub(crate) fn pass_on(&self, to: &NodeId, item: Item) -> Result<(), Reject> {
-        let mut links = self.lock();
-        let link = links.open(to, &lock(&self.others))?;
-        link.push(item).map_err(|Full| behind(to))?;
-        drop(links);
-        self.wake.notify_one();
-        Ok(())
+        let pushed = self.put(to, Links::open, |link| link.push(item))?;
+        pushed.map_err(|Full| behind(to))
     }
 
     /// The same, once or never; returns how many were dropped for it.
     pub(crate) fn pass_on_loose(&self, to: &NodeId, item: Item) -> u64 {
-        let mut links = self.lock();
-        let dropped = match links.open(to, &lock(&self.others)) {
-            Ok(link) => link.push_loose(item),
-            Err(_) => 1,
-        };
-        drop(links);
-        self.wake.notify_one();
-        dropped
+        self.put(to, Links::open, |link| link.push_loose(item))
+            .unwrap_or(1)
     }
 
     /// Has a node get an item unless a newer one of the same topic follows while it waits; whether it
@@ -403,30 +389,28 @@ impl Cluster {
         topic: LinkTopic,
         item: Item,
     ) -> Result<bool, Reject> {
-        let mut links = self.lock();
-        let link = links.link(to, &lock(&self.others))?;
-        let pushed = link.push_latest(topic, item);
-        let replaced = pushed.map_err(|Full| behind(to))?;
-        drop(links);
-        self.wake.notify_one();
-        Ok(replaced)
+        let pushed = self.put(to, Links::link, |link| link.push_latest(topic, item))?;
+        pushed.map_err(|Full| behind(to))
     }
 
     /// Has a node get an item, or not.
     pub(crate) fn send_loose(&self, counters: &Counters, to: &NodeId, item: Item) {
-        counters.dropped.add(self.push_loose(to, item));
+        let dropped = self.put(to, Links::link, |link| link.push_loose(item));
+        counters.dropped.add(dropped.unwrap_or(1));
     }
 
-    /// The same; returns how many were dropped for it.
-    pub(crate) fn push_loose(&self, to: &NodeId, item: Item) -> u64 {
+    /// Puts something into the link to a node, as it is opened.
+    fn put<T>(
+        &self,
+        to: &NodeId,
+        open: for<'a> fn(&'a mut Links, &NodeId, &Others) -> Result<&'a mut Link, Reject>,
+        put: impl FnOnce(&mut Link) -> T,
+    ) -> Result<T, Reject> {
         let mut links = self.lock();
-        let dropped = match links.link(to, &lock(&self.others)) {
-            Ok(link) => link.push_loose(item),
-            Err(_) => 1,
-        };
+        let done = put(open(&mut links, to, &lock(&self.others))?);
         drop(links);
         self.wake.notify_one();
-        dropped
+        Ok(done)
     }
 
     fn lock(&self) -> MutexGuard<'_, Links> {
