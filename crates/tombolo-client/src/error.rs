@@ -78,7 +78,13 @@ impl Error {
     }
 
     pub(crate) fn unreachable(url: &ServerUrl, why: &str) -> Self {
-        let message = format!("cannot reach the node at {}: {why}", url.authority());
+        let hint = if url.pin.is_none() && why.contains(UNKNOWN_ISSUER) {
+            "; the URL pins no certificate, and the node's is none that the web knows: use the URL \
+             that the node prints, with ?pin="
+        } else {
+            ""
+        };
+        let message = format!("cannot reach the node at {}: {why}{hint}", url.authority());
         Self {
             kind: Kind::Unreachable,
             message,
@@ -127,3 +133,27 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// How TLS calls a certificate that nobody known vouches for. Only text comes through QUIC and WebSocket.
+const UNKNOWN_ISSUER: &str = "UnknownIssuer";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_the_web_does_not_know_is_explained_unless_one_was_pinned() {
+        let why = "WebSocket: invalid peer certificate: UnknownIssuer";
+        let plain: ServerUrl = "tombolo://192.0.2.1:8443".parse().unwrap();
+        let told = Error::unreachable(&plain, why).to_string();
+        assert!(told.contains("the URL pins no certificate"), "{told}");
+        let told = Error::unreachable(&plain, "no answer").to_string();
+        assert!(!told.contains("pin"), "{told}");
+        let pin = "A".repeat(43);
+        let pinned: ServerUrl = format!("tombolo://192.0.2.1:8443?pin={pin}")
+            .parse()
+            .unwrap();
+        let told = Error::unreachable(&pinned, why).to_string();
+        assert!(!told.contains("pins"), "{told}");
+    }
+}

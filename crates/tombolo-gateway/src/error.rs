@@ -9,7 +9,7 @@ pub enum BindError {
     #[error("no address to listen on")]
     NoAddress,
     /// TCP could not be bound.
-    #[error("cannot listen on tcp {addr}: {source}")]
+    #[error("cannot listen on tcp {addr}")]
     Tcp {
         /// What was asked for.
         addr: SocketAddr,
@@ -17,7 +17,7 @@ pub enum BindError {
         source: io::Error,
     },
     /// UDP could not be bound.
-    #[error("cannot listen on udp {addr}: {source}")]
+    #[error("cannot listen on udp {addr}")]
     Udp {
         /// What was asked for.
         addr: SocketAddr,

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -10,7 +10,10 @@ use dimpl::{DtlsCertificate, crypto::rust_crypto};
 use rustls::{
     ServerConfig,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{self, PemObject as _},
+    },
 };
 use thiserror::Error;
 
@@ -111,12 +114,12 @@ impl Current {
     fn read(chain_path: &PathBuf, key_path: &PathBuf) -> Result<Self, CertificateError> {
         let chain: Vec<_> = CertificateDer::pem_file_iter(chain_path)
             .and_then(Iterator::collect)
-            .map_err(|_| CertificateError::ChainUnreadable(chain_path.clone()))?;
+            .map_err(|error| unreadable(error, chain_path, CertificateError::ChainUnreadable))?;
         if chain.is_empty() {
             return Err(CertificateError::ChainUnreadable(chain_path.clone()));
         }
         let key = PrivateKeyDer::from_pem_file(key_path)
-            .map_err(|_| CertificateError::KeyUnreadable(key_path.clone()))?;
+            .map_err(|error| unreadable(error, key_path, CertificateError::KeyUnreadable))?;
         Self::new(chain, key)
     }
 
@@ -146,10 +149,33 @@ impl Current {
     }
 }
 
+/// Why a file is of no use: the system does not give it, or there is nothing fitting in it.
+fn unreadable(
+    error: pem::Error,
+    path: &Path,
+    nothing: impl FnOnce(PathBuf) -> CertificateError,
+) -> CertificateError {
+    match error {
+        pem::Error::Io(source) => CertificateError::File {
+            path: path.to_owned(),
+            reason: source.to_string(),
+        },
+        _ => nothing(path.to_owned()),
+    }
+}
+
 /// Why a certificate cannot be used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum CertificateError {
+    /// The system does not give the file.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        reason: String,
+    },
     /// No certificate in the file.
     #[error("{}: no certificate can be read from it (PEM is expected)", .0.display())]
     ChainUnreadable(PathBuf),
@@ -198,6 +224,10 @@ mod tests {
             Err(CertificateError::ChainUnreadable(_))
         ));
         assert!(Arc::ptr_eq(&second, &certificates.tls()));
+
+        std::fs::remove_file(&chain).expect("it is ours");
+        let missing = certificates.reload().expect_err("it is gone").to_string();
+        assert!(missing.contains("No such file"), "{missing}");
 
         let (_, _) = write(&folder);
         let other = rcgen::KeyPair::generate().expect("there is entropy");

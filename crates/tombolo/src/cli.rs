@@ -50,7 +50,7 @@ pub(crate) enum Command {
     Bots(Box<crate::bots::BotsArgs>),
     /// Say what NAT this machine is behind, and what will work
     Doctor(DoctorArgs),
-    /// Print a token from a development node
+    /// Print a token: from a development node, or signed with a key
     Token(TokenArgs),
 }
 
@@ -100,7 +100,7 @@ pub(crate) struct ServeArgs {
     /// 3478]
     #[arg(long, value_name = "PORT")]
     pub(crate) turn_port: Option<u16>,
-    /// Port for TURN over TLS; 0 for any [default: 5349]
+    /// Port for TURN over TLS and DTLS, TCP and UDP; 0 for any [default: 5349]
     #[arg(long, value_name = "PORT")]
     pub(crate) turns_port: Option<u16>,
     /// PEM files of the certificate chain and of its private key; needed without --dev
@@ -116,7 +116,7 @@ pub(crate) struct ServeArgs {
     /// Rules of a pool of the matchmaker, or a folder of such files; repeat it for more
     #[arg(long, value_name = "FILE|DIR")]
     pub(crate) pools: Vec<PathBuf>,
-    /// Where to serve metrics of the relay over HTTP (/metrics, /healthz, /readyz)
+    /// Where to serve metrics of the node over HTTP (/metrics, /healthz, /readyz)
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) metrics: Option<SocketAddr>,
     /// Socket for `tombolo nodes`, `drain` and the like; nobody but this user may use it
@@ -132,11 +132,11 @@ pub(crate) struct ServeArgs {
     /// Keep rooms in this folder, so that a restart loses nothing [default: in memory]
     #[arg(long, value_name = "DIR", conflicts_with = "nats")]
     pub(crate) data: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) nats: NatsArgs,
     /// Print events as JSON, one a line
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) nats: NatsArgs,
 }
 
 /// Where the nodes of a cluster keep what they share.

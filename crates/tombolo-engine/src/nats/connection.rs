@@ -28,8 +28,13 @@ pub enum NatsError {
     #[error("credentials cannot be read")]
     Credentials(#[source] std::io::Error),
     /// No server lets this node in.
-    #[error("cannot connect to NATS")]
-    Connect(#[source] async_nats::ConnectError),
+    #[error("cannot connect to NATS at {servers}: {error}")]
+    Connect {
+        /// Their URLs.
+        servers: String,
+        /// What went wrong last. It tells its own source.
+        error: async_nats::ConnectError,
+    },
     /// The server must not be used.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -130,7 +135,11 @@ impl Connection {
             }
             std::future::ready(())
         });
-        let client = options.connect(servers).await.map_err(NatsError::Connect)?;
+        let client = options.connect(servers).await;
+        let client = client.map_err(|error| NatsError::Connect {
+            servers: config.servers.join(", "),
+            error,
+        })?;
         let connection = Arc::new(Self {
             client,
             link: watch::Sender::new(Link::Down),

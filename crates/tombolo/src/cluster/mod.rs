@@ -4,6 +4,7 @@ mod nats;
 mod place;
 mod process;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -43,8 +44,8 @@ pub(crate) struct UpArgs {
     /// How many NATS servers: 1, 3 or 5
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = odd)]
     nats: u16,
-    /// The NATS server's program, 2.12 or later [default: the one in PATH, or that which
-    /// scripts/install-nats.sh installs]
+    /// The NATS server's program, 2.12 or later [default: that which
+    /// scripts/install-nats.sh installs, or the one in PATH]
     #[arg(long, value_name = "FILE")]
     nats_server: Option<PathBuf>,
     /// Address that everything listens on
@@ -87,6 +88,9 @@ enum Event<'a> {
         pid: u32,
         /// What the system says of the end.
         how: &'a str,
+        /// The last line of its log.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        said: Option<&'a str>,
         again_in_ms: f64,
     },
 }
@@ -115,6 +119,9 @@ async fn up(args: UpArgs) -> anyhow::Result<()> {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
+    if result.is_err() {
+        cluster.place.keep();
+    }
     let ended = cluster.end().await;
     result.and(ended)
 }
@@ -182,7 +189,11 @@ impl<'a> Cluster<'a> {
             self.nodes.spawn(run);
         }
         let mut is_told = false;
+        let mut failures = Failures::default();
         while let Some(happening) = happened.recv().await {
+            if !is_told {
+                failures.note(&happening, &self.place)?;
+            }
             let started = self.tell(&happening, &servers)?;
             if let (Some(url), Some(number)) = (started, number_of(&happening)) {
                 if let Some(known) = node_urls.get_mut(number) {
@@ -204,19 +215,12 @@ impl<'a> Cluster<'a> {
         servers: &[nats::Server],
     ) -> anyhow::Result<()> {
         let mut waiting = servers.len();
-        let mut failures = 0;
+        let mut failures = Failures::default();
         while waiting > 0 {
             let happening = happened.recv().await.context("the NATS servers are gone")?;
-            match &happening {
-                Happening::Ready { .. } => waiting -= 1,
-                Happening::Ended { name, how, .. } => {
-                    failures += 1;
-                    anyhow::ensure!(
-                        failures < FAILURES_MAX,
-                        "{name} does not start ({how}): see {}",
-                        self.place.log(name).display()
-                    );
-                }
+            failures.note(&happening, &self.place)?;
+            if matches!(happening, Happening::Ready { .. }) {
+                waiting -= 1;
             }
             self.tell(&happening, servers)?;
         }
@@ -305,6 +309,7 @@ impl<'a> Cluster<'a> {
                 name,
                 pid,
                 how,
+                said,
                 again,
             } => {
                 match self.style {
@@ -312,12 +317,17 @@ impl<'a> Cluster<'a> {
                         name,
                         pid: *pid,
                         how,
+                        said: said.as_deref(),
                         again_in_ms: crate::output::ms(*again),
                     })?,
-                    Style::Person => line_of_text(&format!(
-                        "{name:<8} ended ({how}), is started again in {:.1} s",
-                        again.as_secs_f64()
-                    ))?,
+                    Style::Person => {
+                        let again = again.as_secs_f64();
+                        let said = said.as_deref().map(|said| format!(": {said}"));
+                        line_of_text(&format!(
+                            "{name:<8} ended ({how}), is started again in {again:.1} s{}",
+                            said.unwrap_or_default()
+                        ))?;
+                    }
                 }
                 Ok(None)
             }
@@ -355,6 +365,31 @@ impl<'a> Cluster<'a> {
     }
 }
 
+/// How often each process has ended before all of them served.
+#[derive(Default)]
+struct Failures(BTreeMap<String, u32>);
+
+impl Failures {
+    /// Notes what happened; fails when a process does not start, however often that is tried.
+    fn note(&mut self, happening: &Happening, place: &Place) -> anyhow::Result<()> {
+        let Happening::Ended {
+            name, how, said, ..
+        } = happening
+        else {
+            return Ok(());
+        };
+        let count = self.0.entry(name.clone()).or_default();
+        *count += 1;
+        anyhow::ensure!(
+            *count < FAILURES_MAX,
+            "{name} does not start ({how}): {}; all that it said: {}",
+            said.as_deref().unwrap_or("it said nothing"),
+            place.log(name).display()
+        );
+        Ok(())
+    }
+}
+
 /// Which node it is about, from 0.
 fn number_of(happening: &Happening) -> Option<usize> {
     let (Happening::Ready { name, .. } | Happening::Ended { name, .. }) = happening;
@@ -373,7 +408,7 @@ fn odd(text: &str) -> Result<u16, String> {
 const NODES_MAX: u16 = 32;
 /// Happenings that wait to be told.
 const HAPPENINGS_MAX: usize = 64;
-/// How often NATS servers may end before all of them serve.
-const FAILURES_MAX: usize = 3;
+/// How often a process may end before all of them serve.
+const FAILURES_MAX: u32 = 3;
 /// How long a process has to end after it was asked to.
 const END_TIMEOUT: Duration = Duration::from_secs(15);

@@ -1,6 +1,6 @@
 //! The folder of a cluster, and ports that nobody has.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::Write as _;
 use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -14,7 +14,10 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 /// The folder of a cluster.
 pub(super) struct Place {
     folder: PathBuf,
+    /// Whether it goes at the end.
     is_temporary: bool,
+    /// Held for as long as the folder is used: two clusters would write into the same files.
+    _lock: File,
 }
 
 impl Place {
@@ -33,7 +36,9 @@ impl Place {
             .mode(0o700)
             .create(&folder);
         made.with_context(|| format!("{}: cannot make the folder", folder.display()))?;
+        let lock = lock(&folder)?;
         let place = Self {
+            _lock: lock,
             folder,
             is_temporary: given.is_none(),
         };
@@ -65,13 +70,35 @@ impl Place {
         self.folder.join("seal.key")
     }
 
-    /// Takes the folder away, unless it was given.
+    /// Leaves the folder, so that somebody can look at the logs.
+    pub(super) fn keep(&mut self) {
+        self.is_temporary = false;
+    }
+
+    /// Takes the folder away, unless it was given or is kept.
     pub(super) fn clear(&self) -> anyhow::Result<()> {
         if !self.is_temporary {
             return Ok(());
         }
         fs::remove_dir_all(&self.folder)
             .with_context(|| format!("{}: cannot remove it", self.folder.display()))
+    }
+}
+
+/// Takes the folder for this process; the system gives it back at the end, however that comes.
+fn lock(folder: &Path) -> anyhow::Result<File> {
+    let path = folder.join("lock");
+    let mut options = fs::OpenOptions::new();
+    let file = options.write(true).create(true).mode(0o600).open(&path);
+    let file = file.with_context(|| format!("{}: cannot write it", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            anyhow::bail!("{}: another process uses the folder", folder.display())
+        }
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("{}: cannot be locked", path.display()))
+        }
     }
 }
 

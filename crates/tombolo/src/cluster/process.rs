@@ -1,7 +1,8 @@
 //! A process that is kept running.
 
 use std::fs::{File, OpenOptions};
-use std::path::PathBuf;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -57,6 +58,8 @@ pub(super) enum Happening {
         name: String,
         pid: u32,
         how: String,
+        /// The last line of what it wrote into its log, if anything.
+        said: Option<String>,
         again: Duration,
     },
 }
@@ -86,6 +89,7 @@ impl Supervised {
         let mut again = AGAIN_MIN;
         loop {
             let began = Instant::now();
+            let written = length(&self.log);
             let (pid, how) = match self.start() {
                 Ok(mut child) => {
                     let pid = child.id().unwrap_or_default();
@@ -104,6 +108,7 @@ impl Supervised {
                 name,
                 pid,
                 how,
+                said: last_line(&self.log, written),
                 again,
             };
             // Nobody listens any more once everything is about to end.
@@ -212,6 +217,23 @@ async fn read(
     }
 }
 
+/// How much is in a log.
+fn length(log: &Path) -> u64 {
+    std::fs::metadata(log).map_or(0, |file| file.len())
+}
+
+/// The last line that was written into a log after its first `written` bytes.
+fn last_line(log: &Path, written: u64) -> Option<String> {
+    let mut file = File::open(log).ok()?;
+    let from = written.max(length(log).saturating_sub(LAST_BYTES));
+    file.seek(SeekFrom::Start(from)).ok()?;
+    let mut bytes = Vec::new();
+    file.take(LAST_BYTES).read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let mut lines = text.lines().map(str::trim).rev();
+    lines.find(|line| !line.is_empty()).map(str::to_owned)
+}
+
 fn told(status: &std::io::Result<ExitStatus>) -> String {
     match status {
         Ok(status) => status.to_string(),
@@ -233,5 +255,27 @@ async fn end(mut child: Child, what: What) {
 /// Before a process is started again, at first and at last.
 const AGAIN_MIN: Duration = Duration::from_millis(500);
 const AGAIN_MAX: Duration = Duration::from_secs(30);
+/// Of a log's end that is looked at.
+const LAST_BYTES: u64 = 4096;
 /// A process that ran so long had started well.
 const SETTLED: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_of_a_log_is_that_of_this_run_and_bounded() {
+        let log = std::env::temp_dir().join(format!("tombolo-log-{}", std::process::id()));
+        std::fs::write(&log, "of the last run\n").unwrap();
+        let written = length(&log);
+        assert_eq!(last_line(&log, written), None);
+        std::fs::write(&log, "of the last run\nfirst\n last \n\n").unwrap();
+        assert_eq!(last_line(&log, written).as_deref(), Some("last"));
+        std::fs::write(&log, "x".repeat(10_000)).unwrap();
+        let line = last_line(&log, 0).unwrap();
+        assert_eq!(line.len() as u64, LAST_BYTES);
+        std::fs::remove_file(&log).unwrap();
+        assert_eq!(last_line(&log, 0), None, "there is no log");
+    }
+}

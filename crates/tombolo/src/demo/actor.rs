@@ -23,6 +23,8 @@ pub(super) enum Cue {
     /// The direct path is down; only stages without a network of their own do it here.
     Cut,
     Stop,
+    /// At once: nobody watches any more.
+    Leave,
 }
 
 /// Something that an actor tells the narrator.
@@ -75,11 +77,14 @@ impl Actor {
             _ = cues.wait_for(|cue| *cue == Cue::Stop).await;
             tokio::time::sleep(CURTAIN).await;
         };
+        let mut leave = self.cues.clone();
+        let left = leave.wait_for(|cue| *cue == Cue::Leave);
         tokio::select! {
             played = self.try_play() => if let Err(error) = played {
                 self.note(What::Failed(format!("{error:#}")));
             },
             // The other one failed, and this one waits for it.
+            _ = left => {}
             () = stopped => self.note(What::Failed("did not end in time".to_owned())),
         }
     }

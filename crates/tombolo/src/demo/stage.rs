@@ -6,13 +6,13 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::runtime::Runtime;
 use tokio::sync::{Barrier, mpsc, oneshot, watch};
 use tombolo_natlab::{Host, Lab, Link, Profile, Site};
 use tombolo_node::{Cidr, Node};
 
 use super::actor::{Actor, Cue, Note};
 use super::narrator::Narrator;
+use super::runtime;
 
 /// Each way between any two networks of the lab.
 const DELAY: Duration = Duration::from_millis(25);
@@ -63,8 +63,12 @@ impl Stage {
         self.lab.is_some()
     }
 
-    /// Plays the whole story.
-    pub(super) fn play(&self, narrator: &mut Narrator) -> anyhow::Result<()> {
+    /// Plays the whole story, or as much of it as there is before somebody interrupts.
+    pub(super) fn play(
+        &self,
+        narrator: &mut Narrator,
+        interrupted: &watch::Receiver<bool>,
+    ) -> anyhow::Result<()> {
         let (stop_node, node_stopped) = oneshot::channel();
         let (url_tx, url) = std::sync::mpsc::channel();
         let (notes_tx, notes) = mpsc::unbounded_channel();
@@ -99,9 +103,14 @@ impl Stage {
                 });
             }
             drop(notes_tx);
-            let told = self.direct(narrator, notes, &cues);
+            let told = self.direct(narrator, notes, &cues, interrupted);
             // Both actors stop at this cue, or have failed.
-            cues.send_replace(Cue::Stop);
+            let last = if *interrupted.borrow() {
+                Cue::Leave
+            } else {
+                Cue::Stop
+            };
+            cues.send_replace(last);
             _ = stop_node.send(());
             told
         })
@@ -113,12 +122,10 @@ impl Stage {
         narrator: &mut Narrator,
         mut notes: mpsc::UnboundedReceiver<Note>,
         cues: &watch::Sender<Cue>,
+        interrupted: &watch::Receiver<bool>,
     ) -> anyhow::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        runtime.block_on(async {
-            loop {
+        runtime()?.block_on(async {
+            while !*interrupted.borrow() {
                 let wait = tokio::time::timeout(Duration::from_millis(20), notes.recv());
                 match wait.await {
                     Ok(Some(note)) => narrator.hear(note)?,
@@ -132,11 +139,12 @@ impl Stage {
                     match cue {
                         Cue::Cut => lab.cut(ALICE, BOB)?,
                         Cue::Talk => lab.heal(ALICE, BOB)?,
-                        Cue::Stop => {}
+                        Cue::Stop | Cue::Leave => {}
                     }
                 }
                 cues.send_replace(cue);
             }
+            Ok(())
         })
     }
 
@@ -191,11 +199,4 @@ fn run_actor(actor: Actor) {
         runtime.block_on(actor.play());
         runtime.shutdown_background();
     }
-}
-
-/// Each on its own thread, so that sockets open in that thread's network namespace.
-fn runtime() -> std::io::Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
 }

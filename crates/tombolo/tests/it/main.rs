@@ -7,6 +7,7 @@ mod bots;
 mod caller;
 mod cluster;
 mod command;
+mod demo;
 mod folder;
 mod hook;
 mod interop;

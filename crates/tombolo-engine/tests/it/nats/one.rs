@@ -265,7 +265,7 @@ async fn only_who_has_credentials_is_let_in() {
         let mut ours = config(servers.urls(), 1, "t");
         ours.auth = bad;
         let refused = Nats::connect(ours.clone()).await;
-        assert!(matches!(refused, Err(NatsError::Connect(_))), "{more}");
+        assert!(matches!(refused, Err(NatsError::Connect { .. })), "{more}");
         ours.auth = good;
         let engine = Nats::connect(ours).await.unwrap();
         let taken = engine.leases().cas(&key("a"), None, Some("b".into())).await;
@@ -295,7 +295,7 @@ async fn connections_are_encrypted_and_a_server_of_another_authority_is_refused(
     ours.tls.required = true;
     ours.tls.roots = Some(path("other"));
     let refused = Nats::connect(ours.clone()).await;
-    assert!(matches!(refused, Err(NatsError::Connect(_))));
+    assert!(matches!(refused, Err(NatsError::Connect { .. })));
     ours.tls.roots = Some(path("certificate"));
     let engine = Nats::connect(ours).await.unwrap();
     let taken = engine.cas(&key("a"), None, Some("b".into())).await;
