@@ -58,7 +58,7 @@ pub use log::{
 pub use nats::{
     Nats, NatsAuth, NatsConfig, NatsError, NatsStats, NatsTls, Refusal, Version, VersionError,
 };
-pub use sealed::{SealError, SealKey, SealRefusal, SealStats, Sealed};
+pub use sealed::{SealError, SealKey, SealKeyId, SealRefusal, SealStats, Sealed};
 
 /// Largest message, log entry or value, in bytes.
 pub const VALUE_BYTES_MAX: usize = 512 * 1024;

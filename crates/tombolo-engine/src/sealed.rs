@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub(crate) use seal::{AnswerSealer, Context, Opener, SEAL_BYTES};
-pub use seal::{SealError, SealKey, SealRefusal, SealStats};
+pub use seal::{SealError, SealKey, SealKeyId, SealRefusal, SealStats};
 
 use crate::bus::{Bus, PublishError, RequestError, Server, Subscription};
 use crate::{

@@ -150,6 +150,14 @@ pub enum Reason {
         /// Which.
         key: &'static str,
     },
+    /// A key that must be there, and another one that looks as if it was meant to be it.
+    #[error("{key} is missing; was {found} meant to be it?")]
+    Misspelt {
+        /// Which.
+        key: &'static str,
+        /// What is there.
+        found: String,
+    },
     /// Something else than it should be.
     #[error("{what} is expected here")]
     Expected {

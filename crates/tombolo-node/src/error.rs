@@ -33,6 +33,14 @@ pub enum StartError {
     /// What nodes say to each other cannot be sealed.
     #[error("cannot seal what nodes say to each other: {0}")]
     Seal(tombolo_engine::SealError),
+    /// Another node of the cluster would not understand this one.
+    #[error("node {node} {why} (--nats-seal)")]
+    SealDiffers {
+        /// Its name.
+        node: String,
+        /// How it is unlike this one.
+        why: &'static str,
+    },
     /// The system has no entropy.
     #[error("the system gives no random numbers: {0}")]
     Entropy(getrandom::Error),

@@ -36,6 +36,7 @@ mod node;
 mod operate;
 mod pools;
 mod relaying;
+mod seal_claim;
 mod webhook;
 
 pub use builder::NodeBuilder;

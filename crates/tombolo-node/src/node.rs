@@ -19,6 +19,7 @@ use crate::hook::{Hook, Lost, Uris};
 use crate::keys::DevKey;
 use crate::operate::Operator;
 use crate::relaying;
+use crate::seal_claim::SealClaim;
 use crate::webhook::{self, WebhookConfig, WebhookCounters, WebhookStats};
 
 /// A running node. [`Node::shutdown`] ends it in good order, dropping it at once.
@@ -38,6 +39,7 @@ pub struct Node {
     tasks: JoinSet<()>,
     webhook_counters: Arc<WebhookCounters>,
     sealed: Option<Arc<Sealed>>,
+    seal_claim: SealClaim,
 }
 
 /// Where a node is reached.
@@ -89,22 +91,19 @@ impl Node {
         if addresses.is_empty() {
             return Err(StartError::NoAddress);
         }
-        let certificate = match &config.certificate {
-            Some(given) => given.clone(),
-            None => Certificate::self_signed(&addresses.all())?,
-        };
+        let certificate = certificate(&config, &addresses)?;
         let certificates = certificate.for_turns()?;
         let secret = RelaySecret::random().map_err(StartError::Entropy)?;
+        let services_config = services_config(&config)?;
         let Store { engine, sealed } = store(&config).await?;
+        let seal_claim = claim(&engine, &services_config.node, &config).await?;
         let relay = relaying::config(&config, &addresses, certificates.clone(), &secret);
         let relay = Relay::bind(relay).map_err(|error| StartError::from_relay(error, &config))?;
         let relay = Arc::new(relay);
 
         let uris = relaying::uris(&relay, &addresses, config.host.as_deref());
-        let hook = hook(&relay, &addresses, secret.clone(), uris.clone());
-        let services_config = services_config(&config)?;
+        let hook = Arc::new(hook(&relay, &addresses, secret.clone(), uris.clone()));
         let name = services_config.node.to_string();
-        let hook = Arc::new(hook);
         let services = Services::new(Arc::clone(&engine), hook, token_keys, services_config);
         let operator = Operator::new(services.clone(), engine, &relay);
 
@@ -122,6 +121,7 @@ impl Node {
         services.announce(&url.to_string()).await;
         let mut tasks = JoinSet::new();
         tasks.spawn(operator.clone().serve());
+        tasks.spawn(seal_claim.clone().keep());
         let webhook_counters = Arc::<WebhookCounters>::default();
         if let (Some(webhook), Some(uri)) = (config.webhook.clone(), webhook_uri) {
             let counters = Arc::clone(&webhook_counters);
@@ -144,6 +144,7 @@ impl Node {
             addresses,
             certificates,
             sealed,
+            seal_claim,
             secret,
             dev_key,
             operator,
@@ -237,12 +238,14 @@ impl Node {
             relay,
             operator,
             mut tasks,
+            seal_claim,
             ..
         } = self;
         tasks.shutdown().await;
         drop(operator);
         gateway.shutdown().await;
         services.leave().await;
+        seal_claim.end().await;
         drop(services);
         // It waits for its threads. An error means that it panicked, which it has said itself.
         let _ = tokio::task::spawn_blocking(move || drop(relay)).await;
@@ -285,6 +288,23 @@ async fn engine(choice: &EngineChoice) -> Result<Arc<dyn Engine>, StartError> {
             Ok(Arc::new(connected.map_err(StartError::Nats)?))
         }
     }
+}
+
+/// The one that is given, or one that is made up.
+fn certificate(config: &NodeBuilder, addresses: &Addresses) -> Result<Certificate, StartError> {
+    match &config.certificate {
+        Some(given) => Ok(given.clone()),
+        None => Ok(Certificate::self_signed(&addresses.all())?),
+    }
+}
+
+/// Tells the other nodes how this one seals, unless they would not understand it.
+async fn claim(
+    engine: &Arc<dyn Engine>,
+    name: &NodeId,
+    config: &NodeBuilder,
+) -> Result<SealClaim, StartError> {
+    SealClaim::make(Arc::clone(engine), name, &config.seal_keys).await
 }
 
 /// The engine as this node uses it, and the seal around its bus, if there is to be one.

@@ -62,6 +62,14 @@ impl WebhookConfig {
         }
     }
 
+    /// Checks the URL and the key.
+    ///
+    /// # Errors
+    /// Says what is wrong with one of them.
+    pub fn check(&self) -> Result<(), WebhookError> {
+        self.uri().map(drop)
+    }
+
     pub(crate) fn uri(&self) -> Result<Uri, WebhookError> {
         if self.key.len() < KEY_BYTES_MIN {
             return Err(WebhookError::Key);

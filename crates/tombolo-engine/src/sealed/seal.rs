@@ -27,6 +27,9 @@ pub struct SealKey {
     id: [u8; KEY_ID_BYTES],
 }
 
+/// By which a key is told from others; tells nothing about it.
+pub type SealKeyId = [u8; KEY_ID_BYTES];
+
 /// Why nothing can be sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -160,6 +163,12 @@ impl SealKey {
         let prk = Salt::new(HKDF_SHA256, LABEL).extract(secret);
         let id = name(&prk);
         Ok(Self { prk, id })
+    }
+
+    /// Its name, which need not be kept secret.
+    #[must_use]
+    pub fn id(&self) -> SealKeyId {
+        self.id
     }
 
     fn of(&self, sender: &Sender) -> LessSafeKey {

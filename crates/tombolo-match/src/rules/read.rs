@@ -99,11 +99,7 @@ fn shape(table: &mut Table<'_>) -> Result<Shape, Fault> {
                 what: "either players or teams",
             });
         }
-        (None, _) => {
-            let (at, key) = (table.at, "players");
-            let reason = Reason::Missing { key };
-            return Err(Fault { at, reason });
-        }
+        (None, _) => return Err(table.missing("players")),
     }
     let shape = Shape { teams, multiple };
     let max = shape.players_max();

@@ -42,12 +42,28 @@ impl<'n> Table<'n> {
     }
 
     pub(super) fn required(&mut self, key: &'static str) -> Result<&'n Node, Fault> {
-        let reason = Reason::Missing { key };
-        let fault = Fault {
-            at: self.at,
-            reason,
-        };
-        self.optional(key).ok_or(fault)
+        self.optional(key).ok_or_else(|| self.missing(key))
+    }
+
+    /// Complains that a key is not there, at one that looks like it where there is one.
+    pub(super) fn missing(&self, key: &'static str) -> Fault {
+        let alike = self
+            .items
+            .iter()
+            .find(|(found, _)| is_alike(&found.text, key));
+        match alike {
+            Some((found, _)) => Fault {
+                at: found.at,
+                reason: Reason::Misspelt {
+                    key,
+                    found: found.text.clone(),
+                },
+            },
+            None => Fault {
+                at: self.at,
+                reason: Reason::Missing { key },
+            },
+        }
     }
 
     /// The nodes of a list; none when there is no such key.
@@ -73,10 +89,7 @@ impl<'n> Table<'n> {
         let node = match (self.optional(key), default) {
             (Some(node), _) => node,
             (None, Some(default)) => return Ok(default),
-            (None, None) => {
-                let (at, reason) = (self.at, Reason::Missing { key });
-                return Err(Fault { at, reason });
-            }
+            (None, None) => return Err(self.missing(key)),
         };
         let number = node.number()?;
         if number.fract() != 0.0 || !(f64::from(min)..=f64::from(max)).contains(&number) {
@@ -112,6 +125,11 @@ impl<'n> Table<'n> {
             },
         })
     }
+}
+
+/// Whether one word may be the other with a letter or two wrong.
+fn is_alike(found: &str, key: &str) -> bool {
+    found != key && found.get(..2) == key.get(..2) && found.len().abs_diff(key.len()) <= 2
 }
 
 impl Node {

@@ -71,6 +71,10 @@ fn mistakes_are_told_with_line_and_column() {
         "line 1, column 1: players is missing here"
     );
     assert_eq!(
+        error("name = \"x\"\nplayrs = { min = 1, max = 2 }"),
+        "line 2, column 1: players is missing; was playrs meant to be it?"
+    );
+    assert_eq!(
         error("name = \"pool\"\nplayers = { min = 4, max = 2 }"),
         "line 2, column 11: no match can ever satisfy this: the fewest are more than the most"
     );

@@ -305,31 +305,39 @@ impl<'a> Cluster<'a> {
                 }
                 Ok(Some(url.to_owned()))
             }
-            Happening::Ended {
-                name,
-                pid,
-                how,
-                said,
-                again,
-            } => {
-                match self.style {
-                    Style::Json => json(&Event::Ended {
-                        name,
-                        pid: *pid,
-                        how,
-                        said: said.as_deref(),
-                        again_in_ms: crate::output::ms(*again),
-                    })?,
-                    Style::Person => {
-                        let again = again.as_secs_f64();
-                        let said = said.as_deref().map(|said| format!(": {said}"));
-                        line_of_text(&format!(
-                            "{name:<8} ended ({how}), is started again in {again:.1} s{}",
-                            said.unwrap_or_default()
-                        ))?;
-                    }
-                }
+            Happening::Ended { .. } => {
+                self.tell_end(happening)?;
                 Ok(None)
+            }
+        }
+    }
+
+    fn tell_end(&self, happening: &Happening) -> std::io::Result<()> {
+        let Happening::Ended {
+            name,
+            pid,
+            how,
+            said,
+            again,
+        } = happening
+        else {
+            return Ok(());
+        };
+        match self.style {
+            Style::Json => json(&Event::Ended {
+                name,
+                pid: *pid,
+                how,
+                said: said.as_deref(),
+                again_in_ms: crate::output::ms(*again),
+            }),
+            Style::Person => {
+                let again = again.as_secs_f64();
+                let said = said.as_deref().map(|said| format!(": {said}"));
+                line_of_text(&format!(
+                    "{name:<8} ended ({how}), is started again in {again:.1} s{}",
+                    said.unwrap_or_default()
+                ))
             }
         }
     }

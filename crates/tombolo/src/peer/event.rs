@@ -42,11 +42,17 @@ pub(crate) enum Event {
     Recv {
         user: String,
         lane: &'static str,
-        seq: u64,
+        /// `None` when another program sent it, as the time.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        seq: Option<u64>,
         bytes: usize,
         #[serde(serialize_with = "write_via")]
         via: Via,
-        one_way_ms: f64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        one_way_ms: Option<f64>,
+        /// What another program sent, if it is text.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        text: Option<String>,
     },
     Why {
         user: String,

@@ -17,6 +17,8 @@ use crate::output::{ms, unix_now};
 
 /// Bytes of a message's number and time, both big-endian.
 pub(super) const HEADER: usize = 16;
+/// No peer sends so many messages, and no text is as small a number.
+const NUMBER_MAX: u64 = 1 << 48;
 const RTT_EVERY: Duration = Duration::from_millis(100);
 const WHY_EVERY: Duration = Duration::from_millis(500);
 
@@ -123,7 +125,16 @@ impl Link {
 
     fn on_message(&self, message: &Message) {
         let payload = &message.payload;
-        let (Some(seq), Some(sent_us)) = (read_u64(payload, 0), read_u64(payload, 8)) else {
+        let Some((seq, sent_us)) = numbered(payload) else {
+            self.speaker.tell(&Event::Recv {
+                user: self.peer.user().to_string(),
+                lane: lane_word(message.lane),
+                seq: None,
+                bytes: payload.len(),
+                via: message.via,
+                one_way_ms: None,
+                text: std::str::from_utf8(payload).ok().map(str::to_owned),
+            });
             return;
         };
         self.with_tally(|tally| tally.on_received(Instant::now(), seq));
@@ -137,10 +148,11 @@ impl Link {
         self.speaker.tell(&Event::Recv {
             user: self.peer.user().to_string(),
             lane: lane_word(message.lane),
-            seq,
+            seq: Some(seq),
             bytes: payload.len(),
             via: message.via,
-            one_way_ms,
+            one_way_ms: Some(one_way_ms),
+            text: None,
         });
     }
 
@@ -194,7 +206,38 @@ impl Link {
     }
 }
 
+/// The number and the time of a message of `tombolo peer`; `None` for what another program sent.
+fn numbered(payload: &[u8]) -> Option<(u64, u64)> {
+    let (seq, sent_us) = (read_u64(payload, 0)?, read_u64(payload, 8)?);
+    let is_ours = seq <= NUMBER_MAX && payload.iter().skip(HEADER).all(|byte| *byte == 0);
+    is_ours.then_some((seq, sent_us))
+}
+
 fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
     let bytes = bytes.get(at..at + 8)?;
     Some(u64::from_be_bytes(bytes.try_into().expect("eight bytes")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_other_programs_are_told_from_numbered_ones() {
+        let errand = Errand {
+            lane: LaneArg::Reliable,
+            every: RTT_EVERY,
+            size: 64,
+            count: None,
+        };
+        let own = errand.next_message(&Tally::new(Instant::now())).unwrap();
+        assert_eq!(numbered(&own).map(|(seq, _)| seq), Some(1));
+        assert!(numbered(&own[..HEADER]).is_some());
+        let mut other = own.to_vec();
+        other[HEADER] = 1;
+        assert_eq!(numbered(&other), None);
+        for text in [&b""[..], b"hi", b"sixteen bytes or more"] {
+            assert_eq!(numbered(text), None);
+        }
+    }
 }

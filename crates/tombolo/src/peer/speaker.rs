@@ -83,17 +83,7 @@ impl Speaker {
                     .unwrap_or_default();
                 format!("{} {user}{way}{rtt}", state_mark(*state))
             }
-            Event::Recv {
-                user,
-                seq,
-                bytes,
-                via,
-                one_way_ms,
-                ..
-            } => {
-                let via = via_word(*via);
-                format!("{user} → message {seq}, {bytes} bytes, {via}, {one_way_ms:.1} ms")
-            }
+            Event::Recv { .. } => recv_line(event),
             Event::Why {
                 user,
                 verdict,
@@ -138,6 +128,32 @@ fn summary_text(user: &str, summary: &Summary) -> String {
         ms(summary.direct_ms),
         ms(summary.longest_gap_ms),
         ms(summary.rtt_ms.p50),
+    )
+}
+
+/// What a person is told of a message.
+fn recv_line(event: &Event) -> String {
+    let Event::Recv {
+        user,
+        seq,
+        bytes,
+        via,
+        one_way_ms,
+        text,
+        ..
+    } = event
+    else {
+        return String::new();
+    };
+    let number = seq.map(|seq| format!(" {seq}")).unwrap_or_default();
+    let time = one_way_ms.map(|ms| format!(", {ms:.1} ms"));
+    // Quoted: others must not control this terminal.
+    let text = text.as_ref().map(|text| format!(": {text:?}"));
+    format!(
+        "{user} → message{number}, {bytes} bytes, {}{}{}",
+        via_word(*via),
+        time.unwrap_or_default(),
+        text.unwrap_or_default()
     )
 }
 

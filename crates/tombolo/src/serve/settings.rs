@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tombolo_node::{
     ApiKey, Certificate, NatsAuth, NatsConfig, Node, NodeBuilder, Scope, SealKey, WebhookConfig,
+    WebhookError,
 };
 use tombolo_wire::NodeId;
 
@@ -360,6 +361,14 @@ fn webhook(file: &File, source: &Source) -> anyhow::Result<Option<WebhookConfig>
     if given.timeout.is_some() {
         config.timeout = hook.timeout;
     }
+    config.check().map_err(|error| {
+        let key = match error {
+            WebhookError::Key if given.key_file.is_some() => "key-file",
+            WebhookError::Key => "key",
+            _ => "url",
+        };
+        anyhow::anyhow!("{}: {error}", source.place(&["webhook", key]))
+    })?;
     Ok(Some(config))
 }
 
@@ -549,7 +558,7 @@ mod tests {
             ("[tls]\nkey = 'k.pem'", "line 2, tls.key: its `certificate`"),
             (
                 "[tls]\ncertificate = '/nonexistent'\nkey = '/nonexistent'",
-                "line 1, tls: /nonexistent: no certificate",
+                "line 1, tls: /nonexistent: No such file",
             ),
             (
                 "[token-keys]\n'2026' = '/nonexistent'",
@@ -580,6 +589,14 @@ mod tests {
             (
                 "[webhook]\nurl = 'https://x'\nkey = 'k'\nkey-file = 'k'",
                 "line 1, webhook: ",
+            ),
+            (
+                "[webhook]\nurl = 'https://x'\nkey = 'k'",
+                "line 3, webhook.key: ",
+            ),
+            (
+                "[webhook]\nurl = 'http://192.0.2.1/'\nkey = '0123456789abcdef'",
+                "line 2, webhook.url: ",
             ),
             (
                 "[[api-key]]\nname = 'a'\nsha256 = 'ab'\nscopes = []",

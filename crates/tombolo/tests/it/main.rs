@@ -7,7 +7,6 @@ mod bots;
 mod caller;
 mod cluster;
 mod command;
-mod demo;
 mod folder;
 mod hook;
 mod interop;
