@@ -155,12 +155,12 @@ fn unreadable(
     path: &Path,
     nothing: impl FnOnce(PathBuf) -> CertificateError,
 ) -> CertificateError {
-    match error {
-        pem::Error::Io(source) => CertificateError::File {
-            path: path.to_owned(),
-            reason: source.to_string(),
-        },
-        _ => nothing(path.to_owned()),
+    let path = path.to_owned();
+    if let pem::Error::Io(source) = error {
+        let reason = source.to_string();
+        CertificateError::File { path, reason }
+    } else {
+        nothing(path)
     }
 }
 

@@ -365,7 +365,7 @@ fn webhook(file: &File, source: &Source) -> anyhow::Result<Option<WebhookConfig>
         let key = match error {
             WebhookError::Key if given.key_file.is_some() => "key-file",
             WebhookError::Key => "key",
-            _ => "url",
+            WebhookError::Url | WebhookError::NotPrivate | _ => "url",
         };
         anyhow::anyhow!("{}: {error}", source.place(&["webhook", key]))
     })?;
