@@ -194,7 +194,7 @@ const ALPN: [&[u8]; 2] = [b"stun.turn", b"stun.nat-discovery"];
 mod tests {
     use super::*;
 
-    fn write(folder: &std::path::Path) -> (PathBuf, PathBuf) {
+    fn write(folder: &Path) -> (PathBuf, PathBuf) {
         let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).expect("valid");
         let (chain, key) = (folder.join("chain.pem"), folder.join("key.pem"));
         std::fs::write(&chain, made.cert.pem()).expect("the folder is writable");
