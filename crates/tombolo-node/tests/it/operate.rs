@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tombolo_engine::{Bus as _, Key, Local, LocalConfig, RequestError};
-use tombolo_node::{OperateError, SealKey};
+use tombolo_node::{OperateError, SealKey, StartError};
 use tombolo_wire::NodeId;
 
 use crate::life;
@@ -49,6 +49,32 @@ async fn only_who_has_the_key_drains_a_node_over_the_bus() {
     node.operator().drain(&name, PATIENCE).await.unwrap();
     assert!(draining().await, "an operator may");
     node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_seal_the_cluster_does_not_understand_does_not_start() {
+    let engine = Local::new(LocalConfig::default());
+    let start = |name: &str, keys: &[u8]| {
+        life::builder()
+            .name(NodeId::parse(name).unwrap())
+            .engine(Arc::new(engine.clone()))
+            .seal_keys(keys.iter().map(|key| SealKey::new(&[*key; 32]).unwrap()))
+            .start()
+    };
+    let first = start("node-1", &[1]).await.unwrap();
+    for (keys, why) in [(&[][..], "has no key"), (&[2], "with another key")] {
+        let refused = start("node-2", keys).await.unwrap_err();
+        let said = refused.to_string();
+        assert!(matches!(refused, StartError::SealDiffers { .. }), "{said}");
+        assert!(said.contains("node-1") && said.contains(why), "{said}");
+    }
+    let changing = start("node-2", &[1, 2]).await.unwrap();
+    first.shutdown().await;
+    changing.shutdown().await;
+    let open = start("node-3", &[]).await.unwrap();
+    let refused = start("node-1", &[1]).await.unwrap_err().to_string();
+    assert!(refused.contains("does not seal"), "{refused}");
+    open.shutdown().await;
 }
 
 const DRAIN: &str = r#"{"ask":"drain","timeout_ms":1000}"#;

@@ -175,6 +175,56 @@ pub(crate) fn names(answer: &Value, state: &str) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn a_cluster_whose_nodes_do_not_start_says_why_and_leaves_the_log() {
+    let program = nats_server();
+    let args = ["cluster", "up", "--nodes", "1", "--nats", "1"];
+    let more = ["--pools", "/nonexistent", "--nats-server"];
+    let ended = start(&[&args[..], &more, &[program.to_str().unwrap()]].concat())
+        .ended()
+        .await;
+    assert_eq!(ended.status, Some(1), "{}", ended.complaints);
+    let last = ended.complaints.lines().last().unwrap();
+    assert!(last.contains("node-1 does not start"), "{last}");
+    assert!(last.contains("/nonexistent"), "{last}");
+    let told = ended.lines.iter().filter(|line| line.contains("ended ("));
+    let told: Vec<_> = told.collect();
+    assert_eq!(told.len(), 2, "{:?}", ended.lines);
+    assert!(
+        told.iter().all(|line| line.contains("/nonexistent")),
+        "{told:?}"
+    );
+    let log = Path::new(last.rsplit(": ").next().unwrap());
+    assert!(
+        std::fs::read_to_string(log)
+            .unwrap()
+            .contains("/nonexistent")
+    );
+    std::fs::remove_dir_all(log.parent().unwrap()).unwrap();
+}
+
+#[tokio::test]
+async fn a_folder_is_that_of_one_cluster_at_a_time() {
+    let folder = Folder::new("cluster-data");
+    let data = folder.path("data");
+    let program = nats_server();
+    let args = ["cluster", "up", "--json", "--nodes", "1", "--nats", "1"];
+    let more = ["--data", &data, "--nats-server", program.to_str().unwrap()];
+    let up = || start(&[&args[..], &more].concat());
+    let mut first = up();
+    first.event("ready").await;
+    let second = up().ended().await;
+    assert_eq!(second.status, Some(1), "{}", second.complaints);
+    let reason = "another process uses the folder";
+    assert!(second.complaints.contains(reason), "{}", second.complaints);
+    first.terminate();
+    assert_eq!(first.ended().await.status, Some(0));
+    let mut third = up();
+    third.event("ready").await;
+    third.terminate();
+    assert_eq!(third.ended().await.status, Some(0));
+}
+
+#[tokio::test]
 async fn a_cluster_serves_devices_on_any_node_and_tells_operators_of_them() {
     let cluster = Cluster::up("3", "3").await;
     let three = ["node-1", "node-2", "node-3"];

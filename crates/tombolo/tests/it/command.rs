@@ -133,6 +133,16 @@ impl Running {
         panic!("{name} never came: {:?}", self.lines);
     }
 
+    /// Waits for a line with that in it.
+    pub(crate) async fn says(&mut self, what: &str) {
+        while let Some(line) = self.line().await {
+            if line.contains(what) {
+                return;
+            }
+        }
+        panic!("it never said {what}: {:?}", self.lines);
+    }
+
     /// Waits until standard error has that, after what was waited for before.
     pub(crate) async fn complains(&mut self, what: &str) {
         let heard = self.heard;
