@@ -3,7 +3,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 
-use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tombolo_relay::{CertificateError, Certificates};
 use tombolo_wire::CertificatePin;
@@ -20,19 +19,8 @@ impl Certificate {
     /// # Errors
     /// A file cannot be read, has nothing of the kind in it, or the two do not go together.
     pub fn from_pem_files(chain: &Path, key: &Path) -> Result<Self, CertificateError> {
-        let unreadable = || CertificateError::ChainUnreadable(chain.to_owned());
-        let certificates: Vec<_> = CertificateDer::pem_file_iter(chain)
-            .and_then(Iterator::collect)
-            .map_err(|_| unreadable())?;
-        if certificates.is_empty() {
-            return Err(unreadable());
-        }
-        let key = PrivateKeyDer::from_pem_file(key)
-            .map_err(|_| CertificateError::KeyUnreadable(key.to_owned()))?;
-        let certificate = Self {
-            chain: certificates,
-            key,
-        };
+        let (chain, key) = tombolo_relay::read_certificate(chain, key)?;
+        let certificate = Self { chain, key };
         certificate.for_turns()?;
         Ok(certificate)
     }

@@ -111,15 +111,8 @@ impl fmt::Debug for Certificates {
 }
 
 impl Current {
-    fn read(chain_path: &PathBuf, key_path: &PathBuf) -> Result<Self, CertificateError> {
-        let chain: Vec<_> = CertificateDer::pem_file_iter(chain_path)
-            .and_then(Iterator::collect)
-            .map_err(|error| unreadable(error, chain_path, CertificateError::ChainUnreadable))?;
-        if chain.is_empty() {
-            return Err(CertificateError::ChainUnreadable(chain_path.clone()));
-        }
-        let key = PrivateKeyDer::from_pem_file(key_path)
-            .map_err(|error| unreadable(error, key_path, CertificateError::KeyUnreadable))?;
+    fn read(chain_path: &Path, key_path: &Path) -> Result<Self, CertificateError> {
+        let (chain, key) = read_certificate(chain_path, key_path)?;
         Self::new(chain, key)
     }
 
@@ -147,6 +140,26 @@ impl Current {
             dtls,
         })
     }
+}
+
+/// Reads a chain of certificates, the server's own first, and the private key of that one from PEM files; whether
+/// they go together is not looked at.
+///
+/// # Errors
+/// A file cannot be read, or has nothing of the kind in it.
+pub fn read_certificate(
+    chain_path: &Path,
+    key_path: &Path,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CertificateError> {
+    let chain: Vec<_> = CertificateDer::pem_file_iter(chain_path)
+        .and_then(Iterator::collect)
+        .map_err(|error| unreadable(error, chain_path, CertificateError::ChainUnreadable))?;
+    if chain.is_empty() {
+        return Err(CertificateError::ChainUnreadable(chain_path.to_owned()));
+    }
+    let key = PrivateKeyDer::from_pem_file(key_path)
+        .map_err(|error| unreadable(error, key_path, CertificateError::KeyUnreadable))?;
+    Ok((chain, key))
 }
 
 /// Why a file is of no use: the system does not give it, or there is nothing fitting in it.

@@ -63,7 +63,7 @@ mod stats;
 mod steering;
 mod stream;
 
-pub use certificates::{CertificateError, Certificates};
+pub use certificates::{CertificateError, Certificates, read_certificate};
 pub use config::{IoMode, RelayConfig};
 pub use error::{BindError, ListenSocket, Protocol};
 pub use hook::{HookConfig, HookError};

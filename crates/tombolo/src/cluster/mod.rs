@@ -236,6 +236,8 @@ impl<'a> Cluster<'a> {
         let mut command = tokio::process::Command::new(std::env::current_exe()?);
         command
             .args(["serve", "--dev", "--json", "--name", name, "--with-parent"])
+            .args(["--pin", "--tls"])
+            .args(self.place.certificate(name, self.args.listen)?)
             .arg("--listen")
             .arg(self.args.listen.to_string())
             .args(["--port", &port.to_string()])

@@ -70,6 +70,18 @@ impl Place {
         self.folder.join("seal.key")
     }
 
+    /// The certificate of a node and its key: its URL is the same when it is started again.
+    pub(super) fn certificate(&self, name: &str, ip: IpAddr) -> anyhow::Result<[PathBuf; 2]> {
+        let [chain, key] = ["crt", "key"].map(|kind| self.folder.join(format!("{name}.{kind}")));
+        if !(chain.exists() && key.exists()) {
+            let names = [ip.to_string(), "localhost".to_owned()];
+            let certified = rcgen::generate_simple_self_signed(names)?;
+            write_private(&key, certified.signing_key.serialize_pem().as_bytes())?;
+            write_private(&chain, certified.cert.pem().as_bytes())?;
+        }
+        Ok([chain, key])
+    }
+
     /// Leaves the folder, so that somebody can look at the logs.
     pub(super) fn keep(&mut self) {
         self.is_temporary = false;
@@ -110,9 +122,16 @@ fn make_key(path: &Path) -> anyhow::Result<()> {
     let mut secret = [0; 32];
     let filled = SystemRandom::new().fill(&mut secret);
     anyhow::ensure!(filled.is_ok(), "the system gives no random numbers");
+    write_private(path, STANDARD.encode(secret).as_bytes())
+}
+
+/// Writes a file that others cannot read; what was there is replaced.
+fn write_private(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let mut options = fs::OpenOptions::new();
-    let file = options.write(true).create_new(true).mode(0o600).open(path);
-    let written = file.and_then(|mut file| file.write_all(STANDARD.encode(secret).as_bytes()));
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let written = options
+        .open(path)
+        .and_then(|mut file| file.write_all(bytes));
     written.with_context(|| format!("{}: cannot write it", path.display()))
 }
 

@@ -331,7 +331,7 @@ async fn devices_on_any_node_find_a_match_and_go_on_doing_so_when_a_node_is_kill
 
 #[tokio::test]
 async fn devices_see_each_other_across_nodes_and_hear_the_difference_only_when_theirs_is_killed() {
-    let cluster = Cluster::up("3", "1").await;
+    let mut cluster = Cluster::up("3", "1").await;
     cluster
         .answer_when(&["nodes"], |answer| names(answer, "alive").len() == 3)
         .await;
@@ -356,6 +356,8 @@ async fn devices_see_each_other_across_nodes_and_hear_the_difference_only_when_t
     for stander in [&mut west, &mut east] {
         assert_eq!(stander.event("entered").await["text"], "north");
     }
+    let again = cluster.running.event("node").await;
+    assert_eq!(again["url"], cluster.nodes[0]["url"]);
     west.terminate();
     let summary = west.event("summary").await;
     assert_eq!(

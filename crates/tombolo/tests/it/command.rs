@@ -187,7 +187,11 @@ impl Running {
     }
 
     async fn line(&mut self) -> Option<String> {
-        let line = soon(self.stdout.next_line()).await.unwrap()?;
+        let next = tokio::time::timeout(PATIENCE, self.stdout.next_line()).await;
+        let Ok(line) = next else {
+            panic!("it says no more after {:?}", self.lines);
+        };
+        let line = line.unwrap()?;
         self.lines.push(line.clone());
         Some(line)
     }
