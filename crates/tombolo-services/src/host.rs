@@ -411,6 +411,11 @@ impl State {
         self.here_since.get(user).is_none_or(|since| *since <= at)
     }
 
+    /// The room, as far as its log was read.
+    pub(crate) fn room(&self) -> &Room {
+        &self.room
+    }
+
     /// How a user takes part, here or elsewhere.
     pub(crate) fn membership(&self, user: &UserId) -> Option<&Membership> {
         self.room.membership(user)

@@ -10,6 +10,7 @@
 //! Rules decide what entries do, so nodes with other rules read another log: the rules' digest is a
 //! part of its name.
 
+mod begun;
 mod desk;
 mod lead;
 mod presence;

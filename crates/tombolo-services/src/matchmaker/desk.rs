@@ -13,6 +13,7 @@ use tombolo_room::SessionId;
 use tombolo_wire::v1::{self, ErrorCode};
 
 use super::Devices;
+use super::begun::Begun;
 use super::tell::{Told, deliver};
 use crate::entropy::{self, NoEntropy};
 use crate::lock::lock;
@@ -51,6 +52,7 @@ pub(super) struct State {
     pub(super) here: BTreeMap<TicketId, Here>,
     /// Running matches that ask for more users, and the device here that did.
     pub(super) asker_by_backfill: BTreeMap<BackfillId, SessionId>,
+    pub(super) begun: Begun,
 }
 
 /// A ticket of devices on this node.
@@ -95,6 +97,7 @@ impl Desk {
             waiting_by_operation: BTreeMap::new(),
             here: BTreeMap::new(),
             asker_by_backfill: BTreeMap::new(),
+            begun: Begun::default(),
         };
         Ok(Self {
             key: Key::new(["pool", name.as_str(), digest])?,
@@ -337,6 +340,9 @@ impl State {
         for waiting in std::mem::take(&mut self.waiting_by_operation).into_values() {
             let _ = waiting.outcome.send(Outcome::Unclear);
         }
+        let pool = &self.pool;
+        self.asker_by_backfill
+            .retain(|id, _| pool.generation(id).is_some());
         self.recount(node, name, told);
     }
 }

@@ -1,5 +1,6 @@
 //! What devices ask of the matchmaker.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use tombolo_match::{
 use tombolo_wire::v1::{self, ErrorCode, match_request, match_response};
 use tombolo_wire::{RoomId, UserId};
 
+use super::Devices;
 use super::desk::{Asker, Desk, time, unavailable};
 use super::{presence, room, tell};
 use crate::host::Host;
@@ -98,14 +100,12 @@ fn parse_kind(kind: match_request::Kind) -> Result<Wanted, Reject> {
 fn parse_ticket(submit: v1::SubmitTicket) -> Result<Ticket, Reject> {
     let tags = submit.tags.iter().take(tombolo_match::TAGS_MAX + 1);
     let tags = tags.map(|tag| Name::parse(tag));
-    let ticket = Ticket {
+    Ok(Ticket {
         tags: tags.collect::<Result<_, _>>().map_err(bad_ticket)?,
         query: Query::parse(&submit.query).map_err(bad_ticket)?,
         grace: Duration::from_millis(submit.grace_ms.into()),
         ..Ticket::new(TicketId(array(&submit.id)?), parse_players(submit.players)?)
-    };
-    check(&ticket)?;
-    Ok(ticket)
+    })
 }
 
 fn check(ticket: &Ticket) -> Result<(), Reject> {
@@ -175,6 +175,10 @@ pub(crate) async fn carry_out(
         session: Arc::clone(session),
         request: id,
     };
+    if session.lock().ended().is_some() {
+        // It said goodbye while this waited: nobody would be there for what it wanted.
+        return Ok(());
+    }
     let Some(body) = plan(node, session, id, &desk, wanted)? else {
         return Ok(());
     };
@@ -193,6 +197,12 @@ pub(crate) async fn carry_out(
             let again = desk.propose(node, body, Some(asker)).await?;
             again.map_err(|illegal| reject(&illegal))
         }
+        // And has found its match meanwhile.
+        Err(Illegal::Repeated)
+            if submitted.is_some_and(|ticket| tell_begun(node, session, id, &desk, &ticket)) =>
+        {
+            Ok(())
+        }
         Err(illegal) => Err(reject(&illegal)),
     }
 }
@@ -202,14 +212,18 @@ fn plan(
     node: &Arc<Node>,
     session: &Arc<Session>,
     id: u64,
-    desk: &Desk,
+    desk: &Arc<Desk>,
     wanted: Wanted,
 ) -> Result<Option<Body>, Reject> {
     Ok(Some(match wanted {
         Wanted::Submit { mut ticket, party } => {
+            // Whoever comes back need not say more than which ticket it is.
             if desk.has(&ticket.id, &session.user) {
                 come_back(node, session, ticket.id)
+            } else if tell_begun(node, session, id, desk, &ticket.id) {
+                return Ok(None);
             } else {
+                check(&ticket)?;
                 desk.admit(node, session, &ticket)?;
                 settle(node, session, party.as_ref(), &mut ticket.players)?;
                 node.counters.tickets.add(1);
@@ -240,15 +254,15 @@ fn plan(
             return Ok(None);
         }
         Wanted::Backfill(backfill) => {
-            check_room(session, backfill.id, &backfill)?;
+            check_room(session, desk, &backfill)?;
             Body::Backfill(backfill)
         }
         Wanted::Renew(id, lease) => {
-            host_of(session, id)?;
+            host_of(session, desk, id)?;
             Body::Renewed { id, lease }
         }
         Wanted::Close(id) => {
-            host_of(session, id)?;
+            host_of(session, desk, id)?;
             Body::Closed(id)
         }
     }))
@@ -261,6 +275,30 @@ fn come_back(node: &Node, session: &Session, ticket: TicketId) -> Body {
         user: session.user.clone(),
         device: Some(presence::here(node, session.id)),
     }
+}
+
+/// Tells a device that comes back of the match that its user's ticket has found meanwhile, if it has.
+fn tell_begun(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    id: u64,
+    desk: &Arc<Desk>,
+    ticket: &TicketId,
+) -> bool {
+    let state = desk.lock();
+    let Some(formed) = state.begun.of(ticket, &session.user) else {
+        return false;
+    };
+    let status = tell::status(&state.pool, ticket);
+    drop(state);
+    let result = match_response::Result::Status(status);
+    node.push(session, tell::answer(id, result));
+    let devices = Devices::from([(session.user.clone(), session.id)]);
+    let devices = BTreeMap::from([(*ticket, devices)]);
+    let (node, desk) = (Arc::clone(node), Arc::clone(desk));
+    let work = room::gather(Arc::clone(&node), desk, formed, devices);
+    node.runtime.spawn(work);
+    true
 }
 
 /// Says of each user of a party where its device is: the others must be in a room with this one.
@@ -299,8 +337,12 @@ fn not_in_party(user: &UserId) -> Reject {
     Reject::new(ErrorCode::NotPermitted, message)
 }
 
-/// The room of a running match, of which the device is to be the owner.
-fn host_of(session: &Session, id: BackfillId) -> Result<Arc<Host>, Reject> {
+/// The room of a pool's running match, of which the device is to be the owner.
+fn host_of(session: &Session, desk: &Desk, id: BackfillId) -> Result<Arc<Host>, Reject> {
+    if !room::is_of_pool(desk, id.0) {
+        let message = "the match is not one of this pool";
+        return Err(Reject::new(ErrorCode::NotPermitted, message));
+    }
     let room = room::room_of(id.0)?;
     let host = session.lock().host_by_room.get(&room).cloned();
     let is_owner = |host: &Arc<Host>| host.lock().owner() == Some(&session.user);
@@ -310,15 +352,30 @@ fn host_of(session: &Session, id: BackfillId) -> Result<Arc<Host>, Reject> {
     })
 }
 
-/// Whether all who play in a running match are in its room.
-fn check_room(session: &Session, id: BackfillId, backfill: &Backfill) -> Result<(), Reject> {
-    let host = host_of(session, id)?;
+/// Whether the teams of a running match are those who are in its room, or have a seat kept there, and all
+/// who may join them find a place in it: who is matched has left the pool.
+fn check_room(session: &Session, desk: &Desk, backfill: &Backfill) -> Result<(), Reject> {
+    let host = host_of(session, desk, backfill.id)?;
     let state = host.lock();
+    let room = state.room();
     let tickets = backfill.sides.iter().flat_map(|(_, tickets)| tickets);
+    let mut named = BTreeSet::new();
     for player in tickets.flat_map(|ticket| &ticket.players) {
-        if state.membership(&player.user).is_none() {
-            return Err(not_in_party(&player.user));
+        let user = &player.user;
+        if room.member(user).is_none() && room.reserved_until(user).is_none() {
+            return Err(not_in_party(user));
         }
+        if !named.insert(user) {
+            return Err(bad_ticket("a user is named twice"));
+        }
+    }
+    if let Some((user, _)) = room.members().find(|(user, _)| !named.contains(user)) {
+        let message = format!("{user} is in the room of the match, and in none of its teams");
+        return Err(bad_ticket(message));
+    }
+    let wanted = desk.rules().shape.players_max() as usize;
+    if room.free() < wanted.saturating_sub(named.len()) {
+        return Err(bad_ticket("the room has no place for all who may join"));
     }
     Ok(())
 }

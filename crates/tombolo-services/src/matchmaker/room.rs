@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tombolo_match::{Formed, TicketId};
+use sha2::{Digest as _, Sha256};
+use tombolo_match::{Body as PoolBody, Formed, TicketId};
 use tombolo_room::{Act, Body, OperationId, Reserve, Settings, USERS_PER_ENTRY_MAX};
 use tombolo_wire::v1::{self, ErrorCode, match_event};
 use tombolo_wire::{RoomId, UserId};
@@ -21,12 +22,13 @@ use crate::reject::Reject;
 pub(super) async fn gather(
     node: Arc<Node>,
     desk: Arc<Desk>,
-    formed: Formed,
+    formed: Arc<Formed>,
     devices: BTreeMap<TicketId, Devices>,
 ) {
-    let id = match_id(&formed);
-    let kind = match prepare(&node, &desk, &formed, id).await {
-        Ok(room) => match_event::Kind::Found(found(&formed, id, &room)),
+    let id = match_id(&desk, &formed);
+    let prepared = prepare(&node, &desk, &formed, id).await;
+    let kind = match &prepared {
+        Ok(room) => match_event::Kind::Found(found(&formed, id, room)),
         Err(reject) => {
             tracing::warn!(pool = %desk.name, %reject, "a match has no room");
             ended("lost")
@@ -36,6 +38,10 @@ pub(super) async fn gather(
         for (_, device) in devices {
             push(&node, &device, event(&desk.name, &ticket, kind.clone()));
         }
+    }
+    if let (Err(_), Some((running, _))) = (prepared, formed.backfill) {
+        // Whoever else waits is not to be lost in it as well. It may have been closed already.
+        desk.insist(&node, PoolBody::Closed(running)).await;
     }
 }
 
@@ -50,13 +56,36 @@ pub(super) fn room_of(id: [u8; 16]) -> Result<RoomId, Reject> {
     RoomId::parse(&name).map_err(|error| Reject::new(error.code(), error))
 }
 
-/// A match that runs keeps its id; a new one has that of its first ticket, which nobody else knows.
-fn match_id(formed: &Formed) -> [u8; 16] {
-    let first = formed
-        .parties()
-        .next()
-        .map_or([0; 16], |party| party.ticket.0);
-    formed.backfill.map_or(first, |(id, _)| id.0)
+/// A match that runs keeps its id. That of a new one begins with its pool's mark; the rest nobody can
+/// choose: in its pool no other match has the same number.
+fn match_id(desk: &Desk, formed: &Formed) -> [u8; 16] {
+    if let Some((running, _)) = formed.backfill {
+        return running.0;
+    }
+    let mut hash = Sha256::new_with_prefix(desk.key.as_str());
+    hash.update(formed.id.0.to_be_bytes());
+    // A log that was lost gives its numbers again, while rooms of its matches are still there.
+    for party in formed.parties() {
+        hash.update(party.ticket.0);
+    }
+    let mut id = [0; 16];
+    let parts = mark(desk).into_iter().chain(hash.finalize());
+    for (byte, part) in id.iter_mut().zip(parts) {
+        *byte = part;
+    }
+    id
+}
+
+/// Whether a match is one of a pool's.
+pub(super) fn is_of_pool(desk: &Desk, id: [u8; 16]) -> bool {
+    id.starts_with(&mark(desk))
+}
+
+/// What the ids of a pool's matches begin with.
+fn mark(desk: &Desk) -> [u8; 4] {
+    let digest: [u8; 32] = Sha256::digest(desk.key.as_str()).into();
+    let [a, b, c, d, ..] = digest;
+    [a, b, c, d]
 }
 
 async fn prepare(
@@ -164,7 +193,7 @@ fn text(name: Option<&impl ToString>) -> String {
 const PREFIX: &str = "tombolo-match-";
 
 /// How long seats are kept for the users of a match. Its room is there as long as a seat is kept or taken.
-const SEATS_KEPT: Duration = Duration::from_secs(60);
+pub(super) const SEATS_KEPT: Duration = Duration::from_secs(60);
 
 /// How often a room is tried while the engine is away.
 const ATTEMPTS_MAX: usize = 120;

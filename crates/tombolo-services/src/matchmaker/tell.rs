@@ -24,7 +24,7 @@ pub(super) enum Told {
     /// Something became of a ticket, or of a running match.
     Event(SessionId, server_frame::Body),
     /// A match begins: first it needs a room.
-    Found(Box<Formed>, BTreeMap<TicketId, Devices>),
+    Found(Arc<Formed>, BTreeMap<TicketId, Devices>),
 }
 
 /// Tells devices, in order; those whose match begins as soon as it has its room.
@@ -34,7 +34,7 @@ pub(super) fn deliver(node: &Arc<Node>, desk: &Arc<Desk>, told: Vec<Told>) {
             Told::Answer(session, body) => node.push(&session, body),
             Told::Event(id, body) => push(node, &id, body),
             Told::Found(formed, devices) => {
-                let work = room::gather(Arc::clone(node), Arc::clone(desk), *formed, devices);
+                let work = room::gather(Arc::clone(node), Arc::clone(desk), formed, devices);
                 node.runtime.spawn(work);
             }
         }
@@ -142,6 +142,8 @@ impl State {
                 }
             }
             Event::Matched(formed) => {
+                let formed = Arc::new(*formed);
+                self.begun.note(self.pool.clock(), &formed);
                 let devices = formed.parties().filter_map(|party| {
                     let here = self.here.remove(&party.ticket)?;
                     Some((party.ticket, here.devices))
@@ -209,6 +211,10 @@ impl State {
         if devices.is_empty() {
             self.here.remove(ticket);
         } else {
+            // What became of them before they had a ticket, the pool was not told.
+            for (user, session) in &devices {
+                node.matchmaker.suspect(*session, user);
+            }
             let here = self.here.entry(*ticket).or_default();
             here.devices = devices;
         }

@@ -22,6 +22,8 @@ use tombolo_wire::v1::{
 use crate::lab::{Device, Lab, UNIX_NOW};
 use crate::wire::Wire;
 
+mod odds;
+
 const DUEL: &str = r#"
 name = "duel"
 players = { min = 2, max = 2 }

@@ -1,0 +1,220 @@
+//! Matches whose users mean no good, or are not there when it counts.
+
+use tombolo_wire::v1::{client_frame, room_act};
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn each_match_has_a_room_of_its_own_whatever_its_tickets_are_called() {
+    let lab = lab();
+    let mut mallory = seeker(&lab, "mallory").await;
+    let mut rooms = BTreeSet::new();
+    for (pool, other) in [("duel", "alice"), ("teams", "bob")] {
+        let mut other = seeker(&lab, other).await;
+        let user = other.user.clone();
+        submit(&mut other, pool, 2, &[(&user, 0.0)]).await.unwrap();
+        submit(&mut mallory, pool, 1, &[("mallory", 0.0)])
+            .await
+            .unwrap();
+        let room = found(&mut other).await.room;
+        assert_eq!(found(&mut mallory).await.room, room);
+        let joined = other.join(&room, JoinMode::Join).await;
+        assert!(joined.is_ok(), "{user} has a seat in {room}: {joined:?}");
+        rooms.insert(room);
+    }
+    assert_eq!(rooms.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_match_says_of_all_in_its_room_where_they_play_and_asks_its_own_pool() {
+    let (mut alice, _bob, first, lab) = running().await;
+    let both = [("alice", "red"), ("bob", "blue")];
+    let refused = [
+        ("teams", &both[..1], ErrorCode::BadTicket),
+        (
+            "teams",
+            &[("alice", "red"), ("alice", "blue")],
+            ErrorCode::BadTicket,
+        ),
+        (
+            "teams",
+            &[("alice", "red"), ("carol", "blue")],
+            ErrorCode::NotPermitted,
+        ),
+        ("duel", &both[..1], ErrorCode::NotPermitted),
+    ];
+    for (pool, players, code) in refused {
+        let opened = ask(&mut alice, pool, open(&first, 0, players)).await;
+        assert_eq!(opened, Err(code), "{players:?} in {pool}");
+    }
+    // Who has a seat kept takes one of those that are free, unless it is named.
+    keep_seats(&mut alice, &first.room, &["dave"]).await;
+    let opened = ask(&mut alice, "teams", open(&first, 0, &both)).await;
+    assert_eq!(opened, Err(ErrorCode::BadTicket));
+    let named = [both[0], both[1], ("dave", "blue")];
+    let opened = ask(&mut alice, "teams", open(&first, 0, &named)).await;
+    assert!(opened.is_ok(), "{opened:?}");
+    let mut carol = seeker(&lab, "carol").await;
+    submit(&mut carol, "teams", 3, &[("carol", 0.0)])
+        .await
+        .unwrap();
+    assert_eq!(found(&mut carol).await.room, first.room);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_match_whose_room_takes_nobody_asks_for_nobody_any_more() {
+    let (mut alice, _bob, first, lab) = running().await;
+    let both = [("alice", "red"), ("bob", "blue")];
+    let opened = ask(&mut alice, "teams", open(&first, 0, &both)).await;
+    assert!(opened.is_ok(), "{opened:?}");
+    keep_seats(&mut alice, &first.room, &["dave", "erin"]).await;
+    let mut carol = seeker(&lab, "carol").await;
+    submit(&mut carol, "teams", 3, &[("carol", 0.0)])
+        .await
+        .unwrap();
+    assert_eq!(ended(&mut carol).await, "lost");
+    let closed = event(&mut alice, |kind| match kind {
+        match_event::Kind::Backfill(status) if !status.ended.is_empty() => Some(status.ended),
+        _ => None,
+    });
+    assert_eq!(closed.await, "closed");
+    submit(&mut carol, "teams", 4, &[("carol", 0.0)])
+        .await
+        .unwrap();
+    carol.is_quiet_of_matches().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ticket_whose_device_says_goodbye_behind_it_does_not_stay() {
+    let lab = lab();
+    let mut alice = seeker(&lab, "alice").await;
+    // What it asked before is still under way.
+    alice.ask_join("r", JoinMode::Create, 2);
+    ask_submit(&mut alice, "duel", 1, &[("alice", 0.0)], 0, "");
+    alice
+        .send(client_frame::Body::Goodbye(v1::Goodbye {}))
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut alice = seeker(&lab, "alice").await;
+    let status = submit(&mut alice, "duel", 2, &[("alice", 0.0)]).await;
+    assert_eq!(status.map(|status| status.waiting), Ok(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_away_already_when_its_party_was_submitted_is_away() {
+    let lab = lab();
+    let [mut alice, mut bob] = lab.members("party", ["alice", "bob"]).await;
+    bob.connection = None;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let both = [("alice", 0.0), ("bob", 0.0)];
+    let id = ask_submit(&mut alice, "teams", 1, &both, 20, "party");
+    assert!(status(alice.response_among(id).await).is_ok());
+    let away = event(&mut alice, |kind| match kind {
+        match_event::Kind::Status(status) => Some(status.away),
+        _ => None,
+    });
+    assert_eq!(away.await, ["bob"]);
+    let mut carol = seeker(&lab, "carol").await;
+    submit(&mut carol, "teams", 2, &[("carol", 0.0)])
+        .await
+        .unwrap();
+    carol.is_quiet_of_matches().await;
+    assert!(bob.connect(&lab).await.unwrap().resumed);
+    found(&mut carol).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_in_a_ticket_comes_back_by_its_id_alone() {
+    let lab = lab();
+    let [mut alice, bob] = lab.members("party", ["alice", "bob"]).await;
+    let both = [("alice", 0.0), ("bob", 0.0)];
+    let id = ask_submit(&mut alice, "teams", 1, &both, 60, "party");
+    assert!(status(alice.response_among(id).await).is_ok());
+    drop(bob);
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    let mut bob = seeker(&lab, "bob").await;
+    let status = submit(&mut bob, "teams", 1, &[]).await;
+    assert_eq!(status.map(|status| status.away), Ok(Vec::new()));
+    let mut carol = seeker(&lab, "carol").await;
+    assert_eq!(
+        submit(&mut carol, "teams", 1, &[]).await,
+        Err(ErrorCode::BadTicket),
+        "a ticket of others"
+    );
+    submit(&mut carol, "teams", 2, &[("carol", 0.0)])
+        .await
+        .unwrap();
+    let room = found(&mut carol).await.room;
+    assert_eq!(found(&mut bob).await.room, room);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_away_when_its_match_began_is_told_when_it_comes_back() {
+    let (nodes, local) = cluster::<2>().await;
+    let matcher = leader(&BTreeSet::new(), &local).await;
+    let (stays, dies) = (&nodes[matcher], &nodes[1 - matcher]);
+    let mut alice = seeker(dies, "alice").await;
+    submit_for(&mut alice, "duel", 1, &[("alice", 0.0)], 60)
+        .await
+        .unwrap();
+    dies.services.kill();
+    // Nobody knows of it yet.
+    let mut bob = seeker(stays, "bob").await;
+    submit(&mut bob, "duel", 2, &[("bob", 0.0)]).await.unwrap();
+    let room = found(&mut bob).await.room;
+    let mut mallory = seeker(stays, "mallory").await;
+    assert_eq!(
+        submit(&mut mallory, "duel", 1, &[("mallory", 0.0)]).await,
+        Err(ErrorCode::Conflict)
+    );
+
+    let mut alice = seeker(stays, "alice").await;
+    let status = submit_for(&mut alice, "duel", 1, &[("alice", 0.0)], 60).await;
+    assert!(status.is_ok(), "{status:?}");
+    assert_eq!(found(&mut alice).await.room, room);
+    assert!(alice.join(&room, JoinMode::Join).await.is_ok());
+}
+
+/// Two in the room of their match, which has place for two more; the first owns it.
+async fn running() -> (Device, Device, v1::MatchFound, Lab) {
+    let lab = lab();
+    let mut alice = seeker(&lab, "alice").await;
+    let mut bob = seeker(&lab, "bob").await;
+    submit(&mut alice, "teams", 1, &[("alice", 0.0)])
+        .await
+        .unwrap();
+    submit(&mut bob, "teams", 2, &[("bob", 0.0)]).await.unwrap();
+    let first = found(&mut alice).await;
+    found(&mut bob).await;
+    alice.join(&first.room, JoinMode::Join).await.unwrap();
+    bob.join(&first.room, JoinMode::Join).await.unwrap();
+    (alice, bob, first, lab)
+}
+
+/// Asks for more users; these play already, each in its team.
+fn open(first: &v1::MatchFound, after: u32, users: &[(&str, &str)]) -> match_request::Kind {
+    let teams = ["red", "blue"].map(|name| v1::BackfillTeam {
+        name: name.to_owned(),
+        parties: users
+            .iter()
+            .filter(|(_, team)| *team == name)
+            .map(|(user, _)| v1::BackfillParty {
+                players: players(&[(user, 0.0)]),
+            })
+            .collect(),
+    });
+    match_request::Kind::Backfill(v1::OpenBackfill {
+        id: first.id.clone(),
+        after,
+        teams: teams.to_vec(),
+        lease_ms: 60_000,
+    })
+}
+
+async fn keep_seats(device: &mut Device, room: &str, users: &[&str]) {
+    let reserve = room_act::Kind::Reserve(v1::Reserve {
+        users: users.iter().map(ToString::to_string).collect(),
+        lasts_ms: 60_000,
+    });
+    device.act(room, reserve).await.unwrap();
+}
