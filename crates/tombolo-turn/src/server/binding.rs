@@ -43,8 +43,8 @@ impl Server {
         }
         ask.write_counter(&mut writer);
         if let Some(padding) = wish.padding {
-            // As long as the one that came, so that nobody gets more than was sent.
-            writer.attribute(&padding);
+            // No longer than the one that came, so that nobody gets more than was sent.
+            writer.attribute(&Padding::new(padding.bytes().min(PADDING_BYTES_MAX)));
         }
         self.stats.bindings += 1;
         self.transmit_unproven(now, ask, to, bytes);
@@ -165,5 +165,8 @@ impl Alternates {
 }
 
 const BINDING_REPLY_BYTES: usize = 96;
+/// The longest MTU of an Ethernet: more would say nothing about a path. The reply has attributes that
+/// its request has not, so padding of any length would not fit.
+const PADDING_BYTES_MAX: u16 = 9000;
 /// Ports below belong to services.
 const RESPONSE_PORT_MIN: u16 = 1024;

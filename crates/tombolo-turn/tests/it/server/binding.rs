@@ -134,6 +134,19 @@ fn padding_comes_back_as_long_as_it_came_and_all_zero() {
 }
 
 #[test]
+fn padding_that_fills_a_whole_request_comes_back_shorter() {
+    let mut lab = two_ips();
+    // What is left of a frame, and of a datagram over IPv6 in fragments.
+    for (from, bytes) in [(tcp_client(1), 65_528), (client(1), 65_500)] {
+        let reply = lab.unsigned(from, Method::BINDING, |writer| {
+            writer.attribute(&Padding::new(bytes));
+        });
+        assert_eq!(reply.get(), Ok(Padding::new(9000)));
+        assert_eq!(reply.get(), Ok(XorMappedAddress(from.client)));
+    }
+}
+
+#[test]
 fn padding_and_a_response_port_together_are_refused() {
     let mut lab = two_ips();
     let reply = lab.unsigned(client(1), Method::BINDING, |writer| {
