@@ -50,6 +50,8 @@ pub(crate) enum Control {
 pub(crate) enum FromStream {
     Opened(FiveTuple, Connection),
     Frame(FiveTuple, Vec<u8>),
+    /// Another shard has got it of a client that is not its own.
+    PassedOn(PassedOn),
     /// With what tells it from a later connection of the same addresses.
     Closed(FiveTuple, Arc<ConnectionState>),
     /// Another shard says so, by which the connection's frames came.
@@ -64,6 +66,14 @@ pub(crate) enum FromStream {
     Spliced(FiveTuple, Spliced),
     /// What became of connecting to a peer.
     Connected(ConnectionId, Result<TcpStream, ConnectError>),
+}
+
+/// A packet of a client that one shard gives to another.
+pub(crate) struct PassedOn {
+    pub(crate) client: FiveTuple,
+    pub(crate) packet: Vec<u8>,
+    /// How many shards more may pass it on.
+    pub(crate) hops_left: u8,
 }
 
 /// The outside's end of a shard.

@@ -279,6 +279,7 @@ impl Shard {
                         self.log_refusal(tuple.client);
                     }
                 }
+                Ok(FromStream::PassedOn(passed_on)) => self.handle_passed_on(now, passed_on),
                 Ok(FromStream::Closed(tuple, state)) => {
                     let successor = self.connections.get(&tuple).filter(|next| !next.is(&state));
                     if successor.is_none() {

@@ -206,6 +206,19 @@ impl Server {
         })
     }
 
+    /// Handles one datagram or frame of a client that another shard has passed on, for good: the client
+    /// is at home here, whatever this shard knew of it. So no packet goes round between shards.
+    #[must_use]
+    pub fn handle_passed_on(
+        &mut self,
+        now: Instant,
+        from: FiveTuple,
+        data: &[u8],
+    ) -> Option<Forward> {
+        self.strays.remove(&from);
+        self.handle_client(now, from, data)
+    }
+
     /// Handles one datagram that a peer sent to a relayed address. Returns where it goes.
     #[must_use]
     pub fn handle_peer(

@@ -1,9 +1,11 @@
 //! Clients whose packets come here though their allocation is on another shard.
 
-use tombolo_turn::server::{FiveTuple, ShardIndex};
+use std::time::Instant;
+
+use tombolo_turn::server::{FiveTuple, Forward, ShardIndex};
 
 use super::Shard;
-use crate::link::FromStream;
+use crate::link::{FromStream, PassedOn};
 
 impl Shard {
     /// Hands a client over: its stream connection, where it has one, and the packet in hand.
@@ -11,7 +13,51 @@ impl Shard {
         if let Some(connection) = self.connections.remove(&client) {
             self.pass_on(shard, FromStream::Opened(client, connection));
         }
-        self.pass_on(shard, FromStream::Frame(client, packet));
+        // The packet itself names that shard.
+        let passed_on = PassedOn {
+            client,
+            packet,
+            hops_left: 0,
+        };
+        self.pass_on(shard, FromStream::PassedOn(passed_on));
+    }
+
+    /// Gives another shard a packet of a client that was handed over to it.
+    pub(super) fn pass_packet_on(&mut self, shard: ShardIndex, client: FiveTuple, packet: Vec<u8>) {
+        // This shard and that one are no stations on the way between others.
+        let others = self.siblings.len().saturating_sub(2);
+        let passed_on = PassedOn {
+            client,
+            packet,
+            hops_left: u8::try_from(others).unwrap_or(u8::MAX),
+        };
+        self.pass_on(shard, FromStream::PassedOn(passed_on));
+    }
+
+    /// Handles a packet from another shard. A client that was handed over again and again has packets
+    /// go from shard to shard, but none of them comes to one twice.
+    pub(super) fn handle_passed_on(&mut self, now: Instant, passed_on: PassedOn) {
+        let PassedOn {
+            client,
+            packet,
+            hops_left,
+        } = passed_on;
+        let forward = match hops_left {
+            0 => self.core.handle_passed_on(now, client, &packet),
+            _ => self.core.handle_client(now, client, &packet),
+        };
+        match forward {
+            Some(Forward::ToShard { shard, client }) => {
+                let passed_on = PassedOn {
+                    client,
+                    packet,
+                    hops_left: hops_left.saturating_sub(1),
+                };
+                self.pass_on(shard, FromStream::PassedOn(passed_on));
+            }
+            Some(forward) => self.forward_frame(now, forward, &packet),
+            None => self.log_refusal(client.client),
+        }
     }
 
     /// Gives another shard something. It may be lost like a datagram when that one has too much to

@@ -15,20 +15,20 @@ use super::{
 };
 use crate::{
     IoStats,
-    link::FromStream,
     socket::{Outgoing, Sender, Sent, UdpSocket},
 };
 
 impl Shard {
-    /// Queues what the core said about a datagram that begins at `start` in `slot`.
+    /// Queues what the core said about the datagram at `place` in `slot`, which others may follow.
     pub(super) fn forward_slot(
         &mut self,
         now: Instant,
         forward: Forward,
         slot: usize,
-        start: usize,
+        place: Range<usize>,
     ) {
-        let data = &self.slots.bytes(slot)[start..];
+        let start = place.start;
+        let data = &self.slots.bytes(slot)[place];
         let Some(forward) = hand_over(
             &mut self.core,
             &mut self.io,
@@ -42,7 +42,7 @@ impl Shard {
         match forward {
             Forward::ToShard { shard, client } => {
                 let packet = data.to_vec();
-                self.pass_on(shard, FromStream::Frame(client, packet));
+                self.pass_packet_on(shard, client, packet);
             }
             Forward::ToPeer {
                 at,
@@ -148,7 +148,7 @@ impl Shard {
                 self.send_to_client(to, &header, &frame[range], padding);
             }
             Forward::ToShard { shard, client } => {
-                self.pass_on(shard, FromStream::Frame(client, frame.to_vec()));
+                self.pass_packet_on(shard, client, frame.to_vec());
             }
         }
     }

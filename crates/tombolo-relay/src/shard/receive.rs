@@ -120,7 +120,7 @@ impl Shard {
                 continue;
             }
             if let Some(forward) = self.core.handle_client(now, from, data) {
-                self.forward_slot(now, forward, slot, range.start);
+                self.forward_slot(now, forward, slot, range);
             } else {
                 self.is_eventful = true;
                 self.log_refusal(from.client);
@@ -177,7 +177,7 @@ impl Shard {
             let range = self.slots.range(slot, i);
             let data = &self.slots.bytes(slot)[range.clone()];
             if let Some(forward) = self.core.handle_peer(now, at, PeerAddr(peer), data) {
-                self.forward_slot(now, forward, slot, range.start);
+                self.forward_slot(now, forward, slot, range);
             } else {
                 self.log_refusal(peer);
             }

@@ -4,6 +4,7 @@ mod alpn;
 mod bind;
 mod device;
 mod dtls;
+mod elsewhere;
 mod foreign;
 mod icmp;
 mod moving;

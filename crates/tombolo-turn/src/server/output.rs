@@ -64,7 +64,7 @@ pub enum Command {
         connection: ConnectionId,
     },
     /// Give a client's packet to another shard's
-    /// [`Server::handle_client`](super::Server::handle_client), and over a stream the connection
+    /// [`Server::handle_passed_on`](super::Server::handle_passed_on), and over a stream the connection
     /// too. Its further packets come back as [`Forward::ToShard`](super::Forward::ToShard).
     Redirect {
         /// Which shard.

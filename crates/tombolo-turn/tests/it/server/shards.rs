@@ -126,6 +126,46 @@ fn the_end_of_a_connection_is_told_to_the_shard_that_has_its_allocation() {
     assert_eq!(node.forward(tcp_client(2), packet), None);
 }
 
+#[test]
+fn a_client_that_has_two_shards_pass_it_to_each_other_is_at_home_where_it_asked_last() {
+    let mut node = Node::new();
+    let of_shard = |index| ReservationToken([7, 7, 7, 7, 7, 7, 7, index]);
+    let request = node.redirect(client(1), of_shard(0));
+    assert_eq!(node.reply_to_passed_on(0, &request).code(), Some(508));
+
+    let request = node.shards[1].sign(client(1), &alice(), Method::ALLOCATE, |writer| {
+        writer
+            .attribute(&RequestedTransport::UDP)
+            .attribute(&of_shard(1));
+    });
+    let to_first = Forward::ToShard {
+        shard: ShardIndex(0),
+        client: client(1),
+    };
+    assert_eq!(node.forward(client(1), &request), Some(to_first));
+    assert_eq!(node.shards[0].exchange(client(1), &request), []);
+    let back = Command::Redirect {
+        shard: ShardIndex(1),
+        client: client(1),
+        bytes: request.clone(),
+    };
+    assert_eq!(node.shards[0].shard_commands.pop(), Some(back));
+    assert_eq!(node.reply_to_passed_on(1, &request).code(), Some(508));
+    assert_eq!(node.forward(client(1), b"\x40\x00\x00\x00"), None);
+}
+
+#[test]
+fn what_was_passed_on_for_good_is_not_passed_on_again() {
+    let mut node = Node::new();
+    node.redirect(client(1), ReservationToken([0; 8]));
+    let shard = &mut node.shards[1];
+    let packet = b"\x40\x00\x00\x00";
+    let forward = shard.server.handle_passed_on(shard.now, client(1), packet);
+    assert_eq!(forward, None);
+    assert_eq!(shard.refused(Refusal::AllocationMissing), 1);
+    assert_eq!(node.forward(client(1), packet), None);
+}
+
 /// Two shards. The first one has what is asked for, the second one is asked.
 struct Node {
     shards: [Lab; 2],
@@ -189,6 +229,17 @@ impl Node {
         let mut replies = self.shards[0].exchange(from, &request);
         assert_eq!(replies.len(), 1);
         replies.remove(0).bytes
+    }
+
+    /// Gives a shard a request of the first client that another one has passed on.
+    fn reply_to_passed_on(&mut self, index: usize, request: &[u8]) -> Reply {
+        let shard = &mut self.shards[index];
+        let now = shard.now;
+        let forward = shard.server.handle_passed_on(now, client(1), request);
+        assert_eq!(forward, None, "it ends here");
+        shard.drive();
+        let reply = shard.server.poll_transmit().expect("there is a reply");
+        Reply(reply.bytes)
     }
 
     fn forward(&mut self, from: FiveTuple, packet: &[u8]) -> Option<Forward> {
