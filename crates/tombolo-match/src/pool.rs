@@ -104,6 +104,8 @@ struct Matcher {
     waiting: BTreeSet<Rank>,
     /// Those that have come or have changed since they were looked at.
     fresh: BTreeSet<Rank>,
+    /// Somebody has come or changed since a round of looks at running matches began.
+    has_news: bool,
     /// When gates change.
     changes: BTreeSet<(Time, Key)>,
     /// Those in matches that were proposed and not yet claimed.
@@ -161,6 +163,7 @@ impl Pool {
                 group,
                 waiting: BTreeSet::new(),
                 fresh: BTreeSet::new(),
+                has_news: false,
                 changes: BTreeSet::new(),
                 proposed: BTreeSet::new(),
                 next_tick: Time::ZERO,

@@ -25,7 +25,7 @@ pub(super) struct Running {
     pub(super) sides: Vec<Vec<Key>>,
     /// The claim whose users are asked whether they are ready.
     pub(super) pending: Option<MatchId>,
-    /// It has changed since it was looked at.
+    /// It is to be looked at: it has changed, or others have.
     pub(super) is_fresh: bool,
 }
 

@@ -1,7 +1,6 @@
 //! The matcher's work.
 
 use super::Pool;
-use super::backfill::Running;
 use super::group::View;
 use super::improve::Draft;
 use super::search::{Outcome, Pass, Search};
@@ -9,7 +8,7 @@ use super::seat::Key;
 use super::ticket::{rank, set_gates};
 use super::{Matcher, Rank};
 use crate::formed::Formed;
-use crate::word::{MatchId, Time};
+use crate::word::{BackfillId, MatchId, Time};
 
 /// What [`Pool::propose`] has done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +40,7 @@ impl Pool {
             is_complete: true,
             is_tick: false,
             done: 0,
+            done_for_running: 0,
         };
         self.relax(&mut work);
         work.arrivals = self.matcher.fresh.len();
@@ -61,7 +61,7 @@ impl Pool {
         Step {
             matches: self.numbered(work.drafts),
             is_complete: work.is_complete && self.matcher.fresh.is_empty(),
-            work: work.done,
+            work: work.done + work.done_for_running,
         }
     }
 
@@ -77,8 +77,7 @@ impl Pool {
             next_tick,
             ..
         } = &self.matcher;
-        let is_fresh = |running: &Running| running.is_fresh && running.pending.is_none();
-        let has_running = !waiting.is_empty() && self.running.values().any(is_fresh);
+        let has_running = !waiting.is_empty() && self.running_to_look_at().next().is_some();
         if has_running || !fresh.is_empty() || !proposed.is_empty() || cursor.is_some() {
             return Some(Time::ZERO);
         }
@@ -119,27 +118,23 @@ impl Pool {
                 self.seats[key].class = Some(class);
             }
             self.matcher.fresh.insert(fresh);
+            self.matcher.has_news = true;
         }
     }
 
-    /// Running matches come first.
+    /// Running matches come first, but at most half of a step is theirs: however many ask for somebody whom
+    /// there is not, those who wait go on to be matched.
     fn pass_running(&mut self, work: &mut Work) {
-        let is_tick = self.matcher.cursor.is_some() || work.now >= self.matcher.next_tick;
-        let is_due = is_tick || !self.matcher.fresh.is_empty();
-        let ids: Vec<_> = self
-            .running
-            .iter()
-            .filter(|(_, running)| running.pending.is_none() && (is_due || running.is_fresh))
-            .map(|(id, _)| *id)
-            .collect();
+        self.begin_round(work.now);
+        let ids: Vec<_> = self.running_to_look_at().collect();
         for id in ids {
             let Some(mut running) = self.running.remove(&id) else {
                 continue;
             };
-            if work.is_over() {
-                running.is_fresh = true;
+            if work.done_for_running >= work.max.div_ceil(2) {
+                work.is_complete = false;
                 self.running.insert(id, running);
-                continue;
+                return;
             }
             running.is_fresh = false;
             for key in running.sides.iter().flatten() {
@@ -147,12 +142,31 @@ impl Pool {
             }
             let mut search = self.search(work.now, Pass::Tick);
             let found = search.run_backfill(id, &running);
-            work.done += search.work;
+            work.done_for_running += search.work;
             self.running.insert(id, running);
             if let Some(draft) = found {
                 self.take(draft, work);
             }
         }
+    }
+
+    /// All running matches are looked at once each tick, and once when somebody has come or changed; for those
+    /// who come meanwhile, once more afterwards.
+    fn begin_round(&mut self, now: Time) {
+        let is_tick = self.matcher.cursor.is_none() && now >= self.matcher.next_tick;
+        let is_over = self.running_to_look_at().next().is_none();
+        if is_tick || self.matcher.has_news && is_over {
+            self.matcher.has_news = false;
+            for running in self.running.values_mut() {
+                running.is_fresh = true;
+            }
+        }
+    }
+
+    fn running_to_look_at(&self) -> impl Iterator<Item = BackfillId> {
+        let all = self.running.iter();
+        let due = all.filter(|(_, running)| running.is_fresh && running.pending.is_none());
+        due.map(|(id, _)| *id)
     }
 
     fn pass_arrivals(&mut self, work: &mut Work) {
@@ -279,12 +293,13 @@ pub(super) struct Work {
     /// All that wait are looked at.
     pub(super) is_tick: bool,
     pub(super) done: u64,
+    done_for_running: u64,
 }
 
 impl Work {
     /// Whether no more may be looked at; then the step has something left to do.
     fn is_over(&mut self) -> bool {
-        let is_over = self.done >= self.max;
+        let is_over = self.done + self.done_for_running.min(self.max / 2) >= self.max;
         self.is_complete &= !is_over;
         is_over
     }

@@ -261,6 +261,7 @@ impl Pool {
         self.seats[key].class = Some(class);
         self.matcher.waiting.insert(rank);
         self.matcher.fresh.insert(rank);
+        self.matcher.has_news = true;
     }
 
     /// Takes a ticket away from the matcher.

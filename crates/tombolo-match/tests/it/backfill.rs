@@ -25,6 +25,22 @@ fn running(after: u32, first: Vec<Ticket>, second: Vec<Ticket>) -> Backfill {
     }
 }
 
+#[test]
+fn those_who_wait_are_matched_however_many_running_matches_ask_for_others() {
+    let mut world = World::new(RULES);
+    for number in 0..50 {
+        let there = skilled(100 + u128::from(number), &[5_000.0, 5_000.0]);
+        let backfill = Backfill {
+            id: BackfillId([number; 16]),
+            ..running(0, vec![there], Vec::new())
+        };
+        world.apply(Body::Backfill(backfill)).unwrap();
+    }
+    world.submit_all([skilled(1, &[1.0, 2.0]), skilled(2, &[3.0, 4.0])]);
+    let mut steps = (0..100).map(|_| world.pool.propose(world.now, 8));
+    assert!(steps.any(|step| !step.matches.is_empty()));
+}
+
 /// A match that lacks two users in its second team.
 fn lacking_two() -> Body {
     let first = vec![skilled(101, &[100.0, 100.0])];
