@@ -84,7 +84,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// How often a silent connection is tried; several times per `idle_timeout`.
     pub keep_alive_interval: Duration,
-    /// One HTTP connection with all its requests; sessions over WebSocket are not meant.
+    /// One HTTP connection with all its requests; the last may take as long again. Sessions over WebSocket are
+    /// not meant.
     pub http_timeout: Duration,
     /// How long a farewell (`Reject`, `GoAway`) may take to arrive before the connection goes.
     pub farewell_timeout: Duration,

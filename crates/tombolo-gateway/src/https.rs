@@ -108,14 +108,19 @@ async fn connection(
         .with_upgrades();
     let mut connection = pin!(connection);
     let mut phase = shared.phase();
-    let result = tokio::select! {
-        result = timeout(limits.http_timeout, connection.as_mut()) => result,
-        () = phase.draining(), if !is_draining => {
-            connection.as_mut().graceful_shutdown();
-            timeout(limits.farewell_timeout, connection.as_mut()).await
+    let grace = tokio::select! {
+        result = connection.as_mut() => {
+            if let Err(error) = result {
+                debug!(%addr, %error, "HTTP connection failed");
+            }
+            return;
         }
+        () = sleep(limits.http_timeout) => limits.http_timeout,
+        () = phase.draining(), if !is_draining => limits.farewell_timeout,
     };
-    match result {
+    // What is being answered is answered before the connection goes.
+    connection.as_mut().graceful_shutdown();
+    match timeout(grace, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%addr, %error, "HTTP connection failed"),
         Err(_) => debug!(%addr, "HTTP connection took too long"),

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tombolo_wire::token::Claims;
@@ -83,6 +85,33 @@ async fn a_token_from_a_development_node_opens_a_session() {
     let mut device = fixture.connect(Transport::Quic).await;
     let welcome = device.hello(reply["token"].as_str().expect("a text")).await;
     assert_eq!(welcome.user, "alice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_has_begun_is_answered_although_its_connection_is_due_to_end() {
+    let fixture = Fixture::start_with(|config| {
+        config.dev_tokens = Some(signing_key());
+        config.limits.http_timeout = Duration::from_secs(1);
+    });
+    let [first, rest] = [r#"{"user": "#, r#""alice"}"#];
+    let length = first.len() + rest.len();
+    let request = format!(
+        "POST /v1/tokens HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{first}"
+    );
+    let mut tls = fixture.server.connect_tls().await;
+    tls.write_all(request.as_bytes()).await.expect("it is open");
+    // One that came later and asks nothing is at its end.
+    let mut idle = fixture.server.connect_tls().await;
+    let mut nothing = String::new();
+    let ended = tokio::time::timeout(PATIENCE, idle.read_to_string(&mut nothing)).await;
+    let _ = ended.expect("it ends");
+    tls.write_all(rest.as_bytes()).await.expect("it is open");
+    let mut reply = String::new();
+    let answered = tokio::time::timeout(PATIENCE, tls.read_to_string(&mut reply)).await;
+    answered.expect("an answer in time").expect("an answer");
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    assert!(reply.contains("connection: close"), "{reply}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
