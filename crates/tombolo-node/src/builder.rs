@@ -3,7 +3,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tombolo_engine::{Engine, NatsConfig, SealKey};
+use tombolo_engine::{Engine, NatsConfig, SealKey, SealKeyId};
 use tombolo_gateway::ApiKey;
 use tombolo_relay::RelayConfig;
 use tombolo_services::{FieldConfig, HookSet, Hooks, MatchPool};
@@ -340,9 +340,24 @@ impl NodeBuilder {
                 !self.is_pinned && !other.is_pinned || self.pin() == other.pin(),
             ),
             ("the engine", self.engine.is_like(&other.engine)),
+            ("the keys of the seal", self.seal_ids() == other.seal_ids()),
+            ("the rules of pools", self.pools == other.pools),
+            ("how fields behave", self.fields == other.fields),
+            (
+                "the webhook",
+                match (&self.webhook, &other.webhook) {
+                    (Some(own), Some(theirs)) => own.is_like(theirs),
+                    (None, None) => true,
+                    (Some(_), None) | (None, Some(_)) => false,
+                },
+            ),
         ];
         let mut parts = parts.into_iter();
         parts.find(|(_, is_same)| !is_same).map(|(what, _)| what)
+    }
+
+    fn seal_ids(&self) -> Vec<SealKeyId> {
+        self.seal_keys.iter().map(SealKey::id).collect()
     }
 
     fn ports(&self) -> [u16; 3] {

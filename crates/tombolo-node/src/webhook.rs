@@ -70,6 +70,19 @@ impl WebhookConfig {
         self.uri().map(drop)
     }
 
+    /// Whether it posts to the same server, signed and paced alike.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let parts = |config: &Self| {
+            (
+                config.timeout,
+                config.retries_max,
+                config.pause_min,
+                config.queue_max,
+            )
+        };
+        self.url == other.url && self.key == other.key && parts(self) == parts(other)
+    }
+
     pub(crate) fn uri(&self) -> Result<Uri, WebhookError> {
         if self.key.len() < KEY_BYTES_MIN {
             return Err(WebhookError::Key);

@@ -92,6 +92,9 @@ pub struct Config {
     /// Acts of a user, because each goes through the log of its room. By default 200 per second and 1,000
     /// at once; what members are told of them counts as [`Config::deliveries`].
     pub acts: Pace,
+    /// Bytes of a user's acts: every member is told of them, and one that does not keep up is let go. By
+    /// default 256 KiB per second and 1 MiB at once.
+    pub act_bytes: Pace,
     /// Groups that one user makes: their names are taken for good. By default 1 per second and 20 at
     /// once.
     pub groups: Pace,
@@ -113,7 +116,7 @@ pub struct Config {
 }
 
 /// How fields are on a node. All nodes of a cluster have the same.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct FieldConfig {
     /// How each field behaves; who enters one says how many dimensions it has.
@@ -240,6 +243,10 @@ impl Default for Config {
             acts: Pace {
                 per_second: 200,
                 burst: 1_000,
+            },
+            act_bytes: Pace {
+                per_second: 256 * 1024,
+                burst: 1024 * 1024,
             },
             groups: Pace {
                 per_second: 1,
