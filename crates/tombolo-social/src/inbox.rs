@@ -28,6 +28,9 @@ pub const LETTER_BYTES_MAX: usize = 1024 * 1024;
 /// The most unread messages of one sender.
 pub const UNREAD_PER_SENDER_MAX: usize = 100;
 
+/// The most bytes of them: a few senders alone must not fill an inbox.
+pub const UNREAD_BYTES_PER_SENDER_MAX: usize = LETTER_BYTES_MAX / 8;
+
 /// Longest payload, in bytes.
 pub const PAYLOAD_BYTES_MAX: usize = 16 * 1024;
 
@@ -141,12 +144,19 @@ pub struct Inbox {
     letter_bytes: usize,
     last: u64,
     read: u64,
-    unread_by_sender: BTreeMap<UserId, usize>,
+    unread_by_sender: BTreeMap<UserId, Unread>,
     blocked: BTreeSet<UserId>,
     blocks: u64,
     /// The last messages, the oldest first.
     seen: VecDeque<(UserId, MessageId)>,
     seen_at: BTreeMap<(UserId, MessageId), Time>,
+}
+
+/// What of one sender waits to be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Unread {
+    letters: usize,
+    bytes: usize,
 }
 
 impl Inbox {
@@ -284,7 +294,7 @@ impl Inbox {
         self.last += 1;
         let (number, time) = (self.last, self.clock);
         if to.is_none() {
-            *self.unread_by_sender.entry(from.clone()).or_default() += 1;
+            self.count_unread(from, payload.len());
         }
         self.letter_bytes += payload.len();
         self.letters.push_back(Letter {
@@ -341,7 +351,9 @@ impl Inbox {
             return Err(Illegal::Blocked);
         }
         let unread = self.unread_by_sender.get(from).copied().unwrap_or_default();
-        if unread >= UNREAD_PER_SENDER_MAX {
+        if unread.letters >= UNREAD_PER_SENDER_MAX
+            || unread.bytes + bytes > UNREAD_BYTES_PER_SENDER_MAX
+        {
             return Err(Illegal::SenderFull);
         }
         self.place_of(bytes)
@@ -379,7 +391,7 @@ impl Inbox {
         if let Some(oldest) = self.letters.pop_front() {
             self.letter_bytes -= oldest.payload.len();
             if oldest.number > self.read && oldest.to.is_none() {
-                self.count_read(&oldest.from);
+                self.count_read(&oldest.from, oldest.payload.len());
             }
         }
     }
@@ -392,17 +404,26 @@ impl Inbox {
         let read = self.letters_after(self.read);
         let read = read.take_while(|letter| letter.number <= number);
         let read = read.filter(|letter| letter.to.is_none());
-        let senders: Vec<_> = read.map(|letter| letter.from.clone()).collect();
-        for sender in senders {
-            self.count_read(&sender);
+        let read: Vec<_> = read
+            .map(|letter| (letter.from.clone(), letter.payload.len()))
+            .collect();
+        for (sender, bytes) in read {
+            self.count_read(&sender, bytes);
         }
         self.read = number;
     }
 
-    fn count_read(&mut self, from: &UserId) {
+    fn count_unread(&mut self, from: &UserId, bytes: usize) {
+        let unread = self.unread_by_sender.entry(from.clone()).or_default();
+        unread.letters += 1;
+        unread.bytes += bytes;
+    }
+
+    fn count_read(&mut self, from: &UserId, bytes: usize) {
         if let Some(unread) = self.unread_by_sender.get_mut(from) {
-            *unread -= 1;
-            if *unread == 0 {
+            unread.letters -= 1;
+            unread.bytes -= bytes;
+            if unread.letters == 0 {
                 self.unread_by_sender.remove(from);
             }
         }

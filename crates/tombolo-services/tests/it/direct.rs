@@ -376,11 +376,13 @@ async fn a_device_that_does_not_keep_up_is_told_the_rest_later() {
 async fn what_is_kept_is_paged_from_the_newest() {
     let lab = Lab::with(|config| config.directs.burst = 1000);
     let mut alice = Talker::new(&lab, "alice").await;
+    let mut carol = Talker::new(&lab, "carol").await;
     let mut bob = Talker::new(&lab, "bob").await;
     bob.open(None).await.unwrap();
     let payload = vec![b'x'; PAYLOAD_BYTES_MAX];
-    for id in 0..12 {
+    for id in 0..6 {
         alice.direct("bob", id, &payload).await.unwrap();
+        carol.direct("bob", id, &payload).await.unwrap();
     }
     bob.directs().await;
     let (mut before, mut numbers, mut pages) = (0, Vec::new(), 0);

@@ -80,7 +80,7 @@ fn restore(kept: wire::InboxSnapshot) -> Result<Inbox, EntryError> {
         inbox.letter_bytes += letter.payload.len();
         let to = parse_receiver(&letter.to)?;
         if number > inbox.read && to.is_none() {
-            *inbox.unread_by_sender.entry(from.clone()).or_default() += 1;
+            inbox.count_unread(&from, letter.payload.len());
         }
         inbox.letters.push_back(Letter {
             number,

@@ -2,7 +2,7 @@
 
 use tombolo_social::inbox::{
     BLOCKED_MAX, Body, CLOCK_STEP_MAX, Done, Entry, Illegal, Inbox, KEPT_FOR, LETTER_BYTES_MAX,
-    LETTERS_MAX, PAYLOAD_BYTES_MAX, SEEN_MAX, UNREAD_PER_SENDER_MAX,
+    LETTERS_MAX, PAYLOAD_BYTES_MAX, SEEN_MAX, UNREAD_BYTES_PER_SENDER_MAX, UNREAD_PER_SENDER_MAX,
 };
 use tombolo_social::{EntryError, MessageId, OperationId, Place, Time};
 use tombolo_wire::UserId;
@@ -209,7 +209,7 @@ fn an_inbox_is_bounded_by_its_bytes() {
     let payload = vec![0; PAYLOAD_BYTES_MAX];
     let fit = LETTER_BYTES_MAX / PAYLOAD_BYTES_MAX;
     for id in 0..fit as u128 {
-        world.send("alice", id, &payload).unwrap();
+        world.send(&format!("u{}", id % 8), id, &payload).unwrap();
     }
     assert_eq!(world.send("bob", 0, b"x"), Err(Illegal::Full));
     world.send("bob", 1, b"").unwrap();
@@ -229,6 +229,20 @@ fn one_sender_cannot_fill_an_inbox() {
     world.apply(Body::Read(1)).unwrap();
     world.send("alice", 1000, b"").unwrap();
     assert_eq!(world.send("alice", 1001, b""), Err(Illegal::SenderFull));
+}
+
+#[test]
+fn one_sender_cannot_fill_an_inbox_with_long_messages_either() {
+    let mut world = World::new();
+    let payload = vec![0; PAYLOAD_BYTES_MAX];
+    let fit = (UNREAD_BYTES_PER_SENDER_MAX / PAYLOAD_BYTES_MAX) as u128;
+    for id in 0..fit {
+        world.send("alice", id, &payload).unwrap();
+    }
+    assert_eq!(world.send("alice", fit, b"x"), Err(Illegal::SenderFull));
+    world.send("bob", 0, &payload).unwrap();
+    world.apply(Body::Read(1)).unwrap();
+    world.send("alice", fit, &payload).unwrap();
 }
 
 #[test]

@@ -4,7 +4,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
 use tombolo_social::inbox::{
     Body, CLOCK_STEP_MAX, Illegal, Inbox, KEPT_FOR, LETTER_BYTES_MAX, LETTERS_MAX,
-    PAYLOAD_BYTES_MAX, UNREAD_PER_SENDER_MAX,
+    PAYLOAD_BYTES_MAX, UNREAD_BYTES_PER_SENDER_MAX, UNREAD_PER_SENDER_MAX,
 };
 
 use crate::inbox::{World, user};
@@ -48,7 +48,11 @@ impl Model {
             return Err(Illegal::Blocked);
         }
         let is_unread = |(number, taken): &(u64, &Taken)| *number > self.read && taken.from == from;
-        if self.kept().filter(is_unread).count() >= UNREAD_PER_SENDER_MAX {
+        let unread: Vec<_> = self.kept().filter(is_unread).collect();
+        let unread_bytes: usize = unread.iter().map(|(_, taken)| taken.bytes).sum();
+        if unread.len() >= UNREAD_PER_SENDER_MAX
+            || unread_bytes + bytes > UNREAD_BYTES_PER_SENDER_MAX
+        {
             return Err(Illegal::SenderFull);
         }
         let (letters, sum) = self.sizes(|_| true);
