@@ -366,7 +366,10 @@ impl<M: Machine> Follower<M> {
         let mut followers = lock(&M::followers(node).by_key);
         let state = self.lock();
         if state.users == 0 && state.idle == idle {
-            followers.remove(&self.key);
+            let is_it = |found: &Arc<Self>| Arc::ptr_eq(found, self);
+            if followers.get(&self.key).is_some_and(is_it) {
+                followers.remove(&self.key);
+            }
             self.stop.notify_one();
         }
     }

@@ -320,7 +320,11 @@ async fn govern(
 ) -> Result<(), Reject> {
     match wanted {
         Govern::Configure(settings) => {
-            may(node, found, me, |role| role.may_configure).await?;
+            let by = may(node, found, me, |role| role.may_configure).await?;
+            // Else a role could give itself what it may not do.
+            if by.role != 0 && settings.roles != found.settings()?.roles {
+                return Err(not_permitted("only an owner says what roles may do"));
+            }
             found
                 .change(node, group::Body::Configured(settings))
                 .await?;

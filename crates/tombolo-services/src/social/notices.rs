@@ -3,7 +3,7 @@
 //! Each node reads the boards that some device here is told of. A notice to a hundred thousand devices is
 //! one entry; the nodes spread the telling over time ([`Config::notices`]), each at a pace of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -158,9 +158,8 @@ pub(super) async fn carry_out(
         respond(node, session, id, closed);
         return Ok(());
     };
-    let mut boards = vec![everybody()];
-    boards.extend(session.lock().tags.iter().cloned());
-    boards.dedup();
+    let mut boards: BTreeSet<_> = session.lock().tags.iter().cloned().collect();
+    boards.insert(everybody());
     let mut followings = Vec::new();
     for board in &boards {
         followings.push(follow(node, board).await?);

@@ -215,6 +215,39 @@ async fn settings_change_for_all_and_a_group_ends_for_all() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn only_an_owner_says_what_roles_may_do() {
+    let lab = Lab::new();
+    let mut alice = Talker::new(&lab, "alice").await;
+    let mut bob = Talker::new(&lab, "bob").await;
+    alice.create(true).await.unwrap();
+    bob.done(join()).await.unwrap();
+    alice.done(role("bob", "admin")).await.unwrap();
+    let named = |name: &str, is_owner| v1::GroupRole {
+        name: name.to_owned(),
+        close: is_owner,
+        configure: true,
+        ..v1::GroupRole::default()
+    };
+    let usurping = v1::GroupSettings {
+        open: true,
+        roles: vec![
+            named("owner", true),
+            named("admin", true),
+            named("member", false),
+        ],
+        ..v1::GroupSettings::default()
+    };
+    let usurped = bob.done(Kind::Configure(usurping.clone())).await;
+    assert_eq!(usurped, Err(ErrorCode::NotPermitted));
+    let titled = v1::GroupSettings {
+        title: "ours".to_owned(),
+        ..v1::GroupSettings::default()
+    };
+    bob.done(Kind::Configure(titled)).await.unwrap();
+    alice.done(Kind::Configure(usurping)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_group_grows_beyond_one_roster_and_names_every_member() {
     let lab = Lab::with(|config| {
         config.directs.burst = 20_000;
