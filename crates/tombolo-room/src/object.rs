@@ -6,7 +6,7 @@ use crate::property::{Change, Properties};
 use crate::word::{GroupId, PropertyKey};
 
 /// The most objects of a room.
-pub const OBJECTS_MAX: usize = 4096;
+pub const OBJECTS_MAX: usize = 1024;
 
 /// Of those, the most that belong to one member.
 pub const OBJECTS_PER_MEMBER_MAX: usize = 256;

@@ -208,6 +208,12 @@ impl Room {
         self.open.as_ref().map(|open| &open.properties)
     }
 
+    /// One of the objects.
+    #[must_use]
+    pub fn object(&self, id: ObjectId) -> Option<&Object> {
+        self.open.as_ref()?.objects.get(&id)
+    }
+
     /// The objects, by number.
     pub fn objects(&self) -> impl Iterator<Item = (ObjectId, &Object)> {
         let objects = self.open.iter().flat_map(|open| &open.objects);

@@ -173,10 +173,12 @@ fn payload_by_game(
         return Ok(send.payload.clone());
     }
     drop(member_state(host, session)?);
+    let audience = send.audience.as_ref();
     let message = MemberMessage {
         room: host.room(),
         from: &session.user,
-        to: &send.to,
+        to: audience.map_or(&send.to, |audience| &audience.users),
+        group: audience.and_then(|audience| NonZeroU32::new(audience.group)),
         payload: &send.payload,
         is_durable: false,
     };

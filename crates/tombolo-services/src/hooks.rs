@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -113,8 +114,10 @@ pub struct MemberMessage<'a> {
     pub room: &'a RoomId,
     /// Who says it: a member of the room.
     pub from: &'a UserId,
-    /// To whom; empty when it is for all others.
+    /// To whom; empty when it is for all, or for a group.
     pub to: &'a [String],
+    /// To the members of this interest group only.
+    pub group: Option<NonZeroU32>,
     /// What is said.
     pub payload: &'a Bytes,
     /// Whether it goes through the room's log.

@@ -365,13 +365,16 @@ impl Host {
         session: &Arc<Session>,
         request: u64,
         wish: Wish,
-        created: bool,
+        coming: Coming,
     ) {
         let room = &state.room;
-        let after = wish
-            .after
-            .filter(|after| room.is_recoverable(after.opening, after.number));
-        let mut joined = joined(&self.room, room, created);
+        // Of which groups it was nobody knows any more when its seat was not kept.
+        let is_told_all =
+            |number| coming == Coming::Back || !news::was_said_to_groups(room, number);
+        let after = wish.after.filter(|after| {
+            room.is_recoverable(after.opening, after.number) && is_told_all(after.number)
+        });
+        let mut joined = joined(&self.room, room, coming == Coming::First);
         joined.recovered = after.is_some();
         joined.tag = wish.tag;
         let joined = response::Result::Joined(joined);
@@ -381,6 +384,17 @@ impl Host {
             node.push(session, self.room_event(kind, String::new()));
         }
     }
+}
+
+/// How somebody comes to be a member here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coming {
+    /// With it the room opens.
+    First,
+    /// It was none.
+    New,
+    /// It has been one all the time.
+    Back,
 }
 
 impl State {

@@ -19,6 +19,7 @@ pub(crate) struct Account {
     pub(crate) codes: Bucket,
     pub(crate) directs: Bucket,
     pub(crate) acts: Bucket,
+    pub(crate) act_bytes: Bucket,
     pub(crate) groups: Bucket,
     pub(crate) tickets: Bucket,
     /// Where its devices are in fields.
@@ -39,6 +40,7 @@ impl Account {
             codes: Bucket::new(config.codes, now),
             directs: Bucket::new(config.directs, now),
             acts: Bucket::new(config.acts, now),
+            act_bytes: Bucket::new(config.act_bytes, now),
             groups: Bucket::new(config.groups, now),
             tickets: Bucket::new(config.tickets, now),
             reports: Bucket::new(config.fields.reports, now),
@@ -55,6 +57,7 @@ impl Account {
             && self.codes.is_full(now)
             && self.directs.is_full(now)
             && self.acts.is_full(now)
+            && self.act_bytes.is_full(now)
             && self.groups.is_full(now)
             && self.tickets.is_full(now)
             && self.reports.is_full(now)

@@ -25,6 +25,7 @@ use crate::reject::Reject;
 use crate::session::Session;
 use crate::social::{self, SocialRequest};
 use backlog::{Added, Next};
+pub(crate) use parse::check_members_max;
 
 /// What takes the engine to carry out. A session's are carried out in order.
 pub(crate) enum Request {
@@ -407,14 +408,16 @@ fn changed_by_game(
     let Act::Say { audience, payload } = act else {
         return Ok(None);
     };
-    let to: Vec<_> = match audience {
-        Audience::Users(users) => users.iter().map(ToString::to_string).collect(),
-        Audience::All | Audience::Others | Audience::Group(_) => Vec::new(),
+    let (to, group) = match audience {
+        Audience::Users(users) => (users.iter().map(ToString::to_string).collect(), None),
+        Audience::Group(group) => (Vec::new(), Some(group.0)),
+        Audience::All | Audience::Others => (Vec::new(), None),
     };
     let message = MemberMessage {
         room,
         from: &session.user,
         to: &to,
+        group,
         payload,
         is_durable: true,
     };

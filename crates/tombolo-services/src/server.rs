@@ -9,11 +9,11 @@ use tombolo_wire::RoomId;
 use tombolo_wire::v1::ErrorCode;
 
 use crate::cluster;
-use crate::config::ROOM_MEMBERS_MAX;
 use crate::entropy::{self, NoEntropy};
 use crate::host::{Entrance, RoomView, ServerActed, by_server};
 use crate::matchmaker;
 use crate::reject::Reject;
+use crate::requests::check_members_max;
 use crate::services::Services;
 
 /// Rooms by name, and whether there are more.
@@ -42,11 +42,7 @@ impl Services {
             let message = "the matchmaker opens the rooms of matches";
             return Err(Reject::new(ErrorCode::NotPermitted, message));
         }
-        let limit = self.node().config.members_max.min(ROOM_MEMBERS_MAX);
-        if settings.members_max > limit {
-            let message = format!("a room takes at most {limit} members");
-            return Err(Reject::new(ErrorCode::Limit, message));
-        }
+        check_members_max(self.node(), settings.members_max)?;
         let entrance = self.enter(room).await?;
         entrance.host().list(self.node()).await?;
         let body = Body::Created {

@@ -26,6 +26,9 @@ pub const ACK_FRAMES_MAX: u64 = 32;
 /// What the acknowledgement that a frame is sent with adds to it, in bytes.
 const ACK_BYTES_MAX: usize = 11;
 
+/// So many frames wait for a session by default.
+pub const FRAMES_MAX: usize = 4096;
+
 /// The bounds of an [`Outbox`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -36,10 +39,10 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 4096 frames, 4 MiB.
+    /// [`FRAMES_MAX`] frames, 4 MiB.
     fn default() -> Self {
         Self {
-            frames_max: 4096,
+            frames_max: FRAMES_MAX,
             bytes_max: 4 * 1024 * 1024,
         }
     }

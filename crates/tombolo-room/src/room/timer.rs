@@ -1,5 +1,7 @@
 //! What is due when.
 
+use std::collections::BTreeMap;
+
 use tombolo_wire::UserId;
 
 use super::open::Open;
@@ -22,6 +24,18 @@ pub(super) enum Timer {
     Close,
 }
 
+/// The properties that have expired in a moment, by what they were of: members hear of each once.
+type Gone = BTreeMap<Target, Vec<Changed>>;
+
+fn tell(gone: &mut Gone, events: &mut Vec<Event>) {
+    let told = std::mem::take(gone).into_iter();
+    events.extend(told.map(|(target, changes)| Event::PropertiesChanged {
+        by: By::Rule,
+        target,
+        changes,
+    }));
+}
+
 impl Open {
     pub(super) fn poll_timeout(&self) -> Option<Time> {
         self.timers.first().map(|(due, _)| *due)
@@ -29,12 +43,15 @@ impl Open {
 
     /// Lets everything happen that is due, the earliest first.
     pub(super) fn expire(&mut self, now: Time, events: &mut Vec<Event>) {
+        let mut gone = Gone::new();
         while let Some((due, _)) = self.timers.first()
             && *due <= now
             && let Some((_, timer)) = self.timers.pop_first()
         {
             match timer {
                 Timer::Seat(user) => {
+                    // Properties that go with their member are told before.
+                    tell(&mut gone, events);
                     self.remove_member(&user, LeftReason::Disconnected, events);
                 }
                 Timer::Reservation(user) => {
@@ -45,30 +62,22 @@ impl Open {
                     self.banned.remove(&user);
                     events.push(Event::Unbanned { by: By::Rule, user });
                 }
-                Timer::Property(target, key) => self.expire_property(now, target, key, events),
+                Timer::Property(target, key) => self.expire_property(now, target, key, &mut gone),
                 Timer::Close => {}
             }
         }
+        tell(&mut gone, events);
     }
 
-    fn expire_property(
-        &mut self,
-        now: Time,
-        target: Target,
-        key: PropertyKey,
-        events: &mut Vec<Event>,
-    ) {
+    fn expire_property(&mut self, now: Time, target: Target, key: PropertyKey, gone: &mut Gone) {
         let Some(properties) = self.properties_mut(&target) else {
             return;
         };
         if let Some(bytes) = properties.expire(now, &key) {
             self.property_bytes -= bytes;
             let property = None;
-            events.push(Event::PropertiesChanged {
-                by: By::Rule,
-                target,
-                changes: vec![Changed { key, property }],
-            });
+            let changes = gone.entry(target).or_default();
+            changes.push(Changed { key, property });
         }
     }
 

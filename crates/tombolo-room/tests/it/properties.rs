@@ -140,6 +140,24 @@ fn a_property_that_is_to_last_goes_by_itself() {
 }
 
 #[test]
+fn properties_that_go_at_once_are_one_event() {
+    let mut world = World::with(seats(4), &["a"]);
+    let lasting = ["x", "y", "z"].map(|key| Change {
+        lasts: Some(Duration::from_secs(5)),
+        ..set(key, 1)
+    });
+    for (later, change) in lasting.into_iter().enumerate() {
+        world.wait(later as u64);
+        world.act("a", on_room(vec![change])).unwrap();
+    }
+    let events = world.tick(100);
+    let [Event::PropertiesChanged { changes, .. }] = &events[..] else {
+        panic!("{events:?}");
+    };
+    assert_eq!(changes.len(), 3);
+}
+
+#[test]
 fn who_may_write_is_as_the_room_says() {
     for (writers, owner, other) in [
         (Writers::Everybody, true, true),

@@ -30,6 +30,8 @@ use crate::session::Session;
 pub(super) struct Waiting {
     arrivals: VecDeque<(Instant, NodeId, Arrival)>,
     bytes: usize,
+    /// Somebody looks to it that none waits for too long.
+    is_watched: bool,
 }
 
 /// A member on another node that has gone.
@@ -107,7 +109,7 @@ impl Host {
             let reject = Reject::new(ErrorCode::Limit, "the member's node is behind");
             return node.refuse_there(from, &arrival.sender, reject);
         }
-        if waiting.arrivals.is_empty() {
+        if !std::mem::replace(&mut waiting.is_watched, true) {
             let (host, node) = (Arc::clone(self), Arc::clone(node));
             node.runtime.clone().spawn(host.expire(node));
         }
@@ -121,9 +123,12 @@ impl Host {
     async fn expire(self: Arc<Self>, node: Arc<Node>) {
         let wait = node.config.engine_timeout.max(Duration::from_millis(1));
         loop {
-            let first = match self.lock().waiting.arrivals.front() {
-                Some((since, ..)) => *since,
-                None => return,
+            let first = {
+                let waiting = &mut self.lock().waiting;
+                match waiting.arrivals.front() {
+                    Some((since, ..)) => *since,
+                    None => return waiting.is_watched = false,
+                }
             };
             tokio::time::sleep_until(first + wait).await;
             let mut state = self.lock();

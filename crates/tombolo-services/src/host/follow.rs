@@ -9,7 +9,7 @@ use tombolo_wire::UserId;
 use tombolo_wire::v1::{self, response, room_event, server_frame};
 
 use super::news::{self, News};
-use super::{Host, Outcome, Pending, State, act};
+use super::{Coming, Host, Outcome, Pending, State, act};
 use crate::events::RoomEvent;
 use crate::node::Node;
 use crate::requests;
@@ -110,7 +110,7 @@ impl Host {
             Err(error) => {
                 tracing::error!(room = %self.room, %error, "bad entry");
                 // Malformed bytes change nothing on any node. What is of another version does, there.
-                if matches!(error, EntryError::Version { .. }) {
+                if matches!(error, EntryError::Version { version: 1.. }) {
                     state.give_up();
                 }
                 return;
@@ -172,8 +172,13 @@ impl Host {
         {
             self.on_left(node, state, user, membership, *reason, pending);
         }
-        for news in news::of_event(&state.room, event) {
-            self.tell(node, state, &news);
+        // What a member sees in other groups is much, and only for itself.
+        let is_for_nobody =
+            matches!(event, Event::GroupsChanged { user, .. } if state.session(user).is_none());
+        if !is_for_nobody {
+            for news in news::of_event(&state.room, event) {
+                self.tell(node, state, &news);
+            }
         }
         if let Event::Dropped { user, .. } = event {
             self.on_dropped(node, state, user);
@@ -186,7 +191,12 @@ impl Host {
             state.count_elsewhere(node.name());
             if membership.node == *node.name() {
                 let pending = pending.filter(|pending| pending.session.id == membership.session);
-                self.on_joined_here(node, state, user, membership, pending, created);
+                let coming = match event {
+                    Event::Joined { .. } if created => Coming::First,
+                    Event::Joined { .. } => Coming::New,
+                    _ => Coming::Back,
+                };
+                self.on_joined_here(node, state, user, membership, pending, coming);
             } else {
                 self.on_gone_elsewhere(node, state, user);
             }
@@ -201,7 +211,7 @@ impl Host {
         user: &UserId,
         membership: &Membership,
         pending: Option<&Pending>,
-        created: bool,
+        coming: Coming,
     ) {
         // Two may have joined at the same time; the log says who was first.
         if let Some(pending) = pending
@@ -237,7 +247,7 @@ impl Host {
             state.here_since.insert(user.clone(), at);
         }
         let (session, request) = (&pending.session, pending.request);
-        self.welcome(node, state, session, request, pending.wish, created);
+        self.welcome(node, state, session, request, pending.wish, coming);
         node.room_events.emit(RoomEvent::Joined, &self.room, user);
     }
 

@@ -6,7 +6,10 @@ use tombolo_room::{
     Property, PropertyKey, Room, Target,
 };
 use tombolo_wire::UserId;
+use tombolo_wire::resend::FRAMES_MAX;
 use tombolo_wire::v1::{self, DeviceKeys, room_event};
+
+use crate::config::ROOM_MEMBERS_MAX;
 
 /// What is to be told, and to whom.
 pub(super) struct News {
@@ -69,7 +72,7 @@ pub(super) fn of_event(room: &Room, event: &Event) -> Vec<News> {
             changes,
         } => {
             let group = match target {
-                Target::Object(id) => object(room, *id).and_then(|object| object.group),
+                Target::Object(id) => room.object(*id).and_then(|object| object.group),
                 Target::Room | Target::Member(_) => None,
             };
             changed(target, changes)
@@ -80,7 +83,8 @@ pub(super) fn of_event(room: &Room, event: &Event) -> Vec<News> {
             .into_iter()
             .map(|kind| News::new(kind, name(by.member()), Whom::seeing(object.group)))
             .collect(),
-        Event::ObjectOwned { by, id, group, .. } => object(room, *id)
+        Event::ObjectOwned { by, id, group, .. } => room
+            .object(*id)
             .map(|object| Kind::Object(bare(*id, object)))
             .map(|kind| News::new(kind, name(by.member()), Whom::seeing(*group)))
             .into_iter()
@@ -155,6 +159,12 @@ pub(super) fn of_room(
     }
     kinds.push(Kind::Synced(v1::Synced { lost }));
     kinds
+}
+
+/// Whether something after that message, and kept, was for some of the members by what interests them.
+pub(super) fn was_said_to_groups(room: &Room, after: u64) -> bool {
+    let mut later = room.messages().filter(|message| message.number > after);
+    later.any(|message| matches!(message.audience, Audience::Group(_)))
 }
 
 /// The durable messages that a member may see, the newest first, as many as fit.
@@ -342,13 +352,6 @@ fn in_frames<'a>(
     frames.map(room_event::Kind::Properties).collect()
 }
 
-fn object(room: &Room, id: ObjectId) -> Option<&Object> {
-    let mut objects = room.objects();
-    objects
-        .find(|(found, _)| *found == id)
-        .map(|(_, object)| object)
-}
-
 fn name(user: Option<&UserId>) -> String {
     user.map_or_else(String::new, UserId::to_string)
 }
@@ -358,6 +361,17 @@ const HISTORY_PAGE_MAX: usize = 100;
 
 /// As much of a room as is told in one frame, with room for the frame around it.
 const PAGE_BYTES_MAX: usize = 80 * 1024;
+
+/// A room as it is, and all that happens in it in one moment, such as properties that expire, has a place among
+/// what waits for a device.
+const _: () = assert!(
+    tombolo_room::OBJECTS_MAX
+        + tombolo_room::HISTORY_MAX
+        + ROOM_MEMBERS_MAX as usize
+        + 2 * tombolo_room::PROPERTY_BYTES_MAX / PAGE_BYTES_MAX
+        + 64
+        < FRAMES_MAX
+);
 
 const _: () = assert!(
     PAGE_BYTES_MAX + 1024 < tombolo_wire::frame::FRAME_BYTES_MAX

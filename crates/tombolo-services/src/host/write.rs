@@ -9,7 +9,7 @@ use tombolo_room::{Body, Entry, LeftReason, Membership, OperationId, RoomCode, S
 use tombolo_wire::UserId;
 use tombolo_wire::v1::ErrorCode;
 
-use super::{Host, Pending, Plan, Proposal, State, Wish, reject};
+use super::{Coming, Host, Pending, Plan, Proposal, State, Wish, reject};
 use crate::entropy::{self, NoEntropy};
 use crate::node::Node;
 use crate::reject::Reject;
@@ -61,7 +61,7 @@ impl Host {
                 (body, expect)
             }
             (true, _) if state.is_member(session) => {
-                self.welcome(node, &state, session, request, join.wish, false);
+                self.welcome(node, &state, session, request, join.wish, Coming::Back);
                 return Ok(Plan::Done);
             }
             (true, _) if state.is_key_taken(&user, &session.keys) => {

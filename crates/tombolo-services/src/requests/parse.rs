@@ -48,10 +48,12 @@ pub(super) fn parse(
         })),
         Some(request::Kind::Room(wanted)) => {
             let act = wanted.act.ok_or_else(|| malformed(EntryError::Malformed))?;
-            let act = Box::new(cut(node, Act::parse(act).map_err(malformed)?));
-            if !session.account().acts.take(now, 1) {
+            let act = Box::new(cut(node, Act::parse(act).map_err(malformed)?)?);
+            let mut account = session.account();
+            if !(account.acts.take(now, 1) && account.act_bytes.take(now, bytes)) {
                 return Err(Reject::new(ErrorCode::Limit, "too many acts"));
             }
+            drop(account);
             Ok(Some(Request::Act {
                 id,
                 room: parse_room(&wanted.room)?,
@@ -299,10 +301,7 @@ fn parse_settings(
     if settings.members_max == 0 {
         settings.members_max = node.config.members_default.min(limit);
     }
-    if settings.members_max > limit {
-        let message = format!("a room takes at most {limit} members");
-        return Err(Reject::new(ErrorCode::Limit, message));
-    }
+    check_members_max(node, settings.members_max)?;
     let most = node.config.room_kept_max;
     settings.seat_kept = settings.seat_kept.min(most);
     settings.empty_kept = settings.empty_kept.min(most);
@@ -310,10 +309,14 @@ fn parse_settings(
 }
 
 /// Cuts how long things last that a device wants to: rooms must not pile up that nobody is in.
-fn cut(node: &Node, mut act: Act) -> Act {
+///
+/// # Errors
+/// When a room is to take more members than it may.
+fn cut(node: &Node, mut act: Act) -> Result<Act, Reject> {
     let most = node.config.room_kept_max;
     match &mut act {
         Act::Configure(change) => {
+            check_members_max(node, change.members_max.unwrap_or_default())?;
             change.seat_kept = change.seat_kept.map(|kept| kept.min(most));
             change.empty_kept = change.empty_kept.map(|kept| kept.min(most));
         }
@@ -332,7 +335,18 @@ fn cut(node: &Node, mut act: Act) -> Act {
         | Act::Close
         | Act::Reach { .. } => {}
     }
-    act
+    Ok(act)
+}
+
+/// # Errors
+/// When that is more members than a room may take.
+pub(crate) fn check_members_max(node: &Node, members_max: u32) -> Result<(), Reject> {
+    let limit = node.config.members_max.min(ROOM_MEMBERS_MAX);
+    if members_max > limit {
+        let message = format!("a room takes at most {limit} members");
+        return Err(Reject::new(ErrorCode::Limit, message));
+    }
+    Ok(())
 }
 
 fn policy_on_wire(policy: OwnerPolicy) -> v1::OwnerPolicy {

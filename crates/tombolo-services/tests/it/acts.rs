@@ -127,6 +127,83 @@ async fn the_settings_of_a_room_say_who_gets_in() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_room_is_not_made_larger_than_rooms_may_be() {
+    let lab = Lab::with(|config| config.members_max = 16);
+    let [mut alice] = lab.members("r", ["alice"]).await;
+    for (members_max, is_taken) in [(16, true), (17, false), (u32::MAX, false)] {
+        let configure = Kind::Configure(v1::Configure {
+            members_max: Some(members_max),
+            ..v1::Configure::default()
+        });
+        let configured = alice.act("r", configure).await;
+        let expected = if is_taken {
+            Ok(())
+        } else {
+            Err(ErrorCode::Limit)
+        };
+        assert_eq!(configured.map(drop), expected, "{members_max}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_member_does_not_say_so_much_that_others_lose_their_sessions() {
+    let lab = Lab::new();
+    let [mut alice, bob] = lab.members("r", ["alice", "bob"]).await;
+    let mut refused = 0;
+    for _ in 0..80 {
+        let text = "x".repeat(60 * 1024);
+        refused += usize::from(alice.act("r", say_to_all(&text)).await.is_err());
+    }
+    assert!(refused > 60, "{refused}");
+    assert_eq!(lab.services.stats().sessions, 2);
+    drop(bob);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_lost_its_seat_has_not_recovered_what_was_said_to_its_groups() {
+    let lab = Lab::with(|config| config.unix_now = virtual_now);
+    let mut alice = lab.device("alice").await;
+    let created = v1::Join {
+        room: "r".into(),
+        mode: JoinMode::Create.into(),
+        settings: Some(v1::RoomSettings {
+            history_max: 10,
+            ..v1::RoomSettings::default()
+        }),
+        ..v1::Join::default()
+    };
+    alice.join_as(created).await.unwrap();
+    let mut bob = lab.device("bob").await;
+    let join = |after| v1::Join {
+        room: "r".into(),
+        mode: JoinMode::Join.into(),
+        after,
+        ..v1::Join::default()
+    };
+    let joined = bob.join_as(join(None)).await.unwrap();
+    let interest = v1::ChangeGroups {
+        enter: vec![5],
+        exit: Vec::new(),
+    };
+    bob.act("r", Kind::Groups(interest)).await.unwrap();
+    let to_group = v1::Audience {
+        group: 5,
+        ..v1::Audience::default()
+    };
+    let to_others = v1::Audience {
+        others: true,
+        ..v1::Audience::default()
+    };
+    for (audience, is_recovered) in [(to_others, true), (to_group, false)] {
+        bob.drain().await;
+        bob.leave("r").await.unwrap();
+        alice.act("r", say("there", audience)).await.unwrap();
+        let again = bob.join_as(join(joined.last.clone())).await.unwrap();
+        assert_eq!(again.recovered, is_recovered);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn durable_messages_are_kept_for_those_who_come_back() {
     let lab = Lab::new();
     let [mut alice, mut bob] = lab.members("r", ["alice", "bob"]).await;

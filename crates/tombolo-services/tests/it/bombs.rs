@@ -233,6 +233,7 @@ async fn a_join_that_says_too_much_is_refused_as_a_whole() {
 /// So much that only the room's own limits count.
 fn lavish(config: &mut Config) {
     config.acts.burst = 1_000_000;
+    config.act_bytes.burst = u32::MAX;
     config.rate.frames_burst = 1_000_000;
     config.rate.bytes_burst = u32::MAX;
     config.deliveries.frames_burst = 1_000_000;
