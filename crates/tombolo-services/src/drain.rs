@@ -33,9 +33,13 @@ pub(crate) async fn drain(node: &Arc<Node>, time: Duration) -> Drained {
     // All have been told when half of the time is over.
     let waves = (time / 2).as_millis() / WAVE_INTERVAL.as_millis();
     let wave = before.div_ceil(usize::try_from(waves.max(1)).unwrap_or(usize::MAX));
+    // Some may arrive yet.
+    let wave = wave.max(1);
     loop {
+        // In this order: one that arrives is not missed.
+        let is_coming = has_arrivals(node);
         let remaining = sessions(node);
-        if remaining.is_empty() || Instant::now() >= end {
+        if remaining.is_empty() && !is_coming || Instant::now() >= end {
             break;
         }
         let mut quota = wave;
@@ -96,11 +100,19 @@ fn tell(node: &Node, session: &Session, reason: &str) -> bool {
     state.is_connected && state.push_urgent(server_frame::Body::GoAway(go_away))
 }
 
+/// Whether sessions are on their way here: their devices came just before the node went.
+fn has_arrivals(node: &Node) -> bool {
+    !lock(&node.arrivals).is_empty()
+}
+
 /// Whether nothing for sessions that have gone on over other nodes is on its way any more.
 fn has_settled(node: &Node) -> bool {
     let hosts: Vec<_> = lock(&node.host_by_room).values().cloned().collect();
     // In this order: what goes on from one to the next is not missed.
-    has_given_all(node) && hosts.iter().all(|host| host.has_settled()) && node.cluster.is_quiet()
+    !has_arrivals(node)
+        && has_given_all(node)
+        && hosts.iter().all(|host| host.has_settled())
+        && node.cluster.is_quiet()
 }
 
 /// A session whose device has gone, and whose user takes part in its rooms by another session or in

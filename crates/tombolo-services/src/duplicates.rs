@@ -75,6 +75,10 @@ pub(crate) fn announce(node: &Arc<Node>, session: &Arc<Session>) {
     let (node, user, id) = (Arc::clone(node), session.user.clone(), session.id);
     node.runtime.clone().spawn(async move {
         for pause in PAUSES {
+            // A node that has none of them any more does not say so.
+            if let Some(gather) = lock(&node.gathers).get_mut(&user) {
+                gather.elsewhere.clear();
+            }
             say(&node, &user, true, Vec::new()).await;
             tokio::time::sleep(pause).await;
             settle(&node, &user).await;

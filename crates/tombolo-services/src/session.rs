@@ -84,6 +84,29 @@ pub(crate) struct State {
     pub(crate) moved: Option<Moved>,
 }
 
+/// Whose frame it is that a session is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sender {
+    /// The node's own: a session that cannot be told it is over.
+    Node,
+    /// Another device's, which is told when there is no place.
+    Peer,
+}
+
+impl Sender {
+    pub(crate) fn push(
+        self,
+        outbox: &mut Outbox<ServerFrame>,
+        frame: ServerFrame,
+    ) -> Result<(), Overflow> {
+        let pushed = match self {
+            Self::Node => outbox.push(frame),
+            Self::Peer => outbox.push_sparing(frame),
+        };
+        pushed.map(drop)
+    }
+}
+
 /// How a session ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Ended {
@@ -110,6 +133,21 @@ impl ResumeTokens {
             issued,
             listed: vec![issued],
         }
+    }
+
+    /// Of a session that another node had: the device may have either.
+    pub(crate) fn taken(presented: ResumeToken, other: Option<ResumeToken>) -> Self {
+        Self {
+            held: other,
+            issued: presented,
+            listed: std::iter::once(presented).chain(other).collect(),
+        }
+    }
+
+    /// The one that is good beside this one.
+    pub(crate) fn beside(&self, token: &ResumeToken) -> Option<ResumeToken> {
+        let good = std::iter::once(self.issued).chain(self.held);
+        good.filter(|good| good != token).next()
     }
 
     pub(crate) fn is_good(&self, token: &ResumeToken) -> bool {
@@ -322,7 +360,7 @@ impl State {
     /// When the frame can never be sent, or the device is too far behind: its session must be ended
     /// then.
     pub(crate) fn push(&mut self, body: server_frame::Body) -> Result<(), Overflow> {
-        self.push_by(Outbox::push, body)
+        self.push_of(Sender::Node, body)
     }
 
     /// Queues a reliable frame that another device has sent.
@@ -330,7 +368,7 @@ impl State {
     /// # Errors
     /// When the device is so far behind that what is left belongs to the node's own frames.
     pub(crate) fn push_from_peer(&mut self, body: server_frame::Body) -> Result<(), Overflow> {
-        self.push_by(Outbox::push_sparing, body)
+        self.push_of(Sender::Peer, body)
     }
 
     /// Queues a reliable frame of which the node has more where it comes from.
@@ -344,22 +382,18 @@ impl State {
         self.push_from_peer(body)
     }
 
-    fn push_by(
-        &mut self,
-        push: fn(&mut Outbox<ServerFrame>, ServerFrame) -> Result<u64, Overflow>,
-        body: server_frame::Body,
-    ) -> Result<(), Overflow> {
+    fn push_of(&mut self, sender: Sender, body: server_frame::Body) -> Result<(), Overflow> {
         if self.ended.is_some() {
             return Ok(());
         }
-        let Some(body) = self.push_in_transit(body)? else {
+        let Some(body) = self.push_in_transit(sender, body)? else {
             return Ok(());
         };
         let frame = ServerFrame {
             body: Some(body),
             ..ServerFrame::default()
         };
-        push(&mut self.outbox, frame)?;
+        sender.push(&mut self.outbox, frame)?;
         self.wake.notify_one();
         Ok(())
     }

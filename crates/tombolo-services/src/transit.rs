@@ -11,7 +11,7 @@ use tombolo_wire::{NodeId, RoomId};
 
 use crate::cluster::{Cluster, forward_item};
 use crate::config::Config;
-use crate::session::State;
+use crate::session::{Sender, State};
 
 /// Where a session goes, on the node that gives it away.
 pub(crate) struct Moved {
@@ -25,7 +25,7 @@ pub(crate) struct Moved {
     /// The other node has all that waited: from now on it is sent what still comes, and the session is
     /// its own.
     pub(crate) is_taken: bool,
-    /// More came than is kept: nobody can take it whole.
+    /// More came of what nobody tells again than is kept: nobody can take it whole.
     pub(crate) is_broken: bool,
 }
 
@@ -128,6 +128,7 @@ impl State {
     /// does neither.
     pub(crate) fn push_in_transit(
         &mut self,
+        sender: Sender,
         body: server_frame::Body,
     ) -> Result<Option<server_frame::Body>, Overflow> {
         if let Some(moved) = &mut self.moved {
@@ -135,9 +136,9 @@ impl State {
             if moved.is_taken {
                 return moved.forward(&frame).map(|()| None);
             }
-            let pushed = self.outbox.push(frame).map(|_| None);
-            moved.is_broken |= pushed.is_err();
-            return pushed;
+            let pushed = sender.push(&mut self.outbox, frame);
+            moved.is_broken |= pushed.is_err() && sender == Sender::Node;
+            return pushed.map(|()| None);
         }
         if let Some(arriving) = &mut self.arriving {
             let bytes = body.encoded_len();

@@ -305,6 +305,9 @@ pub struct Offered {
     pub received: u64,
     #[prost(string, repeated, tag = "5")]
     pub rooms: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// By which the device may resume as well: it may have been welcomed anew since. 16 bytes, or none.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub other_token: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Piece {

@@ -165,6 +165,11 @@ fn offer(node: &Arc<Node>, wanted: &Wanted) -> session_answer::Outcome {
         acked: state.outbox.acked(),
         received: state.inbox.received(),
         rooms: state.host_by_room.keys().map(RoomId::to_string).collect(),
+        other_token: state
+            .tokens
+            .beside(&wanted.token)
+            .map(|token| Bytes::copy_from_slice(&token))
+            .unwrap_or_default(),
     })
 }
 

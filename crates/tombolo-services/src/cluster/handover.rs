@@ -32,7 +32,7 @@ use crate::lock::lock;
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::services::Caller;
-use crate::session::Session;
+use crate::session::{ResumeTokens, Session};
 use crate::transit::{Arriving, Held};
 
 /// Why a device does not go on with the session that it wants.
@@ -85,6 +85,10 @@ enum Fetched {
 }
 
 impl Arrivals {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_token.is_empty()
+    }
+
     pub(crate) fn is_coming(&self, token: &ResumeToken) -> bool {
         self.by_token.contains_key(token)
     }
@@ -371,6 +375,7 @@ fn install(
     let session = Arc::new(session);
     let mut state = session.lock();
     let arriving = Arriving::new(holder.clone(), rooms.clone(), config);
+    state.tokens = ResumeTokens::taken(token, offered.other_token.as_ref().try_into().ok());
     state.go_on(config, offered.acked, offered.received, arriving);
     let bodies = frames.into_iter().chain(strays);
     for body in bodies.filter_map(|frame| frame.body) {
@@ -378,10 +383,12 @@ fn install(
         pushed.map_err(|_| ResumeRefusal::Behind)?;
     }
     let is_settled = state.arrive().unwrap_or_default();
+    for token in state.tokens.listed() {
+        sessions.by_token.insert(*token, id);
+    }
     drop(state);
     session.set_settled(is_settled);
     sessions.insert(&session);
-    sessions.by_token.insert(token, id);
     node.emit(SessionEvent::Began, &session);
     drop(sessions);
     drop(arrivals);

@@ -102,6 +102,25 @@ async fn over_several_nodes_a_user_has_as_many_devices_as_it_may() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn over_several_nodes_a_place_that_is_free_again_is_not_refused() {
+    for duplicates in [Duplicates::ReplaceDisconnected, Duplicates::RefuseNewcomer] {
+        let nodes = cluster(duplicates).await;
+        let mut first = nodes[1].device("alice").await;
+        let mut second = nodes[2].device("alice").await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let mut refused = nodes[0].device("alice").await;
+        assert_eq!(refused.next_close().await, Some(ErrorCode::Limit));
+        first
+            .send(client_frame::Body::Goodbye(v1::Goodbye {}))
+            .unwrap();
+        let mut third = nodes[0].device("alice").await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        second.is_quiet().await;
+        third.is_quiet().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn over_several_nodes_a_device_takes_the_place_of_one_that_is_gone() {
     let nodes = cluster(Duplicates::ReplaceDisconnected).await;
     let mut first = nodes[0].device("alice").await;

@@ -216,6 +216,86 @@ async fn a_device_that_comes_back_before_its_session_is_taken_has_it_where_it_wa
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_that_is_offered_outlives_what_others_were_told_has_no_place() {
+    let local = Local::new(LocalConfig::default());
+    let nodes = [0, 1].map(|number| {
+        start_with(&local, number, |config| {
+            config.outbox.frames_max = 16;
+        })
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let [mut alice, mut bob] = members(&nodes, "r", [("alice", 0), ("bob", 0)]).await;
+    alice.connection = None;
+    nodes[1].wire.answers_left.store(1, Ordering::Relaxed);
+    let asked = nodes[1].lab.attach(alice.hello());
+    let asked = tokio::time::timeout(Duration::from_secs(1), asked).await;
+    assert!(asked.is_err());
+    let mut refused = 0;
+    for number in 0..20_u8 {
+        bob.send(message("r", &["alice"], &[number])).unwrap();
+        while let Some(Outgoing::Reliable(frame)) = bob.next_frame().await {
+            refused += usize::from(matches!(frame.body, Some(server_frame::Body::Refused(_))));
+        }
+    }
+    assert_eq!(
+        refused, 12,
+        "others may have half of what waits for a device"
+    );
+    let welcome = alice.connect(&nodes[0].lab).await.unwrap();
+    assert!(welcome.resumed);
+    for number in 0..8_u8 {
+        assert_eq!(alice.next_delivery().await.1[0], number);
+    }
+    alice.is_quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_taken_late_is_found_by_the_token_that_its_device_has_by_then() {
+    let (nodes, _) = cluster::<2>().await;
+    let [mut alice] = members(&nodes, "r", [("alice", 0)]).await;
+    alice.connection = None;
+    nodes[1].wire.answers_left.store(0, Ordering::Relaxed);
+    let mut asked = std::pin::pin!(nodes[1].lab.attach(alice.hello()));
+    let waited = tokio::time::timeout(Duration::from_millis(500), asked.as_mut()).await;
+    assert!(waited.is_err());
+    // The device has turned back, and has another token; the node that it has left does not know.
+    assert!(alice.connect(&nodes[0].lab).await.unwrap().resumed);
+    nodes[1]
+        .wire
+        .answers_left
+        .store(u64::MAX, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(moves(&nodes), [(1, 0), (0, 1)]);
+    alice.connection = None;
+    assert!(alice.connect(&nodes[0].lab).await.unwrap().resumed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_is_not_drained_before_a_session_that_is_on_its_way_to_it_is_there() {
+    let (nodes, _) = cluster::<3>().await;
+    let [mut alice] = members(&nodes, "r", [("alice", 0)]).await;
+    alice.connection = None;
+    nodes[1].wire.answers_left.store(0, Ordering::Relaxed);
+    let mut connect = Box::pin(alice.connect(&nodes[1].lab));
+    let waited = tokio::time::timeout(Duration::from_millis(500), connect.as_mut()).await;
+    assert!(waited.is_err());
+    let services = nodes[1].lab.services.clone();
+    let drain = tokio::spawn(async move { services.drain(Duration::from_secs(30)).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    nodes[1]
+        .wire
+        .answers_left
+        .store(u64::MAX, Ordering::Relaxed);
+    assert!(connect.await.unwrap().resumed);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(matches!(alice.next().await, server_frame::Body::GoAway(_)));
+    alice.connection = None;
+    assert!(alice.connect(&nodes[2].lab).await.unwrap().resumed);
+    let drained = drain.await.unwrap();
+    assert_eq!(drained.left, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_whose_new_node_dies_before_its_rooms_know_of_it_leaves_no_ghost() {
     let (nodes, _) = cluster::<2>().await;
     let users = [("bob", 0), ("alice", 0)];
