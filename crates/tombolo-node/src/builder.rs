@@ -386,3 +386,25 @@ impl fmt::Debug for NodeBuilder {
 /// RFC 8656 §3.
 const TURN_PORT: u16 = 3478;
 const TURNS_PORT: u16 = 5349;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_a_restart_changes_is_told() {
+        let node = || NodeBuilder::new().settled();
+        let sealed = |secret: u8| node().seal_keys(SealKey::new(&[secret; 32]));
+        let mut fields = FieldConfig::default();
+        fields.fields_max += 1;
+        for (from, to, told) in [
+            (node(), node(), None),
+            (sealed(1), sealed(1), None),
+            (sealed(1), sealed(2), Some("the keys of the seal")),
+            (node(), sealed(1), Some("the keys of the seal")),
+            (node(), node().fields(fields), Some("how fields behave")),
+        ] {
+            assert_eq!(from.differs(&to), told);
+        }
+    }
+}
