@@ -146,8 +146,8 @@ impl ResumeTokens {
 
     /// The one that is good beside this one.
     pub(crate) fn beside(&self, token: &ResumeToken) -> Option<ResumeToken> {
-        let good = std::iter::once(self.issued).chain(self.held);
-        good.filter(|good| good != token).next()
+        let mut good = std::iter::once(self.issued).chain(self.held);
+        good.find(|good| good != token)
     }
 
     pub(crate) fn is_good(&self, token: &ResumeToken) -> bool {

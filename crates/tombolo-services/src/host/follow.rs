@@ -191,10 +191,10 @@ impl Host {
             state.count_elsewhere(node.name());
             if membership.node == *node.name() {
                 let pending = pending.filter(|pending| pending.session.id == membership.session);
-                let coming = match event {
-                    Event::Joined { .. } if created => Coming::First,
-                    Event::Joined { .. } => Coming::New,
-                    _ => Coming::Back,
+                let coming = match (matches!(event, Event::Joined { .. }), created) {
+                    (true, true) => Coming::First,
+                    (true, false) => Coming::New,
+                    (false, _) => Coming::Back,
                 };
                 self.on_joined_here(node, state, user, membership, pending, coming);
             } else {
