@@ -50,6 +50,7 @@ pub use operate::{
 pub use pools::{PoolReason, PoolReasons, PoolStatus};
 pub use tombolo_engine::{NatsAuth, NatsConfig, NatsTls, SealKey, SealStats};
 pub use tombolo_gateway::{ApiKey, Scope};
+pub use tombolo_relay::Broken;
 pub use tombolo_services::{
     COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, EntityId, FieldClass, FieldConfig,
     FieldSettings, FieldSettingsError, FieldThing, Hooks, Marking, MatchPool, MatchPoolError,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::JoinSet;
 use tombolo_engine::{Engine, Local, LocalConfig, Nats, NatsConfig, SealStats, Sealed};
 use tombolo_gateway::{Gateway, GatewayConfig};
-use tombolo_relay::{CertificateError, Certificates, Relay};
+use tombolo_relay::{Broken, CertificateError, Certificates, Relay};
 use tombolo_services::Services;
 use tombolo_wire::token::KeySet;
 use tombolo_wire::{NodeId, ServerUrl};
@@ -192,6 +192,20 @@ impl Node {
     pub async fn in_cluster(&self) -> Result<(), String> {
         let joined = self.services.in_cluster().await;
         joined.map_err(|reject| reject.message)
+    }
+
+    /// Waits until the node is broken: a thread of its relay has ended by itself. The process should
+    /// end then, for whoever started it to start it again.
+    pub async fn broken(&self) -> Broken {
+        self.relay.broken().await
+    }
+
+    /// Tells whether the node is whole.
+    ///
+    /// # Errors
+    /// It is [broken](Self::broken).
+    pub fn check(&self) -> Result<(), Broken> {
+        self.relay.check()
     }
 
     /// Where the node is reached.

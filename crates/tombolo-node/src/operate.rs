@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout_at};
 use tombolo_engine::{Engine, Key, RequestError};
-use tombolo_relay::Relay;
+use tombolo_relay::{Relay, RelayStats};
 use tombolo_services::{
     self as services, NodeRecord, NodeState, Notified, Reject, RoomInfo, Services, SessionInfo,
 };
@@ -363,31 +363,27 @@ impl Operator {
         })
         .await;
         let drained = self.services.drain(time).await;
-        let mut allocations_left = self.allocations().await;
-        while allocations_left > 0 && Instant::now() < end {
+        let mut relay = self.relay_stats().await;
+        while (allocations(&relay) > 0 || relay.silent_shards > 0) && Instant::now() < end {
             sleep(POLL.min(end - Instant::now())).await;
-            allocations_left = self.allocations().await;
+            relay = self.relay_stats().await;
         }
         Draining {
             is_over: true,
             moved: drained.moved,
             sessions_left: drained.left,
-            allocations_left,
+            allocations_left: allocations(&relay),
         }
     }
 
-    async fn allocations(&self) -> u64 {
+    async fn relay_stats(&self) -> RelayStats {
         let relay = self.relay.clone();
-        let count = spawn_blocking(move || {
-            let stats = relay.upgrade().map(|relay| relay.stats());
-            let shards = stats.iter().flat_map(|stats| &stats.shards);
-            shards.map(|shard| shard.turn.allocations).sum()
-        });
-        count.await.unwrap_or(0)
+        let stats = spawn_blocking(move || relay.upgrade().map(|relay| relay.stats()));
+        stats.await.ok().flatten().unwrap_or_default()
     }
 
     async fn now(&self) -> Now {
-        let allocations = self.allocations().await;
+        let allocations = allocations(&self.relay_stats().await);
         let stats = self.services.stats();
         let drain = self.drain.lock().unwrap_or_else(PoisonError::into_inner);
         let drain = drain.as_ref().map(|state| *state.borrow());
@@ -603,6 +599,15 @@ fn status(record: NodeRecord, now: Option<Now>) -> NodeStatus {
 /// Where a node answers operators.
 fn subject(node: &NodeId) -> Result<Key, tombolo_engine::KeyError> {
     Key::new(["operate", node.as_str()])
+}
+
+/// As far as shards tell.
+fn allocations(relay: &RelayStats) -> u64 {
+    relay
+        .shards
+        .iter()
+        .map(|shard| shard.turn.allocations)
+        .sum()
 }
 
 /// The most items that are told at once.

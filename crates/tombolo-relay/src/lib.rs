@@ -53,6 +53,7 @@ mod operate;
 mod owners;
 mod proxy;
 mod relay;
+mod sentinel;
 mod shard;
 #[expect(
     unsafe_code,
@@ -72,5 +73,6 @@ pub use metrics::{MetricKind, OPEN_METRICS_TYPE, write_family};
 pub use operate::{AllocationFilter, AllocationPage, Changed, ReloadError};
 pub use proxy::{ProxyError, ProxyHeader};
 pub use relay::{Relay, RelayAddrs};
+pub use sentinel::Broken;
 pub use stats::{HookFailure, HookStats, IoStats, RelayStats, ShardStats, StreamStats};
 pub use steering::SteeringError;

@@ -12,7 +12,7 @@ use tombolo_turn::server::{self, Server, ShardIndex};
 use tracing::{error, info, warn};
 
 use crate::{
-    BindError, HookConfig, HookError, IoMode, RelayConfig, RelayStats,
+    BindError, Broken, HookConfig, HookError, IoMode, RelayConfig, RelayStats,
     dtls::{self, DtlsInlet, DtlsOutlet, Out},
     hook::Hook,
     icmp::IcmpWatch,
@@ -20,6 +20,7 @@ use crate::{
     listen::Listeners,
     operate::Layout,
     owners::PortOwners,
+    sentinel::Sentinels,
     shard::{Peers, Shard, ShardSockets},
     socket::{UdpSocket, Waker, raise_open_files_limit},
     stats::{HookCounters, StreamCounters},
@@ -40,6 +41,7 @@ pub struct Relay {
     pub(crate) layout: Layout,
     nonce_key: [u8; 32],
     hook_counters: Arc<HookCounters>,
+    sentinels: Sentinels,
 }
 
 /// Where a relay listens, with the ports it was given.
@@ -97,15 +99,17 @@ impl Relay {
             let watch = IcmpWatch::new(&ways.owners, &links, &stream_counters);
             watch.start(runtime.handle(), &config.relay_ips());
         }
+        let sentinels = Sentinels::new();
         let sockets = (listeners.udp, ways.steered, ways.owners);
-        let shards = start_shards(&core_config, inboxes, &links, sockets, runtime.handle())?;
+        let beside = (runtime.handle(), &sentinels);
+        let shards = start_shards(&core_config, inboxes, &links, sockets, beside)?;
         let counters = Arc::clone(&stream_counters);
         let listening = (listeners.tcp, listeners.tls);
         let streams_config = StreamsConfig {
             dtls: outlet,
             ..StreamsConfig::new(config, listening, links.to_vec(), counters)
         };
-        let streams = Streams::start(runtime, streams_config)?;
+        let streams = Streams::start(runtime, streams_config, &sentinels)?;
         tell(&listeners.addrs, io, shard_count);
         let relay = Self {
             addrs: listeners.addrs,
@@ -117,6 +121,7 @@ impl Relay {
             layout,
             nonce_key,
             hook_counters,
+            sentinels,
         };
         relay.set_hook(hook.as_ref());
         Ok(relay)
@@ -174,6 +179,19 @@ impl Relay {
         is_done
     }
 
+    /// Waits until the relay is broken: one of its threads has ended by itself.
+    pub async fn broken(&self) -> Broken {
+        self.sentinels.broken().await
+    }
+
+    /// Tells whether the relay is whole.
+    ///
+    /// # Errors
+    /// It is [broken](Self::broken).
+    pub fn check(&self) -> Result<(), Broken> {
+        self.sentinels.check()
+    }
+
     /// Asks each shard what it has counted. Blocks for about as long as a shard takes for a batch of
     /// packets; a shard that does not answer within a second is left out.
     #[must_use]
@@ -190,8 +208,10 @@ impl Relay {
         let shards = answers
             .iter()
             .filter_map(|answer| answer.recv_timeout(STATS_TIMEOUT).ok());
+        let shards: Vec<_> = shards.collect();
         RelayStats {
-            shards: shards.collect(),
+            silent_shards: self.shards.len() - shards.len(),
+            shards,
             streams: self.stream_counters.stats(),
             hook: self.hook_counters.stats(),
         }
@@ -207,10 +227,9 @@ impl Relay {
 impl Drop for ShardThread {
     fn drop(&mut self) {
         self.link.control_blocking(Control::Stop);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            error!("a shard panicked");
+        if let Some(thread) = self.thread.take() {
+            // Its sentinel has told of a panic.
+            let _ = thread.join();
         }
     }
 }
@@ -221,7 +240,7 @@ impl ShardThread {
         inbox: ShardInbox,
         links: &Arc<[ShardLink]>,
         sockets: ShardSockets,
-        streams: &Handle,
+        (streams, sentinels): Beside<'_>,
     ) -> Result<Self, BindError> {
         let index = usize::from(config.shard.0);
         let link = links[index].clone();
@@ -231,9 +250,14 @@ impl ShardThread {
         let core = Server::new(config, random()?, Instant::now(), unix_now);
         let peers = Peers::new(streams.clone(), link.clone());
         let shard = Shard::new(core, inbox, Arc::clone(links), sockets, peers)?;
+        let name = format!("relay-{index}");
+        let sentinel = sentinels.of(&name);
         let thread = thread::Builder::new()
-            .name(format!("relay-{index}"))
-            .spawn(move || shard.run())?;
+            .name(name)
+            .spawn(move || match shard.run() {
+                Ok(()) => sentinel.dismiss(),
+                Err(error) => error!(%error, "a shard cannot wait for packets and ends"),
+            })?;
         Ok(Self {
             link,
             thread: Some(thread),
@@ -245,12 +269,15 @@ impl ShardThread {
 /// whose.
 type AllSockets = (Vec<Vec<UdpSocket>>, Vec<SteeredSockets>, Arc<PortOwners>);
 
+/// The runtime of the stream connections, and where threads tell of their ends.
+type Beside<'a> = (&'a Handle, &'a Sentinels);
+
 fn start_shards(
     config: &server::Config,
     inboxes: Vec<ShardInbox>,
     links: &Arc<[ShardLink]>,
     (listening, steered, owners): AllSockets,
-    streams: &Handle,
+    beside: Beside<'_>,
 ) -> Result<Vec<ShardThread>, BindError> {
     let mut steered = steered.into_iter();
     let mut shards = Vec::with_capacity(inboxes.len());
@@ -263,7 +290,7 @@ fn start_shards(
             owners: Arc::clone(&owners),
             steered: steered.next(),
         };
-        shards.push(ShardThread::start(config, inbox, links, sockets, streams)?);
+        shards.push(ShardThread::start(config, inbox, links, sockets, beside)?);
     }
     Ok(shards)
 }
@@ -484,6 +511,58 @@ const RELAY_PORT_MIN: u16 = 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_relay_tells_of_a_shard_that_ends_by_a_panic_and_of_none_that_it_ended_itself() {
+        let relay = relay();
+        assert_eq!(relay.check(), Ok(()));
+        let sentinels = relay.sentinels.clone();
+        let panic = Control::Run(Box::new(|_, _| panic!("as the test wants it")));
+        relay.shards[1].link.control_blocking(panic);
+        let runtime = Streams::runtime().expect("there are descriptors");
+        let broken = runtime.handle().block_on(relay.broken());
+        assert_eq!(
+            broken.to_string(),
+            "the thread relay-1 of the relay has ended by itself"
+        );
+        assert_eq!(relay.check(), Err(broken.clone()));
+        assert_eq!(relay.stats().silent_shards, 1);
+        relay.shutdown();
+        assert_eq!(sentinels.check(), Err(broken), "the others ended in order");
+
+        let relay = self::relay();
+        let sentinels = relay.sentinels.clone();
+        relay.shutdown();
+        assert_eq!(sentinels.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_shard_that_does_not_answer_in_time_is_known_to_be_missing() {
+        let relay = relay();
+        let (go_on, waits) = sync_channel::<()>(0);
+        let busy = Control::Run(Box::new(move |_, _| {
+            // Until the other end is dropped.
+            let _ = waits.recv();
+        }));
+        relay.shards[0].link.control_blocking(busy);
+        let stats = relay.stats();
+        assert_eq!((stats.shards.len(), stats.silent_shards), (1, 1));
+        drop(go_on);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while relay.stats().silent_shards > 0 {
+            assert!(Instant::now() < deadline, "it does not answer again");
+        }
+    }
+
+    /// One on loopback with two shards.
+    fn relay() -> Relay {
+        Relay::bind(RelayConfig {
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            shards: Some(2),
+            ..RelayConfig::default()
+        })
+        .expect("there are free ports")
+    }
 
     #[test]
     fn a_relay_on_loopback_knows_the_addresses_of_all_interfaces_as_its_own() {

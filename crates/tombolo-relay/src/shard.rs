@@ -27,7 +27,6 @@ use std::{
 };
 
 use tombolo_turn::server::{FiveTuple, Server, ShardIndex, Transmit};
-use tracing::error;
 
 use self::{
     outbox::Outbox,
@@ -163,21 +162,19 @@ impl Shard {
     }
 
     /// Works until it is told to stop.
-    pub(crate) fn run(mut self) {
+    ///
+    /// # Errors
+    /// The kernel's: it cannot wait for packets any more.
+    pub(crate) fn run(mut self) -> io::Result<()> {
         let mut next = Next::Again;
         while next != Next::Stop {
-            let ready = match next {
-                Next::Sleep => self.poller.wait(),
-                Next::Again | Next::Stop => self.poller.look(),
-            };
-            next = match ready.and_then(|()| self.handle_turn(Instant::now())) {
-                Ok(next) => next,
-                Err(error) => {
-                    error!(%error, "a shard cannot wait for packets and ends");
-                    Next::Stop
-                }
-            };
+            match next {
+                Next::Sleep => self.poller.wait()?,
+                Next::Again | Next::Stop => self.poller.look()?,
+            }
+            next = self.handle_turn(Instant::now())?;
         }
+        Ok(())
     }
 
     /// Handles what is ready.

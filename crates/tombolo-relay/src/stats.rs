@@ -12,8 +12,10 @@ use crate::socket::Sent;
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct RelayStats {
-    /// One entry for each shard.
+    /// One entry for each shard that has told in time.
     pub shards: Vec<ShardStats>,
+    /// How many shards have not.
+    pub silent_shards: usize,
     /// TURN over TCP and TLS.
     pub streams: StreamStats,
     /// Questions about users.
@@ -110,7 +112,7 @@ pub struct StreamStats {
     pub dtls_accepted: u64,
     /// DTLS handshakes that failed, cookies that were wrong, and associations that broke.
     pub dtls_failed: u64,
-    /// Datagrams of DTLS that were dropped: from strangers, or more than may wait.
+    /// Datagrams of DTLS that were dropped: from strangers, more than may wait, or longer than may be.
     pub dtls_dropped: u64,
     /// ICMP errors that were dropped: malformed, not about a relayed address, or too many.
     pub icmp_dropped: u64,

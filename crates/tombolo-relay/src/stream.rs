@@ -35,6 +35,7 @@ use crate::{
     Certificates, RelayConfig,
     dtls::{DtlsFront, DtlsOutlet, Out},
     link::ShardLink,
+    sentinel::Sentinels,
     stats::StreamCounters,
 };
 
@@ -139,15 +140,21 @@ impl Streams {
     }
 
     /// Starts to accept connections.
-    pub(crate) fn start(mut runtime: StreamsRuntime, config: StreamsConfig) -> io::Result<Self> {
+    pub(crate) fn start(
+        mut runtime: StreamsRuntime,
+        config: StreamsConfig,
+        sentinels: &Sentinels,
+    ) -> io::Result<Self> {
         let (stop, stopped) = oneshot::channel();
         let bounds = config.bounds.clone();
+        let sentinel = sentinels.of(THREAD);
         let thread = thread::Builder::new()
-            .name("relay-streams".to_owned())
+            .name(THREAD.to_owned())
             .spawn(move || {
                 if let Some(runtime) = runtime.runtime.take() {
                     serve(&runtime, config, stopped);
                 }
+                sentinel.dismiss();
             })?;
         Ok(Self {
             thread: Some(thread),
@@ -166,10 +173,9 @@ impl Streams {
 impl Drop for Streams {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            error!("the thread of the stream connections panicked");
+        if let Some(thread) = self.thread.take() {
+            // Its sentinel has told of a panic.
+            let _ = thread.join();
         }
     }
 }
@@ -343,4 +349,5 @@ async fn serve_one(front: Rc<Front>, mut admitted: Admitted, speaks: Speaks) {
 /// The first byte of a TLS connection. STUN begins with two bits of zero and a method below 4 here,
 /// ChannelData with 0x40 at least. See RFC 8446 §5.1 and RFC 7983 §7.
 const TLS_HANDSHAKE: u8 = 22;
+const THREAD: &str = "relay-streams";
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

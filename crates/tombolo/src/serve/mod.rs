@@ -65,12 +65,16 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         metrics_at = Some(metrics::serve(address, source).await?);
     }
     tell_ready(node.ready(), &args, metrics_at)?;
-    signals.attend(&node, &args, settings.drain_timeout).await?;
+    let ended = tokio::select! {
+        ended = signals.attend(&node, &args, settings.drain_timeout) => ended,
+        // Whoever started the node starts it again.
+        broken = node.broken() => Err(broken.into()),
+    };
     // Whoever collects metrics just now keeps it; then it ends as it is dropped, without a farewell.
     if let Some(node) = Arc::into_inner(node) {
         node.shutdown().await;
     }
-    Ok(())
+    ended
 }
 
 fn tell_ready(ready: &Ready, args: &ServeArgs, metrics: Option<SocketAddr>) -> anyhow::Result<()> {
@@ -198,6 +202,7 @@ impl Source for Metrics {
 
     fn readiness(&self) -> Result<(), String> {
         let node = self.0.upgrade().ok_or("the node is about to end")?;
+        node.check().map_err(|broken| broken.to_string())?;
         Handle::current().block_on(node.in_cluster())
     }
 }

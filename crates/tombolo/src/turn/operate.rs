@@ -251,14 +251,16 @@ async fn drained(mut left: Left, wait: Option<Duration>, at: &At) -> anyhow::Res
         return Ok(());
     };
     let end = tokio::time::Instant::now() + wait;
-    while left.allocations > 0 {
+    while !left.is_nothing() {
         anyhow::ensure!(
             tokio::time::Instant::now() < end,
-            "{} allocations are left",
-            left.allocations
+            "{} allocations are left{}",
+            left.allocations,
+            and_silent(left.silent_shards)
         );
         tokio::time::sleep(DRAIN_POLL).await;
         let stats: Stats = at.get("/v1/stats").await?;
+        left.silent_shards = stats.silent_shards;
         if stats.allocations != left.allocations {
             left.allocations = stats.allocations;
             tell_left(&left, at)?;
@@ -268,16 +270,31 @@ async fn drained(mut left: Left, wait: Option<Duration>, at: &At) -> anyhow::Res
 }
 
 fn tell_left(left: &Left, at: &At) -> anyhow::Result<()> {
+    let silent = and_silent(left.silent_shards);
     match (Style::of(at.json), left.draining) {
         (Style::Json, _) => json(&Event::Drain(left))?,
         (Style::Person, true) => {
-            line_of_text(&format!("draining: {} allocations left", left.allocations))?;
+            line_of_text(&format!(
+                "draining: {} allocations left{silent}",
+                left.allocations
+            ))?;
         }
         (Style::Person, false) => {
-            line_of_text(&format!("not draining: {} allocations", left.allocations))?;
+            line_of_text(&format!(
+                "not draining: {} allocations{silent}",
+                left.allocations
+            ))?;
         }
     }
     Ok(())
+}
+
+/// Which part of a sum is missing.
+fn and_silent(shards: usize) -> String {
+    match shards {
+        0 => String::new(),
+        shards => format!(", and {shards} shards do not answer"),
+    }
 }
 
 async fn stats(at: &At) -> anyhow::Result<()> {
@@ -287,8 +304,9 @@ async fn stats(at: &At) -> anyhow::Result<()> {
         return Ok(());
     }
     let draining = if stats.draining { ", draining" } else { "" };
+    let silent = and_silent(stats.silent_shards);
     line_of_text(&format!(
-        "{} allocations on {} shards{draining}",
+        "{} allocations on {} shards{silent}{draining}",
         stats.allocations, stats.shards
     ))?;
     for (name, value) in [

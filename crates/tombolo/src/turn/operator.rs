@@ -65,6 +65,7 @@ impl Operator {
         Left {
             draining: shards.clone().any(|shard| shard.turn.draining > 0),
             allocations: shards.map(|shard| shard.turn.allocations).sum(),
+            silent_shards: stats.silent_shards,
         }
     }
 }
@@ -75,9 +76,13 @@ impl Source for Operator {
     }
 
     fn readiness(&self) -> Result<(), String> {
-        match self.left().draining {
-            true => Err("it is being drained".to_owned()),
-            false => Ok(()),
+        self.relay.check().map_err(|broken| broken.to_string())?;
+        match self.left() {
+            Left { draining: true, .. } => Err("it is being drained".to_owned()),
+            Left {
+                silent_shards: 0, ..
+            } => Ok(()),
+            Left { silent_shards, .. } => Err(format!("{silent_shards} shards do not answer")),
         }
     }
 }

@@ -75,7 +75,11 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
     if !has_credentials && style == Style::Person {
         line_of_text("Nobody can relay: there is no user and no secret.")?;
     }
-    signals.attend(&operator, drain_timeout).await
+    tokio::select! {
+        ended = signals.attend(&operator, drain_timeout) => ended,
+        // Whoever started the server starts it again.
+        broken = operator.relay.broken() => Err(broken.into()),
+    }
 }
 
 /// What the system tells a server.
@@ -119,10 +123,11 @@ impl Signals {
         spawn_blocking(move || draining.relay.drain(&Drain::default())).await?;
         loop {
             let asked = Arc::clone(operator);
-            let left = spawn_blocking(move || asked.left()).await?.allocations;
+            let left = spawn_blocking(move || asked.left()).await?;
             let now = Instant::now();
-            if left == 0 || now >= deadline {
-                info!(left, "the drain is over");
+            if left.is_nothing() || now >= deadline {
+                let (left, silent_shards) = (left.allocations, left.silent_shards);
+                info!(left, silent_shards, "the drain is over");
                 return Ok(());
             }
             tokio::select! {

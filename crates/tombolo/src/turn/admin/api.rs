@@ -144,6 +144,20 @@ pub(crate) struct DrainRequest {
 pub(crate) struct Left {
     pub(crate) draining: bool,
     pub(crate) allocations: u64,
+    /// Shards that did not tell in time what they have.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub(crate) silent_shards: usize,
+}
+
+impl Left {
+    /// Whether it is known that nothing is left.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.allocations == 0 && self.silent_shards == 0
+    }
+}
+
+fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 /// How many allocations were ended.
@@ -157,6 +171,8 @@ pub(crate) struct Ended {
 pub(crate) struct Stats {
     pub(crate) draining: bool,
     pub(crate) shards: usize,
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub(crate) silent_shards: usize,
     pub(crate) allocations: u64,
     pub(crate) allocations_created: u64,
     pub(crate) allocations_expired: u64,
@@ -188,6 +204,7 @@ impl Stats {
         Self {
             draining: sum(|shard| shard.turn.draining) > 0,
             shards: stats.shards.len(),
+            silent_shards: stats.silent_shards,
             allocations: sum(|shard| shard.turn.allocations),
             allocations_created: sum(|shard| shard.turn.allocations_created),
             allocations_expired: sum(|shard| shard.turn.allocations_expired),
@@ -210,6 +227,18 @@ impl Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_left_only_where_all_shards_say_so() {
+        let left = |allocations, silent_shards| Left {
+            draining: true,
+            allocations,
+            silent_shards,
+        };
+        assert!(left(0, 0).is_nothing());
+        assert!(!left(0, 1).is_nothing());
+        assert!(!left(1, 0).is_nothing());
+    }
 
     #[test]
     fn stats_tell_why_connections_were_refused_too() {
