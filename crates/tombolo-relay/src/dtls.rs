@@ -77,8 +77,12 @@ impl DtlsInlet {
         }
     }
 
-    /// Hands a datagram over; drops and counts it where too many wait.
+    /// Hands a datagram over; drops and counts it where too many wait, or where it is longer than any of
+    /// DTLS, so that what waits takes little memory.
     pub(crate) fn take(&self, client: SocketAddr, server: SocketAddr, datagram: &[u8]) {
+        if datagram.len() > DATAGRAM_BYTES_MAX {
+            return self.counters.dtls_dropped.add(1);
+        }
         let incoming = Incoming {
             shard: self.shard,
             client,
@@ -104,7 +108,9 @@ pub(crate) struct DtlsFront {
 /// What the front knows of an association that a task keeps.
 struct Known {
     datagrams: mpsc::Sender<Vec<u8>>,
-    /// Whether the handshake is over, so that a hello asks for another one.
+    /// What the client chose at random for the hello that the association began with.
+    random: Vec<u8>,
+    /// Whether the handshake is over, so that another hello asks for another one.
     is_established: Rc<Cell<bool>>,
 }
 
@@ -174,8 +180,10 @@ impl DtlsFront {
         };
         let hello = Hello::parse(&incoming.datagram);
         if let Some(known) = self.associations.borrow().get(&tuple) {
-            // A client that lost its keys begins anew from the same port. See RFC 6347 §4.2.8.
-            if hello.is_none() || !known.is_established.get() {
+            // A client that lost its keys begins anew from the same port, at random anew. The hello of
+            // this association may come once more, late or by whoever saw it. See RFC 6347 §4.2.8.
+            let is_new = |hello: &Hello<'_>| hello.random() != Some(&known.random);
+            if !known.is_established.get() || !hello.as_ref().is_some_and(is_new) {
                 if known.datagrams.try_send(incoming.datagram).is_err() {
                     self.front.config.counters.dtls_dropped.add(1);
                 }
@@ -227,34 +235,37 @@ impl DtlsFront {
         let Some(answered) = self.exchange.recognise(tuple.client, hello) else {
             return counters.dtls_failed.add(1);
         };
-        if !self.allowances.borrow_mut().take_handshake(Instant::now()) {
-            return counters.dtls_dropped.add(1);
-        }
+        // Whoever has all that one source may have takes nothing of what all have together.
         let ip = tuple.client.ip();
         let Some(handshake) = self.front.handshakes.take(ip) else {
             return counters.handshakes_refused.add(1);
         };
+        let Some(seat) = self.front.connections.take(ip) else {
+            return counters.refused.add(1);
+        };
+        if !self.allowances.borrow_mut().take_handshake(Instant::now()) {
+            return counters.dtls_dropped.add(1);
+        }
         let exchange = &self.exchange;
         let Some(dtls) = exchange.accept(&certificate, tuple.client, &answered, datagram) else {
             return counters.dtls_failed.add(1);
         };
-        let Some(seat) = self.front.connections.take(ip) else {
-            return counters.refused.add(1);
-        };
         counters.dtls_accepted.add(1);
-        self.keep(tuple, shard, dtls, (seat, handshake));
+        let random = hello.random().unwrap_or_default().to_vec();
+        self.keep(tuple, shard, (dtls, random), (seat, handshake));
     }
 
     fn keep(
         self: &Rc<Self>,
         tuple: FiveTuple,
         shard: usize,
-        dtls: Dtls,
+        (dtls, random): (Dtls, Vec<u8>),
         (seat, handshake): (Seat, Seat),
     ) {
         let (sender, receiver) = mpsc::channel(DATAGRAMS_MAX);
         let known = Known {
             datagrams: sender,
+            random,
             is_established: Rc::default(),
         };
         let (connection, queue) = Connection::new();
@@ -300,3 +311,21 @@ const DATAGRAMS_MAX: usize = 64;
 const PROTOCOL_VERSION_ALERT: [u8; 15] = [21, 0xfe, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 70];
 /// Longest datagram of DTLS: a record of 2^14 bytes and what protects it.
 const DATAGRAM_BYTES_MAX: usize = 17 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_datagram_that_is_longer_than_any_of_dtls_does_not_wait() {
+        let counters = Arc::new(StreamCounters::default());
+        let (inlet, mut outlet) = queue(&counters);
+        let address = "192.0.2.1:1".parse().expect("a literal");
+        inlet.take(address, address, &[22; DATAGRAM_BYTES_MAX + 1]);
+        assert!(outlet.queue.try_recv().is_err());
+        assert_eq!(counters.stats().dtls_dropped, 1);
+        inlet.take(address, address, &[22; DATAGRAM_BYTES_MAX]);
+        let incoming = outlet.queue.try_recv().expect("it waits");
+        assert_eq!(incoming.datagram.len(), DATAGRAM_BYTES_MAX);
+    }
+}

@@ -113,9 +113,7 @@ impl Association {
                 // Only connections of streams are joined with others.
                 Next::Shard(Batch::Over | Batch::Join(_)) => return End::LetGo,
                 Next::Datagram(Some(datagram)) => self.dtls.handle_packet(&datagram),
-                Next::Shard(Batch::Frames { .. }) => {
-                    self.dtls.send_application_data(&frame).map(drop)
-                }
+                Next::Shard(Batch::Frames { .. }) => self.send(&frame),
                 Next::Timer => Ok(()),
                 Next::Deadline if self.queue.state().is_allocated() => {
                     deadline = Instant::now() + patience;
@@ -128,6 +126,16 @@ impl Association {
                 return End::Failed;
             }
         }
+    }
+
+    /// Makes a record of a frame. What a peer sent may be longer than a record may be: it is lost then,
+    /// as datagrams are, and the association goes on.
+    fn send(&mut self, frame: &[u8]) -> Result<(), dimpl::Error> {
+        if frame.len() > RECORD_BYTES_MAX {
+            self.front.front.config.counters.dtls_dropped.add(1);
+            return Ok(());
+        }
+        self.dtls.send_application_data(frame).map(drop)
     }
 
     /// Does what the library asks for, and returns when it wants to be called again.
@@ -167,3 +175,6 @@ async fn displaced(handshake: Option<&Seat>) {
         None => pending().await,
     }
 }
+
+/// What one record holds. See RFC 6347 §4.1 and RFC 5246 §6.2.1.
+const RECORD_BYTES_MAX: usize = 1 << 14;

@@ -240,6 +240,78 @@ fn a_client_of_a_version_that_is_too_old_is_told() {
     assert_eq!((streams.dtls_outdated, streams.dtls_challenged), (1, 0));
 }
 
+#[test]
+fn a_datagram_of_a_peer_that_no_record_holds_is_lost_and_its_association_is_not() {
+    let relay = relay();
+    let mut client = Client::new(Dtls::new_12, relay.addrs().turn[0]);
+    client.connect();
+    let (mut device, relayed) = client.device();
+    let peer = UdpSocket::bind("127.0.0.2:0").expect("loopback is there");
+    let address = peer.local_addr().expect("it is bound");
+    device.connect_peer(Instant::now(), address);
+    client.exchange(&mut device);
+    let bound = std::iter::from_fn(|| device.poll_event()).last();
+    assert_eq!(bound, Some(turn::Event::ChannelBound(address)));
+
+    // More than a record may hold, and more than any datagram of DTLS has room for.
+    for len in [16_384, 20_000, 65_000] {
+        peer.send_to(&vec![7; len], relayed)
+            .expect("loopback takes it");
+    }
+    peer.send_to(b"short", relayed).expect("loopback takes it");
+    let frame = client.next_data();
+    let received = device.handle_datagram(Instant::now(), &frame);
+    let range = received.expect("it is data").range;
+    assert_eq!(&frame[range], b"short");
+    let stats = relay.stats();
+    assert_eq!(stats.streams.dtls_dropped, 3);
+    assert_eq!(stats.shards[0].turn.allocations, 1);
+}
+
+#[test]
+fn the_hello_of_an_association_that_comes_once_more_changes_nothing() {
+    for version in [Dtls::new_12, Dtls::new_13] {
+        let relay = relay();
+        let mut client = Client::new(version, relay.addrs().turn[0]);
+        let with_cookie = client.second_hello();
+        client.send(&with_cookie);
+        client.connect();
+        client.allocate();
+        client.send(&with_cookie);
+        assert_eq!(client.ask(&BINDING)[..2], [1, 1], "it goes on");
+        let stats = relay.stats();
+        assert_eq!(stats.streams.dtls_accepted, 1);
+        assert_eq!(stats.shards[0].turn.allocations, 1);
+    }
+}
+
+#[test]
+fn a_source_that_has_all_its_handshakes_uses_up_none_of_those_of_all() {
+    let (certificates, _) = certificate();
+    let relay = Relay::bind(RelayConfig {
+        tls: Some(certificates),
+        shards: Some(1),
+        handshakes_per_source_max: 1,
+        ..relay_config(v4())
+    })
+    .expect("there are free ports");
+    let mut clients = [(); 2].map(|()| Client::new(Dtls::new_12, relay.addrs().turn[0]));
+    let [first, second] = &mut clients;
+    let hello = first.second_hello();
+    first.send(&hello);
+    first.receive();
+    let hello = second.second_hello();
+    let refused = || relay.stats().streams.handshakes_refused;
+    // More than are begun in a second for all.
+    while refused() < 1500 {
+        for _ in 0..50 {
+            second.send(&hello);
+        }
+    }
+    let streams = relay.stats().streams;
+    assert_eq!((streams.dtls_accepted, streams.dtls_dropped), (1, 0));
+}
+
 fn relay() -> Relay {
     let (certificates, _) = certificate();
     Relay::bind(RelayConfig {
@@ -300,11 +372,33 @@ impl Client {
         shown
     }
 
+    /// Exchanges a cookie; returns the hello that brings it back, which is not sent yet.
+    fn second_hello(&mut self) -> Vec<u8> {
+        let hello = self.next_packet();
+        self.send(&hello);
+        let challenge = self.receive();
+        self.dtls
+            .handle_packet(&challenge)
+            .expect("it is a challenge");
+        self.next_packet()
+    }
+
+    fn send(&self, datagram: &[u8]) {
+        self.socket
+            .send_to(datagram, self.server)
+            .expect("it is there");
+    }
+
     /// Sends a message and returns the answer.
     fn ask(&mut self, message: &[u8]) -> Vec<u8> {
         self.dtls
             .send_application_data(message)
             .expect("there are keys");
+        self.next_data()
+    }
+
+    /// Waits for what the server has to say.
+    fn next_data(&mut self) -> Vec<u8> {
         let mut answer = Vec::new();
         loop {
             self.drain(|output| {
@@ -348,6 +442,11 @@ impl Client {
 
     /// Makes an allocation and returns its relayed address.
     fn allocate(&mut self) -> SocketAddr {
+        self.device().1
+    }
+
+    /// Makes an allocation and returns who keeps it, and its relayed address.
+    fn device(&mut self) -> (turn::Client, SocketAddr) {
         let config = turn::Config {
             server: self.server,
             transport: Transport::Dtls,
@@ -356,15 +455,19 @@ impl Client {
             family: turn::Family::V4,
             lifetime: Duration::ZERO,
         };
-        let now = Instant::now();
-        let mut device = turn::Client::new(config, [1; 32], now);
+        let mut device = turn::Client::new(config, [1; 32], Instant::now());
+        self.exchange(&mut device);
+        match device.poll_event() {
+            Some(turn::Event::Allocated { relayed, .. }) => (device, relayed),
+            event => panic!("there is no allocation: {event:?}"),
+        }
+    }
+
+    /// Asks what the device has to ask.
+    fn exchange(&mut self, device: &mut turn::Client) {
         while let Some(request) = device.poll_transmit() {
             let answer = self.ask(&request);
-            device.handle_datagram(now, &answer);
-        }
-        match device.poll_event() {
-            Some(turn::Event::Allocated { relayed, .. }) => relayed,
-            event => panic!("there is no allocation: {event:?}"),
+            device.handle_datagram(Instant::now(), &answer);
         }
     }
 
