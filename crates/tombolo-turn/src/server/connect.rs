@@ -62,6 +62,10 @@ impl Server {
         if allocation.carrier != Carrier::Tcp {
             return Err(Refusal::CarrierWrong.into());
         }
+        // It may have been switched off since the allocation was made.
+        if !self.relays_tcp {
+            return Err(Refusal::TransportUnsupported.into());
+        }
         let XorPeerAddress(peer) = message.required().map_err(bad)?;
         let at = allocation.relays.toward(peer.ip())?;
         self.policy.check(peer)?;
@@ -124,6 +128,9 @@ impl Server {
         let peer = self.aliases.to_public(canonical(from.0));
         let found = self.allocations.by_listener(&at);
         let (id, allocation) = found.ok_or(Refusal::RelayIdle)?;
+        if !self.relays_tcp {
+            return Err(Refusal::TransportUnsupported);
+        }
         if !allocation.is_permitted(now, peer.ip()) {
             return Err(Refusal::PeerNotPermitted);
         }

@@ -464,6 +464,23 @@ fn a_new_configuration_closes_connections_to_peers_that_were_allowed() {
 }
 
 #[test]
+fn an_allocation_gets_no_further_connection_when_tcp_was_switched_off() {
+    let mut lab = tcp_lab();
+    let at = allocate(&mut lab, tcp_client(1), &alice());
+    lab.permit(tcp_client(1), &alice(), PEER);
+    let open = connecting(&mut lab, at, PEER);
+    connected(&mut lab, open, Ok(()));
+    let mut config = Config::new([3; 32]);
+    config.realm.secrets = vec![SECRET.to_vec()];
+    lab.server.reconfigure(lab.now, config);
+    let reply = connect(&mut lab, tcp_client(1), "8.8.4.4:1");
+    assert_eq!(reply.code(), Some(442));
+    assert_eq!(accept(&mut lab, at, "8.8.4.4:2"), None);
+    assert_eq!(lab.refused(Refusal::TransportUnsupported), 2);
+    assert_eq!(bind(&mut lab, tcp_client(2), &alice(), open), None);
+}
+
+#[test]
 fn a_client_whose_allocation_is_being_made_binds_no_connection() {
     let mut lab = tcp_lab();
     let at = allocate(&mut lab, tcp_client(1), &alice());
