@@ -113,6 +113,7 @@ impl Credentials {
 impl Offer {
     /// Reads what a challenge offers, and chooses the first algorithm that is known. A nonce that
     /// announces a choice without one in the message was tampered with, to bid the algorithm down.
+    /// A list that is so long that its request might fit into no message is no offer.
     /// See RFC 8489 §9.2.5.
     fn of(reply: &Message<'_>, cookie: Option<NonceCookie>) -> Result<Option<Self>, NotAChallenge> {
         let offered = reply.attribute::<PasswordAlgorithms<'_>>();
@@ -125,6 +126,7 @@ impl Offer {
         let choice = offered.algorithms().flatten().next().ok_or(NotAChallenge)?;
         let range = reply.value_range(AttributeType::PASSWORD_ALGORITHMS);
         let list = range.and_then(|range| reply.as_bytes().get(range));
+        let list = list.filter(|list| list.len() <= LIST_BYTES_MAX);
         let list = list.ok_or(NotAChallenge)?.to_vec();
         Ok(Some(Self { list, choice }))
     }
@@ -144,3 +146,6 @@ fn key_of(offer: Option<&Offer>, username: &str, realm: &str, password: &str) ->
         _ => Key::long_term(username, realm, password),
     }
 }
+
+/// Room for many more algorithms than there are. See RFC 8489 §18.5.
+const LIST_BYTES_MAX: usize = 256;

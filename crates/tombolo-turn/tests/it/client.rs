@@ -358,6 +358,19 @@ fn the_first_algorithm_that_is_known_is_chosen_and_the_whole_list_goes_back() {
 }
 
 #[test]
+fn a_list_of_algorithms_that_would_fill_the_request_is_not_answered() {
+    // One algorithm that is known and one with very many parameters.
+    let mut list = vec![0, 2, 0, 0, 0, 9, 0xff, 0x80];
+    list.resize(list.len() + 0xff80, 1);
+    let mut lab = Lab::new();
+    let first = lab.request(Method::ALLOCATE);
+    lab.reply(lab.script.offer(&first, "nonce", Some(&list)));
+    assert_eq!(lab.client.poll_transmit(), None);
+    let failed = Event::Failed(AllocateError::Unauthorized);
+    assert_eq!(lab.client.poll_event(), Some(failed));
+}
+
+#[test]
 fn a_choice_that_is_announced_and_then_missing_is_not_answered() {
     let announced = "obMatJos2AAABnonce";
     let mut lab = Lab::new();
