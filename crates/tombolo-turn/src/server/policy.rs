@@ -74,14 +74,23 @@ impl AddressPolicy {
             None => Ok(()),
             // An IPv4-mapped address has a canonical form; whoever means IPv4 can say so.
             Some(Denial::Ipv4Mapped) => Err(Denial::Ipv4Mapped),
-            Some(_) if allowed.is_some() => match embedded(ip) {
-                Some(inner) if self.relay_ips.contains(&inner) => Err(Denial::OwnAddress),
-                // A translator on the way reaches what is written inside.
-                Some(inner) => self.check_ip(inner),
-                None => Ok(()),
+            Some(denial) => match allowed {
+                Some(prefix) => self.check_embedded(ip, prefix),
+                None => Err(denial),
             },
-            Some(denial) => Err(denial),
         }
+    }
+
+    /// Judges what a translator on the way may reach by an address in a network that is allowed,
+    /// whose prefix has so many bits.
+    fn check_embedded(&self, ip: IpAddr, prefix: u8) -> Result<(), Denial> {
+        for inner in embedded(ip, prefix) {
+            if self.relay_ips.contains(&inner) {
+                return Err(Denial::OwnAddress);
+            }
+            self.check_ip(inner)?;
+        }
+        Ok(())
     }
 
     /// Judges the address of a client that wants an allocation or a channel: the end of a tunnel
@@ -102,16 +111,39 @@ impl AddressPolicy {
     }
 }
 
-/// The IPv4 address inside of an IPv6 one. See RFC 6052 §2.2 and RFC 3056 §2.
-fn embedded(ip: IpAddr) -> Option<IpAddr> {
-    let IpAddr::V6(ip) = ip else {
-        return None;
+/// The IPv4 addresses that translators may find inside of an IPv6 one. See RFC 6052 §2.2 and RFC 3056
+/// §2.
+fn embedded(ip: IpAddr, allowed_prefix: u8) -> impl Iterator<Item = IpAddr> {
+    let found = match ip {
+        IpAddr::V4(_) => [None; 2],
+        IpAddr::V6(ip) => embedded_in(ip, allowed_prefix),
     };
+    let found = found.into_iter().flatten();
+    found.map(|bits| Ipv4Addr::from_bits(bits).into())
+}
+
+/// Within `64:ff9b:1::/48` it depends on the length of a translator's prefix where the address lies.
+/// That length is taken to be the allowed network's, or 96 where all is zero up to there. What follows
+/// a shorter form means nothing to its translator, but all to one whose prefix is as long as it gets.
+fn embedded_in(ip: Ipv6Addr, allowed_prefix: u8) -> [Option<u32>; 2] {
     let bits = ip.to_bits();
+    let last = Some(bits as u32);
     match special_v6(ip) {
-        Some(Denial::Nat64) => Some(Ipv4Addr::from_bits(bits as u32).into()),
-        Some(Denial::SixToFour) => Some(Ipv4Addr::from_bits((bits >> 80) as u32).into()),
-        _ => None,
+        Some(Denial::SixToFour) => [Some((bits >> 80) as u32), None],
+        Some(Denial::Nat64) => {
+            let is_local = bits & mask_v6(96) != WELL_KNOWN_PREFIX;
+            let shorter = [48, 56, 64].into_iter().find(|one| *one >= allowed_prefix);
+            let is_short = |one: &u8| is_local && bits << *one >> (one + 32) != 0;
+            let Some(prefix) = shorter.filter(is_short) else {
+                return [last, None];
+            };
+            // The octet behind the first 64 bits is kept free.
+            let rest = (bits >> 64 << 56 | bits & mask_low(56)) & mask_low(120 - prefix);
+            let behind = 120 - prefix - 32;
+            let is_padded = rest & mask_low(behind) == 0;
+            [Some((rest >> behind) as u32), last.filter(|_| !is_padded)]
+        }
+        _ => [None; 2],
     }
 }
 
@@ -313,6 +345,13 @@ const fn mask_v6(prefix: u8) -> u128 {
         None => 0,
     }
 }
+
+const fn mask_low(bits: u8) -> u128 {
+    !mask_v6(128 - bits)
+}
+
+/// `64:ff9b::/96`. See RFC 6052 §2.1.
+const WELL_KNOWN_PREFIX: u128 = 0x0064_ff9b << 96;
 
 /// The first match counts.
 const SPECIAL_V4: &[([u8; 4], u8, Denial)] = &[
@@ -549,6 +588,60 @@ mod tests {
             ("2002:7f00:1::1", Denial::Loopback),
         ] {
             assert_eq!(policy.check_ip(ip(closed)), Err(denial), "{closed}");
+        }
+    }
+
+    #[test]
+    fn a_translator_with_a_prefix_of_its_own_reaches_nothing_that_is_denied() {
+        let check = |allowed: &str, text: &str| {
+            let policy = AddressPolicy {
+                allow: vec![allowed.parse().expect("is a network")],
+                ..policy()
+            };
+            policy.check_ip(ip(text))
+        };
+        // 8.224.4.4, as prefixes of 48, 56, 64 and 96 bits have it.
+        for (allowed, open) in [
+            ("64:ff9b:1::/48", "64:ff9b:1:8e0:4:400::"),
+            ("64:ff9b:1::/48", "64:ff9b:1::8e0:404"),
+            ("64:ff9b:1:100::/56", "64:ff9b:1:108:e0:404::"),
+            ("64:ff9b:1:1::/64", "64:ff9b:1:1:8:e004:400:0"),
+            ("64:ff9b:1:a00::/96", "64:ff9b:1:a00::8e0:404"),
+        ] {
+            assert_eq!(check(allowed, open), Ok(()), "{open}");
+        }
+        // 10.0.0.1 alike, also with something else behind it; and 127.0.0.1 behind what is public.
+        for (allowed, closed, denial) in [
+            ("64:ff9b:1::/48", "64:ff9b:1:a00:0:100::", Denial::Private),
+            (
+                "64:ff9b:1::/48",
+                "64:ff9b:1:a00:0:100:808:808",
+                Denial::Private,
+            ),
+            ("64:ff9b:1::/48", "64:ff9b:1::a00:1", Denial::Private),
+            (
+                "64:ff9b:1::/48",
+                "64:ff9b:1:808:8:800:7f00:1",
+                Denial::Loopback,
+            ),
+            ("64:ff9b:1::/48", "64:ff9b:1::", Denial::Unspecified),
+            (
+                "64:ff9b:1:100::/56",
+                "64:ff9b:1:10a:0:1:808:808",
+                Denial::Private,
+            ),
+            (
+                "64:ff9b:1:1::/64",
+                "64:ff9b:1:1:a:0:108:808",
+                Denial::Private,
+            ),
+            (
+                "64:ff9b:1:a00::/96",
+                "64:ff9b:1:a00::a00:1",
+                Denial::Private,
+            ),
+        ] {
+            assert_eq!(check(allowed, closed), Err(denial), "{closed}");
         }
     }
 
