@@ -108,9 +108,7 @@ impl Shard {
             client,
             server: SocketAddr::new(ip, at.port()),
         };
-        let count = self.slots.count(slot);
-        self.io.received += count as u64;
-        for i in 0..count {
+        for i in 0..self.count_received(slot) {
             let range = self.slots.range(slot, i);
             let data = &self.slots.bytes(slot)[range.clone()];
             if is_dtls(data)
@@ -126,6 +124,14 @@ impl Shard {
                 self.log_refusal(from.client);
             }
         }
+    }
+
+    /// Counts the datagrams in `slot`, and returns how many there are.
+    fn count_received(&mut self, slot: usize) -> usize {
+        let count = self.slots.count(slot);
+        self.io.received += count as u64;
+        self.io.receive_errors += self.slots.lost(slot) as u64;
+        count
     }
 
     /// Says why something of a client or a peer was refused, to those who debug.
@@ -171,9 +177,7 @@ impl Shard {
         let Some(peer) = self.slots.from(slot) else {
             return;
         };
-        let count = self.slots.count(slot);
-        self.io.received += count as u64;
-        for i in 0..count {
+        for i in 0..self.count_received(slot) {
             let range = self.slots.range(slot, i);
             let data = &self.slots.bytes(slot)[range.clone()];
             if let Some(forward) = self.core.handle_peer(now, at, PeerAddr(peer), data) {

@@ -7,8 +7,9 @@ use super::address::{Control, RawAddress, Told};
 /// How many buffers one [`Slots`] holds, and so how many one system call can fill.
 pub(crate) const SLOTS: usize = 32;
 
-/// Datagrams that one slot can hold: the kernel puts no more into one buffer.
-pub(crate) const SEGMENTS_MAX: usize = 64;
+/// Datagrams that one slot can hold. The kernel puts no more into one buffer: 64 that it has brought
+/// together, and since Linux 6.10 twice as many that somebody on this machine sent as one message.
+pub(crate) const SEGMENTS_MAX: usize = 128;
 
 /// The largest UDP payload, rounded up. Pages that no datagram reaches are never touched.
 const SLOT_BYTES: usize = 64 * 1024;
@@ -37,6 +38,13 @@ struct Received {
     len: usize,
     from: Option<SocketAddr>,
     told: Told,
+}
+
+impl Received {
+    fn count(&self) -> usize {
+        let segment = self.told.segment.unwrap_or(self.len).max(1);
+        self.len.div_ceil(segment).max(1)
+    }
 }
 
 impl Slots {
@@ -111,9 +119,12 @@ impl Slots {
 
     /// How many datagrams are in `slot`; an empty one counts.
     pub(crate) fn count(&self, slot: usize) -> usize {
-        let received = &self.received[slot];
-        let segment = received.told.segment.unwrap_or(received.len).max(1);
-        received.len.div_ceil(segment).clamp(1, SEGMENTS_MAX)
+        self.received[slot].count().min(SEGMENTS_MAX)
+    }
+
+    /// How many datagrams of `slot` are lost, since it has more than it can hold.
+    pub(crate) fn lost(&self, slot: usize) -> usize {
+        self.received[slot].count().saturating_sub(SEGMENTS_MAX)
     }
 
     /// Where the `i`-th datagram of `slot` is among its [bytes](Self::bytes).
@@ -230,6 +241,25 @@ mod tests {
             let next = starts.get(slot + 1).copied();
             let end = next.unwrap_or(slots.memory.len());
             assert!(start + SLOT_BYTES <= end - next.map_or(0, |_| FRONT_BYTES));
+        }
+    }
+
+    #[test]
+    fn a_slot_has_all_that_was_sent_as_one_message_and_says_what_it_cannot_hold() {
+        let mut slots = Slots::new();
+        for (datagrams, count, lost) in [(1, 1, 0), (64, 64, 0), (128, 128, 0), (130, 128, 2)] {
+            slots.received[0] = Received {
+                len: datagrams * 400 - 100,
+                from: None,
+                told: Told {
+                    segment: Some(400),
+                    ..Told::default()
+                },
+            };
+            assert_eq!((slots.count(0), slots.lost(0)), (count, lost));
+            let last = slots.range(0, count - 1);
+            let end = slots.bytes(0).len().min(count * 400);
+            assert_eq!(last, (count - 1) * 400..end);
         }
     }
 
