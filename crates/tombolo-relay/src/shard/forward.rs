@@ -157,9 +157,13 @@ impl Shard {
     pub(super) fn flush(&mut self) {
         self.filled = 0;
         self.send_parcels();
-        if self.outbox.is_empty() {
-            return;
+        if !self.outbox.is_empty() {
+            self.send_outbox();
         }
+        self.relays.make_room();
+    }
+
+    fn send_outbox(&mut self) {
         self.outbox.sort();
         for group in self.outbox.groups() {
             let packets = group.packets(&self.slots);
@@ -173,7 +177,7 @@ impl Shard {
                 packets,
             );
             let Some(mut sent) = sent else { continue };
-            if sent.too_long > 0 && matches!(group.via(), SocketId::Steered(_)) {
+            if sent.too_long > 0 && may_divide(group.via(), group.fragment()) {
                 let slots = &self.slots;
                 let too_long = |place| group.parts(place, slots);
                 send_divided(&mut self.relays, &mut self.sender, &mut sent, too_long);
@@ -211,7 +215,7 @@ impl Shard {
         let (servers, relays, sender) = (&self.servers, &mut self.relays, &mut self.sender);
         let sent = send_via(servers, relays, sender, via, fragment, packets);
         let Some(mut sent) = sent else { return };
-        if sent.too_long > 0 && matches!(via, SocketId::Steered(_)) {
+        if sent.too_long > 0 && may_divide(via, fragment) {
             let too_long = |_| (packet.header, packet.payload);
             send_divided(&mut self.relays, &mut self.sender, &mut sent, too_long);
         }
@@ -246,6 +250,11 @@ pub(super) fn send_via<'a>(
     }
 }
 
+/// Whether what was too long for its way is cut up in another one.
+fn may_divide(via: SocketId, fragment: Fragment) -> bool {
+    matches!(via, SocketId::Steered(_)) && fragment == Fragment::Allowed
+}
+
 /// Sends once more what a raw socket refused as too long, so that the kernel cuts it up: through a
 /// socket that is bound to the relayed address.
 fn send_divided<'a>(
@@ -263,7 +272,7 @@ fn send_divided<'a>(
             return;
         };
         let (header, payload) = packet(steered.sender.too_long()[i]);
-        let Some((at, to)) = raw_header::divisible(header) else {
+        let Some((at, to)) = raw_header::ends(header) else {
             continue;
         };
         let Ok(index) = relays.bound_sender(RelayAddr(at)) else {

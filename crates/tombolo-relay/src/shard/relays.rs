@@ -41,6 +41,8 @@ pub(super) struct Steered {
     pub(super) sender: Sender,
     /// Addresses with a socket that only sends, the oldest in front.
     senders: VecDeque<RelayAddr>,
+    /// Whether another address wanted one too.
+    wants_room: bool,
 }
 
 pub(super) struct SteeredEnd {
@@ -55,7 +57,7 @@ pub(super) struct Way {
     pub(super) via: SocketId,
     /// Where the socket is told to send.
     pub(super) to: SocketAddr,
-    /// What the socket is told; a raw one finds it in the header.
+    /// Whether it may be cut up. A raw socket finds that in the header, where IPv4 has it.
     pub(super) fragment: Fragment,
     /// What goes in front of the payload, if the kernel doesn't make it.
     pub(super) header: Option<RawHeader>,
@@ -163,30 +165,41 @@ impl RelaySide {
         Some(Way {
             via: SocketId::steered(at.0),
             to: SocketAddr::new(to.ip(), 0),
-            fragment: Fragment::Allowed,
+            fragment,
             header: Some(header),
         })
     }
 
     /// Returns the index of a bound socket of a steered address, which only sends; binds it first if
-    /// it has none. There are a few of these; whoever needs one longest ago gives it up.
+    /// it has none. There are a few of these.
     ///
     /// # Errors
-    /// The kernel's: somebody else has the port, or there are no descriptors left.
+    /// All are taken: [`Self::make_room`] frees one. And the kernel's: somebody else has the port, or
+    /// there are no descriptors left.
     pub(super) fn bound_sender(&mut self, address: RelayAddr) -> io::Result<u32> {
         if let Some(index) = self.ports.index_of(address) {
             return Ok(index);
         }
         let steered = self.steered.as_mut().ok_or(io::ErrorKind::Unsupported)?;
-        if steered.senders.len() >= SENDERS_MAX
-            && let Some(oldest) = steered.senders.pop_front()
-        {
-            self.ports.release(oldest);
+        if steered.senders.len() >= SENDERS_MAX {
+            steered.wants_room = true;
+            return Err(io::ErrorKind::QuotaExceeded.into());
         }
         let socket = UdpSocket::bind_send_only(address.0)?;
         let index = self.ports.insert(address, socket)?;
         steered.senders.push_back(address);
         Ok(index)
+    }
+
+    /// Takes the oldest bound socket of a steered address away if there was one too few. No packet may
+    /// wait that names a socket by its index: it would leave by that of another address.
+    pub(super) fn make_room(&mut self) {
+        if let Some(steered) = &mut self.steered
+            && std::mem::take(&mut steered.wants_room)
+            && let Some(oldest) = steered.senders.pop_front()
+        {
+            self.ports.release(oldest);
+        }
     }
 
     fn bind(&mut self, address: RelayAddr, poller: &Poller) -> io::Result<()> {
@@ -216,6 +229,7 @@ impl Steered {
             // The kernel cuts nothing apart that a raw socket sends.
             sender: Sender::new(Trains::Single),
             senders: VecDeque::new(),
+            wants_room: false,
         })
     }
 
@@ -232,3 +246,56 @@ impl Steered {
 
 /// Bound sockets that only send; each takes a descriptor and a few KiB of the kernel's memory.
 const SENDERS_MAX: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::socket::raise_open_files_limit;
+
+    #[test]
+    fn a_bound_socket_of_a_steered_address_stays_its_own_until_no_packet_waits() {
+        raise_open_files_limit();
+        let mut relays = steered();
+        // Some of the ports may be taken.
+        let mut addresses = (20_000..30_000).map(address);
+        let bound: Vec<(RelayAddr, u32)> = addresses
+            .by_ref()
+            .filter_map(|at| Some((at, relays.bound_sender(at).ok()?)))
+            .take(SENDERS_MAX)
+            .collect();
+        let (oldest, index) = bound[0];
+        let newcomer = addresses.next().expect("there are ports left");
+        let to_peer = |at| ToPeer {
+            at,
+            to: SocketAddr::from(([127, 0, 0, 2], 9)),
+            fragment: Fragment::Allowed,
+            payload: b"one of several",
+            is_of_burst: true,
+        };
+        let way = relays.way(to_peer(oldest)).expect("it is short");
+        assert_eq!(way.via, SocketId::Relay(index));
+
+        let way = relays.way(to_peer(newcomer)).expect("it is short");
+        assert_eq!(way.via, SocketId::Steered(0));
+        assert_eq!(relays.ports.index_of(oldest), Some(index), "it is named");
+        relays.make_room();
+        assert_eq!(relays.ports.index_of(oldest), None);
+        let way = relays.way(to_peer(newcomer)).expect("it is short");
+        assert_eq!(way.via, SocketId::Relay(index), "it is free again");
+        relays.make_room();
+        assert_eq!(relays.ports.index_of(newcomer), Some(index));
+    }
+
+    /// Addresses that are steered, without what steers them.
+    fn steered() -> RelaySide {
+        let owners = PortOwners::new(&[address(0).0.ip()]);
+        let sockets = SteeredSockets([None, None]);
+        let poller = Poller::new().expect("there are descriptors");
+        RelaySide::new(ShardIndex(0), Arc::new(owners), Some(sockets), &poller)
+            .expect("there is nothing to wait for")
+    }
+
+    fn address(port: u16) -> RelayAddr {
+        RelayAddr(SocketAddr::from(([127, 0, 0, 77], port)))
+    }
+}

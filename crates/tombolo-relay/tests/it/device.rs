@@ -15,7 +15,10 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
 };
 use tombolo_relay::{Certificates, Relay, RelayConfig};
-use tombolo_stun::stream::frame_len;
+use tombolo_stun::{
+    Class, Data, DontFragment, MessageWriter, Method, TransactionId, XorPeerAddress,
+    stream::frame_len,
+};
 use tombolo_turn::{
     client::{Client, Config, Event, Family},
     server::{Realm, Transport},
@@ -225,6 +228,17 @@ impl Device {
             .expect("it fits");
         let mut bytes = [&*header, payload].concat();
         bytes.resize(bytes.len() + header.padding(), 0);
+        self.link.send(&bytes);
+    }
+
+    /// Sends a packet to a peer that no router may cut up.
+    pub(crate) fn send_undivided(&mut self, peer: SocketAddr, payload: &[u8]) {
+        let mut bytes = Vec::new();
+        let (class, id) = (Class::Indication, TransactionId([1; 12]));
+        MessageWriter::new(&mut bytes, class, Method::SEND, id)
+            .attribute(&XorPeerAddress(peer))
+            .attribute(&DontFragment)
+            .attribute(&Data(payload));
         self.link.send(&bytes);
     }
 

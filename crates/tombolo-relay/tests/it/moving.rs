@@ -107,6 +107,25 @@ fn datagrams_longer_than_the_way_are_cut_up_whichever_way_they_take() {
 }
 
 #[test]
+fn datagrams_that_must_not_be_cut_up_are_not_whichever_way_they_take() {
+    in_namespace(|| {
+        for io in [IoMode::Sockets, IoMode::Steered] {
+            for ip in [v4(), Ipv6Addr::LOCALHOST.into()] {
+                let relay = start(ip, io);
+                let echo = Echo::start(ip);
+                let mut alice = Device::tcp(&relay, "alice");
+                alice.allocate();
+                alice.bind(echo.address);
+                alice.send_undivided(echo.address, &[7; 4000]);
+                alice.send_undivided(echo.address, b"short");
+                assert_eq!(alice.receive(), (echo.address, b"short".to_vec()));
+                assert_eq!(sum(&relay.stats()).too_long, 1, "{io:?} {ip}");
+            }
+        }
+    });
+}
+
+#[test]
 fn nothing_is_steered_any_more_when_the_relay_has_ended() {
     in_namespace(|| {
         let relay = start(v4(), IoMode::Steered);
