@@ -1,6 +1,7 @@
 //! Sending many datagrams per system call, and many per message where the kernel can cut them apart.
 
 use std::{
+    hash::{BuildHasher as _, RandomState},
     io, mem,
     net::{IpAddr, SocketAddr},
     ops::{AddAssign, Range},
@@ -65,15 +66,26 @@ pub(crate) struct Sender {
     /// What the last message looks like, for a datagram that may join it.
     last: Last,
     trains: Trains,
-    /// Datagrams of this length and above are sent one by one for a while: a train of such was
-    /// refused, most likely since they are longer than what fits the way in one piece.
-    single_from: usize,
-    /// For how many messages more that lasts.
-    single_for: u32,
+    /// Where trains were refused lately; by a hash of the IP.
+    refused: Box<[Option<RefusedTrain>; REFUSED]>,
+    /// How many those are.
+    refused_count: usize,
+    places: RandomState,
     /// Datagrams of the same [`Self::send`] before those that wait.
     before: usize,
     /// Places, among the packets of the last [`Self::send`], of those that were too long.
     too_long: Vec<usize>,
+}
+
+/// The kernel did not take a train to this IP.
+#[derive(Clone, Copy)]
+struct RefusedTrain {
+    to: IpAddr,
+    /// Datagrams of this length and above are sent there one by one: most likely they are longer than
+    /// what fits the way in one piece.
+    single_from: usize,
+    /// For how many messages more that lasts.
+    single_for: u32,
 }
 
 /// The message that was put last.
@@ -97,8 +109,9 @@ impl Sender {
             vectors: 0,
             last: Last::NONE,
             trains,
-            single_from: usize::MAX,
-            single_for: 0,
+            refused: Box::new([None; REFUSED]),
+            refused_count: 0,
+            places: RandomState::new(),
             before: 0,
             too_long: Vec::with_capacity(TOO_LONG_MAX),
         }
@@ -164,14 +177,7 @@ impl Sender {
         raw.first_packet[i] = self.packets;
         self.messages += 1;
         let segment = packet.len();
-        let mut is_open = self.trains == Trains::Joined;
-        if segment >= self.single_from {
-            is_open = false;
-            self.single_for -= 1;
-            if self.single_for == 0 {
-                self.single_from = usize::MAX;
-            }
-        }
+        let is_open = self.trains == Trains::Joined && !self.is_refused(packet.to.ip(), segment);
         self.last = Last {
             to: packet.to,
             source: packet.source,
@@ -180,6 +186,30 @@ impl Sender {
             segments: 1,
             is_open,
         };
+    }
+
+    /// Whether a train of datagrams of that length was refused on its way to `to` lately. Counts the
+    /// message that asks.
+    fn is_refused(&mut self, to: IpAddr, segment: usize) -> bool {
+        // Most of the time none was.
+        if self.refused_count == 0 {
+            return false;
+        }
+        let place = self.place_of(to);
+        let found = self.refused[place].as_mut();
+        let Some(refused) = found.filter(|one| one.to == to && segment >= one.single_from) else {
+            return false;
+        };
+        refused.single_for -= 1;
+        if refused.single_for == 0 {
+            self.refused[place] = None;
+            self.refused_count -= 1;
+        }
+        true
+    }
+
+    fn place_of(&self, to: IpAddr) -> usize {
+        self.places.hash_one(to) as usize % REFUSED
     }
 
     /// Appends the bytes of `packet` to the last message.
@@ -228,7 +258,7 @@ impl Sender {
                     // The error is the first message's alone: the others may go elsewhere.
                     let packets = self.raw.packets_of(next);
                     if packets.len() > 1 {
-                        self.note_refused_train(&error, packets.start);
+                        self.note_refused_train(&error, next);
                         self.send_singly(fd, next, result);
                     } else {
                         self.count_refusal(&error, packets.start, result);
@@ -273,18 +303,28 @@ impl Sender {
         }
     }
 
-    /// Learns from a train that the kernel did not take.
-    fn note_refused_train(&mut self, error: &io::Error, packet: usize) {
-        match error.raw_os_error() {
-            // The way out has no checksum offload, and won't get any.
-            Some(libc::EIO) => self.trains = Trains::Single,
-            Some(libc::EINVAL | libc::EMSGSIZE) => {
-                self.single_from = self.single_from.min(self.raw.lens[packet]);
-                self.single_for = SINGLE_FOR;
-            }
+    /// Learns from a train that the kernel did not take. It says nothing about other ways.
+    fn note_refused_train(&mut self, error: &io::Error, message: usize) {
+        let single_from = match error.raw_os_error() {
+            // The way out has no checksum offload.
+            Some(libc::EIO) => 0,
+            Some(libc::EINVAL | libc::EMSGSIZE) => self.raw.lens[self.raw.first_packet[message]],
             // What ICMP brought says nothing about trains.
-            _ => {}
-        }
+            _ => return,
+        };
+        let to = self.raw.names[message].get(self.raw.name_lens[message]);
+        let Some(to) = to.map(|to| to.ip()) else {
+            return;
+        };
+        let place = self.place_of(to);
+        let before = self.refused[place];
+        self.refused_count += usize::from(before.is_none());
+        let before = before.filter(|before| before.to == to);
+        self.refused[place] = Some(RefusedTrain {
+            to,
+            single_from: before.map_or(single_from, |before| before.single_from.min(single_from)),
+            single_for: SINGLE_FOR,
+        });
     }
 }
 
@@ -465,6 +505,8 @@ const TRAIN_BYTES_MAX: usize = 65_000;
 const _: () = assert!(TRAIN_SEGMENTS_MAX * VECTORS <= 1024);
 /// Messages after which a refused length is tried in a train again.
 const SINGLE_FOR: u32 = 1024;
+/// IPs to which trains were refused that are remembered. What is forgotten costs a system call.
+const REFUSED: usize = 64;
 /// Places of datagrams that are remembered as too long; more are dropped.
 const TOO_LONG_MAX: usize = 64;
 /// What padding is made of.
@@ -587,7 +629,8 @@ mod tests {
         let sent = sender.send(&a, packets().into_iter());
         assert_eq!((sent.sent, sent.in_trains), (3, 0));
         assert_eq!((sent.too_long, sent.refused), (0, 0));
-        assert_eq!(sender.single_from, 2, "it remembers");
+        assert!(sender.is_refused(b_address.ip(), 2), "it remembers");
+        assert!(!sender.is_refused(b_address.ip(), 1));
         let sent = sender.send(&a, packets().into_iter());
         assert_eq!((sent.sent, sent.in_trains), (3, 0));
 
@@ -595,6 +638,39 @@ mod tests {
         assert_eq!(slots.receive(&b, 0..SLOTS).expect("it works"), 6);
         let received: Vec<u8> = (0..6).flat_map(|slot| slots.bytes(slot).to_vec()).collect();
         assert_eq!(received, b"aabbccaabbcc");
+    }
+
+    #[test]
+    fn a_train_that_was_refused_on_one_way_is_tried_on_others_and_later_on_that_one_too() {
+        let (a, _) = socket();
+        if a.trains() == Trains::Single {
+            eprintln!("skipped: this kernel has no UDP_SEGMENT");
+            return;
+        }
+        let (_b, b_address) = socket();
+        let other = "127.0.0.8:0".parse().expect("a literal");
+        let c = UdpSocket::bind_relay(other).expect("loopback is there");
+        let c_address = c.local_addr().expect("it is bound");
+        let no_check = |value| {
+            super::super::udp::set_option(&a, libc::SOL_SOCKET, libc::SO_NO_CHECK, value)
+                .expect("it works");
+        };
+        let mut sender = Sender::new(Trains::Joined);
+        let mut in_trains = |to| {
+            let packets = [b"aa", b"bb"].map(|payload| packet(to, payload));
+            sender.send(&a, packets.into_iter()).in_trains
+        };
+        no_check(1);
+        assert_eq!(in_trains(b_address), 0);
+        no_check(0);
+        assert_eq!(in_trains(b_address), 0, "it remembers");
+        assert_eq!(in_trains(c_address), 2);
+        let mut tries = 0;
+        while in_trains(b_address) == 0 {
+            tries += 1;
+            assert!(tries < SINGLE_FOR, "it never tries again");
+        }
+        assert_eq!(in_trains(b_address), 2);
     }
 
     #[test]
