@@ -26,9 +26,9 @@
 //! ```
 //!
 //! Relay ports are chosen at random and kept while an allocation lives. The kernel takes the ports of
-//! other programs' sockets from the same numbers (32768 to 60999 by default), and a client may reach
-//! what listens at a relay IP inside the range of relay ports. So keep the kernel away from them, with
-//! `sysctl net.ipv4.ip_local_reserved_ports=49152-65535` (it holds for IPv6 too), and tell the relay
+//! other programs' sockets from the same numbers (32768 to 60999 by default). So keep it away from them,
+//! with `sysctl net.ipv4.ip_local_reserved_ports=49152-65535` (it holds for IPv6 too). At a relay IP
+//! clients reach nothing but each other's relayed addresses, unless it is a loopback one: tell the relay
 //! by [`RelayConfig::own_ports`] what listens there by intent.
 //!
 //! There are two ways to move packets ([`IoMode`]): a bound socket for each relay port, or, where the

@@ -213,7 +213,7 @@ const SHARD_FAMILIES: &[Family] = &[
     ("tombolo_relay_unsendable_datagrams", Counter, "Datagrams that the kernel refused to send.", |s| s.io.unsendable),
     ("tombolo_relay_receive_errors", Counter, "Errors of receiving.", |s| s.io.receive_errors),
     ("tombolo_relay_handed_over_packets", Counter, "Packets between two allocations, handed over in memory.", |s| s.io.handed_over),
-    ("tombolo_relay_handed_over_dropped_packets", Counter, "Packets to allocations of other shards, dropped because these had too much to do.", |s| s.io.handed_over_dropped),
+    ("tombolo_relay_handed_over_dropped_packets", Counter, "Packets to allocations of other shards, dropped because these had too much to do, and to relayed addresses that nobody has.", |s| s.io.handed_over_dropped),
     ("tombolo_relay_passed_on_packets", Counter, "Packets of clients whose allocation is on another shard, given to that one.", |s| s.io.passed_on),
     ("tombolo_relay_passed_on_dropped_packets", Counter, "Such packets that the other shard had no room for.", |s| s.io.passed_on_dropped),
     ("tombolo_relay_stream_frames", Counter, "Frames from clients over TCP and TLS.", |s| s.io.stream_frames),

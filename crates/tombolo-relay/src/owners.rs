@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
-    sync::atomic::{AtomicU16, Ordering},
+    sync::atomic::{AtomicBool, AtomicU16, Ordering},
 };
 
 use tombolo_turn::server::{RelayAddr, ShardIndex};
@@ -16,6 +16,8 @@ pub(crate) struct PortOwners {
     /// The relay IPs, IPv4 and IPv6.
     ips: [Option<IpAddr>; FAMILIES],
     numbers: Numbers,
+    /// For each family and port, whether a relayed address for TCP listens there.
+    listeners: Box<[AtomicBool]>,
     /// Ports that others had when the relay started; where addresses are not bound, nothing else
     /// keeps the relay from taking them away.
     avoided: BTreeSet<u16>,
@@ -34,6 +36,7 @@ impl PortOwners {
         Self {
             ips: by_family(ips),
             numbers: Numbers::Own(numbers),
+            listeners: no_listeners(),
             avoided: BTreeSet::new(),
         }
     }
@@ -44,6 +47,7 @@ impl PortOwners {
         Self {
             ips: by_family(ips),
             numbers: Numbers::Shared(numbers),
+            listeners: no_listeners(),
             avoided,
         }
     }
@@ -79,17 +83,44 @@ impl PortOwners {
         Some(ShardIndex(u8::try_from(owner.checked_sub(1)?).ok()?))
     }
 
-    fn number(&self, address: SocketAddr) -> Option<&AtomicU16> {
-        let family = usize::from(address.is_ipv6());
-        if self.ips[family] != Some(address.ip()) {
-            return None;
+    /// Notes that a relayed address for TCP listens, or does no more.
+    pub(crate) fn set_listening(&self, address: RelayAddr, is_listening: bool) {
+        if let Some(place) = self.place(address.0) {
+            self.listeners[place].store(is_listening, Ordering::Release);
         }
+    }
+
+    /// Whether something at an address that is no relayed one is to be left in peace. Only relayed
+    /// addresses are meant to be reached at a relay IP: services of this machine may trust whoever
+    /// comes from there. Loopback IPs belong to all programs, other relays among them.
+    pub(crate) fn guards(&self, address: SocketAddr) -> bool {
+        !address.ip().is_loopback() && self.place(address).is_some()
+    }
+
+    /// Whether connections may be made to an address.
+    pub(crate) fn may_connect(&self, address: SocketAddr) -> bool {
+        let listens = |place: usize| self.listeners[place].load(Ordering::Acquire);
+        !self.guards(address) || self.place(address).is_some_and(listens)
+    }
+
+    fn number(&self, address: SocketAddr) -> Option<&AtomicU16> {
         let numbers: &[AtomicU16] = match &self.numbers {
             Numbers::Own(numbers) => numbers,
             Numbers::Shared(numbers) => numbers,
         };
-        numbers.get(family * PORTS + usize::from(address.port()))
+        numbers.get(self.place(address)?)
     }
+
+    /// Where what is known of an address is found, if it is on a relay IP.
+    fn place(&self, address: SocketAddr) -> Option<usize> {
+        let family = usize::from(address.is_ipv6());
+        let is_ours = self.ips[family] == Some(address.ip());
+        is_ours.then(|| family * PORTS + usize::from(address.port()))
+    }
+}
+
+fn no_listeners() -> Box<[AtomicBool]> {
+    (0..NUMBERS).map(|_| AtomicBool::new(false)).collect()
 }
 
 fn by_family(ips: &[IpAddr]) -> [Option<IpAddr>; FAMILIES] {
@@ -117,6 +148,27 @@ mod tests {
             assert!(owners.claim(RelayAddr(address), ShardIndex(254)));
             assert_eq!(owners.owner(address), Some(ShardIndex(254)));
         }
+    }
+
+    #[test]
+    fn only_relayed_addresses_are_reached_at_a_relay_ip_unless_it_is_everybodys() {
+        let owners = PortOwners::new(&["192.0.2.1", "::1"].map(ip));
+        let address = |text: &str| -> SocketAddr { text.parse().expect("a literal") };
+        for (text, is_guarded) in [
+            ("192.0.2.1:50000", true),
+            ("192.0.2.2:50000", false),
+            ("[::1]:50000", false),
+        ] {
+            let address = address(text);
+            assert_eq!(owners.guards(address), is_guarded, "{text}");
+            assert_eq!(owners.may_connect(address), !is_guarded, "{text}");
+        }
+        let listening = address("192.0.2.1:50000");
+        owners.set_listening(RelayAddr(listening), true);
+        assert!(owners.may_connect(listening));
+        assert!(!owners.may_connect(address("192.0.2.1:50001")));
+        owners.set_listening(RelayAddr(listening), false);
+        assert!(!owners.may_connect(listening));
     }
 
     #[test]

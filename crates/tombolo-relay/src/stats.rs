@@ -56,7 +56,8 @@ pub struct IoStats {
     pub receive_errors: u64,
     /// Packets between two allocations of the relay, handed over in memory.
     pub handed_over: u64,
-    /// Packets to allocations of other shards, dropped because these have too much to do.
+    /// Packets to allocations of other shards, dropped because these have too much to do; and to
+    /// relayed addresses that nobody has.
     pub handed_over_dropped: u64,
     /// Packets of clients whose allocation is on another shard, given to that one.
     pub passed_on: u64,

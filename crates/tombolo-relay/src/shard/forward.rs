@@ -322,6 +322,10 @@ fn hand_over(
     };
     let at_peer = RelayAddr(to.0);
     match relays.owner(to.0) {
+        None if relays.owners().guards(to.0) => {
+            io.handed_over_dropped += 1;
+            return None;
+        }
         None => return Some(forward),
         Some(owner) if owner != relays.shard() => {
             let is_packed = parcels.pack(owner, at_peer, PeerAddr(at.0), &data[range.clone()]);

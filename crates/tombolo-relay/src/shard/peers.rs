@@ -68,8 +68,9 @@ impl Peers {
         Ok(at)
     }
 
-    pub(super) fn release(&mut self, at: RelayAddr) {
-        self.listeners.remove(&at);
+    /// Stops listening; `false` if it did not.
+    pub(super) fn release(&mut self, at: RelayAddr) -> bool {
+        self.listeners.remove(&at).is_some()
     }
 
     pub(super) fn connect(&mut self, connection: ConnectionId, at: RelayAddr, to: PeerAddr) {

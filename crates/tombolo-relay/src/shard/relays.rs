@@ -132,6 +132,11 @@ impl RelaySide {
         self.owners.owner(address)
     }
 
+    /// Whose addresses are whose.
+    pub(super) fn owners(&self) -> &PortOwners {
+        &self.owners
+    }
+
     /// The shard whose side this is.
     pub(super) fn shard(&self) -> ShardIndex {
         self.shard

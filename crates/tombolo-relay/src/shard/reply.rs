@@ -7,7 +7,7 @@ use std::{
 };
 
 use tombolo_turn::server::{
-    AuthError, Command, Event, FiveTuple, Fragment, PortError, RelayAddr, Transport,
+    AuthError, Command, ConnectError, Event, FiveTuple, Fragment, PortError, RelayAddr, Transport,
 };
 use tracing::{debug, info, warn};
 
@@ -69,14 +69,26 @@ impl Shard {
             }
             Command::ReleasePort(address) => {
                 self.relays.close(address);
-                self.peers.release(address);
+                if self.peers.release(address) {
+                    self.relays.owners().set_listening(address, false);
+                }
             }
             Command::ListenPort { id, address } => {
                 let result = self.peers.listen(address);
+                if let Ok(address) = result {
+                    self.relays.owners().set_listening(address, true);
+                }
                 self.io.relay_port_errors += u64::from(result.is_err());
                 self.core.handle_port(now, id, result);
             }
-            Command::ConnectPeer { connection, at, to } => self.peers.connect(connection, at, to),
+            Command::ConnectPeer { connection, at, to } => {
+                if self.relays.owners().may_connect(to.0) {
+                    self.peers.connect(connection, at, to);
+                } else {
+                    let refused = Err(ConnectError::PeerRefused);
+                    self.core.handle_connected(now, connection, refused);
+                }
+            }
             Command::ClosePeer { connection } => self.peers.close(connection),
             Command::Splice {
                 client,

@@ -227,6 +227,34 @@ fn a_relay_left_to_itself_steers_unless_the_ip_is_everybodys() {
     });
 }
 
+#[test]
+fn programs_of_the_machine_are_not_reached_at_a_relay_ip_and_other_clients_are() {
+    in_namespace(|| {
+        ip_command(&["address", "add", "192.0.2.1/32", "dev", "lo"]);
+        let ip = "192.0.2.1".parse().expect("a literal");
+        for io in [IoMode::Sockets, IoMode::Steered] {
+            let program = UdpSocket::bind((ip, 61_500)).expect("the port is free");
+            let relay = start(ip, io);
+            let mut alice = Device::udp(&relay, "alice");
+            let mut bob = Device::udp(&relay, "bob");
+            let (at_alice, at_bob) = (alice.allocate(), bob.allocate());
+            let address = program.local_addr().expect("it is bound");
+            alice.bind(address);
+            alice.bind(at_bob);
+            bob.bind(at_alice);
+            alice.send(address, b"for nobody");
+            // What came before the second one has been sent, if it was to be sent.
+            for payload in [b"to bob", b"to him"] {
+                alice.send(at_bob, payload);
+                assert_eq!(bob.receive(), (at_alice, payload.to_vec()));
+            }
+            program.set_nonblocking(true).expect("it can be");
+            let received = program.recv(&mut [0; 64]);
+            assert!(received.is_err(), "{io:?}: {received:?}");
+        }
+    });
+}
+
 pub(crate) fn start(ip: IpAddr, io: IoMode) -> Relay {
     let config = RelayConfig {
         io,
@@ -280,7 +308,7 @@ pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
     }
 }
 
-fn ip_command(arguments: &[&str]) {
+pub(crate) fn ip_command(arguments: &[&str]) {
     let status = Command::new("ip").args(arguments).status();
     assert!(
         status.expect("iproute2 is installed").success(),

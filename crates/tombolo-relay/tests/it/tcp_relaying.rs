@@ -15,7 +15,10 @@ use tombolo_stun::{
 };
 use tombolo_turn::server::{Bandwidth, Traffic};
 
-use crate::device::{certificate, relay_config, v4};
+use crate::{
+    device::{certificate, relay_config, v4},
+    moving::{in_namespace, ip_command},
+};
 
 #[test]
 fn a_client_connects_to_a_peer_and_both_talk() {
@@ -328,6 +331,23 @@ fn two_tcp_allocations_of_one_relay_reach_each_other() {
     data.bind(id).expect("it waits");
     bobs_data.bind(bobs_id).expect("it waits");
     assert_talk(&mut data.stream, &mut bobs_data.stream);
+}
+
+#[test]
+fn programs_of_the_machine_are_not_connected_to_at_a_relay_ip_and_other_clients_are() {
+    in_namespace(|| {
+        ip_command(&["address", "add", "192.0.2.1/32", "dev", "lo"]);
+        let ip = "192.0.2.1".parse().expect("a literal");
+        let program = TcpListener::bind((ip, 61_500)).expect("the port is free");
+        let relay = tcp_relay(ip);
+        let mut alice = Client::tcp(&relay);
+        let mut bob = Client::tcp(&relay);
+        let (at_alice, at_bob) = (alice.allocate(), bob.allocate());
+        bob.permit(at_alice);
+        assert_eq!(alice.connect(local(&program)), Err(447));
+        alice.connect(at_bob).expect("it listens");
+        assert_eq!(bob.attempt().1, at_alice);
+    });
 }
 
 #[test]
