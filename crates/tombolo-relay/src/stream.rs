@@ -15,7 +15,7 @@ use tokio::{
     net::TcpListener,
     runtime::{Builder, Handle, Runtime},
     sync::oneshot,
-    task::{self, LocalSet},
+    task::{self, JoinSet, LocalSet},
     time::{Instant, sleep, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
@@ -151,10 +151,11 @@ impl Streams {
         let thread = thread::Builder::new()
             .name(THREAD.to_owned())
             .spawn(move || {
-                if let Some(runtime) = runtime.runtime.take() {
-                    serve(&runtime, config, stopped);
+                if let Some(runtime) = runtime.runtime.take()
+                    && serve(&runtime, config, stopped) == End::Asked
+                {
+                    sentinel.dismiss();
                 }
-                sentinel.dismiss();
             })?;
         Ok(Self {
             thread: Some(thread),
@@ -231,7 +232,15 @@ impl Front {
     }
 }
 
-fn serve(runtime: &Runtime, mut config: StreamsConfig, stopped: oneshot::Receiver<()>) {
+/// Why the thread ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Asked,
+    /// What takes newcomers has ended, by a panic most likely.
+    Broken,
+}
+
+fn serve(runtime: &Runtime, mut config: StreamsConfig, stopped: oneshot::Receiver<()>) -> End {
     let tcp = std::mem::take(&mut config.tcp);
     let tls = std::mem::take(&mut config.tls);
     let dtls = config.dtls.take();
@@ -241,12 +250,13 @@ fn serve(runtime: &Runtime, mut config: StreamsConfig, stopped: oneshot::Receive
     };
     let front = Front::new(config);
     LocalSet::new().block_on(runtime, async move {
+        let mut fronts = JoinSet::new();
         if let Some((outlet, out)) = dtls
             && let Some(certificates) = front.config.certificates.clone()
         {
             match DtlsFront::new(Rc::clone(&front), certificates, out) {
                 Ok(dtls) => {
-                    task::spawn_local(Rc::new(dtls).serve(outlet));
+                    fronts.spawn_local(Rc::new(dtls).serve(outlet));
                 }
                 Err(error) => error!(%error, "cannot serve DTLS"),
             }
@@ -256,14 +266,18 @@ fn serve(runtime: &Runtime, mut config: StreamsConfig, stopped: oneshot::Receive
         for (listener, speaks) in tcp.chain(tls) {
             match TcpListener::from_std(listener) {
                 Ok(listener) => {
-                    task::spawn_local(accept(Rc::clone(&front), listener, speaks));
+                    fronts.spawn_local(accept(Rc::clone(&front), listener, speaks));
                 }
                 Err(error) => error!(%error, "cannot accept connections"),
             }
         }
-        // The sender's drop is the signal. What still runs ends with the local set.
-        let _ = stopped.await;
-    });
+        // What still runs ends with the local set.
+        tokio::select! {
+            // The sender's drop is the signal.
+            _ = stopped => End::Asked,
+            Some(_) = fronts.join_next() => End::Broken,
+        }
+    })
 }
 
 /// What is spoken on a connection.
@@ -351,3 +365,39 @@ async fn serve_one(front: Rc<Front>, mut admitted: Admitted, speaks: Speaks) {
 const TLS_HANDSHAKE: u8 = 22;
 const THREAD: &str = "relay-streams";
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+    use super::*;
+    use crate::{dtls, socket::UdpSocket};
+
+    #[test]
+    fn the_end_of_what_takes_newcomers_is_told_as_that_of_the_thread() {
+        let made = rcgen::generate_simple_self_signed(["relay".to_owned()]).expect("it is valid");
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+        let chain = vec![CertificateDer::from(made.cert)];
+        let config = RelayConfig {
+            tls: Some(Certificates::new(chain, key).expect("the key fits")),
+            ..RelayConfig::default()
+        };
+        let counters = Arc::default();
+        // Nobody is left to bring datagrams.
+        let (_, outlet) = dtls::queue(&counters);
+        let address = "127.0.0.1:0".parse().expect("a literal");
+        let socket = UdpSocket::bind_server(address).expect("loopback is there");
+        let out = Out::new(vec![socket]).expect("there is a socket");
+        let config = StreamsConfig {
+            dtls: Some((outlet, out)),
+            ..StreamsConfig::new(config, (Vec::new(), Vec::new()), Vec::new(), counters)
+        };
+        let runtime = Streams::runtime().expect("there are descriptors");
+        let handle = runtime.handle().clone();
+        let sentinels = Sentinels::new();
+        let streams = Streams::start(runtime, config, &sentinels).expect("there are threads");
+        let broken = handle.block_on(sentinels.broken());
+        assert_eq!(sentinels.check(), Err(broken));
+        drop(streams);
+    }
+}

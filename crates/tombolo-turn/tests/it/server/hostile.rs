@@ -1,7 +1,7 @@
-use tombolo_stun::{Class, Method, RequestedTransport};
+use tombolo_stun::{AttributeType, Class, MessageWriter, Method, RawAttribute, RequestedTransport};
 use tombolo_turn::server::{Forward, Refusal};
 
-use super::lab::{Lab, PEER, alice, client};
+use super::lab::{Lab, PEER, alice, client, tcp_client};
 
 #[test]
 fn malformed_input_is_counted_by_reason_and_not_answered() {
@@ -47,6 +47,33 @@ fn every_truncation_and_every_flipped_bit_of_a_request_is_survived() {
         None,
         "no change was taken for the request"
     );
+}
+
+#[test]
+fn requests_filled_with_one_attribute_get_replies_that_fit() {
+    let mut lab = Lab::new();
+    lab.allocate(tcp_client(1), &alice());
+    let filling = vec![1; 65_000];
+    let kinds = (0..0x40).chain(0x8000..0x8040).map(AttributeType);
+    for kind in kinds {
+        for method in METHODS {
+            let fill = |writer: &mut MessageWriter<'_>| {
+                let value = &filling[..];
+                writer.attribute(&RawAttribute { kind, value });
+            };
+            let unsigned = lab.message(Class::Request, method, fill);
+            let signed = lab.sign(tcp_client(1), &alice(), method, fill);
+            for request in [unsigned, signed] {
+                let forward = lab.server.handle_client(lab.now, tcp_client(1), &request);
+                assert_eq!(forward, None);
+                lab.drive();
+                while let Some(reply) = lab.server.poll_transmit() {
+                    let bytes = reply.bytes.len();
+                    assert!(bytes < 10_000, "{bytes} bytes to {kind:?} in {method:?}");
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -104,3 +131,13 @@ fn the_same_seed_and_inputs_give_the_same_outputs() {
     };
     assert_eq!(run(), run());
 }
+
+const METHODS: [Method; 7] = [
+    Method::BINDING,
+    Method::ALLOCATE,
+    Method::REFRESH,
+    Method::CREATE_PERMISSION,
+    Method::CHANNEL_BIND,
+    Method::CONNECT,
+    Method::CONNECTION_BIND,
+];
