@@ -18,7 +18,7 @@ pub const EXPLAINED_MAX: usize = 10_000;
 /// How many of those that nearly fit are asked when they will.
 const MISSES_MAX: usize = 64;
 
-/// How many moments at which limits widen are tried for each of them.
+/// Among how many moments at which limits widen, of each rule and of either of the two.
 const MOMENTS_MAX: usize = 256;
 
 /// Why a ticket has not found a match.
@@ -36,6 +36,8 @@ pub struct Why {
     pub relaxation: Option<Relaxation>,
     /// The match that it has, but which waits for a better one.
     pub settling: Option<Settling>,
+    /// How often two tickets were compared.
+    pub work: u64,
 }
 
 /// A match that waits for a better one; see [`Rules::settle`](crate::Rules::settle).
@@ -128,7 +130,8 @@ impl Pool {
             ticket: self.seats[*other].ticket.id,
             obstacles: obstacles(view, &mut group, key, *other, now),
         });
-        let relaxation = self.first_relaxation(view, &mut group, key, &misses);
+        let mut trials = 0;
+        let relaxation = self.first_relaxation(view, &mut group, key, &misses, &mut trials);
         Some(Why {
             looked_at,
             fit,
@@ -136,6 +139,7 @@ impl Pool {
             nearest,
             relaxation,
             settling: self.settling(view, &mut group, key),
+            work: looked_at as u64 + trials,
         })
     }
 
@@ -184,16 +188,23 @@ impl Pool {
         group: &mut Group,
         key: Key,
         misses: &BTreeSet<(usize, u64, Key)>,
+        trials: &mut u64,
     ) -> Option<Relaxation> {
         let mut first: Option<(Time, Key)> = None;
+        let mut keeps_away = |other: Key, at: Time| {
+            *trials += 1;
+            !obstacles(view, group, key, other, at).is_empty()
+        };
         for (_, _, other) in misses {
-            let moments = self.moments(view.now, key, *other);
-            let fits = moments
-                .into_iter()
-                .take_while(|moment| first.is_none_or(|(first, _)| *moment < first))
-                .find(|moment| obstacles(view, group, key, *other, *moment).is_empty());
-            if let Some(moment) = fits {
-                first = Some((moment, *other));
+            let end = first.map_or(Time::from_millis(u64::MAX), |(first, _)| first);
+            // Limits only widen: whoever fits fits from then on.
+            if keeps_away(*other, end) {
+                continue;
+            }
+            let moments = self.moments(view.now, key, *other, end);
+            let at = moments.partition_point(|moment| keeps_away(*other, *moment));
+            if let Some(moment) = moments.get(at) {
+                first = Some((*moment, *other));
             }
         }
         let (moment, other) = first?;
@@ -204,23 +215,21 @@ impl Pool {
         })
     }
 
-    /// When the limits of either of two tickets widen.
-    fn moments(&self, now: Time, a: Key, b: Key) -> BTreeSet<Time> {
+    /// When the limits of either of two tickets widen before some moment, in order.
+    fn moments(&self, now: Time, a: Key, b: Key, end: Time) -> Vec<Time> {
         let mut moments = BTreeSet::new();
         for key in [a, b] {
             let since = self.seats[key].since;
             for rule in &self.rules.rules {
-                let mut waited = now.since(since);
-                for _ in 0..MOMENTS_MAX {
-                    let Some(next) = rule.relax.next_change(rule.base, waited) else {
-                        break;
-                    };
-                    moments.insert(since.after(next));
-                    waited = next;
-                }
+                let waits = std::iter::successors(Some(now.since(since)), |waited| {
+                    rule.relax.next_change(rule.base, *waited)
+                });
+                let changes = waits.skip(1).take(MOMENTS_MAX);
+                let changes = changes.map(|waited| since.after(waited));
+                moments.extend(changes.take_while(|moment| *moment < end));
             }
         }
-        moments
+        moments.into_iter().collect()
     }
 }
 

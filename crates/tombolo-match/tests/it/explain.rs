@@ -123,3 +123,30 @@ fn an_operator_sees_the_whole_pool() {
         }]
     );
 }
+
+#[test]
+fn to_say_who_will_fit_first_is_cheap_even_where_many_never_will() {
+    const OTHERS: u64 = 100;
+    let mut world = World::new(
+        r#"
+        name = "duel"
+        players = { min = 2, max = 2 }
+        rules = [
+            { kind = "equal", attribute = "mode" },
+            { kind = "distance", attribute = "skill", max = 0, relax = { every = 1, by = 1, limit = 250 } },
+        ]
+    "#,
+    );
+    world.submit(ticket(1, "a", 0.0)).unwrap();
+    world.submit_all((2..OTHERS).map(|number| {
+        let is_like = number % 2 == 0;
+        let mode = if is_like { "a" } else { "b" };
+        let skill = 1000 - if is_like { 8 * number } else { 0 };
+        ticket(number.into(), mode, skill as f64)
+    }));
+    let why = world.pool.explain(&id(1), world.now).unwrap();
+    let relaxation = why.relaxation.unwrap();
+    assert_eq!(relaxation.ticket, id(98));
+    assert_eq!(relaxation.after, Duration::from_secs(216));
+    assert!(why.work < 4 * OTHERS, "{}", why.work);
+}
