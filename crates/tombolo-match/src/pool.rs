@@ -48,6 +48,9 @@ pub use step::Step;
 /// How many tickets that have ended are remembered, so that none comes twice.
 pub const ENDED_MAX: usize = 64 * 1024;
 
+/// What all tickets of a pool may weigh, those of running matches too; see [`Pool::weight`].
+pub const WEIGHT_MAX: usize = 24 * 1024 * 1024;
+
 /// How many lost nodes a pool remembers; those longest ago are forgotten first.
 pub const NODES_LOST_MAX: usize = 64;
 
@@ -325,6 +328,14 @@ impl Pool {
             Body::Closed(id) => self.end_backfill(*id, BackfillEnd::Closed, events),
             Body::Ticked => Ok(()),
         }
+    }
+
+    /// Whether there is room for tickets of a weight in the place of others.
+    fn check_weight(&self, before: usize, after: usize) -> Result<(), Illegal> {
+        if after > before && self.weight - before + after > WEIGHT_MAX {
+            return Err(Illegal::Full);
+        }
+        Ok(())
     }
 
     /// Does what is due by now.

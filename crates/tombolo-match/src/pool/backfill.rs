@@ -46,6 +46,9 @@ impl Pool {
         if before == 0 && self.running.len() >= BACKFILLS_MAX {
             return Err(Illegal::Full);
         }
+        let tickets = backfill.sides.iter().flat_map(|(_, tickets)| tickets);
+        let weight = tickets.map(Ticket::weight).sum();
+        self.check_weight(self.weight_of(&backfill.id), weight)?;
         let sides = self.running_sides(backfill)?;
         self.remove_running(&backfill.id, events);
         let generation = before.saturating_add(1);
@@ -149,6 +152,13 @@ impl Pool {
         true
     }
 
+    /// What the tickets of a running match weigh.
+    fn weight_of(&self, id: &BackfillId) -> usize {
+        let running = self.running.get(id);
+        let keys = running.iter().flat_map(|running| &running.sides).flatten();
+        keys.map(|key| self.seats[*key].ticket.weight()).sum()
+    }
+
     fn running_sides(&mut self, backfill: &Backfill) -> Result<Vec<Vec<Key>>, Illegal> {
         let teams = self.rules.shape.teams.len();
         let mut sides: Vec<Vec<Key>> = vec![Vec::new(); teams];
@@ -205,6 +215,7 @@ impl Pool {
             next_change: None,
             class: None,
             is_lonely: false,
+            rests_until: Time::ZERO,
         };
         self.next_order += 1;
         self.weight += ticket.weight();

@@ -73,6 +73,9 @@ impl Group {
     /// Whether the group with one more would keep every rule.
     pub(super) fn fits(&self, view: View<'_>, key: Key) -> bool {
         let seat = &view.seats[key];
+        if self.sides.is_fixed() && self.plays(&seat.candidate) {
+            return false;
+        }
         let is_oldest = self.is_oldest(seat);
         let rules = view.rules.rules.iter().enumerate();
         let mut rules = rules.zip(&self.tallies);
@@ -139,6 +142,12 @@ impl Group {
     fn is_oldest(&self, seat: &Seat) -> bool {
         self.oldest
             .is_none_or(|oldest| (seat.since, seat.order) < oldest)
+    }
+
+    /// Whether a user plays already, who in a pool is in no two tickets otherwise.
+    fn plays(&self, candidate: &Candidate) -> bool {
+        let mut users = candidate.users.iter();
+        users.any(|user| self.users.contains(user))
     }
 
     fn is_blocked(&self, candidate: &Candidate) -> bool {

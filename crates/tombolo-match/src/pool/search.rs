@@ -19,6 +19,9 @@ pub(super) const GATHERED_MIN: usize = 8;
 /// How many of those that were chosen are left out in turn, when a group comes to nothing.
 const RETRIES_MAX: usize = 16;
 
+/// How many tickets are looked at for that: among many the next to come finds what is missed here.
+const RETRY_LOOKS_MAX: u64 = 1024;
+
 /// When a search is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pass {
@@ -110,7 +113,14 @@ impl Search<'_> {
             .checked_sub(self.group.size)?;
         let (gathered, _) = self.gather(base, GATHERED_MIN.max(2 * need as usize));
         self.build(base, &gathered, &BTreeSet::new());
-        let new = self.group.members.get(before..)?.to_vec();
+        let mut new = self.group.members.get(before..)?.to_vec();
+        while !self.group.size.is_multiple_of(view.rules.shape.multiple) {
+            new.pop()?;
+            self.start(base);
+            for key in &new {
+                self.group.add(view, *key);
+            }
+        }
         if new.is_empty() {
             return None;
         }
@@ -225,16 +235,19 @@ impl Search<'_> {
         let mut left_out = BTreeSet::new();
         let mut first: Option<Vec<Key>> = None;
         let mut retry = 0;
+        let mut looks_end = None;
         loop {
             self.build(Base::Members(&[anchor]), gathered, &left_out);
             if let Some(verdict) = self.complete() {
                 return Some((verdict, self.group.members.clone()));
             }
+            let looks_end = *looks_end.get_or_insert(self.work + RETRY_LOOKS_MAX);
+            let looks = self.work + gathered.len() as u64;
             let chosen = first.get_or_insert_with(|| self.group.members[1..].to_vec());
             let could_do = gathered.len() > chosen.len();
             let next = chosen
                 .get(retry)
-                .filter(|_| could_do && retry < RETRIES_MAX)?;
+                .filter(|_| could_do && retry < RETRIES_MAX && looks <= looks_end)?;
             left_out = BTreeSet::from([*next]);
             retry += 1;
         }
@@ -286,6 +299,7 @@ impl Search<'_> {
                 self.group.add(view, *key);
             }
         }
+        self.work += self.group.sides.take_looks();
     }
 
     /// The match that the group is, when it is one.

@@ -45,6 +45,8 @@ pub(super) struct Seat {
     pub(super) class: Option<ClassId>,
     /// Nobody fitted when it was looked at last, and nothing has changed since.
     pub(super) is_lonely: bool,
+    /// Until when it does not look on ticks: it has looked at many in vain.
+    pub(super) rests_until: Time,
 }
 
 /// All tickets.

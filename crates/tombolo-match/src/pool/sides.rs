@@ -4,6 +4,12 @@ use super::candidate::RoleTable;
 use super::seat::{Key, Seats};
 use crate::rules::{Shape, Team};
 
+/// How often all tickets of a group are put anew in vain, until nobody is put anew in it any more.
+const VAIN_MAX: u32 = 16;
+
+/// How many are remembered for whom no place was found.
+const REFUSED_MAX: usize = 64;
+
 /// The teams of a group.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sides {
@@ -11,6 +17,12 @@ pub(super) struct Sides {
     rooms: Vec<Room>,
     /// Some play already: nobody changes the team.
     is_fixed: bool,
+    /// Those for whom no place was found since somebody was put.
+    refused: Vec<Key>,
+    /// How often all were put anew in vain.
+    vain: u32,
+    /// See [`take_looks`](Self::take_looks).
+    looks: u64,
 }
 
 /// One team.
@@ -33,6 +45,8 @@ impl Sides {
         self.sides.resize_with(shape.teams.len(), Side::default);
         self.rooms.clear();
         self.is_fixed = false;
+        self.refused.clear();
+        self.vain = 0;
         for (side, team) in self.sides.iter_mut().zip(&shape.teams) {
             side.load = 0;
             side.members.clear();
@@ -53,25 +67,73 @@ impl Sides {
         seats: &Seats,
         key: Key,
     ) -> bool {
-        if self.put(shape, roles, seats, key) {
+        if self.is_refused(shape, seats, key) {
+            return false;
+        }
+        if self.put(shape, roles, seats, key) || self.repack(shape, roles, seats, key) {
+            self.refused.clear();
             return true;
         }
-        if self.sides.len() == 1 || self.is_fixed {
+        if self.refused.len() < REFUSED_MAX {
+            self.refused.push(key);
+        }
+        false
+    }
+
+    /// Whether a ticket was refused that was no harder to place.
+    fn is_refused(&self, shape: &Shape, seats: &Seats, key: Key) -> bool {
+        let candidate = &seats[key].candidate;
+        let mut refused = self.refused.iter().map(|key| &seats[*key].candidate);
+        if shape.teams.iter().all(|team| team.roles.is_empty()) {
+            return refused.any(|other| other.size <= candidate.size);
+        }
+        refused.any(|other| other.roles == candidate.roles)
+    }
+
+    /// Puts all anew, with one more.
+    fn repack(&mut self, shape: &Shape, roles: &RoleTable, seats: &Seats, key: Key) -> bool {
+        let is_in_vain = self.sides.len() == 1
+            || self.is_fixed
+            || self.vain >= VAIN_MAX
+            || !self.could_hold(seats, seats[key].candidate.size);
+        if is_in_vain {
             return false;
         }
         // The largest parties first: they are the hardest to place.
         let members = self.sides.iter().flat_map(|side| &side.members);
         let mut all: Vec<_> = members.copied().chain([key]).collect();
         all.sort_by_key(|key| (std::cmp::Reverse(seats[*key].candidate.size), *key));
+        self.looks += all.len() as u64;
         let mut anew = self.clone();
         for side in &mut anew.sides {
             *side = Side::default();
         }
         let is_placed = all.iter().all(|key| anew.put(shape, roles, seats, *key));
+        self.looks = anew.looks;
         if is_placed {
             *self = anew;
+        } else {
+            self.vain += 1;
         }
         is_placed
+    }
+
+    /// Whether the teams have room for a party of a size if all others that are as large or larger are the
+    /// only ones in them.
+    fn could_hold(&self, seats: &Seats, size: u32) -> bool {
+        let places = self
+            .rooms
+            .iter()
+            .map(|room| (room.max / size.max(1)) as usize);
+        let members = self.sides.iter().flat_map(|side| &side.members);
+        let as_large = members.filter(|key| seats[**key].candidate.size >= size);
+        as_large.count() < places.sum()
+    }
+
+    /// What places have cost since this was asked last: each ticket that was put anew, and each cast that was
+    /// tried, counts one.
+    pub(super) fn take_looks(&mut self) -> u64 {
+        std::mem::take(&mut self.looks)
     }
 
     /// Puts a ticket into the team in which it plays already.
@@ -104,6 +166,7 @@ impl Sides {
             let side = &mut self.sides[at];
             side.members.push(key);
             side.load += size;
+            self.looks += u64::from(!shape.teams[at].roles.is_empty());
             if can_play(&shape.teams[at], roles, seats, &self.sides[at]) {
                 return true;
             }

@@ -164,6 +164,7 @@ impl Pool {
             next_change: None,
             class: None,
             is_lonely: false,
+            rests_until: Time::ZERO,
         };
         let key = self.seats.put(kept.key, seat).ok_or(SnapshotError)?;
         if !is_running {

@@ -4,10 +4,11 @@ use super::Pool;
 use super::group::View;
 use super::improve::Draft;
 use super::search::{Outcome, Pass, Search};
-use super::seat::Key;
+use super::seat::{Key, Seat};
 use super::ticket::{rank, set_gates};
 use super::{Matcher, Rank};
 use crate::formed::Formed;
+use crate::rules::Rules;
 use crate::word::{BackfillId, MatchId, Time};
 
 /// What [`Pool::propose`] has done.
@@ -109,6 +110,7 @@ impl Pool {
                 self.matcher.changes.insert((next, key));
             }
             seat.is_lonely = false;
+            seat.rests_until = Time::ZERO;
             let fresh = rank(seat, key);
             if let Some(class) = seat.class {
                 let class = self
@@ -202,18 +204,24 @@ impl Pool {
 
     /// Lets one ticket look for its match.
     fn look(&mut self, (_, _, key): Rank, pass: Pass, work: &mut Work) {
-        if pass == Pass::Tick && self.seats[key].is_lonely {
+        let seat = &self.seats[key];
+        if pass == Pass::Tick && (seat.is_lonely || work.now < seat.rests_until) {
             return;
         }
         let mut search = self.search(work.now, pass);
         let outcome = search.run(key);
-        work.done += search.work;
+        let looks = search.work;
+        work.done += looks;
         match outcome {
             Outcome::Found(draft) => self.take(draft, work),
             Outcome::Waits(others) => {
                 // The others have somebody now, whom they may not have had before.
                 for other in others {
                     self.seats[other].is_lonely = false;
+                }
+                if pass == Pass::Tick {
+                    let rests_until = rests_until(&self.rules, &self.seats[key], work.now, looks);
+                    self.seats[key].rests_until = rests_until;
                 }
             }
             Outcome::Lonely => self.seats[key].is_lonely = true,
@@ -282,6 +290,21 @@ impl Pool {
     }
 }
 
+/// Until when a ticket does not look again that has looked at so many in vain: so long that a tick costs a
+/// few looks for each of those who wait, however many they are. Others may find it meanwhile, and it looks when
+/// less is asked of its match.
+fn rests_until(rules: &Rules, seat: &Seat, now: Time, looks: u64) -> Time {
+    let ticks = (looks / LOOKS_PER_TICK).min(REST_TICKS_MAX);
+    let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
+    let rested = now.after(rules.tick.saturating_mul(ticks));
+    let waited = now.since(seat.since);
+    let teams = rules.shape.teams.iter();
+    let fewer = teams.filter_map(|team| team.relax.next_change(f64::from(team.min), waited));
+    let filled = Some(rules.fill).filter(|fill| *fill > waited);
+    let next = fewer.chain(filled).min();
+    next.map_or(rested, |next| rested.min(seat.since.after(next)))
+}
+
 /// What a step has done so far.
 pub(super) struct Work {
     pub(super) now: Time,
@@ -304,3 +327,9 @@ impl Work {
         is_over
     }
 }
+
+/// How many looks in vain a ticket has for each tick.
+const LOOKS_PER_TICK: u64 = 512;
+
+/// How many ticks a ticket rests at most.
+const REST_TICKS_MAX: u64 = 60;

@@ -26,6 +26,7 @@ impl Pool {
         if self.key_by_id.len() >= self.rules.tickets_max {
             return Err(Illegal::Full);
         }
+        self.check_weight(0, ticket.weight())?;
         self.check_users(&ticket.players, None)?;
         self.check_devices(ticket.devices())?;
         let candidate = Candidate::new(&self.rules, &self.roles, ticket, &mut self.symbols)?;
@@ -42,6 +43,7 @@ impl Pool {
             next_change: None,
             class: None,
             is_lonely: false,
+            rests_until: Time::ZERO,
         };
         self.next_order += 1;
         self.weight += ticket.weight();
@@ -72,6 +74,7 @@ impl Pool {
             players: players.to_vec(),
             ..self.seats[key].ticket.clone()
         };
+        self.check_weight(self.seats[key].ticket.weight(), ticket.weight())?;
         let candidate = Candidate::new(&self.rules, &self.roles, &ticket, &mut self.symbols)?;
         self.leave(key);
         self.remove_users(key);
@@ -251,6 +254,7 @@ impl Pool {
             self.matcher.changes.insert((next, key));
         }
         seat.is_lonely = false;
+        seat.rests_until = Time::ZERO;
         let asks = seat.candidate.demands.needs().next().is_some();
         let seats = &self.seats;
         if asks && !self.matcher.index.is_asked() {

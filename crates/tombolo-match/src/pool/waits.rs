@@ -29,7 +29,7 @@ impl Waits {
         for kind in [kind(candidate, symbols), String::new()] {
             if self.by_kind.len() == KINDS_MAX && !self.by_kind.contains_key(&kind) {
                 // Whoever comes last takes the place of the kind that was seen first.
-                self.by_kind.swap_remove_index(0);
+                self.by_kind.shift_remove_index(0);
             }
             let waits = self.by_kind.entry(kind).or_default();
             if waits.len() == WAITS_MAX {

@@ -204,3 +204,48 @@ fn running_matches_that_make_no_sense_are_refused() {
         "nothing is left of what was refused"
     );
 }
+
+#[test]
+fn nobody_joins_a_running_match_who_plays_in_it() {
+    let mut world = World::new(RULES);
+    world.apply(lacking_two()).unwrap();
+    let mut again = skilled(101, &[100.0]);
+    again.id = id(5);
+    world.submit(again).unwrap();
+    assert!(world.events().is_empty());
+    world.submit(skilled(1, &[100.0])).unwrap();
+    assert_eq!(users(&world.step()[0]), ["u1"]);
+}
+
+#[test]
+fn as_many_join_a_running_match_as_make_a_multiple_with_those_who_play() {
+    let mut world = World::new(&format!("multiple = 2\n{RULES}"));
+    world.apply(lacking_two()).unwrap();
+    world.submit(skilled(1, &[100.0])).unwrap();
+    assert!(world.events().is_empty(), "three are no multiple of two");
+    world.submit(skilled(2, &[100.0])).unwrap();
+    assert_eq!(users(&world.step()[0]), ["u1", "u2"]);
+}
+
+#[test]
+fn running_matches_are_refused_that_do_not_fit_into_the_pool() {
+    let mut world = World::new(RULES);
+    let fat = |number| vec![crate::world::fat(skilled(number, &[0.0]))];
+    let of = |number: u8, after| Backfill {
+        id: BackfillId([number; 16]),
+        ..running(after, fat(u128::from(number)), Vec::new())
+    };
+    let mut opened = 0;
+    while world.apply(Body::Backfill(of(opened, 0))).is_ok() {
+        opened += 1;
+    }
+    assert!(world.pool.weight() <= tombolo_match::WEIGHT_MAX);
+    assert_eq!(
+        world.apply(Body::Backfill(of(opened, 0))),
+        Err(Illegal::Full)
+    );
+    assert!(
+        world.apply(Body::Backfill(of(0, 1))).is_ok(),
+        "in the place of what it was before"
+    );
+}

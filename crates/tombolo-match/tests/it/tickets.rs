@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
-use tombolo_match::{Body, EndReason, Event, Illegal};
+use tombolo_match::{Body, EndReason, Event, Illegal, WEIGHT_MAX};
 
-use crate::world::{World, ended, id, player, solo, user};
+use crate::world::{World, ended, fat, having, id, player, solo, text, user};
 
 fn trio() -> World {
     World::new("name = \"trio\"\nplayers = { min = 3, max = 3 }")
+}
+
+fn queued(number: u128) -> Event {
+    let (ticket, estimate) = (id(number), None);
+    Event::Queued { ticket, estimate }
 }
 
 fn dropped(number: u128) -> Body {
@@ -45,6 +50,54 @@ fn a_ticket_does_not_come_twice() {
         Err(Illegal::Repeated),
         "an entry that was appended twice"
     );
+}
+
+#[test]
+fn tickets_are_refused_that_weigh_too_much_together_and_so_are_changes() {
+    let mut world = trio();
+    let weight = fat(solo(1)).weight();
+    let places = WEIGHT_MAX / weight;
+    let number = |at: usize| at as u128 + 1;
+    world.submit_all((0..places - 1).map(|at| fat(solo(number(at)))));
+    world.submit(solo(1_000)).unwrap();
+    let mut two = fat(solo(1_001));
+    two.players.extend(fat(solo(1_002)).players);
+    assert_eq!(world.submit(two), Err(Illegal::Full));
+    let mut change = |number: u128, players| {
+        let ticket = id(number);
+        world.apply(Body::Changed { ticket, players }).map(drop)
+    };
+    let fatter = fat(solo(1_000)).players;
+    assert_eq!(
+        change(1_000, fatter.clone()),
+        Ok(()),
+        "there is a place left"
+    );
+    let two = [&fatter[..], &fat(solo(1_001)).players].concat();
+    assert_eq!(change(1_000, two), Err(Illegal::Full));
+    assert_eq!(change(1, solo(1).players), Ok(()));
+    assert_eq!(world.submit(fat(solo(1_001))), Ok(vec![queued(1_001)]));
+    assert!(world.pool.weight() <= WEIGHT_MAX);
+}
+
+#[test]
+fn the_kind_that_was_seen_first_is_forgotten_first() {
+    let mut world = World::new(
+        "name = \"duel\"\nplayers = { min = 2, max = 2 }\nrules = [{ kind = \"equal\", attribute = \"mode\" }]",
+    );
+    let ticket = |number: u128, mode: u128| having(solo(number), "mode", text(&format!("{mode}")));
+    // One that waits for a minute, behind as many others as are remembered.
+    for mode in 0..1_100 {
+        world.submit(ticket(2 * mode + 1, mode)).unwrap();
+        if mode == 1_097 {
+            world.wait(60);
+        }
+        world.submit(ticket(2 * mode + 2, mode)).unwrap();
+        assert_eq!(world.step().len(), 1);
+    }
+    world.submit(ticket(10_000, 1_097)).unwrap();
+    let estimate = world.pool.estimate(&id(10_000)).unwrap();
+    assert_eq!(estimate.half, Duration::from_secs(60));
 }
 
 #[test]

@@ -134,6 +134,19 @@ pub(crate) fn having(mut ticket: Ticket, attribute: &str, value: Value) -> Ticke
     ticket
 }
 
+/// The ticket, with as much to say as its users may.
+pub(crate) fn fat(mut ticket: Ticket) -> Ticket {
+    let texts = (0..tombolo_match::ITEMS_MAX).map(|at| format!("{at:0128}"));
+    let value = Value::List(texts.collect());
+    for player in &mut ticket.players {
+        for at in player.attributes.len()..tombolo_match::ATTRIBUTES_MAX {
+            let attribute = name(&format!("a{at}"));
+            player.attributes.insert(attribute, value.clone());
+        }
+    }
+    ticket
+}
+
 pub(crate) fn text(text: &str) -> Value {
     Value::Text(text.to_owned())
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tombolo_engine::SNAPSHOT_BYTES_MAX;
 use tombolo_match::{
     Answer, Backfill, BackfillId, Body, Illegal, MatchId, Name, Obstacle, Player, PlayerError,
-    Query, Ticket, TicketError, TicketId, Why,
+    Query, Ticket, TicketError, TicketId, WEIGHT_MAX, Why,
 };
 use tombolo_wire::v1::{self, ErrorCode, match_request, match_response};
 use tombolo_wire::{RoomId, UserId};
@@ -421,7 +421,7 @@ impl Desk {
             return Err(Reject::new(ErrorCode::Limit, message));
         }
         let state = self.lock();
-        let is_heavy = state.pool.weight() + ticket.weight() > POOL_BYTES_MAX;
+        let is_heavy = state.pool.weight() + ticket.weight() > WEIGHT_MAX;
         if is_heavy || state.pool.ticket_count() >= self.rules().tickets_max {
             return Err(reject(&Illegal::Full));
         }
@@ -493,9 +493,8 @@ fn bad_frame(message: &str) -> Reject {
 /// What one ticket may weigh.
 const TICKET_BYTES_MAX: usize = 16 * 1024;
 
-/// What the tickets of a pool may weigh, so that the pool fits into a snapshot of the engine with all that
-/// is remembered beside them.
-const POOL_BYTES_MAX: usize = SNAPSHOT_BYTES_MAX / 4 * 3;
+// A pool's tickets fit into a snapshot of the engine, with all that is remembered beside them.
+const _: () = assert!(WEIGHT_MAX <= SNAPSHOT_BYTES_MAX / 4 * 3);
 
 /// How many others are looked at when a device asks why.
 const EXPLAINED_MAX: usize = 1000;

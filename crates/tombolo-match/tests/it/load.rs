@@ -1,0 +1,105 @@
+//! What many tickets cost that fit, and find no match.
+
+use tombolo_match::Ticket;
+
+use crate::world::{World, id, name, player, skilled};
+
+/// How many tickets a matcher has looked at until nothing is left to do.
+fn work(world: &mut World) -> u64 {
+    let mut work = 0;
+    loop {
+        let step = world.pool.propose(world.now, 100_000);
+        assert!(step.matches.is_empty(), "{:?}", step.matches);
+        work += step.work;
+        if step.is_complete {
+            return work;
+        }
+    }
+}
+
+fn threes(count: u128) -> impl Iterator<Item = Ticket> {
+    (1..=count).map(|number| skilled(number, &[0.0; 3]))
+}
+
+#[test]
+fn a_party_for_which_there_is_no_room_looks_at_each_other_a_few_times_only() {
+    const COUNT: u64 = 200;
+    let mut world = World::new(
+        "name = \"squads\"\n[[teams]]\nname = \"squad\"\nquantity = 25\nmin = 4\nmax = 4",
+    );
+    world.submit_all(threes(COUNT.into()));
+    let _ = work(&mut world);
+    world.submit(skilled(999, &[0.0; 3])).unwrap();
+    let work = work(&mut world);
+    assert!(work < 20 * COUNT, "{work}");
+}
+
+#[test]
+fn parties_that_cannot_play_together_are_not_put_anew_without_end() {
+    const COUNT: u64 = 200;
+    let mut world = World::new(
+        "name = \"squads\"\n[[teams]]\nname = \"squad\"\nquantity = 25\nmin = 4\nmax = 4
+        roles = [{ name = \"healer\", max = 1 }, { name = \"fighter\", max = 3 }]",
+    );
+    let pair = |number: u128| {
+        let mut players = [player(&format!("h{number}")), player(&format!("f{number}"))];
+        players[0].roles = vec![name("healer")];
+        players[1].roles = vec![name("fighter")];
+        Ticket::new(id(number), players.to_vec())
+    };
+    world.submit_all((1..=COUNT.into()).map(pair));
+    let _ = work(&mut world);
+    world.submit(pair(999)).unwrap();
+    let work = work(&mut world);
+    assert!(work < 15 * COUNT, "{work}");
+}
+
+#[test]
+fn to_put_all_parties_anew_counts_for_each_of_them() {
+    let work = |sizes: [usize; 4]| {
+        let mut world = World::new(
+            "name = \"teams\"\n[[teams]]\nname = \"side\"\nquantity = 2\nmin = 5\nmax = 5",
+        );
+        let all = (1..).zip(sizes);
+        world.submit_all(all.map(|(number, size)| skilled(number, &vec![0.0; size])));
+        let step = world.pool.propose(world.now, 100_000);
+        assert_eq!(step.matches.len(), 1);
+        step.work
+    };
+    // One in each team at first: then there is no room for five, unless the ones come together.
+    assert_eq!(work([1, 1, 5, 3]), work([5, 3, 1, 1]) + 3);
+}
+
+#[test]
+fn who_has_looked_at_many_in_vain_does_not_look_on_each_tick() {
+    const COUNT: u64 = 400;
+    const TICKS: u64 = 10;
+    let mut world =
+        World::new("name = \"teams\"\n[[teams]]\nname = \"side\"\nquantity = 2\nmin = 5\nmax = 5");
+    world.submit_all(threes(COUNT.into()));
+    let mut looks = 0;
+    for _ in 0..TICKS {
+        world.wait(1);
+        looks += work(&mut world);
+    }
+    assert!(looks < 1536 * COUNT * TICKS, "{looks}");
+}
+
+#[test]
+fn who_does_not_look_on_each_tick_looks_when_less_is_asked_of_its_match() {
+    for (rules, after) in [
+        ("min = 4\nmax = 5", "fill = 20"),
+        ("min = 5\nmax = 5\nrelax = [{ after = 20, value = 4 }]", ""),
+    ] {
+        let mut world = World::new(&format!(
+            "name = \"teams\"\n{after}\n[[teams]]\nname = \"side\"\nquantity = 2\n{rules}"
+        ));
+        world.submit_all((1..=400).map(|number| skilled(number, &[0.0; 4])));
+        for _ in 0..19 {
+            world.wait(1);
+            let _ = work(&mut world);
+        }
+        world.wait(1);
+        assert_eq!(world.step().len(), 200, "{rules}");
+    }
+}
