@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tombolo_field::EntityId;
 use tombolo_path::Candidate;
 use tombolo_path::probe::NatReport;
@@ -21,6 +22,7 @@ use crate::link::{Introduction, Lane, Peer, Shop, transport_config};
 use crate::links::{self, HANDSHAKES_MAX, Links, Meeting, Target};
 use crate::matchmaker::Seeking;
 use crate::net::{DeviceSocket, Dropped, Net, RelayKeeper, measure_nat};
+use crate::retry::persistently;
 use crate::room::{RoomEvent, RoomState, Rooms, Unnamed, join, leave};
 use crate::seldom::Seldom;
 use crate::session::{self, Credential, Event, Patience, Transport};
@@ -108,6 +110,8 @@ pub(crate) struct Shared {
     rooms: Mutex<HashMap<RoomId, Arc<RoomState>>>,
     /// Those that are being joined without a name.
     pub(crate) unnamed: Unnamed,
+    /// Rooms that are being joined again since the session was lost.
+    rejoining: Mutex<JoinSet<()>>,
     links: Arc<Links>,
     pub(crate) social: Social,
     pub(crate) matchmaker: Seeking,
@@ -189,6 +193,7 @@ impl Device {
             session,
             rooms: Mutex::default(),
             unnamed: Unnamed::default(),
+            rejoining: Mutex::default(),
             links: Links::new(shop.clone()),
             social: Social::default(),
             matchmaker: Seeking::default(),
@@ -524,13 +529,7 @@ impl Shared {
         }
         if !welcome.resumed {
             self.matchmaker.on_forgotten(&self.session);
-            // What is being joined at this moment fails, as every request of the lost session.
-            let rooms: Vec<_> = lock(&self.rooms)
-                .iter()
-                .filter(|(_, state)| state.is_joined())
-                .map(|(id, state)| (id.clone(), Arc::downgrade(state)))
-                .collect();
-            tokio::spawn(rejoin(self.session.clone(), rooms));
+            self.rejoin();
         }
         if has_changed_node {
             self.change_relay(&servers, url).await;
@@ -546,6 +545,20 @@ impl Shared {
         };
         let ice = IceConfig::resolve(servers, Arc::new(tls)).await;
         lock(&self.stun).clone_from(&ice.stun);
+    /// Joins the rooms again that a lost session was in; what that one had begun to join again is among them.
+    fn rejoin(self: &Arc<Self>) {
+        let turn = Arc::new(tokio::sync::Mutex::new(()));
+        let rooms = lock(&self.rooms);
+        // What is being joined at this moment fails, as every request of the lost session.
+        let joined = rooms.iter().filter(|(_, state)| state.is_joined());
+        *lock(&self.rejoining) = joined
+            .map(|(id, state)| {
+                let shared = Arc::downgrade(self);
+                rejoin(shared, turn.clone(), id.clone(), state.clone())
+            })
+            .collect();
+    }
+
         self.shop.net.forget_turn_credentials();
         if let Some(keeper) = &*lock(&self.keeper) {
             keeper.go_to(ice);
@@ -629,16 +642,31 @@ async fn dispatch(
     }
 }
 
-/// Joins the rooms again after the node has forgotten the session.
-async fn rejoin(session: session::Handle, rooms: Vec<(RoomId, Weak<RoomState>)>) {
-    for (id, state) in rooms {
-        let Some(state) = state.upgrade() else {
-            continue;
+/// Joins a room again after the node has forgotten the session. A cluster that has just lost a node may
+/// not be able to let anybody in for some seconds.
+async fn rejoin(
+    shared: Weak<Shared>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+    id: RoomId,
+    state: Arc<RoomState>,
+) {
+    let attempt = async || {
+        // One after the other: nodes bound how many joins of a device are under way.
+        let _turn = turn.lock().await;
+        let shared = shared.upgrade().filter(|it| it.is_room(&id, &state));
+        let Some(session) = shared.map(|shared| shared.session.clone()) else {
+            return Ok(());
         };
-        if let Err(error) = join(&session, &id, JoinMode::JoinOrCreate, &state).await
-            // A session that was lost again joins again, and one that is over ends its rooms.
-            && !(error.is_unreachable() || error.is_closed())
-        {
+        join(&session, &id, JoinMode::JoinOrCreate, &state).await
+    };
+    match persistently(attempt).await {
+        Ok(()) => {}
+        // Its end ends the rooms, too.
+        Err(error) if error.is_closed() => {}
+        Err(error) => {
+            tracing::warn!(%error, room = %id, "not let into the room again");
+            // Whoever hears of it may join anew.
+            _ = shared.upgrade().map(|it| it.remove_room(&id, &state));
             state.tell(RoomEvent::Refused(error.to_string()));
         }
     }
@@ -648,6 +676,7 @@ async fn rejoin(session: session::Handle, rooms: Vec<(RoomId, Weak<RoomState>)>)
 async fn renew(shared: Weak<Shared>, ttl_s: u32) {
     let after = |ttl_s: u32| {
         let ttl = Duration::from_secs(ttl_s.into());
+            state.end();
         ttl.mul_f64(RENEW_AFTER).max(RENEW_MIN)
     };
     let mut pause = after(ttl_s);

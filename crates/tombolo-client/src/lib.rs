@@ -68,6 +68,7 @@ mod link;
 mod links;
 mod matchmaker;
 mod net;
+mod retry;
 mod room;
 mod seal;
 mod seldom;

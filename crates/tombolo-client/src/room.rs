@@ -365,9 +365,9 @@ impl Room {
         Some(self.state.keys_of(user)?.identity)
     }
 
-    /// The next event; `None` when the session is over, or this device is not in the room any more
-    /// because its user came from elsewhere. Each event is told once: let one task read them, while
-    /// others send.
+    /// The next event; `None` when the session is over, or this device is not in the room any more because
+    /// its user came from elsewhere, or was [refused](RoomEvent::Refused). Each event is told once: let one
+    /// task read them, while others send. A device that has lost its session joins again by itself.
     pub async fn next_event(&self) -> Option<RoomEvent> {
         self.state.events.next().await
     }

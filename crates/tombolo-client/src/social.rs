@@ -9,9 +9,7 @@ mod presence;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::time::Instant;
 use tombolo_wire::GroupName;
 use tombolo_wire::v1::{
     self, direct_response, group_response, notice_response, presence_request, presence_response,
@@ -196,24 +194,6 @@ async fn ask(
     };
     response.result.ok_or_else(other_question)
 }
-
-/// Tries again, for a while, when the node cannot be reached.
-async fn patiently<T, F: Future<Output = Result<T, Error>>>(
-    mut attempt: impl FnMut() -> F,
-) -> Result<T, Error> {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        match attempt().await {
-            Err(error) if error.is_unreachable() && Instant::now() < end => {
-                tokio::time::sleep(error.retry_after().unwrap_or_default()).await;
-            }
-            result => return result,
-        }
-    }
-}
-
-/// How long something is tried again.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 fn other_question() -> Error {
     Error::local("the node answered another question")

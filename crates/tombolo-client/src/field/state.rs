@@ -16,6 +16,7 @@ use super::{Position, ask};
 use crate::error::Error;
 use crate::link::Peer;
 use crate::links::{Meeting, Target};
+use crate::retry::persistently;
 use crate::session;
 
 /// The fields that a device is in.
@@ -85,7 +86,8 @@ impl Fields {
     pub(crate) fn on_forgotten(&self) {
         for state in self.lock().values() {
             let was_in = state.lock().seat.take().is_some();
-            // What is being entered at this moment fails by itself, or is answered by the new node.
+            // What is being entered for the first time fails by itself, what is being entered again is asked
+            // again, or the new node answers.
             if was_in {
                 tokio::spawn(FieldState::enter_again(Arc::clone(state)));
             }
@@ -238,11 +240,18 @@ impl FieldState {
     }
 
     async fn enter_again(self: Arc<Self>) {
-        match self.enter().await {
+        let attempt = async || {
+            if self.is_over() {
+                return Ok(());
+            }
+            self.enter().await
+        };
+        match persistently(attempt).await {
             Ok(()) => {}
-            // A session that was lost again enters again, and one that is over ends its fields.
-            Err(error) if error.is_unreachable() || error.is_closed() => {}
+            // Its end ends the fields, too.
+            Err(error) if error.is_closed() => {}
             Err(error) => {
+                tracing::warn!(%error, field = %self.id, "not let into the field again");
                 self.tell(Waiting::Refused(error.to_string()));
                 self.end();
             }

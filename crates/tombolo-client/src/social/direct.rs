@@ -12,9 +12,10 @@ use tombolo_wire::v1::{
 };
 
 use super::feed::{Feed, Next};
-use super::{ask, other_question, patiently};
+use super::{ask, other_question};
 use crate::device::Device;
 use crate::error::Error;
+use crate::retry::patiently;
 
 /// Another user, as one writes to it; see [`Device::direct`].
 #[derive(Clone, Debug)]

@@ -57,7 +57,7 @@ async fn a_node_that_drains_is_tried_again() {
     let (device, mut line) = script.device().await;
     let mut sessions = device.watch_session();
     sessions.mark_unchanged();
-    line.go_away().await;
+    line.go_away(&[]).await;
     line.reject(ErrorCode::Unavailable).await;
     for code in [ErrorCode::Unavailable, ErrorCode::Limit] {
         script.accept().await.reject(code).await;

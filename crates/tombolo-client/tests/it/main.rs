@@ -15,6 +15,7 @@ mod notices;
 mod presence;
 mod rooms;
 mod script;
+mod refusals;
 mod sessions;
 mod silence;
 mod state;

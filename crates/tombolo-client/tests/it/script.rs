@@ -6,15 +6,16 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use rustls::pki_types::PrivateKeyDer;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tombolo_client::{Device, Room, RoomOptions};
+use tombolo_client::{Device, Error, Room, RoomOptions};
 use tombolo_wire::v1::{
-    ClientFrame, Delivery, DeviceKeys, ErrorCode, Joined, Member, MemberLeft, Reject, Request,
-    Response, RoomEvent, ServerFrame, Welcome, client_frame, request, response, room_event,
-    server_frame,
+    ClientFrame, Delivery, DeviceKeys, ErrorCode, Failure, GoAway, Joined, Member, MemberLeft,
+    Reject, Request, Response, RoomEvent, ServerFrame, Welcome, client_frame, request, response,
+    room_event, server_frame,
 };
 use tombolo_wire::{CertificatePin, ServerUrl, frame};
 
@@ -57,11 +58,13 @@ impl Script {
                 socket,
                 seq: 0,
                 life: 0,
+                is_sent_here: false,
             };
             let Some(client_frame::Body::Hello(hello)) = line.receive().await else {
                 panic!("a device greets first");
             };
             line.life = hello.life;
+            line.is_sent_here = hello.sent_here;
             line
         })
         .await
@@ -73,6 +76,14 @@ impl Script {
         soon(self.acceptor.accept(tcp)).await.unwrap()
     }
 
+    /// Breaks a connection, and has no session any more when the device comes back.
+    pub(crate) async fn forget(&self, line: Line) -> Line {
+        drop(line);
+        let mut line = self.accept().await;
+        line.welcome(false).await;
+        line
+    }
+
     /// A device of alice's, and its first connection.
     pub(crate) async fn device(&self) -> (Device, Line) {
         self.device_that_knows(&[]).await
@@ -80,12 +91,36 @@ impl Script {
 
     /// The same; the device is told of other nodes.
     pub(crate) async fn device_that_knows(&self, nodes: &[&Self]) -> (Device, Line) {
-        let (url, token) = (self.url.clone(), "token");
-        let device = tokio::spawn(async move { Device::connect(&url, token).await });
+        let device = self.connect();
         let mut line = self.accept().await;
-        let nodes = nodes.iter().map(|node| node.url.clone()).collect();
-        line.welcome_naming(nodes, false).await;
+        let welcome = Welcome {
+            nodes: urls(nodes),
+            ..welcome(false)
+        };
+        line.welcome_with(welcome).await;
         (soon(device).await.unwrap().unwrap(), line)
+    }
+
+    /// A device of alice's that begins to connect.
+    pub(crate) fn connect(&self) -> JoinHandle<Result<Device, Error>> {
+        let (url, token) = (self.url.clone(), "token");
+        tokio::spawn(async move { Device::connect(&url, token).await })
+    }
+}
+
+fn urls(nodes: &[&Script]) -> Vec<String> {
+    nodes.iter().map(|node| node.url.clone()).collect()
+}
+
+/// How alice's device is welcomed.
+pub(crate) fn welcome(resumed: bool) -> Welcome {
+    Welcome {
+        session_id: Bytes::from_static(b"session"),
+        resume_token: Bytes::from_static(b"resume"),
+        resumed,
+        node: "script".into(),
+        user: "alice".into(),
+        ..Welcome::default()
     }
 }
 
@@ -96,38 +131,38 @@ pub(crate) struct Line {
     pub(crate) seq: u64,
     /// As the device's greeting said.
     pub(crate) life: u64,
+    pub(crate) is_sent_here: bool,
 }
 
 impl Line {
     pub(crate) async fn welcome(&mut self, resumed: bool) {
-        self.welcome_naming(Vec::new(), resumed).await;
+        self.welcome_with(welcome(resumed)).await;
     }
 
-    async fn welcome_naming(&mut self, nodes: Vec<String>, resumed: bool) {
-        let welcome = Welcome {
-            session_id: Bytes::from_static(b"session"),
-            resume_token: Bytes::from_static(b"resume"),
-            resumed,
-            node: "script".into(),
-            user: "alice".into(),
-            nodes,
-            ..Welcome::default()
-        };
+    pub(crate) async fn welcome_with(&mut self, welcome: Welcome) {
         self.send(0, server_frame::Body::Welcome(welcome)).await;
     }
 
     pub(crate) async fn reject(&mut self, code: ErrorCode) {
+        self.reject_for(code, &[]).await;
+    }
+
+    /// The same; other nodes would take the device.
+    pub(crate) async fn reject_for(&mut self, code: ErrorCode, nodes: &[&Script]) {
         let reject = Reject {
             code: code.into(),
             message: "the script says so".into(),
-            ..Reject::default()
+            nodes: urls(nodes),
         };
         self.send(0, server_frame::Body::Reject(reject)).await;
     }
 
-    pub(crate) async fn go_away(&mut self) {
-        self.send(0, server_frame::Body::GoAway(Default::default()))
-            .await;
+    pub(crate) async fn go_away(&mut self, nodes: &[&Script]) {
+        let go_away = GoAway {
+            nodes: urls(nodes),
+            ..GoAway::default()
+        };
+        self.send(0, server_frame::Body::GoAway(go_away)).await;
     }
 
     /// Answers a join.
@@ -135,14 +170,36 @@ impl Line {
         let Some(request::Kind::Join(join)) = &request.kind else {
             panic!("not a join: {request:?}");
         };
+        self.joined_in(request, &join.room, members).await;
+    }
+
+    /// Answers a join of a room that was not named.
+    pub(crate) async fn joined_in(&mut self, request: &Request, room: &str, members: &[&str]) {
+        let Some(request::Kind::Join(join)) = &request.kind else {
+            panic!("not a join: {request:?}");
+        };
         let joined = Joined {
-            room: join.room.clone(),
+            room: room.into(),
             members: members.iter().map(|user| member(user)).collect(),
+            tag: join.tag,
             ..Joined::default()
         };
+        self.answer(request, response::Result::Joined(joined)).await;
+    }
+
+    pub(crate) async fn refuse(&mut self, request: &Request, code: ErrorCode) {
+        let failure = Failure {
+            code: code.into(),
+            message: "the script says so".into(),
+        };
+        self.answer(request, response::Result::Failure(failure))
+            .await;
+    }
+
+    pub(crate) async fn answer(&mut self, request: &Request, result: response::Result) {
         let response = Response {
             id: request.id,
-            result: Some(response::Result::Joined(joined)),
+            result: Some(result),
         };
         self.tell(server_frame::Body::Response(response)).await;
     }
@@ -161,13 +218,12 @@ impl Line {
     }
 
     pub(crate) async fn deliver(&mut self, room: &str, payload: &'static str) {
-        let delivery = Delivery {
-            room: room.into(),
-            from: "bob".into(),
-            payload: payload.into(),
-            ..Delivery::default()
-        };
-        self.tell(server_frame::Body::Delivery(delivery)).await;
+        self.tell(delivery(room, payload)).await;
+    }
+
+    /// Delivers what may get lost.
+    pub(crate) async fn deliver_unreliably(&mut self, room: &str, payload: &'static str) {
+        self.send(0, delivery(room, payload)).await;
     }
 
     async fn room_event(&mut self, room: &str, kind: room_event::Kind) {
@@ -180,7 +236,7 @@ impl Line {
     }
 
     /// Sends a reliable frame.
-    async fn tell(&mut self, body: server_frame::Body) {
+    pub(crate) async fn tell(&mut self, body: server_frame::Body) {
         self.seq += 1;
         self.send(self.seq, body).await;
     }
@@ -241,6 +297,15 @@ pub(crate) async fn enter(device: &Device, line: &mut Line, room: &str, members:
     entered.unwrap()
 }
 
+fn delivery(room: &str, payload: &'static str) -> server_frame::Body {
+    server_frame::Body::Delivery(Delivery {
+        room: room.into(),
+        from: "bob".into(),
+        payload: payload.into(),
+        ..Delivery::default()
+    })
+}
+
 /// A member whose keys are made of its name.
 fn member(user: &str) -> Member {
     let key = |salt: u8| {
@@ -257,5 +322,13 @@ fn member(user: &str) -> Member {
         keys: Some(keys),
         seat: 0,
         dropped: false,
+    }
+}
+
+/// Begins something, and gives it up as soon as the node is asked for it.
+pub(crate) async fn given_up<T>(asking: impl Future<Output = T>, line: &mut Line) -> Request {
+    tokio::select! {
+        _ = asking => panic!("nobody has answered"),
+        request = line.request() => request,
     }
 }
