@@ -344,7 +344,9 @@ async fn write_websocket(
             },
             _ = keep_alive.tick() => Message::Ping(Bytes::new()),
         };
-        if sink.send(message).await.is_err() {
+        // TCP alone would try for a quarter of an hour to send into a network that has gone silent.
+        let sent = tokio::time::timeout(patience.0, sink.send(message)).await;
+        if !matches!(sent, Ok(Ok(()))) {
             return;
         }
     }
@@ -378,5 +380,26 @@ async fn read_websocket<S, E>(
             }
             Err(error) => return tracing::warn!(%error, "the node broke the contract"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_tungstenite::WebSocketStream;
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_websocket_that_takes_nothing_more_is_given_up() {
+        let patience = Patience(Duration::from_secs(6));
+        // Nobody reads the other end, and nobody closes it.
+        let (near, _far) = tokio::io::duplex(64);
+        let socket = WebSocketStream::from_raw_socket(near, Role::Client, None).await;
+        let (frames, waiting) = mpsc::channel(FRAMES_MAX);
+        let writing = write_websocket(socket.split().0, waiting, patience);
+        let given_up = tokio::time::timeout(10 * patience.0, writing).await;
+        assert!(given_up.is_ok(), "the session waits for it");
+        assert!(frames.send(ClientFrame::default()).await.is_err());
     }
 }
