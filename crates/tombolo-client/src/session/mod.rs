@@ -324,7 +324,8 @@ impl Driver {
 
     async fn serve(&mut self, connection: &mut Connection) -> End {
         let mut moving = Move::default();
-        // How the connection ended, while another one is about to take its place.
+        // How the connection ended, while another node has been asked for the session: if that one has it,
+        // it goes on, whatever the old one says.
         let mut over = None;
         loop {
             if !moving.is_greeting() && over.is_none() && !self.flush(connection).await {
@@ -338,7 +339,7 @@ impl Driver {
             tokio::select! {
                 moved = moving.poll() => match self.on_moved(moved, connection, &mut moving).await {
                     Ok(true) => over = None,
-                    Ok(false) if over.is_some() => moving.call_off(),
+                    Ok(false) if over.is_some() => moving = Move::default(),
                     Ok(false) => {}
                     Err(end) => return end,
                 },
@@ -351,7 +352,12 @@ impl Driver {
                         Ok(()) if self.pulse.is_suspected() => self.look(connection, &mut moving),
                         Ok(()) => {}
                         Err(End::AskedToGo) => self.begin_move(&mut moving),
-                        Err(end @ (End::Broken | End::SentAway)) => over = Some(end),
+                        Err(end @ (End::Broken | End::SentAway | End::Refused(_)))
+                            if moving.is_greeting() =>
+                        {
+                            over = Some(end);
+                        }
+                        // All nodes are tried then, and the old one first: it may be reached, after all.
                         Err(end) => return end,
                     }
                 }
@@ -370,6 +376,8 @@ impl Driver {
                     let body = Some(client_frame::Body::Acknowledge(Ack {}));
                     connection.send(ClientFrame { seq: 0, ack, body }).await;
                 }
+                        // Whatever the old node says: if the new one has the session, it goes on.
+                        Err(end @ End::Refused(_)) if moving.is_greeting() => over = Some(end),
             }
         }
     }

@@ -203,11 +203,14 @@ impl Driver {
         self.nodes.learn(&failed.nodes);
         if let Some(url) = &failed.url {
             self.nodes.put_last(url);
-            if url == self.nodes.current() && failed.error.code() == Some(ErrorCode::Elsewhere) {
-                self.nodes.leave_current();
-            }
-        } else {
-            self.nodes.come_back();
+        }
+        let is_current = failed.url.as_ref() == Some(self.nodes.current());
+        match failed.error.code() {
+            Some(ErrorCode::Elsewhere) if is_current => self.nodes.leave_current(),
+            // It has said where else.
+            Some(ErrorCode::Elsewhere) => {}
+            // The others cannot be reached, or take nobody in: the one that sent us away may do so after all.
+            Some(_) | None => self.nodes.come_back(),
         }
     }
 
@@ -333,8 +336,8 @@ impl Move {
         self.attempt.is_some()
     }
 
-    /// The node that was suspected is heard, or gone for good: it is not left for suspicion any more,
-    /// unless another one was asked for the session already.
+    /// The node that was suspected is heard: it is not left for suspicion any more, unless another one was
+    /// asked for the session already.
     pub(super) fn call_off(&mut self) {
         if self.reason == Reason::Suspicion && !self.is_greeting() {
             *self = Self::default();
@@ -396,7 +399,7 @@ impl Attempt {
         };
         is_greeting.store(true, Ordering::Relaxed);
         connection.send(self.hello(token)).await;
-        let answer = tokio::time::timeout(WELCOME_TIMEOUT, connection.receive()).await;
+        let answer = tokio::time::timeout(WELCOME_TIMEOUT, answer(&mut connection)).await;
         let Ok(frame) = answer else {
             return Err(Error::unreachable(url, "the node did not answer the greeting").into());
         };
@@ -472,3 +475,17 @@ pub(super) fn is_passing(error: &Error) -> bool {
         None => error.is_unreachable() || error.is_token(),
     }
 }
+/// What a node says to a greeting. What may get lost may overtake it, and does get lost then.
+async fn answer(connection: &mut Connection) -> Option<ServerFrame> {
+    loop {
+        let frame = connection.receive().await?;
+        let may_get_lost = matches!(
+            frame.body,
+            Some(server_frame::Body::Delivery(_) | server_frame::Body::FieldBatch(_))
+        );
+        if frame.seq != 0 || !may_get_lost {
+            return Some(frame);
+        }
+    }
+}
+

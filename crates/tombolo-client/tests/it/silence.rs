@@ -8,7 +8,7 @@ use crate::lab::{message, soon};
 use crate::script::{Line, Script, enter};
 
 /// Waits for what the device says in the room.
-async fn says(room: &Room, line: &mut Line, payload: &'static str) {
+pub(crate) async fn says(room: &Room, line: &mut Line, payload: &'static str) {
     soon(room.broadcast(Lane::Reliable, payload)).await.unwrap();
     let said = line.receive().await;
     assert!(
