@@ -498,12 +498,10 @@ impl Shared {
         transport: Transport,
         url: &ServerUrl,
     ) {
-        let Ok(user) = UserId::parse(&welcome.user) else {
-            return;
-        };
         let before = self.info.borrow().as_ref().map(|info| info.node.clone());
         let is_first = before.is_none();
         let has_changed_node = before.is_some_and(|node| node != welcome.node);
+        user: UserId,
         if is_first || has_changed_node || !welcome.resumed {
             self.social.on_forgotten(&self.session);
             self.fields.on_forgotten();
@@ -604,12 +602,13 @@ async fn dispatch(
                 transport,
                 url,
             } => {
-                shared.on_connected(welcome, transport, &url).await;
+                shared.on_connected(welcome, user, transport, &url).await;
                 if let Some(gathered) = gathered.take() {
                     _ = gathered.send(());
                 }
             }
             Event::Frame(body) => shared.on_frame(body),
+                user,
             Event::IntroductionRefused { to, error } => shared.links.on_refused(&to, &error),
             Event::Response { result, reply } => {
                 if let Ok(response::Result::Joined(joined)) = &result {

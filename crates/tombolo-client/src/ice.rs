@@ -1,5 +1,6 @@
 //! The STUN and TURN servers that a node offers.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ pub(crate) struct TlsServer {
 }
 
 /// Servers by the way in which they are used.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct IceConfig {
     pub(crate) stun: Vec<SocketAddr>,
     pub(crate) turn_udp: Vec<SocketAddr>,
@@ -30,6 +31,18 @@ pub(crate) struct IceConfig {
     pub(crate) tls: Arc<rustls::ClientConfig>,
     /// Whether the relay has IPv4 addresses.
     pub(crate) relays_v4: bool,
+}
+
+/// The password is not shown.
+impl fmt::Debug for IceConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IceConfig")
+            .field("stun", &self.stun)
+            .field("turn_udp", &self.turn_udp)
+            .field("turn_tls", &self.turn_tls)
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
 }
 
 impl IceConfig {
@@ -137,6 +150,27 @@ impl<'a> Uri<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_relays_password_is_not_shown() {
+        let server = v1::IceServer {
+            username: "alice".to_owned(),
+            credential: "secret".to_owned(),
+            ..v1::IceServer::default()
+        };
+        let servers = v1::IceServers {
+            servers: vec![server],
+            ..v1::IceServers::default()
+        };
+        let tls = crate::tls::client_config(None, None).unwrap();
+        let config = IceConfig::resolve(&servers, Arc::new(tls)).await;
+        assert_eq!(config.password, "secret");
+        let shown = format!("{config:?}");
+        assert!(
+            shown.contains("alice") && !shown.contains("secret"),
+            "{shown}"
+        );
+    }
 
     #[test]
     fn uris_of_rfc_7064_and_7065_are_understood() {

@@ -16,16 +16,17 @@ mod pulse;
 mod reconnect;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
-use tombolo_wire::ServerUrl;
 use tombolo_wire::resend::{Inbox, Limits, Outbox, Receipt};
 use tombolo_wire::v1::{
     Ack, ClientFrame, DeviceKeys, ErrorCode, Failure, Goodbye, Introduce, Reject, Request, Send,
     ServerFrame, Welcome, client_frame, request, response, server_frame,
+use tombolo_wire::{ServerUrl, UserId};
 };
 
 pub use connection::Transport;
@@ -46,7 +47,7 @@ const LASTING: Duration = Duration::from_secs(1);
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What proves who the user is.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Credential {
     /// A device token (JWT), made by the application's own server.
     Token(String),
@@ -58,6 +59,16 @@ pub(crate) enum Credential {
 pub(crate) type Reply = oneshot::Sender<Result<response::Result, Error>>;
 
 /// What the application's side asks of the session.
+/// A token is worth a user's name: it is not shown.
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token(_) => f.write_str("Token(_)"),
+            Self::Development(user) => f.debug_tuple("Development").field(user).finish(),
+        }
+    }
+}
+
 pub(crate) enum Command {
     Request {
         kind: request::Kind,
@@ -83,6 +94,7 @@ pub(crate) enum Event {
         /// The node's.
         url: ServerUrl,
     },
+        user: UserId,
     Frame(server_frame::Body),
     /// The node answered a request: in order with the frames, so that a room's members are known
     /// before its events come. Whoever handles it passes the result on.

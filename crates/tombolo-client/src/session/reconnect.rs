@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tombolo_wire::v1::{
     ClientFrame, ErrorCode, Hello, Resume, ServerFrame, Welcome, client_frame, server_frame,
 };
-use tombolo_wire::{ServerUrl, VERSION};
+use tombolo_wire::{ServerUrl, UserId, VERSION};
 
 use super::nodes::open_nearest;
 use super::{
@@ -229,7 +229,12 @@ impl Driver {
 
     async fn on_welcome(
         &mut self,
-        Welcomed { welcome, ack, url }: Welcomed,
+        Welcomed {
+            welcome,
+            user,
+            ack,
+            url,
+        }: Welcomed,
         transport: Transport,
     ) -> Result<(), Error> {
         self.nodes.arrive(&url);
@@ -258,6 +263,7 @@ impl Driver {
         );
         let event = Event::Connected {
             welcome,
+            user,
             transport,
             url,
         };
@@ -285,6 +291,7 @@ struct Attempt {
 /// A node's welcome, and the last reliable frame that it has received.
 pub(super) struct Welcomed {
     welcome: Welcome,
+    user: UserId,
     ack: u64,
     url: ServerUrl,
 }
@@ -413,8 +420,18 @@ impl Attempt {
         };
         match body {
             server_frame::Body::Welcome(welcome) => {
+                let Ok(user) = UserId::parse(&welcome.user) else {
+                    let why = "the node does not say who this device's user is";
+                    return Err(Error::unreachable(url, why).into());
+                };
                 let url = url.clone();
-                Ok((connection, Welcomed { welcome, ack, url }))
+                let welcomed = Welcomed {
+                    welcome,
+                    user,
+                    ack,
+                    url,
+                };
+                Ok((connection, welcomed))
             }
             server_frame::Body::Reject(reject) => Err(Failed {
                 error: rejected(&reject),
@@ -459,6 +476,20 @@ impl Attempt {
     }
 }
 
+/// What a node says to a greeting. What may get lost may overtake it, and does get lost then.
+async fn answer(connection: &mut Connection) -> Option<ServerFrame> {
+    loop {
+        let frame = connection.receive().await?;
+        let may_get_lost = matches!(
+            frame.body,
+            Some(server_frame::Body::Delivery(_) | server_frame::Body::FieldBatch(_))
+        );
+        if frame.seq != 0 || !may_get_lost {
+            return Some(frame);
+        }
+    }
+}
+
 fn jitter(max: Duration) -> Duration {
     let random = getrandom::u32().unwrap_or_default();
     max.mul_f64(f64::from(random) / f64::from(u32::MAX))
@@ -475,17 +506,3 @@ pub(super) fn is_passing(error: &Error) -> bool {
         None => error.is_unreachable() || error.is_token(),
     }
 }
-/// What a node says to a greeting. What may get lost may overtake it, and does get lost then.
-async fn answer(connection: &mut Connection) -> Option<ServerFrame> {
-    loop {
-        let frame = connection.receive().await?;
-        let may_get_lost = matches!(
-            frame.body,
-            Some(server_frame::Body::Delivery(_) | server_frame::Body::FieldBatch(_))
-        );
-        if frame.seq != 0 || !may_get_lost {
-            return Some(frame);
-        }
-    }
-}
-

@@ -1,9 +1,9 @@
 //! Devices on their way from node to node, and what nodes say to that.
 
-use tombolo_wire::v1::ErrorCode;
+use tombolo_wire::v1::{ErrorCode, Welcome};
 
 use crate::lab::{message, soon};
-use crate::script::{Script, enter};
+use crate::script::{Script, enter, welcome};
 use crate::silence::says;
 
 #[tokio::test]
@@ -86,4 +86,17 @@ async fn what_overtakes_a_welcome_is_no_failure() {
     assert!(device.session().resumed);
     line.request().await;
     says(&room, &mut line, "over the same connection").await;
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_say_who_its_device_is_has_none() {
+    let script = Script::new().await;
+    let device = script.connect();
+    let nobody = Welcome {
+        user: "no user".into(),
+        ..welcome(false)
+    };
+    script.accept().await.welcome_with(nobody).await;
+    let error = soon(device).await.unwrap().unwrap_err();
+    assert!(error.is_unreachable(), "{error}");
 }

@@ -110,6 +110,16 @@ async fn a_node_with_another_certificate_is_not_trusted() {
     node.shutdown().await;
 }
 
+#[test]
+fn a_token_is_not_shown_where_a_device_is() {
+    let builder = Device::builder("tombolo://127.0.0.1:8443").token("my.secret.token");
+    let shown = format!("{builder:?}");
+    assert!(
+        shown.contains("Token") && !shown.contains("secret"),
+        "{shown}"
+    );
+}
+
 #[tokio::test]
 async fn a_forged_token_is_refused_at_once() {
     let node = node().await;
