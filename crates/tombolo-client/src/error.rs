@@ -19,6 +19,8 @@ enum Kind {
     Unreachable,
     Token,
     Refused(ErrorCode),
+    /// As much waits for the node as may.
+    Full,
     Closed,
 }
 
@@ -49,11 +51,11 @@ impl Error {
     pub fn code(&self) -> Option<ErrorCode> {
         match self.kind {
             Kind::Refused(code) => Some(code),
-            Kind::Local | Kind::Unreachable | Kind::Token | Kind::Closed => None,
+            Kind::Local | Kind::Unreachable | Kind::Token | Kind::Full | Kind::Closed => None,
         }
     }
 
-    /// Whether the same may succeed later: the node is away, busy, or being left.
+    /// Whether the same may succeed later: the node is away, busy, or being left, or has much to take in.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         self.retry_after().is_some()
@@ -66,6 +68,7 @@ impl Error {
             Kind::Unreachable => Some(Duration::from_secs(1)),
             Kind::Refused(ErrorCode::Unavailable) => Some(Duration::from_millis(500)),
             Kind::Refused(ErrorCode::Limit) => Some(Duration::from_secs(1)),
+            Kind::Full => Some(Duration::from_millis(100)),
             Kind::Refused(_) | Kind::Local | Kind::Token | Kind::Closed => None,
         }
     }
@@ -74,6 +77,13 @@ impl Error {
         Self {
             kind: Kind::Local,
             message: what.to_string(),
+        }
+    }
+
+    pub(crate) fn full(what: impl fmt::Display) -> Self {
+        Self {
+            kind: Kind::Full,
+            message: format!("too much waits for the node: {what}"),
         }
     }
 

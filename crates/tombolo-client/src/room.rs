@@ -150,7 +150,8 @@ pub enum RoomEvent {
     /// A member started a link to this device. It may be the one that [`PeerBuilder::open`] has
     /// returned meanwhile: compare the two.
     Peer(Peer),
-    /// The node did not carry out a message of this device.
+    /// The node did not let this device in again after its session was lost, for a minute or for good: why.
+    /// Nothing follows, and the room may be joined anew.
     Refused(String),
     /// The application was too slow and missed events: look at [`Room::members`] again.
     Lagged {
@@ -375,7 +376,8 @@ impl Room {
     /// Sends a message to every other member, through the node.
     ///
     /// # Errors
-    /// When it is too long for its lane, or the session is over.
+    /// When it is too long for its lane, or the session is over. When as much waits for the node as may,
+    /// 4096 messages or 4 MiB that it has not acknowledged; see [`Error::retry_after`].
     pub async fn broadcast(&self, lane: Lane, payload: impl Into<Bytes>) -> Result<(), Error> {
         self.send(&[], lane, payload).await
     }
@@ -383,7 +385,8 @@ impl Room {
     /// Sends a message to some members, through the node; to every other member for an empty list.
     ///
     /// # Errors
-    /// When it is too long for its lane, or the session is over.
+    /// When it is too long for its lane, or the session is over. When as much waits for the node as may,
+    /// 4096 messages or 4 MiB that it has not acknowledged; see [`Error::retry_after`].
     pub async fn send(
         &self,
         to: &[UserId],
@@ -401,7 +404,7 @@ impl Room {
     /// to the members of an interest group. It is not kept: see [`Room::say`] for that.
     ///
     /// # Errors
-    /// When it is too long for its kind, or the session is over.
+    /// As [`Room::send`].
     pub async fn send_to(
         &self,
         audience: Audience,

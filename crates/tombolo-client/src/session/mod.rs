@@ -22,12 +22,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
-use tombolo_wire::resend::{Inbox, Limits, Outbox, Receipt};
+use tombolo_wire::resend::{Inbox, Limits, Outbox, Overflow, Receipt};
 use tombolo_wire::v1::{
     Ack, ClientFrame, DeviceKeys, ErrorCode, Failure, Goodbye, Introduce, Reject, Request, Send,
     ServerFrame, Welcome, client_frame, request, response, server_frame,
-use tombolo_wire::{ServerUrl, UserId};
 };
+use tombolo_wire::{ServerUrl, UserId};
 
 pub use connection::Transport;
 pub(crate) use connection::{Connection, Patience};
@@ -41,6 +41,11 @@ const COMMANDS_MAX: usize = 256;
 /// Introductions that are remembered in case they are refused.
 const INTRODUCTIONS_MAX: usize = 256;
 const EVENTS_MAX: usize = 1024;
+/// What waits for the node's acknowledgement. Messages have half of it, lest they crowd requests out.
+const OUTBOX: Limits = Limits {
+    frames_max: 8192,
+    bytes_max: 8 * 1024 * 1024,
+};
 /// A connection that ends sooner is not replaced at once, lest connections chase each other.
 const LASTING: Duration = Duration::from_secs(1);
 /// How long the last messages and the goodbye may take.
@@ -55,10 +60,6 @@ pub(crate) enum Credential {
     Development(String),
 }
 
-/// Where the answer to a request goes.
-pub(crate) type Reply = oneshot::Sender<Result<response::Result, Error>>;
-
-/// What the application's side asks of the session.
 /// A token is worth a user's name: it is not shown.
 impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -69,6 +70,10 @@ impl fmt::Debug for Credential {
     }
 }
 
+/// Where the answer to a request goes.
+pub(crate) type Reply = oneshot::Sender<Result<response::Result, Error>>;
+
+/// What the application's side asks of the session.
 pub(crate) enum Command {
     Request {
         kind: request::Kind,
@@ -90,11 +95,11 @@ pub(crate) enum Event {
     /// A connection is up; when `resumed` is false, the rooms are lost.
     Connected {
         welcome: Welcome,
+        user: UserId,
         transport: Transport,
         /// The node's.
         url: ServerUrl,
     },
-        user: UserId,
     Frame(server_frame::Body),
     /// The node answered a request: in order with the frames, so that a room's members are known
     /// before its events come. Whoever handles it passes the result on.
@@ -246,7 +251,7 @@ struct State {
 impl Default for State {
     fn default() -> Self {
         Self {
-            outbox: Outbox::new(Limits::default()),
+            outbox: Outbox::new(OUTBOX),
             inbox: Inbox::new(),
             requests: HashMap::new(),
             introductions: BTreeMap::new(),
@@ -309,9 +314,10 @@ impl Driver {
 
     /// Sends what waits and the goodbye; a node that does not read them must not hold us up.
     async fn leave(mut self, connection: Connection, done: Option<oneshot::Sender<()>>) {
+        let goodbye = frame_of(client_frame::Body::Goodbye(Goodbye {}));
         let farewell = async {
             self.flush(&connection).await;
-            connection.send(goodbye()).await;
+            connection.send(goodbye).await;
             connection.finish().await;
         };
         if tokio::time::timeout(GOODBYE_TIMEOUT, farewell)
@@ -388,8 +394,6 @@ impl Driver {
                     let body = Some(client_frame::Body::Acknowledge(Ack {}));
                     connection.send(ClientFrame { seq: 0, ack, body }).await;
                 }
-                        // Whatever the old node says: if the new one has the session, it goes on.
-                        Err(end @ End::Refused(_)) if moving.is_greeting() => over = Some(end),
             }
         }
     }
@@ -436,16 +440,13 @@ impl Driver {
                 }
             }
             Command::SendReliable { message, done } => {
-                let pushed = self.push(client_frame::Body::Send(message)).map(drop);
-                _ = done.send(pushed);
+                let frame = frame_of(client_frame::Body::Send(message));
+                let pushed = self.state.outbox.push_sparing(frame);
+                _ = done.send(pushed.map(drop).map_err(overflow));
             }
             Command::SendUnreliable(body) => {
-                let frame = ClientFrame {
-                    body: Some(body),
-                    ..ClientFrame::default()
-                };
                 if let Some(connection) = connection {
-                    connection.send_unreliable(frame);
+                    connection.send_unreliable(frame_of(body));
                 }
             }
             Command::Introduce(introduce) => self.introduce(introduce),
@@ -481,11 +482,7 @@ impl Driver {
 
     /// Queues a reliable frame; returns its number.
     fn push(&mut self, body: client_frame::Body) -> Result<u64, Error> {
-        let frame = ClientFrame {
-            body: Some(body),
-            ..ClientFrame::default()
-        };
-        self.state.outbox.push(frame).map_err(Error::local)
+        self.state.outbox.push(frame_of(body)).map_err(overflow)
     }
 
     async fn on_frame(&mut self, frame: ServerFrame) -> Result<(), End> {
@@ -566,11 +563,17 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-fn goodbye() -> ClientFrame {
-    let body = Some(client_frame::Body::Goodbye(Goodbye {}));
+fn frame_of(body: client_frame::Body) -> ClientFrame {
     ClientFrame {
-        body,
+        body: Some(body),
         ..ClientFrame::default()
+    }
+}
+
+fn overflow(overflow: Overflow) -> Error {
+    match overflow {
+        Overflow::Frame { .. } => Error::local(overflow),
+        Overflow::Frames { .. } | Overflow::Bytes { .. } => Error::full(overflow),
     }
 }
 

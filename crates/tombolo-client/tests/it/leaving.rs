@@ -1,6 +1,7 @@
 //! Devices on their way from node to node, and what nodes say to that.
 
-use tombolo_wire::v1::{ErrorCode, Welcome};
+use tombolo_client::Lane;
+use tombolo_wire::v1::{ErrorCode, Welcome, client_frame, request};
 
 use crate::lab::{message, soon};
 use crate::script::{Script, enter, welcome};
@@ -99,4 +100,34 @@ async fn a_node_that_does_not_say_who_its_device_is_has_none() {
     script.accept().await.welcome_with(nobody).await;
     let error = soon(device).await.unwrap().unwrap_err();
     assert!(error.is_unreachable(), "{error}");
+}
+
+#[tokio::test]
+async fn whoever_says_more_than_its_node_takes_in_is_told_to_wait_and_leaves_all_the_same() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let room = enter(&device, &mut line, "room", &["alice", "bob"]).await;
+    let saying = async {
+        // The script acknowledges nothing. In the end there is no place for the least thing.
+        for length in [60_000, 0] {
+            let error = loop {
+                let said = room.broadcast(Lane::Reliable, vec![0; length]).await;
+                if let Err(error) = said {
+                    break error;
+                }
+            };
+            assert!(error.is_temporary() && !error.is_closed(), "{error}");
+        }
+        drop(room);
+    };
+    let hearing = async {
+        loop {
+            let said = line.receive().await.expect("the session goes on");
+            if let client_frame::Body::Request(request) = said {
+                break request.kind;
+            }
+        }
+    };
+    let ((), last) = soon(async { tokio::join!(saying, hearing) }).await;
+    assert!(matches!(last, Some(request::Kind::Leave(_))), "{last:?}");
 }
