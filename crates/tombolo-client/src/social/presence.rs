@@ -13,6 +13,7 @@ use tombolo_wire::v1::{
 use super::{ask, other_question};
 use crate::device::Device;
 use crate::error::Error;
+use crate::session;
 
 /// Access to who is online; see [`Device::presence`].
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub(super) struct WatchState {
     followed: Mutex<Followed>,
     /// Wakes the reader.
     news: Notify,
+    /// Held by the question that waits for its answer.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -72,7 +75,7 @@ impl Presence<'_> {
     pub async fn set_away(&self, away: bool) -> Result<(), Error> {
         self.0.0.social.set_away(away);
         let set = presence_request::Kind::SetAway(v1::SetAway { away });
-        ask_presence(self.0, set).await.map(drop)
+        ask_presence(&self.0.0.session, set).await.map(drop)
     }
 
     /// How many users there are in the cluster, as its nodes said a moment ago; who is connected to
@@ -82,7 +85,8 @@ impl Presence<'_> {
     /// When the node cannot be reached.
     pub async fn counts(&self) -> Result<UserCounts, Error> {
         let count = presence_request::Kind::Count(v1::CountUsers {});
-        let presence_response::Result::Counts(counts) = ask_presence(self.0, count).await? else {
+        let answer = ask_presence(&self.0.0.session, count).await?;
+        let presence_response::Result::Counts(counts) = answer else {
             return Err(other_question());
         };
         Ok(UserCounts {
@@ -140,7 +144,8 @@ impl PresenceWatch {
         self.state.forget(&users);
         let users = users.iter().map(ToString::to_string).collect();
         let unfollow = presence_request::Kind::Unfollow(v1::UnfollowUsers { users });
-        ask_presence(&self.device, unfollow).await.map(drop)
+        let session = &self.device.0.session;
+        ask_presence(session, unfollow).await.map(drop)
     }
 
     /// All that are followed, and how they are as far as [`next_changes`](Self::next_changes) has told.
@@ -192,7 +197,7 @@ impl PresenceWatch {
     /// until one can.
     async fn follow_anew(&self) -> Result<(), Error> {
         let users: Vec<_> = self.status_by_user.keys().cloned().collect();
-        self.state.set_standing(Standing::Current);
+        let following = FollowingAnew::begin(&self.state);
         for users in users.chunks(USERS_AT_ONCE) {
             let users = users.iter().cloned().collect();
             let mut result = self.ask_to_follow(&users).await;
@@ -203,7 +208,6 @@ impl PresenceWatch {
                 result = self.ask_to_follow(&users).await;
             }
             if let Err(error) = result {
-                self.state.set_standing(Standing::Stale);
                 // The end of the session is told by what waits.
                 return if error.is_closed() {
                     Ok(())
@@ -212,18 +216,50 @@ impl PresenceWatch {
                 };
             }
         }
+        following.finish();
         Ok(())
     }
 
+    /// Asks one question at a time, and to its end, even if nobody waits for that any more: an answer does
+    /// not say whom it is about.
     async fn ask_to_follow(&self, users: &BTreeSet<UserId>) -> Result<(), Error> {
+        let turn = Arc::clone(&self.state.turn).lock_owned().await;
         self.state.lock().asked.clone_from(users);
         let users = users.iter().map(ToString::to_string).collect();
         let follow = presence_request::Kind::Follow(v1::FollowUsers { users });
-        match ask_presence(&self.device, follow).await? {
+        let session = self.device.0.session.clone();
+        let asking = async move {
+            let _turn = turn;
+            ask_presence(&session, follow).await
+        };
+        match tokio::spawn(asking).await.map_err(Error::local)?? {
             presence_response::Result::Following(_) => Ok(()),
             presence_response::Result::Done(_) | presence_response::Result::Counts(_) => {
                 Err(other_question())
             }
+        }
+    }
+}
+
+/// The node is being told anew who is followed. Until it knows them all, the next reader has to tell it.
+struct FollowingAnew<'a>(Option<&'a WatchState>);
+
+impl<'a> FollowingAnew<'a> {
+    fn begin(state: &'a WatchState) -> Self {
+        // Another session that comes meanwhile makes it stale again.
+        state.set_standing(Standing::Current);
+        Self(Some(state))
+    }
+
+    fn finish(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for FollowingAnew<'_> {
+    fn drop(&mut self) {
+        if let Some(state) = self.0 {
+            state.set_standing(Standing::Stale);
         }
     }
 }
@@ -319,12 +355,12 @@ impl Drop for PresenceWatch {
 }
 
 async fn ask_presence(
-    device: &Device,
+    session: &session::Handle,
     kind: presence_request::Kind,
 ) -> Result<presence_response::Result, Error> {
     let request = v1::PresenceRequest { kind: Some(kind) };
     let presence = social_request::Kind::Presence(request);
-    match ask(&device.0.session, presence).await? {
+    match ask(session, presence).await? {
         social_response::Result::Presence(v1::PresenceResponse {
             result: Some(result),
         }) => Ok(result),

@@ -1,8 +1,13 @@
 //! Who is online, as the SDK shows it.
 
 use tombolo_client::{ErrorCode, PresenceStatus, PresenceWatch};
+use tombolo_wire::v1::{
+    Presence, PresenceResponse, SocialResponse, UserStatus, UserStatuses, presence_response,
+    request, response, social_response,
+};
 
 use crate::lab::{device, node, soon, user};
+use crate::script::{Line, Script, given_up};
 
 #[tokio::test]
 async fn a_device_is_told_who_comes_and_is_away_and_can_follow_again() {
@@ -40,6 +45,61 @@ async fn a_device_is_told_who_comes_and_is_away_and_can_follow_again() {
     assert_eq!(soon(watch.next_changes()).await.unwrap(), None);
     drop((bob, carol));
     node.shutdown().await;
+}
+
+#[tokio::test]
+async fn whoever_gave_up_while_a_node_was_told_anew_still_hears_of_changes() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let mut watch = device.presence().watch().unwrap();
+    let bob = || [user("bob")];
+    tokio::join!(watch.follow(bob()), answer(&mut line, &[]))
+        .0
+        .unwrap();
+    let mut line = script.forget(line).await;
+    let first = given_up(watch.next_changes(), &mut line).await;
+    line.refuse(&first, ErrorCode::Unavailable).await;
+    let telling = answer(&mut line, &["bob"]);
+    assert_eq!(tokio::join!(next(&mut watch), telling).0, "bob Online");
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_waits_for_is_not_taken_for_another() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let mut watch = device.presence().watch().unwrap();
+    let first = given_up(watch.follow([user("bob")]), &mut line).await;
+    let telling = async {
+        line.answer(&first, online(&["bob"])).await;
+        answer(&mut line, &["carol"]).await;
+    };
+    let (followed, ()) = tokio::join!(soon(watch.follow([user("carol")])), telling);
+    followed.unwrap();
+    assert_eq!(watch.statuses()[&user("carol")], PresenceStatus::Online);
+}
+
+/// Says who of those that the device asks about is online.
+async fn answer(line: &mut Line, users: &[&str]) {
+    let request = line.request().await;
+    let is_about_users = matches!(request.kind, Some(request::Kind::Social(_)));
+    assert!(is_about_users, "{request:?}");
+    line.answer(&request, online(users)).await;
+}
+
+fn online(users: &[&str]) -> response::Result {
+    let users = users.iter().map(|user| UserStatus {
+        user: (*user).to_owned(),
+        presence: Presence::Online.into(),
+    });
+    let statuses = UserStatuses {
+        users: users.collect(),
+    };
+    let following = PresenceResponse {
+        result: Some(presence_response::Result::Following(statuses)),
+    };
+    response::Result::Social(SocialResponse {
+        result: Some(social_response::Result::Presence(following)),
+    })
 }
 
 async fn next(watch: &mut PresenceWatch) -> String {
