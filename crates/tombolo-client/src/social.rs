@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tombolo_social::Place;
 use tombolo_wire::GroupName;
 use tombolo_wire::v1::{
     self, direct_response, group_response, notice_response, presence_request, presence_response,
@@ -180,6 +181,17 @@ impl Social {
     fn inbox(&self) -> MutexGuard<'_, Option<Arc<InboxState>>> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether an application knows what is at a place. An opening that nobody waits for any more is carried out
+/// all the same, and what is told because of it is told again by the next one.
+fn is_known(known: Option<Place>, at: Place) -> bool {
+    known.is_some_and(|known| known.epoch == at.epoch && known.offset >= at.offset)
+}
+
+/// The further of two places of one count, else the second.
+fn further(known: Option<Place>, at: Place) -> Place {
+    known.filter(|_| is_known(known, at)).unwrap_or(at)
 }
 
 /// Asks the node for something.

@@ -12,7 +12,7 @@ use tombolo_wire::v1::{
 };
 
 use super::feed::{Feed, Next};
-use super::{ask, other_question};
+use super::{ask, further, is_known, other_question};
 use crate::device::Device;
 use crate::error::Error;
 use crate::retry::patiently;
@@ -361,15 +361,13 @@ impl Inbox {
         self.read = opened.read;
         let had_place = self.place.is_some();
         if !opened.recovered {
-            // Messages follow from the first that is unread and kept.
-            self.place = opened
-                .last
-                .as_ref()
-                .and_then(Place::parse)
-                .map(|last| Place {
-                    offset: opened.read,
-                    ..last
-                });
+            let last = opened.last.as_ref().and_then(Place::parse);
+            self.place = last.map(|last| {
+                // Messages follow from the first that is unread and kept.
+                let offset = opened.read;
+                let known = self.place.filter(|known| known.offset <= last.offset);
+                further(known, Place { offset, ..last })
+            });
         }
         (had_place && !opened.recovered).then_some(InboxEvent::Lost)
     }
@@ -379,7 +377,14 @@ impl Inbox {
             direct_event::Kind::Message(message) => {
                 let message = parse(message)?;
                 if let Some(place) = &mut self.place {
-                    place.offset = message.number;
+                    let at = Place {
+                        offset: message.number,
+                        ..*place
+                    };
+                    if is_known(Some(*place), at) {
+                        return None;
+                    }
+                    *place = at;
                 }
                 Some(match &message.to {
                     None => InboxEvent::Message(message),
@@ -395,7 +400,8 @@ impl Inbox {
                 Some(InboxEvent::Blocked(self.blocked.clone()))
             }
             direct_event::Kind::Place(place) => {
-                self.place = place.at.as_ref().and_then(Place::parse);
+                let at = place.at.as_ref().and_then(Place::parse);
+                self.place = at.map(|at| further(self.place, at));
                 place.lost.then_some(InboxEvent::Lost)
             }
         }

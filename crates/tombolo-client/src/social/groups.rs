@@ -12,7 +12,7 @@ use tombolo_wire::v1::{
 use tombolo_wire::{GroupName, UserId};
 
 use super::feed::{Feed, Next};
-use super::{ask, other_question};
+use super::{ask, further, is_known, other_question};
 use crate::device::Device;
 use crate::error::Error;
 use crate::retry::patiently;
@@ -519,7 +519,14 @@ impl Group {
             group_event::Kind::Message(message) => {
                 let message = parse(message)?;
                 if let Some(place) = &mut self.place {
-                    place.offset = message.number;
+                    let at = Place {
+                        offset: message.number,
+                        ..*place
+                    };
+                    if is_known(Some(*place), at) {
+                        return None;
+                    }
+                    *place = at;
                 }
                 Some(GroupEvent::Message(message))
             }
@@ -532,7 +539,8 @@ impl Group {
                 Some(GroupEvent::Role)
             }
             group_event::Kind::Place(place) => {
-                self.place = place.at.as_ref().and_then(Place::parse);
+                let at = place.at.as_ref().and_then(Place::parse);
+                self.place = at.map(|at| further(self.place, at));
                 place.lost.then_some(GroupEvent::Lost)
             }
             group_event::Kind::Over(over) => {

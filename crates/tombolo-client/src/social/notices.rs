@@ -12,7 +12,7 @@ use tombolo_wire::v1::{
 };
 
 use super::feed::{Feed, Next};
-use super::{ask, other_question};
+use super::{ask, is_known, other_question};
 use crate::device::Device;
 use crate::error::Error;
 
@@ -136,12 +136,14 @@ impl Notifications {
         }
     }
 
-    /// Notes up to where was told; `None` when the event breaks the contract.
+    /// Notes up to where was told; `None` when the event breaks the contract, or was told before.
     fn take(&mut self, event: v1::NoticeEvent) -> Option<Notification> {
         let place = event.at?;
         let board = TagName::parse(&place.board).ok()?;
         let at = place.at.as_ref().and_then(Place::parse)?;
+        let known = self.places.get(&board).copied();
         let told = match event.kind? {
+            notice_event::Kind::Notice(_) if is_known(known, at) => return None,
             notice_event::Kind::Lost(v1::NoticesLost {}) => Notification::Lost(board.clone()),
             notice_event::Kind::Notice(notice) => Notification::Notice(Notice {
                 board: board.clone(),

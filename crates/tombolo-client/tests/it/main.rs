@@ -5,6 +5,7 @@ mod abuse;
 mod commands;
 mod direct;
 mod endings;
+mod feeds;
 mod fields;
 mod groups;
 mod lab;
