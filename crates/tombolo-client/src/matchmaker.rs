@@ -75,12 +75,21 @@ impl<'a> Matchmaker<'a> {
         }
     }
 
-    /// Waits for a ticket that another device has submitted for a party with this device's user.
-    pub async fn next_ticket(&self) -> Ticket {
+    /// Waits for a ticket that another device has submitted for a party with this device's user; `None` when
+    /// the session is over.
+    pub async fn next_ticket(&self) -> Option<Ticket> {
+        let seeking = &self.0.0.matchmaker;
         loop {
-            let news = self.0.0.matchmaker.news.notified();
-            if let Some(state) = self.0.0.matchmaker.lock().invited.pop_front() {
-                return Ticket::new(self.0, state);
+            let news = seeking.news.notified();
+            {
+                let mut known = seeking.lock();
+                if known.is_over {
+                    return None;
+                }
+                if let Some(state) = known.invited.pop_front() {
+                    drop(known);
+                    return Some(Ticket::new(self.0, state));
+                }
             }
             news.await;
         }
@@ -201,7 +210,7 @@ impl TicketBuilder<'_> {
 #[derive(Debug, Default)]
 pub(crate) struct Seeking {
     state: Mutex<Known>,
-    /// Somebody else has submitted a ticket.
+    /// Somebody else has submitted a ticket, or the session is over.
     news: Notify,
 }
 
@@ -211,6 +220,20 @@ struct Known {
     /// Those of others that the application has not taken.
     invited: VecDeque<Arc<TicketState>>,
     backfills: BTreeMap<BackfillId, Arc<BackfillState>>,
+    /// Those that were dropped last: something may still be told of them.
+    dropped: VecDeque<TicketId>,
+    is_over: bool,
+}
+
+impl Known {
+    /// Forgets a ticket, and what is still told of it.
+    fn drop_ticket(&mut self, id: TicketId) {
+        self.tickets.remove(&id);
+        if self.dropped.len() == DROPPED_MAX {
+            self.dropped.pop_front();
+        }
+        self.dropped.push_back(id);
+    }
 }
 
 impl Seeking {
@@ -238,7 +261,7 @@ impl Seeking {
             kind,
             match_event::Kind::Ended(_) | match_event::Kind::Failed(_)
         );
-        if is_over || known.invited.len() >= INVITED_MAX {
+        if is_over || known.dropped.contains(&id) || known.invited.len() >= INVITED_MAX {
             return;
         }
         let state = Arc::new(TicketState::new(&event.pool, id, None));
@@ -260,13 +283,18 @@ impl Seeking {
 
     /// The session is over for good.
     pub(crate) fn end(&self) {
-        let known = std::mem::take(&mut *self.lock());
+        let is_over = Known {
+            is_over: true,
+            ..Known::default()
+        };
+        let known = std::mem::replace(&mut *self.lock(), is_over);
         for state in known.tickets.into_values() {
             state.end();
         }
         for state in known.backfills.into_values() {
             state.end();
         }
+        self.news.notify_waiters();
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -323,3 +351,6 @@ const GRACE: Duration = Duration::from_secs(30);
 
 /// Tickets of others that wait for the application.
 const INVITED_MAX: usize = 16;
+
+/// Dropped tickets that are remembered.
+const DROPPED_MAX: usize = 64;

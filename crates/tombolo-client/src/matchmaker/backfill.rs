@@ -77,8 +77,17 @@ impl Backfill {
         }
     }
 
-    pub(super) fn begin(&self, status: &v1::BackfillStatus) {
-        self.state.tell(status);
+    /// Asks the node; what it has refused is not its to close.
+    pub(super) async fn open(&self, open: match_request::Kind) -> Result<(), Error> {
+        let answer = ask(&self.device.0.session, &self.state.pool, open).await;
+        if answer.as_ref().is_err_and(|error| !error.is_temporary()) {
+            self.state.end();
+        }
+        let match_response::Result::Backfill(status) = answer? else {
+            return Err(other_question());
+        };
+        self.state.tell(&status);
+        Ok(())
     }
 
     /// How it stands.
@@ -103,15 +112,12 @@ impl Backfill {
     pub async fn update(&self, teams: Vec<(Name, Vec<Vec<Player>>)>) -> Result<(), Error> {
         let after = self.status().generation;
         let update = open(self.state.id, after, &teams, self.lease);
-        match ask(&self.device.0.session, &self.state.pool, update).await? {
-            match_response::Result::Backfill(status) => {
-                self.state.tell(&status);
-                Ok(())
-            }
-            match_response::Result::Done(_)
-            | match_response::Result::Status(_)
-            | match_response::Result::Why(_) => Err(other_question()),
-        }
+        let answer = ask(&self.device.0.session, &self.state.pool, update).await?;
+        let match_response::Result::Backfill(status) = answer else {
+            return Err(other_question());
+        };
+        self.state.tell(&status);
+        Ok(())
     }
 }
 
@@ -119,7 +125,12 @@ impl Drop for Backfill {
     fn drop(&mut self) {
         self.renewal.abort();
         let shared = &self.device.0;
-        shared.matchmaker.lock().backfills.remove(&self.state.id);
+        let mut known = shared.matchmaker.lock();
+        let of_match = known.backfills.get(&self.state.id);
+        if of_match.is_some_and(|state| Arc::ptr_eq(state, &self.state)) {
+            known.backfills.remove(&self.state.id);
+        }
+        drop(known);
         if self.status().ended.is_none() {
             let id = on_wire(self.state.id);
             let close = match_request::Kind::Close(v1::CloseBackfill { id });
@@ -128,16 +139,24 @@ impl Drop for Backfill {
     }
 }
 
-/// Has events of a running match told, before it asks.
-pub(super) fn register(device: &Device, pool: &str, id: BackfillId) -> Arc<BackfillState> {
+/// Has events of a running match told, before it asks. It asks once at a time.
+pub(super) fn register(
+    device: &Device,
+    pool: &str,
+    id: BackfillId,
+) -> Result<Arc<BackfillState>, Error> {
     let state = Arc::new(BackfillState {
         pool: pool.to_owned(),
         id,
         status: watch::Sender::default(),
     });
     let mut known = device.0.matchmaker.lock();
+    let before = known.backfills.get(&id);
+    if before.is_some_and(|before| before.status.borrow().ended.is_none()) {
+        return Err(Error::local("this device asks for more users already"));
+    }
     known.backfills.insert(id, Arc::clone(&state));
-    state
+    Ok(state)
 }
 
 pub(super) fn open(

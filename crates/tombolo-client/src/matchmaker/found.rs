@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tombolo_match::{BackfillId, Name, Player};
 use tombolo_wire::UserId;
-use tombolo_wire::v1::{self, match_response};
+use tombolo_wire::v1;
 
 use super::backfill::{self, Backfill};
 use super::other_question;
@@ -70,7 +70,7 @@ impl Match {
     ///
     /// # Errors
     /// With code `NotOwner`, `BadTicket` when the teams are not those of the pool, `Conflict` when
-    /// somebody has asked before; when the node cannot be reached.
+    /// somebody has asked before; when this device asks already, or the node cannot be reached.
     pub async fn backfill(
         &self,
         teams: Vec<(Name, Vec<Vec<Player>>)>,
@@ -78,17 +78,10 @@ impl Match {
     ) -> Result<Backfill, Error> {
         let device = self.room.device();
         let open = backfill::open(self.id, 0, &teams, lease);
-        let state = backfill::register(device, &self.pool, self.id);
+        let state = backfill::register(device, &self.pool, self.id)?;
         let backfill = Backfill::new(device.clone(), state, lease);
-        match super::ask(&device.0.session, &self.pool, open).await? {
-            match_response::Result::Backfill(status) => {
-                backfill.begin(&status);
-                Ok(backfill)
-            }
-            match_response::Result::Done(_)
-            | match_response::Result::Status(_)
-            | match_response::Result::Why(_) => Err(other_question()),
-        }
+        backfill.open(open).await?;
+        Ok(backfill)
     }
 }
 

@@ -14,6 +14,7 @@ use super::found::Match;
 use super::{about, ask, other_question};
 use crate::device::Device;
 use crate::error::Error;
+use crate::retry::patiently;
 use crate::room::{Room, RoomOptions};
 use crate::session;
 
@@ -284,8 +285,10 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let shared = &self.device.0;
-        shared.matchmaker.lock().tickets.remove(&self.state.id);
-        if !self.state.lock().is_over {
+        if self.state.end() {
+            shared.matchmaker.lock().tickets.remove(&self.state.id);
+        } else {
+            shared.matchmaker.lock().drop_ticket(self.state.id);
             let cancel = match_request::Kind::Cancel(v1::CancelTicket {
                 id: self.state.id_on_wire(),
             });
@@ -323,11 +326,13 @@ impl TicketState {
         }
     }
 
+    /// Submits the ticket; a node that forgets it is asked again, which its id makes harmless.
     pub(super) async fn submit(&self, session: &session::Handle) -> Result<(), Error> {
-        let result = self.ask_to_wait(session).await;
-        if result.is_err() {
+        let result = patiently(|| self.ask_to_wait(session)).await;
+        if result.as_ref().is_err_and(|error| !error.is_temporary()) {
             self.end();
         }
+        // Otherwise it may wait there all the same, and dropping it cancels it.
         result
     }
 
@@ -385,9 +390,11 @@ impl TicketState {
         self.news.notify_one();
     }
 
-    pub(super) fn end(&self) {
-        self.lock().is_over = true;
+    /// Ends what is told of it; whether it had ended before.
+    pub(super) fn end(&self) -> bool {
+        let was_over = std::mem::replace(&mut self.lock().is_over, true);
         self.news.notify_one();
+        was_over
     }
 
     async fn next(&self) -> Option<match_event::Kind> {

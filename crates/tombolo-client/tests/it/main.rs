@@ -21,3 +21,4 @@ mod script;
 mod sessions;
 mod silence;
 mod state;
+mod tickets;

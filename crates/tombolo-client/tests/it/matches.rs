@@ -105,7 +105,7 @@ async fn a_party_is_asked_plays_together_and_fills_up_its_running_match() {
     let ticket = alice.matchmaker().ticket("teams");
     let ticket = ticket.party(&party, [Player::new(user("bob"))]);
     let for_alice = ticket.submit().await.unwrap();
-    let for_bob = soon(bob.matchmaker().next_ticket()).await;
+    let for_bob = soon(bob.matchmaker().next_ticket()).await.unwrap();
     assert_eq!(for_bob.id(), for_alice.id());
     let for_carol = carol.matchmaker().ticket("teams").submit().await.unwrap();
     let all = tokio::join!(
@@ -134,6 +134,8 @@ async fn a_party_is_asked_plays_together_and_fills_up_its_running_match() {
         .backfill(teams, Duration::from_secs(30))
         .await
         .unwrap();
+    let again = owned.backfill(Vec::new(), Duration::from_secs(30)).await;
+    assert!(again.unwrap_err().to_string().contains("already"));
     let dave = device(&node, "dave").await;
     let joins = dave.matchmaker().ticket("teams").submit().await.unwrap();
     let joins = soon(joins.found()).await.unwrap();
