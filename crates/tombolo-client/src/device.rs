@@ -338,6 +338,15 @@ impl Shared {
         is_known
     }
 
+    /// Leaves a room, if this device is in it, whatever its name.
+    pub(crate) fn leave_unnamed(&self, state: &Arc<RoomState>) {
+        let mut rooms = lock(&self.rooms);
+        let mut left = rooms.extract_if(|_, known| Arc::ptr_eq(known, state));
+        if let Some((id, _)) = left.next() {
+            self.session.ask_aside(leave(&id));
+        }
+    }
+
     /// Whether that is the room of that name.
     pub(crate) fn is_room(&self, id: &RoomId, state: &Arc<RoomState>) -> bool {
         let rooms = lock(&self.rooms);
@@ -495,13 +504,13 @@ impl Shared {
     async fn on_connected(
         self: &Arc<Self>,
         welcome: v1::Welcome,
+        user: UserId,
         transport: Transport,
         url: &ServerUrl,
     ) {
         let before = self.info.borrow().as_ref().map(|info| info.node.clone());
         let is_first = before.is_none();
         let has_changed_node = before.is_some_and(|node| node != welcome.node);
-        user: UserId,
         if is_first || has_changed_node || !welcome.resumed {
             self.social.on_forgotten(&self.session);
             self.fields.on_forgotten();
@@ -536,13 +545,6 @@ impl Shared {
         }
     }
 
-    /// Goes to the relay of another node: peers keep the one here until they know that one.
-    async fn change_relay(&self, servers: &v1::IceServers, url: &ServerUrl) {
-        let Ok(tls) = tls::client_config(url.pin.as_ref(), None) else {
-            return;
-        };
-        let ice = IceConfig::resolve(servers, Arc::new(tls)).await;
-        lock(&self.stun).clone_from(&ice.stun);
     /// Joins the rooms again that a lost session was in; what that one had begun to join again is among them.
     fn rejoin(self: &Arc<Self>) {
         let turn = Arc::new(tokio::sync::Mutex::new(()));
@@ -557,6 +559,13 @@ impl Shared {
             .collect();
     }
 
+    /// Goes to the relay of another node: peers keep the one here until they know that one.
+    async fn change_relay(&self, servers: &v1::IceServers, url: &ServerUrl) {
+        let Ok(tls) = tls::client_config(url.pin.as_ref(), None) else {
+            return;
+        };
+        let ice = IceConfig::resolve(servers, Arc::new(tls)).await;
+        lock(&self.stun).clone_from(&ice.stun);
         self.shop.net.forget_turn_credentials();
         if let Some(keeper) = &*lock(&self.keeper) {
             keeper.go_to(ice);
@@ -599,6 +608,7 @@ async fn dispatch(
         match event {
             Event::Connected {
                 welcome,
+                user,
                 transport,
                 url,
             } => {
@@ -608,7 +618,6 @@ async fn dispatch(
                 }
             }
             Event::Frame(body) => shared.on_frame(body),
-                user,
             Event::IntroductionRefused { to, error } => shared.links.on_refused(&to, &error),
             Event::Response { result, reply } => {
                 if let Ok(response::Result::Joined(joined)) = &result {
@@ -667,6 +676,7 @@ async fn rejoin(
             // Whoever hears of it may join anew.
             _ = shared.upgrade().map(|it| it.remove_room(&id, &state));
             state.tell(RoomEvent::Refused(error.to_string()));
+            state.end();
         }
     }
 }
@@ -675,7 +685,6 @@ async fn rejoin(
 async fn renew(shared: Weak<Shared>, ttl_s: u32) {
     let after = |ttl_s: u32| {
         let ttl = Duration::from_secs(ttl_s.into());
-            state.end();
         ttl.mul_f64(RENEW_AFTER).max(RENEW_MIN)
     };
     let mut pause = after(ttl_s);

@@ -8,6 +8,7 @@ use tombolo_wire::RoomId;
 use tombolo_wire::v1::{self, ErrorCode, JoinMode, request, response};
 
 use super::{Room, RoomOptions, RoomState, Rooms, ask_to_join};
+use crate::device::Shared;
 use crate::error::Error;
 
 /// A page of rooms; see [`Rooms::list`].
@@ -194,7 +195,7 @@ impl Rooms<'_> {
     ) -> Result<Room, Error> {
         let device = &self.0.0;
         let state = Arc::new(RoomState::new(options));
-        let awaited = device.unnamed.await_answer(&state);
+        let mut awaited = Awaited::new(device, &state);
         let join = v1::Join {
             found: wanted.found,
             code: wanted.code,
@@ -206,6 +207,7 @@ impl Rooms<'_> {
         if !device.is_room(&id, &state) {
             return Err(Error::local(format!("this device is in room {id} already")));
         }
+        awaited.is_taken = true;
         Ok(Room {
             id,
             device: self.0.clone(),
@@ -224,15 +226,32 @@ struct Waiting {
     state_by_tag: HashMap<u64, Arc<RoomState>>,
 }
 
-/// A room whose name is waited for; dropping it gives that up.
+/// A room whose name is waited for. Dropping it gives that up, and leaves a room that nobody has taken.
 struct Awaited<'a> {
-    unnamed: &'a Unnamed,
+    device: &'a Shared,
+    state: Arc<RoomState>,
     tag: u64,
+    is_taken: bool,
+}
+
+impl<'a> Awaited<'a> {
+    fn new(device: &'a Shared, state: &Arc<RoomState>) -> Self {
+        Self {
+            device,
+            state: Arc::clone(state),
+            tag: device.unnamed.await_answer(state),
+            is_taken: false,
+        }
+    }
 }
 
 impl Drop for Awaited<'_> {
     fn drop(&mut self) {
-        self.unnamed.lock().state_by_tag.remove(&self.tag);
+        // The answer may have come before whoever waited for it could be told.
+        let has_come = self.device.unnamed.take(self.tag).is_none();
+        if has_come && !self.is_taken {
+            self.device.leave_unnamed(&self.state);
+        }
     }
 }
 
@@ -242,12 +261,13 @@ impl Unnamed {
         self.lock().state_by_tag.remove(&tag)
     }
 
-    fn await_answer(&self, state: &Arc<RoomState>) -> Awaited<'_> {
+    /// Waits for the answer about a room, which carries the tag that is returned.
+    fn await_answer(&self, state: &Arc<RoomState>) -> u64 {
         let mut waiting = self.lock();
         waiting.last += 1;
         let tag = waiting.last;
         waiting.state_by_tag.insert(tag, Arc::clone(state));
-        Awaited { unnamed: self, tag }
+        tag
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tombolo_client::{Lane, RoomEvent, RoomOptions};
+use tombolo_client::{Lane, Query, RoomEvent, RoomOptions};
 use tombolo_wire::v1::{ErrorCode, Goodbye, client_frame};
 
 use crate::lab::{device, message, node, soon, user};
@@ -149,6 +149,28 @@ async fn a_join_that_nobody_waits_for_is_undone() {
     line.left("room").await;
     enter(&device, &mut line, "room", &["alice"]).await;
     line.left("room").await;
+}
+
+#[tokio::test]
+async fn a_room_that_was_looked_for_is_left_when_nobody_takes_it() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let mut other = enter(&device, &mut line, "other", &["alice", "bob"]).await;
+    {
+        let (rooms, query) = (device.rooms(), Query::default());
+        let joining = rooms.join_random(&query, RoomOptions::default());
+        tokio::pin!(joining);
+        let request = tokio::select! {
+            _ = &mut joining => panic!("nobody has answered"),
+            request = line.request() => request,
+        };
+        line.joined_in(&request, "found", &["alice", "bob"]).await;
+        // The answer has come by then, and nobody has asked for it.
+        line.deliver("other", "later").await;
+        assert_eq!(soon(message(&mut other)).await.1, "later");
+    }
+    line.left("found").await;
+    enter(&device, &mut line, "found", &["alice"]).await;
 }
 
 #[tokio::test]
