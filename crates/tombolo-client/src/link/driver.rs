@@ -46,6 +46,8 @@ const PATH_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Paths at a time: the relay, the present direct one, and those on their way in and out.
 const PATHS_MAX: u32 = 8;
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// What may wait here in all streams together: whoever is in a room with this device may link with it unasked.
+const LINK_WINDOW_BYTES: u32 = 4 * STREAM_WINDOW_BYTES;
 /// Unreliable messages that wait for congestion control; older ones give way.
 const DATAGRAM_BUFFER_BYTES: usize = 64 * 1024;
 
@@ -558,7 +560,20 @@ pub(crate) fn transport_config() -> noq::TransportConfig {
     // A path through TURN carries less than the interface, and a standby path would not notice.
     config.mtu_discovery_config(None);
     config.stream_receive_window(STREAM_WINDOW_BYTES.into());
+    config.receive_window(LINK_WINDOW_BYTES.into());
     config.datagram_send_buffer_size(DATAGRAM_BUFFER_BYTES);
     config.max_concurrent_bidi_streams(0u8.into());
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_of_a_link_is_bounded_over_all_of_its_streams() {
+        let config = format!("{:?}", transport_config());
+        let window = format!(" receive_window: {LINK_WINDOW_BYTES}");
+        assert!(config.contains(&window), "{config}");
+    }
 }

@@ -138,9 +138,8 @@ async fn read_stream(mut stream: noq::RecvStream, incoming: &Incoming) -> Option
             if length > RELIABLE_BYTES_MAX {
                 return None;
             }
-            let mut payload = vec![0; length];
-            stream.read_exact(&mut payload).await.ok()?;
-            incoming.push(Lane::Reliable, payload.into()).await?;
+            let payload = read_payload(&mut stream, length).await?;
+            incoming.push(Lane::Reliable, payload).await?;
         },
         STREAM_UNORDERED => {
             let payload = stream.read_to_end(RELIABLE_BYTES_MAX).await.ok()?;
@@ -148,6 +147,16 @@ async fn read_stream(mut stream: noq::RecvStream, incoming: &Incoming) -> Option
         }
         _ => None,
     }
+}
+
+/// Reads so many bytes. What was only promised takes no memory.
+async fn read_payload(stream: &mut noq::RecvStream, length: usize) -> Option<Bytes> {
+    let mut payload = BytesMut::new();
+    while payload.len() < length {
+        let chunk = stream.read_chunk(length - payload.len()).await.ok()??;
+        payload.extend_from_slice(&chunk);
+    }
+    Some(payload.freeze())
 }
 
 impl Incoming {
