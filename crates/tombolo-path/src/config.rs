@@ -157,6 +157,8 @@ pub struct Config {
     /// After so many checks to a peer of which nothing authentic has been heard, checks become
     /// patient, so that an introduction makes no amplifier. See RFC 8445 §19.5.
     pub checks_unheard_max: u32,
+    /// The same for one address of a peer that has been heard, but never from there.
+    pub checks_unproven_max: u32,
     /// Greatest number of datagrams, and of events, that wait to be polled.
     pub queue_max: usize,
 }
@@ -185,6 +187,7 @@ impl Default for Config {
             candidates_per_peer_max: 32,
             candidates_per_ip_max: 4,
             checks_unheard_max: 100,
+            checks_unproven_max: 60,
             queue_max: 4096,
         }
     }

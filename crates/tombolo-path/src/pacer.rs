@@ -19,6 +19,8 @@ pub(crate) struct Pacer {
     budget_until: Option<Instant>,
     triggered: VecDeque<Target>,
     ordinary: VecDeque<Target>,
+    /// Triggered checks since the last ordinary one.
+    triggered_in_a_row: u32,
 }
 
 impl Pacer {
@@ -29,6 +31,7 @@ impl Pacer {
             budget_until: None,
             triggered: VecDeque::new(),
             ordinary: VecDeque::new(),
+            triggered_in_a_row: 0,
         }
     }
 
@@ -42,14 +45,20 @@ impl Pacer {
         self.ordinary.push_back(target);
     }
 
-    /// Takes the next check if the budget allows one now: triggered checks first.
+    /// Takes the next check if the budget allows one now: triggered checks first, but a peer that triggers one
+    /// after the other does not keep the others' from being sent.
     pub(crate) fn pop(&mut self, now: Instant) -> Option<Target> {
         if self.free_at().is_some_and(|at| at > now) {
             return None;
         }
-        self.triggered
-            .pop_front()
-            .or_else(|| self.ordinary.pop_front())
+        if self.triggered_in_a_row < TRIGGERED_IN_A_ROW_MAX || self.ordinary.is_empty() {
+            if let Some(target) = self.triggered.pop_front() {
+                self.triggered_in_a_row += 1;
+                return Some(target);
+            }
+        }
+        self.triggered_in_a_row = 0;
+        self.ordinary.pop_front()
     }
 
     /// Charges the budget for a check that was sent, in its turn or (a probe of the route) not.
@@ -73,6 +82,9 @@ impl Pacer {
 /// Probes out of turn delay ordinary checks by no more than this.
 const DEBT_MAX: Duration = Duration::from_millis(50);
 
+/// So many triggered checks go before an ordinary one that waits.
+const TRIGGERED_IN_A_ROW_MAX: u32 = 3;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +107,21 @@ mod tests {
         }
         assert_eq!(&sent_at_ms[..10], &[0, 0, 0, 0, 0, 0, 0, 0, 5, 10]);
         assert_eq!(sent_at_ms.last(), Some(&60));
+    }
+
+    #[test]
+    fn triggered_checks_without_an_end_leave_room_for_ordinary_ones() {
+        let now = Instant::now();
+        let mut pacer = Pacer::new(&Config::default());
+        let target = |port| (PeerId(1), SocketAddr::from(([192, 0, 2, 1], port)));
+        pacer.push_ordinary(target(1));
+        pacer.push_ordinary(target(2));
+        let mut sent = Vec::new();
+        for _ in 0..8 {
+            pacer.push_triggered(target(3));
+            sent.extend(pacer.pop(now).map(|(_, at)| at.port()));
+        }
+        assert_eq!(sent, [3, 3, 3, 1, 3, 3, 3, 2]);
     }
 
     #[test]

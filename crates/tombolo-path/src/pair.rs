@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::rtt::Rtt;
 use crate::shared::Shared;
-use crate::{Candidate, CandidateKind, PairError, PairReport, PairState};
+use crate::{Candidate, CandidateKind, Config, PairError, PairReport, PairState};
 
 /// A candidate pair: the local half is always the device's socket. See RFC 8445 §6.1.2.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ pub(crate) struct Pair {
     sent: u64,
     answered: u64,
     heard: u64,
+    /// Checks that the network of now has carried to an address from which nothing authentic has ever come.
+    unproven: u32,
 }
 
 /// The pacer's queues.
@@ -88,7 +90,26 @@ impl Pair {
             sent: 0,
             answered: 0,
             heard: 0,
+            unproven: 0,
         }
+    }
+
+    /// The device is in another network: what did not answer may be within reach now.
+    pub(crate) fn forgive(&mut self) {
+        self.unproven = 0;
+    }
+
+    /// Begins a new attempt after the route was lost. Addresses that never answered may be those of others, at
+    /// whom the peer aims us by losing its route over and over: they get patient checks only.
+    pub(crate) fn restart_for_route(&mut self, now: Instant, attempt: u64, config: &Config) {
+        self.restart(now, attempt);
+        if self.is_unproven(config) {
+            self.next_check = Some(now + config.patient_interval);
+        }
+    }
+
+    fn is_unproven(&self, config: &Config) -> bool {
+        self.unproven >= config.checks_unproven_max
     }
 
     /// Begins a new attempt: eager checks, from now on.
@@ -132,6 +153,7 @@ impl Pair {
     /// Notes an authenticated check from the pair's address. Returns whether a check back is due.
     pub(crate) fn on_heard(&mut self, now: Instant) -> bool {
         self.heard += 1;
+        self.unproven = 0;
         self.last_heard = now;
         self.is_heard = true;
         if self.state == PairState::Valid {
@@ -166,6 +188,9 @@ impl Pair {
     /// Notes a check sent, and plans the next.
     pub(crate) fn on_check_sent(&mut self, now: Instant, at: Situation, shared: &mut Shared) {
         self.sent += 1;
+        if self.heard == 0 && self.answered == 0 {
+            self.unproven = self.unproven.saturating_add(1);
+        }
         self.unanswered = self.unanswered.saturating_add(1);
         self.last_sent = Some(now);
         self.queued = None;
@@ -185,6 +210,7 @@ impl Pair {
     /// Notes the authenticated answer to a check of this attempt.
     pub(crate) fn on_answer(&mut self, now: Instant, took: Duration, mapped: SocketAddr) {
         self.answered += 1;
+        self.unproven = 0;
         self.unanswered = 0;
         self.is_asymmetric = false;
         self.rtt.on_sample(took);
@@ -302,7 +328,7 @@ impl Pair {
             return (!at.is_direct).then_some(ASYMMETRIC_INTERVAL);
         }
         let config = &shared.config;
-        if at.is_unheard {
+        if at.is_unheard || self.is_unproven(config) {
             return Some(config.patient_interval);
         }
         let age = now.saturating_duration_since(self.attempt_began);

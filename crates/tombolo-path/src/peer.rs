@@ -182,6 +182,7 @@ impl Peer {
         for (address, pair) in &mut self.pairs {
             let is_route = route == Route::Direct(*address);
             pair.restart(now, shared.new_attempt());
+            pair.forgive();
             pair.rtt = Rtt::default();
             if is_route {
                 pair.trust(now);

@@ -75,7 +75,7 @@ impl Peer {
             if *address == lost {
                 pair.suspect(now, attempt, usable_at, error);
             } else if pair.state != PairState::Suspected {
-                pair.restart(now, attempt);
+                pair.restart_for_route(now, attempt, &shared.config);
             }
         }
         self.is_following = false;

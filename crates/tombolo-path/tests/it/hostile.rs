@@ -420,6 +420,34 @@ fn a_peer_heard_after_the_first_100_checks_is_checked_at_once() {
 }
 
 #[test]
+fn a_peer_that_loses_its_route_over_and_over_aims_few_checks_at_others() {
+    let mut world = World::new(1, Nat::None, Nat::None);
+    let (mut a, b) = (world.peer_config(Side::A), world.peer_config(Side::B));
+    let victims: Vec<SocketAddr> = (0..4)
+        .map(|n| ([198, 51, 100, 60 + n], 5000).into())
+        .collect();
+    a.candidates.extend(
+        victims
+            .iter()
+            .map(|victim| Candidate::new(CandidateKind::ServerReflexive, *victim)),
+    );
+    world.introduce_with(Side::A, a);
+    world.introduce_with(Side::B, b);
+    for _ in 0..40 {
+        world.loss = 0;
+        assert!(world.run_until(MS * 10_000, World::both_direct).is_some());
+        world.loss = 100;
+        let is_lost = |world: &World| !world.any_direct();
+        assert!(world.run_until(MS * 60_000, is_lost).is_some());
+    }
+    assert!(world.changes(Side::A, Cause::Suspected).len() >= 40);
+    for victim in victims {
+        let checks = world.seen.iter().filter(|(_, to, _)| *to == victim).count();
+        assert!((60..100).contains(&checks), "{checks} checks to {victim}");
+    }
+}
+
+#[test]
 fn a_check_sealed_with_sha_256_is_answered_with_sha_256() {
     let mut world = lonely();
     let mut bytes = Vec::new();
