@@ -171,6 +171,11 @@ pub struct Operation {
     pub time_ms: u64,
     #[prost(bool, tag = "3")]
     pub legal: bool,
+    /// What it made, if anything: an object, a durable message.
+    #[prost(uint64, tag = "4")]
+    pub object: u64,
+    #[prost(uint64, tag = "5")]
+    pub message: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Open {

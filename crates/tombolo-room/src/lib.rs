@@ -75,7 +75,7 @@ pub use query::{
     VALUES_MAX,
 };
 pub use room::{
-    Applied, BANS_MAX, Member, NODES_LOST_MAX, OPERATIONS_MAX, OPERATIONS_REMEMBERED,
+    Applied, BANS_MAX, Made, Member, NODES_LOST_MAX, OPERATIONS_MAX, OPERATIONS_REMEMBERED,
     OWNER_STATE_BYTES_MAX, PROPERTY_BYTES_MAX, Presence, Room, SnapshotError,
 };
 pub use settings::{

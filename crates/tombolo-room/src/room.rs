@@ -24,10 +24,10 @@ use crate::property::{Change, Properties};
 use crate::settings::{DURATION_MAX, Password, Settings};
 use crate::word::{ObjectId, OperationId, Time};
 use open::Open;
-use operations::Operations;
+use operations::{Done, Operations};
 
 pub use member::{Member, Presence};
-pub use operations::{OPERATIONS_MAX, OPERATIONS_REMEMBERED};
+pub use operations::{Made, OPERATIONS_MAX, OPERATIONS_REMEMBERED};
 pub use snapshot::SnapshotError;
 
 /// Largest state that an owner leaves to its successor, in bytes.
@@ -88,8 +88,11 @@ impl Room {
         let outcome = self.on_body(entry.operation, &entry.body, &mut events);
         // An illegal operation is remembered, too: who was told "full" must not come in later by a
         // repetition.
-        let (operation, is_legal) = (entry.operation, outcome.is_ok());
-        self.operations.remember(operation, self.clock, is_legal);
+        let done = Done {
+            is_legal: outcome.is_ok(),
+            made: Made::of(&events),
+        };
+        self.operations.remember(entry.operation, self.clock, done);
         self.settle(&mut events);
         Applied { events, outcome }
     }
@@ -98,7 +101,14 @@ impl Room {
     /// repeats an act learns by this what became of it.
     #[must_use]
     pub fn was_legal(&self, operation: &OperationId) -> Option<bool> {
-        self.operations.was_legal(operation)
+        Some(self.operations.done(operation)?.is_legal)
+    }
+
+    /// What an operation has made that came lately.
+    #[must_use]
+    pub fn made_by(&self, operation: &OperationId) -> Made {
+        let done = self.operations.done(operation);
+        done.map(|done| done.made).unwrap_or_default()
     }
 
     /// When something is due: whoever hosts the room appends a [`Body::Ticked`] then.

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OnceCell, oneshot, watch};
+use tokio::time::Instant;
 use tombolo_engine::{Expect, Key, Offset, Revision};
 use tombolo_room::{Applied, Body, GroupId, Illegal, Membership, OperationId, Room};
 use tombolo_wire::v1::{self, ErrorCode, response};
@@ -57,6 +58,8 @@ pub(crate) struct State {
     is_unreadable: bool,
     /// The last entry that was read.
     cursor: Option<Offset>,
+    /// When it was.
+    read: Instant,
     /// Entries since the last snapshot.
     entries: usize,
     /// The members whose sessions are on this node.
@@ -227,6 +230,7 @@ impl Host {
             ahead: Some(Room::new()),
             is_unreadable: false,
             cursor: None,
+            read: Instant::now(),
             entries: 0,
             session_by_user: BTreeMap::new(),
             here_since: BTreeMap::new(),

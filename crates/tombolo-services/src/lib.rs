@@ -77,6 +77,7 @@
 
 mod absence;
 mod catalogue;
+mod clock;
 mod cluster;
 mod config;
 mod connection;

@@ -15,6 +15,7 @@ use tombolo_wire::v1::{self, ErrorCode, IceServers, server_frame};
 use tombolo_wire::{NodeId, RoomId, UserId};
 
 use crate::catalogue::Catalogue;
+use crate::clock::SteadyClock;
 use crate::cluster::{Arrivals, Cluster, drop_given_to, give_up_all};
 use crate::config::Config;
 use crate::duplicates;
@@ -50,6 +51,7 @@ pub(crate) struct Node {
     pub(crate) fields: Fields,
     /// Sessions that are about to come from other nodes.
     pub(crate) arrivals: Mutex<Arrivals>,
+    pub(crate) clock: SteadyClock,
     /// How many commands the game may answer at the moment.
     pub(crate) commands: Semaphore,
     pub(crate) is_going_away: AtomicBool,
@@ -141,7 +143,11 @@ impl Node {
 
     /// What the clock says, for rooms.
     pub(crate) fn time(&self) -> Time {
-        let millis = (self.config.unix_now)().as_millis();
+        let wall = (self.config.unix_now)();
+        let millis = self
+            .clock
+            .time(wall, tokio::time::Instant::now())
+            .as_millis();
         Time::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
     }
 

@@ -20,6 +20,7 @@ use tombolo_wire::v1::{
 use tombolo_wire::{PublicKeys, TagName, UserId, VERSION};
 
 use crate::catalogue::Catalogue;
+use crate::clock::SteadyClock;
 use crate::cluster::{self, Arrivals, Cluster, Input, ResumeName, ResumeRefusal};
 use crate::config::{Config, Duplicates};
 use crate::connection::Connection;
@@ -121,6 +122,7 @@ impl Services {
             matchmaker,
             fields: Fields::default(),
             arrivals: Mutex::new(Arrivals::default()),
+            clock: SteadyClock::default(),
             commands: Semaphore::new(hooks::COMMANDS_AT_ONCE),
             is_going_away: AtomicBool::new(false),
             gathers: duplicates::Gathers::default(),

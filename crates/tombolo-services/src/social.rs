@@ -6,7 +6,6 @@
 //! So nothing is queued for devices here, and nothing can be left out: who has missed something is told
 //! from where it was, or that it is lost.
 
-mod clock;
 mod direct;
 mod follower;
 mod groups;
@@ -46,7 +45,6 @@ pub(crate) struct Social {
     segments: Followers<Segment>,
     boards: Followers<Board>,
     tellers: notices::Tellers,
-    clock: clock::SteadyClock,
     pub(crate) presence: presence::Presence,
 }
 
@@ -59,7 +57,6 @@ impl Social {
             segments: Followers::default(),
             boards: Followers::default(),
             tellers: notices::Tellers::new(config),
-            clock: clock::SteadyClock::default(),
             presence: presence::Presence::new(config),
         }
     }
@@ -164,9 +161,7 @@ fn operation_id() -> Result<OperationId, Reject> {
 }
 
 fn time(node: &Node) -> tombolo_social::Time {
-    let wall = (node.config.unix_now)();
-    let time = node.social.clock.time(wall, tokio::time::Instant::now());
-    tombolo_social::Time::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    tombolo_social::Time::from_millis(node.time().as_millis())
 }
 
 /// What is written to a log is paid for by its user.

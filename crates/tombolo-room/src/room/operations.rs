@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::word::{OperationId, Time};
+use crate::event::Event;
+use crate::word::{ObjectId, OperationId, Time};
 
 /// How many operations are remembered in order to recognise a repeated one.
 pub const OPERATIONS_MAX: usize = 4096;
@@ -12,13 +13,44 @@ pub const OPERATIONS_MAX: usize = 4096;
 /// included.
 pub const OPERATIONS_REMEMBERED: Duration = Duration::from_secs(120);
 
+/// What an operation has made: whoever repeats it learns that, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Made {
+    /// The object.
+    pub object: Option<ObjectId>,
+    /// The number of the durable message.
+    pub message: Option<u64>,
+}
+
+impl Made {
+    /// What an entry with these events has made.
+    #[must_use]
+    pub fn of(events: &[Event]) -> Self {
+        let mut made = Self::default();
+        for event in events {
+            if let Event::ObjectCreated { id, .. } = event {
+                made.object = Some(*id);
+            } else if let Event::Said(message) = event {
+                made.message = Some(message.number);
+            }
+        }
+        made
+    }
+}
+
+/// What became of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Done {
+    pub(super) is_legal: bool,
+    pub(super) made: Made,
+}
+
 /// The last operations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Operations {
     /// Oldest first.
     order: VecDeque<(OperationId, Time)>,
-    /// Whether each was legal.
-    known: BTreeMap<OperationId, bool>,
+    known: BTreeMap<OperationId, Done>,
 }
 
 impl Operations {
@@ -26,12 +58,12 @@ impl Operations {
         self.known.contains_key(operation)
     }
 
-    pub(super) fn was_legal(&self, operation: &OperationId) -> Option<bool> {
+    pub(super) fn done(&self, operation: &OperationId) -> Option<Done> {
         self.known.get(operation).copied()
     }
 
     /// Takes note of an operation that is not known yet, and forgets old ones.
-    pub(super) fn remember(&mut self, operation: OperationId, now: Time, was_legal: bool) {
+    pub(super) fn remember(&mut self, operation: OperationId, now: Time, done: Done) {
         while let Some((oldest, since)) = self.order.front()
             && (self.order.len() >= OPERATIONS_MAX || since.after(OPERATIONS_REMEMBERED) < now)
         {
@@ -39,20 +71,20 @@ impl Operations {
             self.order.pop_front();
         }
         self.order.push_back((operation, now));
-        self.known.insert(operation, was_legal);
+        self.known.insert(operation, done);
     }
 
-    /// Oldest first, each with its time and whether it was legal.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (OperationId, Time, bool)> {
+    /// Oldest first, each with its time and what became of it.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (OperationId, Time, Done)> {
         let order = self.order.iter();
         order.map(|(operation, time)| (*operation, *time, self.known[operation]))
     }
 
     /// `None` when some come twice or there are too many.
-    pub(super) fn restore(operations: Vec<(OperationId, Time, bool)>) -> Option<Self> {
+    pub(super) fn restore(operations: Vec<(OperationId, Time, Done)>) -> Option<Self> {
         let known: BTreeMap<_, _> = operations
             .iter()
-            .map(|(id, _, legal)| (*id, *legal))
+            .map(|(id, _, done)| (*id, *done))
             .collect();
         let is_good = known.len() == operations.len() && known.len() <= OPERATIONS_MAX;
         let order = operations

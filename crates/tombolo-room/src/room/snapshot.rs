@@ -9,7 +9,7 @@ use tombolo_wire::{UserId, v1};
 
 use super::member::{Member, Presence};
 use super::open::Open;
-use super::operations::Operations;
+use super::operations::{Done, Made, Operations};
 use super::timer::Timer;
 use super::{NODES_LOST_MAX, Room};
 use crate::contract::{keep_properties, name, parse_name, restore_properties};
@@ -21,7 +21,7 @@ use crate::generated as wire;
 use crate::message::{History, Message};
 use crate::object::Object;
 use crate::property::Properties;
-use crate::word::{OperationId, Time};
+use crate::word::{ObjectId, OperationId, Time};
 
 /// Why bytes are no snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,10 +38,12 @@ impl Room {
             version: VERSION,
             clock_ms: self.clock.as_millis(),
             operations: operations
-                .map(|(id, time, legal)| wire::Operation {
+                .map(|(id, time, done)| wire::Operation {
                     id: Bytes::copy_from_slice(&id.0),
                     time_ms: time.as_millis(),
-                    legal,
+                    legal: done.is_legal,
+                    object: done.made.object.map_or(0, |object| object.0),
+                    message: done.made.message.unwrap_or_default(),
                 })
                 .collect(),
             open: self.open.as_ref().map(keep_open),
@@ -228,9 +230,17 @@ fn keep_seat(user: &UserId, until: Option<Time>) -> wire::KeptSeat {
     }
 }
 
-fn restore_operation(kept: &wire::Operation) -> Result<(OperationId, Time, bool), SnapshotError> {
+fn restore_operation(kept: &wire::Operation) -> Result<(OperationId, Time, Done), SnapshotError> {
     let id = OperationId(array(&kept.id)?);
-    Ok((id, Time::from_millis(kept.time_ms), kept.legal))
+    let some = |number: u64| Some(number).filter(|number| *number != 0);
+    let done = Done {
+        is_legal: kept.legal,
+        made: Made {
+            object: some(kept.object).map(ObjectId),
+            message: some(kept.message),
+        },
+    };
+    Ok((id, Time::from_millis(kept.time_ms), done))
 }
 
 fn array<const N: usize>(bytes: &Bytes) -> Result<[u8; N], SnapshotError> {

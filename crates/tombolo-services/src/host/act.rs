@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tombolo_engine::Expect;
-use tombolo_room::{Act, Actor, Body, Event, Illegal, OperationId, SessionId};
+use tombolo_room::{Act, Actor, Body, Illegal, Made, OperationId, SessionId};
 use tombolo_wire::v1::{self, ErrorCode, response};
 
 use super::{Host, Plan, news};
@@ -29,7 +29,7 @@ impl Host {
         let operation = operation_of(session.id, request);
         match state.room.was_legal(&operation) {
             Some(true) => {
-                let acted = response::Result::Acted(v1::Acted::default());
+                let acted = acted(state.room.made_by(&operation));
                 node.push(session, requests::answer(request, acted));
                 return Ok(Plan::Done);
             }
@@ -72,16 +72,11 @@ impl Host {
 }
 
 /// What is answered to an act that was carried out.
-pub(super) fn acted(events: &[Event]) -> response::Result {
-    let mut acted = v1::Acted::default();
-    for event in events {
-        if let Event::ObjectCreated { id, .. } = event {
-            acted.object = id.0;
-        } else if let Event::Said(message) = event {
-            acted.message = message.number;
-        }
-    }
-    response::Result::Acted(acted)
+pub(super) fn acted(made: Made) -> response::Result {
+    response::Result::Acted(v1::Acted {
+        object: made.object.map_or(0, |object| object.0),
+        message: made.message.unwrap_or_default(),
+    })
 }
 
 /// Why an entry changed nothing, in the words of the contract.

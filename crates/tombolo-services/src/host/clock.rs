@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tombolo_engine::Expect;
-use tombolo_room::{Body, Entry};
+use tombolo_room::{Body, Entry, Time};
 
 use super::{Host, State};
 use crate::entropy;
@@ -16,19 +16,21 @@ impl Host {
     pub(super) async fn tick(&self, node: &Node) {
         let wait = self.lock().wait(node);
         tokio::time::sleep(wait).await;
-        let is_due = {
-            let due = self.lock().room.poll_timeout();
-            due.is_some_and(|due| due <= node.time())
+        let time = {
+            let state = self.lock();
+            let time = state.time(node);
+            let due = state.room.poll_timeout();
+            match due.filter(|due| *due <= time) {
+                Some(_) => time,
+                None => return,
+            }
         };
-        if !is_due {
-            return;
-        }
         let Ok(operation) = entropy::operation_id() else {
             return;
         };
         let entry = Entry {
             operation,
-            time: node.time(),
+            time,
             body: Body::Ticked,
         };
         let operation = tombolo_engine::OperationId(operation.0);
@@ -51,6 +53,13 @@ impl State {
             && present.all(|(_, member)| member.membership().node == *node.name())
     }
 
+    /// What time it is in the room: a node whose clock is ahead may have been in it, and what is to last does not
+    /// last longer for that.
+    fn time(&self, node: &Node) -> Time {
+        let clock = self.room.clock();
+        node.time().max(clock.after(self.read.elapsed()))
+    }
+
     /// How long until this node has to say that time has passed: of several that host the room one
     /// says it at once, the others when it has not.
     fn wait(&self, node: &Node) -> Duration {
@@ -66,7 +75,7 @@ impl State {
             .collect();
         let before = nodes.iter().take_while(|name| **name != node.name());
         let turn = TICK_SPACING * u32::try_from(before.count()).unwrap_or(u32::MAX);
-        let left = due.as_millis().saturating_sub(node.time().as_millis());
+        let left = due.as_millis().saturating_sub(self.time(node).as_millis());
         Duration::from_millis(left)
             .saturating_add(turn)
             .min(WAIT_MAX)

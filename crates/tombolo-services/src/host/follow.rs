@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tombolo_engine::{Offset, TailEvent};
-use tombolo_room::{Body, Entry, EntryError, Event, LeftReason, Member, Membership, Room};
+use tombolo_room::{Body, Entry, EntryError, Event, LeftReason, Made, Member, Membership, Room};
 use tombolo_wire::UserId;
 use tombolo_wire::v1::{self, response, room_event, server_frame};
 
@@ -52,6 +53,7 @@ impl Host {
 
     fn handle_event(self: &Arc<Self>, node: &Arc<Node>, event: TailEvent) {
         let mut state = self.lock();
+        state.read = Instant::now();
         match event {
             TailEvent::Entry { at, entry } => {
                 state.cursor = Some(at);
@@ -144,7 +146,7 @@ impl Host {
         };
         if let (Body::Act { .. }, Ok(()), Some(pending)) = (&entry.body, applied.outcome, &pending)
         {
-            let acted = act::acted(&applied.events);
+            let acted = act::acted(Made::of(&applied.events));
             node.push(&pending.session, requests::answer(pending.request, acted));
         }
         if let Some(pending) = pending {

@@ -4,7 +4,7 @@
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tombolo_engine::{AppendError, Expect, Offset, TailEvent};
-use tombolo_room::{Act, Actor, Applied, Body, Entry, Event, Illegal, OperationId, Value};
+use tombolo_room::{Act, Actor, Applied, Body, Entry, Illegal, Made, OperationId, Value};
 use tombolo_wire::v1::ErrorCode;
 
 use super::{Host, State, reject};
@@ -83,7 +83,7 @@ impl Host {
                 planned => planned?,
             };
             let Some((expect, applied)) = planned else {
-                return Ok(ServerActed::default());
+                return self.what_became(&operation);
             };
             let entry = Entry {
                 operation,
@@ -108,7 +108,7 @@ impl Host {
             }
             match timeout(limit, applied).await {
                 Ok(Ok(applied)) => match applied.outcome {
-                    Ok(()) => return Ok(acted(&applied.events)),
+                    Ok(()) => return Ok(acted(Made::of(&applied.events))),
                     Err(Illegal::Repeated) => return self.what_became(&operation),
                     Err(illegal) => return Err(reject(illegal)),
                 },
@@ -207,8 +207,9 @@ impl Host {
 
     /// What became of an operation that came before.
     fn what_became(&self, operation: &OperationId) -> Result<ServerActed, Reject> {
-        match self.lock().room.was_legal(operation) {
-            Some(true) => Ok(ServerActed::default()),
+        let state = self.lock();
+        match state.room.was_legal(operation) {
+            Some(true) => Ok(acted(state.room.made_by(operation))),
             Some(false) | None => Err(refused_before()),
         }
     }
@@ -238,16 +239,11 @@ pub(crate) fn by_server(act: Act) -> Body {
     }
 }
 
-fn acted(events: &[Event]) -> ServerActed {
-    let mut acted = ServerActed::default();
-    for event in events {
-        if let Event::ObjectCreated { id, .. } = event {
-            acted.object = id.0;
-        } else if let Event::Said(message) = event {
-            acted.message = message.number;
-        }
+fn acted(made: Made) -> ServerActed {
+    ServerActed {
+        message: made.message.unwrap_or_default(),
+        object: made.object.map_or(0, |object| object.0),
     }
-    acted
 }
 
 fn values(properties: &tombolo_room::Properties) -> Vec<(String, Value)> {

@@ -3,8 +3,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
+use tombolo_engine::{Local, LocalConfig};
 use tombolo_wire::v1::{self, ErrorCode, JoinMode, request, response, room_act::Kind};
 
+use crate::cluster::{members, start_with};
 use crate::lab::{Device, Lab, UNIX_NOW};
 
 #[tokio::test(start_paused = true)]
@@ -285,16 +287,48 @@ async fn what_is_to_last_ends_by_itself() {
     let [mut alice, mut bob] = lab.members("r", ["alice", "bob"]).await;
     bob.hears_all = true;
     bob.drain().await;
-    let lasting = Kind::Change(v1::ChangeProperties {
-        changes: vec![v1::PropertyChange {
-            lasts_ms: 5_000,
-            ..integer("buff", 1)
-        }],
-        ..v1::ChangeProperties::default()
-    });
-    alice.act("r", lasting).await.unwrap();
+    alice.act("r", lasting("buff", 5_000)).await.unwrap();
     assert_eq!(bob.next_event().await, "alice: room buff=1");
     tokio::time::sleep(Duration::from_millis(4_500)).await;
+    assert_eq!(bob.next_event().await, "room -buff");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_to_last_lasts_no_longer_since_a_node_with_a_clock_that_is_ahead_was_there() {
+    let local = Local::new(LocalConfig::default());
+    let clocks: [fn() -> Duration; 2] = [virtual_now, || virtual_now() + HOUR / 120];
+    let mut number = 0;
+    let nodes = clocks.map(|now| {
+        number += 1;
+        start_with(&local, number, |config| config.unix_now = now)
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let [mut alice, mut bob] = members(&nodes, "r", [("alice", 0), ("bob", 1)]).await;
+    bob.act("r", set("", 0, "map", 1)).await.unwrap();
+    bob.drain().await;
+    bob.leave("r").await.unwrap();
+    alice.drain().await;
+    alice.hears_all = true;
+    alice.act("r", lasting("buff", 5_000)).await.unwrap();
+    alice.drain().await;
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!(alice.next_event().await, "room -buff");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_jumps_ends_nothing_before_its_time() {
+    let lab = Lab::with(|config| config.unix_now = || virtual_now() + JUMP.get());
+    let [mut alice, mut bob] = lab.members("r", ["alice", "bob"]).await;
+    bob.hears_all = true;
+    bob.drain().await;
+    alice.act("r", lasting("buff", 60_000)).await.unwrap();
+    assert_eq!(bob.next_event().await, "alice: room buff=1");
+    JUMP.set(HOUR);
+    alice.act("r", set("", 0, "map", 1)).await.unwrap();
+    assert_eq!(bob.next_event().await, "alice: room map=1");
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    bob.is_quiet().await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!(bob.next_event().await, "room -buff");
 }
 
@@ -365,6 +399,16 @@ fn set(member: &str, object: u64, key: &str, value: i64) -> Kind {
     })
 }
 
+fn lasting(key: &str, lasts_ms: u64) -> Kind {
+    Kind::Change(v1::ChangeProperties {
+        changes: vec![v1::PropertyChange {
+            lasts_ms,
+            ..integer(key, 1)
+        }],
+        ..v1::ChangeProperties::default()
+    })
+}
+
 fn integer(key: &str, value: i64) -> v1::PropertyChange {
     let kind = Some(v1::property_value::Kind::Integer(value));
     let value = v1::PropertyValue { kind };
@@ -401,7 +445,11 @@ fn say(text: &str, audience: v1::Audience) -> Kind {
 
 thread_local! {
     static START: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// By how much the clock has been set forward.
+    static JUMP: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
+
+const HOUR: Duration = Duration::from_secs(3_600);
 
 /// A wall clock that goes with the test's.
 fn virtual_now() -> Duration {

@@ -1,4 +1,4 @@
-//! The time that this node writes into logs whose entries end by it.
+//! The time that this node writes into logs.
 
 use std::sync::Mutex;
 use std::time::Duration;
