@@ -51,11 +51,11 @@ impl Pacer {
         if self.free_at().is_some_and(|at| at > now) {
             return None;
         }
-        if self.triggered_in_a_row < TRIGGERED_IN_A_ROW_MAX || self.ordinary.is_empty() {
-            if let Some(target) = self.triggered.pop_front() {
-                self.triggered_in_a_row += 1;
-                return Some(target);
-            }
+        let is_their_turn =
+            self.triggered_in_a_row < TRIGGERED_IN_A_ROW_MAX || self.ordinary.is_empty();
+        if is_their_turn && let Some(target) = self.triggered.pop_front() {
+            self.triggered_in_a_row += 1;
+            return Some(target);
         }
         self.triggered_in_a_row = 0;
         self.ordinary.pop_front()
