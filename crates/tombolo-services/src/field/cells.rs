@@ -80,8 +80,10 @@ pub(super) fn encode(
     let (mut entities, mut left) = (entities.as_slice(), left.as_slice());
     let mut messages = Vec::new();
     while !entities.is_empty() || !left.is_empty() {
-        let (some, more) = entities.split_at(entities.len().min(ENTITIES_MAX));
         let (gone, others) = left.split_at(left.len().min(ENTITIES_MAX));
+        // What has left may be back: it is told of no sooner.
+        let count = if others.is_empty() { ENTITIES_MAX } else { 0 };
+        let (some, more) = entities.split_at(entities.len().min(count));
         (entities, left) = (more, others);
         let cell = wire::Cell {
             version: VERSION,
@@ -374,7 +376,7 @@ pub(super) const VERSION: u32 = 1;
 const ENTITIES_MAX: usize = 256;
 
 /// The most cells that a node listens to one by one, for one field.
-const CELLS_MAX: usize = 2048;
+pub(super) const CELLS_MAX: usize = 2048;
 
 /// How long one goes on to hear of a cell to which nobody looks.
 const LINGER: Duration = Duration::from_millis(500);

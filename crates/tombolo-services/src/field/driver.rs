@@ -269,8 +269,9 @@ impl Driver {
 
     fn enter(&mut self, seat: &Arc<Seat>, enter: &Enter) -> Result<(), Refusal> {
         match self.report(seat, &enter.report, seat.marks) {
-            // It was here a moment ago, under another seat.
-            Ok(()) | Err(Refusal::Late) => {}
+            Ok(()) => {}
+            // It was here a moment ago, under another seat, and perhaps with other marks.
+            Err(Refusal::Late) => self.stays(seat),
             Err(refusal) => return Err(refusal),
         }
         self.field.resume(seat.entity, enter.watch, &enter.known)?;
@@ -286,6 +287,17 @@ impl Driver {
         let cell = self.field.cell(enter.report.position);
         self.lookout.note(seat.entity, cell);
         Ok(())
+    }
+
+    /// A device is where it was, and has the marks of a new seat.
+    fn stays(&mut self, seat: &Seat) {
+        let now = self.now();
+        self.field.confirm(now, seat.entity);
+        self.field.mark(seat.entity, seat.marks);
+        self.orphans.remove(&seat.entity);
+        if let Some(position) = self.field.position(seat.entity) {
+            self.news.tell(seat.entity, self.field.cell(position), None);
+        }
     }
 
     fn on_update(&mut self, seat: &Arc<Seat>, report: Option<&OwnReport>, ticks: Ticks) {
@@ -418,6 +430,14 @@ impl Driver {
         if let Some(cell) = heard.asks {
             self.news.ask(self.field.covering(cell));
         }
+        // What has left and is told of has come back since.
+        for entity in &heard.left {
+            if self.node_by_entity.get(entity) == Some(&heard.from) {
+                self.node_by_entity.remove(entity);
+                self.orphans.remove(entity);
+                self.field.remove(*entity);
+            }
+        }
         let node = Arc::clone(&self.node);
         let counters = &node.counters.fields;
         for entity in &heard.entities {
@@ -438,13 +458,6 @@ impl Driver {
                     }
                 }
                 Err(_) => counters.heard_refused.add(1),
-            }
-        }
-        for entity in heard.left {
-            if self.node_by_entity.get(&entity) == Some(&heard.from) {
-                self.node_by_entity.remove(&entity);
-                self.orphans.remove(&entity);
-                self.field.remove(entity);
             }
         }
     }
@@ -484,9 +497,29 @@ impl Driver {
     fn listen(&mut self) -> Option<BTreeSet<CellId>> {
         let cells = self.field.cells_occupied();
         let observed = self.field.cells_seen_from(&cells);
-        self.ears.listen(observed.as_ref());
+        let heard = observed.as_ref().map(|observed| {
+            let here = observed | &self.cells_of_things();
+            if here.len() <= cells::CELLS_MAX {
+                here
+            } else {
+                observed.clone()
+            }
+        });
+        self.ears.listen(heard.as_ref());
         self.lookout.cells = cells;
         observed
+    }
+
+    /// Where things are for which somebody may ask: nobody here looks there, perhaps.
+    fn cells_of_things(&self) -> BTreeSet<CellId> {
+        let locals = self.locals.iter();
+        let own = locals.filter(|(entity, local)| local.seat.entity != **entity);
+        let own = own.map(|(entity, _)| entity);
+        let positions = own.chain(self.things.keys());
+        let positions = positions.filter_map(|entity| self.field.position(*entity));
+        positions
+            .map(|position| self.field.cell(position))
+            .collect()
     }
 
     /// Listens at once where devices look that have come from elsewhere: what is there must be told soon.
@@ -565,8 +598,12 @@ impl Driver {
     }
 
     fn is_idle(&self) -> bool {
-        let since = self.empty_since;
-        since.is_some_and(|since| self.is_nobody_here() && since.elapsed() >= LINGER)
+        let since = self.empty_since.filter(|_| self.is_nobody_here());
+        // Where there are many, those in which nobody is make way.
+        since.is_some_and(|since| {
+            let fields = self.node.fields.len();
+            since.elapsed() >= LINGER || fields > self.node.config.fields.fields_max / 2
+        })
     }
 
     /// Tells other nodes what is new, cell by cell.
@@ -591,9 +628,11 @@ impl Driver {
             }
         }
         let mut left_by_cell: BTreeMap<CellId, Vec<EntityId>> = BTreeMap::new();
-        for (cell, entity) in news.left {
-            left_by_cell.entry(cell).or_default().push(entity);
-            entities_by_cell.entry(cell).or_default();
+        for (entity, cells) in news.left {
+            for cell in cells {
+                left_by_cell.entry(cell).or_default().push(entity);
+                entities_by_cell.entry(cell).or_default();
+            }
         }
         if is_alone {
             return;

@@ -1,6 +1,7 @@
 //! Devices in a field: on one node, on several, and when a node dies.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -382,7 +383,7 @@ async fn a_crowd_keeps_every_devices_budget() {
 async fn nodes_that_split_cells_otherwise_hear_each_other() {
     let local = tombolo_engine::Local::new(tombolo_engine::LocalConfig::default());
     let nodes = [start(&local, 0), start(&local, 1)];
-    let split = Lab::on(std::sync::Arc::new(local.clone()), |config| {
+    let split = Lab::on(Arc::new(local.clone()), |config| {
         config.node = tombolo_wire::NodeId::parse("node-9").unwrap();
         config.fields.settings.split_above = 2;
         config.fields.settings.classes = vec![FieldClass::seen_from(30.0)];
@@ -438,7 +439,7 @@ async fn what_the_game_hides_is_neither_sent_nor_to_be_met() {
     let game = |config: &mut tombolo_services::Config| config.hooks = HookSet::new(Game);
     let local = tombolo_engine::Local::new(tombolo_engine::LocalConfig::default());
     let labs = [0, 1].map(|number| {
-        Lab::on(std::sync::Arc::new(local.clone()), |config| {
+        Lab::on(Arc::new(local.clone()), |config| {
             config.node = tombolo_wire::NodeId::parse(&format!("node-{number}")).unwrap();
             game(config);
         })
@@ -613,6 +614,92 @@ async fn what_a_server_puts_there_stays_as_long_as_it_says_and_is_seen_over_all_
     alice.go(&[0.0, 0.0]);
     let changes = alice.hear().await;
     assert!(changes.ends_with(&[Change::Left(entity)]), "{changes:?}");
+}
+
+/// Marks everybody who enters as it says just then; only those with the same marks see each other.
+struct Turn(Arc<AtomicU64>);
+
+impl Hooks for Turn {
+    fn authorize_field(&self, _: UserId, _: FieldId, _: u8) -> Marking {
+        let marks = self.0.load(Ordering::Relaxed);
+        Box::pin(async move { Ok(marks) })
+    }
+
+    fn sight(&self, _: &FieldId) -> Option<Box<dyn Sight + Send + Sync>> {
+        Some(Box::new(|observer: &Subject, other: &Subject| {
+            observer.marks == other.marks
+        }))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_enters_again_has_its_new_marks_though_it_says_nothing_new() {
+    let marks = Arc::new(AtomicU64::new(1));
+    let lab = Lab::with(|config| config.hooks = HookSet::new(Turn(Arc::clone(&marks))));
+    let mut alice = Walker::new(&lab, "alice", &[0.0, 0.0]).await;
+    let mut bob = Walker::new(&lab, "bob", &[1.0, 0.0]).await;
+    bob.hear().await;
+    assert_eq!(bob.seen(), [alice.entity]);
+    marks.store(2, Ordering::Relaxed);
+    alice.sequence -= 1;
+    alice.enter(&[0.0, 0.0]).await.unwrap();
+    assert_eq!(bob.hear().await, [Change::Left(alice.entity)]);
+    alice.hear().await;
+    assert_eq!(alice.seen(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_has_put_where_no_device_of_its_node_is_is_told_to_those_who_come_there() {
+    let (nodes, _) = cluster::<2>().await;
+    let services = &nodes[0].lab.services;
+    let field = FieldId::parse("plaza").unwrap();
+    let put = services.put_into_field(&field, chest([3.0, 0.0], Duration::from_secs(60)));
+    let entity = put.await.unwrap();
+    let mut bob = Walker::new(&nodes[1].lab, "bob", &[5000.0, 0.0]).await;
+    // Right behind the time at which it is said again.
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    bob.go(&[10.0, 0.0]);
+    assert!(comes(&mut bob, entity).await <= Duration::from_millis(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_taken_away_and_put_again_at_once_is_there_over_other_nodes() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut alice = Walker::new(&nodes[0].lab, "alice", &[0.0, 0.0]).await;
+    let mut bob = Walker::new(&nodes[1].lab, "bob", &[10.0, 0.0]).await;
+    let own = |alice: &mut Walker, at: &[f64]| {
+        let mut report = alice.report(at);
+        report.own = 1;
+        alice.tell(Some(report));
+    };
+    own(&mut alice, &[1.0, 0.0]);
+    bob.hear().await;
+    assert_eq!(bob.seen().len(), 2);
+    for x in [2.0, -2.0] {
+        // In one message with what has just been told of another one.
+        alice.go(&[0.0, 0.0]);
+        let remove = field_request::Kind::Remove(v1::RemoveEntity { own: 1 });
+        assert!(alice.ask(remove).await.is_ok());
+        own(&mut alice, &[x, 0.0]);
+        bob.hear().await;
+        assert_eq!(bob.seen().len(), 2, "at {x}");
+        alice.hear().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fields_in_which_nobody_is_make_way_for_others() {
+    let lab = Lab::with(|config| config.fields.fields_max = 4);
+    let thing = || chest([0.0, 0.0], Duration::from_secs(60));
+    for number in 0..40 {
+        let field = FieldId::parse(&format!("field-{number}")).unwrap();
+        let put = lab.services.put_into_field(&field, thing()).await;
+        assert!(put.is_ok(), "{number}: {put:?}");
+        let taken = lab.services.take_from_field(&field, "chest").await;
+        assert_eq!(taken, Ok(()));
+        // Not before the next tick.
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -23,7 +23,8 @@ pub(super) struct Lookout {
 pub(super) struct News {
     /// Entities, each with the cells that it was in since they were told last.
     pub(super) moved: BTreeMap<EntityId, Vec<CellId>>,
-    pub(super) left: Vec<(CellId, EntityId)>,
+    /// Those that have gone, and from which cells; some may be back.
+    pub(super) left: BTreeMap<EntityId, Vec<CellId>>,
     /// Somebody asks for all that is in these.
     pub(super) asked: BTreeSet<CellId>,
     /// `None` while there is nothing.
@@ -49,7 +50,9 @@ impl News {
     /// An entity is in a cell, and was in another one before.
     pub(super) fn tell(&mut self, entity: EntityId, cell: CellId, before: Option<CellId>) {
         let cells = self.moved.entry(entity).or_default();
-        for cell in before.into_iter().chain([cell]) {
+        // Whoever hears that it has left hears that it is back.
+        let left = self.left.get(&entity).into_iter().flatten().copied();
+        for cell in left.chain(before).chain([cell]) {
             // Whoever hears of the cells before hears where it is now.
             if !cells.contains(&cell) {
                 cells.truncate(CELLS_MAX - 1);
@@ -60,12 +63,13 @@ impl News {
     }
 
     pub(super) fn leave(&mut self, entity: EntityId, cell: CellId) {
-        let mut cells = self.moved.remove(&entity).unwrap_or_default();
-        if !cells.contains(&cell) {
-            cells.push(cell);
+        let cells = self.moved.remove(&entity).unwrap_or_default();
+        let left = self.left.entry(entity).or_default();
+        for cell in cells.into_iter().chain([cell]) {
+            if !left.contains(&cell) {
+                left.push(cell);
+            }
         }
-        self.left
-            .extend(cells.into_iter().map(|cell| (cell, entity)));
         self.wake();
     }
 
