@@ -21,7 +21,7 @@ use crate::event::{Event, Illegal};
 use crate::message::Message;
 use crate::object::Object;
 use crate::property::{Change, Properties};
-use crate::settings::{DURATION_MAX, Password, Settings};
+use crate::settings::{DURATION_MAX, OwnerPolicy, Password, Settings};
 use crate::word::{ObjectId, OperationId, Time};
 use open::Open;
 use operations::{Done, Operations};
@@ -356,6 +356,10 @@ impl Room {
             let is_locked = std::mem::replace(&mut open.settings.is_locked, false);
             open.on_joined(self.clock, &first, &mut happened)?;
             open.settings.is_locked = is_locked;
+            if settings.owner_policy == OwnerPolicy::Manual {
+                // Else somebody could claim it before whoever made it.
+                open.set_owner(Some(first.user), &mut happened);
+            }
         }
         if let Some(reserve) = reserve {
             let by = first.map(|first| first.user.clone());

@@ -67,7 +67,8 @@ pub enum OwnerPolicy {
     /// A present member: when there is none, or it drops or leaves, whoever is reached best, among
     /// equals who came first.
     Automatic,
-    /// The first member, until it gives the room to another. When it has gone, whoever claims it.
+    /// Who made the room, until it gives it to another. When the owner has gone, or where a server made the
+    /// room, whoever claims it.
     Manual,
     /// Nobody.
     None,
