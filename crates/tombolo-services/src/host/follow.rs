@@ -361,9 +361,26 @@ impl Host {
         for (user, _) in dropped {
             self.on_dropped(node, state, user);
         }
+        self.tell_presence(node, state, &old);
         self.tell_anew(node, state, &old);
         for pending in pending.into_values() {
             let _ = pending.outcome.send(Outcome::Again);
+        }
+    }
+
+    /// Tells who was dropped meanwhile, or is back, and has not left in between.
+    fn tell_presence(&self, node: &Arc<Node>, state: &State, old: &Room) {
+        for (user, before) in old.members() {
+            let now = state.room.member(user).filter(|now| {
+                now.membership().session == before.membership().session
+                    && now.is_present() != before.is_present()
+            });
+            for news in now
+                .into_iter()
+                .flat_map(|_| news::of_presence(&state.room, user))
+            {
+                self.tell(node, state, &news);
+            }
         }
     }
 

@@ -119,6 +119,14 @@ pub(super) fn of_return(room: &Room, user: &UserId) -> Vec<News> {
     about_member(room, user, room_event::Kind::Returned)
 }
 
+/// What is told of a member that has been dropped, or is back, while nobody looked.
+pub(super) fn of_presence(room: &Room, user: &UserId) -> Vec<News> {
+    if room.member(user).is_some_and(Member::is_present) {
+        return of_return(room, user);
+    }
+    gone(user, LeftReason::Disconnected, room_event::Kind::Dropped)
+}
+
 /// The room as a member sees it, from nothing; but for the members themselves. `lost` when messages
 /// are missing that it ought to have heard.
 pub(super) fn of_room(

@@ -1,5 +1,6 @@
 //! Members whose connections break for longer than a moment.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tombolo_services::SessionEvent;
@@ -7,6 +8,29 @@ use tombolo_wire::v1::{self, JoinMode, client_frame};
 
 use crate::cluster::{cluster, members};
 use crate::lab::{Lab, message};
+
+#[tokio::test(start_paused = true)]
+async fn who_drops_or_returns_while_a_node_does_not_read_is_told_when_it_reads_anew() {
+    let (nodes, _) = cluster::<2>().await;
+    let [mut alice, mut bob] = members(&nodes, "r", [("alice", 0), ("bob", 1)]).await;
+    alice.hears_all = true;
+    for is_back in [false, true] {
+        alice.drain().await;
+        nodes[0].wire.is_slow.store(true, Ordering::Relaxed);
+        if is_back {
+            assert!(bob.connect(&nodes[1].lab).await.unwrap().resumed);
+        } else {
+            bob.connection = None;
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        nodes[0].wire.is_void.store(true, Ordering::Relaxed);
+        nodes[0].wire.is_slow.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let told = alice.events_until_synced().await;
+        let expected = if is_back { "!bob" } else { "?bob" };
+        assert!(told.contains(&expected.to_owned()), "{told:?}");
+    }
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_member_is_dropped_after_a_moment_and_returns_to_its_seat() {
@@ -76,18 +100,12 @@ async fn a_member_that_loses_its_connection_while_it_joins_is_dropped_too() {
     let (nodes, _) = cluster::<1>().await;
     let [mut alice] = members(&nodes, "r", [("alice", 0)]).await;
     let mut bob = nodes[0].lab.device("bob").await;
-    nodes[0]
-        .wire
-        .is_slow
-        .store(true, std::sync::atomic::Ordering::Relaxed);
+    nodes[0].wire.is_slow.store(true, Ordering::Relaxed);
     bob.ask_join("r", JoinMode::Join, 0);
     tokio::time::sleep(Duration::from_millis(10)).await;
     bob.connection = None;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    nodes[0]
-        .wire
-        .is_slow
-        .store(false, std::sync::atomic::Ordering::Relaxed);
+    nodes[0].wire.is_slow.store(false, Ordering::Relaxed);
     assert_eq!(alice.next_event().await, "+bob");
     assert_eq!(alice.next_event().await, "?bob");
 }
