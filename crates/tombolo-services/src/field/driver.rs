@@ -506,7 +506,7 @@ impl Driver {
             }
         });
         self.ears.listen(heard.as_ref());
-        self.lookout.cells = cells;
+        self.lookout.look(cells);
         observed
     }
 

@@ -688,6 +688,25 @@ async fn what_is_taken_away_and_put_again_at_once_is_there_over_other_nodes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_jumps_on_and_on_has_its_node_listen_anew_only_now_and_then() {
+    let (nodes, _) = cluster::<1>().await;
+    let mut alice = Walker::new(&nodes[0].lab, "alice", &[0.0, 0.0]).await;
+    alice.hear().await;
+    let subscribed = || nodes[0].wire.subscribed.load(Ordering::Relaxed);
+    let before = subscribed();
+    alice.go(&[-1e6, 0.0]);
+    alice.hear().await;
+    let once = subscribed() - before;
+    for jump in 1..=50 {
+        alice.go(&[1e6 * f64::from(jump), 0.0]);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // About ten times in a second, and not fifty.
+    let often = subscribed() - before - once;
+    assert!(often <= 25 * once, "{often} of {once}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn fields_in_which_nobody_is_make_way_for_others() {
     let lab = Lab::with(|config| config.fields.fields_max = 4);
     let thing = || chest([0.0, 0.0], Duration::from_secs(60));

@@ -36,6 +36,8 @@ pub(crate) struct Wire {
     pub(crate) publish_ms: Arc<AtomicU64>,
     /// How many such questions are still answered.
     pub(crate) answers_left: Arc<AtomicU64>,
+    /// How often somewhere was begun to listen.
+    pub(crate) subscribed: Arc<AtomicU64>,
     published: Arc<AtomicU64>,
 }
 
@@ -52,6 +54,7 @@ impl Wire {
             confuse_percent: Arc::default(),
             publish_ms: Arc::default(),
             answers_left: Arc::new(AtomicU64::new(u64::MAX)),
+            subscribed: Arc::default(),
             published: Arc::default(),
         })
     }
@@ -107,6 +110,7 @@ impl Bus for Wire {
         pattern: &'a Pattern,
         messages_max: usize,
     ) -> BoxFuture<'a, Result<Subscription, Unavailable>> {
+        self.subscribed.fetch_add(1, Ordering::Relaxed);
         self.local.subscribe(pattern, messages_max)
     }
 

@@ -16,6 +16,8 @@ pub(super) struct Lookout {
     /// `None` while there are none.
     pub(super) due: Option<Instant>,
     pub(super) last: Option<Instant>,
+    /// Those that were astray since it was looked at all, and those before.
+    hasty: [BTreeSet<EntityId>; 2],
 }
 
 /// What other nodes are to be told.
@@ -38,11 +40,23 @@ impl Lookout {
         if self.cells.contains(&cell) {
             return;
         }
-        // They are no more than the devices here.
+        // They are no more than the devices here. Who jumps on and on waits until all is looked at.
+        let [now_hasty, before] = &mut self.hasty;
+        now_hasty.insert(device);
+        if before.contains(&device) {
+            return;
+        }
         self.astray.insert(device);
         let now = Instant::now();
         let soonest = self.last.map_or(now, |last| (last + PACE).max(now));
         self.due.get_or_insert(soonest);
+    }
+
+    /// This node listens for these cells now.
+    pub(super) fn look(&mut self, cells: BTreeSet<CellId>) {
+        self.cells = cells;
+        let [now_hasty, before] = &mut self.hasty;
+        *before = std::mem::take(now_hasty);
     }
 }
 
