@@ -20,10 +20,9 @@ mod tell;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tombolo_engine::KeyError;
 use tombolo_match::{Name, Rules, RulesError};
@@ -34,7 +33,6 @@ use crate::config::ROOM_MEMBERS_MAX;
 use crate::node::Node;
 use crate::session::Session;
 use desk::Desk;
-use presence::Suspects;
 
 pub(crate) use requests::{MatchmakerRequest, carry_out, parse};
 pub(crate) use room::is_of_match;
@@ -106,9 +104,6 @@ impl MatchPool {
 #[derive(Default)]
 pub(crate) struct Matchmaker {
     desk_by_pool: BTreeMap<Name, Arc<Desk>>,
-    suspects: Mutex<Suspects>,
-    /// Somebody is suspected.
-    wake: Notify,
 }
 
 impl Matchmaker {
@@ -120,14 +115,20 @@ impl Matchmaker {
         });
         Ok(Self {
             desk_by_pool: desks.collect::<Result<_, KeyError>>()?,
-            ..Self::default()
         })
     }
 
     /// Something has become of a session. Its lock may be held.
     pub(crate) fn on_session(&self, session: &Session) {
-        if !self.desk_by_pool.is_empty() {
-            self.suspect(session.id, &session.user);
+        for desk in self.desk_by_pool.values() {
+            desk.suspect(session.id, &session.user);
+        }
+    }
+
+    /// A pool has a ticket of a session, of which it was not told what has become before.
+    fn suspect_in(&self, pool: &Name, session: SessionId, user: &UserId) {
+        if let Some(desk) = self.desk_by_pool.get(pool) {
+            desk.suspect(session, user);
         }
     }
 
@@ -152,9 +153,7 @@ pub(crate) async fn run(node: Arc<Node>) {
     for desk in node.matchmaker.desk_by_pool.values() {
         tasks.spawn(Arc::clone(desk).follow(Arc::clone(&node)));
         tasks.spawn(Arc::clone(desk).lead(Arc::clone(&node)));
-    }
-    if !tasks.is_empty() {
-        tasks.spawn(presence::watch(Arc::clone(&node)));
+        tasks.spawn(presence::watch(Arc::clone(&node), Arc::clone(desk)));
     }
     while tasks.join_next().await.is_some() {}
 }
@@ -162,13 +161,17 @@ pub(crate) async fn run(node: Arc<Node>) {
 /// Has all pools know that a node's lives up to this one are over. Returns when that is done, however
 /// long the engine takes.
 pub(crate) async fn lose(node: Arc<Node>, lost: NodeId, incarnation: u64) {
+    let mut tasks = JoinSet::new();
     for desk in node.matchmaker.desk_by_pool.values() {
+        let (desk, node) = (Arc::clone(desk), Arc::clone(&node));
         let body = tombolo_match::Body::NodeLost {
             node: lost.clone(),
             incarnation,
         };
-        desk.insist(&node, body).await;
+        // Side by side: one pool may take no entries for long.
+        tasks.spawn(async move { desk.insist(&node, body).await });
     }
+    while tasks.join_next().await.is_some() {}
 }
 
 /// Users and their sessions that are told about a ticket.

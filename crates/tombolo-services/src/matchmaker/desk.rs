@@ -14,6 +14,7 @@ use tombolo_wire::v1::{self, ErrorCode};
 
 use super::Devices;
 use super::begun::Begun;
+use super::presence::Suspects;
 use super::tell::{Told, deliver};
 use crate::entropy::{self, NoEntropy};
 use crate::lock::lock;
@@ -33,6 +34,9 @@ pub(crate) struct Desk {
     progress: watch::Sender<u64>,
     /// The lease may be free.
     pub(super) is_hurried: Notify,
+    pub(super) suspects: Mutex<Suspects>,
+    /// Somebody is suspected.
+    pub(super) is_suspected: Notify,
 }
 
 pub(super) struct State {
@@ -107,6 +111,8 @@ impl Desk {
             state: Mutex::new(state),
             progress: watch::Sender::new(0),
             is_hurried: Notify::new(),
+            suspects: Mutex::default(),
+            is_suspected: Notify::new(),
         })
     }
 
@@ -175,14 +181,15 @@ impl Desk {
     }
 
     /// Appends an entry, however long it takes the engine to take it in, unless this node is out of
-    /// its cluster.
-    pub(super) async fn insist(&self, node: &Node, body: Body) {
-        while !node.cluster.is_out() {
+    /// its cluster, or cannot read what comes of it; whether it was taken in.
+    pub(super) async fn insist(&self, node: &Node, body: Body) -> bool {
+        while !node.cluster.is_out() && !self.lock().is_unreadable {
             match self.propose(node, body.clone(), None).await {
-                Ok(_) => return,
+                Ok(_) => return true,
                 Err(_) => tokio::time::sleep(RETRY_DELAY).await,
             }
         }
+        false
     }
 
     async fn propose_once(

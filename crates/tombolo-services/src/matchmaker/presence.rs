@@ -2,7 +2,8 @@
 //!
 //! Whenever something becomes of a session, and when it has come from another node, it is *suspected*:
 //! what the pools say of its user is compared with what is true, and made so. What a pool is told last is
-//! therefore what is true in the end, in whichever order it came about.
+//! therefore what is true in the end, in whichever order it came about. Each pool has suspects of its own: one
+//! that takes no entries keeps no other from being told.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +13,6 @@ use tombolo_match::{Body, Device};
 use tombolo_room::SessionId;
 use tombolo_wire::UserId;
 
-use super::Matchmaker;
 use super::desk::Desk;
 use crate::lock::lock;
 use crate::node::Node;
@@ -34,7 +34,7 @@ enum Place {
     Elsewhere,
 }
 
-impl Matchmaker {
+impl Desk {
     pub(super) fn suspect(&self, session: SessionId, user: &UserId) {
         let mut suspects = lock(&self.suspects);
         if suspects.user_by_session.len() < SUSPECTS_MAX {
@@ -43,7 +43,7 @@ impl Matchmaker {
             suspects.is_all = true;
         }
         drop(suspects);
-        self.wake.notify_one();
+        self.is_suspected.notify_one();
     }
 
     fn take_suspects(&self) -> BTreeMap<SessionId, UserId> {
@@ -52,39 +52,35 @@ impl Matchmaker {
             is_all,
         } = std::mem::take(&mut *lock(&self.suspects));
         if is_all {
-            for desk in self.desk_by_pool.values() {
-                let state = desk.lock();
-                let here = state.here.values().flat_map(|here| &here.devices);
-                user_by_session.extend(here.map(|(user, session)| (*session, user.clone())));
-            }
+            let state = self.lock();
+            let here = state.here.values().flat_map(|here| &here.devices);
+            user_by_session.extend(here.map(|(user, session)| (*session, user.clone())));
         }
         user_by_session
     }
 }
 
 /// Looks at those that are suspected, for as long as it runs.
-pub(super) async fn watch(node: Arc<Node>) {
+pub(super) async fn watch(node: Arc<Node>, desk: Arc<Desk>) {
     loop {
-        node.matchmaker.wake.notified().await;
+        desk.is_suspected.notified().await;
         let mut tasks = JoinSet::new();
-        for (session, user) in node.matchmaker.take_suspects() {
+        for (session, user) in desk.take_suspects() {
             if tasks.len() >= SUSPECTS_AT_ONCE {
                 tasks.join_next().await;
             }
-            tasks.spawn(look_at(Arc::clone(&node), session, user));
+            let (node, desk) = (Arc::clone(&node), Arc::clone(&desk));
+            tasks.spawn(look_at(node, desk, session, user));
         }
         // No session is looked at twice at the same time.
         while tasks.join_next().await.is_some() {}
     }
 }
 
-async fn look_at(node: Arc<Node>, session: SessionId, user: UserId) {
-    for desk in node.matchmaker.desk_by_pool.values() {
-        while let Some(body) = correction(&node, desk, session, &user) {
-            desk.insist(&node, body).await;
-            if node.cluster.is_out() {
-                return;
-            }
+async fn look_at(node: Arc<Node>, desk: Arc<Desk>, session: SessionId, user: UserId) {
+    while let Some(body) = correction(&node, &desk, session, &user) {
+        if !desk.insist(&node, body).await {
+            return;
         }
     }
 }

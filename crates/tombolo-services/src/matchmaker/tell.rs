@@ -213,7 +213,8 @@ impl State {
         } else {
             // What became of them before they had a ticket, the pool was not told.
             for (user, session) in &devices {
-                node.matchmaker.suspect(*session, user);
+                node.matchmaker
+                    .suspect_in(&self.pool.rules().name, *session, user);
             }
             let here = self.here.entry(*ticket).or_default();
             here.devices = devices;

@@ -118,6 +118,8 @@ async fn who_was_away_already_when_its_party_was_submitted_is_away() {
     submit(&mut carol, "teams", 2, &[("carol", 0.0)])
         .await
         .unwrap();
+    // Longer than a match waits for more users.
+    tokio::time::sleep(Duration::from_secs(5)).await;
     carol.is_quiet_of_matches().await;
     assert!(bob.connect(&lab).await.unwrap().resumed);
     found(&mut carol).await;
@@ -173,6 +175,39 @@ async fn who_was_away_when_its_match_began_is_told_when_it_comes_back() {
     assert!(status.is_ok(), "{status:?}");
     assert_eq!(found(&mut alice).await.room, room);
     assert!(alice.join(&room, JoinMode::Join).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_this_release_cannot_read_keeps_no_other_from_knowing_who_is_away() {
+    let (nodes, local) = cluster::<1>().await;
+    let mut alice = seeker(&nodes[0], "alice").await;
+    for pool in ["duel", "teams"] {
+        submit_for(&mut alice, pool, 1, &[("alice", 0.0)], 60)
+            .await
+            .unwrap();
+    }
+    // A later release writes into one of them.
+    let time = tombolo_match::Time::from_millis(now().as_millis() as u64);
+    let operation = [9; 16];
+    let entry = Entry {
+        time,
+        body: Body::Ticked,
+    };
+    let mut entry = entry.encode(tombolo_match::OperationId(operation)).to_vec();
+    entry[1] += 1;
+    let key = pool_key(&local, "pool").await;
+    let operation = tombolo_engine::OperationId(operation);
+    let appended = local.append(&key, entry.into(), Expect::Any, operation);
+    appended.await.unwrap();
+    alice.connection = None;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut bob = seeker(&nodes[0], "bob").await;
+    submit(&mut bob, "teams", 2, &[("bob", 0.0)]).await.unwrap();
+    // Longer than a match waits for more users.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    bob.is_quiet_of_matches().await;
+    assert!(alice.connect(&nodes[0]).await.unwrap().resumed);
+    found(&mut bob).await;
 }
 
 /// Two in the room of their match, which has place for two more; the first owns it.
