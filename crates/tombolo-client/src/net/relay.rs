@@ -53,6 +53,8 @@ pub(crate) enum Outcome {
 
 /// Peers know the new address after so long.
 const HANDOVER: Duration = Duration::from_millis(1500);
+/// An allocation is used, and told of, after so long even if it does not take packets from all peers.
+const READY_WITHIN: Duration = Duration::from_secs(1);
 /// How long packets to an old address are still taken.
 pub(crate) const LINGER: Duration = Duration::from_secs(6);
 
@@ -67,8 +69,11 @@ struct Old {
 #[derive(Default)]
 pub(crate) struct Relays {
     turns: BTreeMap<Carrier, Turn>,
-    /// An allocation over UDP that is to take the place of the one in use.
+    /// An allocation over UDP that is to take the place of the one in use, as soon as it takes packets from
+    /// the peers: they may send there the moment they are told of it.
     next: Option<Turn>,
+    /// Since when it is there; `None` until then.
+    next_since: Option<Instant>,
     old: Option<Old>,
     active: Option<Carrier>,
     /// Peers that want a permission and a channel on the allocation in use.
@@ -105,6 +110,7 @@ impl Relays {
 
     /// Starts an allocation over UDP that takes the place of the one in use as soon as it is there.
     pub(crate) fn start_next(&mut self, server: SocketAddr, client: Client) {
+        self.next_since = None;
         self.next = Some(Turn {
             client,
             server,
@@ -151,7 +157,7 @@ impl Relays {
     /// Forgets an allocation that belongs to an address we no longer have.
     pub(crate) fn forget(&mut self, carrier: Carrier) {
         if carrier == Carrier::Udp {
-            (self.next, self.old) = (None, None);
+            (self.next, self.next_since, self.old) = (None, None, None);
         }
         if self.turns.remove(&carrier).is_some() {
             self.active = self.active.filter(|active| *active != carrier);
@@ -231,6 +237,9 @@ impl Relays {
         if let Some(old) = &mut self.old {
             old.turn.client.connect_peer(now, peer);
         }
+        if let (Some(next), Some(_)) = (&mut self.next, self.next_since) {
+            next.client.connect_peer(now, peer);
+        }
         if let Some(client) = self.active_client() {
             client.connect_peer(now, peer);
         }
@@ -240,6 +249,9 @@ impl Relays {
         self.peers.retain(|known| *known != peer);
         self.before_by_peer
             .retain(|known, before| *known != peer && *before != peer);
+        if let Some(next) = &mut self.next {
+            next.client.release_peer(now, peer);
+        }
         if let Some(client) = self.active_client() {
             client.release_peer(now, peer);
         }
@@ -299,10 +311,12 @@ impl Relays {
         let turns = self.turns.values().chain(&self.next);
         let turns = turns.chain(old.map(|old| &old.turn));
         let given_up = old.filter(|old| !old.is_closed);
+        let ready = self.next_since.map(|since| since + READY_WITHIN);
         turns
             .filter_map(|turn| turn.client.poll_timeout())
             .map(|(at, _)| at)
             .chain(given_up.map(|old| old.since + LINGER))
+            .chain(ready)
             .min()
     }
 
@@ -362,42 +376,56 @@ impl Relays {
         }
     }
 
-    /// Puts an allocation in the place of the one in use once it is there.
+    /// Puts an allocation in the place of the one in use once it is ready.
     fn handle_next(&mut self, now: Instant) {
-        while let Some(event) = self.next.as_mut().and_then(|next| next.client.poll_event()) {
+        while let Some(next) = &mut self.next
+            && let Some(event) = next.client.poll_event()
+        {
             match event {
-                Event::Allocated { relayed, mapped } => {
-                    let Some(mut next) = self.next.take() else {
-                        return;
-                    };
+                Event::Allocated { mapped, .. } => {
                     next.mapped = Some(mapped);
-                    let old = self.turns.insert(Carrier::Udp, next);
-                    self.old = old.map(|turn| Old {
-                        turn,
-                        since: now,
-                        is_closed: false,
-                    });
-                    self.stop_stream(now);
-                    self.active = Some(Carrier::Udp);
-                    for peer in self.peers.clone() {
-                        if let Some(client) = self.active_client() {
-                            client.connect_peer(now, peer);
-                        }
+                    for peer in &self.peers {
+                        next.client.connect_peer(now, *peer);
                     }
-                    let carrier = Carrier::Udp;
-                    self.outcomes.push(Outcome::Allocated { carrier, relayed });
+                    self.next_since = Some(now);
                 }
                 Event::Failed(error) => {
                     tracing::info!(?error, "no relayed address at the new node yet");
-                    self.next = None;
+                    (self.next, self.next_since) = (None, None);
                 }
-                Event::Expired | Event::Closed => self.next = None,
+                Event::Expired | Event::Closed => (self.next, self.next_since) = (None, None),
                 Event::CredentialsRefused
                 | Event::PeerRefused { .. }
                 | Event::ChannelBound(_)
                 | _ => {}
             }
         }
+        let is_ready = |next: &mut Turn, since: Instant| {
+            let mut peers = self.peers.iter();
+            now >= since + READY_WITHIN || peers.all(|peer| next.client.is_bound(now, *peer))
+        };
+        let ready = self
+            .next
+            .take_if(|next| self.next_since.is_some_and(|since| is_ready(next, since)));
+        if let Some(next) = ready {
+            self.next_since = None;
+            self.use_next(now, next);
+        }
+    }
+
+    fn use_next(&mut self, now: Instant, next: Turn) {
+        let relayed = next.client.relayed();
+        let old = self.turns.insert(Carrier::Udp, next);
+        self.old = old.map(|turn| Old {
+            turn,
+            since: now,
+            is_closed: false,
+        });
+        self.stop_stream(now);
+        self.active = Some(Carrier::Udp);
+        let carrier = Carrier::Udp;
+        let outcome = relayed.map(|relayed| Outcome::Allocated { carrier, relayed });
+        self.outcomes.extend(outcome);
     }
 
     fn on_event(&mut self, now: Instant, carrier: Carrier, event: Event) {
