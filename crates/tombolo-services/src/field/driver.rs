@@ -510,18 +510,6 @@ impl Driver {
         observed
     }
 
-    /// Where things are for which somebody may ask: nobody here looks there, perhaps.
-    fn cells_of_things(&self) -> BTreeSet<CellId> {
-        let locals = self.locals.iter();
-        let own = locals.filter(|(entity, local)| local.seat.entity != **entity);
-        let own = own.map(|(entity, _)| entity);
-        let positions = own.chain(self.things.keys());
-        let positions = positions.filter_map(|entity| self.field.position(*entity));
-        positions
-            .map(|position| self.field.cell(position))
-            .collect()
-    }
-
     /// Listens at once where devices look that have come from elsewhere: what is there must be told soon.
     fn listen_for_astray(&mut self) {
         self.lookout.due = None;

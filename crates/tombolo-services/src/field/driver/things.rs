@@ -1,5 +1,9 @@
 //! What servers have put into a field: it has no device, and stays for as long as they say.
 
+use std::collections::BTreeSet;
+
+use tombolo_field::CellId;
+
 use super::super::cells::HeardEntity;
 use super::super::things::Put;
 use super::{Driver, EntityId, Instant, REPEAT, Refusal, Report};
@@ -106,6 +110,18 @@ impl Driver {
                 self.news.tell(*entity, self.field.cell(position), None);
             }
         }
+    }
+
+    /// Where things are for which somebody may ask: nobody here looks there, perhaps.
+    pub(super) fn cells_of_things(&self) -> BTreeSet<CellId> {
+        let locals = self.locals.iter();
+        let own = locals.filter(|(entity, local)| local.seat.entity != **entity);
+        let own = own.map(|(entity, _)| entity);
+        let positions = own.chain(self.things.keys());
+        let positions = positions.filter_map(|entity| self.field.position(*entity));
+        positions
+            .map(|position| self.field.cell(position))
+            .collect()
     }
 
     /// Notes that other nodes are told of an entity; false when it is not here.
