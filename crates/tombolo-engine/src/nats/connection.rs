@@ -300,25 +300,43 @@ impl Counters {
 async fn follow(connection: Weak<Connection>, mut changes: watch::Receiver<u64>) {
     // The first one has been checked.
     changes.mark_unchanged();
-    let mut number = 0;
-    while changes.changed().await.is_ok() {
+    let (mut number, mut is_up) = (0, true);
+    loop {
+        // While none is in use, it is looked for: the client may take long to take a server up, and what it says
+        // of that may get lost.
+        let look_again = async {
+            if is_up {
+                std::future::pending().await
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        };
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() {
+                return;
+            },
+            () = look_again => {}
+        }
         let Some(connection) = connection.upgrade() else {
             return;
         };
+        is_up = false;
         connection.link.send_if_modified(|link| {
             let was_up = matches!(link, Link::Up(_));
             *link = Link::Down;
             was_up
         });
+        let is_connected =
+            || connection.client.connection_state() == async_nats::connection::State::Connected;
         // Answered once the client has taken the new server up.
-        if connection.within(connection.client.flush()).await.is_err()
-            || connection.client.connection_state() != async_nats::connection::State::Connected
+        if !is_connected()
+            || connection.within(connection.client.flush()).await.is_err()
+            || !is_connected()
         {
             continue;
         }
         match connection.admit() {
             Ok(()) => {
-                number += 1;
+                (number, is_up) = (number + 1, true);
                 tracing::info!(number, "connected to NATS again");
                 connection.link.send_replace(Link::Up(number));
             }
@@ -387,6 +405,7 @@ const RECONNECT_MAX: Duration = Duration::from_secs(1);
 const TROUBLE_MAX_MS: u64 = 3_000;
 
 /// Before a server that may not be used is left for another.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const REFUSED_DELAY: Duration = Duration::from_secs(1);
 
 /// Most messages that wait for a subscriber; those who take them never wait themselves.

@@ -1,7 +1,8 @@
 //! Watching values: a consumer for each stream, made anew when anything is missed.
 //!
 //! The consumer first gives the last message of each subject, then what comes. How many there are at
-//! first is told when it is made, so that the end of the snapshot is known for an empty prefix too.
+//! first is told when it is made, so that the end of the snapshot is known for an empty prefix too; how many
+//! are still to come, each message tells: what is overwritten or ends meanwhile does not come any more.
 //! Its messages are numbered: a gap, or silence where heartbeats should be, or a new connection,
 //! means that something may have been missed.
 
@@ -70,8 +71,8 @@ struct Source {
     epoch: Epoch,
     /// The consumer, to be deleted at the end.
     consumer: String,
-    /// How many messages of the snapshot are to come.
-    to_come: u64,
+    /// Whether all that there was when it began has come.
+    is_synced: bool,
     /// The number of the consumer's last message.
     last: u64,
     /// When it was heard of last.
@@ -167,7 +168,7 @@ impl Watcher {
             shard: Arc::clone(shard),
             epoch,
             consumer,
-            to_come: info.num_pending,
+            is_synced: info.num_pending == 0,
             last: 0,
             heard: Instant::now(),
         };
@@ -182,7 +183,7 @@ impl Watcher {
         let mut of_snapshot = 0;
         let out = self.out.clone();
         loop {
-            if !is_synced && sources.iter().all(|source| source.to_come == 0) {
+            if !is_synced && sources.iter().all(|source| source.is_synced) {
                 is_synced = true;
                 self.pending.push_back(WatchEvent::Synced);
                 of_snapshot = self.pending.len();
@@ -244,8 +245,7 @@ impl Watcher {
         if place.number != source.last {
             return Err(Missed);
         }
-        let is_of_snapshot = source.to_come > 0;
-        source.to_come = source.to_come.saturating_sub(1);
+        source.is_synced |= place.pending == 0;
         let key = source
             .shard
             .key(source.epoch, &message.subject)
@@ -258,10 +258,9 @@ impl Watcher {
             number: place.seq,
         };
         if message.headers.as_ref().is_some_and(is_deletion) {
-            if !is_of_snapshot {
-                self.pending
-                    .push_back(WatchEvent::Deleted { key, revision });
-            }
+            // It may have been told of before it was deleted, or it may not.
+            self.pending
+                .push_back(WatchEvent::Deleted { key, revision });
         } else {
             let value = message.payload;
             let entry = KvEntry { value, revision };
@@ -270,7 +269,7 @@ impl Watcher {
         Ok(())
     }
 
-    async fn on_heartbeat(&self, source: &Source, message: Message) -> Result<(), Missed> {
+    async fn on_heartbeat(&self, source: &mut Source, message: Message) -> Result<(), Missed> {
         // A question whether we keep up is answered; a sign of life says what was sent last.
         let header = |name| {
             let headers = message.headers.as_ref()?;
@@ -283,7 +282,12 @@ impl Watcher {
         }
         match header(LAST_CONSUMER).map(|last| last.parse::<u64>()) {
             Some(Ok(last)) if last != source.last => Err(Missed),
-            Some(_) | None => Ok(()),
+            Some(_) => {
+                // Nothing is left to be sent: what was to come has ended before it came.
+                source.is_synced = true;
+                Ok(())
+            }
+            None => Ok(()),
         }
     }
 
@@ -309,6 +313,8 @@ struct Missed;
 struct Place {
     seq: u64,
     number: u64,
+    /// How many are to come after it.
+    pending: u64,
 }
 
 impl Place {
@@ -325,6 +331,7 @@ impl Place {
         Some(Self {
             seq: tokens.get(first + 3)?.parse().ok()?,
             number: tokens.get(first + 4)?.parse().ok()?,
+            pending: tokens.get(first + 6)?.parse().ok()?,
         })
     }
 }
@@ -345,18 +352,23 @@ mod tests {
 
     #[test]
     fn the_place_of_a_message_is_read_in_both_forms() {
-        let place = Some(Place { seq: 17, number: 3 });
+        let place = Some(Place {
+            seq: 17,
+            number: 3,
+            pending: 5,
+        });
         assert_eq!(
-            Place::read("$JS.ACK.stream.consumer.1.17.3.1700000.0"),
+            Place::read("$JS.ACK.stream.consumer.1.17.3.1700000.5"),
             place
         );
-        let long = "$JS.ACK.domain.hash.stream.consumer.1.17.3.1700000.0.random";
+        let long = "$JS.ACK.domain.hash.stream.consumer.1.17.3.1700000.5.random";
         assert_eq!(Place::read(long), place);
         for bad in [
             "",
             "$JS.ACK",
             "$JS.FC.a.b.1.17.3.1700000.0",
             "$JS.ACK.a.b.1.x.3.4.5",
+            "$JS.ACK.a.b.1.2.3.4.x",
         ] {
             assert_eq!(Place::read(bad), None, "{bad:?}");
         }
