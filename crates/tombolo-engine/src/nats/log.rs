@@ -184,17 +184,22 @@ impl Shared {
         headers.insert(AT, at.to_string().as_str());
         headers.insert(PARTS, count.to_string().as_str());
         // Of two who keep one at the same time the later one wins; the other has done no harm.
-        let expected = Some(old.map_or(0, |old| old.seq));
+        let expected = Some(old.as_ref().map_or(0, |old| old.seq));
         let pointer = self
             .write_snapshot(self.pointer_subject(key), first, headers, expected)
             .await?;
 
         // From here on it is kept; that the rest is tidied up can wait for the next one.
-        let entries = Purge {
-            filter: subject,
-            seq: Some(at.seq),
-        };
-        self.purge(shard, &entries).await;
+        // Entries since the one before stay, too: servers that lose power may have taken them away, and not have
+        // kept what stands for them.
+        let before = old.filter(|old| old.at.epoch == at.epoch);
+        if let Some(before) = before {
+            let entries = Purge {
+                filter: subject,
+                seq: Some(before.at.seq),
+            };
+            self.purge(shard, &entries).await;
+        }
         // The parts of the one before, and of those whose writers died before they were done. Whoever has
         // written one and still writes looked for the pointer before this one was there, and will fail.
         let parts = Purge {

@@ -220,7 +220,7 @@ impl Shard {
 
     /// Makes it; when somebody else is faster, theirs is taken.
     async fn make(&self, connection: &Connection) -> Result<StreamInfo, NatsError> {
-        let config = self.stream_config(creation_time(), connection.has_batches());
+        let config = self.stream_config(self.next_epoch(), connection.has_batches());
         let subject = format!("$JS.API.STREAM.CREATE.{}", self.name);
         match connection.ask(subject, &config).await {
             Err(error) if error.code() == Some(api::NAME_IN_USE) => {
@@ -230,6 +230,12 @@ impl Shard {
             }
             info => info.map_err(|error| self.failed(&error)),
         }
+    }
+
+    /// Later than any that is known, though the clock may have been set back.
+    fn next_epoch(&self) -> Epoch {
+        let after = Epoch(self.epoch().0.saturating_add(1));
+        creation_time().max(after)
     }
 
     fn stream_config(&self, epoch: Epoch, has_time_to_live: bool) -> StreamConfig {

@@ -75,9 +75,6 @@ pub enum Refusal {
     /// Its version cannot be read.
     #[error("NATS server has a version that cannot be read")]
     Unreadable,
-    /// It has no JetStream.
-    #[error("NATS server has no JetStream")]
-    NoJetStream,
 }
 
 /// The text is no version.

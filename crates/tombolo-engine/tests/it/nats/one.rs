@@ -67,6 +67,62 @@ async fn a_server_whose_compare_and_swap_is_not_exclusive_is_refused_for_replica
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_goes_while_a_watch_reads_what_there_was_is_told_to_have_gone() {
+    let Some(binary) = server(servers::current()) else {
+        return;
+    };
+    let servers = Servers::start(&binary, 1, "");
+    let mut few = config(servers.urls(), 1, "t");
+    few.events_max = 1;
+    let engine = Nats::connect(few).await.unwrap();
+    let names = (0..VALUES).map(|number| format!("{number:03}"));
+    let keys: Vec<_> = names
+        .map(|name| tombolo_engine::Key::new(["p", &name]).unwrap())
+        .collect();
+    let value = Bytes::from(vec![0; 256 * 1024]);
+    let mut revisions = Vec::new();
+    for key in &keys {
+        let written = engine.cas(key, None, Some(value.clone())).await;
+        revisions.push(written.unwrap());
+    }
+    let mut watch = engine.watch(&key("p")).await.unwrap();
+    let mut there = BTreeSet::new();
+    while !there.contains(&keys[0]) {
+        match watch.next().await.unwrap() {
+            WatchEvent::Put { key, .. } => there.insert(key),
+            event @ (WatchEvent::Deleted { .. } | WatchEvent::Synced | WatchEvent::Reset) => {
+                panic!("{event:?} before what there was")
+            }
+        };
+    }
+    // The servers send no more than is taken, so that the last values are not on their way yet.
+    engine
+        .cas(&keys[0], Some(revisions[0]), None)
+        .await
+        .unwrap();
+    for at in VALUES - AGAIN..VALUES {
+        let again = engine.cas(&keys[at], Some(revisions[at]), Some("b".into()));
+        again.await.unwrap();
+    }
+    let (mut is_synced, mut again) = (false, 0);
+    while !is_synced || again < AGAIN {
+        match watch.next().await.unwrap() {
+            WatchEvent::Put { key, entry } => {
+                again += usize::from(entry.value == "b");
+                there.insert(key);
+            }
+            WatchEvent::Deleted { key, .. } => {
+                there.remove(&key);
+            }
+            WatchEvent::Synced => is_synced = true,
+            WatchEvent::Reset => panic!("nothing was missed"),
+        }
+    }
+    assert!(!there.contains(&keys[0]), "it has gone");
+    assert_eq!(there.len(), VALUES - 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_server_alone_serves_where_the_configuration_allows_it() {
     let Some(binary) = server(servers::installed("nats-server-old")) else {
         return;
@@ -329,3 +385,8 @@ pub(super) fn server(found: Result<PathBuf, String>) -> Option<PathBuf> {
         }
     }
 }
+
+/// Of 256 KiB each.
+const VALUES: usize = 300;
+/// So many of them are written once more.
+const AGAIN: usize = 100;
