@@ -10,13 +10,15 @@
 //! without the engine nobody can be fenced: then everybody goes on.
 //!
 //! 1. [`Directory::handle_record`] what the watch of all records tells, [`Directory::handle_synced`]
-//!    once it has told all;
+//!    once it has told all, and [`Directory::handle_reset`] when it tells all again;
 //! 2. [`Directory::handle_heartbeat`] each heartbeat from the bus, this node's own too;
 //! 3. sleep until [`Directory::poll_timeout`], then [`Directory::handle_timeout`];
 //! 4. after each call drain [`Directory::poll_command`] and [`Directory::poll_event`]; each
 //!    [`Command::Write`] is answered by [`Directory::handle_written`].
 
-use std::collections::{BTreeMap, VecDeque};
+mod lost;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use tombolo_engine::Revision;
@@ -38,6 +40,8 @@ pub(crate) struct Directory {
     /// Whether all records have been read once.
     is_synced: bool,
     record_by_node: BTreeMap<NodeId, (Record, Revision)>,
+    /// Those that have not been told again since all are told anew.
+    untold: BTreeSet<NodeId>,
     peer_by_node: BTreeMap<NodeId, Peer>,
     /// When this node last heard itself.
     echo: Option<Instant>,
@@ -61,7 +65,8 @@ enum Me {
     /// In the cluster, with a record of this revision, which is to be renewed then.
     In {
         epoch: u64,
-        revision: Revision,
+        /// `None` when the record was lost.
+        revision: Option<Revision>,
         renew_at: Instant,
     },
 }
@@ -146,6 +151,7 @@ impl Directory {
             is_leaving: false,
             is_synced: false,
             record_by_node: BTreeMap::new(),
+            untold: BTreeSet::new(),
             peer_by_node: BTreeMap::new(),
             echo: None,
             ticked: now,
@@ -162,6 +168,7 @@ impl Directory {
     /// A record as it is now. Older ones than known change nothing.
     pub(crate) fn handle_record(&mut self, now: Instant, record: Record, revision: Revision) {
         let node = record.name.clone();
+        self.untold.remove(&node);
         let known = self.record_by_node.get(&node);
         if known.is_some_and(|(_, known)| revision <= *known)
             || (known.is_none() && !self.has_place())
@@ -193,6 +200,10 @@ impl Directory {
     /// All records that there were have been told.
     pub(crate) fn handle_synced(&mut self, now: Instant) {
         self.is_synced = true;
+        self.forget_untold(now);
+        if let Me::In { .. } = self.me {
+            return;
+        }
         // Whoever has this name is given time to be heard.
         self.try_at = now + SILENCE_MAX;
         if !self.record_by_node.contains_key(&self.name) {
@@ -367,7 +378,7 @@ impl Directory {
                 epoch,
                 revision: held,
                 ..
-            } if *epoch == record.epoch && is_mine => *held = revision,
+            } if *epoch == record.epoch && is_mine => *held = Some(revision),
             Me::In { epoch, .. } => {
                 let epoch = *epoch;
                 self.me = Me::Out;
@@ -392,7 +403,7 @@ impl Directory {
                 self.epoch_min = epoch + 1;
                 self.me = Me::In {
                     epoch,
-                    revision,
+                    revision: Some(revision),
                     renew_at: now + RENEW_INTERVAL,
                 };
                 self.beat_at = now;
@@ -526,7 +537,7 @@ impl Directory {
             heir: None,
             ..self.facts.clone()
         };
-        let expected = Some(*revision);
+        let expected = *revision;
         self.write(expected, record);
     }
 
@@ -558,7 +569,9 @@ impl Directory {
             self.beat(now, Some(node));
         }
         for node in mute {
-            self.claim(&node, mine);
+            if !self.drop_without_record(&node) {
+                self.claim(&node, mine);
+            }
         }
     }
 

@@ -23,6 +23,10 @@ use crate::social;
 /// What the directory is told.
 pub(crate) enum Input {
     Record(Record, Revision),
+    /// There is no record of that node.
+    Missing(NodeId),
+    /// All records are told again.
+    Reset,
     Synced,
     Heartbeat(Heartbeat),
     Written(WriteId, Record, Written),
@@ -133,8 +137,9 @@ async fn watch(node: Arc<Node>, records: Key, inputs: mpsc::Sender<Input>) {
                         }
                     },
                     WatchEvent::Synced => Input::Synced,
-                    // Nobody deletes a record, and all that follows a reset is told anyhow.
-                    WatchEvent::Deleted { .. } | WatchEvent::Reset => continue,
+                    WatchEvent::Reset => Input::Reset,
+                    // Nobody deletes a record.
+                    WatchEvent::Deleted { .. } => continue,
                 };
                 if inputs.send(input).await.is_err() {
                     return;
@@ -175,6 +180,8 @@ impl Driver {
             Input::Record(record, revision) => {
                 self.directory.handle_record(now, record, revision);
             }
+            Input::Missing(node) => self.directory.handle_missing(now, &node),
+            Input::Reset => self.directory.handle_reset(),
             Input::Synced => self.directory.handle_synced(now),
             Input::Heartbeat(beat) => self.directory.handle_heartbeat(now, &beat),
             Input::Written(id, record, written) => {
@@ -293,11 +300,17 @@ impl Driver {
                     let Ok(key) = key_of(&name) else {
                         return;
                     };
-                    if let Ok(Ok(Some(entry))) = timeout(STORE_TIMEOUT, node.engine.get(&key)).await
-                        && let Ok(record) = Record::decode(&entry.value)
-                    {
-                        let _ = inputs.send(Input::Record(record, entry.revision)).await;
-                    }
+                    let Ok(Ok(found)) = timeout(STORE_TIMEOUT, node.engine.get(&key)).await else {
+                        return;
+                    };
+                    let input = match found {
+                        None => Input::Missing(name),
+                        Some(entry) => match Record::decode(&entry.value) {
+                            Ok(record) => Input::Record(record, entry.revision),
+                            Err(_) => return,
+                        },
+                    };
+                    let _ = inputs.send(input).await;
                 });
             }
         }

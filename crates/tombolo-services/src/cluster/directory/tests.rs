@@ -111,6 +111,33 @@ fn a_second_process_of_one_name_stays_out_while_the_first_lives() {
 }
 
 #[test]
+fn nodes_whose_records_are_lost_write_them_anew_and_go_on() {
+    for seed in 0..100 {
+        let mut world = World::new(seed, 4, Trouble::NONE);
+        world.run(Duration::from_secs(5));
+        let before: Vec<_> = (0..3).map(|number| world.epoch(number)).collect();
+        world.crash(3);
+        world.forget();
+        world.run(Duration::from_secs(5));
+        let after: Vec<_> = (0..3).map(|number| world.epoch(number)).collect();
+        assert_eq!(before, after, "seed {seed}");
+        assert_eq!(world.fenced, 0, "seed {seed}");
+        for node in &world.nodes[..3] {
+            let directory = node.directory.as_ref().unwrap();
+            assert_eq!(directory.others().count(), 2, "seed {seed}");
+            assert_eq!(directory.peer_by_node.len(), 2, "seed {seed}");
+        }
+        // Whoever comes now finds all.
+        let mut fresh = world.node(4, 99);
+        fresh.told = 0;
+        world.nodes.push(fresh);
+        world.nodes.remove(3);
+        world.run(Duration::from_secs(5));
+        world.assert_settled();
+    }
+}
+
+#[test]
 fn nodes_that_are_gone_make_place_for_new_ones() {
     let mut world = World::new(5, 1, Trouble::NONE);
     world.run(Duration::from_secs(5));
@@ -202,6 +229,8 @@ struct Node {
 enum Input {
     Heartbeat(Heartbeat),
     Record(Record, Revision),
+    Missing(NodeId),
+    Reset,
     Synced,
     Written(u64, WriteId, Record, Written),
 }
@@ -260,6 +289,14 @@ impl World {
         node.directory = None;
         node.inbox.clear();
         node.chores.clear();
+    }
+
+    /// The store has lost all, and whoever watches it is told that it begins anew.
+    fn forget(&mut self) {
+        self.store.clear();
+        for node in &mut self.nodes {
+            node.inbox.extend([Input::Reset, Input::Synced]);
+        }
     }
 
     /// Ends all trouble.
@@ -375,6 +412,8 @@ impl World {
                     directory.handle_heartbeat(now, &beat);
                 }
                 Input::Record(record, revision) => directory.handle_record(now, record, revision),
+                Input::Missing(name) => directory.handle_missing(now, &name),
+                Input::Reset => directory.handle_reset(),
                 Input::Synced => directory.handle_synced(now),
                 Input::Written(process, id, record, written) if process == node.process => {
                     directory.handle_written(now, id, record, written);
@@ -434,12 +473,13 @@ impl World {
                     record,
                 } => self.write(number, id, &name, expected, record),
                 Command::Read { node: name } => {
-                    if let Some((record, revision)) = self.store.get(&name).cloned()
-                        && !self.nodes[number].is_cut
-                    {
+                    if !self.nodes[number].is_cut {
+                        let found = self.store.get(&name).cloned();
+                        let answer = found.map_or(Input::Missing(name), |(record, revision)| {
+                            Input::Record(record, revision)
+                        });
                         let at = self.now + self.delay();
-                        self.under_way
-                            .push((at, number, Input::Record(record, revision)));
+                        self.under_way.push((at, number, answer));
                     }
                 }
             }
