@@ -7,7 +7,7 @@ use super::connection::NatsError;
 use super::version::Version;
 
 /// How to reach the servers, and what to keep there. All nodes of a cluster have the same.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct NatsConfig {
     /// URLs of the servers, such as `nats://10.0.0.1:4222` or `tls://nats.example:4222`; one is
@@ -79,6 +79,35 @@ impl std::fmt::Debug for NatsAuth {
             Self::Credentials(_) => "Credentials",
             Self::Nkey(_) => "Nkey",
         })
+    }
+}
+
+impl std::fmt::Debug for NatsConfig {
+    /// Without the secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NatsConfig")
+            .field("servers", &urls_to_tell(&self.servers))
+            .field("auth", &self.auth)
+            .field("prefix", &self.prefix)
+            .field("replicas", &self.replicas)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Servers, as they may be told to whoever reads the log.
+pub(super) fn urls_to_tell(servers: &[String]) -> String {
+    let servers: Vec<_> = servers.iter().map(|url| without_secrets(url)).collect();
+    servers.join(", ")
+}
+
+/// A server's URL without what logs in.
+pub(super) fn without_secrets(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+    if scheme.is_empty() {
+        place.to_owned()
+    } else {
+        format!("{scheme}://{place}")
     }
 }
 
@@ -158,3 +187,22 @@ const LEASE_TIME_MIN: Duration = Duration::from_secs(1);
 /// How long the servers recognise a repeated write: longer than writes are held, and than the longest
 /// election; each id costs them about 400 bytes.
 pub(super) const DEDUPLICATION: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_in_urls_are_not_told() {
+        for (url, told) in [
+            ("nats://10.0.0.1:4222", "nats://10.0.0.1:4222"),
+            ("nats://alice:p@ss@10.0.0.1:4222", "nats://10.0.0.1:4222"),
+            ("tls://token@nats.example", "tls://nats.example"),
+            ("alice:secret@10.0.0.1", "10.0.0.1"),
+        ] {
+            assert_eq!(without_secrets(url), told);
+        }
+        let config = NatsConfig::new(vec!["nats://alice:secret@10.0.0.1".to_owned()]);
+        assert!(!format!("{config:?}").contains("secret"));
+    }
+}

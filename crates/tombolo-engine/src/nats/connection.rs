@@ -9,7 +9,7 @@ use async_nats::{Client, ConnectOptions, Event, ServerAddr, Subscriber};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::config::{NatsAuth, NatsConfig};
+use super::config::{NatsAuth, NatsConfig, urls_to_tell, without_secrets};
 use super::version::{Refusal, Version};
 use super::{NatsStats, api};
 use crate::Unavailable;
@@ -119,7 +119,7 @@ impl Connection {
         let mut servers = Vec::new();
         for url in &config.servers {
             let parsed = url.parse::<ServerAddr>();
-            servers.push(parsed.map_err(|_| NatsError::Url(url.clone()))?);
+            servers.push(parsed.map_err(|_| NatsError::Url(without_secrets(url)))?);
         }
         let counters = Arc::new(Counters::default());
         // Grows with each connection made or lost; the checker below follows it.
@@ -137,7 +137,7 @@ impl Connection {
         });
         let client = options.connect(servers).await;
         let client = client.map_err(|error| NatsError::Connect {
-            servers: config.servers.join(", "),
+            servers: urls_to_tell(&config.servers),
             error,
         })?;
         let connection = Arc::new(Self {
