@@ -97,6 +97,23 @@ pub enum Comparison {
     Absent,
 }
 
+impl Comparison {
+    /// How many values it compares with, at most.
+    #[must_use]
+    pub fn values(&self) -> usize {
+        match self {
+            Self::Equal(values) | Self::Unequal(values) => values.len(),
+            Self::Less(_)
+            | Self::AtMost(_)
+            | Self::Greater(_)
+            | Self::AtLeast(_)
+            | Self::Prefix(_)
+            | Self::Present
+            | Self::Absent => 1,
+        }
+    }
+}
+
 /// By what found rooms are ordered. Those without the aspect come last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {

@@ -269,7 +269,11 @@ fn parse_query(
         };
         Reject::new(code, error)
     })?;
-    if !session.account().finds.take(now, 1) {
+    let conditions = query.conditions.iter();
+    let values: usize = conditions.map(|one| one.comparison.values()).sum();
+    // Whoever asks for much looks as often as that takes.
+    let looks = 1 + values / VALUES_PER_LOOK;
+    if !session.account().finds.take(now, looks) {
         return Err(Reject::new(ErrorCode::Limit, "too many looks for rooms"));
     }
     Ok(query)
@@ -386,3 +390,6 @@ fn malformed(error: EntryError) -> Reject {
     };
     Reject::new(ErrorCode::BadFrame, message)
 }
+
+/// With so many values a room is compared in one look.
+const VALUES_PER_LOOK: usize = 16;

@@ -555,6 +555,12 @@ async fn who_looks_too_often_or_for_nothing_known_is_refused() {
         ..v1::RoomQuery::default()
     };
     assert_eq!(alice.find(too_much).await, Err(ErrorCode::Limit));
+    let values = (0..32).map(|number| text(&number.to_string())).collect();
+    let costly = v1::RoomQuery {
+        conditions: vec![condition("x", v1::Comparison::Equal, values)],
+        ..v1::RoomQuery::default()
+    };
+    assert_eq!(alice.find(costly).await, Err(ErrorCode::Limit), "as three");
     for _ in 0..2 {
         alice.find(v1::RoomQuery::default()).await.unwrap();
     }
@@ -573,7 +579,7 @@ async fn who_looks_too_often_or_for_nothing_known_is_refused() {
         ..v1::Join::default()
     };
     assert_eq!(alice.join_found(made).await, Err(ErrorCode::BadFrame));
-    assert_eq!(lab.refused(ErrorCode::Limit), 2);
+    assert_eq!(lab.refused(ErrorCode::Limit), 3);
 }
 
 impl Device {
