@@ -281,12 +281,12 @@ impl Watcher {
             return self.connection.within(answer).await.map_err(|_| Missed);
         }
         match header(LAST_CONSUMER).map(|last| last.parse::<u64>()) {
-            Some(Ok(last)) if last != source.last => Err(Missed),
-            Some(_) => {
+            Some(Ok(last)) if last == source.last => {
                 // Nothing is left to be sent: what was to come has ended before it came.
                 source.is_synced = true;
                 Ok(())
             }
+            Some(_) => Err(Missed),
             None => Ok(()),
         }
     }
