@@ -490,17 +490,7 @@ async fn nobody_is_drawn_into_a_party_who_is_not_in_its_room() {
 
 #[tokio::test(start_paused = true)]
 async fn a_running_match_is_filled_up_and_newcomers_get_a_seat_in_its_room() {
-    let lab = lab();
-    let mut alice = seeker(&lab, "alice").await;
-    let mut bob = seeker(&lab, "bob").await;
-    submit(&mut alice, "teams", 1, &[("alice", 0.0)])
-        .await
-        .unwrap();
-    submit(&mut bob, "teams", 2, &[("bob", 0.0)]).await.unwrap();
-    let first = found(&mut alice).await;
-    found(&mut bob).await;
-    alice.join(&first.room, JoinMode::Join).await.unwrap();
-    bob.join(&first.room, JoinMode::Join).await.unwrap();
+    let (mut alice, mut bob, first, lab) = running().await;
 
     let teams = first.teams.iter().map(|team| v1::BackfillTeam {
         name: team.name.clone(),
@@ -1089,4 +1079,20 @@ fn accept(number: u64) -> match_request::Kind {
 fn decline(number: u64) -> match_request::Kind {
     let accept = false;
     match_request::Kind::Answer(v1::AnswerMatch { number, accept })
+}
+
+/// Two in the room of their match, which has place for two more; the first owns it.
+async fn running() -> (Device, Device, v1::MatchFound, Lab) {
+    let lab = lab();
+    let mut alice = seeker(&lab, "alice").await;
+    let mut bob = seeker(&lab, "bob").await;
+    submit(&mut alice, "teams", 1, &[("alice", 0.0)])
+        .await
+        .unwrap();
+    submit(&mut bob, "teams", 2, &[("bob", 0.0)]).await.unwrap();
+    let first = found(&mut alice).await;
+    found(&mut bob).await;
+    alice.join(&first.room, JoinMode::Join).await.unwrap();
+    bob.join(&first.room, JoinMode::Join).await.unwrap();
+    (alice, bob, first, lab)
 }

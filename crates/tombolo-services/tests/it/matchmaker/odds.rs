@@ -210,22 +210,6 @@ async fn a_pool_that_this_release_cannot_read_keeps_no_other_from_knowing_who_is
     found(&mut bob).await;
 }
 
-/// Two in the room of their match, which has place for two more; the first owns it.
-async fn running() -> (Device, Device, v1::MatchFound, Lab) {
-    let lab = lab();
-    let mut alice = seeker(&lab, "alice").await;
-    let mut bob = seeker(&lab, "bob").await;
-    submit(&mut alice, "teams", 1, &[("alice", 0.0)])
-        .await
-        .unwrap();
-    submit(&mut bob, "teams", 2, &[("bob", 0.0)]).await.unwrap();
-    let first = found(&mut alice).await;
-    found(&mut bob).await;
-    alice.join(&first.room, JoinMode::Join).await.unwrap();
-    bob.join(&first.room, JoinMode::Join).await.unwrap();
-    (alice, bob, first, lab)
-}
-
 /// Asks for more users; these play already, each in its team.
 fn open(first: &v1::MatchFound, after: u32, users: &[(&str, &str)]) -> match_request::Kind {
     let teams = ["red", "blue"].map(|name| v1::BackfillTeam {
