@@ -40,7 +40,8 @@ pub(crate) struct Directory {
     /// Whether all records have been read once.
     is_synced: bool,
     record_by_node: BTreeMap<NodeId, (Record, Revision)>,
-    /// Those that have not been told again since all are told anew.
+    /// Those whose next record is how it is now, whatever its revision: they have not been told again since all are
+    /// told anew, or have another record than the one that is known.
     untold: BTreeSet<NodeId>,
     peer_by_node: BTreeMap<NodeId, Peer>,
     /// When this node last heard itself.
@@ -165,14 +166,15 @@ impl Directory {
         }
     }
 
-    /// A record as it is now. Older ones than known change nothing.
+    /// A record as it is now. Older ones than known change nothing, unless the engine may have lost those that are
+    /// known.
     pub(crate) fn handle_record(&mut self, now: Instant, record: Record, revision: Revision) {
         let node = record.name.clone();
-        self.untold.remove(&node);
+        let is_untold = self.untold.remove(&node);
         let known = self.record_by_node.get(&node);
-        if known.is_some_and(|(_, known)| revision <= *known)
-            || (known.is_none() && !self.has_place())
-        {
+        let is_old =
+            known.is_some_and(|(_, known)| revision == *known || (revision < *known && !is_untold));
+        if is_old || (known.is_none() && !self.has_place()) {
             return;
         }
         self.record_by_node
@@ -257,7 +259,10 @@ impl Directory {
         };
         match written {
             Written::At(revision) => self.handle_record(now, record, revision),
-            Written::Conflict => self.commands.push_back(Command::Read { node }),
+            Written::Conflict => {
+                self.untold.insert(node.clone());
+                self.commands.push_back(Command::Read { node });
+            }
             Written::Failed => {}
         }
     }
@@ -379,6 +384,14 @@ impl Directory {
                 revision: held,
                 ..
             } if *epoch == record.epoch && is_mine => *held = Some(revision),
+            Me::In {
+                epoch,
+                revision: held,
+                renew_at,
+            } if record.epoch < *epoch => {
+                // The engine has lost the record of this life: it is written anew, over an earlier life's.
+                (*held, *renew_at) = (Some(revision), now);
+            }
             Me::In { epoch, .. } => {
                 let epoch = *epoch;
                 self.me = Me::Out;
@@ -416,6 +429,10 @@ impl Directory {
     fn on_peer_record(&mut self, now: Instant, record: &Record) {
         let node = record.name.clone();
         let known = self.peer_by_node.get(&node).map(|peer| peer.epoch);
+        if known.is_some_and(|epoch| record.epoch < epoch) {
+            // The engine has lost the record of this life, which writes it anew unless it is over.
+            return;
+        }
         if let Some(epoch) = known
             && (epoch != record.epoch || !record.state.is_up())
         {
@@ -583,7 +600,10 @@ impl Directory {
         let Some((record, revision)) = self.record_by_node.get(node) else {
             return;
         };
+        let heard_of = self.peer_by_node.get(node).map_or(0, |peer| peer.epoch);
         let fenced = Record {
+            // The record may be of an earlier life than the one that is over.
+            epoch: record.epoch.max(heard_of),
             state: State::Fenced,
             heir: Some((self.name.clone(), mine)),
             ..record.clone()
@@ -600,7 +620,8 @@ impl Directory {
         let mut done = Vec::new();
         let mut orphans = Vec::new();
         for (node, (record, revision)) in &self.record_by_node {
-            if record.state != State::Fenced || *node == self.name {
+            let lives = self.peer_by_node.contains_key(node);
+            if record.state != State::Fenced || *node == self.name || lives {
                 continue;
             }
             match self.inherited.get(node) {

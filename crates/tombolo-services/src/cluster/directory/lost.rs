@@ -1,5 +1,6 @@
 //! Records that the engine has lost, as when its servers come back without their disks: nobody else writes them
-//! anew, and nothing can be written over them.
+//! anew, and nothing can be written over them. Where servers come back with what they had earlier, records have
+//! earlier revisions, and may be of earlier lives.
 
 use std::time::Instant;
 

@@ -138,6 +138,76 @@ fn nodes_whose_records_are_lost_write_them_anew_and_go_on() {
 }
 
 #[test]
+fn nodes_whose_records_are_rolled_back_go_on_and_are_fenced_when_they_die() {
+    for seed in 0..100 {
+        let mut world = World::new(seed, 4, Trouble::NONE);
+        world.run(Duration::from_secs(5));
+        let earlier = (world.store.clone(), world.revision);
+        // Node 0 begins another life since, and all write their records again.
+        world.nodes[0].frozen_until = Some(world.now + Duration::from_secs(3));
+        world.run(Duration::from_secs(10));
+        world.assert_settled();
+        let before: Vec<_> = (0..4).map(|number| world.epoch(number)).collect();
+        let fenced = world.fenced;
+        world.roll_back(earlier);
+        world.run(Duration::from_secs(10));
+        let after: Vec<_> = (0..4).map(|number| world.epoch(number)).collect();
+        assert_eq!(before, after, "seed {seed}");
+        assert_eq!(world.fenced, fenced, "seed {seed}");
+        world.assert_settled();
+        world.crash(0);
+        world.run(Duration::from_secs(3));
+        let heirs = world.heirs.contains_key(&(0, before[0].unwrap()));
+        assert!(heirs, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_node_that_dies_while_its_record_is_rolled_back_is_fenced_in_its_last_life() {
+    for seed in 0..100 {
+        let mut world = World::new(seed, 3, Trouble::NONE);
+        world.run(Duration::from_secs(5));
+        let earlier = (world.store.clone(), world.revision);
+        world.nodes[0].frozen_until = Some(world.now + Duration::from_secs(3));
+        world.run(Duration::from_secs(10));
+        let last = world.epoch(0).unwrap();
+        world.crash(0);
+        world.roll_back(earlier);
+        world.run(Duration::from_secs(3));
+        assert!(world.heirs.contains_key(&(0, last)), "seed {seed}");
+        let name = &world.nodes[0].name;
+        assert_eq!(world.store[name].0.epoch, last, "seed {seed}");
+    }
+}
+
+#[test]
+fn what_is_read_after_a_conflict_counts_though_its_revision_is_lower() {
+    let mut world = World::new(6, 1, Trouble::NONE);
+    world.run(Duration::from_secs(5));
+    let name = &world.nodes[0].name;
+    let (record, revision) = world.store[name].clone();
+    let directory = world.nodes[0].directory.as_mut().unwrap();
+    let renewal = |directory: &mut Directory, now| {
+        directory.handle_timeout(now);
+        loop {
+            match directory.poll_command() {
+                Some(Command::Write { id, expected, .. }) => return (id, expected),
+                Some(Command::Beat(_) | Command::Read { .. }) => {}
+                None => panic!("the record is renewed"),
+            }
+        }
+    };
+    let (id, expected) = renewal(directory, world.now + RENEW_INTERVAL);
+    assert_eq!(expected, Some(revision));
+    let mut earlier = revision;
+    earlier.number -= 1;
+    directory.handle_written(world.now, id, record.clone(), Written::Conflict);
+    directory.handle_record(world.now, record, earlier);
+    let (_, expected) = renewal(directory, world.now + 2 * RENEW_INTERVAL);
+    assert_eq!(expected, Some(earlier));
+}
+
+#[test]
 fn nodes_that_are_gone_make_place_for_new_ones() {
     let mut world = World::new(5, 1, Trouble::NONE);
     world.run(Duration::from_secs(5));
@@ -296,6 +366,19 @@ impl World {
         self.store.clear();
         for node in &mut self.nodes {
             node.inbox.extend([Input::Reset, Input::Synced]);
+        }
+    }
+
+    /// The store is as it was, and whoever watches it is told all anew. Some answers come only after that.
+    fn roll_back(&mut self, (store, revision): (BTreeMap<NodeId, (Record, Revision)>, u64)) {
+        (self.store, self.revision) = (store, revision);
+        for node in &mut self.nodes {
+            let records = self.store.values().cloned();
+            let records = records.map(|(record, revision)| Input::Record(record, revision));
+            node.told = revision;
+            node.inbox.push_back(Input::Reset);
+            node.inbox.extend(records);
+            node.inbox.push_back(Input::Synced);
         }
     }
 
