@@ -16,6 +16,7 @@ mod api;
 mod bus;
 mod config;
 mod connection;
+mod cursor;
 mod hold;
 mod kv;
 mod log;
@@ -80,6 +81,8 @@ pub struct NatsStats {
     pub refetches: u64,
     /// Of these, those that only the tail check found.
     pub tails_found: u64,
+    /// Times that the servers had lost what a reader had read.
+    pub rolled_back: u64,
     /// Attempts to write that were repeated because nobody knew how the last one ended.
     pub unknown: u64,
     /// Attempts to write that found no leader.

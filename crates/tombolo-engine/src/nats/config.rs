@@ -41,6 +41,9 @@ pub struct NatsConfig {
     pub ping_interval: Duration,
     /// How often the tails of idle logs are checked.
     pub tail_check: Duration,
+    /// How long a server that is cut off from the others may take itself for the leader of a stream: for so long it
+    /// is not believed that a log ends before what was read of it. NATS's servers take 20 s.
+    pub leader_stale_max: Duration,
     /// How long a retired log is remembered.
     pub retired_time: Duration,
     /// Most events that wait for the reader of a log or a watch.
@@ -144,6 +147,7 @@ impl NatsConfig {
             held_max: 4096,
             ping_interval: Duration::from_secs(3),
             tail_check: Duration::from_secs(2),
+            leader_stale_max: Duration::from_secs(25),
             retired_time: Duration::from_hours(24),
             events_max: 1024,
         }

@@ -83,6 +83,8 @@ pub(super) struct Connection {
     counters: Arc<Counters>,
     pub(super) request_timeout: Duration,
     replicas: usize,
+    /// How long a server may take itself for a stream's leader that is none any more; `None` where there is but one.
+    pub(super) leader_stale_max: Option<Duration>,
     version_min: Version,
     /// In all names of operations, so that those of two processes are not the same.
     writer: u64,
@@ -103,6 +105,7 @@ pub(super) struct Counters {
     pub(super) live: AtomicU64,
     pub(super) refetches: AtomicU64,
     pub(super) tails_found: AtomicU64,
+    pub(super) rolled_back: AtomicU64,
     pub(super) unknown: AtomicU64,
     pub(super) no_leader: AtomicU64,
     pub(super) resolved: AtomicU64,
@@ -146,6 +149,7 @@ impl Connection {
             counters,
             request_timeout: config.request_timeout,
             replicas: config.replicas,
+            leader_stale_max: (config.replicas > 1).then_some(config.leader_stale_max),
             version_min: config.version_min,
             writer: random(),
             last_operation: AtomicU64::new(0),
@@ -269,6 +273,7 @@ impl Connection {
             live: read(&counters.live),
             refetches: read(&counters.refetches),
             tails_found: read(&counters.tails_found),
+            rolled_back: read(&counters.rolled_back),
             unknown: read(&counters.unknown),
             no_leader: read(&counters.no_leader),
             resolved: read(&counters.resolved),

@@ -94,6 +94,8 @@ struct Pointer {
     /// Its own sequence number.
     seq: u64,
     at: Offset,
+    /// The id of the entry there.
+    entry: Option<String>,
     /// How many further messages there are.
     parts: usize,
     first: Bytes,
@@ -117,14 +119,7 @@ impl Shared {
             if pointer.at.epoch != epoch || pointer.at.seq <= cursor {
                 return Ok(None);
             }
-            // The entry stays in the log as long as this is the latest snapshot of it. If it is gone,
-            // so is the log that the snapshot was of, or there is a later snapshot.
-            let shard = self.logs.of(key);
-            let subject = shard.subject(epoch, key.as_str());
-            let stream = shard.name.as_str();
-            let found = messages::next(&self.connection, stream, &subject, pointer.at.seq).await?;
-            let is_current = found.is_some_and(|found| found.seq == pointer.at.seq);
-            let parts = if is_current {
+            let parts = if self.is_current(key, &pointer).await? {
                 self.parts(key, &pointer).await?
             } else {
                 None
@@ -141,6 +136,20 @@ impl Shared {
         Err(Unavailable)
     }
 
+    /// Whether a snapshot is of the log as it is. Its entry stays in the log as long as this is the latest snapshot
+    /// of it. If it is gone, or another one is in its place, so is the log that the snapshot was of, or there is a
+    /// later snapshot.
+    async fn is_current(&self, key: &Key, pointer: &Pointer) -> Result<bool, Unavailable> {
+        let shard = self.logs.of(key);
+        let subject = shard.subject(pointer.at.epoch, key.as_str());
+        let seq = pointer.at.seq;
+        let found = messages::next(&self.connection, &shard.name, &subject, seq).await?;
+        Ok(found.is_some_and(|found| {
+            let entry = pointer.entry.as_deref();
+            found.seq == seq && entry.is_none_or(|entry| found.is_of(entry))
+        }))
+    }
+
     async fn keep_snapshot(
         &self,
         key: &Key,
@@ -155,14 +164,15 @@ impl Shared {
         }
         let subject = shard.subject(epoch, key.as_str());
         let found = messages::next(&self.connection, &shard.name, &subject, at.seq).await;
-        if found
-            .map_err(unavailable)?
-            .is_none_or(|found| found.seq != at.seq)
-        {
+        let found = found.map_err(unavailable)?;
+        let Some(entry) = found.filter(|found| found.seq == at.seq) else {
             return Err(SnapshotError::NoSuchEntry);
-        }
+        };
         let old = self.pointer(key).await.map_err(unavailable)?;
-        if old.as_ref().is_some_and(|old| old.at >= at) {
+        if let Some(old) = &old
+            && old.at >= at
+            && self.is_current(key, old).await.map_err(unavailable)?
+        {
             return Ok(());
         }
 
@@ -182,6 +192,9 @@ impl Shared {
         }
         let mut headers = HeaderMap::new();
         headers.insert(AT, at.to_string().as_str());
+        if let Some(id) = entry.id() {
+            headers.insert(ENTRY, id);
+        }
         headers.insert(PARTS, count.to_string().as_str());
         // Of two who keep one at the same time the later one wins; the other has done no harm.
         let expected = Some(old.as_ref().map_or(0, |old| old.seq));
@@ -192,7 +205,7 @@ impl Shared {
         // From here on it is kept; that the rest is tidied up can wait for the next one.
         // Entries since the one before stay, too: servers that lose power may have taken them away, and not have
         // kept what stands for them.
-        let before = old.filter(|old| old.at.epoch == at.epoch);
+        let before = old.filter(|old| old.at.epoch == at.epoch && old.at < at);
         if let Some(before) = before {
             let entries = Purge {
                 filter: subject,
@@ -365,6 +378,7 @@ impl Pointer {
         Some(Self {
             seq: stored.seq,
             at,
+            entry: stored.header(ENTRY).map(str::to_owned),
             parts,
             first: stored.payload,
         })
@@ -385,6 +399,8 @@ impl From<WriteError> for AppendError {
 
 /// After which entry a snapshot is.
 const AT: &str = "Tombolo-At";
+/// The id of that entry.
+const ENTRY: &str = "Tombolo-Entry";
 /// In how many further messages it goes on.
 const PARTS: &str = "Tombolo-Parts";
 const PARTS_MAX: usize = SNAPSHOT_BYTES_MAX.div_ceil(VALUE_BYTES_MAX);

@@ -32,9 +32,14 @@ impl Stored {
         self.header(name)?.parse().ok()
     }
 
+    /// By which operation it was written.
+    pub(super) fn id(&self) -> Option<&str> {
+        self.header(MESSAGE_ID)
+    }
+
     /// Whether it was written by that operation.
     pub(super) fn is_of(&self, operation: &str) -> bool {
-        self.header(MESSAGE_ID) == Some(operation)
+        self.id() == Some(operation)
     }
 
     /// The entry after which it ended its log's use, if it did.
@@ -110,8 +115,12 @@ pub(super) async fn following(
     seq: u64,
 ) -> Result<Vec<Stored>, Unavailable> {
     if !connection.has_batches() {
-        let found = next(connection, stream, subject, seq).await?;
-        return Ok(found.into_iter().collect());
+        // The first one has mostly been read.
+        let Some(first) = next(connection, stream, subject, seq).await? else {
+            return Ok(Vec::new());
+        };
+        let second = next(connection, stream, subject, first.seq + 1).await?;
+        return Ok([first].into_iter().chain(second).collect());
     }
     let get = Get {
         seq: Some(seq),

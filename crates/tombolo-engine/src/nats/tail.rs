@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::connection::{Connection, count};
+use super::cursor::Cursor;
 use super::messages::{self, LAST_SEQUENCE, RETRY_MAX, RETRY_MIN, STREAM, Stored};
 use super::streams::Shard;
 use super::tail_check::Registered;
@@ -35,7 +36,8 @@ pub(super) fn open(shared: &Arc<Shared>, key: &Key, after: Option<Offset>) -> Bo
         shard,
         key: key.clone(),
         epoch,
-        cursor: after.filter(|_| !is_foreign).map_or(0, |after| after.seq),
+        cursor: Cursor::at(after.filter(|_| !is_foreign).map_or(0, |after| after.seq)),
+        short_since: None,
         events_max: shared.config.events_max.max(1),
         pending: is_foreign.then_some(TailEvent::Reset).into_iter().collect(),
         is_synced: false,
@@ -65,8 +67,9 @@ struct Reader {
     index: usize,
     key: Key,
     epoch: Epoch,
-    /// The last message that was read, marks included.
-    cursor: u64,
+    cursor: Cursor,
+    /// Since when the log seems to end before the cursor.
+    short_since: Option<Instant>,
     events_max: usize,
     /// On their way to the reader, who may be slow.
     pending: VecDeque<TailEvent>,
@@ -78,8 +81,21 @@ struct Reader {
 enum End {
     /// Nobody reads any more, or the engine is gone.
     Closed,
-    /// The stream was lost and made anew.
-    NewEpoch,
+    /// What was read is void: the stream was made anew, or the servers have lost a part of it.
+    Void,
+}
+
+/// Why nothing was fetched.
+enum Fault {
+    Unavailable,
+    /// What was read before is void.
+    Void,
+}
+
+impl From<Unavailable> for Fault {
+    fn from(Unavailable: Unavailable) -> Self {
+        Self::Unavailable
+    }
 }
 
 impl Reader {
@@ -87,9 +103,10 @@ impl Reader {
         loop {
             match self.follow().await {
                 End::Closed => return,
-                End::NewEpoch => {
+                End::Void => {
                     self.epoch = self.shard.epoch();
-                    self.cursor = 0;
+                    self.cursor = Cursor::default();
+                    self.short_since = None;
                     self.pending.clear();
                     self.pending.push_back(TailEvent::Reset);
                 }
@@ -101,7 +118,7 @@ impl Reader {
     async fn follow(&mut self) -> End {
         let mut epochs = self.shard.epochs();
         if *epochs.borrow_and_update() != self.epoch {
-            return End::NewEpoch;
+            return End::Void;
         }
         let subject = self.shard.subject(self.epoch, self.key.as_str());
         let live_subject = self.shard.live_subject(self.epoch, self.key.as_str());
@@ -125,7 +142,7 @@ impl Reader {
         }
         let out = self.out.clone();
         loop {
-            registered.seen(self.cursor);
+            registered.seen(self.cursor.seq);
             let far = Instant::now() + Duration::from_hours(1);
             let has_room = self.pending.len() < self.events_max;
             let caught_up = tokio::select! {
@@ -138,7 +155,7 @@ impl Reader {
                     Ok(())
                 }
                 changed = epochs.changed() => {
-                    return if changed.is_ok() { End::NewEpoch } else { End::Closed };
+                    return if changed.is_ok() { End::Void } else { End::Closed };
                 }
                 message = live.next() => match message {
                     // A slow reader's messages are dropped, and fetched when it has room again.
@@ -147,7 +164,9 @@ impl Reader {
                 },
                 () = registered.told(), if has_room => {
                     let last = registered.last();
-                    if last > self.cursor {
+                    if registered.is_doubted() {
+                        self.verify(&subject).await
+                    } else if last > self.cursor.seq {
                         count(&self.connection.counters().tails_found);
                         self.catch_up(&subject, Some(last)).await
                     } else {
@@ -184,7 +203,7 @@ impl Reader {
         };
         tokio::select! {
             () = self.out.closed() => return Err(End::Closed),
-            () = is_new => return Err(End::NewEpoch),
+            () = is_new => return Err(End::Void),
             () = tokio::time::sleep(*delay) => {}
         }
         if self.shared.strong_count() == 0 {
@@ -209,14 +228,17 @@ impl Reader {
         let (true, Some(previous)) = (is_ours, previous) else {
             return Ok(());
         };
-        if stored.seq <= self.cursor {
+        if stored.seq == self.cursor.seq && self.cursor.is_other(&stored) {
+            return Err(self.void());
+        }
+        if stored.seq <= self.cursor.seq {
             return Ok(());
         }
         if !has_room {
             registered.tell(stored.seq);
             return Ok(());
         }
-        if previous == self.cursor {
+        if previous == self.cursor.seq {
             count(&self.connection.counters().live);
             self.apply(stored);
             return Ok(());
@@ -230,7 +252,10 @@ impl Reader {
             Some(target) => target,
             None => self.last_and_some(subject).await?,
         };
-        if target <= self.cursor {
+        if target < self.cursor.seq {
+            return self.verify(subject).await;
+        }
+        if target == self.cursor.seq {
             return Ok(());
         }
         if self.is_synced {
@@ -238,15 +263,19 @@ impl Reader {
         }
         let mut delay = RETRY_MIN;
         let mut futile = 0;
-        while self.cursor < target {
-            let before = self.cursor;
-            if self.fetch(subject).await.is_err() || self.cursor == before {
+        while self.cursor.seq < target {
+            let before = self.cursor.seq;
+            let fetched = self.fetch(subject).await;
+            if matches!(fetched, Err(Fault::Void)) {
+                return Err(self.void());
+            }
+            if self.cursor.seq == before {
                 // A replica may be behind, and the message that was told of may be gone since.
                 futile += 1;
                 if futile >= FUTILE_MAX {
                     let last = messages::last(&self.connection, &self.shard.name, subject).await;
                     let last = last.map(|last| last.map_or(0, |last| last.seq));
-                    if last.is_ok_and(|last| last <= self.cursor) {
+                    if last.is_ok_and(|last| last <= self.cursor.seq) {
                         break;
                     }
                 }
@@ -270,7 +299,10 @@ impl Reader {
             let found = if self.is_synced {
                 last.await
             } else {
-                let (last, _) = tokio::join!(last, self.fetch(subject));
+                let (last, fetched) = tokio::join!(last, self.fetch(subject));
+                if matches!(fetched, Err(Fault::Void)) {
+                    return Err(self.void());
+                }
                 self.give_pending().await?;
                 last
             };
@@ -294,26 +326,71 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads the next messages.
-    async fn fetch(&mut self, subject: &str) -> Result<(), Unavailable> {
+    /// Asks the leader whether what was read is still there.
+    async fn verify(&mut self, subject: &str) -> Result<(), End> {
+        let (connection, stream) = (&self.connection, self.shard.name.as_str());
+        let found = messages::next(connection, stream, subject, self.cursor.seq).await;
+        let is_short = match found {
+            Ok(Some(found)) if found.seq == self.cursor.seq && self.cursor.is_other(&found) => {
+                return Err(self.void());
+            }
+            // When it is gone and others follow, that is found out as soon as they are fetched.
+            Ok(Some(_)) => false,
+            Ok(None) => self.cursor.seq != 0 && !self.cursor.is_mark,
+            Err(Unavailable) => return Ok(()),
+        };
+        if !is_short {
+            self.short_since = None;
+            return Ok(());
+        }
+        let since = *self.short_since.get_or_insert_with(Instant::now);
+        let patience = connection.leader_stale_max;
+        if patience.is_some_and(|patience| since.elapsed() < patience) {
+            return Ok(());
+        }
+        Err(self.void())
+    }
+
+    /// The servers have lost what was read.
+    fn void(&self) -> End {
+        count(&self.connection.counters().rolled_back);
+        let (log, cursor) = (&self.key, self.cursor.seq);
+        tracing::warn!(%log, cursor, "the servers have lost a part of what was read");
+        End::Void
+    }
+
+    /// Reads the next messages. The last one that was read is read again: it tells whether they follow.
+    async fn fetch(&mut self, subject: &str) -> Result<(), Fault> {
         let stream = self.shard.name.clone();
-        let from = self.cursor + 1;
+        let from = self.cursor.seq.max(1);
         let found = messages::following(&self.connection, &stream, subject, from).await?;
-        if found.is_empty() {
+        if let Some(first) = found.first() {
+            self.cursor.learn(first);
+        }
+        let is_old = found.last().is_none_or(|last| last.seq <= self.cursor.seq);
+        let is_same = found
+            .first()
+            .is_none_or(|first| !self.cursor.is_other(first));
+        if is_old && is_same {
             return Ok(());
         }
         // Only now, since these may have a gap that a snapshot made.
         let shared = self.shared.upgrade().ok_or(Unavailable)?;
-        let snapshot = shared.snapshot_after(&self.key, self.epoch, self.cursor);
+        let snapshot = shared.snapshot_after(&self.key, self.epoch, self.cursor.seq);
         if let Some(snapshot) = snapshot.await? {
-            self.cursor = snapshot.at.seq;
+            self.cursor = Cursor::at(snapshot.at.seq);
             self.pending.push_back(TailEvent::Snapshot {
                 at: snapshot.at,
                 state: snapshot.state,
             });
+        } else if found
+            .first()
+            .is_some_and(|first| self.cursor.is_void(first))
+        {
+            return Err(Fault::Void);
         }
         for stored in found {
-            if stored.seq > self.cursor && stored.subject == subject {
+            if stored.seq > self.cursor.seq && stored.subject == subject {
                 self.apply(stored);
             }
         }
@@ -327,7 +404,7 @@ impl Reader {
 
     /// Takes the next message in.
     fn apply(&mut self, stored: Stored) {
-        let before = std::mem::replace(&mut self.cursor, stored.seq);
+        let before = std::mem::replace(&mut self.cursor, Cursor::of(&stored)).seq;
         if let Some(retired) = stored.retired() {
             // What came before the mark may be gone. Who has not read it all begins anew, with nothing.
             if before != 0 && before < retired {

@@ -37,6 +37,8 @@ struct State {
     is_busy: AtomicBool,
     /// What the log has.
     last: AtomicU64,
+    /// Whether it seemed to have less than the reader.
+    is_doubted: AtomicBool,
     told: Notify,
 }
 
@@ -64,6 +66,7 @@ impl TailCheck {
             seen: AtomicU64::new(0),
             is_busy: AtomicBool::new(false),
             last: AtomicU64::new(0),
+            is_doubted: AtomicBool::new(false),
             told: Notify::new(),
         });
         let id = self.last_id.fetch_add(1, Ordering::Relaxed);
@@ -105,12 +108,21 @@ impl Registered {
     pub(super) fn last(&self) -> u64 {
         self.state.last.load(Ordering::Relaxed)
     }
+
+    /// Whether the log seemed to have less than the reader, since this was asked last.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.state.is_doubted.swap(false, Ordering::Relaxed)
+    }
 }
 
 impl State {
     fn tell(&self, seq: u64) {
         self.last.fetch_max(seq, Ordering::Relaxed);
-        if seq > self.seen.load(Ordering::Relaxed) {
+        let seen = self.seen.load(Ordering::Relaxed);
+        if seq < seen {
+            self.is_doubted.store(true, Ordering::Relaxed);
+        }
+        if seq != seen {
             self.told.notify_one();
         }
     }
@@ -180,12 +192,16 @@ async fn check(shared: &Shared, index: usize, shard: &Shard, with_busy: bool) {
         let subjects: Vec<String> = some.iter().map(|state| state.subject.clone()).collect();
         let found = messages::last_of(&shared.connection, &shard.name, &subjects).await;
         // What is not known now is known at the next check.
-        for stored in found.unwrap_or_default() {
-            for state in some {
-                if state.subject == stored.subject {
-                    state.tell(stored.seq);
-                }
-            }
+        let Ok(found) = found else {
+            continue;
+        };
+        let last: BTreeMap<_, _> = found
+            .iter()
+            .map(|stored| (stored.subject.as_str(), stored.seq))
+            .collect();
+        for state in some {
+            let last = last.get(state.subject.as_str());
+            state.tell(last.copied().unwrap_or_default());
         }
     }
 }

@@ -37,7 +37,8 @@ pub(crate) fn installed(name: &str) -> Result<PathBuf, String> {
 /// Servers that form a cluster, or one alone.
 pub(crate) struct Servers {
     pub(crate) servers: Vec<Server>,
-    folder: PathBuf,
+    /// In which each server keeps what it has on disk, in a folder of its name.
+    pub(crate) folder: PathBuf,
 }
 
 /// One server.
