@@ -24,6 +24,7 @@ pub use snapshots::{
     a_large_snapshot_is_read_whole_and_one_that_is_too_large_is_refused,
     a_snapshot_stands_for_the_entries_before_it,
     a_snapshot_whose_writer_dies_is_never_read_in_part,
+    of_two_snapshots_at_the_same_time_one_is_read_whole,
 };
 
 /// All requirements, one after the other, for engines that are dear to make. `new_engine` is given

@@ -28,6 +28,7 @@ macro_rules! conformance_requirements {
             a_snapshot_stands_for_the_entries_before_it
             a_large_snapshot_is_read_whole_and_one_that_is_too_large_is_refused
             a_snapshot_whose_writer_dies_is_never_read_in_part
+            of_two_snapshots_at_the_same_time_one_is_read_whole
             a_retired_log_goes_on_after_its_last_entry
             who_reads_a_retired_log_for_the_first_time_can_append_to_it
             logs_do_not_share_entries

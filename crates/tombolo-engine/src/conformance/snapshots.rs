@@ -96,6 +96,33 @@ pub async fn a_snapshot_whose_writer_dies_is_never_read_in_part(engine: Arc<dyn 
     assert!(soon(tail.next()).await == Some(TailEvent::Snapshot { at, state }));
 }
 
+/// Whoever is faster; what the other one does meanwhile harms nobody.
+pub async fn of_two_snapshots_at_the_same_time_one_is_read_whole(engine: Arc<dyn Engine>) {
+    let log = key(["log"]);
+    let state = |writer: u8| Bytes::from(vec![writer; 3 * VALUE_BYTES_MAX + usize::from(writer)]);
+    for polls in 1..=12 {
+        let at = append(&engine, &log, b"1", Expect::Any).await;
+        let mut slow = engine.snapshot(&log, at, state(1));
+        let is_done = polled(&mut slow, polls).await.is_some();
+        // Each may find that the other was faster.
+        let _ = engine.snapshot(&log, at, state(2)).await;
+        if !is_done {
+            let _ = slow.await;
+        }
+        let mut tail = tail(&engine, &log, None).await;
+        let Some(TailEvent::Snapshot {
+            at: place,
+            state: read,
+        }) = soon(tail.next()).await
+        else {
+            panic!("a snapshot was kept");
+        };
+        assert_eq!(place, at);
+        let is_whole = read == state(1) || read == state(2);
+        assert!(is_whole, "all of it, and of one writer");
+    }
+}
+
 /// Polls a future so often, and then drops it unless it is done.
 async fn polled<T>(future: impl Future<Output = T>, times: usize) -> Option<T> {
     let mut future = std::pin::pin!(future);

@@ -96,6 +96,8 @@ struct Pointer {
     at: Offset,
     /// The id of the entry there.
     entry: Option<String>,
+    /// What the further messages are named after.
+    name: String,
     /// How many further messages there are.
     parts: usize,
     first: Bytes,
@@ -182,9 +184,11 @@ impl Shared {
         let first = parts.next().unwrap_or_default();
         let parts: Vec<Bytes> = parts.collect();
         let count = parts.len();
+        // Of two who keep one at the same time neither writes over what the other has written.
+        let name = format!("{}-", self.connection.operation());
         let mut begin = None;
         for (index, part) in parts.into_iter().enumerate() {
-            let subject = self.part_subject(key, at, &index.to_string());
+            let subject = self.part_subject(key, at, &name, index);
             let seq = self
                 .write_snapshot(subject, part, HeaderMap::new(), None)
                 .await?;
@@ -195,8 +199,9 @@ impl Shared {
         if let Some(id) = entry.id() {
             headers.insert(ENTRY, id);
         }
+        headers.insert(NAME, name.as_str());
         headers.insert(PARTS, count.to_string().as_str());
-        // Of two who keep one at the same time the later one wins; the other has done no harm.
+        // The first one wins; the other has done no harm.
         let expected = Some(old.as_ref().map_or(0, |old| old.seq));
         let pointer = self
             .write_snapshot(self.pointer_subject(key), first, headers, expected)
@@ -336,7 +341,7 @@ impl Shared {
         let mut state = Vec::with_capacity((pointer.parts + 1) * VALUE_BYTES_MAX);
         state.extend_from_slice(&pointer.first);
         for index in 0..pointer.parts {
-            let subject = self.part_subject(key, pointer.at, &index.to_string());
+            let subject = self.part_subject(key, pointer.at, &pointer.name, index);
             match messages::last(&self.connection, stream, &subject).await? {
                 Some(part) => state.extend_from_slice(&part.payload),
                 None => return Ok(None),
@@ -359,10 +364,11 @@ impl Shared {
         shard.subject(shard.epoch(), &format!("part.*.*.*.{key}"))
     }
 
-    fn part_subject(&self, key: &Key, at: Offset, index: &str) -> String {
+    fn part_subject(&self, key: &Key, at: Offset, name: &str, index: usize) -> String {
         let shard = self.snapshot_shard();
         let (epoch, seq) = (at.epoch.0, at.seq);
-        shard.subject(shard.epoch(), &format!("part.{epoch}.{seq}.{index}.{key}"))
+        let part = format!("part.{epoch}.{seq}.{name}{index}.{key}");
+        shard.subject(shard.epoch(), &part)
     }
 }
 
@@ -379,6 +385,8 @@ impl Pointer {
             seq: stored.seq,
             at,
             entry: stored.header(ENTRY).map(str::to_owned),
+            // Those that earlier releases kept have none.
+            name: stored.header(NAME).unwrap_or_default().to_owned(),
             parts,
             first: stored.payload,
         })
@@ -401,6 +409,8 @@ impl From<WriteError> for AppendError {
 const AT: &str = "Tombolo-At";
 /// The id of that entry.
 const ENTRY: &str = "Tombolo-Entry";
+/// What those are named after in which it goes on.
+const NAME: &str = "Tombolo-Name";
 /// In how many further messages it goes on.
 const PARTS: &str = "Tombolo-Parts";
 const PARTS_MAX: usize = SNAPSHOT_BYTES_MAX.div_ceil(VALUE_BYTES_MAX);
