@@ -66,6 +66,8 @@ enum Found {
     Nothing,
     /// What was expected was followed by a mark only: this is to be expected instead.
     Mark(u64),
+    /// The leader knows less than what was expected: it is new, or none any more, or the servers have lost that.
+    Behind,
 }
 
 /// Writes; returns the sequence number.
@@ -128,9 +130,9 @@ pub(super) async fn write(
             }
             Attempt::Lost => {
                 shard.hold.open();
-                connection.is_well();
                 drop(pass);
-                if let Some(end) = on_lost(connection, shard, &mut write, is_unsure).await {
+                if let Some(end) = on_lost(connection, shard, &mut write, is_unsure, deadline).await
+                {
                     return end;
                 }
             }
@@ -144,15 +146,26 @@ async fn on_lost(
     shard: &Shard,
     write: &mut Write,
     is_unsure: bool,
+    deadline: Instant,
 ) -> Option<Result<u64, WriteError>> {
-    match find(connection, shard, write).await {
+    let found = find(connection, shard, write).await;
+    if let Ok(Found::Behind) = found
+        && connection.leader_stale_max.is_some()
+        && Instant::now() + BEHIND_PAUSE < deadline
+    {
+        connection.is_in_trouble().await;
+        tokio::time::sleep(BEHIND_PAUSE).await;
+        return None;
+    }
+    connection.is_well();
+    match found {
         Ok(Found::Own(seq)) => {
             count(&connection.counters().resolved);
             return Some(Ok(seq));
         }
         // Somebody else has written since, maybe over what we wrote.
-        Ok(Found::Other) if is_unsure => return Some(Err(WriteError::Unknown)),
-        Ok(Found::Other) => return Some(Err(WriteError::Conflict)),
+        Ok(Found::Other | Found::Behind) if is_unsure => return Some(Err(WriteError::Unknown)),
+        Ok(Found::Other | Found::Behind) => return Some(Err(WriteError::Conflict)),
         Ok(Found::Mark(seq)) => write.expected = Some(seq),
         Ok(Found::Nothing) | Err(Unavailable) => tokio::time::sleep(LOST_PAUSE).await,
     }
@@ -232,16 +245,19 @@ async fn find(connection: &Connection, shard: &Shard, write: &Write) -> Result<F
     }
     let last = messages::last(connection, stream, subject).await?;
     let Some(last) = last else {
-        return Ok(if expected == 0 {
-            Found::Nothing
-        } else {
-            Found::Other
+        return Ok(match write.to {
+            _ if expected == 0 => Found::Nothing,
+            To::Log => Found::Behind,
+            // They end by themselves.
+            To::Value => Found::Other,
         });
     };
     Ok(if last.is_of(&write.operation) {
         Found::Own(last.seq)
     } else if last.seq == expected {
         Found::Nothing
+    } else if last.seq < expected {
+        Found::Behind
     } else if write.to == To::Value && expected == 0 && last.is_deletion() {
         Found::Mark(last.seq)
     } else {
@@ -254,6 +270,9 @@ const UNKNOWN_PAUSE: Duration = Duration::from_millis(50);
 
 /// Before a write is repeated whose loss cannot be understood.
 const LOST_PAUSE: Duration = Duration::from_millis(20);
+
+/// Before a write is repeated whose leader is behind.
+const BEHIND_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long a write waits for a connection.
 const LINK_WAIT: Duration = Duration::from_secs(1);

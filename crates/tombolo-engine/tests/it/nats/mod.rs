@@ -4,6 +4,7 @@
 mod chaos;
 mod fire;
 mod one;
+mod played;
 mod rolled_back;
 pub(crate) mod servers;
 mod three;

@@ -49,6 +49,9 @@ pub(crate) struct Server {
     process: Option<Child>,
 }
 
+/// For a server's configuration.
+pub(crate) const WITHOUT_JETSTREAM: &str = "# It has no JetStream.";
+
 /// Where a server runs: starts its process.
 pub(crate) type Starter<'a> = &'a dyn Fn(usize, Command) -> Child;
 
@@ -82,11 +85,12 @@ impl Servers {
         let mut servers = Vec::new();
         for (index, (ip, [port, route])) in ips.iter().zip(&ports).enumerate() {
             let address = SocketAddr::new(*ip, *port);
-            let mut text = format!(
-                "server_name: n{index}\nlisten: \"{address}\"\n\
-                 jetstream {{ store_dir: {:?}, max_mem: 256M, max_file: 4G }}\n{more}\n",
-                folder.join(format!("n{index}"))
-            );
+            let mut text = format!("server_name: n{index}\nlisten: \"{address}\"\n{more}\n");
+            if more != WITHOUT_JETSTREAM {
+                let store = folder.join(format!("n{index}"));
+                text +=
+                    &format!("jetstream {{ store_dir: {store:?}, max_mem: 256M, max_file: 4G }}\n");
+            }
             if ips.len() > 1 {
                 let at = SocketAddr::new(*ip, *route);
                 text +=
