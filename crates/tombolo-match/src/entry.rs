@@ -29,7 +29,7 @@ pub const CLAIMS_MAX: usize = 1024;
 /// One entry of a pool's log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// The clock of the node that appended it.
+    /// What time it is in the pool, by the clock of the node that appended it.
     pub time: Time,
     /// What is to change.
     pub body: Body,

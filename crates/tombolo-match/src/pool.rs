@@ -21,6 +21,7 @@ mod waits;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
 
 use indexmap::IndexMap;
 use tombolo_wire::{NodeId, UserId};
@@ -54,6 +55,10 @@ pub const WEIGHT_MAX: usize = 24 * 1024 * 1024;
 /// How many lost nodes a pool remembers; those longest ago are forgotten first.
 pub const NODES_LOST_MAX: usize = 64;
 
+/// How far one entry may move the clock of a pool in which somebody waits: a node whose clock is ahead must not end
+/// what others wait for.
+pub const LEAP_MAX: Duration = Duration::from_secs(60);
+
 /// A pool of tickets, as the entries so far have made it.
 ///
 /// Feed it with [`apply`](Self::apply), entry by entry. Whoever is the pool's matcher calls
@@ -65,7 +70,7 @@ pub const NODES_LOST_MAX: usize = 64;
 pub struct Pool {
     rules: Rules,
     roles: RoleTable,
-    /// The latest time that an entry brought.
+    /// The latest time that an entry brought, within [`LEAP_MAX`].
     clock: Time,
     symbols: Symbols,
     seats: Seats,
@@ -178,19 +183,33 @@ impl Pool {
     /// Applies the next entry of the log and says what it changed, the same for every reader.
     pub fn apply(&mut self, entry: &Entry) -> Applied {
         let mut events = Vec::new();
-        self.clock = self.clock.max(entry.time);
+        let latest = match (self.clock, self.is_idle()) {
+            (Time::ZERO, _) => entry.time,
+            (clock, true) => clock.after(LEAP_IDLE_MAX),
+            (clock, false) => clock.after(LEAP_MAX),
+        };
+        self.clock = self.clock.max(entry.time.min(latest));
         self.expire(&mut events);
         let outcome = self.on_body(&entry.body, &mut events);
         Applied { events, outcome }
     }
 
-    /// When something is due: whoever is responsible appends a [`Body::Ticked`] then.
+    /// When something is due: whoever is responsible appends a [`Body::Ticked`] then. While somebody waits, the time
+    /// is said now and then, so that nobody falls behind it.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.timers.first().map(|(due, _)| *due)
+        let said = (!self.is_idle()).then(|| self.clock.after(TIME_SAID_EVERY));
+        let due = self.timers.first().map(|(due, _)| *due);
+        due.into_iter().chain(said).min()
     }
 
-    /// The latest time that an entry brought.
+    /// Whether nothing waits for time to pass: then the clock may be set.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.key_by_id.is_empty() && self.timers.is_empty()
+    }
+
+    /// The latest time that an entry brought, as far as it was believed.
     #[must_use]
     pub fn clock(&self) -> Time {
         self.clock
@@ -356,6 +375,14 @@ impl Pool {
         }
     }
 }
+
+/// How far one entry may move the clock of a pool in which nobody waits.
+const LEAP_IDLE_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+/// How often the time is said while somebody waits.
+const TIME_SAID_EVERY: Duration = Duration::from_secs(20);
+
+const _: () = assert!(TIME_SAID_EVERY.as_secs() < LEAP_MAX.as_secs() / 2);
 
 /// How a ticket stands in its pool.
 #[derive(Clone, Copy, Debug)]

@@ -11,6 +11,7 @@
 //! part of its name.
 
 mod begun;
+mod clock;
 mod desk;
 mod lead;
 mod presence;

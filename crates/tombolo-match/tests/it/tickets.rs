@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tombolo_match::{Body, EndReason, Event, Illegal, WEIGHT_MAX};
+use tombolo_match::{Body, EndReason, Entry, Event, Illegal, LEAP_MAX, WEIGHT_MAX};
 
 use crate::world::{World, ended, fat, having, id, player, solo, text, user};
 
@@ -197,15 +197,48 @@ fn a_user_may_come_back_to_its_ticket() {
 fn a_user_that_does_not_come_back_is_gone() {
     let mut world = trio();
     let mut graced = solo(1);
-    graced.grace = Duration::from_secs(30);
+    graced.grace = Duration::from_secs(15);
     world.submit(graced).unwrap();
     world.apply(dropped(1)).unwrap();
     assert_eq!(
         world.pool.poll_timeout(),
-        Some(world.now.after(Duration::from_secs(30)))
+        Some(world.now.after(Duration::from_secs(15)))
     );
-    assert_eq!(ended(&world.wait(30)), [(1, EndReason::Gone)]);
+    assert_eq!(ended(&world.wait(15)), [(1, EndReason::Gone)]);
     assert_eq!(world.pool.poll_timeout(), None);
+}
+
+#[test]
+fn a_node_whose_clock_is_far_ahead_ends_nobodys_wait() {
+    let mut world = trio();
+    let mut graced = solo(1);
+    graced.grace = Duration::from_secs(600);
+    world.submit(graced).unwrap();
+    world.apply(dropped(1)).unwrap();
+    let before = world.now;
+    for hours in [1, u64::MAX / 1_000_000] {
+        let time = before.after(Duration::from_secs(hours * 3600));
+        let body = Body::Ticked;
+        let applied = world.pool.apply(&Entry { time, body });
+        assert_eq!(applied.events, []);
+    }
+    assert!(world.pool.clock() <= before.after(2 * LEAP_MAX));
+    // Where nobody waits, the clock may be set: the pool may have been still for days.
+    world
+        .apply(Body::Cancelled(solo(1).id))
+        .expect("the ticket is there");
+    world.now = world.now.after(Duration::from_secs(86_400));
+    world.apply(Body::Ticked).unwrap();
+    assert_eq!(world.pool.clock(), world.now);
+}
+
+#[test]
+fn while_somebody_waits_the_time_is_said_often_enough_to_be_believed() {
+    let mut world = trio();
+    assert_eq!(world.pool.poll_timeout(), None);
+    world.submit(solo(1)).unwrap();
+    let said = world.pool.poll_timeout().expect("somebody waits");
+    assert!(said.since(world.now) < LEAP_MAX / 2);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use tombolo_wire::v1::{self, ErrorCode};
 
 use super::Devices;
 use super::begun::Begun;
+use super::clock::PoolClock;
 use super::presence::Suspects;
 use super::tell::{Told, deliver};
 use crate::entropy::{self, NoEntropy};
@@ -41,6 +42,7 @@ pub(crate) struct Desk {
 
 pub(super) struct State {
     pub(super) pool: Pool,
+    clock: PoolClock,
     /// The last entry that was read.
     pub(super) cursor: Option<Offset>,
     /// Entries since the last snapshot.
@@ -93,6 +95,7 @@ impl Desk {
         let name = rules.name.clone();
         let state = State {
             pool: Pool::new(rules.clone()),
+            clock: PoolClock::new(Time::ZERO),
             cursor: None,
             entries: 0,
             is_keeping: false,
@@ -212,7 +215,7 @@ impl Desk {
             desk: self,
             operation,
         };
-        let time = time(node);
+        let time = self.lock().time(node);
         let entry = Entry { time, body }.encode(operation);
         let timeout = node.config.engine_timeout;
         let name = tombolo_engine::OperationId(operation.0);
@@ -309,6 +312,12 @@ impl Desk {
 }
 
 impl State {
+    /// What time it is in the pool.
+    pub(super) fn time(&self, node: &Node) -> Time {
+        let own = Time::from_millis(node.time().as_millis());
+        self.clock.time(&self.pool, own)
+    }
+
     fn handle_entry(&mut self, node: &Node, pool: &Name, entry: &[u8], told: &mut Vec<Told>) {
         if self.is_unreadable {
             return;
@@ -322,6 +331,7 @@ impl State {
             }
         };
         let applied = self.pool.apply(&entry);
+        self.clock.follow(&self.pool, entry.time);
         let waiting = self.waiting_by_operation.remove(&operation);
         let asker = waiting.as_ref().and_then(|waiting| waiting.asker.as_ref());
         if applied.outcome.is_ok() {
@@ -341,6 +351,7 @@ impl State {
 
     /// Takes over a state that somebody else made.
     fn begin_anew(&mut self, node: &Node, name: &Name, pool: Pool, told: &mut Vec<Told>) {
+        self.clock = PoolClock::new(pool.clock());
         self.pool = pool;
         self.entries = 0;
         self.is_unreadable = false;
@@ -372,11 +383,6 @@ pub(super) fn operation_id() -> Result<OperationId, Reject> {
         Ok(id) => Ok(OperationId(id.0)),
         Err(NoEntropy) => Err(unavailable("no entropy")),
     }
-}
-
-/// What the clock says, for pools.
-pub(super) fn time(node: &Node) -> Time {
-    Time::from_millis(node.time().as_millis())
 }
 
 pub(super) fn unavailable(message: &str) -> Reject {

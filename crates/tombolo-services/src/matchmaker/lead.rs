@@ -14,7 +14,7 @@ use tombolo_engine::{AppendError, Expect, Offset};
 use tombolo_match::{Body, CLAIMS_MAX, ENTRY_BYTES_MAX, Entry, Time};
 use tombolo_wire::NodeId;
 
-use super::desk::{Desk, RETRY_DELAY, operation_id, time};
+use super::desk::{Desk, RETRY_DELAY, operation_id};
 use crate::node::Node;
 
 /// What the matcher does next.
@@ -102,8 +102,8 @@ impl Desk {
     }
 
     fn next_move(&self, node: &Node, conflicts: usize) -> Move {
-        let now = time(node);
         let mut state = self.lock();
+        let now = state.time(node);
         if state.pool.poll_timeout().is_some_and(|due| due <= now) {
             return Move::Append(Body::Ticked, Expect::Any);
         }
@@ -133,7 +133,7 @@ impl Desk {
         progress: &mut watch::Receiver<u64>,
     ) -> Result<(), AppendError> {
         let operation = operation_id().map_err(|_| AppendError::Unavailable)?;
-        let time = time(node);
+        let time = self.lock().time(node);
         let entry = loop {
             let entry = Entry {
                 time,

@@ -14,7 +14,7 @@ use tombolo_wire::v1::{self, ErrorCode, match_request, match_response};
 use tombolo_wire::{RoomId, UserId};
 
 use super::Devices;
-use super::desk::{Asker, Desk, time, unavailable};
+use super::desk::{Asker, Desk, unavailable};
 use super::{presence, room, tell};
 use crate::host::Host;
 use crate::node::Node;
@@ -388,10 +388,11 @@ fn why(
     ticket: &TicketId,
 ) -> Result<(), Reject> {
     desk.check_own(ticket, &session.user)?;
-    let why = desk
-        .lock()
+    let state = desk.lock();
+    let why = state
         .pool
-        .explain_among(ticket, time(node), EXPLAINED_MAX);
+        .explain_among(ticket, state.time(node), EXPLAINED_MAX);
+    drop(state);
     let why = why.ok_or_else(|| reject(&Illegal::Unknown))?;
     let result = match_response::Result::Why(why_on_wire(&why));
     node.push(session, tell::answer(id, result));

@@ -7,7 +7,7 @@ use tombolo_engine::Unavailable;
 use tombolo_wire::NodeId;
 use tombolo_wire::v1::ErrorCode;
 
-use super::desk::{Desk, time};
+use super::desk::Desk;
 use super::lead::holder;
 use super::requests::obstacle;
 use crate::node::Node;
@@ -96,8 +96,8 @@ impl Desk {
             let message = "the engine does not answer";
             Reject::new(ErrorCode::Unavailable, message)
         })?;
-        let now = time(node);
         let state = self.lock();
+        let now = state.time(node);
         let pool = &state.pool;
         Ok(PoolInfo {
             name: self.name.to_string(),
@@ -120,7 +120,9 @@ impl Desk {
 
     fn why(&self, node: &Node) -> PoolWhy {
         let state = self.lock();
-        let excluded = state.pool.explain_all(time(node), TICKETS_MAX, OTHERS_MAX);
+        let excluded = state
+            .pool
+            .explain_all(state.time(node), TICKETS_MAX, OTHERS_MAX);
         PoolWhy {
             tickets: state.pool.waiting_count().min(TICKETS_MAX),
             obstacles: excluded

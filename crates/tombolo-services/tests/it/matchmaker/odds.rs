@@ -210,6 +210,50 @@ async fn a_pool_that_this_release_cannot_read_keeps_no_other_from_knowing_who_is
     found(&mut bob).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_clock_is_ahead_neither_ends_nor_relaxes_what_others_wait_for() {
+    let local = Local::new(LocalConfig::default());
+    let start = |name: &str, clock: fn() -> Duration| {
+        let engine: Arc<dyn Engine> = Arc::new(local.clone());
+        Lab::on(engine, |config| {
+            serve_pools(config);
+            config.unix_now = clock;
+            config.node = NodeId::parse(name).unwrap();
+        })
+    };
+    let right = &start("right", now);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let mut alice = seeker(right, "alice").await;
+    let party = [("alice", 0.0)];
+    submit_for(&mut alice, "duel", 1, &party, 300)
+        .await
+        .unwrap();
+    alice.connection = None;
+    let (mut bob, mut carol) = (seeker(right, "bob").await, seeker(right, "carol").await);
+    let before = Instant::now();
+    submit(&mut bob, "duel", 2, &[("bob", 2000.0)])
+        .await
+        .unwrap();
+    submit(&mut carol, "duel", 3, &[("carol", 2400.0)])
+        .await
+        .unwrap();
+    let ahead = start("ahead", an_hour_ahead);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut dave = seeker(&ahead, "dave").await;
+    submit(&mut dave, "duel", 4, &[("dave", 9000.0)])
+        .await
+        .unwrap();
+    assert_eq!(users(&found(&mut bob).await), ["bob", "carol"]);
+    assert!(before.elapsed() > Duration::from_secs(15));
+    let mut alice = seeker(right, "alice").await;
+    let back = submit_for(&mut alice, "duel", 1, &party, 300).await;
+    assert_eq!(back.map(|status| status.away), Ok(Vec::new()));
+}
+
+fn an_hour_ahead() -> Duration {
+    now() + Duration::from_secs(3600)
+}
+
 /// Asks for more users; these play already, each in its team.
 fn open(first: &v1::MatchFound, after: u32, users: &[(&str, &str)]) -> match_request::Kind {
     let teams = ["red", "blue"].map(|name| v1::BackfillTeam {
