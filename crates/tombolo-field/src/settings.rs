@@ -31,7 +31,7 @@ pub struct Settings {
 }
 
 /// How many coordinates count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Dimensions {
     /// The first two.
     Two,

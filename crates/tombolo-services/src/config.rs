@@ -119,8 +119,11 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct FieldConfig {
-    /// How each field behaves; who enters one says how many dimensions it has.
+    /// How each field behaves. How many dimensions it has, [`dimensions`](Self::dimensions) says.
     pub settings: tombolo_field::Settings,
+    /// How many dimensions all fields have: who comes with others is refused. By default there are two fields of each
+    /// name, one of two dimensions and one of three.
+    pub dimensions: Option<tombolo_field::Dimensions>,
     /// Between two batches for the same device; 50 ms by default.
     pub tick: Duration,
     /// The longest batch, in bytes. By default, and at most, as much as goes into a datagram on every path.
@@ -279,6 +282,7 @@ impl Default for FieldConfig {
     fn default() -> Self {
         Self {
             settings: tombolo_field::Settings::default(),
+            dimensions: None,
             tick: Duration::from_millis(50),
             budget: FIELD_BATCH_BYTES_MAX,
             fields_max: 1024,

@@ -46,60 +46,55 @@ pub use things::{FieldThing, THING_LASTS_MAX, THING_NAME_BYTES_MAX};
 /// The fields that this node has devices in.
 #[derive(Default)]
 pub(crate) struct Fields {
-    running_by_id: Mutex<BTreeMap<FieldId, Running>>,
-}
-
-/// How to reach the task of a field.
-#[derive(Clone)]
-struct Running {
-    inputs: mpsc::Sender<Input>,
-    dimensions: Dimensions,
+    /// A field of two dimensions and one of three may have the same name: no device decides for all others.
+    inputs_by_id_and_dimensions: Mutex<BTreeMap<(FieldId, Dimensions), mpsc::Sender<Input>>>,
 }
 
 impl Fields {
     pub(crate) fn len(&self) -> usize {
-        lock(&self.running_by_id).len()
+        lock(&self.inputs_by_id_and_dimensions).len()
     }
 
-    fn inputs(&self, id: &FieldId) -> Option<mpsc::Sender<Input>> {
-        let running = lock(&self.running_by_id);
-        Some(running.get(id)?.inputs.clone())
+    /// How to reach the tasks of the fields of a name.
+    fn inputs(&self, id: &FieldId) -> Vec<mpsc::Sender<Input>> {
+        let running = lock(&self.inputs_by_id_and_dimensions);
+        let both = [Dimensions::Two, Dimensions::Three].into_iter();
+        both.filter_map(|dimensions| running.get(&(id.clone(), dimensions)).cloned())
+            .collect()
     }
 
-    /// The task of a field; a new one if there was none.
+    /// How to reach the task of a field; a new one if there was none.
     fn open(
         &self,
         node: &Arc<Node>,
         id: &FieldId,
         dimensions: Dimensions,
     ) -> Result<mpsc::Sender<Input>, Refusal> {
-        let mut running = lock(&self.running_by_id);
-        if let Some(found) = running.get(id) {
-            if found.dimensions != dimensions {
-                return Err(Refusal::Dimensions);
-            }
-            return Ok(found.inputs.clone());
+        let config = &node.config.fields;
+        if config.dimensions.is_some_and(|all| all != dimensions) {
+            return Err(Refusal::Dimensions);
         }
-        if running.len() >= node.config.fields.fields_max {
+        let place = (id.clone(), dimensions);
+        let mut running = lock(&self.inputs_by_id_and_dimensions);
+        if let Some(inputs) = running.get(&place) {
+            return Ok(inputs.clone());
+        }
+        if running.len() >= config.fields_max {
             return Err(Refusal::TooManyFields);
         }
         let (inputs, waiting) = mpsc::channel(INPUTS_MAX);
         let driver = Driver::new(Arc::clone(node), id.clone(), dimensions, inputs.clone())?;
         node.runtime.spawn(driver.run(waiting));
-        let found = Running {
-            inputs: inputs.clone(),
-            dimensions,
-        };
-        running.insert(id.clone(), found);
+        running.insert(place, inputs.clone());
         Ok(inputs)
     }
 
     /// Ends a field in which nobody is, unless somebody is about to enter.
-    fn close(&self, id: &FieldId, waiting: &mpsc::Receiver<Input>) -> bool {
-        let mut running = lock(&self.running_by_id);
+    fn close(&self, id: &FieldId, dimensions: Dimensions, waiting: &mpsc::Receiver<Input>) -> bool {
+        let mut running = lock(&self.inputs_by_id_and_dimensions);
         let is_over = waiting.is_empty();
         if is_over {
-            running.remove(id);
+            running.remove(&(id.clone(), dimensions));
         }
         is_over
     }
@@ -158,10 +153,11 @@ fn refused(node: &Node, refusal: Refusal) -> Reject {
 impl Node {
     /// Another node's life is over, and with it what it told of its devices.
     pub(crate) fn lose_entities_of(&self, gone: &NodeId) {
-        let running: Vec<_> = lock(&self.fields.running_by_id).values().cloned().collect();
+        let running = lock(&self.fields.inputs_by_id_and_dimensions);
+        let running: Vec<_> = running.values().cloned().collect();
         let gone = gone.clone();
         self.runtime.spawn(async move {
-            for Running { inputs, .. } in running {
+            for inputs in running {
                 // A field that has ended has nothing to lose.
                 let _ = inputs.send(Input::NodeGone(gone.clone())).await;
             }
@@ -175,11 +171,13 @@ impl Services {
     ///
     /// [`Hooks::authorize_field`]: crate::Hooks::authorize_field
     pub async fn mark(&self, field: &FieldId, user: &UserId, marks: u64) -> bool {
-        let Some(inputs) = self.node().fields.inputs(field) else {
-            return false;
-        };
-        let user = user.clone();
-        inputs.send(Input::Mark { user, marks }).await.is_ok()
+        let mut is_anybody_here = false;
+        for inputs in self.node().fields.inputs(field) {
+            let user = user.clone();
+            let sent = inputs.send(Input::Mark { user, marks }).await;
+            is_anybody_here |= sent.is_ok();
+        }
+        is_anybody_here
     }
 }
 

@@ -128,6 +128,6 @@ pub use services::{ConnectionInfo, Services, TransportKind};
 pub use social::Notified;
 pub use stats::{ClusterStats, FieldStats, Stats};
 pub use tombolo_field::{
-    Class as FieldClass, EntityId, Settings as FieldSettings, SettingsError as FieldSettingsError,
-    Sight, Subject,
+    Class as FieldClass, Dimensions as FieldDimensions, EntityId, Settings as FieldSettings,
+    SettingsError as FieldSettingsError, Sight, Subject,
 };

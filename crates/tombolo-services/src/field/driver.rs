@@ -191,7 +191,7 @@ impl Driver {
             tokio::select! {
                 _ = ticks.tick() => {
                     self.on_tick();
-                    if self.is_idle() && self.node.fields.close(&self.id, &inputs) {
+                    if self.is_idle() && self.node.fields.close(&self.id, self.dimensions, &inputs) {
                         return;
                     }
                 }

@@ -306,10 +306,15 @@ async fn respond(node: &Arc<Node>, payload: &[u8]) -> Result<answer::Outcome, Re
 }
 
 async fn find(node: &Node, field: &FieldId, entity: EntityId) -> Option<Arc<Seat>> {
-    let inputs = node.fields.inputs(field)?;
-    let (reply, found) = oneshot::channel();
-    inputs.send(Input::Find { entity, reply }).await.ok()?;
-    found.await.ok().flatten()
+    for inputs in node.fields.inputs(field) {
+        let (reply, found) = oneshot::channel();
+        if inputs.send(Input::Find { entity, reply }).await.is_ok()
+            && let Ok(Some(seat)) = found.await
+        {
+            return Some(seat);
+        }
+    }
+    None
 }
 
 /// An introduction of a device on another node.

@@ -20,7 +20,7 @@ pub(crate) enum Refusal {
     Budget,
     #[error("what is known is 12 bytes for each of at most 4096 entities")]
     Known,
-    #[error("the field has two or three dimensions, and not those")]
+    #[error("a field has two or three dimensions, and here not those")]
     Dimensions,
     #[error("a later report has come already")]
     Late,

@@ -108,18 +108,21 @@ pub(super) async fn take_here(
     entity: EntityId,
     put_again: Option<u32>,
 ) -> Result<(), Refusal> {
-    let taken = async {
-        let inputs = node.fields.inputs(field)?;
+    let mut result = Err(Refusal::NoSuchThing);
+    for inputs in node.fields.inputs(field) {
         let (reply, done) = oneshot::channel();
         let take = Input::Take {
             entity,
             put_again,
             reply,
         };
-        inputs.send(take).await.ok()?;
-        done.await.ok()
-    };
-    taken.await.unwrap_or(Err(Refusal::NoSuchThing))
+        if inputs.send(take).await.is_ok()
+            && let Ok(taken) = done.await
+        {
+            result = result.or(taken);
+        }
+    }
+    result
 }
 
 /// Has all other nodes take something away; fails unless one of them had it.

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 use tombolo_field::{Change, EntityId};
-use tombolo_services::{FieldClass, FieldThing, HookSet, Hooks, Marking, Sight, Subject};
+use tombolo_services::{
+    FieldClass, FieldDimensions, FieldThing, HookSet, Hooks, Marking, Sight, Subject,
+};
 use tombolo_wire::v1::{self, ErrorCode, field_request, field_response};
 use tombolo_wire::{FieldId, UserId};
 
@@ -300,17 +302,38 @@ async fn what_makes_no_sense_is_refused_with_a_reason_and_disturbs_nobody() {
             "{wanted:?}"
         );
     }
-    let three = v1::EnterField {
-        dimensions: 3,
-        report: Some(v1::FieldReport {
-            position: vec![0.0; 3],
-            ..good.report.clone().unwrap()
-        }),
-        ..good.clone()
-    };
-    assert_eq!(enter(&mut carol, three).await, Err(ErrorCode::BadReport));
     assert!(enter(&mut carol, good).await.is_ok());
-    assert_eq!(refused(&lab), 8 + 4 + 8 + 1);
+    assert_eq!(refused(&lab), 8 + 4 + 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_comes_first_decides_for_nobody_how_many_dimensions_a_field_has() {
+    let lab = Lab::new();
+    let mut mallory = Walker::new(&lab, "mallory", &[0.0; 3]).await;
+    let mut alice = Walker::new(&lab, "alice", &[0.0; 2]).await;
+    let mut bob = Walker::new(&lab, "bob", &[1.0, 0.0]).await;
+    bob.hear().await;
+    assert_eq!(bob.place_of(&alice), [0.0; 3]);
+    assert_eq!(mallory.hear().await, [], "it is in another field");
+    // Things of servers go from wherever they are.
+    let field = FieldId::parse("plaza").unwrap();
+    let there = FieldThing {
+        position: vec![0.0; 3],
+        ..chest([2.0, 0.0], Duration::from_secs(60))
+    };
+    lab.services.put_into_field(&field, there).await.unwrap();
+    assert_ne!(mallory.hear().await, []);
+    assert_eq!(alice.hear().await.len(), 1, "bob");
+    lab.services.take_from_field(&field, "chest").await.unwrap();
+    assert_ne!(mallory.hear().await, []);
+    // Who turns to the other one leaves the first.
+    bob.enter(&[0.0; 3]).await.unwrap();
+    assert_ne!(alice.hear().await, []);
+
+    let lab = Lab::with(|config| config.fields.dimensions = Some(FieldDimensions::Two));
+    let mut alice = Walker::new(&lab, "alice", &[0.0; 2]).await;
+    assert_eq!(alice.enter(&[0.0; 3]).await, Err(ErrorCode::BadReport));
+    assert_eq!(refused(&lab), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
-use tombolo_node::{FieldClass, FieldConfig, FieldSettingsError};
+use anyhow::{bail, ensure};
+use tombolo_node::{FieldClass, FieldConfig, FieldDimensions, FieldSettingsError};
 
 use super::file::Fields;
 use super::settings::Source;
@@ -12,6 +12,12 @@ use super::settings::Source;
 pub(super) fn config(table: &Fields, source: &Source) -> anyhow::Result<FieldConfig> {
     let mut config = FieldConfig::default();
     let place = |key: &str| source.place(&["fields", key]);
+    config.dimensions = match table.dimensions {
+        None => None,
+        Some(2) => Some(FieldDimensions::Two),
+        Some(3) => Some(FieldDimensions::Three),
+        Some(_) => bail!("{}: 2 or 3", place("dimensions")),
+    };
     if let Some(rate) = table.batches_per_second {
         ensure!(
             (1..=BATCHES_PER_SECOND_MAX).contains(&rate),

@@ -84,6 +84,7 @@ pub(crate) struct Webhook {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub(crate) struct Fields {
+    pub(crate) dimensions: Option<u8>,
     pub(crate) batches_per_second: Option<u32>,
     pub(crate) budget: Option<usize>,
     pub(crate) hysteresis: Option<f64>,

@@ -522,6 +522,10 @@ mod tests {
                 "line 2, fields.budget: 256 to 1100 bytes",
             ),
             (
+                "[fields]\ndimensions = 4",
+                "line 2, fields.dimensions: 2 or 3",
+            ),
+            (
                 "[fields]\nbatches-per-second = 0",
                 "line 2, fields.batches-per-second: 1 to 200",
             ),
