@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use prost::Message as _;
 use tokio::sync::oneshot;
-use tombolo_engine::{Key, KeyError, RequestError};
+use tokio::task::JoinSet;
+use tombolo_engine::{Key, KeyError, RequestError, Server};
 use tombolo_field::EntityId;
 use tombolo_wire::v1::{self, DeviceKeys, ErrorCode, Introduction, server_frame};
 use tombolo_wire::{FieldId, NodeId, UserId};
@@ -236,23 +237,42 @@ pub(crate) async fn serve(node: Arc<Node>) {
     };
     loop {
         if let Ok(mut server) = node.engine.serve(&subject, QUESTIONS_MAX).await {
-            while let Some(request) = server.next().await {
-                let outcome = respond(&node, &request.payload).await;
-                let outcome = outcome.unwrap_or_else(|reject| {
-                    answer::Outcome::Refused(wire::Refused {
-                        code: u32::try_from(i32::from(reject.code)).unwrap_or_default(),
-                        message: reject.message,
-                    })
-                });
-                let answer = wire::Answer {
-                    version: VERSION,
-                    outcome: Some(outcome),
-                };
-                request.answer(answer.encode_to_vec().into());
-            }
+            answer_all(&mut server, |question| answer(Arc::clone(&node), question)).await;
         }
         tokio::time::sleep(SERVE_DELAY).await;
     }
+}
+
+/// Answers questions side by side: those about a field that is behind keep no others waiting.
+async fn answer_all<A>(server: &mut Server, answer: impl Fn(Bytes) -> A)
+where
+    A: Future<Output = Bytes> + Send + 'static,
+{
+    let mut answers = JoinSet::new();
+    while let Some(request) = server.next().await {
+        if answers.len() >= ANSWERS_AT_ONCE {
+            answers.join_next().await;
+        }
+        let answer = answer(request.payload.clone());
+        answers.spawn(async move { request.answer(answer.await) });
+    }
+}
+
+async fn answer(node: Arc<Node>, question: Bytes) -> Bytes {
+    // Whoever asked does not wait longer.
+    let outcome = tokio::time::timeout(ASK_TIMEOUT, respond(&node, &question)).await;
+    let outcome = outcome.unwrap_or_else(|_| Err(refused(&node, Refusal::Behind)));
+    let outcome = outcome.unwrap_or_else(|reject| {
+        answer::Outcome::Refused(wire::Refused {
+            code: u32::try_from(i32::from(reject.code)).unwrap_or_default(),
+            message: reject.message,
+        })
+    });
+    let answer = wire::Answer {
+        version: VERSION,
+        outcome: Some(outcome),
+    };
+    answer.encode_to_vec().into()
 }
 
 async fn respond(node: &Arc<Node>, payload: &[u8]) -> Result<answer::Outcome, Reject> {
@@ -367,8 +387,37 @@ const ASKS_MAX: usize = 3;
 /// Questions that wait for this node.
 const QUESTIONS_MAX: usize = 4096;
 
+/// Questions that are answered at the same time.
+const ANSWERS_AT_ONCE: usize = 256;
+
 /// Between two attempts to be reachable.
 const SERVE_DELAY: Duration = Duration::from_millis(250);
 
 /// As much of a refusal's text as a device is told.
 const MESSAGE_CHARS_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use tombolo_engine::Request;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_question_that_takes_long_keeps_no_others_waiting() {
+        let (questions, mut server) = Server::new(QUESTIONS_MAX);
+        let (slow, _) = Request::new("slow".into());
+        let (quick, answered) = Request::new("quick".into());
+        questions.send(slow).await.unwrap();
+        questions.send(quick).await.unwrap();
+        let answer = |question: Bytes| async move {
+            if question == "slow" {
+                std::future::pending::<()>().await;
+            }
+            question
+        };
+        tokio::select! {
+            () = answer_all(&mut server, answer) => panic!("nobody ended it"),
+            answer = answered => assert_eq!(answer.unwrap(), "quick"),
+        }
+    }
+}
