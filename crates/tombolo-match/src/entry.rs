@@ -95,6 +95,8 @@ pub enum Body {
     },
     /// A running match takes nobody any more.
     Closed(BackfillId),
+    /// The room of a running match has no place for the users of a claim: they look on.
+    Unseated(MatchId),
     /// Nothing but the time.
     Ticked,
 }

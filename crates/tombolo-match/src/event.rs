@@ -55,7 +55,7 @@ pub enum Event {
         /// Who.
         user: UserId,
     },
-    /// Not all were ready: those who were look on, at the front.
+    /// Not all were ready, or a running match had no place: those who were ready look on, where they were.
     Failed {
         /// Which match.
         id: MatchId,

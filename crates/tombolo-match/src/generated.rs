@@ -18,12 +18,12 @@ pub struct Entry {
     /// 16 random bytes: finds an entry again that somebody waits for.
     #[prost(bytes = "bytes", tag = "2")]
     pub operation: ::prost::bytes::Bytes,
-    /// The clock of the node that appended it, in milliseconds since the Unix epoch.
+    /// What time it is in the pool, by the node that appended it, in milliseconds since the Unix epoch.
     #[prost(uint64, tag = "3")]
     pub time_ms: u64,
     #[prost(
         oneof = "entry::Body",
-        tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
+        tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16"
     )]
     pub body: ::core::option::Option<entry::Body>,
 }
@@ -57,6 +57,9 @@ pub mod entry {
         Ticked(super::Ticked),
         #[prost(message, tag = "15")]
         NodeLost(super::NodeLost),
+        /// The number of a claim for a running match, whose users found no place there.
+        #[prost(uint64, tag = "16")]
+        Unseated(u64),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -220,6 +223,8 @@ pub struct Snapshot {
     pub ended: ::prost::bytes::Bytes,
     #[prost(message, repeated, tag = "10")]
     pub nodes_lost: ::prost::alloc::vec::Vec<NodeLost>,
+    #[prost(message, repeated, tag = "11")]
+    pub joining: ::prost::alloc::vec::Vec<Joining>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Seat {
@@ -265,6 +270,19 @@ pub struct Running {
     /// The claim whose users are asked whether they are ready; 0 when there is none.
     #[prost(uint64, tag = "5")]
     pub pending: u64,
+}
+/// A claim for a running match, while its users may find no place there.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Joining {
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub running: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "3")]
+    pub until_ms: u64,
+    /// Without keys.
+    #[prost(message, repeated, tag = "4")]
+    pub tickets: ::prost::alloc::vec::Vec<Seat>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Keys {

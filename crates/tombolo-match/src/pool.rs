@@ -8,6 +8,7 @@ mod finish;
 mod group;
 mod improve;
 mod index;
+mod joining;
 mod ready;
 mod search;
 mod seat;
@@ -36,6 +37,7 @@ use backfill::Running;
 use candidate::RoleTable;
 use group::{Group, View};
 use index::Index;
+use joining::Joining;
 use ready::Pending;
 use seat::{Key, Seats};
 use symbols::{Symbol, Symbols};
@@ -54,6 +56,9 @@ pub const WEIGHT_MAX: usize = 24 * 1024 * 1024;
 
 /// How many lost nodes a pool remembers; those longest ago are forgotten first.
 pub const NODES_LOST_MAX: usize = 64;
+
+/// For how long a claim for a running match may come to nothing for want of a place.
+pub const JOINING_KEPT: Duration = Duration::from_secs(60);
 
 /// How far one entry may move the clock of a pool in which somebody waits: a node whose clock is ahead must not end
 /// what others wait for.
@@ -81,6 +86,8 @@ pub struct Pool {
     next_match: u64,
     pending: BTreeMap<MatchId, Pending>,
     running: BTreeMap<BackfillId, Running>,
+    /// Claims for running matches, while their users may find no place there.
+    joining: BTreeMap<MatchId, Joining>,
     /// What is due when.
     timers: BTreeSet<(Time, Timer)>,
     waits: Waits,
@@ -101,6 +108,8 @@ enum Timer {
     Ready(MatchId),
     /// A running match has not renewed its lease.
     Lease(BackfillId),
+    /// Those who are to join a running match have found their place.
+    Joining(MatchId),
 }
 
 /// What only the matcher needs; it follows from the rest, and from when it was asked.
@@ -161,6 +170,7 @@ impl Pool {
             next_match: 1,
             pending: BTreeMap::new(),
             running: BTreeMap::new(),
+            joining: BTreeMap::new(),
             timers: BTreeSet::new(),
             waits: Waits::default(),
             ended: Ended::default(),
@@ -302,7 +312,7 @@ impl Pool {
         self.running.len()
     }
 
-    /// About how many bytes the tickets have in a snapshot, those of running matches too.
+    /// About how many bytes the tickets have in a snapshot, those of running matches, and those who join them, too.
     #[must_use]
     pub fn weight(&self) -> usize {
         self.weight
@@ -344,6 +354,7 @@ impl Pool {
             Body::Answered { id, user, answer } => self.on_answered(*id, user, *answer, events),
             Body::Backfill(backfill) => self.on_backfill(backfill, events),
             Body::Renewed { id, lease } => self.on_renewed(*id, *lease),
+            Body::Unseated(id) => self.on_unseated(*id, events),
             Body::Closed(id) => self.end_backfill(*id, BackfillEnd::Closed, events),
             Body::Ticked => Ok(()),
         }
@@ -367,6 +378,7 @@ impl Pool {
             match timer {
                 Timer::Grace(key) => self.on_grace_over(key, events),
                 Timer::Ready(id) => self.on_ready_over(id, events),
+                Timer::Joining(id) => self.forget_joining(id),
                 Timer::Lease(id) => {
                     // It is there: its timer goes with it.
                     let _ = self.end_backfill(id, BackfillEnd::Expired, events);

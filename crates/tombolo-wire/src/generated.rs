@@ -1025,7 +1025,7 @@ pub mod match_event {
         /// A user of the match that was proposed is ready.
         #[prost(message, tag = "5")]
         Accepted(super::MatchAccepted),
-        /// Not all were ready: the ticket looks on, where it was.
+        /// Not all were ready, or a running match had no place: the ticket looks on, where it was.
         #[prost(message, tag = "6")]
         Failed(super::MatchFailed),
         /// The ticket has ended: its match begins.

@@ -293,7 +293,7 @@ fn sentence(event: &Event) -> String {
             format!("a match of {users}: {said} ({left_s:.0} s to say so)")
         }
         Event::Accepted { ready, users } => format!("{ready} of {users} are ready"),
-        Event::Failed => "not all were ready: looking on".to_owned(),
+        Event::Failed => "not all were ready, or there was no place: looking on".to_owned(),
         Event::Why(why) => why_sentence(why),
         Event::Found(found) => found_sentence(found),
         Event::Members { room, members } => format!("in {room}: {}", members.join(", ")),

@@ -113,6 +113,7 @@ impl Reader {
             | Body::Backfill(_)
             | Body::Renewed { .. }
             | Body::Closed(_)
+            | Body::Unseated(_)
             | Body::Ticked => {}
         }
     }

@@ -42,7 +42,7 @@ pub enum TicketEvent {
         /// How many must be.
         users: u32,
     },
-    /// Not all were ready: the ticket looks on, where it was.
+    /// Not all were ready, or a running match had no place: the ticket looks on, where it was.
     Failed,
     /// The match begins, and this device is in its room. Nothing follows.
     Found(Box<Match>),

@@ -87,6 +87,7 @@ fn parse_body(body: wire::entry::Body) -> Parsed<Body> {
             lease: Duration::from_millis(renewed.lease_ms),
         },
         On::Closed(running) => Body::Closed(BackfillId(array(&running)?)),
+        On::Unseated(number) => Body::Unseated(MatchId(number)),
         On::Ticked(wire::Ticked {}) => Body::Ticked,
     })
 }

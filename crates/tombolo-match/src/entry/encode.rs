@@ -10,7 +10,7 @@ use super::{Answer, Body, Entry, VERSION};
 use crate::formed::{Formed, Party, Side};
 use crate::generated as wire;
 use crate::ticket::{Device, Player, Ticket};
-use crate::word::{Name, OperationId};
+use crate::word::{MatchId, Name, OperationId};
 
 impl Entry {
     /// The bytes to append, as an attempt of that name.
@@ -79,6 +79,7 @@ fn body(body: &Body) -> wire::entry::Body {
             lease_ms: millis(*lease),
         }),
         Body::Closed(running) => On::Closed(id(&running.0)),
+        Body::Unseated(MatchId(number)) => On::Unseated(*number),
         Body::Ticked => On::Ticked(wire::Ticked {}),
     }
 }

@@ -1,9 +1,10 @@
 //! Running matches that ask for more users.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::candidate::Candidate;
+use super::joining::Place;
 use super::seat::{Key, Seat};
 use super::{Pool, Timer};
 use crate::entry::{Backfill, LEASE_MAX};
@@ -202,21 +203,12 @@ impl Pool {
     /// A seat that nobody finds: of a party that plays already.
     fn running_seat(&mut self, ticket: &Ticket) -> Result<Key, Illegal> {
         let candidate = Candidate::new(&self.rules, &self.roles, ticket, &mut self.symbols)?;
-        let gates = candidate.gates(&self.rules, Duration::ZERO);
-        let seat = Seat {
-            ticket: ticket.clone(),
+        let place = Place {
             revision: 0,
             since: self.clock,
             order: self.next_order,
-            held: None,
-            away: BTreeMap::new(),
-            candidate,
-            gates,
-            next_change: None,
-            class: None,
-            is_lonely: false,
-            rests_until: Time::ZERO,
         };
+        let seat = Seat::new(&self.rules, ticket.clone(), candidate, place);
         self.next_order += 1;
         self.weight += ticket.weight();
         Ok(self.seats.insert(seat))

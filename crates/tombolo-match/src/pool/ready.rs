@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use tombolo_wire::UserId;
 
+use super::joining::Waited;
 use super::seat::Key;
 use super::{Pool, Timer};
 use crate::entry::Answer;
@@ -117,7 +118,7 @@ impl Pool {
     }
 
     fn begin(&mut self, formed: &Formed, keys: &[Key], events: &mut Vec<Event>) {
-        let mut tickets = Vec::new();
+        let (mut tickets, mut places) = (Vec::new(), Vec::new());
         debug_assert_eq!(
             formed.parties().count(),
             keys.len(),
@@ -127,10 +128,16 @@ impl Pool {
             let seat = &self.seats[*key];
             let waited = self.clock.since(seat.since);
             self.waits.count(&seat.candidate, &self.symbols, waited);
+            places.push(seat.place());
             tickets.push(self.forget(*key));
         }
         events.push(Event::Matched(Box::new(formed.clone())));
         self.adopt(formed, &tickets, events);
+        if let Some((running, _)) = formed.backfill {
+            let waited = tickets.into_iter().zip(places);
+            let waited = waited.map(|(ticket, place)| Waited { ticket, place });
+            self.remember_joining(formed.id, running, waited.collect());
+        }
     }
 
     /// Ends a match that does not begin: the tickets of `culprits` end, the others look on.

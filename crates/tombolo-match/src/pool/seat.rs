@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Index, IndexMut};
+use std::time::Duration;
 
 use tombolo_wire::UserId;
 
 use super::candidate::{Candidate, Gate};
 use super::index::ClassId;
+use super::joining::Place;
+use crate::rules::Rules;
 use crate::ticket::Ticket;
 use crate::word::{MatchId, Time};
 
@@ -47,6 +50,35 @@ pub(super) struct Seat {
     pub(super) is_lonely: bool,
     /// Until when it does not look on ticks: it has looked at many in vain.
     pub(super) rests_until: Time,
+}
+
+impl Seat {
+    /// The seat of a ticket that nobody finds yet.
+    pub(super) fn new(rules: &Rules, ticket: Ticket, candidate: Candidate, place: Place) -> Self {
+        let gates = candidate.gates(rules, Duration::ZERO);
+        Self {
+            ticket,
+            revision: place.revision,
+            since: place.since,
+            order: place.order,
+            held: None,
+            away: BTreeMap::new(),
+            candidate,
+            gates,
+            next_change: None,
+            class: None,
+            is_lonely: false,
+            rests_until: Time::ZERO,
+        }
+    }
+
+    pub(super) fn place(&self) -> Place {
+        Place {
+            revision: self.revision,
+            since: self.since,
+            order: self.order,
+        }
+    }
 }
 
 /// All tickets.

@@ -9,6 +9,7 @@ use prost::Message as _;
 
 use super::backfill::Running;
 use super::candidate::Candidate;
+use super::joining::{JOINING_MAX, Joining, Place, Waited};
 use super::ready::Pending;
 use super::seat::{Key, Seat};
 use super::waits::Waits;
@@ -51,6 +52,11 @@ impl Pool {
                 .running
                 .iter()
                 .map(|(id, running)| keep_running(*id, running))
+                .collect(),
+            joining: self
+                .joining
+                .iter()
+                .map(|(id, joining)| keep_joining(*id, joining))
                 .collect(),
             waits: self
                 .waits
@@ -97,6 +103,12 @@ impl Pool {
         }
         for running in snapshot.running {
             pool.restore_running(&running)?;
+        }
+        if snapshot.joining.len() > JOINING_MAX {
+            return Err(SnapshotError);
+        }
+        for joining in snapshot.joining {
+            pool.restore_joining(joining)?;
         }
         pool.next_order = snapshot.next_order;
         pool.next_match = snapshot.next_match;
@@ -149,22 +161,16 @@ impl Pool {
             self.check_users(&ticket.players, None)?;
         }
         let candidate = Candidate::new(&self.rules, &self.roles, &ticket, &mut self.symbols)?;
-        let gates = candidate.gates(&self.rules, Duration::ZERO);
         self.weight += ticket.weight();
         let (id, untils) = (ticket.id, away.values().copied().collect::<Vec<_>>());
-        let seat = Seat {
-            ticket,
+        let place = Place {
             revision: kept.revision,
             since: Time::from_millis(kept.since_ms),
             order: kept.order,
-            held: None,
+        };
+        let seat = Seat {
             away,
-            candidate,
-            gates,
-            next_change: None,
-            class: None,
-            is_lonely: false,
-            rests_until: Time::ZERO,
+            ..Seat::new(&self.rules, ticket, candidate, place)
         };
         let key = self.seats.put(kept.key, seat).ok_or(SnapshotError)?;
         if !is_running {
@@ -227,6 +233,32 @@ impl Pool {
     }
 }
 
+impl Pool {
+    fn restore_joining(&mut self, kept: wire::Joining) -> Result<(), SnapshotError> {
+        let id = MatchId(kept.number);
+        let tickets = kept.tickets.into_iter().map(|kept| {
+            Ok(Waited {
+                ticket: parse_ticket(kept.ticket.ok_or(SnapshotError)?)?,
+                place: Place {
+                    revision: kept.revision,
+                    since: Time::from_millis(kept.since_ms),
+                    order: kept.order,
+                },
+            })
+        });
+        let joining = Joining {
+            running: BackfillId(array(&kept.running)?),
+            until: Time::from_millis(kept.until_ms),
+            tickets: tickets.collect::<Result<_, SnapshotError>>()?,
+        };
+        if self.joining.contains_key(&id) {
+            return Err(SnapshotError);
+        }
+        self.add_joining(id, joining);
+        Ok(())
+    }
+}
+
 impl From<prost::DecodeError> for SnapshotError {
     fn from(_: prost::DecodeError) -> Self {
         Self
@@ -284,6 +316,22 @@ fn keep_running(id: BackfillId, running: &Running) -> wire::Running {
         until_ms: running.until.as_millis(),
         sides: sides.collect(),
         pending: running.pending.map_or(0, |MatchId(number)| number),
+    }
+}
+
+fn keep_joining(MatchId(number): MatchId, joining: &Joining) -> wire::Joining {
+    let tickets = joining.tickets.iter().map(|waited| wire::Seat {
+        ticket: Some(entry::ticket(&waited.ticket)),
+        revision: waited.place.revision,
+        since_ms: waited.place.since.as_millis(),
+        order: waited.place.order,
+        ..wire::Seat::default()
+    });
+    wire::Joining {
+        number,
+        running: Bytes::copy_from_slice(&joining.running.0),
+        until_ms: joining.until.as_millis(),
+        tickets: tickets.collect(),
     }
 }
 

@@ -1,11 +1,11 @@
 //! Tickets come, change and go.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
 
 use tombolo_wire::{NodeId, UserId};
 
 use super::candidate::Candidate;
+use super::joining::Place;
 use super::seat::{Key, Seat};
 use super::{NODES_LOST_MAX, Pool, Rank, Timer};
 use crate::event::{EndReason, Event, Illegal};
@@ -30,31 +30,28 @@ impl Pool {
         self.check_users(&ticket.players, None)?;
         self.check_devices(ticket.devices())?;
         let candidate = Candidate::new(&self.rules, &self.roles, ticket, &mut self.symbols)?;
-        let gates = candidate.gates(&self.rules, std::time::Duration::ZERO);
-        let seat = Seat {
-            ticket: ticket.clone(),
+        let place = Place {
             revision: 0,
             since: self.clock,
             order: self.next_order,
-            held: None,
-            away: BTreeMap::new(),
-            candidate,
-            gates,
-            next_change: None,
-            class: None,
-            is_lonely: false,
-            rests_until: Time::ZERO,
         };
         self.next_order += 1;
-        self.weight += ticket.weight();
-        let key = self.seats.insert(seat);
-        self.key_by_id.insert(ticket.id, key);
-        self.add_users(key);
-        self.enter(key, self.clock);
+        self.insert(ticket.clone(), candidate, place);
         let estimate = self.estimate(&ticket.id);
         let ticket = ticket.id;
         events.push(Event::Queued { ticket, estimate });
         Ok(())
+    }
+
+    /// Puts a ticket into the pool that has nothing against it.
+    pub(super) fn insert(&mut self, ticket: Ticket, candidate: Candidate, place: Place) {
+        let (id, weight) = (ticket.id, ticket.weight());
+        let seat = Seat::new(&self.rules, ticket, candidate, place);
+        let key = self.seats.insert(seat);
+        self.weight += weight;
+        self.key_by_id.insert(id, key);
+        self.add_users(key);
+        self.enter(key, self.clock);
     }
 
     pub(super) fn on_changed(
@@ -300,14 +297,16 @@ impl Pool {
         &self,
         mut devices: impl Iterator<Item = &'d Device>,
     ) -> Result<(), Illegal> {
-        let is_lost = |device: &Device| {
-            let lost = self.lost_by_node.get(&device.node);
-            lost.is_some_and(|lost| device.incarnation <= *lost)
-        };
-        if devices.any(is_lost) {
+        if devices.any(|device| self.is_lost(device)) {
             return Err(Illegal::Lost);
         }
         Ok(())
+    }
+
+    /// Whether a device is connected to a life of a node that is over.
+    pub(super) fn is_lost(&self, device: &Device) -> bool {
+        let lost = self.lost_by_node.get(&device.node);
+        lost.is_some_and(|lost| device.incarnation <= *lost)
     }
 
     pub(super) fn add_users(&mut self, key: Key) {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use tombolo_match::{
-    Answer, Backfill, BackfillEnd, BackfillId, Body, EndReason, Event, Illegal, MatchId, Ticket,
+    Answer, Backfill, BackfillEnd, BackfillId, Body, EndReason, Event, Illegal, JOINING_KEPT,
+    MatchId, Ticket,
 };
 
 use crate::world::{World, ended, id, name, skilled, user, users};
@@ -247,4 +248,59 @@ fn running_matches_are_refused_that_do_not_fit_into_the_pool() {
         world.apply(Body::Backfill(of(0, 1))).is_ok(),
         "in the place of what it was before"
     );
+}
+
+#[test]
+fn who_finds_no_place_in_a_running_match_is_back_where_it_was() {
+    let mut world = World::new(RULES);
+    world.apply(lacking_two()).unwrap();
+    world.submit(skilled(1, &[100.0])).unwrap();
+    let weight = world.pool.weight();
+    world.wait(5);
+    let before = world.pool.standing(&id(1)).map(|standing| standing.since);
+    let formed = world.step();
+    assert_eq!(formed.len(), 1);
+    assert_eq!(world.pool.ticket(&id(1)), None);
+    world.submit(skilled(2, &[900.0])).unwrap();
+    let number = formed[0].id;
+    let events = world.apply(Body::Unseated(number)).unwrap();
+    assert!(
+        matches!(&events[..], [Event::BackfillEnded { .. }, Event::Failed { requeued, .. }] if *requeued == [id(1)])
+    );
+    let since = world.pool.standing(&id(1)).map(|standing| standing.since);
+    assert_eq!(since, before);
+    assert_eq!(world.waiting(), [1, 2], "it came first");
+    assert_eq!(world.apply(Body::Unseated(number)), Ok(Vec::new()));
+    world.apply(Body::Cancelled(id(1))).unwrap();
+    world.apply(Body::Cancelled(id(2))).unwrap();
+    assert!(world.pool.weight() < weight, "nothing is left of them");
+    // It ends, and does not come back once more.
+    assert_eq!(world.apply(Body::Unseated(number)), Ok(Vec::new()));
+    assert_eq!(world.waiting(), [0; 0]);
+}
+
+#[test]
+fn after_a_while_whoever_has_joined_a_running_match_is_in_it_for_good() {
+    let mut world = World::new(RULES);
+    world.apply(lacking_two()).unwrap();
+    world.submit(skilled(1, &[100.0])).unwrap();
+    let formed = world.step();
+    world.wait(JOINING_KEPT.as_secs());
+    let unseated = world.apply(Body::Unseated(formed[0].id));
+    assert_eq!(unseated, Err(Illegal::Unknown));
+    assert_eq!(world.pool.weight(), 0);
+}
+
+#[test]
+fn who_has_another_ticket_by_then_keeps_that_one() {
+    let mut world = World::new(RULES);
+    world.apply(lacking_two()).unwrap();
+    world.submit(skilled(1, &[100.0])).unwrap();
+    let formed = world.step();
+    let mut other = skilled(1, &[900.0]);
+    other.id = id(7);
+    world.submit(other).unwrap();
+    let events = world.apply(Body::Unseated(formed[0].id)).unwrap();
+    assert_eq!(ended(&events), [(1, EndReason::Cancelled)]);
+    assert_eq!(world.waiting(), [7]);
 }

@@ -292,9 +292,10 @@ impl Writer {
     fn running(&mut self, plan: &Plan, dice: &mut Dice) -> Body {
         let id = BackfillId([dice.below(3) as u8; 16]);
         let lease = Duration::from_secs(1 + dice.below(5));
-        match dice.below(6) {
+        match dice.below(7) {
             0 => Body::Closed(id),
             1 => Body::Renewed { id, lease },
+            2 => Body::Unseated(MatchId(1 + dice.below(40))),
             _ => {
                 let team = self.pool.rules().shape.teams[0].name.clone();
                 let number = 1_000 + u128::from(dice.below(1_000));

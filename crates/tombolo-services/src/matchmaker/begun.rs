@@ -32,6 +32,13 @@ impl Begun {
         }
     }
 
+    /// A ticket waits again.
+    pub(super) fn forget(&mut self, ticket: &TicketId) {
+        if self.formed_by_ticket.remove(ticket).is_some() {
+            self.order.retain(|(_, known)| known != ticket);
+        }
+    }
+
     /// The match that a ticket of a user has found.
     pub(super) fn of(&self, ticket: &TicketId, user: &UserId) -> Option<Arc<Formed>> {
         let formed = self.formed_by_ticket.get(ticket)?;

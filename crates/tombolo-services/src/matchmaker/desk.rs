@@ -183,16 +183,16 @@ impl Desk {
         Err(unavailable("the pool changes too fast"))
     }
 
-    /// Appends an entry, however long it takes the engine to take it in, unless this node is out of
-    /// its cluster, or cannot read what comes of it; whether it was taken in.
-    pub(super) async fn insist(&self, node: &Node, body: Body) -> bool {
+    /// Appends an entry, however long it takes the engine to take it in, and returns what came of it; `None` when this
+    /// node is out of its cluster, or cannot read that.
+    pub(super) async fn insist(&self, node: &Node, body: Body) -> Option<Result<(), Illegal>> {
         while !node.cluster.is_out() && !self.lock().is_unreadable {
             match self.propose(node, body.clone(), None).await {
-                Ok(_) => return true,
+                Ok(outcome) => return Some(outcome),
                 Err(_) => tokio::time::sleep(RETRY_DELAY).await,
             }
         }
-        false
+        None
     }
 
     async fn propose_once(

@@ -79,7 +79,7 @@ pub(super) async fn watch(node: Arc<Node>, desk: Arc<Desk>) {
 
 async fn look_at(node: Arc<Node>, desk: Arc<Desk>, session: SessionId, user: UserId) {
     while let Some(body) = correction(&node, &desk, session, &user) {
-        if !desk.insist(&node, body).await {
+        if desk.insist(&node, body).await.is_none() {
             return;
         }
     }

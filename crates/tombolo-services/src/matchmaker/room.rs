@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
-use tombolo_match::{Body as PoolBody, Formed, TicketId};
+use tombolo_match::{BackfillId, Body as PoolBody, Formed, TicketId};
 use tombolo_room::{Act, Body, OperationId, Reserve, Settings, USERS_PER_ENTRY_MAX};
 use tombolo_wire::v1::{self, ErrorCode, match_event};
 use tombolo_wire::{RoomId, UserId};
@@ -27,6 +27,12 @@ pub(super) async fn gather(
 ) {
     let id = match_id(&desk, &formed);
     let prepared = prepare(&node, &desk, &formed, id).await;
+    if let (Err(reject), Some((running, _))) = (&prepared, formed.backfill) {
+        tracing::debug!(pool = %desk.name, %reject, "a running match has no place");
+        if have_others_look_on(&node, &desk, &formed, running, reject.code).await {
+            return;
+        }
+    }
     let kind = match &prepared {
         Ok(room) => match_event::Kind::Found(found(&formed, id, room)),
         Err(reject) => {
@@ -39,10 +45,23 @@ pub(super) async fn gather(
             push(&node, &device, event(&desk.name, &ticket, kind.clone()));
         }
     }
-    if let (Err(_), Some((running, _))) = (prepared, formed.backfill) {
-        // Whoever else waits is not to be lost in it as well. It may have been closed already.
-        desk.insist(&node, PoolBody::Closed(running)).await;
+}
+
+/// Has nobody else join a running match whose room takes nobody in. Whether those who were to join look on, and know it.
+async fn have_others_look_on(
+    node: &Node,
+    desk: &Desk,
+    formed: &Formed,
+    running: BackfillId,
+    code: ErrorCode,
+) -> bool {
+    if code == ErrorCode::Unavailable {
+        // Through another node they may have got their seats. It may have been closed already.
+        desk.insist(node, PoolBody::Closed(running)).await;
+        return false;
     }
+    let unseated = PoolBody::Unseated(formed.id);
+    desk.insist(node, unseated).await == Some(Ok(()))
 }
 
 /// Whether a room is of a match, which devices do not open.

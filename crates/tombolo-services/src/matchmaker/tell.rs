@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tombolo_match::{
-    BackfillEnd, BackfillId, Body, EndReason, Event, Formed, Name, Pool, TicketId, Time,
+    BackfillEnd, BackfillId, Body, EndReason, Event, Formed, MatchId, Name, Pool, TicketId, Time,
 };
 use tombolo_room::SessionId;
 use tombolo_wire::v1::{self, match_event, match_response, response, server_frame};
@@ -69,6 +69,7 @@ impl State {
             | Body::Answered { .. }
             | Body::Renewed { .. }
             | Body::Closed(_)
+            | Body::Unseated(_)
             | Body::Ticked => {}
         }
     }
@@ -93,6 +94,7 @@ impl State {
             | Body::Answered { .. }
             | Body::Renewed { .. }
             | Body::Closed(_)
+            | Body::Unseated(_)
             | Body::Ticked => On::Done(v1::MatchDone {}),
         };
         Told::Answer(Arc::clone(&asker.session), answer(asker.request, result))
@@ -135,12 +137,7 @@ impl State {
                     self.tell_all(pool, formed, &kind, told);
                 }
             }
-            Event::Failed { id, requeued } => {
-                let kind = match_event::Kind::Failed(v1::MatchFailed { number: id.0 });
-                for ticket in requeued {
-                    self.tell_ticket(pool, &ticket, &kind, None, told);
-                }
-            }
+            Event::Failed { id, requeued } => self.tell_failed(node, pool, id, &requeued, told),
             Event::Matched(formed) => {
                 let formed = Arc::new(*formed);
                 self.begun.note(self.pool.clock(), &formed);
@@ -167,6 +164,24 @@ impl State {
                 self.tell_asker(pool, running(&id, 0, reason), &id, but, told);
                 self.asker_by_backfill.remove(&id);
             }
+        }
+    }
+
+    /// Tells the devices of tickets that look on after their match has come to nothing.
+    fn tell_failed(
+        &mut self,
+        node: &Node,
+        pool: &Name,
+        id: MatchId,
+        requeued: &[TicketId],
+        told: &mut Vec<Told>,
+    ) {
+        let kind = match_event::Kind::Failed(v1::MatchFailed { number: id.0 });
+        for ticket in requeued {
+            // It may have left the pool for a match that had no place.
+            self.begun.forget(ticket);
+            self.note_ticket(node, ticket);
+            self.tell_ticket(pool, ticket, &kind, None, told);
         }
     }
 

@@ -62,7 +62,7 @@ async fn a_running_match_says_of_all_in_its_room_where_they_play_and_asks_its_ow
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_running_match_whose_room_takes_nobody_asks_for_nobody_any_more() {
+async fn who_finds_no_place_in_a_running_match_looks_on_and_nobody_else_is_asked() {
     let (mut alice, _bob, first, lab) = running().await;
     let both = [("alice", "red"), ("bob", "blue")];
     let opened = ask(&mut alice, "teams", open(&first, 0, &both)).await;
@@ -72,16 +72,25 @@ async fn a_running_match_whose_room_takes_nobody_asks_for_nobody_any_more() {
     submit(&mut carol, "teams", 3, &[("carol", 0.0)])
         .await
         .unwrap();
-    assert_eq!(ended(&mut carol).await, "lost");
+    let failed = event(&mut carol, |kind| match kind {
+        match_event::Kind::Failed(failed) => Some(failed.number),
+        match_event::Kind::Ended(ended) => panic!("{ended:?}"),
+        _ => None,
+    });
+    failed.await;
     let closed = event(&mut alice, |kind| match kind {
         match_event::Kind::Backfill(status) if !status.ended.is_empty() => Some(status.ended),
         _ => None,
     });
     assert_eq!(closed.await, "closed");
-    submit(&mut carol, "teams", 4, &[("carol", 0.0)])
+    carol.is_quiet_of_matches().await;
+    let mut frank = seeker(&lab, "frank").await;
+    submit(&mut frank, "teams", 4, &[("frank", 0.0)])
         .await
         .unwrap();
-    carol.is_quiet_of_matches().await;
+    let second = found(&mut carol).await;
+    assert_eq!(users(&second), ["carol", "frank"]);
+    assert_ne!(second.room, first.room);
 }
 
 #[tokio::test(start_paused = true)]
