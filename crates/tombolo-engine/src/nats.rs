@@ -21,6 +21,7 @@ mod hold;
 mod kv;
 mod log;
 mod messages;
+mod retired;
 mod streams;
 mod tail;
 mod tail_check;
@@ -38,6 +39,7 @@ pub use version::{Refusal, Version, VersionError};
 
 use self::connection::Connection;
 use self::kv::Bucket;
+use self::retired::Retired;
 use self::streams::{Kind, Shards};
 use self::tail_check::TailCheck;
 use crate::kv::{Kv, Leases};
@@ -57,6 +59,7 @@ struct Shared {
     values: Arc<Bucket>,
     leases: Arc<Bucket>,
     tail_check: TailCheck,
+    retired: Retired,
 }
 
 /// What happened on the way to and from the servers.
@@ -89,6 +92,8 @@ pub struct NatsStats {
     pub no_leader: u64,
     /// Writes that turned out to have been stored by an attempt whose answer was lost.
     pub resolved: u64,
+    /// Logs that were to be retired and would not be tried again, since too many others wait for that.
+    pub unpurged: u64,
     /// Answers that could not be read.
     pub unreadable: u64,
     /// Watches begun anew.
@@ -111,6 +116,7 @@ impl Nats {
         let bucket = |shards| Arc::new(Bucket::new(Arc::clone(&connection), &config, shards));
         let shared = Shared {
             tail_check: TailCheck::new(config.log_shards),
+            retired: Retired::default(),
             values: bucket(values),
             leases: bucket(leases),
             connection,

@@ -140,12 +140,11 @@ pub(super) struct FoundConfig {
 #[derive(Debug, Deserialize)]
 pub(super) struct Ignored {}
 
-/// Removes messages of a subject, older than `seq` if there is one.
+/// Removes messages of a subject, older than `seq`.
 #[derive(Debug, Serialize)]
 pub(super) struct Purge {
     pub(super) filter: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) seq: Option<u64>,
+    pub(super) seq: u64,
 }
 
 /// Asks for a message, or for several.

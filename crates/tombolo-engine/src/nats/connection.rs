@@ -110,6 +110,7 @@ pub(super) struct Counters {
     pub(super) no_leader: AtomicU64,
     pub(super) resolved: AtomicU64,
     pub(super) watch_resets: AtomicU64,
+    pub(super) unpurged: AtomicU64,
     pub(super) unreadable: AtomicU64,
 }
 
@@ -278,6 +279,7 @@ impl Connection {
             no_leader: read(&counters.no_leader),
             resolved: read(&counters.resolved),
             watch_resets: read(&counters.watch_resets),
+            unpurged: read(&counters.unpurged),
             unreadable: read(&counters.unreadable),
         }
     }

@@ -5,7 +5,7 @@ use async_nats::header::HeaderValue;
 use bytes::Bytes;
 
 use super::api::{Ignored, Purge};
-use super::messages::{self, RETIRED, Stored, TIME_TO_LIVE};
+use super::messages::{self, Stored};
 use super::streams::Shard;
 use super::tail;
 use super::write::{To, Write, WriteError, write};
@@ -90,10 +90,10 @@ pub(super) struct Snapshot {
 
 /// A snapshot's first message, which says where the rest is.
 #[derive(Debug)]
-struct Pointer {
+pub(super) struct Pointer {
     /// Its own sequence number.
-    seq: u64,
-    at: Offset,
+    pub(super) seq: u64,
+    pub(super) at: Offset,
     /// The id of the entry there.
     entry: Option<String>,
     /// What the further messages are named after.
@@ -214,17 +214,17 @@ impl Shared {
         if let Some(before) = before {
             let entries = Purge {
                 filter: subject,
-                seq: Some(before.at.seq),
+                seq: before.at.seq,
             };
-            self.purge(shard, &entries).await;
+            let _ = self.purge(shard, &entries).await;
         }
         // The parts of the one before, and of those whose writers died before they were done. Whoever has
         // written one and still writes looked for the pointer before this one was there, and will fail.
         let parts = Purge {
             filter: self.any_part_subject(key),
-            seq: Some(begin.unwrap_or(pointer)),
+            seq: begin.unwrap_or(pointer),
         };
-        self.purge(self.snapshot_shard(), &parts).await;
+        let _ = self.purge(self.snapshot_shard(), &parts).await;
         Ok(())
     }
 
@@ -257,76 +257,22 @@ impl Shared {
         }
     }
 
-    async fn retire(&self, key: &Key, at: Offset) -> Result<(), RetireError> {
-        let shard = self.logs.of(key);
-        let epoch = shard.epoch();
-        if at.epoch != epoch || at.seq == 0 {
-            return Err(RetireError::Conflict);
-        }
-        let subject = shard.subject(epoch, key.as_str());
-        let last = messages::last(&self.connection, &shard.name, &subject).await;
-        let last = last.map_err(|Unavailable| RetireError::Unavailable)?;
-        let mark = match last {
-            Some(last) if last.retired() == Some(at.seq) => last.seq,
-            Some(last) if last.seq == at.seq => self.mark(key, at, subject.clone()).await?,
-            Some(_) | None => return Err(RetireError::Conflict),
-        };
-        // All that is left is the mark: the log is never empty while somebody may expect it to be.
-        let entries = Purge {
-            filter: subject,
-            seq: Some(mark),
-        };
-        self.purge(shard, &entries).await;
-        if let Ok(Some(_)) = self.pointer(key).await {
-            for filter in [self.pointer_subject(key), self.any_part_subject(key)] {
-                self.purge(self.snapshot_shard(), &Purge { filter, seq: None })
-                    .await;
-            }
-        }
-        Ok(())
-    }
-
-    /// Marks a log as retired after its last entry. The mark goes away by itself after a while.
-    async fn mark(&self, key: &Key, at: Offset, subject: String) -> Result<u64, RetireError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(RETIRED, at.seq.to_string().as_str());
-        if self.connection.has_batches() {
-            let seconds = self.config.retired_time.as_secs().max(1);
-            headers.insert(TIME_TO_LIVE, format!("{seconds}s").as_str());
-        }
-        let mark = Write {
-            subject,
-            payload: Bytes::new(),
-            headers,
-            operation: format!("{key}/retired/{}", at.seq),
-            expected: Some(at.seq),
-            to: To::Log,
-        };
-        let shard = self.logs.of(key);
-        match write(&self.connection, shard, mark, self.config.hold_max).await {
-            Ok(seq) => Ok(seq),
-            Err(WriteError::Conflict) => Err(RetireError::Conflict),
-            Err(
-                WriteError::Full
-                | WriteError::TooLarge
-                | WriteError::Unavailable
-                | WriteError::Unknown,
-            ) => Err(RetireError::Unavailable),
-        }
-    }
-
-    async fn purge(&self, shard: &Shard, purge: &Purge) {
+    pub(super) async fn purge(&self, shard: &Shard, purge: &Purge) -> Result<(), Unavailable> {
         // Nothing comes before the first message, but the server would take 1 for no bound at all.
-        if purge.seq.is_some_and(|seq| seq <= 1) {
-            return;
+        if purge.seq <= 1 {
+            return Ok(());
         }
         let subject = format!("$JS.API.STREAM.PURGE.{}", shard.name);
-        if let Err(error) = self.connection.ask::<Ignored>(subject, purge).await {
-            tracing::debug!(stream = %shard.name, %error, "not purged");
+        match self.connection.ask::<Ignored>(subject, purge).await {
+            Ok(Ignored {}) => Ok(()),
+            Err(error) => {
+                tracing::debug!(stream = %shard.name, %error, "not purged");
+                Err(Unavailable)
+            }
         }
     }
 
-    async fn pointer(&self, key: &Key) -> Result<Option<Pointer>, Unavailable> {
+    pub(super) async fn pointer(&self, key: &Key) -> Result<Option<Pointer>, Unavailable> {
         let stream = self.snapshot_shard().name.as_str();
         let found = messages::last(&self.connection, stream, &self.pointer_subject(key)).await?;
         Ok(found.and_then(Pointer::read))
@@ -350,16 +296,16 @@ impl Shared {
         Ok(Some(state.into()))
     }
 
-    fn snapshot_shard(&self) -> &Shard {
+    pub(super) fn snapshot_shard(&self) -> &Shard {
         self.snapshots.first()
     }
 
-    fn pointer_subject(&self, key: &Key) -> String {
+    pub(super) fn pointer_subject(&self, key: &Key) -> String {
         let shard = self.snapshot_shard();
         shard.subject(shard.epoch(), &format!("first.{key}"))
     }
 
-    fn any_part_subject(&self, key: &Key) -> String {
+    pub(super) fn any_part_subject(&self, key: &Key) -> String {
         let shard = self.snapshot_shard();
         shard.subject(shard.epoch(), &format!("part.*.*.*.{key}"))
     }

@@ -173,6 +173,7 @@ pub(super) fn start(shared: &Arc<Shared>) {
                     check(&shared, index, shard, is_new_link || is_elected).await;
                 }
             }
+            shared.retire_all_noted().await;
         }
     });
 }

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use async_nats::Message;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt as _;
 use futures_util::stream::select_all;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tombolo_engine::{
     AppendError, CasError, Epoch, Expect, Kv as _, Log as _, Nats, NatsConfig, Offset, Revision,
 };
@@ -63,6 +66,54 @@ async fn a_leader_that_never_knows_what_was_expected_is_believed_in_the_end() {
     assert_eq!(swapped.await, Err(CasError::Conflict));
 }
 
+#[tokio::test]
+async fn what_could_not_be_removed_of_a_retired_log_is_removed_later() {
+    let Some(binary) = server(servers::current()) else {
+        return;
+    };
+    let (told, mut purged) = mpsc::unbounded_channel();
+    let (mut is_marked, mut attempts) = (false, 0);
+    let servers = play(&binary, move |message| {
+        let subject = message.subject.as_str();
+        if stream_of(subject).is_some() {
+            is_marked = true;
+            return Some(json!({ "stream": stream_of(subject)?, "seq": 6 }));
+        }
+        if subject.starts_with("$JS.API.STREAM.MSG.GET") && is_of_last(message) {
+            return Some(match subject.ends_with("t_snapshots") {
+                true => stored_with(3, "Tombolo-At: 7/4\r\nTombolo-Parts: 1"),
+                false if is_marked => stored_with(6, "Tombolo-Retired: 5"),
+                false => stored(5),
+            });
+        }
+        let stream = subject.strip_prefix("$JS.API.STREAM.PURGE.")?.to_owned();
+        attempts += 1;
+        if attempts == 1 {
+            return Some(refused(10_008));
+        }
+        let purge: Value = serde_json::from_slice(&message.payload).unwrap();
+        let filter = purge["filter"].as_str()?.to_owned();
+        told.send((stream, filter, purge["seq"].as_u64())).unwrap();
+        Some(json!({ "success": true, "purged": 1 }))
+    });
+    let (_servers, mut ours) = servers.await;
+    ours.log_shards = 1;
+    ours.tail_check = Duration::from_millis(50);
+    let engine = Nats::connect(ours).await.unwrap();
+    let (epoch, seq) = (EPOCH, 5);
+    let retired = engine.retire(&key("log"), Offset { epoch, seq }).await;
+    assert_eq!(retired, Ok(()));
+    for (stream, filter, seq) in [
+        ("t_log_0", "t.log.0.7.log", 6),
+        ("t_snapshots", "t.snapshot.7.part.*.*.*.log", 3),
+        ("t_snapshots", "t.snapshot.7.first.log", 4),
+    ] {
+        let expected = (stream.to_owned(), filter.to_owned(), Some(seq));
+        assert_eq!(purged.recv().await, Some(expected));
+    }
+    assert_eq!(engine.stats().unpurged, 0);
+}
+
 /// Starts a server, and answers what JetStream is asked, and messages for its streams. What the test leaves
 /// unanswered is answered so: streams are there, messages are not.
 async fn play(
@@ -111,6 +162,11 @@ fn refused(code: u32) -> Value {
 
 fn stored(seq: u64) -> Value {
     json!({ "message": { "subject": "", "seq": seq } })
+}
+
+fn stored_with(seq: u64, headers: &str) -> Value {
+    let headers = STANDARD.encode(format!("NATS/1.0\r\n{headers}\r\n\r\n"));
+    json!({ "message": { "subject": "", "seq": seq, "hdrs": headers } })
 }
 
 /// Whether the last message of a subject is asked for.
