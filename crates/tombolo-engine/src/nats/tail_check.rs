@@ -192,8 +192,9 @@ async fn check(shared: &Shared, index: usize, shard: &Shard, with_busy: bool) {
     for some in waiting.chunks(SUBJECTS_MAX) {
         let subjects: Vec<String> = some.iter().map(|state| state.subject.clone()).collect();
         let found = messages::last_of(&shared.connection, &shard.name, &subjects).await;
-        // What is not known now is known at the next check.
         let Ok(found) = found else {
+            // What is not known now is known at the next check, unless the stream is gone.
+            shard.look(&shared.connection).await;
             continue;
         };
         let last: BTreeMap<_, _> = found

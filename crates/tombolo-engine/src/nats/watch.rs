@@ -17,7 +17,7 @@ use futures_util::stream::{SelectAll, select_all};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::api::{ConsumerConfig, ConsumerInfo, CreateConsumer, Ignored};
+use super::api::{ConsumerConfig, ConsumerInfo, CreateConsumer, Ignored, NO_STREAM};
 use super::connection::{Connection, Link, count};
 use super::messages::{RETRY_MAX, RETRY_MIN, is_deletion};
 use super::streams::Shard;
@@ -156,14 +156,17 @@ impl Watcher {
             stream_name: stream,
             config,
         };
-        let info: ConsumerInfo = self
-            .connection
-            .ask(subject, &create)
-            .await
-            .map_err(|error| {
+        let info: ConsumerInfo = match self.connection.ask(subject, &create).await {
+            Ok(info) => info,
+            Err(error) => {
                 tracing::debug!(%stream, %error, "cannot be watched");
-                Unavailable
-            })?;
+                if error.code() == Some(NO_STREAM) {
+                    // It may have been made anew, or nobody else looks.
+                    shard.look(&self.connection).await;
+                }
+                return Err(Unavailable);
+            }
+        };
         let source = Source {
             shard: Arc::clone(shard),
             epoch,

@@ -212,6 +212,31 @@ async fn a_stream_that_is_lost_is_made_anew_in_another_epoch_and_fences_what_was
 }
 
 #[tokio::test]
+async fn readers_of_streams_that_are_lost_begin_anew_though_nobody_writes() {
+    let Some(binary) = server(servers::current()) else {
+        return;
+    };
+    let servers = Servers::start(&binary, 1, "");
+    let mut ours = config(servers.urls(), 1, "t");
+    ours.tail_check = std::time::Duration::from_millis(50);
+    let engine = Nats::connect(ours).await.unwrap();
+    let (log, names) = (key("log"), key("p"));
+    let last = engine.append(&log, "1".into(), Expect::Empty, operation());
+    let last = last.await.unwrap();
+    let mut tail = engine.tail(&log, Some(last)).await.unwrap();
+    assert_eq!(tail.next().await, Some(TailEvent::Synced));
+    let mut watch = engine.watch(&names).await.unwrap();
+    assert_eq!(watch.next().await, Some(WatchEvent::Synced));
+
+    engine.delete_all().await.unwrap();
+    assert_eq!(watch.next().await, Some(WatchEvent::Reset));
+    assert_eq!(watch.next().await, Some(WatchEvent::Synced));
+    assert_eq!(tail.next().await, Some(TailEvent::Reset));
+    let new = engine.append(&log, "2".into(), Expect::Empty, operation());
+    assert!(new.await.unwrap().epoch > last.epoch);
+}
+
+#[tokio::test]
 async fn what_writers_left_who_died_before_their_snapshot_was_whole_is_taken_away() {
     let Some(binary) = server(servers::current()) else {
         return;
