@@ -21,6 +21,7 @@ mod hold;
 mod kv;
 mod log;
 mod messages;
+mod others;
 mod retired;
 mod streams;
 mod tail;

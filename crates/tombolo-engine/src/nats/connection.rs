@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::config::{NatsAuth, NatsConfig, urls_to_tell, without_secrets};
 use super::version::{Refusal, Version};
-use super::{NatsStats, api};
+use super::{NatsStats, api, others};
 use crate::Unavailable;
 
 /// Why there is no engine.
@@ -139,7 +139,7 @@ impl Connection {
             }
             std::future::ready(())
         });
-        let client = options.connect(servers).await;
+        let client = options.connect(servers.clone()).await;
         let client = client.map_err(|error| NatsError::Connect {
             servers: urls_to_tell(&config.servers),
             error,
@@ -158,6 +158,11 @@ impl Connection {
             in_trouble_since: AtomicU64::new(0),
         });
         connection.admit()?;
+        // A server that is to be spoken to encrypted from the first byte on says nothing before.
+        if config.replicas > 1 && !config.tls.first {
+            let told = connection.client.server_info().connect_urls;
+            others::admit(&servers, &told, config.replicas, config.request_timeout).await?;
+        }
         connection.link.send_replace(Link::Up(0));
         tokio::spawn(follow(Arc::downgrade(&connection), changes));
         Ok(connection)

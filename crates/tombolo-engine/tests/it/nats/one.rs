@@ -66,6 +66,37 @@ async fn a_server_whose_compare_and_swap_is_not_exclusive_is_refused_for_replica
     );
 }
 
+#[tokio::test]
+async fn replicas_are_refused_where_another_server_is_too_old_though_the_connected_one_is_not() {
+    let (Some(binary), Some(old)) = (
+        server(servers::current()),
+        server(servers::installed("nats-server-old")),
+    ) else {
+        return;
+    };
+    let mut servers = Servers::start(&binary, 2, "");
+    servers.servers[1].kill();
+    servers.servers[1].binary = old;
+    servers.servers[1].start_again(1, &|_, mut command| command.spawn().unwrap());
+    let url = servers.urls().remove(0);
+    // It tells of the other once that has joined it.
+    let address = servers.servers[1].address.to_string();
+    loop {
+        let client = async_nats::connect(&url).await.unwrap();
+        if client.server_info().connect_urls.contains(&address) {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let refused = Nats::connect(config(vec![url], 3, "t")).await;
+    let found = Version::new(2, 9, 10);
+    assert!(
+        matches!(refused, Err(NatsError::Refused(Refusal::NotExclusive { found: it })) if it == found),
+        "{:?}",
+        refused.map(|_| ())
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_goes_while_a_watch_reads_what_there_was_is_told_to_have_gone() {
     let Some(binary) = server(servers::current()) else {

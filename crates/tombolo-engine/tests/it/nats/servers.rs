@@ -43,7 +43,7 @@ pub(crate) struct Servers {
 
 /// One server.
 pub(crate) struct Server {
-    binary: PathBuf,
+    pub(crate) binary: PathBuf,
     config: PathBuf,
     pub(crate) address: SocketAddr,
     process: Option<Child>,
