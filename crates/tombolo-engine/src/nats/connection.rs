@@ -1,11 +1,12 @@
 //! The connection to the servers: one at a time, made anew when it is lost, and checked each time.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event, ServerAddr, Subscriber};
+use async_nats::{Client, ClientError, ConnectOptions, Event, ServerAddr, Subscriber};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -68,12 +69,10 @@ impl From<Unavailable> for NatsError {
 /// Whether there is a server to talk to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Link {
-    /// None, or it has not been checked.
+    /// None that may be used, as far as is known.
     Down,
     /// The connection of this number.
     Up(u64),
-    /// It must not be used.
-    Refused,
 }
 
 /// The connection to the servers.
@@ -102,6 +101,8 @@ pub(super) struct Counters {
     moves: AtomicU64,
     slow: AtomicU64,
     server_errors: AtomicU64,
+    /// What has been told of why there is no connection: kinds of errors, of which there are few.
+    told: Mutex<BTreeSet<String>>,
     pub(super) live: AtomicU64,
     pub(super) refetches: AtomicU64,
     pub(super) tails_found: AtomicU64,
@@ -197,7 +198,7 @@ impl Connection {
     pub(super) fn check(&self) -> Result<u64, Unavailable> {
         match *self.link.borrow() {
             Link::Up(number) => Ok(number),
-            Link::Down | Link::Refused => Err(Unavailable),
+            Link::Down => Err(Unavailable),
         }
     }
 
@@ -293,18 +294,33 @@ impl Connection {
 impl Counters {
     fn on(&self, event: &Event) {
         match event {
-            Event::Connected => count(&self.connects),
+            Event::Connected => {
+                count(&self.connects);
+                self.told().clear();
+            }
             Event::Disconnected => count(&self.disconnects),
             Event::SlowConsumer(_) => count(&self.slow),
             Event::ServerError(error) => {
                 count(&self.server_errors);
                 tracing::debug!(%error, "NATS server");
             }
+            Event::ClientError(error) if self.is_news(error) => {
+                tracing::warn!(%error, "NATS servers cannot be reached, or refuse this node");
+            }
             Event::ClientError(error) => tracing::debug!(%error, "NATS client"),
             Event::LameDuckMode | Event::Draining | Event::Closed => {
                 tracing::info!(%event, "NATS");
             }
         }
+    }
+
+    /// Whether it has not been told since there was a connection: each attempt fails anew.
+    fn is_news(&self, error: &ClientError) -> bool {
+        self.told().insert(error.to_string())
+    }
+
+    fn told(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -355,7 +371,6 @@ async fn follow(connection: Weak<Connection>, mut changes: watch::Receiver<u64>)
             Err(error) => {
                 count(&connection.counters.refused);
                 tracing::error!(%error, "NATS is not used");
-                connection.link.send_replace(Link::Refused);
                 tokio::time::sleep(REFUSED_DELAY).await;
                 // Another server may be better.
                 let _ = connection.within(connection.client.force_reconnect()).await;
@@ -422,3 +437,20 @@ const REFUSED_DELAY: Duration = Duration::from_secs(1);
 
 /// Most messages that wait for a subscriber; those who take them never wait themselves.
 const SUBSCRIPTION_MAX: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_servers_refuse_a_node_is_told_once_until_there_is_a_connection() {
+        let counters = Counters::default();
+        let [away, refused] =
+            ["IO error", "authorization violation"].map(|why| ClientError::Other(why.to_owned()));
+        assert!(counters.is_news(&away));
+        assert!(counters.is_news(&refused));
+        assert!(!counters.is_news(&away) && !counters.is_news(&refused));
+        counters.on(&Event::Connected);
+        assert!(counters.is_news(&refused));
+    }
+}
