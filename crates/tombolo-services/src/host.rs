@@ -18,7 +18,7 @@ use bytes::Bytes;
 use tokio::sync::{OnceCell, oneshot, watch};
 use tokio::time::Instant;
 use tombolo_engine::{Expect, Key, Offset, Revision};
-use tombolo_room::{Applied, Body, GroupId, Illegal, Membership, OperationId, Room};
+use tombolo_room::{Applied, Body, GroupId, Illegal, Membership, OperationId, Room, Time};
 use tombolo_wire::v1::{self, ErrorCode, response};
 use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
 
@@ -58,8 +58,8 @@ pub(crate) struct State {
     is_unreadable: bool,
     /// The last entry that was read.
     cursor: Option<Offset>,
-    /// When it was.
-    read: Instant,
+    /// What time it was in the room when that was said last, and when this node read it.
+    told: (Time, Instant),
     /// Entries since the last snapshot.
     entries: usize,
     /// The members whose sessions are on this node.
@@ -230,7 +230,7 @@ impl Host {
             ahead: Some(Room::new()),
             is_unreadable: false,
             cursor: None,
-            read: Instant::now(),
+            told: (Time::ZERO, Instant::now()),
             entries: 0,
             session_by_user: BTreeMap::new(),
             here_since: BTreeMap::new(),
@@ -520,7 +520,7 @@ fn joined(id: &RoomId, room: &Room, created: bool) -> v1::Joined {
 
 #[cfg(test)]
 mod tests {
-    use tombolo_room::{Entry, SessionId, Settings, Time};
+    use tombolo_room::{Entry, SessionId, Settings};
     use tombolo_wire::resend::{Limits, Outbox};
     use tombolo_wire::v1::ServerFrame;
     use tombolo_wire::{NodeId, USER_BYTES_MAX};

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tombolo_engine::Expect;
 use tombolo_room::{Body, Entry, Time};
 
@@ -55,9 +56,22 @@ impl State {
 
     /// What time it is in the room: a node whose clock is ahead may have been in it, and what is to last does not
     /// last longer for that.
-    fn time(&self, node: &Node) -> Time {
+    pub(super) fn time(&self, node: &Node) -> Time {
+        node.time().max(self.time_passed())
+    }
+
+    /// Something was read: others may know of more time that has passed. Otherwise it goes on passing here, however much
+    /// is read meanwhile.
+    pub(super) fn follow_clock(&mut self) {
         let clock = self.room.clock();
-        node.time().max(clock.after(self.read.elapsed()))
+        if clock > self.time_passed() {
+            self.told = (clock, Instant::now());
+        }
+    }
+
+    fn time_passed(&self) -> Time {
+        let (time, at) = self.told;
+        time.after(at.elapsed())
     }
 
     /// How long until this node has to say that time has passed: of several that host the room one

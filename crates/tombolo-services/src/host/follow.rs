@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
 use tombolo_engine::{Offset, TailEvent};
 use tombolo_room::{Body, Entry, EntryError, Event, LeftReason, Made, Member, Membership, Room};
 use tombolo_wire::UserId;
@@ -53,7 +52,6 @@ impl Host {
 
     fn handle_event(self: &Arc<Self>, node: &Arc<Node>, event: TailEvent) {
         let mut state = self.lock();
-        state.read = Instant::now();
         match event {
             TailEvent::Entry { at, entry } => {
                 state.cursor = Some(at);
@@ -97,6 +95,7 @@ impl Host {
         }
         let is_caught_up = state.ahead.is_none();
         if is_caught_up {
+            state.follow_clock();
             self.show(node, &mut state);
         }
         drop(state);

@@ -206,6 +206,30 @@ async fn whoever_repeats_what_was_done_learns_what_it_has_made() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn time_passes_in_a_busy_room_whatever_nodes_clocks_show() {
+    // Its own stands still.
+    let lab = Lab::new();
+    let services = &lab.services;
+    open(services, "r").await.unwrap();
+    let lasting = Change {
+        lasts: Some(Duration::from_secs(1)),
+        ..Change::set(PropertyKey::parse("lasting").unwrap(), Value::Integer(1))
+    };
+    let act = Act::ChangeProperties {
+        target: Target::Room,
+        changes: vec![lasting],
+    };
+    let set_lasting = services.act_for_server(&room("r"), act, None).await;
+    assert!(set_lasting.is_ok());
+    for round in 2..2_500 {
+        tokio::time::advance(Duration::from_micros(500)).await;
+        set(services, "r", round).await.unwrap();
+    }
+    let view = services.view_room(&room("r")).await.unwrap();
+    assert_eq!(rounds(&view), [2_499]);
+}
+
 async fn open(services: &Services, name: &str) -> Result<(), Reject> {
     let settings = Settings {
         empty_kept: Duration::from_secs(300),
