@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use tombolo_room::{
     Act, Audience, Change, Operation, PropertyKey, Settings, Target, Value, Writers,
 };
-use tombolo_services::Reject;
+use tombolo_services::{NamedOperation, Reject};
 use tombolo_wire::v1::ErrorCode;
 use tombolo_wire::{RoomId, TagName, UserId};
 use tracing::info;
@@ -113,7 +113,12 @@ impl<S: Needs> FromRequestParts<Arc<Shared>> for Holder<S> {
 
 impl<S> Holder<S> {
     /// The name of what is to be done, if the request has one: its own for each key and place.
-    fn operation(&self, place: &str) -> Option<[u8; 16]> {
+    fn operation(&self, place: &str, wanted_for: Duration) -> Option<NamedOperation> {
+        let id = self.digest(place)?;
+        Some(NamedOperation { id, wanted_for })
+    }
+
+    fn digest(&self, place: &str) -> Option<[u8; 16]> {
         let name = self.operation.as_ref()?;
         let mut digest = Sha256::new();
         for part in [&self.key.key.name, place, name] {
@@ -197,8 +202,8 @@ async fn create(
     };
     let properties = parse_changes(body.properties, &[])?;
     let place = format!("create {room}");
-    let create = async {
-        let operation = holder.operation(&place);
+    let create = async |wanted_for| {
+        let operation = holder.operation(&place, wanted_for);
         let services = &shared.services;
         let created = services.create_room(&room, settings, properties, operation);
         created.await?;
@@ -326,8 +331,8 @@ async fn notify(
     };
     let place = format!("notify {board}");
     let lasts = body.lasts_s.map_or(NOTICE_LASTS, Duration::from_secs);
-    let notify = async {
-        let id = holder.operation(&place);
+    let notify = async |_| {
+        let id = holder.digest(&place);
         let notified = shared.services.notify(&board, id, payload, lasts).await?;
         info!(key = holder.key.key.name, %board, "a server told users something");
         let told = NotifiedBody {
@@ -356,8 +361,8 @@ async fn act<S: Needs>(
     act: Act,
 ) -> Result<Response, ApiError> {
     let Asked { place, digest } = asked;
-    let carry_out = async {
-        let operation = holder.operation(&place);
+    let carry_out = async |wanted_for| {
+        let operation = holder.operation(&place, wanted_for);
         let acted = shared.services.act_for_server(room, act, operation).await?;
         let number = Some(acted.message).filter(|number| *number > 0);
         Ok(Json(Done { number }).into_response())

@@ -42,7 +42,7 @@ pub const USERS_PER_ENTRY_MAX: usize = 256;
 pub struct Entry {
     /// Recognises an entry that was appended twice.
     pub operation: OperationId,
-    /// The clock of the node that appended it.
+    /// When it was wanted first, by the clock of the node that appended it: that of the room at least.
     pub time: Time,
     /// What is to change.
     pub body: Body,
@@ -110,6 +110,13 @@ pub enum Body {
         /// What.
         act: Act,
     },
+}
+
+impl Body {
+    /// Whether it must not be carried out twice: what else there is comes from nodes, and is true whenever it comes.
+    pub(crate) fn is_done_once(&self) -> bool {
+        matches!(self, Self::Act { .. } | Self::Created { .. })
+    }
 }
 
 /// A user that wants to come in.

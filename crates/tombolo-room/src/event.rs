@@ -177,6 +177,9 @@ pub enum Illegal {
     /// The same operation came before.
     #[error("operation was applied before")]
     Repeated,
+    /// More has come since it was wanted than is remembered.
+    #[error("it may have been done before: nobody knows")]
+    Unsure,
     /// A `Created` while the room is open.
     #[error("room is open already")]
     Open,

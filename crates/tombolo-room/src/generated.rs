@@ -19,7 +19,7 @@ pub struct Entry {
     /// 16 random bytes, unique per operation: an entry that is appended twice counts once.
     #[prost(bytes = "bytes", tag = "2")]
     pub operation: ::prost::bytes::Bytes,
-    /// The clock of the node that appended it, in milliseconds since the Unix epoch.
+    /// When it was wanted first, by the clock of the node that appended it, in milliseconds since the Unix epoch.
     #[prost(uint64, tag = "6")]
     pub time_ms: u64,
     #[prost(oneof = "entry::Body", tags = "3, 4, 5, 7, 8, 9, 10, 11")]
@@ -162,6 +162,9 @@ pub struct Snapshot {
     pub open: ::core::option::Option<Open>,
     #[prost(message, repeated, tag = "5")]
     pub nodes_lost: ::prost::alloc::vec::Vec<NodeLost>,
+    /// When the last operation came that is not among these any more.
+    #[prost(uint64, optional, tag = "6")]
+    pub forgotten_ms: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Operation {

@@ -85,7 +85,10 @@ impl Room {
         };
         self.clock = self.clock.max(entry.time.min(limit));
         self.expire(&mut events);
-        let outcome = self.on_body(entry.operation, &entry.body, &mut events);
+        let outcome = match entry.body.is_done_once() && self.operations.may_have_come(entry.time) {
+            true => Err(Illegal::Unsure),
+            false => self.on_body(entry.operation, &entry.body, &mut events),
+        };
         // An illegal operation is remembered, too: who was told "full" must not come in later by a
         // repetition.
         let done = Done {

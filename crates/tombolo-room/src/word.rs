@@ -57,6 +57,13 @@ impl Time {
         self.0
     }
 
+    /// That much earlier; the Unix epoch at the earliest.
+    #[must_use]
+    pub fn before(self, duration: Duration) -> Self {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(millis))
+    }
+
     /// That much later; the end of time at the latest.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {

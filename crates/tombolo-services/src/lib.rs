@@ -117,13 +117,14 @@ pub use hooks::{
 };
 pub use host::{MemberView, RoomView, ServerActed};
 pub use kept::requests::{
-    ANSWER_BYTES_MAX, REQUESTS_KEPT, RequestAnswer, RequestName, RequestRefusal,
+    ANSWER_BYTES_MAX, Begun as BegunRequest, REQUESTS_KEPT, RequestAnswer, RequestName,
+    RequestRefusal,
 };
 pub use matchmaker::{MatchPool, MatchPoolError, PoolInfo, PoolObstacle, PoolWhy};
 pub use operate::{NodeRecord, NodeState, Page, RoomInfo, SessionInfo};
 pub use reject::Reject;
 pub use relay::RelayHook;
-pub use server::RoomNames;
+pub use server::{NamedOperation, RoomNames};
 pub use services::{ConnectionInfo, Services, TransportKind};
 pub use social::Notified;
 pub use stats::{ClusterStats, FieldStats, Stats};

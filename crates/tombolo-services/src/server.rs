@@ -1,6 +1,7 @@
 //! What game servers ask of rooms, over any node.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use tokio::time::timeout;
 use tombolo_engine::WatchEvent;
@@ -26,6 +27,16 @@ pub struct RoomNames {
     pub more: bool,
 }
 
+/// What is to be done once, however often it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamedOperation {
+    /// Its name, at random.
+    pub id: [u8; 16],
+    /// Since it was asked for first. A room that has taken in so much since that it may not remember refuses it, for
+    /// nobody knows whether it was done ([`ErrorCode::Conflict`]).
+    pub wanted_for: Duration,
+}
+
 impl Services {
     /// Opens a room that has no member yet. Name the operation to repeat it without doing it twice.
     ///
@@ -36,7 +47,7 @@ impl Services {
         room: &RoomId,
         settings: Settings,
         properties: Vec<Change>,
-        operation: Option<[u8; 16]>,
+        operation: Option<NamedOperation>,
     ) -> Result<(), Reject> {
         if matchmaker::is_of_match(room) {
             let message = "the matchmaker opens the rooms of matches";
@@ -52,9 +63,10 @@ impl Services {
             reserve: None,
             code: None,
         };
-        let operation = named(operation)?;
+        let (operation, wanted_for) = named(operation)?;
         let host = entrance.host();
-        host.act_for_server(self.node(), operation, body).await?;
+        host.act_for_server(self.node(), operation, wanted_for, body)
+            .await?;
         Ok(())
     }
 
@@ -67,12 +79,12 @@ impl Services {
         &self,
         room: &RoomId,
         act: Act,
-        operation: Option<[u8; 16]>,
+        operation: Option<NamedOperation>,
     ) -> Result<ServerActed, Reject> {
         let entrance = self.enter(room).await?;
-        let operation = named(operation)?;
+        let (operation, wanted_for) = named(operation)?;
         let host = entrance.host();
-        host.act_for_server(self.node(), operation, by_server(act))
+        host.act_for_server(self.node(), operation, wanted_for, by_server(act))
             .await
     }
 
@@ -147,10 +159,11 @@ impl Services {
     }
 }
 
-fn named(operation: Option<[u8; 16]>) -> Result<OperationId, Reject> {
-    match operation {
-        Some(id) => Ok(OperationId(id)),
-        None => entropy::operation_id()
-            .map_err(|NoEntropy| Reject::new(ErrorCode::Unavailable, "no entropy")),
+fn named(operation: Option<NamedOperation>) -> Result<(OperationId, Duration), Reject> {
+    if let Some(NamedOperation { id, wanted_for }) = operation {
+        return Ok((OperationId(id), wanted_for));
     }
+    let id = entropy::operation_id()
+        .map_err(|NoEntropy| Reject::new(ErrorCode::Unavailable, "no entropy"))?;
+    Ok((id, Duration::ZERO))
 }

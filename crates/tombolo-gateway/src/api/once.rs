@@ -1,6 +1,8 @@
 //! Requests with a name of their own (`Idempotency-Key`): whoever repeats one, on whatever node, gets the answer
 //! that it had, and nothing is done twice.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequest, Request};
@@ -9,7 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
-use tombolo_services::{RequestAnswer, RequestName, RequestRefusal};
+use tombolo_services::{BegunRequest, RequestAnswer, RequestName, RequestRefusal};
 
 use super::{Holder, Needs, unreadable};
 use crate::http::ApiError;
@@ -39,31 +41,34 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Read<T> {
 }
 
 impl<S: Needs> Holder<S> {
-    /// Carries out what a request asks, unless it is known how it was answered before.
+    /// Carries out what a request asks, unless it is known how it was answered before. The work is told for how long
+    /// it has been wanted.
     pub(super) async fn once(
         &self,
         shared: &Shared,
         place: &str,
         digest: [u8; 32],
-        work: impl Future<Output = Result<Response, ApiError>>,
+        work: impl AsyncFnOnce(Duration) -> Result<Response, ApiError>,
     ) -> Result<Response, ApiError> {
         let Some(given) = &self.operation else {
-            return work.await;
+            return work(Duration::ZERO).await;
         };
         let name = RequestName::new(
             short(&[self.key.key.name.as_bytes()]),
             short(&[given.as_bytes()]),
         );
         let asked = short(&[place.as_bytes(), &digest]);
-        match shared.services.begin_request(&name, asked).await {
-            Ok(None) => {}
-            Ok(Some(answer)) => return Ok(repeated(answer)),
+        let wanted_for = match shared.services.begin_request(&name, asked).await {
+            Ok(BegunRequest::Open(wanted_for)) => wanted_for,
+            Ok(BegunRequest::Answered(answer)) => return Ok(repeated(answer)),
             Err(refusal) => {
                 shared.counters.api_repetitions_refused.add();
                 return Err(refused(refusal));
             }
-        }
-        let response = work.await.unwrap_or_else(ApiError::into_response);
+        };
+        let response = work(wanted_for)
+            .await
+            .unwrap_or_else(ApiError::into_response);
         let status = response.status();
         if !is_final(status) {
             return Ok(response);

@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::event::Event;
 use crate::word::{ObjectId, OperationId, Time};
 
-/// How many operations are remembered in order to recognise a repeated one.
+/// How many operations are remembered in order to recognise a repeated one. Who wanted something before those came is
+/// told that nobody knows whether it was done.
 pub const OPERATIONS_MAX: usize = 4096;
 
 /// For how long, by the room's clock: longer than anybody repeats an append, elections of the engine
@@ -51,6 +52,8 @@ pub(super) struct Operations {
     /// Oldest first.
     order: VecDeque<(OperationId, Time)>,
     known: BTreeMap<OperationId, Done>,
+    /// When the last one came that is not known any more.
+    forgotten: Option<Time>,
 }
 
 impl Operations {
@@ -62,12 +65,22 @@ impl Operations {
         self.known.get(operation).copied()
     }
 
+    /// Whether one that is not known may have come before, if it was wanted first at that time.
+    pub(super) fn may_have_come(&self, wanted: Time) -> bool {
+        self.forgotten.is_some_and(|forgotten| wanted <= forgotten)
+    }
+
+    pub(super) fn forgotten(&self) -> Option<Time> {
+        self.forgotten
+    }
+
     /// Takes note of an operation that is not known yet, and forgets old ones.
     pub(super) fn remember(&mut self, operation: OperationId, now: Time, done: Done) {
         while let Some((oldest, since)) = self.order.front()
             && (self.order.len() >= OPERATIONS_MAX || since.after(OPERATIONS_REMEMBERED) < now)
         {
             self.known.remove(oldest);
+            self.forgotten = Some(*since);
             self.order.pop_front();
         }
         self.order.push_back((operation, now));
@@ -81,7 +94,10 @@ impl Operations {
     }
 
     /// `None` when some come twice or there are too many.
-    pub(super) fn restore(operations: Vec<(OperationId, Time, Done)>) -> Option<Self> {
+    pub(super) fn restore(
+        operations: Vec<(OperationId, Time, Done)>,
+        forgotten: Option<Time>,
+    ) -> Option<Self> {
         let known: BTreeMap<_, _> = operations
             .iter()
             .map(|(id, _, done)| (*id, *done))
@@ -91,6 +107,10 @@ impl Operations {
             .into_iter()
             .map(|(id, time, _)| (id, time))
             .collect();
-        is_good.then_some(Self { order, known })
+        is_good.then_some(Self {
+            order,
+            known,
+            forgotten,
+        })
     }
 }

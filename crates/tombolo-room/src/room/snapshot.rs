@@ -46,6 +46,7 @@ impl Room {
                     message: done.made.message.unwrap_or_default(),
                 })
                 .collect(),
+            forgotten_ms: self.operations.forgotten().map(Time::as_millis),
             open: self.open.as_ref().map(keep_open),
             nodes_lost: lost
                 .map(|(node, incarnation)| entry::node_lost(node.as_str(), *incarnation))
@@ -66,9 +67,10 @@ impl Room {
         let lost = snapshot.nodes_lost.iter().map(parse_node_lost);
         let operations: Result<Vec<_>, SnapshotError> =
             snapshot.operations.iter().map(restore_operation).collect();
+        let forgotten = snapshot.forgotten_ms.map(Time::from_millis);
         Ok(Self {
             clock: Time::from_millis(snapshot.clock_ms),
-            operations: Operations::restore(operations?).ok_or(SnapshotError)?,
+            operations: Operations::restore(operations?, forgotten).ok_or(SnapshotError)?,
             lost_by_node: lost.collect::<Result<_, EntryError>>()?,
             open: snapshot.open.map(restore_open).transpose()?,
         })

@@ -1,8 +1,9 @@
 use std::time::Duration;
 
 use tombolo_room::{
-    Act, Body, Event, Illegal, Join, LeftReason, MEMBERS_MAX, Membership, OPERATIONS_MAX,
-    OPERATIONS_REMEMBERED, Password, Reserve, Room, Settings, SettingsChange, Time,
+    Act, Actor, Audience, Body, Event, Illegal, Join, LeftReason, MEMBERS_MAX, Membership,
+    OPERATIONS_MAX, OPERATIONS_REMEMBERED, Password, Reserve, Room, SessionId, Settings,
+    SettingsChange, Time,
 };
 
 use crate::world::{World, entry, join, membership, seats, user};
@@ -296,7 +297,7 @@ fn so_many_operations_are_remembered_for_so_long() {
     }
     assert_eq!(room.apply(&created).outcome, Err(Illegal::Repeated));
     let _ = room.apply(&entry(OPERATIONS_MAX as u64, now, Body::Ticked));
-    assert_eq!(room.apply(&created).outcome, Err(Illegal::Open));
+    assert_eq!(room.apply(&created).outcome, Err(Illegal::Unsure));
 
     let later = now.after(OPERATIONS_REMEMBERED);
     let _ = room.apply(&entry(9_000, later, Body::Ticked));
@@ -304,6 +305,44 @@ fn so_many_operations_are_remembered_for_so_long() {
     let _ = room.apply(&tick);
     assert_eq!(room.apply(&tick).outcome, Err(Illegal::Repeated));
     assert_eq!(room.apply(&entry(5, later, Body::Ticked)).outcome, Ok(()));
+}
+
+#[test]
+fn nothing_is_done_twice_though_more_has_come_since_than_is_remembered() {
+    let mut room = Room::new();
+    let second = Duration::from_secs(1);
+    let now = Time::from_millis(1_000_000);
+    let _ = room.apply(&entry(0, now, Body::created(seats(1), join("a", 1))));
+    let wanted = now.after(second);
+    let act = Act::Say {
+        audience: Audience::All,
+        payload: "once".into(),
+    };
+    let say = |time| {
+        let (actor, act) = (Actor::Server, act.clone());
+        entry(1, time, Body::Act { actor, act })
+    };
+    assert_eq!(room.apply(&say(wanted)).outcome, Ok(()));
+    let busy = wanted.after(second);
+    for number in 2..=OPERATIONS_MAX as u64 + 1 {
+        let _ = room.apply(&entry(number, busy, Body::Ticked));
+    }
+    let mut room = Room::restore(&room.snapshot()).unwrap();
+    assert_eq!(room.was_legal(&say(wanted).operation), None);
+    let again = room.apply(&say(wanted));
+    assert_eq!(again.outcome, Err(Illegal::Unsure));
+    assert_eq!(room.message_last(), 1);
+    // What is wanted now has not come before, however much does.
+    let mut other = say(busy.after(second));
+    other.operation = entry(9_000, busy, Body::Ticked).operation;
+    assert_eq!(room.apply(&other).outcome, Ok(()));
+    // Members come and go, whatever is remembered.
+    let left = Body::Left {
+        user: user("a"),
+        session: SessionId([1; 16]),
+        reason: LeftReason::Left,
+    };
+    assert_eq!(room.apply(&entry(9_001, now, left)).outcome, Ok(()));
 }
 
 #[test]

@@ -92,9 +92,11 @@ pub(crate) fn reject(illegal: Illegal) -> Reject {
         Illegal::Stale => ErrorCode::Replaced,
         Illegal::NotOwner => ErrorCode::NotOwner,
         Illegal::NoSuch => ErrorCode::NoSuchThing,
-        Illegal::Conflict | Illegal::NotInteger | Illegal::Member | Illegal::Repeated => {
-            ErrorCode::Conflict
-        }
+        Illegal::Conflict
+        | Illegal::NotInteger
+        | Illegal::Member
+        | Illegal::Repeated
+        | Illegal::Unsure => ErrorCode::Conflict,
         Illegal::Settings | Illegal::Limit => ErrorCode::Limit,
         // The node was given up for lost, or is of an older release: another one will do.
         Illegal::NodeLost | _ => ErrorCode::Unavailable,

@@ -1,6 +1,8 @@
 //! What servers want of a room. They are no members and have no session: what they ask is done, or
 //! refused with the reason, before they are answered.
 
+use std::time::Duration;
+
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tombolo_engine::{AppendError, Expect, Offset, TailEvent};
@@ -58,16 +60,18 @@ pub struct MemberView {
 }
 
 impl Host {
-    /// Carries out what a server wants, once: whoever repeats the operation learns that it was done. When
-    /// it is answered, it has been read here.
+    /// Carries out what a server wants, once: whoever repeats the operation, which was wanted first so long ago, learns
+    /// that it was done. When it is answered, it has been read here.
     pub(crate) async fn act_for_server(
         &self,
         node: &Node,
         operation: OperationId,
+        wanted_for: Duration,
         body: Body,
     ) -> Result<ServerActed, Reject> {
         let unavailable = |message: &str| Reject::new(ErrorCode::Unavailable, message);
         let limit = node.config.engine_timeout;
+        let mut wanted = None;
         let name = tombolo_engine::OperationId(operation.0);
         for _ in 0..ATTEMPTS_MAX {
             if node.cluster.is_out() {
@@ -85,9 +89,11 @@ impl Host {
             let Some((expect, applied)) = planned else {
                 return self.what_became(&operation);
             };
+            let now = || self.lock().time(node).before(wanted_for);
             let entry = Entry {
                 operation,
-                time: node.time(),
+                // However often it is tried.
+                time: *wanted.get_or_insert_with(now),
                 body: body.clone(),
             };
             let entry = entry.encode();

@@ -133,7 +133,7 @@ impl Host {
         body: Body,
         expect: Expect,
     ) -> Result<Plan, Reject> {
-        let time = node.time();
+        let time = state.time(node);
         let entry = Entry {
             operation,
             time,

@@ -37,6 +37,15 @@ pub struct RequestAnswer {
     pub body: Bytes,
 }
 
+/// What is known of a request that has a name of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// How it was answered.
+    Answered(RequestAnswer),
+    /// It is to be carried out under its name, which was given so long ago, be it for the first time or not.
+    Open(Duration),
+}
+
 /// Why a request is not carried out under its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -80,8 +89,7 @@ impl RequestAnswer {
 }
 
 impl Services {
-    /// Binds a request's name to what is asked under it, which is given as a digest. Returns the answer if it is
-    /// known; without one the request is to be carried out under its name, be it for the first time or not.
+    /// Binds a request's name to what is asked under it, which is given as a digest.
     ///
     /// # Errors
     /// It must not be carried out under this name (now).
@@ -89,7 +97,7 @@ impl Services {
         &self,
         name: &RequestName,
         asked: [u8; 16],
-    ) -> Result<Option<RequestAnswer>, RequestRefusal> {
+    ) -> Result<Begun, RequestRefusal> {
         let key = name.key()?;
         let begin = async {
             for _ in 0..ATTEMPTS_MAX {
@@ -100,7 +108,7 @@ impl Services {
                 }
                 slot.add(name, asked, now)?;
                 match self.write_slot(&key, revision, &slot).await {
-                    Ok(()) => return Ok(None),
+                    Ok(()) => return Ok(Begun::Open(Duration::ZERO)),
                     // Unknown: then it is found there, or not.
                     Err(CasError::Conflict | CasError::Unknown) => {}
                     Err(_) => return Err(RequestRefusal::Unavailable),
@@ -229,19 +237,17 @@ impl wire::Request {
         Some(RequestAnswer::new(status, self.answer.clone()))
     }
 
-    fn on_repetition(
-        &self,
-        asked: [u8; 16],
-        now: u64,
-    ) -> Result<Option<RequestAnswer>, RequestRefusal> {
+    fn on_repetition(&self, asked: [u8; 16], now: u64) -> Result<Begun, RequestRefusal> {
         if self.asked != asked.as_slice() {
             return Err(RequestRefusal::Different);
         }
+        // Nodes' clocks differ a little.
+        let wanted_for = Duration::from_millis(self.at_ms.abs_diff(now));
         match self.answer() {
-            Some(answer) => Ok(Some(answer)),
+            Some(answer) => Ok(Begun::Answered(answer)),
             // The room's log may remember it no longer.
-            None if self.at_ms.abs_diff(now) > millis(SURE) => Err(RequestRefusal::Unsure),
-            None => Ok(None),
+            None if wanted_for > SURE => Err(RequestRefusal::Unsure),
+            None => Ok(Begun::Open(wanted_for)),
         }
     }
 }

@@ -148,12 +148,13 @@ async fn keep_seats(
             reserve: parts.next(),
             code: None,
         };
-        host.act_for_server(node, OperationId(id), body).await?;
+        host.act_for_server(node, OperationId(id), FIRST, body)
+            .await?;
     }
     for (part, seats) in (1..).zip(parts) {
         let operation = operation(id, formed.id.0, part);
         let body = by_server(Act::Reserve(seats));
-        host.act_for_server(node, operation, body).await?;
+        host.act_for_server(node, operation, FIRST, body).await?;
     }
     Ok(())
 }
@@ -213,6 +214,9 @@ const PREFIX: &str = "tombolo-match-";
 
 /// How long seats are kept for the users of a match. Its room is there as long as a seat is kept or taken.
 pub(super) const SEATS_KEPT: Duration = Duration::from_secs(60);
+
+/// What each node wants at the same time, nobody has wanted before.
+const FIRST: Duration = Duration::ZERO;
 
 /// How often a room is tried while the engine is away.
 const ATTEMPTS_MAX: usize = 120;

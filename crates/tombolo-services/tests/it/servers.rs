@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tombolo_room::{
-    Act, Audience, Change, ObjectPlan, PropertyKey, Settings, Takeover, Target, Value,
+    Act, Audience, Change, OPERATIONS_MAX, ObjectPlan, PropertyKey, Settings, Takeover, Target,
+    Value,
 };
 use tombolo_services::{
-    REQUESTS_KEPT, Reject, RequestAnswer, RequestName, RequestRefusal, RoomView, Services,
+    BegunRequest, NamedOperation, REQUESTS_KEPT, Reject, RequestAnswer, RequestName,
+    RequestRefusal, RoomView, Services,
 };
 use tombolo_wire::v1::{ErrorCode, JoinMode};
 use tombolo_wire::{RoomId, UserId};
@@ -85,7 +87,7 @@ async fn an_operation_is_done_once_over_whatever_nodes_it_is_repeated() {
         let services = node.lab.services.clone();
         tokio::spawn(async move {
             services
-                .act_for_server(&room("r"), say(), Some([9; 16]))
+                .act_for_server(&room("r"), say(), Some(named([9; 16])))
                 .await
         })
     });
@@ -135,20 +137,20 @@ async fn a_request_is_bound_to_what_was_asked_first_and_answered_alike_on_every_
     let (nodes, _) = cluster::<2>().await;
     let [here, there] = [0, 1].map(|node: usize| &nodes[node].lab.services);
     let name = RequestName::new([1; 8], [2; 16]);
-    assert_eq!(here.begin_request(&name, [3; 16]).await, Ok(None));
+    assert_eq!(here.begin_request(&name, [3; 16]).await, FIRST);
     // While nobody has answered it, it may be repeated, but nothing else is done under its name.
-    assert_eq!(there.begin_request(&name, [3; 16]).await, Ok(None));
+    assert_eq!(there.begin_request(&name, [3; 16]).await, FIRST);
     let other = there.begin_request(&name, [4; 16]).await;
     assert_eq!(other, Err(RequestRefusal::Different));
     let another = RequestName::new([9; 8], [2; 16]);
-    assert_eq!(there.begin_request(&another, [4; 16]).await, Ok(None));
+    assert_eq!(there.begin_request(&another, [4; 16]).await, FIRST);
 
     let answer = RequestAnswer::new(200, Bytes::from_static(b"first"));
     assert_eq!(here.answer_request(&name, answer.clone()).await, answer);
     let late = RequestAnswer::new(200, Bytes::from_static(b"second"));
     assert_eq!(there.answer_request(&name, late).await, answer);
     let repeated = there.begin_request(&name, [3; 16]).await;
-    assert_eq!(repeated, Ok(Some(answer)));
+    assert_eq!(repeated, Ok(BegunRequest::Answered(answer)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -159,7 +161,7 @@ async fn a_request_is_forgotten_in_time_and_refused_while_nobody_knows_how_it_en
     let services = &lab.services;
     let [answered, open] = [1, 2].map(|number| RequestName::new([0; 8], [number; 16]));
     for name in [&answered, &open] {
-        assert_eq!(services.begin_request(name, [0; 16]).await, Ok(None));
+        assert_eq!(services.begin_request(name, [0; 16]).await, FIRST);
     }
     let answer = RequestAnswer::new(404, Bytes::new());
     services.answer_request(&answered, answer.clone()).await;
@@ -169,12 +171,12 @@ async fn a_request_is_forgotten_in_time_and_refused_while_nobody_knows_how_it_en
     };
     pass(61).await;
     let repeated = services.begin_request(&answered, [0; 16]).await;
-    assert_eq!(repeated, Ok(Some(answer)));
+    assert_eq!(repeated, Ok(BegunRequest::Answered(answer)));
     let repeated = services.begin_request(&open, [0; 16]).await;
     assert_eq!(repeated, Err(RequestRefusal::Unsure));
     pass(REQUESTS_KEPT.as_secs()).await;
     for name in [&answered, &open] {
-        assert_eq!(services.begin_request(name, [5; 16]).await, Ok(None));
+        assert_eq!(services.begin_request(name, [5; 16]).await, FIRST);
     }
 }
 
@@ -191,7 +193,7 @@ async fn whoever_repeats_what_was_done_learns_what_it_has_made() {
         properties: Vec::new(),
     };
     for (number, act) in [Act::CreateObject(plan), say()].into_iter().enumerate() {
-        let operation = Some([number as u8; 16]);
+        let operation = Some(named([number as u8; 16]));
         let first = here
             .act_for_server(&room("r"), act.clone(), operation)
             .await;
@@ -228,6 +230,31 @@ async fn time_passes_in_a_busy_room_whatever_nodes_clocks_show() {
     }
     let view = services.view_room(&room("r")).await.unwrap();
     assert_eq!(rounds(&view), [2_499]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_busy_room_may_have_done_already_is_not_done_again() {
+    let lab = Lab::new();
+    let services = &lab.services;
+    open(services, "r").await.unwrap();
+    let once = named([7; 16]);
+    let r = room("r");
+    let said = services.act_for_server(&r, say(), Some(once));
+    assert_eq!(said.await.unwrap().message, 1);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for round in 0..OPERATIONS_MAX as i64 {
+        set(services, "r", round).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let again = NamedOperation {
+        wanted_for: Duration::from_secs(2),
+        ..once
+    };
+    let said = services.act_for_server(&r, say(), Some(again));
+    assert_eq!(said.await.unwrap_err().code, ErrorCode::Conflict);
+    let view = services.view_room(&room("r")).await.unwrap();
+    assert_eq!(view.message_last, 1);
+    set(services, "r", -1).await.unwrap();
 }
 
 async fn open(services: &Services, name: &str) -> Result<(), Reject> {
@@ -268,3 +295,12 @@ fn rounds(view: &RoomView) -> Vec<i64> {
 fn room(name: &str) -> RoomId {
     RoomId::parse(name).unwrap()
 }
+
+fn named(id: [u8; 16]) -> NamedOperation {
+    NamedOperation {
+        id,
+        wanted_for: Duration::ZERO,
+    }
+}
+
+const FIRST: Result<BegunRequest, RequestRefusal> = Ok(BegunRequest::Open(Duration::ZERO));
