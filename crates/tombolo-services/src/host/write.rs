@@ -181,7 +181,7 @@ impl Host {
         let operation = entropy::operation_id().ok()?;
         let entry = Entry {
             operation,
-            time: node.time(),
+            time: self.lock().time(node),
             body,
         }
         .encode();
