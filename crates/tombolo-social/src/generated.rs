@@ -68,7 +68,7 @@ pub struct InboxSnapshot {
     pub last: u64,
     #[prost(uint64, tag = "5")]
     pub read: u64,
-    /// The oldest first, without gaps, up to `last`.
+    /// The oldest first.
     #[prost(message, repeated, tag = "6")]
     pub letters: ::prost::alloc::vec::Vec<Letter>,
     #[prost(string, repeated, tag = "7")]
@@ -79,6 +79,11 @@ pub struct InboxSnapshot {
     /// How often the list of blocked users has changed.
     #[prost(uint64, tag = "9")]
     pub blocks: u64,
+    /// The last message to the user, and the last copy of what it has sent, that are kept no more.
+    #[prost(uint64, tag = "10")]
+    pub lost: u64,
+    #[prost(uint64, tag = "11")]
+    pub copy_lost: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Letter {
@@ -93,6 +98,8 @@ pub struct Letter {
     /// Empty: to the inbox's user.
     #[prost(string, tag = "5")]
     pub to: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "6")]
+    pub number: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Seen {

@@ -3,6 +3,8 @@
 //! An inbox keeps the last messages, and drops the oldest that were read to make place.
 //! It is there once its user has opened it: to others there is nobody to send to before.
 //!
+//! Copies of what the user has sent itself are kept beside them, and make place for each other alone.
+//!
 //! Unread messages are never dropped for others: when they fill the inbox, or what one sender may have
 //! in it, further messages are refused and their senders told. Messages end by themselves after a month,
 //! by a clock that no entry moves by more than a day: a node whose clock is far ahead ends nothing by an entry
@@ -19,11 +21,17 @@ use tombolo_wire::UserId;
 
 use crate::word::{MessageId, OperationId, Place, Time};
 
-/// The most messages that an inbox keeps.
+/// The most messages to its user that an inbox keeps.
 pub const LETTERS_MAX: usize = 1000;
 
-/// The most payload bytes that an inbox keeps.
+/// The most payload bytes of them.
 pub const LETTER_BYTES_MAX: usize = 1024 * 1024;
+
+/// The most copies of what its user has sent that an inbox keeps, beside them.
+pub const COPIES_MAX: usize = LETTERS_MAX / 2;
+
+/// The most payload bytes of those.
+pub const COPY_BYTES_MAX: usize = LETTER_BYTES_MAX / 2;
 
 /// The most unread messages of one sender.
 pub const UNREAD_PER_SENDER_MAX: usize = 100;
@@ -46,7 +54,8 @@ pub const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// By how much one entry moves an inbox's clock at most while messages are kept.
 pub const CLOCK_STEP_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-const _: () = assert!(UNREAD_PER_SENDER_MAX < LETTERS_MAX && LETTERS_MAX <= SEEN_MAX);
+const _: () = assert!(UNREAD_PER_SENDER_MAX < LETTERS_MAX);
+const _: () = assert!(LETTERS_MAX + COPIES_MAX <= SEEN_MAX && PAYLOAD_BYTES_MAX <= COPY_BYTES_MAX);
 
 /// One entry of an inbox's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +109,16 @@ pub struct Letter {
     pub to: Option<UserId>,
 }
 
+impl Letter {
+    fn is_received(&self) -> bool {
+        self.to.is_none()
+    }
+
+    fn is_copy(&self) -> bool {
+        !self.is_received()
+    }
+}
+
 /// What became of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Done {
@@ -139,12 +158,19 @@ pub struct Inbox {
     epoch: Option<OperationId>,
     /// The latest time of any entry.
     clock: Time,
-    /// The oldest first, without gaps, up to `last`.
+    /// The oldest first; copies in between may be missing.
     letters: VecDeque<Letter>,
-    letter_bytes: usize,
+    /// How much of them is to the user.
+    received: Amount,
+    /// And how much the user has sent.
+    copied: Amount,
     last: u64,
+    /// The last message to the user that is kept no more.
+    lost: u64,
+    /// The last copy that is kept no more.
+    copy_lost: u64,
     read: u64,
-    unread_by_sender: BTreeMap<UserId, Unread>,
+    unread_by_sender: BTreeMap<UserId, Amount>,
     blocked: BTreeSet<UserId>,
     blocks: u64,
     /// The last messages, the oldest first.
@@ -152,11 +178,28 @@ pub struct Inbox {
     seen_at: BTreeMap<(UserId, MessageId), Time>,
 }
 
-/// What of one sender waits to be read.
+/// So many messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Unread {
+struct Amount {
     letters: usize,
     bytes: usize,
+}
+
+impl Amount {
+    fn add(&mut self, bytes: usize) {
+        self.letters += 1;
+        self.bytes += bytes;
+    }
+
+    fn take(&mut self, bytes: usize) {
+        self.letters -= 1;
+        self.bytes -= bytes;
+    }
+
+    /// Whether there is place for one more.
+    fn has_place(self, bytes: usize, letters_max: usize, bytes_max: usize) -> bool {
+        self.letters < letters_max && self.bytes + bytes <= bytes_max
+    }
 }
 
 impl Inbox {
@@ -230,32 +273,29 @@ impl Inbox {
         &self.blocked
     }
 
-    /// The last message of which nothing is known any more; 0 if all are kept.
+    /// The last message to the user of which nothing is known any more; 0 if all are kept.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.letters
-            .front()
-            .map_or(self.last, |oldest| oldest.number - 1)
+        self.lost
     }
 
-    /// Whether all messages after a place are kept.
+    /// Whether all messages after a place are kept, copies too.
     #[must_use]
     pub fn is_recoverable(&self, after: Place) -> bool {
-        self.epoch == Some(after.epoch) && (self.lost()..=self.last).contains(&after.offset)
+        let lost = self.lost.max(self.copy_lost);
+        self.epoch == Some(after.epoch) && (lost..=self.last).contains(&after.offset)
     }
 
     /// The messages after a number that are kept, the oldest first.
     pub fn letters_after(&self, number: u64) -> impl DoubleEndedIterator<Item = &Letter> {
-        let skipped = number.saturating_sub(self.lost());
-        let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
-        self.letters.range(skipped.min(self.letters.len())..)
+        let skipped = self.letters.partition_point(|kept| kept.number <= number);
+        self.letters.range(skipped..)
     }
 
     /// The messages before a number that are kept, the newest first.
     pub fn letters_before(&self, number: u64) -> impl Iterator<Item = &Letter> {
-        let count = number.saturating_sub(self.lost().saturating_add(1));
-        let count = usize::try_from(count).unwrap_or(usize::MAX);
-        self.letters.range(..count.min(self.letters.len())).rev()
+        let count = self.letters.partition_point(|kept| kept.number < number);
+        self.letters.range(..count).rev()
     }
 
     /// The clock of one node may be wrong by years: it must not end all that is kept.
@@ -283,21 +323,18 @@ impl Inbox {
                 time,
             });
         }
-        let dropped = match to {
-            None => self.place_for(from, payload.len())?,
-            // Nobody has to read what its user has said.
-            Some(_) => self.place_of(payload.len())?,
-        };
-        for _ in 0..dropped {
-            self.drop_oldest();
+        match to {
+            None => {
+                for _ in 0..self.place_for(from, payload.len())? {
+                    self.drop_oldest(Letter::is_received);
+                }
+                self.count_unread(from, payload.len());
+            }
+            Some(_) => self.make_place_for_copy(payload.len()),
         }
         self.last += 1;
         let (number, time) = (self.last, self.clock);
-        if to.is_none() {
-            self.count_unread(from, payload.len());
-        }
-        self.letter_bytes += payload.len();
-        self.letters.push_back(Letter {
+        self.keep(Letter {
             number,
             time,
             from: from.clone(),
@@ -345,6 +382,26 @@ impl Inbox {
         oldest.is_some_and(|letter| letter.time < expired)
     }
 
+    fn keep(&mut self, letter: Letter) {
+        self.amount_of(&letter).add(letter.payload.len());
+        self.letters.push_back(letter);
+    }
+
+    /// Of what is to the user, or of what it has sent.
+    fn amount_of(&mut self, letter: &Letter) -> &mut Amount {
+        match letter.is_received() {
+            true => &mut self.received,
+            false => &mut self.copied,
+        }
+    }
+
+    /// What the user sends takes no place from what others send it.
+    fn make_place_for_copy(&mut self, bytes: usize) {
+        while !self.copied.has_place(bytes, COPIES_MAX, COPY_BYTES_MAX) {
+            self.drop_oldest(Letter::is_copy);
+        }
+    }
+
     /// How many of the oldest, which were read, must go so that there is place.
     fn place_for(&self, from: &UserId, bytes: usize) -> Result<usize, Illegal> {
         if self.blocked.contains(from) {
@@ -356,24 +413,13 @@ impl Inbox {
         {
             return Err(Illegal::SenderFull);
         }
-        self.place_of(bytes)
-    }
-
-    /// How many of the oldest, which were read, must go for a message of that size.
-    fn place_of(&self, bytes: usize) -> Result<usize, Illegal> {
-        let has_place =
-            |letters: usize, kept: usize| letters < LETTERS_MAX && kept + bytes <= LETTER_BYTES_MAX;
-        let (mut dropped, mut freed) = (0, 0);
-        while !has_place(self.letters.len() - dropped, self.letter_bytes - freed) {
-            match self.letters.get(dropped) {
-                Some(oldest) if oldest.number <= self.read || oldest.to.is_some() => {
-                    freed += oldest.payload.len();
-                    dropped += 1;
-                }
-                Some(_) | None => return Err(Illegal::Full),
-            }
+        let mut left = self.received;
+        let mut received = self.letters.iter().filter(|kept| kept.is_received());
+        while !left.has_place(bytes, LETTERS_MAX, LETTER_BYTES_MAX) {
+            let oldest = received.next().filter(|oldest| oldest.number <= self.read);
+            left.take(oldest.ok_or(Illegal::Full)?.payload.len());
         }
-        Ok(dropped)
+        Ok(self.received.letters - left.letters)
     }
 
     fn expire(&mut self) {
@@ -383,16 +429,23 @@ impl Inbox {
             .front()
             .is_some_and(|oldest| oldest.time < expired)
         {
-            self.drop_oldest();
+            self.drop_oldest(|_| true);
         }
     }
 
-    fn drop_oldest(&mut self) {
-        if let Some(oldest) = self.letters.pop_front() {
-            self.letter_bytes -= oldest.payload.len();
-            if oldest.number > self.read && oldest.to.is_none() {
-                self.count_read(&oldest.from, oldest.payload.len());
-            }
+    fn drop_oldest(&mut self, which: impl Fn(&Letter) -> bool) {
+        let at = self.letters.iter().position(which);
+        let Some(oldest) = at.and_then(|at| self.letters.remove(at)) else {
+            return;
+        };
+        self.amount_of(&oldest).take(oldest.payload.len());
+        if oldest.is_copy() {
+            self.copy_lost = oldest.number;
+            return;
+        }
+        self.lost = oldest.number;
+        if oldest.number > self.read {
+            self.count_read(&oldest.from, oldest.payload.len());
         }
     }
 
@@ -403,7 +456,7 @@ impl Inbox {
         }
         let read = self.letters_after(self.read);
         let read = read.take_while(|letter| letter.number <= number);
-        let read = read.filter(|letter| letter.to.is_none());
+        let read = read.filter(|letter| letter.is_received());
         let read: Vec<_> = read
             .map(|letter| (letter.from.clone(), letter.payload.len()))
             .collect();
@@ -415,14 +468,12 @@ impl Inbox {
 
     fn count_unread(&mut self, from: &UserId, bytes: usize) {
         let unread = self.unread_by_sender.entry(from.clone()).or_default();
-        unread.letters += 1;
-        unread.bytes += bytes;
+        unread.add(bytes);
     }
 
     fn count_read(&mut self, from: &UserId, bytes: usize) {
         if let Some(unread) = self.unread_by_sender.get_mut(from) {
-            unread.letters -= 1;
-            unread.bytes -= bytes;
+            unread.take(bytes);
             if unread.letters == 0 {
                 self.unread_by_sender.remove(from);
             }

@@ -20,6 +20,8 @@ impl Inbox {
             epoch: epoch.map_or_else(Bytes::new, |epoch| Bytes::copy_from_slice(&epoch.0)),
             clock_ms: self.clock.as_millis(),
             last: self.last,
+            lost: self.lost,
+            copy_lost: self.copy_lost,
             read: self.read,
             blocks: self.blocks,
             letters: self.letters.iter().map(keep).collect(),
@@ -52,6 +54,7 @@ impl Inbox {
 
 fn keep(letter: &Letter) -> wire::Letter {
     wire::Letter {
+        number: letter.number,
         time_ms: letter.time.as_millis(),
         from: letter.from.to_string(),
         id: Bytes::copy_from_slice(&letter.id.0),
@@ -73,16 +76,21 @@ fn restore(kept: wire::InboxSnapshot) -> Result<Inbox, EntryError> {
     inbox.last = kept.last;
     inbox.read = kept.read;
     inbox.blocks = kept.blocks;
-    let lost = kept.last.checked_sub(kept.letters.len() as u64);
-    let lost = lost.ok_or(EntryError::Malformed)?;
-    for (number, letter) in (lost + 1..).zip(kept.letters) {
+    inbox.lost = kept.lost;
+    inbox.copy_lost = kept.copy_lost;
+    let mut before = 0;
+    for letter in kept.letters {
+        let number = letter.number;
+        if number <= before || number > kept.last {
+            return Err(EntryError::Malformed);
+        }
+        before = number;
         let from = parse_user(&letter.from)?;
-        inbox.letter_bytes += letter.payload.len();
         let to = parse_receiver(&letter.to)?;
         if number > inbox.read && to.is_none() {
             inbox.count_unread(&from, letter.payload.len());
         }
-        inbox.letters.push_back(Letter {
+        inbox.keep(Letter {
             number,
             time: Time::from_millis(letter.time_ms),
             from,

@@ -1,8 +1,9 @@
 //! Inboxes, rule by rule.
 
 use tombolo_social::inbox::{
-    BLOCKED_MAX, Body, CLOCK_STEP_MAX, Done, Entry, Illegal, Inbox, KEPT_FOR, LETTER_BYTES_MAX,
-    LETTERS_MAX, PAYLOAD_BYTES_MAX, SEEN_MAX, UNREAD_BYTES_PER_SENDER_MAX, UNREAD_PER_SENDER_MAX,
+    BLOCKED_MAX, Body, CLOCK_STEP_MAX, COPIES_MAX, Done, Entry, Illegal, Inbox, KEPT_FOR,
+    LETTER_BYTES_MAX, LETTERS_MAX, PAYLOAD_BYTES_MAX, SEEN_MAX, UNREAD_BYTES_PER_SENDER_MAX,
+    UNREAD_PER_SENDER_MAX,
 };
 use tombolo_social::{EntryError, MessageId, OperationId, Place, Time};
 use tombolo_wire::UserId;
@@ -147,12 +148,12 @@ fn a_repeated_message_is_recognised_although_it_is_not_kept_or_its_sender_blocke
 }
 
 #[test]
-fn copies_of_what_the_user_sends_are_numbered_and_make_place_for_what_it_has_to_read() {
+fn copies_of_what_the_user_sends_are_numbered_and_make_place_for_each_other() {
     let mut world = World::unopened();
     assert_eq!(world.copy("bob", 1, b"x"), Err(Illegal::NoSuchUser));
     let mut world = World::new();
-    // More than a sender may have unread, and all that an inbox keeps.
-    for id in 0..LETTERS_MAX as u128 {
+    // More than a sender may have unread, and all that an inbox keeps of them.
+    for id in 0..COPIES_MAX as u128 {
         assert_eq!(
             u128::from(world.copy("bob", id, b"x").unwrap().number),
             id + 1
@@ -161,18 +162,49 @@ fn copies_of_what_the_user_sends_are_numbered_and_make_place_for_what_it_has_to_
     assert!(world.copy("bob", 0, b"x").unwrap().is_repeated);
     let first = world.inbox.letters_after(0).next().unwrap();
     assert_eq!((&first.to, first.number), (&Some(user("bob")), 1));
-    world.send("alice", 1, b"read me").unwrap();
+    let epoch = world.inbox.last().unwrap().epoch;
+    let from_the_first = Place { epoch, offset: 0 };
+    assert!(world.inbox.is_recoverable(from_the_first));
     world.copy("bob", 5000, b"x").unwrap();
-    assert_eq!(world.inbox.lost(), 2);
+    assert_eq!(world.numbers()[0], 2);
+    assert_eq!(world.inbox.lost(), 0, "nothing that the user has to read");
+    assert!(!world.inbox.is_recoverable(from_the_first));
+    world.copy("bob", 5001, &[0; PAYLOAD_BYTES_MAX]).unwrap();
     let snapshot = world.inbox.snapshot();
     assert_eq!(Inbox::restore(&snapshot).unwrap(), world.inbox);
-    for id in 0..LETTERS_MAX as u128 {
-        let from = format!("user-{}", id % 20);
-        let _ = world.send(&from, 10_000 + id, b"x");
+}
+
+#[test]
+fn what_the_user_sends_takes_no_place_from_what_others_send() {
+    let mut world = World::new();
+    world.send("alice", 1, b"read").unwrap();
+    world.apply(Body::Read(1)).unwrap();
+    world.send("alice", 2, b"unread").unwrap();
+    for id in 0..2 * LETTERS_MAX as u128 {
+        world.copy("bob", id, b"x").unwrap();
     }
-    // All that is left is unread.
-    assert_eq!(world.copy("bob", 6000, b"x"), Err(Illegal::Full));
-    assert_eq!(world.numbers().len(), LETTERS_MAX);
+    assert_eq!(world.numbers()[..2], [1, 2]);
+    assert_eq!(world.numbers().len(), 2 + COPIES_MAX);
+    let mut others = 0;
+    for id in 2..LETTERS_MAX as u128 {
+        let from = format!("user-{}", id % 20);
+        others += usize::from(world.send(&from, 10_000 + id, b"x").is_ok());
+    }
+    assert_eq!(others, LETTERS_MAX - 2, "there is place for all");
+    world
+        .send("carol", 1, b"in place of what was read")
+        .unwrap();
+    assert_eq!(world.inbox.lost(), 1);
+    assert_eq!(world.send("carol", 2, b"x"), Err(Illegal::Full));
+    world.copy("bob", 9000, b"x").unwrap();
+    let read: Vec<_> = world
+        .inbox
+        .letters_before(3)
+        .map(|kept| kept.number)
+        .collect();
+    assert_eq!(read, [2], "numbers are as they were");
+    let snapshot = world.inbox.snapshot();
+    assert_eq!(Inbox::restore(&snapshot).unwrap(), world.inbox);
 }
 
 #[test]
