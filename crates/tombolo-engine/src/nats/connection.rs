@@ -101,7 +101,7 @@ pub(super) struct Counters {
     moves: AtomicU64,
     slow: AtomicU64,
     server_errors: AtomicU64,
-    /// What has been told of why there is no connection: kinds of errors, of which there are few.
+    /// What has been told of why there is no connection, [`TOLD_MAX`] kinds of errors at most.
     told: Mutex<BTreeSet<String>>,
     pub(super) live: AtomicU64,
     pub(super) refetches: AtomicU64,
@@ -316,7 +316,8 @@ impl Counters {
 
     /// Whether it has not been told since there was a connection: each attempt fails anew.
     fn is_news(&self, error: &ClientError) -> bool {
-        self.told().insert(error.to_string())
+        let mut told = self.told();
+        told.len() < TOLD_MAX && told.insert(error.to_string())
     }
 
     fn told(&self) -> MutexGuard<'_, BTreeSet<String>> {
@@ -435,6 +436,9 @@ const TROUBLE_MAX_MS: u64 = 3_000;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const REFUSED_DELAY: Duration = Duration::from_secs(1);
 
+/// Most kinds of errors that are told of while there is no connection.
+const TOLD_MAX: usize = 16;
+
 /// Most messages that wait for a subscriber; those who take them never wait themselves.
 const SUBSCRIPTION_MAX: usize = 65_536;
 
@@ -452,5 +456,8 @@ mod tests {
         assert!(!counters.is_news(&away) && !counters.is_news(&refused));
         counters.on(&Event::Connected);
         assert!(counters.is_news(&refused));
+        let many = (0..2 * TOLD_MAX).map(|number| ClientError::Other(number.to_string()));
+        let told = many.filter(|why| counters.is_news(why)).count();
+        assert_eq!(told, TOLD_MAX - 1);
     }
 }
