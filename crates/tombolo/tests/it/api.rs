@@ -362,7 +362,7 @@ async fn a_server_puts_something_into_a_field_moves_it_and_takes_it_away() {
             422,
             "bad_report",
         ),
-        (json!({"position": [1, 1, 1]}), 422, "bad_report"),
+        (json!({"position": [1, 1, 1, 1]}), 422, "bad_report"),
         (
             json!({"position": [1, 1], "lasts_s": 100_000}),
             400,
