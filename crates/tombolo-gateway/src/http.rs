@@ -280,12 +280,8 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let Self {
-            status,
-            code,
-            message,
-        } = self;
-        let mut response = (status, Json(ErrorBody { code, message })).into_response();
+        let status = self.status;
+        let mut response = (status, Json(ErrorBody::from(self))).into_response();
         if status == StatusCode::UNAUTHORIZED {
             // RFC 9110 §11.6.1: a 401 names the scheme.
             let scheme = HeaderValue::from_static("Bearer");
@@ -302,9 +298,15 @@ impl IntoResponse for ApiError {
 }
 
 #[derive(Debug, Serialize)]
-struct ErrorBody {
+pub(crate) struct ErrorBody {
     code: Cow<'static, str>,
     message: Cow<'static, str>,
+}
+
+impl From<ApiError> for ErrorBody {
+    fn from(ApiError { code, message, .. }: ApiError) -> Self {
+        Self { code, message }
+    }
 }
 
 /// What a token request can need, generously.

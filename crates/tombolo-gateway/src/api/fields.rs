@@ -1,5 +1,6 @@
 //! What servers put into fields.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Json;
@@ -14,7 +15,8 @@ use tombolo_wire::FieldId;
 use super::body::Done;
 use super::once::Read;
 use super::{FieldsPut, Holder, Node, bad, decode};
-use crate::http::ApiError;
+use crate::http::{ApiError, ErrorBody};
+use crate::shared::Shared;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,9 +31,22 @@ pub(super) struct PutBody {
     lasts_s: Option<u64>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PutAllBody {
+    entities: BTreeMap<String, PutBody>,
+}
+
 #[derive(Debug, Serialize)]
 struct EntityBody {
     entity: String,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct EntitiesBody {
+    /// By name.
+    entities: BTreeMap<String, String>,
+    refused: BTreeMap<String, ErrorBody>,
 }
 
 /// Puts something there, or moves it; to do so again does no harm.
@@ -42,6 +57,39 @@ pub(super) async fn put(
     Read { body, .. }: Read<PutBody>,
 ) -> Result<Response, ApiError> {
     let (field, name) = parse(names)?;
+    let entity = put_one(&shared, &field, name, body).await?;
+    Ok(Json(EntityBody { entity }).into_response())
+}
+
+/// Puts many things there, or moves them: what is wrong with one disturbs no other.
+pub(super) async fn put_all(
+    State(shared): Node,
+    _: Holder<FieldsPut>,
+    field: Result<Path<String>, PathRejection>,
+    Read { body, .. }: Read<PutAllBody>,
+) -> Result<Response, ApiError> {
+    let Path(field) = field.map_err(|rejection| bad(&rejection.body_text()))?;
+    let field = parse_field(&field)?;
+    if body.entities.len() > AT_ONCE_MAX {
+        return Err(bad("at most 500 entities are put there at once"));
+    }
+    let mut done = EntitiesBody::default();
+    for (name, body) in body.entities {
+        match put_one(&shared, &field, name.clone(), body).await {
+            Ok(entity) => drop(done.entities.insert(name, entity)),
+            Err(error) => drop(done.refused.insert(name, error.into())),
+        }
+    }
+    Ok(Json(done).into_response())
+}
+
+/// Puts something there, and returns its number.
+async fn put_one(
+    shared: &Shared,
+    field: &FieldId,
+    name: String,
+    body: PutBody,
+) -> Result<String, ApiError> {
     let payload = match (body.text, body.base64) {
         (Some(text), None) => Bytes::from(text),
         (None, Some(text)) => decode(&text)?,
@@ -56,9 +104,8 @@ pub(super) async fn put(
         marks: body.marks,
         lasts: body.lasts_s.map_or(LASTS, Duration::from_secs),
     };
-    let entity = shared.services.put_into_field(&field, thing).await?;
-    let entity = format!("{:016x}", entity.0);
-    Ok(Json(EntityBody { entity }).into_response())
+    let entity = shared.services.put_into_field(field, thing).await?;
+    Ok(format!("{:016x}", entity.0))
 }
 
 pub(super) async fn take(
@@ -75,12 +122,18 @@ fn parse(
     names: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<(FieldId, String), ApiError> {
     let Path((field, name)) = names.map_err(|rejection| bad(&rejection.body_text()))?;
-    let field = FieldId::parse(&field).map_err(|error| {
+    Ok((parse_field(&field)?, name))
+}
+
+fn parse_field(field: &str) -> Result<FieldId, ApiError> {
+    FieldId::parse(field).map_err(|error| {
         let status = axum::http::StatusCode::BAD_REQUEST;
         ApiError::of_contract(status, error.code(), error)
-    })?;
-    Ok((field, name))
+    })
 }
+
+/// About as many as there is place for in a body.
+const AT_ONCE_MAX: usize = 500;
 
 /// Unless the server says otherwise.
 const LASTS: Duration = Duration::from_secs(30);

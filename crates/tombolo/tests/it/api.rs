@@ -382,6 +382,18 @@ async fn a_server_puts_something_into_a_field_moves_it_and_takes_it_away() {
         let (got, refused) = server.ask("PUT", chest, &body);
         assert_eq!((got, &refused["code"]), (status, &json!(code)), "{body}");
     }
+    let many = json!({"entities": {
+        "near": {"position": [1, 1]},
+        "nowhere": {"position": []},
+        "far": {"position": [9000, 1]},
+    }});
+    let (status, put) = server.ask("PUT", "/v1/fields/plaza/entities", &many);
+    assert_eq!(status, 200, "{put}");
+    let names: Vec<_> = put["entities"].as_object().unwrap().keys().collect();
+    assert_eq!(names, ["far", "near"]);
+    assert_eq!(put["refused"]["nowhere"]["code"], "bad_report");
+    let seen = device.event("entered").await;
+    assert_eq!(seen["entity"], put["entities"]["near"]);
     let authorization = format!("Authorization: Bearer {reader}");
     let body = json!({"position": [1, 1]}).to_string();
     let (status, refused) = server.ask_with("PUT", chest, &[&authorization], &body);
