@@ -86,7 +86,7 @@ async fn neighbours_see_each_other_move_and_are_linked() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_is_refused_and_a_field_has_one_number_of_dimensions() {
+async fn what_cannot_be_is_refused_and_a_field_of_three_dimensions_is_another_one() {
     let node = node().await;
     let alice = device(&node, "alice").await;
     for place in [[f64::NAN, 0.0], [0.0, f64::INFINITY], [1e13, 0.0]] {
@@ -97,8 +97,9 @@ async fn what_cannot_be_is_refused_and_a_field_has_one_number_of_dimensions() {
     assert!(field.update([0.0, 0.0], vec![0; 49]).is_err());
     assert!(field.update([0.0; 3], "").is_err());
     let bob = device(&node, "bob").await;
-    let space = bob.field("plaza").enter([0.0; 3], "").await.unwrap_err();
-    assert_eq!(space.code(), Some(ErrorCode::BadReport));
+    let space = bob.field("plaza").enter([0.0; 3], "").await.unwrap();
+    assert!(space.update([0.0; 2], "").is_err());
+    space.leave().await.unwrap();
     let class = bob.field("plaza").class(7).enter([0.0; 2], "").await;
     assert_eq!(class.unwrap_err().code(), Some(ErrorCode::BadReport));
 
