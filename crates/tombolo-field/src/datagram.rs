@@ -1,8 +1,8 @@
 //! What an observer is told in one tick, as bytes.
 //!
 //! A datagram begins with a version, flags, the tick and the observer's position, and since when all that
-//! was told before is void, if it is; then follow records: what has left, by number, and what is there, at
-//! an offset from the observer.
+//! was told before is void, if it is; then follow records in any order: what is there, at an offset from the
+//! observer, and what has left, by number.
 
 use crate::field::{BUDGET_MAX, EntityId, PAYLOAD_MAX};
 
@@ -19,6 +19,9 @@ const TAG_UPDATED: u8 = 2;
 
 /// Bytes of a record of what has left.
 pub(crate) const LEFT_BYTES: usize = 1 + 8;
+
+/// Bytes of the longest header.
+pub(crate) const HEADER_BYTES_MAX: usize = 1 + 1 + 4 + 3 * 8 + 4;
 
 /// Bytes of the longest record.
 pub(crate) const RECORD_BYTES_MAX: usize = 1 + 8 + 4 + 1 + 3 * 4 + 1 + PAYLOAD_MAX;
@@ -60,12 +63,7 @@ pub(crate) enum Record<'d> {
 }
 
 impl Header {
-    pub(crate) fn bytes(&self) -> usize {
-        let reset = if self.reset.is_some() { 4 } else { 0 };
-        1 + 1 + 4 + 8 * self.dimensions + reset
-    }
-
-    pub(crate) fn write(&self, to: &mut Page) {
+    pub(crate) fn write(&self, to: &mut Pen<'_>) {
         let flags = if self.reset.is_some() { FLAG_RESET } else { 0 };
         let three = if self.dimensions == 3 { FLAG_THREE } else { 0 };
         to.put(&[VERSION, flags | three]);
@@ -80,7 +78,7 @@ impl Header {
 }
 
 /// Writes that something has left.
-pub(crate) fn write_left(id: EntityId, to: &mut Page) {
+pub(crate) fn write_left(id: EntityId, to: &mut Pen<'_>) {
     to.put(&[TAG_LEFT]);
     to.put(&id.0.to_be_bytes());
 }
@@ -88,13 +86,13 @@ pub(crate) fn write_left(id: EntityId, to: &mut Page) {
 /// The record of an update of an entity, but for its offset, which depends on the observer: encoded once,
 /// copied often.
 #[derive(Clone, Copy, Debug)]
-#[repr(align(32))]
+#[repr(C)]
 pub(crate) struct Stencil {
+    class: u8,
+    dimensions: u8,
+    bytes: u8,
     /// What is beyond the record is nothing.
     record: [u8; STENCIL_BYTES],
-    bytes: u8,
-    dimensions: u8,
-    class: u8,
 }
 
 impl Stencil {
@@ -115,11 +113,16 @@ impl Stencil {
         record[at] = payload.len() as u8;
         record[at + 1..=at + payload.len()].copy_from_slice(payload);
         Self {
-            record,
-            bytes: (at + 1 + payload.len()) as u8,
-            dimensions: dimensions as u8,
             class,
+            dimensions: dimensions as u8,
+            bytes: (at + 1 + payload.len()) as u8,
+            record,
         }
+    }
+
+    /// The entity's class.
+    pub(crate) fn class(&self) -> u8 {
+        self.class
     }
 
     /// Bytes of the record of an update; that of an entry has one more.
@@ -129,7 +132,7 @@ impl Stencil {
 
     /// Writes the record of an update for an observer from whom the entity is that far.
     #[inline]
-    pub(crate) fn write(&self, offset: [f32; 3], to: &mut Page) {
+    pub(crate) fn write(&self, offset: [f32; 3], to: &mut Pen<'_>) {
         let Some(room) = to.bytes[to.filled..].first_chunk_mut::<STENCIL_BYTES>() else {
             return;
         };
@@ -149,7 +152,7 @@ impl Stencil {
     }
 
     /// The same of an entity that may be new to the observer, so that it is told its class too.
-    pub(crate) fn write_entered(&self, offset: [f32; 3], to: &mut Page) {
+    pub(crate) fn write_entered(&self, offset: [f32; 3], to: &mut Pen<'_>) {
         let (head, rest) = self.record.split_at(HEAD_BYTES);
         let end = usize::from(self.bytes) - HEAD_BYTES;
         let dimensions = usize::from(self.dimensions);
@@ -166,7 +169,14 @@ impl Stencil {
 /// A datagram that is being written: a budget is known before, so that there is always room.
 #[derive(Debug)]
 pub(crate) struct Page {
-    bytes: Vec<u8>,
+    bytes: Box<[u8; PAGE_BYTES]>,
+    filled: usize,
+}
+
+/// Writes on a page. It is not the page itself so that, in a loop that writes much, where it stands is at hand.
+#[derive(Debug)]
+pub(crate) struct Pen<'p> {
+    bytes: &'p mut [u8; PAGE_BYTES],
     filled: usize,
 }
 
@@ -180,6 +190,18 @@ impl Page {
         &self.bytes[..self.filled]
     }
 
+    /// Writes on behind what has been written.
+    pub(crate) fn write(&mut self, write: impl FnOnce(&mut Pen<'_>)) {
+        let mut pen = Pen {
+            bytes: &mut self.bytes,
+            filled: self.filled,
+        };
+        write(&mut pen);
+        self.filled = pen.filled;
+    }
+}
+
+impl Pen<'_> {
     /// Puts bytes behind what has been written; nothing when there is no room.
     fn put(&mut self, bytes: &[u8]) {
         let end = self.filled + bytes.len();
@@ -193,11 +215,14 @@ impl Page {
 impl Default for Page {
     fn default() -> Self {
         Self {
-            bytes: vec![0; BUDGET_MAX + STENCIL_BYTES],
+            bytes: Box::new([0; PAGE_BYTES]),
             filled: 0,
         }
     }
 }
+
+/// The longest datagram, and what is written over behind it.
+const PAGE_BYTES: usize = BUDGET_MAX + STENCIL_BYTES;
 
 /// Before the offset: tag, number, sequence.
 const HEAD_BYTES: usize = 1 + 8 + 4;

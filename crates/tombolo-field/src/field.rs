@@ -6,12 +6,13 @@ mod moves;
 mod observer;
 mod pass;
 mod renumber;
+mod tell;
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::cells::{CellId, Cells};
-use crate::datagram::RECORD_BYTES_MAX;
+use crate::datagram::{HEADER_BYTES_MAX, RECORD_BYTES_MAX};
 use crate::settings::{Settings, SettingsError};
 use crate::ticks::Ticks;
 use grid::Grid;
@@ -36,7 +37,7 @@ pub const BUDGET_MAX: usize = 64 * 1024;
 /// The most that one observer knows of; those that come when it is full are told when others leave.
 pub const KNOWN_MAX: usize = 8192;
 
-const _: () = assert!(2 * RECORD_BYTES_MAX + 32 <= BUDGET_MIN);
+const _: () = assert!(2 * RECORD_BYTES_MAX + HEADER_BYTES_MAX <= BUDGET_MIN);
 
 /// An entity of a field: a device, or anything else that is somewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,6 +84,11 @@ pub struct Subject {
 pub trait Sight {
     /// Whether the observer may see the other.
     fn may_see(&self, observer: &Subject, other: &Subject) -> bool;
+
+    /// Whether everybody may see everything, so that nobody needs to be asked about.
+    fn shows_everything(&self) -> bool {
+        false
+    }
 }
 
 /// Everybody may see everything.
@@ -133,7 +139,7 @@ pub struct Stats {
     pub datagrams: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// What was to be told and had to wait for another tick.
+    /// What observers know, or are to know, and were not told of in a tick because not all fitted.
     pub deferred: u64,
     /// Entities that were taken away because they said nothing.
     pub silent: u64,
@@ -621,6 +627,10 @@ impl Default for Watch {
 
 impl Sight for Everything {
     fn may_see(&self, _: &Subject, _: &Subject) -> bool {
+        true
+    }
+
+    fn shows_everything(&self) -> bool {
         true
     }
 }

@@ -3,11 +3,13 @@
 /// Chooses the most urgent that fit, without sorting them.
 #[derive(Debug, Default)]
 pub(super) struct Choice {
-    /// How urgent each is, as the bits of a float, which order as it does when it is positive; 0 when there is
-    /// nothing to tell of it, or nobody has asked.
-    scores: Vec<i32>,
-    /// Of the record of each; 0 when there is nothing to tell of it.
+    /// Who they are.
+    numbers: Vec<u32>,
+    /// Of the record of each.
     bytes: Vec<u32>,
+    /// How urgent each is, as the bits of a float, which order as it does when it is positive.
+    scores: Vec<i32>,
+    /// Those that fit, by their place here.
     chosen: Vec<u32>,
     /// Those of which some fit.
     edge: Vec<u32>,
@@ -23,34 +25,57 @@ pub(super) fn score(urgency: f32) -> i32 {
     ((urgency.to_bits() & !SIGN) as i32).clamp(1, SCORE_MAX)
 }
 
+/// How urgent that is.
+#[inline]
+pub(super) fn urgency(score: i32) -> f32 {
+    f32::from_bits(score.unsigned_abs())
+}
+
 impl Choice {
-    /// Begins anew, with so many: their scores and bytes, which are to be set.
-    pub(super) fn begin(&mut self, count: usize) -> (&mut [i32], &mut [u32]) {
-        self.scores.resize(count, 0);
-        self.bytes.resize(count, 0);
-        (&mut self.scores, &mut self.bytes)
+    /// Begins anew, with up to so many, whose numbers are to be set; those that count are [kept](Self::keep).
+    pub(super) fn begin(&mut self, count: usize) -> &mut [u32] {
+        self.numbers.resize(count, 0);
+        &mut self.numbers
     }
 
-    /// Adds one that is not scored yet; nothing is to be told of it when it has no bytes.
-    pub(super) fn push(&mut self, bytes: u32) {
-        self.scores.push(0);
+    /// Keeps the first ones.
+    pub(super) fn keep(&mut self, count: usize) {
+        self.numbers.truncate(count);
+    }
+
+    /// Keeps those of which there is something to tell, by the bytes of their records.
+    pub(super) fn weigh(&mut self, of: impl Fn(u32) -> Option<u32>) {
+        let count = self.numbers.len();
+        self.bytes.resize(count, 0);
+        let mut kept = 0;
+        // Without a branch for each: written always, kept when it counts.
+        for at in 0..count {
+            let number = self.numbers[at];
+            let bytes = of(number);
+            self.numbers[kept] = number;
+            self.bytes[kept] = bytes.unwrap_or_default();
+            kept += usize::from(bytes.is_some());
+        }
+        self.numbers.truncate(kept);
+        self.bytes.truncate(kept);
+    }
+
+    /// Adds one.
+    pub(super) fn push(&mut self, number: u32, bytes: u32) {
+        self.numbers.push(number);
         self.bytes.push(bytes);
     }
 
-    /// Takes one away; the last one has its number then.
-    pub(super) fn swap_remove(&mut self, at: usize) {
-        self.scores.swap_remove(at);
-        self.bytes.swap_remove(at);
+    /// Says how urgent each is.
+    pub(super) fn score(&mut self, of: impl Fn(u32) -> i32) {
+        let scores = self.numbers.iter().map(|number| of(*number));
+        self.scores.clear();
+        self.scores.extend(scores);
     }
 
-    /// The bytes of each.
-    pub(super) fn bytes(&self) -> &[u32] {
-        &self.bytes
-    }
-
-    /// The scores and bytes from one on.
-    pub(super) fn scores_from(&mut self, first: usize) -> (&mut [i32], &[u32]) {
-        (&mut self.scores[first..], &self.bytes[first..])
+    /// Who they are.
+    pub(super) fn numbers(&self) -> &[u32] {
+        &self.numbers
     }
 
     /// The bytes of all.
@@ -75,6 +100,9 @@ impl Choice {
         *threshold = Some(fits.min(SCORE_MAX));
         self.part(exceeds, fits);
         self.fill(room);
+        for at in &mut self.chosen {
+            *at = self.numbers[*at as usize];
+        }
         &self.chosen
     }
 
@@ -170,11 +198,12 @@ mod tests {
     use super::*;
 
     fn note(choice: &mut Choice, items: &[(f32, u16)]) {
-        let (scores, bytes) = choice.begin(items.len());
-        for (at, (urgency, size)) in items.iter().enumerate() {
-            scores[at] = if *size > 0 { score(*urgency) } else { 0 };
-            bytes[at] = u32::from(*size);
+        choice.begin(0);
+        choice.weigh(|_| None);
+        for (at, (_, bytes)) in items.iter().enumerate() {
+            choice.push(at as u32, u32::from(*bytes));
         }
+        choice.score(|at| score(items[at as usize].0));
     }
 
     fn random_items(random: &mut ChaCha8Rng) -> Vec<(f32, u16)> {
@@ -183,8 +212,7 @@ mod tests {
         let bytes = [30..31, 22..75][random.random_range(0..2)].clone();
         let item = |_| {
             let score = 1.0 + random.random_range(0.0..1.0) * spread;
-            let bytes = random.random_range(bytes.clone());
-            (score, bytes * u16::from(random.random_range(0..9) > 0))
+            (score, random.random_range(bytes.clone()))
         };
         (0..count).map(item).collect()
     }
@@ -204,10 +232,8 @@ mod tests {
             chosen.sort_unstable();
             let is_once = chosen.is_sorted_by(|a, b| a < b);
             assert!(is_once, "round {round}: one is chosen twice");
-            let (taken, left): (Vec<_>, Vec<_>) = (0..items.len())
-                .filter(|at| items[*at].1 > 0)
-                .partition(|at| chosen.contains(&(*at as u32)));
-            assert_eq!(taken.len(), chosen.len(), "round {round}: nothing is told");
+            let (taken, left): (Vec<_>, Vec<_>) =
+                (0..items.len()).partition(|at| chosen.contains(&(*at as u32)));
             let bytes: usize = taken.iter().map(|at| usize::from(items[*at].1)).sum();
             assert!(bytes <= room, "round {round}: {bytes} of {room}");
             assert!(bytes + 75 > room, "round {round}: only {bytes} of {room}");

@@ -12,12 +12,10 @@ pub(super) struct Grid {
     dimensions: Dimensions,
     /// How many cells somebody sees to each side.
     reach: i64,
-    /// Indexed by slot: what every observer asks, in little memory.
+    /// Indexed by slot: what every observer asks.
     glimpses: Vec<Glimpse>,
     /// Indexed by slot: what a filter asks. That of an empty slot is of who was there last.
     subjects: Vec<Subject>,
-    /// Indexed by slot: what is copied into datagrams.
-    stencils: Vec<Stencil>,
     /// Slots that have been filled since all were put in order.
     arrivals: Vec<u32>,
     /// By cell, then by slot.
@@ -29,17 +27,17 @@ pub(super) struct Grid {
     classes: [Limits; CLASSES_MAX],
 }
 
-/// What every observer asks of an entity.
+/// What every observer asks of an entity. All of it is in the first of two lines of a processor's cache, unless
+/// there is much to tell.
 #[derive(Clone, Copy, Debug)]
-#[repr(align(32))]
+#[repr(C, align(64))]
 pub(super) struct Glimpse {
     /// Infinitely far from everybody when the slot is empty.
     pub(super) position: [f64; 3],
     /// In which tick it is that its last report is told first.
     pub(super) changed: u32,
-    pub(super) class: u8,
-    /// Of the record of an update.
-    pub(super) bytes: u8,
+    /// What is copied into datagrams.
+    pub(super) stencil: Stencil,
 }
 
 /// Where somebody is, and the square of the distance up to which that is noted: the range of its class, and
@@ -53,13 +51,15 @@ struct Spot {
 /// What distances mean for a class.
 #[derive(Clone, Copy, Debug, Default)]
 struct Limits {
-    /// The squares of the distances at which an entity enters, leaves, and is noted.
+    /// The squares of the distances at which an entity enters, leaves, is noted, and is far from leaving.
     enter: f64,
     leave: f64,
     look: f64,
-    /// The squares of its weight times its range, and of what counts as no distance.
+    core: f64,
+    /// The squares of its weight times its range, of what counts as no distance, and one by the first.
     weight: f32,
     near: f32,
+    per_weight: f32,
 }
 
 /// Which cells stand beside each other.
@@ -86,7 +86,6 @@ impl Grid {
             reach: 2,
             glimpses: Vec::new(),
             subjects: Vec::new(),
-            stencils: Vec::new(),
             arrivals: Vec::new(),
             order: Vec::new(),
             spots: Vec::new(),
@@ -110,8 +109,7 @@ impl Grid {
         let glimpse = Glimpse {
             position: entity.position,
             changed,
-            class: entity.class,
-            bytes: stencil.bytes(),
+            stencil,
         };
         let at = slot as usize;
         match self.glimpses.get_mut(at) {
@@ -121,13 +119,11 @@ impl Grid {
                 }
                 *before = glimpse;
                 self.subjects[at] = entity.subject();
-                self.stencils[at] = stencil;
             }
             None => {
                 self.arrivals.push(slot);
                 self.glimpses.push(glimpse);
                 self.subjects.push(entity.subject());
-                self.stencils.push(stencil);
             }
         }
     }
@@ -171,7 +167,7 @@ impl Grid {
             let glimpse = &self.glimpses[*slot as usize];
             self.spots.push(Spot {
                 position: glimpse.position,
-                look: self.limits(glimpse.class).look,
+                look: self.limits(glimpse.stencil.class()).look,
             });
             match self.rows.last_mut() {
                 Some(row) if row.at == (*z, *y) => row.last = at + 1,
@@ -196,7 +192,6 @@ impl Grid {
         }
         self.glimpses = old.iter().map(|at| self.glimpses[*at]).collect();
         self.subjects = old.iter().map(|at| self.subjects[*at]).collect();
-        self.stencils = old.iter().map(|at| self.stencils[*at]).collect();
         map
     }
 
@@ -213,10 +208,6 @@ impl Grid {
         &self.subjects[slot as usize]
     }
 
-    pub(super) fn stencil(&self, slot: u32) -> &Stencil {
-        &self.stencils[slot as usize]
-    }
-
     /// The square of the distance at which an entity of a class comes into range.
     pub(super) fn enter_square(&self, class: u8) -> f64 {
         self.limits(class).enter
@@ -226,12 +217,26 @@ impl Grid {
         self.limits(class).leave
     }
 
+    /// The square of the distance up to which an entity of a class cannot have left when all have moved by the
+    /// skin.
+    pub(super) fn core_square(&self, class: u8) -> f64 {
+        self.limits(class).core
+    }
+
     /// How urgent it is to tell of an entity, by its class, the square of its distance, and its age in ticks:
     /// in proportion to weight and age, and against distance; the square of that, which has the same order.
     pub(super) fn urgency(&self, class: u8, square: f32, age: u32) -> f32 {
         let limits = self.limits(class);
         let age = age as f32;
         limits.weight * age * age / (square + limits.near)
+    }
+
+    /// After how many ticks it is that urgent.
+    #[inline]
+    pub(super) fn wait(&self, class: u8, square: f32, urgency: f32) -> u32 {
+        let limits = self.limits(class);
+        let age = (urgency * limits.per_weight * (square + limits.near)).sqrt();
+        (age as u32).saturating_add(1)
     }
 
     fn limits(&self, class: u8) -> &Limits {
@@ -304,11 +309,15 @@ impl Glimpse {
 impl Limits {
     fn new(class: &Class, settings: &Settings) -> Self {
         let square = |distance: f64| distance * distance;
+        let leave = class.range * (1.0 + settings.hysteresis);
+        let skin = Grid::skin(settings);
         Self {
             enter: square(class.range),
-            leave: square(class.range * (1.0 + settings.hysteresis)),
-            look: square(class.range + Grid::skin(settings)),
+            leave: square(leave),
+            look: square(class.range + skin),
+            core: square((leave - skin).max(0.0)),
             weight: square(class.weight * class.range) as f32,
+            per_weight: (1.0 / square(class.weight * class.range)) as f32,
             near: square(class.range * NEAR) as f32,
         }
     }

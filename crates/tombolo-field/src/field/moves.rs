@@ -20,6 +20,8 @@ pub(super) struct Moves {
     before: Vec<Before>,
     /// Those that are new or have jumped in this tick.
     jumpers: Vec<u32>,
+    /// Where those were in the tick before that have jumped or gone since.
+    deserted: Vec<[f64; 3]>,
     /// More have than are listed.
     are_too_many: bool,
 }
@@ -39,6 +41,7 @@ impl Moves {
             drift: 0.0,
             before: Vec::new(),
             jumpers: Vec::new(),
+            deserted: Vec::new(),
             are_too_many: false,
         }
     }
@@ -46,13 +49,16 @@ impl Moves {
     /// Takes note of where all are now.
     pub(super) fn note(&mut self, entities: &[Option<Entity>]) {
         self.jumpers.clear();
+        self.deserted.clear();
         self.are_too_many = false;
         self.before.resize(entities.len(), Before::default());
         let jump = self.skin * self.skin / 16.0;
         let mut furthest = 0.0_f64;
         for (slot, (entity, before)) in entities.iter().zip(&mut self.before).enumerate() {
+            let was = before.position;
             let Some(entity) = entity else {
                 *before = Before::default();
+                self.deserted.extend(was[0].is_finite().then_some(was));
                 continue;
             };
             let step = square(entity.position, before.position);
@@ -66,13 +72,13 @@ impl Moves {
             };
             if !has_jumped {
                 furthest = furthest.max(step);
-            } else if self.jumpers.len() < JUMPERS_MAX {
-                // There are no more slots than fit.
-                self.jumpers.push(slot as u32);
-            } else {
-                self.are_too_many = true;
+                continue;
             }
+            self.deserted.extend(was[0].is_finite().then_some(was));
+            // There are no more slots than fit.
+            self.jumpers.push(slot as u32);
         }
+        self.are_too_many = self.jumpers.len().max(self.deserted.len()) > JUMPERS_MAX;
         self.drift += 2.0 * furthest.sqrt();
     }
 
@@ -85,6 +91,13 @@ impl Moves {
     /// Those that are to be looked at by everybody.
     pub(super) fn jumpers(&self) -> &[u32] {
         &self.jumpers
+    }
+
+    /// Whether somebody within that distance, or nearly, has jumped or gone.
+    pub(super) fn is_deserted(&self, position: [f64; 3], distance: f64) -> bool {
+        let near = (distance + self.skin) * (distance + self.skin);
+        let mut deserted = self.deserted.iter();
+        deserted.any(|place| square(*place, position) <= near)
     }
 
     pub(super) fn drift(&self) -> f64 {

@@ -7,10 +7,14 @@ use super::choose::Threshold;
 use super::grid::Glimpse;
 use super::renumber::NOWHERE;
 use super::{EntityId, Watch};
+use crate::datagram::{Pen, write_left};
 use crate::ticks::Ticks;
 
 /// After how many ticks without an acknowledgement something is told again.
 const RETRY_TICKS: u32 = 4;
+
+/// Bytes of a line of a processor's cache.
+const LINE: usize = 64;
 
 /// The most departures that are to be told; with more, the observer is to forget all.
 const LEAVES_MAX: usize = 4096;
@@ -19,8 +23,11 @@ const LEAVES_MAX: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Observer {
     pub(super) watch: Watch,
-    /// What it has been told of for sure.
+    /// What it has been told of for sure. The first ones cannot leave before it looks around again, unless they
+    /// jump or may not be seen any more.
     pub(super) known: Vec<Known>,
+    /// How many the first ones are.
+    pub(super) core: usize,
     /// What it is to be told of, or may have been.
     pub(super) entering: Vec<Entering>,
     /// Slots of what was in range, or a little beyond, when it looked around last, and is not known.
@@ -55,6 +62,8 @@ pub(super) struct Known {
     pub(super) slot: u32,
     /// When it was told last: it has what changed up to then.
     pub(super) told: u32,
+    /// When it is to be told again, if not all fits.
+    pub(super) due: u32,
 }
 
 /// An entity that an observer may not know yet.
@@ -63,6 +72,8 @@ pub(super) struct Entering {
     pub(super) slot: u32,
     /// When it was told last; before that, since when it is to be.
     pub(super) told: u32,
+    /// When it is to be told again, once it is known.
+    due: u32,
     /// When it was told first; 0 until it was.
     first: u32,
     /// In which of the ticks from then on it was told, a bit each.
@@ -74,6 +85,7 @@ impl Observer {
         Self {
             watch,
             known: Vec::new(),
+            core: 0,
             entering: Vec::new(),
             nearby: Vec::new(),
             looked: f64::NEG_INFINITY,
@@ -104,9 +116,9 @@ impl Observer {
         });
         let nearby = self.nearby.iter().map(|slot| now(*slot));
         let renumbered = Self {
-            known: known.collect(),
+            known: with_room(known),
+            nearby: with_room(nearby.filter(|slot| *slot != NOWHERE)),
             entering: entering.collect(),
-            nearby: nearby.filter(|slot| *slot != NOWHERE).collect(),
             awaited: self.awaited.clone(),
             leaves: self.leaves.clone(),
             ..*self
@@ -126,10 +138,12 @@ impl Observer {
 
     /// The same of its lists.
     pub(super) fn touch_lists(&self) {
-        for at in [0, 8, 16, 24] {
-            std::hint::black_box(self.known.get(at).map(|known| known.slot));
+        for known in self.known.iter().step_by(LINE / size_of::<Known>()) {
+            std::hint::black_box(known.slot);
         }
-        std::hint::black_box(self.nearby.first());
+        for slot in self.nearby.iter().step_by(LINE / size_of::<u32>()) {
+            std::hint::black_box(*slot);
+        }
         std::hint::black_box(self.entering.first().map(|entering| entering.slot));
     }
 
@@ -144,20 +158,35 @@ impl Observer {
         known.chain(self.entering.iter().map(|entering| entering.slot))
     }
 
-    /// Forgets all departures when they are too many to be told; says whether the observer starts anew.
-    pub(super) fn settle(&mut self) -> bool {
-        let is_too_much = self.leaves.len() > LEAVES_MAX;
-        if is_too_much {
-            self.leaves.clear();
-            self.reset = Some(Reset::default());
-            let slots = self.slots().collect::<Vec<_>>();
-            let told = self.known.iter().map(|known| known.told);
-            let told = told.chain(self.entering.iter().map(|entering| entering.told));
-            let anew = slots.into_iter().zip(told);
-            self.entering = anew.map(|(slot, told)| Entering::new(slot, told)).collect();
-            self.known.clear();
+    /// Whether there are more departures than can be told.
+    pub(super) fn has_too_many_leaves(&self) -> bool {
+        self.leaves.len() > LEAVES_MAX
+    }
+
+    /// It is to forget all departures, and all that it knows with them.
+    pub(super) fn start_anew(&mut self) {
+        self.leaves.clear();
+        self.reset = Some(Reset::default());
+        let known = self.known.iter().map(|known| (known.slot, known.told));
+        let entering = self.entering.iter();
+        let entering = entering.map(|entering| (entering.slot, entering.told));
+        let anew = known.chain(entering);
+        self.entering = anew.map(|(slot, told)| Entering::new(slot, told)).collect();
+        self.known.clear();
+        self.core = 0;
+        self.threshold = None;
+    }
+
+    /// The slot of one of those that it knows or is to know, by number, and when it was told of it last.
+    pub(super) fn slot_and_told(&self, number: u32) -> (u32, u32) {
+        let at = number as usize;
+        match self.known.get(at) {
+            Some(known) => (known.slot, known.told),
+            None => {
+                let entering = &self.entering[at - self.known.len()];
+                (entering.slot, entering.told)
+            }
         }
-        is_too_much
     }
 
     /// Takes in what somebody else has told it of. What is said twice counts once.
@@ -168,6 +197,7 @@ impl Observer {
         self.known.dedup_by_key(|known| known.slot);
         self.awaited.sort_unstable();
         self.awaited.dedup_by_key(|(id, _)| *id);
+        self.core = 0;
         // What it knows may be among what was nearby.
         self.looked = f64::NEG_INFINITY;
     }
@@ -178,17 +208,51 @@ impl Observer {
     }
 
     /// Before when all is void, as the datagram of this tick says.
-    pub(super) fn on_header(&mut self, tick: u32) -> Option<u32> {
-        let reset = self.reset.as_mut()?;
-        if reset.since == 0 {
-            reset.since = tick;
-        }
-        reset.told = tick;
-        let since = reset.since;
+    pub(super) fn reset_since(&self, tick: u32) -> Option<u32> {
+        let reset = self.reset?;
+        Some(if reset.since == 0 { tick } else { reset.since })
+    }
+
+    /// That has been said.
+    pub(super) fn on_header(&mut self, tick: u32) {
         if self.watch.is_reliable {
             self.reset = None;
         }
-        Some(since)
+        if let Some(reset) = &mut self.reset {
+            reset.told = tick;
+            if reset.since == 0 {
+                reset.since = tick;
+            }
+        }
+    }
+
+    /// How many departures are to be told, or told again.
+    pub(super) fn leaves_due(&self, now: u32) -> usize {
+        let leaves = self.leaves.values();
+        leaves
+            .filter(|told| Self::is_leave_due(**told, now))
+            .count()
+    }
+
+    /// Tells so many of them.
+    pub(super) fn tell_leaves(&mut self, count: usize, now: u32, pen: &mut Pen<'_>) {
+        if count == 0 {
+            return;
+        }
+        let mut room = count;
+        self.leaves.retain(|id, told| {
+            if room == 0 || !Self::is_leave_due(*told, now) {
+                return true;
+            }
+            room -= 1;
+            write_left(*id, pen);
+            *told = now;
+            !self.watch.is_reliable
+        });
+    }
+
+    fn is_leave_due(told: u32, now: u32) -> bool {
+        told == 0 || Self::is_due(told, now)
     }
 
     /// Whether it is to be told, or told again, that all before is void.
@@ -235,6 +299,14 @@ impl Observer {
     }
 }
 
+/// A list that may grow a little where it is.
+fn with_room<T>(of: impl Iterator<Item = T>) -> Vec<T> {
+    let most = of.size_hint().1.unwrap_or_default();
+    let mut list = Vec::with_capacity(most + most / 4 + 8);
+    list.extend(of);
+    list
+}
+
 impl Known {
     /// An entity that the observer has been told of by somebody else, up to one of its reports.
     pub(super) fn told(slot: u32, other: &Glimpse, is_latest: bool, tick: u32) -> Self {
@@ -243,7 +315,7 @@ impl Known {
         } else {
             other.changed.saturating_sub(1).min(tick)
         };
-        Self { slot, told }
+        Self { slot, told, due: 0 }
     }
 }
 
@@ -252,6 +324,7 @@ impl From<Entering> for Known {
         Self {
             slot: entering.slot,
             told: entering.told,
+            due: entering.due,
         }
     }
 }
@@ -262,6 +335,7 @@ impl Entering {
         Self {
             slot,
             told,
+            due: 0,
             first: 0,
             entries: 0,
         }
@@ -272,7 +346,7 @@ impl Entering {
         self.first == 0 || self.told < changed || Observer::is_due(self.told, now)
     }
 
-    pub(super) fn on_told(&mut self, tick: u32) {
+    pub(super) fn on_told(&mut self, tick: u32, due: u32) {
         if self.first == 0 {
             self.first = tick;
         }
@@ -281,5 +355,6 @@ impl Entering {
             None => (self.first, self.entries) = (tick, 1),
         }
         self.told = tick;
+        self.due = due;
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tombolo_field::{
-    BUDGET_MAX, Class, Dimensions, EntityId, Everything, Settings, Subject, Watch,
+    BUDGET_MAX, Class, Dimensions, EntityId, Everything, Field, Settings, Subject, Watch,
 };
 
 use crate::world::{Dice, World, reliable, seen_from};
@@ -91,47 +91,86 @@ fn without_pressure_every_observer_has_exactly_what_is_in_its_range() {
 #[test]
 fn those_who_creep_are_noticed_as_those_who_jump() {
     for seed in 0..20 {
-        let mut dice = Dice::new(seed);
-        let settings = Settings {
-            dimensions: Dimensions::Three,
-            ..random_settings(&mut dice)
+        creep(seed, 50.0, BUDGET_MAX, |world, id, expected| {
+            let expected: Vec<_> = expected.iter().copied().collect();
+            assert_eq!(world.seen(id), expected, "seed {seed}: {id}");
+        });
+    }
+}
+
+#[test]
+fn who_has_left_or_hides_is_noticed_at_once_though_not_all_can_be_told() {
+    for seed in 0..20 {
+        let field = creep(seed, 25.0, 256, |world, id, expected| {
+            for other in 0..40 {
+                let knows = world.field.knows(EntityId(id), EntityId(other));
+                let is_there = expected.contains(&other);
+                assert_eq!(knows, is_there, "seed {seed}: {id} of {other}");
+            }
+        });
+        assert!(field.stats().deferred > 0, "seed {seed}: all could be told");
+    }
+}
+
+/// Forty creep, and jump, change their marks or class, or go now and then. After each tick, each is checked
+/// against whom it should know.
+fn creep(
+    seed: u64,
+    width: f64,
+    budget: usize,
+    check: impl Fn(&World, u64, &BTreeSet<u64>),
+) -> Field {
+    let mut dice = Dice::new(seed);
+    let settings = Settings {
+        dimensions: Dimensions::Three,
+        ..random_settings(&mut dice)
+    };
+    let mut world = World::new(settings.clone());
+    let mut bodies = BTreeMap::new();
+    let mut expected = BTreeMap::new();
+    let watch = Watch {
+        budget,
+        ..Watch::default()
+    };
+    for id in 0..40 {
+        let body = Body {
+            class: dice.below(2) as u8,
+            marks: dice.below(8),
+            position: [0; 3].map(|_| dice.between(-width, width)),
         };
-        let mut world = World::new(settings.clone());
-        let mut bodies = BTreeMap::new();
-        let mut expected = BTreeMap::new();
-        let watch = Watch {
-            budget: BUDGET_MAX,
-            ..Watch::default()
-        };
-        for id in 0..40 {
-            let body = Body {
-                class: dice.below(2) as u8,
-                marks: dice.below(8),
-                position: [0; 3].map(|_| dice.between(-50.0, 50.0)),
-            };
-            world.put_as(id, body.class, body.marks, body.position);
-            world.observe(id, watch);
-            bodies.insert(id, body);
-            expected.insert(id, BTreeSet::new());
+        world.put_as(id, body.class, body.marks, body.position);
+        world.observe(id, watch);
+        bodies.insert(id, body);
+        expected.insert(id, BTreeSet::new());
+    }
+    for _ in 0..120 {
+        for (id, body) in &mut bodies {
+            let pace = if dice.below(300) == 0 { 60.0 } else { 0.5 };
+            let position = body.position;
+            body.position = position.map(|at| at + dice.between(-pace, pace));
+            if dice.below(100) == 0 {
+                body.marks = dice.below(8);
+            }
+            if dice.below(300) == 0 {
+                body.class = 1 - body.class;
+            }
+            world.put_as(*id, body.class, body.marks, body.position);
         }
-        for _ in 0..120 {
-            for (id, body) in &mut bodies {
-                let pace = if dice.below(300) == 0 { 60.0 } else { 0.5 };
-                let position = body.position;
-                body.position = position.map(|at| at + dice.between(-pace, pace));
-                if dice.below(100) == 0 {
-                    body.marks = dice.below(8);
-                }
-                world.put_as(*id, body.class, body.marks, body.position);
+        let gone = dice.below(300);
+        if bodies.remove(&gone).is_some() {
+            world.field.remove(EntityId(gone));
+            expected.remove(&gone);
+            for seen in expected.values_mut() {
+                seen.remove(&gone);
             }
-            world.tick(&may_see);
-            model(&settings, &bodies, &mut expected);
-            for (id, expected) in &expected {
-                let expected: Vec<_> = expected.iter().copied().collect();
-                assert_eq!(world.seen(*id), expected, "seed {seed}: {id}");
-            }
+        }
+        world.tick(&may_see);
+        model(&settings, &bodies, &mut expected);
+        for (id, expected) in &expected {
+            check(&world, *id, expected);
         }
     }
+    world.field
 }
 
 /// Some come, some go, all move.
