@@ -44,10 +44,11 @@ impl Inbox {
     /// # Errors
     /// When the bytes are none.
     pub fn restore(snapshot: &[u8]) -> Result<Self, SnapshotError> {
-        let snapshot = wire::InboxSnapshot::decode(snapshot).map_err(|_| SnapshotError)?;
+        let mut snapshot = wire::InboxSnapshot::decode(snapshot).map_err(|_| SnapshotError)?;
         if snapshot.version != VERSION {
             return Err(SnapshotError);
         }
+        number_letters(&mut snapshot)?;
         restore(snapshot).map_err(|_| SnapshotError)
     }
 }
@@ -65,6 +66,22 @@ fn keep(letter: &Letter) -> wire::Letter {
             .map(ToString::to_string)
             .unwrap_or_default(),
     }
+}
+
+/// Numbers the messages of a snapshot that was kept before they had numbers in it: there were no gaps among them
+/// then.
+fn number_letters(kept: &mut wire::InboxSnapshot) -> Result<(), SnapshotError> {
+    let has_numbers = kept.lost != 0 || kept.copy_lost != 0;
+    if has_numbers || kept.letters.iter().any(|letter| letter.number != 0) {
+        return Ok(());
+    }
+    let lost = kept.last.checked_sub(kept.letters.len() as u64);
+    let lost = lost.ok_or(SnapshotError)?;
+    for (letter, number) in kept.letters.iter_mut().zip(lost + 1..) {
+        letter.number = number;
+    }
+    (kept.lost, kept.copy_lost) = (lost, lost);
+    Ok(())
 }
 
 fn restore(kept: wire::InboxSnapshot) -> Result<Inbox, EntryError> {
@@ -107,4 +124,52 @@ fn restore(kept: wire::InboxSnapshot) -> Result<Inbox, EntryError> {
         inbox.remember(key, Time::from_millis(seen.time_ms));
     }
     Ok(inbox)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inbox::{Body, Entry, LETTERS_MAX};
+
+    #[test]
+    fn what_was_kept_before_messages_had_numbers_is_read() {
+        for count in [0, 3, LETTERS_MAX + 1] {
+            let mut inbox = Inbox::new();
+            let bodies = (0..count as u128).flat_map(|id| {
+                let sent = Body::Sent {
+                    from: "alice".parse().unwrap(),
+                    id: MessageId(id.to_be_bytes()),
+                    payload: Bytes::from_static(b"hello"),
+                    to: None,
+                };
+                [sent, Body::Read(id as u64 + 1)]
+            });
+            for (number, body) in std::iter::once(Body::Opened).chain(bodies).enumerate() {
+                let entry = Entry {
+                    operation: OperationId((number as u128).to_be_bytes()),
+                    time: Time::from_millis(1_000_000),
+                    body,
+                };
+                inbox.apply(&entry).unwrap();
+            }
+            let mut kept = wire::InboxSnapshot::decode(inbox.snapshot()).unwrap();
+            (kept.lost, kept.copy_lost) = (0, 0);
+            kept.letters.iter_mut().for_each(|letter| letter.number = 0);
+            let restored = Inbox::restore(&kept.encode_to_vec()).unwrap();
+            assert_eq!(restored.last(), inbox.last());
+            assert_eq!(restored.lost(), inbox.lost());
+            assert!(restored.letters_after(0).eq(inbox.letters_after(0)));
+        }
+    }
+
+    #[test]
+    fn an_inbox_of_which_nothing_is_kept_has_lost_all_that_was_in_it() {
+        let kept = wire::InboxSnapshot {
+            version: VERSION,
+            last: 7,
+            ..wire::InboxSnapshot::default()
+        };
+        let restored = Inbox::restore(&kept.encode_to_vec()).unwrap();
+        assert_eq!(restored.lost(), 7);
+    }
 }
