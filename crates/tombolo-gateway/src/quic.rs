@@ -9,12 +9,13 @@ use bytes::{Bytes, BytesMut};
 use noq::crypto::rustls::QuicServerConfig;
 use noq::{
     AsyncTimer, AsyncUdpSocket, Connection, Endpoint, EndpointConfig, IdleTimeout, Incoming,
-    RecvStream, SendDatagramError, SendStream, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    MtuDiscoveryConfig, RecvStream, SendDatagramError, SendStream, ServerConfig, TokioRuntime,
+    TransportConfig, VarInt,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tombolo_services::{ConnectionInfo, TransportKind};
-use tombolo_wire::frame::{self, FRAME_BYTES_MAX};
+use tombolo_wire::frame::{self, DATAGRAM_BYTES_MAX, FRAME_BYTES_MAX};
 use tombolo_wire::v1::{ErrorCode, ServerFrame};
 use tracing::debug;
 
@@ -87,8 +88,13 @@ pub(crate) fn endpoint(
 fn transport_config(limits: &Limits) -> Result<TransportConfig, BindError> {
     let idle_timeout =
         IdleTimeout::try_from(limits.idle_timeout).map_err(|_| BindError::IdleTimeout)?;
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(PACKET_BYTES_MAX)
+        .minimum_change(PACKET_BYTES_MAX - INITIAL_MTU);
     let mut config = TransportConfig::default();
     config
+        .initial_mtu(INITIAL_MTU)
+        .mtu_discovery_config(Some(mtu))
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(RECEIVE_WINDOW)
@@ -297,6 +303,16 @@ impl Drop for ClosesOnDrop<'_> {
     }
 }
 
+/// What fits through every path that carries QUIC.
+const INITIAL_MTU: u16 = 1200;
+/// Packets are this long where the path carries them, which one packet finds out: looking for the longest
+/// takes four, and as many answers, of each device that comes. The largest datagram has room in it.
+const PACKET_BYTES_MAX: u16 = 1408;
+/// What a packet has beside the datagram: a header with the device's id for the connection, the frame's type and
+/// length, and the seal.
+const PACKET_OVERHEAD: usize = 1 + 20 + 4 + 3 + 16;
+const _: () = assert!(DATAGRAM_BYTES_MAX + PACKET_OVERHEAD <= PACKET_BYTES_MAX as usize);
+
 /// Two largest frames: one can be on its way while the other is being handled.
 const RECEIVE_WINDOW: VarInt = VarInt::from_u32(2 * FRAME_BYTES_MAX as u32);
 const SEND_WINDOW: u64 = 4 * FRAME_BYTES_MAX as u64;
@@ -305,3 +321,50 @@ const DATAGRAM_BUFFER_BYTES: usize = 64 * 1024;
 const INCOMING_MAX: usize = 4_096;
 const INCOMING_BYTES: u64 = 16 * 1024;
 const INCOMING_BYTES_TOTAL: u64 = 16 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use noq::PathId;
+    use noq::crypto::rustls::QuicClientConfig;
+    use rustls::pki_types::PrivateKeyDer;
+
+    use super::*;
+    use crate::tls::{self, Identity};
+
+    #[tokio::test]
+    async fn one_packet_finds_out_whether_the_largest_datagram_reaches_a_newcomer() {
+        let made = rcgen::generate_simple_self_signed(vec!["node".to_owned()]).unwrap();
+        let certificate = made.cert.der().clone();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let identity = Arc::new(Identity::new(vec![certificate.clone()], key).unwrap());
+        let tls = Arc::new(tls::for_quic(&identity).unwrap());
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (runtime, _released) = WatchedRuntime::new();
+        let gateway = endpoint(socket, &tls, &Limits::default(), runtime).unwrap();
+
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![tombolo_wire::ALPN.to_vec()];
+        let crypto = Arc::new(QuicClientConfig::try_from(tls).unwrap());
+        let config = noq::ClientConfig::new(crypto);
+        let device = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let address = gateway.local_addr().unwrap();
+        let connecting = device.connect_with(config, address, "node").unwrap();
+        let accepted = async { gateway.accept().await.unwrap().await.unwrap() };
+        let (_device, newcomer) = tokio::join!(connecting, accepted);
+
+        while newcomer.max_datagram_size().unwrap() < DATAGRAM_BYTES_MAX {
+            tokio::task::yield_now().await;
+        }
+        let stats = newcomer.path_stats(PathId::ZERO).unwrap();
+        assert_eq!((stats.sent_plpmtud_probes, stats.current_mtu), (1, 1408));
+    }
+}

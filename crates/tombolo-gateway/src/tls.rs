@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 
@@ -48,6 +48,9 @@ pub(crate) fn for_quic(identity: &Arc<Identity>) -> Result<rustls::ServerConfig,
         .with_no_client_auth()
         .with_cert_resolver(Arc::<Identity>::clone(identity));
     config.alpn_protocols = vec![tombolo_wire::ALPN.to_vec()];
+    // Devices come back to another node, if they come back: what a ticket costs would be for nothing.
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(config)
 }
 
