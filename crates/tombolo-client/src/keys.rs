@@ -16,11 +16,13 @@ use rustls::crypto::{
 use rustls::pki_types::{
     CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
 };
-use rustls::server::AlwaysResolvesServerRawPublicKeys;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use tombolo_wire::PublicKeys;
+
+use crate::tls;
 
 /// Application protocol of a peer link.
 const PEER_ALPN: &[u8] = b"tombolo-peer/1";
@@ -73,7 +75,7 @@ impl fmt::Debug for Keys {
 impl Keys {
     /// Makes new keys from the operating system's entropy.
     pub(crate) fn generate() -> Result<Self, KeyError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(tls::provider());
         let pkcs8 =
             ring::signature::Ed25519KeyPair::generate_pkcs8(&ring::rand::SystemRandom::new())
                 .map_err(|_| KeyError::Entropy)?;
@@ -137,6 +139,7 @@ impl Keys {
             )));
         config.alpn_protocols = vec![PEER_ALPN.to_vec()];
         config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
         QuicServerConfig::try_from(config).map_err(|_| KeyError::CipherSuite)
     }
 }
