@@ -16,6 +16,9 @@ const TRIED_MAX: usize = 3;
 /// How much earlier each is tried than the next: enough for one that is near to answer, so that the others
 /// need not greet in vain a device that goes there, and no more, so that a nearer one still wins.
 const STAGGER: Duration = Duration::from_millis(50);
+/// The same of a device that had a session: it is seldom the only one that leaves a node, and where all come at
+/// once a node takes longer to answer. A greeting in vain costs it as much as one of a device that stays.
+const STAGGER_OF_MANY: Duration = Duration::from_millis(250);
 /// How much earlier the node is tried that has the session: any other one has to fetch it from there.
 const HEAD_START: Duration = Duration::from_millis(250);
 
@@ -30,6 +33,8 @@ pub(super) struct Nodes {
     is_sent_away: bool,
     /// Whether a node has said where to go, and there was no connection since.
     was_sent: bool,
+    /// Whether there has been a session.
+    had_session: bool,
     /// The others that nodes have told of, the best first.
     known: Vec<ServerUrl>,
 }
@@ -41,6 +46,7 @@ impl Nodes {
             home,
             is_sent_away: false,
             was_sent: false,
+            had_session: false,
             known: Vec::new(),
         }
     }
@@ -82,6 +88,7 @@ impl Nodes {
         let left = std::mem::replace(&mut self.current, at.clone());
         self.is_sent_away = false;
         self.was_sent = false;
+        self.had_session = true;
         self.known.retain(|url| url != at);
         if left != *at && self.known.len() < KNOWN_MAX {
             self.known.push(left);
@@ -120,7 +127,12 @@ impl Nodes {
     }
 
     fn staggered(&self, delay: Duration) -> impl Iterator<Item = (ServerUrl, Duration)> {
-        let delays = (0..).map(move |place| delay + STAGGER * place);
+        let stagger = if self.had_session {
+            STAGGER_OF_MANY
+        } else {
+            STAGGER
+        };
+        let delays = (0..).map(move |place| delay + stagger * place);
         self.others().take(TRIED_MAX).zip(delays)
     }
 
@@ -183,6 +195,19 @@ mod tests {
         let delays: Vec<_> = nodes.candidates().into_iter().map(|(_, at)| at).collect();
         let [second, third] = [1, 2].map(|place| HEAD_START + place * STAGGER);
         assert_eq!(delays, [Duration::ZERO, HEAD_START, second, third]);
+    }
+
+    #[test]
+    fn a_device_that_had_a_session_does_not_greet_a_second_node_while_the_first_is_busy() {
+        let mut nodes = Nodes::new(url("a"));
+        nodes.learn(&told(&["b", "c"]));
+        let delays = |nodes: &Nodes| {
+            let elsewhere = nodes.elsewhere().into_iter();
+            elsewhere.map(|(_, at)| at).collect::<Vec<_>>()
+        };
+        assert_eq!(delays(&nodes), [Duration::ZERO, STAGGER]);
+        nodes.arrive(&url("a"));
+        assert_eq!(delays(&nodes), [Duration::ZERO, STAGGER_OF_MANY]);
     }
 
     #[test]
