@@ -344,6 +344,7 @@ impl State {
             }
         }
         let due = self.inbox.poll_timeout();
+        self.inbox.handle_size(frame);
         let receipt = self
             .inbox
             .handle_frame(now, frame.seq)

@@ -5,8 +5,8 @@
 //! `Hello` and `Welcome` what they have received, and send the rest again:
 //!
 //! 1. [`Outbox::push`] a frame, then drain [`Outbox::poll_frame`] to the connection;
-//! 2. each received frame: [`Outbox::handle_ack`] its `ack`, then [`Inbox::handle_frame`] its `seq`,
-//!    and act on [`Receipt::Fresh`] only;
+//! 2. each received frame: [`Outbox::handle_ack`] its `ack`, tell [`Inbox::handle_size`] of it and
+//!    [`Inbox::handle_frame`] its `seq`, and act on [`Receipt::Fresh`] only;
 //! 3. each frame that is sent carries [`Inbox::take_ack`]; when [`Inbox::poll_timeout`] has come,
 //!    send an `Ack` frame;
 //! 4. on a new connection: [`Outbox::handle_ack`] with the other side's word, then
@@ -17,11 +17,16 @@ use std::time::{Duration, Instant};
 
 use crate::frame::{FRAME_BYTES_MAX, Frame};
 
-/// How long a received reliable frame may wait for an acknowledgement.
-pub const ACK_DELAY_MAX: Duration = Duration::from_millis(50);
+/// How long a received reliable frame may wait for an acknowledgement: one that goes by itself costs as
+/// much as a frame, so it is worth waiting for others, or for a frame that carries it.
+pub const ACK_DELAY_MAX: Duration = Duration::from_millis(500);
 
 /// After how many received reliable frames an acknowledgement is due at once.
 pub const ACK_FRAMES_MAX: u64 = 32;
+
+/// After how much in received reliable frames, encoded, an acknowledgement is due at once: whoever sends
+/// large ones must not have to wait for it.
+pub const ACK_WAITING_BYTES_MAX: usize = 64 * 1024;
 
 /// What the acknowledgement that a frame is sent with adds to it, in bytes.
 const ACK_BYTES_MAX: usize = 11;
@@ -215,6 +220,8 @@ pub struct Inbox {
     acked: u64,
     /// When the oldest frame that is not acknowledged came; `None` when all are.
     waiting_since: Option<Instant>,
+    /// How much there is in frames that are not acknowledged, as far as it was told.
+    waiting_bytes: usize,
 }
 
 impl Inbox {
@@ -259,11 +266,19 @@ impl Inbox {
         Ok(Receipt::Fresh)
     }
 
+    /// Takes note of how large a received frame is.
+    pub fn handle_size(&mut self, frame: &impl Frame) {
+        if frame.seq() > 0 {
+            self.waiting_bytes = self.waiting_bytes.saturating_add(frame.encoded_len());
+        }
+    }
+
     /// When an acknowledgement must be on its way; `None` when none is owed.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let since = self.waiting_since?;
-        let many = self.received - self.acked >= ACK_FRAMES_MAX;
+        let many = self.received - self.acked >= ACK_FRAMES_MAX
+            || self.waiting_bytes >= ACK_WAITING_BYTES_MAX;
         Some(if many { since } else { since + ACK_DELAY_MAX })
     }
 
@@ -271,6 +286,7 @@ impl Inbox {
     #[must_use]
     pub fn take_ack(&mut self) -> u64 {
         self.waiting_since = None;
+        self.waiting_bytes = 0;
         self.acked = self.received;
         self.received
     }

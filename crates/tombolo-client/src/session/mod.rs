@@ -491,7 +491,9 @@ impl Driver {
             tracing::warn!("the node acknowledged what was never sent");
             return Err(End::Broken);
         }
-        match self.state.inbox.handle_frame(Instant::now(), frame.seq) {
+        let inbox = &mut self.state.inbox;
+        inbox.handle_size(&frame);
+        match inbox.handle_frame(Instant::now(), frame.seq) {
             Ok(Receipt::Fresh) => {}
             Ok(Receipt::Repeated) => return Ok(()),
             Err(gap) => {

@@ -6,7 +6,8 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
 use tombolo_wire::frame::{FRAME_BYTES_MAX, Frame, encode};
 use tombolo_wire::resend::{
-    ACK_DELAY_MAX, ACK_FRAMES_MAX, AckError, Gap, Inbox, Limits, Outbox, Overflow, Receipt,
+    ACK_DELAY_MAX, ACK_FRAMES_MAX, ACK_WAITING_BYTES_MAX, AckError, Gap, Inbox, Limits, Outbox,
+    Overflow, Receipt,
 };
 use tombolo_wire::v1::{ClientFrame, Delivery, Send, ServerFrame, client_frame, server_frame};
 
@@ -182,6 +183,53 @@ fn acknowledgements_are_due_after_a_while_or_after_many_frames() {
     assert_eq!(inbox.take_ack(), 2 + ACK_FRAMES_MAX);
     inbox.handle_frame(later, 5).unwrap();
     assert!(inbox.poll_timeout().is_some());
+}
+
+#[test]
+fn whoever_sends_large_frames_does_not_wait_for_the_acknowledgement() {
+    let now = Instant::now();
+    let mut inbox = Inbox::new();
+    let mut take = |seq, bytes| {
+        let delivery = Delivery {
+            payload: Bytes::from(vec![0; bytes]),
+            ..Delivery::default()
+        };
+        inbox.handle_size(&ServerFrame {
+            seq,
+            body: Some(server_frame::Body::Delivery(delivery)),
+            ..ServerFrame::default()
+        });
+        inbox.handle_frame(now, seq).unwrap();
+        let due = inbox.poll_timeout();
+        if due == Some(now) {
+            let _ = inbox.take_ack();
+        }
+        due
+    };
+    let half = ACK_WAITING_BYTES_MAX / 2;
+    assert_eq!(take(0, ACK_WAITING_BYTES_MAX), None, "nobody waits for it");
+    assert_eq!(take(1, half), Some(now + ACK_DELAY_MAX));
+    assert_eq!(take(2, half), Some(now));
+    assert_eq!(take(3, half), Some(now + ACK_DELAY_MAX));
+}
+
+#[test]
+fn frames_that_come_one_by_one_within_a_moment_are_acknowledged_by_one() {
+    let begin = Instant::now();
+    let mut inbox = Inbox::new();
+    let (mut now, mut acks) = (begin, 0);
+    // What a device is told that comes into a room, and others after it.
+    for seq in 1..=5 {
+        inbox.handle_frame(now, seq).unwrap();
+        now += Duration::from_millis(90);
+        if inbox.poll_timeout().is_some_and(|at| at <= now) {
+            let _ = inbox.take_ack();
+            acks += 1;
+        }
+    }
+    now = inbox.poll_timeout().unwrap();
+    assert_eq!((inbox.take_ack(), acks), (5, 0));
+    assert!(now <= begin + ACK_DELAY_MAX);
 }
 
 /// A device, a node, and a connection that breaks.
