@@ -12,6 +12,7 @@
 //!
 //! `docs/engine.md` says which of NATS's pitfalls is met where.
 
+mod answers;
 mod api;
 mod bus;
 mod config;

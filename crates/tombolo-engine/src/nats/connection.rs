@@ -10,6 +10,7 @@ use async_nats::{Client, ClientError, ConnectOptions, Event, ServerAddr, Subscri
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::answers::{Answer, Answers};
 use super::config::{NatsAuth, NatsConfig, urls_to_tell, without_secrets};
 use super::version::{Refusal, Version};
 use super::{NatsStats, api, others};
@@ -78,6 +79,7 @@ pub(super) enum Link {
 /// The connection to the servers.
 pub(super) struct Connection {
     client: Client,
+    answers: Answers,
     link: watch::Sender<Link>,
     counters: Arc<Counters>,
     pub(super) request_timeout: Duration,
@@ -145,7 +147,9 @@ impl Connection {
             servers: urls_to_tell(&config.servers),
             error,
         })?;
+        let answers = Answers::open(&client).await;
         let connection = Arc::new(Self {
+            answers: answers.map_err(|_| NatsError::Silent)?,
             client,
             link: watch::Sender::new(Link::Down),
             counters,
@@ -208,6 +212,11 @@ impl Connection {
 
     pub(super) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// A place for the answer of several messages to a question that is asked after this.
+    pub(super) fn expect_answer(&self) -> Answer {
+        self.answers.expect()
     }
 
     pub(super) fn counters(&self) -> &Counters {

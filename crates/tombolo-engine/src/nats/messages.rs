@@ -8,7 +8,6 @@ use async_nats::{HeaderMap, Message};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 
 use super::api::{self, AskError, Get, GotMessage};
 use super::connection::Connection;
@@ -160,17 +159,16 @@ async fn batch(
     get: &Get,
 ) -> Result<Vec<Stored>, Unavailable> {
     connection.check()?;
-    let client = connection.client();
-    let inbox = client.new_inbox();
-    let mut answers = connection.subscribe(inbox.clone()).await?;
+    let mut answer = connection.expect_answer();
     let body = serde_json::to_vec(get).expect("it has only texts and numbers");
     let subject = format!("$JS.API.DIRECT.GET.{stream}");
-    let asked = client.publish_with_reply(subject, inbox, body.into());
+    let client = connection.client();
+    let asked = client.publish_with_reply(subject, answer.subject.clone(), body.into());
     connection.within(asked).await?;
     let mut found = Vec::new();
     loop {
-        let answer = tokio::time::timeout(connection.request_timeout, answers.next()).await;
-        let Ok(Some(answer)) = answer else {
+        let next = tokio::time::timeout(connection.request_timeout, answer.next()).await;
+        let Ok(Some(answer)) = next else {
             return Err(Unavailable);
         };
         match answer.status.map(|status| status.as_u16()) {

@@ -114,6 +114,33 @@ async fn what_could_not_be_removed_of_a_retired_log_is_removed_later() {
     assert_eq!(engine.stats().unpurged, 0);
 }
 
+#[tokio::test]
+async fn answers_of_several_messages_all_come_over_one_subscription() {
+    let Some(binary) = server(servers::current()) else {
+        return;
+    };
+    let (told, mut inboxes) = mpsc::unbounded_channel();
+    let servers = play(&binary, move |message| {
+        if message.subject.contains("DIRECT.GET") {
+            let reply = message.reply.as_ref()?;
+            let (inbox, number) = reply.rsplit_once('.')?;
+            // The test may have seen enough.
+            let _ = told.send((inbox.to_owned(), number.parse::<u64>()));
+        }
+        None
+    });
+    let (_servers, mut ours) = servers.await;
+    ours.request_timeout = Duration::from_millis(100);
+    let engine = Nats::connect(ours).await.unwrap();
+    let _tails = [
+        engine.tail(&key("one"), None).await.unwrap(),
+        engine.tail(&key("two"), None).await.unwrap(),
+    ];
+    let [first, second] = [inboxes.recv().await.unwrap(), inboxes.recv().await.unwrap()];
+    assert_eq!(first.0, second.0, "the inbox");
+    assert_ne!(first.1.unwrap(), second.1.unwrap(), "the questions");
+}
+
 /// Starts a server, and answers what JetStream is asked, and messages for its streams. What the test leaves
 /// unanswered is answered so: streams are there, messages are not.
 async fn play(
