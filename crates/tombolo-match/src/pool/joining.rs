@@ -3,7 +3,7 @@
 use tombolo_wire::UserId;
 
 use super::candidate::Candidate;
-use super::{JOINING_KEPT, Pool, Timer};
+use super::{JOINING_KEPT, Pool, Timer, WEIGHT_MAX};
 use crate::event::{BackfillEnd, EndReason, Event, Illegal};
 use crate::ticket::Ticket;
 use crate::word::{BackfillId, MatchId, TicketId, Time};
@@ -36,18 +36,14 @@ pub(super) struct Place {
 }
 
 impl Pool {
-    /// Remembers the tickets of a claim for a running match.
+    /// Remembers the tickets of a claim for a running match, and rather than too many forgets the first ones, who
+    /// then are in it for good.
     pub(super) fn remember_joining(
         &mut self,
         id: MatchId,
         running: BackfillId,
         tickets: Vec<Waited>,
     ) {
-        if self.joining.len() >= JOINING_MAX
-            && let Some((first, _)) = self.joining.first_key_value()
-        {
-            self.forget_joining(*first);
-        }
         let until = self.clock.after(JOINING_KEPT);
         let joining = Joining {
             running,
@@ -55,6 +51,11 @@ impl Pool {
             tickets,
         };
         self.add_joining(id, joining);
+        while (self.joining.len() > JOINING_MAX || self.weight > WEIGHT_MAX)
+            && let Some((first, _)) = self.joining.first_key_value()
+        {
+            self.forget_joining(*first);
+        }
     }
 
     pub(super) fn add_joining(&mut self, id: MatchId, joining: Joining) {

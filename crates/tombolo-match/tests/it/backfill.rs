@@ -280,6 +280,27 @@ fn who_finds_no_place_in_a_running_match_is_back_where_it_was() {
 }
 
 #[test]
+fn a_pool_that_is_full_remembers_nobody_who_has_joined_a_running_match() {
+    let mut world = World::new(RULES);
+    let fat = |number| crate::world::fat(skilled(number, &[0.0]));
+    let of = |number: u8| Backfill {
+        id: BackfillId([number; 16]),
+        ..running(0, vec![fat(u128::from(number))], Vec::new())
+    };
+    let mut opened = 0;
+    while world.apply(Body::Backfill(of(opened))).is_ok() {
+        opened += 1;
+    }
+    let first = BackfillId([0; 16]);
+    world.apply(Body::Closed(first)).unwrap();
+    world.submit(fat(1_000)).unwrap();
+    let formed = world.step();
+    assert!(world.pool.weight() <= tombolo_match::WEIGHT_MAX);
+    let unseated = world.apply(Body::Unseated(formed[0].id));
+    assert_eq!(unseated, Err(Illegal::Unknown));
+}
+
+#[test]
 fn after_a_while_whoever_has_joined_a_running_match_is_in_it_for_good() {
     let mut world = World::new(RULES);
     world.apply(lacking_two()).unwrap();

@@ -181,7 +181,20 @@ impl State {
             // It may have left the pool for a match that had no place.
             self.begun.forget(ticket);
             self.note_ticket(node, ticket);
+            self.suspect_all(node, ticket);
             self.tell_ticket(pool, ticket, &kind, None, told);
+        }
+    }
+
+    /// While a ticket was out of the pool, sessions of its users may have come here of which the pool was not told.
+    fn suspect_all(&self, node: &Node, ticket: &TicketId) {
+        let ticket = self.pool.ticket(ticket);
+        for player in ticket.iter().flat_map(|ticket| &ticket.players) {
+            if let Some(device) = &player.device {
+                let pool = &self.pool.rules().name;
+                let session = SessionId(device.session.0);
+                node.matchmaker.suspect_in(pool, session, &player.user);
+            }
         }
     }
 
