@@ -99,6 +99,7 @@ mod rate;
 mod reject;
 mod relay;
 mod requests;
+mod room_names;
 mod server;
 mod services;
 mod session;
@@ -124,7 +125,8 @@ pub use matchmaker::{MatchPool, MatchPoolError, PoolInfo, PoolObstacle, PoolWhy}
 pub use operate::{NodeRecord, NodeState, Page, RoomInfo, SessionInfo};
 pub use reject::Reject;
 pub use relay::RelayHook;
-pub use server::{NamedOperation, RoomNames};
+pub use room_names::RoomNames;
+pub use server::NamedOperation;
 pub use services::{ConnectionInfo, Services, TransportKind};
 pub use social::Notified;
 pub use stats::{ClusterStats, FieldStats, Stats};

@@ -31,6 +31,7 @@ use crate::rate::{Account, SharedAccount};
 use crate::reject::Reject;
 use crate::relay::RelayHook;
 use crate::requests;
+use crate::room_names::LastRead;
 use crate::session::{Session, State};
 use crate::social::Social;
 use crate::stats::{Counters, Stats};
@@ -44,6 +45,8 @@ pub(crate) struct Node {
     pub(crate) counters: Counters,
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) catalogue: Catalogue,
+    /// What servers have read of the names of all rooms.
+    pub(crate) room_names: LastRead,
     pub(crate) sessions: Mutex<SessionTable>,
     pub(crate) host_by_room: Mutex<BTreeMap<RoomId, Arc<Host>>>,
     pub(crate) social: Social,

@@ -1,6 +1,5 @@
 //! What game servers ask of rooms, over any node.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -15,17 +14,8 @@ use crate::host::{Entrance, RoomView, ServerActed, by_server};
 use crate::matchmaker;
 use crate::reject::Reject;
 use crate::requests::check_members_max;
+use crate::room_names::{RoomNames, Stretch};
 use crate::services::Services;
-
-/// Rooms by name, and whether there are more.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RoomNames {
-    /// Some of them, in order.
-    pub rooms: Vec<RoomId>,
-    /// Whether others follow.
-    pub more: bool,
-}
 
 /// What is to be done once, however often it is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,8 +93,8 @@ impl Services {
         entrance.host().view().ok_or_else(no_such_room)
     }
 
-    /// Rooms that nodes of the cluster host, by name, after the one that is given. Takes as long as it
-    /// takes to read all of their names.
+    /// Rooms that nodes of the cluster host, by name, after the one that is given. A first page takes as long as it
+    /// takes to read all of their names; those that follow within ten seconds are mostly read with it.
     ///
     /// # Errors
     /// The engine does not answer.
@@ -113,36 +103,35 @@ impl Services {
         after: Option<&RoomId>,
         count: usize,
     ) -> Result<RoomNames, Reject> {
+        let last_read = &self.node().room_names;
+        if let Some(page) = last_read.page(after, count) {
+            return Ok(page);
+        }
         let unavailable = || Reject::new(ErrorCode::Unavailable, "the engine does not answer");
-        let prefix = cluster::rooms_prefix().map_err(|_| unavailable())?;
-        let read = async {
-            let watch = self.node().engine.watch(&prefix).await;
-            let mut watch = watch.map_err(|_| unavailable())?;
-            // Several nodes may host the same one; beyond the page only one more counts.
-            let mut found: BTreeSet<RoomId> = BTreeSet::new();
-            loop {
-                match watch.next().await.ok_or_else(unavailable)? {
-                    WatchEvent::Put { entry, .. } => {
-                        let name = std::str::from_utf8(&entry.value).ok();
-                        let room = name.and_then(|name| RoomId::parse(name).ok());
-                        let room = room.filter(|room| after.is_none_or(|after| room > after));
-                        found.extend(room);
-                        if found.len() > count + 1 {
-                            found.pop_last();
-                        }
+        let read = timeout(self.node().config.engine_timeout, self.read_names(after));
+        let stretch = read.await.ok().flatten().ok_or_else(unavailable)?;
+        let page = stretch.first(count);
+        last_read.keep(stretch);
+        Ok(page)
+    }
+
+    async fn read_names(&self, after: Option<&RoomId>) -> Option<Stretch> {
+        let prefix = cluster::rooms_prefix().ok()?;
+        let mut watch = self.node().engine.watch(&prefix).await.ok()?;
+        let mut found = Stretch::after(after);
+        loop {
+            match watch.next().await? {
+                WatchEvent::Put { entry, .. } => {
+                    let name = std::str::from_utf8(&entry.value).ok();
+                    if let Some(room) = name.and_then(|name| RoomId::parse(name).ok()) {
+                        found.add(room);
                     }
-                    WatchEvent::Deleted { .. } => {}
-                    WatchEvent::Reset => found.clear(),
-                    WatchEvent::Synced => return Ok(found),
                 }
+                WatchEvent::Deleted { .. } => {}
+                WatchEvent::Reset => found.clear(),
+                WatchEvent::Synced => return Some(found),
             }
-        };
-        let found = timeout(self.node().config.engine_timeout, read).await;
-        let found = found.map_err(|_| unavailable())??;
-        Ok(RoomNames {
-            more: found.len() > count,
-            rooms: found.into_iter().take(count).collect(),
-        })
+        }
     }
 
     /// A room's host here, once it has read the room's log.

@@ -35,6 +35,7 @@ use crate::matchmaker::{self, Matchmaker};
 use crate::node::{Node, SessionTable};
 use crate::reject::Reject;
 use crate::relay::RelayHook;
+use crate::room_names::LastRead;
 use crate::session::Session;
 use crate::social::Social;
 use crate::stats::{Counters, Stats};
@@ -117,6 +118,7 @@ impl Services {
             counters: Counters::default(),
             cluster: Arc::new(cluster),
             catalogue: Catalogue::new(),
+            room_names: LastRead::default(),
             sessions: Mutex::default(),
             host_by_room: Mutex::default(),
             matchmaker,

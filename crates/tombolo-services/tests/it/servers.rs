@@ -257,6 +257,32 @@ async fn what_a_busy_room_may_have_done_already_is_not_done_again() {
     set(services, "r", -1).await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn whoever_goes_through_all_rooms_has_them_read_once() {
+    let ([node], _) = cluster::<1>().await;
+    let services = &node.lab.services;
+    for name in ["b", "d", "a", "c", "e"] {
+        open(services, name).await.unwrap();
+    }
+    let before = node.wire.watched.load(Ordering::Relaxed);
+    let mut names = Vec::new();
+    loop {
+        let page = services.list_rooms(names.last(), 2).await.unwrap();
+        names.extend(page.rooms);
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(names, ["a", "b", "c", "d", "e"].map(room));
+    let read = node.wire.watched.load(Ordering::Relaxed) - before;
+    assert_eq!(read, 1);
+    // Later it is as it is then.
+    open(services, "f").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let page = services.list_rooms(names.last(), 2).await.unwrap();
+    assert_eq!(page.rooms, [room("f")]);
+}
+
 async fn open(services: &Services, name: &str) -> Result<(), Reject> {
     let settings = Settings {
         empty_kept: Duration::from_secs(300),

@@ -38,6 +38,8 @@ pub(crate) struct Wire {
     pub(crate) answers_left: Arc<AtomicU64>,
     /// How often somewhere was begun to listen.
     pub(crate) subscribed: Arc<AtomicU64>,
+    /// How often all values of a kind were read.
+    pub(crate) watched: Arc<AtomicU64>,
     published: Arc<AtomicU64>,
 }
 
@@ -55,6 +57,7 @@ impl Wire {
             publish_ms: Arc::default(),
             answers_left: Arc::new(AtomicU64::new(u64::MAX)),
             subscribed: Arc::default(),
+            watched: Arc::default(),
             published: Arc::default(),
         })
     }
@@ -277,6 +280,7 @@ impl Kv for Wire {
             if self.is_cut() {
                 return Err(Unavailable);
             }
+            self.watched.fetch_add(1, Ordering::Relaxed);
             let watch = self.local.watch(prefix).await?;
             let wire = self.clone();
             Ok(Box::new(CutWatch { watch, wire }) as Box<dyn Watch>)
