@@ -54,8 +54,8 @@ pub use tombolo_relay::Broken;
 pub use tombolo_services::{
     COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, EntityId, FieldClass, FieldConfig,
     FieldDimensions, FieldSettings, FieldSettingsError, FieldThing, Hooks, Marking, MatchPool,
-    MatchPoolError, MemberMessage, Reject, Reply, RoomTick, Services, Sight, Subject, Verdict,
-    Work,
+    MatchPoolError, MemberMessage, NamedOperation, Reject, Reply, RoomTick, Services, Sight,
+    Subject, Verdict, Work,
 };
 pub use tombolo_turn::server::Cidr;
 pub use webhook::{WebhookConfig, WebhookError, WebhookStats};

@@ -42,7 +42,7 @@ pub const USERS_PER_ENTRY_MAX: usize = 256;
 pub struct Entry {
     /// Recognises an entry that was appended twice.
     pub operation: OperationId,
-    /// When it was wanted first, by the clock of the node that appended it: that of the room at least.
+    /// When it was wanted first, by the clock of the node that appended it, or that of the room if that is later.
     pub time: Time,
     /// What is to change.
     pub body: Body,

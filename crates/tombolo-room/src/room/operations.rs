@@ -14,6 +14,10 @@ pub const OPERATIONS_MAX: usize = 4096;
 /// included.
 pub const OPERATIONS_REMEMBERED: Duration = Duration::from_secs(120);
 
+/// How many are remembered however old they are by the room's clock: one entry of a node whose clock is ahead may make
+/// it leap.
+const OPERATIONS_MIN: usize = 32;
+
 /// What an operation has made: whoever repeats it learns that, too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Made {
@@ -77,7 +81,8 @@ impl Operations {
     /// Takes note of an operation that is not known yet, and forgets old ones.
     pub(super) fn remember(&mut self, operation: OperationId, now: Time, done: Done) {
         while let Some((oldest, since)) = self.order.front()
-            && (self.order.len() >= OPERATIONS_MAX || since.after(OPERATIONS_REMEMBERED) < now)
+            && (self.order.len() >= OPERATIONS_MAX
+                || self.order.len() >= OPERATIONS_MIN && since.after(OPERATIONS_REMEMBERED) < now)
         {
             self.known.remove(oldest);
             self.forgotten = Some(*since);
@@ -112,5 +117,31 @@ impl Operations {
             known,
             forgotten,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_leaps_makes_nobody_forget_what_was_done_a_moment_ago() {
+        let mut operations = Operations::default();
+        let done = Done {
+            is_legal: true,
+            made: Made::default(),
+        };
+        let id = |number: usize| OperationId((number as u128).to_be_bytes());
+        let early = Time::from_millis(1_000);
+        let late = early.after(2 * OPERATIONS_REMEMBERED);
+        operations.remember(id(0), early, done);
+        for number in 1..OPERATIONS_MIN {
+            operations.remember(id(number), late, done);
+            assert!(operations.contains(&id(0)));
+            assert_eq!(operations.forgotten(), None);
+        }
+        operations.remember(id(OPERATIONS_MIN), late, done);
+        assert!(!operations.contains(&id(0)));
+        assert_eq!(operations.forgotten(), Some(early));
     }
 }
