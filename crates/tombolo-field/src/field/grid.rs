@@ -24,6 +24,8 @@ pub(super) struct Grid {
     spots: Vec<Spot>,
     /// In order, each row once.
     rows: Vec<Row>,
+    /// Bytes of the longest record of an update of all.
+    longest: usize,
     classes: [Limits; CLASSES_MAX],
 }
 
@@ -90,6 +92,7 @@ impl Grid {
             order: Vec::new(),
             spots: Vec::new(),
             rows: Vec::new(),
+            longest: 0,
             classes,
         }
     }
@@ -163,12 +166,14 @@ impl Grid {
         self.order = order;
         self.spots.clear();
         self.rows.clear();
+        self.longest = 0;
         for (at, ((z, y, _), slot)) in self.order.iter().enumerate() {
             let glimpse = &self.glimpses[*slot as usize];
             self.spots.push(Spot {
                 position: glimpse.position,
                 look: self.limits(glimpse.stencil.class()).look,
             });
+            self.longest = self.longest.max(glimpse.stencil.bytes().into());
             match self.rows.last_mut() {
                 Some(row) if row.at == (*z, *y) => row.last = at + 1,
                 Some(_) | None => self.rows.push(Row {
@@ -242,6 +247,11 @@ impl Grid {
     fn limits(&self, class: u8) -> &Limits {
         // Classes are fewer: reports of others are refused.
         &self.classes[usize::from(class) % CLASSES_MAX]
+    }
+
+    /// Bytes of the longest record of an update of all.
+    pub(super) fn longest(&self) -> usize {
+        self.longest
     }
 
     pub(super) fn len(&self) -> usize {

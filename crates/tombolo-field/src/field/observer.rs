@@ -236,7 +236,7 @@ impl Observer {
 
     /// Tells so many of them.
     pub(super) fn tell_leaves(&mut self, count: usize, now: u32, pen: &mut Pen<'_>) {
-        if count == 0 {
+        if self.leaves.is_empty() {
             return;
         }
         let mut room = count;

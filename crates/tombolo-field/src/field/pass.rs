@@ -1,6 +1,6 @@
 //! One observer's tick.
 
-use super::choose::Choice;
+use super::choose::{Choice, urgency};
 use super::grid::{Grid, square};
 use super::observer::{Entering, Observer};
 use super::{Field, KNOWN_MAX, Sight, Subject};
@@ -45,7 +45,7 @@ impl Field {
         let me = self.me(slot, number, observer);
         let looks_around = self.moves.is_stale(slot, observer.looked);
         if looks_around {
-            self.part_core(sight, &me, observer);
+            self.look_over(sight, &me, observer);
         } else if self.may_core_leave(sight, &me, observer) {
             observer.core = 0;
         }
@@ -54,7 +54,7 @@ impl Field {
         if observer.has_too_many_leaves() {
             observer.start_anew();
         }
-        self.stats.deferred += self.tell(scratch, &me, observer, looks_around) as u64;
+        self.stats.deferred += self.tell(scratch, &me, observer) as u64;
         observer.on_sent();
     }
 
@@ -86,16 +86,21 @@ impl Field {
             || !(sight.shows_everything() || core.iter().all(|known| may_see(known.slot)))
     }
 
-    /// Puts those first of the known that cannot leave before an observer who looks around now does so again.
-    fn part_core<S: Sight + ?Sized>(&self, sight: &S, me: &Me, observer: &mut Observer) {
+    /// Puts those first of the known that cannot leave before an observer who looks around now does so again, and says
+    /// anew when each is due, since those that were near may be far.
+    fn look_over<S: Sight + ?Sized>(&self, sight: &S, me: &Me, observer: &mut Observer) {
+        let threshold = observer.threshold.map(urgency);
         let (mut at, mut end) = (0, observer.known.len());
         while at < end {
-            let slot = observer.known[at].slot;
-            let other = self.grid.glimpse(slot);
+            let known = &mut observer.known[at];
+            let other = self.grid.glimpse(known.slot);
+            if let Some(threshold) = threshold {
+                known.due = self.due(other, me, known.told, threshold);
+            }
             let square = square(other.position, me.position);
             let core_square = self.grid.core_square(other.stencil.class());
             if (square <= core_square) & (square <= me.core_max)
-                && sight.may_see(&me.subject, self.grid.subject(slot))
+                && sight.may_see(&me.subject, self.grid.subject(known.slot))
             {
                 at += 1;
             } else {

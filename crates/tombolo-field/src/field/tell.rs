@@ -7,57 +7,67 @@
 use super::Field;
 use super::choose::{Choice, Threshold, score, urgency};
 use super::grid::{Glimpse, square};
-use super::observer::{Known, Observer};
+use super::observer::{Entering, Known, Observer};
 use super::pass::{Me, Scratch};
-use crate::datagram::{HEADER_BYTES_MAX, Header, LEFT_BYTES, Page, Pen, RECORD_BYTES_MAX};
+use crate::datagram::{Header, LEFT_BYTES, Page, Pen};
 
 impl Field {
     /// Makes the datagram, which is empty when there is nothing to tell; returns how many had to wait.
-    pub(super) fn tell(
-        &self,
-        scratch: &mut Scratch,
-        me: &Me,
-        observer: &mut Observer,
-        has_looked: bool,
-    ) -> usize {
+    pub(super) fn tell(&self, scratch: &mut Scratch, me: &Me, observer: &mut Observer) -> usize {
         let header = self.begin(&mut scratch.datagram, me, observer);
         let left = observer.watch.budget - header;
-        let (told, not_due) = if observer.threshold.is_none() && fits_for_sure(observer) {
-            scratch.choice.begin(0);
-            (self.tell_known(&mut scratch.datagram, me, observer), 0)
-        } else {
-            (0, note_due(&mut scratch.choice, observer, self.tick))
-        };
-        self.weigh(scratch, observer);
-        let total = scratch.choice.total();
-        // What has left is told first, but never takes all.
-        let room_for_leaves = if total + told == 0 { left } else { left / 2 };
-        let leaves = observer.leaves_due(self.tick);
-        let leaves = leaves.min(room_for_leaves / LEFT_BYTES);
-        let room = left - told - leaves * LEFT_BYTES;
-        let waiting = if total > room {
-            not_due + self.tell_some(scratch, me, observer, room)
-        } else if not_due > 0 {
-            relax(&mut observer.threshold, total, room);
-            self.tell_all(scratch, me, observer);
-            not_due - self.fill(scratch, me, observer, room - total)
-        } else {
-            observer.threshold = None;
-            self.tell_all(scratch, me, observer);
-            0
-        };
-        // Those that were near may be far, and the other way round.
-        if has_looked || not_due == 0 {
+        // What has left comes first, but never takes all.
+        let leaves = observer.leaves_due(self.tick) * LEFT_BYTES;
+        let room = left - leaves.min(left / 2);
+        let was_chosen = observer.threshold.is_some();
+        let waiting = self.tell_within(room, scratch, me, observer);
+        if !was_chosen {
             self.plan(me, observer);
         }
         let page = &mut scratch.datagram;
-        page.write(|pen| observer.tell_leaves(leaves, self.tick, pen));
+        let rest = observer.watch.budget - page.filled().len();
+        page.write(|pen| observer.tell_leaves(rest / LEFT_BYTES, self.tick, pen));
         if page.filled().len() == header && !observer.has_reset(self.tick) {
             page.clear();
         } else {
             observer.on_header(self.tick);
         }
         waiting
+    }
+
+    /// Tells of what is there, within so many bytes; returns how many had to wait.
+    fn tell_within(
+        &self,
+        room: usize,
+        scratch: &mut Scratch,
+        me: &Me,
+        observer: &mut Observer,
+    ) -> usize {
+        let page = &mut scratch.datagram;
+        let begin = page.filled().len();
+        let longest = self.grid.longest();
+        let entering = observer.entering.len() * (longest + 1);
+        if observer.threshold.is_none() && observer.known.len() * longest + entering <= room {
+            self.tell_known(page, me, observer);
+            self.tell_entering(page, me, observer);
+            return 0;
+        }
+        let not_due = note_due(&mut scratch.choice, observer, self.tick);
+        if scratch.choice.numbers().len() * longest + entering > room {
+            self.weigh(&mut scratch.choice, observer);
+            if scratch.choice.total() > room {
+                return not_due + self.tell_some(room, scratch, me, observer);
+            }
+        }
+        self.tell_due(scratch.choice.numbers(), page, me, observer);
+        self.tell_entering(page, me, observer);
+        if not_due == 0 {
+            observer.threshold = None;
+            return 0;
+        }
+        let told = page.filled().len() - begin;
+        relax(&mut observer.threshold, told, room);
+        not_due - self.fill(room - told, page, me, observer)
     }
 
     /// Begins a datagram; returns the bytes of its header.
@@ -73,9 +83,8 @@ impl Field {
         page.filled().len()
     }
 
-    /// Tells all that there is to tell of the known; returns its bytes.
-    fn tell_known(&self, page: &mut Page, me: &Me, observer: &mut Observer) -> usize {
-        let before = page.filled().len();
+    /// Tells all that there is to tell of the known.
+    fn tell_known(&self, page: &mut Page, me: &Me, observer: &mut Observer) {
         page.write(|pen| {
             // When all fits, this one loop is where a tick spends its time.
             for known in &mut observer.known {
@@ -86,71 +95,42 @@ impl Field {
                 }
             }
         });
-        page.filled().len() - before
     }
 
-    /// Keeps those of the known that are due of which there is something to tell, and adds those that enter.
-    fn weigh(&self, scratch: &mut Scratch, observer: &Observer) {
-        scratch.choice.weigh(|number| {
-            let known = &observer.known[number as usize];
-            let other = self.grid.glimpse(known.slot);
-            (known.told < other.changed).then(|| other.stencil.bytes().into())
-        });
-        let first = observer.known.len() as u32;
-        for (number, entering) in (first..).zip(&observer.entering) {
-            let other = self.grid.glimpse(entering.slot);
-            if entering.has_news(other.changed, self.tick) {
-                // The class is told as well.
-                let bytes = u32::from(other.stencil.bytes()) + 1;
-                scratch.choice.push(number, bytes);
+    /// Tells all that there is to tell of those that enter.
+    fn tell_entering(&self, page: &mut Page, me: &Me, observer: &mut Observer) {
+        let threshold = observer.threshold.map_or(0.0, urgency);
+        page.write(|pen| {
+            for entering in &mut observer.entering {
+                let changed = self.grid.glimpse(entering.slot).changed;
+                if entering.has_news(changed, self.tick) {
+                    self.tell_of_entering(entering, me, threshold, pen);
+                }
             }
-        }
-    }
-
-    fn tell_all(&self, scratch: &mut Scratch, me: &Me, observer: &mut Observer) {
-        self.tell_these(
-            scratch.choice.numbers(),
-            me,
-            observer,
-            &mut scratch.datagram,
-        );
-    }
-
-    /// Tells the most urgent of those that are due or enter; returns how many of them had to wait.
-    fn tell_some(
-        &self,
-        scratch: &mut Scratch,
-        me: &Me,
-        observer: &mut Observer,
-        room: usize,
-    ) -> usize {
-        let choice = &mut scratch.choice;
-        choice.score(|number| {
-            let (slot, told) = observer.slot_and_told(number);
-            let other = self.grid.glimpse(slot);
-            let square = square(other.position, me.position) as f32;
-            let age = self.tick.saturating_sub(told).max(1);
-            score(self.grid.urgency(other.stencil.class(), square, age))
         });
-        let count = choice.numbers().len();
-        let chosen = choice.choose(room, &mut observer.threshold);
-        let waiting = count - chosen.len();
-        observer.threshold = observer.threshold.map(raise);
-        self.tell_these(chosen, me, observer, &mut scratch.datagram);
-        waiting
+    }
+
+    /// Tells all that there is to tell of some of the known.
+    fn tell_due(&self, numbers: &[u32], page: &mut Page, me: &Me, observer: &mut Observer) {
+        let threshold = observer.threshold.map_or(0.0, urgency);
+        page.write(|pen| {
+            for number in numbers {
+                // Those that enter, if they are among them, come after the known.
+                let Some(known) = observer.known.get_mut(*number as usize) else {
+                    break;
+                };
+                if known.told < self.grid.glimpse(known.slot).changed {
+                    self.tell_of(known, me, threshold, pen);
+                }
+            }
+        });
     }
 
     /// Tells some that are not due, the next ones first, while there is room; returns how many.
-    fn fill(
-        &self,
-        scratch: &mut Scratch,
-        me: &Me,
-        observer: &mut Observer,
-        mut room: usize,
-    ) -> usize {
+    fn fill(&self, mut room: usize, page: &mut Page, me: &Me, observer: &mut Observer) -> usize {
         let mut count = 0;
         let threshold = observer.threshold.map_or(0.0, urgency);
-        scratch.datagram.write(|pen| {
+        page.write(|pen| {
             for due in [self.tick.saturating_add(1), u32::MAX] {
                 for known in &mut observer.known {
                     if known.due > due || known.told >= self.tick {
@@ -172,24 +152,57 @@ impl Field {
         count
     }
 
-    /// Tells of some, by number.
-    fn tell_these(&self, numbers: &[u32], me: &Me, observer: &mut Observer, page: &mut Page) {
+    /// Tells the most urgent of those that are due or enter; returns how many of them had to wait.
+    fn tell_some(
+        &self,
+        room: usize,
+        scratch: &mut Scratch,
+        me: &Me,
+        observer: &mut Observer,
+    ) -> usize {
+        let choice = &mut scratch.choice;
+        choice.score(|number| {
+            let (slot, told) = observer.slot_and_told(number);
+            let other = self.grid.glimpse(slot);
+            let square = square(other.position, me.position) as f32;
+            let age = self.tick.saturating_sub(told).max(1);
+            score(self.grid.urgency(other.stencil.class(), square, age))
+        });
+        let count = choice.numbers().len();
+        let chosen = choice.choose(room, &mut observer.threshold);
+        observer.threshold = observer.threshold.map(raise);
         let threshold = observer.threshold.map_or(0.0, urgency);
         let knowns = observer.known.len();
-        page.write(|pen| {
-            for number in numbers {
+        scratch.datagram.write(|pen| {
+            for number in chosen {
                 let at = *number as usize;
                 if let Some(known) = observer.known.get_mut(at) {
                     self.tell_of(known, me, threshold, pen);
-                    continue;
+                } else {
+                    let entering = &mut observer.entering[at - knowns];
+                    self.tell_of_entering(entering, me, threshold, pen);
                 }
-                let entering = &mut observer.entering[at - knowns];
-                let other = self.grid.glimpse(entering.slot);
-                other.stencil.write_entered(offset(other, me), pen);
-                let due = self.due(other, me, self.tick, threshold);
-                entering.on_told(self.tick, due);
             }
         });
+        count - chosen.len()
+    }
+
+    /// Keeps those of the known that are due of which there is something to tell, and adds those that enter.
+    fn weigh(&self, choice: &mut Choice, observer: &Observer) {
+        choice.weigh(|number| {
+            let known = &observer.known[number as usize];
+            let other = self.grid.glimpse(known.slot);
+            (known.told < other.changed).then(|| other.stencil.bytes().into())
+        });
+        let first = observer.known.len() as u32;
+        for (number, entering) in (first..).zip(&observer.entering) {
+            let other = self.grid.glimpse(entering.slot);
+            if entering.has_news(other.changed, self.tick) {
+                // The class is told as well.
+                let bytes = u32::from(other.stencil.bytes()) + 1;
+                choice.push(number, bytes);
+            }
+        }
     }
 
     /// Tells of one of the known, which is to be told of again when it is that urgent.
@@ -201,15 +214,29 @@ impl Field {
         known.due = self.due(other, me, self.tick, threshold);
     }
 
+    /// The same of one that enters.
+    fn tell_of_entering(
+        &self,
+        entering: &mut Entering,
+        me: &Me,
+        threshold: f32,
+        pen: &mut Pen<'_>,
+    ) {
+        let other = self.grid.glimpse(entering.slot);
+        other.stencil.write_entered(offset(other, me), pen);
+        let due = self.due(other, me, self.tick, threshold);
+        entering.on_told(self.tick, due);
+    }
+
     /// When an entity that was told of then is as urgent as that.
     #[inline]
-    fn due(&self, other: &Glimpse, me: &Me, told: u32, urgency: f32) -> u32 {
+    pub(super) fn due(&self, other: &Glimpse, me: &Me, told: u32, urgency: f32) -> u32 {
         let square = square(other.position, me.position) as f32;
         let class = other.stencil.class();
         told.saturating_add(self.grid.wait(class, square, urgency))
     }
 
-    /// Says anew when each of the known is due.
+    /// Says when each of the known is due, when not all fit.
     fn plan(&self, me: &Me, observer: &mut Observer) {
         let Some(threshold) = observer.threshold else {
             return;
@@ -221,24 +248,22 @@ impl Field {
     }
 }
 
-/// Whether all that there is to tell of the known fits, whatever it is, into the half of a datagram that what has
-/// left does not take.
-fn fits_for_sure(observer: &Observer) -> bool {
-    observer.known.len() * RECORD_BYTES_MAX <= (observer.watch.budget - HEADER_BYTES_MAX) / 2
-}
-
 /// Takes note of the known that are due, which are all when all fitted; returns how many are not.
 fn note_due(choice: &mut Choice, observer: &Observer, tick: u32) -> usize {
-    let now = observer.threshold.map_or(u32::MAX, |_| tick);
-    let due = choice.begin(observer.known.len());
+    let known = &observer.known;
+    let due = choice.begin(known.len());
     let mut count = 0;
     // Without a branch for each: written always, kept when it counts.
-    for (at, known) in observer.known.iter().enumerate() {
-        due[count] = at as u32;
-        count += usize::from(known.due <= now);
+    for (at, known) in (0..).zip(known) {
+        due[count] = at;
+        count += usize::from(known.due <= tick);
+    }
+    if observer.threshold.is_none() {
+        (0..).zip(&mut *due).for_each(|(at, due)| *due = at);
+        count = known.len();
     }
     choice.keep(count);
-    observer.known.len() - count
+    known.len() - count
 }
 
 /// From an observer to an entity.
