@@ -52,5 +52,7 @@ pub use field::{
     Refused, Report, Sight, Stats, Subject, Watch,
 };
 pub use mirror::{Change, Mirror, Seen};
-pub use settings::{CLASSES_MAX, Class, Dimensions, RANGE_MAX, Settings, SettingsError};
+pub use settings::{
+    CLASSES_MAX, Class, Dimensions, ENTITIES_MAX, RANGE_MAX, Settings, SettingsError,
+};
 pub use ticks::Ticks;

@@ -5,6 +5,9 @@ use std::time::Duration;
 /// The most classes of entities.
 pub const CLASSES_MAX: usize = 16;
 
+/// The most entities of a field.
+pub const ENTITIES_MAX: usize = 8_000_000;
+
 /// The longest range.
 pub const RANGE_MAX: f64 = 1e9;
 
@@ -82,8 +85,8 @@ pub enum SettingsError {
     /// Not at least a hundredth of the longest range.
     #[error("a cell is at least a hundredth of the longest range wide, and at most 1e9")]
     Cell,
-    /// No entities, or more than four billion; or a cell that splits with fewer than two.
-    #[error("a field has at least one entity, and a cell splits above at least two")]
+    /// No entities, or more than [`ENTITIES_MAX`]; or a cell that splits with fewer than two.
+    #[error("a field has 1 to {ENTITIES_MAX} entities, and a cell splits above at least two")]
     Counts,
 }
 
@@ -131,10 +134,7 @@ impl Settings {
         if !is_range(self.cell) || self.cell < self.range_max() / 100.0 {
             return Err(SettingsError::Cell);
         }
-        if self.entities_max == 0
-            || u32::try_from(self.entities_max).is_err()
-            || self.split_above < 2
-        {
+        if self.entities_max == 0 || self.entities_max > ENTITIES_MAX || self.split_above < 2 {
             return Err(SettingsError::Counts);
         }
         Ok(())

@@ -8,7 +8,16 @@ use super::grid::Glimpse;
 use super::renumber::NOWHERE;
 use super::{EntityId, Watch};
 use crate::datagram::{Pen, write_left};
+use crate::settings::ENTITIES_MAX;
 use crate::ticks::Ticks;
+
+/// Of a slot, so that 255 ticks can stand above it: somebody who would wait longer is due earlier.
+const SLOT_BITS: u32 = 24;
+
+const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
+
+// Those that have come and gone within a tick have slots too.
+const _: () = assert!(2 * ENTITIES_MAX < SLOT_MASK as usize);
 
 /// After how many ticks without an acknowledgement something is told again.
 const RETRY_TICKS: u32 = 4;
@@ -56,14 +65,14 @@ struct Reset {
     told: u32,
 }
 
-/// An entity that an observer knows for sure: as little as can be, since there are many.
+/// An entity that an observer knows for sure: as little as can be, since there are many, and fetching them from
+/// memory is what takes most of the time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known {
-    pub(super) slot: u32,
+    /// The slot, and above that, after how many ticks it is to be told again, if not all fits.
+    slot_and_wait: u32,
     /// When it was told last: it has what changed up to then.
     pub(super) told: u32,
-    /// When it is to be told again, if not all fits.
-    pub(super) due: u32,
 }
 
 /// An entity that an observer may not know yet.
@@ -72,8 +81,8 @@ pub(super) struct Entering {
     pub(super) slot: u32,
     /// When it was told last; before that, since when it is to be.
     pub(super) told: u32,
-    /// When it is to be told again, once it is known.
-    due: u32,
+    /// After how many ticks it is to be told again, once it is known.
+    wait: u32,
     /// When it was told first; 0 until it was.
     first: u32,
     /// In which of the ticks from then on it was told, a bit each.
@@ -106,10 +115,8 @@ impl Observer {
     /// The same, when slots are elsewhere. What it knows is somewhere.
     pub(super) fn renumbered(&self, map: &[u32]) -> Self {
         let now = |slot: u32| map[slot as usize];
-        let known = self.known.iter().map(|known| Known {
-            slot: now(known.slot),
-            ..*known
-        });
+        let known = self.known.iter();
+        let known = known.map(|known| Known::new(now(known.slot()), known.told, known.wait()));
         let entering = self.entering.iter().map(|entering| Entering {
             slot: now(entering.slot),
             ..*entering
@@ -139,7 +146,7 @@ impl Observer {
     /// The same of its lists.
     pub(super) fn touch_lists(&self) {
         for known in self.known.iter().step_by(LINE / size_of::<Known>()) {
-            std::hint::black_box(known.slot);
+            std::hint::black_box(known.slot());
         }
         for slot in self.nearby.iter().step_by(LINE / size_of::<u32>()) {
             std::hint::black_box(*slot);
@@ -154,7 +161,7 @@ impl Observer {
 
     /// The slots of all that it knows, or is to know.
     pub(super) fn slots(&self) -> impl Iterator<Item = u32> {
-        let known = self.known.iter().map(|known| known.slot);
+        let known = self.known.iter().map(|known| known.slot());
         known.chain(self.entering.iter().map(|entering| entering.slot))
     }
 
@@ -167,7 +174,7 @@ impl Observer {
     pub(super) fn start_anew(&mut self) {
         self.leaves.clear();
         self.reset = Some(Reset::default());
-        let known = self.known.iter().map(|known| (known.slot, known.told));
+        let known = self.known.iter().map(|known| (known.slot(), known.told));
         let entering = self.entering.iter();
         let entering = entering.map(|entering| (entering.slot, entering.told));
         let anew = known.chain(entering);
@@ -181,7 +188,7 @@ impl Observer {
     pub(super) fn slot_and_told(&self, number: u32) -> (u32, u32) {
         let at = number as usize;
         match self.known.get(at) {
-            Some(known) => (known.slot, known.told),
+            Some(known) => (known.slot(), known.told),
             None => {
                 let entering = &self.entering[at - self.known.len()];
                 (entering.slot, entering.told)
@@ -193,8 +200,8 @@ impl Observer {
     pub(super) fn know(&mut self, known: impl Iterator<Item = Known>) {
         self.known.extend(known);
         self.known
-            .sort_unstable_by_key(|known| (known.slot, known.told));
-        self.known.dedup_by_key(|known| known.slot);
+            .sort_unstable_by_key(|known| (known.slot(), known.told));
+        self.known.dedup_by_key(|known| known.slot());
         self.awaited.sort_unstable();
         self.awaited.dedup_by_key(|(id, _)| *id);
         self.core = 0;
@@ -265,7 +272,7 @@ impl Observer {
     pub(super) fn on_known_gone(&mut self, at: usize, id: EntityId) {
         let known = self.known.swap_remove(at);
         // It may come back.
-        self.nearby.push(known.slot);
+        self.nearby.push(known.slot());
         self.leave(id);
     }
 
@@ -308,6 +315,15 @@ fn with_room<T>(of: impl Iterator<Item = T>) -> Vec<T> {
 }
 
 impl Known {
+    fn new(slot: u32, told: u32, wait: u32) -> Self {
+        let mut known = Self {
+            slot_and_wait: slot & SLOT_MASK,
+            told,
+        };
+        known.set_wait(wait);
+        known
+    }
+
     /// An entity that the observer has been told of by somebody else, up to one of its reports.
     pub(super) fn told(slot: u32, other: &Glimpse, is_latest: bool, tick: u32) -> Self {
         let told = if is_latest {
@@ -315,17 +331,35 @@ impl Known {
         } else {
             other.changed.saturating_sub(1).min(tick)
         };
-        Self { slot, told, due: 0 }
+        Self::new(slot, told, 0)
+    }
+
+    #[inline]
+    pub(super) fn slot(&self) -> u32 {
+        self.slot_and_wait & SLOT_MASK
+    }
+
+    fn wait(&self) -> u32 {
+        self.slot_and_wait >> SLOT_BITS
+    }
+
+    /// Sets after how many ticks it is to be told again, if that is not too many.
+    #[inline]
+    pub(super) fn set_wait(&mut self, ticks: u32) {
+        let wait = ticks.min(u32::MAX >> SLOT_BITS);
+        self.slot_and_wait = self.slot() | wait << SLOT_BITS;
+    }
+
+    /// Whether it is to be told again in that tick, if not all fits.
+    #[inline]
+    pub(super) fn is_due(&self, tick: u32) -> bool {
+        u64::from(self.told) + u64::from(self.wait()) <= u64::from(tick)
     }
 }
 
 impl From<Entering> for Known {
     fn from(entering: Entering) -> Self {
-        Self {
-            slot: entering.slot,
-            told: entering.told,
-            due: entering.due,
-        }
+        Self::new(entering.slot, entering.told, entering.wait)
     }
 }
 
@@ -335,7 +369,7 @@ impl Entering {
         Self {
             slot,
             told,
-            due: 0,
+            wait: 0,
             first: 0,
             entries: 0,
         }
@@ -346,7 +380,7 @@ impl Entering {
         self.first == 0 || self.told < changed || Observer::is_due(self.told, now)
     }
 
-    pub(super) fn on_told(&mut self, tick: u32, due: u32) {
+    pub(super) fn on_told(&mut self, tick: u32, wait: u32) {
         if self.first == 0 {
             self.first = tick;
         }
@@ -355,6 +389,6 @@ impl Entering {
             None => (self.first, self.entries) = (tick, 1),
         }
         self.told = tick;
-        self.due = due;
+        self.wait = wait;
     }
 }

@@ -83,7 +83,7 @@ impl Field {
         let may_see = |slot: u32| sight.may_see(&me.subject, self.grid.subject(slot));
         let leave = self.settings.range_max() * (1.0 + self.settings.hysteresis);
         self.moves.is_deserted(me.position, leave)
-            || !(sight.shows_everything() || core.iter().all(|known| may_see(known.slot)))
+            || !(sight.shows_everything() || core.iter().all(|known| may_see(known.slot())))
     }
 
     /// Puts those first of the known that cannot leave before an observer who looks around now does so again, and says
@@ -93,14 +93,14 @@ impl Field {
         let (mut at, mut end) = (0, observer.known.len());
         while at < end {
             let known = &mut observer.known[at];
-            let other = self.grid.glimpse(known.slot);
+            let other = self.grid.glimpse(known.slot());
             if let Some(threshold) = threshold {
-                known.due = self.due(other, me, known.told, threshold);
+                known.set_wait(self.wait(other, me, threshold));
             }
             let square = square(other.position, me.position);
             let core_square = self.grid.core_square(other.stencil.class());
             if (square <= core_square) & (square <= me.core_max)
-                && sight.may_see(&me.subject, self.grid.subject(known.slot))
+                && sight.may_see(&me.subject, self.grid.subject(known.slot()))
             {
                 at += 1;
             } else {
@@ -115,7 +115,7 @@ impl Field {
     fn let_go<S: Sight + ?Sized>(&self, sight: &S, me: &Me, observer: &mut Observer) {
         let mut at = observer.core;
         while let Some(known) = observer.known.get(at) {
-            let slot = known.slot;
+            let slot = known.slot();
             if self.stays(sight, me, slot) {
                 at += 1;
             } else {

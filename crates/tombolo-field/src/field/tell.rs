@@ -88,7 +88,7 @@ impl Field {
         page.write(|pen| {
             // When all fits, this one loop is where a tick spends its time.
             for known in &mut observer.known {
-                let other = self.grid.glimpse(known.slot);
+                let other = self.grid.glimpse(known.slot());
                 if known.told < other.changed {
                     other.stencil.write(offset(other, me), pen);
                     known.told = self.tick;
@@ -119,7 +119,7 @@ impl Field {
                 let Some(known) = observer.known.get_mut(*number as usize) else {
                     break;
                 };
-                if known.told < self.grid.glimpse(known.slot).changed {
+                if known.told < self.grid.glimpse(known.slot()).changed {
                     self.tell_of(known, me, threshold, pen);
                 }
             }
@@ -133,10 +133,10 @@ impl Field {
         page.write(|pen| {
             for due in [self.tick.saturating_add(1), u32::MAX] {
                 for known in &mut observer.known {
-                    if known.due > due || known.told >= self.tick {
+                    if !known.is_due(due) || known.told >= self.tick {
                         continue;
                     }
-                    let other = self.grid.glimpse(known.slot);
+                    let other = self.grid.glimpse(known.slot());
                     if known.told >= other.changed {
                         continue;
                     }
@@ -191,7 +191,7 @@ impl Field {
     fn weigh(&self, choice: &mut Choice, observer: &Observer) {
         choice.weigh(|number| {
             let known = &observer.known[number as usize];
-            let other = self.grid.glimpse(known.slot);
+            let other = self.grid.glimpse(known.slot());
             (known.told < other.changed).then(|| other.stencil.bytes().into())
         });
         let first = observer.known.len() as u32;
@@ -208,10 +208,10 @@ impl Field {
     /// Tells of one of the known, which is to be told of again when it is that urgent.
     #[inline]
     fn tell_of(&self, known: &mut Known, me: &Me, threshold: f32, pen: &mut Pen<'_>) {
-        let other = self.grid.glimpse(known.slot);
+        let other = self.grid.glimpse(known.slot());
         other.stencil.write(offset(other, me), pen);
         known.told = self.tick;
-        known.due = self.due(other, me, self.tick, threshold);
+        known.set_wait(self.wait(other, me, threshold));
     }
 
     /// The same of one that enters.
@@ -224,16 +224,15 @@ impl Field {
     ) {
         let other = self.grid.glimpse(entering.slot);
         other.stencil.write_entered(offset(other, me), pen);
-        let due = self.due(other, me, self.tick, threshold);
-        entering.on_told(self.tick, due);
+        let wait = self.wait(other, me, threshold);
+        entering.on_told(self.tick, wait);
     }
 
-    /// When an entity that was told of then is as urgent as that.
+    /// After how many ticks it is that urgent to tell of an entity.
     #[inline]
-    pub(super) fn due(&self, other: &Glimpse, me: &Me, told: u32, urgency: f32) -> u32 {
+    pub(super) fn wait(&self, other: &Glimpse, me: &Me, urgency: f32) -> u32 {
         let square = square(other.position, me.position) as f32;
-        let class = other.stencil.class();
-        told.saturating_add(self.grid.wait(class, square, urgency))
+        self.grid.wait(other.stencil.class(), square, urgency)
     }
 
     /// Says when each of the known is due, when not all fit.
@@ -242,8 +241,8 @@ impl Field {
             return;
         };
         for known in &mut observer.known {
-            let other = self.grid.glimpse(known.slot);
-            known.due = self.due(other, me, known.told, urgency(threshold));
+            let other = self.grid.glimpse(known.slot());
+            known.set_wait(self.wait(other, me, urgency(threshold)));
         }
     }
 }
@@ -256,7 +255,7 @@ fn note_due(choice: &mut Choice, observer: &Observer, tick: u32) -> usize {
     // Without a branch for each: written always, kept when it counts.
     for (at, known) in (0..).zip(known) {
         due[count] = at;
-        count += usize::from(known.due <= tick);
+        count += usize::from(known.is_due(tick));
     }
     if observer.threshold.is_none() {
         (0..).zip(&mut *due).for_each(|(at, due)| *due = at);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tombolo_field::{
-    BUDGET_MAX, BUDGET_MIN, Class, DatagramError, EntityId, Everything, Field, Mirror, PAYLOAD_MAX,
-    Refused, Report, Settings, SettingsError, Ticks, Watch,
+    BUDGET_MAX, BUDGET_MIN, Class, DatagramError, ENTITIES_MAX, EntityId, Everything, Field,
+    Mirror, PAYLOAD_MAX, Refused, Report, Settings, SettingsError, Ticks, Watch,
 };
 
 use crate::world::{Dice, World, reliable, seen_from};
@@ -120,6 +120,13 @@ fn settings_that_make_no_sense_are_refused() {
         }),
         SettingsError::Cell
     );
+    for entities_max in [0, ENTITIES_MAX + 1, usize::MAX] {
+        let settings = Settings {
+            entities_max,
+            ..Settings::default()
+        };
+        assert_eq!(refused(settings), SettingsError::Counts, "{entities_max}");
+    }
     assert_eq!(
         refused(Settings {
             split_above: 1,
