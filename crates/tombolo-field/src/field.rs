@@ -155,7 +155,7 @@ pub struct Field {
     tick: u32,
     entities: Vec<Option<Entity>>,
     /// Indexed by slot, of those entities that observe.
-    observers: Vec<Option<Box<Observer>>>,
+    observers: Vec<Option<Observer>>,
     free: BTreeSet<u32>,
     /// Those that have become empty since the last tick, in which observers take note of that.
     emptied: Vec<u32>,
@@ -300,7 +300,7 @@ impl Field {
             }
         }
         observer.know(known.into_iter());
-        self.observers[slot as usize] = Some(Box::new(observer));
+        self.observers[slot as usize] = Some(observer);
         Ok(())
     }
 
@@ -532,7 +532,7 @@ impl Field {
     fn touch(&self, number: usize) {
         let observer = |number: usize| {
             let slot = self.grid.next_slot(number)?;
-            self.observers[slot as usize].as_deref()
+            self.observers[slot as usize].as_ref()
         };
         if let Some(observer) = observer(number + 2) {
             observer.touch();
@@ -591,7 +591,7 @@ impl Field {
 
     fn observer(&self, id: EntityId) -> Option<&Observer> {
         let slot = self.slot_by_id.get(&id)?;
-        self.observers[*slot as usize].as_deref()
+        self.observers[*slot as usize].as_ref()
     }
 
     fn entity_mut(&mut self, id: EntityId) -> Option<&mut Entity> {

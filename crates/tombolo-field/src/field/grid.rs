@@ -236,12 +236,15 @@ impl Grid {
         limits.weight * age * age / (square + limits.near)
     }
 
-    /// After how many ticks it is that urgent.
+    /// After how many ticks it is that urgent; those that it would take longer are due earlier.
     #[inline]
-    pub(super) fn wait(&self, class: u8, square: f32, urgency: f32) -> u32 {
+    pub(super) fn wait(&self, class: u8, square: f32, urgency: f32) -> u8 {
         let limits = self.limits(class);
         let age = (urgency * limits.per_weight * (square + limits.near)).sqrt();
-        (age as u32).saturating_add(1)
+        let age = if age < WAIT_MAX { age } else { WAIT_MAX };
+        // Rounded up. Floats of that size are whole numbers, which are their lowest bits: this is asked for each
+        // that is told, and a conversion takes several times as long.
+        (age + 0.5 + WHOLE).to_bits() as u8
     }
 
     fn limits(&self, class: u8) -> &Limits {
@@ -338,6 +341,12 @@ pub(super) fn square(a: [f64; 3], b: [f64; 3]) -> f64 {
     let [x, y, z] = [a[0] - b[0], a[1] - b[1], a[2] - b[2]];
     x * x + y * y + z * z
 }
+
+/// The most ticks that somebody waits, but for those more urgent.
+const WAIT_MAX: f32 = 254.0;
+
+/// Floats from this one on are whole numbers.
+const WHOLE: f32 = 8_388_608.0;
 
 /// How near counts as no distance at all, as a share of the range.
 const NEAR: f64 = 0.05;

@@ -11,7 +11,7 @@ use crate::datagram::{Pen, write_left};
 use crate::settings::ENTITIES_MAX;
 use crate::ticks::Ticks;
 
-/// Of a slot, so that 255 ticks can stand above it: somebody who would wait longer is due earlier.
+/// Of a slot, so that a byte fits above it.
 const SLOT_BITS: u32 = 24;
 
 const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
@@ -82,7 +82,7 @@ pub(super) struct Entering {
     /// When it was told last; before that, since when it is to be.
     pub(super) told: u32,
     /// After how many ticks it is to be told again, once it is known.
-    wait: u32,
+    wait: u8,
     /// When it was told first; 0 until it was.
     first: u32,
     /// In which of the ticks from then on it was told, a bit each.
@@ -315,13 +315,12 @@ fn with_room<T>(of: impl Iterator<Item = T>) -> Vec<T> {
 }
 
 impl Known {
-    fn new(slot: u32, told: u32, wait: u32) -> Self {
-        let mut known = Self {
-            slot_and_wait: slot & SLOT_MASK,
+    fn new(slot: u32, told: u32, wait: u8) -> Self {
+        let slot_and_wait = slot & SLOT_MASK | u32::from(wait) << SLOT_BITS;
+        Self {
+            slot_and_wait,
             told,
-        };
-        known.set_wait(wait);
-        known
+        }
     }
 
     /// An entity that the observer has been told of by somebody else, up to one of its reports.
@@ -339,15 +338,13 @@ impl Known {
         self.slot_and_wait & SLOT_MASK
     }
 
-    fn wait(&self) -> u32 {
-        self.slot_and_wait >> SLOT_BITS
+    fn wait(&self) -> u8 {
+        (self.slot_and_wait >> SLOT_BITS) as u8
     }
 
-    /// Sets after how many ticks it is to be told again, if that is not too many.
     #[inline]
-    pub(super) fn set_wait(&mut self, ticks: u32) {
-        let wait = ticks.min(u32::MAX >> SLOT_BITS);
-        self.slot_and_wait = self.slot() | wait << SLOT_BITS;
+    pub(super) fn set_wait(&mut self, wait: u8) {
+        *self = Self::new(self.slot(), self.told, wait);
     }
 
     /// Whether it is to be told again in that tick, if not all fits.
@@ -380,7 +377,7 @@ impl Entering {
         self.first == 0 || self.told < changed || Observer::is_due(self.told, now)
     }
 
-    pub(super) fn on_told(&mut self, tick: u32, wait: u32) {
+    pub(super) fn on_told(&mut self, tick: u32, wait: u8) {
         if self.first == 0 {
             self.first = tick;
         }

@@ -44,10 +44,8 @@ impl Field {
         permute(&mut self.entities, &map, count);
         permute(&mut self.observers, &map, count);
         // The old ones stay until all are copied, so that the new ones lie in a row.
-        let renumbered = self.observers.iter().map(|observer| {
-            let observer = observer.as_ref()?;
-            Some(Box::new(observer.renumbered(&map)))
-        });
+        let observers = self.observers.iter();
+        let renumbered = observers.map(|observer| Some(observer.as_ref()?.renumbered(&map)));
         self.observers = renumbered.collect();
         for slot in self.slot_by_id.values_mut() {
             *slot = map[*slot as usize];

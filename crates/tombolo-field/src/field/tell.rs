@@ -230,7 +230,7 @@ impl Field {
 
     /// After how many ticks it is that urgent to tell of an entity.
     #[inline]
-    pub(super) fn wait(&self, other: &Glimpse, me: &Me, urgency: f32) -> u32 {
+    pub(super) fn wait(&self, other: &Glimpse, me: &Me, urgency: f32) -> u8 {
         let square = square(other.position, me.position) as f32;
         self.grid.wait(other.stencil.class(), square, urgency)
     }
