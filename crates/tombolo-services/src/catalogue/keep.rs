@@ -72,6 +72,13 @@ impl Hosted {
 }
 
 impl Rooms {
+    /// Whether somebody may miss what is to be written: a room that has just opened, or is to be found no more.
+    fn is_urgent(&self, room: &RoomId) -> bool {
+        let hosted = self.hosted.get(room);
+        let listing = hosted.and_then(|hosted| hosted.shown.listing.as_ref());
+        listing.is_none_or(|listing| listing.members <= 1)
+    }
+
     /// What is to be done about a room; when there is nothing, nobody is busy with it any more.
     fn next_job(&mut self, room: &RoomId) -> Option<Job> {
         let hosted = self.hosted.get_mut(room)?;
@@ -91,6 +98,10 @@ pub(super) async fn keep(node: Arc<Node>, room: RoomId) {
     let Ok(key) = key_of(&room) else {
         return;
     };
+    if !node.catalogue.lock().is_urgent(&room) {
+        // Who changes a room seldom comes alone, and when there is a new keeper a better one may follow.
+        tokio::time::sleep(SPACING).await;
+    }
     loop {
         let Some(job) = node.catalogue.lock().next_job(&room) else {
             return;

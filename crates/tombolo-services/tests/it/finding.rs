@@ -350,6 +350,29 @@ async fn rooms_on_other_nodes_are_found_and_joined() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn those_who_come_together_are_written_down_once() {
+    let (nodes, local) = cluster::<1>().await;
+    let lab = &nodes[0].lab;
+    let _owner = owner(lab, "r", &[]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let prefix = Key::new(["open"]).unwrap();
+    let mut watch = local.watch(&prefix).await.unwrap();
+    assert!(matches!(watch.next().await, Some(WatchEvent::Put { .. })));
+    assert!(matches!(watch.next().await, Some(WatchEvent::Synced)));
+
+    let mut members = Vec::new();
+    for user in ["alice", "bob", "carol"] {
+        let mut device = lab.device(user).await;
+        device.join("r", JoinMode::Join).await.unwrap();
+        members.push(device);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(matches!(watch.next().await, Some(WatchEvent::Put { .. })));
+    let again = tokio::time::timeout(Duration::from_secs(5), watch.next());
+    assert!(again.await.is_err(), "one record has all three");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_dead_node_has_listed_is_kept_by_others_or_cleared() {
     let (nodes, local) = cluster::<3>().await;
     let alice = owner(&nodes[0].lab, "shared", &[("mode", text("duel"))]).await;
