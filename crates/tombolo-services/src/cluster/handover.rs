@@ -273,7 +273,8 @@ async fn take_over(
                 }
             }
             Some(session_answer::Outcome::Piece(_)) | None => {
-                tokio::time::sleep(RETRY_DELAY).await;
+                // Devices of a dead node wait for its end to be known, and no longer.
+                let _ = tokio::time::timeout(RETRY_DELAY, node.cluster.gone(&holder)).await;
             }
         }
     }

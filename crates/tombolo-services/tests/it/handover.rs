@@ -186,6 +186,26 @@ async fn a_session_of_a_dead_node_is_honestly_not_resumed_and_has_its_seat_again
 }
 
 #[tokio::test(start_paused = true)]
+async fn devices_of_a_dead_node_are_let_in_elsewhere_as_soon_as_its_death_is_known() {
+    let (nodes, _) = cluster::<2>().await;
+    let users = [("alice", 0), ("bob", 0), ("carol", 0)];
+    let [mut alice, mut bob, mut carol] = members(&nodes, "r", users).await;
+    nodes[0].lab.services.kill();
+    let come = async |device: &mut Device, after_ms: u64| {
+        device.connection = None;
+        tokio::time::sleep(Duration::from_millis(after_ms)).await;
+        assert!(!device.connect(&nodes[1].lab).await.unwrap().resumed);
+        tokio::time::Instant::now()
+    };
+    let let_in = tokio::join!(
+        come(&mut alice, 0),
+        come(&mut bob, 37),
+        come(&mut carol, 74)
+    );
+    assert_eq!((let_in.1, let_in.2), (let_in.0, let_in.0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_device_that_comes_back_before_its_session_is_taken_has_it_where_it_was() {
     let (nodes, _) = cluster::<2>().await;
     let [mut alice, mut bob] = members(&nodes, "r", [("alice", 0), ("bob", 0)]).await;
