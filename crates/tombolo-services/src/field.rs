@@ -55,11 +55,12 @@ impl Fields {
         lock(&self.inputs_by_id_and_dimensions).len()
     }
 
-    /// How to reach the tasks of the fields of a name.
-    fn inputs(&self, id: &FieldId) -> Vec<mpsc::Sender<Input>> {
+    /// How to reach the tasks of the fields of a name, or that of so many dimensions.
+    fn inputs(&self, id: &FieldId, only: Option<Dimensions>) -> Vec<mpsc::Sender<Input>> {
         let running = lock(&self.inputs_by_id_and_dimensions);
         let both = [Dimensions::Two, Dimensions::Three].into_iter();
-        both.filter_map(|dimensions| running.get(&(id.clone(), dimensions)).cloned())
+        both.filter(|dimensions| only.is_none_or(|only| only == *dimensions))
+            .filter_map(|dimensions| running.get(&(id.clone(), dimensions)).cloned())
             .collect()
     }
 
@@ -172,7 +173,7 @@ impl Services {
     /// [`Hooks::authorize_field`]: crate::Hooks::authorize_field
     pub async fn mark(&self, field: &FieldId, user: &UserId, marks: u64) -> bool {
         let mut is_anybody_here = false;
-        for inputs in self.node().fields.inputs(field) {
+        for inputs in self.node().fields.inputs(field, None) {
             let user = user.clone();
             let sent = inputs.send(Input::Mark { user, marks }).await;
             is_anybody_here |= sent.is_ok();

@@ -86,6 +86,9 @@ pub struct Take {
     /// 0: for good. Else another node has put it there again, as this report: earlier ones are void.
     #[prost(uint32, tag = "1")]
     pub put_again: u32,
+    /// How many dimensions the field has into which it was put again.
+    #[prost(uint32, tag = "2")]
+    pub dimensions: u32,
 }
 /// Hands an introduction to the entity's device.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -23,7 +23,7 @@ use super::refusal::Refusal;
 use super::refused;
 use super::requests::{card_of, locate, seat};
 use super::seat::{Place, Seat};
-use super::things::take_here;
+use super::things::{PutAgain, take_here};
 use crate::cluster::{ip_on_wire, parse_ip};
 use crate::forward;
 use crate::node::Node;
@@ -292,8 +292,8 @@ async fn respond(node: &Arc<Node>, payload: &[u8]) -> Result<answer::Outcome, Re
         seat.ok_or_else(|| refused(node, Refusal::NotSeen))
     };
     match kind {
-        question::Kind::Take(wire::Take { put_again }) => {
-            let put_again = (put_again != 0).then_some(put_again);
+        question::Kind::Take(take) => {
+            let put_again = PutAgain::parse(&take).ok_or_else(malformed)?;
             // That it is not here is nothing out of the ordinary: all nodes are asked.
             let taken = take_here(node, &field, entity, put_again).await;
             taken.map_err(Refusal::into_reject)?;
@@ -326,7 +326,7 @@ async fn respond(node: &Arc<Node>, payload: &[u8]) -> Result<answer::Outcome, Re
 }
 
 async fn find(node: &Node, field: &FieldId, entity: EntityId) -> Option<Arc<Seat>> {
-    for inputs in node.fields.inputs(field) {
+    for inputs in node.fields.inputs(field, None) {
         let (reply, found) = oneshot::channel();
         if inputs.send(Input::Find { entity, reply }).await.is_ok()
             && let Ok(Some(seat)) = found.await

@@ -56,9 +56,9 @@ impl Services {
     ) -> Result<EntityId, Reject> {
         let node = self.node();
         let put = Put::parse(node, thing).map_err(|refusal| refused(node, refusal))?;
-        let entity = put.entity;
+        let (entity, dimensions) = (put.entity, put.dimensions);
         for _ in 0..ATTEMPTS {
-            let inputs = node.fields.open(node, field, put.dimensions);
+            let inputs = node.fields.open(node, field, dimensions);
             let inputs = inputs.map_err(|refusal| refused(node, refusal))?;
             let (reply, done) = oneshot::channel();
             let put = Box::new(put.clone());
@@ -70,8 +70,12 @@ impl Services {
                 let placed = done.map_err(|refusal| refused(node, refusal))?;
                 if placed.is_new && !node.cluster.is_alone() {
                     let (node, field) = (Arc::clone(node), field.clone());
+                    let again = PutAgain {
+                        sequence: placed.sequence,
+                        dimensions,
+                    };
                     let asked =
-                        async move { take_elsewhere(&node, &field, entity, placed.sequence).await };
+                        async move { take_elsewhere(&node, &field, entity, Some(again)).await };
                     // What a node does not hear of lapses there by itself.
                     self.node().runtime.spawn(asked);
                 }
@@ -89,7 +93,7 @@ impl Services {
         let node = self.node();
         let entity = entity_of(name);
         let taken = match take_here(node, field, entity, None).await {
-            Err(Refusal::NoSuchThing) => take_elsewhere(node, field, entity, 0).await,
+            Err(Refusal::NoSuchThing) => take_elsewhere(node, field, entity, None).await,
             taken => taken.map_err(Refusal::into_reject),
         };
         // It was refused here, whoever has said so.
@@ -101,19 +105,54 @@ impl Services {
     }
 }
 
+/// Something was put through another node, into the field of so many dimensions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PutAgain {
+    sequence: u32,
+    dimensions: Dimensions,
+}
+
+impl PutAgain {
+    /// Whether something is taken away for good, or was put elsewhere; `None` when that makes no sense. Nodes of
+    /// earlier releases do not say into which field: then it counts as that of two dimensions.
+    pub(super) fn parse(take: &wire::Take) -> Option<Option<Self>> {
+        let dimensions = match take.dimensions {
+            0 | 2 => Dimensions::Two,
+            3 => Dimensions::Three,
+            _ => return None,
+        };
+        let sequence = take.put_again;
+        Some((sequence != 0).then_some(Self {
+            sequence,
+            dimensions,
+        }))
+    }
+
+    fn to_wire(again: Option<Self>) -> wire::Take {
+        again.map_or_else(wire::Take::default, |again| wire::Take {
+            put_again: again.sequence,
+            dimensions: match again.dimensions {
+                Dimensions::Two => 2,
+                Dimensions::Three => 3,
+            },
+        })
+    }
+}
+
 /// Takes something away that this node has.
 pub(super) async fn take_here(
     node: &Node,
     field: &FieldId,
     entity: EntityId,
-    put_again: Option<u32>,
+    put_again: Option<PutAgain>,
 ) -> Result<(), Refusal> {
     let mut result = Err(Refusal::NoSuchThing);
-    for inputs in node.fields.inputs(field) {
+    let only = put_again.map(|again| again.dimensions);
+    for inputs in node.fields.inputs(field, only) {
         let (reply, done) = oneshot::channel();
         let take = Input::Take {
             entity,
-            put_again,
+            put_again: put_again.map(|again| again.sequence),
             reply,
         };
         if inputs.send(take).await.is_ok()
@@ -130,13 +169,14 @@ async fn take_elsewhere(
     node: &Arc<Node>,
     field: &FieldId,
     entity: EntityId,
-    put_again: u32,
+    put_again: Option<PutAgain>,
 ) -> Result<(), Reject> {
+    let take = PutAgain::to_wire(put_again);
     let mut asks = JoinSet::new();
     for there in node.cluster.names() {
         let (node, field) = (Arc::clone(node), field.clone());
         asks.spawn(async move {
-            let take = question::Kind::Take(wire::Take { put_again });
+            let take = question::Kind::Take(take);
             meet::ask(&node, &there, &field, entity, take).await
         });
     }

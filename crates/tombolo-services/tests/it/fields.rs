@@ -639,6 +639,26 @@ async fn what_a_server_puts_there_stays_as_long_as_it_says_and_is_seen_over_all_
     assert!(changes.ends_with(&[Change::Left(entity)]), "{changes:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_put_into_a_field_through_one_node_stays_in_that_of_other_dimensions_on_another() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut alice = Walker::new(&nodes[0].lab, "alice", &[0.0, 0.0]).await;
+    let mut bob = Walker::new(&nodes[1].lab, "bob", &[0.0; 3]).await;
+    let field = FieldId::parse("plaza").unwrap();
+    let flat = chest([3.0, 0.0], Duration::from_secs(60));
+    let high = FieldThing {
+        position: vec![0.0; 3],
+        ..flat.clone()
+    };
+    let services = [&nodes[0].lab.services, &nodes[1].lab.services];
+    let entity = services[0].put_into_field(&field, flat).await.unwrap();
+    assert_eq!(alice.hear().await, [Change::Entered(entity)]);
+    services[1].put_into_field(&field, high).await.unwrap();
+    assert_eq!(bob.hear().await, [Change::Entered(entity)]);
+    alice.go(&[0.0, 0.0]);
+    assert_eq!(alice.hear().await, []);
+}
+
 /// Marks everybody who enters as it says just then; only those with the same marks see each other.
 struct Turn(Arc<AtomicU64>);
 
