@@ -114,27 +114,29 @@ impl Observer {
 
     /// The same, when slots are elsewhere. What it knows is somewhere.
     pub(super) fn renumbered(&self, map: &[u32]) -> Self {
-        let now = |slot: u32| map[slot as usize];
+        let now = |slot: u32| {
+            let now = map[slot as usize];
+            debug_assert!(
+                now != NOWHERE,
+                "what has gone is forgotten in the tick in which it has"
+            );
+            now
+        };
         let known = self.known.iter();
         let known = known.map(|known| Known::new(now(known.slot()), known.told, known.wait()));
         let entering = self.entering.iter().map(|entering| Entering {
             slot: now(entering.slot),
             ..*entering
         });
-        let nearby = self.nearby.iter().map(|slot| now(*slot));
-        let renumbered = Self {
+        let nearby = self.nearby.iter().map(|slot| map[*slot as usize]);
+        Self {
             known: with_room(known),
             nearby: with_room(nearby.filter(|slot| *slot != NOWHERE)),
             entering: entering.collect(),
             awaited: self.awaited.clone(),
             leaves: self.leaves.clone(),
             ..*self
-        };
-        debug_assert!(
-            renumbered.slots().all(|slot| slot != NOWHERE),
-            "what has gone is forgotten in the tick in which it has"
-        );
-        renumbered
+        }
     }
 
     /// Reads some of it, so that it is at hand later.
@@ -387,5 +389,18 @@ impl Entering {
         }
         self.told = tick;
         self.wait = wait;
+    }
+}
+
+#[cfg(all(test, debug_assertions))]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "what has gone is forgotten")]
+    fn what_is_known_has_a_place_when_slots_are_elsewhere() {
+        let mut observer = Observer::new(Watch::default(), false);
+        observer.know([Known::new(0, 1, 0)].into_iter());
+        observer.renumbered(&[NOWHERE]);
     }
 }
