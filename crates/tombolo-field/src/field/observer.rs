@@ -83,6 +83,8 @@ pub(super) struct Entering {
     pub(super) told: u32,
     /// After how many ticks it is to be told again, once it is known.
     wait: u8,
+    /// The observer may know it from before: it was not told for sure that it had left.
+    may_be_known: bool,
     /// When it was told first; 0 until it was.
     first: u32,
     /// In which of the ticks from then on it was told, a bit each.
@@ -270,6 +272,16 @@ impl Observer {
             .is_some_and(|reset| reset.told == 0 || Self::is_due(reset.told, now))
     }
 
+    /// Something has come into range: it is to be told, as one that was told of last then.
+    pub(super) fn enter(&mut self, slot: u32, id: EntityId, told: u32) {
+        // It is told that it is there again, if it is not told before that it has left.
+        let may_be_known = self.leaves.remove(&id).is_some();
+        self.entering.push(Entering {
+            may_be_known,
+            ..Entering::new(slot, told)
+        });
+    }
+
     /// One of the known is gone.
     pub(super) fn on_known_gone(&mut self, at: usize, id: EntityId) {
         let known = self.known.swap_remove(at);
@@ -282,7 +294,7 @@ impl Observer {
     pub(super) fn on_entering_gone(&mut self, at: usize, id: EntityId) {
         let entering = self.entering.swap_remove(at);
         self.nearby.push(entering.slot);
-        if entering.first != 0 {
+        if entering.first != 0 || entering.may_be_known {
             self.leave(id);
         }
     }
@@ -369,6 +381,7 @@ impl Entering {
             slot,
             told,
             wait: 0,
+            may_be_known: false,
             first: 0,
             entries: 0,
         }

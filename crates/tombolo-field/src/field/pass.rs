@@ -2,7 +2,7 @@
 
 use super::choose::{Choice, urgency};
 use super::grid::{Grid, square};
-use super::observer::{Entering, Observer};
+use super::observer::Observer;
 use super::{Field, KNOWN_MAX, Sight, Subject};
 use crate::datagram::Page;
 
@@ -170,10 +170,8 @@ impl Field {
                 continue;
             }
             observer.nearby.swap_remove(at);
-            // It is told that it is there again, if it is not told before that it has left.
-            observer.leaves.remove(&self.grid.subject(slot).id);
-            let entering = Entering::new(slot, self.tick.saturating_sub(1));
-            observer.entering.push(entering);
+            let id = self.grid.subject(slot).id;
+            observer.enter(slot, id, self.tick.saturating_sub(1));
         }
         if observer.nearby.len() > KNOWN_MAX {
             // It looks around every time.

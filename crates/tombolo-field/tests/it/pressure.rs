@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tombolo_field::{EntityId, Everything};
+use tombolo_field::{BUDGET_MIN, EntityId, Everything, Watch};
 
 use crate::world::{Dice, World, reliable, seen_from};
 
@@ -106,6 +106,36 @@ fn what_leaves_is_told_though_others_wait() {
         "{:?}",
         world.seen(0)
     );
+}
+
+#[test]
+fn who_is_back_and_goes_before_there_is_room_has_left() {
+    for is_told_in_vain in [false, true] {
+        let mut world = World::new(seen_from(100.0));
+        let watch = Watch {
+            budget: BUDGET_MIN,
+            ..Watch::default()
+        };
+        world.put(0, [0.0; 3]);
+        world.observe(0, watch);
+        world.put(1, [90.0, 0.0, 0.0]);
+        world.tick(&Everything);
+        assert_eq!(world.seen(0), [1]);
+        world.field.remove(EntityId(1));
+        if is_told_in_vain {
+            world.tick_through(&Everything, |_| false);
+        }
+        for id in 100..=300 {
+            world.put(id, [2.0; 3]);
+        }
+        world.put(1, [80.0, 0.0, 0.0]);
+        world.tick(&Everything);
+        let seen = world.mirrors[&EntityId(0)].find(EntityId(1)).unwrap();
+        assert_eq!(seen.position[0], 90.0, "that it is back has to wait");
+        world.field.remove(EntityId(1));
+        world.tick(&Everything);
+        assert!(!world.seen(0).contains(&1), "{is_told_in_vain}");
+    }
 }
 
 #[test]
