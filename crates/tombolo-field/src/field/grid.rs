@@ -328,7 +328,7 @@ impl Limits {
             enter: square(class.range),
             leave: square(leave),
             look: square(class.range + skin),
-            core: square((leave - skin).max(0.0)),
+            core: Grid::core_limit(leave, settings),
             weight: square(class.weight * class.range) as f32,
             per_weight: (1.0 / square(class.weight * class.range)) as f32,
             near: square(class.range * NEAR) as f32,

@@ -119,6 +119,13 @@ impl Grid {
     pub(super) fn skin(settings: &Settings) -> f64 {
         settings.range_max() * SKIN
     }
+
+    /// The square of the distance up to which nobody can have left when all have moved by the skin, if they leave
+    /// at that distance; less than any when even those can that are in the same place.
+    pub(super) fn core_limit(leave: f64, settings: &Settings) -> f64 {
+        let core = leave - Self::skin(settings);
+        if core > 0.0 { core * core } else { -1.0 }
+    }
 }
 
 impl Default for Before {

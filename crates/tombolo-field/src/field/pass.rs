@@ -62,7 +62,6 @@ impl Field {
         let square = |distance: f64| distance * distance;
         let range = observer.watch.range;
         let leave = range * (1.0 + self.settings.hysteresis);
-        let skin = Grid::skin(&self.settings);
         Me {
             slot,
             number,
@@ -70,7 +69,7 @@ impl Field {
             position: self.grid.glimpse(slot).position,
             enter_max: square(range),
             leave_max: square(leave),
-            core_max: square((leave - skin).max(0.0)),
+            core_max: Grid::core_limit(leave, &self.settings),
         }
     }
 

@@ -402,6 +402,36 @@ fn nothing_flickers_at_a_border() {
 }
 
 #[test]
+fn who_is_seen_from_very_near_is_left_behind_at_once() {
+    // The one is hardly to be seen itself, the other is for an observer who wants to see hardly anything.
+    for (class, range) in [(1, f64::INFINITY), (0, 4.0)] {
+        let settings = Settings {
+            classes: [100.0, 4.0].map(Class::seen_from).into(),
+            ..Settings::default()
+        };
+        let mut world = World::new(settings);
+        let watch = Watch {
+            range,
+            ..reliable(1100)
+        };
+        world.put(0, [0.0; 3]);
+        world.put_as(1, class, 0, [0.0; 3]);
+        world.observe(0, watch);
+        world.tick(&Everything);
+        // Far enough for the observer to look around when it knows the other, which is where it is itself.
+        world.put(0, [50.0, 0.0, 0.0]);
+        world.put_as(1, class, 0, [50.0, 0.0, 0.0]);
+        world.tick(&Everything);
+        assert_eq!(world.seen(0), [1]);
+        for x in [52.45, 54.9] {
+            world.put(0, [x, 0.0, 0.0]);
+            world.tick(&Everything);
+        }
+        assert_eq!(world.seen(0), [0; 0], "class {class} within {range}");
+    }
+}
+
+#[test]
 fn there_is_no_seam_at_zero_or_between_cells() {
     for center in [0.0, 100.0, -100.0, 1e9 + 50.0, -1e11] {
         let mut world = World::new(seen_from(10.0));
