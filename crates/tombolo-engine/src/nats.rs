@@ -14,6 +14,7 @@
 
 mod answers;
 mod api;
+mod batch;
 mod bus;
 mod config;
 mod connection;

@@ -10,7 +10,7 @@ use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::messages::BATCH_MAX;
+use super::batch::BATCH_MAX;
 
 /// All questions that wait.
 #[derive(Debug)]

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use super::api::{self, AskError, Get, GotMessage};
+use super::batch::{BATCH_MAX, Batch};
 use super::connection::Connection;
 use crate::Unavailable;
 
@@ -165,19 +166,14 @@ async fn batch(
     let client = connection.client();
     let asked = client.publish_with_reply(subject, answer.subject.clone(), body.into());
     connection.within(asked).await?;
-    let mut found = Vec::new();
+    let mut batch = Batch::default();
     loop {
         let next = tokio::time::timeout(connection.request_timeout, answer.next()).await;
-        let Ok(Some(answer)) = next else {
+        let Ok(Some(message)) = next else {
             return Err(Unavailable);
         };
-        match answer.status.map(|status| status.as_u16()) {
-            Some(END_OF_BATCH | NOT_FOUND) => return Ok(found),
-            Some(_) => return Err(Unavailable),
-            None => found.extend(stored(answer)),
-        }
-        if found.len() > BATCH_MAX {
-            return Err(Unavailable);
+        if batch.take(message)? {
+            return Ok(batch.found());
         }
     }
 }
@@ -226,12 +222,6 @@ pub(super) const VALUE_OPERATION: &str = "KV-Operation";
 const MARKER: &str = "Nats-Marker-Reason";
 /// Ours: the last entry of a log that was retired.
 pub(super) const RETIRED: &str = "Tombolo-Retired";
-
-const END_OF_BATCH: u16 = 204;
-const NOT_FOUND: u16 = 404;
-
-/// Most messages of one answer.
-pub(super) const BATCH_MAX: usize = 256;
 
 /// About how much they hold.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
