@@ -215,6 +215,10 @@ impl Rooms {
             .entry(room.clone())
             .or_insert_with(|| Hosted::new(shown.clone()));
         let before = std::mem::replace(&mut hosted.shown, shown);
+        if hosted.shown.is_keeper && !before.is_keeper {
+            // Another keeper has written since.
+            hosted.written = Written::Unknown;
+        }
         if let Some(over) = before.code.filter(|_| before.code != hosted.shown.code) {
             hosted.codes_over.push(over);
         }

@@ -350,6 +350,36 @@ async fn rooms_on_other_nodes_are_found_and_joined() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_room_whose_only_other_node_has_left_it_is_found_as_it_was_before() {
+    let (nodes, _) = cluster::<3>().await;
+    let mut bob = owner(&nodes[1].lab, "r", &[]).await;
+    let three = v1::Configure {
+        members_max: Some(3),
+        ..v1::Configure::default()
+    };
+    bob.act("r", room_act::Kind::Configure(three))
+        .await
+        .unwrap();
+    let mut carol = nodes[1].lab.device("carol").await;
+    carol.join("r", JoinMode::Join).await.unwrap();
+    let mut dave = nodes[2].lab.device("dave").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let found = dave.find(v1::RoomQuery::default()).await.unwrap();
+    assert_eq!((found.rooms[0].members, found.rooms[0].free), (2, 1));
+
+    // The first node keeps the record for as long as it has a member.
+    let mut alice = nodes[0].lab.device("alice").await;
+    alice.join("r", JoinMode::Join).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let full = dave.find(v1::RoomQuery::default()).await.unwrap();
+    assert!(full.rooms.is_empty());
+    alice.leave_among_events("r").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let found = dave.find(v1::RoomQuery::default()).await.unwrap();
+    assert_eq!(names(&found), ["r"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn those_who_come_together_are_written_down_once() {
     let (nodes, local) = cluster::<1>().await;
     let lab = &nodes[0].lab;
