@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tombolo_wire::ServerUrl;
 
 use super::Connection;
@@ -103,7 +104,7 @@ impl Nodes {
         }
     }
 
-    /// Which to try, and how long after the first.
+    /// Which to try, and how long after the one before, if that is silent.
     pub(super) fn candidates(&self) -> Vec<(ServerUrl, Duration)> {
         let mut candidates = Vec::new();
         if !self.is_sent_away {
@@ -126,13 +127,13 @@ impl Nodes {
         self.staggered(Duration::ZERO).collect()
     }
 
-    fn staggered(&self, delay: Duration) -> impl Iterator<Item = (ServerUrl, Duration)> {
+    fn staggered(&self, first: Duration) -> impl Iterator<Item = (ServerUrl, Duration)> {
         let stagger = if self.had_session {
             STAGGER_OF_MANY
         } else {
             STAGGER
         };
-        let delays = (0..).map(move |place| delay + stagger * place);
+        let delays = std::iter::once(first).chain(std::iter::repeat(stagger));
         self.others().take(TRIED_MAX).zip(delays)
     }
 
@@ -150,24 +151,48 @@ pub(super) async fn open_nearest(
     candidates: Vec<(ServerUrl, Duration)>,
     patience: Patience,
 ) -> Result<(Connection, ServerUrl), Error> {
-    let mut attempts = JoinSet::new();
-    for (url, delay) in candidates {
+    first_to_answer(candidates, |url| {
         let endpoint = endpoint.clone();
-        attempts.spawn(async move {
-            tokio::time::sleep(delay).await;
-            let connection = Connection::open(&endpoint, &url, patience).await;
-            connection.map(|connection| (connection, url))
-        });
-    }
+        async move {
+            let connection = Connection::open(&endpoint, &url, patience).await?;
+            Ok((connection, url))
+        }
+    })
+    .await
+}
+
+/// Tries each when the one before has been silent for long enough, or as soon as one has failed.
+async fn first_to_answer<T, F>(
+    candidates: Vec<(ServerUrl, Duration)>,
+    open: impl Fn(ServerUrl) -> F,
+) -> Result<T, Error>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, Error>> + Send + 'static,
+{
     let mut failure = Error::closed("there is no node to connect to");
-    while let Some(attempt) = attempts.join_next().await {
-        match attempt {
-            Ok(Ok(opened)) => return Ok(opened),
-            Ok(Err(error)) => failure = error,
-            Err(error) => failure = Error::local(error),
+    let mut attempts = JoinSet::new();
+    let mut candidates = candidates.into_iter();
+    let mut next = candidates.next();
+    let mut last_at = Instant::now();
+    loop {
+        let delay = next.as_ref().map(|(_, delay)| *delay);
+        tokio::select! {
+            biased;
+            Some(attempt) = attempts.join_next() => match attempt {
+                Ok(Ok(opened)) => return Ok(opened),
+                Ok(Err(error)) => failure = error,
+                Err(error) => failure = Error::local(error),
+            },
+            () = tokio::time::sleep_until(last_at + delay.unwrap_or_default()), if delay.is_some() => {}
+            else => return Err(failure),
+        }
+        if let Some((url, _)) = next.take() {
+            attempts.spawn(open(url));
+            last_at = Instant::now();
+            next = candidates.next();
         }
     }
-    Err(failure)
 }
 
 #[cfg(test)]
@@ -193,8 +218,7 @@ mod tests {
         nodes.learn(&told(&["b", "c", "d", "e"]));
         assert_eq!(urls(&nodes), ["a", "b", "c", "d"]);
         let delays: Vec<_> = nodes.candidates().into_iter().map(|(_, at)| at).collect();
-        let [second, third] = [1, 2].map(|place| HEAD_START + place * STAGGER);
-        assert_eq!(delays, [Duration::ZERO, HEAD_START, second, third]);
+        assert_eq!(delays, [Duration::ZERO, HEAD_START, STAGGER, STAGGER]);
     }
 
     #[test]
@@ -208,6 +232,24 @@ mod tests {
         assert_eq!(delays(&nodes), [Duration::ZERO, STAGGER]);
         nodes.arrive(&url("a"));
         assert_eq!(delays(&nodes), [Duration::ZERO, STAGGER_OF_MANY]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_node_is_waited_with_only_while_the_one_before_is_silent() {
+        let mut nodes = Nodes::new(url("refuses"));
+        nodes.learn(&told(&["silent", "refuses-too", "answers"]));
+        let begun = Instant::now();
+        let open = |url: ServerUrl| async move {
+            match url.host() {
+                "silent" => std::future::pending().await,
+                "answers" => Ok(begun.elapsed()),
+                _ => Err(Error::unreachable(&url, "refused")),
+            }
+        };
+        let answered = first_to_answer(nodes.candidates(), open).await;
+        assert_eq!(answered.unwrap(), STAGGER);
+        let refused = first_to_answer(vec![(url("refuses"), Duration::ZERO)], open).await;
+        assert!(refused.unwrap_err().is_unreachable());
     }
 
     #[test]
