@@ -296,7 +296,7 @@ fn tell_begun(
     let devices = Devices::from([(session.user.clone(), session.id)]);
     let devices = BTreeMap::from([(*ticket, devices)]);
     let (node, desk) = (Arc::clone(node), Arc::clone(desk));
-    let work = room::gather_again(Arc::clone(&node), desk, formed, devices);
+    let work = room::gather(Arc::clone(&node), desk, formed, devices, room::Since::Back);
     node.runtime.spawn(work);
     true
 }

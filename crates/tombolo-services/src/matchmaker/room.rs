@@ -18,47 +18,36 @@ use crate::host::by_server;
 use crate::node::Node;
 use crate::reject::Reject;
 
-/// Opens a match's room, or keeps seats in the one that it runs in, and tells its devices here: when it begins.
+/// Why a match's room is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Since {
+    /// The match begins.
+    Begun,
+    /// Some of its devices are back. Should its room take them no more, it is over, and nobody looks on.
+    Back,
+}
+
+/// Opens a match's room, or keeps seats in the one that it runs in, and tells its devices here.
 pub(super) async fn gather(
     node: Arc<Node>,
     desk: Arc<Desk>,
     formed: Arc<Formed>,
     devices: BTreeMap<TicketId, Devices>,
+    since: Since,
 ) {
     let id = match_id(&desk, &formed);
     let prepared = prepare(&node, &desk, &formed, id).await;
-    if let (Err(reject), Some((running, _))) = (&prepared, formed.backfill) {
+    if since == Since::Begun
+        && let (Err(reject), Some((running, _))) = (&prepared, formed.backfill)
+    {
         tracing::debug!(pool = %desk.name, %reject, "a running match has no place");
         if have_others_look_on(&node, &desk, &formed, running, reject.code).await {
             tell_left_out(&node, &desk, &devices);
             return;
         }
     }
-    tell_prepared(&node, &desk, &formed, (id, prepared), devices);
-}
-
-/// The same for devices that come back when the match has begun: should its room take them no more, it is over, and
-/// nobody looks on.
-pub(super) async fn gather_again(
-    node: Arc<Node>,
-    desk: Arc<Desk>,
-    formed: Arc<Formed>,
-    devices: BTreeMap<TicketId, Devices>,
-) {
-    let id = match_id(&desk, &formed);
-    let prepared = prepare(&node, &desk, &formed, id).await;
-    tell_prepared(&node, &desk, &formed, (id, prepared), devices);
-}
-
-fn tell_prepared(
-    node: &Arc<Node>,
-    desk: &Desk,
-    formed: &Formed,
-    (id, prepared): ([u8; 16], Result<RoomId, Reject>),
-    devices: BTreeMap<TicketId, Devices>,
-) {
     let kind = match &prepared {
-        Ok(room) => match_event::Kind::Found(found(formed, id, room)),
+        Ok(room) => match_event::Kind::Found(found(&formed, id, room)),
         Err(reject) => {
             tracing::warn!(pool = %desk.name, %reject, "a match has no room");
             ended("lost")
@@ -66,7 +55,7 @@ fn tell_prepared(
     };
     for (ticket, devices) in devices {
         for (_, device) in devices {
-            push(node, &device, event(&desk.name, &ticket, kind.clone()));
+            push(&node, &device, event(&desk.name, &ticket, kind.clone()));
         }
     }
 }

@@ -34,7 +34,8 @@ pub(super) fn deliver(node: &Arc<Node>, desk: &Arc<Desk>, told: Vec<Told>) {
             Told::Answer(session, body) => node.push(&session, body),
             Told::Event(id, body) => push(node, &id, body),
             Told::Found(formed, devices) => {
-                let work = room::gather(Arc::clone(node), Arc::clone(desk), formed, devices);
+                let (here, desk) = (Arc::clone(node), Arc::clone(desk));
+                let work = room::gather(here, desk, formed, devices, room::Since::Begun);
                 node.runtime.spawn(work);
             }
         }
