@@ -23,9 +23,7 @@ impl Ticks {
     pub(crate) fn note(&mut self, tick: u32) {
         if let Some(after @ 1..) = tick.checked_sub(self.last) {
             // The one that was last is `after` ticks ago.
-            let before = (u64::from(self.before) << 1 | u64::from(self.last > 0))
-                .checked_shl(after - 1)
-                .unwrap_or(0);
+            let before = self.back().checked_shl(after - 1).unwrap_or(0);
             *self = Self {
                 last: tick,
                 before: before as u32,
@@ -35,24 +33,17 @@ impl Ticks {
         }
     }
 
-    pub(crate) fn contains(self, tick: u32) -> bool {
-        tick != 0 && self.meet(tick, 1)
+    /// Whether one of the ticks is among those others.
+    pub(crate) fn meet(self, others: Self) -> bool {
+        let later = self.last.max(others.last);
+        let back_from_later =
+            |ticks: Self| ticks.back().checked_shl(later - ticks.last).unwrap_or(0);
+        back_from_later(self) & back_from_later(others) != 0
     }
 
-    /// Whether one of the ticks is among those that a bit each stands for, from `first` on.
-    pub(crate) fn meet(self, first: u32, bits: u32) -> bool {
-        // Bit 32 is the last one, bit 31 the one before.
-        let mine = 1_u64 << 32 | u64::from(self.before.reverse_bits());
-        let begin = i64::from(self.last) - 32;
-        let after = i64::from(first) - begin;
-        let theirs = match u32::try_from(after) {
-            Ok(after) => u64::from(bits).checked_shl(after).unwrap_or(0),
-            Err(_) => u32::try_from(-after)
-                .ok()
-                .and_then(|ago| u64::from(bits).checked_shr(ago))
-                .unwrap_or(0),
-        };
-        mine & theirs != 0
+    /// Bit 0 is the last one, bit 1 the one before, and so on.
+    fn back(self) -> u64 {
+        u64::from(self.before) << 1 | u64::from(self.last > 0)
     }
 }
 
@@ -69,20 +60,36 @@ mod tests {
                 let noted = &order[..=count];
                 for asked in 1..=ticks.last + 40 {
                     let is_noted = noted.contains(&asked) && asked + 32 >= ticks.last;
-                    assert_eq!(ticks.contains(asked), is_noted, "{asked} in {noted:?}");
+                    let meets = ticks.meet(Ticks::only(asked));
+                    assert_eq!(meets, is_noted, "{asked} in {noted:?}");
                 }
             }
         }
-        assert!(!Ticks::only(7).contains(0) && Ticks::only(7).contains(7));
+        assert!(
+            !Ticks::default().meet(Ticks::default()),
+            "nothing was noted"
+        );
     }
 
     #[test]
-    fn ticks_meet_those_that_bits_stand_for() {
-        let ticks = Ticks {
-            last: 50,
-            before: 0b1000,
-        };
-        assert!(ticks.meet(46, 0b1_0000) && ticks.meet(45, 0b10) && ticks.meet(20, 1 << 26));
-        assert!(!ticks.meet(46, 0b1110) && !ticks.meet(51, u32::MAX) && !ticks.meet(1, 0b11));
+    fn ticks_meet_when_one_is_among_both() {
+        let ticks = |last, before| Ticks { last, before };
+        let mine = ticks(50, 0b1000);
+        for others in [
+            ticks(50, 0),
+            ticks(46, 0),
+            ticks(53, 0b1_0000_0100),
+            ticks(47, 1),
+        ] {
+            assert!(mine.meet(others) && others.meet(mine), "{others:?}");
+        }
+        for others in [
+            ticks(49, 0b11),
+            ticks(51, 0b110),
+            ticks(14, u32::MAX),
+            ticks(u32::MAX, 1),
+        ] {
+            assert!(!mine.meet(others) && !others.meet(mine), "{others:?}");
+        }
     }
 }

@@ -22,6 +22,9 @@ const _: () = assert!(2 * ENTITIES_MAX < SLOT_MASK as usize);
 /// After how many ticks without an acknowledgement something is told again.
 const RETRY_TICKS: u32 = 4;
 
+/// The same when nothing has come back for long.
+const RETRY_TICKS_MAX: u32 = 32;
+
 /// Bytes of a line of a processor's cache.
 const LINE: usize = 64;
 
@@ -46,8 +49,8 @@ pub(super) struct Observer {
     /// What it says to know and was not here when it began, and until when that is looked for.
     pub(super) awaited: Vec<(EntityId, u32)>,
     pub(super) awaited_until: Option<Duration>,
-    /// What has left, and when it was told last; 0 when it was not.
-    pub(super) leaves: BTreeMap<EntityId, u32>,
+    /// What has left, and when that was told.
+    pub(super) leaves: BTreeMap<EntityId, Told>,
     /// A tick has been made since it began: what it was said to know has been looked at.
     pub(super) is_checked: bool,
     /// How urgent what was told last was at least; `None` when there was room for all.
@@ -85,10 +88,17 @@ pub(super) struct Entering {
     wait: u8,
     /// The observer may know it from before: it was not told for sure that it had left.
     may_be_known: bool,
+    /// When it was told that it is there.
+    entry: Told,
+}
+
+/// When something was told that is told again until it is acknowledged. An acknowledgement may take longer than it
+/// is until that is told again, so that it is not enough to know when it was told last.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
     /// When it was told first; 0 until it was.
     first: u32,
-    /// In which of the ticks from then on it was told, a bit each.
-    entries: u32,
+    ticks: Ticks,
 }
 
 impl Observer {
@@ -111,7 +121,7 @@ impl Observer {
 
     /// Something that the observer may know is not in range any more.
     pub(super) fn leave(&mut self, id: EntityId) {
-        self.leaves.insert(id, 0);
+        self.leaves.insert(id, Told::default());
     }
 
     /// The same, when slots are elsewhere. What it knows is somewhere.
@@ -214,7 +224,7 @@ impl Observer {
     }
 
     /// Whether something that was told at that time is to be told again by now.
-    pub(super) fn is_due(told: u32, now: u32) -> bool {
+    fn is_due(told: u32, now: u32) -> bool {
         now.saturating_sub(told) >= RETRY_TICKS
     }
 
@@ -240,30 +250,27 @@ impl Observer {
     /// How many departures are to be told, or told again.
     pub(super) fn leaves_due(&self, now: u32) -> usize {
         let leaves = self.leaves.values();
-        leaves
-            .filter(|told| Self::is_leave_due(**told, now))
-            .count()
+        leaves.filter(|told| told.is_due(now)).count()
     }
 
-    /// Tells so many of them.
+    /// Tells so many of them, those first that have not been told yet.
     pub(super) fn tell_leaves(&mut self, count: usize, now: u32, pen: &mut Pen<'_>) {
         if self.leaves.is_empty() {
             return;
         }
         let mut room = count;
-        self.leaves.retain(|id, told| {
-            if room == 0 || !Self::is_leave_due(*told, now) {
-                return true;
+        for is_new in [true, false] {
+            for (id, told) in &mut self.leaves {
+                if room > 0 && told.is_new() == is_new && told.is_due(now) {
+                    room -= 1;
+                    write_left(*id, pen);
+                    told.note(now);
+                }
             }
-            room -= 1;
-            write_left(*id, pen);
-            *told = now;
-            !self.watch.is_reliable
-        });
-    }
-
-    fn is_leave_due(told: u32, now: u32) -> bool {
-        told == 0 || Self::is_due(told, now)
+        }
+        if self.watch.is_reliable {
+            self.leaves.retain(|_, told| told.is_new());
+        }
     }
 
     /// Whether it is to be told, or told again, that all before is void.
@@ -294,7 +301,7 @@ impl Observer {
     pub(super) fn on_entering_gone(&mut self, at: usize, id: EntityId) {
         let entering = self.entering.swap_remove(at);
         self.nearby.push(entering.slot);
-        if entering.first != 0 || entering.may_be_known {
+        if !entering.entry.is_new() || entering.may_be_known {
             self.leave(id);
         }
     }
@@ -302,7 +309,8 @@ impl Observer {
     /// What has been sent arrives, if that is so here: those that have been told are known.
     pub(super) fn on_sent(&mut self) {
         if self.watch.is_reliable {
-            let told = self.entering.extract_if(.., |entering| entering.first != 0);
+            let is_told = |entering: &mut Entering| !entering.entry.is_new();
+            let told = self.entering.extract_if(.., is_told);
             self.known.extend(told.map(Known::from));
         }
     }
@@ -312,9 +320,9 @@ impl Observer {
         let is_known = |reset: &mut Reset| reset.since != 0 && ticks.last >= reset.since;
         self.reset.take_if(is_known);
         if !self.leaves.is_empty() {
-            self.leaves.retain(|_, told| !ticks.contains(*told));
+            self.leaves.retain(|_, told| !ticks.meet(told.ticks));
         }
-        let is_known = |entering: &mut Entering| ticks.meet(entering.first, entering.entries);
+        let is_known = |entering: &mut Entering| ticks.meet(entering.entry.ticks);
         let known = self.entering.extract_if(.., is_known);
         self.known.extend(known.map(Known::from));
     }
@@ -382,26 +390,40 @@ impl Entering {
             told,
             wait: 0,
             may_be_known: false,
-            first: 0,
-            entries: 0,
+            entry: Told::default(),
         }
     }
 
     /// Whether there is something to tell of it, if it has changed last then.
     pub(super) fn has_news(&self, changed: u32, now: u32) -> bool {
-        self.first == 0 || self.told < changed || Observer::is_due(self.told, now)
+        self.told < changed || self.entry.is_due(now)
     }
 
     pub(super) fn on_told(&mut self, tick: u32, wait: u8) {
-        if self.first == 0 {
-            self.first = tick;
-        }
-        match 1_u32.checked_shl(tick.saturating_sub(self.first)) {
-            Some(entry) => self.entries |= entry,
-            None => (self.first, self.entries) = (tick, 1),
-        }
+        self.entry.note(tick);
         self.told = tick;
         self.wait = wait;
+    }
+}
+
+impl Told {
+    fn is_new(&self) -> bool {
+        self.first == 0
+    }
+
+    /// Whether it is to be told, or told again. The longer nothing comes back, the longer that waits, so that it is
+    /// still known when it was told once the acknowledgement comes.
+    fn is_due(&self, now: u32) -> bool {
+        let pause = (self.ticks.last - self.first) / 2;
+        let pause = pause.clamp(RETRY_TICKS, RETRY_TICKS_MAX);
+        self.is_new() || now.saturating_sub(self.ticks.last) >= pause
+    }
+
+    fn note(&mut self, tick: u32) {
+        if self.is_new() {
+            self.first = tick;
+        }
+        self.ticks.note(tick);
     }
 }
 

@@ -356,6 +356,7 @@ fn lost_datagrams_are_made_up_for() {
         let settings = random_settings(&mut dice);
         let origin = random_origin(&mut dice);
         let mut world = World::new(settings.clone());
+        world.lag = dice.below(9) as usize;
         let mut bodies = BTreeMap::new();
         let mut expected = BTreeMap::new();
         let watch = Watch {
@@ -376,7 +377,7 @@ fn lost_datagrams_are_made_up_for() {
             model(&settings, &bodies, &mut expected);
         }
         // Nothing moves any more, and everything arrives.
-        for _ in 0..10 {
+        for _ in 0..40 {
             world.tick(&may_see);
             model(&settings, &bodies, &mut expected);
         }

@@ -139,6 +139,44 @@ fn who_is_back_and_goes_before_there_is_room_has_left() {
 }
 
 #[test]
+fn all_who_have_left_are_told_once_for_all_however_long_acknowledgements_take() {
+    for lag in [1, 6, 20, 50] {
+        let mut world = World::new(seen_from(100.0));
+        world.lag = lag;
+        world.put(0, [0.0; 3]);
+        world.observe(0, Watch::default());
+        for id in 1..=300 {
+            world.put(id, [1.0; 3]);
+        }
+        for _ in 0..100 {
+            world.put(0, [0.0; 3]);
+            world.tick(&Everything);
+        }
+        assert_eq!(world.seen(0).len(), 300, "after {lag}");
+        for id in 1..=300 {
+            world.field.remove(EntityId(id));
+        }
+        for _ in 0..10 {
+            world.tick(&Everything);
+        }
+        assert_eq!(
+            world.seen(0),
+            [0; 0],
+            "after {lag}: those untold come first"
+        );
+        let mut last = 0;
+        for tick in 0..150 {
+            world.put(0, [0.0; 3]);
+            world.tick(&Everything);
+            if !world.sizes.is_empty() {
+                last = tick;
+            }
+        }
+        assert!(last < 3 * lag, "after {lag}: until {last}");
+    }
+}
+
+#[test]
 fn more_departures_than_can_be_told_begin_anew() {
     let mut world = World::new(seen_from(100.0));
     world.put(0, [0.0; 3]);

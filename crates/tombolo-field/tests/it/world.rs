@@ -1,11 +1,11 @@
 //! A field with a hand on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
-use tombolo_field::{Class, EntityId, Field, Mirror, Report, Settings, Sight, Watch};
+use tombolo_field::{Class, EntityId, Field, Mirror, Report, Settings, Sight, Ticks, Watch};
 
 pub(crate) struct World {
     pub(crate) field: Field,
@@ -13,6 +13,10 @@ pub(crate) struct World {
     pub(crate) mirrors: BTreeMap<EntityId, Mirror>,
     /// The size of each datagram of the last tick.
     pub(crate) sizes: BTreeMap<EntityId, usize>,
+    /// How many ticks an acknowledgement is under way; none by default.
+    pub(crate) lag: usize,
+    /// Those that are, those of the last tick last.
+    under_way: VecDeque<Vec<(EntityId, Ticks)>>,
     sequences: BTreeMap<EntityId, u32>,
 }
 
@@ -23,6 +27,8 @@ impl World {
             now: Duration::ZERO,
             mirrors: BTreeMap::new(),
             sizes: BTreeMap::new(),
+            lag: 0,
+            under_way: VecDeque::new(),
             sequences: BTreeMap::new(),
         }
     }
@@ -85,8 +91,11 @@ impl World {
                 acknowledged.push((id, mirror.ticks()));
             }
         });
-        for (id, ticks) in acknowledged {
-            self.field.acknowledge(id, ticks);
+        self.under_way.push_back(acknowledged);
+        while self.under_way.len() > self.lag {
+            for (id, ticks) in self.under_way.pop_front().unwrap() {
+                self.field.acknowledge(id, ticks);
+            }
         }
     }
 
