@@ -272,12 +272,12 @@ impl Search<'_> {
                 }
                 let partners: Vec<_> = partners.iter().filter(|key| *key != other).collect();
                 let partners: Vec<_> = partners.into_iter().copied().collect();
-                let beside = self
-                    .choose(*one, &partners)
-                    .map(|(verdict, members)| Draft {
-                        formed: verdict.formed(view, None, |_| true),
-                        members,
-                    });
+                let beside =
+                    self.choose(Base::Members(&[*one]), &partners)
+                        .map(|(verdict, members)| Draft {
+                            formed: verdict.formed(view, None, |_| true),
+                            members,
+                        });
                 let beside = beside.filter(|beside| merit + beside.merit(view) > before + GAIN_MIN);
                 if let Some(beside) = beside {
                     let come = beside.members.iter().filter(|key| *key != one);

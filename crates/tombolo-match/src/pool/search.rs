@@ -1,7 +1,6 @@
 //! One ticket's search for a match.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::backfill::Running;
@@ -21,6 +20,9 @@ const RETRIES_MAX: usize = 16;
 
 /// How many tickets are looked at for that: among many the next to come finds what is missed here.
 const RETRY_LOOKS_MAX: u64 = 1024;
+
+/// How many are looked at to try every group that there may be, once nobody else fits.
+const ALL_LOOKS_MAX: u64 = 4096;
 
 /// When a search is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,25 +71,26 @@ impl Search<'_> {
         if !self.group.fits(view, anchor) || !self.group.add(view, anchor) {
             return Outcome::Lonely;
         }
-        let need = (view.rules.shape.players_max() - self.group.size) as usize;
-        // A party may be a match by itself.
-        if let Some(verdict) = self.complete() {
+        let (shape, size) = (&view.rules.shape, self.group.size);
+        if size >= shape.players_most()
+            && let Some(verdict) = self.judge()
+        {
             return self.found(verdict, vec![anchor]);
         }
-        let mut cap = GATHERED_MIN.max(2 * need);
-        loop {
-            let (gathered, is_all) = self.gather(Base::Members(&[anchor]), cap);
-            if gathered.is_empty() {
-                return Outcome::Lonely;
-            }
-            if let Some((verdict, members)) = self.choose(anchor, &gathered) {
-                return self.found(verdict, members);
-            }
-            if is_all {
-                return Outcome::Waits(gathered);
-            }
-            cap *= 4;
+        let base = Base::Members(&[anchor]);
+        let others = match self.find(base) {
+            Ok((verdict, members)) => return self.found(verdict, members),
+            Err(others) => others,
+        };
+        self.start(base);
+        if let Some(verdict) = self.complete(base) {
+            return self.found(verdict, vec![anchor]);
         }
+        // What may be a match by itself in the end, looks again.
+        if others.is_empty() && size < shape.players_least() {
+            return Outcome::Lonely;
+        }
+        Outcome::Waits(others)
     }
 
     fn found(&self, verdict: Verdict, members: Vec<Key>) -> Outcome {
@@ -106,31 +109,35 @@ impl Search<'_> {
         self.work += 1;
         self.start(base);
         let before = self.group.members.len();
-        let need = view
-            .rules
-            .shape
-            .players_max()
-            .checked_sub(self.group.size)?;
-        let (gathered, _) = self.gather(base, GATHERED_MIN.max(2 * need as usize));
-        self.build(base, &gathered, &BTreeSet::new());
-        let mut new = self.group.members.get(before..)?.to_vec();
-        while !self.group.size.is_multiple_of(view.rules.shape.multiple) {
-            new.pop()?;
-            self.start(base);
-            for key in &new {
-                self.group.add(view, *key);
-            }
-        }
-        if new.is_empty() {
+        if self.group.size >= view.rules.shape.players_max() {
             return None;
         }
+        let (verdict, members) = self.find(base).ok()?;
+        let new = members[before..].to_vec();
         let joins = Some((backfill, running.generation));
-        let verdict = finish::judge(view, &|_| 0, self.group)?;
         let formed = verdict.formed(view, joins, |key| new.contains(&key));
         Some(Draft {
             formed,
             members: new,
         })
+    }
+
+    /// A match of those of the beginning with some of the others; without one, all others who fit.
+    fn find(&mut self, base: Base<'_>) -> Result<(Verdict, Vec<Key>), Vec<Key>> {
+        let need = self.view.rules.shape.players_max() - self.group.size;
+        let mut cap = GATHERED_MIN.max(2 * need as usize);
+        loop {
+            let (gathered, is_all) = self.gather(base, cap);
+            let chosen = match self.choose(base, &gathered) {
+                None if is_all => self.try_all(base, &gathered),
+                chosen => chosen,
+            };
+            match chosen {
+                Some(found) => return Ok(found),
+                None if is_all => return Err(gathered),
+                None => cap *= 4,
+            }
+        }
     }
 
     /// Begins a group with who is in it from the beginning.
@@ -169,11 +176,13 @@ impl Search<'_> {
             Fewest::Of(_) | Fewest::Unknown => None,
         };
         let primary = primary_rule(view.rules);
+        let room = view.rules.shape.players_max() - self.group.size;
         let mut gathered = Vec::new();
         let mut work = 0;
         let mut fits = |group: &Group, key: Key| {
             work += 1;
-            if key != anchor && group.fits(view, key) {
+            let has_room = view.seats[key].candidate.size <= room;
+            if key != anchor && has_room && group.fits(view, key) {
                 gathered.push(key);
             }
             gathered.len() < cap
@@ -227,29 +236,103 @@ impl Search<'_> {
         });
     }
 
-    /// Makes a match of the anchor and some of those that were gathered.
-    pub(super) fn choose(&mut self, anchor: Key, gathered: &[Key]) -> Option<(Verdict, Vec<Key>)> {
-        if self.view.rules.shape.players_max() == 2 {
-            return self.choose_one(anchor, gathered);
+    /// Makes a match of those of the beginning and some of those that were gathered.
+    pub(super) fn choose(
+        &mut self,
+        base: Base<'_>,
+        gathered: &[Key],
+    ) -> Option<(Verdict, Vec<Key>)> {
+        if let Base::Members([anchor]) = base
+            && self.view.rules.shape.players_max() == 2
+        {
+            return self.choose_one(*anchor, gathered);
         }
-        let mut left_out = BTreeSet::new();
+        let mut left_out = None;
         let mut first: Option<Vec<Key>> = None;
         let mut retry = 0;
         let mut looks_end = None;
         loop {
-            self.build(Base::Members(&[anchor]), gathered, &left_out);
-            if let Some(verdict) = self.complete() {
+            self.build(base, gathered, left_out);
+            if let Some(verdict) = self.complete(base) {
                 return Some((verdict, self.group.members.clone()));
             }
             let looks_end = *looks_end.get_or_insert(self.work + RETRY_LOOKS_MAX);
             let looks = self.work + gathered.len() as u64;
-            let chosen = first.get_or_insert_with(|| self.group.members[1..].to_vec());
+            let chosen = || {
+                self.group
+                    .members
+                    .get(base.len()..)
+                    .unwrap_or_default()
+                    .to_vec()
+            };
+            let chosen = first.get_or_insert_with(chosen);
             let could_do = gathered.len() > chosen.len();
             let next = chosen
                 .get(retry)
                 .filter(|_| could_do && retry < RETRIES_MAX && looks <= looks_end)?;
-            left_out = BTreeSet::from([*next]);
+            left_out = Some(*next);
             retry += 1;
+        }
+    }
+
+    /// Tries every group that there may be of those who were gathered, one after the other, as far as it gets.
+    fn try_all(&mut self, base: Base<'_>, gathered: &[Key]) -> Option<(Verdict, Vec<Key>)> {
+        let view = self.view;
+        if self.pass == Pass::Arrival || view.rules.shape.players_max() == 2 {
+            return None;
+        }
+        let looks_end = self.work + ALL_LOOKS_MAX;
+        let least = self.least(base, gathered);
+        // How many users the gathered have from each on.
+        let mut sizes = vec![0; gathered.len() + 1];
+        for (at, key) in gathered.iter().enumerate().rev() {
+            sizes[at] = sizes[at + 1] + view.seats[*key].candidate.size;
+        }
+        let mut chosen: Vec<usize> = Vec::new();
+        let mut next = 0;
+        loop {
+            self.start(base);
+            for at in &chosen {
+                self.group.add(view, gathered[*at]);
+            }
+            self.work += 1 + chosen.len() as u64;
+            if self.group.size + sizes[next] >= least {
+                for (at, key) in gathered.iter().enumerate().skip(next) {
+                    if self.group.size == view.rules.shape.players_max() {
+                        break;
+                    }
+                    self.work += 1;
+                    if self.group.fits(view, *key) && self.group.add(view, *key) {
+                        chosen.push(at);
+                    }
+                }
+                if let Some(verdict) = self.complete(base) {
+                    return Some((verdict, self.group.members.clone()));
+                }
+            }
+            self.work += self.group.sides.take_looks();
+            if self.work > looks_end {
+                return None;
+            }
+            // Whoever was chosen last is left out, for those behind it.
+            next = chosen.pop()? + 1;
+        }
+    }
+
+    /// How many users a match of those must have at least.
+    fn least(&mut self, base: Base<'_>, gathered: &[Key]) -> u32 {
+        let view = self.view;
+        let shape = &view.rules.shape;
+        self.start(base);
+        let Base::Members(_) = base else {
+            return self.group.size + 1;
+        };
+        let all = self.group.members.iter().chain(gathered);
+        let waited = all.map(|key| view.waited(*key)).max().unwrap_or_default();
+        if waited < view.rules.fill {
+            shape.players_most()
+        } else {
+            shape.players_min(waited).max(2)
         }
     }
 
@@ -283,7 +366,7 @@ impl Search<'_> {
         best.map(|(other, _, verdict)| (verdict, vec![anchor, other]))
     }
 
-    fn build(&mut self, base: Base<'_>, gathered: &[Key], left_out: &BTreeSet<Key>) {
+    fn build(&mut self, base: Base<'_>, gathered: &[Key], left_out: Option<Key>) {
         let view = self.view;
         let full = view.rules.shape.players_max();
         self.start(base);
@@ -291,7 +374,7 @@ impl Search<'_> {
             if self.group.size == full {
                 break;
             }
-            if left_out.contains(key) {
+            if left_out == Some(*key) {
                 continue;
             }
             self.work += 1;
@@ -303,12 +386,16 @@ impl Search<'_> {
     }
 
     /// The match that the group is, when it is one.
-    fn complete(&mut self) -> Option<Verdict> {
-        self.trim(self.view.rules.shape.players_most());
-        self.judge()
+    fn complete(&mut self, base: Base<'_>) -> Option<Verdict> {
+        self.trim(base);
+        match base {
+            Base::Members(_) => self.judge(),
+            Base::Running(_) if self.group.members.len() == base.len() => None,
+            Base::Running(_) => finish::judge(self.view, &|_| 0, self.group),
+        }
     }
 
-    /// The same, of the group as it is.
+    /// The same, of new users as they are.
     pub(super) fn judge(&self) -> Option<Verdict> {
         let view = self.view;
         let shape = &view.rules.shape;
@@ -331,18 +418,26 @@ impl Search<'_> {
     }
 
     /// Lets those go who came last, until the number of users is a multiple of what it must be.
-    fn trim(&mut self, most: u32) {
+    fn trim(&mut self, base: Base<'_>) {
         let view = self.view;
         let multiple = view.rules.shape.multiple;
-        while self.group.members.len() > 1
-            && (self.group.size > most || !self.group.size.is_multiple_of(multiple))
-        {
-            let mut members = std::mem::take(&mut self.group.members);
+        while !self.group.size.is_multiple_of(multiple) && self.group.members.len() > base.len() {
+            let mut members = self.group.members.split_off(base.len());
             members.pop();
-            self.group.clear(view.rules);
+            self.start(base);
             for key in members {
                 self.group.add(view, key);
             }
+        }
+    }
+}
+
+impl Base<'_> {
+    /// How many tickets there are.
+    fn len(self) -> usize {
+        match self {
+            Base::Members(members) => members.len(),
+            Base::Running(sides) => sides.iter().map(Vec::len).sum(),
         }
     }
 }

@@ -67,6 +67,11 @@ impl Shape {
         self.teams.iter().map(|team| team.min_at(waited)).sum()
     }
 
+    /// The fewest users that a match may ever have.
+    pub(crate) fn players_least(&self) -> u32 {
+        self.players_min(Duration::MAX).max(2)
+    }
+
     /// The most users of one team.
     #[must_use]
     pub fn team_max(&self) -> u32 {

@@ -325,3 +325,46 @@ fn who_has_another_ticket_by_then_keeps_that_one() {
     assert_eq!(ended(&events), [(1, EndReason::Cancelled)]);
     assert_eq!(world.waiting(), [7]);
 }
+
+#[test]
+fn a_running_match_finds_who_has_room_there_behind_many_who_have_not() {
+    let mut world = World::new(
+        "name = \"trio\"\nplayers = { min = 3, max = 3 }\nrules = [{ kind = \"block\" }]",
+    );
+    let pairs = (1..=20).map(|number| skilled(number, &[0.0, 0.0]));
+    let mut alone = skilled(21, &[0.0]);
+    for pair in pairs.clone() {
+        let users = pair.players.into_iter().map(|player| player.user);
+        alone.players[0].blocks.extend(users);
+    }
+    world.submit_all(pairs.chain([alone]));
+    let playing = vec![skilled(101, &[0.0, 0.0])];
+    world
+        .apply(Body::Backfill(Backfill {
+            sides: vec![(name("players"), playing)],
+            ..running(0, Vec::new(), Vec::new())
+        }))
+        .unwrap();
+    assert_eq!(world.matched(), [["u21"]]);
+}
+
+#[test]
+fn a_running_match_goes_on_to_others_when_one_makes_it_uneven() {
+    let rules = RULES.replace(
+        "max = 50 }",
+        "max = 500 }, { kind = \"balance\", attribute = \"skill\", max = 10 }",
+    );
+    let mut world = World::new(&rules);
+    world.submit(skilled(1, &[0.0])).unwrap();
+    // It comes before the nearer one, since it has waited long.
+    world.wait(60);
+    world.submit(skilled(2, &[95.0])).unwrap();
+    let (first, second) = (
+        vec![skilled(101, &[100.0, 100.0])],
+        vec![skilled(102, &[100.0])],
+    );
+    world
+        .apply(Body::Backfill(running(0, first, second)))
+        .unwrap();
+    assert_eq!(world.matched(), [["u2"]]);
+}

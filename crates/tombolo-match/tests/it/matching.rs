@@ -347,3 +347,58 @@ fn numbers_at_the_limits_do_not_confuse_the_order() {
         .unwrap_err();
     assert!(error.to_string().contains("more than 64 items"), "{error}");
 }
+
+#[test]
+fn a_party_that_is_enough_begins_alone_when_nobody_has_come() {
+    let mut world = World::new("name = \"coop\"\nfill = 5\nplayers = { min = 2, max = 4 }");
+    world.submit(skilled(1, &[0.0, 0.0])).unwrap();
+    assert!(world.matched().is_empty());
+    world.wait(4);
+    assert!(world.matched().is_empty());
+    world.wait(1);
+    assert_eq!(world.matched(), [["u1", "u1.1"]]);
+}
+
+#[test]
+fn a_party_that_is_enough_when_less_is_asked_begins_alone_then() {
+    let mut world = World::new(
+        "name = \"coop\"\nfill = 0\nplayers = { min = 5, max = 5, relax = [{ after = 20, value = 3 }] }",
+    );
+    world.submit(skilled(1, &[0.0, 0.0, 0.0])).unwrap();
+    assert!(world.matched().is_empty());
+    world.wait(19);
+    assert!(world.matched().is_empty());
+    world.wait(1);
+    assert_eq!(world.matched().len(), 1);
+}
+
+#[test]
+fn a_party_that_is_enough_takes_those_with_it_who_are_there() {
+    let mut world = World::new("name = \"coop\"\nfill = 5\nplayers = { min = 2, max = 4 }");
+    world.submit_all([skilled(1, &[0.0, 0.0]), solo(2)]);
+    assert!(world.matched().is_empty());
+    world.wait(5);
+    assert_eq!(world.matched(), [["u1", "u1.1", "u2"]]);
+}
+
+#[test]
+fn three_meet_however_many_fit_only_one_of_them() {
+    let mut world = World::new(
+        "name = \"trio\"\nplayers = { min = 3, max = 3 }\nrules = [{ kind = \"block\" }]",
+    );
+    let others_of = |number: u128| (1..=9).filter(move |other| *other != number);
+    // Two fit the seventh and nobody else, two the eighth, and two the ninth; they came first.
+    let friend = |number: u128| 7 + (number - 1) / 2;
+    let ticket = |number: u128| {
+        let mut ticket = solo(number);
+        let unloved = others_of(number).filter(|other| number < 7 && *other != friend(number));
+        let unloved = unloved.map(|other| user(&format!("u{other}")));
+        ticket.players[0].blocks.extend(unloved);
+        ticket
+    };
+    world.submit_all((1..=9).map(ticket));
+    let mut matched = world.matched();
+    world.wait(1);
+    matched.extend(world.matched());
+    assert_eq!(matched, [["u7", "u8", "u9"]]);
+}
