@@ -89,7 +89,6 @@ pub(crate) fn write_left(id: EntityId, to: &mut Pen<'_>) {
 #[repr(C)]
 pub(crate) struct Stencil {
     class: u8,
-    dimensions: u8,
     bytes: u8,
     /// What is beyond the record is nothing.
     record: [u8; STENCIL_BYTES],
@@ -114,7 +113,6 @@ impl Stencil {
         record[at + 1..=at + payload.len()].copy_from_slice(payload);
         Self {
             class,
-            dimensions: dimensions as u8,
             bytes: (at + 1 + payload.len()) as u8,
             record,
         }
@@ -132,7 +130,7 @@ impl Stencil {
 
     /// Writes the record of an update for an observer from whom the entity is that far.
     #[inline]
-    pub(crate) fn write(&self, offset: [f32; 3], to: &mut Pen<'_>) {
+    pub(crate) fn write<const D: usize>(&self, offset: [f32; 3], to: &mut Pen<'_>) {
         let Some(room) = to.bytes[to.filled..].first_chunk_mut::<STENCIL_BYTES>() else {
             return;
         };
@@ -143,26 +141,24 @@ impl Stencil {
         if usize::from(self.bytes) > SHORT_BYTES {
             rest.copy_from_slice(long);
         }
-        room[HEAD_BYTES..HEAD_BYTES + 4].copy_from_slice(&offset[0].to_be_bytes());
-        room[HEAD_BYTES + 4..HEAD_BYTES + 8].copy_from_slice(&offset[1].to_be_bytes());
-        if self.dimensions == 3 {
-            room[HEAD_BYTES + 8..HEAD_BYTES + 12].copy_from_slice(&offset[2].to_be_bytes());
+        for (at, offset) in offset[..D].iter().enumerate() {
+            let begin = HEAD_BYTES + 4 * at;
+            room[begin..begin + 4].copy_from_slice(&offset.to_be_bytes());
         }
         to.filled += usize::from(self.bytes);
     }
 
     /// The same of an entity that may be new to the observer, so that it is told its class too.
-    pub(crate) fn write_entered(&self, offset: [f32; 3], to: &mut Pen<'_>) {
+    pub(crate) fn write_entered<const D: usize>(&self, offset: [f32; 3], to: &mut Pen<'_>) {
         let (head, rest) = self.record.split_at(HEAD_BYTES);
         let end = usize::from(self.bytes) - HEAD_BYTES;
-        let dimensions = usize::from(self.dimensions);
         to.put(&[TAG_ENTERED]);
         to.put(&head[1..]);
         to.put(&[self.class]);
-        for coordinate in &offset[..dimensions] {
+        for coordinate in &offset[..D] {
             to.put(&coordinate.to_be_bytes());
         }
-        to.put(&rest[4 * dimensions..end]);
+        to.put(&rest[4 * D..end]);
     }
 }
 

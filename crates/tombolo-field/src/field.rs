@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use crate::cells::{CellId, Cells};
 use crate::datagram::{HEADER_BYTES_MAX, RECORD_BYTES_MAX};
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{Dimensions, Settings, SettingsError};
 use crate::ticks::Ticks;
 use grid::Grid;
 use moves::Moves;
 use observer::{Known, Observer};
-use pass::Scratch;
+use pass::{Scene, Scratch};
 use renumber::Disorder;
 
 /// Longest payload of a report, in bytes.
@@ -351,25 +351,10 @@ impl Field {
         self.remove_silent(now);
         self.grid.arrange();
         self.moves.note(&self.entities);
-        let mut scratch = std::mem::take(&mut self.scratch);
-        for number in 0..self.grid.len() {
-            self.touch(number);
-            let slot = self.grid.slot(number);
-            let Some(mut observer) = self.observers[slot as usize].take() else {
-                continue;
-            };
-            self.look_for_awaited(now, &mut observer);
-            self.pass(&mut scratch, sight, slot, number, &mut observer);
-            observer.is_checked = true;
-            self.observers[slot as usize] = Some(observer);
-            let datagram = scratch.datagram.filled();
-            if !datagram.is_empty() {
-                self.stats.datagrams += 1;
-                self.stats.bytes += datagram.len() as u64;
-                deliver(self.grid.subject(slot).id, datagram);
-            }
+        match self.settings.dimensions {
+            Dimensions::Two => self.tell_all::<_, 2>(now, sight, &mut deliver),
+            Dimensions::Three => self.tell_all::<_, 3>(now, sight, &mut deliver),
         }
-        self.scratch = scratch;
         // Nobody knows of them any more.
         self.free.extend(self.emptied.drain(..));
         self.renumber_if_due();
@@ -448,6 +433,38 @@ impl Field {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.stats
+    }
+
+    /// Makes the datagrams of a field of `D` dimensions.
+    fn tell_all<S: Sight + ?Sized, const D: usize>(
+        &mut self,
+        now: Duration,
+        sight: &S,
+        deliver: &mut impl FnMut(EntityId, &[u8]),
+    ) {
+        for number in 0..self.grid.len() {
+            self.touch(number);
+            let slot = self.grid.slot(number);
+            self.look_for_awaited(now, slot);
+            let Some(observer) = &mut self.observers[slot as usize] else {
+                continue;
+            };
+            let scene = Scene::<S, D> {
+                settings: &self.settings,
+                tick: self.tick,
+                grid: &self.grid,
+                moves: &self.moves,
+                sight,
+            };
+            let waiting = scene.pass(&mut self.scratch, slot, number, observer);
+            self.stats.deferred += waiting as u64;
+            let datagram = self.scratch.datagram.filled();
+            if !datagram.is_empty() {
+                self.stats.datagrams += 1;
+                self.stats.bytes += datagram.len() as u64;
+                deliver(self.grid.subject(slot).id, datagram);
+            }
+        }
     }
 
     fn on_report(
@@ -543,10 +560,11 @@ impl Field {
     }
 
     /// Looks for what an observer says to know and was not here.
-    fn look_for_awaited(&self, now: Duration, observer: &mut Observer) {
-        if observer.awaited.is_empty() {
+    fn look_for_awaited(&mut self, now: Duration, slot: u32) {
+        let observer = &mut self.observers[slot as usize];
+        let Some(mut observer) = observer.take_if(|observer| !observer.awaited.is_empty()) else {
             return;
-        }
+        };
         let until = now + self.settings.grace;
         let is_over = now >= *observer.awaited_until.get_or_insert(until);
         let mut known = Vec::new();
@@ -560,6 +578,7 @@ impl Field {
         if !known.is_empty() {
             observer.know(known.into_iter());
         }
+        self.observers[slot as usize] = Some(observer);
     }
 
     /// What an observer knows that has been told elsewhere of an entity here, up to one of its reports.

@@ -26,7 +26,7 @@ pub(super) struct Grid {
     rows: Vec<Row>,
     /// Bytes of the longest record of an update of all.
     longest: usize,
-    classes: [Limits; CLASSES_MAX],
+    limits: Limits,
 }
 
 /// What every observer asks of an entity. All of it is in the first of two lines of a processor's cache, unless
@@ -50,19 +50,23 @@ struct Spot {
     look: f64,
 }
 
-/// What distances mean for a class.
-#[derive(Clone, Copy, Debug, Default)]
+/// What distances mean for each class.
+#[derive(Clone, Debug, Default)]
 struct Limits {
     /// The squares of the distances at which an entity enters, leaves, is noted, and is far from leaving.
-    enter: f64,
-    leave: f64,
-    look: f64,
-    core: f64,
+    enter: ByClass<f64>,
+    leave: ByClass<f64>,
+    look: ByClass<f64>,
+    core: ByClass<f64>,
     /// The squares of its weight times its range, of what counts as no distance, and one by the first.
-    weight: f32,
-    near: f32,
-    per_weight: f32,
+    weight: ByClass<f32>,
+    near: ByClass<f32>,
+    per_weight: ByClass<f32>,
 }
+
+/// Indexed by class.
+#[derive(Clone, Debug, Default)]
+struct ByClass<T>([T; CLASSES_MAX]);
 
 /// Which cells stand beside each other.
 #[derive(Clone, Copy, Debug)]
@@ -77,10 +81,6 @@ type Cell = (i64, i64, i64);
 
 impl Grid {
     pub(super) fn new(settings: &Settings) -> Self {
-        let mut classes = [Limits::default(); CLASSES_MAX];
-        for (limits, class) in classes.iter_mut().zip(&settings.classes) {
-            *limits = Limits::new(class, settings);
-        }
         Self {
             // Half of what is looked at: few cells, and few entities in them that are out of range.
             width: (settings.range_max() + Self::skin(settings)) / 2.0,
@@ -93,7 +93,7 @@ impl Grid {
             spots: Vec::new(),
             rows: Vec::new(),
             longest: 0,
-            classes,
+            limits: Limits::new(settings),
         }
     }
 
@@ -171,7 +171,7 @@ impl Grid {
             let glimpse = &self.glimpses[*slot as usize];
             self.spots.push(Spot {
                 position: glimpse.position,
-                look: self.limits(glimpse.stencil.class()).look,
+                look: self.limits.look.of(glimpse.stencil.class()),
             });
             self.longest = self.longest.max(glimpse.stencil.bytes().into());
             match self.rows.last_mut() {
@@ -215,46 +215,45 @@ impl Grid {
 
     /// The square of the distance at which an entity of a class comes into range.
     pub(super) fn enter_square(&self, class: u8) -> f64 {
-        self.limits(class).enter
+        self.limits.enter.of(class)
     }
 
     pub(super) fn leave_square(&self, class: u8) -> f64 {
-        self.limits(class).leave
+        self.limits.leave.of(class)
     }
 
     /// The square of the distance up to which an entity of a class cannot have left when all have moved by the
     /// skin.
     pub(super) fn core_square(&self, class: u8) -> f64 {
-        self.limits(class).core
+        self.limits.core.of(class)
     }
 
     /// How urgent it is to tell of an entity, by its class, the square of its distance, and its age in ticks:
     /// in proportion to weight and age, and against distance; the square of that, which has the same order.
     pub(super) fn urgency(&self, class: u8, square: f32, age: u32) -> f32 {
-        let limits = self.limits(class);
         let age = age as f32;
-        limits.weight * age * age / (square + limits.near)
+        self.limits.weight.of(class) * age * age / (square + self.limits.near.of(class))
     }
 
     /// After how many ticks it is that urgent; those that it would take longer are due earlier.
     #[inline]
     pub(super) fn wait(&self, class: u8, square: f32, urgency: f32) -> u8 {
-        let limits = self.limits(class);
-        let age = (urgency * limits.per_weight * (square + limits.near)).sqrt();
+        let (per_weight, near) = (self.limits.per_weight.of(class), self.limits.near.of(class));
+        let age = (urgency * per_weight * (square + near)).sqrt();
         let age = if age < WAIT_MAX { age } else { WAIT_MAX };
         // Rounded up. Floats of that size are whole numbers, which are their lowest bits: this is asked for each
         // that is told, and a conversion takes several times as long.
         (age + 0.5 + WHOLE).to_bits() as u8
     }
 
-    fn limits(&self, class: u8) -> &Limits {
-        // Classes are fewer: reports of others are refused.
-        &self.classes[usize::from(class) % CLASSES_MAX]
-    }
-
     /// Bytes of the longest record of an update of all.
     pub(super) fn longest(&self) -> usize {
         self.longest
+    }
+
+    /// How many slots there are, with those that are empty.
+    pub(super) fn slots(&self) -> usize {
+        self.glimpses.len()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -270,13 +269,14 @@ impl Grid {
     }
 
     /// The slots of all that are in the range of their class, and the skin, from the one with that number.
-    pub(super) fn around(&self, number: usize, found: &mut Vec<u32>) {
+    pub(super) fn around<const D: usize>(&self, number: usize, found: &mut Vec<u32>) {
         found.clear();
         let (z, y, x) = self.order[number].0;
         let center = self.spots[number].position;
-        let planes = match self.dimensions {
-            Dimensions::Two => 0..=0,
-            Dimensions::Three => -self.reach..=self.reach,
+        let planes = if D == 3 {
+            -self.reach..=self.reach
+        } else {
+            0..=0
         };
         for plane in planes {
             let (low, high) = (y - self.reach, y + self.reach);
@@ -286,12 +286,12 @@ impl Grid {
                 let cells = &self.order[row.first..row.last];
                 let from = cells.partition_point(|((_, _, at), _)| *at < x - self.reach);
                 let to = cells.partition_point(|((_, _, at), _)| *at <= x + self.reach);
-                self.scan(row.first + from, row.first + to, center, found);
+                self.scan::<D>(row.first + from, row.first + to, center, found);
             }
         }
     }
 
-    fn scan(&self, from: usize, to: usize, center: [f64; 3], found: &mut Vec<u32>) {
+    fn scan<const D: usize>(&self, from: usize, to: usize, center: [f64; 3], found: &mut Vec<u32>) {
         let spots = &self.spots[from..to];
         let slots = &self.order[from..to];
         // Without a branch for each: written always, kept when it is in range.
@@ -300,7 +300,7 @@ impl Grid {
         let mut kept = start;
         for (spot, (_, slot)) in spots.iter().zip(slots) {
             found[kept] = *slot;
-            kept += usize::from(square(spot.position, center) <= spot.look);
+            kept += usize::from(square::<D>(spot.position, center) <= spot.look);
         }
         found.truncate(kept);
     }
@@ -320,26 +320,44 @@ impl Glimpse {
 }
 
 impl Limits {
-    fn new(class: &Class, settings: &Settings) -> Self {
+    fn new(settings: &Settings) -> Self {
         let square = |distance: f64| distance * distance;
-        let leave = class.range * (1.0 + settings.hysteresis);
+        let leave = |class: &Class| class.range * (1.0 + settings.hysteresis);
         let skin = Grid::skin(settings);
+        let weight = |class: &Class| square(class.weight * class.range);
         Self {
-            enter: square(class.range),
-            leave: square(leave),
-            look: square(class.range + skin),
-            core: Grid::core_limit(leave, settings),
-            weight: square(class.weight * class.range) as f32,
-            per_weight: (1.0 / square(class.weight * class.range)) as f32,
-            near: square(class.range * NEAR) as f32,
+            enter: ByClass::new(settings, |class| square(class.range)),
+            leave: ByClass::new(settings, |class| square(leave(class))),
+            look: ByClass::new(settings, |class| square(class.range + skin)),
+            core: ByClass::new(settings, |class| Grid::core_limit(leave(class), settings)),
+            weight: ByClass::new(settings, |class| weight(class) as f32),
+            near: ByClass::new(settings, |class| square(class.range * NEAR) as f32),
+            per_weight: ByClass::new(settings, |class| (1.0 / weight(class)) as f32),
         }
     }
 }
 
-/// The square of a distance.
-pub(super) fn square(a: [f64; 3], b: [f64; 3]) -> f64 {
-    let [x, y, z] = [a[0] - b[0], a[1] - b[1], a[2] - b[2]];
-    x * x + y * y + z * z
+impl<T: Copy + Default> ByClass<T> {
+    fn new(settings: &Settings, of: impl Fn(&Class) -> T) -> Self {
+        let mut all = [T::default(); CLASSES_MAX];
+        for (one, class) in all.iter_mut().zip(&settings.classes) {
+            *one = of(class);
+        }
+        Self(all)
+    }
+
+    #[inline]
+    fn of(&self, class: u8) -> T {
+        // Classes are fewer: reports of others are refused.
+        self.0[usize::from(class) % CLASSES_MAX]
+    }
+}
+
+/// The square of a distance in `D` dimensions.
+#[inline]
+pub(super) fn square<const D: usize>(a: [f64; 3], b: [f64; 3]) -> f64 {
+    let along = |at: usize| a[at] - b[at];
+    (0..D).map(|at| along(at) * along(at)).sum()
 }
 
 /// The most ticks that somebody waits, but for those more urgent.

@@ -61,7 +61,7 @@ impl Moves {
                 self.deserted.extend(was[0].is_finite().then_some(was));
                 continue;
             };
-            let step = square(entity.position, before.position);
+            let step = square::<3>(entity.position, before.position);
             let is_same = entity.id == before.id && entity.class == before.class;
             let has_jumped = !is_same || step > jump;
             *before = Before {
@@ -97,7 +97,7 @@ impl Moves {
     pub(super) fn is_deserted(&self, position: [f64; 3], distance: f64) -> bool {
         let near = (distance + self.skin) * (distance + self.skin);
         let mut deserted = self.deserted.iter();
-        deserted.any(|place| square(*place, position) <= near)
+        deserted.any(|place| square::<3>(*place, position) <= near)
     }
 
     pub(super) fn drift(&self) -> f64 {

@@ -2,9 +2,20 @@
 
 use super::choose::{Choice, urgency};
 use super::grid::{Grid, square};
+use super::moves::Moves;
 use super::observer::Observer;
-use super::{Field, KNOWN_MAX, Sight, Subject};
+use super::{KNOWN_MAX, Sight, Subject};
 use crate::datagram::Page;
+use crate::settings::Settings;
+
+/// What all observers have before them in one tick, in `D` dimensions.
+pub(super) struct Scene<'f, S: ?Sized, const D: usize> {
+    pub(super) settings: &'f Settings,
+    pub(super) tick: u32,
+    pub(super) grid: &'f Grid,
+    pub(super) moves: &'f Moves,
+    pub(super) sight: &'f S,
+}
 
 /// What is needed for a moment, kept for the next.
 #[derive(Debug, Default)]
@@ -32,30 +43,31 @@ pub(super) struct Me {
     core_max: f64,
 }
 
-impl Field {
-    /// Makes one observer's datagram; empty when there is nothing to tell.
-    pub(super) fn pass<S: Sight + ?Sized>(
-        &mut self,
+impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
+    /// Makes one observer's datagram; empty when there is nothing to tell. Returns how many had to wait.
+    pub(super) fn pass(
+        &self,
         scratch: &mut Scratch,
-        sight: &S,
         slot: u32,
         number: usize,
         observer: &mut Observer,
-    ) {
+    ) -> usize {
         let me = self.me(slot, number, observer);
         let looks_around = self.moves.is_stale(slot, observer.looked);
         if looks_around {
-            self.look_over(sight, &me, observer);
-        } else if self.may_core_leave(sight, &me, observer) {
+            self.look_over(&me, observer);
+        } else if self.may_core_leave(&me, observer) {
             observer.core = 0;
         }
-        self.let_go(sight, &me, observer);
-        self.add_new(scratch, sight, &me, observer, looks_around);
+        self.let_go(&me, observer);
+        self.add_new(scratch, &me, observer, looks_around);
         if observer.has_too_many_leaves() {
             observer.start_anew();
         }
-        self.stats.deferred += self.tell(scratch, &me, observer) as u64;
+        let waiting = self.tell(scratch, &me, observer);
         observer.on_sent();
+        observer.is_checked = true;
+        waiting
     }
 
     fn me(&self, slot: u32, number: usize, observer: &Observer) -> Me {
@@ -69,25 +81,25 @@ impl Field {
             position: self.grid.glimpse(slot).position,
             enter_max: square(range),
             leave_max: square(leave),
-            core_max: Grid::core_limit(leave, &self.settings),
+            core_max: Grid::core_limit(leave, self.settings),
         }
     }
 
     /// Whether some of the first ones of the known may have to go though the observer does not look around.
-    fn may_core_leave<S: Sight + ?Sized>(&self, sight: &S, me: &Me, observer: &Observer) -> bool {
+    fn may_core_leave(&self, me: &Me, observer: &Observer) -> bool {
         let core = &observer.known[..observer.core];
         if core.is_empty() {
             return false;
         }
-        let may_see = |slot: u32| sight.may_see(&me.subject, self.grid.subject(slot));
+        let may_see = |slot: u32| self.sight.may_see(&me.subject, self.grid.subject(slot));
         let leave = self.settings.range_max() * (1.0 + self.settings.hysteresis);
         self.moves.is_deserted(me.position, leave)
-            || !(sight.shows_everything() || core.iter().all(|known| may_see(known.slot())))
+            || !(self.sight.shows_everything() || core.iter().all(|known| may_see(known.slot())))
     }
 
     /// Puts those first of the known that cannot leave before an observer who looks around now does so again, and says
     /// anew when each is due, since those that were near may be far.
-    fn look_over<S: Sight + ?Sized>(&self, sight: &S, me: &Me, observer: &mut Observer) {
+    fn look_over(&self, me: &Me, observer: &mut Observer) {
         let threshold = observer.threshold.map(urgency);
         let (mut at, mut end) = (0, observer.known.len());
         while at < end {
@@ -96,10 +108,12 @@ impl Field {
             if let Some(threshold) = threshold {
                 known.set_wait(self.wait(other, me, threshold));
             }
-            let square = square(other.position, me.position);
+            let square = square::<D>(other.position, me.position);
             let core_square = self.grid.core_square(other.stencil.class());
             if (square <= core_square) & (square <= me.core_max)
-                && sight.may_see(&me.subject, self.grid.subject(known.slot()))
+                && self
+                    .sight
+                    .may_see(&me.subject, self.grid.subject(known.slot()))
             {
                 at += 1;
             } else {
@@ -111,11 +125,11 @@ impl Field {
     }
 
     /// Lets those go that are out of range, gone, or not to be seen any more.
-    fn let_go<S: Sight + ?Sized>(&self, sight: &S, me: &Me, observer: &mut Observer) {
+    fn let_go(&self, me: &Me, observer: &mut Observer) {
         let mut at = observer.core;
         while let Some(known) = observer.known.get(at) {
             let slot = known.slot();
-            if self.stays(sight, me, slot) {
+            if self.stays(me, slot) {
                 at += 1;
             } else {
                 observer.on_known_gone(at, self.grid.subject(slot).id);
@@ -124,7 +138,7 @@ impl Field {
         let mut at = 0;
         while let Some(entering) = observer.entering.get(at) {
             let slot = entering.slot;
-            if self.stays(sight, me, slot) {
+            if self.stays(me, slot) {
                 at += 1;
             } else {
                 observer.on_entering_gone(at, self.grid.subject(slot).id);
@@ -134,24 +148,17 @@ impl Field {
 
     /// Whether what an observer knows is still to be known.
     #[inline]
-    fn stays<S: Sight + ?Sized>(&self, sight: &S, me: &Me, slot: u32) -> bool {
+    fn stays(&self, me: &Me, slot: u32) -> bool {
         let other = self.grid.glimpse(slot);
-        let square = square(other.position, me.position);
+        let square = square::<D>(other.position, me.position);
         let leave_square = self.grid.leave_square(other.stencil.class());
         // One branch for both.
         (square <= leave_square) & (square <= me.leave_max)
-            && sight.may_see(&me.subject, self.grid.subject(slot))
+            && self.sight.may_see(&me.subject, self.grid.subject(slot))
     }
 
     /// Takes those in that have come into range.
-    fn add_new<S: Sight + ?Sized>(
-        &self,
-        scratch: &mut Scratch,
-        sight: &S,
-        me: &Me,
-        observer: &mut Observer,
-        looks_around: bool,
-    ) {
+    fn add_new(&self, scratch: &mut Scratch, me: &Me, observer: &mut Observer, looks_around: bool) {
         if self.look(scratch, me, observer, looks_around) {
             self.distinguish(scratch, me, observer);
         }
@@ -159,11 +166,11 @@ impl Field {
         while let Some(slot) = observer.nearby.get(at) {
             let slot = *slot;
             let other = self.grid.glimpse(slot);
-            let square = square(other.position, me.position);
+            let square = square::<D>(other.position, me.position);
             let is_new = square <= self.grid.enter_square(other.stencil.class())
                 && square <= me.enter_max
                 && observer.known_count() < KNOWN_MAX
-                && sight.may_see(&me.subject, self.grid.subject(slot));
+                && self.sight.may_see(&me.subject, self.grid.subject(slot));
             if !is_new {
                 at += 1;
                 continue;
@@ -190,7 +197,7 @@ impl Field {
     ) -> bool {
         let jumpers = self.moves.jumpers();
         if looks_around {
-            self.grid.around(me.number, &mut scratch.noted);
+            self.grid.around::<D>(me.number, &mut scratch.noted);
             observer.nearby.clear();
             observer.nearby.extend_from_slice(&scratch.noted);
             observer.looked = self.moves.drift();
@@ -204,8 +211,8 @@ impl Field {
     fn distinguish(&self, scratch: &mut Scratch, me: &Me, observer: &mut Observer) {
         scratch.stamp += 1;
         let (stamps, stamp) = (&mut scratch.stamps, scratch.stamp);
-        if stamps.len() < self.entities.len() {
-            stamps.resize(self.entities.len(), 0);
+        if stamps.len() < self.grid.slots() {
+            stamps.resize(self.grid.slots(), 0);
         }
         stamps[me.slot as usize] = stamp;
         for slot in observer.slots() {

@@ -4,14 +4,14 @@
 //! as the last one that fitted. So a tick asks for those that are due, and mostly they fit. If there is room left,
 //! some of the others are told earlier; if there is not enough, the most urgent ones are chosen.
 
-use super::Field;
+use super::Sight;
 use super::choose::{Choice, Threshold, score, urgency};
 use super::grid::{Glimpse, square};
 use super::observer::{Entering, Known, Observer};
-use super::pass::{Me, Scratch};
+use super::pass::{Me, Scene, Scratch};
 use crate::datagram::{Header, LEFT_BYTES, Page, Pen};
 
-impl Field {
+impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
     /// Makes the datagram, which is empty when there is nothing to tell; returns how many had to wait.
     pub(super) fn tell(&self, scratch: &mut Scratch, me: &Me, observer: &mut Observer) -> usize {
         let header = self.begin(&mut scratch.datagram, me, observer);
@@ -90,7 +90,7 @@ impl Field {
             for known in &mut observer.known {
                 let other = self.grid.glimpse(known.slot());
                 if known.told < other.changed {
-                    other.stencil.write(offset(other, me), pen);
+                    other.stencil.write::<D>(offset(other, me), pen);
                     known.told = self.tick;
                 }
             }
@@ -164,7 +164,7 @@ impl Field {
         choice.score(|number| {
             let (slot, told) = observer.slot_and_told(number);
             let other = self.grid.glimpse(slot);
-            let square = square(other.position, me.position) as f32;
+            let square = square::<D>(other.position, me.position) as f32;
             let age = self.tick.saturating_sub(told).max(1);
             score(self.grid.urgency(other.stencil.class(), square, age))
         });
@@ -209,7 +209,7 @@ impl Field {
     #[inline]
     fn tell_of(&self, known: &mut Known, me: &Me, threshold: f32, pen: &mut Pen<'_>) {
         let other = self.grid.glimpse(known.slot());
-        other.stencil.write(offset(other, me), pen);
+        other.stencil.write::<D>(offset(other, me), pen);
         known.told = self.tick;
         known.set_wait(self.wait(other, me, threshold));
     }
@@ -223,7 +223,7 @@ impl Field {
         pen: &mut Pen<'_>,
     ) {
         let other = self.grid.glimpse(entering.slot);
-        other.stencil.write_entered(offset(other, me), pen);
+        other.stencil.write_entered::<D>(offset(other, me), pen);
         let wait = self.wait(other, me, threshold);
         entering.on_told(self.tick, wait);
     }
@@ -231,7 +231,7 @@ impl Field {
     /// After how many ticks it is that urgent to tell of an entity.
     #[inline]
     pub(super) fn wait(&self, other: &Glimpse, me: &Me, urgency: f32) -> u8 {
-        let square = square(other.position, me.position) as f32;
+        let square = square::<D>(other.position, me.position) as f32;
         self.grid.wait(other.stencil.class(), square, urgency)
     }
 
