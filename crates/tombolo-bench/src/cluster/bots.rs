@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tombolo_client::{Audience, Device, Lane, Room, RoomEvent, RoomOptions, UserId};
 
 use super::Arguments;
-use super::processes::token;
+use super::processes::{Address, token};
 use super::record::{Kind, Note, Shared, lock};
 
 /// What devices do at the moment.
@@ -27,7 +27,7 @@ pub(crate) struct Bot {
     pub(crate) index: usize,
     /// The number of its room.
     pub(crate) room_index: usize,
-    /// On which node it began.
+    /// On which node it began: mostly the one that it was told, unless that was too slow to answer.
     pub(crate) node: usize,
     pub(crate) user: UserId,
     pub(crate) device: Device,
@@ -44,19 +44,20 @@ pub(crate) fn room_name(index: usize) -> String {
 pub(crate) async fn enter(
     arguments: &Arguments,
     devices: Range<usize>,
-    urls: &[String],
+    nodes: &[Address],
 ) -> anyhow::Result<Vec<Arc<Bot>>> {
+    let nodes: Arc<[Address]> = nodes.into();
     let gate = Arc::new(Semaphore::new(AT_ONCE));
     let mut entering = JoinSet::new();
     let mut bots = Vec::with_capacity(devices.len());
     for index in devices {
         let room_index = index % arguments.rooms;
-        let node = (index / arguments.rooms + room_index) % urls.len();
+        let told = (index / arguments.rooms + room_index) % nodes.len();
         let patience = Duration::from_millis(arguments.patience_ms);
-        let (gate, url) = (Arc::clone(&gate), urls[node].clone());
+        let (gate, nodes) = (Arc::clone(&gate), Arc::clone(&nodes));
         entering.spawn(async move {
             let _place = gate.acquire().await?;
-            enter_one(index, room_index, node, &url, patience)
+            enter_one(index, room_index, &nodes, told, patience)
                 .await
                 .with_context(|| format!("device {index}"))
         });
@@ -74,11 +75,11 @@ pub(crate) async fn enter(
 async fn enter_one(
     index: usize,
     room_index: usize,
-    node: usize,
-    url: &str,
+    nodes: &[Address],
+    told: usize,
     patience: Duration,
 ) -> anyhow::Result<Bot> {
-    let device = Device::builder(url)
+    let device = Device::builder(&nodes[told].url)
         .token(token(&format!("bot-{index}"))?)
         .patience(patience)
         .connect()
@@ -88,11 +89,13 @@ async fn enter_one(
         .rooms()
         .join_or_create(&room_name(room_index), options)
         .await?;
+    let session = device.session();
+    let is_there = |node: &Address| node.name == session.node;
     Ok(Bot {
         index,
         room_index,
-        node,
-        user: device.session().user,
+        node: nodes.iter().position(is_there).unwrap_or(told),
+        user: session.user,
         device,
         room,
         record: Shared::default(),

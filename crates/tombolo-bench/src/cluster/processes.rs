@@ -166,9 +166,25 @@ impl Nats {
 pub(crate) struct Node {
     pub(crate) process: Process,
     pub(crate) url: String,
+    /// What it is called in the cluster.
+    name: String,
+}
+
+/// How a node is reached, and what it is called by devices that are on it.
+#[derive(Clone)]
+pub(crate) struct Address {
+    pub(crate) url: String,
+    pub(crate) name: String,
 }
 
 impl Node {
+    pub(crate) fn address(&self) -> Address {
+        Address {
+            url: self.url.clone(),
+            name: self.name.clone(),
+        }
+    }
+
     /// Starts a node that is alone, with one thread; returns when it serves.
     pub(crate) fn start_alone(program: &Path) -> anyhow::Result<Self> {
         Self::start_alone_with(program, &[])
@@ -196,8 +212,9 @@ impl Node {
         std::thread::spawn(move || lines.for_each(drop));
         let ready: Value = serde_json::from_str(&first).context("what a node says first")?;
         let url = ready["url"].as_str().context("a URL")?.to_owned();
+        let name = ready["name"].as_str().context("a name")?.to_owned();
         eprintln!("a node serves at {url} after {:.1?}", begun.elapsed());
-        Ok(Self { process, url })
+        Ok(Self { process, url, name })
     }
 }
 

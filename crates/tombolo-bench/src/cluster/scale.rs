@@ -24,7 +24,7 @@ pub(crate) async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
         nats: &nats.urls,
     };
     let mut nodes = vec![starter.start(0)?];
-    let first = vec![nodes[0].url.clone()];
+    let first = vec![nodes[0].address()];
     let stage = watch::Sender::new(Stage::Talk);
 
     let half = arguments.devices / 2;

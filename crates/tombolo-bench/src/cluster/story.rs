@@ -29,14 +29,10 @@ pub(crate) async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
     let program = beside_us("tombolo")?;
     let nats = nats_server(arguments.nats_server.as_deref())?;
     let mut cluster = Cluster::start(arguments, &program, &nats)?;
-    let urls: Vec<_> = cluster
-        .nodes
-        .iter()
-        .flatten()
-        .map(|node| node.url.clone())
-        .collect();
+    let nodes = cluster.nodes.iter().flatten();
+    let nodes: Vec<_> = nodes.map(Node::address).collect();
     let begun = Instant::now();
-    let bots = bots::enter(arguments, 0..arguments.devices, &urls).await?;
+    let bots = bots::enter(arguments, 0..arguments.devices, &nodes).await?;
     eprintln!(
         "{} devices are in {} rooms after {:.1?}",
         bots.len(),
