@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use tokio::task::JoinSet;
 use tombolo_field::EntityId;
 use tombolo_path::Candidate;
 use tombolo_path::probe::NatReport;
-use tombolo_wire::v1::{self, JoinMode, request, response, room_event, server_frame};
+use tombolo_wire::v1::{self, JoinMode, response, room_event, server_frame};
 use tombolo_wire::{PublicKeys, RoomId, ServerUrl, UserId};
 
 use crate::error::Error;
@@ -22,22 +23,19 @@ use crate::link::{Introduction, Lane, Peer, Shop, transport_config};
 use crate::links::{self, HANDSHAKES_MAX, Links, Meeting, Target};
 use crate::matchmaker::Seeking;
 use crate::net::{DeviceSocket, Dropped, Net, RelayKeeper, measure_nat};
+use crate::renewal::renew;
 use crate::retry::persistently;
 use crate::room::{RoomEvent, RoomState, Rooms, Unnamed, join, leave};
 use crate::seldom::Seldom;
-use crate::session::{self, Credential, Event, Patience, Transport};
+use crate::session::{self, Credential, Event, Issuer, Patience, TokenState, Tokens, Transport};
 use crate::social::Social;
 use crate::tls;
-
-/// Credentials of the relay are renewed after this part of their life.
-const RENEW_AFTER: f64 = 0.8;
-const RENEW_MIN: Duration = Duration::from_secs(30);
 
 /// How a device connects; see [`Device::builder`].
 #[derive(Debug)]
 pub struct DeviceBuilder {
     url: String,
-    credential: Option<Credential>,
+    credential: Credential,
     patience: Patience,
 }
 
@@ -47,17 +45,47 @@ const PATIENCE_MIN: Duration = Duration::from_millis(300);
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
 
 impl DeviceBuilder {
-    /// Proves the user by a token that the application's server signed.
+    /// Proves the user by a token that the application's server signed. It expires: see
+    /// [`Self::token_source`], and [`Device::set_token`].
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.credential = Some(Credential::Token(token.into()));
+        self.credential.token = Some(token.into());
+        if matches!(self.credential.issuer, Issuer::Development(_)) {
+            self.credential.issuer = Issuer::Nobody;
+        }
         self
     }
 
-    /// Lets a node in development mode make the token.
+    /// Where the device gets its next token: asked before the one that it has expires, or when a node has
+    /// refused that as expired, and at first unless there is a [`token`](Self::token). The application
+    /// asks its server, and has 10 s for it; when it fails it is asked again later.
+    ///
+    /// ```no_run
+    /// # async fn example(url: &str) -> Result<(), tombolo_client::Error> {
+    /// # async fn ask_our_server() -> Result<String, std::io::Error> { unimplemented!() }
+    /// let device = tombolo_client::Device::builder(url).token_source(ask_our_server).connect().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn token_source<F, R, E>(mut self, source: F) -> Self
+    where
+        F: Fn() -> R + Send + Sync + 'static,
+        R: Future<Output = Result<String, E>> + Send + 'static,
+        E: std::fmt::Display,
+    {
+        let source = move || -> Pin<Box<dyn Future<Output = _> + Send>> {
+            let asked = source();
+            Box::pin(async move { asked.await.map_err(|error| error.to_string()) })
+        };
+        self.credential.issuer = Issuer::Source(Arc::new(source));
+        self
+    }
+
+    /// Lets a node in development mode make the tokens.
     #[must_use]
     pub fn development_user(mut self, user: impl Into<String>) -> Self {
-        self.credential = Some(Credential::Development(user.into()));
+        self.credential.issuer = Issuer::Development(user.into());
         self
     }
 
@@ -77,10 +105,10 @@ impl DeviceBuilder {
     /// When the URL is wrong, the node cannot be reached over UDP or TCP, or refuses the token.
     pub async fn connect(self) -> Result<Device, Error> {
         let url: ServerUrl = self.url.parse().map_err(Error::local)?;
-        let credential = self
-            .credential
-            .ok_or_else(|| Error::token("give the builder a token or a user"))?;
-        Device::open(url, credential, self.patience).await
+        if self.credential.token.is_none() && matches!(self.credential.issuer, Issuer::Nobody) {
+            return Err(Error::token("give the builder a token or a user"));
+        }
+        Device::open(url, self.credential, self.patience).await
     }
 }
 
@@ -104,7 +132,9 @@ pub struct SessionInfo {
 
 /// What all handles of a device share.
 pub(crate) struct Shared {
-    url: ServerUrl,
+    /// Of the present node.
+    url: Mutex<ServerUrl>,
+    pub(crate) tokens: Arc<Tokens>,
     pub(crate) session: session::Handle,
     shop: Shop,
     rooms: Mutex<HashMap<RoomId, Arc<RoomState>>>,
@@ -156,7 +186,7 @@ impl Device {
     pub fn builder(url: &str) -> DeviceBuilder {
         DeviceBuilder {
             url: url.to_owned(),
-            credential: None,
+            credential: Credential::default(),
             patience: Patience(PATIENCE),
         }
     }
@@ -173,9 +203,10 @@ impl Device {
             .is_ok_and(|mut addresses| addresses.any(|address| address.ip().is_loopback()));
         let net = Net::bind(is_local).await.map_err(Error::local)?;
         let endpoint = bind_endpoint(&net, &keys, accepted.clone())?;
+        let tokens = Arc::new(Tokens::new(credential));
         let config = session::Config {
             url: url.clone(),
-            credential,
+            tokens: Arc::clone(&tokens),
             keys: (&keys.public()).into(),
             agent: format!("tombolo-client/{}", env!("CARGO_PKG_VERSION")),
             patience,
@@ -189,7 +220,8 @@ impl Device {
             session: session.clone(),
         };
         let shared = Arc::new(Shared {
-            url,
+            url: Mutex::new(url),
+            tokens,
             session,
             rooms: Mutex::default(),
             unnamed: Unnamed::default(),
@@ -239,6 +271,19 @@ impl Device {
     #[must_use]
     pub fn watch_session(&self) -> watch::Receiver<Option<SessionInfo>> {
         self.0.info.subscribe()
+    }
+
+    /// Gives the device its next token, which must be of the same user: before the one that it has
+    /// expires, or when [`Self::watch_token`] says that it is needed.
+    pub fn set_token(&self, token: impl Into<String>) {
+        self.0.tokens.give(token.into());
+    }
+
+    /// Tells whether the token is good. A session whose token has expired goes on, but not over another
+    /// connection: then it ends after a minute. The relay forgets the device five minutes after that.
+    #[must_use]
+    pub fn watch_token(&self) -> watch::Receiver<TokenState> {
+        self.0.tokens.watch()
     }
 
     /// Access to rooms.
@@ -515,6 +560,7 @@ impl Shared {
             self.social.on_forgotten(&self.session);
             self.fields.on_forgotten();
         }
+        lock(&self.url).clone_from(url);
         let info = SessionInfo {
             node: welcome.node,
             user,
@@ -531,7 +577,7 @@ impl Shared {
             lock(&self.stun).clone_from(&ice.stun);
             let keeper = self.shop.net.gather(ice).await;
             *lock(&self.keeper) = Some(keeper);
-            tokio::spawn(renew(Arc::downgrade(self), servers.ttl_s));
+            tokio::spawn(renew(Arc::downgrade(self), servers));
             return;
         }
         if !welcome.resumed {
@@ -572,7 +618,12 @@ impl Shared {
         }
     }
 
-    fn renew_credentials(&self, servers: &v1::IceServers) {
+    /// Where the present node is.
+    pub(crate) fn url(&self) -> ServerUrl {
+        lock(&self.url).clone()
+    }
+
+    pub(crate) fn renew_credentials(&self, servers: &v1::IceServers) {
         for server in servers
             .servers
             .iter()
@@ -678,36 +729,6 @@ async fn rejoin(
             state.tell(RoomEvent::Refused(error.to_string()));
             state.end();
         }
-    }
-}
-
-/// Asks for new relay credentials before the old ones expire, until the session is over.
-async fn renew(shared: Weak<Shared>, ttl_s: u32) {
-    let after = |ttl_s: u32| {
-        let ttl = Duration::from_secs(ttl_s.into());
-        ttl.mul_f64(RENEW_AFTER).max(RENEW_MIN)
-    };
-    let mut pause = after(ttl_s);
-    loop {
-        tokio::time::sleep(pause).await;
-        let Some(session) = shared.upgrade().map(|shared| shared.session.clone()) else {
-            return;
-        };
-        let kind = request::Kind::IceServers(v1::RefreshIceServers {});
-        pause = match session.request(kind).await {
-            Ok(response::Result::IceServers(servers)) => {
-                if let Some(shared) = shared.upgrade() {
-                    shared.renew_credentials(&servers);
-                }
-                after(servers.ttl_s)
-            }
-            Ok(_) => RENEW_MIN,
-            Err(error) if error.is_closed() => return,
-            Err(error) => {
-                tracing::warn!(%error, "relay credentials not renewed yet");
-                RENEW_MIN
-            }
-        };
     }
 }
 

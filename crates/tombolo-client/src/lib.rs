@@ -68,6 +68,7 @@ mod link;
 mod links;
 mod matchmaker;
 mod net;
+mod renewal;
 mod retry;
 mod room;
 mod seal;
@@ -93,7 +94,7 @@ pub use room::{
     FoundRooms, History, MemberView, MessageKind, PeerBuilder, Room, RoomEvent, RoomObject,
     RoomOptions, RoomView, Rooms,
 };
-pub use session::Transport;
+pub use session::{TokenState, Transport};
 pub use social::{
     Direct, DirectHistory, DirectMessage, DirectSent, Group, GroupEvent, GroupHistory, GroupList,
     GroupMember, GroupMembers, GroupMessage, GroupPosted, GroupRole, GroupSettings, Groups, Inbox,

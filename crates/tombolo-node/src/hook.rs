@@ -81,6 +81,7 @@ impl RelayHook for Hook {
         IceServers {
             servers: vec![stun, turn],
             ttl_s: u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX),
+            ..IceServers::default()
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tombolo_engine::Engine;
 use tombolo_room::{Body, LeftReason, SessionId, Time};
 use tombolo_wire::resend::Overflow;
-use tombolo_wire::token::KeySet;
+use tombolo_wire::token::{Claims, KeySet, TokenError};
 use tombolo_wire::v1::{self, ErrorCode, IceServers, server_frame};
 use tombolo_wire::{NodeId, RoomId, UserId};
 
@@ -157,9 +157,19 @@ impl Node {
     /// Where the user gathers candidates. The credentials outlive the user's token a little, so that
     /// a device has time to come back with the next one.
     pub(crate) fn ice_servers(&self, user: &UserId, token_expires: Duration) -> IceServers {
+        let now = (self.config.unix_now)();
         let last = token_expires.saturating_add(CREDENTIALS_GRACE);
-        let lifetime_max = last.saturating_sub((self.config.unix_now)());
-        self.relay.ice_servers(user, lifetime_max)
+        let left = token_expires.saturating_sub(now);
+        IceServers {
+            token_ttl_s: u32::try_from(left.as_millis().div_ceil(1000)).unwrap_or(u32::MAX),
+            ..self.relay.ice_servers(user, last.saturating_sub(now))
+        }
+    }
+
+    /// Checks a device token.
+    pub(crate) fn authenticate(&self, token: &str) -> Result<Claims, TokenError> {
+        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
+        tokens.verify(token, (self.config.unix_now)())
     }
 
     /// Hands a reliable frame of the node's own to a session, and ends the session when it does not

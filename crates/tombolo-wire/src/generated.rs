@@ -2139,6 +2139,9 @@ pub struct IceServers {
     /// Seconds until the credentials expire.
     #[prost(uint32, tag = "2")]
     pub ttl_s: u32,
+    /// Seconds until the token expires that they were given for, rounded up; 0 when the node does not say.
+    #[prost(uint32, tag = "3")]
+    pub token_ttl_s: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IceServer {
@@ -2221,8 +2224,13 @@ pub mod request {
         Command(super::Command),
     }
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct RefreshIceServers {}
+/// Asks for new credentials, which a session whose token has expired does not get.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RefreshIceServers {
+    /// A newer device token of the same user, with which the session goes on; empty: it has the one that it had.
+    #[prost(string, tag = "1")]
+    pub token: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Join {
     #[prost(string, tag = "1")]

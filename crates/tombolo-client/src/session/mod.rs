@@ -14,9 +14,9 @@ mod connection;
 mod nodes;
 mod pulse;
 mod reconnect;
+mod tokens;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,8 @@ pub(crate) use connection::{Connection, Patience};
 use nodes::Nodes;
 use pulse::{Finding, Pulse};
 use reconnect::{Backoff, Move, is_passing};
+pub use tokens::TokenState;
+pub(crate) use tokens::{Credential, Issuer, Tokens};
 
 use crate::error::Error;
 
@@ -50,25 +52,6 @@ const OUTBOX: Limits = Limits {
 const LASTING: Duration = Duration::from_secs(1);
 /// How long the last messages and the goodbye may take.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// What proves who the user is.
-#[derive(Clone)]
-pub(crate) enum Credential {
-    /// A device token (JWT), made by the application's own server.
-    Token(String),
-    /// A user name for which a node in development mode hands out a token.
-    Development(String),
-}
-
-/// A token is worth a user's name: it is not shown.
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Token(_) => f.write_str("Token(_)"),
-            Self::Development(user) => f.debug_tuple("Development").field(user).finish(),
-        }
-    }
-}
 
 /// Where the answer to a request goes.
 pub(crate) type Reply = oneshot::Sender<Result<response::Result, Error>>;
@@ -209,7 +192,7 @@ impl Answer {
 /// What a session needs to start.
 pub(crate) struct Config {
     pub(crate) url: ServerUrl,
-    pub(crate) credential: Credential,
+    pub(crate) tokens: Arc<Tokens>,
     pub(crate) keys: DeviceKeys,
     pub(crate) agent: String,
     pub(crate) patience: Patience,

@@ -12,11 +12,8 @@ use tombolo_wire::v1::{
 use tombolo_wire::{ServerUrl, UserId, VERSION};
 
 use super::nodes::open_nearest;
-use super::{
-    Command, Config, Connection, Credential, Driver, End, Event, Transport, closed, rejected,
-};
+use super::{Command, Config, Connection, Driver, End, Event, Transport, closed, rejected};
 use crate::error::Error;
-use crate::http::development_token;
 
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 /// First pause before another connection; doubles up to [`RETRY_MAX`].
@@ -69,7 +66,11 @@ impl Driver {
                 Err(failed) => {
                     self.on_failed(&failed);
                     let is_sent = !failed.nodes.is_empty() || was_sent;
-                    if !is_sent || !is_passing(&failed.error) || tries == ENTER_TRIES_MAX {
+                    // What the application has kept may be old, and what it would make now good.
+                    let is_renewed =
+                        tries == 1 && is_expired(&failed.error) && self.config.tokens.has_issuer();
+                    let is_worth = is_renewed || is_sent && is_passing(&failed.error);
+                    if !is_worth || tries == ENTER_TRIES_MAX {
                         return Err(failed.error);
                     }
                     tries += 1;
@@ -92,8 +93,9 @@ impl Driver {
         };
         loop {
             let attempt = self.attempt(self.nodes.candidates());
+            let tokens = Arc::clone(&self.config.tokens);
             let greeting = async {
-                tokio::time::sleep(pause).await;
+                tokens.pause(pause).await;
                 attempt.run().await
             };
             match self.attend(greeting).await? {
@@ -155,10 +157,11 @@ impl Driver {
 
     fn try_move(&mut self, moving: &mut Move, pause: Duration) {
         let attempt = self.attempt(self.nodes.elsewhere());
+        let tokens = Arc::clone(&self.config.tokens);
         let is_greeting = Arc::clone(&moving.is_greeting);
         is_greeting.store(false, Ordering::Relaxed);
         moving.attempt = Some(Box::pin(async move {
-            tokio::time::sleep(pause).await;
+            tokens.pause(pause).await;
             attempt.run_noting(&is_greeting).await
         }));
     }
@@ -184,11 +187,16 @@ impl Driver {
                 Ok(true)
             }
             Err(failed) => {
-                moving.failures += 1;
                 self.on_failed(&failed);
                 let error = failed.error;
-                tracing::info!(%error, failures = moving.failures, "could not go to another node yet");
                 moving.is_greeting.store(false, Ordering::Relaxed);
+                if is_expired(&error) && !self.config.tokens.has_issuer() {
+                    tracing::warn!(%error, "no node but this one takes the session");
+                    self.try_move(moving, RETRY_MAX);
+                    return Ok(false);
+                }
+                moving.failures += 1;
+                tracing::info!(%error, failures = moving.failures, "could not go to another node yet");
                 if moving.failures < MOVE_FAILURES_MAX {
                     let pause = RETRY_MIN * 2u32.pow(moving.failures.min(5));
                     self.try_move(moving, pause);
@@ -400,12 +408,10 @@ impl Attempt {
         url: &ServerUrl,
         is_greeting: &AtomicBool,
     ) -> Result<(Connection, Welcomed), Failed> {
-        let token = match &self.config.credential {
-            Credential::Token(token) => token.clone(),
-            Credential::Development(user) => development_token(url, user).await?,
-        };
+        let tokens = &self.config.tokens;
+        let token = tokens.token_for(url).await?;
         is_greeting.store(true, Ordering::Relaxed);
-        connection.send(self.hello(token)).await;
+        connection.send(self.hello(token.clone())).await;
         let answer = tokio::time::timeout(WELCOME_TIMEOUT, answer(&mut connection)).await;
         let Ok(frame) = answer else {
             return Err(Error::unreachable(url, "the node did not answer the greeting").into());
@@ -433,11 +439,17 @@ impl Attempt {
                 };
                 Ok((connection, welcomed))
             }
-            server_frame::Body::Reject(reject) => Err(Failed {
-                error: rejected(&reject),
-                url: None,
-                nodes: reject.nodes,
-            }),
+            server_frame::Body::Reject(reject) => {
+                let error = rejected(&reject);
+                if is_expired(&error) {
+                    tokens.handle_refusal(&token);
+                }
+                Err(Failed {
+                    error,
+                    url: None,
+                    nodes: reject.nodes,
+                })
+            }
             server_frame::Body::GoAway(_) => {
                 Err(Error::unreachable(url, "the node is leaving").into())
             }
@@ -500,9 +512,18 @@ pub(super) fn is_passing(error: &Error) -> bool {
     match error.code() {
         Some(code) => matches!(
             code,
-            ErrorCode::Unavailable | ErrorCode::Limit | ErrorCode::Elsewhere
+            ErrorCode::Unavailable
+                | ErrorCode::Limit
+                | ErrorCode::Elsewhere
+                // The application is told, and gives another token if it has one.
+                | ErrorCode::TokenExpired
         ),
         // A node that is about to start or end may fail to hand out tokens.
         None => error.is_unreachable() || error.is_token(),
     }
+}
+
+/// Whether a node wants a newer token.
+fn is_expired(error: &Error) -> bool {
+    error.code() == Some(ErrorCode::TokenExpired)
 }

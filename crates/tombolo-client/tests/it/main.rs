@@ -22,3 +22,4 @@ mod sessions;
 mod silence;
 mod state;
 mod tickets;
+mod tokens;

@@ -81,7 +81,7 @@ async fn device(node: &Node, name: &str) -> Device {
     soon(builder.connect()).await.unwrap()
 }
 
-async fn join(device: &Device, policy: Policy) -> Room {
+pub(crate) async fn join(device: &Device, policy: Policy) -> Room {
     let options = RoomOptions {
         policy,
         ..RoomOptions::default()
@@ -102,7 +102,7 @@ async fn relayed_link(alice: &Device, bob: &Device) -> ([Room; 2], [Peer; 2]) {
 }
 
 /// Waits until the device is on a node of that name.
-async fn arrives(device: &Device, node: &str) {
+pub(crate) async fn arrives(device: &Device, node: &str) {
     let mut sessions = device.watch_session();
     let is_there = |info: &Option<tombolo_client::SessionInfo>| {
         info.as_ref().is_some_and(|info| info.node == node)

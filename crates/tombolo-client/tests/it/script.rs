@@ -59,15 +59,28 @@ impl Script {
                 seq: 0,
                 life: 0,
                 is_sent_here: false,
+                token: String::new(),
             };
             let Some(client_frame::Body::Hello(hello)) = line.receive().await else {
                 panic!("a device greets first");
             };
             line.life = hello.life;
             line.is_sent_here = hello.sent_here;
+            line.token = hello.token;
             line
         })
         .await
+    }
+
+    /// Takes the next connection with this token; others have expired.
+    pub(crate) async fn accept_with(&self, token: &str) -> Line {
+        loop {
+            let mut line = self.accept().await;
+            if line.token == token {
+                return line;
+            }
+            line.reject(ErrorCode::TokenExpired).await;
+        }
     }
 
     /// Takes the next connection, and says nothing on it.
@@ -132,6 +145,7 @@ pub(crate) struct Line {
     /// As the device's greeting said.
     pub(crate) life: u64,
     pub(crate) is_sent_here: bool,
+    pub(crate) token: String,
 }
 
 impl Line {

@@ -124,6 +124,7 @@ impl RelayHook for NoRelay {
         IceServers {
             servers: vec![stun, turn],
             ttl_s: 60,
+            ..IceServers::default()
         }
     }
 

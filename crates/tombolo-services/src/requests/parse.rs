@@ -82,7 +82,8 @@ pub(super) fn parse(
             let request = field::parse(node, session, request, now)?;
             Ok(Some(Request::Field { id, request }))
         }
-        Some(request::Kind::IceServers(_)) => {
+        Some(request::Kind::IceServers(refresh)) => {
+            renew_token(node, session, &refresh.token)?;
             answer_ice_servers(node, session, id)?;
             Ok(None)
         }
@@ -107,10 +108,28 @@ fn answer_history(
     Ok(())
 }
 
+/// The session goes on with a newer token of its user, if there is one.
+fn renew_token(node: &Node, session: &Session, token: &str) -> Result<(), Reject> {
+    if token.is_empty() {
+        return Ok(());
+    }
+    let claims = node
+        .authenticate(token)
+        .map_err(|error| Reject::new(error.code(), error))?;
+    if claims.user != session.user {
+        let message = "the token is another user's";
+        return Err(Reject::new(ErrorCode::TokenInvalid, message));
+    }
+    let mut state = session.lock();
+    state.expires = claims.expires;
+    state.tags = claims.tags;
+    Ok(())
+}
+
 fn answer_ice_servers(node: &Arc<Node>, session: &Arc<Session>, id: u64) -> Result<(), Reject> {
     let expires = session.lock().expires;
     if expires <= (node.config.unix_now)() {
-        let message = "the token has expired: connect with a new one";
+        let message = "the token has expired: renew it";
         return Err(Reject::new(ErrorCode::TokenExpired, message));
     }
     let servers = node.ice_servers(&session.user, expires);

@@ -74,7 +74,7 @@ fn frame(random: &mut ChaCha8Rng) -> ClientFrame {
             };
             let kind = match random.random_range(0..4) {
                 0 => Some(request::Kind::Leave(v1::Leave { room: join.room })),
-                1 => Some(request::Kind::IceServers(v1::RefreshIceServers {})),
+                1 => Some(request::Kind::IceServers(v1::RefreshIceServers::default())),
                 _ => Some(request::Kind::Join(join)),
             };
             client_frame::Body::Request(v1::Request {

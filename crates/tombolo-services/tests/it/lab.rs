@@ -120,6 +120,7 @@ impl RelayHook for Relay {
         IceServers {
             servers: vec![server],
             ttl_s: u32::try_from(lifetime_max.as_secs()).unwrap(),
+            ..IceServers::default()
         }
     }
 
@@ -550,7 +551,7 @@ pub(crate) fn token(user: &str) -> String {
     token_until(user, UNIX_NOW + Duration::from_secs(60), &[])
 }
 
-fn token_until(user: &str, expires: Duration, tags: &[String]) -> String {
+pub(crate) fn token_until(user: &str, expires: Duration, tags: &[String]) -> String {
     let mut claims = Claims::new(UserId::parse(user).unwrap(), expires);
     claims.tags = tags.iter().map(|tag| tag.parse().unwrap()).collect();
     SigningKey::hs256("test", &SECRET)

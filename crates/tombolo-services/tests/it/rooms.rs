@@ -219,7 +219,9 @@ async fn waiting_requests_are_bounded() {
 async fn ice_servers_are_refreshed_on_request() {
     let lab = Lab::new();
     let mut alice = lab.device("alice").await;
-    let id = alice.request(Some(request::Kind::IceServers(v1::RefreshIceServers {})));
+    let id = alice.request(Some(request::Kind::IceServers(
+        v1::RefreshIceServers::default(),
+    )));
     let Ok(response::Result::IceServers(servers)) = alice.next_response(id).await else {
         panic!("the response holds servers");
     };
@@ -231,7 +233,9 @@ async fn an_answer_that_no_connection_carries_fails_its_request_and_not_the_sess
     let lab = Lab::new();
     let mut alice = lab.device("alice").await;
     *lab.relay.urls.lock().unwrap() = vec!["u".repeat(FRAME_BYTES_MAX)];
-    let id = alice.request(Some(request::Kind::IceServers(v1::RefreshIceServers {})));
+    let id = alice.request(Some(request::Kind::IceServers(
+        v1::RefreshIceServers::default(),
+    )));
     assert_eq!(alice.next_response(id).await, Err(ErrorCode::TooLarge));
     assert!(alice.join("r", JoinMode::Create).await.is_ok());
 }

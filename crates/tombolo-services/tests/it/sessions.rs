@@ -10,7 +10,7 @@ use tombolo_wire::v1::{
     self, ClientFrame, ErrorCode, JoinMode, Ping, client_frame, request, response, server_frame,
 };
 
-use crate::lab::{Device, Lab, message, token};
+use crate::lab::{Device, Lab, message, token, token_until};
 
 #[tokio::test(start_paused = true)]
 async fn a_welcome_says_who_and_where_one_is() {
@@ -452,23 +452,51 @@ async fn relay_credentials_end_soon_after_the_token_and_a_new_token_renews_them(
     let welcome = alice.connect(&lab).await.unwrap();
     // The token is good for 60 s.
     assert_eq!(welcome.ice_servers.unwrap().ttl_s, 360);
-    let ask = async |alice: &mut Device| {
-        let kind = request::Kind::IceServers(v1::RefreshIceServers {});
-        let id = alice.request(Some(kind));
-        match alice.next_response(id).await? {
-            response::Result::IceServers(servers) => Ok(servers.ttl_s),
-            other => panic!("not answered by {other:?}"),
-        }
-    };
     UNIX_NOW.set(crate::lab::UNIX_NOW + Duration::from_secs(59));
-    assert_eq!(ask(&mut alice).await, Ok(301));
+    assert_eq!(refresh(&mut alice, "").await, Ok((301, 1)));
     UNIX_NOW.set(crate::lab::UNIX_NOW + Duration::from_secs(60));
-    assert_eq!(ask(&mut alice).await, Err(ErrorCode::TokenExpired));
+    let expired = Err(ErrorCode::TokenExpired);
+    assert_eq!(refresh(&mut alice, "").await, expired);
 
     alice.token_expires = crate::lab::UNIX_NOW + Duration::from_secs(100);
     alice.connection = None;
     assert!(alice.connect(&lab).await.unwrap().resumed);
-    assert_eq!(ask(&mut alice).await, Ok(340));
+    assert_eq!(refresh(&mut alice, "").await, Ok((340, 40)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_goes_on_with_a_newer_token_of_its_user_and_of_nobody_else() {
+    thread_local! {
+        static UNIX_NOW: Cell<Duration> = const { Cell::new(crate::lab::UNIX_NOW) };
+    }
+    let lab = Lab::with(|config| config.unix_now = || UNIX_NOW.get());
+    let mut alice = lab.device("alice").await;
+    let later = crate::lab::UNIX_NOW + Duration::from_secs(100);
+    let old = token_until("alice", UNIX_NOW.get() + Duration::from_secs(10), &[]);
+    UNIX_NOW.set(crate::lab::UNIX_NOW + Duration::from_secs(60));
+    let invalid = Err(ErrorCode::TokenInvalid);
+    let of_bob = token_until("bob", later, &[]);
+    assert_eq!(refresh(&mut alice, &of_bob).await, invalid);
+    assert_eq!(refresh(&mut alice, "no.token.atall").await, invalid);
+    let expired = Err(ErrorCode::TokenExpired);
+    assert_eq!(refresh(&mut alice, &old).await, expired);
+    assert_eq!(refresh(&mut alice, "").await, expired);
+
+    let newer = token_until("alice", later, &[]);
+    assert_eq!(refresh(&mut alice, &newer).await, Ok((340, 40)));
+    assert_eq!(refresh(&mut alice, "").await, Ok((340, 40)));
+}
+
+/// Asks for new credentials, with a newer token if there is one; returns how long they are good, and
+/// the token.
+async fn refresh(alice: &mut Device, token: &str) -> Result<(u32, u32), ErrorCode> {
+    let token = token.to_owned();
+    let kind = request::Kind::IceServers(v1::RefreshIceServers { token });
+    let id = alice.request(Some(kind));
+    match alice.next_response(id).await? {
+        response::Result::IceServers(servers) => Ok((servers.ttl_s, servers.token_ttl_s)),
+        other => panic!("not answered by {other:?}"),
+    }
 }
 
 #[tokio::test(start_paused = true)]

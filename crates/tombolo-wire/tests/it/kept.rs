@@ -169,7 +169,7 @@ fn client_frames() -> Vec<ClientFrame> {
         request(request::Kind::Leave(v1::Leave {
             room: "lobby".into(),
         })),
-        request(request::Kind::IceServers(v1::RefreshIceServers {})),
+        request(request::Kind::IceServers(v1::RefreshIceServers::default())),
         request(request::Kind::History(v1::HistoryRequest {
             room: "lobby".into(),
             before: 40,
@@ -230,6 +230,7 @@ fn server_frames() -> Vec<ServerFrame> {
             credential: "secret".into(),
         }],
         ttl_s: 600,
+        ..v1::IceServers::default()
     };
     vec![
         server(server_frame::Body::Welcome(v1::Welcome {

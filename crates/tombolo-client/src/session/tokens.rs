@@ -1,0 +1,183 @@
+//! The device's token: the one that it has, and where the next one comes from.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tombolo_wire::ServerUrl;
+
+use crate::error::Error;
+use crate::http::development_token;
+
+/// How long the application may take to come by a token.
+const SOURCE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Whether the device's token is good; see [`Device::watch_token`](crate::Device::watch_token).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TokenState {
+    /// As far as is known.
+    Good,
+    /// It expires soon, and there is no other one yet.
+    Expiring,
+    /// A node has refused it: the device needs another one before its session can go on elsewhere.
+    Refused,
+}
+
+/// Hands out tokens, or says why it cannot.
+pub(crate) type Source =
+    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<String, String>> + Send>> + Send + Sync>;
+
+/// What proves who the user is: device tokens (JWT), made by the application's own server.
+#[derive(Clone, Default)]
+pub(crate) struct Credential {
+    /// The first one.
+    pub(crate) token: Option<String>,
+    pub(crate) issuer: Issuer,
+}
+
+/// Who is asked for the next token.
+#[derive(Clone, Default)]
+pub(crate) enum Issuer {
+    /// Nobody: the application gives one when it has one.
+    #[default]
+    Nobody,
+    Source(Source),
+    /// The node that is greeted, which is in development mode: for this user.
+    Development(String),
+}
+
+/// A token is worth a user's name: it is not shown.
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.issuer {
+            Issuer::Nobody => f.write_str("Token(_)"),
+            Issuer::Source(_) => f.write_str("Source(_)"),
+            Issuer::Development(user) => f.debug_tuple("Development").field(user).finish(),
+        }
+    }
+}
+
+/// The device's token, whoever needs it.
+pub(crate) struct Tokens {
+    issuer: Issuer,
+    /// One question at a time: whoever waits for it has the same answer.
+    asking: tokio::sync::Mutex<()>,
+    held: Mutex<Option<String>>,
+    state: watch::Sender<TokenState>,
+    /// Tells when the application has given one.
+    given: watch::Sender<()>,
+}
+
+impl Tokens {
+    pub(crate) fn new(credential: Credential) -> Self {
+        Self {
+            issuer: credential.issuer,
+            asking: tokio::sync::Mutex::default(),
+            held: Mutex::new(credential.token),
+            state: watch::Sender::new(TokenState::Good),
+            given: watch::Sender::new(()),
+        }
+    }
+
+    /// Takes the application's next token.
+    pub(crate) fn give(&self, token: String) {
+        self.hold(token);
+        self.given.send_replace(());
+    }
+
+    /// The token that a node is shown.
+    pub(crate) async fn token_for(&self, url: &ServerUrl) -> Result<String, Error> {
+        match &self.issuer {
+            Issuer::Development(user) => development_token(url, user).await,
+            Issuer::Source(source) => self.ask(source).await,
+            Issuer::Nobody => self.held().ok_or_else(|| Error::token("there is none")),
+        }
+    }
+
+    /// The token is to be replaced soon.
+    pub(crate) fn handle_expiring(&self) {
+        self.change_state(TokenState::Good, TokenState::Expiring);
+    }
+
+    /// A node has refused a token, which may not be the present one.
+    pub(crate) fn handle_refusal(&self, token: &str) {
+        if self.held().as_deref() == Some(token) {
+            self.state.send_replace(TokenState::Refused);
+        }
+    }
+
+    /// Whether somebody can be asked for another token.
+    pub(crate) fn has_issuer(&self) -> bool {
+        !matches!(self.issuer, Issuer::Nobody)
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<TokenState> {
+        self.state.subscribe()
+    }
+
+    /// Tells of tokens that the application gives from now on.
+    pub(crate) fn watch_given(&self) -> watch::Receiver<()> {
+        self.given.subscribe()
+    }
+
+    /// Waits, but no longer than until the application gives another token.
+    pub(super) async fn pause(&self, time: Duration) {
+        let mut given = self.watch_given();
+        // Either way it is over.
+        _ = tokio::time::timeout(time, given.changed()).await;
+    }
+
+    /// Has the application come by another token, unless the present one is good.
+    async fn ask(&self, source: &Source) -> Result<String, Error> {
+        let _turn = self.asking.lock().await;
+        let (held, state) = (self.held(), *self.state.borrow());
+        if let Some(token) = &held
+            && state == TokenState::Good
+        {
+            return Ok(token.clone());
+        }
+        let asked = tokio::time::timeout(SOURCE_TIMEOUT, source()).await;
+        match asked.unwrap_or_else(|_| Err("the application's source took too long".to_owned())) {
+            Ok(token) => {
+                self.hold(token.clone());
+                Ok(token)
+            }
+            Err(why) => match held {
+                Some(token) if state == TokenState::Expiring => {
+                    tracing::warn!(why, "no newer token yet");
+                    Ok(token)
+                }
+                Some(_) | None => Err(Error::token(&why)),
+            },
+        }
+    }
+
+    fn hold(&self, token: String) {
+        *self.lock() = Some(token);
+        self.state.send_if_modified(|state| {
+            let was = std::mem::replace(state, TokenState::Good);
+            was != TokenState::Good
+        });
+    }
+
+    fn change_state(&self, from: TokenState, to: TokenState) {
+        self.state.send_if_modified(|state| {
+            let is_from = *state == from;
+            if is_from {
+                *state = to;
+            }
+            is_from
+        });
+    }
+
+    fn held(&self) -> Option<String> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
