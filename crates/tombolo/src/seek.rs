@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
-use tombolo_client::{Device, Match, Ticket, TicketEvent, UserId, WhyNot};
+use tombolo_client::{Device, Error, ErrorCode, Match, Ticket, TicketEvent, UserId, WhyNot};
 
 use crate::cli::MatchArgs;
 use crate::output::{self, Style};
@@ -143,7 +143,10 @@ async fn follow(
             event = ticket.next_event() => event?,
             () = until(why_at) => {
                 why_at = args.why_every.map(|every| Instant::now() + every);
-                tell(style, &told_why(ticket.why().await?))?;
+                match ticket.why().await {
+                    Ok(why) => tell(style, &told_why(why))?,
+                    Err(error) => pass(error)?,
+                }
                 continue;
             }
         };
@@ -168,10 +171,11 @@ async fn follow(
                     accepted,
                 };
                 tell(style, &proposed)?;
-                match accepted {
-                    true => ticket.accept(proposal).await?,
-                    false => ticket.decline(proposal).await?,
-                }
+                let answered = match accepted {
+                    true => ticket.accept(proposal).await,
+                    false => ticket.decline(proposal).await,
+                };
+                answered.or_else(pass)?;
             }
             TicketEvent::Accepted { ready, users } => {
                 tell(style, &Event::Accepted { ready, users })?;
@@ -189,6 +193,15 @@ async fn follow(
             _ => {}
         }
     }
+}
+
+/// Goes on when the ticket was quicker, or the node is gone: what becomes of it is told.
+fn pass(error: Error) -> Result<(), Error> {
+    let is_late = error.code() == Some(ErrorCode::NoSuchThing);
+    if is_late || error.is_temporary() {
+        return Ok(());
+    }
+    Err(error)
 }
 
 /// Waits for others in the match's room.

@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tombolo_match::{Player, TicketId};
 use tombolo_wire::UserId;
-use tombolo_wire::v1::{self, match_event, match_request, match_response};
+use tombolo_wire::v1::{self, ErrorCode, match_event, match_request, match_response};
 
 use super::found::Match;
 use super::{about, ask, other_question};
 use crate::device::Device;
 use crate::error::Error;
-use crate::retry::patiently;
+use crate::retry::{patiently, persistently};
 use crate::room::{Room, RoomOptions};
 use crate::session;
 
@@ -25,6 +26,15 @@ pub struct Ticket {
     device: Device,
     state: Arc<TicketState>,
     options: RoomOptions,
+    /// The match that was found, until the application has it.
+    joining: Option<Joining>,
+}
+
+/// A match whose room is joined, whoever waits for that.
+#[derive(Debug)]
+struct Joining {
+    found: v1::MatchFound,
+    room: JoinHandle<Result<Room, Error>>,
 }
 
 /// Something became of a ticket.
@@ -123,6 +133,7 @@ impl Ticket {
             device: device.clone(),
             state,
             options: RoomOptions::default(),
+            joining: None,
         }
     }
 
@@ -145,12 +156,16 @@ impl Ticket {
         &self.state.pool
     }
 
-    /// What becomes of the ticket next. When its match begins, the match's room is joined before this returns.
+    /// What becomes of the ticket next. When its match begins, the match's room is joined before this returns. Nothing
+    /// is lost when it is given up before: the next call goes on.
     ///
     /// # Errors
     /// When the room of the match cannot be joined, the ticket has ended before, or the session is
     /// over.
     pub async fn next_event(&mut self) -> Result<TicketEvent, Error> {
+        if self.joining.is_some() {
+            return self.joined().await;
+        }
         let kind = self.state.next().await;
         let kind = kind.ok_or_else(|| Error::closed("the ticket has ended"))?;
         Ok(match kind {
@@ -166,13 +181,37 @@ impl Ticket {
             },
             match_event::Kind::Failed(_) => TicketEvent::Failed,
             match_event::Kind::Found(found) => {
-                let options = self.options.clone();
-                let room = self.device.rooms().join(&found.room, options).await?;
-                TicketEvent::Found(Box::new(Match::new(self.pool(), room, found)?))
+                self.begin_to_join(found);
+                return self.joined().await;
             }
             match_event::Kind::Ended(ended) => TicketEvent::Ended(ended.reason),
             match_event::Kind::Backfill(_) => return Err(other_question()),
         })
+    }
+
+    /// Whoever leaves a match's room does not get into it again: that must not follow from giving up to wait.
+    fn begin_to_join(&mut self, found: v1::MatchFound) {
+        let (device, options) = (self.device.clone(), self.options.clone());
+        let room = found.room.clone();
+        let join = async move {
+            let rooms = device.rooms();
+            persistently(|| rooms.join(&room, options.clone())).await
+        };
+        self.joining = Some(Joining {
+            found,
+            room: tokio::spawn(join),
+        });
+    }
+
+    async fn joined(&mut self) -> Result<TicketEvent, Error> {
+        let room = match &mut self.joining {
+            Some(joining) => (&mut joining.room).await,
+            None => return Err(Error::closed("the ticket has ended")),
+        };
+        let joining = self.joining.take();
+        let joining = joining.ok_or_else(|| Error::closed("the ticket has ended"))?;
+        let found = Match::new(self.pool(), room.map_err(Error::local)??, joining.found)?;
+        Ok(TicketEvent::Found(Box::new(found)))
     }
 
     /// Waits for the match, and says that this device's user is ready when it is asked.
@@ -186,7 +225,11 @@ impl Ticket {
                 TicketEvent::Ended(reason) => {
                     return Err(Error::closed(&format!("the ticket has ended: {reason}")));
                 }
-                TicketEvent::Proposed(proposal) => self.accept(proposal).await?,
+                TicketEvent::Proposed(proposal) => match self.accept(proposal).await {
+                    // What becomes of the ticket then is told: others were quicker, or the node is gone.
+                    Err(error) if is_told(&error) => {}
+                    answered => answered?,
+                },
                 TicketEvent::Waits(_) | TicketEvent::Accepted { .. } | TicketEvent::Failed => {}
             }
         }
@@ -195,7 +238,8 @@ impl Ticket {
     /// Says that this device's user is ready.
     ///
     /// # Errors
-    /// With code `NoSuchThing` when it is too late; when the node cannot be reached.
+    /// With code `NoSuchThing` when it is too late; when the node cannot be reached. The ticket may look on all the
+    /// same: that is told.
     pub async fn accept(&self, proposal: Proposal) -> Result<(), Error> {
         self.answer(proposal, true).await
     }
@@ -284,6 +328,9 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        if let Some(joining) = &self.joining {
+            joining.room.abort();
+        }
         let shared = &self.device.0;
         if self.state.end() {
             shared.matchmaker.lock().tickets.remove(&self.state.id);
@@ -419,6 +466,11 @@ impl TicketState {
     fn lock(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether an answer has come to nothing, and what becomes of the ticket is told.
+fn is_told(error: &Error) -> bool {
+    error.code() == Some(ErrorCode::NoSuchThing) || error.is_temporary()
 }
 
 fn parse_status(status: &v1::TicketStatus) -> TicketStatus {

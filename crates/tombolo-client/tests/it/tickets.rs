@@ -1,14 +1,14 @@
 //! Tickets, whatever becomes of sessions and handles.
 
 use bytes::Bytes;
-use tombolo_client::{Device, Error, ErrorCode, Ticket, TicketId};
+use tombolo_client::{Device, Error, ErrorCode, Ticket, TicketEvent, TicketId};
 use tombolo_wire::v1::{
-    MatchEvent, MatchResponse, Request, TicketStatus, match_event, match_request, match_response,
-    request, response, server_frame,
+    MatchEvent, MatchFailed, MatchFound, MatchProposed, MatchResponse, Request, TicketStatus,
+    match_event, match_request, match_response, request, response, server_frame,
 };
 
 use crate::lab::soon;
-use crate::script::Script;
+use crate::script::{Line, Script, given_up};
 
 #[tokio::test]
 async fn whoever_waits_for_a_ticket_is_told_that_the_session_is_over() {
@@ -25,21 +25,12 @@ async fn whoever_waits_for_a_ticket_is_told_that_the_session_is_over() {
 async fn a_ticket_that_was_dropped_is_no_invitation() {
     let script = Script::new().await;
     let (device, mut line) = script.device().await;
-    let waiting = async {
-        let submit = line.request().await;
-        line.answer(&submit, waits()).await;
-    };
-    let (ticket, ()) = tokio::join!(submit(&device), waiting);
-    let dropped = ticket.unwrap().id();
+    let dropped = waiting(&device, &mut line).await.id();
     // The node tells of it until it knows.
     let invitation = TicketId([9; 16]);
     for id in [dropped, invitation] {
-        line.tell(server_frame::Body::Matchmaker(MatchEvent {
-            pool: "duel".into(),
-            ticket: Bytes::copy_from_slice(&id.0),
-            kind: Some(match_event::Kind::Status(TicketStatus::default())),
-        }))
-        .await;
+        let status = match_event::Kind::Status(TicketStatus::default());
+        tell(&mut line, id, status).await;
     }
     let ticket = soon(device.matchmaker().next_ticket()).await.unwrap();
     assert_eq!(ticket.id(), invitation);
@@ -81,6 +72,80 @@ async fn a_ticket_that_may_wait_although_it_was_refused_is_cancelled() {
     assert!(refused.unwrap_err().is_temporary());
     let cancelled = about(&line.request().await);
     assert_eq!(cancelled, (false, submitted.1));
+}
+
+#[tokio::test]
+async fn who_accepts_too_late_looks_on_when_another_has_declined() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let ticket = waiting(&device, &mut line).await;
+    let id = ticket.id();
+    let answering = async {
+        let proposed = MatchProposed {
+            number: 1,
+            users: 2,
+            left_ms: 10_000,
+        };
+        tell(&mut line, id, match_event::Kind::Proposed(proposed)).await;
+        let accepts = line.request().await;
+        line.refuse(&accepts, ErrorCode::NoSuchThing).await;
+        let failed = match_event::Kind::Failed(MatchFailed { number: 1 });
+        tell(&mut line, id, failed).await;
+        tell(&mut line, id, begins()).await;
+        let joins = line.request().await;
+        line.joined(&joins, &["bob"]).await;
+    };
+    let (found, ()) = soon(async { tokio::join!(ticket.found(), answering) }).await;
+    assert_eq!(found.unwrap().room.id().as_str(), ROOM);
+}
+
+#[tokio::test]
+async fn a_match_is_kept_for_who_did_not_wait_until_its_room_was_joined() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let mut ticket = waiting(&device, &mut line).await;
+    tell(&mut line, ticket.id(), begins()).await;
+    let joins = given_up(
+        async { while !matches!(ticket.next_event().await, Ok(TicketEvent::Found(_))) {} },
+        &mut line,
+    )
+    .await;
+    line.joined(&joins, &["bob"]).await;
+    let event = soon(ticket.next_event()).await.unwrap();
+    let TicketEvent::Found(found) = event else {
+        panic!("{event:?}");
+    };
+    assert_eq!(found.room.members().len(), 1);
+    assert!(soon(ticket.next_event()).await.is_err(), "nothing follows");
+}
+
+const ROOM: &str = "tombolo-match-1";
+
+fn begins() -> match_event::Kind {
+    match_event::Kind::Found(MatchFound {
+        id: Bytes::copy_from_slice(&[1; 16]),
+        room: ROOM.into(),
+        ..MatchFound::default()
+    })
+}
+
+async fn tell(line: &mut Line, ticket: TicketId, kind: match_event::Kind) {
+    line.tell(server_frame::Body::Matchmaker(MatchEvent {
+        pool: "duel".into(),
+        ticket: Bytes::copy_from_slice(&ticket.0),
+        kind: Some(kind),
+    }))
+    .await;
+}
+
+/// A ticket of which the node has said that it waits.
+async fn waiting(device: &Device, line: &mut Line) -> Ticket {
+    let waiting = async {
+        let submit = line.request().await;
+        line.answer(&submit, waits()).await;
+    };
+    let (ticket, ()) = tokio::join!(submit(device), waiting);
+    ticket.unwrap()
 }
 
 async fn submit(device: &Device) -> Result<Ticket, Error> {
