@@ -4,6 +4,7 @@
 mod encoding;
 mod finding;
 mod joining;
+mod kept;
 mod messages;
 mod nodes;
 mod objects;
