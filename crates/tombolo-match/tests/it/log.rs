@@ -199,16 +199,16 @@ fn a_user_that_comes_back_with_another_device_is_told_there() {
 }
 
 /// A pool that writes down what it is told, and what came of it.
-struct Writer {
-    pool: Pool,
+pub(crate) struct Writer {
+    pub(crate) pool: Pool,
     now: Time,
-    log: Vec<(bytes::Bytes, Vec<Event>)>,
+    pub(crate) log: Vec<(bytes::Bytes, Vec<Event>)>,
     tickets: u128,
     matched: usize,
 }
 
 impl Writer {
-    fn new(rules: Rules) -> Self {
+    pub(crate) fn new(rules: Rules) -> Self {
         Self {
             pool: Pool::new(rules),
             now: Time::from_millis(1_000_000),
@@ -218,7 +218,7 @@ impl Writer {
         }
     }
 
-    fn act(&mut self, plan: &Plan, dice: &mut Dice) {
+    pub(crate) fn act(&mut self, plan: &Plan, dice: &mut Dice) {
         self.now = self.now.after(Duration::from_millis(dice.below(700)));
         let step = self.pool.propose(self.now, 1_000);
         if !step.matches.is_empty() {

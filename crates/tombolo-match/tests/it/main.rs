@@ -4,6 +4,7 @@
 mod backfill;
 mod checker;
 mod explain;
+mod kept;
 mod load;
 mod log;
 mod matching;
