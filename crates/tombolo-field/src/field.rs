@@ -267,7 +267,8 @@ impl Field {
 
     /// An entity wants to be told what is in its range, and knows some of it already: of each entity
     /// up to one of its reports. It is told the difference only. What is not here may still be heard of: it
-    /// has left only after the grace of the settings.
+    /// has left only after the grace of the settings. What hides is as if it were not here, so that nobody
+    /// learns where it is by claiming to know it.
     ///
     /// # Errors
     /// When it is not there, or wants too much.
@@ -289,17 +290,13 @@ impl Field {
         }
         let slot = *self.slot_by_id.get(&id).ok_or(Refused::Unknown)?;
         let mut observer = Observer::new(watch, knowledge.is_empty());
-        let mut known = Vec::new();
         for (other, sequence) in knowledge {
-            match self.slot_by_id.get(other) {
-                Some(other_slot) if *other_slot != slot => {
-                    known.push(self.known(*other_slot, *sequence));
-                }
-                Some(_) => observer.leave(*other),
-                None => observer.awaited.push((*other, *sequence)),
+            if *other == id {
+                observer.leave(id);
+            } else {
+                observer.awaited.push((*other, *sequence));
             }
         }
-        observer.know(known.into_iter());
         self.observers[slot as usize] = Some(observer);
         Ok(())
     }
@@ -445,7 +442,7 @@ impl Field {
         for number in 0..self.grid.len() {
             self.touch(number);
             let slot = self.grid.slot(number);
-            self.look_for_awaited(now, slot);
+            self.look_for_awaited(now, sight, slot);
             let Some(observer) = &mut self.observers[slot as usize] else {
                 continue;
             };
@@ -559,17 +556,19 @@ impl Field {
         }
     }
 
-    /// Looks for what an observer says to know and was not here.
-    fn look_for_awaited(&mut self, now: Duration, slot: u32) {
+    /// Looks for what an observer says to know and has not been seen here.
+    fn look_for_awaited<S: Sight + ?Sized>(&mut self, now: Duration, sight: &S, slot: u32) {
         let observer = &mut self.observers[slot as usize];
         let Some(mut observer) = observer.take_if(|observer| !observer.awaited.is_empty()) else {
             return;
         };
         let until = now + self.settings.grace;
         let is_over = now >= *observer.awaited_until.get_or_insert(until);
+        let me = self.grid.subject(slot);
+        let is_seen = |slot: &&u32| sight.may_see(me, self.grid.subject(**slot));
         let mut known = Vec::new();
         for (other, sequence) in std::mem::take(&mut observer.awaited) {
-            match self.slot_by_id.get(&other) {
+            match self.slot_by_id.get(&other).filter(is_seen) {
                 Some(slot) => known.push(self.known(*slot, sequence)),
                 None if is_over => observer.leave(other),
                 None => observer.awaited.push((other, sequence)),

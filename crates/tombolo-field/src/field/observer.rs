@@ -46,7 +46,7 @@ pub(super) struct Observer {
     pub(super) nearby: Vec<u32>,
     /// The drift when it looked around last.
     pub(super) looked: f64,
-    /// What it says to know and was not here when it began, and until when that is looked for.
+    /// What it says to know and has not been seen here since it began, and until when that is looked for.
     pub(super) awaited: Vec<(EntityId, u32)>,
     pub(super) awaited_until: Option<Duration>,
     /// What has left, and when that was told.

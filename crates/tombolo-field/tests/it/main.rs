@@ -3,6 +3,7 @@
 
 mod cells;
 mod circle;
+mod hidden;
 mod hostile;
 mod model;
 mod pressure;
