@@ -16,7 +16,7 @@ use tombolo_wire::{NodeId, RoomId, UserId};
 
 use crate::catalogue::Catalogue;
 use crate::clock::SteadyClock;
-use crate::cluster::{Arrivals, Cluster, drop_given_to, give_up_all};
+use crate::cluster::{Arrivals, Cluster, drop_given_to, end_broken, give_up_all};
 use crate::config::Config;
 use crate::duplicates;
 use crate::entropy::ResumeToken;
@@ -361,6 +361,9 @@ impl Node {
         reject: Option<Reject>,
     ) {
         if let Some(moved) = &state.moved {
+            if moved.is_broken {
+                return end_broken(self, sessions, state, session);
+            }
             // It is another node's. If that one misses something of a room it is the room's member no
             // more; nobody but the log can say so, since the link to that node is full.
             if moved.is_taken && self.cluster.is_up(&moved.to) {

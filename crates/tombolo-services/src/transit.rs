@@ -25,7 +25,7 @@ pub(crate) struct Moved {
     /// The other node has all that waited: from now on it is sent what still comes, and the session is
     /// its own.
     pub(crate) is_taken: bool,
-    /// More came of what nobody tells again than is kept: nobody can take it whole.
+    /// More came of what nobody tells again than is kept: nobody can take it whole, and it ends at once.
     pub(crate) is_broken: bool,
 }
 
@@ -137,7 +137,12 @@ impl State {
                 return moved.forward(&frame).map(|()| None);
             }
             let pushed = sender.push(&mut self.outbox, frame);
-            moved.is_broken |= pushed.is_err() && sender == Sender::Node;
+            // A frame that can never be sent is not missed.
+            let has_no_place = matches!(
+                pushed,
+                Err(Overflow::Frames { .. } | Overflow::Bytes { .. })
+            );
+            moved.is_broken |= has_no_place && sender == Sender::Node;
             return pushed.map(|()| None);
         }
         if let Some(arriving) = &mut self.arriving {

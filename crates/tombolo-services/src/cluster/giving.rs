@@ -132,7 +132,9 @@ fn offer(node: &Arc<Node>, wanted: &Wanted) -> session_answer::Outcome {
     if let Some(moved) = state.moved.as_ref().filter(|moved| moved.is_taken) {
         return session_answer::Outcome::GivenTo(moved.to.to_string());
     }
-    if session.pending.load(Ordering::Relaxed) > 0 || !state.is_settled() {
+    // One that is broken is about to end.
+    let is_broken = state.moved.as_ref().is_some_and(|moved| moved.is_broken);
+    if session.pending.load(Ordering::Relaxed) > 0 || !state.is_settled() || is_broken {
         return refused(wire::SessionRefusal::Busy);
     }
     if state.outbox.handle_ack(wanted.ack).is_err() {
@@ -151,7 +153,7 @@ fn offer(node: &Arc<Node>, wanted: &Wanted) -> session_answer::Outcome {
         offer,
         first,
         is_taken: false,
-        is_broken: state.moved.as_ref().is_some_and(|moved| moved.is_broken),
+        is_broken: false,
     });
     if first == offer {
         state.pause();
@@ -284,18 +286,46 @@ fn forget_now(node: &Node, session: &Arc<Session>, first: u64) -> (Vec<Arc<Host>
         // It was reclaimed meanwhile.
         return (Vec::new(), false);
     };
-    let was_taken = moved.is_taken;
-    sessions.forget_given(session, &state);
-    let hosts = std::mem::take(&mut state.host_by_room);
-    if was_taken {
+    if moved.is_taken {
+        sessions.forget_given(session, &state);
+        let hosts = std::mem::take(&mut state.host_by_room);
         return (hosts.into_values().collect(), true);
     }
     node.counters.expired.add(1);
-    node.emit(SessionEvent::Ended, session);
+    let hosts = end_offered(node, &mut sessions, &mut state, session);
+    (hosts.collect(), false)
+}
+
+/// Ends a session that nobody has taken; returns the hosts of its rooms.
+fn end_offered(
+    node: &Node,
+    sessions: &mut SessionTable,
+    state: &mut State,
+    session: &Arc<Session>,
+) -> impl Iterator<Item = Arc<Host>> + use<> {
+    sessions.forget_given(session, state);
     // Whoever has an offer of it must not take it any more.
     state.moved = None;
-    drop(state.end(None));
-    (hosts.into_values().collect(), false)
+    node.emit(SessionEvent::Ended, session);
+    state.end(None).into_values()
+}
+
+/// Ends a session that nobody can take whole any more. Its device begins anew at once: its rooms keep
+/// its seats.
+pub(crate) fn end_broken(
+    node: &Arc<Node>,
+    sessions: &mut SessionTable,
+    state: &mut State,
+    session: &Arc<Session>,
+) {
+    for host in end_offered(node, sessions, state, session) {
+        spawn_drop(node, session, host);
+    }
+}
+
+fn spawn_drop(node: &Arc<Node>, session: &Arc<Session>, host: Arc<Host>) {
+    let (runtime, node, session) = (node.runtime.clone(), Arc::clone(node), Arc::clone(session));
+    runtime.spawn(async move { drop_from(&node, &session, &host).await });
 }
 
 /// A node is gone, and with it the sessions that went there: their rooms keep their seats, also those
@@ -311,10 +341,7 @@ pub(crate) fn drop_given_to(node: &Arc<Node>, gone: &NodeId) {
         let hosts = std::mem::take(&mut state.host_by_room);
         drop(state);
         for host in hosts.into_values() {
-            let (node, session) = (Arc::clone(node), Arc::clone(&session));
-            node.runtime
-                .clone()
-                .spawn(async move { drop_from(&node, &session, &host).await });
+            spawn_drop(node, &session, host);
         }
     }
 }

@@ -26,7 +26,7 @@ use tombolo_wire::{NodeId, RoomId};
 
 use super::generated::{self as wire, Item, item, session_answer, session_question};
 use super::{VERSION, giving};
-use crate::entropy::ResumeToken;
+use crate::entropy::{self, ResumeToken};
 use crate::events::SessionEvent;
 use crate::lock::lock;
 use crate::node::Node;
@@ -231,10 +231,9 @@ async fn take_over(
         ack: caller.ack,
         to: node.name().to_string(),
     });
-    let end = Instant::now() + FETCH_TIME;
     let mut hops = 0;
     // A device that has gone may have its session elsewhere by now: it must not be taken from there.
-    while Instant::now() < end && is_wanted() {
+    while is_wanted() {
         let answer = tokio::select! {
             biased;
             () = node.cluster.gone(&holder) => {
@@ -253,6 +252,9 @@ async fn take_over(
                 if let Some(fetched) = take(node, caller, token, &holder, offered).await {
                     return fetched;
                 }
+                // Two nodes that want it in turn are not to go on in step.
+                let jitter = Duration::from_millis(entropy::number() % VOID_JITTER_MS);
+                tokio::time::sleep(BUSY_DELAY + jitter).await;
             }
             Some(session_answer::Outcome::GivenTo(next)) => {
                 hops += 1;
@@ -577,6 +579,9 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How soon a session is asked for again whose frames or requests are being carried out.
 const BUSY_DELAY: Duration = Duration::from_millis(10);
+
+/// How much later at most when its offer was void.
+const VOID_JITTER_MS: u64 = 40;
 
 /// How long a device waits for its session, and then for its rooms.
 const FETCH_TIME: Duration = Duration::from_secs(2);

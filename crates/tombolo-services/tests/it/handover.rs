@@ -270,6 +270,60 @@ async fn a_session_that_is_offered_outlives_what_others_were_told_has_no_place()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_device_whose_offered_session_has_no_place_for_what_its_node_says_begins_anew_in_its_seats()
+ {
+    let local = Local::new(LocalConfig::default());
+    let nodes = [0, 1].map(|number| {
+        start_with(&local, number, |config| {
+            config.outbox.frames_max = if number == 0 { 16 } else { 4096 };
+        })
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for (back, room) in [(0, "r"), (1, "s")] {
+        let users = [("bob", 1), ("alice", 0)];
+        let [mut bob, mut alice] = members(&nodes, room, users).await;
+        alice.connection = None;
+        nodes[1].wire.answers_left.store(1, Ordering::Relaxed);
+        let asked = nodes[1].lab.attach(alice.hello());
+        let asked = tokio::time::timeout(Duration::from_secs(1), asked).await;
+        assert!(
+            asked.is_err(),
+            "the offer is made, and nothing more comes through"
+        );
+        for number in 0..10 {
+            let mut guest = nodes[1].lab.device(&format!("guest{number}")).await;
+            guest.hears_all = true;
+            guest.join(room, JoinMode::Join).await.unwrap();
+            guest.leave(room).await.unwrap();
+        }
+        bob.drain().await;
+        for node in &nodes {
+            node.wire.answers_left.store(1000, Ordering::Relaxed);
+        }
+        let begun = tokio::time::Instant::now();
+        let welcome = alice.connect(&nodes[back].lab).await.unwrap();
+        assert!(!welcome.resumed);
+        assert!(!welcome.resumed);
+        // The question that was lost is given up first.
+        assert!(begun.elapsed() < Duration::from_secs(1));
+        let left = nodes
+            .iter()
+            .map(|node| node.wire.answers_left.load(Ordering::Relaxed));
+        let left: Vec<_> = left.collect();
+        assert!(
+            left.iter().sum::<u64>() >= 1990,
+            "a node asks without end: {left:?}"
+        );
+        let joined = alice.join(room, JoinMode::Join).await.unwrap();
+        let of_alice = joined.members.iter().find(|member| member.user == "alice");
+        assert_eq!(of_alice.unwrap().seat, 1);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(bob.next_event().await, "!alice");
+        bob.is_quiet().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_that_is_taken_late_is_found_by_the_token_that_its_device_has_by_then() {
     let (nodes, _) = cluster::<2>().await;
     let [mut alice] = members(&nodes, "r", [("alice", 0)]).await;
