@@ -10,7 +10,7 @@ use crate::error::Error;
 impl Device {
     /// Has the game's own code on the node do something, and returns what it answers. Commands of a device
     /// are carried out one after the other, as its joins and acts are. While the connection is away it
-    /// waits; when the session is lost nobody knows whether it was carried out.
+    /// waits; when the session is lost nobody knows whether it was carried out ([`Error::is_unsure`]).
     ///
     /// # Errors
     /// With the code that the game chose; `NoSuchThing` when the node has no such code, `TooLarge` for more
@@ -22,7 +22,11 @@ impl Device {
             name: name.to_string(),
             payload: payload.into(),
         });
-        let answer = self.0.session.request(command).await?;
+        let answer = self.0.session.request(command).await;
+        let answer = answer.map_err(|error| match error.is_unsure() {
+            true => error.into_unsure(),
+            false => error,
+        })?;
         let response::Result::Command(CommandReply { payload }) = answer else {
             return Err(Error::local("the node answered another question"));
         };

@@ -11,6 +11,8 @@ use tombolo_wire::v1::ErrorCode;
 pub struct Error {
     kind: Kind,
     message: String,
+    /// What was asked for may have been done.
+    is_unsure: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,13 @@ impl Error {
         self.kind == Kind::Closed
     }
 
+    /// Nobody knows whether it was done: the answer did not come, and it may still be done later. Anything
+    /// else says that it was not done.
+    #[must_use]
+    pub fn is_unsure(&self) -> bool {
+        self.is_unsure
+    }
+
     /// The node's reason, when it refused.
     #[must_use]
     pub fn code(&self) -> Option<ErrorCode> {
@@ -74,17 +83,11 @@ impl Error {
     }
 
     pub(crate) fn local(what: impl fmt::Display) -> Self {
-        Self {
-            kind: Kind::Local,
-            message: what.to_string(),
-        }
+        Self::new(Kind::Local, what.to_string())
     }
 
     pub(crate) fn full(what: impl fmt::Display) -> Self {
-        Self {
-            kind: Kind::Full,
-            message: format!("too much waits for the node: {what}"),
-        }
+        Self::new(Kind::Full, format!("too much waits for the node: {what}"))
     }
 
     pub(crate) fn unreachable(url: &ServerUrl, why: &str) -> Self {
@@ -95,25 +98,43 @@ impl Error {
             ""
         };
         let message = format!("cannot reach the node at {}: {why}{hint}", url.authority());
-        Self {
-            kind: Kind::Unreachable,
-            message,
-        }
+        Self::new(Kind::Unreachable, message)
     }
 
     /// The node began a new session before it answered.
     pub(crate) fn forgotten() -> Self {
+        let message = "the node forgot the session before it answered: try again";
         Self {
-            kind: Kind::Unreachable,
-            message: "the node forgot the session before it answered: try again".to_owned(),
+            is_unsure: true,
+            ..Self::new(Kind::Unreachable, message.to_owned())
+        }
+    }
+
+    /// The session ended before the answer came.
+    pub(crate) fn unanswered() -> Self {
+        Self {
+            is_unsure: true,
+            ..Self::closed("the session is over")
+        }
+    }
+
+    /// The end of something that must not be done twice and may have been done: the same is not to be tried again.
+    pub(crate) fn into_unsure(self) -> Self {
+        let kind = match self.kind {
+            Kind::Closed => Kind::Closed,
+            Kind::Local | Kind::Unreachable | Kind::Token | Kind::Refused(_) | Kind::Full => {
+                Kind::Refused(ErrorCode::Unsure)
+            }
+        };
+        Self {
+            kind,
+            message: format!("nobody knows whether it was done: {}", self.message),
+            is_unsure: true,
         }
     }
 
     pub(crate) fn token(why: &str) -> Self {
-        Self {
-            kind: Kind::Token,
-            message: format!("no device token: {why}"),
-        }
+        Self::new(Kind::Token, format!("no device token: {why}"))
     }
 
     pub(crate) fn refused(code: i32, message: &str) -> Self {
@@ -123,15 +144,23 @@ impl Error {
             .trim_start_matches("ERROR_CODE_")
             .to_lowercase();
         Self {
-            kind: Kind::Refused(code),
-            message: format!("the node refused ({name}): {message}"),
+            is_unsure: code == ErrorCode::Unsure,
+            ..Self::new(
+                Kind::Refused(code),
+                format!("the node refused ({name}): {message}"),
+            )
         }
     }
 
     pub(crate) fn closed(what: &str) -> Self {
+        Self::new(Kind::Closed, what.to_owned())
+    }
+
+    fn new(kind: Kind, message: String) -> Self {
         Self {
-            kind: Kind::Closed,
-            message: what.to_owned(),
+            kind,
+            message,
+            is_unsure: false,
         }
     }
 }

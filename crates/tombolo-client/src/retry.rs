@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
+use tombolo_wire::v1::ErrorCode;
 
 use crate::error::Error;
 
@@ -11,6 +12,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a device that has lost its session asks for its places again: for longer than a cluster that
 /// has lost nodes needs to be itself again.
 const COME_BACK_WITHIN: Duration = Duration::from_secs(60);
+/// Between two times at which something is asked for under one name.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 /// Asks again, for a while, when the node cannot be reached or has forgotten the question.
 pub(crate) async fn patiently<T, F: Future<Output = Result<T, Error>>>(
@@ -24,6 +27,52 @@ pub(crate) async fn persistently<T, F: Future<Output = Result<T, Error>>>(
     attempt: impl FnMut() -> F,
 ) -> Result<T, Error> {
     ask_within(COME_BACK_WITHIN, Error::is_temporary, attempt).await
+}
+
+/// Asks again, for a while, until it is known what became of something that has a name, so that it is done
+/// once; and while what stands in the way is passing.
+///
+/// # Errors
+/// Why it was not done; or that nobody knows whether it was.
+pub(crate) async fn until_known<T, F: Future<Output = Result<T, Error>>>(
+    is_passing: impl Fn(&Error) -> bool,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, Error> {
+    let end = Instant::now() + COME_BACK_WITHIN;
+    let mut may_be_done = false;
+    loop {
+        let Ok(answer) = timeout_at(end, attempt()).await else {
+            return Err(Error::local("no answer came in time").into_unsure());
+        };
+        let error = match answer {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        may_be_done |= error.is_unsure();
+        let may_help = is_passing(&error)
+            || error.is_unsure() && !error.is_closed()
+            || may_be_done && error.is_temporary();
+        if may_help && Instant::now() + ASK_AGAIN_AFTER < end {
+            tokio::time::sleep(ASK_AGAIN_AFTER).await;
+        } else if may_be_done && !is_by_room(&error) {
+            return Err(error.into_unsure());
+        } else {
+            return Err(error);
+        }
+    }
+}
+
+/// Whether a refusal is of a kind that is by the room's log, or by what was asked alone: then it was refused
+/// however often it was asked for.
+fn is_by_room(error: &Error) -> bool {
+    let by_room = [
+        ErrorCode::NotOwner,
+        ErrorCode::NoSuchThing,
+        ErrorCode::Conflict,
+        ErrorCode::BadFrame,
+        ErrorCode::TooLarge,
+    ];
+    error.code().is_some_and(|code| by_room.contains(&code))
 }
 
 async fn ask_within<T, F: Future<Output = Result<T, Error>>>(
@@ -46,8 +95,6 @@ async fn ask_within<T, F: Future<Output = Result<T, Error>>>(
 mod tests {
     use std::cell::Cell;
 
-    use tombolo_wire::v1::ErrorCode;
-
     use super::*;
 
     fn refused(code: ErrorCode) -> Error {
@@ -65,6 +112,42 @@ mod tests {
         assert_eq!(error.code(), Some(ErrorCode::Unavailable));
         assert_eq!(begun.elapsed(), COME_BACK_WITHIN);
         assert_eq!(asked.get(), 121, "twice a second");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_have_been_done_is_said_to_be_done_or_not_only_by_who_knows() {
+        use ErrorCode::{Conflict, NotAMember, NotPermitted, Unavailable, Unsure};
+
+        let rows: [(&[ErrorCode], ErrorCode, bool); 6] = [
+            (&[Unavailable], Unavailable, false),
+            (&[NotPermitted], NotPermitted, false),
+            (&[Unsure, Conflict], Conflict, false),
+            (&[Unsure, Unavailable, Conflict], Conflict, false),
+            (&[Unsure, NotPermitted], Unsure, true),
+            (&[NotAMember, Unsure, NotPermitted], Unsure, true),
+        ];
+        for (answers, told, is_unsure) in rows {
+            let mut answers = answers.iter();
+            let is_coming_back = |error: &Error| error.code() == Some(NotAMember);
+            let result = until_known(is_coming_back, || {
+                let answer = answers.next().expect("nobody asks after the last");
+                std::future::ready(Err::<(), _>(refused(*answer)))
+            });
+            let error = result.await.unwrap_err();
+            assert_eq!((error.code(), error.is_unsure()), (Some(told), is_unsure));
+            assert_eq!(error.is_temporary(), told == Unavailable);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_stays_unanswered_is_given_up_in_the_end_and_nobody_knows() {
+        let begun = Instant::now();
+        let forgotten = until_known(|_| false, async || Err::<(), _>(Error::forgotten())).await;
+        let unanswered = until_known(|_| false, std::future::pending::<Result<(), _>>).await;
+        for error in [forgotten, unanswered].map(Result::unwrap_err) {
+            assert!(error.is_unsure() && !error.is_temporary(), "{error}");
+        }
+        assert!(begun.elapsed() <= 2 * COME_BACK_WITHIN);
     }
 
     #[tokio::test(start_paused = true)]

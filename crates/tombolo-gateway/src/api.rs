@@ -432,13 +432,14 @@ fn bad(message: &str) -> ApiError {
 }
 
 /// Of all other reasons: what was asked for is understood, but cannot be done.
-const STATUS_BY_CODE: [(ErrorCode, StatusCode); 10] = [
+const STATUS_BY_CODE: [(ErrorCode, StatusCode); 11] = [
     (ErrorCode::NoSuchPool, StatusCode::NOT_FOUND),
     (ErrorCode::NoSuchRoom, StatusCode::NOT_FOUND),
     (ErrorCode::NoSuchThing, StatusCode::NOT_FOUND),
     (ErrorCode::NoSuchMember, StatusCode::NOT_FOUND),
     (ErrorCode::RoomExists, StatusCode::CONFLICT),
     (ErrorCode::Conflict, StatusCode::CONFLICT),
+    (ErrorCode::Unsure, StatusCode::CONFLICT),
     (ErrorCode::BadName, StatusCode::BAD_REQUEST),
     (ErrorCode::BadFrame, StatusCode::BAD_REQUEST),
     (ErrorCode::TooLarge, StatusCode::PAYLOAD_TOO_LARGE),

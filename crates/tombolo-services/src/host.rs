@@ -31,7 +31,7 @@ use crate::reject::Reject;
 use crate::requests;
 use crate::session::Session;
 
-pub(crate) use act::reject;
+pub(crate) use act::{NamedAct, operation_named, operation_of, reject};
 pub(crate) use server::by_server;
 pub use server::{MemberView, RoomView, ServerActed};
 
@@ -117,6 +117,8 @@ pub(crate) enum Outcome {
     Illegal(Illegal),
     /// Nobody knows; plan anew.
     Again,
+    /// Nobody says what became of it.
+    Unsure,
 }
 
 /// What to do about a request.
@@ -140,10 +142,14 @@ pub(crate) struct Proposal {
 
 impl Drop for Proposal {
     fn drop(&mut self) {
-        self.host
-            .lock()
-            .pending_by_operation
-            .remove(&self.operation);
+        self.outcome.close();
+        let mut state = self.host.lock();
+        let pending = &mut state.pending_by_operation;
+        // The user may have asked for the same anew, by another session.
+        let is_own = |pending: &Pending| pending.outcome.is_closed();
+        if pending.get(&self.operation).is_some_and(is_own) {
+            pending.remove(&self.operation);
+        }
     }
 }
 

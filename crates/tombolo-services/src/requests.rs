@@ -6,11 +6,12 @@ mod parse;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tombolo_engine::AppendError;
 use tombolo_room::{
-    Act, Audience, Change, Illegal, Membership, Password, Query, Reserve, RoomCode, Settings,
+    Act, Audience, Change, Illegal, Membership, OperationId, Password, Query, Reserve, RoomCode,
+    Settings,
 };
 use tombolo_wire::v1::{self, ErrorCode, response, server_frame};
 use tombolo_wire::{RoomId, UserId};
@@ -18,7 +19,7 @@ use tombolo_wire::{RoomId, UserId};
 use crate::catalogue::{self, Choice};
 use crate::field::{self, FieldIntroduction, FieldRequest};
 use crate::hooks::{DeviceCommand, MemberMessage};
-use crate::host::{self, Host, Outcome, Plan, Proposal, Wish};
+use crate::host::{self, Host, NamedAct, Outcome, Plan, Proposal, Wish};
 use crate::matchmaker::{self, MatchmakerRequest};
 use crate::node::Node;
 use crate::reject::Reject;
@@ -39,10 +40,7 @@ pub(crate) enum Request {
     },
     Act {
         id: u64,
-        room: RoomId,
-        act: Box<Act>,
-        /// How long the request was: what members are told is about as long.
-        bytes: usize,
+        wanted: Box<WantedAct>,
     },
     Find {
         id: u64,
@@ -75,6 +73,19 @@ pub(crate) enum Request {
         seq: u64,
         introduction: Box<FieldIntroduction>,
     },
+}
+
+/// An act that was found to be in order.
+#[derive(Clone, Debug)]
+pub(crate) struct WantedAct {
+    room: RoomId,
+    act: Act,
+    /// How long the request was: what members are told is about as long.
+    bytes: usize,
+    /// By which it is known when it is asked for again; `None` when the device has not named it.
+    operation: Option<OperationId>,
+    /// Since it was asked for first.
+    wanted_for: Duration,
 }
 
 /// A join that was found to be in order.
@@ -193,15 +204,7 @@ async fn run(node: Arc<Node>, session: Arc<Session>) {
         let (id, result) = match request {
             Request::Join { id, join } => (id, carry_out_join(&node, &session, id, &join).await),
             Request::Leave { id, room } => (id, carry_out_leave(&node, &session, id, &room).await),
-            Request::Act {
-                id,
-                room,
-                act,
-                bytes,
-            } => {
-                let result = carry_out_act(&node, &session, id, &room, &act, bytes).await;
-                (id, result)
-            }
+            Request::Act { id, wanted } => (id, carry_out_act(&node, &session, id, *wanted).await),
             Request::Find { id, query } => {
                 let result = find::carry_out_find(&node, &session, id, *query).await;
                 (id, result)
@@ -331,6 +334,7 @@ async fn join_host(
             )
             | Outcome::Again => {}
             Outcome::Illegal(illegal) => return Err(host::reject(illegal)),
+            Outcome::Unsure => return Err(no_answer()),
         }
     }
     Err(Reject::new(
@@ -356,6 +360,7 @@ async fn carry_out_leave(
             Outcome::Done => return Ok(()),
             Outcome::Illegal(_) => return Err(not_a_member()),
             Outcome::Again => {}
+            Outcome::Unsure => return Err(no_answer()),
         }
     }
     Err(Reject::new(
@@ -368,34 +373,45 @@ async fn carry_out_act(
     node: &Arc<Node>,
     session: &Arc<Session>,
     id: u64,
-    room: &RoomId,
-    act: &Act,
-    bytes: usize,
+    wanted: WantedAct,
 ) -> Result<(), Reject> {
-    let host = session.lock().host_by_room.get(room).cloned();
+    let WantedAct { room, bytes, .. } = wanted;
+    let host = session.lock().host_by_room.get(&room).cloned();
     let host = host.ok_or_else(not_a_member)?;
+    let operation = wanted.operation;
+    let operation = operation.unwrap_or_else(|| host::operation_of(session.id, id));
+    if let Some(done) = host.answer_again(node, session, id, &operation) {
+        return done;
+    }
     let (told, now) = (host.members(), Instant::now());
     if !session.account().deliveries.take(now, told, told * bytes) {
         return Err(Reject::new(ErrorCode::Limit, "too much to too many"));
     }
-    let changed = changed_by_game(node, session, room, act)?;
-    let act = changed.as_ref().unwrap_or(act);
+    let changed = changed_by_game(node, session, &room, &wanted.act)?;
+    let named = NamedAct {
+        operation,
+        time: host.lock().time(node).before(wanted.wanted_for),
+        act: changed.unwrap_or(wanted.act),
+    };
+    let mut is_unsure = false;
     for _ in 0..ATTEMPTS_MAX {
-        let proposal = match host.plan_act(node, session, id, act)? {
-            Plan::Done => return Ok(()),
-            Plan::Append(proposal) => proposal,
+        let tried = match host.plan_act(node, session, id, &named) {
+            Ok(Plan::Done) => return Ok(()),
+            Ok(Plan::Append(proposal)) => propose(node, proposal).await,
+            Err(reject) => Err(reject),
         };
-        match propose(node, proposal).await? {
-            Outcome::Done => return Ok(()),
+        match tried {
+            Ok(Outcome::Done) => return Ok(()),
             // It was written twice; the room knows what became of the first.
-            Outcome::Illegal(Illegal::Repeated) | Outcome::Again => {}
-            Outcome::Illegal(illegal) => return Err(host::reject(illegal)),
+            Ok(Outcome::Illegal(Illegal::Repeated)) => {}
+            Ok(Outcome::Again) => is_unsure = true,
+            Ok(Outcome::Illegal(illegal)) => return Err(host::reject(illegal)),
+            Ok(Outcome::Unsure) => return Err(unsure()),
+            Err(_) if is_unsure => return Err(unsure()),
+            Err(reject) => return Err(reject),
         }
     }
-    Err(Reject::new(
-        ErrorCode::Unavailable,
-        "the room changes too fast",
-    ))
+    Err(unsure())
 }
 
 /// What the game's own code makes of something durable that is said, if it changes it.
@@ -453,8 +469,18 @@ async fn propose(node: &Node, mut proposal: Proposal) -> Result<Outcome, Reject>
     }
     match tokio::time::timeout(timeout, &mut proposal.outcome).await {
         Ok(Ok(outcome)) => Ok(outcome),
-        Ok(Err(_)) | Err(_) => Err(unavailable("the engine does not answer")),
+        Ok(Err(_)) | Err(_) => Ok(Outcome::Unsure),
     }
+}
+
+/// Of what does no harm when it is asked for again: nobody knows whether it was done.
+fn no_answer() -> Reject {
+    Reject::new(ErrorCode::Unavailable, "the engine does not answer")
+}
+
+fn unsure() -> Reject {
+    let message = "the engine does not say whether it was done";
+    Reject::new(ErrorCode::Unsure, message)
 }
 
 /// Answers a request by saying why it was not carried out.

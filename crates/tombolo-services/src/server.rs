@@ -23,7 +23,7 @@ pub struct NamedOperation {
     /// Its name, at random.
     pub id: [u8; 16],
     /// Since it was asked for first. A room that has taken in so much since that it may not remember refuses it, for
-    /// nobody knows whether it was done ([`ErrorCode::Conflict`]).
+    /// nobody knows whether it was done ([`ErrorCode::Unsure`]).
     pub wanted_for: Duration,
 }
 

@@ -6,6 +6,7 @@
 //! devices join, leave, talk, count and follow each other. In the end it lets everything come to rest, and compares what
 //! devices were promised and what they see with what the logs say.
 
+mod deed;
 mod device;
 mod judge;
 mod presence;

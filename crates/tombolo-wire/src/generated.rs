@@ -2293,6 +2293,13 @@ pub struct RoomRequest {
     pub room: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "2")]
     pub act: ::core::option::Option<RoomAct>,
+    /// The device's own name for it, 16 random bytes: however often the user asks for it under this name, by
+    /// whatever session, it is done once. Empty: it has none.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub operation: ::prost::bytes::Bytes,
+    /// How long ago it was asked for first under that name.
+    #[prost(uint64, tag = "4")]
+    pub wanted_for_ms: u64,
 }
 /// Asks for durable messages that are kept, the newest first: those before a number, or all.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2820,6 +2827,8 @@ pub enum ErrorCode {
     Conflict = 22,
     /// The node takes nobody (any more): connect to another.
     Elsewhere = 23,
+    /// Nobody knows whether it was done, or will be. What has a name of its own may be asked for again.
+    Unsure = 24,
     /// The user takes no messages from this one.
     Blocked = 40,
     /// The user has as many unread messages, in all or from this sender, as are kept.
@@ -2876,6 +2885,7 @@ impl ErrorCode {
             Self::NoSuchThing => "ERROR_CODE_NO_SUCH_THING",
             Self::Conflict => "ERROR_CODE_CONFLICT",
             Self::Elsewhere => "ERROR_CODE_ELSEWHERE",
+            Self::Unsure => "ERROR_CODE_UNSURE",
             Self::Blocked => "ERROR_CODE_BLOCKED",
             Self::InboxFull => "ERROR_CODE_INBOX_FULL",
             Self::NoSuchUser => "ERROR_CODE_NO_SUCH_USER",
@@ -2919,6 +2929,7 @@ impl ErrorCode {
             "ERROR_CODE_NO_SUCH_THING" => Some(Self::NoSuchThing),
             "ERROR_CODE_CONFLICT" => Some(Self::Conflict),
             "ERROR_CODE_ELSEWHERE" => Some(Self::Elsewhere),
+            "ERROR_CODE_UNSURE" => Some(Self::Unsure),
             "ERROR_CODE_BLOCKED" => Some(Self::Blocked),
             "ERROR_CODE_INBOX_FULL" => Some(Self::InboxFull),
             "ERROR_CODE_NO_SUCH_USER" => Some(Self::NoSuchUser),

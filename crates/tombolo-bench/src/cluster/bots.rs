@@ -168,7 +168,9 @@ impl Bot {
         if let Err(error) = done {
             let mut record = lock(&self.record);
             record.failed.entry(kind).or_default().insert(number);
-            if kind == Kind::Durable && error.code().is_some() {
+            if kind == Kind::Durable && error.is_unsure() {
+                record.unsure.insert(number);
+            } else if kind == Kind::Durable {
                 record.not_kept.insert(number);
             }
             *record.refused.entry(error.to_string()).or_default() += 1;

@@ -64,6 +64,9 @@ pub(crate) struct Kept {
     pub(crate) lost: u64,
     /// Refused, and in the log nevertheless.
     pub(crate) refused_and_there: u64,
+    /// Of which nobody knew whether they were kept, and those of them that are in the log.
+    pub(crate) unsure: u64,
+    pub(crate) unsure_and_there: u64,
     /// Acknowledged without their numbers.
     pub(crate) unnumbered: u64,
     pub(crate) repeated: u64,
@@ -105,6 +108,8 @@ pub(crate) async fn logs(bots: &[Arc<Bot>], urls: &[String], rooms: usize) -> an
             let record = lock(&bot.record);
             let is_there = |own: &&u64| seen.contains_key(&(number, **own));
             kept.refused_and_there += record.not_kept.iter().filter(is_there).count() as u64;
+            kept.unsure += record.unsure.len() as u64;
+            kept.unsure_and_there += record.unsure.iter().filter(is_there).count() as u64;
             for (own, of_room) in &record.kept {
                 kept.acknowledged += 1;
                 match seen.get(&(number, *own)) {

@@ -83,8 +83,10 @@ pub(crate) struct Record {
     pub(crate) sent: BTreeMap<Kind, u64>,
     /// Numbers whose sending failed, or of which nobody knows.
     pub(crate) failed: BTreeMap<Kind, BTreeSet<u64>>,
-    /// Durable messages that a node refused.
+    /// Durable messages that were refused.
     pub(crate) not_kept: BTreeSet<u64>,
+    /// Durable messages of which nobody knows.
+    pub(crate) unsure: BTreeSet<u64>,
     /// Durable messages that were acknowledged: our number, and the room's.
     pub(crate) kept: Vec<(u64, u64)>,
     /// By sender.

@@ -1,19 +1,23 @@
 //! What a member does to a room. Everything here goes through the room's log: once it is answered, it
-//! outlives any node.
+//! outlives any node. It is done once: when the session is lost before the answer, or nobody knows what came
+//! of it, it is asked for again under the same name, for a minute at most. An error says that it was not done,
+//! unless [`Error::is_unsure`].
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use ring::digest;
+use tokio::time::Instant;
 use tombolo_room::{
     Act, Audience, Change, GroupId, Message, ObjectId, ObjectPlan, Password, PropertyKey,
     SettingsChange, Target, Value,
 };
-use tombolo_wire::v1::{self, request, response};
+use tombolo_wire::v1::{self, ErrorCode, request, response};
 use tombolo_wire::{RoomId, UserId};
 
 use super::{Room, RoomView};
 use crate::error::Error;
+use crate::retry::until_known;
 
 /// Durable messages, the newest first; see [`Room::history`].
 #[derive(Clone, Debug)]
@@ -51,10 +55,12 @@ impl Room {
     }
 
     /// Says something that is kept: it reaches who is away now when they return, survives the death
-    /// of nodes, and is in the [`history`](Self::history). Returns its number.
+    /// of nodes, and is in the [`history`](Self::history). Returns its number. It is said once: while the
+    /// session is lost, or the cluster does not answer, it is asked for again for up to a minute.
     ///
     /// # Errors
-    /// When it is too long, or could not be kept.
+    /// When it is too long, or could not be kept. When it may have been kept and nobody knows,
+    /// [`Error::is_unsure`]: saying it again may say it twice. So it is with all that changes the room.
     pub async fn say(&self, audience: Audience, payload: impl Into<Bytes>) -> Result<u64, Error> {
         let payload = payload.into();
         let acted = self.act(&Act::Say { audience, payload }).await?;
@@ -156,10 +162,26 @@ impl Room {
         self.act(&act).await.map(drop)
     }
 
+    /// Has an act done, once, however often it has to be asked for.
     async fn act(&self, act: &Act) -> Result<v1::Acted, Error> {
+        let mut name = [0; 16];
+        getrandom::fill(&mut name).map_err(Error::local)?;
+        let begun = Instant::now();
+        let attempt = || self.ask(act, &name, begun.elapsed());
+        // Whoever has lost its session comes in again by itself, unless the room is over for it.
+        let is_coming_back = |error: &Error| {
+            error.code() == Some(ErrorCode::NotAMember)
+                && self.device.0.is_room(&self.id, &self.state)
+        };
+        until_known(is_coming_back, attempt).await
+    }
+
+    async fn ask(&self, act: &Act, name: &[u8], wanted_for: Duration) -> Result<v1::Acted, Error> {
         let wanted = v1::RoomRequest {
             room: self.id.to_string(),
             act: Some(act.into()),
+            operation: Bytes::copy_from_slice(name),
+            wanted_for_ms: wanted_for.as_millis().try_into().unwrap_or(u64::MAX),
         };
         let wanted = request::Kind::Room(wanted);
         match self.device.0.session.request(wanted).await? {

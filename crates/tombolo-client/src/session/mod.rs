@@ -185,7 +185,7 @@ pub(crate) struct Answer(oneshot::Receiver<Result<response::Result, Error>>);
 
 impl Answer {
     pub(crate) async fn answer(self) -> Result<response::Result, Error> {
-        self.0.await.map_err(|_| closed())?
+        self.0.await.map_err(|_| Error::unanswered())?
     }
 }
 

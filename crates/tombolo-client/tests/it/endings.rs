@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use tombolo_client::{Lane, Query, RoomEvent, RoomOptions};
-use tombolo_wire::v1::{ErrorCode, Goodbye, client_frame};
+use bytes::Bytes;
+use tombolo_client::{Audience, Lane, Query, RoomEvent, RoomOptions};
+use tombolo_wire::v1::{Acted, ErrorCode, Goodbye, Request, client_frame, request, response};
 
 use crate::lab::{device, message, node, soon, user};
 use crate::script::{Script, enter};
@@ -130,6 +131,61 @@ async fn what_a_lost_session_was_asked_may_be_asked_again() {
     let error = error.unwrap_err();
     assert!(error.is_unreachable(), "the session goes on: {error}");
     enter(&device, &mut line, "room", &["alice"]).await;
+}
+
+#[tokio::test]
+async fn what_was_said_when_the_session_was_lost_is_asked_for_again_by_its_name() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let room = enter(&device, &mut line, "room", &["alice", "bob"]).await;
+    let said = room.say(Audience::All, "once");
+    let lost = async {
+        let first = name_of(&line.request().await);
+        let mut line = script.forget(line).await;
+        let mut is_in = false;
+        loop {
+            let request = line.request().await;
+            match &request.kind {
+                Some(request::Kind::Join(_)) => {
+                    line.joined(&request, &["alice", "bob"]).await;
+                    is_in = true;
+                }
+                _ if !is_in => line.refuse(&request, ErrorCode::NotAMember).await,
+                _ => {
+                    assert_eq!(name_of(&request), first);
+                    let acted = Acted {
+                        message: 7,
+                        ..Acted::default()
+                    };
+                    line.answer(&request, response::Result::Acted(acted)).await;
+                    break line;
+                }
+            }
+        }
+    };
+    let (number, mut line) = soon(async { tokio::join!(said, lost) }).await;
+    assert_eq!(number.unwrap(), 7);
+
+    // Out of the room nobody will say what came of it.
+    let said = room.say(Audience::All, "perhaps");
+    let put_out = async {
+        let request = line.request().await;
+        line.refuse(&request, ErrorCode::Unsure).await;
+        let request = line.request().await;
+        line.member_left("room", "alice").await;
+        line.refuse(&request, ErrorCode::NotAMember).await;
+    };
+    let (error, ()) = soon(async { tokio::join!(said, put_out) }).await;
+    assert!(error.unwrap_err().is_unsure());
+}
+
+/// By which an act is known when it is asked for again.
+fn name_of(request: &Request) -> Bytes {
+    let Some(request::Kind::Room(wanted)) = &request.kind else {
+        panic!("an act should have come, not {request:?}");
+    };
+    assert_eq!(wanted.operation.len(), 16);
+    wanted.operation.clone()
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ mod links;
 mod matches;
 mod moves;
 mod notices;
+mod once;
 mod presence;
 mod refusals;
 mod rooms;

@@ -21,32 +21,39 @@ pub(crate) async fn nodes_with<const N: usize>(
     let engine: Arc<dyn Engine> = Arc::new(Local::new(LocalConfig::default()));
     let mut nodes = Vec::new();
     for number in 0..N {
-        // Permissions of relays are by IP address, so each node has one of its own.
-        let ip = [127, 0, 1, u8::try_from(number).unwrap() + 1];
-        let node = change(Node::builder())
-            .dev()
-            .dev_key("dev", &[7; 32])
-            .name(NodeId::parse(&format!("node-{number}")).unwrap())
-            .engine(engine.clone())
-            .listen(ip.into())
-            .allow_peer("127.0.0.0/8".parse().unwrap())
-            .port(0)
-            .turn_port(0)
-            .turns_port(0)
-            .start()
-            .await
-            .unwrap();
-        nodes.push(node);
+        nodes.push(start(change(Node::builder()), &engine, number).await);
     }
     for node in &nodes {
-        soon(async {
-            while node.services().other_nodes().len() < N - 1 {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        knows(node, N - 1).await;
     }
     nodes.try_into().ok().unwrap()
+}
+
+/// Starts one of those nodes.
+pub(crate) async fn start(builder: NodeBuilder, engine: &Arc<dyn Engine>, number: usize) -> Node {
+    // Permissions of relays are by IP address, so each node has one of its own.
+    let ip = [127, 0, 1, u8::try_from(number).unwrap() + 1];
+    let builder = builder
+        .dev()
+        .dev_key("dev", &[7; 32])
+        .name(NodeId::parse(&format!("node-{number}")).unwrap())
+        .engine(engine.clone())
+        .listen(ip.into())
+        .allow_peer("127.0.0.0/8".parse().unwrap())
+        .port(0)
+        .turn_port(0)
+        .turns_port(0);
+    builder.start().await.unwrap()
+}
+
+/// Waits until a node knows of so many others.
+pub(crate) async fn knows(node: &Node, others: usize) {
+    soon(async {
+        while node.services().other_nodes().len() < others {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use sha2::{Digest as _, Sha256};
 use tombolo_engine::Expect;
-use tombolo_room::{Act, Actor, Body, Illegal, Made, OperationId, SessionId};
+use tombolo_room::{Act, Actor, Body, Entry, Illegal, Made, OperationId, SessionId, Time};
 use tombolo_wire::v1::{self, ErrorCode, response};
+use tombolo_wire::{RoomId, UserId};
 
 use super::{Host, Plan, news};
 use crate::node::Node;
@@ -12,48 +14,61 @@ use crate::reject::Reject;
 use crate::requests;
 use crate::session::Session;
 
+/// What a member wants, under its name.
+pub(crate) struct NamedAct {
+    pub(crate) operation: OperationId,
+    /// When it was wanted first, by the room's clock.
+    pub(crate) time: Time,
+    pub(crate) act: Act,
+}
+
 impl Host {
-    /// Decides about an act. It has the same name however often it is tried, so that it is carried
-    /// out once.
+    /// Answers an act that came before, under the same name, if it did.
+    pub(crate) fn answer_again(
+        &self,
+        node: &Arc<Node>,
+        session: &Arc<Session>,
+        request: u64,
+        operation: &OperationId,
+    ) -> Option<Result<(), Reject>> {
+        let state = self.lock();
+        if !state.room.was_legal(operation)? {
+            let message = "it was refused when it was tried before";
+            return Some(Err(Reject::new(ErrorCode::Conflict, message)));
+        }
+        let acted = acted(state.room.made_by(operation));
+        node.push(session, requests::answer(request, acted));
+        Some(Ok(()))
+    }
+
+    /// Decides about an act, which is carried out once however often it is tried.
     pub(crate) fn plan_act(
         self: &Arc<Self>,
         node: &Arc<Node>,
         session: &Arc<Session>,
         request: u64,
-        act: &Act,
+        named: &NamedAct,
     ) -> Result<Plan, Reject> {
+        if let Some(done) = self.answer_again(node, session, request, &named.operation) {
+            return done.map(|()| Plan::Done);
+        }
         let mut state = self.lock();
         if !state.is_member(session) {
             return Err(requests::not_a_member());
-        }
-        let operation = operation_of(session.id, request);
-        match state.room.was_legal(&operation) {
-            Some(true) => {
-                let acted = acted(state.room.made_by(&operation));
-                node.push(session, requests::answer(request, acted));
-                return Ok(Plan::Done);
-            }
-            Some(false) => {
-                let message = "it was refused when it was tried before";
-                return Err(Reject::new(ErrorCode::Conflict, message));
-            }
-            None => {}
         }
         let actor = Actor::Member {
             user: session.user.clone(),
             session: session.id,
         };
-        let act = act.clone();
-        let body = Body::Act { actor, act };
-        self.propose_as(
-            operation,
-            node,
-            &mut state,
-            session,
-            request,
-            body,
-            Expect::Any,
-        )
+        let entry = Entry {
+            operation: named.operation,
+            time: named.time,
+            body: Body::Act {
+                actor,
+                act: named.act.clone(),
+            },
+        };
+        Ok(self.propose_entry(&mut state, session, request, &entry, Expect::Any))
     }
 
     /// The durable messages that a member may see.
@@ -92,11 +107,10 @@ pub(crate) fn reject(illegal: Illegal) -> Reject {
         Illegal::Stale => ErrorCode::Replaced,
         Illegal::NotOwner => ErrorCode::NotOwner,
         Illegal::NoSuch => ErrorCode::NoSuchThing,
-        Illegal::Conflict
-        | Illegal::NotInteger
-        | Illegal::Member
-        | Illegal::Repeated
-        | Illegal::Unsure => ErrorCode::Conflict,
+        Illegal::Conflict | Illegal::NotInteger | Illegal::Member | Illegal::Repeated => {
+            ErrorCode::Conflict
+        }
+        Illegal::Unsure => ErrorCode::Unsure,
         Illegal::Settings | Illegal::Limit => ErrorCode::Limit,
         // The node was given up for lost, or is of an older release: another one will do.
         Illegal::NodeLost | _ => ErrorCode::Unavailable,
@@ -104,11 +118,22 @@ pub(crate) fn reject(illegal: Illegal) -> Reject {
     Reject::new(code, illegal)
 }
 
-/// Follows from who asks and the request, so that it is the same when the request comes again.
-fn operation_of(session: SessionId, request: u64) -> OperationId {
+/// Follows from who asks and the request, so that it is the same when the request is tried again.
+pub(crate) fn operation_of(session: SessionId, request: u64) -> OperationId {
     let mut id = session.0;
     for (byte, number) in id[8..].iter_mut().zip(request.to_be_bytes()) {
         *byte ^= number;
     }
     OperationId(id)
+}
+
+/// Follows from a device's name for what it asks, and from its user, lest others take the name.
+pub(crate) fn operation_named(user: &UserId, room: &RoomId, name: &[u8]) -> OperationId {
+    let mut digest = Sha256::new();
+    for part in [user.as_str().as_bytes(), room.as_str().as_bytes(), name] {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
+    }
+    let digest: [u8; 32] = digest.finalize().into();
+    OperationId(std::array::from_fn(|at| digest[at]))
 }

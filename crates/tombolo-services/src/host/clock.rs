@@ -56,7 +56,7 @@ impl State {
 
     /// What time it is in the room: a node whose clock is ahead may have been in it, and what is to last does not
     /// last longer for that.
-    pub(super) fn time(&self, node: &Node) -> Time {
+    pub(crate) fn time(&self, node: &Node) -> Time {
         node.time().max(self.time_passed())
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tombolo_engine::{Expect, Offset};
-use tombolo_room::{Body, Entry, LeftReason, Membership, OperationId, RoomCode, SessionId};
+use tombolo_room::{Body, Entry, LeftReason, Membership, RoomCode, SessionId};
 use tombolo_wire::UserId;
 use tombolo_wire::v1::ErrorCode;
 
@@ -107,7 +107,7 @@ impl Host {
         self.propose(node, &mut state, session, request, body, Expect::Any)
     }
 
-    pub(super) fn propose(
+    fn propose(
         self: &Arc<Self>,
         node: &Node,
         state: &mut State,
@@ -118,28 +118,23 @@ impl Host {
     ) -> Result<Plan, Reject> {
         let operation = entropy::operation_id()
             .map_err(|NoEntropy| Reject::new(ErrorCode::Unavailable, "no entropy"))?;
-        self.propose_as(operation, node, state, session, request, body, expect)
+        let entry = Entry {
+            operation,
+            time: state.time(node),
+            body,
+        };
+        Ok(self.propose_entry(state, session, request, &entry, expect))
     }
 
-    /// As [`Self::propose`], under a name that is given.
-    #[expect(clippy::too_many_arguments, reason = "all of it is the proposal")]
-    pub(super) fn propose_as(
+    pub(super) fn propose_entry(
         self: &Arc<Self>,
-        operation: OperationId,
-        node: &Node,
         state: &mut State,
         session: &Arc<Session>,
         request: u64,
-        body: Body,
+        entry: &Entry,
         expect: Expect,
-    ) -> Result<Plan, Reject> {
-        let time = state.time(node);
-        let entry = Entry {
-            operation,
-            time,
-            body,
-        }
-        .encode();
+    ) -> Plan {
+        let operation = entry.operation;
         let (sender, outcome) = oneshot::channel();
         let pending = Pending {
             session: Arc::clone(session),
@@ -148,16 +143,14 @@ impl Host {
             outcome: sender,
         };
         state.pending_by_operation.insert(operation, pending);
-        let host = Arc::clone(self);
-        let progress = self.progress.subscribe();
-        Ok(Plan::Append(Proposal {
-            host,
-            entry,
+        Plan::Append(Proposal {
+            host: Arc::clone(self),
+            entry: entry.encode(),
             expect,
             operation,
             outcome,
-            progress,
-        }))
+            progress: self.progress.subscribe(),
+        })
     }
 
     /// Has a session leave, however long it takes the engine to take it in.

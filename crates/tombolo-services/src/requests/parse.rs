@@ -1,7 +1,7 @@
 //! Requests as they come, to requests that are in order.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prost::Message as _;
 use tombolo_room::{
@@ -11,12 +11,12 @@ use tombolo_room::{
 use tombolo_wire::v1::{self, ErrorCode, JoinMode, request, response};
 use tombolo_wire::{CommandName, RoomId};
 
-use super::{Join, Mode, Place, Request, answer, not_a_member};
+use super::{Join, Mode, Place, Request, WantedAct, answer, not_a_member};
 use crate::catalogue::Choice;
 use crate::config::ROOM_MEMBERS_MAX;
 use crate::field;
 use crate::hooks::{COMMAND_PAYLOAD_BYTES_MAX, DeviceCommand};
-use crate::host::{Position, Wish};
+use crate::host::{self, Position, Wish};
 use crate::matchmaker;
 use crate::node::Node;
 use crate::reject::Reject;
@@ -47,19 +47,12 @@ pub(super) fn parse(
             room: parse_room(&leave.room)?,
         })),
         Some(request::Kind::Room(wanted)) => {
-            let act = wanted.act.ok_or_else(|| malformed(EntryError::Malformed))?;
-            let act = Box::new(cut(node, Act::parse(act).map_err(malformed)?)?);
+            let wanted = Box::new(parse_act(node, session, wanted, bytes)?);
             let mut account = session.account();
             if !(account.acts.take(now, 1) && account.act_bytes.take(now, bytes)) {
                 return Err(Reject::new(ErrorCode::Limit, "too many acts"));
             }
-            drop(account);
-            Ok(Some(Request::Act {
-                id,
-                room: parse_room(&wanted.room)?,
-                act,
-                bytes,
-            }))
+            Ok(Some(Request::Act { id, wanted }))
         }
         Some(request::Kind::Find(find)) => parse_find(session, id, find, now).map(Some),
         Some(request::Kind::History(asked)) => {
@@ -92,6 +85,28 @@ pub(super) fn parse(
             "the request asks for nothing known",
         )),
     }
+}
+
+fn parse_act(
+    node: &Node,
+    session: &Session,
+    wanted: v1::RoomRequest,
+    bytes: usize,
+) -> Result<WantedAct, Reject> {
+    let room = parse_room(&wanted.room)?;
+    let operation = match wanted.operation.as_ref() {
+        [] => None,
+        name if name.len() == 16 => Some(host::operation_named(&session.user, &room, name)),
+        _ => return Err(malformed(EntryError::Malformed)),
+    };
+    let act = wanted.act.ok_or_else(|| malformed(EntryError::Malformed))?;
+    Ok(WantedAct {
+        room,
+        act: cut(node, Act::parse(act).map_err(malformed)?)?,
+        bytes,
+        operation,
+        wanted_for: Duration::from_millis(wanted.wanted_for_ms),
+    })
 }
 
 fn answer_history(

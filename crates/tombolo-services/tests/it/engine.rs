@@ -1,7 +1,7 @@
 //! Services on an engine that fails.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use tombolo_engine::{
     Log, Offset, OperationId, Pattern, PublishError, RequestError, RetireError, Revision, Server,
     SnapshotError, Subscription, Tail, Unavailable, Watch,
 };
-use tombolo_wire::v1::{ErrorCode, JoinMode};
+use tombolo_wire::v1::{self, ErrorCode, JoinMode, request};
 
 use crate::lab::{Lab, members};
 
@@ -78,12 +78,69 @@ async fn an_unsure_answer_is_settled_by_the_log() {
     alice.is_quiet().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_nobody_knows_of_is_done_once_when_it_is_asked_for_again_by_its_name() {
+    let engine = Flaky::new();
+    let lab = Lab::on(engine.clone(), |_| {});
+    let [mut alice, mut bob] = lab.members("r", ["alice", "bob"]).await;
+    bob.hears_all = true;
+    let named = |wanted_for_ms| v1::RoomRequest {
+        operation: Bytes::from_static(&[7; 16]),
+        wanted_for_ms,
+        ..said("once")
+    };
+    engine.set(Mood::Late);
+    let asked = alice.request(Some(request::Kind::Room(named(0))));
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let unsure = alice.response_among_events(asked).await;
+    assert_eq!(unsure, Err(ErrorCode::Unsure));
+
+    // By another session, for the first one is lost.
+    engine.set(Mood::Fine);
+    let mut again = lab.device("alice").await;
+    again.join("r", JoinMode::Join).await.unwrap();
+    again.drain().await;
+    for _ in 0..2 {
+        let acted = again.act_as(named(20_000)).await;
+        assert_eq!(acted.unwrap().message, 1);
+        engine.catch_up().await;
+    }
+    // Nobody else has the name.
+    bob.drain().await;
+    assert_eq!(bob.act_as(named(20_000)).await.unwrap().message, 2);
+    let short = v1::RoomRequest {
+        operation: Bytes::from_static(&[7; 15]),
+        ..said("named badly")
+    };
+    assert_eq!(bob.act_as(short).await, Err(ErrorCode::BadFrame));
+    assert_eq!(bob.act_as(said("unnamed")).await.unwrap().message, 3);
+
+    engine.set(Mood::Away);
+    let not_done = bob.act_as(said("never")).await;
+    assert_eq!(not_done, Err(ErrorCode::Unavailable));
+}
+
+fn said(text: &'static str) -> v1::RoomRequest {
+    let kind = v1::room_act::Kind::Say(v1::Say {
+        audience: None,
+        payload: text.into(),
+    });
+    v1::RoomRequest {
+        room: "r".into(),
+        act: Some(v1::RoomAct { kind: Some(kind) }),
+        ..v1::RoomRequest::default()
+    }
+}
+
 /// An engine with moods: what it does with appends and new tails.
 #[derive(Clone)]
 struct Flaky {
     local: Local,
     mood: Arc<AtomicU8>,
+    late: Arc<Mutex<Vec<Written>>>,
 }
+
+type Written = (Key, Bytes, Expect, OperationId);
 
 #[derive(Clone, Copy, PartialEq)]
 #[repr(u8)]
@@ -93,6 +150,8 @@ enum Mood {
     Away,
     /// It is written, but nobody knows.
     Unsure,
+    /// It is written when the test says so, and nobody knows.
+    Late,
 }
 
 impl Flaky {
@@ -101,7 +160,17 @@ impl Flaky {
         Arc::new(Self {
             local,
             mood: Arc::default(),
+            late: Arc::default(),
         })
+    }
+
+    /// Writes what is late.
+    async fn catch_up(&self) {
+        let late = std::mem::take(&mut *self.late.lock().unwrap());
+        for (key, entry, expect, operation) in late {
+            let appended = self.local.append(&key, entry, expect, operation);
+            appended.await.unwrap();
+        }
     }
 
     fn set(&self, mood: Mood) {
@@ -124,6 +193,11 @@ impl Log for Flaky {
         Box::pin(async move {
             if self.is(Mood::Away) {
                 return Err(AppendError::Unavailable);
+            }
+            if self.is(Mood::Late) {
+                let written = (key.clone(), entry, expect, operation);
+                self.late.lock().unwrap().push(written);
+                return Err(AppendError::Unknown);
             }
             let appended = self.local.append(key, entry, expect, operation).await;
             if self.is(Mood::Unsure) {

@@ -347,7 +347,11 @@ impl Device {
         room: &str,
         act: room_act::Kind,
     ) -> Result<v1::Acted, ErrorCode> {
-        let id = self.ask_act(room, act);
+        self.act_as(act_in(room, act)).await
+    }
+
+    pub(crate) async fn act_as(&mut self, act: v1::RoomRequest) -> Result<v1::Acted, ErrorCode> {
+        let id = self.request(Some(request::Kind::Room(act)));
         match self.response_among_events(id).await? {
             response::Result::Acted(acted) => Ok(acted),
             other => panic!("an act is not answered by {other:?}"),
@@ -368,9 +372,7 @@ impl Device {
     }
 
     pub(crate) fn ask_act(&mut self, room: &str, act: room_act::Kind) -> u64 {
-        let room = room.to_owned();
-        let act = Some(v1::RoomAct { kind: Some(act) });
-        self.request(Some(request::Kind::Room(v1::RoomRequest { room, act })))
+        self.request(Some(request::Kind::Room(act_in(room, act))))
     }
 
     pub(crate) fn request(&mut self, kind: Option<request::Kind>) -> u64 {
@@ -575,4 +577,12 @@ pub(crate) fn members(joined: &v1::Joined) -> Vec<&str> {
         .iter()
         .map(|member| member.user.as_str())
         .collect()
+}
+
+fn act_in(room: &str, act: room_act::Kind) -> v1::RoomRequest {
+    v1::RoomRequest {
+        room: room.to_owned(),
+        act: Some(v1::RoomAct { kind: Some(act) }),
+        ..v1::RoomRequest::default()
+    }
 }

@@ -251,7 +251,7 @@ async fn what_a_busy_room_may_have_done_already_is_not_done_again() {
         ..once
     };
     let said = services.act_for_server(&r, say(), Some(again));
-    assert_eq!(said.await.unwrap_err().code, ErrorCode::Conflict);
+    assert_eq!(said.await.unwrap_err().code, ErrorCode::Unsure);
     let view = services.view_room(&room("r")).await.unwrap();
     assert_eq!(view.message_last, 1);
     set(services, "r", -1).await.unwrap();

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tombolo_services::{Connection, ConnectionInfo, Outgoing, Reject, Services, TransportKind};
 use tombolo_wire::VERSION;
 
+use super::deed::{Deed, Deeds, Refusal, What};
 use super::presence::Following;
 use super::trace::note;
 use tombolo_wire::resend::{Inbox, Limits, Outbox, Receipt};
@@ -22,9 +23,7 @@ use tombolo_wire::v1::{
 enum Asked {
     Join(String),
     Leave(String),
-    /// Its own number of what it said.
-    Say(String, u64),
-    Add(String),
+    Act(Deed),
     Follow,
 }
 
@@ -35,6 +34,8 @@ pub(crate) enum Said {
     Unknown,
     /// It has this number in the room.
     Kept(u64),
+    /// The same, but it was asked for more than once: what was said after it may be before it.
+    KeptLate(u64),
     Refused,
 }
 
@@ -81,6 +82,8 @@ pub(crate) struct Device {
     resume_token: Option<Bytes>,
     next_request: u64,
     asked: BTreeMap<u64, Asked>,
+    again: Deeds,
+    deeds: u64,
     /// The rooms that it wants to be in.
     pub(crate) wants: BTreeSet<String>,
     pub(crate) views: BTreeMap<String, View>,
@@ -116,6 +119,8 @@ impl Device {
             resume_token: None,
             next_request: 1,
             asked: BTreeMap::new(),
+            again: Deeds::default(),
+            deeds: 0,
             wants: BTreeSet::new(),
             views: BTreeMap::new(),
             said: BTreeMap::new(),
@@ -201,6 +206,9 @@ impl Device {
                 },
             }
         }
+        while let Some(deed) = self.again.take(|room| is_in(&self.views, room)) {
+            self.ask_act(deed);
+        }
         self.transmit();
         Ok(())
     }
@@ -264,10 +272,10 @@ impl Device {
         self.outbox = Outbox::new(Limits::default());
         self.inbox = Inbox::new();
         self.life += 1;
-        // Of what was asked before nobody will ever say what became.
+        // What became of what was asked before is told to who asks again.
         for asked in std::mem::take(&mut self.asked).into_values() {
-            if let Asked::Add(room) = asked {
-                self.added.entry(room).or_default().1 += 1;
+            if let Asked::Act(deed) = asked {
+                self.on_refused(deed, ErrorCode::Unsure);
             }
         }
         for view in self.views.values_mut() {
@@ -328,11 +336,7 @@ impl Device {
             audience: None,
             payload: format!("{} {number}", self.name).into(),
         };
-        self.ask_act(
-            Asked::Say(room.to_owned(), number),
-            room,
-            room_act::Kind::Say(say),
-        );
+        self.begin(room, What::Say(number), room_act::Kind::Say(say));
     }
 
     /// Counts up a property of the room.
@@ -346,11 +350,7 @@ impl Device {
             changes: vec![change],
             ..v1::ChangeProperties::default()
         };
-        self.ask_act(
-            Asked::Add(room.to_owned()),
-            room,
-            room_act::Kind::Change(change),
-        );
+        self.begin(room, What::Add, room_act::Kind::Change(change));
     }
 
     /// Sends a plain message to everybody else.
@@ -364,12 +364,14 @@ impl Device {
         }));
     }
 
-    fn ask_act(&mut self, asked: Asked, room: &str, act: room_act::Kind) {
-        let kind = request::Kind::Room(v1::RoomRequest {
-            room: room.to_owned(),
-            act: Some(v1::RoomAct { kind: Some(act) }),
-        });
-        self.ask(asked, kind);
+    fn begin(&mut self, room: &str, what: What, act: room_act::Kind) {
+        self.deeds += 1;
+        self.ask_act(Deed::new(room, what, act, self.deeds));
+    }
+
+    fn ask_act(&mut self, deed: Deed) {
+        let kind = deed.on_wire();
+        self.ask(Asked::Act(deed), kind);
     }
 
     fn ask(&mut self, asked: Asked, kind: request::Kind) {
@@ -434,16 +436,11 @@ impl Device {
             (Asked::Leave(room), _) => {
                 self.wants.insert(room);
             }
-            (Asked::Say(room, own), result) => {
-                let outcome = match result {
-                    Some(response::Result::Acted(acted)) => Said::Kept(acted.message),
-                    _ if failure == Some(ErrorCode::Unavailable) => Said::Unknown,
-                    _ => Said::Refused,
-                };
-                let said = self.said.entry(room).or_default();
-                if let Some(said) = said.get_mut(usize::try_from(own).unwrap_or(usize::MAX)) {
-                    *said = outcome;
-                }
+            (Asked::Act(deed), Some(response::Result::Acted(acted))) => {
+                self.on_acted(&deed, acted.message);
+            }
+            (Asked::Act(deed), _) => {
+                self.on_refused(deed, failure.unwrap_or(ErrorCode::Unspecified));
             }
             (Asked::Follow, result) => {
                 let told = self.following.on_response(result);
@@ -451,16 +448,40 @@ impl Device {
                     self.follow();
                 }
             }
-            (Asked::Add(room), result) => {
-                let added = self.added.entry(room).or_default();
-                match result {
-                    Some(response::Result::Acted(_)) => added.0 += 1,
-                    _ if failure == Some(ErrorCode::Unavailable) => added.1 += 1,
-                    _ => {}
-                }
-            }
         }
         Ok(())
+    }
+
+    fn on_acted(&mut self, deed: &Deed, message: u64) {
+        match deed.what {
+            What::Say(own) if deed.may_be_done => self.book(deed, own, Said::KeptLate(message)),
+            What::Say(own) => self.book(deed, own, Said::Kept(message)),
+            What::Add => {
+                let added = self.added.entry(deed.room.clone()).or_default();
+                added.0 += 1;
+                added.1 -= i64::from(deed.may_be_done);
+            }
+        }
+    }
+
+    fn on_refused(&mut self, mut deed: Deed, code: ErrorCode) {
+        let was_clear = !deed.may_be_done;
+        let refusal = deed.on_refused(code);
+        if was_clear && deed.may_be_done && deed.what == What::Add {
+            self.added.entry(deed.room.clone()).or_default().1 += 1;
+        }
+        match (refusal, deed.what) {
+            (Refusal::Again, _) => self.again.add(deed),
+            (Refusal::Final, What::Say(own)) => self.book(&deed, own, Said::Refused),
+            (Refusal::Final, What::Add) | (Refusal::Unknown, _) => {}
+        }
+    }
+
+    fn book(&mut self, deed: &Deed, own: u64, outcome: Said) {
+        let said = self.said.entry(deed.room.clone()).or_default();
+        if let Some(said) = said.get_mut(usize::try_from(own).unwrap_or(usize::MAX)) {
+            *said = outcome;
+        }
     }
 
     fn on_joined(&mut self, room: &str, joined: &v1::Joined) {
@@ -539,6 +560,10 @@ impl Device {
         }
         Ok(())
     }
+}
+
+fn is_in(views: &BTreeMap<String, View>, room: &str) -> bool {
+    views.get(room).is_some_and(|view| view.is_joined)
 }
 
 /// Durable messages come one by one: none is missing, none comes twice.

@@ -92,7 +92,8 @@ impl Truth {
                     }
                     last = *place;
                 }
-                (Said::Kept(number), places) => {
+                (Said::KeptLate(number), [place]) if place == number => tally.kept += 1,
+                (Said::Kept(number) | Said::KeptLate(number), places) => {
                     return Err(format!("{name}: “{text}” is {number}, and at {places:?}"));
                 }
                 (Said::Unknown, [] | [_]) => tally.unknown += 1,

@@ -135,6 +135,7 @@ fn client_frames() -> Vec<ClientFrame> {
         request(request::Kind::Room(v1::RoomRequest {
             room: "lobby".into(),
             act: Some(v1::RoomAct { kind: Some(kind) }),
+            ..v1::RoomRequest::default()
         }))
     };
     let join = v1::Join {
