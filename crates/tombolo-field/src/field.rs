@@ -17,7 +17,7 @@ use crate::settings::{Dimensions, Settings, SettingsError};
 use crate::ticks::Ticks;
 use grid::Grid;
 use moves::Moves;
-use observer::{Known, Observer};
+use observer::{Entering, Known, Observer};
 use pass::{Scene, Scratch};
 use renumber::Disorder;
 
@@ -297,6 +297,8 @@ impl Field {
                 observer.awaited.push((*other, *sequence));
             }
         }
+        observer.awaited.sort_unstable();
+        observer.awaited.dedup_by_key(|(other, _)| *other);
         self.observers[slot as usize] = Some(observer);
         Ok(())
     }
@@ -487,46 +489,55 @@ impl Field {
         }
         let mut payload = [0; PAYLOAD_MAX];
         payload[..report.payload.len()].copy_from_slice(report.payload);
-        let payload_bytes = report.payload.len() as u8;
-        if let Some(slot) = self.slot_by_id.get(&id).copied() {
-            let entity = self.entities[slot as usize]
-                .as_mut()
-                .ok_or(Refused::Unknown)?;
-            if report.sequence <= entity.sequence {
-                return Err(Refused::Late);
-            }
-            let from = std::mem::replace(&mut entity.position, position);
-            entity.class = report.class;
-            entity.payload = payload;
-            entity.payload_bytes = payload_bytes;
-            entity.sequence = report.sequence;
-            entity.marks = report.marks;
-            entity.reported = now;
-            self.grid.place(slot, entity, self.tick.saturating_add(1));
-            self.cells.update(slot, from, position);
-            return Ok(());
-        }
-        // Those that have come and gone within a tick count too.
-        if self.slot_by_id.len() >= self.settings.entities_max
-            || self.emptied.len() > self.settings.entities_max
-        {
-            return Err(Refused::Full);
-        }
         let entity = Entity {
             id,
             class: report.class,
             position,
             payload,
-            payload_bytes,
+            payload_bytes: report.payload.len() as u8,
             sequence: report.sequence,
             marks: report.marks,
             reported: now,
         };
-        let slot = self.take_slot().ok_or(Refused::Full)?;
+        match self.slot_by_id.get(&id).copied() {
+            Some(slot) => self.update(slot, entity),
+            None => self.insert(entity),
+        }
+    }
+
+    fn update(&mut self, slot: u32, entity: Entity) -> Result<(), Refused> {
+        let before = self.entities[slot as usize].as_mut();
+        let before = before.ok_or(Refused::Unknown)?;
+        if entity.sequence <= before.sequence {
+            return Err(Refused::Late);
+        }
+        if entity.class != before.class {
+            // Classes are told of those only that come.
+            return self.insert(entity);
+        }
         self.grid.place(slot, &entity, self.tick.saturating_add(1));
+        self.cells.update(slot, before.position, entity.position);
+        *before = entity;
+        Ok(())
+    }
+
+    /// An entity comes in; if it is there already, it comes anew.
+    fn insert(&mut self, entity: Entity) -> Result<(), Refused> {
+        let before = self.slot_by_id.get(&entity.id).copied();
+        let most = self.settings.entities_max;
+        // Those that have come and gone within a tick count too.
+        if before.is_none() && self.slot_by_id.len() >= most || self.emptied.len() > most {
+            return Err(Refused::Full);
+        }
+        let slot = self.take_slot().ok_or(Refused::Full)?;
+        if let Some(before) = before {
+            self.observers.swap(before as usize, slot as usize);
+            self.remove(entity.id);
+        }
+        self.grid.place(slot, &entity, self.tick.saturating_add(1));
+        self.cells.insert(slot, entity.position);
+        self.slot_by_id.insert(entity.id, slot);
         self.entities[slot as usize] = Some(entity);
-        self.slot_by_id.insert(id, slot);
-        self.cells.insert(slot, position);
         self.disorder.note_arrival();
         Ok(())
     }
@@ -566,25 +577,30 @@ impl Field {
         let is_over = now >= *observer.awaited_until.get_or_insert(until);
         let me = self.grid.subject(slot);
         let is_seen = |slot: &&u32| sight.may_see(me, self.grid.subject(**slot));
-        let mut known = Vec::new();
+        let (mut known, mut outdated) = (Vec::new(), Vec::new());
         for (other, sequence) in std::mem::take(&mut observer.awaited) {
             match self.slot_by_id.get(&other).filter(is_seen) {
-                Some(slot) => known.push(self.known(*slot, sequence)),
+                Some(slot) if self.is_latest(*slot, sequence) => {
+                    let told = self.grid.glimpse(*slot).changed.max(self.tick);
+                    known.push(Known::new(*slot, told, 0));
+                }
+                Some(slot) => {
+                    outdated.push(Entering::outdated(*slot, self.tick.saturating_sub(1)));
+                }
                 None if is_over => observer.leave(other),
                 None => observer.awaited.push((other, sequence)),
             }
         }
-        if !known.is_empty() {
-            observer.know(known.into_iter());
+        if !known.is_empty() || !outdated.is_empty() {
+            observer.know(known, outdated);
         }
         self.observers[slot as usize] = Some(observer);
     }
 
-    /// What an observer knows that has been told elsewhere of an entity here, up to one of its reports.
-    fn known(&self, slot: u32, sequence: u32) -> Known {
+    /// Whether that is the last report of an entity.
+    fn is_latest(&self, slot: u32, sequence: u32) -> bool {
         let entity = self.entities[slot as usize].as_ref();
-        let is_latest = entity.is_some_and(|entity| entity.sequence == sequence);
-        Known::told(slot, self.grid.glimpse(slot), is_latest, self.tick)
+        entity.is_some_and(|entity| entity.sequence == sequence)
     }
 
     fn remove_silent(&mut self, now: Duration) {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::choose::Threshold;
-use super::grid::Glimpse;
 use super::renumber::NOWHERE;
 use super::{EntityId, Watch};
 use crate::datagram::{Pen, write_left};
@@ -210,14 +209,12 @@ impl Observer {
         }
     }
 
-    /// Takes in what somebody else has told it of. What is said twice counts once.
-    pub(super) fn know(&mut self, known: impl Iterator<Item = Known>) {
+    /// Takes in what somebody else has told it of, each once: what has not changed since, and what has, which is to be
+    /// told with its class.
+    pub(super) fn know(&mut self, known: Vec<Known>, outdated: Vec<Entering>) {
         self.known.extend(known);
-        self.known
-            .sort_unstable_by_key(|known| (known.slot(), known.told));
-        self.known.dedup_by_key(|known| known.slot());
-        self.awaited.sort_unstable();
-        self.awaited.dedup_by_key(|(id, _)| *id);
+        self.known.sort_unstable_by_key(|known| known.slot());
+        self.entering.extend(outdated);
         self.core = 0;
         // What it knows may be among what was nearby.
         self.looked = f64::NEG_INFINITY;
@@ -337,22 +334,12 @@ fn with_room<T>(of: impl Iterator<Item = T>) -> Vec<T> {
 }
 
 impl Known {
-    fn new(slot: u32, told: u32, wait: u8) -> Self {
+    pub(super) fn new(slot: u32, told: u32, wait: u8) -> Self {
         let slot_and_wait = slot & SLOT_MASK | u32::from(wait) << SLOT_BITS;
         Self {
             slot_and_wait,
             told,
         }
-    }
-
-    /// An entity that the observer has been told of by somebody else, up to one of its reports.
-    pub(super) fn told(slot: u32, other: &Glimpse, is_latest: bool, tick: u32) -> Self {
-        let told = if is_latest {
-            other.changed.max(tick)
-        } else {
-            other.changed.saturating_sub(1).min(tick)
-        };
-        Self::new(slot, told, 0)
     }
 
     #[inline]
@@ -391,6 +378,14 @@ impl Entering {
             wait: 0,
             may_be_known: false,
             entry: Told::default(),
+        }
+    }
+
+    /// One that the observer knows, but not as it is now.
+    pub(super) fn outdated(slot: u32, told: u32) -> Self {
+        Self {
+            may_be_known: true,
+            ..Self::new(slot, told)
         }
     }
 
@@ -435,7 +430,7 @@ mod tests {
     #[should_panic(expected = "what has gone is forgotten")]
     fn what_is_known_has_a_place_when_slots_are_elsewhere() {
         let mut observer = Observer::new(Watch::default(), false);
-        observer.know([Known::new(0, 1, 0)].into_iter());
+        observer.know(vec![Known::new(0, 1, 0)], Vec::new());
         observer.renumbered(&[NOWHERE]);
     }
 }

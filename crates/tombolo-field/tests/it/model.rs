@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tombolo_field::{
-    BUDGET_MAX, Class, Dimensions, EntityId, Everything, Field, Settings, Subject, Watch,
+    BUDGET_MAX, Change, Class, Dimensions, EntityId, Everything, Field, Settings, Subject, Watch,
 };
 
 use crate::world::{Dice, World, reliable, seen_from};
@@ -160,7 +160,7 @@ fn creep(
                 body.marks = dice.below(8);
             }
             if dice.below(300) == 0 {
-                body.class = 1 - body.class;
+                change_class(*id, body, &mut expected);
             }
             world.put_as(*id, body.class, body.marks, body.position);
         }
@@ -231,8 +231,19 @@ pub(crate) fn step(
             if dice.below(9) == 0 {
                 body.marks = dice.below(8);
             }
+            if dice.below(9) == 0 {
+                change_class(*id, body, expected);
+            }
             world.put_as(*id, body.class, body.marks, body.position);
         }
+    }
+}
+
+/// Whoever changes its class comes in anew.
+fn change_class(id: u64, body: &mut Body, expected: &mut BTreeMap<u64, BTreeSet<u64>>) {
+    body.class = 1 - body.class;
+    for seen in expected.values_mut() {
+        seen.remove(&id);
     }
 }
 
@@ -298,6 +309,45 @@ fn lost_datagrams_are_made_up_for() {
             let expected: Vec<_> = expected.iter().copied().collect();
             assert_eq!(world.seen(*id), expected, "seed {seed}: {id}");
         }
+    }
+}
+
+#[test]
+fn another_class_is_told_to_those_who_know_the_entity_and_nobody_leaves() {
+    for watch in [reliable(1100), Watch::default()] {
+        let settings = Settings {
+            classes: [100.0, 50.0].map(Class::seen_from).into(),
+            ..Settings::default()
+        };
+        let mut world = World::new(settings);
+        for id in [1, 2] {
+            world.put(id, [id as f64, 0.0, 0.0]);
+            world.observe(id, watch);
+        }
+        world.tick(&Everything);
+        for class in [1, 0, 1] {
+            world.put_as(2, class, 0, [2.0, 0.0, 0.0]);
+            let now = world.now;
+            let mut changes = Vec::new();
+            let mirror = world.mirrors.get_mut(&EntityId(1)).unwrap();
+            world.field.tick(now, &Everything, |id, datagram| {
+                assert_eq!(id, EntityId(1), "who has changed goes on to observe");
+                changes = mirror.apply(datagram).unwrap();
+            });
+            assert_eq!(changes, [Change::Updated(EntityId(2))]);
+            assert_eq!(mirror.find(EntityId(2)).unwrap().class, class);
+        }
+        // What is there for a moment within a tick counts.
+        for class in [0, 1, 0] {
+            world.put_as(2, class, 0, [70.0, 0.0, 0.0]);
+        }
+        world.put(1, [2.0, 0.0, 0.0]);
+        world.tick(&Everything);
+        assert_eq!((world.seen(1), world.seen(2)), (vec![2], vec![1]));
+        world.put_as(2, 1, 0, [70.0, 0.0, 0.0]);
+        world.tick(&Everything);
+        assert_eq!((world.seen(1), world.seen(2)), (vec![], vec![1]));
+        assert_eq!(world.field.len(), 2);
     }
 }
 

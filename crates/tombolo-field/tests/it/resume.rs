@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tombolo_field::{Change, EntityId, Everything, Mirror, Settings, Watch};
+use tombolo_field::{Change, Class, EntityId, Everything, Mirror, Settings, Watch};
 
 use crate::world::{World, reliable, seen_from};
 
@@ -62,6 +62,34 @@ fn an_observer_that_resumes_is_told_the_difference_only() {
             Change::Entered(five)
         ]
     );
+}
+
+#[test]
+fn an_observer_that_resumes_is_told_of_classes_that_have_changed_meanwhile() {
+    let settings = Settings {
+        classes: [100.0; 2].map(Class::seen_from).into(),
+        ..Settings::default()
+    };
+    let mut world = World::new(settings.clone());
+    let mut second = World::new(settings);
+    for world in [&mut world, &mut second] {
+        world.put(0, [0.0; 3]);
+        world.put(1, [1.0; 3]);
+    }
+    world.observe(0, reliable(1100));
+    world.tick(&Everything);
+    second.put_as(1, 1, 0, [1.0; 3]);
+    let mut mirror = world.mirrors.remove(&EntityId(0)).unwrap();
+    let knowledge = mirror.knowledge();
+    mirror.restart();
+    let (field, id) = (&mut second.field, EntityId(1));
+    field
+        .resume(EntityId(0), reliable(1100), &knowledge)
+        .unwrap();
+    field.tick(second.now, &Everything, |_, datagram| {
+        assert_eq!(mirror.apply(datagram), Ok(vec![Change::Updated(id)]));
+    });
+    assert_eq!(mirror.find(id).unwrap().class, 1);
 }
 
 #[test]
