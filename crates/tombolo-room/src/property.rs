@@ -59,8 +59,8 @@ pub struct Change {
     pub expect: Expectation,
     /// How long the value lasts; `None` until it is changed.
     pub lasts: Option<Duration>,
-    /// Seen by those who look for a room.
-    pub is_public: bool,
+    /// Seen by those who look for a room; `None`: as it was, and not what is new.
+    pub is_public: Option<bool>,
 }
 
 /// What is to be done to a property.
@@ -158,7 +158,7 @@ impl From<&str> for Value {
 }
 
 impl Change {
-    /// Sets a property, whatever it was.
+    /// Sets a property, whatever it was; a public one stays so.
     #[must_use]
     pub fn set(key: PropertyKey, value: Value) -> Self {
         Self {
@@ -166,7 +166,7 @@ impl Change {
             operation: Operation::Set(value),
             expect: Expectation::Any,
             lasts: None,
-            is_public: false,
+            is_public: None,
         }
     }
 
@@ -174,7 +174,7 @@ impl Change {
     #[must_use]
     pub fn publish(key: PropertyKey, value: Value) -> Self {
         Self {
-            is_public: true,
+            is_public: Some(true),
             ..Self::set(key, value)
         }
     }
@@ -290,6 +290,7 @@ impl Change {
         old: Option<&Property>,
         revision: u64,
     ) -> Result<Option<Property>, Illegal> {
+        let was_public = old.is_some_and(|old| old.is_public);
         let value = match &self.operation {
             Operation::Delete => return Ok(None),
             Operation::Set(value) if value.bytes() > VALUE_BYTES_MAX => return Err(Illegal::Limit),
@@ -307,7 +308,7 @@ impl Change {
             value,
             revision,
             expires: self.lasts.map(|lasts| now.after(lasts)),
-            is_public: self.is_public,
+            is_public: self.is_public.unwrap_or(was_public),
         }))
     }
 }

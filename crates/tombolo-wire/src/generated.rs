@@ -293,9 +293,9 @@ pub struct PropertyChange {
     /// How long a set property lasts; 0: until it is changed.
     #[prost(uint64, tag = "8")]
     pub lasts_ms: u64,
-    /// Seen by those who look for a room.
-    #[prost(bool, tag = "9")]
-    pub public: bool,
+    /// Seen by those who look for a room. Absent: as it was; what is new is not.
+    #[prost(bool, optional, tag = "9")]
+    pub public: ::core::option::Option<bool>,
     #[prost(oneof = "property_change::Operation", tags = "2, 3, 4")]
     pub operation: ::core::option::Option<property_change::Operation>,
     /// Only if the property is so. None: anyhow.

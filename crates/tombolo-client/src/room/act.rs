@@ -35,7 +35,7 @@ impl Room {
         look(&self.state.members().view)
     }
 
-    /// Sets a property of the room, whatever it was.
+    /// Sets a property of the room, whatever it was; one that is public stays so.
     ///
     /// # Errors
     /// When the room's settings don't let this device's user, or a limit is reached.

@@ -1,6 +1,7 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
+use prost::Message as _;
 use tombolo_room::{
     Act, Aspect, Body, Change, Comparison, Expectation, Illegal, Listing, Operation,
     PUBLIC_PROPERTIES_MAX, PUBLIC_VALUE_BYTES_MAX, PageEnd, PropertyKey, Query, QueryError,
@@ -27,6 +28,58 @@ fn a_listing_shows_what_is_public_and_nothing_else() {
     assert!(listing.is_joinable());
     let told = v1::FoundRoom::from(&listing);
     assert_eq!(Listing::parse(told).unwrap(), listing);
+}
+
+#[test]
+fn what_is_public_stays_so_until_a_change_says_otherwise() {
+    let mut world = World::with(seats(2), &["a"]);
+    let set = |value: i64| Change::set(key("level"), value.into());
+    let publish = Change::publish(key("level"), 3.into());
+    let add = Change {
+        operation: Operation::Add(1),
+        ..set(0)
+    };
+    let hide = Change {
+        is_public: Some(false),
+        ..set(7)
+    };
+    let rows = [
+        (set(1), None),
+        (publish.clone(), Some(3)),
+        (set(4), Some(4)),
+        (add, Some(5)),
+        (hide, None),
+        (set(8), None),
+        (publish.clone(), Some(3)),
+    ];
+    for (made, shown) in rows {
+        change(&mut world, vec![made.clone()]).unwrap();
+        let shown = shown.map(Value::Integer);
+        let found = listing(&world).unwrap().properties.get("level").cloned();
+        assert_eq!(found, shown, "{made:?}");
+    }
+    // What is made anew is new, within one act, too.
+    change(&mut world, vec![delete("level"), set(9)]).unwrap();
+    assert!(listing(&world).unwrap().properties.is_empty());
+    change(&mut world, vec![publish]).unwrap();
+    let long = Change::set(
+        key("level"),
+        "x".repeat(PUBLIC_VALUE_BYTES_MAX + 1).as_str().into(),
+    );
+    assert_eq!(change(&mut world, vec![long]), Err(Illegal::Limit));
+}
+
+#[test]
+fn a_change_of_the_contract_before_is_read_as_it_was_meant() {
+    // Bytes of a change that sets "k" to 1: without the field, and with it.
+    let set = [0x0a, 0x01, b'k', 0x12, 0x02, 0x10, 0x02];
+    let public = [&set[..], &[0x48, 0x01]].concat();
+    for (bytes, is_public) in [(&set[..], None), (&public, Some(true))] {
+        let told = v1::PropertyChange::decode(bytes).unwrap();
+        let changes = Change::parse_all(vec![told]).unwrap();
+        assert_eq!(changes[0].is_public, is_public);
+        assert_eq!(Change::to_wire(&changes)[0].encode_to_vec(), bytes);
+    }
 }
 
 #[test]
@@ -289,7 +342,7 @@ fn delete(name: &str) -> Change {
         operation: Operation::Delete,
         expect: Expectation::Any,
         lasts: None,
-        is_public: false,
+        is_public: None,
     }
 }
 

@@ -187,12 +187,14 @@ impl Random {
             2 => Expectation::Value(self.value()),
             _ => Expectation::Any,
         };
+        let key = self.pick(&["x", "y", "z"]).parse().unwrap();
+        let lasts = self.chance(0.3).then(|| self.lasts());
         Change {
-            key: self.pick(&["x", "y", "z"]).parse().unwrap(),
+            key,
             operation,
             expect,
-            lasts: self.chance(0.3).then(|| self.lasts()),
-            is_public: self.chance(0.5),
+            lasts,
+            is_public: self.chance(0.5).then(|| lasts.is_none()),
         }
     }
 

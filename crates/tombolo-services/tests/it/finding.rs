@@ -758,7 +758,7 @@ fn public(key: &str, value: v1::PropertyValue) -> v1::PropertyChange {
     v1::PropertyChange {
         key: key.into(),
         operation: Some(v1::property_change::Operation::Set(value)),
-        public: true,
+        public: Some(true),
         ..v1::PropertyChange::default()
     }
 }

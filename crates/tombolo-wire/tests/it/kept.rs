@@ -77,7 +77,7 @@ fn change() -> v1::PropertyChange {
         operation: Some(property_change::Operation::Set(integer(7))),
         expect: Some(property_change::Expect::Revision(3)),
         lasts_ms: 5000,
-        public: true,
+        public: Some(true),
     }
 }
 
