@@ -1,8 +1,10 @@
 //! A device: one session with the cluster, one socket for all peers.
 
+mod builder;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -27,90 +29,11 @@ use crate::renewal::renew;
 use crate::retry::persistently;
 use crate::room::{RoomEvent, RoomState, Rooms, Unnamed, join, leave};
 use crate::seldom::Seldom;
-use crate::session::{self, Credential, Event, Issuer, Patience, TokenState, Tokens, Transport};
+use crate::session::{self, Credential, Event, Patience, TokenState, Tokens, Transport, Unsent};
 use crate::social::Social;
 use crate::tls;
 
-/// How a device connects; see [`Device::builder`].
-#[derive(Debug)]
-pub struct DeviceBuilder {
-    url: String,
-    credential: Credential,
-    patience: Patience,
-}
-
-/// How long a silent connection is borne with, unless the application says otherwise.
-const PATIENCE: Duration = Duration::from_secs(6);
-const PATIENCE_MIN: Duration = Duration::from_millis(300);
-const PATIENCE_MAX: Duration = Duration::from_secs(60);
-
-impl DeviceBuilder {
-    /// Proves the user by a token that the application's server signed. It expires: see
-    /// [`Self::token_source`], and [`Device::set_token`].
-    #[must_use]
-    pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.credential.token = Some(token.into());
-        if matches!(self.credential.issuer, Issuer::Development(_)) {
-            self.credential.issuer = Issuer::Nobody;
-        }
-        self
-    }
-
-    /// Where the device gets its next token: asked before the one that it has expires, or when a node has
-    /// refused that as expired, and at first unless there is a [`token`](Self::token). The application
-    /// asks its server, and has 10 s for it; when it fails it is asked again later.
-    ///
-    /// ```no_run
-    /// # async fn example(url: &str) -> Result<(), tombolo_client::Error> {
-    /// # async fn ask_our_server() -> Result<String, std::io::Error> { unimplemented!() }
-    /// let device = tombolo_client::Device::builder(url).token_source(ask_our_server).connect().await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn token_source<F, R, E>(mut self, source: F) -> Self
-    where
-        F: Fn() -> R + Send + Sync + 'static,
-        R: Future<Output = Result<String, E>> + Send + 'static,
-        E: std::fmt::Display,
-    {
-        let source = move || -> Pin<Box<dyn Future<Output = _> + Send>> {
-            let asked = source();
-            Box::pin(async move { asked.await.map_err(|error| error.to_string()) })
-        };
-        self.credential.issuer = Issuer::Source(Arc::new(source));
-        self
-    }
-
-    /// Lets a node in development mode make the tokens.
-    #[must_use]
-    pub fn development_user(mut self, user: impl Into<String>) -> Self {
-        self.credential.issuer = Issuer::Development(user.into());
-        self
-    }
-
-    /// After how long a silence the connection to the node is given up; 6 s unless said otherwise,
-    /// 300 ms to 60 s. After a sixth of it, but no less than 300 ms, another node is tried beside the
-    /// silent one, and the session goes on over whichever answers first. A device that hears nothing
-    /// sends a packet ten times in that time: more saves battery, less finds a dead node sooner.
-    #[must_use]
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = Patience(patience.clamp(PATIENCE_MIN, PATIENCE_MAX));
-        self
-    }
-
-    /// Opens the session and finds out what peers will need: public addresses and a relayed one.
-    ///
-    /// # Errors
-    /// When the URL is wrong, the node cannot be reached over UDP or TCP, or refuses the token.
-    pub async fn connect(self) -> Result<Device, Error> {
-        let url: ServerUrl = self.url.parse().map_err(Error::local)?;
-        if self.credential.token.is_none() && matches!(self.credential.issuer, Issuer::Nobody) {
-            return Err(Error::token("give the builder a token or a user"));
-        }
-        Device::open(url, self.credential, self.patience).await
-    }
-}
+pub use builder::DeviceBuilder;
 
 /// A device in the cluster; cheap to clone. Its links end with its last clone; [`Device::close`]
 /// lets them deliver first, and takes leave of the cluster.
@@ -140,6 +63,8 @@ pub(crate) struct Shared {
     rooms: Mutex<HashMap<RoomId, Arc<RoomState>>>,
     /// Those that are being joined without a name.
     pub(crate) unnamed: Unnamed,
+    /// How many messages this device has sent to rooms.
+    pub(crate) messages: AtomicU64,
     /// Rooms that are being joined again since the session was lost.
     rejoining: Mutex<JoinSet<()>>,
     links: Arc<Links>,
@@ -184,11 +109,7 @@ impl Device {
     /// Begins to connect to the node at `url`, which is what `tombolo serve` prints.
     #[must_use]
     pub fn builder(url: &str) -> DeviceBuilder {
-        DeviceBuilder {
-            url: url.to_owned(),
-            credential: Credential::default(),
-            patience: Patience(PATIENCE),
-        }
+        DeviceBuilder::new(url)
     }
 
     async fn open(
@@ -225,6 +146,7 @@ impl Device {
             session,
             rooms: Mutex::default(),
             unnamed: Unnamed::default(),
+            messages: AtomicU64::default(),
             rejoining: Mutex::default(),
             links: Links::new(shop.clone()),
             social: Social::default(),
@@ -502,12 +424,32 @@ impl Shared {
                     let is_own = self.is_own(&user);
                     state.on_left(user, left.reason);
                     if is_own && self.remove_room(&room, &state) {
+                        self.session.forget_aside(room);
                         state.end();
                     }
                 }
             }
             Some(kind) => state.on_told(&event.by, kind),
             None => {}
+        }
+    }
+
+    fn on_unsent(&self, unsent: Unsent) {
+        let Unsent {
+            room,
+            numbers,
+            code,
+            reason,
+        } = unsent;
+        match self.room(&room) {
+            Some((_, state)) => state.on_unsent(numbers, code, reason),
+            None => tracing::debug!(
+                room,
+                ?numbers,
+                ?code,
+                reason,
+                "not sent to a room that was left"
+            ),
         }
     }
 
@@ -669,6 +611,7 @@ async fn dispatch(
                 }
             }
             Event::Frame(body) => shared.on_frame(body),
+            Event::Unsent(unsent) => shared.on_unsent(unsent),
             Event::IntroductionRefused { to, error } => shared.links.on_refused(&to, &error),
             Event::Response { result, reply } => {
                 if let Ok(response::Result::Joined(joined)) = &result {
@@ -724,6 +667,11 @@ async fn rejoin(
         Err(error) if error.is_closed() => {}
         Err(error) => {
             tracing::warn!(%error, room = %id, "not let into the room again");
+            let session = shared.upgrade().map(|it| it.session.clone());
+            if let Some(session) = session {
+                let numbers = session.forget(id.clone()).await;
+                state.on_unsent(numbers, error.code(), error.to_string());
+            }
             // Whoever hears of it may join anew.
             _ = shared.upgrade().map(|it| it.remove_room(&id, &state));
             state.tell(RoomEvent::Refused(error.to_string()));

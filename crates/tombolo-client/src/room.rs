@@ -6,6 +6,7 @@ mod queue;
 mod view;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use tombolo_room::{
     Audience, Change, Changed, Message, ObjectId, Password, PropertyKey, Reserve, RoomCode,
     Settings, Target,
 };
-use tombolo_wire::v1::{self, JoinMode, request, response};
+use tombolo_wire::v1::{self, ErrorCode, JoinMode, request, response};
 use tombolo_wire::{PublicKeys, RELIABLE_BYTES_MAX, RoomId, UNRELIABLE_BYTES_MAX, UserId};
 
 use crate::device::Device;
@@ -101,6 +102,18 @@ pub enum RoomEvent {
     /// The node of these members died: reliable messages that they had sent, and that it had taken from
     /// them, may not have come. Durable ones are not concerned.
     Lost(Vec<UserId>),
+    /// Messages of this device did not arrive, or not with everybody: [`Room::send`] has returned their
+    /// numbers. Each may be told several times, as when members on several nodes did not get it.
+    Unsent {
+        /// Which.
+        numbers: Vec<u64>,
+        /// Why the node refused them: see `docs/cluster.md`; `NotAMember` when this device was not let into
+        /// the same room again after its session was lost. `None` when the session was lost, or ended,
+        /// before the node had acknowledged them: they may have arrived.
+        code: Option<ErrorCode>,
+        /// The same for people.
+        reason: String,
+    },
     /// The whole room is known: once after joining, and again after a gap. See [`Room::read`].
     Synced {
         /// Durable messages were missed that are not known any more.
@@ -275,6 +288,17 @@ impl RoomState {
         }
     }
 
+    /// Takes in which of this device's messages did not arrive.
+    pub(crate) fn on_unsent(&self, numbers: Vec<u64>, code: Option<ErrorCode>, reason: String) {
+        if !numbers.is_empty() {
+            self.tell(RoomEvent::Unsent {
+                numbers,
+                code,
+                reason,
+            });
+        }
+    }
+
     /// Takes in a member's message.
     pub(crate) fn on_delivery(&self, delivery: v1::Delivery) {
         if let Ok(from) = UserId::parse(&delivery.from) {
@@ -373,16 +397,20 @@ impl Room {
         self.state.events.next().await
     }
 
-    /// Sends a message to every other member, through the node.
+    /// Sends a message to every other member, through the node; returns as [`Room::send`].
     ///
     /// # Errors
-    /// When it is too long for its lane, or the session is over. When as much waits for the node as may,
-    /// 4096 messages or 4 MiB that it has not acknowledged; see [`Error::retry_after`].
-    pub async fn broadcast(&self, lane: Lane, payload: impl Into<Bytes>) -> Result<(), Error> {
+    /// As [`Room::send`].
+    pub async fn broadcast(&self, lane: Lane, payload: impl Into<Bytes>) -> Result<u64, Error> {
         self.send(&[], lane, payload).await
     }
 
-    /// Sends a message to some members, through the node; to every other member for an empty list.
+    /// Sends a message to some members, through the node; to every other member for an empty list. Returns
+    /// the number that it has on this device, from 1: when a reliable one does not arrive,
+    /// [`RoomEvent::Unsent`] says so by that.
+    ///
+    /// A device that has lost its session sends what has not left it once it is in the room again, in
+    /// order, and tells of all else that the node had not acknowledged.
     ///
     /// # Errors
     /// When it is too long for its lane, or the session is over. When as much waits for the node as may,
@@ -392,7 +420,7 @@ impl Room {
         to: &[UserId],
         lane: Lane,
         payload: impl Into<Bytes>,
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
         let audience = match to {
             [] => Audience::Others,
             users => Audience::Users(users.to_vec()),
@@ -401,7 +429,8 @@ impl Room {
     }
 
     /// Sends a message through the node: to everybody, this device included, to the others, to some, or
-    /// to the members of an interest group. It is not kept: see [`Room::say`] for that.
+    /// to the members of an interest group. It is not kept: see [`Room::say`] for that. Returns as
+    /// [`Room::send`].
     ///
     /// # Errors
     /// As [`Room::send`].
@@ -410,7 +439,7 @@ impl Room {
         audience: Audience,
         kind: MessageKind,
         payload: impl Into<Bytes>,
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
         let payload = payload.into();
         let bytes_max = match kind {
             MessageKind::Unreliable => UNRELIABLE_BYTES_MAX,
@@ -424,11 +453,12 @@ impl Room {
                 bytes_max,
             }));
         }
+        let number = self.device.0.messages.fetch_add(1, Ordering::Relaxed) + 1;
         let names = |users: &[UserId]| users.iter().map(UserId::to_string).collect();
         let (to, audience) = match &audience {
             Audience::All => (Vec::new(), Some(v1::Audience::default())),
             Audience::Others => (Vec::new(), None),
-            Audience::Users(users) if users.is_empty() => return Ok(()),
+            Audience::Users(users) if users.is_empty() => return Ok(number),
             Audience::Users(users) => (names(users), None),
             Audience::Group(group) => {
                 let group = group.0.get();
@@ -455,9 +485,10 @@ impl Room {
         if kind == MessageKind::Unreliable {
             let body = v1::client_frame::Body::Send(message);
             self.device.0.session.send_unreliable(body);
-            return Ok(());
+            return Ok(number);
         }
-        self.device.0.session.send_reliable(message).await
+        let sent = self.device.0.session.send_reliable(number, message);
+        sent.await.map(|()| number)
     }
 
     /// Begins a link to a member.

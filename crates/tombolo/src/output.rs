@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
+use tombolo_client::ErrorCode;
 
 /// How a command speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,12 @@ pub(crate) fn line_of_text(line: &str) -> io::Result<()> {
 pub(crate) fn complain(error: &anyhow::Error) {
     // With standard error closed there is nobody to tell.
     _ = writeln!(io::stderr().lock(), "tombolo: {error:#}");
+}
+
+/// A code as the contract names it, in small letters.
+pub(crate) fn code_word(code: ErrorCode) -> String {
+    let name = code.as_str_name().trim_start_matches("ERROR_CODE_");
+    name.to_lowercase()
 }
 
 /// Time since 1970.

@@ -11,6 +11,8 @@ use super::RoomEvent;
 const EVENTS_MAX: usize = 1024;
 /// Messages stop here, so that they do not crowd members and links out.
 const MESSAGES_MAX: usize = 768;
+/// Messages that one event says were not sent; those that come at once may be more.
+const NUMBERS_MAX: usize = 4096;
 /// Bytes of messages that wait.
 const BYTES_MAX: usize = 8 << 20;
 const _: () = assert!(MESSAGES_MAX < EVENTS_MAX);
@@ -39,6 +41,9 @@ impl Queue {
             return;
         }
         let Some(event) = state.replace_latest(event) else {
+            return;
+        };
+        let Some(event) = state.add_unsent(event) else {
             return;
         };
         if state.has_place(&event) {
@@ -123,6 +128,34 @@ impl State {
         }
     }
 
+    /// Adds messages that were not sent for the same reason to the last event; returns the event when that
+    /// is another.
+    fn add_unsent(&mut self, event: RoomEvent) -> Option<RoomEvent> {
+        let RoomEvent::Unsent {
+            numbers,
+            code,
+            reason,
+        } = event
+        else {
+            return Some(event);
+        };
+        match self.events.back_mut() {
+            Some(RoomEvent::Unsent {
+                numbers: told,
+                code: same_code,
+                reason: same_reason,
+            }) if *same_code == code && *same_reason == reason && told.len() < NUMBERS_MAX => {
+                told.extend(numbers);
+                None
+            }
+            Some(_) | None => Some(RoomEvent::Unsent {
+                numbers,
+                code,
+                reason,
+            }),
+        }
+    }
+
     fn has_place(&self, event: &RoomEvent) -> bool {
         // What was missed is told first, and takes a place as well.
         let places = self.events.len() + usize::from(self.missed > 0);
@@ -133,10 +166,11 @@ impl State {
             RoomEvent::Said(said) => {
                 places < MESSAGES_MAX && self.bytes + said.payload.len() <= BYTES_MAX
             }
-            // They can be as many as messages, and what they say is in the view anyway.
+            // They can be as many as messages, and what most of them say is in the view anyway.
             RoomEvent::Properties { .. }
             | RoomEvent::Object { .. }
-            | RoomEvent::ObjectDeleted { .. } => places < MESSAGES_MAX,
+            | RoomEvent::ObjectDeleted { .. }
+            | RoomEvent::Unsent { .. } => places < MESSAGES_MAX,
             RoomEvent::Joined(_)
             | RoomEvent::Left { .. }
             | RoomEvent::Dropped(_)
@@ -175,6 +209,7 @@ fn bytes(event: &RoomEvent) -> usize {
         | RoomEvent::Properties { .. }
         | RoomEvent::Object { .. }
         | RoomEvent::ObjectDeleted { .. }
+        | RoomEvent::Unsent { .. }
         | RoomEvent::Owner(_)
         | RoomEvent::Peer(_)
         | RoomEvent::Refused(_)
@@ -185,6 +220,7 @@ fn bytes(event: &RoomEvent) -> usize {
 #[cfg(test)]
 mod tests {
     use tombolo_wire::UserId;
+    use tombolo_wire::v1::ErrorCode;
 
     use super::*;
 
@@ -215,6 +251,32 @@ mod tests {
             heard.push(payload);
         }
         assert_eq!(heard, ["a2", "b2", "a message"]);
+    }
+
+    #[tokio::test]
+    async fn messages_that_were_not_sent_for_the_same_reason_are_told_at_once() {
+        let queue = Queue::default();
+        let unsent = |number, code| RoomEvent::Unsent {
+            numbers: vec![number],
+            code,
+            reason: "the test says so".to_owned(),
+        };
+        let limit = Some(ErrorCode::Limit);
+        for number in 1..=2000 {
+            queue.push(unsent(number, limit));
+        }
+        queue.push(unsent(2001, None));
+        queue.push(message(b"a message"));
+        queue.push(unsent(2002, None));
+        queue.end();
+        let mut told = Vec::new();
+        while let Some(event) = queue.next().await {
+            if let RoomEvent::Unsent { numbers, code, .. } = event {
+                told.push((numbers, code));
+            }
+        }
+        assert_eq!(told[0], ((1..=2000).collect(), limit));
+        assert_eq!(told[1..], [(vec![2001], None), (vec![2002], None)]);
     }
 
     fn joined(number: usize) -> RoomEvent {

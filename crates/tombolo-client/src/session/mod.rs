@@ -14,6 +14,7 @@ mod connection;
 mod nodes;
 mod pulse;
 mod reconnect;
+mod sends;
 mod tokens;
 
 use std::collections::{BTreeMap, HashMap};
@@ -24,16 +25,18 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tombolo_wire::resend::{Inbox, Limits, Outbox, Overflow, Receipt};
 use tombolo_wire::v1::{
-    Ack, ClientFrame, DeviceKeys, ErrorCode, Failure, Goodbye, Introduce, Reject, Request, Send,
-    ServerFrame, Welcome, client_frame, request, response, server_frame,
+    Ack, ClientFrame, DeviceKeys, ErrorCode, Failure, Goodbye, Introduce, Joined, Reject, Request,
+    Response, Send, ServerFrame, Welcome, client_frame, request, response, server_frame,
 };
-use tombolo_wire::{ServerUrl, UserId};
+use tombolo_wire::{RoomId, ServerUrl, UserId};
 
 pub use connection::Transport;
 pub(crate) use connection::{Connection, Patience};
 use nodes::Nodes;
 use pulse::{Finding, Pulse};
 use reconnect::{Backoff, Move, is_passing};
+use sends::Sends;
+pub(crate) use sends::Unsent;
 pub use tokens::TokenState;
 pub(crate) use tokens::{Credential, Issuer, Tokens};
 
@@ -64,10 +67,17 @@ pub(crate) enum Command {
     },
     SendReliable {
         message: Send,
+        /// By which the application is told what becomes of it.
+        number: u64,
         done: oneshot::Sender<Result<(), Error>>,
     },
     SendUnreliable(client_frame::Body),
     Introduce(Introduce),
+    /// The device is not in a room any more; answered by the numbers of messages that have waited for it.
+    Forget {
+        room: RoomId,
+        done: oneshot::Sender<Vec<u64>>,
+    },
     /// Leaves the cluster; answered once the goodbye is on its way.
     Close(oneshot::Sender<()>),
 }
@@ -95,6 +105,8 @@ pub(crate) enum Event {
         to: Introduced,
         error: Error,
     },
+    /// Messages did not arrive, as far as is known.
+    Unsent(Unsent),
     /// The session is over; nothing follows.
     Closed(Error),
 }
@@ -129,11 +141,29 @@ impl Handle {
         self.command_aside(Command::Request { kind, reply });
     }
 
-    pub(crate) async fn send_reliable(&self, message: Send) -> Result<(), Error> {
+    pub(crate) async fn send_reliable(&self, number: u64, message: Send) -> Result<(), Error> {
         let (done, answer) = oneshot::channel();
-        self.command(Command::SendReliable { message, done })
-            .await?;
+        self.command(Command::SendReliable {
+            message,
+            number,
+            done,
+        })
+        .await?;
         answer.await.map_err(|_| closed())?
+    }
+
+    /// The device is not in a room any more, which it does not leave by a request; returns the numbers of
+    /// messages that have waited for it.
+    pub(crate) async fn forget(&self, room: RoomId) -> Vec<u64> {
+        let (done, waited) = oneshot::channel();
+        _ = self.command(Command::Forget { room, done }).await;
+        waited.await.unwrap_or_default()
+    }
+
+    /// The same without waiting.
+    pub(crate) fn forget_aside(&self, room: RoomId) {
+        let (done, _) = oneshot::channel();
+        self.command_aside(Command::Forget { room, done });
     }
 
     /// Sends what may be lost; drops it rather than wait.
@@ -224,6 +254,9 @@ pub(crate) async fn open(
 /// What goes on over connections.
 struct State {
     outbox: Outbox<ClientFrame>,
+    /// The last frame that was given to a connection: those after it have not left the device.
+    left: u64,
+    sends: Sends,
     inbox: Inbox,
     requests: HashMap<u64, Reply>,
     /// By their frame's number: introductions that the node may still refuse, the oldest first.
@@ -235,6 +268,8 @@ impl Default for State {
     fn default() -> Self {
         Self {
             outbox: Outbox::new(OUTBOX),
+            left: 0,
+            sends: Sends::default(),
             inbox: Inbox::new(),
             requests: HashMap::new(),
             introductions: BTreeMap::new(),
@@ -320,6 +355,15 @@ impl Driver {
 
     async fn close(self, error: Error) {
         tracing::warn!(%error, "session closed");
+        let State {
+            sends,
+            outbox,
+            left,
+            ..
+        } = self.state;
+        for unsent in sends.handle_over(&outbox, left) {
+            _ = self.events.send(Event::Unsent(unsent)).await;
+        }
         _ = self.events.send(Event::Closed(error)).await;
     }
 
@@ -364,7 +408,7 @@ impl Driver {
                 }
                 command = self.commands.recv() => {
                     let Some(command) = command else { return End::Closed(None) };
-                    if let Some(end) = self.on_command(command, Some(connection)) {
+                    if let Some(end) = self.on_command(command, Some(connection)).await {
                         if let Some(moved) = moving.finish().await {
                             _ = self.on_moved(moved, connection, &mut moving).await;
                         }
@@ -399,6 +443,7 @@ impl Driver {
     /// Sends what the outbox has for this connection.
     async fn flush(&mut self, connection: &Connection) -> bool {
         while let Some(mut frame) = self.state.outbox.poll_frame() {
+            self.state.left = self.state.left.max(frame.seq);
             frame.ack = self.state.inbox.take_ack();
             if !connection.send(frame).await {
                 return false;
@@ -408,9 +453,16 @@ impl Driver {
     }
 
     /// Carries a command out; without a connection, what is reliable waits for the next one.
-    fn on_command(&mut self, command: Command, connection: Option<&Connection>) -> Option<End> {
+    async fn on_command(
+        &mut self,
+        command: Command,
+        connection: Option<&Connection>,
+    ) -> Option<End> {
         match command {
             Command::Request { kind, reply } => {
+                if let request::Kind::Leave(leave) = &kind {
+                    self.state.sends.handle_left(&leave.room);
+                }
                 let id = self.state.next_request;
                 self.state.next_request += 1;
                 let body = client_frame::Body::Request(Request {
@@ -422,44 +474,84 @@ impl Driver {
                     Err(error) => drop(reply.send(Err(error))),
                 }
             }
-            Command::SendReliable { message, done } => {
-                let frame = frame_of(client_frame::Body::Send(message));
-                let pushed = self.state.outbox.push_sparing(frame);
-                _ = done.send(pushed.map(drop).map_err(overflow));
-            }
+            Command::SendReliable {
+                message,
+                number,
+                done,
+            } => drop(done.send(self.send_reliable(number, message))),
             Command::SendUnreliable(body) => {
                 if let Some(connection) = connection {
                     connection.send_unreliable(frame_of(body));
                 }
             }
-            Command::Introduce(introduce) => self.introduce(introduce),
+            Command::Introduce(introduce) => return self.introduce(introduce).await.err(),
+            Command::Forget { room, done } => {
+                let waited = self.state.sends.handle_left(room.as_str());
+                // Whoever does not wait for it has told the application itself.
+                _ = done.send(waited);
+            }
             Command::Close(done) => return Some(End::Closed(Some(done))),
         }
         None
     }
 
-    fn introduce(&mut self, introduce: Introduce) {
+    /// Queues a message, which leaves half of the outbox to others, or has it wait for its room.
+    fn send_reliable(&mut self, number: u64, message: Send) -> Result<(), Error> {
+        if self.state.sends.must_wait(&message.room) {
+            return self.state.sends.wait(number, message);
+        }
+        let room = message.room.clone();
+        let frame = frame_of(client_frame::Body::Send(message));
+        let pushed = self.state.outbox.push_sparing(frame);
+        let seq = pushed.map_err(overflow)?;
+        self.state.sends.handle_pushed(seq, number, room);
+        Ok(())
+    }
+
+    /// Sends what has waited for a room, now that the device is in it.
+    async fn on_joined(&mut self, joined: &Joined) -> Result<(), End> {
+        let waiting = match self.state.sends.handle_joined(joined) {
+            Ok(waiting) => waiting,
+            Err(unsent) => return self.tell(Event::Unsent(unsent)).await,
+        };
+        for (number, message) in waiting {
+            let room = message.room.clone();
+            match self.push(client_frame::Body::Send(message)) {
+                Ok(seq) => self.state.sends.handle_pushed(seq, number, room),
+                Err(error) => {
+                    let unsent = Unsent {
+                        room,
+                        numbers: vec![number],
+                        code: Some(ErrorCode::Limit),
+                        reason: error.to_string(),
+                    };
+                    self.tell(Event::Unsent(unsent)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn introduce(&mut self, introduce: Introduce) -> Result<(), End> {
         let attempt = introduce
             .introduction
             .as_ref()
             .map_or(0, |introduction| introduction.attempt);
-        let (room, user) = (introduce.room.clone(), introduce.to.clone());
+        let to = Introduced {
+            room: introduce.room.clone(),
+            user: introduce.to.clone(),
+            attempt,
+        };
         match self.push(client_frame::Body::Introduce(introduce)) {
             Ok(seq) => {
                 let introductions = &mut self.state.introductions;
-                introductions.insert(
-                    seq,
-                    Introduced {
-                        room,
-                        user,
-                        attempt,
-                    },
-                );
+                introductions.insert(seq, to);
                 if introductions.len() > INTRODUCTIONS_MAX {
                     introductions.pop_first();
                 }
+                Ok(())
             }
-            Err(error) => tracing::warn!(%error, "introduction not sent"),
+            Err(error) => self.tell(Event::IntroductionRefused { to, error }).await,
         }
     }
 
@@ -485,24 +577,17 @@ impl Driver {
             }
         }
         match frame.body {
-            Some(server_frame::Body::Response(response)) => {
-                let Some(reply) = self.state.requests.remove(&response.id) else {
-                    return Ok(());
-                };
-                let result = match response.result {
-                    Some(response::Result::Failure(Failure { code, message })) => {
-                        Err(Error::refused(code, &message))
-                    }
-                    Some(result) => Ok(result),
-                    None => Err(Error::local("the node's response is empty")),
-                };
-                self.tell(Event::Response { result, reply }).await
-            }
+            Some(server_frame::Body::Response(response)) => self.on_response(response).await,
             Some(server_frame::Body::Refused(refused))
                 if let Some(to) = self.state.introductions.remove(&refused.seq) =>
             {
                 let error = Error::refused(refused.code, &refused.message);
                 self.tell(Event::IntroductionRefused { to, error }).await
+            }
+            Some(server_frame::Body::Refused(refused))
+                if let Some(unsent) = self.state.sends.handle_refused(&refused) =>
+            {
+                self.tell(Event::Unsent(unsent)).await
             }
             Some(server_frame::Body::Reject(reject)) => {
                 let error = rejected(&reject);
@@ -533,6 +618,23 @@ impl Driver {
             Some(server_frame::Body::Acknowledge(_) | server_frame::Body::Pong(_)) | None => Ok(()),
             Some(body) => self.tell(Event::Frame(body)).await,
         }
+    }
+
+    async fn on_response(&mut self, response: Response) -> Result<(), End> {
+        let Some(reply) = self.state.requests.remove(&response.id) else {
+            return Ok(());
+        };
+        let result = match response.result {
+            Some(response::Result::Failure(Failure { code, message })) => {
+                Err(Error::refused(code, &message))
+            }
+            Some(result) => Ok(result),
+            None => Err(Error::local("the node's response is empty")),
+        };
+        if let Ok(response::Result::Joined(joined)) = &result {
+            self.on_joined(joined).await?;
+        }
+        self.tell(Event::Response { result, reply }).await
     }
 
     /// Tells the device; without one the session is of no use.

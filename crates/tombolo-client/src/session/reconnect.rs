@@ -133,7 +133,7 @@ impl Driver {
             let Some(command) = command else {
                 return Err(End::Closed(None));
             };
-            if let Some(end) = self.on_command(command, None) {
+            if let Some(end) = self.on_command(command, None).await {
                 return Err(end);
             }
         }
@@ -253,6 +253,12 @@ impl Driver {
             self.state.outbox.rewind();
         } else {
             let lost = std::mem::take(&mut self.state);
+            let (sends, unsent) = lost.sends.handle_lost(&lost.outbox, lost.left);
+            self.state.sends = sends;
+            for unsent in unsent {
+                let unsent = self.events.send(Event::Unsent(unsent)).await;
+                unsent.map_err(|_| closed())?;
+            }
             for (_, reply) in lost.requests {
                 _ = reply.send(Err(Error::forgotten()));
             }

@@ -24,3 +24,4 @@ mod silence;
 mod state;
 mod tickets;
 mod tokens;
+mod unsent;

@@ -14,8 +14,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tombolo_client::{Device, Error, Room, RoomOptions};
 use tombolo_wire::v1::{
     ClientFrame, Delivery, DeviceKeys, ErrorCode, Failure, GoAway, Joined, Member, MemberLeft,
-    Reject, Request, Response, RoomEvent, ServerFrame, Welcome, client_frame, request, response,
-    room_event, server_frame,
+    Refused, Reject, Request, Response, RoomEvent, ServerFrame, Welcome, client_frame, request,
+    response, room_event, server_frame,
 };
 use tombolo_wire::{CertificatePin, ServerUrl, frame};
 
@@ -265,8 +265,23 @@ impl Line {
         self.socket.send(Message::Binary(bytes)).await.unwrap();
     }
 
+    /// Refuses a frame.
+    pub(crate) async fn refuse_frame(&mut self, seq: u64, code: ErrorCode) {
+        let refused = Refused {
+            seq,
+            code: code.into(),
+            message: "the script says so".into(),
+        };
+        self.tell(server_frame::Body::Refused(refused)).await;
+    }
+
     /// What the device says next, acknowledgements aside; `None` when it hangs up.
     pub(crate) async fn receive(&mut self) -> Option<client_frame::Body> {
+        self.receive_frame().await?.body
+    }
+
+    /// The same with its number.
+    pub(crate) async fn receive_frame(&mut self) -> Option<ClientFrame> {
         loop {
             let Some(Ok(message)) = soon(self.socket.next()).await else {
                 return None;
@@ -277,7 +292,7 @@ impl Line {
             let frame: ClientFrame = frame::decode(bytes).unwrap();
             match frame.body {
                 Some(client_frame::Body::Acknowledge(_)) | None => {}
-                body => return body,
+                Some(_) => return Some(frame),
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tombolo_client::Error;
 
-use crate::output::ms;
+use crate::output::{code_word, ms};
 
 /// What a bot does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -210,10 +210,7 @@ fn end_of(bucket: u16) -> Duration {
 /// One word for why something failed.
 pub(super) fn code(error: &Error) -> String {
     match error.code() {
-        Some(code) => {
-            let name = code.as_str_name().trim_start_matches("ERROR_CODE_");
-            name.to_lowercase()
-        }
+        Some(code) => code_word(code),
         None if error.is_unreachable() => "unreachable".to_owned(),
         None if error.is_token() => "token".to_owned(),
         None if error.is_closed() => "closed".to_owned(),

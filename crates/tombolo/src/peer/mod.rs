@@ -250,6 +250,8 @@ impl Party {
             // See `--watch`.
             RoomEvent::Dropped(_)
             | RoomEvent::Returned(_)
+            | RoomEvent::Lost(_)
+            | RoomEvent::Unsent { .. }
             | RoomEvent::Synced { .. }
             | RoomEvent::Configured { .. }
             | RoomEvent::Properties { .. }

@@ -6,6 +6,7 @@ use serde_json::{Value as Json, json};
 use tombolo_client::{By, Changed, DurableMessage, Room, RoomEvent, Target, UserId, Value};
 
 use super::Event;
+use crate::output::code_word;
 
 /// What is told of an event; `None` for what is told anyway.
 pub(super) fn told(room: &Room, event: &RoomEvent) -> Option<Event> {
@@ -16,19 +17,18 @@ pub(super) fn told(room: &Room, event: &RoomEvent) -> Option<Event> {
             let users: Vec<_> = users.iter().map(UserId::to_string).collect();
             ("lost", None, "room".to_owned(), json!({ "from": users }))
         }
+        RoomEvent::Unsent {
+            numbers,
+            code,
+            reason,
+        } => {
+            let code = code.map(code_word);
+            let detail = json!({ "numbers": numbers, "code": code, "reason": reason });
+            ("unsent", None, "room".to_owned(), detail)
+        }
         RoomEvent::Dropped(user) => ("dropped", None, user.to_string(), Json::Null),
         RoomEvent::Returned(user) => ("returned", None, user.to_string(), Json::Null),
-        RoomEvent::Synced { lost } => {
-            let properties = room.read(|view| {
-                let properties = view.properties.iter();
-                properties
-                    .map(|(key, property)| (key.to_string(), value(&property.value)))
-                    .collect::<BTreeMap<_, _>>()
-            });
-            let owner = room.read(|view| view.owner.as_ref().map(UserId::to_string));
-            let detail = json!({ "lost": lost, "owner": owner, "properties": properties });
-            ("synced", None, "room".to_owned(), detail)
-        }
+        RoomEvent::Synced { lost } => ("synced", None, "room".to_owned(), synced(room, *lost)),
         RoomEvent::Configured { by: user } => {
             let members_max = room.read(|view| view.settings.as_ref().map(|said| said.members_max));
             let detail = json!({ "members_max": members_max });
@@ -68,6 +68,18 @@ pub(super) fn told(room: &Room, event: &RoomEvent) -> Option<Event> {
         by,
         about,
         detail,
+    })
+}
+
+/// The room as it is known now.
+fn synced(room: &Room, lost: bool) -> Json {
+    room.read(|view| {
+        let properties = view.properties.iter();
+        let properties: BTreeMap<_, _> = properties
+            .map(|(key, property)| (key.to_string(), value(&property.value)))
+            .collect();
+        let owner = view.owner.as_ref().map(UserId::to_string);
+        json!({ "lost": lost, "owner": owner, "properties": properties })
     })
 }
 

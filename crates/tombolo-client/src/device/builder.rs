@@ -1,0 +1,100 @@
+//! How a device connects.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tombolo_wire::ServerUrl;
+
+use super::Device;
+use crate::error::Error;
+use crate::session::{Credential, Issuer, Patience};
+
+/// How a device connects; see [`Device::builder`].
+#[derive(Debug)]
+pub struct DeviceBuilder {
+    url: String,
+    credential: Credential,
+    patience: Patience,
+}
+
+/// How long a silent connection is borne with, unless the application says otherwise.
+const PATIENCE: Duration = Duration::from_secs(6);
+const PATIENCE_MIN: Duration = Duration::from_millis(300);
+const PATIENCE_MAX: Duration = Duration::from_secs(60);
+
+impl DeviceBuilder {
+    pub(super) fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            credential: Credential::default(),
+            patience: Patience(PATIENCE),
+        }
+    }
+
+    /// Proves the user by a token that the application's server signed. It expires: see
+    /// [`Self::token_source`], and [`Device::set_token`].
+    #[must_use]
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.credential.token = Some(token.into());
+        if matches!(self.credential.issuer, Issuer::Development(_)) {
+            self.credential.issuer = Issuer::Nobody;
+        }
+        self
+    }
+
+    /// Where the device gets its next token: asked before the one that it has expires, or when a node has
+    /// refused that as expired, and at first unless there is a [`token`](Self::token). The application
+    /// asks its server, and has 10 s for it; when it fails it is asked again later.
+    ///
+    /// ```no_run
+    /// # async fn example(url: &str) -> Result<(), tombolo_client::Error> {
+    /// # async fn ask_our_server() -> Result<String, std::io::Error> { unimplemented!() }
+    /// let device = tombolo_client::Device::builder(url).token_source(ask_our_server).connect().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn token_source<F, R, E>(mut self, source: F) -> Self
+    where
+        F: Fn() -> R + Send + Sync + 'static,
+        R: Future<Output = Result<String, E>> + Send + 'static,
+        E: std::fmt::Display,
+    {
+        let source = move || -> Pin<Box<dyn Future<Output = _> + Send>> {
+            let asked = source();
+            Box::pin(async move { asked.await.map_err(|error| error.to_string()) })
+        };
+        self.credential.issuer = Issuer::Source(Arc::new(source));
+        self
+    }
+
+    /// Lets a node in development mode make the tokens.
+    #[must_use]
+    pub fn development_user(mut self, user: impl Into<String>) -> Self {
+        self.credential.issuer = Issuer::Development(user.into());
+        self
+    }
+
+    /// After how long a silence the connection to the node is given up; 6 s unless said otherwise,
+    /// 300 ms to 60 s. After a sixth of it, but no less than 300 ms, another node is tried beside the
+    /// silent one, and the session goes on over whichever answers first. A device that hears nothing
+    /// sends a packet ten times in that time: more saves battery, less finds a dead node sooner.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = Patience(patience.clamp(PATIENCE_MIN, PATIENCE_MAX));
+        self
+    }
+
+    /// Opens the session and finds out what peers will need: public addresses and a relayed one.
+    ///
+    /// # Errors
+    /// When the URL is wrong, the node cannot be reached over UDP or TCP, or refuses the token.
+    pub async fn connect(self) -> Result<Device, Error> {
+        let url: ServerUrl = self.url.parse().map_err(Error::local)?;
+        if self.credential.token.is_none() && matches!(self.credential.issuer, Issuer::Nobody) {
+            return Err(Error::token("give the builder a token or a user"));
+        }
+        Device::open(url, self.credential, self.patience).await
+    }
+}
