@@ -182,7 +182,7 @@ impl Connection {
     }
 }
 
-async fn resolve(url: &ServerUrl) -> Result<Vec<SocketAddr>, Error> {
+pub(super) async fn resolve(url: &ServerUrl) -> Result<Vec<SocketAddr>, Error> {
     let addresses = tokio::net::lookup_host((url.host(), url.port))
         .await
         .map_err(|error| Error::unreachable(url, &error.to_string()))?;

@@ -11,6 +11,7 @@
 //! not notice. It does the same when its node is silent for suspiciously long; see [`pulse`].
 
 mod connection;
+mod distance;
 mod nodes;
 mod pulse;
 mod reconnect;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tombolo_wire::resend::{Inbox, Limits, Outbox, Overflow, Receipt};
 use tombolo_wire::v1::{
     Ack, ClientFrame, DeviceKeys, ErrorCode, Failure, Goodbye, Introduce, Joined, Reject, Request,
@@ -32,6 +34,7 @@ use tombolo_wire::{RoomId, ServerUrl, UserId};
 
 pub use connection::Transport;
 pub(crate) use connection::{Connection, Patience};
+use distance::Distance;
 use nodes::Nodes;
 use pulse::{Finding, Pulse};
 use reconnect::{Backoff, Move, is_passing};
@@ -238,6 +241,7 @@ pub(crate) async fn open(
     let mut driver = Driver {
         endpoint,
         nodes: Nodes::new(config.url.clone()),
+        measuring: JoinSet::new(),
         pulse: Pulse::new(config.patience, Instant::now()),
         config: Arc::new(config),
         state: State::default(),
@@ -282,6 +286,8 @@ struct Driver {
     endpoint: noq::Endpoint,
     config: Arc<Config>,
     nodes: Nodes,
+    /// How far other nodes are.
+    measuring: JoinSet<Vec<Distance>>,
     pulse: Pulse,
     state: State,
     resume_token: Option<Bytes>,
@@ -312,6 +318,10 @@ impl Driver {
             let has_lasted = connected.elapsed() >= LASTING;
             if has_lasted {
                 backoff = Backoff::default();
+            }
+            if matches!(end, End::Broken) {
+                // It may be that the device is in another network.
+                self.nodes.forget_distances();
             }
             let is_hurried = match end {
                 End::Closed(done) => return self.leave(connection, done).await,
@@ -415,6 +425,10 @@ impl Driver {
                         return end;
                     }
                 }
+                Some(measured) = self.measuring.join_next() => {
+                    self.nodes.measured(measured.unwrap_or_default());
+                    self.measure_nodes();
+                }
                 () = sleep_until(look_at) => self.look(connection, &mut moving),
                 () = sleep_until(ack_at) => {
                     let ack = self.state.inbox.take_ack();
@@ -437,6 +451,14 @@ impl Driver {
             }
             Some(Finding::Alive) => moving.call_off(),
             None => {}
+        }
+    }
+
+    /// Measures how far nodes are of which that is not known, some time soon.
+    fn measure_nodes(&mut self) {
+        let urls = self.nodes.unmeasured();
+        if self.measuring.is_empty() && !urls.is_empty() {
+            self.measuring.spawn(distance::measure(urls));
         }
     }
 
@@ -613,6 +635,7 @@ impl Driver {
             }
             Some(server_frame::Body::OtherNodes(others)) => {
                 self.nodes.learn(&others.urls);
+                self.measure_nodes();
                 Ok(())
             }
             Some(server_frame::Body::Acknowledge(_) | server_frame::Body::Pong(_)) | None => Ok(()),

@@ -8,6 +8,7 @@ use tombolo_wire::ServerUrl;
 
 use super::Connection;
 use super::connection::Patience;
+use super::distance::Distance;
 use crate::error::Error;
 
 /// So many nodes are remembered.
@@ -22,6 +23,11 @@ const STAGGER: Duration = Duration::from_millis(50);
 const STAGGER_OF_MANY: Duration = Duration::from_millis(250);
 /// How much earlier the node is tried that has the session: any other one has to fetch it from there.
 const HEAD_START: Duration = Duration::from_millis(250);
+
+/// Nodes whose round trips differ by less are about as near: the less busy one is better.
+const ALIKE: Duration = Duration::from_millis(20);
+/// The distances of so many are remembered: of those that are known, and of some that were.
+const MEASURED_MAX: usize = 2 * KNOWN_MAX;
 
 /// The nodes that a device may connect to.
 #[derive(Clone, Debug)]
@@ -38,6 +44,8 @@ pub(super) struct Nodes {
     had_session: bool,
     /// The others that nodes have told of, the best first.
     known: Vec<ServerUrl>,
+    /// Of those whose distance was measured: how long a round trip takes, `None` when there was no answer.
+    round_trips: Vec<Distance>,
 }
 
 impl Nodes {
@@ -49,6 +57,7 @@ impl Nodes {
             was_sent: false,
             had_session: false,
             known: Vec::new(),
+            round_trips: Vec::new(),
         }
     }
 
@@ -66,6 +75,24 @@ impl Nodes {
             }
         }
         self.known = known;
+    }
+
+    /// Those whose distance is not known.
+    pub(super) fn unmeasured(&self) -> Vec<ServerUrl> {
+        let is_measured = |url: &ServerUrl| self.round_trips.iter().any(|(known, _)| known == url);
+        self.others().filter(|url| !is_measured(url)).collect()
+    }
+
+    /// Takes note of how far nodes are.
+    pub(super) fn measured(&mut self, round_trips: Vec<Distance>) {
+        self.round_trips.extend(round_trips);
+        let surplus = self.round_trips.len().saturating_sub(MEASURED_MAX);
+        self.round_trips.drain(..surplus);
+    }
+
+    /// All distances are to be measured anew, say since the device is elsewhere.
+    pub(super) fn forget_distances(&mut self) {
+        self.round_trips.clear();
     }
 
     /// The node that is left wants no connection for now.
@@ -137,10 +164,23 @@ impl Nodes {
         self.others().take(TRIED_MAX).zip(delays)
     }
 
+    /// All but the current one: the nearest first, and of those that are about as near, the best.
     fn others(&self) -> impl Iterator<Item = ServerUrl> {
         let home = std::iter::once(&self.home).filter(|home| !self.known.contains(home));
         let others = self.known.iter().chain(home);
-        others.filter(|url| **url != self.current).cloned()
+        let mut others: Vec<_> = others.filter(|url| **url != self.current).collect();
+        others.sort_by_key(|url| self.distance(url));
+        others.into_iter().cloned()
+    }
+
+    /// About how far a node is. One that was not measured yet may be near; one that did not answer is the last.
+    fn distance(&self, url: &ServerUrl) -> u128 {
+        let mut measured = self.round_trips.iter();
+        match measured.find(|(measured, _)| measured == url) {
+            Some((_, Some(round_trip))) => round_trip.as_millis() / ALIKE.as_millis(),
+            Some((_, None)) => u128::MAX,
+            None => 0,
+        }
     }
 }
 
@@ -261,6 +301,27 @@ mod tests {
         assert_eq!(urls(&nodes), ["b"]);
         nodes.arrive(&url("b"));
         assert_eq!(urls(&nodes), ["b", "a"]);
+    }
+
+    #[test]
+    fn the_nearest_comes_first_and_of_those_as_near_the_one_told_first() {
+        let milliseconds = |at| Some(Duration::from_millis(at));
+        let mut nodes = Nodes::new(url("a"));
+        nodes.learn(&told(&["far", "silent", "near", "nearer"]));
+        assert_eq!(nodes.unmeasured().len(), 4);
+        nodes.measured(vec![
+            (url("far"), milliseconds(120)),
+            (url("silent"), None),
+            (url("near"), milliseconds(29)),
+            (url("nearer"), milliseconds(21)),
+        ]);
+        assert_eq!(urls(&nodes), ["a", "near", "nearer", "far"]);
+        assert!(nodes.unmeasured().is_empty());
+        nodes.learn(&told(&["new"]));
+        assert_eq!(urls(&nodes), ["a", "new", "near", "nearer"]);
+        assert_eq!(nodes.unmeasured(), [url("new")]);
+        nodes.forget_distances();
+        assert_eq!(urls(&nodes), ["a", "new", "far", "silent"]);
     }
 
     #[test]

@@ -247,6 +247,7 @@ impl Driver {
     ) -> Result<(), Error> {
         self.nodes.arrive(&url);
         self.nodes.learn(&welcome.nodes);
+        self.measure_nodes();
         self.resume_token = Some(welcome.resume_token.clone());
         if welcome.resumed {
             self.state.outbox.handle_ack(ack).map_err(Error::local)?;
