@@ -484,6 +484,12 @@ impl State {
         self.cursor
     }
 
+    /// How far the log has been read, and the room as that makes it.
+    pub(crate) fn snapshot(&self) -> Option<(Offset, Bytes)> {
+        let room = self.ahead.as_ref().unwrap_or(&self.room);
+        Some((self.cursor?, room.snapshot()))
+    }
+
     pub(crate) fn is_member(&self, session: &Session) -> bool {
         self.session(&session.user)
             .is_some_and(|found| found.id == session.id)

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::timeout;
-use tombolo_engine::{Key, Unavailable, WatchEvent};
-use tombolo_wire::NodeId;
+use tombolo_engine::{Key, Offset, Unavailable, WatchEvent};
+use tombolo_wire::{NodeId, RoomId};
 
 use crate::cluster::{RECORDS, Record, State};
+use crate::host::Host;
 use crate::lock::lock;
 use crate::services::Services;
 use crate::session::Session;
@@ -191,6 +193,22 @@ impl Services {
             total,
             items: after.take(count).collect(),
         }
+    }
+
+    /// How far a room's log has been read here; `None` when the room is not hosted here.
+    #[must_use]
+    pub fn room_read_to(&self, room: &RoomId) -> Option<Offset> {
+        self.host(room)?.lock().cursor()
+    }
+
+    /// The same, and what the room is as far as it was read, as bytes: they are the same on all nodes.
+    #[must_use]
+    pub fn room_snapshot(&self, room: &RoomId) -> Option<(Offset, Bytes)> {
+        self.host(room)?.lock().snapshot()
+    }
+
+    fn host(&self, room: &RoomId) -> Option<Arc<Host>> {
+        lock(&self.node().host_by_room).get(room).cloned()
     }
 
     fn rooms_by_name(&self) -> Vec<RoomInfo> {
