@@ -2,17 +2,24 @@
 //!
 //! The nodes are those of production (`tombolo-services`), each with its own bad access to one engine.
 //! Devices speak the contract, and complain when a node breaks it. A [`ClusterWorld`] kills nodes, cuts
-//! them off, takes the engine away and lets connections break, as its [`Seed`](crate::Seed) says, while
-//! devices join, leave, talk, count and follow each other. In the end it lets everything come to rest, and compares what
-//! devices were promised and what they see with what the logs say.
+//! them off, empties them, starts others, has them share their load, takes the engine away and lets
+//! connections break, as its [`Seed`](crate::Seed) says, while devices join, leave, talk, count and follow
+//! each other.
+//!
+//! All the while a reader of the rooms' logs, who has no part in them, looks whether every node has made
+//! of a log what it says, and whether all that devices were told is there. In the end everything comes to
+//! rest, and what devices were promised and what they see is compared with the logs.
 
 mod deed;
 mod device;
 mod judge;
 mod presence;
+mod reader;
+mod tally;
 mod trace;
 mod weather;
 mod world;
 
+pub use tally::Tally;
 pub use weather::Weather;
-pub use world::{ClusterWorld, Tally};
+pub use world::ClusterWorld;

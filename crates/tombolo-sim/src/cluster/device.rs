@@ -1,14 +1,15 @@
 //! A device that keeps to the contract between devices and nodes, and checks that nodes do.
 
+mod connect;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use tokio::time::Instant;
-use tombolo_services::{Connection, ConnectionInfo, Outgoing, Reject, Services, TransportKind};
-use tombolo_wire::VERSION;
+use tombolo_services::Connection;
 
+use self::connect::Greeting;
 use super::deed::{Deed, Deeds, Refusal, What};
 use super::presence::Following;
 use super::trace::note;
@@ -37,6 +38,13 @@ pub(crate) enum Said {
     /// The same, but it was asked for more than once: what was said after it may be before it.
     KeptLate(u64),
     Refused,
+}
+
+/// A durable message of which a device was told.
+pub(crate) struct Told {
+    pub(crate) room: String,
+    pub(crate) number: u64,
+    pub(crate) text: String,
 }
 
 /// A durable message's place.
@@ -71,6 +79,12 @@ pub(crate) struct Device {
     /// The node that it is connected to.
     pub(crate) node: Option<usize>,
     connection: Option<Connection>,
+    /// Its node wants it to go on over another one.
+    is_asked_to_go: bool,
+    /// Another node is asked for the session; the connection, if there is one, goes on until that has it.
+    greeting: Option<Greeting>,
+    /// Another node has sent it away, to where there is less to do.
+    was_sent: bool,
     /// The node has said what it has of the session: before that nothing may be sent.
     is_welcome: bool,
     /// When it tries again.
@@ -90,7 +104,9 @@ pub(crate) struct Device {
     /// By room and own number.
     pub(crate) said: BTreeMap<String, Vec<Said>>,
     /// How often it counted up in a room: acknowledged, and unknown.
-    pub(crate) added: BTreeMap<String, (i64, i64)>,
+    added: BTreeMap<String, (i64, i64)>,
+    /// What it was told since that was looked at last.
+    pub(crate) told: Vec<Told>,
     /// Which of its sessions this is: plain messages are in order within one.
     life: u64,
     sent: u64,
@@ -111,6 +127,9 @@ impl Device {
             token,
             node: None,
             connection: None,
+            is_asked_to_go: false,
+            greeting: None,
+            was_sent: false,
             is_welcome: false,
             retry_at: Instant::now(),
             hellos: 0,
@@ -125,6 +144,7 @@ impl Device {
             views: BTreeMap::new(),
             said: BTreeMap::new(),
             added: BTreeMap::new(),
+            told: Vec::new(),
             life: 0,
             sent: 0,
             heard: BTreeMap::new(),
@@ -139,78 +159,15 @@ impl Device {
         asked.any(|asked| matches!(asked, Asked::Join(of) | Asked::Leave(of) if of == room))
     }
 
-    pub(crate) fn is_connected(&self) -> bool {
-        self.connection.is_some()
-    }
-
-    /// The connection breaks, and the device does not try again before a while has passed.
-    pub(crate) fn lose_connection(&mut self, pause: Duration) {
-        note(format!("{} has no connection", self.name));
-        self.connection = None;
-        self.node = None;
-        self.retry_at = Instant::now() + pause;
-    }
-
-    /// Connects, and goes on with its session where it can.
-    pub(crate) async fn connect(&mut self, node: usize, services: &Services) {
-        self.hellos += 1;
-        let identity: Vec<u8> = self.name.bytes().cycle().take(32).collect();
-        let hello = v1::Hello {
-            version: VERSION,
-            token: self.token.clone(),
-            keys: Some(v1::DeviceKeys {
-                seal: identity.iter().map(|byte| !byte).collect(),
-                identity: identity.into(),
-            }),
-            resume: self.resume_token.clone().map(|token| v1::Resume { token }),
-            agent: "simulated".into(),
-            life: self.hellos,
-            sent_here: false,
-        };
-        let frame = ClientFrame {
-            seq: 0,
-            ack: self.inbox.take_ack(),
-            body: Some(client_frame::Body::Hello(hello)),
-        };
-        let info = ConnectionInfo {
-            remote: ([192, 0, 2, 1], 1000).into(),
-            transport: TransportKind::Quic,
-        };
-        match services.attach(frame, info).await {
-            Ok(connection) => {
-                self.connection = Some(connection);
-                self.is_welcome = false;
-                self.node = Some(node);
-            }
-            Err(reject) => self.on_reject(&reject),
-        }
-    }
-
-    fn on_reject(&mut self, reject: &Reject) {
-        if reject.code == ErrorCode::NotResumable {
-            self.resume_token = None;
-        }
-        self.lose_connection(RETRY);
-    }
-
-    /// Takes in all that is there.
-    pub(crate) fn pump(&mut self) -> Result<(), Violation> {
-        while let Some(connection) = &self.connection {
-            match connection.next_outgoing().now_or_never() {
-                None => break,
-                Some(Outgoing::Reliable(frame)) => self.on_frame(frame)?,
-                Some(Outgoing::Unreliable(_)) => {}
-                Some(Outgoing::Close(reject)) => match reject {
-                    Some(reject) => self.on_reject(&reject),
-                    None => self.lose_connection(RETRY),
-                },
-            }
-        }
-        while let Some(deed) = self.again.take(|room| is_in(&self.views, room)) {
-            self.ask_act(deed);
-        }
-        self.transmit();
-        Ok(())
+    /// How often it counted up in a room: acknowledged, and not or not yet.
+    pub(crate) fn added(&self, room: &str) -> (i64, i64) {
+        let (sure, unsure) = self.added.get(room).copied().unwrap_or_default();
+        let asked = self.asked.values();
+        let waiting = asked.filter(|asked| match asked {
+            Asked::Act(deed) => deed.room == room && deed.what == What::Add && !deed.may_be_done,
+            Asked::Join(_) | Asked::Leave(_) | Asked::Follow => false,
+        });
+        (sure, unsure + i64::try_from(waiting.count()).unwrap_or(0))
     }
 
     #[allow(
@@ -246,7 +203,7 @@ impl Device {
                 told.map_err(|violation| format!("{}: {violation}", self.name))
             }
             server_frame::Body::GoAway(_) => {
-                self.lose_connection(RETRY);
+                self.is_asked_to_go = true;
                 Ok(())
             }
             _ => Ok(()),
@@ -396,7 +353,8 @@ impl Device {
 
     fn transmit(&mut self) {
         while let Some(connection) = &self.connection {
-            if !self.is_welcome {
+            // Who gives the session away must not hear more of it meanwhile.
+            if !self.is_welcome || self.greeting.is_some() {
                 return;
             }
             let Some(mut frame) = self.outbox.poll_frame() else {
@@ -405,7 +363,7 @@ impl Device {
             frame.ack = self.inbox.take_ack();
             note(format!("{} {} > {:?}", self.name, frame.seq, frame.body));
             if let Err(reject) = connection.receive(frame, true) {
-                self.on_reject(&reject);
+                self.on_close(Some(&reject));
             }
         }
     }
@@ -453,6 +411,13 @@ impl Device {
     }
 
     fn on_acted(&mut self, deed: &Deed, message: u64) {
+        if let What::Say(own) = deed.what {
+            self.told.push(Told {
+                room: deed.room.clone(),
+                number: message,
+                text: format!("{} {own}", self.name),
+            });
+        }
         match deed.what {
             What::Say(own) if deed.may_be_done => self.book(deed, own, Said::KeptLate(message)),
             What::Say(own) => self.book(deed, own, Said::Kept(message)),
@@ -537,7 +502,10 @@ impl Device {
                     }
                 }
             }
-            Some(Kind::Said(said)) => return on_said(&name, view, &said),
+            Some(Kind::Said(said)) => {
+                let told = on_said(&name, view, &said)?;
+                self.told.push(Told { room, ..told });
+            }
             _ => {}
         }
         Ok(())
@@ -567,7 +535,7 @@ fn is_in(views: &BTreeMap<String, View>, room: &str) -> bool {
 }
 
 /// Durable messages come one by one: none is missing, none comes twice.
-fn on_said(name: &str, view: &mut View, said: &v1::RoomMessage) -> Result<(), Violation> {
+fn on_said(name: &str, view: &mut View, said: &v1::RoomMessage) -> Result<Told, Violation> {
     let text = String::from_utf8_lossy(&said.payload).into_owned();
     let Some(last) = &mut view.last else {
         return Err(format!(
@@ -582,7 +550,11 @@ fn on_said(name: &str, view: &mut View, said: &v1::RoomMessage) -> Result<(), Vi
         ));
     }
     last.number = said.number;
-    Ok(())
+    Ok(Told {
+        room: String::new(),
+        number: said.number,
+        text,
+    })
 }
 
 fn seat(member: &v1::Member) -> (String, (u32, bool)) {

@@ -2,68 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use tombolo_engine::{Key, Local, Log as _, TailEvent};
-use tombolo_room::{Entry, Event, PropertyKey, Room, Value};
+use super::device::{Device, Said, Violation};
+use super::reader::Reader;
+use super::tally::Tally;
 
-use super::device::{COUNT, Device, Said, Violation};
-use super::world::Tally;
-
-/// A room as its log makes it, and what was ever said there.
-pub(crate) struct Truth {
-    room: Room,
-    said: BTreeMap<u64, String>,
-}
-
-/// Reads a room's log as a reader does that had no part in it.
-pub(crate) async fn read(local: &Local, name: &str) -> Result<Truth, Violation> {
-    let key = Key::new(["room", name]).map_err(|error| error.to_string())?;
-    let mut truth = Truth {
-        room: Room::new(),
-        said: BTreeMap::new(),
-    };
-    let mut tail = local
-        .tail(&key, None)
-        .await
-        .map_err(|error| error.to_string())?;
-    while let Some(event) = tail.next().await {
-        match event {
-            TailEvent::Entry { entry, .. } => {
-                let entry = Entry::decode(&entry).map_err(|error| format!("{name}: {error:?}"))?;
-                for event in truth.room.apply(&entry).events {
-                    if let Event::Said(message) = event {
-                        let text = String::from_utf8_lossy(&message.payload).into_owned();
-                        truth.said.insert(message.number, text);
-                    }
-                }
-            }
-            TailEvent::Snapshot { state, .. } => {
-                truth.room = Room::restore(&state).map_err(|error| format!("{name}: {error:?}"))?;
-                for message in truth.room.messages() {
-                    let text = String::from_utf8_lossy(&message.payload).into_owned();
-                    truth.said.insert(message.number, text);
-                }
-            }
-            TailEvent::Retired { .. } => {}
-            TailEvent::Reset => return Err(format!("{name}: the log began anew")),
-            TailEvent::Synced => break,
-        }
-    }
-    Ok(truth)
-}
-
-impl Truth {
+impl Reader {
     /// Compares with what devices were promised, and see.
-    pub(crate) fn check(
-        &self,
-        name: &str,
-        devices: &[Device],
-        tally: &mut Tally,
-    ) -> Result<(), Violation> {
+    pub(crate) fn check(&self, devices: &[Device], tally: &mut Tally) -> Result<(), Violation> {
+        let name = self.name();
         for device in devices {
             self.check_said(name, device, tally)?;
         }
         self.check_members(name, devices)?;
-        self.check_count(name, devices)?;
         for device in devices.iter().filter(|device| device.wants.contains(name)) {
             self.check_view(name, device)?;
         }
@@ -122,19 +72,6 @@ impl Truth {
         Ok(())
     }
 
-    /// The counter is what was acknowledged, and perhaps some of what nobody knows.
-    fn check_count(&self, name: &str, devices: &[Device]) -> Result<(), Violation> {
-        let added = devices.iter().filter_map(|device| device.added.get(name));
-        let (sure, unsure) = added.fold((0, 0), |sum, next| (sum.0 + next.0, sum.1 + next.1));
-        let count = self.count();
-        if !(sure..=sure + unsure).contains(&count) {
-            return Err(format!(
-                "{name}: counts {count}, not {sure} and up to {unsure} more"
-            ));
-        }
-        Ok(())
-    }
-
     /// The device sees what the log says.
     fn check_view(&self, name: &str, device: &Device) -> Result<(), Violation> {
         let who = &device.name;
@@ -178,15 +115,5 @@ impl Truth {
             return Err(format!("{name}: {who} heard {seen} of {last} messages"));
         }
         Ok(())
-    }
-
-    fn count(&self) -> i64 {
-        let key = PropertyKey::parse(COUNT).ok();
-        let properties = self.room.properties();
-        let property = key.and_then(|key| properties?.property(key.as_str()).cloned());
-        match property.map(|property| property.value) {
-            Some(Value::Integer(count)) => count,
-            _ => 0,
-        }
     }
 }

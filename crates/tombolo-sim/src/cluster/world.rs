@@ -5,35 +5,24 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use rand::RngExt as _;
 use rand::rngs::ChaCha12Rng;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
-use tombolo_engine::{Local, LocalConfig};
-use tombolo_services::{Config, RelayHook, Services};
+use tombolo_engine::{Local, LocalConfig, Offset};
+use tombolo_services::{Config, Drained, RelayHook, Services};
 use tombolo_wire::token::{Claims, KeySet, SigningKey, VerifyingKey};
 use tombolo_wire::v1::IceServers;
 use tombolo_wire::{NodeId, UserId};
 
 use super::device::{Device, Violation};
 use super::presence::{Following, GUEST, STRANGER};
+use super::reader::Reader;
+use super::tally::Tally;
+use super::trace;
 use super::weather::{Weather, Wire};
-use super::{judge, trace};
 use crate::Seed;
-
-/// What came of a run.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tally {
-    /// Durable messages that were acknowledged, and are there.
-    pub kept: u64,
-    /// Of which nobody said what became of them.
-    pub unknown: u64,
-    /// That were refused, and are not there.
-    pub refused: u64,
-    /// Nodes that were killed.
-    pub kills: u64,
-    /// Sessions that went on over another connection.
-    pub resumed: u64,
-}
 
 /// A cluster, and all that happens to it.
 pub struct ClusterWorld {
@@ -47,7 +36,7 @@ pub struct ClusterWorld {
     guest: Device,
     guest_rng: ChaCha12Rng,
     is_guest_gone: bool,
-    rooms: Vec<String>,
+    rooms: Vec<Reader>,
     tally: Tally,
 }
 
@@ -56,12 +45,16 @@ struct Node {
     wire: Wire,
     /// `None` while it is dead.
     services: Option<Services>,
+    /// It is being emptied, and ends after that.
+    draining: Option<JoinHandle<Drained>>,
     /// It is cut off until then.
     cut_until: Option<Instant>,
     /// It is started again then.
     starts_at: Instant,
     /// How often it was started.
     lives: u64,
+    /// How far each room was looked at on it.
+    checked: Vec<Option<Offset>>,
 }
 
 impl ClusterWorld {
@@ -78,7 +71,7 @@ impl ClusterWorld {
         let done = runtime.block_on(async {
             BEGUN.set(Some(Instant::now()));
             trace::begin();
-            let mut world = Self::new(seed, weather)?;
+            let mut world = Self::new(seed, weather).await?;
             world.story().await?;
             Ok(world.tally)
         });
@@ -91,8 +84,8 @@ impl ClusterWorld {
         })
     }
 
-    fn new(seed: Seed, weather: Weather) -> Result<Self, Violation> {
-        let mut rng = seed.rng_for("cluster");
+    async fn new(seed: Seed, weather: Weather) -> Result<Self, Violation> {
+        let rng = seed.rng_for("cluster");
         let mut world = Self {
             guest: Device::new(GUEST, token(GUEST)?),
             guest_rng: seed.rng_for("guest"),
@@ -102,22 +95,16 @@ impl ClusterWorld {
             weather,
             nodes: Vec::new(),
             devices: Vec::new(),
-            rooms: (0..rng.random_range(1..=2))
-                .map(|room| format!("room-{room}"))
-                .collect(),
+            rooms: Vec::new(),
             tally: Tally::default(),
             rng,
         };
-        for index in 0..world.rng.random_range(2..=3) {
-            let wire = world.wire(index, 0);
-            let services = Some(start(index, &wire)?);
-            world.nodes.push(Node {
-                wire,
-                services,
-                cut_until: None,
-                starts_at: Instant::now(),
-                lives: 1,
-            });
+        for room in 0..world.rng.random_range(1..=2) {
+            let reader = Reader::new(&world.local, &format!("room-{room}")).await?;
+            world.rooms.push(reader);
+        }
+        for _ in 0..world.rng.random_range(2..=3) {
+            world.add_node()?;
         }
         for index in 0..world.rng.random_range(2..=5) {
             let name = format!("device-{index}");
@@ -137,6 +124,22 @@ impl ClusterWorld {
         Ok(world)
     }
 
+    fn add_node(&mut self) -> Result<(), Violation> {
+        let index = self.nodes.len();
+        let wire = self.wire(index, 0);
+        let services = Some(start(index, &wire)?);
+        self.nodes.push(Node {
+            wire,
+            services,
+            draining: None,
+            cut_until: None,
+            starts_at: Instant::now(),
+            lives: 1,
+            checked: vec![None; self.rooms.len()],
+        });
+        Ok(())
+    }
+
     fn wire(&self, index: usize, life: u64) -> Wire {
         let rng = self.seed.rng_for(&format!("wire {index} {life}"));
         Wire::new(&self.local, rng, self.weather)
@@ -145,46 +148,43 @@ impl ClusterWorld {
     async fn story(&mut self) -> Result<(), Violation> {
         self.pass(Duration::from_secs(2), TICK).await?;
         for _ in 0..STEPS {
-            self.step();
+            self.step()?;
             let pause = self.rng.random_range(Duration::ZERO..PAUSE_MAX);
             self.pass(pause, TICK).await?;
         }
-        self.come_to_rest().await?;
-        for name in self.rooms.clone() {
-            let truth = judge::read(&self.local, &name).await?;
-            truth.check(&name, &self.devices, &mut self.tally)?;
-        }
-        let there: Vec<_> = self
-            .devices
-            .iter()
-            .map(|device| device.name.as_str())
-            .collect();
-        for device in &self.devices {
-            device.following.check(&device.name, &there)?;
-        }
-        self.tally.resumed = self.devices.iter().map(|device| device.resumed).sum();
-        Ok(())
+        self.come_to_rest().await
     }
 
     /// Something happens.
-    fn step(&mut self) {
+    fn step(&mut self) -> Result<(), Violation> {
         match self.rng.random_range(0..100) {
             0..3 => self.kill(),
-            3..7 => self.cut(),
-            7..9 => self.take_engine_away(),
-            9..16 => {
-                let pause = self
-                    .rng
-                    .random_range(Duration::ZERO..Duration::from_secs(3));
+            3..6 => self.cut(),
+            6..8 => self.take_engine_away(),
+            8..12 => self.drain(),
+            12..15 => self.rebalance(),
+            15..16 if self.nodes.len() < NODES_MAX => {
+                trace::note("another node is started".to_owned());
+                self.tally.added += 1;
+                self.add_node()?;
+            }
+            15..21 => {
+                let pause = self.up_to(Duration::from_secs(3));
                 self.any_device().lose_connection(pause);
             }
             _ => self.act(),
         }
+        Ok(())
+    }
+
+    fn up_to(&mut self, max: Duration) -> Duration {
+        self.rng.random_range(Duration::ZERO..max)
     }
 
     /// A device does something.
     fn act(&mut self) {
-        let room = self.rooms[self.rng.random_range(0..self.rooms.len())].clone();
+        let room = self.rng.random_range(0..self.rooms.len());
+        let room = self.rooms[room].name().to_owned();
         let dice = self.rng.random_range(0..100);
         let device = self.any_device();
         let is_in = device.views.get(&room).is_some_and(|view| view.is_joined);
@@ -210,34 +210,63 @@ impl ClusterWorld {
 
     /// `kill -9`, unless it is the last.
     fn kill(&mut self) {
-        let alive = self
-            .nodes
-            .iter()
-            .filter(|node| node.services.is_some())
-            .count();
-        let index = self.rng.random_range(0..self.nodes.len());
-        if alive < 2 {
-            return;
-        }
-        let node = &mut self.nodes[index];
-        let Some(services) = node.services.take() else {
+        let Some(index) = self.any_spare() else {
             return;
         };
         trace::note(format!("node-{index} is killed"));
-        node.wire.die();
-        services.kill();
-        node.starts_at = Instant::now() + self.rng.random_range(Duration::ZERO..AWAY_MAX);
         self.tally.kills += 1;
-        for device in self
-            .devices
-            .iter_mut()
-            .filter(|device| device.node == Some(index))
-        {
-            // Until a device notices.
+        self.end(index);
+    }
+
+    /// A node without which there is another one.
+    fn any_spare(&mut self) -> Option<usize> {
+        let index = self.rng.random_range(0..self.nodes.len());
+        let mut others = self.nodes.iter().enumerate();
+        let is_spare = others.any(|(other, node)| other != index && node.is_open());
+        (is_spare && self.nodes[index].services.is_some()).then_some(index)
+    }
+
+    /// A node's process is over.
+    fn end(&mut self, index: usize) {
+        let starts_at = Instant::now() + self.up_to(AWAY_MAX);
+        let node = &mut self.nodes[index];
+        node.wire.die();
+        node.draining = None;
+        if let Some(services) = node.services.take() {
+            services.kill();
+        }
+        node.starts_at = starts_at;
+        for device in &mut self.devices {
+            // Until it notices.
             let pause = self
                 .rng
                 .random_range(Duration::ZERO..Duration::from_secs(1));
-            device.lose_connection(pause);
+            device.on_dead(index, pause);
+        }
+        self.guest.on_dead(index, Duration::ZERO);
+    }
+
+    /// A node is emptied, unless no other takes anybody in.
+    fn drain(&mut self) {
+        let time = DRAIN_MIN + self.up_to(DRAIN_MIN);
+        let Some(index) = self.any_spare() else {
+            return;
+        };
+        let node = &mut self.nodes[index];
+        if let Some(services) = node.services.clone().filter(|_| node.is_open()) {
+            trace::note(format!("node-{index} is drained"));
+            node.draining = Some(tokio::spawn(async move { services.drain(time).await }));
+        }
+    }
+
+    /// A node shares its load.
+    fn rebalance(&mut self) {
+        let count = self.rng.random_range(1..=3);
+        let index = self.rng.random_range(0..self.nodes.len());
+        if let Some(services) = &self.nodes[index].services {
+            let asked = services.rebalance(count);
+            trace::note(format!("node-{index} asks {asked} to go"));
+            self.tally.asked += asked as u64;
         }
     }
 
@@ -269,7 +298,31 @@ impl ClusterWorld {
         while Instant::now() < end {
             sleep(tick).await;
             self.tend_nodes()?;
-            self.tend_devices().await?;
+            self.tend_devices()?;
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    /// What must be so at any time.
+    fn check(&mut self) -> Result<(), Violation> {
+        for (index, room) in self.rooms.iter_mut().enumerate() {
+            room.read()?;
+            room.check_count(&self.devices)?;
+            for node in &mut self.nodes {
+                if let (Some(services), Some(checked)) =
+                    (&node.services, node.checked.get_mut(index))
+                {
+                    room.check_node(services, checked)?;
+                }
+            }
+        }
+        for device in &mut self.devices {
+            for told in std::mem::take(&mut device.told) {
+                let room = self.rooms.iter().find(|room| room.name() == told.room);
+                let room = room.ok_or_else(|| format!("{} is no room", told.room))?;
+                room.check_told(&device.name, &told)?;
+            }
         }
         Ok(())
     }
@@ -277,6 +330,14 @@ impl ClusterWorld {
     fn tend_nodes(&mut self) -> Result<(), Violation> {
         let now = Instant::now();
         for index in 0..self.nodes.len() {
+            let drained = self.nodes[index].draining.as_mut();
+            if let Some(drained) = drained.and_then(|drained| drained.now_or_never()) {
+                let drained = drained.map_err(|failed| failed.to_string())?;
+                trace::note(format!("node-{index} is empty: {drained:?}"));
+                self.tally.drains += 1;
+                self.tally.moved += drained.moved as u64;
+                self.end(index);
+            }
             if self.nodes[index].services.is_none() && self.nodes[index].starts_at <= now {
                 let wire = self.wire(index, self.nodes[index].lives);
                 let node = &mut self.nodes[index];
@@ -284,6 +345,7 @@ impl ClusterWorld {
                 node.services = Some(start(index, &wire)?);
                 node.wire = wire;
                 node.lives += 1;
+                node.checked.fill(None);
                 node.cut_until = None;
             }
             let node = &mut self.nodes[index];
@@ -296,42 +358,25 @@ impl ClusterWorld {
         Ok(())
     }
 
-    async fn tend_devices(&mut self) -> Result<(), Violation> {
+    fn tend_devices(&mut self) -> Result<(), Violation> {
         for device in &mut self.devices {
             device.pump()?;
-            if device.is_connected() || device.retry_at > Instant::now() {
-                continue;
-            }
-            let index = self.rng.random_range(0..self.nodes.len());
-            match self.nodes[index].services.clone() {
-                Some(services) => device.connect(index, &services).await,
-                None => device.lose_connection(TICK),
-            }
+            find_node(device, &self.nodes, &mut self.rng);
         }
-        self.tend_guest().await
-    }
-
-    async fn tend_guest(&mut self) -> Result<(), Violation> {
         self.guest.pump()?;
         if self.is_guest_gone {
             return Ok(());
         }
-        if self.guest.is_connected() {
-            if self.guest_rng.random_range(0..GUEST_STAYS) == 0 {
-                let pause = self.guest_rng.random_range(Duration::ZERO..GUEST_AWAY_MAX);
-                self.guest.lose_connection(pause);
-            }
-        } else if self.guest.retry_at <= Instant::now() {
-            let index = self.guest_rng.random_range(0..self.nodes.len());
-            match self.nodes[index].services.clone() {
-                Some(services) => self.guest.connect(index, &services).await,
-                None => self.guest.lose_connection(TICK),
-            }
+        if self.guest.is_connected() && self.guest_rng.random_range(0..GUEST_STAYS) == 0 {
+            let pause = self.guest_rng.random_range(Duration::ZERO..GUEST_AWAY_MAX);
+            self.guest.lose_connection(pause);
         }
+        find_node(&mut self.guest, &self.nodes, &mut self.guest_rng);
         Ok(())
     }
 
-    /// Everything is mended, and given the time that it needs.
+    /// Everything is mended, and given the time that it needs; now and then more than that, in which nothing
+    /// may go wrong any more.
     async fn come_to_rest(&mut self) -> Result<(), Violation> {
         for node in &mut self.nodes {
             node.wire.set_weather(Weather::FAIR);
@@ -341,7 +386,55 @@ impl ClusterWorld {
         self.weather = Weather::FAIR;
         self.is_guest_gone = true;
         self.guest.lose_connection(REST);
-        self.pass(REST, TICK_OF_REST).await
+        trace::note("everything comes to rest".to_owned());
+        let end = Instant::now() + REST;
+        let is_long = self.rng.random_range(0..LONG_RESTS) == 0;
+        loop {
+            self.pass(REST / 20, TICK_OF_REST).await?;
+            let is_over = Instant::now() >= end;
+            match self.judge() {
+                Ok(tally) if is_over || !is_long => {
+                    self.tally = tally;
+                    return Ok(());
+                }
+                Err(violation) if is_over => return Err(violation),
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    /// What must be so at rest.
+    fn judge(&self) -> Result<Tally, Violation> {
+        let mut tally = self.tally;
+        for room in &self.rooms {
+            room.check(&self.devices, &mut tally)?;
+        }
+        let devices = self.devices.iter();
+        let there: Vec<_> = devices.map(|device| device.name.as_str()).collect();
+        for device in &self.devices {
+            device.following.check(&device.name, &there)?;
+            tally.resumed += device.resumed;
+        }
+        Ok(tally)
+    }
+}
+
+impl Node {
+    /// Whether it takes devices in.
+    fn is_open(&self) -> bool {
+        self.services.is_some() && self.draining.is_none()
+    }
+}
+
+/// A device that looks for a node, or for another one, tries any.
+fn find_node(device: &mut Device, nodes: &[Node], rng: &mut ChaCha12Rng) {
+    if !device.is_looking() {
+        return;
+    }
+    let index = rng.random_range(0..nodes.len());
+    match &nodes[index].services {
+        Some(services) if device.node != Some(index) => device.greet(index, services),
+        Some(_) | None => device.wait(TICK),
     }
 }
 
@@ -353,12 +446,13 @@ fn start(index: usize, wire: &Wire) -> Result<Services, Violation> {
     let mut keys = KeySet::new();
     let key = VerifyingKey::hs256(&SECRET).map_err(|error| error.to_string())?;
     keys.insert("sim", key);
-    Ok(Services::new(
-        Arc::new(wire.clone()),
-        Arc::new(NoRelay),
-        keys,
-        config,
-    ))
+    let services = Services::new(Arc::new(wire.clone()), Arc::new(NoRelay), keys, config);
+    let announced = services.clone();
+    tokio::spawn(async move {
+        let url = format!("https://node-{index}.example");
+        announced.announce(&url).await;
+    });
+    Ok(services)
 }
 
 /// A token that outlasts every story.
@@ -398,6 +492,10 @@ const UNIX_BEGUN: Duration = Duration::from_secs(1_800_000_000);
 const SECRET: [u8; 32] = [7; 32];
 /// Things that happen in a story.
 const STEPS: usize = 80;
+/// Nodes at most.
+const NODES_MAX: usize = 4;
+/// A drain takes up to so long, or up to twice as long.
+const DRAIN_MIN: Duration = Duration::from_secs(3);
 const PAUSE_MAX: Duration = Duration::from_millis(600);
 /// Longest time that a node is dead or cut off: shorter than seats are kept.
 const AWAY_MAX: Duration = Duration::from_secs(6);
@@ -407,5 +505,7 @@ const TICK_OF_REST: Duration = Duration::from_millis(100);
 const GUEST_STAYS: u32 = 1000;
 /// The longest that it stays away: longer than whoever is away counts as there.
 const GUEST_AWAY_MAX: Duration = Duration::from_secs(20);
+/// Of so many stories one rests to the end.
+const LONG_RESTS: u32 = 8;
 /// Longer than any request, lease or clock of a room takes.
 const REST: Duration = Duration::from_secs(60);

@@ -1,0 +1,42 @@
+//! What came of stories.
+
+use std::iter::Sum;
+
+/// What came of a story, or of several.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// Durable messages that were acknowledged, and are there.
+    pub kept: u64,
+    /// Of which nobody said what became of them.
+    pub unknown: u64,
+    /// That were refused, and are not there.
+    pub refused: u64,
+    /// Nodes that were killed.
+    pub kills: u64,
+    /// Sessions that went on over another connection.
+    pub resumed: u64,
+    /// Nodes that were emptied.
+    pub drains: u64,
+    /// Sessions that went elsewhere from those, in time.
+    pub moved: u64,
+    /// Devices that were asked to go, so that nodes share their load.
+    pub asked: u64,
+    /// Nodes that were started beside the others.
+    pub added: u64,
+}
+
+impl Sum for Tally {
+    fn sum<I: Iterator<Item = Self>>(tallies: I) -> Self {
+        tallies.fold(Self::default(), |sum, next| Self {
+            kept: sum.kept + next.kept,
+            unknown: sum.unknown + next.unknown,
+            refused: sum.refused + next.refused,
+            kills: sum.kills + next.kills,
+            resumed: sum.resumed + next.resumed,
+            drains: sum.drains + next.drains,
+            moved: sum.moved + next.moved,
+            asked: sum.asked + next.asked,
+            added: sum.added + next.added,
+        })
+    }
+}
