@@ -44,6 +44,7 @@ pub struct TicketBuilder<'a> {
     tags: BTreeSet<String>,
     query: String,
     grace: Duration,
+    priority: i8,
     /// The first thing that was wrong.
     fault: Option<Error>,
 }
@@ -71,6 +72,7 @@ impl<'a> Matchmaker<'a> {
             tags: BTreeSet::new(),
             query: String::new(),
             grace: GRACE,
+            priority: 0,
             fault: None,
         }
     }
@@ -128,7 +130,8 @@ impl TicketBuilder<'_> {
         self
     }
 
-    /// Takes other members of a room into the party: all play in one team. Each of their devices is told; see
+    /// Takes other members of a room into the party: all play in one team. This device's user must own the room, and its
+    /// name begin with `party-`: whoever joins such a room agrees to that. Each of their devices is told; see
     /// [`Matchmaker::next_ticket`].
     pub fn party(mut self, room: &Room, others: impl IntoIterator<Item = Player>) -> Self {
         self.party = room.id().to_string();
@@ -160,13 +163,20 @@ impl TicketBuilder<'_> {
         self
     }
 
+    /// Asks to come before tickets of lower priority: as much as the pool takes from devices, and none unless it
+    /// says so. What a node's own code gives is not bound by that.
+    pub fn priority(mut self, priority: i8) -> Self {
+        self.priority = priority;
+        self
+    }
+
     /// Submits the ticket. Once this returns it waits in the pool, whatever happens to nodes: when this
     /// device loses its session, it comes back to the ticket.
     ///
     /// # Errors
     /// When something that was said is no attribute, role or query; with code `NoSuchPool`, `WaitsAlready` when the user
     /// has another ticket there, `PoolFull`, `BadTicket` when the pool's rules can do nothing with it,
-    /// `NotPermitted` when somebody of the party is not in its room; when the node cannot be reached.
+    /// `NotPermitted` when somebody of the party is not in its room, or the room is not for parties of this user's; when the node cannot be reached.
     pub async fn submit(self) -> Result<Ticket, Error> {
         if let Some(fault) = self.fault {
             return Err(fault);
@@ -181,6 +191,7 @@ impl TicketBuilder<'_> {
             tags: self.tags.into_iter().collect(),
             query: self.query,
             grace_ms: u32::try_from(self.grace.as_millis()).unwrap_or(u32::MAX),
+            priority: self.priority.into(),
         };
         let state = Arc::new(TicketState::new(&self.pool, TicketId(id), Some(submit)));
         let shared = &self.device.0;
@@ -220,7 +231,7 @@ struct Known {
     /// Those of others that the application has not taken.
     invited: VecDeque<Arc<TicketState>>,
     backfills: BTreeMap<BackfillId, Arc<BackfillState>>,
-    /// Those that were dropped last: something may still be told of them.
+    /// Those that were dropped last, ended or not: something may still be told of them.
     dropped: VecDeque<TicketId>,
     is_over: bool,
 }

@@ -281,6 +281,13 @@ impl Pool {
         Some((&pending.formed, pending.ready.len(), pending.until))
     }
 
+    /// Whether a user has said that it is ready for a match.
+    #[must_use]
+    pub fn has_accepted(&self, id: MatchId, user: &UserId) -> bool {
+        let pending = self.pending.get(&id);
+        pending.is_some_and(|pending| pending.ready.contains(user))
+    }
+
     /// At which generation a running match asks for more users; `None` when it does not.
     #[must_use]
     pub fn generation(&self, id: &BackfillId) -> Option<u32> {

@@ -89,6 +89,8 @@ pub struct Rules {
     pub ready: Option<Duration>,
     /// The most tickets that the pool holds.
     pub tickets_max: usize,
+    /// The highest priority that a device may give its own ticket.
+    pub priority_max: i8,
 }
 
 /// What is known of an attribute beforehand.

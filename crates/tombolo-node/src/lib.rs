@@ -52,10 +52,11 @@ pub use tombolo_engine::{NatsAuth, NatsConfig, NatsTls, SealKey, SealStats};
 pub use tombolo_gateway::{ApiKey, Scope};
 pub use tombolo_relay::Broken;
 pub use tombolo_services::{
-    COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, EntityId, FieldClass, FieldConfig,
-    FieldDimensions, FieldSettings, FieldSettingsError, FieldThing, Hooks, Marking, MatchPool,
-    MatchPoolError, MemberMessage, NamedOperation, Reject, Reply, RoomTick, Services, Sight,
-    Subject, Verdict, Work,
+    Admission, COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, EntityId, FieldClass,
+    FieldConfig, FieldDimensions, FieldSettings, FieldSettingsError, FieldThing, Hooks, Marking,
+    MatchName, MatchPlayer, MatchPool, MatchPoolError, MatchReach, MatchTicket, MatchValue,
+    MemberMessage, NamedOperation, Reject, Reply, RoomTick, Services, Sight, Subject, Verdict,
+    Work,
 };
 pub use tombolo_turn::server::Cidr;
 pub use webhook::{WebhookConfig, WebhookError, WebhookStats};

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, timeout};
 use tombolo_field::{Sight, Subject};
+use tombolo_match::{Name, Ticket};
 use tombolo_wire::v1::ErrorCode;
 use tombolo_wire::{CommandName, FieldId, RoomId, UserId};
 
@@ -25,6 +26,9 @@ pub type Decision = Pin<Box<dyn Future<Output = Result<(), Reject>> + Send>>;
 
 /// What a hook will have decided about a field: what the device is marked with there.
 pub type Marking = Pin<Box<dyn Future<Output = Result<u64, Reject>> + Send>>;
+
+/// What a hook will have made of a ticket.
+pub type Admission = Pin<Box<dyn Future<Output = Result<Ticket, Reject>> + Send>>;
 
 /// What a hook will have answered.
 pub type Reply = Pin<Box<dyn Future<Output = Result<Bytes, Reject>> + Send>>;
@@ -54,6 +58,13 @@ pub trait Hooks: Send + Sync + 'static {
     /// [`Services::mark`](crate::Services::mark) changes them.
     fn authorize_field(&self, _user: UserId, _field: FieldId, _class: u8) -> Marking {
         Box::pin(async { Ok(0) })
+    }
+
+    /// Whether a user may submit a ticket to a pool, or change its party, and as what the ticket goes on: the game may
+    /// give it another priority, whatever the pool takes from devices, and say itself what its users are like. Whose
+    /// ticket it is stays. Nobody is asked again who comes back to a ticket.
+    fn authorize_ticket(&self, _user: UserId, _pool: Name, ticket: Ticket) -> Admission {
+        Box::pin(async { Ok(ticket) })
     }
 
     /// Who may see whom in a field, by their marks: what an observer may not see is never sent to it.
@@ -188,6 +199,34 @@ impl Node {
         let (user, field) = (user.clone(), field.clone());
         self.ask_game(async move { hooks.authorize_field(user, field, class).await })
             .await
+    }
+
+    /// Has the game look at a ticket.
+    pub(crate) async fn authorize_ticket(
+        &self,
+        user: &UserId,
+        pool: &Name,
+        ticket: Ticket,
+    ) -> Result<Ticket, Reject> {
+        let Some(hooks) = self.config.hooks.0.clone() else {
+            return Ok(ticket);
+        };
+        let users = |ticket: &Ticket| {
+            let players = ticket.players.iter();
+            players
+                .map(|player| player.user.clone())
+                .collect::<Vec<_>>()
+        };
+        let (id, before) = (ticket.id, users(&ticket));
+        let (user, pool) = (user.clone(), pool.clone());
+        let asked = self.ask_game(async move { hooks.authorize_ticket(user, pool, ticket).await });
+        let ticket = asked.await?;
+        if ticket.id != id || users(&ticket) != before {
+            self.counters.hooks_failed.add(1);
+            let why = "the game's code failed";
+            return Err(Reject::new(ErrorCode::Unavailable, why));
+        }
+        Ok(ticket)
     }
 
     /// Has the game answer a device's command.

@@ -113,8 +113,8 @@ pub use drain::Drained;
 pub use events::{RoomChange, RoomEvent, SessionChange, SessionEvent};
 pub use field::{FieldThing, THING_LASTS_MAX, THING_NAME_BYTES_MAX};
 pub use hooks::{
-    COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, HookSet, Hooks, Marking, MemberMessage,
-    Reply, RoomTick, Verdict, Work,
+    Admission, COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, HookSet, Hooks, Marking,
+    MemberMessage, Reply, RoomTick, Verdict, Work,
 };
 pub use host::{MemberView, RoomView, ServerActed};
 pub use kept::requests::{
@@ -133,4 +133,8 @@ pub use stats::{ClusterStats, FieldStats, Stats};
 pub use tombolo_field::{
     Class as FieldClass, Dimensions as FieldDimensions, EntityId, Settings as FieldSettings,
     SettingsError as FieldSettingsError, Sight, Subject,
+};
+pub use tombolo_match::{
+    Name as MatchName, Player as MatchPlayer, Reach as MatchReach, Ticket as MatchTicket,
+    Value as MatchValue,
 };

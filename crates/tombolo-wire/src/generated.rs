@@ -847,7 +847,8 @@ pub struct SubmitTicket {
     /// The party. The device's own user is one of them.
     #[prost(message, repeated, tag = "2")]
     pub players: ::prost::alloc::vec::Vec<MatchPlayer>,
-    /// A room that all of them are members of; a party of one needs none.
+    /// A room that all of them are members of, the device's user as its owner, and whose name begins with `party-`; a
+    /// party of one needs none.
     #[prost(string, tag = "3")]
     pub party: ::prost::alloc::string::String,
     #[prost(string, repeated, tag = "4")]
@@ -858,6 +859,9 @@ pub struct SubmitTicket {
     /// How long a user whose connection broke may be away.
     #[prost(uint32, tag = "6")]
     pub grace_ms: u32,
+    /// Those with more come first. As much as the pool takes from devices, and none unless it says so.
+    #[prost(sint32, tag = "7")]
+    pub priority: i32,
 }
 /// A party has other users, or they are other than before; it keeps its place.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1174,7 +1178,7 @@ pub struct BackfillStatus {
     /// 0 when it asks for nobody any more.
     #[prost(uint32, tag = "2")]
     pub generation: u32,
-    /// "closed", "expired", "filled"; empty while it asks.
+    /// "closed", "expired", "filled"; empty while it asks
     #[prost(string, tag = "3")]
     pub ended: ::prost::alloc::string::String,
 }

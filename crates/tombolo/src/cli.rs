@@ -275,6 +275,23 @@ pub(crate) struct MatchArgs {
     /// A role that the user plays, the dearest first; repeat it for more
     #[arg(long, value_name = "NAME")]
     pub(crate) role: Vec<String>,
+    /// A mark of the ticket, which queries see as 'tags'; repeat it for more
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tag: Vec<String>,
+    /// A user not to be met; repeat it for more
+    #[arg(long, value_name = "USER")]
+    pub(crate) block: Vec<tombolo_client::UserId>,
+    /// For how many seconds the device may be away [default: 30]
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub(crate) grace: Option<Duration>,
+    /// Come before tickets of lower priority, as far as the pool takes that from devices
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "0",
+        allow_negative_numbers = true
+    )]
+    pub(crate) priority: i8,
     /// Say that the user is ready when it is asked; otherwise it is not
     #[arg(long)]
     pub(crate) accept: bool,

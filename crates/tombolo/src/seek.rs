@@ -119,6 +119,16 @@ async fn look(device: &Device, args: &MatchArgs, style: Style) -> anyhow::Result
     for role in &args.role {
         ticket = ticket.role(role);
     }
+    for tag in &args.tag {
+        ticket = ticket.tag(tag);
+    }
+    for user in &args.block {
+        ticket = ticket.block(user);
+    }
+    if let Some(grace) = args.grace {
+        ticket = ticket.grace(grace);
+    }
+    let ticket = ticket.priority(args.priority);
     let start = Instant::now();
     let ticket = ticket.submit().await?;
     let looking = follow(ticket, args, style, start);

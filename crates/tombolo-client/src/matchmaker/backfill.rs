@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tombolo_match::{BackfillId, Name, Player};
-use tombolo_wire::v1::{self, match_request, match_response};
+use tombolo_wire::v1::{self, ErrorCode, match_request, match_response};
 
 use super::{about, ask, other_question};
 use crate::device::Device;
@@ -29,7 +29,7 @@ pub struct Backfill {
 pub struct BackfillStatus {
     /// Grows whenever users have joined, or the teams were told anew.
     pub generation: u32,
-    /// Why it asks for nobody any more: `closed`, `expired` or `filled`; `None` while it asks.
+    /// Why it asks for nobody any more: `closed`, `expired`, `filled`, or `lost` when nobody knows; `None` while it asks.
     pub ended: Option<String>,
 }
 
@@ -43,15 +43,33 @@ pub(super) struct BackfillState {
 
 impl BackfillState {
     pub(super) fn tell(&self, status: &v1::BackfillStatus) {
-        self.status.send_replace(BackfillStatus {
+        self.become_what(BackfillStatus {
             generation: status.generation,
             ended: (!status.ended.is_empty()).then(|| status.ended.clone()),
         });
     }
 
     pub(super) fn end(&self) {
-        self.status
-            .send_modify(|status| status.ended = Some("closed".to_owned()));
+        self.end_as("closed");
+    }
+
+    fn end_as(&self, reason: &str) {
+        let generation = self.status.borrow().generation;
+        self.become_what(BackfillStatus {
+            generation,
+            ended: Some(reason.to_owned()),
+        });
+    }
+
+    /// What has ended stays so.
+    fn become_what(&self, next: BackfillStatus) {
+        self.status.send_if_modified(|status| {
+            let is_new = status.ended.is_none() && *status != next;
+            if is_new {
+                *status = next;
+            }
+            is_new
+        });
     }
 }
 
@@ -65,8 +83,15 @@ impl Backfill {
                     id: on_wire(known.id),
                     lease_ms: millis(lease),
                 });
-                // One that fails is followed by others before the lease ends.
-                let _ = ask(&session, &known.pool, renew).await;
+                match ask(&session, &known.pool, renew).await {
+                    // With this session it may not have been told what has become of it meanwhile.
+                    Ok(match_response::Result::Backfill(status)) => known.tell(&status),
+                    Err(error) if error.code() == Some(ErrorCode::NoSuchThing) => {
+                        return known.end_as("lost");
+                    }
+                    // One that fails is followed by others before the lease ends.
+                    Ok(_) | Err(_) => {}
+                }
             }
         };
         Self {

@@ -332,10 +332,8 @@ impl Drop for Ticket {
             joining.room.abort();
         }
         let shared = &self.device.0;
-        if self.state.end() {
-            shared.matchmaker.lock().tickets.remove(&self.state.id);
-        } else {
-            shared.matchmaker.lock().drop_ticket(self.state.id);
+        shared.matchmaker.lock().drop_ticket(self.state.id);
+        if !self.state.end() {
             let cancel = match_request::Kind::Cancel(v1::CancelTicket {
                 id: self.state.id_on_wire(),
             });

@@ -98,8 +98,8 @@ async fn a_party_is_asked_plays_together_and_fills_up_its_running_match() {
     let bob = device(&node, "bob").await;
     let carol = device(&node, "carol").await;
     let options = RoomOptions::default;
-    let party = alice.rooms().create("party", options()).await.unwrap();
-    let _also = bob.rooms().join("party", options()).await.unwrap();
+    let party = alice.rooms().create("party-1", options()).await.unwrap();
+    let _also = bob.rooms().join("party-1", options()).await.unwrap();
     soon(joined(&party, "bob")).await;
 
     let ticket = alice.matchmaker().ticket("teams");

@@ -100,6 +100,28 @@ async fn who_accepts_too_late_looks_on_when_another_has_declined() {
 }
 
 #[tokio::test]
+async fn a_ticket_that_has_ended_is_no_invitation() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let ticket = waiting(&device, &mut line).await;
+    let (ended, invitation) = (ticket.id(), TicketId([9; 16]));
+    let ending = async {
+        tell(&mut line, ended, begins()).await;
+        let joins = line.request().await;
+        line.joined(&joins, &["bob"]).await;
+    };
+    let (found, ()) = soon(async { tokio::join!(ticket.found(), ending) }).await;
+    let _found = found.unwrap();
+    for id in [ended, invitation] {
+        // A node that was slow may have put it back into its pool.
+        let status = match_event::Kind::Status(TicketStatus::default());
+        tell(&mut line, id, status).await;
+    }
+    let ticket = soon(device.matchmaker().next_ticket()).await.unwrap();
+    assert_eq!(ticket.id(), invitation);
+}
+
+#[tokio::test]
 async fn a_match_is_kept_for_who_did_not_wait_until_its_room_was_joined() {
     let script = Script::new().await;
     let (device, mut line) = script.device().await;

@@ -27,6 +27,7 @@ pub(super) fn rules(node: &Node) -> Result<Rules, Fault> {
     let ready = table.optional("ready").map(Node::duration).transpose()?;
     // Checked at compile time: a pool's bound fits.
     let tickets_max = table.count("tickets", Some(100_000), (1, TICKETS_MAX as u32))?;
+    let priority_max = table.count("priority", Some(0), (0, i8::MAX as u32))?;
     let shape = shape(&mut table)?;
     let attributes = attributes(table.optional("attributes"))?;
     let mut kinds: BTreeMap<_, _> = attributes
@@ -58,6 +59,7 @@ pub(super) fn rules(node: &Node) -> Result<Rules, Fault> {
         patience: patience.max(Duration::from_millis(10)),
         ready,
         tickets_max: tickets_max as usize,
+        priority_max: i8::try_from(priority_max).unwrap_or(i8::MAX),
     })
 }
 

@@ -338,6 +338,7 @@ impl State {
             self.note(node, &entry.body, asker);
             if let Some(asker) = asker {
                 told.push(self.answer(&entry.body, asker));
+                told.extend(self.ask_again(pool, &entry.body, asker));
             }
         }
         let but = asker.map(|asker| asker.session.id);

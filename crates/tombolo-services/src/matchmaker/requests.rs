@@ -104,6 +104,7 @@ fn parse_ticket(submit: v1::SubmitTicket) -> Result<Ticket, Reject> {
         tags: tags.collect::<Result<_, _>>().map_err(bad_ticket)?,
         query: Query::parse(&submit.query).map_err(bad_ticket)?,
         grace: Duration::from_millis(submit.grace_ms.into()),
+        priority: i8::try_from(submit.priority).map_err(bad_ticket)?,
         ..Ticket::new(TicketId(array(&submit.id)?), parse_players(submit.players)?)
     })
 }
@@ -175,6 +176,7 @@ pub(crate) async fn carry_out(
         session: Arc::clone(session),
         request: id,
     };
+    let wanted = authorize(node, session, &desk, wanted).await?;
     if session.lock().ended().is_some() {
         // It said goodbye while this waited: nobody would be there for what it wanted.
         return Ok(());
@@ -207,6 +209,52 @@ pub(crate) async fn carry_out(
     }
 }
 
+/// Has the game look at what is said of a party for the first time.
+async fn authorize(
+    node: &Node,
+    session: &Session,
+    desk: &Desk,
+    wanted: Wanted,
+) -> Result<Wanted, Reject> {
+    Ok(match wanted {
+        Wanted::Submit { ticket, party } if !desk.knows(&ticket.id, &session.user) => {
+            check(&ticket)?;
+            let most = desk.rules().priority_max;
+            if ticket.priority > most {
+                let message = format!("this pool takes no priority above {most} from a device");
+                return Err(bad_ticket(message));
+            }
+            let asked = node.authorize_ticket(&session.user, &desk.name, ticket);
+            let ticket = asked.await?;
+            Wanted::Submit { ticket, party }
+        }
+        Wanted::Change {
+            ticket: id,
+            players,
+            party,
+        } => {
+            desk.check_own(&id, &session.user)?;
+            let known = desk.lock().pool.ticket(&id).cloned();
+            let known = known.ok_or_else(|| reject(&Illegal::Unknown))?;
+            let changed = Ticket { players, ..known };
+            check(&changed)?;
+            let asked = node.authorize_ticket(&session.user, &desk.name, changed);
+            Wanted::Change {
+                ticket: id,
+                players: asked.await?.players,
+                party,
+            }
+        }
+        wanted @ (Wanted::Submit { .. }
+        | Wanted::Cancel(_)
+        | Wanted::Answer(..)
+        | Wanted::Why(_)
+        | Wanted::Backfill(_)
+        | Wanted::Renew(..)
+        | Wanted::Close(_)) => wanted,
+    })
+}
+
 /// What is to be appended; `None` when the device has its answer.
 fn plan(
     node: &Arc<Node>,
@@ -224,7 +272,7 @@ fn plan(
                 return Ok(None);
             } else {
                 check(&ticket)?;
-                desk.admit(node, session, &ticket)?;
+                desk.admit(node, &ticket)?;
                 settle(node, session, party.as_ref(), &mut ticket.players)?;
                 node.counters.tickets.add(1);
                 Body::Submitted(ticket)
@@ -301,7 +349,8 @@ fn tell_begun(
     true
 }
 
-/// Says of each user of a party where its device is: the others must be in a room with this one.
+/// Says of each user of a party where its device is. The others must have agreed to that, which they do by being in a
+/// room for parties: this device's user owns it.
 fn settle(
     node: &Node,
     session: &Session,
@@ -313,6 +362,14 @@ fn settle(
         return Err(Reject::new(ErrorCode::NotPermitted, message));
     }
     let host = party.and_then(|room| session.lock().host_by_room.get(room).cloned());
+    if players.len() > 1
+        && let Some(host) = &host
+        && !(room::is_of_party(host.name()) && host.lock().owner() == Some(&session.user))
+    {
+        let message =
+            "only the owner of a room whose name begins with party- has others in its tickets";
+        return Err(Reject::new(ErrorCode::NotPermitted, message));
+    }
     for player in players {
         if player.user == session.user {
             player.device = Some(presence::here(node, session.id));
@@ -400,6 +457,11 @@ fn why(
 }
 
 impl Desk {
+    /// Whether a ticket of a user is here, or has begun its match lately.
+    fn knows(&self, ticket: &TicketId, user: &UserId) -> bool {
+        self.has(ticket, user) || self.lock().begun.of(ticket, user).is_some()
+    }
+
     /// Whether a user is in a ticket's party.
     fn has(&self, ticket: &TicketId, user: &UserId) -> bool {
         let state = self.lock();
@@ -416,10 +478,12 @@ impl Desk {
 
     /// Whether one more ticket is taken, as far as the pool is known here: who is told no need not be in
     /// the log for it.
-    fn admit(&self, node: &Node, session: &Session, ticket: &Ticket) -> Result<(), Reject> {
-        if node.matchmaker.tickets_of(&session.user) >= node.config.tickets_per_user_max {
-            let message = "the user has as many tickets as it may";
-            return Err(Reject::new(ErrorCode::Limit, message));
+    fn admit(&self, node: &Node, ticket: &Ticket) -> Result<(), Reject> {
+        for Player { user, .. } in &ticket.players {
+            if node.matchmaker.tickets_of(user) >= node.config.tickets_per_user_max {
+                let message = format!("{user} has as many tickets as it may");
+                return Err(Reject::new(ErrorCode::Limit, message));
+            }
         }
         let state = self.lock();
         let is_heavy = state.pool.weight() + ticket.weight() > WEIGHT_MAX;

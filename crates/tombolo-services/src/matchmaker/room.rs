@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
 use tombolo_match::{BackfillId, Body as PoolBody, Formed, TicketId};
 use tombolo_room::{Act, Body, OperationId, Reserve, Settings, USERS_PER_ENTRY_MAX};
 use tombolo_wire::v1::{self, ErrorCode, match_event};
@@ -96,6 +97,11 @@ pub(crate) fn is_of_match(room: &RoomId) -> bool {
     room.as_str().starts_with(PREFIX)
 }
 
+/// Whether a room is for parties: whoever joins it agrees to be in its owner's tickets.
+pub(super) fn is_of_party(room: &RoomId) -> bool {
+    room.as_str().starts_with(PARTY_PREFIX)
+}
+
 /// The room in which a match is played.
 pub(super) fn room_of(id: [u8; 16]) -> Result<RoomId, Reject> {
     let name = format!("{PREFIX}{:032x}", u128::from_be_bytes(id));
@@ -141,12 +147,12 @@ async fn prepare(
     id: [u8; 16],
 ) -> Result<RoomId, Reject> {
     let room = room_of(id)?;
-    let mut attempts = 0;
+    // As long as other nodes may have kept the seats that this one asks for.
+    let end = Instant::now() + SEATS_KEPT;
     loop {
         match keep_seats(node, desk, formed, id, &room).await {
             Ok(()) => return Ok(room),
-            Err(reject) if reject.code == ErrorCode::Unavailable && attempts < ATTEMPTS_MAX => {
-                attempts += 1;
+            Err(reject) if reject.code == ErrorCode::Unavailable && Instant::now() < end => {
                 tokio::time::sleep(RETRY_DELAY).await;
             }
             Err(reject) => return Err(reject),
@@ -239,11 +245,11 @@ fn text(name: Option<&impl ToString>) -> String {
 /// What the names of matches' rooms begin with.
 const PREFIX: &str = "tombolo-match-";
 
+/// And those of rooms for parties.
+const PARTY_PREFIX: &str = "party-";
+
 /// How long seats are kept for the users of a match. Its room is there as long as a seat is kept or taken.
 pub(super) const SEATS_KEPT: Duration = Duration::from_secs(60);
 
 /// What each node wants at the same time, nobody has wanted before.
 const FIRST: Duration = Duration::ZERO;
-
-/// How often a room is tried while the engine is away.
-const ATTEMPTS_MAX: usize = 120;

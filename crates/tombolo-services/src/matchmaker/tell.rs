@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tombolo_match::{
-    BackfillEnd, BackfillId, Body, EndReason, Event, Formed, MatchId, Name, Pool, TicketId, Time,
+    Backfill, BackfillEnd, BackfillId, Body, EndReason, Event, Formed, MatchId, Name, Pool,
+    TicketId, Time,
 };
 use tombolo_room::SessionId;
 use tombolo_wire::v1::{self, match_event, match_response, response, server_frame};
@@ -56,9 +57,10 @@ impl State {
         match body {
             Body::Submitted(ticket) => self.note_ticket(node, &ticket.id),
             Body::Returned { ticket, .. } => self.note_ticket(node, ticket),
-            Body::Backfill(backfill) => {
+            // Whoever asks may have come from another node, or with another session.
+            Body::Backfill(Backfill { id, .. }) | Body::Renewed { id, .. } => {
                 if let Some(asker) = asker {
-                    self.asker_by_backfill.insert(backfill.id, asker.session.id);
+                    self.asker_by_backfill.insert(*id, asker.session.id);
                 }
             }
             // Those that are no more in the party are told first.
@@ -68,7 +70,6 @@ impl State {
             | Body::NodeLost { .. }
             | Body::Claimed(_)
             | Body::Answered { .. }
-            | Body::Renewed { .. }
             | Body::Closed(_)
             | Body::Unseated(_)
             | Body::Ticked => {}
@@ -84,21 +85,42 @@ impl State {
             Body::Changed { ticket, .. } | Body::Returned { ticket, .. } => {
                 On::Status(self.told_status(ticket))
             }
-            Body::Backfill(backfill) => {
-                let generation = self.pool.generation(&backfill.id).unwrap_or(0);
-                On::Backfill(running(&backfill.id, generation, ""))
+            Body::Backfill(Backfill { id, .. }) | Body::Renewed { id, .. } => {
+                let generation = self.pool.generation(id).unwrap_or(0);
+                On::Backfill(running(id, generation, ""))
             }
             Body::Cancelled(_)
             | Body::Dropped { .. }
             | Body::NodeLost { .. }
             | Body::Claimed(_)
             | Body::Answered { .. }
-            | Body::Renewed { .. }
             | Body::Closed(_)
             | Body::Unseated(_)
             | Body::Ticked => On::Done(v1::MatchDone {}),
         };
         Told::Answer(Arc::clone(&asker.session), answer(asker.request, result))
+    }
+
+    /// What a device is asked once more that has come back to a ticket with another session.
+    pub(super) fn ask_again(&self, pool: &Name, body: &Body, asker: &Asker) -> Option<Told> {
+        let Body::Returned { ticket, user, .. } = body else {
+            return None;
+        };
+        let number = self.pool.standing(ticket)?.held?;
+        let (formed, _, until) = self.pool.asked(number)?;
+        if self.pool.has_accepted(number, user) {
+            return None;
+        }
+        let kind = self.proposed(formed, until);
+        Some(Told::Event(asker.session.id, event(pool, ticket, kind)))
+    }
+
+    fn proposed(&self, formed: &Formed, until: Time) -> match_event::Kind {
+        match_event::Kind::Proposed(v1::MatchProposed {
+            number: formed.id.0,
+            users: count(formed.users().count()),
+            left_ms: millis_between(self.pool.clock(), until),
+        })
     }
 
     /// What an event says to the devices here; to that of `but` it was said already.
@@ -119,12 +141,7 @@ impl State {
                 self.tell_one(pool, &ticket, but, told);
             }
             Event::Asked { formed, until } => {
-                let proposed = v1::MatchProposed {
-                    number: formed.id.0,
-                    users: count(formed.users().count()),
-                    left_ms: millis_between(self.pool.clock(), until),
-                };
-                self.tell_all(pool, &formed, &match_event::Kind::Proposed(proposed), told);
+                self.tell_all(pool, &formed, &self.proposed(&formed, until), told);
             }
             Event::Accepted { id, .. } => {
                 // When all have, the match begins, and is told as such.

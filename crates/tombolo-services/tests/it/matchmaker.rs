@@ -12,12 +12,14 @@ use tombolo_engine::{
     Engine, Expect, Key, Leases as _, Local, LocalConfig, Log as _, TailEvent, WatchEvent,
 };
 use tombolo_match::{Body, Entry};
-use tombolo_services::{Config, MatchPool};
-use tombolo_wire::NodeId;
+use tombolo_services::{
+    Admission, Config, HookSet, Hooks, MatchName, MatchPool, MatchTicket, Reject,
+};
 use tombolo_wire::v1::{
     self, ErrorCode, JoinMode, match_attribute, match_event, match_request, match_response,
     request, response, server_frame,
 };
+use tombolo_wire::{NodeId, UserId};
 
 use crate::lab::{Device, Lab, UNIX_NOW};
 use crate::wire::Wire;
@@ -377,7 +379,7 @@ async fn a_pool_of_more_than_a_hundred_thousand_tickets_is_kept_in_a_snapshot_an
     let time = tombolo_match::Time::from_millis(now().as_millis() as u64);
     for number in 0..COUNT {
         let name = tombolo_match::Name::parse("skill").unwrap();
-        let user = tombolo_wire::UserId::parse(&format!("waits-{number:040}")).unwrap();
+        let user = UserId::parse(&format!("waits-{number:040}")).unwrap();
         let skill = tombolo_match::Value::Number(f64::from(number) * 1e6);
         let player = tombolo_match::Player::new(user).with(name, skill);
         let id = tombolo_match::TicketId(u128::from(number).to_be_bytes());
@@ -419,11 +421,11 @@ async fn a_pool_of_more_than_a_hundred_thousand_tickets_is_kept_in_a_snapshot_an
 #[tokio::test(start_paused = true)]
 async fn a_party_of_a_room_plays_together_and_each_of_its_devices_is_told() {
     let lab = lab();
-    let mut party = lab.members("party", ["alice", "bob"]).await;
+    let mut party = lab.members("party-1", ["alice", "bob"]).await;
     let mut carol = seeker(&lab, "carol").await;
     let [alice, bob] = &mut party;
     let both = [("alice", 0.0), ("bob", 0.0)];
-    let id = ask_submit(alice, "teams", 1, &both, 0, "party");
+    let id = ask_submit(alice, "teams", 1, &both, 0, "party-1");
     assert!(status(alice.response_among(id).await).is_ok());
     event(bob, |kind| match kind {
         match_event::Kind::Status(status) => Some(status.waiting),
@@ -458,13 +460,13 @@ async fn a_party_of_a_room_plays_together_and_each_of_its_devices_is_told() {
 #[tokio::test(start_paused = true)]
 async fn nobody_is_drawn_into_a_party_who_is_not_in_its_room() {
     let lab = lab();
-    let [mut alice, mut bob] = lab.members("party", ["alice", "bob"]).await;
+    let [mut alice, mut bob] = lab.members("party-1", ["alice", "bob"]).await;
     let _carol = seeker(&lab, "carol").await;
     for (players, room) in [
-        (&[("alice", 0.0), ("carol", 0.0)][..], "party"),
+        (&[("alice", 0.0), ("carol", 0.0)][..], "party-1"),
         (&[("alice", 0.0), ("bob", 0.0)], ""),
         (&[("alice", 0.0), ("bob", 0.0)], "elsewhere"),
-        (&[("bob", 0.0)], "party"),
+        (&[("bob", 0.0)], "party-1"),
     ] {
         let id = ask_submit(&mut alice, "teams", 1, players, 0, room);
         assert_eq!(
@@ -480,7 +482,7 @@ async fn nobody_is_drawn_into_a_party_who_is_not_in_its_room() {
     let change = match_request::Kind::Change(v1::ChangeTicket {
         id: id(1),
         players: players(&[("alice", 0.0), ("bob", 0.0)]),
-        party: "party".into(),
+        party: "party-1".into(),
     });
     let changed = status(ask(&mut alice, "teams", change).await.map(Some));
     assert_eq!(changed.unwrap().revision, 1);
@@ -489,22 +491,164 @@ async fn nobody_is_drawn_into_a_party_who_is_not_in_its_room() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_is_drawn_into_a_party_who_has_not_joined_its_owners_room_for_that() {
+    let lab = lab_with(|config| config.tickets_per_user_max = 1);
+    let both = [("alice", 0.0), ("mallory", 0.0)];
+    let [mut mallory, _] = lab.members("lobby", ["mallory", "alice"]).await;
+    let request = ask_submit(&mut mallory, "teams", 1, &both, 0, "lobby");
+    let drawn_in = status(mallory.response_among(request).await);
+    assert_eq!(drawn_in, Err(ErrorCode::NotPermitted), "it is no party's");
+    let [mut alice, mut mallory] = lab.members("party-1", ["alice", "mallory"]).await;
+    let request = ask_submit(&mut mallory, "teams", 1, &both, 0, "party-1");
+    let drawn_in = status(mallory.response_among(request).await);
+    assert_eq!(
+        drawn_in,
+        Err(ErrorCode::NotPermitted),
+        "it is another's party"
+    );
+    submit(&mut mallory, "duel", 2, &[("mallory", 0.0)])
+        .await
+        .unwrap();
+    let request = ask_submit(&mut alice, "teams", 3, &both, 0, "party-1");
+    let drawn_in = status(alice.response_among(request).await);
+    assert_eq!(
+        drawn_in,
+        Err(ErrorCode::Limit),
+        "who has as many tickets as it may"
+    );
+    submit(&mut alice, "teams", 4, &[("alice", 0.0)])
+        .await
+        .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_lost_its_session_while_it_was_asked_is_asked_again() {
+    let lab = lab();
+    let mut alice = seeker(&lab, "alice").await;
+    let mut bob = seeker(&lab, "bob").await;
+    submit(&mut alice, "ready", 1, &[("alice", 0.0)])
+        .await
+        .unwrap();
+    submit(&mut bob, "ready", 2, &[("bob", 0.0)]).await.unwrap();
+    let number = proposed(&mut bob).await;
+    ask(&mut bob, "ready", accept(number)).await.unwrap();
+    drop(alice);
+    let mut alice = seeker(&lab, "alice").await;
+    submit(&mut alice, "ready", 1, &[]).await.unwrap();
+    assert_eq!(proposed(&mut alice).await, number);
+    ask(&mut alice, "ready", accept(number)).await.unwrap();
+    let room = found(&mut alice).await.room;
+    assert_eq!(found(&mut bob).await.room, room);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_more_priority_comes_first_and_a_device_has_as_much_as_the_pool_takes_from_it() {
+    let ranked = DUEL.replace("\"duel\"", "\"ranked\"\npriority = 2");
+    let lab = lab_with(|config| config.pools.push(MatchPool::parse(&ranked).unwrap()));
+    let submit = |user: &str, pool: &str, skill: f64, priority: i32| {
+        request::Kind::Matchmaker(v1::MatchRequest {
+            pool: pool.to_owned(),
+            kind: Some(match_request::Kind::Submit(v1::SubmitTicket {
+                id: id(u32::from(user.as_bytes()[0])),
+                players: players(&[(user, skill)]),
+                priority,
+                ..v1::SubmitTicket::default()
+            })),
+        })
+    };
+    let mut devices = BTreeMap::new();
+    for (user, pool, skill, priority, expected) in [
+        ("alice", "duel", 0.0, 1, Err(ErrorCode::BadTicket)),
+        ("alice", "ranked", 0.0, 3, Err(ErrorCode::BadTicket)),
+        ("alice", "ranked", 0.0, -200, Err(ErrorCode::BadTicket)),
+        ("alice", "ranked", 0.0, -1, Ok(())),
+        ("bob", "ranked", 180.0, 2, Ok(())),
+        ("carol", "ranked", 90.0, 0, Ok(())),
+    ] {
+        if !devices.contains_key(user) {
+            devices.insert(user, seeker(&lab, user).await);
+        }
+        let device = devices.get_mut(user).unwrap();
+        let request = device.request(Some(submit(user, pool, skill, priority)));
+        let answer = status(device.response_among(request).await);
+        assert_eq!(answer.map(drop), expected, "{user} {priority}");
+    }
+    let found = found(devices.get_mut("carol").unwrap()).await;
+    assert_eq!(users(&found), ["bob", "carol"]);
+}
+
+/// Lets nobody in who is banned, and those first who have paid.
+struct Doorman;
+
+impl Hooks for Doorman {
+    fn authorize_ticket(&self, user: UserId, _: MatchName, mut ticket: MatchTicket) -> Admission {
+        Box::pin(async move {
+            if user.as_str() == "banned" {
+                return Err(Reject {
+                    code: ErrorCode::NotPermitted,
+                    message: "not here".to_owned(),
+                    nodes: Vec::new(),
+                });
+            }
+            ticket.priority = i8::from(user.as_str() == "vip");
+            Ok(ticket)
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_games_own_code_refuses_tickets_and_gives_them_their_priority() {
+    let lab = lab_with(|config| config.hooks = HookSet::new(Doorman));
+    let mut banned = seeker(&lab, "banned").await;
+    let refused = submit(&mut banned, "duel", 1, &[("banned", 0.0)]).await;
+    assert_eq!(refused, Err(ErrorCode::NotPermitted));
+    let mut alice = seeker(&lab, "alice").await;
+    submit(&mut alice, "duel", 2, &[("alice", 0.0)])
+        .await
+        .unwrap();
+    let mut vip = seeker(&lab, "vip").await;
+    submit(&mut vip, "duel", 3, &[("vip", 180.0)])
+        .await
+        .unwrap();
+    let mut carol = seeker(&lab, "carol").await;
+    submit(&mut carol, "duel", 4, &[("carol", 90.0)])
+        .await
+        .unwrap();
+    assert_eq!(users(&found(&mut carol).await), ["carol", "vip"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_more_users_hears_of_them_over_the_node_to_which_it_has_moved() {
+    let (nodes, _) = cluster::<2>().await;
+    let (mut alice, _bob, first) = running_on(&nodes[0]).await;
+    let opened = ask(&mut alice, "teams", asks_for_more(&first)).await;
+    assert!(opened.is_ok(), "{opened:?}");
+    alice.connection = None;
+    assert!(alice.connect(&nodes[1]).await.unwrap().resumed);
+    // By then nothing is sent after it from where it was.
+    tokio::time::sleep(Duration::from_secs(45)).await;
+    let renew = match_request::Kind::Renew(v1::RenewBackfill {
+        id: first.id.clone(),
+        lease_ms: 60_000,
+    });
+    let renewed = ask(&mut alice, "teams", renew).await;
+    let Ok(match_response::Result::Backfill(renewed)) = renewed else {
+        panic!("{renewed:?}");
+    };
+    assert_eq!(renewed.generation, 1);
+    let mut carol = seeker(&nodes[0], "carol").await;
+    submit(&mut carol, "teams", 3, &[("carol", 0.0)])
+        .await
+        .unwrap();
+    found(&mut carol).await;
+    assert_eq!(grown(&mut alice).await, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_running_match_is_filled_up_and_newcomers_get_a_seat_in_its_room() {
     let (mut alice, mut bob, first, lab) = running().await;
 
-    let teams = first.teams.iter().map(|team| v1::BackfillTeam {
-        name: team.name.clone(),
-        parties: vec![v1::BackfillParty {
-            players: players(&[(team.members[0].user.as_str(), 0.0)]),
-        }],
-    });
-    let open = v1::OpenBackfill {
-        id: first.id.clone(),
-        after: 0,
-        teams: teams.collect(),
-        lease_ms: 60_000,
-    };
-    let open = match_request::Kind::Backfill(open);
+    let open = asks_for_more(&first);
     assert_eq!(
         ask(&mut bob, "teams", open.clone()).await,
         Err(ErrorCode::NotOwner)
@@ -528,11 +672,7 @@ async fn a_running_match_is_filled_up_and_newcomers_get_a_seat_in_its_room() {
     assert_eq!(joins.room, first.room);
     assert_eq!(users(&joins), ["carol"]);
     assert!(carol.join(&joins.room, JoinMode::Join).await.is_ok());
-    let grown = event(&mut alice, |kind| match kind {
-        match_event::Kind::Backfill(status) => Some(status.generation),
-        _ => None,
-    });
-    assert_eq!(grown.await, 2);
+    assert_eq!(grown(&mut alice).await, 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -1081,11 +1221,41 @@ fn decline(number: u64) -> match_request::Kind {
     match_request::Kind::Answer(v1::AnswerMatch { number, accept })
 }
 
+/// The generation of a running match that has changed.
+async fn grown(device: &mut Device) -> u32 {
+    event(device, |kind| match kind {
+        match_event::Kind::Backfill(status) => Some(status.generation),
+        _ => None,
+    })
+    .await
+}
+
+/// A match of two asks for others.
+fn asks_for_more(found: &v1::MatchFound) -> match_request::Kind {
+    let teams = found.teams.iter().map(|team| v1::BackfillTeam {
+        name: team.name.clone(),
+        parties: vec![v1::BackfillParty {
+            players: players(&[(team.members[0].user.as_str(), 0.0)]),
+        }],
+    });
+    match_request::Kind::Backfill(v1::OpenBackfill {
+        id: found.id.clone(),
+        after: 0,
+        teams: teams.collect(),
+        lease_ms: 60_000,
+    })
+}
+
 /// Two in the room of their match, which has place for two more; the first owns it.
 async fn running() -> (Device, Device, v1::MatchFound, Lab) {
     let lab = lab();
-    let mut alice = seeker(&lab, "alice").await;
-    let mut bob = seeker(&lab, "bob").await;
+    let (alice, bob, found) = running_on(&lab).await;
+    (alice, bob, found, lab)
+}
+
+async fn running_on(lab: &Lab) -> (Device, Device, v1::MatchFound) {
+    let mut alice = seeker(lab, "alice").await;
+    let mut bob = seeker(lab, "bob").await;
     submit(&mut alice, "teams", 1, &[("alice", 0.0)])
         .await
         .unwrap();
@@ -1094,5 +1264,5 @@ async fn running() -> (Device, Device, v1::MatchFound, Lab) {
     found(&mut bob).await;
     alice.join(&first.room, JoinMode::Join).await.unwrap();
     bob.join(&first.room, JoinMode::Join).await.unwrap();
-    (alice, bob, first, lab)
+    (alice, bob, first)
 }

@@ -112,11 +112,11 @@ async fn a_ticket_whose_device_says_goodbye_behind_it_does_not_stay() {
 #[tokio::test(start_paused = true)]
 async fn who_was_away_already_when_its_party_was_submitted_is_away() {
     let lab = lab();
-    let [mut alice, mut bob] = lab.members("party", ["alice", "bob"]).await;
+    let [mut alice, mut bob] = lab.members("party-1", ["alice", "bob"]).await;
     bob.connection = None;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let both = [("alice", 0.0), ("bob", 0.0)];
-    let id = ask_submit(&mut alice, "teams", 1, &both, 20, "party");
+    let id = ask_submit(&mut alice, "teams", 1, &both, 20, "party-1");
     assert!(status(alice.response_among(id).await).is_ok());
     let away = event(&mut alice, |kind| match kind {
         match_event::Kind::Status(status) => Some(status.away),
@@ -137,9 +137,9 @@ async fn who_was_away_already_when_its_party_was_submitted_is_away() {
 #[tokio::test(start_paused = true)]
 async fn whoever_is_in_a_ticket_comes_back_by_its_id_alone() {
     let lab = lab();
-    let [mut alice, bob] = lab.members("party", ["alice", "bob"]).await;
+    let [mut alice, bob] = lab.members("party-1", ["alice", "bob"]).await;
     let both = [("alice", 0.0), ("bob", 0.0)];
-    let id = ask_submit(&mut alice, "teams", 1, &both, 60, "party");
+    let id = ask_submit(&mut alice, "teams", 1, &both, 60, "party-1");
     assert!(status(alice.response_among(id).await).is_ok());
     drop(bob);
     tokio::time::sleep(Duration::from_secs(40)).await;
