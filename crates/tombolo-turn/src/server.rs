@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use rand::rngs::ChaCha12Rng;
-use rand::{Rng, SeedableRng};
+use rand::{CryptoRng, Rng, SeedableRng};
 use tombolo_stun::{Kind, ReservationToken};
 
 mod address;
@@ -41,6 +41,7 @@ mod operate;
 mod output;
 mod policy;
 mod ports;
+mod proven;
 mod reply;
 mod request;
 mod session;
@@ -67,6 +68,7 @@ pub use ledger::{Quota, Usage};
 pub use operate::Drain;
 pub use output::{CloseReason, Command, Event, PortError, RequestId, Timer, Transmit};
 pub use policy::{AddressPolicy, Cidr, CidrError, Denial};
+pub use proven::ProvenAddresses;
 pub use stats::{Refusal, Stats};
 pub use stray::ShardIndex;
 
@@ -167,7 +169,7 @@ impl Server {
                 unix_start: unix_now,
             },
             rng,
-            budget: Budget::new(now, secret, &config.limits),
+            budget: Budget::new(now, secret, &config.limits, config.proven),
             ports: Ports::new(config.relay_ports, own_ports),
             allocations: Allocations::new(hash_keys),
             connections: Connections::default(),
@@ -325,6 +327,12 @@ impl Server {
         self.on_permit(now, user, peer);
     }
 
+    /// Takes the Unix time that belongs to `now`. Call it now and then, since clocks are set and stand
+    /// still while a machine sleeps: by them credentials end, and nonces.
+    pub fn handle_clock(&mut self, now: Instant, unix_now: Duration) {
+        self.clock.unix_start = unix_now.saturating_sub(self.clock.since_start(now));
+    }
+
     /// Ends what is over. Call it when [`poll_timeout`](Self::poll_timeout) says.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some((expires, id)) = self.allocations.next_expiry()
@@ -422,13 +430,22 @@ impl Server {
     }
 
     fn tell(&mut self, event: Event) {
-        if self.events.len() >= self.limits.events_max {
+        // Whoever keeps connections learns from these which ones are of use. There are no more of them
+        // than allocations.
+        if self.events.len() >= self.limits.events_max && !event.is_about_stream() {
             self.stats.refuse(Refusal::EventLost);
             return;
         }
         self.events.push_back(event);
     }
 }
+
+/// Ports, tokens and names of connections come from it: none of them may be told from others, as by
+/// CVE-2025-69217.
+const _: fn(&Server) = |server| {
+    fn is_secure(_: &impl CryptoRng) {}
+    is_secure(&server.rng);
+};
 
 /// Ties the monotonic clock to Unix time, which credentials and nonces need.
 #[derive(Debug, Clone, Copy)]
@@ -439,6 +456,10 @@ struct Clock {
 
 impl Clock {
     fn unix(&self, now: Instant) -> Duration {
-        self.unix_start + now.saturating_duration_since(self.start)
+        self.unix_start + self.since_start(now)
+    }
+
+    fn since_start(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.start)
     }
 }

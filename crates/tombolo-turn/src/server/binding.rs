@@ -9,6 +9,7 @@ use tombolo_stun::{
 use super::Server;
 use super::address::{Aliases, FiveTuple, Transport, canonical};
 use super::allocate::bad;
+use super::budget::Unproven;
 use super::policy::Scope;
 use super::reply::{Ask, Rejection};
 use super::stats::Refusal;
@@ -47,7 +48,7 @@ impl Server {
             writer.attribute(&Padding::new(padding.bytes().min(PADDING_BYTES_MAX)));
         }
         self.stats.bindings += 1;
-        self.transmit_unproven(now, ask, to, bytes);
+        self.transmit_unproven(now, ask, to, (Unproven::Answer, bytes));
         Ok(())
     }
 

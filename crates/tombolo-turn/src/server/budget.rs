@@ -1,17 +1,21 @@
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use siphasher::sip::SipHasher13;
 
 use super::config::Limits;
+use super::proven::{FIRST_SECOND, PROVEN_SECS, ProvenAddresses};
 
 /// Bounds what goes to addresses that have proven nothing, not even that they sent the request.
 ///
-/// Each source network has a bucket, and all of them share one more. A reply must fit into both. A
-/// request pays its whole length into the bucket of its network and half of it into the common
-/// one; time pays a fixed rate. So a flood gets, beyond what time pays, at most half the bytes out
-/// that it sends in, from however many addresses it pretends to come.
+/// Each source network has a bucket, and all of them share one more for each kind of reply. A reply must
+/// fit into both. A request pays its whole length into the bucket of its network and half of it into the
+/// common one of what it is answered with; time pays a fixed rate. So a flood gets, beyond what time pays,
+/// at most half the bytes out that it sends in, from however many addresses it pretends to come; and one
+/// of Bindings, whose answers are short and fit first, takes no challenge from those who want to prove
+/// themselves.
 ///
 /// An address that has authenticated lately has a larger bucket of its own and none of this
 /// touches it. That bucket still has an end, since others can pretend to be that address.
@@ -23,14 +27,27 @@ pub(super) struct Budget {
     keys: (u64, u64),
     rates: Rates,
     networks: Box<[Bucket]>,
-    common: Bucket,
+    challenges: Bucket,
+    answers: Bucket,
     proven: Box<[Proven]>,
+    /// What other shards know; `None` where there are none.
+    of_all_shards: Option<Arc<ProvenAddresses>>,
+}
+
+/// What goes to who has proven nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unproven {
+    /// What is needed for a proof.
+    Challenge,
+    /// All else: answers to Binding, and refusals.
+    Answer,
 }
 
 /// What each kind of bucket holds, and gets every second.
 #[derive(Debug, Clone, Copy)]
 struct Rates {
     network: u32,
+    /// Each of the two.
     common: u32,
     proven: u32,
 }
@@ -55,7 +72,12 @@ struct Proven {
 
 impl Budget {
     /// `secret` must be random.
-    pub(super) fn new(now: Instant, secret: [u8; 32], limits: &Limits) -> Self {
+    pub(super) fn new(
+        now: Instant,
+        secret: [u8; 32],
+        limits: &Limits,
+        of_all_shards: Option<Arc<ProvenAddresses>>,
+    ) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = secret;
         let keys = (
             u64::from_be_bytes([a, b, c, d, e, f, g, h]),
@@ -68,8 +90,10 @@ impl Budget {
             keys,
             rates: Rates::of(limits),
             networks: vec![Bucket::default(); NETWORKS].into_boxed_slice(),
-            common: Bucket::default(),
+            challenges: Bucket::default(),
+            answers: Bucket::default(),
             proven: vec![Proven::default(); places.next_power_of_two()].into_boxed_slice(),
+            of_all_shards,
         }
     }
 
@@ -83,11 +107,12 @@ impl Budget {
         now: Instant,
         source: SocketAddr,
         request_bytes: usize,
-        reply_bytes: usize,
+        (what, reply_bytes): (Unproven, usize),
     ) -> bool {
         let (now_ms, rates) = (self.millis(now), self.rates);
         let request = u32::try_from(request_bytes).unwrap_or(u32::MAX);
         let reply = u32::try_from(reply_bytes).unwrap_or(u32::MAX);
+        self.learn(now, source);
         if let Some(proven) = self.proven_mut(now, source.ip()) {
             proven.bucket.pay(now_ms, rates.proven, request);
             return proven.bucket.spend(rates.proven, reply);
@@ -96,12 +121,16 @@ impl Budget {
         let Some(network) = self.networks.get_mut(index) else {
             return false;
         };
+        let common = match what {
+            Unproven::Challenge => &mut self.challenges,
+            Unproven::Answer => &mut self.answers,
+        };
         network.pay(now_ms, rates.network, request);
-        self.common.pay(now_ms, rates.common, request / 2);
-        if !network.has(rates.network, reply) || !self.common.has(rates.common, reply) {
+        common.pay(now_ms, rates.common, request / 2);
+        if !network.has(rates.network, reply) || !common.has(rates.common, reply) {
             return false;
         }
-        network.spend(rates.network, reply) && self.common.spend(rates.common, reply)
+        network.spend(rates.network, reply) && common.spend(rates.common, reply)
     }
 
     /// Tells whether little has been asked for lately, so that a reply may say more than it must.
@@ -112,18 +141,43 @@ impl Budget {
             return false;
         };
         network.pay(now_ms, rates.network, 0);
-        self.common.pay(now_ms, rates.common, 0);
-        network.owed <= rates.network / 2 && self.common.owed <= rates.common / 2
+        self.answers.pay(now_ms, rates.common, 0);
+        network.owed <= rates.network / 2 && self.answers.owed <= rates.common / 2
     }
 
     /// Notes that an address has authenticated. What its challenge took is paid back, so that many
     /// newcomers at once do not keep each other out.
     pub(super) fn prove(&mut self, now: Instant, source: SocketAddr) {
+        if let Some(shared) = &self.of_all_shards {
+            shared.note(now, source.ip());
+        }
         let seconds = self.seconds(now);
         if let Some(proven) = self.proven_mut(now, source.ip()) {
             proven.seen = seconds;
             return;
         }
+        self.add_proven(now, source);
+        let (now_ms, rates) = (self.millis(now), self.rates);
+        let index = self.network(source.ip());
+        if let Some(network) = self.networks.get_mut(index) {
+            network.pay(now_ms, rates.network, CHALLENGE_BYTES);
+        }
+        self.challenges.pay(now_ms, rates.common, CHALLENGE_BYTES);
+    }
+
+    /// Takes over that an address has proven itself to another shard.
+    fn learn(&mut self, now: Instant, source: SocketAddr) {
+        let ip = source.ip();
+        if self.proven_mut(now, ip).is_none()
+            && let Some(shared) = &self.of_all_shards
+            && shared.has(now, ip)
+        {
+            self.add_proven(now, source);
+        }
+    }
+
+    fn add_proven(&mut self, now: Instant, source: SocketAddr) {
+        let seconds = self.seconds(now);
         let (tag, places) = self.places(source.ip());
         let is_newer = |one: &Proven| (one.tag != 0, one.seen);
         let place = places
@@ -136,12 +190,6 @@ impl Budget {
                 bucket: Bucket::default(),
             };
         }
-        let (now_ms, rates) = (self.millis(now), self.rates);
-        let index = self.network(source.ip());
-        if let Some(network) = self.networks.get_mut(index) {
-            network.pay(now_ms, rates.network, CHALLENGE_BYTES);
-        }
-        self.common.pay(now_ms, rates.common, CHALLENGE_BYTES);
     }
 
     /// Finds an address that has authenticated lately.
@@ -206,7 +254,7 @@ impl Rates {
     fn of(limits: &Limits) -> Self {
         Self {
             network: limits.unproven_bytes_max,
-            common: limits.unproven_total_bytes_max,
+            common: limits.unproven_total_bytes_max / 2,
             proven: limits.proven_bytes_max,
         }
     }
@@ -241,10 +289,6 @@ const NETWORKS: usize = 4096;
 /// Places for addresses that have authenticated: one for each allocation, within these bounds.
 const PLACES_MIN: usize = 1024;
 const PLACES_MAX: usize = 1 << 16;
-/// How long an address counts as proven: longer than clients leave between two refreshes.
-const PROVEN_SECS: u32 = 900;
-/// So that no address seems to have been seen before the start.
-const FIRST_SECOND: Duration = Duration::from_secs(PROVEN_SECS as u64 + 1);
 /// What a usual challenge takes beyond what its request pays.
 const CHALLENGE_BYTES: u32 = 64;
 /// Tells IPv6 prefixes from IPv4 addresses of the same bits.
@@ -255,6 +299,8 @@ mod tests {
     use rand::rngs::ChaCha12Rng;
     use rand::{RngExt, SeedableRng};
 
+    use std::time::Duration;
+
     use super::super::ledger::Quota;
     use super::*;
 
@@ -264,7 +310,7 @@ mod tests {
         let (mut sent, mut got) = (0, 0);
         for port in 0..1000 {
             sent += 20;
-            if budget.spend(budget.start, at(192, port), 20, 60) {
+            if budget.spend(budget.start, at(192, port), 20, answer(60)) {
                 got += 60;
             }
         }
@@ -279,10 +325,10 @@ mod tests {
     fn time_fills_the_bucket_and_other_networks_have_their_own() {
         let mut budget = budget(100, 1000);
         let now = budget.start;
-        assert!(budget.spend(now, at(192, 1), 0, 100));
-        assert!(!budget.spend(now, at(192, 1), 0, 10));
-        assert!(budget.spend(now, at(193, 1), 0, 100));
-        assert!(budget.spend(now + Duration::from_secs(1), at(192, 1), 0, 100));
+        assert!(budget.spend(now, at(192, 1), 0, answer(100)));
+        assert!(!budget.spend(now, at(192, 1), 0, answer(10)));
+        assert!(budget.spend(now, at(193, 1), 0, answer(100)));
+        assert!(budget.spend(now + Duration::from_secs(1), at(192, 1), 0, answer(100)));
     }
 
     #[test]
@@ -298,8 +344,9 @@ mod tests {
                 now += Duration::from_micros(rng.random_range(0..=pause));
                 let source = random_source(&mut rng);
                 let (request, reply) = (rng.random_range(20..200), rng.random_range(20..200));
+                let what = if rng.random() { answer } else { challenge };
                 sent += request;
-                if budget.spend(now, source, request, reply) {
+                if budget.spend(now, source, request, what(reply)) {
                     got += reply;
                 }
                 let seconds = (now - start).as_secs_f64();
@@ -318,17 +365,17 @@ mod tests {
         let caller = SocketAddr::from(([8, 8, 8, 8], 1));
         budget.prove(now, caller);
         for _ in 0..10_000 {
-            budget.spend(now, random_source(&mut rng), 20, 60);
+            budget.spend(now, random_source(&mut rng), 20, answer(60));
         }
         let answered = (0..100_000)
-            .filter(|_| budget.spend(now, caller, 20, 32))
+            .filter(|_| budget.spend(now, caller, 20, answer(32)))
             .count();
         assert!(answered >= 8000, "{answered}");
         let got = answered * 32;
         assert!(got <= 100_000 * 20 + 256 * 1024, "{got}");
         let neighbour = SocketAddr::from(([8, 8, 8, 9], 1));
         let answered = (0..100)
-            .filter(|_| budget.spend(now, neighbour, 20, 32))
+            .filter(|_| budget.spend(now, neighbour, 20, answer(32)))
             .count();
         assert!(answered < 100, "has proven nothing");
     }
@@ -337,12 +384,12 @@ mod tests {
     fn a_proof_counts_for_a_quarter_of_an_hour() {
         let mut budget = budget(0, 0);
         let now = budget.start;
-        assert!(!budget.spend(now, at(192, 1), 0, 60));
+        assert!(!budget.spend(now, at(192, 1), 0, answer(60)));
         budget.prove(now, at(192, 1));
-        assert!(budget.spend(now + Duration::from_secs(900), at(192, 1), 0, 60));
-        assert!(!budget.spend(now + Duration::from_secs(901), at(192, 1), 0, 60));
+        assert!(budget.spend(now + Duration::from_secs(900), at(192, 1), 0, answer(60)));
+        assert!(!budget.spend(now + Duration::from_secs(901), at(192, 1), 0, answer(60)));
         budget.prove(now + Duration::from_secs(901), at(192, 1));
-        assert!(budget.spend(now + Duration::from_secs(1800), at(192, 1), 0, 60));
+        assert!(budget.spend(now + Duration::from_secs(1800), at(192, 1), 0, answer(60)));
     }
 
     #[test]
@@ -351,7 +398,7 @@ mod tests {
         let now = budget.start;
         for number in 0..20_000_u32 {
             let source = SocketAddr::from((std::net::Ipv4Addr::from(number << 8 | 7), 1));
-            assert!(budget.spend(now, source, 28, 60), "{number}");
+            assert!(budget.spend(now, source, 28, challenge(60)), "{number}");
             budget.prove(now, source);
         }
     }
@@ -368,12 +415,58 @@ mod tests {
         assert_eq!(budget.proven.len(), size);
         let is_known = |budget: &mut Budget, number: u32| {
             let source = SocketAddr::from((std::net::Ipv4Addr::from(number), 1));
-            budget.spend(now, source, 100, 1)
+            budget.spend(now, source, 100, answer(1))
         };
         let late = (99_900..100_000)
             .filter(|number| is_known(&mut budget, *number))
             .count();
         assert!(late > 90, "{late} of the last 100");
+    }
+
+    #[test]
+    fn an_address_that_has_authenticated_with_one_shard_is_untouched_by_a_flood_at_another() {
+        let now = Instant::now();
+        let proven = Arc::new(ProvenAddresses::new(now, [1; 16]));
+        let limits = Limits::default();
+        let shard = |seed| Budget::new(now, [seed; 32], &limits, Some(Arc::clone(&proven)));
+        let (mut first, mut second) = (shard(1), shard(2));
+        let mut rng = ChaCha12Rng::seed_from_u64(1);
+        for _ in 0..100_000 {
+            second.spend(now, random_source(&mut rng), 20, answer(32));
+        }
+        let caller = SocketAddr::from(([8, 8, 8, 8], 1));
+        assert!(!second.spend(now, caller, 20, answer(60)));
+        first.prove(now, caller);
+        for port in 1..1000 {
+            let from = SocketAddr::new(caller.ip(), port);
+            assert!(second.spend(now, from, 20, answer(32)));
+        }
+    }
+
+    #[test]
+    fn a_flood_of_one_kind_leaves_the_other_kind_alone() {
+        for (flooded, other) in [
+            (answer as fn(_) -> _, challenge as fn(_) -> _),
+            (challenge, answer),
+        ] {
+            let mut rng = ChaCha12Rng::seed_from_u64(1);
+            let mut budget = budget(16 * 1024, 64 * 1024);
+            let now = budget.start;
+            for _ in 0..10_000 {
+                budget.spend(now, random_source(&mut rng), 20, flooded(32));
+            }
+            let newcomer = SocketAddr::from(([8, 8, 8, 8], 1));
+            assert!(!budget.spend(now, newcomer, 20, flooded(60)));
+            assert!(budget.spend(now, newcomer, 28, other(60)));
+        }
+    }
+
+    fn answer(bytes: usize) -> (Unproven, usize) {
+        (Unproven::Answer, bytes)
+    }
+
+    fn challenge(bytes: usize) -> (Unproven, usize) {
+        (Unproven::Challenge, bytes)
     }
 
     fn budget(network: u32, common: u32) -> Budget {
@@ -386,7 +479,7 @@ mod tests {
             },
             ..Limits::default()
         };
-        Budget::new(Instant::now(), [1; 32], &limits)
+        Budget::new(Instant::now(), [1; 32], &limits, None)
     }
 
     fn at(first: u8, port: u16) -> SocketAddr {

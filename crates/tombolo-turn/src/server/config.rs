@@ -2,12 +2,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::auth::{Realm, Sha256Offer};
 use super::bandwidth::Bandwidth;
 use super::ledger::Quota;
 use super::policy::{AddressPolicy, Cidr};
+use super::proven::ProvenAddresses;
 use super::stray::ShardIndex;
 
 /// What a server does and allows. Start from [`Config::new`] and set what differs.
@@ -67,6 +69,9 @@ pub struct Config {
     pub lifetime_default: Duration,
     /// Longest lifetime of an allocation without a refresh.
     pub lifetime_max: Duration,
+    /// Where the shards of a node tell each other which addresses have authenticated. `None` where there
+    /// is one shard.
+    pub proven: Option<Arc<ProvenAddresses>>,
     /// What is kept at most.
     pub limits: Limits,
     /// Text of SOFTWARE in authenticated replies. `None` (the default) hides it.
@@ -99,6 +104,7 @@ impl Config {
             sockets: Vec::new(),
             lifetime_default: Duration::from_secs(600),
             lifetime_max: Duration::from_secs(3600),
+            proven: None,
             limits: Limits::default(),
             software: None,
         }
@@ -179,11 +185,12 @@ pub struct Limits {
     pub connections_waiting_per_network_max: usize,
     /// Replies waiting for `poll_transmit`.
     pub transmits_max: usize,
-    /// Events waiting for `poll_event`.
+    /// Events waiting for `poll_event`, besides those about clients that have connections.
     pub events_max: usize,
     /// Requests that wait for an answer about their user, and such questions.
     pub auth_pending_max: usize,
-    /// Requests of one IPv4 address or IPv6 /64 that wait for an answer about their user.
+    /// Requests of one IPv4 address or IPv6 /64 that wait for an answer about their user; of one IPv4 /24
+    /// or IPv6 /48 there may be four times as many.
     pub auth_pending_per_source_max: usize,
     /// Bytes of all requests that wait for an answer about their user.
     pub auth_pending_bytes_max: usize,
@@ -194,7 +201,8 @@ pub struct Limits {
     /// anything beyond what it sent itself, as a burst and again every second. Over UDP only.
     pub unproven_bytes_max: u32,
     /// Bytes that all source networks together may be answered without proof beyond half of what
-    /// they sent, as a burst and again every second. A flood of twice that and more gets fewer
+    /// they sent, as a burst and again every second: one half of them in challenges, which newcomers
+    /// need, the other in answers to Binding and refusals. A flood of twice that and more gets fewer
     /// bytes out than it sends in, from however many addresses it pretends to come. Over UDP only.
     pub unproven_total_bytes_max: u32,
     /// Bytes that an address (IPv4, or IPv6 /64) which has authenticated in the last quarter of an
@@ -242,7 +250,7 @@ impl Default for Limits {
             auth_pending_bytes_max: 512 * 1024,
             auth_cache_max: 8192,
             unproven_bytes_max: 16 * 1024,
-            unproven_total_bytes_max: 64 * 1024,
+            unproven_total_bytes_max: 128 * 1024,
             proven_bytes_max: 256 * 1024,
         }
     }

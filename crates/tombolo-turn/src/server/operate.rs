@@ -50,6 +50,11 @@ impl Server {
         self.tell_if_drained();
     }
 
+    /// Whether it makes no new allocations.
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_some()
+    }
+
     /// Makes allocations again.
     pub fn undrain(&mut self) {
         self.draining = None;

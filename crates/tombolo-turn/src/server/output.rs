@@ -1,6 +1,6 @@
 use thiserror::Error;
 
-use super::address::{FiveTuple, PeerAddr, RelayAddr};
+use super::address::{FiveTuple, PeerAddr, RelayAddr, Transport};
 use super::auth::{AuthId, RealmId};
 use super::connection::ConnectionId;
 use super::stray::ShardIndex;
@@ -164,6 +164,19 @@ pub enum Event {
         /// Why it ended.
         reason: CloseReason,
     },
+}
+
+impl Event {
+    /// Whether it tells something of a client that has a connection.
+    pub(super) fn is_about_stream(&self) -> bool {
+        let clients = match self {
+            Self::Allocated { client, .. } | Self::Closed { client, .. } => [client, client],
+            Self::Moving { client, to, .. } | Self::Moved { client, to, .. } => [client, to],
+            Self::Drained { .. } => return false,
+        };
+        let has_connection = |client: &&FiveTuple| client.transport != Transport::Udp;
+        clients.iter().any(has_connection)
+    }
 }
 
 /// Why an allocation ended.

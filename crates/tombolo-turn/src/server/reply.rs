@@ -7,6 +7,7 @@ use tombolo_stun::{
 
 use super::address::FiveTuple;
 use super::auth::{Identity, RealmId, Seal};
+use super::budget::Unproven;
 use super::policy::Denial;
 use super::request::KNOWN_ATTRIBUTES;
 use super::stats::Refusal;
@@ -185,7 +186,11 @@ impl Server {
         if rejection.refusal == Refusal::Redirected {
             self.write_alternate(ask, &mut writer);
         }
-        if code == ErrorCode::UNAUTHENTICATED || code == ErrorCode::STALE_NONCE {
+        let what = match code {
+            ErrorCode::UNAUTHENTICATED | ErrorCode::STALE_NONCE => Unproven::Challenge,
+            _ => Unproven::Answer,
+        };
+        if what == Unproven::Challenge {
             self.challenge(now, ask, &mut writer);
         }
         match identity {
@@ -193,7 +198,7 @@ impl Server {
                 self.seal(&mut writer, identity);
                 self.transmit(ask.from, bytes);
             }
-            None => self.transmit_unproven(now, ask, ask.from, bytes),
+            None => self.transmit_unproven(now, ask, ask.from, (what, bytes)),
         }
     }
 
@@ -203,13 +208,13 @@ impl Server {
         now: Instant,
         ask: Ask,
         to: FiveTuple,
-        bytes: Vec<u8>,
+        (what, bytes): (Unproven, Vec<u8>),
     ) {
         let is_proven = ask.from.transport.is_proven();
         if is_proven
             || self
                 .budget
-                .spend(now, ask.from.client, ask.bytes, bytes.len())
+                .spend(now, ask.from.client, ask.bytes, (what, bytes.len()))
         {
             self.transmit(to, bytes);
         } else {

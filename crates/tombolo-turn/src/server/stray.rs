@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::Server;
-use super::address::FiveTuple;
+use super::address::{FiveTuple, Transport};
 use super::auth::{Identity, User};
 use super::output::Command;
 use super::reply::Ask;
@@ -50,9 +50,15 @@ impl Server {
         }
         let max = self.limits.total.allocations.unwrap_or(STRAYS_MAX);
         let user_max = self.allocations_max_of(&identity.user).unwrap_or(max);
-        let room = StrayRoom { user_max, max };
+        let displaced = self.strays.make_room(&identity.user, &ask.from, user_max);
+        if let Some((client, shard)) = displaced
+            && client.transport != Transport::Udp
+        {
+            // The other shard has its connection, whose end nobody would tell any more.
+            self.commands.push_back(Command::TellGone { shard, client });
+        }
         self.strays
-            .insert(now, ask.from, shard, &identity.user, room)?;
+            .insert(now, ask.from, shard, &identity.user, max)?;
         self.commands.push_back(Command::Redirect {
             shard,
             client: ask.from,
@@ -67,13 +73,6 @@ impl Server {
             self.commands.push_back(Command::TellGone { shard, client });
         }
     }
-}
-
-/// How many strays there may be.
-#[derive(Debug, Clone, Copy)]
-struct StrayRoom {
-    user_max: usize,
-    max: usize,
 }
 
 impl Strays {
@@ -96,23 +95,30 @@ impl Strays {
         Some(stray.shard)
     }
 
-    /// Adds a client. A user who has too many loses the oldest one.
+    /// Makes room for a client of a user, who loses the oldest one where there would be too many; returns
+    /// that one.
+    fn make_room(
+        &mut self,
+        user: &User,
+        client: &FiveTuple,
+        user_max: usize,
+    ) -> Option<(FiveTuple, ShardIndex)> {
+        self.remove(client);
+        let own = self.clients_by_user.get(user);
+        let own = own.filter(|own| own.len() >= user_max)?;
+        let oldest = own.front().copied()?;
+        Some((oldest, self.remove(&oldest)?))
+    }
+
     fn insert(
         &mut self,
         now: Instant,
         client: FiveTuple,
         shard: ShardIndex,
         user: &User,
-        room: StrayRoom,
+        max: usize,
     ) -> Result<(), Refusal> {
-        self.remove(&client);
-        let own = self.clients_by_user.get(user);
-        if own.is_some_and(|own| own.len() >= room.user_max)
-            && let Some(oldest) = own.and_then(VecDeque::front).copied()
-        {
-            self.remove(&oldest);
-        }
-        if self.by_client.len() >= room.max {
+        if self.by_client.len() >= max {
             return Err(Refusal::StraysFull);
         }
         let deadline = now + IDLE_MAX;
@@ -145,7 +151,8 @@ impl Strays {
         Some(stray.shard)
     }
 
-    /// Forgets those that have been silent for longer than an allocation lives.
+    /// Forgets those that have been silent for longer than an allocation lives; but for those that have
+    /// connections, whose ends are told.
     pub(super) fn expire(&mut self, now: Instant) {
         while let Some((deadline, client)) = self.deadlines.first().copied()
             && deadline <= now
@@ -154,12 +161,13 @@ impl Strays {
                 self.deadlines.pop_first();
                 continue;
             };
-            if stray.last_packet + IDLE_MAX <= now {
+            let is_idle = stray.last_packet + IDLE_MAX <= now;
+            if is_idle && client.transport == Transport::Udp {
                 self.remove(&client);
                 continue;
             }
             self.deadlines.pop_first();
-            stray.deadline = stray.last_packet + IDLE_MAX;
+            stray.deadline = if is_idle { now } else { stray.last_packet } + IDLE_MAX;
             self.deadlines.insert((stray.deadline, client));
         }
     }

@@ -7,17 +7,25 @@ use std::path::{Path, PathBuf};
 
 #[test]
 fn the_conformance_tables_name_tests_that_exist() {
-    let mut sources = Vec::new();
-    collect(&root().join("crates"), "rs", &mut sources);
-    let defined: BTreeSet<String> = sources
-        .iter()
-        .flat_map(|path| names_in(&read(path)))
-        .collect();
     let mut tables = Vec::new();
     collect(&root().join("docs/turn-conformance"), "md", &mut tables);
     assert!(!tables.is_empty());
+    let mut defined: BTreeMap<PathBuf, BTreeSet<String>> = BTreeMap::new();
+    let mut is_missing = |test: &String| {
+        let (place, name) = place_of(test);
+        let tests = defined.entry(place).or_insert_with_key(|place| {
+            let mut sources = Vec::new();
+            match place.is_dir() {
+                true => collect(place, "rs", &mut sources),
+                false => sources.push(place.clone()),
+            }
+            let sources = sources.iter().filter(|source| source.is_file());
+            sources.flat_map(|path| names_in(&read(path))).collect()
+        });
+        !tests.contains(name)
+    };
     let named = tables.iter().flat_map(|path| tests_named_in(&read(path)));
-    let missing: Vec<String> = named.filter(|name| !defined.contains(name)).collect();
+    let missing: Vec<String> = named.filter(|test| is_missing(test)).collect();
     assert_eq!(missing, [""; 0], "rename them in the tables too");
 }
 
@@ -117,32 +125,69 @@ fn rows_of(rfc: &str) -> Vec<Row> {
     rows
 }
 
-/// Returns the names of tests in backquotes: those with a path, or with `unit` in front.
+/// Returns the tests in backquotes: those with a path, or with `unit` in front.
 fn tests_named_in(table: &str) -> Vec<String> {
     let quoted = table.split('`').skip(1).step_by(2);
     let tests = quoted.filter(|text| text.contains("::") || text.contains("unit "));
-    let name = |text: &str| {
-        text.rsplit([':', ' '])
-            .next()
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let is_name = |name: &String| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    tests.map(name).filter(is_name).collect()
+    let is_word = |c: char| c.is_ascii_alphanumeric() || ":_ ".contains(c);
+    tests
+        .filter(|test| test.chars().all(is_word))
+        .map(str::to_owned)
+        .collect()
 }
 
-/// Returns the names of functions, and of tests that a macro makes (`name: …`).
+/// Returns the file or folder in which a test is, and its name. In front stands the crate's name, unless
+/// it is this one; then `unit`, or the module.
+fn place_of(test: &str) -> (PathBuf, &str) {
+    let (path, name) = test.rsplit_once([':', ' ']).unwrap_or_default();
+    let (before, module) = path
+        .trim_end_matches(':')
+        .rsplit_once(' ')
+        .unwrap_or_else(|| {
+            let path = path.trim_end_matches(':');
+            if path == "unit" {
+                ("turn", path)
+            } else {
+                ("", path)
+            }
+        });
+    let (of_crate, tests) = match before {
+        "" => ("tombolo-turn", "tests/it/server"),
+        "interop" => ("tombolo", "tests/it/interop"),
+        "client" => ("tombolo-client", "tests/it"),
+        "path" => ("tombolo-path", "tests/it"),
+        "relay" => ("tombolo-relay", "tests/it"),
+        "stun" => ("tombolo-stun", "tests/it"),
+        "turn" => ("tombolo-turn", "tests/it"),
+        _ => panic!("no crate for {test}"),
+    };
+    let place = root().join("crates").join(of_crate);
+    let place = match module {
+        "unit" => place.join("src"),
+        _ => place.join(tests).join(format!("{module}.rs")),
+    };
+    (place, name)
+}
+
+/// Returns the names of functions that are tests, and of tests that a macro makes (`name: …`).
 fn names_in(source: &str) -> Vec<String> {
-    let of_line = |line: &str| {
-        let line = line.trim_start();
+    let mut is_test = false;
+    let mut names = Vec::new();
+    for line in source.lines().map(str::trim_start) {
+        if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+            is_test = true;
+            continue;
+        }
         let line = line.strip_prefix("async ").unwrap_or(line);
         let name = match line.strip_prefix("fn ") {
-            Some(rest) => rest.split('(').next(),
+            Some(rest) if std::mem::take(&mut is_test) => rest.split('(').next(),
+            Some(_) => None,
+            None if line.starts_with("pub ") || line.starts_with("let ") => None,
             None => line.split_once(": ").map(|(name, _)| name),
         };
-        name.map(str::to_owned)
-    };
-    source.lines().filter_map(of_line).collect()
+        names.extend(name.map(str::to_owned));
+    }
+    names
 }
 
 fn collect(folder: &Path, extension: &str, files: &mut Vec<PathBuf>) {

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::super::address::{FiveTuple, canonical};
 use super::super::config::Limits;
+use super::super::ledger::Network;
 use super::super::reply::Ask;
 use super::super::stats::Refusal;
 use super::realm::RealmId;
@@ -89,6 +90,7 @@ pub(in crate::server) struct Hook {
     parked: usize,
     parked_bytes: usize,
     parked_by_source: BTreeMap<IpAddr, usize>,
+    parked_by_network: BTreeMap<Network, usize>,
     /// Users that were found.
     known: Cache<Keys>,
     /// Users that were refused, or could not be asked about. A cache of its own, so that names
@@ -140,6 +142,7 @@ impl Hook {
             parked: 0,
             parked_bytes: 0,
             parked_by_source: BTreeMap::new(),
+            parked_by_network: BTreeMap::new(),
             known: Cache::new(limits.auth_cache_max),
             unknown: Cache::new(limits.auth_cache_max),
         }
@@ -180,15 +183,19 @@ impl Hook {
         }
         let source = source_of(&request.ask.from);
         let of_source = self.parked_by_source.get(&source).copied().unwrap_or(0);
+        let network = Network::of(request.ask.from.client);
+        let of_network = self.parked_by_network.get(&network).copied().unwrap_or(0);
         if self.parked.max(self.waiting.len()) >= self.bounds.parked_max
             || self.parked_bytes + request.bytes.len() > self.bounds.parked_bytes_max
             || of_source >= self.bounds.parked_per_source_max
+            || of_network >= self.bounds.parked_per_source_max * SOURCES_OF_NETWORK
         {
             return Err(Refusal::AuthBusy);
         }
         self.parked += 1;
         self.parked_bytes += request.bytes.len();
         self.parked_by_source.insert(source, of_source + 1);
+        self.parked_by_network.insert(network, of_network + 1);
         if let Some(waiting) = asked.and_then(|id| self.waiting.get_mut(&id)) {
             waiting.requests.push(request);
             return Ok(Parking::Wait);
@@ -264,13 +271,9 @@ impl Hook {
     fn unpark(&mut self, request: &Parked) {
         self.parked -= 1;
         self.parked_bytes -= request.bytes.len();
-        let source = source_of(&request.ask.from);
-        if let Some(count) = self.parked_by_source.get_mut(&source) {
-            *count -= 1;
-            if *count == 0 {
-                self.parked_by_source.remove(&source);
-            }
-        }
+        let client = request.ask.from;
+        give_back(&mut self.parked_by_source, &source_of(&client));
+        give_back(&mut self.parked_by_network, &Network::of(client.client));
     }
 }
 
@@ -327,6 +330,15 @@ impl<T> Cache<T> {
     }
 }
 
+fn give_back<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
 /// Returns what counts as one source: an IPv4 address or an IPv6 /64.
 fn source_of(from: &FiveTuple) -> IpAddr {
     match canonical(from.client).ip() {
@@ -335,6 +347,9 @@ fn source_of(from: &FiveTuple) -> IpAddr {
     }
 }
 
+/// As many sources may have all their requests waiting in one network (IPv4 /24, IPv6 /48), so that none
+/// has all that may wait.
+const SOURCES_OF_NETWORK: usize = 4;
 /// Longest use of an answer.
 const LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
 /// How long a refused user is not asked about again.

@@ -16,7 +16,7 @@ fn an_allocation_has_a_random_port_of_the_range_and_says_all_about_itself() {
     for number in 1..=8 {
         let reply = lab.allocate_with(client(number), &alice(), |_| {});
         let XorRelayedAddress(relayed) = reply.get().expect("is there");
-        assert!(relayed.port() >= 49152);
+        assert!(relayed.is_ipv4() && relayed.port() >= 49152);
         assert_eq!(reply.get(), Ok(Lifetime(600)));
         assert_eq!(reply.get(), Ok(XorMappedAddress(client(number).client)));
         ports.insert(relayed.port());
@@ -352,9 +352,26 @@ fn a_reserved_port_counts_for_the_quota_and_is_given_back_in_time() {
         lab.server.poll_timeout().map(|(_, timer)| timer),
         Some(Timer::Reservation)
     );
-    lab.advance(30);
+    lab.advance(29);
+    assert_eq!(lab.bound.len(), 2, "it is held");
+    lab.advance(1);
     assert_eq!(lab.bound.len(), 1);
     lab.allocate(client(2), &alice());
+}
+
+#[test]
+fn a_reserved_port_can_be_had_as_long_as_it_is_held() {
+    let mut lab = Lab::new();
+    let next = EvenPort { reserve_next: true };
+    let reply = lab.allocate_with(client(1), &alice(), |writer| {
+        writer.attribute(&next);
+    });
+    let token: ReservationToken = reply.get().expect("is reserved");
+    lab.advance(29);
+    let reply = lab.allocate_with(client(2), &alice(), |writer| {
+        writer.attribute(&token);
+    });
+    assert_eq!(reply.code(), None);
 }
 
 #[test]

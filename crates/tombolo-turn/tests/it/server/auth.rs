@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use tombolo_stun::{
     AttributeType, Class, Key, Lifetime, Method, Nonce, NonceCookie, PasswordAlgorithm,
     PasswordAlgorithms, Realm, RequestedTransport, UserHash, Username,
@@ -138,6 +140,36 @@ fn expired_credentials_are_refused_on_every_request() {
     assert_eq!(lab.refused(Refusal::CredentialsExpired), 4);
 }
 
+/// A machine may start with a wrong clock, or sleep.
+#[test]
+fn credentials_follow_a_clock_that_is_set() {
+    let mut lab = Lab::new();
+    let user = User::until(300, "alice");
+    let set = |lab: &mut Lab, seconds: u64| {
+        let unix_now = Duration::from_secs(UNIX_START + seconds);
+        lab.server.handle_clock(lab.now, unix_now);
+    };
+    set(&mut lab, 7200);
+    assert_eq!(
+        lab.allocate_with(client(1), &user, |_| {}).code(),
+        Some(401)
+    );
+    set(&mut lab, 10);
+    assert_eq!(lab.allocate_with(client(2), &user, |_| {}).code(), None);
+    lab.advance(60);
+    // Of the time since the clock was right, and of a sleep.
+    set(&mut lab, 71);
+    assert_eq!(
+        lab.signed(client(2), &user, Method::REFRESH, |_| {}).code(),
+        None
+    );
+    set(&mut lab, 301);
+    assert_eq!(
+        lab.signed(client(2), &user, Method::REFRESH, |_| {}).code(),
+        Some(401)
+    );
+}
+
 #[test]
 fn an_allocation_outlives_its_credentials_by_one_default_lifetime_at_most() {
     let mut lab = Lab::new();
@@ -172,7 +204,7 @@ fn renewed_credentials_of_the_same_user_carry_on_and_another_users_do_not() {
 
 #[test]
 fn a_nonce_grows_stale_and_the_new_one_works() {
-    let mut lab = Lab::with(|config| config.nonce_lifetime = std::time::Duration::from_secs(60));
+    let mut lab = Lab::with(|config| config.nonce_lifetime = Duration::from_secs(60));
     lab.allocate(client(1), &alice());
     lab.advance(61);
     let reply = lab.signed(client(1), &alice(), Method::REFRESH, |_| {});

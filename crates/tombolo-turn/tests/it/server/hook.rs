@@ -1,5 +1,6 @@
 //! Users about whom the driver is asked.
 
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use tombolo_stun::{Class, Method, Nonce, Realm, RequestedTransport, Username};
@@ -7,7 +8,7 @@ use tombolo_turn::server::{
     AuthError, Command, Credential, FiveTuple, HookMode, Proof, Refusal, Timer,
 };
 
-use super::lab::{Lab, REALM, Reply, User, alice, client, tcp_client};
+use super::lab::{Lab, REALM, Reply, User, address, alice, client, tcp_client};
 
 #[test]
 fn an_unknown_user_is_asked_about_and_comes_in_with_the_answer() {
@@ -187,6 +188,28 @@ fn what_waits_is_bounded_in_all_and_by_source_and_in_bytes() {
             "{limit}"
         );
     }
+}
+
+#[test]
+fn a_network_with_many_subnets_leaves_others_room_to_wait() {
+    let mut lab = lab();
+    let of = |ip: Ipv6Addr| FiveTuple {
+        client: (ip, 1).into(),
+        server: address("[2a00::9]:3478"),
+        ..client(1)
+    };
+    let waits = (0..300)
+        .map(|n| (n, of(Ipv6Addr::new(0x2001, 0x470, 1, n, 0, 0, 0, 1))))
+        .filter(|(n, client)| allocate(&mut lab, *client, &somebody(*n)).is_none());
+    assert_eq!(waits.count(), 4 * 32);
+    let other = of(Ipv6Addr::new(0x2001, 0x470, 2, 0, 0, 0, 0, 1));
+    assert_eq!(allocate(&mut lab, other, &somebody(999)), None);
+    for id in std::mem::take(&mut lab.asked_ids) {
+        lab.server.handle_auth(lab.now, id, Err(AuthError::Refused));
+    }
+    transmits(&mut lab);
+    let again = of(Ipv6Addr::new(0x2001, 0x470, 1, 301, 0, 0, 0, 1));
+    assert_eq!(allocate(&mut lab, again, &somebody(998)), None);
 }
 
 #[test]

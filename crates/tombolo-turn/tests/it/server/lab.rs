@@ -89,6 +89,10 @@ impl Lab {
 
     /// Makes a lab whose server differs from the usual one.
     pub(super) fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::of_seed([1; 32], change)
+    }
+
+    pub(super) fn of_seed(seed: [u8; 32], change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::new([3; 32]);
         config.realm.secrets = vec![SECRET.to_vec()];
         config
@@ -100,7 +104,7 @@ impl Lab {
         config.sockets = vec![address(SERVER)];
         change(&mut config);
         let now = Instant::now();
-        let server = Server::new(config, [1; 32], now, Duration::from_secs(UNIX_START));
+        let server = Server::new(config, seed, now, Duration::from_secs(UNIX_START));
         Self {
             server,
             now,

@@ -260,3 +260,26 @@ fn told(lab: &mut Lab) -> Vec<usize> {
     };
     lab.events.drain(..).filter_map(left).collect()
 }
+
+#[test]
+fn the_ends_of_clients_with_connections_are_told_however_many_wait() {
+    let mut lab = Lab::with(|config| config.limits.events_max = 1);
+    for port in 1..=3 {
+        lab.allocate(tcp_client(port), &alice());
+        lab.allocate(client(port), &alice());
+    }
+    lab.events.clear();
+    for port in 1..=3 {
+        for client in [client(port), tcp_client(port)] {
+            assert!(lab.server.end(lab.now, client));
+        }
+    }
+    lab.drive();
+    let is_told = |wanted| {
+        let is_it =
+            |event: &Event| matches!(event, Event::Closed { client, .. } if *client == wanted);
+        lab.events.iter().any(is_it)
+    };
+    assert!((1..=3).all(|port| is_told(tcp_client(port))));
+    assert!(!is_told(client(3)), "others have a bound");
+}

@@ -126,6 +126,38 @@ fn the_end_of_a_connection_is_told_to_the_shard_that_has_its_allocation() {
     assert_eq!(node.forward(tcp_client(2), packet), None);
 }
 
+/// Its connection is the other shard's, and this one would tell nobody of its end.
+#[test]
+fn a_client_with_a_connection_that_is_passed_on_no_more_is_told_to_be_gone() {
+    let mut node = Node::with(|config| config.limits.per_user.allocations = Some(1));
+    let token = ReservationToken([7, 7, 7, 7, 7, 7, 7, 0]);
+    node.redirect(tcp_client(1), token);
+    node.redirect(client(2), token);
+    let gone = |client| Command::TellGone {
+        shard: ShardIndex(0),
+        client,
+    };
+    let told = &node.shards[1].shard_commands;
+    assert!(told.contains(&gone(tcp_client(1))), "{told:?}");
+    node.redirect(client(3), token);
+    let told = &node.shards[1].shard_commands;
+    assert!(!told.contains(&gone(client(2))), "it has no connection");
+}
+
+#[test]
+fn a_client_with_a_connection_is_passed_on_however_silent_it_was() {
+    let mut node = Node::new();
+    node.redirect(tcp_client(1), ReservationToken([0; 8]));
+    for _ in 0..3 {
+        node.shards[1].advance(3600);
+    }
+    let packet = b"\x40\x00\x00\x00";
+    assert!(node.forward(tcp_client(1), packet).is_some());
+    let shard = &mut node.shards[1];
+    shard.server.handle_client_gone(shard.now, tcp_client(1));
+    assert_eq!(shard.server.poll_timeout(), None);
+}
+
 #[test]
 fn a_client_that_has_two_shards_pass_it_to_each_other_is_at_home_where_it_asked_last() {
     let mut node = Node::new();
