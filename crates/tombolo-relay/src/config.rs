@@ -79,23 +79,27 @@ pub struct RelayConfig {
     /// Networks of proxies that say in front of each TCP or TLS connection whose it is, by a header of
     /// the PROXY protocol, version 1 or 2. They must, and nobody else may. Empty by default.
     pub proxy_protocol: Vec<Cidr>,
-    /// TCP and TLS connections in all; each takes up to 600 KiB if its client reads slowly.
+    /// TCP and TLS connections and DTLS associations in all; each takes up to 600 KiB if its client reads
+    /// slowly. For a newcomer beyond, the oldest one without an allocation is closed of the network
+    /// (IPv4 /16, IPv6 /40) that has the most, or of the source in the newcomer's own network that has.
     pub connections_max: usize,
     /// TCP and TLS connections from one IPv4 address or IPv6 /64 network.
     pub connections_per_source_max: usize,
     /// TLS handshakes under way at once. Each takes about a millisecond of the one thread that serves
-    /// all streams. For a newcomer beyond, the oldest handshake is given up of the network (IPv4 /16,
-    /// IPv6 /40) that has the most.
+    /// all streams. For a newcomer beyond, the oldest handshake is given up as connections are.
     pub handshakes_max: usize,
     /// Such handshakes with one IPv4 address or IPv6 /64 network.
     pub handshakes_per_source_max: usize,
+    /// TLS and DTLS handshakes begun in a second: half of them with one IPv4 /16 or IPv6 /40 at most, and a
+    /// fifth with one IPv4 /24 or IPv6 /48. More are refused.
+    pub handshakes_per_second_max: u32,
     /// Time for a TLS handshake and the first frame together.
     pub first_frame_timeout: Duration,
     /// Time that a TCP or TLS connection may be without an allocation, from its start or from about
     /// the end of its last one; then it is closed, whatever it sends. 30 s by default.
     pub allocation_timeout: Duration,
-    /// Time in which a TCP or TLS client must take what is written to it, at most about 64 KiB at
-    /// once; then its connection is closed.
+    /// Time in which a TCP or TLS client must take something of what is written to it; then its connection
+    /// is closed.
     pub write_timeout: Duration,
 }
 
@@ -156,6 +160,7 @@ impl Default for RelayConfig {
             connections_per_source_max: 128,
             handshakes_max: 256,
             handshakes_per_source_max: 32,
+            handshakes_per_second_max: 500,
             first_frame_timeout: Duration::from_secs(10),
             allocation_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(10),
@@ -189,6 +194,10 @@ impl RelayConfig {
             .unproven_bytes_max
             .div_ceil(shards_u32)
             .max(unproven_floor);
+        part.proven_bytes_max = all
+            .proven_bytes_max
+            .div_ceil(shards_u32)
+            .max(all.proven_bytes_max.min(4 * UNPROVEN_BYTES_MIN));
         part
     }
 

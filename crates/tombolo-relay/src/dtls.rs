@@ -5,7 +5,6 @@
 //! cookie, by an association that is forgotten right away; only a second hello that brings the cookie
 //! back makes one that stays. The answer is never longer than the hello.
 
-mod allowance;
 mod association;
 mod cookie;
 mod exchange;
@@ -25,7 +24,7 @@ use dimpl::Dtls;
 use tokio::{sync::mpsc, task};
 use tombolo_turn::server::{FiveTuple, Transport};
 
-use self::{allowance::Allowances, association::Association, exchange::Exchange, hello::Hello};
+use self::{association::Association, exchange::Exchange, hello::Hello};
 use crate::{
     Certificates,
     link::Connection,
@@ -102,7 +101,6 @@ pub(crate) struct DtlsFront {
     exchange: Exchange,
     out: RefCell<Out>,
     associations: RefCell<HashMap<FiveTuple, Known>>,
-    allowances: RefCell<Allowances>,
 }
 
 /// What the front knows of an association that a task keeps.
@@ -112,6 +110,24 @@ struct Known {
     random: Vec<u8>,
     /// Whether the handshake is over, so that another hello asks for another one.
     is_established: Rc<Cell<bool>>,
+}
+
+/// An association's entry in the front. On drop it is removed, unless there is a successor's: be it by
+/// a panic in the association's task, whose client would stay deaf otherwise.
+struct Place {
+    front: Rc<DtlsFront>,
+    tuple: FiveTuple,
+    is_established: Rc<Cell<bool>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut associations = self.front.associations.borrow_mut();
+        let known = associations.get(&self.tuple);
+        if known.is_some_and(|known| Rc::ptr_eq(&known.is_established, &self.is_established)) {
+            associations.remove(&self.tuple);
+        }
+    }
 }
 
 /// The server's sockets, to send through.
@@ -161,7 +177,6 @@ impl DtlsFront {
             exchange: Exchange::new()?,
             out: RefCell::new(out),
             associations: RefCell::default(),
-            allowances: RefCell::new(Allowances::new(Instant::now())),
         })
     }
 
@@ -202,8 +217,9 @@ impl DtlsFront {
     /// Answers who has proven nothing, with no more bytes than it sent.
     fn on_first_hello(&self, tuple: FiveTuple, hello: &Hello<'_>, datagram: &[u8]) {
         let counters = &self.front.config.counters;
-        let mut allowances = self.allowances.borrow_mut();
+        let mut allowances = self.front.allowances();
         let may_answer = allowances.take_challenge(Instant::now(), tuple.client.ip());
+        drop(allowances);
         let certificate = self.certificates.dtls().filter(|_| may_answer);
         let Some(certificate) = certificate else {
             return counters.dtls_dropped.add(1);
@@ -232,20 +248,19 @@ impl DtlsFront {
         let Some(certificate) = self.certificates.dtls() else {
             return counters.dtls_dropped.add(1);
         };
+        let ip = tuple.client.ip();
+        if !self.front.allowances().take_cookie(Instant::now(), ip) {
+            return counters.dtls_dropped.add(1);
+        }
         let Some(answered) = self.exchange.recognise(tuple.client, hello) else {
             return counters.dtls_failed.add(1);
         };
-        // Whoever has all that one source may have takes nothing of what all have together.
-        let ip = tuple.client.ip();
-        let Some(handshake) = self.front.handshakes.take(ip) else {
-            return counters.handshakes_refused.add(1);
+        let Some(handshake) = self.front.begin_handshake(ip) else {
+            return;
         };
         let Some(seat) = self.front.connections.take(ip) else {
             return counters.refused.add(1);
         };
-        if !self.allowances.borrow_mut().take_handshake(Instant::now()) {
-            return counters.dtls_dropped.add(1);
-        }
         let exchange = &self.exchange;
         let Some(dtls) = exchange.accept(&certificate, tuple.client, &answered, datagram) else {
             return counters.dtls_failed.add(1);
@@ -263,37 +278,36 @@ impl DtlsFront {
         (seat, handshake): (Seat, Seat),
     ) {
         let (sender, receiver) = mpsc::channel(DATAGRAMS_MAX);
+        let is_established = Rc::default();
         let known = Known {
             datagrams: sender,
             random,
-            is_established: Rc::default(),
+            is_established: Rc::clone(&is_established),
+        };
+        let place = Place {
+            front: Rc::clone(self),
+            tuple,
+            is_established,
         };
         let (connection, queue) = Connection::new();
+        seat.is_for(queue.state());
         let association = Association {
             front: Rc::clone(self),
             tuple,
             shard: self.front.config.shards[shard].clone(),
             dtls,
             datagrams: receiver,
-            is_established: Rc::clone(&known.is_established),
+            place,
             connection: Some(connection),
+            enrolled: None,
             queue,
             buffer: vec![0; DATAGRAM_BYTES_MAX],
             handshake: Some(handshake),
-            _seat: seat,
+            seat,
         };
         // A predecessor loses its datagrams, and ends.
         self.associations.borrow_mut().insert(tuple, known);
         task::spawn_local(association.run());
-    }
-
-    /// Forgets an association that has ended, unless it has a successor.
-    fn forget(&self, tuple: FiveTuple, is_established: &Rc<Cell<bool>>) {
-        let mut associations = self.associations.borrow_mut();
-        let known = associations.get(&tuple);
-        if known.is_some_and(|known| Rc::ptr_eq(&known.is_established, is_established)) {
-            associations.remove(&tuple);
-        }
     }
 
     fn send(&self, tuple: FiveTuple, datagram: &[u8]) {

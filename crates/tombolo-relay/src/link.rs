@@ -12,6 +12,7 @@ use std::{
 
 use tokio::{
     net::TcpStream,
+    runtime::Handle,
     sync::{mpsc, oneshot, watch},
 };
 use tombolo_turn::server::{
@@ -183,6 +184,50 @@ impl ShardLink {
         self.waker.wake();
         is_sent
     }
+
+    /// Makes a connection known to the shard; `None` if the shard is gone.
+    pub(crate) async fn enrol(
+        &self,
+        client: FiveTuple,
+        connection: Connection,
+    ) -> Option<Enrolled> {
+        let enrolled = Enrolled {
+            shard: self.clone(),
+            client,
+            state: Arc::clone(&connection.state),
+        };
+        let opened = FromStream::Opened(client, connection);
+        self.frame(opened).await.then_some(enrolled)
+    }
+}
+
+/// A shard knows a connection. On drop it is told that this has ended, be it by a panic in the
+/// connection's task.
+pub(crate) struct Enrolled {
+    shard: ShardLink,
+    client: FiveTuple,
+    state: Arc<ConnectionState>,
+}
+
+impl Enrolled {
+    pub(crate) fn shard(&self) -> &ShardLink {
+        &self.shard
+    }
+}
+
+impl Drop for Enrolled {
+    fn drop(&mut self) {
+        let closed = FromStream::Closed(self.client, Arc::clone(&self.state));
+        let sent = self.shard.frames.try_send(closed);
+        self.shard.waker.wake();
+        // Where all ends there is no runtime, and nobody to be told.
+        if let Err(mpsc::error::TrySendError::Full(closed)) = sent
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let shard = self.shard.clone();
+            runtime.spawn(async move { shard.frame(closed).await });
+        }
+    }
 }
 
 /// The shard's end of a stream connection: a bounded queue of frames to be written.
@@ -232,6 +277,10 @@ impl ConnectionState {
     pub(crate) fn is_allocated(&self) -> bool {
         self.is_allocated.load(Ordering::Relaxed)
     }
+
+    pub(crate) fn set_allocated(&self, is_allocated: bool) {
+        self.is_allocated.store(is_allocated, Ordering::Relaxed);
+    }
 }
 
 /// The connection's end of the queue.
@@ -252,6 +301,25 @@ pub(crate) enum Batch {
     Join(Box<Join>),
     /// The shard has let go of the connection.
     Over,
+}
+
+/// What the loss of a frame means for its connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// Nothing: it carries a packet, or tells of something that nobody asked about.
+    Tolerable,
+    /// The client waits for it in vain: better to start again.
+    Fatal,
+}
+
+impl Loss {
+    /// What that of a message of the server means.
+    pub(crate) fn of(message: &[u8]) -> Self {
+        match message {
+            [first, second, ..] if first & 0x01 == 0 && second & 0x10 != 0 => Self::Tolerable,
+            _ => Self::Fatal,
+        }
+    }
 }
 
 /// What became of a frame for a stream connection.
@@ -283,10 +351,20 @@ impl Connection {
         )
     }
 
-    pub(crate) fn send(&self, frame: Vec<u8>) -> Queued {
+    /// Queues a frame. One whose loss is tolerable leaves room for others: so no peer fills the queue so
+    /// that a reply is lost.
+    pub(crate) fn send(&self, frame: Vec<u8>, loss: Loss) -> Queued {
         let len = frame.len();
-        if self.state.queue_bytes.load(Ordering::Relaxed) + len > QUEUE_BYTES_MAX {
-            return Queued::Full;
+        let (spare_frames, spare_bytes) = match loss {
+            Loss::Tolerable => (QUEUE_FRAMES_MAX / 8, QUEUE_BYTES_MAX / 8),
+            Loss::Fatal => (0, 0),
+        };
+        let queued = self.state.queue_bytes.load(Ordering::Relaxed);
+        if self.queue.capacity() <= spare_frames || queued + len > QUEUE_BYTES_MAX - spare_bytes {
+            return match self.queue.is_closed() {
+                true => Queued::Gone,
+                false => Queued::Full,
+            };
         }
         self.state.queue_bytes.fetch_add(len, Ordering::Relaxed);
         match self.queue.try_send(ToStream::Frame(frame)) {
@@ -320,9 +398,7 @@ impl Connection {
     }
 
     pub(crate) fn set_allocated(&self, is_allocated: bool) {
-        self.state
-            .is_allocated
-            .store(is_allocated, Ordering::Relaxed);
+        self.state.set_allocated(is_allocated);
     }
 }
 
@@ -383,3 +459,97 @@ const FRAMES_MAX: usize = 1024;
 const QUEUE_FRAMES_MAX: usize = 1024;
 /// Bytes that may wait for one connection.
 const QUEUE_BYTES_MAX: usize = 512 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::LocalSet;
+    use tombolo_stun::{Class, MessageWriter, Method, TransactionId};
+    use tombolo_turn::server::Transport;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_shard_is_told_of_the_end_of_a_connection_whose_task_panics() {
+        let (link, mut inbox) = shard();
+        let tasks = LocalSet::new();
+        let task = tasks.spawn_local(async move {
+            let (connection, _queue) = Connection::new();
+            let _enrolled = link.enrol(client(), connection).await;
+            panic!("as the test wants it");
+        });
+        tasks.await;
+        assert!(task.await.is_err_and(|error| error.is_panic()));
+        let opened = inbox.frames.recv().await;
+        let Some(FromStream::Opened(_, connection)) = opened else {
+            panic!("it was not opened");
+        };
+        let closed = inbox.frames.recv().await;
+        assert!(matches!(closed, Some(FromStream::Closed(_, state)) if connection.is(&state)));
+    }
+
+    #[tokio::test]
+    async fn a_shard_that_is_busy_is_told_of_the_end_of_a_connection_later() {
+        let (link, mut inbox) = shard();
+        let (connection, _queue) = Connection::new();
+        let enrolled = link.enrol(client(), connection).await;
+        while link.pass_on(FromStream::Gone(client())).is_ok() {}
+        drop(enrolled);
+        for _ in 0..FRAMES_MAX {
+            inbox.frames.recv().await;
+        }
+        let closed = inbox.frames.recv().await;
+        assert!(matches!(closed, Some(FromStream::Closed(..))));
+    }
+
+    #[test]
+    fn what_peers_send_leaves_room_for_replies() {
+        for payload in [20, 2000] {
+            let (connection, _queue) = Connection::new();
+            while connection.send(vec![0; payload], Loss::Tolerable) == Queued::Taken {}
+            for _ in 0..32 {
+                let reply = connection.send(vec![0; 200], Loss::Fatal);
+                assert_eq!(reply, Queued::Taken, "beside frames of {payload}");
+            }
+            let packet = connection.send(vec![0; payload], Loss::Tolerable);
+            assert_eq!(packet, Queued::Full);
+            while connection.send(vec![0; 200], Loss::Fatal) == Queued::Taken {}
+            assert!(connection.state.queue_bytes.load(Ordering::Relaxed) <= QUEUE_BYTES_MAX);
+        }
+    }
+
+    #[test]
+    fn a_client_waits_for_replies_and_not_for_indications() {
+        for (class, is_tolerable) in [
+            (Class::Indication, true),
+            (Class::Success, false),
+            (Class::Error, false),
+        ] {
+            for method in [Method::DATA, Method::CONNECTION_ATTEMPT, Method::REFRESH] {
+                let mut bytes = Vec::new();
+                MessageWriter::new(&mut bytes, class, method, TransactionId([1; 12]));
+                assert_eq!(Loss::of(&bytes) == Loss::Tolerable, is_tolerable);
+            }
+        }
+    }
+
+    #[test]
+    fn a_connection_that_has_ended_is_gone_however_full_its_queue_is() {
+        let (connection, queue) = Connection::new();
+        while connection.send(vec![0; 200], Loss::Tolerable) == Queued::Taken {}
+        drop(queue);
+        let packet = connection.send(vec![0; 200], Loss::Tolerable);
+        assert_eq!(packet, Queued::Gone);
+    }
+
+    fn shard() -> (ShardLink, ShardInbox) {
+        ShardLink::new(Waker::new().expect("there are descriptors"))
+    }
+
+    fn client() -> FiveTuple {
+        FiveTuple {
+            transport: Transport::Tcp,
+            client: ([192, 0, 2, 1], 1).into(),
+            server: ([192, 0, 2, 2], 3478).into(),
+        }
+    }
+}

@@ -8,7 +8,7 @@ use std::{
 
 use socket2::{Domain, Socket, TcpKeepalive, Type};
 
-use crate::{BindError, Certificates, RelayAddrs, RelayConfig, error::Protocol, socket::UdpSocket};
+use crate::{BindError, RelayAddrs, RelayConfig, error::Protocol, socket::UdpSocket};
 
 /// All listening sockets of a relay; the UDP ones once for each shard.
 pub(crate) struct Listeners {
@@ -27,8 +27,8 @@ impl Listeners {
             Ok((udp, bind_tcp(&bound)?))
         })?;
         let alternate = retry_if_free(&config.listen_udp, || bind_udp(&config.listen_udp))?;
-        let certificates = config.tls.as_ref().filter(|_| config.dtls);
-        let has_dtls = certificates.is_some_and(Certificates::has_dtls);
+        // With any key: another one may take its place, and then there is DTLS.
+        let has_dtls = config.tls.is_some() && config.dtls;
         let (dtls, tls) = retry_if_free(&config.listen_tls, || {
             if !has_dtls {
                 return Ok((Vec::new(), bind_tcp(&config.listen_tls)?));

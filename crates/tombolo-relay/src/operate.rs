@@ -13,7 +13,9 @@ use thiserror::Error;
 use tombolo_turn::server::{AllocationInfo, Cidr, Drain, Server};
 use tracing::info;
 
-use crate::{HookError, IoMode, Relay, RelayConfig, link::Control};
+use crate::{
+    HookError, IoMode, Relay, RelayConfig, link::Control, relay::warn_without_dtls, shard::unix_now,
+};
 
 /// Which allocations are meant; what is `None` is not looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -192,6 +194,16 @@ impl Relay {
         info!(?alternates, "the relay drains");
     }
 
+    /// The same, but a drain that is on stays as it is.
+    pub fn drain_if_not(&self, drain: &Drain) {
+        let drain = drain.clone();
+        self.ask(Patience::Long, move |core, now| {
+            if !core.is_draining() {
+                core.drain(now, drain.clone());
+            }
+        });
+    }
+
     /// Makes allocations again.
     pub fn undrain(&self) {
         self.ask(Patience::Long, |core, _| core.undrain());
@@ -209,10 +221,12 @@ impl Relay {
         let core_config = self.core_config(config)?;
         let hook = self.start_hook(config)?;
         self.ask(Patience::Long, move |core, now| {
+            core.handle_clock(now, unix_now());
             core.reconfigure(now, core_config.clone());
         });
         self.set_hook(hook.as_ref());
         self.streams.set_bounds(config);
+        warn_without_dtls(config);
         info!("the relay has another configuration");
         Ok(())
     }

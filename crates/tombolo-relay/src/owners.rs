@@ -83,10 +83,16 @@ impl PortOwners {
         Some(ShardIndex(u8::try_from(owner.checked_sub(1)?).ok()?))
     }
 
-    /// Notes that a relayed address for TCP listens, or does no more.
-    pub(crate) fn set_listening(&self, address: RelayAddr, is_listening: bool) {
+    /// Takes an address to listen at for TCP; `false` if a shard has it already.
+    pub(crate) fn claim_listener(&self, address: RelayAddr) -> bool {
+        let place = self.place(address.0);
+        place.is_some_and(|place| !self.listeners[place].swap(true, Ordering::AcqRel))
+    }
+
+    /// Gives such an address back.
+    pub(crate) fn release_listener(&self, address: RelayAddr) {
         if let Some(place) = self.place(address.0) {
-            self.listeners[place].store(is_listening, Ordering::Release);
+            self.listeners[place].store(false, Ordering::Release);
         }
     }
 
@@ -164,11 +170,24 @@ mod tests {
             assert_eq!(owners.may_connect(address), !is_guarded, "{text}");
         }
         let listening = address("192.0.2.1:50000");
-        owners.set_listening(RelayAddr(listening), true);
+        assert!(owners.claim_listener(RelayAddr(listening)));
+        assert!(!owners.claim_listener(RelayAddr(listening)), "one has it");
         assert!(owners.may_connect(listening));
         assert!(!owners.may_connect(address("192.0.2.1:50001")));
-        owners.set_listening(RelayAddr(listening), false);
+        owners.release_listener(RelayAddr(listening));
         assert!(!owners.may_connect(listening));
+    }
+
+    #[test]
+    fn a_relayed_address_for_tcp_has_one_owner_too() {
+        let owners = PortOwners::new(&["192.0.2.1", "2001:db8::1"].map(ip));
+        for text in ["192.0.2.1:50000", "[2001:db8::1]:50000"] {
+            let address = RelayAddr(text.parse().expect("a literal"));
+            assert!(owners.claim_listener(address));
+            assert!(!owners.claim_listener(address), "one has it");
+            owners.release_listener(address);
+            assert!(owners.claim_listener(address));
+        }
     }
 
     #[test]

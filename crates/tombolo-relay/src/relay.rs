@@ -4,11 +4,11 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{Arc, mpsc::sync_channel},
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use tokio::runtime::Handle;
-use tombolo_turn::server::{self, Server, ShardIndex};
+use tombolo_turn::server::{self, ProvenAddresses, Server, ShardIndex};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     operate::Layout,
     owners::PortOwners,
     sentinel::Sentinels,
-    shard::{Peers, Shard, ShardSockets},
+    shard::{Peers, Shard, ShardSockets, unix_now},
     socket::{UdpSocket, Waker, raise_open_files_limit},
     stats::{HookCounters, StreamCounters},
     steering::{SteeredSockets, Steering},
@@ -91,6 +91,7 @@ impl Relay {
         // Tickets of another life of this node are those of another node.
         let [a, b, c, d, ..] = random()?;
         core_config.node = [a, b, c, d];
+        core_config.proven = proven_addresses(shard_count)?;
         let runtime = Streams::runtime()?;
         let (links, inboxes) = shard_links(shard_count, inlet.as_ref())?;
         let ways = ways(&config, shard_count)?;
@@ -244,10 +245,7 @@ impl ShardThread {
     ) -> Result<Self, BindError> {
         let index = usize::from(config.shard.0);
         let link = links[index].clone();
-        let unix_now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let core = Server::new(config, random()?, Instant::now(), unix_now);
+        let core = Server::new(config, random()?, Instant::now(), unix_now());
         let peers = Peers::new(streams.clone(), link.clone());
         let shard = Shard::new(core, inbox, Arc::clone(links), sockets, peers)?;
         let name = format!("relay-{index}");
@@ -321,12 +319,10 @@ fn dtls_ends(
     listeners: &Listeners,
     counters: &Arc<StreamCounters>,
 ) -> Result<Option<DtlsEnds>, BindError> {
-    let Some(certificates) = config.tls.as_ref().filter(|_| config.dtls) else {
+    if config.tls.is_none() || !config.dtls {
         return Ok(None);
-    };
-    if !certificates.has_dtls() {
-        warn!("no DTLS: it needs a certificate whose key is on the curve P-256 or P-384");
     }
+    warn_without_dtls(config);
     let sockets = listeners.udp.first().into_iter().flatten();
     let clones: Vec<UdpSocket> = sockets
         .map(UdpSocket::try_clone)
@@ -334,6 +330,14 @@ fn dtls_ends(
     let out = Out::new(clones);
     let (inlet, outlet) = dtls::queue(counters);
     Ok(out.map(|out| (inlet, (outlet, out))))
+}
+
+/// Says that there is no DTLS where there would be with another key.
+pub(crate) fn warn_without_dtls(config: &RelayConfig) {
+    let certificates = config.tls.as_ref().filter(|_| config.dtls);
+    if certificates.is_some_and(|certificates| !certificates.has_dtls()) {
+        warn!("no DTLS: it needs a certificate whose key is on the curve P-256 or P-384");
+    }
 }
 
 fn check(config: &RelayConfig) -> Result<(), BindError> {
@@ -493,6 +497,14 @@ fn own_ips(config: &RelayConfig) -> io::Result<Vec<IpAddr>> {
     Ok(configured
         .chain(interfaces.iter().map(if_addrs::Interface::ip))
         .collect())
+}
+
+/// What shards tell each other of who has authenticated.
+fn proven_addresses(shards: usize) -> Result<Option<Arc<ProvenAddresses>>, BindError> {
+    let mut secret = [0; 16];
+    getrandom::fill(&mut secret).map_err(io::Error::from)?;
+    let proven = ProvenAddresses::new(Instant::now(), secret);
+    Ok((shards > 1).then(|| Arc::new(proven)))
 }
 
 fn random() -> Result<[u8; 32], BindError> {

@@ -23,7 +23,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, mpsc::TryRecvError},
-    time::Instant,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use tombolo_turn::server::{FiveTuple, Server, ShardIndex, Transmit};
@@ -59,6 +59,8 @@ pub(crate) struct Shard {
     alarm: Alarm,
     /// Counts the turns of the loop.
     turn: u32,
+    /// When the core is told the time of day again.
+    clock_due: Instant,
     /// Indexed by the number in [`SocketId::Server`].
     servers: Vec<ServerSocket>,
     relays: RelaySide,
@@ -146,6 +148,7 @@ impl Shard {
             poller,
             alarm,
             turn: 0,
+            clock_due: Instant::now() + CLOCK_INTERVAL,
             servers,
             relays,
             connections: HashMap::new(),
@@ -180,6 +183,10 @@ impl Shard {
     /// Handles what is ready.
     fn handle_turn(&mut self, now: Instant) -> io::Result<Next> {
         self.turn = self.turn.wrapping_add(1);
+        if now >= self.clock_due {
+            self.clock_due = now + CLOCK_INTERVAL;
+            self.core.handle_clock(now, unix_now());
+        }
         self.is_eventful = self.is_woken;
         self.note_ready();
         let next = if self.is_woken {
@@ -325,6 +332,14 @@ impl Shard {
     }
 }
 
+/// The time of day, which may be set and stands still in no sleep.
+pub(crate) fn unix_now() -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default()
+}
+
+/// A shard that has nothing to do needs no clock: it looks as soon as something comes.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(60);
 /// Orders handled before packets get their turn.
 const CONTROLS_PER_TURN: usize = 64;
 /// Frames from streams handled before datagrams get their turn.

@@ -67,6 +67,9 @@ pub struct IoStats {
     pub stream_frames: u64,
     /// Frames dropped because their stream's client reads too slowly.
     pub stream_frames_dropped: u64,
+    /// Packets and replies that were lost for other reasons: the client's connection has just ended, no
+    /// socket has the address, or the packet is too long for its way or does not say where it came to.
+    pub lost: u64,
     /// Relay ports bound now (a gauge).
     pub relay_ports: u64,
     /// Relay ports that could not be bound.
@@ -93,13 +96,17 @@ pub struct StreamStats {
     pub open: u64,
     /// Connections closed at once because there were too many, in all or from their source.
     pub refused: u64,
+    /// Connections without an allocation that were closed for newcomers, since their networks had the
+    /// most.
+    pub displaced: u64,
     /// Connections closed because a trusted proxy did not say whose they are.
     pub proxy_malformed: u64,
     /// Connections closed because whom nobody trusts said whose they are.
     pub proxy_untrusted: u64,
     /// TLS and DTLS handshakes under way (a gauge).
     pub handshakes: u64,
-    /// Handshakes not begun because there were too many, in all or with their source.
+    /// Handshakes not begun because there were too many, at once or in a second, in all or with their
+    /// source.
     pub handshakes_refused: u64,
     /// TLS and DTLS handshakes that were given up for newcomers, since their networks had the most.
     pub handshakes_displaced: u64,
@@ -133,6 +140,7 @@ impl StreamStats {
     pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
         [
             ("too many connections", self.refused),
+            ("connection closed for a newcomer", self.displaced),
             ("proxy does not say who the client is", self.proxy_malformed),
             ("proxy header of whom nobody trusts", self.proxy_untrusted),
             ("too many handshakes", self.handshakes_refused),
@@ -248,6 +256,7 @@ pub(crate) struct StreamCounters {
     pub(crate) accepted: Counter,
     pub(crate) open: Counter,
     pub(crate) refused: Counter,
+    pub(crate) displaced: Counter,
     pub(crate) proxy_malformed: Counter,
     pub(crate) proxy_untrusted: Counter,
     pub(crate) handshakes: Counter,
@@ -272,6 +281,7 @@ impl StreamCounters {
             accepted: self.accepted.get(),
             open: self.open.get(),
             refused: self.refused.get(),
+            displaced: self.displaced.get(),
             proxy_malformed: self.proxy_malformed.get(),
             proxy_untrusted: self.proxy_untrusted.get(),
             handshakes: self.handshakes.get(),

@@ -2,14 +2,28 @@
 //! and writes what the shards have for them. DTLS is served on the same thread.
 
 mod admission;
+mod allowance;
 mod connection;
+mod idle;
 mod meter;
 mod outlet;
 mod peer;
 mod seats;
 mod splice;
 
-use std::{hash::RandomState, io, rc::Rc, sync::Arc, thread, time::Duration};
+use std::{
+    cell::{RefCell, RefMut},
+    hash::RandomState,
+    io,
+    net::IpAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use tokio::{
     net::TcpListener,
@@ -24,7 +38,8 @@ use tracing::{error, warn};
 
 use self::{
     admission::Admitted,
-    seats::{Bounds, Seats, WhenFull},
+    allowance::Allowances,
+    seats::{Bounds, Seats},
 };
 pub(crate) use self::{
     meter::Meters,
@@ -74,10 +89,10 @@ pub(crate) struct StreamsConfig {
 /// network. Clones share what they hold, so that a new configuration reaches the thread.
 #[derive(Clone)]
 pub(crate) struct StreamBounds {
-    /// More are closed at once, and counted.
     connections: Arc<Bounds>,
-    /// Of TLS and DTLS. For more, the oldest of those whose networks have the most are given up.
+    /// Of TLS and DTLS.
     handshakes: Arc<Bounds>,
+    handshakes_per_second: Arc<AtomicU32>,
 }
 
 impl StreamBounds {
@@ -85,6 +100,7 @@ impl StreamBounds {
         Self {
             connections: Bounds::new(Self::for_connections(config)),
             handshakes: Bounds::new(Self::for_handshakes(config)),
+            handshakes_per_second: Arc::new(config.handshakes_per_second_max.into()),
         }
     }
 
@@ -92,6 +108,8 @@ impl StreamBounds {
     fn set(&self, config: &RelayConfig) {
         self.connections.set(Self::for_connections(config));
         self.handshakes.set(Self::for_handshakes(config));
+        self.handshakes_per_second
+            .store(config.handshakes_per_second_max, Ordering::Relaxed);
     }
 
     fn for_connections(config: &RelayConfig) -> (usize, usize) {
@@ -207,28 +225,48 @@ impl Drop for StreamsRuntime {
 pub(crate) struct Front {
     pub(crate) config: StreamsConfig,
     pub(crate) connections: Rc<Seats>,
-    pub(crate) handshakes: Rc<Seats>,
+    handshakes: Rc<Seats>,
+    allowances: RefCell<Allowances>,
 }
 
 impl Front {
     fn new(config: StreamsConfig) -> Rc<Self> {
-        let connections = Seats::new(
-            &config.bounds.connections,
-            WhenFull::Refuse,
-            &config.counters,
-            |counters| &counters.open,
-        );
-        let handshakes = Seats::new(
-            &config.bounds.handshakes,
-            WhenFull::Displace,
-            &config.counters,
-            |counters| &counters.handshakes,
-        );
+        let connections = Seats::new(&config.bounds.connections, &config.counters, |counters| {
+            &counters.open
+        });
+        let handshakes = Seats::new(&config.bounds.handshakes, &config.counters, |counters| {
+            &counters.handshakes
+        });
         Rc::new(Self {
             config,
             connections,
             handshakes,
+            allowances: RefCell::new(Allowances::new(std::time::Instant::now())),
         })
+    }
+
+    /// What is left of what may be done for strangers in a second.
+    pub(crate) fn allowances(&self) -> RefMut<'_, Allowances> {
+        self.allowances.borrow_mut()
+    }
+
+    /// A seat for a handshake with a client whose address is its own; counts it where there is none.
+    /// Whoever has all that one source may have takes nothing of what all have together, and whoever has
+    /// none left in this second displaces nobody.
+    pub(crate) fn begin_handshake(&self, client: IpAddr) -> Option<Seat> {
+        let now = std::time::Instant::now();
+        let max = self
+            .config
+            .bounds
+            .handshakes_per_second
+            .load(Ordering::Relaxed);
+        let has = self.allowances().has_handshake(now, client, max);
+        let seat = has.then(|| self.handshakes.take(client)).flatten();
+        let seat = seat.filter(|_| self.allowances().take_handshake(now, client, max));
+        if seat.is_none() {
+            self.config.counters.handshakes_refused.add(1);
+        }
+        seat
     }
 }
 
@@ -301,6 +339,8 @@ async fn accept(front: Rc<Front>, listener: TcpListener, speaks: Speaks) {
                     }
                     None => front.config.counters.refused.add(1),
                 }
+                // Whoever has lost a seat closes its connection before there is another one.
+                task::yield_now().await;
             }
             Err(error) => {
                 // Out of descriptors, most likely: give the others time to end.
@@ -311,11 +351,19 @@ async fn accept(front: Rc<Front>, listener: TcpListener, speaks: Speaks) {
     }
 }
 
-async fn serve_one(front: Rc<Front>, mut admitted: Admitted, speaks: Speaks) {
+async fn serve_one(front: Rc<Front>, admitted: Admitted, speaks: Speaks) {
+    let displaced = admitted.seat.displaced();
+    tokio::select! {
+        () = serve_admitted(&front, admitted, speaks) => {}
+        () = displaced => front.config.counters.displaced.add(1),
+    }
+}
+
+async fn serve_admitted(front: &Front, mut admitted: Admitted, speaks: Speaks) {
     let config = &front.config;
     let accepted = Instant::now();
     let first_frame_by = accepted + config.first_frame_timeout;
-    let ends = match timeout_at(first_frame_by, admitted.ends(&front)).await {
+    let ends = match timeout_at(first_frame_by, admitted.ends(front)).await {
         Ok(Ok(ends)) => ends,
         Ok(Err(None)) => return,
         Ok(Err(Some(counter))) => return counter.add(1),
@@ -336,16 +384,12 @@ async fn serve_one(front: Rc<Front>, mut admitted: Admitted, speaks: Speaks) {
         server: ends.server,
     };
     // The seat is kept until the end.
-    let Admitted {
-        stream,
-        seat: _seat,
-        ..
-    } = admitted;
+    let Admitted { stream, seat, .. } = admitted;
     let Some(certificates) = certificates else {
-        return connection::run(config, tuple, stream, accepted).await;
+        return connection::run(config, tuple, stream, (accepted, &seat)).await;
     };
-    let Some(handshake_seat) = front.handshakes.take(ends.client.ip()) else {
-        return config.counters.handshakes_refused.add(1);
+    let Some(handshake_seat) = front.begin_handshake(ends.client.ip()) else {
+        return;
     };
     let handshake = TlsAcceptor::from(certificates.tls()).accept(stream);
     let handshake = tokio::select! {
@@ -354,7 +398,7 @@ async fn serve_one(front: Rc<Front>, mut admitted: Admitted, speaks: Speaks) {
     };
     drop(handshake_seat);
     match handshake {
-        Ok(Ok(stream)) => connection::run(config, tuple, stream, accepted).await,
+        Ok(Ok(stream)) => connection::run(config, tuple, stream, (accepted, &seat)).await,
         Ok(Err(_)) => config.counters.tls_failed.add(1),
         Err(_) => config.counters.timed_out.add(1),
     }

@@ -1,6 +1,6 @@
 //! One association: records to frames, frames to records.
 
-use std::{cell::Cell, future::pending, rc::Rc};
+use std::{future::pending, rc::Rc};
 
 use dimpl::{Dtls, Output};
 use tokio::{
@@ -10,9 +10,9 @@ use tokio::{
 use tombolo_turn::server::FiveTuple;
 use tracing::debug;
 
-use super::DtlsFront;
+use super::{DtlsFront, Place};
 use crate::{
-    link::{Batch, Connection, ConnectionQueue, FromStream, ShardLink},
+    link::{Batch, Connection, ConnectionQueue, Enrolled, FromStream, ShardLink},
     stream::Seat,
 };
 
@@ -23,15 +23,17 @@ pub(super) struct Association {
     pub(super) shard: ShardLink,
     pub(super) dtls: Dtls,
     pub(super) datagrams: mpsc::Receiver<Vec<u8>>,
-    pub(super) is_established: Rc<Cell<bool>>,
+    pub(super) place: Place,
     /// Given to the shard once the handshake is over.
     pub(super) connection: Option<Connection>,
+    /// What the shard has done with it.
+    pub(super) enrolled: Option<Enrolled>,
     pub(super) queue: ConnectionQueue,
     /// Room for whatever the library puts out.
     pub(super) buffer: Vec<u8>,
     /// Given back once the handshake is over.
     pub(super) handshake: Option<Seat>,
-    pub(super) _seat: Seat,
+    pub(super) seat: Seat,
 }
 
 /// Why an association ended.
@@ -46,6 +48,8 @@ enum End {
     /// No handshake in time, or no allocation.
     Silent,
     /// Its handshake was given up for somebody else's.
+    HandshakeDisplaced,
+    /// Its seat was.
     Displaced,
 }
 
@@ -55,31 +59,27 @@ enum Next {
     Shard(Batch),
     Timer,
     Deadline,
+    HandshakeDisplaced,
     Displaced,
 }
 
 impl Association {
     /// Serves the client until either side has enough of it.
     pub(super) async fn run(mut self) {
-        let state = self.queue.state();
         let end = self.serve().await;
         let counters = &self.front.front.config.counters;
         match end {
             End::Closed | End::LetGo => {}
             End::Failed => counters.dtls_failed.add(1),
             End::Silent => counters.timed_out.add(1),
-            End::Displaced => counters.handshakes_displaced.add(1),
+            End::HandshakeDisplaced => counters.handshakes_displaced.add(1),
+            End::Displaced => counters.displaced.add(1),
         }
         if self.dtls.close().is_ok() {
             // What comes besides the farewell has nobody to go to.
             let _ = self.drain().await;
         }
         debug!(client = ?self.tuple, reason = ?end, "association ended");
-        self.front.forget(self.tuple, &self.is_established);
-        if self.is_established.get() {
-            let closed = FromStream::Closed(self.tuple, state);
-            self.shard.frame(closed).await;
-        }
     }
 
     async fn serve(&mut self) -> End {
@@ -89,12 +89,12 @@ impl Association {
         let mut deadline = Instant::now() + first_frame_timeout;
         let mut frame = Vec::new();
         loop {
-            let was_established = self.is_established.get();
+            let was_established = self.place.is_established.get();
             let timer = match self.drain().await {
                 Ok(timer) => timer,
                 Err(end) => return end,
             };
-            if self.is_established.get() && !was_established {
+            if self.place.is_established.get() && !was_established {
                 deadline = Instant::now() + patience;
             }
             let next = tokio::select! {
@@ -102,7 +102,8 @@ impl Association {
                 batch = self.queue.next(&mut frame, 0) => Next::Shard(batch),
                 () = sleep_until(timer) => Next::Timer,
                 () = sleep_until(deadline) => Next::Deadline,
-                () = displaced(self.handshake.as_ref()) => Next::Displaced,
+                () = displaced(self.handshake.as_ref()) => Next::HandshakeDisplaced,
+                () = self.seat.displaced() => Next::Displaced,
             };
             // The library's clock is set before it sees anything.
             if self.dtls.handle_timeout(std::time::Instant::now()).is_err() {
@@ -120,6 +121,7 @@ impl Association {
                     Ok(())
                 }
                 Next::Deadline => return End::Silent,
+                Next::HandshakeDisplaced => return End::HandshakeDisplaced,
                 Next::Displaced => return End::Displaced,
             };
             if result.is_err() {
@@ -148,9 +150,13 @@ impl Association {
                 }
                 Output::Connected => match self.connection.take() {
                     Some(connection) => {
-                        self.is_established.set(true);
+                        self.place.is_established.set(true);
                         self.handshake = None;
-                        FromStream::Opened(self.tuple, connection)
+                        self.enrolled = self.shard.enrol(self.tuple, connection).await;
+                        match self.enrolled {
+                            Some(_) => continue,
+                            None => return Err(End::LetGo),
+                        }
                     }
                     None => continue,
                 },

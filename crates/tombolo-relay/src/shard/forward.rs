@@ -10,11 +10,11 @@ use super::{
     parcels::Parcels,
     raw_header,
     relays::{RelaySide, ToPeer, Way},
-    reply::Loss,
     token::SocketId,
 };
 use crate::{
     IoStats,
+    link::Loss,
     socket::{Outgoing, Sender, Sent, UdpSocket},
 };
 
@@ -65,6 +65,7 @@ impl Shard {
                     return;
                 }
                 let Some((via, source)) = self.server_for(to.server) else {
+                    self.io.lost += 1;
                     return;
                 };
                 let range = start + range.start..start + range.end;
@@ -97,7 +98,10 @@ impl Shard {
             payload: &self.slots.bytes(slot)[range.clone()],
             is_of_burst: self.slots.count(slot) >= BURST_MIN,
         });
-        let Some(way) = way else { return };
+        let Some(way) = way else {
+            self.io.lost += 1;
+            return;
+        };
         let packet = Queued {
             via: way.via,
             to: way.to,
@@ -190,6 +194,7 @@ impl Shard {
     /// Sends a packet to a peer that is in no slot.
     fn send_to_peer(&mut self, packet: ToPeer<'_>) {
         let Some(way) = self.relays.way(packet) else {
+            self.io.lost += 1;
             return;
         };
         let Way {

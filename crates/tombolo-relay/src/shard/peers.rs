@@ -56,6 +56,11 @@ impl Peers {
         }
     }
 
+    /// Where what takes its time is done for the shard.
+    pub(super) fn streams(&self) -> &Handle {
+        &self.streams
+    }
+
     pub(super) fn listen(&mut self, at: RelayAddr) -> Result<RelayAddr, PortError> {
         let task = listen(&self.streams, self.link.clone(), at).map_err(|error| {
             if error.kind() == io::ErrorKind::AddrInUse {

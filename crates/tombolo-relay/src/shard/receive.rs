@@ -57,8 +57,9 @@ impl Shard {
             end.share = if count == share { share * 2 } else { count }.clamp(1, SLOTS);
             self.filled = count;
             for slot in 0..count {
-                if let Some(at) = self.slots.to(slot) {
-                    self.handle_from_peers(now, slot, RelayAddr(at));
+                match self.slots.to(slot) {
+                    Some(at) => self.handle_from_peers(now, slot, RelayAddr(at)),
+                    None => self.io.lost += 1,
                 }
             }
             self.flush();

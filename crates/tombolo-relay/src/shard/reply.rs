@@ -17,7 +17,7 @@ use super::{
     token::SocketId,
 };
 use crate::{
-    link::{FromStream, Queued},
+    link::{Loss, Queued},
     socket::{Outgoing, SLOTS},
 };
 
@@ -37,7 +37,8 @@ impl Shard {
             match reply.to.transport {
                 Transport::Udp => self.replies.push(reply),
                 Transport::Tcp | Transport::Tls | Transport::Dtls => {
-                    self.send_frame(reply.to, reply.bytes, Loss::Fatal);
+                    let loss = Loss::of(&reply.bytes);
+                    self.send_frame(reply.to, reply.bytes, loss);
                 }
             }
             if self.replies.len() == SLOTS {
@@ -70,14 +71,11 @@ impl Shard {
             Command::ReleasePort(address) => {
                 self.relays.close(address);
                 if self.peers.release(address) {
-                    self.relays.owners().set_listening(address, false);
+                    self.relays.owners().release_listener(address);
                 }
             }
             Command::ListenPort { id, address } => {
-                let result = self.peers.listen(address);
-                if let Ok(address) = result {
-                    self.relays.owners().set_listening(address, true);
-                }
+                let result = self.listen_port(address);
                 self.io.relay_port_errors += u64::from(result.is_err());
                 self.core.handle_port(now, id, result);
             }
@@ -102,9 +100,7 @@ impl Shard {
                 client,
                 bytes,
             } => self.redirect(shard, client, bytes),
-            Command::TellGone { shard, client } => {
-                self.pass_on(shard, FromStream::Gone(client));
-            }
+            Command::TellGone { shard, client } => self.tell_gone(shard, client),
         }
     }
 
@@ -120,6 +116,18 @@ impl Shard {
         })
     }
 
+    /// The kernel would let two shards listen at one address that both have bound at the same time.
+    fn listen_port(&mut self, address: RelayAddr) -> Result<RelayAddr, PortError> {
+        if !self.relays.owners().claim_listener(address) {
+            return Err(PortError::InUse);
+        }
+        let result = self.peers.listen(address);
+        if result.is_err() {
+            self.relays.owners().release_listener(address);
+        }
+        result
+    }
+
     /// A stream connection may be silent as long as it has an allocation.
     fn note(&mut self, event: &Event) {
         debug!(?event, "allocation");
@@ -128,7 +136,10 @@ impl Shard {
             Event::Moving { to, .. } => (to, true),
             Event::Closed { client, .. } | Event::Moved { client, .. } => (client, false),
             Event::Drained { left } => {
-                info!(left, "a shard has drained");
+                match left {
+                    0 => info!("a shard has drained"),
+                    _ => info!(left, "the time to drain a shard is over"),
+                }
                 return;
             }
             _ => return,
@@ -142,6 +153,7 @@ impl Shard {
     fn flush_replies(&mut self) {
         for group in self.replies.chunk_by(|a, b| a.to.server == b.to.server) {
             let Some((via, source)) = self.server_for(group[0].to.server) else {
+                self.io.lost += group.len() as u64;
                 continue;
             };
             let packets = group.iter().map(|reply| Outgoing {
@@ -167,16 +179,18 @@ impl Shard {
     ) {
         match to.transport {
             Transport::Udp => {
-                if let Some((via, source)) = self.server_for(to.server) {
-                    let packet = Outgoing {
-                        to: to.client,
-                        source,
-                        header,
-                        payload,
-                        padding,
-                    };
-                    self.send_one(via, Fragment::Allowed, packet);
-                }
+                let Some((via, source)) = self.server_for(to.server) else {
+                    self.io.lost += 1;
+                    return;
+                };
+                let packet = Outgoing {
+                    to: to.client,
+                    source,
+                    header,
+                    payload,
+                    padding,
+                };
+                self.send_one(via, Fragment::Allowed, packet);
             }
             Transport::Tcp | Transport::Tls | Transport::Dtls => {
                 self.send_frame(to, frame_of(header, payload, padding), Loss::Tolerable);
@@ -187,9 +201,10 @@ impl Shard {
     /// Queues a frame for a stream connection.
     pub(super) fn send_frame(&mut self, to: FiveTuple, frame: Vec<u8>, loss: Loss) {
         let Some(connection) = self.connections.get(&to) else {
+            self.io.lost += 1;
             return;
         };
-        match (connection.send(frame), loss) {
+        match (connection.send(frame, loss), loss) {
             (Queued::Taken, _) => {}
             (Queued::Full, Loss::Tolerable) => self.io.stream_frames_dropped += 1,
             (Queued::Full, Loss::Fatal) | (Queued::Gone, _) => {
@@ -220,13 +235,4 @@ impl Shard {
         };
         Some((SocketId::Server(u32::try_from(position).ok()?), source))
     }
-}
-
-/// What the loss of a frame means for its connection.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Loss {
-    /// Nothing: it carries a packet, and packets get lost.
-    Tolerable,
-    /// The client waits for it in vain: better to start again.
-    Fatal,
 }

@@ -60,8 +60,12 @@ impl UdpSocket {
     pub(crate) fn bind_steered(ip: IpAddr) -> io::Result<Self> {
         let address = SocketAddr::new(ip, 0);
         let socket = open(address)?;
-        // Best effort, as with the server sockets.
-        let _ = socket.set_recv_buffer_size(SERVER_BUFFER_BYTES);
+        // What floods one relayed address takes its room from all of them, so there shall be much. Best
+        // effort: whoever may have ports steered may have more than the usual maximum too.
+        let bytes = SERVER_BUFFER_BYTES as libc::c_int;
+        if set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes).is_err() {
+            let _ = socket.set_recv_buffer_size(SERVER_BUFFER_BYTES);
+        }
         let (level, option) = match ip {
             IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVORIGDSTADDR),
             IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVORIGDSTADDR),
@@ -221,6 +225,16 @@ pub(super) fn set_option(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_for_all_relay_ports_has_a_large_buffer_where_the_process_may() {
+        let ip = IpAddr::from([127, 0, 0, 1]);
+        let steered = UdpSocket::bind_steered(ip).expect("loopback is there");
+        let other = open(SocketAddr::new(ip, 0)).expect("there are descriptors");
+        let may = set_option(&other, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 1 << 20).is_ok();
+        let bytes = steered.socket.recv_buffer_size().expect("it has one");
+        assert!(!may || bytes >= SERVER_BUFFER_BYTES, "{bytes}");
+    }
 
     #[test]
     fn siblings_share_an_address_that_nobody_else_can_take() {

@@ -2,6 +2,7 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
+    io,
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -16,19 +17,22 @@ use tombolo_stun::{Message, stream::frame_len};
 use tombolo_turn::server::{ConnectionId, FiveTuple, Transport};
 use tracing::debug;
 
-use super::{StreamsConfig, splice};
+use super::{Seat, StreamsConfig, splice};
 use crate::link::{
-    Batch, Connection, ConnectionQueue, ConnectionState, FromStream, Join, ShardLink,
+    Batch, Connection, ConnectionQueue, ConnectionState, Enrolled, FromStream, Join, ShardLink,
 };
 
-/// Serves a connection until either side has enough of it.
+/// Serves a connection until either side has enough of it. It was accepted at a time, and has a seat
+/// that it keeps while it is of use.
 pub(super) async fn run(
     config: &StreamsConfig,
     tuple: FiveTuple,
     stream: impl AsyncRead + AsyncWrite,
-    accepted: Instant,
+    (accepted, seat): (Instant, &Seat),
 ) {
     let (connection, mut queue) = Connection::new();
+    let state = queue.state();
+    seat.is_for(Arc::clone(&state));
     let (reader, mut writer) = tokio::io::split(stream);
     let writing = Writing {
         timeout: config.write_timeout,
@@ -40,7 +44,6 @@ pub(super) async fn run(
             WRITE_BYTES
         },
     };
-    let state = queue.state();
     let patience = Patience {
         first_frame_by: accepted + config.first_frame_timeout,
         allocation_by: accepted + config.allocation_timeout,
@@ -62,11 +65,15 @@ pub(super) async fn run(
         outcome = write(&mut queue, &mut writer, &writing, &refused) => outcome,
     };
     let Inflow {
-        reader, buffer, to, ..
+        reader,
+        buffer,
+        to: _to,
+        ..
     } = inflow;
     let end = match outcome {
         Ok(join) => {
             config.counters.joined.add(1);
+            state.set_allocated(true);
             let client = tokio::io::join(buffer.chain(reader), writer);
             splice::run(join, client, &writing).await
         }
@@ -79,9 +86,6 @@ pub(super) async fn run(
         End::SlowReader => config.counters.slow_readers.add(1),
     }
     debug!(client = ?tuple, reason = ?end, "connection ended");
-    if let Destination::Shard(shard) = to {
-        shard.frame(FromStream::Closed(tuple, state)).await;
-    }
 }
 
 /// How long a connection is kept that has no allocation. One that has is only looked at.
@@ -121,15 +125,15 @@ struct Inflow<'a, R> {
     reader: R,
     /// What has come and was not handed over.
     buffer: Vec<u8>,
-    to: Destination<'a>,
+    to: Destination,
     /// Notified when a ConnectionBind has been refused.
     refused: &'a Notify,
 }
 
-enum Destination<'a> {
+enum Destination {
     /// The first frame decides, and then the shard gets this.
     Undecided(Connection),
-    Shard(&'a ShardLink),
+    Shard(Enrolled),
     /// The shard is gone.
     Nowhere,
 }
@@ -198,23 +202,19 @@ impl<'a, R: AsyncRead + Unpin> Inflow<'a, R> {
     }
 
     async fn hand_over(&mut self, frame: Vec<u8>) -> Result<(), End> {
-        let shard = match std::mem::replace(&mut self.to, Destination::Nowhere) {
+        let to = std::mem::replace(&mut self.to, Destination::Nowhere);
+        self.to = match to {
             Destination::Undecided(connection) => {
-                let shard = self.shard_of(&frame);
-                let opened = FromStream::Opened(self.tuple, connection);
-                self.to = Destination::Shard(shard);
-                if !shard.frame(opened).await {
-                    return Err(End::Closed);
-                }
-                shard
+                let enrolled = self.shard_of(&frame).enrol(self.tuple, connection).await;
+                enrolled.map_or(Destination::Nowhere, Destination::Shard)
             }
-            Destination::Shard(shard) => {
-                self.to = Destination::Shard(shard);
-                shard
-            }
-            Destination::Nowhere => return Err(End::Closed),
+            to @ (Destination::Shard(_) | Destination::Nowhere) => to,
         };
-        if shard.frame(FromStream::Frame(self.tuple, frame)).await {
+        let Destination::Shard(enrolled) = &self.to else {
+            return Err(End::Closed);
+        };
+        let frame = FromStream::Frame(self.tuple, frame);
+        if enrolled.shard().frame(frame).await {
             Ok(())
         } else {
             Err(End::Closed)
@@ -249,13 +249,20 @@ impl Writing {
         writer: &mut (impl AsyncWrite + Unpin),
         bytes: &[u8],
     ) -> Result<(), End> {
-        let write = async {
-            writer.write_all(bytes).await?;
-            writer.flush().await
-        };
-        match timeout(self.timeout, write).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(End::Closed),
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let written = self.in_time(writer.write(rest)).await?;
+            rest = rest
+                .get(written..)
+                .filter(|_| written > 0)
+                .ok_or(End::Closed)?;
+        }
+        self.in_time(writer.flush()).await
+    }
+
+    async fn in_time<T>(&self, what: impl Future<Output = io::Result<T>>) -> Result<T, End> {
+        match timeout(self.timeout, what).await {
+            Ok(result) => result.map_err(|_| End::Closed),
             Err(_) => Err(End::SlowReader),
         }
     }

@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     rc::Rc,
     sync::{
         Arc,
@@ -13,7 +13,11 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::stats::{Counter, StreamCounters};
+use super::idle::{Idle, network_of};
+use crate::{
+    link::ConnectionState,
+    stats::{Counter, StreamCounters},
+};
 
 /// How many seats there are. That may change while some are taken, which then stay taken.
 #[derive(Debug)]
@@ -22,37 +26,31 @@ pub(crate) struct Bounds {
     per_source_max: AtomicUsize,
 }
 
-/// Seats for connections or handshakes. They live on one thread, so without locks.
+/// Seats for connections or handshakes. They live on one thread, so without locks. Where all are taken a
+/// newcomer gets one that is idle, if there is one to be had: see [`Idle::oldest_for`].
 pub(crate) struct Seats {
     bounds: Arc<Bounds>,
-    when_full: WhenFull,
     taken: RefCell<Taken>,
     counters: Arc<StreamCounters>,
     /// What shows how many are taken.
     gauge: fn(&StreamCounters) -> &Counter,
 }
 
-/// What a newcomer gets where all seats are taken.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WhenFull {
-    Refuse,
-    /// The oldest seat of the region that has the most, if that is more than the newcomer's has.
-    Displace,
-}
-
 #[derive(Default)]
 struct Taken {
     /// The number of the next one.
     next: u64,
-    /// By their numbers, so the oldest is in front.
     holders: BTreeMap<u64, Holder>,
     count_by_network: HashMap<IpAddr, usize>,
-    count_by_region: BTreeMap<IpAddr, usize>,
+    /// Without those whose clients had allocations when that was looked at.
+    idle: Idle,
 }
 
 struct Holder {
     /// `None` as long as it is not known whose it is.
     client: Option<IpAddr>,
+    /// `None` until there is a connection that may have an allocation.
+    state: Option<Arc<ConnectionState>>,
     displaced: Rc<Notify>,
 }
 
@@ -89,57 +87,51 @@ impl Bounds {
 impl Seats {
     pub(crate) fn new(
         bounds: &Arc<Bounds>,
-        when_full: WhenFull,
         counters: &Arc<StreamCounters>,
         gauge: fn(&StreamCounters) -> &Counter,
     ) -> Rc<Self> {
         Rc::new(Self {
             bounds: Arc::clone(bounds),
-            when_full,
             taken: RefCell::default(),
             counters: Arc::clone(counters),
             gauge,
         })
     }
 
-    /// `None` where as many are taken as there are, in all or from the client's network.
+    /// `None` where there is none to be had, or the client's network has as many as one may.
     pub(crate) fn take(self: &Rc<Self>, client: IpAddr) -> Option<Seat> {
-        let mut taken = self.taken.borrow_mut();
-        if taken.of_network(client) >= self.bounds.per_source_max() {
+        if self.taken.borrow().of_network(client) >= self.bounds.per_source_max() {
             return None;
         }
-        if taken.holders.len() >= self.bounds.max() {
-            let is_displaced = self.when_full == WhenFull::Displace && taken.displace_for(client);
-            if !is_displaced {
-                return None;
-            }
-        }
-        let mut seat = self.seat(&mut taken);
-        drop(taken);
+        let mut seat = self.seat(Some(client))?;
         seat.name(client).then_some(seat)
     }
 
-    /// `None` where as many are taken as there are in all.
+    /// `None` where there is none to be had.
     pub(crate) fn take_for_somebody(self: &Rc<Self>) -> Option<Seat> {
-        let mut taken = self.taken.borrow_mut();
-        (taken.holders.len() < self.bounds.max()).then(|| self.seat(&mut taken))
+        self.seat(None)
     }
 
-    fn seat(self: &Rc<Self>, taken: &mut Taken) -> Seat {
+    fn seat(self: &Rc<Self>, client: Option<IpAddr>) -> Option<Seat> {
+        let mut taken = self.taken.borrow_mut();
+        if taken.holders.len() >= self.bounds.max() && !taken.displace_for(client) {
+            return None;
+        }
         let number = taken.next;
         taken.next += 1;
         let displaced = Rc::<Notify>::default();
         let holder = Holder {
             client: None,
+            state: None,
             displaced: Rc::clone(&displaced),
         };
         taken.holders.insert(number, holder);
-        self.show(taken);
-        Seat {
+        self.show(&taken);
+        Some(Seat {
             seats: Rc::clone(self),
             number,
             displaced,
-        }
+        })
     }
 
     fn show(&self, taken: &Taken) {
@@ -158,14 +150,23 @@ impl Seat {
             return false;
         };
         let before = holder.client.replace(client);
-        taken.enter(client);
-        taken.leave(before);
+        taken.leave(before, self.number);
+        taken.enter(client, self.number);
         true
     }
 
+    /// It is kept while this connection's client has an allocation.
+    pub(crate) fn is_for(&self, state: Arc<ConnectionState>) {
+        let mut taken = self.seats.taken.borrow_mut();
+        if let Some(holder) = taken.holders.get_mut(&self.number) {
+            holder.state = Some(state);
+        }
+    }
+
     /// Waits until it has been given to a newcomer.
-    pub(crate) async fn displaced(&self) {
-        self.displaced.notified().await;
+    pub(crate) fn displaced(&self) -> impl Future<Output = ()> + use<> {
+        let displaced = Rc::clone(&self.displaced);
+        async move { displaced.notified().await }
     }
 }
 
@@ -177,48 +178,60 @@ impl Drop for Seat {
     }
 }
 
+impl Holder {
+    fn is_allocated(&self) -> bool {
+        let state = self.state.as_ref();
+        state.is_some_and(|state| state.is_allocated())
+    }
+}
+
 impl Taken {
     fn of_network(&self, client: IpAddr) -> usize {
         let count = self.count_by_network.get(&network_of(client));
         count.copied().unwrap_or(0)
     }
 
-    /// Frees a seat for a client; `false` if no region has more than its own.
-    fn displace_for(&mut self, client: IpAddr) -> bool {
-        let of_region = |region| self.count_by_region.get(region).copied().unwrap_or(0);
-        let own = of_region(&region_of(client));
-        let most = self.count_by_region.iter().max_by_key(|(_, count)| **count);
-        let Some((region, _)) = most.filter(|(_, count)| **count > own) else {
-            return false;
-        };
-        let is_of_region = |holder: &Holder| holder.client.map(region_of) == Some(*region);
-        let oldest = self
-            .holders
-            .iter()
-            .find(|(_, holder)| is_of_region(holder))
-            .map(|(number, _)| *number);
-        oldest.is_some_and(|number| {
-            self.give_back(number)
-                .inspect(|holder| holder.displaced.notify_one())
-                .is_some()
-        })
+    /// Frees a seat; `false` if there is none to be had.
+    fn displace_for(&mut self, newcomer: Option<IpAddr>) -> bool {
+        let mut chosen = self.idle.oldest_for(newcomer);
+        let holder = chosen.and_then(|number| self.holders.get(&number));
+        if holder.is_some_and(Holder::is_allocated) {
+            self.forget_allocated();
+            chosen = self.idle.oldest_for(newcomer);
+        }
+        let displaced = chosen.and_then(|number| self.give_back(number));
+        displaced
+            .inspect(|holder| holder.displaced.notify_one())
+            .is_some()
+    }
+
+    /// Chooses no more among those who have got an allocation. Without it they do not stay for long.
+    fn forget_allocated(&mut self) {
+        for (number, holder) in &self.holders {
+            if let Some(client) = holder.client
+                && holder.is_allocated()
+            {
+                self.idle.remove(client, *number);
+            }
+        }
     }
 
     fn give_back(&mut self, number: u64) -> Option<Holder> {
         let holder = self.holders.remove(&number)?;
-        self.leave(holder.client);
+        self.leave(holder.client, number);
         Some(holder)
     }
 
-    fn enter(&mut self, client: IpAddr) {
+    fn enter(&mut self, client: IpAddr, number: u64) {
         *self.count_by_network.entry(network_of(client)).or_default() += 1;
-        *self.count_by_region.entry(region_of(client)).or_default() += 1;
+        self.idle.insert(client, number);
     }
 
-    fn leave(&mut self, client: Option<IpAddr>) {
+    fn leave(&mut self, client: Option<IpAddr>, number: u64) {
         let Some(client) = client else {
             return;
         };
+        self.idle.remove(client, number);
         let network = network_of(client);
         if let Some(count) = self.count_by_network.get_mut(&network) {
             *count -= 1;
@@ -226,51 +239,25 @@ impl Taken {
                 self.count_by_network.remove(&network);
             }
         }
-        let region = region_of(client);
-        if let Some(count) = self.count_by_region.get_mut(&region) {
-            *count -= 1;
-            if *count == 0 {
-                self.count_by_region.remove(&region);
-            }
-        }
-    }
-}
-
-/// What counts as one source: an IPv4 address, or the /64 that an IPv6 host can choose from.
-fn network_of(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V4(ip) => ip.into(),
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
-    }
-}
-
-/// What one party may well have all of: an IPv4 /16 or an IPv6 /40.
-fn region_of(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() >> 16 << 16).into(),
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 88 << 88).into(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::Connection;
 
     fn seats(max: usize, per_source_max: usize) -> (Rc<Seats>, Arc<StreamCounters>) {
         let counters = Arc::new(StreamCounters::default());
         let bounds = Bounds::new((max, per_source_max));
-        let seats = Seats::new(&bounds, WhenFull::Refuse, &counters, |counters| {
-            &counters.open
-        });
+        let seats = Seats::new(&bounds, &counters, |counters| &counters.open);
         (seats, counters)
     }
 
     fn handshakes(max: usize, per_source_max: usize) -> (Rc<Seats>, Arc<StreamCounters>) {
         let counters = Arc::new(StreamCounters::default());
         let bounds = Bounds::new((max, per_source_max));
-        let seats = Seats::new(&bounds, WhenFull::Displace, &counters, |counters| {
-            &counters.handshakes
-        });
+        let seats = Seats::new(&bounds, &counters, |counters| &counters.handshakes);
         (seats, counters)
     }
 
@@ -280,12 +267,11 @@ mod tests {
 
     #[test]
     fn seats_are_bounded_in_all_and_for_each_source() {
-        let (seats, counters) = seats(3, 2);
+        let (seats, counters) = seats(2, 1);
         let first = seats.take(ip("192.0.2.1")).expect("there is room");
-        let _second = seats.take(ip("192.0.2.1")).expect("there is room");
         assert!(seats.take(ip("192.0.2.1")).is_none());
-        assert_eq!(counters.stats().open, 2, "none stays taken in vain");
-        let _third = seats.take(ip("192.0.2.2")).expect("there is room");
+        assert_eq!(counters.stats().open, 1, "none stays taken in vain");
+        let _second = seats.take(ip("192.0.2.2")).expect("there is room");
         assert!(seats.take(ip("192.0.2.3")).is_none());
         drop(first);
         assert!(seats.take(ip("192.0.2.1")).is_some());
@@ -330,7 +316,7 @@ mod tests {
         drop((proxied, third));
         assert_eq!(counters.stats().open, 0);
         assert!(seats.taken.borrow().count_by_network.is_empty());
-        assert!(seats.taken.borrow().count_by_region.is_empty());
+        assert!(seats.taken.borrow().idle.is_empty());
     }
 
     #[tokio::test]
@@ -361,6 +347,50 @@ mod tests {
         assert_eq!(counters.stats().handshakes, 2, "nobody gives back twice");
         drop(newcomers);
         assert_eq!(counters.stats().handshakes, 0);
+    }
+
+    #[test]
+    fn idle_connections_of_many_subnets_keep_no_newcomer_out() {
+        let (seats, counters) = seats(4096, 128);
+        let greedy: Vec<Seat> = (0..4096)
+            .map(|i| ip(&format!("2001:db8:0:{:x}::1", i % 32)))
+            .map(|client| seats.take(client).expect("there is room"))
+            .collect();
+        // From elsewhere, from next door, and by a proxy.
+        let elsewhere = seats.take(ip("192.0.2.1")).expect("others had more");
+        let next_door = seats.take(ip("2001:db8:0:ff::1")).expect("others had more");
+        let mut proxied = seats.take_for_somebody().expect("others had more");
+        assert!(proxied.name(ip("192.0.2.2")));
+        assert_eq!(counters.stats().open, 4096);
+        assert!(seats.take(ip("2001:db8:0:1::1")).is_none());
+        drop((greedy, elsewhere, next_door, proxied));
+        assert_eq!(counters.stats().open, 0);
+    }
+
+    #[tokio::test]
+    async fn whoever_has_an_allocation_keeps_its_seat() {
+        let (seats, _) = seats(4, 4);
+        let taken: Vec<Seat> = (0..4)
+            .map(|_| seats.take(ip("192.0.2.1")).expect("there is room"))
+            .collect();
+        let connections: Vec<_> = taken
+            .iter()
+            .map(|seat| {
+                let (connection, queue) = Connection::new();
+                seat.is_for(queue.state());
+                connection.set_allocated(true);
+                connection
+            })
+            .collect();
+        assert!(seats.take(ip("203.0.113.1")).is_none(), "none is idle");
+        drop(taken);
+        let taken = [(); 4].map(|()| seats.take(ip("192.0.2.1")).expect("there is room"));
+        let (connection, queue) = Connection::new();
+        taken[0].is_for(queue.state());
+        connection.set_allocated(true);
+        let _newcomer = seats.take(ip("203.0.113.1")).expect("others have more");
+        taken[1].displaced().await;
+        drop(connections);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     io::{self, ErrorKind, Read, Write},
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     os::fd::AsRawFd as _,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,6 +14,7 @@ use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
 };
+use socket2::{Domain, Socket, Type};
 use tombolo_relay::{Certificates, Relay, RelayConfig};
 use tombolo_stun::{
     Class, Data, DontFragment, MessageWriter, Method, TransactionId, XorPeerAddress,
@@ -139,10 +140,27 @@ impl Device {
     }
 
     pub(crate) fn tls(relay: &Relay, user: &str, config: Arc<ClientConfig>) -> Self {
+        Self::tls_from(v4(), relay, user, config)
+    }
+
+    /// One with an IP of its own.
+    pub(crate) fn tls_from(
+        ip: IpAddr,
+        relay: &Relay,
+        user: &str,
+        config: Arc<ClientConfig>,
+    ) -> Self {
         let server = relay.addrs().turns[0];
         let name = ServerName::from(server.ip());
-        let connection = ClientConnection::new(config, name).expect("the name is valid");
-        let stream = StreamOwned::new(connection, connect(server));
+        let mut connection = ClientConnection::new(config, name).expect("the name is valid");
+        let mut stream = connect_from(ip, server);
+        let patience = |stream: &TcpStream, time| {
+            stream.set_read_timeout(Some(time)).expect("it is not zero");
+        };
+        patience(&stream, PATIENCE);
+        connection.complete_io(&mut stream).expect("a handshake");
+        patience(&stream, TICK);
+        let stream = StreamOwned::new(connection, stream);
         let link = Link::Stream(Box::new(stream), Vec::new());
         Self::new(
             server,
@@ -285,13 +303,17 @@ impl Device {
         }
     }
 
-    /// Sends what is due and handles what has come, with a short wait.
-    pub(crate) fn turn(&mut self) {
-        let now = Instant::now();
-        self.client.handle_timeout(now);
+    /// Sends what is due, and reads nothing.
+    pub(crate) fn send_due(&mut self) {
+        self.client.handle_timeout(Instant::now());
         while let Some(bytes) = self.client.poll_transmit() {
             self.link.send(&bytes);
         }
+    }
+
+    /// Sends what is due and handles what has come, with a short wait.
+    pub(crate) fn turn(&mut self) {
+        self.send_due();
         while let Some(bytes) = self.link.receive() {
             if let Some(received) = self.client.handle_datagram(Instant::now(), &bytes) {
                 self.received
@@ -357,7 +379,20 @@ pub(crate) fn send_segments(socket: &UdpSocket, to: SocketAddr, datagrams: &[Vec
 }
 
 fn connect(server: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(server).expect("the relay listens");
+    let ip = match server {
+        SocketAddr::V4(_) => v4(),
+        SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    connect_from(ip, server)
+}
+
+pub(crate) fn connect_from(ip: IpAddr, server: SocketAddr) -> TcpStream {
+    let domain = Domain::for_address(server);
+    let socket = Socket::new(domain, Type::STREAM, None).expect("there are descriptors");
+    let from = SocketAddr::new(ip, 0);
+    socket.bind(&from.into()).expect("it is a local one");
+    socket.connect(&server.into()).expect("the relay listens");
+    let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(TICK)).expect("it is not zero");
     stream.set_nodelay(true).expect("it is a socket");
     stream

@@ -2,13 +2,14 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
     time::{Duration, Instant},
 };
 
-use tombolo_relay::{Relay, RelayConfig, StreamStats};
+use tombolo_relay::{IoStats, Relay, RelayConfig, StreamStats};
+use tombolo_turn::client::Event;
 
-use crate::device::{Device, Echo, certificate, relay_config, v4};
+use crate::device::{Device, Echo, certificate, connect_from, relay_config, v4};
 
 #[test]
 fn packets_travel_over_tcp() {
@@ -164,6 +165,38 @@ fn a_client_that_stops_reading_loses_packets_and_then_its_connection() {
 }
 
 #[test]
+fn a_peer_that_floods_a_slow_client_does_not_cost_it_its_connection() {
+    let relay = Relay::bind(relay_config(v4())).expect("there are free ports");
+    let mut slow = Device::tcp(&relay, "alice");
+    let relayed = slow.allocate();
+    let peer = UdpSocket::bind("127.0.0.2:0").expect("loopback is there");
+    slow.bind(peer.local_addr().expect("it is bound"));
+    let counted = |count: fn(&IoStats) -> u64| -> u64 {
+        let stats = relay.stats();
+        stats.shards.iter().map(|shard| count(&shard.io)).sum()
+    };
+    let flood = || {
+        let before = counted(|io| io.stream_frames_dropped);
+        wait_until(|| {
+            for _ in 0..100 {
+                peer.send_to(&[7; 172], relayed).expect("loopback takes it");
+            }
+            counted(|io| io.stream_frames_dropped) > before
+        });
+    };
+    for other in 3..8 {
+        flood();
+        let other = SocketAddr::from(([127, 0, 0, other], 9));
+        slow.client.connect_peer(Instant::now(), other);
+        let before = counted(|io| io.stream_frames);
+        slow.send_due();
+        wait_until(|| counted(|io| io.stream_frames) > before);
+        flood();
+        slow.event(|event| *event == Event::ChannelBound(other));
+    }
+}
+
+#[test]
 fn a_failed_handshake_is_counted() {
     let (tls, _) = certificate();
     let config = RelayConfig {
@@ -204,6 +237,30 @@ fn handshakes_with_one_source_are_limited() {
     drop(kept);
     wait_for(&relay, |streams| streams.handshakes == 0);
     Device::tls(&relay, "alice", trust).allocate();
+}
+
+/// The thread that makes handshakes serves all streams.
+#[test]
+fn a_source_whose_tls_handshakes_fail_at_once_leaves_some_for_others() {
+    let (tls, trust) = certificate();
+    let config = RelayConfig {
+        tls: Some(tls),
+        listen_tls: vec![(v4(), 0).into()],
+        handshakes_per_second_max: 10,
+        ..relay_config(v4())
+    };
+    let relay = Relay::bind(config).expect("there are free ports");
+    let start = Instant::now();
+    while relay.stats().streams.handshakes_refused == 0 {
+        for _ in 0..16 {
+            let stream = connect_from(v4(), relay.addrs().turns[0]);
+            // Those that are refused may be gone already.
+            let _ = (&stream).write_all(&[0x16]);
+        }
+        assert!(start.elapsed() < PATIENCE, "all handshakes are begun");
+    }
+    let elsewhere = Ipv4Addr::new(127, 9, 0, 1).into();
+    Device::tls_from(elsewhere, &relay, "alice", trust).allocate();
 }
 
 #[test]

@@ -29,8 +29,10 @@ fn a_client_connects_to_a_peer_and_both_talk() {
     let id = alice.connect(local(&peer)).expect("the peer listens");
     let (mut peer_side, from) = peer.accept().expect("it was connected to");
     assert_eq!(from, at, "from the relayed address");
+    peer_side.write_all(b"early").expect("it is open");
     let mut data = Client::tcp(&relay);
     data.bind(id).expect("it waits");
+    assert_eq!(read(&mut data.stream, 5), b"early");
     assert_talk(&mut data.stream, &mut peer_side);
     assert_eq!(relay.stats().streams.joined, 1);
 }
