@@ -57,6 +57,12 @@ pub(crate) struct File {
     /// In seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) drain_timeout: Option<u64>,
+    /// Servers for newcomers meanwhile.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) drain_to: Vec<SocketAddr>,
+    /// The name in their certificates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) drain_domain: Option<String>,
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) tls: Tls,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -239,6 +245,9 @@ pub(crate) struct Limits {
     pub(crate) bandwidth_per_network: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) unproven_bytes_per_second: Option<u32>,
+    /// Of all networks together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) unproven_total_bytes_per_second: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) connections: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -247,6 +256,8 @@ pub(crate) struct Limits {
     pub(crate) handshakes: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) handshakes_per_source: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) handshakes_per_second: Option<u32>,
 }
 
 impl File {

@@ -40,8 +40,22 @@ pub(super) fn set(relay: &mut RelayConfig, limits: &Limits) -> anyhow::Result<()
     for (bound, given) in given {
         *bound = given.unwrap_or(*bound);
     }
-    if let Some(bytes) = limits.unproven_bytes_per_second {
-        relay.limits.unproven_bytes_max = bytes;
+    let rates = [
+        (
+            &mut relay.handshakes_per_second_max,
+            limits.handshakes_per_second,
+        ),
+        (
+            &mut relay.limits.unproven_bytes_max,
+            limits.unproven_bytes_per_second,
+        ),
+        (
+            &mut relay.limits.unproven_total_bytes_max,
+            limits.unproven_total_bytes_per_second,
+        ),
+    ];
+    for (bound, given) in rates {
+        *bound = given.unwrap_or(*bound);
     }
     relay.limits.bandwidth = limits.bytes_per_second.map(bandwidth);
     check_bandwidth(relay)

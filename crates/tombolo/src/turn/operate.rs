@@ -138,7 +138,11 @@ pub(crate) async fn run(command: Operate) -> anyhow::Result<()> {
             wait,
             at,
         } => {
-            let request = DrainRequest { alternates, domain };
+            let request = DrainRequest {
+                alternates,
+                domain,
+                deadline_s: wait,
+            };
             let left: Left = ask(&at.admin, Method::POST, "/v1/drain", &request).await?;
             drained(left, wait.map(Duration::from_secs), &at).await
         }

@@ -15,6 +15,8 @@ pub(crate) struct Operator {
     pub(crate) relay: Relay,
     args: ServerArgs,
     certificates: Option<Certificates>,
+    /// Those of the start, as what listens there is that of the start.
+    own_ports: Vec<u16>,
     /// Held while a configuration is taken over, one at a time.
     reloading: Mutex<()>,
 }
@@ -23,7 +25,9 @@ impl Operator {
     /// Starts the server.
     pub(crate) fn start(settings: Settings, args: ServerArgs) -> anyhow::Result<Self> {
         let certificates = settings.relay.tls.clone();
+        let own_ports = settings.relay.own_ports.clone();
         Ok(Self {
+            own_ports,
             relay: Relay::bind(settings.relay)?,
             args,
             certificates,
@@ -49,7 +53,8 @@ impl Operator {
     }
 
     fn try_reload(&self) -> anyhow::Result<()> {
-        let config = Settings::load(&self.args)?.relay;
+        let mut config = Settings::load(&self.args)?.relay;
+        config.own_ports.clone_from(&self.own_ports);
         self.relay.reload(&config)?;
         // Either there is TLS before and after, or neither.
         if let (Some(certificates), Some(new)) = (&self.certificates, &config.tls) {

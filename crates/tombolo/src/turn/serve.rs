@@ -43,9 +43,13 @@ enum Event<'a> {
 /// Runs the server until SIGINT or SIGTERM, or says what a configuration of coturn becomes.
 pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let style = Style::of(args.json);
+    // The first event of a server that runs is that it is ready.
+    let mut told_later = None;
     if let Some(path) = &args.import {
         let import = Import::read(path)?;
-        import.tell(style)?;
+        if !args.run || style == Style::Person {
+            import.tell(style)?;
+        }
         if let Some(path) = &args.write {
             write(&import.file, path)?;
         }
@@ -54,10 +58,11 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
             anyhow::ensure!(invalid == 0, "lines that are invalid: {invalid}");
             return Ok(());
         }
+        told_later = Some(import).filter(|_| style == Style::Json);
     }
     let settings = Settings::load(&args)?;
     let has_credentials = settings.has_credentials();
-    let drain_timeout = settings.drain_timeout;
+    let end = (settings.drain_timeout, settings.drain.clone());
     let metrics_address = settings.metrics;
     // From here on, so that a signal after the first line ends in good order.
     let signals = Signals::new()?;
@@ -72,11 +77,14 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
         metrics_at = Some(metrics::serve(address, Arc::clone(&operator)).await?);
     }
     tell_ready(&operator, style, metrics_at)?;
+    if let Some(import) = told_later {
+        import.tell(style)?;
+    }
     if !has_credentials && style == Style::Person {
         line_of_text("Nobody can relay: there is no user and no secret.")?;
     }
     tokio::select! {
-        ended = signals.attend(&operator, drain_timeout) => ended,
+        ended = signals.attend(&operator, end) => ended,
         // Whoever started the server starts it again.
         broken = operator.relay.broken() => Err(broken.into()),
     }
@@ -102,28 +110,28 @@ impl Signals {
     async fn attend(
         mut self,
         operator: &Arc<Operator>,
-        drain_timeout: Duration,
+        (drain_timeout, drain): (Duration, Drain),
     ) -> anyhow::Result<()> {
         loop {
             tokio::select! {
                 _ = self.interrupt.recv() => return Ok(()),
                 _ = self.terminate.recv() => break,
-                _ = self.hangup.recv() => {
-                    let operator = Arc::clone(operator);
-                    // It logs why it could not.
-                    let _ = spawn_blocking(move || operator.reload()).await?;
-                }
+                _ = self.hangup.recv() => reload(operator).await?,
             }
         }
         if drain_timeout.is_zero() {
             return Ok(());
         }
         let deadline = Instant::now() + drain_timeout;
-        let draining = Arc::clone(operator);
-        spawn_blocking(move || draining.relay.drain(&Drain::default())).await?;
+        info!("the server drains and ends");
         loop {
-            let asked = Arc::clone(operator);
-            let left = spawn_blocking(move || asked.left()).await?;
+            let (asked, drain) = (Arc::clone(operator), drain.clone());
+            let left = spawn_blocking(move || {
+                // Again and again: nobody who is let in now would stay.
+                asked.relay.drain_if_not(&drain);
+                asked.left()
+            });
+            let left = left.await?;
             let now = Instant::now();
             if left.is_nothing() || now >= deadline {
                 let (left, silent_shards) = (left.allocations, left.silent_shards);
@@ -133,10 +141,18 @@ impl Signals {
             tokio::select! {
                 _ = self.interrupt.recv() => return Ok(()),
                 _ = self.terminate.recv() => return Ok(()),
+                _ = self.hangup.recv() => reload(operator).await?,
                 () = sleep_until(deadline.min(now + DRAIN_POLL)) => {}
             }
         }
     }
+}
+
+/// Reads the configuration again, or logs why that cannot be.
+async fn reload(operator: &Arc<Operator>) -> anyhow::Result<()> {
+    let operator = Arc::clone(operator);
+    let _ = spawn_blocking(move || operator.reload()).await?;
+    Ok(())
 }
 
 /// Writes a configuration into a file that is not there yet and that nobody else can read.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tombolo_relay::{Certificates, IoMode, RelayConfig};
-use tombolo_turn::server::{self, Cidr, Sha256Offer};
+use tombolo_turn::server::{self, Cidr, Drain, Sha256Offer};
 
 use super::args::ServerArgs;
 use super::credentials::{fleet_key, hook, realms};
@@ -22,6 +22,8 @@ pub(crate) struct Settings {
     pub(crate) admin: Option<PathBuf>,
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) drain_timeout: Duration,
+    /// What SIGTERM begins, unless the server drains already.
+    pub(crate) drain: Drain,
 }
 
 impl Settings {
@@ -50,6 +52,10 @@ impl Settings {
             drain_timeout <= TIME_MAX,
             "drain-timeout: at most {TIME_MAX} seconds (a year)"
         );
+        let mut drain = Drain::default();
+        drain.alternates.clone_from(&file.drain_to);
+        drain.domain.clone_from(&file.drain_domain);
+        drain.deadline = Some(Duration::from_secs(drain_timeout));
         let relay_ips = relay_ips(&file)?;
         let relay = RelayConfig {
             listen: addresses(&file.listen),
@@ -66,6 +72,7 @@ impl Settings {
             admin: file.admin.map(|path| directory.join(path)),
             metrics: file.metrics,
             drain_timeout: Duration::from_secs(drain_timeout),
+            drain,
         })
     }
 
@@ -298,8 +305,8 @@ const NONCE_LIFETIME_MAX: u64 = 3600;
 const ALLOCATION_LIFETIME_MAX: u64 = 24 * 3600;
 /// The realm of those who name none.
 const REALM: &str = "tombolo";
-/// More threads than any machine gains from.
-const SHARDS_MAX: usize = 1024;
+/// A shard is named in one byte.
+const SHARDS_MAX: usize = 255;
 
 #[cfg(test)]
 mod tests {

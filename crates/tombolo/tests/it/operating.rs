@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use serde_json::{Value, json};
+use tombolo_turn::client::AllocateError;
 
 use crate::caller::Caller;
 use crate::command::{Ended, Running, start, turn};
@@ -69,6 +70,14 @@ impl Server {
 
     pub(crate) fn caller(&self, user: &str) -> Caller {
         Caller::new(self.address, user, "hunter2")
+    }
+
+    /// Where a client is sent that wants an allocation.
+    fn newcomers_go_to(&self) -> Option<String> {
+        match self.caller("alice").allocate() {
+            Err(AllocateError::TryAlternate { server, .. }) => Some(server.to_string()),
+            _ => None,
+        }
     }
 
     /// Head and body of the answer to a GET.
@@ -181,6 +190,47 @@ async fn a_drained_server_is_not_ready_and_undrained_it_is() {
     assert!(server.caller("alice").allocates());
     server.running.terminate();
     server.ends().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_to_end_sends_newcomers_where_its_drain_or_its_file_says() {
+    let file = format!("drain-timeout = 60\ndrain-to = ['192.0.2.9:3478']\n{ALICE}");
+    for (name, before, to) in [
+        (
+            "drained",
+            &["drain", "--to", "192.0.2.1:3478"][..],
+            "192.0.2.1:3478",
+        ),
+        ("alone", &["undrain"][..], "192.0.2.9:3478"),
+    ] {
+        let mut server = Server::start(&format!("operate-end-{name}"), &file, &[]).await;
+        let mut alice = server.caller("alice");
+        assert!(alice.allocates());
+        server.answer(before).await;
+        server.running.terminate();
+        let start = Instant::now();
+        // Until it has heard of its end.
+        while server.is_ready() || server.newcomers_go_to().as_deref() != Some(to) {
+            assert!(start.elapsed() < PATIENCE, "{name}: never");
+        }
+        server.answer(&["undrain"]).await;
+        let start = Instant::now();
+        // Nobody who came in now could stay.
+        while server.is_ready() || server.newcomers_go_to().as_deref() != Some("192.0.2.9:3478") {
+            assert!(start.elapsed() < PATIENCE, "{name}: newcomers come in");
+        }
+        alice.close();
+        server.ends().await;
+    }
+}
+
+#[tokio::test]
+async fn another_address_for_metrics_is_taken_at_the_next_start() {
+    let server = Server::start("operate-metrics-moved", ALICE, &[]).await;
+    let file = format!("metrics = '127.0.0.1:1'\n{ALICE_AND_CAROL}");
+    server.folder.write("turn.toml", &file);
+    assert_eq!(server.answer(&["reload"]).await["event"], "reloaded");
+    assert!(server.caller("carol").allocates());
 }
 
 #[tokio::test]

@@ -209,6 +209,9 @@ async fn an_imported_configuration_serves_and_is_the_same_when_written() {
         !ended.lines.concat().contains("hunter2"),
         "a secret is shown"
     );
+    let events = ended.events.iter().map(|event| event["event"].as_str());
+    let events: Vec<_> = events.take(2).collect();
+    assert_eq!(events, [Some("ready"), Some("line")]);
 
     let written = std::fs::read_to_string(&toml).unwrap();
     assert!(written.contains("hunter2"), "{written}");

@@ -137,6 +137,8 @@ impl Allocation {
 pub(crate) struct DrainRequest {
     pub(crate) alternates: Vec<SocketAddr>,
     pub(crate) domain: Option<String>,
+    /// In seconds: when the server logs how many allocations are left.
+    pub(crate) deadline_s: Option<u64>,
 }
 
 /// What is left of a server that drains.

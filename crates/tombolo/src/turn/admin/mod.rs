@@ -3,6 +3,7 @@
 pub(crate) mod api;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Query, State};
@@ -13,6 +14,7 @@ use tombolo_turn::server::Drain;
 
 use super::operator::Operator;
 use crate::admin::Error;
+use crate::cli::TIME_MAX;
 use crate::metrics;
 use api::{Allocation, DrainRequest, Ended, Left, Page, Stats};
 
@@ -82,6 +84,8 @@ async fn drain(
         let mut drain = Drain::default();
         drain.alternates = request.alternates;
         drain.domain = request.domain;
+        let deadline = request.deadline_s.map(|seconds| seconds.min(TIME_MAX));
+        drain.deadline = deadline.map(Duration::from_secs);
         operator.relay.drain(&drain);
         operator.left()
     });

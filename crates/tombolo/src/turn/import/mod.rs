@@ -11,6 +11,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use serde::Serialize;
+use tombolo_relay::Certificates;
 
 use super::file::File;
 use crate::config_text::alike;
@@ -96,7 +97,22 @@ impl Import {
         for file in [&mut import.file.tls.certificate, &mut import.file.tls.key] {
             *file = file.take().map(|path| directory.join(path));
         }
+        import.look_at_key();
         Ok(import)
+    }
+
+    /// Says that there is no DTLS, which coturn has with any key.
+    fn look_at_key(&mut self) {
+        let tls = &self.file.tls;
+        if let (Some(certificate), Some(key), None | Some(true)) =
+            (&tls.certificate, &tls.key, tls.dtls)
+            && let Ok(certificates) = Certificates::from_pem_files(certificate.clone(), key.clone())
+            && !certificates.has_dtls()
+        {
+            self.notes.push(
+                "no DTLS with this pkey: it needs a key on the curve P-256 or P-384".to_owned(),
+            );
+        }
     }
 
     pub(crate) fn of(text: &str) -> Self {

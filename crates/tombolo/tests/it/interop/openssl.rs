@@ -1,12 +1,15 @@
 //! OpenSSL's client, over DTLS and TLS.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Stdio;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
-use super::{PATIENCE, Server, is_installed};
+use super::{PATIENCE, Server, is_installed, run};
+use crate::command::start;
+use crate::folder::Folder;
 
 #[tokio::test]
 async fn openssl_is_answered_over_dtls() {
@@ -25,17 +28,73 @@ async fn openssl_is_answered_over_tls_on_the_same_port() {
     }
 }
 
-/// Has the client send a Binding request and waits for the answer, which names it.
+/// The suite that RFC 8489 §6.2.3 wants of all.
+#[tokio::test]
+async fn openssl_is_answered_over_tls_with_an_rsa_key() {
+    if !is_installed("openssl") {
+        return;
+    }
+    let folder = Folder::new("interop-rsa");
+    let (certificate, key) = rsa(&folder).await;
+    let server = Server::start("127.0.0.1", &["--tls", &certificate, &key]).await;
+    let suite = ["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"];
+    assert_server_answers(server, &suite, certificate.as_ref()).await;
+}
+
+#[tokio::test]
+async fn an_import_says_that_an_rsa_key_gives_no_dtls() {
+    if !is_installed("openssl") {
+        return;
+    }
+    let folder = Folder::new("import-rsa");
+    let (certificate, key) = rsa(&folder).await;
+    let conf = format!("listening-ip=127.0.0.1\ncert={certificate}\npkey={key}\n");
+    for (conf, is_told) in [(format!("{conf}no-dtls\n"), false), (conf, true)] {
+        let conf = folder.write("turnserver.conf", &conf);
+        let ended = start(&["turn", "--import", &conf, "--json"]).ended().await;
+        let mut notes = ended.events.iter().filter(|event| event["event"] == "note");
+        let is_it =
+            |note: &serde_json::Value| note["text"].to_string().contains("no DTLS with this pkey");
+        assert_eq!(notes.any(is_it), is_told, "{:?}", ended.events);
+    }
+}
+
+/// Makes a certificate with an RSA key.
+async fn rsa(folder: &Folder) -> (String, String) {
+    let (certificate, key) = (folder.path("rsa-cert.pem"), folder.path("rsa-key.pem"));
+    let mut make = Command::new("openssl");
+    make.args([
+        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+    ]);
+    make.args([
+        "-subj",
+        "/CN=127.0.0.1",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+    ]);
+    make.args(["-keyout", &key, "-out", &certificate]);
+    run(make).await;
+    (certificate, key)
+}
+
 async fn assert_answered(ip: &str, version: &str) {
     if !is_installed("openssl") {
         return;
     }
     let server = Server::start(ip, &[]).await;
+    let certificate = server.certificate.clone();
+    assert_server_answers(server, &[version], &certificate).await;
+}
+
+/// Has the client send a Binding request and waits for the answer, which names it.
+async fn assert_server_answers(server: Server, how: &[&str], certificate: &Path) {
     let mut client = Command::new("openssl")
-        .args(["s_client", version, "-quiet", "-connect"])
+        .arg("s_client")
+        .args(how)
+        .args(["-quiet", "-connect"])
         .arg(server.plain.to_string())
         .arg("-CAfile")
-        .arg(&server.certificate)
+        .arg(certificate)
         .arg("-verify_return_error")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
