@@ -3,7 +3,6 @@
 
 mod pools;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,10 +18,8 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
-use tombolo_room::{
-    Act, Audience, Change, Operation, PropertyKey, Settings, Target, Value, Writers,
-};
-use tombolo_services::{NamedOperation, Reject};
+use tombolo_room::{Act, Audience, OwnerPolicy, Password, Reserve, Settings, Target, Writers};
+use tombolo_services::{NamedOperation, NewRoom, Reject};
 use tombolo_wire::v1::ErrorCode;
 use tombolo_wire::{RoomId, TagName, UserId};
 use tracing::info;
@@ -32,13 +29,15 @@ use crate::http::{ApiError, bearer};
 use crate::shared::Shared;
 
 mod body;
+mod changes;
 mod fields;
 mod once;
 
 use body::{
-    CreateBody, Done, KickQuery, ListBody, ListQuery, NotifiedBody, NotifyBody, RoomBody, RoomName,
-    SayBody, SetBody, ValueBody,
+    CreateBody, Done, KickQuery, ListBody, ListQuery, NotifiedBody, NotifyBody, OpenedBody,
+    ReserveBody, RoomBody, SayBody, SetBody,
 };
+use changes::Changes;
 use once::Read;
 
 type Node = State<Arc<Shared>>;
@@ -182,6 +181,22 @@ async fn create(
     Read { body, digest }: Read<CreateBody>,
 ) -> Result<Response, ApiError> {
     let room = parse_room(&body.room)?;
+    let new = parse_new_room(&room, body)?;
+    let place = format!("create {room}");
+    let create = async |wanted_for| {
+        let operation = holder.operation(&place, wanted_for);
+        let code = shared.services.create_room(&room, new, operation).await?;
+        info!(key = holder.key.key.name, %room, "a server opened a room");
+        let opened = OpenedBody {
+            room: room.to_string(),
+            code: code.map(|code| code.to_string()),
+        };
+        Ok((StatusCode::CREATED, Json(opened)).into_response())
+    };
+    holder.once(&shared, &place, digest, create).await
+}
+
+fn parse_new_room(room: &RoomId, body: CreateBody) -> Result<NewRoom, ApiError> {
     let usual = Settings::default();
     let writers = match body.writers.as_deref() {
         None => usual.writers,
@@ -190,29 +205,46 @@ async fn create(
         Some("server") => Writers::Server,
         Some(_) => return Err(bad("writers is everybody, owner or server")),
     };
+    let owner_policy = match body.owner_policy.as_deref() {
+        None => usual.owner_policy,
+        Some("automatic") => OwnerPolicy::Automatic,
+        Some("manual") => OwnerPolicy::Manual,
+        Some("none") => OwnerPolicy::None,
+        Some(_) => return Err(bad("owner_policy is automatic, manual or none")),
+    };
+    let password = |text: String| {
+        let named = [room.as_str().as_bytes(), &[0], text.as_bytes()].concat();
+        Password(Sha256::digest(named).into())
+    };
     let seconds = |given: Option<u64>, usual| given.map_or(usual, Duration::from_secs);
     let settings = Settings {
         members_max: body.members_max.unwrap_or(usual.members_max),
+        password: body.password.map(password),
         is_locked: body.locked,
         is_hidden: body.hidden,
         seat_kept: seconds(body.seat_kept_s, usual.seat_kept),
         // A room that nobody is in yet must last until somebody comes.
         empty_kept: seconds(body.empty_kept_s, EMPTY_KEPT),
+        owner_policy,
         writers,
-        ..usual
+        history_max: body.history_max.unwrap_or(usual.history_max),
     };
-    let properties = parse_changes(body.properties, &[])?;
-    let place = format!("create {room}");
-    let create = async |wanted_for| {
-        let operation = holder.operation(&place, wanted_for);
-        let services = &shared.services;
-        let created = services.create_room(&room, settings, properties, operation);
-        created.await?;
-        info!(key = holder.key.key.name, %room, "a server opened a room");
-        let room = room.to_string();
-        Ok((StatusCode::CREATED, Json(RoomName { room })).into_response())
-    };
-    holder.once(&shared, &place, digest, create).await
+    let mut properties = Changes::default();
+    properties.set(body.properties, None)?;
+    properties.set(body.public, Some(true))?;
+    Ok(NewRoom {
+        settings,
+        properties: properties.finish()?,
+        reserve: body.reserve.map(parse_reserve).transpose()?,
+        with_code: body.code,
+    })
+}
+
+fn parse_reserve(body: ReserveBody) -> Result<Reserve, ApiError> {
+    Ok(Reserve {
+        users: parse_users(&body.users, "reserve names 1 to 256 users")?,
+        lasts: Duration::from_secs(body.lasts_s),
+    })
 }
 
 async fn show(
@@ -254,16 +286,8 @@ async fn say(
     };
     let audience = match body.to {
         None => Audience::All,
-        Some(users) => {
-            let users: Result<Vec<_>, _> = users.iter().map(|user| parse_user(user)).collect();
-            Audience::Users(users?)
-        }
+        Some(users) => Audience::Users(parse_users(&users, "to names 1 to 256 users")?),
     };
-    if let Audience::Users(users) = &audience
-        && !(1..=tombolo_room::USERS_PER_ENTRY_MAX).contains(&users.len())
-    {
-        return Err(bad("to names 1 to 256 users"));
-    }
     let place = format!("say {room}");
     let asked = Asked { place, digest };
     let say = Act::Say { audience, payload };
@@ -281,7 +305,7 @@ async fn set(
         None => Target::Room,
         Some(user) => Target::Member(parse_user(user)?),
     };
-    let changes = parse_changes(body.set, &body.delete)?;
+    let changes = Changes::parse(body)?;
     if changes.is_empty() {
         return Err(bad("nothing is to be changed"));
     }
@@ -390,25 +414,11 @@ fn parse_user(user: &str) -> Result<UserId, ApiError> {
         .map_err(|error| ApiError::of_contract(StatusCode::BAD_REQUEST, error.code(), error))
 }
 
-fn parse_changes(
-    set: BTreeMap<String, ValueBody>,
-    delete: &[String],
-) -> Result<Vec<Change>, ApiError> {
-    if set.len() + delete.len() > tombolo_room::PROPERTY_CHANGES_MAX {
-        return Err(bad("at most 64 properties are changed at once"));
+fn parse_users(users: &[String], limit: &str) -> Result<Vec<UserId>, ApiError> {
+    if !(1..=tombolo_room::USERS_PER_ENTRY_MAX).contains(&users.len()) {
+        return Err(bad(limit));
     }
-    let key = |text: &str| PropertyKey::parse(text).map_err(|_| bad("a key has 1 to 64 bytes"));
-    let mut changes = Vec::new();
-    for (name, value) in set {
-        changes.push(Change::set(key(&name)?, value.parse()?));
-    }
-    for name in delete {
-        changes.push(Change {
-            operation: Operation::Delete,
-            ..Change::set(key(name)?, Value::Boolean(false))
-        });
-    }
-    Ok(changes)
+    users.iter().map(|user| parse_user(user)).collect()
 }
 
 fn decode(text: &str) -> Result<Bytes, ApiError> {

@@ -53,10 +53,10 @@ pub use tombolo_gateway::{ApiKey, Scope};
 pub use tombolo_relay::Broken;
 pub use tombolo_services::{
     Admission, COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, EntityId, FieldClass,
-    FieldConfig, FieldDimensions, FieldSettings, FieldSettingsError, FieldThing, Hooks, Marking,
-    MatchName, MatchPlayer, MatchPool, MatchPoolError, MatchReach, MatchTicket, MatchValue,
-    MemberMessage, NamedOperation, Reject, Reply, RoomTick, Services, Sight, Subject, Verdict,
-    Work,
+    FieldConfig, FieldDimensions, FieldSettings, FieldSettingsError, FieldThing, Hooks,
+    JoinQuestion, Marking, MatchName, MatchPlayer, MatchPool, MatchPoolError, MatchReach,
+    MatchTicket, MatchValue, MemberMessage, NamedOperation, NewRoom, Reject, Reply, RoomTick,
+    Services, Sight, Subject, Verdict, Work,
 };
 pub use tombolo_turn::server::Cidr;
 pub use webhook::{WebhookConfig, WebhookError, WebhookStats};

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, timeout};
 use tombolo_field::{Sight, Subject};
 use tombolo_match::{Name, Ticket};
+use tombolo_room::Settings;
 use tombolo_wire::v1::ErrorCode;
 use tombolo_wire::{CommandName, FieldId, RoomId, UserId};
 
@@ -41,9 +42,8 @@ pub type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// What panics, or takes longer than [`Config::hook_timeout`](crate::Config::hook_timeout), refuses; other
 /// devices don't wait for it.
 pub trait Hooks: Send + Sync + 'static {
-    /// Whether a user may come into a room, which is opened for it if there is none. Asked before
-    /// anything else is known of the room. The device is told the reason.
-    fn authorize_join(&self, _user: UserId, _room: RoomId) -> Decision {
+    /// Whether a user may come into a room, or open it. The device is told the reason.
+    fn authorize_join(&self, _question: JoinQuestion) -> Decision {
         Box::pin(async { Ok(()) })
     }
 
@@ -91,6 +91,20 @@ pub trait Hooks: Send + Sync + 'static {
     fn on_tick(&self, _tick: RoomTick) -> Work {
         Box::pin(async {})
     }
+}
+
+/// A user wants to come into a room.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct JoinQuestion {
+    /// Who.
+    pub user: UserId,
+    /// Which room.
+    pub room: RoomId,
+    /// There is none of that name: the user opens it.
+    pub is_opening: bool,
+    /// How the room behaves; when it is opened, how the user wants it to.
+    pub settings: Settings,
 }
 
 /// What a device asks of the game.
@@ -177,12 +191,11 @@ impl fmt::Debug for HookSet {
 
 impl Node {
     /// Asks whether a user may come into a room. Only the session that asked waits for it.
-    pub(crate) async fn authorize_join(&self, user: &UserId, room: &RoomId) -> Result<(), Reject> {
+    pub(crate) async fn authorize_join(&self, question: JoinQuestion) -> Result<(), Reject> {
         let Some(hooks) = self.config.hooks.0.clone() else {
             return Ok(());
         };
-        let (user, room) = (user.clone(), room.clone());
-        self.ask_game(async move { hooks.authorize_join(user, room).await })
+        self.ask_game(async move { hooks.authorize_join(question).await })
             .await
     }
 

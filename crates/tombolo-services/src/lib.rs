@@ -113,8 +113,8 @@ pub use drain::Drained;
 pub use events::{RoomChange, RoomEvent, SessionChange, SessionEvent};
 pub use field::{FieldThing, THING_LASTS_MAX, THING_NAME_BYTES_MAX};
 pub use hooks::{
-    Admission, COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, HookSet, Hooks, Marking,
-    MemberMessage, Reply, RoomTick, Verdict, Work,
+    Admission, COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, HookSet, Hooks, JoinQuestion,
+    Marking, MemberMessage, Reply, RoomTick, Verdict, Work,
 };
 pub use host::{MemberView, RoomView, ServerActed};
 pub use kept::requests::{
@@ -126,7 +126,7 @@ pub use operate::{NodeRecord, NodeState, Page, RoomInfo, SessionInfo};
 pub use reject::Reject;
 pub use relay::RelayHook;
 pub use room_names::RoomNames;
-pub use server::NamedOperation;
+pub use server::{NamedOperation, NewRoom};
 pub use services::{ConnectionInfo, Services, TransportKind};
 pub use social::Notified;
 pub use stats::{ClusterStats, FieldStats, Stats};

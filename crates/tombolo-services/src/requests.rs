@@ -16,9 +16,9 @@ use tombolo_room::{
 use tombolo_wire::v1::{self, ErrorCode, response, server_frame};
 use tombolo_wire::{RoomId, UserId};
 
-use crate::catalogue::{self, Choice};
+use crate::catalogue::Choice;
 use crate::field::{self, FieldIntroduction, FieldRequest};
-use crate::hooks::{DeviceCommand, MemberMessage};
+use crate::hooks::{DeviceCommand, JoinQuestion, MemberMessage};
 use crate::host::{self, Host, NamedAct, Outcome, Plan, Proposal, Wish};
 use crate::matchmaker::{self, MatchmakerRequest};
 use crate::node::Node;
@@ -295,21 +295,57 @@ async fn carry_out_join_of(
             "the session is in as many rooms as it may",
         ));
     }
-    node.authorize_join(&session.user, room).await?;
     let entrance = node.enter(room)?;
     let host = entrance.host();
-    host.ready(node).await?;
-    if !join.with_code || mode == Mode::Join || host.is_open() {
-        return join_host(node, session, id, join, host, mode, None).await;
+    for _ in 0..ATTEMPTS_MAX {
+        let allowed = authorize(node, session, join, host, mode).await?;
+        host.ready(node).await?;
+        let open = async |code| join_host(node, session, id, join, host, allowed, code).await;
+        let joined = match join.with_code && allowed != Mode::Join && !host.is_open() {
+            true => host.open_with_code(node, open).await,
+            false => open(None).await,
+        };
+        // The room opened or closed since the game was asked.
+        let is_void = |reject: &Reject| {
+            mode != allowed && matches!(reject.code, ErrorCode::RoomExists | ErrorCode::NoSuchRoom)
+        };
+        if !joined.as_ref().is_err_and(is_void) {
+            return joined;
+        }
     }
-    let code = catalogue::reserve(node, room).await?;
-    let result = join_host(node, session, id, join, host, mode, Some(code)).await;
-    let is_known = !matches!(&result, Err(reject) if reject.code == ErrorCode::Unavailable);
-    if is_known && host.code() != Some(code) {
-        // What cannot be freed now is freed by whoever does what this node leaves to do.
-        let _ = catalogue::free(node, room, code).await;
+    Err(Reject::new(
+        ErrorCode::Unavailable,
+        "the room changes too fast",
+    ))
+}
+
+/// Asks the game, if it wants to be asked, and returns what it allows: to open the room, or to come in.
+async fn authorize(
+    node: &Node,
+    session: &Session,
+    join: &Join,
+    host: &Host,
+    mode: Mode,
+) -> Result<Mode, Reject> {
+    if !node.config.hooks.is_there() {
+        return Ok(mode);
     }
-    result
+    host.synced(node.config.engine_timeout).await?;
+    let settings = host.settings();
+    let (allowed, settings) = match (mode, settings) {
+        (Mode::Create, Some(_)) => return Err(room_exists()),
+        (Mode::Join, None) => return Err(no_such_room()),
+        (Mode::Join | Mode::JoinOrCreate, Some(settings)) => (Mode::Join, settings),
+        (Mode::Create | Mode::JoinOrCreate, None) => (Mode::Create, join.settings.clone()),
+    };
+    let question = JoinQuestion {
+        user: session.user.clone(),
+        room: host.room().clone(),
+        is_opening: allowed == Mode::Create,
+        settings,
+    };
+    node.authorize_join(question).await?;
+    Ok(allowed)
 }
 
 async fn join_host(
@@ -503,6 +539,10 @@ pub(crate) fn answer(id: u64, result: response::Result) -> server_frame::Body {
 
 pub(crate) fn no_such_room() -> Reject {
     Reject::new(ErrorCode::NoSuchRoom, "there is no such room")
+}
+
+pub(crate) fn room_exists() -> Reject {
+    Reject::new(ErrorCode::RoomExists, "the room exists")
 }
 
 pub(crate) fn room_full() -> Reject {

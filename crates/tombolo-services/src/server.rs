@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tombolo_engine::WatchEvent;
-use tombolo_room::{Act, Body, Change, OperationId, Settings};
+use tombolo_room::{Act, Body, Change, OperationId, Reserve, RoomCode, Settings};
 use tombolo_wire::RoomId;
 use tombolo_wire::v1::ErrorCode;
 
@@ -27,37 +27,56 @@ pub struct NamedOperation {
     pub wanted_for: Duration,
 }
 
+/// A room that a server opens.
+#[derive(Clone, Debug, Default)]
+pub struct NewRoom {
+    /// How it behaves. It has to be kept for as long as it takes the first member to come.
+    pub settings: Settings,
+    /// Its first properties.
+    pub properties: Vec<Change>,
+    /// Seats that are kept for users who come later.
+    pub reserve: Option<Reserve>,
+    /// It gets a short code.
+    pub with_code: bool,
+}
+
 impl Services {
-    /// Opens a room that has no member yet. Name the operation to repeat it without doing it twice.
+    /// Opens a room that has no member yet, and returns its short code if it has one. Name the operation to repeat
+    /// it without doing it twice.
     ///
     /// # Errors
     /// There is one of that name, or it cannot be opened so.
     pub async fn create_room(
         &self,
         room: &RoomId,
-        settings: Settings,
-        properties: Vec<Change>,
+        new: NewRoom,
         operation: Option<NamedOperation>,
-    ) -> Result<(), Reject> {
+    ) -> Result<Option<RoomCode>, Reject> {
         if matchmaker::is_of_match(room) {
             let message = "the matchmaker opens the rooms of matches";
             return Err(Reject::new(ErrorCode::NotPermitted, message));
         }
-        check_members_max(self.node(), settings.members_max)?;
+        let node = self.node();
+        check_members_max(node, new.settings.members_max)?;
         let entrance = self.enter(room).await?;
-        entrance.host().list(self.node()).await?;
-        let body = Body::Created {
-            settings,
-            first: None,
-            properties,
-            reserve: None,
-            code: None,
-        };
-        let (operation, wanted_for) = named(operation)?;
         let host = entrance.host();
-        host.act_for_server(self.node(), operation, wanted_for, body)
-            .await?;
-        Ok(())
+        host.list(node).await?;
+        let (operation, wanted_for) = named(operation)?;
+        let open = async |code| {
+            let body = Body::Created {
+                settings: new.settings,
+                first: None,
+                properties: new.properties,
+                reserve: new.reserve,
+                code,
+            };
+            host.act_for_server(node, operation, wanted_for, body).await
+        };
+        match new.with_code && !host.is_open() {
+            true => host.open_with_code(node, open).await?,
+            false => open(None).await?,
+        };
+        Ok(host.code())
     }
 
     /// Carries out an act with the rights of a server. Name the operation to repeat it without doing it

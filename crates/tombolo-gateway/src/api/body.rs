@@ -37,8 +37,23 @@ pub(super) struct CreateBody {
     pub(super) seat_kept_s: Option<u64>,
     pub(super) empty_kept_s: Option<u64>,
     pub(super) writers: Option<String>,
+    pub(super) owner_policy: Option<String>,
+    pub(super) history_max: Option<u32>,
+    pub(super) password: Option<String>,
+    #[serde(default)]
+    pub(super) code: bool,
+    pub(super) reserve: Option<ReserveBody>,
     #[serde(default)]
     pub(super) properties: BTreeMap<String, ValueBody>,
+    #[serde(default)]
+    pub(super) public: BTreeMap<String, ValueBody>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReserveBody {
+    pub(super) users: Vec<String>,
+    pub(super) lasts_s: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -49,14 +64,18 @@ pub(super) struct SayBody {
     pub(super) to: Option<Vec<String>>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct SetBody {
     pub(super) member: Option<String>,
-    #[serde(default)]
     pub(super) set: BTreeMap<String, ValueBody>,
-    #[serde(default)]
+    pub(super) public: BTreeMap<String, ValueBody>,
+    pub(super) private: BTreeMap<String, ValueBody>,
+    pub(super) add: BTreeMap<String, i64>,
     pub(super) delete: Vec<String>,
+    /// `null`: there is none.
+    pub(super) expect: BTreeMap<String, Option<ValueBody>>,
+    pub(super) lasts_s: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -81,8 +100,10 @@ pub(super) struct NotifiedBody {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct RoomName {
+pub(super) struct OpenedBody {
     pub(super) room: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) code: Option<String>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -98,8 +119,13 @@ pub(super) struct RoomBody {
     pub(super) members_max: u32,
     pub(super) locked: bool,
     pub(super) hidden: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) code: Option<String>,
     pub(super) owner: Option<String>,
     pub(super) properties: BTreeMap<String, ValueBody>,
+    /// The names of those that are public.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) public: Vec<String>,
     pub(super) members: Vec<MemberBody>,
     pub(super) message_last: u64,
 }
@@ -120,8 +146,10 @@ impl RoomBody {
             members_max: view.members_max,
             locked: view.is_locked,
             hidden: view.is_hidden,
+            code: view.code,
             owner: view.owner,
             properties: told(view.properties),
+            public: view.public,
             members: view.members.into_iter().map(MemberBody::from).collect(),
             message_last: view.message_last,
         }

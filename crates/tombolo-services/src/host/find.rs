@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use tombolo_room::{Event, Listing, Query, RoomCode, Target};
+use tombolo_room::{Event, Listing, Query, RoomCode, Settings, Target};
 use tombolo_wire::RoomId;
+use tombolo_wire::v1::ErrorCode;
 
 use super::{Host, State};
-use crate::catalogue::Shown;
+use crate::catalogue::{self, Shown};
 use crate::node::Node;
+use crate::reject::Reject;
 
 impl Host {
     /// Shows how the room is now, if that may be another than what was shown.
@@ -39,6 +41,22 @@ impl Host {
         self.lock().room.code()
     }
 
+    /// Has the room opened with a code that no other has.
+    pub(crate) async fn open_with_code<T>(
+        &self,
+        node: &Node,
+        open: impl AsyncFnOnce(Option<RoomCode>) -> Result<T, Reject>,
+    ) -> Result<T, Reject> {
+        let code = catalogue::reserve(node, &self.room).await?;
+        let result = open(Some(code)).await;
+        let is_known = !matches!(&result, Err(reject) if reject.code == ErrorCode::Unavailable);
+        if is_known && self.code() != Some(code) {
+            // What cannot be freed now is freed by whoever does what this node leaves to do.
+            let _ = catalogue::free(node, &self.room, code).await;
+        }
+        result
+    }
+
     /// Whether it is for this node to have the game do what is to be done now and then.
     pub(crate) fn is_ticked_by(&self, node: &Node) -> bool {
         let state = self.lock();
@@ -54,6 +72,10 @@ impl Host {
     /// How many members the room has, here and elsewhere.
     pub(crate) fn members(&self) -> usize {
         self.lock().room.members().len()
+    }
+
+    pub(crate) fn settings(&self) -> Option<Settings> {
+        self.lock().room.settings().cloned()
     }
 
     pub(crate) fn is_open(&self) -> bool {

@@ -33,10 +33,14 @@ pub struct RoomView {
     pub is_locked: bool,
     /// Whether those who look for rooms don't find it.
     pub is_hidden: bool,
+    /// By which others may join, if it has one.
+    pub code: Option<String>,
     /// The member that owns it.
     pub owner: Option<String>,
     /// The room's properties.
     pub properties: Vec<(String, Value)>,
+    /// The names of those that are public.
+    pub public: Vec<String>,
     /// Who is in it, in the order in which they came.
     pub members: Vec<MemberView>,
     /// The number of the last durable message.
@@ -173,7 +177,9 @@ impl Host {
             members_max: settings.members_max,
             is_locked: settings.is_locked,
             is_hidden: settings.is_hidden,
+            code: room.code().map(|code| code.to_string()),
             owner: room.owner().map(ToString::to_string),
+            public: room.properties().map(public).unwrap_or_default(),
             properties: room.properties().map(values).unwrap_or_default(),
             members: members.collect(),
             message_last: room.message_last(),
@@ -256,6 +262,11 @@ fn values(properties: &tombolo_room::Properties) -> Vec<(String, Value)> {
     let all = properties.iter();
     all.map(|(key, property)| (key.to_string(), property.value.clone()))
         .collect()
+}
+
+fn public(properties: &tombolo_room::Properties) -> Vec<String> {
+    let public = properties.iter().filter(|(_, property)| property.is_public);
+    public.map(|(key, _)| key.to_string()).collect()
 }
 
 /// How often somebody else may be faster.

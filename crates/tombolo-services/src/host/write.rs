@@ -44,7 +44,7 @@ impl Host {
         let is_known = state.room.membership(&user).is_some();
         let (body, expect) = match (state.room.is_open(), mode) {
             (true, Mode::Create) => {
-                return Err(Reject::new(ErrorCode::RoomExists, "the room exists"));
+                return Err(requests::room_exists());
             }
             (false, Mode::Join) => {
                 return Err(requests::no_such_room());

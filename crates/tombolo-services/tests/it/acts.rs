@@ -363,7 +363,7 @@ async fn a_room_outlives_its_last_member_for_as_long_as_it_says() {
 }
 
 impl Device {
-    async fn join_as(&mut self, join: v1::Join) -> Result<v1::Joined, ErrorCode> {
+    pub(crate) async fn join_as(&mut self, join: v1::Join) -> Result<v1::Joined, ErrorCode> {
         let id = self.request(Some(request::Kind::Join(join)));
         match self.response_among_events(id).await? {
             response::Result::Joined(joined) => Ok(joined),

@@ -636,7 +636,7 @@ async fn who_looks_too_often_or_for_nothing_known_is_refused() {
 }
 
 impl Device {
-    async fn find(&mut self, query: v1::RoomQuery) -> Result<v1::FoundRooms, ErrorCode> {
+    pub(crate) async fn find(&mut self, query: v1::RoomQuery) -> Result<v1::FoundRooms, ErrorCode> {
         let query = Some(query);
         let id = self.request(Some(request::Kind::Find(v1::FindRooms {
             query,
@@ -771,4 +771,8 @@ fn text(text: &str) -> v1::PropertyValue {
 fn number(number: i64) -> v1::PropertyValue {
     let kind = Some(v1::property_value::Kind::Integer(number));
     v1::PropertyValue { kind }
+}
+
+pub(crate) fn is_duel() -> v1::Condition {
+    condition("mode", v1::Comparison::Equal, vec![text("duel")])
 }

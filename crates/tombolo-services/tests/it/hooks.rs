@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tombolo_engine::{Local, LocalConfig};
+use tombolo_room::Settings;
 use tombolo_services::{
-    COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, HookSet, Hooks, MemberMessage, Reject,
-    Reply, RoomTick, Verdict, Work,
+    COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, HookSet, Hooks, JoinQuestion,
+    MemberMessage, NewRoom, Reject, Reply, RoomTick, Verdict, Work,
 };
 use tombolo_wire::v1::{self, ErrorCode, JoinMode, request, response};
-use tombolo_wire::{NodeId, RoomId, UserId};
+use tombolo_wire::{NodeId, RoomId};
 
 use crate::lab::{Device, Lab, message};
 
@@ -24,10 +25,12 @@ const GAME_TIMEOUT: Duration = Duration::from_millis(100);
 struct Game;
 
 impl Hooks for Game {
-    fn authorize_join(&self, user: UserId, room: RoomId) -> Decision {
+    fn authorize_join(&self, join: JoinQuestion) -> Decision {
         Box::pin(async move {
-            match room.as_str() {
-                "closed" => Err(refusal(&format!("{user} is not on the list"))),
+            match join.room.as_str() {
+                "closed" => Err(refusal(&format!("{} is not on the list", join.user))),
+                "ready-made" if join.is_opening => Err(refusal("only servers open it")),
+                "small" if join.settings.members_max > 4 => Err(refusal("it is not small")),
                 "stuck" => pending().await,
                 "broken" => panic!("the game has a fault"),
                 _ => Ok(()),
@@ -130,6 +133,38 @@ async fn a_join_is_refused_by_what_the_game_says_and_nobody_waits_for_a_game_tha
     assert!(joined < GAME_TIMEOUT, "{joined:?}");
     alice.join("r", JoinMode::Join).await.unwrap();
     assert_eq!(lab.services.stats().hooks_failed, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_game_is_told_whether_a_room_is_opened_and_how_it_behaves() {
+    let lab = lab();
+    let mut alice = lab.device("alice").await;
+    let id = RoomId::parse("ready-made").unwrap();
+    for mode in [JoinMode::Create, JoinMode::JoinOrCreate] {
+        let refused = alice.join("ready-made", mode).await;
+        assert_eq!(refused.unwrap_err(), ErrorCode::Banned);
+    }
+    let none = alice.join("ready-made", JoinMode::Join).await;
+    assert_eq!(none.unwrap_err(), ErrorCode::NoSuchRoom);
+    let new = NewRoom {
+        settings: Settings {
+            empty_kept: Duration::from_secs(60),
+            ..Settings::default()
+        },
+        ..NewRoom::default()
+    };
+    lab.services.create_room(&id, new, None).await.unwrap();
+    let joined = alice.join("ready-made", JoinMode::JoinOrCreate).await;
+    assert!(!joined.unwrap().created);
+
+    let large = alice.join_up_to("small", JoinMode::JoinOrCreate, 5).await;
+    assert_eq!(large.unwrap_err(), ErrorCode::Banned);
+    let small = alice.join_up_to("small", JoinMode::JoinOrCreate, 4).await;
+    assert!(small.unwrap().created);
+    // What a newcomer wants does not count: the room is there.
+    let mut bob = lab.device("bob").await;
+    let joined = bob.join_up_to("small", JoinMode::JoinOrCreate, 9).await;
+    assert_eq!(joined.unwrap().members_max, 4);
 }
 
 #[tokio::test(start_paused = true)]

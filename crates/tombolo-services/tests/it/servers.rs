@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tombolo_room::{
-    Act, Audience, Change, OPERATIONS_MAX, ObjectPlan, PropertyKey, Settings, Takeover, Target,
-    Value,
+    Act, Audience, Change, OPERATIONS_MAX, ObjectPlan, PropertyKey, Reserve, Settings, Takeover,
+    Target, Value,
 };
 use tombolo_services::{
-    BegunRequest, NamedOperation, REQUESTS_KEPT, Reject, RequestAnswer, RequestName,
+    BegunRequest, NamedOperation, NewRoom, REQUESTS_KEPT, Reject, RequestAnswer, RequestName,
     RequestRefusal, RoomView, Services,
 };
-use tombolo_wire::v1::{ErrorCode, JoinMode};
+use tombolo_wire::v1::{self, ErrorCode, JoinMode};
 use tombolo_wire::{RoomId, UserId};
 
 use crate::cluster::cluster;
@@ -44,6 +44,53 @@ async fn a_server_sees_on_every_node_what_it_has_just_done_on_one() {
         let seen = here.view_room(&room("r")).await.unwrap();
         assert_eq!(rounds(&seen), [round]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_of_a_server_is_found_by_what_is_public_and_by_its_code() {
+    let lab = Lab::new();
+    let key = PropertyKey::parse("mode").unwrap();
+    let new = || NewRoom {
+        settings: Settings {
+            members_max: 2,
+            empty_kept: Duration::from_secs(300),
+            ..Settings::default()
+        },
+        properties: vec![Change::publish(key.clone(), "duel".into())],
+        reserve: Some(Reserve {
+            users: vec![UserId::parse("carol").unwrap()],
+            lasts: Duration::from_secs(60),
+        }),
+        with_code: true,
+    };
+    let once = || Some(named([7; 16]));
+    let r = room("r");
+    let code = lab.services.create_room(&r, new(), once()).await.unwrap();
+    let again = lab.services.create_room(&r, new(), once()).await.unwrap();
+    assert!(code.is_some() && again == code);
+    let view = lab.services.view_room(&r).await.unwrap();
+    assert_eq!(view.code, code.map(|code| code.to_string()));
+    assert_eq!(view.public, ["mode"]);
+
+    let mut alice = lab.device("alice").await;
+    let duels = v1::RoomQuery {
+        conditions: vec![crate::finding::is_duel()],
+        ..v1::RoomQuery::default()
+    };
+    let found = alice.find(duels).await.unwrap();
+    assert_eq!((found.rooms.len(), found.rooms[0].free), (1, 1));
+    let by_code = |code: &str| v1::Join {
+        mode: JoinMode::Join.into(),
+        code: code.to_owned(),
+        ..v1::Join::default()
+    };
+    let code = code.unwrap().to_string();
+    assert_eq!(alice.join_as(by_code(&code)).await.unwrap().room, "r");
+    let mut bob = lab.device("bob").await;
+    let full = bob.join_as(by_code(&code)).await;
+    assert_eq!(full, Err(ErrorCode::RoomFull), "a seat is kept for carol");
+    let mut carol = lab.device("carol").await;
+    carol.join_as(by_code(&code)).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -288,8 +335,11 @@ async fn open(services: &Services, name: &str) -> Result<(), Reject> {
         empty_kept: Duration::from_secs(300),
         ..Settings::default()
     };
-    let id = room(name);
-    services.create_room(&id, settings, Vec::new(), None).await
+    let new = NewRoom {
+        settings,
+        ..NewRoom::default()
+    };
+    services.create_room(&room(name), new, None).await.map(drop)
 }
 
 async fn set(services: &Services, name: &str, round: i64) -> Result<(), Reject> {

@@ -224,6 +224,21 @@ async fn a_server_opens_a_room_speaks_in_it_and_sends_a_member_away_on_any_node(
         seen["properties"],
         json!({"round": 2, "blob": {"base64": "AQI="}})
     );
+    let more = json!({
+        "add": {"round": 3}, "public": {"mode": "duel"}, "set": {"turn": "alice"}, "delete": ["blob"],
+        "expect": {"round": 2, "turn": null}, "lasts_s": {"turn": 3600},
+    });
+    assert_eq!(south.ask("PATCH", "/v1/rooms/r/properties", &more).0, 200);
+    let (status, late) = south.ask("PATCH", "/v1/rooms/r/properties", &more);
+    assert_eq!((status, &late["code"]), (409, &json!("conflict")));
+    let (_, seen) = north.ask("GET", "/v1/rooms/r", &Value::Null);
+    assert_eq!(
+        (&seen["properties"], &seen["public"]),
+        (
+            &json!({"round": 5, "mode": "duel", "turn": "alice"}),
+            &json!(["mode"])
+        )
+    );
 
     assert_eq!(
         south
@@ -291,6 +306,27 @@ async fn whoever_lacks_a_key_a_scope_or_measure_is_refused_with_the_reason() {
         (json!({"room": "a b"}), 400, "bad_name"),
         (json!({"room": "r", "writers": "all"}), 400, "bad_request"),
         (json!({"room": "r", "members_max": 100_000}), 422, "limit"),
+        (
+            json!({"room": "r", "owner_policy": "me"}),
+            400,
+            "bad_request",
+        ),
+        (json!({"room": "r", "history_max": 1_000_000}), 422, "limit"),
+        (
+            json!({"room": "r", "reserve": {"users": [], "lasts_s": 9}}),
+            400,
+            "bad_request",
+        ),
+        (
+            json!({"room": "r", "public": {"k": "v".repeat(300)}}),
+            422,
+            "limit",
+        ),
+        (
+            json!({"room": "r", "properties": {"k": 1}, "public": {"k": 1}}),
+            400,
+            "bad_request",
+        ),
         (json!({"room": "r", "members_max": 0}), 422, "limit"),
         (json!({"room": "r", "empty_kept_s": u64::MAX}), 422, "limit"),
         (json!({"room": "r", "colour": "blue"}), 422, "bad_request"),
@@ -318,6 +354,36 @@ async fn whoever_lacks_a_key_a_scope_or_measure_is_refused_with_the_reason() {
             (status, &json!(code)),
             "{shown}: {refused}"
         );
+    }
+    let made = json!({
+        "room": "made", "password": "sesame", "code": true, "owner_policy": "none", "history_max": 7,
+        "reserve": {"users": ["alice"], "lasts_s": 60}, "public": {"mode": "duel"},
+    });
+    let (status, opened) = server.ask("POST", "/v1/rooms", &made);
+    assert_eq!(status, 201, "{opened}");
+    let (_, seen) = server.ask("GET", "/v1/rooms/made", &Value::Null);
+    assert_eq!(
+        (&seen["code"], &seen["public"]),
+        (&opened["code"], &json!(["mode"]))
+    );
+    assert_eq!(opened["code"].as_str().map(str::len), Some(6));
+    for (body, why) in [
+        (
+            json!({"expect": {"k": 1}}),
+            "k is expected, but not changed",
+        ),
+        (
+            json!({"set": {"k": 1}, "delete": ["k"]}),
+            "k is changed twice",
+        ),
+        (
+            json!({"set": {"k": 1}, "lasts_s": {"k": 0}}),
+            "lasts_s is from a second to a year",
+        ),
+        (json!({}), "nothing is to be changed"),
+    ] {
+        let (status, refused) = server.ask("PATCH", "/v1/rooms/made/properties", &body);
+        assert_eq!((status, &refused["message"]), (400, &json!(why)));
     }
     let nowhere = json!({"text": "hello"});
     let (status, refused) = server.ask("POST", "/v1/rooms/none/messages", &nowhere);
