@@ -4,6 +4,7 @@ mod choose;
 mod grid;
 mod moves;
 mod observer;
+mod pace;
 mod pass;
 mod renumber;
 mod tell;
@@ -18,6 +19,7 @@ use crate::ticks::Ticks;
 use grid::Grid;
 use moves::Moves;
 use observer::{Entering, Known, Observer};
+use pace::Paces;
 use pass::{Scene, Scratch};
 use renumber::Disorder;
 
@@ -163,6 +165,7 @@ pub struct Field {
     cells: Cells,
     grid: Grid,
     moves: Moves,
+    paces: Paces,
     disorder: Disorder,
     scratch: Scratch,
     stats: Stats,
@@ -191,6 +194,7 @@ impl Field {
             cells: Cells::new(&settings),
             grid: Grid::new(&settings),
             moves: Moves::new(&settings),
+            paces: Paces::new(&settings),
             disorder: Disorder::default(),
             scratch: Scratch::default(),
             settings,
@@ -453,6 +457,7 @@ impl Field {
                 tick: self.tick,
                 grid: &self.grid,
                 moves: &self.moves,
+                paces: &self.paces,
                 sight,
             };
             let waiting = scene.pass(&mut self.scratch, slot, number, observer);

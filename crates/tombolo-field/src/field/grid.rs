@@ -58,15 +58,11 @@ struct Limits {
     leave: ByClass<f64>,
     look: ByClass<f64>,
     core: ByClass<f64>,
-    /// The squares of its weight times its range, of what counts as no distance, and one by the first.
-    weight: ByClass<f32>,
-    near: ByClass<f32>,
-    per_weight: ByClass<f32>,
 }
 
 /// Indexed by class.
 #[derive(Clone, Debug, Default)]
-struct ByClass<T>([T; CLASSES_MAX]);
+pub(super) struct ByClass<T>([T; CLASSES_MAX]);
 
 /// Which cells stand beside each other.
 #[derive(Clone, Copy, Debug)]
@@ -228,24 +224,6 @@ impl Grid {
         self.limits.core.of(class)
     }
 
-    /// How urgent it is to tell of an entity, by its class, the square of its distance, and its age in ticks:
-    /// in proportion to weight and age, and against distance; the square of that, which has the same order.
-    pub(super) fn urgency(&self, class: u8, square: f32, age: u32) -> f32 {
-        let age = age as f32;
-        self.limits.weight.of(class) * age * age / (square + self.limits.near.of(class))
-    }
-
-    /// After how many ticks it is that urgent; those that it would take longer are due earlier.
-    #[inline]
-    pub(super) fn wait(&self, class: u8, square: f32, urgency: f32) -> u8 {
-        let (per_weight, near) = (self.limits.per_weight.of(class), self.limits.near.of(class));
-        let age = (urgency * per_weight * (square + near)).sqrt();
-        let age = if age < WAIT_MAX { age } else { WAIT_MAX };
-        // Rounded up. Floats of that size are whole numbers, which are their lowest bits: this is asked for each
-        // that is told, and a conversion takes several times as long.
-        (age + 0.5 + WHOLE).to_bits() as u8
-    }
-
     /// Bytes of the longest record of an update of all.
     pub(super) fn longest(&self) -> usize {
         self.longest
@@ -324,21 +302,17 @@ impl Limits {
         let square = |distance: f64| distance * distance;
         let leave = |class: &Class| class.range * (1.0 + settings.hysteresis);
         let skin = Grid::skin(settings);
-        let weight = |class: &Class| square(class.weight * class.range);
         Self {
             enter: ByClass::new(settings, |class| square(class.range)),
             leave: ByClass::new(settings, |class| square(leave(class))),
             look: ByClass::new(settings, |class| square(class.range + skin)),
             core: ByClass::new(settings, |class| Grid::core_limit(leave(class), settings)),
-            weight: ByClass::new(settings, |class| weight(class) as f32),
-            near: ByClass::new(settings, |class| square(class.range * NEAR) as f32),
-            per_weight: ByClass::new(settings, |class| (1.0 / weight(class)) as f32),
         }
     }
 }
 
 impl<T: Copy + Default> ByClass<T> {
-    fn new(settings: &Settings, of: impl Fn(&Class) -> T) -> Self {
+    pub(super) fn new(settings: &Settings, of: impl Fn(&Class) -> T) -> Self {
         let mut all = [T::default(); CLASSES_MAX];
         for (one, class) in all.iter_mut().zip(&settings.classes) {
             *one = of(class);
@@ -347,7 +321,7 @@ impl<T: Copy + Default> ByClass<T> {
     }
 
     #[inline]
-    fn of(&self, class: u8) -> T {
+    pub(super) fn of(&self, class: u8) -> T {
         // Classes are fewer: reports of others are refused.
         self.0[usize::from(class) % CLASSES_MAX]
     }
@@ -359,12 +333,3 @@ pub(super) fn square<const D: usize>(a: [f64; 3], b: [f64; 3]) -> f64 {
     let along = |at: usize| a[at] - b[at];
     (0..D).map(|at| along(at) * along(at)).sum()
 }
-
-/// The most ticks that somebody waits, but for those more urgent.
-const WAIT_MAX: f32 = 254.0;
-
-/// Floats from this one on are whole numbers.
-const WHOLE: f32 = 8_388_608.0;
-
-/// How near counts as no distance at all, as a share of the range.
-const NEAR: f64 = 0.05;

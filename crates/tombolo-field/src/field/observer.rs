@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::choose::Threshold;
+use super::pace::Waits;
 use super::renumber::NOWHERE;
 use super::{EntityId, Watch};
 use crate::datagram::{Pen, write_left};
@@ -71,8 +72,8 @@ struct Reset {
 /// memory is what takes most of the time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known {
-    /// The slot, and above that, after how many ticks it is to be told again, if not all fits.
-    slot_and_wait: u32,
+    /// The slot, and above that its pace, when not all fits.
+    slot_and_pace: u32,
     /// When it was told last: it has what changed up to then.
     pub(super) told: u32,
 }
@@ -83,8 +84,8 @@ pub(super) struct Entering {
     pub(super) slot: u32,
     /// When it was told last; before that, since when it is to be.
     pub(super) told: u32,
-    /// After how many ticks it is to be told again, once it is known.
-    wait: u8,
+    /// Its pace, once it was told.
+    pace: u8,
     /// The observer may know it from before: it was not told for sure that it had left.
     may_be_known: bool,
     /// When it was told that it is there.
@@ -134,7 +135,7 @@ impl Observer {
             now
         };
         let known = self.known.iter();
-        let known = known.map(|known| Known::new(now(known.slot()), known.told, known.wait()));
+        let known = known.map(|known| Known::new(now(known.slot()), known.told, known.pace()));
         let entering = self.entering.iter().map(|entering| Entering {
             slot: now(entering.slot),
             ..*entering
@@ -334,38 +335,39 @@ fn with_room<T>(of: impl Iterator<Item = T>) -> Vec<T> {
 }
 
 impl Known {
-    pub(super) fn new(slot: u32, told: u32, wait: u8) -> Self {
-        let slot_and_wait = slot & SLOT_MASK | u32::from(wait) << SLOT_BITS;
+    pub(super) fn new(slot: u32, told: u32, pace: u8) -> Self {
+        let slot_and_pace = slot & SLOT_MASK | u32::from(pace) << SLOT_BITS;
         Self {
-            slot_and_wait,
+            slot_and_pace,
             told,
         }
     }
 
     #[inline]
     pub(super) fn slot(&self) -> u32 {
-        self.slot_and_wait & SLOT_MASK
+        self.slot_and_pace & SLOT_MASK
     }
 
-    fn wait(&self) -> u8 {
-        (self.slot_and_wait >> SLOT_BITS) as u8
+    fn pace(&self) -> u8 {
+        (self.slot_and_pace >> SLOT_BITS) as u8
     }
 
     #[inline]
-    pub(super) fn set_wait(&mut self, wait: u8) {
-        *self = Self::new(self.slot(), self.told, wait);
+    pub(super) fn set_pace(&mut self, pace: u8) {
+        *self = Self::new(self.slot(), self.told, pace);
     }
 
     /// Whether it is to be told again in that tick, if not all fits.
     #[inline]
-    pub(super) fn is_due(&self, tick: u32) -> bool {
-        u64::from(self.told) + u64::from(self.wait()) <= u64::from(tick)
+    pub(super) fn is_due(&self, waits: &Waits, tick: u32) -> bool {
+        // It was not told later than now.
+        tick.wrapping_sub(self.told) >= u32::from(waits[usize::from(self.pace())])
     }
 }
 
 impl From<Entering> for Known {
     fn from(entering: Entering) -> Self {
-        Self::new(entering.slot, entering.told, entering.wait)
+        Self::new(entering.slot, entering.told, entering.pace)
     }
 }
 
@@ -375,7 +377,7 @@ impl Entering {
         Self {
             slot,
             told,
-            wait: 0,
+            pace: 0,
             may_be_known: false,
             entry: Told::default(),
         }
@@ -394,10 +396,10 @@ impl Entering {
         self.told < changed || self.entry.is_due(now)
     }
 
-    pub(super) fn on_told(&mut self, tick: u32, wait: u8) {
+    pub(super) fn on_told(&mut self, tick: u32, pace: u8) {
         self.entry.note(tick);
         self.told = tick;
-        self.wait = wait;
+        self.pace = pace;
     }
 }
 

@@ -1,9 +1,10 @@
 //! One observer's tick.
 
-use super::choose::{Choice, urgency};
+use super::choose::Choice;
 use super::grid::{Grid, square};
 use super::moves::Moves;
 use super::observer::Observer;
+use super::pace::Paces;
 use super::{KNOWN_MAX, Sight, Subject};
 use crate::datagram::Page;
 use crate::settings::Settings;
@@ -14,6 +15,7 @@ pub(super) struct Scene<'f, S: ?Sized, const D: usize> {
     pub(super) tick: u32,
     pub(super) grid: &'f Grid,
     pub(super) moves: &'f Moves,
+    pub(super) paces: &'f Paces,
     pub(super) sight: &'f S,
 }
 
@@ -54,10 +56,8 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
     ) -> usize {
         let me = self.me(slot, number, observer);
         let looks_around = self.moves.is_stale(slot, observer.looked);
-        if looks_around {
+        if looks_around || self.has_turned(&me, observer) {
             self.look_over(&me, observer);
-        } else if self.may_core_leave(&me, observer) {
-            observer.core = 0;
         }
         self.let_go(&me, observer);
         self.add_new(scratch, &me, observer, looks_around);
@@ -85,12 +85,10 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
         }
     }
 
-    /// Whether some of the first ones of the known may have to go though the observer does not look around.
-    fn may_core_leave(&self, me: &Me, observer: &Observer) -> bool {
+    /// Whether some of the first ones of the known may have to go, or others may be far from where they were, though the
+    /// observer does not look around.
+    fn has_turned(&self, me: &Me, observer: &Observer) -> bool {
         let core = &observer.known[..observer.core];
-        if core.is_empty() {
-            return false;
-        }
         let may_see = |slot: u32| self.sight.may_see(&me.subject, self.grid.subject(slot));
         let leave = self.settings.range_max() * (1.0 + self.settings.hysteresis);
         self.moves.is_deserted(me.position, leave)
@@ -98,18 +96,19 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
     }
 
     /// Puts those first of the known that cannot leave before an observer who looks around now does so again, and says
-    /// anew when each is due, since those that were near may be far.
+    /// anew how fast each is told, since those that were near may be far.
     fn look_over(&self, me: &Me, observer: &mut Observer) {
-        let threshold = observer.threshold.map(urgency);
+        let has_paces = observer.threshold.is_some();
         let (mut at, mut end) = (0, observer.known.len());
         while at < end {
             let known = &mut observer.known[at];
             let other = self.grid.glimpse(known.slot());
-            if let Some(threshold) = threshold {
-                known.set_wait(self.wait(other, me, threshold));
-            }
             let square = square::<D>(other.position, me.position);
-            let core_square = self.grid.core_square(other.stencil.class());
+            let class = other.stencil.class();
+            if has_paces {
+                known.set_pace(self.paces.pace(class, square as f32));
+            }
+            let core_square = self.grid.core_square(class);
             if (square <= core_square) & (square <= me.core_max)
                 && self
                     .sight

@@ -1,13 +1,14 @@
 //! What an observer is told in one tick.
 //!
 //! When not all fits, each of the known is told again after some ticks: as many as it takes until it is as urgent
-//! as the last one that fitted. So a tick asks for those that are due, and mostly they fit. If there is room left,
+//! as the last one that fitted, about which its pace is asked. So a tick asks for those that are due, and mostly they fit. If there is room left,
 //! some of the others are told earlier; if there is not enough, the most urgent ones are chosen.
 
 use super::Sight;
 use super::choose::{Choice, Threshold, score, urgency};
 use super::grid::{Glimpse, square};
 use super::observer::{Entering, Known, Observer};
+use super::pace::Waits;
 use super::pass::{Me, Scene, Scratch};
 use crate::datagram::{Header, LEFT_BYTES, Page, Pen};
 
@@ -52,7 +53,8 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
             self.tell_entering(page, me, observer);
             return 0;
         }
-        let not_due = note_due(&mut scratch.choice, observer, self.tick);
+        let waits = self.paces.waits(observer.threshold);
+        let not_due = note_due(&mut scratch.choice, observer, waits, self.tick);
         if scratch.choice.numbers().len() * longest + entering > room {
             self.weigh(&mut scratch.choice, observer);
             if scratch.choice.total() > room {
@@ -99,12 +101,11 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
 
     /// Tells all that there is to tell of those that enter.
     fn tell_entering(&self, page: &mut Page, me: &Me, observer: &mut Observer) {
-        let threshold = observer.threshold.map_or(0.0, urgency);
         page.write(|pen| {
             for entering in &mut observer.entering {
                 let changed = self.grid.glimpse(entering.slot).changed;
                 if entering.has_news(changed, self.tick) {
-                    self.tell_of_entering(entering, me, threshold, pen);
+                    self.tell_of_entering(entering, me, pen);
                 }
             }
         });
@@ -112,7 +113,6 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
 
     /// Tells all that there is to tell of some of the known.
     fn tell_due(&self, numbers: &[u32], page: &mut Page, me: &Me, observer: &mut Observer) {
-        let threshold = observer.threshold.map_or(0.0, urgency);
         page.write(|pen| {
             for number in numbers {
                 // Those that enter, if they are among them, come after the known.
@@ -120,7 +120,7 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
                     break;
                 };
                 if known.told < self.grid.glimpse(known.slot()).changed {
-                    self.tell_of(known, me, threshold, pen);
+                    self.tell_of(known, me, pen);
                 }
             }
         });
@@ -129,11 +129,11 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
     /// Tells some that are not due, the next ones first, while there is room; returns how many.
     fn fill(&self, mut room: usize, page: &mut Page, me: &Me, observer: &mut Observer) -> usize {
         let mut count = 0;
-        let threshold = observer.threshold.map_or(0.0, urgency);
+        let waits = self.paces.waits(observer.threshold);
         page.write(|pen| {
             for due in [self.tick.saturating_add(1), u32::MAX] {
                 for known in &mut observer.known {
-                    if !known.is_due(due) || known.told >= self.tick {
+                    if known.told >= self.tick || !known.is_due(waits, due) {
                         continue;
                     }
                     let other = self.grid.glimpse(known.slot());
@@ -145,7 +145,7 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
                     };
                     room = rest;
                     count += 1;
-                    self.tell_of(known, me, threshold, pen);
+                    self.tell_of(known, me, pen);
                 }
             }
         });
@@ -166,21 +166,20 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
             let other = self.grid.glimpse(slot);
             let square = square::<D>(other.position, me.position) as f32;
             let age = self.tick.saturating_sub(told).max(1);
-            score(self.grid.urgency(other.stencil.class(), square, age))
+            score(self.paces.urgency(other.stencil.class(), square, age))
         });
         let count = choice.numbers().len();
         let chosen = choice.choose(room, &mut observer.threshold);
         observer.threshold = observer.threshold.map(raise);
-        let threshold = observer.threshold.map_or(0.0, urgency);
         let knowns = observer.known.len();
         scratch.datagram.write(|pen| {
             for number in chosen {
                 let at = *number as usize;
                 if let Some(known) = observer.known.get_mut(at) {
-                    self.tell_of(known, me, threshold, pen);
+                    self.tell_of(known, me, pen);
                 } else {
                     let entering = &mut observer.entering[at - knowns];
-                    self.tell_of_entering(entering, me, threshold, pen);
+                    self.tell_of_entering(entering, me, pen);
                 }
             }
         });
@@ -205,61 +204,48 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
         }
     }
 
-    /// Tells of one of the known, which is to be told of again when it is that urgent.
+    /// Tells of one of the known.
     #[inline]
-    fn tell_of(&self, known: &mut Known, me: &Me, threshold: f32, pen: &mut Pen<'_>) {
+    fn tell_of(&self, known: &mut Known, me: &Me, pen: &mut Pen<'_>) {
         let other = self.grid.glimpse(known.slot());
         other.stencil.write::<D>(offset(other, me), pen);
         known.told = self.tick;
-        known.set_wait(self.wait(other, me, threshold));
     }
 
     /// The same of one that enters.
-    fn tell_of_entering(
-        &self,
-        entering: &mut Entering,
-        me: &Me,
-        threshold: f32,
-        pen: &mut Pen<'_>,
-    ) {
+    fn tell_of_entering(&self, entering: &mut Entering, me: &Me, pen: &mut Pen<'_>) {
         let other = self.grid.glimpse(entering.slot);
         other.stencil.write_entered::<D>(offset(other, me), pen);
-        let wait = self.wait(other, me, threshold);
-        entering.on_told(self.tick, wait);
+        entering.on_told(self.tick, self.pace(other, me));
     }
 
-    /// After how many ticks it is that urgent to tell of an entity.
-    #[inline]
-    pub(super) fn wait(&self, other: &Glimpse, me: &Me, urgency: f32) -> u8 {
+    /// How fast an entity is told.
+    fn pace(&self, other: &Glimpse, me: &Me) -> u8 {
         let square = square::<D>(other.position, me.position) as f32;
-        self.grid.wait(other.stencil.class(), square, urgency)
+        self.paces.pace(other.stencil.class(), square)
     }
 
-    /// Says when each of the known is due, when not all fit.
+    /// Says how fast each of the known is told, when not all fit any more.
     fn plan(&self, me: &Me, observer: &mut Observer) {
-        let Some(threshold) = observer.threshold else {
+        if observer.threshold.is_none() {
             return;
-        };
+        }
         for known in &mut observer.known {
             let other = self.grid.glimpse(known.slot());
-            known.set_wait(self.wait(other, me, urgency(threshold)));
+            known.set_pace(self.pace(other, me));
         }
     }
 }
 
-/// Takes note of the known that are due, which are all when all fitted; returns how many are not.
-fn note_due(choice: &mut Choice, observer: &Observer, tick: u32) -> usize {
+/// Takes note of the known that are due; returns how many are not.
+fn note_due(choice: &mut Choice, observer: &Observer, waits: &Waits, tick: u32) -> usize {
     let known = &observer.known;
     let due = choice.begin(known.len());
     let mut count = 0;
     // Without a branch for each: written always, kept when it counts.
     for (at, known) in (0..).zip(known) {
         due[count] = at;
-        count += usize::from(known.is_due(tick));
-    }
-    if observer.threshold.is_none() {
-        (0..).zip(&mut *due).for_each(|(at, due)| *due = at);
-        count = known.len();
+        count += usize::from(known.is_due(waits, tick));
     }
     choice.keep(count);
     known.len() - count
@@ -276,7 +262,7 @@ fn offset(other: &Glimpse, me: &Me) -> [f32; 3] {
 fn relax(threshold: &mut Threshold, total: usize, room: usize) {
     if let Some(threshold) = threshold {
         let share = total as f32 / (room as f32 * FULL);
-        *threshold = score(urgency(*threshold) * share.clamp(0.95, 1.0));
+        *threshold = score(urgency(*threshold) * share.clamp(0.98, 1.0));
     }
 }
 

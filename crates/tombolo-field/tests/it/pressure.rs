@@ -61,6 +61,24 @@ fn the_nearest_go_on_at_full_rate_and_the_rest_at_a_falling_one() {
 }
 
 #[test]
+fn who_jumps_near_is_told_as_often_as_the_near_though_nobody_else_moves() {
+    let mut world = World::new(seen_from(100.0));
+    world.put(0, [0.0; 3]);
+    world.observe(0, reliable(BUDGET_MIN));
+    let mut told = 0;
+    for tick in 0..100 {
+        for id in 1..=60 {
+            let x = if id == 1 && tick >= 50 { 1.0 } else { 90.0 };
+            world.put(id, [x, 0.0, 0.0]);
+        }
+        world.tick(&Everything);
+        let seen = world.mirrors[&EntityId(0)].find(EntityId(1));
+        told += usize::from(seen.is_some_and(|seen| tick >= 60 && seen.sequence == tick + 1));
+    }
+    assert_eq!(told, 40);
+}
+
+#[test]
 fn all_who_are_far_are_told_of_in_time() {
     let mut dice = Dice::new(7);
     let mut world = World::new(seen_from(100.0));
