@@ -131,7 +131,8 @@ impl Stencil {
     /// Writes the record of an update for an observer from whom the entity is that far.
     #[inline]
     pub(crate) fn write<const D: usize>(&self, offset: [f32; 3], to: &mut Pen<'_>) {
-        let Some(room) = to.bytes[to.filled..].first_chunk_mut::<STENCIL_BYTES>() else {
+        let room = to.bytes.get_mut(to.filled..);
+        let Some(room) = room.and_then(|room| room.first_chunk_mut::<STENCIL_BYTES>()) else {
             return;
         };
         // Whole words, which takes a few instructions; what is beyond the record is written over.

@@ -6,6 +6,7 @@ mod moves;
 mod observer;
 mod pace;
 mod pass;
+mod pick;
 mod renumber;
 mod tell;
 
@@ -456,6 +457,7 @@ impl Field {
                 settings: &self.settings,
                 tick: self.tick,
                 grid: &self.grid,
+                glimpses: self.grid.glimpses(),
                 moves: &self.moves,
                 paces: &self.paces,
                 sight,

@@ -1,5 +1,7 @@
 //! Which of what there is to tell is told, when not all fits.
 
+use super::pick::pick;
+
 /// Chooses the most urgent that fit, without sorting them.
 #[derive(Debug, Default)]
 pub(super) struct Choice {
@@ -32,15 +34,14 @@ pub(super) fn urgency(score: i32) -> f32 {
 }
 
 impl Choice {
-    /// Begins anew, with up to so many, whose numbers are to be set; those that count are [kept](Self::keep).
-    pub(super) fn begin(&mut self, count: usize) -> &mut [u32] {
-        self.numbers.resize(count, 0);
-        &mut self.numbers
-    }
-
-    /// Keeps the first ones.
-    pub(super) fn keep(&mut self, count: usize) {
-        self.numbers.truncate(count);
+    /// Begins anew, with those of a list for which that holds, by their place there; returns how many they are.
+    pub(super) fn begin<T>(&mut self, of: &[T], holds: impl Fn(&T) -> bool) -> usize {
+        self.numbers.clear();
+        let mut numbers = 0..;
+        pick(of, &mut self.numbers, |one| {
+            (numbers.next().unwrap_or_default(), holds(one))
+        });
+        self.numbers.len()
     }
 
     /// Keeps those of which there is something to tell, by the bytes of their records.
@@ -198,7 +199,7 @@ mod tests {
     use super::*;
 
     fn note(choice: &mut Choice, items: &[(f32, u16)]) {
-        choice.begin(0);
+        choice.begin::<()>(&[], |()| false);
         choice.weigh(|_| None);
         for (at, (_, bytes)) in items.iter().enumerate() {
             choice.push(at as u32, u32::from(*bytes));

@@ -1,5 +1,6 @@
 //! All entities in the order of where they are, and what is asked of them most.
 
+use super::pick::pick;
 use super::renumber::NOWHERE;
 use super::{Entity, Subject};
 use crate::datagram::Stencil;
@@ -48,6 +49,7 @@ pub(super) struct Glimpse {
 struct Spot {
     position: [f64; 3],
     look: f64,
+    slot: u32,
 }
 
 /// What distances mean for each class.
@@ -168,6 +170,7 @@ impl Grid {
             self.spots.push(Spot {
                 position: glimpse.position,
                 look: self.limits.look.of(glimpse.stencil.class()),
+                slot: *slot,
             });
             self.longest = self.longest.max(glimpse.stencil.bytes().into());
             match self.rows.last_mut() {
@@ -229,9 +232,9 @@ impl Grid {
         self.longest
     }
 
-    /// How many slots there are, with those that are empty.
-    pub(super) fn slots(&self) -> usize {
-        self.glimpses.len()
+    /// Of all, indexed by slot.
+    pub(super) fn glimpses(&self) -> &[Glimpse] {
+        &self.glimpses
     }
 
     pub(super) fn len(&self) -> usize {
@@ -270,17 +273,10 @@ impl Grid {
     }
 
     fn scan<const D: usize>(&self, from: usize, to: usize, center: [f64; 3], found: &mut Vec<u32>) {
-        let spots = &self.spots[from..to];
-        let slots = &self.order[from..to];
-        // Without a branch for each: written always, kept when it is in range.
-        let start = found.len();
-        found.resize(start + slots.len(), 0);
-        let mut kept = start;
-        for (spot, (_, slot)) in spots.iter().zip(slots) {
-            found[kept] = *slot;
-            kept += usize::from(square::<D>(spot.position, center) <= spot.look);
-        }
-        found.truncate(kept);
+        pick(&self.spots[from..to], found, |spot| {
+            let square = square::<D>(spot.position, center);
+            (spot.slot, square <= spot.look)
+        });
     }
 
     fn cell(&self, position: [f64; 3]) -> Cell {

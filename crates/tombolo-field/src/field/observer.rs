@@ -360,8 +360,9 @@ impl Known {
     /// Whether it is to be told again in that tick, if not all fits.
     #[inline]
     pub(super) fn is_due(&self, waits: &Waits, tick: u32) -> bool {
-        // It was not told later than now.
-        tick.wrapping_sub(self.told) >= u32::from(waits[usize::from(self.pace())])
+        // Ticks do not go on for ever.
+        let wait = u32::from(waits[usize::from(self.pace())]);
+        self.told.wrapping_add(wait) <= tick
     }
 }
 

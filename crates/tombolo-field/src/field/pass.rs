@@ -1,10 +1,11 @@
 //! One observer's tick.
 
 use super::choose::Choice;
-use super::grid::{Grid, square};
+use super::grid::{Glimpse, Grid, square};
 use super::moves::Moves;
 use super::observer::Observer;
 use super::pace::Paces;
+use super::pick::pick;
 use super::{KNOWN_MAX, Sight, Subject};
 use crate::datagram::Page;
 use crate::settings::Settings;
@@ -14,6 +15,8 @@ pub(super) struct Scene<'f, S: ?Sized, const D: usize> {
     pub(super) settings: &'f Settings,
     pub(super) tick: u32,
     pub(super) grid: &'f Grid,
+    /// Indexed by slot.
+    pub(super) glimpses: &'f [Glimpse],
     pub(super) moves: &'f Moves,
     pub(super) paces: &'f Paces,
     pub(super) sight: &'f S,
@@ -70,6 +73,11 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
         waiting
     }
 
+    #[inline]
+    pub(super) fn glimpse(&self, slot: u32) -> &Glimpse {
+        &self.glimpses[slot as usize]
+    }
+
     fn me(&self, slot: u32, number: usize, observer: &Observer) -> Me {
         let square = |distance: f64| distance * distance;
         let range = observer.watch.range;
@@ -78,7 +86,7 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
             slot,
             number,
             subject: *self.grid.subject(slot),
-            position: self.grid.glimpse(slot).position,
+            position: self.glimpse(slot).position,
             enter_max: square(range),
             leave_max: square(leave),
             core_max: Grid::core_limit(leave, self.settings),
@@ -102,7 +110,7 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
         let (mut at, mut end) = (0, observer.known.len());
         while at < end {
             let known = &mut observer.known[at];
-            let other = self.grid.glimpse(known.slot());
+            let other = self.glimpse(known.slot());
             let square = square::<D>(other.position, me.position);
             let class = other.stencil.class();
             if has_paces {
@@ -148,7 +156,7 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
     /// Whether what an observer knows is still to be known.
     #[inline]
     fn stays(&self, me: &Me, slot: u32) -> bool {
-        let other = self.grid.glimpse(slot);
+        let other = self.glimpse(slot);
         let square = square::<D>(other.position, me.position);
         let leave_square = self.grid.leave_square(other.stencil.class());
         // One branch for both.
@@ -164,7 +172,7 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
         let mut at = 0;
         while let Some(slot) = observer.nearby.get(at) {
             let slot = *slot;
-            let other = self.grid.glimpse(slot);
+            let other = self.glimpse(slot);
             let square = square::<D>(other.position, me.position);
             let is_new = square <= self.grid.enter_square(other.stencil.class())
                 && square <= me.enter_max
@@ -198,28 +206,28 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
         if looks_around {
             self.grid.around::<D>(me.number, &mut scratch.noted);
             observer.nearby.clear();
-            observer.nearby.extend_from_slice(&scratch.noted);
             observer.looked = self.moves.drift();
             return true;
         }
-        observer.nearby.extend_from_slice(jumpers);
+        scratch.noted.clear();
+        scratch.noted.extend_from_slice(jumpers);
         !jumpers.is_empty()
     }
 
-    /// Keeps each of those nearby once, and none that is known.
+    /// Adds to those nearby what was noted, but none that is among them or known.
     fn distinguish(&self, scratch: &mut Scratch, me: &Me, observer: &mut Observer) {
         scratch.stamp += 1;
-        let (stamps, stamp) = (&mut scratch.stamps, scratch.stamp);
-        if stamps.len() < self.grid.slots() {
-            stamps.resize(self.grid.slots(), 0);
+        let stamp = scratch.stamp;
+        if scratch.stamps.len() < self.glimpses.len() {
+            scratch.stamps.resize(self.glimpses.len(), 0);
         }
+        let stamps = scratch.stamps.as_mut_slice();
         stamps[me.slot as usize] = stamp;
-        for slot in observer.slots() {
-            stamps[slot as usize] = stamp;
-        }
-        observer.nearby.retain(|slot| {
+        let slots = observer.slots().chain(observer.nearby.iter().copied());
+        slots.for_each(|slot| stamps[slot as usize] = stamp);
+        pick(&scratch.noted, &mut observer.nearby, |slot| {
             let before = std::mem::replace(&mut stamps[*slot as usize], stamp);
-            before != stamp
+            (*slot, before != stamp)
         });
     }
 }

@@ -8,7 +8,6 @@ use super::Sight;
 use super::choose::{Choice, Threshold, score, urgency};
 use super::grid::{Glimpse, square};
 use super::observer::{Entering, Known, Observer};
-use super::pace::Waits;
 use super::pass::{Me, Scene, Scratch};
 use crate::datagram::{Header, LEFT_BYTES, Page, Pen};
 
@@ -54,7 +53,9 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
             return 0;
         }
         let waits = self.paces.waits(observer.threshold);
-        let not_due = note_due(&mut scratch.choice, observer, waits, self.tick);
+        let is_due = |known: &Known| known.is_due(waits, self.tick);
+        let due = scratch.choice.begin(&observer.known, is_due);
+        let not_due = observer.known.len() - due;
         if scratch.choice.numbers().len() * longest + entering > room {
             self.weigh(&mut scratch.choice, observer);
             if scratch.choice.total() > room {
@@ -90,7 +91,7 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
         page.write(|pen| {
             // When all fits, this one loop is where a tick spends its time.
             for known in &mut observer.known {
-                let other = self.grid.glimpse(known.slot());
+                let other = self.glimpse(known.slot());
                 if known.told < other.changed {
                     other.stencil.write::<D>(offset(other, me), pen);
                     known.told = self.tick;
@@ -103,7 +104,7 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
     fn tell_entering(&self, page: &mut Page, me: &Me, observer: &mut Observer) {
         page.write(|pen| {
             for entering in &mut observer.entering {
-                let changed = self.grid.glimpse(entering.slot).changed;
+                let changed = self.glimpse(entering.slot).changed;
                 if entering.has_news(changed, self.tick) {
                     self.tell_of_entering(entering, me, pen);
                 }
@@ -119,7 +120,7 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
                 let Some(known) = observer.known.get_mut(*number as usize) else {
                     break;
                 };
-                if known.told < self.grid.glimpse(known.slot()).changed {
+                if known.told < self.glimpse(known.slot()).changed {
                     self.tell_of(known, me, pen);
                 }
             }
@@ -136,7 +137,7 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
                     if known.told >= self.tick || !known.is_due(waits, due) {
                         continue;
                     }
-                    let other = self.grid.glimpse(known.slot());
+                    let other = self.glimpse(known.slot());
                     if known.told >= other.changed {
                         continue;
                     }
@@ -163,7 +164,7 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
         let choice = &mut scratch.choice;
         choice.score(|number| {
             let (slot, told) = observer.slot_and_told(number);
-            let other = self.grid.glimpse(slot);
+            let other = self.glimpse(slot);
             let square = square::<D>(other.position, me.position) as f32;
             let age = self.tick.saturating_sub(told).max(1);
             score(self.paces.urgency(other.stencil.class(), square, age))
@@ -190,12 +191,12 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
     fn weigh(&self, choice: &mut Choice, observer: &Observer) {
         choice.weigh(|number| {
             let known = &observer.known[number as usize];
-            let other = self.grid.glimpse(known.slot());
+            let other = self.glimpse(known.slot());
             (known.told < other.changed).then(|| other.stencil.bytes().into())
         });
         let first = observer.known.len() as u32;
         for (number, entering) in (first..).zip(&observer.entering) {
-            let other = self.grid.glimpse(entering.slot);
+            let other = self.glimpse(entering.slot);
             if entering.has_news(other.changed, self.tick) {
                 // The class is told as well.
                 let bytes = u32::from(other.stencil.bytes()) + 1;
@@ -207,14 +208,14 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
     /// Tells of one of the known.
     #[inline]
     fn tell_of(&self, known: &mut Known, me: &Me, pen: &mut Pen<'_>) {
-        let other = self.grid.glimpse(known.slot());
+        let other = self.glimpse(known.slot());
         other.stencil.write::<D>(offset(other, me), pen);
         known.told = self.tick;
     }
 
     /// The same of one that enters.
     fn tell_of_entering(&self, entering: &mut Entering, me: &Me, pen: &mut Pen<'_>) {
-        let other = self.grid.glimpse(entering.slot);
+        let other = self.glimpse(entering.slot);
         other.stencil.write_entered::<D>(offset(other, me), pen);
         entering.on_told(self.tick, self.pace(other, me));
     }
@@ -231,24 +232,10 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
             return;
         }
         for known in &mut observer.known {
-            let other = self.grid.glimpse(known.slot());
+            let other = self.glimpse(known.slot());
             known.set_pace(self.pace(other, me));
         }
     }
-}
-
-/// Takes note of the known that are due; returns how many are not.
-fn note_due(choice: &mut Choice, observer: &Observer, waits: &Waits, tick: u32) -> usize {
-    let known = &observer.known;
-    let due = choice.begin(known.len());
-    let mut count = 0;
-    // Without a branch for each: written always, kept when it counts.
-    for (at, known) in (0..).zip(known) {
-        due[count] = at;
-        count += usize::from(known.is_due(waits, tick));
-    }
-    choice.keep(count);
-    known.len() - count
 }
 
 /// From an observer to an entity.
