@@ -13,6 +13,7 @@
 mod deed;
 mod device;
 mod judge;
+mod plain;
 mod presence;
 mod reader;
 mod tally;

@@ -75,13 +75,12 @@ impl EventLog {
     pub fn report(&self) -> String {
         let mut text = String::new();
         let tail = self.lines.len().min(TAIL_LINES);
-        let test = self.seed.test();
-        let name = test.rsplit_once("::").map_or(test, |(_, name)| name);
         let written = writeln!(
             text,
-            "seed = {seed}\nreplay: TOMBOLO_SEED={seed} cargo test {name}\n\
+            "seed = {seed}\nreplay: {replay}\n\
              the last {tail} of {count} events:",
             seed = self.seed,
+            replay = self.seed.replay(),
             count = self.count,
         );
         debug_assert!(written.is_ok(), "writing into a String succeeds");

@@ -77,6 +77,14 @@ impl Seed {
         self.test
     }
 
+    /// The command that runs the test with this seed.
+    #[must_use]
+    pub fn replay(self) -> String {
+        let name = self.test.rsplit_once("::");
+        let name = name.map_or(self.test, |(_, name)| name);
+        format!("{SEED_VARIABLE}={self} cargo test {name}")
+    }
+
     /// The generator that this seed starts.
     #[must_use]
     pub fn rng(self) -> ChaCha12Rng {

@@ -63,6 +63,8 @@ pub(crate) struct View {
     pub(crate) members: BTreeMap<String, (u32, bool)>,
     pub(crate) owner: String,
     pub(crate) count: i64,
+    /// Grows whenever the device comes or goes.
+    pub(crate) stay: u64,
     last: Option<Place>,
 }
 
@@ -108,11 +110,15 @@ pub(crate) struct Device {
     /// What it was told since that was looked at last.
     pub(crate) told: Vec<Told>,
     /// Which of its sessions this is: plain messages are in order within one.
-    life: u64,
+    pub(crate) life: u64,
     sent: u64,
+    /// Frames that were not carried out, or not for everybody, by session.
+    pub(crate) refused: BTreeSet<(u64, u64)>,
     /// The last plain message of each life of each sender. What an earlier session said may still be on its
     /// way from the node that it was on.
     heard: BTreeMap<(String, u64), u64>,
+    /// All plain messages that it heard: from whom, of which session, and their numbers.
+    pub(crate) heard_all: BTreeSet<(String, u64, u64)>,
     pub(crate) resumed: u64,
     pub(crate) following: Following,
 }
@@ -147,7 +153,9 @@ impl Device {
             told: Vec::new(),
             life: 0,
             sent: 0,
+            refused: BTreeSet::new(),
             heard: BTreeMap::new(),
+            heard_all: BTreeSet::new(),
             resumed: 0,
             following: Following::default(),
         }
@@ -202,6 +210,10 @@ impl Device {
                 let told = self.following.on_changes(&changes);
                 told.map_err(|violation| format!("{}: {violation}", self.name))
             }
+            server_frame::Body::Refused(refused) => {
+                self.refused.insert((self.life, refused.seq));
+                Ok(())
+            }
             server_frame::Body::GoAway(_) => {
                 self.is_asked_to_go = true;
                 Ok(())
@@ -255,6 +267,7 @@ impl Device {
     pub(crate) fn join(&mut self, room: &str) {
         self.wants.insert(room.to_owned());
         let view = self.views.entry(room.to_owned()).or_default();
+        view.stay += 1;
         let after = view.last.clone().map(|last| v1::MessagePosition {
             opening: last.opening,
             number: last.number,
@@ -279,6 +292,7 @@ impl Device {
 
     pub(crate) fn leave(&mut self, room: &str) {
         self.wants.remove(room);
+        self.views.entry(room.to_owned()).or_default().stay += 1;
         let leave = v1::Leave {
             room: room.to_owned(),
         };
@@ -310,15 +324,16 @@ impl Device {
         self.begin(room, What::Add, room_act::Kind::Change(change));
     }
 
-    /// Sends a plain message to everybody else.
-    pub(crate) fn send(&mut self, room: &str) {
+    /// Sends a plain message to everybody else; returns its number, and its frame's.
+    pub(crate) fn send(&mut self, room: &str) -> Option<(u64, u64)> {
         self.sent += 1;
         let payload = format!("{} {}", self.life, self.sent);
-        self.push(client_frame::Body::Send(v1::Send {
+        let seq = self.push(client_frame::Body::Send(v1::Send {
             room: room.to_owned(),
             payload: payload.into(),
             ..v1::Send::default()
-        }));
+        }))?;
+        Some((self.sent, seq))
     }
 
     fn begin(&mut self, room: &str, what: What, act: room_act::Kind) {
@@ -342,13 +357,14 @@ impl Device {
     }
 
     /// What does not fit is not sent: a device that is away for long says less.
-    fn push(&mut self, body: client_frame::Body) {
+    fn push(&mut self, body: client_frame::Body) -> Option<u64> {
         let frame = ClientFrame {
             body: Some(body),
             ..ClientFrame::default()
         };
-        let _ = self.outbox.push(frame);
+        let seq = self.outbox.push(frame).ok();
         self.transmit();
+        seq
     }
 
     fn transmit(&mut self) {
@@ -482,6 +498,7 @@ impl Device {
                 view.members.remove(&left.user);
                 if left.user == name {
                     (view.is_joined, view.is_synced) = (false, false);
+                    view.stay += 1;
                     if self.wants.contains(&room) && !self.is_between(&room) {
                         let reason = left.reason;
                         return Err(format!("{name}: put out of {room}, {reason}"));
@@ -519,7 +536,9 @@ impl Device {
         let (Some(life), Some(number)) = (numbers.next(), numbers.next()) else {
             return Err(format!("{}: hears what nobody said: {text}", self.name));
         };
-        let before = self.heard.insert((delivery.from.clone(), life), number);
+        let from = delivery.from.clone();
+        self.heard_all.insert((from.clone(), life, number));
+        let before = self.heard.insert((from, life), number);
         if let Some(before) = before.filter(|before| *before >= number) {
             let (name, from) = (&self.name, &delivery.from);
             return Err(format!(

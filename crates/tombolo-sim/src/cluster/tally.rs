@@ -11,6 +11,8 @@ pub struct Tally {
     pub unknown: u64,
     /// That were refused, and are not there.
     pub refused: u64,
+    /// How often a plain message was heard that had to be.
+    pub heard: u64,
     /// Nodes that were killed.
     pub kills: u64,
     /// Sessions that went on over another connection.
@@ -31,6 +33,7 @@ impl Sum for Tally {
             kept: sum.kept + next.kept,
             unknown: sum.unknown + next.unknown,
             refused: sum.refused + next.refused,
+            heard: sum.heard + next.heard,
             kills: sum.kills + next.kills,
             resumed: sum.resumed + next.resumed,
             drains: sum.drains + next.drains,

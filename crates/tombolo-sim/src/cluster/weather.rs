@@ -27,6 +27,8 @@ pub struct Weather {
     pub unsure: u32,
     /// Writes that are refused as if the engine were away.
     pub refused: u32,
+    /// No node dies, and none is cut off.
+    pub is_calm: bool,
 }
 
 impl Weather {
@@ -36,6 +38,13 @@ impl Weather {
         lost: 0,
         unsure: 0,
         refused: 0,
+        is_calm: false,
+    };
+
+    /// Nothing goes wrong, and nothing happens to nodes but what their operators want.
+    pub const CALM: Self = Self {
+        is_calm: true,
+        ..Self::FAIR
     };
 }
 

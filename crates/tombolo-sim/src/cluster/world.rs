@@ -17,6 +17,7 @@ use tombolo_wire::v1::IceServers;
 use tombolo_wire::{NodeId, UserId};
 
 use super::device::{Device, Violation};
+use super::plain::Plain;
 use super::presence::{Following, GUEST, STRANGER};
 use super::reader::Reader;
 use super::tally::Tally;
@@ -27,6 +28,8 @@ use crate::Seed;
 /// A cluster, and all that happens to it.
 pub struct ClusterWorld {
     seed: Seed,
+    /// Nothing dies, and nothing is cut off: nodes are started and emptied, and share their load.
+    is_calm: bool,
     rng: ChaCha12Rng,
     local: Local,
     weather: Weather,
@@ -37,6 +40,7 @@ pub struct ClusterWorld {
     guest_rng: ChaCha12Rng,
     is_guest_gone: bool,
     rooms: Vec<Reader>,
+    plain: Vec<Plain>,
     tally: Tally,
 }
 
@@ -77,9 +81,9 @@ impl ClusterWorld {
         });
         done.map_err(|violation: Violation| {
             format!(
-                "{}\n{violation}\n  replay: TOMBOLO_SEED={seed} cargo test {}",
+                "{}\n{violation}\n  replay: {}",
                 trace::lines(),
-                seed.test()
+                seed.replay()
             )
         })
     }
@@ -91,11 +95,13 @@ impl ClusterWorld {
             guest_rng: seed.rng_for("guest"),
             is_guest_gone: false,
             seed,
+            is_calm: weather.is_calm,
             local: Local::new(LocalConfig::default()),
             weather,
             nodes: Vec::new(),
             devices: Vec::new(),
             rooms: Vec::new(),
+            plain: Vec::new(),
             tally: Tally::default(),
             rng,
         };
@@ -158,6 +164,7 @@ impl ClusterWorld {
     /// Something happens.
     fn step(&mut self) -> Result<(), Violation> {
         match self.rng.random_range(0..100) {
+            0..8 if self.is_calm => self.act(),
             0..3 => self.kill(),
             3..6 => self.cut(),
             6..8 => self.take_engine_away(),
@@ -169,7 +176,8 @@ impl ClusterWorld {
                 self.add_node()?;
             }
             15..21 => {
-                let pause = self.up_to(Duration::from_secs(3));
+                let max = if self.is_calm { 1 } else { 3 };
+                let pause = self.up_to(Duration::from_secs(max));
                 self.any_device().lose_connection(pause);
             }
             _ => self.act(),
@@ -186,7 +194,8 @@ impl ClusterWorld {
         let room = self.rng.random_range(0..self.rooms.len());
         let room = self.rooms[room].name().to_owned();
         let dice = self.rng.random_range(0..100);
-        let device = self.any_device();
+        let index = self.rng.random_range(0..self.devices.len());
+        let device = &mut self.devices[index];
         let is_in = device.views.get(&room).is_some_and(|view| view.is_joined);
         if !device.is_connected() || device.is_between(&room) {
             return;
@@ -198,7 +207,10 @@ impl ClusterWorld {
                 0..5 => device.leave(&room),
                 5..40 => device.say(&room),
                 40..60 => device.add(&room),
-                _ => device.send(&room),
+                _ => {
+                    let sent = Plain::send(&mut self.devices, index, &room);
+                    self.plain.extend(sent);
+                }
             }
         }
     }
@@ -409,11 +421,17 @@ impl ClusterWorld {
         for room in &self.rooms {
             room.check(&self.devices, &mut tally)?;
         }
+        for plain in &self.plain {
+            tally.heard += plain.check(&self.devices)?;
+        }
         let devices = self.devices.iter();
         let there: Vec<_> = devices.map(|device| device.name.as_str()).collect();
         for device in &self.devices {
             device.following.check(&device.name, &there)?;
             tally.resumed += device.resumed;
+            if self.is_calm && device.life != 1 {
+                return Err(format!("{} has lost its session", device.name));
+            }
         }
         Ok(tally)
     }

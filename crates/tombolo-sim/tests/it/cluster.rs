@@ -11,6 +11,7 @@ fn whatever_happens_a_cluster_keeps_what_it_acknowledged() {
         lost: 30,
         unsure: 30,
         refused: 20,
+        is_calm: false,
     };
     check(&seed!().several(stories()), weather);
 }
@@ -18,6 +19,11 @@ fn whatever_happens_a_cluster_keeps_what_it_acknowledged() {
 #[test]
 fn in_fair_weather_devices_lose_nothing_to_nodes_that_die() {
     check(&seed!().several(stories()), Weather::FAIR);
+}
+
+#[test]
+fn whatever_operators_do_to_nodes_costs_no_device_its_session_or_a_message() {
+    check(&seed!().several(stories()), Weather::CALM);
 }
 
 fn check(seeds: &[Seed], weather: Weather) {
@@ -31,7 +37,8 @@ fn check(seeds: &[Seed], weather: Weather) {
     let count = seeds.len() as u64;
     if count > 1 {
         assert!(tally.kept > 5 * count, "{tally:?}");
-        assert!(tally.kills > count / 2, "{tally:?}");
+        assert!(tally.heard > 3 * count, "{tally:?}");
+        assert!(weather.is_calm || tally.kills > count / 2, "{tally:?}");
         assert!(tally.resumed > count, "{tally:?}");
         assert!(tally.drains > count / 2, "{tally:?}");
         assert!(tally.moved > count / 2, "{tally:?}");
