@@ -53,6 +53,6 @@ pub use field::{
 };
 pub use mirror::{Change, Mirror, Seen};
 pub use settings::{
-    CLASSES_MAX, Class, Dimensions, ENTITIES_MAX, RANGE_MAX, Settings, SettingsError,
+    CLASSES_MAX, Class, Dimensions, ENTITIES_MAX, RANGE_MAX, RANGE_MIN, Settings, SettingsError,
 };
 pub use ticks::Ticks;

@@ -8,6 +8,9 @@ pub const CLASSES_MAX: usize = 16;
 /// The most entities of a field.
 pub const ENTITIES_MAX: usize = 8_000_000;
 
+/// The shortest range: positions of up to 1e12 are numbered by cells that are about as wide.
+pub const RANGE_MIN: f64 = 1e-3;
+
 /// The longest range.
 pub const RANGE_MAX: f64 = 1e9;
 
@@ -73,8 +76,8 @@ pub enum SettingsError {
     /// None, or more than [`CLASSES_MAX`].
     #[error("a field has 1 to {CLASSES_MAX} classes")]
     Classes,
-    /// Not from more than nothing to [`RANGE_MAX`].
-    #[error("a range is more than 0 and at most 1e9")]
+    /// Not from [`RANGE_MIN`] to [`RANGE_MAX`].
+    #[error("a range is from 0.001 to 1e9")]
     Range,
     /// Not from 1/1000 to 1000.
     #[error("a weight is from 0.001 to 1000")]
@@ -83,7 +86,7 @@ pub enum SettingsError {
     #[error("the hysteresis is from 0 to 10")]
     Hysteresis,
     /// Not at least a hundredth of the longest range.
-    #[error("a cell is at least a hundredth of the longest range wide, and at most 1e9")]
+    #[error("a cell is from 0.001 to 1e9 wide, and at least a hundredth of the longest range")]
     Cell,
     /// No entities, or more than [`ENTITIES_MAX`]; or a cell that splits with fewer than two.
     #[error("a field has 1 to {ENTITIES_MAX} entities, and a cell splits above at least two")]
@@ -115,8 +118,8 @@ impl Settings {
         if self.classes.is_empty() || self.classes.len() > CLASSES_MAX {
             return Err(SettingsError::Classes);
         }
-        // Neither holds of what is not a number.
-        let is_range = |range: f64| range > 0.0 && range <= RANGE_MAX;
+        // What is not a number is not within.
+        let is_range = |range: f64| (RANGE_MIN..=RANGE_MAX).contains(&range);
         for class in &self.classes {
             if !is_range(class.range) {
                 return Err(SettingsError::Range);

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use tombolo_field::{
-    BUDGET_MAX, BUDGET_MIN, Class, DatagramError, ENTITIES_MAX, EntityId, Everything, Field,
-    Mirror, PAYLOAD_MAX, Refused, Report, Settings, SettingsError, Ticks, Watch,
+    BUDGET_MAX, BUDGET_MIN, Class, DatagramError, Dimensions, ENTITIES_MAX, EntityId, Everything,
+    Field, Mirror, PAYLOAD_MAX, POSITION_MAX, RANGE_MIN, Refused, Report, Settings, SettingsError,
+    Ticks, Watch,
 };
 
 use crate::world::{Dice, World, reliable, seen_from};
@@ -86,7 +87,7 @@ fn other_reports_that_make_no_sense_are_refused() {
 #[test]
 fn settings_that_make_no_sense_are_refused() {
     let refused = |settings: Settings| Field::new(settings).map(|_| ()).unwrap_err();
-    for range in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e10] {
+    for range in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e10, 1e-4, 1e-300] {
         assert_eq!(refused(seen_from(range)), SettingsError::Range, "{range}");
         let class = Class {
             linked_within: Some(range),
@@ -134,6 +135,29 @@ fn settings_that_make_no_sense_are_refused() {
         }),
         SettingsError::Counts
     );
+}
+
+#[test]
+fn in_the_shortest_range_far_away_all_is_in_order() {
+    let settings = Settings {
+        cell: RANGE_MIN,
+        dimensions: Dimensions::Three,
+        ..seen_from(RANGE_MIN)
+    };
+    let mut world = World::new(settings);
+    for corner in [POSITION_MAX, -POSITION_MAX] {
+        for id in [0, 1] {
+            world.put(id, [corner; 3]);
+            world.observe(id, reliable(1100));
+        }
+        world.tick(&Everything);
+        assert_eq!((world.seen(0), world.seen(1)), (vec![1], vec![0]));
+    }
+    world.put(1, [0.0; 3]);
+    world.tick(&Everything);
+    assert_eq!(world.seen(0), [0; 0]);
+    let occupied = world.field.cells_occupied();
+    assert!(world.field.cells_seen_from(&occupied).is_some());
 }
 
 #[test]
