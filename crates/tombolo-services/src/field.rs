@@ -47,20 +47,32 @@ pub use things::{FieldThing, THING_LASTS_MAX, THING_NAME_BYTES_MAX};
 #[derive(Default)]
 pub(crate) struct Fields {
     /// A field of two dimensions and one of three may have the same name: no device decides for all others.
-    inputs_by_id_and_dimensions: Mutex<BTreeMap<(FieldId, Dimensions), mpsc::Sender<Input>>>,
+    running: Mutex<Running>,
+}
+
+/// How to reach the tasks of fields, by name and dimensions.
+#[derive(Default)]
+struct Running(BTreeMap<(FieldId, Dimensions), mpsc::Sender<Input>>);
+
+impl Running {
+    fn find(&self, place: &(FieldId, Dimensions)) -> Option<mpsc::Sender<Input>> {
+        let inputs = self.0.get(place);
+        // A task that has failed takes nothing any more.
+        inputs.filter(|inputs| !inputs.is_closed()).cloned()
+    }
 }
 
 impl Fields {
     pub(crate) fn len(&self) -> usize {
-        lock(&self.inputs_by_id_and_dimensions).len()
+        lock(&self.running).0.len()
     }
 
     /// How to reach the tasks of the fields of a name, or that of so many dimensions.
     fn inputs(&self, id: &FieldId, only: Option<Dimensions>) -> Vec<mpsc::Sender<Input>> {
-        let running = lock(&self.inputs_by_id_and_dimensions);
+        let running = lock(&self.running);
         let both = [Dimensions::Two, Dimensions::Three].into_iter();
         both.filter(|dimensions| only.is_none_or(|only| only == *dimensions))
-            .filter_map(|dimensions| running.get(&(id.clone(), dimensions)).cloned())
+            .filter_map(|dimensions| running.find(&(id.clone(), dimensions)))
             .collect()
     }
 
@@ -76,26 +88,27 @@ impl Fields {
             return Err(Refusal::Dimensions);
         }
         let place = (id.clone(), dimensions);
-        let mut running = lock(&self.inputs_by_id_and_dimensions);
-        if let Some(inputs) = running.get(&place) {
-            return Ok(inputs.clone());
+        let mut running = lock(&self.running);
+        if let Some(inputs) = running.find(&place) {
+            return Ok(inputs);
         }
-        if running.len() >= config.fields_max {
+        running.0.remove(&place);
+        if running.0.len() >= config.fields_max {
             return Err(Refusal::TooManyFields);
         }
         let (inputs, waiting) = mpsc::channel(INPUTS_MAX);
         let driver = Driver::new(Arc::clone(node), id.clone(), dimensions, inputs.clone())?;
         node.runtime.spawn(driver.run(waiting));
-        running.insert(place, inputs.clone());
+        running.0.insert(place, inputs.clone());
         Ok(inputs)
     }
 
     /// Ends a field in which nobody is, unless somebody is about to enter.
     fn close(&self, id: &FieldId, dimensions: Dimensions, waiting: &mpsc::Receiver<Input>) -> bool {
-        let mut running = lock(&self.inputs_by_id_and_dimensions);
+        let mut running = lock(&self.running);
         let is_over = waiting.is_empty();
         if is_over {
-            running.remove(&(id.clone(), dimensions));
+            running.0.remove(&(id.clone(), dimensions));
         }
         is_over
     }
@@ -154,8 +167,8 @@ fn refused(node: &Node, refusal: Refusal) -> Reject {
 impl Node {
     /// Another node's life is over, and with it what it told of its devices.
     pub(crate) fn lose_entities_of(&self, gone: &NodeId) {
-        let running = lock(&self.fields.inputs_by_id_and_dimensions);
-        let running: Vec<_> = running.values().cloned().collect();
+        let running = lock(&self.fields.running);
+        let running: Vec<_> = running.0.values().cloned().collect();
         let gone = gone.clone();
         self.runtime.spawn(async move {
             for inputs in running {
@@ -184,3 +197,19 @@ impl Services {
 
 /// What waits for a field's task. While a tick is made, the reports of a large field wait.
 const INPUTS_MAX: usize = 32_768;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_whose_task_has_failed_is_not_running() {
+        let place = (FieldId::parse("plaza").unwrap(), Dimensions::Two);
+        let (inputs, waiting) = mpsc::channel(1);
+        let mut running = Running::default();
+        running.0.insert(place.clone(), inputs);
+        assert!(running.find(&place).is_some());
+        drop(waiting);
+        assert!(running.find(&place).is_none());
+    }
+}
