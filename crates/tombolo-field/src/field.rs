@@ -236,6 +236,20 @@ impl Field {
         })
     }
 
+    /// An entity says again what it said last, as its next report, so that those hear it who have missed it; false when
+    /// it is not there.
+    pub fn repeat(&mut self, now: Duration, id: EntityId) -> bool {
+        let Some(slot) = self.slot_by_id.get(&id) else {
+            return false;
+        };
+        if let Some(entity) = &mut self.entities[*slot as usize] {
+            entity.reported = now;
+            entity.sequence = entity.sequence.saturating_add(1);
+            self.grid.place(*slot, entity, self.tick.saturating_add(1));
+        }
+        true
+    }
+
     /// An entity has other marks from now on; false when it is not there.
     pub fn mark(&mut self, id: EntityId, marks: u64) -> bool {
         let Some(slot) = self.slot_by_id.get(&id) else {

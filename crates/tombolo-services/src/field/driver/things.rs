@@ -99,7 +99,8 @@ impl Driver {
         lapsed.map(|(entity, _)| *entity).collect()
     }
 
-    /// Those that are here stay, though nothing is said of them; other nodes are told now and then.
+    /// Those that are here stay, though nothing is said of them. They are told again now and then, to everybody: what is
+    /// told of them may have been lost.
     pub(super) fn keep_things(&mut self) {
         let (now, field_now) = (Instant::now(), self.now());
         for (entity, thing) in &self.things {
@@ -107,6 +108,7 @@ impl Driver {
             if now.duration_since(thing.published) >= REPEAT
                 && let Some(position) = self.field.position(*entity)
             {
+                self.field.repeat(field_now, *entity);
                 self.news.tell(*entity, self.field.cell(position), None);
             }
         }
