@@ -443,6 +443,7 @@ impl Node {
                 sessions.by_token.remove(token);
             }
             self.emit(SessionEvent::Ended, &session);
+            state.seats.move_all();
             drop(state.end(Some(reject.clone())));
         }
         give_up_all(&mut sessions);

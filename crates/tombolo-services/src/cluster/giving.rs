@@ -208,7 +208,7 @@ fn give(node: &Arc<Node>, take: &Take) -> session_answer::Outcome {
         moved.is_taken = true;
         // What it is told here it is told there from now on, and its device enters its fields there.
         state.backlog.close();
-        state.seats.leave_all();
+        state.seats.move_all();
         node.counters.cluster.sessions_given.add(1);
         node.emit(SessionEvent::Moved, &session);
     }

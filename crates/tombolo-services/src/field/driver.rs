@@ -1,6 +1,7 @@
 //! The task of a field.
 
 mod news;
+mod orphans;
 mod things;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,7 +92,7 @@ pub(super) struct Driver {
     things: BTreeMap<EntityId, Thing>,
     /// Those of others, and which node told of them last.
     node_by_entity: BTreeMap<EntityId, NodeId>,
-    /// Those whose node is gone, and until when their devices may come back over another.
+    /// Those whose node is gone, or which go on over another one, and until when their devices may come there.
     orphans: BTreeMap<EntityId, Instant>,
     ears: Ears,
     news: News,
@@ -248,19 +249,8 @@ impl Driver {
             // Whoever began a moment before has asked in vain for what is here.
             Input::Listening(cell) => self.news.ask(self.field.covering(cell)),
             Input::Heard(heard) => self.on_heard(heard),
-            Input::NodeGone(gone) => {
-                let until = Instant::now() + self.field_grace();
-                let of_it = self.node_by_entity.iter();
-                let of_it = of_it.filter(|(_, node)| **node == gone);
-                self.orphans
-                    .extend(of_it.map(|(entity, _)| (*entity, until)));
-            }
+            Input::NodeGone(gone) => self.orphan_all_of(&gone),
         }
-    }
-
-    /// How long something may be missing after a node's death, here as there.
-    fn field_grace(&self) -> Duration {
-        self.node.config.fields.settings.grace
     }
 
     fn now(&self) -> Duration {
@@ -452,7 +442,7 @@ impl Driver {
                     self.orphans.remove(&entity.id);
                 }
                 Err(Refused::Late) => {
-                    if self.node_by_entity.get(&entity.id) == Some(&heard.from) {
+                    if self.is_of(&heard.from, entity) {
                         self.field.confirm(now, entity.id);
                         self.field.mark(entity.id, entity.marks);
                     }
@@ -530,33 +520,11 @@ impl Driver {
         }
     }
 
-    /// Lets those go whose sessions are in the field no more.
-    fn let_go(&mut self) {
-        let locals = self.locals.iter();
-        let over: Vec<_> = locals
-            .filter(|(_, local)| local.seat.is_over())
-            .map(|(entity, _)| *entity)
-            .collect();
-        for entity in over.into_iter().chain(self.lapsed_things()) {
-            self.remove(entity);
-        }
-        if self.is_nobody_here() && self.empty_since.is_none() {
-            self.empty_since = Some(Instant::now());
-        }
-    }
-
     /// Listens where devices look, forgets what is elsewhere, and repeats what has not been said for long.
     fn sweep(&mut self) {
         let now = Instant::now();
         self.swept = Some(now);
-        let over: Vec<_> = self
-            .orphans
-            .extract_if(.., |_, until| *until <= now)
-            .collect();
-        for (entity, _) in over {
-            self.node_by_entity.remove(&entity);
-            self.field.remove(entity);
-        }
+        self.remove_orphans();
         let observed = self.listen();
         let (field, orphans) = (&mut self.field, &mut self.orphans);
         self.node_by_entity.retain(|entity, _| {
@@ -582,7 +550,7 @@ impl Driver {
     }
 
     fn is_nobody_here(&self) -> bool {
-        self.locals.is_empty() && self.things.is_empty()
+        self.locals.is_empty() && self.things.is_empty() && self.orphans.is_empty()
     }
 
     fn is_idle(&self) -> bool {

@@ -163,7 +163,7 @@ fn take(session: &Session, seat: Arc<Seat>) -> Result<(), Reject> {
     let mut state = session.lock();
     state.seats.take(seat);
     if state.ended().is_some() || state.moved.is_some() {
-        state.seats.leave_all();
+        state.seats.move_all();
         let message = "the session goes on elsewhere";
         return Err(Reject::new(ErrorCode::Elsewhere, message));
     }

@@ -31,6 +31,8 @@ pub(crate) struct Seat {
     pub(super) inputs: mpsc::Sender<Input>,
     /// The session is in the field no more.
     is_over: AtomicBool,
+    /// It goes on over another node, where its device enters the field.
+    has_moved: AtomicBool,
     /// Who has introduced itself lately, and from where: it may be answered, seen or not.
     callers: Mutex<VecDeque<(EntityId, Place)>>,
 }
@@ -67,6 +69,7 @@ impl Seat {
             session: Arc::downgrade(session),
             inputs,
             is_over: AtomicBool::new(false),
+            has_moved: AtomicBool::new(false),
             callers: Mutex::default(),
         }
     }
@@ -80,7 +83,12 @@ impl Seat {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.is_over.load(Ordering::Relaxed)
+        self.is_over.load(Ordering::Acquire)
+    }
+
+    /// Whether it is over since its session goes on over another node.
+    pub(super) fn has_moved(&self) -> bool {
+        self.has_moved.load(Ordering::Relaxed)
     }
 
     /// Notes that an entity has introduced itself.
@@ -129,7 +137,7 @@ struct Held(Arc<Seat>);
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.is_over.store(true, Ordering::Relaxed);
+        self.0.is_over.store(true, Ordering::Release);
     }
 }
 
@@ -167,6 +175,13 @@ impl Seats {
     pub(super) fn others(&self, field: &FieldId) -> usize {
         let others = self.seats.iter().filter(|held| held.0.field != *field);
         others.count()
+    }
+
+    /// Leaves all fields over this node, since the session goes on over another one.
+    pub(crate) fn move_all(&mut self) {
+        for held in std::mem::take(&mut self.seats) {
+            held.0.has_moved.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Leaves all fields.

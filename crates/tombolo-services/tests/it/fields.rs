@@ -182,11 +182,56 @@ async fn a_drained_nodes_device_goes_on_in_its_field() {
     alice.go(&[1.0, 0.0]);
     alice.hear().await;
     assert_eq!(alice.refusals, [ErrorCode::NotInField]);
+    assert_eq!(
+        bob.hear().await,
+        [],
+        "alice is there, as far as bob can see"
+    );
     alice.enter(&[1.0, 0.0]).await.unwrap();
-    let changes = bob.hear().await;
-    assert_eq!(bob.seen(), [alice.entity], "{changes:?}");
+    assert_eq!(bob.hear().await, [Change::Updated(alice.entity)]);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(bob.hear().await, []);
     alice.hear().await;
     assert_eq!(alice.seen(), [bob.entity]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_moves_to_another_node_and_does_not_enter_there_has_left_after_the_grace() {
+    let (nodes, _) = cluster::<3>().await;
+    let mut alice = Walker::new(&nodes[0].lab, "alice", &[0.0, 0.0]).await;
+    // The one sees it over the node that it was on, the other one over another.
+    let mut bob = Walker::new(&nodes[0].lab, "bob", &[10.0, 0.0]).await;
+    let mut carol = Walker::new(&nodes[2].lab, "carol", &[20.0, 0.0]).await;
+    bob.hear().await;
+    carol.hear().await;
+    alice.device.connect(&nodes[1].lab).await.unwrap();
+    for walker in [&mut bob, &mut carol] {
+        assert_eq!(walker.hear().await, []);
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for walker in [&mut bob, &mut carol] {
+        assert_eq!(walker.hear().await, [Change::Left(alice.entity)]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_enters_over_another_node_and_has_not_moved_has_been_there_all_along() {
+    let (nodes, _) = cluster::<3>().await;
+    let mut alice = Walker::new(&nodes[0].lab, "alice", &[0.0, 0.0]).await;
+    let mut bob = Walker::new(&nodes[0].lab, "bob", &[10.0, 0.0]).await;
+    let mut carol = Walker::new(&nodes[2].lab, "carol", &[20.0, 0.0]).await;
+    bob.hear().await;
+    carol.hear().await;
+    alice.device.connect(&nodes[1].lab).await.unwrap();
+    // The same report, which the others have.
+    alice.sequence -= 1;
+    alice.enter(&[0.0, 0.0]).await.unwrap();
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for walker in [&mut bob, &mut carol] {
+            assert_eq!(walker.hear().await, []);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -578,6 +623,38 @@ fn chest(at: [f64; 2], lasts: Duration) -> FieldThing {
         payload: "closed".into(),
         marks: 0,
         lasts,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changes_of_a_thing_that_then_stands_still_is_told_though_a_batch_is_lost() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut alice = Walker::new(&nodes[0].lab, "alice", &[0.0, 0.0]).await;
+    let mut bob = Walker::new(&nodes[1].lab, "bob", &[0.0, 0.0]).await;
+    let field = FieldId::parse("plaza").unwrap();
+    let lasts = Duration::from_secs(60);
+    let put = |payload: &'static str| {
+        let chest = FieldThing {
+            payload: payload.into(),
+            ..chest([2.0, 0.0], lasts)
+        };
+        nodes[0].lab.services.put_into_field(&field, chest)
+    };
+    put("closed").await.unwrap();
+    for walker in [&mut alice, &mut bob] {
+        assert_eq!(walker.hear().await.len(), 2);
+    }
+    put("open").await.unwrap();
+    for walker in [&mut alice, &mut bob] {
+        let lost = walker.device.connection().next_outgoing();
+        timeout(Duration::from_millis(100), lost).await.unwrap();
+    }
+    for walker in [&mut alice, &mut bob] {
+        let changes = walker.hear_one(Duration::from_secs(4)).await.unwrap();
+        let [Change::Updated(thing)] = changes[..] else {
+            panic!("{changes:?}");
+        };
+        assert_eq!(walker.mirror.find(thing).unwrap().payload, b"open");
     }
 }
 

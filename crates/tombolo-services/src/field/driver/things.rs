@@ -77,8 +77,12 @@ impl Driver {
     /// Whether what another node tells of is here, so that this one knows better. What a server has put there
     /// again through another node is here no more.
     pub(super) fn knows_better(&mut self, heard: &HeardEntity) -> bool {
-        if self.locals.contains_key(&heard.id) {
-            return true;
+        if let Some(local) = self.locals.get(&heard.id) {
+            let has_moved = local.seat.has_moved();
+            if has_moved {
+                self.orphan(heard.id);
+            }
+            return !has_moved;
         }
         if !self.things.contains_key(&heard.id) {
             return false;
