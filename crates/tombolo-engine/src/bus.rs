@@ -53,6 +53,12 @@ pub trait Bus: Send + Sync + 'static {
         subject: &'a Key,
         requests_max: usize,
     ) -> BoxFuture<'a, Result<Server, Unavailable>>;
+
+    /// For how long the engine has been away already, as far as is known; `None` while there is one to talk
+    /// to, whether it answers or not.
+    fn away_for(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// A message as it was published.

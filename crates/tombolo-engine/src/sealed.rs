@@ -113,6 +113,10 @@ impl Bus for Sealed {
             Ok(server.opened_by(subject.clone(), opener))
         })
     }
+
+    fn away_for(&self) -> Option<Duration> {
+        self.engine.away_for()
+    }
 }
 
 impl Log for Sealed {

@@ -172,10 +172,8 @@ impl Catalogue {
             .await;
         let mut is_synced = self.is_synced.subscribe();
         let synced = is_synced.wait_for(|is_synced| *is_synced);
-        match tokio::time::timeout(node.config.engine_timeout, synced).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(unavailable()),
-        }
+        let _ = node.within(synced).await?;
+        Ok(())
     }
 
     fn handle_event(&self, node: &Node, event: WatchEvent) {

@@ -12,7 +12,6 @@ mod write;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OnceCell, oneshot, watch};
@@ -291,16 +290,11 @@ impl Host {
     }
 
     /// Waits until all of the log has been read once.
-    pub(crate) async fn synced(&self, timeout: Duration) -> Result<(), Reject> {
+    pub(crate) async fn synced(&self, node: &Node) -> Result<(), Reject> {
         let mut progress = self.progress.subscribe();
         let synced = progress.wait_for(|progress| *progress > 0);
-        match tokio::time::timeout(timeout, synced).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Reject::new(
-                ErrorCode::Unavailable,
-                "the engine does not answer",
-            )),
-        }
+        let _ = node.within(synced).await?;
+        Ok(())
     }
 
     /// Whether the log is read no more: this node is out of its cluster, or nobody here is in the room.
@@ -316,13 +310,12 @@ impl Host {
     /// Waits until the log has been read as far as it went, and the room is listed as hosted here, which
     /// takes one way to the engine each: together, since somebody waits.
     pub(crate) async fn ready(&self, node: &Node) -> Result<(), Reject> {
-        let timeout = node.config.engine_timeout;
         let listed = async {
-            node.cluster.joined(timeout).await?;
+            node.joined().await?;
             self.list(node).await
         };
         // Neither is cut short: what was listed must be known.
-        let (synced, listed) = tokio::join!(self.synced(timeout), listed);
+        let (synced, listed) = tokio::join!(self.synced(node), listed);
         synced.and(listed)
     }
 

@@ -94,6 +94,7 @@ mod lock;
 mod matchmaker;
 mod node;
 mod operate;
+mod patience;
 mod queue;
 mod rate;
 mod reject;

@@ -22,6 +22,7 @@ use crate::hooks::{DeviceCommand, JoinQuestion, MemberMessage};
 use crate::host::{self, Host, NamedAct, Outcome, Plan, Proposal, Wish};
 use crate::matchmaker::{self, MatchmakerRequest};
 use crate::node::Node;
+use crate::patience::Late;
 use crate::reject::Reject;
 use crate::session::Session;
 use crate::social::{self, SocialRequest};
@@ -486,24 +487,24 @@ async fn propose(node: &Node, mut proposal: Proposal) -> Result<Outcome, Reject>
     if node.cluster.is_out() {
         return Err(unavailable("this node is not part of its cluster"));
     }
-    let timeout = node.config.engine_timeout;
     let append = node.engine.append(
         proposal.host.key(),
         proposal.entry.clone(),
         proposal.expect,
         tombolo_engine::OperationId(proposal.operation.0),
     );
-    match tokio::time::timeout(timeout, append).await {
+    match node.written(append).await {
         // Whether it was written or not, the log will tell.
-        Ok(Ok(_) | Err(AppendError::Unknown)) | Err(_) => {}
+        Ok(Ok(_) | Err(AppendError::Unknown)) | Err(Late::Slow) => {}
+        Err(Late::Away) => return Ok(Outcome::Unsure),
         Ok(Err(AppendError::Conflict)) => {
             // Somebody else was faster: look again once this node has seen it, too.
-            let _ = tokio::time::timeout(timeout, proposal.progress.changed()).await;
+            let _ = node.within(proposal.progress.changed()).await;
             return Ok(Outcome::Again);
         }
         Ok(Err(error)) => return Err(unavailable(&error.to_string())),
     }
-    match tokio::time::timeout(timeout, &mut proposal.outcome).await {
+    match node.within(&mut proposal.outcome).await {
         Ok(Ok(outcome)) => Ok(outcome),
         Ok(Err(_)) | Err(_) => Ok(Outcome::Unsure),
     }

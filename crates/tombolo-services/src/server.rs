@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
 use tombolo_engine::WatchEvent;
 use tombolo_room::{Act, Body, Change, OperationId, Reserve, RoomCode, Settings};
 use tombolo_wire::RoomId;
@@ -127,8 +126,8 @@ impl Services {
             return Ok(page);
         }
         let unavailable = || Reject::new(ErrorCode::Unavailable, "the engine does not answer");
-        let read = timeout(self.node().config.engine_timeout, self.read_names(after));
-        let stretch = read.await.ok().flatten().ok_or_else(unavailable)?;
+        let read = self.node().within(self.read_names(after)).await?;
+        let stretch = read.ok_or_else(unavailable)?;
         let page = stretch.first(count);
         last_read.keep(stretch);
         Ok(page)
@@ -162,8 +161,8 @@ impl Services {
 
     async fn prepare(&self, entrance: &Entrance) -> Result<(), Reject> {
         let node = self.node();
-        entrance.host().synced(node.config.engine_timeout).await?;
-        node.cluster.joined(node.config.engine_timeout).await
+        entrance.host().synced(node).await?;
+        node.joined().await
     }
 }
 

@@ -172,6 +172,7 @@ impl Bot {
                 record.unsure.insert(number);
             } else if kind == Kind::Durable {
                 record.not_kept.insert(number);
+                record.refusal_waits.push((begun, begun.elapsed()));
             }
             *record.refused.entry(error.to_string()).or_default() += 1;
         }

@@ -107,6 +107,8 @@ pub(crate) struct Record {
     pub(crate) silences: Vec<(Instant, Duration)>,
     /// How long durable messages took to be acknowledged: when, and how long.
     pub(crate) waits: Vec<(Instant, Duration)>,
+    /// How long they took to be refused.
+    pub(crate) refusal_waits: Vec<(Instant, Duration)>,
 }
 
 pub(crate) type Shared = Arc<Mutex<Record>>;

@@ -14,7 +14,7 @@ use super::bots::{Bot, Stage};
 use super::check::{self, Kept, milliseconds, quantile};
 use super::pairs::{Pair, Through, Way};
 use super::processes::{Folder, Nats, Node, Nodes};
-use super::record::{Kind, lock};
+use super::record::{Kind, Record, lock};
 use super::{Arguments, Fault, bots};
 
 /// All processes of a run.
@@ -110,7 +110,8 @@ fn of_messages(bots: &[Arc<Bot>], fault: Instant) -> Value {
         "durable": check::deliveries(bots, Kind::Durable),
         "fast": check::deliveries(bots, Kind::Fast),
         "silence": silences(bots, fault),
-        "durable_wait": waits(bots, fault),
+        "durable_wait": waits(bots, fault, |record| &record.waits),
+        "durable_refusal": waits(bots, fault, |record| &record.refusal_waits),
         "disconnects": disconnects(bots),
         "refused": refusals(bots),
     })
@@ -287,10 +288,14 @@ fn silences(bots: &[Arc<Bot>], fault: Instant) -> Value {
 }
 
 /// How long durable messages took to be acknowledged, before and after the fault.
-fn waits(bots: &[Arc<Bot>], fault: Instant) -> Value {
+fn waits(
+    bots: &[Arc<Bot>],
+    fault: Instant,
+    which: fn(&Record) -> &Vec<(Instant, Duration)>,
+) -> Value {
     let mut all = [Vec::new(), Vec::new()];
     for bot in bots {
-        for (when, long) in &lock(&bot.record).waits {
+        for (when, long) in which(&lock(&bot.record)) {
             all[usize::from(*when > fault || *when + *long > fault)].push(*long);
         }
     }

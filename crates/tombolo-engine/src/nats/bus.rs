@@ -107,6 +107,10 @@ impl Bus for Nats {
             Ok(server)
         })
     }
+
+    fn away_for(&self) -> Option<Duration> {
+        self.shared.connection.away_for()
+    }
 }
 
 impl Nats {

@@ -70,8 +70,8 @@ impl From<Unavailable> for NatsError {
 /// Whether there is a server to talk to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Link {
-    /// None that may be used, as far as is known.
-    Down,
+    /// None that may be used since then, as far as is known.
+    Down(Instant),
     /// The connection of this number.
     Up(u64),
 }
@@ -151,7 +151,7 @@ impl Connection {
         let connection = Arc::new(Self {
             answers: answers.map_err(|_| NatsError::Silent)?,
             client,
-            link: watch::Sender::new(Link::Down),
+            link: watch::Sender::new(Link::Down(Instant::now())),
             counters,
             request_timeout: config.request_timeout,
             replicas: config.replicas,
@@ -202,7 +202,14 @@ impl Connection {
     pub(super) fn check(&self) -> Result<u64, Unavailable> {
         match *self.link.borrow() {
             Link::Up(number) => Ok(number),
-            Link::Down => Err(Unavailable),
+            Link::Down(_) => Err(Unavailable),
+        }
+    }
+
+    pub(super) fn away_for(&self) -> Option<Duration> {
+        match *self.link.borrow() {
+            Link::Up(_) => None,
+            Link::Down(since) => Some(since.elapsed()),
         }
     }
 
@@ -360,7 +367,9 @@ async fn follow(connection: Weak<Connection>, mut changes: watch::Receiver<u64>)
         is_up = false;
         connection.link.send_if_modified(|link| {
             let was_up = matches!(link, Link::Up(_));
-            *link = Link::Down;
+            if was_up {
+                *link = Link::Down(Instant::now());
+            }
             was_up
         });
         let is_connected =

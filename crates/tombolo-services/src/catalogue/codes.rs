@@ -84,7 +84,7 @@ pub(crate) async fn sweep(
             continue;
         };
         let host = entrance.host();
-        if host.synced(node.config.engine_timeout).await.is_err() {
+        if host.synced(node).await.is_err() {
             return Err(Unavailable);
         }
         if host.code() != Some(code)

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tombolo_engine::{CasError, Key, KeyError, Revision, Unavailable, WatchEvent};
 use tombolo_wire::v1::ErrorCode;
 use tombolo_wire::{NodeId, RoomId};
@@ -47,10 +46,7 @@ pub(crate) async fn list(node: &Node, room: &RoomId) -> Result<Revision, Reject>
         }
         Err(unavailable())
     };
-    match timeout(node.config.engine_timeout, attempts).await {
-        Ok(result) => result,
-        Err(_) => Err(unavailable()),
-    }
+    node.within(attempts).await?
 }
 
 /// Takes a room off the list. When it fails the entry stays, and costs its next reader a look.
@@ -127,7 +123,7 @@ async fn clear(node: Arc<Node>, lost: NodeId, incarnation: u64, listed: Listed) 
             return;
         };
         let host = entrance.host();
-        while host.synced(node.config.engine_timeout).await.is_err() && !host.is_unreadable() {
+        while host.synced(&node).await.is_err() && !host.is_unreadable() {
             if host.is_stopped() {
                 return;
             }

@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 use tombolo_engine::{AppendError, Expect, Offset, TailEvent};
 use tombolo_room::{Act, Actor, Applied, Body, Entry, Illegal, Made, OperationId, Value};
 use tombolo_wire::v1::ErrorCode;
 
 use super::{Host, State, reject};
 use crate::node::Node;
+use crate::patience::Late;
 use crate::reject::Reject;
 
 /// What became of something that a server wanted.
@@ -74,7 +74,6 @@ impl Host {
         body: Body,
     ) -> Result<ServerActed, Reject> {
         let unavailable = |message: &str| Reject::new(ErrorCode::Unavailable, message);
-        let limit = node.config.engine_timeout;
         let mut wanted = None;
         let name = tombolo_engine::OperationId(operation.0);
         for _ in 0..ATTEMPTS_MAX {
@@ -106,17 +105,18 @@ impl Host {
                 return Err(reject(Illegal::Limit));
             }
             let append = node.engine.append(&self.key, entry, expect, name);
-            match timeout(limit, append).await {
+            match node.written(append).await {
                 // Whether it was written or not, the log will tell.
-                Ok(Ok(_) | Err(AppendError::Unknown)) | Err(_) => {}
+                Ok(Ok(_) | Err(AppendError::Unknown)) | Err(Late::Slow) => {}
+                Err(late @ Late::Away) => return Err(late.into()),
                 Ok(Err(AppendError::Conflict)) => {
                     // Somebody else was faster: look again once this node has seen it, too.
-                    let _ = timeout(limit, progress.changed()).await;
+                    let _ = node.within(progress.changed()).await;
                     continue;
                 }
                 Ok(Err(error)) => return Err(unavailable(&error.to_string())),
             }
-            match timeout(limit, applied).await {
+            match node.within(applied).await {
                 Ok(Ok(applied)) => match applied.outcome {
                     Ok(()) => return Ok(acted(Made::of(&applied.events))),
                     Err(Illegal::Repeated) => return self.what_became(&operation),
@@ -124,7 +124,7 @@ impl Host {
                 },
                 // The log was read anew: what was remembered of it tells whether it was done.
                 Ok(Err(_)) => {}
-                Err(_) => return Err(unavailable("the engine does not answer")),
+                Err(late) => return Err(late.into()),
             }
         }
         Err(unavailable("the room changes too fast"))
@@ -152,13 +152,7 @@ impl Host {
             }
             Some(())
         };
-        match timeout(node.config.engine_timeout, read).await {
-            Ok(Some(())) => Ok(()),
-            Ok(None) | Err(_) => {
-                let message = "the engine does not answer";
-                Err(Reject::new(ErrorCode::Unavailable, message))
-            }
-        }
+        Ok(node.within(read).await?.ok_or(Late::Slow)?)
     }
 
     /// The room as it is known here; `None` when there is none.

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use tokio::time::timeout;
 use tombolo_engine::{CasError, Key, KvEntry, Revision};
 
 use super::VERSION;
@@ -116,8 +115,7 @@ impl Services {
             }
             Err(RequestRefusal::Unavailable)
         };
-        let limit = self.node().config.engine_timeout;
-        let begun = timeout(limit, begin).await;
+        let begun = self.node().within(begin).await;
         begun.unwrap_or(Err(RequestRefusal::Unavailable))
     }
 
@@ -147,7 +145,7 @@ impl Services {
             None
         };
         // Whoever repeats a request whose answer is not kept does it under its name again, which is harmless.
-        let kept = timeout(self.node().config.engine_timeout, keep).await;
+        let kept = self.node().within(keep).await;
         kept.ok().flatten().unwrap_or(answer)
     }
 

@@ -20,6 +20,7 @@ use super::tell::{Told, deliver};
 use crate::entropy::{self, NoEntropy};
 use crate::lock::lock;
 use crate::node::Node;
+use crate::patience::Late;
 use crate::reject::Reject;
 use crate::session::Session;
 
@@ -138,16 +139,14 @@ impl Desk {
     }
 
     /// Waits until all of the log has been read once.
-    pub(super) async fn synced(&self, timeout: Duration) -> Result<(), Reject> {
+    pub(super) async fn synced(&self, node: &Node) -> Result<(), Reject> {
         let mut progress = self.progress.subscribe();
         let synced = progress.wait_for(|progress| *progress > 0);
-        match tokio::time::timeout(timeout, synced).await {
-            Ok(_) if self.lock().is_unreadable => {
-                Err(unavailable("a later release serves this pool"))
-            }
-            Ok(_) => Ok(()),
-            Err(_) => Err(unavailable("the engine does not answer")),
+        let _ = node.within(synced).await?;
+        if self.lock().is_unreadable {
+            return Err(unavailable("a later release serves this pool"));
         }
+        Ok(())
     }
 
     /// Whether what is known of the pool is all that its log says.
@@ -217,18 +216,16 @@ impl Desk {
         };
         let time = self.lock().time(node);
         let entry = Entry { time, body }.encode(operation);
-        let timeout = node.config.engine_timeout;
         let name = tombolo_engine::OperationId(operation.0);
         let append = node.engine.append(&self.key, entry, Expect::Any, name);
-        match tokio::time::timeout(timeout, append).await {
+        match node.written(append).await {
             // Whether it was written or not, the log will tell.
-            Ok(Ok(_) | Err(AppendError::Unknown)) | Err(_) => {}
+            Ok(Ok(_) | Err(AppendError::Unknown)) | Err(Late::Slow) => {}
+            Err(late @ Late::Away) => return Err(late.into()),
             Ok(Err(error)) => return Err(unavailable(&error.to_string())),
         }
-        match tokio::time::timeout(timeout, outcome).await {
-            Ok(Ok(outcome)) => Ok(outcome),
-            Ok(Err(_)) | Err(_) => Err(unavailable("the engine does not answer")),
-        }
+        let outcome = node.within(outcome).await?;
+        outcome.map_err(|_| Late::Slow.into())
     }
 
     /// Reads the log for as long as it runs.

@@ -170,8 +170,8 @@ pub(crate) async fn carry_out(
     request: MatchmakerRequest,
 ) -> Result<(), Reject> {
     let MatchmakerRequest { desk, wanted } = request;
-    desk.synced(node.config.engine_timeout).await?;
-    node.cluster.joined(node.config.engine_timeout).await?;
+    desk.synced(node).await?;
+    node.joined().await?;
     let asker = Asker {
         session: Arc::clone(session),
         request: id,

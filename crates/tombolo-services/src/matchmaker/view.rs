@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
 use tombolo_engine::Unavailable;
 use tombolo_wire::NodeId;
 use tombolo_wire::v1::ErrorCode;
@@ -11,6 +10,7 @@ use super::desk::Desk;
 use super::lead::holder;
 use super::requests::obstacle;
 use crate::node::Node;
+use crate::patience::Late;
 use crate::reject::Reject;
 use crate::services::Services;
 
@@ -89,13 +89,9 @@ impl Services {
 
 impl Desk {
     async fn info(&self, node: &Node) -> Result<PoolInfo, Reject> {
-        let limit = node.config.engine_timeout;
-        self.synced(limit).await?;
-        let lease = timeout(limit, node.engine.leases().get(&self.lease)).await;
-        let lease = lease.unwrap_or(Err(Unavailable)).map_err(|_| {
-            let message = "the engine does not answer";
-            Reject::new(ErrorCode::Unavailable, message)
-        })?;
+        self.synced(node).await?;
+        let lease = node.within(node.engine.leases().get(&self.lease)).await?;
+        let lease = lease.map_err(|Unavailable| Late::Slow)?;
         let state = self.lock();
         let now = state.time(node);
         let pool = &state.pool;

@@ -65,10 +65,8 @@ pub(super) async fn carry_out_resolve(
 }
 
 async fn resolve(node: &Node, code: RoomCode) -> Result<RoomId, Reject> {
-    let resolve = catalogue::resolve(node, code);
-    let resolved = tokio::time::timeout(node.config.engine_timeout, resolve).await;
-    let unavailable = |_| Reject::new(ErrorCode::Unavailable, "the engine does not answer");
-    resolved.map_err(unavailable)??.ok_or_else(no_such_room)
+    let resolved = node.within(catalogue::resolve(node, code)).await?;
+    resolved?.ok_or_else(no_such_room)
 }
 
 impl Find<'_> {
@@ -182,7 +180,7 @@ async fn is_match(node: &Arc<Node>, room: &RoomId, query: &Query) -> Result<bool
     let entrance = node.enter(room)?;
     let host = entrance.host();
     let was_read_before = host.is_read();
-    host.synced(node.config.engine_timeout).await?;
+    host.synced(node).await?;
     if was_read_before {
         host.catch_up(node).await?;
     }

@@ -14,6 +14,7 @@ use tombolo_wire::v1::ErrorCode;
 use super::unavailable;
 use crate::lock::lock;
 use crate::node::Node;
+use crate::patience::Late;
 use crate::reject::Reject;
 use crate::session::Session;
 
@@ -200,10 +201,9 @@ impl<M: Machine> Following<M> {
         let following = Self::enter(node, key)?;
         let mut standing = following.follower.standing.subscribe();
         let known = standing.wait_for(|standing| *standing != Standing::Behind);
-        match tokio::time::timeout(node.config.engine_timeout, known).await {
-            Ok(Ok(standing)) if *standing == Standing::Unreadable => Err(unreadable()),
-            Ok(_) => Ok(following.clone()),
-            Err(_) => Err(unavailable("the engine does not answer")),
+        match node.within(known).await? {
+            Ok(standing) if *standing == Standing::Unreadable => Err(unreadable()),
+            _ => Ok(following.clone()),
         }
     }
 
@@ -287,18 +287,16 @@ impl<M: Machine> Following<M> {
             follower,
             operation,
         };
-        let timeout = node.config.engine_timeout;
         let id = tombolo_engine::OperationId(operation.0);
         let append = node.engine.append(&follower.key, entry, Expect::Any, id);
-        match tokio::time::timeout(timeout, append).await {
+        match node.written(append).await {
             // Whether it was written or not, the log will tell.
-            Ok(Ok(_) | Err(AppendError::Unknown)) | Err(_) => {}
+            Ok(Ok(_) | Err(AppendError::Unknown)) | Err(Late::Slow) => {}
+            Err(late @ Late::Away) => return Err(late.into()),
             Ok(Err(error)) => return Err(unavailable(&error.to_string())),
         }
-        match tokio::time::timeout(timeout, outcome).await {
-            Ok(Ok(outcome)) => Ok(outcome),
-            Ok(Err(_)) | Err(_) => Err(unavailable("the engine does not answer")),
-        }
+        let outcome = node.within(outcome).await?;
+        outcome.map_err(|_| Late::Slow.into())
     }
 
     /// Has a session told from now on. `begin` answers it, and says from where: it sees the state that the

@@ -5,14 +5,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use tombolo_engine::{
     AppendError, BoxFuture, Bus, CasError, Expect, Key, Kv, KvEntry, Leases, Local, LocalConfig,
     Log, Offset, OperationId, Pattern, PublishError, RequestError, RetireError, Revision, Server,
     SnapshotError, Subscription, Tail, Unavailable, Watch,
 };
-use tombolo_wire::v1::{self, ErrorCode, JoinMode, request};
+use tombolo_services::{MatchPool, Outgoing};
+use tombolo_wire::v1::{
+    self, ErrorCode, JoinMode, direct_request, group_request, match_request, request, response,
+    room_act, server_frame, social_request,
+};
 
-use crate::lab::{Lab, members};
+use crate::lab::{Device, Lab, members};
 
 #[tokio::test(start_paused = true)]
 async fn without_the_engine_rooms_are_unavailable_and_recover_by_themselves() {
@@ -37,6 +42,133 @@ async fn without_the_engine_rooms_are_unavailable_and_recover_by_themselves() {
     bob.drain().await;
     assert_eq!(bob.leave("r").await, Ok(()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn without_the_engine_whatever_needs_it_is_unavailable_within_two_seconds() {
+    let engine = Flaky::new();
+    let lab = Lab::on(engine.clone(), |config| {
+        config.pools.push(MatchPool::parse(POOL).unwrap());
+    });
+    let [mut member] = lab.members("r", ["member"]).await;
+    let act = room_act::Kind::Say(v1::Say {
+        payload: "gg".into(),
+        ..v1::Say::default()
+    });
+    let act = request::Kind::Room(v1::RoomRequest {
+        room: "r".into(),
+        act: Some(v1::RoomAct { kind: Some(act) }),
+        ..v1::RoomRequest::default()
+    });
+    let mut asked = Vec::new();
+    for (number, kind) in needs_the_engine().into_iter().enumerate() {
+        asked.push((lab.device(&format!("user{number}")).await, kind));
+    }
+    engine.set(Mood::Away);
+    // What is under way when it goes, and what is asked of one that has been away for long.
+    for away in [Duration::ZERO, Duration::from_secs(20)] {
+        tokio::time::sleep(away).await;
+        is_unavailable_soon(&mut member, act.clone()).await;
+        for (device, kind) in &mut asked {
+            is_unavailable_soon(device, kind.clone()).await;
+        }
+    }
+}
+
+/// What a device may ask that is in no room.
+fn needs_the_engine() -> Vec<request::Kind> {
+    let join = |room: &str, mode: JoinMode| v1::Join {
+        room: room.into(),
+        mode: mode.into(),
+        ..v1::Join::default()
+    };
+    let by_query = v1::Join {
+        found: Some(v1::JoinFound {
+            query: Some(v1::RoomQuery::default()),
+            ..v1::JoinFound::default()
+        }),
+        ..join("", JoinMode::JoinOrCreate)
+    };
+    let by_code = v1::Join {
+        code: "7KQ3XF".into(),
+        ..join("", JoinMode::Join)
+    };
+    let social = |kind| request::Kind::Social(v1::SocialRequest { kind: Some(kind) });
+    let direct = |kind| {
+        social(social_request::Kind::Direct(v1::DirectRequest {
+            kind: Some(kind),
+        }))
+    };
+    let group = |group: &str, kind| {
+        social(social_request::Kind::Group(v1::GroupRequest {
+            group: group.into(),
+            kind: Some(kind),
+        }))
+    };
+    let ticket = v1::SubmitTicket {
+        id: Bytes::from_static(&[1; 16]),
+        players: vec![v1::MatchPlayer::default()],
+        ..v1::SubmitTicket::default()
+    };
+    vec![
+        request::Kind::Join(join("r", JoinMode::Join)),
+        request::Kind::Join(join("hosted-nowhere", JoinMode::JoinOrCreate)),
+        request::Kind::Join(by_query),
+        request::Kind::Join(by_code),
+        request::Kind::Find(v1::FindRooms {
+            query: Some(v1::RoomQuery::default()),
+            ..v1::FindRooms::default()
+        }),
+        direct(direct_request::Kind::Open(v1::OpenInbox::default())),
+        direct(direct_request::Kind::Send(v1::DirectSend {
+            to: "member".into(),
+            id: Bytes::from_static(&[1; 16]),
+            payload: "hello".into(),
+            ..v1::DirectSend::default()
+        })),
+        group("guild", group_request::Kind::Join(v1::JoinGroup::default())),
+        group("guild", group_request::Kind::Open(v1::OpenGroup::default())),
+        group("", group_request::Kind::List(v1::ListGroups::default())),
+        request::Kind::Matchmaker(v1::MatchRequest {
+            pool: "duel".into(),
+            kind: Some(match_request::Kind::Submit(ticket)),
+        }),
+    ]
+}
+
+async fn is_unavailable_soon(device: &mut Device, mut kind: request::Kind) {
+    if let request::Kind::Matchmaker(v1::MatchRequest {
+        kind: Some(match_request::Kind::Submit(ticket)),
+        ..
+    }) = &mut kind
+    {
+        ticket.players[0].user.clone_from(&device.user);
+    }
+    let begun = Instant::now();
+    let id = device.request(Some(kind.clone()));
+    let result = loop {
+        match device.next_frame().await {
+            Some(Outgoing::Reliable(frame)) => {
+                if let Some(server_frame::Body::Response(response)) = frame.body {
+                    assert_eq!(response.id, id);
+                    break response.result.unwrap();
+                }
+            }
+            None if begun.elapsed() < Duration::from_secs(100) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    let response::Result::Failure(failure) = result else {
+        panic!("{kind:?}: {result:?}");
+    };
+    assert_eq!(failure.code(), ErrorCode::Unavailable, "{kind:?}");
+    let waited = begun.elapsed();
+    assert!(waited <= Duration::from_secs(2), "{kind:?}: {waited:?}");
+}
+
+const POOL: &str = r#"
+name = "duel"
+players = { min = 2, max = 2 }
+"#;
 
 #[tokio::test(start_paused = true)]
 async fn a_session_that_ends_without_the_engine_leaves_when_it_is_back() {
@@ -121,7 +253,7 @@ async fn what_nobody_knows_of_is_done_once_when_it_is_asked_for_again_by_its_nam
 }
 
 fn said(text: &'static str) -> v1::RoomRequest {
-    let kind = v1::room_act::Kind::Say(v1::Say {
+    let kind = room_act::Kind::Say(v1::Say {
         audience: None,
         payload: text.into(),
     });
@@ -138,6 +270,7 @@ struct Flaky {
     local: Local,
     mood: Arc<AtomicU8>,
     late: Arc<Mutex<Vec<Written>>>,
+    since: Arc<Mutex<Option<Instant>>>,
 }
 
 type Written = (Key, Bytes, Expect, OperationId);
@@ -146,7 +279,7 @@ type Written = (Key, Bytes, Expect, OperationId);
 #[repr(u8)]
 enum Mood {
     Fine,
-    /// Nothing is written.
+    /// There is nobody to talk to.
     Away,
     /// It is written, but nobody knows.
     Unsure,
@@ -161,6 +294,7 @@ impl Flaky {
             local,
             mood: Arc::default(),
             late: Arc::default(),
+            since: Arc::default(),
         })
     }
 
@@ -175,6 +309,7 @@ impl Flaky {
 
     fn set(&self, mood: Mood) {
         self.mood.store(mood as u8, Ordering::Relaxed);
+        *self.since.lock().unwrap() = (mood == Mood::Away).then(Instant::now);
     }
 
     fn is(&self, mood: Mood) -> bool {
@@ -239,6 +374,9 @@ impl Bus for Flaky {
         subject: &'a Key,
         payload: Bytes,
     ) -> BoxFuture<'a, Result<(), PublishError>> {
+        if self.is(Mood::Away) {
+            return Box::pin(async { Err(PublishError::Unavailable) });
+        }
         self.local.publish(subject, payload)
     }
 
@@ -247,6 +385,9 @@ impl Bus for Flaky {
         pattern: &'a Pattern,
         messages_max: usize,
     ) -> BoxFuture<'a, Result<Subscription, Unavailable>> {
+        if self.is(Mood::Away) {
+            return Box::pin(async { Err(Unavailable) });
+        }
         self.local.subscribe(pattern, messages_max)
     }
 
@@ -256,6 +397,9 @@ impl Bus for Flaky {
         payload: Bytes,
         timeout: Duration,
     ) -> BoxFuture<'a, Result<Bytes, RequestError>> {
+        if self.is(Mood::Away) {
+            return Box::pin(async { Err(RequestError::Unavailable) });
+        }
         self.local.request(subject, payload, timeout)
     }
 
@@ -264,12 +408,22 @@ impl Bus for Flaky {
         subject: &'a Key,
         requests_max: usize,
     ) -> BoxFuture<'a, Result<Server, Unavailable>> {
+        if self.is(Mood::Away) {
+            return Box::pin(async { Err(Unavailable) });
+        }
         self.local.serve(subject, requests_max)
+    }
+
+    fn away_for(&self) -> Option<Duration> {
+        self.since.lock().unwrap().map(|since| since.elapsed())
     }
 }
 
 impl Kv for Flaky {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<KvEntry>, Unavailable>> {
+        if self.is(Mood::Away) {
+            return Box::pin(async { Err(Unavailable) });
+        }
         self.local.get(key)
     }
 
@@ -279,10 +433,16 @@ impl Kv for Flaky {
         expected: Option<Revision>,
         value: Option<Bytes>,
     ) -> BoxFuture<'a, Result<Revision, CasError>> {
+        if self.is(Mood::Away) {
+            return Box::pin(async { Err(CasError::Unavailable) });
+        }
         self.local.cas(key, expected, value)
     }
 
     fn watch<'a>(&'a self, prefix: &'a Key) -> BoxFuture<'a, Result<Box<dyn Watch>, Unavailable>> {
+        if self.is(Mood::Away) {
+            return Box::pin(async { Err(Unavailable) });
+        }
         self.local.watch(prefix)
     }
 }

@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use tokio::time::timeout;
 use tombolo_engine::{CasError, Key, KeyError, WatchEvent};
 use tombolo_wire::v1::{self, ErrorCode, group_response};
 use tombolo_wire::{GroupName, UserId};
@@ -40,7 +39,7 @@ pub(super) async fn note(node: &Node, user: &UserId, group: &GroupName, is_in: b
         }
         false
     };
-    let written = timeout(node.config.engine_timeout, write).await;
+    let written = node.within(write).await;
     if !written.unwrap_or_default() {
         node.counters.listings_failed.add(1);
         tracing::debug!(%user, %group, is_in, "the list of a user's groups is not as it should be");
@@ -57,12 +56,9 @@ pub(super) async fn page(
         0 => GROUPS_PER_PAGE_MAX,
         limit => limit.min(GROUPS_PER_PAGE_MAX),
     };
-    let read = timeout(
-        node.config.engine_timeout,
-        names(node, user, &wanted.after, limit),
-    )
-    .await;
-    let mut names = read.map_err(|_| unavailable("the engine does not answer"))??;
+    let mut names = node
+        .within(names(node, user, &wanted.after, limit))
+        .await??;
     let has_more = names.len() > limit;
     if has_more {
         names.pop_last();
