@@ -4,7 +4,7 @@
 //! hears a moment later: it says on the bus that the user has a new session, `user-sessions.<node>`, and nodes that
 //! have some of the user say which. If those are too many together, it ends some as the policy has it, here or
 //! there. Nothing is kept for it and nobody waits for it, so a login costs one message to each node, twice, since
-//! one may get lost. In exchange a user may have more sessions than it may for about a second, and for as long as
+//! one may get lost. In exchange a user may have more sessions than it may for a moment, and for as long as
 //! nodes do not hear of each other; a newcomer that is to be refused is told after it was welcomed.
 //!
 //! Nodes that do so at the same time choose alike: by age, and then by the session's id.
@@ -314,7 +314,7 @@ impl Told {
 const SUBJECT: &str = "user-sessions";
 
 /// How long answers are waited for, the first time and the second.
-const PAUSES: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(1)];
+const PAUSES: [Duration; 2] = [Duration::from_millis(60), Duration::from_millis(300)];
 
 /// Users that are asked for at the same time; of others only what is here counts.
 const GATHERS_MAX: usize = 16 * 1024;

@@ -12,7 +12,7 @@ use tombolo_services::{Duplicates, Outgoing};
 use tombolo_wire::NodeId;
 use tombolo_wire::v1::{self, ErrorCode, client_frame};
 
-use crate::cluster::{cluster as several, epoch_of};
+use crate::cluster::{cluster as several, epoch_of, start_with};
 use crate::lab::{Device, Lab, UNIX_NOW};
 use crate::wire::Wire;
 
@@ -37,6 +37,24 @@ async fn a_user_has_as_many_devices_as_it_may() {
         second.is_quiet().await;
         assert_eq!(lab.services.stats().sessions, 3, "{duplicates:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_on_another_node_is_refused_within_half_a_second() {
+    let local = Local::new(LocalConfig::default());
+    let nodes = [0, 1].map(|number| {
+        start_with(&local, number, |config| {
+            config.sessions_per_user_max = 1;
+            config.duplicates = Duplicates::RefuseNewcomer;
+        })
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let _first = nodes[0].lab.device("alice").await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let begun = Instant::now();
+    let mut second = nodes[1].lab.device("alice").await;
+    assert_eq!(second.next_close().await, Some(ErrorCode::Limit));
+    assert!(begun.elapsed() <= Duration::from_millis(500));
 }
 
 #[tokio::test(start_paused = true)]
