@@ -80,9 +80,14 @@ pub(crate) fn rebalance(node: &Arc<Node>, count: usize) -> usize {
     }
     let mut connected = sessions(node);
     connected.retain(|session| session.lock().is_connected);
+    // Those that were asked and have stayed are asked again when all others have been.
+    connected.sort_by_cached_key(|session| session.lock().asked_to_go);
     let asked = connected.into_iter().take(count);
     asked
-        .filter(|session| tell(node, session, "this node shares its load"))
+        .filter(|session| {
+            session.lock().asked_to_go = Some(Instant::now());
+            tell(node, session, "this node shares its load")
+        })
         .count()
 }
 

@@ -68,6 +68,8 @@ pub(crate) struct State {
     pub(crate) expires: Duration,
     /// Of that token.
     pub(crate) tags: Vec<TagName>,
+    /// When its device was asked last to go on over another node, so that this one has less to do.
+    pub(crate) asked_to_go: Option<tokio::time::Instant>,
     /// Ends the session unless it is resumed; `None` while it is connected.
     pub(crate) expiry: Option<AbortHandle>,
     /// Closed once the session is over.
@@ -207,6 +209,7 @@ impl Session {
             tokens: ResumeTokens::new(issued),
             expires: caller.expires,
             tags: caller.tags.clone(),
+            asked_to_go: None,
             expiry: None,
             backlog: Backlog::default(),
             host_by_room: BTreeMap::new(),

@@ -158,6 +158,44 @@ async fn some_devices_are_asked_to_go_when_there_is_somewhere_to_go() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn devices_that_are_asked_to_share_the_load_move_and_others_are_asked_next() {
+    let (nodes, _) = cluster::<2>().await;
+    let users = [("alice", 0), ("bob", 0), ("carol", 0)];
+    let mut devices = members(&nodes, "r", users).await;
+    nodes[1].lab.services.announce("tombolo://node-1").await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut asked = Vec::new();
+    for _ in 0..2 {
+        assert_eq!(nodes[0].lab.services.rebalance(1), 1);
+        for device in &mut devices {
+            while let Some(tombolo_services::Outgoing::Reliable(frame)) = device.next_frame().await
+            {
+                if let Some(v1::server_frame::Body::GoAway(_)) = frame.body {
+                    asked.push(device.user.clone());
+                }
+            }
+        }
+    }
+    assert_eq!(asked.len(), 2);
+    assert_ne!(asked[0], asked[1]);
+    for device in devices
+        .iter_mut()
+        .filter(|device| asked.contains(&device.user))
+    {
+        let old = device.connection.take();
+        assert!(device.connect(&nodes[1].lab).await.unwrap().resumed);
+        drop(old);
+    }
+    let sessions = nodes
+        .each_ref()
+        .map(|node| node.lab.services.stats().sessions);
+    assert_eq!(sessions, [1, 2]);
+    for device in &mut devices {
+        device.is_quiet().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_device_whose_seat_another_device_of_its_user_takes_is_told_when_it_is_back() {
     let lab = Lab::new();
     let [mut bob, mut first] = lab.members("r", ["bob", "alice"]).await;
