@@ -166,11 +166,24 @@ impl Host {
             session,
             reason,
         };
-        self.append_for_sure(node, body).await;
+        let epoch = node.cluster.epoch();
+        // What was kept of a life that is over is not for this node to give away.
+        let is_wanted = || node.cluster.epoch() == epoch;
+        self.append_while(node, body, is_wanted).await;
     }
 
     /// Appends, however long it takes the engine to take it in; `None` without entropy.
     pub(crate) async fn append_for_sure(&self, node: &Node, body: Body) -> Option<Offset> {
+        self.append_while(node, body, || true).await
+    }
+
+    /// The same for as long as it is wanted.
+    async fn append_while(
+        &self,
+        node: &Node,
+        body: Body,
+        is_wanted: impl Fn() -> bool,
+    ) -> Option<Offset> {
         let operation = entropy::operation_id().ok()?;
         let entry = Entry {
             operation,
@@ -180,7 +193,7 @@ impl Host {
         .encode();
         let operation = tombolo_engine::OperationId(operation.0);
         let mut delay = APPEND_DELAY_MIN;
-        loop {
+        while is_wanted() {
             // A repeated entry counts once, so "unknown" is repeated like "unavailable".
             let append = node
                 .engine
@@ -191,6 +204,7 @@ impl Host {
             tokio::time::sleep(delay).await;
             delay = (2 * delay).min(APPEND_DELAY_MAX);
         }
+        None
     }
 }
 

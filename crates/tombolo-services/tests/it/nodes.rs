@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tombolo_engine::{Bus as _, Key, Kv as _, Local, LocalConfig};
 use tombolo_services::{Drained, Outgoing};
-use tombolo_wire::v1::{self, ErrorCode, JoinMode, server_frame};
+use tombolo_wire::v1::{self, ErrorCode, JoinMode, client_frame, request, server_frame};
 
 use crate::cluster::{Member, cluster, epoch_of, members, start, start_with};
 use crate::lab::{Device, message, told};
@@ -256,6 +256,27 @@ async fn devices_that_came_first_are_told_when_other_nodes_come_and_go() {
     assert_eq!(other_nodes(&mut alice).await, [""; 0]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_device_that_has_no_place_to_hear_of_another_node_hears_it_later() {
+    let ([first], local) = cluster::<1>().await;
+    let mut alice = first.lab.device("alice").await;
+    for _ in 0..16 {
+        let ping = client_frame::Body::Ping(v1::Ping::default());
+        alice.send_unreliably(ping).unwrap();
+    }
+    let second = start(&local, 1);
+    second.lab.services.announce("tombolo://node-1").await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    alice.hears_all = true;
+    let mut heard = Vec::new();
+    while let Some(Outgoing::Reliable(frame)) = alice.next_frame().await {
+        if let Some(server_frame::Body::OtherNodes(others)) = frame.body {
+            heard.push(others.urls);
+        }
+    }
+    assert_eq!(heard, [["tombolo://node-1"]]);
+}
+
 async fn other_nodes(device: &mut Device) -> Vec<String> {
     let Some(Outgoing::Reliable(frame)) = device.next_frame().await else {
         panic!("a device is told");
@@ -316,6 +337,37 @@ async fn a_node_that_leaves_has_its_members_dropped_at_once() {
     assert_eq!(fenced(&nodes[0]), 0);
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(epoch_of(&local, "node-0").await, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_was_put_out_gives_no_seat_away_that_is_kept() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut bob = nodes[1].lab.device("bob").await;
+    let join = v1::Join {
+        room: "r".into(),
+        mode: JoinMode::Create.into(),
+        settings: Some(v1::RoomSettings {
+            seat_kept_ms: 600_000,
+            ..v1::RoomSettings::default()
+        }),
+        ..v1::Join::default()
+    };
+    let id = bob.request(Some(request::Kind::Join(join)));
+    bob.next_response(id).await.unwrap();
+    let mut alice = nodes[0].lab.device("alice").await;
+    alice.join("r", JoinMode::Join).await.unwrap();
+    nodes[0].wire.cut(true);
+    alice.connection = None;
+    // Its session has ended where the log cannot be told of it.
+    tokio::time::sleep(Duration::from_secs(45)).await;
+    nodes[0].wire.cut(false);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let seen = events(&mut bob).await;
+    assert!(seen.contains(&"?alice".to_owned()), "{seen:?}");
+    assert!(
+        !seen.contains(&"-alice disconnected".to_owned()),
+        "{seen:?}"
+    );
 }
 
 /// What a device is told of its rooms until it is told nothing more.
