@@ -331,7 +331,7 @@ async fn authorize(
     if !node.config.hooks.is_there() {
         return Ok(mode);
     }
-    host.synced(node.config.engine_timeout).await?;
+    host.synced(node).await?;
     let settings = host.settings();
     let (allowed, settings) = match (mode, settings) {
         (Mode::Create, Some(_)) => return Err(room_exists()),
