@@ -13,6 +13,9 @@ use crate::word::{BackfillId, MatchId, Name};
 /// How often two parties are exchanged between teams at most, in search of balance.
 const EXCHANGES_MAX: usize = 256;
 
+/// What a limit of nothing is measured by: costs must stay comparable.
+const SCALE_MIN: f64 = 1e-9;
+
 /// What is decided of a complete group.
 pub(super) struct Verdict {
     sides: Sides,
@@ -36,13 +39,7 @@ pub(super) fn judge(
         &devices,
         region.as_ref().map(|(rule, region, _)| (*rule, *region)),
     );
-    let reached = host.map_or(0, |host| {
-        let reach = devices[host].1.reach;
-        let others = devices.iter().enumerate().filter(|(at, _)| *at != host);
-        others
-            .filter(|(_, (_, player))| reach.is_direct_with(player.reach))
-            .count()
-    });
+    let reached = host.map_or(0, |(_, reached)| reached);
     let others = devices.len().saturating_sub(1);
     for (rule, tally) in view.rules.rules.iter().zip(group.tallies()) {
         let is_required = tally.limit().is_some();
@@ -59,7 +56,7 @@ pub(super) fn judge(
     let quality = quality(view, group, &sides, (reached, others), &devices);
     Some(Verdict {
         region: region.map(|(_, _, name)| name),
-        host: host.map(|host| devices[host].1.user.clone()),
+        host: host.map(|(host, _)| devices[host].1.user.clone()),
         sides,
         quality,
     })
@@ -136,7 +133,7 @@ fn balanced(view: View<'_>, min_of: &dyn Fn(&Team) -> u32, group: &Group) -> Opt
         for (at, measure, limit) in &balances {
             let gap = unevenness(view, sides, *at, *measure);
             let excess = (gap - limit.unwrap_or(f64::INFINITY)).max(0.0);
-            let scale = view.rules.rules[*at].scale().max(f64::MIN_POSITIVE);
+            let scale = view.rules.rules[*at].scale().max(SCALE_MIN);
             cost = (cost.0 + excess / scale, cost.1 + gap / scale);
         }
         cost
@@ -239,36 +236,42 @@ fn devices<'p>(view: View<'p>, group: &Group) -> Vec<(Key, &'p Player)> {
     group.members.iter().flat_map(players).collect()
 }
 
-/// Who reaches most others directly; among equals whose network is best, then who is nearest to the
-/// region, then who came first.
+/// Who reaches most others directly, and how many: those of its own party are no question. Among equals whose network
+/// is best, then who is nearest to the region, then who came first.
 fn host(
     view: View<'_>,
     devices: &[(Key, &Player)],
     region: Option<(usize, usize)>,
-) -> Option<usize> {
+) -> Option<(usize, usize)> {
     let mut count_by_reach = [0_usize; Reach::ALL.len()];
     for (_, player) in devices {
         count_by_reach[player.reach as usize] += 1;
     }
-    let reached = |reach: Reach| -> usize {
+    let reached = |(key, player): &(Key, &Player)| -> usize {
+        let is_direct = |other: Reach| player.reach.is_direct_with(other);
         let counts = Reach::ALL.iter().zip(&count_by_reach);
-        let direct = counts.filter(|(other, _)| reach.is_direct_with(**other));
+        let direct = counts.filter(|(other, _)| is_direct(**other));
         let all: usize = direct.map(|(_, count)| count).sum();
-        all - usize::from(reach.is_direct_with(reach))
+        let party = &view.seats[*key].ticket.players;
+        let unreached = party.iter().filter(|mate| !is_direct(mate.reach)).count();
+        // With its party, but without itself.
+        all + unreached - 1
     };
+    let reached: Vec<usize> = devices.iter().map(reached).collect();
     let latency = |key: Key| {
         region.map_or(0.0, |(rule, region)| {
             view.seats[key].candidate.latency(rule, region)
         })
     };
     let by = |a: &(usize, &(Key, &Player)), b: &(usize, &(Key, &Player))| {
+        let most = reached[b.0].cmp(&reached[a.0]);
         let (a, b) = (a.1, b.1);
-        let most = reached(b.1.reach).cmp(&reached(a.1.reach));
         most.then_with(|| a.1.reach.rank().cmp(&b.1.reach.rank()))
             .then_with(|| latency(a.0).total_cmp(&latency(b.0)))
             .then_with(|| view.seats[a.0].order.cmp(&view.seats[b.0].order))
     };
-    devices.iter().enumerate().min_by(by).map(|(at, _)| at)
+    let host = devices.iter().enumerate().min_by(by);
+    host.map(|(at, _)| (at, reached[at]))
 }
 
 /// From 0 to 1000: the mean over all rules that know better and worse, by their weights.
@@ -290,7 +293,7 @@ fn quality(
             Check::Connectivity { topology, .. } => {
                 let score = match topology {
                     Topology::Host => share(reached, others),
-                    Topology::Mesh => direct_share(devices),
+                    Topology::Mesh => direct_share(view, group, devices),
                 };
                 count(rule.weight, score);
                 continue;
@@ -340,11 +343,24 @@ fn liking(view: View<'_>, group: &Group) -> Option<f64> {
     (count > 0.0).then(|| sum / count)
 }
 
-/// The share of pairs of devices that are direct.
-fn direct_share(devices: &[(Key, &Player)]) -> f64 {
+/// The share of pairs of devices that are direct, of those that are not of one party.
+fn direct_share(view: View<'_>, group: &Group, devices: &[(Key, &Player)]) -> f64 {
+    let (mut direct, mut all) = pairs(devices.iter().map(|(_, player)| player.reach));
+    for key in &group.members {
+        let party = &view.seats[*key].ticket.players;
+        let own = pairs(party.iter().map(|player| player.reach));
+        (direct, all) = (direct - own.0, all - own.1);
+    }
+    share(direct, all)
+}
+
+/// How many pairs are direct, and how many there are.
+fn pairs(reaches: impl Iterator<Item = Reach>) -> (usize, usize) {
     let mut count_by_reach = [0_usize; Reach::ALL.len()];
-    for (_, player) in devices {
-        count_by_reach[player.reach as usize] += 1;
+    let mut devices = 0;
+    for reach in reaches {
+        count_by_reach[reach as usize] += 1;
+        devices += 1;
     }
     let mut direct = 0;
     for (at, (a, count)) in Reach::ALL.iter().zip(&count_by_reach).enumerate() {
@@ -356,7 +372,7 @@ fn direct_share(devices: &[(Key, &Player)]) -> f64 {
             direct += count * others;
         }
     }
-    share(direct, devices.len() * devices.len().saturating_sub(1) / 2)
+    (direct, devices * usize::saturating_sub(devices, 1) / 2)
 }
 
 fn share(some: usize, all: usize) -> f64 {

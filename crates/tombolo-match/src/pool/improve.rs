@@ -13,7 +13,6 @@ use super::index::{Place, primary_rule};
 use super::search::{Base, GATHERED_MIN, Pass, Search};
 use super::seat::Key;
 use super::step::Work;
-use super::symbols::Symbol;
 use crate::formed::Formed;
 use crate::rules::QUALITY_MAX;
 use crate::word::Time;
@@ -144,10 +143,11 @@ impl Pool {
     /// Those that may become better, so that those are side by side that are like each other.
     fn alike(&self, drafts: &[Draft]) -> Vec<usize> {
         let primary = primary_rule(&self.rules);
-        let likeness = |at: &usize| -> (Vec<Symbol>, Place) {
+        // By the texts themselves: their numbers are others in a pool that was restored.
+        let likeness = |at: &usize| -> (Vec<&str>, Place) {
             let first = &self.seats[drafts[*at].members[0]].candidate;
             let texts = first.facts.iter().filter_map(|fact| match fact {
-                Fact::Text(text) => Some(*text),
+                Fact::Text(text) => Some(self.symbols.text(*text)),
                 Fact::None | Fact::Set(_) | Fact::Number(_) | Fact::Latencies(_) => None,
             });
             let place = primary.map_or(0.0, |(rule, _)| first.number(rule));

@@ -396,7 +396,7 @@ impl Search<'_> {
     }
 
     /// The same, of new users as they are.
-    pub(super) fn judge(&self) -> Option<Verdict> {
+    pub(super) fn judge(&mut self) -> Option<Verdict> {
         let view = self.view;
         let shape = &view.rules.shape;
         let most = shape.players_most();
@@ -409,9 +409,14 @@ impl Search<'_> {
         };
         let is_enough = self.group.size >= shape.players_min(waited).max(2)
             && self.group.size.is_multiple_of(shape.multiple);
+        if !is_enough {
+            return None;
+        }
         let min_of = |team: &Team| min_of(team, waited);
-        let sides = &self.group.sides;
-        if !is_enough || !sides.is_enough(shape, view.roles, view.seats, min_of) {
+        let sides = &mut self.group.sides;
+        if !sides.is_enough(shape, view.roles, view.seats, min_of)
+            && !sides.pack_for(shape, view.roles, view.seats, min_of)
+        {
             return None;
         }
         finish::judge(view, &min_of, self.group)

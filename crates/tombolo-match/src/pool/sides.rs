@@ -99,16 +99,9 @@ impl Sides {
         if is_in_vain {
             return false;
         }
-        // The largest parties first: they are the hardest to place.
-        let members = self.sides.iter().flat_map(|side| &side.members);
-        let mut all: Vec<_> = members.copied().chain([key]).collect();
-        all.sort_by_key(|key| (std::cmp::Reverse(seats[*key].candidate.size), *key));
-        self.looks += all.len() as u64;
+        let all = self.in_order_of_size(seats, Some(key));
         let mut anew = self.clone();
-        for side in &mut anew.sides {
-            *side = Side::default();
-        }
-        let is_placed = all.iter().all(|key| anew.put(shape, roles, seats, *key));
+        let is_placed = anew.put_all(shape, roles, seats, all);
         self.looks = anew.looks;
         if is_placed {
             *self = anew;
@@ -191,6 +184,47 @@ impl Sides {
                 && (team.roles.is_empty()
                     || parts(team, roles, seats, &side.members, true).is_some())
         })
+    }
+
+    /// Puts all anew for what teams need by now, where that is less than it was; whether each has enough then.
+    pub(super) fn pack_for(
+        &mut self,
+        shape: &Shape,
+        roles: &RoleTable,
+        seats: &Seats,
+        min_of: impl Fn(&Team) -> u32,
+    ) -> bool {
+        if self.is_fixed || shape.teams.iter().all(|team| min_of(team) == team.min) {
+            return false;
+        }
+        let mut anew = self.clone();
+        for (room, team) in anew.rooms.iter_mut().zip(&shape.teams) {
+            room.min = min_of(team);
+        }
+        let is_packed = anew.put_all(shape, roles, seats, self.in_order_of_size(seats, None))
+            && anew.is_enough(shape, roles, seats, min_of);
+        if is_packed {
+            *self = anew;
+        }
+        is_packed
+    }
+
+    /// The largest parties first: they are the hardest to place.
+    fn in_order_of_size(&self, seats: &Seats, with: Option<Key>) -> Vec<Key> {
+        let members = self.sides.iter().flat_map(|side| &side.members);
+        let mut all: Vec<_> = members.copied().chain(with).collect();
+        all.sort_by_key(|key| (std::cmp::Reverse(seats[*key].candidate.size), *key));
+        all
+    }
+
+    /// Puts tickets into teams that are empty.
+    fn put_all(&mut self, shape: &Shape, roles: &RoleTable, seats: &Seats, all: Vec<Key>) -> bool {
+        self.looks += all.len() as u64;
+        for side in &mut self.sides {
+            *side = Side::default();
+        }
+        all.into_iter()
+            .all(|key| self.put(shape, roles, seats, key))
     }
 
     /// Takes two sets of members from two teams, and gives each to the other.

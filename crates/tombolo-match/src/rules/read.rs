@@ -161,6 +161,16 @@ fn add_team(
     )?;
     let roles = roles(table.list("roles")?, max)?;
     table.finish()?;
+    let fewest = relax.widest(f64::from(min)).unwrap_or(f64::from(min));
+    // Who has no role is not in the team.
+    let max = match &roles[..] {
+        [] => max,
+        roles => max.min(roles.iter().map(|role| role.max).sum()),
+    };
+    if f64::from(max) < fewest {
+        let why = "the roles take fewer users than the team needs";
+        return node.fail(Reason::Never { why });
+    }
     for number in 1..=quantity {
         let name = match quantity {
             1 => Ok(name.clone()),

@@ -9,20 +9,42 @@ use tombolo_match::{Formed, Player, Reach, Ticket, TicketId, Value};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Plan {
     pub(crate) teams: Vec<(u32, u32)>,
-    /// `(seconds, users)`: how the fewest of the first team become fewer.
+    /// After how many seconds the fewest of the first team are how many.
+    pub(crate) fewer: Vec<(u64, u32)>,
+    pub(crate) multiple: Option<u32>,
+    /// When it falls away.
     pub(crate) equal: Option<Option<u64>>,
-    pub(crate) overlap: Option<usize>,
+    /// How many, and when one less is enough, and nothing is asked a second later.
+    pub(crate) overlap: Option<(usize, Option<u64>)>,
     /// Limit, and by how much it grows a second, and its end.
     pub(crate) distance: Option<(f64, f64, f64)>,
-    pub(crate) latency: Option<f64>,
+    /// From where to where, and by how much it widens a second.
+    pub(crate) range: Option<(f64, f64, f64)>,
+    /// Limit, and what it is after how many seconds.
+    pub(crate) latency: Option<(f64, Option<(u64, f64)>)>,
     pub(crate) has_blocks: bool,
-    pub(crate) balance: Option<f64>,
-    pub(crate) is_direct: bool,
+    pub(crate) balance: Option<Balance>,
+    pub(crate) direct: Option<Direct>,
+    /// How a party's skill is merged; the mean when nothing is said, and of who says nothing 50.
+    pub(crate) party: Option<&'static str>,
     pub(crate) healers: Option<u32>,
     pub(crate) is_oldest: bool,
     pub(crate) fill: u64,
     /// How long a match may wait for a better one, and what is good.
     pub(crate) settle: Option<(u64, u16)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Balance {
+    pub(crate) max: f64,
+    pub(crate) is_sum: bool,
+    pub(crate) off: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Direct {
+    pub(crate) is_by_host: bool,
+    pub(crate) off: Option<u64>,
 }
 
 pub(crate) const REGIONS: [&str; 3] = ["eu", "us", "jp"];
@@ -44,22 +66,63 @@ impl Plan {
         if let Some((settle, good)) = self.settle {
             text += &format!("settle = {settle}\ngood = {good}\n");
         }
+        if let Some(multiple) = self.multiple {
+            text += &format!("multiple = {multiple}\n");
+        }
         for (number, (min, max)) in self.teams.iter().enumerate() {
             text += &format!("[[teams]]\nname = \"t{number}\"\nmin = {min}\nmax = {max}\n");
+            if number == 0 && !self.fewer.is_empty() {
+                let steps = self.fewer.iter();
+                let steps =
+                    steps.map(|(after, value)| format!("{{ after = {after}, value = {value} }}"));
+                text += &format!("relax = [{}]\n", steps.collect::<Vec<_>>().join(", "));
+            }
             if let Some(healers) = self.healers {
                 text += &format!(
                     "roles = [{{ name = \"healer\", min = {healers}, max = {healers} }}, {{ name = \"fighter\" }}]\n"
                 );
             }
         }
-        let mut rule = |body: String| text += &format!("[[rules]]\n{body}\n");
+        let party = self
+            .party
+            .map_or(String::new(), |party| format!("party = \"{party}\"\n"));
+        text +=
+            &format!("[[attributes]]\nname = \"skill\"\nkind = \"number\"\ndefault = 50\n{party}");
+        let off_of = |off: Option<u64>| {
+            off.map_or(String::new(), |off| format!("relax = {{ off = {off} }}"))
+        };
+        let mut rules = 0;
+        let mut rule = |body: String| {
+            rules += 1;
+            text += &format!("[[rules]]\nname = \"rule-{rules}\"\n{body}\n");
+        };
         if let Some(off) = self.equal {
-            let relax = off.map_or(String::new(), |off| format!("relax = {{ off = {off} }}"));
+            let relax = off_of(off);
             rule(format!("kind = \"equal\"\nattribute = \"mode\"\n{relax}"));
         }
-        if let Some(min) = self.overlap {
+        if let Some((min, fewer)) = self.overlap {
+            let fewer = fewer.map_or(String::new(), |after| {
+                let off = format!("{{ after = {}, off = true }}", after + 1);
+                match min {
+                    1 => format!("relax = [{off}]"),
+                    _ => format!(
+                        "relax = [{{ after = {after}, value = {} }}, {off}]",
+                        min - 1
+                    ),
+                }
+            });
             rule(format!(
-                "kind = \"overlap\"\nattribute = \"maps\"\nmin = {min}"
+                "kind = \"overlap\"\nattribute = \"maps\"\nmin = {min}\n{fewer}"
+            ));
+        }
+        if let Some((low, high, by)) = self.range {
+            let relax = if by > 0.0 {
+                format!("relax = {{ every = 1, by = {by}, limit = 100 }}")
+            } else {
+                String::new()
+            };
+            rule(format!(
+                "kind = \"range\"\nattribute = \"skill\"\nlow = {low}\nhigh = {high}\n{relax}"
             ));
         }
         if let Some((max, by, limit)) = self.distance {
@@ -72,21 +135,29 @@ impl Plan {
                 "kind = \"distance\"\nattribute = \"skill\"\nmax = {max}\n{relax}"
             ));
         }
-        if let Some(max) = self.latency {
+        if let Some((max, later)) = self.latency {
+            let relax = later.map_or(String::new(), |(after, value)| {
+                format!("relax = [{{ after = {after}, value = {value} }}]")
+            });
             rule(format!(
-                "kind = \"latency\"\nattribute = \"ping\"\nregions = {REGIONS:?}\nmax = {max}"
+                "kind = \"latency\"\nattribute = \"ping\"\nregions = {REGIONS:?}\nmax = {max}\n{relax}"
             ));
         }
         if self.has_blocks {
             rule("kind = \"block\"".to_owned());
         }
-        if let Some(max) = self.balance {
+        if let Some(Balance { max, is_sum, off }) = self.balance {
+            let (measure, relax) = (if is_sum { "sum" } else { "mean" }, off_of(off));
             rule(format!(
-                "kind = \"balance\"\nattribute = \"skill\"\nmax = {max}"
+                "kind = \"balance\"\nattribute = \"skill\"\nmeasure = \"{measure}\"\nmax = {max}\n{relax}"
             ));
         }
-        if self.is_direct {
-            rule("kind = \"connectivity\"\nrequired = true".to_owned());
+        if let Some(Direct { is_by_host, off }) = self.direct {
+            let topology = if is_by_host { "host" } else { "mesh" };
+            rule(format!(
+                "kind = \"connectivity\"\ntopology = \"{topology}\"\nrequired = true\n{}",
+                off_of(off)
+            ));
         }
         text
     }
@@ -108,11 +179,13 @@ impl Plan {
             }
         }
         self.check_teams(formed, now, &tickets, &mut wrong);
+        self.check_host(formed, now, &tickets, &mut wrong);
         wrong.extend(self.discord(&tickets, now).into_iter().map(str::to_owned));
-        if let Some(max) = self.latency {
+        if self.latency.is_some() {
+            let max = self.strictest(&tickets, now, |waited| self.latency_at(waited));
             let region = formed.region.as_ref().map(|region| region.as_str());
             let worst = region.map(|region| worst(&tickets, region));
-            if worst.is_none_or(|worst| worst > max) {
+            if worst.is_none_or(|worst| max.is_some_and(|max| worst > max)) {
                 wrong.push(format!("region {region:?} has {worst:?}"));
             }
             let best = REGIONS.iter().map(|region| self::worst(&tickets, region));
@@ -130,10 +203,16 @@ impl Plan {
         for a in tickets {
             // Whose patience counts.
             let waited = now - if self.is_oldest { oldest } else { a.since };
-            let skills = tickets.iter().map(|known| skill(&known.ticket));
+            let skills = tickets.iter().map(|known| self.skill(&known.ticket));
             let (low, high) = skills.fold((f64::MAX, f64::MIN), |(low, high), skill| {
                 (low.min(skill), high.max(skill))
             });
+            if let Some((from, to, by)) = self.range {
+                let wider = (by * waited as f64).min(100.0);
+                if low < from - wider || high > to + wider {
+                    wrong.insert("range");
+                }
+            }
             if let Some((max, by, limit)) = self.distance
                 && high - low > (max + by * waited as f64).min(limit.max(max))
             {
@@ -154,16 +233,19 @@ impl Plan {
                     if self.has_blocks && one.blocks.contains(&other.user) {
                         wrong.insert("block");
                     }
-                    if self.is_direct && !direct(one.reach, other.reach) {
+                    let is_asked = self.direct.is_some_and(|direct| {
+                        !direct.is_by_host && direct.off.is_none_or(|off| waited < off)
+                    });
+                    if is_asked && !direct(one.reach, other.reach) {
                         wrong.insert("connectivity");
                     }
                 }
-                if !asks(&a.ticket, &b.ticket) {
+                if !self.asks(&a.ticket, &b.ticket) {
                     wrong.insert("query");
                 }
             }
         }
-        if let Some(least) = self.overlap {
+        if let Some(least) = self.strictest(tickets, now, |waited| self.overlap_at(waited)) {
             let mut common: Option<BTreeSet<&String>> = None;
             for known in tickets {
                 let maps = maps(&known.ticket);
@@ -172,11 +254,11 @@ impl Plan {
                     None => maps,
                 });
             }
-            if common.map_or(0, |common| common.len()) < least {
+            if (common.map_or(0, |common| common.len()) as f64) < -least {
                 wrong.insert("overlap");
             }
         }
-        if let Some(max) = self.latency
+        if let Some(max) = self.strictest(tickets, now, |waited| self.latency_at(waited))
             && !REGIONS.iter().any(|region| worst(tickets, region) <= max)
         {
             wrong.insert("latency");
@@ -185,13 +267,15 @@ impl Plan {
     }
 
     fn check_teams(&self, formed: &Formed, now: u64, tickets: &[&Known], wrong: &mut Vec<String>) {
-        let mut means = Vec::new();
-        let mut is_full = true;
-        for (side, (min, max)) in formed.sides.iter().zip(&self.teams) {
+        let mut values = Vec::new();
+        let oldest = tickets.iter().map(|known| known.since).min().unwrap_or(now);
+        let mut all = 0;
+        for (number, (side, (min, max))) in formed.sides.iter().zip(&self.teams).enumerate() {
             let users: Vec<_> = side.parties.iter().flat_map(|party| &party.users).collect();
             let count = users.len() as u32;
-            is_full &= count == *max;
-            if !(*min..=*max).contains(&count) {
+            all += count;
+            let min = self.fewest(number, *min, now - oldest);
+            if !(min..=*max).contains(&count) {
                 wrong.push(format!("{} has {count} users", side.team));
             }
             let healers = users
@@ -220,12 +304,20 @@ impl Plan {
                     {
                         wrong.push(format!("{user} does not play {role:?}"));
                     }
-                    sum += number(player, "skill");
+                    let merged = self.skill(&known.ticket);
+                    sum += said(player, "skill").unwrap_or(merged);
                 }
             }
-            means.push(sum / f64::from(count.max(1)));
+            let is_sum = self.balance.is_some_and(|balance| balance.is_sum);
+            let count = if is_sum { 1 } else { count.max(1) };
+            values.push(sum / f64::from(count));
         }
-        let oldest = tickets.iter().map(|known| known.since).min().unwrap_or(now);
+        let multiple = self.multiple.unwrap_or(1);
+        if all % multiple != 0 {
+            wrong.push(format!("{all} is no multiple of {multiple}"));
+        }
+        let most: u32 = self.teams.iter().map(|(_, max)| max).sum();
+        let is_full = all == most / multiple * multiple;
         if !is_full && now - oldest < self.fill {
             wrong.push("it did not wait for more users".to_owned());
         }
@@ -238,10 +330,135 @@ impl Plan {
                 wrong.push(format!("{} is less than {asked}", formed.quality));
             }
         }
-        let gap = means.iter().fold(f64::MIN, |a, b| a.max(*b))
-            - means.iter().fold(f64::MAX, |a, b| a.min(*b));
-        if self.balance.is_some_and(|max| gap > max + 1e-9) {
+        let gap = values.iter().fold(f64::MIN, |a, b| a.max(*b))
+            - values.iter().fold(f64::MAX, |a, b| a.min(*b));
+        let most = self.strictest(tickets, now, |waited| self.balance_at(waited));
+        if most.is_some_and(|max| gap > max + 1e-9) {
             wrong.push(format!("teams differ by {gap}"));
+        }
+    }
+}
+
+impl Plan {
+    /// Whether the match has one who reaches all who are not of its party, when that is asked.
+    fn check_host(&self, formed: &Formed, now: u64, tickets: &[&Known], wrong: &mut Vec<String>) {
+        let is_asked = self.strictest(tickets, now, |waited| {
+            let direct = self.direct.filter(|direct| direct.is_by_host)?;
+            direct.off.is_none_or(|off| waited < off).then_some(0.0)
+        });
+        if is_asked.is_none() {
+            return;
+        }
+        let host = tickets.iter().find_map(|known| {
+            let mut players = known.ticket.players.iter();
+            let host = players.find(|player| Some(&player.user) == formed.host.as_ref())?;
+            Some((known.ticket.id, host.reach))
+        });
+        let others = |party| {
+            let others = tickets.iter().filter(move |known| known.ticket.id != party);
+            others.flat_map(|known| &known.ticket.players)
+        };
+        let is_reached = host
+            .is_some_and(|(party, reach)| others(party).all(|other| direct(reach, other.reach)));
+        if !is_reached {
+            wrong.push(format!("{:?} does not reach all", formed.host));
+        }
+    }
+
+    /// The least that is asked of a match by anybody, or by whoever waits longest.
+    fn strictest(
+        &self,
+        tickets: &[&Known],
+        now: u64,
+        limit: impl Fn(u64) -> Option<f64>,
+    ) -> Option<f64> {
+        let waits = tickets.iter().map(|known| now - known.since);
+        if self.is_oldest {
+            return limit(waits.max()?);
+        }
+        waits.filter_map(limit).reduce(f64::min)
+    }
+
+    fn latency_at(&self, waited: u64) -> Option<f64> {
+        let (max, later) = self.latency?;
+        Some(
+            later
+                .filter(|(after, _)| *after <= waited)
+                .map_or(max, |(_, max)| max),
+        )
+    }
+
+    /// Below zero, so that more is less.
+    fn overlap_at(&self, waited: u64) -> Option<f64> {
+        let (least, fewer) = self.overlap?;
+        match fewer {
+            Some(after) if after + 1 <= waited => None,
+            Some(after) if after <= waited && least > 1 => Some(-(least as f64 - 1.0)),
+            Some(_) | None => Some(-(least as f64)),
+        }
+    }
+
+    fn balance_at(&self, waited: u64) -> Option<f64> {
+        let Balance { max, off, .. } = self.balance?;
+        off.is_none_or(|off| waited < off).then_some(max)
+    }
+
+    /// Whether no rule but those of equality and distance ever asks for less.
+    pub(crate) fn relaxes_nothing_else(&self) -> bool {
+        self.overlap.is_none_or(|(_, fewer)| fewer.is_none())
+            && self.range.is_none_or(|(.., by)| by == 0.0)
+            && self.latency.is_none_or(|(_, later)| later.is_none())
+            && self.balance.is_none_or(|balance| balance.off.is_none())
+            && self.direct.is_none_or(|direct| direct.off.is_none())
+    }
+
+    /// Whether tickets are enough for a match, and find room in its teams.
+    pub(crate) fn could_begin(&self, tickets: &[&Known], now: u64) -> bool {
+        let sizes = tickets
+            .iter()
+            .map(|known| known.ticket.players.len() as u32);
+        let sizes: Vec<u32> = sizes.collect();
+        let all: u32 = sizes.iter().sum();
+        let most: u32 = self.teams.iter().map(|(_, max)| max).sum();
+        let multiple = self.multiple.unwrap_or(1);
+        let waits = tickets.iter().map(|known| now - known.since);
+        let waited = waits.max().unwrap_or(0);
+        let is_time = all == most / multiple * multiple || waited >= self.fill;
+        if !is_time || all < 2 || all > most || all % multiple != 0 {
+            return false;
+        }
+        let loads = vec![0; self.teams.len()];
+        self.find_room(&sizes, loads, waited)
+    }
+
+    fn find_room(&self, sizes: &[u32], loads: Vec<u32>, waited: u64) -> bool {
+        let Some((first, others)) = sizes.split_first() else {
+            let teams = self.teams.iter().zip(&loads).enumerate();
+            let mut teams =
+                teams.map(|(at, ((min, _), load))| (self.fewest(at, *min, waited), load));
+            return teams.all(|(min, load)| *load >= min);
+        };
+        (0..loads.len()).any(|at| {
+            let mut loads = loads.clone();
+            loads[at] += first;
+            loads[at] <= self.teams[at].1 && self.find_room(others, loads, waited)
+        })
+    }
+
+    fn fewest(&self, team: usize, min: u32, waited: u64) -> u32 {
+        let steps = self.fewer.iter().filter(|_| team == 0);
+        let due = steps.filter(|(after, _)| *after <= waited);
+        due.last().map_or(min, |(_, fewest)| *fewest)
+    }
+
+    /// A party's skill: of users who say nothing it is 50.
+    pub(crate) fn skill(&self, ticket: &Ticket) -> f64 {
+        let players = ticket.players.iter();
+        let skills = players.map(|player| said(player, "skill").unwrap_or(50.0));
+        match self.party {
+            Some("min") => skills.fold(f64::INFINITY, f64::min),
+            Some("max") => skills.fold(f64::NEG_INFINITY, f64::max),
+            _ => skills.sum::<f64>() / ticket.players.len() as f64,
         }
     }
 }
@@ -252,21 +469,11 @@ fn pairs<'t>(a: &'t Ticket, b: &'t Ticket) -> impl Iterator<Item = (&'t Player, 
         .flat_map(|one| b.players.iter().map(move |other| (one, other)))
 }
 
-fn number(player: &Player, attribute: &str) -> f64 {
+fn said(player: &Player, attribute: &str) -> Option<f64> {
     match player.attributes.get(attribute) {
-        Some(Value::Number(number)) => *number,
-        _ => f64::NAN,
+        Some(Value::Number(number)) => Some(*number),
+        _ => None,
     }
-}
-
-/// The mean over the party.
-fn skill(ticket: &Ticket) -> f64 {
-    let sum: f64 = ticket
-        .players
-        .iter()
-        .map(|player| number(player, "skill"))
-        .sum();
-    sum / ticket.players.len() as f64
 }
 
 /// The leader's.
@@ -306,16 +513,25 @@ fn direct(a: Reach, b: Reach) -> bool {
     is_easy(a) && is_easy(b) || is_hard(a) && is_wide(b) || is_hard(b) && is_wide(a)
 }
 
-/// The few queries that the random tickets have.
-fn asks(a: &Ticket, b: &Ticket) -> bool {
-    match a.query.as_str() {
-        "" => true,
-        "+mode:a" => mode(b) == Some(&Value::Text("a".to_owned())),
-        "-mode:b" => mode(b) != Some(&Value::Text("b".to_owned())),
-        "+skill:>=40" => skill(b) >= 40.0,
-        "+nobody:has" => false,
-        other => panic!("what does {other} mean?"),
+impl Plan {
+    /// The few queries that the random tickets have.
+    fn asks(&self, a: &Ticket, b: &Ticket) -> bool {
+        match a.query.as_str() {
+            "" => true,
+            "+mode:a" => mode(b) == Some(&Value::Text("a".to_owned())),
+            "-mode:b" => mode(b) != Some(&Value::Text("b".to_owned())),
+            "+skill:>=40" => self.skill(b) >= 40.0,
+            "+maps:x*" => maps(b).contains(&"x".to_owned()),
+            "+nobody:has" => false,
+            other => panic!("what does {other} mean?"),
+        }
     }
 }
 
-pub(crate) const QUERIES: [&str; 4] = ["+mode:a", "-mode:b", "+skill:>=40", "+nobody:has"];
+pub(crate) const QUERIES: [&str; 5] = [
+    "+mode:a",
+    "-mode:b",
+    "+skill:>=40",
+    "+maps:x*",
+    "+nobody:has",
+];

@@ -1,5 +1,6 @@
 //! A pool's log as bytes: who reads it has the pool, from the beginning or from a snapshot.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tombolo_match::{
@@ -50,6 +51,29 @@ fn a_log_that_is_read_as_bytes_or_from_a_snapshot_gives_the_same_pool() {
         matched > 500,
         "{matched} matches are too few to say anything"
     );
+}
+
+#[test]
+fn a_pool_from_a_snapshot_proposes_the_same_matches() {
+    for seed in 0..60 {
+        let mut dice = Dice::new(seed);
+        let plan = dice.plan();
+        let mut world = World::new(&plan.document());
+        for number in 1..120 {
+            let _ = world.submit(dice.ticket(&plan, number));
+            if dice.below(4) == 0 {
+                // Its texts have other numbers than they would have had without.
+                let gone = id(1 + u128::from(dice.below(number as u64)));
+                let _ = world.apply(Body::Cancelled(gone));
+            }
+        }
+        world.wait(3);
+        let rules = Rules::parse(&plan.document()).unwrap();
+        let mut restored = Pool::restore(rules, &world.pool.snapshot()).unwrap();
+        let proposed = world.pool.propose(world.now, u64::MAX).matches;
+        let again = restored.propose(world.now, u64::MAX).matches;
+        assert_eq!(again, proposed, "seed {seed}");
+    }
 }
 
 #[test]
@@ -205,6 +229,8 @@ pub(crate) struct Writer {
     pub(crate) log: Vec<(bytes::Bytes, Vec<Event>)>,
     tickets: u128,
     matched: usize,
+    /// Those in matches that begin, or that ask whether their users are ready.
+    taken: BTreeMap<TicketId, MatchId>,
 }
 
 impl Writer {
@@ -215,6 +241,7 @@ impl Writer {
             log: Vec::new(),
             tickets: 0,
             matched: 0,
+            taken: BTreeMap::new(),
         }
     }
 
@@ -273,7 +300,29 @@ impl Writer {
         let applied = self.pool.apply(&entry);
         let is_match = |event: &&Event| matches!(event, Event::Matched(_));
         self.matched += applied.events.iter().filter(is_match).count();
+        applied
+            .events
+            .iter()
+            .for_each(|event| self.check_taken(event));
         self.log.push((bytes, applied.events));
+    }
+
+    /// No ticket is in two matches, unless the first has come to nothing.
+    fn check_taken(&mut self, event: &Event) {
+        if let Event::Failed { id, .. } = event {
+            self.taken.retain(|_, taken| taken != id);
+        }
+        if let Event::Matched(formed) | Event::Asked { formed, .. } = event {
+            for party in formed.parties() {
+                let before = self.taken.insert(party.ticket, formed.id);
+                let is_first = before.is_none_or(|before| before == formed.id);
+                assert!(
+                    is_first,
+                    "{:?} is in {before:?} and {:?}",
+                    party.ticket, formed.id
+                );
+            }
+        }
     }
 
     fn somebody(&self, dice: &mut Dice) -> (TicketId, UserId) {

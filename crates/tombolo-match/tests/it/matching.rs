@@ -402,3 +402,24 @@ fn three_meet_however_many_fit_only_one_of_them() {
     matched.extend(world.matched());
     assert_eq!(matched, [["u7", "u8", "u9"]]);
 }
+
+#[test]
+fn how_those_of_one_party_reach_each_other_is_no_question_of_their_match() {
+    for (rule, quality) in [
+        ("topology = \"mesh\"", 1000),
+        ("topology = \"host\"\nrequired = true", 1000),
+    ] {
+        let mut world = World::new(&format!(
+            "name = \"trio\"\nplayers = {{ min = 3, max = 3 }}\n[[rules]]\nkind = \"connectivity\"\n{rule}"
+        ));
+        let mut pair = skilled(1, &[0.0, 0.0]);
+        pair.players[0].reach = Reach::Symmetric;
+        pair.players[1].reach = Reach::Symmetric;
+        let mut alone = solo(2);
+        alone.players[0].reach = Reach::Open;
+        world.submit_all([pair, alone]);
+        let formed = world.step();
+        assert_eq!(formed[0].quality, quality, "{rule}");
+        assert_eq!(formed[0].host, Some(user("u2")));
+    }
+}

@@ -6,7 +6,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
 use tombolo_match::{Body, Event, Reach, Ticket, TicketId, Value};
 
-use crate::checker::{Known, Plan, QUERIES, REGIONS};
+use crate::checker::{Balance, Direct, Known, Plan, QUERIES, REGIONS};
 use crate::world::{World, asking, id, list, map, name, player, text};
 
 /// A pool with random rules to which random tickets come.
@@ -66,45 +66,38 @@ fn run(seed: u64, plan: &Plan, dice: &mut Dice) -> usize {
             formed += 1;
         }
         assert_eq!(world.pool.ticket_count(), known.len(), "seed {seed}");
-        if plan.teams == [(2, 2)] || plan.teams == [(1, 1), (1, 1)] {
-            nobody_is_left(seed, plan, &known, now);
-        }
+        nobody_is_left(seed, plan, &known, now);
     }
     formed
 }
 
-/// Two who would both have taken each other have not both been left.
+/// No tickets have been left of which all would have taken all, however many they are, and which were here a second
+/// before as well.
 fn nobody_is_left(seed: u64, plan: &Plan, known: &BTreeMap<TicketId, Known>, now: u64) {
-    let all: Vec<_> = known.values().collect();
-    for (at, a) in all.iter().enumerate() {
-        for b in &all[at + 1..] {
-            if a.ticket.players.len() + b.ticket.players.len() != 2 || plan.healers.is_some() {
-                continue;
-            }
-            // Either may have had somebody better until then.
-            let waited = now - a.since.max(b.since);
-            if plan.settle.is_some_and(|(settle, _)| waited < settle) {
-                continue;
-            }
-            let gap = (skill(&a.ticket) - skill(&b.ticket)).abs();
-            let is_balanced = plan.teams.len() == 1 || plan.balance.is_none_or(|max| gap <= max);
-            let discord = plan.discord(&[a, b], now);
-            assert!(
-                !discord.is_empty() || !is_balanced,
-                "seed {seed}: {:?} and {:?} wait at {now}\n{plan:?}",
-                a.ticket,
-                b.ticket
-            );
+    // Which parties go into which team with which roles, and how even that is, is not tried out here.
+    if plan.settle.is_some()
+        || plan.healers.is_some()
+        || plan.balance.is_some()
+        || plan.direct.is_some_and(|direct| direct.is_by_host)
+    {
+        return;
+    }
+    let then = now - 1;
+    let all = known.values().filter(|known| known.since <= then);
+    let all: Vec<_> = all.take(ALL_MAX).collect();
+    for chosen in 1_u32..1 << all.len() {
+        let group = all.iter().enumerate();
+        let group = group.filter(|(at, _)| chosen & 1 << at != 0);
+        let group: Vec<&Known> = group.map(|(_, known)| *known).collect();
+        if plan.could_begin(&group, then) && plan.discord(&group, then).is_empty() {
+            let ids: Vec<_> = group.iter().map(|known| known.ticket.id).collect();
+            panic!("seed {seed}: {ids:?} wait at {now}\n{plan:?}\n{group:?}");
         }
     }
 }
 
-fn skill(ticket: &Ticket) -> f64 {
-    match ticket.players[0].attributes.get("skill") {
-        Some(Value::Number(skill)) => *skill,
-        _ => f64::NAN,
-    }
-}
+/// Of how many tickets all groups are tried.
+const ALL_MAX: usize = 8;
 
 #[test]
 fn the_same_log_gives_the_same_matches() {
@@ -156,6 +149,7 @@ fn a_small_budget_comes_to_the_same_end() {
         if plan.teams == [(2, 2)]
             && plan.distance.is_none()
             && plan.equal.is_none_or(|off| off.is_none())
+            && plan.relaxes_nothing_else()
         {
             assert_eq!(before, after, "seed {seed}: a large budget finds no more");
         }
@@ -178,22 +172,48 @@ impl Dice {
         ];
         let teams = shapes[self.below(6) as usize].to_vec();
         let least = teams.iter().map(|(min, _)| *min).min().unwrap_or(1);
-        Plan {
+        let mut plan = Plan {
             teams,
             equal: self.maybe(|dice| dice.maybe(|dice| 1 + dice.below(6))),
-            overlap: self.rarely(|dice| 1 + dice.below(2) as usize),
+            fewer: Vec::new(),
+            multiple: None,
+            overlap: self.rarely(|dice| {
+                let least = 1 + dice.below(2) as usize;
+                (least, dice.maybe(|dice| 1 + dice.below(6)))
+            }),
+            range: self.rarely(|dice| {
+                let low = dice.below(40) as f64;
+                (low, low + 40.0, dice.below(2) as f64 * 4.0)
+            }),
             distance: self.maybe(|dice| (dice.below(40) as f64, dice.below(2) as f64 * 5.0, 60.0)),
-            latency: self.rarely(|_| 80.0),
+            latency: self.rarely(|dice| (80.0, dice.maybe(|dice| (1 + dice.below(6), 120.0)))),
             has_blocks: self.below(3) == 0,
-            balance: self.rarely(|dice| 5.0 + dice.below(30) as f64),
-            is_direct: self.below(4) == 0,
+            balance: self.rarely(|dice| Balance {
+                max: 5.0 + dice.below(30) as f64,
+                is_sum: dice.below(2) == 0,
+                off: dice.maybe(|dice| 1 + dice.below(8)),
+            }),
+            direct: self.rarely(|dice| Direct {
+                is_by_host: dice.below(2) == 0,
+                off: dice.maybe(|dice| 1 + dice.below(8)),
+            }),
+            party: [None, None, Some("min"), Some("max")][self.below(4) as usize],
             healers: self
                 .rarely(|dice| 1 + dice.below(2) as u32)
                 .map(|healers| healers.min(least)),
             is_oldest: self.below(4) == 0,
             fill: self.below(3),
             settle: self.rarely(|dice| (1 + dice.below(5), 1 + dice.below(1000) as u16)),
+        };
+        let (min, _) = plan.teams[0];
+        let least = plan.healers.unwrap_or(1);
+        if min > least && self.below(3) == 0 {
+            plan.fewer = vec![(1 + self.below(6), min - 1)];
         }
+        if plan.teams.iter().map(|(_, max)| max).sum::<u32>() >= 4 && self.below(5) == 0 {
+            plan.multiple = Some(2);
+        }
+        plan
     }
 
     pub(crate) fn ticket(&mut self, plan: &Plan, number: u128) -> Ticket {
@@ -205,7 +225,6 @@ impl Dice {
         };
         let players = (0..size).map(|at| {
             let mut player = player(&format!("u{number}.{at}"))
-                .with(name("skill"), Value::Number(self.below(100) as f64))
                 .with(name("mode"), text(["a", "b", "c"][self.below(3) as usize]))
                 .with(name("maps"), {
                     let maps: Vec<_> = ["x", "y", "z"]
@@ -221,6 +240,11 @@ impl Dice {
                         .collect();
                     map(&pings)
                 });
+            // Who says nothing has the default.
+            if self.below(8) > 0 {
+                let skill = Value::Number(self.below(100) as f64);
+                player.attributes.insert(name("skill"), skill);
+            }
             player.reach = Reach::ALL[self.below(6) as usize];
             if self.below(4) == 0 && number > 1 {
                 let blocked = 1 + u128::from(self.below(number as u64 - 1));
@@ -238,8 +262,8 @@ impl Dice {
         let players = players.collect();
         let mut ticket = Ticket::new(id(number), players);
         ticket.priority = self.below(2) as i8;
-        match self.below(12) {
-            query @ 0..4 => asking(ticket, QUERIES[query as usize]),
+        match self.below(14) {
+            query @ 0..5 => asking(ticket, QUERIES[query as usize]),
             _ => ticket,
         }
     }

@@ -256,3 +256,18 @@ fn rules_in_tables_of_a_larger_document_are_those_of_a_document_of_their_own() {
         assert!(Rules::parse_tables(text, "pool").is_err(), "{text}");
     }
 }
+
+#[test]
+fn roles_that_take_fewer_users_than_a_team_needs_are_refused_and_others_bound_it() {
+    let team = |relax: &str| {
+        let text = format!(
+            "name = \"raid\"\n[[teams]]\nname = \"raid\"\nmin = 4\nmax = 5\n{relax}\n\
+             roles = [{{ name = \"healer\", max = 1 }}, {{ name = \"tank\", max = 2 }}]"
+        );
+        Rules::parse(&text)
+    };
+    let refused = team("").unwrap_err().to_string();
+    assert!(refused.contains("fewer users than the team"), "{refused}");
+    let rules = team("relax = [{ after = 10, value = 3 }]").unwrap();
+    assert_eq!(rules.shape.players_max(), 3);
+}

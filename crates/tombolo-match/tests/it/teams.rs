@@ -1,8 +1,11 @@
 //! Teams, roles and balance.
 
+use std::collections::BTreeMap;
+
 use tombolo_match::{Player, Ticket};
 
-use crate::world::{World, id, name, player, skilled, solo};
+use crate::checker::{Balance, Known, Plan};
+use crate::world::{World, having, id, map, name, player, skilled, solo};
 
 const TEAMS: &str = r#"
     name = "teams"
@@ -160,24 +163,25 @@ fn teams_that_cannot_be_even_do_not_begin() {
 
 #[test]
 fn two_hundred_users_meet_when_the_rules_have_relaxed() {
-    let mut world = World::new(
-        r#"
-        name = "royale"
-        players = { min = 175, max = 200, relax = [{ after = 10, value = 150 }, { after = 15, value = 100 }] }
-        fill = 5
-        [[rules]]
-        kind = "latency"
-        attribute = "ping"
-        regions = ["eu"]
-        max = 150
-        relax = [{ after = 12, value = 200 }]
-    "#,
-    );
-    let ping = |number: u128, ping| {
-        crate::world::having(solo(number), "ping", crate::world::map(&[("eu", ping)]))
+    let plan = Plan {
+        teams: vec![(175, 200)],
+        fewer: vec![(10, 150), (15, 100)],
+        latency: Some((150.0, Some((12, 200.0)))),
+        fill: 5,
+        ..Plan::default()
     };
-    world.submit_all((1..=149).map(|number| ping(number, 100.0)));
-    world.submit_all((150..=160).map(|number| ping(number, 180.0)));
+    let mut world = World::new(&plan.document());
+    let mut known = BTreeMap::new();
+    let mut come = |world: &mut World, now, numbers: std::ops::RangeInclusive<u128>, ping| {
+        for number in numbers {
+            let ping = map(&[("eu", ping)]);
+            let ticket = having(skilled(number, &[50.0]), "ping", ping);
+            world.submit(ticket.clone()).unwrap();
+            known.insert(ticket.id, Known { ticket, since: now });
+        }
+    };
+    come(&mut world, 0, 1..=149, 100.0);
+    come(&mut world, 0, 150..=160, 180.0);
     assert!(world.matched().is_empty());
     world.wait(11);
     assert!(
@@ -185,13 +189,14 @@ fn two_hundred_users_meet_when_the_rules_have_relaxed() {
         "149 are near enough, one too few"
     );
     world.wait(1);
-    assert_eq!(world.step()[0].users().count(), 160);
-    world.submit_all((1001..=1200).map(|number| ping(number, 100.0)));
-    assert_eq!(
-        world.step()[0].users().count(),
-        200,
-        "a full match begins at once"
-    );
+    let relaxed = world.step();
+    assert_eq!(relaxed[0].users().count(), 160);
+    come(&mut world, 12, 1001..=1200, 100.0);
+    let full = world.step();
+    assert_eq!(full[0].users().count(), 200, "a full match begins at once");
+    for formed in relaxed.iter().chain(&full) {
+        assert_eq!(plan.wrong(&known, formed, 12), [""; 0]);
+    }
 }
 
 #[test]
@@ -201,4 +206,65 @@ fn a_thousand_users_are_the_most() {
     assert!(world.matched().is_empty());
     world.submit(solo(1000)).unwrap();
     assert_eq!(world.step()[0].users().count(), 1000);
+}
+
+#[test]
+fn a_match_of_a_thousand_users_keeps_its_rules() {
+    let plan = Plan {
+        teams: vec![(250, 250); 4],
+        distance: Some((40.0, 0.0, 40.0)),
+        balance: Some(Balance {
+            max: 10.0,
+            is_sum: false,
+            off: None,
+        }),
+        healers: Some(20),
+        ..Plan::default()
+    };
+    let mut world = World::new(&plan.document());
+    let mut known = BTreeMap::new();
+    for number in 1..=1000 {
+        let mut ticket = skilled(number, &[(number * 7 % 40) as f64]);
+        let role = if number <= 80 { "healer" } else { "fighter" };
+        ticket.players[0].roles = vec![name(role)];
+        world.submit(ticket.clone()).unwrap();
+        known.insert(ticket.id, Known { ticket, since: 0 });
+    }
+    let formed = world.step();
+    assert_eq!(formed[0].users().count(), 1000);
+    assert_eq!(plan.wrong(&known, &formed[0], 0), [""; 0]);
+}
+
+#[test]
+fn teams_are_made_even_by_more_than_one_exchange_when_no_difference_is_allowed() {
+    let rules = TEAMS.replace("= 5", "= 4")
+        + "[[rules]]\nkind = \"balance\"\nattribute = \"skill\"\nmeasure = \"sum\"\nmax = 0";
+    let mut world = World::new(&rules);
+    let skills = [1.0, 8.0, 16.0, 40.0, 2.0, 5.0, 20.0, 38.0];
+    world.submit_all(
+        (1..)
+            .zip(skills)
+            .map(|(number, skill)| skilled(number, &[skill])),
+    );
+    let formed = world.step();
+    assert_eq!(
+        formed.len(),
+        1,
+        "1 + 8 + 16 + 40 is as much as 2 + 5 + 20 + 38"
+    );
+}
+
+#[test]
+fn a_team_that_may_be_smaller_by_now_leaves_its_place_to_another() {
+    let mut world = World::new(
+        "name = \"hunt\"\nfill = 0\nteams = [\
+         { name = \"few\", min = 2, max = 2, relax = [{ after = 5, value = 1 }] }, \
+         { name = \"many\", min = 2, max = 2 }]",
+    );
+    world.submit_all([solo(1), solo(2), solo(3)]);
+    assert!(world.matched().is_empty());
+    world.wait(5);
+    let formed = world.step();
+    let sizes = formed[0].sides.iter().map(|side| side.parties.len());
+    assert_eq!(sizes.collect::<Vec<_>>(), [1, 2]);
 }
