@@ -143,6 +143,9 @@ pub(crate) async fn fetch(node: &Arc<Node>, caller: &Caller) -> Result<(), Rejec
         if holder == *node.name() {
             return Ok(());
         }
+        // Until then it might be given away to this node's life before, and be lost with that.
+        let joined = node.cluster.joined(FETCH_TIME).await;
+        joined.map_err(|_| unavailable())?;
         let mut done = ask_for(node, caller, *token, holder)?;
         let fetched = tokio::time::timeout(FETCH_TIME, done.wait_for(Option::is_some)).await;
         let fetched = fetched.ok().and_then(|done| done.ok()?.clone());

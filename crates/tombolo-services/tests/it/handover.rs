@@ -186,6 +186,25 @@ async fn a_session_of_a_dead_node_is_honestly_not_resumed_and_has_its_seat_again
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_takes_no_session_over_before_the_end_of_its_life_before_is_known() {
+    let (nodes, local) = cluster::<2>().await;
+    let [mut alice, mut bob] = members(&nodes, "r", [("alice", 0), ("bob", 0)]).await;
+    nodes[1].lab.services.kill();
+    let again = start_with(&local, 1, |_| {});
+    alice.connection = None;
+    let asked = again.lab.attach(alice.hello());
+    let answer = tokio::time::timeout(Duration::from_millis(200), asked).await;
+    assert!(answer.is_err());
+    bob.send(message("r", &[], b"meanwhile")).unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let welcome = alice.connect(&again.lab).await.unwrap();
+    assert_eq!((welcome.resumed, welcome.node.as_str()), (true, "node-1"));
+    assert_eq!(alice.next_delivery().await.1, "meanwhile");
+    bob.send(message("r", &[], b"there")).unwrap();
+    assert_eq!(alice.next_delivery().await.1, "there");
+}
+
+#[tokio::test(start_paused = true)]
 async fn devices_of_a_dead_node_are_let_in_elsewhere_as_soon_as_its_death_is_known() {
     let (nodes, _) = cluster::<2>().await;
     let users = [("alice", 0), ("bob", 0), ("carol", 0)];
