@@ -319,10 +319,7 @@ impl Driver {
             if has_lasted {
                 backoff = Backoff::default();
             }
-            if matches!(end, End::Broken) {
-                // It may be that the device is in another network.
-                self.nodes.forget_distances();
-            }
+            let is_broken = matches!(end, End::Broken);
             let is_hurried = match end {
                 End::Closed(done) => return self.leave(connection, done).await,
                 End::Refused(error) => return self.close(error).await,
@@ -337,6 +334,12 @@ impl Driver {
                 Err(End::Closed(done)) => return self.end(done),
                 Err(End::Broken | End::SentAway | End::AskedToGo) => return,
             };
+            if is_broken {
+                // It may be that the device is in another network by now.
+                self.nodes.forget_distances();
+                self.measuring = JoinSet::new();
+                self.measure_nodes();
+            }
         }
     }
 

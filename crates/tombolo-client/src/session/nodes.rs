@@ -24,9 +24,9 @@ const STAGGER_OF_MANY: Duration = Duration::from_millis(250);
 /// How much earlier the node is tried that has the session: any other one has to fetch it from there.
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Nodes whose round trips differ by less are about as near: the less busy one is better.
+/// Nodes whose round trips are in the same step of that width are about as near: the less busy one is better.
 const ALIKE: Duration = Duration::from_millis(20);
-/// The distances of so many are remembered: of those that are known, and of some that were.
+/// So many are remembered by distance, or as having refused: those that are known, and some that were.
 const MEASURED_MAX: usize = 2 * KNOWN_MAX;
 
 /// The nodes that a device may connect to.
@@ -44,6 +44,8 @@ pub(super) struct Nodes {
     had_session: bool,
     /// The others that nodes have told of, the best first.
     known: Vec<ServerUrl>,
+    /// Those that refused us since we were on a node.
+    refused: Vec<ServerUrl>,
     /// Of those whose distance was measured: how long a round trip takes, `None` when there was no answer.
     round_trips: Vec<Distance>,
 }
@@ -57,6 +59,7 @@ impl Nodes {
             was_sent: false,
             had_session: false,
             known: Vec::new(),
+            refused: Vec::new(),
             round_trips: Vec::new(),
         }
     }
@@ -69,6 +72,9 @@ impl Nodes {
     pub(super) fn learn(&mut self, urls: &[String]) {
         let told = urls.iter().filter_map(|url| url.parse::<ServerUrl>().ok());
         let mut known: Vec<_> = told.take(KNOWN_MAX).collect();
+        // Who did not answer may do so by now.
+        self.round_trips
+            .retain(|(url, round_trip)| round_trip.is_some() || !known.contains(url));
         for url in std::mem::take(&mut self.known) {
             if !known.contains(&url) && known.len() < KNOWN_MAX {
                 known.push(url);
@@ -117,18 +123,19 @@ impl Nodes {
         self.is_sent_away = false;
         self.was_sent = false;
         self.had_session = true;
+        self.refused.clear();
         self.known.retain(|url| url != at);
         if left != *at && self.known.len() < KNOWN_MAX {
             self.known.push(left);
         }
     }
 
-    /// A node could not be reached, or refused: others come before it from now on.
+    /// A node could not be reached, or refused: others come before it until there is a connection.
     pub(super) fn put_last(&mut self, url: &ServerUrl) {
-        if let Some(at) = self.known.iter().position(|known| known == url) {
-            let url = self.known.remove(at);
-            self.known.push(url);
-        }
+        self.refused.retain(|refused| refused != url);
+        self.refused.push(url.clone());
+        let surplus = self.refused.len().saturating_sub(MEASURED_MAX);
+        self.refused.drain(..surplus);
     }
 
     /// Which to try, and how long after the one before, if that is silent.
@@ -164,12 +171,14 @@ impl Nodes {
         self.others().take(TRIED_MAX).zip(delays)
     }
 
-    /// All but the current one: the nearest first, and of those that are about as near, the best.
+    /// All but the current one: the nearest first, and of those that are about as near, the best. Those that refused
+    /// come last, in turn.
     fn others(&self) -> impl Iterator<Item = ServerUrl> {
         let home = std::iter::once(&self.home).filter(|home| !self.known.contains(home));
         let others = self.known.iter().chain(home);
         let mut others: Vec<_> = others.filter(|url| **url != self.current).collect();
-        others.sort_by_key(|url| self.distance(url));
+        let refused = |url: &ServerUrl| self.refused.iter().position(|refused| refused == url);
+        others.sort_by_key(|url| (refused(url), self.distance(url)));
         others.into_iter().cloned()
     }
 
@@ -320,8 +329,33 @@ mod tests {
         nodes.learn(&told(&["new"]));
         assert_eq!(urls(&nodes), ["a", "new", "near", "nearer"]);
         assert_eq!(nodes.unmeasured(), [url("new")]);
+        nodes.learn(&told(&["silent"]));
+        assert_eq!(
+            nodes.unmeasured(),
+            [url("silent"), url("new")],
+            "it may answer now"
+        );
         nodes.forget_distances();
-        assert_eq!(urls(&nodes), ["a", "new", "far", "silent"]);
+        assert_eq!(urls(&nodes), ["a", "silent", "new", "far"]);
+    }
+
+    #[test]
+    fn the_nearest_does_not_come_before_others_while_it_refuses() {
+        let mut nodes = Nodes::new(url("a"));
+        nodes.learn(&told(&["near", "far", "farther"]));
+        let milliseconds = |at| Some(Duration::from_millis(at));
+        nodes.measured(vec![
+            (url("near"), milliseconds(1)),
+            (url("far"), milliseconds(50)),
+            (url("farther"), milliseconds(90)),
+        ]);
+        nodes.put_last(&url("near"));
+        nodes.learn(&told(&["near", "far"]));
+        assert_eq!(urls(&nodes), ["a", "far", "farther", "near"]);
+        nodes.put_last(&url("far"));
+        assert_eq!(urls(&nodes), ["a", "farther", "near", "far"]);
+        nodes.arrive(&url("a"));
+        assert_eq!(urls(&nodes), ["a", "near", "far", "farther"]);
     }
 
     #[test]
