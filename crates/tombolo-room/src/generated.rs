@@ -179,6 +179,9 @@ pub struct Operation {
     pub object: u64,
     #[prost(uint64, tag = "5")]
     pub message: u64,
+    /// Why it changed nothing; 0 when that is not known.
+    #[prost(uint32, tag = "6")]
+    pub reason: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Open {

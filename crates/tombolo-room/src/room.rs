@@ -24,7 +24,7 @@ use crate::property::{Change, Properties};
 use crate::settings::{DURATION_MAX, OwnerPolicy, Password, Settings};
 use crate::word::{ObjectId, OperationId, Time};
 use open::Open;
-use operations::{Done, Operations};
+use operations::Operations;
 
 pub use member::{Member, Presence};
 pub use operations::{Made, OPERATIONS_MAX, OPERATIONS_REMEMBERED};
@@ -91,27 +91,17 @@ impl Room {
         };
         // An illegal operation is remembered, too: who was told "full" must not come in later by a
         // repetition.
-        let done = Done {
-            is_legal: outcome.is_ok(),
-            made: Made::of(&events),
-        };
+        let done = outcome.map(|()| Made::of(&events));
         self.operations.remember(entry.operation, self.clock, done);
         self.settle(&mut events);
         Applied { events, outcome }
     }
 
-    /// Whether an operation that came lately was legal; `None` when it did not come, or long ago. Who
-    /// repeats an act learns by this what became of it.
+    /// What an operation made that came lately, or why it changed nothing; `None` when it did not come, or long
+    /// ago. Who repeats an act learns by this what became of it.
     #[must_use]
-    pub fn was_legal(&self, operation: &OperationId) -> Option<bool> {
-        Some(self.operations.done(operation)?.is_legal)
-    }
-
-    /// What an operation has made that came lately.
-    #[must_use]
-    pub fn made_by(&self, operation: &OperationId) -> Made {
-        let done = self.operations.done(operation);
-        done.map(|done| done.made).unwrap_or_default()
+    pub fn what_became(&self, operation: &OperationId) -> Option<Result<Made, Illegal>> {
+        self.operations.done(operation)
     }
 
     /// When something is due: whoever hosts the room appends a [`Body::Ticked`] then.

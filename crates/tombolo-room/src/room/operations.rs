@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::event::Event;
+use crate::event::{Event, Illegal};
 use crate::word::{ObjectId, OperationId, Time};
 
 /// How many operations are remembered in order to recognise a repeated one. Who wanted something before those came is
@@ -44,11 +44,7 @@ impl Made {
 }
 
 /// What became of an operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Done {
-    pub(super) is_legal: bool,
-    pub(super) made: Made,
-}
+pub(super) type Done = Result<Made, Illegal>;
 
 /// The last operations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -127,10 +123,7 @@ mod tests {
     #[test]
     fn a_clock_that_leaps_makes_nobody_forget_what_was_done_a_moment_ago() {
         let mut operations = Operations::default();
-        let done = Done {
-            is_legal: true,
-            made: Made::default(),
-        };
+        let done = Ok(Made::default());
         let id = |number: usize| OperationId((number as u128).to_be_bytes());
         let early = Time::from_millis(1_000);
         let late = early.after(2 * OPERATIONS_REMEMBERED);

@@ -17,6 +17,7 @@ use crate::entry::{
     self, EntryError, Join, Target, VERSION, parse_code, parse_group, parse_joined,
     parse_node_lost, parse_settings, parse_user,
 };
+use crate::event::Illegal;
 use crate::generated as wire;
 use crate::message::{History, Message};
 use crate::object::Object;
@@ -41,9 +42,10 @@ impl Room {
                 .map(|(id, time, done)| wire::Operation {
                     id: Bytes::copy_from_slice(&id.0),
                     time_ms: time.as_millis(),
-                    legal: done.is_legal,
-                    object: done.made.object.map_or(0, |object| object.0),
-                    message: done.made.message.unwrap_or_default(),
+                    legal: done.is_ok(),
+                    object: done.ok().and_then(|made| made.object).map_or(0, |id| id.0),
+                    message: done.ok().and_then(|made| made.message).unwrap_or_default(),
+                    reason: done.err().map_or(0, number_of),
                 })
                 .collect(),
             forgotten_ms: self.operations.forgotten().map(Time::as_millis),
@@ -235,15 +237,52 @@ fn keep_seat(user: &UserId, until: Option<Time>) -> wire::KeptSeat {
 fn restore_operation(kept: &wire::Operation) -> Result<(OperationId, Time, Done), SnapshotError> {
     let id = OperationId(array(&kept.id)?);
     let some = |number: u64| Some(number).filter(|number| *number != 0);
-    let done = Done {
-        is_legal: kept.legal,
-        made: Made {
-            object: some(kept.object).map(ObjectId),
-            message: some(kept.message),
-        },
+    let made = Made {
+        object: some(kept.object).map(ObjectId),
+        message: some(kept.message),
+    };
+    let done = match kept.legal {
+        true => Ok(made),
+        false => Err(reason_of(kept.reason)),
     };
     Ok((id, Time::from_millis(kept.time_ms), done))
 }
+
+/// The number by which a reason is kept.
+fn number_of(illegal: Illegal) -> u32 {
+    let place = REASONS.iter().position(|reason| *reason == illegal);
+    let number = place.and_then(|place| u32::try_from(place + 1).ok());
+    number.unwrap_or_default()
+}
+
+/// A reason by its number; that it came before is all that is known of one that a later release has.
+fn reason_of(number: u32) -> Illegal {
+    let number = usize::try_from(number).unwrap_or_default();
+    let reason = number.checked_sub(1).and_then(|place| REASONS.get(place));
+    reason.copied().unwrap_or(Illegal::Repeated)
+}
+
+/// Further ones are added at the end.
+const REASONS: [Illegal; 18] = [
+    Illegal::Unsure,
+    Illegal::Open,
+    Illegal::Closed,
+    Illegal::Settings,
+    Illegal::Full,
+    Illegal::Locked,
+    Illegal::Password,
+    Illegal::Banned,
+    Illegal::Member,
+    Illegal::Stale,
+    Illegal::NotMember,
+    Illegal::NodeLost,
+    Illegal::NotOwner,
+    Illegal::NoSuch,
+    Illegal::Conflict,
+    Illegal::NotInteger,
+    Illegal::Limit,
+    Illegal::Repeated,
+];
 
 fn array<const N: usize>(bytes: &Bytes) -> Result<[u8; N], SnapshotError> {
     bytes.as_ref().try_into().map_err(|_| SnapshotError)

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use tombolo_room::{
-    Act, Actor, Audience, Body, Event, Illegal, Join, LeftReason, MEMBERS_MAX, Membership,
+    Act, Actor, Audience, Body, Event, Illegal, Join, LeftReason, MEMBERS_MAX, Made, Membership,
     OPERATIONS_MAX, OPERATIONS_REMEMBERED, Password, Reserve, Room, SessionId, Settings,
     SettingsChange, Time,
 };
@@ -280,10 +280,15 @@ fn a_repeated_operation_counts_once_even_if_it_was_illegal() {
     let wider = entry(3, now, Body::Joined(join("a", 3)));
     assert_eq!(room.apply(&wider).outcome, Ok(()));
     assert_eq!(room.apply(&second).outcome, Err(Illegal::Repeated));
-    assert_eq!(room.was_legal(&created.operation), Some(true));
-    assert_eq!(room.was_legal(&second.operation), Some(false));
     let unknown = entry(9, now, Body::Ticked).operation;
-    assert_eq!(room.was_legal(&unknown), None);
+    // So it is after a restart.
+    for room in [Room::restore(&room.snapshot()).unwrap(), room] {
+        let made = room.what_became(&created.operation);
+        assert_eq!(made, Some(Ok(Made::default())));
+        let why = room.what_became(&second.operation);
+        assert_eq!(why, Some(Err(Illegal::Full)));
+        assert_eq!(room.what_became(&unknown), None);
+    }
 }
 
 #[test]
@@ -328,7 +333,7 @@ fn nothing_is_done_twice_though_more_has_come_since_than_is_remembered() {
         let _ = room.apply(&entry(number, busy, Body::Ticked));
     }
     let mut room = Room::restore(&room.snapshot()).unwrap();
-    assert_eq!(room.was_legal(&say(wanted).operation), None);
+    assert_eq!(room.what_became(&say(wanted).operation), None);
     let again = room.apply(&say(wanted));
     assert_eq!(again.outcome, Err(Illegal::Unsure));
     assert_eq!(room.message_last(), 1);

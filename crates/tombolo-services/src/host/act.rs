@@ -32,13 +32,10 @@ impl Host {
         operation: &OperationId,
     ) -> Option<Result<(), Reject>> {
         let state = self.lock();
-        if !state.room.was_legal(operation)? {
-            let message = "it was refused when it was tried before";
-            return Some(Err(Reject::new(ErrorCode::Conflict, message)));
-        }
-        let acted = acted(state.room.made_by(operation));
-        node.push(session, requests::answer(request, acted));
-        Some(Ok(()))
+        let done = state.room.what_became(operation)?;
+        Some(done.map_err(reject).map(|made| {
+            node.push(session, requests::answer(request, acted(made)));
+        }))
     }
 
     /// Decides about an act, which is carried out once however often it is tried.

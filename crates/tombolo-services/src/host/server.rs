@@ -192,10 +192,8 @@ impl Host {
             let message = "this node reads the room anew";
             return Err(Reject::new(ErrorCode::Unavailable, message));
         }
-        match state.room.was_legal(&operation) {
-            Some(true) => return Ok(None),
-            Some(false) => return Err(refused_before()),
-            None => {}
+        if let Some(done) = state.room.what_became(&operation) {
+            return done.map(|_| None).map_err(reject);
         }
         let is_opening = matches!(body, Body::Created { .. });
         let expect = match (is_opening, state.room.is_open()) {
@@ -213,11 +211,10 @@ impl Host {
 
     /// What became of an operation that came before.
     fn what_became(&self, operation: &OperationId) -> Result<ServerActed, Reject> {
-        let state = self.lock();
-        match state.room.was_legal(operation) {
-            Some(true) => Ok(acted(state.room.made_by(operation))),
-            Some(false) | None => Err(refused_before()),
-        }
+        let done = self.lock().room.what_became(operation);
+        // That it came has been read a moment ago.
+        let done = done.unwrap_or(Err(Illegal::Repeated));
+        done.map(acted).map_err(reject)
     }
 }
 
@@ -230,11 +227,6 @@ impl State {
         };
         is_there && self.ahead.is_none()
     }
-}
-
-fn refused_before() -> Reject {
-    let message = "it was refused when it was tried before";
-    Reject::new(ErrorCode::Conflict, message)
 }
 
 /// What a server wants, as the log has it.

@@ -240,6 +240,16 @@ async fn what_nobody_knows_of_is_done_once_when_it_is_asked_for_again_by_its_nam
     // Nobody else has the name.
     bob.drain().await;
     assert_eq!(bob.act_as(named(20_000)).await.unwrap().message, 2);
+    // A refusal has its reason whenever it is asked for.
+    let kick = v1::room_act::Kind::Kick(v1::Kick { user: "bob".into() });
+    let kick = v1::RoomRequest {
+        act: Some(v1::RoomAct { kind: Some(kick) }),
+        operation: Bytes::from_static(&[8; 16]),
+        ..said("")
+    };
+    for _ in 0..2 {
+        assert_eq!(bob.act_as(kick.clone()).await, Err(ErrorCode::NotOwner));
+    }
     let short = v1::RoomRequest {
         operation: Bytes::from_static(&[7; 15]),
         ..said("named badly")
