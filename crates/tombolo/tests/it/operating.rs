@@ -203,7 +203,7 @@ async fn a_server_that_is_to_end_sends_newcomers_where_its_drain_or_its_file_say
         ),
         ("alone", &["undrain"][..], "192.0.2.9:3478"),
     ] {
-        let mut server = Server::start(&format!("operate-end-{name}"), &file, &[]).await;
+        let server = Server::start(&format!("operate-end-{name}"), &file, &[]).await;
         let mut alice = server.caller("alice");
         assert!(alice.allocates());
         server.answer(before).await;

@@ -35,8 +35,12 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(ip: &str, more: &[&str]) -> Self {
+        Self::start_with(ip, certificate(ip.parse().unwrap()), more).await
+    }
+
+    /// One with that certificate and its key.
+    async fn start_with(ip: &str, (certificate, key): (PathBuf, PathBuf), more: &[&str]) -> Self {
         let ip: IpAddr = ip.parse().unwrap();
-        let (certificate, key) = certificate(ip);
         let listen = SocketAddr::new(ip, 0).to_string();
         let relay = ip.to_string();
         let args = [

@@ -36,7 +36,8 @@ async fn openssl_is_answered_over_tls_with_an_rsa_key() {
     }
     let folder = Folder::new("interop-rsa");
     let (certificate, key) = rsa(&folder).await;
-    let server = Server::start("127.0.0.1", &["--tls", &certificate, &key]).await;
+    let pair = (certificate.clone().into(), key.into());
+    let server = Server::start_with("127.0.0.1", pair, &[]).await;
     let suite = ["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"];
     assert_server_answers(server, &suite, certificate.as_ref()).await;
 }
