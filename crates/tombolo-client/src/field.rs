@@ -137,6 +137,14 @@ impl FieldBuilder<'_> {
         self
     }
 
+    /// How many bytes the node may tell this device in a tick at most, from 256 on: with fewer, it hears of what is
+    /// far less often. As many as the node's settings say unless said otherwise; no more than that.
+    #[must_use]
+    pub fn budget(mut self, bytes: u32) -> Self {
+        self.options.budget = bytes;
+        self
+    }
+
     /// Which paths links to neighbours may take, those that neighbours start included.
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {

@@ -43,6 +43,9 @@ pub(crate) struct FieldArgs {
     /// How far it wants to see [default: as far as anything is seen]
     #[arg(long, value_name = "R", value_parser = positive)]
     range: Option<f64>,
+    /// How much the node may tell it in a tick at most, from 256 on [default: as the node has it]
+    #[arg(long, value_name = "BYTES")]
+    budget: Option<u32>,
     /// What kind of entity it is, a number that the node's settings give a meaning
     #[arg(long, value_name = "N", default_value_t = 0)]
     class: u8,
@@ -56,6 +59,9 @@ pub(crate) struct FieldArgs {
     /// node has it]
     #[arg(long, value_name = "R", value_parser = not_negative)]
     linked_within: Option<f64>,
+    /// With how many it begins links by itself at most, the nearest first
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    links_max: usize,
     /// Tell every move of others, too
     #[arg(long)]
     moves: bool,
@@ -135,9 +141,13 @@ pub(crate) async fn run(args: FieldArgs) -> anyhow::Result<()> {
         builder = builder.development_user(user);
     }
     let device = builder.connect().await?;
-    let mut entering = device.field(&args.field).class(args.class);
+    let entering = device.field(&args.field).class(args.class);
+    let mut entering = entering.links_max(args.links_max);
     if let Some(range) = args.range {
         entering = entering.range(range);
+    }
+    if let Some(budget) = args.budget {
+        entering = entering.budget(budget);
     }
     if let Some(within) = args.linked_within {
         entering = entering.linked_within(within);

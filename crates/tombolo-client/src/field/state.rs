@@ -115,6 +115,8 @@ impl Fields {
 pub(crate) struct Options {
     pub(crate) class: u8,
     pub(crate) range: Option<f64>,
+    /// 0 when the node's word counts.
+    pub(crate) budget: u32,
     pub(crate) policy: Policy,
     /// `None` when the node's word counts.
     pub(crate) linked_within: Option<f64>,
@@ -126,6 +128,7 @@ impl Default for Options {
         Self {
             class: 0,
             range: None,
+            budget: 0,
             policy: Policy::default(),
             linked_within: None,
             links_max: LINKS_MAX,
@@ -276,7 +279,7 @@ impl FieldState {
             dimensions: position.coordinates().len() as u32,
             class: self.options.class.into(),
             range: self.options.range.unwrap_or_default(),
-            budget: 0,
+            budget: self.options.budget,
             report: Some(inner.next_report(0, 0, position, payload)),
             known,
         }
@@ -389,10 +392,11 @@ impl FieldState {
 
     pub(super) fn on_unlinked(&self, entity: EntityId, peer: &Peer) {
         let mut inner = self.lock();
-        // It may be another one by now.
-        if inner.linked.get(&entity) == Some(peer) {
-            inner.linked.remove(&entity);
+        // It may be another one by now, with whom messages flow.
+        if inner.linked.get(&entity) != Some(peer) {
+            return;
         }
+        inner.linked.remove(&entity);
         drop(inner);
         self.tell(Waiting::Unlinked(entity));
     }

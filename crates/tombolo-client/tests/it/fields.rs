@@ -86,6 +86,21 @@ async fn neighbours_see_each_other_move_and_are_linked() {
 }
 
 #[tokio::test]
+async fn a_device_may_want_to_be_told_less_but_not_next_to_nothing() {
+    let node = node().await;
+    let alice = device(&node, "alice").await;
+    let enter = async |budget| {
+        let field = alice.field("plaza").budget(budget);
+        soon(field.enter([0.0, 0.0], "")).await.map(drop)
+    };
+    for budget in [100, u32::MAX] {
+        let refused = enter(budget).await.unwrap_err();
+        assert_eq!(refused.code(), Some(ErrorCode::BadReport), "{budget}");
+    }
+    enter(256).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_cannot_be_is_refused_and_a_field_of_three_dimensions_is_another_one() {
     let node = node().await;
     let alice = device(&node, "alice").await;
