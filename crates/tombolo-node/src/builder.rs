@@ -14,6 +14,7 @@ use tombolo_wire::{CertificatePin, NodeId};
 use crate::certificate::Certificate;
 use crate::error::StartError;
 use crate::node::Node;
+use crate::sessions::SessionConfig;
 use crate::webhook::WebhookConfig;
 
 /// What a node is to be; made by [`Node::builder`].
@@ -41,6 +42,7 @@ pub struct NodeBuilder {
     pub(crate) hooks: HookSet,
     pub(crate) pools: Vec<MatchPool>,
     pub(crate) fields: FieldConfig,
+    pub(crate) sessions: SessionConfig,
     pub(crate) webhook: Option<WebhookConfig>,
     pub(crate) engine: EngineChoice,
     /// What nodes say to each other is sealed with the first one, unless there is none.
@@ -102,6 +104,7 @@ impl NodeBuilder {
             hooks: HookSet::default(),
             pools: Vec::new(),
             fields: FieldConfig::default(),
+            sessions: SessionConfig::default(),
             webhook: None,
             engine: EngineChoice::Memory,
             seal_keys: Vec::new(),
@@ -261,6 +264,14 @@ impl NodeBuilder {
         self
     }
 
+    /// How sessions are here: all nodes of a cluster have the same limit for users, and the same policy for
+    /// their further sessions.
+    #[must_use]
+    pub fn sessions(mut self, config: SessionConfig) -> Self {
+        self.sessions = config;
+        self
+    }
+
     /// Tells an HTTP server who comes and goes, and in which rooms.
     #[must_use]
     pub fn webhook(mut self, config: WebhookConfig) -> Self {
@@ -343,6 +354,7 @@ impl NodeBuilder {
             ("the keys of the seal", self.seal_ids() == other.seal_ids()),
             ("the rules of pools", self.pools == other.pools),
             ("how fields behave", self.fields == other.fields),
+            ("how sessions are", self.sessions == other.sessions),
             (
                 "the webhook",
                 match (&self.webhook, &other.webhook) {
@@ -397,12 +409,15 @@ mod tests {
         let sealed = |secret: u8| node().seal_keys(SealKey::new(&[secret; 32]));
         let mut fields = FieldConfig::default();
         fields.fields_max += 1;
+        let mut sessions = SessionConfig::default();
+        sessions.rooms_max += 1;
         for (from, to, told) in [
             (node(), node(), None),
             (sealed(1), sealed(1), None),
             (sealed(1), sealed(2), Some("the keys of the seal")),
             (node(), sealed(1), Some("the keys of the seal")),
             (node(), node().fields(fields), Some("how fields behave")),
+            (node(), node().sessions(sessions), Some("how sessions are")),
         ] {
             assert_eq!(from.differs(&to), told);
         }

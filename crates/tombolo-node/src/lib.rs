@@ -37,6 +37,7 @@ mod operate;
 mod pools;
 mod relaying;
 mod seal_claim;
+mod sessions;
 mod webhook;
 
 pub use builder::NodeBuilder;
@@ -48,12 +49,13 @@ pub use operate::{
     UserStatus,
 };
 pub use pools::{PoolReason, PoolReasons, PoolStatus};
+pub use sessions::SessionConfig;
 pub use tombolo_engine::{NatsAuth, NatsConfig, NatsTls, SealKey, SealStats};
 pub use tombolo_gateway::{ApiKey, Scope};
 pub use tombolo_relay::Broken;
 pub use tombolo_services::{
-    Admission, COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, EntityId, FieldClass,
-    FieldConfig, FieldDimensions, FieldSettings, FieldSettingsError, FieldThing, Hooks,
+    Admission, COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, Duplicates, EntityId,
+    FieldClass, FieldConfig, FieldDimensions, FieldSettings, FieldSettingsError, FieldThing, Hooks,
     JoinQuestion, Marking, MatchName, MatchPlayer, MatchPool, MatchPoolError, MatchReach,
     MatchTicket, MatchValue, MemberMessage, NamedOperation, NewRoom, Reject, Reply, RoomTick,
     Services, Sight, Subject, Verdict, Work,

@@ -378,6 +378,7 @@ fn services_config(config: &NodeBuilder) -> Result<tombolo_services::Config, Sta
     services.pools.clone_from(&config.pools);
     config.fields.settings.check()?;
     services.fields = config.fields.clone();
+    config.sessions.apply(&mut services);
     if let Some(name) = name(config)? {
         services.node = name;
     }

@@ -42,6 +42,7 @@ pub(crate) struct File {
     #[serde(rename = "api-key")]
     pub(crate) api_keys: Vec<ApiKeyTable>,
     pub(crate) webhook: Option<Webhook>,
+    pub(crate) sessions: Sessions,
     pub(crate) fields: Fields,
     pub(crate) nats: Nats,
     pub(crate) relay: Relay,
@@ -78,6 +79,22 @@ pub(crate) struct Webhook {
     pub(crate) ca: Option<PathBuf>,
     /// In seconds.
     pub(crate) timeout: Option<f64>,
+}
+
+/// How sessions are.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub(crate) struct Sessions {
+    pub(crate) sessions: Option<usize>,
+    pub(crate) per_user: Option<usize>,
+    pub(crate) duplicates: Option<String>,
+    pub(crate) rooms: Option<usize>,
+    /// In seconds, as those that follow.
+    pub(crate) resume_window: Option<f64>,
+    pub(crate) drop_after: Option<f64>,
+    pub(crate) presence_grace: Option<f64>,
+    pub(crate) frames_per_second: Option<u32>,
+    pub(crate) bytes_per_second: Option<u32>,
 }
 
 /// How fields are.
@@ -144,6 +161,7 @@ mod tests {
             "[nats]\n",
             "[[api-key]]\n",
             "[webhook]\n",
+            "[sessions]\n",
             "[fields]\n",
             "[[fields.class]]\n",
         ] {

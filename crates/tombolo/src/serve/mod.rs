@@ -4,6 +4,7 @@ pub(crate) mod admin;
 mod fields;
 mod file;
 mod pools;
+mod sessions;
 mod settings;
 pub(crate) mod token_keys;
 

@@ -13,7 +13,7 @@ use tombolo_node::{
 use tombolo_wire::NodeId;
 
 use super::file::{ApiKeyTable, File, Nats};
-use super::{fields, pools, token_keys};
+use super::{fields, pools, sessions, token_keys};
 use crate::cli::{ServeArgs, TIME_MAX};
 use crate::config_text;
 use crate::turn::credentials::hook;
@@ -65,6 +65,7 @@ impl Settings {
         for pool in pools::load(&file.pools, tables).with_context(|| source.place(&["pools"]))? {
             node = node.pool(pool);
         }
+        node = node.sessions(sessions::config(&file.sessions, source)?);
         node = node.fields(fields::config(&file.fields, source)?);
         if let Some(webhook) = webhook(&file, source)? {
             node = node.webhook(webhook);
@@ -517,6 +518,26 @@ mod tests {
     fn a_complaint_names_the_line_the_key_and_what_to_do() {
         for (text, says) in [
             ("\nname = 'a/b'\n", "node.toml: line 2, name: "),
+            (
+                "[sessions]\nduplicates = 'oldest'",
+                "line 2, sessions.duplicates: \"replace-disconnected\", ",
+            ),
+            (
+                "[sessions]\nper-user = 0",
+                "line 2, sessions.per-user: 1 to 256",
+            ),
+            (
+                "[sessions]\nresume-window = inf",
+                "line 2, sessions.resume-window: 5 to 3600 seconds",
+            ),
+            (
+                "[sessions]\nresume-window = 5\ndrop-after = 6",
+                "line 3, sessions.drop-after: at most as long as resume-window, 5 seconds",
+            ),
+            (
+                "[sessions]\nbytes-per-second = 1",
+                "line 2, sessions.bytes-per-second: 65536 to ",
+            ),
             (
                 "[fields]\nbudget = 64",
                 "line 2, fields.budget: 256 to 1100 bytes",
