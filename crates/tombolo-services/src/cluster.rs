@@ -88,6 +88,7 @@ struct Others {
     /// Those of them that newcomers had better go to.
     idler_urls: Vec<String>,
     relay_ips_by_node: BTreeMap<NodeId, Vec<IpAddr>>,
+    life_by_node: BTreeMap<NodeId, u64>,
     /// The lives that are over of nodes that are fenced or gone, as their records have it.
     epoch_by_lost_node: BTreeMap<NodeId, u64>,
 }
@@ -179,6 +180,11 @@ impl Cluster {
     /// Whether another node is in the cluster.
     pub(crate) fn is_up(&self, node: &NodeId) -> bool {
         lock(&self.others).relay_ips_by_node.contains_key(node)
+    }
+
+    /// Whether another node is in the cluster, and in that life.
+    pub(crate) fn is_in_life(&self, node: &NodeId, life: u64) -> bool {
+        lock(&self.others).life_by_node.get(node) == Some(&life)
     }
 
     /// Waits until another node is not in the cluster.
@@ -311,6 +317,8 @@ impl Cluster {
             shown
                 .relay_ips_by_node
                 .insert(record.name.clone(), record.relay_ips.clone());
+            let name = record.name.clone();
+            shown.life_by_node.insert(name, record.epoch);
             if record.state == State::Alive && !record.url.is_empty() && !load.is_full() {
                 let is_far = record.region != here.region;
                 ranked.push(((is_far, load.tenths()), &record.name, record.url.clone()));

@@ -254,6 +254,9 @@ pub struct Want {
     /// The asking node.
     #[prost(string, tag = "6")]
     pub to: ::prost::alloc::string::String,
+    /// Which of its lives; 0 from a release that does not say.
+    #[prost(uint64, tag = "7")]
+    pub incarnation: u64,
 }
 /// The next piece of what was offered; with the last one the session is the asking node's.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

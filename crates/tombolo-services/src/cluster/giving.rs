@@ -71,6 +71,8 @@ pub(crate) struct Wanted {
     /// What the device has received.
     pub(crate) ack: u64,
     pub(crate) to: NodeId,
+    /// In which of its lives that node asks, if it says so.
+    pub(crate) life: Option<u64>,
 }
 
 /// More of a session that was offered.
@@ -97,6 +99,7 @@ impl Question {
                 },
                 ack: wanted.ack,
                 to: NodeId::parse(&wanted.to).ok()?,
+                life: Some(wanted.incarnation).filter(|life| *life != 0),
             }),
             session_question::Kind::Take(take) => Self::Take(Take {
                 session: SessionId(take.session.as_ref().try_into().ok()?),
@@ -109,6 +112,11 @@ impl Question {
 
 /// Offers a session, if all about it is in order.
 fn offer(node: &Arc<Node>, wanted: &Wanted) -> session_answer::Outcome {
+    let is_known = |life: u64| node.cluster.is_in_life(&wanted.to, life);
+    if !wanted.life.is_none_or(is_known) {
+        // Once the life before is known to be over, what was given away to it is lost.
+        return refused(wire::SessionRefusal::Busy);
+    }
     let arrivals = lock(&node.arrivals);
     let mut sessions = lock(&node.sessions);
     let here = sessions.by_token.get(&wanted.token);

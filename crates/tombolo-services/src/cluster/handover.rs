@@ -233,6 +233,7 @@ async fn take_over(
         seal: Bytes::copy_from_slice(&caller.keys.seal),
         ack: caller.ack,
         to: node.name().to_string(),
+        incarnation: node.cluster.epoch().unwrap_or_default(),
     });
     let mut hops = 0;
     // A device that has gone may have its session elsewhere by now: it must not be taken from there.
