@@ -161,7 +161,8 @@ fn add_team(
     )?;
     let roles = roles(table.list("roles")?, max)?;
     table.finish()?;
-    let fewest = relax.widest(f64::from(min)).unwrap_or(f64::from(min));
+    let least = f64::from(min);
+    let fewest = relax.widest(least).unwrap_or(least);
     // Who has no role is not in the team.
     let max = match &roles[..] {
         [] => max,

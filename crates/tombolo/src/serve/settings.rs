@@ -560,7 +560,7 @@ mod tests {
             ),
             (
                 "[fields]\ncell = 0.5",
-                "line 2, fields.cell: a cell is at least a hundredth",
+                "line 2, fields.cell: a cell is from 0.001 to 1e9 wide, and at least a hundredth",
             ),
             (
                 "[[fields.class]]\nrange = -1",
