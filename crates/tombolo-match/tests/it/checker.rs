@@ -392,7 +392,7 @@ impl Plan {
     fn overlap_at(&self, waited: u64) -> Option<f64> {
         let (least, fewer) = self.overlap?;
         match fewer {
-            Some(after) if after + 1 <= waited => None,
+            Some(after) if after < waited => None,
             Some(after) if after <= waited && least > 1 => Some(-(least as f64 - 1.0)),
             Some(_) | None => Some(-(least as f64)),
         }
@@ -424,7 +424,7 @@ impl Plan {
         let waits = tickets.iter().map(|known| now - known.since);
         let waited = waits.max().unwrap_or(0);
         let is_time = all == most / multiple * multiple || waited >= self.fill;
-        if !is_time || all < 2 || all > most || all % multiple != 0 {
+        if !is_time || all < 2 || all > most || !all.is_multiple_of(multiple) {
             return false;
         }
         let loads = vec![0; self.teams.len()];
@@ -447,8 +447,8 @@ impl Plan {
 
     fn fewest(&self, team: usize, min: u32, waited: u64) -> u32 {
         let steps = self.fewer.iter().filter(|_| team == 0);
-        let due = steps.filter(|(after, _)| *after <= waited);
-        due.last().map_or(min, |(_, fewest)| *fewest)
+        let mut due = steps.filter(|(after, _)| *after <= waited);
+        due.next_back().map_or(min, |(_, fewest)| *fewest)
     }
 
     /// A party's skill: of users who say nothing it is 50.

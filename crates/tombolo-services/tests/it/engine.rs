@@ -241,7 +241,7 @@ async fn what_nobody_knows_of_is_done_once_when_it_is_asked_for_again_by_its_nam
     bob.drain().await;
     assert_eq!(bob.act_as(named(20_000)).await.unwrap().message, 2);
     // A refusal has its reason whenever it is asked for.
-    let kick = v1::room_act::Kind::Kick(v1::Kick { user: "bob".into() });
+    let kick = room_act::Kind::Kick(v1::Kick { user: "bob".into() });
     let kick = v1::RoomRequest {
         act: Some(v1::RoomAct { kind: Some(kick) }),
         operation: Bytes::from_static(&[8; 16]),
