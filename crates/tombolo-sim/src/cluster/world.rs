@@ -30,6 +30,8 @@ pub struct ClusterWorld {
     seed: Seed,
     /// Nothing dies, and nothing is cut off: nodes are started and emptied, and share their load.
     is_calm: bool,
+    /// The bus loses nothing, so that plain messages are to arrive.
+    is_fair: bool,
     rng: ChaCha12Rng,
     local: Local,
     weather: Weather,
@@ -96,6 +98,7 @@ impl ClusterWorld {
             is_guest_gone: false,
             seed,
             is_calm: weather.is_calm,
+            is_fair: weather.lost == 0,
             local: Local::new(LocalConfig::default()),
             weather,
             nodes: Vec::new(),
@@ -422,7 +425,7 @@ impl ClusterWorld {
         for room in &self.rooms {
             room.check(&self.devices, &mut tally)?;
         }
-        for plain in &self.plain {
+        for plain in self.plain.iter().filter(|_| self.is_fair) {
             tally.heard += plain.check(&self.devices)?;
         }
         let devices = self.devices.iter();

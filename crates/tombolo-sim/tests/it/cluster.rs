@@ -37,7 +37,7 @@ fn check(seeds: &[Seed], weather: Weather) {
     let count = seeds.len() as u64;
     if count > 1 {
         assert!(tally.kept > 5 * count, "{tally:?}");
-        assert!(tally.heard > 3 * count, "{tally:?}");
+        assert!(weather.lost > 0 || tally.heard > 3 * count, "{tally:?}");
         assert!(weather.is_calm || tally.kills > count / 2, "{tally:?}");
         assert!(tally.resumed > count, "{tally:?}");
         assert!(tally.drains > count / 2, "{tally:?}");
@@ -53,4 +53,4 @@ fn stories() -> usize {
     more.and_then(|more| more.parse().ok()).unwrap_or(STORIES)
 }
 
-const STORIES: usize = 150;
+const STORIES: usize = 100;
