@@ -564,11 +564,11 @@ mod tests {
             ),
             (
                 "[[fields.class]]\nrange = -1",
-                "line 1, fields.class: a range is more than 0",
+                "line 1, fields.class: a range is from 0.001 to 1e9",
             ),
             (
                 "[[fields.class]]\nrange = 9\nlinked-within = 0",
-                "line 1, fields.class: a range is more than 0",
+                "line 1, fields.class: a range is from 0.001 to 1e9",
             ),
             (
                 "[[fields.class]]\nrange = 9\nweight = 0",
