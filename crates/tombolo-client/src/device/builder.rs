@@ -49,7 +49,7 @@ impl DeviceBuilder {
     ///
     /// ```no_run
     /// # async fn example(url: &str) -> Result<(), tombolo_client::Error> {
-    /// # async fn ask_our_server() -> Result<String, std::io::Error> { unimplemented!() }
+    /// # async fn ask_our_server() -> Result<String, std::io::Error> { Ok(String::new()) }
     /// let device = tombolo_client::Device::builder(url).token_source(ask_our_server).connect().await?;
     /// # Ok(())
     /// # }
