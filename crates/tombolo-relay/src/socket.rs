@@ -10,6 +10,7 @@
 //! - [`Poller`], [`Waker`] and [`Alarm`] tell which socket has something, and when time is up.
 
 mod address;
+mod batch;
 mod errors;
 mod poll;
 mod raw;
