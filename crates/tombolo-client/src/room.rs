@@ -502,6 +502,9 @@ impl Room {
 
     /// Leaves the room; links to its members go on.
     ///
+    /// Messages that wait until a new session is let into the room again go with it: whoever needs them to
+    /// arrive stays until it is back.
+    ///
     /// # Errors
     /// When the session is over.
     pub async fn leave(self) -> Result<(), Error> {

@@ -12,6 +12,7 @@ use tombolo_wire::v1::{
 use tombolo_wire::{ServerUrl, UserId, VERSION};
 
 use super::nodes::open_nearest;
+use super::tokens::Pauses;
 use super::{Command, Config, Connection, Driver, End, Event, Transport, closed, rejected};
 use crate::error::Error;
 
@@ -86,6 +87,7 @@ impl Driver {
         is_hurried: bool,
     ) -> Result<Connection, End> {
         let started = Instant::now();
+        let mut pauses = self.config.tokens.pauses();
         let mut pause = if is_hurried {
             Duration::ZERO
         } else {
@@ -93,9 +95,9 @@ impl Driver {
         };
         loop {
             let attempt = self.attempt(self.nodes.candidates());
-            let tokens = Arc::clone(&self.config.tokens);
+            let pausing = pauses.next(pause);
             let greeting = async {
-                tokens.pause(pause).await;
+                pausing.await;
                 attempt.run().await
             };
             match self.attend(greeting).await? {
@@ -157,11 +159,15 @@ impl Driver {
 
     fn try_move(&mut self, moving: &mut Move, pause: Duration) {
         let attempt = self.attempt(self.nodes.elsewhere());
-        let tokens = Arc::clone(&self.config.tokens);
+        let tokens = &self.config.tokens;
+        let pausing = moving
+            .pauses
+            .get_or_insert_with(|| tokens.pauses())
+            .next(pause);
         let is_greeting = Arc::clone(&moving.is_greeting);
         is_greeting.store(false, Ordering::Relaxed);
         moving.attempt = Some(Box::pin(async move {
-            tokens.pause(pause).await;
+            pausing.await;
             attempt.run_noting(&is_greeting).await
         }));
     }
@@ -339,6 +345,8 @@ pub(super) struct Move {
     is_greeting: Arc<AtomicBool>,
     failures: u32,
     reason: Reason,
+    /// Between its attempts.
+    pauses: Option<Pauses>,
 }
 
 /// Why a session goes to another node.

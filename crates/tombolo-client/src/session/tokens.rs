@@ -60,6 +60,22 @@ impl fmt::Debug for Credential {
     }
 }
 
+/// Pauses between attempts, which are over as soon as the application gives another token: also one that
+/// it has given since the pause before began, as the attempt in between may have shown the old one.
+pub(super) struct Pauses(watch::Receiver<()>);
+
+impl Pauses {
+    /// The next pause.
+    pub(super) fn next(&mut self, time: Duration) -> impl Future<Output = ()> + Send + 'static {
+        let mut given = self.0.clone();
+        self.0.mark_unchanged();
+        async move {
+            // Either way it is over.
+            _ = tokio::time::timeout(time, given.changed()).await;
+        }
+    }
+}
+
 /// The device's token, whoever needs it.
 pub(crate) struct Tokens {
     issuer: Issuer,
@@ -91,7 +107,11 @@ impl Tokens {
     /// The token that a node is shown.
     pub(crate) async fn token_for(&self, url: &ServerUrl) -> Result<String, Error> {
         match &self.issuer {
-            Issuer::Development(user) => development_token(url, user).await,
+            Issuer::Development(user) => {
+                let token = development_token(url, user).await?;
+                self.hold(token.clone());
+                Ok(token)
+            }
             Issuer::Source(source) => self.ask(source).await,
             Issuer::Nobody => self.held().ok_or_else(|| Error::token("there is none")),
         }
@@ -123,11 +143,9 @@ impl Tokens {
         self.given.subscribe()
     }
 
-    /// Waits, but no longer than until the application gives another token.
-    pub(super) async fn pause(&self, time: Duration) {
-        let mut given = self.watch_given();
-        // Either way it is over.
-        _ = tokio::time::timeout(time, given.changed()).await;
+    /// The pauses between attempts that begin now.
+    pub(super) fn pauses(&self) -> Pauses {
+        Pauses(self.watch_given())
     }
 
     /// Has the application come by another token, unless the present one is good.
@@ -179,5 +197,31 @@ impl Tokens {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<String>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(5);
+
+    #[tokio::test]
+    async fn a_token_that_comes_during_an_attempt_ends_the_pause_after_it() {
+        let tokens = Tokens::new(Credential::default());
+        let mut pauses = tokens.pauses();
+        assert_eq!(pauses.next(LONG).now_or_never(), None);
+        tokens.give("newer".to_owned());
+        assert_eq!(pauses.next(LONG).now_or_never(), Some(()));
+        assert_eq!(pauses.next(LONG).now_or_never(), None);
+    }
+
+    #[tokio::test]
+    async fn a_token_of_long_ago_ends_no_pause() {
+        let tokens = Tokens::new(Credential::default());
+        tokens.give("old".to_owned());
+        assert_eq!(tokens.pauses().next(LONG).now_or_never(), None);
     }
 }
