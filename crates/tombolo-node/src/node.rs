@@ -105,7 +105,12 @@ impl Node {
         let hook = Arc::new(hook(&relay, &addresses, secret.clone(), uris.clone()));
         let name = services_config.node.to_string();
         let services = Services::new(Arc::clone(&engine), hook, token_keys, services_config);
-        let operator = Operator::new(services.clone(), engine, &relay);
+        let operator = Operator::new(
+            services.clone(),
+            engine,
+            &relay,
+            relaying::turn(&relay, &addresses),
+        );
 
         let gateway_config =
             gateway_config(&config, &addresses, certificate.clone(), dev_key.as_ref());

@@ -4,6 +4,7 @@
 //! so that it does not matter at which node an operator is. The bus is for nodes alone.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub struct Operator {
     engine: Arc<dyn Engine>,
     /// An operator does not keep a node's relay.
     relay: Weak<Relay>,
+    /// Where clients reach that.
+    turn: Arc<[SocketAddr]>,
     drain: Arc<Mutex<Option<watch::Receiver<Draining>>>>,
 }
 
@@ -169,20 +172,44 @@ pub enum OperateError {
 #[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
 enum Ask {
     Now,
-    Drain { timeout_ms: u64 },
-    Users { skip: usize, count: usize },
-    Rooms { skip: usize, count: usize },
-    UsersAfter { after: String, count: usize },
-    RoomsAfter { after: String, count: usize },
-    Move { count: usize },
+    Drain {
+        timeout_ms: u64,
+    },
+    Users {
+        skip: usize,
+        count: usize,
+    },
+    Rooms {
+        skip: usize,
+        count: usize,
+    },
+    UsersAfter {
+        after: String,
+        count: usize,
+    },
+    RoomsAfter {
+        after: String,
+        count: usize,
+    },
+    Move {
+        count: usize,
+    },
+    /// Where TURN clients reach it.
+    Turn,
 }
 
 impl Operator {
-    pub(crate) fn new(services: Services, engine: Arc<dyn Engine>, relay: &Arc<Relay>) -> Self {
+    pub(crate) fn new(
+        services: Services,
+        engine: Arc<dyn Engine>,
+        relay: &Arc<Relay>,
+        turn: Vec<SocketAddr>,
+    ) -> Self {
         Self {
             services,
             engine,
             relay: Arc::downgrade(relay),
+            turn: turn.into(),
             drain: Arc::default(),
         }
     }
@@ -354,15 +381,7 @@ impl Operator {
 
     async fn empty(&self, time: Duration) -> Draining {
         let end = Instant::now() + time;
-        let relay = self.relay.clone();
-        // It fails only if it panicked, which it has said itself.
-        let _ = spawn_blocking(move || {
-            if let Some(relay) = relay.upgrade() {
-                relay.drain(&Drain::default());
-            }
-        })
-        .await;
-        let drained = self.services.drain(time).await;
+        let ((), drained) = tokio::join!(self.drain_relay(), self.services.drain(time));
         let mut relay = self.relay_stats().await;
         while (allocations(&relay) > 0 || relay.silent_shards > 0) && Instant::now() < end {
             sleep(POLL.min(end - Instant::now())).await;
@@ -374,6 +393,34 @@ impl Operator {
             sessions_left: drained.left,
             allocations_left: allocations(&relay),
         }
+    }
+
+    /// Has the relay send newcomers to those of other nodes (RFC 8489 §10).
+    async fn drain_relay(&self) {
+        let mut drain = Drain::default();
+        drain.alternates = self.other_relays().await;
+        let relay = self.relay.clone();
+        // It fails only if it panicked, which it has said itself.
+        let _ = spawn_blocking(move || {
+            if let Some(relay) = relay.upgrade() {
+                relay.drain(&drain);
+            }
+        })
+        .await;
+    }
+
+    /// Where clients reach the relays of nodes that take newcomers.
+    async fn other_relays(&self) -> Vec<SocketAddr> {
+        let mut records = self.records().await.unwrap_or_default();
+        records.retain(|record| {
+            record.state == NodeState::Alive && record.name != *self.services.name()
+        });
+        let answers = self
+            .ask_all::<Vec<SocketAddr>>(&records, Ask::Turn)
+            .await
+            .into_iter();
+        let relays = answers.flat_map(|(_, relays)| relays.unwrap_or_default());
+        relays.take(ALTERNATES_MAX).collect()
     }
 
     async fn relay_stats(&self) -> RelayStats {
@@ -437,6 +484,7 @@ impl Operator {
                 self.tell_rooms(self.services.rooms_after(&after, count))
             }
             Ask::Move { count } => serde_json::to_vec(&self.services.rebalance(count)),
+            Ask::Turn => serde_json::to_vec(&*self.turn),
         };
         answer.ok()
     }
@@ -620,6 +668,8 @@ const CLOCK_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 const REQUESTS_MAX: usize = 16;
 /// How long a node may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Relays that a drained one sends newcomers to, at most.
+const ALTERNATES_MAX: usize = 64;
 /// Between two attempts to be reachable.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// Between two looks at what is left.

@@ -58,25 +58,31 @@ pub(crate) fn ips(addresses: &Addresses) -> Vec<IpAddr> {
     ips
 }
 
+/// Where clients reach the relay over UDP, TCP and TLS.
+pub(crate) fn turn(relay: &Relay, addresses: &Addresses) -> Vec<SocketAddr> {
+    let turn = &relay.addrs().turn;
+    turn.iter()
+        .filter_map(|bound| advertised(bound, addresses))
+        .collect()
+}
+
+fn advertised(bound: &SocketAddr, addresses: &Addresses) -> Option<SocketAddr> {
+    let ip = addresses.advertised_for(bound.ip())?;
+    Some(SocketAddr::new(ip, bound.port()))
+}
+
 /// How devices reach the relay; `host` is the name in the node's certificate, if it has one.
 pub(crate) fn uris(relay: &Relay, addresses: &Addresses, host: Option<&str>) -> Uris {
-    let advertised = |bound: &SocketAddr| {
-        let ip = addresses.advertised_for(bound.ip())?;
-        Some(SocketAddr::new(ip, bound.port()))
-    };
+    let advertised = |bound| advertised(bound, addresses);
     let addrs = relay.addrs();
+    let turn = turn(relay, addresses);
     let mut uris = Uris::default();
-    addrs
-        .turn
-        .iter()
-        .chain(&addrs.alternate)
-        .filter_map(advertised)
+    let alternate = addrs.alternate.iter().filter_map(advertised);
+    turn.iter()
+        .copied()
+        .chain(alternate)
         .for_each(|addr| uris.add_stun(addr));
-    addrs
-        .turn
-        .iter()
-        .filter_map(advertised)
-        .for_each(|addr| uris.add_turn(addr));
+    turn.iter().for_each(|addr| uris.add_turn(*addr));
     let turns = addrs.turns.iter().filter_map(advertised);
     match host {
         None => turns.for_each(|addr| uris.add_turns(addr)),

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tombolo_engine::{Bus as _, Key, Local, LocalConfig, RequestError};
 use tombolo_node::{OperateError, SealKey, StartError};
+use tombolo_turn::client::{AllocateError, Event};
 use tombolo_wire::NodeId;
 
-use crate::life;
+use crate::{life, turn};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_of_a_node_that_does_not_exist_says_so() {
@@ -75,6 +76,48 @@ async fn a_node_whose_seal_the_cluster_does_not_understand_does_not_start() {
     let refused = start("node-1", &[1]).await.unwrap_err().to_string();
     assert!(refused.contains("does not seal"), "{refused}");
     open.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_draining_node_sends_turn_clients_to_the_others() {
+    let engine = Local::new(LocalConfig::default());
+    let start = |name: &str| {
+        life::builder()
+            .name(NodeId::parse(name).unwrap())
+            .engine(Arc::new(engine.clone()))
+            .start()
+    };
+    let (first, second) = (
+        start("node-1").await.unwrap(),
+        start("node-2").await.unwrap(),
+    );
+    let operator = first.operator();
+    let is_known = async || {
+        operator
+            .nodes()
+            .await
+            .unwrap()
+            .iter()
+            .all(|node| node.now.is_some())
+    };
+    while !is_known().await {
+        // A node answers a moment after it has started.
+    }
+    operator
+        .drain(&NodeId::parse("node-1").unwrap(), PATIENCE)
+        .await
+        .unwrap();
+    let sent_to = loop {
+        match turn::allocate_as(&first, "alice").await {
+            // It does not drain yet.
+            Event::Allocated { .. } => {}
+            Event::Failed(AllocateError::TryAlternate { server, .. }) => break server,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(sent_to, turn::addr_of(&second.ready().turn[0]));
+    first.shutdown().await;
+    second.shutdown().await;
 }
 
 const DRAIN: &str = r#"{"ask":"drain","timeout_ms":1000}"#;
