@@ -3,7 +3,8 @@
 //! Each node has a record among the values, which only compare-and-swap changes. Whoever writes
 //! *alive* under its name begins a life with an epoch greater than any before. Nodes say on the bus
 //! several times a second that they live; who is silent is asked, and who does not answer is put out
-//! of the cluster by a *fenced* record. Of those who try, the swap lets one win: it is the heir and
+//! of the cluster by a *fenced* record. Sooner than that goes who has left the bus, as a process does that is
+//! killed: the bus says when nobody is there. One that is only busy is there. Of those who try, the swap lets one win: it is the heir and
 //! does what the dead node left to do, then writes *gone*.
 //!
 //! Nobody is judged by a node that was frozen itself, or that does not hear its own heartbeats, and
@@ -16,6 +17,7 @@
 //! 4. after each call drain [`Directory::poll_command`] and [`Directory::poll_event`]; each
 //!    [`Command::Write`] is answered by [`Directory::handle_written`].
 
+mod doubt;
 mod lost;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,6 +26,7 @@ use std::time::{Duration, Instant};
 use tombolo_engine::Revision;
 use tombolo_wire::NodeId;
 
+use self::doubt::Doubt;
 use super::record::{Heartbeat, Load, Record, State};
 
 /// Who is in the cluster.
@@ -79,8 +82,7 @@ struct Peer {
     epoch: u64,
     /// Silence counts from here.
     heard: Instant,
-    /// When it was asked whether it lives; `None` unless it is suspected.
-    asked: Option<Instant>,
+    doubt: Doubt,
     load: Load,
 }
 
@@ -99,6 +101,8 @@ pub(crate) struct WriteId(u64);
 pub(crate) enum Command {
     /// Say on the bus that this node lives, and ask another whether it does.
     Beat(Heartbeat),
+    /// Ask the bus whether a node is there, for [`Directory::handle_knocked`].
+    Knock { node: NodeId, epoch: u64 },
     /// Write a node's record if it has this revision.
     Write {
         id: WriteId,
@@ -137,6 +141,13 @@ pub(crate) enum Written {
     Conflict,
     /// Not written, or nobody knows.
     Failed,
+}
+
+impl Peer {
+    fn hear(&mut self, now: Instant) {
+        self.heard = now;
+        self.doubt = Doubt::default();
+    }
 }
 
 impl Directory {
@@ -240,9 +251,23 @@ impl Directory {
         if let Some(peer) = self.peer_by_node.get_mut(&beat.from)
             && peer.epoch == beat.epoch
         {
-            peer.heard = now;
-            peer.asked = None;
+            peer.hear(now);
             peer.load = beat.load;
+        }
+    }
+
+    /// Whether a node was there when the bus was asked.
+    pub(crate) fn handle_knocked(
+        &mut self,
+        now: Instant,
+        node: &NodeId,
+        epoch: u64,
+        is_there: bool,
+    ) {
+        if let Some(peer) = self.peer_by_node.get_mut(node)
+            && peer.epoch == epoch
+        {
+            peer.doubt.handle_knocked(now, is_there);
         }
     }
 
@@ -304,8 +329,7 @@ impl Directory {
         if now >= self.ticked + LAG_MAX {
             // This process stood still: what it did not hear in that time says nothing.
             for peer in self.peer_by_node.values_mut() {
-                peer.heard = now;
-                peer.asked = None;
+                peer.hear(now);
             }
             self.echo = None;
         }
@@ -325,10 +349,8 @@ impl Directory {
     }
 
     pub(crate) fn poll_timeout(&self) -> Instant {
-        let judged = self.peer_by_node.values().map(|peer| match peer.asked {
-            Some(asked) => asked + ANSWER_MAX,
-            None => peer.heard + SILENCE_MAX,
-        });
+        let peers = self.peer_by_node.values();
+        let judged = peers.map(|peer| peer.doubt.poll_timeout(peer.heard));
         // Who cannot be judged now is not looked at without end.
         let soonest = self.ticked + JUDGE_INTERVAL;
         judged
@@ -446,7 +468,7 @@ impl Directory {
             let peer = Peer {
                 epoch: record.epoch,
                 heard: now,
-                asked: None,
+                doubt: Doubt::default(),
                 load: record.load,
             };
             self.peer_by_node.insert(node.clone(), peer);
@@ -567,25 +589,25 @@ impl Directory {
         if self.echo.is_none_or(|echo| now >= echo + ECHO_MAX) {
             return;
         }
-        let mut silent = Vec::new();
-        let mut mute = Vec::new();
+        let mut asked = Vec::new();
+        let mut gone = Vec::new();
         for (node, peer) in &mut self.peer_by_node {
-            if now < peer.heard + SILENCE_MAX {
-                continue;
+            let (silence, epoch) = (now.saturating_duration_since(peer.heard), peer.epoch);
+            if peer.doubt.knocks(now, silence) {
+                let node = node.clone();
+                self.commands.push_back(Command::Knock { node, epoch });
             }
-            match peer.asked {
-                None => {
-                    peer.asked = Some(now);
-                    silent.push(node.clone());
-                }
-                Some(asked) if now >= asked + ANSWER_MAX => mute.push(node.clone()),
-                Some(_) => {}
+            if peer.doubt.asks(now, silence) {
+                asked.push(node.clone());
+            }
+            if peer.doubt.is_sure(now) {
+                gone.push(node.clone());
             }
         }
-        for node in silent {
+        for node in asked {
             self.beat(now, Some(node));
         }
-        for node in mute {
+        for node in gone {
             if !self.drop_without_record(&node) {
                 self.claim(&node, mine);
             }
@@ -671,9 +693,6 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// After how long a silence a node is asked whether it lives.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_millis(800);
-
-/// How long it has to answer.
-const ANSWER_MAX: Duration = Duration::from_millis(200);
 
 /// How often silent nodes are looked at, at most.
 const JUDGE_INTERVAL: Duration = Duration::from_millis(50);

@@ -10,9 +10,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
+use tombolo_engine::RequestError;
 use tombolo_room::{Body, LeftReason, SessionId};
 use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
 
@@ -47,7 +49,24 @@ pub(super) async fn serve(node: Arc<Node>) {
     }
 }
 
+/// Whether a node serves these questions, which is the same as whether it is on the bus; `None` when nobody
+/// knows.
+pub(super) async fn knock(node: &Node, other: &NodeId) -> Option<bool> {
+    let subject = handover::subject_of(other).ok()?;
+    let knock = node
+        .engine
+        .request(&subject, Bytes::from_static(KNOCK), KNOCK_TIMEOUT);
+    match tokio::time::timeout(KNOCK_TIMEOUT, knock).await {
+        Ok(Ok(_)) => Some(true),
+        Ok(Err(RequestError::NoResponder)) => Some(false),
+        Ok(Err(_)) | Err(_) => None,
+    }
+}
+
 fn answer(node: &Arc<Node>, payload: &[u8]) -> session_answer::Outcome {
+    if payload == KNOCK {
+        return refused(wire::SessionRefusal::Unknown);
+    }
     match Question::decode(payload) {
         Some(Question::Want(wanted)) => offer(node, &wanted),
         Some(Question::Take(take)) => give(node, &take),
@@ -414,6 +433,12 @@ impl SessionTable {
 fn refused(refusal: wire::SessionRefusal) -> session_answer::Outcome {
     session_answer::Outcome::Refused(refusal.into())
 }
+
+/// A question that asks for nothing but an answer; releases before it answer it, too.
+const KNOCK: &[u8] = &[];
+
+/// What says that a node is there must be said soon.
+const KNOCK_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Questions for sessions that wait for this node.
 const QUESTIONS_MAX: usize = 8192;

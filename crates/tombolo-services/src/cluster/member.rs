@@ -29,6 +29,8 @@ pub(crate) enum Input {
     Reset,
     Synced,
     Heartbeat(Heartbeat),
+    /// Whether a node was there, in which of its lives.
+    Knocked(NodeId, u64, bool),
     Written(WriteId, Record, Written),
     Inherited(NodeId, u64),
     /// Where devices connect to this node.
@@ -184,6 +186,9 @@ impl Driver {
             Input::Reset => self.directory.handle_reset(),
             Input::Synced => self.directory.handle_synced(now),
             Input::Heartbeat(beat) => self.directory.handle_heartbeat(now, &beat),
+            Input::Knocked(node, epoch, is_there) => {
+                self.directory.handle_knocked(now, &node, epoch, is_there);
+            }
             Input::Written(id, record, written) => {
                 self.directory.handle_written(now, id, record, written);
             }
@@ -281,6 +286,13 @@ impl Driver {
                         let publish = node.engine.publish(&subject, beat.encode());
                         // One that is not on its way at once says nothing any more.
                         let _ = timeout(PUBLISH_TIMEOUT, publish).await;
+                    }
+                });
+            }
+            Command::Knock { node: name, epoch } => {
+                self.tasks.spawn(async move {
+                    if let Some(is_there) = giving::knock(&node, &name).await {
+                        let _ = inputs.send(Input::Knocked(name, epoch, is_there)).await;
                     }
                 });
             }
