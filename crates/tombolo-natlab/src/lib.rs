@@ -27,6 +27,7 @@
 //! Left out: the deterministic world (`tombolo-sim`), other systems than Linux, and bandwidth.
 #![forbid(unsafe_code)]
 
+mod alone;
 mod delay;
 mod error;
 mod lab;
@@ -41,6 +42,7 @@ pub mod scenario;
 mod space;
 mod sweep;
 
+pub use alone::{in_namespace, ip_command};
 pub use delay::Link;
 pub use error::LabError;
 pub use lab::{Builder, End, Lab};

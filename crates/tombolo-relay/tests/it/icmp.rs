@@ -4,13 +4,14 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tombolo_natlab::in_namespace;
 use tombolo_relay::{IoMode, Relay};
 use tombolo_stun::{AttributeType, Class, Icmp, Message, Method, XorPeerAddress};
 use tombolo_turn::server::Refusal;
 
 use crate::{
     device::{Device, Echo, v4},
-    moving::{in_namespace, start},
+    moving::start,
 };
 
 const WAYS: [IoMode; 2] = [IoMode::Sockets, IoMode::Steered];

@@ -2,12 +2,10 @@
 
 use std::{
     net::{IpAddr, Ipv6Addr, UdpSocket},
-    process::Command,
-    thread,
     time::{Duration, Instant},
 };
 
-use nix::sched::{CloneFlags, unshare};
+use tombolo_natlab::{in_namespace, ip_command};
 use tombolo_relay::{BindError, IoMode, Relay, RelayConfig, RelayStats, SteeringError};
 
 use crate::device::{Device, Echo, relay_config, v4};
@@ -284,36 +282,6 @@ fn socket_count() -> usize {
     let read = |name: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{name}"));
     let tables = ["udp", "udp6"].map(|name| read(name).expect("procfs is there"));
     tables.iter().map(|table| table.lines().count()).sum()
-}
-
-/// Runs `test` in a thread with a network namespace of its own, if that is permitted.
-pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    if let Err(error) = thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET))
-        .join()
-        .expect("it does not panic")
-    {
-        tombolo_natlab::skip(&format!("no network namespaces: {error}"));
-        return;
-    }
-    let run = move || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("it was possible before");
-        ip_command(&["link", "set", "lo", "up", "mtu", "1500"]);
-        test();
-    };
-    // Named like the test, which is what failures are reported under.
-    let name = thread::current().name().unwrap_or("test").to_owned();
-    let thread = thread::Builder::new().name(name).spawn(run);
-    if let Err(panic) = thread.expect("there are threads").join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-pub(crate) fn ip_command(arguments: &[&str]) {
-    let status = Command::new("ip").args(arguments).status();
-    assert!(
-        status.expect("iproute2 is installed").success(),
-        "{arguments:?}"
-    );
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -7,6 +7,7 @@ use std::{
 };
 
 use rustls::{ClientConnection, StreamOwned, pki_types::ServerName};
+use tombolo_natlab::{in_namespace, ip_command};
 use tombolo_relay::{AllocationFilter, Relay, RelayConfig};
 use tombolo_stun::{
     Class, ConnectionId, ErrorCode, HEADER_BYTES, Key, Lifetime, Message, MessageWriter, Method,
@@ -15,10 +16,7 @@ use tombolo_stun::{
 };
 use tombolo_turn::server::{Bandwidth, Traffic};
 
-use crate::{
-    device::{certificate, relay_config, v4},
-    moving::{in_namespace, ip_command},
-};
+use crate::device::{certificate, relay_config, v4};
 
 #[test]
 fn a_client_connects_to_a_peer_and_both_talk() {

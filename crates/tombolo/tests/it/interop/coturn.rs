@@ -10,6 +10,7 @@
 use std::net::SocketAddr;
 
 use tokio::process::Command;
+use tombolo_natlab::in_namespace;
 
 use super::echo::Echo;
 use super::{Server, is_installed, run};
@@ -76,6 +77,28 @@ lossless! {
     uclients_reach_each_other_over_ipv6_and_tcp_relayed: V6, Plain, EachOther, ["-T", "-x", "-y", "-c"];
 }
 
+/// On loopback a server left to itself takes the other way.
+#[test]
+fn uclient_reaches_a_peer_where_ports_are_steered() {
+    in_namespace(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.unwrap().block_on(async {
+            let steered = ["--io", "steered", "--shards", "2"];
+            for (port, flags) in [
+                (Port::Plain, &["-c"][..]),
+                (Port::Plain, &["-c", "-s"]),
+                (Port::Plain, &["-c", "-t"]),
+                (Port::Tls, &["-c", "-t", "-S"]),
+                (Port::Plain, &["-c", "-S"]),
+            ] {
+                assert_lossless_with(&steered, V4, port, To::Echo, flags).await;
+            }
+        });
+    });
+}
+
 /// With a certificate of its own the tool checks that of the server too.
 #[tokio::test]
 async fn uclient_checks_the_certificate_over_tls_and_dtls() {
@@ -134,10 +157,16 @@ async fn stunclient_learns_its_address() {
 
 /// Two clients send twenty messages of 200 bytes each, 5 ms apart, and get all of them back.
 async fn assert_lossless(ip: &str, port: Port, to: To, flags: &[&str]) {
+    let options = ["--shards", "2", "--relay-tcp"];
+    assert_lossless_with(&options, ip, port, to, flags).await;
+}
+
+/// The same through a server with these options.
+async fn assert_lossless_with(options: &[&str], ip: &str, port: Port, to: To, flags: &[&str]) {
     if !is_installed("turnutils_uclient") {
         return;
     }
-    let server = Server::start(ip, &["--shards", "2", "--relay-tcp"]).await;
+    let server = Server::start(ip, options).await;
     let echo = Echo::start(ECHO_IP);
     let address = match port {
         Port::Plain => server.plain,
