@@ -108,12 +108,12 @@ async fn a_draining_node_sends_turn_clients_to_the_others() {
         .await
         .unwrap();
     let sent_to = loop {
-        match turn::allocate_as(&first, "alice").await {
-            // It does not drain yet.
-            Event::Allocated { .. } => {}
-            Event::Failed(AllocateError::TryAlternate { server, .. }) => break server,
-            other => panic!("{other:?}"),
+        let event = turn::allocate_as(&first, "alice").await;
+        if let Event::Failed(AllocateError::TryAlternate { server, .. }) = event {
+            break server;
         }
+        // It does not drain yet.
+        assert!(matches!(event, Event::Allocated { .. }), "{event:?}");
     };
     assert_eq!(sent_to, turn::addr_of(&second.ready().turn[0]));
     first.shutdown().await;

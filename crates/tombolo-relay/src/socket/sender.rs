@@ -4,7 +4,7 @@ use std::{
     hash::{BuildHasher as _, RandomState},
     io, mem,
     net::{IpAddr, SocketAddr},
-    ops::{AddAssign, Range},
+    ops::AddAssign,
     os::fd::{AsRawFd, RawFd},
 };
 

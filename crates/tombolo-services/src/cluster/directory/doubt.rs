@@ -23,7 +23,9 @@ impl Doubt {
     /// Whether the node is to be asked now, once.
     pub(super) fn asks(&mut self, now: Instant, silence: Duration) -> bool {
         let is_due = self.asked.is_none() && silence >= SILENCE_MAX;
-        self.asked = self.asked.or(is_due.then_some(now));
+        if is_due {
+            self.asked = Some(now);
+        }
         is_due
     }
 
