@@ -105,12 +105,8 @@ impl Node {
         let hook = Arc::new(hook(&relay, &addresses, secret.clone(), uris.clone()));
         let name = services_config.node.to_string();
         let services = Services::new(Arc::clone(&engine), hook, token_keys, services_config);
-        let operator = Operator::new(
-            services.clone(),
-            engine,
-            &relay,
-            relaying::turn(&relay, &addresses),
-        );
+        let turn = relaying::turn(&relay, &addresses);
+        let operator = Operator::new(services.clone(), engine, &relay, turn);
 
         let gateway_config =
             gateway_config(&config, &addresses, certificate.clone(), dev_key.as_ref());
