@@ -35,6 +35,13 @@ pub(crate) struct Bot {
     pub(crate) record: Shared,
 }
 
+/// Where a device is, and which seat it has in its room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) node: String,
+    pub(crate) seat: Option<u32>,
+}
+
 /// The name of a room.
 pub(crate) fn room_name(index: usize) -> String {
     format!("room-{index}")
@@ -124,6 +131,14 @@ impl Bot {
     }
 
     /// Notes which seat the device has.
+    /// Where the device is.
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            node: self.device.session().node,
+            seat: self.note_seat(),
+        }
+    }
+
     pub(crate) fn note_seat(&self) -> Option<u32> {
         let seat = |room: &tombolo_client::RoomView| {
             let member = room.members.get(&self.user)?;

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use tombolo_engine::{Key, Log as _, Nats, NatsConfig, TailEvent};
 use tombolo_room::{Entry, Event, Message, Room};
 
-use super::bots::{Bot, room_name};
+use super::bots::{Bot, Place, room_name};
 use super::record::{Kind, Note, lock};
 
 /// What is wrong, or not.
@@ -180,26 +180,31 @@ pub(crate) struct Returns {
     pub(crate) devices: usize,
     /// Of these, those that are on another node, in their rooms, with their seats.
     pub(crate) back: usize,
+    /// Those that have not connected since.
+    pub(crate) unconnected: usize,
+    /// Those that have, and are not in their rooms.
+    pub(crate) outside: usize,
+    /// Those that are there, but not where they were.
+    pub(crate) reseated: usize,
     pub(crate) resumed: usize,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) max_ms: f64,
 }
 
-/// Looks at the devices that were on a node, `seats` being what all devices had before.
-pub(crate) fn returns(
-    bots: &[Arc<Bot>],
-    node: usize,
-    fault: Instant,
-    seats: &[Option<u32>],
-) -> Returns {
+/// Looks at the devices that were on a node, `places` being where all devices were before.
+pub(crate) fn returns(bots: &[Arc<Bot>], node: &str, fault: Instant, places: &[Place]) -> Returns {
     let mut returns = Returns::default();
     let mut times = Vec::new();
-    for bot in bots.iter().filter(|bot| bot.node == node) {
+    for (bot, was) in bots.iter().zip(places) {
+        if was.node != node {
+            continue;
+        }
         returns.devices += 1;
         let record = lock(&bot.record);
         let after = record.connected.iter().find(|(when, ..)| *when > fault);
         let Some((when, _, is_resumed)) = after else {
+            returns.unconnected += 1;
             continue;
         };
         let back = if *is_resumed {
@@ -209,9 +214,10 @@ pub(crate) fn returns(
         };
         drop_in(&mut times, back, fault);
         returns.resumed += usize::from(*is_resumed);
-        let seat = bot.note_seat();
-        if back.is_some() && seat.is_some() && seat == seats[bot.index] {
-            returns.back += 1;
+        match (back, bot.note_seat()) {
+            (Some(_), seat) if seat.is_some() && seat == was.seat => returns.back += 1,
+            (Some(_), Some(_)) => returns.reseated += 1,
+            _ => returns.outside += 1,
         }
     }
     returns.p50_ms = milliseconds(quantile(&mut times, 0.5));

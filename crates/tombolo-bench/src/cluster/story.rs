@@ -47,9 +47,9 @@ pub(crate) async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
         bot.start(arguments, &stage.subscribe());
     }
     tokio::time::sleep(Duration::from_secs(arguments.before)).await;
-    let seats: Vec<_> = bots.iter().map(|bot| bot.note_seat()).collect();
+    let places: Vec<_> = bots.iter().map(|bot| bot.place()).collect();
     ensure!(
-        seats.iter().all(Option::is_some),
+        places.iter().all(|place| place.seat.is_some()),
         "a device has no seat before anything happened"
     );
     let cpu = cluster.cpu();
@@ -75,7 +75,7 @@ pub(crate) async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
         "nodes": arguments.nodes,
         "seconds_after_the_fault": lasted,
         "logs": kept,
-        "back": check::returns(&bots, 0, fault, &seats),
+        "back": check::returns(&bots, &nodes[0].name, fault, &places),
         "pairs": of_pairs(&pairs, fault),
         "relayed_pairs": of_pairs(&relayed, fault),
         "messages": of_messages(&bots, fault),
