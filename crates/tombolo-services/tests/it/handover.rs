@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tombolo_engine::{Local, LocalConfig};
+use tombolo_engine::{Bus as _, Key, Local, LocalConfig, Pattern};
 use tombolo_services::{Outgoing, SessionEvent};
 use tombolo_wire::v1::{self, ClientFrame, ErrorCode, JoinMode, client_frame, server_frame};
 
@@ -202,6 +202,41 @@ async fn a_node_takes_no_session_over_before_the_end_of_its_life_before_is_known
     assert_eq!(alice.next_delivery().await.1, "meanwhile");
     bob.send(message("r", &[], b"there")).unwrap();
     assert_eq!(alice.next_delivery().await.1, "there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_gives_no_session_to_a_life_of_which_it_has_not_read() {
+    let local = Local::new(LocalConfig::default());
+    let nodes = [0, 1].map(|number| {
+        start_with(&local, number, |config| {
+            config.drop_after = Duration::from_secs(10);
+        })
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let [mut alice, mut bob] = members(&nodes, "r", [("alice", 0), ("bob", 0)]).await;
+    nodes[0].wire.is_blind.store(true, Ordering::Relaxed);
+    nodes[0].wire.is_slow.store(true, Ordering::Relaxed);
+    // The next life of the other one begins just before this one would put the last out.
+    let beats = Pattern::Exactly(Key::new(["beat", "node-1"]).unwrap());
+    let mut beats = local.subscribe(&beats, 16).await.unwrap();
+    beats.next().await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let again = start_with(&local, 1, |_| {});
+    beats.next().await;
+    nodes[1].lab.services.kill();
+    alice.connection = None;
+    let connect = alice.connect(&again.lab);
+    let read = async {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        nodes[0].wire.is_slow.store(false, Ordering::Relaxed);
+        nodes[0].wire.is_blind.store(false, Ordering::Relaxed);
+    };
+    let (welcome, ()) = tokio::join!(connect, read);
+    assert!(welcome.unwrap().resumed);
+    bob.send(message("r", &[], b"there")).unwrap();
+    assert_eq!(alice.next_delivery().await.1, "there");
+    alice.is_quiet().await;
+    bob.is_quiet().await;
 }
 
 #[tokio::test(start_paused = true)]

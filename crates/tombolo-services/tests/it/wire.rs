@@ -23,6 +23,8 @@ pub(crate) struct Wire {
     pub(crate) are_pools_closed: Arc<AtomicBool>,
     /// Logs are not read further.
     pub(crate) is_slow: Arc<AtomicBool>,
+    /// Changes of values are not told.
+    pub(crate) is_blind: Arc<AtomicBool>,
     /// Who reads a log is told that it begins anew.
     pub(crate) is_void: Arc<AtomicBool>,
     /// How many of a hundred frames to other nodes' inboxes are lost.
@@ -50,6 +52,7 @@ impl Wire {
             is_cut: Arc::default(),
             are_pools_closed: Arc::default(),
             is_slow: Arc::default(),
+            is_blind: Arc::default(),
             is_void: Arc::default(),
             lose_percent: Arc::default(),
             is_presence_lost: Arc::default(),
@@ -297,7 +300,7 @@ impl Watch for CutWatch {
     fn next(&mut self) -> BoxFuture<'_, Option<WatchEvent>> {
         Box::pin(async move {
             let event = self.watch.next().await;
-            while self.wire.is_cut() {
+            while self.wire.is_blind.load(Ordering::Relaxed) || self.wire.is_cut() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             event
