@@ -21,6 +21,7 @@ mod loss;
 mod member;
 mod news;
 mod record;
+mod seek;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

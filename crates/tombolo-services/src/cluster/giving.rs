@@ -131,22 +131,22 @@ impl Question {
 
 /// Offers a session, if all about it is in order.
 fn offer(node: &Arc<Node>, wanted: &Wanted) -> session_answer::Outcome {
-    let is_known = |life: u64| node.cluster.is_in_life(&wanted.to, life);
-    if !wanted.life.is_none_or(is_known) {
-        // Once the life before is known to be over, what was given away to it is lost.
-        return refused(wire::SessionRefusal::Busy);
-    }
     let arrivals = lock(&node.arrivals);
     let mut sessions = lock(&node.sessions);
     let here = sessions.by_token.get(&wanted.token);
     let here = here.and_then(|id| sessions.by_id.get(id)).cloned();
     let Some(session) = here.or_else(|| sessions.given(&wanted.token)) else {
-        return refused(if arrivals.is_coming(&wanted.token) {
+        return refused(if arrivals.is_offered(&wanted.token, &wanted.to) {
             wire::SessionRefusal::Busy
         } else {
             wire::SessionRefusal::Unknown
         });
     };
+    let is_known = |life: u64| node.cluster.is_in_life(&wanted.to, life);
+    if !wanted.life.is_none_or(is_known) {
+        // Once the life before is known to be over, what was given away to it is lost.
+        return refused(wire::SessionRefusal::Busy);
+    }
     let mut state = session.lock();
     if session.user != wanted.user || session.keys != wanted.keys {
         node.counters.count_resume_refused(ResumeRefusal::Foreign);

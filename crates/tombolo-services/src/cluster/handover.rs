@@ -8,7 +8,8 @@
 //! Until all rooms have *settled* (see `host::moves`) the session waits, and its device with it: what
 //! was sent to it over the other node comes first.
 //!
-//! When the node that had it is dead the session is lost, and its device gets a new one.
+//! When the node that had it is dead, and no other one knows of it (see [`seek`](super::seek)), the session is
+//! lost, and its device gets a new one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use tombolo_wire::v1::{ErrorCode, ServerFrame, server_frame};
 use tombolo_wire::{NodeId, RoomId};
 
 use super::generated::{self as wire, Item, item, session_answer, session_question};
+use super::seek::seek;
 use super::{VERSION, giving};
 use crate::entropy::{self, ResumeToken};
 use crate::events::SessionEvent;
@@ -89,8 +91,11 @@ impl Arrivals {
         self.by_token.is_empty()
     }
 
-    pub(crate) fn is_coming(&self, token: &ResumeToken) -> bool {
-        self.by_token.contains_key(token)
+    /// Whether another node than that one has offered a session to this one.
+    pub(crate) fn is_offered(&self, token: &ResumeToken, but: &NodeId) -> bool {
+        let coming = self.by_token.get(token);
+        let offered = coming.and_then(|coming| coming.session.as_ref());
+        offered.is_some_and(|(_, holder)| holder != but)
     }
 }
 
@@ -140,9 +145,6 @@ pub(crate) async fn fetch(node: &Arc<Node>, caller: &Caller) -> Result<(), Rejec
         let given = lock(&node.sessions).given(token);
         let given_to = given.and_then(|given| Some(given.lock().moved.as_ref()?.to.clone()));
         let holder = given_to.unwrap_or_else(|| holder.clone());
-        if holder == *node.name() {
-            return Ok(());
-        }
         // Until then it might be given away to this node's life before, and be lost with that.
         let joined = node.cluster.joined(FETCH_TIME).await;
         joined.map_err(|_| unavailable())?;
@@ -153,7 +155,9 @@ pub(crate) async fn fetch(node: &Arc<Node>, caller: &Caller) -> Result<(), Rejec
             Fetched::Here => {}
             Fetched::Lost(ResumeRefusal::NoAnswer) => return Err(unavailable()),
             Fetched::Lost(refusal) => {
-                node.counters.count_resume_refused(refusal);
+                if resume.node != *node.name() {
+                    node.counters.count_resume_refused(refusal);
+                }
                 return Ok(());
             }
             Fetched::Refused(refusal) => return Err(refused(refusal)),
@@ -235,56 +239,98 @@ async fn take_over(
         to: node.name().to_string(),
         incarnation: node.cluster.epoch().unwrap_or_default(),
     });
-    let mut hops = 0;
+    let (mut hops, mut seeks) = (0, 0);
     // A device that has gone may have its session elsewhere by now: it must not be taken from there.
     while is_wanted() {
-        let answer = tokio::select! {
-            biased;
-            () = node.cluster.gone(&holder) => {
-                return Fetched::Lost(ResumeRefusal::NodeGone);
-            }
-            answer = ask(node, &holder, want.clone()) => answer,
-        };
-        let answer = match answer {
-            Ok(answer) => answer,
+        match try_at(node, caller, token, &holder, &want).await {
+            Tried::Done(fetched) => return fetched,
             // The device had better try again than wait.
-            Err(RequestError::Unavailable) => break,
-            Err(_) => None,
-        };
-        match answer {
-            Some(session_answer::Outcome::Offered(offered)) => {
-                if let Some(fetched) = take(node, caller, token, &holder, offered).await {
-                    return fetched;
-                }
-                // Two nodes that want it in turn are not to go on in step.
-                let jitter = Duration::from_millis(entropy::number() % VOID_JITTER_MS);
-                tokio::time::sleep(BUSY_DELAY + jitter).await;
-            }
-            Some(session_answer::Outcome::GivenTo(next)) => {
+            Tried::Away => break,
+            Tried::Again => {}
+            Tried::GivenTo(next) => {
                 hops += 1;
-                match NodeId::parse(&next) {
-                    Ok(next) if next != *node.name() && hops <= HOPS_MAX => holder = next,
+                if next == *node.name() || hops > HOPS_MAX {
                     // It went on from here, too, and was forgotten.
-                    Ok(_) | Err(_) => return Fetched::Lost(ResumeRefusal::Replayed),
+                    return Fetched::Lost(ResumeRefusal::Replayed);
                 }
+                holder = next;
             }
-            Some(session_answer::Outcome::Refused(refusal)) => {
-                match wire::SessionRefusal::try_from(refusal) {
-                    Ok(wire::SessionRefusal::Busy) => tokio::time::sleep(BUSY_DELAY).await,
-                    Ok(wire::SessionRefusal::NotResumable) => {
-                        return Fetched::Refused(ResumeRefusal::Foreign);
-                    }
-                    Ok(wire::SessionRefusal::Unknown | wire::SessionRefusal::Unspecified)
-                    | Err(_) => return Fetched::Lost(ResumeRefusal::Unknown),
+            Tried::NotThere(refusal) => {
+                seeks += 1;
+                let found = match seeks {
+                    1..=SEEKS_MAX => seek(node, &want, &holder).await,
+                    _ => None,
+                };
+                match found {
+                    Some(found) => holder = found,
+                    None => return Fetched::Lost(refusal),
                 }
-            }
-            Some(session_answer::Outcome::Piece(_)) | None => {
-                // Devices of a dead node wait for its end to be known, and no longer.
-                let _ = tokio::time::timeout(RETRY_DELAY, node.cluster.gone(&holder)).await;
             }
         }
     }
     Fetched::Lost(ResumeRefusal::NoAnswer)
+}
+
+/// How asking one node for a session went.
+enum Tried {
+    Done(Fetched),
+    /// The engine is away.
+    Away,
+    Again,
+    GivenTo(NodeId),
+    /// That node does not have it.
+    NotThere(ResumeRefusal),
+}
+
+async fn try_at(
+    node: &Arc<Node>,
+    caller: &Caller,
+    token: ResumeToken,
+    holder: &NodeId,
+    want: &session_question::Kind,
+) -> Tried {
+    let answer = tokio::select! {
+        biased;
+        () = node.cluster.gone(holder) => return Tried::NotThere(ResumeRefusal::NodeGone),
+        answer = ask(node, holder, want.clone()) => answer,
+    };
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(RequestError::Unavailable) => return Tried::Away,
+        Err(_) => None,
+    };
+    match answer {
+        Some(session_answer::Outcome::Offered(offered)) => {
+            if let Some(fetched) = take(node, caller, token, holder, offered).await {
+                return Tried::Done(fetched);
+            }
+            // Two nodes that want it in turn are not to go on in step.
+            let jitter = Duration::from_millis(entropy::number() % VOID_JITTER_MS);
+            tokio::time::sleep(BUSY_DELAY + jitter).await;
+        }
+        Some(session_answer::Outcome::GivenTo(next)) => {
+            return match NodeId::parse(&next) {
+                Ok(next) => Tried::GivenTo(next),
+                Err(_) => Tried::Done(Fetched::Lost(ResumeRefusal::Malformed)),
+            };
+        }
+        Some(session_answer::Outcome::Refused(refusal)) => {
+            match wire::SessionRefusal::try_from(refusal) {
+                Ok(wire::SessionRefusal::Busy) => tokio::time::sleep(BUSY_DELAY).await,
+                Ok(wire::SessionRefusal::NotResumable) => {
+                    return Tried::Done(Fetched::Refused(ResumeRefusal::Foreign));
+                }
+                Ok(wire::SessionRefusal::Unknown | wire::SessionRefusal::Unspecified) | Err(_) => {
+                    return Tried::NotThere(ResumeRefusal::Unknown);
+                }
+            }
+        }
+        Some(session_answer::Outcome::Piece(_)) | None => {
+            // Devices of a dead node wait for its end to be known, and no longer.
+            let _ = tokio::time::timeout(RETRY_DELAY, node.cluster.gone(holder)).await;
+        }
+    }
+    Tried::Again
 }
 
 /// Takes a session that was offered; `None` when the offer is void, since it was offered anew.
@@ -433,7 +479,7 @@ async fn go_on_in(node: &Arc<Node>, session: &Arc<Session>, room: &RoomId) {
     }
 }
 
-async fn ask(
+pub(super) async fn ask(
     node: &Node,
     holder: &NodeId,
     kind: session_question::Kind,
@@ -595,6 +641,9 @@ const SETTLE_TIME: Duration = Duration::from_secs(10);
 
 /// How many nodes a session may have been given on by, one to the next, before its device is heard.
 const HOPS_MAX: usize = 8;
+
+/// How often a session is looked for elsewhere: where it was about to come it may not have come.
+const SEEKS_MAX: usize = 3;
 
 /// Frames that wait for their session.
 const STRAYS_MAX: usize = 4096;

@@ -620,6 +620,51 @@ async fn a_drained_nodes_devices_go_on_elsewhere_and_nobody_sees_it() {
     bob.is_quiet().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_device_that_is_cut_off_while_its_session_leaves_a_drained_node_finds_it_elsewhere() {
+    for (begins_anew, back) in [(false, 2), (true, 2), (true, 0)] {
+        let (mut nodes, local) = cluster::<3>().await;
+        let users = [("alice", 0), ("bob", 1)];
+        let [mut alice, mut bob] = members(&nodes, "r", users).await;
+        let services = nodes[0].lab.services.clone();
+        let drain = tokio::spawn(async move { services.drain(Duration::from_secs(30)).await });
+        assert!(matches!(alice.next().await, server_frame::Body::GoAway(_)));
+        // It is welcome on the other node, and does not hear it.
+        drop(nodes[1].lab.attach(alice.hello()).await.unwrap());
+        alice.connection = None;
+        let drained = drain.await.unwrap();
+        assert_eq!((drained.moved, drained.left), (1, 0));
+        nodes[0].lab.services.kill();
+        bob.send(message("r", &[], b"meanwhile")).unwrap();
+        if begins_anew {
+            nodes[0] = start_with(&local, 0, |_| {});
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+
+        let welcome = alice.connect(&nodes[back].lab).await.unwrap();
+        assert!(welcome.resumed, "{begins_anew} {back}");
+        assert_eq!(alice.next_delivery().await.1, "meanwhile");
+        for expected in ["?alice", "!alice"] {
+            assert_eq!(bob.next_event().await, expected);
+        }
+        bob.is_quiet().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_are_asked_for_a_lost_session_together_do_not_wait_for_each_other() {
+    let (nodes, _) = cluster::<3>().await;
+    let [mut alice] = members(&nodes, "r", [("alice", 0)]).await;
+    nodes[0].lab.services.kill();
+    alice.connection = None;
+    let hellos = [alice.hello(), alice.hello()];
+    let [one, other] = hellos;
+    let died = tokio::time::Instant::now();
+    let welcome = tokio::join!(nodes[1].lab.attach(one), nodes[2].lab.attach(other));
+    assert!(welcome.0.is_ok() && welcome.1.is_ok());
+    assert!(died.elapsed() < Duration::from_secs(2));
+}
+
 /// Has the device say something once it is connected.
 pub(crate) fn push(device: &mut Device, body: client_frame::Body) {
     let frame = ClientFrame {

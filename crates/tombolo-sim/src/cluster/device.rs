@@ -167,6 +167,12 @@ impl Device {
         asked.any(|asked| matches!(asked, Asked::Join(of) | Asked::Leave(of) if of == room))
     }
 
+    /// Whether it is in a room, and wants to be.
+    pub(crate) fn is_in_a_room(&self) -> bool {
+        let mut wants = self.wants.iter();
+        wants.any(|room| is_in(&self.views, room))
+    }
+
     /// How often it counted up in a room: acknowledged, and not or not yet.
     pub(crate) fn added(&self, room: &str) -> (i64, i64) {
         let (sure, unsure) = self.added.get(room).copied().unwrap_or_default();

@@ -27,7 +27,7 @@ pub struct Weather {
     pub unsure: u32,
     /// Writes that are refused as if the engine were away.
     pub refused: u32,
-    /// No node dies, none is cut off, and no device loses its connection.
+    /// No node dies, and none is cut off.
     pub is_calm: bool,
 }
 

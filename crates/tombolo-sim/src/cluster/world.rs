@@ -167,9 +167,8 @@ impl ClusterWorld {
     /// Something happens.
     fn step(&mut self) -> Result<(), Violation> {
         match self.rng.random_range(0..100) {
-            // Only operators do something. Whoever loses its connection while its session is handed over looks for
-            // it where it was, and finds nobody once that node has left: its seats are kept, the session is not.
-            0..8 | 16..21 if self.is_calm => self.act(),
+            // Only operators do something, and devices lose connections.
+            0..8 if self.is_calm => self.act(),
             0..3 => self.kill(),
             3..6 => self.cut(),
             6..8 => self.take_engine_away(),
@@ -182,7 +181,12 @@ impl ClusterWorld {
             }
             15..21 => {
                 let pause = self.up_to(Duration::from_secs(3));
-                self.any_device().lose_connection(pause);
+                let is_calm = self.is_calm;
+                let device = self.any_device();
+                // A node that is emptied does not wait for devices that are away and in no room.
+                if !is_calm || device.is_in_a_room() {
+                    device.lose_connection(pause);
+                }
             }
             _ => self.act(),
         }
@@ -264,7 +268,12 @@ impl ClusterWorld {
 
     /// A node is emptied, unless no other takes anybody in.
     fn drain(&mut self) {
-        let time = DRAIN_MIN + self.up_to(DRAIN_MIN);
+        // In calm weather nobody is left.
+        let time = if self.is_calm {
+            REST
+        } else {
+            DRAIN_MIN + self.up_to(DRAIN_MIN)
+        };
         let Some(index) = self.any_spare() else {
             return;
         };
@@ -334,6 +343,9 @@ impl ClusterWorld {
             }
         }
         for device in &mut self.devices {
+            if self.is_calm && device.life > 1 {
+                return Err(format!("{} has lost its session", device.name));
+            }
             for told in std::mem::take(&mut device.told) {
                 let room = self.rooms.iter().find(|room| room.name() == told.room);
                 let room = room.ok_or_else(|| format!("{} is no room", told.room))?;
@@ -433,9 +445,6 @@ impl ClusterWorld {
         for device in &self.devices {
             device.following.check(&device.name, &there)?;
             tally.resumed += device.resumed;
-            if self.is_calm && device.life != 1 {
-                return Err(format!("{} has lost its session", device.name));
-            }
         }
         Ok(tally)
     }

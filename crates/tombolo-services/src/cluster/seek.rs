@@ -1,0 +1,78 @@
+//! Looks for a session where its token does not say: the node that gave the token has handed the session on
+//! and left, or has begun a new life since, and the device was not welcomed by the next one any more.
+//!
+//! All other nodes are asked, as they are about a new session of the user's (see `duplicates`). So nothing is
+//! kept about where sessions went.
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tombolo_wire::NodeId;
+
+use super::generated::{SessionRefusal, session_answer, session_question};
+use super::handover::ask;
+use crate::node::Node;
+
+/// Asks all nodes but one; returns the one that knows most of the session.
+pub(super) async fn seek(
+    node: &Arc<Node>,
+    want: &session_question::Kind,
+    but: &NodeId,
+) -> Option<NodeId> {
+    let mut silent = node.cluster.others();
+    silent.retain(|other| other != but);
+    let mut busy = None;
+    for _ in 0..ROUNDS {
+        let mut asked = JoinSet::new();
+        for other in std::mem::take(&mut silent) {
+            let (node, want) = (Arc::clone(node), want.clone());
+            asked.spawn(async move {
+                let answer = tokio::select! {
+                    biased;
+                    () = node.cluster.gone(&other) => return (other, Knows::Nothing),
+                    answer = ask(&node, &other, want) => answer,
+                };
+                (
+                    other,
+                    answer.ok().flatten().map_or(Knows::Silent, Knows::of),
+                )
+            });
+        }
+        while let Some(Ok((other, knows))) = asked.join_next().await {
+            match knows {
+                Knows::Nothing => {}
+                Knows::Silent => silent.push(other),
+                Knows::Busy => busy = Some(other),
+                Knows::Something => return Some(other),
+            }
+        }
+    }
+    busy
+}
+
+/// What a node knows of a session.
+enum Knows {
+    Nothing,
+    /// It has not answered, or not so that it is understood.
+    Silent,
+    /// It has the session, or is about to get it: then another one may have it yet.
+    Busy,
+    Something,
+}
+
+impl Knows {
+    fn of(answer: session_answer::Outcome) -> Self {
+        let session_answer::Outcome::Refused(refusal) = answer else {
+            return Self::Something;
+        };
+        match SessionRefusal::try_from(refusal) {
+            Ok(SessionRefusal::Busy) => Self::Busy,
+            Ok(SessionRefusal::NotResumable) => Self::Something,
+            Ok(SessionRefusal::Unknown | SessionRefusal::Unspecified) | Err(_) => Self::Nothing,
+        }
+    }
+}
+
+/// How often those are asked that do not answer: the device had better begin anew than wait for a node that
+/// is stuck.
+const ROUNDS: usize = 2;
