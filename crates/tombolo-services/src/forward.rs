@@ -89,30 +89,28 @@ fn forward_message(
         more: Vec::new(),
     });
     let mut refused = absent.map(|user| requests::no_such_member(&user));
+    let sender = sender(&state, session, &host, seq)?;
     for recipient in here {
-        if let Err(behind) = node.deliver(recipient, &delivery, &manner) {
+        if let Err(behind) = node.deliver(recipient, &sender, &delivery, &manner) {
             refused.get_or_insert(behind);
         }
     }
-    if !elsewhere.is_empty() {
-        let sender = sender(&state, session, &host, seq)?;
-        for (to, There { users, group, .. }) in elsewhere {
-            let item = cluster::message_item(&sender, &users, group, &manner, &payload);
-            let sent = match &manner {
-                Manner::Unreliable => {
-                    node.cluster.send_loose(&node.counters, &to, item);
-                    Ok(false)
-                }
-                Manner::Ordered | Manner::Unordered => node.cluster.send(&to, item).map(|()| false),
-                Manner::Latest(topic) => {
-                    let topic = (topic.clone(), users, group);
-                    node.cluster.send_latest(&to, topic, item)
-                }
-            };
-            match sent {
-                Ok(replaced) => node.counters.coalesced.add(u64::from(replaced)),
-                Err(behind) => drop(refused.get_or_insert(behind)),
+    for (to, There { users, group, .. }) in elsewhere {
+        let item = cluster::message_item(&sender, &users, group, &manner, &payload);
+        let sent = match &manner {
+            Manner::Unreliable => {
+                node.cluster.send_loose(&node.counters, &to, item);
+                Ok(false)
             }
+            Manner::Ordered | Manner::Unordered => node.cluster.send(&to, item).map(|()| false),
+            Manner::Latest(topic) => {
+                let topic = (topic.clone(), users, group);
+                node.cluster.send_latest(&to, topic, item)
+            }
+        };
+        match sent {
+            Ok(replaced) => node.counters.coalesced.add(u64::from(replaced)),
+            Err(behind) => drop(refused.get_or_insert(behind)),
         }
     }
     refused.map_or(Ok(()), Err)
@@ -324,12 +322,12 @@ fn forward_introduction(
     let host = host_of(session, &introduce.room)?;
     let state = member_state(&host, session)?;
     let relay_ips = node.relay.relay_ips();
+    let sender = sender(&state, session, &host, seq)?;
     let Some(recipient) = state.session(&to).cloned() else {
         let there = node_of(node, &state, &to).ok_or_else(|| requests::no_such_member(&to))?;
         // The other node permits its own member; both sides' packets come from a relay of either.
         let ips = [relay_ips.clone(), node.cluster.relay_ips(there)].concat();
         node.relay.permit(&session.user, &ips);
-        let sender = sender(&state, session, &host, seq)?;
         let item = cluster::introduction_item(&sender, &to, &introduction, &relay_ips);
         return node.cluster.send(there, item);
     };
@@ -351,7 +349,8 @@ fn forward_introduction(
         introduction: Some(introduction),
         ..v1::Introduced::default()
     };
-    node.push_from_peer(&recipient, server_frame::Body::Introduced(introduced))?;
+    let introduced = server_frame::Body::Introduced(introduced);
+    node.push_from_member(&recipient, &sender, introduced)?;
     node.counters.introduced.add(1);
     Ok(())
 }

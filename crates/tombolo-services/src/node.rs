@@ -16,7 +16,7 @@ use tombolo_wire::{NodeId, RoomId, UserId};
 
 use crate::catalogue::Catalogue;
 use crate::clock::SteadyClock;
-use crate::cluster::{Arrivals, Cluster, drop_given_to, end_broken, give_up_all};
+use crate::cluster::{Arrivals, Cluster, Sender, drop_given_to, end_broken, give_up_all};
 use crate::config::Config;
 use crate::duplicates;
 use crate::entropy::ResumeToken;
@@ -205,7 +205,21 @@ impl Node {
         session: &Arc<Session>,
         body: server_frame::Body,
     ) -> Result<(), Reject> {
-        let pushed = session.lock().push_from_peer(body);
+        let pushed = session.lock().push_from_peer(body, None);
+        pushed.map_err(|overflow| self.refuse_for(session, overflow))
+    }
+
+    /// The same from a member of a room.
+    ///
+    /// # Errors
+    /// As [`Self::push_from_peer`].
+    pub(crate) fn push_from_member(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        sender: &Sender,
+        body: server_frame::Body,
+    ) -> Result<(), Reject> {
+        let pushed = session.lock().push_from_peer(body, Some(sender));
         pushed.map_err(|overflow| self.refuse_for(session, overflow))
     }
 
@@ -234,15 +248,18 @@ impl Node {
     pub(crate) fn deliver(
         self: &Arc<Self>,
         session: &Arc<Session>,
+        sender: &Sender,
         delivery: &server_frame::Body,
         manner: &Manner,
     ) -> Result<(), Reject> {
         let (body, counters) = (delivery.clone(), &self.counters);
         match manner {
             Manner::Unreliable => self.push_unreliable(session, body),
-            Manner::Ordered => self.push_from_peer(session, body)?,
-            Manner::Unordered => self.push_unordered(session, body, None)?,
-            Manner::Latest(topic) => self.push_unordered(session, body, Some(topic.clone()))?,
+            Manner::Ordered => self.push_from_member(session, sender, body)?,
+            Manner::Unordered => self.push_unordered(session, sender, body, None)?,
+            Manner::Latest(topic) => {
+                self.push_unordered(session, sender, body, Some(topic.clone()))?;
+            }
         }
         counters.delivered.add(1);
         Ok(())
@@ -251,10 +268,11 @@ impl Node {
     fn push_unordered(
         self: &Arc<Self>,
         session: &Arc<Session>,
+        sender: &Sender,
         body: server_frame::Body,
         topic: Option<Topic>,
     ) -> Result<(), Reject> {
-        let pushed = session.lock().push_unordered(body, topic);
+        let pushed = session.lock().push_unordered(sender, body, topic);
         let replaced = pushed.map_err(|overflow| self.refuse_for(session, overflow))?;
         self.counters.coalesced.add(u64::from(replaced));
         Ok(())

@@ -14,6 +14,7 @@ use tombolo_wire::v1::{self, ErrorCode, ServerFrame, server_frame};
 use tombolo_wire::{NodeId, PublicKeys, RoomId, TagName, UserId};
 
 use crate::absence::Absence;
+use crate::cluster::Sender as Member;
 use crate::config::Config;
 use crate::connection::Outgoing;
 use crate::entropy::ResumeToken;
@@ -364,15 +365,31 @@ impl State {
     /// When the frame can never be sent, or the device is too far behind: its session must be ended
     /// then.
     pub(crate) fn push(&mut self, body: server_frame::Body) -> Result<(), Overflow> {
-        self.push_of(Sender::Node, body)
+        self.push_of(Sender::Node, body, None)
     }
 
-    /// Queues a reliable frame that another device has sent.
+    /// The same for one that comes from the node before, and goes on to the next.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub(crate) fn pass_on(
+        &mut self,
+        body: server_frame::Body,
+        member: Option<&Member>,
+    ) -> Result<(), Overflow> {
+        self.push_of(Sender::Node, body, member)
+    }
+
+    /// Queues a reliable frame that another device has sent: that of a member of a room, if it is one.
     ///
     /// # Errors
     /// When the device is so far behind that what is left belongs to the node's own frames.
-    pub(crate) fn push_from_peer(&mut self, body: server_frame::Body) -> Result<(), Overflow> {
-        self.push_of(Sender::Peer, body)
+    pub(crate) fn push_from_peer(
+        &mut self,
+        body: server_frame::Body,
+        member: Option<&Member>,
+    ) -> Result<(), Overflow> {
+        self.push_of(Sender::Peer, body, member)
     }
 
     /// Queues a reliable frame of which the node has more where it comes from.
@@ -383,14 +400,19 @@ impl State {
         if self.moved.as_ref().is_some_and(|moved| !moved.is_taken) {
             return Err(Overflow::Frames { frames_max: 0 });
         }
-        self.push_from_peer(body)
+        self.push_from_peer(body, None)
     }
 
-    fn push_of(&mut self, sender: Sender, body: server_frame::Body) -> Result<(), Overflow> {
+    fn push_of(
+        &mut self,
+        sender: Sender,
+        body: server_frame::Body,
+        member: Option<&Member>,
+    ) -> Result<(), Overflow> {
         if self.ended.is_some() {
             return Ok(());
         }
-        let Some(body) = self.push_in_transit(sender, body)? else {
+        let Some(body) = self.push_in_transit(sender, body, member)? else {
             return Ok(());
         };
         let frame = ServerFrame {
@@ -435,6 +457,7 @@ impl State {
     /// As [`Self::push_from_peer`].
     pub(crate) fn push_unordered(
         &mut self,
+        member: &Member,
         body: server_frame::Body,
         topic: Option<Topic>,
     ) -> Result<bool, Overflow> {
@@ -443,7 +466,7 @@ impl State {
         }
         if self.moved.is_some() || self.arriving.is_some() {
             // It takes its turn among all others.
-            return self.push_from_peer(body).map(|()| false);
+            return self.push_from_peer(body, Some(member)).map(|()| false);
         }
         let before = (self.outbox.len(), self.outbox.bytes());
         let replaced = self.queue.push_unordered(body, topic, before)?;

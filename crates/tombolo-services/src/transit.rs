@@ -9,7 +9,7 @@ use tombolo_wire::resend::{Inbox, Limits, Outbox, Overflow};
 use tombolo_wire::v1::{ServerFrame, server_frame};
 use tombolo_wire::{NodeId, RoomId};
 
-use crate::cluster::{Cluster, forward_item};
+use crate::cluster::{Cluster, Sender as Member, forward_item};
 use crate::config::Config;
 use crate::session::{Sender, State};
 
@@ -30,9 +30,13 @@ pub(crate) struct Moved {
 }
 
 impl Moved {
-    /// Has the session's device get a frame there.
-    pub(crate) fn forward(&self, frame: &ServerFrame) -> Result<(), Overflow> {
-        let item = forward_item(self.session, frame, true);
+    /// Has the session's device get a frame there, of a member if it is one's.
+    pub(crate) fn forward(
+        &self,
+        frame: &ServerFrame,
+        member: Option<&Member>,
+    ) -> Result<(), Overflow> {
+        let item = forward_item(self.session, frame, true, member);
         let sent = self.cluster.pass_on(&self.to, item);
         // Whoever sent it is told to try again later.
         sent.map_err(|_| Overflow::Frames { frames_max: 0 })
@@ -45,7 +49,7 @@ impl Moved {
         if !self.is_taken {
             return 1;
         }
-        let item = forward_item(self.session, &frame(body), false);
+        let item = forward_item(self.session, &frame(body), false, None);
         self.cluster.pass_on_loose(&self.to, item)
     }
 }
@@ -130,11 +134,12 @@ impl State {
         &mut self,
         sender: Sender,
         body: server_frame::Body,
+        member: Option<&Member>,
     ) -> Result<Option<server_frame::Body>, Overflow> {
         if let Some(moved) = &mut self.moved {
             let frame = frame(body);
             if moved.is_taken {
-                return moved.forward(&frame).map(|()| None);
+                return moved.forward(&frame, member).map(|()| None);
             }
             let pushed = sender.push(&mut self.outbox, frame);
             // A frame that can never be sent is not missed.

@@ -71,6 +71,7 @@ pub(crate) enum Parsed {
         session: SessionId,
         body: Box<v1::server_frame::Body>,
         is_reliable: bool,
+        sender: Option<Sender>,
     },
     /// A mark has passed the sending node.
     Passed(SessionId, RoomId),
@@ -106,6 +107,10 @@ pub(super) fn parse(item: Item) -> Result<Parsed, BadItem> {
                 session: parse_session(&forward.session)?,
                 body: Box::new(frame.body.ok_or(BadItem)?),
                 is_reliable: forward.reliable,
+                sender: match forward.sender {
+                    Some(sender) => Some(parse_sender(Some(sender))?),
+                    None => None,
+                },
             })
         }
         item::Body::Moved(moved) => Ok(Parsed::Arrival(Arrival {
@@ -175,7 +180,7 @@ fn parse_introduction(item: wire::Introduction) -> Result<Arrival, BadItem> {
     })
 }
 
-fn parse_sender(sender: Option<wire::Sender>) -> Result<Sender, BadItem> {
+pub(super) fn parse_sender(sender: Option<wire::Sender>) -> Result<Sender, BadItem> {
     let sender = sender.ok_or(BadItem)?;
     let at = sender.at.ok_or(BadItem)?;
     Ok(Sender {
@@ -203,7 +208,7 @@ fn parse_session(bytes: &Bytes) -> Result<SessionId, BadItem> {
         .map_err(|_| BadItem)
 }
 
-fn sender_on_wire(sender: &Sender) -> wire::Sender {
+pub(super) fn sender_on_wire(sender: &Sender) -> wire::Sender {
     wire::Sender {
         room: sender.room.to_string(),
         at: Some(wire::Position {

@@ -199,6 +199,9 @@ pub struct Forward {
     pub frame: ::prost::bytes::Bytes,
     #[prost(bool, tag = "3")]
     pub reliable: bool,
+    /// The member whose message it is, if it is one: to be told when the session's node has gone.
+    #[prost(message, optional, tag = "4")]
+    pub sender: ::core::option::Option<Sender>,
 }
 /// A member goes on over another node: nothing more of what it said over the sending one is on its way.
 /// Answered by `passed`, once nothing more for it will be sent to that one.

@@ -25,6 +25,7 @@ use tombolo_wire::resend::Limits;
 use tombolo_wire::v1::{ErrorCode, ServerFrame, server_frame};
 use tombolo_wire::{NodeId, RoomId};
 
+use super::arrival::{Sender, sender_on_wire};
 use super::generated::{self as wire, Item, item, session_answer, session_question};
 use super::seek::seek;
 use super::{VERSION, giving};
@@ -505,6 +506,7 @@ pub(super) fn handle_forward(
     session: SessionId,
     body: server_frame::Body,
     is_reliable: bool,
+    sender: Option<&Sender>,
 ) {
     let mut arrivals = lock(&node.arrivals);
     let mut coming = arrivals.by_token.values_mut().filter(|coming| {
@@ -542,7 +544,7 @@ pub(super) fn handle_forward(
         return node.counters.dropped.add(dropped);
     }
     let pushed = if state.moved.is_some() {
-        state.push(body)
+        state.pass_on(body, sender)
     } else {
         state.push_forwarded(body)
     };
@@ -606,11 +608,17 @@ impl Node {
 }
 
 /// A frame for the device of a session that has gone to another node.
-pub(crate) fn forward_item(session: SessionId, frame: &ServerFrame, is_reliable: bool) -> Item {
+pub(crate) fn forward_item(
+    session: SessionId,
+    frame: &ServerFrame,
+    is_reliable: bool,
+    sender: Option<&Sender>,
+) -> Item {
     let forward = wire::Forward {
         session: Bytes::copy_from_slice(&session.0),
         frame: frame.encode_to_vec().into(),
         reliable: is_reliable,
+        sender: sender.map(sender_on_wire),
     };
     Item {
         body: Some(item::Body::Forward(forward)),

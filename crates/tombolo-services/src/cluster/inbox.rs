@@ -140,7 +140,11 @@ fn handle_frame(node: &Arc<Node>, payload: &[u8]) -> Result<(), FrameError> {
                 session,
                 body,
                 is_reliable,
-            }) => handover::handle_forward(node, &from, session, *body, is_reliable),
+                sender,
+            }) => {
+                let sender = sender.as_ref();
+                handover::handle_forward(node, &from, session, *body, is_reliable, sender);
+            }
             Ok(Parsed::Passed(session, room)) => {
                 let host = lock(&node.host_by_room).get(&room).cloned();
                 if let Some(host) = host {
@@ -156,30 +160,23 @@ fn handle_frame(node: &Arc<Node>, payload: &[u8]) -> Result<(), FrameError> {
     Ok(())
 }
 
-/// A member here is told that what it sent did not reach its receiver's node.
+/// A member is told that what it sent did not reach its receiver's node.
 pub(super) fn return_item(node: &Arc<Node>, item: &Item) {
     let sender = match &item.body {
         Some(item::Body::Message(message)) => message.sender.as_ref(),
         Some(item::Body::Introduction(introduction)) => introduction.sender.as_ref(),
+        Some(item::Body::Forward(forward)) => forward.sender.as_ref(),
         Some(
             item::Body::Refusal(_)
-            | item::Body::Forward(_)
             | item::Body::Moved(_)
             | item::Body::Passed(_)
             | item::Body::Settled(_),
         )
         | None => None,
     };
-    let Some(sender) = sender else {
-        return;
-    };
-    if let Ok(session) = sender.session.as_ref().try_into() {
-        let refusal = Refusal {
-            session: tombolo_room::SessionId(session),
-            seq: sender.seq,
-            reject: Reject::new(ErrorCode::Unavailable, "the member's node has gone"),
-        };
-        handle_refusal(node, refusal);
+    if let Ok(sender) = arrival::parse_sender(sender.cloned()) {
+        let reject = Reject::new(ErrorCode::Unavailable, "the member's node has gone");
+        node.refuse_wherever(&sender, reject);
     }
 }
 

@@ -66,6 +66,23 @@ impl Node {
         }
     }
 
+    /// Tells a member, on whichever node it is now, that its frame was not carried out.
+    pub(crate) fn refuse_wherever(self: &Arc<Self>, sender: &Sender, reject: Reject) {
+        let session = lock(&self.sessions).wherever(&sender.session);
+        if let Some(session) = session {
+            return self.refuse(&session, sender.seq, reject);
+        }
+        let host = lock(&self.host_by_room).get(&sender.room).cloned();
+        let there = host.and_then(|host| {
+            let state = host.lock();
+            let membership = state.membership(&sender.user)?;
+            (membership.session == sender.session).then(|| membership.node.clone())
+        });
+        if let Some(there) = there.filter(|there| there != self.name()) {
+            self.refuse_there(&there, sender, reject);
+        }
+    }
+
     /// Tells a member on another node that its frame was not carried out.
     fn refuse_there(&self, to: &NodeId, sender: &Sender, reject: Reject) {
         if sender.seq == MARK_SEQ {
@@ -239,7 +256,7 @@ fn hand_over(node: &Arc<Node>, state: &State, from: &NodeId, arrival: Arrival) {
                 more: Vec::new(),
             });
             let here = recipients(state, &sender, &to, group);
-            hand_over_message(node, here, &delivery, &manner)
+            hand_over_message(node, &sender, here, &delivery, &manner)
         }
         Content::Introduction {
             to,
@@ -293,12 +310,13 @@ fn recipients<'a>(
 
 fn hand_over_message(
     node: &Arc<Node>,
+    sender: &Sender,
     (recipients, mut refused): (Vec<&Arc<Session>>, Option<Reject>),
     delivery: &server_frame::Body,
     manner: &Manner,
 ) -> Result<(), Reject> {
     for recipient in recipients {
-        if let Err(behind) = node.deliver(recipient, delivery, manner) {
+        if let Err(behind) = node.deliver(recipient, sender, delivery, manner) {
             refused.get_or_insert(behind);
         }
     }
@@ -321,7 +339,8 @@ fn hand_over_introduction(
     let mut ips = node.relay.relay_ips();
     ips.extend(relay_ips);
     node.relay.permit(&recipient.user, &ips);
-    node.push_from_peer(recipient, server_frame::Body::Introduced(introduced))?;
+    let introduced = server_frame::Body::Introduced(introduced);
+    node.push_from_member(recipient, sender, introduced)?;
     node.counters.introduced.add(1);
     Ok(())
 }

@@ -452,6 +452,32 @@ async fn a_session_that_is_lost_while_it_arrives_leaves_no_ghost() {
     assert_eq!(bob.next_event().await, "?alice");
 }
 
+#[tokio::test(start_paused = true)]
+async fn senders_are_told_that_a_session_is_lost_with_the_node_that_it_went_to() {
+    let (nodes, _) = cluster::<3>().await;
+    let users = [("bob", 0), ("alice", 0), ("carol", 2)];
+    let [mut bob, mut alice, mut carol] = members(&nodes, "r", users).await;
+    taken_but_not_told(&nodes[..2], &mut alice).await;
+    nodes[0].wire.lose_percent.store(100, Ordering::Relaxed);
+    for device in [&mut bob, &mut carol] {
+        device.send(message("r", &["alice"], b"lost")).unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    nodes[1].lab.services.kill();
+    nodes[0].wire.lose_percent.store(0, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for device in [&mut bob, &mut carol] {
+        let sent = device.outbox.last();
+        let mut told = Vec::new();
+        while let Some(Outgoing::Reliable(frame)) = device.next_frame().await {
+            if let Some(server_frame::Body::Refused(refused)) = frame.body {
+                told.push((refused.seq, refused.code()));
+            }
+        }
+        assert_eq!(told, [(sent, ErrorCode::Unavailable)], "{}", device.user);
+    }
+}
+
 /// Has the second node take a session from the first, and none of its rooms be told.
 async fn taken_but_not_told(nodes: &[Member], device: &mut Device) {
     nodes[1].wire.is_slow.store(true, Ordering::Relaxed);
