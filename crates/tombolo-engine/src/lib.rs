@@ -39,6 +39,7 @@ mod bus;
 pub mod conformance;
 mod key;
 mod kv;
+pub mod latest;
 mod local;
 mod log;
 mod nats;

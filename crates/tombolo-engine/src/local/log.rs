@@ -4,14 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::watch;
 
 use super::disk::{Disk, Refused, Write, Written};
 use super::{Local, Shared, lock};
 use crate::log::{
     AppendError, Expect, Log, Offset, OperationId, RetireError, SnapshotError, Tail, TailEvent,
 };
-use crate::{BoxFuture, Key, SNAPSHOT_BYTES_MAX, Unavailable, VALUE_BYTES_MAX};
+use crate::{BoxFuture, Key, SNAPSHOT_BYTES_MAX, Unavailable, VALUE_BYTES_MAX, latest};
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -36,7 +35,7 @@ struct Entries {
     entries: VecDeque<(u64, Bytes)>,
     is_retired: bool,
     /// Wakes the tails.
-    changed: watch::Sender<()>,
+    changed: latest::Sender<()>,
 }
 
 impl Log for Local {
@@ -264,7 +263,7 @@ impl State {
                 snapshot: None,
                 entries: VecDeque::new(),
                 is_retired: false,
-                changed: watch::Sender::new(()),
+                changed: latest::Sender::new(()),
             })
     }
 
@@ -334,14 +333,14 @@ struct LocalTail {
     cursor: u64,
     reset: bool,
     is_synced: bool,
-    changed: watch::Receiver<()>,
+    changed: latest::Receiver<()>,
 }
 
 impl Tail for LocalTail {
     fn next(&mut self) -> BoxFuture<'_, Option<TailEvent>> {
         Box::pin(async move {
             loop {
-                self.changed.mark_unchanged();
+                drop(self.changed.borrow_and_update());
                 if let Some(event) = self.poll_event() {
                     return Some(event);
                 }
