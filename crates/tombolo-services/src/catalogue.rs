@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use indexmap::IndexMap;
-use tokio::sync::{OnceCell, Semaphore, watch};
-use tombolo_engine::{CasError, Engine, Key, KeyError, Offset, Revision, WatchEvent};
+use tokio::sync::{OnceCell, Semaphore};
+use tombolo_engine::{CasError, Engine, Key, KeyError, Offset, Revision, WatchEvent, latest};
 use tombolo_room::{Listing, RoomCode};
 use tombolo_wire::RoomId;
 use tombolo_wire::v1::ErrorCode;
@@ -39,7 +39,7 @@ pub(crate) struct Catalogue {
     rooms: Mutex<Rooms>,
     /// Set when somebody has looked for a room: from then on the engine tells of them.
     reading: OnceCell<()>,
-    is_synced: watch::Sender<bool>,
+    is_synced: latest::Sender<bool>,
     /// How many may write to the engine at once.
     writers: Semaphore,
     /// How many may look through all rooms at once.
@@ -93,7 +93,7 @@ impl Catalogue {
         Self {
             rooms: Mutex::default(),
             reading: OnceCell::new(),
-            is_synced: watch::Sender::new(false),
+            is_synced: latest::Sender::new(false),
             writers: Semaphore::new(WRITERS_MAX),
             readers: Semaphore::new(READERS_MAX),
             makers: std::array::from_fn(|_| tokio::sync::Mutex::default()),

@@ -31,8 +31,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use tokio::sync::{Notify, mpsc, watch};
-use tombolo_engine::{Key, KeyError};
+use tokio::sync::{Notify, mpsc};
+use tombolo_engine::{Key, KeyError, latest};
 use tombolo_wire::NodeId;
 use tombolo_wire::v1::ErrorCode;
 
@@ -45,6 +45,7 @@ pub(crate) use giving::{drop_given_to, end_broken, give_up_all, has_given_all};
 pub(crate) use handover::{Arrivals, ResumeName, ResumeRefusal, fetch, forward_item};
 pub(crate) use link::FrameError;
 use link::{Full, Link, LinkLimits, LinkTopic};
+pub(crate) use load::cpu_time;
 pub(crate) use loss::{list, rooms_prefix, unlist};
 pub(crate) use member::{Input, RECORDS, run};
 use record::Load;
@@ -65,7 +66,7 @@ pub(crate) struct Cluster {
     /// Tells the directory.
     inputs: mpsc::Sender<Input>,
     /// This node's life; `None` while it is not in the cluster.
-    life: watch::Sender<Option<u64>>,
+    life: latest::Sender<Option<u64>>,
     /// Whether the others have put this node out and it has not come back.
     is_out: AtomicBool,
     /// Whether another process was heard that lives under this node's name, since this one was last in.
@@ -74,7 +75,7 @@ pub(crate) struct Cluster {
     /// Wakes whoever waits for a node to be gone.
     departures: Notify,
     /// Changes when another node begins, or ceases, to take newcomers.
-    hosts: watch::Sender<BTreeSet<String>>,
+    hosts: latest::Sender<BTreeSet<String>>,
     /// How often devices were told of other nodes.
     told: AtomicUsize,
 }
@@ -111,12 +112,12 @@ impl Cluster {
             links: Mutex::default(),
             wake: Notify::new(),
             inputs,
-            life: watch::Sender::new(None),
+            life: latest::Sender::new(None),
             is_out: AtomicBool::new(false),
             is_name_taken: AtomicBool::new(false),
             others: Mutex::default(),
             departures: Notify::new(),
-            hosts: watch::Sender::default(),
+            hosts: latest::Sender::default(),
             told: AtomicUsize::new(0),
         };
         (cluster, waiting)
@@ -358,7 +359,7 @@ impl Cluster {
     }
 
     /// Changes when another node begins, or ceases, to take newcomers.
-    fn watch_hosts(&self) -> watch::Receiver<BTreeSet<String>> {
+    fn watch_hosts(&self) -> latest::Receiver<BTreeSet<String>> {
         self.hosts.subscribe()
     }
 

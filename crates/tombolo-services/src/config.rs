@@ -6,6 +6,8 @@ use tombolo_wire::frame::FRAME_BYTES_MAX;
 use tombolo_wire::resend::Limits;
 use tombolo_wire::{NodeId, ROOM_BYTES_MAX, USER_BYTES_MAX};
 
+use crate::cluster::cpu_time;
+use crate::entropy::Entropy;
 use crate::hooks::HookSet;
 use crate::matchmaker::MatchPool;
 
@@ -113,6 +115,10 @@ pub struct Config {
     pub hook_timeout: Duration,
     /// The time since the Unix epoch, for tokens.
     pub unix_now: fn() -> Duration,
+    /// How much processor time this process has taken, for the node's load; `None` where nobody knows.
+    pub cpu_time: fn() -> Option<Duration>,
+    /// Where names and secrets come from.
+    pub entropy: Entropy,
 }
 
 /// How fields are on a node. All nodes of a cluster have the same.
@@ -216,12 +222,7 @@ impl Default for Config {
             members_max: ROOM_MEMBERS_MAX,
             room_kept_max: Duration::from_secs(3600),
             rate: RateLimit::default(),
-            deliveries: RateLimit {
-                frames_per_second: 20_000,
-                frames_burst: 40_000,
-                bytes_per_second: 64 * 1024 * 1024,
-                bytes_burst: 128 * 1024 * 1024,
-            },
+            deliveries: DELIVERIES,
             introductions: Pace {
                 per_second: 20,
                 burst: 200,
@@ -262,9 +263,19 @@ impl Default for Config {
             hooks: HookSet::default(),
             hook_timeout: Duration::from_secs(5),
             unix_now: system_time,
+            cpu_time,
+            entropy: Entropy::default(),
         }
     }
 }
+
+/// A message counts as often as it has recipients.
+const DELIVERIES: RateLimit = RateLimit {
+    frames_per_second: 20_000,
+    frames_burst: 40_000,
+    bytes_per_second: 64 * 1024 * 1024,
+    bytes_burst: 128 * 1024 * 1024,
+};
 
 /// How fast a user may look for rooms, and for matches.
 const LOOKS: Pace = Pace {

@@ -85,6 +85,7 @@ impl Connection {
                 Some(due) => {
                     let timeout = tokio::time::sleep_until(due.into());
                     tokio::select! {
+                        biased;
                         () = self.wake.notified() => {}
                         () = timeout => {}
                     }

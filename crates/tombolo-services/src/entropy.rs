@@ -1,4 +1,4 @@
-//! Names and secrets from the operating system's entropy.
+//! Names and secrets that nobody can guess.
 
 use tombolo_room::{OperationId, SessionId};
 use tombolo_wire::RoomId;
@@ -6,45 +6,68 @@ use tombolo_wire::RoomId;
 /// What a device shows in order to go on with a session.
 pub(crate) type ResumeToken = [u8; 32];
 
+/// Where a node's names and secrets come from: the operating system, but in a simulation.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Entropy(Source);
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Source {
+    #[default]
+    System,
+    Simulated(fn(&mut [u8])),
+}
+
 /// The operating system gives no entropy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NoEntropy;
 
-pub(crate) fn session_id() -> Result<SessionId, NoEntropy> {
-    random().map(SessionId)
-}
+impl Entropy {
+    /// Takes it from a generator whose numbers can be had again, and so be guessed: whoever does that can
+    /// take over every session. Only for simulations, which are to go the same way twice.
+    #[must_use]
+    pub const fn simulated(fill: fn(&mut [u8])) -> Self {
+        Self(Source::Simulated(fill))
+    }
 
-pub(crate) fn resume_token() -> Result<ResumeToken, NoEntropy> {
-    random()
-}
+    pub(crate) fn session_id(self) -> Result<SessionId, NoEntropy> {
+        self.random().map(SessionId)
+    }
 
-pub(crate) fn operation_id() -> Result<OperationId, NoEntropy> {
-    random().map(OperationId)
-}
+    pub(crate) fn resume_token(self) -> Result<ResumeToken, NoEntropy> {
+        self.random()
+    }
 
-/// Tells apart what has the same name.
-pub(crate) fn tag() -> Result<u64, NoEntropy> {
-    random().map(u64::from_be_bytes)
-}
+    pub(crate) fn operation_id(self) -> Result<OperationId, NoEntropy> {
+        self.random().map(OperationId)
+    }
 
-/// Makes a room's code.
-pub(crate) fn code_bytes() -> Result<[u8; 8], NoEntropy> {
-    random()
-}
+    /// Tells apart what has the same name.
+    pub(crate) fn tag(self) -> Result<u64, NoEntropy> {
+        self.random().map(u64::from_be_bytes)
+    }
 
-/// Any number; always the same one without entropy, so nothing may depend on it.
-pub(crate) fn number() -> u64 {
-    random().map_or(0, u64::from_be_bytes)
-}
+    /// Makes a room's code.
+    pub(crate) fn code_bytes(self) -> Result<[u8; 8], NoEntropy> {
+        self.random()
+    }
 
-/// A room that nobody has named.
-pub(crate) fn room_id() -> Result<RoomId, NoEntropy> {
-    let number = u128::from_be_bytes(random()?);
-    RoomId::parse(&format!("room-{number:032x}")).map_err(|_| NoEntropy)
-}
+    /// Any number; always the same one without entropy, so nothing may depend on it.
+    pub(crate) fn number(self) -> u64 {
+        self.random().map_or(0, u64::from_be_bytes)
+    }
 
-fn random<const N: usize>() -> Result<[u8; N], NoEntropy> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|_| NoEntropy)?;
-    Ok(bytes)
+    /// A room that nobody has named.
+    pub(crate) fn room_id(self) -> Result<RoomId, NoEntropy> {
+        let number = u128::from_be_bytes(self.random()?);
+        RoomId::parse(&format!("room-{number:032x}")).map_err(|_| NoEntropy)
+    }
+
+    fn random<const N: usize>(self) -> Result<[u8; N], NoEntropy> {
+        let mut bytes = [0; N];
+        match self.0 {
+            Source::System => getrandom::fill(&mut bytes).map_err(|_| NoEntropy)?,
+            Source::Simulated(fill) => fill(&mut bytes),
+        }
+        Ok(bytes)
+    }
 }

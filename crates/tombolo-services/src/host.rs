@@ -14,9 +14,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use tokio::sync::{OnceCell, oneshot, watch};
+use tokio::sync::{OnceCell, oneshot};
 use tokio::time::Instant;
-use tombolo_engine::{Expect, Key, Offset, Revision};
+use tombolo_engine::{Expect, Key, Offset, Revision, latest};
 use tombolo_room::{Applied, Body, GroupId, Illegal, Membership, OperationId, Room, Time};
 use tombolo_wire::v1::{self, ErrorCode, response};
 use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
@@ -40,9 +40,9 @@ pub(crate) struct Host {
     key: Key,
     state: Mutex<State>,
     /// Grows whenever something was read from the log; 0 until all of it was read once.
-    progress: watch::Sender<u64>,
+    progress: latest::Sender<u64>,
     /// Whether the log is read no more.
-    stopped: watch::Sender<bool>,
+    stopped: latest::Sender<bool>,
     /// By which write the room is listed as hosted here; empty until somebody joins.
     listed: OnceCell<Revision>,
 }
@@ -136,7 +136,7 @@ pub(crate) struct Proposal {
     pub(crate) operation: OperationId,
     pub(crate) outcome: oneshot::Receiver<Outcome>,
     /// Changes when the log has been read further than the plan knows.
-    pub(crate) progress: watch::Receiver<u64>,
+    pub(crate) progress: latest::Receiver<u64>,
 }
 
 impl Drop for Proposal {
@@ -249,13 +249,13 @@ impl Host {
             waiting: arrive::Waiting::default(),
             is_listing_stale: false,
         };
-        let progress = watch::Sender::new(0);
+        let progress = latest::Sender::new(0);
         Self {
             room,
             key,
             state: Mutex::new(state),
             progress,
-            stopped: watch::Sender::new(false),
+            stopped: latest::Sender::new(false),
             listed: OnceCell::new(),
         }
     }
@@ -354,6 +354,7 @@ impl Host {
         let mut stopped = self.stopped.subscribe();
         while self.lock().cursor < Some(at) {
             tokio::select! {
+                biased;
                 changed = progress.changed() => if changed.is_err() { return },
                 _ = stopped.wait_for(|stopped| *stopped) => return,
             }

@@ -111,6 +111,7 @@ mod transit;
 pub use config::{Config, Duplicates, FieldConfig, Pace, ROOM_MEMBERS_MAX, RateLimit};
 pub use connection::{Connection, Outgoing};
 pub use drain::Drained;
+pub use entropy::Entropy;
 pub use events::{RoomChange, RoomEvent, SessionChange, SessionEvent};
 pub use field::{FieldThing, THING_LASTS_MAX, THING_NAME_BYTES_MAX};
 pub use hooks::{

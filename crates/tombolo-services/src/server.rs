@@ -8,7 +8,7 @@ use tombolo_wire::RoomId;
 use tombolo_wire::v1::ErrorCode;
 
 use crate::cluster;
-use crate::entropy::{self, NoEntropy};
+use crate::entropy::NoEntropy;
 use crate::host::{Entrance, RoomView, ServerActed, by_server};
 use crate::matchmaker;
 use crate::reject::Reject;
@@ -60,7 +60,7 @@ impl Services {
         let entrance = self.enter(room).await?;
         let host = entrance.host();
         host.list(node).await?;
-        let (operation, wanted_for) = named(operation)?;
+        let (operation, wanted_for) = self.named(operation)?;
         let open = async |code| {
             let body = Body::Created {
                 settings: new.settings,
@@ -90,7 +90,7 @@ impl Services {
         operation: Option<NamedOperation>,
     ) -> Result<ServerActed, Reject> {
         let entrance = self.enter(room).await?;
-        let (operation, wanted_for) = named(operation)?;
+        let (operation, wanted_for) = self.named(operation)?;
         let host = entrance.host();
         host.act_for_server(self.node(), operation, wanted_for, by_server(act))
             .await
@@ -164,13 +164,15 @@ impl Services {
         entrance.host().synced(node).await?;
         node.joined().await
     }
-}
 
-fn named(operation: Option<NamedOperation>) -> Result<(OperationId, Duration), Reject> {
-    if let Some(NamedOperation { id, wanted_for }) = operation {
-        return Ok((OperationId(id), wanted_for));
+    fn named(&self, operation: Option<NamedOperation>) -> Result<(OperationId, Duration), Reject> {
+        if let Some(NamedOperation { id, wanted_for }) = operation {
+            return Ok((OperationId(id), wanted_for));
+        }
+        let entropy = self.node().config.entropy;
+        let id = entropy
+            .operation_id()
+            .map_err(|NoEntropy| Reject::new(ErrorCode::Unavailable, "no entropy"))?;
+        Ok((id, Duration::ZERO))
     }
-    let id = entropy::operation_id()
-        .map_err(|NoEntropy| Reject::new(ErrorCode::Unavailable, "no entropy"))?;
-    Ok((id, Duration::ZERO))
 }

@@ -26,7 +26,7 @@ use crate::config::{Config, Duplicates};
 use crate::connection::Connection;
 use crate::drain::{self, Drained};
 use crate::duplicates;
-use crate::entropy::{self, NoEntropy, ResumeToken};
+use crate::entropy::{NoEntropy, ResumeToken};
 use crate::events::{RoomChange, RoomEvents, SessionChange, SessionEvent, SessionEvents};
 use crate::field::Fields;
 use crate::hooks;
@@ -341,7 +341,12 @@ impl Services {
 
     fn connect(&self, caller: Caller) -> Result<Connection, Reject> {
         let unavailable = |NoEntropy| Reject::new(ErrorCode::Unavailable, "no entropy");
-        let issued = entropy::resume_token().map_err(unavailable)?;
+        let issued = self
+            .node
+            .config
+            .entropy
+            .resume_token()
+            .map_err(unavailable)?;
         let welcome = self.welcome(&caller, issued);
         let mut sessions = lock(&self.node.sessions);
         if let Some(presented) = &caller.resume
@@ -368,7 +373,7 @@ impl Services {
             });
         }
 
-        let id = entropy::session_id().map_err(unavailable)?;
+        let id = self.node.config.entropy.session_id().map_err(unavailable)?;
         let now = Instant::now().into_std();
         let config = &self.node.config;
         let account = sessions.account(&caller.user, config, now);

@@ -5,8 +5,9 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
+use tombolo_engine::latest;
 use tombolo_room::SessionId;
 use tombolo_wire::frame::Frame as _;
 use tombolo_wire::resend::{Inbox, Limits, Outbox, Overflow, Receipt};
@@ -41,7 +42,7 @@ pub(crate) struct Session {
     /// Frames and requests of the device that are being carried out. Grows under the lock only.
     pub(crate) pending: AtomicUsize,
     /// Whether nothing of another node's is on its way for the session.
-    settled: watch::Sender<bool>,
+    settled: latest::Sender<bool>,
     state: Mutex<State>,
 }
 
@@ -228,7 +229,7 @@ impl Session {
             life: caller.life,
             account,
             pending: AtomicUsize::new(0),
-            settled: watch::Sender::new(true),
+            settled: latest::Sender::new(true),
             state: Mutex::new(state),
         }
     }
@@ -238,7 +239,7 @@ impl Session {
     }
 
     /// Tells when nothing of another node's is on its way any more.
-    pub(crate) fn watch_settled(&self) -> watch::Receiver<bool> {
+    pub(crate) fn watch_settled(&self) -> latest::Receiver<bool> {
         self.settled.subscribe()
     }
 

@@ -24,7 +24,7 @@ use tombolo_wire::frame::FRAME_BYTES_MAX;
 use tombolo_wire::v1::{self, ErrorCode, response, server_frame, social_request, social_response};
 
 use crate::config::Config;
-use crate::entropy::{self, NoEntropy};
+use crate::entropy::NoEntropy;
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::requests;
@@ -153,8 +153,8 @@ fn event(kind: v1::social_event::Kind) -> server_frame::Body {
     server_frame::Body::Social(v1::SocialEvent { kind: Some(kind) })
 }
 
-fn operation_id() -> Result<OperationId, Reject> {
-    match entropy::operation_id() {
+fn operation_id(node: &Node) -> Result<OperationId, Reject> {
+    match node.config.entropy.operation_id() {
         Ok(id) => Ok(OperationId(id.0)),
         Err(NoEntropy) => Err(unavailable("no entropy")),
     }

@@ -16,6 +16,7 @@ mod judge;
 mod plain;
 mod presence;
 mod reader;
+mod surroundings;
 mod tally;
 mod trace;
 mod weather;

@@ -11,7 +11,6 @@ use tombolo_wire::{NodeId, RoomId};
 
 use super::record::{Owner, code_of};
 use super::unavailable;
-use crate::entropy;
 use crate::node::Node;
 use crate::reject::Reject;
 
@@ -22,7 +21,11 @@ pub(crate) async fn reserve(node: &Node, room: &RoomId) -> Result<RoomCode, Reje
         node: node.name().clone(),
     };
     for _ in 0..ATTEMPTS_MAX {
-        let bytes = entropy::code_bytes().map_err(|_| unavailable())?;
+        let bytes = node
+            .config
+            .entropy
+            .code_bytes()
+            .map_err(|_| unavailable())?;
         let Some(code) = RoomCode::from_random(bytes) else {
             continue;
         };

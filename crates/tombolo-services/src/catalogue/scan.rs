@@ -10,7 +10,7 @@ use tombolo_wire::RoomId;
 use tombolo_wire::v1::{self, ErrorCode};
 
 use super::{Catalogue, MAKERS, Rooms};
-use crate::entropy;
+use crate::entropy::Entropy;
 use crate::node::Node;
 use crate::reject::Reject;
 
@@ -49,12 +49,12 @@ impl Catalogue {
     ) -> Result<Option<RoomId>, Reject> {
         self.known(node).await?;
         if choice == Choice::Any
-            && let Some(room) = self.probe(query, tried)
+            && let Some(room) = self.probe(node.config.entropy, query, tried)
         {
             return Ok(Some(room));
         }
         let (query, tried) = (query.clone(), tried.clone());
-        let pick = entropy::number();
+        let pick = node.config.entropy.number();
         self.look(node, move |all| {
             let is_meant = |room: &&Listing| query.matches(room) && !tried.contains(&room.room);
             let found = all.iter().map(Arc::as_ref).filter(is_meant);
@@ -80,10 +80,10 @@ impl Catalogue {
     }
 
     /// Tries some rooms at random: if many match, that finds one at once.
-    fn probe(&self, query: &Query, tried: &BTreeSet<RoomId>) -> Option<RoomId> {
+    fn probe(&self, entropy: Entropy, query: &Query, tried: &BTreeSet<RoomId>) -> Option<RoomId> {
         let rooms = self.lock();
         for _ in 0..PROBES {
-            let Some(room) = rooms.at(entropy::number()) else {
+            let Some(room) = rooms.at(entropy.number()) else {
                 continue;
             };
             if query.matches(room) && !tried.contains(&room.room) {

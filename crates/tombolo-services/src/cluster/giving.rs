@@ -20,7 +20,7 @@ use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
 
 use super::generated::{self as wire, session_answer, session_question};
 use super::{ResumeRefusal, VERSION, handover};
-use crate::entropy::{self, ResumeToken};
+use crate::entropy::ResumeToken;
 use crate::events::SessionEvent;
 use crate::host::Host;
 use crate::lock::lock;
@@ -169,7 +169,7 @@ fn offer(node: &Arc<Node>, wanted: &Wanted) -> session_answer::Outcome {
         return refused(wire::SessionRefusal::NotResumable);
     }
     // Unlike any other: a late question must not be taken for one about this offer.
-    let Ok(offer) = entropy::tag() else {
+    let Ok(offer) = node.config.entropy.tag() else {
         return refused(wire::SessionRefusal::Busy);
     };
     let first = state.moved.as_ref().map_or(offer, |moved| moved.first);

@@ -17,9 +17,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use tokio::sync::watch;
 use tokio::time::Instant;
-use tombolo_engine::{Key, KeyError, RequestError};
+use tombolo_engine::{Key, KeyError, RequestError, latest};
 use tombolo_room::{LeftReason, SessionId};
 use tombolo_wire::resend::Limits;
 use tombolo_wire::v1::{ErrorCode, ServerFrame, server_frame};
@@ -29,7 +28,7 @@ use super::arrival::{Sender, sender_on_wire};
 use super::generated::{self as wire, Item, item, session_answer, session_question};
 use super::seek::seek;
 use super::{VERSION, giving};
-use crate::entropy::{self, ResumeToken};
+use crate::entropy::ResumeToken;
 use crate::events::SessionEvent;
 use crate::lock::lock;
 use crate::node::Node;
@@ -67,7 +66,7 @@ pub(crate) struct Arrivals {
 
 /// A session that is about to come.
 struct Coming {
-    done: watch::Receiver<Option<Fetched>>,
+    done: latest::Receiver<Option<Fetched>>,
     /// Known once it was offered.
     session: Option<(SessionId, NodeId)>,
     /// What came for it before itself.
@@ -187,7 +186,7 @@ fn ask_for(
     caller: &Caller,
     token: ResumeToken,
     holder: NodeId,
-) -> Result<watch::Receiver<Option<Fetched>>, Reject> {
+) -> Result<latest::Receiver<Option<Fetched>>, Reject> {
     let limit = |message: &str| Reject {
         nodes: node.cluster.urls(),
         ..Reject::new(ErrorCode::Limit, message)
@@ -200,7 +199,7 @@ fn ask_for(
     if sessions + arrivals.by_token.len() >= node.config.sessions_max {
         return Err(limit("this node has as many sessions as it may"));
     }
-    let (sender, done) = watch::channel(None);
+    let (sender, done) = latest::channel(None);
     let coming = Coming {
         done: done.clone(),
         session: None,
@@ -306,7 +305,7 @@ async fn try_at(
                 return Tried::Done(fetched);
             }
             // Two nodes that want it in turn are not to go on in step.
-            let jitter = Duration::from_millis(entropy::number() % VOID_JITTER_MS);
+            let jitter = Duration::from_millis(node.config.entropy.number() % VOID_JITTER_MS);
             tokio::time::sleep(BUSY_DELAY + jitter).await;
         }
         Some(session_answer::Outcome::GivenTo(next)) => {

@@ -36,6 +36,8 @@ async fn listen(node: &Arc<Node>, mut inbox: Subscription) {
     loop {
         let wait = node.cluster.poll_timeout();
         tokio::select! {
+            biased;
+            () = sleep_until(wait) => node.cluster.handle_timeout(Instant::now()),
             event = inbox.next() => match event {
                 Some(BusEvent::Message(message)) => handle_payload(node, &message.payload),
                 // The links notice which, and have it sent again.
@@ -46,7 +48,6 @@ async fn listen(node: &Arc<Node>, mut inbox: Subscription) {
                 // Whoever is about to say something too shares the frame.
                 tokio::task::yield_now().await;
             }
-            () = sleep_until(wait) => node.cluster.handle_timeout(Instant::now()),
         }
         flush(node).await;
     }

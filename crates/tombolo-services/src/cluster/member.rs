@@ -13,7 +13,6 @@ use tombolo_wire::NodeId;
 use super::directory::{Command, Directory, Event, WriteId, Written};
 use super::record::{Heartbeat, Load, Record, State};
 use super::{RELAY_IPS_MAX, giving, inbox, load, loss, news};
-use crate::entropy;
 use crate::field;
 use crate::hooks;
 use crate::lock::lock;
@@ -52,9 +51,11 @@ struct Driver {
 
 /// Takes part in the cluster for as long as it runs.
 pub(crate) async fn run(node: Arc<Node>, mut waiting: mpsc::Receiver<Input>) {
-    let (Ok(process), Ok(records), Ok(beats)) =
-        (entropy::tag(), Key::new([RECORDS]), Key::new([BEATS]))
-    else {
+    let (Ok(process), Ok(records), Ok(beats)) = (
+        node.config.entropy.tag(),
+        Key::new([RECORDS]),
+        Key::new([BEATS]),
+    ) else {
         tracing::error!("no entropy: this node stays alone");
         return;
     };
@@ -87,14 +88,15 @@ pub(crate) async fn run(node: Arc<Node>, mut waiting: mpsc::Receiver<Input>) {
     loop {
         let until = Instant::from_std(driver.directory.poll_timeout());
         tokio::select! {
-            input = waiting.recv() => match input {
-                Some(input) => driver.handle(input),
-                None => return,
-            },
+            biased;
             () = tokio::time::sleep_until(until) => {
                 driver.weigh();
                 driver.directory.handle_timeout(Instant::now().into_std());
             }
+            input = waiting.recv() => match input {
+                Some(input) => driver.handle(input),
+                None => return,
+            },
         }
         while driver.tasks.try_join_next().is_some() {}
         driver.drain();
@@ -200,12 +202,13 @@ impl Driver {
     }
 
     fn weigh(&mut self) {
+        let now = Instant::now().into_std();
         let sessions = lock(&self.node.sessions).by_id.len();
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         self.directory.set_load(Load {
             sessions: count(sessions),
             sessions_max: count(self.node.config.sessions_max),
-            cpu_permille: self.cpu.permille(std::time::Instant::now()),
+            cpu_permille: self.cpu.permille(now, self.node.config.cpu_time),
         });
     }
 

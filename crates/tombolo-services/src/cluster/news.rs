@@ -16,6 +16,7 @@ pub(super) async fn tell(node: Arc<Node>) {
     let mut untold = Vec::new();
     loop {
         tokio::select! {
+            biased;
             changed = hosts.changed() => {
                 if changed.is_err() {
                     return;

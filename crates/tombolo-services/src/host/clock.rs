@@ -9,7 +9,6 @@ use tombolo_engine::Expect;
 use tombolo_room::{Body, Entry, Time};
 
 use super::{Host, State};
-use crate::entropy;
 use crate::node::Node;
 
 impl Host {
@@ -26,7 +25,7 @@ impl Host {
                 None => return,
             }
         };
-        let Ok(operation) = entropy::operation_id() else {
+        let Ok(operation) = node.config.entropy.operation_id() else {
             return;
         };
         let entry = Entry {

@@ -20,6 +20,7 @@ impl Host {
     pub(super) async fn follow(self: Arc<Self>, node: Arc<Node>) {
         let mut stopped = self.stopped.subscribe();
         tokio::select! {
+            biased;
             _ = stopped.wait_for(|stopped| *stopped) => {}
             () = self.read(&node) => {}
         }

@@ -10,7 +10,7 @@ use tombolo_wire::UserId;
 use tombolo_wire::v1::ErrorCode;
 
 use super::{Coming, Host, Pending, Plan, Proposal, State, Wish, reject};
-use crate::entropy::{self, NoEntropy};
+use crate::entropy::NoEntropy;
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::requests::{self, Join, Mode, Place};
@@ -116,7 +116,10 @@ impl Host {
         body: Body,
         expect: Expect,
     ) -> Result<Plan, Reject> {
-        let operation = entropy::operation_id()
+        let operation = node
+            .config
+            .entropy
+            .operation_id()
             .map_err(|NoEntropy| Reject::new(ErrorCode::Unavailable, "no entropy"))?;
         let entry = Entry {
             operation,
@@ -184,7 +187,7 @@ impl Host {
         body: Body,
         is_wanted: impl Fn() -> bool,
     ) -> Option<Offset> {
-        let operation = entropy::operation_id().ok()?;
+        let operation = node.config.entropy.operation_id().ok()?;
         let entry = Entry {
             operation,
             time: self.lock().time(node),

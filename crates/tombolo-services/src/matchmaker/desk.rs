@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot, watch};
-use tombolo_engine::{AppendError, Expect, Key, KeyError, Offset, TailEvent};
+use tokio::sync::{Notify, oneshot};
+use tombolo_engine::{AppendError, Expect, Key, KeyError, Offset, TailEvent, latest};
 use tombolo_match::{
     BackfillId, Body, Entry, EntryError, Illegal, Name, OperationId, Pool, Rules, TicketId, Time,
 };
@@ -17,7 +17,7 @@ use super::begun::Begun;
 use super::clock::PoolClock;
 use super::presence::Suspects;
 use super::tell::{Told, deliver};
-use crate::entropy::{self, NoEntropy};
+use crate::entropy::NoEntropy;
 use crate::lock::lock;
 use crate::node::Node;
 use crate::patience::Late;
@@ -33,7 +33,7 @@ pub(crate) struct Desk {
     rules: Rules,
     state: Mutex<State>,
     /// Grows whenever something was read from the log; 0 until all of it was read once.
-    progress: watch::Sender<u64>,
+    progress: latest::Sender<u64>,
     /// The lease may be free.
     pub(super) is_hurried: Notify,
     pub(super) suspects: Mutex<Suspects>,
@@ -113,7 +113,7 @@ impl Desk {
             name,
             rules,
             state: Mutex::new(state),
-            progress: watch::Sender::new(0),
+            progress: latest::Sender::new(0),
             is_hurried: Notify::new(),
             suspects: Mutex::default(),
             is_suspected: Notify::new(),
@@ -129,7 +129,7 @@ impl Desk {
     }
 
     /// Changes when the log was read further.
-    pub(super) fn watch(&self) -> watch::Receiver<u64> {
+    pub(super) fn watch(&self) -> latest::Receiver<u64> {
         self.progress.subscribe()
     }
 
@@ -203,7 +203,7 @@ impl Desk {
         if node.cluster.is_out() {
             return Err(unavailable("this node is not part of its cluster"));
         }
-        let operation = operation_id()?;
+        let operation = operation_id(node)?;
         let (sender, outcome) = oneshot::channel();
         let waiting = Waiting {
             asker,
@@ -376,8 +376,8 @@ impl Drop for Forget<'_> {
     }
 }
 
-pub(super) fn operation_id() -> Result<OperationId, Reject> {
-    match entropy::operation_id() {
+pub(super) fn operation_id(node: &Node) -> Result<OperationId, Reject> {
+    match node.config.entropy.operation_id() {
         Ok(id) => Ok(OperationId(id.0)),
         Err(NoEntropy) => Err(unavailable("no entropy")),
     }

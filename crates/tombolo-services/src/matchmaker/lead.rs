@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
-use tombolo_engine::{AppendError, Expect, Offset};
+use tombolo_engine::{AppendError, Expect, Offset, latest};
 use tombolo_match::{Body, CLAIMS_MAX, ENTRY_BYTES_MAX, Entry, Time};
 use tombolo_wire::NodeId;
 
@@ -130,9 +129,9 @@ impl Desk {
         node: &Node,
         mut body: Body,
         expect: Expect,
-        progress: &mut watch::Receiver<u64>,
+        progress: &mut latest::Receiver<u64>,
     ) -> Result<(), AppendError> {
-        let operation = operation_id().map_err(|_| AppendError::Unavailable)?;
+        let operation = operation_id(node).map_err(|_| AppendError::Unavailable)?;
         let time = self.lock().time(node);
         let entry = loop {
             let entry = Entry {

@@ -9,7 +9,7 @@ use tombolo_wire::v1::{self, ErrorCode, response};
 
 use super::{Join, Mode, answer, carry_out_join_of, no_such_room};
 use crate::catalogue::{self, Choice};
-use crate::entropy::{self, NoEntropy};
+use crate::entropy::NoEntropy;
 use crate::kept::making::{Claimed, LOOK_EVERY, Looked};
 use crate::node::Node;
 use crate::reject::Reject;
@@ -102,7 +102,7 @@ impl Find<'_> {
         let unavailable = |NoEntropy| Reject::new(ErrorCode::Unavailable, "no entropy");
         let name = match self.name {
             Some(name) => name.clone(),
-            None => entropy::room_id().map_err(unavailable)?,
+            None => node.config.entropy.room_id().map_err(unavailable)?,
         };
         if node.cluster.is_alone() {
             return carry_out_join_of(node, session, id, join, &name, Mode::Create).await;

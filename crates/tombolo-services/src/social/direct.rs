@@ -272,7 +272,7 @@ async fn keep_copy(
 }
 
 async fn append(node: &Node, inbox: &Following<Inbox>, body: Body) -> Result<Done, Reject> {
-    let operation = operation_id()?;
+    let operation = operation_id(node)?;
     let entry = Entry {
         operation,
         time: time(node),

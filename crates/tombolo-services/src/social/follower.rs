@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, oneshot, watch};
-use tombolo_engine::{AppendError, Expect, Key, Offset, TailEvent};
+use tokio::sync::{Notify, oneshot};
+use tombolo_engine::{AppendError, Expect, Key, Offset, TailEvent, latest};
 use tombolo_room::SessionId;
 use tombolo_social::{EntryError, OperationId};
 use tombolo_wire::v1::ErrorCode;
@@ -122,9 +122,9 @@ enum Standing {
 pub(super) struct Follower<M: Machine> {
     key: Key,
     state: Mutex<State<M>>,
-    standing: watch::Sender<Standing>,
+    standing: latest::Sender<Standing>,
     /// Changes when something was read.
-    progress: watch::Sender<()>,
+    progress: latest::Sender<()>,
     stop: Notify,
     /// Somebody listens that has not been told all.
     is_behind: Notify,
@@ -238,7 +238,7 @@ impl<M: Machine> Following<M> {
     }
 
     /// Changes when the log was read further.
-    pub(super) fn watch(&self) -> watch::Receiver<()> {
+    pub(super) fn watch(&self) -> latest::Receiver<()> {
         self.follower.progress.subscribe()
     }
 
@@ -348,8 +348,8 @@ impl<M: Machine> Follower<M> {
         Self {
             key,
             state: Mutex::new(state),
-            standing: watch::Sender::new(Standing::Behind),
-            progress: watch::Sender::new(()),
+            standing: latest::Sender::new(Standing::Behind),
+            progress: latest::Sender::new(()),
             stop: Notify::new(),
             is_behind: Notify::new(),
         }
@@ -374,6 +374,7 @@ impl<M: Machine> Follower<M> {
 
     async fn follow(self: Arc<Self>, node: Arc<Node>) {
         tokio::select! {
+            biased;
             () = self.stop.notified() => {}
             () = self.read(&node) => {}
         }
@@ -386,6 +387,8 @@ impl<M: Machine> Follower<M> {
             if let Ok(mut tail) = node.engine.tail(&self.key, after).await {
                 loop {
                     tokio::select! {
+                        biased;
+                        () = self.is_behind.notified() => is_behind = true,
                         event = tail.next() => match event {
                             Some(event) => {
                                 is_behind = self.handle_event(node, event);
@@ -395,7 +398,6 @@ impl<M: Machine> Follower<M> {
                             }
                             None => break,
                         },
-                        () = self.is_behind.notified() => is_behind = true,
                         () = tokio::time::sleep(TELL_DELAY), if is_behind => {
                             is_behind = self.lock().tell(node);
                         }

@@ -93,7 +93,7 @@ impl Services {
         }
         let node = self.node();
         let following = follow(node, board).await?;
-        let (operation, now) = (operation_id()?, time(node));
+        let (operation, now) = (operation_id(node)?, time(node));
         let entry = Entry {
             operation,
             time: now,

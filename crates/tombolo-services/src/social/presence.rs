@@ -9,8 +9,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
+use tombolo_engine::latest;
 use tombolo_room::SessionId;
 use tombolo_social::presence::{Counts, DeviceChange, DeviceId, Limits, Own, Status, Watch};
 use tombolo_wire::UserId;
@@ -35,7 +36,7 @@ pub(crate) struct Presence {
     /// Wakes whoever tells others.
     wake: Notify,
     /// Changes when something was heard.
-    progress: watch::Sender<()>,
+    progress: latest::Sender<()>,
 }
 
 /// A request that was found to be in order.
@@ -75,7 +76,7 @@ impl Presence {
             own: Mutex::default(),
             watch: Mutex::new(Watch::new(limits)),
             wake: Notify::new(),
-            progress: watch::Sender::new(()),
+            progress: latest::Sender::new(()),
         }
     }
 

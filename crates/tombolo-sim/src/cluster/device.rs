@@ -205,7 +205,7 @@ impl Device {
         if receipt == Receipt::Repeated {
             return Ok(());
         }
-        note(format!("{} {} < {body:?}", self.name, frame.seq));
+        note(|| format!("{} {} < {body:?}", self.name, frame.seq));
         match body {
             server_frame::Body::Response(response) => self.on_response(response),
             server_frame::Body::RoomEvent(event) => self.on_room_event(event),
@@ -229,12 +229,9 @@ impl Device {
     }
 
     fn on_welcome(&mut self, welcome: v1::Welcome, ack: u64) -> Result<(), Violation> {
+        note(|| format!("{} < {welcome:?}", self.name));
         self.resume_token = Some(welcome.resume_token);
         self.is_welcome = true;
-        note(format!(
-            "{} is welcome on {}, resumed: {}",
-            self.name, welcome.node, welcome.resumed
-        ));
         if welcome.resumed {
             self.resumed += 1;
             self.outbox
@@ -383,7 +380,7 @@ impl Device {
                 return;
             };
             frame.ack = self.inbox.take_ack();
-            note(format!("{} {} > {:?}", self.name, frame.seq, frame.body));
+            note(|| format!("{} {} > {:?}", self.name, frame.seq, frame.body));
             if let Err(reject) = connection.receive(frame, true) {
                 self.on_close(Some(&reject));
             }

@@ -11,6 +11,7 @@ use tombolo_services::Services;
 use tombolo_wire::RoomId;
 
 use super::device::{COUNT, Device, Told, Violation};
+use super::trace::note;
 
 /// A room as its log makes it, and what was ever said there.
 pub(crate) struct Reader {
@@ -49,6 +50,7 @@ impl Reader {
                 TailEvent::Entry { at, entry } => {
                     let entry =
                         Entry::decode(&entry).map_err(|error| format!("{name}: {error:?}"))?;
+                    note(|| format!("{name}: {at} {entry:?}"));
                     for event in self.room.apply(&entry).events {
                         if let Event::Said(message) = event {
                             self.on_said(&message)?;

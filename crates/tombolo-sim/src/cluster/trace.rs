@@ -1,33 +1,29 @@
-//! The last things that happened on this thread, to be read when a promise was broken.
+//! What happens in the story on this thread, to be read when a promise was broken.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 
-use tokio::time::Instant;
+use super::surroundings::story_time;
 
 thread_local! {
-    static TRACE: RefCell<(Option<Instant>, VecDeque<String>)> = const { RefCell::new((None, VecDeque::new())) };
+    /// `None` while nobody wants to know.
+    static LINES: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
 }
 
-/// Begins anew.
+/// From now on everything is kept.
 pub(crate) fn begin() {
-    TRACE.with_borrow_mut(|trace| *trace = (Some(Instant::now()), VecDeque::new()));
+    LINES.set(Some(Vec::new()));
 }
 
-/// Notes that something happened.
-pub(crate) fn note(what: String) {
-    TRACE.with_borrow_mut(|(begun, lines)| {
-        let since = begun.map(|begun| begun.elapsed()).unwrap_or_default();
-        if lines.len() == LINES_MAX {
-            lines.pop_front();
+/// Notes that something happened, if that is kept.
+pub(crate) fn note(what: impl FnOnce() -> String) {
+    LINES.with_borrow_mut(|lines| {
+        if let Some(lines) = lines {
+            lines.push(format!("  {:9.3} {}", story_time().as_secs_f64(), what()));
         }
-        lines.push_back(format!("  {:9.3} {what}", since.as_secs_f64()));
     });
 }
 
-/// The lines that are kept.
-pub(crate) fn lines() -> String {
-    TRACE.with_borrow(|(_, lines)| lines.iter().cloned().collect::<Vec<_>>().join("\n"))
+/// All that was kept.
+pub(crate) fn end() -> Vec<String> {
+    LINES.take().unwrap_or_default()
 }
-
-const LINES_MAX: usize = 200;

@@ -1,6 +1,5 @@
 //! Nodes, the engine and devices, and what happens to them.
 
-use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +9,8 @@ use rand::RngExt as _;
 use rand::rngs::ChaCha12Rng;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
-use tombolo_engine::{Local, LocalConfig, Offset};
-use tombolo_services::{Config, Drained, RelayHook, Services};
+use tombolo_engine::{Epoch, Local, LocalConfig, Offset};
+use tombolo_services::{Drained, RelayHook, Services};
 use tombolo_wire::token::{Claims, KeySet, SigningKey, VerifyingKey};
 use tombolo_wire::v1::IceServers;
 use tombolo_wire::{NodeId, UserId};
@@ -20,6 +19,7 @@ use super::device::{Device, Violation};
 use super::plain::Plain;
 use super::presence::{Following, GUEST, STRANGER};
 use super::reader::Reader;
+use super::surroundings::{self, UNIX_BEGUN};
 use super::tally::Tally;
 use super::trace;
 use super::weather::{Weather, Wire};
@@ -69,24 +69,35 @@ impl ClusterWorld {
     /// # Errors
     /// What went against the promises, and how to replay it.
     pub fn run(seed: Seed, weather: Weather) -> Result<Tally, String> {
+        Self::tell(seed, weather).map_err(|violation| {
+            let lines = Self::events(seed, weather);
+            let last = &lines[lines.len().saturating_sub(LINES_MAX)..];
+            let told = last.join("\n");
+            format!("{told}\n{violation}\n  replay: {}", seed.replay())
+        })
+    }
+
+    /// All that happens in a story, in lines: the same whenever it is told.
+    #[must_use]
+    pub fn events(seed: Seed, weather: Weather) -> Vec<String> {
+        trace::begin();
+        let told = Self::tell(seed, weather);
+        let mut lines = trace::end();
+        lines.push(format!("{told:?}"));
+        lines
+    }
+
+    fn tell(seed: Seed, weather: Weather) -> Result<Tally, Violation> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
             .build()
             .map_err(|error| error.to_string())?;
-        let done = runtime.block_on(async {
-            BEGUN.set(Some(Instant::now()));
-            trace::begin();
+        runtime.block_on(async {
+            surroundings::begin(seed);
             let mut world = Self::new(seed, weather).await?;
             world.story().await?;
             Ok(world.tally)
-        });
-        done.map_err(|violation: Violation| {
-            format!(
-                "{}\n{violation}\n  replay: {}",
-                trace::lines(),
-                seed.replay()
-            )
         })
     }
 
@@ -99,7 +110,7 @@ impl ClusterWorld {
             seed,
             is_calm: weather.is_calm,
             is_fair: weather.lost == 0,
-            local: Local::new(LocalConfig::default()),
+            local: engine(),
             weather,
             nodes: Vec::new(),
             devices: Vec::new(),
@@ -175,7 +186,7 @@ impl ClusterWorld {
             8..12 => self.drain(),
             12..15 => self.rebalance(),
             15..16 if self.nodes.len() < NODES_MAX => {
-                trace::note("another node is started".to_owned());
+                trace::note(|| "another node is started".to_owned());
                 self.tally.added += 1;
                 self.add_node()?;
             }
@@ -233,7 +244,7 @@ impl ClusterWorld {
         let Some(index) = self.any_spare() else {
             return;
         };
-        trace::note(format!("node-{index} is killed"));
+        trace::note(|| format!("node-{index} is killed"));
         self.tally.kills += 1;
         self.end(index);
     }
@@ -279,7 +290,7 @@ impl ClusterWorld {
         };
         let node = &mut self.nodes[index];
         if let Some(services) = node.services.clone().filter(|_| node.is_open()) {
-            trace::note(format!("node-{index} is drained"));
+            trace::note(|| format!("node-{index} is drained"));
             node.draining = Some(tokio::spawn(async move { services.drain(time).await }));
         }
     }
@@ -290,7 +301,7 @@ impl ClusterWorld {
         let index = self.rng.random_range(0..self.nodes.len());
         if let Some(services) = &self.nodes[index].services {
             let asked = services.rebalance(count);
-            trace::note(format!("node-{index} asks {asked} to go"));
+            trace::note(|| format!("node-{index} asks {asked} to go"));
             self.tally.asked += asked as u64;
         }
     }
@@ -312,7 +323,7 @@ impl ClusterWorld {
 
     fn cut_until(&mut self, index: usize, until: Instant) {
         let node = &mut self.nodes[index];
-        trace::note(format!("node-{index} is cut off"));
+        trace::note(|| format!("node-{index} is cut off"));
         node.wire.cut(true);
         node.cut_until = Some(until);
     }
@@ -361,7 +372,7 @@ impl ClusterWorld {
             let drained = self.nodes[index].draining.as_mut();
             if let Some(drained) = drained.and_then(|drained| drained.now_or_never()) {
                 let drained = drained.map_err(|failed| failed.to_string())?;
-                trace::note(format!("node-{index} is empty: {drained:?}"));
+                trace::note(|| format!("node-{index} is empty: {drained:?}"));
                 self.tally.drains += 1;
                 self.tally.moved += drained.moved as u64;
                 self.end(index);
@@ -369,7 +380,7 @@ impl ClusterWorld {
             if self.nodes[index].services.is_none() && self.nodes[index].starts_at <= now {
                 let wire = self.wire(index, self.nodes[index].lives);
                 let node = &mut self.nodes[index];
-                trace::note(format!("node-{index} is started"));
+                trace::note(|| format!("node-{index} is started"));
                 node.services = Some(start(index, &wire)?);
                 node.wire = wire;
                 node.lives += 1;
@@ -378,7 +389,7 @@ impl ClusterWorld {
             }
             let node = &mut self.nodes[index];
             if node.cut_until.is_some_and(|until| until <= now) {
-                trace::note(format!("node-{index} is not cut off any more"));
+                trace::note(|| format!("node-{index} is not cut off any more"));
                 node.cut_until = None;
                 node.wire.cut(false);
             }
@@ -414,7 +425,7 @@ impl ClusterWorld {
         self.weather = Weather::FAIR;
         self.is_guest_gone = true;
         self.guest.lose_connection(REST);
-        trace::note("everything comes to rest".to_owned());
+        trace::note(|| "everything comes to rest".to_owned());
         let end = Instant::now() + REST;
         let is_long = self.rng.random_range(0..LONG_RESTS) == 0;
         loop {
@@ -471,9 +482,8 @@ fn find_node(device: &mut Device, nodes: &[Node], rng: &mut ChaCha12Rng) {
 
 /// A node's services, as one starts them.
 fn start(index: usize, wire: &Wire) -> Result<Services, Violation> {
-    let mut config = Config::default();
+    let mut config = surroundings::config();
     config.node = NodeId::parse(&format!("node-{index}")).map_err(|error| error.to_string())?;
-    config.unix_now = unix_now;
     let mut keys = KeySet::new();
     let key = VerifyingKey::hs256(&SECRET).map_err(|error| error.to_string())?;
     keys.insert("sim", key);
@@ -484,6 +494,13 @@ fn start(index: usize, wire: &Wire) -> Result<Services, Violation> {
         announced.announce(&url).await;
     });
     Ok(services)
+}
+
+/// An engine that is the same in each story.
+fn engine() -> Local {
+    let mut config = LocalConfig::default();
+    config.epoch = Some(Epoch(1));
+    Local::new(config)
 }
 
 /// A token that outlasts every story.
@@ -509,17 +526,6 @@ impl RelayHook for NoRelay {
     }
 }
 
-thread_local! {
-    /// When the story on this thread began.
-    static BEGUN: Cell<Option<Instant>> = const { Cell::new(None) };
-}
-
-/// The virtual clock.
-fn unix_now() -> Duration {
-    UNIX_BEGUN + BEGUN.get().map(|begun| begun.elapsed()).unwrap_or_default()
-}
-
-const UNIX_BEGUN: Duration = Duration::from_secs(1_800_000_000);
 const SECRET: [u8; 32] = [7; 32];
 /// Things that happen in a story.
 const STEPS: usize = 80;
@@ -538,5 +544,7 @@ const GUEST_STAYS: u32 = 1000;
 const GUEST_AWAY_MAX: Duration = Duration::from_secs(20);
 /// Of so many stories one rests to the end.
 const LONG_RESTS: u32 = 8;
+/// Of a story that went wrong so many lines are told.
+const LINES_MAX: usize = 200;
 /// Longer than any request, lease or clock of a room takes.
 const REST: Duration = Duration::from_secs(60);

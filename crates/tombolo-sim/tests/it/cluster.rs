@@ -6,14 +6,7 @@ use tombolo_sim::{ClusterWorld, Seed, Tally, Weather, seed};
 
 #[test]
 fn whatever_happens_a_cluster_keeps_what_it_acknowledged() {
-    let weather = Weather {
-        delay_max: Duration::from_millis(30),
-        lost: 30,
-        unsure: 30,
-        refused: 20,
-        is_calm: false,
-    };
-    check(&seed!().several(stories()), weather);
+    check(&seed!().several(stories()), ROUGH);
 }
 
 #[test]
@@ -24,6 +17,18 @@ fn in_fair_weather_devices_lose_nothing_to_nodes_that_die() {
 #[test]
 fn whatever_operators_do_to_nodes_costs_no_device_its_session_or_a_message() {
     check(&seed!().several(stories()), Weather::CALM);
+}
+
+#[test]
+fn the_same_seed_tells_the_same_story() {
+    for seed in seed!().several(TOLD_TWICE) {
+        let weather = [ROUGH, Weather::FAIR, Weather::CALM][seed.value() as usize % 3];
+        let [once, again] = [(), ()].map(|()| ClusterWorld::events(seed, weather));
+        for (line, (once, again)) in once.iter().zip(&again).enumerate() {
+            assert_eq!(once, again, "line {line} of {}", seed.replay());
+        }
+        assert_eq!(once.len(), again.len(), "{}", seed.replay());
+    }
 }
 
 fn check(seeds: &[Seed], weather: Weather) {
@@ -53,4 +58,15 @@ fn stories() -> usize {
     more.and_then(|more| more.parse().ok()).unwrap_or(STORIES)
 }
 
+const ROUGH: Weather = Weather {
+    delay_max: Duration::from_millis(30),
+    lost: 30,
+    unsure: 30,
+    refused: 20,
+    is_calm: false,
+};
+
 const STORIES: usize = 100;
+
+/// Stories that are told again.
+const TOLD_TWICE: usize = 12;

@@ -65,7 +65,7 @@ async fn follow_head(node: &Arc<Node>, name: &GroupName) -> Result<Following<Gro
 }
 
 async fn change(node: &Node, head: &Following<Group>, body: group::Body) -> Result<(), Reject> {
-    let operation = operation_id()?;
+    let operation = operation_id(node)?;
     let entry = group::Entry {
         operation,
         time: time(node),
@@ -232,7 +232,7 @@ async fn propose(
     by: Option<Actor>,
     body: roster::Body,
 ) -> Result<Result<(), Illegal>, Reject> {
-    let operation = operation_id()?;
+    let operation = operation_id(node)?;
     let entry = roster::Entry {
         operation,
         time: time(node),
@@ -262,7 +262,7 @@ pub(super) async fn post(
             }
         }
         let segment = found.segment(node, at).await?;
-        let operation = operation_id()?;
+        let operation = operation_id(node)?;
         let entry = segment::Entry {
             operation,
             time: time(node),

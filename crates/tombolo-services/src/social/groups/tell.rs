@@ -120,6 +120,7 @@ impl Teller {
                 Told::Step(step) => return Ok(step),
                 Told::Behind => tokio::time::sleep(TELL_DELAY).await,
                 Told::All => tokio::select! {
+                    biased;
                     _ = head_changes.changed() => {}
                     _ = roster_changes.changed() => {}
                     _ = segment_changes.changed() => {}

@@ -48,6 +48,7 @@ pub(crate) async fn run(node: Arc<Node>) {
             until = until.min(at.into());
         }
         tokio::select! {
+            biased;
             // Whatever happens within a moment is told together.
             () = node.social.presence.wake.notified() => sleep_until(now + SPACING).await,
             () = sleep_until(until) => {}

@@ -48,7 +48,7 @@ impl Device {
     }
 
     fn disconnect(&mut self) {
-        note(format!("{} has no connection", self.name));
+        note(|| format!("{} has no connection", self.name));
         self.connection = None;
         self.node = None;
         self.is_asked_to_go = false;
@@ -140,7 +140,9 @@ impl Device {
             match connection.next_outgoing().now_or_never() {
                 None => break,
                 Some(Outgoing::Reliable(frame)) => self.on_frame(frame)?,
-                Some(Outgoing::Unreliable(_)) => {}
+                Some(Outgoing::Unreliable(frame)) => {
+                    note(|| format!("{} < {:?}", self.name, frame.body))
+                }
                 Some(Outgoing::Close(reject)) => self.on_close(reject.as_ref()),
             }
         }
