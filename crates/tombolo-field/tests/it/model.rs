@@ -280,7 +280,8 @@ fn lost_datagrams_are_made_up_for() {
         let settings = random_settings(&mut dice);
         let origin = random_origin(&mut dice);
         let mut world = World::new(settings.clone());
-        world.lag = dice.below(9) as usize;
+        world.lag = dice.below(9);
+        world.jitter = dice.below(3) * dice.below(6);
         let mut bodies = BTreeMap::new();
         let mut expected = BTreeMap::new();
         let watch = Watch {

@@ -158,9 +158,10 @@ fn who_is_back_and_goes_before_there_is_room_has_left() {
 
 #[test]
 fn all_who_have_left_are_told_once_for_all_however_long_acknowledgements_take() {
-    for lag in [1, 6, 20, 50] {
+    for (lag, jitter) in [(1, 0), (6, 0), (20, 0), (50, 0), (1, 9), (20, 30)] {
         let mut world = World::new(seen_from(100.0));
-        world.lag = lag;
+        (world.lag, world.jitter) = (lag, jitter);
+        let lag = lag + jitter;
         world.put(0, [0.0; 3]);
         world.observe(0, Watch::default());
         for id in 1..=300 {

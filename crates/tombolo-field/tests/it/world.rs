@@ -1,6 +1,6 @@
 //! A field with a hand on it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::rngs::ChaCha8Rng;
@@ -14,9 +14,13 @@ pub(crate) struct World {
     /// The size of each datagram of the last tick.
     pub(crate) sizes: BTreeMap<EntityId, usize>,
     /// How many ticks an acknowledgement is under way; none by default.
-    pub(crate) lag: usize,
-    /// Those that are, those of the last tick last.
-    under_way: VecDeque<Vec<(EntityId, Ticks)>>,
+    pub(crate) lag: u64,
+    /// How many ticks more it may be under way, by chance: later ones come before earlier ones.
+    pub(crate) jitter: u64,
+    /// Those that are, each with the tick in which it arrives.
+    under_way: Vec<(u64, EntityId, Ticks)>,
+    ticks: u64,
+    dice: Dice,
     sequences: BTreeMap<EntityId, u32>,
 }
 
@@ -28,7 +32,10 @@ impl World {
             mirrors: BTreeMap::new(),
             sizes: BTreeMap::new(),
             lag: 0,
-            under_way: VecDeque::new(),
+            jitter: 0,
+            under_way: Vec::new(),
+            ticks: 0,
+            dice: Dice::new(7),
             sequences: BTreeMap::new(),
         }
     }
@@ -81,21 +88,22 @@ impl World {
         self.now += Duration::from_millis(100);
         self.sizes.clear();
         let (mirrors, sizes) = (&mut self.mirrors, &mut self.sizes);
-        let mut acknowledged = Vec::new();
+        self.ticks += 1;
+        let under_way = &mut self.under_way;
+        let (dice, soonest, jitter) = (&mut self.dice, self.ticks + self.lag, self.jitter);
         self.field.tick(self.now, sight, |id, datagram| {
             sizes.insert(id, datagram.len());
             if arrives(id)
                 && let Some(mirror) = mirrors.get_mut(&id)
             {
                 mirror.apply(datagram).unwrap();
-                acknowledged.push((id, mirror.ticks()));
+                under_way.push((soonest + dice.below(jitter + 1), id, mirror.ticks()));
             }
         });
-        self.under_way.push_back(acknowledged);
-        while self.under_way.len() > self.lag {
-            for (id, ticks) in self.under_way.pop_front().unwrap() {
-                self.field.acknowledge(id, ticks);
-            }
+        let now = self.ticks;
+        let arrived = self.under_way.extract_if(.., |(due, ..)| *due <= now);
+        for (_, id, ticks) in arrived.collect::<Vec<_>>().into_iter().rev() {
+            self.field.acknowledge(id, ticks);
         }
     }
 
