@@ -281,7 +281,12 @@ impl Grid {
 
     fn cell(&self, position: [f64; 3]) -> Cell {
         // Positions are bounded, and so are widths by the ranges.
-        let of = |coordinate: f64| (coordinate / self.width).floor() as i64;
+        let of = |coordinate: f64| {
+            let cells = coordinate / self.width;
+            // Rounded down without a call: this is asked for each entity in each tick.
+            let whole = cells as i64;
+            whole - i64::from(whole as f64 > cells)
+        };
         let [x, y, z] = position;
         (of(z), of(y), of(x))
     }

@@ -113,6 +113,8 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
     }
 
     /// Tells all that there is to tell of some of the known.
+    // By itself, so that what the loop needs is in registers.
+    #[inline(never)]
     fn tell_due(&self, numbers: &[u32], page: &mut Page, me: &Me, observer: &mut Observer) {
         page.write(|pen| {
             for number in numbers {
@@ -128,6 +130,8 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
     }
 
     /// Tells some that are not due, the next ones first, while there is room; returns how many.
+    // By itself, as above.
+    #[inline(never)]
     fn fill(&self, mut room: usize, page: &mut Page, me: &Me, observer: &mut Observer) -> usize {
         let mut count = 0;
         let waits = self.paces.waits(observer.threshold);
@@ -261,4 +265,4 @@ fn raise(threshold: i32) -> i32 {
 const RAISE: f32 = 1.15;
 
 /// A datagram that is as full with those that are due is full enough.
-const FULL: f32 = 0.8;
+const FULL: f32 = 0.7;
