@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tombolo_match::{BackfillId, Name, Player, Query, Reach, TicketId, Value};
 use tombolo_path::probe::NatReport;
 use tombolo_path::{Filtering, Mapping};
+use tombolo_room::{Change, PropertyKey, Target};
 use tombolo_wire::UserId;
 use tombolo_wire::v1::{self, match_event, match_request, match_response, request, response};
 
@@ -54,6 +55,24 @@ impl Device {
     #[must_use]
     pub fn matchmaker(&self) -> Matchmaker<'_> {
         Matchmaker(self)
+    }
+
+    /// How it is reached, for whoever submits tickets for its user; `None` while nobody knows.
+    pub(crate) fn said_reach(&self) -> Option<Change> {
+        let reach = reach(&self.nat()?);
+        let key = PropertyKey::parse(Reach::PROPERTY).ok()?;
+        Some(Change::set(key, reach.as_str().into()))
+    }
+}
+
+impl Room {
+    /// Says in a room for parties how this device is reached.
+    pub(crate) async fn tell_reach(&self) -> Result<(), Error> {
+        let Some(said) = self.device().said_reach() else {
+            return Ok(());
+        };
+        let own = Target::Member(self.device().session().user);
+        self.change(own, vec![said]).await
     }
 }
 

@@ -202,9 +202,17 @@ impl Rooms<'_> {
         self.enter(room, JoinMode::JoinOrCreate, options).await
     }
 
-    async fn enter(&self, room: &str, mode: JoinMode, options: RoomOptions) -> Result<Room, Error> {
+    async fn enter(
+        &self,
+        room: &str,
+        mode: JoinMode,
+        mut options: RoomOptions,
+    ) -> Result<Room, Error> {
         let id = RoomId::parse(room).map_err(Error::local)?;
         let device = &self.0.0;
+        if is_of_party(&id) {
+            options.member_properties.extend(self.0.said_reach());
+        }
         let state = Arc::new(RoomState::new(options));
         // The room must be known before its first event can come.
         if !device.add_room(&id, &state) {
@@ -522,6 +530,11 @@ impl Drop for Room {
             shared.session.ask_aside(leave(&self.id));
         }
     }
+}
+
+/// Whether a room is for parties: its owner submits tickets for all of it.
+pub(crate) fn is_of_party(room: &RoomId) -> bool {
+    room.as_str().starts_with("party-")
 }
 
 /// The request that leaves a room.

@@ -240,6 +240,30 @@ impl Reach {
     /// Whether two devices will have a direct path. A mapping for each peer cannot be guessed by a
     /// peer whose NAT asks for the right port.
     #[must_use]
+    /// The property of a member of a party's room in which its device says how it is reached.
+    pub const PROPERTY: &'static str = "tombolo-reach";
+
+    /// What it is called.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Restricted => "restricted",
+            Self::PortRestricted => "port-restricted",
+            Self::Symmetric => "symmetric",
+            Self::Relayed => "relayed",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// What is called so; what is called otherwise nobody knows.
+    #[must_use]
+    pub fn from_name(name: &str) -> Self {
+        let all = Self::ALL.into_iter();
+        let mut named = all.filter(|reach| reach.as_str() == name);
+        named.next().unwrap_or_default()
+    }
+
     pub fn is_direct_with(self, other: Self) -> bool {
         let (best, worst) = {
             let (a, b) = (self.rank(), other.rank());

@@ -208,11 +208,16 @@ impl Rooms<'_> {
             return Err(Error::local(format!("this device is in room {id} already")));
         }
         awaited.is_taken = true;
-        Ok(Room {
+        let room = Room {
             id,
             device: self.0.clone(),
             state,
-        })
+        };
+        if super::is_of_party(&room.id) {
+            // Whoever could not say it counts as behind a symmetric NAT.
+            let _ = room.tell_reach().await;
+        }
+        Ok(room)
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use tombolo_client::{ErrorCode, Lane, Match, Name, Player, RoomOptions, TicketEvent, UserId};
+use tombolo_client::{
+    ErrorCode, Lane, Match, Name, Player, Reach, RoomOptions, TicketEvent, UserId,
+};
 use tombolo_node::{MatchPool, Node};
 
 use crate::lab::{device, joined, node_with, soon, user};
@@ -11,6 +13,12 @@ const DUEL: &str = r#"
 name = "duel"
 players = { min = 2, max = 2 }
 rules = [{ kind = "distance", attribute = "skill", max = 100 }]
+"#;
+
+const DIRECT: &str = r#"
+name = "direct"
+teams = [{ name = "many", min = 3, max = 3 }, { name = "one", min = 1, max = 1 }]
+rules = [{ kind = "connectivity", required = true }]
 "#;
 
 const TEAMS: &str = r#"
@@ -51,6 +59,32 @@ async fn two_devices_find_each_other_meet_in_the_room_and_link() {
     let peer = for_alice.room.peer(&user("bob"));
     let peer = soon(peer.connect()).await.unwrap();
     peer.send(Lane::Reliable, "hi").unwrap();
+}
+
+#[tokio::test]
+async fn a_party_goes_by_how_each_of_its_devices_is_reached() {
+    let node = node().await;
+    let alice = device(&node, "alice").await;
+    let options = RoomOptions {
+        with_code: true,
+        ..RoomOptions::default()
+    };
+    let party = alice.rooms().create("party-1", options).await.unwrap();
+    let bob = device(&node, "bob").await;
+    let named = bob.rooms().join("party-1", RoomOptions::default()).await;
+    let _in_it = named.unwrap();
+    let carol = device(&node, "carol").await;
+    let code = party.code().unwrap();
+    let by_code = carol.rooms().join_code(code, RoomOptions::default()).await;
+    let _in_it = by_code.unwrap();
+    let others = ["bob", "carol"].map(|name| Player::new(user(name)));
+    let ticket = alice.matchmaker().ticket("direct").party(&party, others);
+    let ticket = ticket.submit().await.unwrap();
+    let dave = device(&node, "dave").await;
+    let hard = dave.matchmaker().ticket("direct");
+    let hard = hard.reach(Reach::PortRestricted).submit().await.unwrap();
+    let (found, _) = tokio::join!(soon(ticket.found()), soon(hard.found()));
+    assert_eq!(found.unwrap().teams.len(), 2);
 }
 
 #[tokio::test]
@@ -161,7 +195,7 @@ async fn owner_of(found: &Match) -> UserId {
 async fn node() -> Node {
     node_with(|node| {
         let pool = |text| MatchPool::parse(text).unwrap();
-        node.pool(pool(DUEL)).pool(pool(TEAMS))
+        node.pool(pool(DUEL)).pool(pool(TEAMS)).pool(pool(DIRECT))
     })
     .await
 }

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use tombolo_engine::SNAPSHOT_BYTES_MAX;
 use tombolo_match::{
     Answer, Backfill, BackfillId, Body, Illegal, MatchId, Name, Obstacle, Player, PlayerError,
-    Query, Ticket, TicketError, TicketId, WEIGHT_MAX, Why,
+    Query, Reach, Ticket, TicketError, TicketId, WEIGHT_MAX, Why,
 };
+use tombolo_room::{Member, Value};
 use tombolo_wire::v1::{self, ErrorCode, match_request, match_response};
 use tombolo_wire::{RoomId, UserId};
 
@@ -349,7 +350,7 @@ fn tell_begun(
     true
 }
 
-/// Says of each user of a party where its device is. The others must have agreed to that, which they do by being in a
+/// Says of each user of a party where its device is, and how it is reached, if the ticket does not. The others must have agreed to that, which they do by being in a
 /// room for parties: this device's user owns it.
 fn settle(
     node: &Node,
@@ -373,9 +374,15 @@ fn settle(
     for player in players {
         if player.user == session.user {
             player.device = Some(presence::here(node, session.id));
+        let state = host.as_ref().map(|host| host.lock());
+        if player.reach == Reach::Unknown {
+            let member = state
+                .as_ref()
+                .and_then(|state| state.room().member(&player.user));
+            player.reach = member.map_or(Reach::Unknown, reach);
+        }
             continue;
         }
-        let state = host.as_ref().map(|host| host.lock());
         let membership = state
             .as_ref()
             .and_then(|state| state.membership(&player.user));
@@ -390,6 +397,15 @@ fn settle(
 }
 
 fn not_in_party(user: &UserId) -> Reject {
+/// How a member's device is reached, as it has said itself.
+fn reach(member: &Member) -> Reach {
+    let said = member.properties().property(Reach::PROPERTY);
+    match said.map(|property| &property.value) {
+        Some(Value::Text(name)) => Reach::from_name(name),
+        _ => Reach::Unknown,
+    }
+}
+
     let message = format!("{user} is in no room with this device that was named as the party's");
     Reject::new(ErrorCode::NotPermitted, message)
 }
