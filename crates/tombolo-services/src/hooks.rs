@@ -62,7 +62,8 @@ pub trait Hooks: Send + Sync + 'static {
 
     /// Whether a user may submit a ticket to a pool, or change its party, and as what the ticket goes on: the game may
     /// give it another priority, whatever the pool takes from devices, and say itself what its users are like. Whose
-    /// ticket it is stays. Nobody is asked again who comes back to a ticket.
+    /// ticket it is stays. Of a ticket whose party changes, only what is said of its users counts: the rest stays as it
+    /// was when it was submitted. Nobody is asked again who comes back to a ticket.
     fn authorize_ticket(&self, _user: UserId, _pool: Name, ticket: Ticket) -> Admission {
         Box::pin(async { Ok(ticket) })
     }

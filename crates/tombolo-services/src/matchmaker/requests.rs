@@ -210,7 +210,7 @@ pub(crate) async fn carry_out(
     }
 }
 
-/// Has the game look at what is said of a party for the first time.
+/// Has the game look at what is said of a party for the first time, once it is known that all of it may be in the ticket.
 async fn authorize(
     node: &Node,
     session: &Session,
@@ -218,13 +218,15 @@ async fn authorize(
     wanted: Wanted,
 ) -> Result<Wanted, Reject> {
     Ok(match wanted {
-        Wanted::Submit { ticket, party } if !desk.knows(&ticket.id, &session.user) => {
+        Wanted::Submit { mut ticket, party } if !desk.knows(&ticket.id, &session.user) => {
             check(&ticket)?;
             let most = desk.rules().priority_max;
             if ticket.priority > most {
                 let message = format!("this pool takes no priority above {most} from a device");
                 return Err(bad_ticket(message));
             }
+            settle(node, session, party.as_ref(), &mut ticket.players)?;
+            desk.admit(node, &ticket)?;
             let asked = node.authorize_ticket(&session.user, &desk.name, ticket);
             let ticket = asked.await?;
             Wanted::Submit { ticket, party }
@@ -234,11 +236,9 @@ async fn authorize(
             players,
             party,
         } => {
-            desk.check_own(&id, &session.user)?;
-            let known = desk.lock().pool.ticket(&id).cloned();
-            let known = known.ok_or_else(|| reject(&Illegal::Unknown))?;
-            let changed = Ticket { players, ..known };
-            check(&changed)?;
+            let mut changed = desk.changed(&id, session, players)?;
+            settle(node, session, party.as_ref(), &mut changed.players)?;
+            desk.admit_users(node, &changed)?;
             let asked = node.authorize_ticket(&session.user, &desk.name, changed);
             Wanted::Change {
                 ticket: id,
@@ -272,21 +272,23 @@ fn plan(
             } else if tell_begun(node, session, id, desk, &ticket.id) {
                 return Ok(None);
             } else {
+                // While the game was asked, some may have left, or have got other tickets.
                 check(&ticket)?;
-                desk.admit(node, &ticket)?;
                 settle(node, session, party.as_ref(), &mut ticket.players)?;
+                desk.admit(node, &ticket)?;
                 node.counters.tickets.add(1);
                 Body::Submitted(ticket)
             }
         }
         Wanted::Change {
             ticket,
-            mut players,
+            players,
             party,
         } => {
-            desk.check_own(&ticket, &session.user)?;
-            settle(node, session, party.as_ref(), &mut players)?;
-            check(&Ticket::new(ticket, players.clone()))?;
+            let mut changed = desk.changed(&ticket, session, players)?;
+            settle(node, session, party.as_ref(), &mut changed.players)?;
+            desk.admit_users(node, &changed)?;
+            let players = changed.players;
             Body::Changed { ticket, players }
         }
         Wanted::Cancel(ticket) => {
@@ -350,8 +352,8 @@ fn tell_begun(
     true
 }
 
-/// Says of each user of a party where its device is, and how it is reached, if the ticket does not. The others must have agreed to that, which they do by being in a
-/// room for parties: this device's user owns it.
+/// Says of each user of a party where its device is, and how it is reached, if the ticket does not. The others must have
+/// agreed to be in it, which they do by being in a room for parties: this device's user owns it.
 fn settle(
     node: &Node,
     session: &Session,
@@ -372,8 +374,6 @@ fn settle(
         return Err(Reject::new(ErrorCode::NotPermitted, message));
     }
     for player in players {
-        if player.user == session.user {
-            player.device = Some(presence::here(node, session.id));
         let state = host.as_ref().map(|host| host.lock());
         if player.reach == Reach::Unknown {
             let member = state
@@ -381,6 +381,8 @@ fn settle(
                 .and_then(|state| state.room().member(&player.user));
             player.reach = member.map_or(Reach::Unknown, reach);
         }
+        if player.user == session.user {
+            player.device = Some(presence::here(node, session.id));
             continue;
         }
         let membership = state
@@ -396,7 +398,6 @@ fn settle(
     Ok(())
 }
 
-fn not_in_party(user: &UserId) -> Reject {
 /// How a member's device is reached, as it has said itself.
 fn reach(member: &Member) -> Reach {
     let said = member.properties().property(Reach::PROPERTY);
@@ -406,6 +407,7 @@ fn reach(member: &Member) -> Reach {
     }
 }
 
+fn not_in_party(user: &UserId) -> Reject {
     let message = format!("{user} is in no room with this device that was named as the party's");
     Reject::new(ErrorCode::NotPermitted, message)
 }
@@ -492,15 +494,37 @@ impl Desk {
         }
     }
 
-    /// Whether one more ticket is taken, as far as the pool is known here: who is told no need not be in
-    /// the log for it.
-    fn admit(&self, node: &Node, ticket: &Ticket) -> Result<(), Reject> {
+    /// The ticket of a session's user as it will be with another party.
+    fn changed(
+        &self,
+        ticket: &TicketId,
+        session: &Session,
+        players: Vec<Player>,
+    ) -> Result<Ticket, Reject> {
+        self.check_own(ticket, &session.user)?;
+        let known = self.lock().pool.ticket(ticket).cloned();
+        let known = known.ok_or_else(|| reject(&Illegal::Unknown))?;
+        let changed = Ticket { players, ..known };
+        check(&changed)?;
+        Ok(changed)
+    }
+
+    /// Whether all of a party may have the ticket, those that have it aside.
+    fn admit_users(&self, node: &Node, ticket: &Ticket) -> Result<(), Reject> {
         for Player { user, .. } in &ticket.players {
-            if node.matchmaker.tickets_of(user) >= node.config.tickets_per_user_max {
+            let has_too_many = node.matchmaker.tickets_of(user) >= node.config.tickets_per_user_max;
+            if has_too_many && !self.has(&ticket.id, user) {
                 let message = format!("{user} has as many tickets as it may");
                 return Err(Reject::new(ErrorCode::Limit, message));
             }
         }
+        Ok(())
+    }
+
+    /// Whether one more ticket is taken, as far as the pool is known here: who is told no need not be in
+    /// the log for it.
+    fn admit(&self, node: &Node, ticket: &Ticket) -> Result<(), Reject> {
+        self.admit_users(node, ticket)?;
         let state = self.lock();
         let is_heavy = state.pool.weight() + ticket.weight() > WEIGHT_MAX;
         if is_heavy || state.pool.ticket_count() >= self.rules().tickets_max {

@@ -519,6 +519,34 @@ async fn nobody_is_drawn_into_a_party_who_has_not_joined_its_owners_room_for_tha
     submit(&mut alice, "teams", 4, &[("alice", 0.0)])
         .await
         .unwrap();
+    // Nor by another way.
+    let change = match_request::Kind::Change(v1::ChangeTicket {
+        id: id(4),
+        players: players(&both),
+        party: "party-1".into(),
+    });
+    let drawn_in = ask(&mut alice, "teams", change).await;
+    assert_eq!(drawn_in.map(drop), Err(ErrorCode::Limit));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_who_has_not_agreed_neither_the_game_is_asked_nor_its_tickets_are_told() {
+    let lab = lab_with(|config| {
+        config.tickets_per_user_max = 1;
+        config.hooks = HookSet::new(Doorman);
+    });
+    let mut alice = seeker(&lab, "alice").await;
+    submit(&mut alice, "duel", 1, &[("alice", 0.0)])
+        .await
+        .unwrap();
+    let mut banned = seeker(&lab, "banned").await;
+    let both = [("banned", 0.0), ("alice", 0.0)];
+    let id = ask_submit(&mut banned, "teams", 2, &both, 0, "party-1");
+    let drawn_in = banned.refusal_among(id).await;
+    assert!(
+        drawn_in.message.contains("alice is in no room"),
+        "{drawn_in:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -1123,6 +1151,20 @@ impl Device {
                 return match response.result.unwrap() {
                     response::Result::Matchmaker(response) => Ok(response.result),
                     response::Result::Failure(failure) => Err(failure.code()),
+                    other => panic!("{other:?}"),
+                };
+            }
+        }
+    }
+
+    /// Why a request is refused.
+    async fn refusal_among(&mut self, id: u64) -> v1::Failure {
+        loop {
+            if let server_frame::Body::Response(response) = self.next().await
+                && response.id == id
+            {
+                return match response.result.unwrap() {
+                    response::Result::Failure(failure) => failure,
                     other => panic!("{other:?}"),
                 };
             }
