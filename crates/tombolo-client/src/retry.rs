@@ -26,7 +26,15 @@ pub(crate) async fn patiently<T, F: Future<Output = Result<T, Error>>>(
 pub(crate) async fn persistently<T, F: Future<Output = Result<T, Error>>>(
     attempt: impl FnMut() -> F,
 ) -> Result<T, Error> {
-    ask_within(COME_BACK_WITHIN, Error::is_temporary, attempt).await
+    persistently_for(COME_BACK_WITHIN, attempt).await
+}
+
+/// The same, for another while.
+pub(crate) async fn persistently_for<T, F: Future<Output = Result<T, Error>>>(
+    patience: Duration,
+    attempt: impl FnMut() -> F,
+) -> Result<T, Error> {
+    ask_within(patience, Error::is_temporary, attempt).await
 }
 
 /// Asks again, for a while, until it is known what became of something that has a name, so that it is done

@@ -15,7 +15,7 @@ use super::found::Match;
 use super::{about, ask, other_question};
 use crate::device::Device;
 use crate::error::Error;
-use crate::retry::{patiently, persistently};
+use crate::retry::{patiently, persistently, persistently_for};
 use crate::room::{Room, RoomOptions};
 use crate::session;
 
@@ -235,11 +235,12 @@ impl Ticket {
         }
     }
 
-    /// Says that this device's user is ready.
+    /// Says that this device's user is ready; says it again while something passing stands in the way, for as long as its
+    /// users have.
     ///
     /// # Errors
-    /// With code `NoSuchThing` when it is too late; when the node cannot be reached. The ticket may look on all the
-    /// same: that is told.
+    /// With code `NoSuchThing` when it is too late; when the node cannot be reached meanwhile. The ticket may look on all
+    /// the same: that is told.
     pub async fn accept(&self, proposal: Proposal) -> Result<(), Error> {
         self.answer(proposal, true).await
     }
@@ -255,7 +256,8 @@ impl Ticket {
     async fn answer(&self, proposal: Proposal, accept: bool) -> Result<(), Error> {
         let number = proposal.number;
         let answer = match_request::Kind::Answer(v1::AnswerMatch { number, accept });
-        self.ask(answer).await.map(drop)
+        let answered = persistently_for(proposal.left, || self.ask(answer.clone()));
+        answered.await.map(drop)
     }
 
     /// Says who is in the party now; the ticket keeps its place. This device's user must be among them, and

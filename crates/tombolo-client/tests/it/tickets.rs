@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use tombolo_client::{Device, Error, ErrorCode, Ticket, TicketEvent, TicketId};
 use tombolo_wire::v1::{
-    MatchEvent, MatchFailed, MatchFound, MatchProposed, MatchResponse, Request, TicketStatus,
-    match_event, match_request, match_response, request, response, server_frame,
+    MatchDone, MatchEvent, MatchFailed, MatchFound, MatchProposed, MatchResponse, Request,
+    TicketStatus, match_event, match_request, match_response, request, response, server_frame,
 };
 
 use crate::lab::soon;
@@ -91,6 +91,34 @@ async fn who_accepts_too_late_looks_on_when_another_has_declined() {
         line.refuse(&accepts, ErrorCode::NoSuchThing).await;
         let failed = match_event::Kind::Failed(MatchFailed { number: 1 });
         tell(&mut line, id, failed).await;
+        tell(&mut line, id, begins()).await;
+        let joins = line.request().await;
+        line.joined(&joins, &["bob"]).await;
+    };
+    let (found, ()) = soon(async { tokio::join!(ticket.found(), answering) }).await;
+    assert_eq!(found.unwrap().room.id().as_str(), ROOM);
+}
+
+#[tokio::test]
+async fn who_cannot_say_that_it_is_ready_says_it_again_while_there_is_time() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let ticket = waiting(&device, &mut line).await;
+    let id = ticket.id();
+    let answering = async {
+        let proposed = MatchProposed {
+            number: 1,
+            users: 2,
+            left_ms: 10_000,
+        };
+        tell(&mut line, id, match_event::Kind::Proposed(proposed)).await;
+        let accepts = line.request().await;
+        line.refuse(&accepts, ErrorCode::Unavailable).await;
+        let again = line.request().await;
+        assert_eq!(again.kind, accepts.kind);
+        let done = match_response::Result::Done(MatchDone {});
+        let done = response::Result::Matchmaker(MatchResponse { result: Some(done) });
+        line.answer(&again, done).await;
         tell(&mut line, id, begins()).await;
         let joins = line.request().await;
         line.joined(&joins, &["bob"]).await;
