@@ -165,15 +165,15 @@ fn refused(node: &Node, refusal: Refusal) -> Reject {
 }
 
 impl Node {
-    /// Another node's life is over, and with it what it told of its devices.
-    pub(crate) fn lose_entities_of(&self, gone: &NodeId) {
+    /// Another node's lives up to this one are over, and with them what it told of its devices.
+    pub(crate) fn lose_entities_of(&self, gone: &NodeId, life: u64) {
         let running = lock(&self.fields.running);
         let running: Vec<_> = running.0.values().cloned().collect();
         let gone = gone.clone();
         self.runtime.spawn(async move {
             for inputs in running {
                 // A field that has ended has nothing to lose.
-                let _ = inputs.send(Input::NodeGone(gone.clone())).await;
+                let _ = inputs.send(Input::NodeGone(gone.clone(), life)).await;
             }
         });
     }

@@ -435,8 +435,8 @@ impl Node {
         true
     }
 
-    /// Another node's life is over.
-    pub(crate) fn on_node_gone(self: &Arc<Self>, gone: &NodeId) {
+    /// Another node's lives up to this one are over.
+    pub(crate) fn on_node_gone(self: &Arc<Self>, gone: &NodeId, life: u64) {
         let hosts: Vec<_> = lock(&self.host_by_room).values().cloned().collect();
         for host in hosts {
             host.on_node_gone(self, gone);
@@ -444,7 +444,7 @@ impl Node {
         self.matchmaker.on_node_gone();
         self.lose_arriving_from(gone);
         drop_given_to(self, gone);
-        self.lose_entities_of(gone);
+        self.lose_entities_of(gone, life);
         self.social.presence.on_nodes();
     }
 

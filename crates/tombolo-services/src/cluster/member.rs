@@ -229,7 +229,7 @@ impl Driver {
             for item in cluster.forget(&gone, epoch) {
                 inbox::return_item(&self.node, &item);
             }
-            self.node.on_node_gone(&gone);
+            self.node.on_node_gone(&gone, epoch);
         }
     }
 

@@ -21,6 +21,8 @@ use crate::node::Node;
 /// What another node tells.
 pub(super) struct Heard {
     pub(super) from: NodeId,
+    /// Which of the node's lives; later ones are greater.
+    pub(super) life: u64,
     pub(super) asks: Option<CellId>,
     pub(super) entities: Vec<HeardEntity>,
     pub(super) left: Vec<EntityId>,
@@ -63,6 +65,7 @@ impl Heard {
         let entities = cell.entities.into_iter().map(heard_entity);
         Ok(Self {
             from: NodeId::parse(&cell.from).map_err(|_| BadMessage)?,
+            life: cell.life,
             asks: cell.asks.as_ref().map(cell_of).transpose()?,
             entities: entities.collect::<Result<_, _>>()?,
             left: cell.left.into_iter().map(EntityId).collect(),
@@ -73,6 +76,7 @@ impl Heard {
 /// What is said about one cell, in messages that are not too large.
 pub(super) fn encode(
     node: &NodeId,
+    life: u64,
     entities: Vec<wire::Entity>,
     left: Vec<EntityId>,
 ) -> Vec<Vec<u8>> {
@@ -91,6 +95,7 @@ pub(super) fn encode(
             asks: None,
             entities: some.to_vec(),
             left: gone.to_vec(),
+            life,
         };
         messages.push(cell.encode_to_vec());
     }

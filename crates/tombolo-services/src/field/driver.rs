@@ -75,7 +75,8 @@ pub(super) enum Input {
     /// This node has begun to hear of a cell.
     Listening(CellId),
     Heard(Heard),
-    NodeGone(NodeId),
+    /// A node's lives up to this one are over.
+    NodeGone(NodeId, u64),
 }
 
 /// A field, with what it needs to tell devices and other nodes.
@@ -90,8 +91,8 @@ pub(super) struct Driver {
     locals: BTreeMap<EntityId, Local>,
     /// Those that servers have put there through this node.
     things: BTreeMap<EntityId, Thing>,
-    /// Those of others, and which node told of them last.
-    node_by_entity: BTreeMap<EntityId, NodeId>,
+    /// Those of others, and which node told of them last, in which of its lives.
+    node_by_entity: BTreeMap<EntityId, (NodeId, u64)>,
     /// Those whose node is gone, or which go on over another one, and until when their devices may come there.
     orphans: BTreeMap<EntityId, Instant>,
     ears: Ears,
@@ -249,7 +250,7 @@ impl Driver {
             // Whoever began a moment before has asked in vain for what is here.
             Input::Listening(cell) => self.news.ask(self.field.covering(cell)),
             Input::Heard(heard) => self.on_heard(heard),
-            Input::NodeGone(gone) => self.orphan_all_of(&gone),
+            Input::NodeGone(gone, life) => self.orphan_all_of(&gone, life),
         }
     }
 
@@ -398,7 +399,7 @@ impl Driver {
         if self.locals.contains_key(&entity) {
             return self.device(entity).map(Place::Here);
         }
-        let node = self.node_by_entity.get(&entity)?;
+        let (node, _) = self.node_by_entity.get(&entity)?;
         Some(Place::There(node.clone()))
     }
 
@@ -422,7 +423,8 @@ impl Driver {
         }
         // What has left and is told of has come back since.
         for entity in &heard.left {
-            if self.node_by_entity.get(entity) == Some(&heard.from) {
+            let known = self.node_by_entity.get(entity);
+            if known.is_some_and(|(node, _)| *node == heard.from) {
                 self.node_by_entity.remove(entity);
                 self.orphans.remove(entity);
                 self.field.remove(*entity);
@@ -438,11 +440,12 @@ impl Driver {
             match self.field.report(now, entity.id, &entity.report()) {
                 Ok(()) => {
                     counters.heard.add(1);
-                    self.node_by_entity.insert(entity.id, heard.from.clone());
+                    let from = (heard.from.clone(), heard.life);
+                    self.node_by_entity.insert(entity.id, from);
                     self.orphans.remove(&entity.id);
                 }
                 Err(Refused::Late) => {
-                    if self.is_of(&heard.from, entity) {
+                    if self.is_of(&heard.from, heard.life, entity) {
                         self.field.confirm(now, entity.id);
                         self.field.mark(entity.id, entity.marks);
                     }
@@ -598,7 +601,8 @@ impl Driver {
             let Ok(subject) = subject::of_cell(&self.id, self.dimensions, cell) else {
                 continue;
             };
-            for message in cells::encode(self.node.name(), entities, left) {
+            let (name, life) = (self.node.name(), self.node.incarnation());
+            for message in cells::encode(name, life, entities, left) {
                 let sent = self.mouth.try_send((subject.clone(), message.into()));
                 let lost = u64::from(sent.is_err());
                 self.node.counters.fields.unpublished.add(lost);

@@ -27,6 +27,9 @@ pub struct Cell {
     /// Those that are in the field no more.
     #[prost(fixed64, repeated, tag = "5")]
     pub left: ::prost::alloc::vec::Vec<u64>,
+    /// Which of the sending node's lives this is; 0 when it does not say.
+    #[prost(uint64, tag = "6")]
+    pub life: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CellName {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
+use tombolo_engine::{Bus as _, BusEvent, Key, Pattern};
 use tombolo_field::{Change, EntityId};
 use tombolo_services::{
     FieldClass, FieldDimensions, FieldThing, HookSet, Hooks, Marking, Sight, Subject,
@@ -168,6 +169,39 @@ async fn after_a_nodes_death_a_device_is_told_the_difference_only_and_others_not
     let changes = bob.hear().await;
     assert_eq!(of(alice.entity, &changes), [Change::Updated(alice.entity)]);
     assert_eq!(of(erin.entity, &changes), [Change::Left(erin.entity)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_there_over_a_nodes_next_life_stays_when_the_last_one_is_found_dead() {
+    let (nodes, local) = cluster::<2>().await;
+    let of_fields = Pattern::Under(Key::new(["field"]).unwrap());
+    let mut bob = Walker::new(&nodes[0].lab, "bob", &[10.0, 0.0]).await;
+    let mut alice = Walker::new(&nodes[1].lab, "alice", &[0.0, 0.0]).await;
+    bob.hear().await;
+    let mut heard = local.subscribe(&of_fields, 64).await.unwrap();
+    alice.go(&[1.0, 0.0]);
+    assert_eq!(bob.hear().await, [Change::Updated(alice.entity)]);
+    let told = loop {
+        if let Some(BusEvent::Message(told)) = heard.next().await
+            && told
+                .payload
+                .windows(8)
+                .any(|part| part == alice.entity.0.to_le_bytes())
+        {
+            break told;
+        }
+    };
+    nodes[1].lab.services.kill();
+    // The same of a later life (field 6), since alice has come back at once and has not moved.
+    let later = [&told.payload[..], &[0x30], &[0xff; 9], &[0x01]].concat();
+    local.publish(&told.subject, later.into()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let changes = bob.hear().await;
+    assert!(
+        !changes.contains(&Change::Left(alice.entity)),
+        "{changes:?}"
+    );
+    assert_eq!(bob.seen(), [alice.entity]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,11 +6,11 @@ use super::super::cells::HeardEntity;
 use super::{Driver, EntityId, Instant};
 
 impl Driver {
-    /// Another node is gone: its devices may come back over others.
-    pub(super) fn orphan_all_of(&mut self, gone: &NodeId) {
+    /// Another node is gone, or was started again: devices of that life may come back over others.
+    pub(super) fn orphan_all_of(&mut self, gone: &NodeId, last: u64) {
         let until = self.orphaned_until();
         let of_it = self.node_by_entity.iter();
-        let of_it = of_it.filter(|(_, node)| *node == gone);
+        let of_it = of_it.filter(|(_, (node, life))| node == gone && *life <= last);
         self.orphans
             .extend(of_it.map(|(entity, _)| (*entity, until)));
     }
@@ -46,16 +46,17 @@ impl Driver {
     }
 
     /// Takes note that another node has told of an entity what is known already; whether it is there that the entity is.
-    pub(super) fn is_of(&mut self, from: &NodeId, entity: &HeardEntity) -> bool {
-        if self.node_by_entity.get(&entity.id) == Some(from) {
+    pub(super) fn is_of(&mut self, from: &NodeId, life: u64, entity: &HeardEntity) -> bool {
+        let known = self.node_by_entity.get(&entity.id);
+        if known.is_some_and(|(node, known)| node == from && *known == life) {
             return true;
         }
-        // It has come there, and has not moved since.
+        // It has come there, or to that life, and has not moved since.
         let here = self.field.reported(entity.id);
         let has_come = here.is_some_and(|here| here.sequence == entity.sequence);
         if has_come {
             self.orphans.remove(&entity.id);
-            self.node_by_entity.insert(entity.id, from.clone());
+            self.node_by_entity.insert(entity.id, (from.clone(), life));
         }
         has_come
     }
