@@ -3,6 +3,7 @@
 //! Introductions go as in rooms, but that the field says whom a device may reach: those that it sees, and
 //! those that have introduced themselves to it.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -237,31 +238,61 @@ pub(crate) async fn serve(node: Arc<Node>) {
     };
     loop {
         if let Ok(mut server) = node.engine.serve(&subject, QUESTIONS_MAX).await {
-            answer_all(&mut server, |question| answer(Arc::clone(&node), question)).await;
+            let behind = || on_wire(Err(refused(&node, Refusal::Behind)));
+            let answer = |question| answer(Arc::clone(&node), question);
+            answer_all(&mut server, field_of, behind, answer).await;
         }
         tokio::time::sleep(SERVE_DELAY).await;
     }
 }
 
-/// Answers questions side by side: those about a field that is behind keep no others waiting.
-async fn answer_all<A>(server: &mut Server, answer: impl Fn(Bytes) -> A)
-where
+/// Answers questions side by side: those about a field that is behind keep no others waiting, and have no more than
+/// their share of the places.
+async fn answer_all<A>(
+    server: &mut Server,
+    field_of: impl Fn(&[u8]) -> String,
+    behind: impl Fn() -> Bytes,
+    answer: impl Fn(Bytes) -> A,
+) where
     A: Future<Output = Bytes> + Send + 'static,
 {
     let mut answers = JoinSet::new();
+    // Each answer that is made holds its field's.
+    let mut share_by_field: BTreeMap<String, Arc<()>> = BTreeMap::new();
     while let Some(request) = server.next().await {
         if answers.len() >= ANSWERS_AT_ONCE {
             answers.join_next().await;
         }
-        let answer = answer(request.payload.clone());
-        answers.spawn(async move { request.answer(answer.await) });
+        if share_by_field.len() > ANSWERS_AT_ONCE {
+            share_by_field.retain(|_, share| Arc::strong_count(share) > 1);
+        }
+        let share = share_by_field.entry(field_of(&request.payload));
+        let share = share.or_default();
+        if Arc::strong_count(share) > ANSWERS_OF_ONE_FIELD {
+            request.answer(behind());
+            continue;
+        }
+        let (share, answer) = (Arc::clone(share), answer(request.payload.clone()));
+        answers.spawn(async move {
+            request.answer(answer.await);
+            drop(share);
+        });
     }
+}
+
+/// The field that a question is about.
+fn field_of(question: &[u8]) -> String {
+    let question = wire::Question::decode(question);
+    question.map_or_else(|_| String::new(), |question| question.field)
 }
 
 async fn answer(node: Arc<Node>, question: Bytes) -> Bytes {
     // Whoever asked does not wait longer.
     let outcome = tokio::time::timeout(ASK_TIMEOUT, respond(&node, &question)).await;
-    let outcome = outcome.unwrap_or_else(|_| Err(refused(&node, Refusal::Behind)));
+    on_wire(outcome.unwrap_or_else(|_| Err(refused(&node, Refusal::Behind))))
+}
+
+fn on_wire(outcome: Result<answer::Outcome, Reject>) -> Bytes {
     let outcome = outcome.unwrap_or_else(|reject| {
         answer::Outcome::Refused(wire::Refused {
             code: u32::try_from(i32::from(reject.code)).unwrap_or_default(),
@@ -390,6 +421,9 @@ const QUESTIONS_MAX: usize = 4096;
 /// Questions that are answered at the same time.
 const ANSWERS_AT_ONCE: usize = 256;
 
+/// Those of them that may be about one field: it may be behind, and the others are not.
+const ANSWERS_OF_ONE_FIELD: usize = 32;
+
 /// Between two attempts to be reachable.
 const SERVE_DELAY: Duration = Duration::from_millis(250);
 
@@ -402,12 +436,16 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn a_question_that_takes_long_keeps_no_others_waiting() {
+    #[tokio::test(start_paused = true)]
+    async fn questions_about_a_field_that_is_behind_keep_no_others_waiting() {
         let (questions, mut server) = Server::new(QUESTIONS_MAX);
-        let (slow, _) = Request::new("slow".into());
+        let mut waiting = Vec::new();
+        for _ in 0..ANSWERS_AT_ONCE {
+            let (slow, answered) = Request::new("slow".into());
+            questions.send(slow).await.unwrap();
+            waiting.push(answered);
+        }
         let (quick, answered) = Request::new("quick".into());
-        questions.send(slow).await.unwrap();
         questions.send(quick).await.unwrap();
         let answer = |question: Bytes| async move {
             if question == "slow" {
@@ -415,9 +453,17 @@ mod tests {
             }
             question
         };
+        let field_of = |question: &[u8]| String::from_utf8_lossy(question).into_owned();
+        let behind = || Bytes::from("behind");
         tokio::select! {
-            () = answer_all(&mut server, answer) => panic!("nobody ended it"),
-            answer = answered => assert_eq!(answer.unwrap(), "quick"),
+            () = answer_all(&mut server, field_of, behind, answer) => panic!("nobody ended it"),
+            answer = tokio::time::timeout(ASK_TIMEOUT, answered) => {
+                assert_eq!(answer.expect("it waits").unwrap(), "quick");
+            }
+        }
+        let refused = waiting.split_off(ANSWERS_OF_ONE_FIELD);
+        for answer in refused {
+            assert_eq!(answer.await.unwrap(), "behind");
         }
     }
 }
