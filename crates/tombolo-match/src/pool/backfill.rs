@@ -28,6 +28,8 @@ pub(super) struct Running {
     pub(super) pending: Option<MatchId>,
     /// It is to be looked at: it has changed, or others have.
     pub(super) is_fresh: bool,
+    /// How many of those who wait its next search leaves out: the last one got no further.
+    pub(super) skipped: usize,
 }
 
 impl Pool {
@@ -60,6 +62,7 @@ impl Pool {
             sides,
             pending: None,
             is_fresh: true,
+            skipped: 0,
         };
         self.running.insert(backfill.id, running);
         self.timers.insert((until, Timer::Lease(backfill.id)));

@@ -177,6 +177,7 @@ impl Pool {
         };
         let waits = draft.members.iter().map(|key| view.waited(*key));
         let settled = self.rules.settled_after(draft.formed.quality);
+            skipped: 0,
         let after = settled.saturating_sub(waits.max().unwrap_or_default());
         let quality = draft.formed.quality;
         (!after.is_zero()).then_some(Settling { quality, after })

@@ -21,6 +21,9 @@ const RETRIES_MAX: usize = 16;
 /// How many tickets are looked at for that: among many the next to come finds what is missed here.
 const RETRY_LOOKS_MAX: u64 = 1024;
 
+/// How many one search looks at, about: the next one of the same ticket goes on behind them.
+const SEARCH_LOOKS_MAX: u64 = 16_384;
+
 /// How many are looked at to try every group that there may be, once nobody else fits.
 const ALL_LOOKS_MAX: u64 = 4096;
 
@@ -61,6 +64,8 @@ pub(super) struct Search<'p> {
     pub(super) pass: Pass,
     /// What it has cost: each ticket that was looked at counts one.
     pub(super) work: u64,
+    /// How many of the others, the nearest first, it leaves out: they were looked at before.
+    pub(super) skipped: usize,
 }
 
 impl Search<'_> {
@@ -78,6 +83,7 @@ impl Search<'_> {
             return self.found(verdict, vec![anchor]);
         }
         let base = Base::Members(&[anchor]);
+        let skipped = self.skipped;
         let others = match self.find(base) {
             Ok((verdict, members)) => return self.found(verdict, members),
             Err(others) => others,
@@ -87,7 +93,8 @@ impl Search<'_> {
             return self.found(verdict, vec![anchor]);
         }
         // What may be a match by itself in the end, looks again.
-        if others.is_empty() && size < shape.players_least() {
+        let is_all = skipped == 0 && self.skipped == 0;
+        if others.is_empty() && is_all && size < shape.players_least() {
             return Outcome::Lonely;
         }
         Outcome::Waits(others)
@@ -122,20 +129,28 @@ impl Search<'_> {
         })
     }
 
-    /// A match of those of the beginning with some of the others; without one, all others who fit.
+    /// A match of those of the beginning with some of the others; without one, all others who fit, as far as it got.
     fn find(&mut self, base: Base<'_>) -> Result<(Verdict, Vec<Key>), Vec<Key>> {
         let need = self.view.rules.shape.players_max() - self.group.size;
         let mut cap = GATHERED_MIN.max(2 * need as usize);
         loop {
-            let (gathered, is_all) = self.gather(base, cap);
+            let (gathered, end) = self.gather(base, cap);
+            let is_all = end.is_none();
             let chosen = match self.choose(base, &gathered) {
                 None if is_all => self.try_all(base, &gathered),
                 chosen => chosen,
             };
-            match chosen {
-                Some(found) => return Ok(found),
-                None if is_all => return Err(gathered),
-                None => cap *= 4,
+            match (chosen, end) {
+                (Some(found), _) => return Ok(found),
+                (None, Some(end)) if self.work >= SEARCH_LOOKS_MAX => {
+                    self.skipped = end;
+                    return Err(gathered);
+                }
+                (None, Some(_)) => cap *= 4,
+                (None, None) => {
+                    self.skipped = 0;
+                    return Err(gathered);
+                }
             }
         }
     }
@@ -160,18 +175,18 @@ impl Search<'_> {
         }
     }
 
-    /// The nearest who fit with those of the beginning, the most desirable first; and whether those are
-    /// all.
-    pub(super) fn gather(&mut self, base: Base<'_>, cap: usize) -> (Vec<Key>, bool) {
+    /// The nearest who fit with those of the beginning, the most desirable first; and how many were looked at, those that
+    /// are left out too, unless those were all.
+    pub(super) fn gather(&mut self, base: Base<'_>, cap: usize) -> (Vec<Key>, Option<usize>) {
         let view = self.view;
         self.start(base);
         let Some(anchor) = self.group.members.first().copied() else {
-            return (Vec::new(), true);
+            return (Vec::new(), None);
         };
         let seat = &view.seats[anchor];
         let (classes, count) = self.index.classes_for(view.rules, seat, seat.class);
         let fewest = match self.index.fewest(seat, anchor) {
-            Fewest::Nobody => return (Vec::new(), true),
+            Fewest::Nobody => return (Vec::new(), None),
             Fewest::Of(keys) if keys.len() < count => Some(keys),
             Fewest::Of(_) | Fewest::Unknown => None,
         };
@@ -185,10 +200,14 @@ impl Search<'_> {
             if key != anchor && has_room && group.fits(view, key) {
                 gathered.push(key);
             }
-            gathered.len() < cap
+            gathered.len() < cap && work < SEARCH_LOOKS_MAX
         };
+        let skipped = self.skipped;
         let is_all = match fewest {
-            Some(keys) => keys.iter().all(|(_, key)| fits(self.group, *key)),
+            Some(keys) => {
+                let mut keys = keys.iter().skip(skipped);
+                keys.all(|(_, key)| fits(self.group, *key))
+            }
             None => {
                 let limit = primary.and_then(|(at, rule)| match view.rules.judge {
                     Judge::Each => seat.gates[at].limit,
@@ -197,13 +216,17 @@ impl Search<'_> {
                 let nearest = self
                     .index
                     .nearest(view.rules, &seat.candidate, &classes, limit);
-                let mut nearest = nearest;
+                let mut nearest = nearest.skip(skipped);
                 nearest.all(|key| fits(self.group, key))
             }
         };
         self.work += work;
         self.sort(anchor, &mut gathered);
-        (gathered, is_all)
+        let looked_at = usize::try_from(work).unwrap_or(usize::MAX);
+        (
+            gathered,
+            (!is_all).then(|| skipped.saturating_add(looked_at)),
+        )
     }
 
     /// The most desirable first: those with priority, then those near, long waiting and well liked.

@@ -50,6 +50,8 @@ pub(super) struct Seat {
     pub(super) is_lonely: bool,
     /// Until when it does not look on ticks: it has looked at many in vain.
     pub(super) rests_until: Time,
+    /// How many of the others its next search leaves out: the last one got no further.
+    pub(super) skipped: usize,
 }
 
 impl Seat {
@@ -69,6 +71,7 @@ impl Seat {
             class: None,
             is_lonely: false,
             rests_until: Time::ZERO,
+            skipped: 0,
         }
     }
 

@@ -224,6 +224,7 @@ impl Pool {
             sides,
             pending: (kept.pending != 0).then_some(MatchId(kept.pending)),
             is_fresh: true,
+            skipped: 0,
         };
         self.timers.insert((until, Timer::Lease(id)));
         match self.running.insert(id, running) {

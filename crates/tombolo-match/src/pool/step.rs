@@ -48,8 +48,14 @@ impl Pool {
         self.pass_running(&mut work);
         let mut to_improve = Self::looks_to_improve(work_max);
         loop {
-            self.pass_arrivals(&mut work);
+            let for_all = if self.is_tick_due(now) {
+                work.part()
+            } else {
+                0
+            };
+            self.pass_arrivals(&mut work, for_all);
             self.pass_all(&mut work);
+            self.pass_arrivals(&mut work, 0);
             let before = to_improve;
             let is_anybody_out = self.improve(&mut work, &mut to_improve);
             work.done += before - to_improve;
@@ -93,13 +99,14 @@ impl Pool {
         }
     }
 
-    /// Lets limits widen that are due.
+    /// Lets limits widen that are due: that, too, is a part of a step only.
     fn relax(&mut self, work: &mut Work) {
         while let Some((due, key)) = self.matcher.changes.first().copied() {
             if due > work.now {
                 return;
             }
-            if work.is_over() {
+            if work.done >= work.part() {
+                work.is_complete = false;
                 return;
             }
             work.done += 1;
@@ -139,11 +146,14 @@ impl Pool {
                 return;
             }
             running.is_fresh = false;
+            let skipped = running.skipped;
             for key in running.sides.iter().flatten() {
                 set_gates(&self.rules, &mut self.seats[*key], work.now);
             }
             let mut search = self.search(work.now, Pass::Tick);
+            search.skipped = skipped;
             let found = search.run_backfill(id, &running);
+            running.skipped = search.skipped;
             work.done_for_running += search.work;
             self.running.insert(id, running);
             if let Some(draft) = found {
@@ -155,7 +165,7 @@ impl Pool {
     /// All running matches are looked at once each tick, and once when somebody has come or changed; for those
     /// who come meanwhile, once more afterwards.
     fn begin_round(&mut self, now: Time) {
-        let is_tick = self.matcher.cursor.is_none() && now >= self.matcher.next_tick;
+        let is_tick = self.matcher.cursor.is_none() && self.is_tick_due(now);
         let is_over = self.running_to_look_at().next().is_none();
         if is_tick || self.matcher.has_news && is_over {
             self.matcher.has_news = false;
@@ -171,9 +181,10 @@ impl Pool {
         due.map(|(id, _)| *id)
     }
 
-    fn pass_arrivals(&mut self, work: &mut Work) {
+    /// Looks at those who have come, as long as there is more left than that.
+    fn pass_arrivals(&mut self, work: &mut Work, left: u64) {
         while let Some(rank) = self.matcher.fresh.first().copied() {
-            if work.is_over() {
+            if work.left() <= left {
                 return;
             }
             self.matcher.fresh.remove(&rank);
@@ -181,8 +192,14 @@ impl Pool {
         }
     }
 
+    /// Whether all are to be looked at.
+    fn is_tick_due(&self, now: Time) -> bool {
+        self.matcher.cursor.is_some() || now >= self.matcher.next_tick
+    }
+
+    /// However many come, a part of the step is for all who wait: only then matches begin that have waited for more.
     fn pass_all(&mut self, work: &mut Work) {
-        if self.matcher.cursor.is_none() && work.now < self.matcher.next_tick {
+        if !self.is_tick_due(work.now) {
             return;
         }
         work.is_tick = true;
@@ -208,9 +225,12 @@ impl Pool {
         if pass == Pass::Tick && (seat.is_lonely || work.now < seat.rests_until) {
             return;
         }
+        let skipped = seat.skipped;
         let mut search = self.search(work.now, pass);
+        search.skipped = skipped;
         let outcome = search.run(key);
         let looks = search.work;
+        self.seats[key].skipped = search.skipped;
         work.done += looks;
         match outcome {
             Outcome::Found(draft) => self.take(draft, work),
@@ -242,6 +262,7 @@ impl Pool {
             group: &mut self.matcher.group,
             pass,
             work: 0,
+            skipped: 0,
         }
     }
 
@@ -322,9 +343,20 @@ pub(super) struct Work {
 impl Work {
     /// Whether no more may be looked at; then the step has something left to do.
     fn is_over(&mut self) -> bool {
-        let is_over = self.done + self.done_for_running.min(self.max / 2) >= self.max;
+        let is_over = self.left() == 0;
         self.is_complete &= !is_over;
         is_over
+    }
+
+    /// How many more may be looked at.
+    fn left(&self) -> u64 {
+        let done = self.done + self.done_for_running.min(self.max / 2);
+        self.max.saturating_sub(done)
+    }
+
+    /// What is kept for one kind of work while there is too much of another.
+    fn part(&self) -> u64 {
+        self.max.div_ceil(4)
     }
 }
 

@@ -252,6 +252,7 @@ impl Pool {
         }
         seat.is_lonely = false;
         seat.rests_until = Time::ZERO;
+        seat.skipped = 0;
         let asks = seat.candidate.demands.needs().next().is_some();
         let seats = &self.seats;
         if asks && !self.matcher.index.is_asked() {

@@ -1,8 +1,10 @@
 //! What many tickets cost that fit, and find no match.
 
-use tombolo_match::Ticket;
+use std::time::Duration;
 
-use crate::world::{World, id, name, player, skilled};
+use tombolo_match::{Backfill, BackfillId, Body, Ticket};
+
+use crate::world::{World, having, id, name, player, skilled, solo, text};
 
 /// How many tickets a matcher has looked at until nothing is left to do.
 fn work(world: &mut World) -> u64 {
@@ -55,6 +57,50 @@ fn parties_that_cannot_play_together_are_not_put_anew_without_end() {
 }
 
 #[test]
+fn however_many_come_those_begin_who_have_waited_for_more() {
+    let mut world = World::new(
+        "name = \"p\"\nfill = 5\nplayers = { min = 3, max = 4 }\nrules = [{ kind = \"equal\", attribute = \"mode\" }]",
+    );
+    let of = |number: u128, mode: &str| having(solo(number), "mode", text(mode));
+    world.submit_all((1..=3).map(|number| of(number, "a")));
+    world.wait(6);
+    let mut next = 4;
+    for _ in 0..10 {
+        for _ in 0..20 {
+            world.submit(of(next, &format!("m{next}"))).unwrap();
+            next += 1;
+        }
+        let step = world.pool.propose(world.now, 20);
+        if let [begins] = &step.matches[..] {
+            assert_eq!(crate::world::users(begins), ["u1", "u2", "u3"]);
+            return;
+        }
+        world.wait(1);
+    }
+    panic!("they wait");
+}
+
+#[test]
+fn however_often_limits_widen_those_are_looked_at_who_wait() {
+    let mut world = World::new(
+        "name = \"p\"\nfill = 5\nplayers = { min = 3, max = 4 }
+        rules = [{ kind = \"distance\", attribute = \"skill\", max = 1, relax = { every = \"1ms\", by = 0.000001, limit = 3 } }]",
+    );
+    world.submit_all((1..=3).map(|number| skilled(number, &[0.0])));
+    world.submit_all((4..100).map(|number| skilled(number, &[number as f64 * 10.0])));
+    world.wait(6);
+    for _ in 0..10 {
+        let step = world.pool.propose(world.now, 20);
+        if let [begins] = &step.matches[..] {
+            assert_eq!(crate::world::users(begins), ["u1", "u2", "u3"]);
+            return;
+        }
+        world.wait(1);
+    }
+    panic!("they wait");
+}
+
+#[test]
 fn to_put_all_parties_anew_counts_for_each_of_them() {
     let work = |sizes: [usize; 4]| {
         let mut world = World::new(
@@ -68,6 +114,56 @@ fn to_put_all_parties_anew_counts_for_each_of_them() {
     };
     // One in each team at first: then there is no room for five, unless the ones come together.
     assert_eq!(work([1, 1, 5, 3]), work([5, 3, 1, 1]) + 3);
+}
+
+#[test]
+fn no_search_takes_much_longer_than_a_step_however_many_fit_who_cannot_play_together() {
+    const COUNT: u128 = 40_000;
+    let mut world = World::new(TRIO);
+    world.submit_all((1..=COUNT).map(|number| playing(number, "fighter")));
+    let step = world.pool.propose(world.now, 1_000);
+    assert!(step.matches.is_empty() && !step.is_complete);
+    assert!(step.work < 60_000, "{}", step.work);
+}
+
+#[test]
+fn what_one_search_did_not_get_to_the_next_one_looks_at() {
+    let mut world = World::new(TRIO);
+    let running = playing(0, "fighter");
+    let ask = Body::Backfill(Backfill {
+        id: BackfillId([1; 16]),
+        after: 0,
+        sides: vec![(name("team"), vec![running])],
+        lease: Duration::from_secs(60),
+    });
+    world.apply(ask).unwrap();
+    world.submit_all((1..=20_000).map(|number| playing(number, "fighter")));
+    world.submit(playing(20_001, "healer")).unwrap();
+    for number in 20_002..20_006 {
+        let step = world.pool.propose(world.now, 1);
+        if let [joins] = &step.matches[..] {
+            assert_eq!(crate::world::users(joins), ["u20001"]);
+            return;
+        }
+        // Whenever somebody has come, the running match looks again.
+        world.submit(playing(number, "fighter")).unwrap();
+    }
+    panic!("it begins anew each time");
+}
+
+const TRIO: &str = r#"
+    name = "trio"
+    [[teams]]
+    name = "team"
+    min = 3
+    max = 3
+    roles = [{ name = "healer", max = 1 }, { name = "tank", max = 1 }, { name = "fighter", max = 1 }]
+"#;
+
+fn playing(number: u128, role: &str) -> Ticket {
+    let mut ticket = solo(number);
+    ticket.players[0].roles = vec![name(role)];
+    ticket
 }
 
 #[test]
