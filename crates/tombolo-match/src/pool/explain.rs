@@ -18,8 +18,11 @@ pub const EXPLAINED_MAX: usize = 10_000;
 /// How many of those that nearly fit are asked when they will.
 const MISSES_MAX: usize = 64;
 
-/// Among how many moments at which limits widen, of each rule and of either of the two.
-const MOMENTS_MAX: usize = 256;
+/// How many of those that fit are asked when less is asked of their match.
+const FITTING_MAX: usize = 16;
+
+/// How many tickets are looked at to find out when those who fit are a match.
+const LOOKS_MAX: u64 = 16_384;
 
 /// Why a ticket has not found a match.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +35,7 @@ pub struct Why {
     pub obstacles: Vec<Excluded>,
     /// The other for whom the least stands in the way.
     pub nearest: Option<Miss>,
-    /// The other who will fit first, if both only wait.
+    /// The other who will fit first, if both only wait; or one of those who fit, and when they are enough.
     pub relaxation: Option<Relaxation>,
     /// The match that it has, but which waits for a better one.
     pub settling: Option<Settling>,
@@ -89,7 +92,7 @@ pub struct Relaxation {
     pub ticket: TicketId,
     /// In what time.
     pub after: Duration,
-    /// What stands in the way until then.
+    /// What stands in the way until then; the teams, when there are too few until then.
     pub obstacles: Vec<Obstacle>,
 }
 
@@ -107,7 +110,7 @@ impl Pool {
         let now = now.max(self.clock);
         let view = self.view(now);
         let mut group = Group::new(&self.rules);
-        let (mut looked_at, mut fit) = (0, 0);
+        let (mut looked_at, mut fit, mut fitting) = (0, 0, Vec::new());
         let mut counts = BTreeMap::new();
         let mut misses: BTreeSet<(usize, u64, Key)> = BTreeSet::new();
         for (_, order, other) in self.matcher.waiting.iter().take(others_max) {
@@ -118,6 +121,7 @@ impl Pool {
             let obstacles = obstacles(view, &mut group, key, *other, now);
             if obstacles.is_empty() {
                 fit += 1;
+                fitting.extend((fit <= FITTING_MAX).then_some(*other));
                 continue;
             }
             count(&mut counts, &obstacles);
@@ -131,13 +135,15 @@ impl Pool {
             obstacles: obstacles(view, &mut group, key, *other, now),
         });
         let mut trials = 0;
-        let relaxation = self.first_relaxation(view, &mut group, key, &misses, &mut trials);
+        let widened = self.first_relaxation(view, &mut group, key, &misses, &mut trials);
+        let begins = self.begins(view, &mut group, key, &fitting, &mut trials);
+        let relaxation = widened.into_iter().chain(begins);
         Some(Why {
             looked_at,
             fit,
             obstacles: most_frequent_first(counts),
             nearest,
-            relaxation,
+            relaxation: relaxation.min_by_key(|relaxation| relaxation.after),
             settling: self.settling(view, &mut group, key),
             work: looked_at as u64 + trials,
         })
@@ -171,13 +177,13 @@ impl Pool {
             group,
             pass: Pass::Tick,
             work: 0,
+            skipped: 0,
         };
         let Outcome::Found(draft) = search.run(key) else {
             return None;
         };
         let waits = draft.members.iter().map(|key| view.waited(*key));
         let settled = self.rules.settled_after(draft.formed.quality);
-            skipped: 0,
         let after = settled.saturating_sub(waits.max().unwrap_or_default());
         let quality = draft.formed.quality;
         (!after.is_zero()).then_some(Settling { quality, after })
@@ -202,11 +208,10 @@ impl Pool {
             if keeps_away(*other, end) {
                 continue;
             }
-            let moments = self.moments(view.now, key, *other, end);
-            let at = moments.partition_point(|moment| keeps_away(*other, *moment));
-            if let Some(moment) = moments.get(at) {
-                first = Some((*moment, *other));
-            }
+            first = Some((
+                first_moment(view.now, end, |at| !keeps_away(*other, at)),
+                *other,
+            ));
         }
         let (moment, other) = first?;
         Some(Relaxation {
@@ -216,22 +221,69 @@ impl Pool {
         })
     }
 
-    /// When the limits of either of two tickets widen before some moment, in order.
-    fn moments(&self, now: Time, a: Key, b: Key, end: Time) -> Vec<Time> {
-        let mut moments = BTreeSet::new();
-        for key in [a, b] {
-            let since = self.seats[key].since;
-            for rule in &self.rules.rules {
-                let waits = std::iter::successors(Some(now.since(since)), |waited| {
-                    rule.relax.next_change(rule.base, *waited)
-                });
-                let changes = waits.skip(1).take(MOMENTS_MAX);
-                let changes = changes.map(|waited| since.after(waited));
-                moments.extend(changes.take_while(|moment| *moment < end));
-            }
+    /// When a ticket has a match with those who fit, if others are what it wants for: since fewer users are enough then, or
+    /// no more are waited for.
+    fn begins(
+        &self,
+        view: View<'_>,
+        group: &mut Group,
+        key: Key,
+        fitting: &[Key],
+        work: &mut u64,
+    ) -> Option<Relaxation> {
+        self.seats[key].class?;
+        let looks_end = *work + LOOKS_MAX;
+        let mut has_match = |at: Time| {
+            let mut search = Search {
+                view: View { now: at, ..view },
+                index: &self.matcher.index,
+                group: &mut *group,
+                pass: Pass::Tick,
+                work: 0,
+                skipped: 0,
+            };
+            let is_found = *work < looks_end && matches!(search.run(key), Outcome::Found(_));
+            *work += search.work;
+            is_found
+        };
+        let all = fitting.iter().chain([&key]);
+        let moments: BTreeSet<_> = all.flat_map(|key| self.moments(view.now, *key)).collect();
+        let (now, last) = (view.now, *moments.last()?);
+        if has_match(now) || !has_match(last) {
+            return None;
         }
-        moments.into_iter().collect()
+        let moments: Vec<_> = moments.into_iter().collect();
+        let at = moments.partition_point(|moment| !has_match(*moment));
+        Some(Relaxation {
+            ticket: self.seats[*fitting.first().unwrap_or(&key)].ticket.id,
+            after: moments.get(at)?.since(now),
+            obstacles: vec![Obstacle::Teams],
+        })
     }
+
+    /// When less is asked of a match whose oldest ticket is that one.
+    fn moments(&self, now: Time, key: Key) -> impl Iterator<Item = Time> {
+        let since = self.seats[key].since;
+        let waited = now.since(since);
+        let fewer = self.rules.shape.teams.iter().flat_map(move |team| {
+            let next = move |waited: &Duration| team.relax.next_change(team.min.into(), *waited);
+            std::iter::successors(next(&waited), next)
+        });
+        let filled = Some(self.rules.fill).filter(|fill| *fill > waited);
+        fewer.chain(filled).map(move |waited| since.after(waited))
+    }
+}
+
+/// The first moment behind one at which something is so, which it is not there; at the end it is, and stays so.
+fn first_moment(mut before: Time, mut end: Time, mut is_so: impl FnMut(Time) -> bool) -> Time {
+    while end.since(before) > Duration::from_millis(1) {
+        let middle = before.after(end.since(before) / 2);
+        match is_so(middle) {
+            true => end = middle,
+            false => before = middle,
+        }
+    }
+    end
 }
 
 /// How often each obstacle is in the way, and how often it alone.

@@ -68,6 +68,50 @@ fn the_relaxation_that_will_match_is_told_and_does() {
 }
 
 #[test]
+fn a_relaxation_in_many_steps_is_told_too() {
+    let mut world = World::new(
+        r#"
+        name = "duel"
+        players = { min = 2, max = 2 }
+        rules = [{ kind = "distance", attribute = "skill", max = 0, relax = { every = 1, by = 1, limit = 1000 } }]
+    "#,
+    );
+    world.submit_all([skilled(1, &[0.0]), skilled(2, &[300.0])]);
+    let relaxed = |world: &World| world.pool.explain(&id(1), world.now).unwrap().relaxation;
+    assert_eq!(relaxed(&world).unwrap().after, Duration::from_secs(300));
+    world.wait(299);
+    assert!(world.matched().is_empty());
+    assert_eq!(relaxed(&world).unwrap().after, Duration::from_secs(1));
+    world.wait(1);
+    assert_eq!(world.matched(), [["u1", "u2"]]);
+}
+
+#[test]
+fn it_is_told_when_fewer_are_enough_or_no_more_are_waited_for() {
+    for rules in [
+        "fill = 20\nplayers = { min = 3, max = 5 }",
+        "players = { min = 5, max = 5, relax = [{ after = 10, value = 4 }, { after = 20, value = 3 }] }",
+    ] {
+        let mut world = World::new(&format!("name = \"p\"\n{rules}"));
+        world.submit(solo(1)).unwrap();
+        world.wait(5);
+        let told = |world: &World| world.pool.explain(&id(1), world.now).unwrap().relaxation;
+        assert_eq!(told(&world), None, "nobody is there: {rules}");
+        world.submit_all([solo(2), solo(3)]);
+        let expected = Relaxation {
+            ticket: id(2),
+            after: Duration::from_secs(15),
+            obstacles: vec![Obstacle::Teams],
+        };
+        assert_eq!(told(&world), Some(expected), "{rules}");
+        world.wait(14);
+        assert!(world.matched().is_empty(), "{rules}");
+        world.wait(1);
+        assert_eq!(world.matched(), [["u1", "u2", "u3"]], "{rules}");
+    }
+}
+
+#[test]
 fn nobody_who_waits_for_ever_is_promised_anything() {
     let mut world = World::new(RULES);
     world.submit_all([ticket(1, "a", 0.0), ticket(2, "a", 101.0)]);
