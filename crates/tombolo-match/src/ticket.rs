@@ -141,6 +141,9 @@ pub enum TicketError {
         /// Which.
         role: Name,
     },
+    /// There is no team in which all of the party have a role.
+    #[error("no team has a role for each of the party")]
+    Cast,
     /// A longer grace than [`GRACE_MAX`].
     #[error("the grace period is longer than 10 minutes")]
     Grace,
@@ -237,9 +240,6 @@ impl Reach {
         Self::Unknown,
     ];
 
-    /// Whether two devices will have a direct path. A mapping for each peer cannot be guessed by a
-    /// peer whose NAT asks for the right port.
-    #[must_use]
     /// The property of a member of a party's room in which its device says how it is reached.
     pub const PROPERTY: &'static str = "tombolo-reach";
 
@@ -264,6 +264,9 @@ impl Reach {
         named.next().unwrap_or_default()
     }
 
+    /// Whether two devices will have a direct path. A mapping for each peer cannot be guessed by a
+    /// peer whose NAT asks for the right port.
+    #[must_use]
     pub fn is_direct_with(self, other: Self) -> bool {
         let (best, worst) = {
             let (a, b) = (self.rank(), other.rank());

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::demand::Demands;
+use super::sides::has_team;
 use super::symbols::{Symbol, Symbols};
 use crate::rules::{Check, Judge, Rules};
 use crate::ticket::{Player, Ticket, TicketError};
@@ -85,6 +86,9 @@ impl Candidate {
         if size > rules.shape.team_max() {
             let max = rules.shape.team_max() as usize;
             return Err(TicketError::Party { max });
+        }
+        if !has_team(&rules.shape, roles, &plays, size) {
+            return Err(TicketError::Cast);
         }
         // Nothing can be refused from here: symbols are in use.
         let mut used = Used {

@@ -262,24 +262,38 @@ pub(super) fn parts(
     members: &[Key],
     is_complete: bool,
 ) -> Option<Vec<usize>> {
+    let users = members.iter().flat_map(|key| &seats[*key].candidate.roles);
+    cast(team, roles, users, is_complete)
+}
+
+/// Whether there is a team that may have a party whose users play these roles.
+pub(super) fn has_team(shape: &Shape, roles: &RoleTable, users: &[Box<[u8]>], size: u32) -> bool {
+    let mut teams = shape.teams.iter().filter(|team| size <= team.max);
+    teams.any(|team| team.roles.is_empty() || cast(team, roles, users, false).is_some())
+}
+
+fn cast<'u>(
+    team: &Team,
+    roles: &RoleTable,
+    users: impl IntoIterator<Item = &'u Box<[u8]>>,
+    is_complete: bool,
+) -> Option<Vec<usize>> {
     let numbers: Vec<_> = team
         .roles
         .iter()
         .map(|role| roles.number(&role.name))
         .collect();
     let mut wishes = Vec::new();
-    for key in members {
-        for plays in &seats[*key].candidate.roles {
-            let likes = plays
-                .iter()
-                .filter_map(|role| numbers.iter().position(|n| n == role));
-            let likes: Vec<_> = likes.collect();
-            wishes.push(if plays.is_empty() {
-                (0..numbers.len()).collect()
-            } else {
-                likes
-            });
-        }
+    for plays in users {
+        let likes = plays
+            .iter()
+            .filter_map(|role| numbers.iter().position(|n| n == role));
+        let likes: Vec<_> = likes.collect();
+        wishes.push(if plays.is_empty() {
+            (0..numbers.len()).collect()
+        } else {
+            likes
+        });
     }
     let mut casting = Casting {
         wishes,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tombolo_match::{Player, Ticket};
+use tombolo_match::{Body, Illegal, Player, Ticket, TicketError};
 
 use crate::checker::{Balance, Known, Plan};
 use crate::world::{World, having, id, map, name, player, skilled, solo};
@@ -96,6 +96,25 @@ fn plays(number: u128, roles: &[&str]) -> Ticket {
         ..player(&user)
     };
     Ticket::new(id(number), vec![player])
+}
+
+#[test]
+fn a_party_of_which_no_team_has_a_role_for_each_is_refused() {
+    let mut world = World::new(RAID);
+    let party = |roles: [&str; 2]| {
+        let mut ticket = skilled(1, &[0.0; 2]);
+        for (player, role) in ticket.players.iter_mut().zip(roles) {
+            player.roles = vec![name(role)];
+        }
+        ticket
+    };
+    let refused = Err(Illegal::Ticket(TicketError::Cast));
+    assert_eq!(world.submit(party(["tank", "tank"])), refused);
+    assert!(world.submit(party(["tank", "fighter"])).is_ok());
+    let players = party(["tank", "tank"]).players;
+    let ticket = id(1);
+    assert_eq!(world.apply(Body::Changed { ticket, players }), refused);
+    assert!(world.submit(plays(2, &["healer"])).is_ok());
 }
 
 #[test]
