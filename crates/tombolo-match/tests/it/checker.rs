@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tombolo_match::{Formed, Player, Reach, Ticket, TicketId, Value};
+use tombolo_match::{Formed, Party, Player, Reach, Ticket, TicketId, Value};
 
 /// A plain description of a pool's rules.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +27,8 @@ pub(crate) struct Plan {
     pub(crate) direct: Option<Direct>,
     /// How a party's skill is merged; the mean when nothing is said, and of who says nothing 50.
     pub(crate) party: Option<&'static str>,
+    /// Whether a party likes what any of its users likes, not what all of them do.
+    pub(crate) has_any_map: bool,
     pub(crate) healers: Option<u32>,
     pub(crate) is_oldest: bool,
     pub(crate) fill: u64,
@@ -88,6 +90,9 @@ impl Plan {
             .map_or(String::new(), |party| format!("party = \"{party}\"\n"));
         text +=
             &format!("[[attributes]]\nname = \"skill\"\nkind = \"number\"\ndefault = 50\n{party}");
+        if self.has_any_map {
+            text += "[[attributes]]\nname = \"maps\"\nkind = \"list\"\nparty = \"union\"\n";
+        }
         let off_of = |off: Option<u64>| {
             off.map_or(String::new(), |off| format!("relax = {{ off = {off} }}"))
         };
@@ -162,15 +167,16 @@ impl Plan {
         text
     }
 
-    /// What is wrong with a match that was made at `now`, in seconds.
+    /// What is wrong with a match that was made at `now`, in seconds; of a running one, whose users those are.
     pub(crate) fn wrong(
         &self,
         known: &BTreeMap<TicketId, Known>,
+        running: &[Vec<Known>],
         formed: &Formed,
         now: u64,
     ) -> Vec<String> {
         let mut wrong = Vec::new();
-        let mut tickets = Vec::new();
+        let mut tickets: Vec<&Known> = running.iter().flatten().collect();
         let mut seen = BTreeSet::new();
         for party in formed.parties() {
             match known.get(&party.ticket) {
@@ -178,7 +184,11 @@ impl Plan {
                 _ => wrong.push(format!("{:?} is not there, or twice", party.ticket)),
             }
         }
-        self.check_teams(formed, now, &tickets, &mut wrong);
+        let mut whole = formed.clone();
+        for (side, running) in whole.sides.iter_mut().zip(running) {
+            side.parties.extend(running.iter().map(Known::party));
+        }
+        self.check_teams(&whole, now, &tickets, &mut wrong);
         self.check_host(formed, now, &tickets, &mut wrong);
         wrong.extend(self.discord(&tickets, now).into_iter().map(str::to_owned));
         if self.latency.is_some() {
@@ -218,6 +228,13 @@ impl Plan {
             {
                 wrong.insert("distance");
             }
+            // Whoever asks for a mesh asks for all of it.
+            let is_asked = self.direct.is_some_and(|direct| {
+                !direct.is_by_host && direct.off.is_none_or(|off| waited < off)
+            });
+            if is_asked && !is_mesh(tickets) {
+                wrong.insert("connectivity");
+            }
             for b in tickets {
                 if self
                     .equal
@@ -233,12 +250,6 @@ impl Plan {
                     if self.has_blocks && one.blocks.contains(&other.user) {
                         wrong.insert("block");
                     }
-                    let is_asked = self.direct.is_some_and(|direct| {
-                        !direct.is_by_host && direct.off.is_none_or(|off| waited < off)
-                    });
-                    if is_asked && !direct(one.reach, other.reach) {
-                        wrong.insert("connectivity");
-                    }
                 }
                 if !self.asks(&a.ticket, &b.ticket) {
                     wrong.insert("query");
@@ -248,7 +259,7 @@ impl Plan {
         if let Some(least) = self.strictest(tickets, now, |waited| self.overlap_at(waited)) {
             let mut common: Option<BTreeSet<&String>> = None;
             for known in tickets {
-                let maps = maps(&known.ticket);
+                let maps = self.maps(&known.ticket);
                 common = Some(match common {
                     Some(common) => common.intersection(&maps).copied().collect(),
                     None => maps,
@@ -274,7 +285,11 @@ impl Plan {
             let users: Vec<_> = side.parties.iter().flat_map(|party| &party.users).collect();
             let count = users.len() as u32;
             all += count;
-            let min = self.fewest(number, *min, now - oldest);
+            let is_running = formed.backfill.is_some();
+            let min = match is_running {
+                true => 0,
+                false => self.fewest(number, *min, now - oldest),
+            };
             if !(min..=*max).contains(&count) {
                 wrong.push(format!("{} has {count} users", side.team));
             }
@@ -318,10 +333,11 @@ impl Plan {
         }
         let most: u32 = self.teams.iter().map(|(_, max)| max).sum();
         let is_full = all == most / multiple * multiple;
-        if !is_full && now - oldest < self.fill {
+        if !is_full && formed.backfill.is_none() && now - oldest < self.fill {
             wrong.push("it did not wait for more users".to_owned());
         }
         if let Some((settle, good)) = self.settle
+            && formed.backfill.is_none()
             && tickets.len() > 1
             && now - oldest < settle
         {
@@ -469,6 +485,15 @@ fn pairs<'t>(a: &'t Ticket, b: &'t Ticket) -> impl Iterator<Item = (&'t Player, 
         .flat_map(|one| b.players.iter().map(move |other| (one, other)))
 }
 
+/// Whether all who are not of one party reach each other directly.
+fn is_mesh(tickets: &[&Known]) -> bool {
+    let mut all = tickets.iter().enumerate().flat_map(|(at, a)| {
+        let others = tickets[at + 1..].iter();
+        others.flat_map(|b| pairs(&a.ticket, &b.ticket))
+    });
+    all.all(|(one, other)| direct(one.reach, other.reach))
+}
+
 fn said(player: &Player, attribute: &str) -> Option<f64> {
     match player.attributes.get(attribute) {
         Some(Value::Number(number)) => Some(*number),
@@ -481,19 +506,40 @@ fn mode(ticket: &Ticket) -> Option<&Value> {
     ticket.players[0].attributes.get("mode")
 }
 
-/// What all of the party like.
-fn maps(ticket: &Ticket) -> BTreeSet<&String> {
-    let mut lists = ticket
+impl Plan {
+    /// What all, or any, of the party like.
+    fn maps<'t>(&self, ticket: &'t Ticket) -> BTreeSet<&'t String> {
+        if self.has_any_map {
+            return lists(ticket).flatten().collect();
+        }
+        let mut lists = lists(ticket);
+        let first = lists.next().unwrap_or_default();
+        lists.fold(first, |common, list| {
+            common.intersection(&list).copied().collect()
+        })
+    }
+}
+
+impl Known {
+    /// As a party of a match.
+    fn party(&self) -> Party {
+        let players = self.ticket.players.iter();
+        Party {
+            ticket: self.ticket.id,
+            revision: 0,
+            users: players.map(|player| (player.user.clone(), None)).collect(),
+        }
+    }
+}
+
+fn lists(ticket: &Ticket) -> impl Iterator<Item = BTreeSet<&String>> {
+    ticket
         .players
         .iter()
         .map(|player| match player.attributes.get("maps") {
             Some(Value::List(maps)) => maps.iter().collect(),
             _ => BTreeSet::new(),
-        });
-    let first = lists.next().unwrap_or_default();
-    lists.fold(first, |common, list| {
-        common.intersection(&list).copied().collect()
-    })
+        })
 }
 
 fn worst(tickets: &[&Known], region: &str) -> f64 {
@@ -521,7 +567,7 @@ impl Plan {
             "+mode:a" => mode(b) == Some(&Value::Text("a".to_owned())),
             "-mode:b" => mode(b) != Some(&Value::Text("b".to_owned())),
             "+skill:>=40" => self.skill(b) >= 40.0,
-            "+maps:x*" => maps(b).contains(&"x".to_owned()),
+            "+maps:x*" => self.maps(b).contains(&"x".to_owned()),
             "+nobody:has" => false,
             other => panic!("what does {other} mean?"),
         }

@@ -1,10 +1,11 @@
 //! Random pools against the independent checker.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
-use tombolo_match::{Body, Event, Reach, Ticket, TicketId, Value};
+use tombolo_match::{Backfill, BackfillId, Body, Event, Reach, Ticket, TicketId, Value};
 
 use crate::checker::{Balance, Direct, Known, Plan, QUERIES, REGIONS};
 use crate::world::{World, asking, id, list, map, name, player, text};
@@ -31,6 +32,7 @@ fn run(seed: u64, plan: &Plan, dice: &mut Dice) -> usize {
     let mut world = World::new(&plan.document());
     let start = world.now;
     let mut known: BTreeMap<TicketId, Known> = BTreeMap::new();
+    let mut running: Option<Vec<Vec<Known>>> = None;
     let mut formed = 0;
     let mut next = 0;
     for second in 0..12 {
@@ -51,17 +53,40 @@ fn run(seed: u64, plan: &Plan, dice: &mut Dice) -> usize {
             world.apply(Body::Cancelled(id)).unwrap();
             known.remove(&id);
         }
+        // Which roles those play who are in a running match is not known.
+        if running.is_none() && plan.healers.is_none() && dice.below(4) == 0 {
+            running = begin_running(&mut world, dice.ticket(plan, 10_000 + next), now);
+        }
         for event in world.events() {
+            let is_over = matches!(event, Event::BackfillEnded { .. });
+            if is_over || matches!(event, Event::BackfillOpened { .. }) {
+                running = running.filter(|_| !is_over);
+                continue;
+            }
             let Event::Matched(matched) = event else {
                 panic!("seed {seed}: {event:?}");
             };
-            let wrong = plan.wrong(&known, &matched, now);
+            let joins = running.as_mut().filter(|_| matched.backfill.is_some());
+            let before = joins.as_ref().map_or(&[][..], |running| running);
+            let wrong = plan.wrong(&known, before, &matched, now);
             assert!(
                 wrong.is_empty(),
                 "seed {seed}: {wrong:?}\n{plan:?}\n{matched:?}"
             );
-            for party in matched.parties() {
-                known.remove(&party.ticket);
+            let joined: Vec<Vec<Known>> = matched
+                .sides
+                .iter()
+                .map(|side| {
+                    let parties = side.parties.iter();
+                    let left = parties.filter_map(|party| known.remove(&party.ticket));
+                    // In the running match they wait for others anew.
+                    left.map(|left| Known { since: now, ..left }).collect()
+                })
+                .collect();
+            if let Some(running) = joins {
+                for (side, joined) in running.iter_mut().zip(joined) {
+                    side.extend(joined);
+                }
             }
             formed += 1;
         }
@@ -69,6 +94,23 @@ fn run(seed: u64, plan: &Plan, dice: &mut Dice) -> usize {
         nobody_is_left(seed, plan, &known, now);
     }
     formed
+}
+
+/// A match of one user that runs, and asks for more; `None` when the rules have no place for the user.
+fn begin_running(world: &mut World, mut ticket: Ticket, now: u64) -> Option<Vec<Vec<Known>>> {
+    ticket.players.truncate(1);
+    let teams = &world.pool.rules().shape.teams;
+    let (name, count) = (teams[0].name.clone(), teams.len());
+    let ask = Body::Backfill(Backfill {
+        id: BackfillId([9; 16]),
+        after: 0,
+        sides: vec![(name, vec![ticket.clone()])],
+        lease: Duration::from_secs(60),
+    });
+    world.apply(ask).ok()?;
+    let mut sides = vec![Vec::new(); count];
+    sides[0].push(Known { ticket, since: now });
+    Some(sides)
 }
 
 /// No tickets have been left of which all would have taken all, however many they are, and which were here a second
@@ -198,6 +240,7 @@ impl Dice {
                 off: dice.maybe(|dice| 1 + dice.below(8)),
             }),
             party: [None, None, Some("min"), Some("max")][self.below(4) as usize],
+            has_any_map: self.below(3) == 0,
             healers: self
                 .rarely(|dice| 1 + dice.below(2) as u32)
                 .map(|healers| healers.min(least)),
