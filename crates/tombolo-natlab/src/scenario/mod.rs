@@ -1,6 +1,7 @@
 //! Pairs of devices that Tombolo must connect, and a runner that tries each with the real program.
 
 mod events;
+mod nodes;
 mod outcome;
 mod run;
 mod table;
@@ -38,6 +39,10 @@ pub struct Scenario {
     pub cut: Option<Cut>,
     /// When the first site's router forgets all its mappings, if it does; from the start.
     pub reboot_after: Option<Duration>,
+    /// When the devices' node is drained, if it is, with another one to go to; from the start.
+    pub drain_after: Option<Duration>,
+    /// On which lane the devices send.
+    pub lane: Lane,
     /// Bounds for the medians over all runs.
     pub limits: Limits,
 }
@@ -51,6 +56,33 @@ pub enum Expect {
     Relayed,
     /// Either way.
     Connected,
+}
+
+/// How messages travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// All of them arrive, in order.
+    Reliable,
+    /// One in a thousand may be lost.
+    Unreliable,
+}
+
+impl Lane {
+    /// As the program calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Reliable => "reliable",
+            Self::Unreliable => "unreliable",
+        }
+    }
+
+    /// How many of so many messages may be missing.
+    pub(crate) fn losses_max(self, count: u64) -> u64 {
+        match self {
+            Self::Reliable => 0,
+            Self::Unreliable => count / 1000,
+        }
+    }
 }
 
 /// What each device sends to the other.
@@ -102,6 +134,8 @@ impl Scenario {
             },
             cut: None,
             reboot_after: None,
+            drain_after: None,
+            lane: Lane::Reliable,
             limits: Limits::default(),
         }
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Scenario;
 use super::events::{Event, Line, PeerState, Ready};
+use super::nodes::Nodes;
 use super::outcome::{Ended, PeerRun, Run, USERS};
 use crate::error::LabError;
 use crate::lab::Lab;
@@ -21,6 +22,9 @@ use crate::space::Host;
 pub struct Runner {
     /// The `tombolo` program.
     pub binary: PathBuf,
+    /// The `nats-server` program, for scenarios with several nodes; by default as
+    /// `scripts/install-nats.sh` puts it beside the program, or where the system finds it.
+    pub nats_server: Option<PathBuf>,
 }
 
 /// Why a scenario could not be run.
@@ -61,6 +65,7 @@ impl Runner {
     pub fn new(binary: impl Into<PathBuf>) -> Self {
         Self {
             binary: binary.into(),
+            nats_server: None,
         }
     }
 
@@ -79,8 +84,8 @@ impl Runner {
     /// See [`Runner::run`].
     pub fn run_in(&self, lab: &Lab, scenario: &Scenario) -> Result<Run, RunError> {
         let start = Instant::now();
-        let mut node = self.start_node(lab)?;
-        let ready = node.ready()?;
+        let mut nodes = Nodes::start(self, lab, scenario.drain_after.is_some())?;
+        let ready = nodes.ready()?;
         let (sender, lines) = channel();
         let mut devices = Vec::new();
         for (index, host) in scenario.devices(lab)?.into_iter().enumerate() {
@@ -90,12 +95,12 @@ impl Runner {
         }
         drop(sender);
         let mut story = Story::new(scenario);
-        story.follow(lab, &lines, &mut devices)?;
+        story.follow(lab, &lines, &mut devices, &mut nodes)?;
         let mut peers = Vec::new();
         for (device, (lines, unread)) in devices.into_iter().zip(story.told) {
             peers.push(device.end(lines, unread)?);
         }
-        let node_said = node.end()?;
+        let node_said = nodes.end()?;
         let peers: [PeerRun; 2] = match peers.try_into() {
             Ok(peers) => peers,
             Err(_) => unreachable!("two devices were started"),
@@ -111,33 +116,6 @@ impl Runner {
         Ok(run)
     }
 
-    fn start_node(&self, lab: &Lab) -> Result<Node, RunError> {
-        let mut command = Command::new(&self.binary);
-        command.args(["serve", "--dev", "--json"]);
-        for address in lab.node().addresses() {
-            command.args(["--listen", &address.to_string()]);
-        }
-        for range in PUBLIC_RANGES {
-            command.args(["--allow-peer", range]);
-        }
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = lab.spawn(lab.node(), command)?;
-        let (sender, lines) = channel();
-        if let Some(stdout) = child.stdout.take() {
-            thread::spawn(move || {
-                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                    // After the first line nobody listens; the pipe must be emptied all the same.
-                    let _ = sender.send(line);
-                }
-            });
-        }
-        let said = gather(child.stderr.take());
-        Ok(Node { child, lines, said })
-    }
-
     fn peer_command(&self, url: &str, user: &str, scenario: &Scenario) -> Command {
         let traffic = scenario.traffic;
         let mut command = Command::new(&self.binary);
@@ -145,7 +123,7 @@ impl Runner {
             .args([
                 "peer", "--server", url, "--user", user, "--room", "lab", "--json",
             ])
-            .args(["--lane", "reliable"])
+            .args(["--lane", scenario.lane.name()])
             .args(["--send-every", &traffic.every.as_millis().to_string()])
             .args(["--count", &traffic.count.to_string()])
             .args(["--size", &traffic.size.to_string()])
@@ -154,44 +132,6 @@ impl Runner {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         command
-    }
-}
-
-struct Node {
-    child: Child,
-    lines: Receiver<String>,
-    said: JoinHandle<String>,
-}
-
-impl Node {
-    fn ready(&mut self) -> Result<Ready, RunError> {
-        let line = self.lines.recv_timeout(START_MAX);
-        if let Some(ready) = line.as_deref().ok().and_then(Ready::parse) {
-            return Ok(ready);
-        }
-        // Its standard error is complete only when it has ended.
-        let _ = self.child.kill();
-        let said = std::mem::replace(&mut self.said, thread::spawn(String::new));
-        let said = said.join().unwrap_or_default();
-        Err(RunError::Node {
-            said: format!("{} {said}", line.unwrap_or_default()),
-        })
-    }
-
-    fn end(mut self) -> Result<String, RunError> {
-        let failed = |source| RunError::System {
-            action: "end the node",
-            source,
-        };
-        self.child.terminate().map_err(failed)?;
-        if self.child.wait_at_most(END_MAX).map_err(failed)?.is_none() {
-            let _ = self.child.kill();
-            let said = self.said.join().unwrap_or_default();
-            return Err(RunError::Node {
-                said: format!("ignores SIGTERM; {said}"),
-            });
-        }
-        Ok(self.said.join().unwrap_or_default())
     }
 }
 
@@ -262,6 +202,7 @@ struct Story<'a> {
     step: Step,
     cut: Option<(f64, f64)>,
     reboot_at: Option<Instant>,
+    drain_at: Option<Instant>,
 }
 
 /// How far the cut has come.
@@ -287,6 +228,7 @@ impl<'a> Story<'a> {
             },
             cut: None,
             reboot_at: scenario.reboot_after.map(|after| Instant::now() + after),
+            drain_at: scenario.drain_after.map(|after| Instant::now() + after),
         }
     }
 
@@ -296,14 +238,19 @@ impl<'a> Story<'a> {
         lab: &Lab,
         lines: &Receiver<Told>,
         devices: &mut [Device],
+        nodes: &mut Nodes,
     ) -> Result<(), RunError> {
         while self.ended != [true; 2] {
             self.advance(lab)?;
+            if self.drain_at.take_if(|at| Instant::now() >= *at).is_some() {
+                nodes.drain_first()?;
+            }
             let next = match self.step {
                 Step::CutAt(at) | Step::HealAt(at, _) => at.min(self.deadline),
                 Step::Connecting | Step::Done => self.deadline,
             };
-            let next = self.reboot_at.map_or(next, |at| at.min(next));
+            let events = [self.reboot_at, self.drain_at].into_iter().flatten();
+            let next = events.fold(next, Instant::min);
             match lines.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok((index, Some(line))) => self.hear(index, line),
                 Ok((index, None)) => self.ended[index] = true,
@@ -400,7 +347,7 @@ fn duration(scenario: &Scenario) -> Duration {
     sending + SETTLING
 }
 
-fn gather(stream: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
+pub(super) fn gather(stream: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
     thread::spawn(move || {
         let mut said = Vec::new();
         if let Some(mut stream) = stream {
@@ -420,15 +367,7 @@ fn unix_time() -> f64 {
         .as_secs_f64()
 }
 
-/// The ranges of the lab's public addresses, which a node refuses as peers unless told otherwise.
-const PUBLIC_RANGES: [&str; 4] = [
-    "203.0.113.0/24",
-    "198.51.100.0/24",
-    "192.0.2.0/24",
-    "2001:db8::/32",
-];
-const START_MAX: Duration = Duration::from_secs(10);
-const END_MAX: Duration = Duration::from_secs(3);
+pub(super) const END_MAX: Duration = Duration::from_secs(3);
 /// For connecting, and for the silence that ends a device.
 const SETTLING: Duration = Duration::from_secs(8);
 const GRACE: Duration = Duration::from_secs(4);

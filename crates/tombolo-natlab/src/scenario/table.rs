@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Cut, Expect, Limits, Scenario, Traffic};
+use super::{Cut, Expect, Lane, Limits, Scenario, Traffic};
 use crate::delay::Link;
 use crate::nat::{Nat, Profile};
 use crate::plan::Site;
@@ -159,6 +159,8 @@ pub fn extras() -> Vec<Scenario> {
                 Expect::Relayed,
             )
         },
+        drain("drain-relayed", Lane::Reliable),
+        drain("drain-relayed-unreliable", Lane::Unreliable),
         Scenario::new(
             "without-input-drop",
             Site::new("a", unguarded.clone()),
@@ -166,6 +168,21 @@ pub fn extras() -> Vec<Scenario> {
             Expect::Connected,
         ),
     ]
+}
+
+/// A node is drained while devices that nothing but its relay connects talk to each other.
+fn drain(name: &str, lane: Lane) -> Scenario {
+    let hostile = |name: &str| Site::new(name, Profile::UdpBlocked);
+    Scenario {
+        drain_after: Some(Duration::from_secs(4)),
+        lane,
+        traffic: Traffic {
+            every: Duration::from_millis(5),
+            count: 3000,
+            size: 172,
+        },
+        ..named(name, hostile("a"), hostile("b"), Expect::Relayed)
+    }
 }
 
 /// The scenario of that name, among all.
