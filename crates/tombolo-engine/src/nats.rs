@@ -24,6 +24,7 @@ mod kv;
 mod log;
 mod messages;
 mod others;
+mod pulse;
 mod retired;
 mod streams;
 mod tail;

@@ -127,7 +127,7 @@ impl Nats {
         let connection = &self.shared.connection;
         let client = connection.client();
         // Nobody is there, which the server says at once.
-        let nobody = format!("{}.nobody", self.shared.config.prefix);
+        let nobody = self.shared.config.nobody();
         match connection
             .within(async { Ok::<_, Unavailable>(client.request(nobody, "".into()).await) })
             .await?

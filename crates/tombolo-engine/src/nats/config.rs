@@ -153,6 +153,11 @@ impl NatsConfig {
         }
     }
 
+    /// A subject that nobody serves, which the server says at once to whoever asks.
+    pub(super) fn nobody(&self) -> String {
+        format!("{}.nobody", self.prefix)
+    }
+
     pub(super) fn check(&self) -> Result<(), NatsError> {
         let is_name = |text: &str| {
             !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')

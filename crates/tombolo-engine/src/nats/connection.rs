@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::answers::{Answer, Answers};
 use super::config::{NatsAuth, NatsConfig, urls_to_tell, without_secrets};
+use super::pulse::{self, Leaving};
 use super::version::{Refusal, Version};
 use super::{NatsStats, api, others};
 use crate::Unavailable;
@@ -93,6 +94,7 @@ pub(super) struct Connection {
     begun: Instant,
     /// Since when no stream takes writes, in milliseconds since `begun`; 0 while one does.
     in_trouble_since: AtomicU64,
+    leaving: Leaving,
 }
 
 #[derive(Debug, Default)]
@@ -132,7 +134,13 @@ impl Connection {
         // Grows with each connection made or lost; the checker below follows it.
         let (changed, changes) = watch::channel(0_u64);
         let told = Arc::clone(&counters);
-        let options = options(config).await?.event_callback(move |event| {
+        let leaving = Leaving::default();
+        let chooser = leaving.clone();
+        let options = options(config).await?;
+        let options = options.reconnect_to_server_callback(move |servers, last| {
+            std::future::ready(chooser.choose(&servers, &last))
+        });
+        let options = options.event_callback(move |event| {
             told.on(&event);
             if matches!(
                 event,
@@ -161,6 +169,7 @@ impl Connection {
             last_operation: AtomicU64::new(0),
             begun: Instant::now(),
             in_trouble_since: AtomicU64::new(0),
+            leaving,
         });
         connection.admit()?;
         // A server that is to be spoken to encrypted from the first byte on says nothing before.
@@ -170,6 +179,10 @@ impl Connection {
         }
         connection.link.send_replace(Link::Up(0));
         tokio::spawn(follow(Arc::downgrade(&connection), changes));
+        if config.replicas > 1 {
+            let nobody = config.nobody();
+            tokio::spawn(pulse::watch(Arc::downgrade(&connection), nobody));
+        }
         Ok(connection)
     }
 
@@ -255,6 +268,21 @@ impl Connection {
             // Without a connection there is nothing to leave.
             let _ = self.within(self.client.force_reconnect()).await;
         }
+    }
+
+    /// How many messages have come from servers, of any kind.
+    pub(super) fn messages_heard(&self) -> u64 {
+        let statistics = self.client.statistics();
+        statistics.in_messages.load(Ordering::Relaxed)
+    }
+
+    /// Leaves a server that says nothing any more.
+    pub(super) async fn leave_silent(&self) {
+        count(&self.counters.moves);
+        tracing::warn!("the NATS server is silent: trying another one");
+        self.leaving.begin();
+        // Without a connection there is nothing to leave.
+        let _ = self.within(self.client.force_reconnect()).await;
     }
 
     /// Waits for an answer of the client, not for ever: it does not take commands while it connects.

@@ -2,12 +2,14 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tombolo_engine::{Engine, Nats, conformance};
+use nix::sys::signal::Signal;
+use tombolo_engine::{Bus as _, BusEvent, Engine, Key, Nats, Pattern, conformance};
 
-use super::config;
 use super::one::server;
 use super::servers::{self, Servers, say};
+use super::{config, key};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_servers_conform() {
@@ -29,4 +31,41 @@ async fn three_servers_conform() {
         Arc::new(engine) as Arc<dyn Engine>
     })
     .await;
+}
+
+/// A server that stands still keeps its connections. Nothing but the engine's own look at it can notice here:
+/// nobody writes, and the client's pings are hours apart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_on_the_bus_goes_on_when_the_server_stands_still() {
+    let Some(binary) = server(servers::current()) else {
+        return;
+    };
+    let servers = Servers::start(&binary, 3, "");
+    let urls = servers.urls();
+    let connect = async |server: usize| {
+        let mut config = config(vec![urls[server].clone()], 3, "t");
+        config.ping_interval = Duration::from_hours(1);
+        Nats::connect(config).await.unwrap()
+    };
+    let (speaker, hearer) = (connect(0).await, connect(1).await);
+    let said = key("said");
+    let mut heard = hearer
+        .subscribe(&Pattern::Under(said.clone()), 16)
+        .await
+        .unwrap();
+    servers.servers[0].signal(Signal::SIGSTOP);
+    let subject = Key::new(["said", "again"]).unwrap();
+    let speaking = async {
+        loop {
+            // Nobody knows whether what the server takes is passed on.
+            let _ = speaker.publish(&subject, "still here".into()).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        event = heard.next() => assert!(matches!(event, Some(BusEvent::Message(_))), "{event:?}"),
+        () = speaking => {}
+        () = tokio::time::sleep(Duration::from_secs(30)) => panic!("nothing is heard any more"),
+    }
+    assert!(speaker.stats().moves > 0);
 }
