@@ -59,6 +59,11 @@ pub trait Bus: Send + Sync + 'static {
     fn away_for(&self) -> Option<Duration> {
         None
     }
+
+    /// Goes to another server if there is one: whoever is at this one, and hears nobody, may be cut off with it.
+    fn look_elsewhere(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// A message as it was published.

@@ -117,6 +117,10 @@ impl Bus for Sealed {
     fn away_for(&self) -> Option<Duration> {
         self.engine.away_for()
     }
+
+    fn look_elsewhere(&self) -> BoxFuture<'_, ()> {
+        self.engine.look_elsewhere()
+    }
 }
 
 impl Log for Sealed {

@@ -111,6 +111,14 @@ impl Bus for Nats {
     fn away_for(&self) -> Option<Duration> {
         self.shared.connection.away_for()
     }
+
+    fn look_elsewhere(&self) -> BoxFuture<'_, ()> {
+        Box::pin(
+            self.shared
+                .connection
+                .leave("nobody is heard over the NATS server"),
+        )
+    }
 }
 
 impl Nats {

@@ -261,12 +261,10 @@ impl Connection {
         let since = self.in_trouble_since.load(Ordering::Relaxed);
         if since == 0 {
             self.in_trouble_since.store(now.max(1), Ordering::Relaxed);
-        } else if now > since + TROUBLE_MAX_MS && self.replicas > 1 {
+        } else if now > since + TROUBLE_MAX_MS {
             self.in_trouble_since.store(now.max(1), Ordering::Relaxed);
-            count(&self.counters.moves);
-            tracing::warn!("no stream takes writes: trying another NATS server");
-            // Without a connection there is nothing to leave.
-            let _ = self.within(self.client.force_reconnect()).await;
+            self.leave("no stream takes writes over the NATS server")
+                .await;
         }
     }
 
@@ -276,10 +274,13 @@ impl Connection {
         statistics.in_messages.load(Ordering::Relaxed)
     }
 
-    /// Leaves a server that says nothing any more.
-    pub(super) async fn leave_silent(&self) {
+    /// Leaves a server for another one, if there is any.
+    pub(super) async fn leave(&self, why: &str) {
+        if self.replicas == 1 || self.check().is_err() {
+            return;
+        }
         count(&self.counters.moves);
-        tracing::warn!("the NATS server is silent: trying another one");
+        tracing::warn!("{why}: trying another one");
         self.leaving.begin();
         // Without a connection there is nothing to leave.
         let _ = self.within(self.client.force_reconnect()).await;

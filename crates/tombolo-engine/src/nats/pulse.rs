@@ -33,7 +33,7 @@ pub(super) async fn watch(connection: Weak<Connection>, nobody: String) {
         let now = Instant::now();
         let pulse = pulse.get_or_insert_with(|| Pulse::new(now, number, heard));
         if pulse.is_silent(now, number, heard) {
-            connection.leave_silent().await;
+            connection.leave("the NATS server is silent").await;
             *pulse = Pulse::new(Instant::now(), number, heard);
         }
         let (client, nobody) = (connection.client().clone(), nobody.clone());

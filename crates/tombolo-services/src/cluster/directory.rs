@@ -53,6 +53,8 @@ pub(crate) struct Directory {
     ticked: Instant,
     beat_at: Instant,
     try_at: Instant,
+    /// From when on this node may go to another server again.
+    elsewhere_at: Instant,
     next_write: u64,
     writes: BTreeMap<WriteId, NodeId>,
     /// Lives whose work is being done here.
@@ -112,6 +114,8 @@ pub(crate) enum Command {
     },
     /// Read a node's record: this node's view of it may be old.
     Read { node: NodeId },
+    /// Go to another server of the engine: it may be that this node is cut off with the one that it is at.
+    Elsewhere,
 }
 
 /// What has happened.
@@ -169,6 +173,7 @@ impl Directory {
             ticked: now,
             beat_at: now,
             try_at: now,
+            elsewhere_at: now,
             next_write: 0,
             writes: BTreeMap::new(),
             inherited: BTreeMap::new(),
@@ -589,6 +594,7 @@ impl Directory {
         if self.echo.is_none_or(|echo| now >= echo + ECHO_MAX) {
             return;
         }
+        self.look_elsewhere(now);
         let mut asked = Vec::new();
         let mut gone = Vec::new();
         for (node, peer) in &mut self.peer_by_node {
@@ -611,6 +617,17 @@ impl Directory {
             if !self.drop_without_record(&node) {
                 self.claim(&node, mine);
             }
+        }
+    }
+
+    /// Whoever hears itself and nobody else may be cut off with a server of the engine: there is time to go to another
+    /// one before the others judge.
+    fn look_elsewhere(&mut self, now: Instant) {
+        let mut peers = self.peer_by_node.values();
+        let is_silent = |peer: &Peer| now >= peer.heard + ALONE_AFTER;
+        if now >= self.elsewhere_at && !self.peer_by_node.is_empty() && peers.all(is_silent) {
+            self.elsewhere_at = now + ELSEWHERE_PAUSE;
+            self.commands.push_back(Command::Elsewhere);
         }
     }
 
@@ -693,6 +710,10 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// After how long a silence a node is asked whether it lives.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_millis(800);
+
+/// After how long a silence of all others a node goes to another server, and how often it may.
+const ALONE_AFTER: Duration = Duration::from_millis(500);
+const ELSEWHERE_PAUSE: Duration = Duration::from_secs(5);
 
 /// How often silent nodes are looked at, at most.
 const JUDGE_INTERVAL: Duration = Duration::from_millis(50);

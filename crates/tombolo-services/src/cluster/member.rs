@@ -310,6 +310,10 @@ impl Driver {
                     let _ = inputs.send(Input::Written(id, record, written)).await;
                 });
             }
+            Command::Elsewhere => {
+                self.tasks
+                    .spawn(async move { node.engine.look_elsewhere().await });
+            }
             Command::Read { node: name } => {
                 self.tasks.spawn(async move {
                     let Ok(key) = key_of(&name) else {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tombolo_engine::{Bus as _, BusEvent, Engine, Key, Nats, Pattern, conformance};
+use tombolo_engine::{Bus as _, BusEvent, Engine, Key, Nats, Pattern, Subscription, conformance};
 
 use super::one::server;
 use super::servers::{self, Servers, say};
@@ -54,6 +54,30 @@ async fn what_is_said_on_the_bus_goes_on_when_the_server_stands_still() {
         .await
         .unwrap();
     servers.servers[0].signal(Signal::SIGSTOP);
+    speak_until_heard(&speaker, &mut heard).await;
+    assert!(speaker.stats().moves > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_looks_elsewhere_goes_to_another_server() {
+    let Some(binary) = server(servers::current()) else {
+        return;
+    };
+    let servers = Servers::start(&binary, 3, "");
+    let config = config(vec![servers.urls()[0].clone()], 3, "t");
+    let engine = Nats::connect(config).await.unwrap();
+    let mut heard = engine
+        .subscribe(&Pattern::Under(key("said")), 16)
+        .await
+        .unwrap();
+    engine.look_elsewhere().await;
+    // It would take no notice of this if it were still there.
+    servers.servers[0].signal(Signal::SIGSTOP);
+    speak_until_heard(&engine, &mut heard).await;
+    assert_eq!(engine.stats().moves, 1);
+}
+
+async fn speak_until_heard(speaker: &Nats, heard: &mut Subscription) {
     let subject = Key::new(["said", "again"]).unwrap();
     let speaking = async {
         loop {
@@ -67,5 +91,4 @@ async fn what_is_said_on_the_bus_goes_on_when_the_server_stands_still() {
         () = speaking => {}
         () = tokio::time::sleep(Duration::from_secs(30)) => panic!("nothing is heard any more"),
     }
-    assert!(speaker.stats().moves > 0);
 }

@@ -65,6 +65,30 @@ fn a_node_that_is_off_the_bus_for_a_moment_goes_on() {
 }
 
 #[test]
+fn whoever_hears_itself_alone_goes_elsewhere_before_the_others_judge() {
+    let mut world = World::new(7, 3, Trouble::NONE);
+    world.run(Duration::from_secs(5));
+    let begun = world.now;
+    let directory = world.nodes[0].directory.as_mut().unwrap();
+    let mut went = Vec::new();
+    while directory.poll_timeout() < begun + ELSEWHERE_PAUSE {
+        let now = directory.poll_timeout();
+        directory.handle_timeout(now);
+        while let Some(command) = directory.poll_command() {
+            match command {
+                Command::Beat(beat) => directory.handle_heartbeat(now, &beat),
+                Command::Elsewhere => went.push(now),
+                Command::Knock { .. } | Command::Write { .. } | Command::Read { .. } => {}
+            }
+        }
+    }
+    assert!(
+        matches!(went[..], [at] if at < begun + SILENCE_MAX),
+        "{went:?}"
+    );
+}
+
+#[test]
 fn a_node_begins_again_while_its_heir_is_busy_or_has_died_with_all_others() {
     for seed in 0..100 {
         let mut world = World::new(seed, 2, Trouble::NONE);
@@ -215,7 +239,7 @@ fn what_is_read_after_a_conflict_counts_though_its_revision_is_lower() {
         loop {
             match directory.poll_command() {
                 Some(Command::Write { id, expected, .. }) => return (id, expected),
-                Some(Command::Beat(_) | Command::Knock { .. } | Command::Read { .. }) => {}
+                Some(_) => {}
                 None => panic!("the record is renewed"),
             }
         }
@@ -598,6 +622,8 @@ impl World {
                     expected,
                     record,
                 } => self.write(number, id, &name, expected, record),
+                // All are at one server.
+                Command::Elsewhere => {}
                 Command::Read { node: name } => {
                     if !self.nodes[number].is_cut {
                         let found = self.store.get(&name).cloned();
