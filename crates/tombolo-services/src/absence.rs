@@ -6,8 +6,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tombolo_room::Body;
 use tombolo_wire::RoomId;
 
@@ -36,6 +38,17 @@ impl Absence {
     /// Forgets a room that the session is no member of any more.
     pub(crate) fn forget(&mut self, room: &RoomId) {
         self.told.remove(room);
+    }
+}
+
+/// Waits for a device that is away. A process that stood still has not waited: the device could not come back to
+/// it, and a node that was put out meanwhile is about to hear so, and must not give seats away that are kept.
+pub(crate) async fn wait_for_return(time: Duration) {
+    let mut due = Instant::now() + time;
+    tokio::time::sleep_until(due).await;
+    while Instant::now() > due + LAG_MAX {
+        due = Instant::now() + AWAKE_MIN;
+        tokio::time::sleep_until(due).await;
     }
 }
 
@@ -126,3 +139,9 @@ fn body(node: &Node, session: &Session, is_dropped: bool) -> Body {
         incarnation: node.incarnation(),
     }
 }
+
+/// A process that was woken so late stood still.
+const LAG_MAX: Duration = Duration::from_secs(1);
+
+/// How long it has to be awake before it ends what waited.
+const AWAKE_MIN: Duration = Duration::from_secs(5);

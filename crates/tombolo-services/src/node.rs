@@ -14,6 +14,7 @@ use tombolo_wire::token::{Claims, KeySet, TokenError};
 use tombolo_wire::v1::{self, ErrorCode, IceServers, server_frame};
 use tombolo_wire::{NodeId, RoomId, UserId};
 
+use crate::absence;
 use crate::catalogue::Catalogue;
 use crate::clock::SteadyClock;
 use crate::cluster::{Arrivals, Cluster, Sender, drop_given_to, end_broken, give_up_all};
@@ -348,7 +349,7 @@ impl Node {
             let moment = node.config.drop_after.min(window);
             tokio::time::sleep(moment).await;
             node.drop_out(&session, connection);
-            tokio::time::sleep(window.saturating_sub(moment)).await;
+            absence::wait_for_return(window.saturating_sub(moment)).await;
             node.expire(&session, connection);
         });
         // The connection before has taken its own away.

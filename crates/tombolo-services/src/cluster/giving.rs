@@ -20,6 +20,7 @@ use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
 
 use super::generated::{self as wire, session_answer, session_question};
 use super::{ResumeRefusal, VERSION, handover};
+use crate::absence;
 use crate::entropy::ResumeToken;
 use crate::events::SessionEvent;
 use crate::host::Host;
@@ -281,7 +282,7 @@ pub(crate) fn reclaim(
 
 /// Forgets a session after a while; when it never arrived where it went, it is over.
 async fn forget(node: Arc<Node>, session: Arc<Session>, first: u64) {
-    tokio::time::sleep(node.config.resume_window).await;
+    absence::wait_for_return(node.config.resume_window).await;
     let (hosts, was_taken) = forget_now(&node, &session, first);
     for host in hosts {
         if was_taken {

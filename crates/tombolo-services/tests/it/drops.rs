@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tombolo_services::SessionEvent;
-use tombolo_wire::v1::{self, JoinMode, client_frame};
+use tombolo_wire::v1::{self, JoinMode, client_frame, request};
 
 use crate::cluster::{cluster, members};
 use crate::lab::{Lab, message};
@@ -30,6 +30,34 @@ async fn who_drops_or_returns_while_a_node_does_not_read_is_told_when_it_reads_a
         let expected = if is_back { "!bob" } else { "?bob" };
         assert!(told.contains(&expected.to_owned()), "{told:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_stood_still_waits_a_little_more_for_devices_that_were_away() {
+    let lab = Lab::new();
+    let mut bob = lab.device("bob").await;
+    let join = v1::Join {
+        room: "r".into(),
+        mode: JoinMode::Create.into(),
+        settings: Some(v1::RoomSettings {
+            seat_kept_ms: 600_000,
+            ..v1::RoomSettings::default()
+        }),
+        ..v1::Join::default()
+    };
+    let id = bob.request(Some(request::Kind::Join(join)));
+    bob.next_response(id).await.unwrap();
+    let [mut alice, mut carol] = lab.members("r", ["alice", "carol"]).await;
+    (alice.connection, carol.connection) = (None, None);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    bob.drain().await;
+    tokio::time::advance(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(alice.connect(&lab).await.unwrap().resumed);
+    assert_eq!(bob.next_event().await, "!alice");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(bob.next_event().await, "-carol disconnected");
+    bob.is_quiet().await;
 }
 
 #[tokio::test(start_paused = true)]
