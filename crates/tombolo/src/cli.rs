@@ -292,9 +292,20 @@ pub(crate) struct MatchArgs {
         allow_negative_numbers = true
     )]
     pub(crate) priority: i8,
+    /// Look as a party, all in one team: who is in this room, whose name begins with party-. It is made when it does not
+    /// exist; its owner looks for all of it
+    #[arg(long, value_name = "ROOM", value_parser = party_name)]
+    pub(crate) party: Option<String>,
+    /// How many the party is to be before its owner looks
+    #[arg(long, value_name = "N", default_value = "2",
+        value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) party_size: u16,
     /// Say that the user is ready when it is asked; otherwise it is not
     #[arg(long)]
     pub(crate) accept: bool,
+    /// Stay in the match's room for so many seconds, and ask for more users if this one owns it
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub(crate) backfill: Option<Duration>,
     /// Ask after so many seconds why no match has been found, and again after as many
     #[arg(long, value_name = "S", value_parser = seconds)]
     pub(crate) why_every: Option<Duration>,
@@ -428,6 +439,13 @@ pub(crate) fn log_filter(text: &str) -> Result<String, String> {
     match tracing_subscriber::EnvFilter::try_new(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+fn party_name(text: &str) -> Result<String, String> {
+    match room_name(text)? {
+        room if room.starts_with("party-") => Ok(room),
+        _ => Err("not a room whose name begins with party-".to_owned()),
     }
 }
 

@@ -52,6 +52,12 @@ pub(crate) struct FieldArgs {
     /// What it says of itself, up to 48 bytes
     #[arg(long, value_name = "TEXT", default_value = "")]
     say: String,
+    /// Put something else there, under a number of the device's own; repeat it for more
+    #[arg(long, value_name = "N=X,Y[,Z]", value_parser = own)]
+    put: Vec<(u32, Place)>,
+    /// Take that away after so many seconds
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    remove_after: Option<Duration>,
     /// Link with every device that comes into range
     #[arg(long)]
     connect: bool,
@@ -96,6 +102,12 @@ enum Event {
     Moved(Seen),
     Left {
         entity: String,
+    },
+    Put {
+        number: u32,
+    },
+    Removed {
+        number: u32,
     },
     Linked {
         entity: Option<String>,
@@ -262,20 +274,22 @@ impl Stay {
         walk: &Walk,
         interrupted: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
-        let duration = self.args.duration;
-        let over = async move {
-            match duration {
-                Some(duration) => tokio::time::sleep(duration).await,
-                None => std::future::pending().await,
-            }
-        };
+        let over = until(self.args.duration);
         tokio::pin!(interrupted, over);
+        let take_away = until(self.args.remove_after.filter(|_| !self.args.put.is_empty()));
+        tokio::pin!(take_away);
+        self.put_all()?;
+        let mut is_put = true;
         let mut steps = tokio::time::interval(self.args.every);
         let mut attempts = tokio::task::JoinSet::new();
         loop {
             tokio::select! {
                 () = &mut interrupted => return Ok(()),
                 () = &mut over => return Ok(()),
+                () = &mut take_away, if is_put => {
+                    is_put = false;
+                    self.remove_all().await?;
+                }
                 _ = steps.tick() => self.step(walk)?,
                 event = self.field.next_event() => {
                     let Some(event) = event else {
@@ -286,6 +300,23 @@ impl Stay {
                 Some(Ok((entity, linked))) = attempts.join_next() => self.on_linked(entity, linked),
             }
         }
+    }
+
+    fn put_all(&self) -> anyhow::Result<()> {
+        for (number, place) in &self.args.put {
+            let (class, text) = (self.args.class, self.args.say.clone());
+            self.field.put(*number, class, place.0, text)?;
+            self.tell(&Event::Put { number: *number });
+        }
+        Ok(())
+    }
+
+    async fn remove_all(&self) -> anyhow::Result<()> {
+        for (number, _) in &self.args.put {
+            self.field.remove(*number).await?;
+            self.tell(&Event::Removed { number: *number });
+        }
+        Ok(())
     }
 
     fn step(&mut self, walk: &Walk) -> anyhow::Result<()> {
@@ -407,6 +438,8 @@ fn line(event: &Event) -> String {
         Event::Entered(seen) => format!("in range: {}", place(seen)),
         Event::Moved(seen) => place(seen),
         Event::Left { entity } => format!("{entity} has left"),
+        Event::Put { number } => format!("has put {number} there"),
+        Event::Removed { number } => format!("has taken {number} away"),
         Event::Linked { user, .. } => format!("linked with {user}"),
         Event::Unlinked { entity } => format!("no longer linked with {entity}"),
         Event::NotLinked { entity, reason } => format!("not linked with {entity}: {reason}"),
@@ -441,6 +474,22 @@ fn seen(neighbour: &Neighbour) -> Seen {
 /// A place as it was given.
 #[derive(Clone, Copy, Debug)]
 struct Place(Position);
+
+/// Waits so long, or for ever.
+async fn until(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn own(text: &str) -> Result<(u32, Place), String> {
+    let (number, at) = text.split_once('=').ok_or("not N=X,Y")?;
+    match number.parse() {
+        Ok(number) if number > 0 => Ok((number, place(at)?)),
+        Ok(_) | Err(_) => Err("not a number from 1 on".to_owned()),
+    }
+}
 
 fn place(text: &str) -> Result<Place, String> {
     let coordinates = text.split(',').map(|part| part.trim().parse::<f64>());

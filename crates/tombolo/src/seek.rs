@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
-use tombolo_client::{Device, Error, ErrorCode, Match, Ticket, TicketEvent, UserId, WhyNot};
+use tombolo_client::{
+    BackfillStatus, Device, Error, ErrorCode, Match, Player, Room, RoomOptions, Ticket,
+    TicketEvent, UserId, WhyNot,
+};
 
 use crate::cli::MatchArgs;
 use crate::output::{self, Style};
@@ -38,6 +41,10 @@ enum Event {
     Failed,
     Why(Why),
     Found(Found),
+    Backfill {
+        generation: u32,
+        ended: Option<String>,
+    },
     Members {
         room: String,
         members: Vec<String>,
@@ -112,7 +119,56 @@ pub(crate) async fn run(args: MatchArgs) -> anyhow::Result<()> {
 }
 
 async fn look(device: &Device, args: &MatchArgs, style: Style) -> anyhow::Result<()> {
-    let mut ticket = device.matchmaker().ticket(&args.pool).query(&args.query);
+    let start = Instant::now();
+    // The party's room is left with the match's.
+    let mut party = None;
+    let looking = async {
+        if let Some(room) = &args.party {
+            let options = RoomOptions::default();
+            party = Some(device.rooms().join_or_create(room, options).await?);
+        }
+        let ticket = submit(device, args, party.as_ref(), style).await?;
+        follow(ticket, args, style, start).await
+    };
+    let found = match args.duration {
+        Some(duration) => timeout(duration, looking)
+            .await
+            .map_err(|_| anyhow::anyhow!("no match in {} s", duration.as_secs_f64()))??,
+        None => looking.await?,
+    };
+    gather(&found, usize::from(args.members), style).await?;
+    if let Some(lasts) = args.backfill {
+        ask_for_more(device, &found, lasts, style).await?;
+    }
+    Ok(())
+}
+
+/// A ticket of the user, or of its party, which the owner of the party's room submits once it is large enough.
+async fn submit(
+    device: &Device,
+    args: &MatchArgs,
+    party: Option<&Room>,
+    style: Style,
+) -> anyhow::Result<Ticket> {
+    let (own, matchmaker) = (device.session().user, device.matchmaker());
+    if let Some(room) = party {
+        let is_ready = || {
+            let is_own = room.read(|view| view.owner.as_ref() == Some(&own));
+            is_own && room.members().len() >= usize::from(args.party_size)
+        };
+        while !is_ready() {
+            tokio::select! {
+                ticket = matchmaker.next_ticket() => {
+                    return ticket.ok_or_else(|| anyhow::anyhow!("the session is over"));
+                }
+                event = room.next_event() => {
+                    anyhow::ensure!(event.is_some(), "the party is over");
+                }
+            }
+        }
+        tell_members(room, style)?;
+    }
+    let mut ticket = matchmaker.ticket(&args.pool).query(&args.query);
     for (name, value) in &args.attribute {
         ticket = ticket.attribute(name, value.clone());
     }
@@ -128,17 +184,67 @@ async fn look(device: &Device, args: &MatchArgs, style: Style) -> anyhow::Result
     if let Some(grace) = args.grace {
         ticket = ticket.grace(grace);
     }
-    let ticket = ticket.priority(args.priority);
-    let start = Instant::now();
-    let ticket = ticket.submit().await?;
-    let looking = follow(ticket, args, style, start);
-    let found = match args.duration {
-        Some(duration) => timeout(duration, looking)
-            .await
-            .map_err(|_| anyhow::anyhow!("no match in {} s", duration.as_secs_f64()))??,
-        None => looking.await?,
+    if let Some(room) = party {
+        let others = room.members().into_iter().filter(|user| *user != own);
+        ticket = ticket.party(room, others.map(Player::new));
+    }
+    Ok(ticket.priority(args.priority).submit().await?)
+}
+
+/// Stays in the match; whoever owns its room has others join it, with its teams as they were found.
+async fn ask_for_more(
+    device: &Device,
+    found: &Match,
+    lasts: Duration,
+    style: Style,
+) -> anyhow::Result<()> {
+    let end = Instant::now() + lasts;
+    let asked = timeout(lasts, ask(device, found, style)).await;
+    asked.unwrap_or(Ok(()))?;
+    tell_members(&found.room, style)?;
+    tokio::time::sleep_until(end).await;
+    Ok(())
+}
+
+async fn ask(device: &Device, found: &Match, style: Style) -> anyhow::Result<()> {
+    // Who owns it is told behind who is in it.
+    let owner = loop {
+        match found.room.read(|view| view.owner.clone()) {
+            Some(owner) => break owner,
+            None if found.room.next_event().await.is_none() => return Ok(()),
+            None => {}
+        }
     };
-    gather(&found, usize::from(args.members), style).await
+    if owner != device.session().user {
+        return Ok(());
+    }
+    let teams = found.teams.iter().map(|team| {
+        let parties = team.members.iter().map(|(user, role)| {
+            let roles = role.iter().cloned().collect();
+            vec![Player {
+                roles,
+                ..Player::new(user.clone())
+            }]
+        });
+        (team.name.clone(), parties.collect())
+    });
+    let backfill = found.backfill(teams.collect(), LEASE).await?;
+    let mut status = Some(backfill.status());
+    while let Some(told) = status {
+        tell(style, &told_backfill(&told))?;
+        status = match told.ended {
+            Some(_) => None,
+            None => backfill.changed().await,
+        };
+    }
+    Ok(())
+}
+
+fn told_backfill(status: &BackfillStatus) -> Event {
+    Event::Backfill {
+        generation: status.generation,
+        ended: status.ended.clone(),
+    }
 }
 
 async fn follow(
@@ -225,9 +331,13 @@ async fn gather(found: &Match, members: usize, style: Style) -> anyhow::Result<(
     };
     // Whoever has not come by then is not waited for.
     let _ = timeout(GATHER_TIMEOUT, gathered).await;
-    let members = found.room.members();
+    tell_members(&found.room, style)
+}
+
+fn tell_members(room: &Room, style: Style) -> anyhow::Result<()> {
+    let members = room.members();
     let members = Event::Members {
-        room: found.room.id().to_string(),
+        room: room.id().to_string(),
         members: members.iter().map(UserId::to_string).collect(),
     };
     tell(style, &members)
@@ -319,6 +429,10 @@ fn sentence(event: &Event) -> String {
         Event::Failed => "not all were ready, or there was no place: looking on".to_owned(),
         Event::Why(why) => why_sentence(why),
         Event::Found(found) => found_sentence(found),
+        Event::Backfill { generation, ended } => match ended {
+            None => format!("asking for more users, generation {generation}"),
+            Some(reason) => format!("no more users are asked for: {reason}"),
+        },
         Event::Members { room, members } => format!("in {room}: {}", members.join(", ")),
         Event::Ended { reason } => format!("no match: {reason}"),
     }
@@ -384,6 +498,9 @@ fn told_member(member: &Member) -> String {
         None => member.user.clone(),
     }
 }
+
+/// How long a match asks for more users when nothing is heard of this program.
+const LEASE: Duration = Duration::from_secs(30);
 
 /// How long others are waited for in the match's room.
 const GATHER_TIMEOUT: Duration = Duration::from_secs(10);

@@ -147,6 +147,29 @@ async fn devices_meet_in_a_field_and_are_linked() {
 }
 
 #[tokio::test]
+async fn a_device_puts_something_else_into_a_field_and_takes_it_away() {
+    let (_serve, url) = node().await;
+    let device = |user: &str, more: &[&str]| {
+        let args = [
+            "field", "--server", &url, "--user", user, "--field", "plaza", "--json",
+        ];
+        start(&[&args[..], more].concat())
+    };
+    let mut bob = device("bob", &[]);
+    bob.event("in").await;
+    let thing = ["--put", "7=1,-1", "--remove-after", "2", "--say", "door"];
+    let mut alice = device("alice", &thing);
+    for told in ["put", "removed"] {
+        assert_eq!(alice.event(told).await["number"], 7);
+    }
+    let mut entered = [bob.event("entered").await, bob.event("entered").await];
+    entered.sort_by_key(|event| event["position"][0].as_f64().map(f64::to_bits));
+    assert_eq!(entered[1]["position"], json!([1.0, -1.0, 0.0]));
+    assert_eq!(entered[1]["text"], "door");
+    assert_eq!(bob.event("left").await["entity"], entered[1]["entity"]);
+}
+
+#[tokio::test]
 async fn what_is_said_durably_is_told_to_who_watches() {
     let (mut serve, url) = node().await;
     let mut bob = peer(&url, "bob", &["--watch", "--count", "1"]);

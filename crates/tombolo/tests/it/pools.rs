@@ -7,6 +7,53 @@ use crate::command::start;
 use crate::folder::Folder;
 
 #[tokio::test]
+async fn a_party_looks_together_and_its_match_takes_others_in_while_it_runs() {
+    let folder = Folder::new("parties");
+    let (secret, table) = key("ops", &["pools:read"], "").await;
+    let pool = "[[pool]]\nname = \"teams\"\nfill = \"1ms\"\n\
+        teams = [{ name = \"many\", min = 2, max = 2 }, { name = \"few\", min = 1, max = 2 }]\n";
+    let tables = [&table, pool].concat();
+    let server = Server::start(&folder, "one", &secret, &tables, &[]).await;
+    let url = server.ready["url"].as_str().unwrap().to_owned();
+    let seeker = |user: &str, more: &[&str]| {
+        let args = ["match", "--server", &url, "--user", user, "--pool", "teams"];
+        start(&[&args[..], &["--json"], more].concat())
+    };
+    let stays = ["--members", "3", "--backfill", "300"];
+    let party = [&["--party", "party-1"][..], &stays].concat();
+    let mut first = vec![
+        seeker("alice", &party),
+        seeker("bob", &party),
+        seeker("carol", &stays),
+    ];
+    for seeker in &mut first {
+        let found = seeker.event("found").await;
+        let many = &found["teams"][0]["members"];
+        let users = many.as_array().unwrap().iter();
+        let mut users: Vec<_> = users
+            .map(|member| member["user"].as_str().unwrap())
+            .collect();
+        users.sort_unstable();
+        assert_eq!(users, ["alice", "bob"], "{found}");
+        assert_eq!(found["running"], false);
+    }
+    let found = seeker("dave", &[]).event("found").await;
+    assert_eq!(found["running"], true, "{found}");
+    let mut generations = Vec::new();
+    for mut seeker in first {
+        seeker.signal("INT");
+        let ended = seeker.ended().await;
+        assert_eq!(ended.status, Some(0), "{}", ended.complaints);
+        let told = ended
+            .events
+            .iter()
+            .filter(|event| event["event"] == "backfill");
+        generations.extend(told.map(|event| event["generation"].clone()));
+    }
+    assert_eq!(generations[0], 1, "{generations:?}");
+}
+
+#[tokio::test]
 async fn operators_see_who_waits_in_a_pool_of_the_nodes_file_and_why() {
     let folder = Folder::new("pools");
     let admin = folder.path("node.sock");
