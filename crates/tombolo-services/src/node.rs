@@ -465,7 +465,7 @@ impl Node {
             state.seats.move_all();
             drop(state.end(Some(reject.clone())));
         }
-        give_up_all(&mut sessions);
+        give_up_all(self, &mut sessions);
         drop(sessions);
         for host in std::mem::take(&mut *lock(&self.host_by_room)).into_values() {
             host.stop();

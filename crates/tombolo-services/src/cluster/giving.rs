@@ -385,11 +385,14 @@ pub(crate) fn has_given_all(node: &Node) -> bool {
 }
 
 /// Forgets all sessions that go, or have gone, to other nodes: this node is put out.
-pub(crate) fn give_up_all(sessions: &mut SessionTable) {
+pub(crate) fn give_up_all(node: &Node, sessions: &mut SessionTable) {
     sessions.given_by_token.clear();
     for session in std::mem::take(&mut sessions.given_by_id).into_values() {
         let mut state = session.lock();
-        state.moved = None;
+        // One that was taken has gone already, as far as anybody here is concerned.
+        if state.moved.take().is_some_and(|moved| !moved.is_taken) {
+            node.emit(SessionEvent::Ended, &session);
+        }
         drop(state.end(None));
     }
 }

@@ -442,6 +442,25 @@ async fn a_session_whose_new_node_dies_before_its_rooms_know_of_it_leaves_no_gho
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_that_is_offered_when_its_node_is_put_out_is_said_to_have_ended() {
+    let (nodes, _) = cluster::<2>().await;
+    let [mut alice] = members(&nodes, "r", [("alice", 0)]).await;
+    let mut changes = nodes[0].lab.services.session_events();
+    alice.connection = None;
+    // The offer is made, and nothing more comes through.
+    nodes[1].wire.answers_left.store(1, Ordering::Relaxed);
+    let asked = nodes[1].lab.attach(alice.hello());
+    let asked = tokio::time::timeout(Duration::from_millis(500), asked).await;
+    assert!(asked.is_err());
+    nodes[0].wire.cut(true);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    nodes[0].wire.cut(false);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let told = changes.try_recv().map(|change| change.event);
+    assert_eq!(told, Ok(SessionEvent::Ended));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_that_is_lost_while_it_arrives_leaves_no_ghost() {
     let (nodes, _) = cluster::<2>().await;
     let users = [("bob", 0), ("alice", 0)];
