@@ -7,6 +7,12 @@
 //! killed: the bus says when nobody is there. One that is only busy is there. Of those who try, the swap lets one win: it is the heir and
 //! does what the dead node left to do, then writes *gone*.
 //!
+//! Nobody deletes a record, however long its node has been gone: it is all that tells a process which was frozen, or
+//! cut off, for as long that its life is over. One that finds no record takes it for lost by the engine and writes it
+//! anew (see `lost`), with a life that all rooms refuse. The epoch does not say how long a node has been gone, only
+//! when it began; and until the last seat is given up that a room keeps for a member on it, whoever sends something
+//! to that member must be told that the node is gone.
+//!
 //! Nobody is judged by a node that was frozen itself, or that does not hear its own heartbeats, and
 //! without the engine nobody can be fenced: then everybody goes on.
 //!

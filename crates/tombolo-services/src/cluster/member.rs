@@ -142,7 +142,7 @@ async fn watch(node: Arc<Node>, records: Key, inputs: mpsc::Sender<Input>) {
                     },
                     WatchEvent::Synced => Input::Synced,
                     WatchEvent::Reset => Input::Reset,
-                    // Nobody deletes a record.
+                    // Nobody deletes a record (see `directory`).
                     WatchEvent::Deleted { .. } => continue,
                 };
                 if inputs.send(input).await.is_err() {
