@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use tombolo_services::Connection;
 
 use self::connect::Greeting;
 use super::deed::{Deed, Deeds, Refusal, What};
+use super::place::Line;
 use super::presence::Following;
 use super::trace::note;
 use tombolo_wire::resend::{Inbox, Limits, Outbox, Receipt};
@@ -80,7 +80,7 @@ pub(crate) struct Device {
     token: String,
     /// The node that it is connected to.
     pub(crate) node: Option<usize>,
-    connection: Option<Connection>,
+    connection: Option<Line>,
     /// Its node wants it to go on over another one.
     is_asked_to_go: bool,
     /// Another node is asked for the session; the connection, if there is one, goes on until that has it.
@@ -373,7 +373,8 @@ impl Device {
     fn transmit(&mut self) {
         while let Some(connection) = &self.connection {
             // Who gives the session away must not hear more of it meanwhile.
-            if !self.is_welcome || self.greeting.is_some() {
+            let is_heard = self.is_welcome && connection.is_open();
+            if !is_heard || self.greeting.is_some() {
                 return;
             }
             let Some(mut frame) = self.outbox.poll_frame() else {
@@ -381,7 +382,7 @@ impl Device {
             };
             frame.ack = self.inbox.take_ack();
             note(|| format!("{} {} > {:?}", self.name, frame.seq, frame.body));
-            if let Err(reject) = connection.receive(frame, true) {
+            if let Err(reject) = connection.receive(frame) {
                 self.on_close(Some(&reject));
             }
         }

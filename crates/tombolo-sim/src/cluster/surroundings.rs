@@ -10,15 +10,31 @@ use tombolo_services::{Config, Entropy};
 
 use crate::Seed;
 
+/// What a clock that began some time into the story says.
+#[derive(Clone, Copy)]
+pub(crate) struct Clock {
+    pub(crate) begun: Instant,
+    pub(crate) at: Duration,
+}
+
 /// A story begins on this thread.
 pub(crate) fn begin(seed: Seed) {
-    BEGUN.set(Some(Instant::now()));
+    set_clock(Clock {
+        begun: Instant::now(),
+        at: Duration::ZERO,
+    });
     CHANCE.set(Some(seed.rng_for("entropy")));
 }
 
-/// How long the story has been going on.
+/// From now on this is the clock; returns the one before.
+pub(crate) fn set_clock(clock: Clock) -> Clock {
+    CLOCK.replace(Some(clock)).unwrap_or(clock)
+}
+
+/// How long the story has been going on, to whoever asks.
 pub(crate) fn story_time() -> Duration {
-    BEGUN.get().map(|begun| begun.elapsed()).unwrap_or_default()
+    let clock = CLOCK.get();
+    clock.map_or(Duration::ZERO, |clock| clock.at + clock.begun.elapsed())
 }
 
 /// What nodes are told: their own names apart.
@@ -38,7 +54,7 @@ fn fill(bytes: &mut [u8]) {
 }
 
 thread_local! {
-    static BEGUN: Cell<Option<Instant>> = const { Cell::new(None) };
+    static CLOCK: Cell<Option<Clock>> = const { Cell::new(None) };
     static CHANCE: RefCell<Option<ChaCha12Rng>> = const { RefCell::new(None) };
 }
 

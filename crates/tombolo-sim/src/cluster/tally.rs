@@ -15,6 +15,8 @@ pub struct Tally {
     pub heard: u64,
     /// Nodes that were killed.
     pub kills: u64,
+    /// Nodes that were frozen.
+    pub freezes: u64,
     /// Sessions that went on over another connection.
     pub resumed: u64,
     /// Nodes that were emptied.
@@ -35,6 +37,7 @@ impl Sum for Tally {
             refused: sum.refused + next.refused,
             heard: sum.heard + next.heard,
             kills: sum.kills + next.kills,
+            freezes: sum.freezes + next.freezes,
             resumed: sum.resumed + next.resumed,
             drains: sum.drains + next.drains,
             moved: sum.moved + next.moved,

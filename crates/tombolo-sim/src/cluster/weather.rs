@@ -5,6 +5,7 @@ use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::place::Place;
 use bytes::Bytes;
 use rand::RngExt as _;
 use rand::rngs::ChaCha12Rng;
@@ -52,6 +53,8 @@ impl Weather {
 #[derive(Clone)]
 pub(crate) struct Wire {
     local: Local,
+    /// Where the engine is, and all that is on its way there or back.
+    world: Place,
     state: Arc<Mutex<State>>,
 }
 
@@ -77,9 +80,10 @@ enum Fate {
 }
 
 impl Wire {
-    pub(crate) fn new(local: &Local, rng: ChaCha12Rng, weather: Weather) -> Self {
+    pub(crate) fn new(local: &Local, world: &Place, rng: ChaCha12Rng, weather: Weather) -> Self {
         Self {
             local: local.clone(),
+            world: world.clone(),
             state: Arc::new(Mutex::new(State {
                 rng,
                 weather,
@@ -161,7 +165,7 @@ impl Bus for Wire {
         subject: &'a Key,
         payload: Bytes,
     ) -> BoxFuture<'a, Result<(), PublishError>> {
-        Box::pin(async move {
+        self.world.wrap(Box::pin(async move {
             if !self.travel().await {
                 return Err(PublishError::Unavailable);
             }
@@ -169,7 +173,7 @@ impl Bus for Wire {
                 return Ok(());
             }
             self.local.publish(subject, payload).await
-        })
+        }))
     }
 
     fn subscribe<'a>(
@@ -177,7 +181,7 @@ impl Bus for Wire {
         pattern: &'a Pattern,
         messages_max: usize,
     ) -> BoxFuture<'a, Result<Subscription, Unavailable>> {
-        Box::pin(async move {
+        self.world.wrap(Box::pin(async move {
             if !self.travel().await {
                 return Err(Unavailable);
             }
@@ -198,7 +202,7 @@ impl Bus for Wire {
                 }
             });
             Ok(outer)
-        })
+        }))
     }
 
     fn request<'a>(
@@ -207,7 +211,7 @@ impl Bus for Wire {
         payload: Bytes,
         timeout: Duration,
     ) -> BoxFuture<'a, Result<Bytes, RequestError>> {
-        Box::pin(async move {
+        self.world.wrap(Box::pin(async move {
             if !self.travel().await {
                 return Err(RequestError::Unavailable);
             }
@@ -220,7 +224,7 @@ impl Bus for Wire {
                 return Err(RequestError::Timeout);
             }
             answer
-        })
+        }))
     }
 
     fn serve<'a>(
@@ -228,7 +232,7 @@ impl Bus for Wire {
         subject: &'a Key,
         requests_max: usize,
     ) -> BoxFuture<'a, Result<Server, Unavailable>> {
-        Box::pin(async move {
+        self.world.wrap(Box::pin(async move {
             if !self.travel().await {
                 return Err(Unavailable);
             }
@@ -252,7 +256,7 @@ impl Bus for Wire {
                 }
             });
             Ok(outer)
-        })
+        }))
     }
 }
 
@@ -264,7 +268,7 @@ impl Log for Wire {
         expect: Expect,
         operation: OperationId,
     ) -> BoxFuture<'a, Result<Offset, AppendError>> {
-        Box::pin(async move {
+        self.world.wrap(Box::pin(async move {
             if !self.travel().await {
                 return Err(AppendError::Unavailable);
             }
@@ -291,7 +295,7 @@ impl Log for Wire {
                 true => done,
                 false => Err(AppendError::Unknown),
             }
-        })
+        }))
     }
 
     fn tail<'a>(
@@ -299,14 +303,14 @@ impl Log for Wire {
         key: &'a Key,
         after: Option<Offset>,
     ) -> BoxFuture<'a, Result<Box<dyn Tail>, Unavailable>> {
-        Box::pin(async move {
+        self.world.wrap(Box::pin(async move {
             if !self.travel().await {
                 return Err(Unavailable);
             }
             let tail = self.local.tail(key, after).await?;
             let (wire, next) = (self.clone(), None);
             Ok(Box::new(SlowTail { tail, wire, next }) as Box<dyn Tail>)
-        })
+        }))
     }
 
     fn snapshot<'a>(
@@ -315,21 +319,21 @@ impl Log for Wire {
         at: Offset,
         state: Bytes,
     ) -> BoxFuture<'a, Result<(), SnapshotError>> {
-        Box::pin(async move {
+        self.world.wrap(Box::pin(async move {
             match self.travel().await {
                 true => self.local.snapshot(key, at, state).await,
                 false => Err(SnapshotError::Unavailable),
             }
-        })
+        }))
     }
 
     fn retire<'a>(&'a self, key: &'a Key, at: Offset) -> BoxFuture<'a, Result<(), RetireError>> {
-        Box::pin(async move {
+        self.world.wrap(Box::pin(async move {
             match self.travel().await {
                 true => self.local.retire(key, at).await,
                 false => Err(RetireError::Unavailable),
             }
-        })
+        }))
     }
 }
 
@@ -343,25 +347,25 @@ struct SlowTail {
 
 impl Tail for SlowTail {
     fn next(&mut self) -> BoxFuture<'_, Option<TailEvent>> {
-        Box::pin(async move {
+        self.wire.world.clone().wrap(Box::pin(async move {
             if self.next.is_none() {
                 self.next = Some(self.tail.next().await?);
             }
             self.wire.travel().await;
             self.wire.connected().await;
             self.next.take()
-        })
+        }))
     }
 }
 
 impl Kv for Wire {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<KvEntry>, Unavailable>> {
-        Box::pin(async move {
+        self.world.wrap(Box::pin(async move {
             if !self.travel().await {
                 return Err(Unavailable);
             }
             self.local.get(key).await
-        })
+        }))
     }
 
     fn cas<'a>(
@@ -370,7 +374,7 @@ impl Kv for Wire {
         expected: Option<Revision>,
         value: Option<Bytes>,
     ) -> BoxFuture<'a, Result<Revision, CasError>> {
-        Box::pin(async move {
+        self.world.wrap(Box::pin(async move {
             if !self.travel().await {
                 return Err(CasError::Unavailable);
             }
@@ -397,18 +401,18 @@ impl Kv for Wire {
                 true => done,
                 false => Err(CasError::Unknown),
             }
-        })
+        }))
     }
 
     fn watch<'a>(&'a self, prefix: &'a Key) -> BoxFuture<'a, Result<Box<dyn Watch>, Unavailable>> {
-        Box::pin(async move {
+        self.world.wrap(Box::pin(async move {
             if !self.travel().await {
                 return Err(Unavailable);
             }
             let watch = self.local.watch(prefix).await?;
             let (wire, next) = (self.clone(), None);
             Ok(Box::new(SlowWatch { watch, wire, next }) as Box<dyn Watch>)
-        })
+        }))
     }
 }
 
@@ -421,14 +425,14 @@ struct SlowWatch {
 
 impl Watch for SlowWatch {
     fn next(&mut self) -> BoxFuture<'_, Option<WatchEvent>> {
-        Box::pin(async move {
+        self.wire.world.clone().wrap(Box::pin(async move {
             if self.next.is_none() {
                 self.next = Some(self.watch.next().await?);
             }
             self.wire.travel().await;
             self.wire.connected().await;
             self.next.take()
-        })
+        }))
     }
 }
 

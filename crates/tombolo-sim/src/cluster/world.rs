@@ -1,12 +1,14 @@
 //! Nodes, the engine and devices, and what happens to them.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use rand::RngExt as _;
 use rand::rngs::ChaCha12Rng;
+use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tombolo_engine::{Epoch, Local, LocalConfig, Offset};
@@ -16,6 +18,7 @@ use tombolo_wire::v1::IceServers;
 use tombolo_wire::{NodeId, UserId};
 
 use super::device::{Device, Violation};
+use super::place::{self, Place, Process};
 use super::plain::Plain;
 use super::presence::{Following, GUEST, STRANGER};
 use super::reader::Reader;
@@ -33,6 +36,9 @@ pub struct ClusterWorld {
     /// The bus loses nothing, so that plain messages are to arrive.
     is_fair: bool,
     rng: ChaCha12Rng,
+    runtime: Rc<Runtime>,
+    /// Where the engine and devices are.
+    place: Place,
     local: Local,
     weather: Weather,
     nodes: Vec<Node>,
@@ -48,6 +54,10 @@ pub struct ClusterWorld {
 
 /// A place for a node.
 struct Node {
+    /// Its own, or none: then it runs with the world.
+    process: Option<Process>,
+    /// It is frozen since, and until.
+    frozen: Option<(Instant, Instant)>,
     wire: Wire,
     /// `None` while it is dead.
     services: Option<Services>,
@@ -88,20 +98,15 @@ impl ClusterWorld {
     }
 
     fn tell(seed: Seed, weather: Weather) -> Result<Tally, Violation> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .map_err(|error| error.to_string())?;
-        runtime.block_on(async {
-            surroundings::begin(seed);
-            let mut world = Self::new(seed, weather).await?;
-            world.story().await?;
-            Ok(world.tally)
-        })
+        let runtime = Rc::new(place::runtime()?);
+        let _inside = runtime.enter();
+        surroundings::begin(seed);
+        let mut world = Self::new(seed, weather, Rc::clone(&runtime))?;
+        world.story()?;
+        Ok(world.tally)
     }
 
-    async fn new(seed: Seed, weather: Weather) -> Result<Self, Violation> {
+    fn new(seed: Seed, weather: Weather, runtime: Rc<Runtime>) -> Result<Self, Violation> {
         let rng = seed.rng_for("cluster");
         let mut world = Self {
             guest: Device::new(GUEST, token(GUEST)?),
@@ -110,6 +115,8 @@ impl ClusterWorld {
             seed,
             is_calm: weather.is_calm,
             is_fair: weather.lost == 0,
+            place: Place::new(&runtime),
+            runtime,
             local: engine(),
             weather,
             nodes: Vec::new(),
@@ -120,7 +127,9 @@ impl ClusterWorld {
             rng,
         };
         for room in 0..world.rng.random_range(1..=2) {
-            let reader = Reader::new(&world.local, &format!("room-{room}")).await?;
+            let reader = format!("room-{room}");
+            let reader = Reader::new(&world.local, &reader);
+            let reader = world.runtime.block_on(reader)?;
             world.rooms.push(reader);
         }
         for _ in 0..world.rng.random_range(2..=3) {
@@ -146,33 +155,50 @@ impl ClusterWorld {
 
     fn add_node(&mut self) -> Result<(), Violation> {
         let index = self.nodes.len();
-        let wire = self.wire(index, 0);
-        let services = Some(start(index, &wire)?);
         self.nodes.push(Node {
-            wire,
-            services,
+            process: None,
+            frozen: None,
+            wire: self.wire(index, 0),
+            services: None,
             draining: None,
             cut_until: None,
             starts_at: Instant::now(),
-            lives: 1,
+            lives: 0,
             checked: vec![None; self.rooms.len()],
         });
+        self.start(index)
+    }
+
+    /// A node begins a life; some have a process of their own, which costs some time.
+    fn start(&mut self, index: usize) -> Result<(), Violation> {
+        let is_apart = !self.is_calm && self.rng.random_range(0..APART) == 0;
+        let wire = self.wire(index, self.nodes[index].lives);
+        let node = &mut self.nodes[index];
+        trace::note(|| format!("node-{index} is started"));
+        node.process = is_apart.then(Process::new).transpose()?;
+        let place = node.place(&self.place).clone();
+        let _inside = place.enter();
+        node.services = Some(start(index, &wire)?);
+        node.wire = wire;
+        node.lives += 1;
+        node.checked.fill(None);
+        node.cut_until = None;
         Ok(())
     }
 
     fn wire(&self, index: usize, life: u64) -> Wire {
         let rng = self.seed.rng_for(&format!("wire {index} {life}"));
-        Wire::new(&self.local, rng, self.weather)
+        Wire::new(&self.local, &self.place, rng, self.weather)
     }
 
-    async fn story(&mut self) -> Result<(), Violation> {
-        self.pass(Duration::from_secs(2), TICK).await?;
+    fn story(&mut self) -> Result<(), Violation> {
+        self.pass(Duration::from_secs(2), TICK)?;
         for _ in 0..STEPS {
             self.step()?;
             let pause = self.rng.random_range(Duration::ZERO..PAUSE_MAX);
-            self.pass(pause, TICK).await?;
+            self.pass(pause, TICK)?;
         }
-        self.come_to_rest().await
+        self.come_to_rest()
     }
 
     /// Something happens.
@@ -181,8 +207,9 @@ impl ClusterWorld {
             // Only operators do something, and devices lose connections.
             0..8 if self.is_calm => self.act(),
             0..3 => self.kill(),
-            3..6 => self.cut(),
-            6..8 => self.take_engine_away(),
+            3..5 => self.cut(),
+            5..7 => self.freeze(),
+            7..8 => self.take_engine_away(),
             8..12 => self.drain(),
             12..15 => self.rebalance(),
             15..16 if self.nodes.len() < NODES_MAX => {
@@ -263,7 +290,10 @@ impl ClusterWorld {
         let node = &mut self.nodes[index];
         node.wire.die();
         node.draining = None;
+        node.frozen = None;
         if let Some(services) = node.services.take() {
+            let place = node.place(&self.place);
+            let _inside = place.enter();
             services.kill();
         }
         node.starts_at = starts_at;
@@ -275,6 +305,7 @@ impl ClusterWorld {
             device.on_dead(index, pause);
         }
         self.guest.on_dead(index, Duration::ZERO);
+        self.nodes[index].process = None;
     }
 
     /// A node is emptied, unless no other takes anybody in.
@@ -291,7 +322,8 @@ impl ClusterWorld {
         let node = &mut self.nodes[index];
         if let Some(services) = node.services.clone().filter(|_| node.is_open()) {
             trace::note(|| format!("node-{index} is drained"));
-            node.draining = Some(tokio::spawn(async move { services.drain(time).await }));
+            let handle = node.place(&self.place).handle().clone();
+            node.draining = Some(handle.spawn(async move { services.drain(time).await }));
         }
     }
 
@@ -299,10 +331,47 @@ impl ClusterWorld {
     fn rebalance(&mut self) {
         let count = self.rng.random_range(1..=3);
         let index = self.rng.random_range(0..self.nodes.len());
-        if let Some(services) = &self.nodes[index].services {
+        let node = &self.nodes[index];
+        if let Some(services) = node.services.as_ref().filter(|_| node.frozen.is_none()) {
+            let _inside = node.place(&self.place).enter();
             let asked = services.rebalance(count);
             trace::note(|| format!("node-{index} asks {asked} to go"));
             self.tally.asked += asked as u64;
+        }
+    }
+
+    /// SIGSTOP, and SIGCONT after a while: a node that has a process of its own stands still.
+    fn freeze(&mut self) {
+        let now = Instant::now();
+        let until = now + self.up_to(AWAY_MAX);
+        let mut nodes = self.nodes.iter_mut().enumerate();
+        let found = nodes.find_map(|(index, node)| {
+            let is_free = node.services.is_some() && node.frozen.is_none();
+            let process = node.process.as_ref().filter(|_| is_free)?;
+            process.freeze();
+            node.frozen = Some((now, until));
+            Some(index)
+        });
+        if let Some(index) = found {
+            trace::note(|| format!("node-{index} is frozen"));
+            self.tally.freezes += 1;
+        }
+    }
+
+    fn tend_frozen(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let Some((since, until)) = node.frozen else {
+            return;
+        };
+        if until <= Instant::now() {
+            trace::note(|| format!("node-{index} is not frozen any more"));
+            node.frozen = None;
+            node.process.iter().for_each(Process::thaw);
+        } else if since.elapsed() >= SILENCE_MAX {
+            for device in &mut self.devices {
+                device.on_dead(index, Duration::ZERO);
+            }
+            self.guest.on_dead(index, Duration::ZERO);
         }
     }
 
@@ -329,10 +398,13 @@ impl ClusterWorld {
     }
 
     /// Lets time pass: what is due happens, and devices take in what came.
-    async fn pass(&mut self, time: Duration, tick: Duration) -> Result<(), Violation> {
+    fn pass(&mut self, time: Duration, tick: Duration) -> Result<(), Violation> {
         let end = Instant::now() + time;
         while Instant::now() < end {
-            sleep(tick).await;
+            self.runtime.block_on(sleep(tick));
+            for node in &self.nodes {
+                node.process.iter().for_each(Process::run);
+            }
             self.tend_nodes()?;
             self.tend_devices()?;
             self.check()?;
@@ -378,15 +450,9 @@ impl ClusterWorld {
                 self.end(index);
             }
             if self.nodes[index].services.is_none() && self.nodes[index].starts_at <= now {
-                let wire = self.wire(index, self.nodes[index].lives);
-                let node = &mut self.nodes[index];
-                trace::note(|| format!("node-{index} is started"));
-                node.services = Some(start(index, &wire)?);
-                node.wire = wire;
-                node.lives += 1;
-                node.checked.fill(None);
-                node.cut_until = None;
+                self.start(index)?;
             }
+            self.tend_frozen(index);
             let node = &mut self.nodes[index];
             if node.cut_until.is_some_and(|until| until <= now) {
                 trace::note(|| format!("node-{index} is not cut off any more"));
@@ -400,7 +466,7 @@ impl ClusterWorld {
     fn tend_devices(&mut self) -> Result<(), Violation> {
         for device in &mut self.devices {
             device.pump()?;
-            find_node(device, &self.nodes, &mut self.rng);
+            find_node(device, &self.nodes, &self.place, &mut self.rng);
         }
         self.guest.pump()?;
         if self.is_guest_gone {
@@ -410,17 +476,23 @@ impl ClusterWorld {
             let pause = self.guest_rng.random_range(Duration::ZERO..GUEST_AWAY_MAX);
             self.guest.lose_connection(pause);
         }
-        find_node(&mut self.guest, &self.nodes, &mut self.guest_rng);
+        find_node(
+            &mut self.guest,
+            &self.nodes,
+            &self.place,
+            &mut self.guest_rng,
+        );
         Ok(())
     }
 
     /// Everything is mended, and given the time that it needs; now and then more than that, in which nothing
     /// may go wrong any more.
-    async fn come_to_rest(&mut self) -> Result<(), Violation> {
+    fn come_to_rest(&mut self) -> Result<(), Violation> {
         for node in &mut self.nodes {
             node.wire.set_weather(Weather::FAIR);
             node.starts_at = Instant::now();
             node.cut_until = Some(Instant::now());
+            node.frozen = node.frozen.map(|(since, _)| (since, Instant::now()));
         }
         self.weather = Weather::FAIR;
         self.is_guest_gone = true;
@@ -429,7 +501,7 @@ impl ClusterWorld {
         let end = Instant::now() + REST;
         let is_long = self.rng.random_range(0..LONG_RESTS) == 0;
         loop {
-            self.pass(REST / 20, TICK_OF_REST).await?;
+            self.pass(REST / 20, TICK_OF_REST)?;
             let is_over = Instant::now() >= end;
             match self.judge() {
                 Ok(tally) if is_over || !is_long => {
@@ -464,18 +536,27 @@ impl ClusterWorld {
 impl Node {
     /// Whether it takes devices in.
     fn is_open(&self) -> bool {
-        self.services.is_some() && self.draining.is_none()
+        self.services.is_some() && self.draining.is_none() && self.frozen.is_none()
+    }
+
+    /// Where it runs.
+    fn place<'a>(&'a self, world: &'a Place) -> &'a Place {
+        self.process
+            .as_ref()
+            .map_or(world, |process| &process.place)
     }
 }
 
 /// A device that looks for a node, or for another one, tries any.
-fn find_node(device: &mut Device, nodes: &[Node], rng: &mut ChaCha12Rng) {
+fn find_node(device: &mut Device, nodes: &[Node], world: &Place, rng: &mut ChaCha12Rng) {
     if !device.is_looking() {
         return;
     }
     let index = rng.random_range(0..nodes.len());
     match &nodes[index].services {
-        Some(services) if device.node != Some(index) => device.greet(index, services),
+        Some(services) if device.node != Some(index) => {
+            device.greet(index, services, nodes[index].place(world));
+        }
         Some(_) | None => device.wait(TICK),
     }
 }
@@ -536,6 +617,10 @@ const DRAIN_MIN: Duration = Duration::from_secs(3);
 const PAUSE_MAX: Duration = Duration::from_millis(600);
 /// Longest time that a node is dead or cut off: shorter than seats are kept.
 const AWAY_MAX: Duration = Duration::from_secs(6);
+/// After so long a silence devices take their node for dead.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+/// Of so many lives of nodes one is a process of its own.
+const APART: u32 = 2;
 const TICK: Duration = Duration::from_millis(5);
 const TICK_OF_REST: Duration = Duration::from_millis(100);
 /// For about so many ticks the guest stays.

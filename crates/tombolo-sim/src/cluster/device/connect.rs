@@ -10,11 +10,13 @@ use tombolo_wire::VERSION;
 use tombolo_wire::v1::{self, ClientFrame, ErrorCode, client_frame};
 
 use super::{Device, RETRY, Violation, is_in};
+use crate::cluster::place::{Line, Place};
 use crate::cluster::trace::note;
 
 /// A node that was greeted and has not answered.
 pub(super) struct Greeting {
     node: usize,
+    place: Place,
     task: JoinHandle<Result<Connection, Reject>>,
 }
 
@@ -71,7 +73,7 @@ impl Device {
     }
 
     /// Asks a node to be let in, and for the session, if there is one.
-    pub(crate) fn greet(&mut self, node: usize, services: &Services) {
+    pub(crate) fn greet(&mut self, node: usize, services: &Services, place: &Place) {
         self.hellos += 1;
         let identity: Vec<u8> = self.name.bytes().cycle().take(32).collect();
         let hello = v1::Hello {
@@ -96,8 +98,12 @@ impl Device {
             transport: TransportKind::Quic,
         };
         let services = services.clone();
-        let task = tokio::spawn(async move { services.attach(frame, info).await });
-        self.greeting = Some(Greeting { node, task });
+        let task = { place.handle() }.spawn(async move { services.attach(frame, info).await });
+        self.greeting = Some(Greeting {
+            node,
+            place: place.clone(),
+            task,
+        });
     }
 
     fn on_reject(&mut self, reject: &Reject) {
@@ -115,7 +121,8 @@ impl Device {
                 None => self.greeting = Some(greeting),
                 Some(Ok(Ok(connection))) => {
                     // The one before has nothing more to say.
-                    self.connection = Some(connection);
+                    let place = greeting.place.clone();
+                    self.connection = Some(Line::new(connection, place));
                     self.node = Some(greeting.node);
                     (self.is_welcome, self.is_asked_to_go) = (false, false);
                     self.was_sent = false;
@@ -137,7 +144,7 @@ impl Device {
 
     fn take_in(&mut self) -> Result<(), Violation> {
         while let Some(connection) = &self.connection {
-            match connection.next_outgoing().now_or_never() {
+            match connection.next() {
                 None => break,
                 Some(Outgoing::Reliable(frame)) => self.on_frame(frame)?,
                 Some(Outgoing::Unreliable(frame)) => {
