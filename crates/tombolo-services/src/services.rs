@@ -1,7 +1,7 @@
 //! The front door.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -14,8 +14,7 @@ use tombolo_engine::Engine;
 use tombolo_room::{LeftReason, SessionId};
 use tombolo_wire::token::{Claims, KeySet, TokenError};
 use tombolo_wire::v1::{
-    ClientFrame, ErrorCode, GoAway, Hello, IceServers, ServerFrame, Welcome, client_frame,
-    server_frame,
+    ClientFrame, ErrorCode, Hello, IceServers, ServerFrame, Welcome, client_frame, server_frame,
 };
 use tombolo_wire::{PublicKeys, TagName, UserId, VERSION};
 
@@ -193,21 +192,6 @@ impl Services {
     #[must_use]
     pub fn ice_servers(&self, claims: &Claims) -> IceServers {
         self.node.ice_servers(&claims.user, claims.expires)
-    }
-
-    /// Tells all devices to connect elsewhere. Connections are refused from now on.
-    pub fn go_away(&self, reason: &str) {
-        self.node.is_going_away.store(true, Ordering::Relaxed);
-        let sessions: Vec<_> = lock(&self.node.sessions).by_id.values().cloned().collect();
-        for session in sessions {
-            let go_away = GoAway {
-                reason: reason.to_owned(),
-                nodes: self.node.cluster.urls(),
-            };
-            session
-                .lock()
-                .push_urgent(server_frame::Body::GoAway(go_away));
-        }
     }
 
     /// Tells the other nodes where devices connect to this one.

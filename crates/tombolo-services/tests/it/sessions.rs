@@ -379,19 +379,6 @@ async fn a_resume_token_is_good_until_its_successor_has_arrived() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_leaves_says_so_and_takes_nobody() {
-    let lab = Lab::new();
-    let mut alice = lab.device("alice").await;
-    lab.services.go_away("upgrade");
-    let server_frame::Body::GoAway(go_away) = alice.next().await else {
-        panic!("alice is told");
-    };
-    assert_eq!(go_away.reason, "upgrade");
-    let turned_away = Device::new("bob").connect(&lab).await.err().unwrap();
-    assert_eq!(turned_away.code, ErrorCode::Elsewhere);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_user_has_so_many_sessions_and_a_new_one_takes_the_place_of_a_broken_one() {
     let lab = Lab::with(|config| config.sessions_per_user_max = 2);
     let (mut first, mut second) = (lab.device("alice").await, lab.device("alice").await);
