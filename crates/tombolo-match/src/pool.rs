@@ -5,6 +5,7 @@ mod candidate;
 mod demand;
 mod explain;
 mod finish;
+mod gather;
 mod group;
 mod improve;
 mod index;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::candidate::Candidate;
 use super::joining::Place;
+use super::search::Progress;
 use super::seat::{Key, Seat};
 use super::{Pool, Timer};
 use crate::entry::{Backfill, LEASE_MAX};
@@ -28,8 +29,8 @@ pub(super) struct Running {
     pub(super) pending: Option<MatchId>,
     /// It is to be looked at: it has changed, or others have.
     pub(super) is_fresh: bool,
-    /// How many of those who wait its next search leaves out: the last one got no further.
-    pub(super) skipped: usize,
+    /// Where its next search goes on.
+    pub(super) progress: Progress,
 }
 
 impl Pool {
@@ -62,7 +63,7 @@ impl Pool {
             sides,
             pending: None,
             is_fresh: true,
-            skipped: 0,
+            progress: Progress::default(),
         };
         self.running.insert(backfill.id, running);
         self.timers.insert((until, Timer::Lease(backfill.id)));
@@ -121,6 +122,7 @@ impl Pool {
         running.generation = running.generation.saturating_add(1);
         running.pending = None;
         running.is_fresh = true;
+        running.progress = Progress::default();
         let generation = running.generation;
         let sizes = running.sides.iter().flatten();
         let size: u32 = sizes.map(|key| self.seats[*key].candidate.size).sum();

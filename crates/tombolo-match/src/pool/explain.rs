@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Pool;
 use super::candidate::Gate;
 use super::group::{Group, View};
-use super::search::{Outcome, Pass, Search};
+use super::search::{Outcome, Pass, Progress, Search};
 use super::seat::{Key, Seat};
 use super::tally::{Look, Tally};
 use crate::rules::Check;
@@ -177,7 +177,7 @@ impl Pool {
             group,
             pass: Pass::Tick,
             work: 0,
-            skipped: 0,
+            progress: Progress::default(),
         };
         let Outcome::Found(draft) = search.run(key) else {
             return None;
@@ -240,7 +240,7 @@ impl Pool {
                 group: &mut *group,
                 pass: Pass::Tick,
                 work: 0,
-                skipped: 0,
+                progress: Progress::default(),
             };
             let is_found = *work < looks_end && matches!(search.run(key), Outcome::Found(_));
             *work += search.work;

@@ -247,11 +247,11 @@ impl Search<'_> {
             if rest.is_empty() || self.work >= work_max {
                 return None;
             }
-            let (waiting, _) = self.gather(Base::Members(&rest), GATHERED_MIN);
+            let waiting = self.gather(Base::Members(&rest), GATHERED_MIN);
             if waiting.is_empty() {
                 continue;
             }
-            let (partners, _) = self.gather(Base::Members(&[*one]), GATHERED_MIN);
+            let partners = self.gather(Base::Members(&[*one]), GATHERED_MIN);
             let priority = view.seats[*one].ticket.priority;
             for other in &waiting {
                 if self.work >= work_max {

@@ -1,15 +1,14 @@
 //! One ticket's search for a match.
 
-use std::cmp::Reverse;
 use std::time::Duration;
 
 use super::backfill::Running;
 use super::finish::{self, Verdict};
 use super::group::{Group, View};
 use super::improve::Draft;
-use super::index::{Fewest, Index, primary_rule};
+use super::index::Index;
 use super::seat::Key;
-use crate::rules::{Judge, Team};
+use crate::rules::Team;
 use crate::word::BackfillId;
 
 /// The fewest tickets that are looked at more closely, where there are that many.
@@ -22,7 +21,7 @@ const RETRIES_MAX: usize = 16;
 const RETRY_LOOKS_MAX: u64 = 1024;
 
 /// How many one search looks at, about: the next one of the same ticket goes on behind them.
-const SEARCH_LOOKS_MAX: u64 = 16_384;
+pub(super) const SEARCH_LOOKS_MAX: u64 = 16_384;
 
 /// How many are looked at to try every group that there may be, once nobody else fits.
 const ALL_LOOKS_MAX: u64 = 4096;
@@ -64,8 +63,17 @@ pub(super) struct Search<'p> {
     pub(super) pass: Pass,
     /// What it has cost: each ticket that was looked at counts one.
     pub(super) work: u64,
-    /// How many of the others, the nearest first, it leaves out: they were looked at before.
+    /// Where it begins; and then, where it got to.
+    pub(super) progress: Progress,
+}
+
+/// How far the searches of a ticket got that ended before they had looked at all others.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// How many of the others, the nearest first, the next one leaves out.
     pub(super) skipped: usize,
+    /// A few of each kind of those that fitted: what is rare may be far from what else is rare.
+    pub(super) kept: Vec<Key>,
 }
 
 impl Search<'_> {
@@ -83,7 +91,7 @@ impl Search<'_> {
             return self.found(verdict, vec![anchor]);
         }
         let base = Base::Members(&[anchor]);
-        let skipped = self.skipped;
+        let skipped = self.progress.skipped;
         let others = match self.find(base) {
             Ok((verdict, members)) => return self.found(verdict, members),
             Err(others) => others,
@@ -93,7 +101,7 @@ impl Search<'_> {
             return self.found(verdict, vec![anchor]);
         }
         // What may be a match by itself in the end, looks again.
-        let is_all = skipped == 0 && self.skipped == 0;
+        let is_all = skipped == 0 && self.progress.skipped == 0;
         if others.is_empty() && is_all && size < shape.players_least() {
             return Outcome::Lonely;
         }
@@ -131,32 +139,59 @@ impl Search<'_> {
 
     /// A match of those of the beginning with some of the others; without one, all others who fit, as far as it got.
     fn find(&mut self, base: Base<'_>) -> Result<(Verdict, Vec<Key>), Vec<Key>> {
-        let need = self.view.rules.shape.players_max() - self.group.size;
-        let mut cap = GATHERED_MIN.max(2 * need as usize);
+        let mut others = Vec::new();
         loop {
-            let (gathered, end) = self.gather(base, cap);
-            let is_all = end.is_none();
-            let chosen = match self.choose(base, &gathered) {
-                None if is_all => self.try_all(base, &gathered),
-                chosen => chosen,
-            };
-            match (chosen, end) {
-                (Some(found), _) => return Ok(found),
-                (None, Some(end)) if self.work >= SEARCH_LOOKS_MAX => {
-                    self.skipped = end;
-                    return Err(gathered);
-                }
-                (None, Some(_)) => cap *= 4,
-                (None, None) => {
-                    self.skipped = 0;
-                    return Err(gathered);
-                }
+            let is_partial = self.progress.skipped > 0;
+            if let Some(found) = self.go_on(base, &mut others) {
+                return Ok(found);
             }
+            let is_at_end = self.progress.skipped == 0;
+            if is_at_end && is_partial && self.work < SEARCH_LOOKS_MAX {
+                // Once more from the beginning: whoever was looked at before may fit by now.
+                continue;
+            }
+            if is_at_end {
+                self.progress.kept.clear();
+            }
+            return Err(others);
+        }
+    }
+
+    /// Goes on where the last search got no further, until that is to be said of this one or all were looked at.
+    fn go_on(&mut self, base: Base<'_>, others: &mut Vec<Key>) -> Option<(Verdict, Vec<Key>)> {
+        let need = (self.view.rules.shape.players_max() - self.group.size) as usize;
+        let mut cap = GATHERED_MIN.max(2 * need);
+        let (mut of_each_kind, mut tried) = (cap, 0);
+        let mut nearby = self.nearby(base);
+        loop {
+            self.look_around(base, &mut nearby, cap);
+            let gathered = self.gathered(&nearby, of_each_kind);
+            let is_over = self.work >= SEARCH_LOOKS_MAX;
+            let is_all = nearby.is_at_end && (is_over || gathered.len() == nearby.fitting.len());
+            let mut found = None;
+            if gathered.len() > tried {
+                found = self.choose(base, &gathered);
+            }
+            if found.is_none() && is_all {
+                found = self.try_all(base, &gathered);
+            }
+            if found.is_some() {
+                return found;
+            }
+            if is_all || is_over {
+                let skipped = if is_all { 0 } else { nearby.looked_at };
+                let kept = self.kept(&gathered, need);
+                self.progress = Progress { skipped, kept };
+                others.append(&mut nearby.fitting);
+                return None;
+            }
+            (tried, of_each_kind) = (gathered.len(), cap);
+            cap *= 4;
         }
     }
 
     /// Begins a group with who is in it from the beginning.
-    fn start(&mut self, base: Base<'_>) {
+    pub(super) fn start(&mut self, base: Base<'_>) {
         let view = self.view;
         self.group.clear(view.rules);
         match base {
@@ -173,90 +208,6 @@ impl Search<'_> {
                 }
             }
         }
-    }
-
-    /// The nearest who fit with those of the beginning, the most desirable first; and how many were looked at, those that
-    /// are left out too, unless those were all.
-    pub(super) fn gather(&mut self, base: Base<'_>, cap: usize) -> (Vec<Key>, Option<usize>) {
-        let view = self.view;
-        self.start(base);
-        let Some(anchor) = self.group.members.first().copied() else {
-            return (Vec::new(), None);
-        };
-        let seat = &view.seats[anchor];
-        let (classes, count) = self.index.classes_for(view.rules, seat, seat.class);
-        let fewest = match self.index.fewest(seat, anchor) {
-            Fewest::Nobody => return (Vec::new(), None),
-            Fewest::Of(keys) if keys.len() < count => Some(keys),
-            Fewest::Of(_) | Fewest::Unknown => None,
-        };
-        let primary = primary_rule(view.rules);
-        let room = view.rules.shape.players_max() - self.group.size;
-        let mut gathered = Vec::new();
-        let mut work = 0;
-        let mut fits = |group: &Group, key: Key| {
-            work += 1;
-            let has_room = view.seats[key].candidate.size <= room;
-            if key != anchor && has_room && group.fits(view, key) {
-                gathered.push(key);
-            }
-            gathered.len() < cap && work < SEARCH_LOOKS_MAX
-        };
-        let skipped = self.skipped;
-        let is_all = match fewest {
-            Some(keys) => {
-                let mut keys = keys.iter().skip(skipped);
-                keys.all(|(_, key)| fits(self.group, *key))
-            }
-            None => {
-                let limit = primary.and_then(|(at, rule)| match view.rules.judge {
-                    Judge::Each => seat.gates[at].limit,
-                    Judge::Oldest => rule.relax.widest(rule.base),
-                });
-                let nearest = self
-                    .index
-                    .nearest(view.rules, &seat.candidate, &classes, limit);
-                let mut nearest = nearest.skip(skipped);
-                nearest.all(|key| fits(self.group, key))
-            }
-        };
-        self.work += work;
-        self.sort(anchor, &mut gathered);
-        let looked_at = usize::try_from(work).unwrap_or(usize::MAX);
-        (
-            gathered,
-            (!is_all).then(|| skipped.saturating_add(looked_at)),
-        )
-    }
-
-    /// The most desirable first: those with priority, then those near, long waiting and well liked.
-    fn sort(&self, anchor: Key, gathered: &mut [Key]) {
-        let view = self.view;
-        let seat = &view.seats[anchor];
-        let primary = primary_rule(view.rules);
-        let patience = view.rules.patience.as_secs_f64();
-        let score = |key: Key| {
-            let other = &view.seats[key];
-            let waited = view.now.since(other.since).as_secs_f64() / patience;
-            let distance = primary.map_or(0.0, |(at, rule)| {
-                let distance = other.candidate.number(at) - seat.candidate.number(at);
-                distance.abs() / rule.scale().max(1e-9)
-            });
-            let likes = seat
-                .candidate
-                .demands
-                .liking(&other.candidate, view.symbols);
-            let liked = other
-                .candidate
-                .demands
-                .liking(&seat.candidate, view.symbols);
-            distance - waited - likes.unwrap_or(0.0) - liked.unwrap_or(0.0)
-        };
-        gathered.sort_by_cached_key(|key| {
-            let other = &view.seats[*key];
-            let score = super::index::Place::of(score(*key));
-            (Reverse(other.ticket.priority), score, other.order)
-        });
     }
 
     /// Makes a match of those of the beginning and some of those that were gathered.

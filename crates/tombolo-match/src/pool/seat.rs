@@ -9,6 +9,7 @@ use tombolo_wire::UserId;
 use super::candidate::{Candidate, Gate};
 use super::index::ClassId;
 use super::joining::Place;
+use super::search::Progress;
 use crate::rules::Rules;
 use crate::ticket::Ticket;
 use crate::word::{MatchId, Time};
@@ -50,8 +51,8 @@ pub(super) struct Seat {
     pub(super) is_lonely: bool,
     /// Until when it does not look on ticks: it has looked at many in vain.
     pub(super) rests_until: Time,
-    /// How many of the others its next search leaves out: the last one got no further.
-    pub(super) skipped: usize,
+    /// Where its next search goes on.
+    pub(super) progress: Progress,
 }
 
 impl Seat {
@@ -71,7 +72,7 @@ impl Seat {
             class: None,
             is_lonely: false,
             rests_until: Time::ZERO,
-            skipped: 0,
+            progress: Progress::default(),
         }
     }
 
@@ -125,6 +126,11 @@ impl Seats {
     pub(super) fn key(&self, number: u32) -> Option<Key> {
         let seat = self.seats.get(number as usize)?;
         seat.as_ref().map(|_| Key(number))
+    }
+
+    /// The ticket that has a number now, if one has.
+    pub(super) fn get(&self, key: Key) -> Option<&Seat> {
+        self.seats.get(key.0 as usize)?.as_ref()
     }
 
     pub(super) fn remove(&mut self, key: Key) -> Seat {

@@ -11,6 +11,7 @@ use super::backfill::Running;
 use super::candidate::Candidate;
 use super::joining::{JOINING_MAX, Joining, Place, Waited};
 use super::ready::Pending;
+use super::search::Progress;
 use super::seat::{Key, Seat};
 use super::waits::Waits;
 use super::{ENDED_MAX, NODES_LOST_MAX, Pool, Timer};
@@ -224,7 +225,7 @@ impl Pool {
             sides,
             pending: (kept.pending != 0).then_some(MatchId(kept.pending)),
             is_fresh: true,
-            skipped: 0,
+            progress: Progress::default(),
         };
         self.timers.insert((until, Timer::Lease(id)));
         match self.running.insert(id, running) {

@@ -3,7 +3,7 @@
 use super::Pool;
 use super::group::View;
 use super::improve::Draft;
-use super::search::{Outcome, Pass, Search};
+use super::search::{Outcome, Pass, Progress, Search};
 use super::seat::{Key, Seat};
 use super::ticket::{rank, set_gates};
 use super::{Matcher, Rank};
@@ -146,14 +146,14 @@ impl Pool {
                 return;
             }
             running.is_fresh = false;
-            let skipped = running.skipped;
+            let progress = std::mem::take(&mut running.progress);
             for key in running.sides.iter().flatten() {
                 set_gates(&self.rules, &mut self.seats[*key], work.now);
             }
             let mut search = self.search(work.now, Pass::Tick);
-            search.skipped = skipped;
+            search.progress = progress;
             let found = search.run_backfill(id, &running);
-            running.skipped = search.skipped;
+            running.progress = search.progress;
             work.done_for_running += search.work;
             self.running.insert(id, running);
             if let Some(draft) = found {
@@ -225,12 +225,12 @@ impl Pool {
         if pass == Pass::Tick && (seat.is_lonely || work.now < seat.rests_until) {
             return;
         }
-        let skipped = seat.skipped;
+        let progress = std::mem::take(&mut self.seats[key].progress);
         let mut search = self.search(work.now, pass);
-        search.skipped = skipped;
+        search.progress = progress;
         let outcome = search.run(key);
         let looks = search.work;
-        self.seats[key].skipped = search.skipped;
+        self.seats[key].progress = search.progress;
         work.done += looks;
         match outcome {
             Outcome::Found(draft) => self.take(draft, work),
@@ -262,7 +262,7 @@ impl Pool {
             group: &mut self.matcher.group,
             pass,
             work: 0,
-            skipped: 0,
+            progress: Progress::default(),
         }
     }
 

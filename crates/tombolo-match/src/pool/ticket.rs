@@ -6,6 +6,7 @@ use tombolo_wire::{NodeId, UserId};
 
 use super::candidate::Candidate;
 use super::joining::Place;
+use super::search::Progress;
 use super::seat::{Key, Seat};
 use super::{NODES_LOST_MAX, Pool, Rank, Timer};
 use crate::event::{EndReason, Event, Illegal};
@@ -252,7 +253,7 @@ impl Pool {
         }
         seat.is_lonely = false;
         seat.rests_until = Time::ZERO;
-        seat.skipped = 0;
+        seat.progress = Progress::default();
         let asks = seat.candidate.demands.needs().next().is_some();
         let seats = &self.seats;
         if asks && !self.matcher.index.is_asked() {

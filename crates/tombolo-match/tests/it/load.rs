@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tombolo_match::{Backfill, BackfillId, Body, Ticket};
+use tombolo_match::{Backfill, BackfillId, Body, Ticket, Value};
 
 use crate::world::{World, having, id, name, player, skilled, solo, text};
 
@@ -150,6 +150,56 @@ fn what_one_search_did_not_get_to_the_next_one_looks_at() {
     }
     panic!("it begins anew each time");
 }
+
+#[test]
+fn those_find_each_other_who_are_rare_and_far_from_each_other() {
+    let mut world = World::new(&format!("{TRIO}\n{WIDENING}"));
+    let skilled = |number, role| having(playing(number, role), "skill", Value::Number(0.0));
+    let mut first = skilled(1, "fighter");
+    first.priority = 1;
+    world.submit_all([first, skilled(2, "healer")]);
+    world.submit_all((3..=20_000).map(|number| skilled(number, "fighter")));
+    world.submit(skilled(20_001, "tank")).unwrap();
+    for _ in 0..4 {
+        // As often as its limit widens, the first one looks.
+        let step = world.pool.propose(world.now, 4);
+        if let [trio] = &step.matches[..] {
+            assert_eq!(crate::world::users(trio), ["u1", "u2", "u20001"]);
+            return;
+        }
+        world.wait(1);
+    }
+    panic!("they wait");
+}
+
+#[test]
+fn who_comes_in_front_of_those_that_were_looked_at_is_found_at_once() {
+    let mut world = World::new(&format!("{TRIO}\n{WIDENING}"));
+    let skilled =
+        |number, role, skill| having(playing(number, role), "skill", Value::Number(skill));
+    let ask = Body::Backfill(Backfill {
+        id: BackfillId([1; 16]),
+        after: 0,
+        sides: vec![(name("team"), vec![skilled(0, "fighter", 0.0)])],
+        lease: Duration::from_secs(60),
+    });
+    world.apply(ask).unwrap();
+    world.submit_all((1..=16_400).map(|number| skilled(number, "fighter", 0.5)));
+    let step = world.pool.propose(world.now, 1);
+    assert!(step.matches.is_empty());
+    world.submit(skilled(20_001, "healer", 0.0)).unwrap();
+    let step = world.pool.propose(world.now, 1);
+    assert_eq!(step.matches.len(), 1);
+    assert_eq!(crate::world::users(&step.matches[0]), ["u20001"]);
+}
+
+const WIDENING: &str = r#"
+    [[rules]]
+    kind = "distance"
+    attribute = "skill"
+    max = 1
+    relax = { every = 1, by = 1, limit = 100 }
+"#;
 
 const TRIO: &str = r#"
     name = "trio"
