@@ -266,9 +266,12 @@ pub enum RequestError {
     /// Larger than [`VALUE_BYTES_MAX`](crate::VALUE_BYTES_MAX).
     #[error("request is too large")]
     TooLarge,
-    /// Nobody serves the subject, or it had no room for, or dropped, the request.
+    /// Nobody serves the subject.
     #[error("nobody responds")]
     NoResponder,
+    /// Whoever serves the subject had no room for the request, or dropped it.
+    #[error("the request was refused")]
+    Refused,
     /// No answer came in time; the request may have been carried out.
     #[error("no answer came in time")]
     Timeout,

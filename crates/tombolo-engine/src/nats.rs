@@ -16,6 +16,7 @@ mod answers;
 mod api;
 mod batch;
 mod bus;
+mod choice;
 mod config;
 mod connection;
 mod cursor;

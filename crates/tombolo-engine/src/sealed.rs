@@ -96,7 +96,7 @@ impl Bus for Sealed {
             let answer = self.engine.request(subject, sealed, timeout).await?;
             let opened = self.opener().open(Context::Answer(&asked), &answer);
             // Whoever answered that does not serve the subject.
-            opened.ok_or(RequestError::NoResponder)
+            opened.ok_or(RequestError::Refused)
         })
     }
 

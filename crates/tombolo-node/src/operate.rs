@@ -398,7 +398,14 @@ impl Operator {
     /// Has the relay send newcomers to those of other nodes (RFC 8489 §10).
     async fn drain_relay(&self) {
         let mut drain = Drain::default();
+        self.drain_relay_so(drain.clone()).await;
         drain.alternates = self.other_relays().await;
+        if !drain.alternates.is_empty() {
+            self.drain_relay_so(drain).await;
+        }
+    }
+
+    async fn drain_relay_so(&self, drain: Drain) {
         let relay = self.relay.clone();
         // It fails only if it panicked, which it has said itself.
         let _ = spawn_blocking(move || {

@@ -72,7 +72,7 @@ impl Bus for Local {
             }
             match tokio::time::timeout(timeout, answer).await {
                 Ok(Ok(answer)) => Ok(answer),
-                Ok(Err(_)) => Err(RequestError::NoResponder),
+                Ok(Err(_)) => Err(RequestError::Refused),
                 Err(_) => Err(RequestError::Timeout),
             }
         })

@@ -75,7 +75,7 @@ impl Bus for Nats {
                 .client()
                 .send_request(self.subject(subject), request);
             match tokio::time::timeout(timeout, asked).await {
-                Ok(Ok(answer)) if is_refusal(&answer) => Err(RequestError::NoResponder),
+                Ok(Ok(answer)) if is_refusal(&answer) => Err(RequestError::Refused),
                 Ok(Ok(answer)) => Ok(answer.payload),
                 Ok(Err(error)) => Err(match error.kind() {
                     RequestErrorKind::NoResponders => RequestError::NoResponder,

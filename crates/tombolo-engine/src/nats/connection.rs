@@ -11,10 +11,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::answers::{Answer, Answers};
+use super::choice::Choice;
 use super::config::{NatsAuth, NatsConfig, urls_to_tell, without_secrets};
-use super::pulse::{self, Leaving};
 use super::version::{Refusal, Version};
-use super::{NatsStats, api, others};
+use super::{NatsStats, api, others, pulse};
 use crate::Unavailable;
 
 /// Why there is no engine.
@@ -94,7 +94,8 @@ pub(super) struct Connection {
     begun: Instant,
     /// Since when no stream takes writes, in milliseconds since `begun`; 0 while one does.
     in_trouble_since: AtomicU64,
-    leaving: Leaving,
+    /// The connection that is being left, by its number.
+    left: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -134,14 +135,17 @@ impl Connection {
         // Grows with each connection made or lost; the checker below follows it.
         let (changed, changes) = watch::channel(0_u64);
         let told = Arc::clone(&counters);
-        let leaving = Leaving::default();
-        let chooser = leaving.clone();
+        let choice = Choice::default();
+        let (chooser, chosen) = (choice.clone(), choice.clone());
         let options = options(config).await?;
-        let options = options.reconnect_to_server_callback(move |servers, last| {
-            std::future::ready(chooser.choose(&servers, &last))
+        let options = options.reconnect_to_server_callback(move |servers, _| {
+            std::future::ready(chooser.next(&servers))
         });
         let options = options.event_callback(move |event| {
             told.on(&event);
+            if event == Event::Connected {
+                chosen.handle_connected();
+            }
             if matches!(
                 event,
                 Event::Connected | Event::Disconnected | Event::Closed
@@ -169,7 +173,7 @@ impl Connection {
             last_operation: AtomicU64::new(0),
             begun: Instant::now(),
             in_trouble_since: AtomicU64::new(0),
-            leaving,
+            left: AtomicU64::new(u64::MAX),
         });
         connection.admit()?;
         // A server that is to be spoken to encrypted from the first byte on says nothing before.
@@ -276,12 +280,16 @@ impl Connection {
 
     /// Leaves a server for another one, if there is any.
     pub(super) async fn leave(&self, why: &str) {
-        if self.replicas == 1 || self.check().is_err() {
+        let Ok(number) = self.check() else {
+            return;
+        };
+        // The client may not have come to it yet; told twice it would leave the next one, too.
+        let is_left = self.left.swap(number, Ordering::Relaxed) == number;
+        if is_left || self.replicas == 1 {
             return;
         }
         count(&self.counters.moves);
         tracing::warn!("{why}: trying another one");
-        self.leaving.begin();
         // Without a connection there is nothing to leave.
         let _ = self.within(self.client.force_reconnect()).await;
     }

@@ -5,11 +5,9 @@
 //! several times a second for somebody who is not there, which it answers by itself. Is nothing at all heard of it for a
 //! while it is left for another one. A server that is only busy sends something, if late.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 use std::time::Duration;
 
-use async_nats::{ReconnectToServer, Server, ServerInfo};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::connection::{Connection, Link};
@@ -19,6 +17,7 @@ pub(super) async fn watch(connection: Weak<Connection>, nobody: String) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut pulse: Option<Pulse> = None;
+    let mut brake = Brake::new(Instant::now());
     loop {
         ticks.tick().await;
         let Some(connection) = connection.upgrade() else {
@@ -32,7 +31,8 @@ pub(super) async fn watch(connection: Weak<Connection>, nobody: String) {
         let heard = connection.messages_heard();
         let now = Instant::now();
         let pulse = pulse.get_or_insert_with(|| Pulse::new(now, number, heard));
-        if pulse.is_silent(now, number, heard) {
+        let is_silent = pulse.is_silent(now, number, heard);
+        if brake.lets_go(now, is_silent) {
             connection.leave("the NATS server is silent").await;
             *pulse = Pulse::new(Instant::now(), number, heard);
         }
@@ -75,37 +75,39 @@ impl Pulse {
     }
 }
 
-/// Chooses the server that a silent one is left for: the client by itself would try all alike, and wait
-/// seconds for the silent one.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Leaving(Arc<AtomicBool>);
+/// Sees to it that nobody goes round and round where all servers stand still: each move makes all subscriptions anew.
+struct Brake {
+    /// Not before.
+    next: Instant,
+    pause: Duration,
+    /// Since when the server has not been silent.
+    well_since: Instant,
+}
 
-impl Leaving {
-    /// The next connection is to be with another server.
-    pub(super) fn begin(&self) {
-        self.0.store(true, Ordering::Relaxed);
+impl Brake {
+    fn new(now: Instant) -> Self {
+        Self {
+            next: now,
+            pause: PAUSE_MIN,
+            well_since: now,
+        }
     }
 
-    /// The server to connect to; `None` where any will do.
-    pub(super) fn choose(
-        &self,
-        servers: &[Server],
-        last: &ServerInfo,
-    ) -> Option<ReconnectToServer> {
-        if !self.0.swap(false, Ordering::Relaxed) {
-            return None;
+    /// Whether a silent server is to be left now.
+    fn lets_go(&mut self, now: Instant, is_silent: bool) -> bool {
+        if !is_silent {
+            if now.duration_since(self.well_since) >= WELL_MIN {
+                self.pause = PAUSE_MIN;
+            }
+            return false;
         }
-        let is_last = |server: &Server| {
-            let addr = &server.addr;
-            addr.port() == last.port && addr.host() == last.host
-        };
-        let others = servers.iter().filter(|server| !is_last(server));
-        // One that has been connected to may be the silent one, by another name.
-        let chosen = others.min_by_key(|server| (server.did_connect, server.failed_attempts));
-        chosen.map(|server| ReconnectToServer {
-            addr: server.addr.clone(),
-            delay: Some(Duration::ZERO),
-        })
+        self.well_since = now;
+        if now < self.next {
+            return false;
+        }
+        self.next = now + self.pause;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        true
     }
 }
 
@@ -114,6 +116,13 @@ const INTERVAL: Duration = Duration::from_millis(150);
 
 /// A server that has said nothing for so long stands still, or is not reached.
 const SILENCE_MAX: Duration = Duration::from_millis(600);
+
+/// Between two moves, at first and at last.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(8);
+
+/// After so long with a server that says something all is well again.
+const WELL_MIN: Duration = Duration::from_secs(10);
 
 /// A process that was not woken for so long stood still itself.
 const LAG_MAX: Duration = Duration::from_millis(400);
@@ -144,16 +153,24 @@ mod tests {
         assert!(!look(&mut pulse, INTERVAL, 2, 9));
     }
 
-    #[test]
-    fn a_silent_server_is_left_once_for_another() {
-        let leaving = Leaving::default();
-        let info = ServerInfo {
-            host: "192.0.2.1".to_owned(),
-            port: 4222,
-            ..ServerInfo::default()
-        };
-        assert!(leaving.choose(&[], &info).is_none());
-        leaving.begin();
-        assert!(leaving.choose(&[], &info).is_none());
+    #[tokio::test]
+    async fn where_all_servers_are_silent_each_move_waits_longer() {
+        let mut now = Instant::now();
+        let mut brake = Brake::new(now);
+        let mut moves = Vec::new();
+        let begun = now;
+        while moves.len() < 5 {
+            if brake.lets_go(now, true) {
+                moves.push(now.duration_since(begun).as_secs());
+            }
+            now += INTERVAL;
+        }
+        assert_eq!(moves, [0, 1, 3, 7, 15]);
+        for _ in 0..100 {
+            now += INTERVAL;
+            assert!(!brake.lets_go(now, false));
+        }
+        assert!(brake.lets_go(now, true));
+        assert_eq!(brake.next, now + PAUSE_MIN);
     }
 }

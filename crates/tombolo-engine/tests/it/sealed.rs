@@ -79,7 +79,7 @@ async fn requests_without_the_key_are_not_served_and_answers_without_it_not_beli
         }
     });
     let refused = open.request(&subject, "plain".into(), PATIENCE).await;
-    assert_eq!(refused, Err(RequestError::NoResponder));
+    assert_eq!(refused, Err(RequestError::Refused));
     let answer = other.request(&subject, "you".into(), PATIENCE).await;
     assert_eq!(answer.unwrap(), "to you");
     assert_eq!(node.stats().unsealed, 1);
@@ -95,6 +95,6 @@ async fn requests_without_the_key_are_not_served_and_answers_without_it_not_beli
         }
     });
     let forged = other.request(&subject, "you".into(), PATIENCE).await;
-    assert_eq!(forged, Err(RequestError::NoResponder));
+    assert_eq!(forged, Err(RequestError::Refused));
     assert_eq!(other.stats().forged, 1);
 }

@@ -41,7 +41,7 @@ async fn only_who_has_the_key_drains_a_node_over_the_bus() {
         assert_eq!(asked, Err(RequestError::NoResponder));
         asked = ask().await;
     }
-    assert_eq!(asked, Err(RequestError::NoResponder));
+    assert_eq!(asked, Err(RequestError::Refused));
     let draining = async || {
         let status = node.operator().node(&name).await.unwrap();
         status.now.is_some_and(|now| now.drain.is_some())
@@ -112,8 +112,12 @@ async fn a_draining_node_sends_turn_clients_to_the_others() {
         if let Event::Failed(AllocateError::TryAlternate { server, .. }) = event {
             break server;
         }
-        // It does not drain yet.
-        assert!(matches!(event, Event::Allocated { .. }), "{event:?}");
+        // It does not drain yet, or has not heard where the others are.
+        let is_early = matches!(
+            event,
+            Event::Allocated { .. } | Event::Failed(AllocateError::InsufficientCapacity)
+        );
+        assert!(is_early, "{event:?}");
     };
     assert_eq!(sent_to, turn::addr_of(&second.ready().turn[0]));
     first.shutdown().await;

@@ -58,7 +58,8 @@ pub(super) async fn knock(node: &Node, other: &NodeId) -> Option<bool> {
         .engine
         .request(&subject, Bytes::from_static(KNOCK), KNOCK_TIMEOUT);
     match tokio::time::timeout(KNOCK_TIMEOUT, knock).await {
-        Ok(Ok(_)) => Some(true),
+        // Whoever has no time for it is there, too.
+        Ok(Ok(_) | Err(RequestError::Refused)) => Some(true),
         Ok(Err(RequestError::NoResponder)) => Some(false),
         Ok(Err(_)) | Err(_) => None,
     }

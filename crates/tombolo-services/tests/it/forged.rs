@@ -173,7 +173,7 @@ async fn questions_for_sessions_without_the_key_are_not_answered() {
     let asked = world
         .local
         .request(&subject, question.into(), Duration::from_secs(1));
-    assert_eq!(asked.await, Err(RequestError::NoResponder));
+    assert_eq!(asked.await, Err(RequestError::Refused));
     assert_eq!(world.refused(|stats| stats.unsealed), 1);
     let stats = world.nodes[0].services.stats();
     assert_eq!(stats.cluster.items_refused, 0, "it was not even read");
