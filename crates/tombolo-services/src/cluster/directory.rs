@@ -240,7 +240,7 @@ impl Directory {
     pub(crate) fn handle_heartbeat(&mut self, now: Instant, beat: &Heartbeat) {
         if beat.from == self.name {
             match &self.me {
-                Me::In { epoch, .. } if *epoch == beat.epoch => self.echo = Some(now),
+                Me::In { epoch, .. } if *epoch == beat.epoch => self.on_echo(now),
                 Me::In { .. } => {}
                 Me::Out => {
                     let record = self.record_by_node.get(&self.name);
@@ -264,6 +264,18 @@ impl Directory {
         {
             peer.hear(now);
             peer.load = beat.load;
+        }
+    }
+
+    /// This node hears itself. If it did not for a while the bus was away: then others may be back on it a moment later
+    /// than this node, and what they did not say meanwhile says nothing.
+    fn on_echo(&mut self, now: Instant) {
+        let was_deaf = self.echo.is_none_or(|echo| now >= echo + ECHO_MAX);
+        self.echo = Some(now);
+        if was_deaf {
+            for peer in self.peer_by_node.values_mut() {
+                peer.hear(now + RETURN_MAX);
+            }
         }
     }
 
@@ -631,7 +643,8 @@ impl Directory {
     fn look_elsewhere(&mut self, now: Instant) {
         let mut peers = self.peer_by_node.values();
         let is_silent = |peer: &Peer| now >= peer.heard + ALONE_AFTER;
-        if now >= self.elsewhere_at && !self.peer_by_node.is_empty() && peers.all(is_silent) {
+        // Of two nodes it is rather the other one that is gone.
+        if now >= self.elsewhere_at && peers.len() > 1 && peers.all(is_silent) {
             self.elsewhere_at = now + ELSEWHERE_PAUSE;
             self.commands.push_back(Command::Elsewhere);
         }
@@ -726,6 +739,9 @@ const JUDGE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long ago this node must have heard itself in order to judge others.
 const ECHO_MAX: Duration = Duration::from_millis(500);
+
+/// How much later than this node others may be back on a bus that was away.
+const RETURN_MAX: Duration = Duration::from_secs(1);
 
 /// A process that was not woken for so long stood still.
 const LAG_MAX: Duration = Duration::from_millis(400);

@@ -90,6 +90,11 @@ pub(crate) async fn run(node: Arc<Node>, mut waiting: mpsc::Receiver<Input>) {
         tokio::select! {
             biased;
             () = tokio::time::sleep_until(until) => {
+                // Nobody is judged before what has come from them is read.
+                for _ in 0..INPUTS_MAX {
+                    let Ok(input) = waiting.try_recv() else { break };
+                    driver.handle(input);
+                }
                 driver.weigh();
                 driver.directory.handle_timeout(Instant::now().into_std());
             }
@@ -341,7 +346,12 @@ async fn write(node: &Node, name: &NodeId, expected: Option<Revision>, value: By
         return Written::Failed;
     };
     let write = node.engine.cas(&key, expected, Some(value));
-    match timeout(STORE_TIMEOUT, write).await {
+    // What a node was found silent for must not count any more when it has been heard again.
+    let limit = match name == node.name() {
+        true => STORE_TIMEOUT,
+        false => FENCE_TIMEOUT,
+    };
+    match timeout(limit, write).await {
         Ok(Ok(revision)) => Written::At(revision),
         Ok(Err(CasError::Conflict)) => Written::Conflict,
         Ok(Err(_)) | Err(_) => Written::Failed,
@@ -369,6 +379,9 @@ const RETRY_DELAY: Duration = Duration::from_millis(250);
 
 /// How long the bus may take to take a heartbeat in.
 const PUBLISH_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// How long the engine may take to put another node out: that is tried again for as long as it is silent.
+const FENCE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long the engine may take to read or write a record.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -21,7 +21,7 @@ pub(super) async fn seek(
 ) -> Option<NodeId> {
     let mut silent = node.cluster.others();
     silent.retain(|other| other != but);
-    let mut busy = None;
+    let (mut busy, mut given) = (None, None);
     for _ in 0..ROUNDS {
         let mut asked = JoinSet::new();
         for other in std::mem::take(&mut silent) {
@@ -43,11 +43,17 @@ pub(super) async fn seek(
                 Knows::Nothing => {}
                 Knows::Silent => silent.push(other),
                 Knows::Busy => busy = Some(other),
+                // It may have gone on from there, too; whoever has it says so.
+                Knows::Given(next) => {
+                    if next != *node.name() && node.cluster.is_up(&next) {
+                        given = Some(next);
+                    }
+                }
                 Knows::Something => return Some(other),
             }
         }
     }
-    busy
+    busy.or(given)
 }
 
 /// What a node knows of a session.
@@ -57,13 +63,21 @@ enum Knows {
     Silent,
     /// It has the session, or is about to get it: then another one may have it yet.
     Busy,
+    /// It has given the session to that node.
+    Given(NodeId),
     Something,
 }
 
 impl Knows {
     fn of(answer: session_answer::Outcome) -> Self {
-        let session_answer::Outcome::Refused(refusal) = answer else {
-            return Self::Something;
+        let refusal = match answer {
+            session_answer::Outcome::Refused(refusal) => refusal,
+            session_answer::Outcome::GivenTo(next) => {
+                return NodeId::parse(&next).map_or(Self::Nothing, Self::Given);
+            }
+            session_answer::Outcome::Offered(_) | session_answer::Outcome::Piece(_) => {
+                return Self::Something;
+            }
         };
         match SessionRefusal::try_from(refusal) {
             Ok(SessionRefusal::Busy) => Self::Busy,

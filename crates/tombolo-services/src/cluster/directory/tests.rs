@@ -65,6 +65,21 @@ fn a_node_that_is_off_the_bus_for_a_moment_goes_on() {
 }
 
 #[test]
+fn nodes_that_are_back_on_the_bus_one_after_the_other_go_on() {
+    for seed in 0..50 {
+        let mut world = World::new(seed, 3, Trouble::NONE);
+        world.run(Duration::from_secs(5));
+        for (node, later) in world.nodes.iter_mut().zip([0, 900, 500]) {
+            node.is_mute = true;
+            node.cut_until = Some(world.now + Duration::from_millis(3_000 + later));
+        }
+        world.run(Duration::from_secs(8));
+        assert_eq!(world.fenced, 0, "seed {seed}");
+        world.assert_settled();
+    }
+}
+
+#[test]
 fn whoever_hears_itself_alone_goes_elsewhere_before_the_others_judge() {
     let mut world = World::new(7, 3, Trouble::NONE);
     world.run(Duration::from_secs(5));
