@@ -44,11 +44,15 @@ impl Absence {
 /// Waits for a device that is away. A process that stood still has not waited: the device could not come back to
 /// it, and a node that was put out meanwhile is about to hear so, and must not give seats away that are kept.
 pub(crate) async fn wait_for_return(time: Duration) {
-    let mut due = Instant::now() + time;
-    tokio::time::sleep_until(due).await;
-    while Instant::now() > due + LAG_MAX {
-        due = Instant::now() + AWAKE_MIN;
+    let mut left = time;
+    while !left.is_zero() {
+        let slice = left.min(SLICE);
+        let due = Instant::now() + slice;
         tokio::time::sleep_until(due).await;
+        left = match Instant::now() > due + LAG_MAX {
+            true => left.max(AWAKE_MIN),
+            false => left - slice,
+        };
     }
 }
 
@@ -139,6 +143,9 @@ fn body(node: &Node, session: &Session, is_dropped: bool) -> Body {
         incarnation: node.incarnation(),
     }
 }
+
+/// Waiting is looked at so often.
+const SLICE: Duration = Duration::from_secs(1);
 
 /// A process that was woken so late stood still.
 const LAG_MAX: Duration = Duration::from_secs(1);

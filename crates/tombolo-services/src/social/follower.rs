@@ -201,8 +201,10 @@ impl<M: Machine> Following<M> {
         let following = Self::enter(node, key)?;
         let mut standing = following.follower.standing.subscribe();
         let known = standing.wait_for(|standing| *standing != Standing::Behind);
-        match node.within(known).await? {
-            Ok(standing) if *standing == Standing::Unreadable => Err(unreadable()),
+        // The value is let go of before anything else is locked.
+        let known = node.within(known).await?.map(|standing| *standing);
+        match known {
+            Ok(Standing::Unreadable) => Err(unreadable()),
             _ => Ok(following.clone()),
         }
     }
