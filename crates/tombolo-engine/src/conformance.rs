@@ -120,7 +120,9 @@ pub async fn a_request_without_a_server_fails_at_once(engine: Arc<dyn Engine>) {
 
     drop(engine.serve(&subject, 8).await.expect("available"));
     // A request may be quicker than the news that nobody serves any more.
-    let is_news = |answer: &Result<Bytes, RequestError>| *answer != Err(RequestError::Timeout);
+    let is_news = |answer: &Result<Bytes, RequestError>| {
+        !matches!(answer, Err(RequestError::Timeout | RequestError::Refused))
+    };
     let answer = soon(async {
         loop {
             let answer = engine.request(&subject, "?".into(), BRIEF).await;
