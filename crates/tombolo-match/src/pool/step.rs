@@ -41,7 +41,9 @@ impl Pool {
             is_complete: true,
             is_tick: false,
             done: 0,
+            done_for_all: 0,
             done_for_running: 0,
+            has_looked_at_arrivals: false,
         };
         self.relax(&mut work);
         work.arrivals = self.matcher.fresh.len();
@@ -181,12 +183,13 @@ impl Pool {
         due.map(|(id, _)| *id)
     }
 
-    /// Looks at those who have come, as long as there is more left than that.
+    /// Looks at those who have come, as long as there is more left than that; at one in any case.
     fn pass_arrivals(&mut self, work: &mut Work, left: u64) {
         while let Some(rank) = self.matcher.fresh.first().copied() {
-            if work.left() <= left {
+            if work.left() <= left && work.has_looked_at_arrivals {
                 return;
             }
+            work.has_looked_at_arrivals = true;
             self.matcher.fresh.remove(&rank);
             self.look(rank, Pass::Arrival, work);
         }
@@ -197,7 +200,8 @@ impl Pool {
         self.matcher.cursor.is_some() || now >= self.matcher.next_tick
     }
 
-    /// However many come, a part of the step is for all who wait: only then matches begin that have waited for more.
+    /// However many come, and whatever their searches have taken, a part of the step is for all who wait: only then
+    /// matches begin that have waited for more.
     fn pass_all(&mut self, work: &mut Work) {
         if !self.is_tick_due(work.now) {
             return;
@@ -208,11 +212,13 @@ impl Pool {
             None => self.matcher.waiting.first().copied(),
         };
         while let Some(rank) = next {
-            if work.is_over() {
+            if work.done_for_all >= work.part() && work.is_over() {
                 self.matcher.cursor = Some(rank);
                 return;
             }
+            let before = work.done;
             self.look(rank, Pass::Tick, work);
+            work.done_for_all += work.done - before;
             let after = (std::ops::Bound::Excluded(rank), std::ops::Bound::Unbounded);
             next = self.matcher.waiting.range(after).next().copied();
         }
@@ -337,7 +343,10 @@ pub(super) struct Work {
     /// All that wait are looked at.
     pub(super) is_tick: bool,
     pub(super) done: u64,
+    /// How much of that was for all that wait.
+    done_for_all: u64,
     done_for_running: u64,
+    has_looked_at_arrivals: bool,
 }
 
 impl Work {

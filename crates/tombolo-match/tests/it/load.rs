@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tombolo_match::{Backfill, BackfillId, Body, Ticket, Value};
 
-use crate::world::{World, having, id, name, player, skilled, solo, text};
+use crate::world::{World, having, id, list, name, player, skilled, solo, text};
 
 /// How many tickets a matcher has looked at until nothing is left to do.
 fn work(world: &mut World) -> u64 {
@@ -96,6 +96,29 @@ fn however_often_limits_widen_those_are_looked_at_who_wait() {
             return;
         }
         world.wait(1);
+    }
+    panic!("they wait");
+}
+
+#[test]
+fn those_begin_who_have_waited_for_more_however_much_a_search_of_those_who_come_takes() {
+    let mut world = World::new(
+        "name = \"p\"\nfill = 5\nplayers = { min = 3, max = 4 }
+        rules = [{ kind = \"overlap\", attribute = \"maps\", min = 1 }]",
+    );
+    let of = |number: u128, map: &str| having(solo(number), "maps", list(&[map]));
+    world.submit_all((1..=100).map(|number| of(number, &format!("m{number}"))));
+    world.submit_all((101..=103).map(|number| of(number, "a")));
+    let _ = work(&mut world);
+    world.wait(6);
+    for number in (104..).take(10) {
+        let others = [2 * number, 2 * number + 1];
+        world.submit_all(others.map(|number| of(number, &format!("m{number}"))));
+        let step = world.pool.propose(world.now, 20);
+        if let [begins] = &step.matches[..] {
+            assert_eq!(crate::world::users(begins), ["u101", "u102", "u103"]);
+            return;
+        }
     }
     panic!("they wait");
 }
