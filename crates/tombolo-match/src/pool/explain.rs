@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Pool;
 use super::candidate::Gate;
 use super::group::{Group, View};
+use super::improve::Draft;
 use super::search::{Outcome, Pass, Progress, Search};
 use super::seat::{Key, Seat};
 use super::tally::{Look, Tally};
@@ -21,8 +22,8 @@ const MISSES_MAX: usize = 64;
 /// How many of those that fit are asked when less is asked of their match.
 const FITTING_MAX: usize = 16;
 
-/// How many tickets are looked at to find out when those who fit are a match.
-const LOOKS_MAX: u64 = 16_384;
+/// How many tickets all searches of an explanation look at, about; what they have not found by then is not told.
+const LOOKS_MAX: u64 = 8192;
 
 /// Why a ticket has not found a match.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,7 +137,9 @@ impl Pool {
         });
         let mut trials = 0;
         let widened = self.first_relaxation(view, &mut group, key, &misses, &mut trials);
-        let begins = self.begins(view, &mut group, key, &fitting, &mut trials);
+        let mut searched = 0;
+        let settling = self.settling(view, &mut group, key, &mut searched);
+        let begins = self.begins(view, &mut group, key, &fitting, &mut searched);
         let relaxation = widened.into_iter().chain(begins);
         Some(Why {
             looked_at,
@@ -144,8 +147,8 @@ impl Pool {
             obstacles: most_frequent_first(counts),
             nearest,
             relaxation: relaxation.min_by_key(|relaxation| relaxation.after),
-            settling: self.settling(view, &mut group, key),
-            work: looked_at as u64 + trials,
+            settling,
+            work: looked_at as u64 + trials + searched,
         })
     }
 
@@ -167,26 +170,48 @@ impl Pool {
     }
 
     /// The best match that a ticket has, if it is to wait for a better one.
-    fn settling(&self, view: View<'_>, group: &mut Group, key: Key) -> Option<Settling> {
+    fn settling(
+        &self,
+        view: View<'_>,
+        group: &mut Group,
+        key: Key,
+        searched: &mut u64,
+    ) -> Option<Settling> {
         self.seats[key]
             .class
             .filter(|_| !self.rules.settle.is_zero())?;
+        let draft = self.found(view, group, key, searched)?;
+        let waits = draft.members.iter().map(|key| view.waited(*key));
+        let settled = self.rules.settled_after(draft.formed.quality);
+        let after = settled.saturating_sub(waits.max().unwrap_or_default());
+        let quality = draft.formed.quality;
+        (!after.is_zero()).then_some(Settling { quality, after })
+    }
+
+    /// The match that a search finds, while there are looks left for it.
+    fn found(
+        &self,
+        view: View<'_>,
+        group: &mut Group,
+        key: Key,
+        searched: &mut u64,
+    ) -> Option<Draft> {
+        let looks_max = LOOKS_MAX.checked_sub(*searched).filter(|left| *left > 0)?;
         let mut search = Search {
             view,
             index: &self.matcher.index,
             group,
             pass: Pass::Tick,
             work: 0,
+            looks_max,
             progress: Progress::default(),
         };
-        let Outcome::Found(draft) = search.run(key) else {
-            return None;
-        };
-        let waits = draft.members.iter().map(|key| view.waited(*key));
-        let settled = self.rules.settled_after(draft.formed.quality);
-        let after = settled.saturating_sub(waits.max().unwrap_or_default());
-        let quality = draft.formed.quality;
-        (!after.is_zero()).then_some(Settling { quality, after })
+        let outcome = search.run(key);
+        *searched += search.work;
+        match outcome {
+            Outcome::Found(draft) => Some(draft),
+            Outcome::Waits(_) | Outcome::Lonely => None,
+        }
     }
 
     fn first_relaxation(
@@ -229,22 +254,12 @@ impl Pool {
         group: &mut Group,
         key: Key,
         fitting: &[Key],
-        work: &mut u64,
+        searched: &mut u64,
     ) -> Option<Relaxation> {
         self.seats[key].class?;
-        let looks_end = *work + LOOKS_MAX;
         let mut has_match = |at: Time| {
-            let mut search = Search {
-                view: View { now: at, ..view },
-                index: &self.matcher.index,
-                group: &mut *group,
-                pass: Pass::Tick,
-                work: 0,
-                progress: Progress::default(),
-            };
-            let is_found = *work < looks_end && matches!(search.run(key), Outcome::Found(_));
-            *work += search.work;
-            is_found
+            let view = View { now: at, ..view };
+            self.found(view, &mut *group, key, searched).is_some()
         };
         let all = fitting.iter().chain([&key]);
         let moments: BTreeSet<_> = all.flat_map(|key| self.moments(view.now, *key)).collect();
@@ -254,6 +269,9 @@ impl Pool {
         }
         let moments: Vec<_> = moments.into_iter().collect();
         let at = moments.partition_point(|moment| !has_match(*moment));
+        if *searched >= LOOKS_MAX {
+            return None;
+        }
         Some(Relaxation {
             ticket: self.seats[*fitting.first().unwrap_or(&key)].ticket.id,
             after: moments.get(at)?.since(now),

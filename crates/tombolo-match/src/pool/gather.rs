@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 
 use super::index::{Fewest, Nearest, Place, primary_rule};
-use super::search::{Base, SEARCH_LOOKS_MAX, Search};
+use super::search::{Base, Search};
 use super::seat::Key;
 use crate::rules::Judge;
 
@@ -66,7 +66,7 @@ impl<'p> Search<'p> {
     /// Looks on, until so many fit.
     pub(super) fn look_around(&mut self, base: Base<'_>, nearby: &mut Nearby<'p>, cap: usize) {
         self.start(base);
-        while nearby.fitting.len() < cap && self.work < SEARCH_LOOKS_MAX {
+        while nearby.fitting.len() < cap && self.work < self.looks_max {
             let Some(key) = nearby.others.next() else {
                 nearby.is_at_end = true;
                 return;

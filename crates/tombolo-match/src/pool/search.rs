@@ -63,6 +63,8 @@ pub(super) struct Search<'p> {
     pub(super) pass: Pass,
     /// What it has cost: each ticket that was looked at counts one.
     pub(super) work: u64,
+    /// How many it looks at, about; [`SEARCH_LOOKS_MAX`] where a later one goes on.
+    pub(super) looks_max: u64,
     /// Where it begins; and then, where it got to.
     pub(super) progress: Progress,
 }
@@ -146,7 +148,7 @@ impl Search<'_> {
                 return Ok(found);
             }
             let is_at_end = self.progress.skipped == 0;
-            if is_at_end && is_partial && self.work < SEARCH_LOOKS_MAX {
+            if is_at_end && is_partial && self.work < self.looks_max {
                 // Once more from the beginning: whoever was looked at before may fit by now.
                 continue;
             }
@@ -166,7 +168,7 @@ impl Search<'_> {
         loop {
             self.look_around(base, &mut nearby, cap);
             let gathered = self.gathered(&nearby, of_each_kind);
-            let is_over = self.work >= SEARCH_LOOKS_MAX;
+            let is_over = self.work >= self.looks_max;
             let is_all = nearby.is_at_end && (is_over || gathered.len() == nearby.fitting.len());
             let mut found = None;
             if gathered.len() > tried {

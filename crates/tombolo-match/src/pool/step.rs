@@ -3,7 +3,7 @@
 use super::Pool;
 use super::group::View;
 use super::improve::Draft;
-use super::search::{Outcome, Pass, Progress, Search};
+use super::search::{Outcome, Pass, Progress, SEARCH_LOOKS_MAX, Search};
 use super::seat::{Key, Seat};
 use super::ticket::{rank, set_gates};
 use super::{Matcher, Rank};
@@ -268,6 +268,7 @@ impl Pool {
             group: &mut self.matcher.group,
             pass,
             work: 0,
+            looks_max: SEARCH_LOOKS_MAX,
             progress: Progress::default(),
         }
     }

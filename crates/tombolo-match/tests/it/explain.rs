@@ -112,6 +112,29 @@ fn it_is_told_when_fewer_are_enough_or_no_more_are_waited_for() {
 }
 
 #[test]
+fn to_say_when_there_is_a_match_costs_no_more_however_many_wait() {
+    let mut world = World::new(
+        r#"
+        name = "trio"
+        fill = 20
+        [[teams]]
+        name = "team"
+        min = 2
+        max = 3
+        roles = [{ name = "healer", min = 1, max = 1 }, { name = "fighter", max = 2 }]
+    "#,
+    );
+    world.submit_all((1..=20_000).map(|number| {
+        let mut ticket = solo(number);
+        ticket.players[0].roles = vec![name("fighter")];
+        ticket
+    }));
+    let why = world.pool.explain_among(&id(1), world.now, 100).unwrap();
+    assert_eq!(why.relaxation, None);
+    assert!(why.work < 16_384, "{}", why.work);
+}
+
+#[test]
 fn nobody_who_waits_for_ever_is_promised_anything() {
     let mut world = World::new(RULES);
     world.submit_all([ticket(1, "a", 0.0), ticket(2, "a", 101.0)]);
