@@ -260,9 +260,6 @@ async fn answer_all<A>(
     // Each answer that is made holds its field's.
     let mut share_by_field: BTreeMap<String, Arc<()>> = BTreeMap::new();
     while let Some(request) = server.next().await {
-        if answers.len() >= ANSWERS_AT_ONCE {
-            answers.join_next().await;
-        }
         if share_by_field.len() > ANSWERS_AT_ONCE {
             share_by_field.retain(|_, share| Arc::strong_count(share) > 1);
         }
@@ -271,6 +268,9 @@ async fn answer_all<A>(
         if Arc::strong_count(share) > ANSWERS_OF_ONE_FIELD {
             request.answer(behind());
             continue;
+        }
+        if answers.len() >= ANSWERS_AT_ONCE {
+            answers.join_next().await;
         }
         let (share, answer) = (Arc::clone(share), answer(request.payload.clone()));
         answers.spawn(async move {
@@ -464,6 +464,28 @@ mod tests {
         let refused = waiting.split_off(ANSWERS_OF_ONE_FIELD);
         for answer in refused {
             assert_eq!(answer.await.unwrap(), "behind");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn questions_about_fields_that_are_behind_are_refused_while_those_have_all_places() {
+        let (questions, mut server) = Server::new(QUESTIONS_MAX);
+        let mut waiting = Vec::new();
+        for number in 0..=ANSWERS_AT_ONCE {
+            let field = number % (ANSWERS_AT_ONCE / ANSWERS_OF_ONE_FIELD);
+            let (slow, answered) = Request::new(field.to_string().into());
+            questions.send(slow).await.unwrap();
+            waiting.push(answered);
+        }
+        let answer = |_| std::future::pending();
+        let field_of = |question: &[u8]| String::from_utf8_lossy(question).into_owned();
+        let behind = || Bytes::from("behind");
+        let last = waiting.pop().expect("there is one more than places");
+        tokio::select! {
+            () = answer_all(&mut server, field_of, behind, answer) => panic!("nobody ended it"),
+            answer = tokio::time::timeout(ASK_TIMEOUT, last) => {
+                assert_eq!(answer.expect("it waits").unwrap(), "behind");
+            }
         }
     }
 }
