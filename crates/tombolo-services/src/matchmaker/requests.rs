@@ -226,6 +226,7 @@ async fn authorize(
                 return Err(bad_ticket(message));
             }
             settle(node, session, party.as_ref(), &mut ticket.players)?;
+            say_reach(session, party.as_ref(), &mut ticket.players);
             desk.admit(node, &ticket)?;
             let asked = node.authorize_ticket(&session.user, &desk.name, ticket);
             let ticket = asked.await?;
@@ -238,6 +239,7 @@ async fn authorize(
         } => {
             let mut changed = desk.changed(&id, session, players)?;
             settle(node, session, party.as_ref(), &mut changed.players)?;
+            say_reach(session, party.as_ref(), &mut changed.players);
             desk.admit_users(node, &changed)?;
             let asked = node.authorize_ticket(&session.user, &desk.name, changed);
             Wanted::Change {
@@ -352,8 +354,8 @@ fn tell_begun(
     true
 }
 
-/// Says of each user of a party where its device is, and how it is reached, if the ticket does not. The others must have
-/// agreed to be in it, which they do by being in a room for parties: this device's user owns it.
+/// Says of each user of a party where its device is. The others must have agreed to be in it, which they do by being in a
+/// room for parties: this device's user owns it.
 fn settle(
     node: &Node,
     session: &Session,
@@ -375,12 +377,6 @@ fn settle(
     }
     for player in players {
         let state = host.as_ref().map(|host| host.lock());
-        if player.reach == Reach::Unknown {
-            let member = state
-                .as_ref()
-                .and_then(|state| state.room().member(&player.user));
-            player.reach = member.map_or(Reach::Unknown, reach);
-        }
         if player.user == session.user {
             player.device = Some(presence::here(node, session.id));
             continue;
@@ -396,6 +392,22 @@ fn settle(
         });
     }
     Ok(())
+}
+
+/// Says of each user of a party how it is reached, if the ticket does not: as its device says itself. The game has the last
+/// word.
+fn say_reach(session: &Session, party: Option<&RoomId>, players: &mut [Player]) {
+    let host = party.and_then(|room| session.lock().host_by_room.get(room).cloned());
+    let Some(host) = host else {
+        return;
+    };
+    let state = host.lock();
+    for player in players {
+        if player.reach == Reach::Unknown {
+            let member = state.room().member(&player.user);
+            player.reach = member.map_or(Reach::Unknown, reach);
+        }
+    }
 }
 
 /// How a member's device is reached, as it has said itself.

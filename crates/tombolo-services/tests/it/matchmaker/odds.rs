@@ -1,5 +1,6 @@
 //! Matches whose users mean no good, or are not there when it counts.
 
+use tombolo_match::Reach;
 use tombolo_wire::v1::{client_frame, room_act};
 
 use super::*;
@@ -289,4 +290,52 @@ async fn keep_seats(device: &mut Device, room: &str, users: &[&str]) {
         lasts_ms: 60_000,
     });
     device.act(room, reserve).await.unwrap();
+}
+
+/// Takes no device's word for how it is reached.
+struct Distrustful;
+
+impl Hooks for Distrustful {
+    fn authorize_ticket(&self, _: UserId, _: MatchName, mut ticket: MatchTicket) -> Admission {
+        for player in &mut ticket.players {
+            player.reach = Reach::Unknown;
+        }
+        Box::pin(async move { Ok(ticket) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_games_own_code_has_the_last_word_on_how_a_device_is_reached() {
+    let direct = "name = \"direct\"\nplayers = { min = 2, max = 2 }
+        rules = [{ kind = \"connectivity\", required = true }]";
+    let lab = lab_with(|config| {
+        config.pools.push(MatchPool::parse(direct).unwrap());
+        config.hooks = HookSet::new(Distrustful);
+    });
+    let mut alice = seeker(&lab, "alice").await;
+    let open = v1::PropertyValue {
+        kind: Some(v1::property_value::Kind::Text("open".to_owned())),
+    };
+    let join = alice.request(Some(request::Kind::Join(v1::Join {
+        room: "party-1".to_owned(),
+        mode: JoinMode::JoinOrCreate.into(),
+        member_properties: vec![v1::PropertyChange {
+            key: Reach::PROPERTY.to_owned(),
+            operation: Some(v1::property_change::Operation::Set(open)),
+            ..v1::PropertyChange::default()
+        }],
+        ..v1::Join::default()
+    })));
+    alice.next_response(join).await.unwrap();
+    let ticket = ask_submit(&mut alice, "direct", 1, &[("alice", 0.0)], 0, "party-1");
+    status(alice.response_among(ticket).await).unwrap();
+    let mut bob = seeker(&lab, "bob").await;
+    submit(&mut bob, "direct", 2, &[("bob", 0.0)])
+        .await
+        .unwrap();
+    let why = ask(&mut bob, "direct", why(2)).await;
+    let Ok(match_response::Result::Why(why)) = why else {
+        panic!("{why:?}");
+    };
+    assert_eq!((why.looked_at, why.fit), (1, 0));
 }
