@@ -99,7 +99,7 @@ pub struct WhyNot {
     pub obstacles: Vec<Obstacle>,
     /// What stands in the way of the one that nearly fits.
     pub nearest: Vec<String>,
-    /// In what time somebody will fit, if both only wait.
+    /// In what time somebody will fit, if both only wait, or those who fit are enough.
     pub relaxed_after: Option<Duration>,
     /// The match that it has, but which waits for a better one.
     pub settling: Option<Settling>,
