@@ -1,12 +1,13 @@
 //! `tombolo match`: a device on the command line that looks for a match.
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
 use tombolo_client::{
-    BackfillStatus, Device, Error, ErrorCode, Match, Player, Room, RoomOptions, Ticket,
+    BackfillStatus, Device, Error, ErrorCode, Match, Player, Room, RoomEvent, RoomOptions, Ticket,
     TicketEvent, UserId, WhyNot,
 };
 
@@ -322,23 +323,34 @@ fn pass(error: Error) -> Result<(), Error> {
 
 /// Waits for others in the match's room.
 async fn gather(found: &Match, members: usize, style: Style) -> anyhow::Result<()> {
+    // Who has come counts, also when it has gone again by now, as a program does that only looks.
+    let mut came: BTreeSet<UserId> = found.room.members().into_iter().collect();
     let gathered = async {
-        while found.room.members().len() < members {
-            if found.room.next_event().await.is_none() {
-                return;
+        while came.len() < members {
+            match found.room.next_event().await {
+                Some(RoomEvent::Joined(user)) => _ = came.insert(user),
+                Some(_) => came.extend(found.room.members()),
+                None => return,
             }
         }
     };
     // Whoever has not come by then is not waited for.
     let _ = timeout(GATHER_TIMEOUT, gathered).await;
-    tell_members(&found.room, style)
+    tell_who(&found.room, came, style)
 }
 
 fn tell_members(room: &Room, style: Style) -> anyhow::Result<()> {
-    let members = room.members();
+    tell_who(room, room.members(), style)
+}
+
+fn tell_who(
+    room: &Room,
+    members: impl IntoIterator<Item = UserId>,
+    style: Style,
+) -> anyhow::Result<()> {
     let members = Event::Members {
         room: room.id().to_string(),
-        members: members.iter().map(UserId::to_string).collect(),
+        members: members.into_iter().map(|user| user.to_string()).collect(),
     };
     tell(style, &members)
 }
