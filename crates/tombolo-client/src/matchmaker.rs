@@ -57,22 +57,26 @@ impl Device {
         Matchmaker(self)
     }
 
-    /// How it is reached, for whoever submits tickets for its user; `None` while nobody knows.
-    pub(crate) fn said_reach(&self) -> Option<Change> {
-        let reach = reach(&self.nat()?);
-        let key = PropertyKey::parse(Reach::PROPERTY).ok()?;
-        Some(Change::set(key, reach.as_str().into()))
+    /// Says among a member's properties how it is reached, for whoever submits tickets for its user; unless nobody knows, or
+    /// the application says it itself.
+    pub(crate) fn say_reach(&self, properties: &mut Vec<Change>) {
+        let reach = self.nat().as_ref().map_or(Reach::Unknown, reach);
+        properties.extend(said_reach(reach, properties));
     }
 }
 
 impl Room {
     /// Says in a room for parties how this device is reached.
     pub(crate) async fn tell_reach(&self) -> Result<(), Error> {
-        let Some(said) = self.device().said_reach() else {
+        let mut properties = self.state.options.member_properties.clone();
+        let said = properties.len();
+        self.device().say_reach(&mut properties);
+        let said = properties.split_off(said);
+        if said.is_empty() {
             return Ok(());
-        };
+        }
         let own = Target::Member(self.device().session().user);
-        self.change(own, vec![said]).await
+        self.change(own, said).await
     }
 }
 
@@ -356,6 +360,14 @@ fn other_question() -> Error {
     Error::local("the node answered another question")
 }
 
+/// What a member says of how it is reached: nothing that nobody knows, nor what the application says itself.
+fn said_reach(reach: Reach, properties: &[Change]) -> Option<Change> {
+    let key = PropertyKey::parse(Reach::PROPERTY).ok()?;
+    let is_said = properties.iter().any(|change| change.key == key);
+    let is_known = reach != Reach::Unknown;
+    (is_known && !is_said).then(|| Change::set(key, reach.as_str().into()))
+}
+
 /// How a device is reached, by what was measured; what was not is taken for what is most frequent.
 fn reach(nat: &NatReport) -> Reach {
     let behaviour = nat.behaviour();
@@ -384,3 +396,17 @@ const INVITED_MAX: usize = 16;
 
 /// Dropped tickets that are remembered.
 const DROPPED_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_says_how_it_is_reached_when_that_is_known_and_the_application_does_not() {
+        let key = PropertyKey::parse(Reach::PROPERTY).unwrap();
+        let own = [Change::set(key, "relayed".into())];
+        assert!(said_reach(Reach::Open, &[]).is_some());
+        assert_eq!(said_reach(Reach::Open, &own), None);
+        assert_eq!(said_reach(Reach::Unknown, &[]), None);
+    }
+}

@@ -211,7 +211,7 @@ impl Rooms<'_> {
         let id = RoomId::parse(room).map_err(Error::local)?;
         let device = &self.0.0;
         if is_of_party(&id) {
-            options.member_properties.extend(self.0.said_reach());
+            self.0.say_reach(&mut options.member_properties);
         }
         let state = Arc::new(RoomState::new(options));
         // The room must be known before its first event can come.
@@ -366,7 +366,7 @@ impl RoomState {
 pub struct Room {
     id: RoomId,
     device: Device,
-    state: Arc<RoomState>,
+    pub(crate) state: Arc<RoomState>,
 }
 
 impl Room {

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::time::timeout;
 use tombolo_room::{Listing, PageEnd, Query, RoomCode};
 use tombolo_wire::RoomId;
 use tombolo_wire::v1::{self, ErrorCode, JoinMode, request, response};
@@ -214,8 +216,8 @@ impl Rooms<'_> {
             state,
         };
         if super::is_of_party(&room.id) {
-            // Whoever could not say it counts as behind a symmetric NAT.
-            let _ = room.tell_reach().await;
+            // Whoever could not say it counts as behind a symmetric NAT: nobody waits long for that.
+            let _ = timeout(TELL_TIMEOUT, room.tell_reach()).await;
         }
         Ok(room)
     }
@@ -292,6 +294,9 @@ fn is_passing(code: ErrorCode) -> bool {
             | ErrorCode::KeyTaken
     )
 }
+
+/// How long a join that has succeeded waits until its device has said how it is reached.
+const TELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Rooms with a password that are tried for one join.
 const ROOMS_TRIED_MAX: usize = 8;
