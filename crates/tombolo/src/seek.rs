@@ -328,7 +328,9 @@ async fn gather(found: &Match, members: usize, style: Style) -> anyhow::Result<(
     let gathered = async {
         while came.len() < members {
             match found.room.next_event().await {
-                Some(RoomEvent::Joined(user)) => _ = came.insert(user),
+                Some(RoomEvent::Joined(user) | RoomEvent::Left { user, .. }) => {
+                    came.insert(user);
+                }
                 Some(_) => came.extend(found.room.members()),
                 None => return,
             }
