@@ -5,6 +5,7 @@
 mod device;
 mod reader;
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,14 +19,14 @@ use tokio::time::sleep;
 use tombolo_engine::{
     Key, Leases as _, Log as _, Nats as Engine, NatsConfig, TailEvent, WatchEvent,
 };
-use tombolo_match::Entry;
+use tombolo_match::{Entry, TicketId};
 
 use crate::cluster::check::{milliseconds, quantile};
 use crate::cluster::processes::{Folder, Nats, Node, Nodes};
 use crate::cluster::story;
 use crate::fanout::Transport;
 use crate::fanout::bot::Network;
-use device::{Seeker, Shared};
+use device::{MatchId, Seeker, Shared};
 use reader::Reader;
 
 /// How many tickets, through what, and how often the matcher is killed.
@@ -282,23 +283,34 @@ impl Cluster {
     }
 }
 
+/// How many tickets are not in the match that their devices were told: the log says with which first ticket each is
+/// in one, and devices are told an id, so that each of the two must stand for one of the other.
+fn told_otherwise(told: &HashMap<TicketId, MatchId>, matched: &HashMap<TicketId, TicketId>) -> u64 {
+    let (mut told_by_first, mut first_by_told) = (HashMap::new(), HashMap::new());
+    let mut otherwise = 0;
+    for (id, told) in told {
+        let is_so = matched.get(id).is_some_and(|first| {
+            let is_same = told_by_first.entry(*first).or_insert(*told) == told;
+            first_by_told.entry(*told).or_insert(*first) == first && is_same
+        });
+        otherwise += u64::from(!is_so);
+    }
+    otherwise
+}
+
 /// What devices were told, against what the log says.
 fn compare(shared: &Shared, log: &Reader, lasted: Duration, mut gaps: Vec<Duration>) -> Value {
     let mut told = shared.told();
     let acknowledged = &told.acknowledged;
     let lost = acknowledged.iter().filter(|id| !log.knows(id)).count();
-    let of = |holds: &dyn Fn(&tombolo_match::TicketId) -> bool| {
-        acknowledged.iter().filter(|id| holds(id)).count()
-    };
+    let of = |holds: &dyn Fn(&TicketId) -> bool| acknowledged.iter().filter(|id| holds(id)).count();
     let matched = of(&|id| log.matched.contains_key(id));
     let (gone, cancelled) = (
         of(&|id| log.gone.contains(id)),
         of(&|id| log.cancelled.contains(id)),
     );
     let waiting = of(&|id| log.waits(id));
-    let otherwise = told.matches.iter();
-    let otherwise = otherwise.filter(|(id, first)| log.matched.get(id) != Some(first));
-    let otherwise = otherwise.count() as u64 + told.twice;
+    let otherwise = told_otherwise(&told.matches, &log.matched) + told.twice;
     let untold = of(&|id| log.matched.contains_key(id) && !told.matches.contains_key(id));
     let count = acknowledged.len();
     let mut waits = std::mem::take(&mut told.waits);
@@ -370,3 +382,24 @@ const STILL_READ: Duration = Duration::from_millis(200);
 
 /// Longer than a lease.
 const TAKEN_OVER_MAX: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_match_is_told_to_all_of_it_and_to_nobody_else() {
+        let ticket = |number| TicketId([number; 16]);
+        let matched = HashMap::from(
+            [(1, 1), (2, 1), (3, 3), (4, 3)].map(|(id, first)| (ticket(id), ticket(first))),
+        );
+        let told = |told: &[(u8, u8)]| {
+            let told = told.iter().map(|(id, told)| (ticket(*id), [*told; 16]));
+            told_otherwise(&told.collect(), &matched)
+        };
+        assert_eq!(told(&[(1, 7), (2, 7), (3, 8), (4, 8)]), 0);
+        assert!(told(&[(1, 7), (2, 8)]) > 0, "one match, told as two");
+        assert!(told(&[(1, 7), (3, 7)]) > 0, "two matches, told as one");
+        assert_eq!(told(&[(5, 9)]), 1, "none at all");
+    }
+}

@@ -28,13 +28,16 @@ pub(super) struct Shared {
     seed: u64,
 }
 
+/// A match, as devices are told it.
+pub(super) type MatchId = [u8; 16];
+
 /// What nodes told devices.
 #[derive(Default)]
 pub(super) struct Told {
     /// Tickets that a node said it has taken.
     pub(super) acknowledged: Vec<TicketId>,
-    /// The match of each ticket whose device was told of one, by its first ticket.
-    pub(super) matches: HashMap<TicketId, TicketId>,
+    /// The match of each ticket whose device was told of one.
+    pub(super) matches: HashMap<TicketId, MatchId>,
     /// Those that were told of two different ones.
     pub(super) twice: u64,
     /// From submitting until the match was told.
@@ -253,9 +256,9 @@ impl Seeker {
             }
             Heard::Answer(..) => Next::Listen,
             Heard::Match(id, match_event::Kind::Found(found)) => {
-                if let Ok(first) = found.id.as_ref().try_into().map(TicketId) {
-                    let before = told.matches.insert(id, first);
-                    told.twice += u64::from(before.is_some_and(|before| before != first));
+                if let Ok(told_id) = MatchId::try_from(found.id.as_ref()) {
+                    let before = told.matches.insert(id, told_id);
+                    told.twice += u64::from(before.is_some_and(|before| before != told_id));
                 }
                 if id != ticket.id {
                     return Next::Listen;
