@@ -1146,7 +1146,7 @@ pub struct WhyTicket {
     /// What stands in the way of the one that nearly fits.
     #[prost(string, repeated, tag = "4")]
     pub nearest: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// In what time somebody will fit, if both only wait.
+    /// In what time somebody will fit, if both only wait; when some fit already, in what time they will be enough.
     #[prost(uint64, optional, tag = "5")]
     pub relaxed_after_ms: ::core::option::Option<u64>,
     /// What stands in the way until then.

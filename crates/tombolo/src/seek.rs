@@ -461,6 +461,7 @@ fn why_sentence(why: &Why) -> String {
     let excluded = listed("; excluded by ", &all.collect::<Vec<_>>(), ", ");
     let nearest = listed("; nearest but for ", &why.nearest, " and ");
     let later = match why.relaxed_after_s {
+        Some(after) if why.fit > 0 => format!("; fewer are enough in {after:.0} s"),
         Some(after) => format!("; somebody fits in {after:.0} s"),
         None => String::new(),
     };
