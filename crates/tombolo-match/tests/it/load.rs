@@ -70,9 +70,7 @@ fn however_many_come_those_begin_who_have_waited_for_more() {
             world.submit(of(next, &format!("m{next}"))).unwrap();
             next += 1;
         }
-        let step = world.pool.propose(world.now, 20);
-        if let [begins] = &step.matches[..] {
-            assert_eq!(crate::world::users(begins), ["u1", "u2", "u3"]);
+        if begins(&mut world, ["u1", "u2", "u3"]) {
             return;
         }
         world.wait(1);
@@ -90,9 +88,7 @@ fn however_often_limits_widen_those_are_looked_at_who_wait() {
     world.submit_all((4..100).map(|number| skilled(number, &[number as f64 * 10.0])));
     world.wait(6);
     for _ in 0..10 {
-        let step = world.pool.propose(world.now, 20);
-        if let [begins] = &step.matches[..] {
-            assert_eq!(crate::world::users(begins), ["u1", "u2", "u3"]);
+        if begins(&mut world, ["u1", "u2", "u3"]) {
             return;
         }
         world.wait(1);
@@ -114,13 +110,21 @@ fn those_begin_who_have_waited_for_more_however_much_a_search_of_those_who_come_
     for number in (104..).take(10) {
         let others = [2 * number, 2 * number + 1];
         world.submit_all(others.map(|number| of(number, &format!("m{number}"))));
-        let step = world.pool.propose(world.now, 20);
-        if let [begins] = &step.matches[..] {
-            assert_eq!(crate::world::users(begins), ["u101", "u102", "u103"]);
+        if begins(&mut world, ["u101", "u102", "u103"]) {
             return;
         }
     }
     panic!("they wait");
+}
+
+/// Whether a match begins in a small step, which must be of these users.
+fn begins(world: &mut World, users: [&str; 3]) -> bool {
+    let step = world.pool.propose(world.now, 20);
+    let [begins] = &step.matches[..] else {
+        return false;
+    };
+    assert_eq!(crate::world::users(begins), users);
+    true
 }
 
 #[test]
