@@ -3,6 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::Write as _;
 use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -143,31 +144,39 @@ impl Drop for Place {
 }
 
 /// Ports that nobody uses over TCP or UDP, each with a free one above it. They are held until all have
-/// been found, and then somebody else may still be faster.
+/// been found. After that, and whenever a process that has one is started again, only who asks for
+/// that very port can be faster: they are below those that the system gives to whoever asks for any.
 pub(super) fn free_ports(ip: IpAddr, count: usize) -> anyhow::Result<Vec<u16>> {
+    TcpListener::bind((ip, 0)).with_context(|| format!("{ip}: cannot listen there"))?;
     let mut held = Vec::new();
     let mut ports = Vec::new();
     for _ in 0..ATTEMPTS_MAX {
         if ports.len() == count {
             return Ok(ports);
         }
-        let listener = TcpListener::bind((ip, 0)).with_context(|| format!("{ip}: no port"))?;
-        let port = listener.local_addr()?.port();
-        let Some(next) = port.checked_add(1) else {
-            continue;
-        };
-        let others = (
+        let port = draw_port()?;
+        let all = (
+            TcpListener::bind((ip, port)),
             UdpSocket::bind((ip, port)),
-            TcpListener::bind((ip, next)),
-            UdpSocket::bind((ip, next)),
+            TcpListener::bind((ip, port + 1)),
+            UdpSocket::bind((ip, port + 1)),
         );
-        if let (Ok(udp), Ok(next), Ok(next_udp)) = others {
+        if let (Ok(tcp), Ok(udp), Ok(next_tcp), Ok(next_udp)) = all {
             ports.push(port);
-            held.push((listener, udp, next, next_udp));
+            held.push((tcp, udp, next_tcp, next_udp));
         }
     }
     anyhow::bail!("{ip}: there are no free ports")
 }
 
+fn draw_port() -> anyhow::Result<u16> {
+    let mut random = [0; 2];
+    let filled = SystemRandom::new().fill(&mut random);
+    anyhow::ensure!(filled.is_ok(), "the system gives no random numbers");
+    Ok(PORTS.start + u16::from_be_bytes(random) % (PORTS.end - PORTS.start))
+}
+
+/// Above those of well-known services, and below Linux's `ip_local_port_range`, as it is by default.
+const PORTS: Range<u16> = 10_000..32_000;
 /// Far more than it takes.
 const ATTEMPTS_MAX: usize = 1000;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use ring::rand::{SecureRandom as _, SystemRandom};
 
 /// The server of the tests, or why there is none.
 pub(crate) fn current() -> Result<PathBuf, String> {
@@ -187,9 +188,17 @@ impl Drop for Servers {
     }
 }
 
-/// Two ports that nobody uses at the moment.
+/// Two ports that nobody uses at the moment, below those that Linux gives to whoever asks for any: a
+/// server that is started again finds its own free.
 fn free_ports() -> [u16; 2] {
-    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let mut drawn = std::iter::repeat_with(|| {
+        let mut random = [0; 2];
+        let filled = SystemRandom::new().fill(&mut random);
+        filled.expect("the system has random numbers");
+        10_000 + u16::from_be_bytes(random) % 20_000
+    });
+    let mut listen = || drawn.find_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok());
+    let listeners = [(); 2].map(|()| listen().expect("ports are drawn for ever"));
     listeners.map(|listener| listener.local_addr().expect("an address").port())
 }
 
