@@ -290,6 +290,20 @@ impl Device {
         self.received.remove(0)
     }
 
+    /// Sends a packet to a peer that sends everything back, again after each short wait, until it has
+    /// come back.
+    #[track_caller]
+    pub(crate) fn send_until_echoed(&mut self, peer: SocketAddr, payload: &[u8]) {
+        let start = Instant::now();
+        let wanted = (peer, payload.to_vec());
+        // What else comes is one of before, once more.
+        while !std::mem::take(&mut self.received).contains(&wanted) {
+            assert!(start.elapsed() < PATIENCE, "it never came back");
+            self.send(peer, payload);
+            self.turn();
+        }
+    }
+
     /// Waits for a message of the server that carries no packet.
     #[track_caller]
     pub(crate) fn told(&mut self, is_wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
