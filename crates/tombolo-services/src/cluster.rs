@@ -32,6 +32,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use tombolo_engine::{Key, KeyError, latest};
 use tombolo_wire::NodeId;
 use tombolo_wire::v1::ErrorCode;
@@ -50,6 +51,7 @@ pub(crate) use loss::{list, rooms_prefix, unlist};
 pub(crate) use member::{Input, RECORDS, run};
 use record::Load;
 pub(crate) use record::{Record, State};
+use seek::Seeks;
 
 use crate::lock::lock;
 use crate::reject::Reject;
@@ -78,6 +80,7 @@ pub(crate) struct Cluster {
     hosts: latest::Sender<BTreeSet<String>>,
     /// How often devices were told of other nodes.
     told: AtomicUsize,
+    seeks: Seeks,
 }
 
 /// The other nodes that are up.
@@ -99,6 +102,8 @@ struct Others {
 struct Links {
     /// This node's life; `None` until it has begun.
     epoch: Option<u64>,
+    /// Since when.
+    began: Option<Instant>,
     link_by_node: BTreeMap<NodeId, Link>,
     /// What waited in links that made place for others; their senders are to be told.
     undelivered: Vec<Item>,
@@ -119,6 +124,7 @@ impl Cluster {
             departures: Notify::new(),
             hosts: latest::Sender::default(),
             told: AtomicUsize::new(0),
+            seeks: Seeks::default(),
         };
         (cluster, waiting)
     }
@@ -182,6 +188,17 @@ impl Cluster {
     /// Whether another node is in the cluster.
     pub(crate) fn is_up(&self, node: &NodeId) -> bool {
         lock(&self.others).relay_ips_by_node.contains_key(node)
+    }
+
+    /// For how long this node has been in the cluster.
+    fn age(&self) -> Option<Duration> {
+        self.lock().began.map(|began| began.elapsed())
+    }
+
+    /// Whether another node is in the cluster, or has been.
+    fn is_known(&self, node: &NodeId) -> bool {
+        let others = lock(&self.others);
+        others.relay_ips_by_node.contains_key(node) || others.epoch_by_lost_node.contains_key(node)
     }
 
     /// Whether another node is in the cluster, and in that life.
@@ -267,6 +284,7 @@ impl Cluster {
     fn begin(&self, epoch: u64) {
         *self.lock() = Links {
             epoch: Some(epoch),
+            began: Some(Instant::now()),
             ..Links::default()
         };
         self.is_out.store(false, Ordering::Relaxed);

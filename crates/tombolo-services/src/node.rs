@@ -76,6 +76,8 @@ pub(crate) struct SessionTable {
     /// Those that go, or have gone, to other nodes, for a while.
     pub(crate) given_by_id: BTreeMap<SessionId, Arc<Session>>,
     pub(crate) given_by_token: BTreeMap<ResumeToken, Arc<Session>>,
+    /// When the last of them began to go.
+    pub(crate) last_given: Option<tokio::time::Instant>,
 }
 
 /// A user that has sessions, or had some a moment ago: a new session does not renew its account.

@@ -342,10 +342,6 @@ impl Services {
                 return self.resume(&mut sessions, session, presented, issued, welcome, &caller);
             }
             self.refuse_resume(ResumeRefusal::Replayed);
-        } else if let Some(presented) = &caller.resume
-            && presented.node == *self.node.name()
-        {
-            self.refuse_resume(ResumeRefusal::Unknown);
         }
         self.share(&caller)?;
         self.make_room(&mut sessions, &caller.user)?;

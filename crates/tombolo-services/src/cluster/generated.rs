@@ -415,6 +415,9 @@ pub enum SessionRefusal {
     Busy = 2,
     /// The session is another device's, or the device claims what cannot be.
     NotResumable = 3,
+    /// There is no such session, nor was there one that could be on another node by now, if the node that says so gave
+    /// the token.
+    Over = 4,
 }
 impl SessionRefusal {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -427,6 +430,7 @@ impl SessionRefusal {
             Self::Unknown => "SESSION_REFUSAL_UNKNOWN",
             Self::Busy => "SESSION_REFUSAL_BUSY",
             Self::NotResumable => "SESSION_REFUSAL_NOT_RESUMABLE",
+            Self::Over => "SESSION_REFUSAL_OVER",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -436,6 +440,7 @@ impl SessionRefusal {
             "SESSION_REFUSAL_UNKNOWN" => Some(Self::Unknown),
             "SESSION_REFUSAL_BUSY" => Some(Self::Busy),
             "SESSION_REFUSAL_NOT_RESUMABLE" => Some(Self::NotResumable),
+            "SESSION_REFUSAL_OVER" => Some(Self::Over),
             _ => None,
         }
     }

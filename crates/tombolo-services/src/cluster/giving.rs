@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
+use tokio::time::Instant;
 use tombolo_engine::RequestError;
 use tombolo_room::{Body, LeftReason, SessionId};
 use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
@@ -140,6 +141,8 @@ fn offer(node: &Arc<Node>, wanted: &Wanted) -> session_answer::Outcome {
     let Some(session) = here.or_else(|| sessions.given(&wanted.token)) else {
         return refused(if arrivals.is_offered(&wanted.token, &wanted.to) {
             wire::SessionRefusal::Busy
+        } else if is_over(node, &sessions) {
+            wire::SessionRefusal::Over
         } else {
             wire::SessionRefusal::Unknown
         });
@@ -156,7 +159,7 @@ fn offer(node: &Arc<Node>, wanted: &Wanted) -> session_answer::Outcome {
     }
     if !state.tokens.is_good(&wanted.token) {
         node.counters.count_resume_refused(ResumeRefusal::Replayed);
-        return refused(wire::SessionRefusal::Unknown);
+        return refused(wire::SessionRefusal::Over);
     }
     if let Some(moved) = state.moved.as_ref().filter(|moved| moved.is_taken) {
         return session_answer::Outcome::GivenTo(moved.to.to_string());
@@ -202,6 +205,15 @@ fn offer(node: &Arc<Node>, wanted: &Wanted) -> session_answer::Outcome {
             .map(|token| Bytes::copy_from_slice(&token))
             .unwrap_or_default(),
     })
+}
+
+/// Whether a session that this node gave a token for, and does not know, is nowhere: this is the life that it was in, and
+/// none has gone from here since. It may have been taken at the end of a window, waited for another one, and for one
+/// more when a welcome got lost.
+pub(super) fn is_over(node: &Node, sessions: &SessionTable) -> bool {
+    let is_long = |time: Duration| time > 3 * node.config.resume_window;
+    let last_given = sessions.last_given.map(|at| at.elapsed());
+    node.cluster.age().is_some_and(is_long) && last_given.is_none_or(is_long)
 }
 
 /// Gives the next piece of a session that was offered, and with the last one the session.
@@ -405,6 +417,7 @@ impl SessionTable {
     }
 
     fn give(&mut self, session: &Arc<Session>, state: &State) {
+        self.last_given = Some(Instant::now());
         self.remove(session);
         for token in state.tokens.listed() {
             self.by_token.remove(token);

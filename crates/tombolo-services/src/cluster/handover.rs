@@ -54,6 +54,8 @@ pub(crate) enum ResumeRefusal {
     NodeGone,
     #[error("session's node does not answer")]
     NoAnswer,
+    #[error("too many sessions are looked for")]
+    Unsought,
     #[error("more waits for the session than is kept")]
     Behind,
 }
@@ -155,9 +157,7 @@ pub(crate) async fn fetch(node: &Arc<Node>, caller: &Caller) -> Result<(), Rejec
             Fetched::Here => {}
             Fetched::Lost(ResumeRefusal::NoAnswer) => return Err(unavailable()),
             Fetched::Lost(refusal) => {
-                if resume.node != *node.name() {
-                    node.counters.count_resume_refused(refusal);
-                }
+                node.counters.count_resume_refused(refusal);
                 return Ok(());
             }
             Fetched::Refused(refusal) => return Err(refused(refusal)),
@@ -257,6 +257,10 @@ async fn take_over(
             }
             Tried::NotThere(refusal) => {
                 seeks += 1;
+                let of_user_max = node.config.sessions_per_user_max;
+                let Some(_seek) = node.cluster.seeks.begin(&caller.user, of_user_max) else {
+                    return Fetched::Lost(ResumeRefusal::Unsought);
+                };
                 let found = match seeks {
                     1..=SEEKS_MAX => seek(node, &want, &holder).await,
                     _ => None,
@@ -278,7 +282,7 @@ enum Tried {
     Away,
     Again,
     GivenTo(NodeId),
-    /// That node does not have it.
+    /// That node does not have it, another one may.
     NotThere(ResumeRefusal),
 }
 
@@ -289,9 +293,17 @@ async fn try_at(
     holder: &NodeId,
     want: &session_question::Kind,
 ) -> Tried {
+    if holder == node.name() {
+        return not_known(giving::is_over(node, &lock(&node.sessions)));
+    }
     let answer = tokio::select! {
         biased;
-        () = node.cluster.gone(holder) => return Tried::NotThere(ResumeRefusal::NodeGone),
+        () = node.cluster.gone(holder) => {
+            return match node.cluster.is_known(holder) {
+                true => Tried::NotThere(ResumeRefusal::NodeGone),
+                false => Tried::Done(Fetched::Lost(ResumeRefusal::NodeGone)),
+            };
+        }
         answer = ask(node, holder, want.clone()) => answer,
     };
     let answer = match answer {
@@ -320,8 +332,12 @@ async fn try_at(
                 Ok(wire::SessionRefusal::NotResumable) => {
                     return Tried::Done(Fetched::Refused(ResumeRefusal::Foreign));
                 }
+                Ok(wire::SessionRefusal::Over) => {
+                    let gave = caller.resume.as_ref().map(|resume| &resume.node);
+                    return not_known(gave == Some(holder));
+                }
                 Ok(wire::SessionRefusal::Unknown | wire::SessionRefusal::Unspecified) | Err(_) => {
-                    return Tried::NotThere(ResumeRefusal::Unknown);
+                    return not_known(false);
                 }
             }
         }
@@ -331,6 +347,14 @@ async fn try_at(
         }
     }
     Tried::Again
+}
+
+/// A node does not know a session, and perhaps that no other does.
+fn not_known(is_over: bool) -> Tried {
+    match is_over {
+        true => Tried::Done(Fetched::Lost(ResumeRefusal::Unknown)),
+        false => Tried::NotThere(ResumeRefusal::Unknown),
+    }
 }
 
 /// Takes a session that was offered; `None` when the offer is void, since it was offered anew.

@@ -3,15 +3,53 @@
 //!
 //! All other nodes are asked, as they are about a new session of the user's (see `duplicates`). So nothing is
 //! kept about where sessions went.
+//!
+//! Whoever may connect can make a token up, or show one that is over, as often as it likes. A seal would not keep it
+//! from that: it was given genuine tokens, too. So nobody is asked about a node that never was, nor when the token's
+//! own node knows better (see [`giving::is_over`](super::giving::is_over)); and few sessions are looked for at the same
+//! time, and fewer of one user's.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::task::JoinSet;
-use tombolo_wire::NodeId;
+use tombolo_wire::{NodeId, UserId};
 
 use super::generated::{SessionRefusal, session_answer, session_question};
 use super::handover::ask;
+use crate::lock::lock;
 use crate::node::Node;
+
+/// Whose sessions are looked for.
+#[derive(Default)]
+pub(super) struct Seeks(Mutex<Vec<UserId>>);
+
+/// A session that is looked for.
+pub(super) struct Seek<'a> {
+    seeks: &'a Seeks,
+    user: &'a UserId,
+}
+
+impl Seeks {
+    /// Begins to look for a session of a user that may have so many; `None` when as many are looked for as may be.
+    pub(super) fn begin<'a>(&'a self, user: &'a UserId, of_user_max: usize) -> Option<Seek<'a>> {
+        let mut users = lock(&self.0);
+        let of_user = users.iter().filter(|other| *other == user).count();
+        if users.len() >= SEEKS_MAX || of_user >= of_user_max {
+            return None;
+        }
+        users.push(user.clone());
+        Some(Seek { seeks: self, user })
+    }
+}
+
+impl Drop for Seek<'_> {
+    fn drop(&mut self) {
+        let mut users = lock(&self.seeks.0);
+        if let Some(at) = users.iter().position(|user| user == self.user) {
+            users.swap_remove(at);
+        }
+    }
+}
 
 /// Asks all nodes but one; returns the one that knows most of the session.
 pub(super) async fn seek(
@@ -82,7 +120,8 @@ impl Knows {
         match SessionRefusal::try_from(refusal) {
             Ok(SessionRefusal::Busy) => Self::Busy,
             Ok(SessionRefusal::NotResumable) => Self::Something,
-            Ok(SessionRefusal::Unknown | SessionRefusal::Unspecified) | Err(_) => Self::Nothing,
+            Ok(SessionRefusal::Unknown | SessionRefusal::Over | SessionRefusal::Unspecified)
+            | Err(_) => Self::Nothing,
         }
     }
 }
@@ -90,3 +129,6 @@ impl Knows {
 /// How often those are asked that do not answer: the device had better begin anew than wait for a node that
 /// is stuck.
 const ROUNDS: usize = 2;
+
+/// Sessions that are looked for at the same time. It takes a moment, or a second when a node is stuck.
+const SEEKS_MAX: usize = 64;

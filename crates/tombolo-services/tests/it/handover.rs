@@ -727,7 +727,7 @@ fn moves(nodes: &[Member]) -> Vec<(u64, u64)> {
         .collect()
 }
 
-fn refusals(node: &Member, reason: &str) -> u64 {
+pub(crate) fn refusals(node: &Member, reason: &str) -> u64 {
     let refused = node.lab.services.stats().resumes_refused;
     refused.get(reason).copied().unwrap_or_default()
 }

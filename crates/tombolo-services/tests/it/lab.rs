@@ -24,6 +24,7 @@ pub(crate) const UNIX_NOW: Duration = Duration::from_secs(1_800_000_000);
 
 const SECRET: [u8; 32] = [7; 32];
 
+#[derive(Clone)]
 pub(crate) struct Lab {
     pub(crate) services: Services,
     pub(crate) relay: Arc<Relay>,

@@ -27,6 +27,7 @@ mod notices;
 mod presence;
 mod resume;
 mod rooms;
+mod seeking;
 mod servers;
 mod sessions;
 mod social_garbage;
