@@ -25,6 +25,8 @@ pub(crate) struct Moved {
     /// The other node has all that waited: from now on it is sent what still comes, and the session is
     /// its own.
     pub(crate) is_taken: bool,
+    /// The other node has said so, or is gone: until then it may ask again for the last piece.
+    pub(crate) is_complete: bool,
     /// More came of what nobody tells again than is kept: nobody can take it whole, and it ends at once.
     pub(crate) is_broken: bool,
 }

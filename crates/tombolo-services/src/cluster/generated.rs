@@ -272,6 +272,9 @@ pub struct Take {
     /// The number of the last frame that the asking node has.
     #[prost(uint64, tag = "3")]
     pub after: u64,
+    /// It has the last piece, too: nothing more is asked for.
+    #[prost(bool, tag = "4")]
+    pub complete: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SessionAnswer {

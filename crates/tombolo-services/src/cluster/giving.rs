@@ -5,8 +5,9 @@
 //!    when it comes back.
 //! 2. It is asked for what waits, piece by piece. With the last piece the session is the other node's:
 //!    what still comes for it is forwarded over the link between the two.
+//! 3. It is told that the last piece has arrived. A node that leaves waits for that.
 //!
-//! Both questions may be repeated, lost and answered late: the same question has the same answer.
+//! All questions may be repeated, lost and answered late: the same question has the same answer.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -103,6 +104,7 @@ struct Take {
     offer: u64,
     /// The last frame that the other node has.
     after: u64,
+    is_complete: bool,
 }
 
 impl Question {
@@ -127,6 +129,7 @@ impl Question {
                 session: SessionId(take.session.as_ref().try_into().ok()?),
                 offer: take.offer,
                 after: take.after,
+                is_complete: take.complete,
             }),
         })
     }
@@ -139,12 +142,11 @@ fn offer(node: &Arc<Node>, wanted: &Wanted) -> session_answer::Outcome {
     let here = sessions.by_token.get(&wanted.token);
     let here = here.and_then(|id| sessions.by_id.get(id)).cloned();
     let Some(session) = here.or_else(|| sessions.given(&wanted.token)) else {
-        return refused(if arrivals.is_offered(&wanted.token, &wanted.to) {
-            wire::SessionRefusal::Busy
-        } else if is_over(node, &sessions) {
-            wire::SessionRefusal::Over
-        } else {
-            wire::SessionRefusal::Unknown
+        let is_coming = arrivals.is_offered(&wanted.token, &wanted.to);
+        return refused(match is_over(node, &sessions) {
+            _ if is_coming => wire::SessionRefusal::Busy,
+            true => wire::SessionRefusal::Over,
+            false => wire::SessionRefusal::Unknown,
         });
     };
     let is_known = |life: u64| node.cluster.is_in_life(&wanted.to, life);
@@ -185,6 +187,7 @@ fn offer(node: &Arc<Node>, wanted: &Wanted) -> session_answer::Outcome {
         offer,
         first,
         is_taken: false,
+        is_complete: false,
         is_broken: false,
     });
     if first == offer {
@@ -241,8 +244,8 @@ fn give(node: &Arc<Node>, take: &Take) -> session_answer::Outcome {
     }
     let more = waiting.next().is_some();
     drop(waiting);
-    if moved.is_taken && frames.is_empty() {
-        // The other node has everything.
+    if moved.is_taken && take.is_complete {
+        moved.is_complete = true;
         let _ = state.outbox.handle_ack(take.after);
     }
     if !more && !moved.is_taken {
@@ -375,10 +378,11 @@ pub(crate) fn drop_given_to(node: &Arc<Node>, gone: &NodeId) {
     let given: Vec<_> = lock(&node.sessions).given_by_id.values().cloned().collect();
     for session in given {
         let mut state = session.lock();
-        let is_lost = |moved: &&Moved| moved.is_taken && moved.to == *gone;
-        if state.moved.as_ref().filter(is_lost).is_none() {
+        let is_lost = |moved: &&mut Moved| moved.is_taken && moved.to == *gone;
+        let Some(moved) = state.moved.as_mut().filter(is_lost) else {
             continue;
-        }
+        };
+        moved.is_complete = true;
         let hosts = std::mem::take(&mut state.host_by_room);
         drop(state);
         for host in hosts.into_values() {
@@ -387,13 +391,13 @@ pub(crate) fn drop_given_to(node: &Arc<Node>, gone: &NodeId) {
     }
 }
 
-/// Whether no session is on its way to another node, or may yet be taken there.
+/// Whether no session is on its way to another node, or may yet be taken there, whole.
 pub(crate) fn has_given_all(node: &Node) -> bool {
     let sessions = lock(&node.sessions);
     sessions.given_by_id.values().all(|session| {
         let state = session.lock();
-        let is_taken = state.moved.as_ref().is_none_or(|moved| moved.is_taken);
-        is_taken && state.host_by_room.is_empty()
+        let moved = state.moved.as_ref();
+        moved.is_none_or(|moved| moved.is_complete) && state.host_by_room.is_empty()
     })
 }
 

@@ -374,11 +374,12 @@ async fn take(
     }
     let mut after = offered.acked;
     let mut frames = Vec::new();
-    let question = |after| {
+    let question = |after, complete| {
         session_question::Kind::Take(wire::Take {
             session: offered.session.clone(),
             offer: offered.offer,
             after,
+            complete,
         })
     };
     // Once the other node has given it this one must have it, so there is no end but the other's.
@@ -386,7 +387,11 @@ async fn take(
         if !node.cluster.is_up(holder) || node.cluster.is_out() {
             return lost(ResumeRefusal::NodeGone);
         }
-        match ask(node, holder, question(after)).await.ok().flatten() {
+        match ask(node, holder, question(after, false))
+            .await
+            .ok()
+            .flatten()
+        {
             Some(session_answer::Outcome::Piece(piece)) => {
                 for frame in piece.frames {
                     let frame = ServerFrame::decode(frame).ok();
@@ -405,19 +410,27 @@ async fn take(
             | None => tokio::time::sleep(RETRY_DELAY).await,
         }
     }
-    if !frames.is_empty() {
-        // So that the other node need not keep them; it forgets them anyhow after a while.
-        let (node, holder, last) = (Arc::clone(node), holder.clone(), question(after));
-        node.runtime
-            .clone()
-            .spawn(async move { ask(&node, &holder, last).await.is_ok() });
+    let installed = install(node, caller, token, holder, id, &offered, frames);
+    let told = say_complete(Arc::clone(node), holder.clone(), question(after, true));
+    node.runtime.spawn(told);
+    Some(match installed {
+        Ok(()) => Fetched::Here,
+        Err(refusal) => Fetched::Lost(refusal),
+    })
+}
+
+/// Tells the node that had a session that it need not keep anything of it, and may leave; it forgets it anyhow
+/// after a while.
+async fn say_complete(node: Arc<Node>, holder: NodeId, complete: session_question::Kind) {
+    let say = async {
+        while !matches!(ask(&node, &holder, complete.clone()).await, Ok(Some(_))) {
+            tokio::time::sleep(RETRY_DELAY).await;
+        }
+    };
+    tokio::select! {
+        () = node.cluster.gone(&holder) => {}
+        _ = tokio::time::timeout(node.config.resume_window, say) => {}
     }
-    Some(
-        match install(node, caller, token, holder, id, &offered, frames) {
-            Ok(()) => Fetched::Here,
-            Err(refusal) => Fetched::Lost(refusal),
-        },
-    )
 }
 
 /// Goes on with a session here.

@@ -6,6 +6,7 @@ mod acts;
 mod bombs;
 mod cluster;
 mod direct;
+mod draining;
 mod drops;
 mod duplicates;
 mod engine;

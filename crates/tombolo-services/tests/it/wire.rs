@@ -38,6 +38,8 @@ pub(crate) struct Wire {
     pub(crate) publish_ms: Arc<AtomicU64>,
     /// How many such questions are still answered.
     pub(crate) answers_left: Arc<AtomicU64>,
+    /// The others are lost on their way back.
+    pub(crate) is_deaf: Arc<AtomicBool>,
     /// How often somewhere was begun to listen.
     pub(crate) subscribed: Arc<AtomicU64>,
     /// How often all values of a kind were read.
@@ -59,6 +61,7 @@ impl Wire {
             confuse_percent: Arc::default(),
             publish_ms: Arc::default(),
             answers_left: Arc::new(AtomicU64::new(u64::MAX)),
+            is_deaf: Arc::default(),
             subscribed: Arc::default(),
             watched: Arc::default(),
             published: Arc::default(),
@@ -133,6 +136,12 @@ impl Bus for Wire {
             return self.local.request(subject, payload, timeout);
         }
         let left = self.answers_left.load(Ordering::Relaxed);
+        if left == 0 && self.is_deaf.load(Ordering::Relaxed) {
+            return Box::pin(async move {
+                let _ = self.local.request(subject, payload, timeout).await;
+                lost(timeout).await
+            });
+        }
         if left == 0 {
             return Box::pin(lost(timeout));
         }
