@@ -45,7 +45,7 @@ pub(crate) async fn drain(node: &Arc<Node>, time: Duration) -> Drained {
         let mut quota = wave;
         for session in &remaining {
             if told.contains(&session.id) {
-                end_if_moved(node, session);
+                end_if_begun_anew(node, session);
             } else if quota > 0 {
                 quota -= 1;
                 // Whoever has no place to hear it is told later; whoever is not connected cannot be.
@@ -120,13 +120,12 @@ fn has_settled(node: &Node) -> bool {
         && node.cluster.is_quiet()
 }
 
-/// A session whose device has gone, and whose user takes part in its rooms by another session or in
-/// none, has nothing to wait for.
-fn end_if_moved(node: &Arc<Node>, session: &Arc<Session>) {
+/// A session whose device takes part by another one has nothing to wait for.
+fn end_if_begun_anew(node: &Arc<Node>, session: &Arc<Session>) {
     let state = session.lock();
-    let has_moved = !state.is_connected && state.host_by_room.is_empty();
+    let is_over = !state.is_connected && state.has_begun_anew && state.host_by_room.is_empty();
     drop(state);
-    if has_moved {
+    if is_over {
         let reject = node.elsewhere(LEAVING);
         node.end(session, LeftReason::Disconnected, Some(reject));
     }

@@ -78,6 +78,8 @@ pub(crate) struct State {
     pub(crate) backlog: Backlog,
     pub(crate) host_by_room: BTreeMap<RoomId, Arc<Host>>,
     pub(crate) absence: Absence,
+    /// Its device takes part in one of its rooms by another session.
+    pub(crate) has_begun_anew: bool,
     /// The fields that the session is in.
     pub(crate) seats: Seats,
     /// The node that had the session before this one.
@@ -216,6 +218,7 @@ impl Session {
             backlog: Backlog::default(),
             host_by_room: BTreeMap::new(),
             absence: Absence::default(),
+            has_begun_anew: false,
             seats: Seats::default(),
             came_from: None,
             arriving: None,

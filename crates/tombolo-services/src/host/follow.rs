@@ -284,7 +284,7 @@ impl Host {
         let is_here = |session: &&Arc<Session>| session.id == membership.session;
         if let Some(session) = state.session(user).filter(is_here).cloned() {
             state.remove_session(user);
-            session.lock().leave_room(&self.room);
+            self.leave_to(state, &session);
             let asked = pending.filter(|pending| pending.session.id == session.id);
             let news = match asked {
                 Some(pending) => {
@@ -318,7 +318,7 @@ impl Host {
     /// A member takes part over another node now: what it had here is over.
     fn on_gone_elsewhere(&self, node: &Arc<Node>, state: &mut State, user: &UserId) {
         if let Some(session) = state.remove_session(user) {
-            session.lock().leave_room(&self.room);
+            self.leave_to(state, &session);
             let left = v1::MemberLeft {
                 user: user.to_string(),
                 reason: LeftReason::Replaced.as_str().to_owned(),
@@ -326,6 +326,16 @@ impl Host {
             let news = self.room_event(room_event::Kind::Left(left), String::new());
             node.push(&session, news);
         }
+    }
+
+    /// A session takes no part any more; its device may, by another one.
+    fn leave_to(&self, state: &State, session: &Session) {
+        let now = state.room.membership(&session.user);
+        let is_same_device =
+            now.is_some_and(|now| now.session != session.id && now.keys == session.keys);
+        let mut about = session.lock();
+        about.leave_room(&self.room);
+        about.has_begun_anew |= is_same_device;
     }
 
     /// Replaces the room by one whose history is not known: its members are told the difference.
