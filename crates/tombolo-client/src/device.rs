@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::field::Fields;
 use crate::ice::IceConfig;
 use crate::keys::{Accepted, Keys};
-use crate::link::{Introduction, Lane, Peer, Shop, transport_config};
+use crate::link::{Introduction, Lane, Peer, Rouser, Shop, transport_config};
 use crate::links::{self, HANDSHAKES_MAX, Links, Meeting, Target};
 use crate::matchmaker::Seeking;
 use crate::net::{DeviceSocket, Dropped, Net, RelayKeeper, measure_nat};
@@ -135,6 +135,7 @@ impl Device {
         let (session, events) = session::open(endpoint.clone(), config).await?;
         let shop = Shop {
             net,
+            rouser: Arc::new(Rouser::new(endpoint.clone())),
             endpoint,
             keys,
             accepted,

@@ -235,6 +235,14 @@ impl Client {
         }
     }
 
+    /// Asks the server now for what it is asked for from time to time: to keep the allocation. Its
+    /// reply shows that it is there.
+    pub fn refresh(&mut self, now: Instant) {
+        if matches!(self.state, State::Allocated(_)) {
+            self.request(now, Request::Refresh, 0);
+        }
+    }
+
     /// Gives the allocation back. [`Event::Closed`] tells when the server has taken it.
     pub fn close(&mut self, now: Instant) {
         match self.state {

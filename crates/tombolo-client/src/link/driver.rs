@@ -18,6 +18,7 @@ use super::introduction::{Introduction, write_candidate};
 use super::message::{FIRST_MESSAGES_MAX, decode_first, encode_first};
 use super::nat;
 use super::paths::Paths;
+use super::rouse::Rouser;
 use super::{
     Incoming, Lane, LinkState, LinkStatus, Message, Outgoing, Peer, Place, Shared, pair, streams,
 };
@@ -56,6 +57,7 @@ const DATAGRAM_BUFFER_BYTES: usize = 64 * 1024;
 pub(crate) struct Shop {
     pub(crate) net: Arc<Net>,
     pub(crate) endpoint: noq::Endpoint,
+    pub(crate) rouser: Arc<Rouser>,
     pub(crate) keys: Arc<Keys>,
     pub(crate) accepted: Accepted,
     pub(crate) session: Handle,
@@ -367,7 +369,7 @@ impl Driver {
             tokio::select! {
                 connection = &mut connecting => return connection,
                 introduction = introductions.recv(), if outgoing_open => match introduction {
-                    Some(introduction) => introduced.update(introduction),
+                    Some(introduction) => _ = introduced.update(introduction),
                     None => outgoing_open = false,
                 },
                 Some(reason) = end.recv() => return Err(reason),
@@ -431,13 +433,16 @@ impl Driver {
                     self.report(&mut paths, &route);
                 }
                 Some(introduction) = self.introductions.recv() => {
-                    introduced.update(introduction);
+                    if introduced.update(introduction) {
+                        self.config.shop.rouser.rouse();
+                    }
                     let route = *routes.borrow();
                     self.report(&mut paths, &route);
                 }
                 Ok(()) = relayed.changed() => {
                     again = Again::default();
                     self.tell_relay().await;
+                    self.config.shop.rouser.rouse();
                 }
                 Some(()) = self.untold.recv() => again.put_off(),
                 () = again.is_due() => self.tell_relay().await,
@@ -534,11 +539,13 @@ impl Introduced {
         })
     }
 
-    /// Takes candidates that the peer found later.
-    fn update(&self, introduction: Introduction) {
+    /// Takes candidates that the peer found later; returns whether it is at another relay now.
+    fn update(&self, introduction: Introduction) -> bool {
+        let before = self.net.relayed_of(self.peer);
         for candidate in introduction.candidates {
             self.net.add_candidate(self.peer, candidate);
         }
+        self.net.relayed_of(self.peer) != before
     }
 }
 

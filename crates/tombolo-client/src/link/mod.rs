@@ -14,6 +14,7 @@ mod introduction;
 mod message;
 mod nat;
 mod paths;
+mod rouse;
 mod streams;
 
 use std::net::SocketAddr;
@@ -28,6 +29,7 @@ use tombolo_wire::UserId;
 pub(crate) use driver::{Driver, Inputs, LinkConfig, Shop, transport_config};
 pub(crate) use introduction::Introduction;
 pub use message::{Lane, Message, RELIABLE_BYTES_MAX, UNRELIABLE_BYTES_ALWAYS};
+pub(crate) use rouse::Rouser;
 
 use crate::error::Error;
 use crate::net::Net;

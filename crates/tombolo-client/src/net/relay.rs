@@ -2,7 +2,9 @@
 //!
 //! When the device goes to another node it allocates there too. Once it has, peers are told the new
 //! address; what they send meanwhile still comes through the old allocation, and what is for them goes
-//! out through it for a moment, until they know the new one. Then it is given up.
+//! out through it for a moment, until they know the new one. Then it is given up. An old node that is not
+//! heard any more, as one that was killed, carries nothing: what is for the peers goes out through the new
+//! one at once.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -36,6 +38,8 @@ struct Turn {
     mapped: Option<SocketAddr>,
     /// Frames for the task that writes the stream; `None` over UDP.
     stream: Option<mpsc::Sender<Vec<u8>>>,
+    /// Whether its server was heard since another one was asked to take its place.
+    is_heard: bool,
 }
 
 /// What became of an allocation.
@@ -104,12 +108,17 @@ impl Relays {
                 generation,
                 mapped: None,
                 stream,
+                is_heard: false,
             },
         );
     }
 
     /// Starts an allocation over UDP that takes the place of the one in use as soon as it is there.
-    pub(crate) fn start_next(&mut self, server: SocketAddr, client: Client) {
+    pub(crate) fn start_next(&mut self, now: Instant, server: SocketAddr, client: Client) {
+        if let Some(turn) = self.turns.get_mut(&Carrier::Udp) {
+            turn.is_heard = false;
+            turn.client.refresh(now);
+        }
         self.next_since = None;
         self.next = Some(Turn {
             client,
@@ -117,6 +126,7 @@ impl Relays {
             generation: 0,
             mapped: None,
             stream: None,
+            is_heard: false,
         });
     }
 
@@ -201,6 +211,7 @@ impl Relays {
         let turns = self.turns.get_mut(&Carrier::Udp).into_iter();
         let mut turns = turns.chain(&mut self.next).chain(old);
         let turn = turns.find(|turn| turn.server == from)?;
+        turn.is_heard = true;
         let received = turn.client.handle_datagram(now, data);
         self.handle_events(now);
         received.map(|received| (received.peer, received.range))
@@ -267,7 +278,8 @@ impl Relays {
     ) -> bool {
         let before = self.before_by_peer.get(&peer).copied();
         let active = self.active.and_then(|carrier| self.turns.get_mut(&carrier));
-        let old = self.old.as_mut().filter(|old| now < old.since + HANDOVER);
+        let carries = |old: &&mut Old| now < old.since + HANDOVER && old.turn.is_heard;
+        let old = self.old.as_mut().filter(carries);
         let Some(turn) = old.map(|old| &mut old.turn).or(active) else {
             return false;
         };
@@ -469,3 +481,6 @@ impl Relays {
         self.outcomes.push(Outcome::Failed { carrier, error });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -164,7 +164,7 @@ impl Net {
             let config = self.turn_config(ice, *server, Transport::Udp);
             self.drive(|state, now| {
                 let client = Client::new(config, seed, now);
-                state.relays.start_next(*server, client);
+                state.relays.start_next(now, *server, client);
             });
             _ = tokio::time::timeout(GATHER_TIMEOUT, relayed.changed()).await;
             if !is_elsewhere() {
