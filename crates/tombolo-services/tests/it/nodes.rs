@@ -1,5 +1,6 @@
 //! Nodes that die, are cut off, come back, and are emptied.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -323,6 +324,27 @@ async fn a_drained_node_sends_its_devices_elsewhere_and_says_what_was_left() {
     assert!(seen.iter().any(|event| event.contains("carol")), "{seen:?}");
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(inherited(&nodes[1]), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_not_heard_for_a_moment_and_answers_knocks_stays_in() {
+    let (nodes, local) = cluster::<3>().await;
+    let [_alice, mut bob] = members(&nodes, "r", [("alice", 0), ("bob", 1)]).await;
+    let before = epoch_of(&local, "node-0").await;
+    for node in &nodes[1..] {
+        node.wire.answers_left.store(1000, Ordering::Relaxed);
+    }
+    nodes[0].wire.is_hoarse.store(true, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    nodes[0].wire.is_hoarse.store(false, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for node in &nodes[1..] {
+        let knocks = 1000 - node.wire.answers_left.load(Ordering::Relaxed);
+        assert!(knocks >= 2, "{knocks}");
+    }
+    assert_eq!(fenced(&nodes[0]), 0);
+    assert_eq!(epoch_of(&local, "node-0").await, before);
+    assert!(events(&mut bob).await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

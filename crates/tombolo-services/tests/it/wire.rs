@@ -29,6 +29,8 @@ pub(crate) struct Wire {
     pub(crate) is_void: Arc<AtomicBool>,
     /// How many of a hundred frames to other nodes' inboxes are lost.
     pub(crate) lose_percent: Arc<AtomicU64>,
+    /// Heartbeats are lost.
+    pub(crate) is_hoarse: Arc<AtomicBool>,
     /// What is said of who is online is lost.
     pub(crate) is_presence_lost: Arc<AtomicBool>,
     /// How many of a hundred questions to other nodes for sessions go wrong: they are lost, or their
@@ -57,6 +59,7 @@ impl Wire {
             is_blind: Arc::default(),
             is_void: Arc::default(),
             lose_percent: Arc::default(),
+            is_hoarse: Arc::default(),
             is_presence_lost: Arc::default(),
             confuse_percent: Arc::default(),
             publish_ms: Arc::default(),
@@ -79,6 +82,9 @@ impl Wire {
     fn is_lost(&self, subject: &Key) -> bool {
         if self.is_presence_lost.load(Ordering::Relaxed) && subject.as_str().starts_with("presence")
         {
+            return true;
+        }
+        if self.is_hoarse.load(Ordering::Relaxed) && subject.as_str().starts_with("beat") {
             return true;
         }
         let percent = self.lose_percent.load(Ordering::Relaxed);

@@ -65,6 +65,49 @@ fn a_node_that_is_off_the_bus_for_a_moment_goes_on() {
 }
 
 #[test]
+fn a_silent_node_that_the_bus_says_is_there_is_not_put_out_by_knocks() {
+    let mut knocks = 0;
+    for seed in 0..100 {
+        let mut world = World::new(seed, 3, Trouble::NONE);
+        world.run(Duration::from_secs(5));
+        let before = world.knocks;
+        world.nodes[0].hoarse_until = Some(world.now + Duration::from_millis(500));
+        world.run(Duration::from_secs(5));
+        assert_eq!(world.fenced, 0, "seed {seed}");
+        knocks += world.knocks - before;
+    }
+    // From 400 ms of silence on, by each of the others.
+    assert!(knocks > 100 * 2, "{knocks}");
+}
+
+#[test]
+fn a_silent_node_that_is_off_the_bus_again_and_again_is_not_put_out_by_knocks() {
+    let mut world = World::new(7, 2, Trouble::NONE);
+    world.run(Duration::from_secs(5));
+    let (begun, other) = (world.now, world.nodes[1].name.clone());
+    let directory = world.nodes[0].directory.as_mut().unwrap();
+    let mut answers = Vec::new();
+    while directory.poll_timeout() < begun + SILENCE_MAX {
+        let now = directory.poll_timeout();
+        directory.handle_timeout(now);
+        while let Some(command) = directory.poll_command() {
+            match command {
+                Command::Beat(beat) => directory.handle_heartbeat(now, &beat),
+                Command::Knock { node, epoch } => {
+                    assert_eq!(node, other);
+                    let is_there = answers.len() % 2 == 1;
+                    directory.handle_knocked(now, &node, epoch, is_there);
+                    answers.push(is_there);
+                }
+                Command::Write { node, .. } => assert_ne!(node, other, "{answers:?}"),
+                Command::Read { .. } | Command::Elsewhere => {}
+            }
+        }
+    }
+    assert!(answers.len() >= 3, "{answers:?}");
+}
+
+#[test]
 fn nodes_that_are_back_on_the_bus_one_after_the_other_go_on() {
     for seed in 0..50 {
         let mut world = World::new(seed, 3, Trouble::NONE);
@@ -337,6 +380,8 @@ struct World {
     /// Which lives, by node and epoch, were taken on by which lives.
     heirs: BTreeMap<(usize, u64), BTreeSet<(usize, u64)>>,
     fenced: usize,
+    /// How often the bus was asked whether a node is there.
+    knocks: usize,
     processes: u64,
 }
 
@@ -350,8 +395,10 @@ struct Node {
     frozen_until: Option<Instant>,
     /// Its writes and reads don't reach the store, nor the store's changes it.
     is_cut: bool,
-    /// Its heartbeats don't reach the bus.
+    /// It is off the bus.
     is_mute: bool,
+    /// It is on the bus, and its heartbeats get lost until then.
+    hoarse_until: Option<Instant>,
     cut_until: Option<Instant>,
     /// Which changes it has been told.
     told: u64,
@@ -389,6 +436,7 @@ impl World {
             under_way: Vec::new(),
             heirs: BTreeMap::new(),
             fenced: 0,
+            knocks: 0,
             processes: 0,
         };
         for label in 0..count {
@@ -412,6 +460,7 @@ impl World {
             absent: None,
             is_cut: false,
             is_mute: false,
+            hoarse_until: None,
             cut_until: None,
             told: 0,
             ended: Vec::new(),
@@ -658,7 +707,8 @@ impl World {
     }
 
     fn beat(&mut self, from: usize, beat: &Heartbeat) {
-        if self.nodes[from].is_mute {
+        let hoarse_until = self.nodes[from].hoarse_until;
+        if self.nodes[from].is_mute || hoarse_until.is_some_and(|until| until > self.now) {
             return;
         }
         for to in 0..self.nodes.len() {
@@ -674,6 +724,7 @@ impl World {
     /// The bus knows who is connected to it. Who stands still is, and does not answer.
     fn knock(&mut self, from: usize, name: NodeId, epoch: u64) {
         let now = self.now;
+        self.knocks += 1;
         let node = &self.nodes[label(&name)];
         let is_there = node.directory.is_some() && !node.is_mute;
         let is_frozen = node.frozen_until.is_some_and(|until| until > now);
