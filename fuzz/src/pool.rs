@@ -130,6 +130,7 @@ fn bodies() -> Vec<Body> {
         },
         Body::Cancelled(TicketId([5; 16])),
         Body::Closed(BackfillId([3; 16])),
+        Body::Seated(vec![MatchId(1), MatchId(2)]),
         Body::Unseated(MatchId(1)),
         Body::Ticked,
     ]

@@ -95,7 +95,9 @@ pub enum Body {
     },
     /// A running match takes nobody any more.
     Closed(BackfillId),
-    /// The room of a running match has no place for the users of a claim: they look on.
+    /// The users of these claims have their seats: from now on nobody says otherwise.
+    Seated(Vec<MatchId>),
+    /// The room of a claim has no place for its users: they look on, unless it was said that they have their seats.
     Unseated(MatchId),
     /// Nothing but the time.
     Ticked,

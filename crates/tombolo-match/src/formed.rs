@@ -19,6 +19,9 @@ pub struct Formed {
     pub host: Option<UserId>,
     /// How good it is by the rules, from 0 to 1000.
     pub quality: u16,
+    /// Whether its tickets are remembered until it is said whether its users have their seats; not those of logs
+    /// from before this could be said.
+    pub awaits_seats: bool,
 }
 
 /// A team of a match.

@@ -23,7 +23,7 @@ pub struct Entry {
     pub time_ms: u64,
     #[prost(
         oneof = "entry::Body",
-        tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16"
+        tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17"
     )]
     pub body: ::core::option::Option<entry::Body>,
 }
@@ -57,9 +57,12 @@ pub mod entry {
         Ticked(super::Ticked),
         #[prost(message, tag = "15")]
         NodeLost(super::NodeLost),
-        /// The number of a claim for a running match, whose users found no place there.
+        /// The number of a claim whose users found no place in its room.
         #[prost(uint64, tag = "16")]
         Unseated(u64),
+        /// Of claims whose users have their seats.
+        #[prost(message, tag = "17")]
+        Seated(super::Numbers),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -131,6 +134,14 @@ pub struct Formed {
     pub host: ::prost::alloc::string::String,
     #[prost(uint32, tag = "6")]
     pub quality: u32,
+    /// Its tickets are remembered until it is said whether its users have their seats.
+    #[prost(bool, tag = "7")]
+    pub awaits_seats: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Numbers {
+    #[prost(uint64, repeated, tag = "1")]
+    pub numbers: ::prost::alloc::vec::Vec<u64>,
 }
 /// The running match that the users join.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -225,6 +236,9 @@ pub struct Snapshot {
     pub nodes_lost: ::prost::alloc::vec::Vec<NodeLost>,
     #[prost(message, repeated, tag = "11")]
     pub joining: ::prost::alloc::vec::Vec<Joining>,
+    /// Of new matches, so without one that runs.
+    #[prost(message, repeated, tag = "12")]
+    pub beginning: ::prost::alloc::vec::Vec<Joining>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Seat {
@@ -271,7 +285,7 @@ pub struct Running {
     #[prost(uint64, tag = "5")]
     pub pending: u64,
 }
-/// A claim for a running match, while its users may find no place there.
+/// A claim, while its users may find no place in its room.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Joining {
     #[prost(uint64, tag = "1")]

@@ -46,6 +46,7 @@ use waits::Waits;
 
 pub use backfill::BACKFILLS_MAX;
 pub use explain::{EXPLAINED_MAX, Excluded, Miss, Obstacle, Relaxation, Settling, Why};
+pub use joining::Seating;
 pub use snapshot::SnapshotError;
 pub use step::Step;
 
@@ -58,8 +59,11 @@ pub const WEIGHT_MAX: usize = 24 * 1024 * 1024;
 /// How many lost nodes a pool remembers; those longest ago are forgotten first.
 pub const NODES_LOST_MAX: usize = 64;
 
-/// For how long a claim for a running match may come to nothing for want of a place.
-pub const JOINING_KEPT: Duration = Duration::from_secs(60);
+/// For how long a claim may come to nothing for want of a place, if nobody says that its users have their seats.
+pub const SEATS_AWAITED: Duration = Duration::from_secs(10 * 60);
+
+/// The same for a claim for a running match in a log from before that could be said.
+const JOINING_KEPT: Duration = Duration::from_secs(60);
 
 /// How far one entry may move the clock of a pool in which somebody waits: a node whose clock is ahead must not end
 /// what others wait for.
@@ -87,7 +91,7 @@ pub struct Pool {
     next_match: u64,
     pending: BTreeMap<MatchId, Pending>,
     running: BTreeMap<BackfillId, Running>,
-    /// Claims for running matches, while their users may find no place there.
+    /// Claims, while their users may find no place in their rooms.
     joining: BTreeMap<MatchId, Joining>,
     /// What is due when.
     timers: BTreeSet<(Time, Timer)>,
@@ -109,7 +113,7 @@ enum Timer {
     Ready(MatchId),
     /// A running match has not renewed its lease.
     Lease(BackfillId),
-    /// Those who are to join a running match have found their place.
+    /// Those whose match begins have found their place.
     Joining(MatchId),
 }
 
@@ -320,7 +324,7 @@ impl Pool {
         self.running.len()
     }
 
-    /// About how many bytes the tickets have in a snapshot, those of running matches, and those who join them, too.
+    /// About how many bytes the tickets have in a snapshot, those of running matches, and of those that begin, too.
     #[must_use]
     pub fn weight(&self) -> usize {
         self.weight
@@ -362,6 +366,10 @@ impl Pool {
             Body::Answered { id, user, answer } => self.on_answered(*id, user, *answer, events),
             Body::Backfill(backfill) => self.on_backfill(backfill, events),
             Body::Renewed { id, lease } => self.on_renewed(*id, *lease),
+            Body::Seated(seated) => {
+                self.on_seated(seated);
+                Ok(())
+            }
             Body::Unseated(id) => self.on_unseated(*id, events),
             Body::Closed(id) => self.end_backfill(*id, BackfillEnd::Closed, events),
             Body::Ticked => Ok(()),

@@ -17,6 +17,7 @@ mod lead;
 mod presence;
 mod requests;
 mod room;
+mod seats;
 mod tell;
 mod view;
 

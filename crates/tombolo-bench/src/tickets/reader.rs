@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
-use tombolo_match::{Body, Device, ENDED_MAX, Entry, TicketId, Time};
+use tombolo_match::{Body, Device, ENDED_MAX, Entry, Formed, MatchId, TicketId, Time};
 use tombolo_wire::{NodeId, UserId};
 
 /// What became of the tickets, by the log.
@@ -16,6 +16,8 @@ pub(super) struct Reader {
     /// The ticket of each user.
     by_user: HashMap<UserId, TicketId>,
     lost_by_node: BTreeMap<NodeId, u64>,
+    /// Those in matches of which nobody has said whether their users have their seats; nothing when they have not.
+    begun: BTreeMap<MatchId, Vec<(TicketId, Waiting)>>,
     /// Each ticket's match, by that match's first ticket.
     pub(super) matched: HashMap<TicketId, TicketId>,
     pub(super) cancelled: HashSet<TicketId>,
@@ -83,7 +85,7 @@ impl Reader {
         match entry.body {
             Body::Submitted(ticket) => self.on_submitted(ticket),
             Body::Cancelled(id) => {
-                if self.end(&id) {
+                if self.end(&id).is_some() {
                     self.cancelled.insert(id);
                 }
             }
@@ -103,17 +105,24 @@ impl Reader {
                 for formed in matches {
                     let is_next = formed.id.0 == self.next_match;
                     self.next_match += u64::from(is_next);
-                    let tickets: Vec<_> = formed.parties().map(|party| party.ticket).collect();
-                    self.on_claim(is_next, &tickets);
+                    self.on_claim(is_next, &formed);
                 }
             }
+            Body::Seated(seated) => {
+                for id in seated {
+                    // Who was put back once, stays so.
+                    if self.begun.get(&id).is_some_and(|begun| !begun.is_empty()) {
+                        self.begun.remove(&id);
+                    }
+                }
+            }
+            Body::Unseated(id) => self.on_unseated(id),
             // This pool asks nobody whether it is ready, and its matches take nobody in later.
             Body::Changed { .. }
             | Body::Answered { .. }
             | Body::Backfill(_)
             | Body::Renewed { .. }
             | Body::Closed(_)
-            | Body::Unseated(_)
             | Body::Ticked => {}
         }
     }
@@ -168,7 +177,8 @@ impl Reader {
         }
     }
 
-    fn on_claim(&mut self, is_next: bool, tickets: &[TicketId]) {
+    fn on_claim(&mut self, is_next: bool, formed: &Formed) {
+        let tickets: Vec<_> = formed.parties().map(|party| party.ticket).collect();
         let is_free = |id: &TicketId| {
             let waiting = self.waiting.get(id);
             waiting.is_some_and(|waiting| waiting.away.is_none())
@@ -179,11 +189,13 @@ impl Reader {
             self.claims_refused += 1;
             return;
         };
-        for id in tickets {
-            self.end(id);
+        let mut begun = Vec::new();
+        for id in &tickets {
+            begun.extend(self.end(id).map(|waiting| (*id, waiting)));
             let before = self.matched.insert(*id, *first);
             self.matched_twice += u64::from(before.is_some());
         }
+        self.begun.insert(formed.id, begun);
         self.matches += 1;
         self.last_match = Some(Instant::now());
     }
@@ -200,11 +212,30 @@ impl Reader {
         self.dues.insert((until, *id), ());
     }
 
-    /// Takes a ticket out; whether it was there.
-    fn end(&mut self, id: &TicketId) -> bool {
-        let Some(waiting) = self.waiting.remove(id) else {
-            return false;
+    /// The tickets of a match without seats wait again, if their users have no others.
+    fn on_unseated(&mut self, id: MatchId) {
+        let Some(begun) = self.begun.get_mut(&id).map(std::mem::take) else {
+            return;
         };
+        self.matches -= u64::from(!begun.is_empty());
+        for (id, waiting) in begun {
+            self.matched.remove(&id);
+            if self.by_user.contains_key(&waiting.user) {
+                self.cancelled.insert(id);
+                continue;
+            }
+            let is_lost = self.is_lost(&waiting.device);
+            self.by_user.insert(waiting.user.clone(), id);
+            self.waiting.insert(id, waiting);
+            if is_lost {
+                self.drop_user(&id);
+            }
+        }
+    }
+
+    /// Takes a ticket out, if it is there.
+    fn end(&mut self, id: &TicketId) -> Option<Waiting> {
+        let waiting = self.waiting.remove(id)?;
         self.by_user.remove(&waiting.user);
         if let Some(until) = waiting.away {
             self.dues.remove(&(until, *id));
@@ -218,7 +249,7 @@ impl Reader {
         {
             all.remove(&first);
         }
-        true
+        Some(waiting)
     }
 
     fn is_lost(&self, device: &Option<Device>) -> bool {
@@ -234,7 +265,7 @@ impl Reader {
 mod tests {
     use std::time::Duration;
 
-    use tombolo_match::{Formed, MatchId, Party, Player, SessionId, Side, Ticket};
+    use tombolo_match::{Party, Player, SessionId, Side, Ticket};
 
     use super::*;
 
@@ -254,6 +285,24 @@ mod tests {
         reader.read(claimed(3, 3, &[3, 4]));
         assert_eq!((reader.matches, reader.waiting_count()), (2, 0));
         assert_eq!(reader.matched_twice, 0);
+    }
+
+    #[test]
+    fn tickets_of_a_match_without_seats_wait_again_unless_it_was_said_that_it_has_them() {
+        let mut reader = Reader::new();
+        for number in 1..=4 {
+            reader.read(submitted(0, number, "a", 1));
+        }
+        reader.read(claimed(1, 1, &[1, 2]));
+        reader.read(claimed(1, 2, &[3, 4]));
+        reader.read(entry(2, Body::Seated(vec![MatchId(1)])));
+        for number in [1, 2, 2] {
+            reader.read(entry(2, Body::Unseated(MatchId(number))));
+        }
+        reader.read(entry(2, Body::Seated(vec![MatchId(2)])));
+        assert_eq!((reader.matches, reader.waiting_count()), (1, 2));
+        reader.read(claimed(3, 3, &[3, 4]));
+        assert_eq!((reader.matches, reader.matched_twice), (2, 0));
     }
 
     #[test]
@@ -358,6 +407,7 @@ mod tests {
             region: None,
             host: None,
             quality: 1000,
+            awaits_seats: true,
         };
         entry(seconds, Body::Claimed(vec![formed]))
     }

@@ -87,6 +87,10 @@ fn parse_body(body: wire::entry::Body) -> Parsed<Body> {
             lease: Duration::from_millis(renewed.lease_ms),
         },
         On::Closed(running) => Body::Closed(BackfillId(array(&running)?)),
+        On::Seated(seated) => {
+            bounded(seated.numbers.len(), CLAIMS_MAX)?;
+            Body::Seated(seated.numbers.into_iter().map(MatchId).collect())
+        }
         On::Unseated(number) => Body::Unseated(MatchId(number)),
         On::Ticked(wire::Ticked {}) => Body::Ticked,
     })
@@ -142,6 +146,7 @@ pub(crate) fn parse_formed(formed: wire::Formed) -> Parsed<Formed> {
         region: parse_text(&formed.region)?,
         host: parse_text(&formed.host)?,
         quality: u16::try_from(formed.quality).map_err(|_| EntryError::Malformed)?,
+        awaits_seats: formed.awaits_seats,
     })
 }
 

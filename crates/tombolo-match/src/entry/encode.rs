@@ -79,6 +79,9 @@ fn body(body: &Body) -> wire::entry::Body {
             lease_ms: millis(*lease),
         }),
         Body::Closed(running) => On::Closed(id(&running.0)),
+        Body::Seated(seated) => On::Seated(wire::Numbers {
+            numbers: seated.iter().map(|MatchId(number)| *number).collect(),
+        }),
         Body::Unseated(MatchId(number)) => On::Unseated(*number),
         Body::Ticked => On::Ticked(wire::Ticked {}),
     }
@@ -129,6 +132,7 @@ pub(crate) fn formed(formed: &Formed) -> wire::Formed {
         region: text(formed.region.as_ref()),
         host: text(formed.host.as_ref()),
         quality: formed.quality.into(),
+        awaits_seats: formed.awaits_seats,
     }
 }
 

@@ -78,6 +78,7 @@ impl Verdict {
             region: self.region,
             host: self.host,
             quality: self.quality,
+            awaits_seats: true,
         }
     }
 }

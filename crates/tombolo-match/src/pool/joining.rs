@@ -1,17 +1,30 @@
-//! Those who are to join a running match, until they have a place there.
+//! Those whose match begins, until they have a place in its room.
 
 use tombolo_wire::UserId;
 
 use super::candidate::Candidate;
-use super::{JOINING_KEPT, Pool, Timer, WEIGHT_MAX};
+use super::{JOINING_KEPT, Pool, SEATS_AWAITED, Timer, WEIGHT_MAX};
 use crate::event::{BackfillEnd, EndReason, Event, Illegal};
+use crate::formed::Formed;
 use crate::ticket::Ticket;
 use crate::word::{BackfillId, MatchId, TicketId, Time};
 
-/// A claim for a running match, while it may turn out that there is no place for its users.
+/// Whether the users of a claim have their seats: whoever says so first in the log decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seating {
+    /// Nobody has said so yet.
+    Awaited,
+    /// They have, or it is too late to say otherwise.
+    Seated,
+    /// They have not, and look on.
+    Unseated,
+}
+
+/// A claim, while it may turn out that there is no place for its users.
 #[derive(Debug)]
 pub(super) struct Joining {
-    pub(super) running: BackfillId,
+    /// The match that they join, if it runs already.
+    pub(super) running: Option<BackfillId>,
     pub(super) until: Time,
     /// Nothing when they look on: another node may say so, too.
     pub(super) tickets: Vec<Waited>,
@@ -36,21 +49,32 @@ pub(super) struct Place {
 }
 
 impl Pool {
-    /// Remembers the tickets of a claim for a running match, and rather than too many forgets the first ones, who
-    /// then are in it for good.
-    pub(super) fn remember_joining(
-        &mut self,
-        id: MatchId,
-        running: BackfillId,
-        tickets: Vec<Waited>,
-    ) {
-        let until = self.clock.after(JOINING_KEPT);
+    /// Whether the users of a claim that was applied have their seats.
+    #[must_use]
+    pub fn seating(&self, id: MatchId) -> Seating {
+        match self.joining.get(&id) {
+            Some(joining) if joining.tickets.is_empty() => Seating::Unseated,
+            Some(_) => Seating::Awaited,
+            None => Seating::Seated,
+        }
+    }
+
+    /// Remembers the tickets of a claim, and rather than too many forgets the first ones, who then are in their match
+    /// for good.
+    pub(super) fn remember_joining(&mut self, formed: &Formed, tickets: Vec<Waited>) {
+        let running = formed.backfill.map(|(running, _)| running);
+        let kept = match formed.awaits_seats {
+            true => SEATS_AWAITED,
+            // Of a log from before, in which nobody says that they have their seats.
+            false if running.is_some() => JOINING_KEPT,
+            false => return,
+        };
         let joining = Joining {
             running,
-            until,
+            until: self.clock.after(kept),
             tickets,
         };
-        self.add_joining(id, joining);
+        self.add_joining(formed.id, joining);
         while (self.joining.len() > JOINING_MAX || self.weight > WEIGHT_MAX)
             && let Some((first, _)) = self.joining.first_key_value()
         {
@@ -71,7 +95,16 @@ impl Pool {
         }
     }
 
-    /// There is no place for the users of a claim: they look on, and the running match asks for nobody any more.
+    /// Users of claims have their seats: who was remembered for having none is not any more.
+    pub(super) fn on_seated(&mut self, seated: &[MatchId]) {
+        for id in seated {
+            if self.seating(*id) == Seating::Awaited {
+                self.forget_joining(*id);
+            }
+        }
+    }
+
+    /// There is no place for the users of a claim: they look on, and a running match asks for nobody any more.
     pub(super) fn on_unseated(
         &mut self,
         id: MatchId,
@@ -84,8 +117,10 @@ impl Pool {
         }
         let running = joining.running;
         self.weight -= weight_of(&tickets);
-        // It may have ended meanwhile.
-        let _ = self.end_backfill(running, BackfillEnd::Closed, events);
+        if let Some(running) = running {
+            // It may have ended meanwhile.
+            let _ = self.end_backfill(running, BackfillEnd::Closed, events);
+        }
         let back = tickets.into_iter();
         let requeued = back
             .filter_map(|waited| self.come_back(waited, events))

@@ -133,11 +133,9 @@ impl Pool {
         }
         events.push(Event::Matched(Box::new(formed.clone())));
         self.adopt(formed, &tickets, events);
-        if let Some((running, _)) = formed.backfill {
-            let waited = tickets.into_iter().zip(places);
-            let waited = waited.map(|(ticket, place)| Waited { ticket, place });
-            self.remember_joining(formed.id, running, waited.collect());
-        }
+        let waited = tickets.into_iter().zip(places);
+        let waited = waited.map(|(ticket, place)| Waited { ticket, place });
+        self.remember_joining(formed, waited.collect());
     }
 
     /// Ends a match that does not begin: the tickets of `culprits` end, the others look on.

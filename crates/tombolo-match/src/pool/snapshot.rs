@@ -38,6 +38,9 @@ impl Pool {
             ended.put_slice(&id.0);
         }
         let lost = self.lost_by_node.iter();
+        let joining = self.joining.iter().map(|(id, joining)| (*id, joining));
+        let (running, beginning): (Vec<_>, Vec<_>) =
+            joining.partition(|(_, joining)| joining.running.is_some());
         let snapshot = wire::Snapshot {
             version: VERSION,
             clock_ms: self.clock.as_millis(),
@@ -54,11 +57,8 @@ impl Pool {
                 .iter()
                 .map(|(id, running)| keep_running(*id, running))
                 .collect(),
-            joining: self
-                .joining
-                .iter()
-                .map(|(id, joining)| keep_joining(*id, joining))
-                .collect(),
+            joining: running.into_iter().map(keep_joining).collect(),
+            beginning: beginning.into_iter().map(keep_joining).collect(),
             waits: self
                 .waits
                 .iter()
@@ -105,11 +105,15 @@ impl Pool {
         for running in snapshot.running {
             pool.restore_running(&running)?;
         }
-        if snapshot.joining.len() > JOINING_MAX {
+        if snapshot.joining.len() + snapshot.beginning.len() > JOINING_MAX {
             return Err(SnapshotError);
         }
         for joining in snapshot.joining {
-            pool.restore_joining(joining)?;
+            let running = BackfillId(array(&joining.running)?);
+            pool.restore_joining(joining, Some(running))?;
+        }
+        for beginning in snapshot.beginning {
+            pool.restore_joining(beginning, None)?;
         }
         pool.next_order = snapshot.next_order;
         pool.next_match = snapshot.next_match;
@@ -236,7 +240,11 @@ impl Pool {
 }
 
 impl Pool {
-    fn restore_joining(&mut self, kept: wire::Joining) -> Result<(), SnapshotError> {
+    fn restore_joining(
+        &mut self,
+        kept: wire::Joining,
+        running: Option<BackfillId>,
+    ) -> Result<(), SnapshotError> {
         let id = MatchId(kept.number);
         let tickets = kept.tickets.into_iter().map(|kept| {
             Ok(Waited {
@@ -249,7 +257,7 @@ impl Pool {
             })
         });
         let joining = Joining {
-            running: BackfillId(array(&kept.running)?),
+            running,
             until: Time::from_millis(kept.until_ms),
             tickets: tickets.collect::<Result<_, SnapshotError>>()?,
         };
@@ -321,7 +329,7 @@ fn keep_running(id: BackfillId, running: &Running) -> wire::Running {
     }
 }
 
-fn keep_joining(MatchId(number): MatchId, joining: &Joining) -> wire::Joining {
+fn keep_joining((MatchId(number), joining): (MatchId, &Joining)) -> wire::Joining {
     let tickets = joining.tickets.iter().map(|waited| wire::Seat {
         ticket: Some(entry::ticket(&waited.ticket)),
         revision: waited.place.revision,
@@ -331,7 +339,9 @@ fn keep_joining(MatchId(number): MatchId, joining: &Joining) -> wire::Joining {
     });
     wire::Joining {
         number,
-        running: Bytes::copy_from_slice(&joining.running.0),
+        running: joining
+            .running
+            .map_or_else(Bytes::new, |BackfillId(id)| Bytes::copy_from_slice(&id)),
         until_ms: joining.until.as_millis(),
         tickets: tickets.collect(),
     }

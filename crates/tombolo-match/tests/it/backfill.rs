@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use tombolo_match::{
-    Answer, Backfill, BackfillEnd, BackfillId, Body, EndReason, Event, Illegal, JOINING_KEPT,
-    MatchId, Ticket,
+    Answer, Backfill, BackfillEnd, BackfillId, Body, EndReason, Event, Illegal, MatchId,
+    SEATS_AWAITED, Seating, Ticket,
 };
 
-use crate::world::{World, ended, id, name, skilled, user, users};
+use crate::world::{World, ended, id, name, skilled, solo, user, users};
 
 const RULES: &str = r#"
     name = "sides"
     teams = [{ name = "side", quantity = 2, min = 2, max = 2 }]
     rules = [{ kind = "distance", attribute = "skill", max = 50 }]
 "#;
+
+const DUEL: &str = "name = \"duel\"\nplayers = { min = 2, max = 2 }";
 
 const RUNNING: BackfillId = BackfillId([7; 16]);
 
@@ -94,10 +96,10 @@ fn a_running_match_comes_before_new_ones() {
     let body = Body::Backfill(Backfill {
         id: RUNNING,
         after: 0,
-        sides: vec![(name("players"), vec![crate::world::solo(9)])],
+        sides: vec![(name("players"), vec![solo(9)])],
         lease: Duration::from_secs(30),
     });
-    world.submit_all([crate::world::solo(1), crate::world::solo(2)]);
+    world.submit_all([solo(1), solo(2)]);
     world.apply(body).unwrap();
     let formed = world.step();
     assert_eq!(formed.len(), 1);
@@ -189,7 +191,7 @@ fn running_matches_that_make_no_sense_are_refused() {
     let mut eternal = running(0, one(), Vec::new());
     eternal.lease = Duration::from_secs(601);
     assert_eq!(refused(eternal), Illegal::Lease);
-    let bad = vec![crate::world::solo(1)];
+    let bad = vec![solo(1)];
     assert!(matches!(
         refused(running(0, one(), bad)),
         Illegal::Ticket(_)
@@ -306,7 +308,8 @@ fn after_a_while_whoever_has_joined_a_running_match_is_in_it_for_good() {
     world.apply(lacking_two()).unwrap();
     world.submit(skilled(1, &[100.0])).unwrap();
     let formed = world.step();
-    world.wait(JOINING_KEPT.as_secs());
+    assert_eq!(world.pool.seating(formed[0].id), Seating::Awaited);
+    world.wait(SEATS_AWAITED.as_secs());
     let unseated = world.apply(Body::Unseated(formed[0].id));
     assert_eq!(unseated, Err(Illegal::Unknown));
     assert_eq!(world.pool.weight(), 0);
@@ -367,4 +370,53 @@ fn a_running_match_goes_on_to_others_when_one_makes_it_uneven() {
         .apply(Body::Backfill(running(0, first, second)))
         .unwrap();
     assert_eq!(world.matched(), [["u2"]]);
+}
+
+#[test]
+fn once_users_of_a_running_match_have_their_seats_nobody_says_otherwise() {
+    let mut world = World::new(RULES);
+    world.apply(lacking_two()).unwrap();
+    world.submit(skilled(1, &[100.0])).unwrap();
+    let number = world.step()[0].id;
+    assert_eq!(world.pool.seating(number), Seating::Awaited);
+    assert_eq!(world.apply(Body::Seated(vec![number])), Ok(Vec::new()));
+    let unseated = world.apply(Body::Unseated(number));
+    assert_eq!(unseated, Err(Illegal::Unknown));
+    assert_eq!(world.waiting(), [0; 0]);
+    assert_eq!(world.pool.generation(&RUNNING), Some(2), "it asks on");
+}
+
+#[test]
+fn users_of_a_new_match_look_on_unless_somebody_said_before_that_they_have_their_seats() {
+    let mut world = World::new(DUEL);
+    world.submit_all((1..=4).map(solo));
+    let [told, vain] = world.step().try_into().unwrap();
+    world.apply(Body::Seated(vec![told.id])).unwrap();
+    let unseated = world.apply(Body::Unseated(told.id));
+    assert_eq!(unseated, Err(Illegal::Unknown), "its users were told");
+    let events = world.apply(Body::Unseated(vain.id)).unwrap();
+    assert!(
+        matches!(&events[..], [Event::Failed { requeued, .. }] if *requeued == [id(3), id(4)]),
+        "{events:?}"
+    );
+    let seated = world.apply(Body::Seated(vec![told.id, vain.id]));
+    assert_eq!(seated, Ok(Vec::new()), "it comes too late for one");
+    assert_eq!(world.pool.seating(told.id), Seating::Seated);
+    assert_eq!(world.pool.seating(vain.id), Seating::Unseated);
+    assert_eq!(world.waiting(), [3, 4]);
+    let weights = world.pool.waiting().map(Ticket::weight);
+    assert_eq!(world.pool.weight(), weights.sum::<usize>());
+}
+
+#[test]
+fn a_new_match_of_a_log_in_which_nobody_says_who_is_seated_is_for_good() {
+    let mut world = World::new(DUEL);
+    world.submit_all((1..=2).map(solo));
+    let mut formed = world.pool.propose(world.now, 1_000).matches;
+    formed[0].awaits_seats = false;
+    let number = formed[0].id;
+    world.apply(Body::Claimed(formed)).unwrap();
+    assert_eq!(world.pool.seating(number), Seating::Seated);
+    assert_eq!(world.apply(Body::Unseated(number)), Err(Illegal::Unknown));
+    assert_eq!(world.pool.weight(), 0);
 }

@@ -1,11 +1,11 @@
 //! A pool's log as bytes: who reads it has the pool, from the beginning or from a snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tombolo_match::{
     Answer, Backfill, BackfillId, Body, Device, Entry, EntryError, Event, Illegal, MatchId,
-    NODES_LOST_MAX, OperationId, Pool, Rules, SessionId, Ticket, TicketId, Time, VERSION,
+    NODES_LOST_MAX, OperationId, Pool, Rules, Seating, SessionId, Ticket, TicketId, Time, VERSION,
 };
 use tombolo_wire::{NodeId, UserId};
 
@@ -231,6 +231,8 @@ pub(crate) struct Writer {
     matched: usize,
     /// Those in matches that begin, or that ask whether their users are ready.
     taken: BTreeMap<TicketId, MatchId>,
+    /// Matches of which somebody may have been told.
+    seated: BTreeSet<MatchId>,
 }
 
 impl Writer {
@@ -242,6 +244,7 @@ impl Writer {
             tickets: 0,
             matched: 0,
             taken: BTreeMap::new(),
+            seated: BTreeSet::new(),
         }
     }
 
@@ -285,6 +288,7 @@ impl Writer {
                 },
             },
             14 => self.running(plan, dice),
+            _ if dice.below(2) == 0 => self.seats(dice),
             _ => Body::Ticked,
         };
         self.append(body);
@@ -298,6 +302,11 @@ impl Writer {
         let number = self.log.len() as u128;
         let bytes = entry.encode(OperationId(number.to_be_bytes()));
         let applied = self.pool.apply(&entry);
+        if let Body::Seated(seated) = &entry.body {
+            let seated = seated.iter().copied();
+            let is_told = |id: &MatchId| self.pool.seating(*id) == Seating::Seated;
+            self.seated.extend(seated.filter(is_told));
+        }
         let is_match = |event: &&Event| matches!(event, Event::Matched(_));
         self.matched += applied.events.iter().filter(is_match).count();
         applied
@@ -310,6 +319,7 @@ impl Writer {
     /// No ticket is in two matches, unless the first has come to nothing.
     fn check_taken(&mut self, event: &Event) {
         if let Event::Failed { id, .. } = event {
+            assert!(!self.seated.contains(id), "who is in {id:?} was told of it");
             self.taken.retain(|_, taken| taken != id);
         }
         if let Event::Matched(formed) | Event::Asked { formed, .. } = event {
@@ -337,6 +347,17 @@ impl Writer {
         formed.users().next().cloned()
     }
 
+    /// Whether the users of a claim have their seats.
+    fn seats(&mut self, dice: &mut Dice) -> Body {
+        // Nobody says so of a match that has not begun.
+        let begun: Vec<_> = self.taken.values().copied().collect();
+        let begun = begun.get(dice.below(40) as usize).copied();
+        match begun.filter(|id| self.pool.asked(*id).is_none()) {
+            Some(id) if dice.below(2) == 0 => Body::Seated(vec![id]),
+            id => Body::Unseated(id.unwrap_or(MatchId(1 + dice.below(40)))),
+        }
+    }
+
     /// Something about a running match.
     fn running(&mut self, plan: &Plan, dice: &mut Dice) -> Body {
         let id = BackfillId([dice.below(3) as u8; 16]);
@@ -344,7 +365,7 @@ impl Writer {
         match dice.below(7) {
             0 => Body::Closed(id),
             1 => Body::Renewed { id, lease },
-            2 => Body::Unseated(MatchId(1 + dice.below(40))),
+            2 => self.seats(dice),
             _ => {
                 let team = self.pool.rules().shape.teams[0].name.clone();
                 let number = 1_000 + u128::from(dice.below(1_000));

@@ -1,13 +1,14 @@
 //! One pool on one node: reads its log, appends to it, and knows whose tickets are of devices here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tombolo_engine::{AppendError, Expect, Key, KeyError, Offset, TailEvent, latest};
 use tombolo_match::{
-    BackfillId, Body, Entry, EntryError, Illegal, Name, OperationId, Pool, Rules, TicketId, Time,
+    BackfillId, Body, Entry, EntryError, Illegal, MatchId, Name, OperationId, Pool, Rules,
+    TicketId, Time,
 };
 use tombolo_room::SessionId;
 use tombolo_wire::v1::{self, ErrorCode};
@@ -39,6 +40,8 @@ pub(crate) struct Desk {
     pub(super) suspects: Mutex<Suspects>,
     /// Somebody is suspected.
     pub(super) is_suspected: Notify,
+    /// Of whoever says next who is seated.
+    pub(super) turn_to_say: tokio::sync::Mutex<()>,
 }
 
 pub(super) struct State {
@@ -60,6 +63,10 @@ pub(super) struct State {
     /// Running matches that ask for more users, and the device here that did.
     pub(super) asker_by_backfill: BTreeMap<BackfillId, SessionId>,
     pub(super) begun: Begun,
+    /// Devices here that are told of their match as soon as its users have their seats.
+    pub(super) beginning: BTreeMap<MatchId, BTreeMap<TicketId, Devices>>,
+    /// Matches of which is yet to be said that their users have their seats.
+    pub(super) unsaid: BTreeSet<MatchId>,
 }
 
 /// A ticket of devices on this node.
@@ -106,6 +113,8 @@ impl Desk {
             here: BTreeMap::new(),
             asker_by_backfill: BTreeMap::new(),
             begun: Begun::default(),
+            beginning: BTreeMap::new(),
+            unsaid: BTreeSet::new(),
         };
         Ok(Self {
             key: Key::new(["pool", name.as_str(), digest])?,
@@ -117,6 +126,7 @@ impl Desk {
             is_hurried: Notify::new(),
             suspects: Mutex::default(),
             is_suspected: Notify::new(),
+            turn_to_say: tokio::sync::Mutex::default(),
         })
     }
 

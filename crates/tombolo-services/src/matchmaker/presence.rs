@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
-use tombolo_match::{Body, Device};
+use tombolo_match::{Body, Device, TicketId};
 use tombolo_room::SessionId;
 use tombolo_wire::UserId;
 
@@ -99,13 +99,18 @@ fn correction(node: &Node, desk: &Desk, session: SessionId, user: &UserId) -> Op
     let here = here(node, session);
     let (is_known_here, user) = (*device == here, user.clone());
     match place {
-        Place::Here if is_away || !is_known_here => Some(Body::Returned {
-            ticket,
-            user,
-            device: Some(here),
-        }),
+        Place::Here if is_away || !is_known_here => Some(come_back(node, ticket, user, session)),
         Place::Away if is_known_here && !is_away => Some(Body::Dropped { ticket, user }),
         Place::Here | Place::Away | Place::Elsewhere => None,
+    }
+}
+
+/// A user comes back to its ticket, perhaps with another session.
+pub(super) fn come_back(node: &Node, ticket: TicketId, user: UserId, session: SessionId) -> Body {
+    Body::Returned {
+        ticket,
+        user,
+        device: Some(here(node, session)),
     }
 }
 

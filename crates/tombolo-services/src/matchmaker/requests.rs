@@ -1,6 +1,6 @@
 //! What devices ask of the matchmaker.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,6 @@ use tombolo_room::{Member, Value};
 use tombolo_wire::v1::{self, ErrorCode, match_request, match_response};
 use tombolo_wire::{RoomId, UserId};
 
-use super::Devices;
 use super::desk::{Asker, Desk, unavailable};
 use super::{presence, room, tell};
 use crate::host::Host;
@@ -196,7 +195,7 @@ pub(crate) async fn carry_out(
         Err(Illegal::Repeated)
             if let Some(ticket) = submitted.filter(|id| desk.has(id, &session.user)) =>
         {
-            let body = come_back(node, session, ticket);
+            let body = presence::come_back(node, ticket, session.user.clone(), session.id);
             let again = desk.propose(node, body, Some(asker)).await?;
             again.map_err(|illegal| reject(&illegal))
         }
@@ -270,7 +269,7 @@ fn plan(
         Wanted::Submit { mut ticket, party } => {
             // Whoever comes back need not say more than which ticket it is.
             if desk.has(&ticket.id, &session.user) {
-                come_back(node, session, ticket.id)
+                presence::come_back(node, ticket.id, session.user.clone(), session.id)
             } else if tell_begun(node, session, id, desk, &ticket.id) {
                 return Ok(None);
             } else {
@@ -321,15 +320,6 @@ fn plan(
     }))
 }
 
-/// A device comes back to its user's ticket, perhaps with another session.
-fn come_back(node: &Node, session: &Session, ticket: TicketId) -> Body {
-    Body::Returned {
-        ticket,
-        user: session.user.clone(),
-        device: Some(presence::here(node, session.id)),
-    }
-}
-
 /// Tells a device that comes back of the match that its user's ticket has found meanwhile, if it has.
 fn tell_begun(
     node: &Arc<Node>,
@@ -338,18 +328,18 @@ fn tell_begun(
     desk: &Arc<Desk>,
     ticket: &TicketId,
 ) -> bool {
-    let state = desk.lock();
+    let mut state = desk.lock();
     let Some(formed) = state.begun.of(ticket, &session.user) else {
         return false;
     };
+    let devices = state.beginning.entry(formed.id).or_default();
+    let devices = devices.entry(*ticket).or_default();
+    devices.insert((session.user.clone(), session.id));
     let status = tell::status(&state.pool, ticket);
     drop(state);
     let result = match_response::Result::Status(status);
     node.push(session, tell::answer(id, result));
-    let devices = Devices::from([(session.user.clone(), session.id)]);
-    let devices = BTreeMap::from([(*ticket, devices)]);
-    let (node, desk) = (Arc::clone(node), Arc::clone(desk));
-    let work = room::gather(Arc::clone(&node), desk, formed, devices, room::Since::Back);
+    let work = room::gather(Arc::clone(node), Arc::clone(desk), formed);
     node.runtime.spawn(work);
     true
 }

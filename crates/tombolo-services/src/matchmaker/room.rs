@@ -1,95 +1,55 @@
 //! The room of a match: it is there, with a seat kept for each user, before anybody is told of it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
-use tombolo_match::{BackfillId, Body as PoolBody, Formed, TicketId};
+use tombolo_match::{Formed, Seating};
 use tombolo_room::{Act, Body, OperationId, Reserve, Settings, USERS_PER_ENTRY_MAX};
 use tombolo_wire::v1::{self, ErrorCode, match_event};
 use tombolo_wire::{RoomId, UserId};
 
-use super::Devices;
 use super::desk::{Desk, RETRY_DELAY};
 use super::tell::{ended, event, push};
 use crate::host::by_server;
 use crate::node::Node;
 use crate::reject::Reject;
 
-/// Why a match's room is asked for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Since {
-    /// The match begins.
-    Begun,
-    /// Some of its devices are back. Should its room take them no more, it is over, and nobody looks on.
-    Back,
-}
-
-/// Opens a match's room, or keeps seats in the one that it runs in, and tells its devices here.
-pub(super) async fn gather(
-    node: Arc<Node>,
-    desk: Arc<Desk>,
-    formed: Arc<Formed>,
-    devices: BTreeMap<TicketId, Devices>,
-    since: Since,
-) {
+/// Opens a match's room, or keeps seats in the one that it runs in, and tells its devices here once the pool's log says
+/// that its users have them.
+pub(super) async fn gather(node: Arc<Node>, desk: Arc<Desk>, formed: Arc<Formed>) {
     let id = match_id(&desk, &formed);
-    let prepared = prepare(&node, &desk, &formed, id).await;
-    if since == Since::Begun
-        && let (Err(reject), Some((running, _))) = (&prepared, formed.backfill)
-    {
-        tracing::debug!(pool = %desk.name, %reject, "a running match has no place");
-        if have_others_look_on(&node, &desk, &formed, running, reject.code).await {
-            tell_left_out(&node, &desk, &devices);
-            return;
-        }
-    }
-    let kind = match &prepared {
-        Ok(room) => match_event::Kind::Found(found(&formed, id, room)),
+    let mut prepared = prepare(&node, &desk, &formed, id).await;
+    let seating = match &prepared {
+        Ok(_) => desk.say_seated(&node, formed.id).await,
         Err(reject) => {
-            tracing::warn!(pool = %desk.name, %reject, "a match has no room");
-            ended("lost")
+            tracing::debug!(pool = %desk.name, %reject, "a match has no place");
+            desk.say_unseated(&node, formed.id).await
         }
     };
-    for (ticket, devices) in devices {
+    if node.cluster.is_out() {
+        // Its devices come back over others.
+        return;
+    }
+    if seating == Some(Seating::Seated) && prepared.as_ref().is_err_and(is_passing) {
+        // Through another node its users were told. By now it may be done here, too.
+        prepared = keep_seats(&node, &desk, &formed, id).await;
+    }
+    // None are left of those who look on.
+    let devices = desk.lock().beginning.remove(&formed.id);
+    let kind = match prepared {
+        Ok(room) if seating == Some(Seating::Seated) => {
+            match_event::Kind::Found(found(&formed, id, &room))
+        }
+        Ok(_) | Err(_) => ended("lost"),
+    };
+    for (ticket, devices) in devices.into_iter().flatten() {
         for (_, device) in devices {
             push(&node, &device, event(&desk.name, &ticket, kind.clone()));
         }
     }
-}
-
-/// Tells those whose tickets have not come back: a user of them has another one by now, or is gone.
-fn tell_left_out(node: &Arc<Node>, desk: &Desk, devices: &BTreeMap<TicketId, Devices>) {
-    let mut state = desk.lock();
-    let left_out = |ticket: &TicketId| state.pool.ticket(ticket).is_none();
-    let tickets: Vec<TicketId> = devices.keys().copied().filter(left_out).collect();
-    tickets.iter().for_each(|ticket| state.begun.forget(ticket));
-    drop(state);
-    for ticket in tickets {
-        for (_, device) in &devices[&ticket] {
-            push(node, device, event(&desk.name, &ticket, ended("cancelled")));
-        }
-    }
-}
-
-/// Has nobody else join a running match whose room takes nobody in. Whether those who were to join look on, and know it.
-async fn have_others_look_on(
-    node: &Node,
-    desk: &Desk,
-    formed: &Formed,
-    running: BackfillId,
-    code: ErrorCode,
-) -> bool {
-    if code == ErrorCode::Unavailable {
-        // Through another node they may have got their seats. It may have been closed already.
-        desk.insist(node, PoolBody::Closed(running)).await;
-        return false;
-    }
-    let unseated = PoolBody::Unseated(formed.id);
-    desk.insist(node, unseated).await == Some(Ok(()))
 }
 
 /// Whether a room is of a match, which devices do not open.
@@ -146,18 +106,24 @@ async fn prepare(
     formed: &Formed,
     id: [u8; 16],
 ) -> Result<RoomId, Reject> {
-    let room = room_of(id)?;
     // As long as other nodes may have kept the seats that this one asks for.
     let end = Instant::now() + SEATS_KEPT;
     loop {
-        match keep_seats(node, desk, formed, id, &room).await {
-            Ok(()) => return Ok(room),
-            Err(reject) if reject.code == ErrorCode::Unavailable && Instant::now() < end => {
+        match keep_seats(node, desk, formed, id).await {
+            Err(reject)
+                if is_passing(&reject)
+                    && Instant::now() < end
+                    && desk.seating(formed.id) != Seating::Unseated =>
+            {
                 tokio::time::sleep(RETRY_DELAY).await;
             }
-            Err(reject) => return Err(reject),
+            result => return result,
         }
     }
+}
+
+fn is_passing(reject: &Reject) -> bool {
+    reject.code == ErrorCode::Unavailable
 }
 
 /// Every node with devices of the match does the same, under the same names: it is done once.
@@ -166,9 +132,9 @@ async fn keep_seats(
     desk: &Desk,
     formed: &Formed,
     id: [u8; 16],
-    room: &RoomId,
-) -> Result<(), Reject> {
-    let entrance = node.enter(room)?;
+) -> Result<RoomId, Reject> {
+    let room = room_of(id)?;
+    let entrance = node.enter(&room)?;
     let host = entrance.host();
     host.ready(node).await?;
     let users: Vec<UserId> = formed.users().cloned().collect();
@@ -189,7 +155,7 @@ async fn keep_seats(
         let body = by_server(Act::Reserve(seats));
         host.act_for_server(node, operation, FIRST, body).await?;
     }
-    Ok(())
+    Ok(room)
 }
 
 fn settings(desk: &Desk) -> Settings {

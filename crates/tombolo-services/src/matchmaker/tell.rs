@@ -6,13 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tombolo_match::{
     Backfill, BackfillEnd, BackfillId, Body, EndReason, Event, Formed, MatchId, Name, Pool,
-    TicketId, Time,
+    Seating, TicketId, Time,
 };
 use tombolo_room::SessionId;
+use tombolo_wire::UserId;
 use tombolo_wire::v1::{self, match_event, match_response, response, server_frame};
 
 use super::desk::{Asker, Desk, State};
-use super::{Devices, room};
+use super::{Devices, presence, room};
 use crate::lock::lock;
 use crate::node::Node;
 use crate::requests;
@@ -25,7 +26,9 @@ pub(super) enum Told {
     /// Something became of a ticket, or of a running match.
     Event(SessionId, server_frame::Body),
     /// A match begins: first it needs a room.
-    Found(Arc<Formed>, BTreeMap<TicketId, Devices>),
+    Found(Arc<Formed>),
+    /// A user has another device than its ticket says that looks on.
+    Returned(TicketId, UserId, SessionId),
 }
 
 /// Tells devices, in order; those whose match begins as soon as it has its room.
@@ -34,10 +37,15 @@ pub(super) fn deliver(node: &Arc<Node>, desk: &Arc<Desk>, told: Vec<Told>) {
         match told {
             Told::Answer(session, body) => node.push(&session, body),
             Told::Event(id, body) => push(node, &id, body),
-            Told::Found(formed, devices) => {
-                let (here, desk) = (Arc::clone(node), Arc::clone(desk));
-                let work = room::gather(here, desk, formed, devices, room::Since::Begun);
+            Told::Found(formed) => {
+                let work = room::gather(Arc::clone(node), Arc::clone(desk), formed);
                 node.runtime.spawn(work);
+            }
+            Told::Returned(ticket, user, session) => {
+                let (here, desk) = (Arc::clone(node), Arc::clone(desk));
+                let body = presence::come_back(node, ticket, user, session);
+                node.runtime
+                    .spawn(async move { desk.insist(&here, body).await });
             }
         }
     }
@@ -71,6 +79,7 @@ impl State {
             | Body::Claimed(_)
             | Body::Answered { .. }
             | Body::Closed(_)
+            | Body::Seated(_)
             | Body::Unseated(_)
             | Body::Ticked => {}
         }
@@ -95,6 +104,7 @@ impl State {
             | Body::Claimed(_)
             | Body::Answered { .. }
             | Body::Closed(_)
+            | Body::Seated(_)
             | Body::Unseated(_)
             | Body::Ticked => On::Done(v1::MatchDone {}),
         };
@@ -166,7 +176,8 @@ impl State {
                 let devices: BTreeMap<_, _> = devices.collect();
                 if !devices.is_empty() {
                     node.counters.matched.add(1);
-                    told.push(Told::Found(formed, devices));
+                    self.beginning.insert(formed.id, devices);
+                    told.push(Told::Found(formed));
                 }
             }
             Event::Ended { ticket, reason } => {
@@ -202,6 +213,24 @@ impl State {
             self.suspect_all(node, ticket);
             self.tell_ticket(pool, ticket, &kind, None, told);
         }
+        for (ticket, devices) in self.beginning.remove(&id).into_iter().flatten() {
+            for (user, session) in devices {
+                if !requeued.contains(&ticket) {
+                    // A user of it has another one by now, or is gone.
+                    let kind = ended("cancelled");
+                    told.push(Told::Event(session, event(pool, &ticket, kind)));
+                } else if !self.is_told(&ticket, session) {
+                    told.push(Told::Returned(ticket, user, session));
+                }
+            }
+        }
+    }
+
+    /// Whether a device here is told of a ticket.
+    fn is_told(&self, ticket: &TicketId, session: SessionId) -> bool {
+        let here = self.here.get(ticket);
+        let mut devices = here.iter().flat_map(|here| &here.devices);
+        devices.any(|(_, device)| *device == session)
     }
 
     /// While a ticket was out of the pool, sessions of its users may have come here of which the pool was not told.
@@ -242,6 +271,16 @@ impl State {
         let tickets: Vec<_> = self.pool.tickets().map(|ticket| ticket.id).collect();
         for ticket in tickets {
             self.note_ticket(node, &ticket);
+        }
+        let beginning = self.beginning.iter();
+        let unseated = beginning.filter(|(id, _)| self.pool.seating(**id) == Seating::Unseated);
+        let requeued = unseated.map(|(id, devices)| {
+            let tickets = devices.keys().copied();
+            let is_back = |ticket: &TicketId| self.pool.ticket(ticket).is_some();
+            (*id, tickets.filter(is_back).collect::<Vec<_>>())
+        });
+        for (id, requeued) in requeued.collect::<Vec<_>>() {
+            self.tell_failed(node, pool, id, &requeued, told);
         }
         for (ticket, here) in before {
             if !self.here.contains_key(&ticket) {

@@ -276,7 +276,7 @@ fn said(text: &'static str) -> v1::RoomRequest {
 
 /// An engine with moods: what it does with appends and new tails.
 #[derive(Clone)]
-struct Flaky {
+pub(crate) struct Flaky {
     local: Local,
     mood: Arc<AtomicU8>,
     late: Arc<Mutex<Vec<Written>>>,
@@ -287,8 +287,10 @@ type Written = (Key, Bytes, Expect, OperationId);
 
 #[derive(Clone, Copy, PartialEq)]
 #[repr(u8)]
-enum Mood {
+pub(crate) enum Mood {
     Fine,
+    /// There are no logs of rooms.
+    Roomless,
     /// There is nobody to talk to.
     Away,
     /// It is written, but nobody knows.
@@ -299,7 +301,11 @@ enum Mood {
 
 impl Flaky {
     fn new() -> Arc<Self> {
-        let local = Local::new(LocalConfig::default());
+        Self::on(Local::new(LocalConfig::default()))
+    }
+
+    /// With what others write, too.
+    pub(crate) fn on(local: Local) -> Arc<Self> {
         Arc::new(Self {
             local,
             mood: Arc::default(),
@@ -317,9 +323,15 @@ impl Flaky {
         }
     }
 
-    fn set(&self, mood: Mood) {
+    pub(crate) fn set(&self, mood: Mood) {
         self.mood.store(mood as u8, Ordering::Relaxed);
         *self.since.lock().unwrap() = (mood == Mood::Away).then(Instant::now);
+    }
+
+    /// Whether a log can be written and read.
+    fn is_there(&self, key: &Key) -> bool {
+        let is_of_room = key.as_str().starts_with("room.");
+        !(self.is(Mood::Away) || self.is(Mood::Roomless) && is_of_room)
     }
 
     fn is(&self, mood: Mood) -> bool {
@@ -336,7 +348,7 @@ impl Log for Flaky {
         operation: OperationId,
     ) -> BoxFuture<'a, Result<Offset, AppendError>> {
         Box::pin(async move {
-            if self.is(Mood::Away) {
+            if !self.is_there(key) {
                 return Err(AppendError::Unavailable);
             }
             if self.is(Mood::Late) {
@@ -358,7 +370,7 @@ impl Log for Flaky {
         key: &'a Key,
         after: Option<Offset>,
     ) -> BoxFuture<'a, Result<Box<dyn Tail>, Unavailable>> {
-        if self.is(Mood::Away) {
+        if !self.is_there(key) {
             return Box::pin(async { Err(Unavailable) });
         }
         self.local.tail(key, after)

@@ -25,6 +25,7 @@ use crate::lab::{Device, Lab, UNIX_NOW};
 use crate::wire::Wire;
 
 mod odds;
+mod seats;
 
 const DUEL: &str = r#"
 name = "duel"
@@ -990,7 +991,7 @@ impl Reader {
                         }
                     }
                 }
-                Body::NodeLost { .. } | Body::Ticked => {}
+                Body::NodeLost { .. } | Body::Seated(_) | Body::Ticked => {}
                 other => panic!("nobody wanted {other:?}"),
             }
         }
