@@ -45,7 +45,8 @@ pub(super) struct Shard {
     /// When the stream was last looked for, in milliseconds since `begun`.
     looked: AtomicU64,
     begun: Instant,
-    looking: tokio::sync::Mutex<()>,
+    /// Since when it is known to be the same, or that it was made anew; `None` while it was never found.
+    found: tokio::sync::Mutex<Option<Instant>>,
     config: Arc<NatsConfig>,
 }
 
@@ -136,7 +137,7 @@ impl Shard {
             hold: Hold::new(config.held_max),
             looked: AtomicU64::new(0),
             begun: Instant::now(),
-            looking: tokio::sync::Mutex::new(()),
+            found: tokio::sync::Mutex::new(None),
             config,
         }
     }
@@ -183,6 +184,16 @@ impl Shard {
         }
     }
 
+    /// Looks for the stream after something of it was lost: many who read it may do so at the same time.
+    pub(super) async fn look_after_loss(&self, connection: &Connection) -> Result<(), NatsError> {
+        let lost = Instant::now();
+        let mut found = self.found.lock().await;
+        if found.is_some_and(|found| found >= lost) {
+            return Ok(());
+        }
+        self.find_as(connection, &mut found).await
+    }
+
     /// Finds or makes the stream, however long its servers take to get ready.
     async fn find(&self, connection: &Connection) -> Result<(), NatsError> {
         let deadline = Instant::now() + FIND_MAX;
@@ -200,7 +211,16 @@ impl Shard {
     }
 
     async fn find_once(&self, connection: &Connection) -> Result<(), NatsError> {
-        let _looking = self.looking.lock().await;
+        self.find_as(connection, &mut *self.found.lock().await)
+            .await
+    }
+
+    async fn find_as(
+        &self,
+        connection: &Connection,
+        found: &mut Option<Instant>,
+    ) -> Result<(), NatsError> {
+        let asked = Instant::now();
         let subject = format!("$JS.API.STREAM.INFO.{}", self.name);
         let info = match connection.ask::<StreamInfo>(subject, &()).await {
             Err(error) if error.code() == Some(api::NO_STREAM) => self.make(connection).await?,
@@ -215,6 +235,7 @@ impl Shard {
             *known = epoch;
             is_new
         });
+        *found = Some(asked);
         Ok(())
     }
 

@@ -81,8 +81,10 @@ struct Reader {
 enum End {
     /// Nobody reads any more, or the engine is gone.
     Closed,
-    /// What was read is void: the stream was made anew, or the servers have lost a part of it.
+    /// What was read is void: the stream was made anew.
     Void,
+    /// The servers have lost a part of what was read, or the stream is another one and nobody knows yet.
+    Lost,
 }
 
 /// Why nothing was fetched.
@@ -103,15 +105,30 @@ impl Reader {
         loop {
             match self.follow().await {
                 End::Closed => return,
-                End::Void => {
-                    self.epoch = self.shard.epoch();
-                    self.cursor = Cursor::default();
-                    self.short_since = None;
-                    self.pending.clear();
-                    self.pending.push_back(TailEvent::Reset);
+                End::Void => {}
+                End::Lost => {
+                    if let Err(End::Closed) = self.find_stream().await {
+                        return;
+                    }
                 }
             }
+            self.epoch = self.shard.epoch();
+            self.cursor = Cursor::default();
+            self.short_since = None;
+            self.pending.clear();
+            self.pending.push_back(TailEvent::Reset);
         }
+    }
+
+    /// Finds out which stream it is now: in one that another node has made anew nothing would be read, and nothing
+    /// would be missed.
+    async fn find_stream(&self) -> Result<(), End> {
+        let mut delay = RETRY_MIN;
+        while let Err(error) = self.shard.look_after_loss(&self.connection).await {
+            tracing::debug!(log = %self.key, %error, "its stream cannot be looked up");
+            self.pause(&mut delay).await?;
+        }
+        Ok(())
     }
 
     /// Follows the log for as long as its stream is the same.
@@ -356,7 +373,7 @@ impl Reader {
         count(&self.connection.counters().rolled_back);
         let (log, cursor) = (&self.key, self.cursor.seq);
         tracing::warn!(%log, cursor, "the servers have lost a part of what was read");
-        End::Void
+        End::Lost
     }
 
     /// Reads the next messages. The last one that was read is read again: it tells whether they follow.

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::api::{ConsumerConfig, ConsumerInfo, CreateConsumer, Ignored, NO_STREAM};
-use super::connection::{Connection, Link, count};
+use super::connection::{Connection, Link, NatsError, count};
 use super::messages::{RETRY_MAX, RETRY_MIN, is_deletion};
 use super::streams::Shard;
 use crate::kv::{KvEntry, Revision, Watch, WatchEvent};
@@ -90,15 +90,19 @@ enum End {
 impl Watcher {
     async fn run(mut self) {
         let mut delay = RETRY_MIN;
+        let mut has_missed = false;
         loop {
             let begun = Instant::now();
-            if let Ok((mut sources, mut messages)) = self.begin().await {
+            // The streams may have been made anew by others: those of before are not there to be watched.
+            let is_known = !has_missed || self.find_streams().await.is_ok();
+            if is_known && let Ok((mut sources, mut messages)) = self.begin().await {
                 let end = self.follow(&mut sources, &mut messages).await;
                 drop(messages);
                 self.end(sources).await;
                 if matches!(end, End::Closed) {
                     return;
                 }
+                has_missed = true;
                 count(&self.connection.counters().watch_resets);
                 self.pending.clear();
                 self.pending.push_back(WatchEvent::Reset);
@@ -112,6 +116,13 @@ impl Watcher {
             }
             delay = (2 * delay).min(RETRY_MAX);
         }
+    }
+
+    /// Finds out which streams they are now.
+    async fn find_streams(&self) -> Result<(), NatsError> {
+        let shards = self.shards.iter();
+        let found = shards.map(|shard| shard.look_after_loss(&self.connection));
+        futures_util::future::try_join_all(found).await.map(drop)
     }
 
     /// Makes the consumers.

@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use nix::sys::signal::Signal;
 use tombolo_engine::{
-    Engine, Expect, Kv as _, Leases as _, Log as _, Nats, NatsAuth, NatsError, Refusal, TailEvent,
-    VALUE_BYTES_MAX, Version, WatchEvent, conformance,
+    Engine, Expect, Key, Kv as _, Leases as _, Log as _, Nats, NatsAuth, NatsError, Refusal,
+    TailEvent, VALUE_BYTES_MAX, Version, WatchEvent, conformance,
 };
 use tombolo_natlab::skip;
 
@@ -107,9 +108,7 @@ async fn what_goes_while_a_watch_reads_what_there_was_is_told_to_have_gone() {
     few.events_max = 1;
     let engine = Nats::connect(few).await.unwrap();
     let names = (0..VALUES).map(|number| format!("{number:03}"));
-    let keys: Vec<_> = names
-        .map(|name| tombolo_engine::Key::new(["p", &name]).unwrap())
-        .collect();
+    let keys: Vec<_> = names.map(|name| Key::new(["p", &name]).unwrap()).collect();
     let value = Bytes::from(vec![0; 256 * 1024]);
     let mut revisions = Vec::new();
     for key in &keys {
@@ -184,7 +183,7 @@ async fn what_was_written_outlives_a_killed_server_and_readers_go_on_by_themselv
     let revision = engine.cas(&value, None, Some("a".into())).await.unwrap();
     let mut tail = engine.tail(&log, Some(first)).await.unwrap();
     assert_eq!(tail.next().await, Some(TailEvent::Synced));
-    let names = tombolo_engine::Key::new(["p"]).unwrap();
+    let names = Key::new(["p"]).unwrap();
     let mut watch = engine.watch(&names).await.unwrap();
     assert_eq!(watch.next().await, Some(WatchEvent::Synced));
 
@@ -242,6 +241,54 @@ async fn a_stream_that_is_lost_is_made_anew_in_another_epoch_and_fences_what_was
     assert_eq!(tail.next().await, Some(entry));
 }
 
+/// Who has lost what it read finds out at once which stream it is now, and is told so once.
+#[tokio::test]
+async fn readers_of_streams_that_others_have_made_anew_go_on_with_those() {
+    let Some(binary) = server(servers::current()) else {
+        return;
+    };
+    let servers = Servers::start(&binary, 1, "");
+    let mut ours = config(servers.urls(), 1, "t");
+    ours.tail_check = Duration::from_hours(1);
+    let engine = Nats::connect(ours.clone()).await.unwrap();
+    let (log, names) = (key("log"), key("p"));
+    let last = engine.append(&log, "1".into(), Expect::Empty, operation());
+    let last = last.await.unwrap();
+    let mut tail = engine.tail(&log, Some(last)).await.unwrap();
+    assert_eq!(tail.next().await, Some(TailEvent::Synced));
+    let mut watch = engine.watch(&names).await.unwrap();
+    assert_eq!(watch.next().await, Some(WatchEvent::Synced));
+
+    engine.delete_all().await.unwrap();
+    let other = Nats::connect(ours).await.unwrap();
+    let new = other.append(&log, "other".into(), Expect::Empty, operation());
+    let entry = TailEvent::Entry {
+        at: new.await.unwrap(),
+        entry: "other".into(),
+    };
+    let name = Key::new(["p", "a"]).unwrap();
+    let put = other.cas(&name, None, Some("other".into())).await.unwrap();
+    // So that the logs are looked at.
+    let client = async_nats::connect(servers.urls()).await.unwrap();
+    for shard in 0..2 {
+        let subject = format!("$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.t_log_{shard}");
+        client.publish(subject, "".into()).await.unwrap();
+    }
+    client.flush().await.unwrap();
+    let heard = async {
+        assert_eq!(tail.next().await, Some(TailEvent::Reset));
+        assert_eq!(tail.next().await, Some(entry));
+        assert_eq!(watch.next().await, Some(WatchEvent::Reset));
+        let told = watch.next().await;
+        assert!(
+            matches!(&told, Some(WatchEvent::Put { entry, .. }) if entry.revision == put),
+            "{told:?}"
+        );
+    };
+    let heard = tokio::time::timeout(Duration::from_secs(30), heard).await;
+    heard.expect("the readers hear of what is there now");
+}
+
 #[tokio::test]
 async fn readers_of_streams_that_are_lost_begin_anew_though_nobody_writes() {
     let Some(binary) = server(servers::current()) else {
@@ -249,7 +296,7 @@ async fn readers_of_streams_that_are_lost_begin_anew_though_nobody_writes() {
     };
     let servers = Servers::start(&binary, 1, "");
     let mut ours = config(servers.urls(), 1, "t");
-    ours.tail_check = std::time::Duration::from_millis(50);
+    ours.tail_check = Duration::from_millis(50);
     let engine = Nats::connect(ours).await.unwrap();
     let (log, names) = (key("log"), key("p"));
     let last = engine.append(&log, "1".into(), Expect::Empty, operation());
@@ -333,8 +380,8 @@ async fn a_frozen_server_makes_the_engine_unavailable_and_it_comes_back_by_itsel
     };
     let servers = Servers::start(&binary, 1, "");
     let mut ours = config(servers.urls(), 1, "t");
-    ours.request_timeout = std::time::Duration::from_millis(200);
-    ours.hold_max = std::time::Duration::from_secs(1);
+    ours.request_timeout = Duration::from_millis(200);
+    ours.hold_max = Duration::from_secs(1);
     let engine = Nats::connect(ours).await.unwrap();
     let log = key("log");
     servers.servers[0].signal(Signal::SIGSTOP);
