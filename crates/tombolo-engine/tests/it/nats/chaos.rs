@@ -2,7 +2,6 @@
 //! independent reader says whether the engine kept its word.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,7 +15,7 @@ use tombolo_engine::{
     AppendError, CasError, Expect, Key, Kv as _, Log as _, Nats, NatsConfig, Offset, OperationId,
     Revision, TailEvent,
 };
-use tombolo_natlab::{Lab, Profile, Site};
+use tombolo_natlab::{Host, Lab, Profile, Site};
 
 use crate::servers::{Servers, say};
 
@@ -47,6 +46,11 @@ pub(crate) struct Report {
 /// # Panics
 /// When the engine broke its word, or does not come back.
 pub(crate) fn run(binary: &Path, faults: &[Fault]) -> Report {
+    in_lab(async |lab| story(lab, binary, faults).await)
+}
+
+/// Tells a story from where all servers are reached, each in a namespace of its own.
+pub(super) fn in_lab<T: Send>(story: impl AsyncFnOnce(&Lab) -> T + Send) -> T {
     let mut lab = Lab::builder();
     for name in SITES {
         lab = lab.site(Site::new(name, Profile::NoNat));
@@ -57,16 +61,14 @@ pub(crate) fn run(binary: &Path, faults: &[Fault]) -> Report {
             .enable_all()
             .build()
             .expect("a runtime");
-        runtime.block_on(story(&lab, binary, faults))
+        runtime.block_on(story(&lab))
     };
     lab.enter(lab.node(), inside).expect("the lab is there")
 }
 
 async fn story(lab: &Lab, binary: &Path, faults: &[Fault]) -> Report {
-    let hosts = SITES.map(|name| lab.device(name, 0).expect("the site is there"));
-    let ips: Vec<IpAddr> = hosts.iter().filter_map(|host| host.ipv4()).collect();
-    let starter = |index: usize, command: Command| inside(hosts[index].name(), &command);
-    let mut servers = Servers::start_at(binary, &ips, "", &starter);
+    let starter = |index, command| start(lab, index, &command);
+    let mut servers = servers(lab, binary);
     let mut config = NatsConfig::new(servers.urls());
     config.log_shards = 4;
     config.value_shards = 1;
@@ -109,6 +111,22 @@ async fn story(lab: &Lab, binary: &Path, faults: &[Fault]) -> Report {
     report
 }
 
+/// Starts the servers, as long as this thread lives.
+pub(super) fn servers(lab: &Lab, binary: &Path) -> Servers {
+    let ips = SITES.map(|name| host(lab, name).ipv4().expect("it has an address"));
+    Servers::start_at(binary, &ips, "", &|index, command| {
+        start(lab, index, &command)
+    })
+}
+
+fn start(lab: &Lab, index: usize, command: &Command) -> Child {
+    inside(host(lab, SITES[index]).name(), command)
+}
+
+fn host<'a>(lab: &'a Lab, name: &str) -> &'a Host {
+    lab.device(name, 0).expect("the site is there")
+}
+
 /// Runs a command in a namespace. Its parent is this thread, with which it ends.
 fn inside(space: &str, command: &Command) -> Child {
     let mut inside = Command::new("ip");
@@ -123,7 +141,7 @@ fn inside(space: &str, command: &Command) -> Child {
 }
 
 /// Cuts a server off from the others, or undoes that.
-fn cut(lab: &Lab, server: usize, is_cut: bool) {
+pub(super) fn cut(lab: &Lab, server: usize, is_cut: bool) {
     let name = SITES[server];
     for other in SITES.into_iter().filter(|other| *other != name) {
         let done = if is_cut {

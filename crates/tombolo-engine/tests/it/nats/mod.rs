@@ -2,6 +2,7 @@
 //! where one is missing, its tests say so.
 
 mod chaos;
+mod cut_off;
 mod fire;
 mod one;
 mod played;
