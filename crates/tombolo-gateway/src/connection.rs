@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at};
@@ -176,19 +177,21 @@ async fn send_frames<S: FrameSender>(
     let period = shared.limits.keep_alive_interval;
     let mut keep_alive = interval_at(Instant::now() + period, period);
     keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Who takes nothing is silent, too, whatever it says.
+    let patience = shared.limits.idle_timeout;
     loop {
         let sent = tokio::select! {
             biased;
             // Its other end was dropped: that is the signal.
             _ = &mut stopped => return Ending::Lost,
             outgoing = connection.next_outgoing() => match outgoing {
-                Outgoing::Reliable(frame) => sender.send(&frame).await,
-                Outgoing::Unreliable(frame) => sender.send_unreliable(&frame).await,
+                Outgoing::Reliable(frame) => within(patience, sender.send(&frame)).await,
+                Outgoing::Unreliable(frame) => within(patience, sender.send_unreliable(&frame)).await,
                 Outgoing::Close(None) => return Ending::Goodbye,
                 Outgoing::Close(Some(reject)) => return Ending::Rejected(reject),
             },
             _ = keep_alive.tick() => {
-                if let Err(error) = sender.keep_alive().await {
+                if let Err(error) = within(patience, sender.keep_alive()).await {
                     return error.into();
                 }
                 continue;
@@ -199,6 +202,16 @@ async fn send_frames<S: FrameSender>(
         }
         shared.counters.frames_sent.add();
     }
+}
+
+/// Sends something, as long as the device takes it within the given time.
+async fn within(
+    patience: Duration,
+    sending: impl Future<Output = Result<(), SendError>>,
+) -> Result<(), SendError> {
+    timeout(patience, sending)
+        .await
+        .unwrap_or(Err(SendError::Lost))
 }
 
 /// Says why, if there is anybody left, and closes.

@@ -11,7 +11,7 @@ use tombolo_wire::v1::{
     ClientFrame, ErrorCode, Goodbye, Join, JoinMode, Ping, Request, Send, ServerFrame, Welcome,
 };
 
-use crate::device::{Device, TRANSPORTS, Transport};
+use crate::device::{Device, PATIENCE, TRANSPORTS, Transport};
 use crate::fixture::{Fixture, token};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -191,6 +191,35 @@ async fn a_silent_device_is_given_up_after_the_idle_timeout() {
             .await;
         drop(silent);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_answers_pings_and_reads_nothing_is_given_up() {
+    let fixture = Fixture::start_with(|config| {
+        config.limits.idle_timeout = Duration::from_millis(1_200);
+        config.limits.keep_alive_interval = Duration::from_millis(300);
+    });
+    let mut others = Vec::new();
+    for user in ["alice", "carol", "dave", "erin"] {
+        others.push(Member::join(&fixture, Transport::Quic, user).await);
+    }
+    // QUIC's own machinery goes on behind its back.
+    let _bob = Member::join(&fixture, Transport::Quic, "bob").await;
+    let to_bob = Send {
+        to: vec!["bob".to_owned()],
+        ..message(&"x".repeat(16_000))
+    };
+    let talking = async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(5));
+        while fixture.gateway.stats().sessions_quic > 4 {
+            ticks.tick().await;
+            for other in &mut others {
+                other.send_reliable(Up::Send(to_bob.clone())).await;
+            }
+        }
+    };
+    let over = tokio::time::timeout(PATIENCE, talking).await;
+    assert!(over.is_ok(), "{:?}", fixture.gateway.stats());
 }
 
 /// A device in the room, with its end of the reliable sequences.
