@@ -552,7 +552,9 @@ impl Field {
         }
         let slot = self.take_slot().ok_or(Refused::Full)?;
         if let Some(before) = before {
-            self.observers.swap(before as usize, slot as usize);
+            // Where it is now may have been of somebody near.
+            let observer = self.observers[before as usize].take();
+            self.observers[slot as usize] = observer.map(Observer::looking_anew);
             self.remove(entity.id);
         }
         self.grid.place(slot, &entity, self.tick.saturating_add(1));

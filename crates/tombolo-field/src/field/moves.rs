@@ -14,7 +14,7 @@ use crate::settings::Settings;
 pub(super) struct Moves {
     /// How much further than its range an entity is noted.
     skin: f64,
-    /// How much nearer two could have come to each other since the field began, but for those that jumped.
+    /// How far anybody could have moved since the field began, but for those that jumped.
     drift: f64,
     /// Indexed by slot: what was there in the tick before.
     before: Vec<Before>,
@@ -30,8 +30,14 @@ pub(super) struct Moves {
 struct Before {
     id: EntityId,
     class: u8,
-    has_jumped: bool,
     position: [f64; 3],
+}
+
+/// Where somebody has looked around, and at which drift.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    from: [f64; 3],
+    drift: f64,
 }
 
 impl Moves {
@@ -67,7 +73,6 @@ impl Moves {
             *before = Before {
                 id: entity.id,
                 class: entity.class,
-                has_jumped,
                 position: entity.position,
             };
             if !has_jumped {
@@ -79,7 +84,7 @@ impl Moves {
             self.jumpers.push(slot as u32);
         }
         self.are_too_many = self.jumpers.len().max(self.deserted.len()) > JUMPERS_MAX;
-        self.drift += 2.0 * furthest.sqrt();
+        self.drift += furthest.sqrt();
     }
 
     /// Slots are elsewhere.
@@ -104,13 +109,24 @@ impl Moves {
         self.drift
     }
 
-    /// Whether somebody who looked around at that drift must do so again.
-    pub(super) fn is_stale(&self, slot: u32, looked: f64) -> bool {
-        // Some look around earlier than they must, so that not all do so in the same tick.
-        let share = 1.0 - f64::from(slot % TURNS) / f64::from(2 * TURNS);
-        self.are_too_many
-            || self.drift - looked > self.skin * share
-            || self.before[slot as usize].has_jumped
+    /// Somebody looks around from there, who has done so last then. Those that begin do it again earlier than they
+    /// must, as do all when all do it, so that they do not go on to do it in the same ticks.
+    pub(super) fn look(&self, slot: u32, from: [f64; 3], last: &Look) -> Look {
+        let is_first = self.are_too_many || last.drift == Look::NEVER.drift;
+        let earlier = if is_first { turn(slot) } else { 0.0 };
+        Look {
+            from,
+            drift: self.drift - self.skin * earlier,
+        }
+    }
+
+    /// Whether somebody who is there now, and has looked around then, must do so again: it and somebody else could have
+    /// moved towards each other, or away, by the skin.
+    pub(super) fn is_stale(&self, slot: u32, position: [f64; 3], look: &Look) -> bool {
+        // A little earlier, each by another share: those that happen to do it in the same tick part again.
+        let skin = self.skin * (1.0 - turn(slot) / 8.0);
+        let left = skin - (self.drift - look.drift);
+        self.are_too_many || left < 0.0 || square::<3>(position, look.from) > left * left
     }
 }
 
@@ -128,13 +144,25 @@ impl Grid {
     }
 }
 
+impl Look {
+    /// One that must look around.
+    pub(super) const NEVER: Self = Self {
+        from: [0.0; 3],
+        drift: f64::NEG_INFINITY,
+    };
+}
+
+/// From 0 to 1, for each slot another share of the skin.
+fn turn(slot: u32) -> f64 {
+    f64::from(slot % TURNS) / f64::from(TURNS)
+}
+
 impl Default for Before {
     /// Nothing is infinitely far from everything.
     fn default() -> Self {
         Self {
             id: EntityId(0),
             class: 0,
-            has_jumped: false,
             position: [f64::INFINITY; 3],
         }
     }

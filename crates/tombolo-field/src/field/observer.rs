@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::choose::Threshold;
+use super::moves::Look;
 use super::pace::Waits;
 use super::renumber::NOWHERE;
 use super::{EntityId, Watch};
@@ -44,8 +45,8 @@ pub(super) struct Observer {
     pub(super) entering: Vec<Entering>,
     /// Slots of what was in range, or a little beyond, when it looked around last, and is not known.
     pub(super) nearby: Vec<u32>,
-    /// The drift when it looked around last.
-    pub(super) looked: f64,
+    /// When it looked around last.
+    pub(super) look: Look,
     /// What it says to know and has not been seen here since it began, and until when that is looked for.
     pub(super) awaited: Vec<(EntityId, u32)>,
     pub(super) awaited_until: Option<Duration>,
@@ -109,13 +110,21 @@ impl Observer {
             core: 0,
             entering: Vec::new(),
             nearby: Vec::new(),
-            looked: f64::NEG_INFINITY,
+            look: Look::NEVER,
             awaited: Vec::new(),
             awaited_until: None,
             leaves: BTreeMap::new(),
             is_checked: false,
             threshold: None,
             reset: is_reset.then(Reset::default),
+        }
+    }
+
+    /// The same, when it must look around.
+    pub(super) fn looking_anew(self) -> Self {
+        Self {
+            look: Look::NEVER,
+            ..self
         }
     }
 
@@ -154,7 +163,7 @@ impl Observer {
     /// Reads some of it, so that it is at hand later.
     pub(super) fn touch(&self) {
         std::hint::black_box((self.known.len(), self.nearby.len(), self.is_checked));
-        std::hint::black_box((self.entering.len(), self.awaited.len(), self.looked));
+        std::hint::black_box((self.entering.len(), self.awaited.len(), self.look));
     }
 
     /// The same of its lists.
@@ -216,7 +225,7 @@ impl Observer {
         self.entering.extend(outdated);
         self.core = 0;
         // What it knows may be among what was nearby.
-        self.looked = f64::NEG_INFINITY;
+        self.look = Look::NEVER;
     }
 
     /// Whether something that was told at that time is to be told again by now.

@@ -2,7 +2,7 @@
 
 use super::choose::Choice;
 use super::grid::{Glimpse, Grid, square};
-use super::moves::Moves;
+use super::moves::{Look, Moves};
 use super::observer::Observer;
 use super::pace::Paces;
 use super::pick::pick;
@@ -58,7 +58,7 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
         observer: &mut Observer,
     ) -> usize {
         let me = self.me(slot, number, observer);
-        let looks_around = self.moves.is_stale(slot, observer.looked);
+        let looks_around = self.moves.is_stale(slot, me.position, &observer.look);
         if looks_around || self.has_turned(&me, observer) {
             self.look_over(&me, observer);
         }
@@ -189,7 +189,7 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
         if observer.nearby.len() > KNOWN_MAX {
             // It looks around every time.
             observer.nearby = Vec::new();
-            observer.looked = f64::NEG_INFINITY;
+            observer.look = Look::NEVER;
         }
     }
 
@@ -206,7 +206,7 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
         if looks_around {
             self.grid.around::<D>(me.number, &mut scratch.noted);
             observer.nearby.clear();
-            observer.looked = self.moves.drift();
+            observer.look = self.moves.look(me.slot, me.position, &observer.look);
             return true;
         }
         scratch.noted.clear();

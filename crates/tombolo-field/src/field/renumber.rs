@@ -71,8 +71,8 @@ pub(super) fn permute<T: Default>(all: &mut Vec<T>, map: &[u32], count: usize) {
 /// Where slots are mapped to that were empty.
 pub(super) const NOWHERE: u32 = u32::MAX;
 
-/// How many cells of the grid two may have moved past each other.
-const CELLS_MOVED: f64 = 2.0;
+/// How many cells of the grid one may have moved.
+const CELLS_MOVED: f64 = 1.0;
 
 /// How many ticks lie between at least.
 const PAUSE_TICKS: u32 = 16;
