@@ -515,7 +515,7 @@ fn no_answer() -> Reject {
     Reject::new(ErrorCode::Unavailable, "the engine does not answer")
 }
 
-fn unsure() -> Reject {
+pub(crate) fn unsure() -> Reject {
     let message = "the engine does not say whether it was done";
     Reject::new(ErrorCode::Unsure, message)
 }

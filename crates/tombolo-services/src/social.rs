@@ -184,5 +184,13 @@ fn unavailable(message: &str) -> Reject {
     Reject::new(ErrorCode::Unavailable, message)
 }
 
+/// Of a step on the way to what was asked for: that has not been done, whatever became of the step.
+fn on_the_way(reject: Reject) -> Reject {
+    if reject.code == ErrorCode::Unsure {
+        return unavailable(&reject.message);
+    }
+    reject
+}
+
 /// Of what answers with many things, with room for the frame around them.
 const PAGE_BYTES_MAX: usize = FRAME_BYTES_MAX - 64;

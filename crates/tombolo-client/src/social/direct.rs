@@ -15,7 +15,7 @@ use super::feed::{Feed, Next};
 use super::{ask, further, is_known, other_question};
 use crate::device::Device;
 use crate::error::Error;
-use crate::retry::patiently;
+use crate::retry::until_known;
 
 /// Another user, as one writes to it; see [`Device::direct`].
 #[derive(Clone, Debug)]
@@ -188,7 +188,9 @@ impl Direct {
     }
 
     /// Sends a message. Once this returns it is kept for the user, whatever happens to nodes. While
-    /// the session is lost it is sent again, for half a minute, and arrives once.
+    /// the session is lost, or nobody knows whether it is kept, it is sent again, for a minute, and arrives
+    /// once. If nobody knows in the end ([`Error::is_unsure`]), sending it anew may send it twice, but
+    /// under the same id ([`send_as`](Self::send_as)).
     ///
     /// # Errors
     /// With code `NoSuchUser` when the user has never opened its inbox, `Blocked` when it takes nothing from this
@@ -216,7 +218,7 @@ impl Direct {
             copy: self.is_copied,
         };
         let send = || ask_direct(&self.device, direct_request::Kind::Send(message.clone()));
-        match patiently(send).await? {
+        match until_known(Error::is_unreachable, send).await? {
             direct_response::Result::Sent(sent) => Ok(DirectSent {
                 time: Time::from_millis(sent.time_ms),
                 is_repeated: sent.repeated,
@@ -246,7 +248,8 @@ impl Direct {
     async fn set_blocked(&self, blocked: bool) -> Result<(), Error> {
         let user = self.user.to_string();
         let block = direct_request::Kind::Block(v1::SetBlocked { user, blocked });
-        ask_direct(&self.device, block).await.map(drop)
+        let block = || ask_direct(&self.device, block.clone());
+        until_known(|_| false, block).await.map(drop)
     }
 }
 
@@ -308,7 +311,8 @@ impl Inbox {
     /// When the node cannot be reached.
     pub async fn mark_read(&self, number: u64) -> Result<(), Error> {
         let read = direct_request::Kind::Read(v1::ReadInbox { offset: number });
-        ask_direct(&self.device, read).await.map(drop)
+        let read = || ask_direct(&self.device, read.clone());
+        until_known(|_| false, read).await.map(drop)
     }
 
     /// Messages that are kept: those before a number, or the newest for `None`.

@@ -15,7 +15,7 @@ use super::feed::{Feed, Next};
 use super::{ask, further, is_known, other_question};
 use crate::device::Device;
 use crate::error::Error;
-use crate::retry::patiently;
+use crate::retry::{patiently, until_known};
 
 /// Access to groups; see [`Device::groups`].
 #[derive(Debug)]
@@ -185,8 +185,8 @@ impl Groups<'_> {
     /// # Errors
     /// With code `NotPermitted` when the group is not open, `Banned` when this user may not get in.
     pub async fn join(&self, name: &str) -> Result<Group, Error> {
-        self.ask(name, group_request::Kind::Join(v1::JoinGroup {}))
-            .await?;
+        let join = || self.ask(name, group_request::Kind::Join(v1::JoinGroup {}));
+        until_known(|_| false, join).await?;
         self.open(name, None).await
     }
 
@@ -331,7 +331,9 @@ impl Group {
     }
 
     /// Says something. Once this returns it is kept, whatever happens to nodes; while the session is
-    /// lost it is sent again, for half a minute, and is there once.
+    /// lost, or nobody knows whether it is kept, it is sent again, for a minute, and is there once. If
+    /// nobody knows in the end ([`Error::is_unsure`]), posting it anew may post it twice, but under the same
+    /// id ([`post_as`](Self::post_as)).
     ///
     /// # Errors
     /// With code `NotPermitted` when this user's role does not allow it; when it is too long, or the
@@ -356,7 +358,8 @@ impl Group {
             payload: payload.into(),
         };
         let post = || self.ask(group_request::Kind::Post(post.clone()));
-        let group_response::Result::Posted(posted) = patiently(post).await? else {
+        let posted = until_known(Error::is_unreachable, post).await?;
+        let group_response::Result::Posted(posted) = posted else {
             return Err(other_question());
         };
         Ok(GroupPosted {
@@ -464,8 +467,8 @@ impl Group {
     /// # Errors
     /// With code `NotPermitted` for the owner; when the node cannot be reached.
     pub async fn leave(&self) -> Result<(), Error> {
-        self.change(group_request::Kind::Leave(v1::LeaveGroup {}))
-            .await
+        let leave = || self.change(group_request::Kind::Leave(v1::LeaveGroup {}));
+        until_known(|_| false, leave).await
     }
 
     /// Ends the group for all.

@@ -1,8 +1,14 @@
 //! Direct messages, as the SDK shows them.
 
+use bytes::Bytes;
 use tombolo_client::{ErrorCode, Inbox, InboxEvent, MessageId};
+use tombolo_wire::v1::{
+    self, Request, direct_request, direct_response, request, response, social_request,
+    social_response,
+};
 
 use crate::lab::{device, node, soon, user};
+use crate::script::Script;
 
 #[tokio::test]
 async fn messages_reach_a_user_that_is_here_and_wait_for_one_that_is_away() {
@@ -40,6 +46,72 @@ async fn messages_reach_a_user_that_is_here_and_wait_for_one_that_is_away() {
         .collect();
     assert_eq!((numbers, history.more), (vec![2, 1], false));
     node.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_may_be_kept_is_sent_again_under_its_id_until_it_is_known() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let to_bob = device.direct(&user("bob"));
+    let perhaps = async {
+        let request = line.request().await;
+        let first = id_of(&request);
+        line.refuse(&request, ErrorCode::Unsure).await;
+        let request = line.request().await;
+        assert_eq!(id_of(&request), first);
+        line.refuse(&request, ErrorCode::Unavailable).await;
+        let request = line.request().await;
+        assert_eq!(id_of(&request), first);
+        let sent = v1::DirectSent {
+            repeated: true,
+            ..v1::DirectSent::default()
+        };
+        line.answer(&request, answer(direct_response::Result::Sent(sent)))
+            .await;
+    };
+    let (sent, ()) = soon(async { tokio::join!(to_bob.send("gg"), perhaps) }).await;
+    assert!(sent.unwrap().is_repeated);
+
+    // Who is refused later does not know of the first time.
+    let perhaps = async {
+        for code in [ErrorCode::Unsure, ErrorCode::Blocked] {
+            let request = line.request().await;
+            line.refuse(&request, code).await;
+        }
+    };
+    let (sent, ()) = soon(async { tokio::join!(to_bob.send("gg"), perhaps) }).await;
+    assert!(sent.unwrap_err().is_unsure());
+    let never = async {
+        let request = line.request().await;
+        line.refuse(&request, ErrorCode::Unavailable).await;
+    };
+    let (sent, ()) = soon(async { tokio::join!(to_bob.send("gg"), never) }).await;
+    let error = sent.unwrap_err();
+    assert!(error.is_temporary() && !error.is_unsure(), "{error}");
+}
+
+/// By which a message is known when it is sent again.
+fn id_of(request: &Request) -> Bytes {
+    let Some(request::Kind::Social(social)) = &request.kind else {
+        panic!("a message should have come, not {request:?}");
+    };
+    let Some(social_request::Kind::Direct(direct)) = &social.kind else {
+        panic!("a message should have come, not {request:?}");
+    };
+    let Some(direct_request::Kind::Send(send)) = &direct.kind else {
+        panic!("a message should have come, not {request:?}");
+    };
+    assert_eq!(send.id.len(), 16);
+    send.id.clone()
+}
+
+fn answer(result: direct_response::Result) -> response::Result {
+    let direct = v1::DirectResponse {
+        result: Some(result),
+    };
+    response::Result::Social(v1::SocialResponse {
+        result: Some(social_response::Result::Direct(direct)),
+    })
 }
 
 #[tokio::test]

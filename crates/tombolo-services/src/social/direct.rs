@@ -19,7 +19,7 @@ use tombolo_wire::v1::{
 };
 
 use super::follower::{Applied, Followers, Following, Listening, Machine, Told};
-use super::{PAGE_BYTES_MAX, answer, bad_frame, event, operation_id, take, time};
+use super::{PAGE_BYTES_MAX, answer, bad_frame, event, on_the_way, operation_id, take, time};
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::session::Session;
@@ -187,7 +187,8 @@ async fn open_inbox(
     let inbox = follow(node, &session.user).await?;
     let is_new = inbox.lock().machine.last().is_none();
     if is_new {
-        append(node, &inbox, Body::Opened).await?;
+        let opened = append(node, &inbox, Body::Opened).await;
+        opened.map_err(on_the_way)?;
     }
     Ok(inbox.listen(session, |inbox| {
         let is_recovered = after.is_some_and(|after| inbox.is_recoverable(after));

@@ -16,6 +16,7 @@ use crate::lock::lock;
 use crate::node::Node;
 use crate::patience::Late;
 use crate::reject::Reject;
+use crate::requests::unsure;
 use crate::session::Session;
 
 /// A state machine that is fed by a log.
@@ -76,6 +77,8 @@ pub(super) enum Outcome<M: Machine> {
     Applied(Result<M::Done, M::Illegal>),
     /// It went under in a state that somebody else made.
     Unclear,
+    /// Nobody knows whether it is there, or will be.
+    Unsure,
 }
 
 /// The logs of one kind that a node reads.
@@ -254,18 +257,24 @@ impl<M: Machine> Following<M> {
     }
 
     /// Appends an entry and waits until it was read here. One that goes under is appended again, so
-    /// entries must be such that the second changes nothing.
+    /// entries must be such that the second changes nothing. Of what may be done all the same, now or
+    /// later, it is said that nobody knows.
     pub(super) async fn propose(
         &self,
         operation: OperationId,
         entry: Bytes,
     ) -> Result<Result<M::Done, M::Illegal>, Reject> {
+        let mut is_unsure = false;
         for _ in 0..ATTEMPTS_MAX {
-            if let Outcome::Applied(result) = self.propose_once(operation, entry.clone()).await? {
-                return Ok(result);
+            match self.propose_once(operation, entry.clone()).await {
+                Ok(Outcome::Applied(result)) => return Ok(result),
+                Ok(Outcome::Unclear) => is_unsure = true,
+                Ok(Outcome::Unsure) => return Err(unsure()),
+                Err(_) if is_unsure => return Err(unsure()),
+                Err(reject) => return Err(reject),
             }
         }
-        Err(unavailable("the log changes too fast"))
+        Err(unsure())
     }
 
     async fn propose_once(
@@ -294,11 +303,13 @@ impl<M: Machine> Following<M> {
         match node.written(append).await {
             // Whether it was written or not, the log will tell.
             Ok(Ok(_) | Err(AppendError::Unknown)) | Err(Late::Slow) => {}
-            Err(late @ Late::Away) => return Err(late.into()),
+            Err(Late::Away) => return Ok(Outcome::Unsure),
             Ok(Err(error)) => return Err(unavailable(&error.to_string())),
         }
-        let outcome = node.within(outcome).await?;
-        outcome.map_err(|_| Late::Slow.into())
+        match node.within(outcome).await {
+            Ok(Ok(outcome)) => Ok(outcome),
+            Ok(Err(_)) | Err(_) => Ok(Outcome::Unsure),
+        }
     }
 
     /// Has a session told from now on. `begin` answers it, and says from where: it sees the state that the

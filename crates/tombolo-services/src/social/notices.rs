@@ -19,7 +19,7 @@ use tombolo_wire::v1::{
 use tombolo_wire::{TAGS_MAX, TagName};
 
 use super::follower::{Applied, Followers, Following, Listening, Machine, Never, Told};
-use super::{answer, bad_frame, event, operation_id, take, time};
+use super::{answer, bad_frame, event, on_the_way, operation_id, take, time};
 use crate::config::Config;
 use crate::lock::lock;
 use crate::node::Node;
@@ -75,7 +75,8 @@ impl Services {
     /// random for `None`, it is told once.
     ///
     /// # Errors
-    /// It is too long, or lasts too long, or the engine does not answer.
+    /// It is too long, or lasts too long, or the engine does not answer: of what has no id nobody knows
+    /// then whether it was done ([`ErrorCode::Unsure`]).
     pub async fn notify(
         &self,
         board: &TagName,
@@ -101,7 +102,12 @@ impl Services {
             id: MessageId(id.unwrap_or(operation.0)),
             payload,
         };
-        let result = following.propose(operation, entry.encode()).await?;
+        let result = following.propose(operation, entry.encode()).await;
+        let result = match id {
+            // Whoever asks again does it once.
+            Some(_) => result.map_err(on_the_way)?,
+            None => result?,
+        };
         let Done {
             number,
             is_repeated,

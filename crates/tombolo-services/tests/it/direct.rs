@@ -570,20 +570,23 @@ async fn a_node_that_gave_a_session_away_tells_it_nothing_more() {
 }
 
 /// A device, and what it was told of its inbox before an answer came.
-struct Talker {
-    device: Device,
+pub(crate) struct Talker {
+    pub(crate) device: Device,
     told: VecDeque<String>,
 }
 
 impl Talker {
-    async fn new(lab: &Lab, user: &str) -> Self {
+    pub(crate) async fn new(lab: &Lab, user: &str) -> Self {
         Self {
             device: lab.device(user).await,
             told: VecDeque::new(),
         }
     }
 
-    async fn open(&mut self, after: Option<Place>) -> Result<v1::InboxOpened, ErrorCode> {
+    pub(crate) async fn open(
+        &mut self,
+        after: Option<Place>,
+    ) -> Result<v1::InboxOpened, ErrorCode> {
         let open = direct_request::Kind::Open(v1::OpenInbox { after });
         match self.ask_and_wait(open).await? {
             direct_response::Result::Opened(opened) => Ok(opened),
@@ -610,11 +613,11 @@ impl Talker {
         }
     }
 
-    fn ask_direct(&mut self, to: &str, id: u8, payload: &[u8]) {
-        self.ask(send(to, u128::from(id), payload));
+    pub(crate) fn ask_direct(&mut self, to: &str, id: u8, payload: &[u8]) -> u64 {
+        self.ask(send(to, u128::from(id), payload))
     }
 
-    async fn direct(
+    pub(crate) async fn direct(
         &mut self,
         to: &str,
         id: u8,
@@ -656,7 +659,10 @@ impl Talker {
         self.direct_response(id).await
     }
 
-    async fn direct_response(&mut self, id: u64) -> Result<direct_response::Result, ErrorCode> {
+    pub(crate) async fn direct_response(
+        &mut self,
+        id: u64,
+    ) -> Result<direct_response::Result, ErrorCode> {
         loop {
             let body = self.device.next().await;
             let server_frame::Body::Response(response) = body else {
@@ -683,7 +689,7 @@ impl Talker {
     }
 
     /// All that is told of the inbox until nothing comes for a while.
-    async fn directs(&mut self) -> Vec<String> {
+    pub(crate) async fn directs(&mut self) -> Vec<String> {
         let mut heard = Vec::from_iter(self.told.drain(..));
         while let Some(outgoing) = self.device.next_frame().await {
             let Outgoing::Reliable(frame) = outgoing else {

@@ -18,6 +18,7 @@ use tombolo_wire::v1::{
 };
 
 use crate::lab::{Device, Lab, members};
+use crate::{direct, groups};
 
 #[tokio::test(start_paused = true)]
 async fn without_the_engine_rooms_are_unavailable_and_recover_by_themselves() {
@@ -262,6 +263,48 @@ async fn what_nobody_knows_of_is_done_once_when_it_is_asked_for_again_by_its_nam
     assert_eq!(not_done, Err(ErrorCode::Unavailable));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_message_of_which_nobody_knows_is_there_once_when_it_is_sent_again_under_its_id() {
+    let engine = Flaky::new();
+    let lab = Lab::on(engine.clone(), |_| {});
+    let mut alice = direct::Talker::new(&lab, "alice").await;
+    let mut bob = direct::Talker::new(&lab, "bob").await;
+    bob.open(None).await.unwrap();
+    engine.set(Mood::Late);
+    let asked = alice.ask_direct("bob", 1, b"gg");
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let unsure = alice.direct_response(asked).await;
+    assert_eq!(unsure.unwrap_err(), ErrorCode::Unsure);
+
+    engine.set(Mood::Fine);
+    alice.direct("bob", 1, b"gg").await.unwrap();
+    engine.catch_up().await;
+    assert!(alice.direct("bob", 1, b"gg").await.unwrap().repeated);
+    assert_eq!(bob.directs().await, ["1 alice gg"]);
+
+    engine.set(Mood::Away);
+    let not_sent = alice.direct("bob", 2, b"never").await;
+    assert_eq!(not_sent.unwrap_err(), ErrorCode::Unavailable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_knows_of_a_post_when_the_engine_goes_with_it() {
+    let engine = Flaky::new();
+    let lab = Lab::on(engine.clone(), |_| {});
+    let mut alice = groups::Talker::new(&lab, "alice").await;
+    alice.create(true).await.unwrap();
+    alice.post(1, b"before").await.unwrap();
+    engine.set(Mood::Going);
+    let asked = alice.ask_post(2, b"gg");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let unsure = alice.response(asked).await;
+    assert_eq!(unsure.unwrap_err(), ErrorCode::Unsure);
+
+    engine.set(Mood::Fine);
+    let again = alice.post(2, b"gg").await.unwrap();
+    assert_eq!((again.number, again.repeated), (2, true));
+}
+
 fn said(text: &'static str) -> v1::RoomRequest {
     let kind = room_act::Kind::Say(v1::Say {
         audience: None,
@@ -297,6 +340,8 @@ pub(crate) enum Mood {
     Unsure,
     /// It is written when the test says so, and nobody knows.
     Late,
+    /// It is written, and then there is nobody to talk to.
+    Going,
 }
 
 impl Flaky {
@@ -357,6 +402,10 @@ impl Log for Flaky {
                 return Err(AppendError::Unknown);
             }
             let appended = self.local.append(key, entry, expect, operation).await;
+            if self.is(Mood::Going) {
+                self.set(Mood::Away);
+                std::future::pending::<()>().await;
+            }
             if self.is(Mood::Unsure) {
                 Err(AppendError::Unknown)
             } else {

@@ -383,20 +383,20 @@ async fn requests_that_are_not_in_order_say_what_is_wrong() {
 type Kind = group_request::Kind;
 
 /// A device, and what it was told of the group before an answer came.
-struct Talker {
-    device: Device,
+pub(crate) struct Talker {
+    pub(crate) device: Device,
     told: VecDeque<String>,
 }
 
 impl Talker {
-    async fn new(lab: &Lab, user: &str) -> Self {
+    pub(crate) async fn new(lab: &Lab, user: &str) -> Self {
         Self {
             device: lab.device(user).await,
             told: VecDeque::new(),
         }
     }
 
-    async fn create(&mut self, open: bool) -> Result<(), ErrorCode> {
+    pub(crate) async fn create(&mut self, open: bool) -> Result<(), ErrorCode> {
         let settings = Some(v1::GroupSettings {
             open,
             ..v1::GroupSettings::default()
@@ -404,7 +404,10 @@ impl Talker {
         self.done(Kind::Create(v1::CreateGroup { settings })).await
     }
 
-    async fn open(&mut self, after: Option<Place>) -> Result<v1::GroupOpened, ErrorCode> {
+    pub(crate) async fn open(
+        &mut self,
+        after: Option<Place>,
+    ) -> Result<v1::GroupOpened, ErrorCode> {
         let id = self.ask(Kind::Open(v1::OpenGroup { after }));
         match self.response(id).await? {
             group_response::Result::Opened(opened) => Ok(opened),
@@ -412,13 +415,21 @@ impl Talker {
         }
     }
 
+    pub(crate) fn ask_post(&mut self, id: u128, payload: &[u8]) -> u64 {
+        self.ask(Kind::Post(v1::GroupPost {
+            id: Bytes::copy_from_slice(&id.to_be_bytes()),
+            payload: Bytes::copy_from_slice(payload),
+        }))
+    }
+
     /// Waits for a moment when the user has said too much.
-    async fn post(&mut self, id: u128, payload: &[u8]) -> Result<v1::GroupPosted, ErrorCode> {
+    pub(crate) async fn post(
+        &mut self,
+        id: u128,
+        payload: &[u8],
+    ) -> Result<v1::GroupPosted, ErrorCode> {
         loop {
-            let post = self.ask(Kind::Post(v1::GroupPost {
-                id: Bytes::copy_from_slice(&id.to_be_bytes()),
-                payload: Bytes::copy_from_slice(payload),
-            }));
+            let post = self.ask_post(id, payload);
             match self.response(post).await {
                 Ok(group_response::Result::Posted(posted)) => return Ok(posted),
                 Ok(other) => panic!("a post is not answered by {other:?}"),
@@ -428,7 +439,11 @@ impl Talker {
         }
     }
 
-    async fn history(&mut self, before: u64, limit: u32) -> Result<v1::GroupPage, ErrorCode> {
+    pub(crate) async fn history(
+        &mut self,
+        before: u64,
+        limit: u32,
+    ) -> Result<v1::GroupPage, ErrorCode> {
         let id = self.ask(Kind::History(v1::GroupHistory { before, limit }));
         match self.response(id).await? {
             group_response::Result::History(page) => Ok(page),
@@ -469,7 +484,7 @@ impl Talker {
         }
     }
 
-    fn ask(&mut self, kind: Kind) -> u64 {
+    pub(crate) fn ask(&mut self, kind: Kind) -> u64 {
         self.ask_group(v1::GroupRequest {
             group: "guild".to_owned(),
             kind: Some(kind),
@@ -482,7 +497,7 @@ impl Talker {
         self.device.request(Some(request::Kind::Social(social)))
     }
 
-    async fn response(&mut self, id: u64) -> Result<group_response::Result, ErrorCode> {
+    pub(crate) async fn response(&mut self, id: u64) -> Result<group_response::Result, ErrorCode> {
         loop {
             let body = self.device.next().await;
             let server_frame::Body::Response(response) = body else {
@@ -504,7 +519,7 @@ impl Talker {
     }
 
     /// All that is told of the group until nothing comes for a while.
-    async fn heard(&mut self) -> Vec<String> {
+    pub(crate) async fn heard(&mut self) -> Vec<String> {
         let mut heard = Vec::from_iter(self.told.drain(..));
         while let Some(outgoing) = self.device.next_frame().await {
             let Outgoing::Reliable(frame) = outgoing else {

@@ -12,7 +12,7 @@ use tombolo_wire::v1::ErrorCode;
 use tombolo_wire::{GroupName, UserId};
 
 use super::super::follower::{Applied, Followers, Following, Machine, Never};
-use super::super::{operation_id, time, unavailable};
+use super::super::{on_the_way, operation_id, time, unavailable};
 use super::{reject, reject_group};
 use crate::node::Node;
 use crate::reject::Reject;
@@ -183,7 +183,8 @@ impl Found {
             return Ok(());
         }
         let body = roster::Body::Seeded(seed());
-        propose(node, roster, None, body).await?.map_err(reject)
+        let seeded = propose(node, roster, None, body).await;
+        seeded.map_err(on_the_way)?.map_err(reject)
     }
 
     /// Whoever made the group is its first member.
@@ -218,7 +219,8 @@ pub(super) async fn act(
             Err(Illegal::Split) => {}
             Err(Illegal::Full) => {
                 // Whoever else splits it makes no difference.
-                let _ = propose(node, &leaf.roster, None, roster::Body::Split).await?;
+                let split = propose(node, &leaf.roster, None, roster::Body::Split).await;
+                let _ = split.map_err(on_the_way)?;
             }
             result => return Ok(result),
         }
@@ -284,7 +286,8 @@ pub(super) async fn post(
 /// Has posts go into the next segment, and gives up the oldest one.
 async fn turn(node: &Arc<Node>, found: &Found, to: u64) -> Result<(), Reject> {
     let before = found.head.lock().machine.segment_first();
-    found.change(node, group::Body::Turned(to)).await?;
+    let turned = found.change(node, group::Body::Turned(to)).await;
+    turned.map_err(on_the_way)?;
     let after = found.head.lock().machine.segment_first();
     for old in before..after {
         let segment = found.segment(node, old).await?;
