@@ -27,7 +27,7 @@ use crate::matchmaker::Seeking;
 use crate::net::{DeviceSocket, Dropped, Net, RelayKeeper, measure_nat};
 use crate::renewal::renew;
 use crate::retry::persistently;
-use crate::room::{RoomEvent, RoomState, Rooms, Unnamed, join, leave};
+use crate::room::{RoomEvent, RoomState, Rooms, Unnamed, join};
 use crate::seldom::Seldom;
 use crate::session::{self, Credential, Event, Patience, TokenState, Tokens, Transport, Unsent};
 use crate::social::Social;
@@ -76,6 +76,8 @@ pub(crate) struct Shared {
     keeper: Mutex<Option<RelayKeeper>>,
     /// Warnings of refused messages, of which there may be many.
     refusals: Seldom,
+    /// What comes of rooms that the application is not in.
+    pub(crate) strays: Seldom,
     /// Why the session ended, once it has.
     over: OnceLock<String>,
 }
@@ -158,6 +160,7 @@ impl Device {
             stun: Mutex::default(),
             keeper: Mutex::new(None),
             refusals: Seldom::default(),
+            strays: Seldom::default(),
             over: OnceLock::new(),
         });
         tokio::spawn(links::accept(
@@ -306,12 +309,17 @@ impl Shared {
         is_known
     }
 
+    /// Whether this device is in a room, or is joining it.
+    pub(crate) fn knows(&self, id: &RoomId) -> bool {
+        lock(&self.rooms).contains_key(id)
+    }
+
     /// Leaves a room, if this device is in it, whatever its name.
-    pub(crate) fn leave_unnamed(&self, state: &Arc<RoomState>) {
+    pub(crate) fn leave_unnamed(self: &Arc<Self>, state: &Arc<RoomState>) {
         let mut rooms = lock(&self.rooms);
         let mut left = rooms.extract_if(|_, known| Arc::ptr_eq(known, state));
         if let Some((id, _)) = left.next() {
-            self.session.ask_aside(leave(&id));
+            self.leave_aside(id);
         }
     }
 
@@ -398,7 +406,7 @@ impl Shared {
     }
 
     /// Takes in the members of a room that the node has let this device into.
-    fn on_members(&self, joined: &v1::Joined) {
+    fn on_members(self: &Arc<Self>, joined: &v1::Joined) {
         let Ok(id) = RoomId::parse(&joined.room) else {
             return;
         };
@@ -410,13 +418,13 @@ impl Shared {
         match rooms.get(&id) {
             Some(state) => state.on_members(joined),
             // Nobody waits any more.
-            None => self.session.ask_aside(leave(&id)),
+            None => self.leave_aside(id),
         }
     }
 
-    fn on_room_event(&self, event: v1::RoomEvent) {
+    fn on_room_event(self: &Arc<Self>, event: v1::RoomEvent) {
         let Some((room, state)) = self.room(&event.room) else {
-            return;
+            return self.on_stray(&event.room);
         };
         match event.kind {
             Some(room_event::Kind::Joined(member)) => state.on_joined(member),
@@ -454,15 +462,16 @@ impl Shared {
         }
     }
 
-    fn on_frame(&self, body: server_frame::Body) {
+    fn on_frame(self: &Arc<Self>, body: server_frame::Body) {
         match body {
             server_frame::Body::RoomEvent(event) => self.on_room_event(event),
             server_frame::Body::Introduced(introduced) => self.on_introduced(introduced),
             server_frame::Body::Delivery(mut delivery) => {
                 let more = std::mem::take(&mut delivery.more);
                 for delivery in std::iter::once(delivery).chain(more) {
-                    if let Some((_, state)) = self.room(&delivery.room) {
-                        state.on_delivery(delivery);
+                    match self.room(&delivery.room) {
+                        Some((_, state)) => state.on_delivery(delivery),
+                        None => self.on_stray(&delivery.room),
                     }
                 }
             }

@@ -2,6 +2,7 @@
 
 mod act;
 mod find;
+mod leave;
 mod queue;
 mod view;
 
@@ -223,7 +224,15 @@ impl Rooms<'_> {
             device: self.0.clone(),
             state,
         };
-        join(&device.session, &room.id, mode, &room.state).await?;
+        if let Err(error) = join(&device.session, &room.id, mode, &room.state).await {
+            let id = room.id.clone();
+            drop(room);
+            // It may be done all the same, later.
+            if error.code() == Some(ErrorCode::Unavailable) {
+                device.leave_aside(id);
+            }
+            return Err(error);
+        }
         Ok(room)
     }
 }
@@ -508,7 +517,8 @@ impl Room {
         }
     }
 
-    /// Leaves the room; links to its members go on.
+    /// Leaves the room; links to its members go on. While the cluster cannot do it, it is asked again, for a
+    /// minute at most, also when this is not waited for.
     ///
     /// Messages that wait until a new session is let into the room again go with it: whoever needs them to
     /// arrive stays until it is back.
@@ -516,9 +526,11 @@ impl Room {
     /// # Errors
     /// When the session is over.
     pub async fn leave(self) -> Result<(), Error> {
-        let answer = self.device.0.session.ask(leave(&self.id)).await?;
-        self.device.0.remove_room(&self.id, &self.state);
-        answer.answer().await.map(drop)
+        let device = self.device.0.clone();
+        let leaving = device.begin_leaving(self.id.clone()).await?;
+        device.remove_room(&self.id, &self.state);
+        let leaving = tokio::spawn(leaving);
+        leaving.await.unwrap_or_else(|_| Err(Error::unanswered()))
     }
 }
 
@@ -527,7 +539,7 @@ impl Drop for Room {
         let shared = &self.device.0;
         // A room that is still being joined is left when the node answers.
         if shared.remove_room(&self.id, &self.state) && self.state.is_joined() {
-            shared.session.ask_aside(leave(&self.id));
+            shared.leave_aside(self.id.clone());
         }
     }
 }
@@ -535,13 +547,6 @@ impl Drop for Room {
 /// Whether a room is for parties: its owner submits tickets for all of it.
 pub(crate) fn is_of_party(room: &RoomId) -> bool {
     room.as_str().starts_with("party-")
-}
-
-/// The request that leaves a room.
-pub(crate) fn leave(id: &RoomId) -> request::Kind {
-    request::Kind::Leave(v1::Leave {
-        room: id.to_string(),
-    })
 }
 
 /// A link to be; see [`Room::peer`].

@@ -235,14 +235,14 @@ struct Waiting {
 
 /// A room whose name is waited for. Dropping it gives that up, and leaves a room that nobody has taken.
 struct Awaited<'a> {
-    device: &'a Shared,
+    device: &'a Arc<Shared>,
     state: Arc<RoomState>,
     tag: u64,
     is_taken: bool,
 }
 
 impl<'a> Awaited<'a> {
-    fn new(device: &'a Shared, state: &Arc<RoomState>) -> Self {
+    fn new(device: &'a Arc<Shared>, state: &Arc<RoomState>) -> Self {
         Self {
             device,
             state: Arc::clone(state),

@@ -140,8 +140,14 @@ impl Handle {
 
     /// Asks without waiting, and without hearing the answer.
     pub(crate) fn ask_aside(&self, kind: request::Kind) {
-        let (reply, _) = oneshot::channel();
+        self.ask_soon(kind);
+    }
+
+    /// Sends a request without waiting; its answer can be waited for later.
+    pub(crate) fn ask_soon(&self, kind: request::Kind) -> Answer {
+        let (reply, answer) = oneshot::channel();
         self.command_aside(Command::Request { kind, reply });
+        Answer(answer)
     }
 
     pub(crate) async fn send_reliable(&self, number: u64, message: Send) -> Result<(), Error> {

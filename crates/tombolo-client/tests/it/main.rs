@@ -18,6 +18,7 @@ mod once;
 mod presence;
 mod refusals;
 mod rooms;
+mod rooms_left;
 mod script;
 mod sessions;
 mod silence;
