@@ -243,10 +243,8 @@ fn tell(node: &Arc<Node>) -> bool {
     let restless: Vec<_> = watch.restless().collect();
     let mut is_behind = false;
     for device in restless {
-        let session = lock(&node.sessions)
-            .by_id
-            .get(&SessionId(device.0))
-            .cloned();
+        // One that may go to another node may come back, and follows nobody anew then.
+        let session = lock(&node.sessions).wherever(&SessionId(device.0));
         let news = watch.news_of(device, NEWS_USERS_MAX);
         let Some(session) = session.filter(|_| !news.is_empty()) else {
             watch.handle_told(device, &news);

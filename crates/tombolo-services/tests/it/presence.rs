@@ -120,6 +120,26 @@ async fn what_the_bus_has_lost_is_made_up_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_changes_while_a_session_is_offered_is_told_when_it_comes_back() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut alice = Watcher::new(&nodes[0].lab, "alice").await;
+    let mut bob = nodes[0].lab.device("bob").await;
+    assert_eq!(alice.follow(&["bob"]).await.unwrap(), ["bob Online"]);
+    alice.device.connection = None;
+    // The offer is made, and nothing more comes through.
+    nodes[1].wire.answers_left.store(1, Ordering::Relaxed);
+    let hello = alice.device.hello();
+    let asked = nodes[1].lab.attach(hello);
+    let asked = tokio::time::timeout(Duration::from_secs(1), asked).await;
+    assert!(asked.is_err());
+    bob.connection = None;
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let welcome = alice.device.connect(&nodes[0].lab).await.unwrap();
+    assert!(welcome.resumed);
+    assert_eq!(alice.changes().await, ["bob Offline"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_is_not_followed_any_more_is_not_told_of_and_too_many_are_refused() {
     let lab = Lab::with(|config| config.follows_per_session_max = 2);
     tokio::time::sleep(Duration::from_secs(5)).await;
