@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tombolo_match::{
-    Answer, Backfill, BackfillId, Body, Device, Entry, MatchId, Name, OperationId, Player, Pool,
+    Answer, Backfill, BackfillId, Body, Device, Entry, MatchId, Name, OperationId, Player, Pool, Reach,
     Rules, SessionId, Ticket, TicketId, Time, Value,
 };
 use tombolo_wire::{NodeId, UserId};
@@ -132,6 +132,11 @@ fn bodies() -> Vec<Body> {
         Body::Closed(BackfillId([3; 16])),
         Body::Seated(vec![MatchId(1), MatchId(2)]),
         Body::Unseated(MatchId(1)),
+        Body::Reached {
+            ticket: TicketId([2; 16]),
+            user: self::user("carol"),
+            reach: Reach::Open,
+        },
         Body::Ticked,
     ]
 }

@@ -23,7 +23,7 @@ use crate::ice::IceConfig;
 use crate::keys::{Accepted, Keys};
 use crate::link::{Introduction, Lane, Peer, Rouser, Shop, transport_config};
 use crate::links::{self, HANDSHAKES_MAX, Links, Meeting, Target};
-use crate::matchmaker::Seeking;
+use crate::matchmaker::{Seeking, follow_reach};
 use crate::net::{DeviceSocket, Dropped, Net, RelayKeeper, measure_nat};
 use crate::renewal::renew;
 use crate::retry::persistently;
@@ -166,6 +166,10 @@ impl Device {
         tokio::spawn(links::accept(
             Arc::downgrade(&shared.links),
             shared.shop.endpoint.clone(),
+        ));
+        tokio::spawn(follow_reach(
+            Arc::downgrade(&shared),
+            shared.shop.net.watch_nat(),
         ));
         let (gathered_tx, gathered) = oneshot::channel();
         tokio::spawn(dispatch(Arc::downgrade(&shared), events, gathered_tx));
@@ -327,6 +331,28 @@ impl Shared {
     pub(crate) fn is_room(&self, id: &RoomId, state: &Arc<RoomState>) -> bool {
         let rooms = lock(&self.rooms);
         rooms.get(id).is_some_and(|known| Arc::ptr_eq(known, state))
+    }
+
+    /// The rooms whose names are such.
+    pub(crate) fn rooms_where(
+        &self,
+        is_such: fn(&RoomId) -> bool,
+    ) -> Vec<(RoomId, Arc<RoomState>)> {
+        let rooms = lock(&self.rooms);
+        let found = rooms.iter().filter(|(id, _)| is_such(id));
+        found
+            .map(|(id, room)| (id.clone(), Arc::clone(room)))
+            .collect()
+    }
+
+    /// The device's user, once the node has said so.
+    pub(crate) fn user(&self) -> Option<UserId> {
+        self.info.borrow().as_ref().map(|info| info.user.clone())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn pretend_nat(&self, report: NatReport) {
+        self.shop.net.pretend_nat(report);
     }
 
     /// Whether this device is in a room, or joins it.

@@ -2,6 +2,7 @@
 
 mod backfill;
 mod found;
+mod reach;
 mod ticket;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -11,9 +12,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tombolo_match::{BackfillId, Name, Player, Query, Reach, TicketId, Value};
-use tombolo_path::probe::NatReport;
-use tombolo_path::{Filtering, Mapping};
-use tombolo_room::{Change, PropertyKey, Target};
 use tombolo_wire::UserId;
 use tombolo_wire::v1::{self, match_event, match_request, match_response, request, response};
 
@@ -26,6 +24,7 @@ use ticket::TicketState;
 
 pub use backfill::{Backfill, BackfillStatus};
 pub use found::{Match, MatchTeam};
+pub(crate) use reach::{follow_reach, said_reach, say_in_room};
 pub use ticket::{Obstacle, Proposal, Settling, Ticket, TicketEvent, TicketStatus, WhyNot};
 
 /// Access to the matchmaker; see [`Device::matchmaker`].
@@ -40,6 +39,8 @@ pub struct TicketBuilder<'a> {
     device: &'a Device,
     pool: String,
     own: Player,
+    /// How the device is reached is said by the application.
+    is_reach_own: bool,
     others: Vec<Player>,
     party: String,
     tags: BTreeSet<String>,
@@ -56,28 +57,6 @@ impl Device {
     pub fn matchmaker(&self) -> Matchmaker<'_> {
         Matchmaker(self)
     }
-
-    /// Says among a member's properties how it is reached, for whoever submits tickets for its user; unless nobody knows, or
-    /// the application says it itself.
-    pub(crate) fn say_reach(&self, properties: &mut Vec<Change>) {
-        let reach = self.nat().as_ref().map_or(Reach::Unknown, reach);
-        properties.extend(said_reach(reach, properties));
-    }
-}
-
-impl Room {
-    /// Says in a room for parties how this device is reached.
-    pub(crate) async fn tell_reach(&self) -> Result<(), Error> {
-        let mut properties = self.state.options.member_properties.clone();
-        let said = properties.len();
-        self.device().say_reach(&mut properties);
-        let said = properties.split_off(said);
-        if said.is_empty() {
-            return Ok(());
-        }
-        let own = Target::Member(self.device().session().user);
-        self.change(own, said).await
-    }
 }
 
 impl<'a> Matchmaker<'a> {
@@ -85,11 +64,12 @@ impl<'a> Matchmaker<'a> {
     /// told with it.
     pub fn ticket(&self, pool: &str) -> TicketBuilder<'a> {
         let mut own = Player::new(self.0.session().user);
-        own.reach = self.0.nat().map_or(Reach::Unknown, |nat| reach(&nat));
+        own.reach = self.0.reach();
         TicketBuilder {
             device: self.0,
             pool: pool.to_owned(),
             own,
+            is_reach_own: false,
             others: Vec::new(),
             party: String::new(),
             tags: BTreeSet::new(),
@@ -147,9 +127,11 @@ impl TicketBuilder<'_> {
         self
     }
 
-    /// Says how the device is reached by others, when the application knows better.
+    /// Says how the device is reached by others, when the application knows better. Otherwise it is said again whenever
+    /// it is measured to be another.
     pub fn reach(mut self, reach: Reach) -> Self {
         self.own.reach = reach;
+        self.is_reach_own = true;
         self
     }
 
@@ -216,7 +198,9 @@ impl TicketBuilder<'_> {
             grace_ms: u32::try_from(self.grace.as_millis()).unwrap_or(u32::MAX),
             priority: self.priority.into(),
         };
-        let state = Arc::new(TicketState::new(&self.pool, TicketId(id), Some(submit)));
+        let reach = (!self.is_reach_own).then_some(self.own.reach);
+        let state = TicketState::new(&self.pool, TicketId(id), Some(submit), reach);
+        let state = Arc::new(state);
         let shared = &self.device.0;
         // It must be known before anything can be told of it.
         shared
@@ -298,7 +282,8 @@ impl Seeking {
         if is_over || known.dropped.contains(&id) || known.invited.len() >= INVITED_MAX {
             return;
         }
-        let state = Arc::new(TicketState::new(&event.pool, id, None));
+        let state = TicketState::new(&event.pool, id, None, Some(Reach::Unknown));
+        let state = Arc::new(state);
         state.on_told(kind);
         known.tickets.insert(id, Arc::clone(&state));
         known.invited.push_back(state);
@@ -360,34 +345,6 @@ fn other_question() -> Error {
     Error::local("the node answered another question")
 }
 
-/// What a member says of how it is reached: nothing that nobody knows, nor what the application says itself.
-fn said_reach(reach: Reach, properties: &[Change]) -> Option<Change> {
-    let key = PropertyKey::parse(Reach::PROPERTY).ok()?;
-    let is_said = properties.iter().any(|change| change.key == key);
-    let is_known = reach != Reach::Unknown;
-    (is_known && !is_said).then(|| Change::set(key, reach.as_str().into()))
-}
-
-/// How a device is reached, by what was measured; what was not is taken for what is most frequent.
-fn reach(nat: &NatReport) -> Reach {
-    let behaviour = nat.behaviour();
-    match (behaviour.mapping, behaviour.filtering) {
-        (Mapping::NoNat, _) => Reach::Open,
-        (
-            Mapping::EndpointIndependent | Mapping::PortIndependent,
-            Filtering::EndpointIndependent,
-        ) => Reach::Open,
-        (Mapping::EndpointIndependent | Mapping::PortIndependent, Filtering::AddressDependent) => {
-            Reach::Restricted
-        }
-        (Mapping::EndpointIndependent | Mapping::PortIndependent, _) => Reach::PortRestricted,
-        (Mapping::AddressDependent | Mapping::AddressAndPortDependent | Mapping::Dependent, _) => {
-            Reach::Symmetric
-        }
-        (Mapping::Unknown, _) => Reach::Unknown,
-    }
-}
-
 /// How long a user may be away, unless the application says otherwise.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -396,17 +353,3 @@ const INVITED_MAX: usize = 16;
 
 /// Dropped tickets that are remembered.
 const DROPPED_MAX: usize = 64;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_device_says_how_it_is_reached_when_that_is_known_and_the_application_does_not() {
-        let key = PropertyKey::parse(Reach::PROPERTY).unwrap();
-        let own = [Change::set(key, "relayed".into())];
-        assert!(said_reach(Reach::Open, &[]).is_some());
-        assert_eq!(said_reach(Reach::Open, &own), None);
-        assert_eq!(said_reach(Reach::Unknown, &[]), None);
-    }
-}

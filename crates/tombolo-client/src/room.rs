@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use tombolo_match::Reach;
 use tombolo_path::Policy;
 use tombolo_room::{
     Audience, Change, Changed, Message, ObjectId, Password, PropertyKey, Reserve, RoomCode,
@@ -22,6 +23,7 @@ use tombolo_wire::{PublicKeys, RELIABLE_BYTES_MAX, RoomId, UNRELIABLE_BYTES_MAX,
 use crate::device::Device;
 use crate::error::Error;
 use crate::link::{Lane, Peer, SendError};
+use crate::matchmaker::said_reach;
 use crate::session;
 use queue::Queue;
 
@@ -203,18 +205,13 @@ impl Rooms<'_> {
         self.enter(room, JoinMode::JoinOrCreate, options).await
     }
 
-    async fn enter(
-        &self,
-        room: &str,
-        mode: JoinMode,
-        mut options: RoomOptions,
-    ) -> Result<Room, Error> {
+    async fn enter(&self, room: &str, mode: JoinMode, options: RoomOptions) -> Result<Room, Error> {
         let id = RoomId::parse(room).map_err(Error::local)?;
         let device = &self.0.0;
-        if is_of_party(&id) {
-            self.0.say_reach(&mut options.member_properties);
-        }
         let state = Arc::new(RoomState::new(options));
+        if is_of_party(&id) {
+            state.set_reach(self.0.reach());
+        }
         // The room must be known before its first event can come.
         if !device.add_room(&id, &state) {
             return Err(Error::local(format!("this device is in room {id} already")));
@@ -243,6 +240,8 @@ pub(crate) struct RoomState {
     pub(crate) options: RoomOptions,
     members: Mutex<Members>,
     events: Queue,
+    /// How the device is reached, as is said in rooms for parties.
+    reach: Mutex<Reach>,
 }
 
 #[derive(Debug, Default)]
@@ -260,7 +259,23 @@ impl RoomState {
             options,
             members: Mutex::default(),
             events: Queue::default(),
+            reach: Mutex::default(),
         }
+    }
+
+    /// How the device is reached, as is said here.
+    pub(crate) fn reach(&self) -> Reach {
+        *self.reach.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_reach(&self, reach: Reach) {
+        *self.reach.lock().unwrap_or_else(PoisonError::into_inner) = reach;
+    }
+
+    /// Whether the application says how the device is reached.
+    pub(crate) fn says_reach_itself(&self) -> bool {
+        // Something that is known would not be said.
+        said_reach(Reach::Open, &self.options.member_properties).is_none()
     }
 
     /// Takes in who is in the room now that this device is; tells what has changed since it was
@@ -629,6 +644,8 @@ fn request(id: Option<&RoomId>, mode: JoinMode, state: &RoomState) -> v1::Join {
         };
         v1::RoomSettings::from(&settings)
     });
+    let mut member_properties = options.member_properties.clone();
+    member_properties.extend(said_reach(state.reach(), &options.member_properties));
     let usual = || {
         // A password alone makes settings, too.
         password.map(|_| {
@@ -648,7 +665,7 @@ fn request(id: Option<&RoomId>, mode: JoinMode, state: &RoomState) -> v1::Join {
         room_properties: Change::to_wire(&options.properties),
         reserve: options.reserve.as_ref().map(v1::Reserve::from),
         password: Password::to_wire(password),
-        member_properties: Change::to_wire(&options.member_properties),
+        member_properties: Change::to_wire(&member_properties),
         reachability: options.reachability,
         after: state.members().view.last.map(view::Last::to_wire),
         with_code: options.with_code,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tombolo_wire::{NodeId, UserId};
 
 use crate::formed::Formed;
-use crate::ticket::{Device, Player, Ticket};
+use crate::ticket::{Device, Player, Reach, Ticket};
 use crate::word::{BackfillId, MatchId, Name, TicketId, Time};
 
 pub(crate) use decode::{array, parse_formed, parse_node, parse_ticket, parse_user};
@@ -64,6 +64,15 @@ pub enum Body {
         user: UserId,
         /// The device that is told from now on; `None` leaves that as it is.
         device: Option<Device>,
+    },
+    /// A user of a ticket is reached otherwise than before.
+    Reached {
+        /// Of which ticket.
+        ticket: TicketId,
+        /// Who.
+        user: UserId,
+        /// How.
+        reach: Reach,
     },
     /// A node's life, and those before it, are over: users with devices there are away, and what it
     /// appends after this is refused.

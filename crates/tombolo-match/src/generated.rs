@@ -23,7 +23,7 @@ pub struct Entry {
     pub time_ms: u64,
     #[prost(
         oneof = "entry::Body",
-        tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17"
+        tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18"
     )]
     pub body: ::core::option::Option<entry::Body>,
 }
@@ -63,6 +63,8 @@ pub mod entry {
         /// Of claims whose users have their seats.
         #[prost(message, tag = "17")]
         Seated(super::Numbers),
+        #[prost(message, tag = "18")]
+        Reached(super::Reached),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -114,6 +116,16 @@ pub struct Away {
     /// Of a user that has returned.
     #[prost(message, optional, tag = "3")]
     pub device: ::core::option::Option<Device>,
+}
+/// A user of a ticket is reached otherwise than before.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Reached {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub ticket: ::prost::bytes::Bytes,
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(enumeration = "::tombolo_wire::v1::MatchReach", tag = "3")]
+    pub reach: i32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Claims {

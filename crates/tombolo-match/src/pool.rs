@@ -355,6 +355,11 @@ impl Pool {
                 user,
                 device,
             } => self.on_returned(ticket, user, device.as_ref(), events),
+            Body::Reached {
+                ticket,
+                user,
+                reach,
+            } => self.on_reached(ticket, user, *reach),
             Body::NodeLost { node, incarnation } => {
                 self.on_node_lost(node, *incarnation, events);
                 Ok(())

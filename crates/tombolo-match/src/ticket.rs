@@ -163,6 +163,13 @@ impl Ticket {
         }
     }
 
+    /// How one of its users is reached.
+    #[must_use]
+    pub fn reach_of(&self, user: &UserId) -> Reach {
+        let player = self.players.iter().find(|player| player.user == *user);
+        player.map_or(Reach::Unknown, |player| player.reach)
+    }
+
     /// The devices of its users.
     pub(crate) fn devices(&self) -> impl Iterator<Item = &Device> {
         let players = self.players.iter();

@@ -812,7 +812,7 @@ impl Comparison {
 pub struct MatchRequest {
     #[prost(string, tag = "1")]
     pub pool: ::prost::alloc::string::String,
-    #[prost(oneof = "match_request::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "match_request::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub kind: ::core::option::Option<match_request::Kind>,
 }
 /// Nested message and enum types in `MatchRequest`.
@@ -835,6 +835,8 @@ pub mod match_request {
         Renew(super::RenewBackfill),
         #[prost(message, tag = "9")]
         Close(super::CloseBackfill),
+        #[prost(message, tag = "10")]
+        Reach(super::SayReach),
     }
 }
 /// A party looks for a match.
@@ -872,6 +874,14 @@ pub struct ChangeTicket {
     pub players: ::prost::alloc::vec::Vec<MatchPlayer>,
     #[prost(string, tag = "3")]
     pub party: ::prost::alloc::string::String,
+}
+/// The device's user is reached otherwise than its ticket says; the ticket keeps its place.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SayReach {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: ::prost::bytes::Bytes,
+    #[prost(enumeration = "MatchReach", tag = "2")]
+    pub reach: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelTicket {

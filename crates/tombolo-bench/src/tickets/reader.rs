@@ -119,6 +119,7 @@ impl Reader {
             Body::Unseated(id) => self.on_unseated(id),
             // This pool asks nobody whether it is ready, and its matches take nobody in later.
             Body::Changed { .. }
+            | Body::Reached { .. }
             | Body::Answered { .. }
             | Body::Backfill(_)
             | Body::Renewed { .. }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tombolo_match::{Player, TicketId};
+use tombolo_match::{Player, Reach, TicketId};
 use tombolo_wire::UserId;
 use tombolo_wire::v1::{self, ErrorCode, match_event, match_request, match_response};
 
@@ -351,6 +351,8 @@ pub(super) struct TicketState {
     pub(super) id: TicketId,
     /// How it was submitted; `None` when another device did it.
     submit: Option<v1::SubmitTicket>,
+    /// How the device is reached, as was said last; `None` when the application says it.
+    reach: Mutex<Option<Reach>>,
     told: Mutex<Told>,
     news: Notify,
 }
@@ -363,11 +365,17 @@ struct Told {
 }
 
 impl TicketState {
-    pub(super) fn new(pool: &str, id: TicketId, submit: Option<v1::SubmitTicket>) -> Self {
+    pub(super) fn new(
+        pool: &str,
+        id: TicketId,
+        submit: Option<v1::SubmitTicket>,
+        reach: Option<Reach>,
+    ) -> Self {
         Self {
             pool: pool.to_owned(),
             id,
             submit,
+            reach: Mutex::new(reach),
             told: Mutex::default(),
             news: Notify::new(),
         }
@@ -385,16 +393,61 @@ impl TicketState {
 
     async fn ask_to_wait(&self, session: &session::Handle) -> Result<(), Error> {
         // Who is in the ticket comes back to it by its id alone.
-        let submit = self.submit.clone().unwrap_or_else(|| v1::SubmitTicket {
+        let mut submit = self.submit.clone().unwrap_or_else(|| v1::SubmitTicket {
             id: self.id_on_wire(),
             ..v1::SubmitTicket::default()
         });
+        let reach = *self.reach();
+        if let (Some(reach), Some(own)) = (reach, submit.players.first_mut()) {
+            own.reach = v1::MatchReach::from(reach).into();
+        }
         let answer = ask(session, &self.pool, match_request::Kind::Submit(submit)).await?;
         let match_response::Result::Status(status) = answer else {
             return Err(other_question());
         };
         self.on_told(match_event::Kind::Status(status));
+        let now = *self.reach();
+        if let Some(now) = now.filter(|_| now != reach) {
+            // It has changed meanwhile, when there was no ticket yet.
+            self.say_reach(session, now).await;
+        }
         Ok(())
+    }
+
+    /// Whether another device has submitted it.
+    pub(super) fn is_of_others(&self) -> bool {
+        self.submit.is_none()
+    }
+
+    /// Whether that is another than was said last, and to be said.
+    pub(super) fn is_reached_anew(&self, reach: Reach) -> bool {
+        let mut said = self.reach();
+        said.is_some() && said.replace(reach) != Some(reach)
+    }
+
+    /// Says how the device is reached, unless it is reached otherwise by the time that this can be said.
+    pub(super) async fn say_reach(&self, session: &session::Handle, reach: Reach) {
+        while !self.lock().is_over && *self.reach() == Some(reach) {
+            let delay = match self.ask_reach(session, reach).await {
+                Ok(()) => return,
+                Err(error) => error.retry_after(),
+            };
+            // It has ended, or comes to be with that.
+            let Some(delay) = delay else { return };
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    async fn ask_reach(&self, session: &session::Handle, reach: Reach) -> Result<(), Error> {
+        let said = match_request::Kind::Reach(v1::SayReach {
+            id: self.id_on_wire(),
+            reach: v1::MatchReach::from(reach).into(),
+        });
+        ask(session, &self.pool, said).await.map(drop)
+    }
+
+    fn reach(&self) -> MutexGuard<'_, Option<Reach>> {
+        self.reach.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Comes back to the ticket with another session.

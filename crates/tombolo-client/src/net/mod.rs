@@ -180,6 +180,16 @@ impl Net {
         self.relayed.subscribe()
     }
 
+    /// Tells of what is measured of the NAT.
+    pub(crate) fn watch_nat(&self) -> watch::Receiver<Option<NatReport>> {
+        self.nat.subscribe()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn pretend_nat(&self, report: NatReport) {
+        self.nat.send_replace(Some(report));
+    }
+
     /// How the NAT in front of the socket maps; `None` until measured.
     pub(crate) fn nat(&self) -> Option<NatReport> {
         self.nat.borrow().clone()

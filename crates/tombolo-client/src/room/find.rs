@@ -12,6 +12,7 @@ use tombolo_wire::v1::{self, ErrorCode, JoinMode, request, response};
 use super::{Room, RoomOptions, RoomState, Rooms, ask_to_join};
 use crate::device::Shared;
 use crate::error::Error;
+use crate::matchmaker::say_in_room;
 
 /// A page of rooms; see [`Rooms::list`].
 #[derive(Clone, Debug)]
@@ -217,7 +218,9 @@ impl Rooms<'_> {
         };
         if super::is_of_party(&room.id) {
             // Whoever could not say it counts as behind a symmetric NAT: nobody waits long for that.
-            let _ = timeout(TELL_TIMEOUT, room.tell_reach()).await;
+            let (device, reach) = (Arc::downgrade(device), self.0.reach());
+            let said = say_in_room(device, room.id.clone(), Arc::clone(&room.state), reach);
+            let _ = timeout(TELL_TIMEOUT, said).await;
         }
         Ok(room)
     }

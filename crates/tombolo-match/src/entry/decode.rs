@@ -58,6 +58,11 @@ fn parse_body(body: wire::entry::Body) -> Parsed<Body> {
             user: parse_user(&returned.user)?,
             device: returned.device.as_ref().map(parse_device).transpose()?,
         },
+        On::Reached(reached) => Body::Reached {
+            ticket: TicketId(array(&reached.ticket)?),
+            user: parse_user(&reached.user)?,
+            reach: reached.reach().into(),
+        },
         On::NodeLost(lost) => Body::NodeLost {
             node: parse_node(&lost.node)?,
             incarnation: lost.incarnation,

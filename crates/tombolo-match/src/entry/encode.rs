@@ -53,6 +53,15 @@ fn body(body: &Body) -> wire::entry::Body {
             user: user.to_string(),
             device: at.as_ref().map(device),
         }),
+        Body::Reached {
+            ticket,
+            user,
+            reach,
+        } => On::Reached(wire::Reached {
+            ticket: id(&ticket.0),
+            user: user.to_string(),
+            reach: v1::MatchReach::from(*reach).into(),
+        }),
         Body::NodeLost { node, incarnation } => {
             On::NodeLost(node_lost(node.as_str(), *incarnation))
         }

@@ -11,7 +11,7 @@ use super::seat::{Key, Seat};
 use super::{NODES_LOST_MAX, Pool, Rank, Timer};
 use crate::event::{EndReason, Event, Illegal};
 use crate::rules::Rules;
-use crate::ticket::{Device, Player, Ticket, check_party};
+use crate::ticket::{Device, Player, Reach, Ticket, check_party};
 use crate::word::{TicketId, Time};
 
 impl Pool {
@@ -178,6 +178,32 @@ impl Pool {
             ticket: *id,
             user: user.clone(),
         });
+        Ok(())
+    }
+
+    /// Whoever knew the ticket before may claim it as before: it is no other party, so its revision stays.
+    pub(super) fn on_reached(
+        &mut self,
+        id: &TicketId,
+        user: &UserId,
+        reach: Reach,
+    ) -> Result<(), Illegal> {
+        let key = self.key(id)?;
+        let mut ticket = self.seats[key].ticket.clone();
+        let mut players = ticket.players.iter_mut();
+        let player = players.find(|player| player.user == *user);
+        let player = player.ok_or(Illegal::Unknown)?;
+        if player.reach == reach {
+            return Ok(());
+        }
+        player.reach = reach;
+        let candidate = Candidate::new(&self.rules, &self.roles, &ticket, &mut self.symbols)?;
+        self.leave(key);
+        let seat = &mut self.seats[key];
+        seat.ticket = ticket;
+        let before = std::mem::replace(&mut seat.candidate, candidate);
+        before.release(&mut self.symbols);
+        self.enter(key, self.clock);
         Ok(())
     }
 

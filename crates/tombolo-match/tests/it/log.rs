@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tombolo_match::{
     Answer, Backfill, BackfillId, Body, Device, Entry, EntryError, Event, Illegal, MatchId,
-    NODES_LOST_MAX, OperationId, Pool, Rules, Seating, SessionId, Ticket, TicketId, Time, VERSION,
+    NODES_LOST_MAX, OperationId, Pool, Reach, Rules, Seating, SessionId, Ticket, TicketId, Time,
+    VERSION,
 };
 use tombolo_wire::{NodeId, UserId};
 
@@ -288,8 +289,15 @@ impl Writer {
                 },
             },
             14 => self.running(plan, dice),
-            _ if dice.below(2) == 0 => self.seats(dice),
-            _ => Body::Ticked,
+            _ => match dice.below(3) {
+                0 => self.seats(dice),
+                1 => Body::Reached {
+                    ticket,
+                    user,
+                    reach: [Reach::Open, Reach::Symmetric][dice.below(2) as usize],
+                },
+                _ => Body::Ticked,
+            },
         };
         self.append(body);
     }
@@ -354,7 +362,7 @@ impl Writer {
         let begun = begun.get(dice.below(40) as usize).copied();
         match begun.filter(|id| self.pool.asked(*id).is_none()) {
             Some(id) if dice.below(2) == 0 => Body::Seated(vec![id]),
-            id => Body::Unseated(id.unwrap_or(MatchId(1 + dice.below(40)))),
+            id => Body::Unseated(id.unwrap_or_else(|| MatchId(1 + dice.below(40)))),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tombolo_match::{Body, EndReason, Entry, Event, Illegal, LEAP_MAX, WEIGHT_MAX};
+use tombolo_match::{Body, EndReason, Entry, Event, Illegal, LEAP_MAX, Reach, WEIGHT_MAX};
 
 use crate::world::{World, ended, fat, having, id, player, solo, text, user};
 
@@ -252,4 +252,32 @@ fn the_estimate_is_what_others_have_waited() {
     world.submit(solo(3)).unwrap();
     let estimate = world.pool.estimate(&id(3)).unwrap();
     assert_eq!(estimate.most, Duration::from_secs(8));
+}
+
+#[test]
+fn a_ticket_goes_by_how_its_users_are_reached_by_then_and_keeps_its_place() {
+    let mut world = World::new(
+        "name = \"direct\"\nplayers = { min = 2, max = 2 }
+        rules = [{ kind = \"connectivity\", required = true }]",
+    );
+    let mut hard = solo(1);
+    hard.players[0].reach = Reach::PortRestricted;
+    world.submit_all([hard, solo(2), solo(3)]);
+    assert!(world.matched().is_empty());
+    let reached = |ticket, name, reach| Body::Reached {
+        ticket: id(ticket),
+        user: user(name),
+        reach,
+    };
+    let before = world.pool.standing(&id(3)).unwrap();
+    let before = (before.revision, before.since);
+    world.wait(3);
+    let stranger = world.apply(reached(3, "u2", Reach::Open));
+    assert_eq!(stranger, Err(Illegal::Unknown));
+    assert_eq!(world.apply(reached(3, "u3", Reach::Open)), Ok(Vec::new()));
+    let now = world.pool.standing(&id(3)).unwrap();
+    assert_eq!((now.revision, now.since), before);
+    assert_eq!(world.matched(), [["u1", "u3"]]);
+    let gone = world.apply(reached(3, "u3", Reach::Relayed));
+    assert_eq!(gone, Err(Illegal::Unknown));
 }

@@ -37,6 +37,7 @@ enum Wanted {
         players: Vec<Player>,
         party: Option<RoomId>,
     },
+    SayReach(TicketId, Reach),
     Cancel(TicketId),
     Answer(MatchId, Answer),
     Why(TicketId),
@@ -79,6 +80,10 @@ fn parse_kind(kind: match_request::Kind) -> Result<Wanted, Reject> {
             players: parse_players(change.players)?,
             party: parse_party(&change.party)?,
         },
+        On::Reach(said) => {
+            let reach = said.reach().into();
+            Wanted::SayReach(TicketId(array(&said.id)?), reach)
+        }
         On::Cancel(cancel) => Wanted::Cancel(TicketId(array(&cancel.id)?)),
         On::Answer(answer) => {
             let said = match answer.accept {
@@ -247,6 +252,11 @@ async fn authorize(
                 party,
             }
         }
+        Wanted::SayReach(id, reach) => {
+            let changed = desk.reached(&id, session, reach)?;
+            let asked = node.authorize_ticket(&session.user, &desk.name, changed);
+            Wanted::SayReach(id, asked.await?.reach_of(&session.user))
+        }
         wanted @ (Wanted::Submit { .. }
         | Wanted::Cancel(_)
         | Wanted::Answer(..)
@@ -291,6 +301,15 @@ fn plan(
             desk.admit_users(node, &changed)?;
             let players = changed.players;
             Body::Changed { ticket, players }
+        }
+        Wanted::SayReach(ticket, reach) => {
+            desk.check_own(&ticket, &session.user)?;
+            let user = session.user.clone();
+            Body::Reached {
+                ticket,
+                user,
+                reach,
+            }
         }
         Wanted::Cancel(ticket) => {
             desk.check_own(&ticket, &session.user)?;
@@ -509,6 +528,23 @@ impl Desk {
         let changed = Ticket { players, ..known };
         check(&changed)?;
         Ok(changed)
+    }
+
+    /// The ticket of a session's user as it will be when that is reached otherwise.
+    fn reached(
+        &self,
+        ticket: &TicketId,
+        session: &Session,
+        reach: Reach,
+    ) -> Result<Ticket, Reject> {
+        self.check_own(ticket, &session.user)?;
+        let known = self.lock().pool.ticket(ticket).cloned();
+        let mut reached = known.ok_or_else(|| reject(&Illegal::Unknown))?;
+        let mut players = reached.players.iter_mut();
+        if let Some(player) = players.find(|player| player.user == session.user) {
+            player.reach = reach;
+        }
+        Ok(reached)
     }
 
     /// Whether all of a party may have the ticket, those that have it aside.

@@ -75,6 +75,7 @@ impl State {
             Body::Changed { .. }
             | Body::Cancelled(_)
             | Body::Dropped { .. }
+            | Body::Reached { .. }
             | Body::NodeLost { .. }
             | Body::Claimed(_)
             | Body::Answered { .. }
@@ -91,9 +92,9 @@ impl State {
 
         let result = match body {
             Body::Submitted(ticket) => On::Status(self.told_status(&ticket.id)),
-            Body::Changed { ticket, .. } | Body::Returned { ticket, .. } => {
-                On::Status(self.told_status(ticket))
-            }
+            Body::Changed { ticket, .. }
+            | Body::Returned { ticket, .. }
+            | Body::Reached { ticket, .. } => On::Status(self.told_status(ticket)),
             Body::Backfill(Backfill { id, .. }) | Body::Renewed { id, .. } => {
                 let generation = self.pool.generation(id).unwrap_or(0);
                 On::Backfill(running(id, generation, ""))

@@ -333,6 +333,12 @@ async fn the_games_own_code_has_the_last_word_on_how_a_device_is_reached() {
     submit(&mut bob, "direct", 2, &[("bob", 0.0)])
         .await
         .unwrap();
+    // Nor has it when a device says so of a ticket that waits.
+    let said = match_request::Kind::Reach(v1::SayReach {
+        id: id(2),
+        reach: v1::MatchReach::Open.into(),
+    });
+    ask(&mut bob, "direct", said).await.unwrap();
     let why = ask(&mut bob, "direct", why(2)).await;
     let Ok(match_response::Result::Why(why)) = why else {
         panic!("{why:?}");
