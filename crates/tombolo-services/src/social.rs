@@ -14,12 +14,12 @@ mod presence;
 
 use std::sync::Arc;
 
-use tombolo_social::OperationId;
 use tombolo_social::board::Board;
 use tombolo_social::group::Group;
 use tombolo_social::inbox::Inbox;
 use tombolo_social::roster::Roster;
 use tombolo_social::segment::Segment;
+use tombolo_social::{OperationId, Place};
 use tombolo_wire::frame::FRAME_BYTES_MAX;
 use tombolo_wire::v1::{self, ErrorCode, response, server_frame, social_request, social_response};
 
@@ -138,6 +138,39 @@ pub(crate) async fn carry_out(
         SocialRequest::Presence(request) => {
             presence::carry_out(node, session, id, request, &mut open.following).await
         }
+    }
+}
+
+/// What a device is told when the log has lost what it knew, and numbers come again: first that it is nowhere,
+/// since within one count places only go forward, then where it is.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Back {
+    #[default]
+    Told,
+    Where,
+    Nowhere,
+}
+
+impl Back {
+    fn begin(&mut self) {
+        *self = Self::Nowhere;
+    }
+
+    /// What is to be told next.
+    fn next(self, at: Place) -> Option<Option<Place>> {
+        match self {
+            Self::Told => None,
+            Self::Where => Some(Some(at)),
+            Self::Nowhere => Some(None),
+        }
+    }
+
+    /// That was told.
+    fn go_on(&mut self) {
+        *self = match self {
+            Self::Nowhere => Self::Where,
+            Self::Where | Self::Told => Self::Told,
+        };
     }
 }
 

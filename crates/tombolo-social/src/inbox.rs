@@ -286,6 +286,20 @@ impl Inbox {
         self.epoch == Some(after.epoch) && (lost..=self.last).contains(&after.offset)
     }
 
+    /// Up to which number another state of the inbox has the same messages, as far as both keep them.
+    #[must_use]
+    pub fn agreed(&self, other: &Self) -> u64 {
+        let last = self.last.min(other.last);
+        let mut common = self.letters.iter().filter(|letter| letter.number <= last);
+        let is_another = |letter: &&Letter| {
+            let theirs = other.letters_after(letter.number.saturating_sub(1)).next();
+            theirs.is_some_and(|theirs| theirs.number == letter.number && theirs != *letter)
+        };
+        common
+            .find(is_another)
+            .map_or(last, |other| other.number.saturating_sub(1))
+    }
+
     /// The messages after a number that are kept, the oldest first.
     pub fn letters_after(&self, number: u64) -> impl DoubleEndedIterator<Item = &Letter> {
         let skipped = self.letters.partition_point(|kept| kept.number <= number);

@@ -123,6 +123,13 @@ impl Segment {
         &self.posts
     }
 
+    /// How many of its first posts are the same as those of another state of the segment.
+    #[must_use]
+    pub fn agreed(&self, other: &Self) -> u64 {
+        let both = self.posts.iter().zip(&other.posts);
+        both.take_while(|(one, other)| one == other).count() as u64
+    }
+
     /// Whether further posts go elsewhere.
     #[must_use]
     pub fn is_full(&self) -> bool {

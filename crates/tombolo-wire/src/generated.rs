@@ -1411,6 +1411,8 @@ pub struct BlockedUsers {
 /// Messages after `at` follow; told when that is not clear otherwise.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InboxPlace {
+    /// None: messages that were told are lost, and their numbers come again. The place from which
+    /// they do comes next.
     #[prost(message, optional, tag = "1")]
     pub at: ::core::option::Option<Place>,
     /// Messages before it were missed that are not known any more.
@@ -1723,6 +1725,8 @@ pub mod group_event {
 /// Posts after `at` follow; told when that is not clear otherwise.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GroupPlace {
+    /// None: posts that were told are lost, and their numbers come again. The place from which
+    /// they do comes next.
     #[prost(message, optional, tag = "1")]
     pub at: ::core::option::Option<Place>,
     /// Posts before it were missed that are not known any more.

@@ -19,7 +19,7 @@ use tombolo_wire::v1::{
 };
 
 use super::follower::{Applied, Followers, Following, Listening, Machine, Told};
-use super::{PAGE_BYTES_MAX, answer, bad_frame, event, on_the_way, operation_id, take, time};
+use super::{Back, PAGE_BYTES_MAX, answer, bad_frame, event, on_the_way, operation_id, take, time};
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::session::Session;
@@ -52,6 +52,8 @@ pub(super) struct InboxListener {
     epoch: Option<OperationId>,
     /// The last message that it was told.
     letter: u64,
+    /// What is to be said of that, when it was told more that is void.
+    back: Back,
     read: u64,
     blocks: u64,
 }
@@ -208,6 +210,7 @@ async fn open_inbox(
             session: Arc::clone(session),
             epoch: inbox.last().map(|last| last.epoch),
             letter,
+            back: Back::default(),
             read: inbox.read(),
             blocks: inbox.blocks(),
         }
@@ -356,6 +359,17 @@ impl Machine for Inbox {
         Ok((entry.operation, self.apply(&entry)))
     }
 
+    fn agreed(&self, other: &Self) -> u64 {
+        self.agreed(other)
+    }
+
+    fn go_back(listener: &mut InboxListener, to: u64) {
+        if listener.letter > to {
+            listener.letter = to;
+            listener.back.begin();
+        }
+    }
+
     fn tell(&self, node: &Arc<Node>, listener: &mut InboxListener) -> Told {
         let session = &listener.session;
         if session.lock().ended().is_some() {
@@ -366,6 +380,23 @@ impl Machine for Inbox {
         };
         let push = |kind| node.push_from_log(session, direct_event(kind)).is_ok();
         let is_other = listener.epoch != Some(last.epoch);
+        if is_other {
+            // That says it already.
+            listener.back = Back::default();
+        }
+        while let Some(at) = listener.back.next(Place {
+            offset: listener.letter,
+            ..last
+        }) {
+            let place = v1::InboxPlace {
+                lost: at.is_none(),
+                at: at.map(v1::Place::from),
+            };
+            if !push(direct_event::Kind::Place(place)) {
+                return Told::Behind;
+            }
+            listener.back.go_on();
+        }
         if is_other || listener.letter < self.lost() {
             let offset = self.lost();
             let place = v1::InboxPlace {

@@ -46,6 +46,12 @@ pub(super) trait Machine: Default + Send + 'static {
     /// When it is none.
     fn apply(&mut self, entry: &[u8]) -> Result<Applied<Self>, EntryError>;
 
+    /// Up to which number another state of the log says the same.
+    fn agreed(&self, other: &Self) -> u64;
+
+    /// What a listener was told after a number is void.
+    fn go_back(_: &mut Self::Listener, _: u64) {}
+
     /// Tells a listener what it has not been told yet.
     fn tell(&self, _: &Arc<Node>, _: &mut Self::Listener) -> Told {
         Told::All
@@ -135,6 +141,10 @@ pub(super) struct Follower<M: Machine> {
 
 pub(super) struct State<M: Machine> {
     pub(super) machine: M,
+    /// Of a log that is read anew: what was read of it. Meanwhile the machine is as it was.
+    ahead: Option<M>,
+    /// How often that took the machine's place, and up to which number it said the same the last time.
+    pub(super) replaced: (u64, u64),
     /// The last entry that was read.
     cursor: Option<Offset>,
     /// Entries since the last snapshot.
@@ -351,6 +361,8 @@ impl<M: Machine> Follower<M> {
     fn new(key: Key) -> Self {
         let state = State {
             machine: M::default(),
+            ahead: None,
+            replaced: (0, 0),
             cursor: None,
             entries: 0,
             waiting_by_operation: BTreeMap::new(),
@@ -395,7 +407,7 @@ impl<M: Machine> Follower<M> {
 
     async fn read(self: &Arc<Self>, node: &Arc<Node>) {
         let mut is_behind = false;
-        loop {
+        'anew: loop {
             let after = self.lock().cursor;
             if let Ok(mut tail) = node.engine.tail(&self.key, after).await {
                 loop {
@@ -403,6 +415,12 @@ impl<M: Machine> Follower<M> {
                         biased;
                         () = self.is_behind.notified() => is_behind = true,
                         event = tail.next() => match event {
+                            // Nothing tells when a log that was begun anew has been read, but another
+                            // reader of it.
+                            Some(TailEvent::Reset) => {
+                                self.begin_anew();
+                                continue 'anew;
+                            }
                             Some(event) => {
                                 is_behind = self.handle_event(node, event);
                                 if self.is_unreadable() {
@@ -431,10 +449,13 @@ impl<M: Machine> Follower<M> {
         *self.standing.borrow() == Standing::Unreadable
     }
 
+    /// Reads the log from its beginning. Until that is done those who know it keep what they have, and others wait.
     fn begin_anew(&self) {
         let mut state = self.lock();
         state.cursor = None;
-        state.machine = M::default();
+        state.entries = 0;
+        state.ahead = Some(M::default());
+        state.give_up_waiting();
         self.standing.send_replace(Standing::Behind);
     }
 
@@ -452,7 +473,7 @@ impl<M: Machine> Follower<M> {
         match event {
             TailEvent::Entry { at, entry } => {
                 state.cursor = Some(at);
-                match state.machine.apply(&entry) {
+                match state.read().apply(&entry) {
                     Ok((operation, result)) => {
                         if let Some(waiting) = state.waiting_by_operation.remove(&operation) {
                             let _ = waiting.send(Outcome::Applied(result));
@@ -474,19 +495,17 @@ impl<M: Machine> Follower<M> {
             TailEvent::Snapshot { at, state: bytes } => {
                 state.cursor = Some(at);
                 match M::restore(&bytes) {
-                    Some(machine) => state.machine = machine,
+                    Some(machine) => *state.read() = machine,
                     None => self.give_up(node, &mut state, "its snapshot cannot be read"),
                 }
                 state.give_up_waiting();
             }
             TailEvent::Retired { at } => state.cursor = Some(at),
-            TailEvent::Reset => {
-                state.cursor = None;
-                state.machine = M::default();
-                state.give_up_waiting();
-            }
+            // Begins another tail.
+            TailEvent::Reset => {}
             TailEvent::Synced if self.is_unreadable() => {}
             TailEvent::Synced => {
+                state.replace();
                 self.standing.send_replace(Standing::Synced);
             }
         }
@@ -504,7 +523,7 @@ impl<M: Machine> Follower<M> {
             return;
         }
         state.entries = 0;
-        let Some(snapshot) = state.machine.snapshot() else {
+        let Some(snapshot) = state.read().snapshot() else {
             return;
         };
         let (follower, node) = (Arc::clone(self), Arc::clone(node));
@@ -517,6 +536,24 @@ impl<M: Machine> Follower<M> {
 }
 
 impl<M: Machine> State<M> {
+    /// The machine that reads.
+    fn read(&mut self) -> &mut M {
+        self.ahead.as_mut().unwrap_or(&mut self.machine)
+    }
+
+    /// Takes over what was read anew, if something was. What was lost has numbers that come again.
+    fn replace(&mut self) {
+        let Some(machine) = self.ahead.take() else {
+            return;
+        };
+        let agreed = machine.agreed(&self.machine);
+        self.machine = machine;
+        self.replaced = (self.replaced.0 + 1, agreed);
+        for listener in self.listener_by_session.values_mut() {
+            M::go_back(listener, agreed);
+        }
+    }
+
     /// Tells the listeners what they have not been told; returns whether some are behind.
     fn tell(&mut self, node: &Arc<Node>) -> bool {
         let machine = &self.machine;

@@ -254,6 +254,11 @@ impl Machine for Board {
         Some(self.snapshot())
     }
 
+    /// Listeners find out by themselves whether they are ahead.
+    fn agreed(&self, _: &Self) -> u64 {
+        0
+    }
+
     fn apply(&mut self, entry: &[u8]) -> Result<Applied<Self>, EntryError> {
         let entry = Entry::decode(entry)?;
         let operation: OperationId = entry.operation;

@@ -729,11 +729,9 @@ fn told(body: &server_frame::Body) -> String {
         direct_event::Kind::Read(read) => format!("read {}", read.offset),
         direct_event::Kind::Blocked(blocked) => format!("blocked {}", blocked.users.join(" ")),
         direct_event::Kind::Place(place) => {
-            format!(
-                "place {} lost {}",
-                place.at.as_ref().unwrap().offset,
-                place.lost
-            )
+            let at = place.at.as_ref().map(|at| at.offset.to_string());
+            let at = at.unwrap_or_else(|| "none".to_owned());
+            format!("place {at} lost {}", place.lost)
         }
     }
 }

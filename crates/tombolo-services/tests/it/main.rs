@@ -3,6 +3,7 @@
 #![allow(clippy::wildcard_enum_match_arm)]
 
 mod acts;
+mod anew;
 mod bombs;
 mod cluster;
 mod direct;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
+use tokio::sync::watch;
 use tombolo_engine::{
     AppendError, BoxFuture, Bus, CasError, Expect, Key, Kv, KvEntry, Leases, Local, Log, Offset,
     OperationId, Pattern, PublishError, RequestError, RetireError, Revision, Server, SnapshotError,
@@ -17,6 +18,8 @@ use tombolo_engine::{
 #[derive(Clone)]
 pub(crate) struct Wire {
     local: Local,
+    /// What has the logs, and how often that was another one.
+    logs: watch::Sender<(Local, u64)>,
     /// Nothing goes from here to the engine.
     pub(crate) is_cut: Arc<AtomicBool>,
     /// Nothing is written into pools of the matchmaker.
@@ -53,6 +56,7 @@ impl Wire {
     pub(crate) fn new(local: &Local) -> Arc<Self> {
         Arc::new(Self {
             local: local.clone(),
+            logs: watch::Sender::new((local.clone(), 0)),
             is_cut: Arc::default(),
             are_pools_closed: Arc::default(),
             is_slow: Arc::default(),
@@ -69,6 +73,18 @@ impl Wire {
             watched: Arc::default(),
             published: Arc::default(),
         })
+    }
+
+    /// The logs are others from now on, as when servers were restored; who reads one is told that it begins anew.
+    pub(crate) fn restore(&self, logs: &Local) {
+        self.logs.send_modify(|(known, count)| {
+            *known = logs.clone();
+            *count += 1;
+        });
+    }
+
+    fn logs(&self) -> Local {
+        self.logs.borrow().0.clone()
     }
 
     pub(crate) fn cut(&self, is_cut: bool) {
@@ -206,7 +222,8 @@ impl Log for Wire {
         if self.is_cut() || is_closed && key.as_str().starts_with("pool.") {
             return Box::pin(async { Err(AppendError::Unavailable) });
         }
-        self.local.append(key, entry, expect, operation)
+        let logs = self.logs();
+        Box::pin(async move { logs.append(key, entry, expect, operation).await })
     }
 
     fn tail<'a>(
@@ -218,12 +235,15 @@ impl Log for Wire {
             if self.is_cut() {
                 return Err(Unavailable);
             }
-            let tail = self.local.tail(key, after).await?;
+            let mut logs = self.logs.subscribe();
+            let local = logs.borrow_and_update().0.clone();
+            let tail = local.tail(key, after).await?;
             let (wire, key) = (self.clone(), key.clone());
             let slow = SlowTail {
                 tail,
                 wire,
                 key,
+                logs,
                 is_void: false,
             };
             Ok(Box::new(slow) as Box<dyn Tail>)
@@ -236,11 +256,13 @@ impl Log for Wire {
         at: Offset,
         state: Bytes,
     ) -> BoxFuture<'a, Result<(), SnapshotError>> {
-        self.local.snapshot(key, at, state)
+        let logs = self.logs();
+        Box::pin(async move { logs.snapshot(key, at, state).await })
     }
 
     fn retire<'a>(&'a self, key: &'a Key, at: Offset) -> BoxFuture<'a, Result<(), RetireError>> {
-        self.local.retire(key, at)
+        let logs = self.logs();
+        Box::pin(async move { logs.retire(key, at).await })
     }
 }
 
@@ -248,21 +270,33 @@ struct SlowTail {
     tail: Box<dyn Tail>,
     wire: Wire,
     key: Key,
+    logs: watch::Receiver<(Local, u64)>,
     is_void: bool,
+}
+
+impl SlowTail {
+    async fn begin_anew(&mut self) -> Option<TailEvent> {
+        let logs = self.logs.borrow_and_update().0.clone();
+        self.tail = logs.tail(&self.key, None).await.ok()?;
+        self.is_void = true;
+        Some(TailEvent::Reset)
+    }
 }
 
 impl Tail for SlowTail {
     fn next(&mut self) -> BoxFuture<'_, Option<TailEvent>> {
         Box::pin(async move {
-            let event = self.tail.next().await;
+            let event = tokio::select! {
+                biased;
+                Ok(()) = self.logs.changed() => return self.begin_anew().await,
+                event = self.tail.next() => event,
+            };
             // Virtual time: nothing waits for real.
             while self.wire.is_slow.load(Ordering::Relaxed) || self.wire.is_cut() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             if self.wire.is_void.swap(false, Ordering::Relaxed) {
-                self.tail = self.wire.local.tail(&self.key, None).await.ok()?;
-                self.is_void = true;
-                return Some(TailEvent::Reset);
+                return self.begin_anew().await;
             }
             // That all has been read is said once only.
             if self.is_void && event == Some(TailEvent::Synced) {

@@ -319,6 +319,11 @@ impl Machine for Group {
         Some(self.snapshot())
     }
 
+    /// Nothing in it has a number.
+    fn agreed(&self, _: &Self) -> u64 {
+        0
+    }
+
     fn apply(&mut self, entry: &[u8]) -> Result<Applied<Self>, EntryError> {
         let entry = group::Entry::decode(entry)?;
         Ok((entry.operation, self.apply(&entry)))
@@ -342,6 +347,11 @@ impl Machine for Roster {
 
     fn snapshot(&self) -> Option<Bytes> {
         Some(self.snapshot())
+    }
+
+    /// Nothing in it has a number.
+    fn agreed(&self, _: &Self) -> u64 {
+        0
     }
 
     fn apply(&mut self, entry: &[u8]) -> Result<Applied<Self>, EntryError> {
@@ -368,6 +378,10 @@ impl Machine for Segment {
     /// Its log is as short as a snapshot would be.
     fn snapshot(&self) -> Option<Bytes> {
         None
+    }
+
+    fn agreed(&self, other: &Self) -> u64 {
+        self.agreed(other)
     }
 
     fn apply(&mut self, entry: &[u8]) -> Result<Applied<Self>, EntryError> {

@@ -8,7 +8,7 @@ use tombolo_social::Place;
 use tombolo_social::segment::POSTS_MAX;
 use tombolo_wire::v1::{self, group_event, server_frame, social_event};
 
-use super::super::event;
+use super::super::{Back, event};
 use super::find::{self, Found};
 use super::{on_wire, role_name};
 use crate::node::Node;
@@ -45,6 +45,7 @@ impl Telling {
             session: Arc::clone(session),
             found,
             known,
+            back: Back::default(),
         };
         Self(node.runtime.spawn(teller.run()))
     }
@@ -59,6 +60,8 @@ struct Teller {
     session: Arc<Session>,
     found: Found,
     known: Known,
+    /// What is to be said of the last post that it knows, when it was told more that is void.
+    back: Back,
 }
 
 /// Why telling goes on otherwise.
@@ -108,11 +111,19 @@ impl Teller {
         let mut head_changes = self.found.head().watch();
         let mut roster_changes = leaf.roster.watch();
         let mut segment_changes = segment.watch();
+        let mut replaced = segment.lock().replaced.0;
         loop {
             head_changes.borrow_and_update();
             roster_changes.borrow_and_update();
             segment_changes.borrow_and_update();
             let mut told = self.tell_about(&leaf);
+            if matches!(told, Told::All) {
+                let (count, agreed) = segment.lock().replaced;
+                if std::mem::replace(&mut replaced, count) != count {
+                    self.go_back(find::number(number, 0) + agreed - 1);
+                }
+                told = self.tell_back();
+            }
             if matches!(told, Told::All) {
                 told = self.tell_posts(number, &segment);
             }
@@ -175,6 +186,31 @@ impl Teller {
             }
             self.known.cursor = lost;
             return Told::Step(Step::Further);
+        }
+        Told::All
+    }
+
+    /// What was told after a post is void.
+    fn go_back(&mut self, to: u64) {
+        if self.known.cursor > to {
+            self.known.cursor = to;
+            self.back.begin();
+        }
+    }
+
+    fn tell_back(&mut self) -> Told {
+        while let Some(at) = self.back.next(Place {
+            epoch: self.found.epoch,
+            offset: self.known.cursor,
+        }) {
+            let place = v1::GroupPlace {
+                lost: at.is_none(),
+                at: at.map(v1::Place::from),
+            };
+            if !self.push(group_event::Kind::Place(place)) {
+                return Told::Behind;
+            }
+            self.back.go_on();
         }
         Told::All
     }
