@@ -263,9 +263,15 @@ async fn answer_all<A>(
         if share_by_field.len() > ANSWERS_AT_ONCE {
             share_by_field.retain(|_, share| Arc::strong_count(share) > 1);
         }
+        while answers.try_join_next().is_some() {}
         let share = share_by_field.entry(field_of(&request.payload));
         let share = share.or_default();
-        if Arc::strong_count(share) > ANSWERS_OF_ONE_FIELD {
+        let (of_field, free) = (
+            Arc::strong_count(share) - 1,
+            ANSWERS_AT_ONCE - answers.len(),
+        );
+        // However many fields are behind, they leave places to one that has none.
+        if of_field > 0 && of_field >= free.min(ANSWERS_OF_ONE_FIELD) {
             request.answer(behind());
             continue;
         }
@@ -464,6 +470,35 @@ mod tests {
         let refused = waiting.split_off(ANSWERS_OF_ONE_FIELD);
         for answer in refused {
             assert_eq!(answer.await.unwrap(), "behind");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_fields_that_are_behind_keep_no_other_waiting() {
+        for fields in [8, 9, 50] {
+            let (questions, mut server) = Server::new(QUESTIONS_MAX);
+            let mut waiting = Vec::new();
+            for number in 0..2 * ANSWERS_AT_ONCE {
+                let (slow, answered) = Request::new((number % fields).to_string().into());
+                questions.send(slow).await.unwrap();
+                waiting.push(answered);
+            }
+            let (quick, answered) = Request::new("quick".into());
+            questions.send(quick).await.unwrap();
+            let answer = |question: Bytes| async move {
+                if question != "quick" {
+                    std::future::pending::<()>().await;
+                }
+                question
+            };
+            let field_of = |question: &[u8]| String::from_utf8_lossy(question).into_owned();
+            let behind = || Bytes::from("behind");
+            tokio::select! {
+                () = answer_all(&mut server, field_of, behind, answer) => panic!("nobody ended it"),
+                answer = tokio::time::timeout(ASK_TIMEOUT, answered) => {
+                    assert_eq!(answer.expect("it waits").unwrap(), "quick", "{fields} fields");
+                }
+            }
         }
     }
 
