@@ -182,7 +182,8 @@ pub(crate) async fn carry_out(
         request: id,
     };
     let wanted = authorize(node, session, &desk, wanted).await?;
-    if session.lock().ended().is_some() {
+    let gives_up = matches!(wanted, Wanted::Cancel(_) | Wanted::Close(_));
+    if !gives_up && session.lock().ended().is_some() {
         // It said goodbye while this waited: nobody would be there for what it wanted.
         return Ok(());
     }

@@ -111,6 +111,27 @@ async fn a_ticket_whose_device_says_goodbye_behind_it_does_not_stay() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_ticket_that_is_given_up_right_before_the_goodbye_does_not_stay() {
+    let lab = lab();
+    let mut alice = seeker(&lab, "alice").await;
+    submit_for(&mut alice, "duel", 1, &[("alice", 0.0)], 60)
+        .await
+        .unwrap();
+    alice.request(Some(request::Kind::Matchmaker(v1::MatchRequest {
+        pool: "duel".to_owned(),
+        kind: Some(cancel(1)),
+    })));
+    alice
+        .send(client_frame::Body::Goodbye(v1::Goodbye {}))
+        .unwrap();
+    // Its place would be kept for its device for longer than that.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut alice = seeker(&lab, "alice").await;
+    let status = submit(&mut alice, "duel", 2, &[("alice", 0.0)]).await;
+    assert_eq!(status.map(|status| status.waiting), Ok(1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_was_away_already_when_its_party_was_submitted_is_away() {
     let lab = lab();
     let [mut alice, mut bob] = lab.members("party-1", ["alice", "bob"]).await;
