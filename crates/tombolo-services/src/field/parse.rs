@@ -1,7 +1,9 @@
 //! What devices say of fields, to what is in order.
 
 use bytes::Bytes;
-use tombolo_field::{Dimensions, EntityId, PAYLOAD_MAX, POSITION_MAX, RANGE_MAX, Watch};
+use tombolo_field::{
+    BUDGET_MIN, Dimensions, EntityId, PAYLOAD_MAX, POSITION_MAX, RANGE_MAX, Watch,
+};
 use tombolo_wire::v1::{self, field_request};
 use tombolo_wire::{FIELD_KNOWN_MAX, FieldId};
 
@@ -82,7 +84,7 @@ fn enter(config: &FieldConfig, wanted: v1::EnterField) -> Result<Enter, Refusal>
     let budget_max = config.budget.min(FIELD_BATCH_BYTES_MAX);
     let budget = match wanted.budget as usize {
         0 => budget_max,
-        budget if budget <= budget_max => budget,
+        budget if (BUDGET_MIN..=budget_max).contains(&budget) => budget,
         _ => return Err(Refusal::Budget),
     };
     let range = match wanted.range {

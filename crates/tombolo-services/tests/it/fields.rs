@@ -381,6 +381,7 @@ async fn what_makes_no_sense_is_refused_with_a_reason_and_disturbs_nobody() {
             "{wanted:?}"
         );
     }
+    assert_eq!(bob.hear().await, [], "who was refused is not there");
     assert!(enter(&mut carol, good).await.is_ok());
     assert_eq!(refused(&lab), 8 + 4 + 8);
 }
