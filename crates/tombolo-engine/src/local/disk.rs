@@ -6,6 +6,7 @@
 //! what a crash could take back.
 
 use std::collections::BTreeMap;
+use std::fs::{DirBuilder, OpenOptions};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak, mpsc};
@@ -109,10 +110,11 @@ impl Disk {
     /// Opens the store in a folder, and makes it when there is none. The thread begins with
     /// [`Writer::start`].
     pub(super) fn open(folder: &Path, now: Epoch) -> Result<(Self, Writer, Stored), OpenError> {
-        std::fs::create_dir_all(folder).map_err(OpenError::Folder)?;
+        let file = folder.join(FILE);
+        make_private(folder, &file).map_err(OpenError::Folder)?;
         let database = Builder::new()
             .set_cache_size(CACHE_BYTES)
-            .create(folder.join(FILE))
+            .create(file)
             .map_err(|error| {
                 if matches!(error, redb::DatabaseError::DatabaseAlreadyOpen) {
                     OpenError::InUse
@@ -366,6 +368,22 @@ fn read(database: &Database, stored: &mut Stored) -> Result<Option<()>, redb::Er
         stored.values.push((key, number, value));
     }
     Ok(Some(()))
+}
+
+/// Makes what is not there yet so that nobody else on this machine can read what is kept.
+fn make_private(folder: &Path, file: &Path) -> std::io::Result<()> {
+    let (mut folders, mut options) = (DirBuilder::new(), OpenOptions::new());
+    folders.recursive(true);
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+
+        folders.mode(0o700);
+        options.mode(0o600);
+    }
+    folders.create(folder)?;
+    options.open(file).map(drop)
 }
 
 const FILE: &str = "engine.redb";

@@ -120,6 +120,18 @@ async fn a_file_that_is_no_store_is_refused() {
     assert!(matches!(opened, Err(OpenError::Store(_))), "{opened:?}");
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn what_is_kept_is_for_nobody_else_on_the_machine() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let folder = Folder::new();
+    let _engine = folder.open();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&folder.0), 0o700);
+    assert_eq!(mode(&folder.0.join("engine.redb")), 0o600);
+}
+
 /// A folder for one test.
 struct Folder(PathBuf);
 
