@@ -116,7 +116,7 @@ pub struct RoomStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[non_exhaustive]
 pub struct Page<T> {
-    /// How many there are. Rooms with members on several nodes count once for each node.
+    /// How many there are.
     pub total: usize,
     /// Some of them, in order.
     pub items: Vec<T>,
@@ -167,6 +167,14 @@ pub enum OperateError {
     TooFar,
 }
 
+/// What a node is to count: what it has, or of that what no other node counts.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Total {
+    OfNode,
+    OfCluster,
+}
+
 /// What one node asks another.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
@@ -182,6 +190,7 @@ enum Ask {
     Rooms {
         skip: usize,
         count: usize,
+        total: Total,
     },
     UsersAfter {
         after: String,
@@ -190,6 +199,7 @@ enum Ask {
     RoomsAfter {
         after: String,
         count: usize,
+        total: Total,
     },
     Move {
         count: usize,
@@ -298,9 +308,17 @@ impl Operator {
     /// # Errors
     /// The engine does not answer, or a node that is named does not.
     pub async fn rooms(&self, range: &Range) -> Result<Page<RoomStatus>, OperateError> {
+        let total = match range.node {
+            Some(_) => Total::OfNode,
+            None => Total::OfCluster,
+        };
         let ask = |skip, count| match range.after.clone() {
-            Some(after) => Ask::RoomsAfter { after, count },
-            None => Ask::Rooms { skip, count },
+            Some(after) => Ask::RoomsAfter {
+                after,
+                count,
+                total,
+            },
+            None => Ask::Rooms { skip, count, total },
         };
         let mut page: Page<RoomStatus> = self.gather(range, ask).await?;
         page.items.sort_by(|a, b| a.room.cmp(&b.room));
@@ -483,12 +501,17 @@ impl Operator {
                 let count = count.min(RANGE_MAX);
                 self.tell_users(self.services.sessions_after(&after, count))
             }
-            Ask::Rooms { skip, count } => {
-                self.tell_rooms(self.services.rooms_here(skip, count.min(RANGE_MAX)))
+            Ask::Rooms { skip, count, total } => {
+                let page = self.services.rooms_here(skip, count.min(RANGE_MAX));
+                self.tell_rooms(page, total)
             }
-            Ask::RoomsAfter { after, count } => {
-                let count = count.min(RANGE_MAX);
-                self.tell_rooms(self.services.rooms_after(&after, count))
+            Ask::RoomsAfter {
+                after,
+                count,
+                total,
+            } => {
+                let page = self.services.rooms_after(&after, count.min(RANGE_MAX));
+                self.tell_rooms(page, total)
             }
             Ask::Move { count } => serde_json::to_vec(&self.services.rebalance(count)),
             Ask::Turn => serde_json::to_vec(&*self.turn),
@@ -507,7 +530,15 @@ impl Operator {
         serde_json::to_vec(&Page::new(page.total, items.collect()))
     }
 
-    fn tell_rooms(&self, page: services::Page<RoomInfo>) -> serde_json::Result<Vec<u8>> {
+    fn tell_rooms(
+        &self,
+        page: services::Page<RoomInfo>,
+        total: Total,
+    ) -> serde_json::Result<Vec<u8>> {
+        let total = match total {
+            Total::OfNode => page.total,
+            Total::OfCluster => self.services.rooms_counted(),
+        };
         let node = self.services.name().to_string();
         let items = page.items.into_iter().map(|room| RoomStatus {
             room: room.room,
@@ -515,7 +546,7 @@ impl Operator {
             members_max: room.members_max,
             nodes: vec![node.clone()],
         });
-        serde_json::to_vec(&Page::new(page.total, items.collect()))
+        serde_json::to_vec(&Page::new(total, items.collect()))
     }
 
     async fn record(&self, name: &NodeId) -> Result<NodeRecord, OperateError> {

@@ -276,6 +276,13 @@ impl Host {
         })
     }
 
+    /// Whether there are members here, on this node, and on none whose name is before its.
+    pub(crate) fn is_first(&self, node: &NodeId) -> bool {
+        let state = self.lock();
+        let other = state.members_by_node.keys().next();
+        !state.session_by_user.is_empty() && other.is_none_or(|other| node < other)
+    }
+
     pub(crate) fn key(&self) -> &Key {
         &self.key
     }

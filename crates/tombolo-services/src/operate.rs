@@ -195,6 +195,15 @@ impl Services {
         }
     }
 
+    /// How many rooms this node counts when all of them count theirs, so that each room is counted once: those of
+    /// which no node whose name is before this one's has members.
+    #[must_use]
+    pub fn rooms_counted(&self) -> usize {
+        let hosts: Vec<_> = lock(&self.node().host_by_room).values().cloned().collect();
+        let counted = hosts.iter().filter(|host| host.is_first(self.name()));
+        counted.count()
+    }
+
     /// How far a room's log has been read here; `None` when the room is not hosted here.
     #[must_use]
     pub fn room_read_to(&self, room: &RoomId) -> Option<Offset> {

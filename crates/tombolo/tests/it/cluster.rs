@@ -268,6 +268,9 @@ async fn a_cluster_serves_devices_on_any_node_and_tells_operators_of_them() {
         rooms["items"],
         json!([{"room": "r", "members": 2, "members_max": 64, "nodes": ["node-1", "node-2"]}])
     );
+    assert_eq!(rooms["total"], 1, "a room on two nodes is one");
+    let of_node = cluster.answer(&["rooms", "--node", "node-2"]).await;
+    assert_eq!(of_node["total"], 1);
     let unknown = cluster.operate(&["drain", "node-9"]).await;
     assert_eq!(unknown.status, Some(1));
     assert!(
