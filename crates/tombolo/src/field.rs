@@ -1,6 +1,7 @@
 //! `tombolo field`: a device that walks through a field, on the command line.
 
 use std::collections::BTreeMap;
+use std::pin::{Pin, pin};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -9,7 +10,7 @@ use serde::Serialize;
 use tombolo_client::{Device, EntityId, Field, FieldEvent, Neighbour, Position};
 
 use crate::cli::{Who, milliseconds, seconds};
-use crate::output::{Style, json, line_of_text};
+use crate::output::{self, Style, json, line_of_text};
 use crate::peer::interrupted;
 
 /// Be a device in a field: say where it is, and tell what is near
@@ -44,19 +45,19 @@ pub(crate) struct FieldArgs {
     #[arg(long, value_name = "R", value_parser = positive)]
     range: Option<f64>,
     /// How much the node may tell it in a tick at most, from 256 on [default: as the node has it]
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(256..))]
     budget: Option<u32>,
     /// What kind of entity it is, a number that the node's settings give a meaning
     #[arg(long, value_name = "N", default_value_t = 0)]
     class: u8,
     /// What it says of itself, up to 48 bytes
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", value_parser = saying)]
     say: String,
     /// Put something else there, under a number of the device's own; repeat it for more
     #[arg(long, value_name = "N=X,Y[,Z]", value_parser = own)]
     put: Vec<(u32, Place)>,
     /// Take that away after so many seconds
-    #[arg(long, value_name = "S", value_parser = seconds)]
+    #[arg(long, value_name = "S", value_parser = seconds, requires = "put")]
     remove_after: Option<Duration>,
     /// Link with every device that comes into range
     #[arg(long)]
@@ -81,6 +82,9 @@ pub(crate) struct FieldArgs {
 
 /// A node takes far fewer reports, so that a shorter time is a mistake.
 const REPORT_TIME_MIN: Duration = Duration::from_millis(10);
+
+/// As much as nodes take.
+const SAID_BYTES_MAX: usize = 48;
 
 fn report_time(text: &str) -> Result<Duration, String> {
     let time = milliseconds(text)?;
@@ -152,7 +156,23 @@ pub(crate) async fn run(args: FieldArgs) -> anyhow::Result<()> {
     } else if let Some(user) = &args.who.user {
         builder = builder.development_user(user);
     }
-    let device = builder.connect().await?;
+    let mut interrupted = pin!(interrupted());
+    let device = tokio::select! {
+        device = builder.connect() => device?,
+        () = &mut interrupted => return Ok(()),
+    };
+    let ended = stay(args, &device, &walk, interrupted).await;
+    // What is left of the field goes out before the farewell.
+    device.close().await;
+    ended
+}
+
+async fn stay(
+    args: FieldArgs,
+    device: &Device,
+    walk: &Walk,
+    mut interrupted: Pin<&mut impl Future<Output = ()>>,
+) -> anyhow::Result<()> {
     let entering = device.field(&args.field).class(args.class);
     let mut entering = entering.links_max(args.links_max);
     if let Some(range) = args.range {
@@ -164,7 +184,10 @@ pub(crate) async fn run(args: FieldArgs) -> anyhow::Result<()> {
     if let Some(within) = args.linked_within {
         entering = entering.linked_within(within);
     }
-    let field = entering.enter(walk.from, args.say.clone()).await?;
+    let field = tokio::select! {
+        field = entering.enter(walk.from, args.say.clone()) => field?,
+        () = &mut interrupted => return Ok(()),
+    };
     let mut stay = Stay {
         style: Style::of(args.json),
         began: Instant::now(),
@@ -173,15 +196,17 @@ pub(crate) async fn run(args: FieldArgs) -> anyhow::Result<()> {
         field,
         args,
     };
-    let interrupted = interrupted();
     stay.tell(&Event::In {
         field: stay.field.id().to_string(),
         entity: name(stay.field.entity()),
     });
-    let ended = stay.run(&device, &walk, interrupted).await;
+    let over = until(stay.args.duration);
+    let ended = tokio::select! {
+        ended = stay.run(device, walk) => ended,
+        () = over => Ok(()),
+        () = interrupted => Ok(()),
+    };
     stay.tell_summary();
-    stay.field.leave().await?;
-    device.close().await;
     ended
 }
 
@@ -268,15 +293,9 @@ type Linked = (
 );
 
 impl Stay {
-    async fn run(
-        &mut self,
-        device: &Device,
-        walk: &Walk,
-        interrupted: impl Future<Output = ()>,
-    ) -> anyhow::Result<()> {
-        let over = until(self.args.duration);
-        tokio::pin!(interrupted, over);
-        let take_away = until(self.args.remove_after.filter(|_| !self.args.put.is_empty()));
+    /// Does what the device is to do for as long as it is let.
+    async fn run(&mut self, device: &Device, walk: &Walk) -> anyhow::Result<()> {
+        let take_away = until(self.args.remove_after);
         tokio::pin!(take_away);
         self.put_all()?;
         let mut is_put = true;
@@ -284,8 +303,6 @@ impl Stay {
         let mut attempts = tokio::task::JoinSet::new();
         loop {
             tokio::select! {
-                () = &mut interrupted => return Ok(()),
-                () = &mut over => return Ok(()),
                 () = &mut take_away, if is_put => {
                     is_put = false;
                     self.remove_all().await?;
@@ -422,8 +439,8 @@ impl Stay {
                 line_of_text(&format!("{seconds:8.3}  {}", line(event)))
             }
         };
-        if told.is_err() {
-            std::process::exit(1);
+        if let Err(error) = told {
+            output::end_unheard(error);
         }
     }
 }
@@ -491,11 +508,24 @@ fn own(text: &str) -> Result<(u32, Place), String> {
     }
 }
 
+fn saying(text: &str) -> Result<String, String> {
+    if text.len() > SAID_BYTES_MAX {
+        return Err(format!(
+            "{} bytes are more than {SAID_BYTES_MAX}",
+            text.len()
+        ));
+    }
+    Ok(text.to_owned())
+}
+
 fn place(text: &str) -> Result<Place, String> {
     let coordinates = text.split(',').map(|part| part.trim().parse::<f64>());
     let coordinates: Vec<f64> = coordinates
         .collect::<Result<_, _>>()
         .map_err(|_| "not numbers with commas between them".to_owned())?;
+    if !coordinates.iter().all(|coordinate| coordinate.is_finite()) {
+        return Err("not finite".to_owned());
+    }
     match coordinates[..] {
         [x, y] => Ok(Place([x, y].into())),
         [x, y, z] => Ok(Place([x, y, z].into())),
@@ -538,7 +568,7 @@ mod tests {
     #[test]
     fn places_have_two_or_three_numbers() {
         assert!(place("1,-2.5").is_ok() && place("1, 2, 3").is_ok());
-        for text in ["", "1", "1,2,3,4", "a,b", "1,"] {
+        for text in ["", "1", "1,2,3,4", "a,b", "1,", "nan,1", "1,inf"] {
             assert!(place(text).is_err(), "{text}");
         }
     }

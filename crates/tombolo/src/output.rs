@@ -26,30 +26,67 @@ struct Line<'a, E> {
     event: &'a E,
 }
 
-/// Writes one event as a line of JSON, with the time.
+/// Where a command speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    Standard,
+    Error,
+}
+
+impl Output {
+    /// Writes one event as a line of JSON, with the time.
+    ///
+    /// # Errors
+    /// When it is closed.
+    pub(crate) fn json<E: Serialize>(self, event: &E) -> io::Result<()> {
+        let t = (unix_now().as_secs_f64() * 1e6).round() / 1e6;
+        let line = serde_json::to_string(&Line { t, event })?;
+        self.line_of_text(&line)
+    }
+
+    /// Writes one line.
+    ///
+    /// # Errors
+    /// When it is closed.
+    pub(crate) fn line_of_text(self, line: &str) -> io::Result<()> {
+        if self == Self::Error {
+            return writeln!(io::stderr().lock(), "{line}");
+        }
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{line}")?;
+        stdout.flush()
+    }
+}
+
+/// Writes one event to standard output as a line of JSON, with the time.
 ///
 /// # Errors
 /// When standard output is closed.
 pub(crate) fn json<E: Serialize>(event: &E) -> io::Result<()> {
-    let t = (unix_now().as_secs_f64() * 1e6).round() / 1e6;
-    let line = serde_json::to_string(&Line { t, event })?;
-    line_of_text(&line)
+    Output::Standard.json(event)
 }
 
-/// Writes one line.
+/// Writes one line to standard output.
 ///
 /// # Errors
 /// When standard output is closed.
 pub(crate) fn line_of_text(line: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{line}")?;
-    stdout.flush()
+    Output::Standard.line_of_text(line)
 }
 
 /// Writes why a command failed.
 pub(crate) fn complain(error: &anyhow::Error) {
     // With standard error closed there is nobody to tell.
     _ = writeln!(io::stderr().lock(), "tombolo: {error:#}");
+}
+
+/// Ends the process when standard output cannot be written to: whoever read it, as `head` does, has read enough.
+pub(crate) fn end_unheard(error: io::Error) -> ! {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        std::process::exit(0);
+    }
+    complain(&anyhow::Error::new(error).context("standard output"));
+    std::process::exit(1);
 }
 
 /// A code as the contract names it, in small letters.

@@ -132,9 +132,14 @@ async fn look(device: &Device, args: &MatchArgs, style: Style) -> anyhow::Result
         follow(ticket, args, style, start).await
     };
     let found = match args.duration {
-        Some(duration) => timeout(duration, looking)
-            .await
-            .map_err(|_| anyhow::anyhow!("no match in {} s", duration.as_secs_f64()))??,
+        Some(duration) => match timeout(duration, looking).await {
+            Ok(found) => found?,
+            Err(_) => {
+                let reason = GIVEN_UP.to_owned();
+                tell(style, &Event::Ended { reason })?;
+                anyhow::bail!("no match in {} s", duration.as_secs_f64());
+            }
+        },
         None => looking.await?,
     };
     gather(&found, usize::from(args.members), style).await?;
@@ -513,6 +518,9 @@ fn told_member(member: &Member) -> String {
         None => member.user.clone(),
     }
 }
+
+/// Why a ticket ended that its user looks with no longer, as the node would say it.
+const GIVEN_UP: &str = "cancelled";
 
 /// How long a match asks for more users when nothing is heard of this program.
 const LEASE: Duration = Duration::from_secs(30);

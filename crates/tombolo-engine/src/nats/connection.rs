@@ -201,11 +201,16 @@ impl Connection {
             .is_ok_and(|version| version >= Version::BATCHES_MIN)
     }
 
+    /// Whether the server has JetStream itself; others of its cluster may.
+    pub(super) fn has_jetstream(&self) -> bool {
+        self.client.server_info().jetstream
+    }
+
     /// Every server is checked, whenever it is connected: clusters can be of mixed versions.
     fn admit(&self) -> Result<(), Refusal> {
         let version = self.version()?;
         version.admit(self.replicas, self.version_min)?;
-        if !self.client.server_info().jetstream {
+        if !self.has_jetstream() {
             tracing::debug!(%version, "the server has no JetStream itself");
         }
         if version < Version::TESTED_MIN {

@@ -198,12 +198,17 @@ impl Shard {
     async fn find(&self, connection: &Connection) -> Result<(), NatsError> {
         let deadline = Instant::now() + FIND_MAX;
         loop {
-            let error = match self.find_once(connection).await {
+            let mut error = match self.find_once(connection).await {
                 Ok(()) => return Ok(()),
                 Err(error @ NatsError::Different { .. }) => return Err(error),
                 Err(error) => error,
             };
             if Instant::now() >= deadline {
+                if let NatsError::Stream { reason, .. } = &mut error
+                    && !connection.has_jetstream()
+                {
+                    reason.push_str("; the server runs without JetStream");
+                }
                 return Err(error);
             }
             tokio::time::sleep(FIND_PAUSE).await;

@@ -1,5 +1,6 @@
 //! Asks a running server over its admin socket.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -39,11 +40,13 @@ async fn send(
     path_and_query: &str,
     body: &impl Serialize,
 ) -> anyhow::Result<(bool, Bytes)> {
-    let stream = UnixStream::connect(socket).await.with_context(|| {
-        format!(
-            "{}: nobody listens there; is the server run with --admin?",
-            socket.display()
-        )
+    let stream = UnixStream::connect(socket).await.map_err(|error| {
+        let what = if error.kind() == ErrorKind::PermissionDenied {
+            "it is another user's"
+        } else {
+            "nobody listens there; is the server run with --admin?"
+        };
+        anyhow::Error::new(error).context(format!("{}: {what}", socket.display()))
     })?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;

@@ -23,7 +23,8 @@ pub(crate) struct AdminSocket {
     file: SocketFile,
 }
 
-struct SocketFile(PathBuf);
+/// The file of a socket that serves.
+pub(crate) struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
@@ -58,13 +59,11 @@ impl AdminSocket {
         Ok(Self { listener, file })
     }
 
-    /// Serves until the runtime ends.
-    pub(crate) async fn serve(self, router: Router) {
-        let Self {
-            listener,
-            file: _file,
-        } = self;
-        http::serve(listener, router).await;
+    /// Serves until the runtime ends. The file goes with what this returns.
+    #[must_use]
+    pub(crate) fn serve(self, router: Router) -> SocketFile {
+        tokio::spawn(http::serve(self.listener, router));
+        self.file
     }
 }
 

@@ -56,27 +56,32 @@ pub(crate) async fn run(args: PeerArgs) -> anyhow::Result<()> {
         () = &mut interrupted => return Ok(()),
     };
     tell_session(&speaker, &device);
-    let options = RoomOptions {
-        policy: policy(args.policy),
-        with_code: args.with_code,
-        password: args.password.clone(),
-        ..RoomOptions::default()
+    let stayed = stay(&args, &speaker, &device, interrupted).await;
+    device.close().await;
+    let Some(Stayed { ended, peers }) = stayed? else {
+        return Ok(());
     };
-    let rooms = device.rooms();
-    let joined = async {
-        match (&args.place.room, args.place.code) {
-            (Some(room), _) => anyhow::Ok(rooms.join_or_create(room, options).await?),
-            (None, Some(code)) => Ok(rooms.join_code(code, options).await?),
-            (None, None) => anyhow::bail!("say which room: --room or --code"),
-        }
-    };
+    speaker.tell(&Event::Summary { peers });
+    ended
+}
+
+/// What was while the device was in its room.
+struct Stayed {
+    ended: anyhow::Result<()>,
+    peers: BTreeMap<String, event::Summary>,
+}
+
+/// Joins the room and stays there; `None` when it was interrupted before it was in.
+async fn stay(
+    args: &PeerArgs,
+    speaker: &Speaker,
+    device: &Device,
+    mut interrupted: Pin<&mut impl Future<Output = ()>>,
+) -> anyhow::Result<Option<Stayed>> {
     let room = tokio::select! {
-        room = joined => room?,
-        () = &mut interrupted => return Ok(()),
+        room = join(args, device) => room?,
+        () = &mut interrupted => return Ok(None),
     };
-    for text in &args.durable {
-        room.say(Audience::All, text.clone()).await?;
-    }
     let nat = tokio::spawn(tell_nat(speaker.clone(), device.clone()));
     let mut party = Party {
         speaker: speaker.clone(),
@@ -98,12 +103,29 @@ pub(crate) async fn run(args: PeerArgs) -> anyhow::Result<()> {
     };
     let ended = party.run(args.duration, interrupted).await;
     nat.abort();
-    let summary = party.summary();
+    let peers = party.summary();
     party.links.abort_all();
-    drop(party);
-    device.close().await;
-    speaker.tell(&Event::Summary { peers: summary });
-    ended
+    Ok(Some(Stayed { ended, peers }))
+}
+
+/// Joins the room, and says there what is to be said.
+async fn join(args: &PeerArgs, device: &Device) -> anyhow::Result<Room> {
+    let options = RoomOptions {
+        policy: policy(args.policy),
+        with_code: args.with_code,
+        password: args.password.clone(),
+        ..RoomOptions::default()
+    };
+    let rooms = device.rooms();
+    let room = match (&args.place.room, args.place.code) {
+        (Some(room), _) => rooms.join_or_create(room, options).await?,
+        (None, Some(code)) => rooms.join_code(code, options).await?,
+        (None, None) => anyhow::bail!("say which room: --room or --code"),
+    };
+    for text in &args.durable {
+        room.say(Audience::All, text.clone()).await?;
+    }
+    Ok(room)
 }
 
 fn policy(arg: PolicyArg) -> Policy {

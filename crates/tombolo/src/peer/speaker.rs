@@ -6,7 +6,7 @@ use std::time::Instant;
 use tombolo_client::LinkState;
 
 use super::event::{Event, Summary, state_word, via_word};
-use crate::output::{Style, json, line_of_text};
+use crate::output::{self, Style, json, line_of_text};
 
 /// Speaks for a device; cheap to clone.
 #[derive(Clone, Debug)]
@@ -29,8 +29,8 @@ impl Speaker {
             Style::Json => json(event),
             Style::Person => self.tell_person(event),
         };
-        if told.is_err() {
-            std::process::exit(1);
+        if let Err(error) = told {
+            output::end_unheard(error);
         }
     }
 

@@ -45,11 +45,15 @@ enum Event<'a> {
 /// Runs a node until SIGINT or SIGTERM.
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let settings = Settings::load(&args)?;
-    let signals = Signals::new(&args)?;
+    let mut signals = Signals::new(&args)?;
     let socket = settings.admin.as_deref().map(AdminSocket::bind);
     let socket = socket.transpose()?;
-    let node = Arc::new(settings.node.start().await?);
-    if let Some(socket) = socket {
+    let node = tokio::select! {
+        node = settings.node.start() => Arc::new(node?),
+        // What a node waits for may never come.
+        () = signals.ended() => return Ok(()),
+    };
+    let _file = socket.map(|socket| {
         let (operated, args) = (Arc::downgrade(&node), args.clone());
         let admin = Admin {
             operator: node.operator().clone(),
@@ -58,8 +62,8 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
                 reload(&*node.context("the node is about to end")?, &args)
             }),
         };
-        tokio::spawn(socket.serve(admin::router(Arc::new(admin))));
-    }
+        socket.serve(admin::router(Arc::new(admin)))
+    });
     let mut metrics_at = None;
     if let Some(address) = settings.metrics {
         let source = Arc::new(Metrics(Arc::downgrade(&node)));
@@ -135,6 +139,15 @@ impl Signals {
             orphaned,
             _gone: gone,
         })
+    }
+
+    /// Returns when a node that does not serve yet is to end.
+    async fn ended(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = &mut self.orphaned => {}
+        }
     }
 
     /// Returns when the node is to end. Reloads at SIGHUP, and empties the node at SIGTERM.

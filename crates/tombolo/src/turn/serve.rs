@@ -23,7 +23,7 @@ use super::operator::Operator;
 use super::settings::Settings;
 use crate::admin::AdminSocket;
 use crate::metrics;
-use crate::output::{Style, json, line_of_text};
+use crate::output::{Output, Style, json, line_of_text};
 
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -47,8 +47,13 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let mut told_later = None;
     if let Some(path) = &args.import {
         let import = Import::read(path)?;
-        if !args.run || style == Style::Person {
-            import.tell(style)?;
+        // A configuration that is printed stands alone.
+        let to = match args.write.as_deref() {
+            Some(path) if path == Path::new("-") => Output::Error,
+            Some(_) | None => Output::Standard,
+        };
+        if !args.run || style == Style::Person || to == Output::Error {
+            import.tell(style, to)?;
         }
         if let Some(path) = &args.write {
             write(&import.file, path)?;
@@ -58,7 +63,7 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
             anyhow::ensure!(invalid == 0, "lines that are invalid: {invalid}");
             return Ok(());
         }
-        told_later = Some(import).filter(|_| style == Style::Json);
+        told_later = Some(import).filter(|_| style == Style::Json && to == Output::Standard);
     }
     let settings = Settings::load(&args)?;
     let has_credentials = settings.has_credentials();
@@ -69,16 +74,14 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let socket = settings.admin.as_deref().map(AdminSocket::bind);
     let socket = socket.transpose()?;
     let operator = Arc::new(Operator::start(settings, args)?);
-    if let Some(socket) = socket {
-        tokio::spawn(socket.serve(admin::router(Arc::clone(&operator))));
-    }
+    let _file = socket.map(|socket| socket.serve(admin::router(Arc::clone(&operator))));
     let mut metrics_at = None;
     if let Some(address) = metrics_address {
         metrics_at = Some(metrics::serve(address, Arc::clone(&operator)).await?);
     }
     tell_ready(&operator, style, metrics_at)?;
     if let Some(import) = told_later {
-        import.tell(style)?;
+        import.tell(style, Output::Standard)?;
     }
     if !has_credentials && style == Style::Person {
         line_of_text("Nobody can relay: there is no user and no secret.")?;
@@ -164,7 +167,7 @@ fn write(file: &File, path: &Path) -> anyhow::Result<()> {
         file.render()?
     );
     if path == Path::new("-") {
-        line_of_text(&format!("\n{text}"))?;
+        line_of_text(text.trim_end())?;
         return Ok(());
     }
     let mut options = fs::OpenOptions::new();

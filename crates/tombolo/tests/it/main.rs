@@ -8,6 +8,7 @@ mod caller;
 mod cluster;
 mod command;
 mod demo;
+mod farewell;
 mod folder;
 mod hello;
 mod hook;

@@ -137,3 +137,10 @@ async fn operators_see_who_waits_in_a_pool_of_the_nodes_file_and_why() {
         assert_eq!(ended.status, Some(0), "{}", ended.complaints);
     }
 }
+
+/// A node with one pool.
+pub(crate) async fn server(folder: &Folder, pool: &str) -> Server {
+    let (secret, table) = key("ops", &["pools:read"], "").await;
+    let tables = format!("{table}[[pool]]\n{pool}");
+    Server::start(folder, "one", &secret, &tables, &[]).await
+}

@@ -15,7 +15,7 @@ use tombolo_relay::Certificates;
 
 use super::file::File;
 use crate::config_text::alike;
-use crate::output::{Style, json, line_of_text};
+use crate::output::{Output, Style};
 use draft::Draft;
 use line::{Length, Line};
 use options::{Handling, Refused};
@@ -148,7 +148,12 @@ impl Import {
     }
 
     /// Says what became of each line.
-    pub(crate) fn tell(&self, style: Style) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub(crate) fn tell(&self, style: Style, to: Output) -> anyhow::Result<()> {
+        let json = |event: &Event<'_>| to.json(event);
+        let line_of_text = |line: &str| to.line_of_text(line);
         let counts = self.counts();
         match style {
             Style::Json => {
