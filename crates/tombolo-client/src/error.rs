@@ -91,7 +91,9 @@ impl Error {
     }
 
     pub(crate) fn unreachable(url: &ServerUrl, why: &str) -> Self {
-        let hint = if url.pin.is_none() && why.contains(UNKNOWN_ISSUER) {
+        let hint = if url.pin.is_none()
+            && UNKNOWN_CERTIFICATES.iter().any(|what| why.contains(what))
+        {
             "; the URL pins no certificate, and the node's is none that the web knows: use the URL \
              that the node prints, with ?pin="
         } else {
@@ -173,8 +175,9 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// How TLS calls a certificate that nobody known vouches for. Only text comes through QUIC and WebSocket.
-const UNKNOWN_ISSUER: &str = "UnknownIssuer";
+/// How TLS calls certificates that nobody known vouches for, also those that vouch for themselves. Only text comes
+/// through QUIC and WebSocket.
+const UNKNOWN_CERTIFICATES: [&str; 2] = ["UnknownIssuer", "CaUsedAsEndEntity"];
 
 #[cfg(test)]
 mod tests {

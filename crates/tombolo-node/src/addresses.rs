@@ -57,6 +57,12 @@ impl Addresses {
         self.0.is_empty()
     }
 
+    /// Whether that address is told for one that is listened on.
+    pub(crate) fn tells(&self, public: IpAddr) -> bool {
+        let mut advertised = self.0.iter().map(|address| address.advertised);
+        advertised.any(|ip| ip == public)
+    }
+
     pub(crate) fn bound(&self) -> Vec<IpAddr> {
         self.0.iter().map(|address| address.bound).collect()
     }

@@ -3,7 +3,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::client::verify_server_name;
+use rustls::server::ParsedCertificate;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use tombolo_relay::{CertificateError, Certificates};
 use tombolo_wire::CertificatePin;
 
@@ -23,6 +25,16 @@ impl Certificate {
         let certificate = Self { chain, key };
         certificate.for_turns()?;
         Ok(certificate)
+    }
+
+    /// Whether it is for a DNS name.
+    #[must_use]
+    pub fn is_for(&self, name: &str) -> bool {
+        let own = self.chain.first().map(ParsedCertificate::try_from);
+        match (own, ServerName::try_from(name)) {
+            (Some(Ok(own)), Ok(name)) => verify_server_name(&own, &name).is_ok(),
+            _ => false,
+        }
     }
 
     /// Makes a key and certifies it oneself, for these addresses. Devices trust it by its pin.

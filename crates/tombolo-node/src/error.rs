@@ -59,8 +59,16 @@ pub enum StartError {
         /// What was asked for.
         ip: IpAddr,
     },
+    /// No address that is listened on can be told as that one.
+    #[error(
+        "{ip} would be told to nobody: no address of its family is listened on, but loopback (--public)"
+    )]
+    Public {
+        /// What was asked for.
+        ip: IpAddr,
+    },
     /// The folder cannot be an engine's.
-    #[error("--data {} cannot be used", folder.display())]
+    #[error("{} cannot be used (--data)", folder.display())]
     Data {
         /// What was asked for.
         folder: PathBuf,
@@ -68,7 +76,7 @@ pub enum StartError {
         source: tombolo_engine::OpenError,
     },
     /// The NATS servers cannot be used.
-    #[error("--nats cannot be used")]
+    #[error("the NATS servers cannot be used (--nats)")]
     Nats(#[source] tombolo_engine::NatsError),
     /// Somebody else has a port that devices connect to.
     #[error("{addr} is in use: stop what listens there, or choose another port with --port")]

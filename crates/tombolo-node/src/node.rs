@@ -86,11 +86,7 @@ impl Node {
         let webhook_uri = webhook.map(WebhookConfig::uri).transpose()?;
         let dev_key = config.is_dev.then(|| DevKey::of(&config)).transpose()?;
         let token_keys = token_keys(&config, dev_key.as_ref()).ok_or(StartError::NoTokenKeys)?;
-        let addresses =
-            Addresses::resolve(&config.listen, config.public).map_err(StartError::Interfaces)?;
-        if addresses.is_empty() {
-            return Err(StartError::NoAddress);
-        }
+        let addresses = addresses(&config)?;
         let certificate = certificate(&config, &addresses)?;
         let certificates = certificate.for_turns()?;
         let secret = RelaySecret::random().map_err(StartError::Entropy)?;
@@ -302,6 +298,18 @@ async fn engine(choice: &EngineChoice) -> Result<Arc<dyn Engine>, StartError> {
             let connected = Nats::connect(NatsConfig::clone(config)).await;
             Ok(Arc::new(connected.map_err(StartError::Nats)?))
         }
+    }
+}
+
+fn addresses(config: &NodeBuilder) -> Result<Addresses, StartError> {
+    let addresses =
+        Addresses::resolve(&config.listen, config.public).map_err(StartError::Interfaces)?;
+    if addresses.is_empty() {
+        return Err(StartError::NoAddress);
+    }
+    match config.public.filter(|ip| !addresses.tells(*ip)) {
+        Some(ip) => Err(StartError::Public { ip }),
+        None => Ok(addresses),
     }
 }
 

@@ -434,12 +434,35 @@ fn attribute(text: &str) -> Result<(String, tombolo_client::MatchValue), String>
     Ok((name.to_owned(), value))
 }
 
+/// How many of a list are asked for at once.
+pub(crate) fn page(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if (1..=PAGE_MAX).contains(&count) => Ok(count),
+        Ok(_) | Err(_) => Err(format!("not a number from 1 to {PAGE_MAX}")),
+    }
+}
+
+/// As many as servers tell at once.
+const PAGE_MAX: usize = 1000;
+
 /// Where a filter is wrong, all of it is refused, lest what was to be seen is not.
 pub(crate) fn log_filter(text: &str) -> Result<String, String> {
     match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) if is_no_level(text) => {
+            let levels = ["off", "error", "warn", "info", "debug", "trace"];
+            let meant = crate::config_text::alike(text, levels.into_iter());
+            let meant = meant.map(|level| format!("; did you mean {level}?"));
+            Err(format!("no level{}", meant.unwrap_or_default()))
+        }
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// Whether it is one word and no level: that would be a part of the program, and nothing else would be logged.
+fn is_no_level(text: &str) -> bool {
+    let is_word = text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_word && text != "tombolo" && text.parse::<tracing::level_filters::LevelFilter>().is_err()
 }
 
 fn party_name(text: &str) -> Result<String, String> {

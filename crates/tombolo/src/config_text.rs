@@ -106,8 +106,10 @@ fn hint(message: &str) -> String {
 /// The word that was meant by one that nobody knows.
 pub(crate) fn alike<'a>(unknown: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let similarity = |word: &str| strsim::jaro_winkler(unknown, word);
+    // Of short words one letter, or the order of two, is much.
+    let is_near = |word: &str| strsim::osa_distance(unknown, word) == 1;
     words
-        .filter(|word| similarity(word) > ALIKE_MIN)
+        .filter(|word| similarity(word) > ALIKE_MIN || is_near(word))
         .max_by(|a, b| similarity(a).total_cmp(&similarity(b)))
 }
 

@@ -48,7 +48,7 @@ pub(crate) struct PageArgs {
     #[arg(long, value_name = "N", requires = "count")]
     skip: Option<usize>,
     /// List so many at most, up to 1000 [default: all, a page after another]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = crate::cli::page)]
     count: Option<usize>,
     #[command(flatten)]
     at: At,
@@ -257,7 +257,7 @@ fn line_of_user(user: &UserStatus) -> String {
 
 /// Lists rooms.
 pub(crate) async fn rooms(args: PageArgs) -> anyhow::Result<()> {
-    let mut shown = 0;
+    let (mut shown, mut total) = (0, 0);
     let mut pages = Pages::new("/v1/rooms", &args);
     while let Some(page) = pages.next(|room: &RoomStatus| room.room.clone()).await? {
         if args.at.json {
@@ -273,11 +273,11 @@ pub(crate) async fn rooms(args: PageArgs) -> anyhow::Result<()> {
                 room.nodes.join(" ")
             ))?;
         }
-        shown += page.items.len();
+        (shown, total) = (shown + page.items.len(), page.total);
         tell_silent(&page.silent)?;
     }
     if !args.at.json {
-        line_of_text(&format!("{shown} rooms"))?;
+        line_of_text(&format!("{shown} of {total} rooms"))?;
     }
     Ok(())
 }

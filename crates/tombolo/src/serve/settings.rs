@@ -61,7 +61,7 @@ impl Settings {
         for key in api_keys(&file.api_keys).with_context(|| source.place(&["api-key"]))? {
             node = node.api_key(key);
         }
-        let tables = pools::tables(&source.text).with_context(|| source.place(&["pool"]))?;
+        let tables = pools::tables(&source.text).with_context(|| source.file())?;
         for pool in pools::load(&file.pools, tables).with_context(|| source.place(&["pools"]))? {
             node = node.pool(pool);
         }
@@ -78,6 +78,13 @@ impl Settings {
         if let Some(folder) = &file.data {
             node = node.data(folder.clone());
         }
+        anyhow::ensure!(
+            file.nats != Nats::default()
+                || file.data.is_some()
+                || !source.has(&["nats", "servers"]),
+            "{}: there are none",
+            source.place(&["nats", "servers"])
+        );
         if let Some(config) = nats(&file.nats, source)? {
             node = node.nats(config);
         }
@@ -106,6 +113,17 @@ impl Source {
             (Some(path), Some(line)) => format!("{}: line {line}, {name}", path.display()),
             _ => name,
         }
+    }
+
+    /// What complaints begin with that name the line themselves.
+    fn file(&self) -> String {
+        let path = self.path.as_deref().unwrap_or_else(|| Path::new(""));
+        path.display().to_string()
+    }
+
+    /// Whether the file names a key.
+    fn has(&self, key: &[&str]) -> bool {
+        config_text::line_of(&self.text, key).is_some()
     }
 
     /// Sees relative paths from the file's folder.
@@ -175,6 +193,8 @@ fn with_flags(mut file: File, args: &ServeArgs) -> anyhow::Result<File> {
         file.pools.clone_from(&args.pools);
     }
     for (name, path) in &args.token_key {
+        let given = args.token_key.iter().filter(|(given, _)| given == name);
+        anyhow::ensure!(given.count() == 1, "--token-key {name}: given twice");
         file.token_keys.insert(name.clone(), path.clone());
     }
     if args.data.is_some() {
@@ -241,6 +261,12 @@ fn addressed(mut node: NodeBuilder, file: &File, source: &Source) -> anyhow::Res
         node = node.port(port);
     }
     if let Some(port) = file.turn_port {
+        anyhow::ensure!(
+            port < u16::MAX,
+            "{}: at most {}, since the next one is STUN's alternate port",
+            source.place(&["turn-port"]),
+            u16::MAX - 1
+        );
         node = node.turn_port(port);
     }
     if let Some(port) = file.turns_port {
@@ -261,6 +287,13 @@ fn trusted(
         (Some(chain), Some(key)) => {
             let certificate =
                 Certificate::from_pem_files(chain, key).with_context(|| source.place(&["tls"]))?;
+            let host = file.host.as_ref().filter(|_| !file.tls.pin);
+            if let Some(host) = host.filter(|host| !certificate.is_for(host)) {
+                anyhow::bail!(
+                    "{}: the certificate is not for {host}, so that no device would accept it",
+                    source.place(&["host"])
+                );
+            }
             node = node.certificate(certificate);
             if file.tls.pin {
                 node = node.pin_certificate();
@@ -599,6 +632,16 @@ mod tests {
                 "[nats]\nreplicas = 3",
                 "line 1, nats: there are no `servers`",
             ),
+            ("\n[[pool]]\nname = 'a'", "node.toml: line 2, column"),
+            (
+                "[webhook]\nurl = 'https://x'",
+                "line 1, webhook: give either",
+            ),
+            (
+                "[nats]\nservers = []",
+                "line 2, nats.servers: there are none",
+            ),
+            ("turn-port = 65535", "line 1, turn-port: at most 65534"),
             (
                 "data = 'd'\n[nats]\nservers = ['nats://192.0.2.1']",
                 "line 1, data: rooms are kept in a folder or on NATS",

@@ -21,7 +21,7 @@ pub(super) fn realms(file: &File, directory: &Path) -> anyhow::Result<Vec<server
         let name = &realm.name;
         anyhow::ensure!(
             (1..=REALM_CHARS_MAX).contains(&name.chars().count()),
-            "the name of a realm has 1 to {REALM_CHARS_MAX} characters"
+            "the name of a realm, its `name`, has 1 to {REALM_CHARS_MAX} characters"
         );
         anyhow::ensure!(
             realms.iter().all(|known| known.name != *name),
@@ -131,7 +131,7 @@ pub(crate) fn hook(file: &File, directory: &Path) -> anyhow::Result<Option<HookC
             anyhow::ensure!(keys.len() == 1, "{}: one key is needed", path.display());
             keys.concat()
         }
-        _ => anyhow::bail!("hook: give either `key` or `key-file`"),
+        _ => anyhow::bail!("give either `key` or `key-file`"),
     };
     let ca = hook.ca.as_ref().map(|path| directory.join(path));
     let tls = super::tls::client(ca.as_deref())?;
@@ -140,7 +140,7 @@ pub(crate) fn hook(file: &File, directory: &Path) -> anyhow::Result<Option<HookC
         let timeout = Duration::try_from_secs_f64(seconds).ok();
         config.timeout = timeout
             .filter(|timeout| !timeout.is_zero() && *timeout <= HOOK_TIMEOUT_MAX)
-            .with_context(|| format!("hook: the timeout is from 0 to {HOOK_TIMEOUT_MAX:?}"))?;
+            .with_context(|| format!("the timeout is from 0 to {HOOK_TIMEOUT_MAX:?}"))?;
     }
     config.requests_max = hook.requests.unwrap_or(config.requests_max);
     Ok(Some(config))

@@ -24,7 +24,7 @@ pub(crate) enum Operate {
         #[arg(long, value_name = "N", default_value_t = 0)]
         skip: usize,
         /// List so many at most, up to 1000
-        #[arg(long, value_name = "N", default_value_t = 100)]
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = crate::cli::page)]
         count: usize,
         #[command(flatten)]
         at: At,
@@ -49,11 +49,11 @@ pub(crate) enum Operate {
     },
     /// Make no new allocations, and send newcomers elsewhere
     Drain {
-        /// Server for newcomers, who take turns; repeat it for more
+        /// Server for newcomers, who take turns; repeat it for more [default: those of a drain that is on]
         #[arg(long = "to", value_name = "IP:PORT")]
         alternates: Vec<SocketAddr>,
         /// Name in the certificates of those servers
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", requires = "alternates")]
         domain: Option<String>,
         /// Wait until no allocation is left, for so many seconds; exit status 1 if some are
         #[arg(long, value_name = "S", num_args = 0..=1, default_missing_value = "3600",
@@ -154,7 +154,9 @@ pub(crate) async fn run(command: Operate) -> anyhow::Result<()> {
             let _: serde_json::Value = ask(&at.admin, Method::POST, "/v1/reload", &()).await?;
             match Style::of(at.json) {
                 Style::Json => json(&Event::Reloaded {})?,
-                Style::Person => line_of_text("The server has the configuration as it is now.")?,
+                Style::Person => line_of_text(
+                    "The server has the configuration as it is now, but for what is read at the start only.",
+                )?,
             }
             Ok(())
         }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tombolo_relay::{Certificates, IoMode, RelayConfig};
 use tombolo_turn::server::{self, Cidr, Drain, Sha256Offer};
 
@@ -35,10 +36,12 @@ impl Settings {
             (None, None) => File::default(),
         };
         let directory = args.config.as_deref().and_then(Path::parent);
-        Self::new(
-            with_flags(file, args)?,
-            directory.unwrap_or_else(|| Path::new("")),
-        )
+        let directory = directory.unwrap_or_else(|| Path::new(""));
+        let settings = Self::new(with_flags(file, args)?, directory);
+        match &args.config {
+            Some(path) => settings.with_context(|| path.display().to_string()),
+            None => settings,
+        }
     }
 
     /// Makes sense of a file whose relative paths are seen from `directory`.
@@ -104,7 +107,7 @@ pub(crate) fn relaying(file: &File, directory: &Path) -> anyhow::Result<RelayCon
         realms: realms.collect(),
         allow_peers: networks(&file.peers.allow),
         deny_peers: networks(&file.peers.deny),
-        hook: hook(file, directory)?,
+        hook: hook(file, directory).context("hook")?,
         io: file.io.map_or(IoMode::Auto, Into::into),
         shards: file.shards,
         relay_tcp: file.relay_tcp,
@@ -250,7 +253,13 @@ fn certificates(file: &File, directory: &Path) -> anyhow::Result<Option<Certific
     match (&file.tls.certificate, &file.tls.key) {
         (Some(chain), Some(key)) => {
             let (chain, key) = (directory.join(chain), directory.join(key));
-            Ok(Some(Certificates::from_pem_files(chain, key)?))
+            let certificates = Certificates::from_pem_files(chain, key)?;
+            anyhow::ensure!(
+                !file.tls.listen.is_empty(),
+                "there is a certificate but no address for TLS: give --tls-listen IP[:PORT], or \
+                 `listen` under [tls]"
+            );
+            Ok(Some(certificates))
         }
         (None, None) => {
             anyhow::ensure!(

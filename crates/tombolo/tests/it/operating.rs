@@ -225,6 +225,20 @@ async fn a_server_that_is_to_end_sends_newcomers_where_its_drain_or_its_file_say
 }
 
 #[tokio::test]
+async fn who_looks_how_a_drain_goes_takes_no_servers_from_it() {
+    let server = Server::start("operate-drain-twice", ALICE, &[]).await;
+    server.answer(&["drain", "--to", "192.0.2.1:3478"]).await;
+    let left = server.answer(&["drain", "--wait"]).await;
+    assert_eq!(
+        (&left["draining"], &left["allocations"]),
+        (&json!(true), &json!(0))
+    );
+    assert_eq!(server.newcomers_go_to().as_deref(), Some("192.0.2.1:3478"));
+    server.answer(&["drain", "--to", "192.0.2.2:3478"]).await;
+    assert_eq!(server.newcomers_go_to().as_deref(), Some("192.0.2.2:3478"));
+}
+
+#[tokio::test]
 async fn another_address_for_metrics_is_taken_at_the_next_start() {
     let server = Server::start("operate-metrics-moved", ALICE, &[]).await;
     let file = format!("metrics = '127.0.0.1:1'\n{ALICE_AND_CAROL}");

@@ -270,3 +270,78 @@ async fn until(mut is_so: impl FnMut() -> bool) {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn a_node_that_waits_for_nats_ends_when_it_is_told_to_and_its_socket_with_it() {
+    let folder = Folder::new("serve-waits");
+    let admin = folder.path("node.sock");
+    // It takes connections, and says nothing.
+    let nats = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("nats://{}", nats.local_addr().unwrap());
+    let any = [
+        "--listen",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--turn-port",
+        "0",
+        "--turns-port",
+        "0",
+    ];
+    let args = ["serve", "--dev", "--nats", &url, "--admin", &admin];
+    let mut node = start(&[&args[..], &any].concat());
+    let _connection = nats.accept().await.unwrap();
+    node.terminate();
+    let ended = node.ended().await;
+    assert_eq!(ended.status, Some(0), "{}", ended.complaints);
+
+    let args = ["--dev", "--admin", &admin];
+    let (mut node, _) = serve(&[&args[..], &any].concat()).await;
+    assert!(std::path::Path::new(&admin).exists());
+    node.terminate();
+    assert_eq!(node.ended().await.status, Some(0));
+    assert!(!std::path::Path::new(&admin).exists());
+}
+
+#[tokio::test]
+async fn addresses_and_names_that_no_device_could_use_are_refused() {
+    let folder = Folder::new("serve-names");
+    certificate(&folder);
+    let (chain, key) = (folder.path("cert.pem"), folder.path("key.pem"));
+    let any = [
+        "--listen",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--turn-port",
+        "0",
+        "--turns-port",
+        "0",
+    ];
+    for (args, says) in [
+        (&["--public", "203.0.113.1"][..], "203.0.113.1"),
+        (&["--public", "::1"], "::1"),
+        (
+            &["--host", "other.example", "--tls", &chain, &key],
+            "the certificate is not for other.example",
+        ),
+    ] {
+        let ended = start(&[&["serve", "--dev"], args, &any].concat())
+            .ended()
+            .await;
+        assert_eq!(ended.status, Some(1), "{args:?}: {}", ended.complaints);
+        assert!(ended.complaints.contains(says), "{}", ended.complaints);
+    }
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    folder.write("cert.pem", &own.cert.pem());
+    folder.write("key.pem", &own.signing_key.serialize_pem());
+    let args = ["--host", "localhost", "--tls", &chain, &key, "--dev"];
+    let (_node, ready) = serve(&[&args[..], &any].concat()).await;
+    assert!(
+        ready["url"]
+            .as_str()
+            .unwrap()
+            .starts_with("tombolo://localhost:"),
+        "{ready}"
+    );
+}

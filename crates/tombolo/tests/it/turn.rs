@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::command::{start, start_without_rights, turn};
 use crate::folder::Folder;
+use crate::operating::certificate;
 
 /// A Binding request (RFC 8489 §5) with nothing in it.
 const BINDING: [u8; 20] = [
@@ -229,6 +230,40 @@ async fn an_imported_configuration_serves_and_is_the_same_when_written() {
         again.status,
         Some(1),
         "a file that is there is not overwritten"
+    );
+}
+
+#[tokio::test]
+async fn an_imported_configuration_that_is_printed_stands_alone() {
+    let folder = Folder::new("import-print");
+    let conf = "listening-ip=127.0.0.1\nlt-cred-mech\nuser=alice:hunter2\nrealm=example.org\n";
+    let conf = folder.write("turnserver.conf", conf);
+    for style in [&[][..], &["--json"]] {
+        let import = ["turn", "--import", &conf, "--write", "-"];
+        let ended = start(&[&import[..], style].concat()).ended().await;
+        assert_eq!(ended.status, Some(0), "{}", ended.complaints);
+        assert!(
+            ended.complaints.contains("listening-ip"),
+            "{}",
+            ended.complaints
+        );
+        let toml = folder.write("turn.toml", &ended.lines.join("\n"));
+        let (_server, _) = turn(&["--config", &toml, "--listen", "127.0.0.1:0"]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_without_an_address_for_tls_is_refused() {
+    let folder = Folder::new("turn-tls");
+    certificate(&folder);
+    let (chain, key) = (folder.path("cert.pem"), folder.path("key.pem"));
+    let args = ["turn", "--listen", "127.0.0.1:0", "--tls", &chain, &key];
+    let ended = start(&args).ended().await;
+    assert_eq!(ended.status, Some(1), "{}", ended.complaints);
+    assert!(
+        ended.complaints.contains("--tls-listen"),
+        "{}",
+        ended.complaints
     );
 }
 

@@ -86,7 +86,12 @@ async fn drain(
         drain.domain = request.domain;
         let deadline = request.deadline_s.map(|seconds| seconds.min(TIME_MAX));
         drain.deadline = deadline.map(Duration::from_secs);
-        operator.relay.drain(&drain);
+        if drain.alternates.is_empty() {
+            // Whoever looks how a drain goes takes no servers from it.
+            operator.relay.drain_if_not(&drain);
+        } else {
+            operator.relay.drain(&drain);
+        }
         operator.left()
     });
     Ok(Json(left.await?))
