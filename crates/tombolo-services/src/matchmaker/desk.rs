@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tombolo_engine::{AppendError, Expect, Key, KeyError, Offset, TailEvent, latest};
 use tombolo_match::{
-    BackfillId, Body, Entry, EntryError, Illegal, MatchId, Name, OperationId, Pool, Rules,
-    TicketId, Time,
+    BackfillId, Body, Entry, EntryError, Event, Formed, Illegal, MatchId, Name, OperationId, Pool,
+    Rules, TicketId, Time,
 };
 use tombolo_room::SessionId;
 use tombolo_wire::v1::{self, ErrorCode};
@@ -46,6 +46,10 @@ pub(crate) struct Desk {
 
 pub(super) struct State {
     pub(super) pool: Pool,
+    /// Of a log that is read anew: what was read of it. Meanwhile the pool is as it was.
+    pub(super) ahead: Option<Pool>,
+    /// Matches of tickets here that were read of then.
+    began: Vec<Formed>,
     clock: PoolClock,
     /// The last entry that was read.
     pub(super) cursor: Option<Offset>,
@@ -103,6 +107,8 @@ impl Desk {
         let name = rules.name.clone();
         let state = State {
             pool: Pool::new(rules.clone()),
+            ahead: None,
+            began: Vec::new(),
             clock: PoolClock::new(Time::ZERO),
             cursor: None,
             entries: 0,
@@ -241,12 +247,18 @@ impl Desk {
     /// Reads the log for as long as it runs.
     pub(super) async fn follow(self: Arc<Self>, node: Arc<Node>) {
         let mut status = tokio::time::interval(STATUS_INTERVAL);
-        loop {
+        'anew: loop {
             let after = self.lock().cursor;
             if let Ok(mut tail) = node.engine.tail(&self.key, after).await {
                 loop {
                     tokio::select! {
                         event = tail.next() => match event {
+                            // Nothing tells when a log that was begun anew has been read, but another
+                            // reader of it.
+                            Some(TailEvent::Reset) => {
+                                self.read_anew();
+                                continue 'anew;
+                            }
                             Some(event) => self.handle_event(&node, event),
                             None => break,
                         },
@@ -261,6 +273,16 @@ impl Desk {
         }
     }
 
+    /// Reads the log from its beginning. Until that is done the pool stays as it is.
+    fn read_anew(&self) {
+        let mut state = self.lock();
+        state.cursor = None;
+        state.entries = 0;
+        state.is_unreadable = false;
+        state.ahead = Some(Pool::new(self.rules.clone()));
+        state.began = Vec::new();
+    }
+
     fn handle_event(self: &Arc<Self>, node: &Arc<Node>, event: TailEvent) {
         let mut told = Vec::new();
         let is_synced = *self.progress.borrow() > 0 || event == TailEvent::Synced;
@@ -273,22 +295,26 @@ impl Desk {
             }
             TailEvent::Snapshot { at, state: bytes } => {
                 state.cursor = Some(at);
-                match Pool::restore(self.rules.clone(), &bytes) {
-                    Ok(pool) => state.begin_anew(node, &self.name, pool, &mut told),
-                    Err(error) => {
+                match (Pool::restore(self.rules.clone(), &bytes), &mut state.ahead) {
+                    (Ok(pool), Some(ahead)) => *ahead = pool,
+                    (Ok(pool), None) => state.begin_anew(node, &self.name, pool, &mut told),
+                    (Err(error), _) => {
                         tracing::error!(log = %self.key, %error, "bad snapshot");
                         state.is_unreadable = true;
                     }
                 }
             }
             TailEvent::Retired { at } => state.cursor = Some(at),
-            TailEvent::Reset => {
-                state.cursor = None;
-                let pool = Pool::new(self.rules.clone());
-                state.begin_anew(node, &self.name, pool, &mut told);
+            // Begins another tail.
+            TailEvent::Reset => {}
+            TailEvent::Synced => {
+                if let Some(pool) = state.ahead.take() {
+                    state.tell_began(node, &self.name, &pool, &mut told);
+                    state.begin_anew(node, &self.name, pool, &mut told);
+                }
             }
-            TailEvent::Synced => {}
         }
+        let is_synced = is_synced && state.ahead.is_none();
         drop(state);
         // Before progress: who waits for an entry finds that its devices were told.
         deliver(node, self, told);
@@ -302,7 +328,12 @@ impl Desk {
         state.entries += 1;
         let due = state.pool.ticket_count() / TICKETS_PER_ENTRY;
         let due = due.clamp(SNAPSHOT_ENTRIES, SNAPSHOT_ENTRIES_MAX);
-        if !state.is_leading || state.entries < due || state.is_unreadable || state.is_keeping {
+        if state.ahead.is_some()
+            || !state.is_leading
+            || state.entries < due
+            || state.is_unreadable
+            || state.is_keeping
+        {
             return;
         }
         state.entries = 0;
@@ -337,6 +368,12 @@ impl State {
                 return;
             }
         };
+        if let Some(ahead) = &mut self.ahead {
+            // Devices know, or find out when all has been read; who waits here asks again then.
+            let events = ahead.apply(&entry).events;
+            self.note_began(events);
+            return;
+        }
         let applied = self.pool.apply(&entry);
         self.clock.follow(&self.pool, entry.time);
         let waiting = self.waiting_by_operation.remove(&operation);
@@ -354,6 +391,29 @@ impl State {
         }
         if let Some(waiting) = waiting {
             let _ = waiting.outcome.send(Outcome::Applied(applied.outcome));
+        }
+    }
+
+    fn note_began(&mut self, events: Vec<Event>) {
+        for event in events {
+            if let Event::Matched(formed) = event
+                && formed
+                    .parties()
+                    .any(|party| self.here.contains_key(&party.ticket))
+            {
+                self.began.push(*formed);
+            }
+        }
+    }
+
+    /// Tells of matches that began without this node's having heard of it.
+    fn tell_began(&mut self, node: &Node, name: &Name, pool: &Pool, told: &mut Vec<Told>) {
+        for formed in std::mem::take(&mut self.began) {
+            let has_gone = |ticket| self.here.contains_key(ticket) && pool.ticket(ticket).is_none();
+            if formed.parties().any(|party| has_gone(&party.ticket)) {
+                let event = Event::Matched(Box::new(formed));
+                self.tell(node, name, event, None, told);
+            }
         }
     }
 

@@ -102,6 +102,9 @@ impl Desk {
 
     fn next_move(&self, node: &Node, conflicts: usize) -> Move {
         let mut state = self.lock();
+        if state.ahead.is_some() {
+            return Move::Wait(WAIT_MAX);
+        }
         let now = state.time(node);
         if state.pool.poll_timeout().is_some_and(|due| due <= now) {
             return Move::Append(Body::Ticked, Expect::Any);

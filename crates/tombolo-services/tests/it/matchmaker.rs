@@ -24,6 +24,7 @@ use tombolo_wire::{NodeId, UserId};
 use crate::lab::{Device, Lab, UNIX_NOW};
 use crate::wire::Wire;
 
+mod anew;
 mod odds;
 mod seats;
 
