@@ -10,6 +10,7 @@ mod group;
 mod improve;
 mod index;
 mod joining;
+mod kinds;
 mod ready;
 mod search;
 mod seat;
@@ -39,6 +40,7 @@ use candidate::RoleTable;
 use group::{Group, View};
 use index::Index;
 use joining::Joining;
+use kinds::Kinds;
 use ready::Pending;
 use seat::{Key, Seats};
 use symbols::{Symbol, Symbols};
@@ -121,6 +123,7 @@ enum Timer {
 #[derive(Debug)]
 struct Matcher {
     index: Index,
+    kinds: Kinds,
     group: Group,
     /// All tickets that can be matched, those that come first first.
     waiting: BTreeSet<Rank>,
@@ -183,6 +186,7 @@ impl Pool {
             weight: 0,
             matcher: Matcher {
                 index: Index::default(),
+                kinds: Kinds::default(),
                 group,
                 waiting: BTreeSet::new(),
                 fresh: BTreeSet::new(),

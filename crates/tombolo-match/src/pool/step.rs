@@ -231,6 +231,11 @@ impl Pool {
         if pass == Pass::Tick && (seat.is_lonely || work.now < seat.rests_until) {
             return;
         }
+        let (shape, kinds) = (&self.rules.shape, &self.matcher.kinds);
+        if !kinds.may_match(shape, &self.roles, pass) {
+            work.done += 1;
+            return;
+        }
         let progress = std::mem::take(&mut self.seats[key].progress);
         let mut search = self.search(work.now, pass);
         search.progress = progress;

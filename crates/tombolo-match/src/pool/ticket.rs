@@ -287,6 +287,7 @@ impl Pool {
             self.matcher.index.begin_to_be_asked(here);
         }
         let class = self.matcher.index.insert(&self.rules, key, &seats[key]);
+        self.matcher.kinds.insert(&seats[key].candidate);
         self.seats[key].class = Some(class);
         self.matcher.waiting.insert(rank);
         self.matcher.fresh.insert(rank);
@@ -305,6 +306,7 @@ impl Pool {
         if let Some(class) = seat.class.take() {
             let seat = &self.seats[key];
             self.matcher.index.remove(&self.rules, key, seat, class);
+            self.matcher.kinds.remove(&seat.candidate);
         }
     }
 

@@ -154,6 +154,44 @@ fn no_search_takes_much_longer_than_a_step_however_many_fit_who_cannot_play_toge
 }
 
 #[test]
+fn who_comes_to_many_of_one_kind_looks_at_them_only_when_there_may_be_a_match() {
+    const COUNT: u128 = 2_000;
+    let mut world = World::new(TRIO);
+    world.submit_all((1..=COUNT).map(|number| playing(number, "fighter")));
+    let _ = work(&mut world);
+    world.submit(playing(COUNT + 1, "fighter")).unwrap();
+    let looks = work(&mut world);
+    assert!(looks < 10, "{looks}");
+    world.wait(1);
+    let looks = work(&mut world);
+    assert!(looks < 2 * COUNT as u64, "{looks}");
+    world.submit(playing(COUNT + 2, "healer")).unwrap();
+    let looks = work(&mut world);
+    assert!(looks < 10, "{looks}");
+    world.submit(playing(COUNT + 3, "tank")).unwrap();
+    let trio = world.step();
+    assert_eq!(
+        crate::world::users(&trio[0]),
+        ["u1", "u2002", "u2003"],
+        "those who could not look before are found"
+    );
+}
+
+#[test]
+fn parties_that_fill_no_team_do_not_look_at_each_other() {
+    let mut world = World::new(
+        "name = \"squads\"\n[[teams]]\nname = \"squad\"\nquantity = 2\nmin = 4\nmax = 5",
+    );
+    world.submit_all(threes(2_000));
+    let looks = work(&mut world);
+    assert!(looks < 2 * 2_000 + 10, "{looks}");
+    world.submit(skilled(2_001, &[0.0; 2])).unwrap();
+    assert!(world.step().is_empty(), "one team is too small");
+    world.submit(skilled(2_002, &[0.0; 2])).unwrap();
+    assert_eq!(world.step().len(), 1);
+}
+
+#[test]
 fn what_one_search_did_not_get_to_the_next_one_looks_at() {
     let mut world = World::new(TRIO);
     let running = playing(0, "fighter");
