@@ -66,6 +66,11 @@ impl Key {
         Ok(Self(Arc::from(text)))
     }
 
+    /// Its first token.
+    pub(crate) fn kind(&self) -> &str {
+        self.0.split('.').next().unwrap_or_default()
+    }
+
     /// A key from how it is written; `None` when it is no key.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let is_key = !text.is_empty()

@@ -2,6 +2,7 @@
 
 mod bus;
 mod disk;
+mod held;
 mod kv;
 mod log;
 
@@ -27,7 +28,8 @@ pub struct LocalConfig {
     pub log_entries_max: usize,
     /// How many retired logs are remembered.
     pub retired_logs_max: usize,
-    /// Most values.
+    /// Most values. Of one kind, as the first token of their keys says, there are nine tenths of that at
+    /// most: what users leave behind (the lists of their groups) keeps no room and no node out.
     pub values_max: usize,
     /// Most changes that wait for a watcher before it is reset.
     pub watch_events_max: usize,

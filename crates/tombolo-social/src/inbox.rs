@@ -364,6 +364,20 @@ impl Inbox {
         })
     }
 
+    /// Whether the user has an inbox and has not blocked somebody.
+    ///
+    /// # Errors
+    /// [`Illegal::NoSuchUser`] and [`Illegal::Blocked`].
+    pub fn hears(&self, from: &UserId) -> Result<(), Illegal> {
+        if self.epoch.is_none() {
+            return Err(Illegal::NoSuchUser);
+        }
+        if self.blocked.contains(from) {
+            return Err(Illegal::Blocked);
+        }
+        Ok(())
+    }
+
     /// Whether a message would be taken in, as far as the inbox is known here: what is known to be refused
     /// need not be written down.
     ///

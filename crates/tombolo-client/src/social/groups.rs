@@ -406,10 +406,10 @@ impl Group {
         })
     }
 
-    /// Makes a user a member.
+    /// Makes a user a member. It must have opened its inbox once, as for direct messages.
     ///
     /// # Errors
-    /// With code `NotPermitted`, `Banned`, or `Conflict` when it is one already.
+    /// With code `NotPermitted`, `NoSuchUser`, `Blocked`, `Banned`, or `Conflict` when it is one already.
     pub async fn add(&self, user: &UserId) -> Result<(), Error> {
         let user = user.to_string();
         self.change(group_request::Kind::Add(v1::AddMember { user }))

@@ -17,6 +17,9 @@ async fn what_is_said_in_a_group_reaches_members_and_waits_for_those_who_are_awa
     assert_eq!((hers.role(), hers.members_about()), ("owner", 1));
     let refused = bob.groups().join("guild").await.unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::NotPermitted));
+    let refused = hers.add(&user("bob")).await.unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::NoSuchUser));
+    drop(bob.inbox(None).await.unwrap());
     hers.add(&user("bob")).await.unwrap();
     let mut his = bob.groups().open("guild", None).await.unwrap();
     let twice = bob.groups().open("guild", None).await.unwrap_err();

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::disk::{Disk, Refused, Write};
+use super::held::Held;
 use super::{Local, LocalConfig, lock};
 use crate::kv::{CasError, Kv, KvEntry, Leases, Revision, Watch, WatchEvent};
 use crate::{BoxFuture, Epoch, Key, Pattern, Unavailable, VALUE_BYTES_MAX};
@@ -32,6 +33,8 @@ pub(super) struct State {
     last: u64,
     /// What everybody may know.
     entry_by_key: BTreeMap<Key, KvEntry>,
+    /// How many those are.
+    held: Held,
     /// What is on its way to the disk: the last write to each key.
     pending_by_key: BTreeMap<Key, (Revision, bool)>,
     /// When leases end, the next one first. A renewed one has an older entry, too.
@@ -164,7 +167,7 @@ impl Values {
                 epoch: self.epoch,
                 number,
             };
-            state.entry_by_key.insert(key, KvEntry { value, revision });
+            state.insert(key, KvEntry { value, revision });
         }
         self.state = Mutex::new(state);
         self
@@ -189,7 +192,7 @@ impl Values {
             return Err(CasError::Conflict);
         }
         let is_new = found.is_none() && value.is_some();
-        if is_new && state.entry_by_key.len() + state.pending_by_key.len() >= self.values_max {
+        if is_new && self.is_full(&state, key) {
             return Err(CasError::Full);
         }
 
@@ -218,6 +221,12 @@ impl Values {
             .pending_by_key
             .insert(key.clone(), (revision, is_there));
         Ok((revision, Some(written)))
+    }
+
+    /// Whether there is no place for a further value.
+    fn is_full(&self, state: &State, key: &Key) -> bool {
+        let further = state.pending_by_key.len() + 1;
+        !state.held.has_place(key, further, self.values_max)
     }
 
     /// A write has reached the disk.
@@ -271,14 +280,14 @@ impl State {
         let event = match value {
             Some(value) => {
                 let entry = KvEntry { value, revision };
-                self.entry_by_key.insert(key.clone(), entry.clone());
+                self.insert(key.clone(), entry.clone());
                 WatchEvent::Put {
                     key: key.clone(),
                     entry,
                 }
             }
             None => {
-                self.entry_by_key.remove(&key);
+                self.remove(&key);
                 WatchEvent::Deleted {
                     key: key.clone(),
                     revision,
@@ -286,6 +295,19 @@ impl State {
             }
         };
         self.tell(&key, &event);
+    }
+
+    fn insert(&mut self, key: Key, entry: KvEntry) {
+        if !self.entry_by_key.contains_key(&key) {
+            self.held.add(&key, 1);
+        }
+        self.entry_by_key.insert(key, entry);
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if self.entry_by_key.remove(key).is_some() {
+            self.held.take(key, 1);
+        }
     }
 
     fn tell(&mut self, key: &Key, event: &WatchEvent) {

@@ -50,6 +50,33 @@ async fn a_full_engine_refuses_and_takes_up_again_what_it_forgets() {
 }
 
 #[tokio::test]
+async fn values_of_one_kind_leave_place_for_others() {
+    let mut config = LocalConfig::default();
+    config.values_max = 20;
+    let engine = Local::new(config);
+    let put = async |kind: &str, name: &str, value: Option<Bytes>| {
+        let key = Key::new([kind, name]).unwrap();
+        let found = engine.get(&key).await.unwrap();
+        engine
+            .cas(&key, found.map(|found| found.revision), value)
+            .await
+    };
+    for number in 0..18 {
+        let name = number.to_string();
+        put("groups-of", &name, Some("".into())).await.unwrap();
+    }
+    let more = put("groups-of", "18", Some("".into())).await;
+    assert_eq!(more, Err(CasError::Full));
+    put("rooms-of", "0", Some("".into())).await.unwrap();
+    put("groups-of", "0", Some("again".into())).await.unwrap();
+    put("groups-of", "0", None).await.unwrap();
+    put("groups-of", "18", Some("".into())).await.unwrap();
+    put("nodes", "0", Some("".into())).await.unwrap();
+    let more = put("nodes", "1", Some("".into())).await;
+    assert_eq!(more, Err(CasError::Full), "there are 20");
+}
+
+#[tokio::test]
 async fn a_forgotten_log_never_gives_an_offset_twice() {
     let mut config = LocalConfig::default();
     config.retired_logs_max = 1;

@@ -217,6 +217,14 @@ async fn open_inbox(
     }))
 }
 
+/// Whether somebody may draw a user into something that is kept. Not who does not exist, and not by those whom a
+/// user does not want to hear.
+pub(super) async fn hears(node: &Arc<Node>, user: &UserId, by: &UserId) -> Result<(), Reject> {
+    let inbox = follow(node, user).await?;
+    let heard = inbox.lock().machine.hears(by);
+    heard.map_err(reject)
+}
+
 async fn send(
     node: &Arc<Node>,
     session: &Session,

@@ -23,7 +23,7 @@ use tombolo_social::{EntryError, MessageId, Place};
 use tombolo_wire::v1::{self, ErrorCode, group_request, group_response, social_response};
 use tombolo_wire::{GroupName, UserId};
 
-use super::{PAGE_BYTES_MAX, answer, bad_frame, take};
+use super::{PAGE_BYTES_MAX, answer, bad_frame, direct, take};
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::session::Session;
@@ -335,6 +335,7 @@ async fn govern(
         }
         Govern::Add(user) => {
             may(node, found, me, |role| role.may_add).await?;
+            direct::hears(node, &user, me).await?;
             let role = found.settings()?.newcomers();
             let join = roster::Body::Joined {
                 user: user.clone(),

@@ -1,15 +1,18 @@
 //! Groups, on one node and on several.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tombolo_engine::{Key, Kv as _};
+use tombolo_engine::{Expect, Key, Kv as _, Local, LocalConfig, Log as _, OperationId};
 use tombolo_services::Outgoing;
+use tombolo_social::Time;
+use tombolo_social::inbox::{Body, Entry};
 use tombolo_social::segment::{PAYLOAD_BYTES_MAX, POSTS_MAX};
 use tombolo_wire::v1::{
-    self, ErrorCode, Place, group_event, group_request, group_response, request, response,
-    server_frame, social_event, social_request, social_response,
+    self, ErrorCode, Place, direct_request, group_event, group_request, group_response, request,
+    response, server_frame, social_event, social_request, social_response,
 };
 
 use crate::cluster::cluster;
@@ -134,6 +137,8 @@ async fn roles_say_who_may_do_what() {
     let mut alice = Talker::new(&nodes[0].lab, "alice").await;
     let mut bob = Talker::new(&nodes[1].lab, "bob").await;
     let mut carol = Talker::new(&nodes[1].lab, "carol").await;
+    bob.open_inbox().await;
+    carol.open_inbox().await;
     alice.create(false).await.unwrap();
     assert_eq!(bob.done(join()).await, Err(ErrorCode::NotPermitted));
     alice.done(add("bob")).await.unwrap();
@@ -188,6 +193,25 @@ async fn roles_say_who_may_do_what() {
     alice.done(Kind::End(v1::EndGroup {})).await.unwrap();
     assert_eq!(carol.open(None).await.unwrap_err(), ErrorCode::NoSuchGroup);
     assert_eq!(bob.create(true).await, Err(ErrorCode::GroupExists));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_added_who_does_not_exist_or_has_blocked_who_adds() {
+    let (nodes, local) = cluster::<2>().await;
+    let mut alice = Talker::new(&nodes[0].lab, "alice").await;
+    let mut bob = Talker::new(&nodes[1].lab, "bob").await;
+    alice.create(false).await.unwrap();
+    assert_eq!(alice.done(add("nobody")).await, Err(ErrorCode::NoSuchUser));
+    bob.open_inbox().await;
+    bob.block("alice", true).await;
+    assert_eq!(alice.done(add("bob")).await, Err(ErrorCode::Blocked));
+    for user in ["nobody", "bob"] {
+        let key = Key::new(["groups-of", user, "guild"]).unwrap();
+        assert!(local.get(&key).await.unwrap().is_none(), "{user}");
+    }
+    bob.block("alice", false).await;
+    alice.done(add("bob")).await.unwrap();
+    bob.open(None).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -249,7 +273,8 @@ async fn only_an_owner_says_what_roles_may_do() {
 
 #[tokio::test(start_paused = true)]
 async fn a_group_grows_beyond_one_roster_and_names_every_member() {
-    let lab = Lab::with(|config| {
+    let local = Arc::new(Local::new(LocalConfig::default()));
+    let lab = Lab::on(local.clone(), |config| {
         config.directs.burst = 20_000;
         config.rate.frames_burst = 20_000;
     });
@@ -258,7 +283,9 @@ async fn a_group_grows_beyond_one_roster_and_names_every_member() {
     alice.open(None).await.unwrap();
     let count = 4500;
     for number in 0..count {
-        alice.done(add(&format!("user-{number}"))).await.unwrap();
+        let user = format!("user-{number}");
+        give_inbox(&local, &user).await;
+        alice.done(add(&user)).await.unwrap();
     }
     assert_eq!(alice.post(1, b"many").await.unwrap().number, 1);
     assert_eq!(
@@ -518,6 +545,36 @@ impl Talker {
         }
     }
 
+    /// From now on it is somebody for others.
+    async fn open_inbox(&mut self) {
+        let open = v1::OpenInbox { after: None };
+        self.ask_direct(direct_request::Kind::Open(open)).await;
+        self.ask_direct(direct_request::Kind::Close(v1::CloseInbox {}))
+            .await;
+    }
+
+    async fn block(&mut self, user: &str, blocked: bool) {
+        let user = user.to_owned();
+        let block = v1::SetBlocked { user, blocked };
+        self.ask_direct(direct_request::Kind::Block(block)).await;
+    }
+
+    async fn ask_direct(&mut self, kind: direct_request::Kind) {
+        let direct = v1::DirectRequest { kind: Some(kind) };
+        let kind = Some(social_request::Kind::Direct(direct));
+        let social = request::Kind::Social(v1::SocialRequest { kind });
+        let id = self.device.request(Some(social));
+        let body = self.device.next().await;
+        let server_frame::Body::Response(response) = body else {
+            panic!("a request is not answered by {body:?}");
+        };
+        assert_eq!(response.id, id);
+        assert!(
+            matches!(response.result, Some(response::Result::Social(_))),
+            "{response:?}"
+        );
+    }
+
     /// All that is told of the group until nothing comes for a while.
     pub(crate) async fn heard(&mut self) -> Vec<String> {
         let mut heard = Vec::from_iter(self.told.drain(..));
@@ -529,6 +586,19 @@ impl Talker {
         }
         heard
     }
+}
+
+/// A user that has opened its inbox once.
+async fn give_inbox(local: &Local, user: &str) {
+    let entry = Entry {
+        operation: tombolo_social::OperationId([1; 16]),
+        time: Time::from_millis(1),
+        body: Body::Opened,
+    };
+    let key = Key::new(["inbox", user]).unwrap();
+    let id = OperationId([1; 16]);
+    let append = local.append(&key, entry.encode(), Expect::Empty, id);
+    append.await.unwrap();
 }
 
 fn join() -> Kind {

@@ -101,6 +101,8 @@ async fn users_reach_each_other_over_three_nodes_of_which_one_is_killed() {
     let [alice, bob, carol] = devices.as_slice() else {
         panic!("there are three");
     };
+    // To others a user is there once it has opened its inbox.
+    drop(bob.inbox(None).await.unwrap());
     let mut inbox = carol.inbox(None).await.unwrap();
     let (groups, settings) = (alice.groups(), GroupSettings::default());
     let guild = groups.create("guild", &settings).await.unwrap();
