@@ -137,6 +137,9 @@ pub struct GroupEntry {
     pub operation: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "3")]
     pub time_ms: u64,
+    /// With `turned`: how much the segment before holds.
+    #[prost(uint64, tag = "8")]
+    pub segment_bytes: u64,
     #[prost(oneof = "group_entry::Body", tags = "4, 5, 6, 7")]
     pub body: ::core::option::Option<group_entry::Body>,
 }
@@ -183,6 +186,9 @@ pub struct GroupSnapshot {
     pub closed: bool,
     #[prost(uint64, tag = "8")]
     pub revision: u64,
+    /// How much each segment holds that is kept, the oldest first; not that which is written to.
+    #[prost(uint64, repeated, tag = "9")]
+    pub segment_bytes: ::prost::alloc::vec::Vec<u64>,
 }
 /// One entry of a roster's log: the members of a group, or of a part of it.
 #[derive(Clone, PartialEq, ::prost::Message)]

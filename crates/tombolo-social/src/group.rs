@@ -4,11 +4,14 @@
 //! [`roster`](crate::roster)s, what they say in [`segment`](crate::segment)s, each with logs of their own:
 //! so none of it grows with the others, and a group has no size at which it stops.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use prost::Message as _;
 use tombolo_wire::{UserId, v1};
 
 use crate::generated::{self as wire, group_entry};
+use crate::segment::SEGMENT_BYTES_MAX;
 use crate::word::{EntryError, OperationId, SnapshotError, Time, VERSION, array, parse_user};
 
 /// Longest title, in bytes.
@@ -20,8 +23,13 @@ pub const ROLES_MAX: usize = 16;
 /// Longest name of a role, in bytes.
 pub const ROLE_BYTES_MAX: usize = 32;
 
-/// How many segments are kept.
-pub const SEGMENTS_KEPT: u64 = 4096;
+/// How many segments are kept, that which is written to among them.
+pub const SEGMENTS_KEPT: usize = 4096;
+
+/// How many bytes the others hold at most.
+pub const KEPT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+const _: () = assert!((SEGMENT_BYTES_MAX as u64) < KEPT_BYTES_MAX);
 
 /// One entry of a group's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,8 +54,13 @@ pub enum Body {
     },
     /// It is otherwise from now on.
     Configured(Settings),
-    /// Posts go into this segment from now on: the one before is full.
-    Turned(u64),
+    /// Posts go elsewhere from now on: the segment before is full.
+    Turned {
+        /// Into this segment.
+        segment: u64,
+        /// How much the one before holds.
+        bytes: u64,
+    },
     /// It ends, and its name is not given again.
     Closed,
 }
@@ -114,6 +127,8 @@ struct Made {
     owner: UserId,
     settings: Settings,
     segment: u64,
+    /// How much the segments before it hold that are kept, the oldest first.
+    kept: VecDeque<u64>,
     is_closed: bool,
     revision: u64,
 }
@@ -140,6 +155,7 @@ impl Group {
                 owner: owner.clone(),
                 settings: settings.clone(),
                 segment: 0,
+                kept: VecDeque::new(),
                 is_closed: false,
                 revision: 1,
             });
@@ -157,9 +173,9 @@ impl Group {
                 made.settings = settings.clone();
                 made.revision += 1;
             }
-            Body::Turned(segment) if *segment <= made.segment => {}
-            Body::Turned(segment) if *segment == made.segment + 1 => made.segment = *segment,
-            Body::Turned(_) => return Err(Illegal::Segment),
+            Body::Turned { segment, .. } if *segment <= made.segment => {}
+            Body::Turned { segment, bytes } if *segment == made.segment + 1 => made.turn(*bytes),
+            Body::Turned { .. } => return Err(Illegal::Segment),
             Body::Closed => {
                 made.is_closed = true;
                 made.revision += 1;
@@ -196,7 +212,8 @@ impl Group {
     /// The oldest segment that is kept.
     #[must_use]
     pub fn segment_first(&self) -> u64 {
-        (self.segment() + 1).saturating_sub(SEGMENTS_KEPT)
+        let kept = self.made.as_ref().map_or(0, |made| made.kept.len());
+        self.segment().saturating_sub(kept as u64)
     }
 
     /// How often it has changed, turns aside; 0 while it was never there.
@@ -220,6 +237,7 @@ impl Group {
             snapshot.segment = made.segment;
             snapshot.closed = made.is_closed;
             snapshot.revision = made.revision;
+            snapshot.segment_bytes = made.kept.iter().copied().collect();
         }
         snapshot.encode_to_vec().into()
     }
@@ -240,13 +258,41 @@ impl Group {
     }
 }
 
+impl Made {
+    /// Posts go into the next segment, and the oldest ones are given up.
+    fn turn(&mut self, bytes: u64) {
+        self.segment += 1;
+        self.kept.push_back(bytes.min(SEGMENT_BYTES_MAX as u64));
+        while self.kept.len() >= SEGMENTS_KEPT || self.kept.iter().sum::<u64>() > KEPT_BYTES_MAX {
+            self.kept.pop_front();
+        }
+    }
+}
+
 fn restore(kept: wire::GroupSnapshot) -> Result<Group, EntryError> {
+    if kept.segment_bytes.len() >= SEGMENTS_KEPT
+        || kept.segment_bytes.len() as u64 > kept.segment
+        || kept
+            .segment_bytes
+            .iter()
+            .any(|bytes| *bytes > SEGMENT_BYTES_MAX as u64)
+    {
+        return Err(EntryError::Malformed);
+    }
     let made = Made {
         epoch: OperationId(array(&kept.epoch)?),
         time: Time::from_millis(kept.clock_ms),
         owner: parse_user(&kept.owner)?,
         settings: Settings::parse(kept.settings.ok_or(EntryError::Malformed)?)?,
         segment: kept.segment,
+        kept: match kept.segment_bytes.is_empty() {
+            // An earlier build did not say.
+            true => (0..kept.segment)
+                .map(|_| 0)
+                .take(SEGMENTS_KEPT - 1)
+                .collect(),
+            false => kept.segment_bytes.into(),
+        },
         is_closed: kept.closed,
         revision: kept.revision,
     };
@@ -368,13 +414,17 @@ impl Entry {
                 settings: Some(settings.into()),
             }),
             Body::Configured(settings) => group_entry::Body::Configured(settings.into()),
-            Body::Turned(segment) => group_entry::Body::Turned(*segment),
+            Body::Turned { segment, .. } => group_entry::Body::Turned(*segment),
             Body::Closed => group_entry::Body::Closed(wire::GroupClosed {}),
         };
         let entry = wire::GroupEntry {
             version: VERSION,
             operation: Bytes::copy_from_slice(&self.operation.0),
             time_ms: self.time.as_millis(),
+            segment_bytes: match &self.body {
+                Body::Turned { bytes, .. } => *bytes,
+                Body::Created { .. } | Body::Configured(_) | Body::Closed => 0,
+            },
             body: Some(body),
         };
         entry.encode_to_vec().into()
@@ -396,7 +446,10 @@ impl Entry {
                 settings: Settings::parse(created.settings.ok_or(EntryError::Malformed)?)?,
             },
             group_entry::Body::Configured(settings) => Body::Configured(Settings::parse(settings)?),
-            group_entry::Body::Turned(segment) => Body::Turned(segment),
+            group_entry::Body::Turned(segment) => Body::Turned {
+                segment,
+                bytes: entry.segment_bytes,
+            },
             group_entry::Body::Closed(wire::GroupClosed {}) => Body::Closed,
         };
         Ok(Self {

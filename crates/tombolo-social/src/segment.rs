@@ -19,6 +19,12 @@ pub const POSTS_MAX: usize = 256;
 /// Longest payload, in bytes.
 pub const PAYLOAD_BYTES_MAX: usize = 16 * 1024;
 
+/// What a post counts beside its payload.
+pub const POST_BYTES: usize = 128;
+
+/// The most that a segment holds.
+pub const SEGMENT_BYTES_MAX: usize = POSTS_MAX * (PAYLOAD_BYTES_MAX + POST_BYTES);
+
 /// One entry of a segment's log: somebody posts something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -128,6 +134,13 @@ impl Segment {
     pub fn agreed(&self, other: &Self) -> u64 {
         let both = self.posts.iter().zip(&other.posts);
         both.take_while(|(one, other)| one == other).count() as u64
+    }
+
+    /// How much it holds, [`POST_BYTES`] for each post beside its payload.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let payloads = self.posts.iter().map(|post| post.payload.len());
+        payloads.map(|bytes| bytes + POST_BYTES).sum()
     }
 
     /// Whether further posts go elsewhere.

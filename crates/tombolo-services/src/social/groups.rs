@@ -332,6 +332,9 @@ async fn govern(
         Govern::End => {
             may(node, found, me, |role| role.may_close).await?;
             found.change(node, group::Body::Closed).await?;
+            let (ended, found) = (Arc::clone(node), found.clone());
+            node.runtime
+                .spawn(async move { find::forget(&ended, &found).await });
         }
         Govern::Add(user) => {
             may(node, found, me, |role| role.may_add).await?;

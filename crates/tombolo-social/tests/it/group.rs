@@ -1,7 +1,9 @@
 //! Groups and segments, rule by rule.
 
-use tombolo_social::group::{Body, Entry, Group, Illegal, ROLES_MAX, SEGMENTS_KEPT, Settings};
-use tombolo_social::segment::{self, Full, POSTS_MAX, Segment};
+use tombolo_social::group::{
+    Body, Entry, Group, Illegal, KEPT_BYTES_MAX, ROLES_MAX, SEGMENTS_KEPT, Settings,
+};
+use tombolo_social::segment::{self, Full, POSTS_MAX, SEGMENT_BYTES_MAX, Segment};
 use tombolo_social::{EntryError, MessageId, OperationId, Time};
 use tombolo_wire::v1;
 
@@ -42,6 +44,10 @@ fn created(owner: &str) -> Body {
     }
 }
 
+fn turned(segment: u64, bytes: u64) -> Body {
+    Body::Turned { segment, bytes }
+}
+
 #[test]
 fn a_group_is_made_once_and_its_name_is_not_given_again() {
     let mut world = World::new();
@@ -54,21 +60,38 @@ fn a_group_is_made_once_and_its_name_is_not_given_again() {
     world.apply(Body::Closed).unwrap();
     assert_eq!(world.group.epoch(), None);
     assert_eq!(world.apply(created("bob")), Err(Illegal::Exists));
-    assert_eq!(world.apply(Body::Turned(1)), Err(Illegal::NoSuchGroup));
+    assert_eq!(world.apply(turned(1, 0)), Err(Illegal::NoSuchGroup));
 }
 
 #[test]
 fn segments_follow_one_another_and_the_oldest_are_given_up() {
     let mut world = World::new();
     world.apply(created("alice")).unwrap();
-    assert_eq!(world.apply(Body::Turned(2)), Err(Illegal::Segment));
-    for segment in 1..=SEGMENTS_KEPT {
-        world.apply(Body::Turned(segment)).unwrap();
-        world.apply(Body::Turned(segment - 1)).unwrap();
+    assert_eq!(world.apply(turned(2, 0)), Err(Illegal::Segment));
+    for segment in 1..=SEGMENTS_KEPT as u64 {
+        world.apply(turned(segment, 1)).unwrap();
+        world.apply(turned(segment - 1, 1)).unwrap();
         assert_eq!(world.group.segment(), segment);
     }
     assert_eq!(world.group.segment_first(), 1);
     assert_eq!(world.group.revision(), 1, "turns are not told");
+}
+
+#[test]
+fn segments_are_kept_up_to_a_bound_in_bytes() {
+    let mut world = World::new();
+    world.apply(created("alice")).unwrap();
+    let full = SEGMENT_BYTES_MAX as u64;
+    let kept = KEPT_BYTES_MAX / full;
+    for segment in 1..=2 * kept {
+        // Nobody says more than a segment holds.
+        world.apply(turned(segment, u64::MAX)).unwrap();
+    }
+    assert_eq!(world.group.segment_first(), kept);
+    for segment in 1..=kept {
+        world.apply(turned(2 * kept + segment, 0)).unwrap();
+    }
+    assert_eq!(world.group.segment_first(), kept, "those hold nothing");
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tombolo_engine::Key;
 use tombolo_social::group::{self, Group, Settings};
-use tombolo_social::roster::{self, Actor, DEPTH_MAX, Illegal, Member, Roster, Seed, part_of};
+use tombolo_social::roster::{
+    self, Actor, DEPTH_MAX, Illegal, Member, PARTS, Roster, Seed, part_of,
+};
 use tombolo_social::segment::{self, Done, Full, POSTS_MAX, Segment};
 use tombolo_social::{EntryError, MessageId, OperationId};
 use tombolo_wire::v1::ErrorCode;
@@ -277,16 +279,20 @@ pub(super) async fn post(
                 let number = number(at, done.index);
                 return Ok(Posted { number, done });
             }
-            Err(Full) => turn(node, found, at + 1).await?,
+            Err(Full) => {
+                let bytes = segment.lock().machine.bytes() as u64;
+                turn(node, found, at + 1, bytes).await?;
+            }
         }
     }
     Err(unavailable("the group changes too fast"))
 }
 
-/// Has posts go into the next segment, and gives up the oldest one.
-async fn turn(node: &Arc<Node>, found: &Found, to: u64) -> Result<(), Reject> {
+/// Has posts go into the next segment, and gives up the oldest ones.
+async fn turn(node: &Arc<Node>, found: &Found, segment: u64, bytes: u64) -> Result<(), Reject> {
     let before = found.head.lock().machine.segment_first();
-    let turned = found.change(node, group::Body::Turned(to)).await;
+    let turned = group::Body::Turned { segment, bytes };
+    let turned = found.change(node, turned).await;
     turned.map_err(on_the_way)?;
     let after = found.head.lock().machine.segment_first();
     for old in before..after {
@@ -294,6 +300,30 @@ async fn turn(node: &Arc<Node>, found: &Found, to: u64) -> Result<(), Reject> {
         segment.retire().await;
     }
     Ok(())
+}
+
+/// Lets the engine forget the members and the posts of a group that has ended.
+pub(super) async fn forget(node: &Arc<Node>, found: &Found) {
+    let (first, last) = {
+        let head = found.head.lock();
+        (head.machine.segment_first(), head.machine.segment())
+    };
+    for number in first..=last {
+        if let Ok(segment) = found.segment(node, number).await {
+            segment.retire().await;
+        }
+    }
+    let mut paths = vec![Vec::new()];
+    while let Some(path) = paths.pop() {
+        let Ok(roster) = found.roster_at(node, &path).await else {
+            continue;
+        };
+        let is_split = roster.lock().machine.is_split();
+        if is_split && path.len() < DEPTH_MAX {
+            paths.extend((0..PARTS).map(|part| [path.as_slice(), &[part]].concat()));
+        }
+        roster.retire().await;
+    }
 }
 
 fn key<'a>(tokens: impl IntoIterator<Item = &'a str>) -> Result<Key, Reject> {
