@@ -100,6 +100,9 @@ pub struct Config {
     /// Groups that one user makes: their names are taken for good. By default 1 per second and 20 at
     /// once.
     pub groups: Pace,
+    /// How often a user opens groups and reads pages of their posts and members: each may have the node read a
+    /// log. By default 20 per second and 500 at once, as devices need that come back to all of their groups.
+    pub group_reads: Pace,
     /// Tickets of one user, and what it asks about them: most are entries in a pool's log. By default 5 per
     /// second and 50 at once.
     pub tickets: Pace,
@@ -255,6 +258,10 @@ impl Default for Config {
             groups: Pace {
                 per_second: 1,
                 burst: 20,
+            },
+            group_reads: Pace {
+                per_second: 20,
+                burst: 500,
             },
             tickets: LOOKS,
             tickets_per_user_max: 8,

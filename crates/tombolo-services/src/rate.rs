@@ -21,6 +21,7 @@ pub(crate) struct Account {
     pub(crate) acts: Bucket,
     pub(crate) act_bytes: Bucket,
     pub(crate) groups: Bucket,
+    pub(crate) group_reads: Bucket,
     pub(crate) tickets: Bucket,
     /// Where its devices are in fields.
     pub(crate) reports: Bucket,
@@ -42,6 +43,7 @@ impl Account {
             acts: Bucket::new(config.acts, now),
             act_bytes: Bucket::new(config.act_bytes, now),
             groups: Bucket::new(config.groups, now),
+            group_reads: Bucket::new(config.group_reads, now),
             tickets: Bucket::new(config.tickets, now),
             reports: Bucket::new(config.fields.reports, now),
         }
@@ -56,6 +58,7 @@ impl Account {
             && self.finds.is_full(now)
             && self.codes.is_full(now)
             && self.directs.is_full(now)
+            && self.group_reads.is_full(now)
             && self.acts.is_full(now)
             && self.act_bytes.is_full(now)
             && self.groups.is_full(now)

@@ -202,11 +202,12 @@ fn take(session: &Session, now: std::time::Instant) -> Result<(), Reject> {
     if session.account().directs.take(now, 1) {
         Ok(())
     } else {
-        Err(Reject::new(
-            ErrorCode::Limit,
-            "too much at once: try again later",
-        ))
+        Err(too_much())
     }
+}
+
+fn too_much() -> Reject {
+    Reject::new(ErrorCode::Limit, "too much at once: try again later")
 }
 
 fn bad_frame(message: &str) -> Reject {

@@ -172,6 +172,12 @@ impl Board {
         self.notices.range(first..)
     }
 
+    /// How much the payloads on it are.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The whole board as bytes: equal boards give equal bytes.
     #[must_use]
     pub fn snapshot(&self) -> Bytes {

@@ -364,6 +364,12 @@ impl Inbox {
         })
     }
 
+    /// How much the payloads in it are.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.received.bytes + self.copied.bytes
+    }
+
     /// Whether the user has an inbox and has not blocked somebody.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use super::feed::{Feed, Next};
 use super::{ask, further, is_known, other_question};
 use crate::device::Device;
 use crate::error::Error;
-use crate::retry::{patiently, until_known};
+use crate::retry::{persistently, until_known};
 
 /// Access to groups; see [`Device::groups`].
 #[derive(Debug)]
@@ -316,7 +316,7 @@ impl Group {
                 Next::Item(told) => told,
                 Next::End => return Ok(None),
                 Next::Stale => {
-                    patiently(|| self.open()).await?;
+                    persistently(|| self.open()).await?;
                     continue;
                 }
             };

@@ -378,6 +378,10 @@ impl Machine for Inbox {
         }
     }
 
+    fn bytes(&self) -> usize {
+        self.bytes()
+    }
+
     fn tell(&self, node: &Arc<Node>, listener: &mut InboxListener) -> Told {
         let session = &listener.session;
         if session.lock().ended().is_some() {

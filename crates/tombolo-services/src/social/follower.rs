@@ -52,6 +52,9 @@ pub(super) trait Machine: Default + Send + 'static {
     /// What a listener was told after a number is void.
     fn go_back(_: &mut Self::Listener, _: u64) {}
 
+    /// About how much it holds.
+    fn bytes(&self) -> usize;
+
     /// Tells a listener what it has not been told yet.
     fn tell(&self, _: &Arc<Node>, _: &mut Self::Listener) -> Told {
         Told::All
@@ -90,8 +93,17 @@ pub(super) enum Outcome<M: Machine> {
 /// The logs of one kind that a node reads.
 pub(super) struct Followers<M: Machine> {
     by_key: Mutex<BTreeMap<Key, Arc<Follower<M>>>>,
-    /// Those that nobody needed when they came here, the oldest first, and how often nobody had.
-    idle: Mutex<VecDeque<(Arc<Follower<M>>, u64)>>,
+    /// Those that nobody needed when they came here, the oldest first.
+    idle: Mutex<VecDeque<Idle<M>>>,
+}
+
+/// A log that nobody needed.
+struct Idle<M: Machine> {
+    follower: Arc<Follower<M>>,
+    /// How often nobody had.
+    count: u64,
+    /// About how much it held.
+    bytes: usize,
 }
 
 impl<M: Machine> Default for Followers<M> {
@@ -109,11 +121,25 @@ impl<M: Machine> Followers<M> {
         lock(&self.by_key).len()
     }
 
-    /// Nobody needs a log any more; returns one that is to be read no longer, when there are too many such.
-    fn note_idle(&self, idle: &Arc<Follower<M>>, count: u64) -> Option<(Arc<Follower<M>>, u64)> {
+    /// Nobody needs a log any more; returns those that are to be read no longer, when there are too many such.
+    fn note_idle(&self, idle: Idle<M>) -> Vec<Idle<M>> {
         let mut all = lock(&self.idle);
-        all.push_back((Arc::clone(idle), count));
-        (all.len() > IDLE_MAX).then(|| all.pop_front()).flatten()
+        all.push_back(idle);
+        let mut bytes: usize = all.iter().map(|idle| idle.bytes).sum();
+        let mut over = Vec::new();
+        while (all.len() > IDLE_MAX || bytes > IDLE_BYTES_MAX)
+            && let Some(oldest) = all.pop_front()
+        {
+            bytes -= oldest.bytes;
+            over.push(oldest);
+        }
+        over
+    }
+
+    /// A log was not needed for long, or was since.
+    fn forget_idle(&self, follower: &Arc<Follower<M>>, count: u64) {
+        let is_it = |idle: &Idle<M>| idle.count == count && Arc::ptr_eq(&idle.follower, follower);
+        lock(&self.idle).retain(|idle| !is_it(idle));
     }
 }
 
@@ -180,17 +206,22 @@ impl<M: Machine> Drop for Following<M> {
             return;
         }
         state.idle += 1;
-        let idle = state.idle;
+        let (count, bytes) = (state.idle, state.machine.bytes());
         drop(state);
-        // Whoever writes to many strangers must not fill the node with what belongs to them.
-        let over = M::followers(&self.node).note_idle(&self.follower, idle);
-        if let Some((oldest, idle)) = over {
-            oldest.release(&self.node, idle);
+        // Whoever writes to many strangers, or reads much, must not fill the node with it.
+        let over = M::followers(&self.node).note_idle(Idle {
+            follower: Arc::clone(&self.follower),
+            count,
+            bytes,
+        });
+        for oldest in over {
+            oldest.follower.release(&self.node, oldest.count);
         }
         let (node, follower) = (Arc::clone(&self.node), Arc::clone(&self.follower));
         self.node.runtime.spawn(async move {
             tokio::time::sleep(LINGER).await;
-            follower.release(&node, idle);
+            M::followers(&node).forget_idle(&follower, count);
+            follower.release(&node, count);
         });
     }
 }
@@ -583,6 +614,9 @@ fn unreadable() -> Reject {
 
 /// Logs of one kind that a node goes on to read although nobody needs them.
 const IDLE_MAX: usize = 256;
+
+/// About how much those hold.
+const IDLE_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// How long a log is read that nobody needs.
 const LINGER: Duration = Duration::from_secs(10);

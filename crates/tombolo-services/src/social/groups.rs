@@ -23,7 +23,7 @@ use tombolo_social::{EntryError, MessageId, Place};
 use tombolo_wire::v1::{self, ErrorCode, group_request, group_response, social_response};
 use tombolo_wire::{GroupName, UserId};
 
-use super::{PAGE_BYTES_MAX, answer, bad_frame, direct, take};
+use super::{PAGE_BYTES_MAX, answer, bad_frame, direct, take, too_much};
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::session::Session;
@@ -108,9 +108,12 @@ pub(super) fn parse(
                 return Err(Reject::new(ErrorCode::Limit, "too many new groups"));
             }
         }
-        Kind::Open { .. }
-        | Kind::Close
-        | Kind::Inside(Inside::History { .. } | Inside::Members { .. }) => {}
+        Kind::Open { .. } | Kind::Inside(Inside::History { .. } | Inside::Members { .. }) => {
+            if !session.account().group_reads.take(now, 1) {
+                return Err(too_much());
+            }
+        }
+        Kind::Close => {}
         Kind::Inside(Inside::Join | Inside::Leave | Inside::Post { .. } | Inside::Govern(_)) => {
             take(session, now)?
         }

@@ -265,6 +265,10 @@ impl Machine for Board {
         Ok((operation, Ok(self.apply(&entry))))
     }
 
+    fn bytes(&self) -> usize {
+        self.bytes()
+    }
+
     fn tell(&self, node: &Arc<Node>, listener: &mut NoticeListener) -> Told {
         let Some(last) = self.last() else {
             return Told::All;

@@ -266,6 +266,45 @@ async fn of_a_group_that_has_ended_neither_posts_nor_members_are_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn reading_groups_has_a_pace() {
+    let lab = Lab::with(|config| config.group_reads.burst = 5);
+    let mut alice = Talker::new(&lab, "alice").await;
+    alice.create(true).await.unwrap();
+    alice.open(None).await.unwrap();
+    for _ in 0..4 {
+        alice.history(0, 0).await.unwrap();
+    }
+    assert_eq!(alice.history(0, 0).await.unwrap_err(), ErrorCode::Limit);
+    alice.post(1, b"posts are others").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    alice.history(0, 0).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_reads_many_large_posts_does_not_fill_the_node() {
+    let lab = Lab::with(|config| {
+        config.directs.burst = 10_000;
+        config.rate.bytes_burst = u32::MAX;
+    });
+    let mut alice = Talker::new(&lab, "alice").await;
+    alice.create(true).await.unwrap();
+    let segments = 12;
+    let post = [0; PAYLOAD_BYTES_MAX];
+    for id in 0..segments * POSTS_MAX as u128 {
+        alice.post(id, &post).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(lab.services.stats().logs, 0);
+    for segment in 1..=segments as u64 {
+        let before = segment * POSTS_MAX as u64;
+        assert!(alice.history(before, 1).await.unwrap().more);
+    }
+    // 32 MiB of them, the group and a roster.
+    let logs = lab.services.stats().logs;
+    assert!(logs <= 9, "{logs}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_an_owner_says_what_roles_may_do() {
     let lab = Lab::new();
     let mut alice = Talker::new(&lab, "alice").await;

@@ -358,6 +358,10 @@ impl Machine for Group {
         let entry = group::Entry::decode(entry)?;
         Ok((entry.operation, self.apply(&entry)))
     }
+
+    fn bytes(&self) -> usize {
+        GROUP_BYTES
+    }
 }
 
 impl Machine for Roster {
@@ -387,6 +391,10 @@ impl Machine for Roster {
     fn apply(&mut self, entry: &[u8]) -> Result<Applied<Self>, EntryError> {
         let entry = roster::Entry::decode(entry)?;
         Ok((entry.operation, self.apply(&entry)))
+    }
+
+    fn bytes(&self) -> usize {
+        self.len() * MEMBER_BYTES
     }
 }
 
@@ -418,6 +426,10 @@ impl Machine for Segment {
         let entry = segment::Entry::decode(entry)?;
         Ok((entry.operation, self.apply(&entry)))
     }
+
+    fn bytes(&self) -> usize {
+        self.bytes()
+    }
 }
 
 /// Of all groups, among the logs.
@@ -428,6 +440,10 @@ const ROSTERS: &str = "roster";
 
 /// Of all groups' posts, among the logs.
 const POSTS: &str = "posts";
+
+/// About how much a group takes, and a member.
+const GROUP_BYTES: usize = 2048;
+const MEMBER_BYTES: usize = 128;
 
 /// How often something is tried anew because others were faster.
 const ATTEMPTS_MAX: usize = 16;
