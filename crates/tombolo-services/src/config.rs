@@ -72,6 +72,11 @@ pub struct Config {
     /// Joins of one user, because all members are told of each. By default 5 per second and 128 at
     /// once, as two devices need that come back to all of their rooms.
     pub joins: Pace,
+    /// Joins of one user that open a room, beside that. By default 1 per second and 128 at once.
+    pub opens: Pace,
+    /// Rooms on this node that nobody is in, reserved seats or not: when there are more, the oldest are closed. Those
+    /// that are kept for longer than [`Config::room_kept_max`], as servers may say, do not count.
+    pub empty_rooms_max: usize,
     /// How often a user may look for rooms, because all that are known may have to be looked through. By
     /// default 5 per second and 50 at once.
     pub finds: Pace,
@@ -234,6 +239,8 @@ impl Default for Config {
                 per_second: 5,
                 burst: 128,
             },
+            opens: OPENS,
+            empty_rooms_max: 10_000,
             finds: LOOKS,
             codes: CODES,
             directs: Pace {
@@ -259,10 +266,7 @@ impl Default for Config {
                 per_second: 1,
                 burst: 20,
             },
-            group_reads: Pace {
-                per_second: 20,
-                burst: 500,
-            },
+            group_reads: GROUP_READS,
             tickets: LOOKS,
             tickets_per_user_max: 8,
             pools: Vec::new(),
@@ -288,6 +292,18 @@ const DELIVERIES: RateLimit = RateLimit {
 const LOOKS: Pace = Pace {
     per_second: 5,
     burst: 50,
+};
+
+/// How fast a user may open rooms.
+const OPENS: Pace = Pace {
+    per_second: 1,
+    burst: 128,
+};
+
+/// How fast a user may open groups, and read them.
+const GROUP_READS: Pace = Pace {
+    per_second: 20,
+    burst: 500,
 };
 
 /// How fast codes may be tried.

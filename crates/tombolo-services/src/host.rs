@@ -3,6 +3,7 @@
 mod act;
 mod arrive;
 mod clock;
+mod empty;
 mod find;
 mod follow;
 mod moves;
@@ -31,6 +32,7 @@ use crate::requests;
 use crate::session::Session;
 
 pub(crate) use act::{NamedAct, operation_named, operation_of, reject};
+pub(crate) use empty::EmptyRooms;
 pub(crate) use server::by_server;
 pub use server::{MemberView, RoomView, ServerActed};
 
@@ -202,13 +204,15 @@ impl Node {
             || state.entrances > 0
             || !state.session_by_user.is_empty()
             || state.is_watched_here(self);
-        if is_needed
-            || !hosts
-                .get(&host.room)
-                .is_some_and(|found| Arc::ptr_eq(found, host))
-        {
+        let is_it = |found: &Arc<Host>| Arc::ptr_eq(found, host);
+        if !hosts.get(&host.room).is_some_and(is_it) {
             return;
         }
+        if is_needed {
+            self.note_empty(host, &state);
+            return;
+        }
+        self.empty_rooms.remove(&host.room);
         hosts.remove(&host.room);
         host.stop();
         if let Some(listed) = host.listed() {
@@ -224,6 +228,19 @@ impl Node {
                 // Whoever appended something in between retires the log after that.
                 let _ = node.engine.retire(&host.key, at).await;
             });
+        }
+    }
+}
+
+impl Node {
+    /// Notes whether nobody is in a room that is hosted on, and closes another one when there are too many such.
+    fn note_empty(self: &Arc<Self>, host: &Arc<Host>, state: &State) {
+        if !state.is_empty(self) {
+            self.empty_rooms.remove(&host.room);
+        } else if let Some(oldest) = self.empty_rooms.add(host, self.config.empty_rooms_max) {
+            let node = Arc::clone(self);
+            self.runtime
+                .spawn(async move { oldest.close_empty(&node).await });
         }
     }
 }

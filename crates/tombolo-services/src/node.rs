@@ -24,7 +24,7 @@ use crate::entropy::ResumeToken;
 use crate::events::{RoomEvents, SessionEvent, SessionEvents};
 use crate::field::Fields;
 use crate::forward::Manner;
-use crate::host::Host;
+use crate::host::{EmptyRooms, Host};
 use crate::lock::lock;
 use crate::matchmaker::Matchmaker;
 use crate::queue::Topic;
@@ -50,6 +50,7 @@ pub(crate) struct Node {
     pub(crate) room_names: LastRead,
     pub(crate) sessions: Mutex<SessionTable>,
     pub(crate) host_by_room: Mutex<BTreeMap<RoomId, Arc<Host>>>,
+    pub(crate) empty_rooms: EmptyRooms,
     pub(crate) social: Social,
     pub(crate) matchmaker: Matchmaker,
     pub(crate) fields: Fields,
@@ -472,6 +473,7 @@ impl Node {
         for host in std::mem::take(&mut *lock(&self.host_by_room)).into_values() {
             host.stop();
         }
+        self.empty_rooms.clear();
         self.catalogue.forget_all();
     }
 

@@ -15,6 +15,7 @@ pub(crate) struct Account {
     pub(crate) deliveries: Rate,
     pub(crate) introductions: Bucket,
     pub(crate) joins: Bucket,
+    pub(crate) opens: Bucket,
     pub(crate) finds: Bucket,
     pub(crate) codes: Bucket,
     pub(crate) directs: Bucket,
@@ -37,6 +38,7 @@ impl Account {
             deliveries: Rate::new(config.deliveries, now),
             introductions: Bucket::new(config.introductions, now),
             joins: Bucket::new(config.joins, now),
+            opens: Bucket::new(config.opens, now),
             finds: Bucket::new(config.finds, now),
             codes: Bucket::new(config.codes, now),
             directs: Bucket::new(config.directs, now),
@@ -55,6 +57,7 @@ impl Account {
             && self.deliveries.is_full(now)
             && self.introductions.is_full(now)
             && self.joins.is_full(now)
+            && self.opens.is_full(now)
             && self.finds.is_full(now)
             && self.codes.is_full(now)
             && self.directs.is_full(now)

@@ -298,9 +298,14 @@ async fn carry_out_join_of(
     }
     let entrance = node.enter(room)?;
     let host = entrance.host();
+    let mut is_paid = false;
     for _ in 0..ATTEMPTS_MAX {
         let allowed = authorize(node, session, join, host, mode).await?;
         host.ready(node).await?;
+        if allowed != Mode::Join && !host.is_open() && !is_paid {
+            pay_for_opening(session)?;
+            is_paid = true;
+        }
         let open = async |code| join_host(node, session, id, join, host, allowed, code).await;
         let joined = match join.with_code && allowed != Mode::Join && !host.is_open() {
             true => host.open_with_code(node, open).await,
@@ -318,6 +323,15 @@ async fn carry_out_join_of(
         ErrorCode::Unavailable,
         "the room changes too fast",
     ))
+}
+
+/// A room stays for as long as its settings say, whether anybody is in it or not.
+fn pay_for_opening(session: &Session) -> Result<(), Reject> {
+    let now = tokio::time::Instant::now().into_std();
+    match session.account().opens.take(now, 1) {
+        true => Ok(()),
+        false => Err(Reject::new(ErrorCode::Limit, "too many new rooms")),
+    }
 }
 
 /// Asks the game, if it wants to be asked, and returns what it allows: to open the room, or to come in.

@@ -29,6 +29,7 @@ use crate::entropy::{NoEntropy, ResumeToken};
 use crate::events::{RoomChange, RoomEvents, SessionChange, SessionEvent, SessionEvents};
 use crate::field::Fields;
 use crate::hooks;
+use crate::host::EmptyRooms;
 use crate::lock::lock;
 use crate::matchmaker::{self, Matchmaker};
 use crate::node::{Node, SessionTable};
@@ -120,6 +121,7 @@ impl Services {
             room_names: LastRead::default(),
             sessions: Mutex::default(),
             host_by_room: Mutex::default(),
+            empty_rooms: EmptyRooms::default(),
             matchmaker,
             fields: Fields::default(),
             arrivals: Mutex::new(Arrivals::default()),

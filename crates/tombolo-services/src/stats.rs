@@ -34,6 +34,8 @@ pub struct Stats {
     pub directs: u64,
     /// Messages whose senders have got no copy of them.
     pub copies_failed: u64,
+    /// Rooms that were closed because there were too many that nobody was in.
+    pub rooms_crowded_out: u64,
     /// What devices here have said in groups.
     pub posts: u64,
     /// Tickets that devices here have submitted to pools.
@@ -133,6 +135,7 @@ pub(crate) struct Counters {
     pub(crate) delivered: Counter,
     pub(crate) directs: Counter,
     pub(crate) copies_failed: Counter,
+    pub(crate) rooms_crowded_out: Counter,
     pub(crate) posts: Counter,
     pub(crate) notices: Counter,
     pub(crate) tickets: Counter,
@@ -217,6 +220,7 @@ impl Counters {
             delivered: self.delivered.value(),
             directs: self.directs.value(),
             copies_failed: self.copies_failed.value(),
+            rooms_crowded_out: self.rooms_crowded_out.value(),
             posts: self.posts.value(),
             notices: self.notices.value(),
             tickets: self.tickets.value(),

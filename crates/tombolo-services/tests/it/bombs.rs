@@ -1,5 +1,7 @@
 //! Rooms that somebody wants to blow up: every limit is refused with a reason, and the room goes on.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tombolo_room::{
     KEY_BYTES_MAX, OBJECTS_PER_MEMBER_MAX, OWNER_STATE_BYTES_MAX, PAYLOAD_BYTES_MAX,
@@ -27,6 +29,55 @@ async fn a_room_takes_no_more_members_than_the_node_allows() {
         dave.join("r", JoinMode::Join).await,
         Err(ErrorCode::RoomFull)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_opens_many_rooms_has_to_wait_and_whoever_joins_has_not() {
+    let lab = Lab::with(|config| config.opens.burst = 3);
+    let mut alice = lab.device("alice").await;
+    let mut bob = lab.device("bob").await;
+    bob.join("his", JoinMode::Create).await.unwrap();
+    for room in ["a", "b", "c"] {
+        alice.join(room, JoinMode::JoinOrCreate).await.unwrap();
+    }
+    let refused = alice.join("d", JoinMode::JoinOrCreate).await;
+    assert_eq!(refused.map(drop), Err(ErrorCode::Limit));
+    alice.join("his", JoinMode::JoinOrCreate).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    alice.join("d", JoinMode::JoinOrCreate).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_rooms_that_nobody_is_in_the_oldest_are_closed() {
+    let lab = Lab::with(|config| config.empty_rooms_max = 4);
+    let mut alice = lab.device("alice").await;
+    let rooms = ["a", "b", "c", "d", "e"];
+    for room in rooms {
+        let settings = Some(v1::RoomSettings {
+            empty_kept_ms: 3_600_000,
+            ..v1::RoomSettings::default()
+        });
+        let join = v1::Join {
+            room: room.into(),
+            mode: JoinMode::Create.into(),
+            settings,
+            ..v1::Join::default()
+        };
+        alice.join_as(join).await.unwrap();
+        alice.leave(room).await.unwrap();
+        // It is in use again, and so not the oldest.
+        if room == "b" {
+            alice.join("a", JoinMode::Join).await.unwrap();
+            alice.leave("a").await.unwrap();
+        }
+    }
+    alice.drain().await;
+    let gone = alice.join("b", JoinMode::Join).await;
+    assert_eq!(gone.map(drop), Err(ErrorCode::NoSuchRoom));
+    for room in ["a", "c", "d", "e"] {
+        alice.join(room, JoinMode::Join).await.unwrap();
+    }
+    assert_eq!(lab.services.stats().rooms_crowded_out, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,7 +180,7 @@ async fn acts_are_bounded_per_second_and_by_what_members_are_told() {
     }
     let refused = alice.act("r", change(vec![text("x", 1)])).await;
     assert_eq!(refused, Err(ErrorCode::Limit));
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     alice.act("r", change(vec![text("x", 1)])).await.unwrap();
 
     let lab = Lab::with(|config| config.deliveries.bytes_burst = 50_000);

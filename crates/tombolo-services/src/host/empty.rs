@@ -1,0 +1,88 @@
+//! Rooms on this node that nobody is in. There are so many at most; the oldest are closed first.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tombolo_room::{Act, OperationId};
+use tombolo_wire::RoomId;
+
+use super::{Host, State, by_server};
+use crate::lock::lock;
+use crate::node::Node;
+
+/// Those of one node.
+#[derive(Default)]
+pub(crate) struct EmptyRooms(Mutex<Rooms>);
+
+#[derive(Default)]
+struct Rooms {
+    /// Of the room that was left last.
+    last: u64,
+    /// The oldest first.
+    host_by_number: BTreeMap<u64, Arc<Host>>,
+    number_by_room: BTreeMap<RoomId, u64>,
+}
+
+impl EmptyRooms {
+    /// Nobody is in a room; returns one that is to be closed, when there are too many such.
+    pub(super) fn add(&self, host: &Arc<Host>, max: usize) -> Option<Arc<Host>> {
+        let mut rooms = lock(&self.0);
+        if rooms.number_by_room.contains_key(&host.room) {
+            return None;
+        }
+        rooms.last += 1;
+        let number = rooms.last;
+        rooms.number_by_room.insert(host.room.clone(), number);
+        rooms.host_by_number.insert(number, Arc::clone(host));
+        if rooms.host_by_number.len() <= max {
+            return None;
+        }
+        let (_, oldest) = rooms.host_by_number.pop_first()?;
+        rooms.number_by_room.remove(&oldest.room);
+        Some(oldest)
+    }
+
+    /// Somebody is in a room, or it is not hosted here any more.
+    pub(super) fn remove(&self, room: &RoomId) {
+        let mut rooms = lock(&self.0);
+        if let Some(number) = rooms.number_by_room.remove(room) {
+            rooms.host_by_number.remove(&number);
+        }
+    }
+
+    pub(crate) fn clear(&self) {
+        let mut rooms = lock(&self.0);
+        rooms.host_by_number.clear();
+        rooms.number_by_room.clear();
+    }
+}
+
+impl State {
+    /// Whether nobody is in the room, and it is kept for no longer than devices may say.
+    pub(super) fn is_empty(&self, node: &Node) -> bool {
+        let settings = self.room.settings();
+        self.entrances == 0
+            && self.room.members().len() == 0
+            && settings.is_some_and(|settings| settings.empty_kept <= node.config.room_kept_max)
+    }
+}
+
+impl Host {
+    /// Closes the room, unless somebody has come in.
+    pub(super) async fn close_empty(&self, node: &Node) {
+        let is_empty = self.lock().is_empty(node);
+        let Ok(operation) = node.config.entropy.operation_id() else {
+            return;
+        };
+        if is_empty {
+            node.counters.rooms_crowded_out.add(1);
+            let close = by_server(Act::Close);
+            let operation = OperationId(operation.0);
+            // What cannot be closed now ends by itself.
+            let _ = self
+                .act_for_server(node, operation, Duration::ZERO, close)
+                .await;
+        }
+    }
+}
