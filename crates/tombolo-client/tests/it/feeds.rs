@@ -6,9 +6,10 @@ use bytes::Bytes;
 use tombolo_client::{GroupEvent, InboxEvent, Notification};
 use tombolo_wire::v1::{
     DirectEvent, DirectMessage, DirectResponse, GroupMessage, GroupOpened, GroupResponse,
-    InboxOpened, Notice, NoticeEvent, NoticePlace, NoticeResponse, NoticesOpened, Place, Request,
-    SocialEvent, SocialResponse, direct_event, direct_response, group_event, group_response,
-    notice_event, notice_response, response, server_frame, social_event, social_response,
+    InboxOpened, InboxPlace, Notice, NoticeEvent, NoticePlace, NoticeResponse, NoticesOpened,
+    Place, Request, SocialEvent, SocialResponse, direct_event, direct_response, group_event,
+    group_response, notice_event, notice_response, response, server_frame, social_event,
+    social_response,
 };
 
 use crate::lab::soon;
@@ -51,6 +52,46 @@ async fn a_message_comes_once_however_often_the_inbox_was_opened_again() {
         let is_it = matches!(&event, Some(InboxEvent::Message(it)) if it.number == number);
         assert!(is_it, "{number} and not {event:?}");
     }
+}
+
+#[tokio::test]
+async fn messages_that_come_under_the_numbers_of_lost_ones_are_told() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let opened = social_response::Result::Direct(DirectResponse {
+        result: Some(direct_response::Result::Opened(InboxOpened {
+            last: Some(place(5)),
+            read: 5,
+            ..InboxOpened::default()
+        })),
+    });
+    let (inbox, ()) = tokio::join!(device.inbox(None), open(&mut line, opened));
+    let mut inbox = inbox.unwrap();
+    let goes_back = |at: Option<Place>| {
+        let lost = at.is_none();
+        direct_event::Kind::Place(InboxPlace { at, lost })
+    };
+    let message = DirectMessage {
+        number: 3,
+        from: "bob".into(),
+        id: id(),
+        ..DirectMessage::default()
+    };
+    for kind in [
+        goes_back(None),
+        goes_back(Some(place(2))),
+        direct_event::Kind::Message(message),
+    ] {
+        let kind = social_event::Kind::Direct(DirectEvent { kind: Some(kind) });
+        line.tell(server_frame::Body::Social(SocialEvent { kind: Some(kind) }))
+            .await;
+    }
+    let lost = soon(inbox.next_event()).await.unwrap();
+    assert_eq!(lost, Some(InboxEvent::Lost));
+    let event = soon(inbox.next_event()).await.unwrap();
+    let is_it = matches!(&event, Some(InboxEvent::Message(it)) if it.number == 3);
+    assert!(is_it, "{event:?}");
+    assert_eq!(inbox.place().map(|place| place.offset), Some(3));
 }
 
 #[tokio::test]
