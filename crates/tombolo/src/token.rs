@@ -43,6 +43,12 @@ pub(crate) struct Mint(SigningKey);
 impl Mint {
     /// Reads a secret, as `tombolo serve --token-key` takes it.
     pub(crate) fn read(name: &str, path: &Path) -> anyhow::Result<Self> {
+        let is_pem = std::fs::read(path).is_ok_and(|text| text.starts_with(b"-----BEGIN"));
+        anyhow::ensure!(
+            !is_pem,
+            "{}: it is PEM, and tokens are made with a secret",
+            path.display()
+        );
         let mut keys = TokenKeys::default();
         keys.read(name, path)?;
         let secret = keys.secret();

@@ -110,15 +110,19 @@ impl Connection {
             });
         }
         let first = async {
-            let mut failure = Error::unreachable(url, "the name has no usable address");
+            // Which of them says what is wrong is for whoever reads it: in one network it is UDP, in another TCP.
+            let mut reasons = Vec::new();
             while let Some(attempt) = attempts.join_next().await {
                 match attempt {
                     Ok(Ok(connection)) => return Ok(connection),
-                    Ok(Err(error)) => failure = error,
-                    Err(error) => failure = Error::local(error),
+                    Ok(Err(reason)) => reasons.push(reason),
+                    Err(error) => return Err(Error::local(error)),
                 }
             }
-            Err(failure)
+            Err(match reasons.is_empty() {
+                true => Error::unreachable(url, "the name has no usable address"),
+                false => Error::unreachable(url, &reasons.join("; ")),
+            })
         };
         tokio::time::timeout(CONNECT_TIMEOUT, first)
             .await
@@ -197,8 +201,8 @@ async fn open_quic(
     url: &ServerUrl,
     address: SocketAddr,
     patience: Patience,
-) -> Result<Connection, Error> {
-    let failed = |error: &dyn std::fmt::Display| Error::unreachable(url, &format!("QUIC: {error}"));
+) -> Result<Connection, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("QUIC: {error}");
     let tls =
         tls::client_config(url.pin.as_ref(), Some(tombolo_wire::ALPN)).map_err(|e| failed(&e))?;
     let crypto = QuicClientConfig::try_from(tls).map_err(|e| failed(&e))?;
@@ -287,9 +291,8 @@ async fn open_websocket(
     url: &ServerUrl,
     address: SocketAddr,
     patience: Patience,
-) -> Result<Connection, Error> {
-    let failed =
-        |error: &dyn std::fmt::Display| Error::unreachable(url, &format!("WebSocket: {error}"));
+) -> Result<Connection, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("WebSocket: {error}");
     let tls = tls::client_config(url.pin.as_ref(), Some(b"http/1.1")).map_err(|e| failed(&e))?;
     let name = ServerName::try_from(url.host().to_owned()).map_err(|e| failed(&e))?;
     let tcp = TcpStream::connect(address).await.map_err(|e| failed(&e))?;

@@ -281,6 +281,7 @@ async fn a_wrong_server_url_is_a_failure_that_says_so() {
         ("http://127.0.0.1:1", "tombolo://"),
         ("tombolo://127.0.0.1:9?pin=short", "pin"),
         ("tombolo://127.0.0.1:9", "127.0.0.1:9"),
+        ("tombolo://127.0.0.1:9", "WebSocket: Connection refused"),
     ] {
         let ended = start(&["doctor", "--server", url]).ended().await;
         assert_eq!(ended.status, Some(1), "{url}");
