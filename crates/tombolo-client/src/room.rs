@@ -24,6 +24,7 @@ use crate::device::Device;
 use crate::error::Error;
 use crate::link::{Lane, Peer, SendError};
 use crate::matchmaker::said_reach;
+use crate::retry::persistently;
 use crate::session;
 use queue::Queue;
 
@@ -186,7 +187,8 @@ impl Rooms<'_> {
     /// # Errors
     /// When it exists already, or the node refuses.
     pub async fn create(&self, room: &str, options: RoomOptions) -> Result<Room, Error> {
-        self.enter(room, JoinMode::Create, options).await
+        self.enter(room, JoinMode::Create, options, Asking::Once)
+            .await
     }
 
     /// Joins a room that exists.
@@ -194,7 +196,8 @@ impl Rooms<'_> {
     /// # Errors
     /// When it does not exist or is full, or the node refuses.
     pub async fn join(&self, room: &str, options: RoomOptions) -> Result<Room, Error> {
-        self.enter(room, JoinMode::Join, options).await
+        self.enter(room, JoinMode::Join, options, Asking::Once)
+            .await
     }
 
     /// Joins a room, making it when it does not exist.
@@ -202,10 +205,28 @@ impl Rooms<'_> {
     /// # Errors
     /// When it is full, or the node refuses.
     pub async fn join_or_create(&self, room: &str, options: RoomOptions) -> Result<Room, Error> {
-        self.enter(room, JoinMode::JoinOrCreate, options).await
+        self.enter(room, JoinMode::JoinOrCreate, options, Asking::Once)
+            .await
     }
 
-    async fn enter(&self, room: &str, mode: JoinMode, options: RoomOptions) -> Result<Room, Error> {
+    /// Joins a room that it must not leave in between, since it would not get into it again: asks until it
+    /// is in.
+    pub(crate) async fn join_for_good(
+        &self,
+        room: &str,
+        options: RoomOptions,
+    ) -> Result<Room, Error> {
+        self.enter(room, JoinMode::Join, options, Asking::Persistently)
+            .await
+    }
+
+    async fn enter(
+        &self,
+        room: &str,
+        mode: JoinMode,
+        options: RoomOptions,
+        asking: Asking,
+    ) -> Result<Room, Error> {
         let id = RoomId::parse(room).map_err(Error::local)?;
         let device = &self.0.0;
         let state = Arc::new(RoomState::new(options));
@@ -221,7 +242,12 @@ impl Rooms<'_> {
             device: self.0.clone(),
             state,
         };
-        if let Err(error) = join(&device.session, &room.id, mode, &room.state).await {
+        let attempt = || join(&device.session, &room.id, mode, &room.state);
+        let joined = match asking {
+            Asking::Once => attempt().await,
+            Asking::Persistently => persistently(attempt).await,
+        };
+        if let Err(error) = joined {
             let id = room.id.clone();
             drop(room);
             // It may be done all the same, later.
@@ -232,6 +258,12 @@ impl Rooms<'_> {
         }
         Ok(room)
     }
+}
+
+/// Whether a join that fails for the time being is asked for again.
+enum Asking {
+    Once,
+    Persistently,
 }
 
 /// What the device keeps of a room.

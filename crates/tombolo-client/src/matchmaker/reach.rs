@@ -15,7 +15,7 @@ use tombolo_wire::v1::{self, request};
 use super::Seeking;
 use crate::device::{Device, Shared};
 use crate::error::Error;
-use crate::retry::persistently;
+use crate::retry::until_known;
 use crate::room::{RoomState, is_of_party};
 use crate::session;
 
@@ -102,7 +102,7 @@ pub(crate) async fn say_in_room(
             .await
             .map(drop)
     };
-    let said: Result<(), Error> = persistently(attempt).await;
+    let said: Result<(), Error> = until_known(Error::is_temporary, attempt).await;
     if let Err(error) = said {
         tracing::debug!(%error, room = %id, "how the device is reached was not said");
     }

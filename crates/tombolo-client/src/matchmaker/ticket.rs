@@ -15,7 +15,7 @@ use super::found::Match;
 use super::{about, ask, other_question};
 use crate::device::Device;
 use crate::error::Error;
-use crate::retry::{patiently, persistently, persistently_for};
+use crate::retry::{patiently, persistently_for};
 use crate::room::{Room, RoomOptions};
 use crate::session;
 
@@ -195,7 +195,7 @@ impl Ticket {
         let room = found.room.clone();
         let join = async move {
             let rooms = device.rooms();
-            persistently(|| rooms.join(&room, options.clone())).await
+            rooms.join_for_good(&room, options).await
         };
         self.joining = Some(Joining {
             found,

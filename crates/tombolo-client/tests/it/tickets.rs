@@ -169,6 +169,25 @@ async fn a_match_is_kept_for_who_did_not_wait_until_its_room_was_joined() {
     assert!(soon(ticket.next_event()).await.is_err(), "nothing follows");
 }
 
+#[tokio::test]
+async fn the_room_of_a_match_is_not_left_while_it_is_asked_for_again() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let mut ticket = waiting(&device, &mut line).await;
+    tell(&mut line, ticket.id(), begins()).await;
+    let joining = async {
+        let join = line.request().await;
+        line.refuse(&join, ErrorCode::Unavailable).await;
+        // It was done all the same, and whoever leaves does not get in again.
+        line.member_joined(ROOM, "bob").await;
+        let again = line.request().await;
+        line.joined(&again, &["alice", "bob"]).await;
+    };
+    let found =
+        async { while !matches!(ticket.next_event().await.unwrap(), TicketEvent::Found(_)) {} };
+    soon(async { tokio::join!(found, joining) }).await;
+}
+
 const ROOM: &str = "tombolo-match-1";
 
 fn begins() -> match_event::Kind {

@@ -150,6 +150,10 @@ impl Look {
         from: [0.0; 3],
         drift: f64::NEG_INFINITY,
     };
+
+    pub(super) fn from(&self) -> [f64; 3] {
+        self.from
+    }
 }
 
 /// From 0 to 1, for each slot another share of the skin.

@@ -61,6 +61,10 @@ impl<S: Sight + ?Sized, const D: usize> Scene<'_, S, D> {
         let looks_around = self.moves.is_stale(slot, me.position, &observer.look);
         if looks_around || self.has_turned(&me, observer) {
             self.look_over(&me, observer);
+            // It may come back from where it has gone since it looked around, and go as far again.
+            if !looks_around && observer.look.from() != me.position {
+                observer.core = 0;
+            }
         }
         self.let_go(&me, observer);
         self.add_new(scratch, &me, observer, looks_around);

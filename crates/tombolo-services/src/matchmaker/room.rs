@@ -31,6 +31,7 @@ pub(super) async fn gather(node: Arc<Node>, desk: Arc<Desk>, formed: Arc<Formed>
     };
     if node.cluster.is_out() {
         // Its devices come back over others.
+        desk.lock().beginning.remove(&formed.id);
         return;
     }
     if seating == Some(Seating::Seated) && prepared.as_ref().is_err_and(is_passing) {
