@@ -84,10 +84,10 @@ pub(crate) struct ServerArgs {
     /// How packets are moved [default: auto]
     #[arg(long, value_enum)]
     pub(crate) io: Option<IoArg>,
-    /// Certificate chain and private key for TLS, PEM files
+    /// Certificate chain and private key for TLS and DTLS, which are served beside plain TURN; PEM files
     #[arg(long, num_args = 2, value_names = ["CERT", "KEY"])]
     pub(crate) tls: Vec<PathBuf>,
-    /// Where to serve TURN over TLS and DTLS; repeat it for more
+    /// Where else to serve TURN over TLS and DTLS; repeat it for more
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) tls_listen: Vec<Listen<5349>>,
     /// Socket for `tombolo turn list`, `drain` and the like; nobody but this user may use it

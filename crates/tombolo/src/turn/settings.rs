@@ -253,13 +253,7 @@ fn certificates(file: &File, directory: &Path) -> anyhow::Result<Option<Certific
     match (&file.tls.certificate, &file.tls.key) {
         (Some(chain), Some(key)) => {
             let (chain, key) = (directory.join(chain), directory.join(key));
-            let certificates = Certificates::from_pem_files(chain, key)?;
-            anyhow::ensure!(
-                !file.tls.listen.is_empty(),
-                "there is a certificate but no address for TLS: give --tls-listen IP[:PORT], or \
-                 `listen` under [tls]"
-            );
-            Ok(Some(certificates))
+            Ok(Some(Certificates::from_pem_files(chain, key)?))
         }
         (None, None) => {
             anyhow::ensure!(

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::command::{start, start_without_rights, turn};
 use crate::folder::Folder;
-use crate::operating::certificate;
+use crate::operating::{certificate, shows};
 
 /// A Binding request (RFC 8489 §5) with nothing in it.
 const BINDING: [u8; 20] = [
@@ -253,18 +253,13 @@ async fn an_imported_configuration_that_is_printed_stands_alone() {
 }
 
 #[tokio::test]
-async fn a_certificate_without_an_address_for_tls_is_refused() {
+async fn a_certificate_alone_has_tls_served_beside_plain_turn() {
     let folder = Folder::new("turn-tls");
-    certificate(&folder);
+    let made = certificate(&folder);
     let (chain, key) = (folder.path("cert.pem"), folder.path("key.pem"));
-    let args = ["turn", "--listen", "127.0.0.1:0", "--tls", &chain, &key];
-    let ended = start(&args).ended().await;
-    assert_eq!(ended.status, Some(1), "{}", ended.complaints);
-    assert!(
-        ended.complaints.contains("--tls-listen"),
-        "{}",
-        ended.complaints
-    );
+    let (_server, ready) = turn(&["--listen", "127.0.0.1:0", "--tls", &chain, &key]).await;
+    let address = ready["listen"][0].as_str().unwrap().parse().unwrap();
+    assert!(shows(address, &made));
 }
 
 #[tokio::test]
