@@ -6,7 +6,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::disk::{Disk, Refused, Write, Written};
-use super::held::Held;
 use super::{Local, Shared, lock};
 use crate::log::{
     AppendError, Expect, Log, Offset, OperationId, RetireError, SnapshotError, Tail, TailEvent,
@@ -23,8 +22,6 @@ pub(super) struct State {
     log_by_key: BTreeMap<Key, Entries>,
     /// How many logs have entries and are not retired.
     active: usize,
-    /// The bytes of all entries and snapshots.
-    held: Held,
     /// The retired logs with their last entries, oldest first.
     retired: VecDeque<(Key, u64)>,
 }
@@ -36,8 +33,7 @@ struct Entries {
     snapshot: Option<(u64, Bytes)>,
     /// After the snapshot.
     entries: VecDeque<(u64, Bytes)>,
-    /// Up to where it was retired, and nothing is left; 0 if it never was.
-    retired_at: u64,
+    is_retired: bool,
     /// Wakes the tails.
     changed: latest::Sender<()>,
 }
@@ -139,16 +135,9 @@ impl Local {
         if !holds {
             return Err(AppendError::Conflict);
         }
-        let is_active = log.is_some_and(|log| log.last != 0 && !log.is_retired());
+        let is_active = log.is_some_and(|log| log.last != 0 && !log.is_retired);
         let is_full = log.is_some_and(|log| log.entries.len() >= config.log_entries_max);
-        let bytes_max = match is_active {
-            true => config.log_bytes_max,
-            false => config.log_bytes_max - config.log_bytes_max / 10,
-        };
-        if is_full
-            || (!is_active && state.active >= config.logs_max)
-            || !state.held.has_place(key, size(&entry), bytes_max)
-        {
+        if is_full || (!is_active && state.active >= config.logs_max) {
             return Err(AppendError::Full);
         }
 
@@ -156,7 +145,7 @@ impl Local {
         let written = match &self.shared.disk {
             Some(disk) => {
                 let unavailable = |Refused| AppendError::Unavailable;
-                if log.is_some_and(Entries::is_retired) {
+                if log.is_some_and(|log| log.is_retired) {
                     let taken_up = Write::Retired {
                         key: key.clone(),
                         at: None,
@@ -174,9 +163,9 @@ impl Local {
         };
         state.active += usize::from(!is_active);
         state.last = seq;
-        state.held.add(key, size(&entry));
         let log = state.log_or_new(key);
         log.last = seq;
+        log.is_retired = false;
         log.entries.push_back((seq, entry));
         if written.is_none() {
             state.committed(key, seq);
@@ -193,14 +182,11 @@ impl Local {
     ) -> Result<Option<Written>, SnapshotError> {
         let at = self.seq(at).ok_or(SnapshotError::NoSuchEntry)?;
         let mut logs = lock(&self.shared.logs);
-        let State {
-            log_by_key,
-            held,
-            visible,
-            ..
-        } = &mut *logs;
-        let log = log_by_key.get_mut(key).ok_or(SnapshotError::NoSuchEntry)?;
-        let is_visible = at <= *visible;
+        let is_visible = at <= logs.visible;
+        let log = logs
+            .log_by_key
+            .get_mut(key)
+            .ok_or(SnapshotError::NoSuchEntry)?;
         if !is_visible || !log.entries.iter().any(|(seq, _)| *seq == at) {
             return Err(SnapshotError::NoSuchEntry);
         }
@@ -216,8 +202,7 @@ impl Local {
             }
             None => None,
         };
-        held.add(key, size(&state));
-        held.take(key, log.clear_to(at));
+        log.entries.retain(|(seq, _)| *seq > at);
         log.snapshot = Some((at, state));
         Ok(written)
     }
@@ -242,28 +227,23 @@ impl State {
             ..Self::default()
         };
         for (key, (at, snapshot)) in snapshots {
-            state.held.add(&key, size(&snapshot));
             let log = state.log_or_new(&key);
             log.last = at;
             log.snapshot = Some((at, snapshot));
         }
         for (key, entries) in entries {
-            let sizes = entries.iter().map(|(_, entry)| size(entry));
-            state.held.add(&key, sizes.sum());
             let log = state.log_or_new(&key);
             log.last = entries.last().map_or(log.last, |(seq, _)| *seq);
             log.entries = entries.into();
         }
         for (at, key) in retired {
-            let log = state.log_or_new(&key);
-            log.last = log.last.max(at);
-            log.retired_at = at;
-            let freed = log.clear_to(at);
-            state.held.take(&key, freed);
-            state.retired.push_back((key, at));
+            if let Some(log) = state.log_by_key.get_mut(&key) {
+                log.is_retired = true;
+                state.retired.push_back((key, at));
+            }
         }
         let logs = state.log_by_key.values();
-        state.active = logs.filter(|log| !log.is_retired()).count();
+        state.active = logs.filter(|log| !log.is_retired).count();
         state
     }
 
@@ -282,7 +262,7 @@ impl State {
                 last: 0,
                 snapshot: None,
                 entries: VecDeque::new(),
-                retired_at: 0,
+                is_retired: false,
                 changed: latest::Sender::new(()),
             })
     }
@@ -298,7 +278,7 @@ impl State {
             return Err(RetireError::Conflict);
         }
         let mut written = None;
-        if !log.is_retired() {
+        if !log.is_retired {
             if let Some(disk) = disk {
                 let write = Write::Retired {
                     key: key.clone(),
@@ -307,8 +287,7 @@ impl State {
                 let queued = disk.queue(write);
                 written = Some(queued.map_err(|Refused| RetireError::Unavailable)?);
             }
-            log.retired_at = at;
-            self.held.take(key, log.clear_to(at));
+            log.is_retired = true;
             self.active -= 1;
             self.retired.push_back((key.clone(), at));
         }
@@ -324,7 +303,7 @@ impl State {
             let Some(log) = self.log_by_key.get_mut(&key) else {
                 continue;
             };
-            if !log.is_retired() || log.last != at {
+            if !log.is_retired || log.last != at {
                 continue;
             }
             if let Some(disk) = disk
@@ -339,30 +318,12 @@ impl State {
             } else {
                 // Its readers go on after the offset that they have; see `LocalTail::drop`.
                 log.last = 0;
-                log.retired_at = 0;
+                log.is_retired = false;
+                log.snapshot = None;
+                log.entries.clear();
             }
         }
     }
-}
-
-impl Entries {
-    /// Whether nothing came after it was retired.
-    fn is_retired(&self) -> bool {
-        self.last != 0 && self.retired_at == self.last
-    }
-
-    /// Drops the snapshot, and what came up to an entry; returns how much that was.
-    fn clear_to(&mut self, at: u64) -> usize {
-        let kept = self.entries.partition_point(|(seq, _)| *seq <= at);
-        let entries = self.entries.drain(..kept).map(|(_, entry)| entry);
-        let snapshot = self.snapshot.take().map(|(_, state)| state);
-        entries.chain(snapshot).map(|bytes| size(&bytes)).sum()
-    }
-}
-
-/// What an entry or a snapshot counts.
-fn size(payload: &Bytes) -> usize {
-    payload.len() + 64
 }
 
 struct LocalTail {
@@ -397,17 +358,6 @@ impl LocalTail {
         let epoch = self.shared.epoch;
         let logs = lock(&self.shared.logs);
         if let Some(log) = logs.log_by_key.get(&self.key) {
-            let seq = log.retired_at;
-            if self.cursor < seq {
-                // Who has not read it all begins anew, with nothing.
-                let is_first = self.cursor == 0;
-                self.cursor = if is_first { seq } else { 0 };
-                let at = Offset { epoch, seq };
-                return Some(match is_first {
-                    true => TailEvent::Retired { at },
-                    false => TailEvent::Reset,
-                });
-            }
             if let Some((at, state)) = &log.snapshot
                 && *at > self.cursor
             {
