@@ -254,7 +254,7 @@ impl Machine for Board {
         Some(self.snapshot())
     }
 
-    /// Listeners find out by themselves whether they are ahead.
+    /// Listeners find out by themselves whether they are ahead, as long as fewer have come since than were lost.
     fn agreed(&self, _: &Self) -> u64 {
         0
     }
