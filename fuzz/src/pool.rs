@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use tombolo_match::{
-    Answer, Backfill, BackfillId, Body, Device, Entry, MatchId, Name, OperationId, Player, Pool, Reach,
-    Rules, SessionId, Ticket, TicketId, Time, Value,
+    Answer, Backfill, BackfillId, Body, Device, Entry, MatchId, Name, OperationId, Player, Pool,
+    Reach, Rules, SessionId, Ticket, TicketId, Time, Value,
 };
 use tombolo_wire::{NodeId, UserId};
 
