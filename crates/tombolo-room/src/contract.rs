@@ -42,6 +42,17 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// Says to members how a room behaves; of its password, only that there is one.
+    #[must_use]
+    pub fn to_members(&self) -> v1::RoomSettings {
+        entry::settings(&Self {
+            password: self.password.map(|_| Password::UNTOLD),
+            ..self.clone()
+        })
+    }
+}
+
 impl From<&Settings> for v1::RoomSettings {
     fn from(settings: &Settings) -> Self {
         entry::settings(settings)

@@ -15,7 +15,7 @@ pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 pub struct Settings {
     /// How many members it takes, 1 to [`MEMBERS_MAX`].
     pub members_max: u32,
-    /// What those who come in must show; `None` when everybody may.
+    /// What those who come in must show; `None` when everybody may. Members see [`Password::UNTOLD`].
     pub password: Option<Password>,
     /// Nobody comes in who has no seat kept.
     pub is_locked: bool,
@@ -39,7 +39,7 @@ pub struct Settings {
 pub struct SettingsChange {
     /// See [`Settings::members_max`]; members that are there already stay.
     pub members_max: Option<u32>,
-    /// See [`Settings::password`]; `Some(None)` takes it away.
+    /// See [`Settings::password`]; `Some(None)` takes it away, and [`Password::UNTOLD`] leaves it.
     pub password: Option<Option<Password>>,
     /// See [`Settings::is_locked`].
     pub is_locked: Option<bool>,
@@ -60,6 +60,11 @@ pub struct SettingsChange {
 /// A password's SHA-256 under the room's name: the log does not hold the password itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Password(pub [u8; 32]);
+
+impl Password {
+    /// What members see in place of a room's password: with that itself, whoever is sent away could come back.
+    pub const UNTOLD: Self = Self([0; 32]);
+}
 
 /// How an owner is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -230,7 +230,8 @@ pub mod room_act {
 pub struct RoomSettings {
     #[prost(uint32, tag = "1")]
     pub members_max: u32,
-    /// SHA-256 of the room's name, a zero byte and the password; empty when everybody may come in.
+    /// SHA-256 of the room's name, a zero byte and the password; empty when everybody may come in. Members are told
+    /// 32 zero bytes in its place.
     #[prost(bytes = "bytes", tag = "2")]
     pub password: ::prost::bytes::Bytes,
     #[prost(bool, tag = "3")]
@@ -257,7 +258,7 @@ pub struct RoomSettings {
 pub struct Configure {
     #[prost(uint32, optional, tag = "1")]
     pub members_max: ::core::option::Option<u32>,
-    /// Empty: none from now on.
+    /// Empty: none from now on. 32 zero bytes: as it is.
     #[prost(bytes = "bytes", optional, tag = "2")]
     pub password: ::core::option::Option<::prost::bytes::Bytes>,
     #[prost(bool, optional, tag = "3")]

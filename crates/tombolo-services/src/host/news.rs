@@ -63,7 +63,7 @@ pub(super) fn of_event(room: &Room, event: &Event) -> Vec<News> {
             vec![News::new(kind, nobody(), Whom::Everybody)]
         }
         Event::Configured { by, settings } => {
-            let kind = Kind::Settings(settings.into());
+            let kind = Kind::Settings(settings.to_members());
             vec![News::new(kind, name(by.member()), Whom::Everybody)]
         }
         Event::PropertiesChanged {
@@ -143,7 +143,7 @@ pub(super) fn of_room(
     let mut kinds = vec![Kind::Reset(v1::RoomReset {})];
     kinds.extend(
         room.settings()
-            .map(|settings| Kind::Settings(settings.into())),
+            .map(|settings| Kind::Settings(settings.to_members())),
     );
     kinds.push(owner(room, room.owner() == Some(user)));
     if let Some(properties) = room.properties() {

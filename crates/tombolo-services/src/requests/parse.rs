@@ -335,6 +335,10 @@ fn parse_settings(
             Settings::parse(&said).map_err(malformed)?
         }
     };
+    if settings.password == Some(Password::UNTOLD) {
+        let message = "the settings are those of a room whose password is not told";
+        return Err(Reject::new(ErrorCode::BadFrame, message));
+    }
     let limit = node.config.members_max.min(ROOM_MEMBERS_MAX);
     if settings.members_max == 0 {
         settings.members_max = node.config.members_default.min(limit);
@@ -355,6 +359,8 @@ fn cut(node: &Node, mut act: Act) -> Result<Act, Reject> {
     match &mut act {
         Act::Configure(change) => {
             check_members_max(node, change.members_max.unwrap_or_default())?;
+            // Whoever says again what it was told changes nothing.
+            change.password = change.password.filter(|it| *it != Some(Password::UNTOLD));
             change.seat_kept = change.seat_kept.map(|kept| kept.min(most));
             change.empty_kept = change.empty_kept.map(|kept| kept.min(most));
         }

@@ -4,7 +4,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 use tombolo_engine::{Local, LocalConfig};
-use tombolo_wire::v1::{self, ErrorCode, JoinMode, request, response, room_act::Kind};
+use tombolo_wire::v1::{
+    self, ErrorCode, JoinMode, request, response, room_act::Kind, room_event, server_frame,
+};
 
 use crate::cluster::{members, start_with};
 use crate::lab::{Device, Lab, UNIX_NOW};
@@ -126,6 +128,54 @@ async fn the_settings_of_a_room_say_who_gets_in() {
     alice.act("r", ban).await.unwrap();
     let banned = bob.join_as(join(&password)).await;
     assert_eq!(banned, Err(ErrorCode::Banned));
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_are_told_that_a_room_has_a_password_and_not_what_to_show() {
+    let lab = Lab::new();
+    let mut alice = lab.device("alice").await;
+    let (first, second, told) = (
+        Bytes::from_static(&[5; 32]),
+        Bytes::from_static(&[6; 32]),
+        Bytes::from_static(&[0; 32]),
+    );
+    let join = |room: &str, password: &Bytes| v1::Join {
+        room: room.into(),
+        mode: JoinMode::JoinOrCreate.into(),
+        settings: Some(v1::RoomSettings {
+            members_max: 3,
+            password: password.clone(),
+            ..v1::RoomSettings::default()
+        }),
+        password: password.clone(),
+        ..v1::Join::default()
+    };
+    alice.join_as(join("r", &first)).await.unwrap();
+    let mut bob = lab.device("bob").await;
+    bob.join_as(join("r", &first)).await.unwrap();
+    assert_eq!(next_password(&mut bob).await, told);
+
+    let configure = |password: &Bytes| {
+        Kind::Configure(v1::Configure {
+            password: Some(password.clone()),
+            ..v1::Configure::default()
+        })
+    };
+    for change in [&second, &told] {
+        alice.act("r", configure(change)).await.unwrap();
+        assert_eq!(next_password(&mut bob).await, told);
+    }
+    bob.leave("r").await.unwrap();
+    for wrong in [&first, &told] {
+        let mut join = join("r", wrong);
+        join.settings = None;
+        assert_eq!(bob.join_as(join).await, Err(ErrorCode::WrongPassword));
+    }
+    bob.join_as(join("r", &second)).await.unwrap();
+    alice.act("r", configure(&Bytes::new())).await.unwrap();
+    while next_password(&mut bob).await != Bytes::new() {}
+    let made_as_told = bob.join_as(join("another", &told)).await;
+    assert_eq!(made_as_told, Err(ErrorCode::BadFrame));
 }
 
 #[tokio::test(start_paused = true)]
@@ -426,6 +476,18 @@ fn ball(group: u32) -> v1::CreateObject {
         group,
         properties: vec![integer("x", 7)],
         ..v1::CreateObject::default()
+    }
+}
+
+/// What the next settings that are told say of a password.
+async fn next_password(device: &mut Device) -> Bytes {
+    device.hears_all = true;
+    loop {
+        if let server_frame::Body::RoomEvent(event) = device.next().await
+            && let Some(room_event::Kind::Settings(settings)) = event.kind
+        {
+            return settings.password;
+        }
     }
 }
 
