@@ -103,6 +103,9 @@ pub enum Body {
     },
     /// Nothing but the time.
     Ticked,
+    /// A closed room is [as new](crate::Room::is_new): the log is to be retired after this, and who begins to read it then
+    /// is to have what all others have.
+    Forgotten,
     /// A member or a server wants something.
     Act {
         /// Who.

@@ -180,7 +180,7 @@ pub enum Illegal {
     /// More has come since it was wanted than is remembered.
     #[error("it may have been done before: nobody knows")]
     Unsure,
-    /// A `Created` while the room is open.
+    /// A `Created` or a `Forgotten` while the room is open.
     #[error("room is open already")]
     Open,
     /// Something else while the room is closed.

@@ -22,7 +22,7 @@ pub struct Entry {
     /// When it was wanted first, by the clock of the node that appended it, in milliseconds since the Unix epoch.
     #[prost(uint64, tag = "6")]
     pub time_ms: u64,
-    #[prost(oneof = "entry::Body", tags = "3, 4, 5, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "entry::Body", tags = "3, 4, 5, 7, 8, 9, 10, 11, 12")]
     pub body: ::core::option::Option<entry::Body>,
 }
 /// Nested message and enum types in `Entry`.
@@ -45,6 +45,8 @@ pub mod entry {
         Ticked(super::Ticked),
         #[prost(message, tag = "11")]
         Act(super::Act),
+        #[prost(message, tag = "12")]
+        Forgotten(super::Forgotten),
     }
 }
 /// Opens the room; the log begins with it, or it follows what closed the room before.
@@ -136,6 +138,10 @@ pub struct NodeLost {
 /// Nothing but the time.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Ticked {}
+/// Of a closed room nothing is remembered: it is as if its log began after this, as it does for whoever reads the log
+/// when it has been retired. An open room stays as it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Forgotten {}
 /// What a member, or a server with the rights to, wants to change.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Act {

@@ -7,7 +7,8 @@
 //!
 //! A room has members with seats, properties with compare-and-set, objects that members own, an
 //! owner that is elected alike everywhere, and the last durable messages. It is open from `Created`
-//! until it has been empty for as long as its [`Settings`] say; a later `Created` opens it anew.
+//! until it has been empty for as long as its [`Settings`] say; a later `Created` opens it anew. A
+//! closed room still knows what came lately, until a [`Body::Forgotten`] says that its log ends.
 //!
 //! Time comes with the entries: each carries the clock of the node that appended it, and the room's
 //! own clock is the latest of them. What is due by then happens before the entry is applied. When

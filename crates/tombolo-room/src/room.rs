@@ -89,6 +89,11 @@ impl Room {
             true => Err(Illegal::Unsure),
             false => self.on_body(entry.operation, &entry.body, &mut events),
         };
+        if entry.body == Body::Forgotten && outcome.is_ok() {
+            // Of this entry, too: who reads the log after it does not know of it.
+            *self = Self::new();
+            return Applied { events, outcome };
+        }
         // An illegal operation is remembered, too: who was told "full" must not come in later by a
         // repetition.
         let done = outcome.map(|()| Made::of(&events));
@@ -120,6 +125,12 @@ impl Room {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.open.is_some()
+    }
+
+    /// Whether nothing is known of it, as if its log were empty.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        *self == Self::new()
     }
 
     /// Which opening of the room this is: messages and objects are counted anew in each.
@@ -281,6 +292,12 @@ impl Room {
         if *body == Body::Ticked {
             return Ok(());
         }
+        if *body == Body::Forgotten {
+            return match self.is_open() {
+                true => Err(Illegal::Open),
+                false => Ok(()),
+            };
+        }
         let now = self.clock;
         let Some(open) = &mut self.open else {
             return Err(Illegal::Closed);
@@ -315,7 +332,7 @@ impl Room {
                 Ok(())
             }
             Body::Act { actor, act } => open.on_act(now, actor, act, events),
-            Body::Ticked | Body::Created { .. } | Body::NodeLost { .. } => Ok(()),
+            Body::Ticked | Body::Forgotten | Body::Created { .. } | Body::NodeLost { .. } => Ok(()),
         }
     }
 

@@ -77,6 +77,7 @@ fn parse_body(body: wire::entry::Body) -> Parsed<Body> {
             Body::NodeLost { node, incarnation }
         }
         On::Ticked(wire::Ticked {}) => Body::Ticked,
+        On::Forgotten(wire::Forgotten {}) => Body::Forgotten,
         On::Act(act) => Body::Act {
             actor: parse_actor(&act.user, &act.session)?,
             act: parse_act(act.act.ok_or(EntryError::Malformed)?)?,

@@ -75,6 +75,7 @@ fn body(body: &Body) -> wire::entry::Body {
             wire::entry::Body::NodeLost(node_lost(node.as_str(), *incarnation))
         }
         Body::Ticked => wire::entry::Body::Ticked(wire::Ticked {}),
+        Body::Forgotten => wire::entry::Body::Forgotten(wire::Forgotten {}),
         Body::Act { actor, act } => {
             let (user, session) = match actor {
                 Actor::Member { user, session } => {

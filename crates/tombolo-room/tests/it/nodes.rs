@@ -1,6 +1,8 @@
 use std::time::Duration;
 
-use tombolo_room::{Body, Event, Illegal, Join, Membership, NODES_LOST_MAX, Room, SessionId, Time};
+use tombolo_room::{
+    Act, Body, Event, Illegal, Join, Membership, NODES_LOST_MAX, Room, SessionId, Time,
+};
 
 use crate::world::{World, entry, join, membership, seats, user};
 
@@ -48,6 +50,20 @@ fn the_members_of_a_lost_node_are_dropped_in_one_entry() {
     );
     assert_eq!((dropped, events.len()), (vec!["b", "c"], 3));
     assert_eq!(world.apply(lost("node-2", 2)), Err(Illegal::NodeLost));
+}
+
+#[test]
+fn an_open_room_forgets_nothing_and_a_closed_one_all() {
+    let mut world = World::with(seats(8), &["a"]);
+    world.apply(lost("node-2", 4)).unwrap();
+    assert_eq!(world.apply(Body::Forgotten), Err(Illegal::Open));
+    let late = Body::Joined(on_node("b", 2, "node-2", 4));
+    assert_eq!(world.apply(late), Err(Illegal::NodeLost));
+    world.serve(Act::Close).unwrap();
+    assert!(!world.room.is_new());
+    assert_eq!(world.apply(Body::Forgotten), Ok(Vec::new()));
+    assert!(world.room.is_new());
+    assert_eq!(world.apply(lost("node-2", 4)), Ok(Vec::new()));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use tombolo_room::{Entry, Room};
+use tombolo_room::{Body, Entry, Room};
 
 use crate::random::entries;
 use crate::world::check;
@@ -40,6 +40,30 @@ fn a_room_that_was_restored_anywhere_goes_on_alike() {
             assert_eq!(whole, restored, "seed {seed}, entry {at}");
         }
     }
+}
+
+#[test]
+fn who_begins_where_a_closed_room_was_forgotten_judges_alike_all_that_follows() {
+    let mut begun = 0;
+    for seed in 300..340 {
+        let mut whole = Room::new();
+        let mut begins = None;
+        for (at, mut entry) in entries(seed, 400).into_iter().enumerate() {
+            if entry.body == Body::Ticked {
+                entry.body = Body::Forgotten;
+            }
+            let result = whole.apply(&entry);
+            if let Some(late) = &mut begins {
+                assert_eq!(result, Room::apply(late, &entry), "seed {seed}, entry {at}");
+                assert_eq!(whole, *late, "seed {seed}, entry {at}");
+            }
+            if entry.body == Body::Forgotten && result.outcome.is_ok() {
+                begun += 1;
+                begins = Some(Room::new());
+            }
+        }
+    }
+    assert!(begun > 100, "{begun} beginnings prove little");
 }
 
 #[test]
