@@ -65,6 +65,10 @@ pub struct Config {
     /// Larger than [`Config::rate`], so that broadcasts pass in rooms of the usual sizes: by default
     /// 20,000 frames and 64 MiB per second, twice that at once.
     pub deliveries: RateLimit,
+    /// Sessions that one user begins, and those of which it wants to go on with one that is not on this node: other
+    /// nodes are told of each, or asked for it. One that is found does not count. By default 2 per second and 32 at
+    /// once, as a user needs that comes back with all of its devices after their node has died.
+    pub hellos: Pace,
     /// Introductions from one user: each makes the relay install permissions and has its receiver
     /// open a link. By default 20 per second and 200 at once, as a device that joins a room of 64
     /// needs, with candidates that come later.
@@ -231,6 +235,7 @@ impl Default for Config {
             room_kept_max: Duration::from_secs(3600),
             rate: RateLimit::default(),
             deliveries: DELIVERIES,
+            hellos: HELLOS,
             introductions: Pace {
                 per_second: 20,
                 burst: 200,
@@ -286,6 +291,12 @@ const DELIVERIES: RateLimit = RateLimit {
     frames_burst: 40_000,
     bytes_per_second: 64 * 1024 * 1024,
     bytes_burst: 128 * 1024 * 1024,
+};
+
+/// How fast a user may begin sessions.
+const HELLOS: Pace = Pace {
+    per_second: 2,
+    burst: 32,
 };
 
 /// How fast a user may look for rooms, and for matches.

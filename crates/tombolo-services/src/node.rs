@@ -116,6 +116,27 @@ impl SessionTable {
         Arc::clone(&holder.account)
     }
 
+    /// Counts one more that a user says at the beginning of a session.
+    ///
+    /// # Errors
+    /// When it says too many.
+    pub(crate) fn pace_hello(&mut self, user: &UserId, config: &Config) -> Result<(), Reject> {
+        let now = tokio::time::Instant::now().into_std();
+        let account = self.account(user, config, now);
+        if Account::lock(&account).hellos.take(now, 1) {
+            return Ok(());
+        }
+        let message = "the user begins too many sessions";
+        Err(Reject::new(ErrorCode::Limit, message))
+    }
+
+    /// Does not count one after all.
+    pub(crate) fn put_hello_back(&self, user: &UserId) {
+        if let Some(holder) = self.by_user.get(user) {
+            Account::lock(&holder.account).hellos.put_back(1);
+        }
+    }
+
     /// Lists a session of a user that has an account.
     pub(crate) fn insert(&mut self, session: &Arc<Session>) {
         self.by_id.insert(session.id, Arc::clone(session));

@@ -13,6 +13,7 @@ pub(crate) struct Account {
     pub(crate) rate: Rate,
     /// What goes to others for it.
     pub(crate) deliveries: Rate,
+    pub(crate) hellos: Bucket,
     pub(crate) introductions: Bucket,
     pub(crate) joins: Bucket,
     pub(crate) opens: Bucket,
@@ -36,6 +37,7 @@ impl Account {
         Self {
             rate: Rate::new(config.rate, now),
             deliveries: Rate::new(config.deliveries, now),
+            hellos: Bucket::new(config.hellos, now),
             introductions: Bucket::new(config.introductions, now),
             joins: Bucket::new(config.joins, now),
             opens: Bucket::new(config.opens, now),
@@ -55,6 +57,7 @@ impl Account {
     pub(crate) fn is_full(&mut self, now: Instant) -> bool {
         self.rate.is_full(now)
             && self.deliveries.is_full(now)
+            && self.hellos.is_full(now)
             && self.introductions.is_full(now)
             && self.joins.is_full(now)
             && self.opens.is_full(now)
@@ -139,6 +142,12 @@ impl Bucket {
             self.level -= amount as f64;
         }
         has
+    }
+
+    /// Gives back what was taken.
+    pub(crate) fn put_back(&mut self, amount: usize) {
+        self.level += amount as f64;
+        self.level = self.level.min(f64::from(self.pace.burst));
     }
 
     fn has(&mut self, now: Instant, amount: usize) -> bool {

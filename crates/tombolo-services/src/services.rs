@@ -346,6 +346,7 @@ impl Services {
             self.refuse_resume(ResumeRefusal::Replayed);
         }
         self.share(&caller)?;
+        sessions.pace_hello(&caller.user, &self.node.config)?;
         self.make_room(&mut sessions, &caller.user)?;
         if sessions.by_id.len() >= self.node.config.sessions_max {
             let message = "this node has as many sessions as it may";

@@ -195,10 +195,12 @@ fn ask_for(
     if let Some(coming) = arrivals.by_token.get(&token) {
         return Ok(coming.done.clone());
     }
-    let sessions = lock(&node.sessions).by_id.len();
-    if sessions + arrivals.by_token.len() >= node.config.sessions_max {
+    let mut sessions = lock(&node.sessions);
+    if sessions.by_id.len() + arrivals.by_token.len() >= node.config.sessions_max {
         return Err(limit("this node has as many sessions as it may"));
     }
+    sessions.pace_hello(&caller.user, &node.config)?;
+    drop(sessions);
     let (sender, done) = latest::channel(None);
     let coming = Coming {
         done: done.clone(),
@@ -216,6 +218,9 @@ fn ask_for(
         // One of those who listen is the list of arrivals.
         let is_wanted = || sender.receiver_count() > 1;
         let fetched = take_over(&node, &caller, token, holder, is_wanted).await;
+        if matches!(fetched, Fetched::Here) {
+            lock(&node.sessions).put_hello_back(&caller.user);
+        }
         lock(&node.arrivals).by_token.remove(&token);
         sender.send_replace(Some(fetched));
     });

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -200,6 +201,41 @@ async fn a_device_that_has_come_back_is_not_ended_for_having_been_gone() {
         let sessions = nodes[0].lab.services.stats().sessions;
         assert_eq!(sessions, usize::from(!is_gone));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_that_a_user_begins_have_a_pace_and_those_that_go_on_have_none() {
+    let local = Local::new(LocalConfig::default());
+    let nodes = [0, 1].map(|number| {
+        start_with(&local, number, |config| {
+            (config.hellos.per_second, config.hellos.burst) = (1, 3);
+        })
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut alice = nodes[0].lab.device("alice").await;
+    for number in 0..10 {
+        let welcome = alice.connect(&nodes[number % 2].lab).await.unwrap();
+        assert!(welcome.resumed);
+    }
+    alice.connect(&nodes[0].lab).await.unwrap();
+    let _others = [
+        nodes[0].lab.device("alice").await,
+        nodes[0].lab.device("alice").await,
+    ];
+    let refused = Device::new("alice").connect(&nodes[0].lab).await;
+    assert_eq!(refused.unwrap_err().code, ErrorCode::Limit);
+    let _bob = nodes[0].lab.device("bob").await;
+
+    let mut made_up = Device::new("alice");
+    made_up.resume_token = Some([&[7; 32], &b"node-1"[..]].concat().into());
+    let answers_left = &nodes[0].wire.answers_left;
+    answers_left.store(100, Ordering::Relaxed);
+    let refused = made_up.connect(&nodes[0].lab).await;
+    assert_eq!(refused.unwrap_err().code, ErrorCode::Limit);
+    assert_eq!(answers_left.load(Ordering::Relaxed), 100, "nobody is asked");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!made_up.connect(&nodes[0].lab).await.unwrap().resumed);
+    assert_eq!(answers_left.load(Ordering::Relaxed), 99);
 }
 
 /// What a node says of a user.

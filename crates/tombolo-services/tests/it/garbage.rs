@@ -12,7 +12,7 @@ use crate::lab::{Device, Lab, message};
 async fn whatever_frames_come_nothing_panics_and_others_are_served() {
     for seed in 0..20 {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let lab = Lab::new();
+        let lab = Lab::with(|config| config.hellos.burst = 1_000);
         let [mut alice, mut bob] = lab.members("r", ["alice", "bob"]).await;
         let mut mallory = lab.device("mallory").await;
         let mut broken = 0;

@@ -4,8 +4,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tombolo_engine::{Local, LocalConfig};
 
-use crate::cluster::{Member, cluster, members};
+use crate::cluster::{Member, cluster, members, start_with};
 use crate::handover::refusals;
 use crate::lab::Device;
 
@@ -32,7 +33,10 @@ async fn few_sessions_are_looked_for_at_the_same_time_and_the_others_begin_anew_
 
 #[tokio::test(start_paused = true)]
 async fn a_user_that_makes_tokens_up_does_not_keep_others_sessions_from_being_found() {
-    let (nodes, _) = cluster::<3>().await;
+    let local = Local::new(LocalConfig::default());
+    let nodes =
+        [0, 1, 2].map(|number| start_with(&local, number, |config| config.hellos.burst = 1_000));
+    tokio::time::sleep(Duration::from_secs(5)).await;
     let [mut alice] = members(&nodes, "r", [("alice", 0)]).await;
     let services = nodes[0].lab.services.clone();
     let drain = tokio::spawn(async move { services.drain(Duration::from_secs(30)).await });

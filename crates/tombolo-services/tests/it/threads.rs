@@ -14,6 +14,7 @@ async fn a_storm_on_many_threads_ends_and_leaves_nothing_behind() {
     let lab = Arc::new(Lab::with(|config| {
         config.outbox.frames_max = 150;
         config.resume_window = Duration::from_millis(20);
+        config.hellos.burst = 10_000;
     }));
     let mut storm = tokio::task::JoinSet::new();
     for seed in 0..16 {
