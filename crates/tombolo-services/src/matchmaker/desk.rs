@@ -17,6 +17,7 @@ use super::Devices;
 use super::begun::Begun;
 use super::clock::PoolClock;
 use super::presence::Suspects;
+use super::seats::Beginning;
 use super::tell::{Told, deliver};
 use crate::entropy::NoEntropy;
 use crate::lock::lock;
@@ -67,8 +68,7 @@ pub(super) struct State {
     /// Running matches that ask for more users, and the device here that did.
     pub(super) asker_by_backfill: BTreeMap<BackfillId, SessionId>,
     pub(super) begun: Begun,
-    /// Devices here that are told of their match as soon as its users have their seats.
-    pub(super) beginning: BTreeMap<MatchId, BTreeMap<TicketId, Devices>>,
+    pub(super) beginning: BTreeMap<MatchId, Beginning>,
     /// Matches of which is yet to be said that their users have their seats.
     pub(super) unsaid: BTreeSet<MatchId>,
 }
@@ -388,6 +388,11 @@ impl State {
         let but = asker.map(|asker| asker.session.id);
         for event in applied.events {
             self.tell(node, pool, event, but, told);
+        }
+        if let Body::Seated(seated) = &entry.body {
+            for id in seated {
+                self.tell_seated(*id, told);
+            }
         }
         if let Some(waiting) = waiting {
             let _ = waiting.outcome.send(Outcome::Applied(applied.outcome));

@@ -1,6 +1,6 @@
 //! What devices ask of the matchmaker.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use tombolo_wire::v1::{self, ErrorCode, match_request, match_response};
 use tombolo_wire::{RoomId, UserId};
 
 use super::desk::{Asker, Desk, unavailable};
+use super::seats::Beginning;
 use super::{presence, room, tell};
 use crate::host::Host;
 use crate::node::Node;
@@ -352,8 +353,12 @@ fn tell_begun(
     let Some(formed) = state.begun.of(ticket, &session.user) else {
         return false;
     };
-    let devices = state.beginning.entry(formed.id).or_default();
-    let devices = devices.entry(*ticket).or_default();
+    let beginning = state.beginning.entry(formed.id);
+    let beginning = beginning.or_insert_with(|| Beginning {
+        formed: Arc::clone(&formed),
+        devices: BTreeMap::new(),
+    });
+    let devices = beginning.devices.entry(*ticket).or_default();
     devices.insert((session.user.clone(), session.id));
     let status = tell::status(&state.pool, ticket);
     drop(state);

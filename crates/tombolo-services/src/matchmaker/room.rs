@@ -12,43 +12,34 @@ use tombolo_wire::v1::{self, ErrorCode, match_event};
 use tombolo_wire::{RoomId, UserId};
 
 use super::desk::{Desk, RETRY_DELAY};
+use super::seats::Beginning;
 use super::tell::{ended, event, push};
 use crate::host::by_server;
 use crate::node::Node;
 use crate::reject::Reject;
 
-/// Opens a match's room, or keeps seats in the one that it runs in, and tells its devices here once the pool's log says
-/// that its users have them.
+/// Opens a match's room, or keeps seats in the one that it runs in, and has the pool's log say whether its users have them.
 pub(super) async fn gather(node: Arc<Node>, desk: Arc<Desk>, formed: Arc<Formed>) {
-    let id = match_id(&desk, &formed);
-    let mut prepared = prepare(&node, &desk, &formed, id).await;
-    let seating = match &prepared {
-        Ok(_) => desk.say_seated(&node, formed.id).await,
+    match prepare(&node, &desk, &formed).await {
+        Ok(()) => desk.say_seated(&node, formed.id).await,
         Err(reject) => {
             tracing::debug!(pool = %desk.name, %reject, "a match has no place");
-            desk.say_unseated(&node, formed.id).await
+            desk.say_unseated(&node, formed.id).await;
         }
-    };
-    if node.cluster.is_out() {
-        // Its devices come back over others.
-        desk.lock().beginning.remove(&formed.id);
-        return;
     }
-    if seating == Some(Seating::Seated) && prepared.as_ref().is_err_and(is_passing) {
-        // Through another node its users were told. By now it may be done here, too.
-        prepared = keep_seats(&node, &desk, &formed, id).await;
-    }
-    // None are left of those who look on.
-    let devices = desk.lock().beginning.remove(&formed.id);
-    let kind = match prepared {
-        Ok(room) if seating == Some(Seating::Seated) => {
-            match_event::Kind::Found(found(&formed, id, &room))
-        }
-        Ok(_) | Err(_) => ended("lost"),
+}
+
+/// Tells devices of their match.
+pub(super) fn tell_found(node: &Arc<Node>, desk: &Desk, beginning: Beginning) {
+    let Beginning { formed, devices } = beginning;
+    let id = match_id(desk, &formed);
+    let kind = match room_of(id) {
+        Ok(room) => match_event::Kind::Found(found(&formed, id, &room)),
+        Err(_) => ended("lost"),
     };
-    for (ticket, devices) in devices.into_iter().flatten() {
+    for (ticket, devices) in devices {
         for (_, device) in devices {
-            push(&node, &device, event(&desk.name, &ticket, kind.clone()));
+            push(node, &device, event(&desk.name, &ticket, kind.clone()));
         }
     }
 }
@@ -101,12 +92,8 @@ fn mark(desk: &Desk) -> [u8; 4] {
     [a, b, c, d]
 }
 
-async fn prepare(
-    node: &Arc<Node>,
-    desk: &Desk,
-    formed: &Formed,
-    id: [u8; 16],
-) -> Result<RoomId, Reject> {
+async fn prepare(node: &Arc<Node>, desk: &Desk, formed: &Formed) -> Result<(), Reject> {
+    let id = match_id(desk, formed);
     // As long as other nodes may have kept the seats that this one asks for.
     let end = Instant::now() + SEATS_KEPT;
     loop {
@@ -133,7 +120,7 @@ async fn keep_seats(
     desk: &Desk,
     formed: &Formed,
     id: [u8; 16],
-) -> Result<RoomId, Reject> {
+) -> Result<(), Reject> {
     let room = room_of(id)?;
     let entrance = node.enter(&room)?;
     let host = entrance.host();
@@ -156,7 +143,7 @@ async fn keep_seats(
         let body = by_server(Act::Reserve(seats));
         host.act_for_server(node, operation, FIRST, body).await?;
     }
-    Ok(room)
+    Ok(())
 }
 
 fn settings(desk: &Desk) -> Settings {

@@ -13,6 +13,7 @@ use tombolo_wire::UserId;
 use tombolo_wire::v1::{self, match_event, match_response, response, server_frame};
 
 use super::desk::{Asker, Desk, State};
+use super::seats::Beginning;
 use super::{Devices, presence, room};
 use crate::lock::lock;
 use crate::node::Node;
@@ -26,7 +27,9 @@ pub(super) enum Told {
     /// Something became of a ticket, or of a running match.
     Event(SessionId, server_frame::Body),
     /// A match begins: first it needs a room.
-    Found(Arc<Formed>),
+    Begins(Arc<Formed>),
+    /// A match has its room.
+    Found(Beginning),
     /// A user has another device than its ticket says that looks on.
     Returned(TicketId, UserId, SessionId),
 }
@@ -37,7 +40,8 @@ pub(super) fn deliver(node: &Arc<Node>, desk: &Arc<Desk>, told: Vec<Told>) {
         match told {
             Told::Answer(session, body) => node.push(&session, body),
             Told::Event(id, body) => push(node, &id, body),
-            Told::Found(formed) => {
+            Told::Found(beginning) => room::tell_found(node, desk, beginning),
+            Told::Begins(formed) => {
                 let work = room::gather(Arc::clone(node), Arc::clone(desk), formed);
                 node.runtime.spawn(work);
             }
@@ -177,8 +181,12 @@ impl State {
                 let devices: BTreeMap<_, _> = devices.collect();
                 if !devices.is_empty() {
                     node.counters.matched.add(1);
-                    self.beginning.insert(formed.id, devices);
-                    told.push(Told::Found(formed));
+                    let beginning = Beginning {
+                        formed: Arc::clone(&formed),
+                        devices,
+                    };
+                    self.beginning.insert(formed.id, beginning);
+                    told.push(Told::Begins(formed));
                 }
             }
             Event::Ended { ticket, reason } => {
@@ -214,7 +222,8 @@ impl State {
             self.suspect_all(node, ticket);
             self.tell_ticket(pool, ticket, &kind, None, told);
         }
-        for (ticket, devices) in self.beginning.remove(&id).into_iter().flatten() {
+        let beginning = self.beginning.remove(&id).into_iter();
+        for (ticket, devices) in beginning.flat_map(|beginning| beginning.devices) {
             for (user, session) in devices {
                 if !requeued.contains(&ticket) {
                     // A user of it has another one by now, or is gone.
@@ -275,8 +284,8 @@ impl State {
         }
         let beginning = self.beginning.iter();
         let unseated = beginning.filter(|(id, _)| self.pool.seating(**id) == Seating::Unseated);
-        let requeued = unseated.map(|(id, devices)| {
-            let tickets = devices.keys().copied();
+        let requeued = unseated.map(|(id, beginning)| {
+            let tickets = beginning.devices.keys().copied();
             let is_back = |ticket: &TicketId| self.pool.ticket(ticket).is_some();
             (*id, tickets.filter(is_back).collect::<Vec<_>>())
         });
