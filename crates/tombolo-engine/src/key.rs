@@ -48,14 +48,18 @@ impl Key {
             if token.is_empty() {
                 return Err(KeyError::Empty);
             }
-            if token.contains(|c: char| c.is_whitespace() || c.is_control() || r"*>=/\".contains(c))
-            {
+            if token.contains(|c| is_kept(c) || c == '=') {
                 return Err(KeyError::Character);
             }
             if !text.is_empty() {
                 text.push('.');
             }
-            text.extend(token.chars().map(|c| if c == '.' { '=' } else { c }));
+            for (number, part) in token.split('.').enumerate() {
+                if number > 0 {
+                    text.push('=');
+                }
+                text.push_str(part);
+            }
         }
         if text.is_empty() {
             return Err(KeyError::Empty);
@@ -75,12 +79,9 @@ impl Key {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let is_key = !text.is_empty()
             && text.len() <= Self::BYTES_MAX
-            && text.split('.').all(|token| {
-                !token.is_empty()
-                    && !token.contains(|c: char| {
-                        c.is_whitespace() || c.is_control() || r"*>/\".contains(c)
-                    })
-            });
+            && text
+                .split('.')
+                .all(|token| !token.is_empty() && !token.contains(is_kept));
         is_key.then(|| Self(Arc::from(text)))
     }
 
@@ -89,6 +90,11 @@ impl Key {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether engines keep a character for themselves.
+fn is_kept(c: char) -> bool {
+    c.is_whitespace() || c.is_control() || matches!(c, '*' | '>' | '/' | '\\')
 }
 
 impl Borrow<str> for Key {

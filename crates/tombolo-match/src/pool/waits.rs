@@ -21,7 +21,45 @@ const KIND_BYTES_MAX: usize = 64;
 /// Waits by the size of the party and the texts that must be equal.
 #[derive(Debug, Default)]
 pub(super) struct Waits {
-    by_kind: IndexMap<String, VecDeque<Duration>>,
+    by_kind: IndexMap<String, Recent>,
+}
+
+/// The last waits of a kind.
+#[derive(Debug, Default)]
+struct Recent {
+    /// The oldest first.
+    order: VecDeque<Duration>,
+    /// The shortest first.
+    sorted: Vec<Duration>,
+}
+
+impl Recent {
+    fn push(&mut self, waited: Duration) {
+        if self.order.len() == WAITS_MAX
+            && let Some(oldest) = self.order.pop_front()
+            && let Ok(at) = self.sorted.binary_search(&oldest)
+        {
+            self.sorted.remove(at);
+        }
+        self.order.push_back(waited);
+        let at = self.sorted.partition_point(|shorter| *shorter < waited);
+        self.sorted.insert(at, waited);
+    }
+
+    /// The wait that so many tenths are shorter than.
+    fn at(&self, tenths: usize) -> Option<Duration> {
+        let last = self.sorted.len().checked_sub(1)?;
+        let at = (self.sorted.len() * tenths / 10).min(last);
+        self.sorted.get(at).copied()
+    }
+}
+
+impl From<VecDeque<Duration>> for Recent {
+    fn from(order: VecDeque<Duration>) -> Self {
+        let mut sorted: Vec<_> = order.iter().copied().collect();
+        sorted.sort_unstable();
+        Self { order, sorted }
+    }
 }
 
 impl Waits {
@@ -31,18 +69,14 @@ impl Waits {
                 // Whoever comes last takes the place of the kind that was seen first.
                 self.by_kind.shift_remove_index(0);
             }
-            let waits = self.by_kind.entry(kind).or_default();
-            if waits.len() == WAITS_MAX {
-                waits.pop_front();
-            }
-            waits.push_back(waited);
+            self.by_kind.entry(kind).or_default().push(waited);
         }
     }
 
     /// The waits of each kind, in the order in which they would be forgotten.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &VecDeque<Duration>)> {
         let all = self.by_kind.iter();
-        all.map(|(kind, waits)| (kind.as_str(), waits))
+        all.map(|(kind, waits)| (kind.as_str(), &waits.order))
     }
 
     /// The waits of all kinds; `None` when they are more than are remembered.
@@ -54,22 +88,19 @@ impl Waits {
             return None;
         }
         Some(Self {
-            by_kind: all.into_iter().collect(),
+            by_kind: all
+                .into_iter()
+                .map(|(kind, waits)| (kind, waits.into()))
+                .collect(),
         })
     }
 
     pub(super) fn estimate(&self, candidate: &Candidate, symbols: &Symbols) -> Option<Estimate> {
         let waits = self.by_kind.get(&kind(candidate, symbols));
         let waits = waits.or_else(|| self.by_kind.get(""))?;
-        let mut waits: Vec<_> = waits.iter().copied().collect();
-        let last = waits.len().checked_sub(1)?;
-        let mut at = |share: usize| {
-            let at = (waits.len() * share / 10).min(last);
-            *waits.select_nth_unstable(at).1
-        };
         Some(Estimate {
-            half: at(5),
-            most: at(9),
+            half: waits.at(5)?,
+            most: waits.at(9)?,
         })
     }
 }

@@ -17,6 +17,7 @@ use super::Devices;
 use super::begun::Begun;
 use super::clock::PoolClock;
 use super::presence::Suspects;
+use super::room::mark_of;
 use super::seats::Beginning;
 use super::tell::{Told, deliver};
 use crate::entropy::NoEntropy;
@@ -30,6 +31,8 @@ use crate::session::Session;
 pub(crate) struct Desk {
     pub(super) name: Name,
     pub(super) key: Key,
+    /// What the ids of its matches begin with.
+    pub(super) mark: [u8; 4],
     /// Of whoever is the matcher.
     pub(super) lease: Key,
     rules: Rules,
@@ -122,8 +125,10 @@ impl Desk {
             beginning: BTreeMap::new(),
             unsaid: BTreeSet::new(),
         };
+        let key = Key::new(["pool", name.as_str(), digest])?;
         Ok(Self {
-            key: Key::new(["pool", name.as_str(), digest])?,
+            mark: mark_of(&key),
+            key,
             lease: Key::new(["matcher", name.as_str(), digest])?,
             name,
             rules,

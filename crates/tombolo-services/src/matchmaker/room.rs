@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
+use tombolo_engine::Key;
 use tombolo_match::{Formed, Seating};
 use tombolo_room::{Act, Body, OperationId, Reserve, Settings, USERS_PER_ENTRY_MAX};
 use tombolo_wire::v1::{self, ErrorCode, match_event};
@@ -73,7 +74,7 @@ fn match_id(desk: &Desk, formed: &Formed) -> [u8; 16] {
         hash.update(party.ticket.0);
     }
     let mut id = [0; 16];
-    let parts = mark(desk).into_iter().chain(hash.finalize());
+    let parts = desk.mark.into_iter().chain(hash.finalize());
     for (byte, part) in id.iter_mut().zip(parts) {
         *byte = part;
     }
@@ -82,12 +83,12 @@ fn match_id(desk: &Desk, formed: &Formed) -> [u8; 16] {
 
 /// Whether a match is one of a pool's.
 pub(super) fn is_of_pool(desk: &Desk, id: [u8; 16]) -> bool {
-    id.starts_with(&mark(desk))
+    id.starts_with(&desk.mark)
 }
 
 /// What the ids of a pool's matches begin with.
-fn mark(desk: &Desk) -> [u8; 4] {
-    let digest: [u8; 32] = Sha256::digest(desk.key.as_str()).into();
+pub(super) fn mark_of(pool: &Key) -> [u8; 4] {
+    let digest: [u8; 32] = Sha256::digest(pool.as_str()).into();
     let [a, b, c, d, ..] = digest;
     [a, b, c, d]
 }
