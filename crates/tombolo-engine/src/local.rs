@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 pub use disk::OpenError;
+use redb::Database;
 
 use self::disk::{Closer, Disk, Write};
 use crate::Epoch;
@@ -100,13 +101,19 @@ impl Local {
     /// it reads all of it.
     ///
     /// Every acknowledged write has been flushed to the disk; those that come at the same time share
-    /// one flush. A disk that cannot be written makes the engine read-only: writes are `Unavailable`.
+    /// one flush. A disk that cannot be written makes the engine read-only: writes are `Unavailable`, and it
+    /// says that it [is broken](crate::Log::is_broken).
     ///
     /// # Errors
     /// As [`OpenError`] says.
     pub fn open(config: LocalConfig, folder: &Path) -> Result<Self, OpenError> {
+        Self::keeping(config, disk::open(folder)?)
+    }
+
+    /// An engine that keeps what it holds in a store.
+    fn keeping(config: LocalConfig, store: Database) -> Result<Self, OpenError> {
         let now = config.epoch.unwrap_or_else(creation_time);
-        let (disk, writer, stored) = Disk::open(folder, now)?;
+        let (disk, writer, stored) = Disk::new(store, now)?;
         let values = kv::Values::new(stored.epoch, &config).on_disk(
             disk.clone(),
             stored.value_last,
@@ -158,4 +165,83 @@ fn creation_time() -> Epoch {
 /// Locks although somebody panicked while it held the lock: every change below is a single step.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use redb::StorageBackend;
+    use redb::backends::InMemoryBackend;
+
+    use super::*;
+    use crate::{AppendError, CasError, Expect, Key, Kv as _, Log as _, OperationId};
+
+    #[tokio::test]
+    async fn an_engine_that_cannot_write_any_more_says_so() {
+        let store = Store::default();
+        let is_full = Arc::clone(&store.is_full);
+        let database = disk::builder().create_with_backend(store).unwrap();
+        let engine = Local::keeping(LocalConfig::default(), database).unwrap();
+        let key = Key::new(["log"]).unwrap();
+        let append = || engine.append(&key, "1".into(), Expect::Any, OperationId([1; 16]));
+        append().await.unwrap();
+        assert!(!engine.is_broken());
+        let broken = tokio::spawn({
+            let engine = engine.clone();
+            async move { engine.broken().await }
+        });
+
+        is_full.store(true, Ordering::Relaxed);
+        assert_eq!(append().await, Err(AppendError::Unknown));
+        broken.await.unwrap();
+        assert!(engine.is_broken());
+        engine.broken().await;
+        is_full.store(false, Ordering::Relaxed);
+        assert_eq!(append().await, Err(AppendError::Unavailable));
+        let value = engine.cas(&key, None, Some("1".into()));
+        assert_eq!(value.await, Err(CasError::Unavailable));
+    }
+
+    /// A disk that may be full.
+    #[derive(Debug, Default)]
+    struct Store {
+        memory: InMemoryBackend,
+        is_full: Arc<AtomicBool>,
+    }
+
+    impl Store {
+        fn check(&self) -> io::Result<()> {
+            match self.is_full.load(Ordering::Relaxed) {
+                true => Err(io::ErrorKind::StorageFull.into()),
+                false => Ok(()),
+            }
+        }
+    }
+
+    impl StorageBackend for Store {
+        fn len(&self) -> io::Result<u64> {
+            self.memory.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            StorageBackend::read(&self.memory, offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.check()?;
+            self.memory.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.check()?;
+            self.memory.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.check()?;
+            StorageBackend::write(&self.memory, offset, data)
+        }
+    }
 }

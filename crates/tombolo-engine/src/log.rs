@@ -53,6 +53,16 @@ pub trait Log: Send + Sync + 'static {
     /// # Errors
     /// As [`RetireError`] says.
     fn retire<'a>(&'a self, key: &'a Key, at: Offset) -> BoxFuture<'a, Result<(), RetireError>>;
+
+    /// Whether nothing can be written any more, neither to logs nor to values, until the process starts anew.
+    fn is_broken(&self) -> bool {
+        false
+    }
+
+    /// Waits until that [is so](Self::is_broken).
+    fn broken(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
 }
 
 /// What a tail yields.

@@ -154,6 +154,14 @@ impl Log for Sealed {
     fn retire<'a>(&'a self, key: &'a Key, at: Offset) -> BoxFuture<'a, Result<(), RetireError>> {
         self.engine.retire(key, at)
     }
+
+    fn is_broken(&self) -> bool {
+        self.engine.is_broken()
+    }
+
+    fn broken(&self) -> BoxFuture<'_, ()> {
+        self.engine.broken()
+    }
 }
 
 impl Kv for Sealed {

@@ -124,6 +124,18 @@ pub enum ReloadError {
     Relay(#[from] tombolo_relay::ReloadError),
 }
 
+/// Why a node cannot go on; whoever started it starts it again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Broken {
+    /// A thread of its relay has ended by itself.
+    #[error(transparent)]
+    Relay(#[from] tombolo_relay::Broken),
+    /// The engine cannot write any more: no room changes until the process starts anew.
+    #[error("what rooms are to keep cannot be written any more (--data): is the disk full?")]
+    Store,
+}
+
 impl StartError {
     pub(crate) fn from_gateway(error: tombolo_gateway::BindError) -> Self {
         match error.addr() {

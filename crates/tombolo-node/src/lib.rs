@@ -42,7 +42,7 @@ mod webhook;
 
 pub use builder::NodeBuilder;
 pub use certificate::Certificate;
-pub use error::{ReloadError, StartError};
+pub use error::{Broken, ReloadError, StartError};
 pub use node::{Node, Ready, Stats};
 pub use operate::{
     Asked, Draining, NodeStatus, Now, OperateError, Operator, Page, RANGE_MAX, Range, RoomStatus,
@@ -52,7 +52,6 @@ pub use pools::{PoolReason, PoolReasons, PoolStatus};
 pub use sessions::SessionConfig;
 pub use tombolo_engine::{NatsAuth, NatsConfig, NatsTls, SealKey, SealStats};
 pub use tombolo_gateway::{ApiKey, Scope};
-pub use tombolo_relay::Broken;
 pub use tombolo_services::{
     Admission, COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, Duplicates, EntityId,
     FieldClass, FieldConfig, FieldDimensions, FieldSettings, FieldSettingsError, FieldThing, Hooks,

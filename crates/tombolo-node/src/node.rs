@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::JoinSet;
 use tombolo_engine::{Engine, Local, LocalConfig, Nats, NatsConfig, SealStats, Sealed};
 use tombolo_gateway::{Gateway, GatewayConfig};
-use tombolo_relay::{Broken, CertificateError, Certificates, Relay};
+use tombolo_relay::{CertificateError, Certificates, Relay};
 use tombolo_services::Services;
 use tombolo_wire::token::KeySet;
 use tombolo_wire::{NodeId, ServerUrl};
@@ -14,7 +14,7 @@ use crate::addresses::Addresses;
 use crate::builder::{EngineChoice, NodeBuilder};
 use crate::certificate::Certificate;
 use crate::credentials::RelaySecret;
-use crate::error::{ReloadError, StartError};
+use crate::error::{Broken, ReloadError, StartError};
 use crate::hook::{Hook, Lost, Uris};
 use crate::keys::DevKey;
 use crate::operate::Operator;
@@ -35,6 +35,7 @@ pub struct Node {
     secret: RelaySecret,
     dev_key: Option<DevKey>,
     operator: Operator,
+    engine: Arc<dyn Engine>,
     /// What answers operators, and tells the webhook; ended with the node.
     tasks: JoinSet<()>,
     webhook_counters: Arc<WebhookCounters>,
@@ -102,7 +103,7 @@ impl Node {
         let name = services_config.node.to_string();
         let services = Services::new(Arc::clone(&engine), hook, token_keys, services_config);
         let turn = relaying::turn(&relay, &addresses);
-        let operator = Operator::new(services.clone(), engine, &relay, turn);
+        let operator = Operator::new(services.clone(), Arc::clone(&engine), &relay, turn);
 
         let gateway_config =
             gateway_config(&config, &addresses, certificate.clone(), dev_key.as_ref());
@@ -145,6 +146,7 @@ impl Node {
             secret,
             dev_key,
             operator,
+            engine,
             tasks,
             webhook_counters,
         })
@@ -191,10 +193,12 @@ impl Node {
         joined.map_err(|reject| reject.message)
     }
 
-    /// Waits until the node is broken: a thread of its relay has ended by itself. The process should
-    /// end then, for whoever started it to start it again.
+    /// Waits until the node is broken. The process should end then, for whoever started it to start it again.
     pub async fn broken(&self) -> Broken {
-        self.relay.broken().await
+        tokio::select! {
+            relay = self.relay.broken() => relay.into(),
+            () = self.engine.broken() => Broken::Store,
+        }
     }
 
     /// Tells whether the node is whole.
@@ -202,7 +206,11 @@ impl Node {
     /// # Errors
     /// It is [broken](Self::broken).
     pub fn check(&self) -> Result<(), Broken> {
-        self.relay.check()
+        self.relay.check()?;
+        if self.engine.is_broken() {
+            return Err(Broken::Store);
+        }
+        Ok(())
     }
 
     /// Where the node is reached.

@@ -201,12 +201,16 @@ impl Services {
         self.node.cluster.tell(Input::Url(url.to_owned())).await;
     }
 
-    /// Waits for a moment until this node is part of its cluster, which it soon is unless something is in the
-    /// way.
+    /// Waits for a moment until this node is part of its cluster, and can write what it is to keep, which it soon
+    /// is unless something is in the way.
     ///
     /// # Errors
     /// Says what that is.
     pub async fn in_cluster(&self) -> Result<(), Reject> {
+        if self.node.engine.is_broken() {
+            let message = "the engine cannot write any more";
+            return Err(Reject::new(ErrorCode::Unavailable, message));
+        }
         self.node.cluster.joined(JOIN_MOMENT).await
     }
 

@@ -8,13 +8,13 @@
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, OpenOptions};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak, mpsc};
 use std::thread;
 
 use bytes::Bytes;
 use redb::{Builder, Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::Shared;
 use crate::{Epoch, Key};
@@ -32,7 +32,7 @@ struct DiskState {
     /// How many bytes wait to be written.
     queued: AtomicUsize,
     /// Set when a write failed: what is on disk is then older than what the engine holds.
-    has_failed: AtomicBool,
+    has_failed: watch::Sender<bool>,
 }
 
 /// A change, in the order in which it took place.
@@ -107,21 +107,8 @@ pub enum OpenError {
 }
 
 impl Disk {
-    /// Opens the store in a folder, and makes it when there is none. The thread begins with
-    /// [`Writer::start`].
-    pub(super) fn open(folder: &Path, now: Epoch) -> Result<(Self, Writer, Stored), OpenError> {
-        let file = folder.join(FILE);
-        make_private(folder, &file).map_err(OpenError::Folder)?;
-        let database = Builder::new()
-            .set_cache_size(CACHE_BYTES)
-            .create(file)
-            .map_err(|error| {
-                if matches!(error, redb::DatabaseError::DatabaseAlreadyOpen) {
-                    OpenError::InUse
-                } else {
-                    OpenError::Store(Box::new(error.into()))
-                }
-            })?;
+    /// Begins with what is in a store. The thread begins with [`Writer::start`].
+    pub(super) fn new(database: Database, now: Epoch) -> Result<(Self, Writer, Stored), OpenError> {
         let stored = load(&database, now)?;
         let (queue, jobs) = mpsc::channel();
         let state = Arc::new(DiskState::default());
@@ -133,11 +120,22 @@ impl Disk {
         Ok((Self { queue, state }, writer, stored))
     }
 
+    /// Whether nothing is written any more.
+    pub(super) fn has_failed(&self) -> bool {
+        *self.state.has_failed.borrow()
+    }
+
+    /// Waits until nothing is written any more.
+    pub(super) async fn failed(&self) {
+        let mut failed = self.state.has_failed.subscribe();
+        // Whoever could change it is there as long as this is.
+        let _ = failed.wait_for(|failed| *failed).await;
+    }
+
     /// Has a change written. Called under the lock that orders changes of this kind.
     pub(super) fn queue(&self, write: Write) -> Result<Written, Refused> {
         let bytes = write.bytes();
-        if self.state.has_failed.load(Ordering::Acquire)
-            || self.state.queued.load(Ordering::Relaxed) + bytes > QUEUE_BYTES_MAX
+        if self.has_failed() || self.state.queued.load(Ordering::Relaxed) + bytes > QUEUE_BYTES_MAX
         {
             return Err(Refused);
         }
@@ -212,8 +210,8 @@ impl Writer {
             self.state.queued.fetch_sub(bytes, Ordering::Relaxed);
             if let Err(error) = self.commit(&jobs) {
                 // Who waits learns that nobody knows; whatever comes after it is refused.
-                self.state.has_failed.store(true, Ordering::Release);
                 tracing::error!(%error, "the store cannot be written: the engine is read-only now");
+                self.state.has_failed.send_replace(true);
                 return;
             }
             let shared = shared.upgrade();
@@ -272,6 +270,14 @@ impl Writer {
     }
 }
 
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.state.has_failed.send_replace(true);
+        }
+    }
+}
+
 impl Write {
     /// Roughly what it takes.
     fn bytes(&self) -> usize {
@@ -283,6 +289,25 @@ impl Write {
         };
         key.as_str().len() + payload + JOB_BYTES
     }
+}
+
+/// Opens the store in a folder, and makes it when there is none.
+pub(super) fn open(folder: &Path) -> Result<Database, OpenError> {
+    let file = folder.join(FILE);
+    make_private(folder, &file).map_err(OpenError::Folder)?;
+    builder().create(file).map_err(|error| {
+        if matches!(error, redb::DatabaseError::DatabaseAlreadyOpen) {
+            OpenError::InUse
+        } else {
+            OpenError::Store(Box::new(error.into()))
+        }
+    })
+}
+
+pub(super) fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
 }
 
 /// Reads everything, and notes that a new process has begun.

@@ -111,6 +111,17 @@ impl Log for Local {
             Ok(())
         })
     }
+
+    fn is_broken(&self) -> bool {
+        self.shared.disk.as_ref().is_some_and(Disk::has_failed)
+    }
+
+    fn broken(&self) -> BoxFuture<'_, ()> {
+        match &self.shared.disk {
+            Some(disk) => Box::pin(disk.failed()),
+            None => Box::pin(std::future::pending()),
+        }
+    }
 }
 
 impl Local {

@@ -18,6 +18,7 @@ use tombolo_wire::v1::{
 };
 
 use crate::lab::{Device, Lab, members};
+use crate::wire::Wire;
 use crate::{direct, groups};
 
 #[tokio::test(start_paused = true)]
@@ -42,6 +43,16 @@ async fn without_the_engine_rooms_are_unavailable_and_recover_by_themselves() {
     assert!(carol.join("r", JoinMode::Join).await.is_ok());
     bob.drain().await;
     assert_eq!(bob.leave("r").await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_engine_cannot_write_any_more_is_not_ready() {
+    let wire = Wire::new(&Local::new(LocalConfig::default()));
+    let lab = Lab::on(wire.clone(), |_| {});
+    lab.services.in_cluster().await.unwrap();
+    wire.is_broken.store(true, Ordering::Relaxed);
+    let why = lab.services.in_cluster().await.unwrap_err();
+    assert_eq!(why.message, "the engine cannot write any more");
 }
 
 #[tokio::test(start_paused = true)]

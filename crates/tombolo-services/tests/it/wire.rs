@@ -22,6 +22,8 @@ pub(crate) struct Wire {
     logs: watch::Sender<(Local, u64)>,
     /// Nothing goes from here to the engine.
     pub(crate) is_cut: Arc<AtomicBool>,
+    /// Nothing is written any more, for good.
+    pub(crate) is_broken: Arc<AtomicBool>,
     /// Nothing is written into pools of the matchmaker.
     pub(crate) are_pools_closed: Arc<AtomicBool>,
     /// Logs are not read further.
@@ -58,6 +60,7 @@ impl Wire {
             local: local.clone(),
             logs: watch::Sender::new((local.clone(), 0)),
             is_cut: Arc::default(),
+            is_broken: Arc::default(),
             are_pools_closed: Arc::default(),
             is_slow: Arc::default(),
             is_blind: Arc::default(),
@@ -263,6 +266,10 @@ impl Log for Wire {
     fn retire<'a>(&'a self, key: &'a Key, at: Offset) -> BoxFuture<'a, Result<(), RetireError>> {
         let logs = self.logs();
         Box::pin(async move { logs.retire(key, at).await })
+    }
+
+    fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Relaxed)
     }
 }
 

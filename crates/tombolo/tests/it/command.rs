@@ -50,6 +50,13 @@ pub(crate) fn start_without_rights(args: &[&str]) -> Running {
     run(without.arg(env!("CARGO_BIN_EXE_tombolo")).args(args))
 }
 
+/// The same where a file that may not grow is an error and no end.
+pub(crate) fn start_on_a_disk_that_fills(args: &[&str]) -> Running {
+    let script = "trap '' XFSZ; exec \"$0\" \"$@\"";
+    let binary = env!("CARGO_BIN_EXE_tombolo");
+    run(Command::new("sh").args(["-c", script, binary]).args(args))
+}
+
 fn run(command: &mut Command) -> Running {
     let mut child = command
         .env_remove("RUST_LOG")

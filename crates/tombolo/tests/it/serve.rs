@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::command::{Running, start};
+use crate::command::{Running, start, start_on_a_disk_that_fills};
 use crate::folder::Folder;
 use crate::operating::{certificate, get, shows};
 
@@ -173,16 +173,14 @@ async fn what_a_node_lacks_is_said_before_it_starts() {
     assert!(wrong.complaints.contains(&says), "{}", wrong.complaints);
 }
 
-#[tokio::test]
-async fn a_room_outlives_a_node_that_is_killed_and_started_again() {
-    let folder = Folder::new("serve-data");
-    let data = folder.path("data");
-    let args = [
+/// What a node that keeps rooms is told.
+fn keeping(data: &str) -> [&str; 15] {
+    [
         "--dev",
         "--name",
         "south",
         "--data",
-        &data,
+        data,
         "--listen",
         "127.0.0.1",
         "--port",
@@ -193,14 +191,47 @@ async fn a_room_outlives_a_node_that_is_killed_and_started_again() {
         "0",
         "--allow-peer",
         "127.0.0.0/8",
+    ]
+}
+
+/// A device that says something durable.
+fn says(url: &str, text: &str) -> Running {
+    let args = [
+        "peer", "--server", url, "--user", "alice", "--room", "r", "--json",
     ];
+    start(&[&args[..], &["--durable", text]].concat())
+}
+
+#[tokio::test]
+async fn a_node_whose_disk_is_full_ends_and_goes_on_when_it_is_started_again() {
+    let folder = Folder::new("serve-full");
+    let data = folder.path("data");
+    let args = keeping(&data);
+    let mut node = start_on_a_disk_that_fills(&[&["serve", "--json"], &args[..]].concat());
+    let ready = node.event("ready").await;
+    let mut alice = says(ready["url"].as_str().unwrap(), "gg");
+    assert_eq!(alice.event("said").await["number"], 1);
+    let id = node.id().to_string();
+    let mut limit = std::process::Command::new("prlimit");
+    let status = limit.args(["--pid", &id, "--fsize=0"]).status();
+    assert!(status.unwrap().success());
+
+    let _bob = says(ready["url"].as_str().unwrap(), "lost");
+    let ended = node.ended().await;
+    assert_eq!(ended.status, Some(1), "{}", ended.complaints);
+    let why = "cannot be written any more (--data): is the disk full?";
+    assert!(ended.complaints.contains(why), "{}", ended.complaints);
+    let (_node, ready) = serve(&args).await;
+    let mut alice = says(ready["url"].as_str().unwrap(), "wp");
+    assert_eq!(alice.event("said").await["number"], 2);
+}
+
+#[tokio::test]
+async fn a_room_outlives_a_node_that_is_killed_and_started_again() {
+    let folder = Folder::new("serve-data");
+    let data = folder.path("data");
+    let args = keeping(&data);
     let (mut node, ready) = serve(&args).await;
-    let says = |url: &str, text: &str| {
-        let args = [
-            "peer", "--server", url, "--user", "alice", "--room", "r", "--json",
-        ];
-        start(&[&args[..], &["--durable", text]].concat())
-    };
     let mut alice = says(ready["url"].as_str().unwrap(), "gg");
     let said = alice.event("said").await;
     assert_eq!((&said["number"], &said["text"]), (&json!(1), &json!("gg")));
