@@ -206,6 +206,14 @@ impl Cluster {
         lock(&self.others).life_by_node.get(node) == Some(&life)
     }
 
+    /// Whether a life of another node is over.
+    pub(crate) fn is_over(&self, node: &NodeId, life: u64) -> bool {
+        let others = lock(&self.others);
+        let lost = others.epoch_by_lost_node.get(node);
+        let lives = others.life_by_node.get(node);
+        lost.is_some_and(|lost| life <= *lost) || lives.is_some_and(|lives| life < *lives)
+    }
+
     /// Waits until another node is not in the cluster.
     pub(crate) async fn gone(&self, node: &NodeId) {
         loop {

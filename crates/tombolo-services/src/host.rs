@@ -8,6 +8,7 @@ mod find;
 mod follow;
 mod moves;
 mod news;
+mod retire;
 mod server;
 mod write;
 
@@ -221,13 +222,10 @@ impl Node {
                 .spawn(async move { cluster::unlist(&node, &host.room, listed).await });
         }
         self.catalogue.forget(&host.room);
-        let is_closed = !state.is_unreadable && !state.is_retired && !state.room.is_open();
-        if let (true, Some(at)) = (is_closed, state.cursor) {
+        if let Some(last) = state.last_of_closed() {
             let (node, host) = (Arc::clone(self), Arc::clone(host));
-            self.runtime.spawn(async move {
-                // Whoever appended something in between retires the log after that.
-                let _ = node.engine.retire(&host.key, at).await;
-            });
+            self.runtime
+                .spawn(async move { host.retire(&node, last).await });
         }
     }
 }

@@ -434,6 +434,9 @@ async fn carry_out_act(
     if let Some(done) = host.answer_again(node, session, id, &operation) {
         return done;
     }
+    if host.lock().may_have_forgotten(node, wanted.wanted_for) {
+        return Err(unsure());
+    }
     let (told, now) = (host.members(), tokio::time::Instant::now().into_std());
     if !session.account().deliveries.take(now, told, told * bytes) {
         return Err(Reject::new(ErrorCode::Limit, "too much to too many"));

@@ -140,6 +140,7 @@ impl Host {
                 _ => self.on_event(node, state, event, pending.as_ref(), created),
             }
         }
+        self.drop_ghosts(node, &applied.events);
         let outcome = match applied.outcome {
             Ok(()) => Outcome::Done,
             Err(illegal) => Outcome::Illegal(illegal),

@@ -81,11 +81,12 @@ impl Host {
                 return Err(unavailable("this node is not part of its cluster"));
             }
             let mut progress = self.progress.subscribe();
-            let planned = match self.plan_for_server(operation, &body) {
+            let plan = || self.plan_for_server(node, operation, wanted_for, &body);
+            let planned = match plan() {
                 // What was done on another node a moment ago may be what it depends on.
                 Err(_) => {
                     self.catch_up(node).await?;
-                    self.plan_for_server(operation, &body)?
+                    plan()?
                 }
                 planned => planned?,
             };
@@ -184,7 +185,9 @@ impl Host {
     /// was done before.
     fn plan_for_server(
         &self,
+        node: &Node,
         operation: OperationId,
+        wanted_for: Duration,
         body: &Body,
     ) -> Result<Option<(Expect, oneshot::Receiver<Applied>)>, Reject> {
         let mut state = self.lock();
@@ -196,6 +199,9 @@ impl Host {
             return done.map(|_| None).map_err(reject);
         }
         let is_opening = matches!(body, Body::Created { .. });
+        if !is_opening && state.may_have_forgotten(node, wanted_for) {
+            return Err(reject(Illegal::Unsure));
+        }
         let expect = match (is_opening, state.room.is_open()) {
             (true, true) => return Err(reject(Illegal::Open)),
             (false, false) => return Err(reject(Illegal::Closed)),

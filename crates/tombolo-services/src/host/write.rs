@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tombolo_engine::{Expect, Offset};
+use tombolo_engine::{AppendError, Expect, Offset};
 use tombolo_room::{Body, Entry, LeftReason, Membership, RoomCode, SessionId};
 use tombolo_wire::UserId;
 use tombolo_wire::v1::ErrorCode;
@@ -172,19 +172,20 @@ impl Host {
         let epoch = node.cluster.epoch();
         // What was kept of a life that is over is not for this node to give away.
         let is_wanted = || node.cluster.epoch() == epoch;
-        self.append_while(node, body, is_wanted).await;
+        self.append_while(node, body, Expect::Any, is_wanted).await;
     }
 
     /// Appends, however long it takes the engine to take it in; `None` without entropy.
     pub(crate) async fn append_for_sure(&self, node: &Node, body: Body) -> Option<Offset> {
-        self.append_while(node, body, || true).await
+        self.append_while(node, body, Expect::Any, || true).await
     }
 
-    /// The same for as long as it is wanted.
-    async fn append_while(
+    /// The same for as long as it is wanted, and the log is as expected.
+    pub(super) async fn append_while(
         &self,
         node: &Node,
         body: Body,
+        expect: Expect,
         is_wanted: impl Fn() -> bool,
     ) -> Option<Offset> {
         let operation = node.config.entropy.operation_id().ok()?;
@@ -200,9 +201,11 @@ impl Host {
             // A repeated entry counts once, so "unknown" is repeated like "unavailable".
             let append = node
                 .engine
-                .append(&self.key, entry.clone(), Expect::Any, operation);
-            if let Ok(at) = append.await {
-                return Some(at);
+                .append(&self.key, entry.clone(), expect, operation);
+            match append.await {
+                Ok(at) => return Some(at),
+                Err(AppendError::Conflict) => return None,
+                Err(_) => {}
             }
             tokio::time::sleep(delay).await;
             delay = (2 * delay).min(APPEND_DELAY_MAX);

@@ -245,13 +245,13 @@ async fn what_nobody_knows_of_is_done_once_when_it_is_asked_for_again_by_its_nam
     again.join("r", JoinMode::Join).await.unwrap();
     again.drain().await;
     for _ in 0..2 {
-        let acted = again.act_as(named(20_000)).await;
+        let acted = again.act_as(named(11_000)).await;
         assert_eq!(acted.unwrap().message, 1);
         engine.catch_up().await;
     }
     // Nobody else has the name.
     bob.drain().await;
-    assert_eq!(bob.act_as(named(20_000)).await.unwrap().message, 2);
+    assert_eq!(bob.act_as(named(11_000)).await.unwrap().message, 2);
     // A refusal has its reason whenever it is asked for.
     let kick = room_act::Kind::Kick(v1::Kick { user: "bob".into() });
     let kick = v1::RoomRequest {

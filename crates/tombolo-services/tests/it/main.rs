@@ -28,6 +28,7 @@ mod nodes;
 mod notices;
 mod presence;
 mod resume;
+mod retiring;
 mod rooms;
 mod seeking;
 mod servers;

@@ -28,6 +28,10 @@ pub(crate) struct Wire {
     pub(crate) are_pools_closed: Arc<AtomicBool>,
     /// Logs are not read further.
     pub(crate) is_slow: Arc<AtomicBool>,
+    /// That a log has been read to its end is not told.
+    pub(crate) is_endless: Arc<AtomicBool>,
+    /// No log is retired.
+    pub(crate) retires_nothing: Arc<AtomicBool>,
     /// Changes of values are not told.
     pub(crate) is_blind: Arc<AtomicBool>,
     /// Who reads a log is told that it begins anew.
@@ -63,6 +67,8 @@ impl Wire {
             is_broken: Arc::default(),
             are_pools_closed: Arc::default(),
             is_slow: Arc::default(),
+            is_endless: Arc::default(),
+            retires_nothing: Arc::default(),
             is_blind: Arc::default(),
             is_void: Arc::default(),
             lose_percent: Arc::default(),
@@ -264,6 +270,9 @@ impl Log for Wire {
     }
 
     fn retire<'a>(&'a self, key: &'a Key, at: Offset) -> BoxFuture<'a, Result<(), RetireError>> {
+        if self.retires_nothing.load(Ordering::Relaxed) {
+            return Box::pin(async { Err(RetireError::Unavailable) });
+        }
         let logs = self.logs();
         Box::pin(async move { logs.retire(key, at).await })
     }
@@ -299,7 +308,13 @@ impl Tail for SlowTail {
                 event = self.tail.next() => event,
             };
             // Virtual time: nothing waits for real.
-            while self.wire.is_slow.load(Ordering::Relaxed) || self.wire.is_cut() {
+            let is_held = || {
+                let is_endless = self.wire.is_endless.load(Ordering::Relaxed);
+                self.wire.is_slow.load(Ordering::Relaxed)
+                    || self.wire.is_cut()
+                    || is_endless && event == Some(TailEvent::Synced)
+            };
+            while is_held() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             if self.wire.is_void.swap(false, Ordering::Relaxed) {

@@ -1,0 +1,172 @@
+//! Rooms that have closed, whose logs are retired, and that are opened anew.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tombolo_engine::{Expect, Key, Local, Log as _, Offset, TailEvent};
+use tombolo_room::{Act, Body, Entry, Join, Membership, OperationId, SessionId, Settings, Time};
+use tombolo_services::{NamedOperation, NewRoom, Reject, ServerActed, Services};
+use tombolo_wire::v1::{self, ErrorCode, JoinMode, room_act};
+use tombolo_wire::{PublicKeys, RoomId, UserId};
+
+use crate::cluster::{cluster, epoch_of, members};
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_room_is_forgotten_once_before_its_log_is_retired() {
+    let ([node], local) = cluster::<1>().await;
+    let is_away = |is_away| node.wire.retires_nothing.store(is_away, Ordering::Relaxed);
+    is_away(true);
+    let mut alice = node.lab.device("alice").await;
+    alice.join("r", JoinMode::Create).await.unwrap();
+    alice.drain().await;
+    alice.leave("r").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (last, body) = last(&local).await;
+    assert_eq!(body, Body::Forgotten);
+    // Whoever finds the log so does the rest.
+    for _ in 0..2 {
+        assert!(matches!(begins(&local).await, TailEvent::Entry { .. }));
+        let joined = alice.join("r", JoinMode::Join).await;
+        assert_eq!(joined, Err(ErrorCode::NoSuchRoom));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        is_away(false);
+    }
+    alice.join("r", JoinMode::Create).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_stays_whose_log_a_node_gives_up_reading() {
+    let (nodes, local) = cluster::<2>().await;
+    let [mut alice] = members(&nodes, "r", [("alice", 0)]).await;
+    nodes[1].wire.is_endless.store(true, Ordering::Relaxed);
+    let mut bob = nodes[1].lab.device("bob").await;
+    let asked = bob.ask_join("r", JoinMode::Join, 0);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let joined = bob.next_response(asked).await;
+    assert_eq!(joined, Err(ErrorCode::Unavailable));
+    assert!(matches!(begins(&local).await, TailEvent::Entry { .. }));
+    nodes[1].wire.is_endless.store(false, Ordering::Relaxed);
+    bob.join("r", JoinMode::Join).await.unwrap();
+    assert_eq!(alice.next_event().await, "+bob");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_repeats_what_a_forgotten_room_may_have_done_is_told_that_nobody_knows() {
+    let ([node], _) = cluster::<1>().await;
+    let mut alice = node.lab.device("alice").await;
+    let said = |wanted_for_ms| v1::RoomRequest {
+        room: "r".into(),
+        act: Some(v1::RoomAct {
+            kind: Some(room_act::Kind::Say(v1::Say {
+                payload: Bytes::from_static(b"once"),
+                ..v1::Say::default()
+            })),
+        }),
+        operation: Bytes::from_static(&[7; 16]),
+        wanted_for_ms,
+    };
+    alice.hears_all = true;
+    alice.join("r", JoinMode::Create).await.unwrap();
+    assert_eq!(alice.act_as(said(0)).await.unwrap().message, 1);
+    alice.leave("r").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    alice.join("r", JoinMode::Create).await.unwrap();
+    let again = alice.act_as(said(2_000)).await;
+    assert_eq!(again.unwrap_err(), ErrorCode::Unsure);
+    assert_eq!(alice.act_as(said(0)).await.unwrap().message, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_repeats_what_a_forgotten_room_may_have_done_is_told_that_nobody_knows() {
+    let ([node], _) = cluster::<1>().await;
+    let services = &node.lab.services;
+    open(services).await;
+    close(services, Duration::ZERO).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let again = close(services, Duration::from_secs(2)).await;
+    assert_eq!(again.unwrap_err().code, ErrorCode::Unsure);
+    let anew = close(services, Duration::ZERO).await;
+    assert_eq!(anew.unwrap_err().code, ErrorCode::NoSuchRoom);
+    open(services).await;
+    let again = close(services, Duration::from_secs(2)).await;
+    assert_eq!(again.unwrap_err().code, ErrorCode::Unsure);
+    close(services, Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_lost_node_wrote_and_comes_late_leaves_no_ghost_in_a_room_that_was_opened_anew() {
+    let (nodes, local) = cluster::<2>().await;
+    let membership = Membership {
+        session: SessionId([9; 16]),
+        keys: PublicKeys {
+            identity: [9; 32],
+            seal: [9; 32],
+        },
+        node: "node-1".parse().unwrap(),
+        incarnation: epoch_of(&local, "node-1").await,
+        life: 1,
+    };
+    nodes[1].lab.services.kill();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let [mut alice] = members(&nodes, "r", [("alice", 0)]).await;
+    let bob = UserId::parse("bob").unwrap();
+    append(&local, Body::Joined(Join::new(bob, membership))).await;
+    assert_eq!(alice.next_event().await, "+bob");
+    assert_eq!(alice.next_event().await, "?bob");
+    alice.is_quiet().await;
+}
+
+/// What one hears first who begins to read the log.
+async fn begins(local: &Local) -> TailEvent {
+    let mut tail = local.tail(&log(), None).await.unwrap();
+    tail.next().await.unwrap()
+}
+
+/// The last entry of the log.
+async fn last(local: &Local) -> (Offset, Body) {
+    let mut tail = local.tail(&log(), None).await.unwrap();
+    let mut last = None;
+    while let Some(TailEvent::Entry { at, entry }) = tail.next().await {
+        last = Some((at, Entry::decode(&entry).unwrap().body));
+    }
+    last.unwrap()
+}
+
+async fn append(local: &Local, body: Body) {
+    let operation = OperationId(rand::random());
+    let time = Time::ZERO;
+    let entry = Entry {
+        operation,
+        time,
+        body,
+    };
+    let (log, operation) = (log(), tombolo_engine::OperationId(operation.0));
+    let append = local.append(&log, entry.encode(), Expect::Any, operation);
+    append.await.unwrap();
+}
+
+async fn open(services: &Services) {
+    let new = NewRoom {
+        settings: Settings {
+            empty_kept: Duration::from_secs(300),
+            ..Settings::default()
+        },
+        ..NewRoom::default()
+    };
+    services.create_room(&room(), new, None).await.unwrap();
+}
+
+async fn close(services: &Services, wanted_for: Duration) -> Result<ServerActed, Reject> {
+    let id = [5; 16];
+    let named = Some(NamedOperation { id, wanted_for });
+    services.act_for_server(&room(), Act::Close, named).await
+}
+
+fn room() -> RoomId {
+    RoomId::parse("r").unwrap()
+}
+
+fn log() -> Key {
+    Key::new(["room", "r"]).unwrap()
+}
