@@ -5,6 +5,7 @@
 //! panics when the engine does otherwise.
 
 mod macros;
+mod retired;
 mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,10 +17,13 @@ use bytes::Bytes;
 
 use crate::{
     AppendError, BusEvent, CasError, Engine, Expect, Key, Offset, OperationId, Pattern,
-    PublishError, RequestError, RetireError, Revision, Tail, TailEvent, VALUE_BYTES_MAX, Watch,
-    WatchEvent,
+    PublishError, RequestError, Revision, Tail, TailEvent, VALUE_BYTES_MAX, Watch, WatchEvent,
 };
 
+pub use retired::{
+    a_retired_log_goes_on_after_its_last_entry, of_a_retired_log_nothing_is_left,
+    who_reads_a_retired_log_for_the_first_time_can_append_to_it,
+};
 pub use snapshots::{
     a_large_snapshot_is_read_whole_and_one_that_is_too_large_is_refused,
     a_snapshot_stands_for_the_entries_before_it,
@@ -257,53 +261,6 @@ pub async fn of_contending_appends_one_wins_per_offset(engine: Arc<dyn Engine>) 
     }
     assert_eq!(bases.len(), 200);
     assert_eq!(entries(&engine, &log).await.len(), 200);
-}
-
-/// An old writer that expects an empty log does not win again.
-pub async fn a_retired_log_goes_on_after_its_last_entry(engine: Arc<dyn Engine>) {
-    let log = key(["log"]);
-    let first = append(&engine, &log, b"1", Expect::Empty).await;
-    let last = append(&engine, &log, b"end", Expect::Last(first)).await;
-    assert_eq!(engine.retire(&log, first).await, Err(RetireError::Conflict));
-    assert_eq!(engine.retire(&log, last).await, Ok(()));
-
-    conflicts(&engine, &log, Expect::Empty).await;
-    conflicts(&engine, &log, Expect::Last(first)).await;
-    let next = append(&engine, &log, b"again", Expect::Last(last)).await;
-    assert!(next > last, "offsets grow");
-}
-
-/// It finds out what to expect, whatever is left of the log.
-pub async fn who_reads_a_retired_log_for_the_first_time_can_append_to_it(engine: Arc<dyn Engine>) {
-    let log = key(["log"]);
-    let first = append(&engine, &log, b"1", Expect::Empty).await;
-    let last = append(&engine, &log, b"end", Expect::Last(first)).await;
-    // One that has read a part, and is not told of the rest before it is gone.
-    let mut behind = tail(&engine, &log, Some(first)).await;
-    assert_eq!(engine.retire(&log, last).await, Ok(()));
-
-    let mut reader = tail(&engine, &log, None).await;
-    let mut expect = Expect::Empty;
-    loop {
-        match soon(reader.next())
-            .await
-            .expect("the engine is still there")
-        {
-            TailEvent::Entry { at, .. }
-            | TailEvent::Snapshot { at, .. }
-            | TailEvent::Retired { at } => expect = Expect::Last(at),
-            TailEvent::Reset => expect = Expect::Empty,
-            TailEvent::Synced => break,
-        }
-    }
-    let again = append(&engine, &log, b"again", expect).await;
-    for reader in [&mut reader, &mut behind] {
-        while !is_entry_at(&soon(reader.next()).await, again) {}
-    }
-}
-
-fn is_entry_at(event: &Option<TailEvent>, at: Offset) -> bool {
-    matches!(event.as_ref().expect("the engine is still there"), TailEvent::Entry { at: found, .. } if *found == at)
 }
 
 /// All of them, although nobody takes them at first.

@@ -27,7 +27,11 @@ pub struct LocalConfig {
     pub logs_max: usize,
     /// Most entries of a log since its last snapshot.
     pub log_entries_max: usize,
-    /// How many retired logs are remembered.
+    /// Most bytes of all logs' entries and snapshots, which are in memory, each with 64 more. Of one kind,
+    /// as for values, nine tenths of that; and no log begins where less than a tenth of it is left, so that
+    /// those that there are can be ended.
+    pub log_bytes_max: usize,
+    /// How many retired logs are remembered: of each its name and its last offset.
     pub retired_logs_max: usize,
     /// Most values. Of one kind, as the first token of their keys says, there are nine tenths of that at
     /// most: what users leave behind (the lists of their groups) keeps no room and no node out.
@@ -44,6 +48,7 @@ impl Default for LocalConfig {
             epoch: None,
             logs_max: 1_000_000,
             log_entries_max: 65_536,
+            log_bytes_max: 4 * 1024 * 1024 * 1024,
             retired_logs_max: 10_000,
             values_max: 1_000_000,
             watch_events_max: 1024,

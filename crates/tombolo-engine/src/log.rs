@@ -47,8 +47,9 @@ pub trait Log: Send + Sync + 'static {
         state: Bytes,
     ) -> BoxFuture<'a, Result<(), SnapshotError>>;
 
-    /// Says that the entry at `at` ended the log's use. The last offset stays known, and may be
-    /// appended after, but the engine may forget all when nothing follows for long.
+    /// Says that the entry at `at` ended the log's use: its entries and its snapshot are gone at once, and whoever
+    /// has not read them all is told [`TailEvent::Retired`], after a reset if it has read some. The last offset
+    /// stays known, and may be appended after, but the engine may forget all when nothing follows for long.
     ///
     /// # Errors
     /// As [`RetireError`] says.

@@ -12,6 +12,7 @@
 
 mod deed;
 mod device;
+mod feed;
 mod judge;
 mod place;
 mod plain;

@@ -31,6 +31,7 @@ macro_rules! conformance_requirements {
             of_two_snapshots_at_the_same_time_one_is_read_whole
             a_retired_log_goes_on_after_its_last_entry
             who_reads_a_retired_log_for_the_first_time_can_append_to_it
+            of_a_retired_log_nothing_is_left
             logs_do_not_share_entries
             a_value_changes_only_from_its_revision
             revisions_grow_over_deletion

@@ -42,7 +42,7 @@ pub(super) enum Write {
     Entry { key: Key, seq: u64, entry: Bytes },
     /// A snapshot, in place of the entries up to `at`.
     Snapshot { key: Key, at: u64, state: Bytes },
-    /// A log was retired, or taken up again.
+    /// A log was retired, so that nothing is left up to `at`, or taken up again.
     Retired { key: Key, at: Option<u64> },
     /// A log was forgotten.
     Forgotten { key: Key },
@@ -244,6 +244,9 @@ impl Writer {
                         entries.retain_in((key.as_str(), 0)..=(key.as_str(), *at), |_, _| false)?;
                     }
                     Write::Retired { key, at: Some(at) } => {
+                        let all = (key.as_str(), 0)..=(key.as_str(), *at);
+                        entries.retain_in(all, |_, _| false)?;
+                        snapshots.remove(key.as_str())?;
                         retired.insert(key.as_str(), *at)?;
                     }
                     Write::Retired { key, at: None } => {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::disk::{Disk, Refused, Write, Written};
+use super::held::Held;
 use super::{Local, Shared, lock};
 use crate::log::{
     AppendError, Expect, Log, Offset, OperationId, RetireError, SnapshotError, Tail, TailEvent,
@@ -22,6 +23,8 @@ pub(super) struct State {
     log_by_key: BTreeMap<Key, Entries>,
     /// How many logs have entries and are not retired.
     active: usize,
+    /// The bytes of all entries and snapshots.
+    held: Held,
     /// The retired logs with their last entries, oldest first.
     retired: VecDeque<(Key, u64)>,
 }
@@ -33,7 +36,8 @@ struct Entries {
     snapshot: Option<(u64, Bytes)>,
     /// After the snapshot.
     entries: VecDeque<(u64, Bytes)>,
-    is_retired: bool,
+    /// Up to where it was retired, and nothing is left; 0 if it never was.
+    retired_at: u64,
     /// Wakes the tails.
     changed: latest::Sender<()>,
 }
@@ -146,9 +150,16 @@ impl Local {
         if !holds {
             return Err(AppendError::Conflict);
         }
-        let is_active = log.is_some_and(|log| log.last != 0 && !log.is_retired);
+        let is_active = log.is_some_and(|log| log.last != 0 && !log.is_retired());
         let is_full = log.is_some_and(|log| log.entries.len() >= config.log_entries_max);
-        if is_full || (!is_active && state.active >= config.logs_max) {
+        let bytes_max = match is_active {
+            true => config.log_bytes_max,
+            false => config.log_bytes_max - config.log_bytes_max / 10,
+        };
+        if is_full
+            || (!is_active && state.active >= config.logs_max)
+            || !state.held.has_place(key, size(&entry), bytes_max)
+        {
             return Err(AppendError::Full);
         }
 
@@ -156,7 +167,7 @@ impl Local {
         let written = match &self.shared.disk {
             Some(disk) => {
                 let unavailable = |Refused| AppendError::Unavailable;
-                if log.is_some_and(|log| log.is_retired) {
+                if log.is_some_and(Entries::is_retired) {
                     let taken_up = Write::Retired {
                         key: key.clone(),
                         at: None,
@@ -174,9 +185,9 @@ impl Local {
         };
         state.active += usize::from(!is_active);
         state.last = seq;
+        state.held.add(key, size(&entry));
         let log = state.log_or_new(key);
         log.last = seq;
-        log.is_retired = false;
         log.entries.push_back((seq, entry));
         if written.is_none() {
             state.committed(key, seq);
@@ -193,11 +204,14 @@ impl Local {
     ) -> Result<Option<Written>, SnapshotError> {
         let at = self.seq(at).ok_or(SnapshotError::NoSuchEntry)?;
         let mut logs = lock(&self.shared.logs);
-        let is_visible = at <= logs.visible;
-        let log = logs
-            .log_by_key
-            .get_mut(key)
-            .ok_or(SnapshotError::NoSuchEntry)?;
+        let State {
+            log_by_key,
+            held,
+            visible,
+            ..
+        } = &mut *logs;
+        let log = log_by_key.get_mut(key).ok_or(SnapshotError::NoSuchEntry)?;
+        let is_visible = at <= *visible;
         if !is_visible || !log.entries.iter().any(|(seq, _)| *seq == at) {
             return Err(SnapshotError::NoSuchEntry);
         }
@@ -213,7 +227,8 @@ impl Local {
             }
             None => None,
         };
-        log.entries.retain(|(seq, _)| *seq > at);
+        held.add(key, size(&state));
+        held.take(key, log.clear_to(at));
         log.snapshot = Some((at, state));
         Ok(written)
     }
@@ -238,23 +253,28 @@ impl State {
             ..Self::default()
         };
         for (key, (at, snapshot)) in snapshots {
+            state.held.add(&key, size(&snapshot));
             let log = state.log_or_new(&key);
             log.last = at;
             log.snapshot = Some((at, snapshot));
         }
         for (key, entries) in entries {
+            let sizes = entries.iter().map(|(_, entry)| size(entry));
+            state.held.add(&key, sizes.sum());
             let log = state.log_or_new(&key);
             log.last = entries.last().map_or(log.last, |(seq, _)| *seq);
             log.entries = entries.into();
         }
         for (at, key) in retired {
-            if let Some(log) = state.log_by_key.get_mut(&key) {
-                log.is_retired = true;
-                state.retired.push_back((key, at));
-            }
+            let log = state.log_or_new(&key);
+            log.last = log.last.max(at);
+            log.retired_at = at;
+            let freed = log.clear_to(at);
+            state.held.take(&key, freed);
+            state.retired.push_back((key, at));
         }
         let logs = state.log_by_key.values();
-        state.active = logs.filter(|log| !log.is_retired).count();
+        state.active = logs.filter(|log| !log.is_retired()).count();
         state
     }
 
@@ -273,7 +293,7 @@ impl State {
                 last: 0,
                 snapshot: None,
                 entries: VecDeque::new(),
-                is_retired: false,
+                retired_at: 0,
                 changed: latest::Sender::new(()),
             })
     }
@@ -289,7 +309,7 @@ impl State {
             return Err(RetireError::Conflict);
         }
         let mut written = None;
-        if !log.is_retired {
+        if !log.is_retired() {
             if let Some(disk) = disk {
                 let write = Write::Retired {
                     key: key.clone(),
@@ -298,7 +318,8 @@ impl State {
                 let queued = disk.queue(write);
                 written = Some(queued.map_err(|Refused| RetireError::Unavailable)?);
             }
-            log.is_retired = true;
+            log.retired_at = at;
+            self.held.take(key, log.clear_to(at));
             self.active -= 1;
             self.retired.push_back((key.clone(), at));
         }
@@ -314,7 +335,7 @@ impl State {
             let Some(log) = self.log_by_key.get_mut(&key) else {
                 continue;
             };
-            if !log.is_retired || log.last != at {
+            if !log.is_retired() || log.last != at {
                 continue;
             }
             if let Some(disk) = disk
@@ -329,12 +350,30 @@ impl State {
             } else {
                 // Its readers go on after the offset that they have; see `LocalTail::drop`.
                 log.last = 0;
-                log.is_retired = false;
-                log.snapshot = None;
-                log.entries.clear();
+                log.retired_at = 0;
             }
         }
     }
+}
+
+impl Entries {
+    /// Whether nothing came after it was retired.
+    fn is_retired(&self) -> bool {
+        self.last != 0 && self.retired_at == self.last
+    }
+
+    /// Drops the snapshot, and what came up to an entry; returns how much that was.
+    fn clear_to(&mut self, at: u64) -> usize {
+        let kept = self.entries.partition_point(|(seq, _)| *seq <= at);
+        let entries = self.entries.drain(..kept).map(|(_, entry)| entry);
+        let snapshot = self.snapshot.take().map(|(_, state)| state);
+        entries.chain(snapshot).map(|bytes| size(&bytes)).sum()
+    }
+}
+
+/// What an entry or a snapshot counts.
+fn size(payload: &Bytes) -> usize {
+    payload.len() + 64
 }
 
 struct LocalTail {
@@ -369,6 +408,17 @@ impl LocalTail {
         let epoch = self.shared.epoch;
         let logs = lock(&self.shared.logs);
         if let Some(log) = logs.log_by_key.get(&self.key) {
+            let seq = log.retired_at;
+            if self.cursor < seq {
+                // Who has not read it all begins anew, with nothing.
+                let is_first = self.cursor == 0;
+                self.cursor = if is_first { seq } else { 0 };
+                let at = Offset { epoch, seq };
+                return Some(match is_first {
+                    true => TailEvent::Retired { at },
+                    false => TailEvent::Reset,
+                });
+            }
             if let Some((at, state)) = &log.snapshot
                 && *at > self.cursor
             {

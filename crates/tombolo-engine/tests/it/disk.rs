@@ -74,6 +74,10 @@ async fn a_retired_log_stays_retired_over_a_restart_and_is_forgotten_for_good() 
         let engine = folder.open();
         let refused = append(&engine, &a, "x", Expect::Empty).await;
         assert_eq!(refused, Err(AppendError::Conflict));
+        let mut tail = engine.tail(&a, None).await.unwrap();
+        let gone = TailEvent::Retired { at: old };
+        assert_eq!(tail.next().await, Some(gone), "nothing is on the disk");
+        drop(tail);
         // The folder's engines remember one retired log.
         engine.retire(&b, other).await.unwrap();
     }

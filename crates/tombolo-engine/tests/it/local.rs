@@ -50,6 +50,35 @@ async fn a_full_engine_refuses_and_takes_up_again_what_it_forgets() {
 }
 
 #[tokio::test]
+async fn logs_have_a_bound_of_bytes_and_give_them_back_when_they_are_retired() {
+    let mut config = LocalConfig::default();
+    config.log_bytes_max = 10_000;
+    let engine = Local::new(config);
+    let key = |kind: &str, name: &str| Key::new([kind, name]).unwrap();
+    let put = async |log: &Key, bytes: usize| {
+        let entry = Bytes::from(vec![0; bytes]);
+        let append = engine.append(log, entry, Expect::Any, OperationId([0; 16]));
+        append.await
+    };
+    let [posts, others, room] = [key("posts", "a"), key("posts", "b"), key("room", "a")];
+    let last = put(&posts, 8000).await.unwrap();
+    assert_eq!(put(&others, 500).await, Err(AppendError::Full), "it is new");
+    put(&posts, 400).await.unwrap();
+    let more = put(&posts, 500).await;
+    assert_eq!(more, Err(AppendError::Full), "rooms have a tenth");
+    put(&room, 300).await.unwrap();
+    let full = put(&room, 1100).await;
+    assert_eq!(full, Err(AppendError::Full), "that is all");
+
+    engine.snapshot(&posts, last, "x".into()).await.unwrap();
+    put(&room, 5000).await.unwrap();
+    let last = put(&room, 800).await.unwrap();
+    assert_eq!(put(&posts, 3500).await, Err(AppendError::Full));
+    engine.retire(&room, last).await.unwrap();
+    put(&posts, 3500).await.unwrap();
+}
+
+#[tokio::test]
 async fn values_of_one_kind_leave_place_for_others() {
     let mut config = LocalConfig::default();
     config.values_max = 20;

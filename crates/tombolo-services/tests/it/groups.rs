@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tombolo_engine::{Expect, Key, Kv as _, Local, LocalConfig, Log as _, OperationId};
+use tombolo_engine::{Expect, Key, Kv as _, Local, LocalConfig, Log as _, OperationId, TailEvent};
 use tombolo_services::Outgoing;
 use tombolo_social::Time;
 use tombolo_social::inbox::{Body, Entry};
@@ -236,6 +236,33 @@ async fn settings_change_for_all_and_a_group_ends_for_all() {
     assert_eq!(bob.heard().await, ["settings closed"]);
     alice.done(Kind::End(v1::EndGroup {})).await.unwrap();
     assert_eq!(bob.heard().await, ["over ended"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_group_that_has_ended_neither_posts_nor_members_are_kept() {
+    let (nodes, local) = cluster::<2>().await;
+    let mut alice = Talker::new(&nodes[0].lab, "alice").await;
+    let mut bob = Talker::new(&nodes[1].lab, "bob").await;
+    alice.create(true).await.unwrap();
+    bob.done(join()).await.unwrap();
+    let epoch = bob.open(None).await.unwrap().last.unwrap().epoch;
+    for id in 0..=POSTS_MAX as u128 {
+        alice.post(id, b"x").await.unwrap();
+    }
+    alice.done(Kind::End(v1::EndGroup {})).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let tag = epoch.iter().take(8).map(|byte| format!("{byte:02x}"));
+    let tag = tag.collect::<String>();
+    for (kind, part) in [("posts", "0"), ("posts", "1"), ("roster", "r")] {
+        let log = Key::new([kind, "guild", &tag, part]).unwrap();
+        let mut tail = local.tail(&log, None).await.unwrap();
+        let found = tail.next().await;
+        assert!(
+            matches!(found, Some(TailEvent::Retired { .. })),
+            "{log}: {found:?}"
+        );
+        assert_eq!(tail.next().await, Some(TailEvent::Synced));
+    }
 }
 
 #[tokio::test(start_paused = true)]

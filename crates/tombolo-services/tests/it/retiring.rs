@@ -32,6 +32,7 @@ async fn a_closed_room_is_forgotten_once_before_its_log_is_retired() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         is_away(false);
     }
+    assert_eq!(begins(&local).await, TailEvent::Retired { at: last });
     alice.join("r", JoinMode::Create).await.unwrap();
 }
 

@@ -4,20 +4,20 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
-use tombolo_engine::{Key, Local, Log as _, Offset, Tail, TailEvent};
+use tombolo_engine::{Key, Local, Log as _, Offset, TailEvent};
 use tombolo_room::{Entry, Event, Message, PropertyKey, Room, Value};
 use tombolo_services::Services;
 use tombolo_wire::RoomId;
 
 use super::device::{COUNT, Device, Told, Violation};
+use super::feed::Feed;
 use super::trace::note;
 
 /// A room as its log makes it, and what was ever said there.
 pub(crate) struct Reader {
     name: String,
     id: RoomId,
-    tail: Box<dyn Tail>,
+    pub(super) feed: Feed,
     pub(super) room: Room,
     pub(super) said: BTreeMap<u64, String>,
     /// What the room is after each entry: the same wherever it is hosted.
@@ -31,7 +31,7 @@ impl Reader {
         Ok(Self {
             name: name.to_owned(),
             id: RoomId::parse(name).map_err(|error| error.to_string())?,
-            tail: tail.map_err(|error| error.to_string())?,
+            feed: Feed::new(tail.map_err(|error| error.to_string())?),
             room: Room::new(),
             said: BTreeMap::new(),
             state_by_offset: BTreeMap::new(),
@@ -44,7 +44,8 @@ impl Reader {
 
     /// Reads what was appended since.
     pub(crate) fn read(&mut self) -> Result<(), Violation> {
-        while let Some(Some(event)) = self.tail.next().now_or_never() {
+        self.feed.read();
+        for event in self.feed.take() {
             let name = &self.name;
             match event {
                 TailEvent::Entry { at, entry } => {
@@ -66,9 +67,7 @@ impl Reader {
                 }
                 TailEvent::Reset => return Err(format!("{name}: the log began anew")),
                 TailEvent::Retired { .. } => {
-                    return Err(format!(
-                        "{name}: the room is retired, and was never left empty"
-                    ));
+                    return Err(format!("{name}: the log was retired before it was read"));
                 }
                 TailEvent::Synced => {}
             }

@@ -5,6 +5,7 @@ use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::feed::Feed;
 use super::place::Place;
 use bytes::Bytes;
 use rand::RngExt as _;
@@ -55,6 +56,8 @@ pub(crate) struct Wire {
     local: Local,
     /// Where the engine is, and all that is on its way there or back.
     world: Place,
+    /// Of the logs in which all is read before it is gone.
+    feeds: Arc<[Feed]>,
     state: Arc<Mutex<State>>,
 }
 
@@ -80,10 +83,17 @@ enum Fate {
 }
 
 impl Wire {
-    pub(crate) fn new(local: &Local, world: &Place, rng: ChaCha12Rng, weather: Weather) -> Self {
+    pub(crate) fn new(
+        local: &Local,
+        world: &Place,
+        feeds: Arc<[Feed]>,
+        rng: ChaCha12Rng,
+        weather: Weather,
+    ) -> Self {
         Self {
             local: local.clone(),
             world: world.clone(),
+            feeds,
             state: Arc::new(Mutex::new(State {
                 rng,
                 weather,
@@ -329,10 +339,11 @@ impl Log for Wire {
 
     fn retire<'a>(&'a self, key: &'a Key, at: Offset) -> BoxFuture<'a, Result<(), RetireError>> {
         self.world.wrap(Box::pin(async move {
-            match self.travel().await {
-                true => self.local.retire(key, at).await,
-                false => Err(RetireError::Unavailable),
+            if !self.travel().await {
+                return Err(RetireError::Unavailable);
             }
+            self.feeds.iter().for_each(Feed::read);
+            self.local.retire(key, at).await
         }))
     }
 }

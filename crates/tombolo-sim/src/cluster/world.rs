@@ -188,7 +188,8 @@ impl ClusterWorld {
 
     fn wire(&self, index: usize, life: u64) -> Wire {
         let rng = self.seed.rng_for(&format!("wire {index} {life}"));
-        Wire::new(&self.local, &self.place, rng, self.weather)
+        let feeds = self.rooms.iter().map(|room| room.feed.clone());
+        Wire::new(&self.local, &self.place, feeds.collect(), rng, self.weather)
     }
 
     fn story(&mut self) -> Result<(), Violation> {
