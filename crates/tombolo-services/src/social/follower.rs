@@ -9,7 +9,6 @@ use tokio::sync::{Notify, oneshot};
 use tombolo_engine::{AppendError, Expect, Key, Offset, TailEvent, latest};
 use tombolo_room::SessionId;
 use tombolo_social::{EntryError, OperationId};
-use tombolo_wire::v1::ErrorCode;
 
 use super::unavailable;
 use crate::lock::lock;
@@ -261,8 +260,9 @@ impl<M: Machine> Following<M> {
                 // One for each session that is told, and one for each that asks.
                 let sessions = node.config.sessions_max;
                 if followers.len() >= sessions.saturating_mul(2).max(IDLE_MAX) + IDLE_MAX {
-                    let message = "the node reads as much as it may: try again later";
-                    return Err(Reject::new(ErrorCode::Limit, message));
+                    return Err(unavailable(
+                        "the node reads as much as it may: try again later",
+                    ));
                 }
                 let follower = Arc::new(Follower::new(key.clone()));
                 followers.insert(key, Arc::clone(&follower));

@@ -1,7 +1,10 @@
 //! Notices: to everybody and to some, now and later, once.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+use tombolo_engine::{Local, LocalConfig};
 use tombolo_services::{Notified, Outgoing};
 use tombolo_wire::TagName;
 use tombolo_wire::v1::{
@@ -9,7 +12,7 @@ use tombolo_wire::v1::{
     server_frame, social_event, social_request, social_response,
 };
 
-use crate::cluster::cluster;
+use crate::cluster::{cluster, start_with};
 use crate::lab::{Device, Lab};
 
 #[tokio::test(start_paused = true)]
@@ -41,6 +44,25 @@ async fn a_notice_reaches_devices_on_all_nodes_and_those_that_come_later_once() 
     let all = ["all 1 hello", "all 2 second", "all 3 third"];
     assert_eq!(told(&mut carol).await.0, all);
     assert_eq!(nodes[0].lab.services.stats().notices, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_reads_as_much_as_it_may_does_not_refuse_a_notice_for_good() {
+    let local = Local::new(LocalConfig::default());
+    let node = start_with(&local, 0, |config| config.sessions_max = 1);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    node.wire.is_slow.store(true, Ordering::Relaxed);
+    let mut others = JoinSet::new();
+    for number in 0..512 {
+        let lab = node.lab.clone();
+        others.spawn(async move { notify(&lab, &format!("tag{number}"), 1, "hello").await });
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let refused = notify(&node.lab, "all", 1, "hello").await.unwrap_err();
+    assert_eq!(refused, ErrorCode::Unavailable);
+    node.wire.is_slow.store(false, Ordering::Relaxed);
+    others.join_all().await;
+    notify(&node.lab, "all", 1, "hello").await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
