@@ -509,7 +509,9 @@ impl Shared {
                 self.fields.on_refused(&refused);
             }
             server_frame::Body::Social(event) => self.social.on_event(event),
-            server_frame::Body::Matchmaker(event) => self.matchmaker.on_event(event),
+            server_frame::Body::Matchmaker(event) => {
+                self.matchmaker.on_event(event, &self.session);
+            }
             server_frame::Body::FieldBatch(batch) => self.fields.on_batch(&batch),
             server_frame::Body::IceServers(servers) => self.renew_credentials(&servers),
             // The session deals with these itself.

@@ -1,6 +1,7 @@
 //! Matchmaking: a device's party looks for others in a pool.
 
 mod backfill;
+mod cancel;
 mod found;
 mod reach;
 mod ticket;
@@ -18,6 +19,7 @@ use tombolo_wire::v1::{self, match_event, match_request, match_response, request
 use crate::device::Device;
 use crate::error::Error;
 use crate::room::Room;
+use crate::seldom::Seldom;
 use crate::session;
 use backfill::BackfillState;
 use ticket::TicketState;
@@ -230,6 +232,8 @@ pub(crate) struct Seeking {
     state: Mutex<Known>,
     /// Somebody else has submitted a ticket, or the session is over.
     news: Notify,
+    /// What is told of tickets that were dropped.
+    strays: Seldom,
 }
 
 #[derive(Debug, Default)]
@@ -256,7 +260,7 @@ impl Known {
 
 impl Seeking {
     /// Takes in what the node tells.
-    pub(crate) fn on_event(&self, event: v1::MatchEvent) {
+    pub(crate) fn on_event(&self, event: v1::MatchEvent, session: &session::Handle) {
         let Some(kind) = event.kind else {
             return;
         };
@@ -275,11 +279,15 @@ impl Seeking {
             state.on_told(kind);
             return;
         }
+        if known.dropped.contains(&id) {
+            drop(known);
+            return self.on_stray(session, event.pool, id, &kind);
+        }
         let is_over = matches!(
             kind,
             match_event::Kind::Ended(_) | match_event::Kind::Failed(_)
         );
-        if is_over || known.dropped.contains(&id) || known.invited.len() >= INVITED_MAX {
+        if is_over || known.invited.len() >= INVITED_MAX {
             return;
         }
         let state = TicketState::new(&event.pool, id, None, Some(Reach::Unknown));

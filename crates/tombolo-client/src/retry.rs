@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
-use tombolo_wire::v1::ErrorCode;
+use tombolo_wire::v1::{ErrorCode, request};
 
 use crate::error::Error;
+use crate::session::{Answer, Handle};
 
 /// How long is asked again for what was on its way when the session was lost.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,6 +36,37 @@ pub(crate) async fn persistently_for<T, F: Future<Output = Result<T, Error>>>(
     attempt: impl FnMut() -> F,
 ) -> Result<T, Error> {
     ask_within(patience, Error::is_temporary, attempt).await
+}
+
+/// Asks again, for a while, for what was asked for a first time, until it is done, or `again` says that it is not
+/// wanted any more.
+pub(crate) async fn go_on(
+    session: Handle,
+    asked: Answer,
+    mut again: impl FnMut() -> Option<request::Kind>,
+) -> Result<(), Error> {
+    let mut asked = Some(asked);
+    persistently(|| {
+        let asked = asked.take();
+        let kind = asked.is_none().then(&mut again).flatten();
+        let session = session.clone();
+        async move {
+            let answer = match (asked, kind) {
+                (Some(asked), _) => asked,
+                (None, Some(kind)) => session.ask(kind).await?,
+                (None, None) => return Ok(()),
+            };
+            answer.answer().await.map(drop)
+        }
+    })
+    .await
+}
+
+/// Has something done for which nobody waits.
+pub(crate) fn aside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(work);
+    }
 }
 
 /// Asks again, for a while, until it is known what became of something that has a name, so that it is done

@@ -113,7 +113,7 @@ pub struct Config {
     /// log. By default 20 per second and 500 at once, as devices need that come back to all of their groups.
     pub group_reads: Pace,
     /// Tickets of one user, and what it asks about them: most are entries in a pool's log. By default 5 per
-    /// second and 50 at once.
+    /// second and 50 at once; those that it cancels have the same pace for themselves.
     pub tickets: Pace,
     /// Tickets that one user may have at once: at most one in each pool.
     pub tickets_per_user_max: usize,

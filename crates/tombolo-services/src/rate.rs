@@ -25,6 +25,8 @@ pub(crate) struct Account {
     pub(crate) groups: Bucket,
     pub(crate) group_reads: Bucket,
     pub(crate) tickets: Bucket,
+    /// Tickets that are given up, at the same pace: whoever has asked for much must be able to end it.
+    pub(crate) ticket_ends: Bucket,
     /// Where its devices are in fields.
     pub(crate) reports: Bucket,
 }
@@ -49,6 +51,7 @@ impl Account {
             groups: Bucket::new(config.groups, now),
             group_reads: Bucket::new(config.group_reads, now),
             tickets: Bucket::new(config.tickets, now),
+            ticket_ends: Bucket::new(config.tickets, now),
             reports: Bucket::new(config.fields.reports, now),
         }
     }
@@ -69,6 +72,7 @@ impl Account {
             && self.act_bytes.is_full(now)
             && self.groups.is_full(now)
             && self.tickets.is_full(now)
+            && self.ticket_ends.is_full(now)
             && self.reports.is_full(now)
     }
 

@@ -12,7 +12,7 @@ use tombolo_wire::UserId;
 use tombolo_wire::v1::{self, ErrorCode, match_event, match_request, match_response};
 
 use super::found::Match;
-use super::{about, ask, other_question};
+use super::{ask, other_question};
 use crate::device::Device;
 use crate::error::Error;
 use crate::retry::{patiently, persistently_for};
@@ -311,16 +311,19 @@ impl Ticket {
         }
     }
 
-    /// Ends the ticket, for all of its party; returns when that is done.
+    /// Ends the ticket, for all of its party; returns when that is done. While the cluster cannot do it, it is asked
+    /// again, for a minute at most, also when this is not waited for. A user that is asked whether it is ready is not.
     ///
     /// # Errors
-    /// With code `NoSuchThing` when it has ended, `Conflict` when its users are asked whether they are
-    /// ready; when the node cannot be reached.
+    /// With code `NoSuchThing` when it has ended; when the session is over.
     pub async fn cancel(self) -> Result<(), Error> {
-        let cancel = match_request::Kind::Cancel(v1::CancelTicket {
-            id: self.state.id_on_wire(),
-        });
-        self.ask(cancel).await.map(drop)
+        let session = &self.device.0.session;
+        let cancelling = self.state.begin_to_cancel(session).await?;
+        self.state.end();
+        let cancelling = tokio::spawn(cancelling);
+        cancelling
+            .await
+            .unwrap_or_else(|_| Err(Error::unanswered()))
     }
 
     async fn ask(&self, kind: match_request::Kind) -> Result<match_response::Result, Error> {
@@ -336,10 +339,7 @@ impl Drop for Ticket {
         let shared = &self.device.0;
         shared.matchmaker.lock().drop_ticket(self.state.id);
         if !self.state.end() {
-            let cancel = match_request::Kind::Cancel(v1::CancelTicket {
-                id: self.state.id_on_wire(),
-            });
-            shared.session.ask_aside(about(&self.state.pool, cancel));
+            self.state.cancel_aside(&shared.session);
         }
     }
 }
@@ -360,6 +360,8 @@ pub(super) struct TicketState {
 #[derive(Debug, Default)]
 struct Told {
     events: VecDeque<match_event::Kind>,
+    /// The match of which its users are asked whether they are ready.
+    proposed: Option<u64>,
     /// Nothing more comes.
     is_over: bool,
 }
@@ -481,6 +483,11 @@ impl TicketState {
         if told.events.len() >= EVENTS_MAX {
             told.events.pop_front();
         }
+        if let match_event::Kind::Proposed(proposed) = &kind {
+            told.proposed = Some(proposed.number);
+        } else if let match_event::Kind::Failed(_) = &kind {
+            told.proposed = None;
+        }
         told.is_over = matches!(
             kind,
             match_event::Kind::Found(_) | match_event::Kind::Ended(_)
@@ -495,6 +502,10 @@ impl TicketState {
         let was_over = std::mem::replace(&mut self.lock().is_over, true);
         self.news.notify_one();
         was_over
+    }
+
+    pub(super) fn proposed(&self) -> Option<u64> {
+        self.lock().proposed
     }
 
     async fn next(&self) -> Option<match_event::Kind> {

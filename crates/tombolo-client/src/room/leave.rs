@@ -9,7 +9,7 @@ use tombolo_wire::v1::{self, ErrorCode, request};
 
 use crate::device::Shared;
 use crate::error::Error;
-use crate::retry::persistently;
+use crate::retry::{aside, go_on};
 use crate::session::{Answer, Handle};
 
 /// The request that leaves a room.
@@ -33,10 +33,8 @@ impl Shared {
     /// Leaves a room that the application is not in, without waiting.
     pub(crate) fn leave_aside(self: &Arc<Self>, id: RoomId) {
         let asked = self.session.ask_soon(leave(&id));
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let (shared, session) = (Arc::downgrade(self), self.session.clone());
-            runtime.spawn(go_on_leaving(shared, session, id, asked));
-        }
+        let (shared, session) = (Arc::downgrade(self), self.session.clone());
+        aside(go_on_leaving(shared, session, id, asked));
     }
 
     /// Something came of a room that the application is not in: its join may have been told to have failed, and
@@ -59,19 +57,9 @@ async fn go_on_leaving(
     id: RoomId,
     asked: Answer,
 ) -> Result<(), Error> {
-    let mut asked = Some(asked);
-    let left = persistently(|| {
-        let asked = asked.take();
-        let is_back = asked.is_none() && shared.upgrade().is_some_and(|shared| shared.knows(&id));
-        let (session, leave) = (session.clone(), leave(&id));
-        async move {
-            let answer = match asked {
-                _ if is_back => return Ok(()),
-                Some(asked) => asked,
-                None => session.ask(leave).await?,
-            };
-            answer.answer().await.map(drop)
-        }
+    let left = go_on(session, asked, || {
+        let is_back = shared.upgrade().is_some_and(|shared| shared.knows(&id));
+        (!is_back).then(|| leave(&id))
     });
     match left.await {
         // Whether it left by this or by the end of its session.

@@ -75,18 +75,73 @@ async fn a_ticket_that_may_wait_although_it_was_refused_is_cancelled() {
 }
 
 #[tokio::test]
+async fn a_ticket_is_cancelled_again_when_the_node_could_not_do_it() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    for is_waited_for in [true, false] {
+        let ticket = waiting(&device, &mut line).await;
+        let id = ticket.id();
+        let cancelling = async {
+            if is_waited_for {
+                ticket.cancel().await.unwrap();
+            } else {
+                drop(ticket);
+            }
+        };
+        let answering = async {
+            for code in [ErrorCode::Unavailable, ErrorCode::Limit] {
+                let cancel = cancelled(&mut line, id).await;
+                line.refuse(&cancel, code).await;
+            }
+            let last = cancelled(&mut line, id).await;
+            // One of those before was done after all.
+            line.refuse(&last, ErrorCode::NoSuchThing).await;
+        };
+        soon(async { tokio::join!(cancelling, answering) }).await;
+    }
+}
+
+#[tokio::test]
+async fn a_ticket_that_waits_although_it_was_dropped_is_cancelled_or_its_match_declined() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let id = waiting(&device, &mut line).await.id();
+    let cancel = cancelled(&mut line, id).await;
+    line.refuse(&cancel, ErrorCode::NoSuchThing).await;
+    let failed = match_event::Kind::Failed(MatchFailed { number: 1 });
+    for kind in [match_event::Kind::Status(TicketStatus::default()), failed] {
+        tell(&mut line, id, kind).await;
+        cancelled(&mut line, id).await;
+    }
+    tell(&mut line, id, proposes(2)).await;
+    assert_eq!(declined(&mut line).await, 2);
+}
+
+#[tokio::test]
+async fn a_ticket_that_is_dropped_while_its_user_is_asked_whether_it_is_ready_declines() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let mut ticket = waiting(&device, &mut line).await;
+    tell(&mut line, ticket.id(), proposes(1)).await;
+    while !matches!(
+        soon(ticket.next_event()).await.unwrap(),
+        TicketEvent::Proposed(_)
+    ) {}
+    let id = ticket.id();
+    drop(ticket);
+    let cancel = cancelled(&mut line, id).await;
+    line.refuse(&cancel, ErrorCode::Conflict).await;
+    assert_eq!(declined(&mut line).await, 1);
+}
+
+#[tokio::test]
 async fn who_accepts_too_late_looks_on_when_another_has_declined() {
     let script = Script::new().await;
     let (device, mut line) = script.device().await;
     let ticket = waiting(&device, &mut line).await;
     let id = ticket.id();
     let answering = async {
-        let proposed = MatchProposed {
-            number: 1,
-            users: 2,
-            left_ms: 10_000,
-        };
-        tell(&mut line, id, match_event::Kind::Proposed(proposed)).await;
+        tell(&mut line, id, proposes(1)).await;
         let accepts = line.request().await;
         line.refuse(&accepts, ErrorCode::NoSuchThing).await;
         let failed = match_event::Kind::Failed(MatchFailed { number: 1 });
@@ -106,12 +161,7 @@ async fn who_cannot_say_that_it_is_ready_says_it_again_while_there_is_time() {
     let ticket = waiting(&device, &mut line).await;
     let id = ticket.id();
     let answering = async {
-        let proposed = MatchProposed {
-            number: 1,
-            users: 2,
-            left_ms: 10_000,
-        };
-        tell(&mut line, id, match_event::Kind::Proposed(proposed)).await;
+        tell(&mut line, id, proposes(1)).await;
         let accepts = line.request().await;
         line.refuse(&accepts, ErrorCode::Unavailable).await;
         let again = line.request().await;
@@ -205,6 +255,33 @@ async fn tell(line: &mut Line, ticket: TicketId, kind: match_event::Kind) {
         kind: Some(kind),
     }))
     .await;
+}
+
+fn proposes(number: u64) -> match_event::Kind {
+    match_event::Kind::Proposed(MatchProposed {
+        number,
+        users: 2,
+        left_ms: 10_000,
+    })
+}
+
+/// The device's next request, which is to cancel a ticket.
+async fn cancelled(line: &mut Line, ticket: TicketId) -> Request {
+    let request = line.request().await;
+    assert_eq!(about(&request), (false, Bytes::copy_from_slice(&ticket.0)));
+    request
+}
+
+/// Of which match the device says next that its user is not ready.
+async fn declined(line: &mut Line) -> u64 {
+    let request = line.request().await;
+    if let Some(request::Kind::Matchmaker(request)) = &request.kind
+        && let Some(match_request::Kind::Answer(answer)) = &request.kind
+        && !answer.accept
+    {
+        return answer.number;
+    }
+    panic!("a match should have been declined, not {request:?}");
 }
 
 /// A ticket of which the node has said that it waits.

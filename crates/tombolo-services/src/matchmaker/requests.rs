@@ -47,6 +47,13 @@ enum Wanted {
     Close(BackfillId),
 }
 
+impl Wanted {
+    /// Whether it ends what its user has asked for before.
+    fn gives_up(&self) -> bool {
+        matches!(self, Self::Cancel(_) | Self::Close(_))
+    }
+}
+
 /// Reads a request.
 pub(crate) fn parse(
     node: &Node,
@@ -61,7 +68,12 @@ pub(crate) fn parse(
     let kind = kind.ok_or_else(|| bad_frame("the request asks for nothing known"))?;
     let wanted = parse_kind(kind)?;
     // What is written to the log, or takes a look at many tickets, is paid for by its user.
-    if !session.account().tickets.take(now, 1) {
+    let mut account = session.account();
+    let pace = match wanted.gives_up() {
+        true => &mut account.ticket_ends,
+        false => &mut account.tickets,
+    };
+    if !pace.take(now, 1) {
         let message = "too much at once: try again later";
         return Err(Reject::new(ErrorCode::Limit, message));
     }
@@ -183,8 +195,7 @@ pub(crate) async fn carry_out(
         request: id,
     };
     let wanted = authorize(node, session, &desk, wanted).await?;
-    let gives_up = matches!(wanted, Wanted::Cancel(_) | Wanted::Close(_));
-    if !gives_up && session.lock().ended().is_some() {
+    if !wanted.gives_up() && session.lock().ended().is_some() {
         // It said goodbye while this waited: nobody would be there for what it wanted.
         return Ok(());
     }

@@ -902,6 +902,17 @@ async fn a_user_may_not_fill_pools_nor_ask_without_end() {
         refused += u32::from(ask(&mut alice, "duel", why(1)).await == Err(ErrorCode::Limit));
     }
     assert!(refused >= 10, "{refused}");
+    // What it has must come to an end all the same.
+    let cancelled = ask(&mut alice, "duel", cancel(1)).await;
+    assert!(
+        matches!(cancelled, Ok(match_response::Result::Done(_))),
+        "{cancelled:?}"
+    );
+    let mut refused = 0;
+    for _ in 0..20 {
+        refused += u32::from(ask(&mut alice, "duel", cancel(1)).await == Err(ErrorCode::Limit));
+    }
+    assert!(refused >= 10, "{refused}");
 }
 
 #[tokio::test(start_paused = true)]
