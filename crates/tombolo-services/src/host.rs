@@ -311,11 +311,17 @@ impl Host {
         *self.progress.borrow() > 0
     }
 
-    /// Waits until all of the log has been read once.
+    /// Waits until all of the log has been read once, or is known to be of a later release.
     pub(crate) async fn synced(&self, node: &Node) -> Result<(), Reject> {
         let mut progress = self.progress.subscribe();
-        let synced = progress.wait_for(|progress| *progress > 0);
-        let _ = node.within(synced).await?;
+        let read = async {
+            while !self.is_read() && !self.is_unreadable() && progress.changed().await.is_ok() {}
+        };
+        node.within(read).await?;
+        if !self.is_read() {
+            let message = "a later release has written what this node cannot read";
+            return Err(Reject::new(ErrorCode::Unavailable, message));
+        }
         Ok(())
     }
 

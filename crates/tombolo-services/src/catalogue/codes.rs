@@ -88,6 +88,10 @@ pub(crate) async fn sweep(
         };
         let host = entrance.host();
         if host.synced(node).await.is_err() {
+            if host.is_unreadable() {
+                // Whoever can read it frees its code when it closes.
+                continue;
+            }
             return Err(Unavailable);
         }
         if host.code() != Some(code)

@@ -99,9 +99,12 @@ impl Host {
             state.follow_clock();
             self.show(node, &mut state);
         }
+        let is_unreadable = state.is_unreadable;
         drop(state);
-        if is_caught_up {
-            self.progress.send_modify(|progress| *progress += 1);
+        if is_caught_up || is_unreadable {
+            // Somebody may wait for what was read, understood or not.
+            let more = u64::from(is_caught_up);
+            self.progress.send_modify(|progress| *progress += more);
         }
         node.release(self);
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tombolo_engine::{Expect, Key, Kv as _, Local, Log as _, OperationId, TailEvent, WatchEvent};
+use tombolo_services::NodeState;
 use tombolo_wire::v1::{
     self, ErrorCode, JoinMode, request, response, room_act, room_event, server_frame,
 };
@@ -308,6 +309,33 @@ async fn a_hidden_room_is_joined_by_its_code_which_goes_with_it() {
         "the code is free again"
     );
     assert!(values(&local, "open").await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_that_its_heir_cannot_read_keeps_nobody_from_being_gone() {
+    let (nodes, local) = cluster::<2>().await;
+    let mut alice = nodes[1].lab.device("alice").await;
+    let with_code = |room: &str| v1::Join {
+        room: room.into(),
+        mode: JoinMode::Create.into(),
+        with_code: true,
+        ..v1::Join::default()
+    };
+    let code = alice.join_found(with_code("later")).await.unwrap().code;
+    // The version of an entry is its first field.
+    let entry = bytes::Bytes::from_static(&[0x08, 0x07]);
+    let key = Key::new(["room", "later"]).unwrap();
+    let written = local.append(&key, entry, Expect::Any, OperationId([1; 16]));
+    written.await.unwrap();
+    nodes[1].lab.services.kill();
+    let is_gone = async {
+        while nodes[0].lab.services.nodes().await.unwrap()[1].state != NodeState::Gone {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let is_gone = tokio::time::timeout(Duration::from_secs(600), is_gone).await;
+    assert!(is_gone.is_ok(), "its heir is never done");
+    assert_eq!(values(&local, "code").await, [format!("code.{code}")]);
 }
 
 #[tokio::test(start_paused = true)]
