@@ -6,41 +6,17 @@
 //! heard any more, as one that was killed, carries nothing: what is for the peers goes out through the new
 //! one at once.
 
+mod turn;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
 use tombolo_turn::client::{AllocateError, Client, Event};
 
-/// How a TURN server is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Carrier {
-    Udp,
-    /// TLS over TCP.
-    Stream,
-}
-
-/// A stream's writing end.
-pub(crate) struct Stream {
-    pub(crate) frames: mpsc::Sender<Vec<u8>>,
-    /// Counts the device's streams.
-    pub(crate) generation: u64,
-}
-
-struct Turn {
-    client: Client,
-    server: SocketAddr,
-    /// Tells this stream from earlier ones.
-    generation: u64,
-    /// From where the server sees us; `None` until it has allocated.
-    mapped: Option<SocketAddr>,
-    /// Frames for the task that writes the stream; `None` over UDP.
-    stream: Option<mpsc::Sender<Vec<u8>>>,
-    /// Whether its server was heard since another one was asked to take its place.
-    is_heard: bool,
-}
+use self::turn::Turn;
+pub(crate) use self::turn::{Carrier, Stream};
 
 /// What became of an allocation.
 #[derive(Clone, Debug)]
@@ -61,6 +37,8 @@ const HANDOVER: Duration = Duration::from_millis(1500);
 const READY_WITHIN: Duration = Duration::from_secs(1);
 /// How long packets to an old address are still taken.
 pub(crate) const LINGER: Duration = Duration::from_secs(6);
+/// Allocations on their way out; what is more is left to its server, which forgets it in time.
+const OLD_MAX: usize = 4;
 
 /// An allocation in whose place there is another one.
 struct Old {
@@ -69,16 +47,24 @@ struct Old {
     is_closed: bool,
 }
 
+impl Old {
+    fn close(&mut self, now: Instant) {
+        self.is_closed = true;
+        self.turn.client.close(now);
+    }
+}
+
 /// At most one allocation per carrier, one of them in use.
 #[derive(Default)]
 pub(crate) struct Relays {
     turns: BTreeMap<Carrier, Turn>,
-    /// An allocation over UDP that is to take the place of the one in use, as soon as it takes packets from
-    /// the peers: they may send there the moment they are told of it.
+    /// An allocation that is to take the place of the one in use, as soon as it takes packets from the
+    /// peers: they may send there the moment they are told of it.
     next: Option<Turn>,
     /// Since when it is there; `None` until then.
     next_since: Option<Instant>,
-    old: Option<Old>,
+    /// The oldest first.
+    old: Vec<Old>,
     active: Option<Carrier>,
     /// Peers that want a permission and a channel on the allocation in use.
     peers: Vec<SocketAddr>,
@@ -89,87 +75,66 @@ pub(crate) struct Relays {
 
 impl Relays {
     /// Starts an allocation; its outcome comes through [`Relays::take_outcomes`].
-    pub(crate) fn start(
-        &mut self,
-        carrier: Carrier,
-        server: SocketAddr,
-        client: Client,
-        stream: Option<Stream>,
-    ) {
-        let (stream, generation) = match stream {
-            Some(Stream { frames, generation }) => (Some(frames), generation),
-            None => (None, 0),
-        };
-        self.turns.insert(
-            carrier,
-            Turn {
-                client,
-                server,
-                generation,
-                mapped: None,
-                stream,
-                is_heard: false,
-            },
-        );
+    pub(crate) fn start(&mut self, now: Instant, client: Client, stream: Option<Stream>) {
+        let turn = Turn::new(now, client, stream);
+        self.turns.insert(turn.carrier(), turn);
     }
 
-    /// Starts an allocation over UDP that takes the place of the one in use as soon as it is there.
-    pub(crate) fn start_next(&mut self, now: Instant, server: SocketAddr, client: Client) {
-        if let Some(turn) = self.turns.get_mut(&Carrier::Udp) {
+    /// Starts an allocation that takes the place of the one in use as soon as it is there.
+    pub(crate) fn start_next(&mut self, now: Instant, client: Client, stream: Option<Stream>) {
+        self.stop_next(now);
+        if let Some(turn) = self.active.and_then(|active| self.turns.get_mut(&active)) {
             turn.is_heard = false;
             turn.client.refresh(now);
         }
+        self.next = Some(Turn::new(now, client, stream));
+    }
+
+    /// Gives up what was to take the place of the allocation in use.
+    pub(crate) fn stop_next(&mut self, now: Instant) {
         self.next_since = None;
-        self.next = Some(Turn {
-            client,
-            server,
-            generation: 0,
-            mapped: None,
-            stream: None,
-            is_heard: false,
-        });
-    }
-
-    /// Whether the allocation in use is over UDP, and on none of these servers.
-    pub(crate) fn is_elsewhere(&self, servers: &[SocketAddr]) -> bool {
-        let turn = self.turns.get(&Carrier::Udp);
-        let active = turn.filter(|_| self.active == Some(Carrier::Udp));
-        active.is_some_and(|turn| !servers.contains(&turn.server))
-    }
-
-    /// Gives an allocation up, telling the server.
-    pub(crate) fn stop(
-        &mut self,
-        now: Instant,
-        carrier: Carrier,
-        out: &mut Vec<(SocketAddr, Vec<u8>)>,
-    ) {
-        if let Some(turn) = self.turns.get_mut(&carrier) {
-            turn.client.close(now);
+        if let Some(next) = self.next.take() {
+            self.retire(now, next, true);
         }
-        if let (Carrier::Udp, Some(old)) = (carrier, &mut self.old) {
-            old.turn.client.close(now);
-        }
-        self.collect(out);
-        self.forget(carrier);
     }
 
-    pub(crate) fn carriers(&self) -> Vec<Carrier> {
-        self.turns.keys().copied().collect()
+    /// Whether there is an allocation in use, on none of these servers.
+    pub(crate) fn is_elsewhere(&self, servers: &[(Carrier, SocketAddr)]) -> bool {
+        let active = self.active.and_then(|active| self.turns.get(&active));
+        active.is_some_and(|turn| !servers.contains(&(turn.carrier(), turn.server())))
+    }
+
+    /// Gives all allocations up.
+    pub(crate) fn stop(&mut self, now: Instant) {
+        self.stop_next(now);
+        for old in self.old.iter_mut().filter(|old| !old.is_closed) {
+            old.close(now);
+        }
+        self.active = None;
+        for (carrier, turn) in std::mem::take(&mut self.turns) {
+            self.retire(now, turn, true);
+            let error = None;
+            self.outcomes.push(Outcome::Failed { carrier, error });
+        }
     }
 
     /// The server of the allocation over UDP, and from where it sees us.
     pub(crate) fn mapped(&self) -> Option<(SocketAddr, SocketAddr)> {
         let turn = self.turns.get(&Carrier::Udp)?;
-        Some((turn.server, turn.mapped?))
+        Some((turn.server(), turn.mapped?))
     }
 
-    /// Forgets an allocation that belongs to an address we no longer have.
-    pub(crate) fn forget(&mut self, carrier: Carrier) {
-        if carrier == Carrier::Udp {
-            (self.next, self.next_since, self.old) = (None, None, None);
+    /// Forgets allocations over UDP: they belong to an address we no longer have.
+    pub(crate) fn forget_udp(&mut self) {
+        self.forget(|turn| turn.carrier() == Carrier::Udp);
+    }
+
+    fn forget(&mut self, is_lost: impl Fn(&Turn) -> bool) {
+        if self.next.take_if(|next| is_lost(next)).is_some() {
+            self.next_since = None;
         }
-        if self.turns.remove(&carrier).is_some() {
+        self.old.retain(|old| !is_lost(&old.turn));
+        for (carrier, _) in self.turns.extract_if(.., |_, turn| is_lost(turn)) {
             self.active = self.active.filter(|active| *active != carrier);
             let error = None;
             self.outcomes.push(Outcome::Failed { carrier, error });
@@ -177,14 +142,7 @@ impl Relays {
     }
 
     pub(crate) fn is_server(&self, from: SocketAddr) -> bool {
-        self.over_udp().any(|turn| turn.server == from)
-    }
-
-    /// The allocations over UDP.
-    fn over_udp(&self) -> impl Iterator<Item = &Turn> {
-        let old = self.old.as_ref().map(|old| &old.turn);
-        let turns = self.turns.get(&Carrier::Udp).into_iter();
-        turns.chain(&self.next).chain(old)
+        self.all().any(|turn| turn.is_from(from))
     }
 
     /// The relayed address in use, and how its server is reached.
@@ -200,41 +158,44 @@ impl Relays {
         }
     }
 
-    /// Handles a datagram from the server: the peer's relayed address and the payload's place.
+    /// Handles a datagram from a server: the peer's relayed address and the payload's place.
     pub(crate) fn handle_datagram(
         &mut self,
         now: Instant,
         from: SocketAddr,
         data: &[u8],
     ) -> Option<(SocketAddr, Range<usize>)> {
-        let old = self.old.as_mut().map(|old| &mut old.turn);
-        let turns = self.turns.get_mut(&Carrier::Udp).into_iter();
-        let mut turns = turns.chain(&mut self.next).chain(old);
-        let turn = turns.find(|turn| turn.server == from)?;
-        turn.is_heard = true;
-        let received = turn.client.handle_datagram(now, data);
-        self.handle_events(now);
-        received.map(|received| (received.peer, received.range))
+        self.handle(now, data, |turn| turn.is_from(from))
     }
 
-    /// Handles one frame of the stream.
+    /// Handles one frame of a stream.
     pub(crate) fn handle_stream(
         &mut self,
         now: Instant,
+        generation: u64,
         data: &[u8],
     ) -> Option<(SocketAddr, Range<usize>)> {
-        let turn = self.turns.get_mut(&Carrier::Stream)?;
-        let received = turn.client.handle_datagram(now, data);
+        self.handle(now, data, |turn| turn.is_over(generation))
+    }
+
+    /// A server may have an allocation of ours that we give up beside one that begins: what does not
+    /// concern a client leaves it as it is.
+    fn handle(
+        &mut self,
+        now: Instant,
+        data: &[u8],
+        is_from: impl Fn(&Turn) -> bool,
+    ) -> Option<(SocketAddr, Range<usize>)> {
+        let mut turns = self.all_mut().filter(|turn| is_from(turn));
+        let received = turns.find_map(|turn| turn.handle(now, data));
+        drop(turns);
         self.handle_events(now);
-        received.map(|received| (received.peer, received.range))
+        received
     }
 
     /// Tells that the stream is gone.
     pub(crate) fn handle_stream_closed(&mut self, generation: u64) {
-        let stream = self.turns.get(&Carrier::Stream);
-        if stream.is_some_and(|turn| turn.generation == generation) {
-            self.forget(Carrier::Stream);
-        }
+        self.forget(|turn| turn.is_over(generation));
     }
 
     /// Keeps a permission and a channel for `peer`, who was at another address before.
@@ -245,7 +206,7 @@ impl Relays {
         if let Some(before) = before {
             self.before_by_peer.insert(peer, before);
         }
-        if let Some(old) = &mut self.old {
+        for old in &mut self.old {
             old.turn.client.connect_peer(now, peer);
         }
         if let (Some(next), Some(_)) = (&mut self.next, self.next_since) {
@@ -278,8 +239,10 @@ impl Relays {
     ) -> bool {
         let before = self.before_by_peer.get(&peer).copied();
         let active = self.active.and_then(|carrier| self.turns.get_mut(&carrier));
-        let carries = |old: &&mut Old| now < old.since + HANDOVER && old.turn.is_heard;
-        let old = self.old.as_mut().filter(carries);
+        let carries =
+            |old: &&mut Old| !old.is_closed && now < old.since + HANDOVER && old.turn.is_heard;
+        // The peers know the oldest one best.
+        let old = self.old.iter_mut().find(carries);
         let Some(turn) = old.map(|old| &mut old.turn).or(active) else {
             return false;
         };
@@ -294,54 +257,34 @@ impl Relays {
         bytes.extend_from_slice(&header);
         bytes.extend_from_slice(payload);
         bytes.resize(bytes.len() + header.padding(), 0);
-        match &turn.stream {
-            // A full stream drops, as a full network would: QUIC repeats what must arrive.
-            Some(stream) => stream.try_send(bytes).is_ok(),
-            None => {
-                out.push((turn.server, bytes));
-                true
-            }
-        }
+        turn.send(bytes, out)
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        for turn in self.turns.values_mut().chain(&mut self.next) {
-            turn.client.handle_timeout(now);
+        for turn in self.all_mut() {
+            turn.handle_timeout(now);
         }
-        if let Some(old) = &mut self.old {
-            old.turn.client.handle_timeout(now);
-            if now >= old.since + LINGER && !old.is_closed {
-                old.is_closed = true;
-                old.turn.client.close(now);
-            }
+        let is_due = |old: &&mut Old| !old.is_closed && now >= old.since + LINGER;
+        for old in self.old.iter_mut().filter(is_due) {
+            old.close(now);
         }
+        self.forget(|turn| turn.is_silent(now));
         self.handle_events(now);
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let old = self.old.as_ref();
-        let turns = self.turns.values().chain(&self.next);
-        let turns = turns.chain(old.map(|old| &old.turn));
-        let given_up = old.filter(|old| !old.is_closed);
-        let ready = self.next_since.map(|since| since + READY_WITHIN);
-        turns
-            .filter_map(|turn| turn.client.poll_timeout())
-            .map(|(at, _)| at)
-            .chain(given_up.map(|old| old.since + LINGER))
-            .chain(ready)
+        let carried = self.old.iter().filter(|old| !old.is_closed);
+        self.all()
+            .filter_map(Turn::poll_timeout)
+            .chain(carried.map(|old| old.since + LINGER))
+            .chain(self.next_since.map(|since| since + READY_WITHIN))
             .min()
     }
 
     /// Moves what the clients want sent to `out`, or to their stream.
     pub(crate) fn collect(&mut self, out: &mut Vec<(SocketAddr, Vec<u8>)>) {
-        let old = self.old.as_mut().map(|old| &mut old.turn);
-        for turn in self.turns.values_mut().chain(&mut self.next).chain(old) {
-            while let Some(bytes) = turn.client.poll_transmit() {
-                match &turn.stream {
-                    Some(stream) => drop(stream.try_send(bytes)),
-                    None => out.push((turn.server, bytes)),
-                }
-            }
+        for turn in self.all_mut() {
+            turn.collect(out);
         }
     }
 
@@ -355,29 +298,42 @@ impl Relays {
             .map(|turn| &mut turn.client)
     }
 
-    fn stop_stream(&mut self, now: Instant) {
-        let Some(mut turn) = self.turns.remove(&Carrier::Stream) else {
-            return;
+    fn all(&self) -> impl Iterator<Item = &Turn> {
+        let old = self.old.iter().map(|old| &old.turn);
+        self.turns.values().chain(&self.next).chain(old)
+    }
+
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut Turn> {
+        let old = self.old.iter_mut().map(|old| &mut old.turn);
+        self.turns.values_mut().chain(&mut self.next).chain(old)
+    }
+
+    /// Lets an allocation go: at once, or when peers know where we are now.
+    fn retire(&mut self, now: Instant, turn: Turn, at_once: bool) {
+        let mut old = Old {
+            turn,
+            since: now,
+            is_closed: false,
         };
-        turn.client.close(now);
-        while let (Some(bytes), Some(frames)) = (turn.client.poll_transmit(), &turn.stream) {
-            // A full stream is not told; the server notices its end.
-            _ = frames.try_send(bytes);
+        if at_once || old.turn.client.relayed().is_none() {
+            old.close(now);
         }
+        if self.old.len() >= OLD_MAX {
+            self.old.remove(0);
+        }
+        self.old.push(old);
     }
 
     fn handle_events(&mut self, now: Instant) {
         self.handle_next(now);
-        if let Some(old) = &mut self.old {
+        self.old.retain_mut(|old| {
             let mut is_over = false;
             while let Some(event) = old.turn.client.poll_event() {
                 is_over |= matches!(event, Event::Expired | Event::Closed | Event::Failed(_));
             }
-            if is_over {
-                self.old = None;
-            }
-        }
-        for carrier in self.carriers() {
+            !is_over
+        });
+        for carrier in [Carrier::Udp, Carrier::Stream] {
             while let Some(event) = self
                 .turns
                 .get_mut(&carrier)
@@ -426,16 +382,12 @@ impl Relays {
     }
 
     fn use_next(&mut self, now: Instant, next: Turn) {
-        let relayed = next.client.relayed();
-        let old = self.turns.insert(Carrier::Udp, next);
-        self.old = old.map(|turn| Old {
-            turn,
-            since: now,
-            is_closed: false,
-        });
-        self.stop_stream(now);
-        self.active = Some(Carrier::Udp);
-        let carrier = Carrier::Udp;
+        let (carrier, relayed) = (next.carrier(), next.client.relayed());
+        for turn in std::mem::take(&mut self.turns).into_values() {
+            self.retire(now, turn, false);
+        }
+        self.turns.insert(carrier, next);
+        self.active = Some(carrier);
         let outcome = relayed.map(|relayed| Outcome::Allocated { carrier, relayed });
         self.outcomes.extend(outcome);
     }
@@ -447,8 +399,10 @@ impl Relays {
                     turn.mapped = Some(mapped);
                 }
                 // UDP is better whenever it works, even if the stream was quicker.
-                if carrier == Carrier::Udp {
-                    self.stop_stream(now);
+                if carrier == Carrier::Udp
+                    && let Some(turn) = self.turns.remove(&Carrier::Stream)
+                {
+                    self.retire(now, turn, false);
                 }
                 if self.active != Some(Carrier::Udp) {
                     self.active = Some(carrier);

@@ -187,9 +187,9 @@ impl State {
         }
     }
 
-    /// Handles one frame from the TURN server's stream; what is for QUIC goes to the inbox.
-    pub(crate) fn handle_stream_frame(&mut self, now: Instant, data: &[u8]) {
-        let Some((peer, range)) = self.relays.handle_stream(now, data) else {
+    /// Handles one frame of a TURN server's stream; what is for QUIC goes to the inbox.
+    pub(crate) fn handle_stream_frame(&mut self, now: Instant, generation: u64, data: &[u8]) {
+        let Some((peer, range)) = self.relays.handle_stream(now, generation, data) else {
             return;
         };
         if let Received::Quic { from, start, end } = self.handle_relayed(now, peer, data, range) {

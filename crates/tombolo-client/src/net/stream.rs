@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
@@ -18,6 +18,8 @@ use crate::ice::TlsServer;
 /// Frames that wait for a slow connection; more are dropped, as a full network would.
 const FRAMES_MAX: usize = 512;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that takes nothing for so long is dead.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest frame: the greatest length that STUN or ChannelData can state.
 const FRAME_BYTES_MAX: usize = 20 + 65_535 + 3;
 const READ_BYTES: usize = 16 * 1024;
@@ -36,21 +38,34 @@ pub(super) async fn connect(
             .await
     };
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await??;
-    let (reader, writer) = tokio::io::split(stream);
-    let (frames_tx, frames_rx) = mpsc::channel(FRAMES_MAX);
-    tokio::spawn(write_frames(writer, frames_rx));
+    let (frames, frames_rx) = mpsc::channel(FRAMES_MAX);
     let generation = net.next_stream();
-    tokio::spawn(read_until_closed(Arc::downgrade(net), reader, generation));
-    Ok(Stream {
-        frames: frames_tx,
-        generation,
-    })
+    tokio::spawn(run(Arc::downgrade(net), stream, frames_rx, generation));
+    Ok(Stream { frames, generation })
+}
+
+/// Carries frames both ways until either way ends, or nobody has anything to send any more.
+async fn run(
+    net: Weak<Net>,
+    stream: TlsStream<TcpStream>,
+    frames: mpsc::Receiver<Vec<u8>>,
+    generation: u64,
+) {
+    let (reader, writer) = tokio::io::split(stream);
+    let result = tokio::select! {
+        result = read_frames(&net, reader, generation) => result,
+        result = write_frames(writer, frames) => result,
+    };
+    if let Some(net) = net.upgrade() {
+        tracing::info!(?result, "TURN stream ended");
+        net.drive(|state, _| state.relays.handle_stream_closed(generation));
+    }
 }
 
 async fn write_frames(
     mut writer: WriteHalf<TlsStream<TcpStream>>,
     mut frames: mpsc::Receiver<Vec<u8>>,
-) {
+) -> io::Result<()> {
     let mut batch = Vec::new();
     while let Some(frame) = frames.recv().await {
         batch.clear();
@@ -64,29 +79,15 @@ async fn write_frames(
             writer.write_all(&batch).await?;
             writer.flush().await
         };
-        if written.await.is_err() {
-            // The reader sees the same end and reports it.
-            return;
-        }
+        tokio::time::timeout(WRITE_TIMEOUT, written).await??;
     }
-    _ = writer.shutdown().await;
-}
-
-async fn read_until_closed(
-    net: Weak<Net>,
-    reader: ReadHalf<TlsStream<TcpStream>>,
-    generation: u64,
-) {
-    let error = read_frames(&net, reader).await;
-    if let Some(net) = net.upgrade() {
-        tracing::info!(?error, "TURN stream ended");
-        net.drive(|state, _| state.relays.handle_stream_closed(generation));
-    }
+    tokio::time::timeout(WRITE_TIMEOUT, writer.shutdown()).await?
 }
 
 async fn read_frames(
     net: &Weak<Net>,
     mut reader: ReadHalf<TlsStream<TcpStream>>,
+    generation: u64,
 ) -> io::Result<()> {
     let mut buffer = Vec::with_capacity(2 * READ_BYTES);
     loop {
@@ -102,7 +103,9 @@ async fn read_frames(
             match frame_len(rest).map_err(io::Error::other)? {
                 Some(len) if len > FRAME_BYTES_MAX => return Err(io::ErrorKind::InvalidData.into()),
                 Some(len) if len <= rest.len() => {
-                    net.drive(|state, _| state.handle_stream_frame(Instant::now(), &rest[..len]));
+                    net.drive(|state, now| {
+                        state.handle_stream_frame(now, generation, &rest[..len]);
+                    });
                     taken += len;
                 }
                 Some(_) | None => break,

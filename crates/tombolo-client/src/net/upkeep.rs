@@ -11,8 +11,8 @@ use tombolo_turn::client::{Client, Config as TurnConfig, Family};
 use tombolo_turn::server::Transport;
 
 use super::relay::{Carrier, Stream};
-use super::{GATHER_TIMEOUT, Net, has_route, lock, seed, stream};
-use crate::ice::IceConfig;
+use super::{GATHER_TIMEOUT, Net, Relayed, has_route, lock, seed, stream};
+use crate::ice::{IceConfig, TlsServer};
 
 /// Pause before a lost allocation is asked for again; doubles up to sixteen times that.
 const RELAY_RETRY: Duration = Duration::from_millis(500);
@@ -101,13 +101,7 @@ impl Drop for StopRelays {
 
 impl Net {
     fn stop_relays(&self) {
-        self.drive(|state, now| {
-            let mut out = Vec::new();
-            for carrier in state.relays.carriers() {
-                state.relays.stop(now, carrier, &mut out);
-            }
-            state.out.append(&mut out);
-        });
+        self.drive(|state, now| state.relays.stop(now));
     }
 
     /// The number of the next stream.
@@ -139,64 +133,79 @@ impl Net {
         tracing::info!("the public address has changed: allocating and checking anew");
         self.start_probe(ice);
         self.drive(|state, now| {
-            state.relays.forget(Carrier::Udp);
+            state.relays.forget_udp();
             state.agent.handle_network_changed(now);
         });
     }
 
     /// Allocates on these servers, if the allocation in use is on another one; returns when it has
     /// taken that one's place.
-    async fn go_to(&self, ice: &IceConfig) {
-        let reachable: Vec<_> = ice
-            .turn_udp
-            .iter()
-            .copied()
-            .filter(|server| self.can_reach(*server))
-            .collect();
-        let is_elsewhere = || self.lock().relays.is_elsewhere(&reachable);
-        let mut tries = reachable.iter().cycle();
-        while is_elsewhere()
-            && let Some(server) = tries.next()
-        {
-            let mut relayed = self.watch_relayed();
-            relayed.mark_unchanged();
-            let Ok(seed) = seed() else { break };
-            let config = self.turn_config(ice, *server, Transport::Udp);
-            self.drive(|state, now| {
-                let client = Client::new(config, seed, now);
-                state.relays.start_next(now, *server, client);
-            });
-            _ = tokio::time::timeout(GATHER_TIMEOUT, relayed.changed()).await;
+    async fn go_to(self: &Arc<Self>, ice: &IceConfig) {
+        let servers: Vec<_> = self.servers_udp(ice).map(|at| (Carrier::Udp, at)).collect();
+        let streams = servers_tls(ice).map(|server| (Carrier::Stream, server.address));
+        let servers: Vec<_> = servers.into_iter().chain(streams).collect();
+        let is_elsewhere = || self.lock().relays.is_elsewhere(&servers);
+        for tries in 0.. {
+            if servers.is_empty() || !is_elsewhere() {
+                break;
+            }
+            self.allocate_next(ice, tries).await;
             if !is_elsewhere() {
                 return self.start_probe(ice);
             }
+            self.drive(|state, now| state.relays.stop_next(now));
             tokio::time::sleep(SUCCESSOR_RETRY).await;
         }
         std::future::pending().await
+    }
+
+    /// Allocates beside the allocation in use, over UDP or, when that does not answer, over TLS.
+    async fn allocate_next(self: &Arc<Self>, ice: &IceConfig, tries: usize) {
+        let Some(relayed) = self.relayed() else {
+            return;
+        };
+        if let Some(server) = pick(self.servers_udp(ice), tries) {
+            self.start_next(ice, Carrier::Udp, server, None);
+            let patience = match relayed.carrier {
+                Carrier::Udp => GATHER_TIMEOUT,
+                Carrier::Stream => UDP_PATIENCE,
+            };
+            if self.is_replaced(relayed, patience).await {
+                return;
+            }
+        }
+        let Some(server) = pick(servers_tls(ice), tries) else {
+            return;
+        };
+        match stream::connect(self, server, &ice.tls).await {
+            Ok(stream) => self.start_next(ice, Carrier::Stream, server.address, Some(stream)),
+            Err(error) => {
+                tracing::info!(server = %server.address, %error, "TURN over TLS failed");
+                return;
+            }
+        }
+        self.is_replaced(relayed, GATHER_TIMEOUT).await;
+    }
+
+    /// Waits until another relayed address is in use than this one.
+    async fn is_replaced(&self, before: Relayed, at_most: Duration) -> bool {
+        let mut relayed = self.watch_relayed();
+        let replaced = relayed.wait_for(|now| *now != Some(before));
+        tokio::time::timeout(at_most, replaced).await.is_ok()
     }
 
     /// Allocates over UDP, and over TLS when UDP does not answer. Each failure moves on to the
     /// next servers.
     async fn allocate(self: &Arc<Self>, ice: &IceConfig, failures: usize) {
         let mut relayed = self.watch_relayed();
-        let reachable: Vec<_> = ice
-            .turn_udp
-            .iter()
-            .filter(|server| self.can_reach(**server))
-            .collect();
-        if let Some(server) = reachable.get(failures % reachable.len().max(1)) {
-            self.start_turn(ice, Carrier::Udp, **server, None);
+        if let Some(server) = pick(self.servers_udp(ice), failures) {
+            self.start_turn(ice, Carrier::Udp, server, None);
             let patience = tokio::time::timeout(UDP_PATIENCE, relayed.wait_for(Option::is_some));
             if patience.await.is_ok() {
                 return;
             }
         }
-        let reachable: Vec<_> = ice
-            .turn_tls
-            .iter()
-            .filter(|server| has_route(server.address))
-            .collect();
-        let Some(server) = reachable.get(failures % reachable.len().max(1)) else {
+        let Some(server) = pick(servers_tls(ice), failures) else {
             tracing::warn!("no relay: UDP does not answer, and the node offers no TURN over TLS");
             _ = tokio::time::timeout(GATHER_TIMEOUT, relayed.wait_for(Option::is_some)).await;
             return;
@@ -212,6 +221,11 @@ impl Net {
         _ = tokio::time::timeout(GATHER_TIMEOUT, relayed.wait_for(Option::is_some)).await;
     }
 
+    fn servers_udp(&self, ice: &IceConfig) -> impl Iterator<Item = SocketAddr> + Clone {
+        let servers = ice.turn_udp.iter().copied();
+        servers.filter(|server| self.can_reach(*server))
+    }
+
     fn start_turn(
         &self,
         ice: &IceConfig,
@@ -220,19 +234,34 @@ impl Net {
         stream: Option<Stream>,
     ) {
         let Ok(seed) = seed() else { return };
+        let config = self.turn_config(ice, carrier, server);
+        self.drive(|state, now| {
+            let client = Client::new(config, seed, now);
+            state.relays.start(now, client, stream);
+        });
+    }
+
+    /// The same beside the allocation in use, whose place it is to take.
+    fn start_next(
+        &self,
+        ice: &IceConfig,
+        carrier: Carrier,
+        server: SocketAddr,
+        stream: Option<Stream>,
+    ) {
+        let Ok(seed) = seed() else { return };
+        let config = self.turn_config(ice, carrier, server);
+        self.drive(|state, now| {
+            let client = Client::new(config, seed, now);
+            state.relays.start_next(now, client, stream);
+        });
+    }
+
+    fn turn_config(&self, ice: &IceConfig, carrier: Carrier, server: SocketAddr) -> TurnConfig {
         let transport = match carrier {
             Carrier::Udp => Transport::Udp,
             Carrier::Stream => Transport::Tls,
         };
-        let config = self.turn_config(ice, server, transport);
-        self.drive(|state, now| {
-            state
-                .relays
-                .start(carrier, server, Client::new(config, seed, now), stream);
-        });
-    }
-
-    fn turn_config(&self, ice: &IceConfig, server: SocketAddr, transport: Transport) -> TurnConfig {
         // Relayed addresses exchange packets only within a family, so all devices ask for IPv4
         // where the relay has it.
         let family = if ice.relays_v4 {
@@ -252,4 +281,16 @@ impl Net {
             lifetime: Duration::ZERO,
         }
     }
+}
+
+/// The servers that can be reached over TLS.
+fn servers_tls(ice: &IceConfig) -> impl Iterator<Item = &TlsServer> + Clone {
+    let servers = ice.turn_tls.iter();
+    servers.filter(|server| has_route(server.address))
+}
+
+/// One of them, and another one at each try.
+fn pick<T>(servers: impl Iterator<Item = T> + Clone, tries: usize) -> Option<T> {
+    let count = servers.clone().count().max(1);
+    servers.into_iter().nth(tries % count)
 }

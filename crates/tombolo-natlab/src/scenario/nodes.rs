@@ -44,7 +44,8 @@ impl Nodes {
                 .into_iter()
                 .filter_map(|v4| place(v4, index))
                 .collect();
-            let cluster = ["--name", name, "--nats", &url, "--nats-replicas", "1"];
+            let mut cluster = vec!["--name", name, "--nats", &url, "--nats-replicas", "1"];
+            cluster.extend(["--drain-timeout", DRAIN_MAX_SECONDS]);
             nodes.push(Node::start(runner, lab, &own, &cluster)?);
         }
         Ok(Self {
@@ -103,6 +104,7 @@ impl Node {
             command.args(["--allow-peer", range]);
         }
         command
+            .env("RUST_LOG", LOG)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -230,4 +232,8 @@ const PUBLIC_RANGES: [&str; 4] = [
     "192.0.2.0/24",
     "2001:db8::/32",
 ];
+/// Beside what is wrong, how a drain ended.
+const LOG: &str = "warn,tombolo::serve=info";
+/// Ends well before the devices' traffic does: what still goes through a drained node then is lost.
+const DRAIN_MAX_SECONDS: &str = "10";
 const START_MAX: Duration = Duration::from_secs(10);

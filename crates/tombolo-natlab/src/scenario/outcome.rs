@@ -1,5 +1,6 @@
 //! What came of a run, and whether it is what was expected.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::events::{Event, Line, PeerState, PeerSummary, Via};
@@ -151,6 +152,28 @@ impl Run {
                 failures.push("no direct path after the cut was healed".to_owned());
             }
         }
+        if scenario.drain_after.is_some() {
+            failures.extend(self.judge_drain());
+        }
+        failures
+    }
+
+    /// Both devices' relays are to be on the other node, and nothing on the drained one.
+    fn judge_drain(&self) -> Vec<String> {
+        let mut failures = Vec::new();
+        for peer in &self.peers {
+            let relays: Vec<_> = peer.remote_relays().collect();
+            let is_same = |at: &&SocketAddr| relays.last().is_some_and(|last| last.ip() == at.ip());
+            if relays.first().is_none_or(|first| is_same(&first)) {
+                let failure = "the other's relay did not move";
+                failures.push(format!("{}: {failure}: {relays:?}", peer.user));
+            }
+        }
+        if !self.node_said.contains(EMPTY) {
+            let mut said = self.node_said.lines();
+            let left = said.find(|line| line.contains(NOT_EMPTY));
+            failures.push(format!("the node did not empty: {}", left.unwrap_or("")));
+        }
         failures
     }
 }
@@ -180,6 +203,26 @@ impl PeerRun {
             | Event::Nat { .. }
             | Event::Joined { .. }
             | Event::Left { .. }
+            | Event::Recv { .. }
+            | Event::Why { .. }
+            | Event::Summary { .. }
+            | Event::Other => None,
+        })
+    }
+
+    /// Where the other's relay was while the link took it.
+    fn remote_relays(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.lines.iter().filter_map(|line| match &line.event {
+            Event::Peer {
+                state: PeerState::Relayed,
+                remote,
+                ..
+            } => remote.as_str()?.parse().ok(),
+            Event::Session { .. }
+            | Event::Nat { .. }
+            | Event::Joined { .. }
+            | Event::Left { .. }
+            | Event::Peer { .. }
             | Event::Recv { .. }
             | Event::Why { .. }
             | Event::Summary { .. }
@@ -250,3 +293,6 @@ impl PeerRun {
 
 /// The user ids of the first and the second device.
 pub(crate) const USERS: [&str; 2] = ["alice", "bob"];
+/// What a drained node says at its end.
+const EMPTY: &str = "the node is empty";
+const NOT_EMPTY: &str = "the time to go was up";
