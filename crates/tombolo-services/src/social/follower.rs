@@ -83,6 +83,8 @@ pub(super) enum Told {
 /// How an appended entry fared.
 pub(super) enum Outcome<M: Machine> {
     Applied(Result<M::Done, M::Illegal>),
+    /// It came after the log had ended, and changes nothing.
+    Late,
     /// It went under in a state that somebody else made.
     Unclear,
     /// Nobody knows whether it is there, or will be.
@@ -172,6 +174,8 @@ pub(super) struct State<M: Machine> {
     pub(super) replaced: (u64, u64),
     /// The last entry that was read.
     cursor: Option<Offset>,
+    /// The log was retired before it was read: who puts something there does not know that it has ended.
+    is_over: bool,
     /// Entries since the last snapshot.
     entries: usize,
     waiting_by_operation: BTreeMap<OperationId, oneshot::Sender<Outcome<M>>>,
@@ -310,7 +314,8 @@ impl<M: Machine> Following<M> {
             match self.propose_once(operation, entry.clone()).await {
                 Ok(Outcome::Applied(result)) => return Ok(result),
                 Ok(Outcome::Unclear) => is_unsure = true,
-                Ok(Outcome::Unsure) => return Err(unsure()),
+                Ok(Outcome::Late) if !is_unsure => return Err(ended()),
+                Ok(Outcome::Late | Outcome::Unsure) => return Err(unsure()),
                 Err(_) if is_unsure => return Err(unsure()),
                 Err(reject) => return Err(reject),
             }
@@ -329,6 +334,9 @@ impl<M: Machine> Following<M> {
         }
         if *follower.standing.borrow() == Standing::Unreadable {
             return Err(unreadable());
+        }
+        if self.lock().is_over {
+            return Ok(Outcome::Late);
         }
         let (sender, outcome) = oneshot::channel();
         follower
@@ -395,6 +403,7 @@ impl<M: Machine> Follower<M> {
             ahead: None,
             replaced: (0, 0),
             cursor: None,
+            is_over: false,
             entries: 0,
             waiting_by_operation: BTreeMap::new(),
             listener_by_session: BTreeMap::new(),
@@ -484,6 +493,7 @@ impl<M: Machine> Follower<M> {
     fn begin_anew(&self) {
         let mut state = self.lock();
         state.cursor = None;
+        state.is_over = false;
         state.entries = 0;
         state.ahead = Some(M::default());
         state.give_up_waiting();
@@ -504,10 +514,10 @@ impl<M: Machine> Follower<M> {
         match event {
             TailEvent::Entry { at, entry } => {
                 state.cursor = Some(at);
-                match state.read().apply(&entry) {
-                    Ok((operation, result)) => {
+                match state.apply(&entry) {
+                    Ok((operation, outcome)) => {
                         if let Some(waiting) = state.waiting_by_operation.remove(&operation) {
-                            let _ = waiting.send(Outcome::Applied(result));
+                            let _ = waiting.send(outcome);
                         }
                     }
                     // What is of another version changes something there, what is malformed nothing anywhere.
@@ -531,7 +541,10 @@ impl<M: Machine> Follower<M> {
                 }
                 state.give_up_waiting();
             }
-            TailEvent::Retired { at } => state.cursor = Some(at),
+            TailEvent::Retired { at } => {
+                state.cursor = Some(at);
+                state.is_over = true;
+            }
             // Begins another tail.
             TailEvent::Reset => {}
             TailEvent::Synced if self.is_unreadable() => {}
@@ -572,6 +585,16 @@ impl<M: Machine> State<M> {
         self.ahead.as_mut().unwrap_or(&mut self.machine)
     }
 
+    /// Applies an entry, unless it came too late.
+    fn apply(&mut self, entry: &[u8]) -> Result<(OperationId, Outcome<M>), EntryError> {
+        if self.is_over {
+            let (operation, _) = M::default().apply(entry)?;
+            return Ok((operation, Outcome::Late));
+        }
+        let (operation, result) = self.read().apply(entry)?;
+        Ok((operation, Outcome::Applied(result)))
+    }
+
     /// Takes over what was read anew, if something was. What was lost has numbers that come again.
     fn replace(&mut self) {
         let Some(machine) = self.ahead.take() else {
@@ -606,6 +629,11 @@ impl<M: Machine> State<M> {
             let _ = waiting.send(Outcome::Unclear);
         }
     }
+}
+
+/// Not done: whoever finds out anew where things are does it there.
+fn ended() -> Reject {
+    unavailable("what was written to has ended")
 }
 
 fn unreadable() -> Reject {

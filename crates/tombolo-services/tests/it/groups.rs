@@ -9,7 +9,7 @@ use tombolo_engine::{Expect, Key, Kv as _, Local, LocalConfig, Log as _, Operati
 use tombolo_services::Outgoing;
 use tombolo_social::Time;
 use tombolo_social::inbox::{Body, Entry};
-use tombolo_social::segment::{PAYLOAD_BYTES_MAX, POSTS_MAX};
+use tombolo_social::segment::{self, PAYLOAD_BYTES_MAX, POSTS_MAX};
 use tombolo_wire::v1::{
     self, ErrorCode, Place, direct_request, group_event, group_request, group_response, request,
     response, server_frame, social_event, social_request, social_response,
@@ -251,10 +251,8 @@ async fn of_a_group_that_has_ended_neither_posts_nor_members_are_kept() {
     }
     alice.done(Kind::End(v1::EndGroup {})).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let tag = epoch.iter().take(8).map(|byte| format!("{byte:02x}"));
-    let tag = tag.collect::<String>();
     for (kind, part) in [("posts", "0"), ("posts", "1"), ("roster", "r")] {
-        let log = Key::new([kind, "guild", &tag, part]).unwrap();
+        let log = log(kind, &epoch, part);
         let mut tail = local.tail(&log, None).await.unwrap();
         let found = tail.next().await;
         assert!(
@@ -263,6 +261,39 @@ async fn of_a_group_that_has_ended_neither_posts_nor_members_are_kept() {
         );
         assert_eq!(tail.next().await, Some(TailEvent::Synced));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_does_not_know_that_posts_were_given_up_puts_none_among_them() {
+    let (nodes, local) = cluster::<2>().await;
+    let mut alice = Talker::new(&nodes[0].lab, "alice").await;
+    let mut bob = Talker::new(&nodes[1].lab, "bob").await;
+    alice.create(true).await.unwrap();
+    bob.done(join()).await.unwrap();
+    alice.post(1, b"x").await.unwrap();
+    let posts = log(
+        "posts",
+        &alice.open(None).await.unwrap().last.unwrap().epoch,
+        "0",
+    );
+    let mut tail = local.tail(&posts, None).await.unwrap();
+    let Some(TailEvent::Entry { at, .. }) = tail.next().await else {
+        panic!("it was posted");
+    };
+    local.retire(&posts, at).await.unwrap();
+    let posted = bob.post(2, b"lost").await;
+    assert_eq!(posted.unwrap_err(), ErrorCode::Unavailable);
+    // Nor when it finds out after it has written.
+    let entry = segment::Entry {
+        operation: tombolo_social::OperationId([1; 16]),
+        time: Time::from_millis(1),
+        from: None,
+        id: tombolo_social::MessageId([3; 16]),
+        payload: "lost".into(),
+    };
+    let late = local.append(&posts, entry.encode(), Expect::Any, OperationId([1; 16]));
+    late.await.unwrap();
+    assert!(bob.history(0, 0).await.unwrap().messages.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -665,6 +696,12 @@ async fn give_inbox(local: &Local, user: &str) {
     let id = OperationId([1; 16]);
     let append = local.append(&key, entry.encode(), Expect::Empty, id);
     append.await.unwrap();
+}
+
+/// A log of a group's life.
+fn log(kind: &str, epoch: &[u8], part: &str) -> Key {
+    let tag = epoch.iter().take(8).map(|byte| format!("{byte:02x}"));
+    Key::new([kind, "guild", &tag.collect::<String>(), part]).unwrap()
 }
 
 fn join() -> Kind {
