@@ -1,6 +1,6 @@
 //! A match that runs and asks for more users.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +19,8 @@ use crate::error::Error;
 pub struct Backfill {
     device: Device,
     state: Arc<BackfillState>,
+    /// As the application knows it.
+    known: Mutex<BackfillStatus>,
     renewal: AbortHandle,
     lease: Duration,
 }
@@ -43,10 +45,7 @@ pub(super) struct BackfillState {
 
 impl BackfillState {
     pub(super) fn tell(&self, status: &v1::BackfillStatus) {
-        self.become_what(BackfillStatus {
-            generation: status.generation,
-            ended: (!status.ended.is_empty()).then(|| status.ended.clone()),
-        });
+        self.become_what(parse(status));
     }
 
     pub(super) fn end(&self) {
@@ -54,21 +53,22 @@ impl BackfillState {
     }
 
     fn end_as(&self, reason: &str) {
-        let generation = self.status.borrow().generation;
         self.become_what(BackfillStatus {
-            generation,
+            generation: 0,
             ended: Some(reason.to_owned()),
         });
     }
 
-    /// What has ended stays so.
+    /// What has ended stays so; and an answer that was waited for may be older than what was told meanwhile.
     fn become_what(&self, next: BackfillStatus) {
         self.status.send_if_modified(|status| {
-            let is_new = status.ended.is_none() && *status != next;
-            if is_new {
-                *status = next;
+            let is_new = next.ended.is_some() || next.generation > status.generation;
+            let is_news = status.ended.is_none() && is_new;
+            if is_news {
+                status.generation = status.generation.max(next.generation);
+                status.ended = next.ended;
             }
-            is_new
+            is_news
         });
     }
 }
@@ -98,19 +98,27 @@ impl Backfill {
             renewal: tokio::spawn(renew).abort_handle(),
             device,
             state,
+            known: Mutex::default(),
             lease,
         }
     }
 
     /// Asks the node; what it has refused is not its to close.
     pub(super) async fn open(&self, open: match_request::Kind) -> Result<(), Error> {
-        let answer = ask(&self.device.0.session, &self.state.pool, open).await;
+        let answer = self.ask(open).await;
         if answer.as_ref().is_err_and(|error| !error.is_temporary()) {
             self.state.end();
         }
-        let match_response::Result::Backfill(status) = answer? else {
+        answer
+    }
+
+    /// Says how the teams are. The application knows how it stands by that.
+    async fn ask(&self, open: match_request::Kind) -> Result<(), Error> {
+        let answer = ask(&self.device.0.session, &self.state.pool, open).await?;
+        let match_response::Result::Backfill(status) = answer else {
             return Err(other_question());
         };
+        *self.known() = parse(&status);
         self.state.tell(&status);
         Ok(())
     }
@@ -121,13 +129,17 @@ impl Backfill {
         self.state.status.borrow().clone()
     }
 
-    /// Waits until it stands otherwise; `None` once it has ended.
+    /// Waits until it stands otherwise than this said last, or the teams were told; `None` once it has said that it
+    /// has ended. Losing the future loses nothing; let one task wait.
     pub async fn changed(&self) -> Option<BackfillStatus> {
         let mut changes = self.state.status.subscribe();
-        if changes.borrow_and_update().ended.is_some() || changes.changed().await.is_err() {
-            return None;
-        }
-        Some(changes.borrow_and_update().clone())
+        let is_other = |status: &BackfillStatus| {
+            let known = self.known();
+            known.ended.is_some() || *known != *status
+        };
+        let status = changes.wait_for(is_other).await.ok()?.clone();
+        let known = std::mem::replace(&mut *self.known(), status.clone());
+        known.ended.is_none().then_some(status)
     }
 
     /// Says how the teams are now, after users have left.
@@ -137,12 +149,11 @@ impl Backfill {
     pub async fn update(&self, teams: Vec<(Name, Vec<Vec<Player>>)>) -> Result<(), Error> {
         let after = self.status().generation;
         let update = open(self.state.id, after, &teams, self.lease);
-        let answer = ask(&self.device.0.session, &self.state.pool, update).await?;
-        let match_response::Result::Backfill(status) = answer else {
-            return Err(other_question());
-        };
-        self.state.tell(&status);
-        Ok(())
+        self.ask(update).await
+    }
+
+    fn known(&self) -> MutexGuard<'_, BackfillStatus> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -205,6 +216,13 @@ pub(super) fn open(
         teams: teams.collect(),
         lease_ms: millis(lease),
     })
+}
+
+fn parse(status: &v1::BackfillStatus) -> BackfillStatus {
+    BackfillStatus {
+        generation: status.generation,
+        ended: (!status.ended.is_empty()).then(|| status.ended.clone()),
+    }
 }
 
 fn on_wire(id: BackfillId) -> Bytes {

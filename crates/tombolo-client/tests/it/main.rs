@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod abuse;
+mod backfills;
 mod commands;
 mod direct;
 mod endings;

@@ -240,7 +240,7 @@ async fn the_room_of_a_match_is_not_left_while_it_is_asked_for_again() {
 
 const ROOM: &str = "tombolo-match-1";
 
-fn begins() -> match_event::Kind {
+pub(crate) fn begins() -> match_event::Kind {
     match_event::Kind::Found(MatchFound {
         id: Bytes::copy_from_slice(&[1; 16]),
         room: ROOM.into(),
@@ -248,7 +248,7 @@ fn begins() -> match_event::Kind {
     })
 }
 
-async fn tell(line: &mut Line, ticket: TicketId, kind: match_event::Kind) {
+pub(crate) async fn tell(line: &mut Line, ticket: TicketId, kind: match_event::Kind) {
     line.tell(server_frame::Body::Matchmaker(MatchEvent {
         pool: "duel".into(),
         ticket: Bytes::copy_from_slice(&ticket.0),
@@ -285,7 +285,7 @@ async fn declined(line: &mut Line) -> u64 {
 }
 
 /// A ticket of which the node has said that it waits.
-async fn waiting(device: &Device, line: &mut Line) -> Ticket {
+pub(crate) async fn waiting(device: &Device, line: &mut Line) -> Ticket {
     let waiting = async {
         let submit = line.request().await;
         line.answer(&submit, waits()).await;
