@@ -659,7 +659,7 @@ async fn dispatch(
                     shared.social.on_response(response);
                 }
                 if let Ok(response::Result::Field(response)) = &result {
-                    shared.fields.on_response(response);
+                    shared.on_field_response(response);
                 }
                 // Whoever asked may have gone.
                 _ = reply.send(result);

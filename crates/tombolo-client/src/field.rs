@@ -1,5 +1,6 @@
 //! Fields: who is near.
 
+mod leave;
 mod mesh;
 mod state;
 
@@ -14,6 +15,7 @@ use tombolo_wire::{FieldId, PublicKeys, UserId};
 use crate::device::Device;
 use crate::error::Error;
 use crate::link::{Lane, Peer};
+use crate::retry::to_the_end;
 use crate::session;
 use mesh::Mesh;
 pub(crate) use state::{FieldState, Fields};
@@ -302,15 +304,17 @@ impl Field {
         })
     }
 
-    /// Leaves the field.
+    /// Leaves the field. While the node does not take that it is asked again, for a minute at most, also when this is
+    /// not waited for.
     ///
     /// # Errors
     /// When the session is over.
     pub async fn leave(self) -> Result<(), Error> {
-        let shared = &self.device.0;
+        let shared = Arc::clone(&self.device.0);
+        let leaving = shared.begin_leaving_field(self.state.id.clone()).await?;
         shared.fields.remove(&self.state);
-        let kind = field_request::Kind::Leave(v1::LeaveField {});
-        ask(&shared.session, &self.state.id, kind).await.map(drop)
+        drop(self);
+        to_the_end(leaving).await
     }
 
     fn neighbour(&self, entity: EntityId, seen: Seen) -> Neighbour {
@@ -327,9 +331,9 @@ impl Drop for Field {
     fn drop(&mut self) {
         self.state.end();
         let shared = &self.device.0;
+        // A field that is still being entered is left when the node answers.
         if shared.fields.remove(&self.state) && self.state.is_in() {
-            let kind = field_request::Kind::Leave(v1::LeaveField {});
-            shared.session.ask_aside(request_of(&self.state.id, kind));
+            shared.leave_field_aside(self.state.id.clone());
         }
     }
 }

@@ -62,6 +62,14 @@ pub(crate) async fn go_on(
     .await
 }
 
+/// Has something done to its end, whether or not this is waited for.
+pub(crate) async fn to_the_end(
+    work: impl Future<Output = Result<(), Error>> + Send + 'static,
+) -> Result<(), Error> {
+    let work = tokio::spawn(work);
+    work.await.unwrap_or_else(|_| Err(Error::unanswered()))
+}
+
 /// Has something done for which nobody waits.
 pub(crate) fn aside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) {
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {

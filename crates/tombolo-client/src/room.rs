@@ -24,7 +24,7 @@ use crate::device::Device;
 use crate::error::Error;
 use crate::link::{Lane, Peer, SendError};
 use crate::matchmaker::said_reach;
-use crate::retry::persistently;
+use crate::retry::{persistently, to_the_end};
 use crate::session;
 use queue::Queue;
 
@@ -576,8 +576,7 @@ impl Room {
         let device = self.device.0.clone();
         let leaving = device.begin_leaving(self.id.clone()).await?;
         device.remove_room(&self.id, &self.state);
-        let leaving = tokio::spawn(leaving);
-        leaving.await.unwrap_or_else(|_| Err(Error::unanswered()))
+        to_the_end(leaving).await
     }
 }
 

@@ -63,13 +63,18 @@ impl Fields {
         }
     }
 
-    /// Takes in an answer, in order with the batches.
-    pub(crate) fn on_response(&self, response: &v1::FieldResponse) {
-        if let Some(field_response::Result::Entered(entered)) = &response.result
-            && let Some(state) = self.get(&response.field)
-        {
+    /// Takes in an answer; false when the device is let into a field that it does not want any more.
+    pub(super) fn on_response(&self, response: &v1::FieldResponse) -> bool {
+        let Some(field_response::Result::Entered(entered)) = &response.result else {
+            return true;
+        };
+        // Under the lock, so that whoever drops the field meanwhile knows whether to leave it.
+        let fields = self.lock();
+        let state = fields.get(response.field.as_str());
+        if let Some(state) = state {
             state.on_entered(entered);
         }
+        state.is_some()
     }
 
     /// A report was refused; which, is not said.

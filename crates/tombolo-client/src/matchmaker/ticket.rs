@@ -15,7 +15,7 @@ use super::found::Match;
 use super::{ask, other_question};
 use crate::device::Device;
 use crate::error::Error;
-use crate::retry::{patiently, persistently_for};
+use crate::retry::{patiently, persistently_for, to_the_end};
 use crate::room::{Room, RoomOptions};
 use crate::session;
 
@@ -320,10 +320,7 @@ impl Ticket {
         let session = &self.device.0.session;
         let cancelling = self.state.begin_to_cancel(session).await?;
         self.state.end();
-        let cancelling = tokio::spawn(cancelling);
-        cancelling
-            .await
-            .unwrap_or_else(|_| Err(Error::unanswered()))
+        to_the_end(cancelling).await
     }
 
     async fn ask(&self, kind: match_request::Kind) -> Result<match_response::Result, Error> {

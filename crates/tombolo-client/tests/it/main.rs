@@ -8,6 +8,7 @@ mod direct;
 mod endings;
 mod feeds;
 mod fields;
+mod fields_left;
 mod groups;
 mod lab;
 mod leaving;
