@@ -39,6 +39,8 @@ pub(crate) struct Social {
     inbox: Mutex<Option<Arc<InboxState>>>,
     groups: Mutex<BTreeMap<GroupName, Arc<GroupState>>>,
     watch: Mutex<Option<Arc<WatchState>>>,
+    /// Held by the question how users are that waits for its answer, whoever has asked.
+    following: Arc<tokio::sync::Mutex<()>>,
     notices: Mutex<Option<Arc<NoticesState>>>,
     /// Nobody looks at the device.
     is_away: AtomicBool,

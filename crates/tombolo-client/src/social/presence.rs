@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 pub use tombolo_social::presence::{Counts as UserCounts, Status as PresenceStatus};
 use tombolo_wire::UserId;
 use tombolo_wire::v1::{
-    self, presence_request, presence_response, request, social_request, social_response,
+    self, presence_request, presence_response, request, response, social_request, social_response,
 };
 
 use super::{ask, other_question};
@@ -34,8 +34,6 @@ pub(super) struct WatchState {
     followed: Mutex<Followed>,
     /// Wakes the reader.
     news: Notify,
-    /// Held by the question that waits for its answer.
-    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -223,21 +221,26 @@ impl PresenceWatch {
     /// Asks one question at a time, and to its end, even if nobody waits for that any more: an answer does
     /// not say whom it is about.
     async fn ask_to_follow(&self, users: &BTreeSet<UserId>) -> Result<(), Error> {
-        let turn = Arc::clone(&self.state.turn).lock_owned().await;
+        let shared = &self.device.0;
+        let turn = Arc::clone(&shared.social.following).lock_owned().await;
         self.state.lock().asked.clone_from(users);
         let users = users.iter().map(ToString::to_string).collect();
         let follow = presence_request::Kind::Follow(v1::FollowUsers { users });
-        let session = self.device.0.session.clone();
+        // Before anything that ends it is asked for.
+        let asked = shared.session.ask(on_wire(follow)).await?;
         let asking = async move {
             let _turn = turn;
-            ask_presence(&session, follow).await
+            asked.answer().await
         };
-        match tokio::spawn(asking).await.map_err(Error::local)?? {
-            presence_response::Result::Following(_) => Ok(()),
-            presence_response::Result::Done(_) | presence_response::Result::Counts(_) => {
-                Err(other_question())
-            }
+        let answer = tokio::spawn(asking).await.map_err(Error::local)??;
+        if let response::Result::Social(v1::SocialResponse {
+            result: Some(social_response::Result::Presence(response)),
+        }) = answer
+            && let Some(presence_response::Result::Following(_)) = response.result
+        {
+            return Ok(());
         }
+        Err(other_question())
     }
 }
 
@@ -304,6 +307,14 @@ impl WatchState {
         }
     }
 
+    /// All that the node may tell of.
+    fn all(&self) -> Vec<String> {
+        let followed = self.lock();
+        let known = followed.status_by_user.keys();
+        let all: BTreeSet<_> = known.chain(&followed.asked).collect();
+        all.into_iter().map(ToString::to_string).collect()
+    }
+
     fn standing(&self) -> Standing {
         self.lock().standing
     }
@@ -339,13 +350,8 @@ impl Drop for PresenceWatch {
             .is_some_and(|state| Arc::ptr_eq(state, &self.state))
         {
             *watch = None;
-            drop(watch);
-            let users: Vec<_> = self
-                .status_by_user
-                .keys()
-                .map(ToString::to_string)
-                .collect();
-            for users in users.chunks(USERS_AT_ONCE) {
+            // Under the lock, as the next watch may follow them again.
+            for users in self.state.all().chunks(USERS_AT_ONCE) {
                 let users = users.to_vec();
                 let unfollow = presence_request::Kind::Unfollow(v1::UnfollowUsers { users });
                 shared.session.ask_aside(on_wire(unfollow));

@@ -2,8 +2,8 @@
 
 use tombolo_client::{ErrorCode, PresenceStatus, PresenceWatch};
 use tombolo_wire::v1::{
-    Presence, PresenceResponse, SocialResponse, UserStatus, UserStatuses, presence_response,
-    request, response, social_response,
+    Presence, PresenceResponse, SocialResponse, UserStatus, UserStatuses, presence_request,
+    presence_response, request, response, social_request, social_response,
 };
 
 use crate::lab::{device, node, soon, user};
@@ -76,6 +76,36 @@ async fn an_answer_that_nobody_waits_for_is_not_taken_for_another() {
     let (followed, ()) = tokio::join!(soon(watch.follow([user("carol")])), telling);
     followed.unwrap();
     assert_eq!(watch.statuses()[&user("carol")], PresenceStatus::Online);
+}
+
+#[tokio::test]
+async fn an_answer_to_a_watch_that_is_gone_is_not_taken_for_that_of_the_next() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let mut watch = device.presence().watch().unwrap();
+    let first = given_up(watch.follow([user("bob")]), &mut line).await;
+    drop(watch);
+    assert_eq!(unfollowed(&mut line).await, ["bob"]);
+    let mut watch = device.presence().watch().unwrap();
+    let telling = async {
+        line.answer(&first, online(&["bob"])).await;
+        answer(&mut line, &["carol"]).await;
+    };
+    let (followed, ()) = tokio::join!(soon(watch.follow([user("carol")])), telling);
+    followed.unwrap();
+    assert_eq!(watch.statuses()[&user("carol")], PresenceStatus::Online);
+}
+
+/// Whom the device asks next to follow no more.
+async fn unfollowed(line: &mut Line) -> Vec<String> {
+    let request = line.request().await;
+    if let Some(request::Kind::Social(social)) = &request.kind
+        && let Some(social_request::Kind::Presence(presence)) = &social.kind
+        && let Some(presence_request::Kind::Unfollow(unfollow)) = &presence.kind
+    {
+        return unfollow.users.clone();
+    }
+    panic!("users should not have been followed any more, not {request:?}");
 }
 
 /// Says who of those that the device asks about is online.
