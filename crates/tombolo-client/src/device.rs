@@ -191,7 +191,9 @@ impl Device {
             .expect("a device has been welcomed")
     }
 
-    /// Why the session with the cluster has ended; `None` while it goes on.
+    /// Why the session with the cluster has ended; `None` while it goes on. It ends when this device closes it, when
+    /// the cluster does not take it any more, and when no node can be reached for a minute. Another one takes
+    /// another device.
     #[must_use]
     pub fn ended(&self) -> Option<&str> {
         self.0.over.get().map(String::as_str)
@@ -267,6 +269,7 @@ impl Device {
     pub async fn close(self) {
         self.0.links.close().await;
         self.0.session.close().await;
+        _ = self.0.over.set("the device was closed".to_owned());
         drop(lock(&self.0.keeper).take());
         let endpoint = &self.0.shop.endpoint;
         endpoint.close(0u8.into(), b"device closed");

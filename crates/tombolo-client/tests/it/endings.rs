@@ -255,6 +255,16 @@ async fn closing_delivers_the_last_messages_and_the_goodbye() {
 }
 
 #[tokio::test]
+async fn who_else_has_a_device_that_was_closed_can_see_that() {
+    let script = Script::new().await;
+    let (device, _line) = script.device().await;
+    let other = device.clone();
+    assert_eq!(other.ended(), None);
+    soon(device.close()).await;
+    assert!(other.ended().is_some());
+}
+
+#[tokio::test]
 async fn closing_without_a_connection_does_not_wait_for_one() {
     let script = Script::new().await;
     let (device, line) = script.device().await;
