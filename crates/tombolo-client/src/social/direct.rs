@@ -334,12 +334,12 @@ impl Inbox {
         })
     }
 
-    /// Opens it again from where the application is; while the node cannot be reached that is tried
+    /// Opens it again from where the application is; while the node cannot be reached, or cannot do it, that is tried
     /// until it can.
     async fn reopen(&self) -> Result<(), Error> {
         loop {
             match self.open().await {
-                Err(error) if error.is_unreachable() => {
+                Err(error) if error.is_temporary() => {
                     tokio::time::sleep(error.retry_after().unwrap_or_default()).await;
                 }
                 // The end of the session is told by the feed.

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use tombolo_client::{ErrorCode, Inbox, InboxEvent, MessageId};
 use tombolo_wire::v1::{
-    self, Request, direct_request, direct_response, request, response, social_request,
-    social_response,
+    self, Request, direct_event, direct_request, direct_response, request, response, server_frame,
+    social_event, social_request, social_response,
 };
 
 use crate::lab::{device, node, soon, user};
@@ -88,6 +88,34 @@ async fn what_may_be_kept_is_sent_again_under_its_id_until_it_is_known() {
     let (sent, ()) = soon(async { tokio::join!(to_bob.send("gg"), never) }).await;
     let error = sent.unwrap_err();
     assert!(error.is_temporary() && !error.is_unsure(), "{error}");
+}
+
+#[tokio::test]
+async fn an_inbox_goes_on_when_the_engine_was_away_for_a_moment() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let opened = || answer(direct_response::Result::Opened(v1::InboxOpened::default()));
+    let opening = async {
+        let open = line.request().await;
+        line.answer(&open, opened()).await;
+        script.forget(line).await
+    };
+    let (inbox, mut line) = soon(async { tokio::join!(device.inbox(None), opening) }).await;
+    let mut inbox = inbox.unwrap();
+    let telling = async {
+        let open = line.request().await;
+        line.refuse(&open, ErrorCode::Unavailable).await;
+        let open = line.request().await;
+        line.answer(&open, opened()).await;
+        let read = direct_event::Kind::Read(v1::ReadInbox { offset: 2 });
+        let told = social_event::Kind::Direct(v1::DirectEvent { kind: Some(read) });
+        line.tell(server_frame::Body::Social(v1::SocialEvent {
+            kind: Some(told),
+        }))
+        .await;
+    };
+    let (told, ()) = tokio::join!(event(&mut inbox), telling);
+    assert_eq!(told, InboxEvent::Read(2));
 }
 
 /// By which a message is known when it is sent again.
