@@ -167,7 +167,8 @@ impl Device {
 }
 
 impl Groups<'_> {
-    /// Makes a group, with this device's user as its owner, and opens it.
+    /// Makes a group, with this device's user as its owner, and opens it. While nobody knows whether it was made, it is
+    /// asked for again, for a minute.
     ///
     /// # Errors
     /// With code `GroupExists` when the name is taken, also by a group that has ended; when the
@@ -176,8 +177,16 @@ impl Groups<'_> {
         let create = v1::CreateGroup {
             settings: Some(settings.into()),
         };
-        self.ask(name, group_request::Kind::Create(create)).await?;
-        self.open(name, None).await
+        let create = || self.ask(name, group_request::Kind::Create(create.clone()));
+        let Err(error) = until_known(|_| false, create).await else {
+            return self.open(name, None).await;
+        };
+        if !error.is_unsure() || error.is_closed() {
+            return Err(error);
+        }
+        // When it is there and is this user's, it was made by one of the times before.
+        let found = self.open(name, None).await;
+        found.ok().filter(Group::is_own).ok_or(error)
     }
 
     /// Becomes a member of an open group, if need be, and opens it.
@@ -282,6 +291,12 @@ impl Group {
     #[must_use]
     pub fn role(&self) -> &str {
         &self.role
+    }
+
+    /// Whether this user is its owner.
+    fn is_own(&self) -> bool {
+        let first = self.settings.roles.first();
+        first.is_some_and(|owner| owner.name == self.role)
     }
 
     /// About how many members there were when it was opened: exact up to some thousands.

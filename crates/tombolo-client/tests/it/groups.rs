@@ -1,8 +1,13 @@
 //! Groups, as the SDK shows them.
 
 use tombolo_client::{ErrorCode, Group, GroupEvent, GroupSettings};
+use tombolo_wire::v1::{
+    GroupOpened, GroupResponse, Request, SocialResponse, group_request, group_response, request,
+    response, social_request, social_response,
+};
 
 use crate::lab::{device, node, soon, user};
+use crate::script::Script;
 
 #[tokio::test]
 async fn what_is_said_in_a_group_reaches_members_and_waits_for_those_who_are_away() {
@@ -52,6 +57,61 @@ async fn what_is_said_in_a_group_reaches_members_and_waits_for_those_who_are_awa
     assert_eq!(event(&mut his).await, GroupEvent::Over { has_ended: true });
     assert_eq!(soon(his.next_event()).await.unwrap(), None);
     node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_group_that_may_have_been_made_is_asked_for_again_until_that_is_known() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let settings = GroupSettings::default();
+    for role in ["owner", "member"] {
+        let making = async {
+            for code in [ErrorCode::Unsure, ErrorCode::GroupExists] {
+                let create = line.request().await;
+                assert!(matches!(asked(&create), group_request::Kind::Create(_)));
+                line.refuse(&create, code).await;
+            }
+            let open = line.request().await;
+            assert!(matches!(asked(&open), group_request::Kind::Open(_)));
+            line.answer(&open, opened(role)).await;
+        };
+        let groups = device.groups();
+        let created = groups.create("guild", &settings);
+        let (made, ()) = soon(async { tokio::join!(created, making) }).await;
+        match made {
+            Ok(group) => assert_eq!(group.role(), role),
+            Err(error) => assert!(role == "member" && error.is_unsure(), "{error}"),
+        }
+        let close = line.request().await;
+        assert!(matches!(asked(&close), group_request::Kind::Close(_)));
+    }
+}
+
+/// What the device wants to do with a group.
+fn asked(request: &Request) -> &group_request::Kind {
+    if let Some(request::Kind::Social(social)) = &request.kind
+        && let Some(social_request::Kind::Group(group)) = &social.kind
+        && let Some(kind) = &group.kind
+    {
+        return kind;
+    }
+    panic!("not about a group: {request:?}");
+}
+
+/// A group with the usual roles, of which the user has this one.
+fn opened(role: &str) -> response::Result {
+    let opened = GroupOpened {
+        settings: Some((&GroupSettings::default()).into()),
+        role: role.to_owned(),
+        ..GroupOpened::default()
+    };
+    let group = GroupResponse {
+        group: "guild".to_owned(),
+        result: Some(group_response::Result::Opened(opened)),
+    };
+    response::Result::Social(SocialResponse {
+        result: Some(social_response::Result::Group(group)),
+    })
 }
 
 async fn event(group: &mut Group) -> GroupEvent {
