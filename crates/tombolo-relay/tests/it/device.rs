@@ -25,6 +25,8 @@ use tombolo_turn::{
     server::{Realm, Transport},
 };
 
+use crate::dtls;
+
 /// How long a test waits for what must happen before it fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -85,12 +87,14 @@ pub(crate) struct Device {
     others: VecDeque<Vec<u8>>,
 }
 
-enum Link {
+/// A way to the server.
+pub(crate) enum Link {
     Udp(UdpSocket),
     Stream(Box<dyn Stream>, Vec<u8>),
+    Dtls(Box<dtls::Client>),
 }
 
-trait Stream: Read + Write {}
+pub(crate) trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}
 
 impl Device {
@@ -100,43 +104,16 @@ impl Device {
 
     pub(crate) fn udp_with(relay: &Relay, user: &str, password: &str) -> Self {
         let server = relay.addrs().turn[0];
-        Self::new(
-            server,
-            Transport::Udp,
-            user,
-            password,
-            Self::udp_link(server),
-        )
+        Self::new(server, Transport::Udp, user, password, Link::udp(server))
     }
 
     pub(crate) fn udp_to(server: SocketAddr, user: &str) -> Self {
-        let link = Self::udp_link(server);
-        Self::new(
-            server,
-            Transport::Udp,
-            user,
-            &format!("{user}'s password"),
-            link,
-        )
-    }
-
-    fn udp_link(server: SocketAddr) -> Link {
-        let socket = UdpSocket::bind((server.ip(), 0)).expect("loopback is there");
-        socket.connect(server).expect("it is reachable");
-        socket.set_read_timeout(Some(TICK)).expect("it is not zero");
-        Link::Udp(socket)
+        Self::over(Link::udp(server), Transport::Udp, server, user)
     }
 
     pub(crate) fn tcp(relay: &Relay, user: &str) -> Self {
         let server = relay.addrs().turn[0];
-        let link = Link::Stream(Box::new(connect(server)), Vec::new());
-        Self::new(
-            server,
-            Transport::Tcp,
-            user,
-            &format!("{user}'s password"),
-            link,
-        )
+        Self::over(Link::tcp(server), Transport::Tcp, server, user)
     }
 
     pub(crate) fn tls(relay: &Relay, user: &str, config: Arc<ClientConfig>) -> Self {
@@ -151,24 +128,13 @@ impl Device {
         config: Arc<ClientConfig>,
     ) -> Self {
         let server = relay.addrs().turns[0];
-        let name = ServerName::from(server.ip());
-        let mut connection = ClientConnection::new(config, name).expect("the name is valid");
-        let mut stream = connect_from(ip, server);
-        let patience = |stream: &TcpStream, time| {
-            stream.set_read_timeout(Some(time)).expect("it is not zero");
-        };
-        patience(&stream, PATIENCE);
-        connection.complete_io(&mut stream).expect("a handshake");
-        patience(&stream, TICK);
-        let stream = StreamOwned::new(connection, stream);
-        let link = Link::Stream(Box::new(stream), Vec::new());
-        Self::new(
-            server,
-            Transport::Tls,
-            user,
-            &format!("{user}'s password"),
-            link,
-        )
+        let link = Link::tls(ip, server, config);
+        Self::over(link, Transport::Tls, server, user)
+    }
+
+    fn over(link: Link, transport: Transport, server: SocketAddr, user: &str) -> Self {
+        let password = format!("{user}'s password");
+        Self::new(server, transport, user, &password, link)
     }
 
     fn new(
@@ -268,11 +234,7 @@ impl Device {
             [&*header, payload].concat()
         });
         let frames: Vec<Vec<u8>> = frames.collect();
-        let Link::Udp(socket) = &self.link else {
-            unreachable!("streams have no bursts")
-        };
-        let server = socket.peer_addr().expect("it is connected");
-        send_segments(socket, server, &frames);
+        self.link.send_burst(&frames);
     }
 
     /// Waits for a packet.
@@ -336,7 +298,7 @@ impl Device {
                 self.others.truncate(OTHERS_MAX - 1);
                 self.others.push_front(bytes);
             }
-            if !self.received.is_empty() || matches!(self.link, Link::Udp(_)) {
+            if !self.received.is_empty() || !matches!(self.link, Link::Stream(..)) {
                 break;
             }
         }
@@ -344,17 +306,58 @@ impl Device {
 }
 
 impl Link {
-    fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn udp(server: SocketAddr) -> Self {
+        let socket = UdpSocket::bind((server.ip(), 0)).expect("loopback is there");
+        socket.connect(server).expect("it is reachable");
+        socket.set_read_timeout(Some(TICK)).expect("it is not zero");
+        Self::Udp(socket)
+    }
+
+    pub(crate) fn tcp(server: SocketAddr) -> Self {
+        Self::Stream(Box::new(connect(server)), Vec::new())
+    }
+
+    pub(crate) fn tls(ip: IpAddr, server: SocketAddr, config: Arc<ClientConfig>) -> Self {
+        let name = ServerName::from(server.ip());
+        let mut connection = ClientConnection::new(config, name).expect("the name is valid");
+        let mut stream = connect_from(ip, server);
+        let patience = |stream: &TcpStream, time| {
+            stream.set_read_timeout(Some(time)).expect("it is not zero");
+        };
+        patience(&stream, PATIENCE);
+        connection.complete_io(&mut stream).expect("a handshake");
+        patience(&stream, TICK);
+        Self::Stream(Box::new(StreamOwned::new(connection, stream)), Vec::new())
+    }
+
+    pub(crate) fn dtls(version: dtls::Version, server: SocketAddr) -> Self {
+        let mut client = dtls::Client::new(version, server);
+        client.connect();
+        client.set_patience(TICK);
+        Self::Dtls(Box::new(client))
+    }
+
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         match self {
             Self::Udp(socket) => {
                 socket.send(bytes).expect("loopback takes it");
             }
             Self::Stream(stream, _) => stream.write_all(bytes).expect("the connection is open"),
+            Self::Dtls(client) => client.send_data(bytes),
         }
     }
 
+    /// Sends datagrams in one system call, all of one length but for the last.
+    pub(crate) fn send_burst(&self, datagrams: &[Vec<u8>]) {
+        let Self::Udp(socket) = self else {
+            unreachable!("others have no bursts")
+        };
+        let server = socket.peer_addr().expect("it is connected");
+        send_segments(socket, server, datagrams);
+    }
+
     /// One datagram or frame, if one comes soon.
-    fn receive(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn receive(&mut self) -> Option<Vec<u8>> {
         let mut chunk = [0; 65_536];
         match self {
             Self::Udp(socket) => {
@@ -370,6 +373,7 @@ impl Link {
                 assert!(len > 0, "the server closed the connection");
                 buffer.extend_from_slice(&chunk[..len]);
             },
+            Self::Dtls(client) => client.data_soon(),
         }
     }
 }
@@ -412,7 +416,7 @@ pub(crate) fn connect_from(ip: IpAddr, server: SocketAddr) -> TcpStream {
     stream
 }
 
-fn unless_late(result: io::Result<usize>) -> Option<usize> {
+pub(crate) fn unless_late(result: io::Result<usize>) -> Option<usize> {
     match result {
         Ok(len) => Some(len),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,

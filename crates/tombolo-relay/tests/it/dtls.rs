@@ -11,7 +11,7 @@ use tombolo_relay::{Relay, RelayConfig};
 use tombolo_turn::client as turn;
 use tombolo_turn::server::Transport;
 
-use crate::device::{certificate, relay_config, v4};
+use crate::device::{certificate, relay_config, unless_late, v4};
 
 #[test]
 fn a_client_of_each_version_gets_its_answer() {
@@ -380,7 +380,7 @@ fn relay() -> Relay {
     .expect("there are free ports")
 }
 
-type Version = fn(Arc<Config>, DtlsCertificate, Instant) -> Dtls;
+pub(crate) type Version = fn(Arc<Config>, DtlsCertificate, Instant) -> Dtls;
 
 fn new(version: Version) -> Dtls {
     let made = rcgen::generate_simple_self_signed(["client".to_owned()]).expect("it is valid");
@@ -394,32 +394,37 @@ fn new(version: Version) -> Dtls {
     dtls
 }
 
-struct Client {
+pub(crate) struct Client {
     dtls: Dtls,
     socket: UdpSocket,
     server: SocketAddr,
 }
 
 impl Client {
-    fn new(version: Version, server: SocketAddr) -> Self {
-        Self::of("127.0.0.1", version, server)
+    pub(crate) fn new(version: Version, server: SocketAddr) -> Self {
+        Self::of(&server.ip().to_string(), version, server)
     }
 
     /// One with an IP of its own.
     fn of(ip: &str, version: Version, server: SocketAddr) -> Self {
         let socket = UdpSocket::bind((ip, 0)).expect("loopback is there");
-        socket
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .expect("it can be");
-        Self {
+        let client = Self {
             dtls: new(version),
             socket,
             server,
-        }
+        };
+        client.set_patience(Duration::from_secs(20));
+        client
+    }
+
+    /// How long it waits for a datagram.
+    pub(crate) fn set_patience(&self, time: Duration) {
+        let is_set = self.socket.set_read_timeout(Some(time));
+        is_set.expect("it is not zero");
     }
 
     /// Returns the certificate that the server has shown.
-    fn connect(&mut self) -> Vec<u8> {
+    pub(crate) fn connect(&mut self) -> Vec<u8> {
         let mut shown = Vec::new();
         let mut is_connected = |output: &Output<'_>| {
             if let Output::PeerCert(certificate) = output {
@@ -453,28 +458,43 @@ impl Client {
 
     /// Sends a message and returns the answer.
     fn ask(&mut self, message: &[u8]) -> Vec<u8> {
-        self.dtls
-            .send_application_data(message)
-            .expect("there are keys");
+        self.send_data(message);
         self.next_data()
+    }
+
+    pub(crate) fn send_data(&mut self, message: &[u8]) {
+        let is_sent = self.dtls.send_application_data(message);
+        is_sent.expect("there are keys");
+        self.drain(|_| false);
     }
 
     /// Waits for what the server has to say.
     fn next_data(&mut self) -> Vec<u8> {
-        let mut answer = Vec::new();
         loop {
-            self.drain(|output| {
-                if let Output::ApplicationData(data) = output {
-                    answer = data.to_vec();
-                }
-                false
-            });
-            if !answer.is_empty() {
-                return answer;
-            }
             let datagram = self.receive();
-            self.dtls.handle_packet(&datagram).expect("it is good");
+            if let Some(data) = self.data_of(&datagram) {
+                return data;
+            }
         }
+    }
+
+    /// What the server has to say, if it comes soon.
+    pub(crate) fn data_soon(&mut self) -> Option<Vec<u8>> {
+        let mut datagram = [0; 4096];
+        let len = unless_late(self.socket.recv(&mut datagram))?;
+        self.data_of(&datagram[..len])
+    }
+
+    fn data_of(&mut self, datagram: &[u8]) -> Option<Vec<u8>> {
+        self.dtls.handle_packet(datagram).expect("it is good");
+        let mut data = None;
+        self.drain(|output| {
+            if let Output::ApplicationData(bytes) = output {
+                data = Some(bytes.to_vec());
+            }
+            false
+        });
+        data
     }
 
     /// Sends what is to be sent; whether any output was the wanted one.

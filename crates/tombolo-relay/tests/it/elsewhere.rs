@@ -1,22 +1,19 @@
 //! Clients that the kernel brings to one shard and whose allocations are on another one.
 
-use std::{
-    net::{SocketAddr, UdpSocket},
-    time::Duration,
-};
+use std::{net::UdpSocket, time::Duration};
 
 use tombolo_relay::{Relay, RelayConfig};
 use tombolo_stun::{
-    ChannelNumber, Class, ErrorCode, EvenPort, Key, Lifetime, Message, MessageWriter, Method,
-    Nonce, Realm, RequestedTransport, ReservationToken, TransactionId, Username, XorPeerAddress,
+    ChannelNumber, EvenPort, Lifetime, Method, RequestedTransport, ReservationToken, XorPeerAddress,
 };
 
-use crate::device::{relay_config, send_segments, v4};
+use crate::asker::{Asker, code, message};
+use crate::device::{relay_config, v4};
 
 #[test]
 fn requests_that_name_one_shard_after_the_other_do_not_go_round_between_them() {
     let relay = Relay::bind(two_shards()).expect("there are free ports");
-    let mut client = Client::of(&relay);
+    let mut client = Asker::udp(&relay);
     for shard in [0, 1, 0, 1] {
         let unknown = ReservationToken([7, 7, 7, 7, 7, 7, 7, shard]);
         let reply = client.ask(Method::ALLOCATE, |writer| {
@@ -50,7 +47,7 @@ fn a_burst_of_a_client_whose_allocation_is_elsewhere_arrives_whole() {
         [&header[..], payload].concat()
     });
     let frames: Vec<Vec<u8>> = frames.collect();
-    send_segments(&client.socket, client.server, &frames);
+    client.link.send_burst(&frames);
     for payload in &payloads {
         let mut buffer = [0; 2048];
         let (len, _) = peer.recv_from(&mut buffer).expect("it arrives");
@@ -67,15 +64,15 @@ fn two_shards() -> RelayConfig {
 
 /// A client with an allocation on another shard than the one its packets come to: the kernel spreads
 /// clients by their addresses, so it is some one of a few.
-fn passed_on(relay: &Relay) -> Client {
+fn passed_on(relay: &Relay) -> Asker {
     for _ in 0..32 {
-        let mut first = Client::of(relay);
+        let mut first = Asker::udp(relay);
         let reply = first.ask(Method::ALLOCATE, |writer| {
             let even = EvenPort { reserve_next: true };
             writer.attribute(&RequestedTransport::UDP).attribute(&even);
         });
         let token: ReservationToken = message(&reply).required().expect("a port is reserved");
-        let mut second = Client::of(relay);
+        let mut second = Asker::udp(relay);
         let reply = second.ask(Method::ALLOCATE, |writer| {
             writer.attribute(&RequestedTransport::UDP).attribute(&token);
         });
@@ -92,76 +89,6 @@ fn passed_on(relay: &Relay) -> Client {
         }
     }
     panic!("all clients came to one shard");
-}
-
-/// Alice, who keeps nothing alive.
-struct Client {
-    socket: UdpSocket,
-    server: SocketAddr,
-    nonce: String,
-    transaction: u8,
-}
-
-impl Client {
-    fn of(relay: &Relay) -> Self {
-        let server = relay.addrs().turn[0];
-        let socket = UdpSocket::bind((server.ip(), 0)).expect("loopback is there");
-        socket.connect(server).expect("it is reachable");
-        socket
-            .set_read_timeout(Some(PATIENCE))
-            .expect("it is not zero");
-        Self {
-            socket,
-            server,
-            nonce: String::new(),
-            transaction: 0,
-        }
-    }
-
-    /// Asks, and again if that only brings a nonce.
-    fn ask(&mut self, method: Method, write: impl Fn(&mut MessageWriter<'_>)) -> Vec<u8> {
-        loop {
-            let is_first = self.nonce.is_empty();
-            self.transaction += 1;
-            let request = self.request(method, &write);
-            self.socket.send(&request).expect("loopback takes it");
-            let mut reply = vec![0; 2048];
-            let len = self.socket.recv(&mut reply).expect("there is a reply");
-            reply.truncate(len);
-            let transaction = message(&reply).transaction_id();
-            assert_eq!(transaction, TransactionId([self.transaction; 12]));
-            if !is_first {
-                return reply;
-            }
-            assert_eq!(code(&reply), Some(401));
-            let nonce: Nonce<'_> = message(&reply).required().expect("it is there");
-            self.nonce = nonce.as_str().to_owned();
-        }
-    }
-
-    fn request(&self, method: Method, write: impl FnOnce(&mut MessageWriter<'_>)) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let transaction = TransactionId([self.transaction; 12]);
-        let mut writer = MessageWriter::new(&mut bytes, Class::Request, method, transaction);
-        write(&mut writer);
-        if !self.nonce.is_empty() {
-            writer
-                .attribute(&Username::new("alice").expect("it is short"))
-                .attribute(&Realm::new("tombolo").expect("it is short"))
-                .attribute(&Nonce::new(&self.nonce).expect("it is short"))
-                .integrity(&Key::long_term("alice", "tombolo", "alice's password"));
-        }
-        bytes
-    }
-}
-
-fn message(bytes: &[u8]) -> Message<'_> {
-    Message::decode(bytes).expect("it is well formed")
-}
-
-fn code(reply: &[u8]) -> Option<u16> {
-    let code = message(reply).attribute::<ErrorCode<'_>>();
-    code.expect("it is well formed").map(|error| error.code())
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,12 +1,14 @@
 //! The relay over loopback, driven by the TURN client core on real sockets.
 
 mod alpn;
+mod asker;
 mod bind;
 mod device;
 mod dtls;
 mod elsewhere;
 mod foreign;
 mod icmp;
+mod mobility;
 mod moving;
 mod operating;
 mod proxy;
