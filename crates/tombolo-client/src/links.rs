@@ -165,13 +165,13 @@ impl Links {
             .ok()
     }
 
-    /// The node did not hand an introduction on: a link that works goes on and tells it again later, any
-    /// other ends.
+    /// The node did not hand an introduction on: a link that works, or has been introduced, goes on and
+    /// tells it again later, any other ends.
     pub(crate) fn on_refused(&self, to: &Introduced, error: &Error) {
         tracing::debug!(room = to.room, user = to.user, %error, "introduction refused");
         let links = self.lock();
         if let Some(link) = links.values().find(|link| link.attempt == to.attempt) {
-            if link.is_established() {
+            if link.is_established() || to.is_update {
                 // One that waits stands for all.
                 _ = link.inputs.untold.try_send(());
             } else if !error.is_unreachable() {

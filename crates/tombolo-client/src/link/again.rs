@@ -1,8 +1,11 @@
-//! Saying again what was not handed on.
+//! Telling the peer of this device's relay, again where that was not handed on.
 
 use std::time::Duration;
 
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+
+use crate::net::Relayed;
 
 /// The first pause; each is twice as long as the one before.
 const AGAIN_MIN: Duration = Duration::from_millis(250);
@@ -32,6 +35,47 @@ impl Again {
             None => std::future::pending().await,
         }
         self.at = None;
+    }
+}
+
+/// What the peer is to know of this device's relay, from the introduction on.
+pub(super) struct RelayNews {
+    relayed: watch::Receiver<Option<Relayed>>,
+    /// The node did not hand on what was told.
+    untold: mpsc::Receiver<()>,
+    again: Again,
+}
+
+impl RelayNews {
+    pub(super) fn new(
+        relayed: watch::Receiver<Option<Relayed>>,
+        untold: mpsc::Receiver<()>,
+    ) -> Self {
+        let again = Again::default();
+        Self {
+            relayed,
+            untold,
+            again,
+        }
+    }
+
+    /// The peer is being told of what there is now.
+    pub(super) fn mark_told(&mut self) {
+        self.relayed.mark_unchanged();
+    }
+
+    /// Waits until there is something to tell. Safe to cancel.
+    pub(super) async fn is_due(&mut self) {
+        loop {
+            tokio::select! {
+                Ok(()) = self.relayed.changed() => {
+                    self.again = Again::default();
+                    return;
+                }
+                Some(()) = self.untold.recv() => self.again.put_off(),
+                () = self.again.is_due() => return,
+            }
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use tombolo_path::{
 use tombolo_wire::v1;
 use tombolo_wire::{PublicKeys, UserId};
 
-use super::again::Again;
+use super::again::RelayNews;
 use super::introduction::{Introduction, write_candidate};
 use super::message::{FIRST_MESSAGES_MAX, decode_first, encode_first};
 use super::nat;
@@ -92,7 +92,7 @@ pub(super) struct Ends {
 pub(crate) struct Inputs {
     pub(crate) introductions: mpsc::Sender<Introduction>,
     pub(crate) connections: mpsc::Sender<noq::Connection>,
-    /// The node did not hand on what a link that works had to tell its peer.
+    /// The node did not hand on what the link told its peer after the introduction.
     pub(crate) untold: mpsc::Sender<()>,
     /// Ends the link, with the reason.
     pub(crate) end: mpsc::Sender<String>,
@@ -105,7 +105,7 @@ pub(crate) struct Driver {
     ends: Ends,
     introductions: mpsc::Receiver<Introduction>,
     connections: mpsc::Receiver<noq::Connection>,
-    untold: mpsc::Receiver<()>,
+    news: RelayNews,
     end: mpsc::Receiver<String>,
 }
 
@@ -127,6 +127,7 @@ impl Driver {
         let (end_tx, end) = mpsc::channel(1);
         let identity = config.expected_keys.identity;
         let net = config.shop.net.clone();
+        let news = RelayNews::new(net.watch_relayed(), untold);
         let (shared, ends): (Shared, Ends) = pair(config.user.clone(), identity, attempt, net);
         let driver = Self {
             config,
@@ -135,7 +136,7 @@ impl Driver {
             ends,
             introductions,
             connections,
-            untold,
+            news,
             end,
         };
         let inputs = Inputs {
@@ -194,6 +195,7 @@ impl Driver {
         let expected = self.config.expected_keys;
         let early = self.seal_first(expected);
         let sealed_for = early.is_some().then_some(expected);
+        self.news.mark_told();
         let mut introduction = self.introduction();
         introduction.early = early.unwrap_or_default();
         self.send_introduction(introduction).await;
@@ -339,10 +341,8 @@ impl Driver {
     ) -> Result<noq::Connection, Reason> {
         let shop = self.config.shop.clone();
         let is_client = introduced.is_client;
-        let introductions = &mut self.introductions;
-        let connections = &mut self.connections;
-        let end = &mut self.end;
-        let connecting = async {
+        let mut connections = std::mem::replace(&mut self.connections, mpsc::channel(1).1);
+        let connecting = async move {
             if !is_client {
                 return connections
                     .recv()
@@ -368,11 +368,12 @@ impl Driver {
         loop {
             tokio::select! {
                 connection = &mut connecting => return connection,
-                introduction = introductions.recv(), if outgoing_open => match introduction {
+                introduction = self.introductions.recv(), if outgoing_open => match introduction {
                     Some(introduction) => _ = introduced.update(introduction),
                     None => outgoing_open = false,
                 },
-                Some(reason) = end.recv() => return Err(reason),
+                () = self.news.is_due() => self.tell_relay().await,
+                Some(reason) = self.end.recv() => return Err(reason),
                 () = &mut deadline => {
                     return Err("the peer cannot be reached, neither directly nor by the relay".to_owned());
                 }
@@ -411,11 +412,9 @@ impl Driver {
             self.config.policy,
         );
         let mut routes = introduced.routes.clone();
-        let mut relayed = self.config.shop.net.watch_relayed();
         // The guard of a watched value must not live on while others are locked.
         let route = *routes.borrow_and_update();
         self.report(&mut paths, &route);
-        let mut again = Again::default();
         let reason = loop {
             tokio::select! {
                 Some(reason) = self.end.recv() => break Err(reason),
@@ -439,13 +438,10 @@ impl Driver {
                     let route = *routes.borrow();
                     self.report(&mut paths, &route);
                 }
-                Ok(()) = relayed.changed() => {
-                    again = Again::default();
+                () = self.news.is_due() => {
                     self.tell_relay().await;
                     self.config.shop.rouser.rouse();
                 }
-                Some(()) = self.untold.recv() => again.put_off(),
-                () = again.is_due() => self.tell_relay().await,
             }
         };
         connection.close(0u8.into(), b"closed");

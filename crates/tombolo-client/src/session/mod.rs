@@ -120,6 +120,8 @@ pub(crate) struct Introduced {
     pub(crate) room: String,
     pub(crate) user: String,
     pub(crate) attempt: u64,
+    /// Whether it told again of a device that had been introduced.
+    pub(crate) is_update: bool,
 }
 
 /// How to reach the driver of a session.
@@ -564,14 +566,12 @@ impl Driver {
     }
 
     async fn introduce(&mut self, introduce: Introduce) -> Result<(), End> {
-        let attempt = introduce
-            .introduction
-            .as_ref()
-            .map_or(0, |introduction| introduction.attempt);
+        let introduction = introduce.introduction.as_ref();
         let to = Introduced {
             room: introduce.room.clone(),
             user: introduce.to.clone(),
-            attempt,
+            attempt: introduction.map_or(0, |introduction| introduction.attempt),
+            is_update: introduction.is_some_and(|introduction| introduction.update),
         };
         match self.push(client_frame::Body::Introduce(introduce)) {
             Ok(seq) => {

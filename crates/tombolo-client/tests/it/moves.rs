@@ -278,6 +278,37 @@ async fn two_devices_that_go_at_once_lose_not_even_what_is_unreliable_on_their_r
 }
 
 #[tokio::test]
+async fn a_relay_that_changes_while_a_link_is_set_up_is_told_to_the_peer() {
+    let [first, second] = nodes::<2>().await;
+    let (alice, bob) = (device(&first, "alice").await, device(&second, "bob").await);
+    let introduced = || [&first, &second].map(|node| node.services().stats().introduced);
+    let alice_room = join(&alice, Policy::Any).await;
+    let _bob_room = join(&bob, Policy::Direct).await;
+    soon(crate::lab::joined(&alice_room, "bob")).await;
+    // He takes nothing from the relay, and nothing else passes: the handshake lasts.
+    bob.block_direct(true);
+    let _to_bob = alice_room.peer(&user("bob")).open().unwrap();
+    soon(async {
+        while introduced() != [1, 1] {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let before = alice.relayed_address();
+    assert_eq!(first.services().rebalance(1), 1);
+    arrives(&alice, "node-1").await;
+    soon(async {
+        while introduced() != [1, 2] {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_ne!(alice.relayed_address(), before);
+    first.shutdown().await;
+    second.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_link_outlives_its_room_and_tells_of_another_relay_once_that_can_be_told() {
     let [first, second] = nodes::<2>().await;
     let (alice, bob) = (device(&first, "alice").await, device(&second, "bob").await);
