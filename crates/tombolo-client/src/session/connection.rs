@@ -78,8 +78,8 @@ impl Transport {
 /// An open connection; dropping it breaks it.
 pub(crate) struct Connection {
     pub(crate) transport: Transport,
-    outgoing: mpsc::Sender<ClientFrame>,
-    incoming: mpsc::Receiver<ServerFrame>,
+    pub(super) outgoing: mpsc::Sender<ClientFrame>,
+    pub(super) incoming: mpsc::Receiver<ServerFrame>,
     quic: Option<noq::Connection>,
     /// Messages that came, where the transport does not count packets.
     messages: Arc<AtomicU64>,
@@ -158,11 +158,33 @@ impl Connection {
         self.incoming.recv().await
     }
 
+    /// Whether it takes no frame at the moment.
+    pub(super) fn is_full(&self) -> bool {
+        self.outgoing.capacity() == 0
+    }
+
     /// How much has come: whatever it was, it says that the node lives.
     pub(super) fn received(&self) -> u64 {
         match &self.quic {
             Some(quic) => quic.stats().udp_rx.datagrams,
             None => self.messages.load(Ordering::Relaxed),
+        }
+    }
+
+    /// A connection whose other end is the test's.
+    #[cfg(test)]
+    pub(super) fn pretend(
+        outgoing: mpsc::Sender<ClientFrame>,
+        incoming: mpsc::Receiver<ServerFrame>,
+    ) -> Self {
+        Self {
+            transport: Transport::Quic,
+            outgoing,
+            incoming,
+            quic: None,
+            messages: Arc::default(),
+            writer: JoinSet::new(),
+            _reader: JoinSet::new(),
         }
     }
 

@@ -16,6 +16,8 @@ mod nodes;
 mod pulse;
 mod reconnect;
 mod sends;
+#[cfg(test)]
+mod tests;
 mod tokens;
 
 use std::collections::{BTreeMap, HashMap};
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tombolo_wire::resend::{Inbox, Limits, Outbox, Overflow, Receipt};
@@ -204,8 +207,8 @@ impl Handle {
     fn command_aside(&self, command: Command) -> bool {
         match self.0.try_send(command) {
             Ok(()) => true,
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-            Err(mpsc::error::TrySendError::Full(command)) => {
+            Err(TrySendError::Closed(_)) => false,
+            Err(TrySendError::Full(command)) => {
                 if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                     let handle = self.clone();
                     runtime.spawn(async move { handle.command(command).await });
@@ -355,7 +358,9 @@ impl Driver {
     async fn leave(mut self, connection: Connection, done: Option<oneshot::Sender<()>>) {
         let goodbye = frame_of(client_frame::Body::Goodbye(Goodbye {}));
         let farewell = async {
-            self.flush(&connection).await;
+            while self.flush(&connection) && self.state.outbox.is_pending() {
+                room(&connection.outgoing).await;
+            }
             connection.send(goodbye).await;
             connection.finish().await;
         };
@@ -394,14 +399,19 @@ impl Driver {
         // it goes on, whatever the old one says.
         let mut over = None;
         loop {
-            if !moving.is_greeting() && over.is_none() && !self.flush(connection).await {
+            let may_send = !moving.is_greeting() && over.is_none();
+            if may_send && !self.flush(connection) {
                 return End::Broken;
             }
             if let Some(end) = over.take_if(|_| !moving.is_under_way()) {
                 return end;
             }
             let look_at = over.is_none().then(|| self.pulse.poll_timeout());
-            let ack_at = self.state.inbox.poll_timeout().filter(|_| over.is_none());
+            // While the connection takes nothing more the application waits, and nothing else does.
+            let is_full = connection.is_full();
+            let is_held_up = may_send && (is_full || self.state.outbox.is_pending());
+            let ack_at = self.state.inbox.poll_timeout();
+            let ack_at = ack_at.filter(|_| over.is_none() && !is_full);
             tokio::select! {
                 moved = moving.poll() => match self.on_moved(moved, connection, &mut moving).await {
                     Ok(true) => over = None,
@@ -409,7 +419,8 @@ impl Driver {
                     Ok(false) => {}
                     Err(end) => return end,
                 },
-                frame = connection.receive(), if over.is_none() => {
+                () = room(&connection.outgoing), if is_held_up => {}
+                frame = connection.incoming.recv(), if over.is_none() => {
                     let ended = match frame {
                         Some(frame) => self.on_frame(frame).await,
                         None => Err(End::Broken),
@@ -427,7 +438,7 @@ impl Driver {
                         Err(end) => return end,
                     }
                 }
-                command = self.commands.recv() => {
+                command = self.commands.recv(), if !is_held_up => {
                     let Some(command) = command else { return End::Closed(None) };
                     if let Some(end) = self.on_command(command, Some(connection)).await {
                         if let Some(moved) = moving.finish().await {
@@ -473,13 +484,18 @@ impl Driver {
         }
     }
 
-    /// Sends what the outbox has for this connection.
-    async fn flush(&mut self, connection: &Connection) -> bool {
-        while let Some(mut frame) = self.state.outbox.poll_frame() {
-            self.state.left = self.state.left.max(frame.seq);
-            frame.ack = self.state.inbox.take_ack();
-            if !connection.send(frame).await {
-                return false;
+    /// Gives this connection what the outbox has, as far as it has room; false when it is broken.
+    fn flush(&mut self, connection: &Connection) -> bool {
+        while self.state.outbox.is_pending() {
+            let permit = match connection.outgoing.try_reserve() {
+                Ok(permit) => permit,
+                Err(TrySendError::Full(())) => return true,
+                Err(TrySendError::Closed(())) => return false,
+            };
+            if let Some(mut frame) = self.state.outbox.poll_frame() {
+                self.state.left = self.state.left.max(frame.seq);
+                frame.ack = self.state.inbox.take_ack();
+                permit.send(frame);
             }
         }
         true
@@ -673,6 +689,11 @@ impl Driver {
     async fn tell(&self, event: Event) -> Result<(), End> {
         self.events.send(event).await.map_err(|_| End::Closed(None))
     }
+}
+
+/// Waits until a connection takes another frame, or is broken.
+async fn room(outgoing: &mpsc::Sender<ClientFrame>) {
+    _ = outgoing.reserve().await;
 }
 
 async fn sleep_until(at: Option<Instant>) {
