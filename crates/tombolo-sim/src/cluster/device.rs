@@ -281,7 +281,7 @@ impl Device {
             settings: Some(v1::RoomSettings {
                 members_max: 16,
                 seat_kept_ms: 20_000,
-                empty_kept_ms: 3_600_000,
+                empty_kept_ms: if room == BRIEF { 0 } else { 3_600_000 },
                 owner_policy: v1::OwnerPolicy::Automatic.into(),
                 writers: v1::Writers::Everybody.into(),
                 history_max: 1000,
@@ -583,6 +583,9 @@ fn on_said(name: &str, view: &mut View, said: &v1::RoomMessage) -> Result<Told, 
 fn seat(member: &v1::Member) -> (String, (u32, bool)) {
     (member.user.clone(), (member.seat, member.dropped))
 }
+
+/// A room that closes when nobody is in it: nothing is said there, devices come and go.
+pub(crate) const BRIEF: &str = "brief";
 
 /// The property that devices count up.
 pub(crate) const COUNT: &str = "count";

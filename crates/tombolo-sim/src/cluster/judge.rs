@@ -10,6 +10,7 @@ impl Reader {
     /// Compares with what devices were promised, and see.
     pub(crate) fn check(&self, devices: &[Device], tally: &mut Tally) -> Result<(), Violation> {
         let name = self.name();
+        tally.forgotten += self.forgotten;
         for device in devices {
             self.check_said(name, device, tally)?;
         }

@@ -20,6 +20,8 @@ pub(crate) struct Reader {
     pub(super) feed: Feed,
     pub(super) room: Room,
     pub(super) said: BTreeMap<u64, String>,
+    /// How often it was forgotten after it had closed.
+    pub(super) forgotten: u64,
     /// What the room is after each entry: the same wherever it is hosted.
     state_by_offset: BTreeMap<Offset, Bytes>,
 }
@@ -34,6 +36,7 @@ impl Reader {
             feed: Feed::new(tail.map_err(|error| error.to_string())?),
             room: Room::new(),
             said: BTreeMap::new(),
+            forgotten: 0,
             state_by_offset: BTreeMap::new(),
         })
     }
@@ -57,6 +60,7 @@ impl Reader {
                             self.on_said(&message)?;
                         }
                     }
+                    self.forgotten += u64::from(self.room.is_new());
                     self.check_owner()?;
                     self.state_by_offset.insert(at, self.room.snapshot());
                 }

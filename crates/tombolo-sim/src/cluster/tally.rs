@@ -13,6 +13,8 @@ pub struct Tally {
     pub refused: u64,
     /// How often a plain message was heard that had to be.
     pub heard: u64,
+    /// How often a room closed and was forgotten.
+    pub forgotten: u64,
     /// Nodes that were killed.
     pub kills: u64,
     /// Nodes that were frozen.
@@ -36,6 +38,7 @@ impl Sum for Tally {
             unknown: sum.unknown + next.unknown,
             refused: sum.refused + next.refused,
             heard: sum.heard + next.heard,
+            forgotten: sum.forgotten + next.forgotten,
             kills: sum.kills + next.kills,
             freezes: sum.freezes + next.freezes,
             resumed: sum.resumed + next.resumed,

@@ -17,7 +17,7 @@ use tombolo_wire::token::{Claims, KeySet, SigningKey, VerifyingKey};
 use tombolo_wire::v1::IceServers;
 use tombolo_wire::{NodeId, UserId};
 
-use super::device::{Device, Violation};
+use super::device::{BRIEF, Device, Violation};
 use super::place::{self, Place, Process};
 use super::plain::Plain;
 use super::presence::{Following, GUEST, STRANGER};
@@ -47,6 +47,9 @@ pub struct ClusterWorld {
     guest: Device,
     guest_rng: ChaCha12Rng,
     is_guest_gone: bool,
+    /// Who comes into the brief room and leaves it.
+    brief_rng: ChaCha12Rng,
+    /// The last one is brief.
     rooms: Vec<Reader>,
     plain: Vec<Plain>,
     tally: Tally,
@@ -112,6 +115,7 @@ impl ClusterWorld {
             guest: Device::new(GUEST, token(GUEST)?),
             guest_rng: seed.rng_for("guest"),
             is_guest_gone: false,
+            brief_rng: seed.rng_for("brief"),
             seed,
             is_calm: weather.is_calm,
             is_fair: weather.lost == 0,
@@ -126,9 +130,9 @@ impl ClusterWorld {
             tally: Tally::default(),
             rng,
         };
-        for room in 0..world.rng.random_range(1..=2) {
-            let reader = format!("room-{room}");
-            let reader = Reader::new(&world.local, &reader);
+        let names = (0..world.rng.random_range(1..=2)).map(|room| format!("room-{room}"));
+        for name in names.chain([BRIEF.to_owned()]) {
+            let reader = Reader::new(&world.local, &name);
             let reader = world.runtime.block_on(reader)?;
             world.rooms.push(reader);
         }
@@ -196,6 +200,7 @@ impl ClusterWorld {
         self.pass(Duration::from_secs(2), TICK)?;
         for _ in 0..STEPS {
             self.step()?;
+            self.come_and_go();
             let pause = self.rng.random_range(Duration::ZERO..PAUSE_MAX);
             self.pass(pause, TICK)?;
         }
@@ -238,7 +243,7 @@ impl ClusterWorld {
 
     /// A device does something.
     fn act(&mut self) {
-        let room = self.rng.random_range(0..self.rooms.len());
+        let room = self.rng.random_range(0..self.rooms.len() - 1);
         let room = self.rooms[room].name().to_owned();
         let dice = self.rng.random_range(0..100);
         let index = self.rng.random_range(0..self.devices.len());
@@ -259,6 +264,22 @@ impl ClusterWorld {
                     self.plain.extend(sent);
                 }
             }
+        }
+    }
+
+    /// One of two comes into the brief room, or leaves it, perhaps as the last one.
+    fn come_and_go(&mut self) {
+        let dice = self.brief_rng.random_range(0..4);
+        let Some(device) = self.devices[..2].get_mut(dice) else {
+            return;
+        };
+        if !device.is_connected() || device.is_between(BRIEF) {
+            return;
+        }
+        if !device.wants.contains(BRIEF) {
+            device.join(BRIEF);
+        } else if device.views.get(BRIEF).is_some_and(|view| view.is_joined) {
+            device.leave(BRIEF);
         }
     }
 

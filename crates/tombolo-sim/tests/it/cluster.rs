@@ -43,6 +43,7 @@ fn check(seeds: &[Seed], weather: Weather) {
     if count > 1 {
         assert!(tally.kept > 5 * count, "{tally:?}");
         assert!(weather.lost > 0 || tally.heard > 3 * count, "{tally:?}");
+        assert!(tally.forgotten > count, "{tally:?}");
         assert!(weather.is_calm || tally.kills > count / 2, "{tally:?}");
         assert!(weather.is_calm || tally.freezes > count / 4, "{tally:?}");
         assert!(tally.resumed > count, "{tally:?}");
