@@ -74,6 +74,7 @@ pub(crate) struct Shared {
     info: watch::Sender<Option<SessionInfo>>,
     stun: Mutex<Vec<SocketAddr>>,
     keeper: Mutex<Option<RelayKeeper>>,
+    changing_relay: Mutex<JoinSet<()>>,
     /// Warnings of refused messages, of which there may be many.
     refusals: Seldom,
     /// What comes of rooms that the application is not in.
@@ -159,6 +160,7 @@ impl Device {
             info: watch::Sender::new(None),
             stun: Mutex::default(),
             keeper: Mutex::new(None),
+            changing_relay: Mutex::default(),
             refusals: Seldom::default(),
             strays: Seldom::default(),
             over: OnceLock::new(),
@@ -568,7 +570,7 @@ impl Shared {
             self.rejoin();
         }
         if has_changed_node {
-            self.change_relay(&servers, url).await;
+            self.change_relay(servers, url);
         } else {
             self.renew_credentials(&servers);
         }
@@ -588,17 +590,27 @@ impl Shared {
             .collect();
     }
 
-    /// Goes to the relay of another node: peers keep the one here until they know that one.
-    async fn change_relay(&self, servers: &v1::IceServers, url: &ServerUrl) {
+    /// Goes to the relay of another node: peers keep the one here until they know that one. Nothing else
+    /// waits until its name is resolved.
+    fn change_relay(self: &Arc<Self>, servers: v1::IceServers, url: &ServerUrl) {
         let Ok(tls) = tls::client_config(url.pin.as_ref(), None) else {
             return;
         };
-        let ice = IceConfig::resolve(servers, Arc::new(tls)).await;
-        lock(&self.stun).clone_from(&ice.stun);
-        self.shop.net.forget_turn_credentials();
-        if let Some(keeper) = &*lock(&self.keeper) {
-            keeper.go_to(ice);
-        }
+        let shared = Arc::downgrade(self);
+        let mut change = JoinSet::new();
+        change.spawn(async move {
+            let ice = IceConfig::resolve(&servers, Arc::new(tls)).await;
+            let Some(shared) = shared.upgrade() else {
+                return;
+            };
+            lock(&shared.stun).clone_from(&ice.stun);
+            shared.shop.net.forget_turn_credentials();
+            if let Some(keeper) = &*lock(&shared.keeper) {
+                keeper.go_to(ice);
+            }
+        });
+        // A change to yet another node is over.
+        *lock(&self.changing_relay) = change;
     }
 
     /// Where the present node is.

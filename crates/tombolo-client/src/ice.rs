@@ -1,9 +1,12 @@
 //! The STUN and TURN servers that a node offers.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use rustls::pki_types::ServerName;
 use tombolo_wire::v1;
 
@@ -12,6 +15,8 @@ const SERVERS_MAX: usize = 16;
 /// URIs of one server that are looked at: a node may have several addresses, each with several
 /// transports.
 const URIS_MAX: usize = 64;
+/// A name that is not resolved by then is left out.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A TURN server behind TLS.
 #[derive(Clone, Debug)]
@@ -57,6 +62,7 @@ impl IceConfig {
             tls,
             relays_v4: false,
         };
+        let mut uris = Vec::new();
         for server in servers.servers.iter().take(SERVERS_MAX) {
             if !server.username.is_empty() {
                 config.username.clone_from(&server.username);
@@ -64,10 +70,20 @@ impl IceConfig {
             }
             for url in server.urls.iter().take(URIS_MAX) {
                 match Uri::parse(url) {
-                    Some(uri) => config.add(&uri).await,
+                    // Plain TCP passes nowhere that TLS does not.
+                    Some(uri) if uri.use_ == Use::TurnTcp => {}
+                    Some(uri) => uris.push(uri),
                     None => tracing::warn!(%url, "not a STUN or TURN URI: left out"),
                 }
             }
+        }
+        let hosts: BTreeSet<_> = uris.iter().map(|uri| uri.host).collect();
+        let found = hosts
+            .into_iter()
+            .map(async |host| (host, lookup(host).await));
+        let found: BTreeMap<_, _> = join_all(found).await.into_iter().collect();
+        for uri in &uris {
+            config.add(uri, found.get(uri.host).map_or(&[], Vec::as_slice));
         }
         config.relays_v4 = config.turn_udp.iter().any(SocketAddr::is_ipv4)
             || config
@@ -77,14 +93,8 @@ impl IceConfig {
         config
     }
 
-    async fn add(&mut self, uri: &Uri<'_>) {
-        let addresses = match tokio::net::lookup_host((uri.host, uri.port)).await {
-            Ok(addresses) => addresses.take(SERVERS_MAX).collect::<Vec<_>>(),
-            Err(error) => {
-                tracing::warn!(host = uri.host, %error, "server's name not resolved: left out");
-                return;
-            }
-        };
+    fn add(&mut self, uri: &Uri<'_>, ips: &[IpAddr]) {
+        let addresses = ips.iter().map(|ip| SocketAddr::new(*ip, uri.port));
         match uri.use_ {
             Use::Stun => self.stun.extend(addresses),
             Use::TurnUdp => self.turn_udp.extend(addresses),
@@ -92,14 +102,28 @@ impl IceConfig {
                 let Ok(name) = ServerName::try_from(uri.host.to_owned()) else {
                     return;
                 };
-                let servers = addresses.into_iter();
-                self.turn_tls.extend(servers.map(|address| TlsServer {
+                self.turn_tls.extend(addresses.map(|address| TlsServer {
                     address,
                     name: name.clone(),
                 }));
             }
-            // Plain TCP passes nowhere that TLS does not.
             Use::TurnTcp => {}
+        }
+    }
+}
+
+/// The addresses of a name; none when it cannot be resolved.
+async fn lookup(host: &str) -> Vec<IpAddr> {
+    let found = tokio::net::lookup_host((host, 0));
+    match tokio::time::timeout(LOOKUP_TIMEOUT, found).await {
+        Ok(Ok(addresses)) => addresses.map(|at| at.ip()).take(SERVERS_MAX).collect(),
+        Ok(Err(error)) => {
+            tracing::warn!(host, %error, "server's name not resolved: left out");
+            Vec::new()
+        }
+        Err(_) => {
+            tracing::warn!(host, "server's name not resolved in time: left out");
+            Vec::new()
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Nodes that say nothing any more, but have not hung up.
 
 use tokio::io::AsyncReadExt;
-use tombolo_client::{Lane, Room};
-use tombolo_wire::v1::client_frame;
+use tombolo_client::{Lane, Room, RoomEvent};
+use tombolo_wire::v1::{IceServer, IceServers, Welcome, client_frame};
 
 use crate::lab::{message, soon};
-use crate::script::{Line, Script, enter};
+use crate::script::{Line, Script, enter, welcome};
 
 /// Waits for what the device says in the room.
 pub(crate) async fn says(room: &Room, line: &mut Line, payload: &'static str) {
@@ -50,4 +50,43 @@ async fn a_silent_node_that_speaks_before_another_one_answers_keeps_the_session(
     assert!(hung_up.is_err() || asked.starts_with(b"GET "), "{asked:?}");
     says(&room, &mut line, "over the same node").await;
     assert!(device.session().node == "script" && !device.session().resumed);
+}
+
+#[test]
+fn nothing_waits_until_the_name_of_another_nodes_relay_is_resolved() {
+    let (done, is_done) = std::sync::mpsc::channel::<()>();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        // Names are resolved where this has its place.
+        drop(tokio::task::spawn_blocking(move || is_done.recv()));
+        let script = Script::new().await;
+        let (device, mut line) = script.device().await;
+        let room = enter(&device, &mut line, "r", &["alice"]).await;
+        let seq = line.seq;
+        drop(line);
+        let mut line = script.accept().await;
+        let servers = IceServer {
+            urls: vec!["turn:relay.invalid".to_owned()],
+            ..IceServer::default()
+        };
+        let welcome = Welcome {
+            node: "another".to_owned(),
+            ice_servers: Some(IceServers {
+                servers: vec![servers],
+                ..IceServers::default()
+            }),
+            ..welcome(true)
+        };
+        line.welcome_with(welcome).await;
+        line.seq = seq;
+        line.member_joined("r", "bob").await;
+        let event = soon(room.next_event()).await;
+        assert!(matches!(event, Some(RoomEvent::Joined(_))), "{event:?}");
+        drop(done);
+    });
 }
