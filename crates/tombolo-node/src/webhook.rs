@@ -13,8 +13,9 @@ use backon::{ExponentialBuilder, Retryable as _};
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
-use hyper::{Request, StatusCode, Uri};
+use hyper::{Request, Response, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -208,7 +209,7 @@ impl Failed {
         match self {
             Self::Late | Self::Http(_) => true,
             Self::Status(status) => {
-                status.is_server_error()
+                !status.is_client_error()
                     || *status == StatusCode::TOO_MANY_REQUESTS
                     || *status == StatusCode::REQUEST_TIMEOUT
             }
@@ -341,15 +342,22 @@ impl Poster {
     }
 
     async fn post(&self, body: Bytes) -> Result<(), Failed> {
-        let posted = timeout(self.config.timeout, self.send(body)).await;
-        let result = posted.unwrap_or(Err(Failed::Late));
+        let answered = timeout(self.config.timeout, self.send(body)).await;
+        let result = match answered.unwrap_or(Err(Failed::Late)) {
+            Ok(answer) if answer.status().is_success() => {
+                self.read_rest(answer.into_body()).await;
+                Ok(())
+            }
+            Ok(answer) => Err(Failed::Status(answer.status())),
+            Err(failed) => Err(failed),
+        };
         if result.is_err() {
             self.counters.failures.fetch_add(1, Ordering::Relaxed);
         }
         result
     }
 
-    async fn send(&self, body: Bytes) -> Result<(), Failed> {
+    async fn send(&self, body: Bytes) -> Result<Response<Incoming>, Failed> {
         let signature = sign(&self.config.key, &body);
         let request = Request::post(self.uri.clone())
             .header(CONTENT_TYPE, "application/json")
@@ -357,16 +365,13 @@ impl Poster {
             .body(Full::new(body))
             .map_err(|error| Failed::Http(error.into()))?;
         let answer = self.client.request(request).await;
-        let answer = answer.map_err(|error| Failed::Http(error.into()))?;
-        let status = answer.status();
-        // Read to its end, so that the connection can be used again; nothing in it matters.
-        let rest = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect();
-        rest.await.map_err(Failed::Http)?;
-        if status.is_success() {
-            Ok(())
-        } else {
-            Err(Failed::Status(status))
-        }
+        answer.map_err(|error| Failed::Http(error.into()))
+    }
+
+    /// Reads an answer to its end, so that its connection can be used again: nothing in it matters, nor whether it comes.
+    async fn read_rest(&self, body: Incoming) {
+        let rest = Limited::new(body, ANSWER_BYTES_MAX).collect();
+        let _ = timeout(self.config.timeout.min(REST_WITHIN), rest).await;
     }
 }
 
@@ -395,5 +400,7 @@ const KEY_BYTES_MIN: usize = 16;
 const BATCH_MAX: usize = 100;
 /// Between two posts of the same batch.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// For how long an answer's body is waited for.
+const REST_WITHIN: Duration = Duration::from_secs(1);
 /// More than anybody has to say.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;

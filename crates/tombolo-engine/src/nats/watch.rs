@@ -134,11 +134,22 @@ impl Watcher {
         });
         let mut sources = Vec::new();
         let mut streams: Vec<Pin<Box<dyn futures_util::Stream<Item = _> + Send>>> = Vec::new();
-        for begun in futures_util::future::try_join_all(begun).await? {
-            sources.push(begun.0);
-            streams.push(begun.1);
+        let mut is_whole = true;
+        for begun in futures_util::future::join_all(begun).await {
+            match begun {
+                Ok((source, messages)) => {
+                    sources.push(source);
+                    streams.push(messages);
+                }
+                Err(Unavailable) => is_whole = false,
+            }
         }
-        Ok((sources, select_all(streams)))
+        if is_whole {
+            return Ok((sources, select_all(streams)));
+        }
+        // They would stay for half a minute, and more be made with each try.
+        self.end(sources).await;
+        Err(Unavailable)
     }
 
     async fn begin_one(&self, shard: &Arc<Shard>) -> Result<(Source, Subscriber), Unavailable> {

@@ -40,6 +40,13 @@ impl Server {
 
     /// Takes one post, answers it, and returns its body if its signature is right.
     async fn answer(&self, status: &str) -> Value {
+        self.answer_with(status, "Content-Length: 0\r\nConnection: close\r\n\r\n")
+            .await
+            .0
+    }
+
+    /// The same with what comes after the status; the connection stays open for as long as it is kept.
+    async fn answer_with(&self, status: &str, rest: &str) -> (Value, TcpStream) {
         let mut stream = self.accept().await;
         let mut request = Vec::new();
         let (head, body) = loop {
@@ -63,12 +70,10 @@ impl Server {
         let digest: Vec<_> = mac.finalize().into_bytes().iter().copied().collect();
         let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(header(&head, "tombolo-signature"), format!("sha256={hex}"));
-        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-        stream
-            .write_all(answer.as_bytes())
-            .await
-            .expect("it is open");
-        serde_json::from_str(&body).expect("JSON")
+        let answer = format!("HTTP/1.1 {status}\r\n{rest}");
+        // Nobody has to read all of it.
+        let _ = stream.write_all(answer.as_bytes()).await;
+        (serde_json::from_str(&body).expect("JSON"), stream)
     }
 
     async fn node(&self, change: impl FnOnce(&mut WebhookConfig)) -> Node {
@@ -157,6 +162,37 @@ async fn a_server_that_hangs_holds_nothing_up_and_recovers() {
     assert_eq!(recovered["events"][0]["user"], "alice");
     stats_when(&node, |stats| stats.delivered > 0).await;
     node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_sends_elsewhere_is_asked_again() {
+    let server = Server::start().await;
+    let node = server.node(|_| {}).await;
+    let _alice = Device::join(&node, "alice").await;
+    let first = server.answer("302 Found").await;
+    assert_eq!(first, server.answer("200 OK").await);
+    let stats = stats_when(&node, |stats| stats.delivered > 0).await;
+    assert_eq!((stats.failures, stats.given_up), (1, 0));
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_server_says_beside_its_yes_does_not_matter() {
+    for rest in [
+        format!("Content-Length: 100000\r\n\r\n{}", "x".repeat(100_000)),
+        "Content-Length: 10\r\n\r\nand then".to_owned(),
+    ] {
+        let server = Server::start().await;
+        let node = server
+            .node(|config| config.timeout = Duration::from_millis(500))
+            .await;
+        let _alice = Device::join(&node, "alice").await;
+        let (batch, _open) = server.answer_with("200 OK", &rest).await;
+        assert_eq!(batch["batch"], 1);
+        let stats = stats_when(&node, |stats| stats.delivered > 0).await;
+        assert_eq!((stats.failures, stats.given_up), (0, 0));
+        node.shutdown().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

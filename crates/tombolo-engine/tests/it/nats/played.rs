@@ -141,6 +141,33 @@ async fn answers_of_several_messages_all_come_over_one_subscription() {
     assert_ne!(first.1.unwrap(), second.1.unwrap(), "the questions");
 }
 
+#[tokio::test]
+async fn a_watch_of_which_a_part_has_no_leader_leaves_nothing_of_the_others_behind() {
+    let Some(binary) = server(servers::current()) else {
+        return;
+    };
+    let (told, mut heard) = mpsc::unbounded_channel();
+    let servers = play(&binary, move |message| {
+        let subject = message.subject.strip_prefix("$JS.API.CONSUMER.")?;
+        let mut words = subject.split('.');
+        let (verb, stream, consumer) = (words.next()?, words.next()?, words.next()?);
+        if verb == "CREATE" && stream == "KV_t_values_1" {
+            return Some(refused(10_008));
+        }
+        // The test may have seen enough.
+        let _ = told.send((verb.to_owned(), consumer.to_owned()));
+        Some(json!({ "success": true, "num_pending": 0 }))
+    });
+    let (_servers, mut ours) = servers.await;
+    ours.value_shards = 2;
+    let engine = Nats::connect(ours).await.unwrap();
+    let _watch = engine.watch(&key("some")).await;
+    let (verb, made) = heard.recv().await.unwrap();
+    assert_eq!(verb, "CREATE");
+    let next = heard.recv().await.unwrap();
+    assert_eq!(next, ("DELETE".to_owned(), made));
+}
+
 /// Starts a server, and answers what JetStream is asked, and messages for its streams. What the test leaves
 /// unanswered is answered so: streams are there, messages are not.
 async fn play(
