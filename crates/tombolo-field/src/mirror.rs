@@ -34,6 +34,19 @@ pub struct Seen {
     pub sequence: u32,
     /// When it was told.
     tick: u32,
+    /// By how much each coordinate may be wrong, as it came as a 32-bit float.
+    blur: f64,
+}
+
+impl Seen {
+    /// Whether it is where it was, as far as can be told, and says the same.
+    fn is_like(&self, other: &Self) -> bool {
+        let mut coordinates = self.position.iter().zip(&other.position);
+        let blur = self.blur + other.blur;
+        self.class == other.class
+            && self.payload == other.payload
+            && coordinates.all(|(own, other)| (own - other).abs() <= blur)
+    }
 }
 
 /// What a datagram has changed.
@@ -87,9 +100,11 @@ impl Mirror {
                     offset,
                     payload,
                 } => {
-                    let mut position = header.center;
+                    let (mut position, mut blur) = (header.center, 0.0_f64);
                     for (coordinate, offset) in position.iter_mut().zip(offset) {
                         *coordinate += f64::from(offset);
+                        let rounded = f64::from(offset).abs() * f64::from(f32::EPSILON);
+                        blur = blur.max(rounded + coordinate.abs() * f64::EPSILON);
                     }
                     let seen = Seen {
                         class: class.unwrap_or_default(),
@@ -97,6 +112,7 @@ impl Mirror {
                         payload: payload.to_vec(),
                         sequence,
                         tick: header.tick,
+                        blur,
                     };
                     self.on_there(id, class.is_some(), seen, &mut changes);
                 }
@@ -179,8 +195,13 @@ impl Mirror {
         if let Some(known) = self.seen.get_mut(&id) {
             if known.tick <= seen.tick {
                 let class = if is_new { seen.class } else { known.class };
-                let is_changed = known.sequence != seen.sequence;
-                *known = Seen { class, ..seen };
+                let mut seen = Seen { class, ..seen };
+                let is_changed = !known.is_like(&seen);
+                if !is_changed && known.blur <= seen.blur {
+                    // What moves too little to be seen is seen to have moved in the end.
+                    (seen.position, seen.blur) = (known.position, known.blur);
+                }
+                *known = seen;
                 changes.extend(is_changed.then_some(Change::Updated(id)));
             }
             return;

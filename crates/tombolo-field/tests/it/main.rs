@@ -8,4 +8,5 @@ mod hostile;
 mod model;
 mod pressure;
 mod resume;
+mod standing;
 mod world;
