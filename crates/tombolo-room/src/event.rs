@@ -4,10 +4,10 @@ use bytes::Bytes;
 use tombolo_wire::UserId;
 
 use crate::entry::{LeftReason, Membership, Target};
-use crate::message::Message;
+use crate::message::{HISTORY_MAX, Message};
 use crate::object::Object;
 use crate::property::Property;
-use crate::settings::Settings;
+use crate::settings::{MEMBERS_MAX, Settings};
 use crate::word::{GroupId, ObjectId, PropertyKey, Time};
 
 /// What an entry, or the time that came with it, changed.
@@ -187,7 +187,10 @@ pub enum Illegal {
     #[error("room is closed")]
     Closed,
     /// Settings with impossible numbers.
-    #[error("room would have impossible settings")]
+    #[error(
+        "room would have impossible settings: it has 1 to {MEMBERS_MAX} members, remembers up to {HISTORY_MAX} \
+         messages, and keeps seats, and itself without members, for up to a year"
+    )]
     Settings,
     /// A `Joined` while the room is full.
     #[error("room is full")]

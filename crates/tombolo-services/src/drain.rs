@@ -18,7 +18,7 @@ use crate::session::Session;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Drained {
-    /// Sessions that went in time.
+    /// Sessions that went on over other nodes in time.
     pub moved: usize,
     /// Sessions that were still there when the time was up; they were ended.
     pub left: usize,
@@ -28,8 +28,9 @@ pub(crate) async fn drain(node: &Arc<Node>, time: Duration) -> Drained {
     let end = Instant::now() + time;
     node.is_going_away.store(true, Ordering::Relaxed);
     node.cluster.tell(Input::Drain).await;
-    let before = sessions(node).len();
-    let mut told = BTreeSet::new();
+    let given = || node.counters.cluster.sessions_given.value();
+    let (before, given_before) = (sessions(node).len(), given());
+    let (mut told, mut begun_anew) = (BTreeSet::new(), 0);
     // All have been told when half of the time is over.
     let waves = (time / 2).as_millis() / WAVE_INTERVAL.as_millis();
     let wave = before.div_ceil(usize::try_from(waves.max(1)).unwrap_or(usize::MAX));
@@ -45,7 +46,7 @@ pub(crate) async fn drain(node: &Arc<Node>, time: Duration) -> Drained {
         let mut quota = wave;
         for session in &remaining {
             if told.contains(&session.id) {
-                end_if_begun_anew(node, session);
+                begun_anew += usize::from(end_if_begun_anew(node, session));
             } else if quota > 0 {
                 quota -= 1;
                 // Whoever has no place to hear it is told later; whoever is not connected cannot be.
@@ -67,8 +68,9 @@ pub(crate) async fn drain(node: &Arc<Node>, time: Duration) -> Drained {
         node.end(session, LeftReason::Disconnected, Some(reject));
     }
     node.cluster.leave(node.config.engine_timeout).await;
+    let moved = usize::try_from(given() - given_before).unwrap_or(usize::MAX);
     Drained {
-        moved: before.saturating_sub(left.len()),
+        moved: moved.saturating_add(begun_anew),
         left: left.len(),
     }
 }
@@ -120,8 +122,8 @@ fn has_settled(node: &Node) -> bool {
         && node.cluster.is_quiet()
 }
 
-/// A session whose device takes part by another one has nothing to wait for.
-fn end_if_begun_anew(node: &Arc<Node>, session: &Arc<Session>) {
+/// A session whose device takes part by another one has nothing to wait for. Says whether it is one.
+fn end_if_begun_anew(node: &Arc<Node>, session: &Arc<Session>) -> bool {
     let state = session.lock();
     let is_over = !state.is_connected && state.has_begun_anew && state.host_by_room.is_empty();
     drop(state);
@@ -129,6 +131,7 @@ fn end_if_begun_anew(node: &Arc<Node>, session: &Arc<Session>) {
         let reject = node.elsewhere(LEAVING);
         node.end(session, LeftReason::Disconnected, Some(reject));
     }
+    is_over
 }
 
 const LEAVING: &str = "this node is leaving";

@@ -3,6 +3,7 @@
 use tombolo_field::{PAYLOAD_MAX, Refused};
 use tombolo_wire::v1::ErrorCode;
 
+use crate::field::things::{THING_LASTS_MAX, THING_NAME_BYTES_MAX};
 use crate::reject::Reject;
 
 /// Why something is refused in a field.
@@ -44,6 +45,11 @@ pub(crate) enum Refusal {
     NotInField,
     #[error("the device sees no such device there")]
     NotSeen,
+    #[error(
+        "a thing has a name of 1 to {THING_NAME_BYTES_MAX} bytes, and lasts from 1 to {} s",
+        THING_LASTS_MAX.as_secs()
+    )]
+    Thing,
     #[error("the request says something impossible")]
     Malformed,
 }
@@ -63,7 +69,7 @@ impl Refusal {
             | Self::Budget
             | Self::Dimensions
             | Self::Late => ErrorCode::BadReport,
-            Self::Known | Self::Malformed => ErrorCode::BadFrame,
+            Self::Known | Self::Thing | Self::Malformed => ErrorCode::BadFrame,
             Self::Rate
             | Self::Behind
             | Self::TooManyFields

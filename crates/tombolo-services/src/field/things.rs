@@ -223,7 +223,7 @@ impl Put {
         }
         let is_named = (1..=THING_NAME_BYTES_MAX).contains(&thing.name.len());
         if !is_named || thing.lasts.is_zero() || thing.lasts > THING_LASTS_MAX {
-            return Err(Refusal::Malformed);
+            return Err(Refusal::Thing);
         }
         let mut position = [0.0; 3];
         position[..thing.position.len()].copy_from_slice(&thing.position);

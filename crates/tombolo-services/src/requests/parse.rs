@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use prost::Message as _;
 use tombolo_room::{
-    Act, Change, EntryError, OperationId, OwnerPolicy, Password, Query, QueryError, Reserve,
-    RoomCode, Settings, Writers,
+    Act, Change, EntryError, OperationId, OwnerPolicy, PAYLOAD_BYTES_MAX, Password, Query,
+    QueryError, Reserve, RoomCode, Settings, Writers,
 };
 use tombolo_wire::v1::{self, ErrorCode, JoinMode, request, response};
 use tombolo_wire::{CommandName, RoomId};
@@ -100,6 +100,12 @@ fn parse_act(
         _ => return Err(malformed(EntryError::Malformed)),
     };
     let act = wanted.act.ok_or_else(|| malformed(EntryError::Malformed))?;
+    if let Some(v1::room_act::Kind::Say(say)) = &act.kind
+        && say.payload.len() > PAYLOAD_BYTES_MAX
+    {
+        let message = format!("a message has at most {PAYLOAD_BYTES_MAX} bytes");
+        return Err(Reject::new(ErrorCode::BadFrame, message));
+    }
     Ok(WantedAct {
         room,
         act: cut(node, Act::parse(act).map_err(malformed)?)?,
