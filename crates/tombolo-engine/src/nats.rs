@@ -35,8 +35,11 @@ mod watch;
 mod write;
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::time::timeout;
 
 pub use config::{NatsAuth, NatsConfig, NatsTls};
 pub use connection::NatsError;
@@ -45,7 +48,7 @@ pub use version::{Refusal, Version, VersionError};
 use self::connection::Connection;
 use self::kv::Bucket;
 use self::retired::Retired;
-use self::streams::{Kind, Shards};
+use self::streams::{FIND_MAX, Kind, Shards};
 use self::tail_check::TailCheck;
 use crate::kv::{Kv, Leases};
 
@@ -114,7 +117,7 @@ impl Nats {
         config.check()?;
         let connection = Connection::open(&config).await?;
         let open = async |kind, shards| Shards::open(&connection, &config, kind, shards).await;
-        let logs = open(Kind::Log, config.log_shards).await?;
+        let logs = patiently(&connection, open(Kind::Log, config.log_shards)).await?;
         let snapshots = open(Kind::Snapshots, 1).await?;
         let values = open(Kind::Values, config.value_shards).await?;
         let leases = open(Kind::Leases, 1).await?;
@@ -160,6 +163,22 @@ impl Nats {
     }
 }
 
+/// Waits for the first streams, and says what they may wait for: a server of the cluster that has JetStream may
+/// come yet, or never.
+async fn patiently<T>(connection: &Connection, opening: impl Future<Output = T>) -> T {
+    let mut opening = pin!(opening);
+    if let Ok(opened) = timeout(PATIENCE, opening.as_mut()).await {
+        return opened;
+    }
+    if !connection.has_jetstream() {
+        tracing::warn!(
+            "the NATS server runs without JetStream (`-js`), and no other one of its cluster answers for it; \
+             waiting {FIND_MAX:?} in all"
+        );
+    }
+    opening.await
+}
+
 impl Leases for Nats {
     fn leases(&self) -> &dyn Kv {
         &self.shared.leases
@@ -177,3 +196,6 @@ impl fmt::Debug for Nats {
             .finish_non_exhaustive()
     }
 }
+
+/// Longer than a cluster that is there takes to show its streams.
+const PATIENCE: Duration = Duration::from_secs(2);

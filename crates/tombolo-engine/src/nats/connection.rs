@@ -31,7 +31,7 @@ pub enum NatsError {
     #[error("credentials cannot be read")]
     Credentials(#[source] std::io::Error),
     /// No server lets this node in.
-    #[error("cannot connect to NATS at {servers}: {error}")]
+    #[error("cannot connect to NATS at {servers}: {error}{}", hint(error))]
     Connect {
         /// Their URLs.
         servers: String,
@@ -65,6 +65,15 @@ pub enum NatsError {
 impl From<Unavailable> for NatsError {
     fn from(Unavailable: Unavailable) -> Self {
         Self::Silent
+    }
+}
+
+/// What the words of the TLS library mean here.
+fn hint(error: &async_nats::ConnectError) -> &'static str {
+    if error.to_string().contains("InvalidContentType") {
+        "; it is to be TLS, which the server does not speak"
+    } else {
+        ""
     }
 }
 

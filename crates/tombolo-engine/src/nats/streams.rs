@@ -352,7 +352,7 @@ fn creation_time() -> Epoch {
 }
 
 /// How long servers that have just begun may take until streams can be made.
-const FIND_MAX: Duration = Duration::from_secs(30);
+pub(super) const FIND_MAX: Duration = Duration::from_secs(30);
 const FIND_PAUSE: Duration = Duration::from_millis(250);
 
 /// Between two looks for a stream that does not answer.
