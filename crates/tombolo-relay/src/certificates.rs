@@ -157,9 +157,24 @@ pub fn read_certificate(
     if chain.is_empty() {
         return Err(CertificateError::ChainUnreadable(chain_path.to_owned()));
     }
-    let key = PrivateKeyDer::from_pem_file(key_path)
-        .map_err(|error| unreadable(error, key_path, CertificateError::KeyUnreadable))?;
+    let key = PrivateKeyDer::from_pem_file(key_path).map_err(|error| {
+        let nothing = if is_encrypted(key_path) {
+            CertificateError::KeyEncrypted
+        } else {
+            CertificateError::KeyUnreadable
+        };
+        unreadable(error, key_path, nothing)
+    })?;
     Ok((chain, key))
+}
+
+/// Whether there is an encrypted private key in a file, by either kind of PEM.
+fn is_encrypted(path: &Path) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|text| {
+        ["BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED"]
+            .iter()
+            .any(|mark| text.contains(mark))
+    })
 }
 
 /// Why a file is of no use: the system does not give it, or there is nothing fitting in it.
@@ -195,9 +210,25 @@ pub enum CertificateError {
     /// No private key in the file.
     #[error("{}: no private key can be read from it (PEM is expected)", .0.display())]
     KeyUnreadable(PathBuf),
-    /// Certificate and key do not go together, or have an algorithm that nobody speaks.
+    /// The private key in the file is encrypted.
+    #[error("{}: the private key in it is encrypted: give one that is not", .0.display())]
+    KeyEncrypted(PathBuf),
+    /// The private key is another certificate's.
+    #[error("the private key is not that of the certificate")]
+    KeyMismatch,
+    /// Certificate and key have an algorithm that nobody speaks, or are of no use for another reason.
+    // Without a source, which would be told twice.
     #[error("certificate and private key are of no use together: {0}")]
-    Unusable(#[from] rustls::Error),
+    Unusable(rustls::Error),
+}
+
+impl From<rustls::Error> for CertificateError {
+    fn from(error: rustls::Error) -> Self {
+        if error == rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch) {
+            return Self::KeyMismatch;
+        }
+        Self::Unusable(error)
+    }
 }
 
 /// See RFC 7443 §3. Clients that name no protocol are served, those that name others only are not.
@@ -247,8 +278,21 @@ mod tests {
         std::fs::write(&key, other.serialize_pem()).expect("the folder is writable");
         assert!(matches!(
             certificates.reload(),
-            Err(CertificateError::Unusable(_))
+            Err(CertificateError::KeyMismatch)
         ));
+
+        for encrypted in [
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIH=\n-----END ENCRYPTED PRIVATE KEY-----\n",
+            "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\n\
+             MIH=\n-----END EC PRIVATE KEY-----\n",
+        ] {
+            std::fs::write(&key, encrypted).expect("the folder is writable");
+            let error = certificates.reload().expect_err("nobody can read it");
+            assert!(
+                matches!(error, CertificateError::KeyEncrypted(_)),
+                "{error}"
+            );
+        }
         std::fs::remove_dir_all(&folder).expect("it is ours");
     }
 }

@@ -115,24 +115,50 @@ impl Layout {
     }
 
     fn check(&self, other: &Self) -> Result<(), ReloadError> {
+        let [listen, udp, tls] = &self.listen;
+        let [other_listen, other_udp, other_tls] = &other.listen;
+        // With the keys of a file, as most configurations come from one.
         let parts = [
-            ("where it listens", self.listen == other.listen),
+            ("where it listens (`listen`)", listen == other_listen),
+            ("where it listens (`listen-udp`)", udp == other_udp),
+            ("where it listens (`tls.listen`)", tls == other_tls),
             (
-                "whether there is TLS and DTLS",
+                "whether there is TLS and DTLS (`tls`, `tls.dtls`)",
                 self.has_tls == other.has_tls,
             ),
-            ("the relay IPs", self.relay_ips == other.relay_ips),
-            ("the public IPs", self.public_ips == other.public_ips),
-            ("the relay ports", self.relay_ports == other.relay_ports),
-            ("the node's own ports", self.own_ports == other.own_ports),
-            ("how packets are moved", self.io == other.io),
-            ("the number of shards", self.shards == other.shards),
-            ("the proxies", self.proxy_protocol == other.proxy_protocol),
+            (
+                "the relay IPs (`relay-ip`)",
+                self.relay_ips == other.relay_ips,
+            ),
+            (
+                "the public IPs (`public-ip`)",
+                self.public_ips == other.public_ips,
+            ),
+            (
+                "the relay ports (`relay-ports`)",
+                self.relay_ports == other.relay_ports,
+            ),
+            (
+                "the program's own ports (`metrics`)",
+                self.own_ports == other.own_ports,
+            ),
+            ("how packets are moved (`io`)", self.io == other.io),
+            (
+                "the number of shards (`shards`)",
+                self.shards == other.shards,
+            ),
+            (
+                "the proxies (`proxy-protocol`)",
+                self.proxy_protocol == other.proxy_protocol,
+            ),
             (
                 "the timeouts of connections",
                 self.timeouts == other.timeouts,
             ),
-            ("the key of the fleet", self.nonce_key == other.nonce_key),
+            (
+                "the key of the fleet (`fleet-key`)",
+                self.nonce_key == other.nonce_key,
+            ),
         ];
         let changed = parts.into_iter().filter(|(_, is_same)| !is_same);
         let changed: Vec<_> = changed.map(|(name, _)| name).collect();

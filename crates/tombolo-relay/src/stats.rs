@@ -203,9 +203,12 @@ pub enum HookFailure {
     /// The status is neither 200, 403 nor 404.
     #[error("unexpected status")]
     Status,
-    /// The answer is not signed, or it is one to another question.
+    /// The answer is not signed, or by another key.
     #[error("wrong signature")]
     Signature,
+    /// The answer's nonce is not the question's: it may be an old answer, sent again.
+    #[error("answer to another question")]
+    Nonce,
     /// The answer is too long, not JSON, or says nothing clear.
     #[error("malformed answer")]
     Malformed,
@@ -219,9 +222,10 @@ impl HookFailure {
         Self::Unreachable,
         Self::Status,
         Self::Signature,
+        Self::Nonce,
         Self::Malformed,
     ];
-    const COUNT: usize = 6;
+    const COUNT: usize = 7;
 }
 
 /// [`HookStats`] in the making.

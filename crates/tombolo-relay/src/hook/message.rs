@@ -64,7 +64,7 @@ impl Answer {
         let answer: Self = serde_json::from_slice(body).map_err(|_| HookFailure::Malformed)?;
         // An answer to another question may be an old one, sent again.
         if answer.nonce != nonce {
-            return Err(HookFailure::Signature);
+            return Err(HookFailure::Nonce);
         }
         let has_proof = match (&answer.password, &answer.key) {
             (Some(password), None) => !password.is_empty(),
@@ -199,7 +199,7 @@ mod tests {
                 r#"{"nonce":"n","password":"p","lifetime":-1}"#,
                 HookFailure::Malformed,
             ),
-            (r#"{"nonce":"o","password":"p"}"#, HookFailure::Signature),
+            (r#"{"nonce":"o","password":"p"}"#, HookFailure::Nonce),
         ] {
             let found = credential(body).err();
             assert_eq!(found, Some(failure), "{body}");

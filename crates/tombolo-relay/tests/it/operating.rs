@@ -174,7 +174,7 @@ fn a_configuration_that_needs_a_restart_changes_nothing() {
     assert!(matches!(error, ReloadError::NeedsRestart(_)), "{error}");
     assert_eq!(
         error.to_string(),
-        "only a restart changes where it listens, the relay ports"
+        "only a restart changes where it listens (`listen`), the relay ports (`relay-ports`)"
     );
     Device::udp(&relay, "alice").allocate();
 }

@@ -169,7 +169,7 @@ async fn whatever_goes_wrong_nobody_comes_in_and_the_reason_is_counted() {
     for (user, reason) in [
         ("late", "no answer in time"),
         ("broken", "unexpected status"),
-        ("replayed", "wrong signature"),
+        ("replayed", "answer to another question"),
         ("forged", "wrong signature"),
         ("unclear", "malformed answer"),
     ] {
