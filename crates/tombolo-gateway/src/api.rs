@@ -18,7 +18,9 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
-use tombolo_room::{Act, Audience, OwnerPolicy, Password, Reserve, Settings, Target, Writers};
+use tombolo_room::{
+    Act, Audience, OwnerPolicy, PAYLOAD_BYTES_MAX, Password, Reserve, Settings, Target, Writers,
+};
 use tombolo_services::{NamedOperation, NewRoom, Reject};
 use tombolo_wire::v1::ErrorCode;
 use tombolo_wire::{RoomId, TagName, UserId};
@@ -284,6 +286,11 @@ async fn say(
         (None, Some(text)) => decode(&text)?,
         _ => return Err(bad("a message has either text or base64")),
     };
+    if payload.len() > PAYLOAD_BYTES_MAX {
+        let message = format!("a message has at most {PAYLOAD_BYTES_MAX} bytes");
+        let status = StatusCode::UNPROCESSABLE_ENTITY;
+        return Err(ApiError::of_contract(status, ErrorCode::Limit, message));
+    }
     let audience = match body.to {
         None => Audience::All,
         Some(users) => Audience::Users(parse_users(&users, "to names 1 to 256 users")?),
@@ -460,7 +467,7 @@ const BODY_BYTES_MAX: usize = 96 * 1024;
 
 const _: () = assert!(
     BODY_BYTES_MAX + 4096 < tombolo_room::ENTRY_BYTES_MAX
-        && tombolo_room::PAYLOAD_BYTES_MAX / 3 * 4 + 4096 < BODY_BYTES_MAX
+        && PAYLOAD_BYTES_MAX / 3 * 4 + 4096 < BODY_BYTES_MAX
 );
 /// Stands for the digest of a body where there is none.
 const NO_BODY: [u8; 32] = [0; 32];

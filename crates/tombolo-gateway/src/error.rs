@@ -53,6 +53,20 @@ impl BindError {
         }
     }
 
+    /// Whether the system does not allow this program to take the port; one from 1024 on helps.
+    pub fn is_not_permitted(&self) -> bool {
+        match self {
+            Self::Tcp { source, .. } | Self::Udp { source, .. } => {
+                source.kind() == io::ErrorKind::PermissionDenied
+            }
+            Self::NoAddress
+            | Self::Certificate(_)
+            | Self::CipherSuite
+            | Self::IdleTimeout
+            | Self::Runtime(_) => false,
+        }
+    }
+
     /// The address that could not be had, where that was the trouble.
     pub fn addr(&self) -> Option<SocketAddr> {
         match self {

@@ -177,7 +177,10 @@ fn told(properties: Vec<(String, Value)>) -> BTreeMap<String, ValueBody> {
 
 /// A property's value: JSON's own kinds, and bytes as `{"base64": "…"}`.
 #[derive(Debug, Deserialize, Serialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a value is true or false, a number, a text, or {\"base64\": \"…\"}"
+)]
 pub(super) enum ValueBody {
     Boolean(bool),
     Integer(i64),
