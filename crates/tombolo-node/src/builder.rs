@@ -331,32 +331,47 @@ impl NodeBuilder {
     /// What differs of that which a running node cannot change.
     pub(crate) fn differs(&self, other: &Self) -> Option<&'static str> {
         let parts = [
-            ("development mode", self.is_dev == other.is_dev),
-            ("the name", self.name == other.name),
-            ("the region", self.region == other.region),
+            ("development mode (`--dev`)", self.is_dev == other.is_dev),
+            ("the name (`name`)", self.name == other.name),
+            ("the region (`region`)", self.region == other.region),
             (
-                "from when on newcomers are spread",
+                "from when on newcomers are spread (`spread-from`)",
                 self.spread_min == other.spread_min,
             ),
-            ("where it listens", self.listen == other.listen),
-            ("the public address", self.public == other.public),
-            ("the host", self.host == other.host),
-            ("the ports", self.ports() == other.ports()),
+            ("where it listens (`listen`)", self.listen == other.listen),
+            ("the public address (`public`)", self.public == other.public),
+            ("the host (`host`)", self.host == other.host),
             (
-                "whether there is a certificate",
+                "the ports (`port`, `turn-port`, `turns-port`)",
+                self.ports() == other.ports(),
+            ),
+            (
+                "whether there is a certificate (`tls`)",
                 self.certificate.is_some() == other.certificate.is_some(),
             ),
             (
-                "a certificate that devices pin",
+                "a certificate that devices pin (`tls`)",
                 !self.is_pinned && !other.is_pinned || self.pin() == other.pin(),
             ),
-            ("the engine", self.engine.is_like(&other.engine)),
-            ("the keys of the seal", self.seal_ids() == other.seal_ids()),
-            ("the rules of pools", self.pools == other.pools),
-            ("how fields behave", self.fields == other.fields),
-            ("how sessions are", self.sessions == other.sessions),
             (
-                "the webhook",
+                "where rooms are kept (`data`, `nats`)",
+                self.engine.is_like(&other.engine),
+            ),
+            (
+                "the keys of the seal (`nats.seal`)",
+                self.seal_ids() == other.seal_ids(),
+            ),
+            (
+                "the rules of pools (`pools`, `pool`)",
+                self.pools == other.pools,
+            ),
+            ("how fields behave (`fields`)", self.fields == other.fields),
+            (
+                "how sessions are (`sessions`)",
+                self.sessions == other.sessions,
+            ),
+            (
+                "the webhook (`webhook`)",
                 match (&self.webhook, &other.webhook) {
                     (Some(own), Some(theirs)) => own.is_like(theirs),
                     (None, None) => true,
@@ -414,10 +429,26 @@ mod tests {
         for (from, to, told) in [
             (node(), node(), None),
             (sealed(1), sealed(1), None),
-            (sealed(1), sealed(2), Some("the keys of the seal")),
-            (node(), sealed(1), Some("the keys of the seal")),
-            (node(), node().fields(fields), Some("how fields behave")),
-            (node(), node().sessions(sessions), Some("how sessions are")),
+            (
+                sealed(1),
+                sealed(2),
+                Some("the keys of the seal (`nats.seal`)"),
+            ),
+            (
+                node(),
+                sealed(1),
+                Some("the keys of the seal (`nats.seal`)"),
+            ),
+            (
+                node(),
+                node().fields(fields),
+                Some("how fields behave (`fields`)"),
+            ),
+            (
+                node(),
+                node().sessions(sessions),
+                Some("how sessions are (`sessions`)"),
+            ),
         ] {
             assert_eq!(from.differs(&to), told);
         }

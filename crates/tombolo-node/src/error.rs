@@ -60,15 +60,13 @@ pub enum StartError {
         ip: IpAddr,
     },
     /// No address that is listened on can be told as that one.
-    #[error(
-        "{ip} would be told to nobody: no address of its family is listened on, but loopback (--public)"
-    )]
+    #[error("{ip} would be told to nobody: no address of its family is listened on, but loopback")]
     Public {
         /// What was asked for.
         ip: IpAddr,
     },
     /// The folder cannot be an engine's.
-    #[error("{} cannot be used (--data)", folder.display())]
+    #[error("{} cannot be used", folder.display())]
     Data {
         /// What was asked for.
         folder: PathBuf,
@@ -76,11 +74,20 @@ pub enum StartError {
         source: tombolo_engine::OpenError,
     },
     /// The NATS servers cannot be used.
-    #[error("the NATS servers cannot be used (--nats)")]
+    #[error("the NATS servers cannot be used")]
     Nats(#[source] tombolo_engine::NatsError),
     /// Somebody else has a port that devices connect to.
     #[error("{addr} is in use: stop what listens there, or choose another port with --port")]
     GatewayPort {
+        /// What was asked for.
+        addr: SocketAddr,
+    },
+    /// The system does not allow this program to take a port that devices connect to.
+    #[error(
+        "not allowed to listen on {addr}: choose a port from 1024 on with --port, or grant \
+         CAP_NET_BIND_SERVICE"
+    )]
+    GatewayNotPermitted {
         /// What was asked for.
         addr: SocketAddr,
     },
@@ -140,6 +147,7 @@ impl StartError {
     pub(crate) fn from_gateway(error: tombolo_gateway::BindError) -> Self {
         match error.addr() {
             Some(addr) if error.is_port_taken() => Self::GatewayPort { addr },
+            Some(addr) if error.is_not_permitted() => Self::GatewayNotPermitted { addr },
             Some(_) | None => Self::Gateway(error),
         }
     }

@@ -1,8 +1,93 @@
 //! Configuration files: complaints name the line and the key, and never show what may be a secret.
 
+use std::fmt;
+use std::path::Path;
+
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+/// What is wrong with a key, before it is known where that stands.
+#[derive(Debug)]
+pub(crate) struct Wrong {
+    /// With the tables around it.
+    key: Vec<String>,
+    /// Which of several tables of one name, from 0.
+    number: Option<usize>,
+    why: anyhow::Error,
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {:#}", self.key.join("."), self.why)
+    }
+}
+
+impl std::error::Error for Wrong {}
+
+/// Says which key something is wrong with.
+pub(crate) trait At<T>: Sized {
+    /// It is this one, or this table and a key in it that is known already.
+    fn at(self, key: &str) -> anyhow::Result<T>;
+
+    /// The same of the table of this number, from 0, of several of one name.
+    fn in_table(self, name: &str, number: usize) -> anyhow::Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> At<T> for Result<T, E> {
+    fn at(self, key: &str) -> anyhow::Result<T> {
+        self.map_err(|error| wrong(error.into(), key, None))
+    }
+
+    fn in_table(self, name: &str, number: usize) -> anyhow::Result<T> {
+        self.map_err(|error| wrong(error.into(), name, Some(number)))
+    }
+}
+
+/// Whether something makes sense, or why not.
+pub(crate) fn ensure(holds: bool, why: impl FnOnce() -> String) -> anyhow::Result<()> {
+    if holds {
+        return Ok(());
+    }
+    Err(anyhow::anyhow!(why()))
+}
+
+fn wrong(error: anyhow::Error, name: &str, number: Option<usize>) -> anyhow::Error {
+    let name = name.to_owned();
+    let wrong = match error.downcast() {
+        Ok(Wrong {
+            key,
+            number: known,
+            why,
+        }) => Wrong {
+            key: [vec![name], key].concat(),
+            number: known.or(number),
+            why,
+        },
+        Err(why) => Wrong {
+            key: vec![name],
+            number,
+            why,
+        },
+    };
+    wrong.into()
+}
+
+/// Names the file of a complaint, and the line of its key if the file has that, or else of the table in which it
+/// should be.
+pub(crate) fn placed(error: anyhow::Error, path: &Path, text: &str) -> anyhow::Error {
+    let path = path.display();
+    match error.downcast() {
+        Ok(Wrong { key, number, why }) => {
+            let name = key.join(".");
+            why.context(match line_near(text, &key, number) {
+                Some(line) => format!("{path}: line {line}, {name}"),
+                None => format!("{path}: {name}"),
+            })
+        }
+        Err(error) => error.context(path.to_string()),
+    }
+}
 
 /// Reads a file's text.
 ///
@@ -37,6 +122,32 @@ pub(crate) fn line_of(text: &str, path: &[&str]) -> Option<usize> {
         table = inner;
     }
     found
+}
+
+/// The line of a key, or of the innermost table around it that is there. Of several tables of one name the one of
+/// that number is meant.
+fn line_near(text: &str, path: &[String], number: Option<usize>) -> Option<usize> {
+    let root = DeTable::parse(text).ok()?;
+    let (mut table, mut number) = (root.get_ref(), number);
+    let mut found = None;
+    for name in path {
+        let known = table.get_key_value(name.as_str());
+        let Some((key, mut value)) = known else {
+            break;
+        };
+        found = Some(key.span().start);
+        if let DeValue::Array(items) = value.get_ref()
+            && let Some(item) = number.take().and_then(|number| items.get(number))
+        {
+            found = Some(item.span().start);
+            value = item;
+        }
+        let DeValue::Table(inner) = value.get_ref() else {
+            break;
+        };
+        table = inner;
+    }
+    found.map(|at| line_at(text, at))
 }
 
 fn line_at(text: &str, offset: usize) -> usize {
@@ -78,15 +189,35 @@ fn inside(value: &Spanned<DeValue<'_>>, offset: usize) -> Option<Vec<String>> {
     }
 }
 
-/// A message of serde without the string in it, which may be a secret.
+/// A message of serde without the string in it, which may be a secret, and with what it expects in the words of files.
 fn without_values(message: &str) -> String {
-    let expected = message.rsplit_once(", expected ");
-    match (message.split_once(": string "), expected) {
+    match (message.split_once(": string "), expected(message)) {
         (Some((what, _)), Some((_, expected))) => {
             format!("{what}: a string, expected {expected}")
         }
-        _ => message.to_owned(),
+        (None, Some((found, expected))) => format!("{found}, expected {expected}"),
+        (_, None) => message.to_owned(),
     }
+}
+
+/// What was found, and what was expected; `None` where a message does not say, or says it of keys and words.
+fn expected(message: &str) -> Option<(&str, &str)> {
+    let (found, expected) = message.rsplit_once(", expected ")?;
+    let is_of_values = ["invalid type: ", "invalid value: ", "invalid length "];
+    if !is_of_values.iter().any(|kind| message.starts_with(kind)) {
+        return None;
+    }
+    Some(match expected {
+        "u8" => (found, "a whole number from 0 to 255"),
+        "u16" => (found, "a whole number from 0 to 65535"),
+        "u32" | "u64" | "usize" => (found, "a whole number, not below 0"),
+        "f64" => (found, "a number"),
+        "a boolean" => (found, "true or false"),
+        "a sequence" => (found, "a list"),
+        "a map" => (found, "a table"),
+        of_a_table if of_a_table.starts_with("struct ") => (found, "a table"),
+        other => (found, other),
+    })
 }
 
 /// What a key that nobody knows was meant to be.
@@ -152,10 +283,52 @@ mod tests {
             ),
             ("number = \n", "line 1: "),
             ("numbr = 3", "line 1: unknown field `numbr`"),
+            (
+                "number = 70000",
+                "line 1, number: invalid value: integer `70000`, expected a whole number from 0 to 65535",
+            ),
+            (
+                "inner = 'secret'",
+                "line 1, inner: invalid type: a string, expected a table",
+            ),
+            (
+                "many = 3",
+                "line 1, many: invalid type: integer `3`, expected a list",
+            ),
         ] {
             let complaint = parse::<Outer>(text).expect_err("it is wrong").to_string();
             assert!(complaint.starts_with(says), "{text}: {complaint}");
         }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_told_with_its_place_or_that_of_its_table() {
+        let text =
+            "a = 1\n[[t]]\nb = 2\n\n[[t]]\nc = 3\nd = { e = 4 }\n[u]\n[[u.t]]\n[[u.t]]\nf = 5\n";
+        let wrong = || Err::<(), _>(anyhow::anyhow!("no"));
+        for (error, says) in [
+            (wrong(), "f.toml: no"),
+            (wrong().at("a"), "f.toml: line 1, a: no"),
+            (wrong().at("x"), "f.toml: x: no"),
+            (wrong().at("b").in_table("t", 0), "f.toml: line 3, t.b: no"),
+            (wrong().at("c").in_table("t", 1), "f.toml: line 6, t.c: no"),
+            (
+                wrong().at("e").at("d").in_table("t", 1),
+                "f.toml: line 7, t.d.e: no",
+            ),
+            (wrong().at("x").in_table("t", 0), "f.toml: line 2, t.x: no"),
+            (wrong().at("x").in_table("t", 1), "f.toml: line 5, t.x: no"),
+            (
+                wrong().at("f").in_table("t", 1).at("u"),
+                "f.toml: line 11, u.t.f: no",
+            ),
+        ] {
+            let error = error.expect_err("it is wrong");
+            let error = placed(error, Path::new("f.toml"), text);
+            assert_eq!(format!("{error:#}"), says);
+        }
+        let error = wrong().at("b").in_table("t", 0).expect_err("it is wrong");
+        assert_eq!(format!("{error:#}"), "t.b: no", "there is no file");
     }
 
     #[test]

@@ -436,7 +436,11 @@ impl Stay {
             Style::Json => json(event),
             Style::Person => {
                 let seconds = self.began.elapsed().as_secs_f64();
-                line_of_text(&format!("{seconds:8.3}  {}", line(event)))
+                let dimensions = match self.args.at.0 {
+                    Position::Two(_) => 2,
+                    Position::Three(_) => 3,
+                };
+                line_of_text(&format!("{seconds:8.3}  {}", line(event, dimensions)))
             }
         };
         if let Err(error) = told {
@@ -445,10 +449,11 @@ impl Stay {
     }
 }
 
-fn line(event: &Event) -> String {
+fn line(event: &Event, dimensions: usize) -> String {
     let place = |seen: &Seen| {
-        let [x, y, z] = seen.position;
-        format!("{} is at {x:.1}, {y:.1}, {z:.1} {}", seen.entity, seen.text)
+        let place = seen.position[..dimensions].iter();
+        let place: Vec<_> = place.map(|at| format!("{at:.1}")).collect();
+        format!("{} is at {} {}", seen.entity, place.join(", "), seen.text)
     };
     match event {
         Event::In { field, entity } => format!("in field {field} as {entity}"),

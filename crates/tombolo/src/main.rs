@@ -16,6 +16,7 @@ mod metrics;
 mod operate;
 mod output;
 mod peer;
+mod secrets;
 mod seek;
 mod serve;
 mod token;

@@ -1,9 +1,9 @@
 //! An address for those who collect metrics, which only tells.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -29,11 +29,27 @@ pub(crate) async fn serve(
     address: SocketAddr,
     source: Arc<impl Source>,
 ) -> anyhow::Result<SocketAddr> {
-    let cannot = || format!("cannot serve metrics at {address}");
-    let listener = TcpListener::bind(address).await.with_context(cannot)?;
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|error| cannot(address, error))?;
     let address = listener.local_addr()?;
     tokio::spawn(http::serve(listener, router(source)));
     Ok(address)
+}
+
+fn cannot(address: SocketAddr, error: io::Error) -> anyhow::Error {
+    let kind = error.kind();
+    if kind == io::ErrorKind::AddrInUse {
+        anyhow::anyhow!(
+            "{address} is in use: stop what listens there, or choose another port for metrics"
+        )
+    } else if kind == io::ErrorKind::PermissionDenied {
+        anyhow::anyhow!(
+            "not allowed to listen on {address}: choose a port from 1024 on for metrics, or grant \
+             CAP_NET_BIND_SERVICE"
+        )
+    } else {
+        anyhow::Error::new(error).context(format!("cannot serve metrics at {address}"))
+    }
 }
 
 /// `/metrics`, `/healthz` and `/readyz`.

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use tombolo_node::{Asked, NodeStatus, Page, PoolStatus, RoomStatus, UserStatus};
 
 use crate::admin::client::ask;
-use crate::output::{Style, json, line_of_text};
+use crate::output::{Style, counted, json, line_of_text};
 use crate::peer::interrupted;
 use crate::serve::admin::{DrainRequest, Nodes, Notified, NotifyRequest, Pools, Rebalanced, Which};
 
@@ -153,10 +153,10 @@ pub(crate) async fn nodes(args: NodesArgs) -> anyhow::Result<()> {
 fn line_of_node(node: &NodeStatus) -> String {
     let now = match &node.now {
         Some(now) => format!(
-            "{} sessions, {} rooms, {} allocations, {:.0} % busy",
-            now.sessions,
-            now.rooms,
-            now.allocations,
+            "{}, {}, {}, {:.0} % busy",
+            counted(now.sessions, "session"),
+            counted(now.rooms, "room"),
+            counted(now.allocations, "allocation"),
             f64::from(node.cpu_permille) / 10.0
         ),
         None => "does not answer".to_owned(),
@@ -209,9 +209,9 @@ fn line_of_pool(pool: &PoolStatus) -> String {
         None => String::new(),
     };
     format!(
-        "{:<24} {} tickets, {} waiting{longest}; {} matches ask, {} running; matcher {}",
+        "{:<24} {}, {} waiting{longest}; {} matches ask, {} running; matcher {}",
         printable(&pool.pool),
-        pool.tickets,
+        counted(pool.tickets, "ticket"),
         pool.waiting,
         pool.asked,
         pool.running,
@@ -242,7 +242,7 @@ pub(crate) async fn users(args: UsersArgs) -> anyhow::Result<()> {
         tell_silent(&page.silent)?;
     }
     if !args.at.json {
-        line_of_text(&format!("{shown} of {total} sessions"))?;
+        line_of_text(&format!("{shown} of {}", counted(total, "session")))?;
     }
     Ok(())
 }
@@ -250,8 +250,10 @@ pub(crate) async fn users(args: UsersArgs) -> anyhow::Result<()> {
 fn line_of_user(user: &UserStatus) -> String {
     let connection = if user.connected { "connected" } else { "away" };
     format!(
-        "{:<24} {:<16} {connection:<9}  {} rooms",
-        user.user, user.node, user.rooms
+        "{:<24} {:<16} {connection:<9}  {}",
+        user.user,
+        user.node,
+        counted(user.rooms, "room")
     )
 }
 
@@ -277,7 +279,7 @@ pub(crate) async fn rooms(args: PageArgs) -> anyhow::Result<()> {
         tell_silent(&page.silent)?;
     }
     if !args.at.json {
-        line_of_text(&format!("{shown} of {total} rooms"))?;
+        line_of_text(&format!("{shown} of {}", counted(total, "room")))?;
     }
     Ok(())
 }
@@ -326,7 +328,9 @@ fn tell_left(node: &str, left: Option<(usize, u64)>, over: bool, at: &At) -> any
         })?,
         Style::Person => match left {
             Some((sessions, allocations)) => line_of_text(&format!(
-                "draining {node}: {sessions} sessions, {allocations} allocations"
+                "draining {node}: {}, {}",
+                counted(sessions, "session"),
+                counted(allocations, "allocation")
             ))?,
             None => line_of_text(&format!("draining {node}: it does not answer"))?,
         },
@@ -346,11 +350,16 @@ fn tell_drained(
             sessions_left,
             allocations_left,
         })?,
-        Style::Person => line_of_text(&format!("{node} is drained: {moved} sessions moved"))?,
+        Style::Person => line_of_text(&format!(
+            "{node} is drained: {} moved",
+            counted(moved, "session")
+        ))?,
     }
     anyhow::ensure!(
         sessions_left == 0 && allocations_left == 0,
-        "{sessions_left} sessions and {allocations_left} allocations were left when the time was up"
+        "{} and {} were left when the time was up",
+        counted(sessions_left, "session"),
+        counted(allocations_left, "allocation")
     );
     Ok(())
 }
@@ -391,7 +400,8 @@ pub(crate) async fn rebalance(args: RebalanceArgs) -> anyhow::Result<()> {
     } in &answer.nodes
     {
         line_of_text(&format!(
-            "{node:<16} {sessions} sessions, {asked} asked to move"
+            "{node:<16} {}, {asked} asked to move",
+            counted(*sessions, "session")
         ))?;
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! Standard output: events as JSON, or lines for people; standard error for complaints.
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
@@ -93,6 +94,12 @@ pub(crate) fn end_unheard(error: io::Error) -> ! {
 pub(crate) fn code_word(code: ErrorCode) -> String {
     let name = code.as_str_name().trim_start_matches("ERROR_CODE_");
     name.to_lowercase()
+}
+
+/// So many of something, for people.
+pub(crate) fn counted<N: Display + PartialEq + From<u8>>(number: N, what: &str) -> String {
+    let ending = if number == N::from(1) { "" } else { "s" };
+    format!("{number} {what}{ending}")
 }
 
 /// Time since 1970.

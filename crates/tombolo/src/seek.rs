@@ -427,6 +427,9 @@ fn sentence(event: &Event) -> String {
             away,
         } => {
             let estimate = match half_wait_s.zip(*most_wait_s) {
+                Some((half, most)) if half.round() == most.round() => {
+                    format!(", probably {half:.0} s")
+                }
                 Some((half, most)) => format!(", probably {half:.0} to {most:.0} s"),
                 None => String::new(),
             };
@@ -434,7 +437,8 @@ fn sentence(event: &Event) -> String {
                 [] => String::new(),
                 away => format!("; away: {}", away.join(", ")),
             };
-            format!("waiting in {pool} with {waiting} tickets{estimate}{away}")
+            let tickets = output::counted(*waiting, "ticket");
+            format!("waiting in {pool} with {tickets}{estimate}{away}")
         }
         Event::Proposed {
             users,

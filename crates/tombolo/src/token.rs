@@ -10,7 +10,7 @@ use tombolo_wire::token::{Claims, SigningKey};
 
 use crate::cli::{TokenArgs, TokenFrom};
 use crate::output;
-use crate::serve::token_keys::TokenKeys;
+use crate::serve::token_keys::{TokenKeys, is_pem};
 
 /// Prints a token that a development node made, or makes one.
 pub(crate) async fn run(args: TokenArgs) -> anyhow::Result<()> {
@@ -43,7 +43,7 @@ pub(crate) struct Mint(SigningKey);
 impl Mint {
     /// Reads a secret, as `tombolo serve --token-key` takes it.
     pub(crate) fn read(name: &str, path: &Path) -> anyhow::Result<Self> {
-        let is_pem = std::fs::read(path).is_ok_and(|text| text.starts_with(b"-----BEGIN"));
+        let is_pem = std::fs::read(path).is_ok_and(|bytes| is_pem(&bytes));
         anyhow::ensure!(
             !is_pem,
             "{}: it is PEM, and tokens are made with a secret",

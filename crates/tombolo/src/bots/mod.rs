@@ -8,8 +8,8 @@ mod tally;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -137,6 +137,7 @@ pub(crate) async fn run(args: BotsArgs) -> anyhow::Result<()> {
     let (bots, rate) = (scenario.bots, scenario.rate.0);
     let (duration, seed) = (scenario.duration.duration(), scenario.seed);
     let mark = u64::try_from(output::unix_now().as_nanos() & u128::from(u64::MAX));
+    let unreached = Arc::<Mutex<Option<String>>>::default();
     let run = Arc::new(Run {
         server: args.server,
         tokens: tokens(args.key.as_ref(), duration)?,
@@ -144,7 +145,7 @@ pub(crate) async fn run(args: BotsArgs) -> anyhow::Result<()> {
         tally: Tally::default(),
         pulse: Pulse::new(began, mark.unwrap_or_default() ^ seed),
         present: watch::channel(0).0,
-        failures: failures(style),
+        failures: failures(style, Arc::clone(&unreached)),
     });
     let interrupted = interrupted();
     if style == Style::Json {
@@ -171,8 +172,16 @@ pub(crate) async fn run(args: BotsArgs) -> anyhow::Result<()> {
     let report = run.tally.report();
     tell_report(style, &report, began)?;
     let (connected, _) = report.of(Operation::Connect);
-    anyhow::ensure!(connected > 0, "not one bot could connect");
+    anyhow::ensure!(
+        connected > 0,
+        "not one bot could connect: {}",
+        take(&unreached).unwrap_or_else(|| "nobody had answered yet".to_owned())
+    );
     Ok(())
+}
+
+fn take(reason: &Mutex<Option<String>>) -> Option<String> {
+    reason.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// Lets bots come, by a rate and whenever they like; does not end by itself.
@@ -194,10 +203,14 @@ fn tokens(key: Option<&(String, PathBuf)>, duration: Duration) -> anyhow::Result
     Ok(Tokens::Made(Box::new(mint), duration + TOKEN_SPARE))
 }
 
-/// Tells the first failures one by one; the report counts all.
-fn failures(style: Style) -> bot::Failures {
+/// Tells the first failures one by one, and keeps why a bot could not connect; the report counts all.
+fn failures(style: Style, unreached: Arc<Mutex<Option<String>>>) -> bot::Failures {
     let told = AtomicU64::new(0);
     Box::new(move |user, operation, code, reason| {
+        if operation == Operation::Connect {
+            let mut unreached = unreached.lock().unwrap_or_else(PoisonError::into_inner);
+            *unreached = Some(reason.to_owned());
+        }
         if told.fetch_add(1, Ordering::Relaxed) >= FAILURES_TOLD_MAX {
             return;
         }

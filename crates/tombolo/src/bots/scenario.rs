@@ -310,6 +310,11 @@ impl Scenario {
              by --pool, --rooms or --field"
         );
         if let Some(seek) = &self.seek {
+            anyhow::ensure!(
+                !seek.pool.is_empty(),
+                "{}: it is not said in which `pool`",
+                source.place(&["match"])
+            );
             Name::parse(&seek.pool).with_context(|| source.place(&["match", "pool"]))?;
             for name in seek.attributes.keys() {
                 Name::parse(name).with_context(|| source.place(&["match", "attributes", name]))?;
@@ -339,6 +344,11 @@ impl Scenario {
             );
         }
         if let Some(field) = &self.field {
+            anyhow::ensure!(
+                !field.id.is_empty(),
+                "{}: it has no `id`",
+                source.place(&["field"])
+            );
             FieldId::parse(&field.id).with_context(|| source.place(&["field", "id"]))?;
         }
         Ok(self)
@@ -430,7 +440,10 @@ mod tests {
             ),
             ("rate = 0\n[rooms]\n", "line 1, rate: a rate is"),
             ("duration = nan\n[rooms]\n", "line 1, duration: a time is"),
-            ("[match]\nshare = 0.5\n", "match.pool"),
+            (
+                "[match]\nshare = 0.5\n",
+                "s.toml: line 1, match: it is not said in which `pool`",
+            ),
             (
                 "[match]\npool = \"p\"\nshare = 1.5\n",
                 "line 3, match.share: a share",

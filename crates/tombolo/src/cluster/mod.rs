@@ -37,7 +37,7 @@ enum ClusterCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "Example: tombolo cluster up --nodes 3")]
 pub(crate) struct UpArgs {
-    /// How many nodes
+    /// How many nodes, 32 at most
     #[arg(long, value_name = "N", default_value_t = 3,
         value_parser = clap::value_parser!(u16).range(1..=i64::from(NODES_MAX)))]
     nodes: u16,

@@ -58,7 +58,7 @@ pub(super) enum Happening {
         name: String,
         pid: u32,
         how: String,
-        /// The last line of what it wrote into its log, if anything.
+        /// The last line of what it complained of in its log, if anything.
         said: Option<String>,
         again: Duration,
     },
@@ -231,7 +231,9 @@ fn last_line(log: &Path, written: u64) -> Option<String> {
     file.take(LAST_BYTES).read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
     let mut lines = text.lines().map(str::trim).rev();
-    lines.find(|line| !line.is_empty()).map(str::to_owned)
+    // What a node tells programs says nothing of its end.
+    let is_said = |line: &&str| !line.is_empty() && !line.starts_with('{');
+    lines.find(is_said).map(str::to_owned)
 }
 
 fn told(status: &std::io::Result<ExitStatus>) -> String {
@@ -272,6 +274,8 @@ mod tests {
         assert_eq!(last_line(&log, written), None);
         std::fs::write(&log, "of the last run\nfirst\n last \n\n").unwrap();
         assert_eq!(last_line(&log, written).as_deref(), Some("last"));
+        std::fs::write(&log, "of the last run\n{\"event\":\"ready\"}\n").unwrap();
+        assert_eq!(last_line(&log, written), None, "it only served");
         std::fs::write(&log, "x".repeat(10_000)).unwrap();
         let line = last_line(&log, 0).unwrap();
         assert_eq!(line.len() as u64, LAST_BYTES);

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::token_keys::is_pem;
 use crate::turn::file::{File as Relay, Secret};
 
 /// The whole file.
@@ -46,6 +47,38 @@ pub(crate) struct File {
     pub(crate) fields: Fields,
     pub(crate) nats: Nats,
     pub(crate) relay: Relay,
+}
+
+impl File {
+    /// The files that are named for the secrets in them; those of the relay are seen from `folder`, all others as
+    /// they are.
+    pub(crate) fn secret_files(&self, folder: &Path) -> Vec<PathBuf> {
+        // Public keys are no secrets.
+        let is_secret = |path: &&PathBuf| std::fs::read(path).is_ok_and(|bytes| !is_pem(&bytes));
+        let nats = &self.nats;
+        let one = [
+            &self.tls.key,
+            &nats.creds,
+            &nats.nkey,
+            &nats.secret,
+            &nats.key,
+        ];
+        let named = self.token_keys.values().filter(is_secret);
+        let named = named.chain(&nats.seal).chain(one.into_iter().flatten());
+        let hook = self
+            .webhook
+            .iter()
+            .filter_map(|hook| hook.key_file.as_ref());
+        let hook = hook.map(|path| folder.join(path));
+        let of_relay = self.relay.secret_files(folder).into_iter();
+        named.cloned().chain(hook).chain(of_relay).collect()
+    }
+
+    /// Whether there are secrets in the file itself.
+    pub(crate) fn has_secrets(&self) -> bool {
+        let has_key = |webhook: &Webhook| webhook.key.is_some();
+        self.webhook.as_ref().is_some_and(has_key) || self.relay.has_secrets()
+    }
 }
 
 /// What the node proves itself with.

@@ -1,6 +1,7 @@
 //! `tombolo serve`: a node.
 
 pub(crate) mod admin;
+mod beginning;
 mod fields;
 mod file;
 mod pools;
@@ -10,7 +11,6 @@ pub(crate) mod token_keys;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -18,14 +18,16 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
-use tombolo_node::{Draining, Node, Ready};
+use tombolo_node::{Draining, Node, Ready, Services};
 use tracing::{info, warn};
 
 use crate::admin::AdminSocket;
 use crate::cli::ServeArgs;
 use crate::metrics::{self, Source};
 use crate::output::{json, line_of_text};
+use crate::secrets;
 use admin::Admin;
+use beginning::Beginning;
 use settings::Settings;
 
 #[derive(Serialize)]
@@ -45,33 +47,41 @@ enum Event<'a> {
 /// Runs a node until SIGINT or SIGTERM.
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let settings = Settings::load(&args)?;
+    secrets::warn_of_open(&settings.secret_files);
     let mut signals = Signals::new(&args)?;
-    let socket = settings.admin.as_deref().map(AdminSocket::bind);
-    let socket = socket.transpose()?;
+    let (beginning, node) = Beginning::of(settings, args);
+    let beginning = Arc::new(beginning);
+    let socket = beginning.admin.as_deref().map(AdminSocket::bind);
+    let socket = socket
+        .transpose()
+        .with_context(|| beginning.place_of_admin())?;
     let node = tokio::select! {
-        node = settings.node.start() => Arc::new(node?),
+        node = node.start() => node.map_err(|error| beginning.placed(error))?,
         // What a node waits for may never come.
         () = signals.ended() => return Ok(()),
     };
+    let node = Arc::new(node);
     let _file = socket.map(|socket| {
-        let (operated, args) = (Arc::downgrade(&node), args.clone());
+        let (operated, beginning) = (Arc::downgrade(&node), Arc::clone(&beginning));
         let admin = Admin {
             operator: node.operator().clone(),
             reload: Box::new(move || {
                 let node = operated.upgrade();
-                reload(&*node.context("the node is about to end")?, &args)
+                reload(&*node.context("the node is about to end")?, &beginning)
             }),
         };
         socket.serve(admin::router(Arc::new(admin)))
     });
     let mut metrics_at = None;
-    if let Some(address) = settings.metrics {
-        let source = Arc::new(Metrics(Arc::downgrade(&node)));
-        metrics_at = Some(metrics::serve(address, source).await?);
+    if let Some(address) = beginning.metrics {
+        let metrics = Arc::new(Metrics(Arc::downgrade(&node)));
+        let at = metrics::serve(address, metrics).await;
+        metrics_at = Some(at.with_context(|| beginning.place_of_metrics())?);
     }
-    tell_ready(node.ready(), &args, metrics_at)?;
+    tell_ready(node.ready(), &beginning.args, metrics_at)?;
+    tokio::spawn(watch_cluster(node.services().clone()));
     let ended = tokio::select! {
-        ended = signals.attend(&node, &args, settings.drain_timeout) => ended,
+        ended = signals.attend(&node, &beginning) => ended,
         // Whoever started the node starts it again.
         broken = node.broken() => Err(broken.into()),
     };
@@ -80,6 +90,20 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         node.shutdown().await;
     }
     ended
+}
+
+/// Says why the node takes no devices, if that is so when it has just started: another process may have its name.
+async fn watch_cluster(services: Services) {
+    let mut why = None;
+    for _ in 0..JOIN_ATTEMPTS {
+        match services.in_cluster().await {
+            Ok(()) => return,
+            Err(reject) => why = Some(reject.message),
+        }
+    }
+    if let Some(why) = why {
+        warn!("devices are not welcome here yet: {why}; /readyz says when they are");
+    }
 }
 
 fn tell_ready(ready: &Ready, args: &ServeArgs, metrics: Option<SocketAddr>) -> anyhow::Result<()> {
@@ -151,25 +175,20 @@ impl Signals {
     }
 
     /// Returns when the node is to end. Reloads at SIGHUP, and empties the node at SIGTERM.
-    async fn attend(
-        mut self,
-        node: &Arc<Node>,
-        args: &ServeArgs,
-        drain_timeout: Duration,
-    ) -> anyhow::Result<()> {
+    async fn attend(mut self, node: &Arc<Node>, beginning: &Arc<Beginning>) -> anyhow::Result<()> {
         loop {
             tokio::select! {
                 _ = self.interrupt.recv() => return Ok(()),
                 _ = &mut self.orphaned => return Ok(()),
                 _ = self.terminate.recv() => break,
                 _ = self.hangup.recv() => {
-                    let (node, args) = (Arc::clone(node), args.clone());
+                    let (node, beginning) = (Arc::clone(node), Arc::clone(beginning));
                     // It logs why it could not.
-                    let _ = spawn_blocking(move || reload(&node, &args)).await?;
+                    let _ = spawn_blocking(move || reload(&node, &beginning)).await?;
                 }
             }
         }
-        let operator = node.operator();
+        let (operator, drain_timeout) = (node.operator(), beginning.drain_timeout);
         if drain_timeout.is_zero() || !operator.has_others().await {
             return Ok(());
         }
@@ -196,13 +215,21 @@ fn tell_drained(over: &Draining) {
 }
 
 /// Reads the configuration again, all of it, and takes it over if all of it is right. Blocks.
-fn reload(node: &Node, args: &ServeArgs) -> anyhow::Result<()> {
-    let result = Settings::load(args).and_then(|settings| Ok(node.reload(settings.node)?));
+fn reload(node: &Node, beginning: &Beginning) -> anyhow::Result<()> {
+    let result = Settings::load(&beginning.args).and_then(|settings| {
+        let unchanged = beginning.differs(&settings);
+        node.reload(settings.node)?;
+        Ok(unchanged)
+    });
     match &result {
-        Ok(()) => info!("the configuration was read again"),
+        Ok(unchanged) if !unchanged.is_empty() => warn!(
+            "the configuration was read again, but only a restart changes {}",
+            unchanged.join(", ")
+        ),
+        Ok(_) => info!("the configuration was read again"),
         Err(error) => warn!(error = format!("{error:#}"), "kept the configuration"),
     }
-    result
+    result.map(drop)
 }
 
 /// Tells while the node is there.
@@ -220,3 +247,6 @@ impl Source for Metrics {
         Handle::current().block_on(node.in_cluster())
     }
 }
+
+/// So many times it is asked whether a node that has just started takes part, for a moment each.
+const JOIN_ATTEMPTS: usize = 20;

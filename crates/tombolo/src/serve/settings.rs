@@ -15,7 +15,7 @@ use tombolo_wire::NodeId;
 use super::file::{ApiKeyTable, File, Nats};
 use super::{fields, pools, sessions, token_keys};
 use crate::cli::{ServeArgs, TIME_MAX};
-use crate::config_text;
+use crate::config_text::{self, At as _};
 use crate::turn::credentials::hook;
 use crate::turn::file::{File as Relay, Hook, Network};
 use crate::turn::settings::relaying;
@@ -27,11 +27,14 @@ pub(crate) struct Settings {
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) admin: Option<PathBuf>,
     pub(crate) drain_timeout: Duration,
+    /// In which secrets are.
+    pub(crate) secret_files: Vec<PathBuf>,
+    pub(crate) source: Source,
 }
 
 /// Where settings come from, so that complaints can name the place.
-#[derive(Default)]
-pub(super) struct Source {
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Source {
     path: Option<PathBuf>,
     text: String,
 }
@@ -50,7 +53,10 @@ impl Settings {
     }
 
     fn new(file: File, args: &ServeArgs, source: &Source) -> anyhow::Result<Self> {
+        let own = source.path.as_ref().filter(|_| file.has_secrets());
         let file = with_flags(source.resolve(file), args)?;
+        let secret_files = file.secret_files(source.folder());
+        let secret_files = secret_files.into_iter().chain(own.cloned()).collect();
         let mut node = Node::builder();
         if args.dev {
             node = node.dev();
@@ -101,6 +107,8 @@ impl Settings {
             metrics: file.metrics,
             admin: file.admin,
             drain_timeout: drain_timeout.map_or(DRAIN_TIMEOUT, Duration::from_secs),
+            secret_files,
+            source: source.clone(),
         })
     }
 }
@@ -112,6 +120,22 @@ impl Source {
         match (&self.path, config_text::line_of(&self.text, key)) {
             (Some(path), Some(line)) => format!("{}: line {line}, {name}", path.display()),
             _ => name,
+        }
+    }
+
+    /// How complaints name what is given by a flag, or by a key of the file.
+    pub(super) fn origin(&self, key: &str, flag: &str, is_flag_given: bool) -> String {
+        if is_flag_given || !self.has(&[key]) {
+            return flag.to_owned();
+        }
+        self.place(&[key])
+    }
+
+    /// Names the place of a complaint in the file.
+    fn placed(&self, error: anyhow::Error) -> anyhow::Error {
+        match &self.path {
+            Some(path) => config_text::placed(error, path, &self.text),
+            None => error,
         }
     }
 
@@ -365,7 +389,9 @@ fn relay(file: &File, source: &Source) -> anyhow::Result<tombolo_relay::RelayCon
             source.place(&["relay", key])
         );
     }
-    let mut relay = relaying(given, source.folder()).with_context(|| source.place(&["relay"]))?;
+    let mut relay = relaying(given, source.folder())
+        .at("relay")
+        .map_err(|error| source.placed(error))?;
     let ports = file.metrics.iter().map(SocketAddr::port);
     relay.own_ports.extend(ports.filter(|port| *port != 0));
     Ok(relay)
@@ -376,7 +402,6 @@ fn webhook(file: &File, source: &Source) -> anyhow::Result<Option<WebhookConfig>
     let Some(given) = &file.webhook else {
         return Ok(None);
     };
-    let place = || source.place(&["webhook"]);
     let alike = Relay {
         hook: Some(Hook {
             url: given.url.clone(),
@@ -388,7 +413,8 @@ fn webhook(file: &File, source: &Source) -> anyhow::Result<Option<WebhookConfig>
         }),
         ..Relay::default()
     };
-    let Some(hook) = hook(&alike, source.folder()).with_context(place)? else {
+    let hook = hook(&alike, source.folder()).at("webhook");
+    let Some(hook) = hook.map_err(|error| source.placed(error))? else {
         return Ok(None);
     };
     let mut config = WebhookConfig::new(hook.url, hook.key, hook.tls);
@@ -626,8 +652,15 @@ mod tests {
                 "[relay]\nlisten = ['192.0.2.1']",
                 "line 2, relay.listen: a node has `listen`",
             ),
+            (
+                "[relay]\n[[relay.realm]]\nsecrets = ['s']",
+                "line 2, relay.realm.name: the name of a realm",
+            ),
             ("[relay.tls]\ndtls = false", "line 1, relay.tls: "),
-            ("[relay]\nshards = 0", "line 1, relay: the number of shards"),
+            (
+                "[relay]\nshards = 0",
+                "line 2, relay.shards: the number of shards",
+            ),
             (
                 "[nats]\nreplicas = 3",
                 "line 1, nats: there are no `servers`",

@@ -26,7 +26,7 @@ impl TokenKeys {
         );
         let cannot = || format!("{}: cannot read it", path.display());
         let bytes = fs::read(path).with_context(cannot)?;
-        if bytes.trim_ascii_start().starts_with(b"-----BEGIN") {
+        if is_pem(&bytes) {
             let info = SubjectPublicKeyInfoDer::from_pem_slice(&bytes).ok();
             let public = info
                 .as_deref()
@@ -59,6 +59,11 @@ impl TokenKeys {
     pub(crate) fn into_set(self) -> KeySet {
         self.set
     }
+}
+
+/// Whether it is PEM, in which no secret is taken.
+pub(crate) fn is_pem(bytes: &[u8]) -> bool {
+    bytes.trim_ascii_start().starts_with(b"-----BEGIN")
 }
 
 /// DER of a public key's information before the 32 bytes of an Ed25519 key. See RFC 8410 §4.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use tombolo_relay::IoMode;
 
@@ -19,6 +19,12 @@ use super::operate::Operate;
     --tls cert.pem key.pem --tls-listen 192.0.2.1:5349"
 )]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    override_usage = "tombolo turn --listen <IP[:PORT]>... [OPTIONS]\n       \
+    tombolo turn --config <FILE> [OPTIONS]\n       \
+    tombolo turn --import <FILE> [--write <FILE>] [--run] [OPTIONS]\n       \
+    tombolo turn <COMMAND>"
+)]
 pub(crate) struct TurnArgs {
     #[command(subcommand)]
     pub(crate) operate: Option<Operate>,
@@ -28,6 +34,7 @@ pub(crate) struct TurnArgs {
 
 /// What runs a server.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").args(["listen", "config", "import"]).required(true).multiple(true))]
 pub(crate) struct ServerArgs {
     /// A file with all of this and more; flags go before what it says
     #[arg(long, value_name = "FILE")]
@@ -43,7 +50,7 @@ pub(crate) struct ServerArgs {
     pub(crate) run: bool,
     /// Where to serve STUN and TURN over UDP and TCP; repeat it for more. Two IPs with two ports
     /// each let clients measure their NAT
-    #[arg(long, value_name = "IP:PORT", required_unless_present_any = ["config", "import"])]
+    #[arg(long, value_name = "IP[:PORT]")]
     pub(crate) listen: Vec<Listen<3478>>,
     /// IP of this machine to relay from, at most one of each family [default: those of --listen]
     #[arg(long, value_name = "IP")]
@@ -88,7 +95,7 @@ pub(crate) struct ServerArgs {
     #[arg(long, num_args = 2, value_names = ["CERT", "KEY"])]
     pub(crate) tls: Vec<PathBuf>,
     /// Where else to serve TURN over TLS and DTLS; repeat it for more
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP[:PORT]")]
     pub(crate) tls_listen: Vec<Listen<5349>>,
     /// Socket for `tombolo turn list`, `drain` and the like; nobody but this user may use it
     #[arg(long, value_name = "PATH")]

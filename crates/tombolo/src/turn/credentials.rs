@@ -13,26 +13,28 @@ use tombolo_turn::server::{self, HookMode, Quota, TokenKey};
 use tombolo_wire::token::VerifyingKey;
 
 use super::file::{File, Hook, OAuth, Realm};
+use crate::config_text::{At as _, ensure};
 
 /// The realms of a file, the one for everybody first.
 pub(super) fn realms(file: &File, directory: &Path) -> anyhow::Result<Vec<server::Realm>> {
     let mut realms: Vec<server::Realm> = Vec::new();
-    for realm in &file.realms {
-        let name = &realm.name;
-        anyhow::ensure!(
-            (1..=REALM_CHARS_MAX).contains(&name.chars().count()),
-            "the name of a realm, its `name`, has 1 to {REALM_CHARS_MAX} characters"
-        );
-        anyhow::ensure!(
-            realms.iter().all(|known| known.name != *name),
-            "realm {name}: it is there twice"
-        );
-        realms.push(
-            core_realm(realm, file.hook.as_ref(), directory)
-                .with_context(|| format!("realm {name}"))?,
-        );
+    for (number, realm) in file.realms.iter().enumerate() {
+        let known: Vec<_> = realms.iter().map(|realm| realm.name.as_str()).collect();
+        let core = check_name(&realm.name, &known)
+            .at("name")
+            .and_then(|()| core_realm(realm, file.hook.as_ref(), directory));
+        realms.push(core.in_table("realm", number)?);
     }
     Ok(realms)
+}
+
+fn check_name(name: &str, known: &[&str]) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        (1..=REALM_CHARS_MAX).contains(&name.chars().count()),
+        "the name of a realm, its `name`, has 1 to {REALM_CHARS_MAX} characters"
+    );
+    anyhow::ensure!(!known.contains(&name), "realm {name} is there twice");
+    Ok(())
 }
 
 fn core_realm(
@@ -41,23 +43,21 @@ fn core_realm(
     directory: &Path,
 ) -> anyhow::Result<server::Realm> {
     let mut core = server::Realm::new(realm.name.clone());
-    for user in realm.users.keys().chain(realm.user_keys.keys()) {
-        anyhow::ensure!(
-            (1..=USERNAME_BYTES_MAX).contains(&user.len()),
-            "the name of a user has 1 to {USERNAME_BYTES_MAX} bytes"
-        );
-    }
+    let is_name = |user: &str| (1..=USERNAME_BYTES_MAX).contains(&user.len());
+    let no_name = || format!("the name of a user has 1 to {USERNAME_BYTES_MAX} bytes");
     for (user, password) in &realm.users {
-        anyhow::ensure!(!password.0.is_empty(), "user {user}: the password is empty");
+        ensure(is_name(user), no_name).at("users")?;
+        let empty = || format!("user {user}: the password is empty");
+        ensure(!password.0.is_empty(), empty).at("users")?;
         core.users.insert(user.clone(), password.0.clone());
     }
     for (user, key) in &realm.user_keys {
-        anyhow::ensure!(
-            !realm.users.contains_key(user),
-            "user {user}: has both a password and a key"
-        );
+        ensure(is_name(user), no_name).at("user-keys")?;
+        let both = || format!("user {user}: has both a password and a key");
+        ensure(!realm.users.contains_key(user), both).at("user-keys")?;
         let key = md5_key(&key.0)
-            .with_context(|| format!("user {user}: the key must have 32 hex digits"))?;
+            .with_context(|| format!("user {user}: the key must have 32 hex digits"))
+            .at("user-keys")?;
         core.users_by_key.insert(user.clone(), key);
     }
     let mut secrets: Vec<String> = realm
@@ -66,16 +66,19 @@ fn core_realm(
         .map(|secret| secret.0.clone())
         .collect();
     for path in &realm.secret_files {
-        secrets.extend(secrets_of(&directory.join(path))?);
+        secrets.extend(secrets_of(&directory.join(path)).at("secret-files")?);
     }
     for secret in secrets {
-        anyhow::ensure!(!secret.is_empty(), "an empty secret would let everybody in");
+        let empty = || "an empty secret would let everybody in".to_owned();
+        ensure(!secret.is_empty(), empty).at("secrets")?;
         core.secrets.push(secret.into_bytes());
     }
     core.hook = match (realm.hook, hook) {
         (false, _) => HookMode::Off,
         (true, Some(_)) => HookMode::Unknown,
-        (true, None) => anyhow::bail!("there is no `hook` that could be asked"),
+        (true, None) => {
+            Err(anyhow::anyhow!("there is no `hook` that could be asked")).at("hook")?
+        }
     };
     core.origins.clone_from(&realm.origins);
     core.listen.clone_from(&realm.listen);
@@ -97,10 +100,11 @@ fn core_realm(
     core.bandwidth = realm.bytes_per_second.map(super::limits::bandwidth);
     for (kid, secret) in &realm.device_keys {
         let key = VerifyingKey::hs256(secret.0.as_bytes())
-            .with_context(|| format!("device key {kid}"))?;
+            .with_context(|| format!("device key {kid}"))
+            .at("device-keys")?;
         core.device_keys.insert(kid, key);
     }
-    core.oauth = realm.oauth.as_ref().map(oauth).transpose()?;
+    core.oauth = realm.oauth.as_ref().map(oauth).transpose().at("oauth")?;
     Ok(core)
 }
 
@@ -127,20 +131,22 @@ pub(crate) fn hook(file: &File, directory: &Path) -> anyhow::Result<Option<HookC
     let key = match (&hook.key, &hook.key_file) {
         (Some(key), None) => key.0.clone(),
         (None, Some(path)) => {
-            let keys = secrets_of(&directory.join(path))?;
-            anyhow::ensure!(keys.len() == 1, "{}: one key is needed", path.display());
+            let keys = secrets_of(&directory.join(path)).at("key-file")?;
+            let one = || format!("{}: one key is needed", path.display());
+            ensure(keys.len() == 1, one).at("key-file")?;
             keys.concat()
         }
         _ => anyhow::bail!("give either `key` or `key-file`"),
     };
     let ca = hook.ca.as_ref().map(|path| directory.join(path));
-    let tls = super::tls::client(ca.as_deref())?;
+    let tls = super::tls::client(ca.as_deref()).at("ca")?;
     let mut config = HookConfig::new(hook.url.clone(), key.into_bytes(), tls);
     if let Some(seconds) = hook.timeout {
         let timeout = Duration::try_from_secs_f64(seconds).ok();
         config.timeout = timeout
             .filter(|timeout| !timeout.is_zero() && *timeout <= HOOK_TIMEOUT_MAX)
-            .with_context(|| format!("the timeout is from 0 to {HOOK_TIMEOUT_MAX:?}"))?;
+            .with_context(|| format!("the timeout is from 0 to {HOOK_TIMEOUT_MAX:?}"))
+            .at("timeout")?;
     }
     config.requests_max = hook.requests.unwrap_or(config.requests_max);
     Ok(Some(config))
@@ -157,16 +163,20 @@ fn md5_key(hex: &str) -> Option<[u8; 16]> {
 
 /// The key that nodes of one fleet share, made of whatever text they are given.
 pub(super) fn fleet_key(file: &File, directory: &Path) -> anyhow::Result<Option<[u8; 32]>> {
-    let text = match (&file.fleet_key, &file.fleet_key_file) {
+    let (text, key) = match (&file.fleet_key, &file.fleet_key_file) {
         (None, None) => return Ok(None),
-        (Some(key), None) => key.0.clone(),
-        (None, Some(path)) => secrets_of(&directory.join(path))?.concat(),
-        (Some(_), Some(_)) => anyhow::bail!("give either `fleet-key` or `fleet-key-file`"),
+        (Some(text), None) => (text.0.clone(), "fleet-key"),
+        (None, Some(path)) => {
+            let key = "fleet-key-file";
+            (secrets_of(&directory.join(path)).at(key)?.concat(), key)
+        }
+        (Some(_), Some(_)) => {
+            let both = "give either `fleet-key` or `fleet-key-file`";
+            return Err(anyhow::anyhow!(both)).at("fleet-key");
+        }
     };
-    anyhow::ensure!(
-        text.len() >= FLEET_KEY_BYTES_MIN,
-        "the fleet's key must have at least {FLEET_KEY_BYTES_MIN} bytes"
-    );
+    let short = || format!("the fleet's key must have at least {FLEET_KEY_BYTES_MIN} bytes");
+    ensure(text.len() >= FLEET_KEY_BYTES_MIN, short).at(key)?;
     let mut context = Context::new(&SHA256);
     context.update(b"tombolo fleet key\n");
     context.update(text.as_bytes());

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tombolo_node::Cidr;
 
@@ -154,6 +153,16 @@ pub(crate) struct Realm {
     pub(crate) oauth: Option<OAuth>,
 }
 
+impl Realm {
+    fn has_secrets(&self) -> bool {
+        !self.users.is_empty()
+            || !self.user_keys.is_empty()
+            || !self.secrets.is_empty()
+            || !self.device_keys.is_empty()
+            || self.oauth.is_some()
+    }
+}
+
 /// Tokens of an authorization server (RFC 7635).
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -261,18 +270,28 @@ pub(crate) struct Limits {
 }
 
 impl File {
-    /// Reads a file.
+    /// Reads a file's text.
     ///
     /// # Errors
     /// Names the line and what is wrong there, but never shows it: it may hold a secret.
-    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("{}: cannot read it", path.display()))?;
-        Self::parse(&text).with_context(|| path.display().to_string())
-    }
-
     pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
         config_text::parse(text)
+    }
+
+    /// The files that are named for the secrets in them, seen from `directory`.
+    pub(crate) fn secret_files(&self, directory: &Path) -> Vec<PathBuf> {
+        let of_realms = self.realms.iter().flat_map(|realm| &realm.secret_files);
+        let hook = self.hook.iter().filter_map(|hook| hook.key_file.as_ref());
+        let one = [&self.fleet_key_file, &self.tls.key];
+        let named = of_realms.chain(hook).chain(one.into_iter().flatten());
+        named.map(|path| directory.join(path)).collect()
+    }
+
+    /// Whether there are secrets in the file itself.
+    pub(crate) fn has_secrets(&self) -> bool {
+        self.fleet_key.is_some()
+            || self.hook.as_ref().is_some_and(|hook| hook.key.is_some())
+            || self.realms.iter().any(Realm::has_secrets)
     }
 
     /// Writes what [`File::parse`] reads.

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::admin::api::{Allocation, DrainRequest, Ended, Left, Page, Query, Stats};
 use crate::admin::client::ask;
-use crate::output::{Style, json, line_of_text};
+use crate::output::{Style, counted, json, line_of_text};
 
 /// A command to a server that runs.
 #[derive(Debug, Subcommand)]
@@ -55,7 +55,8 @@ pub(crate) enum Operate {
         /// Name in the certificates of those servers
         #[arg(long, value_name = "NAME", requires = "alternates")]
         domain: Option<String>,
-        /// Wait until no allocation is left, for so many seconds; exit status 1 if some are
+        /// Wait until no allocation is left, for so many seconds, or for an hour without a number; exit
+        /// status 1 if some are
         #[arg(long, value_name = "S", num_args = 0..=1, default_missing_value = "3600",
             value_parser = crate::cli::whole_seconds)]
         wait: Option<u64>,
@@ -189,7 +190,7 @@ async fn list(which: Which, (skip, count): (usize, usize), at: &At) -> anyhow::R
         ))?;
     }
     let shown = page.allocations.len();
-    line_of_text(&format!("{shown} of {} allocations", page.total))?;
+    line_of_text(&format!("{shown} of {}", counted(page.total, "allocation")))?;
     Ok(())
 }
 
@@ -245,7 +246,9 @@ async fn end(which: Which, all: bool, at: &At) -> anyhow::Result<()> {
     let ended: Ended = ask(&at.admin, Method::DELETE, &path, &()).await?;
     match Style::of(at.json) {
         Style::Json => json(&Event::Ended(&ended))?,
-        Style::Person => line_of_text(&format!("{} allocations ended", ended.ended))?,
+        Style::Person => {
+            line_of_text(&format!("{} ended", counted(ended.ended, "allocation")))?;
+        }
     }
     Ok(())
 }
@@ -260,8 +263,8 @@ async fn drained(mut left: Left, wait: Option<Duration>, at: &At) -> anyhow::Res
     while !left.is_nothing() {
         anyhow::ensure!(
             tokio::time::Instant::now() < end,
-            "{} allocations are left{}",
-            left.allocations,
+            "not ended yet: {}{}",
+            counted(left.allocations, "allocation"),
             and_silent(left.silent_shards)
         );
         tokio::time::sleep(DRAIN_POLL).await;
@@ -281,14 +284,14 @@ fn tell_left(left: &Left, at: &At) -> anyhow::Result<()> {
         (Style::Json, _) => json(&Event::Drain(left))?,
         (Style::Person, true) => {
             line_of_text(&format!(
-                "draining: {} allocations left{silent}",
-                left.allocations
+                "draining: {} left{silent}",
+                counted(left.allocations, "allocation")
             ))?;
         }
         (Style::Person, false) => {
             line_of_text(&format!(
-                "not draining: {} allocations{silent}",
-                left.allocations
+                "not draining: {}{silent}",
+                counted(left.allocations, "allocation")
             ))?;
         }
     }
@@ -312,8 +315,9 @@ async fn stats(at: &At) -> anyhow::Result<()> {
     let draining = if stats.draining { ", draining" } else { "" };
     let silent = and_silent(stats.silent_shards);
     line_of_text(&format!(
-        "{} allocations on {} shards{silent}{draining}",
-        stats.allocations, stats.shards
+        "{} on {}{silent}{draining}",
+        counted(stats.allocations, "allocation"),
+        counted(stats.shards, "shard")
     ))?;
     for (name, value) in [
         ("made", stats.allocations_created.to_string()),

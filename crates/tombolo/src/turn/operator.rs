@@ -7,13 +7,14 @@ use tracing::{info, warn};
 
 use super::admin::api::Left;
 use super::args::ServerArgs;
-use super::settings::Settings;
+use super::settings::{AtStart, Settings};
 use crate::metrics::Source;
 
 /// The server and what is needed to configure it anew.
 pub(crate) struct Operator {
     pub(crate) relay: Relay,
     args: ServerArgs,
+    at_start: AtStart,
     certificates: Option<Certificates>,
     /// Those of the start, as what listens there is that of the start.
     own_ports: Vec<u16>,
@@ -30,6 +31,7 @@ impl Operator {
             own_ports,
             relay: Relay::bind(settings.relay)?,
             args,
+            at_start: settings.at_start,
             certificates,
             reloading: Mutex::new(()),
         })
@@ -46,21 +48,28 @@ impl Operator {
             .unwrap_or_else(PoisonError::into_inner);
         let result = self.try_reload();
         match &result {
-            Ok(()) => info!("the configuration was read again"),
+            Ok(unchanged) if !unchanged.is_empty() => warn!(
+                "the configuration was read again, but only a restart changes {}",
+                unchanged.join(", ")
+            ),
+            Ok(_) => info!("the configuration was read again"),
             Err(error) => warn!(error = format!("{error:#}"), "kept the configuration"),
         }
-        result
+        result.map(drop)
     }
 
-    fn try_reload(&self) -> anyhow::Result<()> {
-        let mut config = Settings::load(&self.args)?.relay;
+    /// Names what has changed and is not taken over.
+    fn try_reload(&self) -> anyhow::Result<Vec<&'static str>> {
+        let settings = Settings::load(&self.args)?;
+        let unchanged = self.at_start.differs(&settings.at_start);
+        let mut config = settings.relay;
         config.own_ports.clone_from(&self.own_ports);
         self.relay.reload(&config)?;
         // Either there is TLS before and after, or neither.
         if let (Some(certificates), Some(new)) = (&self.certificates, &config.tls) {
             certificates.replace(new);
         }
-        Ok(())
+        Ok(unchanged)
     }
 
     /// How many allocations there are, and whether there will be others. Blocks.

@@ -23,7 +23,8 @@ use super::operator::Operator;
 use super::settings::Settings;
 use crate::admin::AdminSocket;
 use crate::metrics;
-use crate::output::{Output, Style, json, line_of_text};
+use crate::output::{Output, Style, counted, json, line_of_text};
+use crate::secrets;
 
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -67,16 +68,16 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
     }
     let settings = Settings::load(&args)?;
     let has_credentials = settings.has_credentials();
-    let end = (settings.drain_timeout, settings.drain.clone());
-    let metrics_address = settings.metrics;
+    let at_start = settings.at_start.clone();
+    secrets::warn_of_open(&settings.secret_files);
     // From here on, so that a signal after the first line ends in good order.
     let signals = Signals::new()?;
-    let socket = settings.admin.as_deref().map(AdminSocket::bind);
+    let socket = at_start.admin.as_deref().map(AdminSocket::bind);
     let socket = socket.transpose()?;
     let operator = Arc::new(Operator::start(settings, args)?);
     let _file = socket.map(|socket| socket.serve(admin::router(Arc::clone(&operator))));
     let mut metrics_at = None;
-    if let Some(address) = metrics_address {
+    if let Some(address) = at_start.metrics {
         metrics_at = Some(metrics::serve(address, Arc::clone(&operator)).await?);
     }
     tell_ready(&operator, style, metrics_at)?;
@@ -86,6 +87,7 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
     if !has_credentials && style == Style::Person {
         line_of_text("Nobody can relay: there is no user and no secret.")?;
     }
+    let end = (at_start.drain_timeout, at_start.drain);
     tokio::select! {
         ended = signals.attend(&operator, end) => ended,
         // Whoever started the server starts it again.
@@ -201,10 +203,10 @@ fn tell_ready(
         line_of_text(&format!("TURN over TLS  {}", words(&addrs.turns)))?;
     }
     line_of_text(&format!(
-        "Relays from    {}  ({}, {} shards)",
+        "Relays from    {}  ({}, {})",
         words(&addrs.relay),
         relay.io().name(),
-        relay.shards()
+        counted(relay.shards(), "shard")
     ))?;
     if let Some(address) = metrics {
         line_of_text(&format!("Metrics        http://{address}/metrics"))?;

@@ -16,10 +16,19 @@ use super::file::{File, Listen, Network, PublicIp, Realm, Secret, Sha256};
 use super::import::Import;
 use super::limits;
 use crate::cli::TIME_MAX;
+use crate::config_text::{self, At as _, ensure};
 
 /// All that a server is started with.
 pub(crate) struct Settings {
     pub(crate) relay: RelayConfig,
+    pub(crate) at_start: AtStart,
+    /// In which secrets are.
+    pub(crate) secret_files: Vec<PathBuf>,
+}
+
+/// What no reload changes.
+#[derive(Clone, Debug)]
+pub(crate) struct AtStart {
     pub(crate) admin: Option<PathBuf>,
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) drain_timeout: Duration,
@@ -27,21 +36,56 @@ pub(crate) struct Settings {
     pub(crate) drain: Drain,
 }
 
+impl AtStart {
+    /// The keys that say something else.
+    pub(crate) fn differs(&self, other: &Self) -> Vec<&'static str> {
+        let (drain, others) = (&self.drain, &other.drain);
+        let parts = [
+            ("admin", self.admin == other.admin),
+            ("metrics", self.metrics == other.metrics),
+            ("drain-timeout", self.drain_timeout == other.drain_timeout),
+            ("drain-to", drain.alternates == others.alternates),
+            ("drain-domain", drain.domain == others.domain),
+        ];
+        let differs = parts.into_iter().filter(|(_, is_same)| !is_same);
+        differs.map(|(name, _)| name).collect()
+    }
+}
+
 impl Settings {
     /// Reads what the command line names, and checks all of it.
     pub(crate) fn load(args: &ServerArgs) -> anyhow::Result<Self> {
-        let file = match (&args.import, &args.config) {
-            (Some(path), _) => Import::read(path)?.file,
-            (None, Some(path)) => File::read(path)?,
-            (None, None) => File::default(),
+        let Some(path) = &args.config else {
+            let file = match &args.import {
+                Some(path) => Import::read(path)?.file,
+                None => File::default(),
+            };
+            let own = args.import.as_deref();
+            return Self::of(file, args, own, Path::new(""));
         };
-        let directory = args.config.as_deref().and_then(Path::parent);
-        let directory = directory.unwrap_or_else(|| Path::new(""));
-        let settings = Self::new(with_flags(file, args)?, directory);
-        match &args.config {
-            Some(path) => settings.with_context(|| path.display().to_string()),
-            None => settings,
-        }
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("{}: cannot read it", path.display()))?;
+        let file = File::parse(&text).with_context(|| path.display().to_string())?;
+        let directory = path.parent().unwrap_or_else(|| Path::new(""));
+        Self::of(file, args, Some(path), directory)
+            .map_err(|error| config_text::placed(error, path, &text))
+    }
+
+    /// Makes sense of what stands in a file, which is `own`, and on the command line.
+    fn of(
+        file: File,
+        args: &ServerArgs,
+        own: Option<&Path>,
+        directory: &Path,
+    ) -> anyhow::Result<Self> {
+        let own = own.filter(|_| file.has_secrets()).map(Path::to_owned);
+        let file = with_flags(file, args)?;
+        let mut secret_files = file.secret_files(directory);
+        secret_files.extend(own);
+        Ok(Self {
+            secret_files,
+            ..Self::new(file, directory)?
+        })
     }
 
     /// Makes sense of a file whose relative paths are seen from `directory`.
@@ -51,31 +95,34 @@ impl Settings {
             "nothing to listen on: give --listen, or `listen` in the file"
         );
         let drain_timeout = file.drain_timeout.unwrap_or(0);
-        anyhow::ensure!(
-            drain_timeout <= TIME_MAX,
-            "drain-timeout: at most {TIME_MAX} seconds (a year)"
-        );
+        ensure(drain_timeout <= TIME_MAX, || {
+            format!("at most {TIME_MAX} seconds (a year)")
+        })
+        .at("drain-timeout")?;
         let mut drain = Drain::default();
         drain.alternates.clone_from(&file.drain_to);
         drain.domain.clone_from(&file.drain_domain);
         drain.deadline = Some(Duration::from_secs(drain_timeout));
-        let relay_ips = relay_ips(&file)?;
+        let relay_ips = relay_ips(&file).at("relay-ip")?;
         let relay = RelayConfig {
             listen: addresses(&file.listen),
             listen_udp: addresses(&file.listen_udp),
             listen_tls: addresses(&file.tls.listen),
-            tls: certificates(&file, directory)?,
-            public_ips: public_ips(&file.public_ip, &relay_ips)?,
+            tls: certificates(&file, directory).at("tls")?,
+            public_ips: public_ips(&file.public_ip, &relay_ips).at("public-ip")?,
             relay_ips: file.relay_ip.clone(),
             own_ports: own_ports(&file),
             ..relaying(&file, directory)?
         };
         Ok(Self {
             relay,
-            admin: file.admin.map(|path| directory.join(path)),
-            metrics: file.metrics,
-            drain_timeout: Duration::from_secs(drain_timeout),
-            drain,
+            at_start: AtStart {
+                admin: file.admin.map(|path| directory.join(path)),
+                metrics: file.metrics,
+                drain_timeout: Duration::from_secs(drain_timeout),
+                drain,
+            },
+            secret_files: Vec::new(),
         })
     }
 
@@ -95,11 +142,11 @@ impl Settings {
 
 /// How a relay is to relay, wherever it is.
 pub(crate) fn relaying(file: &File, directory: &Path) -> anyhow::Result<RelayConfig> {
-    anyhow::ensure!(
-        file.shards
-            .is_none_or(|count| (1..=SHARDS_MAX).contains(&count)),
-        "the number of shards must be from 1 to {SHARDS_MAX}"
-    );
+    let is_good = |count| (1..=SHARDS_MAX).contains(&count);
+    ensure(file.shards.is_none_or(is_good), || {
+        format!("the number of shards must be from 1 to {SHARDS_MAX}")
+    })
+    .at("shards")?;
     let mut realms = realms(file, directory)?.into_iter();
     let mut relay = RelayConfig {
         dtls: file.tls.dtls.unwrap_or(true),
@@ -107,7 +154,7 @@ pub(crate) fn relaying(file: &File, directory: &Path) -> anyhow::Result<RelayCon
         realms: realms.collect(),
         allow_peers: networks(&file.peers.allow),
         deny_peers: networks(&file.peers.deny),
-        hook: hook(file, directory).context("hook")?,
+        hook: hook(file, directory).at("hook")?,
         io: file.io.map_or(IoMode::Auto, Into::into),
         shards: file.shards,
         relay_tcp: file.relay_tcp,
@@ -290,10 +337,10 @@ fn extend(relay: &mut RelayConfig, file: &File) -> anyhow::Result<()> {
         ),
     ] {
         if let Some(seconds) = given {
-            anyhow::ensure!(
-                (LIFETIME_MIN..=max).contains(&seconds),
-                "{name} must be from {LIFETIME_MIN} to {max} seconds"
-            );
+            ensure((LIFETIME_MIN..=max).contains(&seconds), || {
+                format!("from {LIFETIME_MIN} to {max} seconds")
+            })
+            .at(name)?;
             *lifetime = Duration::from_secs(seconds);
         }
     }

@@ -10,7 +10,7 @@ use crate::folder::Folder;
 use crate::operating::get;
 
 /// The NATS server that `scripts/install-nats.sh` installs.
-fn nats_server() -> PathBuf {
+pub(crate) fn nats_server() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
@@ -440,7 +440,7 @@ async fn a_drain_ends_when_nobody_is_left_and_says_who_is() {
         .operate(&["drain", "node-2", "--timeout", "1"])
         .await;
     assert_eq!(drain.status, Some(1));
-    let says = "1 sessions and 1 allocations were left";
+    let says = "1 session and 1 allocation were left";
     assert!(drain.complaints.contains(says), "{}", drain.complaints);
     let over = drain.events.last().unwrap();
     let left = (&over["sessions_left"], &over["allocations_left"]);

@@ -293,7 +293,7 @@ async fn a_node_has_metrics_of_its_relay_too() {
 
 #[tokio::test]
 async fn a_reload_lets_others_in_and_a_wrong_one_changes_nothing() {
-    let server = Server::start("operate-reload", ALICE, &[]).await;
+    let mut server = Server::start("operate-reload", ALICE, &[]).await;
     let mut alice = server.caller("alice");
     assert!(alice.allocates());
     assert!(!server.caller("carol").allocates());
@@ -303,11 +303,18 @@ async fn a_reload_lets_others_in_and_a_wrong_one_changes_nothing() {
     let of_alice = server.answer(&["list", "--user", "alice"]).await;
     assert_eq!(of_alice["total"], 1, "allocations stay");
 
+    let at_start = format!("drain-timeout = 7\n{ALICE_AND_CAROL}");
+    server.folder.write("turn.toml", &at_start);
+    assert_eq!(server.answer(&["reload"]).await["event"], "reloaded");
+    let unchanged = "only a restart changes drain-timeout";
+    server.running.complains(unchanged).await;
+
     for (config, says) in [
         ("listen = ['127.0.0.1:0']\nreelm = 1\n", "line 2"),
+        ("listen = ['127.0.0.1:0']\nshards = 0\n", "line 2, shards: "),
         (
             "listen = ['127.0.0.1:1']\n",
-            "only a restart changes where it listens",
+            "only a restart changes where it listens (`listen`)",
         ),
         (
             "listen = ['127.0.0.1:0']\ntls = { key = 'k' }\n",

@@ -1,11 +1,14 @@
 //! `tombolo serve` with a configuration of its own, as operators run it.
 
 use std::net::SocketAddr;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use crate::command::{Running, start, start_on_a_disk_that_fills};
+use crate::cluster::nats_server;
+use crate::command::{Running, node_with, start, start_on_a_disk_that_fills};
 use crate::folder::Folder;
 use crate::operating::{certificate, get, shows};
 
@@ -126,11 +129,14 @@ async fn a_hangup_changes_keys_and_certificate_and_a_wrong_file_changes_nothing(
         node.signal("HUP");
         config_is_kept(&mut node, at, &second, &third).await;
     }
+    config(&folder, "drain-timeout = 7", one_key);
+    node.signal("HUP");
+    node.complains("only a restart changes drain-timeout").await;
     node.terminate();
     let complaints = node.ended().await.complaints;
     for says in [
         "line 5: unknown field `prot`",
-        "only a restart changes the region",
+        "only a restart changes the region (`region`)",
         "token-keys.token: ",
         "[token-keys]",
     ] {
@@ -332,6 +338,48 @@ async fn a_node_that_waits_for_nats_ends_when_it_is_told_to_and_its_socket_with_
     node.terminate();
     assert_eq!(node.ended().await.status, Some(0));
     assert!(!std::path::Path::new(&admin).exists());
+}
+
+#[tokio::test]
+async fn a_node_whose_nats_server_runs_without_jetstream_says_so_while_it_waits() {
+    let mut nats = tokio::process::Command::new(nats_server());
+    let nats = nats.args(["--addr", "127.0.0.1", "--port", "-1"]);
+    let nats = nats.kill_on_drop(true).stderr(Stdio::piped());
+    let mut nats = nats.spawn().unwrap();
+    let mut said = BufReader::new(nats.stderr.take().unwrap()).lines();
+    let address = loop {
+        let line = said.next_line().await.unwrap().unwrap();
+        if let Some((_, address)) = line.split_once("client connections on ") {
+            break address.to_owned();
+        }
+    };
+    let mut node = start(&["serve", "--dev", "--nats", &format!("nats://{address}")]);
+    node.complains("runs without JetStream").await;
+    node.terminate();
+    assert_eq!(node.ended().await.status, Some(0));
+}
+
+#[tokio::test]
+async fn a_drained_node_that_is_alone_has_moved_nobody() {
+    let folder = Folder::new("serve-lone-drain");
+    let admin = folder.path("node.sock");
+    let (_node, url) = node_with(&["--admin", &admin]).await;
+    let args = [
+        "peer", "--server", &url, "--user", "alice", "--room", "r", "--json",
+    ];
+    let mut alice = start(&args);
+    alice.event("joined").await;
+    let drain = ["drain", "node", "--timeout", "3600", "--admin", &admin];
+    let mut drain = start(&[&drain[..], &["--json"]].concat());
+    assert_eq!(drain.event("drain").await["sessions"], 1);
+    alice.terminate();
+    assert_eq!(alice.ended().await.status, Some(0));
+    let drained = drain.event("drained").await;
+    assert_eq!(
+        (&drained["moved"], &drained["sessions_left"]),
+        (&json!(0), &json!(0))
+    );
+    assert_eq!(drain.ended().await.status, Some(0));
 }
 
 #[tokio::test]

@@ -129,7 +129,7 @@ fn a_usual_configuration_means_the_same_here() {
     assert_eq!(relay.public_ips.len(), 2);
     assert_eq!(relay.nonce_lifetime.as_secs(), 600);
     assert_eq!(relay.lifetime_max.as_secs(), 1800);
-    let metrics = settings.metrics.map(|address| address.to_string());
+    let metrics = settings.at_start.metrics.map(|address| address.to_string());
     assert_eq!(metrics.as_deref(), Some("127.0.0.1:9642"));
     assert_eq!(relay.relay_ports, 50000..=60000);
     assert_eq!(relay.realm.name, "example.org");
