@@ -246,13 +246,19 @@ impl<M: Machine> Following<M> {
     /// Has a log read; returns once all of it was.
     pub(super) async fn begin(node: &Arc<Node>, key: Key) -> Result<Self, Reject> {
         let following = Self::enter(node, key)?;
-        let mut standing = following.follower.standing.subscribe();
+        following.read().await?;
+        Ok(following)
+    }
+
+    /// Waits until all of the log has been read.
+    async fn read(&self) -> Result<(), Reject> {
+        let mut standing = self.follower.standing.subscribe();
         let known = standing.wait_for(|standing| *standing != Standing::Behind);
         // The value is let go of before anything else is locked.
-        let known = node.within(known).await?.map(|standing| *standing);
+        let known = self.node.within(known).await?.map(|standing| *standing);
         match known {
             Ok(Standing::Unreadable) => Err(unreadable()),
-            _ => Ok(following.clone()),
+            _ => Ok(()),
         }
     }
 
@@ -332,17 +338,9 @@ impl<M: Machine> Following<M> {
         if node.cluster.is_out() {
             return Err(unavailable("this node is not part of its cluster"));
         }
-        if *follower.standing.borrow() == Standing::Unreadable {
-            return Err(unreadable());
-        }
-        if self.lock().is_over {
+        let Some(outcome) = self.expect(operation).await? else {
             return Ok(Outcome::Late);
-        }
-        let (sender, outcome) = oneshot::channel();
-        follower
-            .lock()
-            .waiting_by_operation
-            .insert(operation, sender);
+        };
         let _waiting = Waiting {
             follower,
             operation,
@@ -358,6 +356,28 @@ impl<M: Machine> Following<M> {
         match node.within(outcome).await {
             Ok(Ok(outcome)) => Ok(outcome),
             Ok(Err(_)) | Err(_) => Ok(Outcome::Unsure),
+        }
+    }
+
+    /// Has it told what becomes of an entry; `None` when the log is over. Not while the log is read anew: who is told looks at the state next, and
+    /// that would not have the entry yet.
+    async fn expect(
+        &self,
+        operation: OperationId,
+    ) -> Result<Option<oneshot::Receiver<Outcome<M>>>, Reject> {
+        loop {
+            self.read().await?;
+            let mut state = self.lock();
+            // It is begun anew under the lock.
+            if *self.follower.standing.borrow() == Standing::Behind {
+                continue;
+            }
+            if state.is_over {
+                return Ok(None);
+            }
+            let (sender, outcome) = oneshot::channel();
+            state.waiting_by_operation.insert(operation, sender);
+            return Ok(Some(outcome));
         }
     }
 

@@ -8,7 +8,7 @@ use tombolo_engine::{Expect, Key, Local, LocalConfig, Log as _, OperationId, Tai
 use tombolo_social::inbox::{Body, Entry};
 use tombolo_social::{MessageId, Time};
 use tombolo_wire::UserId;
-use tombolo_wire::v1::{GroupMembers, group_request};
+use tombolo_wire::v1::{ErrorCode, GroupMembers, direct_response, group_request};
 
 use crate::cluster::start;
 use crate::{direct, groups};
@@ -41,6 +41,32 @@ async fn while_logs_are_read_anew_a_group_goes_on_and_users_are_there() {
     alice.response(listed).await.unwrap();
     alice.post(2, b"after").await.unwrap();
     assert_eq!(alice.heard().await, ["2 alice after"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_written_is_answered_when_the_log_that_is_read_anew_has_been_read() {
+    let local = Local::new(LocalConfig::default());
+    let node = start(&local, 0);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut alice = direct::Talker::new(&node.lab, "alice").await;
+    let nobody = alice.direct("bob", 1, b"hello").await;
+    assert_eq!(nobody, Err(ErrorCode::NoSuchUser));
+    let mut bob = direct::Talker::new(&node.lab, "bob").await;
+
+    node.wire.is_slow.store(true, Ordering::Relaxed);
+    let asked = bob.ask_open();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // The node begins anew before it is told of its entry, and then reads all but that this is all.
+    node.wire.restore(&local);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    node.wire.is_endless.store(true, Ordering::Relaxed);
+    node.wire.is_slow.store(false, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    node.wire.is_endless.store(false, Ordering::Relaxed);
+    let direct_response::Result::Opened(opened) = bob.direct_response(asked).await.unwrap() else {
+        panic!("it asked to open its inbox");
+    };
+    assert!(opened.last.is_some(), "its inbox is there");
 }
 
 #[tokio::test(start_paused = true)]

@@ -583,6 +583,11 @@ impl Talker {
         }
     }
 
+    pub(crate) fn ask_open(&mut self) -> u64 {
+        let after = None;
+        self.ask(direct_request::Kind::Open(v1::OpenInbox { after }))
+    }
+
     pub(crate) async fn open(
         &mut self,
         after: Option<Place>,

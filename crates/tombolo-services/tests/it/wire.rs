@@ -315,6 +315,9 @@ impl Tail for SlowTail {
                     || is_endless && event == Some(TailEvent::Synced)
             };
             while is_held() {
+                if self.logs.has_changed().unwrap_or_default() {
+                    return self.begin_anew().await;
+                }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             if self.wire.is_void.swap(false, Ordering::Relaxed) {
