@@ -164,6 +164,23 @@ impl Board {
         self.epoch == Some(after.epoch) && (self.lost..=self.last).contains(&after.offset)
     }
 
+    /// Up to which number another state of the board has the same notices, as far as both keep them.
+    #[must_use]
+    pub fn agreed(&self, other: &Self) -> u64 {
+        if self.epoch != other.epoch {
+            return 0;
+        }
+        let last = self.last.min(other.last);
+        let mut common = self.notices.iter().filter(|notice| notice.number <= last);
+        let is_another = |notice: &&Notice| {
+            let theirs = other.notices_after(notice.number.saturating_sub(1)).next();
+            theirs.is_some_and(|theirs| theirs.number == notice.number && theirs != *notice)
+        };
+        common
+            .find(is_another)
+            .map_or(last, |notice| notice.number.saturating_sub(1))
+    }
+
     /// The notices after a number, the oldest first.
     pub fn notices_after(&self, number: u64) -> impl Iterator<Item = &Notice> {
         let first = self

@@ -46,6 +46,8 @@ pub(super) struct NoticeListener {
     board: TagName,
     /// Up to where it was told; `None` when it knows nothing.
     at: Option<Place>,
+    /// It was told more, which is void.
+    has_lost: bool,
 }
 
 /// A notice was taken.
@@ -178,6 +180,7 @@ pub(super) async fn carry_out(
         let listener = NoticeListener {
             session: Arc::clone(session),
             at: after.get(&board).copied(),
+            has_lost: false,
             board,
         };
         open.push(following.listen(session, |_| listener));
@@ -254,9 +257,17 @@ impl Machine for Board {
         Some(self.snapshot())
     }
 
-    /// Listeners find out by themselves whether they are ahead, as long as fewer have come since than were lost.
-    fn agreed(&self, _: &Self) -> u64 {
-        0
+    fn agreed(&self, other: &Self) -> u64 {
+        self.agreed(other)
+    }
+
+    fn go_back(listener: &mut NoticeListener, to: u64) {
+        if let Some(at) = &mut listener.at
+            && at.offset > to
+        {
+            at.offset = to;
+            listener.has_lost = true;
+        }
     }
 
     fn apply(&mut self, entry: &[u8]) -> Result<Applied<Self>, EntryError> {
@@ -273,22 +284,25 @@ impl Machine for Board {
         let Some(last) = self.last() else {
             return Told::All;
         };
-        if listener.at == Some(last) {
+        if listener.at == Some(last) && !listener.has_lost {
             return Told::All;
         }
         if listener.session.lock().ended().is_some() {
             return Told::Gone;
         }
-        let known = listener.at.filter(|at| self.is_recoverable(*at));
-        if known.is_none() && listener.at.is_some() {
-            let offset = match listener.at {
-                Some(at) if at.epoch == last.epoch => self.lost(),
-                Some(_) | None => 0,
+        if let Some(at) = listener.at
+            && (listener.has_lost || !self.is_recoverable(at))
+        {
+            let offset = match at {
+                at if self.is_recoverable(at) => at.offset,
+                at if at.epoch == last.epoch => self.lost(),
+                _ => 0,
             };
             let lost = notice_event::Kind::Lost(v1::NoticesLost {});
             if !listener.tell(node, Place { offset, ..last }, lost) {
                 return Told::Behind;
             }
+            listener.has_lost = false;
         }
         let after = listener.at.map_or(0, |at| at.offset);
         let now: Time = time(node);

@@ -6,12 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tombolo_engine::{Expect, Key, Local, LocalConfig, Log as _, OperationId, TailEvent};
 use tombolo_social::inbox::{Body, Entry};
-use tombolo_social::{MessageId, Time};
+use tombolo_social::{MessageId, Time, board};
 use tombolo_wire::UserId;
 use tombolo_wire::v1::{ErrorCode, GroupMembers, direct_response, group_request};
 
 use crate::cluster::start;
-use crate::{direct, groups};
+use crate::{direct, groups, notices};
 
 #[tokio::test(start_paused = true)]
 async fn while_logs_are_read_anew_a_group_goes_on_and_users_are_there() {
@@ -136,6 +136,38 @@ async fn posts_that_come_under_the_numbers_of_lost_ones_are_told() {
     assert_eq!(alice.heard().await, ["place lost true", "place lost false"]);
     assert_eq!(alice.post(4, b"new").await.unwrap().number, 2);
     assert_eq!(alice.heard().await, ["2 alice new"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn notices_that_come_under_the_numbers_of_lost_ones_are_told() {
+    let local = Local::new(LocalConfig::default());
+    let node = start(&local, 0);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut alice = node.lab.device("alice").await;
+    notices::open(&mut alice, &[]).await.unwrap();
+    for id in 1..=2 {
+        notices::notify(&node.lab, "all", id, "kept").await.unwrap();
+    }
+    let board = Key::new(["notices", "all"]).unwrap();
+    let backup = backup(&local, std::slice::from_ref(&board)).await;
+    for id in 3..=4 {
+        notices::notify(&node.lab, "all", id, "lost").await.unwrap();
+    }
+    assert_eq!(notices::told(&mut alice).await.0.len(), 4);
+    // Somebody is faster than this node, by as many as were lost.
+    for id in 5..=6 {
+        let other = board::Entry {
+            operation: tombolo_social::OperationId([id; 16]),
+            time: Time::from_millis(1),
+            expires: Time::from_millis(u64::MAX),
+            id: MessageId([id; 16]),
+            payload: "other".into(),
+        };
+        append(&backup, &board, other.encode(), id).await;
+    }
+    node.wire.restore(&backup);
+    let told = ["all lost", "all 3 other", "all 4 other"];
+    assert_eq!(notices::told(&mut alice).await.0, told);
 }
 
 /// Logs as they are now.

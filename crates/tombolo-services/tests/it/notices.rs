@@ -143,7 +143,12 @@ async fn what_has_expired_is_told_nobody_and_what_breaks_a_rule_is_refused() {
     assert_eq!(open(&mut alice, &[unnamed]).await, Err(ErrorCode::BadName));
 }
 
-async fn notify(lab: &Lab, board: &str, id: u8, text: &str) -> Result<Notified, ErrorCode> {
+pub(crate) async fn notify(
+    lab: &Lab,
+    board: &str,
+    id: u8,
+    text: &str,
+) -> Result<Notified, ErrorCode> {
     let board = TagName::parse(board).unwrap();
     let payload = text.to_owned().into();
     let lasts = Duration::from_secs(3600);
@@ -151,7 +156,10 @@ async fn notify(lab: &Lab, board: &str, id: u8, text: &str) -> Result<Notified, 
     notified.await.map_err(|reject| reject.code)
 }
 
-async fn open(device: &mut Device, after: &[v1::NoticePlace]) -> Result<Vec<String>, ErrorCode> {
+pub(crate) async fn open(
+    device: &mut Device,
+    after: &[v1::NoticePlace],
+) -> Result<Vec<String>, ErrorCode> {
     let after = after.to_vec();
     let kind = Some(notice_request::Kind::Open(v1::OpenNotices { after }));
     let kind = Some(social_request::Kind::Notices(v1::NoticeRequest { kind }));
@@ -168,7 +176,7 @@ async fn open(device: &mut Device, after: &[v1::NoticePlace]) -> Result<Vec<Stri
 }
 
 /// All that is told until nothing comes for a while, and up to where.
-async fn told(device: &mut Device) -> (Vec<String>, Vec<v1::NoticePlace>) {
+pub(crate) async fn told(device: &mut Device) -> (Vec<String>, Vec<v1::NoticePlace>) {
     let (mut heard, mut places) = (Vec::new(), Vec::new());
     while let Some(outgoing) = device.next_frame().await {
         let Outgoing::Reliable(v1::ServerFrame {
