@@ -1,7 +1,8 @@
 //! One log on one node: reads it and tells the sessions here that listen.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -170,8 +171,8 @@ pub(super) struct State<M: Machine> {
     pub(super) machine: M,
     /// Of a log that is read anew: what was read of it. Meanwhile the machine is as it was.
     ahead: Option<M>,
-    /// How often that took the machine's place, and up to which number it said the same the last time.
-    pub(super) replaced: (u64, u64),
+    /// Of those who have tellers of their own.
+    agreed: Vec<Weak<AtomicU64>>,
     /// The last entry that was read.
     cursor: Option<Offset>,
     /// The log was retired before it was read: who puts something there does not know that it has ended.
@@ -421,7 +422,7 @@ impl<M: Machine> Follower<M> {
         let state = State {
             machine: M::default(),
             ahead: None,
-            replaced: (0, 0),
+            agreed: Vec::new(),
             cursor: None,
             is_over: false,
             entries: 0,
@@ -599,7 +600,34 @@ impl<M: Machine> Follower<M> {
     }
 }
 
+/// Up to which number somebody knows what the log still says.
+#[derive(Clone)]
+pub(super) struct Agreed(Arc<AtomicU64>);
+
+impl Agreed {
+    /// `None` when that is all, or was taken before.
+    pub(super) fn take(&self) -> Option<u64> {
+        let agreed = self.0.swap(u64::MAX, Ordering::Relaxed);
+        (agreed != u64::MAX).then_some(agreed)
+    }
+
+    /// Whether there is something to take.
+    pub(super) fn is_noted(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != u64::MAX
+    }
+}
+
 impl<M: Machine> State<M> {
+    /// Notes from now on what becomes void of what is known.
+    pub(super) fn agreed(&mut self) -> Agreed {
+        if self.agreed.len() == self.agreed.capacity() {
+            self.agreed.retain(|told| told.strong_count() > 0);
+        }
+        let agreed = Arc::new(AtomicU64::new(u64::MAX));
+        self.agreed.push(Arc::downgrade(&agreed));
+        Agreed(agreed)
+    }
+
     /// The machine that reads.
     fn read(&mut self) -> &mut M {
         self.ahead.as_mut().unwrap_or(&mut self.machine)
@@ -622,7 +650,13 @@ impl<M: Machine> State<M> {
         };
         let agreed = machine.agreed(&self.machine);
         self.machine = machine;
-        self.replaced = (self.replaced.0 + 1, agreed);
+        self.agreed.retain(|told| match told.upgrade() {
+            Some(told) => {
+                told.fetch_min(agreed, Ordering::Relaxed);
+                true
+            }
+            None => false,
+        });
         for listener in self.listener_by_session.values_mut() {
             M::go_back(listener, agreed);
         }
@@ -680,3 +714,43 @@ const UNREADABLE_DELAY: Duration = Duration::from_secs(30);
 
 /// Between two attempts to read a log.
 const TAIL_DELAY: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use tombolo_social::MessageId;
+    use tombolo_social::segment::{self, Segment};
+
+    use super::*;
+
+    #[test]
+    fn of_a_log_that_is_read_anew_twice_it_is_known_where_all_agree() {
+        let follower = Follower::<Segment>::new(Key::new(["posts"]).unwrap());
+        let mut state = follower.lock();
+        state.machine = posts([1, 2, 3, 4, 5]);
+        let told = state.agreed();
+        for _ in 0..1_000 {
+            drop(state.agreed());
+        }
+        assert!(state.agreed.len() < 10, "nobody waits for most");
+        for anew in [[1, 2, 6, 7, 8], [1, 2, 6, 7, 9]] {
+            state.ahead = Some(posts(anew));
+            state.replace();
+        }
+        assert_eq!((told.take(), told.take()), (Some(2), None));
+    }
+
+    fn posts(ids: [u8; 5]) -> Segment {
+        let mut segment = Segment::new();
+        for id in ids {
+            let entry = segment::Entry {
+                operation: OperationId([id; 16]),
+                time: tombolo_social::Time::from_millis(1),
+                from: None,
+                id: MessageId([id; 16]),
+                payload: Bytes::new(),
+            };
+            segment.apply(&entry).unwrap();
+        }
+        segment
+    }
+}

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tombolo_social::Place;
-use tombolo_social::segment::POSTS_MAX;
+use tombolo_social::segment::{POSTS_MAX, Segment};
 use tombolo_wire::v1::{self, group_event, server_frame, social_event};
 
+use super::super::follower::{Agreed, Following};
 use super::super::{Back, event};
 use super::find::{self, Found};
 use super::{on_wire, role_name};
@@ -46,6 +47,7 @@ impl Telling {
             found,
             known,
             back: Back::default(),
+            reading: None,
         };
         Self(node.runtime.spawn(teller.run()))
     }
@@ -62,6 +64,15 @@ struct Teller {
     known: Known,
     /// What is to be said of the last post that it knows, when it was told more that is void.
     back: Back,
+    reading: Option<Reading>,
+}
+
+/// The segment that is told.
+#[derive(Clone)]
+struct Reading {
+    number: u64,
+    segment: Following<Segment>,
+    agreed: Agreed,
 }
 
 /// Why telling goes on otherwise.
@@ -107,25 +118,23 @@ impl Teller {
         }
         let leaf = self.found.roster(&self.node, &self.session.user).await?;
         let number = find::segment_of(self.known.cursor + 1);
-        let segment = self.found.segment(&self.node, number).await?;
+        let reading = self.read(number).await?;
         let mut head_changes = self.found.head().watch();
         let mut roster_changes = leaf.roster.watch();
-        let mut segment_changes = segment.watch();
-        let mut replaced = segment.lock().replaced.0;
+        let mut segment_changes = reading.segment.watch();
         loop {
             head_changes.borrow_and_update();
             roster_changes.borrow_and_update();
             segment_changes.borrow_and_update();
             let mut told = self.tell_about(&leaf);
             if matches!(told, Told::All) {
-                let (count, agreed) = segment.lock().replaced;
-                if std::mem::replace(&mut replaced, count) != count {
+                if let Some(agreed) = reading.agreed.take() {
                     self.go_back(find::number(number, 0) + agreed - 1);
                 }
                 told = self.tell_back();
             }
             if matches!(told, Told::All) {
-                told = self.tell_posts(number, &segment);
+                told = self.tell_posts(&reading);
             }
             match told {
                 Told::Step(step) => return Ok(step),
@@ -138,6 +147,24 @@ impl Teller {
                 },
             }
         }
+    }
+
+    /// The segment with a number. While that is told, nothing that becomes void of it is missed.
+    async fn read(&mut self, number: u64) -> Result<Reading, Reject> {
+        if let Some(reading) = &self.reading
+            && reading.number == number
+        {
+            return Ok(reading.clone());
+        }
+        let segment = self.found.segment(&self.node, number).await?;
+        let agreed = segment.lock().agreed();
+        let reading = Reading {
+            number,
+            segment,
+            agreed,
+        };
+        self.reading = Some(reading.clone());
+        Ok(reading)
     }
 
     /// Tells how the group and this member of it are.
@@ -215,12 +242,12 @@ impl Teller {
         Told::All
     }
 
-    fn tell_posts(
-        &mut self,
-        number: u64,
-        segment: &super::super::follower::Following<tombolo_social::segment::Segment>,
-    ) -> Told {
-        let state = segment.lock();
+    fn tell_posts(&mut self, reading: &Reading) -> Told {
+        let (number, state) = (reading.number, reading.segment.lock());
+        if reading.agreed.is_noted() {
+            // What is void is told first.
+            return Told::All;
+        }
         let first = find::number(number, 0);
         let skipped = usize::try_from((self.known.cursor + 1).saturating_sub(first));
         let posts = state.machine.posts().iter().enumerate();
