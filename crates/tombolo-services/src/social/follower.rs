@@ -360,8 +360,8 @@ impl<M: Machine> Following<M> {
         }
     }
 
-    /// Has it told what becomes of an entry; `None` when the log is over. Not while the log is read anew: who is told looks at the state next, and
-    /// that would not have the entry yet.
+    /// Has it told what becomes of an entry; `None` when the log is over. Not while the log is read anew: who is told
+    /// looks at the state next, and that would not have the entry yet.
     async fn expect(
         &self,
         operation: OperationId,
