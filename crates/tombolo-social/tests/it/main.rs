@@ -6,5 +6,6 @@ mod board;
 mod group;
 mod inbox;
 mod inbox_random;
+mod kept;
 mod presence;
 mod roster;
