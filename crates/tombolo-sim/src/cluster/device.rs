@@ -96,6 +96,8 @@ pub(crate) struct Device {
     outbox: Outbox<ClientFrame>,
     inbox: Inbox,
     resume_token: Option<Bytes>,
+    /// The session that it was given last.
+    pub(crate) session: Bytes,
     next_request: u64,
     asked: BTreeMap<u64, Asked>,
     again: Deeds,
@@ -142,6 +144,7 @@ impl Device {
             outbox: Outbox::new(Limits::default()),
             inbox: Inbox::new(),
             resume_token: None,
+            session: Bytes::new(),
             next_request: 1,
             asked: BTreeMap::new(),
             again: Deeds::default(),
@@ -231,6 +234,7 @@ impl Device {
     fn on_welcome(&mut self, welcome: v1::Welcome, ack: u64) -> Result<(), Violation> {
         note(|| format!("{} < {welcome:?}", self.name));
         self.resume_token = Some(welcome.resume_token);
+        self.session = welcome.session_id;
         self.is_welcome = true;
         if welcome.resumed {
             self.resumed += 1;

@@ -1,5 +1,8 @@
 //! Plain messages: who is to hear which, and whether everybody has.
 
+use tombolo_room::Room;
+use tombolo_wire::UserId;
+
 use super::device::{Device, Violation};
 
 /// A plain message that others are to hear.
@@ -22,17 +25,30 @@ struct Receiver {
 }
 
 impl Plain {
-    /// A device sends one, if it can.
-    pub(crate) fn send(devices: &mut [Device], from: usize, room: &str) -> Option<Self> {
+    /// A device sends one, if it can, by a node that knows the room so.
+    pub(crate) fn send(
+        devices: &mut [Device],
+        from: usize,
+        room: &str,
+        known: &Room,
+    ) -> Option<Self> {
         let sender = devices.get_mut(from)?;
         let (number, seq) = sender.send(room)?;
         let sender = devices.get(from)?;
         let members = &sender.views.get(room)?.members;
         let is_present = |user: &str| members.get(user).is_some_and(|(_, dropped)| !dropped);
+        // A session that it does not know yet is told what comes later.
+        let is_known = |device: &Device| {
+            let user = UserId::parse(&device.name).ok();
+            let found = user.and_then(|user| known.membership(&user));
+            found.is_some_and(|found| found.session.0[..] == device.session[..])
+        };
         let receivers = devices.iter().filter_map(|device| {
             let view = device.views.get(room)?;
-            let is_receiver =
-                device.name != sender.name && is_present(&device.name) && view.is_joined;
+            let is_receiver = device.name != sender.name
+                && is_present(&device.name)
+                && view.is_joined
+                && is_known(device);
             is_receiver.then(|| Receiver {
                 user: device.name.clone(),
                 life: device.life,

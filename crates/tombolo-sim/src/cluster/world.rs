@@ -12,10 +12,11 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tombolo_engine::{Epoch, Local, LocalConfig, Offset};
+use tombolo_room::Room;
 use tombolo_services::{Drained, RelayHook, Services};
 use tombolo_wire::token::{Claims, KeySet, SigningKey, VerifyingKey};
 use tombolo_wire::v1::IceServers;
-use tombolo_wire::{NodeId, UserId};
+use tombolo_wire::{NodeId, RoomId, UserId};
 
 use super::device::{BRIEF, Device, Violation};
 use super::place::{self, Place, Process};
@@ -260,11 +261,20 @@ impl ClusterWorld {
                 5..40 => device.say(&room),
                 40..60 => device.add(&room),
                 _ => {
-                    let sent = Plain::send(&mut self.devices, index, &room);
+                    let known = self.known_by(index, &room).unwrap_or_default();
+                    let sent = Plain::send(&mut self.devices, index, &room, &known);
                     self.plain.extend(sent);
                 }
             }
         }
+    }
+
+    /// A room as the node of a device has read it.
+    fn known_by(&self, device: usize, room: &str) -> Option<Room> {
+        let node = self.nodes.get(self.devices.get(device)?.node?)?;
+        let room = RoomId::parse(room).ok()?;
+        let (_, state) = node.services.as_ref()?.room_snapshot(&room)?;
+        Room::restore(&state).ok()
     }
 
     /// One of two comes into the brief room, or leaves it, perhaps as the last one.
