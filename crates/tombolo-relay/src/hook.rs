@@ -11,7 +11,7 @@ mod message;
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -37,6 +37,7 @@ use tracing::{debug, warn};
 use self::message::{Answer, SIGNATURE};
 use crate::{
     link::{Control, ShardLink},
+    repeated::Repeated,
     stats::{HookCounters, HookFailure},
 };
 
@@ -216,6 +217,7 @@ struct Asker {
     key: hmac::Key,
     timeout: Duration,
     counters: Arc<HookCounters>,
+    unreached: Mutex<Repeated>,
 }
 
 impl Asker {
@@ -236,6 +238,7 @@ impl Asker {
             key: hmac::Key::new(hmac::HMAC_SHA256, &config.key),
             timeout: config.timeout,
             counters,
+            unreached: Mutex::default(),
         }
     }
 
@@ -291,7 +294,7 @@ impl Asker {
             .body(Full::new(Bytes::from(body)))
             .map_err(|_| HookFailure::Unreachable)?;
         let response = self.client.request(request).await.map_err(|error| {
-            warn!(%error, "the hook cannot be reached");
+            self.note_unreached(&error);
             HookFailure::Unreachable
         })?;
         // Whoever is in between can refuse anyway, so this needs no signature.
@@ -309,6 +312,17 @@ impl Asker {
             return Err(HookFailure::Signature);
         }
         Answer::parse(&body, &nonce).map(Answer::into_credential)
+    }
+
+    /// Strangers have it asked as often as they like.
+    fn note_unreached(&self, error: &dyn fmt::Display) {
+        let mut unreached = self
+            .unreached
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = unreached.count(Instant::now()) {
+            warn!(count, %error, "the hook cannot be reached");
+        }
     }
 }
 

@@ -53,6 +53,7 @@ mod operate;
 mod owners;
 mod proxy;
 mod relay;
+mod repeated;
 mod sentinel;
 mod shard;
 #[expect(

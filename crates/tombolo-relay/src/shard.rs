@@ -40,6 +40,7 @@ use crate::{
     hook::HookLink,
     link::{Connection, Control, FromStream, ShardInbox, ShardLink},
     owners::PortOwners,
+    repeated::Repeated,
     socket::{Alarm, Poller, SLOTS, Sender, Slots, UdpSocket},
     steering::SteeredSockets,
 };
@@ -76,6 +77,7 @@ pub(crate) struct Shard {
     sender: Sender,
     replies: Vec<Transmit>,
     io: IoStats,
+    port_failures: Repeated,
 }
 
 struct ServerSocket {
@@ -161,6 +163,7 @@ impl Shard {
             sender,
             replies: Vec::with_capacity(SLOTS),
             io: IoStats::default(),
+            port_failures: Repeated::default(),
         })
     }
 

@@ -16,6 +16,7 @@ use tracing::warn;
 use super::Shard;
 use crate::{
     link::{Account, Join, ShardLink},
+    repeated::Repeated,
     stream::{PeerTask, connect, listen},
 };
 
@@ -30,6 +31,7 @@ pub(crate) struct Peers {
     /// How fast the bytes of each allocation of a realm may go in each direction, as far as a
     /// connection of that realm was ever joined.
     limit_by_realm: HashMap<RealmId, watch::Sender<Option<Bandwidth>>>,
+    failures: Repeated,
 }
 
 /// A connection to a peer. Dropping it closes it.
@@ -53,6 +55,7 @@ impl Peers {
             listeners: HashMap::new(),
             connections: HashMap::new(),
             limit_by_realm: HashMap::new(),
+            failures: Repeated::default(),
         }
     }
 
@@ -66,7 +69,9 @@ impl Peers {
             if error.kind() == io::ErrorKind::AddrInUse {
                 return PortError::InUse;
             }
-            warn!(%error, "cannot listen at a relay port");
+            if let Some(count) = self.failures.count(Instant::now()) {
+                warn!(count, %error, "cannot listen at a relay port");
+            }
             PortError::Unavailable
         })?;
         self.listeners.insert(at, task);

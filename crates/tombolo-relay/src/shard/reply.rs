@@ -111,7 +111,9 @@ impl Shard {
             if error.kind() == io::ErrorKind::AddrInUse {
                 return PortError::InUse;
             }
-            warn!(%error, "cannot bind a relay port");
+            if let Some(count) = self.port_failures.count(Instant::now()) {
+                warn!(count, %error, "cannot bind a relay port");
+            }
             PortError::Unavailable
         })
     }

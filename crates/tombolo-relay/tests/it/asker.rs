@@ -9,9 +9,10 @@ use tombolo_stun::{
 
 use crate::device::Link;
 
-/// Alice.
+/// Alice, unless it is said to be somebody else.
 pub(crate) struct Asker {
     pub(crate) link: Link,
+    pub(crate) user: String,
     nonce: String,
     transaction: u8,
 }
@@ -24,6 +25,7 @@ impl Asker {
     pub(crate) fn over(link: Link) -> Self {
         Self {
             link,
+            user: "alice".to_owned(),
             nonce: String::new(),
             transaction: 0,
         }
@@ -72,10 +74,10 @@ impl Asker {
         write(&mut writer);
         if !self.nonce.is_empty() {
             writer
-                .attribute(&Username::new("alice").expect("it is short"))
+                .attribute(&Username::new(&self.user).expect("it is short"))
                 .attribute(&Realm::new("tombolo").expect("it is short"))
                 .attribute(&Nonce::new(&self.nonce).expect("it is short"))
-                .integrity(&Key::long_term("alice", "tombolo", "alice's password"));
+                .integrity(&Key::long_term(&self.user, "tombolo", "alice's password"));
         }
         bytes
     }
