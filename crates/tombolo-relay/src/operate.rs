@@ -14,7 +14,7 @@ use tombolo_turn::server::{AllocationInfo, Cidr, Drain, Server};
 use tracing::info;
 
 use crate::{
-    HookError, IoMode, Relay, RelayConfig, link::Control, relay::warn_without_dtls, shard::unix_now,
+    HookError, IoMode, Relay, RelayConfig, link::Control, relay::warn_of, shard::unix_now,
 };
 
 /// Which allocations are meant; what is `None` is not looked at.
@@ -252,7 +252,7 @@ impl Relay {
         });
         self.set_hook(hook.as_ref());
         self.streams.set_bounds(config);
-        warn_without_dtls(config);
+        warn_of(config);
         info!("the relay has another configuration");
         Ok(())
     }

@@ -71,6 +71,7 @@ impl Relay {
     /// Says which socket cannot be had and what to do about it.
     pub fn bind(config: RelayConfig) -> Result<Self, BindError> {
         check(&config)?;
+        warn_of(&config);
         let hook_counters = Arc::new(HookCounters::default());
         let hook = start_hook(config.hook.clone(), &hook_counters)?;
         raise_open_files_limit();
@@ -322,7 +323,6 @@ fn dtls_ends(
     if config.tls.is_none() || !config.dtls {
         return Ok(None);
     }
-    warn_without_dtls(config);
     let sockets = listeners.udp.first().into_iter().flatten();
     let clones: Vec<UdpSocket> = sockets
         .map(UdpSocket::try_clone)
@@ -332,8 +332,18 @@ fn dtls_ends(
     Ok(out.map(|out| (inlet, (outlet, out))))
 }
 
-/// Says that there is no DTLS where there would be with another key.
-pub(crate) fn warn_without_dtls(config: &RelayConfig) {
+/// Says what an operator may not have meant.
+pub(crate) fn warn_of(config: &RelayConfig) {
+    let brief = server::Realm::NAME_BYTES_BRIEF;
+    let realms = std::iter::once(&config.realm).chain(&config.realms);
+    for realm in realms.filter(|realm| realm.name.len() > brief) {
+        warn!(
+            realm = realm.name,
+            bytes = realm.name.len(),
+            brief,
+            "the realm's name makes challenges over UDP longer than 2.2 times what a usual client sends"
+        );
+    }
     let certificates = config.tls.as_ref().filter(|_| config.dtls);
     if certificates.is_some_and(|certificates| !certificates.has_dtls()) {
         warn!("no DTLS: it needs a certificate whose key is on the curve P-256 or P-384");

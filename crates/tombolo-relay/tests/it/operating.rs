@@ -9,6 +9,7 @@ use tombolo_turn::{
 };
 
 use crate::device::{Device, Echo, relay_config, v4};
+use crate::log;
 
 fn of_user(user: &str) -> AllocationFilter {
     AllocationFilter {
@@ -25,6 +26,23 @@ fn refused(relay: &Relay, refusal: Refusal) -> u64 {
 fn allocations(relay: &Relay) -> u64 {
     let shards = relay.stats().shards;
     shards.iter().map(|shard| shard.turn.allocations).sum()
+}
+
+#[test]
+fn a_realm_whose_name_makes_long_challenges_is_warned_of_when_it_is_configured() {
+    log::keep();
+    let named = |name: &str| {
+        let mut config = relay_config(v4());
+        config.realm.name = name.to_owned();
+        config
+    };
+    let (brief, long) = ("eight.o8", "nine.of.9");
+    let relay = Relay::bind(named(brief)).expect("there are free ports");
+    assert_eq!(log::warnings("realm=\"eight.o8\""), 0);
+    Relay::bind(named(long)).expect("there are free ports");
+    assert_eq!(log::warnings("realm=\"nine.of.9\""), 1);
+    relay.reload(&named(long)).expect("realms can change");
+    assert_eq!(log::warnings("realm=\"nine.of.9\""), 2);
 }
 
 #[test]

@@ -68,6 +68,10 @@ pub enum HookMode {
 }
 
 impl Realm {
+    /// The longest name with which a challenge over UDP has at most 2.2 times the bytes of what a usual
+    /// client sends first: an Allocate with REQUESTED-TRANSPORT and nothing else.
+    pub const NAME_BYTES_BRIEF: usize = 8;
+
     /// Makes a realm in which nobody has credentials yet.
     pub fn new(name: impl Into<String>) -> Self {
         Self {

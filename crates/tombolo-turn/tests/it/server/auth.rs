@@ -22,6 +22,19 @@ fn a_challenge_is_as_short_as_can_be() {
 }
 
 #[test]
+fn a_challenge_of_a_realm_with_a_brief_name_is_no_more_than_2_2_times_its_request() {
+    let length = |name_bytes| {
+        let mut lab = Lab::with(|config| config.realm.name = "r".repeat(name_bytes));
+        challenge(&mut lab).0.len()
+    };
+    // A header and REQUESTED-TRANSPORT.
+    let is_brief = |length: usize| length * 10 <= (20 + 8) * 22;
+    let longest = tombolo_turn::server::Realm::NAME_BYTES_BRIEF;
+    assert!(is_brief(length(longest)));
+    assert!(!is_brief(length(longest + 1)));
+}
+
+#[test]
 fn what_cannot_succeed_anyway_is_refused_without_a_challenge() {
     let mut lab = Lab::new();
     let reply = lab.unsigned(client(1), Method::ALLOCATE, |_| {});

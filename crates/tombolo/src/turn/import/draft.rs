@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 
+use tombolo_turn::server;
+
 use super::super::file::{
     File, Limits, Listen, Network, Peers, Ports, PublicIp, Realm, Secret, Tls,
 };
@@ -293,6 +295,13 @@ impl Draft {
         }
         if self.realm.is_none() && !self.keys.is_empty() {
             notes.push("keys of users are of one realm, and there is no realm".to_owned());
+        }
+        let brief = server::Realm::NAME_BYTES_BRIEF;
+        if self.realm.as_ref().is_some_and(|name| name.len() > brief) {
+            notes.push(format!(
+                "with more than {brief} bytes in the realm's name, challenges over UDP are longer than 2.2 \
+                 times what a usual client sends"
+            ));
         }
         let name = self.realm.clone().unwrap_or_else(|| REALM.to_owned());
         let is_empty = self.realm.is_none() && !has_users && self.secrets.is_empty();

@@ -208,6 +208,17 @@ fn what_is_allowed_in_coturn_although_it_is_denied_stays_allowed() {
 }
 
 #[test]
+fn a_realm_whose_name_makes_long_challenges_is_noted() {
+    let is_noted = |text: &str| {
+        let notes = Import::of(text).notes;
+        notes.iter().any(|note| note.contains("2.2 times"))
+    };
+    assert!(is_noted("realm=nine.of.9\nuser=alice:hunter2\n"));
+    assert!(!is_noted("realm=eight.o8\nuser=alice:hunter2\n"));
+    assert!(!is_noted(""));
+}
+
+#[test]
 fn one_address_has_no_second_port_and_two_have_unless_told_not_to() {
     let udp = |text: &str| Import::of(text).file.listen_udp.len();
     assert_eq!(udp("listening-ip=10.0.0.5\n"), 0);
