@@ -247,8 +247,7 @@ impl Sender {
                     result.congested += (packets - self.raw.first_packet[next]) as u64;
                     break;
                 }
-                // With errors reported, the kernel says so too if the way out is full.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                Err(error) if is_congestion(&error) => {
                     result.congested += self.raw.packets_of(next).len() as u64;
                     next += 1;
                 }
@@ -292,7 +291,9 @@ impl Sender {
     }
 
     fn count_refusal(&mut self, error: &io::Error, packet: usize, result: &mut Sent) {
-        if error.raw_os_error() == Some(libc::EMSGSIZE) {
+        if is_congestion(error) {
+            result.congested += 1;
+        } else if error.raw_os_error() == Some(libc::EMSGSIZE) {
             result.too_long += 1;
             if self.too_long.len() < TOO_LONG_MAX {
                 self.too_long.push(self.before + packet);
@@ -347,6 +348,11 @@ impl Sent {
     }
 }
 
+/// With errors reported, the kernel says so if the way out is full.
+fn is_congestion(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOBUFS)
+}
+
 /// Tells errors of a message from those that the socket had pending, as ICMP brings them: what fails
 /// gets one more try.
 #[derive(Default)]
@@ -359,7 +365,8 @@ impl Patience {
         if error.kind() == io::ErrorKind::Interrupted {
             return true;
         }
-        let is_sure = matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL));
+        let is_sure =
+            is_congestion(error) || matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL));
         let is_first = self.tried != Some(place);
         self.tried = Some(place);
         is_first && !is_sure
@@ -481,6 +488,15 @@ mod tests {
             }
         }
         assert_eq!(received, payloads.concat());
+    }
+
+    #[test]
+    fn a_packet_for_which_the_way_out_is_full_counts_as_congested_and_is_not_tried_again() {
+        let error = io::Error::from_raw_os_error(libc::ENOBUFS);
+        let mut result = Sent::default();
+        assert!(!Patience::default().tries_again(0, &error));
+        Sender::new(Trains::Single).count_refusal(&error, 0, &mut result);
+        assert_eq!((result.congested, result.refused), (1, 0));
     }
 
     #[test]
