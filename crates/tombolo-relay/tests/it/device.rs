@@ -62,9 +62,10 @@ pub(crate) fn v4() -> IpAddr {
     "127.0.0.1".parse().expect("a literal")
 }
 
-/// A certificate for 127.0.0.1, for the server and for those who trust it.
+/// A certificate for 127.0.0.1 and ::1, for the server and for those who trust it.
 pub(crate) fn certificate() -> (Certificates, Arc<ClientConfig>) {
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("it is valid");
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1", "::1"].map(str::to_owned))
+        .expect("it is valid");
     let certificate = CertificateDer::from(made.cert);
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
     let mut roots = RootCertStore::empty();
@@ -132,7 +133,7 @@ impl Device {
         Self::over(link, Transport::Tls, server, user)
     }
 
-    fn over(link: Link, transport: Transport, server: SocketAddr, user: &str) -> Self {
+    pub(crate) fn over(link: Link, transport: Transport, server: SocketAddr, user: &str) -> Self {
         let password = format!("{user}'s password");
         Self::new(server, transport, user, &password, link)
     }

@@ -1,7 +1,7 @@
 //! DTLS, with the clients of the library that the relay uses; `tombolo`'s tests have those of others.
 
 use std::{
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,17 +14,19 @@ use tombolo_turn::server::Transport;
 use crate::device::{certificate, relay_config, unless_late, v4};
 
 #[test]
-fn a_client_of_each_version_gets_its_answer() {
-    let relay = relay();
-    for version in [Dtls::new_12, Dtls::new_13, Dtls::new_auto] {
-        let mut client = Client::new(version, relay.addrs().turn[0]);
-        client.connect();
-        let answer = client.ask(&BINDING);
-        assert_eq!(answer[..2], [1, 1], "a success");
-        assert_eq!(answer[8..20], BINDING[8..20], "of this transaction");
+fn a_client_of_each_version_gets_its_answer_over_ipv4_and_ipv6() {
+    for ip in [v4(), Ipv6Addr::LOCALHOST.into()] {
+        let relay = relay_at(ip);
+        for version in [Dtls::new_12, Dtls::new_13, Dtls::new_auto] {
+            let mut client = Client::new(version, relay.addrs().turn[0]);
+            client.connect();
+            let answer = client.ask(&BINDING);
+            assert_eq!(answer[..2], [1, 1], "a success");
+            assert_eq!(answer[8..20], BINDING[8..20], "of this transaction");
+        }
+        let stats = relay.stats().streams;
+        assert_eq!((stats.dtls_challenged, stats.dtls_accepted), (3, 3));
     }
-    let stats = relay.stats().streams;
-    assert_eq!((stats.dtls_challenged, stats.dtls_accepted), (3, 3));
 }
 
 #[test]
@@ -370,12 +372,16 @@ fn a_client_whose_handshake_panics_may_begin_again_from_the_same_port() {
 }
 
 fn relay() -> Relay {
+    relay_at(v4())
+}
+
+fn relay_at(ip: IpAddr) -> Relay {
     let (certificates, _) = certificate();
     Relay::bind(RelayConfig {
         tls: Some(certificates),
         // So that what is sent first is looked at first.
         shards: Some(1),
-        ..relay_config(v4())
+        ..relay_config(ip)
     })
     .expect("there are free ports")
 }

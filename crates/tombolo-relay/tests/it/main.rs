@@ -4,6 +4,7 @@ mod alpn;
 mod asker;
 mod bind;
 mod device;
+mod discovery;
 mod dtls;
 mod elsewhere;
 mod foreign;

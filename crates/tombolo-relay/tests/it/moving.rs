@@ -5,10 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use dimpl::Dtls;
 use tombolo_natlab::{in_namespace, ip_command};
 use tombolo_relay::{BindError, IoMode, Relay, RelayConfig, RelayStats, SteeringError};
+use tombolo_turn::server::Transport;
 
-use crate::device::{Device, Echo, relay_config, v4};
+use crate::device::{Device, Echo, Link, certificate, relay_config, v4};
 
 #[test]
 fn steered_packets_reach_a_peer_and_come_back_over_ipv4_and_ipv6() {
@@ -49,6 +51,46 @@ fn steered_ports_are_in_no_socket_table_and_relay_for_streams_too() {
             );
         }
         assert_eq!(socket_count(), sockets, "an allocation takes no socket");
+    });
+}
+
+#[test]
+fn clients_over_tcp_tls_and_dtls_are_relayed_for_over_ipv4_and_ipv6_whichever_way_packets_take() {
+    in_namespace(|| {
+        for io in [IoMode::Sockets, IoMode::Steered] {
+            for ip in [v4(), Ipv6Addr::LOCALHOST.into()] {
+                let (tls, trust) = certificate();
+                let config = RelayConfig {
+                    io,
+                    tls: Some(tls),
+                    ..relay_config(ip)
+                };
+                let relay = Relay::bind(config).expect("steering is possible");
+                let echo = Echo::start(ip);
+                let server = relay.addrs().turn[0];
+                for (link, transport) in [
+                    (Link::tcp(server), Transport::Tcp),
+                    (Link::tls(ip, server, trust), Transport::Tls),
+                    (Link::dtls(Dtls::new_12, server), Transport::Dtls),
+                    (Link::dtls(Dtls::new_13, server), Transport::Dtls),
+                ] {
+                    let mut alice = Device::over(link, transport, server, "alice");
+                    assert_eq!(alice.allocate().ip(), ip);
+                    alice.bind(echo.address);
+                    for payload in [&b"hello"[..], b"odd", &[7; 1100]] {
+                        alice.send(echo.address, payload);
+                        let received = alice.receive();
+                        assert_eq!(received, (echo.address, payload.to_vec()), "{transport:?}");
+                    }
+                }
+                let counts = sum(&relay.stats());
+                assert_eq!(
+                    (counts.unsendable, counts.receive_errors),
+                    (0, 0),
+                    "{io:?} {ip}"
+                );
+            }
+        }
     });
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     io::Write as _,
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -29,6 +29,33 @@ fn a_client_is_who_the_proxy_says() {
         stream.write_all(header).expect("it is open");
         assert_eq!(mapped(&mut stream), client);
     }
+}
+
+#[test]
+fn a_client_over_ipv6_is_who_the_proxy_says_over_ipv6() {
+    let relay = Relay::bind(RelayConfig {
+        proxy_protocol: vec!["::1/128".parse().expect("a literal")],
+        ..relay_config(Ipv6Addr::LOCALHOST.into())
+    });
+    let relay = relay.expect("there are free ports");
+    let (client, proxied) = ("2001:db8::7", "2001:db8::1");
+    let v1 = format!("PROXY TCP6 {client} {proxied} 4321 3478\r\n");
+    let octets = |ip: &str| ip.parse::<Ipv6Addr>().expect("a literal").octets();
+    let v2 = [
+        &b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24"[..],
+        &octets(client),
+        &octets(proxied),
+        &[0x10, 0xe1, 0x0d, 0x96],
+    ];
+    for header in [v1.into_bytes(), v2.concat()] {
+        let mut stream = connect(&relay);
+        stream.write_all(&header).expect("it is open");
+        assert_eq!(mapped(&mut stream).to_string(), "[2001:db8::7]:4321");
+    }
+    let mut stream = connect(&relay);
+    stream.write_all(LOCAL).expect("it is open");
+    let own = stream.local_addr().expect("it is connected");
+    assert_eq!(mapped(&mut stream), own);
 }
 
 #[test]
@@ -184,8 +211,11 @@ fn mapped(stream: &mut TcpStream) -> SocketAddr {
 }
 
 fn read_mapped(stream: &mut impl std::io::Read) -> SocketAddr {
-    let mut reply = [0; 32];
+    let mut reply = vec![0; 20];
     stream.read_exact(&mut reply).expect("it is answered");
+    reply.resize(20 + usize::from(reply[3]), 0);
+    let attributes = &mut reply[20..];
+    stream.read_exact(attributes).expect("it is answered");
     let message = Message::decode(&reply).expect("it is well formed");
     let XorMappedAddress(mapped) = message.required().expect("it is there");
     mapped
