@@ -220,7 +220,7 @@ impl Peer {
         payload: impl Into<Bytes>,
     ) -> Result<(), SendError> {
         let payload = payload.into();
-        if lane == Lane::Unreliable {
+        if lane == Lane::Unreliable && self.is_established() {
             return self.send(lane, payload);
         }
         self.check(lane, payload.len())?;

@@ -1,9 +1,11 @@
 //! Links between two devices.
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tombolo_client::{Lane, LinkState, Policy, RELIABLE_BYTES_MAX, RoomOptions, SendError, Via};
 
 use crate::lab::{Pair, device, incoming, joined, node, reach, recv, soon, user};
+use crate::script::{Script, enter};
 
 fn with_policy(policy: Policy) -> RoomOptions {
     RoomOptions {
@@ -376,4 +378,20 @@ async fn two_devices_have_one_link_in_however_many_rooms_they_meet() {
     drop((again, pair.to_bob));
     soon(pair.to_alice.closed()).await;
     node.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_unreliable_waits_too_while_the_queue_of_a_link_that_is_set_up_is_full() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let room = enter(&device, &mut line, "r", &["alice", "bob"]).await;
+    let to_bob = room.peer(&user("bob")).open().unwrap();
+    let refused = loop {
+        if let Err(error) = to_bob.send(Lane::Unreliable, vec![7; 1000]) {
+            break error;
+        }
+    };
+    assert_eq!(refused, SendError::Full);
+    let waiting = to_bob.send_when_ready(Lane::Unreliable, vec![7; 1000]);
+    assert_eq!(waiting.now_or_never(), None);
 }
