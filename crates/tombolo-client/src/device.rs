@@ -356,8 +356,8 @@ impl Shared {
     }
 
     #[cfg(test)]
-    pub(crate) fn pretend_nat(&self, report: NatReport) {
-        self.shop.net.pretend_nat(report);
+    pub(crate) fn net(&self) -> &Net {
+        &self.shop.net
     }
 
     /// Whether this device is in a room, or joins it.

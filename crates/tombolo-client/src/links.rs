@@ -339,3 +339,67 @@ async fn handshake(incoming: noq::Incoming) -> Option<noq::Connection> {
         Err(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tombolo_node::Node;
+    use tombolo_path::{Candidate, CandidateKind, Credentials, PeerConfig};
+
+    use super::*;
+    use crate::{Device, Room, RoomEvent, RoomOptions};
+
+    async fn device(node: &Node, user: &str) -> Device {
+        let url = node.ready().url.to_string();
+        let device = Device::builder(&url).development_user(user).connect();
+        device.await.unwrap()
+    }
+
+    async fn join(device: &Device) -> Room {
+        let options = RoomOptions {
+            policy: Policy::Relay,
+            ..RoomOptions::default()
+        };
+        device.rooms().join_or_create("r", options).await.unwrap()
+    }
+
+    /// A member of a room that says to have another's relayed address.
+    fn liar(address: SocketAddr) -> PeerConfig {
+        let [own, theirs] = [1, 2].map(|seed| Credentials::from_seed([seed; 32]));
+        let mut config = PeerConfig::new(own, theirs, true);
+        config.candidates = vec![Candidate::new(CandidateKind::Relayed, address)];
+        config
+    }
+
+    #[tokio::test]
+    async fn whoever_claims_anothers_relayed_address_does_not_keep_a_link_from_coming_up() {
+        let node = Node::builder().dev().listen([127, 0, 0, 1].into());
+        let node = node.allow_peer("127.0.0.0/8".parse().unwrap());
+        let node = node.port(0).turn_port(0).turns_port(0).start();
+        let node = node.await.unwrap();
+        let (alice, bob) = (device(&node, "alice").await, device(&node, "bob").await);
+        // Both were lied to, since either may be the one that begins the handshake.
+        for (device, other) in [(&alice, &bob), (&bob, &alice)] {
+            let lie = liar(other.relayed_address().unwrap());
+            device.0.net().add_peer(lie).unwrap();
+        }
+        let alice_room = join(&alice).await;
+        let bob_room = join(&bob).await;
+        let name = UserId::parse("bob").unwrap();
+        while !alice_room.members().contains(&name) {
+            tokio::task::yield_now().await;
+        }
+        let to_bob = alice_room.peer(&name).open().unwrap();
+        let to_alice = loop {
+            if let Some(RoomEvent::Peer(peer)) = bob_room.next_event().await {
+                break peer;
+            }
+        };
+        for (from, to) in [(&to_alice, &to_bob), (&to_bob, &to_alice)] {
+            from.send(Lane::Reliable, "hello").unwrap();
+            assert_eq!(to.recv().await.unwrap().payload, "hello");
+        }
+        node.shutdown().await;
+    }
+}

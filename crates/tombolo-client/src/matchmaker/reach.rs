@@ -160,13 +160,13 @@ mod tests {
     async fn a_ticket_goes_by_how_its_device_is_reached_while_it_waits() {
         let node = node().await;
         let (alice, bob) = (device(&node, "alice").await, device(&node, "bob").await);
-        alice.0.pretend_nat(behind(Mapping::AddressDependent));
+        alice.0.net().pretend_nat(behind(Mapping::AddressDependent));
         let ticket = alice.matchmaker().ticket("direct");
         let ticket = ticket.submit().await.unwrap();
         let hard = bob.matchmaker().ticket("direct");
         let hard = hard.reach(Reach::PortRestricted).submit().await.unwrap();
         assert_eq!(hard.why().await.unwrap().fit, 0);
-        alice.0.pretend_nat(behind(Mapping::NoNat));
+        alice.0.net().pretend_nat(behind(Mapping::NoNat));
         let (found, other) = tokio::join!(soon(ticket.found()), soon(hard.found()));
         assert_eq!(found.unwrap().room.id(), other.unwrap().room.id());
     }
@@ -176,7 +176,10 @@ mod tests {
         let node = node().await;
         let (alice, bob) = (device(&node, "alice").await, device(&node, "bob").await);
         for device in [&alice, &bob] {
-            device.0.pretend_nat(behind(Mapping::AddressDependent));
+            device
+                .0
+                .net()
+                .pretend_nat(behind(Mapping::AddressDependent));
         }
         let rooms = alice.rooms();
         let party = rooms.create("party-1", RoomOptions::default());
@@ -190,8 +193,8 @@ mod tests {
         let carol = device(&node, "carol").await;
         let hard = carol.matchmaker().ticket("pairs");
         let hard = hard.reach(Reach::PortRestricted).submit().await.unwrap();
-        alice.0.pretend_nat(behind(Mapping::NoNat));
-        bob.0.pretend_nat(behind(Mapping::NoNat));
+        alice.0.net().pretend_nat(behind(Mapping::NoNat));
+        bob.0.net().pretend_nat(behind(Mapping::NoNat));
         let (found, _) = tokio::join!(soon(ticket.found()), soon(hard.found()));
         assert_eq!(found.unwrap().teams.len(), 2);
         while !matches!(

@@ -11,7 +11,7 @@ const PROVEN_MAX: usize = 16 * 1024;
 /// The addresses of all peers. A claim never displaces a proof, nor an earlier claim.
 #[derive(Debug, Default)]
 pub(super) struct Book {
-    /// Who claims a relayed address, in order; the first one has it.
+    /// Who claims a relayed address, in order. Nothing proves that it is theirs.
     relayed: HashMap<SocketAddr, Vec<PeerId>>,
     /// Where a peer has answered.
     proven: HashMap<SocketAddr, PeerId>,
@@ -20,9 +20,9 @@ pub(super) struct Book {
 }
 
 impl Book {
-    /// Whose packets come from this relayed address.
-    pub(super) fn relayed_peer(&self, address: SocketAddr) -> Option<PeerId> {
-        self.relayed.get(&address)?.first().copied()
+    /// Whose packets come from this relayed address, as they say: the first one that did, or the next.
+    pub(super) fn relayed_peer(&self, address: SocketAddr, place: usize) -> Option<PeerId> {
+        self.relayed.get(&address)?.get(place).copied()
     }
 
     pub(super) fn claim_relayed(&mut self, id: PeerId, address: SocketAddr) {
@@ -83,13 +83,14 @@ mod tests {
 
         book.claim_relayed(ALICE, address);
         book.claim_relayed(MALLORY, address);
-        assert_eq!(book.relayed_peer(address), Some(ALICE), "she was first");
+        let claimants = [0, 1, 2].map(|place| book.relayed_peer(address, place));
+        assert_eq!(claimants, [Some(ALICE), Some(MALLORY), None]);
         assert!(
             !book.release_relayed(MALLORY, address),
             "alice still has it"
         );
-        assert_eq!(book.relayed_peer(address), Some(ALICE));
+        assert_eq!(book.relayed_peer(address, 0), Some(ALICE));
         assert!(book.release_relayed(ALICE, address));
-        assert_eq!(book.relayed_peer(address), None);
+        assert_eq!(book.relayed_peer(address, 0), None);
     }
 }

@@ -34,6 +34,8 @@ const ENVELOPE: u8 = 0x08;
 const FAN_MAX: usize = 4;
 /// Addresses that one peer may claim.
 const CLAIMS_MAX: usize = 64;
+/// Peers that may be behind one relayed address; all but one of them lie.
+const CLAIMANTS_MAX: usize = 8;
 /// Relayed packets held for peers whose introduction has not arrived yet.
 const HELD_MAX: usize = 32;
 const HELD_FOR: Duration = Duration::from_millis(1000);
@@ -415,11 +417,25 @@ impl State {
         data: &[u8],
         range: std::ops::Range<usize>,
     ) -> Received {
-        let payload = &data[range.clone()];
-        let Some(id) = self.book.relayed_peer(from) else {
-            self.hold(now, from, payload);
+        let Some(first) = self.book.relayed_peer(from, 0) else {
+            self.hold(now, from, &data[range]);
             return Received::Nothing;
         };
+        // Whoever claims another's address is not to keep its packets: QUIC knows whose each one is.
+        for place in 1..CLAIMANTS_MAX {
+            let Some(other) = self.book.relayed_peer(from, place) else {
+                break;
+            };
+            let received = self.take_relayed(other, data, range.clone());
+            if let Received::Quic { from, start, end } = received {
+                self.push_inbox(from, data[start..end].to_vec());
+            }
+        }
+        self.take_relayed(first, data, range)
+    }
+
+    /// Takes a packet as the one of this peer.
+    fn take_relayed(&mut self, id: PeerId, data: &[u8], range: std::ops::Range<usize>) -> Received {
         let Some(peer) = self.peers.get_mut(&id) else {
             return Received::Nothing;
         };
@@ -427,7 +443,7 @@ impl State {
             return Received::Nothing;
         }
         peer.last_via = Via::Relay;
-        if payload.first() != Some(&ENVELOPE) {
+        if data[range.clone()].first() != Some(&ENVELOPE) {
             return Received::Quic {
                 from: virtual_of(id),
                 start: range.start,
