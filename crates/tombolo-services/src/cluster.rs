@@ -15,6 +15,8 @@ pub(crate) mod generated;
 mod giving;
 mod handover;
 mod inbox;
+#[cfg(test)]
+mod kept;
 mod link;
 mod load;
 mod loss;
