@@ -23,7 +23,7 @@
 //! * [`Notifications`]: what servers tell users, now or when they come back;
 //! * [`Presence`]: who is online;
 //! * [`Matchmaker`]: who doesn't know yet where to meet submits a [`Ticket`], and is told of the [`Match`]
-//!   that was found, with its room;
+//!   that was found, with its room and links with the others in it;
 //! * [`Field`]: who is near, by position; neighbours are linked with [`Neighbour::connect`];
 //! * [`Peer`]: an encrypted link to one member or neighbour, relayed at once and direct as soon as possible.
 //!
@@ -45,8 +45,8 @@
 //!         _ => {}
 //!     }
 //! };
-//! for user in found.room.members() {
-//!     println!("{user} plays in {:?}", found.team_of(&user));
+//! while let Some(peer) = found.next_peer().await {
+//!     println!("linked with {}, who plays in {:?}", peer.user(), found.team_of(peer.user()));
 //! }
 //! # Ok(())
 //! # }

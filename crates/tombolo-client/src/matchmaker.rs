@@ -3,6 +3,7 @@
 mod backfill;
 mod cancel;
 mod found;
+mod linked;
 mod reach;
 mod ticket;
 

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use tombolo_match::Reach;
 use tombolo_path::Policy;
 use tombolo_room::{
@@ -271,6 +272,8 @@ enum Asking {
 pub(crate) struct RoomState {
     pub(crate) options: RoomOptions,
     members: Mutex<Members>,
+    /// Told whenever somebody has come, gone, or come back with other keys; true once the room is over.
+    members_news: watch::Sender<bool>,
     events: Queue,
     /// How the device is reached, as is said in rooms for parties.
     reach: Mutex<Reach>,
@@ -290,6 +293,7 @@ impl RoomState {
         Self {
             options,
             members: Mutex::default(),
+            members_news: watch::Sender::new(false),
             events: Queue::default(),
             reach: Mutex::default(),
         }
@@ -321,6 +325,7 @@ impl RoomState {
             let before = std::mem::replace(&mut members.keys_by_user, now.clone());
             (before, std::mem::replace(&mut members.is_joined, true))
         };
+        self.tell_of_members();
         if !was_joined {
             return;
         }
@@ -348,6 +353,7 @@ impl RoomState {
         if let Some((user, keys)) = parse_member(member) {
             members.keys_by_user.insert(user.clone(), keys);
             drop(members);
+            self.tell_of_members();
             self.tell(RoomEvent::Joined(user));
         }
     }
@@ -387,7 +393,14 @@ impl RoomState {
         members.keys_by_user.remove(&user);
         members.view.members.remove(&user);
         drop(members);
+        self.tell_of_members();
         self.tell(RoomEvent::Left { user, reason });
+    }
+
+    /// Tells of comings and goings to those who do not read the room's events.
+    fn tell_of_members(&self) {
+        // Nobody's value changes by that.
+        self.members_news.send_modify(|_| ());
     }
 
     /// Never waits: what a slow application has no place for is counted and dropped.
@@ -398,6 +411,17 @@ impl RoomState {
     /// Ends the room's events.
     pub(crate) fn end(&self) {
         self.events.end();
+        self.members_news.send_replace(true);
+    }
+
+    /// Tells whenever [`Self::members_now`] are others; true once the room is over.
+    pub(crate) fn watch_members(&self) -> watch::Receiver<bool> {
+        self.members_news.subscribe()
+    }
+
+    /// Everybody in the room, with the keys of their devices.
+    pub(crate) fn members_now(&self) -> BTreeMap<UserId, PublicKeys> {
+        self.members().keys_by_user.clone()
     }
 
     pub(crate) fn keys_of(&self, user: &UserId) -> Option<PublicKeys> {

@@ -1,19 +1,23 @@
 //! `tombolo match`: a device on the command line that looks for a match.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::pin::pin;
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tombolo_client::{
-    BackfillStatus, Device, Error, ErrorCode, Match, Player, Room, RoomEvent, RoomOptions, Ticket,
-    TicketEvent, UserId, WhyNot,
+    BackfillStatus, Device, Error, ErrorCode, Match, Peer, Player, Room, RoomEvent, RoomOptions,
+    Ticket, TicketEvent, UserId, WhyNot,
 };
 
 use crate::cli::MatchArgs;
 use crate::output::{self, Style};
-use crate::peer::interrupted;
+use crate::peer::{self, interrupted};
 
 /// What `tombolo match` tells: names and fields as `docs/cli.md` gives them.
 #[derive(Debug, Serialize)]
@@ -53,6 +57,9 @@ enum Event {
     Ended {
         reason: String,
     },
+    /// As `peer` tells of its links.
+    #[serde(untagged)]
+    Link(peer::Event),
 }
 
 /// What stands in the way of a match.
@@ -129,7 +136,7 @@ async fn look(device: &Device, args: &MatchArgs, style: Style) -> anyhow::Result
             party = Some(device.rooms().join_or_create(room, options).await?);
         }
         let ticket = submit(device, args, party.as_ref(), style).await?;
-        follow(ticket, args, style, start).await
+        follow(ticket.links_max(args.links_max), args, style, start).await
     };
     let found = match args.duration {
         Some(duration) => match timeout(duration, looking).await {
@@ -142,11 +149,18 @@ async fn look(device: &Device, args: &MatchArgs, style: Style) -> anyhow::Result
         },
         None => looking.await?,
     };
-    gather(&found, usize::from(args.members), style).await?;
-    if let Some(lasts) = args.backfill {
-        ask_for_more(device, &found, lasts, style).await?;
+    let links = watch::Sender::new(0);
+    let staying = async {
+        gather(&found, args, links.subscribe(), style).await?;
+        match args.backfill {
+            Some(lasts) => ask_for_more(device, &found, lasts, style).await,
+            None => Ok(()),
+        }
+    };
+    tokio::select! {
+        stayed = staying => stayed,
+        never = tell_links(&found, &links, style) => match never {},
     }
-    Ok(())
 }
 
 /// A ticket of the user, or of its party, which the owner of the party's room submits once it is large enough.
@@ -326,12 +340,17 @@ fn pass(error: Error) -> Result<(), Error> {
     Err(error)
 }
 
-/// Waits for others in the match's room.
-async fn gather(found: &Match, members: usize, style: Style) -> anyhow::Result<()> {
+/// Waits for others in the match's room, and for links with them.
+async fn gather(
+    found: &Match,
+    args: &MatchArgs,
+    mut links: watch::Receiver<u16>,
+    style: Style,
+) -> anyhow::Result<()> {
     // Who has come counts, also when it has gone again by now, as a program does that only looks.
     let mut came: BTreeSet<UserId> = found.room.members().into_iter().collect();
     let gathered = async {
-        while came.len() < members {
+        while came.len() < usize::from(args.members) {
             match found.room.next_event().await {
                 Some(RoomEvent::Joined(user) | RoomEvent::Left { user, .. }) => {
                     came.insert(user);
@@ -340,10 +359,36 @@ async fn gather(found: &Match, members: usize, style: Style) -> anyhow::Result<(
                 None => return,
             }
         }
+        // The other end is held until the program ends.
+        _ = links.wait_for(|links| *links >= args.linked).await;
     };
     // Whoever has not come by then is not waited for.
     let _ = timeout(GATHER_TIMEOUT, gathered).await;
     tell_who(&found.room, came, style)
+}
+
+/// Keeps the links with the others of the match, and tells what becomes of them.
+async fn tell_links(found: &Match, links: &watch::Sender<u16>, style: Style) -> Infallible {
+    let mut told = JoinSet::new();
+    while let Some(peer) = found.next_peer().await {
+        told.spawn(tell_link(peer, style));
+        links.send_modify(|links| *links = links.saturating_add(1));
+    }
+    std::future::pending().await
+}
+
+async fn tell_link(peer: Peer, style: Style) -> anyhow::Result<()> {
+    let mut changes = peer.changes();
+    loop {
+        match changes.recv().await {
+            Ok(status) => {
+                let link = peer::Event::of_link(peer.user(), &status);
+                tell(style, &Event::Link(link))?;
+            }
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return Ok(()),
+        }
+    }
 }
 
 fn tell_members(room: &Room, style: Style) -> anyhow::Result<()> {
@@ -456,6 +501,7 @@ fn sentence(event: &Event) -> String {
             None => format!("asking for more users, generation {generation}"),
             Some(reason) => format!("no more users are asked for: {reason}"),
         },
+        Event::Link(link) => peer::peer_line(link),
         Event::Members { room, members } => format!("in {room}: {}", members.join(", ")),
         Event::Ended { reason } => format!("no match: {reason}"),
     }

@@ -7,8 +7,10 @@ use tombolo_wire::UserId;
 use tombolo_wire::v1;
 
 use super::backfill::{self, Backfill};
+use super::linked::Linked;
 use super::other_question;
 use crate::error::Error;
+use crate::link::Peer;
 use crate::room::Room;
 
 /// A match that begins, or that this device's user joins while it runs.
@@ -29,6 +31,7 @@ pub struct Match {
     pub is_running: bool,
     pool: String,
     id: BackfillId,
+    linked: Linked,
 }
 
 /// A team of a match.
@@ -42,12 +45,20 @@ pub struct MatchTeam {
 }
 
 impl Match {
-    pub(super) fn new(pool: &str, room: Room, found: v1::MatchFound) -> Result<Self, Error> {
+    pub(super) fn new(
+        pool: &str,
+        room: Room,
+        found: v1::MatchFound,
+        links_max: usize,
+    ) -> Result<Self, Error> {
         let id = found.id.as_ref().try_into();
         let teams = found.teams.into_iter().map(parse_team);
+        let teams: Vec<MatchTeam> = teams.collect::<Result<_, _>>()?;
+        let users = teams.iter().map(|team| team.members.len()).sum();
         Ok(Self {
+            linked: Linked::new(&room, users, links_max),
             room,
-            teams: teams.collect::<Result<_, _>>()?,
+            teams,
             region: Name::parse(&found.region).ok(),
             host: UserId::parse(&found.host).ok(),
             quality: found.quality,
@@ -62,6 +73,17 @@ impl Match {
     pub fn team_of(&self, user: &UserId) -> Option<&MatchTeam> {
         let is_in = |team: &&MatchTeam| team.members.iter().any(|(member, _)| member == user);
         self.teams.iter().find(is_in)
+    }
+
+    /// The next link with another user of the match: as each of them comes into the room the device links with it,
+    /// without being told to, unless there are more than [`Ticket::links_max`](super::Ticket::links_max) says. Whoever comes
+    /// back with another device is linked anew; a link that has ended is the application's to begin again. `None` once the
+    /// room is over, or at once when there are too many.
+    ///
+    /// A user that was quicker is told as [`RoomEvent::Peer`](crate::RoomEvent::Peer), too, with the same link. Links that
+    /// nobody has taken from here end with the match.
+    pub async fn next_peer(&self) -> Option<Peer> {
+        self.linked.next().await
     }
 
     /// Asks for more users while the match runs, with the teams as they are: parties of users that stay in

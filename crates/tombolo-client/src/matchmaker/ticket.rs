@@ -26,6 +26,7 @@ pub struct Ticket {
     device: Device,
     state: Arc<TicketState>,
     options: RoomOptions,
+    links_max: usize,
     /// The match that was found, until the application has it.
     joining: Option<Joining>,
 }
@@ -133,6 +134,7 @@ impl Ticket {
             device: device.clone(),
             state,
             options: RoomOptions::default(),
+            links_max: LINKS_MAX,
             joining: None,
         }
     }
@@ -141,6 +143,14 @@ impl Ticket {
     #[must_use]
     pub fn room_options(mut self, options: RoomOptions) -> Self {
         self.options = options;
+        self
+    }
+
+    /// With how many others of its match the device is linked by itself, see [`Match::next_peer`]: with all of them, or with
+    /// none when they are more. 8 unless said otherwise; 0 links with nobody.
+    #[must_use]
+    pub fn links_max(mut self, count: usize) -> Self {
+        self.links_max = count;
         self
     }
 
@@ -210,7 +220,8 @@ impl Ticket {
         };
         let joining = self.joining.take();
         let joining = joining.ok_or_else(|| Error::closed("the ticket has ended"))?;
-        let found = Match::new(self.pool(), room.map_err(Error::local)??, joining.found)?;
+        let room = room.map_err(Error::local)??;
+        let found = Match::new(self.pool(), room, joining.found, self.links_max)?;
         Ok(TicketEvent::Found(Box::new(found)))
     }
 
@@ -551,6 +562,9 @@ fn parse_obstacle(obstacle: v1::MatchObstacle) -> Obstacle {
         alone: obstacle.alone,
     }
 }
+
+/// Others of a match with whom a device is linked by itself, unless the application says otherwise.
+const LINKS_MAX: usize = 8;
 
 /// Things that wait to be read, of one ticket.
 const EVENTS_MAX: usize = 64;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use tombolo_client::{
-    ErrorCode, Lane, Match, Name, Player, Reach, RoomOptions, TicketEvent, UserId,
+    Device, ErrorCode, Lane, Match, Name, Player, Reach, RoomOptions, TicketEvent, UserId,
 };
 use tombolo_node::{MatchPool, Node};
 
-use crate::lab::{device, joined, node_with, soon, user};
+use crate::lab::{device, joined, node_with, recv, soon, user};
 
 const DUEL: &str = r#"
 name = "duel"
@@ -55,10 +55,37 @@ async fn two_devices_find_each_other_meet_in_the_room_and_link() {
     assert_eq!(for_alice.room.id(), for_bob.room.id());
     assert_eq!(for_alice.teams, for_bob.teams);
     assert!(for_alice.team_of(&user("bob")).is_some());
+    // Nobody has to begin a link.
+    let linked = tokio::join!(soon(for_alice.next_peer()), soon(for_bob.next_peer()));
+    let (to_bob, to_alice) = (linked.0.unwrap(), linked.1.unwrap());
+    assert_eq!(
+        (to_bob.user(), to_alice.user()),
+        (&user("bob"), &user("alice"))
+    );
+    to_bob.send(Lane::Reliable, "hi").unwrap();
+    assert_eq!(recv(&to_alice).await.payload, "hi");
+    let same = for_alice.room.peer(&user("bob")).open().unwrap();
+    assert_eq!(same, to_bob);
+    // The application's handles outlive the match.
+    drop((for_alice, for_bob));
+    to_alice.send(Lane::Reliable, "bye").unwrap();
+    assert_eq!(recv(&to_bob).await.payload, "bye");
+}
+
+#[tokio::test]
+async fn a_match_of_more_users_than_the_application_wants_links_with_links_nobody() {
+    let node = node().await;
+    let alice = device(&node, "alice").await;
+    let bob = device(&node, "bob").await;
+    let ticket = async |device: &Device| {
+        let ticket = device.matchmaker().ticket("duel").attribute("skill", 1.0);
+        ticket.submit().await.unwrap().links_max(0)
+    };
+    let (to_alice, to_bob) = (ticket(&alice).await, ticket(&bob).await);
+    let (for_alice, for_bob) = tokio::join!(soon(to_alice.found()), soon(to_bob.found()));
+    let (for_alice, _for_bob) = (for_alice.unwrap(), for_bob.unwrap());
     soon(joined(&for_alice.room, "bob")).await;
-    let peer = for_alice.room.peer(&user("bob"));
-    let peer = soon(peer.connect()).await.unwrap();
-    peer.send(Lane::Reliable, "hi").unwrap();
+    assert!(soon(for_alice.next_peer()).await.is_none());
 }
 
 #[tokio::test]
@@ -175,6 +202,12 @@ async fn a_party_is_asked_plays_together_and_fills_up_its_running_match() {
     let joins = soon(joins.found()).await.unwrap();
     assert!(joins.is_running);
     assert_eq!(joins.room.id(), for_alice.room.id());
+    let mut others = Vec::new();
+    while others.len() < 3 {
+        others.push(soon(joins.next_peer()).await.unwrap().user().to_string());
+    }
+    others.sort_unstable();
+    assert_eq!(others, ["alice", "bob", "carol"]);
     let mut status = backfill.status();
     while status.ended.is_none() {
         status = soon(backfill.changed()).await.unwrap();

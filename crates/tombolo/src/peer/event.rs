@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Serialize, Serializer};
-use tombolo_client::{LinkState, Verdict, Via};
+use tombolo_client::{LinkState, LinkStatus, UserId, Verdict, Via};
 use tombolo_path::{Filtering, Mapping};
+
+use crate::output::ms;
 
 /// One line of output.
 #[derive(Debug, Serialize)]
@@ -75,6 +77,19 @@ pub(crate) enum Event {
     Summary {
         peers: BTreeMap<String, Summary>,
     },
+}
+
+impl Event {
+    /// What is told of a link.
+    pub(crate) fn of_link(user: &UserId, status: &LinkStatus) -> Self {
+        Self::Peer {
+            user: user.to_string(),
+            state: status.state,
+            local: status.local,
+            remote: status.remote,
+            rtt_ms: status.rtt.map(ms),
+        }
+    }
 }
 
 /// What became of the messages between this device and one peer.

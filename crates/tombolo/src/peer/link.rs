@@ -160,13 +160,7 @@ impl Link {
         if status.state == LinkState::Direct {
             self.with_tally(|tally| tally.on_direct(Instant::now()));
         }
-        self.speaker.tell(&Event::Peer {
-            user: self.peer.user().to_string(),
-            state: status.state,
-            local: status.local,
-            remote: status.remote,
-            rtt_ms: status.rtt.map(ms),
-        });
+        self.speaker.tell(&Event::of_link(self.peer.user(), status));
         if let Some(reason) = &status.reason
             && reason != "closed"
         {

@@ -23,6 +23,7 @@ use crate::output::Style;
 pub(crate) use event::{Event, filtering_word, mapping_word};
 use link::{Errand, HEADER};
 use speaker::Speaker;
+pub(crate) use speaker::peer_line;
 use tally::Tally;
 
 /// Bytes at the front of each message: its number and its time.

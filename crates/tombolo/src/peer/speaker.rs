@@ -68,21 +68,7 @@ impl Speaker {
             }
             Event::Left { user, reason } => format!("{user} is gone: {reason}"),
             Event::Said { .. } | Event::Room { .. } => room_line(event),
-            Event::Peer {
-                user,
-                state,
-                remote,
-                rtt_ms,
-                ..
-            } => {
-                let way = remote
-                    .map(|remote| format!(" via {remote}"))
-                    .unwrap_or_default();
-                let rtt = rtt_ms
-                    .map(|rtt| format!(", {rtt:.1} ms round trip"))
-                    .unwrap_or_default();
-                format!("{} {user}{way}{rtt}", state_mark(*state))
-            }
+            Event::Peer { .. } => peer_line(event),
             Event::Recv { .. } => recv_line(event),
             Event::Why {
                 user,
@@ -100,6 +86,27 @@ impl Speaker {
         };
         line_of_text(&format!("{seconds:8.3}  {text}"))
     }
+}
+
+/// What a person is told of a link.
+pub(crate) fn peer_line(event: &Event) -> String {
+    let Event::Peer {
+        user,
+        state,
+        remote,
+        rtt_ms,
+        ..
+    } = event
+    else {
+        return String::new();
+    };
+    let way = remote
+        .map(|remote| format!(" via {remote}"))
+        .unwrap_or_default();
+    let rtt = rtt_ms
+        .map(|rtt| format!(", {rtt:.1} ms round trip"))
+        .unwrap_or_default();
+    format!("{} {user}{way}{rtt}", state_mark(*state))
 }
 
 fn state_mark(state: LinkState) -> String {

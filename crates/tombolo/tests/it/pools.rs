@@ -37,6 +37,16 @@ async fn a_party_looks_together_and_its_match_takes_others_in_while_it_runs() {
         assert_eq!(users, ["alice", "bob"], "{found}");
         assert_eq!(found["running"], false);
     }
+    // All are linked, each with both others, and nobody has begun that.
+    for seeker in &mut first {
+        let mut linked = std::collections::BTreeSet::new();
+        while linked.len() < 2 {
+            let link = seeker.event("peer").await;
+            if link["state"] != "connecting" {
+                linked.insert(link["user"].to_string());
+            }
+        }
+    }
     let found = seeker("dave", &[]).event("found").await;
     assert_eq!(found["running"], true, "{found}");
     let mut generations = Vec::new();

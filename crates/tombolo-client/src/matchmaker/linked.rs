@@ -1,0 +1,133 @@
+//! Links with the others of a match, which the device begins by itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::sleep;
+use tombolo_wire::{PublicKeys, RoomId, UserId};
+
+use crate::device::Device;
+use crate::error::Error;
+use crate::link::Peer;
+use crate::room::{Room, RoomState};
+
+/// The links of a match that the application has not taken, and the task that begins them, which ends with this.
+#[derive(Debug)]
+pub(super) struct Linked {
+    peers: Mutex<mpsc::Receiver<Peer>>,
+    _task: JoinSet<()>,
+}
+
+impl Linked {
+    /// Links the device with the others of a match of so many users, as they come into its room.
+    pub(super) fn new(room: &Room, users: usize, links_max: usize) -> Self {
+        let (taken, peers) = mpsc::channel(links_max.max(1));
+        let mut task = JoinSet::new();
+        if links_max > 0 && users <= links_max + 1 {
+            let linker = Linker {
+                device: room.device().clone(),
+                room: room.id().clone(),
+                state: Arc::clone(&room.state),
+                links_max,
+                taken,
+                links: JoinSet::new(),
+                link_by_user: BTreeMap::new(),
+            };
+            task.spawn(linker.run());
+        }
+        Self {
+            peers: Mutex::new(peers),
+            _task: task,
+        }
+    }
+
+    /// The next link that is up; `None` when there are no more. Losing the future loses no link.
+    pub(super) async fn next(&self) -> Option<Peer> {
+        self.peers.lock().await.recv().await
+    }
+}
+
+/// Begins links in a match's room.
+struct Linker {
+    device: Device,
+    room: RoomId,
+    state: Arc<RoomState>,
+    links_max: usize,
+    taken: mpsc::Sender<Peer>,
+    links: JoinSet<()>,
+    link_by_user: BTreeMap<UserId, (PublicKeys, AbortHandle)>,
+}
+
+impl Linker {
+    async fn run(mut self) {
+        let mut news = self.state.watch_members();
+        while !*news.borrow_and_update() {
+            self.look();
+            tokio::select! {
+                // The sender is this task's own.
+                _ = news.changed() => {}
+                // One that has ended, so that they do not pile up.
+                Some(_) = self.links.join_next() => {}
+            }
+        }
+    }
+
+    /// Begins links with those who have come, and gives those up who have gone.
+    fn look(&mut self) {
+        let mut others = self.state.members_now();
+        others.remove(&self.device.session().user);
+        self.link_by_user.retain(|user, (keys, link)| {
+            let stays = others.get(user) == Some(keys);
+            if !stays {
+                link.abort();
+            }
+            stays
+        });
+        // A running match may have more users than those who are new in it.
+        if others.len() > self.links_max {
+            return;
+        }
+        for (user, keys) in others {
+            if !self.link_by_user.contains_key(&user) {
+                let link = self.links.spawn(self.link(user.clone()));
+                self.link_by_user.insert(user, (keys, link));
+            }
+        }
+    }
+
+    /// Links with a member, and hands the link over once it is up.
+    fn link(&self, user: UserId) -> impl Future<Output = ()> + Send + use<> {
+        let (device, taken) = (self.device.clone(), self.taken.clone());
+        let (room, state) = (self.room.clone(), Arc::clone(&self.state));
+        async move {
+            let peer = loop {
+                match connect(&device, &room, &state, user.clone()).await {
+                    Ok(peer) => break peer,
+                    Err(error) => {
+                        tracing::debug!(%user, %error, "no link with a user of the match")
+                    }
+                }
+                sleep(RETRY_DELAY).await;
+            };
+            // The match is given up otherwise.
+            _ = taken.send(peer).await;
+        }
+    }
+}
+
+async fn connect(
+    device: &Device,
+    room: &RoomId,
+    state: &RoomState,
+    user: UserId,
+) -> Result<Peer, Error> {
+    let peer = device.0.open_link(room, state, user, Vec::new())?;
+    peer.ready().await?;
+    Ok(peer)
+}
+
+/// Between two attempts to link with a user.
+const RETRY_DELAY: Duration = Duration::from_secs(2);
