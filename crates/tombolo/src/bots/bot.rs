@@ -9,9 +9,11 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::watch;
 use tokio::time::{Duration, MissedTickBehavior, interval, sleep, timeout};
 use tombolo_client::{
-    Audience, Device, Error, FieldEvent, MatchValue, Room, RoomEvent, RoomOptions, TicketEvent,
+    Audience, Device, Error, FieldEvent, Room, RoomEvent, RoomOptions, Ticket, TicketBuilder,
+    TicketEvent,
 };
 
+use super::character::Character;
 use super::draw::gap;
 use super::pulse::{Pulse, STAMP_BYTES};
 use super::scenario::{Rooms, Scenario, Seconds, Seek, Walk};
@@ -44,19 +46,18 @@ pub(super) type Failures = Box<dyn Fn(&str, Operation, &str, &str) + Send + Sync
 /// One of the bots of a run.
 struct Bot {
     run: Arc<Run>,
-    user: String,
-    /// What it is like: drawn once, so that it stays who it is.
-    attributes: Vec<(String, MatchValue)>,
-    seeks: bool,
-    joins: bool,
-    walks: bool,
+    number: u32,
+    character: Character,
 }
 
 /// Lives as the bot of that number, until the run is over.
 pub(super) async fn live(run: Arc<Run>, number: u32, mut over: watch::Receiver<bool>) {
-    let mut dice = ChaCha8Rng::seed_from_u64(run.scenario.seed);
-    dice.set_stream(u64::from(number));
-    let bot = Bot::new(run, number, &mut dice);
+    let (character, mut dice) = Character::draw(&run.scenario, number);
+    let bot = Bot {
+        run,
+        number,
+        character,
+    };
     loop {
         let Some(device) = bot.connect(&mut over).await else {
             // Not all at once when the node is away, and never without a pause.
@@ -89,35 +90,13 @@ pub(super) async fn live(run: Arc<Run>, number: u32, mut over: watch::Receiver<b
 }
 
 impl Bot {
-    fn new(run: Arc<Run>, number: u32, dice: &mut ChaCha8Rng) -> Self {
-        let scenario = &run.scenario;
-        let mut is_of = |share: Option<f64>| {
-            let chance = dice.random::<f64>();
-            share.is_some_and(|share| chance < share)
-        };
-        let seeks = is_of(scenario.seek.as_ref().map(|seek| seek.share.0));
-        let joins = is_of(scenario.rooms.as_ref().map(|rooms| rooms.share.0));
-        let walks = is_of(scenario.field.as_ref().map(|walk| walk.share.0));
-        let attributes = scenario.seek.iter().flat_map(|seek| &seek.attributes);
-        Self {
-            user: scenario.user(number),
-            attributes: attributes
-                .map(|(name, draw)| (name.clone(), draw.draw(dice)))
-                .collect(),
-            seeks,
-            joins,
-            walks,
-            run,
-        }
-    }
-
     async fn connect(&self, over: &mut watch::Receiver<bool>) -> Option<Device> {
         self.run.tally.start(Operation::Connect);
         let since = Instant::now();
         let builder = Device::builder(&self.run.server);
         let builder = match &self.run.tokens {
-            Tokens::Development => builder.development_user(&self.user),
-            Tokens::Made(mint, good) => match mint.token(&self.user, *good) {
+            Tokens::Development => builder.development_user(&self.character.user),
+            Tokens::Made(mint, good) => match mint.token(&self.character.user, *good) {
                 Ok(token) => builder.token(token),
                 Err(error) => {
                     self.failed(Operation::Connect, "token", &format!("{error:#}"));
@@ -135,7 +114,7 @@ impl Bot {
     /// Does all that it does, beside each other; returns when the session is over.
     async fn act(&self, device: &Device, dice: &mut ChaCha8Rng) {
         let scenario = &self.run.scenario;
-        let walk = scenario.field.as_ref().filter(|_| self.walks);
+        let walk = scenario.field.as_ref().filter(|_| self.character.walks);
         let steps = ChaCha8Rng::seed_from_u64(dice.random());
         let walking = async {
             match walk {
@@ -144,7 +123,7 @@ impl Bot {
             }
         };
         let meeting = async {
-            match self.seeks || self.joins {
+            match self.character.seeks || self.character.joins {
                 true => self.meet(device, dice).await,
                 false => std::future::pending().await,
             }
@@ -165,11 +144,11 @@ impl Bot {
     async fn meet(&self, device: &Device, dice: &mut ChaCha8Rng) {
         let scenario = &self.run.scenario;
         while device.ended().is_none() {
-            if let Some(seek) = scenario.seek.as_ref().filter(|_| self.seeks) {
+            if let Some(seek) = scenario.seek.as_ref().filter(|_| self.character.seeks) {
                 let room = self.seek(device, seek, dice).await;
                 self.stay(room, seek.stay, dice).await;
             }
-            if let Some(rooms) = scenario.rooms.as_ref().filter(|_| self.joins) {
+            if let Some(rooms) = scenario.rooms.as_ref().filter(|_| self.character.joins) {
                 let room = self.join(device, rooms, dice).await;
                 self.stay(room, rooms.stay, dice).await;
             }
@@ -178,15 +157,18 @@ impl Bot {
 
     /// Hands in a ticket and waits for its match.
     async fn seek(&self, device: &Device, seek: &Seek, dice: &mut ChaCha8Rng) -> Option<Room> {
-        let matchmaker = device.matchmaker();
-        let mut ticket = matchmaker.ticket(&seek.pool).query(&seek.query);
-        for (name, value) in &self.attributes {
-            ticket = ticket.attribute(name, value.clone());
-        }
+        // The party's room is left with the end of its ticket, so that it comes together anew for the next.
+        let (ticket, _party) = match seek.party {
+            ..=1 => (self.submit(self.ticket(device, seek)).await?, None),
+            _ => {
+                let (ticket, party) = self.look_together(device, seek).await?;
+                (ticket, Some(party))
+            }
+        };
+        // Bots meet in rooms only.
+        let mut ticket = ticket.links_max(0);
         let tally = &self.run.tally;
         let since = Instant::now();
-        tally.start(Operation::Submit);
-        let mut ticket = self.ended(Operation::Submit, since, ticket.submit().await)?;
         tally.start(Operation::Match);
         let waits = async {
             loop {
@@ -198,7 +180,7 @@ impl Bot {
                         };
                         // Too late is what it is when the others were quicker to say no.
                         if let Err(error) = answered {
-                            tracing::debug!(user = self.user, %error, "a ready check was over");
+                            tracing::debug!(user = self.character.user, %error, "a ready check was over");
                         }
                     }
                     TicketEvent::Found(found) => return Ok(Ok(found.room)),
@@ -228,11 +210,70 @@ impl Bot {
                 self.failed(Operation::Match, "no_match", "no match in time");
                 // Otherwise the next ticket might come before this one has gone.
                 if let Err(error) = ticket.cancel().await {
-                    tracing::debug!(user = self.user, %error, "a ticket was over");
+                    tracing::debug!(user = self.character.user, %error, "a ticket was over");
                 }
                 None
             }
         }
+    }
+
+    /// A ticket of this bot alone, or of its party.
+    fn ticket<'d>(&self, device: &'d Device, seek: &Seek) -> TicketBuilder<'d> {
+        let mut ticket = device.matchmaker().ticket(&seek.pool).query(&seek.query);
+        for (name, value) in &self.character.attributes {
+            ticket = ticket.attribute(name, value.clone());
+        }
+        for role in &self.character.roles {
+            ticket = ticket.role(role);
+        }
+        for tag in &self.character.tags {
+            ticket = ticket.tag(tag);
+        }
+        ticket
+    }
+
+    async fn submit(&self, ticket: TicketBuilder<'_>) -> Option<Ticket> {
+        self.run.tally.start(Operation::Submit);
+        let since = Instant::now();
+        self.ended(Operation::Submit, since, ticket.submit().await)
+    }
+
+    /// Comes together with its party, one of which hands in the ticket of all.
+    async fn look_together(&self, device: &Device, seek: &Seek) -> Option<(Ticket, Room)> {
+        let Run {
+            scenario, tally, ..
+        } = &*self.run;
+        tally.start(Operation::Party);
+        let since = Instant::now();
+        let options = RoomOptions {
+            members_max: seek.party,
+            ..RoomOptions::default()
+        };
+        let name = scenario.party_room(self.number);
+        let party = match device.rooms().join_or_create(&name, options).await {
+            Ok(party) => party,
+            Err(error) => {
+                self.failed(Operation::Party, &code(&error), &error.to_string());
+                return None;
+            }
+        };
+        let Some(gathered) = gather(device, &party, seek.party).await else {
+            self.failed(Operation::Party, "over", "the party's room is over");
+            return None;
+        };
+        tally.done(Operation::Party, since);
+        let ticket = match gathered {
+            Gathered::Submitted(ticket) => *ticket,
+            Gathered::All => {
+                let others = scenario.party_of(self.number);
+                let others = others.filter(|number| *number != self.number);
+                let others = others.map(|number| Character::draw(scenario, number).0.player());
+                let others: Vec<_> = others.collect::<anyhow::Result<_>>().ok()?;
+                let ticket = self.ticket(device, seek).party(&party, others);
+                self.submit(ticket).await?
+            }
+        };
+        Some((ticket, party))
     }
 
     async fn join(&self, device: &Device, rooms: &Rooms, dice: &mut ChaCha8Rng) -> Option<Room> {
@@ -394,8 +435,33 @@ impl Bot {
 
     fn failed(&self, what: Operation, code: &str, reason: &str) {
         self.run.tally.failed(what, code);
-        (self.run.failures)(&self.user, what, code, reason);
+        (self.run.failures)(&self.character.user, what, code, reason);
     }
+}
+
+/// How a party has come together.
+enum Gathered {
+    /// All are there, and this bot hands in their ticket.
+    All,
+    /// Another has handed it in.
+    Submitted(Box<Ticket>),
+}
+
+/// Waits until a party is complete, and for its ticket, unless this device is to hand it in; `None` when it is over.
+async fn gather(device: &Device, party: &Room, size: u32) -> Option<Gathered> {
+    let (own, matchmaker) = (device.session().user, device.matchmaker());
+    let is_to_submit = || {
+        let is_own = party.read(|view| view.owner.as_ref() == Some(&own));
+        is_own && party.members().len() == size as usize
+    };
+    while !is_to_submit() {
+        tokio::select! {
+            Some(ticket) = matchmaker.next_ticket() => return Some(Gathered::Submitted(Box::new(ticket))),
+            Some(_) = party.next_event() => {}
+            else => return None,
+        }
+    }
+    Some(Gathered::All)
 }
 
 /// From place to place in a square, straight on.

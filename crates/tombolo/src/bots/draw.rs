@@ -60,12 +60,33 @@ impl Draw {
             Self::OneOf(texts) => {
                 MatchValue::Text(texts[dice.random_range(0..texts.len())].clone())
             }
-            Self::SomeOf(count, texts) => MatchValue::List(some_of(*count, texts, dice)),
+            Self::SomeOf(count, texts) => {
+                MatchValue::List(some_of(*count, texts, dice).into_iter().collect())
+            }
             Self::Map(map) => {
                 let numbers = map.iter();
                 let numbers = numbers.map(|(name, draw)| (name.clone(), draw.number(dice)));
                 MatchValue::Map(numbers.collect())
             }
+        }
+    }
+
+    /// Draws names: as many as it says, in any order; none from numbers.
+    pub(super) fn words(&self, dice: &mut ChaCha8Rng) -> Vec<String> {
+        match self {
+            Self::Text(text) => vec![text.clone()],
+            Self::OneOf(texts) => some_of(1, texts, dice),
+            Self::SomeOf(count, texts) => some_of(*count, texts, dice),
+            Self::Number(_) | Self::Uniform(..) | Self::Normal(..) | Self::Map(_) => Vec::new(),
+        }
+    }
+
+    /// The names that may be drawn; `None` when it draws something else.
+    pub(super) fn all_words(&self) -> Option<&[String]> {
+        match self {
+            Self::Text(text) => Some(std::slice::from_ref(text)),
+            Self::OneOf(texts) | Self::SomeOf(_, texts) => Some(texts),
+            Self::Number(_) | Self::Uniform(..) | Self::Normal(..) | Self::Map(_) => None,
         }
     }
 
@@ -105,12 +126,12 @@ impl Draw {
     }
 }
 
-/// So many of them, all choices as likely.
-fn some_of(count: usize, texts: &[String], dice: &mut ChaCha8Rng) -> BTreeSet<String> {
+/// So many of them, all choices and orders as likely.
+fn some_of(count: usize, texts: &[String], dice: &mut ChaCha8Rng) -> Vec<String> {
     let mut left: Vec<_> = texts.iter().collect();
-    let mut chosen = BTreeSet::new();
+    let mut chosen = Vec::new();
     while chosen.len() < count && !left.is_empty() {
-        chosen.insert(left.swap_remove(dice.random_range(0..left.len())).clone());
+        chosen.push(left.swap_remove(dice.random_range(0..left.len())).clone());
     }
     chosen
 }

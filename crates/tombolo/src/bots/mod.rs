@@ -1,6 +1,7 @@
 //! `tombolo bots`: many devices that match, join, move and chat, and an account of how that went.
 
 mod bot;
+mod character;
 mod draw;
 mod pulse;
 mod scenario;
@@ -307,9 +308,10 @@ fn tell_report(style: Style, report: &Report, began: Instant) -> anyhow::Result<
     Ok(())
 }
 
-const NAMES: [(Operation, &str); 10] = [
+const NAMES: [(Operation, &str); 11] = [
     (Operation::Connect, "connect"),
     (Operation::Session, "session"),
+    (Operation::Party, "party"),
     (Operation::Submit, "submit"),
     (Operation::Match, "match"),
     (Operation::Join, "join"),

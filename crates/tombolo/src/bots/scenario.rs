@@ -1,6 +1,7 @@
 //! What bots do: read from a file, changed by flags, checked once.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -41,7 +42,13 @@ pub(crate) struct Scenario {
 pub(crate) struct Seek {
     pub(super) pool: String,
     pub(super) attributes: BTreeMap<String, Draw>,
+    /// Which a bot plays, the dearest first; any without.
+    pub(super) roles: Option<Draw>,
+    /// Of a bot's tickets.
+    pub(super) tags: Option<Draw>,
     pub(super) query: String,
+    /// How many bots look together: the first so many, the next so many…
+    pub(super) party: u32,
     /// How long a ticket waits before it is cancelled.
     pub(super) give_up: Seconds,
     /// How long a bot stays in the match's room.
@@ -195,7 +202,10 @@ impl Default for Seek {
         Self {
             pool: String::new(),
             attributes: BTreeMap::new(),
+            roles: None,
+            tags: None,
             query: String::new(),
+            party: 1,
             give_up: Seconds(30.0),
             stay: Seconds(1.0),
             accept: Share(1.0),
@@ -310,16 +320,7 @@ impl Scenario {
              by --pool, --rooms or --field"
         );
         if let Some(seek) = &self.seek {
-            anyhow::ensure!(
-                !seek.pool.is_empty(),
-                "{}: it is not said in which `pool`",
-                source.place(&["match"])
-            );
-            Name::parse(&seek.pool).with_context(|| source.place(&["match", "pool"]))?;
-            for name in seek.attributes.keys() {
-                Name::parse(name).with_context(|| source.place(&["match", "attributes", name]))?;
-            }
-            MatchQuery::parse(&seek.query).with_context(|| source.place(&["match", "query"]))?;
+            self.check_seek(seek, source)?;
         }
         if let Some(rooms) = &self.rooms {
             within(rooms.count, BOTS_MAX, &["rooms", "count"])?;
@@ -352,6 +353,65 @@ impl Scenario {
             FieldId::parse(&field.id).with_context(|| source.place(&["field", "id"]))?;
         }
         Ok(self)
+    }
+
+    fn check_seek(&self, seek: &Seek, source: &Source<'_>) -> anyhow::Result<()> {
+        let place = |key: &str| source.place(&["match", key]);
+        anyhow::ensure!(
+            !seek.pool.is_empty(),
+            "{}: it is not said in which `pool`",
+            source.place(&["match"])
+        );
+        Name::parse(&seek.pool).with_context(|| place("pool"))?;
+        for name in seek.attributes.keys() {
+            Name::parse(name).with_context(|| source.place(&["match", "attributes", name]))?;
+        }
+        MatchQuery::parse(&seek.query).with_context(|| place("query"))?;
+        for (key, draw) in [("roles", &seek.roles), ("tags", &seek.tags)] {
+            let Some(draw) = draw else {
+                continue;
+            };
+            let words = draw.all_words();
+            let words = words.with_context(|| {
+                format!(
+                    "{}: a name, one-of(NAME, …) or some-of(N, NAME, …)",
+                    place(key)
+                )
+            })?;
+            // Tags may be any texts.
+            for role in words.iter().filter(|_| key == "roles") {
+                Name::parse(role).with_context(|| place(key))?;
+            }
+        }
+        anyhow::ensure!(
+            (1..=PARTY_MAX).contains(&seek.party),
+            "{}: from 1 to {PARTY_MAX}",
+            place("party")
+        );
+        anyhow::ensure!(
+            self.bots.is_multiple_of(seek.party),
+            "{}: {} bots are no parties of {}",
+            place("party"),
+            self.bots,
+            seek.party
+        );
+        if seek.party > 1 {
+            let room = self.party_room(self.bots);
+            RoomId::parse(&room).with_context(|| source.place(&["name"]))?;
+        }
+        Ok(())
+    }
+
+    /// Those with whom a bot looks for matches, itself included.
+    pub(super) fn party_of(&self, number: u32) -> RangeInclusive<u32> {
+        let size = self.seek.as_ref().map_or(1, |seek| seek.party.max(1));
+        let first = (number - 1) / size * size + 1;
+        first..=first + size - 1
+    }
+
+    /// Where the bot's party comes together.
+    pub(super) fn party_room(&self, number: u32) -> String {
+        format!("party-{}", self.user(*self.party_of(number).start()))
     }
 
     /// The user of a bot, of those that are counted from 1.
@@ -392,6 +452,9 @@ impl Source<'_> {
 
 /// Each bot has sockets of its own, of which a process has not many more.
 const BOTS_MAX: u32 = 10_000;
+
+/// As many as a ticket takes.
+const PARTY_MAX: u32 = 64;
 
 /// More seats than a room can have are refused by the node in any case.
 const SEATS_MAX: u32 = 100_000;
@@ -455,6 +518,26 @@ mod tests {
             (
                 "[match]\npool = \"p\"\n[match.attributes]\nskill = \"normal(1)\"\n",
                 "line 4, match.attributes.skill: normal(MEAN",
+            ),
+            (
+                "[match]\npool = \"p\"\nroles = \"normal(1, 2)\"\n",
+                "s.toml: line 3, match.roles: a name, one-of(",
+            ),
+            (
+                "[match]\npool = \"p\"\nroles = \"one-of(healer, no such role)\"\n",
+                "s.toml: line 3, match.roles",
+            ),
+            (
+                "[match]\npool = \"p\"\ntags = 5\n",
+                "s.toml: line 3, match.tags: a name",
+            ),
+            (
+                "[match]\npool = \"p\"\nparty = 65\n",
+                "s.toml: line 3, match.party: from 1 to 64",
+            ),
+            (
+                "bots = 5\n[match]\npool = \"p\"\nparty = 2\n",
+                "s.toml: line 4, match.party: 5 bots are no parties of 2",
             ),
             ("[rooms]\nseets = 3\n", "did you mean `seats`"),
             ("[rooms]\n[chat]\n", "s.toml: line 2, chat: say `every`"),

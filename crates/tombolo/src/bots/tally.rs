@@ -17,6 +17,8 @@ pub(super) enum Operation {
     Connect,
     /// Has a session, until it closes it.
     Session,
+    /// Comes together with its party.
+    Party,
     /// Hands in a ticket.
     Submit,
     /// Waits from there until it is in the match's room.

@@ -95,6 +95,31 @@ async fn bots_match_join_chat_and_move_and_the_report_says_how_often() {
 }
 
 #[tokio::test]
+async fn bots_look_in_parties_with_roles_and_tags() {
+    let folder = Folder::new("bots-parties");
+    let pool = "name = \"raid\"\nfill = \"1ms\"\n\
+        teams = [{ name = \"side\", quantity = 2, min = 2, max = 2, roles = [{ name = \"healer\", \
+        min = 1, max = 1 }, { name = \"fighter\", min = 1, max = 1 }] }]\n";
+    let pool = folder.write("raid.toml", pool);
+    let scenario = "bots = 4\nrate = 20\nduration = 8\nname = \"p\"\n[match]\npool = \"raid\"\nparty = 2\n\
+        stay = 0.2\nroles = \"some-of(2, healer, fighter)\"\ntags = \"old\"\nquery = \"+tags:old\"\n";
+    let scenario = folder.write("scenario.toml", scenario);
+    let (_serve, url) = node_with(&["--pools", &pool]).await;
+    let args = ["bots", "--server", &url, "--scenario", &scenario, "--json"];
+    let ended = start(&args).ended().await;
+    assert_eq!(ended.status, Some(0), "{}", ended.complaints);
+    let report = ended.events.last().unwrap();
+    let count = |name: &str| report["operations"][name]["count"].as_u64();
+    assert!(
+        count("party") >= Some(8),
+        "no party has come together twice: {report}"
+    );
+    assert!(count("match") >= Some(8), "{report}");
+    // One hands in the ticket of two.
+    assert!(count("submit") < count("party"), "{report}");
+}
+
+#[tokio::test]
 async fn what_a_node_refuses_is_counted_by_its_code() {
     let (_serve, url) = node_with(&[]).await;
     let flags = ["--bots", "2", "--duration", "3", "--pool", "nowhere"];
