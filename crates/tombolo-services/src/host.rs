@@ -34,6 +34,7 @@ use crate::session::Session;
 
 pub(crate) use act::{NamedAct, operation_named, operation_of, reject};
 pub(crate) use empty::EmptyRooms;
+pub(crate) use retire::Retirements;
 pub(crate) use server::by_server;
 pub use server::{MemberView, RoomView, ServerActed};
 
@@ -216,16 +217,13 @@ impl Node {
         self.empty_rooms.remove(&host.room);
         hosts.remove(&host.room);
         host.stop();
-        if let Some(listed) = host.listed() {
+        self.catalogue.forget(&host.room);
+        if let Some(last) = state.last_of_closed() {
+            self.retire(host, last);
+        } else if let Some(listed) = host.listed() {
             let (node, host) = (Arc::clone(self), Arc::clone(host));
             self.runtime
                 .spawn(async move { cluster::unlist(&node, &host.room, listed).await });
-        }
-        self.catalogue.forget(&host.room);
-        if let Some(last) = state.last_of_closed() {
-            let (node, host) = (Arc::clone(self), Arc::clone(host));
-            self.runtime
-                .spawn(async move { host.retire(&node, last).await });
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::entropy::ResumeToken;
 use crate::events::{RoomEvents, SessionEvent, SessionEvents};
 use crate::field::Fields;
 use crate::forward::Manner;
-use crate::host::{EmptyRooms, Host};
+use crate::host::{EmptyRooms, Host, Retirements};
 use crate::lock::lock;
 use crate::matchmaker::Matchmaker;
 use crate::queue::Topic;
@@ -51,6 +51,7 @@ pub(crate) struct Node {
     pub(crate) sessions: Mutex<SessionTable>,
     pub(crate) host_by_room: Mutex<BTreeMap<RoomId, Arc<Host>>>,
     pub(crate) empty_rooms: EmptyRooms,
+    pub(crate) retirements: Retirements,
     pub(crate) social: Social,
     pub(crate) matchmaker: Matchmaker,
     pub(crate) fields: Fields,

@@ -29,7 +29,7 @@ use crate::entropy::{NoEntropy, ResumeToken};
 use crate::events::{RoomChange, RoomEvents, SessionChange, SessionEvent, SessionEvents};
 use crate::field::Fields;
 use crate::hooks;
-use crate::host::EmptyRooms;
+use crate::host::{EmptyRooms, Retirements};
 use crate::lock::lock;
 use crate::matchmaker::{self, Matchmaker};
 use crate::node::{Node, SessionTable};
@@ -122,6 +122,7 @@ impl Services {
             sessions: Mutex::default(),
             host_by_room: Mutex::default(),
             empty_rooms: EmptyRooms::default(),
+            retirements: Retirements::default(),
             matchmaker,
             fields: Fields::default(),
             arrivals: Mutex::new(Arrivals::default()),

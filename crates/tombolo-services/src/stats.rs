@@ -36,6 +36,8 @@ pub struct Stats {
     pub copies_failed: u64,
     /// Rooms that were closed because there were too many that nobody was in.
     pub rooms_crowded_out: u64,
+    /// Logs of closed rooms that this life of the node leaves to others to retire, since too many waited for that.
+    pub logs_left: u64,
     /// What devices here have said in groups.
     pub posts: u64,
     /// Tickets that devices here have submitted to pools.
@@ -136,6 +138,7 @@ pub(crate) struct Counters {
     pub(crate) directs: Counter,
     pub(crate) copies_failed: Counter,
     pub(crate) rooms_crowded_out: Counter,
+    pub(crate) logs_left: Counter,
     pub(crate) posts: Counter,
     pub(crate) notices: Counter,
     pub(crate) tickets: Counter,
@@ -221,6 +224,7 @@ impl Counters {
             directs: self.directs.value(),
             copies_failed: self.copies_failed.value(),
             rooms_crowded_out: self.rooms_crowded_out.value(),
+            logs_left: self.logs_left.value(),
             posts: self.posts.value(),
             notices: self.notices.value(),
             tickets: self.tickets.value(),

@@ -129,8 +129,8 @@ async fn clear(node: Arc<Node>, lost: NodeId, incarnation: u64, listed: Listed) 
             }
         }
         host.drop_members_of(&node, &lost, incarnation).await;
-        // This node keeps the room's clock now: whoever does what it leaves to do must find the room.
-        while host.is_open() && host.list(&node).await.is_err() {
+        // This node keeps the room's clock now, or retires its log: whoever does what it leaves to do must find the room.
+        while host.is_unfinished() && host.list(&node).await.is_err() {
             tokio::time::sleep(RETRY_DELAY).await;
         }
         host.clear_if_closed(&node);

@@ -2,18 +2,57 @@
 //!
 //! Who begins to read a retired log has nothing, so that must be all that the others have, too: else they would judge
 //! differently what comes when the room is opened anew. Therefore the log's last entry says that the room is forgotten.
+//!
+//! While the engine is away such logs wait, so many at most and a few of them at work. Until its log is retired the room
+//! stays listed as hosted here: what this node does not come to do, its heir or its next life finds.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tombolo_engine::{Expect, Offset};
-use tombolo_room::{Body, Event};
+use tombolo_engine::{AppendError, Expect, Offset, RetireError};
+use tombolo_room::{Body, Entry, Event, OperationId};
+use tombolo_wire::RoomId;
 
 use super::{Host, State};
+use crate::cluster;
+use crate::lock::lock;
 use crate::node::Node;
 
+/// The logs of closed rooms that this node is to retire.
+#[derive(Default)]
+pub(crate) struct Retirements(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    /// Each of `by_room` once.
+    rooms: VecDeque<RoomId>,
+    by_room: BTreeMap<RoomId, Retirement>,
+    /// The tasks that are at it.
+    workers: usize,
+}
+
+/// One log that is to be retired.
+struct Retirement {
+    host: Arc<Host>,
+    last: Last,
+    /// By which the entry is known that says that the room is forgotten.
+    operation: OperationId,
+}
+
+/// What became of a log that was to wait.
+#[derive(Debug, PartialEq, Eq)]
+enum Added {
+    /// It does.
+    Waits,
+    /// It does, and there is one worker less than there may be.
+    WaitsForWorker,
+    /// Too many others do.
+    NoPlace,
+}
+
 /// The last entry of the log of a closed room.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Last {
     /// It says that the room is forgotten: somebody came no further than that.
     Forgotten(Offset),
@@ -46,20 +85,125 @@ impl State {
     }
 }
 
-impl Host {
-    /// Lets the engine forget the log, however long that takes. Whoever appends something before does it after that.
-    pub(super) async fn retire(&self, node: &Node, last: Last) {
-        let last = match last {
-            Last::Forgotten(at) => Some(at),
+impl Retirements {
+    /// Has a log wait; one whose room was opened and closed again since takes the place of the former.
+    fn add(&self, new: Retirement) -> Added {
+        let mut waiting = lock(&self.0);
+        let room = new.host.room.clone();
+        if let Some(former) = waiting.by_room.get_mut(&room) {
+            if former.last == new.last {
+                // Its entry may be written already, by its own name.
+                former.host = new.host;
+            } else {
+                *former = new;
+            }
+            return Added::Waits;
+        }
+        if waiting.by_room.len() >= WAITING_MAX {
+            return Added::NoPlace;
+        }
+        waiting.by_room.insert(room.clone(), new);
+        waiting.rooms.push_back(room);
+        if waiting.workers >= WORKERS_MAX {
+            return Added::Waits;
+        }
+        waiting.workers += 1;
+        Added::WaitsForWorker
+    }
+
+    /// Has a log wait again, behind the others, unless its room was closed anew since.
+    fn put_back(&self, retirement: Retirement) {
+        let mut waiting = lock(&self.0);
+        let room = retirement.host.room.clone();
+        if !waiting.by_room.contains_key(&room) {
+            waiting.by_room.insert(room.clone(), retirement);
+            waiting.rooms.push_back(room);
+        }
+    }
+
+    /// What a worker does next; it is none any more when that is nothing.
+    fn next(&self) -> Option<Retirement> {
+        let mut waiting = lock(&self.0);
+        let room = waiting.rooms.pop_front();
+        let next = room.and_then(|room| waiting.by_room.remove(&room));
+        if next.is_none() {
+            waiting.workers -= 1;
+        }
+        next
+    }
+}
+
+impl Node {
+    /// Lets the engine forget the log of a closed room, however long that takes. Whoever appends something before does it
+    /// after that.
+    pub(super) fn retire(self: &Arc<Self>, host: &Arc<Host>, last: Last) {
+        let Ok(operation) = self.config.entropy.operation_id() else {
+            return;
+        };
+        let added = self.retirements.add(Retirement {
+            host: Arc::clone(host),
+            last,
+            operation,
+        });
+        match added {
+            Added::Waits => {}
+            Added::WaitsForWorker => {
+                self.runtime.spawn(work(Arc::clone(self)));
+            }
+            Added::NoPlace => self.counters.logs_left.add(1),
+        }
+    }
+}
+
+/// Retires what waits. What cannot be done now is tried again after the others.
+async fn work(node: Arc<Node>) {
+    let mut delay = DELAY_MIN;
+    while let Some(mut retirement) = node.retirements.next() {
+        if retirement.is_done(&node).await {
+            if let Some(listed) = retirement.host.listed() {
+                cluster::unlist(&node, &retirement.host.room, listed).await;
+            }
+            delay = DELAY_MIN;
+        } else {
+            node.retirements.put_back(retirement);
+            tokio::time::sleep(delay).await;
+            delay = (2 * delay).min(DELAY_MAX);
+        }
+    }
+}
+
+impl Retirement {
+    /// Tries to do it; whether nothing is left to do, since somebody else may be at it, or have opened the room anew.
+    async fn is_done(&mut self, node: &Node) -> bool {
+        let key = &self.host.key;
+        let at = match self.last {
+            Last::Forgotten(at) => at,
             Last::Other(at) => {
-                let expect = Expect::Last(at);
-                self.append_while(node, Body::Forgotten, expect, || true)
-                    .await
+                let entry = Entry {
+                    operation: self.operation,
+                    time: self.host.lock().time(node),
+                    body: Body::Forgotten,
+                };
+                let (expect, id) = (Expect::Last(at), self.operation.0);
+                let id = tombolo_engine::OperationId(id);
+                match node.engine.append(key, entry.encode(), expect, id).await {
+                    Ok(at) => at,
+                    Err(AppendError::Conflict) => return true,
+                    Err(_) => return false,
+                }
             }
         };
-        if let Some(at) = last {
-            let _ = node.engine.retire(&self.key, at).await;
-        }
+        self.last = Last::Forgotten(at);
+        let retired = node.engine.retire(key, at).await;
+        matches!(retired, Ok(()) | Err(RetireError::Conflict))
+    }
+}
+
+impl Host {
+    /// Whether something is left to do here by whoever hosts the room: it is open, or its log is to be retired.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        let state = self.lock();
+        state.room.is_open() || state.last_of_closed().is_some()
     }
 
     /// What a node wrote before it was lost may come when the room has forgotten the loss, and was opened anew: then
@@ -76,5 +220,59 @@ impl Host {
                     .spawn(async move { host.drop_members_of(&node, &lost, life).await });
             }
         }
+    }
+}
+
+/// Logs that wait to be retired.
+const WAITING_MAX: usize = 4096;
+
+/// Logs that are retired at the same time.
+const WORKERS_MAX: usize = 8;
+
+/// How long one that is retired waits after a failure, at first.
+const DELAY_MIN: Duration = Duration::from_millis(50);
+
+/// How long it waits at last.
+const DELAY_MAX: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use tombolo_engine::{Epoch, Key};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn so_many_logs_wait_each_once_and_a_few_are_worked_at() {
+        let waiting = Retirements::default();
+        let added: Vec<_> = (0..=WAITING_MAX)
+            .map(|number| waiting.add(retirement(number, 1)))
+            .collect();
+        let workers = added
+            .iter()
+            .filter(|added| **added == Added::WaitsForWorker);
+        assert_eq!(workers.count(), WORKERS_MAX);
+        assert_eq!(added.last(), Some(&Added::NoPlace));
+        assert_eq!(waiting.add(retirement(7, 2)), Added::Waits);
+        let mut next = Vec::new();
+        while let Some(retirement) = waiting.next() {
+            next.push(retirement.last);
+        }
+        assert_eq!(next.len(), WAITING_MAX);
+        assert_eq!(next[7], Last::Other(offset(2)));
+    }
+
+    fn retirement(number: usize, at: u64) -> Retirement {
+        let room = RoomId::parse(&format!("room-{number}")).unwrap();
+        let key = Key::new(["room", room.as_str()]).unwrap();
+        Retirement {
+            host: Arc::new(Host::new(room, key)),
+            last: Last::Other(offset(at)),
+            operation: OperationId([0; 16]),
+        }
+    }
+
+    fn offset(seq: u64) -> Offset {
+        let epoch = Epoch(1);
+        Offset { epoch, seq }
     }
 }

@@ -24,16 +24,56 @@ async fn a_closed_room_is_forgotten_once_before_its_log_is_retired() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (last, body) = last(&local).await;
     assert_eq!(body, Body::Forgotten);
-    // Whoever finds the log so does the rest.
-    for _ in 0..2 {
-        assert!(matches!(begins(&local).await, TailEvent::Entry { .. }));
-        let joined = alice.join("r", JoinMode::Join).await;
-        assert_eq!(joined, Err(ErrorCode::NoSuchRoom));
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        is_away(false);
-    }
+    let joined = alice.join("r", JoinMode::Join).await;
+    assert_eq!(joined, Err(ErrorCode::NoSuchRoom));
+    assert!(matches!(begins(&local).await, TailEvent::Entry { .. }));
+    is_away(false);
+    tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(begins(&local).await, TailEvent::Retired { at: last });
     alice.join("r", JoinMode::Create).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_a_node_did_not_come_to_retire_is_retired_by_its_heir() {
+    let (nodes, local) = cluster::<2>().await;
+    nodes[0].wire.retires_nothing.store(true, Ordering::Relaxed);
+    let mut alice = nodes[0].lab.device("alice").await;
+    alice.join("r", JoinMode::Create).await.unwrap();
+    alice.leave("r").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(last(&local).await.1, Body::Forgotten);
+    nodes[0].lab.services.kill();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(matches!(begins(&local).await, TailEvent::Retired { .. }));
+    assert_eq!(names(&nodes[1].lab.services).await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_many_rooms_close_a_few_logs_are_retired_at_the_same_time() {
+    let ([node], _) = cluster::<1>().await;
+    let services = &node.lab.services;
+    let rooms: Vec<_> = (0..100).map(|number| format!("room-{number}")).collect();
+    for room in &rooms {
+        let room = RoomId::parse(room).unwrap();
+        let kept = Settings {
+            empty_kept: Duration::from_secs(60),
+            ..Settings::default()
+        };
+        let new = NewRoom {
+            settings: kept,
+            ..NewRoom::default()
+        };
+        services.create_room(&room, new, None).await.unwrap();
+    }
+    assert_eq!(names(services).await.len(), rooms.len());
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    assert_eq!(node.wire.retires_most.load(Ordering::Relaxed), 8);
+    assert_eq!(names(services).await, []);
+}
+
+/// The rooms that are listed as hosted somewhere.
+async fn names(services: &Services) -> Vec<RoomId> {
+    services.list_rooms(None, 1000).await.unwrap().rooms
 }
 
 #[tokio::test(start_paused = true)]

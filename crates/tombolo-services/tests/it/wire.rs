@@ -32,6 +32,10 @@ pub(crate) struct Wire {
     pub(crate) is_endless: Arc<AtomicBool>,
     /// No log is retired.
     pub(crate) retires_nothing: Arc<AtomicBool>,
+    /// How many logs are being retired.
+    retires_now: Arc<AtomicU64>,
+    /// How many at the same time at most.
+    pub(crate) retires_most: Arc<AtomicU64>,
     /// Changes of values are not told.
     pub(crate) is_blind: Arc<AtomicBool>,
     /// Who reads a log is told that it begins anew.
@@ -69,6 +73,8 @@ impl Wire {
             is_slow: Arc::default(),
             is_endless: Arc::default(),
             retires_nothing: Arc::default(),
+            retires_now: Arc::default(),
+            retires_most: Arc::default(),
             is_blind: Arc::default(),
             is_void: Arc::default(),
             lose_percent: Arc::default(),
@@ -274,7 +280,14 @@ impl Log for Wire {
             return Box::pin(async { Err(RetireError::Unavailable) });
         }
         let logs = self.logs();
-        Box::pin(async move { logs.retire(key, at).await })
+        Box::pin(async move {
+            let others = self.retires_now.fetch_add(1, Ordering::Relaxed);
+            self.retires_most.fetch_max(others + 1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let retired = logs.retire(key, at).await;
+            self.retires_now.fetch_sub(1, Ordering::Relaxed);
+            retired
+        })
     }
 
     fn is_broken(&self) -> bool {
