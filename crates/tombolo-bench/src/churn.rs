@@ -224,7 +224,7 @@ fn peer(client: usize) -> SocketAddrV4 {
 }
 
 /// Bytes that nobody else sends.
-fn payload(client: usize, number: u64, index: u8) -> [u8; PAYLOAD] {
+pub(crate) fn payload(client: usize, number: u64, index: u8) -> [u8; PAYLOAD] {
     let mut payload = [index; PAYLOAD];
     payload[..8].copy_from_slice(&(client as u64).to_be_bytes());
     payload[8..16].copy_from_slice(&number.to_be_bytes());

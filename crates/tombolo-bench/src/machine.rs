@@ -89,6 +89,12 @@ pub(crate) fn slab() -> anyhow::Result<u64> {
     field("/proc/meminfo", "Slab:")
 }
 
+/// Files and sockets that a process has open.
+pub(crate) fn descriptors(pid: u32) -> anyhow::Result<usize> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).context("read the open files")?;
+    Ok(open.count())
+}
+
 /// UDP sockets of the namespace.
 pub(crate) fn udp_sockets() -> anyhow::Result<usize> {
     let lines = fs::read_to_string("/proc/self/net/udp").context("read the UDP sockets")?;

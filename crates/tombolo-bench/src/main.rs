@@ -24,6 +24,7 @@ mod report;
 mod rows;
 mod soak;
 mod socket;
+mod streams;
 mod subject;
 mod tickets;
 mod traffic;

@@ -15,6 +15,7 @@ use crate::machine::{self, Core};
 use crate::measure::{FLOWS, allocate, echo};
 use crate::metrics::Metrics;
 use crate::plan;
+use crate::streams::{Certificate, Streams};
 use crate::subject::{Programs, Server, Subject};
 use crate::traffic::{Pace, Traffic};
 
@@ -28,6 +29,9 @@ pub(crate) struct Arguments {
     /// How many come each second
     #[arg(long, default_value_t = 1000)]
     per_second: u32,
+    /// How many more come each second over each of TCP, TLS and DTLS
+    #[arg(long, default_value_t = 20)]
+    streams_per_second: u32,
     /// How the server moves packets
     #[arg(long, default_value = "sockets", value_name = "MODE")]
     io: Subject,
@@ -45,6 +49,8 @@ struct Look {
     minutes: f64,
     resident: u64,
     sockets: usize,
+    /// Files and sockets that the server has open.
+    descriptors: usize,
 }
 
 /// A server under traffic and churn.
@@ -53,6 +59,10 @@ struct Soak {
     clients: Clients,
     traffic: Traffic,
     churn: Churn,
+    /// `None` before the first of them, after the last, and where none are asked for.
+    streams: Option<Streams>,
+    /// How many came over streams.
+    streamed: u64,
     start: Instant,
     refreshed: Instant,
     looks: Vec<Look>,
@@ -64,8 +74,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let programs = Programs::find(arguments.tombolo.clone())?;
     machine::enter_namespace()?;
     machine::stay_on(Core::Generator);
-    let mut soak = Soak::start(arguments, &programs)?;
+    let certificate = Certificate::new()?;
+    let mut soak = Soak::start(arguments, &programs, &certificate)?;
     let before = soak.look()?;
+    let interval = Duration::from_secs(1).checked_div(arguments.streams_per_second);
+    soak.streams = interval.map(|interval| Streams::start(interval, &certificate));
 
     let time = Duration::from_secs_f64(arguments.minutes * 60.0);
     if time >= LIFETIME {
@@ -82,6 +95,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         soak.end_churn()?;
     }
     soak.traffic.finish(&soak.clients)?;
+    soak.check_connections()?;
     let after = soak.look()?;
     let churn_ends = arguments.minutes;
     soak.check_counters()?;
@@ -94,6 +108,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
     let leaked = after.sockets as i64 - before.sockets as i64;
     ensure!(leaked == 0, "{leaked} more sockets than before");
+    let leaked = after.descriptors as i64 - before.descriptors as i64;
+    ensure!(
+        leaked == 0,
+        "the server has {leaked} more files open than before"
+    );
     if time >= LIFETIME {
         ensure!(
             slope <= SLOPE_MAX,
@@ -112,8 +131,14 @@ enum Stage {
 }
 
 impl Soak {
-    fn start(arguments: &Arguments, programs: &Programs) -> anyhow::Result<Self> {
-        let server = Server::start(arguments.io, programs)?;
+    fn start(
+        arguments: &Arguments,
+        programs: &Programs,
+        certificate: &Certificate,
+    ) -> anyhow::Result<Self> {
+        let [chain, key] = certificate.paths();
+        let tls = ["--tls".into(), chain, key];
+        let server = Server::start_with(arguments.io, programs, &tls)?;
         let mut clients = Clients::new(plan::CLIENT_PORT)?;
         allocate(&mut clients, FLOWS)?;
         Traffic::bind(&mut clients, echo(PAYLOAD))?;
@@ -124,6 +149,8 @@ impl Soak {
             clients,
             traffic,
             churn: Churn::new(arguments.per_second)?,
+            streams: None,
+            streamed: 0,
             start: now,
             refreshed: now,
             looks: Vec::new(),
@@ -151,6 +178,9 @@ impl Soak {
                 .run(&self.clients, pace, left.min(LOOK_EVERY), &mut turn)?;
             self.traffic.latencies.iter_mut().for_each(Vec::clear);
             self.server.check()?;
+            if self.streams.as_ref().is_some_and(Streams::have_failed) {
+                self.end_streams()?;
+            }
             let look = self.look()?;
             if self.looks.len().is_multiple_of(10) {
                 eprintln!(
@@ -174,6 +204,7 @@ impl Soak {
             minutes: self.start.elapsed().as_secs_f64() / 60.0,
             resident: machine::resident(self.server.pid())?,
             sockets: machine::udp_sockets()?,
+            descriptors: machine::descriptors(self.server.pid())?,
         };
         self.looks.push(look);
         Ok(look)
@@ -192,6 +223,7 @@ impl Soak {
 
     /// Lets who is there finish, and checks that nobody and nothing is missing.
     fn end_churn(&mut self) -> anyhow::Result<()> {
+        self.end_streams()?;
         self.churn.finish()?;
         let count = self.churn.count;
         let gone = count.returned + count.abandoned;
@@ -209,21 +241,42 @@ impl Soak {
         Ok(())
     }
 
+    fn end_streams(&mut self) -> anyhow::Result<()> {
+        if let Some(streams) = self.streams.take() {
+            self.streamed = streams.finish()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the server has closed what clients have left.
+    fn check_connections(&self) -> anyhow::Result<()> {
+        let start = Instant::now();
+        loop {
+            let metrics = Metrics::fetch(plan::METRICS.into())?;
+            let left = metrics.expect("tombolo_relay_connections", 0);
+            if left.is_ok() || start.elapsed() > MARGIN {
+                return left;
+            }
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+
     /// Compares what the server has counted with what was sent and has arrived.
     fn check_counters(&self) -> anyhow::Result<()> {
         let metrics = Metrics::fetch(plan::METRICS.into())?;
         let (steady, passing) = (&self.traffic.count, self.churn.count);
+        let passed = passing.packets + self.streamed * u64::from(churn::PACKETS);
         let flows = FLOWS as u64;
         metrics.expect("tombolo_turn_allocations", flows)?;
         metrics.expect("tombolo_relay_ports", flows)?;
         metrics.expect(
             "tombolo_turn_allocations_created_total",
-            flows + passing.started,
+            flows + passing.started + self.streamed,
         )?;
         metrics.expect("tombolo_turn_allocations_expired_total", passing.abandoned)?;
         for (way, arrived) in [("peer", steady.arrived[0]), ("client", steady.arrived[1])] {
-            let packets = arrived + passing.packets;
-            let bytes = arrived * PAYLOAD as u64 + passing.packets * churn::PAYLOAD as u64;
+            let packets = arrived + passed;
+            let bytes = arrived * PAYLOAD as u64 + passed * churn::PAYLOAD as u64;
             metrics.expect(&format!("tombolo_turn_to_{way}_packets_total"), packets)?;
             metrics.expect(&format!("tombolo_turn_to_{way}_bytes_total"), bytes)?;
         }
@@ -257,6 +310,7 @@ impl Soak {
             "packets": self.traffic.count.delivered(),
             "lost": 0,
             "allocations": churn.started,
+            "over_streams": self.streamed,
             "given_back": churn.returned,
             "expired": churn.abandoned,
             "packets_of_passing_clients": churn.packets,
@@ -267,6 +321,8 @@ impl Soak {
             "resident_slope_bytes_per_min": slope,
             "sockets_before": before.sockets,
             "sockets_after": after.sockets,
+            "descriptors_before": before.descriptors,
+            "descriptors_after": after.descriptors,
             "allocated_at_the_end": FILL,
             "looks": self.looks.iter().map(|look| json!([look.minutes, look.resident, look.sockets])).collect::<Vec<_>>(),
         });
@@ -275,14 +331,15 @@ impl Soak {
         }
         println!(
             "{:.1} min: {} packets of steady clients and {} of passing ones, none lost; {} allocations \
-             came, {} were given back and {} expired; resident {:.1} MiB before and {:.1} after, slope \
-             {:+.0} KiB/min; {} sockets before and {} after; then {FILL} allocations at once",
+             came, {} were given back and {} expired; {} more over TCP, TLS and DTLS; resident {:.1} MiB \
+             before and {:.1} after, slope {:+.0} KiB/min; {} sockets before and {} after; then {FILL} allocations at once",
             after.minutes,
             self.traffic.count.delivered(),
             churn.packets,
             churn.started,
             churn.returned,
             churn.abandoned,
+            self.streamed,
             before.resident as f64 / MIB,
             after.resident as f64 / MIB,
             slope / 1024.0,
@@ -341,6 +398,7 @@ mod tests {
                 minutes: f64::from(i),
                 resident: resident(i),
                 sockets: 0,
+                descriptors: 0,
             };
             (0..100).map(look).collect()
         };

@@ -106,9 +106,19 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `subject` on its core and waits until it answers.
     pub(crate) fn start(subject: Subject, programs: &Programs) -> anyhow::Result<Self> {
+        Self::start_with(subject, programs, &[])
+    }
+
+    /// The same with further arguments.
+    pub(crate) fn start_with(
+        subject: Subject,
+        programs: &Programs,
+        arguments: &[PathBuf],
+    ) -> anyhow::Result<Self> {
         machine::stay_on(Core::Server);
         let started = command(subject, programs).and_then(|mut command| {
             Ok(command
+                .args(arguments)
                 .stdin(Stdio::null())
                 .stderr(Stdio::piped())
                 .spawn()?)
