@@ -14,10 +14,12 @@ use tombolo_stun::stream::frame_len;
 use tombolo_turn::client::{AllocateError, Client, Config, Event, Family, Stats, Timer};
 use tombolo_turn::server::Transport;
 
+use crate::association::Association;
+
 /// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long to wait for a packet before timers are looked at.
-const TICK: Duration = Duration::from_millis(20);
+pub(crate) const TICK: Duration = Duration::from_millis(20);
 /// Shorter than the time that a client leaves itself to refresh anything.
 const STEP: Duration = Duration::from_secs(15);
 
@@ -39,6 +41,7 @@ pub(crate) enum Link {
         Vec<u8>,
         SocketAddr,
     ),
+    Dtls(Box<Association>),
 }
 
 impl Caller {
@@ -52,6 +55,10 @@ impl Caller {
             Link::Udp(socket) => (Transport::Udp, socket.peer_addr(), socket.local_addr()),
             Link::Tcp(stream, _) => (Transport::Tcp, stream.peer_addr(), stream.local_addr()),
             Link::Tls(stream, _, server) => (Transport::Tls, Ok(*server), stream.sock.local_addr()),
+            Link::Dtls(association) => {
+                let socket = association.socket();
+                (Transport::Dtls, socket.peer_addr(), socket.local_addr())
+            }
         };
         let config = Config {
             server: server.unwrap(),
@@ -78,6 +85,7 @@ impl Caller {
             Link::Udp(socket) => socket.local_addr(),
             Link::Tcp(stream, _) => stream.local_addr(),
             Link::Tls(stream, ..) => stream.sock.local_addr(),
+            Link::Dtls(association) => association.socket().local_addr(),
         };
         address.unwrap()
     }
@@ -208,8 +216,7 @@ impl Link {
     /// TLS, with a server whose certificate is in this PEM file.
     pub(crate) fn tls(server: SocketAddr, certificate: &Path) -> Self {
         let mut roots = RootCertStore::empty();
-        let certificate = CertificateDer::from_pem_file(certificate).unwrap();
-        roots.add(certificate).unwrap();
+        roots.add(read(certificate)).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -221,6 +228,11 @@ impl Link {
         Self::Tls(Box::new(stream), Vec::new(), server)
     }
 
+    /// DTLS, with a server whose certificate is in this PEM file.
+    pub(crate) fn dtls(server: SocketAddr, certificate: &Path) -> Self {
+        Self::Dtls(Box::new(Association::new(server, &read(certificate))))
+    }
+
     fn send(&mut self, bytes: &[u8]) {
         match self {
             Self::Udp(socket) => {
@@ -228,6 +240,7 @@ impl Link {
             }
             Self::Tcp(stream, _) => stream.write_all(bytes).unwrap(),
             Self::Tls(stream, ..) => stream.write_all(bytes).unwrap(),
+            Self::Dtls(association) => association.send(bytes),
         }
     }
 
@@ -244,6 +257,7 @@ impl Link {
             }
             Self::Tcp(stream, rest) => (stream.read(&mut buffer), rest),
             Self::Tls(stream, rest, _) => (stream.read(&mut buffer), rest),
+            Self::Dtls(association) => return association.receive(),
         };
         let Some(length) = or_nothing(read) else {
             return Vec::new();
@@ -260,6 +274,10 @@ impl Link {
     }
 }
 
+fn read(certificate: &Path) -> CertificateDer<'static> {
+    CertificateDer::from_pem_file(certificate).unwrap()
+}
+
 fn stream(server: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(server).unwrap();
     stream.set_read_timeout(Some(TICK)).unwrap();
@@ -268,7 +286,7 @@ fn stream(server: SocketAddr) -> TcpStream {
 }
 
 /// `None` where nothing came in time.
-fn or_nothing(read: std::io::Result<usize>) -> Option<usize> {
+pub(crate) fn or_nothing(read: std::io::Result<usize>) -> Option<usize> {
     match read {
         Ok(length) => Some(length),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,

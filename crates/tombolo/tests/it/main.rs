@@ -3,6 +3,7 @@
 
 mod abuse;
 mod api;
+mod association;
 mod bots;
 mod caller;
 mod cluster;

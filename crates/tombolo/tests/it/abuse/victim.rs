@@ -40,9 +40,10 @@ pub(super) enum Way {
     Udp,
     Tcp,
     Tls,
+    Dtls,
 }
 
-pub(super) const ALL_WAYS: [Way; 3] = [Way::Udp, Way::Tcp, Way::Tls];
+pub(super) const ALL_WAYS: [Way; 4] = [Way::Udp, Way::Tcp, Way::Tls, Way::Dtls];
 
 impl Victim {
     pub(super) async fn start(name: &str) -> Self {
@@ -73,6 +74,7 @@ impl Victim {
                 Way::Udp => Link::udp(self.plain),
                 Way::Tcp => Link::tcp(self.plain),
                 Way::Tls => Link::tls(self.tls, &self.certificate),
+                Way::Dtls => Link::dtls(self.plain, &self.certificate),
             };
             let mut caller = Caller::over(link, Family::V4, USER, PASSWORD);
             caller.allocate().unwrap();
