@@ -90,6 +90,8 @@ pub(crate) struct State {
 struct Pending {
     session: Arc<Session>,
     request: u64,
+    /// It has asked to go, and nothing else: an owner may put itself out, and is answered that.
+    is_going: bool,
     /// What a joining device is to be told beside the room.
     wish: Wish,
     outcome: oneshot::Sender<Outcome>,

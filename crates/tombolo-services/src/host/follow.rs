@@ -289,7 +289,8 @@ impl Host {
         if let Some(session) = state.session(user).filter(is_here).cloned() {
             state.remove_session(user);
             self.leave_to(state, &session);
-            let asked = pending.filter(|pending| pending.session.id == session.id);
+            let asked =
+                pending.filter(|pending| pending.is_going && pending.session.id == session.id);
             let news = match asked {
                 Some(pending) => {
                     let left = v1::Left {
@@ -355,9 +356,12 @@ impl Host {
                 } else {
                     None
                 };
+            let is_gone = matches!(event, Event::Left { .. });
             let operation = pending
                 .iter()
-                .find(|(_, pending)| Some(pending.session.id) == session)
+                .find(|(_, pending)| {
+                    Some(pending.session.id) == session && pending.is_going == is_gone
+                })
                 .map(|(operation, _)| *operation);
             let asked = operation.and_then(|operation| pending.remove(&operation));
             self.on_event(node, state, &event, asked.as_ref(), false);

@@ -142,6 +142,7 @@ impl Host {
         let pending = Pending {
             session: Arc::clone(session),
             request,
+            is_going: matches!(entry.body, Body::Left { .. }),
             wish: Wish::default(),
             outcome: sender,
         };

@@ -83,6 +83,28 @@ async fn an_act_that_is_not_legal_is_refused_with_its_reason() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_owner_that_puts_itself_out_is_told_so_and_answered_once() {
+    let lab = Lab::new();
+    let [mut alice] = lab.members("r", ["alice"]).await;
+    let user = "alice".to_owned();
+    let kick = Kind::Kick(v1::Kick { user: user.clone() });
+    let ban = Kind::Ban(v1::Ban { user, lasts_ms: 1 });
+    let close = Kind::Close(v1::CloseRoom {});
+    for (act, reason) in [(kick, "kicked"), (ban, "banned"), (close, "closed")] {
+        let asked = alice.ask_act("r", act);
+        assert_eq!(alice.next_event().await, format!("-alice {reason}"));
+        let answered = alice.response_among_events(asked).await;
+        assert!(
+            matches!(answered, Ok(response::Result::Acted(_))),
+            "{answered:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        // Nothing else was answered before this.
+        alice.join("r", JoinMode::JoinOrCreate).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_settings_of_a_room_say_who_gets_in() {
     let lab = Lab::new();
     let mut alice = lab.device("alice").await;
