@@ -11,10 +11,12 @@
 //! of a log what it says, and whether all that devices were told is there. In the end everything comes to
 //! rest, and what devices were promised and what they see is compared with the logs.
 
+mod court;
 mod deed;
 mod device;
 mod feed;
 mod judge;
+mod law;
 mod place;
 mod plain;
 mod presence;

@@ -20,11 +20,14 @@ pub(crate) struct Deed {
     pub(crate) may_be_done: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum What {
     /// The device's own number of what it says.
     Say(u64),
     Add,
+    Kick(String),
+    Ban(String),
+    Unban(String),
 }
 
 /// What a refusal says of a deed.

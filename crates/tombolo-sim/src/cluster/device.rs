@@ -1,6 +1,7 @@
 //! A device that keeps to the contract between devices and nodes, and checks that nodes do.
 
 mod connect;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,14 +10,16 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use self::connect::Greeting;
+pub(crate) use self::view::{Told, View};
+use super::court::COURT;
 use super::deed::{Deed, Deeds, Refusal, What};
 use super::place::Line;
 use super::presence::Following;
 use super::trace::note;
 use tombolo_wire::resend::{Inbox, Limits, Outbox, Receipt};
 use tombolo_wire::v1::{
-    self, ClientFrame, ErrorCode, JoinMode, client_frame, property_value, request, response,
-    room_act, room_event, server_frame, social_event,
+    self, ClientFrame, ErrorCode, JoinMode, client_frame, request, response, room_act,
+    server_frame, social_event,
 };
 
 /// Something that a device asked for and was not answered yet.
@@ -38,41 +41,6 @@ pub(crate) enum Said {
     /// The same, but it was asked for more than once: what was said after it may be before it.
     KeptLate(u64),
     Refused,
-}
-
-/// A durable message of which a device was told.
-pub(crate) struct Told {
-    pub(crate) room: String,
-    pub(crate) number: u64,
-    pub(crate) text: String,
-}
-
-/// A durable message's place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
-    opening: Bytes,
-    number: u64,
-}
-
-/// What a device knows of a room.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct View {
-    pub(crate) is_joined: bool,
-    pub(crate) is_synced: bool,
-    /// Seats, and who is dropped.
-    pub(crate) members: BTreeMap<String, (u32, bool)>,
-    pub(crate) owner: String,
-    pub(crate) count: i64,
-    /// Grows whenever the device comes or goes.
-    pub(crate) stay: u64,
-    last: Option<Place>,
-}
-
-impl View {
-    /// The number of the last durable message that this device knows of.
-    pub(crate) fn last(&self) -> u64 {
-        self.last.as_ref().map_or(0, |last| last.number)
-    }
 }
 
 pub(crate) struct Device {
@@ -107,8 +75,8 @@ pub(crate) struct Device {
     pub(crate) views: BTreeMap<String, View>,
     /// By room and own number.
     pub(crate) said: BTreeMap<String, Vec<Said>>,
-    /// How often it counted up in a room: acknowledged, and unknown.
-    added: BTreeMap<String, (i64, i64)>,
+    /// How often it did something in a room: acknowledged, and unknown.
+    done: BTreeMap<(String, What), (i64, i64)>,
     /// What it was told since that was looked at last.
     pub(crate) told: Vec<Told>,
     /// Which of its sessions this is: plain messages are in order within one.
@@ -152,7 +120,7 @@ impl Device {
             wants: BTreeSet::new(),
             views: BTreeMap::new(),
             said: BTreeMap::new(),
-            added: BTreeMap::new(),
+            done: BTreeMap::new(),
             told: Vec::new(),
             life: 0,
             sent: 0,
@@ -164,27 +132,36 @@ impl Device {
         }
     }
 
+    /// Whether it takes itself for a member of a room.
+    pub(crate) fn is_in(&self, room: &str) -> bool {
+        is_in(&self.views, room)
+    }
+
     /// Whether it waits for an answer about being in the room.
     pub(crate) fn is_between(&self, room: &str) -> bool {
         let mut asked = self.asked.values();
         asked.any(|asked| matches!(asked, Asked::Join(of) | Asked::Leave(of) if of == room))
     }
 
-    /// Whether it is in a room, and wants to be.
+    /// Whether it is in a room in which its seat is kept for long, and wants to be.
     pub(crate) fn is_in_a_room(&self) -> bool {
         let mut wants = self.wants.iter();
-        wants.any(|room| is_in(&self.views, room))
+        wants.any(|room| room != COURT && is_in(&self.views, room))
     }
 
-    /// How often it counted up in a room: acknowledged, and not or not yet.
-    pub(crate) fn added(&self, room: &str) -> (i64, i64) {
-        let (sure, unsure) = self.added.get(room).copied().unwrap_or_default();
-        let asked = self.asked.values();
-        let waiting = asked.filter(|asked| match asked {
-            Asked::Act(deed) => deed.room == room && deed.what == What::Add && !deed.may_be_done,
-            Asked::Join(_) | Asked::Leave(_) | Asked::Follow => false,
-        });
-        (sure, unsure + i64::try_from(waiting.count()).unwrap_or(0))
+    /// How often it did each thing in a room: acknowledged, and not or not yet.
+    pub(crate) fn done(&self, room: &str) -> BTreeMap<&What, (i64, i64)> {
+        let done = self.done.iter().filter(|((of, _), _)| of == room);
+        let mut done: BTreeMap<_, _> = done.map(|((_, what), counts)| (what, *counts)).collect();
+        for asked in self.asked.values() {
+            if let Asked::Act(deed) = asked
+                && deed.room == room
+                && !deed.may_be_done
+            {
+                done.entry(&deed.what).or_default().1 += 1;
+            }
+        }
+        done
     }
 
     #[allow(
@@ -284,7 +261,7 @@ impl Device {
             mode: JoinMode::JoinOrCreate.into(),
             settings: Some(v1::RoomSettings {
                 members_max: 16,
-                seat_kept_ms: 20_000,
+                seat_kept_ms: if room == COURT { 700 } else { 20_000 },
                 empty_kept_ms: if room == BRIEF { 0 } else { 3_600_000 },
                 owner_policy: v1::OwnerPolicy::Automatic.into(),
                 writers: v1::Writers::Everybody.into(),
@@ -343,7 +320,7 @@ impl Device {
         Some((self.sent, seq))
     }
 
-    fn begin(&mut self, room: &str, what: What, act: room_act::Kind) {
+    pub(super) fn begin(&mut self, room: &str, what: What, act: room_act::Kind) {
         self.deeds += 1;
         self.ask_act(Deed::new(room, what, act, self.deeds));
     }
@@ -404,6 +381,9 @@ impl Device {
             (Asked::Join(room), Some(response::Result::Joined(joined))) => {
                 self.on_joined(&room, &joined);
             }
+            (Asked::Join(room), _) if failure == Some(ErrorCode::Banned) => {
+                self.wants.remove(&room);
+            }
             // Whoever cannot come in now tries again.
             (Asked::Join(room), _) => {
                 if self.wants.contains(&room) {
@@ -414,9 +394,11 @@ impl Device {
             (Asked::Leave(room), Some(response::Result::Left(_))) => {
                 self.views.entry(room).or_default().is_joined = false;
             }
-            // It is still in.
+            // It is still in, unless it was put out meanwhile.
             (Asked::Leave(room), _) => {
-                self.wants.insert(room);
+                if is_in(&self.views, &room) {
+                    self.wants.insert(room);
+                }
             }
             (Asked::Act(deed), Some(response::Result::Acted(acted))) => {
                 self.on_acted(&deed, acted.message);
@@ -435,20 +417,21 @@ impl Device {
     }
 
     fn on_acted(&mut self, deed: &Deed, message: u64) {
-        if let What::Say(own) = deed.what {
+        if let What::Say(own) = &deed.what {
             self.told.push(Told {
                 room: deed.room.clone(),
                 number: message,
                 text: format!("{} {own}", self.name),
             });
         }
-        match deed.what {
-            What::Say(own) if deed.may_be_done => self.book(deed, own, Said::KeptLate(message)),
-            What::Say(own) => self.book(deed, own, Said::Kept(message)),
-            What::Add => {
-                let added = self.added.entry(deed.room.clone()).or_default();
-                added.0 += 1;
-                added.1 -= i64::from(deed.may_be_done);
+        match &deed.what {
+            What::Say(own) if deed.may_be_done => self.book(deed, *own, Said::KeptLate(message)),
+            What::Say(own) => self.book(deed, *own, Said::Kept(message)),
+            _ => {
+                let done = self.done.entry((deed.room.clone(), deed.what.clone()));
+                let done = done.or_default();
+                done.0 += 1;
+                done.1 -= i64::from(deed.may_be_done);
             }
         }
     }
@@ -456,13 +439,14 @@ impl Device {
     fn on_refused(&mut self, mut deed: Deed, code: ErrorCode) {
         let was_clear = !deed.may_be_done;
         let refusal = deed.on_refused(code);
-        if was_clear && deed.may_be_done && deed.what == What::Add {
-            self.added.entry(deed.room.clone()).or_default().1 += 1;
+        if was_clear && deed.may_be_done && !matches!(deed.what, What::Say(_)) {
+            let done = self.done.entry((deed.room.clone(), deed.what.clone()));
+            done.or_default().1 += 1;
         }
-        match (refusal, deed.what) {
+        match (refusal, &deed.what) {
             (Refusal::Again, _) => self.again.add(deed),
-            (Refusal::Final, What::Say(own)) => self.book(&deed, own, Said::Refused),
-            (Refusal::Final, What::Add) | (Refusal::Unknown, _) => {}
+            (Refusal::Final, What::Say(own)) => self.book(&deed, *own, Said::Refused),
+            (Refusal::Final | Refusal::Unknown, _) => {}
         }
     }
 
@@ -471,69 +455,6 @@ impl Device {
         if let Some(said) = said.get_mut(usize::try_from(own).unwrap_or(usize::MAX)) {
             *said = outcome;
         }
-    }
-
-    fn on_joined(&mut self, room: &str, joined: &v1::Joined) {
-        let view = self.views.entry(room.to_owned()).or_default();
-        view.is_joined = true;
-        let last = joined.last.as_ref().map(|last| Place {
-            opening: last.opening.clone(),
-            number: last.number,
-        });
-        if !joined.recovered {
-            // What was said meanwhile is lost to this device, and it knows that.
-            view.last = last;
-        }
-        view.members = joined.members.iter().map(seat).collect();
-    }
-
-    fn on_room_event(&mut self, event: v1::RoomEvent) -> Result<(), Violation> {
-        use room_event::Kind;
-
-        let name = self.name.clone();
-        let room = event.room;
-        let view = self.views.entry(room.clone()).or_default();
-        match event.kind {
-            Some(Kind::Joined(member) | Kind::Returned(member)) => {
-                view.members.extend([seat(&member)]);
-            }
-            Some(Kind::Dropped(dropped)) => {
-                if let Some(member) = view.members.get_mut(&dropped.user) {
-                    member.1 = true;
-                }
-            }
-            Some(Kind::Left(left)) => {
-                view.members.remove(&left.user);
-                if left.user == name {
-                    (view.is_joined, view.is_synced) = (false, false);
-                    view.stay += 1;
-                    if self.wants.contains(&room) && !self.is_between(&room) {
-                        let reason = left.reason;
-                        return Err(format!("{name}: put out of {room}, {reason}"));
-                    }
-                }
-            }
-            Some(Kind::Owner(owner)) => view.owner = owner.user,
-            Some(Kind::Reset(_)) => {
-                view.is_synced = false;
-                view.count = 0;
-            }
-            Some(Kind::Synced(_)) => view.is_synced = true,
-            Some(Kind::Properties(changed)) => {
-                for property in changed.set.iter().filter(|set| set.key == COUNT) {
-                    let kind = property.value.as_ref().and_then(|value| value.kind.clone());
-                    if let Some(property_value::Kind::Integer(count)) = kind {
-                        view.count = count;
-                    }
-                }
-            }
-            Some(Kind::Said(said)) => {
-                let told = on_said(&name, view, &said)?;
-                self.told.push(Told { room, ..told });
-            }
-            _ => {}
-        }
-        Ok(())
     }
 
     fn on_delivery(&mut self, delivery: &v1::Delivery) -> Result<(), Violation> {
@@ -559,33 +480,6 @@ impl Device {
 
 fn is_in(views: &BTreeMap<String, View>, room: &str) -> bool {
     views.get(room).is_some_and(|view| view.is_joined)
-}
-
-/// Durable messages come one by one: none is missing, none comes twice.
-fn on_said(name: &str, view: &mut View, said: &v1::RoomMessage) -> Result<Told, Violation> {
-    let text = String::from_utf8_lossy(&said.payload).into_owned();
-    let Some(last) = &mut view.last else {
-        return Err(format!(
-            "{name}: hears “{text}” of a room that it is not in"
-        ));
-    };
-    if said.number != last.number + 1 {
-        let before = last.number;
-        return Err(format!(
-            "{name}: hears {} “{text}” after {before}",
-            said.number
-        ));
-    }
-    last.number = said.number;
-    Ok(Told {
-        room: String::new(),
-        number: said.number,
-        text,
-    })
-}
-
-fn seat(member: &v1::Member) -> (String, (u32, bool)) {
-    (member.user.clone(), (member.seat, member.dropped))
 }
 
 /// A room that closes when nobody is in it: nothing is said there, devices come and go.

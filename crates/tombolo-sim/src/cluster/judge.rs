@@ -11,6 +11,10 @@ impl Reader {
     pub(crate) fn check(&self, devices: &[Device], tally: &mut Tally) -> Result<(), Violation> {
         let name = self.name();
         tally.forgotten += self.forgotten;
+        tally.expelled += self.law.expelled;
+        tally.expired += self.law.expired;
+        let lawful = self.law.check_done(name, devices);
+        lawful.map_err(|violation| format!("{name}: {violation}"))?;
         for device in devices {
             self.check_said(name, device, tally)?;
         }
@@ -59,7 +63,7 @@ impl Reader {
         Ok(())
     }
 
-    /// No ghosts: whoever is in the room wants to be, and is there.
+    /// No ghosts: whoever is in the room wants to be, and is there, and nobody else takes itself for a member.
     fn check_members(&self, name: &str, devices: &[Device]) -> Result<(), Violation> {
         for (user, member) in self.room.members() {
             let device = devices.iter().find(|device| device.name == user.as_str());
@@ -68,6 +72,15 @@ impl Reader {
             }
             if !member.is_present() {
                 return Err(format!("{name}: {user} is dropped, and connected"));
+            }
+        }
+        for device in devices.iter().filter(|device| device.is_in(name)) {
+            if !self
+                .room
+                .members()
+                .any(|(user, _)| user.as_str() == device.name)
+            {
+                return Err(format!("{name}: {} is out, and does not know", device.name));
             }
         }
         Ok(())

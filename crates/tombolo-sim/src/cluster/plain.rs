@@ -35,8 +35,7 @@ impl Plain {
         let sender = devices.get_mut(from)?;
         let (number, seq) = sender.send(room)?;
         let sender = devices.get(from)?;
-        let members = &sender.views.get(room)?.members;
-        let is_present = |user: &str| members.get(user).is_some_and(|(_, dropped)| !dropped);
+        let seen = sender.views.get(room)?;
         // A session that it does not know yet is told what comes later.
         let is_known = |device: &Device| {
             let user = UserId::parse(&device.name).ok();
@@ -46,7 +45,7 @@ impl Plain {
         let receivers = devices.iter().filter_map(|device| {
             let view = device.views.get(room)?;
             let is_receiver = device.name != sender.name
-                && is_present(&device.name)
+                && seen.is_present(&device.name)
                 && view.is_joined
                 && is_known(device);
             is_receiver.then(|| Receiver {

@@ -1,7 +1,7 @@
 //! A reader of a room's log that has no part in the room: after each step it says whether nodes and
 //! devices have what the log has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use tombolo_engine::{Key, Local, Log as _, Offset, TailEvent};
@@ -9,8 +9,10 @@ use tombolo_room::{Entry, Event, Message, PropertyKey, Room, Value};
 use tombolo_services::Services;
 use tombolo_wire::RoomId;
 
+use super::deed::What;
 use super::device::{COUNT, Device, Told, Violation};
 use super::feed::Feed;
+use super::law::Law;
 use super::trace::note;
 
 /// A room as its log makes it, and what was ever said there.
@@ -22,6 +24,7 @@ pub(crate) struct Reader {
     pub(super) said: BTreeMap<u64, String>,
     /// How often it was forgotten after it had closed.
     pub(super) forgotten: u64,
+    pub(super) law: Law,
     /// What the room is after each entry: the same wherever it is hosted.
     state_by_offset: BTreeMap<Offset, Bytes>,
 }
@@ -37,6 +40,7 @@ impl Reader {
             room: Room::new(),
             said: BTreeMap::new(),
             forgotten: 0,
+            law: Law::default(),
             state_by_offset: BTreeMap::new(),
         })
     }
@@ -45,21 +49,34 @@ impl Reader {
         &self.name
     }
 
-    /// Reads what was appended since.
-    pub(crate) fn read(&mut self) -> Result<(), Violation> {
+    /// Reads what was appended since, and looks whether devices were told so.
+    pub(crate) fn read(&mut self, devices: &[Device]) -> Result<(), Violation> {
         self.feed.read();
-        for event in self.feed.take() {
+        let events = self.feed.take();
+        if events.is_empty() {
+            return Ok(());
+        }
+        self.on_events(events)?;
+        let lawful = self.law.check_done(&self.name, devices);
+        lawful.map_err(|violation| format!("{}: {violation}", self.name))
+    }
+
+    fn on_events(&mut self, events: VecDeque<TailEvent>) -> Result<(), Violation> {
+        for event in events {
             let name = &self.name;
             match event {
                 TailEvent::Entry { at, entry } => {
                     let entry =
                         Entry::decode(&entry).map_err(|error| format!("{name}: {error:?}"))?;
                     note(|| format!("{name}: {at} {entry:?}"));
-                    for event in self.room.apply(&entry).events {
+                    let applied = self.room.apply(&entry);
+                    for event in &applied.events {
                         if let Event::Said(message) = event {
-                            self.on_said(&message)?;
+                            self.on_said(message)?;
                         }
                     }
+                    let lawful = self.law.on_entry(&self.room, &entry, &applied);
+                    lawful.map_err(|violation| format!("{}: {violation}", self.name))?;
                     self.forgotten += u64::from(self.room.is_new());
                     self.check_owner()?;
                     self.state_by_offset.insert(at, self.room.snapshot());
@@ -147,7 +164,10 @@ impl Reader {
     /// The counter is what was acknowledged, and perhaps some of what nobody knows.
     pub(crate) fn check_count(&self, devices: &[Device]) -> Result<(), Violation> {
         let name = &self.name;
-        let added = devices.iter().map(|device| device.added(name));
+        let added = devices.iter().map(|device| {
+            let done = device.done(name);
+            done.get(&What::Add).copied().unwrap_or_default()
+        });
         let (sure, unsure) = added.fold((0, 0), |sum, next| (sum.0 + next.0, sum.1 + next.1));
         let count = self.count();
         if !(sure..=sure + unsure).contains(&count) {

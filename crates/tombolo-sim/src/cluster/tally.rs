@@ -15,6 +15,10 @@ pub struct Tally {
     pub heard: u64,
     /// How often a room closed and was forgotten.
     pub forgotten: u64,
+    /// How often somebody was put out of a room.
+    pub expelled: u64,
+    /// How often a seat was kept, but not for long enough.
+    pub expired: u64,
     /// Nodes that were killed.
     pub kills: u64,
     /// Nodes that were frozen.
@@ -39,6 +43,8 @@ impl Sum for Tally {
             refused: sum.refused + next.refused,
             heard: sum.heard + next.heard,
             forgotten: sum.forgotten + next.forgotten,
+            expelled: sum.expelled + next.expelled,
+            expired: sum.expired + next.expired,
             kills: sum.kills + next.kills,
             freezes: sum.freezes + next.freezes,
             resumed: sum.resumed + next.resumed,

@@ -18,6 +18,7 @@ use tombolo_wire::token::{Claims, KeySet, SigningKey, VerifyingKey};
 use tombolo_wire::v1::IceServers;
 use tombolo_wire::{NodeId, RoomId, UserId};
 
+use super::court::{COURT, Court};
 use super::device::{BRIEF, Device, Violation};
 use super::place::{self, Place, Process};
 use super::plain::Plain;
@@ -50,7 +51,9 @@ pub struct ClusterWorld {
     is_guest_gone: bool,
     /// Who comes into the brief room and leaves it.
     brief_rng: ChaCha12Rng,
-    /// The last one is brief.
+    /// What happens in the court.
+    court: Court,
+    /// The last ones are the court, and the brief one.
     rooms: Vec<Reader>,
     plain: Vec<Plain>,
     tally: Tally,
@@ -117,6 +120,7 @@ impl ClusterWorld {
             guest_rng: seed.rng_for("guest"),
             is_guest_gone: false,
             brief_rng: seed.rng_for("brief"),
+            court: Court::new(seed.rng_for("court")),
             seed,
             is_calm: weather.is_calm,
             is_fair: weather.lost == 0,
@@ -132,7 +136,7 @@ impl ClusterWorld {
             rng,
         };
         let names = (0..world.rng.random_range(1..=2)).map(|room| format!("room-{room}"));
-        for name in names.chain([BRIEF.to_owned()]) {
+        for name in names.chain([COURT, BRIEF].map(str::to_owned)) {
             let reader = Reader::new(&world.local, &name);
             let reader = world.runtime.block_on(reader)?;
             world.rooms.push(reader);
@@ -202,6 +206,7 @@ impl ClusterWorld {
         for _ in 0..STEPS {
             self.step()?;
             self.come_and_go();
+            self.court.act(&mut self.devices);
             let pause = self.rng.random_range(Duration::ZERO..PAUSE_MAX);
             self.pass(pause, TICK)?;
         }
@@ -244,7 +249,7 @@ impl ClusterWorld {
 
     /// A device does something.
     fn act(&mut self) {
-        let room = self.rng.random_range(0..self.rooms.len() - 1);
+        let room = self.rng.random_range(0..self.rooms.len() - 2);
         let room = self.rooms[room].name().to_owned();
         let dice = self.rng.random_range(0..100);
         let index = self.rng.random_range(0..self.devices.len());
@@ -447,7 +452,7 @@ impl ClusterWorld {
     /// What must be so at any time.
     fn check(&mut self) -> Result<(), Violation> {
         for (index, room) in self.rooms.iter_mut().enumerate() {
-            room.read()?;
+            room.read(&self.devices)?;
             room.check_count(&self.devices)?;
             for node in &mut self.nodes {
                 if let (Some(services), Some(checked)) =

@@ -44,6 +44,8 @@ fn check(seeds: &[Seed], weather: Weather) {
         assert!(tally.kept > 5 * count, "{tally:?}");
         assert!(weather.lost > 0 || tally.heard > 3 * count, "{tally:?}");
         assert!(tally.forgotten > count, "{tally:?}");
+        assert!(tally.expelled > count, "{tally:?}");
+        assert!(tally.expired > count / 4, "{tally:?}");
         assert!(weather.is_calm || tally.kills > count / 2, "{tally:?}");
         assert!(weather.is_calm || tally.freezes > count / 4, "{tally:?}");
         assert!(tally.resumed > count, "{tally:?}");
