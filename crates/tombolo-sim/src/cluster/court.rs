@@ -1,4 +1,7 @@
-//! A room in which the owner puts others out, and where seats are not kept for long.
+//! A room in which the owner puts others out and leaves something to its successor, where seats are not kept
+//! for long, and where devices have things.
+
+mod things;
 
 use rand::RngExt as _;
 use rand::rngs::ChaCha12Rng;
@@ -38,8 +41,9 @@ impl Court {
         let is_tried = view.owner == device.name || dice % 8 == 0;
         match dice {
             0..4 => device.leave(COURT),
-            4..64 if is_tried => expel(device, &other, dice),
-            _ => {}
+            4..34 if is_tried => expel(device, &other, dice),
+            34..46 if is_tried => things::keep_state(device),
+            _ => things::act(device, &other, &mut self.rng),
         }
     }
 }
@@ -47,13 +51,13 @@ impl Court {
 fn expel(device: &mut Device, other: &str, dice: u32) {
     let user = other.to_owned();
     let (what, act) = match dice {
-        4..24 => {
+        4..14 => {
             let kick = v1::Kick { user: user.clone() };
             (What::Kick(user), room_act::Kind::Kick(kick))
         }
-        24..44 => {
+        14..24 => {
             // Some for as long as the room lasts.
-            let lasts_ms = if dice < 38 { 2_000 } else { 0 };
+            let lasts_ms = if dice < 21 { 2_000 } else { 0 };
             let ban = v1::Ban {
                 user: user.clone(),
                 lasts_ms,

@@ -28,6 +28,14 @@ pub(crate) enum What {
     Kick(String),
     Ban(String),
     Unban(String),
+    /// An object, by its kind, which no other has.
+    Make(String),
+    /// To whom an object belongs from now on.
+    Own(u64, String),
+    Change(u64),
+    Delete(u64),
+    /// What the next owner is to find.
+    Keep(String),
 }
 
 /// What a refusal says of a deed.

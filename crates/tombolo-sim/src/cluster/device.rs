@@ -77,6 +77,10 @@ pub(crate) struct Device {
     pub(crate) said: BTreeMap<String, Vec<Said>>,
     /// How often it did something in a room: acknowledged, and unknown.
     done: BTreeMap<(String, What), (i64, i64)>,
+    /// The objects that it made, by room and kind.
+    pub(crate) made: BTreeMap<(String, String), u64>,
+    /// What it found when it became a room's owner.
+    pub(crate) states: Vec<(String, Bytes)>,
     /// What it was told since that was looked at last.
     pub(crate) told: Vec<Told>,
     /// Which of its sessions this is: plain messages are in order within one.
@@ -121,6 +125,8 @@ impl Device {
             views: BTreeMap::new(),
             said: BTreeMap::new(),
             done: BTreeMap::new(),
+            made: BTreeMap::new(),
+            states: Vec::new(),
             told: Vec::new(),
             life: 0,
             sent: 0,
@@ -325,6 +331,11 @@ impl Device {
         self.ask_act(Deed::new(room, what, act, self.deeds));
     }
 
+    /// A number that no other of its deeds has.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.deeds + 1
+    }
+
     fn ask_act(&mut self, deed: Deed) {
         let kind = deed.on_wire();
         self.ask(Asked::Act(deed), kind);
@@ -401,7 +412,7 @@ impl Device {
                 }
             }
             (Asked::Act(deed), Some(response::Result::Acted(acted))) => {
-                self.on_acted(&deed, acted.message);
+                self.on_acted(&deed, &acted);
             }
             (Asked::Act(deed), _) => {
                 self.on_refused(deed, failure.unwrap_or(ErrorCode::Unspecified));
@@ -416,7 +427,12 @@ impl Device {
         Ok(())
     }
 
-    fn on_acted(&mut self, deed: &Deed, message: u64) {
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "most things are counted, and no more"
+    )]
+    fn on_acted(&mut self, deed: &Deed, acted: &v1::Acted) {
+        let message = acted.message;
         if let What::Say(own) = &deed.what {
             self.told.push(Told {
                 room: deed.room.clone(),
@@ -427,7 +443,15 @@ impl Device {
         match &deed.what {
             What::Say(own) if deed.may_be_done => self.book(deed, *own, Said::KeptLate(message)),
             What::Say(own) => self.book(deed, *own, Said::Kept(message)),
-            _ => {
+            what => {
+                match (what, self.views.get_mut(&deed.room)) {
+                    (What::Make(kind), _) => {
+                        let kind = (deed.room.clone(), kind.clone());
+                        self.made.insert(kind, acted.object);
+                    }
+                    (What::Keep(_), Some(view)) => view.state = None,
+                    _ => {}
+                }
                 let done = self.done.entry((deed.room.clone(), deed.what.clone()));
                 let done = done.or_default();
                 done.0 += 1;

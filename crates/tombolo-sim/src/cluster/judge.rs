@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::device::{Device, Said, Violation};
+use super::device::{Device, Said, View, Violation};
+use super::law::count;
 use super::reader::Reader;
 use super::tally::Tally;
 
@@ -86,6 +87,29 @@ impl Reader {
         Ok(())
     }
 
+    /// The device sees the objects that there are, and has found what the owner before it left.
+    fn check_things(&self, name: &str, device: &Device, view: &View) -> Result<(), Violation> {
+        let who = &device.name;
+        let objects = self.room.objects().map(|(id, object)| {
+            let owner = object.owner.as_ref().map(ToString::to_string);
+            let count = count(&object.properties);
+            (id.0, (owner.unwrap_or_default(), count))
+        });
+        let objects: BTreeMap<_, _> = objects.collect();
+        if view.things != objects {
+            let seen = &view.things;
+            return Err(format!(
+                "{name}: {who} sees {seen:?}, where there are {objects:?}"
+            ));
+        }
+        match (&view.state, self.room.owner_state()) {
+            (Some(found), Some(left)) if found != left => Err(format!(
+                "{name}: {who} has found {found:?}, where there is {left:?}"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// The device sees what the log says.
     fn check_view(&self, name: &str, device: &Device) -> Result<(), Violation> {
         let who = &device.name;
@@ -124,6 +148,7 @@ impl Reader {
             let (seen, count) = (view.count, self.count());
             return Err(format!("{name}: {who} counts {seen}, not {count}"));
         }
+        self.check_things(name, device, view)?;
         if view.last() != self.room.message_last() {
             let (seen, last) = (view.last(), self.room.message_last());
             return Err(format!("{name}: {who} heard {seen} of {last} messages"));

@@ -1,6 +1,8 @@
 //! What may never be so in a room, by books that are kept beside it: by whom things were done and how often,
 //! who is banned, and whose seat is kept.
 
+mod things;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use tombolo_room::{
@@ -8,6 +10,8 @@ use tombolo_room::{
 };
 use tombolo_wire::UserId;
 
+use self::things::Things;
+pub(super) use self::things::count;
 use super::deed::What;
 use super::device::{COUNT, Device, Violation};
 
@@ -22,11 +26,16 @@ pub(crate) struct Law {
     dropped: BTreeMap<UserId, Time>,
     /// The room's owner.
     owner: Option<UserId>,
+    things: Things,
     /// How often somebody was sent away, and how often a seat was not kept any longer.
     pub(crate) expelled: u64,
     pub(crate) expired: u64,
 }
 
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "there are no books of what is not worth it"
+)]
 impl Law {
     /// Takes in an entry, and what the room has made of it.
     pub(crate) fn on_entry(
@@ -46,6 +55,7 @@ impl Law {
         for event in &applied.events {
             self.on_event(room, &entry.body, event)?;
         }
+        self.things.check(room)?;
         self.check_members(room)
     }
 
@@ -54,7 +64,9 @@ impl Law {
             return Ok(());
         };
         match act {
-            Act::Kick(_) | Act::Ban { .. } | Act::Unban(_) if self.owner.as_ref() != Some(user) => {
+            Act::Kick(_) | Act::Ban { .. } | Act::Unban(_) | Act::KeepState(_)
+                if self.owner.as_ref() != Some(user) =>
+            {
                 return Err(format!("{user} is not the owner, and may not {act:?}"));
             }
             Act::Ban { user, lasts } => {
@@ -64,6 +76,7 @@ impl Law {
             Act::Unban(user) => {
                 self.banned.remove(user);
             }
+            Act::KeepState(state) => self.things.on_keep_state(state),
             _ => {}
         }
         if let Some(what) = what(act) {
@@ -73,12 +86,13 @@ impl Law {
     }
 
     fn on_event(&mut self, room: &Room, body: &Body, event: &Event) -> Result<(), Violation> {
+        self.things.on_event(event, self.owner.as_ref())?;
         match event {
             Event::OwnerChanged { owner, .. } => self.owner.clone_from(owner),
             Event::Dropped { user, .. } => {
-                if self.dropped.insert(user.clone(), room.clock()).is_some() {
-                    return Err(format!("{user} is dropped twice"));
-                }
+                let since = self.dropped.insert(user.clone(), room.clock());
+                let is_twice = since.map(|_| format!("{user} is dropped twice"));
+                return is_twice.map_or(Ok(()), Err);
             }
             Event::Joined { user, .. } | Event::Returned { user, .. } => {
                 self.dropped.remove(user);
@@ -153,6 +167,7 @@ impl Law {
             done.insert((user, what), *count);
         }
         for device in devices {
+            self.things.check_told(name, device)?;
             let who = device.name.as_str();
             for (what, (sure, unsure)) in device.done(name) {
                 let count = done.remove(&(who, what)).unwrap_or(0);
@@ -182,6 +197,10 @@ fn kept_until(room: &Room, since: Time) -> Option<Time> {
 }
 
 /// What a device calls it; `None` for what is counted elsewhere.
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "there are no books of what is not worth it"
+)]
 fn what(act: &Act) -> Option<What> {
     match act {
         Act::ChangeProperties {
@@ -196,6 +215,17 @@ fn what(act: &Act) -> Option<What> {
         Act::Kick(user) => Some(What::Kick(user.to_string())),
         Act::Ban { user, .. } => Some(What::Ban(user.to_string())),
         Act::Unban(user) => Some(What::Unban(user.to_string())),
+        Act::CreateObject(plan) => Some(What::Make(plan.kind.to_string())),
+        Act::OwnObject { object, owner } => {
+            let owner = owner.as_ref().map(ToString::to_string);
+            Some(What::Own(object.0, owner.unwrap_or_default()))
+        }
+        Act::ChangeProperties {
+            target: Target::Object(object),
+            ..
+        } => Some(What::Change(object.0)),
+        Act::DeleteObject(object) => Some(What::Delete(object.0)),
+        Act::KeepState(state) => Some(What::Keep(String::from_utf8_lossy(state).into_owned())),
         _ => None,
     }
 }

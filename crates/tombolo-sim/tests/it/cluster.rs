@@ -85,8 +85,8 @@ const ROUGH: Weather = Weather {
     is_calm: false,
 };
 
-/// Together about a thousand.
-const STORIES: usize = 334;
+/// Together some hundreds.
+const STORIES: usize = 200;
 
 /// Stories that are told again.
 const TOLD_TWICE: usize = 12;

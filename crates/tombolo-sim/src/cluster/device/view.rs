@@ -31,6 +31,10 @@ pub(crate) struct View {
     pub(crate) members: BTreeMap<String, (u32, bool)>,
     pub(crate) owner: String,
     pub(crate) count: i64,
+    /// Objects: whose, and how often they were changed.
+    pub(crate) things: BTreeMap<u64, (String, i64)>,
+    /// What it has found as the room's owner; `None` when it is not, or may have left something else since.
+    pub(crate) state: Option<Bytes>,
     /// Grows whenever the device comes or goes.
     pub(crate) stay: u64,
     pub(super) last: Option<Place>,
@@ -67,9 +71,21 @@ impl View {
     }
 
     fn on_properties(&mut self, changed: &v1::PropertiesChanged) {
-        let of_the_room = changed.member.is_empty() && changed.object == 0;
-        if let Some(count) = count(&changed.set).filter(|_| of_the_room) {
-            self.count = count;
+        let Some(count) = count(&changed.set).filter(|_| changed.member.is_empty()) else {
+            return;
+        };
+        match changed.object {
+            0 => self.count = count,
+            object => self.things.entry(object).or_default().1 = count,
+        }
+    }
+
+    /// An object is new, or another's.
+    fn on_object(&mut self, object: v1::RoomObject) {
+        let thing = self.things.entry(object.id).or_default();
+        thing.0 = object.owner;
+        if let Some(count) = count(&object.properties) {
+            thing.1 = count;
         }
     }
 }
@@ -110,10 +126,24 @@ impl Device {
                     self.on_put_out(&room, &left.reason)?;
                 }
             }
-            Some(Kind::Owner(owner)) => view.owner = owner.user,
+            Some(Kind::Owner(owner)) => {
+                view.owner = owner.user;
+                view.state = None;
+                if view.owner == name {
+                    view.state = Some(owner.state.clone());
+                    self.states.push((room, owner.state));
+                } else if !owner.state.is_empty() {
+                    return Err(format!("{name}: told what is for {}", view.owner));
+                }
+            }
+            Some(Kind::Object(object)) => view.on_object(object),
+            Some(Kind::ObjectDeleted(deleted)) => {
+                view.things.remove(&deleted.object);
+            }
             Some(Kind::Reset(_)) => {
                 view.is_synced = false;
                 view.count = 0;
+                view.things.clear();
             }
             Some(Kind::Synced(_)) => view.is_synced = true,
             Some(Kind::Properties(changed)) => view.on_properties(&changed),
