@@ -3,6 +3,9 @@
 //! Each node answers on the bus, `operate.<name>`. What is asked there is what its admin socket is asked,
 //! so that it does not matter at which node an operator is. The bus is for nodes alone.
 
+mod drain;
+mod pages;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -16,11 +19,13 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout_at};
 use tombolo_engine::{Engine, Key, RequestError};
 use tombolo_relay::{Relay, RelayStats};
-use tombolo_services::{
-    self as services, NodeRecord, NodeState, Notified, Reject, RoomInfo, Services, SessionInfo,
-};
-use tombolo_turn::server::Drain;
+use tombolo_services::{NodeRecord, NodeState, Notified, Reject, Services};
 use tombolo_wire::{NodeId, TagName};
+
+use self::drain::DRAIN_MAX;
+pub use self::drain::Draining;
+use self::pages::Total;
+pub use self::pages::{Page, RANGE_MAX, Range, RoomStatus, UserStatus};
 
 /// Operates the nodes of a cluster. Clones are the same.
 #[derive(Clone)]
@@ -70,73 +75,6 @@ pub struct Now {
     pub drain: Option<Draining>,
 }
 
-/// How a drain goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[non_exhaustive]
-pub struct Draining {
-    /// Whether it is over.
-    pub is_over: bool,
-    /// Sessions that went in time.
-    pub moved: usize,
-    /// Sessions that were still there when the time was up.
-    pub sessions_left: usize,
-    /// Allocations that were still there when the time was up.
-    pub allocations_left: u64,
-}
-
-/// A user's session, on which node.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[non_exhaustive]
-pub struct UserStatus {
-    /// The user; there may be several sessions of one.
-    pub user: String,
-    /// Where the session is.
-    pub node: String,
-    /// Whether a device is connected.
-    pub connected: bool,
-    /// In how many rooms it is.
-    pub rooms: usize,
-}
-
-/// A room with members.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[non_exhaustive]
-pub struct RoomStatus {
-    /// Its name.
-    pub room: String,
-    /// Members on all nodes.
-    pub members: usize,
-    /// Members at most.
-    pub members_max: u32,
-    /// The nodes that host it.
-    pub nodes: Vec<String>,
-}
-
-/// Some of many.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[non_exhaustive]
-pub struct Page<T> {
-    /// How many there are.
-    pub total: usize,
-    /// Some of them, in order.
-    pub items: Vec<T>,
-    /// Nodes that did not answer: what they have is missing.
-    pub silent: Vec<String>,
-}
-
-/// Which of many.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Range {
-    /// Of this node alone.
-    pub node: Option<NodeId>,
-    /// After this name, in place of a number to leave out: whoever comes and goes meanwhile moves no page.
-    pub after: Option<String>,
-    /// Leaves out so many.
-    pub skip: usize,
-    /// So many at most.
-    pub count: usize,
-}
-
 /// How many devices of a node were asked to go on over others.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[non_exhaustive]
@@ -165,14 +103,6 @@ pub enum OperateError {
     /// More was asked for than is told at once.
     #[error("at most the first {RANGE_MAX} of all nodes are told: name a node to see more of it")]
     TooFar,
-}
-
-/// What a node is to count: what it has, or of that what no other node counts.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Total {
-    OfNode,
-    OfCluster,
 }
 
 /// What one node asks another.
@@ -279,60 +209,6 @@ impl Operator {
         asked.map(drop)
     }
 
-    /// The users that have sessions.
-    ///
-    /// # Errors
-    /// The engine does not answer, or a node that is named does not.
-    pub async fn users(&self, range: &Range) -> Result<Page<UserStatus>, OperateError> {
-        let ask = |skip, count| match range.after.clone() {
-            Some(after) => Ask::UsersAfter { after, count },
-            None => Ask::Users { skip, count },
-        };
-        let mut page: Page<UserStatus> = self.gather(range, ask).await?;
-        page.items
-            .sort_by(|a, b| (&a.user, &a.node).cmp(&(&b.user, &b.node)));
-        if range.after.is_some() {
-            // All sessions of a user are on one page: the next one begins after the user.
-            let last = range.count.checked_sub(1);
-            if let Some(last) = last.and_then(|last| page.items.get(last)) {
-                let last = last.user.clone();
-                page.items.retain(|item| item.user <= last);
-            }
-            return Ok(page);
-        }
-        Ok(page.cut(range))
-    }
-
-    /// The rooms that have members.
-    ///
-    /// # Errors
-    /// The engine does not answer, or a node that is named does not.
-    pub async fn rooms(&self, range: &Range) -> Result<Page<RoomStatus>, OperateError> {
-        let total = match range.node {
-            Some(_) => Total::OfNode,
-            None => Total::OfCluster,
-        };
-        let ask = |skip, count| match range.after.clone() {
-            Some(after) => Ask::RoomsAfter {
-                after,
-                count,
-                total,
-            },
-            None => Ask::Rooms { skip, count, total },
-        };
-        let mut page: Page<RoomStatus> = self.gather(range, ask).await?;
-        page.items.sort_by(|a, b| a.room.cmp(&b.room));
-        page.items.dedup_by(|next, kept| {
-            let is_same = next.room == kept.room;
-            if is_same {
-                kept.nodes.append(&mut next.nodes);
-                kept.members = kept.members.max(next.members);
-            }
-            is_same
-        });
-        Ok(page.cut(range))
-    }
-
     /// Asks nodes with more sessions than the others to have some devices go on over those.
     ///
     /// # Errors
@@ -364,13 +240,6 @@ impl Operator {
         Ok(answers)
     }
 
-    /// Empties this node, and returns how that went. Other nodes must be there to take its devices.
-    pub async fn drain_here(&self, time: Duration) -> Draining {
-        let mut state = self.begin_drain(time);
-        let over = state.wait_for(|draining| draining.is_over).await;
-        over.map_or_else(|_| Draining::default(), |over| *over)
-    }
-
     /// Whether other nodes would take this node's devices.
     pub async fn has_others(&self) -> bool {
         let nodes = self.services.nodes().await.unwrap_or_default();
@@ -378,74 +247,6 @@ impl Operator {
             .iter()
             .filter(|node| node.name != *self.services.name());
         others.any(|node| node.state == NodeState::Alive)
-    }
-
-    /// Begins to empty this node, unless that has begun.
-    fn begin_drain(&self, time: Duration) -> watch::Receiver<Draining> {
-        // The clock does not reach as far as a duration.
-        let time = time.min(CLOCK_MAX);
-        let mut drain = self.drain.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = drain.get_or_insert_with(|| {
-            let (sender, receiver) = watch::channel(Draining::default());
-            let operator = self.clone();
-            tokio::spawn(async move {
-                let drained = operator.empty(time).await;
-                sender.send_replace(drained);
-            });
-            receiver
-        });
-        state.clone()
-    }
-
-    async fn empty(&self, time: Duration) -> Draining {
-        let end = Instant::now() + time;
-        let ((), drained) = tokio::join!(self.drain_relay(), self.services.drain(time));
-        let mut relay = self.relay_stats().await;
-        while (allocations(&relay) > 0 || relay.silent_shards > 0) && Instant::now() < end {
-            sleep(POLL.min(end - Instant::now())).await;
-            relay = self.relay_stats().await;
-        }
-        Draining {
-            is_over: true,
-            moved: drained.moved,
-            sessions_left: drained.left,
-            allocations_left: allocations(&relay),
-        }
-    }
-
-    /// Has the relay send newcomers to those of other nodes (RFC 8489 §10).
-    async fn drain_relay(&self) {
-        let mut drain = Drain::default();
-        self.drain_relay_so(drain.clone()).await;
-        drain.alternates = self.other_relays().await;
-        if !drain.alternates.is_empty() {
-            self.drain_relay_so(drain).await;
-        }
-    }
-
-    async fn drain_relay_so(&self, drain: Drain) {
-        let relay = self.relay.clone();
-        // It fails only if it panicked, which it has said itself.
-        let _ = spawn_blocking(move || {
-            if let Some(relay) = relay.upgrade() {
-                relay.drain(&drain);
-            }
-        })
-        .await;
-    }
-
-    /// Where clients reach the relays of nodes that take newcomers.
-    async fn other_relays(&self) -> Vec<SocketAddr> {
-        let mut records = self.records().await.unwrap_or_default();
-        records.retain(|record| {
-            record.state == NodeState::Alive && record.name != *self.services.name()
-        });
-        let answers = self
-            .ask_all::<Vec<SocketAddr>>(&records, Ask::Turn)
-            .await
-            .into_iter();
-        let relays = answers.flat_map(|(_, relays)| relays.unwrap_or_default());
-        relays.take(ALTERNATES_MAX).collect()
     }
 
     async fn relay_stats(&self) -> RelayStats {
@@ -519,36 +320,6 @@ impl Operator {
         answer.ok()
     }
 
-    fn tell_users(&self, page: services::Page<SessionInfo>) -> serde_json::Result<Vec<u8>> {
-        let node = self.services.name().to_string();
-        let items = page.items.into_iter().map(|session| UserStatus {
-            user: session.user,
-            node: node.clone(),
-            connected: session.is_connected,
-            rooms: session.rooms,
-        });
-        serde_json::to_vec(&Page::new(page.total, items.collect()))
-    }
-
-    fn tell_rooms(
-        &self,
-        page: services::Page<RoomInfo>,
-        total: Total,
-    ) -> serde_json::Result<Vec<u8>> {
-        let total = match total {
-            Total::OfNode => page.total,
-            Total::OfCluster => self.services.rooms_counted(),
-        };
-        let node = self.services.name().to_string();
-        let items = page.items.into_iter().map(|room| RoomStatus {
-            room: room.room,
-            members: room.members,
-            members_max: room.members_max,
-            nodes: vec![node.clone()],
-        });
-        serde_json::to_vec(&Page::new(total, items.collect()))
-    }
-
     async fn record(&self, name: &NodeId) -> Result<NodeRecord, OperateError> {
         let mut records = self.records().await?.into_iter();
         let record = records.find(|record| record.name == *name);
@@ -606,55 +377,6 @@ impl Operator {
         }
         answers
     }
-
-    /// What nodes have, as much as may be shown.
-    async fn gather<T: DeserializeOwned + Send + 'static>(
-        &self,
-        range: &Range,
-        ask: impl Fn(usize, usize) -> Ask,
-    ) -> Result<Page<T>, OperateError> {
-        if let Some(node) = &range.node {
-            return self.ask(node, ask(range.skip, range.count)).await;
-        }
-        let skipped = if range.after.is_some() { 0 } else { range.skip };
-        let needed = skipped.saturating_add(range.count);
-        if needed > RANGE_MAX {
-            return Err(OperateError::TooFar);
-        }
-        let mut records = self.records().await?;
-        records.retain(is_up);
-        let answers = self.ask_all::<Page<T>>(&records, ask(0, needed)).await;
-        let mut all = Page::new(0, Vec::new());
-        for (name, answer) in answers {
-            match answer {
-                Some(page) => {
-                    all.total += page.total;
-                    all.items.extend(page.items);
-                }
-                None => all.silent.push(name.to_string()),
-            }
-        }
-        Ok(all)
-    }
-}
-
-impl<T> Page<T> {
-    fn new(total: usize, items: Vec<T>) -> Self {
-        Self {
-            total,
-            items,
-            silent: Vec::new(),
-        }
-    }
-
-    /// What was asked for, of what all nodes have; one node's answer is that already.
-    fn cut(mut self, range: &Range) -> Self {
-        if range.node.is_none() && range.after.is_none() {
-            self.items = self.items.into_iter().skip(range.skip).collect();
-        }
-        self.items.truncate(range.count);
-        self
-    }
 }
 
 impl fmt::Debug for Operator {
@@ -696,19 +418,9 @@ fn allocations(relay: &RelayStats) -> u64 {
         .sum()
 }
 
-/// The most items that are told at once.
-pub const RANGE_MAX: usize = 1000;
-/// A day: a longer drain is a mistake.
-const DRAIN_MAX: Duration = Duration::from_secs(24 * 3600);
-/// A year: no drain is waited for as long.
-const CLOCK_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Operators are few.
 const REQUESTS_MAX: usize = 16;
 /// How long a node may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Relays that a drained one sends newcomers to, at most.
-const ALTERNATES_MAX: usize = 64;
 /// Between two attempts to be reachable.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
-/// Between two looks at what is left.
-const POLL: Duration = Duration::from_millis(100);
