@@ -24,6 +24,7 @@
 //!    [`Command::Write`] is answered by [`Directory::handle_written`].
 
 mod doubt;
+mod heirs;
 mod lost;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -33,6 +34,7 @@ use tombolo_engine::Revision;
 use tombolo_wire::NodeId;
 
 use self::doubt::Doubt;
+use self::heirs::Inheritance;
 use super::record::{Heartbeat, Load, Record, State};
 
 /// Who is in the cluster.
@@ -92,12 +94,6 @@ struct Peer {
     heard: Instant,
     doubt: Doubt,
     load: Load,
-}
-
-#[derive(Debug)]
-struct Inheritance {
-    epoch: u64,
-    is_done: bool,
 }
 
 /// Names a write, for its answer.
@@ -315,16 +311,6 @@ impl Directory {
         }
     }
 
-    /// What a life left to do is done.
-    pub(crate) fn handle_inherited(&mut self, node: &NodeId, epoch: u64) {
-        if let Some(inheritance) = self.inherited.get_mut(node)
-            && inheritance.epoch == epoch
-        {
-            inheritance.is_done = true;
-            self.settle();
-        }
-    }
-
     /// Where devices connect to this node.
     pub(crate) fn handle_url(&mut self, now: Instant, url: String) {
         self.facts.url = url;
@@ -502,29 +488,6 @@ impl Directory {
         }
     }
 
-    /// Begins to do what a life left to do, if its record says that this node is to.
-    fn inherit(&mut self, record: &Record) {
-        let Me::In { epoch: mine, .. } = self.me else {
-            return;
-        };
-        let is_heir = record.state == State::Fenced
-            && record.heir.as_ref() == Some(&(self.name.clone(), mine));
-        let epoch = record.epoch;
-        let is_known = self
-            .inherited
-            .get(&record.name)
-            .is_some_and(|inheritance| inheritance.epoch == epoch);
-        if !is_heir {
-            self.inherited.remove(&record.name);
-        } else if !is_known {
-            let is_done = false;
-            let inheritance = Inheritance { epoch, is_done };
-            self.inherited.insert(record.name.clone(), inheritance);
-            let node = record.name.clone();
-            self.events.push_back(Event::Inherit { node, epoch });
-        }
-    }
-
     fn beat(&mut self, now: Instant, asks: Option<NodeId>) {
         let Me::In { epoch, .. } = self.me else {
             return;
@@ -566,11 +529,6 @@ impl Directory {
             ..self.facts.clone()
         };
         self.write(expected, record);
-    }
-
-    fn is_up(&self, (node, epoch): &(NodeId, u64)) -> bool {
-        let record = self.record_by_node.get(node);
-        record.is_some_and(|(record, _)| record.state.is_up() && record.epoch == *epoch)
     }
 
     fn renew_soon(&mut self, now: Instant) {
@@ -647,66 +605,6 @@ impl Directory {
         if now >= self.elsewhere_at && peers.len() > 1 && peers.all(is_silent) {
             self.elsewhere_at = now + ELSEWHERE_PAUSE;
             self.commands.push_back(Command::Elsewhere);
-        }
-    }
-
-    /// Tries to become the heir of a life.
-    fn claim(&mut self, node: &NodeId, mine: u64) {
-        if self.writes.values().any(|written| written == node) {
-            return;
-        }
-        let Some((record, revision)) = self.record_by_node.get(node) else {
-            return;
-        };
-        let heard_of = self.peer_by_node.get(node).map_or(0, |peer| peer.epoch);
-        let fenced = Record {
-            // The record may be of an earlier life than the one that is over.
-            epoch: record.epoch.max(heard_of),
-            state: State::Fenced,
-            heir: Some((self.name.clone(), mine)),
-            ..record.clone()
-        };
-        let expected = Some(*revision);
-        self.write(expected, fenced);
-    }
-
-    /// Writes *gone* for those whose work is done here, and takes over what dead heirs left.
-    fn settle(&mut self) {
-        let Me::In { epoch: mine, .. } = self.me else {
-            return;
-        };
-        let mut done = Vec::new();
-        let mut orphans = Vec::new();
-        for (node, (record, revision)) in &self.record_by_node {
-            let lives = self.peer_by_node.contains_key(node);
-            if record.state != State::Fenced || *node == self.name || lives {
-                continue;
-            }
-            match self.inherited.get(node) {
-                Some(inheritance) if inheritance.is_done => done.push((record, *revision)),
-                Some(_) => {}
-                None if record.heir.as_ref().is_none_or(|heir| !self.is_up(heir)) => {
-                    orphans.push(node.clone());
-                }
-                None => {}
-            }
-        }
-        let done: Vec<_> = done
-            .into_iter()
-            .filter(|(record, _)| !self.writes.values().any(|node| *node == record.name))
-            .map(|(record, revision)| {
-                let gone = Record {
-                    state: State::Gone,
-                    ..record.clone()
-                };
-                (revision, gone)
-            })
-            .collect();
-        for (revision, gone) in done {
-            self.write(Some(revision), gone);
-        }
-        for node in orphans {
-            self.claim(&node, mine);
         }
     }
 

@@ -1,8 +1,10 @@
 //! One log on one node: reads it and tells the sessions here that listen.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+mod all;
+mod machine;
+mod state;
+
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +13,12 @@ use tombolo_engine::{AppendError, Expect, Key, Offset, TailEvent, latest};
 use tombolo_room::SessionId;
 use tombolo_social::{EntryError, OperationId};
 
+pub(super) use self::all::Followers;
+use self::all::{IDLE_MAX, Idle};
+use self::machine::Outcome;
+pub(super) use self::machine::{Applied, Machine, Never, Told};
+pub(super) use self::state::Agreed;
+use self::state::State;
 use super::unavailable;
 use crate::lock::lock;
 use crate::node::Node;
@@ -18,132 +26,6 @@ use crate::patience::Late;
 use crate::reject::Reject;
 use crate::requests::unsure;
 use crate::session::Session;
-
-/// A state machine that is fed by a log.
-pub(super) trait Machine: Default + Send + 'static {
-    /// What became of an entry.
-    type Done: Send + 'static;
-    /// Why an entry changed nothing.
-    type Illegal: Send + 'static;
-    /// A session that is told, and up to where it was.
-    type Listener: Send + 'static;
-
-    /// After how many entries the state is kept in their place.
-    const SNAPSHOT_ENTRIES: usize;
-
-    /// All of this kind that the node reads.
-    fn followers(node: &Node) -> &Followers<Self>;
-
-    /// `None` when the bytes are no snapshot.
-    fn restore(snapshot: &[u8]) -> Option<Self>;
-
-    /// `None` when nothing is to be kept in the entries' place.
-    fn snapshot(&self) -> Option<Bytes>;
-
-    /// Applies the next entry.
-    ///
-    /// # Errors
-    /// When it is none.
-    fn apply(&mut self, entry: &[u8]) -> Result<Applied<Self>, EntryError>;
-
-    /// Up to which number another state of the log says the same.
-    fn agreed(&self, other: &Self) -> u64;
-
-    /// What a listener was told after a number is void.
-    fn go_back(_: &mut Self::Listener, _: u64) {}
-
-    /// About how much it holds.
-    fn bytes(&self) -> usize;
-
-    /// Tells a listener what it has not been told yet.
-    fn tell(&self, _: &Arc<Node>, _: &mut Self::Listener) -> Told {
-        Told::All
-    }
-}
-
-/// Who listens to what has tellers of its own.
-pub(super) enum Never {}
-
-/// Which entry it was, and what became of it.
-pub(super) type Applied<M> = (
-    OperationId,
-    Result<<M as Machine>::Done, <M as Machine>::Illegal>,
-);
-
-/// How telling a listener went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
-    /// It knows all.
-    All,
-    /// It cannot take more at the moment.
-    Behind,
-    /// Its session is over.
-    Gone,
-}
-
-/// How an appended entry fared.
-pub(super) enum Outcome<M: Machine> {
-    Applied(Result<M::Done, M::Illegal>),
-    /// It came after the log had ended, and changes nothing.
-    Late,
-    /// It went under in a state that somebody else made.
-    Unclear,
-    /// Nobody knows whether it is there, or will be.
-    Unsure,
-}
-
-/// The logs of one kind that a node reads.
-pub(super) struct Followers<M: Machine> {
-    by_key: Mutex<BTreeMap<Key, Arc<Follower<M>>>>,
-    /// Those that nobody needed when they came here, the oldest first.
-    idle: Mutex<VecDeque<Idle<M>>>,
-}
-
-/// A log that nobody needed.
-struct Idle<M: Machine> {
-    follower: Arc<Follower<M>>,
-    /// How often nobody had.
-    count: u64,
-    /// About how much it held.
-    bytes: usize,
-}
-
-impl<M: Machine> Default for Followers<M> {
-    fn default() -> Self {
-        Self {
-            by_key: Mutex::default(),
-            idle: Mutex::default(),
-        }
-    }
-}
-
-impl<M: Machine> Followers<M> {
-    /// How many logs are read.
-    pub(super) fn len(&self) -> usize {
-        lock(&self.by_key).len()
-    }
-
-    /// Nobody needs a log any more; returns those that are to be read no longer, when there are too many such.
-    fn note_idle(&self, idle: Idle<M>) -> Vec<Idle<M>> {
-        let mut all = lock(&self.idle);
-        all.push_back(idle);
-        let mut bytes: usize = all.iter().map(|idle| idle.bytes).sum();
-        let mut over = Vec::new();
-        while (all.len() > IDLE_MAX || bytes > IDLE_BYTES_MAX)
-            && let Some(oldest) = all.pop_front()
-        {
-            bytes -= oldest.bytes;
-            over.push(oldest);
-        }
-        over
-    }
-
-    /// A log was not needed for long, or was since.
-    fn forget_idle(&self, follower: &Arc<Follower<M>>, count: u64) {
-        let is_it = |idle: &Idle<M>| idle.count == count && Arc::ptr_eq(&idle.follower, follower);
-        lock(&self.idle).retain(|idle| !is_it(idle));
-    }
-}
 
 /// How far a log has been read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,25 +47,6 @@ pub(super) struct Follower<M: Machine> {
     stop: Notify,
     /// Somebody listens that has not been told all.
     is_behind: Notify,
-}
-
-pub(super) struct State<M: Machine> {
-    pub(super) machine: M,
-    /// Of a log that is read anew: what was read of it. Meanwhile the machine is as it was.
-    ahead: Option<M>,
-    /// Of those who have tellers of their own.
-    agreed: Vec<Weak<AtomicU64>>,
-    /// The last entry that was read.
-    cursor: Option<Offset>,
-    /// The log was retired before it was read: who puts something there does not know that it has ended.
-    is_over: bool,
-    /// Entries since the last snapshot.
-    entries: usize,
-    waiting_by_operation: BTreeMap<OperationId, oneshot::Sender<Outcome<M>>>,
-    listener_by_session: BTreeMap<SessionId, M::Listener>,
-    users: usize,
-    /// How often nobody has needed it.
-    idle: u64,
 }
 
 /// Has a log read for as long as it is held, and a while longer.
@@ -419,21 +282,9 @@ impl<M: Machine> Drop for Waiting<'_, M> {
 
 impl<M: Machine> Follower<M> {
     fn new(key: Key) -> Self {
-        let state = State {
-            machine: M::default(),
-            ahead: None,
-            agreed: Vec::new(),
-            cursor: None,
-            is_over: false,
-            entries: 0,
-            waiting_by_operation: BTreeMap::new(),
-            listener_by_session: BTreeMap::new(),
-            users: 0,
-            idle: 0,
-        };
         Self {
             key,
-            state: Mutex::new(state),
+            state: Mutex::default(),
             standing: latest::Sender::new(Standing::Behind),
             progress: latest::Sender::new(()),
             stop: Notify::new(),
@@ -513,11 +364,8 @@ impl<M: Machine> Follower<M> {
     /// Reads the log from its beginning. Until that is done those who know it keep what they have, and others wait.
     fn begin_anew(&self) {
         let mut state = self.lock();
-        state.cursor = None;
-        state.is_over = false;
-        state.entries = 0;
-        state.ahead = Some(M::default());
-        state.give_up_waiting();
+        state.begin_anew();
+        // Under the lock, so that nobody waits for an entry meanwhile.
         self.standing.send_replace(Standing::Behind);
     }
 
@@ -600,91 +448,6 @@ impl<M: Machine> Follower<M> {
     }
 }
 
-/// Up to which number somebody knows what the log still says.
-#[derive(Clone)]
-pub(super) struct Agreed(Arc<AtomicU64>);
-
-impl Agreed {
-    /// `None` when that is all, or was taken before.
-    pub(super) fn take(&self) -> Option<u64> {
-        let agreed = self.0.swap(u64::MAX, Ordering::Relaxed);
-        (agreed != u64::MAX).then_some(agreed)
-    }
-
-    /// Whether there is something to take.
-    pub(super) fn is_noted(&self) -> bool {
-        self.0.load(Ordering::Relaxed) != u64::MAX
-    }
-}
-
-impl<M: Machine> State<M> {
-    /// Notes from now on what becomes void of what is known.
-    pub(super) fn agreed(&mut self) -> Agreed {
-        if self.agreed.len() == self.agreed.capacity() {
-            self.agreed.retain(|told| told.strong_count() > 0);
-        }
-        let agreed = Arc::new(AtomicU64::new(u64::MAX));
-        self.agreed.push(Arc::downgrade(&agreed));
-        Agreed(agreed)
-    }
-
-    /// The machine that reads.
-    fn read(&mut self) -> &mut M {
-        self.ahead.as_mut().unwrap_or(&mut self.machine)
-    }
-
-    /// Applies an entry, unless it came too late.
-    fn apply(&mut self, entry: &[u8]) -> Result<(OperationId, Outcome<M>), EntryError> {
-        if self.is_over {
-            let (operation, _) = M::default().apply(entry)?;
-            return Ok((operation, Outcome::Late));
-        }
-        let (operation, result) = self.read().apply(entry)?;
-        Ok((operation, Outcome::Applied(result)))
-    }
-
-    /// Takes over what was read anew, if something was. What was lost has numbers that come again.
-    fn replace(&mut self) {
-        let Some(machine) = self.ahead.take() else {
-            return;
-        };
-        let agreed = machine.agreed(&self.machine);
-        self.machine = machine;
-        self.agreed.retain(|told| match told.upgrade() {
-            Some(told) => {
-                told.fetch_min(agreed, Ordering::Relaxed);
-                true
-            }
-            None => false,
-        });
-        for listener in self.listener_by_session.values_mut() {
-            M::go_back(listener, agreed);
-        }
-    }
-
-    /// Tells the listeners what they have not been told; returns whether some are behind.
-    fn tell(&mut self, node: &Arc<Node>) -> bool {
-        let machine = &self.machine;
-        let mut is_behind = false;
-        self.listener_by_session
-            .retain(|_, listener| match machine.tell(node, listener) {
-                Told::All => true,
-                Told::Behind => {
-                    is_behind = true;
-                    true
-                }
-                Told::Gone => false,
-            });
-        is_behind
-    }
-
-    fn give_up_waiting(&mut self) {
-        for waiting in std::mem::take(&mut self.waiting_by_operation).into_values() {
-            let _ = waiting.send(Outcome::Unclear);
-        }
-    }
-}
-
 /// Not done: whoever finds out anew where things are does it there.
 fn ended() -> Reject {
     unavailable("what was written to has ended")
@@ -693,12 +456,6 @@ fn ended() -> Reject {
 fn unreadable() -> Reject {
     unavailable("a later release has written what this node cannot read")
 }
-
-/// Logs of one kind that a node goes on to read although nobody needs them.
-const IDLE_MAX: usize = 256;
-
-/// About how much those hold.
-const IDLE_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// How long a log is read that nobody needs.
 const LINGER: Duration = Duration::from_secs(10);
@@ -714,43 +471,3 @@ const UNREADABLE_DELAY: Duration = Duration::from_secs(30);
 
 /// Between two attempts to read a log.
 const TAIL_DELAY: Duration = Duration::from_millis(250);
-
-#[cfg(test)]
-mod tests {
-    use tombolo_social::MessageId;
-    use tombolo_social::segment::{self, Segment};
-
-    use super::*;
-
-    #[test]
-    fn of_a_log_that_is_read_anew_twice_it_is_known_where_all_agree() {
-        let follower = Follower::<Segment>::new(Key::new(["posts"]).unwrap());
-        let mut state = follower.lock();
-        state.machine = posts([1, 2, 3, 4, 5]);
-        let told = state.agreed();
-        for _ in 0..1_000 {
-            drop(state.agreed());
-        }
-        assert!(state.agreed.len() < 10, "nobody waits for most");
-        for anew in [[1, 2, 6, 7, 8], [1, 2, 6, 7, 9]] {
-            state.ahead = Some(posts(anew));
-            state.replace();
-        }
-        assert_eq!((told.take(), told.take()), (Some(2), None));
-    }
-
-    fn posts(ids: [u8; 5]) -> Segment {
-        let mut segment = Segment::new();
-        for id in ids {
-            let entry = segment::Entry {
-                operation: OperationId([id; 16]),
-                time: tombolo_social::Time::from_millis(1),
-                from: None,
-                id: MessageId([id; 16]),
-                payload: Bytes::new(),
-            };
-            segment.apply(&entry).unwrap();
-        }
-        segment
-    }
-}

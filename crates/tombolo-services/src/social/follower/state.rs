@@ -1,0 +1,184 @@
+//! What was read of a log, who is told of it and who waits for it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use tokio::sync::oneshot;
+use tombolo_engine::Offset;
+use tombolo_room::SessionId;
+use tombolo_social::{EntryError, OperationId};
+
+use super::machine::{Machine, Outcome, Told};
+use crate::node::Node;
+
+/// Of one log.
+pub(in crate::social) struct State<M: Machine> {
+    pub(in crate::social) machine: M,
+    /// Of a log that is read anew: what was read of it. Meanwhile the machine is as it was.
+    ahead: Option<M>,
+    /// Of those who have tellers of their own.
+    agreed: Vec<Weak<AtomicU64>>,
+    /// The last entry that was read.
+    pub(super) cursor: Option<Offset>,
+    /// The log was retired before it was read: who puts something there does not know that it has ended.
+    pub(super) is_over: bool,
+    /// Entries since the last snapshot.
+    pub(super) entries: usize,
+    pub(super) waiting_by_operation: BTreeMap<OperationId, oneshot::Sender<Outcome<M>>>,
+    pub(super) listener_by_session: BTreeMap<SessionId, M::Listener>,
+    pub(super) users: usize,
+    /// How often nobody has needed it.
+    pub(super) idle: u64,
+}
+
+/// Up to which number somebody knows what the log still says.
+#[derive(Clone)]
+pub(in crate::social) struct Agreed(Arc<AtomicU64>);
+
+impl Agreed {
+    /// `None` when that is all, or was taken before.
+    pub(in crate::social) fn take(&self) -> Option<u64> {
+        let agreed = self.0.swap(u64::MAX, Ordering::Relaxed);
+        (agreed != u64::MAX).then_some(agreed)
+    }
+
+    /// Whether there is something to take.
+    pub(in crate::social) fn is_noted(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != u64::MAX
+    }
+}
+
+impl<M: Machine> Default for State<M> {
+    fn default() -> Self {
+        Self {
+            machine: M::default(),
+            ahead: None,
+            agreed: Vec::new(),
+            cursor: None,
+            is_over: false,
+            entries: 0,
+            waiting_by_operation: BTreeMap::new(),
+            listener_by_session: BTreeMap::new(),
+            users: 0,
+            idle: 0,
+        }
+    }
+}
+
+impl<M: Machine> State<M> {
+    /// Notes from now on what becomes void of what is known.
+    pub(in crate::social) fn agreed(&mut self) -> Agreed {
+        if self.agreed.len() == self.agreed.capacity() {
+            self.agreed.retain(|told| told.strong_count() > 0);
+        }
+        let agreed = Arc::new(AtomicU64::new(u64::MAX));
+        self.agreed.push(Arc::downgrade(&agreed));
+        Agreed(agreed)
+    }
+
+    /// The machine that reads.
+    pub(super) fn read(&mut self) -> &mut M {
+        self.ahead.as_mut().unwrap_or(&mut self.machine)
+    }
+
+    /// Nothing of the log was read any more; the machine stays as it is until all of it was.
+    pub(super) fn begin_anew(&mut self) {
+        self.cursor = None;
+        self.is_over = false;
+        self.entries = 0;
+        self.ahead = Some(M::default());
+        self.give_up_waiting();
+    }
+
+    /// Applies an entry, unless it came too late.
+    pub(super) fn apply(&mut self, entry: &[u8]) -> Result<(OperationId, Outcome<M>), EntryError> {
+        if self.is_over {
+            let (operation, _) = M::default().apply(entry)?;
+            return Ok((operation, Outcome::Late));
+        }
+        let (operation, result) = self.read().apply(entry)?;
+        Ok((operation, Outcome::Applied(result)))
+    }
+
+    /// Takes over what was read anew, if something was. What was lost has numbers that come again.
+    pub(super) fn replace(&mut self) {
+        let Some(machine) = self.ahead.take() else {
+            return;
+        };
+        let agreed = machine.agreed(&self.machine);
+        self.machine = machine;
+        self.agreed.retain(|told| match told.upgrade() {
+            Some(told) => {
+                told.fetch_min(agreed, Ordering::Relaxed);
+                true
+            }
+            None => false,
+        });
+        for listener in self.listener_by_session.values_mut() {
+            M::go_back(listener, agreed);
+        }
+    }
+
+    /// Tells the listeners what they have not been told; returns whether some are behind.
+    pub(super) fn tell(&mut self, node: &Arc<Node>) -> bool {
+        let machine = &self.machine;
+        let mut is_behind = false;
+        self.listener_by_session
+            .retain(|_, listener| match machine.tell(node, listener) {
+                Told::All => true,
+                Told::Behind => {
+                    is_behind = true;
+                    true
+                }
+                Told::Gone => false,
+            });
+        is_behind
+    }
+
+    pub(super) fn give_up_waiting(&mut self) {
+        for waiting in std::mem::take(&mut self.waiting_by_operation).into_values() {
+            let _ = waiting.send(Outcome::Unclear);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tombolo_social::MessageId;
+    use tombolo_social::segment::{self, Segment};
+
+    use super::*;
+
+    #[test]
+    fn of_a_log_that_is_read_anew_twice_it_is_known_where_all_agree() {
+        let mut state = State::<Segment>::default();
+        state.machine = posts([1, 2, 3, 4, 5]);
+        let told = state.agreed();
+        for _ in 0..1_000 {
+            drop(state.agreed());
+        }
+        assert!(state.agreed.len() < 10, "nobody waits for most");
+        for anew in [[1, 2, 6, 7, 8], [1, 2, 6, 7, 9]] {
+            state.ahead = Some(posts(anew));
+            state.replace();
+        }
+        assert_eq!((told.take(), told.take()), (Some(2), None));
+    }
+
+    fn posts(ids: [u8; 5]) -> Segment {
+        let mut segment = Segment::new();
+        for id in ids {
+            let entry = segment::Entry {
+                operation: OperationId([id; 16]),
+                time: tombolo_social::Time::from_millis(1),
+                from: None,
+                id: MessageId([id; 16]),
+                payload: Bytes::new(),
+            };
+            segment.apply(&entry).unwrap();
+        }
+        segment
+    }
+}
