@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tombolo_node::{NodeBuilder, StartError};
 
-use super::settings::{Settings, Source};
+use super::settings::Settings;
+use super::source::Source;
 use crate::cli::ServeArgs;
 
 /// How a node was started.

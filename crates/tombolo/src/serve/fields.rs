@@ -6,7 +6,7 @@ use anyhow::{bail, ensure};
 use tombolo_node::{FieldClass, FieldConfig, FieldDimensions, FieldSettingsError};
 
 use super::file::Fields;
-use super::settings::Source;
+use super::source::Source;
 
 /// What the file says of fields, checked; what it does not say is as it is without a file.
 pub(super) fn config(table: &Fields, source: &Source) -> anyhow::Result<FieldConfig> {

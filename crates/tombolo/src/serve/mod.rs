@@ -4,9 +4,12 @@ pub(crate) mod admin;
 mod beginning;
 mod fields;
 mod file;
+mod flags;
+mod nats;
 mod pools;
 mod sessions;
 mod settings;
+mod source;
 pub(crate) mod token_keys;
 
 use std::net::SocketAddr;

@@ -7,7 +7,7 @@ use anyhow::{bail, ensure};
 use tombolo_node::{Duplicates, SessionConfig};
 
 use super::file::Sessions;
-use super::settings::Source;
+use super::source::Source;
 
 /// What the file says of sessions, checked; what it does not say is as it is without a file.
 pub(super) fn config(table: &Sessions, source: &Source) -> anyhow::Result<SessionConfig> {

@@ -2,22 +2,21 @@
 //! something.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tombolo_node::{
-    ApiKey, Certificate, NatsAuth, NatsConfig, Node, NodeBuilder, Scope, SealKey, WebhookConfig,
-    WebhookError,
-};
+use tombolo_node::{ApiKey, Certificate, Node, NodeBuilder, Scope, WebhookConfig, WebhookError};
 use tombolo_wire::NodeId;
 
 use super::file::{ApiKeyTable, File, Nats};
-use super::{fields, pools, sessions, token_keys};
+use super::flags::with_flags;
+use super::source::Source;
+use super::{fields, nats, pools, sessions, token_keys};
 use crate::cli::{ServeArgs, TIME_MAX};
 use crate::config_text::{self, At as _};
 use crate::turn::credentials::hook;
-use crate::turn::file::{File as Relay, Hook, Network};
+use crate::turn::file::{File as Relay, Hook};
 use crate::turn::settings::relaying;
 
 /// All that a node is started with.
@@ -30,13 +29,6 @@ pub(crate) struct Settings {
     /// In which secrets are.
     pub(crate) secret_files: Vec<PathBuf>,
     pub(crate) source: Source,
-}
-
-/// Where settings come from, so that complaints can name the place.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Source {
-    path: Option<PathBuf>,
-    text: String,
 }
 
 impl Settings {
@@ -91,10 +83,14 @@ impl Settings {
             "{}: there are none",
             source.place(&["nats", "servers"])
         );
-        if let Some(config) = nats(&file.nats, source)? {
+        if let Some(config) = nats::config(&file.nats, source)? {
             node = node.nats(config);
         }
-        let keys = file.nats.seal.iter().map(|path| seal_key(path, source));
+        let keys = file
+            .nats
+            .seal
+            .iter()
+            .map(|path| nats::seal_key(path, source));
         node = node.seal_keys(keys.collect::<anyhow::Result<Vec<_>>>()?);
         let drain_timeout = file.drain_timeout;
         anyhow::ensure!(
@@ -111,141 +107,6 @@ impl Settings {
             source: source.clone(),
         })
     }
-}
-
-impl Source {
-    /// How complaints name a key: as a line of the file, or else as it would be in one.
-    pub(super) fn place(&self, key: &[&str]) -> String {
-        let name = key.join(".");
-        match (&self.path, config_text::line_of(&self.text, key)) {
-            (Some(path), Some(line)) => format!("{}: line {line}, {name}", path.display()),
-            _ => name,
-        }
-    }
-
-    /// How complaints name what is given by a flag, or by a key of the file.
-    pub(super) fn origin(&self, key: &str, flag: &str, is_flag_given: bool) -> String {
-        if is_flag_given || !self.has(&[key]) {
-            return flag.to_owned();
-        }
-        self.place(&[key])
-    }
-
-    /// Names the place of a complaint in the file.
-    fn placed(&self, error: anyhow::Error) -> anyhow::Error {
-        match &self.path {
-            Some(path) => config_text::placed(error, path, &self.text),
-            None => error,
-        }
-    }
-
-    /// What complaints begin with that name the line themselves.
-    fn file(&self) -> String {
-        let path = self.path.as_deref().unwrap_or_else(|| Path::new(""));
-        path.display().to_string()
-    }
-
-    /// Whether the file names a key.
-    fn has(&self, key: &[&str]) -> bool {
-        config_text::line_of(&self.text, key).is_some()
-    }
-
-    /// Sees relative paths from the file's folder.
-    fn resolve(&self, mut file: File) -> File {
-        let folder = self.folder();
-        let paths = [
-            &mut file.admin,
-            &mut file.data,
-            &mut file.tls.certificate,
-            &mut file.tls.key,
-            &mut file.nats.creds,
-            &mut file.nats.nkey,
-            &mut file.nats.secret,
-            &mut file.nats.ca,
-            &mut file.nats.certificate,
-            &mut file.nats.key,
-        ];
-        let keys = file.token_keys.values_mut().chain(&mut file.nats.seal);
-        let more = keys.chain(&mut file.pools);
-        for path in paths.into_iter().flatten().chain(more) {
-            *path = folder.join(&*path);
-        }
-        file
-    }
-
-    fn folder(&self) -> &Path {
-        let folder = self.path.as_deref().and_then(Path::parent);
-        folder.unwrap_or_else(|| Path::new(""))
-    }
-}
-
-/// Puts flags in place of what the file says, keys of tokens beside those of the file.
-fn with_flags(mut file: File, args: &ServeArgs) -> anyhow::Result<File> {
-    fn replace<T: Clone>(value: &mut Option<T>, given: &Option<T>) {
-        if given.is_some() {
-            value.clone_from(given);
-        }
-    }
-    replace(&mut file.name, &args.name);
-    replace(&mut file.region, &args.region);
-    replace(&mut file.spread_from, &args.spread_from);
-    replace(&mut file.public, &args.public);
-    replace(&mut file.host, &args.host);
-    replace(&mut file.port, &args.port);
-    replace(&mut file.turn_port, &args.turn_port);
-    replace(&mut file.turns_port, &args.turns_port);
-    replace(&mut file.metrics, &args.metrics);
-    replace(&mut file.admin, &args.admin);
-    replace(&mut file.drain_timeout, &args.drain_timeout);
-    if !args.listen.is_empty() {
-        file.listen.clone_from(&args.listen);
-    }
-    if !args.allow_peer.is_empty() {
-        let parse = |text: &String| {
-            let network: Result<Network, _> = text.parse();
-            network.map_err(|wrong| anyhow::anyhow!("--allow-peer {text}: {wrong}"))
-        };
-        let networks: Result<_, _> = args.allow_peer.iter().map(parse).collect();
-        file.relay.peers.allow = networks?;
-    }
-    if let Some([certificate, key]) = args.tls.as_deref() {
-        file.tls.certificate = Some(certificate.clone());
-        file.tls.key = Some(key.clone());
-    }
-    file.tls.pin |= args.pin;
-    if !args.pools.is_empty() {
-        file.pools.clone_from(&args.pools);
-    }
-    for (name, path) in &args.token_key {
-        let given = args.token_key.iter().filter(|(given, _)| given == name);
-        anyhow::ensure!(given.count() == 1, "--token-key {name}: given twice");
-        file.token_keys.insert(name.clone(), path.clone());
-    }
-    if args.data.is_some() {
-        file.data.clone_from(&args.data);
-        file.nats = Nats::default();
-    }
-    let given = &args.nats;
-    if !given.nats.is_empty() {
-        file.nats.servers.clone_from(&given.nats);
-        file.data = None;
-    }
-    replace(&mut file.nats.replicas, &given.nats_replicas);
-    replace(&mut file.nats.prefix, &given.nats_prefix);
-    replace(&mut file.nats.ca, &given.nats_ca);
-    if given.nats_creds.is_some() || given.nats_nkey.is_some() || given.nats_secret.is_some() {
-        file.nats.creds.clone_from(&given.nats_creds);
-        file.nats.nkey.clone_from(&given.nats_nkey);
-        file.nats.secret.clone_from(&given.nats_secret);
-    }
-    if !given.nats_seal.is_empty() {
-        file.nats.seal.clone_from(&given.nats_seal);
-    }
-    if let Some([certificate, key]) = given.nats_cert.as_deref() {
-        file.nats.certificate = Some(certificate.clone());
-        file.nats.key = Some(key.clone());
-    }
-    Ok(file)
 }
 
 /// Where the node is, and under which name.
@@ -473,89 +334,19 @@ fn sha256(hex: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-fn nats(given: &Nats, source: &Source) -> anyhow::Result<Option<NatsConfig>> {
-    if *given == Nats::default() {
-        return Ok(None);
-    }
-    anyhow::ensure!(
-        !given.servers.is_empty(),
-        "{}: there are no `servers`: give their URLs, or --nats URL",
-        source.place(&["nats"])
-    );
-    let mut config = NatsConfig::new(given.servers.clone());
-    if let Some(replicas) = given.replicas {
-        config.replicas = replicas;
-    }
-    if let Some(prefix) = &given.prefix {
-        config.prefix.clone_from(prefix);
-    }
-    config.auth = match (&given.creds, &given.nkey, &given.secret) {
-        (None, None, None) => NatsAuth::None,
-        (Some(path), None, None) => NatsAuth::Credentials(path.clone()),
-        (None, Some(path), None) => NatsAuth::Nkey(secret(path, &["nats", "nkey"], source)?),
-        (None, None, Some(path)) => {
-            let secret = secret(path, &["nats", "secret"], source)?;
-            match secret.split_once(':') {
-                Some((name, password)) => NatsAuth::User {
-                    name: name.to_owned(),
-                    password: password.to_owned(),
-                },
-                None => NatsAuth::Token(secret),
-            }
-        }
-        _ => anyhow::bail!(
-            "{}: give one of `creds`, `nkey` and `secret`",
-            source.place(&["nats"])
-        ),
-    };
-    if let Some(path) = &given.ca {
-        config.tls.roots = Some(path.clone());
-        config.tls.required = true;
-    }
-    match (&given.certificate, &given.key) {
-        (Some(certificate), Some(key)) => {
-            config.tls.certificate = Some((certificate.clone(), key.clone()));
-            config.tls.required = true;
-        }
-        (None, None) => {}
-        _ => anyhow::bail!(
-            "{}: a certificate needs its key, and a key its certificate",
-            source.place(&["nats"])
-        ),
-    }
-    Ok(Some(config))
-}
-
-fn seal_key(path: &Path, source: &Source) -> anyhow::Result<SealKey> {
-    let key = ["nats", "seal"];
-    let secret = secret(path, &key, source)?;
-    let place = || format!("{}: {}", source.place(&key), path.display());
-    SealKey::new(secret.as_bytes()).with_context(place)
-}
-
-/// What a file says, without the line's end. Secrets are no arguments: everybody sees those.
-fn secret(path: &Path, key: &[&str], source: &Source) -> anyhow::Result<String> {
-    let place = || format!("{}: {}", source.place(key), path.display());
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("{}: cannot read it", place()))?;
-    let text = text.trim();
-    anyhow::ensure!(!text.is_empty(), "{}: it is empty", place());
-    Ok(text.to_owned())
-}
-
 /// How long devices have to go to other nodes.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Of a region's name.
 const REGION_BYTES_MAX: usize = 64;
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use clap::Parser as _;
 
     use super::*;
     use crate::cli::{Cli, Command};
 
-    fn args(args: &[&str]) -> ServeArgs {
+    pub(in crate::serve) fn args(args: &[&str]) -> ServeArgs {
         let args = ["tombolo", "serve"].iter().chain(args);
         let Command::Serve(args) = Cli::try_parse_from(args).expect("it is right").command else {
             panic!("it is another command");
@@ -726,27 +517,5 @@ mod tests {
         ] {
             assert!(complaint.contains(says), "{complaint}");
         }
-    }
-
-    #[test]
-    fn flags_go_before_the_file() {
-        let text = "port = 1\nname = 'a'\nlisten = ['192.0.2.1']\ndata = 'd'\n\
-            [nats]\n[relay.peers]\nallow = ['10.0.0.0/8']\n";
-        let file: File = config_text::parse(text).expect("it is right");
-        let flags = args(&[
-            "--port=2",
-            "--listen=192.0.2.2",
-            "--allow-peer=127.0.0.0/8",
-            "--nats=nats://192.0.2.3",
-            "--nats-replicas=1",
-        ]);
-        let file = with_flags(file, &flags).expect("it is right");
-        assert_eq!((file.port, file.name.as_deref()), (Some(2), Some("a")));
-        assert_eq!(
-            file.listen,
-            ["192.0.2.2".parse::<std::net::IpAddr>().expect("an IP")]
-        );
-        assert_eq!(file.relay.peers.allow[0].to_string(), "127.0.0.0/8");
-        assert_eq!((file.data, file.nats.replicas), (None, Some(1)));
     }
 }
