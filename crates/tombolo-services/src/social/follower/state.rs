@@ -153,8 +153,10 @@ mod tests {
 
     #[test]
     fn of_a_log_that_is_read_anew_twice_it_is_known_where_all_agree() {
-        let mut state = State::<Segment>::default();
-        state.machine = posts([1, 2, 3, 4, 5]);
+        let mut state = State {
+            machine: posts([1, 2, 3, 4, 5]),
+            ..State::default()
+        };
         let told = state.agreed();
         for _ in 0..1_000 {
             drop(state.agreed());
