@@ -18,10 +18,10 @@ async def ice(plan):
     """Two ICE agents of aioice that have nothing but relayed candidates."""
     import aioice
 
-    def agent(controlling):
+    def agent(server, controlling):
         return aioice.Connection(
             ice_controlling=controlling,
-            turn_server=(plan["host"], plan["port"]),
+            turn_server=(server["host"], server["port"]),
             turn_username=plan["username"],
             turn_password=plan["password"],
             turn_ssl=plan["transport"] == "tls",
@@ -29,7 +29,8 @@ async def ice(plan):
             transport_policy=aioice.TransportPolicy.RELAY,
         )
 
-    alice, bob = agent(True), agent(False)
+    first, second = plan["servers"]
+    alice, bob = agent(first, True), agent(second, False)
     await asyncio.gather(alice.gather_candidates(), bob.gather_candidates())
     for one, other in ((alice, bob), (bob, alice)):
         for candidate in one.local_candidates:
@@ -55,9 +56,12 @@ async def rtc(plan):
     from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection
     from aiortc.rtcconfiguration import RTCIceTransportPolicy
 
-    server = RTCIceServer(plan["url"], username=plan["username"], credential=plan["password"])
-    config = RTCConfiguration([server], iceTransportPolicy=RTCIceTransportPolicy.RELAY)
-    alice, bob = RTCPeerConnection(config), RTCPeerConnection(config)
+    def peer(server):
+        server = RTCIceServer(server["url"], plan["username"], plan["password"])
+        config = RTCConfiguration([server], iceTransportPolicy=RTCIceTransportPolicy.RELAY)
+        return RTCPeerConnection(config)
+
+    alice, bob = map(peer, plan["servers"])
 
     @bob.on("datachannel")
     def on_channel(channel):

@@ -23,11 +23,10 @@ tell(outcome);
 
 // Runs in the page.
 async function meet(plan) {
-  const config = {
-    iceServers: [{ urls: plan.url, username: plan.username, credential: plan.password }],
-    iceTransportPolicy: "relay",
-  };
-  const [alice, bob] = [new RTCPeerConnection(config), new RTCPeerConnection(config)];
+  const [alice, bob] = plan.servers.map(({ url }) => {
+    const server = { urls: url, username: plan.username, credential: plan.password };
+    return new RTCPeerConnection({ iceServers: [server], iceTransportPolicy: "relay" });
+  });
   const problems = [];
   for (const [one, other] of [
     [alice, bob],

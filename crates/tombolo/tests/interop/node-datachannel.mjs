@@ -3,21 +3,18 @@
 import { Counter, load, plan, tell } from "./plan.mjs";
 
 const { PeerConnection } = load("node-datachannel");
-const config = {
-  iceServers: [
-    {
-      hostname: plan.host,
-      port: plan.port,
-      username: plan.username,
-      password: plan.password,
-      relayType: "TurnUdp",
-    },
-  ],
-  iceTransportPolicy: "relay",
-};
+const [alice, bob] = plan.servers.map(({ host, port }, index) => {
+  const server = {
+    hostname: host,
+    port,
+    username: plan.username,
+    password: plan.password,
+    relayType: "TurnUdp",
+  };
+  const config = { iceServers: [server], iceTransportPolicy: "relay" };
+  return new PeerConnection(["alice", "bob"][index], config);
+});
 const kinds = new Set();
-const alice = new PeerConnection("alice", config);
-const bob = new PeerConnection("bob", config);
 for (const [one, other] of [
   [alice, bob],
   [bob, alice],

@@ -1,8 +1,8 @@
 // What the programs of this folder have in common: they read a plan, connect two peers to each other
-// through the TURN server alone, echo messages, and print what came back.
+// through TURN servers alone, one of each peer or one of both, echo messages, and print what came back.
 //
 // The plan is the first argument, as JSON:
-//   {"url": "turn:127.0.0.1:3478?transport=udp", "host": "127.0.0.1", "port": 3478,
+//   {"servers": [{"url": "turn:127.0.0.1:3478?transport=udp", "host": "127.0.0.1", "port": 3478}, {…}],
 //    "transport": "udp" | "tcp" | "tls", "username": "…", "password": "…",
 //    "messages": 50, "bytes": 1000, "browser": "…"}
 // The outcome is one line of JSON: {"received": 50, "bytes": 50000, "local": "relay"}.

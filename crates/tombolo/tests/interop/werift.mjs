@@ -3,11 +3,10 @@
 import { Counter, load, plan, tell } from "./plan.mjs";
 
 const { RTCPeerConnection } = load("werift");
-const config = {
-  iceServers: [{ urls: plan.url, username: plan.username, credential: plan.password }],
-  iceTransportPolicy: "relay",
-};
-const [alice, bob] = [new RTCPeerConnection(config), new RTCPeerConnection(config)];
+const [alice, bob] = plan.servers.map(({ url }) => {
+  const server = { urls: url, username: plan.username, credential: plan.password };
+  return new RTCPeerConnection({ iceServers: [server], iceTransportPolicy: "relay" });
+});
 
 bob.onDataChannel.subscribe((channel) => {
   channel.onMessage.subscribe((data) => channel.send(Buffer.from(data)));
