@@ -239,6 +239,18 @@ async fn settings_change_for_all_and_a_group_ends_for_all() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_post_that_is_repeated_after_many_others_is_there_once() {
+    let lab = Lab::with(|config| config.directs.burst = 10_000);
+    let mut alice = Talker::new(&lab, "alice").await;
+    alice.create(true).await.unwrap();
+    for id in 1..=3 * POSTS_MAX as u128 + 1 {
+        alice.post(id, b"x").await.unwrap();
+    }
+    let again = alice.post(1, b"x").await.unwrap();
+    assert_eq!((again.number, again.repeated), (1, true));
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_a_group_that_has_ended_neither_posts_nor_members_are_kept() {
     let (nodes, local) = cluster::<2>().await;
     let mut alice = Talker::new(&nodes[0].lab, "alice").await;

@@ -1,6 +1,7 @@
 //! Where a group's things are: its logs, and how one finds a way through them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tombolo_engine::Key;
@@ -256,14 +257,9 @@ pub(super) async fn post(
 ) -> Result<Posted, Reject> {
     for _ in 0..ATTEMPTS_MAX {
         let at = found.head.lock().machine.segment();
-        // It may have been posted before the turn.
-        if let Some(before) = at.checked_sub(1) {
-            let segment = found.segment(node, before).await?;
-            let done = segment.lock().machine.find(from, id);
-            if let Some(done) = done {
-                let number = number(before, done.index);
-                return Ok(Posted { number, done });
-            }
+        // It may have been posted before the turn, or before one of those that came fast after each other.
+        if let Some(posted) = posted_before(node, found, at, from, id).await? {
+            return Ok(posted);
         }
         let segment = found.segment(node, at).await?;
         let operation = operation_id(node)?;
@@ -286,6 +282,33 @@ pub(super) async fn post(
         }
     }
     Err(unavailable("the group changes too fast"))
+}
+
+/// Looks for a post in the segments before one: the last of them, and others that took posts a moment ago.
+async fn posted_before(
+    node: &Arc<Node>,
+    found: &Found,
+    at: u64,
+    from: Option<&UserId>,
+    id: MessageId,
+) -> Result<Option<Posted>, Reject> {
+    let first = found.head.lock().machine.segment_first();
+    let since = time(node).before(REPEATED_WITHIN);
+    let mut bytes = 0;
+    for before in (first..at).rev().take(SEGMENTS_LOOKED_THROUGH) {
+        let segment = found.segment(node, before).await?;
+        let state = segment.lock();
+        if let Some(done) = state.machine.find(from, id) {
+            let number = number(before, done.index);
+            return Ok(Some(Posted { number, done }));
+        }
+        bytes += state.machine.bytes();
+        let last = state.machine.posts().last();
+        if bytes >= BYTES_LOOKED_THROUGH || last.is_none_or(|last| last.time < since) {
+            break;
+        }
+    }
+    Ok(None)
 }
 
 /// Has posts go into the next segment, and gives up the oldest ones.
@@ -444,6 +467,15 @@ const POSTS: &str = "posts";
 /// About how much a group takes, and a member.
 const GROUP_BYTES: usize = 2048;
 const MEMBER_BYTES: usize = 128;
+
+/// How long after the first time a post may be posted again, whatever others have posted since.
+const REPEATED_WITHIN: Duration = Duration::from_secs(5 * 60);
+
+/// Segments that are looked through for it, 4,096 posts.
+const SEGMENTS_LOOKED_THROUGH: usize = 16;
+
+/// How much those hold, about: a node must be able to keep them at hand, since each new post is looked for.
+const BYTES_LOOKED_THROUGH: usize = 8 * 1024 * 1024;
 
 /// How often something is tried anew because others were faster.
 const ATTEMPTS_MAX: usize = 16;
