@@ -70,6 +70,11 @@ impl Error {
         self.retry_after().is_some()
     }
 
+    /// Whether it was not done, and would not be if it was asked for again.
+    pub(crate) fn is_final(&self) -> bool {
+        !self.is_temporary() && !self.is_unsure
+    }
+
     /// When to try again at the soonest; `None` when the same will fail again.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {

@@ -13,14 +13,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a device that has lost its session asks for its places again: for longer than a cluster that
 /// has lost nodes needs to be itself again.
 const COME_BACK_WITHIN: Duration = Duration::from_secs(60);
-/// Between two times at which something is asked for under one name.
+/// Between two times at which something is asked for under one name, as far as the error does not say it.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(250);
 
-/// Asks again, for a while, when the node cannot be reached or has forgotten the question.
+/// Asks again, for a while, for what can be asked for again, when the node cannot be reached, has forgotten the question or
+/// does not know what became of it.
 pub(crate) async fn patiently<T, F: Future<Output = Result<T, Error>>>(
     attempt: impl FnMut() -> F,
 ) -> Result<T, Error> {
-    ask_within(PATIENCE, Error::is_unreachable, attempt).await
+    let may_help =
+        |error: &Error| error.is_unreachable() || error.is_unsure() && !error.is_closed();
+    ask_within(PATIENCE, may_help, attempt).await
 }
 
 /// Asks again, for a while, whatever stands in the way, unless it will stay there.
@@ -132,7 +135,7 @@ async fn ask_within<T, F: Future<Output = Result<T, Error>>>(
     loop {
         match attempt().await {
             Err(error) if is_passing(&error) && Instant::now() < end => {
-                tokio::time::sleep(error.retry_after().unwrap_or_default()).await;
+                tokio::time::sleep(error.retry_after().unwrap_or(ASK_AGAIN_AFTER)).await;
             }
             result => return result,
         }

@@ -528,7 +528,7 @@ async fn propose(node: &Node, mut proposal: Proposal) -> Result<Outcome, Reject>
 }
 
 /// Of what does no harm when it is asked for again: nobody knows whether it was done.
-fn no_answer() -> Reject {
+pub(crate) fn no_answer() -> Reject {
     Reject::new(ErrorCode::Unavailable, "the engine does not answer")
 }
 

@@ -106,7 +106,7 @@ impl Backfill {
     /// Asks the node; what it has refused is not its to close.
     pub(super) async fn open(&self, open: match_request::Kind) -> Result<(), Error> {
         let answer = self.ask(open).await;
-        if answer.as_ref().is_err_and(|error| !error.is_temporary()) {
+        if answer.as_ref().is_err_and(Error::is_final) {
             self.state.end();
         }
         answer

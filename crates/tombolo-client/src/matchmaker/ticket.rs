@@ -394,7 +394,7 @@ impl TicketState {
     /// Submits the ticket; a node that forgets it is asked again, which its id makes harmless.
     pub(super) async fn submit(&self, session: &session::Handle) -> Result<(), Error> {
         let result = patiently(|| self.ask_to_wait(session)).await;
-        if result.as_ref().is_err_and(|error| !error.is_temporary()) {
+        if result.as_ref().is_err_and(Error::is_final) {
             self.end();
         }
         // Otherwise it may wait there all the same, and dropping it cancels it.
@@ -468,8 +468,8 @@ impl TicketState {
                 Ok(()) => return,
                 // Forgotten once more: whoever was forgotten last comes back.
                 Err(error) if error.is_unreachable() || error.is_closed() => return,
-                Err(error) if error.is_temporary() => tokio::time::sleep(delay).await,
-                Err(_) => break,
+                Err(error) if error.is_final() => break,
+                Err(_) => tokio::time::sleep(delay).await,
             }
             delay = (delay * 2).min(RETRY_DELAY_MAX);
         }

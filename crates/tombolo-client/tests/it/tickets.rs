@@ -75,6 +75,21 @@ async fn a_ticket_that_may_wait_although_it_was_refused_is_cancelled() {
 }
 
 #[tokio::test]
+async fn a_ticket_of_which_nobody_knows_whether_it_waits_is_submitted_again() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let answering = async {
+        let first = line.request().await;
+        line.refuse(&first, ErrorCode::Unsure).await;
+        let again = line.request().await;
+        assert_eq!(about(&again), about(&first));
+        line.answer(&again, waits()).await;
+    };
+    let (ticket, ()) = tokio::join!(submit(&device), answering);
+    ticket.unwrap();
+}
+
+#[tokio::test]
 async fn a_ticket_is_cancelled_again_when_the_node_could_not_do_it() {
     let script = Script::new().await;
     let (device, mut line) = script.device().await;

@@ -25,6 +25,7 @@ use crate::lock::lock;
 use crate::node::Node;
 use crate::patience::Late;
 use crate::reject::Reject;
+use crate::requests;
 use crate::session::Session;
 
 /// One pool on one node.
@@ -103,6 +104,8 @@ enum Outcome {
     Applied(Result<(), Illegal>),
     /// It went under in a state that somebody else made.
     Unclear,
+    /// Nobody says what became of it.
+    Unsure,
 }
 
 impl Desk {
@@ -187,20 +190,24 @@ impl Desk {
 
     /// Appends an entry and waits until it was read here; a device that asked is answered then, if the
     /// entry changed something. One that goes under is appended again, so entries must be such that the
-    /// second changes nothing.
+    /// second changes nothing. Of what may be done all the same, now or later, it is said that nobody knows.
     pub(super) async fn propose(
         &self,
         node: &Node,
         body: Body,
         asker: Option<Asker>,
     ) -> Result<Result<(), Illegal>, Reject> {
+        let mut is_unsure = false;
         for _ in 0..ATTEMPTS_MAX {
-            let outcome = self.propose_once(node, body.clone(), asker.clone()).await?;
-            if let Outcome::Applied(result) = outcome {
-                return Ok(result);
+            match self.propose_once(node, body.clone(), asker.clone()).await {
+                Ok(Outcome::Applied(result)) => return Ok(result),
+                Ok(Outcome::Unclear) => is_unsure = true,
+                Ok(Outcome::Unsure) => return Err(nobody_knows(&body)),
+                Err(_) if is_unsure => return Err(nobody_knows(&body)),
+                Err(reject) => return Err(reject),
             }
         }
-        Err(unavailable("the pool changes too fast"))
+        Err(nobody_knows(&body))
     }
 
     /// Appends an entry, however long it takes the engine to take it in, and returns what came of it; `None` when this
@@ -242,11 +249,13 @@ impl Desk {
         match node.written(append).await {
             // Whether it was written or not, the log will tell.
             Ok(Ok(_) | Err(AppendError::Unknown)) | Err(Late::Slow) => {}
-            Err(late @ Late::Away) => return Err(late.into()),
+            Err(Late::Away) => return Ok(Outcome::Unsure),
             Ok(Err(error)) => return Err(unavailable(&error.to_string())),
         }
-        let outcome = node.within(outcome).await?;
-        outcome.map_err(|_| Late::Slow.into())
+        match node.within(outcome).await {
+            Ok(Ok(outcome)) => Ok(outcome),
+            Ok(Err(_)) | Err(_) => Ok(Outcome::Unsure),
+        }
     }
 
     /// Reads the log for as long as it runs.
@@ -465,6 +474,18 @@ pub(super) fn operation_id(node: &Node) -> Result<OperationId, Reject> {
 
 pub(super) fn unavailable(message: &str) -> Reject {
     Reject::new(ErrorCode::Unavailable, message)
+}
+
+/// What a device is told of an entry that may have been written: what does no harm when it is asked for again is so.
+fn nobody_knows(body: &Body) -> Reject {
+    let makes_more = matches!(
+        body,
+        Body::Submitted(_) | Body::Changed { .. } | Body::Backfill(_)
+    );
+    match makes_more {
+        true => requests::unsure(),
+        false => requests::no_answer(),
+    }
 }
 
 /// After how many entries the pool is kept in their place, when it is small.

@@ -27,6 +27,7 @@ use crate::wire::Wire;
 mod anew;
 mod odds;
 mod seats;
+mod unsure;
 
 const DUEL: &str = r#"
 name = "duel"
