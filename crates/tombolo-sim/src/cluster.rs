@@ -5,7 +5,8 @@
 //! them off, freezes those that have a process of their own, empties nodes, starts others, has them share
 //! their load, takes the engine away and lets connections break, as its [`Seed`](crate::Seed) says, while
 //! devices join, leave, talk, count and follow each other. One room closes whenever it is empty, and is
-//! opened anew; in another one devices put each other out, lose their seats, and have objects.
+//! opened anew; in another one devices put each other out, lose their seats, and have objects. They look for matches
+//! of two, too.
 //!
 //! All the while a reader of the rooms' logs, who has no part in them, looks whether every node has made
 //! of a log what it says, and whether all that devices were told is there. In the end everything comes to
@@ -19,6 +20,7 @@ mod judge;
 mod law;
 mod place;
 mod plain;
+mod pool;
 mod presence;
 mod reader;
 mod surroundings;

@@ -1,6 +1,7 @@
 //! A device that keeps to the contract between devices and nodes, and checks that nodes do.
 
 mod connect;
+mod seeking;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +11,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use self::connect::Greeting;
+pub(crate) use self::seeking::{End, TicketName};
+use self::seeking::{Errand, Seeking};
 pub(crate) use self::view::{Told, View};
 use super::court::COURT;
 use super::deed::{Deed, Deeds, Refusal, What};
@@ -28,6 +31,7 @@ enum Asked {
     Join(String),
     Leave(String),
     Act(Deed),
+    Match(Errand),
     Follow,
 }
 
@@ -95,6 +99,7 @@ pub(crate) struct Device {
     pub(crate) heard_all: BTreeSet<(String, u64, u64)>,
     pub(crate) resumed: u64,
     pub(crate) following: Following,
+    pub(crate) seeking: Seeking,
 }
 
 /// What went against the contract.
@@ -135,6 +140,7 @@ impl Device {
             heard_all: BTreeSet::new(),
             resumed: 0,
             following: Following::default(),
+            seeking: Seeking::default(),
         }
     }
 
@@ -202,6 +208,10 @@ impl Device {
                 let told = self.following.on_changes(&changes);
                 told.map_err(|violation| format!("{}: {violation}", self.name))
             }
+            server_frame::Body::Matchmaker(event) => {
+                let told = self.seeking.on_event(event);
+                told.map_err(|violation| format!("{}: {violation}", self.name))
+            }
             server_frame::Body::Refused(refused) => {
                 self.refused.insert((self.life, refused.seq));
                 Ok(())
@@ -237,6 +247,7 @@ impl Device {
                 self.on_refused(deed, ErrorCode::Unsure);
             }
         }
+        self.seeking.on_new_session();
         for view in self.views.values_mut() {
             (view.is_joined, view.is_synced) = (false, false);
         }
@@ -416,6 +427,14 @@ impl Device {
             }
             (Asked::Act(deed), _) => {
                 self.on_refused(deed, failure.unwrap_or(ErrorCode::Unspecified));
+            }
+            (Asked::Match(errand), result) => {
+                let result = match result {
+                    Some(response::Result::Matchmaker(response)) => Ok(response.result),
+                    _ => Err(failure.unwrap_or(ErrorCode::Unspecified)),
+                };
+                let told = self.seeking.on_answer(errand, result);
+                told.map_err(|violation| format!("{}: {violation}", self.name))?;
             }
             (Asked::Follow, result) => {
                 let told = self.following.on_response(result);

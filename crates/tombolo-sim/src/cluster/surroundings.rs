@@ -8,6 +8,9 @@ use rand::rngs::ChaCha12Rng;
 use tokio::time::Instant;
 use tombolo_services::{Config, Entropy};
 
+use super::device::Violation;
+use super::pool::Pool;
+
 use crate::Seed;
 
 /// What a clock that began some time into the story says.
@@ -38,12 +41,13 @@ pub(crate) fn story_time() -> Duration {
 }
 
 /// What nodes are told: their own names apart.
-pub(crate) fn config() -> Config {
+pub(crate) fn config() -> Result<Config, Violation> {
     let mut config = Config::default();
     config.unix_now = || UNIX_BEGUN + story_time();
     config.cpu_time = || None;
     config.entropy = Entropy::simulated(fill);
-    config
+    config.pools = vec![Pool::config()?];
+    Ok(config)
 }
 
 fn fill(bytes: &mut [u8]) {

@@ -19,6 +19,8 @@ pub struct Tally {
     pub expelled: u64,
     /// How often a seat was kept, but not for long enough.
     pub expired: u64,
+    /// How often a device was told of its match.
+    pub matched: u64,
     /// Nodes that were killed.
     pub kills: u64,
     /// Nodes that were frozen.
@@ -45,6 +47,7 @@ impl Sum for Tally {
             forgotten: sum.forgotten + next.forgotten,
             expelled: sum.expelled + next.expelled,
             expired: sum.expired + next.expired,
+            matched: sum.matched + next.matched,
             kills: sum.kills + next.kills,
             freezes: sum.freezes + next.freezes,
             resumed: sum.resumed + next.resumed,

@@ -22,6 +22,7 @@ use super::court::{COURT, Court};
 use super::device::{BRIEF, Device, Violation};
 use super::place::{self, Place, Process};
 use super::plain::Plain;
+use super::pool::Pool;
 use super::presence::{Following, GUEST, STRANGER};
 use super::reader::Reader;
 use super::surroundings::{self, UNIX_BEGUN};
@@ -56,6 +57,7 @@ pub struct ClusterWorld {
     /// The last ones are the court, and the brief one.
     rooms: Vec<Reader>,
     plain: Vec<Plain>,
+    pool: Pool,
     tally: Tally,
 }
 
@@ -115,6 +117,9 @@ impl ClusterWorld {
 
     fn new(seed: Seed, weather: Weather, runtime: Rc<Runtime>) -> Result<Self, Violation> {
         let rng = seed.rng_for("cluster");
+        let local = engine();
+        let pool = Pool::new(&local, seed.rng_for("pool"));
+        let pool = runtime.block_on(pool)?;
         let mut world = Self {
             guest: Device::new(GUEST, token(GUEST)?),
             guest_rng: seed.rng_for("guest"),
@@ -126,7 +131,8 @@ impl ClusterWorld {
             is_fair: weather.lost == 0,
             place: Place::new(&runtime),
             runtime,
-            local: engine(),
+            local,
+            pool,
             weather,
             nodes: Vec::new(),
             devices: Vec::new(),
@@ -207,6 +213,7 @@ impl ClusterWorld {
             self.step()?;
             self.come_and_go();
             self.court.act(&mut self.devices);
+            self.pool.act(&mut self.devices);
             let pause = self.rng.random_range(Duration::ZERO..PAUSE_MAX);
             self.pass(pause, TICK)?;
         }
@@ -462,6 +469,7 @@ impl ClusterWorld {
                 }
             }
         }
+        self.pool.read(&self.devices)?;
         for device in &mut self.devices {
             if self.is_calm && device.life > 1 {
                 return Err(format!("{} has lost its session", device.name));
@@ -557,6 +565,7 @@ impl ClusterWorld {
         for room in &self.rooms {
             room.check(&self.devices, &mut tally)?;
         }
+        self.pool.check(&self.devices, &mut tally)?;
         for plain in self.plain.iter().filter(|_| self.is_fair) {
             tally.heard += plain.check(&self.devices)?;
         }
@@ -600,7 +609,7 @@ fn find_node(device: &mut Device, nodes: &[Node], world: &Place, rng: &mut ChaCh
 
 /// A node's services, as one starts them.
 fn start(index: usize, wire: &Wire) -> Result<Services, Violation> {
-    let mut config = surroundings::config();
+    let mut config = surroundings::config()?;
     config.node = NodeId::parse(&format!("node-{index}")).map_err(|error| error.to_string())?;
     let mut keys = KeySet::new();
     let key = VerifyingKey::hs256(&SECRET).map_err(|error| error.to_string())?;

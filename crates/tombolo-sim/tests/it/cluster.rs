@@ -44,6 +44,7 @@ fn check(seeds: &[Seed], weather: Weather) {
         assert!(tally.kept > 5 * count, "{tally:?}");
         assert!(weather.lost > 0 || tally.heard > 3 * count, "{tally:?}");
         assert!(tally.forgotten > count, "{tally:?}");
+        assert!(tally.matched > 2 * count, "{tally:?}");
         assert!(tally.expelled > count, "{tally:?}");
         assert!(tally.expired > count / 4, "{tally:?}");
         assert!(weather.is_calm || tally.kills > count / 2, "{tally:?}");

@@ -7,9 +7,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tombolo_services::{Connection, ConnectionInfo, Outgoing, Reject, Services, TransportKind};
 use tombolo_wire::VERSION;
-use tombolo_wire::v1::{self, ClientFrame, ErrorCode, client_frame};
+use tombolo_wire::v1::{self, ClientFrame, ErrorCode, client_frame, request};
 
-use super::{Device, RETRY, Violation, is_in};
+use super::{Asked, Device, RETRY, Violation, is_in};
 use crate::cluster::place::{Line, Place};
 use crate::cluster::trace::note;
 
@@ -137,6 +137,10 @@ impl Device {
         }
         while let Some(deed) = self.again.take(|room| is_in(&self.views, room)) {
             self.ask_act(deed);
+        }
+        if let Some(errand) = self.seeking.poll() {
+            let wanted = errand.on_wire(&self.name);
+            self.ask(Asked::Match(errand), request::Kind::Matchmaker(wanted));
         }
         self.transmit();
         Ok(())

@@ -121,10 +121,13 @@ impl Things {
         for (id, object) in room.objects() {
             let thing = self.things.get(&id.0);
             let thing = thing.ok_or_else(|| format!("object {} is nowhere from", id.0))?;
-            let member = object.owner.as_ref().map(|owner| room.member(owner));
-            if object.owner != thing.owner || matches!(member, Some(None)) {
+            if object.owner != thing.owner {
                 let (is, ought) = (&object.owner, &thing.owner);
                 return Err(format!("object {} is {is:?}'s, not {ought:?}'s", id.0));
+            }
+            let mut owner = object.owner.iter();
+            if let Some(owner) = owner.find(|owner| room.member(owner).is_none()) {
+                return Err(format!("object {} is {owner}'s, who is out", id.0));
             }
             if count(&object.properties) != thing.count {
                 let count = count(&object.properties);
