@@ -25,6 +25,7 @@ use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
 
 use crate::cluster;
 use crate::config::ROOM_MEMBERS_MAX;
+use crate::growth::Growth;
 use crate::lock::lock;
 use crate::node::Node;
 use crate::operate::RoomInfo;
@@ -63,8 +64,7 @@ pub(crate) struct State {
     cursor: Option<Offset>,
     /// What time it was in the room when that was said last, and when this node read it.
     told: (Time, Instant),
-    /// Entries since the last snapshot.
-    entries: usize,
+    growth: Growth,
     /// The members whose sessions are on this node.
     session_by_user: BTreeMap<UserId, Arc<Session>>,
     /// The entries by which they became members, where they are known.
@@ -251,7 +251,7 @@ impl Host {
             is_unreadable: false,
             cursor: None,
             told: (Time::ZERO, Instant::now()),
-            entries: 0,
+            growth: Growth::default(),
             session_by_user: BTreeMap::new(),
             here_since: BTreeMap::new(),
             pending_by_operation: BTreeMap::new(),

@@ -87,6 +87,7 @@ mod entropy;
 mod events;
 mod field;
 mod forward;
+mod growth;
 mod hooks;
 mod host;
 mod kept;

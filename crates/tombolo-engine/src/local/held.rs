@@ -11,11 +11,18 @@ pub(super) struct Held {
     by_kind: BTreeMap<String, usize>,
 }
 
+/// How much there may be, in all and of one kind.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Most {
+    pub(super) all: usize,
+    pub(super) of_kind: usize,
+}
+
 impl Held {
-    /// Whether there may be so much more under a key. A kind leaves one in ten to the others.
-    pub(super) fn has_place(&self, key: &Key, more: usize, max: usize) -> bool {
+    /// Whether there may be so much more under a key, when there may be so much in all and of its kind.
+    pub(super) fn has_place(&self, key: &Key, more: usize, max: &Most) -> bool {
         let of_kind = self.by_kind.get(key.kind()).copied().unwrap_or_default();
-        self.all.saturating_add(more) <= max && of_kind.saturating_add(more) <= max - max / 10
+        self.all.saturating_add(more) <= max.all && of_kind.saturating_add(more) <= max.of_kind
     }
 
     pub(super) fn add(&mut self, key: &Key, amount: usize) {

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::disk::{Disk, Refused, Write};
-use super::held::Held;
+use super::held::{Held, Most};
 use super::{Local, LocalConfig, lock};
 use crate::kv::{CasError, Kv, KvEntry, Leases, Revision, Watch, WatchEvent};
 use crate::{BoxFuture, Epoch, Key, Pattern, Unavailable, VALUE_BYTES_MAX};
@@ -226,7 +226,11 @@ impl Values {
     /// Whether there is no place for a further value.
     fn is_full(&self, state: &State, key: &Key) -> bool {
         let further = state.pending_by_key.len() + 1;
-        !state.held.has_place(key, further, self.values_max)
+        let max = Most {
+            all: self.values_max,
+            of_kind: self.values_max - self.values_max / 10,
+        };
+        !state.held.has_place(key, further, &max)
     }
 
     /// A write has reached the disk.

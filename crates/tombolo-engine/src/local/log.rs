@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::disk::{Disk, Refused, Write, Written};
-use super::held::Held;
-use super::{Local, Shared, lock};
+use super::held::{Held, Most};
+use super::{Local, LocalConfig, Shared, lock};
 use crate::log::{
     AppendError, Expect, Log, Offset, OperationId, RetireError, SnapshotError, Tail, TailEvent,
 };
@@ -152,13 +152,14 @@ impl Local {
         }
         let is_active = log.is_some_and(|log| log.last != 0 && !log.is_retired());
         let is_full = log.is_some_and(|log| log.entries.len() >= config.log_entries_max);
-        let bytes_max = match is_active {
-            true => config.log_bytes_max,
-            false => config.log_bytes_max - config.log_bytes_max / 10,
+        let bytes_max = match (is_active, entry.len() <= SMALL_BYTES_MAX) {
+            (true, true) => config.log_bytes_max(20),
+            (true, false) => config.log_bytes_max(19),
+            (false, _) => config.log_bytes_max(18),
         };
         if is_full
             || (!is_active && state.active >= config.logs_max)
-            || !state.held.has_place(key, size(&entry), bytes_max)
+            || !state.held.has_place(key, size(&entry), &bytes_max)
         {
             return Err(AppendError::Full);
         }
@@ -370,6 +371,20 @@ impl Entries {
         entries.chain(snapshot).map(|bytes| size(&bytes)).sum()
     }
 }
+
+impl LocalConfig {
+    /// How many bytes there may be when so many twentieths of all are open. Of one kind there are three less.
+    fn log_bytes_max(&self, twentieths: usize) -> Most {
+        let share = |twentieths: usize| (self.log_bytes_max / 20).saturating_mul(twentieths);
+        Most {
+            all: share(twentieths),
+            of_kind: share(twentieths - 3),
+        }
+    }
+}
+
+/// Of an entry, as those are that end something: a member leaves, a room closes, a ticket is cancelled.
+const SMALL_BYTES_MAX: usize = 512;
 
 /// What an entry or a snapshot counts.
 fn size(payload: &Bytes) -> usize {

@@ -61,21 +61,28 @@ async fn logs_have_a_bound_of_bytes_and_give_them_back_when_they_are_retired() {
         append.await
     };
     let [posts, others, room] = [key("posts", "a"), key("posts", "b"), key("room", "a")];
-    let last = put(&posts, 8000).await.unwrap();
-    assert_eq!(put(&others, 500).await, Err(AppendError::Full), "it is new");
+    let last = put(&posts, 7_000).await.unwrap();
+    assert_eq!(put(&others, 600).await, Err(AppendError::Full), "it is new");
+    put(&posts, 800).await.unwrap();
+    let more = put(&posts, 600).await;
+    assert_eq!(more, Err(AppendError::Full), "others have some");
     put(&posts, 400).await.unwrap();
-    let more = put(&posts, 500).await;
-    assert_eq!(more, Err(AppendError::Full), "rooms have a tenth");
-    put(&room, 300).await.unwrap();
-    let full = put(&room, 1100).await;
+    let more = put(&posts, 400).await;
+    assert_eq!(more, Err(AppendError::Full), "small ones leave some, too");
+    put(&room, 500).await.unwrap();
+    let more = put(&room, 600).await;
+    assert_eq!(more, Err(AppendError::Full), "the rest is for small ones");
+    put(&room, 400).await.unwrap();
+    put(&room, 500).await.unwrap();
+    let full = put(&room, 400).await;
     assert_eq!(full, Err(AppendError::Full), "that is all");
 
     engine.snapshot(&posts, last, "x".into()).await.unwrap();
-    put(&room, 5000).await.unwrap();
+    put(&room, 5_000).await.unwrap();
     let last = put(&room, 800).await.unwrap();
-    assert_eq!(put(&posts, 3500).await, Err(AppendError::Full));
+    assert_eq!(put(&posts, 3_000).await, Err(AppendError::Full));
     engine.retire(&room, last).await.unwrap();
-    put(&posts, 3500).await.unwrap();
+    put(&posts, 3_000).await.unwrap();
 }
 
 #[tokio::test]

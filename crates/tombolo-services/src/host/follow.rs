@@ -11,6 +11,7 @@ use tombolo_wire::v1::{self, response, room_event, server_frame};
 use super::news::{self, News};
 use super::{Coming, Host, Outcome, Pending, State, act};
 use crate::events::RoomEvent;
+use crate::growth::Growth;
 use crate::node::Node;
 use crate::requests;
 use crate::session::Session;
@@ -59,6 +60,7 @@ impl Host {
                 state.is_retired = false;
                 self.on_entry(node, &mut state, &entry);
                 Self::admit_waiting(node, &mut state);
+                state.growth.add(&entry);
                 self.keep_snapshot(node, &mut state, at);
             }
             TailEvent::Snapshot {
@@ -66,6 +68,7 @@ impl Host {
                 state: snapshot,
             } => {
                 state.cursor = Some(at);
+                state.growth = Growth::since(snapshot.len());
                 match (Room::restore(&snapshot), &mut state.ahead) {
                     (Ok(room), Some(ahead)) => *ahead = room,
                     (Ok(room), None) => self.replace(node, &mut state, room),
@@ -462,12 +465,11 @@ impl Host {
 
     /// Now and then, so that logs stay short.
     fn keep_snapshot(self: &Arc<Self>, node: &Arc<Node>, state: &mut State, at: Offset) {
-        state.entries += 1;
-        if state.entries < SNAPSHOT_ENTRIES || state.ahead.is_some() || state.is_unreadable {
+        if !state.growth.is_due(SNAPSHOT_ENTRIES) || state.ahead.is_some() || state.is_unreadable {
             return;
         }
-        state.entries = 0;
         let snapshot = state.room.snapshot();
+        state.growth = Growth::since(snapshot.len());
         let (host, node) = (Arc::clone(self), Arc::clone(node));
         node.runtime.clone().spawn(async move {
             if let Err(error) = node.engine.snapshot(&host.key, at, snapshot).await {

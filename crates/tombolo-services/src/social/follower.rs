@@ -20,6 +20,7 @@ pub(super) use self::machine::{Applied, Machine, Never, Told};
 pub(super) use self::state::Agreed;
 use self::state::State;
 use super::unavailable;
+use crate::growth::Growth;
 use crate::lock::lock;
 use crate::node::Node;
 use crate::patience::Late;
@@ -398,12 +399,14 @@ impl<M: Machine> Follower<M> {
                         node.counters.entries_refused.add(1);
                     }
                 }
+                state.growth.add(&entry);
                 if !self.is_unreadable() {
                     self.keep_snapshot(node, &mut state, at);
                 }
             }
             TailEvent::Snapshot { at, state: bytes } => {
                 state.cursor = Some(at);
+                state.growth = Growth::since(bytes.len());
                 match M::restore(&bytes) {
                     Some(machine) => *state.read() = machine,
                     None => self.give_up(node, &mut state, "its snapshot cannot be read"),
@@ -431,14 +434,13 @@ impl<M: Machine> Follower<M> {
 
     /// Now and then, so that logs stay short.
     fn keep_snapshot(self: &Arc<Self>, node: &Arc<Node>, state: &mut State<M>, at: Offset) {
-        state.entries += 1;
-        if state.entries < M::SNAPSHOT_ENTRIES {
+        if !state.growth.is_due(M::SNAPSHOT_ENTRIES) {
             return;
         }
-        state.entries = 0;
         let Some(snapshot) = state.read().snapshot() else {
             return;
         };
+        state.growth = Growth::since(snapshot.len());
         let (follower, node) = (Arc::clone(self), Arc::clone(node));
         node.runtime.clone().spawn(async move {
             if let Err(error) = node.engine.snapshot(&follower.key, at, snapshot).await {

@@ -1,9 +1,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tombolo_engine::{Local, LocalConfig};
+use bytes::Bytes;
+use tombolo_engine::{Key, Local, LocalConfig, Log as _, TailEvent};
+use tombolo_room::HISTORY_BYTES_MAX;
 use tombolo_wire::frame::FRAME_BYTES_MAX;
-use tombolo_wire::v1::{self, ErrorCode, JoinMode, client_frame, request, response};
+use tombolo_wire::v1::{self, ErrorCode, JoinMode, client_frame, request, response, room_act};
 
 use crate::lab::{Device, Lab, members};
 
@@ -266,6 +268,61 @@ async fn a_long_lived_room_is_the_same_for_who_comes_late() {
     tokio::time::sleep(Duration::from_secs(31)).await;
     assert_eq!(alice.next_event().await, "?carol");
     assert_eq!(alice.next_event().await, "-carol disconnected");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_of_a_room_with_much_to_say_stays_short() {
+    let engine = Arc::new(Local::new(LocalConfig::default()));
+    let lab = Lab::on(engine.clone(), |_| {});
+    let [mut alice] = lab.members("r", ["alice"]).await;
+    for _ in 0..200 {
+        alice.act("r", say(16 * 1024)).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let mut tail = engine.tail(&room_log("r"), None).await.unwrap();
+    let mut bytes = 0;
+    loop {
+        bytes += match tail.next().await.unwrap() {
+            TailEvent::Snapshot { state, .. } => state.len(),
+            TailEvent::Entry { entry, .. } => entry.len(),
+            _ => break,
+        };
+    }
+    // What a room remembers, as a snapshot and as entries.
+    assert!(bytes < 2 * HISTORY_BYTES_MAX + 300_000, "{bytes}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_leave_rooms_that_have_filled_the_node_and_make_place_so() {
+    let mut bounds = LocalConfig::default();
+    bounds.log_bytes_max = 400_000;
+    let lab = Lab::on(Arc::new(Local::new(bounds)), |_| {});
+    let mut members = lab.members("r", ["a", "b", "c", "d", "e", "f"]).await;
+    for bytes in [16 * 1024, 2 * 1024, 520] {
+        while members[0].act("r", say(bytes)).await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+    let mut carol = lab.device("carol").await;
+    let full = carol.join("other", JoinMode::Create).await;
+    assert_eq!(full, Err(ErrorCode::Unavailable));
+    for device in &mut members {
+        device.drain().await;
+        device.leave("r").await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    carol.join("other", JoinMode::Create).await.unwrap();
+}
+
+fn say(bytes: usize) -> room_act::Kind {
+    room_act::Kind::Say(v1::Say {
+        payload: Bytes::from(vec![0; bytes]),
+        ..v1::Say::default()
+    })
+}
+
+fn room_log(room: &str) -> Key {
+    Key::new(["room", room]).unwrap()
 }
 
 #[tokio::test(start_paused = true)]

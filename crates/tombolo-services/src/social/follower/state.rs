@@ -10,6 +10,7 @@ use tombolo_room::SessionId;
 use tombolo_social::{EntryError, OperationId};
 
 use super::machine::{Machine, Outcome, Told};
+use crate::growth::Growth;
 use crate::node::Node;
 
 /// Of one log.
@@ -23,8 +24,7 @@ pub(in crate::social) struct State<M: Machine> {
     pub(super) cursor: Option<Offset>,
     /// The log was retired before it was read: who puts something there does not know that it has ended.
     pub(super) is_over: bool,
-    /// Entries since the last snapshot.
-    pub(super) entries: usize,
+    pub(super) growth: Growth,
     pub(super) waiting_by_operation: BTreeMap<OperationId, oneshot::Sender<Outcome<M>>>,
     pub(super) listener_by_session: BTreeMap<SessionId, M::Listener>,
     pub(super) users: usize,
@@ -57,7 +57,7 @@ impl<M: Machine> Default for State<M> {
             agreed: Vec::new(),
             cursor: None,
             is_over: false,
-            entries: 0,
+            growth: Growth::default(),
             waiting_by_operation: BTreeMap::new(),
             listener_by_session: BTreeMap::new(),
             users: 0,
@@ -86,7 +86,7 @@ impl<M: Machine> State<M> {
     pub(super) fn begin_anew(&mut self) {
         self.cursor = None;
         self.is_over = false;
-        self.entries = 0;
+        self.growth = Growth::default();
         self.ahead = Some(M::default());
         self.give_up_waiting();
     }
