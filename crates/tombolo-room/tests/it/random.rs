@@ -64,6 +64,8 @@ impl Random {
                 node: self.pick(&["node-1", "node-2"]).parse().unwrap(),
                 incarnation: self.below(2),
             },
+            // While it is open that is refused.
+            10 if self.chance(0.5) => Body::Forgotten,
             10 => Body::Ticked,
             _ => Body::Act {
                 actor: match self.below(5) {
