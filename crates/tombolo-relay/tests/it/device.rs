@@ -14,7 +14,7 @@ use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
 };
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use tombolo_relay::{Certificates, Relay, RelayConfig};
 use tombolo_stun::{
     Class, Data, DontFragment, MessageWriter, Method, TransactionId, XorPeerAddress,
@@ -138,6 +138,17 @@ impl Device {
         Self::new(server, transport, user, &password, link)
     }
 
+    /// One that asks for an address of this family, and marks what it sends.
+    pub(crate) fn marked(relay: &Relay, user: &str, family: Family) -> Self {
+        let server = relay.addrs().turn[0];
+        let link = Link::udp(server);
+        if let Link::Udp(socket) = &link {
+            mark(socket);
+        }
+        let config = config(server, Transport::Udp, user, &format!("{user}'s password"));
+        Self::with(Config { family, ..config }, link)
+    }
+
     fn new(
         server: SocketAddr,
         transport: Transport,
@@ -145,18 +156,10 @@ impl Device {
         password: &str,
         link: Link,
     ) -> Self {
-        let config = Config {
-            server,
-            transport,
-            username: user.to_owned(),
-            password: password.to_owned(),
-            family: if server.is_ipv4() {
-                Family::V4
-            } else {
-                Family::V6
-            },
-            lifetime: Duration::from_secs(600),
-        };
+        Self::with(config(server, transport, user, password), link)
+    }
+
+    fn with(config: Config, link: Link) -> Self {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).expect("the system has randomness");
         let client = Client::new(config, seed, Instant::now());
@@ -379,6 +382,39 @@ impl Link {
     }
 }
 
+/// For an address of the server's family.
+fn config(server: SocketAddr, transport: Transport, user: &str, password: &str) -> Config {
+    Config {
+        server,
+        transport,
+        username: user.to_owned(),
+        password: password.to_owned(),
+        family: if server.is_ipv4() {
+            Family::V4
+        } else {
+            Family::V6
+        },
+        lifetime: Duration::from_secs(600),
+    }
+}
+
+/// Gives all that a socket sends a DSCP, an ECN and a hop limit that nothing else has.
+pub(crate) fn mark(socket: &UdpSocket) {
+    let (class, hops) = (u32::from(MARK_CLASS), u32::from(MARK_HOPS));
+    let is_v4 = socket.local_addr().expect("it is bound").is_ipv4();
+    let socket = SockRef::from(socket);
+    let (marked, counted) = if is_v4 {
+        (socket.set_tos_v4(class), socket.set_ttl_v4(hops))
+    } else {
+        (
+            socket.set_tclass_v6(class),
+            socket.set_unicast_hops_v6(hops),
+        )
+    };
+    marked.expect("it is a byte");
+    counted.expect("it is a byte");
+}
+
 /// Sends datagrams of one length, but for the last, as one message that the kernel cuts apart.
 pub(crate) fn send_segments(socket: &UdpSocket, to: SocketAddr, datagrams: &[Vec<u8>]) {
     let bytes = datagrams.concat();
@@ -458,7 +494,7 @@ impl Echo {
 
 impl Echo {
     /// On the relay's own IP only relay ports are peers, and there is but one loopback IPv6 address.
-    fn socket(ip: IpAddr) -> UdpSocket {
+    pub(crate) fn socket(ip: IpAddr) -> UdpSocket {
         match ip {
             IpAddr::V4(_) => UdpSocket::bind("127.0.0.2:0").expect("loopback is there"),
             IpAddr::V6(_) => (61_000..=65_535)
@@ -477,6 +513,9 @@ impl Drop for Echo {
     }
 }
 
+/// Expedited forwarding, and a mark of congestion.
+pub(crate) const MARK_CLASS: u8 = 0xbb;
+pub(crate) const MARK_HOPS: u8 = 9;
 /// How long one look at a socket takes at most.
 const TICK: Duration = Duration::from_millis(20);
 /// Messages that are kept for [`Device::told`].

@@ -8,6 +8,7 @@ mod discovery;
 mod dtls;
 mod elsewhere;
 mod foreign;
+mod headers;
 mod hook;
 mod icmp;
 mod log;

@@ -2,10 +2,11 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     time::{Duration, Instant},
 };
 
+use socket2::{Domain, Socket, Type};
 use tombolo_relay::{IoStats, Relay, RelayConfig, StreamStats};
 use tombolo_turn::client::Event;
 
@@ -276,6 +277,44 @@ fn frames_may_arrive_in_pieces_and_together() {
     for reply in replies.chunks(32) {
         assert_eq!(reply[..4], [0x01, 0x01, 0x00, 0x0c]);
     }
+}
+
+/// See RFC 8489 §6.2.2.
+#[test]
+fn a_client_that_hangs_up_before_its_answer_is_not_called_back() {
+    let relay = Relay::bind(relay_config(v4())).expect("there are free ports");
+    let (mut client, listener) = connect_and_listen(relay.addrs().turn[0]);
+    client
+        .write_all(BINDING_REQUEST)
+        .expect("the connection is open");
+    drop(client);
+    wait_until(|| {
+        let shards = relay.stats().shards;
+        shards.iter().map(|shard| shard.turn.replies).sum::<u64>() == 1
+    });
+    wait_for(&relay, |streams| streams.open == 0);
+    // Whatever the server had to do for the first one comes before what the next one gets.
+    Device::tcp(&relay, "alice").allocate();
+    listener.set_nonblocking(true).expect("it can be");
+    let called = listener.accept().map(|(_, from)| from);
+    assert!(called.is_err(), "{called:?}");
+}
+
+/// A connection to a server, and who listens at its own address.
+fn connect_and_listen(server: SocketAddr) -> (TcpStream, TcpListener) {
+    let reusable = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("there are descriptors");
+        socket.set_reuse_address(true).expect("it can be");
+        socket
+    };
+    let (client, listener) = (reusable(), reusable());
+    let any = SocketAddr::new(v4(), 0);
+    client.bind(&any.into()).expect("there are free ports");
+    client.connect(&server.into()).expect("the relay listens");
+    let address = client.local_addr().expect("it is bound");
+    listener.bind(&address).expect("nobody listens there");
+    listener.listen(1).expect("it is bound");
+    (client.into(), listener.into())
 }
 
 fn assert_echoes(mut device: Device) {
