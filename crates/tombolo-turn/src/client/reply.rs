@@ -203,6 +203,9 @@ impl Client {
             (_, ErrorCode::UNAUTHENTICATED | ErrorCode::WRONG_CREDENTIALS) => {
                 self.on_credentials_refused();
             }
+            // What is called malformed is not repeated as it is (RFC 8489 §14.8): the allocation lasts as
+            // long as it was given.
+            (Request::Refresh, ErrorCode::BAD_REQUEST) => {}
             (Request::Refresh, _) => self.timers.set(Timer::Refresh, now + REFUSAL_PAUSE),
             (Request::BindChannel(peer), ErrorCode::STALE_NONCE) => {
                 self.timers.set(Timer::Peer(peer), now + REFUSAL_PAUSE);

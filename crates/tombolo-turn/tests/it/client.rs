@@ -487,6 +487,24 @@ fn a_refresh_that_is_refused_for_a_while_is_tried_four_times() {
     assert_eq!(lab.client.poll_event(), Some(Event::Expired));
 }
 
+/// See RFC 8489 §14.8.
+#[test]
+fn a_refresh_that_is_called_malformed_is_not_repeated() {
+    let mut lab = Lab::allocated();
+    lab.advance(Duration::from_secs(540));
+    let refresh = lab.request(Method::REFRESH);
+    lab.reply(lab.script.refusal(&refresh, ErrorCode::BAD_REQUEST));
+    lab.advance(Duration::from_secs(59));
+    assert_eq!(lab.client.poll_transmit(), None);
+    assert_eq!(
+        lab.client.poll_event(),
+        None,
+        "it lives as long as it was given"
+    );
+    lab.advance(Duration::from_secs(1));
+    assert_eq!(lab.client.poll_event(), Some(Event::Expired));
+}
+
 #[test]
 fn an_allocation_is_refreshed_a_minute_before_its_end() {
     let mut lab = Lab::allocated();
