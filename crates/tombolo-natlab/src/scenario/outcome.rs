@@ -197,36 +197,25 @@ impl PeerRun {
 
     /// The states of the link, with their times.
     pub fn states(&self) -> impl Iterator<Item = (f64, PeerState)> + '_ {
-        self.lines.iter().filter_map(|line| match &line.event {
-            Event::Peer { state, .. } => Some((line.t, *state)),
-            Event::Session { .. }
-            | Event::Nat { .. }
-            | Event::Joined { .. }
-            | Event::Left { .. }
-            | Event::Recv { .. }
-            | Event::Why { .. }
-            | Event::Summary { .. }
-            | Event::Other => None,
-        })
+        let link = self.link();
+        link.map(|(t, state, _)| (t, state))
     }
 
     /// Where the other's relay was while the link took it.
     fn remote_relays(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        self.lines.iter().filter_map(|line| match &line.event {
-            Event::Peer {
-                state: PeerState::Relayed,
-                remote,
-                ..
-            } => remote.as_str()?.parse().ok(),
-            Event::Session { .. }
-            | Event::Nat { .. }
-            | Event::Joined { .. }
-            | Event::Left { .. }
-            | Event::Peer { .. }
-            | Event::Recv { .. }
-            | Event::Why { .. }
-            | Event::Summary { .. }
-            | Event::Other => None,
+        let link = self.link();
+        let relayed = link.filter(|(_, state, _)| *state == PeerState::Relayed);
+        relayed.filter_map(|(_, _, remote)| remote.as_str()?.parse().ok())
+    }
+
+    /// What the link was, when and over which address of the other.
+    fn link(&self) -> impl Iterator<Item = (f64, PeerState, &serde_json::Value)> + '_ {
+        self.lines.iter().filter_map(|line| {
+            if let Event::Peer { state, remote, .. } = &line.event {
+                Some((line.t, *state, remote))
+            } else {
+                None
+            }
         })
     }
 
