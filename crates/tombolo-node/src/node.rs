@@ -2,6 +2,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tombolo_engine::{Engine, Local, LocalConfig, Nats, NatsConfig, SealStats, Sealed};
 use tombolo_gateway::{Gateway, GatewayConfig};
@@ -20,7 +21,7 @@ use crate::keys::DevKey;
 use crate::operate::Operator;
 use crate::relaying;
 use crate::seal_claim::SealClaim;
-use crate::webhook::{self, WebhookConfig, WebhookCounters, WebhookStats};
+use crate::webhook::{self, HttpClient, WebhookConfig, WebhookCounters, WebhookStats};
 
 /// A running node. [`Node::shutdown`] ends it in good order, dropping it at once.
 pub struct Node {
@@ -39,6 +40,8 @@ pub struct Node {
     /// What answers operators, and tells the webhook; ended with the node.
     tasks: JoinSet<()>,
     webhook_counters: Arc<WebhookCounters>,
+    /// What posts to the webhook's server, if there is one.
+    webhook_client: Option<watch::Sender<HttpClient>>,
     sealed: Option<Arc<Sealed>>,
     seal_claim: SealClaim,
 }
@@ -121,9 +124,11 @@ impl Node {
         tasks.spawn(operator.clone().serve());
         tasks.spawn(seal_claim.clone().keep());
         let webhook_counters = Arc::<WebhookCounters>::default();
-        if let (Some(webhook), Some(uri)) = (config.webhook.clone(), webhook_uri) {
-            let counters = Arc::clone(&webhook_counters);
-            tasks.spawn(webhook::run(webhook, uri, services.clone(), counters));
+        let webhook_client = webhook.map(|to| watch::Sender::new(webhook::client(to)));
+        if let (Some(client), Some(uri), Some(to)) = (&webhook_client, webhook_uri, webhook) {
+            let (client, to) = (client.subscribe(), to.clone());
+            let (services, counters) = (services.clone(), Arc::clone(&webhook_counters));
+            tasks.spawn(webhook::run(to, uri, client, services, counters));
         }
         gateway.set_ready();
         let ready = Ready {
@@ -149,11 +154,12 @@ impl Node {
             engine,
             tasks,
             webhook_counters,
+            webhook_client,
         })
     }
 
-    /// Takes another configuration over, all of it or nothing: token keys, the certificate, and what the
-    /// relay allows. What is open stays open. Blocks for as long as the relay takes.
+    /// Takes another configuration over, all of it or nothing: token keys, the certificate, whom the webhook trusts, and what
+    /// the relay allows. What is open stays open. Blocks for as long as the relay takes.
     ///
     /// # Errors
     /// Says why the node keeps what it has.
@@ -180,6 +186,9 @@ impl Node {
         }
         self.services.set_tokens(token_keys);
         self.gateway.set_api_keys(config.api_keys.clone());
+        if let (Some(client), Some(webhook)) = (&self.webhook_client, &config.webhook) {
+            client.send_replace(webhook::client(webhook));
+        }
         *current = config;
         Ok(())
     }

@@ -23,7 +23,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Serialize;
 use sha2::Sha256;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tombolo_services::{RoomEvent, Services, SessionEvent};
 use tracing::{debug, warn};
@@ -71,7 +71,7 @@ impl WebhookConfig {
         self.uri().map(drop)
     }
 
-    /// Whether it posts to the same server, signed and paced alike.
+    /// Whether it posts to the same server, signed and paced alike. Whom it trusts may be others.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         let parts = |config: &Self| {
             (
@@ -165,7 +165,8 @@ struct Event {
     /// When, since 1970, in seconds.
     time: f64,
     event: &'static str,
-    user: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     room: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -183,10 +184,13 @@ struct Batch<'a> {
     events: &'a [Event],
 }
 
+/// Posts over connections that it keeps.
+pub(crate) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
 struct Poster {
     config: WebhookConfig,
     uri: Uri,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: watch::Receiver<HttpClient>,
     counters: Arc<WebhookCounters>,
     node: String,
     life: u64,
@@ -221,20 +225,13 @@ impl Failed {
 pub(crate) async fn run(
     config: WebhookConfig,
     uri: Uri,
+    client: watch::Receiver<HttpClient>,
     services: Services,
     counters: Arc<WebhookCounters>,
 ) {
     let (sender, events) = mpsc::channel(config.queue_max.max(1));
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(config.tls.as_ref().clone())
-        .https_or_http()
-        .enable_http1()
-        .build();
     let poster = Poster {
-        client: Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_max_idle_per_host(1)
-            .build(connector),
+        client,
         config,
         uri,
         counters: Arc::clone(&counters),
@@ -242,6 +239,19 @@ pub(crate) async fn run(
         life: u64::try_from(unix_now().as_micros()).unwrap_or(u64::MAX),
     };
     tokio::join!(listen(services, sender, counters), poster.post_all(events));
+}
+
+/// What posts, trusting whom the configuration trusts.
+pub(crate) fn client(config: &WebhookConfig) -> HttpClient {
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(config.tls.as_ref().clone())
+        .https_or_http()
+        .enable_http1()
+        .build();
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_max_idle_per_host(1)
+        .build(connector)
 }
 
 /// Puts what happens into the queue.
@@ -263,7 +273,7 @@ async fn listen(services: Services, queue: mpsc::Sender<Event>, counters: Arc<We
                 Ok(change) => push(Event {
                     time: unix_now().as_secs_f64(),
                     event: session_word(change.event),
-                    user: change.user.to_string(),
+                    user: Some(change.user.to_string()),
                     room: None,
                     session: Some(format!("{:032x}", u128::from_be_bytes(change.session))),
                 }),
@@ -273,11 +283,8 @@ async fn listen(services: Services, queue: mpsc::Sender<Event>, counters: Arc<We
             change = rooms.recv() => match change {
                 Ok(change) => push(Event {
                     time: unix_now().as_secs_f64(),
-                    event: match change.event {
-                        RoomEvent::Joined => "member_joined",
-                        RoomEvent::Left | _ => "member_left",
-                    },
-                    user: change.user.to_string(),
+                    event: room_word(change.event),
+                    user: change.user.map(|user| user.to_string()),
                     room: Some(change.room.to_string()),
                     session: None,
                 }),
@@ -295,6 +302,15 @@ fn session_word(event: SessionEvent) -> &'static str {
         SessionEvent::Returned => "session_returned",
         SessionEvent::Moved => "session_moved",
         SessionEvent::Ended | _ => "session_ended",
+    }
+}
+
+fn room_word(event: RoomEvent) -> &'static str {
+    match event {
+        RoomEvent::Opened => "room_opened",
+        RoomEvent::Closed => "room_closed",
+        RoomEvent::Joined => "member_joined",
+        RoomEvent::Left | _ => "member_left",
     }
 }
 
@@ -364,7 +380,8 @@ impl Poster {
             .header(SIGNATURE, signature)
             .body(Full::new(body))
             .map_err(|error| Failed::Http(error.into()))?;
-        let answer = self.client.request(request).await;
+        let client = self.client.borrow().clone();
+        let answer = client.request(request).await;
         answer.map_err(|error| Failed::Http(error.into()))
     }
 

@@ -68,8 +68,8 @@ impl Node {
     }
 }
 
-/// Something has become of a member in a room, whose session is on this node. Every such thing is told on
-/// one node of a cluster.
+/// Something has become of a member in a room, whose session is on this node, or of a room, by what this node has put into
+/// its log. Every such thing is told on one node of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RoomEvent {
@@ -77,9 +77,13 @@ pub enum RoomEvent {
     Joined,
     /// It is no member any more.
     Left,
+    /// The room has opened.
+    Opened,
+    /// The room has closed.
+    Closed,
 }
 
-/// In which room something has become of which member.
+/// Of which room, or of which member in it, something has become.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RoomChange {
@@ -87,8 +91,8 @@ pub struct RoomChange {
     pub event: RoomEvent,
     /// The room.
     pub room: RoomId,
-    /// The member.
-    pub user: UserId,
+    /// The member; or who has opened the room, if that was no server. None when it has closed.
+    pub user: Option<UserId>,
 }
 
 /// Tells those who want to know of rooms.
@@ -106,12 +110,12 @@ impl RoomEvents {
         self.0.subscribe()
     }
 
-    pub(crate) fn emit(&self, event: RoomEvent, room: &RoomId, user: &UserId) {
+    pub(crate) fn emit(&self, event: RoomEvent, room: &RoomId, user: Option<&UserId>) {
         // Nobody may want to know.
         let _ = self.0.send(RoomChange {
             event,
             room: room.clone(),
-            user: user.clone(),
+            user: user.cloned(),
         });
     }
 }

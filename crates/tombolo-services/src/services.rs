@@ -240,7 +240,8 @@ impl Services {
         self.node.session_events.subscribe()
     }
 
-    /// Tells what becomes of members on this node in their rooms, from now on.
+    /// Tells what becomes of members on this node in their rooms, and of rooms that open and close by what this node has done,
+    /// from now on.
     #[must_use]
     pub fn room_events(&self) -> broadcast::Receiver<RoomChange> {
         self.node.room_events.subscribe()

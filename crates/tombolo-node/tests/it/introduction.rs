@@ -62,7 +62,7 @@ async fn after_an_introduction_the_relay_carries_packets_unasked() {
 
 /// A bare device in the room, with an allocation.
 pub(crate) struct Device {
-    socket: WebSocketStream<TlsStream<TcpStream>>,
+    socket: Socket,
     sent: u64,
     turn: UdpClient,
     relayed: SocketAddr,
@@ -70,20 +70,13 @@ pub(crate) struct Device {
 
 impl Device {
     pub(crate) async fn join(node: &Node, user: &str) -> Self {
-        let url = &node.ready().url;
-        let addr = SocketAddr::new(url.ip().expect("an IP"), url.port);
-        let tls = connect(url, addr).await;
-        let url = format!("wss://{}{WEBSOCKET_PATH}", url.authority());
-        let (socket, _) = tokio_tungstenite::client_async(url, tls)
-            .await
-            .expect("an upgrade");
+        let mut socket = dial(node).await;
         let hello = Hello {
             version: VERSION,
             token: token(node, user).await,
             keys: Some(keys(user)),
             ..Hello::default()
         };
-        let mut socket = socket;
         send(&mut socket, 0, Up::Hello(hello)).await;
         let servers = receive_until(&mut socket, |body| {
             if let Down::Welcome(welcome) = body {
@@ -191,7 +184,20 @@ impl Device {
     }
 }
 
-async fn send(socket: &mut WebSocketStream<TlsStream<TcpStream>>, seq: u64, body: Up) {
+/// What a device says to a node, and hears.
+pub(crate) type Socket = WebSocketStream<TlsStream<TcpStream>>;
+
+/// A connection to the node over which nothing has been said.
+pub(crate) async fn dial(node: &Node) -> Socket {
+    let url = &node.ready().url;
+    let addr = SocketAddr::new(url.ip().expect("an IP"), url.port);
+    let tls = connect(url, addr).await;
+    let url = format!("wss://{}{WEBSOCKET_PATH}", url.authority());
+    let upgraded = tokio_tungstenite::client_async(url, tls).await;
+    upgraded.expect("an upgrade").0
+}
+
+pub(crate) async fn send(socket: &mut Socket, seq: u64, body: Up) {
     let frame = ClientFrame {
         seq,
         ack: 0,
@@ -204,10 +210,7 @@ async fn send(socket: &mut WebSocketStream<TlsStream<TcpStream>>, seq: u64, body
         .expect("the node reads");
 }
 
-async fn receive_until<T>(
-    socket: &mut WebSocketStream<TlsStream<TcpStream>>,
-    pick: impl Fn(Down) -> Option<T>,
-) -> T {
+pub(crate) async fn receive_until<T>(socket: &mut Socket, pick: impl Fn(Down) -> Option<T>) -> T {
     let search = async {
         loop {
             let message = socket
@@ -227,7 +230,7 @@ async fn receive_until<T>(
     timeout(PATIENCE, search).await.expect("it comes in time")
 }
 
-fn keys(user: &str) -> DeviceKeys {
+pub(crate) fn keys(user: &str) -> DeviceKeys {
     DeviceKeys {
         identity: user.bytes().cycle().take(32).collect(),
         seal: Bytes::from_static(&[2; 32]),

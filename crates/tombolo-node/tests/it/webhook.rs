@@ -2,17 +2,27 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde_json::Value;
 use sha2::Sha256;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tombolo_node::{Node, WebhookConfig, WebhookStats};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tombolo_engine::{Local, LocalConfig};
+use tombolo_node::{Node, NodeBuilder, WebhookConfig, WebhookStats};
+use tombolo_wire::token::{Claims, KeySet, SigningKey, VerifyingKey};
+use tombolo_wire::v1::client_frame::Body as Up;
+use tombolo_wire::v1::server_frame::Body as Down;
+use tombolo_wire::v1::{Goodbye, Hello, Join, JoinMode, Leave, Request, Resume, request};
+use tombolo_wire::{NodeId, UserId, VERSION};
 
 use crate::https::PATIENCE;
-use crate::introduction::Device;
+use crate::introduction::{Device, Socket, dial, keys, receive_until, send};
+use crate::life;
 
 const KEY: &[u8] = b"a key of at least 16 bytes";
 
@@ -20,22 +30,59 @@ const KEY: &[u8] = b"a key of at least 16 bytes";
 struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    /// Without, it speaks HTTP in the clear.
+    tls: Option<TlsAcceptor>,
 }
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl Server {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
-        Self { listener, address }
+        Self {
+            listener,
+            address,
+            tls: None,
+        }
     }
 
-    async fn accept(&self) -> TcpStream {
-        let accepted = tokio::time::timeout(PATIENCE, self.listener.accept());
-        accepted
+    /// One that speaks TLS, and the certificate by which it is known as `localhost`.
+    async fn start_tls() -> (Self, CertificateDer<'static>) {
+        let names = ["localhost".to_owned()];
+        let certified = rcgen::generate_simple_self_signed(names).expect("entropy");
+        let certificate = certified.cert.der().clone();
+        let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the versions are known")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key.into())
+            .expect("they go together");
+        let tls = Some(TlsAcceptor::from(Arc::new(config)));
+        let server = Self::start().await;
+        (Self { tls, ..server }, certificate)
+    }
+
+    /// The next connection; over TLS the next one of which the other side trusts the certificate.
+    async fn accept(&self) -> Box<dyn Stream> {
+        let accept = async {
+            loop {
+                let (stream, _) = self.listener.accept().await.expect("a connection");
+                let Some(tls) = &self.tls else {
+                    return Box::new(stream) as Box<dyn Stream>;
+                };
+                if let Ok(stream) = tls.accept(stream).await {
+                    return Box::new(stream);
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, accept)
             .await
             .expect("a post in time")
-            .expect("a connection")
-            .0
     }
 
     /// Takes one post, answers it, and returns its body if its signature is right.
@@ -46,7 +93,7 @@ impl Server {
     }
 
     /// The same with what comes after the status; the connection stays open for as long as it is kept.
-    async fn answer_with(&self, status: &str, rest: &str) -> (Value, TcpStream) {
+    async fn answer_with(&self, status: &str, rest: &str) -> (Value, Box<dyn Stream>) {
         let mut stream = self.accept().await;
         let mut request = Vec::new();
         let (head, body) = loop {
@@ -77,19 +124,43 @@ impl Server {
     }
 
     async fn node(&self, change: impl FnOnce(&mut WebhookConfig)) -> Node {
+        let builder = life::builder().webhook(self.config(&[], change));
+        builder.start().await.expect("loopback has free ports")
+    }
+
+    fn config(
+        &self,
+        trusted: &[CertificateDer<'static>],
+        change: impl FnOnce(&mut WebhookConfig),
+    ) -> WebhookConfig {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add_parsable_certificates(trusted.iter().cloned());
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("the versions are known")
-            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_root_certificates(roots)
             .with_no_client_auth();
-        let url = format!("http://{}/events", self.address);
+        let url = match self.tls {
+            Some(_) => format!("https://localhost:{}/events", self.address.port()),
+            None => format!("http://{}/events", self.address),
+        };
         let mut config = WebhookConfig::new(url, KEY.to_vec(), Arc::new(tls));
         config.pause_min = Duration::from_millis(1);
         change(&mut config);
-        let builder = Node::builder().dev().listen([127, 0, 0, 1].into());
-        let builder = builder.port(0).turn_port(0).turns_port(0).webhook(config);
-        builder.start().await.expect("loopback has free ports")
+        config
+    }
+
+    /// Takes posts until something of a kind is told; returns what is told until then.
+    async fn told(&self, kind: &str) -> Vec<Value> {
+        let mut told = Vec::new();
+        loop {
+            let batch = self.answer("200 OK").await;
+            told.extend(batch["events"].as_array().expect("a list").iter().cloned());
+            if told.iter().any(|event| event["event"] == kind) {
+                return told;
+            }
+        }
     }
 }
 
@@ -205,6 +276,160 @@ async fn events_that_a_server_does_not_want_are_given_up_at_once() {
     assert_eq!((stats.failures, stats.delivered), (1, 0));
     node.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_kind_of_event_is_told_with_whom_and_where() {
+    let servers = [Server::start().await, Server::start().await];
+    let engine = Local::new(LocalConfig::default());
+    let start = async |number: usize| {
+        let key = VerifyingKey::hs256(TOKEN_KEY).expect("long enough");
+        let mut tokens = KeySet::new();
+        tokens.insert("one", key);
+        let builder: NodeBuilder = life::builder()
+            .name(NodeId::parse(&format!("node-{number}")).expect("a name"))
+            .engine(Arc::new(engine.clone()))
+            .token_keys(tokens)
+            .webhook(servers[number].config(&[], |_| {}));
+        builder.start().await.expect("loopback has free ports")
+    };
+    let nodes = [start(0).await, start(1).await];
+    for node in &nodes {
+        node.in_cluster().await.expect("nothing is in the way");
+    }
+    let [here, there] = &servers;
+
+    let mut alice = Caller::default();
+    alice.hello(&nodes[0]).await;
+    let began = here.told("session_began").await;
+    let session = began[0]["session"].clone();
+    assert!(session.is_string(), "{began:?}");
+    assert_eq!(words(&began), ["session_began alice"]);
+    let join = Join {
+        room: "lobby".to_owned(),
+        mode: JoinMode::Create.into(),
+        ..Join::default()
+    };
+    alice.ask(request::Kind::Join(join)).await;
+    let came = here.told("member_joined").await;
+    let words_of = ["room_opened alice in lobby", "member_joined alice in lobby"];
+    assert_eq!(words(&came), words_of);
+    let room = "lobby".to_owned();
+    alice.ask(request::Kind::Leave(Leave { room })).await;
+    let went = here.told("room_closed").await;
+    let words_of = ["member_left alice in lobby", "room_closed in lobby"];
+    assert_eq!(words(&went), words_of);
+    alice.socket = None;
+    let dropped = here.told("session_dropped").await;
+    assert_eq!(words(&dropped), ["session_dropped alice"]);
+    alice.hello(&nodes[0]).await;
+    let back = here.told("session_returned").await;
+    assert_eq!(words(&back), ["session_returned alice"]);
+    alice.hello(&nodes[1]).await;
+    let moved = here.told("session_moved").await;
+    assert_eq!(words(&moved), ["session_moved alice"]);
+    let began = there.told("session_began").await;
+    assert_eq!(words(&began), ["session_began alice"]);
+    alice.say(Up::Goodbye(Goodbye {})).await;
+    let ended = there.told("session_ended").await;
+    assert_eq!(words(&ended), ["session_ended alice"]);
+    for event in [&dropped, &back, &moved, &began, &ended] {
+        assert_eq!(event[0]["session"], session);
+    }
+    for node in nodes {
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_https_only_the_server_of_a_trusted_certificate_is_told_and_a_reload_says_which() {
+    let (server, certificate) = Server::start_tls().await;
+    let (_, another) = Server::start_tls().await;
+    let builder = |trusted| {
+        let config = server.config(&[trusted], |config| config.retries_max = 100_000);
+        life::builder().webhook(config)
+    };
+    let node = builder(another).start().await.expect("free ports");
+    let trusting = builder(certificate);
+    let _alice = Device::join(&node, "alice").await;
+    let taking = tokio::spawn(async move { server.answer("200 OK").await });
+    let stats = stats_when(&node, |stats| stats.failures > 0).await;
+    assert_eq!(stats.delivered, 0);
+    let node = Arc::new(node);
+    let reloading = Arc::clone(&node);
+    let reloaded = tokio::task::spawn_blocking(move || reloading.reload(trusting));
+    reloaded.await.expect("it ends").expect("it is taken over");
+    let batch = taking.await.expect("a post");
+    assert_eq!(batch["events"][0]["user"], "alice");
+    let node = Arc::into_inner(node).expect("nobody else has it");
+    node.shutdown().await;
+}
+
+/// A device that says no more than it has to.
+#[derive(Default)]
+struct Caller {
+    socket: Option<Socket>,
+    sent: u64,
+    resume: Option<Bytes>,
+}
+
+impl Caller {
+    /// Begins a session, or goes on with it, at a node.
+    async fn hello(&mut self, node: &Node) {
+        let unix_now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let expires = unix_now.expect("after 1970") + Duration::from_secs(600);
+        let claims = Claims::new(UserId::parse("alice").expect("a name"), expires);
+        let key = SigningKey::hs256("one", TOKEN_KEY).expect("long enough");
+        let hello = Hello {
+            version: VERSION,
+            token: key.mint(&claims).expect("it is small"),
+            keys: Some(keys("alice")),
+            resume: self.resume.take().map(|token| Resume { token }),
+            ..Hello::default()
+        };
+        let mut socket = dial(node).await;
+        send(&mut socket, 0, Up::Hello(hello)).await;
+        let token = receive_until(&mut socket, |body| {
+            if let Down::Welcome(welcome) = body {
+                Some(welcome.resume_token)
+            } else {
+                None
+            }
+        });
+        self.resume = Some(token.await);
+        self.socket = Some(socket);
+    }
+
+    async fn ask(&mut self, kind: request::Kind) {
+        let request = Request {
+            id: self.sent + 1,
+            kind: Some(kind),
+        };
+        self.say(Up::Request(request)).await;
+    }
+
+    async fn say(&mut self, body: Up) {
+        self.sent += 1;
+        let socket = self.socket.as_mut().expect("it is connected");
+        send(socket, self.sent, body).await;
+    }
+}
+
+/// What is told, of whom, and of which room.
+fn words(events: &[Value]) -> Vec<String> {
+    let words = events.iter().map(|event| {
+        let word = event["event"].as_str().expect("a kind");
+        let user = event["user"].as_str().map(|user| format!(" {user}"));
+        let room = event["room"].as_str().map(|room| format!(" in {room}"));
+        format!(
+            "{word}{}{}",
+            user.unwrap_or_default(),
+            room.unwrap_or_default()
+        )
+    });
+    words.collect()
+}
+
+const TOKEN_KEY: &[u8] = &[1; 32];
 
 async fn stats_when(node: &Node, is_wished: impl Fn(WebhookStats) -> bool) -> WebhookStats {
     let begin = std::time::Instant::now();

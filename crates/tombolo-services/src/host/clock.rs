@@ -33,6 +33,7 @@ impl Host {
             time,
             body: Body::Ticked,
         };
+        self.lock().own.add(operation);
         let operation = tombolo_engine::OperationId(operation.0);
         let tick = node
             .engine

@@ -124,6 +124,7 @@ impl Host {
                 return;
             }
         };
+        let is_own = state.own.take(entry.operation);
         if let Some(ahead) = &mut state.ahead {
             // Who is to be told is found out when all has been read.
             let _ = ahead.apply(&entry);
@@ -139,6 +140,9 @@ impl Host {
         let created = matches!(entry.body, Body::Created { .. });
         for event in &applied.events {
             state.is_listing_stale |= super::find::is_public(event);
+            if is_own {
+                self.emit(node, &entry.body, event);
+            }
             match (event, &before) {
                 (Event::Returned { user, membership }, Some(before)) => {
                     self.on_went_on(node, state, user, before, membership);
@@ -161,6 +165,20 @@ impl Host {
         }
         if let Some(server) = state.served_by_operation.remove(&entry.operation) {
             let _ = server.send(applied);
+        }
+    }
+
+    /// Tells of the room's beginning, or its end.
+    fn emit(&self, node: &Node, body: &Body, event: &Event) {
+        let opener = if let Body::Created { first, .. } = body {
+            first.as_ref().map(|first| &first.user)
+        } else {
+            None
+        };
+        if let Event::Opened = event {
+            node.room_events.emit(RoomEvent::Opened, &self.room, opener);
+        } else if let Event::Closed = event {
+            node.room_events.emit(RoomEvent::Closed, &self.room, None);
         }
     }
 
@@ -257,7 +275,8 @@ impl Host {
         }
         let (session, request) = (&pending.session, pending.request);
         self.welcome(node, state, session, request, pending.wish, coming);
-        node.room_events.emit(RoomEvent::Joined, &self.room, user);
+        node.room_events
+            .emit(RoomEvent::Joined, &self.room, Some(user));
     }
 
     /// A member is dropped, as the room has it; its session may be here and know better.
@@ -304,7 +323,8 @@ impl Host {
                 None => self.room_event(room_event::Kind::Left(left), String::new()),
             };
             node.push(&session, news);
-            node.room_events.emit(RoomEvent::Left, &self.room, user);
+            node.room_events
+                .emit(RoomEvent::Left, &self.room, Some(user));
         }
     }
 

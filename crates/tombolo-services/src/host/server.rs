@@ -212,6 +212,7 @@ impl Host {
         let waiting = &mut state.served_by_operation;
         waiting.retain(|_, waits| !waits.is_closed());
         waiting.insert(operation, sender);
+        state.own.add(operation);
         Ok(Some((expect, applied)))
     }
 

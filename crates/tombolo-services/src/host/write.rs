@@ -147,6 +147,7 @@ impl Host {
             outcome: sender,
         };
         state.pending_by_operation.insert(operation, pending);
+        state.own.add(operation);
         Plan::Append(Proposal {
             host: Arc::clone(self),
             entry: entry.encode(),
@@ -190,9 +191,14 @@ impl Host {
         is_wanted: impl Fn() -> bool,
     ) -> Option<Offset> {
         let operation = node.config.entropy.operation_id().ok()?;
+        let time = {
+            let mut state = self.lock();
+            state.own.add(operation);
+            state.time(node)
+        };
         let entry = Entry {
             operation,
-            time: self.lock().time(node),
+            time,
             body,
         }
         .encode();

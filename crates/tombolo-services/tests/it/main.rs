@@ -26,6 +26,7 @@ mod matchmaker;
 mod messages;
 mod nodes;
 mod notices;
+mod openings;
 mod presence;
 mod resume;
 mod retiring;
