@@ -433,6 +433,7 @@ async fn say_complete(node: Arc<Node>, holder: NodeId, complete: session_questio
         }
     };
     tokio::select! {
+        biased;
         () = node.cluster.gone(&holder) => {}
         _ = tokio::time::timeout(node.config.resume_window, say) => {}
     }

@@ -81,6 +81,9 @@ pub(super) struct State {
 #[derive(Default)]
 pub(super) struct Here {
     pub(super) devices: Devices,
+    /// Those that have asked for it by name. They are told of it even when the pool has another session of their
+    /// user, as when what an earlier one asked for is written after them.
+    pub(super) asked: Devices,
     /// What they were told last.
     pub(super) status: Option<v1::TicketStatus>,
 }
@@ -266,6 +269,7 @@ impl Desk {
             if let Ok(mut tail) = node.engine.tail(&self.key, after).await {
                 loop {
                     tokio::select! {
+                        biased;
                         event = tail.next() => match event {
                             // Nothing tells when a log that was begun anew has been read, but another
                             // reader of it.

@@ -48,6 +48,7 @@ impl Desk {
                 false => Instant::now() + RETRY_DELAY,
             };
             tokio::select! {
+                biased;
                 () = self.is_hurried.notified() => {}
                 () = tokio::time::sleep_until(retry) => {}
             }

@@ -92,10 +92,14 @@ fn correction(node: &Node, desk: &Desk, session: SessionId, user: &UserId) -> Op
     let ticket = state.pool.ticket_of(user)?.id;
     let standing = state.pool.standing(&ticket)?;
     let device = standing.player(user)?.device.as_ref()?;
-    if device.session.0 != session.0 {
-        return None;
-    }
     let is_away = standing.away.contains_key(user);
+    if device.session.0 != session.0 {
+        // The pool has another session, which is away: it was written after this one, which has asked for the ticket.
+        let mut asked = state.here.get(&ticket)?.asked.iter();
+        let has_asked = asked.any(|(_, asked)| *asked == session);
+        return (is_away && has_asked && matches!(place, Place::Here))
+            .then(|| come_back(node, ticket, user.clone(), session));
+    }
     let here = here(node, session);
     let (is_known_here, user) = (*device == here, user.clone());
     match place {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tombolo_match::{
     Backfill, BackfillEnd, BackfillId, Body, EndReason, Event, Formed, MatchId, Name, Pool,
-    Seating, TicketId, Time,
+    Seating, Ticket, TicketId, Time,
 };
 use tombolo_room::SessionId;
 use tombolo_wire::UserId;
@@ -67,8 +67,13 @@ impl State {
     /// Notes which devices here an entry concerns that was applied.
     pub(super) fn note(&mut self, node: &Node, body: &Body, asker: Option<&Asker>) {
         match body {
-            Body::Submitted(ticket) => self.note_ticket(node, &ticket.id),
-            Body::Returned { ticket, .. } => self.note_ticket(node, ticket),
+            Body::Submitted(Ticket { id: ticket, .. }) | Body::Returned { ticket, .. } => {
+                if let Some(Asker { session, .. }) = asker {
+                    let asked = &mut self.here.entry(*ticket).or_default().asked;
+                    asked.insert((session.user.clone(), session.id));
+                }
+                self.note_ticket(node, ticket);
+            }
             // Whoever asks may have come from another node, or with another session.
             Body::Backfill(Backfill { id, .. }) | Body::Renewed { id, .. } => {
                 if let Some(asker) = asker {
@@ -148,9 +153,14 @@ impl State {
         told: &mut Vec<Told>,
     ) {
         match event {
-            Event::Queued { ticket, .. }
-            | Event::Dropped { ticket, .. }
-            | Event::Returned { ticket, .. } => self.tell_one(pool, &ticket, but, told),
+            Event::Queued { ticket, .. } | Event::Returned { ticket, .. } => {
+                self.tell_one(pool, &ticket, but, told);
+            }
+            Event::Dropped { ticket, .. } => {
+                // Another session of the user may be here.
+                self.note_ticket(node, &ticket);
+                self.tell_one(pool, &ticket, but, told);
+            }
             Event::Changed { ticket, .. } => {
                 self.tell_left(node, pool, &ticket, told);
                 self.tell_one(pool, &ticket, but, told);
@@ -302,7 +312,19 @@ impl State {
     }
 
     fn note_ticket(&mut self, node: &Node, ticket: &TicketId) {
-        let devices = devices_here(node, &self.pool, ticket);
+        let mut devices = devices_here(node, &self.pool, ticket);
+        let here = self.here.get(ticket);
+        let standing = self.pool.standing(ticket);
+        let asked = here.into_iter().flat_map(|here| &here.asked);
+        devices.extend(
+            asked
+                .filter(|(user, session)| {
+                    let player = standing.as_ref().and_then(|standing| standing.player(user));
+                    let device = player.and_then(|player| player.device.as_ref());
+                    device.is_some_and(|device| device.session.0 != session.0)
+                })
+                .cloned(),
+        );
         if devices.is_empty() {
             self.here.remove(ticket);
         } else {

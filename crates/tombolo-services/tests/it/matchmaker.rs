@@ -60,6 +60,38 @@ roles = [{ name = "healer" }, { name = "fighter" }]
 "#;
 
 #[tokio::test(start_paused = true)]
+async fn what_an_earlier_session_asked_for_that_comes_late_takes_no_ticket_from_the_later_one() {
+    let lab = lab();
+    let mut earlier = seeker(&lab, "alice").await;
+    let mut alice = seeker(&lab, "alice").await;
+    let mut bob = seeker(&lab, "bob").await;
+    let alone = [("alice", 0.0)];
+    for turn in 0..3 {
+        let device = if turn == 1 { &mut alice } else { &mut earlier };
+        submit_for(device, "duel", 1, &alone, 60).await.unwrap();
+    }
+    submit(&mut bob, "duel", 2, &[("bob", 0.0)]).await.unwrap();
+    assert_eq!(found(&mut alice).await, found(&mut bob).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ticket_waits_for_the_session_that_is_there_and_not_for_the_one_that_came_late() {
+    let lab = lab();
+    let mut earlier = seeker(&lab, "alice").await;
+    let mut alice = seeker(&lab, "alice").await;
+    let mut bob = seeker(&lab, "bob").await;
+    let alone = [("alice", 0.0)];
+    for turn in 0..3 {
+        let device = if turn == 1 { &mut alice } else { &mut earlier };
+        submit_for(device, "duel", 1, &alone, 60).await.unwrap();
+    }
+    drop(earlier);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    submit(&mut bob, "duel", 2, &[("bob", 0.0)]).await.unwrap();
+    assert_eq!(found(&mut alice).await, found(&mut bob).await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_who_fit_find_each_other_and_a_room_that_nobody_else_gets_into() {
     let lab = lab();
     let mut alice = seeker(&lab, "alice").await;
