@@ -87,7 +87,7 @@ const ROUGH: Weather = Weather {
 };
 
 /// Together some hundreds.
-const STORIES: usize = 200;
+const STORIES: usize = 180;
 
 /// Stories that are told again.
 const TOLD_TWICE: usize = 12;
