@@ -279,7 +279,11 @@ impl Device {
     }
 }
 
-fn bind_endpoint(net: &Arc<Net>, keys: &Keys, accepted: Accepted) -> Result<noq::Endpoint, Error> {
+pub(crate) fn bind_endpoint(
+    net: &Arc<Net>,
+    keys: &Keys,
+    accepted: Accepted,
+) -> Result<noq::Endpoint, Error> {
     let crypto = keys.server_config(accepted).map_err(Error::local)?;
     let mut server = noq::ServerConfig::with_crypto(Arc::new(crypto));
     server.transport_config(Arc::new(transport_config()));
@@ -348,6 +352,18 @@ impl Shared {
         found
             .map(|(id, room)| (id.clone(), Arc::clone(room)))
             .collect()
+    }
+
+    /// The rooms that this device is in with a user, and the keys of that one's device there.
+    fn rooms_with(&self, user: &str) -> Vec<(RoomId, PublicKeys)> {
+        let Ok(user) = UserId::parse(user) else {
+            return Vec::new();
+        };
+        let rooms = lock(&self.rooms);
+        let met = rooms
+            .iter()
+            .filter_map(|(id, room)| Some((id.clone(), room.keys_of(&user)?)));
+        met.collect()
     }
 
     /// The device's user, once the node has said so.
@@ -665,7 +681,10 @@ async fn dispatch(
             }
             Event::Frame(body) => shared.on_frame(body),
             Event::Unsent(unsent) => shared.on_unsent(unsent),
-            Event::IntroductionRefused { to, error } => shared.links.on_refused(&to, &error),
+            Event::IntroductionRefused { to, error } => {
+                let rooms = shared.rooms_with(&to.user);
+                shared.links.on_refused(&to, &error, &rooms);
+            }
             Event::Response { result, reply } => {
                 if let Ok(response::Result::Joined(joined)) = &result {
                     shared.on_members(joined);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tombolo_field::EntityId;
 use tombolo_path::Policy;
@@ -14,7 +14,9 @@ use tombolo_wire::{FieldId, PublicKeys, RoomId, UserId};
 
 use crate::error::Error;
 use crate::keys::PublicKey;
-use crate::link::{self, Driver, Inputs, Introduction, Lane, LinkConfig, Peer, Shop};
+use crate::link::{
+    self, Delivering, Driver, Inputs, Introduction, Lane, LinkConfig, Peer, Place, Shop,
+};
 use crate::net::is_virtual;
 use crate::session::Introduced;
 
@@ -67,10 +69,13 @@ pub(crate) struct Links {
 
 struct Link {
     target: Target,
+    /// Where the two are introduced now: the target's meeting, unless they have left that.
+    meeting: watch::Sender<Meeting>,
     attempt: u64,
     /// The peer's attempt, once introduced.
     remote_attempt: Option<u64>,
     handle: Weak<link::Shared>,
+    place: Arc<Place>,
     inputs: Inputs,
     task: JoinHandle<()>,
 }
@@ -82,17 +87,20 @@ impl Link {
         peer.filter(|peer| !peer.is_closed())
     }
 
-    fn is_established(&self) -> bool {
-        let handle = self.handle.upgrade();
-        handle.is_some_and(|handle| Peer(handle).is_established())
+    /// Whether the application has let it go, and what it has sent is still being delivered.
+    fn is_delivering(&self) -> bool {
+        self.place.is_established() && self.peer().is_none()
     }
 
     /// Whether the introduction belongs to this link, rather than to a new one.
     fn accepts(&self, introduction: &Introduction) -> bool {
         match self.remote_attempt {
             Some(remote) => remote == introduction.attempt,
-            // Both ends began: theirs and ours are the two halves of one link.
-            None => introduction.answers == 0 || introduction.answers == self.attempt,
+            // Both ends began: theirs and ours are the two halves of one link. What only tells news is of another.
+            None => {
+                let is_begun = introduction.answers == 0 && !introduction.update;
+                is_begun || introduction.answers == self.attempt
+            }
         }
     }
 
@@ -132,9 +140,7 @@ impl Links {
     ) -> Result<Peer, Error> {
         let mut links = self.lock();
         if let Some(peer) = links.get(&PublicKey(keys.identity)).and_then(Link::peer) {
-            for (lane, payload) in first {
-                peer.send(lane, payload).map_err(Error::local)?;
-            }
+            peer.send_all(first).map_err(Error::local)?;
             return Ok(peer);
         }
         self.start(&mut links, target, keys, first, None)
@@ -166,12 +172,23 @@ impl Links {
     }
 
     /// The node did not hand an introduction on: a link that works, or has been introduced, goes on and
-    /// tells it again later, any other ends.
-    pub(crate) fn on_refused(&self, to: &Introduced, error: &Error) {
+    /// tells it again later, by another of the rooms in which that user is, with those keys; any other ends.
+    pub(crate) fn on_refused(
+        &self,
+        to: &Introduced,
+        error: &Error,
+        rooms: &[(RoomId, PublicKeys)],
+    ) {
         tracing::debug!(room = to.room, user = to.user, %error, "introduction refused");
         let links = self.lock();
-        if let Some(link) = links.values().find(|link| link.attempt == to.attempt) {
-            if link.is_established() || to.is_update {
+        let refused = links.iter().find(|(_, link)| link.attempt == to.attempt);
+        if let Some((identity, link)) = refused {
+            if link.place.is_established() || to.is_update {
+                let mut others = rooms.iter().filter(|(room, _)| room.as_str() != to.room);
+                if let Some((room, _)) = others.find(|(_, keys)| keys.identity == identity.0) {
+                    let meeting = Meeting::Room(room.clone());
+                    link.meeting.send_replace(meeting);
+                }
                 // One that waits stands for all.
                 _ = link.inputs.untold.try_send(());
             } else if !error.is_unreachable() {
@@ -185,7 +202,7 @@ impl Links {
         let links: Vec<_> = self.lock().drain().map(|(_, link)| link).collect();
         for link in &links {
             match link.handle.upgrade().map(Peer) {
-                Some(peer) if peer.is_established() => peer.close(),
+                Some(peer) if link.place.is_established() => peer.close(),
                 _ => link.end("the device is closed"),
             }
         }
@@ -211,15 +228,18 @@ impl Links {
         link::check_first(&first).map_err(Error::local)?;
         let identity = PublicKey(keys.identity);
         let remote_attempt = answers.as_ref().map(|introduction| introduction.attempt);
+        let (meeting, met) = watch::channel(target.meeting.clone());
+        let (predecessors, delivering) = replace(links, &target, identity, answers.is_none());
         let config = LinkConfig {
             shop: self.shop.clone(),
-            meeting: target.meeting.clone(),
+            meeting: met,
             user: target.user.clone(),
             expected_keys: keys,
             policy: target.policy,
             first,
             answers,
-            predecessors: replace(links, &target, identity),
+            predecessors,
+            delivering,
         };
         let (peer, inputs, driver) = Driver::new(config).map_err(Error::local)?;
         let attempt = peer.0.attempt;
@@ -232,9 +252,11 @@ impl Links {
         });
         let link = Link {
             target,
+            meeting,
             attempt,
             remote_attempt,
             handle: Arc::downgrade(&peer.0),
+            place: Arc::clone(peer.0.place()),
             inputs,
             task,
         };
@@ -287,23 +309,28 @@ fn rekey(links: &mut HashMap<PublicKey, Link>, target: &Target, answer: &Introdu
 }
 
 /// Ends the links that a new one takes the place of: those to the same device, and those to the
-/// same member from before it came back with other keys.
+/// same member from before it came back with other keys. Those that still deliver may go on to do so where this
+/// device begins the new one: the other end knows nothing of that yet.
 fn replace(
     links: &mut HashMap<PublicKey, Link>,
     target: &Target,
     identity: PublicKey,
-) -> Vec<JoinHandle<()>> {
-    let replaced: Vec<_> = links
-        .extract_if(|key, link| *key == identity || link.is_with(target))
-        .map(|(_, link)| link)
-        .collect();
-    replaced
-        .into_iter()
-        .map(|link| {
-            link.end("replaced by a newer link");
-            link.task
-        })
-        .collect()
+    is_begun_here: bool,
+) -> (Vec<JoinHandle<()>>, Vec<Delivering>) {
+    let replaced = links.extract_if(|key, link| *key == identity || link.is_with(target));
+    let (mut ended, mut delivering) = (Vec::new(), Vec::new());
+    for (key, link) in replaced {
+        if is_begun_here && key == identity && link.is_delivering() {
+            delivering.push(Delivering {
+                task: link.task,
+                end: link.inputs.end,
+            });
+        } else {
+            link.end(link::REPLACED);
+            ended.push(link.task);
+        }
+    }
+    (ended, delivering)
 }
 
 /// Takes incoming QUIC connections to the links that wait for them.

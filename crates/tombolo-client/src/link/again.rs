@@ -64,6 +64,11 @@ impl RelayNews {
         self.relayed.mark_unchanged();
     }
 
+    /// What there is could not be told now.
+    pub(super) fn put_off(&mut self) {
+        self.again.put_off();
+    }
+
     /// Waits until there is something to tell. Safe to cancel.
     pub(super) async fn is_due(&mut self) {
         loop {

@@ -28,6 +28,8 @@ use crate::net::{Net, RouteNow, virtual_of};
 use crate::seal::{self, Binding, PLAIN_BYTES_MAX};
 use crate::session::{Command, Handle};
 
+/// Why a link ends in whose place there is another one.
+pub(crate) const REPLACED: &str = "replaced by a newer link";
 /// The peer must answer an introduction within this time.
 const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(15);
 /// QUIC says goodbye, and says it again to a peer that still talks, within this time.
@@ -66,7 +68,8 @@ pub(crate) struct Shop {
 /// What a link starts with.
 pub(crate) struct LinkConfig {
     pub(crate) shop: Shop,
-    pub(crate) meeting: Meeting,
+    /// Where the two are introduced, which may become another.
+    pub(crate) meeting: watch::Receiver<Meeting>,
     pub(crate) user: UserId,
     /// The peer's keys as the room's members know them: first messages are sealed for these.
     pub(crate) expected_keys: PublicKeys,
@@ -76,6 +79,15 @@ pub(crate) struct LinkConfig {
     pub(crate) answers: Option<Introduction>,
     /// Links whose place this one takes: they give up the peer's addresses first.
     pub(crate) predecessors: Vec<JoinHandle<()>>,
+    /// Those of them that the application has closed, and which deliver before this one begins.
+    pub(crate) delivering: Vec<Delivering>,
+}
+
+/// A link that was closed, and still delivers what was sent.
+pub(crate) struct Delivering {
+    pub(crate) task: JoinHandle<()>,
+    /// As [`Inputs::end`].
+    pub(crate) end: mpsc::Sender<String>,
 }
 
 /// The driver's ends of the application's queues.
@@ -165,6 +177,7 @@ impl Driver {
 
     async fn establish(&mut self) -> Result<(), Reason> {
         _ = self.ends.changes.send(LinkStatus::CONNECTING);
+        self.let_deliver().await?;
         let sealed_for = self.introduce().await;
         let remote = self.remote_introduction().await?;
         self.receive_first(&remote).await;
@@ -190,6 +203,22 @@ impl Driver {
         self.work(guard, connection, unread).await
     }
 
+    /// Waits for links that still deliver: the peer ends them when it is introduced anew.
+    async fn let_deliver(&mut self) -> Result<(), Reason> {
+        for mut before in std::mem::take(&mut self.config.delivering) {
+            tokio::select! {
+                delivered = tokio::time::timeout(streams::LINGER, &mut before.task) => {
+                    if delivered.is_err() {
+                        _ = before.end.try_send(REPLACED.to_owned());
+                        self.config.predecessors.push(before.task);
+                    }
+                }
+                Some(reason) = self.end.recv() => return Err(reason),
+            }
+        }
+        Ok(())
+    }
+
     /// Sends our introduction; returns the keys for which first messages were sealed.
     async fn introduce(&mut self) -> Option<PublicKeys> {
         let expected = self.config.expected_keys;
@@ -198,7 +227,9 @@ impl Driver {
         self.news.mark_told();
         let mut introduction = self.introduction();
         introduction.early = early.unwrap_or_default();
-        self.send_introduction(introduction).await;
+        let introduce = self.introduce_by(introduction);
+        // A session that is over shows by the missing answer.
+        _ = self.config.shop.session.command(introduce).await;
         sealed_for
     }
 
@@ -232,25 +263,20 @@ impl Driver {
         }
     }
 
-    async fn send_introduction(&self, introduction: v1::Introduction) {
-        let introduce = self
-            .config
-            .meeting
-            .introduce(&self.config.user, introduction);
-        // A session that is over shows by the missing answer.
-        _ = self
-            .config
-            .shop
-            .session
-            .command(Command::Introduce(introduce))
-            .await;
+    fn introduce_by(&self, introduction: v1::Introduction) -> Command {
+        let meeting = self.config.meeting.borrow();
+        Command::Introduce(meeting.introduce(&self.config.user, introduction))
     }
 
-    /// Tells the peer by which relay this device is reached now.
-    async fn tell_relay(&self) {
+    /// Tells the peer by which relay this device is reached now; later, when the session has no place for that: the
+    /// link has other things to do than wait for it.
+    fn tell_relay(&mut self) {
         let mut introduction = self.introduction();
         introduction.update = true;
-        self.send_introduction(introduction).await;
+        let introduce = self.introduce_by(introduction);
+        if !self.config.shop.session.command_now(introduce) {
+            self.news.put_off();
+        }
     }
 
     fn seal_first(&self, receiver: PublicKeys) -> Option<Bytes> {
@@ -372,7 +398,7 @@ impl Driver {
                     Some(introduction) => _ = introduced.update(introduction),
                     None => outgoing_open = false,
                 },
-                () = self.news.is_due() => self.tell_relay().await,
+                () = self.news.is_due() => self.tell_relay(),
                 Some(reason) = self.end.recv() => return Err(reason),
                 () = &mut deadline => {
                     return Err("the peer cannot be reached, neither directly nor by the relay".to_owned());
@@ -439,7 +465,7 @@ impl Driver {
                     self.report(&mut paths, &route);
                 }
                 () = self.news.is_due() => {
-                    self.tell_relay().await;
+                    self.tell_relay();
                     self.config.shop.rouser.rouse();
                 }
             }
@@ -571,7 +597,56 @@ pub(crate) fn transport_config() -> noq::TransportConfig {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+    use tombolo_wire::RoomId;
+
     use super::*;
+    use crate::device::bind_endpoint;
+
+    /// What a link needs, and the session's end of its commands, of which so many may wait.
+    async fn config(commands_max: usize) -> (LinkConfig, mpsc::Receiver<Command>) {
+        let keys = Arc::new(Keys::generate().unwrap());
+        let accepted = Accepted::default();
+        let net = Net::bind(true).await.unwrap();
+        let endpoint = bind_endpoint(&net, &keys, accepted.clone()).unwrap();
+        let (session, commands) = Handle::pair(commands_max);
+        let config = LinkConfig {
+            meeting: watch::channel(Meeting::Room(RoomId::parse("r").unwrap())).1,
+            user: UserId::parse("bob").unwrap(),
+            expected_keys: Keys::generate().unwrap().public(),
+            policy: Policy::Any,
+            first: Vec::new(),
+            answers: None,
+            predecessors: Vec::new(),
+            delivering: Vec::new(),
+            shop: Shop {
+                net,
+                rouser: Arc::new(Rouser::new(endpoint.clone())),
+                endpoint,
+                keys,
+                accepted,
+                session,
+            },
+        };
+        (config, commands)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_tells_later_what_its_session_has_no_place_for_and_does_not_wait() {
+        let (config, mut commands) = config(1).await;
+        let session = config.shop.session.clone();
+        assert!(session.command_now(Command::Close(oneshot::channel().0)));
+        let (_peer, _inputs, mut driver) = Driver::new(config).unwrap();
+        driver.tell_relay();
+        assert!(matches!(commands.recv().await, Some(Command::Close(_))));
+        driver.news.is_due().await;
+        driver.tell_relay();
+        let Some(Command::Introduce(told)) = commands.recv().await else {
+            panic!("the peer is told");
+        };
+        assert_eq!((told.room.as_str(), told.to.as_str()), ("r", "bob"));
+        assert!(told.introduction.unwrap().update);
+    }
 
     #[test]
     fn what_waits_of_a_link_is_bounded_over_all_of_its_streams() {

@@ -26,7 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
 use tombolo_path::{Explanation, PeerId};
 use tombolo_wire::UserId;
 
-pub(crate) use driver::{Driver, Inputs, LinkConfig, Shop, transport_config};
+pub(crate) use driver::{Delivering, Driver, Inputs, LinkConfig, REPLACED, Shop, transport_config};
 pub(crate) use introduction::Introduction;
 pub use message::{Lane, Message, RELIABLE_BYTES_MAX, UNRELIABLE_BYTES_ALWAYS};
 pub(crate) use rouse::Rouser;
@@ -137,6 +137,19 @@ pub(crate) struct Place {
     direct: Mutex<Option<noq::Path>>,
 }
 
+impl Place {
+    /// Whether messages have flowed, or could have.
+    pub(crate) fn is_established(&self) -> bool {
+        self.connection.get().is_some()
+    }
+}
+
+impl Shared {
+    pub(crate) fn place(&self) -> &Arc<Place> {
+        &self.place
+    }
+}
+
 /// A message on its way out.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
@@ -210,6 +223,32 @@ impl Peer {
             })
     }
 
+    /// Sends all of these or, when one of them is not taken, none.
+    pub(crate) fn send_all(&self, messages: Vec<(Lane, Bytes)>) -> Result<(), SendError> {
+        let mut bytes = 0_u32;
+        for (lane, payload) in &messages {
+            self.check(*lane, payload.len())?;
+            bytes = bytes.saturating_add(cost(payload.len()));
+        }
+        let budget = self.0.budget.clone().try_acquire_many_owned(bytes);
+        let mut budget = budget.map_err(|_| SendError::Full)?;
+        let sender = self.sender().ok_or(SendError::Closed)?;
+        let places = sender.try_reserve_many(messages.len());
+        let places = places.map_err(|error| match error {
+            mpsc::error::TrySendError::Full(()) => SendError::Full,
+            mpsc::error::TrySendError::Closed(()) => SendError::Closed,
+        })?;
+        for (place, (lane, payload)) in places.zip(messages) {
+            let budget = budget.split(cost(payload.len()) as usize);
+            place.send(Outgoing {
+                lane,
+                payload,
+                budget,
+            });
+        }
+        Ok(())
+    }
+
     /// Sends a message, waiting while the queue is full.
     ///
     /// # Errors
@@ -220,7 +259,7 @@ impl Peer {
         payload: impl Into<Bytes>,
     ) -> Result<(), SendError> {
         let payload = payload.into();
-        if lane == Lane::Unreliable && self.is_established() {
+        if lane == Lane::Unreliable && self.0.place.is_established() {
             return self.send(lane, payload);
         }
         self.check(lane, payload.len())?;
@@ -271,9 +310,8 @@ impl Peer {
     /// When the link is lost first; the text says why.
     pub async fn ready(&self) -> Result<(), Error> {
         let mut status = self.0.status.clone();
-        let established = |status: &LinkStatus| {
-            status.state == LinkState::Lost || self.0.place.connection.get().is_some()
-        };
+        let established =
+            |status: &LinkStatus| status.state == LinkState::Lost || self.0.place.is_established();
         let reached = status.wait_for(established).await;
         match reached.map(|status| status.clone()) {
             Ok(LinkStatus {
@@ -333,11 +371,6 @@ impl Peer {
         _ = status
             .wait_for(|status| status.state == LinkState::Lost)
             .await;
-    }
-
-    /// Whether messages have flowed, or could have.
-    pub(crate) fn is_established(&self) -> bool {
-        self.0.place.connection.get().is_some()
     }
 
     /// Whether the link is over.

@@ -14,7 +14,7 @@ use super::{Incoming, Outgoing};
 
 /// How long a closing link waits for the peer to acknowledge what was sent. A peer that is gone
 /// is noticed earlier, by QUIC's idle time-out.
-const LINGER: Duration = Duration::from_secs(60);
+pub(super) const LINGER: Duration = Duration::from_secs(60);
 /// Unordered messages that are being received at a time.
 const UNORDERED_MAX: usize = 256;
 

@@ -132,6 +132,13 @@ pub(crate) struct Introduced {
 pub(crate) struct Handle(mpsc::Sender<Command>);
 
 impl Handle {
+    /// A handle, and where its commands go.
+    #[cfg(test)]
+    pub(crate) fn pair(commands_max: usize) -> (Self, mpsc::Receiver<Command>) {
+        let (commands_tx, commands) = mpsc::channel(commands_max);
+        (Self(commands_tx), commands)
+    }
+
     pub(crate) async fn request(&self, kind: request::Kind) -> Result<response::Result, Error> {
         self.ask(kind).await?.answer().await
     }
@@ -182,7 +189,7 @@ impl Handle {
 
     /// Sends what may be lost; drops it rather than wait.
     pub(crate) fn send_unreliable(&self, body: client_frame::Body) {
-        _ = self.0.try_send(Command::SendUnreliable(body));
+        self.command_now(Command::SendUnreliable(body));
     }
 
     /// Takes leave of the cluster; returns when the node has the goodbye, or after a moment.
@@ -216,6 +223,11 @@ impl Handle {
                 true
             }
         }
+    }
+
+    /// Hands over a command, unless the session has no place for it at this moment; whether it was taken.
+    pub(crate) fn command_now(&self, command: Command) -> bool {
+        self.0.try_send(command).is_ok()
     }
 
     pub(crate) async fn command(&self, command: Command) -> Result<(), Error> {

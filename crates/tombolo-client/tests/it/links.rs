@@ -225,6 +225,47 @@ async fn closing_a_link_delivers_what_was_sent_and_tells_the_peer() {
 }
 
 #[tokio::test]
+async fn a_link_that_is_opened_right_after_another_was_closed_lets_that_one_deliver_first() {
+    let node = node().await;
+    let mut pair = Pair::new(&node, RoomOptions::default()).await;
+    for number in 0..100u8 {
+        let payload = vec![number; 100_000];
+        let sent = pair.to_bob.send_when_ready(Lane::Reliable, payload);
+        sent.await.unwrap();
+    }
+    pair.to_bob.close();
+    let again = pair.alice_room.peer(&user("bob"));
+    let again = again.first_message(Lane::Reliable, "again");
+    let again = again.open().unwrap();
+    for number in 0..100u8 {
+        assert_eq!(recv(&pair.to_alice).await.payload[0], number);
+    }
+    assert_eq!(soon(pair.to_alice.recv()).await, None);
+    let to_alice = soon(incoming(&mut pair.bob_room)).await;
+    assert_eq!(recv(&to_alice).await.payload, "again");
+    soon(again.ready()).await.unwrap();
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn first_messages_of_a_link_that_exists_are_all_sent_or_none() {
+    let node = node().await;
+    let pair = Pair::new(&node, RoomOptions::default()).await;
+    let link = pair.alice_room.peer(&user("bob"));
+    let link = link.first_message(Lane::Reliable, "one");
+    let link = link.first_message(Lane::Reliable, vec![0; RELIABLE_BYTES_MAX + 1]);
+    link.open().unwrap_err();
+    let link = pair.alice_room.peer(&user("bob"));
+    let link = link.first_message(Lane::Reliable, "two");
+    let link = link.first_message(Lane::Reliable, "three");
+    assert_eq!(link.open().unwrap(), pair.to_bob);
+    for expected in ["two", "three"] {
+        assert_eq!(recv(&pair.to_alice).await.payload, expected);
+    }
+    node.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_member_that_comes_back_gets_a_new_link() {
     let node = node().await;
     let Pair {

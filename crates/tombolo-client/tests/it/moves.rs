@@ -342,3 +342,38 @@ async fn a_link_outlives_its_room_and_tells_of_another_relay_once_that_can_be_to
     }
     second.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_relay_is_told_by_another_room_in_which_both_are_when_they_have_left_the_one_where_they_met()
+ {
+    let [first, second] = nodes::<2>().await;
+    let (alice, bob) = (device(&first, "alice").await, device(&second, "bob").await);
+    let (rooms, [to_bob, to_alice]) = relayed_link(&alice, &bob).await;
+    let other = async |device: &Device| {
+        let options = RoomOptions::default();
+        let joined = device.rooms().join_or_create("other", options).await;
+        joined.unwrap()
+    };
+    let (alice_other, _bob_other) = (other(&alice).await, other(&bob).await);
+    soon(crate::lab::joined(&alice_other, "bob")).await;
+    for room in rooms {
+        room.leave().await.unwrap();
+    }
+    let before = alice.relayed_address();
+    assert_eq!(first.services().rebalance(1), 1);
+    arrives(&alice, "node-1").await;
+    soon(async {
+        while alice.relayed_address() == before
+            || to_alice.status().remote != alice.relayed_address()
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    first.shutdown().await;
+    for peer in [(&to_bob, &to_alice), (&to_alice, &to_bob)] {
+        peer.0.send(Lane::Reliable, "still here").unwrap();
+        assert_eq!(recv(peer.1).await.payload, "still here");
+    }
+    second.shutdown().await;
+}
