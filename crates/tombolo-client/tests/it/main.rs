@@ -15,6 +15,7 @@ mod leaving;
 mod links;
 mod matches;
 mod moves;
+mod nearest;
 mod notices;
 mod once;
 mod presence;
