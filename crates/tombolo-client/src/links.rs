@@ -409,7 +409,7 @@ mod tests {
         // Both were lied to, since either may be the one that begins the handshake.
         for (device, other) in [(&alice, &bob), (&bob, &alice)] {
             let lie = liar(other.relayed_address().unwrap());
-            device.0.net().add_peer(lie).unwrap();
+            device.0.net().add_peer(lie, None).unwrap();
         }
         let alice_room = join(&alice).await;
         let bob_room = join(&bob).await;

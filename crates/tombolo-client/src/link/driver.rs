@@ -24,7 +24,7 @@ use super::{
 };
 use crate::keys::{Accepted, Keys, PublicKey};
 use crate::links::Meeting;
-use crate::net::{Net, RouteNow, virtual_of};
+use crate::net::{FirstId, Net, RouteNow, virtual_of};
 use crate::seal::{self, Binding, PLAIN_BYTES_MAX};
 use crate::session::{Command, Handle};
 
@@ -196,7 +196,8 @@ impl Driver {
             // One that does not end in time loses its addresses to nobody: they are shared.
             _ = tokio::time::timeout(PREDECESSOR_TIMEOUT, predecessor).await;
         }
-        let guard = Introduced::new(&self.config, &self.credentials, &remote, identity)
+        let local = (&self.credentials, self.attempt);
+        let guard = Introduced::new(&self.config, local, &remote, identity)
             .map_err(|error| error.to_string())?;
         self.config_paths_status(guard.peer);
         let connection = self.connect(&guard, identity).await?;
@@ -381,6 +382,8 @@ impl Driver {
                 .map_err(|error| error.to_string())?;
             let mut config = noq::ClientConfig::new(Arc::new(tls));
             config.transport_config(Arc::new(transport_config()));
+            let first_id = noq::ConnectionId::new(&introduced.first_id);
+            config.initial_dst_cid_provider(Arc::new(move || first_id));
             let address = virtual_of(introduced.peer);
             let connecting = shop.endpoint.connect_with(config, address, "peer");
             connecting
@@ -524,6 +527,12 @@ fn set_status(ends: &Ends, status: LinkStatus) {
     }
 }
 
+/// For what the first packet of a link is, by the attempts of QUIC's client and server: they are as random as QUIC
+/// wants its first id.
+fn first_id(of_client: u64, of_server: u64) -> FirstId {
+    (u128::from(of_client) << 64 | u128::from(of_server)).to_be_bytes()
+}
+
 /// A peer's places in the socket and among the accepted keys, given back at the end.
 struct Introduced {
     net: Arc<Net>,
@@ -532,24 +541,30 @@ struct Introduced {
     peer: PeerId,
     /// Both sides agree by the order of their keys.
     is_client: bool,
+    first_id: FirstId,
     routes: watch::Receiver<RouteNow>,
 }
 
 impl Introduced {
     fn new(
         config: &LinkConfig,
-        local: &Credentials,
+        (local, attempt): (&Credentials, u64),
         remote: &Introduction,
         identity: PublicKey,
     ) -> Result<Self, AddPeerError> {
         let is_client = config.shop.keys.identity < identity;
+        let first_id = match is_client {
+            true => first_id(attempt, remote.attempt),
+            false => first_id(remote.attempt, attempt),
+        };
         let mut peer_config = PeerConfig::new(local.clone(), remote.credentials.clone(), is_client);
         peer_config.policy = config.policy;
         peer_config.candidates.clone_from(&remote.candidates);
         peer_config.remote_nat = remote.nat;
         // First, since the peer's handshake may be waiting for its place already.
         config.shop.accepted.insert(identity);
-        let added = config.shop.net.add_peer(peer_config);
+        let expected = (!is_client).then_some(first_id);
+        let added = config.shop.net.add_peer(peer_config, expected);
         let (peer, routes) = added.inspect_err(|_| config.shop.accepted.remove(identity))?;
         Ok(Self {
             net: config.shop.net.clone(),
@@ -557,6 +572,7 @@ impl Introduced {
             identity,
             peer,
             is_client,
+            first_id,
             routes,
         })
     }

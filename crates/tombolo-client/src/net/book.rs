@@ -29,6 +29,20 @@ impl Book {
         self.relayed.entry(address).or_default().push(id);
     }
 
+    /// All who claim a relayed address.
+    pub(super) fn claimants(&self, address: SocketAddr) -> &[PeerId] {
+        self.relayed.get(&address).map_or(&[], Vec::as_slice)
+    }
+
+    /// This claimant has shown that it is there: it comes before the others.
+    pub(super) fn prove_relayed(&mut self, id: PeerId, address: SocketAddr) {
+        if let Some(claims) = self.relayed.get_mut(&address)
+            && let Some(place) = claims.iter().position(|claim| *claim == id)
+        {
+            claims[..=place].rotate_right(1);
+        }
+    }
+
     /// Takes a claim back; true when nobody claims the address any more.
     pub(super) fn release_relayed(&mut self, id: PeerId, address: SocketAddr) -> bool {
         let Some(claims) = self.relayed.get_mut(&address) else {
@@ -85,6 +99,10 @@ mod tests {
         book.claim_relayed(MALLORY, address);
         let claimants = [0, 1, 2].map(|place| book.relayed_peer(address, place));
         assert_eq!(claimants, [Some(ALICE), Some(MALLORY), None]);
+        book.prove_relayed(MALLORY, address);
+        assert_eq!(book.claimants(address), [MALLORY, ALICE]);
+        book.prove_relayed(ALICE, address);
+        assert_eq!(book.claimants(address), [ALICE, MALLORY]);
         assert!(
             !book.release_relayed(MALLORY, address),
             "alice still has it"

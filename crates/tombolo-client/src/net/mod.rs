@@ -35,7 +35,7 @@ use relay::Outcome;
 pub(crate) use socket::{DeviceSocket, mapped};
 use state::State;
 pub use state::{Dropped, Via};
-pub(crate) use state::{RouteNow, canonical, is_virtual, virtual_of};
+pub(crate) use state::{FirstId, RouteNow, canonical, is_virtual, virtual_of};
 pub(crate) use upkeep::RelayKeeper;
 
 use crate::ice::IceConfig;
@@ -209,8 +209,9 @@ impl Net {
     pub(crate) fn add_peer(
         &self,
         config: PeerConfig,
+        first_id: Option<FirstId>,
     ) -> Result<(PeerId, watch::Receiver<RouteNow>), AddPeerError> {
-        self.drive(|state, now| state.add_peer(now, config))
+        self.drive(|state, now| state.add_peer(now, config, first_id))
     }
 
     pub(crate) fn remove_peer(&self, id: PeerId) {

@@ -30,6 +30,8 @@ use super::ring::Ring;
 /// it is a packet of path 0; relayed, a repeated packet of the direct path. QUIC, STUN and
 /// ChannelData never start with it (RFC 9443).
 const ENVELOPE: u8 = 0x08;
+/// Of the first byte of packets of a handshake (RFC 8999, section 5.1).
+const LONG_HEADER: u8 = 0x80;
 /// Handshake packets go to at most so many unproven addresses besides the relay.
 const FAN_MAX: usize = 4;
 /// Addresses that one peer may claim.
@@ -45,6 +47,9 @@ const LEFT_MAX: usize = 256;
 const INBOX_MAX: usize = 1024;
 /// First segments of every virtual address: a prefix of unique local addresses (RFC 4193).
 const VIRTUAL_PREFIX: [u16; 3] = [0xfd00, 0x746f, 0x6d62];
+
+/// The connection id for which the first packet of a link is: what only its two ends know by then.
+pub(crate) type FirstId = [u8; 16];
 
 /// What the agent says of one peer, for the task that drives its link.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -67,6 +72,8 @@ pub enum Via {
 struct Peer {
     relayed: Option<SocketAddr>,
     policy: Policy,
+    /// For what its first packet is; `None` while this device is to send that.
+    first_id: Option<FirstId>,
     /// Where the agent wants packets to go.
     route: Route,
     /// The remote address of the established direct QUIC path.
@@ -241,6 +248,7 @@ impl State {
         &mut self,
         now: Instant,
         config: PeerConfig,
+        first_id: Option<FirstId>,
     ) -> Result<(PeerId, watch::Receiver<RouteNow>), AddPeerError> {
         let id = PeerId(self.next_peer);
         self.next_peer += 1;
@@ -251,6 +259,7 @@ impl State {
         let (route_tx, route_rx) = watch::channel(initial);
         let peer = Peer {
             relayed: None,
+            first_id,
             policy: config.policy,
             route: Route::Relay,
             path: None,
@@ -417,6 +426,9 @@ impl State {
         data: &[u8],
         range: std::ops::Range<usize>,
     ) -> Received {
+        if let Some(id) = self.who_begins(from, &data[range.clone()]) {
+            self.book.prove_relayed(id, from);
+        }
         let Some(first) = self.book.relayed_peer(from, 0) else {
             self.hold(now, from, &data[range]);
             return Received::Nothing;
@@ -432,6 +444,23 @@ impl State {
             }
         }
         self.take_relayed(first, data, range)
+    }
+
+    /// Which of several claimants of an address this first packet of a link is from. QUIC answers to where the
+    /// first one seems to come from, and a liar would let nothing pass on.
+    fn who_begins(&self, from: SocketAddr, packet: &[u8]) -> Option<PeerId> {
+        let claimants = self.book.claimants(from);
+        if claimants.len() < 2 || packet.first().is_none_or(|first| first & LONG_HEADER == 0) {
+            return None;
+        }
+        // Form and version, and the length of the id (RFC 8999, section 5.1).
+        let (length, rest) = packet.get(5..)?.split_first()?;
+        let id: FirstId = rest.get(..usize::from(*length))?.try_into().ok()?;
+        let is_expected = |peer: &&PeerId| {
+            let peer = self.peers.get(peer);
+            peer.is_some_and(|peer| peer.first_id == Some(id))
+        };
+        claimants.iter().find(is_expected).copied()
     }
 
     /// Takes a packet as the one of this peer.
@@ -501,7 +530,7 @@ impl State {
             }
             return;
         }
-        let is_handshake = packet.first().is_some_and(|first| first & 0x80 != 0);
+        let is_handshake = packet.first().is_some_and(|first| first & LONG_HEADER != 0);
         if is_handshake && !self.is_direct_blocked {
             for address in &peer.fan {
                 self.out.push((*address, envelope(packet)));
@@ -642,4 +671,49 @@ fn envelope(packet: &[u8]) -> Vec<u8> {
     bytes.push(ENVELOPE);
     bytes.extend_from_slice(packet);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use tombolo_path::{Config, Credentials};
+
+    use super::*;
+
+    const RELAYED: &str = "192.0.2.1:5";
+
+    fn claimant(state: &mut State, seed: u8, first_id: FirstId) -> PeerId {
+        let [own, theirs] = [seed, seed + 1].map(|seed| Credentials::from_seed([seed; 32]));
+        let mut config = PeerConfig::new(own, theirs, false);
+        let relayed = Candidate::new(CandidateKind::Relayed, RELAYED.parse().unwrap());
+        config.candidates = vec![relayed];
+        let added = state.add_peer(Instant::now(), config, Some(first_id));
+        added.unwrap().0
+    }
+
+    fn taken_from(state: &mut State, packet: &[u8]) -> Option<SocketAddr> {
+        let from = RELAYED.parse().unwrap();
+        match state.handle_relayed(Instant::now(), from, packet, 0..packet.len()) {
+            Received::Quic { from, .. } => Some(from),
+            Received::Nothing => None,
+        }
+    }
+
+    #[test]
+    fn a_handshake_that_begins_is_its_peers_whoever_else_claims_to_be_there() {
+        let agent = Agent::new(Config::default(), [1; 32], Instant::now());
+        let mut state = State::new(agent);
+        let mallory = claimant(&mut state, 1, [1; 16]);
+        let alice = claimant(&mut state, 3, [2; 16]);
+        let first_of = |id: FirstId| [&[0xc0, 0, 0, 0, 1, 16], &id[..], b"..."].concat();
+        for (packet, expected) in [
+            (first_of([3; 16]), mallory),
+            (first_of([2; 16]), alice),
+            // From then on.
+            (b"\x40 a packet".to_vec(), alice),
+            (vec![0xc0, 0, 0, 0, 1], alice),
+            (vec![0xc0, 0, 0, 0, 1, 200, 1], alice),
+        ] {
+            assert_eq!(taken_from(&mut state, &packet), Some(virtual_of(expected)));
+        }
+    }
 }
