@@ -14,7 +14,7 @@ mod upkeep;
 
 use std::fmt;
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Waker};
@@ -64,6 +64,8 @@ pub(crate) struct Net {
     nat: watch::Sender<Option<NatReport>>,
     /// From where the TURN server saw us, each time it was asked.
     seen: watch::Sender<Option<SocketAddr>>,
+    /// The addresses of this machine, as of when they were looked at last.
+    hosts: watch::Sender<Vec<IpAddr>>,
     with_loopback: bool,
     /// How many streams to TURN servers there were.
     streams: AtomicU64,
@@ -99,6 +101,7 @@ impl Net {
             relayed: watch::Sender::new(None),
             nat: watch::Sender::new(None),
             seen: watch::Sender::new(None),
+            hosts: watch::Sender::new(interfaces::host_addresses(with_loopback)),
             with_loopback,
             streams: AtomicU64::new(0),
             credentials: Mutex::new(None),

@@ -10,6 +10,7 @@ use tombolo_path::probe::{NatProbe, ProbeConfig};
 use tombolo_turn::client::{Client, Config as TurnConfig, Family};
 use tombolo_turn::server::Transport;
 
+use super::interfaces::host_addresses;
 use super::relay::{Carrier, Stream};
 use super::{GATHER_TIMEOUT, Net, Relayed, has_route, lock, seed, stream};
 use crate::ice::{IceConfig, TlsServer};
@@ -138,8 +139,8 @@ impl Net {
         });
     }
 
-    /// Allocates on these servers, if the allocation in use is on another one; returns when it has
-    /// taken that one's place.
+    /// Allocates on these servers, if the allocation in use is on another one, and over UDP as soon as that may pass;
+    /// returns when it has taken that one's place.
     async fn go_to(self: &Arc<Self>, ice: &IceConfig) {
         let servers: Vec<_> = self.servers_udp(ice).map(|at| (Carrier::Udp, at)).collect();
         let streams = servers_tls(ice).map(|server| (Carrier::Stream, server.address));
@@ -156,7 +157,38 @@ impl Net {
             self.drive(|state, now| state.relays.stop_next(now));
             tokio::time::sleep(SUCCESSOR_RETRY).await;
         }
-        std::future::pending().await
+        self.go_to_udp(ice).await;
+    }
+
+    /// Goes from TLS to UDP, which is tried whenever the device's addresses are others, since it may be in another
+    /// network by then; returns when it has.
+    async fn go_to_udp(self: &Arc<Self>, ice: &IceConfig) {
+        loop {
+            self.hosts_change().await;
+            let relayed = self.relayed();
+            let Some(relayed) = relayed.filter(|it| it.carrier == Carrier::Stream) else {
+                continue;
+            };
+            let Some(server) = pick(self.servers_udp(ice), 0) else {
+                continue;
+            };
+            self.start_next(ice, Carrier::Udp, server, None);
+            if self.is_replaced(relayed, GATHER_TIMEOUT).await {
+                return self.start_probe(ice);
+            }
+            self.drive(|state, now| state.relays.stop_next(now));
+        }
+    }
+
+    /// Waits until this machine has other addresses.
+    async fn hosts_change(&self) {
+        let mut hosts = self.hosts.subscribe();
+        // It ends only with `self`.
+        while tokio::time::timeout(PULSE, hosts.changed()).await.is_err() {
+            let now = host_addresses(self.with_loopback);
+            self.hosts
+                .send_if_modified(|hosts| std::mem::replace(hosts, now.clone()) != now);
+        }
     }
 
     /// Allocates beside the allocation in use, over UDP or, when that does not answer, over TLS.
@@ -293,4 +325,60 @@ fn servers_tls(ice: &IceConfig) -> impl Iterator<Item = &TlsServer> + Clone {
 fn pick<T>(servers: impl Iterator<Item = T> + Clone, tries: usize) -> Option<T> {
     let count = servers.clone().count().max(1);
     servers.into_iter().nth(tries % count)
+}
+
+#[cfg(test)]
+mod tests {
+    use tombolo_node::Node;
+    use tombolo_wire::v1::{RefreshIceServers, request, response};
+
+    use super::*;
+    use crate::device::bind_endpoint;
+    use crate::keys::{Accepted, Keys};
+    use crate::{Device, tls};
+
+    /// A device of a node, for which these servers are.
+    async fn offered(node: &Node) -> (Device, IceConfig) {
+        let url = &node.ready().url;
+        let device = Device::builder(&url.to_string()).development_user("alice");
+        let device = device.connect().await.unwrap();
+        let ask = request::Kind::IceServers(RefreshIceServers::default());
+        let answer = device.0.session.request(ask).await.unwrap();
+        let response::Result::IceServers(servers) = answer else {
+            panic!("{answer:?}");
+        };
+        let tls = tls::client_config(url.pin.as_ref(), None).unwrap();
+        let ice = IceConfig::resolve(&servers, Arc::new(tls)).await;
+        (device, ice)
+    }
+
+    #[tokio::test]
+    async fn a_relay_over_tls_goes_to_udp_when_the_device_comes_where_that_passes() {
+        let node = Node::builder().dev().listen([127, 0, 0, 1].into());
+        let node = node.port(0).turn_port(0).turns_port(0).start();
+        let node = node.await.unwrap();
+        let (_device, ice) = offered(&node).await;
+        let net = Net::bind(true).await.unwrap();
+        // It reads the socket.
+        let keys = Keys::generate().unwrap();
+        let _endpoint = bind_endpoint(&net, &keys, Accepted::default()).unwrap();
+        // It has given UDP up.
+        let without = IceConfig {
+            turn_udp: Vec::new(),
+            ..ice.clone()
+        };
+        let keeper = net.gather(without).await;
+        let mut relayed = net.watch_relayed();
+        let over = |carrier| {
+            move |relayed: &Option<Relayed>| relayed.is_some_and(|it| it.carrier == carrier)
+        };
+        let patience = Duration::from_secs(30);
+        let first = relayed.wait_for(over(Carrier::Stream));
+        _ = tokio::time::timeout(patience, first).await.unwrap();
+        keeper.go_to(ice);
+        net.hosts.send_replace(Vec::new());
+        let then = relayed.wait_for(over(Carrier::Udp));
+        _ = tokio::time::timeout(patience, then).await.unwrap();
+        node.shutdown().await;
+    }
 }
