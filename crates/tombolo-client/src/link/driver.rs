@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use noq::PathId;
+use noq::{ConnectionId, PathId};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tombolo_path::{
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::keys::{Accepted, Keys, PublicKey};
 use crate::links::Meeting;
-use crate::net::{FirstId, Net, RouteNow, virtual_of};
+use crate::net::{Net, RouteNow, virtual_of};
 use crate::seal::{self, Binding, PLAIN_BYTES_MAX};
 use crate::session::{Command, Handle};
 
@@ -382,7 +382,7 @@ impl Driver {
                 .map_err(|error| error.to_string())?;
             let mut config = noq::ClientConfig::new(Arc::new(tls));
             config.transport_config(Arc::new(transport_config()));
-            let first_id = noq::ConnectionId::new(&introduced.first_id);
+            let first_id = introduced.first_id;
             config.initial_dst_cid_provider(Arc::new(move || first_id));
             let address = virtual_of(introduced.peer);
             let connecting = shop.endpoint.connect_with(config, address, "peer");
@@ -529,8 +529,9 @@ fn set_status(ends: &Ends, status: LinkStatus) {
 
 /// For what the first packet of a link is, by the attempts of QUIC's client and server: they are as random as QUIC
 /// wants its first id.
-fn first_id(of_client: u64, of_server: u64) -> FirstId {
-    (u128::from(of_client) << 64 | u128::from(of_server)).to_be_bytes()
+fn first_id(of_client: u64, of_server: u64) -> ConnectionId {
+    let both = u128::from(of_client) << 64 | u128::from(of_server);
+    ConnectionId::new(&both.to_be_bytes())
 }
 
 /// A peer's places in the socket and among the accepted keys, given back at the end.
@@ -541,7 +542,7 @@ struct Introduced {
     peer: PeerId,
     /// Both sides agree by the order of their keys.
     is_client: bool,
-    first_id: FirstId,
+    first_id: ConnectionId,
     routes: watch::Receiver<RouteNow>,
 }
 

@@ -11,35 +11,53 @@ const PROVEN_MAX: usize = 16 * 1024;
 /// The addresses of all peers. A claim never displaces a proof, nor an earlier claim.
 #[derive(Debug, Default)]
 pub(super) struct Book {
-    /// Who claims a relayed address, in order. Nothing proves that it is theirs.
-    relayed: HashMap<SocketAddr, Vec<PeerId>>,
+    relayed: HashMap<SocketAddr, Claims>,
     /// Where a peer has answered.
     proven: HashMap<SocketAddr, PeerId>,
     /// Where a peer says that it is.
     claimed: HashMap<SocketAddr, PeerId>,
 }
 
+/// Who claims a relayed address.
+#[derive(Debug, Default)]
+struct Claims {
+    /// In order, but for the one who has shown that it is there: that one comes first.
+    peers: Vec<PeerId>,
+    is_proven: bool,
+}
+
 impl Book {
-    /// Whose packets come from this relayed address, as they say: the first one that did, or the next.
+    /// Whose packets come from this relayed address: that of who is proven to be there, or else those who say so, the
+    /// first of them and the others.
     pub(super) fn relayed_peer(&self, address: SocketAddr, place: usize) -> Option<PeerId> {
-        self.relayed.get(&address)?.get(place).copied()
+        let claims = self.relayed.get(&address)?;
+        let claimants = match claims.is_proven {
+            true => claims.peers.get(..1)?,
+            false => &claims.peers,
+        };
+        claimants.get(place).copied()
+    }
+
+    /// All who claim a relayed address, and whether the first of them is proven to be there.
+    pub(super) fn claimants(&self, address: SocketAddr) -> (&[PeerId], bool) {
+        let claims = self.relayed.get(&address);
+        claims.map_or((&[], false), |claims| (&claims.peers, claims.is_proven))
     }
 
     pub(super) fn claim_relayed(&mut self, id: PeerId, address: SocketAddr) {
-        self.relayed.entry(address).or_default().push(id);
+        let claims = self.relayed.entry(address).or_default();
+        if !claims.peers.contains(&id) {
+            claims.peers.push(id);
+        }
     }
 
-    /// All who claim a relayed address.
-    pub(super) fn claimants(&self, address: SocketAddr) -> &[PeerId] {
-        self.relayed.get(&address).map_or(&[], Vec::as_slice)
-    }
-
-    /// This claimant has shown that it is there: it comes before the others.
+    /// This claimant has shown that it is there, and the others are not.
     pub(super) fn prove_relayed(&mut self, id: PeerId, address: SocketAddr) {
         if let Some(claims) = self.relayed.get_mut(&address)
-            && let Some(place) = claims.iter().position(|claim| *claim == id)
+            && let Some(place) = claims.peers.iter().position(|claim| *claim == id)
         {
-            claims[..=place].rotate_right(1);
+            claims.peers[..=place].rotate_right(1);
+            claims.is_proven = true;
         }
     }
 
@@ -48,8 +66,9 @@ impl Book {
         let Some(claims) = self.relayed.get_mut(&address) else {
             return true;
         };
-        claims.retain(|claim| *claim != id);
-        let is_free = claims.is_empty();
+        claims.is_proven &= claims.peers.first() != Some(&id);
+        claims.peers.retain(|claim| *claim != id);
+        let is_free = claims.peers.is_empty();
         if is_free {
             self.relayed.remove(&address);
         }
@@ -99,16 +118,22 @@ mod tests {
         book.claim_relayed(MALLORY, address);
         let claimants = [0, 1, 2].map(|place| book.relayed_peer(address, place));
         assert_eq!(claimants, [Some(ALICE), Some(MALLORY), None]);
+        book.claim_relayed(MALLORY, address);
+        assert_eq!(book.claimants(address), (&[ALICE, MALLORY][..], false));
         book.prove_relayed(MALLORY, address);
-        assert_eq!(book.claimants(address), [MALLORY, ALICE]);
+        assert_eq!(book.relayed_peer(address, 0), Some(MALLORY));
         book.prove_relayed(ALICE, address);
-        assert_eq!(book.claimants(address), [ALICE, MALLORY]);
+        assert_eq!(book.claimants(address), (&[ALICE, MALLORY][..], true));
+        assert_eq!(book.relayed_peer(address, 1), None);
         assert!(
             !book.release_relayed(MALLORY, address),
             "alice still has it"
         );
         assert_eq!(book.relayed_peer(address, 0), Some(ALICE));
-        assert!(book.release_relayed(ALICE, address));
+        book.claim_relayed(MALLORY, address);
+        assert!(!book.release_relayed(ALICE, address));
+        assert_eq!(book.claimants(address), (&[MALLORY][..], false));
+        assert!(book.release_relayed(MALLORY, address));
         assert_eq!(book.relayed_peer(address, 0), None);
     }
 }

@@ -5,6 +5,7 @@
 mod book;
 mod interfaces;
 mod nat;
+mod packet;
 mod relay;
 mod ring;
 mod socket;
@@ -35,7 +36,7 @@ use relay::Outcome;
 pub(crate) use socket::{DeviceSocket, mapped};
 use state::State;
 pub use state::{Dropped, Via};
-pub(crate) use state::{FirstId, RouteNow, canonical, is_virtual, virtual_of};
+pub(crate) use state::{RouteNow, canonical, is_virtual, virtual_of};
 pub(crate) use upkeep::RelayKeeper;
 
 use crate::ice::IceConfig;
@@ -212,7 +213,7 @@ impl Net {
     pub(crate) fn add_peer(
         &self,
         config: PeerConfig,
-        first_id: Option<FirstId>,
+        first_id: Option<noq::ConnectionId>,
     ) -> Result<(PeerId, watch::Receiver<RouteNow>), AddPeerError> {
         self.drive(|state, now| state.add_peer(now, config, first_id))
     }

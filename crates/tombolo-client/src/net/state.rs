@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
+use noq::ConnectionId;
 use tokio::sync::watch;
 use tombolo_path::probe::NatProbe;
 use tombolo_path::{
@@ -23,6 +24,7 @@ use tombolo_path::{
 use tombolo_stun::Kind;
 
 use super::book::Book;
+use super::packet::{destination, is_long, source};
 use super::relay::{LINGER, Relays};
 use super::ring::Ring;
 
@@ -30,8 +32,6 @@ use super::ring::Ring;
 /// it is a packet of path 0; relayed, a repeated packet of the direct path. QUIC, STUN and
 /// ChannelData never start with it (RFC 9443).
 const ENVELOPE: u8 = 0x08;
-/// Of the first byte of packets of a handshake (RFC 8999, section 5.1).
-const LONG_HEADER: u8 = 0x80;
 /// Handshake packets go to at most so many unproven addresses besides the relay.
 const FAN_MAX: usize = 4;
 /// Addresses that one peer may claim.
@@ -47,9 +47,6 @@ const LEFT_MAX: usize = 256;
 const INBOX_MAX: usize = 1024;
 /// First segments of every virtual address: a prefix of unique local addresses (RFC 4193).
 const VIRTUAL_PREFIX: [u16; 3] = [0xfd00, 0x746f, 0x6d62];
-
-/// The connection id for which the first packet of a link is: what only its two ends know by then.
-pub(crate) type FirstId = [u8; 16];
 
 /// What the agent says of one peer, for the task that drives its link.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,8 +69,10 @@ pub enum Via {
 struct Peer {
     relayed: Option<SocketAddr>,
     policy: Policy,
-    /// For what its first packet is; `None` while this device is to send that.
-    first_id: Option<FirstId>,
+    /// For which connection id its first packet is; `None` while this device is to send one.
+    first_id: Option<ConnectionId>,
+    /// And its last one that came from where it is proven to be.
+    last_id: Option<ConnectionId>,
     /// Where the agent wants packets to go.
     route: Route,
     /// The remote address of the established direct QUIC path.
@@ -201,9 +200,9 @@ impl State {
         let Some((peer, range)) = self.relays.handle_stream(now, generation, data) else {
             return;
         };
-        if let Received::Quic { from, start, end } = self.handle_relayed(now, peer, data, range) {
-            self.push_inbox(from, data[start..end].to_vec());
-        }
+        let received = self.handle_relayed(now, peer, data, range.clone());
+        self.push_received(received, data);
+        self.copy_to_others(peer, data, range);
     }
 
     /// Sends a packet of QUIC's.
@@ -248,7 +247,7 @@ impl State {
         &mut self,
         now: Instant,
         config: PeerConfig,
-        first_id: Option<FirstId>,
+        first_id: Option<ConnectionId>,
     ) -> Result<(PeerId, watch::Receiver<RouteNow>), AddPeerError> {
         let id = PeerId(self.next_peer);
         self.next_peer += 1;
@@ -260,6 +259,7 @@ impl State {
         let peer = Peer {
             relayed: None,
             first_id,
+            last_id: None,
             policy: config.policy,
             route: Route::Relay,
             path: None,
@@ -414,7 +414,11 @@ impl State {
         let payload = self.relays.handle_datagram(now, from, data);
         self.collect();
         match payload {
-            Some((peer, range)) => self.handle_relayed(now, peer, data, range),
+            Some((peer, range)) => {
+                let received = self.handle_relayed(now, peer, data, range.clone());
+                self.copy_to_others(peer, data, range);
+                received
+            }
             None => Received::Nothing,
         }
     }
@@ -426,45 +430,63 @@ impl State {
         data: &[u8],
         range: std::ops::Range<usize>,
     ) -> Received {
-        if let Some(id) = self.who_begins(from, &data[range.clone()]) {
+        if let Some(id) = self.whose(from, &data[range.clone()]) {
             self.book.prove_relayed(id, from);
         }
         let Some(first) = self.book.relayed_peer(from, 0) else {
             self.hold(now, from, &data[range]);
             return Received::Nothing;
         };
-        // Whoever claims another's address is not to keep its packets: QUIC knows whose each one is.
+        self.take_relayed(first, from, data, range)
+    }
+
+    /// While nobody is proven to be at an address, its packets are taken for those of all who claim it: QUIC knows whose
+    /// each one is. Behind the first one's: of two that it takes for the same, the first says where the peer is.
+    fn copy_to_others(&mut self, from: SocketAddr, data: &[u8], range: std::ops::Range<usize>) {
         for place in 1..CLAIMANTS_MAX {
             let Some(other) = self.book.relayed_peer(from, place) else {
                 break;
             };
-            let received = self.take_relayed(other, data, range.clone());
-            if let Received::Quic { from, start, end } = received {
-                self.push_inbox(from, data[start..end].to_vec());
-            }
+            let received = self.take_relayed(other, from, data, range.clone());
+            self.push_received(received, data);
         }
-        self.take_relayed(first, data, range)
     }
 
-    /// Which of several claimants of an address this first packet of a link is from. QUIC answers to where the
-    /// first one seems to come from, and a liar would let nothing pass on.
-    fn who_begins(&self, from: SocketAddr, packet: &[u8]) -> Option<PeerId> {
-        let claimants = self.book.claimants(from);
-        if claimants.len() < 2 || packet.first().is_none_or(|first| first & LONG_HEADER == 0) {
-            return None;
+    fn push_received(&mut self, received: Received, data: &[u8]) {
+        if let Received::Quic { from, start, end } = received {
+            self.push_inbox(from, data[start..end].to_vec());
         }
-        // Form and version, and the length of the id (RFC 8999, section 5.1).
-        let (length, rest) = packet.get(5..)?.split_first()?;
-        let id: FirstId = rest.get(..usize::from(*length))?.try_into().ok()?;
-        let is_expected = |peer: &&PeerId| {
-            let peer = self.peers.get(peer);
-            peer.is_some_and(|peer| peer.first_id == Some(id))
+    }
+
+    /// Which claimant of an address a packet shows to be there: by a connection id that only the two ends know. A
+    /// claim alone must not do: QUIC's server goes on to where a packet seems to come from, and a liar would
+    /// let nothing pass on.
+    fn whose(&self, from: SocketAddr, packet: &[u8]) -> Option<PeerId> {
+        let (claimants, is_proven) = self.book.claimants(from);
+        let id = destination(packet)?;
+        let is_known = |claimant: &&PeerId| {
+            let Some(peer) = self.peers.get(claimant) else {
+                return false;
+            };
+            let known = match is_long(packet) {
+                true => &peer.first_id,
+                false => &peer.last_id,
+            };
+            known.as_deref() == Some(id)
         };
-        claimants.iter().find(is_expected).copied()
+        // A handshake may be of another link with the same device.
+        let is_open = !is_proven || is_long(packet);
+        claimants.iter().filter(|_| is_open).find(is_known).copied()
     }
 
     /// Takes a packet as the one of this peer.
-    fn take_relayed(&mut self, id: PeerId, data: &[u8], range: std::ops::Range<usize>) -> Received {
+    fn take_relayed(
+        &mut self,
+        id: PeerId,
+        at: SocketAddr,
+        data: &[u8],
+        range: std::ops::Range<usize>,
+    ) -> Received {
         let Some(peer) = self.peers.get_mut(&id) else {
             return Received::Nothing;
         };
@@ -472,7 +494,11 @@ impl State {
             return Received::Nothing;
         }
         peer.last_via = Via::Relay;
-        if data[range.clone()].first() != Some(&ENVELOPE) {
+        let packet = &data[range.clone()];
+        if packet.first() != Some(&ENVELOPE) {
+            if !is_long(packet) && self.book.claimants(at).1 {
+                peer.last_id = destination(packet).map(ConnectionId::new);
+            }
             return Received::Quic {
                 from: virtual_of(id),
                 start: range.start,
@@ -523,15 +549,22 @@ impl State {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        if let Some(address) = peer.bridge() {
+        if peer.first_id.is_none() && is_long(packet) {
+            peer.first_id = source(packet).map(ConnectionId::new);
+        }
+        // Where several say to be, what QUIC sends to one may be for another.
+        let claims = peer.relayed.map(|relayed| self.book.claimants(relayed));
+        let is_sure = claims.is_none_or(|(claimants, is_proven)| {
+            claimants.len() == 1 || is_proven && claimants.first() == Some(&id)
+        });
+        if let Some(address) = peer.bridge().filter(|_| is_sure) {
             self.agent.handle_sent(now, id, address);
             if !self.is_direct_blocked {
                 self.out.push((address, envelope(packet)));
             }
             return;
         }
-        let is_handshake = packet.first().is_some_and(|first| first & LONG_HEADER != 0);
-        if is_handshake && !self.is_direct_blocked {
+        if is_long(packet) && !self.is_direct_blocked {
             for address in &peer.fan {
                 self.out.push((*address, envelope(packet)));
             }
@@ -681,39 +714,110 @@ mod tests {
 
     const RELAYED: &str = "192.0.2.1:5";
 
-    fn claimant(state: &mut State, seed: u8, first_id: FirstId) -> PeerId {
-        let [own, theirs] = [seed, seed + 1].map(|seed| Credentials::from_seed([seed; 32]));
-        let mut config = PeerConfig::new(own, theirs, false);
-        let relayed = Candidate::new(CandidateKind::Relayed, RELAYED.parse().unwrap());
-        config.candidates = vec![relayed];
-        let added = state.add_peer(Instant::now(), config, Some(first_id));
-        added.unwrap().0
+    fn state() -> State {
+        State::new(Agent::new(Config::default(), [1; 32], Instant::now()))
     }
 
-    fn taken_from(state: &mut State, packet: &[u8]) -> Option<SocketAddr> {
-        let from = RELAYED.parse().unwrap();
-        match state.handle_relayed(Instant::now(), from, packet, 0..packet.len()) {
-            Received::Quic { from, .. } => Some(from),
-            Received::Nothing => None,
-        }
+    fn claimant(state: &mut State, seed: u8, first_id: Option<&[u8]>) -> PeerId {
+        let [own, theirs] = [seed, seed + 1].map(|seed| Credentials::from_seed([seed; 32]));
+        let mut config = PeerConfig::new(own, theirs, first_id.is_none());
+        config.candidates = vec![relayed(RELAYED)];
+        let first_id = first_id.map(ConnectionId::new);
+        state.add_peer(Instant::now(), config, first_id).unwrap().0
+    }
+
+    fn relayed(at: &str) -> Candidate {
+        Candidate::new(CandidateKind::Relayed, at.parse().unwrap())
+    }
+
+    fn first_for(id: &[u8]) -> Vec<u8> {
+        [
+            &[0xc0, 0, 0, 0, 1, id.len() as u8],
+            id,
+            &[8],
+            &[9; 8],
+            b"...",
+        ]
+        .concat()
+    }
+
+    /// As whose a packet from a relayed address is handed to QUIC, in order.
+    fn taken_as(state: &mut State, at: &str, packet: &[u8]) -> Vec<SocketAddr> {
+        let (at, range) = (at.parse().unwrap(), 0..packet.len());
+        let received = state.handle_relayed(Instant::now(), at, packet, range.clone());
+        state.push_received(received, packet);
+        state.copy_to_others(at, packet, range);
+        let taken = std::mem::take(&mut state.inbox);
+        taken.into_iter().map(|(from, _)| from).collect()
     }
 
     #[test]
-    fn a_handshake_that_begins_is_its_peers_whoever_else_claims_to_be_there() {
-        let agent = Agent::new(Config::default(), [1; 32], Instant::now());
-        let mut state = State::new(agent);
-        let mallory = claimant(&mut state, 1, [1; 16]);
-        let alice = claimant(&mut state, 3, [2; 16]);
-        let first_of = |id: FirstId| [&[0xc0, 0, 0, 0, 1, 16], &id[..], b"..."].concat();
-        for (packet, expected) in [
-            (first_of([3; 16]), mallory),
-            (first_of([2; 16]), alice),
-            // From then on.
-            (b"\x40 a packet".to_vec(), alice),
-            (vec![0xc0, 0, 0, 0, 1], alice),
-            (vec![0xc0, 0, 0, 0, 1, 200, 1], alice),
-        ] {
-            assert_eq!(taken_from(&mut state, &packet), Some(virtual_of(expected)));
+    fn a_relayed_address_is_whose_handshake_comes_from_there_and_nobody_elses() {
+        let mut state = state();
+        let mallory = claimant(&mut state, 1, Some(&[1; 16]));
+        let alice = claimant(&mut state, 3, Some(&[2; 16]));
+        let [of_mallory, of_alice] = [mallory, alice].map(virtual_of);
+        for unknown in [first_for(&[3; 16]), b"\x40 a packet".to_vec()] {
+            let taken = taken_as(&mut state, RELAYED, &unknown);
+            assert_eq!(taken, [of_mallory, of_alice]);
         }
+        let packet = b"\x40 a packet";
+        for known in [
+            &first_for(&[2; 16])[..],
+            packet,
+            &[0xc0, 0, 0, 0, 1, 200, 1],
+        ] {
+            assert_eq!(taken_as(&mut state, RELAYED, known), [of_alice]);
+        }
+        // Wherever she goes on, whoever says to be there.
+        let other = "192.0.2.2:5";
+        for id in [mallory, alice] {
+            state.add_candidate(Instant::now(), id, relayed(other));
+        }
+        assert_eq!(taken_as(&mut state, other, packet), [of_alice]);
+    }
+
+    #[test]
+    fn the_answer_to_a_handshake_shows_whose_the_relayed_address_is() {
+        let mut state = state();
+        let mallory = claimant(&mut state, 1, None);
+        let alice = claimant(&mut state, 3, None);
+        state.send_virtual(Instant::now(), alice, &first_for(&[2; 16]));
+        let answer = first_for(&[9; 8]);
+        assert_eq!(taken_as(&mut state, RELAYED, &answer), [virtual_of(alice)]);
+        state.remove_peer(Instant::now(), alice);
+        assert_eq!(
+            taken_as(&mut state, RELAYED, &answer),
+            [virtual_of(mallory)]
+        );
+    }
+
+    #[test]
+    fn what_is_for_one_of_several_claimants_does_not_take_a_liars_direct_way() {
+        let mut state = state();
+        let mallory = claimant(&mut state, 1, Some(&[1; 16]));
+        let direct = "192.0.2.9:9".parse().unwrap();
+        state.peers.get_mut(&mallory).unwrap().route = Route::Direct(direct);
+        state.send_virtual(Instant::now(), mallory, b"\x40 a packet");
+        assert_eq!(state.out.pop().unwrap().0, direct);
+        let alice = claimant(&mut state, 3, Some(&[2; 16]));
+        state.send_virtual(Instant::now(), mallory, b"\x40 a packet");
+        assert!(state.out.is_empty());
+        taken_as(&mut state, RELAYED, &first_for(&[2; 16]));
+        state.peers.get_mut(&alice).unwrap().route = Route::Direct(direct);
+        state.send_virtual(Instant::now(), alice, b"\x40 a packet");
+        assert_eq!(state.out.pop().unwrap().0, direct);
+    }
+
+    #[test]
+    fn who_goes_to_and_fro_between_two_addresses_claims_each_once() {
+        let mut state = state();
+        let mallory = claimant(&mut state, 1, Some(&[1; 16]));
+        for at in ["192.0.2.2:5", RELAYED].repeat(16) {
+            state.add_candidate(Instant::now(), mallory, relayed(at));
+        }
+        let alice = claimant(&mut state, 3, Some(&[2; 16]));
+        let taken = taken_as(&mut state, RELAYED, b"\x40 a packet");
+        assert_eq!(taken, [mallory, alice].map(virtual_of));
     }
 }
