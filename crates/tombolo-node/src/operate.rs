@@ -4,6 +4,8 @@
 //! so that it does not matter at which node an operator is. The bus is for nodes alone.
 
 mod drain;
+#[cfg(test)]
+mod kept;
 mod pages;
 
 use std::fmt;
@@ -106,7 +108,7 @@ pub enum OperateError {
 }
 
 /// What one node asks another.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
 enum Ask {
     Now,

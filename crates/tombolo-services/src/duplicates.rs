@@ -51,6 +51,7 @@ struct Seen {
 }
 
 /// What a node says of a user.
+#[cfg_attr(test, derive(Debug, PartialEq))]
 struct Told {
     from: NodeId,
     user: UserId,
@@ -391,5 +392,32 @@ mod tests {
         let mut short = told;
         short.ended = vec![Bytes::from_static(b"short")];
         assert!(Told::decode(&short.encode_to_vec()).is_none());
+    }
+}
+
+#[cfg(test)]
+mod kept {
+    //! What nodes of the release before say of users' sessions.
+
+    use super::*;
+
+    #[test]
+    fn what_the_release_before_says_of_sessions_is_read_the_same() {
+        let told = wire::UserSessions {
+            version: VERSION,
+            from: "node-1".into(),
+            epoch: 1,
+            user: "alice".into(),
+            sessions: vec![wire::UserSession {
+                id: Bytes::from_static(&[1; 16]),
+                since_ms: 1_793_000_000_000,
+                connected: true,
+                fresh: true,
+            }],
+            asks: true,
+            ended: vec![Bytes::from_static(&[2; 16])],
+            code: 15,
+        };
+        crate::before::check("sessions", &told, Told::decode);
     }
 }

@@ -76,6 +76,8 @@
 #![forbid(unsafe_code)]
 
 mod absence;
+#[cfg(test)]
+mod before;
 mod catalogue;
 mod clock;
 mod cluster;

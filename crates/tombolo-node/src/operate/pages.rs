@@ -61,7 +61,7 @@ pub struct Range {
 }
 
 /// What a node is to count: what it has, or of that what no other node counts.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Total {
     OfNode,
@@ -188,7 +188,7 @@ impl Operator {
 }
 
 impl<T> Page<T> {
-    fn new(total: usize, items: Vec<T>) -> Self {
+    pub(super) fn new(total: usize, items: Vec<T>) -> Self {
         Self {
             total,
             items,

@@ -9,6 +9,7 @@ use tombolo_wire::{NodeId, RoomId, v1};
 use crate::cluster::generated::{CodeOf, Listed, Position};
 
 /// What is public about a room.
+#[cfg_attr(test, derive(Debug, PartialEq))]
 pub(super) struct Record {
     pub(super) listing: Listing,
     /// The place in the room's log as of which this is so.
@@ -16,6 +17,7 @@ pub(super) struct Record {
 }
 
 /// Whose a short code is.
+#[cfg_attr(test, derive(Debug, PartialEq))]
 pub(super) struct Owner {
     pub(super) room: RoomId,
     /// Who reserved it.
@@ -84,3 +86,43 @@ pub(super) fn code_of(key: &tombolo_engine::Key) -> Option<RoomCode> {
 
 /// The version of the records that this crate writes and reads.
 const VERSION: u32 = 1;
+
+#[cfg(test)]
+mod kept {
+    //! What nodes of the release before have written about rooms.
+
+    use tombolo_wire::v1::{PropertyValue, PublicProperty, property_value};
+
+    use super::*;
+    use crate::before::check;
+
+    #[test]
+    fn what_was_written_of_rooms_by_the_release_before_says_the_same() {
+        let listed = Listed {
+            version: VERSION,
+            room: Some(v1::FoundRoom {
+                room: "lobby".into(),
+                members: 2,
+                members_max: 12,
+                free: 9,
+                locked: true,
+                password: true,
+                opened_ms: 1_793_000_000_000,
+                properties: vec![PublicProperty {
+                    key: "mode".into(),
+                    value: Some(PropertyValue {
+                        kind: Some(property_value::Kind::Text("duel".into())),
+                    }),
+                }],
+            }),
+            at: Some(Position { epoch: 2, seq: 17 }),
+        };
+        check("listed", &listed, |bytes| Record::decode(bytes).ok());
+        let code = CodeOf {
+            version: VERSION,
+            room: "lobby".into(),
+            node: "node-1".into(),
+        };
+        check("code", &code, |bytes| Owner::decode(bytes).ok());
+    }
+}

@@ -81,12 +81,14 @@ fn answer(node: &Arc<Node>, payload: &[u8]) -> session_answer::Outcome {
     }
 }
 
+#[cfg_attr(test, derive(Debug, PartialEq))]
 enum Question {
     Want(Wanted),
     Take(Take),
 }
 
 /// A session that another node wants, for a device that is connected there.
+#[cfg_attr(test, derive(Debug, PartialEq))]
 pub(crate) struct Wanted {
     pub(crate) token: ResumeToken,
     pub(crate) user: UserId,
@@ -99,6 +101,7 @@ pub(crate) struct Wanted {
 }
 
 /// More of a session that was offered.
+#[cfg_attr(test, derive(Debug, PartialEq))]
 struct Take {
     session: SessionId,
     offer: u64,
@@ -467,3 +470,65 @@ const QUESTIONS_MAX: usize = 8192;
 
 /// About as much of a session as is given in one answer.
 const PIECE_BYTES: usize = 256 * 1024;
+
+#[cfg(test)]
+mod kept {
+    //! What nodes of the release before ask each other about sessions.
+
+    use super::*;
+    use crate::before::check;
+
+    #[test]
+    fn questions_for_sessions_of_the_release_before_ask_for_the_same() {
+        let want = session_question::Kind::Want(wire::Want {
+            token: Bytes::from_static(&[1; 32]),
+            user: "alice".into(),
+            identity: Bytes::from_static(&[2; 32]),
+            seal: Bytes::from_static(&[3; 32]),
+            ack: 70,
+            to: "node-1".into(),
+            incarnation: 7,
+        });
+        let take = session_question::Kind::Take(wire::Take {
+            session: Bytes::from_static(&[4; 16]),
+            offer: 8,
+            after: 69,
+            complete: true,
+        });
+        for (name, kind) in [("session.want", want), ("session.take", take)] {
+            let question = wire::SessionQuestion {
+                version: VERSION,
+                kind: Some(kind),
+            };
+            check(name, &question, Question::decode);
+        }
+    }
+
+    #[test]
+    fn answers_about_sessions_of_the_release_before_say_the_same() {
+        let outcomes = [
+            session_answer::Outcome::Offered(wire::Offered {
+                session: Bytes::from_static(&[4; 16]),
+                offer: 8,
+                acked: 68,
+                received: 50,
+                rooms: vec!["lobby".into()],
+                other_token: Bytes::from_static(&[5; 32]),
+            }),
+            session_answer::Outcome::Piece(wire::Piece {
+                frames: vec![Bytes::from_static(&[8, 70])],
+                more: true,
+            }),
+            session_answer::Outcome::GivenTo("node-2".into()),
+            refused(wire::SessionRefusal::Busy),
+        ];
+        let names = ["offered", "piece", "given", "refused"];
+        for (name, outcome) in names.into_iter().zip(outcomes) {
+            let answer = wire::SessionAnswer {
+                version: VERSION,
+                outcome: Some(outcome),
+            };
+            check(&format!("session.{name}"), &answer, handover::outcome_of);
+        }
+    }
+}

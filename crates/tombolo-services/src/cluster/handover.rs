@@ -536,9 +536,14 @@ pub(super) async fn ask(
     };
     let payload = question.encode_to_vec().into();
     let answer = node.engine.request(&subject, payload, ASK_TIMEOUT).await?;
+    Ok(outcome_of(&answer))
+}
+
+/// What an answer says, if it is one.
+pub(super) fn outcome_of(answer: &[u8]) -> Option<session_answer::Outcome> {
     let answer = wire::SessionAnswer::decode(answer).ok();
     let answer = answer.filter(|answer| answer.version == VERSION);
-    Ok(answer.and_then(|answer| answer.outcome))
+    answer.and_then(|answer| answer.outcome)
 }
 
 /// A frame for the device of a session that goes on, or is about to, over this node.

@@ -1,17 +1,17 @@
 //! What nodes of the release before say on the bus and write into the directory: this one reads the same in it.
 
-use std::path::PathBuf;
-
 use bytes::Bytes;
 use prost::Message as _;
 use tombolo_engine::{Epoch, Offset};
 use tombolo_room::{GroupId, SessionId};
 use tombolo_wire::v1::{self, ErrorCode, server_frame};
-use tombolo_wire::{NodeId, RoomId, UserId};
+use tombolo_wire::{RoomId, UserId};
 
 use super::generated::{Frame, Item};
 use super::record::Heartbeat;
-use super::{Load, Record, Sender, State, VERSION, arrival};
+use super::record::tests::samples;
+use super::{Record, Sender, VERSION, arrival};
+use crate::before::{OTHER_MEANING, kept};
 use crate::forward::Manner;
 use crate::reject::Reject;
 
@@ -28,7 +28,7 @@ fn items_of_the_release_before_say_the_same() {
         items: items(),
         loose: vec![message(0, &Manner::Unreliable)],
     };
-    let bytes = kept("frame", frame.encode_to_vec());
+    let bytes = kept("frame", &frame.encode_to_vec());
     let (from, before) = super::decode(&bytes).unwrap();
     assert_eq!(from.as_str(), "node-1");
     assert_eq!(before.encode_to_vec(), bytes, "something is lost of it");
@@ -43,48 +43,11 @@ fn items_of_the_release_before_say_the_same() {
 
 #[test]
 fn records_and_heartbeats_of_the_release_before_say_the_same() {
-    let load = Load {
-        sessions: 3,
-        sessions_max: 10,
-        cpu_permille: 250,
-    };
-    let name = NodeId::parse("node-1").unwrap();
-    let record = Record {
-        name: name.clone(),
-        epoch: 7,
-        process: 9,
-        state: State::Fenced,
-        url: "tombolo://192.0.2.1:8443".into(),
-        region: "eu".into(),
-        release: "0.1".into(),
-        relay_ips: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
-        load,
-        heir: Some((NodeId::parse("heir").unwrap(), 8)),
-    };
-    let before = kept("record", record.encode().into());
+    let (record, beat) = samples();
+    let before = kept("record", &record.encode());
     assert_eq!(Record::decode(&before), Ok(record), "{OTHER_MEANING}");
-    let beat = Heartbeat {
-        from: name.clone(),
-        epoch: 7,
-        state: State::Draining,
-        load,
-        asks: Some(name),
-    };
-    let before = kept("heartbeat", beat.encode().into());
+    let before = kept("heartbeat", &beat.encode());
     assert_eq!(Heartbeat::decode(&before), Ok(beat), "{OTHER_MEANING}");
-}
-
-const OTHER_MEANING: &str = "it is read otherwise than the release before meant it, so it needs a greater VERSION; \
-                             before there is a release, keep it anew (CONTRIBUTING.md)";
-
-/// What the release before wrote; with `TOMBOLO_KEEP` set, what this one does is kept first.
-fn kept(name: &str, now: Vec<u8>) -> Vec<u8> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/kept");
-    if std::env::var_os("TOMBOLO_KEEP").is_some() {
-        std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join(name), now).unwrap();
-    }
-    std::fs::read(folder.join(name)).unwrap()
 }
 
 fn items() -> Vec<Item> {

@@ -199,17 +199,32 @@ fn parse_name(name: &str) -> Result<NodeId, BadRecord> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     #[test]
     fn records_and_heartbeats_are_read_as_written_and_cut_ones_never_panic() {
-        let name = NodeId::parse("a.b").unwrap();
+        let (record, beat) = samples();
+        let bytes = record.encode();
+        assert_eq!(Record::decode(&bytes), Ok(record));
+        let beaten = beat.encode();
+        assert_eq!(Heartbeat::decode(&beaten), Ok(beat));
+        for end in 0..bytes.len() {
+            let _ = Record::decode(&bytes[..end]);
+            let _ = Heartbeat::decode(&bytes[..end]);
+        }
+        assert_eq!(Record::decode(b""), Err(BadRecord));
+        assert_eq!(Heartbeat::decode(b""), Err(BadRecord));
+    }
+
+    /// Each with something in all of its fields.
+    pub(in crate::cluster) fn samples() -> (Record, Heartbeat) {
         let load = Load {
             sessions: 3,
             sessions_max: 10,
             cpu_permille: 250,
         };
+        let name = NodeId::parse("node-1").unwrap();
         let record = Record {
             name: name.clone(),
             epoch: 7,
@@ -222,8 +237,6 @@ mod tests {
             load,
             heir: Some((NodeId::parse("heir").unwrap(), 8)),
         };
-        let bytes = record.encode();
-        assert_eq!(Record::decode(&bytes), Ok(record));
         let beat = Heartbeat {
             from: name.clone(),
             epoch: 7,
@@ -231,13 +244,6 @@ mod tests {
             load,
             asks: Some(name),
         };
-        let beaten = beat.encode();
-        assert_eq!(Heartbeat::decode(&beaten), Ok(beat));
-        for end in 0..bytes.len() {
-            let _ = Record::decode(&bytes[..end]);
-            let _ = Heartbeat::decode(&bytes[..end]);
-        }
-        assert_eq!(Record::decode(b""), Err(BadRecord));
-        assert_eq!(Heartbeat::decode(b""), Err(BadRecord));
+        (record, beat)
     }
 }

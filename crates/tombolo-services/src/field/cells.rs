@@ -19,6 +19,7 @@ use super::subject;
 use crate::node::Node;
 
 /// What another node tells.
+#[cfg_attr(test, derive(Debug, PartialEq))]
 pub(super) struct Heard {
     pub(super) from: NodeId,
     /// Which of the node's lives; later ones are greater.
@@ -29,6 +30,7 @@ pub(super) struct Heard {
 }
 
 /// An entity on another node.
+#[cfg_attr(test, derive(Debug, PartialEq))]
 pub(super) struct HeardEntity {
     pub(super) id: EntityId,
     pub(super) sequence: u32,
@@ -397,3 +399,35 @@ const SUBSCRIBE_DELAY: Duration = Duration::from_millis(250);
 
 /// How long the bus may take to take a message in.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod kept {
+    //! What nodes of the release before say on the subjects of cells.
+
+    use super::*;
+    use crate::before::check;
+
+    #[test]
+    fn what_the_release_before_says_of_cells_is_read_the_same() {
+        let entity = wire::Entity {
+            id: 5,
+            sequence: 6,
+            class: 1,
+            position: vec![1.5, -2.5, 3.0],
+            payload: Bytes::from_static(b"kept"),
+            marks: 9,
+        };
+        let cell = wire::Cell {
+            version: VERSION,
+            from: "node-1".into(),
+            asks: Some(wire::CellName {
+                level: 2,
+                at: vec![1, -1, 0],
+            }),
+            entities: vec![entity],
+            left: vec![7],
+            life: 8,
+        };
+        check("field.cell", &cell, |bytes| Heard::decode(bytes).ok());
+    }
+}

@@ -524,3 +524,64 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod kept {
+    //! What nodes of the release before ask each other about entities.
+
+    use super::*;
+    use crate::before::check;
+
+    /// All that is asked is in the message.
+    fn read<M: prost::Message + Default>(bytes: &[u8]) -> Option<M> {
+        M::decode(bytes).ok()
+    }
+
+    #[test]
+    fn questions_and_answers_of_the_release_before_say_the_same() {
+        let kinds = [
+            question::Kind::Who(wire::Who {}),
+            question::Kind::Take(wire::Take {
+                put_again: 3,
+                dimensions: 3,
+            }),
+            question::Kind::Introduce(wire::Introduce {
+                entity: 6,
+                user: "alice".into(),
+                node: "node-1".into(),
+                introduction: Bytes::from_static(b"introduction"),
+                relay_ips: vec![Bytes::from_static(&[192, 0, 2, 1])],
+            }),
+        ];
+        for (name, kind) in ["who", "take", "introduce"].into_iter().zip(kinds) {
+            let question = wire::Question {
+                version: VERSION,
+                field: "world".into(),
+                entity: 5,
+                kind: Some(kind),
+            };
+            check(&format!("field.{name}"), &question, read::<wire::Question>);
+        }
+        let outcomes = [
+            answer::Outcome::Card(wire::Card {
+                user: "alice".into(),
+                identity: Bytes::from_static(&[1; 32]),
+                seal: Bytes::from_static(&[2; 32]),
+            }),
+            answer::Outcome::Introduced(wire::Introduced {}),
+            answer::Outcome::Refused(wire::Refused {
+                code: 13,
+                message: "too fast".into(),
+            }),
+            answer::Outcome::Taken(wire::Taken {}),
+        ];
+        let names = ["card", "introduced", "refused", "taken"];
+        for (name, outcome) in names.into_iter().zip(outcomes) {
+            let answer = wire::Answer {
+                version: VERSION,
+                outcome: Some(outcome),
+            };
+            check(&format!("field.{name}"), &answer, read::<wire::Answer>);
+        }
+    }
+}

@@ -206,6 +206,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_claim_of_the_release_before_says_the_same() {
+        let making = wire::Making {
+            version: VERSION,
+            node: "node-1".into(),
+            epoch: 3,
+            room: "lobby".into(),
+            query: Bytes::from_static(&[7; 8]),
+            made: true,
+        };
+        crate::before::check("making", &making, Making::decode);
+    }
+
+    #[test]
     fn a_claim_is_read_as_written_and_a_cut_one_never_panics() {
         let making = Making {
             node: NodeId::parse("a").unwrap(),

@@ -289,6 +289,21 @@ mod tests {
     }
 
     #[test]
+    fn requests_of_the_release_before_are_the_same() {
+        let requests = wire::Requests {
+            version: VERSION,
+            requests: vec![wire::Request {
+                name: Bytes::from_static(&[1; 16]),
+                asked: Bytes::from_static(&[2; 16]),
+                at_ms: 1_793_000_000_000,
+                status: 200,
+                answer: Bytes::from_static(b"{}"),
+            }],
+        };
+        crate::before::check("requests", &requests, |bytes| Slot::decode(bytes).ok());
+    }
+
+    #[test]
     fn a_value_is_read_as_written_and_a_cut_or_later_one_is_refused() {
         let mut slot = Slot(Vec::new());
         slot.add(&name(1), [2; 16], 5).unwrap();

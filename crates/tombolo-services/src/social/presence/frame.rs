@@ -135,10 +135,28 @@ fn parse_status(status: &v1::UserStatus) -> Result<(UserId, Status), BadFrame> {
 const VERSION: u32 = 1;
 
 #[cfg(test)]
+mod kept {
+    //! What nodes of the release before say of who is online.
+
+    use super::tests::frames;
+    use super::*;
+
+    #[test]
+    fn frames_of_the_release_before_say_the_same() {
+        let names = ["changes", "roll", "ask", "beat"];
+        for (name, frame) in names.into_iter().zip(frames()) {
+            let now = wire::PresenceFrame::decode(frame.encode()).expect("a frame");
+            let read = |bytes: &[u8]| Frame::decode(bytes).ok();
+            crate::before::check(&format!("presence.{name}"), &now, read);
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
-    fn frames() -> Vec<Frame> {
+    pub(super) fn frames() -> Vec<Frame> {
         let user = UserId::parse("bob").expect("a name");
         let shard = Shard::of(&user);
         let users = vec![(user, Status::Away)];
