@@ -1,17 +1,18 @@
 //! Links with the others of a match, which the device begins by itself.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
+use tombolo_room::MEMBERS_MAX;
 use tombolo_wire::{PublicKeys, RoomId, UserId};
 
 use crate::device::Device;
 use crate::error::Error;
-use crate::link::Peer;
+use crate::link::{self, Peer};
 use crate::room::{Room, RoomState};
 
 /// The links of a match that the application has not taken, and the task that begins them, which ends with this.
@@ -24,6 +25,7 @@ pub(super) struct Linked {
 impl Linked {
     /// Links the device with the others of a match of so many users, as they come into its room.
     pub(super) fn new(room: &Room, users: usize, links_max: usize) -> Self {
+        let links_max = links_max.min(MEMBERS_MAX as usize);
         let (taken, peers) = mpsc::channel(links_max.max(1));
         let mut task = JoinSet::new();
         if links_max > 0 && users <= links_max + 1 {
@@ -33,6 +35,7 @@ impl Linked {
                 state: Arc::clone(&room.state),
                 links_max,
                 taken,
+                handed: Arc::default(),
                 links: JoinSet::new(),
                 link_by_user: BTreeMap::new(),
             };
@@ -57,6 +60,7 @@ struct Linker {
     state: Arc<RoomState>,
     links_max: usize,
     taken: mpsc::Sender<Peer>,
+    handed: Arc<Handed>,
     links: JoinSet<()>,
     link_by_user: BTreeMap<UserId, (PublicKeys, AbortHandle)>,
 }
@@ -100,7 +104,11 @@ impl Linker {
 
     /// Links with a member, and hands the link over once it is up.
     fn link(&self, user: UserId) -> impl Future<Output = ()> + Send + use<> {
-        let (device, taken) = (self.device.clone(), self.taken.clone());
+        let (device, taken, handed) = (
+            self.device.clone(),
+            self.taken.clone(),
+            Arc::clone(&self.handed),
+        );
         let (room, state) = (self.room.clone(), Arc::clone(&self.state));
         async move {
             let peer = loop {
@@ -112,9 +120,28 @@ impl Linker {
                 }
                 sleep(RETRY_DELAY).await;
             };
-            // The match is given up otherwise.
-            _ = taken.send(peer).await;
+            if handed.is_new(&peer) {
+                // The match is given up otherwise.
+                _ = taken.send(peer).await;
+            }
         }
+    }
+}
+
+/// Links that were handed over, while they last: who leaves the room and is back has the same one.
+#[derive(Default)]
+struct Handed(std::sync::Mutex<Vec<Weak<link::Shared>>>);
+
+impl Handed {
+    fn is_new(&self, peer: &Peer) -> bool {
+        let link = Arc::downgrade(&peer.0);
+        let mut links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        links.retain(|known| known.strong_count() > 0);
+        let is_new = !links.iter().any(|known| known.ptr_eq(&link));
+        if is_new {
+            links.push(link);
+        }
+        is_new
     }
 }
 

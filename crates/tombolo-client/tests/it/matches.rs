@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use tombolo_client::{
-    Device, ErrorCode, Lane, Match, Name, Player, Reach, RoomOptions, TicketEvent, UserId,
+    Device, ErrorCode, Lane, Match, Name, Player, Reach, RoomOptions, SettingsChange, TicketEvent,
+    UserId,
 };
 use tombolo_node::{MatchPool, Node};
 
@@ -70,6 +71,37 @@ async fn two_devices_find_each_other_meet_in_the_room_and_link() {
     drop((for_alice, for_bob));
     to_alice.send(Lane::Reliable, "bye").unwrap();
     assert_eq!(recv(&to_bob).await.payload, "bye");
+}
+
+#[tokio::test]
+async fn the_link_with_a_user_that_leaves_and_is_back_is_handed_over_once() {
+    let node = node().await;
+    let (alice, bob) = (device(&node, "alice").await, device(&node, "bob").await);
+    let found = async |device: &Device| {
+        let ticket = device.matchmaker().ticket("duel").attribute("skill", 1.0);
+        let ticket = ticket.submit().await.unwrap().links_max(usize::MAX);
+        ticket.found().await.unwrap()
+    };
+    let (for_alice, for_bob) = tokio::join!(soon(found(&alice)), soon(found(&bob)));
+    let linked = tokio::join!(soon(for_alice.next_peer()), soon(for_bob.next_peer()));
+    let (to_bob, to_alice) = (linked.0.unwrap(), linked.1.unwrap());
+    let room = for_bob.room.id().clone();
+    soon(for_bob.room.leave()).await.unwrap();
+    let unlocked = SettingsChange {
+        is_locked: Some(false),
+        ..SettingsChange::default()
+    };
+    soon(for_alice.room.configure(unlocked)).await.unwrap();
+    let rooms = bob.rooms();
+    let back = rooms.join(room.as_str(), RoomOptions::default());
+    let _back = soon(back).await.unwrap();
+    soon(joined(&for_alice.room, "bob")).await;
+    for _ in 0..10 {
+        to_alice.send(Lane::Reliable, "still").unwrap();
+        assert_eq!(recv(&to_bob).await.payload, "still");
+    }
+    soon(alice.close()).await;
+    assert_eq!(soon(for_alice.next_peer()).await, None);
 }
 
 #[tokio::test]
