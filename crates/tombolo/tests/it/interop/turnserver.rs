@@ -21,6 +21,7 @@ enum Way {
     Udp,
     Tcp,
     Tls,
+    Dtls,
 }
 
 macro_rules! relays {
@@ -38,9 +39,11 @@ relays! {
     coturn_relays_for_the_client: "127.0.0.1", Udp, V4, "127.0.0.9";
     coturn_relays_for_the_client_over_tcp: "127.0.0.1", Tcp, V4, "127.0.0.9";
     coturn_relays_for_the_client_over_tls: "127.0.0.1", Tls, V4, "127.0.0.9";
+    coturn_relays_for_the_client_over_dtls: "127.0.0.1", Dtls, V4, "127.0.0.9";
     coturn_relays_for_the_client_over_ipv6: "::1", Udp, V6, "::1";
     coturn_relays_for_the_client_over_ipv6_and_tcp: "::1", Tcp, V6, "::1";
     coturn_relays_for_the_client_over_ipv6_and_tls: "::1", Tls, V6, "::1";
+    coturn_relays_for_the_client_over_ipv6_and_dtls: "::1", Dtls, V6, "::1";
     coturn_relays_from_ipv4_to_ipv6_for_the_client: "127.0.0.1", Udp, V6, "::1";
 }
 
@@ -71,7 +74,7 @@ fn assert_relays(server: &str, way: Way, family: Family, peer: &str) {
 
 #[test]
 fn coturn_tells_the_client_that_a_password_is_wrong() {
-    for way in [Way::Udp, Way::Tcp, Way::Tls] {
+    for way in [Way::Udp, Way::Tcp, Way::Tls, Way::Dtls] {
         let Some(coturn) = Coturn::start("127.0.0.1", &[]) else {
             return;
         };
@@ -207,6 +210,7 @@ impl Coturn {
             Way::Udp => Link::udp(self.address),
             Way::Tcp => Link::tcp(self.address),
             Way::Tls => Link::tls(self.tls, &self.certificate),
+            Way::Dtls => Link::dtls(self.tls, &self.certificate),
         };
         Caller::over(link, family, USER, password)
     }
