@@ -1,6 +1,7 @@
 //! A device that keeps to the contract between devices and nodes, and checks that nodes do.
 
 mod connect;
+mod letters;
 mod seeking;
 mod view;
 
@@ -11,6 +12,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use self::connect::Greeting;
+use self::letters::Post;
+pub(crate) use self::letters::{Letters, Outcome};
 pub(crate) use self::seeking::{End, TicketName};
 use self::seeking::{Errand, Seeking};
 pub(crate) use self::view::{Told, View};
@@ -32,6 +35,7 @@ enum Asked {
     Leave(String),
     Act(Deed),
     Match(Errand),
+    Letter(Post),
     Follow,
 }
 
@@ -100,6 +104,7 @@ pub(crate) struct Device {
     pub(crate) resumed: u64,
     pub(crate) following: Following,
     pub(crate) seeking: Seeking,
+    pub(crate) letters: Letters,
 }
 
 /// What went against the contract.
@@ -141,6 +146,7 @@ impl Device {
             resumed: 0,
             following: Following::default(),
             seeking: Seeking::default(),
+            letters: Letters::default(),
         }
     }
 
@@ -208,6 +214,12 @@ impl Device {
                 let told = self.following.on_changes(&changes);
                 told.map_err(|violation| format!("{}: {violation}", self.name))
             }
+            server_frame::Body::Social(v1::SocialEvent {
+                kind: Some(social_event::Kind::Direct(event)),
+            }) => {
+                let told = self.letters.on_event(event);
+                told.map_err(|violation| format!("{}: {violation}", self.name))
+            }
             server_frame::Body::Matchmaker(event) => {
                 let told = self.seeking.on_event(event);
                 told.map_err(|violation| format!("{}: {violation}", self.name))
@@ -229,6 +241,7 @@ impl Device {
         self.resume_token = Some(welcome.resume_token);
         self.session = welcome.session_id;
         self.is_welcome = true;
+        self.letters.on_welcome(welcome.resumed);
         if welcome.resumed {
             self.resumed += 1;
             self.outbox
@@ -434,6 +447,10 @@ impl Device {
                     _ => Err(failure.unwrap_or(ErrorCode::Unspecified)),
                 };
                 let told = self.seeking.on_answer(errand, result);
+                told.map_err(|violation| format!("{}: {violation}", self.name))?;
+            }
+            (Asked::Letter(post), result) => {
+                let told = self.letters.on_answer(post, result);
                 told.map_err(|violation| format!("{}: {violation}", self.name))?;
             }
             (Asked::Follow, result) => {

@@ -21,6 +21,8 @@ pub struct Tally {
     pub expired: u64,
     /// How often a device was told of its match.
     pub matched: u64,
+    /// Direct messages that were acknowledged, and are there.
+    pub letters: u64,
     /// Nodes that were killed.
     pub kills: u64,
     /// Nodes that were frozen.
@@ -48,6 +50,7 @@ impl Sum for Tally {
             expelled: sum.expelled + next.expelled,
             expired: sum.expired + next.expired,
             matched: sum.matched + next.matched,
+            letters: sum.letters + next.letters,
             kills: sum.kills + next.kills,
             freezes: sum.freezes + next.freezes,
             resumed: sum.resumed + next.resumed,

@@ -20,6 +20,7 @@ use tombolo_wire::{NodeId, RoomId, UserId};
 
 use super::court::{COURT, Court};
 use super::device::{BRIEF, Device, Violation};
+use super::inboxes::Inboxes;
 use super::place::{self, Place, Process};
 use super::plain::Plain;
 use super::pool::Pool;
@@ -58,6 +59,8 @@ pub struct ClusterWorld {
     rooms: Vec<Reader>,
     plain: Vec<Plain>,
     pool: Pool,
+    /// `None` until there are devices.
+    inboxes: Option<Inboxes>,
     tally: Tally,
 }
 
@@ -133,6 +136,7 @@ impl ClusterWorld {
             runtime,
             local,
             pool,
+            inboxes: None,
             weather,
             nodes: Vec::new(),
             devices: Vec::new(),
@@ -155,6 +159,8 @@ impl ClusterWorld {
             let token = token(&name)?;
             world.devices.push(Device::new(&name, token));
         }
+        let inboxes = Inboxes::new(&world.local, &world.devices, seed.rng_for("letters"));
+        world.inboxes = Some(world.runtime.block_on(inboxes)?);
         let mut all: Vec<_> = world
             .devices
             .iter()
@@ -214,6 +220,9 @@ impl ClusterWorld {
             self.come_and_go();
             self.court.act(&mut self.devices);
             self.pool.act(&mut self.devices);
+            if let Some(inboxes) = &mut self.inboxes {
+                inboxes.act(&mut self.devices);
+            }
             let pause = self.rng.random_range(Duration::ZERO..PAUSE_MAX);
             self.pass(pause, TICK)?;
         }
@@ -470,6 +479,9 @@ impl ClusterWorld {
             }
         }
         self.pool.read(&self.devices)?;
+        if let Some(inboxes) = &mut self.inboxes {
+            inboxes.read(&self.devices)?;
+        }
         for device in &mut self.devices {
             if self.is_calm && device.life > 1 {
                 return Err(format!("{} has lost its session", device.name));
@@ -566,6 +578,9 @@ impl ClusterWorld {
             room.check(&self.devices, &mut tally)?;
         }
         self.pool.check(&self.devices, &mut tally)?;
+        if let Some(inboxes) = &self.inboxes {
+            inboxes.check(&self.devices, &mut tally)?;
+        }
         for plain in self.plain.iter().filter(|_| self.is_fair) {
             tally.heard += plain.check(&self.devices)?;
         }

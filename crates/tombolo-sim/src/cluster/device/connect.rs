@@ -138,6 +138,9 @@ impl Device {
         while let Some(deed) = self.again.take(|room| is_in(&self.views, room)) {
             self.ask_act(deed);
         }
+        if let Some((post, wanted)) = self.letters.poll(&self.name) {
+            self.ask(Asked::Letter(post), wanted);
+        }
         if let Some(errand) = self.seeking.poll() {
             let wanted = errand.on_wire(&self.name);
             self.ask(Asked::Match(errand), request::Kind::Matchmaker(wanted));
