@@ -199,31 +199,32 @@ pub(crate) async fn carry_out(
         // It said goodbye while this waited: nobody would be there for what it wanted.
         return Ok(());
     }
-    let Some(body) = plan(node, session, id, &desk, wanted)? else {
-        return Ok(());
-    };
-    let submitted = if let Body::Submitted(ticket) = &body {
+    let submitted = if let Wanted::Submit { ticket, .. } = &wanted {
         Some(ticket.id)
     } else {
         None
     };
-    match desk.propose(node, body, Some(asker.clone())).await? {
-        Ok(()) => Ok(()),
-        // It was written twice, and the device waits for an answer.
-        Err(Illegal::Repeated)
-            if let Some(ticket) = submitted.filter(|id| desk.has(id, &session.user)) =>
-        {
-            let body = presence::come_back(node, ticket, session.user.clone(), session.id);
-            let again = desk.propose(node, body, Some(asker)).await?;
-            again.map_err(|illegal| reject(&illegal))
+    let Some(body) = plan(node, session, id, &desk, wanted)? else {
+        return Ok(());
+    };
+    let mut outcome = desk.propose(node, body, Some(asker.clone())).await?;
+    // It was written twice, and the device waits for an answer.
+    if outcome == Err(Illegal::Repeated)
+        && let Some(ticket) = submitted.filter(|id| desk.has(id, &session.user))
+    {
+        let body = presence::come_back(node, ticket, session.user.clone(), session.id);
+        outcome = desk.propose(node, body, Some(asker)).await?;
+    }
+    match (outcome, submitted) {
+        (Ok(()), _) => Ok(()),
+        // It was there, and has found its match meanwhile, or has ended.
+        (Err(Illegal::Repeated | Illegal::Unknown), Some(ticket)) => {
+            match tell_begun(node, session, id, &desk, &ticket) {
+                true => Ok(()),
+                false => Err(reject(&Illegal::Repeated)),
+            }
         }
-        // And has found its match meanwhile.
-        Err(Illegal::Repeated)
-            if submitted.is_some_and(|ticket| tell_begun(node, session, id, &desk, &ticket)) =>
-        {
-            Ok(())
-        }
-        Err(illegal) => Err(reject(&illegal)),
+        (Err(illegal), _) => Err(reject(&illegal)),
     }
 }
 
