@@ -54,7 +54,8 @@ pub use key::{Key, KeyError, Pattern};
 pub use kv::{CasError, Kv, KvEntry, Leases, Revision, Watch, WatchEvent};
 pub use local::{Local, LocalConfig, OpenError};
 pub use log::{
-    AppendError, Expect, Log, Offset, OperationId, RetireError, SnapshotError, Tail, TailEvent,
+    AppendError, Expect, Log, Offset, OperationId, Purpose, RetireError, SnapshotError, Tail,
+    TailEvent,
 };
 pub use nats::{
     Nats, NatsAuth, NatsConfig, NatsError, NatsStats, NatsTls, Refusal, Version, VersionError,

@@ -28,8 +28,8 @@ pub struct LocalConfig {
     /// Most entries of a log since its last snapshot.
     pub log_entries_max: usize,
     /// Most bytes of all logs' entries and snapshots, which are in memory, each with 64 more. No log begins where less
-    /// than two twentieths are left, and of the last one there are only entries of 512 bytes and less, so that what there is
-    /// can be ended. Of one kind, as the first token of their keys says, there are three twentieths less.
+    /// than two twentieths are left, and the last one is for entries by which something [ends](crate::Purpose), so that what
+    /// there is can be ended. Of one kind, as the first token of their keys says, there are three twentieths less, but for those.
     pub log_bytes_max: usize,
     /// How many retired logs are remembered: of each its name and its last offset.
     pub retired_logs_max: usize,

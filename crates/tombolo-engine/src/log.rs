@@ -24,6 +24,22 @@ pub trait Log: Send + Sync + 'static {
         operation: OperationId,
     ) -> BoxFuture<'a, Result<Offset, AppendError>>;
 
+    /// The same, of an entry of which the purpose is known: where there is a bound, a share of it is left to those by which
+    /// something ends, so that what is there can be ended when nothing more has a place.
+    ///
+    /// # Errors
+    /// As [`AppendError`] says.
+    fn append_for<'a>(
+        &'a self,
+        _: Purpose,
+        key: &'a Key,
+        entry: Bytes,
+        expect: Expect,
+        operation: OperationId,
+    ) -> BoxFuture<'a, Result<Offset, AppendError>> {
+        self.append(key, entry, expect, operation)
+    }
+
     /// Reads a log from after an offset, or from its beginning, and goes on as it grows. Begins with
     /// the latest snapshot when there is one that says more than `after`, and with a reset when
     /// `after` is of a store that is gone.
@@ -115,6 +131,15 @@ impl fmt::Display for Offset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.epoch.0, self.seq)
     }
+}
+
+/// What an entry is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// There is something more after it.
+    More,
+    /// Something ends by it: a member leaves, a room closes, a ticket is cancelled.
+    End,
 }
 
 /// What must be the case for an entry to be appended.

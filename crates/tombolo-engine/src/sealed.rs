@@ -13,8 +13,8 @@ pub use seal::{SealError, SealKey, SealKeyId, SealRefusal, SealStats};
 use crate::bus::{Bus, PublishError, RequestError, Server, Subscription};
 use crate::{
     AppendError, BoxFuture, CasError, Engine, Expect, Key, Kv, KvEntry, Leases, Log, Offset,
-    OperationId, Pattern, RetireError, Revision, SnapshotError, Tail, Unavailable, VALUE_BYTES_MAX,
-    Watch,
+    OperationId, Pattern, Purpose, RetireError, Revision, SnapshotError, Tail, Unavailable,
+    VALUE_BYTES_MAX, Watch,
 };
 use seal::Sealer;
 
@@ -132,6 +132,18 @@ impl Log for Sealed {
         operation: OperationId,
     ) -> BoxFuture<'a, Result<Offset, AppendError>> {
         self.engine.append(key, entry, expect, operation)
+    }
+
+    fn append_for<'a>(
+        &'a self,
+        purpose: Purpose,
+        key: &'a Key,
+        entry: Bytes,
+        expect: Expect,
+        operation: OperationId,
+    ) -> BoxFuture<'a, Result<Offset, AppendError>> {
+        self.engine
+            .append_for(purpose, key, entry, expect, operation)
     }
 
     fn tail<'a>(

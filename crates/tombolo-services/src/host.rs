@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use tokio::sync::{OnceCell, oneshot};
 use tokio::time::Instant;
-use tombolo_engine::{Expect, Key, Offset, Revision, latest};
+use tombolo_engine::{Expect, Key, Offset, Purpose, Revision, latest};
 use tombolo_room::{Applied, Body, GroupId, Illegal, Membership, OperationId, Room, Time};
 use tombolo_wire::v1::{self, ErrorCode, response};
 use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
@@ -140,6 +140,7 @@ pub(crate) enum Plan {
 pub(crate) struct Proposal {
     pub(crate) host: Arc<Host>,
     pub(crate) entry: Bytes,
+    pub(crate) purpose: Purpose,
     pub(crate) expect: Expect,
     pub(crate) operation: OperationId,
     pub(crate) outcome: oneshot::Receiver<Outcome>,

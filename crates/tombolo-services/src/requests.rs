@@ -504,7 +504,8 @@ async fn propose(node: &Node, mut proposal: Proposal) -> Result<Outcome, Reject>
     if node.cluster.is_out() {
         return Err(unavailable("this node is not part of its cluster"));
     }
-    let append = node.engine.append(
+    let append = node.engine.append_for(
+        proposal.purpose,
         proposal.host.key(),
         proposal.entry.clone(),
         proposal.expect,

@@ -9,7 +9,8 @@ use super::disk::{Disk, Refused, Write, Written};
 use super::held::{Held, Most};
 use super::{Local, LocalConfig, Shared, lock};
 use crate::log::{
-    AppendError, Expect, Log, Offset, OperationId, RetireError, SnapshotError, Tail, TailEvent,
+    AppendError, Expect, Log, Offset, OperationId, Purpose, RetireError, SnapshotError, Tail,
+    TailEvent,
 };
 use crate::{BoxFuture, Key, SNAPSHOT_BYTES_MAX, Unavailable, VALUE_BYTES_MAX, latest};
 
@@ -48,10 +49,21 @@ impl Log for Local {
         key: &'a Key,
         entry: Bytes,
         expect: Expect,
+        operation: OperationId,
+    ) -> BoxFuture<'a, Result<Offset, AppendError>> {
+        self.append_for(Purpose::More, key, entry, expect, operation)
+    }
+
+    fn append_for<'a>(
+        &'a self,
+        purpose: Purpose,
+        key: &'a Key,
+        entry: Bytes,
+        expect: Expect,
         _operation: OperationId,
     ) -> BoxFuture<'a, Result<Offset, AppendError>> {
         Box::pin(async move {
-            let (offset, written) = self.append_now(key, entry, expect)?;
+            let (offset, written) = self.append_now(purpose, key, entry, expect)?;
             if let Some(written) = written {
                 written.await.map_err(|_| AppendError::Unknown)?;
             }
@@ -131,6 +143,7 @@ impl Log for Local {
 impl Local {
     fn append_now(
         &self,
+        purpose: Purpose,
         key: &Key,
         entry: Bytes,
         expect: Expect,
@@ -152,10 +165,10 @@ impl Local {
         }
         let is_active = log.is_some_and(|log| log.last != 0 && !log.is_retired());
         let is_full = log.is_some_and(|log| log.entries.len() >= config.log_entries_max);
-        let bytes_max = match (is_active, entry.len() <= SMALL_BYTES_MAX) {
-            (true, true) => config.log_bytes_max(20),
-            (true, false) => config.log_bytes_max(19),
-            (false, _) => config.log_bytes_max(18),
+        let bytes_max = match (is_active, purpose) {
+            (true, Purpose::End) => config.log_bytes_max(20, 19),
+            (true, Purpose::More) => config.log_bytes_max(19, 16),
+            (false, _) => config.log_bytes_max(18, 15),
         };
         if is_full
             || (!is_active && state.active >= config.logs_max)
@@ -373,18 +386,15 @@ impl Entries {
 }
 
 impl LocalConfig {
-    /// How many bytes there may be when so many twentieths of all are open. Of one kind there are three less.
-    fn log_bytes_max(&self, twentieths: usize) -> Most {
+    /// How many bytes there may be, by twentieths. What one kind of logs cannot fill, others can begin in.
+    fn log_bytes_max(&self, all: usize, of_kind: usize) -> Most {
         let share = |twentieths: usize| (self.log_bytes_max / 20).saturating_mul(twentieths);
         Most {
-            all: share(twentieths),
-            of_kind: share(twentieths - 3),
+            all: share(all),
+            of_kind: share(of_kind),
         }
     }
 }
-
-/// Of an entry, as those are that end something: a member leaves, a room closes, a ticket is cancelled.
-const SMALL_BYTES_MAX: usize = 512;
 
 /// What an entry or a snapshot counts.
 fn size(payload: &Bytes) -> usize {

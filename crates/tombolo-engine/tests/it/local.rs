@@ -4,7 +4,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tombolo_engine::{
     AppendError, CasError, Engine, Epoch, Expect, Key, Kv as _, Local, LocalConfig, Log as _,
-    OperationId, TailEvent,
+    OperationId, Purpose, TailEvent,
 };
 
 tombolo_engine::conformance_tests!(Arc::new(Local::new(config())) as Arc<dyn Engine>);
@@ -55,26 +55,27 @@ async fn logs_have_a_bound_of_bytes_and_give_them_back_when_they_are_retired() {
     config.log_bytes_max = 10_000;
     let engine = Local::new(config);
     let key = |kind: &str, name: &str| Key::new([kind, name]).unwrap();
-    let put = async |log: &Key, bytes: usize| {
+    let append = async |purpose, log: &Key, bytes: usize| {
         let entry = Bytes::from(vec![0; bytes]);
-        let append = engine.append(log, entry, Expect::Any, OperationId([0; 16]));
-        append.await
+        let id = OperationId([0; 16]);
+        engine
+            .append_for(purpose, log, entry, Expect::Any, id)
+            .await
     };
+    let put = async |log: &Key, bytes| append(Purpose::More, log, bytes).await;
+    let end = async |log: &Key, bytes| append(Purpose::End, log, bytes).await;
     let [posts, others, room] = [key("posts", "a"), key("posts", "b"), key("room", "a")];
     let last = put(&posts, 7_000).await.unwrap();
     assert_eq!(put(&others, 600).await, Err(AppendError::Full), "it is new");
     put(&posts, 800).await.unwrap();
-    let more = put(&posts, 600).await;
+    let more = put(&posts, 10).await;
     assert_eq!(more, Err(AppendError::Full), "others have some");
-    put(&posts, 400).await.unwrap();
-    let more = put(&posts, 400).await;
-    assert_eq!(more, Err(AppendError::Full), "small ones leave some, too");
+    end(&posts, 400).await.unwrap();
     put(&room, 500).await.unwrap();
-    let more = put(&room, 600).await;
-    assert_eq!(more, Err(AppendError::Full), "the rest is for small ones");
-    put(&room, 400).await.unwrap();
-    put(&room, 500).await.unwrap();
-    let full = put(&room, 400).await;
+    let more = put(&room, 500).await;
+    assert_eq!(more, Err(AppendError::Full), "the rest is for ends");
+    end(&room, 900).await.unwrap();
+    let full = end(&room, 400).await;
     assert_eq!(full, Err(AppendError::Full), "that is all");
 
     engine.snapshot(&posts, last, "x".into()).await.unwrap();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tombolo_engine::{Offset, TailEvent};
+use tombolo_engine::TailEvent;
 use tombolo_room::{Body, Entry, EntryError, Event, LeftReason, Made, Member, Membership, Room};
 use tombolo_wire::UserId;
 use tombolo_wire::v1::{self, response, room_event, server_frame};
@@ -61,7 +61,7 @@ impl Host {
                 self.on_entry(node, &mut state, &entry);
                 Self::admit_waiting(node, &mut state);
                 state.growth.add(&entry);
-                self.keep_snapshot(node, &mut state, at);
+                self.keep_snapshot(node, &mut state);
             }
             TailEvent::Snapshot {
                 at,
@@ -94,6 +94,8 @@ impl Host {
                 if let Some(room) = state.ahead.take() {
                     self.replace(node, &mut state, room);
                 }
+                // Much was put there while nobody could keep it.
+                self.keep_snapshot(node, &mut state);
                 Self::admit_waiting(node, &mut state);
             }
         }
@@ -484,7 +486,8 @@ impl Host {
     }
 
     /// Now and then, so that logs stay short.
-    fn keep_snapshot(self: &Arc<Self>, node: &Arc<Node>, state: &mut State, at: Offset) {
+    fn keep_snapshot(self: &Arc<Self>, node: &Arc<Node>, state: &mut State) {
+        let Some(at) = state.cursor else { return };
         if !state.growth.is_due(SNAPSHOT_ENTRIES) || state.ahead.is_some() || state.is_unreadable {
             return;
         }

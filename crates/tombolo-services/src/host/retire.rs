@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tombolo_engine::{AppendError, Expect, Offset, RetireError};
+use tombolo_engine::{AppendError, Expect, Offset, Purpose, RetireError};
 use tombolo_room::{Body, Entry, Event, OperationId};
 use tombolo_wire::RoomId;
 
@@ -186,7 +186,9 @@ impl Retirement {
                 };
                 let (expect, id) = (Expect::Last(at), self.operation.0);
                 let id = tombolo_engine::OperationId(id);
-                match node.engine.append(key, entry.encode(), expect, id).await {
+                let (engine, end) = (&node.engine, Purpose::End);
+                let append = engine.append_for(end, key, entry.encode(), expect, id);
+                match append.await {
                     Ok(at) => at,
                     Err(AppendError::Conflict) => return true,
                     Err(_) => return false,

@@ -8,6 +8,7 @@ use tombolo_engine::{AppendError, Expect, Offset, TailEvent};
 use tombolo_room::{Act, Actor, Applied, Body, Entry, Illegal, Made, OperationId, Value};
 use tombolo_wire::v1::ErrorCode;
 
+use super::write::purpose;
 use super::{Host, State, reject};
 use crate::node::Node;
 use crate::patience::Late;
@@ -105,7 +106,8 @@ impl Host {
             if Entry::decode(&entry).is_err() {
                 return Err(reject(Illegal::Limit));
             }
-            let append = node.engine.append(&self.key, entry, expect, name);
+            let (key, purpose) = (&self.key, purpose(&body));
+            let append = node.engine.append_for(purpose, key, entry, expect, name);
             match node.written(append).await {
                 // Whether it was written or not, the log will tell.
                 Ok(Ok(_) | Err(AppendError::Unknown)) | Err(Late::Slow) => {}

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tombolo_engine::{AppendError, Expect, Offset};
-use tombolo_room::{Body, Entry, LeftReason, Membership, RoomCode, SessionId};
+use tombolo_engine::{AppendError, Expect, Offset, Purpose};
+use tombolo_room::{Act, Body, Entry, LeftReason, Membership, RoomCode, SessionId};
 use tombolo_wire::UserId;
 use tombolo_wire::v1::ErrorCode;
 
@@ -151,6 +151,7 @@ impl Host {
         Plan::Append(Proposal {
             host: Arc::clone(self),
             entry: entry.encode(),
+            purpose: purpose(&entry.body),
             expect,
             operation,
             outcome,
@@ -196,6 +197,7 @@ impl Host {
             state.own.add(operation);
             state.time(node)
         };
+        let purpose = purpose(&body);
         let entry = Entry {
             operation,
             time,
@@ -206,9 +208,8 @@ impl Host {
         let mut delay = APPEND_DELAY_MIN;
         while is_wanted() {
             // A repeated entry counts once, so "unknown" is repeated like "unavailable".
-            let append = node
-                .engine
-                .append(&self.key, entry.clone(), expect, operation);
+            let (engine, entry) = (&node.engine, entry.clone());
+            let append = engine.append_for(purpose, &self.key, entry, expect, operation);
             match append.await {
                 Ok(at) => return Some(at),
                 Err(AppendError::Conflict) => return None,
@@ -218,6 +219,24 @@ impl Host {
             delay = (2 * delay).min(APPEND_DELAY_MAX);
         }
         None
+    }
+}
+
+/// Whether something ends by an entry of a room's log.
+pub(super) fn purpose(body: &Body) -> Purpose {
+    match body {
+        Body::Dropped { .. }
+        | Body::Left { .. }
+        | Body::NodeLost { .. }
+        | Body::Ticked
+        | Body::Forgotten
+        | Body::Act {
+            act: Act::Kick(_) | Act::Ban { .. } | Act::Close,
+            ..
+        } => Purpose::End,
+        Body::Created { .. } | Body::Joined(_) | Body::Returned { .. } | Body::Act { .. } => {
+            Purpose::More
+        }
     }
 }
 

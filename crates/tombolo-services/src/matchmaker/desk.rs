@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
-use tombolo_engine::{AppendError, Expect, Key, KeyError, Offset, TailEvent, latest};
+use tombolo_engine::{AppendError, Expect, Key, KeyError, Offset, Purpose, TailEvent, latest};
 use tombolo_match::{
     BackfillId, Body, Entry, EntryError, Event, Formed, Illegal, MatchId, Name, OperationId, Pool,
     Rules, TicketId, Time,
@@ -246,9 +246,11 @@ impl Desk {
             operation,
         };
         let time = self.lock().time(node);
+        let purpose = purpose(&body);
         let entry = Entry { time, body }.encode(operation);
         let name = tombolo_engine::OperationId(operation.0);
-        let append = node.engine.append(&self.key, entry, Expect::Any, name);
+        let (engine, key) = (&node.engine, &self.key);
+        let append = engine.append_for(purpose, key, entry, Expect::Any, name);
         match node.written(append).await {
             // Whether it was written or not, the log will tell.
             Ok(Ok(_) | Err(AppendError::Unknown)) | Err(Late::Slow) => {}
@@ -489,6 +491,27 @@ fn nobody_knows(body: &Body) -> Reject {
     match makes_more {
         true => requests::unsure(),
         false => requests::no_answer(),
+    }
+}
+
+/// Whether something ends by an entry of a pool's log.
+pub(super) fn purpose(body: &Body) -> Purpose {
+    match body {
+        Body::Cancelled(_)
+        | Body::Dropped { .. }
+        | Body::NodeLost { .. }
+        | Body::Claimed(_)
+        | Body::Answered { .. }
+        | Body::Closed(_)
+        | Body::Seated(_)
+        | Body::Unseated(_)
+        | Body::Ticked => Purpose::End,
+        Body::Submitted(_)
+        | Body::Changed { .. }
+        | Body::Returned { .. }
+        | Body::Reached { .. }
+        | Body::Backfill(_)
+        | Body::Renewed { .. } => Purpose::More,
     }
 }
 

@@ -13,7 +13,7 @@ use tombolo_engine::{AppendError, Expect, Offset, latest};
 use tombolo_match::{Body, CLAIMS_MAX, ENTRY_BYTES_MAX, Entry, Time};
 use tombolo_wire::NodeId;
 
-use super::desk::{Desk, RETRY_DELAY, operation_id};
+use super::desk::{Desk, RETRY_DELAY, operation_id, purpose};
 use crate::node::Node;
 
 /// What the matcher does next.
@@ -154,7 +154,8 @@ impl Desk {
         };
         let limit = node.config.engine_timeout;
         let name = tombolo_engine::OperationId(operation.0);
-        let append = node.engine.append(&self.key, entry, expect, name);
+        let (key, purpose) = (&self.key, purpose(&body));
+        let append = node.engine.append_for(purpose, key, entry, expect, name);
         match timeout(limit, append).await {
             Ok(Ok(at)) => {
                 let _ = timeout(limit, self.read_until(at)).await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
-use tombolo_engine::{AppendError, Expect, Key, Offset, TailEvent, latest};
+use tombolo_engine::{AppendError, Expect, Key, TailEvent, latest};
 use tombolo_room::SessionId;
 use tombolo_social::{EntryError, OperationId};
 
@@ -401,7 +401,7 @@ impl<M: Machine> Follower<M> {
                 }
                 state.growth.add(&entry);
                 if !self.is_unreadable() {
-                    self.keep_snapshot(node, &mut state, at);
+                    self.keep_snapshot(node, &mut state);
                 }
             }
             TailEvent::Snapshot { at, state: bytes } => {
@@ -433,7 +433,8 @@ impl<M: Machine> Follower<M> {
     }
 
     /// Now and then, so that logs stay short.
-    fn keep_snapshot(self: &Arc<Self>, node: &Arc<Node>, state: &mut State<M>, at: Offset) {
+    fn keep_snapshot(self: &Arc<Self>, node: &Arc<Node>, state: &mut State<M>) {
+        let Some(at) = state.cursor else { return };
         if !state.growth.is_due(M::SNAPSHOT_ENTRIES) {
             return;
         }

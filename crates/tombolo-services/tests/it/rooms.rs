@@ -2,12 +2,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tombolo_engine::{Key, Local, LocalConfig, Log as _, TailEvent};
-use tombolo_room::HISTORY_BYTES_MAX;
+use tombolo_engine::{Expect, Key, Local, LocalConfig, Log as _, TailEvent};
+use tombolo_room::{
+    Act, Actor, Audience, Body, Entry, HISTORY_BYTES_MAX, OperationId, Settings, Time,
+};
 use tombolo_wire::frame::FRAME_BYTES_MAX;
 use tombolo_wire::v1::{self, ErrorCode, JoinMode, client_frame, request, response, room_act};
 
-use crate::lab::{Device, Lab, members};
+use crate::lab::{Device, Lab, UNIX_NOW, members};
 
 #[tokio::test(start_paused = true)]
 async fn each_join_mode_finds_or_makes_a_room_or_says_why_not() {
@@ -279,17 +281,42 @@ async fn the_log_of_a_room_with_much_to_say_stays_short() {
         alice.act("r", say(16 * 1024)).await.unwrap();
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    let mut tail = engine.tail(&room_log("r"), None).await.unwrap();
-    let mut bytes = 0;
-    loop {
-        bytes += match tail.next().await.unwrap() {
-            TailEvent::Snapshot { state, .. } => state.len(),
-            TailEvent::Entry { entry, .. } => entry.len(),
-            _ => break,
-        };
-    }
     // What a room remembers, as a snapshot and as entries.
+    let bytes = log_bytes(&engine).await;
     assert!(bytes < 2 * HISTORY_BYTES_MAX + 300_000, "{bytes}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_has_become_long_is_shorter_once_a_node_has_read_it() {
+    let engine = Arc::new(Local::new(LocalConfig::default()));
+    let settings = Settings {
+        empty_kept: Duration::from_secs(3600),
+        history_max: 1,
+        ..Settings::default()
+    };
+    let opened = Body::Created {
+        settings,
+        first: None,
+        properties: Vec::new(),
+        reserve: None,
+        code: None,
+    };
+    append(&engine, opened).await;
+    for _ in 0..40 {
+        let act = Act::Say {
+            audience: Audience::All,
+            payload: Bytes::from(vec![0; 16 * 1024]),
+        };
+        let actor = Actor::Server;
+        append(&engine, Body::Act { actor, act }).await;
+    }
+    let lab = Lab::on(engine.clone(), |_| {});
+    let mut alice = lab.device("alice").await;
+    let exists = alice.join("r", JoinMode::Create).await;
+    assert_eq!(exists, Err(ErrorCode::RoomExists));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let bytes = log_bytes(&engine).await;
+    assert!(bytes < 100_000, "{bytes}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -298,7 +325,7 @@ async fn members_leave_rooms_that_have_filled_the_node_and_make_place_so() {
     bounds.log_bytes_max = 400_000;
     let lab = Lab::on(Arc::new(Local::new(bounds)), |_| {});
     let mut members = lab.members("r", ["a", "b", "c", "d", "e", "f"]).await;
-    for bytes in [16 * 1024, 2 * 1024, 520] {
+    for bytes in [16 * 1024, 1024, 1] {
         while members[0].act("r", say(bytes)).await.is_ok() {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
@@ -321,8 +348,35 @@ fn say(bytes: usize) -> room_act::Kind {
     })
 }
 
-fn room_log(room: &str) -> Key {
-    Key::new(["room", room]).unwrap()
+/// What there is to read of the room's log.
+async fn log_bytes(engine: &Local) -> usize {
+    let mut tail = engine.tail(&room_log(), None).await.unwrap();
+    let mut bytes = 0;
+    loop {
+        bytes += match tail.next().await.unwrap() {
+            TailEvent::Snapshot { state, .. } => state.len(),
+            TailEvent::Entry { entry, .. } => entry.len(),
+            _ => return bytes,
+        };
+    }
+}
+
+async fn append(engine: &Local, body: Body) {
+    let operation = OperationId(rand::random());
+    let time = Time::from_millis(u64::try_from(UNIX_NOW.as_millis()).unwrap());
+    let entry = Entry {
+        operation,
+        time,
+        body,
+    };
+    let id = tombolo_engine::OperationId(operation.0);
+    let (log, entry) = (room_log(), entry.encode());
+    let append = engine.append(&log, entry, Expect::Any, id);
+    append.await.unwrap();
+}
+
+fn room_log() -> Key {
+    Key::new(["room", "r"]).unwrap()
 }
 
 #[tokio::test(start_paused = true)]
