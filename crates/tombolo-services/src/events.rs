@@ -69,7 +69,7 @@ impl Node {
 }
 
 /// Something has become of a member in a room, whose session is on this node, or of a room, by what this node has put into
-/// its log. Every such thing is told on one node of a cluster.
+/// its log, or into that of the pool whose match it is for. Every such thing is told on one node of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RoomEvent {

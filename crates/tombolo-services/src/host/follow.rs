@@ -12,6 +12,7 @@ use super::news::{self, News};
 use super::{Coming, Host, Outcome, Pending, State, act};
 use crate::events::RoomEvent;
 use crate::growth::Growth;
+use crate::matchmaker::is_of_match;
 use crate::node::Node;
 use crate::requests;
 use crate::session::Session;
@@ -177,7 +178,10 @@ impl Host {
         } else {
             None
         };
-        if let Event::Opened = event {
+        // Of the room of a match the pool's log says whose entry counts.
+        if let Event::Opened = event
+            && !is_of_match(&self.room)
+        {
             node.room_events.emit(RoomEvent::Opened, &self.room, opener);
         } else if let Event::Closed = event {
             node.room_events.emit(RoomEvent::Closed, &self.room, None);

@@ -1,5 +1,6 @@
 //! Before anybody is told of a match, the pool's log says that its users have their seats.
 
+use tombolo_services::RoomEvent;
 use tombolo_wire::v1::room_act;
 
 use super::*;
@@ -108,6 +109,34 @@ async fn a_node_that_gets_a_room_late_tells_of_the_match_when_the_others_do() {
     engine.set(Mood::Fine);
     bob.is_quiet_of_matches().await;
     bob.join(&told.room, JoinMode::Join).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_the_room_of_a_match_opens_and_closes_is_told_once() {
+    let (nodes, _) = two_nodes().await;
+    let mut told = nodes.each_ref().map(|node| node.services.room_events());
+    let mut alice = seeker(&nodes[0], "alice").await;
+    let mut bob = seeker(&nodes[1], "bob").await;
+    submit(&mut alice, "duel", 1, &[("alice", 0.0)])
+        .await
+        .unwrap();
+    submit(&mut bob, "duel", 2, &[("bob", 0.0)]).await.unwrap();
+    let room = found(&mut alice).await.room;
+    found(&mut bob).await;
+    let mut heard = |event| {
+        let all = told.iter_mut().map(|told| {
+            let changes = std::iter::from_fn(|| told.try_recv().ok());
+            let changes = changes.filter(|change| change.event == event);
+            changes
+                .inspect(|change| assert_eq!(change.room.as_str(), room))
+                .count()
+        });
+        all.sum::<usize>()
+    };
+    assert_eq!(heard(RoomEvent::Opened), 1);
+    // Nobody comes.
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    assert_eq!(heard(RoomEvent::Closed), 1);
 }
 
 /// Two nodes of a cluster, each with its way to the engine.
