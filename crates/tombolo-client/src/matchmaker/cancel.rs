@@ -30,17 +30,28 @@ impl TicketState {
         aside(Arc::clone(self).go_on_cancelling(session.clone(), asked));
     }
 
+    /// Declines the match for which the ticket is held; when another has done so, the ticket looks on, and is cancelled
+    /// once more.
     async fn go_on_cancelling(
         self: Arc<Self>,
         session: Handle,
-        asked: Answer,
+        mut asked: Answer,
     ) -> Result<(), Error> {
-        let cancelled = cancel_for_good(&session, &self.pool, self.id, asked).await;
-        match (cancelled, self.proposed()) {
-            (Err(error), Some(number)) if error.code() == Some(ErrorCode::Conflict) => {
-                decline(&session, &self.pool, number).await
+        let mut before = None;
+        loop {
+            let cancelled = cancel_for_good(&session, &self.pool, self.id, asked).await;
+            let proposed = self.proposed();
+            if !is_refused(&cancelled, ErrorCode::Conflict) || before == Some(proposed) {
+                return cancelled;
             }
-            (cancelled, _) => cancelled,
+            if let Some(number) = proposed {
+                let declined = decline(&session, &self.pool, number).await;
+                if !is_refused(&declined, ErrorCode::NoSuchThing) {
+                    return declined;
+                }
+            }
+            before = Some(proposed);
+            asked = session.ask_soon(cancel(&self.pool, self.id));
         }
     }
 }
@@ -99,6 +110,11 @@ async fn decline(session: &Handle, pool: &str, number: u64) -> Result<(), Error>
     let answer = match_request::Kind::Answer(v1::AnswerMatch { number, accept });
     let declined = persistently(|| ask(session, pool, answer.clone()));
     declined.await.map(drop)
+}
+
+fn is_refused(answer: &Result<(), Error>, code: ErrorCode) -> bool {
+    let error = answer.as_ref().err();
+    error.is_some_and(|error| error.code() == Some(code))
 }
 
 fn cancel(pool: &str, id: TicketId) -> request::Kind {

@@ -481,6 +481,12 @@ impl TicketState {
     /// Never waits: of several that say how the ticket stands only the last is kept.
     pub(super) fn on_told(&self, kind: match_event::Kind) {
         let mut told = self.lock();
+        // Whoever cancels it hears of this, too.
+        if let match_event::Kind::Proposed(proposed) = &kind {
+            told.proposed = Some(proposed.number);
+        } else if let match_event::Kind::Failed(_) = &kind {
+            told.proposed = None;
+        }
         if told.is_over {
             return;
         }
@@ -490,11 +496,6 @@ impl TicketState {
         }
         if told.events.len() >= EVENTS_MAX {
             told.events.pop_front();
-        }
-        if let match_event::Kind::Proposed(proposed) = &kind {
-            told.proposed = Some(proposed.number);
-        } else if let match_event::Kind::Failed(_) = &kind {
-            told.proposed = None;
         }
         told.is_over = matches!(
             kind,

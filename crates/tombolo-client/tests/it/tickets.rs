@@ -150,6 +150,53 @@ async fn a_ticket_that_is_dropped_while_its_user_is_asked_whether_it_is_ready_de
 }
 
 #[tokio::test]
+async fn a_user_that_is_asked_whether_it_is_ready_while_its_ticket_is_cancelled_is_not() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let ticket = waiting(&device, &mut line).await;
+    let id = ticket.id();
+    let answering = async {
+        let cancel = cancelled(&mut line, id).await;
+        tell(&mut line, id, proposes(1)).await;
+        line.refuse(&cancel, ErrorCode::Conflict).await;
+        let decline = line.request().await;
+        assert_eq!(declined_by(&decline), 1);
+        line.answer(&decline, done()).await;
+    };
+    let (cancelled, ()) = soon(async { tokio::join!(ticket.cancel(), answering) }).await;
+    cancelled.unwrap();
+}
+
+#[tokio::test]
+async fn a_ticket_that_looks_on_since_another_has_declined_is_cancelled_once_more() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    for is_told_before in [true, false] {
+        let ticket = waiting(&device, &mut line).await;
+        let id = ticket.id();
+        let answering = async {
+            let cancel = cancelled(&mut line, id).await;
+            tell(&mut line, id, proposes(1)).await;
+            let failed = match_event::Kind::Failed(MatchFailed { number: 1 });
+            if is_told_before {
+                tell(&mut line, id, failed).await;
+                line.refuse(&cancel, ErrorCode::Conflict).await;
+            } else {
+                line.refuse(&cancel, ErrorCode::Conflict).await;
+                let decline = line.request().await;
+                assert_eq!(declined_by(&decline), 1);
+                tell(&mut line, id, failed).await;
+                line.refuse(&decline, ErrorCode::NoSuchThing).await;
+            }
+            let again = cancelled(&mut line, id).await;
+            line.answer(&again, done()).await;
+        };
+        let (cancelled, ()) = soon(async { tokio::join!(ticket.cancel(), answering) }).await;
+        cancelled.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn who_accepts_too_late_looks_on_when_another_has_declined() {
     let script = Script::new().await;
     let (device, mut line) = script.device().await;
@@ -181,9 +228,7 @@ async fn who_cannot_say_that_it_is_ready_says_it_again_while_there_is_time() {
         line.refuse(&accepts, ErrorCode::Unavailable).await;
         let again = line.request().await;
         assert_eq!(again.kind, accepts.kind);
-        let done = match_response::Result::Done(MatchDone {});
-        let done = response::Result::Matchmaker(MatchResponse { result: Some(done) });
-        line.answer(&again, done).await;
+        line.answer(&again, done()).await;
         tell(&mut line, id, begins()).await;
         let joins = line.request().await;
         line.joined(&joins, &["bob"]).await;
@@ -289,7 +334,10 @@ async fn cancelled(line: &mut Line, ticket: TicketId) -> Request {
 
 /// Of which match the device says next that its user is not ready.
 async fn declined(line: &mut Line) -> u64 {
-    let request = line.request().await;
+    declined_by(&line.request().await)
+}
+
+fn declined_by(request: &Request) -> u64 {
     if let Some(request::Kind::Matchmaker(request)) = &request.kind
         && let Some(match_request::Kind::Answer(answer)) = &request.kind
         && !answer.accept
@@ -311,6 +359,11 @@ pub(crate) async fn waiting(device: &Device, line: &mut Line) -> Ticket {
 
 async fn submit(device: &Device) -> Result<Ticket, Error> {
     device.matchmaker().ticket("duel").submit().await
+}
+
+fn done() -> response::Result {
+    let done = match_response::Result::Done(MatchDone {});
+    response::Result::Matchmaker(MatchResponse { result: Some(done) })
 }
 
 fn waits() -> response::Result {
