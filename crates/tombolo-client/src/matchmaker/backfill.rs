@@ -1,5 +1,6 @@
 //! A match that runs and asks for more users.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,8 +20,10 @@ use crate::error::Error;
 pub struct Backfill {
     device: Device,
     state: Arc<BackfillState>,
-    /// As the application knows it.
+    /// As the application heard last by [`Self::changed`], or has said itself.
     known: Mutex<BackfillStatus>,
+    /// The last generation of which the application knows, by whatever way.
+    told: AtomicU32,
     renewal: AbortHandle,
     lease: Duration,
 }
@@ -99,6 +102,7 @@ impl Backfill {
             device,
             state,
             known: Mutex::default(),
+            told: AtomicU32::default(),
             lease,
         }
     }
@@ -118,7 +122,9 @@ impl Backfill {
         let match_response::Result::Backfill(status) = answer else {
             return Err(other_question());
         };
-        *self.known() = parse(&status);
+        let known = parse(&status);
+        self.note_told(&known);
+        *self.known() = known;
         self.state.tell(&status);
         Ok(())
     }
@@ -126,7 +132,9 @@ impl Backfill {
     /// How it stands.
     #[must_use]
     pub fn status(&self) -> BackfillStatus {
-        self.state.status.borrow().clone()
+        let status = self.state.status.borrow().clone();
+        self.note_told(&status);
+        status
     }
 
     /// Waits until it stands otherwise than this said last, or the teams were told; `None` once it has said that it
@@ -138,18 +146,24 @@ impl Backfill {
             known.ended.is_some() || *known != *status
         };
         let status = changes.wait_for(is_other).await.ok()?.clone();
+        self.note_told(&status);
         let known = std::mem::replace(&mut *self.known(), status.clone());
         known.ended.is_none().then_some(status)
     }
 
-    /// Says how the teams are now, after users have left.
+    /// Says how the teams are now, after users have left; with those who had joined when [`Backfill::status`] or
+    /// [`Backfill::changed`] told how it stands.
     ///
     /// # Errors
-    /// With code `Conflict` when users have joined meanwhile: look at [`Backfill::status`] and say it anew.
+    /// With code `Conflict` when users have joined since: look at [`Backfill::status`] and say it anew.
     pub async fn update(&self, teams: Vec<(Name, Vec<Vec<Player>>)>) -> Result<(), Error> {
-        let after = self.status().generation;
+        let after = self.told.load(Ordering::Relaxed);
         let update = open(self.state.id, after, &teams, self.lease);
         self.ask(update).await
+    }
+
+    fn note_told(&self, status: &BackfillStatus) {
+        self.told.fetch_max(status.generation, Ordering::Relaxed);
     }
 
     fn known(&self) -> MutexGuard<'_, BackfillStatus> {

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tombolo_client::{Backfill, BackfillStatus, Device, Match, TicketId};
-use tombolo_wire::v1::{self, MatchResponse, match_event, match_response, response};
+use tombolo_client::{Backfill, BackfillStatus, Device, ErrorCode, Match, TicketId};
+use tombolo_wire::v1::{
+    self, MatchResponse, Request, match_event, match_request, match_response, request, response,
+};
 
 use crate::lab::soon;
 use crate::script::{Line, Script};
@@ -33,6 +35,36 @@ async fn what_becomes_of_a_running_match_between_two_looks_is_told_by_the_next()
     reaches(&backfill, |status| status.ended.is_some()).await;
     assert_eq!(next(&backfill).await, Some((4, Some("filled".to_owned()))));
     assert_eq!(next(&backfill).await, None);
+}
+
+#[tokio::test]
+async fn who_says_the_teams_anew_goes_by_what_it_was_told() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let found = found(&device, &mut line).await;
+    let (backfill, ()) = tokio::join!(
+        soon(found.backfill(Vec::new(), LEASE)),
+        answer(&mut line, 1)
+    );
+    let backfill = backfill.unwrap();
+    // It does not look until it was refused twice.
+    for is_looked_at in [false, false, true] {
+        let after = if is_looked_at {
+            backfill.status().generation
+        } else {
+            1
+        };
+        let refusing = async {
+            let update = line.request().await;
+            assert_eq!(after_of(&update), after);
+            become_what(&mut line, 2, "").await;
+            line.refuse(&update, ErrorCode::Conflict).await;
+        };
+        let (refused, ()) = tokio::join!(soon(backfill.update(Vec::new())), refusing);
+        assert_eq!(refused.unwrap_err().code(), Some(ErrorCode::Conflict));
+    }
+    assert_eq!(backfill.status().generation, 2);
+    assert_eq!(next(&backfill).await, Some((2, None)));
 }
 
 #[tokio::test]
@@ -73,6 +105,16 @@ fn stands(generation: u32) -> response::Result {
     response::Result::Matchmaker(MatchResponse {
         result: Some(status),
     })
+}
+
+/// By which generation the teams are that a device tells.
+fn after_of(request: &Request) -> u32 {
+    if let Some(request::Kind::Matchmaker(request)) = &request.kind
+        && let Some(match_request::Kind::Backfill(open)) = &request.kind
+    {
+        return open.after;
+    }
+    panic!("teams should have been told, not {request:?}");
 }
 
 async fn become_what(line: &mut Line, generation: u32, ended: &str) {
