@@ -44,6 +44,12 @@ impl Book {
         claims.map_or((&[], false), |claims| (&claims.peers, claims.is_proven))
     }
 
+    /// Whether packets of a relayed address are surely this claimant's: nobody else says to be there, or it has shown it.
+    pub(super) fn is_sure(&self, id: PeerId, address: SocketAddr) -> bool {
+        let (claimants, is_proven) = self.claimants(address);
+        claimants == [id] || is_proven && claimants.first() == Some(&id)
+    }
+
     pub(super) fn claim_relayed(&mut self, id: PeerId, address: SocketAddr) {
         let claims = self.relayed.entry(address).or_default();
         if !claims.peers.contains(&id) {
@@ -120,11 +126,14 @@ mod tests {
         assert_eq!(claimants, [Some(ALICE), Some(MALLORY), None]);
         book.claim_relayed(MALLORY, address);
         assert_eq!(book.claimants(address), (&[ALICE, MALLORY][..], false));
+        assert!(!book.is_sure(ALICE, address), "nobody has shown it");
         book.prove_relayed(MALLORY, address);
         assert_eq!(book.relayed_peer(address, 0), Some(MALLORY));
         book.prove_relayed(ALICE, address);
         assert_eq!(book.claimants(address), (&[ALICE, MALLORY][..], true));
         assert_eq!(book.relayed_peer(address, 1), None);
+        let are_sure = [ALICE, MALLORY].map(|id| book.is_sure(id, address));
+        assert_eq!(are_sure, [true, false]);
         assert!(
             !book.release_relayed(MALLORY, address),
             "alice still has it"

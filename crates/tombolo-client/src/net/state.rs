@@ -493,7 +493,10 @@ impl State {
         if peer.policy == Policy::Direct {
             return Received::Nothing;
         }
-        peer.last_via = Via::Relay;
+        // What another may have sent does not tell how this one's data comes.
+        if self.book.is_sure(id, at) {
+            peer.last_via = Via::Relay;
+        }
         let packet = &data[range.clone()];
         if packet.first() != Some(&ENVELOPE) {
             if !is_long(packet) && self.book.claimants(at).1 {
@@ -553,10 +556,8 @@ impl State {
             peer.first_id = source(packet).map(ConnectionId::new);
         }
         // Where several say to be, what QUIC sends to one may be for another.
-        let claims = peer.relayed.map(|relayed| self.book.claimants(relayed));
-        let is_sure = claims.is_none_or(|(claimants, is_proven)| {
-            claimants.len() == 1 || is_proven && claimants.first() == Some(&id)
-        });
+        let relayed = peer.relayed;
+        let is_sure = relayed.is_none_or(|relayed| self.book.is_sure(id, relayed));
         if let Some(address) = peer.bridge().filter(|_| is_sure) {
             self.agent.handle_sent(now, id, address);
             if !self.is_direct_blocked {
@@ -807,6 +808,20 @@ mod tests {
         state.peers.get_mut(&alice).unwrap().route = Route::Direct(direct);
         state.send_virtual(Instant::now(), alice, b"\x40 a packet");
         assert_eq!(state.out.pop().unwrap().0, direct);
+    }
+
+    #[test]
+    fn a_packet_that_may_be_of_several_tells_of_none_that_its_data_comes_by_the_relay() {
+        let mut state = state();
+        let ids = [1, 3].map(|seed| claimant(&mut state, seed, Some(&[seed; 16])));
+        for id in ids {
+            state.peers.get_mut(&id).unwrap().last_via = Via::Direct;
+        }
+        taken_as(&mut state, RELAYED, b"\x40 a packet");
+        assert_eq!(ids.map(|id| state.last_via(id)), [Via::Direct; 2]);
+        taken_as(&mut state, RELAYED, &first_for(&[3; 16]));
+        let vias = ids.map(|id| state.last_via(id));
+        assert_eq!(vias, [Via::Direct, Via::Relay]);
     }
 
     #[test]
