@@ -17,7 +17,8 @@ use crate::room::Room;
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Match {
-    /// Its room, which this device is in; others are about to come.
+    /// Its room, which this device is in; others are about to come. Links that nobody has taken by [`Self::next_peer`] end
+    /// when it is all that is kept of the match.
     pub room: Room,
     /// The teams; of a match that runs, only those who are new.
     pub teams: Vec<MatchTeam>,
@@ -78,10 +79,11 @@ impl Match {
     /// The next link with another user of the match: as each of them comes into the room the device links with it,
     /// without being told to, unless there are more than [`Ticket::links_max`](super::Ticket::links_max) says. Whoever comes
     /// back with another device is linked anew; a link that has ended is the application's to begin again. `None` once the
-    /// room is over, or at once when there are too many.
+    /// room is over, or at once when too many come into the match together; while one that runs has too many it waits.
     ///
-    /// A user that was quicker is told as [`RoomEvent::Peer`](crate::RoomEvent::Peer), too, with the same link. Links that
-    /// nobody has taken from here end with the match.
+    /// A user that was quicker is told as [`RoomEvent::Peer`](crate::RoomEvent::Peer), too, with the same link: dropping the
+    /// one from here does not end it before the room's event was taken as well, [`Peer::close`] does. Links that nobody has
+    /// taken from here end with the match.
     pub async fn next_peer(&self) -> Option<Peer> {
         self.linked.next().await
     }

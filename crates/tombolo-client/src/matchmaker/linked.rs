@@ -81,19 +81,18 @@ impl Linker {
 
     /// Begins links with those who have come, and gives those up who have gone.
     fn look(&mut self) {
-        let mut others = self.state.members_now();
-        others.remove(&self.device.session().user);
         self.link_by_user.retain(|user, (keys, link)| {
-            let stays = others.get(user) == Some(keys);
+            let stays = self.state.keys_of(user) == Some(*keys);
             if !stays {
                 link.abort();
             }
             stays
         });
         // A running match may have more users than those who are new in it.
-        if others.len() > self.links_max {
+        let own = self.device.session().user;
+        let Some(others) = self.state.others(&own, self.links_max) else {
             return;
-        }
+        };
         for (user, keys) in others {
             if !self.link_by_user.contains_key(&user) {
                 let link = self.links.spawn(self.link(user.clone()));

@@ -160,14 +160,22 @@ impl RoomState {
         self.members_news.send_replace(true);
     }
 
-    /// Tells whenever [`Self::members_now`] are others; true once the room is over.
+    /// Tells whenever [`Self::others`] are not the same; true once the room is over.
     pub(crate) fn watch_members(&self) -> watch::Receiver<bool> {
         self.members_news.subscribe()
     }
 
-    /// Everybody in the room, with the keys of their devices.
-    pub(crate) fn members_now(&self) -> BTreeMap<UserId, PublicKeys> {
-        self.members().keys_by_user.clone()
+    /// Everybody else in the room, with the keys of their devices; `None` when they are more than so many.
+    pub(crate) fn others(
+        &self,
+        own: &UserId,
+        count_max: usize,
+    ) -> Option<BTreeMap<UserId, PublicKeys>> {
+        let keys_by_user = &self.members().keys_by_user;
+        let count = keys_by_user.len() - usize::from(keys_by_user.contains_key(own));
+        let others = keys_by_user.iter().filter(|(user, _)| *user != own);
+        let others = others.map(|(user, keys)| (user.clone(), *keys));
+        (count <= count_max).then(|| others.collect())
     }
 
     pub(crate) fn keys_of(&self, user: &UserId) -> Option<PublicKeys> {

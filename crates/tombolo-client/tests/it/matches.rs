@@ -16,6 +16,11 @@ players = { min = 2, max = 2 }
 rules = [{ kind = "distance", attribute = "skill", max = 100 }]
 "#;
 
+const TRIO: &str = r#"
+name = "trio"
+players = { min = 3, max = 3 }
+"#;
+
 const DIRECT: &str = r#"
 name = "direct"
 teams = [{ name = "many", min = 3, max = 3 }, { name = "one", min = 1, max = 1 }]
@@ -107,17 +112,53 @@ async fn the_link_with_a_user_that_leaves_and_is_back_is_handed_over_once() {
 #[tokio::test]
 async fn a_match_of_more_users_than_the_application_wants_links_with_links_nobody() {
     let node = node().await;
-    let alice = device(&node, "alice").await;
-    let bob = device(&node, "bob").await;
-    let ticket = async |device: &Device| {
-        let ticket = device.matchmaker().ticket("duel").attribute("skill", 1.0);
-        ticket.submit().await.unwrap().links_max(0)
+    let found = async |name, links_max| {
+        let device = device(&node, name).await;
+        let ticket = device.matchmaker().ticket("trio").submit().await.unwrap();
+        let found = ticket.links_max(links_max).found().await.unwrap();
+        (device, found)
     };
-    let (to_alice, to_bob) = (ticket(&alice).await, ticket(&bob).await);
-    let (for_alice, for_bob) = tokio::join!(soon(to_alice.found()), soon(to_bob.found()));
-    let (for_alice, _for_bob) = (for_alice.unwrap(), for_bob.unwrap());
+    let all = tokio::join!(
+        soon(found("alice", 0)),
+        soon(found("bob", 1)),
+        soon(found("carol", 2))
+    );
+    let ((_, for_alice), (_, for_bob), (_, for_carol)) = all;
+    let mut others = Vec::new();
+    while others.len() < 2 {
+        let peer = soon(for_carol.next_peer()).await.unwrap();
+        others.push(peer.user().to_string());
+    }
+    others.sort_unstable();
+    assert_eq!(others, ["alice", "bob"]);
+    for found in [for_alice, for_bob] {
+        assert!(soon(found.next_peer()).await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn who_joins_a_running_match_of_too_many_users_links_with_nobody() {
+    let node = node().await;
+    let (alice, bob) = (device(&node, "alice").await, device(&node, "bob").await);
+    let found = async |device: &Device| {
+        let ticket = device.matchmaker().ticket("teams").submit().await.unwrap();
+        ticket.found().await.unwrap()
+    };
+    let (for_alice, for_bob) = tokio::join!(soon(found(&alice)), soon(found(&bob)));
     soon(joined(&for_alice.room, "bob")).await;
-    assert!(soon(for_alice.next_peer()).await.is_none());
+    let is_alices = soon(owner_of(&for_alice)).await == user("alice");
+    let owned = if is_alices { &for_alice } else { &for_bob };
+    let asking = owned.backfill(teams_of(owned), Duration::from_secs(30));
+    let _backfill = soon(asking).await.unwrap();
+    let carol = device(&node, "carol").await;
+    let ticket = carol.matchmaker().ticket("teams").submit().await.unwrap();
+    let joins = soon(ticket.links_max(1).found()).await.unwrap();
+    assert!(joins.is_running);
+    // One that comes up would be handed over.
+    let to_alice = joins.room.peer(&user("alice")).open().unwrap();
+    soon(to_alice.ready()).await.unwrap();
+    soon(carol.close()).await;
+    assert_eq!(soon(joins.next_peer()).await, None);
 }
 
 #[tokio::test]
@@ -218,13 +259,8 @@ async fn a_party_is_asked_plays_together_and_fills_up_its_running_match() {
         "bob" => &for_bob,
         _ => &for_carol,
     };
-    let teams = for_alice.teams.iter().map(|team| {
-        let members = team.members.iter().map(|(user, _)| user.clone());
-        (team.name.clone(), vec![members.map(Player::new).collect()])
-    });
-    let teams: Vec<(Name, Vec<Vec<Player>>)> = teams.collect();
     let backfill = owned
-        .backfill(teams, Duration::from_secs(30))
+        .backfill(teams_of(&for_alice), Duration::from_secs(30))
         .await
         .unwrap();
     let again = owned.backfill(Vec::new(), Duration::from_secs(30)).await;
@@ -247,6 +283,15 @@ async fn a_party_is_asked_plays_together_and_fills_up_its_running_match() {
     assert_eq!(status.ended.as_deref(), Some("filled"));
 }
 
+/// Its teams, each of one party.
+fn teams_of(found: &Match) -> Vec<(Name, Vec<Vec<Player>>)> {
+    let teams = found.teams.iter().map(|team| {
+        let members = team.members.iter().map(|(user, _)| user.clone());
+        (team.name.clone(), vec![members.map(Player::new).collect()])
+    });
+    teams.collect()
+}
+
 /// Who owns a match's room, once that is known.
 async fn owner_of(found: &Match) -> UserId {
     loop {
@@ -260,7 +305,8 @@ async fn owner_of(found: &Match) -> UserId {
 async fn node() -> Node {
     node_with(|node| {
         let pool = |text| MatchPool::parse(text).unwrap();
-        node.pool(pool(DUEL)).pool(pool(TEAMS)).pool(pool(DIRECT))
+        let node = node.pool(pool(DUEL)).pool(pool(TEAMS));
+        node.pool(pool(DIRECT)).pool(pool(TRIO))
     })
     .await
 }
