@@ -73,6 +73,21 @@ fn wrong(error: anyhow::Error, name: &str, number: Option<usize>) -> anyhow::Err
     wrong.into()
 }
 
+/// Names the flag of a complaint, if what is wrong was given by one, which has the key's name.
+///
+/// # Errors
+/// It is about something else.
+pub(crate) fn flagged(
+    error: anyhow::Error,
+    is_given: impl Fn(&str) -> bool,
+) -> Result<anyhow::Error, anyhow::Error> {
+    let wrong: Wrong = error.downcast()?;
+    match wrong.key.as_slice() {
+        [key] if is_given(key) => Ok(wrong.why.context(format!("--{key}"))),
+        _ => Err(wrong.into()),
+    }
+}
+
 /// Names the file of a complaint, and the line of its key if the file has that, or else of the table in which it
 /// should be.
 pub(crate) fn placed(error: anyhow::Error, path: &Path, text: &str) -> anyhow::Error {

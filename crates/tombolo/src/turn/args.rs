@@ -115,6 +115,19 @@ pub(crate) struct ServerArgs {
     pub(crate) json: bool,
 }
 
+impl ServerArgs {
+    /// Whether there is a flag for what the file says under a key, of which more can be wrong than its form.
+    pub(crate) fn gives(&self, key: &str) -> bool {
+        match key {
+            "public-ip" => !self.public_ip.is_empty(),
+            "relay-ip" => !self.relay_ip.is_empty(),
+            "shards" => self.shards.is_some(),
+            "tls" => !self.tls.is_empty(),
+            _ => false,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum IoArg {

@@ -61,14 +61,18 @@ impl Settings {
                 None => File::default(),
             };
             let own = args.import.as_deref();
-            return Self::of(file, args, own, Path::new(""));
+            return Self::of(file, args, own, Path::new("")).map_err(|error| {
+                config_text::flagged(error, |key| args.gives(key)).unwrap_or_else(|error| error)
+            });
         };
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("{}: cannot read it", path.display()))?;
         let file = File::parse(&text).with_context(|| path.display().to_string())?;
         let directory = path.parent().unwrap_or_else(|| Path::new(""));
-        Self::of(file, args, Some(path), directory)
-            .map_err(|error| config_text::placed(error, path, &text))
+        Self::of(file, args, Some(path), directory).map_err(|error| {
+            config_text::flagged(error, |key| args.gives(key))
+                .unwrap_or_else(|error| config_text::placed(error, path, &text))
+        })
     }
 
     /// Makes sense of what stands in a file, which is `own`, and on the command line.
@@ -412,6 +416,18 @@ mod tests {
             );
             assert_eq!(relay.deny_peers[0].to_string(), "9.9.9.9/32");
             assert_eq!(relay.relay_ports, 50000..=50010);
+        }
+    }
+
+    #[test]
+    fn a_complaint_about_a_flag_names_the_flag() {
+        let listen = "--listen=192.0.2.1";
+        for (flag, says) in [
+            ("--shards=0", "--shards: the number of shards"),
+            ("--public-ip=2001:db8::1", "--public-ip: the public IP"),
+        ] {
+            let complaint = complaint(settings(&[listen, flag]));
+            assert!(complaint.starts_with(says), "{flag}: {complaint}");
         }
     }
 
