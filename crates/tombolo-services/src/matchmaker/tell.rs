@@ -48,6 +48,8 @@ pub(super) fn deliver(node: &Arc<Node>, desk: &Arc<Desk>, told: Vec<Told>) {
                 let work = room::gather(Arc::clone(node), Arc::clone(desk), formed);
                 node.runtime.spawn(work);
             }
+            // One that is over has nothing to come back to.
+            Told::Returned(_, _, session) if !is_about(node, &session) => {}
             Told::Returned(ticket, user, session) => {
                 let (here, desk) = (Arc::clone(node), Arc::clone(desk));
                 let body = presence::come_back(node, ticket, user, session);
@@ -56,6 +58,11 @@ pub(super) fn deliver(node: &Arc<Node>, desk: &Arc<Desk>, told: Vec<Told>) {
             }
         }
     }
+}
+
+/// Whether a session is here, or is on its way from here to another node.
+fn is_about(node: &Node, id: &SessionId) -> bool {
+    lock(&node.sessions).wherever(id).is_some()
 }
 
 /// Tells a session that is here, or is on its way from here to another node.
@@ -73,6 +80,7 @@ impl State {
             Body::Submitted(Ticket { id: ticket, .. }) | Body::Returned { ticket, .. } => {
                 if let Some(Asker { session, .. }) = asker {
                     let asked = &mut self.here.entry(*ticket).or_default().asked;
+                    asked.retain(|(_, session)| is_about(node, session));
                     asked.insert((session.user.clone(), session.id));
                 }
                 self.note_ticket(node, ticket);
@@ -290,9 +298,12 @@ impl State {
     /// Finds out anew whose tickets are of devices here. Nobody knows what became of those that are not
     /// in the pool any more.
     pub(super) fn recount(&mut self, node: &Node, pool: &Name, told: &mut Vec<Told>) {
-        let before = std::mem::take(&mut self.here);
+        let mut before = std::mem::take(&mut self.here);
         let tickets: Vec<_> = self.pool.tickets().map(|ticket| ticket.id).collect();
         for ticket in tickets {
+            if let Some(before) = before.get_mut(&ticket) {
+                self.here.entry(ticket).or_default().asked = std::mem::take(&mut before.asked);
+            }
             self.note_ticket(node, &ticket);
         }
         let beginning = self.beginning.iter();
@@ -325,6 +336,7 @@ impl State {
                     let player = standing.as_ref().and_then(|standing| standing.player(user));
                     let device = player.and_then(|player| player.device.as_ref());
                     device.is_some_and(|device| device.session.0 != session.0)
+                        && is_about(node, session)
                 })
                 .cloned(),
         );

@@ -94,6 +94,33 @@ async fn tickets_of_a_match_for_which_no_node_gets_a_room_look_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_that_is_over_does_not_take_the_ticket_of_a_match_that_has_no_room() {
+    let ([node, _], [engine, _]) = two_nodes().await;
+    let mut earlier = seeker(&node, "alice").await;
+    let mut alice = seeker(&node, "alice").await;
+    let mut bob = seeker(&node, "bob").await;
+    for device in [&mut earlier, &mut alice] {
+        submit_for(device, "duel", 1, &[("alice", 0.0)], 60)
+            .await
+            .unwrap();
+    }
+    drop(earlier);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    engine.set(Mood::Roomless);
+    submit(&mut bob, "duel", 2, &[("bob", 0.0)]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    for device in [&mut alice, &mut bob] {
+        let failed = event(device, |kind| match kind {
+            match_event::Kind::Failed(failed) => Some(failed.number),
+            _ => None,
+        });
+        failed.await;
+    }
+    engine.set(Mood::Fine);
+    assert_eq!(found(&mut alice).await, found(&mut bob).await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_that_gets_a_room_late_tells_of_the_match_when_the_others_do() {
     let ([first, late], [_, engine]) = two_nodes().await;
     let mut alice = seeker(&first, "alice").await;
