@@ -5,10 +5,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tombolo_engine::Expect;
+use tombolo_engine::{Expect, Purpose};
 use tombolo_room::{Body, Entry, Time};
 
-use super::write::purpose;
 use super::{Host, State};
 use crate::node::Node;
 
@@ -36,10 +35,10 @@ impl Host {
         };
         self.lock().own.add(operation);
         let operation = tombolo_engine::OperationId(operation.0);
-        let (key, purpose, entry) = (&self.key, purpose(&entry.body), entry.encode());
+        let (key, entry) = (&self.key, entry.encode());
         let tick = node
             .engine
-            .append_for(purpose, key, entry, Expect::Any, operation);
+            .append_for(Purpose::End, key, entry, Expect::Any, operation);
         // The tail brings it; until then there is nothing more to say. Whoever refused it is in trouble.
         let _ = tick.await;
         tokio::time::sleep(TICK_SPACING).await;

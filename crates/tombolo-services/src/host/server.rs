@@ -106,7 +106,8 @@ impl Host {
             if Entry::decode(&entry).is_err() {
                 return Err(reject(Illegal::Limit));
             }
-            let (key, purpose) = (&self.key, purpose(&body));
+            let purpose = purpose(&self.lock().room, &body);
+            let key = &self.key;
             let append = node.engine.append_for(purpose, key, entry, expect, name);
             match node.written(append).await {
                 // Whether it was written or not, the log will tell.

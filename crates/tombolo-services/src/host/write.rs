@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tombolo_engine::{AppendError, Expect, Offset, Purpose};
-use tombolo_room::{Act, Body, Entry, LeftReason, Membership, RoomCode, SessionId};
+use tombolo_room::{Act, Actor, Body, Entry, LeftReason, Membership, Room, RoomCode, SessionId};
 use tombolo_wire::UserId;
 use tombolo_wire::v1::ErrorCode;
 
@@ -151,7 +151,7 @@ impl Host {
         Plan::Append(Proposal {
             host: Arc::clone(self),
             entry: entry.encode(),
-            purpose: purpose(&entry.body),
+            purpose: purpose(&state.room, &entry.body),
             expect,
             operation,
             outcome,
@@ -192,12 +192,11 @@ impl Host {
         is_wanted: impl Fn() -> bool,
     ) -> Option<Offset> {
         let operation = node.config.entropy.operation_id().ok()?;
-        let time = {
+        let (time, purpose) = {
             let mut state = self.lock();
             state.own.add(operation);
-            state.time(node)
+            (state.time(node), purpose(&state.room, &body))
         };
-        let purpose = purpose(&body);
         let entry = Entry {
             operation,
             time,
@@ -222,22 +221,30 @@ impl Host {
     }
 }
 
-/// Whether something ends by an entry of a room's log.
-pub(super) fn purpose(body: &Body) -> Purpose {
-    match body {
+/// Whether something ends by an entry of a room's log, as far as is known of the room: what changes nothing has no claim to
+/// the place that is left to those.
+pub(super) fn purpose(room: &Room, body: &Body) -> Purpose {
+    let is_end = match body {
         Body::Dropped { .. }
         | Body::Left { .. }
         | Body::NodeLost { .. }
         | Body::Ticked
-        | Body::Forgotten
-        | Body::Act {
-            act: Act::Kick(_) | Act::Ban { .. } | Act::Close,
-            ..
-        } => Purpose::End,
-        Body::Created { .. } | Body::Joined(_) | Body::Returned { .. } | Body::Act { .. } => {
-            Purpose::More
+        | Body::Forgotten => true,
+        Body::Act { actor, act } => {
+            let is_allowed = match actor {
+                Actor::Server => true,
+                Actor::Member { user, .. } => room.owner() == Some(user),
+            };
+            let ends = match act {
+                Act::Close => true,
+                Act::Kick(user) | Act::Ban { user, .. } => room.member(user).is_some(),
+                _ => false,
+            };
+            is_allowed && ends
         }
-    }
+        Body::Created { .. } | Body::Joined(_) | Body::Returned { .. } => false,
+    };
+    if is_end { Purpose::End } else { Purpose::More }
 }
 
 /// Between two attempts to append, at first.

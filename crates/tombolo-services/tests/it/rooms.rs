@@ -330,6 +330,16 @@ async fn members_leave_rooms_that_have_filled_the_node_and_make_place_so() {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
+    // Who may not put anybody out takes no place by trying.
+    let kick = || {
+        room_act::Kind::Kick(v1::Kick {
+            user: "c".to_owned(),
+        })
+    };
+    assert_eq!(
+        members[1].act("r", kick()).await,
+        Err(ErrorCode::Unavailable)
+    );
     let mut carol = lab.device("carol").await;
     let full = carol.join("other", JoinMode::Create).await;
     assert_eq!(full, Err(ErrorCode::Unavailable));
