@@ -235,11 +235,9 @@ pub(super) fn purpose(room: &Room, body: &Body) -> Purpose {
                 Actor::Server => true,
                 Actor::Member { user, .. } => room.owner() == Some(user),
             };
-            let ends = match act {
-                Act::Close => true,
-                Act::Kick(user) | Act::Ban { user, .. } => room.member(user).is_some(),
-                _ => false,
-            };
+            let is_in = |user: &UserId| room.member(user).is_some();
+            let ends = matches!(act, Act::Close)
+                || matches!(act, Act::Kick(user) | Act::Ban { user, .. } if is_in(user));
             is_allowed && ends
         }
         Body::Created { .. } | Body::Joined(_) | Body::Returned { .. } => false,
