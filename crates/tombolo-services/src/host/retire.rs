@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tombolo_engine::{AppendError, Expect, Offset, Purpose, RetireError};
+use tombolo_engine::{AppendError, Expect, Offset, Purpose, RetireError, Revision};
 use tombolo_room::{Body, Entry, Event, OperationId};
 use tombolo_wire::RoomId;
 
@@ -35,6 +35,8 @@ struct Waiting {
 /// One log that is to be retired.
 struct Retirement {
     host: Arc<Host>,
+    /// By which write the room is listed, by this host or by one before it.
+    listed: Option<Revision>,
     last: Last,
     /// By which the entry is known that says that the room is forgotten.
     operation: OperationId,
@@ -91,12 +93,14 @@ impl Retirements {
         let mut waiting = lock(&self.0);
         let room = new.host.room.clone();
         if let Some(former) = waiting.by_room.get_mut(&room) {
+            let listed = new.listed.or(former.listed);
             if former.last == new.last {
                 // Its entry may be written already, by its own name.
                 former.host = new.host;
             } else {
                 *former = new;
             }
+            former.listed = listed;
             return Added::Waits;
         }
         if waiting.by_room.len() >= WAITING_MAX {
@@ -115,7 +119,9 @@ impl Retirements {
     fn put_back(&self, retirement: Retirement) {
         let mut waiting = lock(&self.0);
         let room = retirement.host.room.clone();
-        if !waiting.by_room.contains_key(&room) {
+        if let Some(newer) = waiting.by_room.get_mut(&room) {
+            newer.listed = newer.listed.or(retirement.listed);
+        } else {
             waiting.by_room.insert(room.clone(), retirement);
             waiting.rooms.push_back(room);
         }
@@ -142,6 +148,7 @@ impl Node {
         };
         let added = self.retirements.add(Retirement {
             host: Arc::clone(host),
+            listed: host.listed(),
             last,
             operation,
         });
@@ -160,7 +167,7 @@ async fn work(node: Arc<Node>) {
     let mut delay = DELAY_MIN;
     while let Some(mut retirement) = node.retirements.next() {
         if retirement.is_done(&node).await {
-            if let Some(listed) = retirement.host.listed() {
+            if let Some(listed) = retirement.listed {
                 cluster::unlist(&node, &retirement.host.room, listed).await;
             }
             delay = DELAY_MIN;
@@ -268,6 +275,7 @@ mod tests {
         let key = Key::new(["room", room.as_str()]).unwrap();
         Retirement {
             host: Arc::new(Host::new(room, key)),
+            listed: None,
             last: Last::Other(offset(at)),
             operation: OperationId([0; 16]),
         }

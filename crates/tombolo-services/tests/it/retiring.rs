@@ -34,6 +34,23 @@ async fn a_closed_room_is_forgotten_once_before_its_log_is_retired() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_closed_room_at_which_a_server_looks_before_it_is_retired_is_listed_no_longer() {
+    let ([node], _) = cluster::<1>().await;
+    let services = &node.lab.services;
+    node.wire.retires_nothing.store(true, Ordering::Relaxed);
+    let mut alice = node.lab.device("alice").await;
+    alice.join("r", JoinMode::Create).await.unwrap();
+    alice.leave("r").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let seen = services.view_room(&room()).await;
+    assert_eq!(seen.unwrap_err().code, ErrorCode::NoSuchRoom);
+    assert_eq!(names(services).await, [room()]);
+    node.wire.retires_nothing.store(false, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(names(services).await, []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_log_that_a_node_did_not_come_to_retire_is_retired_by_its_heir() {
     let (nodes, local) = cluster::<2>().await;
     nodes[0].wire.retires_nothing.store(true, Ordering::Relaxed);
