@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 use tombolo_engine::{AppendError, Expect, Key, TailEvent, latest};
 use tombolo_room::SessionId;
 use tombolo_social::{EntryError, OperationId};
@@ -74,7 +75,9 @@ impl<M: Machine> Drop for Following<M> {
             return;
         }
         state.idle += 1;
+        state.idle_since = Instant::now();
         let (count, bytes) = (state.idle, state.machine.bytes());
+        let lingers = std::mem::replace(&mut state.lingers, true);
         drop(state);
         // Whoever writes to many strangers, or reads much, must not fill the node with it.
         let over = M::followers(&self.node).note_idle(Idle {
@@ -85,12 +88,10 @@ impl<M: Machine> Drop for Following<M> {
         for oldest in over {
             oldest.follower.release(&self.node, oldest.count);
         }
-        let (node, follower) = (Arc::clone(&self.node), Arc::clone(&self.follower));
-        self.node.runtime.spawn(async move {
-            tokio::time::sleep(LINGER).await;
-            M::followers(&node).forget_idle(&follower, count);
-            follower.release(&node, count);
-        });
+        if !lingers {
+            let (node, follower) = (Arc::clone(&self.node), Arc::clone(&self.follower));
+            self.node.runtime.spawn(follower.linger(node));
+        }
     }
 }
 
@@ -295,6 +296,24 @@ impl<M: Machine> Follower<M> {
 
     fn lock(&self) -> MutexGuard<'_, State<M>> {
         lock(&self.state)
+    }
+
+    /// Ends reading when nobody has needed it for a while; somebody else sees to that when it is needed then.
+    async fn linger(self: Arc<Self>, node: Arc<Node>) {
+        loop {
+            let until = self.lock().idle_since + LINGER;
+            tokio::time::sleep_until(until).await;
+            let mut state = self.lock();
+            if state.users == 0 && state.idle_since + LINGER > until {
+                continue;
+            }
+            state.lingers = false;
+            let count = state.idle;
+            drop(state);
+            M::followers(&node).forget_idle(&self, count);
+            self.release(&node, count);
+            return;
+        }
     }
 
     /// Ends reading, unless somebody has needed it since.

@@ -42,6 +42,8 @@ impl<M: Machine> Followers<M> {
     /// Nobody needs a log any more; returns those that are to be read no longer, when there are too many such.
     pub(super) fn note_idle(&self, idle: Idle<M>) -> Vec<Idle<M>> {
         let mut all = lock(&self.idle);
+        // One that is needed now and then does not push out others.
+        all.retain(|known| !Arc::ptr_eq(&known.follower, &idle.follower));
         all.push_back(idle);
         let mut bytes: usize = all.iter().map(|idle| idle.bytes).sum();
         let mut over = Vec::new();
@@ -66,3 +68,31 @@ pub(super) const IDLE_MAX: usize = 256;
 
 /// About how much those hold.
 const IDLE_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use tombolo_social::segment::Segment;
+
+    use super::*;
+
+    #[test]
+    fn a_log_that_is_needed_now_and_then_does_not_push_out_others() {
+        let followers = Followers::<Segment>::default();
+        let [often, once] = ["often", "once"].map(|name| {
+            let key = Key::new([name]).unwrap();
+            Arc::new(Follower::new(key))
+        });
+        let note = |follower: &Arc<Follower<Segment>>, count| {
+            let over = followers.note_idle(Idle {
+                follower: Arc::clone(follower),
+                count,
+                bytes: IDLE_BYTES_MAX / 4,
+            });
+            assert!(over.is_empty(), "after {count}");
+        };
+        note(&once, 1);
+        for count in 1..=2 * IDLE_MAX as u64 {
+            note(&often, count);
+        }
+    }
+}

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tombolo_engine::Offset;
 use tombolo_room::SessionId;
 use tombolo_social::{EntryError, OperationId};
@@ -30,6 +31,10 @@ pub(in crate::social) struct State<M: Machine> {
     pub(super) users: usize,
     /// How often nobody has needed it.
     pub(super) idle: u64,
+    /// When that was the case last.
+    pub(super) idle_since: Instant,
+    /// A task waits until nobody has needed it for a while.
+    pub(super) lingers: bool,
 }
 
 /// Up to which number somebody knows what the log still says.
@@ -62,6 +67,8 @@ impl<M: Machine> Default for State<M> {
             listener_by_session: BTreeMap::new(),
             users: 0,
             idle: 0,
+            idle_since: Instant::now(),
+            lingers: false,
         }
     }
 }
