@@ -34,13 +34,13 @@ impl Host {
             body: Body::Ticked,
         };
         self.lock().own.add(operation);
-        let operation = tombolo_engine::OperationId(operation.0);
-        let (key, entry) = (&self.key, entry.encode());
-        let tick = node
-            .engine
-            .append_for(Purpose::End, key, entry, Expect::Any, operation);
+        let id = tombolo_engine::OperationId(operation.0);
+        let (key, end, entry) = (&self.key, Purpose::End, entry.encode());
+        let tick = node.engine.append_for(end, key, entry, Expect::Any, id);
         // The tail brings it; until then there is nothing more to say. Whoever refused it is in trouble.
-        let _ = tick.await;
+        if let Err(error) = tick.await {
+            self.on_refused(operation, &error);
+        }
         tokio::time::sleep(TICK_SPACING).await;
     }
 }

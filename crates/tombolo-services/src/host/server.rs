@@ -118,7 +118,10 @@ impl Host {
                     let _ = node.within(progress.changed()).await;
                     continue;
                 }
-                Ok(Err(error)) => return Err(unavailable(&error.to_string())),
+                Ok(Err(error)) => {
+                    self.on_refused(operation, &error);
+                    return Err(unavailable(&error.to_string()));
+                }
             }
             match node.within(applied).await {
                 Ok(Ok(applied)) => match applied.outcome {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tombolo_engine::{AppendError, Expect, Offset, Purpose};
-use tombolo_room::{Act, Actor, Body, Entry, LeftReason, Membership, Room, RoomCode, SessionId};
+use tombolo_room::{
+    Act, Actor, Body, Entry, LeftReason, Membership, OperationId, Room, RoomCode, SessionId,
+};
 use tombolo_wire::UserId;
 use tombolo_wire::v1::ErrorCode;
 
@@ -181,6 +183,13 @@ impl Host {
     /// Appends, however long it takes the engine to take it in; `None` without entropy.
     pub(crate) async fn append_for_sure(&self, node: &Node, body: Body) -> Option<Offset> {
         self.append_while(node, body, Expect::Any, || true).await
+    }
+
+    /// The engine did not take an entry: it is not waited for, unless it may be there all the same.
+    pub(crate) fn on_refused(&self, operation: OperationId, error: &AppendError) {
+        if *error != AppendError::Unknown {
+            self.lock().own.take(operation);
+        }
     }
 
     /// The same for as long as it is wanted, and the log is as expected.

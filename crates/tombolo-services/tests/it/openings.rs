@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use tokio::sync::broadcast;
+use tombolo_engine::{Local, LocalConfig};
 use tombolo_room::Settings;
 use tombolo_services::{NewRoom, RoomChange, RoomEvent};
 use tombolo_wire::RoomId;
-use tombolo_wire::v1::JoinMode;
+use tombolo_wire::v1::{self, JoinMode, client_frame};
 
 use crate::cluster::{Member, cluster};
+use crate::engine::{Flaky, Mood};
+use crate::lab::Lab;
 
 #[tokio::test(start_paused = true)]
 async fn that_a_room_opens_and_closes_is_told_once_by_whoever_brings_it_about() {
@@ -61,24 +64,52 @@ async fn that_a_servers_room_is_over_is_told_although_nobody_closes_it() {
     assert_eq!(told, ["closed"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn that_a_room_closes_is_told_when_many_leave_at_once_while_the_engine_is_away() {
+    let engine = Flaky::on(Local::new(LocalConfig::default()));
+    let lab = Lab::on(engine.clone(), |_| {});
+    let mut devices = Vec::new();
+    for number in 0..200 {
+        let mut device = lab.device(&format!("user-{number}")).await;
+        let joined = device.join_up_to("r", JoinMode::JoinOrCreate, 200).await;
+        joined.unwrap();
+        devices.push(device);
+    }
+    let mut told = lab.services.room_events();
+    engine.set(Mood::Roomless);
+    // The first to go is the last of whom it is written.
+    for (number, device) in devices.iter_mut().enumerate() {
+        let goodbye = client_frame::Body::Goodbye(v1::Goodbye {});
+        device.send(goodbye).unwrap();
+        let pause = if number == 0 { 2 } else { 0 };
+        tokio::time::sleep(Duration::from_secs(pause)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    engine.set(Mood::Fine);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(heard_on(&mut told), ["closed"]);
+}
+
 fn listen(nodes: &[Member; 2]) -> [broadcast::Receiver<RoomChange>; 2] {
     [0, 1].map(|node: usize| nodes[node].lab.services.room_events())
 }
 
 /// What each node has told of the room since it was asked last.
 fn heard(told: &mut [broadcast::Receiver<RoomChange>; 2]) -> [Vec<String>; 2] {
-    told.each_mut().map(|told| {
-        let mut heard = Vec::new();
-        while let Ok(change) = told.try_recv() {
-            assert_eq!(change.room.as_str(), "r");
-            let word = match change.event {
-                RoomEvent::Opened => "opened",
-                RoomEvent::Closed => "closed",
-                _ => continue,
-            };
-            let user = change.user.map(|user| format!(" by {user}"));
-            heard.push(format!("{word}{}", user.unwrap_or_default()));
-        }
-        heard
-    })
+    told.each_mut().map(heard_on)
+}
+
+fn heard_on(told: &mut broadcast::Receiver<RoomChange>) -> Vec<String> {
+    let mut heard = Vec::new();
+    while let Ok(change) = told.try_recv() {
+        assert_eq!(change.room.as_str(), "r");
+        let word = match change.event {
+            RoomEvent::Opened => "opened",
+            RoomEvent::Closed => "closed",
+            _ => continue,
+        };
+        let user = change.user.map(|user| format!(" by {user}"));
+        heard.push(format!("{word}{}", user.unwrap_or_default()));
+    }
+    heard
 }
