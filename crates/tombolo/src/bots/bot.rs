@@ -268,7 +268,14 @@ impl Bot {
                 let others = scenario.party_of(self.number);
                 let others = others.filter(|number| *number != self.number);
                 let others = others.map(|number| Character::draw(scenario, number).0.player());
-                let others: Vec<_> = others.collect::<anyhow::Result<_>>().ok()?;
+                let others: Vec<_> = match others.collect::<anyhow::Result<_>>() {
+                    Ok(others) => others,
+                    Err(error) => {
+                        tally.start(Operation::Submit);
+                        self.failed(Operation::Submit, "party", &format!("{error:#}"));
+                        return None;
+                    }
+                };
                 let ticket = self.ticket(device, seek).party(&party, others);
                 self.submit(ticket).await?
             }
@@ -457,8 +464,9 @@ async fn gather(device: &Device, party: &Room, size: u32) -> Option<Gathered> {
     while !is_to_submit() {
         tokio::select! {
             Some(ticket) = matchmaker.next_ticket() => return Some(Gathered::Submitted(Box::new(ticket))),
-            Some(_) = party.next_event() => {}
-            else => return None,
+            event = party.next_event() => {
+                event?;
+            }
         }
     }
     Some(Gathered::All)
@@ -518,8 +526,34 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {
+    use tombolo_node::Node;
+
     use super::super::scenario::Positive;
     use super::*;
+
+    #[tokio::test]
+    async fn a_bot_that_is_put_out_of_its_partys_room_waits_for_nobody_there() {
+        let node = Node::builder().dev().listen([127, 0, 0, 1].into());
+        let node = node.port(0).turn_port(0).turns_port(0).start().await;
+        let node = node.expect("a node");
+        let url = node.ready().url.to_string();
+        let device = async |user: &str| {
+            let device = Device::builder(&url).development_user(user).connect();
+            device.await.expect("a device")
+        };
+        let (alice, bob) = (device("alice").await, device("bob").await);
+        let join = async |device: &Device| {
+            let rooms = device.rooms();
+            let party = rooms.join_or_create("party-1", RoomOptions::default());
+            party.await.expect("the party's room")
+        };
+        let (of_alice, of_bob) = (join(&alice).await, join(&bob).await);
+        let bobs_user = bob.session().user;
+        let gathering = timeout(Duration::from_secs(30), gather(&bob, &of_bob, 3));
+        let (gathered, kicked) = tokio::join!(gathering, of_alice.kick(&bobs_user));
+        kicked.expect("alice owns the room");
+        assert!(gathered.expect("it does not wait on").is_none());
+    }
 
     #[test]
     fn a_way_stays_in_its_square_and_no_step_is_too_long() {
