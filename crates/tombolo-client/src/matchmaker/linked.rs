@@ -119,9 +119,12 @@ impl Linker {
                 }
                 sleep(RETRY_DELAY).await;
             };
-            if handed.is_new(&peer) {
-                // The match is given up otherwise.
-                _ = taken.send(peer).await;
+            // It counts as handed over only once there is a place for it: who leaves meanwhile may come back. Without one the
+            // match is given up.
+            if let Ok(place) = taken.reserve().await
+                && handed.is_new(&peer)
+            {
+                place.send(peer);
             }
         }
     }
