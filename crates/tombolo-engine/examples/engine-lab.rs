@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tombolo_engine::{
-    Engine, Expect, Key, Local, LocalConfig, Nats, NatsConfig, OperationId, TailEvent,
+    Engine, Expect, Key, Local, LocalConfig, Nats, NatsConfig, OperationId, Purpose, TailEvent,
 };
 
 use self::chaos::Fault;
@@ -124,7 +124,7 @@ async fn append_for_a_while(engine: Arc<dyn Engine>, at_a_time: u32, writer: u32
             (u128::from(at_a_time) << 64) | (u128::from(writer) << 32) | latencies.len() as u128;
         let operation = OperationId(number.to_be_bytes());
         if engine
-            .append(&log, entry, Expect::Any, operation)
+            .append(&log, entry, Purpose::More, Expect::Any, operation)
             .await
             .is_err()
         {
@@ -144,7 +144,13 @@ async fn to_reader(engine: &Arc<dyn Engine>) -> Duration {
     for number in 0_u128..500 {
         let begun = Instant::now();
         let operation = OperationId((u128::MAX - number).to_be_bytes());
-        let append = engine.append(&log, Bytes::from_static(&[7; 128]), Expect::Any, operation);
+        let append = engine.append(
+            &log,
+            Bytes::from_static(&[7; 128]),
+            Purpose::More,
+            Expect::Any,
+            operation,
+        );
         let (appended, _) = tokio::join!(append, tail.next());
         if appended.is_err() {
             break;

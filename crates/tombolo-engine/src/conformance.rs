@@ -17,7 +17,8 @@ use bytes::Bytes;
 
 use crate::{
     AppendError, BusEvent, CasError, Engine, Expect, Key, Offset, OperationId, Pattern,
-    PublishError, RequestError, Revision, Tail, TailEvent, VALUE_BYTES_MAX, Watch, WatchEvent,
+    PublishError, Purpose, RequestError, Revision, Tail, TailEvent, VALUE_BYTES_MAX, Watch,
+    WatchEvent,
 };
 
 pub use retired::{
@@ -164,12 +165,24 @@ pub async fn too_large_values_are_refused_and_not_written(engine: Arc<dyn Engine
     let asked = engine.request(&name, larger, LONG).await;
     assert_eq!(asked, Err(RequestError::TooLarge));
     let appended = engine
-        .append(&name, large.clone(), Expect::Any, operation())
+        .append(
+            &name,
+            large.clone(),
+            Purpose::More,
+            Expect::Any,
+            operation(),
+        )
         .await;
     assert_eq!(appended, Err(AppendError::TooLarge));
     assert!(
         engine
-            .append(&name, fits.clone(), Expect::Empty, operation())
+            .append(
+                &name,
+                fits.clone(),
+                Purpose::More,
+                Expect::Empty,
+                operation()
+            )
             .await
             .is_ok()
     );
@@ -563,13 +576,15 @@ async fn watch(engine: &Arc<dyn Engine>, prefix: &Key) -> Box<dyn Watch> {
 async fn append(engine: &Arc<dyn Engine>, log: &Key, entry: &[u8], expect: Expect) -> Offset {
     let entry = Bytes::copy_from_slice(entry);
     engine
-        .append(log, entry, expect, operation())
+        .append(log, entry, Purpose::More, expect, operation())
         .await
         .expect("the expectation holds")
 }
 
 async fn conflicts(engine: &Arc<dyn Engine>, log: &Key, expect: Expect) {
-    let appended = engine.append(log, "x".into(), expect, operation()).await;
+    let appended = engine
+        .append(log, "x".into(), Purpose::More, expect, operation())
+        .await;
     assert_eq!(appended, Err(AppendError::Conflict), "{expect:?}");
 }
 
@@ -586,7 +601,10 @@ async fn win_appends(
     while bases.len() < wins {
         let expect = last.map_or(Expect::Empty, Expect::Last);
         let entry = Bytes::copy_from_slice(&[writer]);
-        match engine.append(log, entry, expect, operation()).await {
+        match engine
+            .append(log, entry, Purpose::More, expect, operation())
+            .await
+        {
             Ok(_) => bases.push(last),
             Err(AppendError::Conflict) => {}
             Err(error) => panic!("the engine is available: {error}"),

@@ -16,12 +16,12 @@
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use tombolo_engine::{Engine, Expect, Key, Local, OperationId, TailEvent};
+//! use tombolo_engine::{Engine, Expect, Key, Local, OperationId, Purpose, TailEvent};
 //!
 //! let engine: std::sync::Arc<dyn Engine> = std::sync::Arc::new(Local::new(Default::default()));
 //! let room = Key::new(["room", "lobby"])?;
 //! let operation = OperationId([1; 16]);
-//! let first = engine.append(&room, "created".into(), Expect::Empty, operation).await?;
+//! let first = engine.append(&room, "created".into(), Purpose::More, Expect::Empty, operation).await?;
 //!
 //! let mut tail = engine.tail(&room, None).await?;
 //! let event = tail.next().await;

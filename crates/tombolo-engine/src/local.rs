@@ -181,7 +181,7 @@ mod tests {
     use redb::backends::InMemoryBackend;
 
     use super::*;
-    use crate::{AppendError, CasError, Expect, Key, Kv as _, Log as _, OperationId};
+    use crate::{AppendError, CasError, Expect, Key, Kv as _, Log as _, OperationId, Purpose};
 
     #[tokio::test]
     async fn an_engine_that_cannot_write_any_more_says_so() {
@@ -190,7 +190,15 @@ mod tests {
         let database = disk::builder().create_with_backend(store).unwrap();
         let engine = Local::keeping(LocalConfig::default(), database).unwrap();
         let key = Key::new(["log"]).unwrap();
-        let append = || engine.append(&key, "1".into(), Expect::Any, OperationId([1; 16]));
+        let append = || {
+            engine.append(
+                &key,
+                "1".into(),
+                Purpose::More,
+                Expect::Any,
+                OperationId([1; 16]),
+            )
+        };
         append().await.unwrap();
         assert!(!engine.is_broken());
         let broken = tokio::spawn({

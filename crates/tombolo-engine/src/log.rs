@@ -12,7 +12,9 @@ pub trait Log: Send + Sync + 'static {
     ///
     /// With an [`Expect`] other than `Any`, of several writers who expect the same exactly one
     /// wins. Engines use the operation's id to recognise a repetition where they can; they don't
-    /// promise to, so entries carry it too and readers drop repeated ones.
+    /// promise to, so entries carry it too and readers drop repeated ones. Where there is a bound, a
+    /// share of it is left to entries whose [`Purpose`] is an end, so that what is there can be ended
+    /// when nothing more has a place.
     ///
     /// # Errors
     /// As [`AppendError`] says.
@@ -20,25 +22,10 @@ pub trait Log: Send + Sync + 'static {
         &'a self,
         key: &'a Key,
         entry: Bytes,
+        purpose: Purpose,
         expect: Expect,
         operation: OperationId,
     ) -> BoxFuture<'a, Result<Offset, AppendError>>;
-
-    /// The same, of an entry of which the purpose is known: where there is a bound, a share of it is left to those by which
-    /// something ends, so that what is there can be ended when nothing more has a place.
-    ///
-    /// # Errors
-    /// As [`AppendError`] says.
-    fn append_for<'a>(
-        &'a self,
-        _: Purpose,
-        key: &'a Key,
-        entry: Bytes,
-        expect: Expect,
-        operation: OperationId,
-    ) -> BoxFuture<'a, Result<Offset, AppendError>> {
-        self.append(key, entry, expect, operation)
-    }
 
     /// Reads a log from after an offset, or from its beginning, and goes on as it grows. Begins with
     /// the latest snapshot when there is one that says more than `after`, and with a reset when

@@ -128,22 +128,11 @@ impl Log for Sealed {
         &'a self,
         key: &'a Key,
         entry: Bytes,
-        expect: Expect,
-        operation: OperationId,
-    ) -> BoxFuture<'a, Result<Offset, AppendError>> {
-        self.engine.append(key, entry, expect, operation)
-    }
-
-    fn append_for<'a>(
-        &'a self,
         purpose: Purpose,
-        key: &'a Key,
-        entry: Bytes,
         expect: Expect,
         operation: OperationId,
     ) -> BoxFuture<'a, Result<Offset, AppendError>> {
-        self.engine
-            .append_for(purpose, key, entry, expect, operation)
+        self.engine.append(key, entry, purpose, expect, operation)
     }
 
     fn tail<'a>(

@@ -504,10 +504,10 @@ async fn propose(node: &Node, mut proposal: Proposal) -> Result<Outcome, Reject>
     if node.cluster.is_out() {
         return Err(unavailable("this node is not part of its cluster"));
     }
-    let append = node.engine.append_for(
-        proposal.purpose,
+    let append = node.engine.append(
         proposal.host.key(),
         proposal.entry.clone(),
+        proposal.purpose,
         proposal.expect,
         tombolo_engine::OperationId(proposal.operation.0),
     );

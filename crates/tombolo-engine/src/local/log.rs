@@ -48,22 +48,12 @@ impl Log for Local {
         &'a self,
         key: &'a Key,
         entry: Bytes,
-        expect: Expect,
-        operation: OperationId,
-    ) -> BoxFuture<'a, Result<Offset, AppendError>> {
-        self.append_for(Purpose::More, key, entry, expect, operation)
-    }
-
-    fn append_for<'a>(
-        &'a self,
         purpose: Purpose,
-        key: &'a Key,
-        entry: Bytes,
         expect: Expect,
         _operation: OperationId,
     ) -> BoxFuture<'a, Result<Offset, AppendError>> {
         Box::pin(async move {
-            let (offset, written) = self.append_now(purpose, key, entry, expect)?;
+            let (offset, written) = self.append_now(key, entry, purpose, expect)?;
             if let Some(written) = written {
                 written.await.map_err(|_| AppendError::Unknown)?;
             }
@@ -143,9 +133,9 @@ impl Log for Local {
 impl Local {
     fn append_now(
         &self,
-        purpose: Purpose,
         key: &Key,
         entry: Bytes,
+        purpose: Purpose,
         expect: Expect,
     ) -> Result<(Offset, Option<Written>), AppendError> {
         if entry.len() > VALUE_BYTES_MAX {

@@ -10,7 +10,9 @@ use super::streams::Shard;
 use super::tail;
 use super::write::{To, Write, WriteError, write};
 use super::{Nats, Shared};
-use crate::log::{AppendError, Expect, Log, Offset, OperationId, RetireError, SnapshotError, Tail};
+use crate::log::{
+    AppendError, Expect, Log, Offset, OperationId, Purpose, RetireError, SnapshotError, Tail,
+};
 use crate::{BoxFuture, Epoch, Key, SNAPSHOT_BYTES_MAX, Unavailable, VALUE_BYTES_MAX};
 
 impl Log for Nats {
@@ -18,6 +20,7 @@ impl Log for Nats {
         &'a self,
         key: &'a Key,
         entry: Bytes,
+        _: Purpose,
         expect: Expect,
         operation: OperationId,
     ) -> BoxFuture<'a, Result<Offset, AppendError>> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tombolo_engine::{
     AppendError, CasError, Engine, Epoch, Expect, Key, Kv as _, Leases as _, Local, LocalConfig,
-    Log as _, Offset, OpenError, OperationId, TailEvent,
+    Log as _, Offset, OpenError, OperationId, Purpose, TailEvent,
 };
 
 tombolo_engine::conformance_tests!(Arc::new(Folder::new().open()) as Arc<dyn Engine>);
@@ -183,5 +183,7 @@ async fn append(
 ) -> Result<Offset, AppendError> {
     let entry = Bytes::copy_from_slice(entry.as_bytes());
     let operation = OperationId([0; 16]);
-    engine.append(log, entry, expect, operation).await
+    engine
+        .append(log, entry, Purpose::More, expect, operation)
+        .await
 }

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use bytes::Bytes;
-use tombolo_engine::{Expect, Key, Kv as _, Local, LocalConfig, Log as _, OperationId, TailEvent};
+use tombolo_engine::{
+    Expect, Key, Kv as _, Local, LocalConfig, Log as _, OperationId, Purpose, TailEvent,
+};
 
 /// Set for the process that writes: its folder and what it writes.
 const CHILD: &str = "TOMBOLO_ENGINE_WRITES_TO";
@@ -119,7 +121,13 @@ async fn write_until_killed(folder: &Path, round: &str) {
                 let entry = format!("{round}-{writer}-{number}");
                 let operation = OperationId([0; 16]);
                 let appended = engine
-                    .append(&log, Bytes::from(entry.clone()), Expect::Any, operation)
+                    .append(
+                        &log,
+                        Bytes::from(entry.clone()),
+                        Purpose::More,
+                        Expect::Any,
+                        operation,
+                    )
                     .await
                     .unwrap();
                 tell(&format!("{entry} {}", appended.seq));

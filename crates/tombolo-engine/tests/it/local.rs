@@ -58,9 +58,7 @@ async fn logs_have_a_bound_of_bytes_and_give_them_back_when_they_are_retired() {
     let append = async |purpose, log: &Key, bytes: usize| {
         let entry = Bytes::from(vec![0; bytes]);
         let id = OperationId([0; 16]);
-        engine
-            .append_for(purpose, log, entry, Expect::Any, id)
-            .await
+        engine.append(log, entry, purpose, Expect::Any, id).await
     };
     let put = async |log: &Key, bytes| append(Purpose::More, log, bytes).await;
     let end = async |log: &Key, bytes| append(Purpose::End, log, bytes).await;
@@ -147,6 +145,6 @@ async fn append(
     expect: Expect,
 ) -> Result<tombolo_engine::Offset, AppendError> {
     engine
-        .append(log, "x".into(), expect, OperationId([0; 16]))
+        .append(log, "x".into(), Purpose::More, expect, OperationId([0; 16]))
         .await
 }

@@ -35,8 +35,8 @@ impl Host {
         };
         self.lock().own.add(operation);
         let id = tombolo_engine::OperationId(operation.0);
-        let (key, end, entry) = (&self.key, Purpose::End, entry.encode());
-        let tick = node.engine.append_for(end, key, entry, Expect::Any, id);
+        let (key, entry, end) = (&self.key, entry.encode(), Purpose::End);
+        let tick = node.engine.append(key, entry, end, Expect::Any, id);
         // The tail brings it; until then there is nothing more to say. Whoever refused it is in trouble.
         if let Err(error) = tick.await {
             self.on_refused(operation, &error);

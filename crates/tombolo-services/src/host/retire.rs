@@ -193,8 +193,8 @@ impl Retirement {
                 };
                 let (expect, id) = (Expect::Last(at), self.operation.0);
                 let id = tombolo_engine::OperationId(id);
-                let (engine, end) = (&node.engine, Purpose::End);
-                let append = engine.append_for(end, key, entry.encode(), expect, id);
+                let (entry, end) = (entry.encode(), Purpose::End);
+                let append = node.engine.append(key, entry, end, expect, id);
                 match append.await {
                     Ok(at) => at,
                     Err(AppendError::Conflict) => return true,

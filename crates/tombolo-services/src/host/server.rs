@@ -108,7 +108,7 @@ impl Host {
             }
             let purpose = purpose(&self.lock().room, &body);
             let key = &self.key;
-            let append = node.engine.append_for(purpose, key, entry, expect, name);
+            let append = node.engine.append(key, entry, purpose, expect, name);
             match node.written(append).await {
                 // Whether it was written or not, the log will tell.
                 Ok(Ok(_) | Err(AppendError::Unknown)) | Err(Late::Slow) => {}

@@ -217,7 +217,7 @@ impl Host {
         while is_wanted() {
             // A repeated entry counts once, so "unknown" is repeated like "unavailable".
             let (engine, entry) = (&node.engine, entry.clone());
-            let append = engine.append_for(purpose, &self.key, entry, expect, operation);
+            let append = engine.append(&self.key, entry, purpose, expect, operation);
             match append.await {
                 Ok(at) => return Some(at),
                 Err(AppendError::Conflict) => return None,

@@ -250,7 +250,7 @@ impl Desk {
         let entry = Entry { time, body }.encode(operation);
         let name = tombolo_engine::OperationId(operation.0);
         let (engine, key) = (&node.engine, &self.key);
-        let append = engine.append_for(purpose, key, entry, Expect::Any, name);
+        let append = engine.append(key, entry, purpose, Expect::Any, name);
         match node.written(append).await {
             // Whether it was written or not, the log will tell.
             Ok(Ok(_) | Err(AppendError::Unknown)) | Err(Late::Slow) => {}

@@ -155,7 +155,7 @@ impl Desk {
         let limit = node.config.engine_timeout;
         let name = tombolo_engine::OperationId(operation.0);
         let (key, purpose) = (&self.key, purpose(&body));
-        let append = node.engine.append_for(purpose, key, entry, expect, name);
+        let append = node.engine.append(key, entry, purpose, expect, name);
         match timeout(limit, append).await {
             Ok(Ok(at)) => {
                 let _ = timeout(limit, self.read_until(at)).await;

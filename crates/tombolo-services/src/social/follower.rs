@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
-use tombolo_engine::{AppendError, Expect, Key, TailEvent, latest};
+use tombolo_engine::{AppendError, Expect, Key, Purpose, TailEvent, latest};
 use tombolo_room::SessionId;
 use tombolo_social::{EntryError, OperationId};
 
@@ -212,7 +212,9 @@ impl<M: Machine> Following<M> {
             operation,
         };
         let id = tombolo_engine::OperationId(operation.0);
-        let append = node.engine.append(&follower.key, entry, Expect::Any, id);
+        let append = node
+            .engine
+            .append(&follower.key, entry, Purpose::More, Expect::Any, id);
         match node.written(append).await {
             // Whether it was written or not, the log will tell.
             Ok(Ok(_) | Err(AppendError::Unknown)) | Err(Late::Slow) => {}

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tombolo_engine::{Expect, Key, Local, LocalConfig, Log as _, OperationId, TailEvent};
+use tombolo_engine::{Expect, Key, Local, LocalConfig, Log as _, OperationId, Purpose, TailEvent};
 use tombolo_social::inbox::{Body, Entry};
 use tombolo_social::{MessageId, Time, board};
 use tombolo_wire::UserId;
@@ -186,6 +186,8 @@ async fn backup(local: &Local, keys: &[Key]) -> Local {
 
 async fn append(local: &Local, key: &Key, entry: Bytes, number: u8) {
     let operation = OperationId([number; 16]);
-    let appended = local.append(key, entry, Expect::Any, operation).await;
+    let appended = local
+        .append(key, entry, Purpose::More, Expect::Any, operation)
+        .await;
     appended.unwrap();
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tombolo_engine::{Expect, Key, Local, LocalConfig, Log as _, OperationId, TailEvent};
+use tombolo_engine::{Expect, Key, Local, LocalConfig, Log as _, OperationId, Purpose, TailEvent};
 use tombolo_services::Outgoing;
 use tombolo_social::inbox::{Body, Entry, PAYLOAD_BYTES_MAX, UNREAD_PER_SENDER_MAX};
 use tombolo_social::{MessageId, Time};
@@ -461,7 +461,7 @@ async fn bad_entries_in_a_log_change_nothing() {
     {
         let operation = OperationId([number as u8; 16]);
         local
-            .append(&key, entry, Expect::Any, operation)
+            .append(&key, entry, Purpose::More, Expect::Any, operation)
             .await
             .unwrap();
     }
@@ -485,7 +485,13 @@ async fn a_log_that_a_later_release_wrote_to_is_reported_and_read_again_later() 
     }
     // Its version is its first field.
     let later = Bytes::from_static(&[0x08, 0x07]);
-    let at = local.append(&inbox, later, Expect::Any, OperationId([5; 16]));
+    let at = local.append(
+        &inbox,
+        later,
+        Purpose::More,
+        Expect::Any,
+        OperationId([5; 16]),
+    );
     let at = at.await.unwrap();
     let refused = alice.direct("bob", 2, b"unread").await;
     assert_eq!(refused.unwrap_err(), ErrorCode::Unavailable);

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tombolo_engine::{
     AppendError, BoxFuture, Bus, CasError, Expect, Key, Kv, KvEntry, Leases, Local, LocalConfig,
-    Log, Offset, OperationId, Pattern, PublishError, RequestError, RetireError, Revision, Server,
-    SnapshotError, Subscription, Tail, Unavailable, Watch,
+    Log, Offset, OperationId, Pattern, PublishError, Purpose, RequestError, RetireError, Revision,
+    Server, SnapshotError, Subscription, Tail, Unavailable, Watch,
 };
 use tombolo_services::{MatchPool, Outgoing};
 use tombolo_wire::v1::{
@@ -337,7 +337,7 @@ pub(crate) struct Flaky {
     since: Arc<Mutex<Option<Instant>>>,
 }
 
-type Written = (Key, Bytes, Expect, OperationId);
+type Written = (Key, Bytes, Purpose, Expect, OperationId);
 
 #[derive(Clone, Copy, PartialEq)]
 #[repr(u8)]
@@ -373,8 +373,8 @@ impl Flaky {
     /// Writes what is late.
     async fn catch_up(&self) {
         let late = std::mem::take(&mut *self.late.lock().unwrap());
-        for (key, entry, expect, operation) in late {
-            let appended = self.local.append(&key, entry, expect, operation);
+        for (key, entry, purpose, expect, operation) in late {
+            let appended = self.local.append(&key, entry, purpose, expect, operation);
             appended.await.unwrap();
         }
     }
@@ -400,6 +400,7 @@ impl Log for Flaky {
         &'a self,
         key: &'a Key,
         entry: Bytes,
+        purpose: Purpose,
         expect: Expect,
         operation: OperationId,
     ) -> BoxFuture<'a, Result<Offset, AppendError>> {
@@ -408,11 +409,14 @@ impl Log for Flaky {
                 return Err(AppendError::Unavailable);
             }
             if self.is(Mood::Late) {
-                let written = (key.clone(), entry, expect, operation);
+                let written = (key.clone(), entry, purpose, expect, operation);
                 self.late.lock().unwrap().push(written);
                 return Err(AppendError::Unknown);
             }
-            let appended = self.local.append(key, entry, expect, operation).await;
+            let appended = self
+                .local
+                .append(key, entry, purpose, expect, operation)
+                .await;
             if self.is(Mood::Going) {
                 self.set(Mood::Away);
                 std::future::pending::<()>().await;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use tombolo_engine::{Expect, Key, Kv as _, Local, Log as _, OperationId, TailEvent, WatchEvent};
+use tombolo_engine::{
+    Expect, Key, Kv as _, Local, Log as _, OperationId, Purpose, TailEvent, WatchEvent,
+};
 use tombolo_services::NodeState;
 use tombolo_wire::v1::{
     self, ErrorCode, JoinMode, request, response, room_act, room_event, server_frame,
@@ -325,7 +327,13 @@ async fn a_room_that_its_heir_cannot_read_keeps_nobody_from_being_gone() {
     // The version of an entry is its first field.
     let entry = bytes::Bytes::from_static(&[0x08, 0x07]);
     let key = Key::new(["room", "later"]).unwrap();
-    let written = local.append(&key, entry, Expect::Any, OperationId([1; 16]));
+    let written = local.append(
+        &key,
+        entry,
+        Purpose::More,
+        Expect::Any,
+        OperationId([1; 16]),
+    );
     written.await.unwrap();
     nodes[1].lab.services.kill();
     let is_gone = async {
@@ -529,7 +537,13 @@ async fn a_room_of_a_later_release_is_left_as_it_is() {
     let (nodes, local) = cluster::<1>().await;
     let key = Key::new(["room", "later"]).unwrap();
     let at = local
-        .append(&key, "first".into(), Expect::Any, OperationId([1; 16]))
+        .append(
+            &key,
+            "first".into(),
+            Purpose::More,
+            Expect::Any,
+            OperationId([1; 16]),
+        )
         .await
         .unwrap();
     local.snapshot(&key, at, "unreadable".into()).await.unwrap();

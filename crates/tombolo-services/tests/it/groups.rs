@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tombolo_engine::{Expect, Key, Kv as _, Local, LocalConfig, Log as _, OperationId, TailEvent};
+use tombolo_engine::{
+    Expect, Key, Kv as _, Local, LocalConfig, Log as _, OperationId, Purpose, TailEvent,
+};
 use tombolo_services::Outgoing;
 use tombolo_social::Time;
 use tombolo_social::inbox::{Body, Entry};
@@ -303,7 +305,13 @@ async fn a_node_that_does_not_know_that_posts_were_given_up_puts_none_among_them
         id: tombolo_social::MessageId([3; 16]),
         payload: "lost".into(),
     };
-    let late = local.append(&posts, entry.encode(), Expect::Any, OperationId([1; 16]));
+    let late = local.append(
+        &posts,
+        entry.encode(),
+        Purpose::More,
+        Expect::Any,
+        OperationId([1; 16]),
+    );
     late.await.unwrap();
     assert!(bob.history(0, 0).await.unwrap().messages.is_empty());
 }
@@ -706,7 +714,7 @@ async fn give_inbox(local: &Local, user: &str) {
     };
     let key = Key::new(["inbox", user]).unwrap();
     let id = OperationId([1; 16]);
-    let append = local.append(&key, entry.encode(), Expect::Empty, id);
+    let append = local.append(&key, entry.encode(), Purpose::More, Expect::Empty, id);
     append.await.unwrap();
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 use tombolo_engine::{
-    Engine, Expect, Key, Leases as _, Local, LocalConfig, Log as _, TailEvent, WatchEvent,
+    Engine, Expect, Key, Leases as _, Local, LocalConfig, Log as _, Purpose, TailEvent, WatchEvent,
 };
 use tombolo_match::{Body, Entry};
 use tombolo_services::{
@@ -422,7 +422,7 @@ async fn a_pool_of_more_than_a_hundred_thousand_tickets_is_kept_in_a_snapshot_an
         let operation = tombolo_match::OperationId(u128::from(number).to_be_bytes());
         let entry = Entry { time, body }.encode(operation);
         let operation = tombolo_engine::OperationId(operation.0);
-        let appended = local.append(&key, entry, Expect::Any, operation);
+        let appended = local.append(&key, entry, Purpose::More, Expect::Any, operation);
         appended.await.unwrap();
     }
     let first = start(&local, "node-0");

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tombolo_engine::{Expect, Key, Local, Log as _, Offset, TailEvent};
+use tombolo_engine::{Expect, Key, Local, Log as _, Offset, Purpose, TailEvent};
 use tombolo_room::{Act, Body, Entry, Join, Membership, OperationId, SessionId, Settings, Time};
 use tombolo_services::{NamedOperation, NewRoom, Reject, ServerActed, Services};
 use tombolo_wire::v1::{self, ErrorCode, JoinMode, room_act};
@@ -200,7 +200,7 @@ async fn append(local: &Local, body: Body) {
         body,
     };
     let (log, operation) = (log(), tombolo_engine::OperationId(operation.0));
-    let append = local.append(&log, entry.encode(), Expect::Any, operation);
+    let append = local.append(&log, entry.encode(), Purpose::More, Expect::Any, operation);
     append.await.unwrap();
 }
 

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tombolo_engine::{Expect, Key, Local, LocalConfig, Log as _, TailEvent};
+use tombolo_engine::{Expect, Key, Local, LocalConfig, Log as _, Purpose, TailEvent};
 use tombolo_room::{
     Act, Actor, Audience, Body, Entry, HISTORY_BYTES_MAX, OperationId, Settings, Time,
 };
@@ -381,7 +381,7 @@ async fn append(engine: &Local, body: Body) {
     };
     let id = tombolo_engine::OperationId(operation.0);
     let (log, entry) = (room_log(), entry.encode());
-    let append = engine.append(&log, entry, Expect::Any, id);
+    let append = engine.append(&log, entry, Purpose::More, Expect::Any, id);
     append.await.unwrap();
 }
 

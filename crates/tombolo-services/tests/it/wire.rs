@@ -10,8 +10,8 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::watch;
 use tombolo_engine::{
     AppendError, BoxFuture, Bus, CasError, Expect, Key, Kv, KvEntry, Leases, Local, Log, Offset,
-    OperationId, Pattern, PublishError, RequestError, RetireError, Revision, Server, SnapshotError,
-    Subscription, Tail, TailEvent, Unavailable, Watch, WatchEvent,
+    OperationId, Pattern, PublishError, Purpose, RequestError, RetireError, Revision, Server,
+    SnapshotError, Subscription, Tail, TailEvent, Unavailable, Watch, WatchEvent,
 };
 
 /// One node's access to a shared engine.
@@ -230,6 +230,7 @@ impl Log for Wire {
         &'a self,
         key: &'a Key,
         entry: Bytes,
+        purpose: Purpose,
         expect: Expect,
         operation: OperationId,
     ) -> BoxFuture<'a, Result<Offset, AppendError>> {
@@ -238,7 +239,7 @@ impl Log for Wire {
             return Box::pin(async { Err(AppendError::Unavailable) });
         }
         let logs = self.logs();
-        Box::pin(async move { logs.append(key, entry, expect, operation).await })
+        Box::pin(async move { logs.append(key, entry, purpose, expect, operation).await })
     }
 
     fn tail<'a>(

@@ -13,8 +13,8 @@ use rand::rngs::ChaCha12Rng;
 use tokio::time::sleep;
 use tombolo_engine::{
     AppendError, BoxFuture, Bus, BusEvent, CasError, Expect, Key, Kv, KvEntry, Leases, Local, Log,
-    Offset, OperationId, Pattern, PublishError, Request, RequestError, RetireError, Revision,
-    Server, SnapshotError, Subscription, Tail, TailEvent, Unavailable, Watch, WatchEvent,
+    Offset, OperationId, Pattern, PublishError, Purpose, Request, RequestError, RetireError,
+    Revision, Server, SnapshotError, Subscription, Tail, TailEvent, Unavailable, Watch, WatchEvent,
 };
 
 /// How bad it is; each part of a thousand.
@@ -275,6 +275,7 @@ impl Log for Wire {
         &'a self,
         key: &'a Key,
         entry: Bytes,
+        purpose: Purpose,
         expect: Expect,
         operation: OperationId,
     ) -> BoxFuture<'a, Result<Offset, AppendError>> {
@@ -290,17 +291,17 @@ impl Log for Wire {
                     let key = key.clone();
                     tokio::spawn(async move {
                         sleep(delay).await;
-                        local.append(&key, entry, expect, operation).await
+                        local.append(&key, entry, purpose, expect, operation).await
                     });
                     return Err(AppendError::Unknown);
                 }
                 Fate::Unanswered => {
-                    let _nobody_knows = local.append(key, entry, expect, operation).await;
+                    let _nobody_knows = local.append(key, entry, purpose, expect, operation).await;
                     return Err(AppendError::Unknown);
                 }
                 Fate::Fine => {}
             }
-            let done = local.append(key, entry, expect, operation).await;
+            let done = local.append(key, entry, purpose, expect, operation).await;
             match self.travel().await {
                 true => done,
                 false => Err(AppendError::Unknown),

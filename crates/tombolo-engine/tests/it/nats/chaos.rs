@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use tokio::task::JoinSet;
 use tombolo_engine::{
     AppendError, CasError, Expect, Key, Kv as _, Log as _, Nats, NatsConfig, Offset, OperationId,
-    Revision, TailEvent,
+    Purpose, Revision, TailEvent,
 };
 use tombolo_natlab::{Host, Lab, Profile, Site};
 
@@ -311,7 +311,7 @@ impl Writer {
             let operation = OperationId(random());
             let outcome = self
                 .engine
-                .append(&key, entry.clone(), expect, operation)
+                .append(&key, entry.clone(), Purpose::More, expect, operation)
                 .await;
             if outcome.is_ok() {
                 self.acknowledged[self.log].fetch_add(1, Ordering::Relaxed);

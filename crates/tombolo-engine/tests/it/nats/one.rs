@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use nix::sys::signal::Signal;
 use tombolo_engine::{
-    Engine, Expect, Key, Kv as _, Leases as _, Log as _, Nats, NatsAuth, NatsError, Refusal,
-    TailEvent, VALUE_BYTES_MAX, Version, WatchEvent, conformance,
+    Engine, Expect, Key, Kv as _, Leases as _, Log as _, Nats, NatsAuth, NatsError, Purpose,
+    Refusal, TailEvent, VALUE_BYTES_MAX, Version, WatchEvent, conformance,
 };
 use tombolo_natlab::skip;
 
@@ -177,7 +177,7 @@ async fn what_was_written_outlives_a_killed_server_and_readers_go_on_by_themselv
     let engine = Nats::connect(config(servers.urls(), 1, "t")).await.unwrap();
     let (log, value) = (key("log"), key("value"));
     let first = engine
-        .append(&log, "1".into(), Expect::Empty, operation())
+        .append(&log, "1".into(), Purpose::More, Expect::Empty, operation())
         .await
         .unwrap();
     let revision = engine.cas(&value, None, Some("a".into())).await.unwrap();
@@ -191,7 +191,13 @@ async fn what_was_written_outlives_a_killed_server_and_readers_go_on_by_themselv
     assert_eq!(watch.next().await, Some(WatchEvent::Reset));
     assert_eq!(watch.next().await, Some(WatchEvent::Synced));
     let second = engine
-        .append(&log, "2".into(), Expect::Last(first), operation())
+        .append(
+            &log,
+            "2".into(),
+            Purpose::More,
+            Expect::Last(first),
+            operation(),
+        )
         .await
         .unwrap();
     let entry = TailEvent::Entry {
@@ -214,7 +220,7 @@ async fn a_stream_that_is_lost_is_made_anew_in_another_epoch_and_fences_what_was
     let engine = Nats::connect(ours.clone()).await.unwrap();
     let log = key("log");
     let old = engine
-        .append(&log, "1".into(), Expect::Empty, operation())
+        .append(&log, "1".into(), Purpose::More, Expect::Empty, operation())
         .await
         .unwrap();
     let mut tail = engine.tail(&log, Some(old)).await.unwrap();
@@ -224,13 +230,25 @@ async fn a_stream_that_is_lost_is_made_anew_in_another_epoch_and_fences_what_was
     // Another node makes them again; its first entry has the place that the old one had.
     let other = Nats::connect(ours).await.unwrap();
     let new = other
-        .append(&log, "other".into(), Expect::Empty, operation())
+        .append(
+            &log,
+            "other".into(),
+            Purpose::More,
+            Expect::Empty,
+            operation(),
+        )
         .await
         .unwrap();
     assert_eq!(new.seq, old.seq);
     assert!(new.epoch > old.epoch);
     let late = engine
-        .append(&log, "late".into(), Expect::Last(old), operation())
+        .append(
+            &log,
+            "late".into(),
+            Purpose::More,
+            Expect::Last(old),
+            operation(),
+        )
         .await;
     assert!(late.is_err(), "{late:?}");
     assert_eq!(tail.next().await, Some(TailEvent::Reset));
@@ -252,7 +270,7 @@ async fn readers_of_streams_that_others_have_made_anew_go_on_with_those() {
     ours.tail_check = Duration::from_hours(1);
     let engine = Nats::connect(ours.clone()).await.unwrap();
     let (log, names) = (key("log"), key("p"));
-    let last = engine.append(&log, "1".into(), Expect::Empty, operation());
+    let last = engine.append(&log, "1".into(), Purpose::More, Expect::Empty, operation());
     let last = last.await.unwrap();
     let mut tail = engine.tail(&log, Some(last)).await.unwrap();
     assert_eq!(tail.next().await, Some(TailEvent::Synced));
@@ -261,7 +279,13 @@ async fn readers_of_streams_that_others_have_made_anew_go_on_with_those() {
 
     engine.delete_all().await.unwrap();
     let other = Nats::connect(ours).await.unwrap();
-    let new = other.append(&log, "other".into(), Expect::Empty, operation());
+    let new = other.append(
+        &log,
+        "other".into(),
+        Purpose::More,
+        Expect::Empty,
+        operation(),
+    );
     let entry = TailEvent::Entry {
         at: new.await.unwrap(),
         entry: "other".into(),
@@ -299,7 +323,7 @@ async fn readers_of_streams_that_are_lost_begin_anew_though_nobody_writes() {
     ours.tail_check = Duration::from_millis(50);
     let engine = Nats::connect(ours).await.unwrap();
     let (log, names) = (key("log"), key("p"));
-    let last = engine.append(&log, "1".into(), Expect::Empty, operation());
+    let last = engine.append(&log, "1".into(), Purpose::More, Expect::Empty, operation());
     let last = last.await.unwrap();
     let mut tail = engine.tail(&log, Some(last)).await.unwrap();
     assert_eq!(tail.next().await, Some(TailEvent::Synced));
@@ -310,7 +334,7 @@ async fn readers_of_streams_that_are_lost_begin_anew_though_nobody_writes() {
     assert_eq!(watch.next().await, Some(WatchEvent::Reset));
     assert_eq!(watch.next().await, Some(WatchEvent::Synced));
     assert_eq!(tail.next().await, Some(TailEvent::Reset));
-    let new = engine.append(&log, "2".into(), Expect::Empty, operation());
+    let new = engine.append(&log, "2".into(), Purpose::More, Expect::Empty, operation());
     assert!(new.await.unwrap().epoch > last.epoch);
 }
 
@@ -322,8 +346,9 @@ async fn what_writers_left_who_died_before_their_snapshot_was_whole_is_taken_awa
     let servers = Servers::start(&binary, 1, "");
     let engine = Nats::connect(config(servers.urls(), 1, "t")).await.unwrap();
     let log = key("log");
-    let append =
-        |key, text: &'static str| engine.append(key, text.into(), Expect::Any, operation());
+    let append = |key, text: &'static str| {
+        engine.append(key, text.into(), Purpose::More, Expect::Any, operation())
+    };
     let at = append(&log, "1").await.unwrap();
     // As writers leave them that die before they have said where they are: of this log and of another.
     let client = async_nats::connect(servers.urls()).await.unwrap();
@@ -386,7 +411,7 @@ async fn a_frozen_server_makes_the_engine_unavailable_and_it_comes_back_by_itsel
     let log = key("log");
     servers.servers[0].signal(Signal::SIGSTOP);
     let unsure = engine
-        .append(&log, "1".into(), Expect::Empty, operation())
+        .append(&log, "1".into(), Purpose::More, Expect::Empty, operation())
         .await;
     assert_eq!(unsure, Err(tombolo_engine::AppendError::Unknown));
     assert!(engine.get(&key("value")).await.is_err());

@@ -10,7 +10,8 @@ use futures_util::stream::select_all;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tombolo_engine::{
-    AppendError, CasError, Epoch, Expect, Kv as _, Log as _, Nats, NatsConfig, Offset, Revision,
+    AppendError, CasError, Epoch, Expect, Kv as _, Log as _, Nats, NatsConfig, Offset, Purpose,
+    Revision,
 };
 
 use super::one::server;
@@ -38,7 +39,9 @@ async fn what_a_leader_does_not_know_yet_is_not_taken_for_a_lost_race() {
     let engine = Nats::connect(ours).await.unwrap();
     let (epoch, log) = (EPOCH, key("log"));
     let last = Expect::Last(Offset { epoch, seq: 5 });
-    let appended = engine.append(&log, "6".into(), last, operation()).await;
+    let appended = engine
+        .append(&log, "6".into(), Purpose::More, last, operation())
+        .await;
     assert_eq!(appended, Ok(Offset { epoch, seq: 6 }));
 }
 
@@ -59,7 +62,7 @@ async fn a_leader_that_never_knows_what_was_expected_is_believed_in_the_end() {
     let engine = Nats::connect(ours).await.unwrap();
     let (epoch, log, value) = (EPOCH, key("log"), key("value"));
     let last = Expect::Last(Offset { epoch, seq: 5 });
-    let appended = engine.append(&log, "6".into(), last, operation());
+    let appended = engine.append(&log, "6".into(), Purpose::More, last, operation());
     assert_eq!(appended.await, Err(AppendError::Conflict));
     let revision = Revision { epoch, number: 5 };
     let swapped = engine.cas(&value, Some(revision), Some("6".into()));

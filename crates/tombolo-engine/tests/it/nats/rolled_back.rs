@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tombolo_engine::{Expect, Key, Log as _, Nats, Offset, Tail, TailEvent};
+use tombolo_engine::{Expect, Key, Log as _, Nats, Offset, Purpose, Tail, TailEvent};
 
 use super::one::server;
 use super::servers::{self, Servers};
@@ -48,7 +48,9 @@ async fn come_back(replicas: usize) {
     assert_eq!(tail.next().await, Some(TailEvent::Reset));
     expect(&mut *tail, &earlier).await;
     let last = Expect::Last(earlier[1].0);
-    let next = engine.append(&log, "5".into(), last, operation()).await;
+    let next = engine
+        .append(&log, "5".into(), Purpose::More, last, operation())
+        .await;
     expect(&mut *tail, &[(next.unwrap(), "5".into())]).await;
     assert_eq!(engine.stats().rolled_back, 1);
     // Whoever had read more finds that out when it comes back.
@@ -144,7 +146,7 @@ async fn append<const N: usize>(
     let mut appended = Vec::new();
     for entry in entries {
         let entry = Bytes::from(entry);
-        let at = engine.append(log, entry.clone(), Expect::Any, operation());
+        let at = engine.append(log, entry.clone(), Purpose::More, Expect::Any, operation());
         appended.push((at.await.unwrap(), entry));
     }
     appended

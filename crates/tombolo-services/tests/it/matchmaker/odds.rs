@@ -228,7 +228,7 @@ async fn a_pool_that_this_release_cannot_read_keeps_no_other_from_knowing_who_is
     entry[1] += 1;
     let key = pool_key(&local, "pool").await;
     let operation = tombolo_engine::OperationId(operation);
-    let appended = local.append(&key, entry.into(), Expect::Any, operation);
+    let appended = local.append(&key, entry.into(), Purpose::More, Expect::Any, operation);
     appended.await.unwrap();
     alice.connection = None;
     tokio::time::sleep(Duration::from_secs(5)).await;
