@@ -37,6 +37,8 @@ pub(super) struct Pending {
     tries_left: u32,
     /// What the ledger has of it.
     booked: Usage,
+    /// What the ledger has of the port that is to be reserved with it.
+    booked_next: Usage,
     state: PendingState,
 }
 
@@ -259,6 +261,11 @@ impl Server {
         }
         let booked = self.usage_of_new(&identity.user);
         self.ledger.take(holder_of(ask, &identity.user), booked);
+        let booked_next = match wish {
+            Wish::EvenAndNext(_) => booked,
+            Wish::One(_, _) | Wish::Both(_) | Wish::Reserved(_) => Usage::default(),
+        };
+        self.ledger.take(owner(&identity.user), booked_next);
         let asked = RelayAddr(ask.from.server);
         let tries_left = BIND_TRIES;
         let (failed, state) = (None, PendingState::Wanted);
@@ -273,6 +280,7 @@ impl Server {
             failed,
             tries_left,
             booked,
+            booked_next,
             state,
         };
         self.proceed(now, pending);
@@ -354,6 +362,8 @@ impl Server {
     fn abandon(&mut self, now: Instant, pending: Pending) {
         let holder = holder_of(pending.ask, &pending.identity.user);
         self.ledger.give_back(holder, pending.booked);
+        let owner = owner(&pending.identity.user);
+        self.ledger.give_back(owner, pending.booked_next);
         for relay in pending.bound {
             self.release(now, relay);
         }
@@ -370,6 +380,7 @@ impl Server {
             bound,
             failed,
             booked,
+            booked_next,
             ..
         } = pending;
         let mut relays = Relays::default();
@@ -377,7 +388,7 @@ impl Server {
         for relay in bound {
             match relays.of(AddressFamily::of(relay.0.ip())) {
                 None => relays.insert(relay),
-                Some(_) => reserved = Some(self.reserve(now, relay, &identity)),
+                Some(_) => reserved = Some(self.reserve(now, relay, &identity, booked_next)),
             }
         }
         let expires = now + lifetime;
@@ -460,20 +471,19 @@ impl Server {
         }
     }
 
-    fn reserve(&mut self, now: Instant, relay: RelayAddr, identity: &Identity) -> ReservationToken {
+    fn reserve(
+        &mut self,
+        now: Instant,
+        relay: RelayAddr,
+        identity: &Identity,
+        booked: Usage,
+    ) -> ReservationToken {
         let mut token = [0; 8];
         self.rng.fill_bytes(&mut token);
         // The client may come back to another shard, which then knows where to ask.
         token[7] = self.shard.0;
         let token = ReservationToken(token);
         let expires = now + RESERVATION_LIFETIME;
-        // A reservation counts like an allocation, or ports could be hoarded.
-        let holder = Holder {
-            user: &identity.user,
-            network: None,
-        };
-        let booked = self.usage_of_new(&identity.user);
-        self.ledger.take(holder, booked);
         let reservation = Reservation {
             relay,
             user: identity.user.clone(),
@@ -506,13 +516,10 @@ impl Server {
         Ok(relay)
     }
 
-    /// Usage a reservation no more.
+    /// Counts a reservation no more.
     pub(super) fn give_back_reservation(&mut self, reservation: &Reservation) {
-        let holder = Holder {
-            user: &reservation.user,
-            network: None,
-        };
-        self.ledger.give_back(holder, reservation.booked);
+        self.ledger
+            .give_back(owner(&reservation.user), reservation.booked);
     }
 }
 
@@ -585,6 +592,14 @@ fn check_fragments(ask: Ask, message: &Message<'_>, wish: Wish) -> Result<(), Re
 fn holder_of(ask: Ask, user: &User) -> Holder<'_> {
     let network = Some(Network::of(ask.from.client));
     Holder { user, network }
+}
+
+/// For whom a reserved port counts: like an allocation, or ports could be hoarded, but for no network.
+fn owner(user: &User) -> Holder<'_> {
+    Holder {
+        user,
+        network: None,
+    }
 }
 
 /// Makes attributes of a success reply, without its header.

@@ -42,7 +42,7 @@ pub struct Usage {
     pub bandwidth: u64,
 }
 
-/// Usage what everybody has, in one book for each kind of holder. An allocation's part is booked
+/// Counts what everybody has, in one book for each kind of holder. An allocation's part is booked
 /// by [`Ledger::settle`], which compares what it has with what was booked for it before: so each way
 /// in which something begins or ends comes to the same.
 #[derive(Default)]
@@ -163,7 +163,7 @@ impl Usage {
         ]
     }
 
-    /// Usage `after` in place of `before`, which was counted.
+    /// Counts `after` in place of `before`, which was counted.
     fn replace(&mut self, before: Self, after: Self) {
         let replace = |count: &mut u32, before: u32, after: u32| {
             debug_assert!(*count >= before, "only what was taken is given back");
@@ -214,12 +214,12 @@ impl Scope {
 }
 
 impl Ledger {
-    /// Usage something for somebody.
+    /// Counts something for somebody.
     pub(super) fn take(&mut self, holder: Holder<'_>, what: Usage) {
         self.book(holder, Usage::NONE, what);
     }
 
-    /// Usage something no more.
+    /// Counts something no more.
     pub(super) fn give_back(&mut self, holder: Holder<'_>, what: Usage) {
         self.book(holder, what, Usage::NONE);
     }
@@ -233,7 +233,7 @@ impl Ledger {
         }
     }
 
-    /// Usage an allocation for another network.
+    /// Counts an allocation for another network.
     fn move_network(&mut self, allocation: &mut Allocation, to: Network) {
         let before = std::mem::replace(&mut allocation.network, to);
         let booked = allocation.booked;
@@ -318,7 +318,7 @@ impl Server {
         self.ledger.check(allocation.holder(), more, &bounds)
     }
 
-    /// Usage an allocation, with all that it has, for the network that its client comes from now.
+    /// Counts an allocation, with all that it has, for the network that its client comes from now.
     pub(super) fn move_network(
         &mut self,
         id: AllocationId,

@@ -295,10 +295,16 @@ impl World {
     }
 
     fn reserve(&mut self, from: FiveTuple, user: &User) {
-        let reply = self.lab.allocate_with(from, user, |writer| {
+        self.lab.is_driver_slow = self.rng.random_ratio(1, 2);
+        let wish = self.lab.sign(from, user, Method::ALLOCATE, |writer| {
+            writer.attribute(&RequestedTransport::UDP);
             writer.attribute(&EvenPort { reserve_next: true });
         });
-        self.tokens.extend(reply.get::<ReservationToken>());
+        for reply in self.lab.exchange(from, &wish) {
+            self.tokens
+                .extend(Reply(reply.bytes).get::<ReservationToken>());
+        }
+        self.lab.is_driver_slow = false;
     }
 
     fn go(&mut self, to: FiveTuple, user: &User) {
@@ -370,6 +376,7 @@ impl World {
         assert_eq!(usage.channels, sum(|info| info.channels), "{when}");
         assert_eq!(usage.connections, sum(|info| info.connections), "{when}");
         assert!(usage.allocations as usize >= infos.len(), "{when}");
+        assert!(usage.allocations <= 2 * ALLOCATIONS_MAX, "{when}");
         let each = self.lab.server.bandwidth(RealmId::default());
         let each = u64::from(each.expect("is bounded").bytes_per_second);
         assert!(usage.bandwidth >= infos.len() as u64 * each, "{when}");
@@ -397,7 +404,7 @@ fn configure(config: &mut Config) {
     config.realm.secrets = vec![SECRET.to_vec()];
     config.relay_tcp = true;
     config.limits.per_user = Quota {
-        allocations: Some(6),
+        allocations: Some(ALLOCATIONS_MAX as usize),
         permissions: Some(7),
         channels: Some(5),
         connections: Some(3),
@@ -454,3 +461,6 @@ fn connect(lab: &mut Lab, from: FiveTuple, user: &User, peer: &str) -> Option<Co
     };
     Some(connection)
 }
+
+/// Of each of the two users.
+const ALLOCATIONS_MAX: u32 = 6;

@@ -1,6 +1,8 @@
 //! Holes that other servers had around ports, quotas and whose allocation it is. See `holes.rs` too.
 
-use tombolo_stun::{EvenPort, Lifetime, Method, MobilityTicket, ReservationToken};
+use tombolo_stun::{
+    EvenPort, Lifetime, Method, MobilityTicket, RequestedTransport, ReservationToken,
+};
 use tombolo_turn::server::{PortError, RelayAddr};
 
 use super::lab::{Lab, PEER, User, alice, bob, client, tcp_client};
@@ -70,6 +72,28 @@ fn coturn_2026_reservations_count_for_the_quota_until_they_are_over() {
     lab.allocate(client(3), &alice());
     let reply = lab.allocate_with(client(4), &alice(), |_| {});
     assert_eq!(reply.code(), Some(486));
+}
+
+#[test]
+fn ports_that_will_be_reserved_count_from_when_they_are_asked_for() {
+    let mut lab = Lab::with(|config| config.limits.per_user.allocations = Some(4));
+    let wishes = [1, 2, 3].map(|port| {
+        lab.sign(client(port), &alice(), Method::ALLOCATE, |writer| {
+            writer.attribute(&RequestedTransport::UDP);
+            writer.attribute(&EvenPort { reserve_next: true });
+        })
+    });
+    lab.is_driver_slow = true;
+    assert_eq!(lab.exchange(client(1), &wishes[0]), []);
+    assert_eq!(lab.exchange(client(2), &wishes[1]), []);
+    assert_eq!(lab.reply(client(3), &wishes[2]).code(), Some(486));
+    assert_eq!(lab.catch_up().len(), 2);
+    assert_eq!(lab.server.usage().allocations, 4);
+    for port in [1, 2] {
+        end(&mut lab, port);
+    }
+    lab.advance(30);
+    assert_eq!(lab.server.usage().allocations, 0);
 }
 
 #[test]
