@@ -139,7 +139,7 @@ const FAMILIES: &[Family] = &[
     ("tombolo_services_directs", Counter, "Direct messages that devices here have sent.", |s| s.services.directs),
     ("tombolo_services_copies_failed", Counter, "Direct messages whose senders have got no copy.", |s| s.services.copies_failed),
     ("tombolo_services_rooms_crowded_out", Counter, "Rooms that were closed because there were too many that nobody was in.", |s| s.services.rooms_crowded_out),
-    ("tombolo_services_logs_left", Counter, "Logs of closed rooms that are left to others to retire: too many waited for that.", |s| s.services.logs_left),
+    ("tombolo_services_logs_left", Counter, "Logs of closed rooms that are looked for later to be retired: too many waited for that.", |s| s.services.logs_left),
     ("tombolo_services_posts", Counter, "What devices here have said in groups.", |s| s.services.posts),
     ("tombolo_services_introduced", Counter, "Introductions handed to a member's session.", |s| s.services.introduced),
     ("tombolo_services_dropped", Counter, "Unreliable messages dropped because a connection was too slow.", |s| s.services.dropped),

@@ -49,7 +49,7 @@ pub(crate) use handover::{Arrivals, ResumeName, ResumeRefusal, fetch, forward_it
 pub(crate) use link::FrameError;
 use link::{Full, Link, LinkLimits, LinkTopic};
 pub(crate) use load::cpu_time;
-pub(crate) use loss::{list, rooms_prefix, unlist};
+pub(crate) use loss::{list, rooms_prefix, take_up_left, unlist};
 pub(crate) use member::{Input, RECORDS, run};
 use record::Load;
 pub(crate) use record::{Record, State};

@@ -36,7 +36,7 @@ pub struct Stats {
     pub copies_failed: u64,
     /// Rooms that were closed because there were too many that nobody was in.
     pub rooms_crowded_out: u64,
-    /// Logs of closed rooms that this life of the node leaves to others to retire, since too many waited for that.
+    /// Logs of closed rooms that found no place among those that wait to be retired: the node looks for them after those.
     pub logs_left: u64,
     /// What devices here have said in groups.
     pub posts: u64,

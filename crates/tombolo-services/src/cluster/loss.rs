@@ -15,6 +15,7 @@ use tombolo_wire::v1::ErrorCode;
 use tombolo_wire::{NodeId, RoomId};
 
 use crate::catalogue;
+use crate::lock::lock;
 use crate::matchmaker;
 use crate::node::Node;
 use crate::reject::Reject;
@@ -83,12 +84,28 @@ async fn inherit_rooms(node: &Arc<Node>, lost: &NodeId, incarnation: u64) {
         if tasks.len() >= ROOMS_AT_ONCE {
             tasks.join_next().await;
         }
-        tasks.spawn(clear(Arc::clone(node), lost.clone(), incarnation, listed));
+        let lost = Some((lost.clone(), incarnation));
+        tasks.spawn(clear(Arc::clone(node), lost, listed));
     }
     while tasks.join_next().await.is_some() {}
     while catalogue::sweep(node, lost, &names).await.is_err() {
         tokio::time::sleep(RETRY_DELAY).await;
     }
+}
+
+/// Takes up the rooms that this node has listed and does not host any more, until there is no place for more of their logs
+/// to be retired: there was none when it was to end them.
+pub(crate) async fn take_up_left(node: &Arc<Node>) -> Result<(), Unavailable> {
+    for listed in rooms_of(node, node.name()).await? {
+        if node.retirements.is_full() || node.cluster.is_out() {
+            break;
+        }
+        let is_hosted = |room| lock(&node.host_by_room).contains_key(room);
+        if !listed.room.as_ref().is_some_and(is_hosted) {
+            clear(Arc::clone(node), None, listed).await;
+        }
+    }
+    Ok(())
 }
 
 async fn rooms_of(node: &Node, lost: &NodeId) -> Result<Vec<Listed>, Unavailable> {
@@ -113,8 +130,9 @@ async fn rooms_of(node: &Node, lost: &NodeId) -> Result<Vec<Listed>, Unavailable
     }
 }
 
-/// Drops the members that a node left behind in one room, unless somebody else has done so since it was listed.
-async fn clear(node: Arc<Node>, lost: NodeId, incarnation: u64, listed: Listed) {
+/// Drops the members that a node's lost lives left behind in one room, and takes it off the list, unless somebody else has
+/// done so since it was listed.
+async fn clear(node: Arc<Node>, lost: Option<(NodeId, u64)>, listed: Listed) {
     if let Ok(None) = node.engine.get(&listed.key).await {
         return;
     }
@@ -128,14 +146,16 @@ async fn clear(node: Arc<Node>, lost: NodeId, incarnation: u64, listed: Listed) 
                 return;
             }
         }
-        host.drop_members_of(&node, &lost, incarnation).await;
+        if let Some((lost, incarnation)) = &lost {
+            host.drop_members_of(&node, lost, *incarnation).await;
+        }
         // This node keeps the room's clock now, or retires its log: whoever does what it leaves to do must find the room.
         while host.is_unfinished() && host.list(&node).await.is_err() {
             tokio::time::sleep(RETRY_DELAY).await;
         }
         host.clear_if_closed(&node);
-        let is_ours = lost == *node.name() && host.listed() == Some(listed.revision);
-        if is_ours {
+        let is_listed_here = lost.is_none_or(|(lost, _)| lost == *node.name());
+        if is_listed_here && host.listed() == Some(listed.revision) {
             return;
         }
     }

@@ -4,7 +4,8 @@
 //! differently what comes when the room is opened anew. Therefore the log's last entry says that the room is forgotten.
 //!
 //! While the engine is away such logs wait, so many at most and a few of them at work. Until its log is retired the room
-//! stays listed as hosted here: what this node does not come to do, its heir or its next life finds.
+//! stays listed as hosted here: there this node finds those for which there was no place, and its heir or its next life
+//! what this one does not come to do.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -28,8 +29,17 @@ struct Waiting {
     /// Each of `by_room` once.
     rooms: VecDeque<RoomId>,
     by_room: BTreeMap<RoomId, Retirement>,
+    /// Others had no place: they are to be looked for in the list.
+    has_left: bool,
     /// The tasks that are at it.
     workers: usize,
+}
+
+/// What a worker does next.
+enum Task {
+    Retire(Retirement),
+    /// Look for those that had no place.
+    Look,
 }
 
 /// One log that is to be retired.
@@ -104,6 +114,7 @@ impl Retirements {
             return Added::Waits;
         }
         if waiting.by_room.len() >= WAITING_MAX {
+            waiting.has_left = true;
             return Added::NoPlace;
         }
         waiting.by_room.insert(room.clone(), new);
@@ -127,15 +138,28 @@ impl Retirements {
         }
     }
 
+    /// Those that had no place are still to be looked for.
+    fn look_again(&self) {
+        lock(&self.0).has_left = true;
+    }
+
+    /// Whether another one would have no place, or one had none since they were looked for.
+    pub(crate) fn is_full(&self) -> bool {
+        lock(&self.0).has_left
+    }
+
     /// What a worker does next; it is none any more when that is nothing.
-    fn next(&self) -> Option<Retirement> {
+    fn next(&self) -> Option<Task> {
         let mut waiting = lock(&self.0);
         let room = waiting.rooms.pop_front();
-        let next = room.and_then(|room| waiting.by_room.remove(&room));
-        if next.is_none() {
-            waiting.workers -= 1;
+        if let Some(retirement) = room.and_then(|room| waiting.by_room.remove(&room)) {
+            return Some(Task::Retire(retirement));
         }
-        next
+        if std::mem::take(&mut waiting.has_left) {
+            return Some(Task::Look);
+        }
+        waiting.workers -= 1;
+        None
     }
 }
 
@@ -165,16 +189,34 @@ impl Node {
 /// Retires what waits. What cannot be done now is tried again after the others.
 async fn work(node: Arc<Node>) {
     let mut delay = DELAY_MIN;
-    while let Some(mut retirement) = node.retirements.next() {
-        if retirement.is_done(&node).await {
-            if let Some(listed) = retirement.listed {
-                cluster::unlist(&node, &retirement.host.room, listed).await;
-            }
+    while let Some(task) = node.retirements.next() {
+        if is_done(&node, task).await {
             delay = DELAY_MIN;
         } else {
-            node.retirements.put_back(retirement);
             tokio::time::sleep(delay).await;
             delay = (2 * delay).min(DELAY_MAX);
+        }
+    }
+}
+
+/// Tries to do it; whether it is done. What cannot be done now is to be done later.
+async fn is_done(node: &Arc<Node>, task: Task) -> bool {
+    match task {
+        Task::Retire(mut retirement) => {
+            let is_done = retirement.is_done(node).await;
+            if !is_done {
+                node.retirements.put_back(retirement);
+            } else if let Some(listed) = retirement.listed {
+                cluster::unlist(node, &retirement.host.room, listed).await;
+            }
+            is_done
+        }
+        Task::Look => {
+            let found = cluster::take_up_left(node).await;
+            if found.is_err() {
+                node.retirements.look_again();
+            }
+            found.is_ok()
         }
     }
 }
@@ -263,11 +305,12 @@ mod tests {
         assert_eq!(added.last(), Some(&Added::NoPlace));
         assert_eq!(waiting.add(retirement(7, 2)), Added::Waits);
         let mut next = Vec::new();
-        while let Some(retirement) = waiting.next() {
+        while let Some(Task::Retire(retirement)) = waiting.next() {
             next.push(retirement.last);
         }
         assert_eq!(next.len(), WAITING_MAX);
         assert_eq!(next[7], Last::Other(offset(2)));
+        assert!(waiting.next().is_none(), "the others were looked for");
     }
 
     fn retirement(number: usize, at: u64) -> Retirement {
