@@ -313,6 +313,44 @@ mod tests {
         assert!(waiting.next().is_none(), "the others were looked for");
     }
 
+    #[tokio::test]
+    async fn a_log_that_is_put_back_waits_once_and_what_was_listed_is_unlisted_with_it() {
+        let waiting = Retirements::default();
+        let next = || match waiting.next() {
+            Some(Task::Retire(retirement)) => retirement,
+            Some(Task::Look) | None => panic!("none waits"),
+        };
+        waiting.add(listed(1, Some(1)));
+        let first = next();
+        // Somebody looked at the room, and had it opened and closed anew, while it was at work.
+        waiting.add(listed(2, None));
+        waiting.put_back(first);
+        let newer = next();
+        assert_eq!(newer.last, Last::Other(offset(2)));
+        assert_eq!(newer.listed, Some(revision(1)));
+        // Somebody joined it and listed it anew.
+        waiting.add(listed(3, Some(3)));
+        waiting.put_back(newer);
+        let newest = next();
+        assert_eq!(newest.last, Last::Other(offset(3)));
+        assert_eq!(newest.listed, Some(revision(3)));
+        waiting.put_back(newest);
+        assert_eq!(next().listed, Some(revision(3)));
+        assert!(waiting.next().is_none());
+    }
+
+    fn listed(at: u64, number: Option<u64>) -> Retirement {
+        Retirement {
+            listed: number.map(revision),
+            ..retirement(0, at)
+        }
+    }
+
+    fn revision(number: u64) -> Revision {
+        let epoch = Epoch(1);
+        Revision { epoch, number }
+    }
+
     fn retirement(number: usize, at: u64) -> Retirement {
         let room = RoomId::parse(&format!("room-{number}")).unwrap();
         let key = Key::new(["room", room.as_str()]).unwrap();
