@@ -15,6 +15,7 @@ use crate::certificate::Certificate;
 use crate::error::StartError;
 use crate::node::Node;
 use crate::sessions::SessionConfig;
+use crate::social::SocialConfig;
 use crate::webhook::WebhookConfig;
 
 /// What a node is to be; made by [`Node::builder`].
@@ -43,6 +44,7 @@ pub struct NodeBuilder {
     pub(crate) pools: Vec<MatchPool>,
     pub(crate) fields: FieldConfig,
     pub(crate) sessions: SessionConfig,
+    pub(crate) social: SocialConfig,
     pub(crate) webhook: Option<WebhookConfig>,
     pub(crate) engine: EngineChoice,
     /// What nodes say to each other is sealed with the first one, unless there is none.
@@ -105,6 +107,7 @@ impl NodeBuilder {
             pools: Vec::new(),
             fields: FieldConfig::default(),
             sessions: SessionConfig::default(),
+            social: SocialConfig::default(),
             webhook: None,
             engine: EngineChoice::Memory,
             seal_keys: Vec::new(),
@@ -272,6 +275,13 @@ impl NodeBuilder {
         self
     }
 
+    /// How much users may say that is kept, and how many groups they may make: the same on all nodes of a cluster.
+    #[must_use]
+    pub fn social(mut self, config: SocialConfig) -> Self {
+        self.social = config;
+        self
+    }
+
     /// Tells an HTTP server who comes and goes, and in which rooms.
     #[must_use]
     pub fn webhook(mut self, config: WebhookConfig) -> Self {
@@ -371,6 +381,10 @@ impl NodeBuilder {
                 self.sessions == other.sessions,
             ),
             (
+                "how much users may say that is kept (`social`)",
+                self.social == other.social,
+            ),
+            (
                 "the webhook (`webhook`)",
                 match (&self.webhook, &other.webhook) {
                     (Some(own), Some(theirs)) => own.is_like(theirs),
@@ -426,6 +440,8 @@ mod tests {
         fields.fields_max += 1;
         let mut sessions = SessionConfig::default();
         sessions.rooms_max += 1;
+        let mut social = SocialConfig::default();
+        social.groups_per_user_max += 1;
         for (from, to, told) in [
             (node(), node(), None),
             (sealed(1), sealed(1), None),
@@ -448,6 +464,11 @@ mod tests {
                 node(),
                 node().sessions(sessions),
                 Some("how sessions are (`sessions`)"),
+            ),
+            (
+                node(),
+                node().social(social),
+                Some("how much users may say that is kept (`social`)"),
             ),
         ] {
             assert_eq!(from.differs(&to), told);

@@ -38,6 +38,7 @@ mod pools;
 mod relaying;
 mod seal_claim;
 mod sessions;
+mod social;
 mod webhook;
 
 pub use builder::NodeBuilder;
@@ -50,6 +51,7 @@ pub use operate::{
 };
 pub use pools::{PoolReason, PoolReasons, PoolStatus};
 pub use sessions::SessionConfig;
+pub use social::SocialConfig;
 pub use tombolo_engine::{NatsAuth, NatsConfig, NatsTls, SealKey, SealStats};
 pub use tombolo_gateway::{ApiKey, Scope};
 pub use tombolo_services::{

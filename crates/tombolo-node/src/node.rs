@@ -405,6 +405,7 @@ fn services_config(config: &NodeBuilder) -> Result<tombolo_services::Config, Sta
     config.fields.settings.check()?;
     services.fields = config.fields.clone();
     config.sessions.apply(&mut services);
+    config.social.apply(&mut services);
     if let Some(name) = name(config)? {
         services.node = name;
     }

@@ -90,6 +90,9 @@ pub struct Config {
     /// Direct messages of one user, what it does to its own inbox, and what it says and does in groups:
     /// each is an entry in a log. By default 10 per second and 100 at once.
     pub directs: Pace,
+    /// Bytes of what a user says directly and in groups, because it is kept; a copy for its own devices counts, too. By
+    /// default 32 KiB per second and 1 MiB at once.
+    pub direct_bytes: Pace,
     /// How long a user has no connection before others see it as offline. By default 10 seconds: longer
     /// than devices take to come back after their node has died.
     pub presence_grace: Duration,
@@ -106,9 +109,13 @@ pub struct Config {
     /// Bytes of a user's acts: every member is told of them, and one that does not keep up is let go. By
     /// default 256 KiB per second and 1 MiB at once.
     pub act_bytes: Pace,
-    /// Groups that one user makes: their names are taken for good. By default 1 per second and 20 at
-    /// once.
+    /// Groups that one user makes. By default 1 per second and 20 at once.
     pub groups: Pace,
+    /// Groups that one user has made and that have not ended, over all nodes, up to 256; 32 by default.
+    pub groups_per_user_max: usize,
+    /// How many bytes of posts a group keeps beside those of the last segment, 128 more for each, up to
+    /// [`KEPT_BYTES_MAX`](tombolo_social::group::KEPT_BYTES_MAX); 16 MiB by default.
+    pub group_bytes_max: u64,
     /// How often a user opens groups and reads pages of their posts and members: each may have the node read a
     /// log. By default 20 per second and 500 at once, as devices need that come back to all of their groups.
     pub group_reads: Pace,
@@ -252,6 +259,7 @@ impl Default for Config {
                 per_second: 10,
                 burst: 100,
             },
+            direct_bytes: DIRECT_BYTES,
             presence_grace: Duration::from_secs(10),
             follows_per_session_max: 1_000,
             follows_max: 1_000_000,
@@ -259,18 +267,14 @@ impl Default for Config {
                 per_second: 5_000,
                 burst: 500,
             },
-            acts: Pace {
-                per_second: 200,
-                burst: 1_000,
-            },
-            act_bytes: Pace {
-                per_second: 256 * 1024,
-                burst: 1024 * 1024,
-            },
+            acts: ACTS,
+            act_bytes: ACT_BYTES,
             groups: Pace {
                 per_second: 1,
                 burst: 20,
             },
+            groups_per_user_max: 32,
+            group_bytes_max: 16 * 1024 * 1024,
             group_reads: GROUP_READS,
             tickets: LOOKS,
             tickets_per_user_max: 8,
@@ -309,6 +313,22 @@ const LOOKS: Pace = Pace {
 const OPENS: Pace = Pace {
     per_second: 1,
     burst: 128,
+};
+
+/// How much a user may do in rooms.
+const ACTS: Pace = Pace {
+    per_second: 200,
+    burst: 1_000,
+};
+const ACT_BYTES: Pace = Pace {
+    per_second: 256 * 1024,
+    burst: 1024 * 1024,
+};
+
+/// How much a user may say that is kept.
+const DIRECT_BYTES: Pace = Pace {
+    per_second: 32 * 1024,
+    burst: 1024 * 1024,
 };
 
 /// How fast a user may open groups, and read them.

@@ -20,6 +20,7 @@ pub(crate) struct Account {
     pub(crate) finds: Bucket,
     pub(crate) codes: Bucket,
     pub(crate) directs: Bucket,
+    pub(crate) direct_bytes: Bucket,
     pub(crate) acts: Bucket,
     pub(crate) act_bytes: Bucket,
     pub(crate) groups: Bucket,
@@ -46,6 +47,7 @@ impl Account {
             finds: Bucket::new(config.finds, now),
             codes: Bucket::new(config.codes, now),
             directs: Bucket::new(config.directs, now),
+            direct_bytes: Bucket::new(config.direct_bytes, now),
             acts: Bucket::new(config.acts, now),
             act_bytes: Bucket::new(config.act_bytes, now),
             groups: Bucket::new(config.groups, now),
@@ -67,6 +69,7 @@ impl Account {
             && self.finds.is_full(now)
             && self.codes.is_full(now)
             && self.directs.is_full(now)
+            && self.direct_bytes.is_full(now)
             && self.group_reads.is_full(now)
             && self.acts.is_full(now)
             && self.act_bytes.is_full(now)
@@ -137,6 +140,10 @@ impl Bucket {
             level: f64::from(pace.burst),
             filled: now,
         }
+    }
+
+    pub(crate) fn per_second(&self) -> u32 {
+        self.pace.per_second
     }
 
     /// Takes out so much; false, and nothing taken, when there is too little.

@@ -206,6 +206,22 @@ fn take(session: &Session, now: std::time::Instant) -> Result<(), Reject> {
     }
 }
 
+/// So are its bytes.
+fn take_bytes(session: &Session, now: std::time::Instant, bytes: usize) -> Result<(), Reject> {
+    take(session, now)?;
+    let mut account = session.account();
+    match account.direct_bytes.take(now, bytes) {
+        true => Ok(()),
+        false => Err(Reject::new(
+            ErrorCode::Limit,
+            format!(
+                "a user says at most {} bytes a second that are kept: try again later",
+                account.direct_bytes.per_second()
+            ),
+        )),
+    }
+}
+
 fn too_much() -> Reject {
     Reject::new(ErrorCode::Limit, "too much at once: try again later")
 }

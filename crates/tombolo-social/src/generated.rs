@@ -140,6 +140,9 @@ pub struct GroupEntry {
     /// With `turned`: how much the segment before holds.
     #[prost(uint64, tag = "8")]
     pub segment_bytes: u64,
+    /// With `turned`: how much is kept of those before; 0: as much as can be.
+    #[prost(uint64, tag = "9")]
+    pub kept_bytes_max: u64,
     #[prost(oneof = "group_entry::Body", tags = "4, 5, 6, 7")]
     pub body: ::core::option::Option<group_entry::Body>,
 }

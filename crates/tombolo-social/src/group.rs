@@ -5,6 +5,7 @@
 //! so none of it grows with the others, and a group has no size at which it stops.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -26,7 +27,7 @@ pub const ROLE_BYTES_MAX: usize = 32;
 /// How many segments are kept, that which is written to among them.
 pub const SEGMENTS_KEPT: usize = 4096;
 
-/// How many bytes the others hold at most.
+/// How many bytes the others hold at most; whoever turns may say that less is kept.
 pub const KEPT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 const _: () = assert!((SEGMENT_BYTES_MAX as u64) < KEPT_BYTES_MAX);
@@ -60,6 +61,8 @@ pub enum Body {
         segment: u64,
         /// How much the one before holds.
         bytes: u64,
+        /// How much of those before is kept; [`KEPT_BYTES_MAX`] at most, and where that is not said.
+        kept_bytes_max: Option<NonZeroU64>,
     },
     /// It ends, and its name is not given again.
     Closed,
@@ -174,7 +177,11 @@ impl Group {
                 made.revision += 1;
             }
             Body::Turned { segment, .. } if *segment <= made.segment => {}
-            Body::Turned { segment, bytes } if *segment == made.segment + 1 => made.turn(*bytes),
+            Body::Turned {
+                segment,
+                bytes,
+                kept_bytes_max,
+            } if *segment == made.segment + 1 => made.turn(*bytes, *kept_bytes_max),
             Body::Turned { .. } => return Err(Illegal::Segment),
             Body::Closed => {
                 made.is_closed = true;
@@ -188,6 +195,13 @@ impl Group {
     #[must_use]
     pub fn epoch(&self) -> Option<OperationId> {
         let made = self.made.as_ref().filter(|made| !made.is_closed);
+        made.map(|made| made.epoch)
+    }
+
+    /// Which group it was that has ended.
+    #[must_use]
+    pub fn ended(&self) -> Option<OperationId> {
+        let made = self.made.as_ref().filter(|made| made.is_closed);
         made.map(|made| made.epoch)
     }
 
@@ -260,10 +274,12 @@ impl Group {
 
 impl Made {
     /// Posts go into the next segment, and the oldest ones are given up.
-    fn turn(&mut self, bytes: u64) {
+    fn turn(&mut self, bytes: u64, kept_bytes_max: Option<NonZeroU64>) {
         self.segment += 1;
         self.kept.push_back(bytes.min(SEGMENT_BYTES_MAX as u64));
-        while self.kept.len() >= SEGMENTS_KEPT || self.kept.iter().sum::<u64>() > KEPT_BYTES_MAX {
+        let bytes_max = kept_bytes_max.map_or(u64::MAX, NonZeroU64::get);
+        let bytes_max = bytes_max.min(KEPT_BYTES_MAX);
+        while self.kept.len() >= SEGMENTS_KEPT || self.kept.iter().sum::<u64>() > bytes_max {
             self.kept.pop_front();
         }
     }
@@ -425,6 +441,10 @@ impl Entry {
                 Body::Turned { bytes, .. } => *bytes,
                 Body::Created { .. } | Body::Configured(_) | Body::Closed => 0,
             },
+            kept_bytes_max: match &self.body {
+                Body::Turned { kept_bytes_max, .. } => kept_bytes_max.map_or(0, NonZeroU64::get),
+                Body::Created { .. } | Body::Configured(_) | Body::Closed => 0,
+            },
             body: Some(body),
         };
         entry.encode_to_vec().into()
@@ -449,6 +469,7 @@ impl Entry {
             group_entry::Body::Turned(segment) => Body::Turned {
                 segment,
                 bytes: entry.segment_bytes,
+                kept_bytes_max: NonZeroU64::new(entry.kept_bytes_max),
             },
             group_entry::Body::Closed(wire::GroupClosed {}) => Body::Closed,
         };

@@ -56,6 +56,24 @@ pub struct Making {
     #[prost(bool, tag = "6")]
     pub made: bool,
 }
+/// The groups that a user has made and that have not ended, as far as nodes have come to write it down.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MadeGroups {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(message, repeated, tag = "2")]
+    pub groups: ::prost::alloc::vec::Vec<MadeGroup>,
+    #[prost(string, tag = "3")]
+    pub user: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MadeGroup {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// When it was about to be made, in milliseconds since 1970.
+    #[prost(uint64, tag = "2")]
+    pub at_ms: u64,
+}
 /// Said on the bus: the sessions that a user has on a node.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct UserSessions {

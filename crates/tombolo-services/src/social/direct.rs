@@ -19,7 +19,10 @@ use tombolo_wire::v1::{
 };
 
 use super::follower::{Applied, Followers, Following, Listening, Machine, Told};
-use super::{Back, PAGE_BYTES_MAX, answer, bad_frame, event, on_the_way, operation_id, take, time};
+use super::{
+    Back, PAGE_BYTES_MAX, answer, bad_frame, event, on_the_way, operation_id, take, take_bytes,
+    time,
+};
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::session::Session;
@@ -85,7 +88,8 @@ pub(super) fn parse(
                 let message = format!("a direct message has at most {PAYLOAD_BYTES_MAX} bytes");
                 return Err(Reject::new(ErrorCode::TooLarge, message));
             }
-            take(session, now)?;
+            let copies = 1 + usize::from(send.copy);
+            take_bytes(session, now, copies * send.payload.len())?;
             DirectRequest::Send {
                 to,
                 id,

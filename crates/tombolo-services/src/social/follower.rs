@@ -164,13 +164,13 @@ impl<M: Machine> Following<M> {
         self.follower.progress.subscribe()
     }
 
-    /// Lets the engine forget the log, if nothing was appended since.
-    pub(super) async fn retire(&self) {
+    /// Lets the engine forget the log, unless something was appended since.
+    pub(super) async fn retire(&self) -> Result<(), Reject> {
         let cursor = self.lock().cursor;
-        if let Some(at) = cursor {
-            // What is not forgotten now costs some place.
-            let _ = self.node.engine.retire(&self.follower.key, at).await;
-        }
+        let Some(at) = cursor else { return Ok(()) };
+        let retired = self.node.engine.retire(&self.follower.key, at);
+        let retired = self.node.within(retired).await?;
+        retired.map_err(|error| unavailable(&error.to_string()))
     }
 
     /// Appends an entry and waits until it was read here. One that goes under is appended again, so
@@ -355,6 +355,10 @@ impl<M: Machine> Follower<M> {
                                 self.begin_anew();
                                 continue 'anew;
                             }
+                            Some(TailEvent::Entry { .. }) if self.begins_another() => {
+                                self.begin_anew();
+                                continue 'anew;
+                            }
                             Some(event) => {
                                 is_behind = self.handle_event(node, event);
                                 if self.is_unreadable() {
@@ -377,6 +381,14 @@ impl<M: Machine> Follower<M> {
                 tokio::time::sleep(TAIL_DELAY).await;
             }
         }
+    }
+
+    /// Whether an entry may be of another thing of the same name: the engine has perhaps forgotten the one before. All
+    /// of the log is read again then, as others read it who did not know that one.
+    fn begins_another(&self) -> bool {
+        let state = self.lock();
+        let is_synced = *self.standing.borrow() == Standing::Synced;
+        is_synced && state.machine.may_begin_anew(state.is_over)
     }
 
     fn is_unreadable(&self) -> bool {

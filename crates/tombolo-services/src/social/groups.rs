@@ -7,6 +7,7 @@
 
 mod find;
 mod list;
+mod made;
 mod members;
 mod tell;
 
@@ -23,7 +24,7 @@ use tombolo_social::{EntryError, MessageId, Place};
 use tombolo_wire::v1::{self, ErrorCode, group_request, group_response, social_response};
 use tombolo_wire::{GroupName, UserId};
 
-use super::{PAGE_BYTES_MAX, answer, bad_frame, direct, take, too_much};
+use super::{PAGE_BYTES_MAX, answer, bad_frame, direct, take, take_bytes, too_much};
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::session::Session;
@@ -114,9 +115,8 @@ pub(super) fn parse(
             }
         }
         Kind::Close => {}
-        Kind::Inside(Inside::Join | Inside::Leave | Inside::Post { .. } | Inside::Govern(_)) => {
-            take(session, now)?
-        }
+        Kind::Inside(Inside::Post { ref payload, .. }) => take_bytes(session, now, payload.len())?,
+        Kind::Inside(Inside::Join | Inside::Leave | Inside::Govern(_)) => take(session, now)?,
     }
     Ok(GroupRequest(Asked::Of(group, kind)))
 }
@@ -215,7 +215,7 @@ pub(super) async fn carry_out(
     };
     let result = match kind {
         Kind::Create(settings) => {
-            find::create(node, &group, &session.user, settings).await?;
+            create(node, &group, &session.user, settings).await?;
             list::note(node, &session.user, &group, true).await;
             done()
         }
@@ -234,6 +234,36 @@ pub(super) async fn carry_out(
         }
     };
     respond(node, session, id, &group, result);
+    Ok(())
+}
+
+async fn create(
+    node: &Arc<Node>,
+    group: &GroupName,
+    user: &UserId,
+    settings: Settings,
+) -> Result<(), Reject> {
+    let vacant = find::Vacant::begin(node, group).await?;
+    made::claim(node, user, group).await?;
+    let created = vacant.create(node, user, settings).await;
+    // Another device of the user may have been faster.
+    if let Err(reject) = &created
+        && reject.code != ErrorCode::Unsure
+        && !vacant.is_made_by(user)
+    {
+        made::release(node, user, group).await;
+    }
+    created
+}
+
+/// Ends a group for all.
+async fn end(node: &Arc<Node>, group: &GroupName, found: &Found) -> Result<(), Reject> {
+    let owner = found.owner();
+    found.change(node, group::Body::Closed).await?;
+    if let Some(owner) = owner {
+        made::release(node, &owner, group).await;
+    }
+    find::begin_to_forget(node, found.clone());
     Ok(())
 }
 
@@ -334,10 +364,7 @@ async fn govern(
         }
         Govern::End => {
             may(node, found, me, |role| role.may_close).await?;
-            found.change(node, group::Body::Closed).await?;
-            let (ended, found) = (Arc::clone(node), found.clone());
-            node.runtime
-                .spawn(async move { find::forget(&ended, &found).await });
+            end(node, group, found).await?;
         }
         Govern::Add(user) => {
             may(node, found, me, |role| role.may_add).await?;

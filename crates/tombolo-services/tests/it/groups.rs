@@ -335,6 +335,8 @@ async fn reading_groups_has_a_pace() {
 async fn whoever_reads_many_large_posts_does_not_fill_the_node() {
     let lab = Lab::with(|config| {
         config.directs.burst = 10_000;
+        config.direct_bytes.burst = u32::MAX;
+        config.group_bytes_max = u64::MAX;
         config.rate.bytes_burst = u32::MAX;
     });
     let mut alice = Talker::new(&lab, "alice").await;
@@ -524,7 +526,7 @@ async fn requests_that_are_not_in_order_say_what_is_wrong() {
     assert_eq!(alice.create(true).await, Err(ErrorCode::Limit));
 }
 
-type Kind = group_request::Kind;
+pub(crate) type Kind = group_request::Kind;
 
 /// A device, and what it was told of the group before an answer came.
 pub(crate) struct Talker {
@@ -629,10 +631,28 @@ impl Talker {
     }
 
     pub(crate) fn ask(&mut self, kind: Kind) -> u64 {
+        self.ask_of("guild", kind)
+    }
+
+    fn ask_of(&mut self, group: &str, kind: Kind) -> u64 {
         self.ask_group(v1::GroupRequest {
-            group: "guild".to_owned(),
+            group: group.to_owned(),
             kind: Some(kind),
         })
+    }
+
+    /// Does something in a group of another name; what is told meanwhile is passed over.
+    pub(crate) async fn done_in(&mut self, group: &str, kind: Kind) -> Result<(), v1::Failure> {
+        let id = self.ask_of(group, kind);
+        loop {
+            if let server_frame::Body::Response(response) = self.device.next().await {
+                assert_eq!(response.id, id);
+                return match response.result.unwrap() {
+                    response::Result::Failure(failure) => Err(failure),
+                    _ => Ok(()),
+                };
+            }
+        }
     }
 
     fn ask_group(&mut self, group: v1::GroupRequest) -> u64 {
@@ -663,7 +683,7 @@ impl Talker {
     }
 
     /// From now on it is somebody for others.
-    async fn open_inbox(&mut self) {
+    pub(crate) async fn open_inbox(&mut self) {
         let open = v1::OpenInbox { after: None };
         self.ask_direct(direct_request::Kind::Open(open)).await;
         self.ask_direct(direct_request::Kind::Close(v1::CloseInbox {}))
@@ -724,7 +744,7 @@ fn log(kind: &str, epoch: &[u8], part: &str) -> Key {
     Key::new([kind, "guild", &tag.collect::<String>(), part]).unwrap()
 }
 
-fn join() -> Kind {
+pub(crate) fn join() -> Kind {
     Kind::Join(v1::JoinGroup {})
 }
 

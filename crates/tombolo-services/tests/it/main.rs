@@ -15,6 +15,7 @@ mod fields;
 mod finding;
 mod forged;
 mod garbage;
+mod group_bounds;
 mod groups;
 mod handover;
 mod hooks;

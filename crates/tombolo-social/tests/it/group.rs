@@ -1,5 +1,7 @@
 //! Groups and segments, rule by rule.
 
+use std::num::NonZeroU64;
+
 use tombolo_social::group::{
     Body, Entry, Group, Illegal, KEPT_BYTES_MAX, ROLES_MAX, SEGMENTS_KEPT, Settings,
 };
@@ -45,7 +47,11 @@ fn created(owner: &str) -> Body {
 }
 
 fn turned(segment: u64, bytes: u64) -> Body {
-    Body::Turned { segment, bytes }
+    Body::Turned {
+        segment,
+        bytes,
+        kept_bytes_max: None,
+    }
 }
 
 #[test]
@@ -92,6 +98,28 @@ fn segments_are_kept_up_to_a_bound_in_bytes() {
         world.apply(turned(2 * kept + segment, 0)).unwrap();
     }
     assert_eq!(world.group.segment_first(), kept, "those hold nothing");
+}
+
+#[test]
+fn whoever_turns_says_how_much_is_kept_up_to_a_bound() {
+    let mut world = World::new();
+    world.apply(created("alice")).unwrap();
+    let full = SEGMENT_BYTES_MAX as u64;
+    let mut first_after = |segment, kept_bytes_max| {
+        let turned = Body::Turned {
+            segment,
+            bytes: full,
+            kept_bytes_max: NonZeroU64::new(kept_bytes_max),
+        };
+        world.apply(turned).unwrap();
+        world.group.segment_first()
+    };
+    let kept = KEPT_BYTES_MAX / full;
+    for segment in 1..=kept {
+        assert_eq!(first_after(segment, u64::MAX), 0);
+    }
+    assert_eq!(first_after(kept + 1, u64::MAX), 1);
+    assert_eq!(first_after(kept + 2, 3 * full), kept - 1);
 }
 
 #[test]

@@ -44,6 +44,7 @@ pub(crate) struct File {
     pub(crate) api_keys: Vec<ApiKeyTable>,
     pub(crate) webhook: Option<Webhook>,
     pub(crate) sessions: Sessions,
+    pub(crate) social: Social,
     pub(crate) fields: Fields,
     pub(crate) nats: Nats,
     pub(crate) relay: Relay,
@@ -130,6 +131,16 @@ pub(crate) struct Sessions {
     pub(crate) bytes_per_second: Option<u32>,
 }
 
+/// How much users may say that is kept.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub(crate) struct Social {
+    pub(crate) groups_per_user: Option<usize>,
+    pub(crate) group_bytes: Option<u64>,
+    pub(crate) messages_per_second: Option<u32>,
+    pub(crate) message_bytes_per_second: Option<u32>,
+}
+
 /// How fields are.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
@@ -195,6 +206,7 @@ mod tests {
             "[[api-key]]\n",
             "[webhook]\n",
             "[sessions]\n",
+            "[social]\n",
             "[fields]\n",
             "[[fields.class]]\n",
         ] {

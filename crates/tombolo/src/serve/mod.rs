@@ -9,6 +9,7 @@ mod nats;
 mod pools;
 mod sessions;
 mod settings;
+mod social;
 mod source;
 pub(crate) mod token_keys;
 

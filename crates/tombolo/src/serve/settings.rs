@@ -12,7 +12,7 @@ use tombolo_wire::NodeId;
 use super::file::{ApiKeyTable, File, Nats};
 use super::flags::with_flags;
 use super::source::Source;
-use super::{fields, nats, pools, sessions, token_keys};
+use super::{fields, nats, pools, sessions, social, token_keys};
 use crate::cli::{ServeArgs, TIME_MAX};
 use crate::config_text::{self, At as _};
 use crate::turn::credentials::hook;
@@ -64,6 +64,7 @@ impl Settings {
             node = node.pool(pool);
         }
         node = node.sessions(sessions::config(&file.sessions, source)?);
+        node = node.social(social::config(&file.social, source)?);
         node = node.fields(fields::config(&file.fields, source)?);
         if let Some(webhook) = webhook(&file, source)? {
             node = node.webhook(webhook);
@@ -383,6 +384,10 @@ pub(super) mod tests {
             (
                 "[sessions]\nresume-window = 5\ndrop-after = 6",
                 "line 3, sessions.drop-after: at most as long as resume-window, 5 seconds",
+            ),
+            (
+                "[social]\ngroups-per-user = 1000",
+                "line 2, social.groups-per-user: 0 to 256",
             ),
             (
                 "[sessions]\nbytes-per-second = 1",

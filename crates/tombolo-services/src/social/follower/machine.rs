@@ -35,6 +35,11 @@ pub(in crate::social) trait Machine: Default + Send + 'static {
     /// When it is none.
     fn apply(&mut self, entry: &[u8]) -> Result<Applied<Self>, EntryError>;
 
+    /// Whether another may begin in the log once the engine has forgotten this one; `is_over` says whether it was retired.
+    fn may_begin_anew(&self, _is_over: bool) -> bool {
+        false
+    }
+
     /// Up to which number another state of the log says the same.
     fn agreed(&self, other: &Self) -> u64;
 

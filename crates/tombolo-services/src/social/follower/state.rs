@@ -24,7 +24,7 @@ pub(in crate::social) struct State<M: Machine> {
     /// The last entry that was read.
     pub(super) cursor: Option<Offset>,
     /// The log was retired before it was read: who puts something there does not know that it has ended.
-    pub(super) is_over: bool,
+    pub(in crate::social) is_over: bool,
     pub(super) growth: Growth,
     pub(super) waiting_by_operation: BTreeMap<OperationId, oneshot::Sender<Outcome<M>>>,
     pub(super) listener_by_session: BTreeMap<SessionId, M::Listener>,

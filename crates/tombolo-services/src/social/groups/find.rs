@@ -1,5 +1,6 @@
 //! Where a group's things are: its logs, and how one finds a way through them.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,16 +52,47 @@ pub(super) fn segment_of(number: u64) -> u64 {
     number.saturating_sub(1) / POSTS_MAX as u64
 }
 
-/// Makes a group. The roster is filled by whoever first looks for it.
-pub(super) async fn create(
-    node: &Arc<Node>,
-    name: &GroupName,
-    owner: &UserId,
-    settings: Settings,
-) -> Result<(), Reject> {
-    let head = follow_head(node, name).await?;
-    let owner = owner.clone();
-    change(node, &head, group::Body::Created { owner, settings }).await
+/// A name that no group has.
+pub(super) struct Vacant(Following<Group>);
+
+impl Vacant {
+    pub(super) async fn begin(node: &Arc<Node>, name: &GroupName) -> Result<Self, Reject> {
+        let head = follow_head(node, name).await?;
+        let (is_vacant, ended) = {
+            let state = head.lock();
+            let is_vacant = !state.is_over && state.machine.owner().is_none();
+            (is_vacant, state.machine.ended())
+        };
+        if is_vacant {
+            return Ok(Self(head));
+        }
+        if let Some(epoch) = ended {
+            // Whoever ended it has not come to that.
+            let name = name.clone();
+            begin_to_forget(node, Found { name, head, epoch });
+        }
+        Err(reject_group(group::Illegal::Exists))
+    }
+
+    /// Whether it is there by now, made by somebody.
+    pub(super) fn is_made_by(&self, user: &UserId) -> bool {
+        let state = self.0.lock();
+        state
+            .machine
+            .owner()
+            .is_some_and(|(owner, _)| owner == user)
+    }
+
+    /// Makes a group. The roster is filled by whoever first looks for it.
+    pub(super) async fn create(
+        &self,
+        node: &Node,
+        owner: &UserId,
+        settings: Settings,
+    ) -> Result<(), Reject> {
+        let owner = owner.clone();
+        change(node, &self.0, group::Body::Created { owner, settings }).await
+    }
 }
 
 async fn follow_head(node: &Arc<Node>, name: &GroupName) -> Result<Following<Group>, Reject> {
@@ -99,6 +131,12 @@ impl Found {
     pub(super) fn settings(&self) -> Result<Settings, Reject> {
         let settings = self.head.lock().machine.settings().cloned();
         settings.ok_or_else(|| reject_group(group::Illegal::NoSuchGroup))
+    }
+
+    /// Who made it.
+    pub(super) fn owner(&self) -> Option<UserId> {
+        let state = self.head.lock();
+        state.machine.owner().map(|(owner, _)| owner.clone())
     }
 
     pub(super) fn revision(&self) -> u64 {
@@ -314,39 +352,51 @@ async fn posted_before(
 /// Has posts go into the next segment, and gives up the oldest ones.
 async fn turn(node: &Arc<Node>, found: &Found, segment: u64, bytes: u64) -> Result<(), Reject> {
     let before = found.head.lock().machine.segment_first();
-    let turned = group::Body::Turned { segment, bytes };
+    let turned = group::Body::Turned {
+        segment,
+        bytes,
+        kept_bytes_max: NonZeroU64::new(node.config.group_bytes_max),
+    };
     let turned = found.change(node, turned).await;
     turned.map_err(on_the_way)?;
     let after = found.head.lock().machine.segment_first();
     for old in before..after {
         let segment = found.segment(node, old).await?;
-        segment.retire().await;
+        // What is not forgotten now costs some place.
+        let _ = segment.retire().await;
     }
     Ok(())
 }
 
-/// Lets the engine forget the members and the posts of a group that has ended.
-pub(super) async fn forget(node: &Arc<Node>, found: &Found) {
+/// Lets the engine forget a group that has ended.
+pub(super) fn begin_to_forget(node: &Arc<Node>, found: Found) {
+    let forgetting = Arc::clone(node);
+    node.runtime.spawn(async move {
+        if let Err(reject) = forget(&forgetting, &found).await {
+            tracing::debug!(group = %found.name, %reject, "something is left of a group that has ended");
+        }
+    });
+}
+
+/// Posts and members first: the group's own log says where they are, and is kept until nothing is left of them.
+async fn forget(node: &Arc<Node>, found: &Found) -> Result<(), Reject> {
     let (first, last) = {
         let head = found.head.lock();
         (head.machine.segment_first(), head.machine.segment())
     };
     for number in first..=last {
-        if let Ok(segment) = found.segment(node, number).await {
-            segment.retire().await;
-        }
+        found.segment(node, number).await?.retire().await?;
     }
     let mut paths = vec![Vec::new()];
     while let Some(path) = paths.pop() {
-        let Ok(roster) = found.roster_at(node, &path).await else {
-            continue;
-        };
+        let roster = found.roster_at(node, &path).await?;
         let is_split = roster.lock().machine.is_split();
         if is_split && path.len() < DEPTH_MAX {
             paths.extend((0..PARTS).map(|part| [path.as_slice(), &[part]].concat()));
         }
-        roster.retire().await;
+        roster.retire().await?;
     }
+    found.head.retire().await
 }
 
 fn key<'a>(tokens: impl IntoIterator<Item = &'a str>) -> Result<Key, Reject> {
@@ -362,6 +412,10 @@ impl Machine for Group {
 
     fn followers(node: &Node) -> &Followers<Self> {
         &node.social.groups
+    }
+
+    fn may_begin_anew(&self, is_over: bool) -> bool {
+        is_over || self.ended().is_some()
     }
 
     fn restore(snapshot: &[u8]) -> Option<Self> {

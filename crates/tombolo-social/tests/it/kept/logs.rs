@@ -101,7 +101,11 @@ pub(super) fn group() -> Vec<Bytes> {
         owner: user(owner),
         settings: Settings::default(),
     };
-    let turned = |segment, bytes| Body::Turned { segment, bytes };
+    let turned = |segment, bytes| Body::Turned {
+        segment,
+        bytes,
+        kept_bytes_max: None,
+    };
     let titled = Settings {
         title: "club".to_owned(),
         is_open: true,
