@@ -52,7 +52,7 @@ pub use bus::{
 };
 pub use key::{Key, KeyError, Pattern};
 pub use kv::{CasError, Kv, KvEntry, Leases, Revision, Watch, WatchEvent};
-pub use local::{Local, LocalConfig, OpenError};
+pub use local::{Local, LocalConfig, LogShare, OpenError};
 pub use log::{
     AppendError, Expect, Log, Offset, OperationId, Purpose, RetireError, SnapshotError, Tail,
     TailEvent,

@@ -23,14 +23,17 @@ pub struct LocalConfig {
     /// Which store this is; `None` takes the time of creation, in microseconds since the Unix
     /// epoch.
     pub epoch: Option<Epoch>,
-    /// Most logs that are not retired.
+    /// Most logs that are not retired. Of one kind, as the first token of their keys says, there are nine tenths of that
+    /// at most.
     pub logs_max: usize,
     /// Most entries of a log since its last snapshot.
     pub log_entries_max: usize,
     /// Most bytes of all logs' entries and snapshots, which are in memory, each with 64 more. No log begins where less
     /// than two twentieths are left, and the last one is for entries by which something [ends](crate::Purpose), so that what
-    /// there is can be ended. Of one kind, as the first token of their keys says, there are three twentieths less, but for those.
+    /// there is can be ended. Of one kind there are three twentieths less, but for those.
     pub log_bytes_max: usize,
+    /// Kinds of logs that have less: what users leave behind keeps no room out, in number and in bytes.
+    pub shares: Vec<LogShare>,
     /// How many retired logs are remembered: of each its name and its last offset.
     pub retired_logs_max: usize,
     /// Most values. Of one kind, as the first token of their keys says, there are nine tenths of that at
@@ -42,6 +45,16 @@ pub struct LocalConfig {
     pub lease_time: Duration,
 }
 
+/// How much there may be of one kind of logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogShare {
+    /// The first token of their keys.
+    pub kind: &'static str,
+    /// Of [`LocalConfig::logs_max`] and [`LocalConfig::log_bytes_max`], without the entries by which something
+    /// [ends](crate::Purpose), which have place beyond that.
+    pub percent: usize,
+}
+
 impl Default for LocalConfig {
     fn default() -> Self {
         Self {
@@ -49,6 +62,7 @@ impl Default for LocalConfig {
             logs_max: 1_000_000,
             log_entries_max: 65_536,
             log_bytes_max: 4 * 1024 * 1024 * 1024,
+            shares: Vec::new(),
             retired_logs_max: 10_000,
             values_max: 1_000_000,
             watch_events_max: 1024,

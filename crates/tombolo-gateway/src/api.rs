@@ -1,4 +1,4 @@
-//! The HTTP API for game servers: rooms and what is in them, notices, pools, and what is in fields.
+//! The HTTP API for game servers: rooms and what is in them, groups, notices, pools, and what is in fields.
 //! `docs/http-api.md` describes it.
 
 mod pools;
@@ -33,6 +33,7 @@ use crate::shared::Shared;
 mod body;
 mod changes;
 mod fields;
+mod groups;
 mod once;
 
 use body::{
@@ -52,6 +53,8 @@ pub(crate) fn router() -> Router<Arc<Shared>> {
         .route("/v1/rooms/{room}/properties", patch(set))
         .route("/v1/rooms/{room}/members/{user}", delete(kick))
         .route("/v1/notices", post(notify))
+        .route("/v1/groups", get(groups::list))
+        .route("/v1/groups/{group}", get(groups::show).delete(groups::end))
         .route("/v1/pools", get(pools::list))
         .route("/v1/pools/{pool}", get(pools::show))
         .route("/v1/fields/{field}/entities", put(fields::put_all))
@@ -79,7 +82,7 @@ macro_rules! needs {
     };
 }
 
-needs!(RoomsRead RoomsCreate RoomsSend RoomsSet RoomsKick NoticesSend PoolsRead FieldsPut);
+needs!(RoomsRead RoomsCreate RoomsSend RoomsSet RoomsKick NoticesSend PoolsRead FieldsPut GroupsRead GroupsEnd);
 
 /// Whoever holds a key that allows the request.
 pub(crate) struct Holder<S> {
@@ -449,7 +452,8 @@ fn bad(message: &str) -> ApiError {
 }
 
 /// Of all other reasons: what was asked for is understood, but cannot be done.
-const STATUS_BY_CODE: [(ErrorCode, StatusCode); 11] = [
+const STATUS_BY_CODE: [(ErrorCode, StatusCode); 12] = [
+    (ErrorCode::NoSuchGroup, StatusCode::NOT_FOUND),
     (ErrorCode::NoSuchPool, StatusCode::NOT_FOUND),
     (ErrorCode::NoSuchRoom, StatusCode::NOT_FOUND),
     (ErrorCode::NoSuchThing, StatusCode::NOT_FOUND),

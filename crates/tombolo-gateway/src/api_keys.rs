@@ -27,11 +27,15 @@ pub enum Scope {
     PoolsRead,
     /// Put things into fields, move them, and take them away.
     FieldsPut,
+    /// List groups, and see how one is.
+    GroupsRead,
+    /// End groups.
+    GroupsEnd,
 }
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::RoomsRead,
         Self::RoomsCreate,
         Self::RoomsSend,
@@ -40,6 +44,8 @@ impl Scope {
         Self::NoticesSend,
         Self::PoolsRead,
         Self::FieldsPut,
+        Self::GroupsRead,
+        Self::GroupsEnd,
     ];
 
     /// The word that configurations use.
@@ -53,6 +59,8 @@ impl Scope {
             Self::NoticesSend => "notices:send",
             Self::PoolsRead => "pools:read",
             Self::FieldsPut => "fields:put",
+            Self::GroupsRead => "groups:read",
+            Self::GroupsEnd => "groups:end",
         }
     }
 

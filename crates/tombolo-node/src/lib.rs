@@ -29,6 +29,7 @@ mod builder;
 mod certificate;
 mod credentials;
 mod error;
+mod groups;
 mod hook;
 mod keys;
 mod metrics;
@@ -44,6 +45,7 @@ mod webhook;
 pub use builder::NodeBuilder;
 pub use certificate::Certificate;
 pub use error::{Broken, ReloadError, StartError};
+pub use groups::{GroupOwner, GroupPage, GroupStatus};
 pub use node::{Node, Ready, Stats};
 pub use operate::{
     Asked, Draining, NodeStatus, Now, OperateError, Operator, Page, RANGE_MAX, Range, RoomStatus,

@@ -33,6 +33,7 @@ use follower::{Followers, Listening};
 
 pub(crate) use direct::DirectRequest;
 pub(crate) use groups::GroupRequest;
+pub use groups::{GroupOwner, GroupOwners, GroupView};
 pub(crate) use notices::NoticeRequest;
 pub use notices::Notified;
 pub(crate) use presence::{PresenceRequest, run as exchange_presence};

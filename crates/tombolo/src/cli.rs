@@ -30,6 +30,10 @@ pub(crate) enum Command {
     Users(crate::operate::UsersArgs),
     /// List the groups of a user
     Groups(GroupsArgs),
+    /// List the groups of a cluster, or say how one is
+    AllGroups(crate::operate::AllGroupsArgs),
+    /// End a group for all of its members
+    EndGroup(crate::operate::EndGroupArgs),
     /// Empty a node: its devices go on over others
     Drain(crate::operate::DrainArgs),
     /// Tell users something, now or when they come back

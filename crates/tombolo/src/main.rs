@@ -51,6 +51,8 @@ fn main() -> ExitCode {
         Command::Pools(args) => in_small_runtime(operate::pools(args)),
         Command::Users(args) => in_small_runtime(operate::users(args)),
         Command::Groups(args) => in_small_runtime(groups::run(args)),
+        Command::AllGroups(args) => in_small_runtime(operate::all_groups(args)),
+        Command::EndGroup(args) => in_small_runtime(operate::end_group(args)),
         Command::Drain(args) => in_small_runtime(operate::drain(args)),
         Command::Notify(args) => in_small_runtime(operate::notify(args)),
         Command::Rebalance(args) => in_small_runtime(operate::rebalance(args)),

@@ -1,6 +1,7 @@
-//! `tombolo nodes`, `rooms`, `users`, `drain`, `rebalance`: what operators do to a cluster, over the admin
+//! `tombolo nodes`, `rooms`, `users`, `all-groups`, `drain`, `rebalance`: what operators do to a cluster, over the admin
 //! socket of any of its nodes.
 
+mod groups;
 mod watch;
 
 use std::path::PathBuf;
@@ -11,12 +12,17 @@ use clap::builder::NonEmptyStringValueParser;
 use hyper::Method;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
-use tombolo_node::{Asked, NodeStatus, Page, PoolStatus, RoomStatus, UserStatus};
+use tombolo_node::{
+    Asked, GroupPage, GroupStatus, NodeStatus, Page, PoolStatus, RoomStatus, UserStatus,
+};
 
 use crate::admin::client::ask;
 use crate::output::{Style, counted, json, line_of_text};
 use crate::peer::interrupted;
 use crate::serve::admin::{DrainRequest, Nodes, Notified, NotifyRequest, Pools, Rebalanced, Which};
+use crate::serve::admin_groups::GroupEnded;
+
+pub(crate) use self::groups::{AllGroupsArgs, EndGroupArgs, end as end_group, list as all_groups};
 
 /// Where the cluster is.
 #[derive(Debug, Args)]
@@ -121,6 +127,9 @@ enum Event<'a> {
     Users(&'a Page<UserStatus>),
     Rooms(&'a Page<RoomStatus>),
     Pools(&'a Pools),
+    Groups(&'a GroupPage),
+    Group(&'a GroupStatus),
+    GroupEnded(&'a GroupEnded),
     Drain {
         node: &'a str,
         /// How many sessions and allocations are there; null when the node does not say.

@@ -23,7 +23,7 @@ pub(super) struct State {
     last: u64,
     log_by_key: BTreeMap<Key, Entries>,
     /// How many logs have entries and are not retired.
-    active: usize,
+    active: Held,
     /// The bytes of all entries and snapshots.
     held: Held,
     /// The retired logs with their last entries, oldest first.
@@ -155,13 +155,9 @@ impl Local {
         }
         let is_active = log.is_some_and(|log| log.last != 0 && !log.is_retired());
         let is_full = log.is_some_and(|log| log.entries.len() >= config.log_entries_max);
-        let bytes_max = match (is_active, purpose) {
-            (true, Purpose::End) => config.log_bytes_max(20, 19),
-            (true, Purpose::More) => config.log_bytes_max(19, 16),
-            (false, _) => config.log_bytes_max(18, 15),
-        };
+        let bytes_max = config.log_bytes_max(key, purpose, is_active);
         if is_full
-            || (!is_active && state.active >= config.logs_max)
+            || (!is_active && !state.active.has_place(key, 1, &config.logs_max(key)))
             || !state.held.has_place(key, size(&entry), &bytes_max)
         {
             return Err(AppendError::Full);
@@ -187,7 +183,7 @@ impl Local {
             }
             None => None,
         };
-        state.active += usize::from(!is_active);
+        state.active.add(key, usize::from(!is_active));
         state.last = seq;
         state.held.add(key, size(&entry));
         let log = state.log_or_new(key);
@@ -277,8 +273,10 @@ impl State {
             state.held.take(&key, freed);
             state.retired.push_back((key, at));
         }
-        let logs = state.log_by_key.values();
-        state.active = logs.filter(|log| !log.is_retired()).count();
+        let logs = state.log_by_key.iter();
+        for (key, _) in logs.filter(|(_, log)| !log.is_retired()) {
+            state.active.add(key, 1);
+        }
         state
     }
 
@@ -324,7 +322,7 @@ impl State {
             }
             log.retired_at = at;
             self.held.take(key, log.clear_to(at));
-            self.active -= 1;
+            self.active.take(key, 1);
             self.retired.push_back((key.clone(), at));
         }
         Ok(written)
@@ -376,14 +374,41 @@ impl Entries {
 }
 
 impl LocalConfig {
-    /// How many bytes there may be, by twentieths. What one kind of logs cannot fill, others can begin in.
-    fn log_bytes_max(&self, all: usize, of_kind: usize) -> Most {
-        let share = |twentieths: usize| (self.log_bytes_max / 20).saturating_mul(twentieths);
+    /// How many logs there may be when one begins.
+    fn logs_max(&self, key: &Key) -> Most {
+        let all = self.logs_max;
         Most {
-            all: share(all),
-            of_kind: share(of_kind),
+            all,
+            of_kind: match self.share(key) {
+                Some(percent) => part(all, percent),
+                None => all - all / 10,
+            },
         }
     }
+
+    /// How many bytes there may be with an entry. What one kind of logs cannot fill, others can begin in.
+    fn log_bytes_max(&self, key: &Key, purpose: Purpose, is_active: bool) -> Most {
+        let share = self.share(key).unwrap_or(80);
+        let (all, of_kind) = match (is_active, purpose) {
+            (true, Purpose::End) => (100, 95),
+            (true, Purpose::More) => (95, share),
+            (false, _) => (90, share * 15 / 16),
+        };
+        Most {
+            all: part(self.log_bytes_max, all),
+            of_kind: part(self.log_bytes_max, of_kind),
+        }
+    }
+
+    /// What there is for the kind of a log, if that is said.
+    fn share(&self, key: &Key) -> Option<usize> {
+        let share = self.shares.iter().find(|share| share.kind == key.kind());
+        share.map(|share| share.percent)
+    }
+}
+
+fn part(all: usize, percent: usize) -> usize {
+    (all / 100).saturating_mul(percent) + all % 100 * percent / 100
 }
 
 /// What an entry or a snapshot counts.

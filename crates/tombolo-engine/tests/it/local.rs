@@ -4,7 +4,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tombolo_engine::{
     AppendError, CasError, Engine, Epoch, Expect, Key, Kv as _, Local, LocalConfig, Log as _,
-    OperationId, Purpose, TailEvent,
+    LogShare, OperationId, Purpose, TailEvent,
 };
 
 tombolo_engine::conformance_tests!(Arc::new(Local::new(config())) as Arc<dyn Engine>);
@@ -82,6 +82,43 @@ async fn logs_have_a_bound_of_bytes_and_give_them_back_when_they_are_retired() {
     assert_eq!(put(&posts, 3_000).await, Err(AppendError::Full));
     engine.retire(&room, last).await.unwrap();
     put(&posts, 3_000).await.unwrap();
+}
+
+#[tokio::test]
+async fn logs_of_one_kind_leave_place_for_others_and_some_kinds_have_less() {
+    let mut config = LocalConfig::default();
+    config.logs_max = 20;
+    config.log_bytes_max = 100_000;
+    config.shares = ["posts", "roster"].map(share).into();
+    let engine = Local::new(config);
+    let key = |kind: &str, number: usize| Key::new([kind, &number.to_string()]).unwrap();
+    let put = async |key: &Key, purpose, bytes: usize| {
+        let entry = Bytes::from(vec![0; bytes]);
+        let id = OperationId([0; 16]);
+        engine.append(key, entry, purpose, Expect::Any, id).await
+    };
+    let more = async |key: &Key, bytes| put(key, Purpose::More, bytes).await;
+    let full = Err(AppendError::Full);
+    for kind in ["posts", "roster"] {
+        for number in 0..5 {
+            more(&key(kind, number), 10).await.unwrap();
+        }
+        assert_eq!(more(&key(kind, 5), 10).await, full, "there are 5 of 20");
+        more(&key(kind, 0), 20_000).await.unwrap();
+        assert_eq!(more(&key(kind, 0), 5_000).await, full, "it has a quarter");
+        more(&key(kind, 0), 4_000).await.unwrap();
+        put(&key(kind, 0), Purpose::End, 1_000).await.unwrap();
+    }
+    for number in 0..10 {
+        more(&key("room", number), 3_000).await.unwrap();
+    }
+    assert_eq!(more(&key("room", 10), 10).await, full, "there are 20");
+    more(&key("room", 0), 9_000).await.unwrap();
+}
+
+fn share(kind: &'static str) -> LogShare {
+    let percent = 25;
+    LogShare { kind, percent }
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod find;
 mod list;
 mod made;
 mod members;
+mod operate;
 mod tell;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ use crate::node::Node;
 use crate::reject::Reject;
 use crate::session::Session;
 use find::{Found, Posted};
+pub use operate::{GroupOwner, GroupOwners, GroupView};
 use tell::Telling;
 
 /// The groups that a session has open.
@@ -258,11 +260,9 @@ async fn create(
 
 /// Ends a group for all.
 async fn end(node: &Arc<Node>, group: &GroupName, found: &Found) -> Result<(), Reject> {
-    let owner = found.owner();
+    let (owner, _) = found.made()?;
     found.change(node, group::Body::Closed).await?;
-    if let Some(owner) = owner {
-        made::release(node, &owner, group).await;
-    }
+    made::release(node, &owner, group).await;
     find::begin_to_forget(node, found.clone());
     Ok(())
 }
@@ -482,7 +482,6 @@ async fn begin(
         Some(_) | None => last,
     };
     let leaf = found.roster(node, user).await?;
-    let count = leaf.roster.lock().machine.len() as u64;
     let opened = v1::GroupOpened {
         settings: Some(v1::GroupSettings::from(&settings)),
         role: role_name(&settings, member.role),
@@ -491,8 +490,7 @@ async fn begin(
             offset: last,
         })),
         recovered: is_recovered,
-        // Names are spread evenly over the parts.
-        members_about: count << (4 * leaf.depth).min(32),
+        members_about: leaf.members_about(),
     };
     respond(
         node,

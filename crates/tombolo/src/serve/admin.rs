@@ -1,5 +1,5 @@
-//! What the admin socket of a node answers. `tombolo nodes`, `rooms`, `users`, `drain`, `rebalance` and `notify`
-//! ask it, and print the same JSON.
+//! What the admin socket of a node answers. `tombolo nodes`, `rooms`, `users`, `all-groups`, `drain`, `rebalance` and
+//! `notify` ask it, and print the same JSON.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +17,10 @@ use tombolo_node::{
 use tombolo_wire::v1::ErrorCode;
 use tombolo_wire::{NodeId, TagName};
 
+use super::admin_groups;
 use crate::admin::Error;
 
-type Node = State<Arc<Admin>>;
+pub(super) type Node = State<Arc<Admin>>;
 
 /// What operators reach of a node.
 pub(super) struct Admin {
@@ -91,6 +92,11 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/rooms", get(rooms))
         .route("/v1/pools", get(pools))
         .route("/v1/pools/{pool}", get(pool))
+        .route("/v1/groups", get(admin_groups::list))
+        .route(
+            "/v1/groups/{group}",
+            get(admin_groups::show).delete(admin_groups::end),
+        )
         .route("/v1/rebalance", post(rebalance))
         .route("/v1/notices", post(notify))
         .route("/v1/reload", post(reload))
@@ -231,6 +237,6 @@ impl From<OperateError> for Error {
 }
 
 /// Items in a page that asks for no other number.
-const PAGE: usize = 100;
+pub(super) const PAGE: usize = 100;
 /// More than any request has.
 const BODY_BYTES_MAX: usize = 32 * 1024;

@@ -1,6 +1,7 @@
 //! `tombolo serve`: a node.
 
 pub(crate) mod admin;
+pub(crate) mod admin_groups;
 mod beginning;
 mod fields;
 mod file;

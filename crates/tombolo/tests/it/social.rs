@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 use tombolo_client::{
     Device, Group, GroupEvent, GroupSettings, Inbox, InboxEvent, Notification, Notifications,
@@ -77,6 +77,98 @@ async fn servers_and_operators_tell_users_something_once() {
     assert_eq!(next_notice(&mut hers).await, "2 again");
     bob.close().await;
     carol.close().await;
+}
+
+#[tokio::test]
+async fn servers_and_operators_list_groups_and_end_them() {
+    let folder = Folder::new("social-groups");
+    let admin = folder.path("admin.sock");
+    let (key, table) = key("guard", &["groups:read", "groups:end"], "").await;
+    let server = Server::start(&folder, "north", &key, &table, &["--admin", &admin]).await;
+    let alice = device(server.ready["url"].as_str().unwrap(), "alice").await;
+    let (groups, settings) = (alice.groups(), GroupSettings::default());
+    for name in ["guild", "party"] {
+        let group = groups.create(name, &settings).await.unwrap();
+        group.post("x").await.unwrap();
+    }
+    let mut guild = groups.open("guild", None).await.unwrap();
+
+    let get = |path: &str| server.ask("GET", path, &Value::Null);
+    let owned = |name: &str| json!({"group": name, "owner": "alice"});
+    for (path, groups, more) in [
+        ("/v1/groups", json!([owned("guild"), owned("party")]), false),
+        ("/v1/groups?limit=1", json!([owned("guild")]), true),
+        ("/v1/groups?after=guild", json!([owned("party")]), false),
+        (
+            "/v1/groups?owner=alice&limit=1",
+            json!([owned("guild")]),
+            true,
+        ),
+        ("/v1/groups?owner=bob", json!([]), false),
+    ] {
+        let listed = json!({"groups": groups, "more": more});
+        assert_eq!(get(path), (200, listed), "{path}");
+    }
+    let (status, shown) = get("/v1/groups/guild");
+    assert_eq!(status, 200, "{shown}");
+    for (key, value) in [
+        ("owner", json!("alice")),
+        ("members_about", json!(1)),
+        ("posts", json!(1)),
+    ] {
+        assert_eq!(shown[key], value, "{shown}");
+    }
+    for (path, status, code) in [
+        ("/v1/groups/none", 404, "no_such_group"),
+        ("/v1/groups/a%20b", 400, "bad_name"),
+        ("/v1/groups?owner=a%20b", 400, "bad_name"),
+        ("/v1/groups?names=1", 400, "bad_request"),
+    ] {
+        let (answer, refused) = get(path);
+        assert_eq!((answer, &refused["code"]), (status, &json!(code)), "{path}");
+    }
+
+    let headers = [
+        &format!("Authorization: Bearer {key}") as &str,
+        "Idempotency-Key: one",
+    ];
+    for _ in 0..2 {
+        let answer = server.ask_with("DELETE", "/v1/groups/guild", &headers, "");
+        assert_eq!(answer, (200, json!({})), "it ends once");
+    }
+    loop {
+        match soon(guild.next_event()).await.unwrap() {
+            Some(GroupEvent::Message(_)) => {}
+            Some(GroupEvent::Over { .. }) => break,
+            other => panic!("its end is waited for, not {other:?}"),
+        }
+    }
+    assert_eq!(get("/v1/groups/guild").0, 404);
+
+    let operate = async |args: &[&str]| {
+        let args = [args, &["--json", "--admin", &admin]].concat();
+        start(&args).ended().await
+    };
+    let listed = operate(&["all-groups"]).await;
+    assert_eq!(listed.events[0]["groups"], json!([owned("party")]));
+    let shown = operate(&["all-groups", "party"]).await;
+    assert_eq!(shown.events[0]["posts"], 1);
+    let ended = operate(&["end-group", "party"]).await;
+    assert_eq!(
+        ended.events[0]["event"], "group_ended",
+        "{}",
+        ended.complaints
+    );
+    let gone = operate(&["end-group", "party"]).await;
+    assert_eq!(gone.status, Some(1));
+    assert!(
+        gone.complaints.contains("no such group"),
+        "{}",
+        gone.complaints
+    );
+    let listed = operate(&["all-groups"]).await;
+    assert_eq!(listed.events[0]["groups"], json!([]));
+    alice.close().await;
 }
 
 #[tokio::test]

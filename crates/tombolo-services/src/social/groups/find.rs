@@ -11,7 +11,7 @@ use tombolo_social::roster::{
     self, Actor, DEPTH_MAX, Illegal, Member, PARTS, Roster, Seed, part_of,
 };
 use tombolo_social::segment::{self, Done, Full, POSTS_MAX, Segment};
-use tombolo_social::{EntryError, MessageId, OperationId};
+use tombolo_social::{EntryError, MessageId, OperationId, Time};
 use tombolo_wire::v1::ErrorCode;
 use tombolo_wire::{GroupName, UserId};
 
@@ -110,6 +110,14 @@ async fn change(node: &Node, head: &Following<Group>, body: group::Body) -> Resu
     result.map_err(reject_group)
 }
 
+impl Leaf {
+    /// How many members the group has: names are spread evenly over the parts.
+    pub(super) fn members_about(&self) -> u64 {
+        let count = self.roster.lock().machine.len() as u64;
+        count << (4 * self.depth).min(32)
+    }
+}
+
 impl Found {
     pub(super) async fn begin(node: &Arc<Node>, name: &GroupName) -> Result<Self, Reject> {
         let head = follow_head(node, name).await?;
@@ -133,10 +141,12 @@ impl Found {
         settings.ok_or_else(|| reject_group(group::Illegal::NoSuchGroup))
     }
 
-    /// Who made it.
-    pub(super) fn owner(&self) -> Option<UserId> {
+    /// Who made it, and when.
+    pub(super) fn made(&self) -> Result<(UserId, Time), Reject> {
         let state = self.head.lock();
-        state.machine.owner().map(|(owner, _)| owner.clone())
+        let made = state.machine.owner();
+        let made = made.map(|(owner, since)| (owner.clone(), since));
+        made.ok_or_else(|| reject_group(group::Illegal::NoSuchGroup))
     }
 
     pub(super) fn revision(&self) -> u64 {

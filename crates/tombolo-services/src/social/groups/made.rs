@@ -44,6 +44,12 @@ pub(super) async fn claim(
     Err(unavailable("the user's groups change too fast"))
 }
 
+/// The groups that a user has made.
+pub(super) async fn of(node: &Node, user: &UserId) -> Result<MadeGroups, Reject> {
+    let (made, _) = read(node, &key_of(user)?, user).await?;
+    Ok(made)
+}
+
 /// Gives a place back. When that fails it is found out later.
 pub(super) async fn release(node: &Arc<Node>, user: &UserId, group: &GroupName) {
     let released = async {
@@ -81,7 +87,7 @@ async fn sweep(node: &Arc<Node>, user: &UserId, made: MadeGroups) -> Result<Made
 
 async fn is_made(node: &Arc<Node>, user: &UserId, made: &MadeGroup) -> Result<bool, Reject> {
     match Found::begin(node, &made.name).await {
-        Ok(found) => Ok(found.owner().as_ref() == Some(user)),
+        Ok(found) => Ok(found.made()?.0 == *user),
         Err(reject) if reject.code == ErrorCode::NoSuchGroup => Ok(false),
         Err(reject) => Err(reject),
     }
@@ -130,7 +136,7 @@ fn key_of(user: &UserId) -> Result<Key, Reject> {
 }
 
 /// Of all users, among the values.
-const GROUPS_MADE: &str = "groups-made";
+pub(super) const GROUPS_MADE: &str = "groups-made";
 
 /// Each is looked into when the list is full.
 const GROUPS_MAX: usize = 256;
