@@ -59,7 +59,7 @@ impl Default for LocalConfig {
     fn default() -> Self {
         Self {
             epoch: None,
-            logs_max: 1_000_000,
+            logs_max: 2_000_000,
             log_entries_max: 65_536,
             log_bytes_max: 4 * 1024 * 1024 * 1024,
             shares: Vec::new(),

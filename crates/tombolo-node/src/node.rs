@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tombolo_engine::{Engine, Local, LocalConfig, Nats, NatsConfig, SealStats, Sealed};
 use tombolo_gateway::{Gateway, GatewayConfig};
 use tombolo_relay::{CertificateError, Certificates, Relay};
-use tombolo_services::Services;
+use tombolo_services::{LOG_SHARES, Services};
 use tombolo_wire::token::KeySet;
 use tombolo_wire::{NodeId, ServerUrl};
 
@@ -293,14 +293,20 @@ fn node_name(number: u64) -> NodeId {
     NodeId::parse(&format!("{number:016x}")).expect("digits make a name")
 }
 
+fn local_config() -> LocalConfig {
+    let mut config = LocalConfig::default();
+    config.shares = LOG_SHARES.to_vec();
+    config
+}
+
 async fn engine(choice: &EngineChoice) -> Result<Arc<dyn Engine>, StartError> {
     match choice {
-        EngineChoice::Memory => Ok(Arc::new(Local::new(LocalConfig::default()))),
+        EngineChoice::Memory => Ok(Arc::new(Local::new(local_config()))),
         EngineChoice::Given(engine) => Ok(Arc::clone(&engine.0)),
         EngineChoice::Folder(folder) => {
             let path = folder.clone();
             let opened =
-                tokio::task::spawn_blocking(move || Local::open(LocalConfig::default(), &path));
+                tokio::task::spawn_blocking(move || Local::open(local_config(), &path));
             // It is cancelled never.
             let opened = opened.await;
             let opened =

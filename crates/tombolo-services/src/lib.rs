@@ -133,7 +133,7 @@ pub use relay::RelayHook;
 pub use room_names::RoomNames;
 pub use server::{NamedOperation, NewRoom};
 pub use services::{ConnectionInfo, Services, TransportKind};
-pub use social::{GroupOwner, GroupOwners, GroupView, Notified};
+pub use social::{GroupOwner, GroupOwners, GroupView, LOG_SHARES, Notified};
 pub use stats::{ClusterStats, FieldStats, Stats};
 pub use tombolo_field::{
     Class as FieldClass, Dimensions as FieldDimensions, EntityId, Settings as FieldSettings,

@@ -14,6 +14,7 @@ mod presence;
 
 use std::sync::Arc;
 
+use tombolo_engine::LogShare;
 use tombolo_social::board::Board;
 use tombolo_social::group::Group;
 use tombolo_social::inbox::Inbox;
@@ -37,6 +38,26 @@ pub use groups::{GroupOwner, GroupOwners, GroupView};
 pub(crate) use notices::NoticeRequest;
 pub use notices::Notified;
 pub(crate) use presence::{PresenceRequest, run as exchange_presence};
+
+/// How much a [`Local`](tombolo_engine::Local) engine keeps of what users say: rooms have place whatever that is, inboxes whatever groups do.
+pub const LOG_SHARES: [LogShare; 4] = [
+    LogShare {
+        kind: direct::INBOXES,
+        percent: 25,
+    },
+    LogShare {
+        kind: groups::POSTS,
+        percent: 25,
+    },
+    LogShare {
+        kind: groups::ROSTERS,
+        percent: 15,
+    },
+    LogShare {
+        kind: groups::GROUPS,
+        percent: 10,
+    },
+];
 
 /// What one node reads.
 pub(crate) struct Social {

@@ -455,7 +455,7 @@ impl Machine for Inbox {
 }
 
 /// Of all inboxes, among the logs.
-const INBOXES: &str = "inbox";
+pub(super) const INBOXES: &str = "inbox";
 
 /// Of a message in a page, beside itself.
 const FIELD_BYTES_MAX: usize = 4;

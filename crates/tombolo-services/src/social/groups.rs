@@ -30,6 +30,7 @@ use crate::node::Node;
 use crate::reject::Reject;
 use crate::session::Session;
 use find::{Found, Posted};
+pub(super) use find::{GROUPS, POSTS, ROSTERS};
 pub use operate::{GroupOwner, GroupOwners, GroupView};
 use tell::Telling;
 

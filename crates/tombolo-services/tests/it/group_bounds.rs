@@ -1,16 +1,17 @@
 //! What one user can take of an engine by groups and by what it says.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tombolo_engine::{
     Expect, Key, Kv as _, Local, LocalConfig, Log as _, OperationId, Purpose, TailEvent,
 };
-use tombolo_services::Config;
+use tombolo_services::{Config, LOG_SHARES};
 use tombolo_social::Time;
 use tombolo_social::group::{Body, Entry};
 use tombolo_social::segment::POSTS_MAX;
-use tombolo_wire::v1::{self, ErrorCode, direct_request, request, social_request};
+use tombolo_wire::v1::{self, ErrorCode, JoinMode, direct_request, request, social_request};
 
 use crate::cluster::{Member, start_with};
 use crate::groups::{Kind, Talker, join};
@@ -180,6 +181,31 @@ async fn what_a_user_says_that_is_kept_has_a_pace_in_bytes() {
     assert_eq!(lab.refused(ErrorCode::Limit), 2);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(direct(&mut alice, 1_000, false).await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn posts_that_fill_a_node_leave_place_for_rooms_inboxes_and_other_groups() {
+    let mut config = LocalConfig::default();
+    config.log_bytes_max = 1_000_000;
+    config.shares = LOG_SHARES.to_vec();
+    let lab = Lab::on(Arc::new(Local::new(config)), |config| {
+        config.directs.burst = 10_000;
+        config.direct_bytes.burst = u32::MAX;
+    });
+    let mut mallory = Talker::new(&lab, "mallory").await;
+    let mut alice = Talker::new(&lab, "alice").await;
+    let mut bob = Talker::new(&lab, "bob").await;
+    mallory.create(true).await.unwrap();
+    let mut id = 0;
+    while mallory.post(id, &[0; 16_000]).await.is_ok() {
+        id += 1;
+    }
+    assert!(id < 20, "{id} posts are too many");
+    bob.open_inbox().await;
+    assert_eq!(direct(&mut alice, 16_000, false).await, Ok(()));
+    alice.done_in("club", create()).await.unwrap();
+    alice.done_in("guild", join()).await.unwrap();
+    alice.device.join("lobby", JoinMode::Create).await.unwrap();
 }
 
 async fn cluster(local: &Local, change: fn(&mut Config)) -> [Member; 2] {

@@ -520,13 +520,13 @@ impl Machine for Segment {
 }
 
 /// Of all groups, among the logs.
-const GROUPS: &str = "group";
+pub(in crate::social) const GROUPS: &str = "group";
 
 /// Of all groups' members, among the logs.
-const ROSTERS: &str = "roster";
+pub(in crate::social) const ROSTERS: &str = "roster";
 
 /// Of all groups' posts, among the logs.
-const POSTS: &str = "posts";
+pub(in crate::social) const POSTS: &str = "posts";
 
 /// About how much a group takes, and a member.
 const GROUP_BYTES: usize = 2048;
