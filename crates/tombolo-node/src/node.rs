@@ -305,8 +305,7 @@ async fn engine(choice: &EngineChoice) -> Result<Arc<dyn Engine>, StartError> {
         EngineChoice::Given(engine) => Ok(Arc::clone(&engine.0)),
         EngineChoice::Folder(folder) => {
             let path = folder.clone();
-            let opened =
-                tokio::task::spawn_blocking(move || Local::open(local_config(), &path));
+            let opened = tokio::task::spawn_blocking(move || Local::open(local_config(), &path));
             // It is cancelled never.
             let opened = opened.await;
             let opened =

@@ -409,8 +409,10 @@ impl Inbox {
         }
     }
 
-    /// Whether a message has been kept for as long as messages are.
-    fn is_due(&self, now: Time) -> bool {
+    /// Whether a message has been kept for as long as messages are: the next entry ends it, unless the inbox's clock is
+    /// behind by more than [`CLOCK_STEP_MAX`].
+    #[must_use]
+    pub fn is_due(&self, now: Time) -> bool {
         let expired = now.before(KEPT_FOR);
         let oldest = self.letters.front();
         oldest.is_some_and(|letter| letter.time < expired)

@@ -5,11 +5,11 @@
 //! for as long as a device there has it open.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prost::Message as _;
-use tombolo_engine::Key;
+use tombolo_engine::{Key, Purpose};
 use tombolo_social::inbox::{Body, Done, Entry, Illegal, Inbox, Letter, PAYLOAD_BYTES_MAX};
 use tombolo_social::{EntryError, MessageId, OperationId, Place};
 use tombolo_wire::UserId;
@@ -191,6 +191,7 @@ async fn open_inbox(
     after: Option<Place>,
 ) -> Result<Listening<Inbox>, Reject> {
     let inbox = follow(node, &session.user).await?;
+    tick(node, &inbox).await;
     let is_new = inbox.lock().machine.last().is_none();
     if is_new {
         let opened = append(node, &inbox, Body::Opened).await;
@@ -237,6 +238,7 @@ async fn send(
     payload: Bytes,
 ) -> Result<v1::DirectSent, Reject> {
     let inbox = follow(node, to).await?;
+    tick(node, &inbox).await;
     // Nothing is written for users that don't exist, nor by those whom a user does not want to hear.
     let bytes = payload.len();
     let known = inbox
@@ -288,6 +290,16 @@ async fn keep_copy(
 }
 
 async fn append(node: &Node, inbox: &Following<Inbox>, body: Body) -> Result<Done, Reject> {
+    let purpose = purpose(&inbox.lock().machine, &body);
+    propose(node, inbox, purpose, body).await
+}
+
+async fn propose(
+    node: &Node,
+    inbox: &Following<Inbox>,
+    purpose: Purpose,
+    body: Body,
+) -> Result<Done, Reject> {
     let operation = operation_id(node)?;
     let entry = Entry {
         operation,
@@ -295,9 +307,38 @@ async fn append(node: &Node, inbox: &Following<Inbox>, body: Body) -> Result<Don
         body,
     };
     inbox
-        .propose(operation, entry.encode())
+        .propose(operation, purpose, entry.encode())
         .await?
         .map_err(reject)
+}
+
+/// By what changes something by which there is less, something ends.
+fn purpose(inbox: &Inbox, body: &Body) -> Purpose {
+    let last = inbox.last().map_or(0, |last| last.offset);
+    let is_end = match body {
+        Body::Read(number) => (*number).min(last) > inbox.read(),
+        Body::Unblocked(user) => inbox.blocked().contains(user),
+        Body::Opened | Body::Sent { .. } | Body::Blocked(_) => false,
+    };
+    if is_end { Purpose::End } else { Purpose::More }
+}
+
+/// Ends what has been kept for as long as messages are, if nothing has told the inbox what time it is: an entry moves
+/// its clock by a day at most.
+async fn tick(node: &Node, inbox: &Following<Inbox>) {
+    let now = tokio::time::Instant::now();
+    {
+        let mut state = inbox.lock();
+        let is_told = state.ticked_at.is_some_and(|at| now - at < TICK_EVERY);
+        if is_told || !state.machine.is_due(time(node)) {
+            return;
+        }
+        state.ticked_at = Some(now);
+    }
+    // What was read up to nothing changes nothing else.
+    if let Err(reject) = propose(node, inbox, Purpose::End, Body::Read(0)).await {
+        tracing::debug!(%reject, "an inbox keeps what has expired");
+    }
 }
 
 fn reject(illegal: Illegal) -> Reject {
@@ -453,6 +494,9 @@ impl Machine for Inbox {
         Told::All
     }
 }
+
+/// How often an inbox is told at most what time it is, for what has expired in it.
+const TICK_EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// Of all inboxes, among the logs.
 pub(super) const INBOXES: &str = "inbox";

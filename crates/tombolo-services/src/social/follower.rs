@@ -179,11 +179,12 @@ impl<M: Machine> Following<M> {
     pub(super) async fn propose(
         &self,
         operation: OperationId,
+        purpose: Purpose,
         entry: Bytes,
     ) -> Result<Result<M::Done, M::Illegal>, Reject> {
         let mut is_unsure = false;
         for _ in 0..ATTEMPTS_MAX {
-            match self.propose_once(operation, entry.clone()).await {
+            match self.propose_once(operation, purpose, entry.clone()).await {
                 Ok(Outcome::Applied(result)) => return Ok(result),
                 Ok(Outcome::Unclear) => is_unsure = true,
                 Ok(Outcome::Late) if !is_unsure => return Err(ended()),
@@ -198,6 +199,7 @@ impl<M: Machine> Following<M> {
     async fn propose_once(
         &self,
         operation: OperationId,
+        purpose: Purpose,
         entry: Bytes,
     ) -> Result<Outcome<M>, Reject> {
         let (node, follower) = (&self.node, &self.follower);
@@ -214,7 +216,7 @@ impl<M: Machine> Following<M> {
         let id = tombolo_engine::OperationId(operation.0);
         let append = node
             .engine
-            .append(&follower.key, entry, Purpose::More, Expect::Any, id);
+            .append(&follower.key, entry, purpose, Expect::Any, id);
         match node.written(append).await {
             // Whether it was written or not, the log will tell.
             Ok(Ok(_) | Err(AppendError::Unknown)) | Err(Late::Slow) => {}
@@ -468,13 +470,14 @@ impl<M: Machine> Follower<M> {
     /// Now and then, so that logs stay short.
     fn keep_snapshot(self: &Arc<Self>, node: &Arc<Node>, state: &mut State<M>) {
         let Some(at) = state.cursor else { return };
-        if !state.growth.is_due(M::SNAPSHOT_ENTRIES) {
+        if !state.growth.is_due(M::SNAPSHOT_ENTRIES) && !state.has_shrunk() {
             return;
         }
         let Some(snapshot) = state.read().snapshot() else {
             return;
         };
         state.growth = Growth::since(snapshot.len());
+        state.bytes_before = 0;
         let (follower, node) = (Arc::clone(self), Arc::clone(node));
         node.runtime.clone().spawn(async move {
             if let Err(error) = node.engine.snapshot(&follower.key, at, snapshot).await {

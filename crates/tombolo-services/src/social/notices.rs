@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use tombolo_engine::Key;
+use tombolo_engine::{Key, Purpose};
 use tombolo_social::board::{Board, Done, Entry, Notice, PAYLOAD_BYTES_MAX};
 use tombolo_social::{EntryError, MessageId, OperationId, Place, Time};
 use tombolo_wire::v1::{
@@ -104,7 +104,9 @@ impl Services {
             id: MessageId(id.unwrap_or(operation.0)),
             payload,
         };
-        let result = following.propose(operation, entry.encode()).await;
+        let result = following
+            .propose(operation, Purpose::More, entry.encode())
+            .await;
         let result = match id {
             // Whoever asks again does it once.
             Some(_) => result.map_err(on_the_way)?,

@@ -10,12 +10,13 @@ use tombolo_engine::{
 use tombolo_services::{Config, LOG_SHARES};
 use tombolo_social::Time;
 use tombolo_social::group::{Body, Entry};
+use tombolo_social::inbox;
 use tombolo_social::segment::POSTS_MAX;
-use tombolo_wire::v1::{self, ErrorCode, JoinMode, direct_request, request, social_request};
+use tombolo_wire::v1::{self, ErrorCode, JoinMode, direct_request};
 
 use crate::cluster::{Member, start_with};
-use crate::groups::{Kind, Talker, join};
-use crate::lab::Lab;
+use crate::groups::{Kind, Talker, join, leave};
+use crate::lab::{Lab, UNIX_NOW};
 
 #[tokio::test(start_paused = true)]
 async fn a_user_makes_so_many_groups_over_all_nodes_and_others_once_some_have_ended() {
@@ -185,10 +186,8 @@ async fn what_a_user_says_that_is_kept_has_a_pace_in_bytes() {
 
 #[tokio::test(start_paused = true)]
 async fn posts_that_fill_a_node_leave_place_for_rooms_inboxes_and_other_groups() {
-    let mut config = LocalConfig::default();
-    config.log_bytes_max = 1_000_000;
-    config.shares = LOG_SHARES.to_vec();
-    let lab = Lab::on(Arc::new(Local::new(config)), |config| {
+    let local = small(1_000_000);
+    let lab = Lab::on(Arc::new(local), |config| {
         config.directs.burst = 10_000;
         config.direct_bytes.burst = u32::MAX;
     });
@@ -206,6 +205,104 @@ async fn posts_that_fill_a_node_leave_place_for_rooms_inboxes_and_other_groups()
     alice.done_in("club", create()).await.unwrap();
     alice.done_in("guild", join()).await.unwrap();
     alice.device.join("lobby", JoinMode::Create).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_there_is_is_read_left_and_ended_where_there_is_no_place_for_more() {
+    let local = small(1_000_000);
+    let lab = Lab::on(Arc::new(local.clone()), |_| {});
+    let mut alice = Talker::new(&lab, "alice").await;
+    let mut bob = Talker::new(&lab, "bob").await;
+    bob.open_inbox().await;
+    bob.block("carol", true).await;
+    assert_eq!(direct(&mut alice, 1, false).await, Ok(()));
+    alice.create(true).await.unwrap();
+    bob.done_in("guild", join()).await.unwrap();
+    for kind in ["inbox", "roster", "group"] {
+        let log = Key::new([kind, "others"]).unwrap();
+        for bytes in [0, 260_000] {
+            append(&local, &log, vec![0; bytes].into()).await;
+        }
+    }
+
+    let full = Err(ErrorCode::Unavailable);
+    assert_eq!(direct(&mut alice, 1, false).await, full);
+    let done = async |bob: &mut Talker, kind| {
+        let id = bob.request_direct(kind);
+        bob.device.next_response(id).await.map(drop)
+    };
+    let block = |user: &str, blocked| {
+        let user = user.to_owned();
+        direct_request::Kind::Block(v1::SetBlocked { user, blocked })
+    };
+    let read = || direct_request::Kind::Read(v1::ReadInbox { offset: 1 });
+    assert_eq!(done(&mut bob, block("dave", true)).await, full);
+    assert_eq!(done(&mut bob, block("carol", false)).await, Ok(()));
+    assert_eq!(done(&mut bob, read()).await, Ok(()));
+    // That is for what changes something.
+    assert_eq!(done(&mut bob, block("carol", false)).await, full);
+    assert_eq!(done(&mut bob, read()).await, full);
+    bob.done_in("guild", leave()).await.unwrap();
+    let refused = bob.done_in("guild", join()).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::Unavailable);
+    alice.done_in("guild", end()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn letters_that_are_due_expire_when_their_inbox_is_opened_and_give_their_place_back() {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let local = small(4_000_000);
+    let inbox = Key::new(["inbox", "bob"]).unwrap();
+    let begun = UNIX_NOW - 30 * DAY - DAY / 24;
+    let write = async |number: u8, time: Duration, body| {
+        let entry = inbox::Entry {
+            operation: tombolo_social::OperationId([number; 16]),
+            time: Time::from_millis(u64::try_from(time.as_millis()).unwrap()),
+            body,
+        };
+        append(&local, &inbox, entry.encode()).await;
+    };
+    write(0, begun, inbox::Body::Opened).await;
+    for number in 1..=64 {
+        let sent = inbox::Body::Sent {
+            from: format!("user-{}", number % 8).parse().unwrap(),
+            id: tombolo_social::MessageId([number; 16]),
+            payload: vec![0; 16_000].into(),
+            to: None,
+        };
+        write(number, begun, sent).await;
+    }
+    // Its clock comes near to when they end, and not there.
+    for day in 1..=30 {
+        write(
+            100 + day,
+            begun + u32::from(day) * DAY - DAY / 24,
+            inbox::Body::Read(0),
+        )
+        .await;
+    }
+    let lab = Lab::on(Arc::new(local.clone()), |_| {});
+    let mut alice = Talker::new(&lab, "alice").await;
+    let full = Err(ErrorCode::Unavailable);
+    assert_eq!(
+        direct(&mut alice, 1, false).await,
+        full,
+        "the place is given back after that"
+    );
+    settle().await;
+    let TailEvent::Snapshot { state, .. } = first(&local, &inbox).await else {
+        panic!("it was kept as a snapshot");
+    };
+    assert!(state.len() < 16_000, "{} bytes", state.len());
+    assert_eq!(direct(&mut alice, 1, false).await, Ok(()));
+}
+
+/// Of what users say there is a quarter of each kind.
+fn small(log_bytes_max: usize) -> Local {
+    let mut config = LocalConfig::default();
+    config.log_bytes_max = log_bytes_max;
+    config.shares = LOG_SHARES.to_vec();
+    Local::new(config)
 }
 
 async fn cluster(local: &Local, change: fn(&mut Config)) -> [Member; 2] {
@@ -251,11 +348,6 @@ async fn direct(talker: &mut Talker, bytes: usize, copy: bool) -> Result<(), Err
         payload: vec![0; bytes].into(),
         copy,
     };
-    let direct = v1::DirectRequest {
-        kind: Some(direct_request::Kind::Send(send)),
-    };
-    let kind = Some(social_request::Kind::Direct(direct));
-    let social = request::Kind::Social(v1::SocialRequest { kind });
-    let id = talker.device.request(Some(social));
+    let id = talker.request_direct(direct_request::Kind::Send(send));
     talker.device.next_response(id).await.map(drop)
 }

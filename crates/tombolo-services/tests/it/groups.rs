@@ -690,17 +690,21 @@ impl Talker {
             .await;
     }
 
-    async fn block(&mut self, user: &str, blocked: bool) {
+    pub(crate) async fn block(&mut self, user: &str, blocked: bool) {
         let user = user.to_owned();
         let block = v1::SetBlocked { user, blocked };
         self.ask_direct(direct_request::Kind::Block(block)).await;
     }
 
-    async fn ask_direct(&mut self, kind: direct_request::Kind) {
+    pub(crate) fn request_direct(&mut self, kind: direct_request::Kind) -> u64 {
         let direct = v1::DirectRequest { kind: Some(kind) };
         let kind = Some(social_request::Kind::Direct(direct));
         let social = request::Kind::Social(v1::SocialRequest { kind });
-        let id = self.device.request(Some(social));
+        self.device.request(Some(social))
+    }
+
+    async fn ask_direct(&mut self, kind: direct_request::Kind) {
+        let id = self.request_direct(kind);
         let body = self.device.next().await;
         let server_frame::Body::Response(response) = body else {
             panic!("a request is not answered by {body:?}");
@@ -748,7 +752,7 @@ pub(crate) fn join() -> Kind {
     Kind::Join(v1::JoinGroup {})
 }
 
-fn leave() -> Kind {
+pub(crate) fn leave() -> Kind {
     Kind::Leave(v1::LeaveGroup {})
 }
 

@@ -26,6 +26,10 @@ pub(in crate::social) struct State<M: Machine> {
     /// The log was retired before it was read: who puts something there does not know that it has ended.
     pub(in crate::social) is_over: bool,
     pub(super) growth: Growth,
+    /// The most that the machine held since its last snapshot, about.
+    pub(super) bytes_before: usize,
+    /// When time was last told to what was read.
+    pub(in crate::social) ticked_at: Option<Instant>,
     pub(super) waiting_by_operation: BTreeMap<OperationId, oneshot::Sender<Outcome<M>>>,
     pub(super) listener_by_session: BTreeMap<SessionId, M::Listener>,
     pub(super) users: usize,
@@ -63,6 +67,8 @@ impl<M: Machine> Default for State<M> {
             cursor: None,
             is_over: false,
             growth: Growth::default(),
+            bytes_before: 0,
+            ticked_at: None,
             waiting_by_operation: BTreeMap::new(),
             listener_by_session: BTreeMap::new(),
             users: 0,
@@ -94,6 +100,7 @@ impl<M: Machine> State<M> {
         self.cursor = None;
         self.is_over = false;
         self.growth = Growth::default();
+        self.bytes_before = 0;
         self.ahead = Some(M::default());
         self.give_up_waiting();
     }
@@ -104,8 +111,16 @@ impl<M: Machine> State<M> {
             let (operation, _) = M::default().apply(entry)?;
             return Ok((operation, Outcome::Late));
         }
+        let bytes = self.read().bytes();
+        self.bytes_before = self.bytes_before.max(bytes);
         let (operation, result) = self.read().apply(entry)?;
         Ok((operation, Outcome::Applied(result)))
+    }
+
+    /// Whether so much has ended that a snapshot makes place.
+    pub(super) fn has_shrunk(&mut self) -> bool {
+        let bytes = self.read().bytes();
+        self.bytes_before >= SHRUNK_BYTES_MIN && bytes <= self.bytes_before / 2
     }
 
     /// Takes over what was read anew, if something was. What was lost has numbers that come again.
@@ -149,6 +164,9 @@ impl<M: Machine> State<M> {
         }
     }
 }
+
+/// Of what holds less, place is not worth a snapshot.
+const SHRUNK_BYTES_MIN: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {

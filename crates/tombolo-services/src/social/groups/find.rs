@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tombolo_engine::Key;
+use tombolo_engine::{Key, Purpose};
 use tombolo_social::group::{self, Group, Settings};
 use tombolo_social::roster::{
     self, Actor, DEPTH_MAX, Illegal, Member, PARTS, Roster, Seed, part_of,
@@ -101,12 +101,16 @@ async fn follow_head(node: &Arc<Node>, name: &GroupName) -> Result<Following<Gro
 
 async fn change(node: &Node, head: &Following<Group>, body: group::Body) -> Result<(), Reject> {
     let operation = operation_id(node)?;
+    let purpose = match body == group::Body::Closed {
+        true => Purpose::End,
+        false => Purpose::More,
+    };
     let entry = group::Entry {
         operation,
         time: time(node),
         body,
     };
-    let result = head.propose(operation, entry.encode()).await?;
+    let result = head.propose(operation, purpose, entry.encode()).await?;
     result.map_err(reject_group)
 }
 
@@ -286,13 +290,28 @@ async fn propose(
     body: roster::Body,
 ) -> Result<Result<(), Illegal>, Reject> {
     let operation = operation_id(node)?;
+    let purpose = purpose(&roster.lock().machine, &body);
     let entry = roster::Entry {
         operation,
         time: time(node),
         by,
         body,
     };
-    roster.propose(operation, entry.encode()).await
+    roster.propose(operation, purpose, entry.encode()).await
+}
+
+/// By what changes something by which there is less, something ends.
+fn purpose(roster: &Roster, body: &roster::Body) -> Purpose {
+    let is_end = match body {
+        roster::Body::Left(user) | roster::Body::Removed(user) => roster.member(user).is_some(),
+        roster::Body::Unbanned(user) => roster.is_banned(user),
+        roster::Body::Seeded(_)
+        | roster::Body::Joined { .. }
+        | roster::Body::Banned(_)
+        | roster::Body::RoleSet { .. }
+        | roster::Body::Split => false,
+    };
+    if is_end { Purpose::End } else { Purpose::More }
 }
 
 /// Posts something, once.
@@ -318,7 +337,10 @@ pub(super) async fn post(
             id,
             payload: payload.clone(),
         };
-        match segment.propose(operation, entry.encode()).await? {
+        match segment
+            .propose(operation, Purpose::More, entry.encode())
+            .await?
+        {
             Ok(done) => {
                 let number = number(at, done.index);
                 return Ok(Posted { number, done });
