@@ -293,6 +293,24 @@ async fn a_cluster_serves_devices_on_any_node_and_tells_operators_of_them() {
     let mut bob = cluster.peer(2, &cluster.token(0, "bob").await);
     assert_eq!(alice.event("recv").await["user"], "bob");
     assert_eq!(bob.event("recv").await["user"], "alice");
+
+    // Six are on one node and one on another: half of the six go.
+    let mut others = Vec::new();
+    for user in ["carol", "dave", "erin", "frank", "grace"] {
+        others.push(cluster.peer(0, &cluster.token(0, user).await));
+    }
+    let on_first = ["users", "--node", "node-1"];
+    cluster
+        .answer_when(&on_first, |answer| answer["total"] == 6)
+        .await;
+    let asked = cluster.answer(&["rebalance"]).await;
+    let of_first = json!({"node": "node-1", "sessions": 6, "asked": 3});
+    assert_eq!(asked["nodes"][0], of_first, "{asked}");
+    cluster
+        .answer_when(&on_first, |answer| answer["total"] == 3)
+        .await;
+    let users = cluster.answer(&["users"]).await;
+    assert_eq!(users["total"], 7, "nobody is lost: {users}");
     cluster.down().await;
 }
 
