@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use backon::{ExponentialBuilder, Retryable as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -23,9 +25,10 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Serialize;
 use sha2::Sha256;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
-use tombolo_services::{RoomEvent, Services, SessionEvent};
+use tombolo_room::Message;
+use tombolo_services::{Change, RoomChange, RoomEvent, Services, SessionChange, SessionEvent};
 use tracing::{debug, warn};
 
 /// An HTTP server that is told what happens.
@@ -47,6 +50,9 @@ pub struct WebhookConfig {
     pub pause_min: Duration,
     /// Events that wait to be posted. 10,000 by default; each takes about 200 bytes.
     pub queue_max: usize,
+    /// Whether it is told of durable messages, too, with what they say. No by default: they are many. At most
+    /// 16 MiB of what they say wait.
+    pub messages: bool,
 }
 
 impl WebhookConfig {
@@ -60,6 +66,7 @@ impl WebhookConfig {
             retries_max: 8,
             pause_min: Duration::from_millis(250),
             queue_max: 10_000,
+            messages: false,
         }
     }
 
@@ -79,6 +86,7 @@ impl WebhookConfig {
                 config.retries_max,
                 config.pause_min,
                 config.queue_max,
+                config.messages,
             )
         };
         self.url == other.url && self.key == other.key && parts(self) == parts(other)
@@ -171,6 +179,17 @@ struct Event {
     room: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     session: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", flatten)]
+    said: Option<Said>,
+}
+
+/// What a message says, of which only so much waits at once.
+#[derive(Debug, Serialize)]
+struct Said {
+    number: u64,
+    base64: String,
+    #[serde(skip)]
+    _place: OwnedSemaphorePermit,
 }
 
 #[derive(Serialize)]
@@ -230,6 +249,7 @@ pub(crate) async fn run(
     counters: Arc<WebhookCounters>,
 ) {
     let (sender, events) = mpsc::channel(config.queue_max.max(1));
+    let messages = config.messages;
     let poster = Poster {
         client,
         config,
@@ -238,7 +258,10 @@ pub(crate) async fn run(
         node: services.name().to_string(),
         life: u64::try_from(unix_now().as_micros()).unwrap_or(u64::MAX),
     };
-    tokio::join!(listen(services, sender, counters), poster.post_all(events));
+    tokio::join!(
+        listen(services, sender, counters, messages),
+        poster.post_all(events)
+    );
 }
 
 /// What posts, trusting whom the configuration trusts.
@@ -255,43 +278,96 @@ pub(crate) fn client(config: &WebhookConfig) -> HttpClient {
 }
 
 /// Puts what happens into the queue.
-async fn listen(services: Services, queue: mpsc::Sender<Event>, counters: Arc<WebhookCounters>) {
-    let mut sessions = services.session_events();
-    let mut rooms = services.room_events();
+async fn listen(
+    services: Services,
+    queue: mpsc::Sender<Event>,
+    counters: Arc<WebhookCounters>,
+    messages: bool,
+) {
+    let mut changes = services.changes();
     drop(services);
-    let push = |event| {
-        if queue.try_send(event).is_err() {
-            counters.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    };
-    let missed = |count| {
-        counters.dropped.fetch_add(count, Ordering::Relaxed);
-    };
+    let room_for_messages = Arc::new(Semaphore::new(MESSAGE_BYTES_QUEUED_MAX));
     loop {
-        tokio::select! {
-            change = sessions.recv() => match change {
-                Ok(change) => push(Event {
-                    time: unix_now().as_secs_f64(),
-                    event: session_word(change.event),
-                    user: Some(change.user.to_string()),
-                    room: None,
-                    session: Some(format!("{:032x}", u128::from_be_bytes(change.session))),
-                }),
-                Err(RecvError::Lagged(count)) => missed(count),
-                Err(RecvError::Closed) => return,
-            },
-            change = rooms.recv() => match change {
-                Ok(change) => push(Event {
-                    time: unix_now().as_secs_f64(),
-                    event: room_word(change.event),
-                    user: change.user.map(|user| user.to_string()),
-                    room: Some(change.room.to_string()),
+        let dropped = match changes.recv().await {
+            Ok(Change::Room(change)) if !messages && is_message(&change) => 0,
+            Ok(change) => {
+                let event = Event::of(change, &room_for_messages);
+                let is_queued = event.is_some_and(|event| queue.try_send(event).is_ok());
+                u64::from(!is_queued)
+            }
+            Err(RecvError::Lagged(count)) => count,
+            Err(RecvError::Closed) => return,
+        };
+        counters.dropped.fetch_add(dropped, Ordering::Relaxed);
+    }
+}
+
+fn is_message(change: &RoomChange) -> bool {
+    matches!(change.event, RoomEvent::Said(_))
+}
+
+impl Event {
+    /// None when so much of what messages say waits that there is no place for this one.
+    fn of(change: Change, room_for_messages: &Arc<Semaphore>) -> Option<Self> {
+        let time = unix_now().as_secs_f64();
+        match change {
+            Change::Session(SessionChange {
+                event,
+                user,
+                session,
+                ..
+            }) => Some(Self {
+                time,
+                event: session_word(event),
+                user: Some(user.to_string()),
+                room: None,
+                session: Some(format!("{:032x}", u128::from_be_bytes(session))),
+                said: None,
+            }),
+            Change::Room(RoomChange {
+                event, room, user, ..
+            }) => {
+                let said = if let RoomEvent::Said(message) = &event {
+                    Some(Said::of(message, room_for_messages)?)
+                } else {
+                    None
+                };
+                Some(Self {
+                    time,
+                    event: room_word(&event),
+                    user: user.map(|user| user.to_string()),
+                    room: Some(room.to_string()),
                     session: None,
-                }),
-                Err(RecvError::Lagged(count)) => missed(count),
-                Err(RecvError::Closed) => return,
-            },
+                    said,
+                })
+            }
+            _ => None,
         }
+    }
+}
+
+impl Said {
+    fn of(message: &Message, room: &Arc<Semaphore>) -> Option<Self> {
+        let base64 = STANDARD.encode(&message.payload);
+        let bytes = u32::try_from(base64.len()).ok()?;
+        let place = Arc::clone(room).try_acquire_many_owned(bytes).ok()?;
+        Some(Self {
+            number: message.number,
+            base64,
+            _place: place,
+        })
+    }
+}
+
+/// Takes what waits with the first one, as much as is posted at once.
+fn fill(batch: &mut Vec<Event>, first: Event, waiting: &mut mpsc::Receiver<Event>) {
+    let mut next = Some(first);
+    let mut bytes = 0;
+    while let Some(event) = next {
+        bytes += event.said.as_ref().map_or(0, |said| said.base64.len());
+        batch.push(event);
+        let has_place = batch.len() < BATCH_MAX && bytes < BATCH_MESSAGE_BYTES;
+        next = has_place.then(|| waiting.try_recv().ok()).flatten();
     }
 }
 
@@ -305,8 +381,9 @@ fn session_word(event: SessionEvent) -> &'static str {
     }
 }
 
-fn room_word(event: RoomEvent) -> &'static str {
+fn room_word(event: &RoomEvent) -> &'static str {
     match event {
+        RoomEvent::Said(_) => "room_message",
         RoomEvent::Opened => "room_opened",
         RoomEvent::Closed => "room_closed",
         RoomEvent::Joined => "member_joined",
@@ -319,9 +396,10 @@ impl Poster {
         let mut waiting = Vec::new();
         for batch in 1.. {
             waiting.clear();
-            if events.recv_many(&mut waiting, BATCH_MAX).await == 0 {
+            let Some(first) = events.recv().await else {
                 return;
-            }
+            };
+            fill(&mut waiting, first, &mut events);
             let count = waiting.len() as u64;
             let counter = match self.deliver(batch, &waiting).await {
                 Ok(()) => &self.counters.delivered,
@@ -415,9 +493,70 @@ const SIGNATURE: &str = "tombolo-signature";
 const KEY_BYTES_MIN: usize = 16;
 /// Events in one post.
 const BATCH_MAX: usize = 100;
+/// What messages say in one post, before the last of them. Many servers take a megabyte at most.
+const BATCH_MESSAGE_BYTES: usize = 256 * 1024;
+/// What messages say that wait to be posted.
+const MESSAGE_BYTES_QUEUED_MAX: usize = 16 << 20;
 /// Between two posts of the same batch.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// For how long an answer's body is waited for.
 const REST_WITHIN: Duration = Duration::from_secs(1);
 /// More than anybody has to say.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use tombolo_room::{Audience, By, Time};
+
+    use super::*;
+
+    #[test]
+    fn what_messages_say_waits_in_so_many_bytes() {
+        let place = Arc::new(Semaphore::new(20));
+        let mut waiting: Vec<_> = (0..3)
+            .filter_map(|_| Said::of(&message(), &place))
+            .collect();
+        assert_eq!(waiting.len(), 2, "eight bytes each");
+        waiting.pop();
+        waiting.extend(Said::of(&message(), &place));
+        assert_eq!(waiting.len(), 2, "one was posted");
+    }
+
+    #[tokio::test]
+    async fn a_batch_ends_when_much_is_said_in_it() {
+        let place = Arc::new(Semaphore::new(MESSAGE_BYTES_QUEUED_MAX));
+        let long = Message {
+            payload: vec![0; 48 * 1024].into(),
+            ..message()
+        };
+        let (sender, mut events) = mpsc::channel(100);
+        for _ in 0..10 {
+            let event = Event {
+                time: 0.0,
+                event: "room_message",
+                user: None,
+                room: None,
+                session: None,
+                said: Said::of(&long, &place),
+            };
+            sender.try_send(event).expect("there is room");
+        }
+        let mut counts = Vec::new();
+        while let Ok(first) = events.try_recv() {
+            let mut batch = Vec::new();
+            fill(&mut batch, first, &mut events);
+            counts.push(batch.len());
+        }
+        assert_eq!(counts, [4, 4, 2], "64 KiB each, and 256 at once");
+    }
+
+    fn message() -> Message {
+        Message {
+            number: 1,
+            time: Time::default(),
+            from: By::Server,
+            audience: Audience::All,
+            payload: "hello".into(),
+        }
+    }
+}

@@ -1,9 +1,9 @@
-//! What becomes of sessions, for whoever wants to know.
+//! What becomes of sessions, of members and of rooms, for whoever wants to know.
 
 use std::sync::Arc;
 
 use tokio::sync::broadcast;
-use tombolo_room::SessionId;
+use tombolo_room::{Message, SessionId};
 use tombolo_wire::{RoomId, UserId};
 
 use crate::node::Node;
@@ -37,40 +37,9 @@ pub struct SessionChange {
     pub session: [u8; 16],
 }
 
-/// Tells those who want to know.
-#[derive(Debug)]
-pub(crate) struct SessionEvents(broadcast::Sender<SessionChange>);
-
-impl Default for SessionEvents {
-    fn default() -> Self {
-        Self(broadcast::Sender::new(CHANGES_MAX))
-    }
-}
-
-impl SessionEvents {
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<SessionChange> {
-        self.0.subscribe()
-    }
-}
-
-impl Node {
-    /// Tells what has become of a session, in order: its lock is held.
-    pub(crate) fn emit(&self, event: SessionEvent, session: &Arc<Session>) {
-        self.matchmaker.on_session(session);
-        self.social.presence.on_session(event, session);
-        let SessionId(id) = session.id;
-        // Nobody may want to know.
-        let _ = self.session_events.0.send(SessionChange {
-            event,
-            user: session.user.clone(),
-            session: id,
-        });
-    }
-}
-
 /// Something has become of a member in a room, whose session is on this node, or of a room, by what this node has put into
 /// its log, or into that of the pool whose match it is for. Every such thing is told on one node of a cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RoomEvent {
     /// It came in.
@@ -81,6 +50,8 @@ pub enum RoomEvent {
     Opened,
     /// The room has closed.
     Closed,
+    /// A durable message has been said.
+    Said(Message),
 }
 
 /// Of which room, or of which member in it, something has become.
@@ -91,32 +62,60 @@ pub struct RoomChange {
     pub event: RoomEvent,
     /// The room.
     pub room: RoomId,
-    /// The member; or who has opened the room, if that was no server. None when it has closed.
+    /// The member; or who has opened the room or said the message, if that was no server. None when it has closed.
     pub user: Option<UserId>,
 }
 
-/// Tells those who want to know of rooms.
-#[derive(Debug)]
-pub(crate) struct RoomEvents(broadcast::Sender<RoomChange>);
+/// What has become of something on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Change {
+    /// Of a session.
+    Session(SessionChange),
+    /// Of a room, or of a member in it.
+    Room(RoomChange),
+}
 
-impl Default for RoomEvents {
+/// Tells those who want to know, in the order in which it happens.
+#[derive(Debug)]
+pub(crate) struct Changes(broadcast::Sender<Change>);
+
+impl Default for Changes {
     fn default() -> Self {
         Self(broadcast::Sender::new(CHANGES_MAX))
     }
 }
 
-impl RoomEvents {
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<RoomChange> {
+impl Changes {
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Change> {
         self.0.subscribe()
     }
 
-    pub(crate) fn emit(&self, event: RoomEvent, room: &RoomId, user: Option<&UserId>) {
+    pub(crate) fn emit_of_room(&self, event: RoomEvent, room: &RoomId, user: Option<&UserId>) {
         // Nobody may want to know.
-        let _ = self.0.send(RoomChange {
+        let _ = self.0.send(Change::Room(RoomChange {
             event,
             room: room.clone(),
             user: user.cloned(),
-        });
+        }));
+    }
+
+    fn emit_of_session(&self, event: SessionEvent, session: &Session) {
+        let SessionId(id) = session.id;
+        let _ = self.0.send(Change::Session(SessionChange {
+            event,
+            user: session.user.clone(),
+            session: id,
+        }));
+    }
+}
+
+impl Node {
+    /// Tells what has become of a session, in order: its lock is held.
+    pub(crate) fn emit(&self, event: SessionEvent, session: &Arc<Session>) {
+        self.matchmaker.on_session(session);
+        self.social.presence.on_session(event, session);
+        self.changes.emit_of_session(event, session);
     }
 }
 

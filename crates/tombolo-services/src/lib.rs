@@ -115,7 +115,7 @@ pub use config::{Config, Duplicates, FieldConfig, Pace, ROOM_MEMBERS_MAX, RateLi
 pub use connection::{Connection, Outgoing};
 pub use drain::Drained;
 pub use entropy::Entropy;
-pub use events::{RoomChange, RoomEvent, SessionChange, SessionEvent};
+pub use events::{Change, RoomChange, RoomEvent, SessionChange, SessionEvent};
 pub use field::{FieldThing, THING_LASTS_MAX, THING_NAME_BYTES_MAX};
 pub use hooks::{
     Admission, COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, HookSet, Hooks, JoinQuestion,

@@ -21,7 +21,7 @@ use crate::cluster::{Arrivals, Cluster, Sender, drop_given_to, end_broken, give_
 use crate::config::Config;
 use crate::duplicates;
 use crate::entropy::ResumeToken;
-use crate::events::{RoomEvents, SessionEvent, SessionEvents};
+use crate::events::{Changes, SessionEvent};
 use crate::field::Fields;
 use crate::forward::Manner;
 use crate::host::{EmptyRooms, Host, Retirements};
@@ -63,8 +63,7 @@ pub(crate) struct Node {
     pub(crate) is_going_away: AtomicBool,
     /// Users that have new sessions, whose others are asked for.
     pub(crate) gathers: duplicates::Gathers,
-    pub(crate) session_events: SessionEvents,
-    pub(crate) room_events: RoomEvents,
+    pub(crate) changes: Changes,
     /// Where tasks run, also those begun by a drop.
     pub(crate) runtime: Handle,
 }

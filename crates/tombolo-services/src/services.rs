@@ -26,7 +26,7 @@ use crate::connection::Connection;
 use crate::drain::{self, Drained};
 use crate::duplicates;
 use crate::entropy::{NoEntropy, ResumeToken};
-use crate::events::{RoomChange, RoomEvents, SessionChange, SessionEvent, SessionEvents};
+use crate::events::{Change, Changes, SessionEvent};
 use crate::field::Fields;
 use crate::hooks;
 use crate::host::{EmptyRooms, Retirements};
@@ -130,8 +130,7 @@ impl Services {
             commands: Semaphore::new(hooks::COMMANDS_AT_ONCE),
             is_going_away: AtomicBool::new(false),
             gathers: duplicates::Gathers::default(),
-            session_events: SessionEvents::default(),
-            room_events: RoomEvents::default(),
+            changes: Changes::default(),
             runtime: Handle::current(),
         };
         let node = Arc::new(node);
@@ -233,18 +232,11 @@ impl Services {
         drain::rebalance(&self.node, count)
     }
 
-    /// Tells of sessions that begin, drop, return, end and move from now on. Whoever is too slow to
-    /// listen misses some, and is told so.
+    /// Tells from now on, in order, what becomes of sessions, of members on this node in their rooms, and of rooms by what this
+    /// node has done. Whoever is too slow to listen misses some, and is told so.
     #[must_use]
-    pub fn session_events(&self) -> broadcast::Receiver<SessionChange> {
-        self.node.session_events.subscribe()
-    }
-
-    /// Tells what becomes of members on this node in their rooms, and of rooms that open and close by what this node has done,
-    /// from now on.
-    #[must_use]
-    pub fn room_events(&self) -> broadcast::Receiver<RoomChange> {
-        self.node.room_events.subscribe()
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.node.changes.subscribe()
     }
 
     /// Puts this node out of the cluster, at the end of its process: other nodes say at once in the

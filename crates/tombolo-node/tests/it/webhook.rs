@@ -17,7 +17,10 @@ use tombolo_node::{Node, NodeBuilder, WebhookConfig, WebhookStats};
 use tombolo_wire::token::{Claims, KeySet, SigningKey, VerifyingKey};
 use tombolo_wire::v1::client_frame::Body as Up;
 use tombolo_wire::v1::server_frame::Body as Down;
-use tombolo_wire::v1::{Goodbye, Hello, Join, JoinMode, Leave, Request, Resume, request};
+use tombolo_wire::v1::{
+    Goodbye, Hello, Join, JoinMode, Leave, Request, Resume, RoomAct, RoomRequest, Say, request,
+    room_act,
+};
 use tombolo_wire::{NodeId, UserId, VERSION};
 
 use crate::https::PATIENCE;
@@ -282,13 +285,10 @@ async fn each_kind_of_event_is_told_with_whom_and_where() {
     let servers = [Server::start().await, Server::start().await];
     let engine = Local::new(LocalConfig::default());
     let start = async |number: usize| {
-        let key = VerifyingKey::hs256(TOKEN_KEY).expect("long enough");
-        let mut tokens = KeySet::new();
-        tokens.insert("one", key);
         let builder: NodeBuilder = life::builder()
             .name(NodeId::parse(&format!("node-{number}")).expect("a name"))
             .engine(Arc::new(engine.clone()))
-            .token_keys(tokens)
+            .token_keys(token_keys())
             .webhook(servers[number].config(&[], |_| {}));
         builder.start().await.expect("loopback has free ports")
     };
@@ -336,6 +336,44 @@ async fn each_kind_of_event_is_told_with_whom_and_where() {
         assert_eq!(event[0]["session"], session);
     }
     for node in nodes {
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn durable_messages_are_told_where_that_is_wished() {
+    for wished in [true, false] {
+        let server = Server::start().await;
+        let config = server.config(&[], |config| config.messages = wished);
+        let builder = life::builder().token_keys(token_keys()).webhook(config);
+        let node = builder.start().await.expect("loopback has free ports");
+        let mut alice = Caller::default();
+        alice.hello(&node).await;
+        let join = Join {
+            room: "lobby".to_owned(),
+            mode: JoinMode::Create.into(),
+            ..Join::default()
+        };
+        alice.ask(request::Kind::Join(join)).await;
+        alice.ask(say("lobby", b"go")).await;
+        let room = "lobby".to_owned();
+        alice.ask(request::Kind::Leave(Leave { room })).await;
+        let told = server.told("room_closed").await;
+        let mut expected = vec![
+            "session_began alice",
+            "room_opened alice in lobby",
+            "member_joined alice in lobby",
+            "room_message alice in lobby",
+            "member_left alice in lobby",
+            "room_closed in lobby",
+        ];
+        if wished {
+            let said = (&told[3]["number"], &told[3]["base64"]);
+            assert_eq!(said, (&Value::from(1), &Value::from("Z28=")));
+        } else {
+            expected.remove(3);
+        }
+        assert_eq!(words(&told), expected);
         node.shutdown().await;
     }
 }
@@ -414,6 +452,18 @@ impl Caller {
     }
 }
 
+fn say(room: &str, text: &[u8]) -> request::Kind {
+    let said = room_act::Kind::Say(Say {
+        audience: None,
+        payload: Bytes::copy_from_slice(text),
+    });
+    request::Kind::Room(RoomRequest {
+        room: room.to_owned(),
+        act: Some(RoomAct { kind: Some(said) }),
+        ..RoomRequest::default()
+    })
+}
+
 /// What is told, of whom, and of which room.
 fn words(events: &[Value]) -> Vec<String> {
     let words = events.iter().map(|event| {
@@ -427,6 +477,12 @@ fn words(events: &[Value]) -> Vec<String> {
         )
     });
     words.collect()
+}
+
+fn token_keys() -> KeySet {
+    let mut keys = KeySet::new();
+    keys.insert("one", VerifyingKey::hs256(TOKEN_KEY).expect("long enough"));
+    keys
 }
 
 const TOKEN_KEY: &[u8] = &[1; 32];

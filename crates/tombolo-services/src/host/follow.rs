@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tombolo_engine::TailEvent;
-use tombolo_room::{Body, Entry, EntryError, Event, LeftReason, Made, Member, Membership, Room};
+use tombolo_room::{
+    Body, Entry, EntryError, Event, LeftReason, Made, Member, Membership, Message, OperationId,
+    Room,
+};
 use tombolo_wire::UserId;
 use tombolo_wire::v1::{self, response, room_event, server_frame};
 
@@ -146,6 +149,9 @@ impl Host {
             if is_own {
                 self.emit(node, &entry.body, event);
             }
+            if let Event::Said(message) = event {
+                self.emit_said(node, state, message, entry.operation);
+            }
             match (event, &before) {
                 (Event::Returned { user, membership }, Some(before)) => {
                     self.on_went_on(node, state, user, before, membership);
@@ -182,9 +188,27 @@ impl Host {
         if let Event::Opened = event
             && !is_of_match(&self.room)
         {
-            node.room_events.emit(RoomEvent::Opened, &self.room, opener);
+            node.changes
+                .emit_of_room(RoomEvent::Opened, &self.room, opener);
         } else if let Event::Closed = event {
-            node.room_events.emit(RoomEvent::Closed, &self.room, None);
+            node.changes
+                .emit_of_room(RoomEvent::Closed, &self.room, None);
+        }
+    }
+
+    /// Tells what was said by a member on this node, or by a server that asked this node to.
+    fn emit_said(&self, node: &Node, state: &State, message: &Message, operation: OperationId) {
+        let user = message.from.member();
+        let is_from_here = match user {
+            Some(user) => {
+                let membership = state.room.membership(user);
+                membership.is_some_and(|membership| membership.node == *node.name())
+            }
+            None => state.served_by_operation.contains_key(&operation),
+        };
+        if is_from_here {
+            let said = RoomEvent::Said(message.clone());
+            node.changes.emit_of_room(said, &self.room, user);
         }
     }
 
@@ -281,8 +305,8 @@ impl Host {
         }
         let (session, request) = (&pending.session, pending.request);
         self.welcome(node, state, session, request, pending.wish, coming);
-        node.room_events
-            .emit(RoomEvent::Joined, &self.room, Some(user));
+        node.changes
+            .emit_of_room(RoomEvent::Joined, &self.room, Some(user));
     }
 
     /// A member is dropped, as the room has it; its session may be here and know better.
@@ -329,8 +353,8 @@ impl Host {
                 None => self.room_event(room_event::Kind::Left(left), String::new()),
             };
             node.push(&session, news);
-            node.room_events
-                .emit(RoomEvent::Left, &self.room, Some(user));
+            node.changes
+                .emit_of_room(RoomEvent::Left, &self.room, Some(user));
         }
     }
 

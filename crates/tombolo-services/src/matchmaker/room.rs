@@ -34,7 +34,7 @@ pub(super) async fn gather(node: Arc<Node>, desk: Arc<Desk>, formed: Arc<Formed>
 /// Tells whoever listens to rooms that a match's is there.
 pub(super) fn tell_opened(node: &Node, desk: &Desk, formed: &Formed) {
     if let Ok(room) = room_of(match_id(desk, formed)) {
-        node.room_events.emit(RoomEvent::Opened, &room, None);
+        node.changes.emit_of_room(RoomEvent::Opened, &room, None);
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tombolo_services::SessionEvent;
 use tombolo_wire::v1::{self, JoinMode, client_frame, request};
 
+use crate::changes::next_session_change;
 use crate::cluster::{cluster, members};
 use crate::lab::{Lab, message};
 
@@ -144,7 +145,7 @@ async fn a_member_that_loses_its_connection_while_it_joins_is_dropped_too() {
 #[tokio::test(start_paused = true)]
 async fn whoever_wants_to_know_hears_what_becomes_of_sessions_in_order() {
     let lab = Lab::new();
-    let mut changes = lab.services.session_events();
+    let mut changes = lab.services.changes();
     let mut alice = lab.device("alice").await;
     alice.connection = None;
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -153,7 +154,7 @@ async fn whoever_wants_to_know_hears_what_becomes_of_sessions_in_order() {
         .send(client_frame::Body::Goodbye(v1::Goodbye {}))
         .unwrap();
     let mut heard = Vec::new();
-    while let Ok(change) = changes.try_recv() {
+    while let Some(change) = next_session_change(&mut changes) {
         assert_eq!(change.user.as_str(), "alice");
         heard.push(change.event);
     }

@@ -5,6 +5,7 @@
 mod acts;
 mod anew;
 mod bombs;
+mod changes;
 mod cluster;
 mod direct;
 mod draining;

@@ -1,14 +1,15 @@
-//! Who is told that rooms open and close.
+//! Who is told that rooms open and close, and what is said in them.
 
 use std::time::Duration;
 
 use tokio::sync::broadcast;
 use tombolo_engine::{Local, LocalConfig};
-use tombolo_room::Settings;
-use tombolo_services::{NewRoom, RoomChange, RoomEvent};
+use tombolo_room::{Act, Audience, Settings};
+use tombolo_services::{Change, NewRoom, RoomEvent};
 use tombolo_wire::RoomId;
-use tombolo_wire::v1::{self, JoinMode, client_frame};
+use tombolo_wire::v1::{self, JoinMode, client_frame, room_act};
 
+use crate::changes::next_room_change;
 use crate::cluster::{Member, cluster};
 use crate::engine::{Flaky, Mood};
 use crate::lab::Lab;
@@ -75,7 +76,7 @@ async fn that_a_room_closes_is_told_when_many_leave_at_once_while_the_engine_is_
         joined.unwrap();
         devices.push(device);
     }
-    let mut told = lab.services.room_events();
+    let mut told = lab.services.changes();
     engine.set(Mood::Roomless);
     // The first to go is the last of whom it is written.
     for (number, device) in devices.iter_mut().enumerate() {
@@ -90,18 +91,62 @@ async fn that_a_room_closes_is_told_when_many_leave_at_once_while_the_engine_is_
     assert_eq!(heard_on(&mut told), ["closed"]);
 }
 
-fn listen(nodes: &[Member; 2]) -> [broadcast::Receiver<RoomChange>; 2] {
-    [0, 1].map(|node: usize| nodes[node].lab.services.room_events())
+#[tokio::test(start_paused = true)]
+async fn a_durable_message_is_told_once_by_the_node_of_whoever_said_it() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut alice = nodes[0].lab.device("alice").await;
+    alice.join("r", JoinMode::Create).await.unwrap();
+    let mut bob = nodes[1].lab.device("bob").await;
+    bob.join("r", JoinMode::Join).await.unwrap();
+    let mut told = listen(&nodes);
+    let say = |text: &'static str| {
+        room_act::Kind::Say(v1::Say {
+            audience: None,
+            payload: text.into(),
+        })
+    };
+    bob.act("r", say("one")).await.unwrap();
+    alice.act("r", say("two")).await.unwrap();
+    let act = Act::Say {
+        audience: Audience::All,
+        payload: "three".into(),
+    };
+    let room = RoomId::parse("r").unwrap();
+    let services = &nodes[1].lab.services;
+    services.act_for_server(&room, act, None).await.unwrap();
+    alice.act("r", say("four")).await.unwrap();
+    bob.drain().await;
+    let said = told.each_mut().map(|told| {
+        let changes = std::iter::from_fn(|| next_room_change(told));
+        let said = changes.map(|change| match change.event {
+            RoomEvent::Said(message) => {
+                let by = change.user.map(|user| format!(" by {user}"));
+                let text = String::from_utf8_lossy(&message.payload).into_owned();
+                format!("{} {text}{}", message.number, by.unwrap_or_default())
+            }
+            other => panic!("{other:?} was told"),
+        });
+        said.collect::<Vec<_>>()
+    });
+    let expected = [
+        vec!["2 two by alice", "4 four by alice"],
+        vec!["1 one by bob", "3 three"],
+    ];
+    assert_eq!(said, expected);
+}
+
+fn listen(nodes: &[Member; 2]) -> [broadcast::Receiver<Change>; 2] {
+    [0, 1].map(|node: usize| nodes[node].lab.services.changes())
 }
 
 /// What each node has told of the room since it was asked last.
-fn heard(told: &mut [broadcast::Receiver<RoomChange>; 2]) -> [Vec<String>; 2] {
+fn heard(told: &mut [broadcast::Receiver<Change>; 2]) -> [Vec<String>; 2] {
     told.each_mut().map(heard_on)
 }
 
-fn heard_on(told: &mut broadcast::Receiver<RoomChange>) -> Vec<String> {
+fn heard_on(told: &mut broadcast::Receiver<Change>) -> Vec<String> {
     let mut heard = Vec::new();
-    while let Ok(change) = told.try_recv() {
+    while let Some(change) = next_room_change(told) {
         assert_eq!(change.room.as_str(), "r");
         let word = match change.event {
             RoomEvent::Opened => "opened",

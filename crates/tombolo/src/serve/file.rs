@@ -113,6 +113,8 @@ pub(crate) struct Webhook {
     pub(crate) ca: Option<PathBuf>,
     /// In seconds.
     pub(crate) timeout: Option<f64>,
+    /// Whether it is told what is said durably.
+    pub(crate) messages: bool,
 }
 
 /// How sessions are.

@@ -283,6 +283,7 @@ fn webhook(file: &File, source: &Source) -> anyhow::Result<Option<WebhookConfig>
     if given.timeout.is_some() {
         config.timeout = hook.timeout;
     }
+    config.messages = given.messages;
     config.check().map_err(|error| {
         let key = match error {
             WebhookError::Key if given.key_file.is_some() => "key-file",

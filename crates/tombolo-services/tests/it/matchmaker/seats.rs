@@ -4,6 +4,7 @@ use tombolo_services::RoomEvent;
 use tombolo_wire::v1::room_act;
 
 use super::*;
+use crate::changes::next_room_change;
 use crate::engine::{Flaky, Mood};
 
 #[tokio::test(start_paused = true)]
@@ -141,7 +142,7 @@ async fn a_node_that_gets_a_room_late_tells_of_the_match_when_the_others_do() {
 #[tokio::test(start_paused = true)]
 async fn that_the_room_of_a_match_opens_and_closes_is_told_once() {
     let (nodes, _) = two_nodes().await;
-    let mut told = nodes.each_ref().map(|node| node.services.room_events());
+    let mut told = nodes.each_ref().map(|node| node.services.changes());
     let mut alice = seeker(&nodes[0], "alice").await;
     let mut bob = seeker(&nodes[1], "bob").await;
     submit(&mut alice, "duel", 1, &[("alice", 0.0)])
@@ -152,7 +153,7 @@ async fn that_the_room_of_a_match_opens_and_closes_is_told_once() {
     found(&mut bob).await;
     let mut heard = |event| {
         let all = told.iter_mut().map(|told| {
-            let changes = std::iter::from_fn(|| told.try_recv().ok());
+            let changes = std::iter::from_fn(|| next_room_change(told));
             let changes = changes.filter(|change| change.event == event);
             changes
                 .inspect(|change| assert_eq!(change.room.as_str(), room))
