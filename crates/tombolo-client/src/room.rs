@@ -97,7 +97,9 @@ pub enum RoomEvent {
         /// Who.
         user: UserId,
         /// `left`, `disconnected`, `replaced`, `kicked`, `banned` or `closed`; `left` also for whoever
-        /// went while this device had lost its session.
+        /// went while this device had lost its session. How this device's own user went meanwhile is told when
+        /// the device is back: `closed` also of a room that nobody was in for as long as it lasts then, or whose
+        /// node kept it in memory alone and has ended.
         reason: String,
     },
     /// A member's connection broke; its seat is kept for a while.
@@ -309,8 +311,10 @@ impl Room {
     }
 
     /// The next event; `None` when the session is over, or this device is not in the room any more because
-    /// its user came from elsewhere, or was [refused](RoomEvent::Refused). Each event is told once: let one
-    /// task read them, while others send. A device that has lost its session joins again by itself.
+    /// its user [left](RoomEvent::Left) it, as when it was kicked or the room closed, or was
+    /// [refused](RoomEvent::Refused). Each event is told once: let one task read them, while others send. A device
+    /// that has lost its session comes back to the room by itself. It makes no room anew, and comes back to none
+    /// from which it was sent away: that is for the application to do, by joining anew.
     pub async fn next_event(&self) -> Option<RoomEvent> {
         self.state.events.next().await
     }
@@ -498,6 +502,7 @@ fn request(id: Option<&RoomId>, mode: JoinMode, state: &RoomState) -> v1::Join {
             v1::RoomSettings::from(&usual)
         })
     };
+    let after = state.members().view.last.map(view::Last::to_wire);
     v1::Join {
         room: id.map_or_else(String::new, RoomId::to_string),
         mode: mode.into(),
@@ -508,7 +513,10 @@ fn request(id: Option<&RoomId>, mode: JoinMode, state: &RoomState) -> v1::Join {
         password: Password::to_wire(password),
         member_properties: Change::to_wire(&member_properties),
         reachability: options.reachability,
-        after: state.members().view.last.map(view::Last::to_wire),
+        returns_to: after
+            .as_ref()
+            .map_or_else(Bytes::new, |it| it.opening.clone()),
+        after,
         with_code: options.with_code,
         ..v1::Join::default()
     }

@@ -135,6 +135,8 @@ pub struct Join {
     pub password: Option<Password>,
     /// The member's first properties; ignored when it has some.
     pub properties: Vec<Change>,
+    /// The opening that the device comes back to after it had lost its session; `None` when it comes anew.
+    pub returns_to: Option<OperationId>,
 }
 
 /// How a user takes part in a room.
@@ -307,6 +309,7 @@ impl Join {
             reachability: 0,
             password: None,
             properties: Vec::new(),
+            returns_to: None,
         }
     }
 }

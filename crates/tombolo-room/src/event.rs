@@ -207,9 +207,13 @@ pub enum Illegal {
     /// A `Joined` or `Returned` of the session that is the member, from where it is.
     #[error("session is a member already")]
     Member,
-    /// A `Joined` of a session of a device that takes part with a later one.
+    /// A `Joined` of a session of a device that takes part with a later one, or that comes back when its user takes
+    /// part with another device.
     #[error("session is older than the one that is the member")]
     Stale,
+    /// A `Joined` of a device that comes back and was sent away meanwhile.
+    #[error("device was sent away from the room")]
+    Kicked,
     /// By or about a session that is no member (any more), or is not present.
     #[error("session is no member")]
     NotMember,

@@ -96,6 +96,10 @@ pub struct Joined {
     /// Which of the device's sessions it is: later ones have greater numbers. 0 when that is not known.
     #[prost(uint64, tag = "10")]
     pub life: u64,
+    /// Which opening of the room the device comes back to after it had lost its session; empty when it comes anew. It does
+    /// not come back to another opening, nor after it was sent away.
+    #[prost(bytes = "bytes", tag = "11")]
+    pub returns_to: ::prost::bytes::Bytes,
 }
 /// A session's connection broke, or its node has gone: the seat is kept for a while.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -227,6 +231,18 @@ pub struct Open {
     pub code: ::prost::alloc::string::String,
     #[prost(uint64, tag = "16")]
     pub opened_ms: u64,
+    /// Those who were kicked or banned and have not come anew since, whoever was sent away last is last.
+    #[prost(message, repeated, tag = "17")]
+    pub sent_away: ::prost::alloc::vec::Vec<SentAway>,
+}
+/// A device that was sent away.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SentAway {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    /// As in `Joined`.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub identity: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct KeptMember {

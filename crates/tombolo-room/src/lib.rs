@@ -77,7 +77,7 @@ pub use query::{
 };
 pub use room::{
     Applied, BANS_MAX, Made, Member, NODES_LOST_MAX, OPERATIONS_MAX, OPERATIONS_REMEMBERED,
-    OWNER_STATE_BYTES_MAX, PROPERTY_BYTES_MAX, Presence, Room, SnapshotError,
+    OWNER_STATE_BYTES_MAX, PROPERTY_BYTES_MAX, Presence, Room, SENT_AWAY_MAX, SnapshotError,
 };
 pub use settings::{
     DURATION_MAX, MEMBERS_MAX, OwnerPolicy, Password, Settings, SettingsChange, Writers,

@@ -21,7 +21,7 @@ use crate::event::{Event, Illegal};
 use crate::message::Message;
 use crate::object::Object;
 use crate::property::{Change, Properties};
-use crate::settings::{DURATION_MAX, OwnerPolicy, Password, Settings};
+use crate::settings::{DURATION_MAX, OwnerPolicy, Settings};
 use crate::word::{ObjectId, OperationId, Time};
 use open::Open;
 use operations::Operations;
@@ -38,6 +38,9 @@ pub const PROPERTY_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// The most users that are banned from a room.
 pub const BANS_MAX: usize = 1024;
+
+/// Of so many devices a room remembers that they were sent away; those longest ago are forgotten first.
+pub const SENT_AWAY_MAX: usize = 256;
 
 /// How many lost nodes a room remembers; those longest ago are forgotten first.
 pub const NODES_LOST_MAX: usize = 64;
@@ -185,17 +188,17 @@ impl Room {
         self.member(user).map(Member::membership)
     }
 
-    /// Whether a user may come in with this password, as far as the room is known here: who is told no
-    /// need not be in the log for it.
+    /// Whether a user may come in, as far as the room is known here: who is told no need not be in the log for it.
     ///
     /// # Errors
     /// Why not, as an entry would be told.
-    pub fn admits(&self, user: &UserId, password: Option<Password>) -> Result<(), Illegal> {
+    pub fn admits(&self, join: &Join) -> Result<(), Illegal> {
         let open = self.open.as_ref().ok_or(Illegal::Closed)?;
-        if open.member_by_user.contains_key(user) {
+        open.check_return(join)?;
+        if open.member_by_user.contains_key(&join.user) {
             return Ok(());
         }
-        open.admits(user, password)
+        open.admits(&join.user, join.password)
     }
 
     /// Whether somebody may still come in, who has no seat kept.

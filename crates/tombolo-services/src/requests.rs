@@ -102,6 +102,8 @@ pub(crate) struct Join {
     pub(crate) password: Option<Password>,
     member_properties: Vec<Change>,
     reachability: u32,
+    /// The opening that the device comes back to.
+    pub(crate) returns_to: Option<OperationId>,
     pub(crate) wish: Wish,
     /// A room that is created gets a short code.
     with_code: bool,
@@ -139,6 +141,7 @@ impl Join {
             reachability: self.reachability,
             password: self.password,
             properties: self.member_properties.clone(),
+            returns_to: self.returns_to,
             ..tombolo_room::Join::new(user, membership)
         }
     }

@@ -2290,6 +2290,11 @@ pub struct Join {
     /// Repeated in `Joined`: a device that has not named the room knows by it what was answered.
     #[prost(uint64, tag = "14")]
     pub tag: u64,
+    /// The device was in this opening of the room (see `Joined.last`) when it lost its session, and comes back to it: the
+    /// room is not made anew, and the device is told when it has no place there any more, by `NO_SUCH_ROOM` when that
+    /// opening is over, `KICKED`, `BANNED`, or `REPLACED` when its user is there with another device.
+    #[prost(bytes = "bytes", tag = "15")]
+    pub returns_to: ::prost::bytes::Bytes,
 }
 /// A durable message's place.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2848,6 +2853,8 @@ pub enum ErrorCode {
     Elsewhere = 23,
     /// Nobody knows whether it was done, or will be. What has a name of its own may be asked for again.
     Unsure = 24,
+    /// The device was sent away while it had no session: it does not come back by itself. A join anew is another matter.
+    Kicked = 25,
     /// The user takes no messages from this one.
     Blocked = 40,
     /// The user has as many unread messages, in all or from this sender, as are kept.
@@ -2905,6 +2912,7 @@ impl ErrorCode {
             Self::Conflict => "ERROR_CODE_CONFLICT",
             Self::Elsewhere => "ERROR_CODE_ELSEWHERE",
             Self::Unsure => "ERROR_CODE_UNSURE",
+            Self::Kicked => "ERROR_CODE_KICKED",
             Self::Blocked => "ERROR_CODE_BLOCKED",
             Self::InboxFull => "ERROR_CODE_INBOX_FULL",
             Self::NoSuchUser => "ERROR_CODE_NO_SUCH_USER",
@@ -2949,6 +2957,7 @@ impl ErrorCode {
             "ERROR_CODE_CONFLICT" => Some(Self::Conflict),
             "ERROR_CODE_ELSEWHERE" => Some(Self::Elsewhere),
             "ERROR_CODE_UNSURE" => Some(Self::Unsure),
+            "ERROR_CODE_KICKED" => Some(Self::Kicked),
             "ERROR_CODE_BLOCKED" => Some(Self::Blocked),
             "ERROR_CODE_INBOX_FULL" => Some(Self::InboxFull),
             "ERROR_CODE_NO_SUCH_USER" => Some(Self::NoSuchUser),

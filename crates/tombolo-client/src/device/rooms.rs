@@ -2,10 +2,12 @@
 
 use std::sync::{Arc, Weak};
 
-use tombolo_wire::v1::{self, JoinMode, room_event};
+use tombolo_room::LeftReason;
+use tombolo_wire::v1::{self, ErrorCode, JoinMode, room_event};
 use tombolo_wire::{PublicKeys, RoomId, UserId};
 
 use super::{Shared, lock};
+use crate::error::Error;
 use crate::retry::persistently;
 use crate::room::{RoomEvent, RoomState, join};
 use crate::session::Unsent;
@@ -173,23 +175,50 @@ async fn rejoin(
         let Some(session) = shared.map(|shared| shared.session.clone()) else {
             return Ok(());
         };
-        join(&session, &id, JoinMode::JoinOrCreate, &state).await
+        // A room that has closed meanwhile is the application's to make anew.
+        join(&session, &id, JoinMode::Join, &state).await
     };
     match persistently(attempt).await {
         Ok(()) => {}
         // Its end ends the rooms, too.
         Err(error) if error.is_closed() => {}
         Err(error) => {
-            tracing::warn!(%error, room = %id, "not let into the room again");
+            let left = left_by(&error);
+            match left {
+                Some(reason) => tracing::info!(reason, room = %id, "out of the room meanwhile"),
+                None => tracing::warn!(%error, room = %id, "not let into the room again"),
+            }
             let session = shared.upgrade().map(|it| it.session.clone());
             if let Some(session) = session {
                 let numbers = session.forget(id.clone()).await;
-                state.on_unsent(numbers, error.code(), error.to_string());
+                let code = match left {
+                    Some(_) => Some(ErrorCode::NotAMember),
+                    None => error.code(),
+                };
+                state.on_unsent(numbers, code, error.to_string());
             }
             // Whoever hears of it may join anew.
-            _ = shared.upgrade().map(|it| it.remove_room(&id, &state));
-            state.tell(RoomEvent::Refused(error.to_string()));
+            let shared = shared.upgrade();
+            _ = shared.as_ref().map(|it| it.remove_room(&id, &state));
+            match left.zip(shared.and_then(|it| it.user())) {
+                Some((reason, own)) => state.on_left(own, reason.to_owned()),
+                None => state.tell(RoomEvent::Refused(error.to_string())),
+            }
             state.end();
         }
     }
+}
+
+/// How the device's membership ended while it had no session, as it would have been told then; `None` when it is
+/// only not let in.
+fn left_by(error: &Error) -> Option<&'static str> {
+    let ends = [
+        (ErrorCode::NoSuchRoom, LeftReason::Closed),
+        (ErrorCode::Kicked, LeftReason::Kicked),
+        (ErrorCode::Banned, LeftReason::Banned),
+        (ErrorCode::Replaced, LeftReason::Replaced),
+    ];
+    let code = error.code()?;
+    let (_, reason) = ends.into_iter().find(|(end, _)| *end == code)?;
+    Some(reason.as_str())
 }

@@ -20,6 +20,7 @@ mod notices;
 mod once;
 mod presence;
 mod refusals;
+mod returning;
 mod rooms;
 mod rooms_left;
 mod script;

@@ -14,12 +14,15 @@ use tokio_tungstenite::tungstenite::Message;
 use tombolo_client::{Device, Error, Room, RoomOptions};
 use tombolo_wire::v1::{
     ClientFrame, Delivery, DeviceKeys, ErrorCode, Failure, GoAway, Joined, Member, MemberLeft,
-    Refused, Reject, Request, Response, RoomEvent, ServerFrame, Welcome, client_frame, request,
-    response, room_event, server_frame,
+    MessagePosition, Refused, Reject, Request, Response, RoomEvent, ServerFrame, Welcome,
+    client_frame, request, response, room_event, server_frame,
 };
 use tombolo_wire::{CertificatePin, ServerUrl, frame};
 
 use crate::lab::soon;
+
+/// Of each of the script's rooms.
+pub(crate) const OPENING: Bytes = Bytes::from_static(&[7; 16]);
 
 pub(crate) struct Script {
     listener: TcpListener,
@@ -196,6 +199,10 @@ impl Line {
             room: room.into(),
             members: members.iter().map(|user| member(user)).collect(),
             tag: join.tag,
+            last: Some(MessagePosition {
+                opening: OPENING,
+                number: 0,
+            }),
             ..Joined::default()
         };
         self.answer(request, response::Result::Joined(joined)).await;

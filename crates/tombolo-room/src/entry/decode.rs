@@ -165,6 +165,10 @@ pub(crate) fn parse_joined(joined: &wire::Joined) -> Parsed<Join> {
         reachability: joined.reachability,
         password: parse_password(&joined.password)?,
         properties: parse_changes(joined.properties.clone())?,
+        returns_to: match joined.returns_to.as_ref() {
+            [] => None,
+            _ => Some(OperationId(array(&joined.returns_to)?)),
+        },
     })
 }
 

@@ -164,6 +164,9 @@ pub(crate) fn joined(join: &Join) -> wire::Joined {
         password: password(join.password),
         properties: changes(&join.properties),
         life: join.membership.life,
+        returns_to: join
+            .returns_to
+            .map_or_else(Bytes::new, |opening| Bytes::copy_from_slice(&opening.0)),
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use tombolo_wire::{NodeId, UserId};
 
+use super::SENT_AWAY_MAX;
 use super::open::Open;
 use super::timer::Timer;
 use crate::entry::{Join, LeftReason, Membership, Reserve, Target};
@@ -95,6 +96,7 @@ impl Open {
         join: &Join,
         events: &mut Vec<Event>,
     ) -> Result<(), Illegal> {
+        self.check_return(join)?;
         let user = &join.user;
         let Some(member) = self.member_by_user.get_mut(user) else {
             return self.on_newcomer(now, join, events);
@@ -102,12 +104,17 @@ impl Open {
         if join.membership.is_older_than(&member.membership) {
             return Err(Illegal::Stale);
         }
-        let is_replaced =
-            member.is_present() && member.membership.session != join.membership.session;
-        if !is_replaced {
+        let (is_present, is_same) = (
+            member.is_present(),
+            member.membership.session == join.membership.session,
+        );
+        if !is_same {
+            // It may be on another network by now.
+            member.reachability = join.reachability;
+        }
+        if !is_present || is_same {
             return self.on_returned(user, join.membership.clone(), events);
         }
-        member.reachability = join.reachability;
         let membership = std::mem::replace(&mut member.membership, join.membership.clone());
         let seat = member.seat;
         events.push(Event::Left {
@@ -121,6 +128,28 @@ impl Open {
             seat,
         });
         Ok(())
+    }
+
+    /// Whether a device that comes back still has a place to come back to; one that comes anew needs none.
+    pub(super) fn check_return(&self, join: &Join) -> Result<(), Illegal> {
+        let (user, identity) = (&join.user, &join.membership.keys.identity);
+        let Some(opening) = join.returns_to else {
+            return Ok(());
+        };
+        if opening != self.opening {
+            return Err(Illegal::Closed);
+        }
+        if self.banned.contains_key(user) {
+            return Err(Illegal::Banned);
+        }
+        if self.sent_away.get(user) == Some(identity) {
+            return Err(Illegal::Kicked);
+        }
+        let member = self.member_by_user.get(user);
+        match member.is_some_and(|member| member.membership.keys.identity != *identity) {
+            true => Err(Illegal::Stale),
+            false => Ok(()),
+        }
     }
 
     /// Whether a newcomer may come in.
@@ -167,6 +196,7 @@ impl Open {
         }
         let reserved = self.reserved.remove(user);
         self.cancel(reserved, Timer::Reservation(user.clone()));
+        self.sent_away.shift_remove(user);
         events.push(Event::Joined {
             user: user.clone(),
             membership: join.membership.clone(),
@@ -268,6 +298,9 @@ impl Open {
         };
         self.cancel(member.dropped_until(), Timer::Seat(user.clone()));
         self.forget_properties(&Target::Member(user.clone()), &member.properties);
+        if matches!(reason, LeftReason::Kicked | LeftReason::Banned) {
+            self.remember_sent_away(user, member.membership.keys.identity);
+        }
         events.push(Event::Left {
             user: user.clone(),
             membership: member.membership,
@@ -276,6 +309,15 @@ impl Open {
         if member.objects > 0 {
             self.release_objects(user, events);
         }
+    }
+
+    /// Its device may have lost its session, and not hear of it.
+    fn remember_sent_away(&mut self, user: &UserId, identity: [u8; 32]) {
+        self.sent_away.shift_remove(user);
+        if self.sent_away.len() >= SENT_AWAY_MAX {
+            self.sent_away.shift_remove_index(0);
+        }
+        self.sent_away.insert(user.clone(), identity);
     }
 
     pub(super) fn on_reserve(

@@ -42,6 +42,8 @@ pub(super) struct Open {
     pub(super) reserved: UntilByUser<Time>,
     /// Until when users may not come in.
     pub(super) banned: UntilByUser<Option<Time>>,
+    /// The identity keys of devices that were sent away and have not come anew, by user; the last is last.
+    pub(super) sent_away: IndexMap<UserId, [u8; 32]>,
     pub(super) history: History,
     /// When it closes; `None` unless it is empty.
     pub(super) closes: Option<Time>,
@@ -67,6 +69,7 @@ impl Open {
             owner_state: Bytes::new(),
             reserved: BTreeMap::new(),
             banned: BTreeMap::new(),
+            sent_away: IndexMap::new(),
             history: History::default(),
             closes: None,
             timers: BTreeSet::new(),

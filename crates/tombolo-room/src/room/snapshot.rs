@@ -11,7 +11,7 @@ use super::member::{Member, Presence};
 use super::open::Open;
 use super::operations::{Done, Made, Operations};
 use super::timer::Timer;
-use super::{NODES_LOST_MAX, Room};
+use super::{NODES_LOST_MAX, Room, SENT_AWAY_MAX};
 use crate::contract::{keep_properties, name, parse_name, restore_properties};
 use crate::entry::{
     self, EntryError, Join, Target, VERSION, parse_code, parse_group, parse_joined,
@@ -119,6 +119,14 @@ fn keep_open(open: &Open) -> wire::Open {
         closes_ms: open.closes.map(Time::as_millis),
         code: entry::code(open.code),
         opened_ms: open.opened.as_millis(),
+        sent_away: open
+            .sent_away
+            .iter()
+            .map(|(user, identity)| wire::SentAway {
+                user: user.to_string(),
+                identity: Bytes::copy_from_slice(identity),
+            })
+            .collect(),
     }
 }
 
@@ -142,6 +150,13 @@ fn restore_open(kept: wire::Open) -> Result<Open, SnapshotError> {
     for seat in kept.banned {
         let until = seat.until_ms.map(Time::from_millis);
         open.banned.insert(parse_user(&seat.user)?, until);
+    }
+    if kept.sent_away.len() > SENT_AWAY_MAX {
+        return Err(SnapshotError);
+    }
+    for device in kept.sent_away {
+        let user = parse_user(&device.user)?;
+        open.sent_away.insert(user, array(&device.identity)?);
     }
     let messages = kept.messages.into_iter().map(Message::parse);
     open.history = History::restore(messages.collect::<Result<_, _>>()?, kept.message_last);
@@ -263,7 +278,7 @@ fn reason_of(number: u32) -> Illegal {
 }
 
 /// Further ones are added at the end.
-const REASONS: [Illegal; 18] = [
+const REASONS: [Illegal; 19] = [
     Illegal::Unsure,
     Illegal::Open,
     Illegal::Closed,
@@ -282,6 +297,7 @@ const REASONS: [Illegal; 18] = [
     Illegal::NotInteger,
     Illegal::Limit,
     Illegal::Repeated,
+    Illegal::Kicked,
 ];
 
 fn array<const N: usize>(bytes: &Bytes) -> Result<[u8; N], SnapshotError> {

@@ -11,6 +11,7 @@ mod objects;
 mod owner;
 mod properties;
 mod random;
+mod returning;
 mod sameness;
 mod seats;
 mod world;

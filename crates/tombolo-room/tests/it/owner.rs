@@ -36,6 +36,28 @@ fn when_the_owner_goes_whoever_is_reached_best_follows_and_gets_its_state() {
 }
 
 #[test]
+fn whoever_comes_back_by_another_session_is_reached_as_it_says_then() {
+    let mut world = World::with(policy(OwnerPolicy::Automatic), &["a", "b", "c"]);
+    world.act("b", Act::Reach(9)).unwrap();
+    let back = |name, session, reachability| {
+        Body::Joined(Join {
+            reachability,
+            ..join(name, session)
+        })
+    };
+    for (name, session, reachability) in [("b", 2, 1), ("c", 3, 5)] {
+        world.drop(name, session).unwrap();
+        world.apply(back(name, session + 10, reachability)).unwrap();
+    }
+    world.leave("a", 1).unwrap();
+    assert_eq!(world.owner(), Some("c"));
+    // So it is when nobody had noticed that it was away.
+    world.apply(back("b", 22, 7)).unwrap();
+    world.leave("c", 13).unwrap();
+    assert_eq!(world.room.member(&user("b")).unwrap().reachability(), 7);
+}
+
+#[test]
 fn with_nobody_present_there_is_no_owner_until_somebody_returns() {
     let mut world = World::with(policy(OwnerPolicy::Automatic), &["a", "b"]);
     world.drop("b", 2).unwrap();

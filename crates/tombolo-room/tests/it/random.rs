@@ -8,8 +8,8 @@ use rand::rngs::ChaCha8Rng;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use tombolo_room::{
     Act, Actor, Audience, Body, Change, Entry, Expectation, GroupId, Join, LeftReason, Membership,
-    ObjectId, ObjectPlan, Operation, OwnerPolicy, Password, Reserve, RoomCode, SessionId, Settings,
-    SettingsChange, Takeover, Target, Time, Value, Writers,
+    ObjectId, ObjectPlan, Operation, OwnerPolicy, Password, Reserve, Room, RoomCode, SessionId,
+    Settings, SettingsChange, Takeover, Target, Time, Value, Writers,
 };
 use tombolo_wire::UserId;
 
@@ -22,9 +22,16 @@ pub(crate) struct Random(ChaCha8Rng);
 pub(crate) fn entries(seed: u64, count: u64) -> Vec<Entry> {
     let mut random = Random(ChaCha8Rng::seed_from_u64(seed));
     let mut log: Vec<Entry> = Vec::new();
+    let mut room = Room::new();
     for number in 0..count {
         let repeated = random.chance(0.05).then(|| log.last().cloned()).flatten();
-        let entry = repeated.unwrap_or_else(|| random.entry(number));
+        let mut entry = repeated.unwrap_or_else(|| random.entry(number));
+        if let Body::Joined(join) = &mut entry.body
+            && number % 3 == 0
+        {
+            join.returns_to = room.opening();
+        }
+        let _ = room.apply(&entry);
         log.push(entry);
     }
     log
@@ -170,6 +177,7 @@ impl Random {
             reachability: self.below(3) as u32,
             password: self.password(),
             properties: self.changes(),
+            returns_to: None,
         }
     }
 

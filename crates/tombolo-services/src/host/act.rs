@@ -98,6 +98,7 @@ pub(crate) fn reject(illegal: Illegal) -> Reject {
         Illegal::Locked => ErrorCode::RoomLocked,
         Illegal::Password => ErrorCode::WrongPassword,
         Illegal::Banned => ErrorCode::Banned,
+        Illegal::Kicked => ErrorCode::Kicked,
         Illegal::Open => ErrorCode::RoomExists,
         Illegal::Closed => ErrorCode::NoSuchRoom,
         Illegal::NotMember => ErrorCode::NotAMember,

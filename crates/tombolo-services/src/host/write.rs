@@ -69,15 +69,17 @@ impl Host {
             (true, _) if state.is_key_taken(&user, &session.keys) => {
                 return Err(requests::key_taken());
             }
-            (true, _) if !is_known && state.is_too_full(&user) => {
-                return Err(requests::room_full());
-            }
             (true, Mode::Join | Mode::JoinOrCreate) => {
+                let entering = join.entering(user.clone(), membership);
+                let is_too_full = !is_known && state.is_too_full(&user);
                 // What is known to be refused is not written down.
-                if let Err(illegal) = state.room.admits(&user, join.password) {
-                    return Err(reject(illegal));
+                match state.room.admits(&entering) {
+                    Err(illegal) if !is_too_full || join.returns_to.is_some() => {
+                        return Err(reject(illegal));
+                    }
+                    _ if is_too_full => return Err(requests::room_full()),
+                    _ => (Body::Joined(entering), Expect::Any),
                 }
-                (Body::Joined(join.entering(user, membership)), Expect::Any)
             }
         };
         let plan = self.propose(node, &mut state, session, request, body, expect)?;

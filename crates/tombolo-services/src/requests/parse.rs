@@ -198,14 +198,19 @@ fn parse_join(
         }
     };
     let place = parse_place(session, &mut join, mode, now)?;
-    let mode = match (mode, place.name().is_some_and(matchmaker::is_of_match)) {
-        (Mode::Create, true) => {
+    let returns_to = match join.returns_to.as_ref() {
+        [] => None,
+        opening => Some(parse_opening(opening)?),
+    };
+    let is_of_match = place.name().is_some_and(matchmaker::is_of_match);
+    let mode = match mode {
+        Mode::Create if is_of_match => {
             let message = "the matchmaker opens the rooms of matches";
             return Err(Reject::new(ErrorCode::NotPermitted, message));
         }
-        // Who comes back to one does not open it anew.
-        (Mode::JoinOrCreate, true) => Mode::Join,
-        (mode, _) => mode,
+        // Who comes back to a room does not open it anew.
+        Mode::Create | Mode::JoinOrCreate if is_of_match || returns_to.is_some() => Mode::Join,
+        Mode::Create | Mode::Join | Mode::JoinOrCreate => mode,
     };
     let reserve = join.reserve.as_ref().map(Reserve::parse).transpose();
     let reserve = reserve.map_err(malformed)?.map(|reserve| Reserve {
@@ -221,6 +226,7 @@ fn parse_join(
         password: Password::parse(&join.password).map_err(malformed)?,
         member_properties: Change::parse_all(join.member_properties).map_err(malformed)?,
         reachability: join.reachability,
+        returns_to,
         wish: Wish {
             after: join.after.as_ref().map(parse_position).transpose()?,
             tag: join.tag,
@@ -416,11 +422,17 @@ fn writers_on_wire(writers: Writers) -> v1::Writers {
 }
 
 fn parse_position(position: &v1::MessagePosition) -> Result<Position, Reject> {
-    let opening = position.opening.as_ref().try_into();
     Ok(Position {
-        opening: OperationId(opening.map_err(|_| malformed(EntryError::Malformed))?),
+        opening: parse_opening(&position.opening)?,
         number: position.number,
     })
+}
+
+fn parse_opening(opening: &[u8]) -> Result<OperationId, Reject> {
+    let opening = opening.try_into();
+    Ok(OperationId(
+        opening.map_err(|_| malformed(EntryError::Malformed))?,
+    ))
 }
 
 fn parse_room(room: &str) -> Result<RoomId, Reject> {

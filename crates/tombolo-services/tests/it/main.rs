@@ -32,6 +32,7 @@ mod openings;
 mod presence;
 mod resume;
 mod retiring;
+mod returning;
 mod rooms;
 mod seeking;
 mod servers;

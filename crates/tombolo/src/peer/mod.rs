@@ -257,9 +257,13 @@ impl Party {
                 let is_own = user == self.own;
                 self.speaker.tell(&Event::Left {
                     user: user.to_string(),
-                    reason,
+                    reason: reason.clone(),
                 });
-                anyhow::ensure!(!is_own, "{} came into the room from elsewhere", self.own);
+                anyhow::ensure!(
+                    !is_own,
+                    "{} is not in the room any more: {reason}",
+                    self.own
+                );
             }
             RoomEvent::Peer(peer) => self.follow(peer),
             RoomEvent::Message { .. } => {}
