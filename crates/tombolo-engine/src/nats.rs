@@ -25,6 +25,7 @@ mod kv;
 mod log;
 mod messages;
 mod others;
+mod place;
 mod pulse;
 mod retired;
 mod streams;
@@ -47,6 +48,7 @@ pub use version::{Refusal, Version, VersionError};
 
 use self::connection::Connection;
 use self::kv::Bucket;
+use self::place::Place;
 use self::retired::Retired;
 use self::streams::{FIND_MAX, Kind, Shards};
 use self::tail_check::TailCheck;
@@ -68,6 +70,7 @@ struct Shared {
     leases: Arc<Bucket>,
     tail_check: TailCheck,
     retired: Retired,
+    place: Place,
 }
 
 /// What happened on the way to and from the servers.
@@ -125,6 +128,7 @@ impl Nats {
         let shared = Shared {
             tail_check: TailCheck::new(config.log_shards),
             retired: Retired::default(),
+            place: Place::default(),
             values: bucket(values),
             leases: bucket(leases),
             connection,
@@ -134,6 +138,7 @@ impl Nats {
         };
         let shared = Arc::new(shared);
         tail_check::start(&shared);
+        place::start(&shared).await;
         Ok(Self { shared })
     }
 

@@ -76,7 +76,9 @@ impl EngineChoice {
         match (self, other) {
             (Self::Memory, Self::Memory) => true,
             (Self::Folder(a), Self::Folder(b)) => a == b,
-            (Self::Nats(a), Self::Nats(b)) => a.servers == b.servers && a.prefix == b.prefix,
+            (Self::Nats(a), Self::Nats(b)) => {
+                a.servers == b.servers && a.prefix == b.prefix && a.log_bytes_max == b.log_bytes_max
+            }
             (Self::Given(a), Self::Given(b)) => Arc::ptr_eq(&a.0, &b.0),
             (Self::Memory | Self::Given(_) | Self::Folder(_) | Self::Nats(_), _) => false,
         }

@@ -317,7 +317,9 @@ async fn engine(choice: &EngineChoice) -> Result<Arc<dyn Engine>, StartError> {
             Ok(Arc::new(opened.map_err(failed)?))
         }
         EngineChoice::Nats(config) => {
-            let connected = Nats::connect(NatsConfig::clone(config)).await;
+            let mut config = NatsConfig::clone(config);
+            config.yielding = LOG_SHARES.iter().map(|share| share.kind).collect();
+            let connected = Nats::connect(config).await;
             Ok(Arc::new(connected.map_err(StartError::Nats)?))
         }
     }

@@ -123,6 +123,15 @@ pub(super) struct Republish {
 #[derive(Debug, Deserialize)]
 pub(super) struct StreamInfo {
     pub(super) config: FoundConfig,
+    #[serde(default)]
+    pub(super) state: StreamState,
+}
+
+/// What a stream holds.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct StreamState {
+    #[serde(default)]
+    pub(super) bytes: u64,
 }
 
 /// How a stream was made, as far as it matters.

@@ -46,6 +46,11 @@ pub struct NatsConfig {
     pub leader_stale_max: Duration,
     /// How long a retired log is remembered.
     pub retired_time: Duration,
+    /// How many bytes the streams of logs and their snapshots are to hold together, in one copy; `None` for as many as
+    /// the servers take. Where 95 per cent are held only entries by which something [ends](crate::Purpose) are appended.
+    pub log_bytes_max: Option<u64>,
+    /// Kinds of logs, as the first token of their keys says, that have no place for more where 75 per cent are held.
+    pub yielding: Vec<&'static str>,
     /// Most events that wait for the reader of a log or a watch.
     pub events_max: usize,
 }
@@ -149,6 +154,8 @@ impl NatsConfig {
             tail_check: Duration::from_secs(2),
             leader_stale_max: Duration::from_secs(25),
             retired_time: Duration::from_hours(24),
+            log_bytes_max: None,
+            yielding: Vec::new(),
             events_max: 1024,
         }
     }

@@ -20,7 +20,7 @@ impl Log for Nats {
         &'a self,
         key: &'a Key,
         entry: Bytes,
-        _: Purpose,
+        purpose: Purpose,
         expect: Expect,
         operation: OperationId,
     ) -> BoxFuture<'a, Result<Offset, AppendError>> {
@@ -29,6 +29,10 @@ impl Log for Nats {
                 return Err(AppendError::TooLarge);
             }
             let shared = &self.shared;
+            if !shared.place.has_place(&shared.config, key, purpose) {
+                return Err(AppendError::Full);
+            }
+            let bytes = entry.len();
             let shard = shared.logs.of(key);
             let epoch = shard.epoch();
             let expected = match expect {
@@ -48,7 +52,10 @@ impl Log for Nats {
             };
             let hold_max = shared.config.hold_max;
             match write(&shared.connection, shard, entry, hold_max).await {
-                Ok(seq) => Ok(Offset { epoch, seq }),
+                Ok(seq) => {
+                    shared.place.add(bytes);
+                    Ok(Offset { epoch, seq })
+                }
                 Err(error) => Err(error.into()),
             }
         })

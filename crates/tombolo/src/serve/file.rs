@@ -180,6 +180,7 @@ pub(crate) struct FieldClass {
 pub(crate) struct Nats {
     pub(crate) servers: Vec<String>,
     pub(crate) replicas: Option<usize>,
+    pub(crate) log_bytes: Option<u64>,
     pub(crate) prefix: Option<String>,
     pub(crate) creds: Option<PathBuf>,
     pub(crate) nkey: Option<PathBuf>,

@@ -22,6 +22,14 @@ pub(super) fn config(given: &Nats, source: &Source) -> anyhow::Result<Option<Nat
     if let Some(replicas) = given.replicas {
         config.replicas = replicas;
     }
+    if let Some(bytes) = given.log_bytes {
+        anyhow::ensure!(
+            bytes >= LOG_BYTES_MIN,
+            "{}: at least {LOG_BYTES_MIN}",
+            source.place(&["nats", "log-bytes"])
+        );
+        config.log_bytes_max = Some(bytes);
+    }
     if let Some(prefix) = &given.prefix {
         config.prefix.clone_from(prefix);
     }
@@ -79,3 +87,6 @@ fn secret(path: &Path, key: &[&str], source: &Source) -> anyhow::Result<String> 
     anyhow::ensure!(!text.is_empty(), "{}: it is empty", place());
     Ok(text.to_owned())
 }
+
+/// Less than that some rooms fill.
+const LOG_BYTES_MIN: u64 = 64 * 1024 * 1024;

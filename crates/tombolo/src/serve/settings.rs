@@ -387,6 +387,10 @@ pub(super) mod tests {
                 "line 3, sessions.drop-after: at most as long as resume-window, 5 seconds",
             ),
             (
+                "[nats]\nservers = ['nats://192.0.2.1']\nlog-bytes = 1",
+                "line 3, nats.log-bytes: at least 67108864",
+            ),
+            (
                 "[social]\ngroups-per-user = 1000",
                 "line 2, social.groups-per-user: 0 to 256",
             ),

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use nix::sys::signal::Signal;
 use tombolo_engine::{
-    Engine, Expect, Key, Kv as _, Leases as _, Log as _, Nats, NatsAuth, NatsError, Purpose,
-    Refusal, TailEvent, VALUE_BYTES_MAX, Version, WatchEvent, conformance,
+    AppendError, Engine, Expect, Key, Kv as _, Leases as _, Log as _, Nats, NatsAuth, NatsError,
+    Purpose, Refusal, TailEvent, VALUE_BYTES_MAX, Version, WatchEvent, conformance,
 };
 use tombolo_natlab::skip;
 
@@ -37,6 +37,40 @@ async fn one_server_conforms() {
         Arc::new(engine) as Arc<dyn Engine>
     })
     .await;
+}
+
+#[tokio::test]
+async fn where_logs_have_a_bound_some_kinds_yield_to_others_and_what_ends_has_place() {
+    let Some(binary) = server(servers::current()) else {
+        return;
+    };
+    let servers = Servers::start(&binary, 1, "");
+    let mut bounded = config(servers.urls(), 1, "bounded");
+    bounded.log_bytes_max = Some(1_000_000);
+    bounded.yielding = vec!["posts"];
+    let engine = Nats::connect(bounded.clone()).await.unwrap();
+    let fill = async |engine: &Nats, kind: &str| {
+        let log = Key::new([kind, "a"]).unwrap();
+        for number in 0..1_000 {
+            let entry = Bytes::from(vec![0; 10_000]);
+            let appended = engine.append(&log, entry, Purpose::More, Expect::Any, operation());
+            if let Err(error) = appended.await {
+                assert_eq!(error, AppendError::Full);
+                return number;
+            }
+        }
+        panic!("there is a bound")
+    };
+    let posts = fill(&engine, "posts").await;
+    assert!((70..=75).contains(&posts), "{posts} posts");
+    let others = fill(&engine, "room").await;
+    assert!((15..=25).contains(&others), "{others} others");
+    let room = Key::new(["room", "a"]).unwrap();
+    let end = engine.append(&room, "end".into(), Purpose::End, Expect::Any, operation());
+    end.await.unwrap();
+    // A node that comes later finds out what there is.
+    let late = Nats::connect(bounded).await.unwrap();
+    assert_eq!(fill(&late, "posts").await, 0);
 }
 
 #[tokio::test]
@@ -413,7 +447,7 @@ async fn a_frozen_server_makes_the_engine_unavailable_and_it_comes_back_by_itsel
     let unsure = engine
         .append(&log, "1".into(), Purpose::More, Expect::Empty, operation())
         .await;
-    assert_eq!(unsure, Err(tombolo_engine::AppendError::Unknown));
+    assert_eq!(unsure, Err(AppendError::Unknown));
     assert!(engine.get(&key("value")).await.is_err());
     servers.servers[0].signal(Signal::SIGCONT);
     // The attempts that nobody knew of are one operation: it took place once at most.
