@@ -1,12 +1,10 @@
 //! A device's links: which there are, and the way of introductions and connections to them.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinHandle;
 use tombolo_field::EntityId;
 use tombolo_path::Policy;
 use tombolo_wire::v1;
@@ -15,7 +13,7 @@ use tombolo_wire::{FieldId, PublicKeys, RoomId, UserId};
 use crate::error::Error;
 use crate::keys::PublicKey;
 use crate::link::{
-    self, Delivering, Driver, Inputs, Introduction, Lane, LinkConfig, Peer, Place, Shop,
+    self, Delivering, Driver, Inputs, Introduction, Lane, LinkConfig, Over, Peer, Place, Shop,
 };
 use crate::net::is_virtual;
 use crate::session::Introduced;
@@ -25,6 +23,10 @@ pub(crate) const HANDSHAKES_MAX: usize = 64;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// For all links together, when the device is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Why links end with their device.
+const DEVICE_CLOSED: &str = "the device is closed";
+/// Links to one device that deliver while the next one waits.
+const DELIVERING_MAX: usize = 16;
 
 /// Through what two devices are introduced.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,13 +63,17 @@ pub(crate) struct Target {
     pub(crate) policy: Policy,
 }
 
-/// One link for each device at the other end, in whichever rooms the two meet.
+/// One link for each device at the other end, in whichever rooms the two meet, and those before it that the
+/// application has closed and that still deliver.
 pub(crate) struct Links {
     shop: Shop,
-    by_identity: Mutex<HashMap<PublicKey, Link>>,
+    /// The oldest first.
+    links: Mutex<Vec<Link>>,
 }
 
 struct Link {
+    /// Of the device at the other end.
+    identity: PublicKey,
     target: Target,
     /// Where the two are introduced now: the target's meeting, unless they have left that.
     meeting: watch::Sender<Meeting>,
@@ -77,7 +83,9 @@ struct Link {
     handle: Weak<link::Shared>,
     place: Arc<Place>,
     inputs: Inputs,
-    task: JoinHandle<()>,
+    over: Over,
+    /// The session with which the link was introduced is lost.
+    is_forgotten: bool,
 }
 
 impl Link {
@@ -87,9 +95,13 @@ impl Link {
         peer.filter(|peer| !peer.is_closed())
     }
 
-    /// Whether the application has let it go, and what it has sent is still being delivered.
+    /// Whether the application has let it go, and what it has sent has still to be delivered.
     fn is_delivering(&self) -> bool {
-        self.place.is_established() && self.peer().is_none()
+        self.peer().is_none() && self.may_deliver()
+    }
+
+    fn may_deliver(&self) -> bool {
+        self.place.is_established() || self.place.has_waiting()
     }
 
     /// Whether the introduction belongs to this link, rather than to a new one.
@@ -106,11 +118,19 @@ impl Link {
 
     fn on_introduction(&mut self, introduction: Introduction) {
         let is_first = self.remote_attempt.is_none();
-        // A repetition tells nothing; a full queue is a peer that talks too much.
+        // A full queue is a peer that talks too much.
         if is_first || introduction.update {
             self.remote_attempt = Some(introduction.attempt);
             _ = self.inputs.introductions.try_send(introduction);
+        } else if !self.place.is_established() {
+            // A peer that repeats itself has not heard what it was answered.
+            self.tell_again();
         }
+    }
+
+    fn tell_again(&self) {
+        // One that waits stands for all.
+        _ = self.inputs.untold.try_send(());
     }
 
     fn is_with(&self, target: &Target) -> bool {
@@ -121,13 +141,23 @@ impl Link {
         // A full queue holds another reason already.
         _ = self.inputs.end.try_send(reason.to_owned());
     }
+
+    /// Lets it deliver what it has to.
+    fn close(&self) {
+        if let Some(peer) = self.peer() {
+            peer.close();
+        }
+        if !self.may_deliver() {
+            self.end(DEVICE_CLOSED);
+        }
+    }
 }
 
 impl Links {
     pub(crate) fn new(shop: Shop) -> Arc<Self> {
         Arc::new(Self {
             shop,
-            by_identity: Mutex::default(),
+            links: Mutex::default(),
         })
     }
 
@@ -139,7 +169,8 @@ impl Links {
         first: Vec<(Lane, Bytes)>,
     ) -> Result<Peer, Error> {
         let mut links = self.lock();
-        if let Some(peer) = links.get(&PublicKey(keys.identity)).and_then(Link::peer) {
+        let to = |link: &&Link| link.identity.0 == keys.identity;
+        if let Some(peer) = links.iter().filter(to).find_map(Link::peer) {
             peer.send_all(first).map_err(Error::local)?;
             return Ok(peer);
         }
@@ -155,11 +186,20 @@ impl Links {
         let keys = introduction.keys;
         let mut links = self.lock();
         rekey(&mut links, &target, &introduction);
-        if let Some(link) = links.get_mut(&PublicKey(keys.identity))
-            && link.accepts(&introduction)
-        {
-            link.on_introduction(introduction);
-            return None;
+        let of_peer = links
+            .iter_mut()
+            .filter(|link| link.identity.0 == keys.identity);
+        let mut before = Vec::new();
+        for link in of_peer {
+            if link.accepts(&introduction) {
+                link.on_introduction(introduction);
+                // The peer has begun anew, and takes nothing from those before.
+                before
+                    .into_iter()
+                    .for_each(|link: &mut Link| link.end(link::REPLACED));
+                return None;
+            }
+            before.push(link);
         }
         if introduction.update || introduction.answers != 0 {
             tracing::debug!(user = %target.user, "introduction of a link that is over: ignored");
@@ -180,46 +220,47 @@ impl Links {
         rooms: &[(RoomId, PublicKeys)],
     ) {
         tracing::debug!(room = to.room, user = to.user, %error, "introduction refused");
-        let links = self.lock();
-        let refused = links.iter().find(|(_, link)| link.attempt == to.attempt);
-        if let Some((identity, link)) = refused {
-            if link.place.is_established() || to.is_update {
-                let mut others = rooms.iter().filter(|(room, _)| room.as_str() != to.room);
-                if let Some((room, _)) = others.find(|(_, keys)| keys.identity == identity.0) {
-                    let meeting = Meeting::Room(room.clone());
-                    link.meeting.send_replace(meeting);
-                }
-                // One that waits stands for all.
-                _ = link.inputs.untold.try_send(());
-            } else if !error.is_unreachable() {
-                link.end(&error.to_string());
+        let mut links = self.lock();
+        let Some(link) = links.iter_mut().find(|link| link.attempt == to.attempt) else {
+            return;
+        };
+        if link.place.is_established() || to.is_update {
+            let mut others = rooms.iter().filter(|(room, _)| room.as_str() != to.room);
+            if let Some((room, _)) = others.find(|(_, keys)| keys.identity == link.identity.0) {
+                let meeting = Meeting::Room(room.clone());
+                link.meeting.send_replace(meeting);
             }
+            link.tell_again();
+        } else if error.is_unreachable() || link.is_forgotten {
+            // A new session has to be let into the room again first.
+            link.is_forgotten = true;
+            link.tell_again();
+        } else {
+            link.end(&error.to_string());
         }
     }
 
     /// Closes all links, once what is queued has been delivered or some seconds have passed.
     pub(crate) async fn close(&self) {
-        let links: Vec<_> = self.lock().drain().map(|(_, link)| link).collect();
-        for link in &links {
-            match link.handle.upgrade().map(Peer) {
-                Some(peer) if link.place.is_established() => peer.close(),
-                _ => link.end("the device is closed"),
-            }
-        }
+        let over: Vec<_> = {
+            let links = self.lock();
+            links.iter().for_each(Link::close);
+            links.iter().map(|link| link.over.clone()).collect()
+        };
         let ended = async {
-            for link in links {
-                // A task that panicked has ended as well.
-                _ = link.task.await;
+            for over in over {
+                over.wait().await;
             }
         };
         if tokio::time::timeout(CLOSE_TIMEOUT, ended).await.is_err() {
             tracing::info!("some links did not close in time");
+            self.lock().iter().for_each(|link| link.end(DEVICE_CLOSED));
         }
     }
 
     fn start(
         self: &Arc<Self>,
-        links: &mut HashMap<PublicKey, Link>,
+        links: &mut Vec<Link>,
         target: Target,
         keys: PublicKeys,
         first: Vec<(Lane, Bytes)>,
@@ -244,13 +285,14 @@ impl Links {
         let (peer, inputs, driver) = Driver::new(config).map_err(Error::local)?;
         let attempt = peer.0.attempt;
         let registry = Arc::downgrade(self);
-        let task = tokio::spawn(async move {
+        tokio::spawn(async move {
             driver.run().await;
             if let Some(registry) = registry.upgrade() {
                 registry.forget(attempt);
             }
         });
-        let link = Link {
+        links.push(Link {
+            identity,
             target,
             meeting,
             attempt,
@@ -258,14 +300,14 @@ impl Links {
             handle: Arc::downgrade(&peer.0),
             place: Arc::clone(peer.0.place()),
             inputs,
-            task,
-        };
-        links.insert(identity, link);
+            over: peer.0.over(),
+            is_forgotten: false,
+        });
         Ok(peer)
     }
 
     fn forget(&self, attempt: u64) {
-        self.lock().retain(|_, link| link.attempt != attempt);
+        self.lock().retain(|link| link.attempt != attempt);
     }
 
     /// Takes a connection to the link that waits for its key.
@@ -275,16 +317,16 @@ impl Links {
             .and_then(|identity| identity.downcast::<Vec<CertificateDer>>().ok())
             .and_then(|chain| PublicKey::from_spki(chain.first()?));
         let links = self.lock();
-        match identity.and_then(|identity| links.get(&identity)) {
+        // Those that wait for one before them have not been introduced yet.
+        let mut waiting = links.iter().filter(|link| !link.place.is_established());
+        match waiting.find(|link| Some(link.identity) == identity) {
             Some(link) => drop(link.inputs.connections.try_send(connection)),
             None => connection.close(1u8.into(), b"no introduction"),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<PublicKey, Link>> {
-        self.by_identity
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<Link>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -292,19 +334,12 @@ type CertificateDer = rustls::pki_types::CertificateDer<'static>;
 
 /// Moves a link to the key of the member's answer, which may have come back with another key
 /// between its joining and our introduction.
-fn rekey(links: &mut HashMap<PublicKey, Link>, target: &Target, answer: &Introduction) {
-    let is_answered = |link: &Link| {
+fn rekey(links: &mut [Link], target: &Target, answer: &Introduction) {
+    let is_answered = |link: &&mut Link| {
         link.attempt == answer.answers && link.remote_attempt.is_none() && link.is_with(target)
     };
-    let Some(old) = links
-        .iter()
-        .find(|(_, link)| is_answered(link))
-        .map(|(key, _)| *key)
-    else {
-        return;
-    };
-    if let Some(link) = links.remove(&old) {
-        links.insert(PublicKey(answer.keys.identity), link);
+    if let Some(link) = links.iter_mut().find(is_answered) {
+        link.identity = PublicKey(answer.keys.identity);
     }
 }
 
@@ -312,23 +347,31 @@ fn rekey(links: &mut HashMap<PublicKey, Link>, target: &Target, answer: &Introdu
 /// same member from before it came back with other keys. Those that still deliver may go on to do so where this
 /// device begins the new one: the other end knows nothing of that yet.
 fn replace(
-    links: &mut HashMap<PublicKey, Link>,
+    links: &mut Vec<Link>,
     target: &Target,
     identity: PublicKey,
     is_begun_here: bool,
-) -> (Vec<JoinHandle<()>>, Vec<Delivering>) {
-    let replaced = links.extract_if(|key, link| *key == identity || link.is_with(target));
-    let (mut ended, mut delivering) = (Vec::new(), Vec::new());
-    for (key, link) in replaced {
-        if is_begun_here && key == identity && link.is_delivering() {
+) -> (Vec<Over>, Vec<Delivering>) {
+    let mut delivering = Vec::new();
+    let replaced = links.extract_if(.., |link| {
+        let is_to_device = link.identity == identity;
+        let may_go_on = is_begun_here && is_to_device && link.is_delivering();
+        if may_go_on {
             delivering.push(Delivering {
-                task: link.task,
-                end: link.inputs.end,
+                over: link.over.clone(),
+                end: link.inputs.end.clone(),
             });
-        } else {
-            link.end(link::REPLACED);
-            ended.push(link.task);
         }
+        !may_go_on && (is_to_device || link.is_with(target))
+    });
+    let ended = replaced.map(|link| {
+        link.end(link::REPLACED);
+        link.over
+    });
+    let ended = ended.collect();
+    let too_many = delivering.len().saturating_sub(DELIVERING_MAX);
+    for oldest in &delivering[..too_many] {
+        _ = oldest.end.try_send(link::REPLACED.to_owned());
     }
     (ended, delivering)
 }

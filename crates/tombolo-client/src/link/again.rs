@@ -71,15 +71,23 @@ impl RelayNews {
 
     /// Waits until there is something to tell. Safe to cancel.
     pub(super) async fn is_due(&mut self) {
-        loop {
-            tokio::select! {
-                Ok(()) = self.relayed.changed() => {
-                    self.again = Again::default();
-                    return;
-                }
-                Some(()) = self.untold.recv() => self.again.put_off(),
-                () = self.again.is_due() => return,
-            }
+        tokio::select! {
+            Ok(()) = self.relayed.changed() => self.again = Again::default(),
+            () = is_due_again(&mut self.untold, &mut self.again) => {}
+        }
+    }
+
+    /// Waits until what was told is to be told again. Safe to cancel.
+    pub(super) async fn is_due_again(&mut self) {
+        is_due_again(&mut self.untold, &mut self.again).await;
+    }
+}
+
+async fn is_due_again(untold: &mut mpsc::Receiver<()>, again: &mut Again) {
+    loop {
+        tokio::select! {
+            Some(()) = untold.recv() => again.put_off(),
+            () = again.is_due() => return,
         }
     }
 }

@@ -1,12 +1,12 @@
 //! The task behind a link: introduces, connects, then keeps the link on its best path.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use noq::{ConnectionId, PathId};
-use tokio::sync::{broadcast, mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tombolo_path::{
     AddPeerError, Candidate, CandidateKind, Credentials, PeerConfig, PeerId, Policy,
 };
@@ -20,7 +20,8 @@ use super::nat;
 use super::paths::Paths;
 use super::rouse::Rouser;
 use super::{
-    Incoming, Lane, LinkState, LinkStatus, Message, Outgoing, Peer, Place, Shared, pair, streams,
+    Incoming, Lane, LinkState, LinkStatus, Message, Outgoing, Over, Peer, Place, Shared, pair,
+    streams,
 };
 use crate::keys::{Accepted, Keys, PublicKey};
 use crate::links::Meeting;
@@ -30,8 +31,12 @@ use crate::session::{Command, Handle};
 
 /// Why a link ends in whose place there is another one.
 pub(crate) const REPLACED: &str = "replaced by a newer link";
-/// The peer must answer an introduction within this time.
+/// Why a link ends that was closed, and whose peer did not take what was sent.
+const UNDELIVERED: &str = "closed before all that was sent had been delivered";
+/// The peer must answer an introduction within this time: less than its handshake may take, so that it knows what
+/// is told again.
 const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(15);
+const _: () = assert!(INTRODUCTION_TIMEOUT.as_secs() < HANDSHAKE_TIMEOUT.as_secs());
 /// QUIC says goodbye, and says it again to a peer that still talks, within this time.
 const GOODBYE: Duration = Duration::from_millis(300);
 /// A link that is replaced ends within this time.
@@ -78,14 +83,14 @@ pub(crate) struct LinkConfig {
     /// The introduction that this link answers.
     pub(crate) answers: Option<Introduction>,
     /// Links whose place this one takes: they give up the peer's addresses first.
-    pub(crate) predecessors: Vec<JoinHandle<()>>,
-    /// Those of them that the application has closed, and which deliver before this one begins.
+    pub(crate) predecessors: Vec<Over>,
+    /// Links that the application has closed, and which deliver before this one begins.
     pub(crate) delivering: Vec<Delivering>,
 }
 
-/// A link that was closed, and still delivers what was sent.
+/// A link that was closed, and still has to deliver what was sent.
 pub(crate) struct Delivering {
-    pub(crate) task: JoinHandle<()>,
+    pub(crate) over: Over,
     /// As [`Inputs::end`].
     pub(crate) end: mpsc::Sender<String>,
 }
@@ -93,6 +98,8 @@ pub(crate) struct Delivering {
 /// The driver's ends of the application's queues.
 pub(super) struct Ends {
     pub(super) outgoing: mpsc::Receiver<Outgoing>,
+    /// Ends when the application closes the link.
+    pub(super) closing: oneshot::Receiver<Infallible>,
     pub(super) messages: mpsc::Sender<Message>,
     pub(super) status: watch::Sender<LinkStatus>,
     pub(super) changes: broadcast::Sender<LinkStatus>,
@@ -104,7 +111,7 @@ pub(super) struct Ends {
 pub(crate) struct Inputs {
     pub(crate) introductions: mpsc::Sender<Introduction>,
     pub(crate) connections: mpsc::Sender<noq::Connection>,
-    /// The node did not hand on what the link told its peer after the introduction.
+    /// The peer may not have what the link told it.
     pub(crate) untold: mpsc::Sender<()>,
     /// Ends the link, with the reason.
     pub(crate) end: mpsc::Sender<String>,
@@ -113,6 +120,10 @@ pub(crate) struct Inputs {
 pub(crate) struct Driver {
     config: LinkConfig,
     attempt: u64,
+    /// The peer's attempt; zero until that is known.
+    remote_attempt: u64,
+    /// Messages for the introduction.
+    first: Vec<Outgoing>,
     credentials: Credentials,
     ends: Ends,
     introductions: mpsc::Receiver<Introduction>,
@@ -127,7 +138,7 @@ type Reason = String;
 impl Driver {
     /// Makes a link: the handle for the application, the inputs for the device, and the driver to
     /// spawn.
-    pub(crate) fn new(config: LinkConfig) -> std::io::Result<(Peer, Inputs, Self)> {
+    pub(crate) fn new(mut config: LinkConfig) -> std::io::Result<(Peer, Inputs, Self)> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(std::io::Error::other)?;
         let mut attempt = [0; 8];
@@ -141,9 +152,13 @@ impl Driver {
         let net = config.shop.net.clone();
         let news = RelayNews::new(net.watch_relayed(), untold);
         let (shared, ends): (Shared, Ends) = pair(config.user.clone(), identity, attempt, net);
+        let first = ends.place.share(std::mem::take(&mut config.first));
+        let answers = config.answers.as_ref();
         let driver = Self {
-            config,
             attempt,
+            remote_attempt: answers.map_or(0, |remote| remote.attempt),
+            first: first.map_err(std::io::Error::other)?,
+            config,
             credentials: Credentials::from_seed(seed),
             ends,
             introductions,
@@ -177,25 +192,25 @@ impl Driver {
 
     async fn establish(&mut self) -> Result<(), Reason> {
         _ = self.ends.changes.send(LinkStatus::CONNECTING);
-        self.let_deliver().await?;
+        tokio::select! {
+            () = Self::follow(&mut self.config) => {}
+            Some(reason) = self.end.recv() => return Err(reason),
+        }
         let sealed_for = self.introduce().await;
         let remote = self.remote_introduction().await?;
+        self.remote_attempt = remote.attempt;
         self.receive_first(&remote).await;
         let identity = PublicKey(remote.keys.identity);
         if identity == self.config.shop.keys.identity {
             return Err("the peer claims this device's own key".to_owned());
         }
-        let first = std::mem::take(&mut self.config.first);
+        let first = std::mem::take(&mut self.first);
         // First messages that were not sealed for this very peer go over the link instead.
         let unread = if sealed_for == Some(remote.keys) {
             Vec::new()
         } else {
             first
         };
-        for predecessor in self.config.predecessors.drain(..) {
-            // One that does not end in time loses its addresses to nobody: they are shared.
-            _ = tokio::time::timeout(PREDECESSOR_TIMEOUT, predecessor).await;
-        }
         let local = (&self.credentials, self.attempt);
         let guard = Introduced::new(&self.config, local, &remote, identity)
             .map_err(|error| error.to_string())?;
@@ -204,20 +219,24 @@ impl Driver {
         self.work(guard, connection, unread).await
     }
 
-    /// Waits for links that still deliver: the peer ends them when it is introduced anew.
-    async fn let_deliver(&mut self) -> Result<(), Reason> {
-        for mut before in std::mem::take(&mut self.config.delivering) {
-            tokio::select! {
-                delivered = tokio::time::timeout(streams::LINGER, &mut before.task) => {
-                    if delivered.is_err() {
-                        _ = before.end.try_send(REPLACED.to_owned());
-                        self.config.predecessors.push(before.task);
-                    }
-                }
-                Some(reason) = self.end.recv() => return Err(reason),
+    /// Waits for the links before: first for those that still deliver, which the peer ends when it is introduced
+    /// anew, and then until all have given its addresses up, lest its handshake is taken for one of theirs.
+    async fn follow(config: &mut LinkConfig) {
+        let delivered = async {
+            for before in &config.delivering {
+                before.over.clone().wait().await;
             }
+        };
+        // What is not delivered by then is told by the end of its link.
+        _ = tokio::time::timeout(streams::LINGER, delivered).await;
+        for before in config.delivering.drain(..) {
+            _ = before.end.try_send(REPLACED.to_owned());
+            config.predecessors.push(before.over);
         }
-        Ok(())
+        for predecessor in config.predecessors.drain(..) {
+            // One that does not end in time loses its addresses to nobody: they are shared.
+            _ = tokio::time::timeout(PREDECESSOR_TIMEOUT, predecessor.wait()).await;
+        }
     }
 
     /// Sends our introduction; returns the keys for which first messages were sealed.
@@ -245,11 +264,7 @@ impl Driver {
         };
         v1::Introduction {
             attempt: self.attempt,
-            answers: self
-                .config
-                .answers
-                .as_ref()
-                .map_or(0, |remote| remote.attempt),
+            answers: self.remote_attempt,
             keys: Some((&keys.public()).into()),
             ufrag: self.credentials.ufrag.clone(),
             password: self.credentials.password.clone(),
@@ -281,13 +296,13 @@ impl Driver {
     }
 
     fn seal_first(&self, receiver: PublicKeys) -> Option<Bytes> {
-        let first = &self.config.first;
+        let first = &self.first;
         // What may not take the relay waits for the direct path.
         let may_take_relay = self.config.policy != Policy::Direct;
         if !may_take_relay || first.is_empty() || first.len() > FIRST_MESSAGES_MAX {
             return None;
         }
-        let plain = encode_first(first);
+        let plain = encode_first(first.iter().map(|first| (first.lane, &first.payload)));
         if plain.len() > PLAIN_BYTES_MAX {
             return None;
         }
@@ -310,13 +325,19 @@ impl Driver {
         if let Some(remote) = self.config.answers.take() {
             return Ok(remote);
         }
-        tokio::select! {
-            remote = self.introductions.recv() => {
-                remote.ok_or_else(|| "replaced by a newer link, or the device is closed".to_owned())
-            }
-            Some(reason) = self.end.recv() => Err(reason),
-            () = tokio::time::sleep(INTRODUCTION_TIMEOUT) => {
-                Err("the peer did not answer the introduction within 15 s".to_owned())
+        let deadline = tokio::time::sleep(INTRODUCTION_TIMEOUT);
+        tokio::pin!(deadline);
+        loop {
+            tokio::select! {
+                remote = self.introductions.recv() => {
+                    let gone = || "replaced by a newer link, or the device is closed".to_owned();
+                    return remote.ok_or_else(gone);
+                }
+                () = self.news.is_due_again() => drop(self.introduce().await),
+                Some(reason) = self.end.recv() => return Err(reason),
+                () = &mut deadline => {
+                    return Err("the peer did not answer the introduction within 15 s".to_owned());
+                }
             }
         }
     }
@@ -415,7 +436,7 @@ impl Driver {
         &mut self,
         introduced: Introduced,
         connection: noq::Connection,
-        unread: Vec<(Lane, Bytes)>,
+        unread: Vec<Outgoing>,
     ) -> Result<(), Reason> {
         if let Some(relay) = connection.path(PathId::ZERO) {
             // The relay stands by for the link's whole life, even through an outage of its own.
@@ -432,7 +453,9 @@ impl Driver {
         tokio::spawn(streams::read(connection.clone(), incoming));
         let outgoing = std::mem::replace(&mut self.ends.outgoing, mpsc::channel(1).1);
         let outgoing = put_first(outgoing, unread).await;
-        let mut writing = tokio::spawn(streams::write(connection.clone(), outgoing));
+        let closing = std::mem::replace(&mut self.ends.closing, oneshot::channel().1);
+        let writing = streams::write(connection.clone(), outgoing, closing);
+        let mut writing = tokio::spawn(writing);
         let mut paths = Paths::new(
             self.ends.place.clone(),
             connection.clone(),
@@ -448,7 +471,11 @@ impl Driver {
             tokio::select! {
                 Some(reason) = self.end.recv() => break Err(reason),
                 reason = connection.closed() => break Err(reason.to_string()),
-                _ = &mut writing => break Ok(()),
+                delivered = &mut writing => break match (delivered, connection.close_reason()) {
+                    (Ok(true), _) => Ok(()),
+                    (_, Some(reason)) => Err(reason.to_string()),
+                    (_, None) => Err(UNDELIVERED.to_owned()),
+                },
                 changed = routes.changed() => {
                     if changed.is_err() {
                         break Err("the device is closed".to_owned());
@@ -491,20 +518,14 @@ impl Driver {
 /// Puts messages in front of those that wait already.
 async fn put_first(
     mut waiting: mpsc::Receiver<Outgoing>,
-    first: Vec<(Lane, Bytes)>,
+    first: Vec<Outgoing>,
 ) -> mpsc::Receiver<Outgoing> {
     if first.is_empty() {
         return waiting;
     }
     let (sender, receiver) = mpsc::channel(first.len());
-    for (lane, payload) in first {
-        _ = sender
-            .send(Outgoing {
-                lane,
-                payload,
-                budget: None,
-            })
-            .await;
+    for message in first {
+        _ = sender.send(message).await;
     }
     tokio::spawn(async move {
         while let Some(message) = waiting.recv().await {

@@ -52,7 +52,7 @@ pub(super) fn frame(payload: &[u8]) -> Bytes {
 }
 
 /// Writes the first messages of an introduction, before they are sealed.
-pub(super) fn encode_first(messages: &[(Lane, Bytes)]) -> Vec<u8> {
+pub(super) fn encode_first<'a>(messages: impl Iterator<Item = (Lane, &'a Bytes)>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (lane, payload) in messages {
         bytes.put_u8(match lane {
@@ -102,7 +102,7 @@ mod tests {
             (Lane::Reliable, Bytes::from("hello")),
             (Lane::Unreliable, Bytes::from("x")),
         ];
-        let bytes = encode_first(&sent);
+        let bytes = encode_first(sent.iter().map(|(lane, payload)| (*lane, payload)));
         let read = decode_first(bytes.clone().into()).unwrap();
         let read: Vec<_> = read.into_iter().map(|m| (m.lane, m.payload)).collect();
         assert_eq!(read, sent);
@@ -116,10 +116,9 @@ mod tests {
             None,
             "unknown lane"
         );
-        let flood = encode_first(&vec![
-            (Lane::Reliable, Bytes::new());
-            FIRST_MESSAGES_MAX + 1
-        ]);
+        let empty = Bytes::new();
+        let flood = std::iter::repeat_n((Lane::Reliable, &empty), FIRST_MESSAGES_MAX + 1);
+        let flood = encode_first(flood);
         assert_eq!(decode_first(flood.into()), None);
     }
 }

@@ -17,12 +17,13 @@ mod paths;
 mod rouse;
 mod streams;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot, watch};
 use tombolo_path::{Explanation, PeerId};
 use tombolo_wire::UserId;
 
@@ -119,18 +120,42 @@ pub(crate) struct Shared {
     user: UserId,
     identity: [u8; 32],
     pub(crate) attempt: u64,
-    outgoing: Mutex<Option<mpsc::Sender<Outgoing>>>,
-    budget: Arc<Semaphore>,
+    /// `None` once the application has closed the link.
+    open: Mutex<Option<Open>>,
     incoming: tokio::sync::Mutex<mpsc::Receiver<Message>>,
     status: watch::Receiver<LinkStatus>,
     changes: Mutex<broadcast::Receiver<LinkStatus>>,
     place: Arc<Place>,
 }
 
-/// What becomes known of a link as it is set up.
+/// The way into the link's queue.
+#[derive(Debug)]
+struct Open {
+    outgoing: mpsc::Sender<Outgoing>,
+    /// Tells the driver, by its end, that nothing more is sent.
+    _closing: oneshot::Sender<Infallible>,
+}
+
+/// Tells when a link is over.
+#[derive(Clone, Debug)]
+pub(crate) struct Over(watch::Receiver<LinkStatus>);
+
+impl Over {
+    pub(crate) async fn wait(mut self) {
+        // The driver's end is dropped only when the link is over.
+        _ = self
+            .0
+            .wait_for(|status| status.state == LinkState::Lost)
+            .await;
+    }
+}
+
+/// What there is of a link, and what becomes known of it as it is set up.
 #[derive(Debug)]
 pub(crate) struct Place {
     net: Arc<Net>,
+    /// Of bytes that wait to be sent.
+    budget: Arc<Semaphore>,
     peer: OnceLock<PeerId>,
     connection: OnceLock<noq::Connection>,
     /// The direct path that carries the data; `None` while the relay does.
@@ -142,11 +167,33 @@ impl Place {
     pub(crate) fn is_established(&self) -> bool {
         self.connection.get().is_some()
     }
+
+    /// Whether anything waits to be sent.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.budget.available_permits() < OUTGOING_BYTES_MAX
+    }
+
+    /// Gives each message its share of the queue, or none to any.
+    fn share(&self, messages: Vec<(Lane, Bytes)>) -> Result<Vec<Outgoing>, SendError> {
+        let bytes = total_cost(&messages);
+        let budget = self.budget.clone().try_acquire_many_owned(bytes);
+        let mut budget = budget.map_err(|_| SendError::Full)?;
+        let shares = messages.into_iter().map(|(lane, payload)| Outgoing {
+            lane,
+            budget: budget.split(cost(payload.len()) as usize),
+            payload,
+        });
+        Ok(shares.collect())
+    }
 }
 
 impl Shared {
     pub(crate) fn place(&self) -> &Arc<Place> {
         &self.place
+    }
+
+    pub(crate) fn over(&self) -> Over {
+        Over(self.status.clone())
     }
 }
 
@@ -204,10 +251,8 @@ impl Peer {
                     | noq::SendDatagramError::ConnectionLost(_) => SendError::Closed,
                 });
         }
-        let budget = self
-            .0
-            .budget
-            .clone()
+        let budget = self.0.place.budget.clone();
+        let budget = budget
             .try_acquire_many_owned(cost(payload.len()))
             .map_err(|_| SendError::Full)?;
         let sender = self.sender().ok_or(SendError::Closed)?;
@@ -225,26 +270,18 @@ impl Peer {
 
     /// Sends all of these or, when one of them is not taken, none.
     pub(crate) fn send_all(&self, messages: Vec<(Lane, Bytes)>) -> Result<(), SendError> {
-        let mut bytes = 0_u32;
         for (lane, payload) in &messages {
             self.check(*lane, payload.len())?;
-            bytes = bytes.saturating_add(cost(payload.len()));
         }
-        let budget = self.0.budget.clone().try_acquire_many_owned(bytes);
-        let mut budget = budget.map_err(|_| SendError::Full)?;
+        let messages = self.0.place.share(messages)?;
         let sender = self.sender().ok_or(SendError::Closed)?;
         let places = sender.try_reserve_many(messages.len());
         let places = places.map_err(|error| match error {
             mpsc::error::TrySendError::Full(()) => SendError::Full,
             mpsc::error::TrySendError::Closed(()) => SendError::Closed,
         })?;
-        for (place, (lane, payload)) in places.zip(messages) {
-            let budget = budget.split(cost(payload.len()) as usize);
-            place.send(Outgoing {
-                lane,
-                payload,
-                budget,
-            });
+        for (place, message) in places.zip(messages) {
+            place.send(message);
         }
         Ok(())
     }
@@ -263,11 +300,8 @@ impl Peer {
             return self.send(lane, payload);
         }
         self.check(lane, payload.len())?;
-        let permits = self
-            .0
-            .budget
-            .clone()
-            .acquire_many_owned(cost(payload.len()));
+        let budget = self.0.place.budget.clone();
+        let permits = budget.acquire_many_owned(cost(payload.len()));
         let budget = Some(permits.await.map_err(|_| SendError::Closed)?);
         let sender = self.sender().ok_or(SendError::Closed)?;
         sender
@@ -352,25 +386,16 @@ impl Peer {
         self.0.place.net.explain(*self.0.place.peer.get()?)
     }
 
-    /// Closes the link once everything queued is delivered, for which it has a minute;
-    /// [`Peer::recv`] then ends.
+    /// Closes the link once everything queued is delivered, for which it has a minute from when it
+    /// is up; [`Peer::recv`] then ends. The reason of its last status is `closed` when everything was.
     pub fn close(&self) {
-        drop(
-            self.0
-                .outgoing
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
+        let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(open.take());
     }
 
     /// Waits until the link is over.
     pub async fn closed(&self) {
-        let mut status = self.0.status.clone();
-        // The driver's end is dropped only when the link is over.
-        _ = status
-            .wait_for(|status| status.state == LinkState::Lost)
-            .await;
+        self.0.over().wait().await;
     }
 
     /// Whether the link is over.
@@ -380,11 +405,8 @@ impl Peer {
     }
 
     fn sender(&self) -> Option<mpsc::Sender<Outgoing>> {
-        self.0
-            .outgoing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.as_ref().map(|open| open.outgoing.clone())
     }
 
     fn check(&self, lane: Lane, bytes: usize) -> Result<(), SendError> {
@@ -394,9 +416,13 @@ impl Peer {
 
 /// Checks first messages, which are sent before a path's own limit is known.
 pub(crate) fn check_first(messages: &[(Lane, Bytes)]) -> Result<(), SendError> {
-    messages
-        .iter()
-        .try_for_each(|(lane, payload)| check_size(*lane, payload.len(), UNRELIABLE_BYTES_ALWAYS))
+    for (lane, payload) in messages {
+        check_size(*lane, payload.len(), UNRELIABLE_BYTES_ALWAYS)?;
+    }
+    match total_cost(messages) as usize > OUTGOING_BYTES_MAX {
+        true => Err(SendError::Full),
+        false => Ok(()),
+    }
 }
 
 fn check_size(lane: Lane, bytes: usize, unreliable_max: usize) -> Result<(), SendError> {
@@ -416,14 +442,21 @@ fn cost(bytes: usize) -> u32 {
     u32::try_from(bytes.max(64)).unwrap_or(u32::MAX)
 }
 
+fn total_cost(messages: &[(Lane, Bytes)]) -> u32 {
+    let costs = messages.iter().map(|(_, payload)| cost(payload.len()));
+    costs.fold(0, u32::saturating_add)
+}
+
 /// Makes the two ends of a link: the application's and the driver's.
 fn pair(user: UserId, identity: [u8; 32], attempt: u64, net: Arc<Net>) -> (Shared, driver::Ends) {
     let (outgoing_tx, outgoing) = mpsc::channel(OUTGOING_MESSAGES_MAX);
+    let (closing_tx, closing) = oneshot::channel();
     let (messages, incoming) = mpsc::channel(INCOMING_MESSAGES_MAX);
     let (status, status_rx) = watch::channel(LinkStatus::CONNECTING);
     let (changes, changes_rx) = broadcast::channel(STATUS_MAX);
     let place = Arc::new(Place {
         net,
+        budget: Arc::new(Semaphore::new(OUTGOING_BYTES_MAX)),
         peer: OnceLock::new(),
         connection: OnceLock::new(),
         direct: Mutex::new(None),
@@ -432,8 +465,10 @@ fn pair(user: UserId, identity: [u8; 32], attempt: u64, net: Arc<Net>) -> (Share
         user,
         identity,
         attempt,
-        outgoing: Mutex::new(Some(outgoing_tx)),
-        budget: Arc::new(Semaphore::new(OUTGOING_BYTES_MAX)),
+        open: Mutex::new(Some(Open {
+            outgoing: outgoing_tx,
+            _closing: closing_tx,
+        })),
         incoming: tokio::sync::Mutex::new(incoming),
         status: status_rx,
         changes: Mutex::new(changes_rx),
@@ -443,6 +478,7 @@ fn pair(user: UserId, identity: [u8; 32], attempt: u64, net: Arc<Net>) -> (Share
         shared,
         driver::Ends {
             outgoing,
+            closing,
             messages,
             status,
             changes,

@@ -1,10 +1,11 @@
 //! Moves messages between the application's queues and the QUIC connection.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::message::{
@@ -12,14 +13,40 @@ use super::message::{
 };
 use super::{Incoming, Outgoing};
 
-/// How long a closing link waits for the peer to acknowledge what was sent. A peer that is gone
+/// How long a closing link waits for the peer to take what was sent. A peer that is gone
 /// is noticed earlier, by QUIC's idle time-out.
 pub(super) const LINGER: Duration = Duration::from_secs(60);
 /// Unordered messages that are being received at a time.
 const UNORDERED_MAX: usize = 256;
 
-/// Sends what the application queues; returns when it has closed its end and all is delivered.
-pub(super) async fn write(connection: noq::Connection, mut outgoing: mpsc::Receiver<Outgoing>) {
+/// Sends what the application queues, until it has closed its end, which ends `closing`; whether all was
+/// delivered then.
+pub(super) async fn write(
+    connection: noq::Connection,
+    outgoing: mpsc::Receiver<Outgoing>,
+    closing: oneshot::Receiver<Infallible>,
+) -> bool {
+    linger(deliver(connection, outgoing), closing).await
+}
+
+/// Gives what is being delivered some time once the link is closing.
+async fn linger(
+    delivered: impl Future<Output = bool>,
+    closing: oneshot::Receiver<Infallible>,
+) -> bool {
+    let too_late = async {
+        _ = closing.await;
+        tokio::time::sleep(LINGER).await;
+    };
+    tokio::select! {
+        is_delivered = delivered => is_delivered,
+        () = too_late => false,
+    }
+}
+
+/// Whether all that was sent has arrived.
+async fn deliver(connection: noq::Connection, mut outgoing: mpsc::Receiver<Outgoing>) -> bool {
+    let mut is_delivered = true;
     let mut ordered: Option<noq::SendStream> = None;
     let mut unordered = JoinSet::new();
     while let Some(Outgoing {
@@ -39,27 +66,29 @@ pub(super) async fn write(connection: noq::Connection, mut outgoing: mpsc::Recei
                     .await
                     .is_none()
                 {
-                    return;
+                    return false;
                 }
             }
             Lane::ReliableUnordered => {
                 let connection = connection.clone();
                 unordered.spawn(async move {
-                    write_unordered(&connection, payload).await;
+                    let written = write_unordered(&connection, payload).await;
                     drop(budget);
+                    written.is_some()
                 });
-                while unordered.try_join_next().is_some() {}
+                while let Some(written) = unordered.try_join_next() {
+                    is_delivered &= written.unwrap_or(false);
+                }
             }
         }
     }
-    let delivered = async {
-        if let Some(mut stream) = ordered {
-            _ = stream.finish();
-            _ = stream.stopped().await;
-        }
-        while unordered.join_next().await.is_some() {}
-    };
-    _ = tokio::time::timeout(LINGER, delivered).await;
+    if let Some(stream) = ordered {
+        is_delivered &= finish(stream).await.is_some();
+    }
+    while let Some(written) = unordered.join_next().await {
+        is_delivered &= written.unwrap_or(false);
+    }
+    is_delivered
 }
 
 async fn write_ordered(
@@ -78,17 +107,20 @@ async fn write_ordered(
     stream.write_chunk(frame(payload)).await.ok()
 }
 
-async fn write_unordered(connection: &noq::Connection, payload: Bytes) {
-    let Ok(mut stream) = connection.open_uni().await else {
-        return;
-    };
+async fn write_unordered(connection: &noq::Connection, payload: Bytes) -> Option<()> {
+    let mut stream = connection.open_uni().await.ok()?;
     let mut bytes = BytesMut::with_capacity(1 + payload.len());
     bytes.extend_from_slice(&[STREAM_UNORDERED]);
     bytes.extend_from_slice(&payload);
-    if stream.write_chunk(bytes.freeze()).await.is_ok() {
-        _ = stream.finish();
-        _ = stream.stopped().await;
-    }
+    stream.write_chunk(bytes.freeze()).await.ok()?;
+    finish(stream).await
+}
+
+/// Waits until the peer has, or does not want, what was written.
+async fn finish(mut stream: noq::SendStream) -> Option<()> {
+    // A stream that the peer has stopped is not finished.
+    _ = stream.finish();
+    stream.stopped().await.ok().map(drop)
 }
 
 /// Receives until the connection has ended and all that arrived is delivered, or the application
@@ -178,5 +210,26 @@ impl Incoming {
             payload,
             via: self.net.last_via(self.peer),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_peer_does_not_take_holds_a_link_for_a_minute_once_it_is_closing() {
+        let (open, closing) = oneshot::channel();
+        let waiting = linger(std::future::pending(), closing);
+        tokio::pin!(waiting);
+        let day = Duration::from_hours(24);
+        let lasting = tokio::time::timeout(day, &mut waiting);
+        assert!(lasting.await.is_err(), "it is open");
+        let closed = Instant::now();
+        drop(open);
+        assert!(!waiting.await, "not all is delivered");
+        assert_eq!(closed.elapsed(), LINGER);
     }
 }

@@ -46,6 +46,16 @@ pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
         .expect("this should have happened by now")
 }
 
+/// Alice and bob, who know of each other in a room.
+pub(crate) async fn met(node: &Node) -> ([Device; 2], [Room; 2]) {
+    let (alice, bob) = (device(node, "alice").await, device(node, "bob").await);
+    let options = RoomOptions::default;
+    let alice_room = alice.rooms().create("x", options()).await.unwrap();
+    let bob_room = bob.rooms().join("x", options()).await.unwrap();
+    soon(joined(&alice_room, "bob")).await;
+    ([alice, bob], [alice_room, bob_room])
+}
+
 /// Two devices in a room and the link between them, alice's end first.
 pub(crate) struct Pair {
     pub(crate) alice: Device,
@@ -66,6 +76,7 @@ impl Pair {
             .await
             .unwrap();
         let mut bob_room = bob.rooms().join_or_create("pair", options).await.unwrap();
+        soon(joined(&alice_room, "bob")).await;
         let to_bob = alice_room.peer(&user("bob"));
         let to_bob = to_bob
             .first_message(Lane::Reliable, "first")

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tombolo_client::{Lane, LinkState, Policy, RELIABLE_BYTES_MAX, RoomOptions, SendError, Via};
 
-use crate::lab::{Pair, device, incoming, joined, node, reach, recv, soon, user};
+use crate::lab::{Pair, device, incoming, joined, met, node, reach, recv, soon, user};
 use crate::script::{Script, enter};
 
 fn with_policy(policy: Policy) -> RoomOptions {
@@ -319,11 +319,7 @@ async fn a_member_that_does_not_exist_cannot_be_reached() {
 #[tokio::test]
 async fn more_first_messages_than_an_introduction_takes_go_over_the_link() {
     let node = node().await;
-    let (alice, bob) = (device(&node, "alice").await, device(&node, "bob").await);
-    let options = RoomOptions::default;
-    let alice_room = alice.rooms().create("x", options()).await.unwrap();
-    let mut bob_room = bob.rooms().join("x", options()).await.unwrap();
-    soon(joined(&alice_room, "bob")).await;
+    let (_devices, [alice_room, mut bob_room]) = met(&node).await;
     let mut link = alice_room.peer(&user("bob"));
     for number in 0..100u8 {
         link = link.first_message(Lane::Reliable, vec![number]);
@@ -339,11 +335,7 @@ async fn more_first_messages_than_an_introduction_takes_go_over_the_link() {
 #[tokio::test]
 async fn a_link_that_is_let_go_at_once_still_delivers() {
     let node = node().await;
-    let (alice, bob) = (device(&node, "alice").await, device(&node, "bob").await);
-    let options = RoomOptions::default;
-    let alice_room = alice.rooms().create("x", options()).await.unwrap();
-    let mut bob_room = bob.rooms().join("x", options()).await.unwrap();
-    soon(joined(&alice_room, "bob")).await;
+    let (_devices, [alice_room, mut bob_room]) = met(&node).await;
     let to_bob = alice_room.peer(&user("bob")).open().unwrap();
     to_bob.send(Lane::Reliable, "a word in passing").unwrap();
     drop(to_bob);

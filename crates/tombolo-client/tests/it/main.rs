@@ -3,6 +3,7 @@
 
 mod abuse;
 mod backfills;
+mod closing;
 mod commands;
 mod direct;
 mod endings;
