@@ -93,14 +93,16 @@ impl RelaySide {
         })
     }
 
-    /// Makes a relayed address ready.
+    /// Takes a relayed address for this shard; `false` if it is not to be had.
+    pub(super) fn claim(&self, address: RelayAddr) -> bool {
+        self.owners.claim(address, self.shard)
+    }
+
+    /// Makes a relayed address ready that was claimed, or gives it back.
     ///
     /// # Errors
-    /// "In use" if somebody else has it, and others of the kernel's.
+    /// The kernel's: "in use" if another program has it, and others.
     pub(super) fn open(&mut self, address: RelayAddr, poller: &Poller) -> io::Result<()> {
-        if !self.owners.claim(address, self.shard) {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
         if self.steered.is_none()
             && let Err(error) = self.bind(address, poller)
         {

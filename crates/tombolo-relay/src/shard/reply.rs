@@ -76,7 +76,6 @@ impl Shard {
             }
             Command::ListenPort { id, address } => {
                 let result = self.listen_port(address);
-                self.io.relay_port_errors += u64::from(result.is_err());
                 self.core.handle_port(now, id, result);
             }
             Command::ConnectPeer { connection, at, to } => {
@@ -104,7 +103,12 @@ impl Shard {
         }
     }
 
+    /// An address that another shard has, or another socket had when the relay started, is no error: the next
+    /// choice is another one.
     fn bind_port(&mut self, address: RelayAddr) -> Result<RelayAddr, PortError> {
+        if !self.relays.claim(address) {
+            return Err(PortError::InUse);
+        }
         let opened = self.relays.open(address, &self.poller);
         opened.map(|()| address).map_err(|error| {
             self.io.relay_port_errors += 1;
@@ -125,6 +129,7 @@ impl Shard {
         }
         let result = self.peers.listen(address);
         if result.is_err() {
+            self.io.relay_port_errors += 1;
             self.relays.owners().release_listener(address);
         }
         result

@@ -8,7 +8,7 @@ use std::{
 use dimpl::Dtls;
 use tombolo_natlab::{in_namespace, ip_command};
 use tombolo_relay::{BindError, IoMode, Relay, RelayConfig, RelayStats, SteeringError};
-use tombolo_turn::server::Transport;
+use tombolo_turn::{client::Event, server::Transport};
 
 use crate::device::{Device, Echo, Link, certificate, relay_config, v4};
 
@@ -237,6 +237,23 @@ fn ports_that_other_programs_have_are_not_steered_away_from_them() {
 }
 
 #[test]
+fn a_steered_port_that_another_socket_has_is_passed_over_and_is_no_error() {
+    in_namespace(|| {
+        let _other = UdpSocket::bind("127.0.0.1:61000").expect("the port is free");
+        let config = RelayConfig {
+            // It is the only choice.
+            relay_ports: 61_000..=61_000,
+            io: IoMode::Steered,
+            ..relay_config(v4())
+        };
+        let relay = Relay::bind(config).expect("steering is possible");
+        let mut alice = Device::udp(&relay, "alice");
+        alice.event(|event| matches!(event, Event::Failed(_)));
+        assert_eq!(sum(&relay.stats()).relay_port_errors, 0);
+    });
+}
+
+#[test]
 fn a_second_relay_that_would_steer_the_same_ip_is_told_so() {
     in_namespace(|| {
         let _first = start(v4(), IoMode::Steered);
@@ -315,6 +332,7 @@ fn sum(stats: &RelayStats) -> tombolo_relay::IoStats {
         sum.unsendable += shard.io.unsendable;
         sum.receive_errors += shard.io.receive_errors;
         sum.relay_ports += shard.io.relay_ports;
+        sum.relay_port_errors += shard.io.relay_port_errors;
     }
     sum
 }
