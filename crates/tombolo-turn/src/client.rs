@@ -50,6 +50,7 @@ pub use self::{
     event::{AllocateError, Event, SendError},
     header::Header,
     timer::Timer,
+    transaction::Patience,
 };
 
 /// What a client needs to know to allocate.
@@ -67,6 +68,8 @@ pub struct Config {
     pub family: Family,
     /// Lifetime to ask for. The server decides; zero leaves it to the server altogether.
     pub lifetime: Duration,
+    /// How long replies are waited for.
+    pub patience: Patience,
 }
 
 /// Address family of a relayed address.
@@ -413,7 +416,7 @@ impl Client {
         let Some(transaction) = self.transactions.get_mut(id) else {
             return;
         };
-        match transaction.on_timeout(now, is_stream) {
+        match transaction.on_timeout(now, is_stream, self.config.patience) {
             Retry::Send(bytes, next) => {
                 self.stats.retransmissions += 1;
                 self.transmits.push_back(bytes);
@@ -515,10 +518,10 @@ impl Client {
         let key = self.credentials.sign(&mut writer);
         writer.fingerprint();
         self.transmits.push_back(bytes.clone());
-        let timeout = Transaction::first_timeout(self.is_stream());
+        let transaction = Transaction::new(request, bytes, key, challenges);
+        let timeout = transaction.timeout(self.is_stream(), self.config.patience);
         self.timers.set(Timer::Retransmit(id), now + timeout);
-        self.transactions
-            .insert(id, Transaction::new(request, bytes, key, challenges));
+        self.transactions.insert(id, transaction);
     }
 
     fn write_attributes(&self, writer: &mut MessageWriter<'_>, request: Request) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tombolo_path::probe::{NatProbe, ProbeConfig};
-use tombolo_turn::client::{Client, Config as TurnConfig, Family};
+use tombolo_turn::client::{Client, Config as TurnConfig, Family, Patience};
 use tombolo_turn::server::Transport;
 
 use super::interfaces::host_addresses;
@@ -311,6 +311,7 @@ impl Net {
             password,
             family,
             lifetime: Duration::ZERO,
+            patience: Patience::default(),
         }
     }
 }

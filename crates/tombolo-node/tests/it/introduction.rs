@@ -9,7 +9,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tombolo_node::Node;
-use tombolo_turn::client::{Config, Event, Family};
+use tombolo_turn::client::{Config, Event, Family, Patience};
 use tombolo_turn::server::Transport;
 use tombolo_wire::v1::client_frame::Body as Up;
 use tombolo_wire::v1::server_frame::Body as Down;
@@ -98,6 +98,7 @@ impl Device {
             password: server.credential.clone(),
             family: Family::V4,
             lifetime: Duration::from_secs(600),
+            patience: Patience::default(),
         })
         .await;
         let event = timeout(PATIENCE, turn.event())

@@ -8,7 +8,7 @@ use tokio::time::{sleep_until, timeout};
 use tombolo_stun::{
     Class, Message, MessageWriter, Method, TransactionId, XorMappedAddress, stream,
 };
-use tombolo_turn::client::{AllocateError, Client, Config, Event, Family};
+use tombolo_turn::client::{AllocateError, Client, Config, Event, Family, Patience};
 use tombolo_turn::server::Transport;
 
 use crate::https::{PATIENCE, connect, ice_servers};
@@ -118,6 +118,7 @@ async fn allocate(
         password,
         family: Family::V4,
         lifetime: Duration::from_secs(600),
+        patience: Patience::default(),
     };
     let outcome = async {
         match transport {

@@ -21,7 +21,7 @@ use tombolo_stun::{
     stream::frame_len,
 };
 use tombolo_turn::{
-    client::{Client, Config, Event, Family},
+    client::{Client, Config, Event, Family, Patience},
     server::{Realm, Transport},
 };
 
@@ -395,6 +395,7 @@ fn config(server: SocketAddr, transport: Transport, user: &str, password: &str) 
             Family::V6
         },
         lifetime: Duration::from_secs(600),
+        patience: Patience::default(),
     }
 }
 

@@ -542,6 +542,7 @@ impl Client {
             password: "alice's password".to_owned(),
             family: turn::Family::V4,
             lifetime: Duration::ZERO,
+            patience: turn::Patience::default(),
         };
         let mut device = turn::Client::new(config, [1; 32], Instant::now());
         self.exchange(&mut device);

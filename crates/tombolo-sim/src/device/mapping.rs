@@ -86,6 +86,7 @@ impl Turn {
                 SocketAddr::V6(_) => client::Family::V6,
             },
             lifetime: Duration::from_secs(600),
+            patience: client::Patience::default(),
         };
         let client = client::Client::new(config, seed, now);
         Self {

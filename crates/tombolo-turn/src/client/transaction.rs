@@ -17,6 +17,31 @@ pub(super) enum Request {
     Permit(SocketAddr),
 }
 
+/// How long a client waits for replies to its requests. See RFC 8489 §6.2.1 and §6.2.2, whose names are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// Over UDP, how long the reply to the first sending is waited for; each time twice as long as before (RTO).
+    /// 100 ms by default, since the goal is a quick start: a server at 300 ms simply sees each request twice.
+    pub first_wait: Duration,
+    /// Over UDP, how often a request is sent, at least once (Rc). 7 by default.
+    pub sends: u32,
+    /// Over UDP, how long the reply to the last sending is waited for, in times of the first wait (Rm). 16 by default.
+    pub last_wait_times: u32,
+    /// Over a stream, how long a reply is waited for (Ti). 39.5 s by default.
+    pub stream_wait: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            first_wait: Duration::from_millis(100),
+            sends: 7,
+            last_wait_times: 16,
+            stream_wait: Duration::from_millis(39_500),
+        }
+    }
+}
+
 /// A request that waits for its reply.
 pub(super) struct Transaction {
     pub(super) request: Request,
@@ -28,8 +53,7 @@ pub(super) struct Transaction {
     /// error that is told in the end.
     pub(super) saw_unauthenticated: bool,
     bytes: Vec<u8>,
-    sends_left: u32,
-    rto: Duration,
+    sends: u32,
 }
 
 /// What to do when a transaction's timer fires.
@@ -49,33 +73,34 @@ impl Transaction {
             challenges,
             saw_unauthenticated: false,
             bytes,
-            sends_left: SENDS_MAX - 1,
-            rto: RTO_INITIAL,
+            sends: 1,
         }
     }
 
-    /// Until when the reply to the first sending is waited for.
-    pub(super) fn first_timeout(is_stream: bool) -> Duration {
+    /// How long the reply to the last sending is waited for. See RFC 8489 §6.2.1 and, for streams, §6.2.2.
+    pub(super) fn timeout(&self, is_stream: bool, patience: Patience) -> Duration {
         if is_stream {
-            STREAM_TIMEOUT
-        } else {
-            RTO_INITIAL
+            return patience.stream_wait;
         }
+        let times = if self.sends >= patience.sends {
+            patience.last_wait_times
+        } else {
+            2_u32.saturating_pow(self.sends - 1)
+        };
+        patience.first_wait.saturating_mul(times)
     }
 
-    /// See RFC 8489 §6.2.1 and, for streams, §6.2.2.
-    pub(super) fn on_timeout(&mut self, now: Instant, is_stream: bool) -> Retry {
-        if is_stream || self.sends_left == 0 {
+    pub(super) fn on_timeout(
+        &mut self,
+        now: Instant,
+        is_stream: bool,
+        patience: Patience,
+    ) -> Retry {
+        if is_stream || self.sends >= patience.sends {
             return Retry::TimedOut;
         }
-        self.sends_left -= 1;
-        self.rto *= 2;
-        let wait = if self.sends_left == 0 {
-            RTO_INITIAL * LAST_WAIT_RTOS
-        } else {
-            self.rto
-        };
-        Retry::Send(self.bytes.clone(), now + wait)
+        self.sends += 1;
+        Retry::Send(self.bytes.clone(), now + self.timeout(is_stream, patience))
     }
 }
 
@@ -116,13 +141,3 @@ impl Transactions {
         self.id_by_request.clear();
     }
 }
-
-/// Wait for the first reply. RFC 8489 proposes 500 ms for unknown paths; the goal here is a quick
-/// start, and a server at 300 ms simply sees each request twice.
-const RTO_INITIAL: Duration = Duration::from_millis(100);
-/// Rc of RFC 8489 §6.2.1.
-const SENDS_MAX: u32 = 7;
-/// Rm of RFC 8489 §6.2.1.
-const LAST_WAIT_RTOS: u32 = 16;
-/// Ti of RFC 8489 §6.2.2.
-const STREAM_TIMEOUT: Duration = Duration::from_millis(39_500);

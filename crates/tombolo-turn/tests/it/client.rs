@@ -152,6 +152,31 @@ fn an_unanswered_request_is_repeated_ever_more_rarely_and_then_given_up() {
 }
 
 #[test]
+fn how_long_replies_are_waited_for_is_the_drivers_choice() {
+    for (transport, sends, waited) in [
+        (Transport::Udp, 3, &[500, 1_500, 2_500][..]),
+        (Transport::Udp, 1, &[1_000]),
+        (Transport::Tcp, 3, &[20_000]),
+    ] {
+        let mut config = config(transport);
+        config.patience.first_wait = Duration::from_millis(500);
+        config.patience.sends = sends;
+        config.patience.last_wait_times = 2;
+        config.patience.stream_wait = Duration::from_secs(20);
+        let mut lab = Lab::with(config);
+        lab.request(Method::ALLOCATE);
+        let start = lab.now;
+        let mut ended = Vec::new();
+        while let Some((deadline, Timer::Retransmit(_))) = lab.client.poll_timeout() {
+            lab.advance_to(deadline);
+            _ = lab.client.poll_transmit();
+            ended.push((lab.now - start).as_millis());
+        }
+        assert_eq!(ended, waited, "{transport:?}");
+    }
+}
+
+#[test]
 fn every_request_has_a_transaction_id_of_its_own() {
     let mut lab = Lab::allocated();
     let mut ids = std::collections::BTreeSet::new();

@@ -8,7 +8,7 @@ use std::{
 
 use tombolo_stun::Message;
 use tombolo_turn::{
-    client::{Client, Config, Event, Family, SendError},
+    client::{Client, Config, Event, Family, Patience, SendError},
     server::{
         self, Command, FiveTuple, Forward, PeerAddr, RelayAddr, Server, Transport, password_of,
     },
@@ -258,6 +258,7 @@ impl World {
             password: credentials.1.clone(),
             family: Family::V4,
             lifetime: Duration::from_secs(600),
+            patience: Patience::default(),
         };
         let tuple = FiveTuple {
             transport,

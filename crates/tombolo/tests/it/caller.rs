@@ -11,7 +11,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tombolo_stun::stream::frame_len;
-use tombolo_turn::client::{AllocateError, Client, Config, Event, Family, Stats, Timer};
+use tombolo_turn::client::{AllocateError, Client, Config, Event, Family, Patience, Stats, Timer};
 use tombolo_turn::server::Transport;
 
 use crate::association::Association;
@@ -67,6 +67,7 @@ impl Caller {
             password: password.to_owned(),
             family,
             lifetime: Duration::from_secs(600),
+            patience: Patience::default(),
         };
         let mut seed = [7; 32];
         seed[..2].copy_from_slice(&local.unwrap().port().to_be_bytes());

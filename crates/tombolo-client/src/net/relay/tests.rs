@@ -2,7 +2,7 @@ use std::net::SocketAddrV4;
 
 use tokio::sync::mpsc;
 use tombolo_stun::{Class, Data, MessageWriter, Method, TransactionId, XorPeerAddress};
-use tombolo_turn::client::{Config, Family};
+use tombolo_turn::client::{Config, Family, Patience};
 use tombolo_turn::server::{self, Command, FiveTuple, Forward, Server, Transport};
 
 use super::*;
@@ -69,6 +69,7 @@ impl World {
         };
         let seed = [node as u8; 32];
         (Client::new(config, seed, self.now), stream)
+            patience: Patience::default(),
     }
 
     fn go_to(&mut self, carrier: Carrier, node: usize) {

@@ -7,7 +7,7 @@ use tombolo_stun::{
     Message, MessageWriter, Method, Nonce, PasswordAlgorithm, RawAttribute, Realm, TransactionId,
     Username, XorMappedAddress, XorPeerAddress, XorRelayedAddress,
 };
-use tombolo_turn::client::{Config, Family};
+use tombolo_turn::client::{Config, Family, Patience};
 use tombolo_turn::server::Transport;
 
 pub(super) struct Script {
@@ -234,6 +234,7 @@ pub(super) fn config(transport: Transport) -> Config {
         password: "secret".to_owned(),
         family: Family::V4,
         lifetime: Duration::from_secs(600),
+        patience: Patience::default(),
     }
 }
 
