@@ -268,6 +268,9 @@ impl Relays {
         for old in self.old.iter_mut().filter(is_due) {
             old.close(now);
         }
+        for silent in self.all().filter(|turn| turn.is_silent(now)) {
+            silent.give_up();
+        }
         self.forget(|turn| turn.is_silent(now));
         self.handle_events(now);
     }

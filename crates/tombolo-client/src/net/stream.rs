@@ -4,6 +4,7 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -24,7 +25,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const FRAME_BYTES_MAX: usize = 20 + 65_535 + 3;
 const READ_BYTES: usize = 16 * 1024;
 
-/// Connects and starts both directions; frames to send go into the returned channel.
+/// Connects and starts both directions; frames to send go into the returned channel. An empty one gives the
+/// connection up.
 pub(super) async fn connect(
     net: &Arc<Net>,
     server: &TlsServer,
@@ -51,11 +53,18 @@ async fn run(
     frames: mpsc::Receiver<Vec<u8>>,
     generation: u64,
 ) {
+    let socket = SockRef::from(stream.get_ref().0).try_clone();
     let (reader, writer) = tokio::io::split(stream);
     let result = tokio::select! {
         result = read_frames(&net, reader, generation) => result,
         result = write_frames(writer, frames) => result,
     };
+    if result.is_err()
+        && let Ok(socket) = socket
+    {
+        // Then it is reset; see RFC 8489 §6.2.2.
+        _ = socket.set_linger(Some(Duration::ZERO));
+    }
     if let Some(net) = net.upgrade() {
         tracing::info!(?result, "TURN stream ended");
         net.drive(|state, _| state.relays.handle_stream_closed(generation));
@@ -68,12 +77,17 @@ async fn write_frames(
 ) -> io::Result<()> {
     let mut batch = Vec::new();
     while let Some(frame) = frames.recv().await {
+        let mut is_given_up = frame.is_empty();
         batch.clear();
         batch.extend_from_slice(&frame);
         while batch.len() < READ_BYTES
             && let Ok(frame) = frames.try_recv()
         {
+            is_given_up |= frame.is_empty();
             batch.extend_from_slice(&frame);
+        }
+        if is_given_up {
+            return Err(io::ErrorKind::TimedOut.into());
         }
         let written = async {
             writer.write_all(&batch).await?;

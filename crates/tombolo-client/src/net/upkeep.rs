@@ -330,13 +330,42 @@ fn pick<T>(servers: impl Iterator<Item = T> + Clone, tries: usize) -> Option<T> 
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use tokio::net::{TcpListener, TcpStream, UdpSocket};
+    use tokio::task::JoinSet;
     use tombolo_node::Node;
+    use tombolo_wire::CertificatePin;
     use tombolo_wire::v1::{RefreshIceServers, request, response};
 
     use super::*;
     use crate::device::bind_endpoint;
     use crate::keys::{Accepted, Keys};
     use crate::{Device, tls};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    async fn node() -> Node {
+        let node = Node::builder().dev().listen([127, 0, 0, 1].into());
+        let node = node.port(0).turn_port(0).turns_port(0).start();
+        node.await.unwrap()
+    }
+
+    /// A device's socket, and what reads it.
+    async fn net() -> (Arc<Net>, noq::Endpoint) {
+        let net = Net::bind(true).await.unwrap();
+        let keys = Keys::generate().unwrap();
+        let endpoint = bind_endpoint(&net, &keys, Accepted::default()).unwrap();
+        (net, endpoint)
+    }
+
+    /// Waits until the relay in use is reached so.
+    async fn reached(net: &Net, carrier: Carrier) {
+        let mut relayed = net.watch_relayed();
+        let is_so = |relayed: &Option<Relayed>| relayed.is_some_and(|it| it.carrier == carrier);
+        let reached = relayed.wait_for(is_so);
+        _ = tokio::time::timeout(PATIENCE, reached).await.unwrap();
+    }
 
     /// A device of a node, for which these servers are.
     async fn offered(node: &Node) -> (Device, IceConfig) {
@@ -355,31 +384,123 @@ mod tests {
 
     #[tokio::test]
     async fn a_relay_over_tls_goes_to_udp_when_the_device_comes_where_that_passes() {
-        let node = Node::builder().dev().listen([127, 0, 0, 1].into());
-        let node = node.port(0).turn_port(0).turns_port(0).start();
-        let node = node.await.unwrap();
+        let node = node().await;
         let (_device, ice) = offered(&node).await;
-        let net = Net::bind(true).await.unwrap();
-        // It reads the socket.
-        let keys = Keys::generate().unwrap();
-        let _endpoint = bind_endpoint(&net, &keys, Accepted::default()).unwrap();
+        let (net, _endpoint) = net().await;
         // It has given UDP up.
         let without = IceConfig {
             turn_udp: Vec::new(),
             ..ice.clone()
         };
         let keeper = net.gather(without).await;
-        let mut relayed = net.watch_relayed();
-        let over = |carrier| {
-            move |relayed: &Option<Relayed>| relayed.is_some_and(|it| it.carrier == carrier)
-        };
-        let patience = Duration::from_secs(30);
-        let first = relayed.wait_for(over(Carrier::Stream));
-        _ = tokio::time::timeout(patience, first).await.unwrap();
+        reached(&net, Carrier::Stream).await;
         keeper.go_to(ice);
         net.hosts.send_replace(Vec::new());
-        let then = relayed.wait_for(over(Carrier::Udp));
-        _ = tokio::time::timeout(patience, then).await.unwrap();
+        reached(&net, Carrier::Udp).await;
+        node.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn the_relay_is_reached_over_udp_and_over_tls_where_nothing_comes_back() {
+        let node = node().await;
+        let (_device, ice) = offered(&node).await;
+        let (net, _endpoint) = net().await;
+        let keeper = net.gather(ice.clone()).await;
+        assert_eq!(net.relayed().unwrap().carrier, Carrier::Udp);
+        drop(keeper);
+        let silent = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+        let blocked = IceConfig {
+            turn_udp: vec![silent.local_addr().unwrap()],
+            ..ice
+        };
+        let _keeper = net.gather(blocked).await;
+        reached(&net, Carrier::Stream).await;
+        node.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_relay_with_another_certificate_gets_no_connection() {
+        let node = node().await;
+        let (_device, ice) = offered(&node).await;
+        let (net, _endpoint) = net().await;
+        let server = &ice.turn_tls[0];
+        stream::connect(&net, server, &ice.tls).await.unwrap();
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let other = CertificatePin::of(made.cert.der());
+        for pin in [Some(&other), None] {
+            let tls = tls::client_config(pin, None).unwrap();
+            let refused = stream::connect(&net, server, &Arc::new(tls)).await;
+            let error = refused.map(|_| ()).unwrap_err();
+            assert!(error.get_ref().unwrap().is::<rustls::Error>(), "{error}");
+        }
+        node.shutdown().await;
+    }
+
+    /// What stands between a device and a server; when it is dropped, so is the connection.
+    async fn between(
+        listener: &TcpListener,
+        server: SocketAddr,
+    ) -> JoinSet<io::Result<(u64, u64)>> {
+        let (mut near, _) = listener.accept().await.unwrap();
+        let mut far = TcpStream::connect(server).await.unwrap();
+        let mut between = JoinSet::new();
+        between.spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
+        between
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_given_up_is_reset() {
+        let node = node().await;
+        let (_device, ice) = offered(&node).await;
+        let (net, _endpoint) = net().await;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let server = TlsServer {
+            address: listener.local_addr().unwrap(),
+            ..ice.turn_tls[0].clone()
+        };
+        for is_given_up in [false, true] {
+            let connecting = stream::connect(&net, &server, &ice.tls);
+            let between = between(&listener, ice.turn_tls[0].address);
+            let (stream, mut between) = tokio::join!(connecting, between);
+            let stream = stream.unwrap();
+            if is_given_up {
+                stream.frames.send(Vec::new()).await.unwrap();
+            }
+            drop(stream);
+            let end = tokio::time::timeout(PATIENCE, between.join_next());
+            let end = end.await.unwrap().unwrap().unwrap();
+            let error = end.err().map(|error| error.kind());
+            let reset = is_given_up.then_some(io::ErrorKind::ConnectionReset);
+            assert_eq!(error, reset);
+        }
+        node.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_stream_stays_as_long_as_its_allocation_and_when_it_breaks_another_one_is_made() {
+        let node = node().await;
+        let (_device, mut ice) = offered(&node).await;
+        let (net, _endpoint) = net().await;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let server = ice.turn_tls.swap_remove(0);
+        ice.turn_udp.clear();
+        ice.turn_tls = vec![TlsServer {
+            address: listener.local_addr().unwrap(),
+            ..server.clone()
+        }];
+        let first = between(&listener, server.address);
+        let (_keeper, mut first) = tokio::join!(net.gather(ice), first);
+        reached(&net, Carrier::Stream).await;
+        assert!(first.try_join_next().is_none(), "it stays");
+        let before = net.relayed();
+        drop(first);
+        let second = between(&listener, server.address);
+        let second = tokio::time::timeout(PATIENCE, second).await.unwrap();
+        let mut relayed = net.watch_relayed();
+        let is_new = |now: &Option<Relayed>| now.is_some() && *now != before;
+        let again = relayed.wait_for(is_new);
+        _ = tokio::time::timeout(PATIENCE, again).await.unwrap();
+        drop(second);
         node.shutdown().await;
     }
 }

@@ -23,6 +23,7 @@ fn stranger() -> SocketAddr {
 
 /// A check as B would send it to A, with whatever is to be different.
 struct Forged {
+    class: Class,
     username: String,
     password: String,
     id: u8,
@@ -37,6 +38,7 @@ impl Forged {
             Credentials::from_seed([2; 32]),
         );
         Self {
+            class: Class::Request,
             username: format!("{}:{}", a.ufrag, b.ufrag),
             password: a.password,
             id: 0,
@@ -48,7 +50,7 @@ impl Forged {
     fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let id = TransactionId([self.id; 12]);
-        let mut writer = MessageWriter::new(&mut bytes, Class::Request, Method::BINDING, id);
+        let mut writer = MessageWriter::new(&mut bytes, self.class, Method::BINDING, id);
         writer
             .attribute(&Username::new(&self.username).unwrap())
             .attribute(&Priority(1));
@@ -143,6 +145,40 @@ fn an_unknown_fragment_is_not_answered() {
     world.inject(Side::A, stranger(), &forged.bytes());
     assert!(world.seen.is_empty());
     assert_eq!(world.device(Side::A).agent.stats().unknown_username, 1);
+}
+
+#[test]
+fn an_indication_is_not_answered_and_leads_nowhere_whatever_it_proves() {
+    let mut world = lonely();
+    let indication = || Forged {
+        class: Class::Indication,
+        ..Forged::new()
+    };
+    let unknown = Forged {
+        username: "nobody:else".into(),
+        ..indication()
+    };
+    let unproven = Forged {
+        password: "x".repeat(24),
+        ..indication()
+    };
+    let mut bare = Vec::new();
+    let id = TransactionId([9; 12]);
+    MessageWriter::new(&mut bare, Class::Indication, Method::BINDING, id).fingerprint();
+    for bytes in [
+        indication().bytes(),
+        unknown.bytes(),
+        unproven.bytes(),
+        bare,
+    ] {
+        world.inject(Side::A, stranger(), &bytes);
+    }
+    world.run_for(MS * 1000);
+    assert!(world.seen.is_empty());
+    assert_eq!(world.device(Side::A).events, []);
+    let now = world.now();
+    let explanation = world.device(Side::A).agent.explain(now, PEER).unwrap();
+    assert!(explanation.pairs.is_empty());
 }
 
 #[test]
@@ -467,6 +503,7 @@ fn a_check_sealed_with_sha_256_is_answered_with_sha_256() {
     };
     let sha1 = AttributeType::MESSAGE_INTEGRITY;
     assert!(answer.has_integrity_sha256() && !answer.has(sha1));
+    assert!(!answer.has(AttributeType::USERNAME));
     let key = Key::short_term(&forged.password);
     assert_eq!(answer.check_integrity(&key), Ok(()));
 }

@@ -19,6 +19,8 @@ struct World {
     now: Instant,
     /// The servers that have sent something on to the peer.
     carried: Vec<SocketAddr>,
+    /// The streams that the device has given up.
+    given_up: Vec<u64>,
 }
 
 impl World {
@@ -39,6 +41,7 @@ impl World {
             streams: Vec::new(),
             now,
             carried: Vec::new(),
+            given_up: Vec::new(),
         };
         let (client, stream) = world.client(carrier, 0);
         world.relays.start(now, client, stream);
@@ -66,10 +69,10 @@ impl World {
             password: "secret".to_owned(),
             family: Family::V4,
             lifetime: Duration::ZERO,
+            patience: Patience::default(),
         };
         let seed = [node as u8; 32];
         (Client::new(config, seed, self.now), stream)
-            patience: Patience::default(),
     }
 
     fn go_to(&mut self, carrier: Carrier, node: usize) {
@@ -113,7 +116,10 @@ impl World {
             let mut frames = Vec::new();
             for (generation, server, written) in &mut self.streams {
                 while let Ok(frame) = written.try_recv() {
-                    frames.push((*generation, *server, frame));
+                    match frame.is_empty() {
+                        true => self.given_up.push(*generation),
+                        false => frames.push((*generation, *server, frame)),
+                    }
                 }
             }
             if out.is_empty() && frames.is_empty() {
@@ -267,6 +273,7 @@ fn a_stream_whose_server_says_nothing_any_more_is_given_up_within_ten_seconds() 
         world.pass(Duration::from_secs(1));
     }
     assert_eq!(world.relays.relayed(), None);
+    assert_eq!(world.given_up, [1]);
     let carrier = Carrier::Stream;
     let outcomes = world.relays.take_outcomes();
     assert!(

@@ -104,6 +104,14 @@ impl Turn {
         self.asked_at.is_some() && self.pulse_at().is_some_and(|at| now >= at)
     }
 
+    /// Gives its stream up, without a word to its server.
+    pub(super) fn give_up(&self) {
+        if let Some(stream) = &self.stream {
+            // One that is full does not take what waits, and is given up for that.
+            _ = stream.frames.try_send(Vec::new());
+        }
+    }
+
     /// When the server of a stream is asked, or has not answered in time.
     fn pulse_at(&self) -> Option<Instant> {
         self.stream.as_ref()?;
