@@ -164,6 +164,10 @@ impl UdpSocket {
             is_wildcard,
         };
         socket.join_received();
+        if address.is_ipv4() {
+            // What a peer sent may be too long for the way to its client; see RFC 8656 §14.
+            socket.set_fragment(Fragment::Allowed)?;
+        }
         Ok(socket)
     }
 

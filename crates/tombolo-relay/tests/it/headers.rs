@@ -48,6 +48,7 @@ fn assert_headers_are_our_own(relay: &Relay, family: Family, peer: IpAddr) {
     assert_eq!(class_and_hops(&from_peer), (MARK_CLASS, MARK_HOPS));
     let to_client = header(&mut wire, server, b"to the client");
     assert_eq!(class_and_hops(&to_client), PLAIN, "to the client");
+    assert!(!is_undivided(&to_client));
 
     device.send_undivided(address, b"undivided");
     let to_peer = header(&mut wire, relayed, b"undivided");
