@@ -2,6 +2,7 @@
 //!
 //! A [`Net`] outlives sessions: links between peers go on while the device changes its node.
 
+mod address;
 mod book;
 mod interfaces;
 mod nat;
@@ -29,14 +30,15 @@ use tombolo_path::{
     AddPeerError, Agent, Candidate, CandidateKind, Explanation, PeerConfig, PeerId,
 };
 
+pub(crate) use address::{canonical, is_virtual, virtual_of};
 pub(crate) use interfaces::has_route;
 pub use nat::measure_nat;
 pub(crate) use relay::Carrier;
 use relay::Outcome;
 pub(crate) use socket::{DeviceSocket, mapped};
+pub(crate) use state::RouteNow;
 use state::State;
 pub use state::{Dropped, Via};
-pub(crate) use state::{RouteNow, canonical, is_virtual, virtual_of};
 pub(crate) use upkeep::RelayKeeper;
 
 use crate::ice::IceConfig;

@@ -1,0 +1,291 @@
+//! What comes from relayed addresses: whose it is, though anybody may say to be there.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::Instant;
+
+use noq::ConnectionId;
+use tombolo_path::{PeerId, Policy};
+
+use super::{ENVELOPE, Received, State, Via};
+use crate::net::address::virtual_of;
+use crate::net::packet::{destination, is_long};
+
+/// Peers that may be behind one relayed address; all but one of them lie.
+const CLAIMANTS_MAX: usize = 8;
+/// Relayed packets held for peers whose introduction has not arrived yet.
+const HELD_MAX: usize = 32;
+/// Relayed addresses that peers have left and that are still listened to.
+const LEFT_MAX: usize = 256;
+
+impl State {
+    pub(super) fn handle_relayed(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        data: &[u8],
+        range: Range<usize>,
+    ) -> Received {
+        if let Some(id) = self.whose(from, &data[range.clone()]) {
+            self.book.prove_relayed(id, from);
+        }
+        let Some(first) = self.book.relayed_peer(from, 0) else {
+            self.hold(now, from, &data[range]);
+            return Received::Nothing;
+        };
+        self.take_relayed(first, from, data, range)
+    }
+
+    /// While nobody is proven to be at an address, its packets are taken for those of all who claim it: QUIC knows whose
+    /// each one is. Behind the first one's: of two that it takes for the same, the first says where the peer is.
+    pub(super) fn copy_to_others(&mut self, from: SocketAddr, data: &[u8], range: Range<usize>) {
+        for place in 1..CLAIMANTS_MAX {
+            let Some(other) = self.book.relayed_peer(from, place) else {
+                break;
+            };
+            let received = self.take_relayed(other, from, data, range.clone());
+            self.push_received(received, data);
+        }
+    }
+
+    /// Which claimant of an address a packet shows to be there: by a connection id that only the two ends know. A
+    /// claim alone must not do: QUIC's server goes on to where a packet seems to come from, and a liar would
+    /// let nothing pass on.
+    fn whose(&self, from: SocketAddr, packet: &[u8]) -> Option<PeerId> {
+        let (claimants, is_proven) = self.book.claimants(from);
+        let id = destination(packet)?;
+        let is_known = |claimant: &&PeerId| {
+            let Some(peer) = self.peers.get(claimant) else {
+                return false;
+            };
+            let known = match is_long(packet) {
+                true => &peer.first_id,
+                false => &peer.last_id,
+            };
+            known.as_deref() == Some(id)
+        };
+        // A handshake may be of another link with the same device.
+        let is_open = !is_proven || is_long(packet);
+        claimants.iter().filter(|_| is_open).find(is_known).copied()
+    }
+
+    /// Takes a packet as the one of this peer.
+    fn take_relayed(
+        &mut self,
+        id: PeerId,
+        at: SocketAddr,
+        data: &[u8],
+        range: Range<usize>,
+    ) -> Received {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return Received::Nothing;
+        };
+        if peer.policy == Policy::Direct {
+            return Received::Nothing;
+        }
+        // What another may have sent does not tell how this one's data comes.
+        if self.book.is_sure(id, at) {
+            peer.last_via = Via::Relay;
+        }
+        let packet = &data[range.clone()];
+        if packet.first() != Some(&ENVELOPE) {
+            if !is_long(packet) && self.book.claimants(at).1 {
+                peer.last_id = destination(packet).map(ConnectionId::new);
+            }
+            return Received::Quic {
+                from: virtual_of(id),
+                start: range.start,
+                end: range.end,
+            };
+        }
+        let Some(path) = peer.last_path else {
+            self.dropped.unknown_envelope += 1;
+            return Received::Nothing;
+        };
+        Received::Quic {
+            from: path,
+            start: range.start + 1,
+            end: range.end,
+        }
+    }
+
+    /// Notes that a peer says to be at a relayed address, or to have gone on to it.
+    pub(super) fn note_relayed(&mut self, now: Instant, id: PeerId, address: SocketAddr) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        if peer.policy == Policy::Direct || peer.relayed == Some(address) {
+            return;
+        }
+        let before = peer.relayed.replace(address);
+        if let Some(old) = before {
+            // What is on its way from there still counts, for a while.
+            self.left.push_back((now, id, old));
+            if self.left.len() > LEFT_MAX
+                && let Some((_, id, address)) = self.left.pop_front()
+            {
+                self.release_left(now, id, address);
+            }
+        }
+        self.book.claim_relayed(id, address);
+        self.relays.connect(now, address, before);
+        let held = std::mem::take(&mut self.held).into_iter();
+        let (waiting, others): (Vec<_>, _) = held.partition(|(_, from, _)| *from == address);
+        self.held = others.into();
+        for (_, _, packet) in waiting {
+            self.push_inbox(virtual_of(id), packet);
+        }
+    }
+
+    /// Gives a relayed address up that a peer has left, unless it has come back to it.
+    pub(super) fn release_left(&mut self, now: Instant, id: PeerId, address: SocketAddr) {
+        let peer = self.peers.get(&id);
+        if peer.is_none_or(|peer| peer.relayed != Some(address)) {
+            self.release_relayed(now, id, address);
+        }
+    }
+
+    pub(super) fn release_relayed(&mut self, now: Instant, id: PeerId, address: SocketAddr) {
+        if self.book.release_relayed(id, address) {
+            self.relays.release(now, address);
+        }
+    }
+
+    fn hold(&mut self, now: Instant, from: SocketAddr, payload: &[u8]) {
+        if self.held.len() >= HELD_MAX {
+            self.dropped.overflow += 1;
+            return;
+        }
+        self.held.push_back((now, from, payload.to_vec()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tombolo_path::{Agent, Candidate, CandidateKind, Config, Credentials, PeerConfig, Route};
+
+    use super::*;
+
+    const RELAYED: &str = "192.0.2.1:5";
+
+    fn state() -> State {
+        State::new(Agent::new(Config::default(), [1; 32], Instant::now()))
+    }
+
+    fn claimant(state: &mut State, seed: u8, first_id: Option<&[u8]>) -> PeerId {
+        let [own, theirs] = [seed, seed + 1].map(|seed| Credentials::from_seed([seed; 32]));
+        let mut config = PeerConfig::new(own, theirs, first_id.is_none());
+        config.candidates = vec![relayed(RELAYED)];
+        let first_id = first_id.map(ConnectionId::new);
+        state.add_peer(Instant::now(), config, first_id).unwrap().0
+    }
+
+    fn relayed(at: &str) -> Candidate {
+        Candidate::new(CandidateKind::Relayed, at.parse().unwrap())
+    }
+
+    fn first_for(id: &[u8]) -> Vec<u8> {
+        [
+            &[0xc0, 0, 0, 0, 1, id.len() as u8],
+            id,
+            &[8],
+            &[9; 8],
+            b"...",
+        ]
+        .concat()
+    }
+
+    /// As whose a packet from a relayed address is handed to QUIC, in order.
+    fn taken_as(state: &mut State, at: &str, packet: &[u8]) -> Vec<SocketAddr> {
+        let (at, range) = (at.parse().unwrap(), 0..packet.len());
+        let received = state.handle_relayed(Instant::now(), at, packet, range.clone());
+        state.push_received(received, packet);
+        state.copy_to_others(at, packet, range);
+        let taken = std::mem::take(&mut state.inbox);
+        taken.into_iter().map(|(from, _)| from).collect()
+    }
+
+    #[test]
+    fn a_relayed_address_is_whose_handshake_comes_from_there_and_nobody_elses() {
+        let mut state = state();
+        let mallory = claimant(&mut state, 1, Some(&[1; 16]));
+        let alice = claimant(&mut state, 3, Some(&[2; 16]));
+        let [of_mallory, of_alice] = [mallory, alice].map(virtual_of);
+        for unknown in [first_for(&[3; 16]), b"\x40 a packet".to_vec()] {
+            let taken = taken_as(&mut state, RELAYED, &unknown);
+            assert_eq!(taken, [of_mallory, of_alice]);
+        }
+        let packet = b"\x40 a packet";
+        for known in [
+            &first_for(&[2; 16])[..],
+            packet,
+            &[0xc0, 0, 0, 0, 1, 200, 1],
+        ] {
+            assert_eq!(taken_as(&mut state, RELAYED, known), [of_alice]);
+        }
+        // Wherever she goes on, whoever says to be there.
+        let other = "192.0.2.2:5";
+        for id in [mallory, alice] {
+            state.add_candidate(Instant::now(), id, relayed(other));
+        }
+        assert_eq!(taken_as(&mut state, other, packet), [of_alice]);
+    }
+
+    #[test]
+    fn the_answer_to_a_handshake_shows_whose_the_relayed_address_is() {
+        let mut state = state();
+        let mallory = claimant(&mut state, 1, None);
+        let alice = claimant(&mut state, 3, None);
+        state.send_virtual(Instant::now(), alice, &first_for(&[2; 16]));
+        let answer = first_for(&[9; 8]);
+        assert_eq!(taken_as(&mut state, RELAYED, &answer), [virtual_of(alice)]);
+        state.remove_peer(Instant::now(), alice);
+        assert_eq!(
+            taken_as(&mut state, RELAYED, &answer),
+            [virtual_of(mallory)]
+        );
+    }
+
+    #[test]
+    fn what_is_for_one_of_several_claimants_does_not_take_a_liars_direct_way() {
+        let mut state = state();
+        let mallory = claimant(&mut state, 1, Some(&[1; 16]));
+        let direct = "192.0.2.9:9".parse().unwrap();
+        state.peers.get_mut(&mallory).unwrap().route = Route::Direct(direct);
+        state.send_virtual(Instant::now(), mallory, b"\x40 a packet");
+        assert_eq!(state.out.pop().unwrap().0, direct);
+        let alice = claimant(&mut state, 3, Some(&[2; 16]));
+        state.send_virtual(Instant::now(), mallory, b"\x40 a packet");
+        assert!(state.out.is_empty());
+        taken_as(&mut state, RELAYED, &first_for(&[2; 16]));
+        state.peers.get_mut(&alice).unwrap().route = Route::Direct(direct);
+        state.send_virtual(Instant::now(), alice, b"\x40 a packet");
+        assert_eq!(state.out.pop().unwrap().0, direct);
+    }
+
+    #[test]
+    fn a_packet_that_may_be_of_several_tells_of_none_that_its_data_comes_by_the_relay() {
+        let mut state = state();
+        let ids = [1, 3].map(|seed| claimant(&mut state, seed, Some(&[seed; 16])));
+        for id in ids {
+            state.peers.get_mut(&id).unwrap().last_via = Via::Direct;
+        }
+        taken_as(&mut state, RELAYED, b"\x40 a packet");
+        assert_eq!(ids.map(|id| state.last_via(id)), [Via::Direct; 2]);
+        taken_as(&mut state, RELAYED, &first_for(&[3; 16]));
+        let vias = ids.map(|id| state.last_via(id));
+        assert_eq!(vias, [Via::Direct, Via::Relay]);
+    }
+
+    #[test]
+    fn who_goes_to_and_fro_between_two_addresses_claims_each_once() {
+        let mut state = state();
+        let mallory = claimant(&mut state, 1, Some(&[1; 16]));
+        for at in ["192.0.2.2:5", RELAYED].repeat(16) {
+            state.add_candidate(Instant::now(), mallory, relayed(at));
+        }
+        let alice = claimant(&mut state, 3, Some(&[2; 16]));
+        let taken = taken_as(&mut state, RELAYED, b"\x40 a packet");
+        assert_eq!(taken, [mallory, alice].map(virtual_of));
+    }
+}
