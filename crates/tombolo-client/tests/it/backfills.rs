@@ -16,12 +16,7 @@ use crate::tickets::{begins, tell, waiting};
 async fn what_becomes_of_a_running_match_between_two_looks_is_told_by_the_next() {
     let script = Script::new().await;
     let (device, mut line) = script.device().await;
-    let found = found(&device, &mut line).await;
-    let (backfill, ()) = tokio::join!(
-        soon(found.backfill(Vec::new(), LEASE)),
-        answer(&mut line, 1)
-    );
-    let backfill = backfill.unwrap();
+    let (_found, backfill) = backfilled(&device, &mut line).await;
     for generation in [2, 3] {
         become_what(&mut line, generation, "").await;
     }
@@ -41,12 +36,7 @@ async fn what_becomes_of_a_running_match_between_two_looks_is_told_by_the_next()
 async fn who_says_the_teams_anew_goes_by_what_it_was_told() {
     let script = Script::new().await;
     let (device, mut line) = script.device().await;
-    let found = found(&device, &mut line).await;
-    let (backfill, ()) = tokio::join!(
-        soon(found.backfill(Vec::new(), LEASE)),
-        answer(&mut line, 1)
-    );
-    let backfill = backfill.unwrap();
+    let (_found, backfill) = backfilled(&device, &mut line).await;
     // It does not look until it was refused twice.
     for is_looked_at in [false, false, true] {
         let after = if is_looked_at {
@@ -81,6 +71,14 @@ async fn an_answer_that_is_older_than_what_was_told_changes_nothing() {
     let backfill = backfill.unwrap();
     assert_eq!(backfill.status().generation, 2);
     assert_eq!(next(&backfill).await, Some((2, None)));
+}
+
+/// A match that asks for more users for the first time.
+async fn backfilled(device: &Device, line: &mut Line) -> (Match, Backfill) {
+    let found = found(device, line).await;
+    let asking = soon(found.backfill(Vec::new(), LEASE));
+    let (backfill, ()) = tokio::join!(asking, answer(line, 1));
+    (found, backfill.unwrap())
 }
 
 async fn found(device: &Device, line: &mut Line) -> Match {

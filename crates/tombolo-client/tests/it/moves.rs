@@ -108,6 +108,16 @@ async fn relayed_link(alice: &Device, bob: &Device) -> ([Room; 2], [Peer; 2]) {
     ([alice_room, bob_room], [to_bob, to_alice])
 }
 
+/// Both ends of a link say something, and hear the other's.
+async fn exchange([to_bob, to_alice]: [&Peer; 2], lane: Lane, payload: &[u8]) {
+    for peer in [to_bob, to_alice] {
+        peer.send(lane, payload.to_vec()).unwrap();
+    }
+    for peer in [to_alice, to_bob] {
+        assert_eq!(recv(peer).await.payload, payload);
+    }
+}
+
 /// Waits until the device is on a node of that name.
 pub(crate) async fn arrives(device: &Device, node: &str) {
     let mut sessions = device.watch_session();
@@ -192,13 +202,8 @@ async fn a_device_that_is_asked_to_go_takes_its_relay_with_it_and_its_links_lose
     let before = alice.relayed_address();
     let mut after = 0;
     for number in 0_u32.. {
-        for peer in [&to_bob, &to_alice] {
-            peer.send(Lane::Reliable, number.to_be_bytes().to_vec())
-                .unwrap();
-        }
-        for peer in [&to_alice, &to_bob] {
-            assert_eq!(recv(peer).await.payload, number.to_be_bytes().as_slice());
-        }
+        let payload = number.to_be_bytes();
+        exchange([&to_bob, &to_alice], Lane::Reliable, &payload).await;
         if number == 20 {
             assert_eq!(first.services().rebalance(1), 1);
             arrives(&alice, "node-1").await;
@@ -210,10 +215,7 @@ async fn a_device_that_is_asked_to_go_takes_its_relay_with_it_and_its_links_lose
     }
     // The old node's relay, too, goes; the link stays.
     first.shutdown().await;
-    for peer in [(&to_bob, &to_alice), (&to_alice, &to_bob)] {
-        peer.0.send(Lane::Reliable, "still here").unwrap();
-        assert_eq!(recv(peer.1).await.payload, "still here");
-    }
+    exchange([&to_bob, &to_alice], Lane::Reliable, b"still here").await;
     second.shutdown().await;
 }
 
@@ -253,13 +255,8 @@ async fn two_devices_that_go_at_once_lose_not_even_what_is_unreliable_on_their_r
     let mut after = 0;
     // Each number is awaited: one that is lost ends the test.
     for number in 0_u32.. {
-        for peer in [&to_bob, &to_alice] {
-            let number = number.to_be_bytes().to_vec();
-            peer.send(Lane::Unreliable, number).unwrap();
-        }
-        for peer in [&to_alice, &to_bob] {
-            assert_eq!(recv(peer).await.payload, number.to_be_bytes().as_slice());
-        }
+        let payload = number.to_be_bytes();
+        exchange([&to_bob, &to_alice], Lane::Unreliable, &payload).await;
         if number == 20 {
             assert_eq!(first.services().rebalance(2), 2);
         }
@@ -270,10 +267,7 @@ async fn two_devices_that_go_at_once_lose_not_even_what_is_unreliable_on_their_r
         }
     }
     first.shutdown().await;
-    for peer in [(&to_bob, &to_alice), (&to_alice, &to_bob)] {
-        peer.0.send(Lane::Reliable, "still here").unwrap();
-        assert_eq!(recv(peer.1).await.payload, "still here");
-    }
+    exchange([&to_bob, &to_alice], Lane::Reliable, b"still here").await;
     second.shutdown().await;
 }
 
@@ -336,10 +330,7 @@ async fn a_link_outlives_its_room_and_tells_of_another_relay_once_that_can_be_to
     })
     .await;
     first.shutdown().await;
-    for peer in [(&to_bob, &to_alice), (&to_alice, &to_bob)] {
-        peer.0.send(Lane::Reliable, "still here").unwrap();
-        assert_eq!(recv(peer.1).await.payload, "still here");
-    }
+    exchange([&to_bob, &to_alice], Lane::Reliable, b"still here").await;
     second.shutdown().await;
 }
 
@@ -371,9 +362,6 @@ async fn a_relay_is_told_by_another_room_in_which_both_are_when_they_have_left_t
     })
     .await;
     first.shutdown().await;
-    for peer in [(&to_bob, &to_alice), (&to_alice, &to_bob)] {
-        peer.0.send(Lane::Reliable, "still here").unwrap();
-        assert_eq!(recv(peer.1).await.payload, "still here");
-    }
+    exchange([&to_bob, &to_alice], Lane::Reliable, b"still here").await;
     second.shutdown().await;
 }
