@@ -27,7 +27,7 @@ use ticket::TicketState;
 
 pub use backfill::{Backfill, BackfillStatus};
 pub use found::{Match, MatchTeam};
-pub(crate) use reach::{follow_reach, said_reach, say_in_room};
+pub(crate) use reach::{follow_reach, reachability, said_reach, say_in_room};
 pub use ticket::{Obstacle, Proposal, Settling, Ticket, TicketEvent, TicketStatus, WhyNot};
 
 /// Access to the matchmaker; see [`Device::matchmaker`].

@@ -23,7 +23,7 @@ use tombolo_wire::{RELIABLE_BYTES_MAX, RoomId, UNRELIABLE_BYTES_MAX, UserId};
 use crate::device::Device;
 use crate::error::Error;
 use crate::link::{Lane, Peer, SendError};
-use crate::matchmaker::said_reach;
+use crate::matchmaker::{reachability, said_reach};
 use crate::retry::{persistently, to_the_end};
 use crate::session;
 
@@ -54,9 +54,10 @@ pub struct RoomOptions {
     pub with_code: bool,
     /// This member's first properties, unless it has some.
     pub member_properties: Vec<Change>,
-    /// How well this device is reached by others, in any unit that the application likes: the best
-    /// becomes the owner.
-    pub reachability: u32,
+    /// How well this device is reached by others: of the members that are there the best becomes the owner. `None`:
+    /// as the SDK measures it, from 0 (not known) to 4 (by everybody; see `docs/rooms.md`), and told again when that
+    /// is another. An application that gives numbers of its own does so on all devices.
+    pub reachability: Option<u32>,
     /// Which paths links to members may take, those that members start included.
     pub policy: Policy,
 }
@@ -233,13 +234,11 @@ impl Rooms<'_> {
         let id = RoomId::parse(room).map_err(Error::local)?;
         let device = &self.0.0;
         let state = Arc::new(RoomState::new(options));
-        if is_of_party(&id) {
-            state.set_reach(self.0.reach());
-        }
         // The room must be known before its first event can come.
         if !device.add_room(&id, &state) {
             return Err(Error::local(format!("this device is in room {id} already")));
         }
+        state.set_reach(self.0.reach());
         let room = Room {
             id,
             device: self.0.clone(),
@@ -490,7 +489,9 @@ fn request(id: Option<&RoomId>, mode: JoinMode, state: &RoomState) -> v1::Join {
         v1::RoomSettings::from(&settings)
     });
     let mut member_properties = options.member_properties.clone();
-    member_properties.extend(said_reach(state.reach(), &options.member_properties));
+    if id.is_some_and(is_of_party) {
+        member_properties.extend(said_reach(state.reach(), &options.member_properties));
+    }
     let usual = || {
         // A password alone makes settings, too.
         password.map(|_| {
@@ -512,7 +513,9 @@ fn request(id: Option<&RoomId>, mode: JoinMode, state: &RoomState) -> v1::Join {
         reserve: options.reserve.as_ref().map(v1::Reserve::from),
         password: Password::to_wire(password),
         member_properties: Change::to_wire(&member_properties),
-        reachability: options.reachability,
+        reachability: options
+            .reachability
+            .unwrap_or_else(|| reachability(state.reach())),
         returns_to: after
             .as_ref()
             .map_or_else(Bytes::new, |it| it.opening.clone()),

@@ -1,5 +1,5 @@
-//! How this device is reached: said with its tickets and in its rooms for parties, and again when its NAT or network is
-//! another by then.
+//! How this device is reached: said with its tickets and in its rooms, and again when its NAT or network is another by
+//! then.
 
 use std::sync::{Arc, Weak};
 
@@ -10,7 +10,7 @@ use tombolo_path::probe::NatReport;
 use tombolo_path::{Filtering, Mapping};
 use tombolo_room::{Act, Change, PropertyKey, Target};
 use tombolo_wire::RoomId;
-use tombolo_wire::v1::{self, request};
+use tombolo_wire::v1::{self, ErrorCode, request};
 
 use super::Seeking;
 use crate::device::{Device, Shared};
@@ -42,12 +42,13 @@ pub(crate) async fn follow_reach(
             return;
         };
         said = now;
-        let parties = device.rooms_where(is_of_party);
-        let is_said = |(_, room): &(RoomId, Arc<RoomState>)| room.says_reach_itself();
+        let rooms = device.rooms_where(|_| true);
+        let is_said =
+            |(id, room): &(RoomId, Arc<RoomState>)| is_of_party(id) && room.says_reach_itself();
         device
             .matchmaker
-            .say_reach(&device.session, now, parties.iter().any(is_said));
-        for (id, room) in parties {
+            .say_reach(&device.session, now, rooms.iter().any(is_said));
+        for (id, room) in rooms {
             tokio::spawn(say_in_room(Arc::downgrade(&device), id, room, now));
         }
     }
@@ -66,7 +67,7 @@ impl Seeking {
     }
 }
 
-/// Says in a room for parties how this device is reached, unless the application does so itself or nobody knows.
+/// Says in a room how this device is reached, unless the application does so itself or nobody knows.
 pub(crate) async fn say_in_room(
     device: Weak<Shared>,
     id: RoomId,
@@ -74,23 +75,32 @@ pub(crate) async fn say_in_room(
     reach: Reach,
 ) {
     room.set_reach(reach);
+    if room.options.reachability.is_none() && reach != Reach::Unknown {
+        say(&device, &id, &room, reach, &Act::Reach(reachability(reach))).await;
+    }
     let own = device.upgrade().and_then(|device| device.user());
-    let (Some(own), Some(said)) = (own, said_reach(reach, &room.options.member_properties)) else {
-        return;
-    };
+    let said = said_reach(reach, &room.options.member_properties).filter(|_| is_of_party(&id));
+    if let (Some(own), Some(said)) = (own, said) {
+        let (target, changes) = (Target::Member(own), vec![said]);
+        let act = Act::ChangeProperties { target, changes };
+        say(&device, &id, &room, reach, &act).await;
+    }
+}
+
+/// Says one of that, unless something else is to be said by then.
+async fn say(device: &Weak<Shared>, id: &RoomId, room: &Arc<RoomState>, reach: Reach, act: &Act) {
     let mut name = [0; 16];
     if getrandom::fill(&mut name).is_err() {
         return;
     }
-    let (target, changes) = (Target::Member(own), vec![said]);
     let wanted = v1::RoomRequest {
         room: id.to_string(),
-        act: Some((&Act::ChangeProperties { target, changes }).into()),
+        act: Some(act.into()),
         operation: Bytes::copy_from_slice(&name),
         ..v1::RoomRequest::default()
     };
     let attempt = async || {
-        let device = device.upgrade().filter(|device| device.is_room(&id, &room));
+        let device = device.upgrade().filter(|device| device.is_room(id, room));
         // Another is under way by now, or the room is left.
         let Some(device) = device.filter(|_| room.reach() == reach) else {
             return Ok(());
@@ -102,7 +112,10 @@ pub(crate) async fn say_in_room(
             .await
             .map(drop)
     };
-    let said: Result<(), Error> = until_known(Error::is_temporary, attempt).await;
+    // The room may just be joined, for the first time or again.
+    let is_passing =
+        |error: &Error| error.is_temporary() || error.code() == Some(ErrorCode::NotAMember);
+    let said: Result<(), Error> = until_known(is_passing, attempt).await;
     if let Err(error) = said {
         tracing::debug!(%error, room = %id, "how the device is reached was not said");
     }
@@ -114,6 +127,17 @@ pub(crate) fn said_reach(reach: Reach, properties: &[Change]) -> Option<Change> 
     let is_said = properties.iter().any(|change| change.key == key);
     let is_known = reach != Reach::Unknown;
     (is_known && !is_said).then(|| Change::set(key, reach.as_str().into()))
+}
+
+/// The same as a number, the better the greater.
+pub(crate) fn reachability(reach: Reach) -> u32 {
+    match reach {
+        Reach::Open => 4,
+        Reach::Restricted => 3,
+        Reach::PortRestricted => 2,
+        Reach::Symmetric => 1,
+        Reach::Relayed | Reach::Unknown => 0,
+    }
 }
 
 /// How a device is reached, by what was measured; what was not is taken for what is most frequent.
@@ -212,6 +236,73 @@ mod tests {
             };
             while said() != Some(Reach::Open.as_str().into()) {
                 tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn the_member_that_is_reached_best_owns_the_room_next() {
+        let node = node().await;
+        let mut rooms = Vec::new();
+        let members = [
+            ("alice", Mapping::NoNat, None),
+            ("bob", Mapping::AddressDependent, None),
+            ("carol", Mapping::NoNat, None),
+            ("dave", Mapping::AddressDependent, Some(9)),
+        ];
+        for (user, mapping, reachability) in members {
+            let device = device(&node, user).await;
+            device.0.net().pretend_nat(behind(mapping));
+            let options = RoomOptions {
+                reachability,
+                ..RoomOptions::default()
+            };
+            let room = device.rooms().join_or_create("room", options).await;
+            rooms.push((device, room.unwrap()));
+        }
+        let (_bob, watching) = rooms.remove(1);
+        // By what the application says, then by what is measured.
+        for next in ["dave", "carol"] {
+            let own = watching.read(|room| room.owner.clone());
+            let mut owners = rooms.iter().map(|(device, _)| Some(device.session().user));
+            let at = owners.position(|user| user == own).expect("an owner");
+            let (_device, owner) = rooms.remove(at);
+            owner.leave().await.unwrap();
+            owned_by(&watching, next).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_room_goes_by_how_its_members_are_reached_by_then() {
+        let node = node().await;
+        let (alice, bob) = (device(&node, "alice").await, device(&node, "bob").await);
+        for device in [&alice, &bob] {
+            let nat = behind(Mapping::AddressDependent);
+            device.0.net().pretend_nat(nat);
+        }
+        let room = alice.rooms().create("room", RoomOptions::default()).await;
+        let room = room.unwrap();
+        let other = bob.rooms().join("room", RoomOptions::default()).await;
+        let other = other.unwrap();
+        bob.0.net().pretend_nat(behind(Mapping::NoNat));
+        // Whoever was first is elected again until it is known that the other is reached better.
+        let bobs = other.device().session().user;
+        soon(async {
+            while room.perform(Act::SetOwner(None)).await.is_ok() {}
+            owned_by(&room, bobs.as_str()).await;
+        })
+        .await;
+    }
+
+    async fn owned_by(room: &crate::Room, user: &str) {
+        soon(async {
+            while room.read(|room| {
+                room.owner
+                    .as_ref()
+                    .is_none_or(|owner| owner.as_str() != user)
+            }) {
+                room.next_event().await.expect("the room goes on");
             }
         })
         .await;

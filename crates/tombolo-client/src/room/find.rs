@@ -198,6 +198,7 @@ impl Rooms<'_> {
     ) -> Result<Room, Error> {
         let device = &self.0.0;
         let state = Arc::new(RoomState::new(options));
+        state.set_reach(self.0.reach());
         let mut awaited = Awaited::new(device, &state);
         let join = v1::Join {
             found: wanted.found,

@@ -21,7 +21,7 @@ pub(crate) struct RoomState {
     /// Told whenever somebody has come, gone, or come back with other keys; true once the room is over.
     members_news: watch::Sender<bool>,
     pub(super) events: Queue,
-    /// How the device is reached, as is said in rooms for parties.
+    /// How the device is reached, as is said in the room.
     reach: Mutex<Reach>,
 }
 
@@ -54,7 +54,7 @@ impl RoomState {
         *self.reach.lock().unwrap_or_else(PoisonError::into_inner) = reach;
     }
 
-    /// Whether the application says how the device is reached.
+    /// Whether the application says for the matchmaker how the device is reached.
     pub(crate) fn says_reach_itself(&self) -> bool {
         // Something that is known would not be said.
         said_reach(Reach::Open, &self.options.member_properties).is_none()
