@@ -119,6 +119,7 @@ impl Device {
         url: ServerUrl,
         credential: Credential,
         patience: Patience,
+        nearer_within: Option<Duration>,
     ) -> Result<Self, Error> {
         let keys = Arc::new(Keys::generate().map_err(Error::local)?);
         let accepted = Accepted::default();
@@ -134,6 +135,7 @@ impl Device {
             keys: (&keys.public()).into(),
             agent: format!("tombolo-client/{}", env!("CARGO_PKG_VERSION")),
             patience,
+            nearer_within,
         };
         let (session, events) = session::open(endpoint.clone(), config).await?;
         let shop = Shop {

@@ -92,8 +92,12 @@ struct Others {
     urls: Vec<String>,
     /// How many of these are as good as the first.
     best: usize,
-    /// Those of them that newcomers had better go to.
+    /// The best of each other region.
+    far_urls: Vec<String>,
+    /// Those that newcomers had better go to.
     idler_urls: Vec<String>,
+    /// Whether this node has so much to do that who may as well stay away is not to come.
+    is_busy: bool,
     relay_ips_by_node: BTreeMap<NodeId, Vec<IpAddr>>,
     life_by_node: BTreeMap<NodeId, u64>,
     /// The lives that are over of nodes that are fenced or gone, as their records have it.
@@ -259,10 +263,20 @@ impl Cluster {
     pub(crate) fn urls(&self) -> Vec<String> {
         let others = lock(&self.others);
         let (mut urls, best) = (others.urls.clone(), others.best);
+        let far = others.far_urls.clone();
         drop(others);
         self.take_turns(&mut urls[..best]);
         urls.truncate(URLS_MAX);
+        // For a device it may be the nearest that is far from here.
+        let far: Vec<_> = far.into_iter().filter(|url| !urls.contains(url)).collect();
+        urls.extend(far.into_iter().take(FAR_URLS_MAX));
         urls
+    }
+
+    /// Whether newcomers had better go elsewhere, or this node is busy.
+    pub(crate) fn has_much_to_do(&self) -> bool {
+        let others = lock(&self.others);
+        others.is_busy || !others.idler_urls.is_empty()
     }
 
     /// Where a newcomer had better connect, as those nodes have much less to do than this one; another
@@ -341,7 +355,10 @@ impl Cluster {
         others: impl Iterator<Item = (&'a Record, Load)>,
         lost: impl Iterator<Item = (&'a NodeId, u64)> + Clone,
     ) {
-        let mut shown = Others::default();
+        let mut shown = Others {
+            is_busy: here.load.is_full() || here.load.is_busy(),
+            ..Others::default()
+        };
         let mut ranked = Vec::new();
         for (record, load) in others {
             shown
@@ -351,7 +368,8 @@ impl Cluster {
             shown.life_by_node.insert(name, record.epoch);
             if record.state == State::Alive && !record.url.is_empty() && !load.is_full() {
                 let is_far = record.region != here.region;
-                ranked.push(((is_far, load.tenths()), &record.name, record.url.clone()));
+                let rank = (is_far, load.tenths());
+                ranked.push((rank, &record.name, record.url.clone(), &record.region));
                 if !is_far && here.load.is_well_above(load, spread_min) {
                     shown.idler_urls.push(record.url.clone());
                 }
@@ -360,7 +378,10 @@ impl Cluster {
         ranked.sort();
         let best = ranked.first().map(|(rank, ..)| *rank);
         shown.best = ranked.partition_point(|(rank, ..)| Some(*rank) == best);
-        shown.urls = ranked.into_iter().map(|(.., url)| url).collect();
+        let mut regions = BTreeSet::from([&here.region]);
+        let far = ranked.iter().filter(|(.., region)| regions.insert(region));
+        shown.far_urls = far.map(|(.., url, _)| url.clone()).collect();
+        shown.urls = ranked.into_iter().map(|(.., url, _)| url).collect();
         let hosts = shown.urls.iter().cloned().collect();
         let mut others = lock(&self.others);
         let known = std::mem::take(&mut others.epoch_by_lost_node);
@@ -530,6 +551,10 @@ impl Load {
         self.sessions_max > 0 && self.sessions >= self.sessions_max
     }
 
+    fn is_busy(self) -> bool {
+        u64::from(self.cpu_permille) >= BUSY_CPU_PERMILLE
+    }
+
     /// How busy the node is, in tenths: coarse, so that a little noise does not turn the order of
     /// nodes around.
     fn tenths(self) -> u32 {
@@ -542,7 +567,7 @@ impl Load {
     /// price of one more connection. Of two nodes this never holds both ways.
     fn is_well_above(self, other: Self, spread_min: usize) -> bool {
         let (here, there) = (u64::from(self.cpu_permille), u64::from(other.cpu_permille));
-        if here.max(there) >= BUSY_CPU_PERMILLE {
+        if self.is_busy() || other.is_busy() {
             return is_less(there, here);
         }
         let share = |of: Self, than: Self| u64::from(of.sessions) * u64::from(than.sessions_max);
@@ -595,6 +620,9 @@ const RELAY_IPS_MAX: usize = 16;
 
 /// How many nodes a device is told of.
 const URLS_MAX: usize = 3;
+
+/// Of how many other regions a device is told the best node, beside these.
+const FAR_URLS_MAX: usize = 4;
 
 /// From here on what counts is how much of its cores a node takes, not how many sessions it has.
 const BUSY_CPU_PERMILLE: u64 = 800;

@@ -90,6 +90,8 @@ pub(crate) struct Caller {
     pub(crate) life: u64,
     /// Another node has sent it here.
     pub(crate) is_sent_here: bool,
+    /// It could as well stay where it is.
+    pub(crate) comes_nearer: bool,
 }
 
 impl Services {
@@ -280,6 +282,7 @@ impl Services {
             agent,
             life,
             sent_here,
+            comes_nearer,
         } = hello;
         if version != VERSION {
             let message = format!("this node speaks version {VERSION}, not {version}");
@@ -301,6 +304,10 @@ impl Services {
         if self.node.cluster.is_out() {
             return Err(self.node.elsewhere("this node is not part of its cluster"));
         }
+        if comes_nearer && self.node.cluster.has_much_to_do() {
+            let message = "this node has enough to do";
+            return Err(Reject::new(ErrorCode::Elsewhere, message));
+        }
         let agent: String = agent.chars().take(AGENT_CHARS_MAX).collect();
         tracing::debug!(%user, agent, "hello");
         Ok(Caller {
@@ -312,6 +319,7 @@ impl Services {
             ack: frame.ack,
             life,
             is_sent_here: sent_here,
+            comes_nearer,
         })
     }
 
@@ -342,6 +350,11 @@ impl Services {
                 return self.resume(&mut sessions, session, presented, issued, welcome, &caller);
             }
             self.refuse_resume(ResumeRefusal::Replayed);
+        }
+        if caller.comes_nearer {
+            // It is to lose nothing by that.
+            let message = "the session cannot be had";
+            return Err(Reject::new(ErrorCode::Unavailable, message));
         }
         self.share(&caller)?;
         sessions.pace_hello(&caller.user, &self.node.config)?;

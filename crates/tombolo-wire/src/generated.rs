@@ -2106,6 +2106,10 @@ pub struct Hello {
     /// Another node has sent the device here to share the load: this one keeps it if it can.
     #[prost(bool, tag = "7")]
     pub sent_here: bool,
+    /// The device has a session on another node and nobody wants it to go; but this one is nearer. It is refused with
+    /// ELSEWHERE where a newcomer would be sent on, or the node is busy, and UNAVAILABLE when its session cannot be had.
+    #[prost(bool, tag = "8")]
+    pub comes_nearer: bool,
 }
 /// Who a device proves to be towards its peers; pinned by introductions.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

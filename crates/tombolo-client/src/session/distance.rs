@@ -34,9 +34,17 @@ pub(super) type Distance = (ServerUrl, Option<Duration>);
 
 /// Measures how far each is, some time soon.
 pub(super) async fn measure(urls: Vec<ServerUrl>) -> Vec<Distance> {
-    let random = getrandom::u32().unwrap_or_default();
-    let share = f64::from(random) / f64::from(u32::MAX);
-    tokio::time::sleep(WITHIN.mul_f64(share)).await;
+    tokio::time::sleep(WITHIN.mul_f64(random())).await;
+    measure_now(urls).await
+}
+
+/// From 0 to 1.
+pub(super) fn random() -> f64 {
+    f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX)
+}
+
+/// Measures how far each is.
+pub(super) async fn measure_now(urls: Vec<ServerUrl>) -> Vec<Distance> {
     let mut measuring: JoinSet<_> = urls
         .into_iter()
         .map(|url| async {

@@ -8,11 +8,13 @@
 //!
 //! A session goes on over any node. When its node asks it to go, the device opens a connection to
 //! another one first, and hears the old one until the new one has the session; the application does
-//! not notice. It does the same when its node is silent for suspiciously long; see [`pulse`].
+//! not notice. It does the same when its node is silent for suspiciously long; see [`pulse`]; and once when another
+//! node turns out to be clearly nearer; see [`nearer`].
 
 mod connection;
 mod distance;
 mod handle;
+mod nearer;
 mod nodes;
 mod pulse;
 mod reconnect;
@@ -38,8 +40,9 @@ use tombolo_wire::{ServerUrl, UserId};
 
 pub use connection::Transport;
 pub(crate) use connection::{Connection, Patience};
-use distance::Distance;
+use distance::{Distance, random};
 pub(crate) use handle::{Answer, Command, Handle, Reply};
+use nearer::Nearer;
 use nodes::Nodes;
 use pulse::{Finding, Pulse};
 use reconnect::{Backoff, Move, is_passing};
@@ -110,6 +113,8 @@ pub(crate) struct Config {
     pub(crate) keys: DeviceKeys,
     pub(crate) agent: String,
     pub(crate) patience: Patience,
+    /// About how long it takes to go to a node that is nearer; `None` for never.
+    pub(crate) nearer_within: Option<Duration>,
 }
 
 /// Opens a session; the first connection must succeed.
@@ -123,6 +128,8 @@ pub(crate) async fn open(
         endpoint,
         nodes: Nodes::new(config.url.clone()),
         measuring: JoinSet::new(),
+        looking: JoinSet::new(),
+        nearer: Nearer::new(config.nearer_within, Instant::now()),
         pulse: Pulse::new(config.patience, Instant::now()),
         config: Arc::new(config),
         state: State::default(),
@@ -169,6 +176,9 @@ struct Driver {
     nodes: Nodes,
     /// How far other nodes are.
     measuring: JoinSet<Vec<Distance>>,
+    /// Whether another one is nearer than this.
+    looking: JoinSet<Vec<Distance>>,
+    nearer: Nearer,
     pulse: Pulse,
     state: State,
     resume_token: Option<Bytes>,
@@ -277,6 +287,7 @@ impl Driver {
                 return end;
             }
             let look_at = over.is_none().then(|| self.pulse.poll_timeout());
+            let nearer_at = self.nearer.poll_timeout();
             // While the connection takes nothing more the application waits, and nothing else does.
             let is_full = connection.is_full();
             let is_held_up = may_send && (is_full || self.state.outbox.is_pending());
@@ -321,6 +332,10 @@ impl Driver {
                     self.nodes.measured(measured.unwrap_or_default());
                     self.measure_nodes();
                 }
+                Some(looked) = self.looking.join_next() => {
+                    self.on_looked(&looked.unwrap_or_default(), &mut moving);
+                }
+                () = sleep_until(nearer_at) => self.look_for_nearer(),
                 () = sleep_until(look_at) => self.look(connection, &mut moving),
                 () = sleep_until(ack_at) => {
                     let ack = self.state.inbox.take_ack();
@@ -349,8 +364,32 @@ impl Driver {
     /// Measures how far nodes are of which that is not known, some time soon.
     fn measure_nodes(&mut self) {
         let urls = self.nodes.unmeasured();
+        if !urls.is_empty() {
+            self.nearer.handle_news(Instant::now(), random());
+        }
         if self.measuring.is_empty() && !urls.is_empty() {
             self.measuring.spawn(distance::measure(urls));
+        }
+    }
+
+    /// Measures whether another node is nearer than this one.
+    fn look_for_nearer(&mut self) {
+        let urls = self.nodes.to_compare();
+        if self.nearer.handle_timeout(Instant::now()) && self.looking.is_empty() && !urls.is_empty()
+        {
+            self.looking.spawn(distance::measure_now(urls));
+        }
+    }
+
+    /// Goes to a node that is clearly nearer, unless the session is on its way already.
+    fn on_looked(&mut self, looked: &[Distance], moving: &mut Move) {
+        let here = self.nodes.current().clone();
+        let nearest = self
+            .nearer
+            .handle_looked(Instant::now(), random(), &here, looked);
+        if let Some(url) = nearest.filter(|_| !moving.is_under_way()) {
+            tracing::info!(node = %url, "another node is nearer: going there");
+            self.begin_approach(moving, url);
         }
     }
 
@@ -529,7 +568,7 @@ impl Driver {
                 Err(End::AskedToGo)
             }
             Some(server_frame::Body::OtherNodes(others)) => {
-                self.nodes.learn(&others.urls);
+                self.nodes.hear(&others.urls);
                 self.measure_nodes();
                 Ok(())
             }

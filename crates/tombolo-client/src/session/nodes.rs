@@ -44,6 +44,8 @@ pub(super) struct Nodes {
     had_session: bool,
     /// The others that nodes have told of, the best first.
     known: Vec<ServerUrl>,
+    /// Those of which the current node has told last: they take newcomers.
+    told: Vec<ServerUrl>,
     /// Those that refused us since we were on a node.
     refused: Vec<ServerUrl>,
     /// Of those whose distance was measured: how long a round trip takes, `None` when there was no answer.
@@ -59,6 +61,7 @@ impl Nodes {
             was_sent: false,
             had_session: false,
             known: Vec::new(),
+            told: Vec::new(),
             refused: Vec::new(),
             round_trips: Vec::new(),
         }
@@ -66,6 +69,24 @@ impl Nodes {
 
     pub(super) fn current(&self) -> &ServerUrl {
         &self.current
+    }
+
+    /// Takes note of the nodes that take newcomers, as the current one has them, the best first.
+    pub(super) fn hear(&mut self, urls: &[String]) {
+        let told = urls.iter().filter_map(|url| url.parse().ok());
+        self.told = told.take(KNOWN_MAX).collect();
+        self.learn(urls);
+    }
+
+    /// Which to measure to find out whether one is nearer than the current node, which is among them; none when there is
+    /// no other.
+    pub(super) fn to_compare(&self) -> Vec<ServerUrl> {
+        let others = self.others().filter(|url| self.told.contains(url));
+        let mut urls: Vec<_> = others.take(TRIED_MAX).collect();
+        if !urls.is_empty() {
+            urls.push(self.current.clone());
+        }
+        urls
     }
 
     /// Takes note of the nodes that one has told of, the best first. What is no URL is left out.
@@ -117,9 +138,11 @@ impl Nodes {
         self.was_sent
     }
 
-    /// There is a connection to a node.
-    pub(super) fn arrive(&mut self, at: &ServerUrl) {
+    /// There is a connection to a node; returns whether the session was on another one.
+    pub(super) fn arrive(&mut self, at: &ServerUrl) -> bool {
         let left = std::mem::replace(&mut self.current, at.clone());
+        let has_moved = self.had_session && left != *at;
+        self.told.clear();
         self.is_sent_away = false;
         self.was_sent = false;
         self.had_session = true;
@@ -128,6 +151,7 @@ impl Nodes {
         if left != *at && self.known.len() < KNOWN_MAX {
             self.known.push(left);
         }
+        has_moved
     }
 
     /// A node could not be reached, or refused: others come before it until there is a connection.
@@ -337,6 +361,20 @@ mod tests {
         );
         nodes.forget_distances();
         assert_eq!(urls(&nodes), ["a", "silent", "new", "far"]);
+    }
+
+    #[test]
+    fn only_nodes_that_take_newcomers_are_compared_with_the_current_one() {
+        let mut nodes = Nodes::new(url("a"));
+        nodes.learn(&told(&["left", "b"]));
+        assert!(nodes.to_compare().is_empty());
+        nodes.hear(&told(&["b", "c"]));
+        assert_eq!(nodes.to_compare(), [url("b"), url("c"), url("a")]);
+        nodes.hear(&told(&["c"]));
+        assert_eq!(nodes.to_compare(), [url("c"), url("a")]);
+        assert!(!nodes.arrive(&url("a")), "it had no session before");
+        assert!(nodes.arrive(&url("c")));
+        assert!(nodes.to_compare().is_empty(), "it has not said which");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tombolo_wire::v1::{
 };
 use tombolo_wire::{ServerUrl, UserId, VERSION};
 
+use super::distance::random;
 use super::nodes::open_nearest;
 use super::tokens::Pauses;
 use super::{Command, Config, Connection, Driver, End, Event, Transport, closed, rejected};
@@ -144,21 +145,37 @@ impl Driver {
     /// Begins to look for another node, while the connection goes on.
     pub(super) fn begin_move(&mut self, moving: &mut Move) {
         let was = std::mem::replace(&mut moving.reason, Reason::Asked);
-        if !moving.is_under_way() || was == Reason::Suspicion && !moving.is_greeting() {
+        if !moving.is_under_way() || was != Reason::Asked && !moving.is_greeting() {
             self.try_move(moving, jitter(MOVE_JITTER));
         }
     }
 
     /// The same because the node is silent, unless there is no other.
     pub(super) fn begin_escape(&mut self, moving: &mut Move) {
-        if !moving.is_under_way() && !self.nodes.elsewhere().is_empty() {
+        let is_free =
+            !moving.is_under_way() || moving.reason == Reason::Nearer && !moving.is_greeting();
+        if is_free && !self.nodes.elsewhere().is_empty() {
             moving.reason = Reason::Suspicion;
             self.try_move(moving, jitter(ESCAPE_JITTER));
         }
     }
 
+    /// Goes to a node that is nearer, once: where it does not work out the device stays.
+    pub(super) fn begin_approach(&mut self, moving: &mut Move, url: ServerUrl) {
+        moving.reason = Reason::Nearer;
+        let attempt = Attempt {
+            comes_nearer: true,
+            ..self.attempt(vec![(url, Duration::ZERO)])
+        };
+        self.try_attempt(moving, attempt, Duration::ZERO);
+    }
+
     fn try_move(&mut self, moving: &mut Move, pause: Duration) {
         let attempt = self.attempt(self.nodes.elsewhere());
+        self.try_attempt(moving, attempt, pause);
+    }
+
+    fn try_attempt(&self, moving: &mut Move, attempt: Attempt, pause: Duration) {
         let tokens = &self.config.tokens;
         let pausing = moving
             .pauses
@@ -191,6 +208,12 @@ impl Driver {
                 let is_told = self.on_welcome(welcomed, transport).await;
                 is_told.map_err(End::Refused)?;
                 Ok(true)
+            }
+            Err(failed) if moving.reason == Reason::Nearer => {
+                let error = failed.error;
+                tracing::info!(%error, "not let into the node that is nearer");
+                *moving = Move::default();
+                Ok(false)
             }
             Err(failed) => {
                 self.on_failed(&failed);
@@ -238,6 +261,7 @@ impl Driver {
             ack: self.state.inbox.received(),
             life: self.life,
             was_sent: self.nodes.was_sent(),
+            comes_nearer: false,
         }
     }
 
@@ -251,8 +275,10 @@ impl Driver {
         }: Welcomed,
         transport: Transport,
     ) -> Result<(), Error> {
-        self.nodes.arrive(&url);
-        self.nodes.learn(&welcome.nodes);
+        if self.nodes.arrive(&url) {
+            self.nearer.handle_move(Instant::now(), random());
+        }
+        self.nodes.hear(&welcome.nodes);
         self.measure_nodes();
         self.resume_token = Some(welcome.resume_token.clone());
         if welcome.resumed {
@@ -307,6 +333,8 @@ struct Attempt {
     life: u64,
     /// Another node has sent us.
     was_sent: bool,
+    /// Nobody has sent us, but this node is nearer.
+    comes_nearer: bool,
 }
 
 /// A node's welcome, and the last reliable frame that it has received.
@@ -357,6 +385,8 @@ enum Reason {
     Asked,
     /// Its node is silent, but may live.
     Suspicion,
+    /// Another node is nearer.
+    Nearer,
 }
 
 type Greeting = Pin<Box<dyn Future<Output = Result<(Connection, Welcomed), Failed>> + Send>>;
@@ -494,6 +524,7 @@ impl Attempt {
             agent: self.config.agent.clone(),
             life: self.life,
             sent_here: self.was_sent,
+            comes_nearer: self.comes_nearer,
         };
         ClientFrame {
             ack: self.ack,
@@ -518,8 +549,7 @@ async fn answer(connection: &mut Connection) -> Option<ServerFrame> {
 }
 
 fn jitter(max: Duration) -> Duration {
-    let random = getrandom::u32().unwrap_or_default();
-    max.mul_f64(f64::from(random) / f64::from(u32::MAX))
+    max.mul_f64(random())
 }
 
 /// Whether trying again later may help somebody who was let in before.

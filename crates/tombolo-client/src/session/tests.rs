@@ -16,11 +16,14 @@ fn driver() -> (Driver, Handle, mpsc::Receiver<Event>) {
         keys: DeviceKeys::default(),
         agent: String::new(),
         patience,
+        nearer_within: None,
     };
     let driver = Driver {
         endpoint: noq::Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap(),
         nodes: Nodes::new(url),
         measuring: JoinSet::new(),
+        looking: JoinSet::new(),
+        nearer: Nearer::new(None, Instant::now()),
         pulse: Pulse::new(patience, Instant::now()),
         config: Arc::new(config),
         state: State::default(),

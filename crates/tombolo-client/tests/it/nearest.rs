@@ -1,11 +1,10 @@
-//! Which node a device goes on over, by how far each is.
+//! To which node a device goes, by how far each is.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
-use tombolo_client::Device;
+use tombolo_client::{Audience, Device, RoomEvent, RoomOptions, SessionInfo};
 use tombolo_engine::{Engine, Local, LocalConfig};
 use tombolo_natlab::{End, Host, Lab, Link, Profile, Site, is_lab_possible_here};
 use tombolo_node::Node;
@@ -15,7 +14,7 @@ use crate::lab::soon;
 use crate::moves::knows;
 
 #[test]
-fn a_device_goes_on_over_the_nearest_node_though_others_come_before_that() {
+fn a_device_goes_to_the_nearest_node_by_itself_though_others_come_before_that() {
     if !is_lab_possible_here() {
         return;
     }
@@ -53,51 +52,33 @@ fn a_device_goes_on_over_the_nearest_node_though_others_come_before_that() {
         (runtime, node)
     });
     let url = nodes[0].1.ready().url.to_string();
-    let mut send_away: BTreeMap<_, SendAway> = BTreeMap::new();
-    for ((name, ..), (_, node)) in places.iter().zip(&nodes) {
-        let services = node.services().clone();
-        send_away.insert((*name).to_owned(), Box::new(move || services.rebalance(1)));
-    }
     for (_, node) in &nodes {
         let waiting = inside(&lab, host("home"));
         waiting.block_on(knows(node, 2));
     }
 
-    run(
-        &inside(&lab, host("home")),
-        goes_on_until_near(url, send_away),
-    );
+    run(&inside(&lab, host("home")), goes_to_near(url));
     for (runtime, node) in nodes {
         run(&runtime, node.shutdown());
     }
 }
 
-/// Asks a device of a node to go; how many there were.
-type SendAway = Box<dyn Fn() -> usize + Send + Sync>;
-
-/// Sends a device away from each node where it is, until it is on the nearest: how far each is it measures some time
-/// within seconds.
-async fn goes_on_until_near(url: String, send_away: BTreeMap<String, SendAway>) {
-    let device = Device::builder(&url).development_user("alice").connect();
-    let device = soon(device).await.unwrap();
+/// Nobody sends the device away: it finds out by itself, and its application is not told but where it is.
+async fn goes_to_near(url: String) {
+    let device = Device::builder(&url).development_user("alice");
+    let device = device.nearer_within(Some(Duration::from_secs(3)));
+    let device = soon(device.connect()).await.unwrap();
+    let rooms = device.rooms();
+    let room = rooms.create("room", RoomOptions::default());
+    let room = soon(room).await.unwrap();
     let mut sessions = device.watch_session();
-    soon(async {
-        loop {
-            let at = device.session().node;
-            if at == "near" {
-                break;
-            }
-            let has_gone = sessions.wait_for(|now| now.as_ref().is_some_and(|now| now.node != at));
-            if send_away[&at]() == 0 {
-                // The session is still on its way there.
-                tokio::task::yield_now().await;
-            } else {
-                // It may have gone by itself just then.
-                _ = tokio::time::timeout(Duration::from_secs(2), has_gone).await;
-            }
-        }
-    })
-    .await;
+    let at = |name: &'static str| {
+        move |now: &Option<SessionInfo>| now.as_ref().is_some_and(|now| now.node == name)
+    };
+    soon(sessions.wait_for(at("near"))).await.unwrap();
+    assert!(device.session().resumed, "it is the same session");
+    soon(room.say(Audience::All, "here")).await.unwrap();
+    soon(async { while !matches!(room.next_event().await, Some(RoomEvent::Said(_))) {} }).await;
     device.close().await;
 }
 

@@ -357,6 +357,7 @@ pub(crate) fn hello(token: &str) -> ClientFrame {
         agent: "test".to_owned(),
         life: 0,
         sent_here: false,
+        comes_nearer: false,
     };
     ClientFrame {
         seq: 0,

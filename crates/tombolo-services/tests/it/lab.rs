@@ -150,6 +150,8 @@ pub(crate) struct Device {
     pub(crate) hears_all: bool,
     /// Whether it says that another node has sent it.
     pub(crate) is_sent: bool,
+    /// Whether it says that it comes since this node is nearer.
+    pub(crate) comes_nearer: bool,
 }
 
 impl Device {
@@ -170,6 +172,7 @@ impl Device {
             next_request: 1,
             hears_all: false,
             is_sent: false,
+            comes_nearer: false,
         }
     }
 
@@ -182,6 +185,7 @@ impl Device {
             agent: "test".into(),
             life: 0,
             sent_here: self.is_sent,
+            comes_nearer: self.comes_nearer,
         };
         let ack = self.inbox.take_ack();
         ClientFrame {

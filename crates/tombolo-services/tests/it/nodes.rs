@@ -463,6 +463,54 @@ async fn newcomers_go_to_nodes_that_have_much_less_to_do() {
     devices.push(busy.device("latest").await);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_device_that_comes_since_a_node_is_nearer_stays_away_from_one_that_has_much_to_do() {
+    let local = Local::new(LocalConfig::default());
+    let nodes: Vec<_> = (0..2)
+        .map(|number| start_with(&local, number, |config| config.spread_min = 2))
+        .collect();
+    announce(&nodes).await;
+    let mut alice = nodes[1].lab.device("alice").await;
+    alice.join("r", JoinMode::Create).await.unwrap();
+    alice.comes_nearer = true;
+    assert!(alice.connect(&nodes[0].lab).await.unwrap().resumed);
+
+    let mut early = Vec::new();
+    for number in 0..2 {
+        early.push(nodes[0].lab.device(&format!("early-{number}")).await);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut bob = nodes[1].lab.device("bob").await;
+    bob.comes_nearer = true;
+    let refused = bob.connect(&nodes[0].lab).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Elsewhere);
+    // Its session is where it was.
+    bob.comes_nearer = false;
+    assert!(bob.connect(&nodes[1].lab).await.unwrap().resumed);
+    // It begins no other one by that.
+    alice.resume_token = Some(Bytes::from_static(&[1; 38]));
+    early.clear();
+    let refused = alice.connect(&nodes[1].lab).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Unavailable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn devices_are_told_of_the_best_node_of_each_other_region() {
+    let local = Local::new(LocalConfig::default());
+    let nodes: Vec<_> = (0..7)
+        .map(|number| {
+            start_with(&local, number, |config| {
+                let far = ["", "", "", "", "", "far", "farther"];
+                config.region = far[number].to_owned();
+            })
+        })
+        .collect();
+    announce(&nodes).await;
+    let urls = nodes[0].lab.services.other_nodes();
+    assert_eq!(urls.len(), 5, "{urls:?}");
+    assert_eq!(urls[3..], ["tombolo://node-5", "tombolo://node-6"]);
+}
+
 async fn announce(nodes: &[Member]) {
     for (number, node) in nodes.iter().enumerate() {
         let url = format!("tombolo://node-{number}");

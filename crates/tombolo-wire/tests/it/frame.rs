@@ -178,6 +178,7 @@ fn frames() -> Vec<v1::ClientFrame> {
         agent: "test".into(),
         life: 0,
         sent_here: false,
+        comes_nearer: false,
     };
     vec![
         v1::ClientFrame {

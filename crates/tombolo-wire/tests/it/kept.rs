@@ -164,6 +164,7 @@ fn client_frames() -> Vec<ClientFrame> {
             agent: "kept".into(),
             life: 0,
             sent_here: false,
+            comes_nearer: false,
         })),
         client(client_frame::Body::Ping(v1::Ping { nonce: 6 })),
         request(request::Kind::Join(join)),

@@ -87,6 +87,7 @@ impl Device {
             agent: "simulated".into(),
             life: self.hellos,
             sent_here: self.was_sent,
+            comes_nearer: false,
         };
         let frame = ClientFrame {
             seq: 0,
