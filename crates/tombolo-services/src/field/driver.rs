@@ -2,6 +2,7 @@
 
 mod news;
 mod orphans;
+mod own;
 mod things;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -315,32 +316,17 @@ impl Driver {
     }
 
     fn take_in(&mut self, seat: &Arc<Seat>, report: &OwnReport) -> Result<(), Refusal> {
-        let own_max = self.node.config.fields.own_max;
-        let device = self.locals.get_mut(&seat.entity);
-        let device = device.ok_or(Refusal::NotInField)?;
-        if report.own != 0 && !device.own.contains(&report.own) && device.own.len() >= own_max {
-            return Err(Refusal::TooManyOwn);
+        let device = self.locals.get(&seat.entity);
+        let marks = device.ok_or(Refusal::NotInField)?.marks;
+        if report.own != 0 {
+            return self.take_in_own(seat, report, marks);
         }
-        let marks = device.marks;
         self.report(seat, report, marks)?;
-        if report.own == 0 {
-            if !self.field.observes(seat.entity) {
-                // It had said nothing for so long that it was taken away.
-                self.field.observe(seat.entity, seat.watch)?;
-                let cell = self.field.cell(report.position);
-                self.lookout.note(seat.entity, cell);
-            }
-            return Ok(());
-        }
-        let thing = Local {
-            seat: Arc::clone(seat),
-            marks,
-            own: BTreeSet::new(),
-            published: Instant::now(),
-        };
-        self.locals.insert(seat.own_entity(report.own), thing);
-        if let Some(device) = self.locals.get_mut(&seat.entity) {
-            device.own.insert(report.own);
+        if !self.field.observes(seat.entity) {
+            // It had said nothing for so long that it was taken away.
+            self.field.observe(seat.entity, seat.watch)?;
+            let cell = self.field.cell(report.position);
+            self.lookout.note(seat.entity, cell);
         }
         Ok(())
     }

@@ -452,6 +452,36 @@ async fn reports_have_a_rate_and_what_devices_put_there_a_limit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_has_gone_by_itself_makes_room_for_what_else_a_device_puts_there() {
+    let lab = Lab::with(|config| {
+        config.fields.own_max = 2;
+    });
+    let mut alice = Walker::new(&lab, "alice", &[0.0, 0.0]).await;
+    let mut bob = Walker::new(&lab, "bob", &[1.0, 0.0]).await;
+    let mut put = |alice: &mut Walker, own| {
+        let mut report = alice.report(&[f64::from(own), 0.0]);
+        report.own = own;
+        alice.tell(Some(report));
+    };
+    put(&mut alice, 1);
+    put(&mut alice, 2);
+    for _ in 0..12 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        alice.go(&[0.0, 0.0]);
+        bob.go(&[1.0, 0.0]);
+        put(&mut alice, 2);
+    }
+    put(&mut alice, 3);
+    alice.hear().await;
+    assert_eq!(alice.refusals, [], "the first has gone");
+    put(&mut alice, 4);
+    alice.hear().await;
+    assert_eq!(alice.refusals, [ErrorCode::Limit], "two are there");
+    bob.hear().await;
+    assert_eq!(bob.seen().len(), 3, "alice and two things");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_crowd_keeps_every_devices_budget() {
     let lab = Lab::with(|config| {
         config.fields.budget = 300;
