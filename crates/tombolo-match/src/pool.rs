@@ -1,6 +1,7 @@
 //! The state machine.
 
 mod backfill;
+mod balance;
 mod candidate;
 mod demand;
 mod explain;

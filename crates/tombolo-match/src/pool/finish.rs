@@ -2,19 +2,14 @@
 
 use tombolo_wire::UserId;
 
+use super::balance;
 use super::group::{Group, View};
 use super::seat::Key;
 use super::sides::{self, Sides};
 use crate::formed::{Formed, Party, Side};
-use crate::rules::{Check, Measure, Team, Topology};
+use crate::rules::{Check, Team, Topology};
 use crate::ticket::{Player, Reach};
 use crate::word::{BackfillId, MatchId, Name};
-
-/// How often two parties are exchanged between teams at most, in search of balance.
-const EXCHANGES_MAX: usize = 256;
-
-/// What a limit of nothing is measured by: costs must stay comparable.
-const SCALE_MIN: f64 = 1e-9;
 
 /// What is decided of a complete group.
 pub(super) struct Verdict {
@@ -25,13 +20,14 @@ pub(super) struct Verdict {
     pub(super) quality: u16,
 }
 
-/// Decides what is left to decide; `None` when some rule does not hold of the whole.
+/// Decides what is left to decide; `None` when some rule does not hold of the whole. What it costs counts as looks.
 pub(super) fn judge(
     view: View<'_>,
     min_of: &dyn Fn(&Team) -> u32,
     group: &Group,
+    looks: &mut u64,
 ) -> Option<Verdict> {
-    let sides = balanced(view, min_of, group)?;
+    let sides = balance::balanced(view, min_of, group, looks)?;
     let region = region(view, group);
     let devices = devices(view, group);
     let host = host(
@@ -111,106 +107,6 @@ fn named(view: View<'_>, sides: &Sides, is_new: impl Fn(Key) -> bool) -> Vec<Sid
         }
     });
     named.collect()
-}
-
-/// The teams, so that they are as even as they must be; `None` when that cannot be had.
-fn balanced(view: View<'_>, min_of: &dyn Fn(&Team) -> u32, group: &Group) -> Option<Sides> {
-    let rules = view.rules.rules.iter().zip(group.tallies()).enumerate();
-    let balances: Vec<_> = rules
-        .filter_map(|(at, (rule, tally))| {
-            let Check::Balance { measure, .. } = rule.check else {
-                return None;
-            };
-            Some((at, measure, tally.limit()))
-        })
-        .collect();
-    let mut sides = group.sides.clone();
-    if balances.is_empty() || sides.iter().len() < 2 {
-        return Some(sides);
-    }
-    // How far beyond their limits the rules are, and how uneven the teams are at all.
-    let cost = |sides: &Sides| {
-        let mut cost = (0.0, 0.0);
-        for (at, measure, limit) in &balances {
-            let gap = unevenness(view, sides, *at, *measure);
-            let excess = (gap - limit.unwrap_or(f64::INFINITY)).max(0.0);
-            let scale = view.rules.rules[*at].scale().max(SCALE_MIN);
-            cost = (cost.0 + excess / scale, cost.1 + gap / scale);
-        }
-        cost
-    };
-    let mut best = cost(&sides);
-    // Those who play already stay where they are.
-    let exchanges = if sides.is_fixed() { 0 } else { EXCHANGES_MAX };
-    for _ in 0..exchanges {
-        let Some((better, cost)) = exchanged(view, min_of, &sides, best, &cost) else {
-            break;
-        };
-        sides = better;
-        best = cost;
-    }
-    (best.0 <= 0.0).then_some(sides)
-}
-
-/// The teams after the first exchange of two parties that makes them more even.
-fn exchanged(
-    view: View<'_>,
-    min_of: &dyn Fn(&Team) -> u32,
-    sides: &Sides,
-    best: (f64, f64),
-    cost: &impl Fn(&Sides) -> (f64, f64),
-) -> Option<(Sides, (f64, f64))> {
-    let all: Vec<_> = sides
-        .iter()
-        .enumerate()
-        .flat_map(|(side, team)| (0..team.members.len()).map(move |at| (side, at)))
-        .collect();
-    let is_sound = |sides: &Sides| {
-        let (shape, roles, seats) = (&view.rules.shape, view.roles, view.seats);
-        sides.is_sound() && sides.is_enough(shape, roles, seats, min_of)
-    };
-    let mut found: Option<(Sides, (f64, f64))> = None;
-    let mut tried = 0;
-    for (number, a) in all.iter().enumerate() {
-        for b in &all[number + 1..] {
-            if a.0 == b.0 {
-                continue;
-            }
-            tried += 1;
-            if tried > EXCHANGES_MAX * 8 && found.is_some() {
-                return found;
-            }
-            let swapped = sides.swapped(view.seats, *a, *b);
-            let cost = cost(&swapped);
-            let least = found.as_ref().map_or(best, |(_, least)| *least);
-            if cost < least && is_sound(&swapped) {
-                found = Some((swapped, cost));
-            }
-        }
-    }
-    found
-}
-
-/// The largest difference between two teams.
-fn unevenness(view: View<'_>, sides: &Sides, rule: usize, measure: Measure) -> f64 {
-    let of = |members: &[Key], load: u32| {
-        let sum: f64 = members
-            .iter()
-            .map(|key| view.seats[*key].candidate.number(rule))
-            .sum();
-        match measure {
-            Measure::Sum => sum,
-            Measure::Mean => sum / f64::from(load.max(1)),
-        }
-    };
-    let mut low = f64::INFINITY;
-    let mut high = f64::NEG_INFINITY;
-    for side in sides.iter() {
-        let value = of(&side.members, side.load);
-        low = low.min(value);
-        high = high.max(value);
-    }
-    high - low
 }
 
 /// The first rule of latency, and its best region.
@@ -299,7 +195,7 @@ fn quality(
                 count(rule.weight, score);
                 continue;
             }
-            Check::Balance { measure, .. } => Some(unevenness(view, sides, at, measure)),
+            Check::Balance { measure, .. } => Some(balance::unevenness(view, sides, at, measure)),
             Check::Equal { .. }
             | Check::Overlap { .. }
             | Check::Distance { .. }

@@ -367,7 +367,7 @@ impl Search<'_> {
         match base {
             Base::Members(_) => self.judge(),
             Base::Running(_) if self.group.members.len() == base.len() => None,
-            Base::Running(_) => finish::judge(self.view, &|_| 0, self.group),
+            Base::Running(_) => finish::judge(self.view, &|_| 0, self.group, &mut self.work),
         }
     }
 
@@ -395,7 +395,7 @@ impl Search<'_> {
         {
             return None;
         }
-        finish::judge(view, &min_of, self.group)
+        finish::judge(view, &min_of, self.group, &mut self.work)
     }
 
     /// Lets those go who came last, until the number of users is a multiple of what it must be.

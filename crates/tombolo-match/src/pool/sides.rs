@@ -59,6 +59,10 @@ impl Sides {
         self.sides.iter()
     }
 
+    pub(super) fn side(&self, at: usize) -> &Side {
+        &self.sides[at]
+    }
+
     /// Puts a ticket where it is needed most; the others move when nothing else helps.
     pub(super) fn place(
         &mut self,
@@ -178,12 +182,8 @@ impl Sides {
         seats: &Seats,
         min_of: impl Fn(&Team) -> u32,
     ) -> bool {
-        let mut sides = self.sides.iter().zip(&shape.teams);
-        sides.all(|(side, team)| {
-            side.load >= min_of(team)
-                && (team.roles.is_empty()
-                    || parts(team, roles, seats, &side.members, true).is_some())
-        })
+        let mut teams = shape.teams.iter().enumerate();
+        teams.all(|(at, team)| self.is_whole(roles, seats, at, team, min_of(team)))
     }
 
     /// Puts all anew for what teams need by now, where that is less than it was; whether each has enough then.
@@ -227,23 +227,28 @@ impl Sides {
             .all(|key| self.put(shape, roles, seats, key))
     }
 
-    /// Takes two sets of members from two teams, and gives each to the other.
-    pub(super) fn swapped(&self, seats: &Seats, a: (usize, usize), b: (usize, usize)) -> Self {
-        let mut anew = self.clone();
-        let (first, second) = (anew.sides[a.0].members[a.1], anew.sides[b.0].members[b.1]);
-        anew.sides[a.0].members[a.1] = second;
-        anew.sides[b.0].members[b.1] = first;
-        for side in [a.0, b.0] {
-            let members = anew.sides[side].members.iter();
-            anew.sides[side].load = members.map(|key| seats[*key].candidate.size).sum();
+    /// Takes a party from each of two teams, and gives it to the other.
+    pub(super) fn swap(&mut self, seats: &Seats, a: (usize, usize), b: (usize, usize)) {
+        let (first, second) = (self.sides[a.0].members[a.1], self.sides[b.0].members[b.1]);
+        for ((side, at), goes, comes) in [(a, first, second), (b, second, first)] {
+            let side = &mut self.sides[side];
+            side.members[at] = comes;
+            side.load = side.load - seats[goes].candidate.size + seats[comes].candidate.size;
         }
-        anew
     }
 
-    /// Whether no team has more users than it takes.
-    pub(super) fn is_sound(&self) -> bool {
-        let mut sides = self.sides.iter().zip(&self.rooms);
-        sides.all(|(side, room)| side.load <= room.max)
+    /// Whether a team has no more users than it takes, enough of them, and a role for each.
+    pub(super) fn is_whole(
+        &self,
+        roles: &RoleTable,
+        seats: &Seats,
+        at: usize,
+        team: &Team,
+        min: u32,
+    ) -> bool {
+        let side = &self.sides[at];
+        (min..=self.rooms[at].max).contains(&side.load)
+            && (team.roles.is_empty() || parts(team, roles, seats, &side.members, true).is_some())
     }
 }
 

@@ -143,6 +143,57 @@ fn to_put_all_parties_anew_counts_for_each_of_them() {
     assert_eq!(work([1, 1, 5, 3]), work([5, 3, 1, 1]) + 3);
 }
 
+const EVEN: &str = r#"
+    [[rules]]
+    kind = "balance"
+    attribute = "skill"
+    measure = "sum"
+    max = 0
+"#;
+
+/// Two teams of so many.
+fn two_teams(size: u128) -> String {
+    format!(
+        "name = \"teams\"\n[[teams]]\nname = \"side\"\nquantity = 2\nmin = {size}\nmax = {size}"
+    )
+}
+
+#[test]
+fn to_exchange_parties_between_teams_counts() {
+    let work = |rules: &str| {
+        let mut world = World::new(&(two_teams(16) + rules));
+        world.submit_all((1..=32).map(|number| skilled(number, &[number as f64])));
+        let step = world.pool.propose(world.now, 100_000);
+        assert_eq!(step.matches.len(), 1);
+        step.work
+    };
+    assert!(work(EVEN) > work(""));
+}
+
+#[test]
+fn teams_that_cannot_be_even_cost_a_step_no_more_than_its_bound_however_large_they_are() {
+    let mut world = World::new(&(two_teams(500) + EVEN));
+    let odd_one = |number| if number == 1 { 1.0 } else { 0.0 };
+    world.submit_all((1..=1000).map(|number| skilled(number, &[odd_one(number)])));
+    for _ in 0..5 {
+        let step = world.pool.propose(world.now, 4096);
+        assert!(step.matches.is_empty());
+        assert!(step.work < 40_000, "{}", step.work);
+        world.wait(1);
+    }
+    let why = world.pool.explain(&id(1), world.now).unwrap();
+    assert!(why.work < 60_000, "{}", why.work);
+}
+
+#[test]
+fn large_teams_that_are_far_from_even_become_so() {
+    let mut world = World::new(&(two_teams(500) + &EVEN.replace("max = 0", "max = 2")));
+    // Whoever comes to the one team is much better than whoever comes to the other.
+    let skill = |number: u128| (number % 2 * 1000 + number * number % 97) as f64;
+    world.submit_all((1..=1000).map(|number| skilled(number, &[skill(number)])));
+    assert_eq!(world.step().len(), 1);
+}
+
 #[test]
 fn no_search_takes_much_longer_than_a_step_however_many_fit_who_cannot_play_together() {
     const COUNT: u128 = 40_000;
