@@ -251,6 +251,9 @@ pub struct Snapshot {
     /// Of new matches, so without one that runs.
     #[prost(message, repeated, tag = "12")]
     pub beginning: ::prost::alloc::vec::Vec<Joining>,
+    /// Tickets of users that have found a match, without their devices. Nodes of earlier releases know nothing of them, and forget them.
+    #[prost(bytes = "bytes", repeated, tag = "13")]
+    pub played: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Seat {

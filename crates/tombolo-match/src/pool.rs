@@ -12,6 +12,7 @@ mod improve;
 mod index;
 mod joining;
 mod kinds;
+mod played;
 mod ready;
 mod search;
 mod seat;
@@ -42,6 +43,7 @@ use group::{Group, View};
 use index::Index;
 use joining::Joining;
 use kinds::Kinds;
+use played::Played;
 use ready::Pending;
 use seat::{Key, Seats};
 use symbols::{Symbol, Symbols};
@@ -50,6 +52,7 @@ use waits::Waits;
 pub use backfill::BACKFILLS_MAX;
 pub use explain::{EXPLAINED_MAX, Excluded, Miss, Obstacle, Relaxation, Settling, Why};
 pub use joining::Seating;
+pub use played::PLAYED_WEIGHT_MAX;
 pub use snapshot::SnapshotError;
 pub use step::Step;
 
@@ -96,6 +99,7 @@ pub struct Pool {
     running: BTreeMap<BackfillId, Running>,
     /// Claims, while their users may find no place in their rooms.
     joining: BTreeMap<MatchId, Joining>,
+    played: Played,
     /// What is due when.
     timers: BTreeSet<(Time, Timer)>,
     waits: Waits,
@@ -180,6 +184,7 @@ impl Pool {
             pending: BTreeMap::new(),
             running: BTreeMap::new(),
             joining: BTreeMap::new(),
+            played: Played::default(),
             timers: BTreeSet::new(),
             waits: Waits::default(),
             ended: Ended::default(),

@@ -18,6 +18,9 @@ pub const ATTRIBUTES_MAX: usize = 32;
 /// The most tags of one ticket.
 pub const TAGS_MAX: usize = 32;
 
+/// What a query sees a ticket's tags as: no attribute is called so.
+pub(crate) const TAGS: &str = "tags";
+
 /// The most roles that one user says it plays.
 pub const ROLES_MAX: usize = 16;
 
@@ -161,6 +164,11 @@ impl Ticket {
             priority: 0,
             grace: Duration::ZERO,
         }
+    }
+
+    /// Whether a user is in its party.
+    pub(crate) fn has(&self, user: &UserId) -> bool {
+        self.players.iter().any(|player| player.user == *user)
     }
 
     /// How one of its users is reached.

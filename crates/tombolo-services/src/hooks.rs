@@ -64,6 +64,10 @@ pub trait Hooks: Send + Sync + 'static {
     /// give it another priority, whatever the pool takes from devices, and say itself what its users are like. Whose
     /// ticket it is stays. Of a ticket whose party changes, only what is said of its users counts: the rest stays as it
     /// was when it was submitted. Nobody is asked again who comes back to a ticket.
+    ///
+    /// Of a running match that asks for more users it is asked of each party that plays, with what the pool remembers of
+    /// its users; `user` owns the match's room then, and may be in none of them. What counts is what is said of the
+    /// party's users, and its query and tags.
     fn authorize_ticket(&self, _user: UserId, _pool: Name, ticket: Ticket) -> Admission {
         Box::pin(async { Ok(ticket) })
     }

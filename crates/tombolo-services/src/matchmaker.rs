@@ -17,6 +17,7 @@ mod lead;
 mod presence;
 mod requests;
 mod room;
+mod running;
 mod seats;
 mod tell;
 mod view;

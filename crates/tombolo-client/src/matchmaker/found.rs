@@ -89,7 +89,9 @@ impl Match {
     }
 
     /// Asks for more users while the match runs, with the teams as they are: parties of users that stay in
-    /// one team. This device's user must own the match's room. It asks for as long as the result is
+    /// one team. What they are like need not be said: the pool knows it by their tickets, and believes this device only
+    /// of users whose tickets it has forgotten, unless the game says otherwise. This device's user must own the match's
+    /// room. It asks for as long as the result is
     /// kept, and ends by itself, after `lease`, when this device is gone.
     ///
     /// # Errors

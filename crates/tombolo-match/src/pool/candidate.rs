@@ -8,12 +8,9 @@ use super::demand::Demands;
 use super::sides::has_team;
 use super::symbols::{Symbol, Symbols};
 use crate::rules::{Check, Judge, Rules};
-use crate::ticket::{Player, Ticket, TicketError};
+use crate::ticket::{Player, TAGS, Ticket, TicketError};
 use crate::value::{Kind, Value};
 use crate::word::Name;
-
-/// What a query sees a ticket's tags as.
-const TAGS: &str = "tags";
 
 /// A ticket as the matcher sees it.
 #[derive(Debug)]
@@ -299,7 +296,7 @@ impl Used<'_> {
 }
 
 /// The party's attributes, by name.
-fn merged<'p>(
+pub(super) fn merged<'p>(
     rules: &'p Rules,
     players: &'p [Player],
 ) -> Result<BTreeMap<Name, Cow<'p, Value>>, TicketError> {

@@ -129,7 +129,9 @@ impl Pool {
             let waited = self.clock.since(seat.since);
             self.waits.count(&seat.candidate, &self.symbols, waited);
             places.push(seat.place());
-            tickets.push(self.forget(*key));
+            let ticket = self.forget(*key);
+            self.played.note(&ticket);
+            tickets.push(ticket);
         }
         events.push(Event::Matched(Box::new(formed.clone())));
         self.adopt(formed, &tickets, events);

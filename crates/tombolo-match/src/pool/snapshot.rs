@@ -71,6 +71,7 @@ impl Pool {
             nodes_lost: lost
                 .map(|(node, incarnation)| entry::node_lost(node.as_str(), *incarnation))
                 .collect(),
+            played: self.played.on_wire(),
         };
         snapshot.encode_to_vec().into()
     }
@@ -114,6 +115,10 @@ impl Pool {
         }
         for beginning in snapshot.beginning {
             pool.restore_joining(beginning, None)?;
+        }
+        for played in snapshot.played {
+            let played = wire::Ticket::decode(played)?;
+            pool.played.note(&parse_ticket(played)?);
         }
         pool.next_order = snapshot.next_order;
         pool.next_match = snapshot.next_match;

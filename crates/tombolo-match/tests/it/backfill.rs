@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tombolo_match::{
     Answer, Backfill, BackfillEnd, BackfillId, Body, EndReason, Event, Illegal, MatchId,
-    SEATS_AWAITED, Seating, Ticket,
+    PLAYED_WEIGHT_MAX, Pool, Reach, SEATS_AWAITED, Seating, Ticket, Value,
 };
 
-use crate::world::{World, ended, id, name, skilled, solo, user, users};
+use crate::world::{World, asking, ended, fat, id, name, player, skilled, solo, user, users};
 
 const RULES: &str = r#"
     name = "sides"
@@ -419,4 +419,81 @@ fn a_new_match_of_a_log_in_which_nobody_says_who_is_seated_is_for_good() {
     assert_eq!(world.pool.seating(number), Seating::Seated);
     assert_eq!(world.apply(Body::Unseated(number)), Err(Illegal::Unknown));
     assert_eq!(world.pool.weight(), 0);
+}
+
+#[test]
+fn of_who_plays_the_last_ticket_is_remembered_also_by_a_pool_from_a_snapshot() {
+    let mut world = World::new(DUEL);
+    let mut pair = |first: Ticket, second: Ticket| {
+        world.submit_all([first, second]);
+        assert_eq!(world.step().len(), 1);
+    };
+    let first = asking(skilled(1, &[10.0]), "+skill:<50");
+    pair(first.clone(), skilled(2, &[20.0]));
+    pair(solo(3), Ticket::new(id(4), solo(2).players));
+    let rules = world.pool.rules().clone();
+    let restored = Pool::restore(rules, &world.pool.snapshot()).unwrap();
+    assert_eq!(restored.snapshot(), world.pool.snapshot());
+    for pool in [&world.pool, &restored] {
+        let played = |name: &str| pool.played(&user(name));
+        assert_eq!(played("u1").as_ref(), Some(&first));
+        assert_eq!(played("u2").map(|ticket| ticket.id), Some(id(4)));
+        assert_eq!(played("u9"), None);
+    }
+}
+
+#[test]
+fn what_is_remembered_of_those_who_play_has_a_bound() {
+    let mut world = World::new(DUEL);
+    let mut number = 0;
+    let mut weight = 0;
+    while weight < 2 * PLAYED_WEIGHT_MAX {
+        let pair = [number + 1, number + 2].map(|number| fat(solo(number)));
+        number += 2;
+        weight += pair.iter().map(Ticket::weight).sum::<usize>();
+        world.submit_all(pair);
+        let formed = world.step();
+        world.apply(Body::Seated(vec![formed[0].id])).unwrap();
+    }
+    let last = user(&format!("u{number}"));
+    assert!(world.pool.played(&last).is_some());
+    assert_eq!(world.pool.played(&user("u1")), None);
+    assert_eq!(world.pool.weight(), 0, "no ticket is refused for it");
+    assert!(world.pool.snapshot().len() < PLAYED_WEIGHT_MAX + 64 * 1024);
+}
+
+#[test]
+fn who_plays_is_as_its_ticket_said_and_has_what_its_party_had() {
+    let mut world = World::new(RULES);
+    let mut party = asking(skilled(1, &[100.0, 0.0]), "-mode:ranked");
+    party.players[1].attributes.clear();
+    party.players[1].blocks = vec![user("mallory")];
+    party.players[1].reach = Reach::Open;
+    world.submit_all([party.clone(), skilled(2, &[110.0, 110.0])]);
+    assert_eq!(world.step().len(), 1);
+    let said = |users: &[&str]| {
+        let players = users.iter().map(|name| {
+            let mut player = player(name).with(crate::world::name("skill"), Value::Number(5000.0));
+            player.blocks = vec![user("trudy")];
+            player
+        });
+        Ticket::new(id(0), players.collect())
+    };
+    let mut whole = said(&["u1", "u1.1"]);
+    world.pool.recall(&mut whole);
+    assert_eq!(whole.query, party.query);
+    let (first, second) = (&whole.players[0], &whole.players[1]);
+    assert_eq!(first.attributes, party.players[0].attributes);
+    assert_eq!(second.attributes, party.players[0].attributes);
+    assert_eq!(second.blocks, [user("mallory"), user("trudy")]);
+    assert_eq!(second.reach, Reach::Open);
+
+    let mut mixed = said(&["u1.1", "stranger"]);
+    world.pool.recall(&mut mixed);
+    assert_eq!(
+        mixed.query,
+        solo(1).query,
+        "the stranger has asked for nothing"
+    );
+    assert_eq!(mixed.players[1], said(&["stranger"]).players[0]);
 }

@@ -41,9 +41,9 @@ fn a_log_of_the_release_before_gives_the_same_pool() {
         assert!(legal > 80, "log {seed}: {legal} entries say too little");
         let before = std::fs::read(path(seed, "snapshot")).unwrap();
         let before = Pool::restore(rules, &before).unwrap();
-        assert_eq!(
-            pool.snapshot(),
-            before.snapshot(),
+        // What this release keeps beside that stands behind it.
+        assert!(
+            pool.snapshot().starts_with(&before.snapshot()),
             "log {seed}: {OTHER_RULES}"
         );
     }

@@ -1,14 +1,14 @@
 //! What devices ask of the matchmaker.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tombolo_engine::SNAPSHOT_BYTES_MAX;
 use tombolo_match::{
-    Answer, Backfill, BackfillId, Body, Illegal, MatchId, Name, Obstacle, Player, PlayerError,
-    Query, Reach, Ticket, TicketError, TicketId, WEIGHT_MAX, Why,
+    Answer, Backfill, BackfillId, Body, Illegal, MatchId, Name, Obstacle, PLAYED_WEIGHT_MAX,
+    Player, PlayerError, Query, Reach, Ticket, TicketError, TicketId, WEIGHT_MAX, Why,
 };
 use tombolo_room::{Member, Value};
 use tombolo_wire::v1::{self, ErrorCode, match_request, match_response};
@@ -16,8 +16,7 @@ use tombolo_wire::{RoomId, UserId};
 
 use super::desk::{Asker, Desk, unavailable};
 use super::seats::Beginning;
-use super::{presence, room, tell};
-use crate::host::Host;
+use super::{presence, room, running, tell};
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::session::Session;
@@ -127,7 +126,7 @@ fn parse_ticket(submit: v1::SubmitTicket) -> Result<Ticket, Reject> {
     })
 }
 
-fn check(ticket: &Ticket) -> Result<(), Reject> {
+pub(super) fn check(ticket: &Ticket) -> Result<(), Reject> {
     ticket.check().map_err(bad_ticket)?;
     if ticket.weight() > TICKET_BYTES_MAX {
         let message = format!("a ticket says at most {TICKET_BYTES_MAX} bytes");
@@ -230,9 +229,9 @@ pub(crate) async fn carry_out(
 
 /// Has the game look at what is said of a party for the first time, once it is known that all of it may be in the ticket.
 async fn authorize(
-    node: &Node,
+    node: &Arc<Node>,
     session: &Session,
-    desk: &Desk,
+    desk: &Arc<Desk>,
     wanted: Wanted,
 ) -> Result<Wanted, Reject> {
     Ok(match wanted {
@@ -271,11 +270,13 @@ async fn authorize(
             let asked = node.authorize_ticket(&session.user, &desk.name, changed);
             Wanted::SayReach(id, asked.await?.reach_of(&session.user))
         }
+        Wanted::Backfill(backfill) => {
+            Wanted::Backfill(running::authorize(node, session, desk, backfill).await?)
+        }
         wanted @ (Wanted::Submit { .. }
         | Wanted::Cancel(_)
         | Wanted::Answer(..)
         | Wanted::Why(_)
-        | Wanted::Backfill(_)
         | Wanted::Renew(..)
         | Wanted::Close(_)) => wanted,
     })
@@ -339,15 +340,15 @@ fn plan(
             return Ok(None);
         }
         Wanted::Backfill(backfill) => {
-            check_room(session, desk, &backfill)?;
+            running::check_room(session, desk, &backfill)?;
             Body::Backfill(backfill)
         }
         Wanted::Renew(id, lease) => {
-            host_of(session, desk, id)?;
+            running::host_of(session, desk, id)?;
             Body::Renewed { id, lease }
         }
         Wanted::Close(id) => {
-            host_of(session, desk, id)?;
+            running::host_of(session, desk, id)?;
             Body::Closed(id)
         }
     }))
@@ -446,52 +447,9 @@ fn reach(member: &Member) -> Reach {
     }
 }
 
-fn not_in_party(user: &UserId) -> Reject {
+pub(super) fn not_in_party(user: &UserId) -> Reject {
     let message = format!("{user} is in no room with this device that was named as the party's");
     Reject::new(ErrorCode::NotPermitted, message)
-}
-
-/// The room of a pool's running match, of which the device is to be the owner.
-fn host_of(session: &Session, desk: &Desk, id: BackfillId) -> Result<Arc<Host>, Reject> {
-    if !room::is_of_pool(desk, id.0) {
-        let message = "the match is not one of this pool";
-        return Err(Reject::new(ErrorCode::NotPermitted, message));
-    }
-    let room = room::room_of(id.0)?;
-    let host = session.lock().host_by_room.get(&room).cloned();
-    let is_owner = |host: &Arc<Host>| host.lock().owner() == Some(&session.user);
-    host.filter(is_owner).ok_or_else(|| {
-        let message = "only the owner of the match's room asks for more users";
-        Reject::new(ErrorCode::NotOwner, message)
-    })
-}
-
-/// Whether the teams of a running match are those who are in its room, or have a seat kept there, and all
-/// who may join them find a place in it: who is matched has left the pool.
-fn check_room(session: &Session, desk: &Desk, backfill: &Backfill) -> Result<(), Reject> {
-    let host = host_of(session, desk, backfill.id)?;
-    let state = host.lock();
-    let room = state.room();
-    let tickets = backfill.sides.iter().flat_map(|(_, tickets)| tickets);
-    let mut named = BTreeSet::new();
-    for player in tickets.flat_map(|ticket| &ticket.players) {
-        let user = &player.user;
-        if room.member(user).is_none() && room.reserved_until(user).is_none() {
-            return Err(not_in_party(user));
-        }
-        if !named.insert(user) {
-            return Err(bad_ticket("a user is named twice"));
-        }
-    }
-    if let Some((user, _)) = room.members().find(|(user, _)| !named.contains(user)) {
-        let message = format!("{user} is in the room of the match, and in none of its teams");
-        return Err(bad_ticket(message));
-    }
-    let wanted = desk.rules().shape.players_max() as usize;
-    if room.free() < wanted.saturating_sub(named.len()) {
-        return Err(bad_ticket("the room has no place for all who may join"));
-    }
-    Ok(())
 }
 
 fn why(
@@ -643,7 +601,7 @@ fn array<const N: usize>(bytes: &Bytes) -> Result<[u8; N], Reject> {
     array.map_err(|_| bad_frame("an id has 16 bytes"))
 }
 
-fn bad_ticket(error: impl ToString) -> Reject {
+pub(super) fn bad_ticket(error: impl ToString) -> Reject {
     Reject::new(ErrorCode::BadTicket, error)
 }
 
@@ -654,8 +612,8 @@ fn bad_frame(message: &str) -> Reject {
 /// What one ticket may weigh.
 const TICKET_BYTES_MAX: usize = 16 * 1024;
 
-// A pool's tickets fit into a snapshot of the engine, with all that is remembered beside them.
-const _: () = assert!(WEIGHT_MAX <= SNAPSHOT_BYTES_MAX / 4 * 3);
+// A pool's tickets, and those of who plays, fit into a snapshot of the engine, with all that is remembered beside them.
+const _: () = assert!(WEIGHT_MAX + PLAYED_WEIGHT_MAX <= SNAPSHOT_BYTES_MAX / 8 * 7);
 
 /// How many others are looked at when a device asks why.
 const EXPLAINED_MAX: usize = 1000;

@@ -458,7 +458,7 @@ async fn what_has_gone_by_itself_makes_room_for_what_else_a_device_puts_there() 
     });
     let mut alice = Walker::new(&lab, "alice", &[0.0, 0.0]).await;
     let mut bob = Walker::new(&lab, "bob", &[1.0, 0.0]).await;
-    let mut put = |alice: &mut Walker, own| {
+    let put = |alice: &mut Walker, own| {
         let mut report = alice.report(&[f64::from(own), 0.0]);
         report.own = own;
         alice.tell(Some(report));

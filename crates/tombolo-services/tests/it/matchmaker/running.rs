@@ -1,0 +1,194 @@
+//! What a node knows of those who play when their match asks for more users.
+
+use std::sync::{Arc, Mutex};
+
+use tombolo_wire::v1::room_act;
+
+use super::*;
+
+const CIRCLE: &str = r#"
+name = "circle"
+players = { min = 2, max = 4 }
+fill = 0
+[[rules]]
+kind = "block"
+[[rules]]
+kind = "distance"
+attribute = "skill"
+max = 100
+"#;
+
+#[tokio::test(start_paused = true)]
+async fn whom_a_user_has_blocked_joins_none_of_its_matches_whoever_asks() {
+    let lab = lab_with(serve_circle);
+    let (mut bob, _alice, running) = playing(&lab).await;
+    ask_for_one(&mut bob, &running).await.unwrap();
+    let mut mallory = seeker(&lab, "mallory").await;
+    seek(&mut mallory, 3, 425.0, &[]).await;
+    mallory.is_quiet_of_matches().await;
+    let mut carol = seeker(&lab, "carol").await;
+    seek(&mut carol, 4, 595.0, &["bob"]).await;
+    carol.is_quiet_of_matches().await;
+    let mut dave = seeker(&lab, "dave").await;
+    seek(&mut dave, 5, 500.0, &["mallory", "carol"]).await;
+    assert_eq!(found(&mut dave).await.room, running.room);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_plays_is_as_its_ticket_said_whatever_the_owner_of_the_room_says() {
+    let lab = lab_with(serve_circle);
+    let (mut bob, _alice, running) = playing(&lab).await;
+    let lies = [("bob", 0.0), ("alice", 0.0)].map(|player| players(&[player]));
+    let opened = ask(&mut bob, "circle", asking(&running, lies.into())).await;
+    assert!(opened.is_ok(), "{opened:?}");
+    let mut beginner = seeker(&lab, "beginner").await;
+    seek(&mut beginner, 3, 0.0, &[]).await;
+    beginner.is_quiet_of_matches().await;
+    let mut dave = seeker(&lab, "dave").await;
+    seek(&mut dave, 4, 560.0, &[]).await;
+    assert_eq!(found(&mut dave).await.room, running.room);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_comes_later_and_loses_the_others_knows_who_plays() {
+    let local = Local::new(LocalConfig::default());
+    let start = |number: usize| {
+        let engine: Arc<dyn Engine> = Arc::new(local.clone());
+        Lab::on(engine, |config| {
+            serve_pools(config);
+            serve_circle(config);
+            config.node = NodeId::parse(&format!("node-{number}")).unwrap();
+        })
+    };
+    let first = start(0);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let (mut bob, _alice, running) = playing(&first).await;
+    let second = start(1);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    bob.connection = None;
+    assert!(bob.connect(&second).await.unwrap().resumed);
+    first.services.kill();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    ask_for_one(&mut bob, &running).await.unwrap();
+    let mut mallory = seeker(&second, "mallory").await;
+    seek(&mut mallory, 3, 500.0, &[]).await;
+    mallory.is_quiet_of_matches().await;
+    let mut dave = seeker(&second, "dave").await;
+    seek(&mut dave, 4, 500.0, &["mallory"]).await;
+    assert_eq!(found(&mut dave).await.room, running.room);
+}
+
+/// Knows how good everybody is, and who has asked.
+#[derive(Default)]
+struct Database {
+    asked: Mutex<Vec<(String, Vec<String>)>>,
+}
+
+struct Game(Arc<Database>);
+
+impl Hooks for Game {
+    fn authorize_ticket(&self, user: UserId, _: MatchName, mut ticket: MatchTicket) -> Admission {
+        let users = ticket.players.iter().map(|player| player.user.to_string());
+        let asked = (user.to_string(), users.collect());
+        self.0.asked.lock().unwrap().push(asked);
+        for player in &mut ticket.players {
+            let skill = tombolo_match::Value::Number(900.0);
+            let name = MatchName::parse("skill").unwrap();
+            player.attributes.insert(name, skill);
+        }
+        Box::pin(async move { Ok(ticket) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_games_own_code_says_what_those_are_like_who_play() {
+    let database = Arc::new(Database::default());
+    let lab = lab_with(|config| {
+        serve_circle(config);
+        config.hooks = HookSet::new(Game(Arc::clone(&database)));
+    });
+    let (mut bob, _alice, running) = playing(&lab).await;
+    // Somebody of whom the pool knows nothing has a seat there.
+    let mut eve = seeker(&lab, "eve").await;
+    let reserve = room_act::Kind::Reserve(v1::Reserve {
+        users: vec!["eve".to_owned()],
+        lasts_ms: 60_000,
+    });
+    bob.act(&running.room, reserve).await.unwrap();
+    eve.join(&running.room, JoinMode::Join).await.unwrap();
+    bob.drain().await;
+    database.asked.lock().unwrap().clear();
+    let said = [
+        players(&[("bob", 0.0)]),
+        players(&[("alice", 0.0)]),
+        players(&[("eve", 0.0)]),
+    ];
+    let opened = ask(&mut bob, "circle", asking(&running, said.into())).await;
+    assert!(opened.is_ok(), "{opened:?}");
+    let mut asked = database.asked.lock().unwrap().clone();
+    asked.sort();
+    let of = |user: &str| ("bob".to_owned(), vec![user.to_owned()]);
+    assert_eq!(asked, [of("alice"), of("bob"), of("eve")]);
+    let mut dave = seeker(&lab, "dave").await;
+    seek(&mut dave, 3, 0.0, &[]).await;
+    assert_eq!(found(&mut dave).await.room, running.room, "all are as good");
+}
+
+fn serve_circle(config: &mut Config) {
+    config.pools.push(MatchPool::parse(CIRCLE).unwrap());
+}
+
+/// Two who play, of whom one owns the room, and the other blocks mallory.
+async fn playing(lab: &Lab) -> (Device, Device, v1::MatchFound) {
+    let (mut alice, mut bob) = (seeker(lab, "alice").await, seeker(lab, "bob").await);
+    seek(&mut alice, 1, 500.0, &["mallory"]).await;
+    seek(&mut bob, 2, 520.0, &[]).await;
+    let running = found(&mut bob).await;
+    found(&mut alice).await;
+    bob.join(&running.room, JoinMode::Join).await.unwrap();
+    alice.join(&running.room, JoinMode::Join).await.unwrap();
+    (bob, alice, running)
+}
+
+async fn seek(device: &mut Device, number: u32, skill: f64, blocks: &[&str]) {
+    let user = device.user.to_string();
+    let mut players = players(&[(&user, skill)]);
+    players[0].blocks = blocks.iter().map(ToString::to_string).collect();
+    let submit = match_request::Kind::Submit(v1::SubmitTicket {
+        id: id(number),
+        players,
+        ..v1::SubmitTicket::default()
+    });
+    let answer = ask(device, "circle", submit).await;
+    assert!(answer.is_ok(), "{answer:?}");
+}
+
+/// Says no more than who plays.
+async fn ask_for_one(
+    device: &mut Device,
+    running: &v1::MatchFound,
+) -> Result<match_response::Result, ErrorCode> {
+    let nothing_of = |user: &str| {
+        vec![v1::MatchPlayer {
+            user: user.to_owned(),
+            ..v1::MatchPlayer::default()
+        }]
+    };
+    let parties = vec![nothing_of("bob"), nothing_of("alice")];
+    ask(device, "circle", asking(running, parties)).await
+}
+
+fn asking(running: &v1::MatchFound, parties: Vec<Vec<v1::MatchPlayer>>) -> match_request::Kind {
+    let parties = parties.into_iter();
+    match_request::Kind::Backfill(v1::OpenBackfill {
+        id: running.id.clone(),
+        after: 0,
+        teams: vec![v1::BackfillTeam {
+            name: running.teams[0].name.clone(),
+            parties: parties
+                .map(|players| v1::BackfillParty { players })
+                .collect(),
+        }],
+        lease_ms: 60_000,
+    })
+}
