@@ -33,13 +33,19 @@ pub struct PoolStatus {
 }
 
 /// Why tickets have found nobody.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[non_exhaustive]
 pub struct PoolReasons {
     /// Of how many tickets this is told.
     pub tickets: usize,
     /// What stands in the way, the most frequent first.
     pub obstacles: Vec<PoolReason>,
+    /// When somebody will fit with the one that comes first, if both only wait, or those who fit are enough.
+    #[serde(default)]
+    pub relaxed_after_s: Option<f64>,
+    /// What stands in its way until then.
+    #[serde(default)]
+    pub relaxed: Vec<String>,
 }
 
 /// Something that stands in the way of two tickets.
@@ -87,6 +93,8 @@ fn status(info: PoolInfo, why: Option<PoolWhy>) -> PoolStatus {
         bytes: info.bytes,
         why: why.map(|why| PoolReasons {
             tickets: why.tickets,
+            relaxed_after_s: why.relaxed_after.map(|after| after.as_secs_f64()),
+            relaxed: why.relaxed,
             obstacles: why
                 .obstacles
                 .into_iter()

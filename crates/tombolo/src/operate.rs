@@ -208,6 +208,13 @@ pub(crate) async fn pools(args: PoolsArgs) -> anyhow::Result<()> {
                 obstacle.alone
             ))?;
         }
+        if let Some(after) = why.relaxed_after_s {
+            let relaxed: Vec<_> = why.relaxed.iter().map(|what| printable(what)).collect();
+            let relaxed = relaxed.join(" and ");
+            line_of_text(&format!(
+                "  the first finds somebody in {after:.0} s: {relaxed}"
+            ))?;
+        }
     }
     Ok(())
 }

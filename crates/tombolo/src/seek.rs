@@ -71,6 +71,8 @@ struct Why {
     obstacles: Vec<(String, u32, u32)>,
     nearest: Vec<String>,
     relaxed_after_s: Option<f64>,
+    /// What stands in the way until then.
+    relaxed: Vec<String>,
     /// The quality of the match that it has, which waits for a better one, and for how long yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     settling: Option<(u32, f64)>,
@@ -248,7 +250,20 @@ async fn ask(device: &Device, found: &Match, style: Style) -> anyhow::Result<()>
         });
         (team.name.clone(), parties.collect())
     });
-    let backfill = found.backfill(teams.collect(), LEASE).await?;
+    let backfill = match found.backfill(teams.collect(), LEASE).await {
+        Ok(backfill) => backfill,
+        // The match goes on without.
+        Err(error) => {
+            let ended = Some(error.to_string());
+            return tell(
+                style,
+                &Event::Backfill {
+                    generation: 0,
+                    ended,
+                },
+            );
+        }
+    };
     let mut status = Some(backfill.status());
     while let Some(told) = status {
         tell(style, &told_backfill(&told))?;
@@ -446,6 +461,7 @@ fn told_why(why: WhyNot) -> Event {
             .collect(),
         nearest: why.nearest,
         relaxed_after_s: why.relaxed_after.map(|after| after.as_secs_f64()),
+        relaxed: why.relaxed,
         settling: why
             .settling
             .map(|settling| (settling.quality, settling.after.as_secs_f64())),
@@ -517,7 +533,10 @@ fn why_sentence(why: &Why) -> String {
     let nearest = listed("; nearest but for ", &why.nearest, " and ");
     let later = match why.relaxed_after_s {
         Some(after) if why.fit > 0 => format!("; fewer are enough in {after:.0} s"),
-        Some(after) => format!("; somebody fits in {after:.0} s"),
+        Some(after) => {
+            let relaxed = listed(", when less is asked by ", &why.relaxed, " and ");
+            format!("; somebody fits in {after:.0} s{relaxed}")
+        }
         None => String::new(),
     };
     let settling = match why.settling {
@@ -584,7 +603,10 @@ mod tests {
 
     #[test]
     fn why_nobody_was_found_is_told_without_what_there_is_not() {
-        let why = |looked_at, obstacles: &[(&str, u32, u32)], nearest: &[&str]| {
+        let why_until = |looked_at,
+                         obstacles: &[(&str, u32, u32)],
+                         nearest: &[&str],
+                         relaxed: Option<(f64, &str)>| {
             let obstacles = obstacles.iter().copied();
             why_sentence(&Why {
                 looked_at,
@@ -593,15 +615,26 @@ mod tests {
                     .map(|(what, count, alone)| (what.to_owned(), count, alone))
                     .collect(),
                 nearest: nearest.iter().map(|&what| what.to_owned()).collect(),
-                relaxed_after_s: None,
+                relaxed_after_s: relaxed.map(|(after, _)| after),
+                relaxed: relaxed
+                    .map(|(_, what)| what.to_owned())
+                    .into_iter()
+                    .collect(),
                 settling: None,
             })
+        };
+        let why = |looked_at, obstacles: &[(&str, u32, u32)], nearest: &[&str]| {
+            why_until(looked_at, obstacles, nearest, None)
         };
         assert_eq!(why(0, &[], &[]), "nobody else waits");
         assert_eq!(why(2, &[], &[]), "of 2 others 0 fit");
         assert_eq!(
             why(3, &[("rule:skill", 3, 2)], &["rule:skill", "region"]),
             "of 3 others 0 fit; excluded by rule:skill 3 (2 alone); nearest but for rule:skill and region"
+        );
+        assert_eq!(
+            why_until(1, &[], &["region"], Some((40.0, "rule:skill"))),
+            "of 1 others 0 fit; nearest but for region; somebody fits in 40 s, when less is asked by rule:skill"
         );
     }
 }

@@ -102,6 +102,8 @@ pub struct WhyNot {
     pub nearest: Vec<String>,
     /// In what time somebody will fit, if both only wait, or those who fit are enough.
     pub relaxed_after: Option<Duration>,
+    /// What stands in the way until then: the rules that widen, or `teams` where fewer users are enough.
+    pub relaxed: Vec<String>,
     /// The match that it has, but which waits for a better one.
     pub settling: Option<Settling>,
 }
@@ -311,6 +313,7 @@ impl Ticket {
                 obstacles: why.obstacles.into_iter().map(parse_obstacle).collect(),
                 nearest: why.nearest,
                 relaxed_after: why.relaxed_after_ms.map(Duration::from_millis),
+                relaxed: why.relaxed,
                 settling: why.settling_quality.map(|quality| Settling {
                     quality,
                     after: Duration::from_millis(why.settled_after_ms.unwrap_or(0)),
@@ -511,6 +514,13 @@ impl TicketState {
         let was_over = std::mem::replace(&mut self.lock().is_over, true);
         self.news.notify_one();
         was_over
+    }
+
+    /// Whether nothing comes of it any more, and nothing has.
+    pub(super) fn has_ended(&self) -> bool {
+        let told = self.lock();
+        let mut events = told.events.iter();
+        told.is_over && !events.any(|kind| matches!(kind, match_event::Kind::Found(_)))
     }
 
     pub(super) fn proposed(&self) -> Option<u64> {

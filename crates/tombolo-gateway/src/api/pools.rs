@@ -53,6 +53,8 @@ pub(super) struct PoolBody {
 struct WhyBody {
     tickets: usize,
     obstacles: Vec<ObstacleBody>,
+    relaxed_after_s: Option<f64>,
+    relaxed: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -76,6 +78,8 @@ impl PoolBody {
             bytes: info.bytes,
             why: why.map(|why| WhyBody {
                 tickets: why.tickets,
+                relaxed_after_s: why.relaxed_after.map(|after| after.as_secs_f64()),
+                relaxed: why.relaxed,
                 obstacles: why
                     .obstacles
                     .into_iter()

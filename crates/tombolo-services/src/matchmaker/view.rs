@@ -46,6 +46,10 @@ pub struct PoolWhy {
     pub tickets: usize,
     /// What stands in the way, the most frequent first.
     pub obstacles: Vec<PoolObstacle>,
+    /// When somebody will fit with the one that comes first, if both only wait, or those who fit are enough.
+    pub relaxed_after: Option<Duration>,
+    /// What stands in its way until then.
+    pub relaxed: Vec<String>,
 }
 
 /// Something that stands in the way of two tickets.
@@ -116,11 +120,17 @@ impl Desk {
 
     fn why(&self, node: &Node) -> PoolWhy {
         let state = self.lock();
-        let excluded = state
-            .pool
-            .explain_all(state.time(node), TICKETS_MAX, OTHERS_MAX);
+        let (pool, now) = (&state.pool, state.time(node));
+        let excluded = pool.explain_all(now, TICKETS_MAX, OTHERS_MAX);
+        let first = pool.waiting().next();
+        let why = first.and_then(|first| pool.explain_among(&first.id, now, OTHERS_MAX));
+        let relaxation = why.and_then(|why| why.relaxation);
         PoolWhy {
-            tickets: state.pool.waiting_count().min(TICKETS_MAX),
+            relaxed_after: relaxation.as_ref().map(|relaxation| relaxation.after),
+            relaxed: relaxation.map_or_else(Vec::new, |relaxation| {
+                relaxation.obstacles.iter().map(obstacle).collect()
+            }),
+            tickets: pool.waiting_count().min(TICKETS_MAX),
             obstacles: excluded
                 .into_iter()
                 .map(|excluded| PoolObstacle {

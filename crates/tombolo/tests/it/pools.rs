@@ -11,13 +11,15 @@ async fn a_party_looks_together_and_its_match_takes_others_in_while_it_runs() {
     let folder = Folder::new("parties");
     let (secret, table) = key("ops", &["pools:read"], "").await;
     let pool = "[[pool]]\nname = \"teams\"\nfill = \"1ms\"\n\
-        teams = [{ name = \"many\", min = 2, max = 2 }, { name = \"few\", min = 1, max = 2 }]\n";
+        teams = [{ name = \"many\", min = 2, max = 2 }, { name = \"few\", min = 1, max = 2 }]\n\
+        [[pool.rules]]\nkind = \"distance\"\nattribute = \"skill\"\nmax = 50\n";
     let tables = [&table, pool].concat();
     let server = Server::start(&folder, "one", &secret, &tables, &[]).await;
     let url = server.ready["url"].as_str().unwrap().to_owned();
     let seeker = |user: &str, more: &[&str]| {
         let args = ["match", "--server", &url, "--user", user, "--pool", "teams"];
-        start(&[&args[..], &["--json"], more].concat())
+        let skill = ["--attribute", "skill=100"];
+        start(&[&args[..], &skill, &["--json"], more].concat())
     };
     let stays = ["--members", "3", "--backfill", "300"];
     let party = [&["--party", "party-1"][..], &stays].concat();
@@ -70,17 +72,34 @@ async fn operators_see_who_waits_in_a_pool_of_the_nodes_file_and_why() {
     let (secret, table) = key("ops", &["pools:read"], "").await;
     let (other, other_table) = key("other", &["rooms:read"], "").await;
     let pool = "[[pool]]\nname = \"duel\"\nplayers = { min = 2, max = 2 }\n\
-        [[pool.rules]]\nkind = \"distance\"\nattribute = \"skill\"\nmax = 50\n";
+        [[pool.rules]]\nkind = \"distance\"\nattribute = \"skill\"\nmax = 50\n\
+        relax = { every = 3600, by = 1000, limit = 1050 }\n";
     let tables = [table, other_table, pool.to_owned()].concat();
     let server = Server::start(&folder, "one", &secret, &tables, &["--admin", &admin]).await;
     let url = server.ready["url"].as_str().unwrap().to_owned();
     let mut seekers = Vec::new();
     for (user, skill) in [("alice", "skill=100"), ("bob", "skill=900")] {
         let args = ["match", "--server", &url, "--user", user, "--pool", "duel"];
-        let mut seeker = start(&[&args[..], &["--attribute", skill, "--json"]].concat());
+        let mut seeker = start(
+            &[
+                &args[..],
+                &["--attribute", skill, "--why-every", "0.2", "--json"],
+            ]
+            .concat(),
+        );
         seeker.event("waits").await;
         seekers.push(seeker);
     }
+    // Whoever asks hears which rule has to widen.
+    let seeker = seekers.last_mut().unwrap();
+    let why = loop {
+        let why = seeker.event("why").await;
+        if why["looked_at"] == 1 {
+            break why;
+        }
+    };
+    assert!(why["relaxed_after_s"].as_f64() > Some(3000.0), "{why}");
+    assert_eq!(why["relaxed"], why["nearest"], "{why}");
 
     // Tickets wait before it is known who is the matcher.
     let answer = loop {
@@ -126,7 +145,14 @@ async fn operators_see_who_waits_in_a_pool_of_the_nodes_file_and_why() {
     assert_eq!(all["pools"][0]["waiting"], listed["pools"][0]["waiting"]);
     let named = start(&[&operate[..], &["duel"]].concat()).ended().await;
     let named = &named.events[0]["pools"][0];
-    assert_eq!(named["why"], answer["why"]);
+    for part in ["tickets", "obstacles", "relaxed"] {
+        assert_eq!(named["why"][part], answer["why"][part]);
+    }
+    assert_eq!(answer["why"]["relaxed"], json!([what]));
+    assert!(
+        answer["why"]["relaxed_after_s"].as_f64() > Some(3000.0),
+        "{answer}"
+    );
 
     for name in ["nothing", "no/pool"] {
         let none = start(&[&operate[..], &[name]].concat()).ended().await;
