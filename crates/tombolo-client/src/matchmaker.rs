@@ -257,6 +257,18 @@ impl Known {
         }
         self.dropped.push_back(id);
     }
+
+    /// Forgets those of others that have ended without a match before the application took them.
+    fn forget_ended(&mut self) {
+        let tickets = &mut self.tickets;
+        self.invited.retain(|state| {
+            let has_ended = state.has_ended();
+            if has_ended {
+                tickets.remove(&state.id);
+            }
+            !has_ended
+        });
+    }
 }
 
 impl Seeking {
@@ -288,6 +300,7 @@ impl Seeking {
             kind,
             match_event::Kind::Ended(_) | match_event::Kind::Failed(_)
         );
+        known.forget_ended();
         if is_over || known.invited.len() >= INVITED_MAX {
             return;
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tombolo_wire::{UserId, v1};
 
-use crate::ticket::{ATTRIBUTES_MAX, BLOCKS_MAX, Player, ROLES_MAX, Reach, TicketError};
+use crate::ticket::{ATTRIBUTES_MAX, BLOCKS_MAX, Player, ROLES_MAX, Reach, TAGS, TicketError};
 use crate::value::{ITEMS_MAX, Value, ValueError};
 use crate::word::{Name, NameError};
 
@@ -30,6 +30,9 @@ pub enum PlayerError {
         /// Which.
         attribute: Name,
     },
+    /// An attribute by whose name queries see a ticket's tags.
+    #[error("no attribute is called tags: queries see a ticket's tags by that name")]
+    Tags,
     /// A limit of all tickets.
     #[error(transparent)]
     Ticket(#[from] TicketError),
@@ -55,6 +58,9 @@ impl Player {
         let mut attributes = BTreeMap::new();
         for said in player.attributes {
             let attribute = Name::parse(&said.name)?;
+            if attribute.as_str() == TAGS {
+                return Err(PlayerError::Tags);
+            }
             let Some(value) = said.value else {
                 return Err(PlayerError::Empty { attribute });
             };

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use tombolo_client::{Device, Error, ErrorCode, Ticket, TicketEvent, TicketId};
 use tombolo_wire::v1::{
     MatchDone, MatchEvent, MatchFailed, MatchFound, MatchProposed, MatchResponse, Request,
-    TicketStatus, match_event, match_request, match_response, request, response, server_frame,
+    TicketEnded, TicketStatus, match_event, match_request, match_response, request, response,
+    server_frame,
 };
 
 use crate::lab::soon;
@@ -34,6 +35,35 @@ async fn a_ticket_that_was_dropped_is_no_invitation() {
     }
     let ticket = soon(device.matchmaker().next_ticket()).await.unwrap();
     assert_eq!(ticket.id(), invitation);
+}
+
+#[tokio::test]
+async fn invitations_that_have_ended_leave_their_places_to_others() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    for number in 0..16 {
+        let id = TicketId([number; 16]);
+        let status = match_event::Kind::Status(TicketStatus::default());
+        tell(&mut line, id, status).await;
+        let reason = "cancelled".to_owned();
+        tell(
+            &mut line,
+            id,
+            match_event::Kind::Ended(TicketEnded { reason }),
+        )
+        .await;
+    }
+    let waits = TicketId([99; 16]);
+    tell(
+        &mut line,
+        waits,
+        match_event::Kind::Status(TicketStatus::default()),
+    )
+    .await;
+    // All of that was told before the answer to this.
+    let _own = waiting(&device, &mut line).await;
+    let ticket = soon(device.matchmaker().next_ticket()).await.unwrap();
+    assert_eq!(ticket.id(), waits);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use super::{
     Relax, Role, Rule, Rules, STEPS_MAX, Shape, TEAM_ROLES_MAX, TEAMS_MAX, TICKETS_MAX, Team,
     Topology,
 };
+use crate::ticket::TAGS;
 use crate::value::{ITEMS_MAX, Kind, Merge, Value};
 use crate::word::Name;
 
@@ -224,7 +225,7 @@ fn attributes(node: Option<&Node>) -> Result<BTreeMap<Name, Attribute>, Fault> {
     let mut attributes = BTreeMap::new();
     for node in nodes {
         let mut table = Table::new(node)?;
-        let name = table.required("name")?.name()?;
+        let name = attribute_name(table.required("name")?)?;
         let kind = table.required("kind")?.choice(&KINDS)?;
         let merge = match table.optional("party") {
             Some(node) => {
@@ -380,12 +381,23 @@ fn attribute(
     wanted: Kind,
 ) -> Result<Name, Fault> {
     let node = table.required("attribute")?;
-    let name = node.name()?;
+    let name = attribute_name(node)?;
     let known = *kinds.entry(name.clone()).or_insert(wanted);
     if known != wanted {
         return Err(node.expected("an attribute of the kind that this rule needs"));
     }
     Ok(name)
+}
+
+fn attribute_name(node: &Node) -> Result<Name, Fault> {
+    let name = node.name()?;
+    match name.as_str() {
+        TAGS => {
+            Err(node
+                .expected("an attribute not called tags, as which queries see a ticket's tags,"))
+        }
+        _ => Ok(name),
+    }
 }
 
 fn rule_name(node: &Node, table: &mut Table<'_>, check: &Check) -> Result<Name, Fault> {

@@ -87,6 +87,16 @@ fn mistakes_are_told_with_line_and_column() {
         with("[[rules]]\nkind = \"equal\""),
         "line 3, column 1: attribute is missing here"
     );
+    for rule in [
+        "[[rules]]\nkind = \"overlap\"\nmin = 1\nattribute = \"tags\"",
+        "[[attributes]]\nkind = \"list\"\n\nname = \"tags\"",
+    ] {
+        let error = with(rule);
+        assert!(
+            error.ends_with("an attribute not called tags, as which queries see a ticket's tags, is expected here"),
+            "{error}"
+        );
+    }
     assert_eq!(
         with("tick = \"soon\""),
         "line 3, column 8: a time of at most a day, such as 500ms, 5s or 2m is expected here"

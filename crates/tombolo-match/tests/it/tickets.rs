@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use tombolo_match::{Body, EndReason, Entry, Event, Illegal, LEAP_MAX, Reach, WEIGHT_MAX};
+use tombolo_match::{
+    Body, EndReason, Entry, Event, Illegal, LEAP_MAX, Player, PlayerError, Reach, WEIGHT_MAX,
+};
+use tombolo_wire::v1;
 
-use crate::world::{World, ended, fat, having, id, player, solo, text, user};
+use crate::world::{World, ended, fat, having, id, player, skilled, solo, text, user};
 
 fn trio() -> World {
     World::new("name = \"trio\"\nplayers = { min = 3, max = 3 }")
@@ -280,4 +283,12 @@ fn a_ticket_goes_by_how_its_users_are_reached_by_then_and_keeps_its_place() {
     assert_eq!(world.matched(), [["u1", "u3"]]);
     let gone = world.apply(reached(3, "u3", Reach::Relayed));
     assert_eq!(gone, Err(Illegal::Unknown));
+}
+
+#[test]
+fn no_attribute_is_called_as_queries_see_tags() {
+    let mut said = v1::MatchPlayer::from(&skilled(1, &[5.0]).players[0]);
+    assert!(Player::parse(said.clone()).is_ok());
+    said.attributes[0].name = "tags".to_owned();
+    assert_eq!(Player::parse(said), Err(PlayerError::Tags));
 }
