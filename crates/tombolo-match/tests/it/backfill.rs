@@ -232,7 +232,7 @@ fn as_many_join_a_running_match_as_make_a_multiple_with_those_who_play() {
 #[test]
 fn running_matches_are_refused_that_do_not_fit_into_the_pool() {
     let mut world = World::new(RULES);
-    let fat = |number| vec![crate::world::fat(skilled(number, &[0.0]))];
+    let fat = |number| vec![fat(skilled(number, &[0.0]))];
     let of = |number: u8, after| Backfill {
         id: BackfillId([number; 16]),
         ..running(after, fat(u128::from(number)), Vec::new())
@@ -284,7 +284,7 @@ fn who_finds_no_place_in_a_running_match_is_back_where_it_was() {
 #[test]
 fn a_pool_that_is_full_remembers_nobody_who_has_joined_a_running_match() {
     let mut world = World::new(RULES);
-    let fat = |number| crate::world::fat(skilled(number, &[0.0]));
+    let fat = |number| fat(skilled(number, &[0.0]));
     let of = |number: u8| Backfill {
         id: BackfillId([number; 16]),
         ..running(0, vec![fat(u128::from(number))], Vec::new())
