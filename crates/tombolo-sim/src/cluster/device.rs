@@ -75,6 +75,8 @@ pub(crate) struct Device {
     /// The session that it was given last.
     pub(crate) session: Bytes,
     next_request: u64,
+    /// Grows whenever something is asked for, or answered.
+    pub(crate) turns: u64,
     asked: BTreeMap<u64, Asked>,
     again: Deeds,
     deeds: u64,
@@ -128,6 +130,7 @@ impl Device {
             resume_token: None,
             session: Bytes::new(),
             next_request: 1,
+            turns: 0,
             asked: BTreeMap::new(),
             again: Deeds::default(),
             deeds: 0,
@@ -254,6 +257,7 @@ impl Device {
         self.outbox = Outbox::new(Limits::default());
         self.inbox = Inbox::new();
         self.life += 1;
+        self.turns += 1;
         // What became of what was asked before is told to who asks again.
         for asked in std::mem::take(&mut self.asked).into_values() {
             if let Asked::Act(deed) = asked {
@@ -368,6 +372,7 @@ impl Device {
     fn ask(&mut self, asked: Asked, kind: request::Kind) {
         let id = self.next_request;
         self.next_request += 1;
+        self.turns += 1;
         self.asked.insert(id, asked);
         self.push(client_frame::Body::Request(v1::Request {
             id,
@@ -408,6 +413,7 @@ impl Device {
         let Some(asked) = self.asked.remove(&response.id) else {
             return Err(format!("{}: an answer to nothing: {response:?}", self.name));
         };
+        self.turns += 1;
         let failure = match &response.result {
             Some(response::Result::Failure(failure)) => Some(failure.code()),
             _ => None,
