@@ -55,6 +55,8 @@ pub(crate) struct Directory {
     /// told anew, or have another record than the one that is known.
     untold: BTreeSet<NodeId>,
     peer_by_node: BTreeMap<NodeId, Peer>,
+    /// Something has changed of what others are shown.
+    has_news: bool,
     /// When this node last heard itself.
     echo: Option<Instant>,
     /// When the time was last told.
@@ -171,6 +173,7 @@ impl Directory {
             record_by_node: BTreeMap::new(),
             untold: BTreeSet::new(),
             peer_by_node: BTreeMap::new(),
+            has_news: true,
             echo: None,
             ticked: now,
             beat_at: now,
@@ -197,6 +200,7 @@ impl Directory {
         }
         self.record_by_node
             .insert(node.clone(), (record.clone(), revision));
+        self.has_news = true;
         if node == self.name {
             self.on_own_record(now, &record, revision);
         } else {
@@ -259,6 +263,7 @@ impl Directory {
             && peer.epoch == beat.epoch
         {
             peer.hear(now);
+            self.has_news |= peer.load != beat.load;
             peer.load = beat.load;
         }
     }
@@ -314,6 +319,7 @@ impl Directory {
     /// Where devices connect to this node.
     pub(crate) fn handle_url(&mut self, now: Instant, url: String) {
         self.facts.url = url;
+        self.has_news = true;
         self.renew_soon(now);
     }
 
@@ -331,6 +337,7 @@ impl Directory {
 
     /// The node's load, as heartbeats and records tell it.
     pub(crate) fn set_load(&mut self, load: Load) {
+        self.has_news |= self.facts.load != load;
         self.facts.load = load;
     }
 
@@ -375,6 +382,13 @@ impl Directory {
     #[must_use]
     pub(crate) fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
+    }
+
+    /// Whether [`facts`](Self::facts), [`others`](Self::others) or [`lost`](Self::lost) may say something else than
+    /// when this was asked before: most heartbeats bring nothing new.
+    #[must_use]
+    pub(crate) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.has_news)
     }
 
     /// This node's life; `None` while it is not in the cluster.

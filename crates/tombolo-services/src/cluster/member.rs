@@ -225,6 +225,9 @@ impl Driver {
         while let Some(command) = self.directory.poll_command() {
             self.on_command(command);
         }
+        if !self.directory.take_news() {
+            return;
+        }
         let (here, others) = (self.directory.facts(), self.directory.others());
         let spread_min = self.node.config.spread_min;
         let (cluster, lost) = (&self.node.cluster, self.directory.lost());

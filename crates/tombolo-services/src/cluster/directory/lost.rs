@@ -27,6 +27,7 @@ impl Directory {
         if self.record_by_node.remove(node).is_none() {
             return;
         }
+        self.has_news = true;
         self.inherited.remove(node);
         if *node == self.name
             && let Me::In {
@@ -44,6 +45,7 @@ impl Directory {
         }
         if let Some(peer) = self.peer_by_node.remove(node) {
             let (node, epoch) = (node.clone(), peer.epoch);
+            self.has_news = true;
             self.events.push_back(Event::Down { node, epoch });
         }
         true

@@ -313,6 +313,29 @@ fn what_is_read_after_a_conflict_counts_though_its_revision_is_lower() {
 }
 
 #[test]
+fn a_heartbeat_is_news_when_the_load_is_another() {
+    let mut world = World::new(5, 2, Trouble::NONE);
+    world.run(Duration::from_secs(5));
+    let (now, from) = (world.now, world.nodes[1].name.clone());
+    let epoch = world.nodes[1].directory.as_ref().unwrap().epoch().unwrap();
+    let directory = world.nodes[0].directory.as_mut().unwrap();
+    let mut beat = Heartbeat {
+        from,
+        epoch,
+        state: State::Alive,
+        load: Load::default(),
+        asks: None,
+    };
+    let _ = directory.take_news();
+    directory.handle_heartbeat(now, &beat);
+    assert!(!directory.take_news());
+    beat.load.sessions += 1;
+    directory.handle_heartbeat(now, &beat);
+    assert!(directory.take_news());
+    assert!(!directory.take_news());
+}
+
+#[test]
 fn nodes_that_are_gone_make_place_for_new_ones() {
     let mut world = World::new(5, 1, Trouble::NONE);
     world.run(Duration::from_secs(5));
@@ -410,7 +433,12 @@ struct Node {
     /// When it last took in a heartbeat of each life.
     heard: BTreeMap<(NodeId, u64), Instant>,
     chores: Vec<(Instant, NodeId, u64)>,
+    /// What was to be seen when there were news last.
+    seen: Vec<Seen>,
 }
+
+/// A node, its life, whether that is up, and its load while it is.
+type Seen = (NodeId, u64, bool, Load);
 
 #[derive(Clone)]
 enum Input {
@@ -468,6 +496,7 @@ impl World {
             inbox: VecDeque::from([Input::Synced]),
             heard: BTreeMap::new(),
             chores: Vec::new(),
+            seen: Vec::new(),
         }
     }
 
@@ -671,6 +700,11 @@ impl World {
                 continue;
             }
             let Some(command) = directory.poll_command() else {
+                if directory.take_news() {
+                    node.seen = seen(directory).collect();
+                }
+                let is_seen = seen(directory).eq(node.seen.iter().cloned());
+                assert!(is_seen, "seed {seed}: nobody was told to look");
                 return;
             };
             match command {
@@ -818,6 +852,13 @@ impl World {
             assert_eq!(directory.others().count(), self.nodes.len() - 1);
         }
     }
+}
+
+fn seen(directory: &Directory) -> impl Iterator<Item = Seen> {
+    let others = directory.others();
+    let others = others.map(|(node, load)| (node.name.clone(), node.epoch, true, load));
+    let lost = directory.lost();
+    others.chain(lost.map(|(node, epoch)| (node.clone(), epoch, false, Load::default())))
 }
 
 fn directory(now: Instant, name: &NodeId, process: u64) -> Directory {
