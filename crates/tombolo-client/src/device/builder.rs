@@ -26,6 +26,7 @@ const PATIENCE_MAX: Duration = Duration::from_secs(60);
 /// About how long a device takes to go to a nearer node, unless the application says otherwise.
 const NEARER_WITHIN: Duration = Duration::from_secs(60);
 const NEARER_WITHIN_MIN: Duration = Duration::from_secs(1);
+const NEARER_WITHIN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl DeviceBuilder {
     pub(super) fn new(url: &str) -> Self {
@@ -94,10 +95,11 @@ impl DeviceBuilder {
     /// About how long the device takes to go to another node of the cluster that is clearly nearer: three measurements
     /// in a row must find that a round trip there takes 20 ms and 30 % less, and the node must take newcomers. The
     /// session goes over with all that it has, and nobody notices. Then the device stays for ten times as long. 60 s
-    /// unless said otherwise, 1 s at least; `None`: it stays until its node sends it away.
+    /// unless said otherwise, 1 s at least and a day at most; `None`: it stays until its node sends it away.
     #[must_use]
     pub fn nearer_within(mut self, within: Option<Duration>) -> Self {
-        self.nearer_within = within.map(|within| within.max(NEARER_WITHIN_MIN));
+        self.nearer_within =
+            within.map(|within| within.clamp(NEARER_WITHIN_MIN, NEARER_WITHIN_MAX));
         self
     }
 

@@ -124,6 +124,8 @@ pub(crate) struct Driver {
     remote_attempt: u64,
     /// Messages for the introduction.
     first: Vec<Outgoing>,
+    /// What they were sealed to: told with each introduction until there is a connection, since the first may be lost.
+    sealed: Bytes,
     credentials: Credentials,
     ends: Ends,
     introductions: mpsc::Receiver<Introduction>,
@@ -158,6 +160,7 @@ impl Driver {
             attempt,
             remote_attempt: answers.map_or(0, |remote| remote.attempt),
             first: first.map_err(std::io::Error::other)?,
+            sealed: Bytes::new(),
             config,
             credentials: Credentials::from_seed(seed),
             ends,
@@ -216,6 +219,7 @@ impl Driver {
             .map_err(|error| error.to_string())?;
         self.config_paths_status(guard.peer);
         let connection = self.connect(&guard, identity).await?;
+        self.sealed.clear();
         self.work(guard, connection, unread).await
     }
 
@@ -244,10 +248,9 @@ impl Driver {
         let expected = self.config.expected_keys;
         let early = self.seal_first(expected);
         let sealed_for = early.is_some().then_some(expected);
+        self.sealed = early.unwrap_or_default();
         self.news.mark_told();
-        let mut introduction = self.introduction();
-        introduction.early = early.unwrap_or_default();
-        let introduce = self.introduce_by(introduction);
+        let introduce = self.introduce_by(self.introduction());
         // A session that is over shows by the missing answer.
         _ = self.config.shop.session.command(introduce).await;
         sealed_for
@@ -273,7 +276,7 @@ impl Driver {
                 .filter(may_be_told)
                 .filter_map(write_candidate)
                 .collect(),
-            early: Bytes::new(),
+            early: self.sealed.clone(),
             update: false,
             nat: nat.map(|report| nat::to_wire(report.behaviour())),
         }
@@ -675,6 +678,7 @@ mod tests {
         let session = config.shop.session.clone();
         assert!(session.command_now(Command::Close(oneshot::channel().0)));
         let (_peer, _inputs, mut driver) = Driver::new(config).unwrap();
+        driver.sealed = Bytes::from_static(b"first messages");
         driver.tell_relay();
         assert!(matches!(commands.recv().await, Some(Command::Close(_))));
         driver.news.is_due().await;
@@ -683,7 +687,12 @@ mod tests {
             panic!("the peer is told");
         };
         assert_eq!((told.room.as_str(), told.to.as_str()), ("r", "bob"));
-        assert!(told.introduction.unwrap().update);
+        let introduction = told.introduction.unwrap();
+        assert!(introduction.update);
+        assert_eq!(
+            introduction.early, driver.sealed,
+            "the first one may be lost"
+        );
     }
 
     #[test]

@@ -374,9 +374,14 @@ impl Driver {
 
     /// Measures whether another node is nearer than this one.
     fn look_for_nearer(&mut self) {
+        let now = Instant::now();
+        if !self.nearer.handle_timeout(now) || !self.looking.is_empty() {
+            return;
+        }
         let urls = self.nodes.to_compare();
-        if self.nearer.handle_timeout(Instant::now()) && self.looking.is_empty() && !urls.is_empty()
-        {
+        if urls.is_empty() {
+            self.nearer.handle_alone(now, random());
+        } else {
             self.looking.spawn(distance::measure_now(urls));
         }
     }

@@ -55,7 +55,7 @@ impl Nearer {
 
     /// The session is on another node, or was not let into one.
     pub(super) fn handle_move(&mut self, now: Instant, random: f64) {
-        self.rests_until = now + self.within.unwrap_or_default() * REST;
+        self.rest(now);
         (self.look_at, self.found) = (None, 0);
         self.handle_news(now, random);
     }
@@ -84,10 +84,21 @@ impl Nearer {
             return nearest.cloned();
         }
         if nearest.is_none() {
-            self.rests_until = now + self.within.unwrap_or_default() * REST;
+            self.rest(now);
         }
         self.handle_news(now, random);
         None
+    }
+
+    /// There is nothing to compare now: another node may come.
+    pub(super) fn handle_alone(&mut self, now: Instant, random: f64) {
+        self.found = 0;
+        self.rest(now);
+        self.handle_news(now, random);
+    }
+
+    fn rest(&mut self, now: Instant) {
+        self.rests_until = now + self.within.unwrap_or_default() * REST;
     }
 
     fn pause(&self, random: f64) -> Option<Duration> {
@@ -195,6 +206,17 @@ mod tests {
             nearer.handle_news(since, 0.0);
             assert!(nearer.poll_timeout().unwrap() >= since + rest);
         }
+    }
+
+    #[test]
+    fn a_device_that_has_nothing_to_compare_looks_again_after_a_rest() {
+        let now = Instant::now();
+        let mut nearer = Nearer::new(Some(WITHIN), now);
+        nearer.handle_news(now, 0.0);
+        let at = nearer.poll_timeout().unwrap();
+        assert!(nearer.handle_timeout(at));
+        nearer.handle_alone(at, 0.0);
+        assert!(nearer.poll_timeout().unwrap() >= at + WITHIN * REST);
     }
 
     #[test]

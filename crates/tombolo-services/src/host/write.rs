@@ -251,7 +251,10 @@ pub(super) fn purpose(room: &Room, body: &Body) -> Purpose {
                 || matches!(act, Act::Kick(user) | Act::Ban { user, .. } if is_in(user));
             is_allowed && ends
         }
-        Body::Created { .. } | Body::Joined(_) | Body::Returned { .. } => false,
+        // Who is a member comes back to its seat, and takes no more place than before.
+        Body::Joined(join) => room.member(&join.user).is_some(),
+        Body::Returned { user, .. } => room.member(user).is_some(),
+        Body::Created { .. } => false,
     };
     if is_end { Purpose::End } else { Purpose::More }
 }
