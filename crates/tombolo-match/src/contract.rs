@@ -39,6 +39,17 @@ pub enum PlayerError {
 }
 
 impl Player {
+    /// Checks what newcomers may not say. What is kept may have been said before that was refused, and is read.
+    ///
+    /// # Errors
+    /// When an attribute is called `tags`.
+    pub fn check(&self) -> Result<(), PlayerError> {
+        if self.attributes.keys().any(|name| name.as_str() == TAGS) {
+            return Err(PlayerError::Tags);
+        }
+        Ok(())
+    }
+
     /// Reads what a device says of a user; it is told nowhere.
     ///
     /// # Errors
@@ -58,9 +69,6 @@ impl Player {
         let mut attributes = BTreeMap::new();
         for said in player.attributes {
             let attribute = Name::parse(&said.name)?;
-            if attribute.as_str() == TAGS {
-                return Err(PlayerError::Tags);
-            }
             let Some(value) = said.value else {
                 return Err(PlayerError::Empty { attribute });
             };

@@ -128,6 +128,9 @@ fn parse_ticket(submit: v1::SubmitTicket) -> Result<Ticket, Reject> {
 
 pub(super) fn check(ticket: &Ticket) -> Result<(), Reject> {
     ticket.check().map_err(bad_ticket)?;
+    for player in &ticket.players {
+        player.check().map_err(bad_ticket)?;
+    }
     if ticket.weight() > TICKET_BYTES_MAX {
         let message = format!("a ticket says at most {TICKET_BYTES_MAX} bytes");
         return Err(Reject::new(ErrorCode::TooLarge, message));

@@ -410,7 +410,8 @@ pub(super) fn begin_to_forget(node: &Arc<Node>, found: Found) {
     });
 }
 
-/// Posts and members first: the group's own log says where they are, and is kept until nothing is left of them.
+/// Posts and members first: the group's own log says where they are, and is kept until nothing is left of them. Of the
+/// members' logs those that say where others are go last, so that whoever is interrupted finds the rest.
 async fn forget(node: &Arc<Node>, found: &Found) -> Result<(), Reject> {
     let (first, last) = {
         let head = found.head.lock();
@@ -420,13 +421,17 @@ async fn forget(node: &Arc<Node>, found: &Found) -> Result<(), Reject> {
         found.segment(node, number).await?.retire().await?;
     }
     let mut paths = vec![Vec::new()];
-    while let Some(path) = paths.pop() {
+    let mut looked_at = 0;
+    while let Some(path) = paths.get(looked_at).cloned() {
         let roster = found.roster_at(node, &path).await?;
         let is_split = roster.lock().machine.is_split();
         if is_split && path.len() < DEPTH_MAX {
             paths.extend((0..PARTS).map(|part| [path.as_slice(), &[part]].concat()));
         }
-        roster.retire().await?;
+        looked_at += 1;
+    }
+    for path in paths.iter().rev() {
+        found.roster_at(node, path).await?.retire().await?;
     }
     found.head.retire().await
 }
