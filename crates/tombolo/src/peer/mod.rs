@@ -259,11 +259,11 @@ impl Party {
                     user: user.to_string(),
                     reason: reason.clone(),
                 });
-                anyhow::ensure!(
-                    !is_own,
-                    "{} is not in the room any more: {reason}",
-                    self.own
-                );
+                let own = &self.own;
+                if is_own && reason == "replaced" {
+                    anyhow::bail!("{own} came into the room from elsewhere");
+                }
+                anyhow::ensure!(!is_own, "{own} is not in the room any more: {reason}");
             }
             RoomEvent::Peer(peer) => self.follow(peer),
             RoomEvent::Message { .. } => {}

@@ -114,6 +114,7 @@ pub(crate) struct Webhook {
     /// In seconds.
     pub(crate) timeout: Option<f64>,
     /// Whether it is told what is said durably.
+    #[serde(default)]
     pub(crate) messages: bool,
 }
 
