@@ -18,6 +18,8 @@ use super::{Command, Config, Connection, Driver, End, Event, Transport, closed, 
 use crate::error::Error;
 
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long that may take where the device could as well stay: nothing is sent meanwhile.
+const NEARER_WELCOME_TIMEOUT: Duration = Duration::from_secs(3);
 /// First pause before another connection; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
@@ -213,6 +215,10 @@ impl Driver {
                 let error = failed.error;
                 tracing::info!(%error, "not let into the node that is nearer");
                 *moving = Move::default();
+                // It may have fallen silent meanwhile, which is said once.
+                if self.pulse.is_suspected() {
+                    self.begin_escape(moving);
+                }
                 Ok(false)
             }
             Err(failed) => {
@@ -457,7 +463,12 @@ impl Attempt {
         let token = tokens.token_for(url).await?;
         is_greeting.store(true, Ordering::Relaxed);
         connection.send(self.hello(token.clone())).await;
-        let answer = tokio::time::timeout(WELCOME_TIMEOUT, answer(&mut connection)).await;
+        let patience = if self.comes_nearer {
+            NEARER_WELCOME_TIMEOUT
+        } else {
+            WELCOME_TIMEOUT
+        };
+        let answer = tokio::time::timeout(patience, answer(&mut connection)).await;
         let Ok(frame) = answer else {
             return Err(Error::unreachable(url, "the node did not answer the greeting").into());
         };
