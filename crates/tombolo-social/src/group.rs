@@ -64,7 +64,7 @@ pub enum Body {
         /// How much of those before is kept; [`KEPT_BYTES_MAX`] at most, and where that is not said.
         kept_bytes_max: Option<NonZeroU64>,
     },
-    /// It ends, and its name is not given again.
+    /// It ends. Its name is free once the engine has forgotten it.
     Closed,
 }
 
