@@ -284,12 +284,15 @@ async fn listen(
     counters: Arc<WebhookCounters>,
     messages: bool,
 ) {
-    let mut changes = services.changes();
+    let mut changes = if messages {
+        services.changes_and_messages()
+    } else {
+        services.changes()
+    };
     drop(services);
     let room_for_messages = Arc::new(Semaphore::new(MESSAGE_BYTES_QUEUED_MAX));
     loop {
         let dropped = match changes.recv().await {
-            Ok(Change::Room(change)) if !messages && is_message(&change) => 0,
             Ok(change) => {
                 let event = Event::of(change, &room_for_messages);
                 let is_queued = event.is_some_and(|event| queue.try_send(event).is_ok());
@@ -300,10 +303,6 @@ async fn listen(
         };
         counters.dropped.fetch_add(dropped, Ordering::Relaxed);
     }
-}
-
-fn is_message(change: &RoomChange) -> bool {
-    matches!(change.event, RoomEvent::Said(_))
 }
 
 impl Event {

@@ -78,22 +78,32 @@ pub enum Change {
 
 /// Tells those who want to know, in the order in which it happens.
 #[derive(Debug)]
-pub(crate) struct Changes(broadcast::Sender<Change>);
+pub(crate) struct Changes {
+    /// All but messages, which are many and long.
+    few: broadcast::Sender<Change>,
+    all: broadcast::Sender<Change>,
+}
 
 impl Default for Changes {
     fn default() -> Self {
-        Self(broadcast::Sender::new(CHANGES_MAX))
+        Self {
+            few: broadcast::Sender::new(CHANGES_MAX),
+            all: broadcast::Sender::new(MESSAGES_MAX),
+        }
     }
 }
 
 impl Changes {
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Change> {
-        self.0.subscribe()
+        self.few.subscribe()
+    }
+
+    pub(crate) fn subscribe_to_all(&self) -> broadcast::Receiver<Change> {
+        self.all.subscribe()
     }
 
     pub(crate) fn emit_of_room(&self, event: RoomEvent, room: &RoomId, user: Option<&UserId>) {
-        // Nobody may want to know.
-        let _ = self.0.send(Change::Room(RoomChange {
+        self.emit(Change::Room(RoomChange {
             event,
             room: room.clone(),
             user: user.cloned(),
@@ -102,11 +112,25 @@ impl Changes {
 
     fn emit_of_session(&self, event: SessionEvent, session: &Session) {
         let SessionId(id) = session.id;
-        let _ = self.0.send(Change::Session(SessionChange {
+        self.emit(Change::Session(SessionChange {
             event,
             user: session.user.clone(),
             session: id,
         }));
+    }
+
+    /// Nobody may want to know.
+    fn emit(&self, change: Change) {
+        if !change.is_message() {
+            let _ = self.few.send(change.clone());
+        }
+        let _ = self.all.send(change);
+    }
+}
+
+impl Change {
+    fn is_message(&self) -> bool {
+        matches!(self, Self::Room(change) if matches!(change.event, RoomEvent::Said(_)))
     }
 }
 
@@ -121,3 +145,6 @@ impl Node {
 
 /// What waits for who is slow to listen; whoever misses some is told so.
 const CHANGES_MAX: usize = 16_384;
+
+/// The same of who wants to hear messages, of up to 64 KiB each.
+const MESSAGES_MAX: usize = 2048;

@@ -234,6 +234,12 @@ impl Services {
         drain::rebalance(&self.node, count)
     }
 
+    /// The same as [`Self::changes`], and what is said durably by members on this node and by servers that asked it to.
+    #[must_use]
+    pub fn changes_and_messages(&self) -> broadcast::Receiver<Change> {
+        self.node.changes.subscribe_to_all()
+    }
+
     /// Tells from now on, in order, what becomes of sessions, of members on this node in their rooms, and of rooms by what this
     /// node has done. Whoever is too slow to listen misses some, and is told so.
     #[must_use]

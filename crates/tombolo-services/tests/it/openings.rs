@@ -98,7 +98,8 @@ async fn a_durable_message_is_told_once_by_the_node_of_whoever_said_it() {
     alice.join("r", JoinMode::Create).await.unwrap();
     let mut bob = nodes[1].lab.device("bob").await;
     bob.join("r", JoinMode::Join).await.unwrap();
-    let mut told = listen(&nodes);
+    let mut told = [0, 1].map(|node: usize| nodes[node].lab.services.changes_and_messages());
+    let mut others = listen(&nodes);
     let say = |text: &'static str| {
         room_act::Kind::Say(v1::Say {
             audience: None,
@@ -133,6 +134,12 @@ async fn a_durable_message_is_told_once_by_the_node_of_whoever_said_it() {
         vec!["1 one by bob", "3 three"],
     ];
     assert_eq!(said, expected);
+    for others in &mut others {
+        assert!(
+            next_room_change(others).is_none(),
+            "who does not ask hears no messages"
+        );
+    }
 }
 
 fn listen(nodes: &[Member; 2]) -> [broadcast::Receiver<Change>; 2] {
