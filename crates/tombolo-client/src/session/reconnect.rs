@@ -453,6 +453,15 @@ impl Attempt {
         })
     }
 
+    /// How long an answer to the greeting may take.
+    fn patience(&self) -> Duration {
+        if self.comes_nearer {
+            NEARER_WELCOME_TIMEOUT
+        } else {
+            WELCOME_TIMEOUT
+        }
+    }
+
     async fn greet(
         &self,
         mut connection: Connection,
@@ -463,12 +472,7 @@ impl Attempt {
         let token = tokens.token_for(url).await?;
         is_greeting.store(true, Ordering::Relaxed);
         connection.send(self.hello(token.clone())).await;
-        let patience = if self.comes_nearer {
-            NEARER_WELCOME_TIMEOUT
-        } else {
-            WELCOME_TIMEOUT
-        };
-        let answer = tokio::time::timeout(patience, answer(&mut connection)).await;
+        let answer = tokio::time::timeout(self.patience(), answer(&mut connection)).await;
         let Ok(frame) = answer else {
             return Err(Error::unreachable(url, "the node did not answer the greeting").into());
         };
