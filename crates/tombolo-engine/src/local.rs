@@ -50,7 +50,7 @@ pub struct LocalConfig {
 pub struct LogShare {
     /// The first token of their keys.
     pub kind: &'static str,
-    /// Of [`LocalConfig::logs_max`] and [`LocalConfig::log_bytes_max`], without the entries by which something
+    /// Of `LocalConfig::logs_max` and `LocalConfig::log_bytes_max`, without the entries by which something
     /// [ends](crate::Purpose), which have place beyond that.
     pub percent: usize,
 }
