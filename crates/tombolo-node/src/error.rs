@@ -103,8 +103,8 @@ pub enum StartError {
     #[error("fields cannot be so: {0}")]
     Fields(#[from] tombolo_services::FieldSettingsError),
     /// Nobody can be told what happens.
-    #[error(transparent)]
-    Webhook(#[from] crate::webhook::WebhookError),
+    #[error("the webhook: {0}")]
+    Webhook(crate::PostError),
     /// The gateway could not start for another reason.
     #[error(transparent)]
     Gateway(tombolo_gateway::BindError),

@@ -36,6 +36,7 @@ mod metrics;
 mod node;
 mod operate;
 mod pools;
+mod post;
 mod relaying;
 mod seal_claim;
 mod sessions;
@@ -52,6 +53,7 @@ pub use operate::{
     UserStatus,
 };
 pub use pools::{PoolReason, PoolReasons, PoolStatus};
+pub use post::PostError;
 pub use sessions::SessionConfig;
 pub use social::SocialConfig;
 pub use tombolo_engine::{NatsAuth, NatsConfig, NatsTls, SealKey, SealStats};
@@ -64,4 +66,4 @@ pub use tombolo_services::{
     Services, Sight, Subject, Verdict, Work,
 };
 pub use tombolo_turn::server::Cidr;
-pub use webhook::{WebhookConfig, WebhookError, WebhookStats};
+pub use webhook::{WebhookConfig, WebhookStats};

@@ -19,9 +19,10 @@ use crate::error::{Broken, ReloadError, StartError};
 use crate::hook::{Hook, Lost, Uris};
 use crate::keys::DevKey;
 use crate::operate::Operator;
+use crate::post::HttpClient;
 use crate::relaying;
 use crate::seal_claim::SealClaim;
-use crate::webhook::{self, HttpClient, WebhookConfig, WebhookCounters, WebhookStats};
+use crate::webhook::{self, WebhookConfig, WebhookCounters, WebhookStats};
 
 /// A running node. [`Node::shutdown`] ends it in good order, dropping it at once.
 pub struct Node {
@@ -87,7 +88,8 @@ impl Node {
 
     pub(crate) async fn start(config: NodeBuilder) -> Result<Self, StartError> {
         let webhook = config.webhook.as_ref();
-        let webhook_uri = webhook.map(WebhookConfig::uri).transpose()?;
+        let webhook_place = webhook.map(WebhookConfig::place).transpose();
+        let webhook_place = webhook_place.map_err(StartError::Webhook)?;
         let dev_key = config.is_dev.then(|| DevKey::of(&config)).transpose()?;
         let token_keys = token_keys(&config, dev_key.as_ref()).ok_or(StartError::NoTokenKeys)?;
         let addresses = addresses(&config)?;
@@ -125,10 +127,10 @@ impl Node {
         tasks.spawn(seal_claim.clone().keep());
         let webhook_counters = Arc::<WebhookCounters>::default();
         let webhook_client = webhook.map(|to| watch::Sender::new(webhook::client(to)));
-        if let (Some(client), Some(uri), Some(to)) = (&webhook_client, webhook_uri, webhook) {
+        if let (Some(client), Some(place), Some(to)) = (&webhook_client, webhook_place, webhook) {
             let (client, to) = (client.subscribe(), to.clone());
             let (services, counters) = (services.clone(), Arc::clone(&webhook_counters));
-            tasks.spawn(webhook::run(to, uri, client, services, counters));
+            tasks.spawn(webhook::run(to, place, client, services, counters));
         }
         gateway.set_ready();
         let ready = Ready {

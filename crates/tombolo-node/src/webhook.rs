@@ -7,29 +7,24 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use hyper::header::CONTENT_TYPE;
-use hyper::{Request, Response, StatusCode, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper::{Response, StatusCode};
 use serde::Serialize;
-use sha2::Sha256;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tombolo_room::Message;
 use tombolo_services::{Change, RoomChange, RoomEvent, Services, SessionChange, SessionEvent};
 use tracing::{debug, warn};
+
+use crate::post::{self, HttpClient, Place, PostError, unix_now};
 
 /// An HTTP server that is told what happens.
 #[derive(Clone)]
@@ -74,8 +69,8 @@ impl WebhookConfig {
     ///
     /// # Errors
     /// Says what is wrong with one of them.
-    pub fn check(&self) -> Result<(), WebhookError> {
-        self.uri().map(drop)
+    pub fn check(&self) -> Result<(), PostError> {
+        self.place().map(drop)
     }
 
     /// Whether it posts to the same server, signed and paced alike. Whom it trusts may be others.
@@ -92,21 +87,8 @@ impl WebhookConfig {
         self.url == other.url && self.key == other.key && parts(self) == parts(other)
     }
 
-    pub(crate) fn uri(&self) -> Result<Uri, WebhookError> {
-        if self.key.len() < KEY_BYTES_MIN {
-            return Err(WebhookError::Key);
-        }
-        let uri: Uri = self.url.parse().map_err(|_| WebhookError::Url)?;
-        let host = uri.host().ok_or(WebhookError::Url)?;
-        let ip = host.trim_start_matches('[').trim_end_matches(']');
-        let ip: Result<std::net::IpAddr, _> = ip.parse();
-        let is_local = host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback());
-        match uri.scheme_str() {
-            Some("https") => Ok(uri),
-            Some("http") if is_local => Ok(uri),
-            Some("http") => Err(WebhookError::NotPrivate),
-            _ => Err(WebhookError::Url),
-        }
+    pub(crate) fn place(&self) -> Result<Place, PostError> {
+        Place::new(&self.url, &self.key)
     }
 }
 
@@ -117,21 +99,6 @@ impl fmt::Debug for WebhookConfig {
             .field("url", &self.url)
             .finish_non_exhaustive()
     }
-}
-
-/// Why nobody can be told.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum WebhookError {
-    /// The URL is none.
-    #[error("the webhook's URL must be such as https://example.org/events")]
-    Url,
-    /// Events would travel in the clear.
-    #[error("the webhook's URL must begin with https:// unless it is on this machine")]
-    NotPrivate,
-    /// The key can be guessed.
-    #[error("the webhook's key must have at least {KEY_BYTES_MIN} bytes")]
-    Key,
 }
 
 /// How events fared.
@@ -203,12 +170,9 @@ struct Batch<'a> {
     events: &'a [Event],
 }
 
-/// Posts over connections that it keeps.
-pub(crate) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
-
 struct Poster {
     config: WebhookConfig,
-    uri: Uri,
+    place: Place,
     client: watch::Receiver<HttpClient>,
     counters: Arc<WebhookCounters>,
     node: String,
@@ -243,7 +207,7 @@ impl Failed {
 /// Tells the server what happens for as long as it runs.
 pub(crate) async fn run(
     config: WebhookConfig,
-    uri: Uri,
+    place: Place,
     client: watch::Receiver<HttpClient>,
     services: Services,
     counters: Arc<WebhookCounters>,
@@ -253,10 +217,10 @@ pub(crate) async fn run(
     let poster = Poster {
         client,
         config,
-        uri,
+        place,
         counters: Arc::clone(&counters),
         node: services.name().to_string(),
-        life: u64::try_from(unix_now().as_micros()).unwrap_or(u64::MAX),
+        life: post::life(),
     };
     tokio::join!(
         listen(services, sender, counters, messages),
@@ -266,15 +230,7 @@ pub(crate) async fn run(
 
 /// What posts, trusting whom the configuration trusts.
 pub(crate) fn client(config: &WebhookConfig) -> HttpClient {
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(config.tls.as_ref().clone())
-        .https_or_http()
-        .enable_http1()
-        .build();
-    Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_max_idle_per_host(1)
-        .build(connector)
+    post::client(&config.tls, 1, IDLE)
 }
 
 /// Puts what happens into the queue.
@@ -451,12 +407,8 @@ impl Poster {
     }
 
     async fn send(&self, body: Bytes) -> Result<Response<Incoming>, Failed> {
-        let signature = sign(&self.config.key, &body);
-        let request = Request::post(self.uri.clone())
-            .header(CONTENT_TYPE, "application/json")
-            .header(SIGNATURE, signature)
-            .body(Full::new(body))
-            .map_err(|error| Failed::Http(error.into()))?;
+        let request = self.place.post(body);
+        let request = request.map_err(|error| Failed::Http(error.into()))?;
         let client = self.client.borrow().clone();
         let answer = client.request(request).await;
         answer.map_err(|error| Failed::Http(error.into()))
@@ -469,27 +421,6 @@ impl Poster {
     }
 }
 
-fn sign(key: &[u8], body: &[u8]) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
-    mac.update(b"tombolo-webhook\n");
-    mac.update(body);
-    let mut text = "sha256=".to_owned();
-    for byte in mac.finalize().into_bytes() {
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text
-}
-
-fn unix_now() -> Duration {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-}
-
-/// Of the signature, as hooks of the TURN server have it.
-const SIGNATURE: &str = "tombolo-signature";
-/// As many as a key of 128 bits.
-const KEY_BYTES_MIN: usize = 16;
 /// Events in one post.
 const BATCH_MAX: usize = 100;
 /// What messages say in one post, before the last of them. Many servers take a megabyte at most.
@@ -500,6 +431,8 @@ const MESSAGE_BYTES_QUEUED_MAX: usize = 16 << 20;
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// For how long an answer's body is waited for.
 const REST_WITHIN: Duration = Duration::from_secs(1);
+/// How long a connection waits for the next batch.
+const IDLE: Duration = Duration::from_secs(90);
 /// More than anybody has to say.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 

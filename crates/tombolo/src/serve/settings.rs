@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tombolo_node::{ApiKey, Certificate, Node, NodeBuilder, Scope, WebhookConfig, WebhookError};
+use tombolo_node::{ApiKey, Certificate, Node, NodeBuilder, PostError, Scope, WebhookConfig};
 use tombolo_wire::NodeId;
 
 use super::file::{ApiKeyTable, File, Nats};
@@ -286,9 +286,9 @@ fn webhook(file: &File, source: &Source) -> anyhow::Result<Option<WebhookConfig>
     config.messages = given.messages;
     config.check().map_err(|error| {
         let key = match error {
-            WebhookError::Key if given.key_file.is_some() => "key-file",
-            WebhookError::Key => "key",
-            WebhookError::Url | WebhookError::NotPrivate | _ => "url",
+            PostError::Key if given.key_file.is_some() => "key-file",
+            PostError::Key => "key",
+            PostError::Url | PostError::NotPrivate | _ => "url",
         };
         anyhow::anyhow!("{}: {error}", source.place(&["webhook", key]))
     })?;
