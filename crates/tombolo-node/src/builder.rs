@@ -6,13 +6,14 @@ use std::sync::Arc;
 use tombolo_engine::{Engine, NatsConfig, SealKey, SealKeyId};
 use tombolo_gateway::ApiKey;
 use tombolo_relay::RelayConfig;
-use tombolo_services::{FieldConfig, HookSet, Hooks, MatchPool};
+use tombolo_services::{FieldConfig, Hooks, MatchPool};
 use tombolo_turn::server::Cidr;
 use tombolo_wire::token::KeySet;
 use tombolo_wire::{CertificatePin, NodeId};
 
 use crate::certificate::Certificate;
 use crate::error::StartError;
+use crate::http_hooks::HttpHooksConfig;
 use crate::node::Node;
 use crate::sessions::SessionConfig;
 use crate::social::SocialConfig;
@@ -40,7 +41,8 @@ pub struct NodeBuilder {
     pub(crate) turns_port: u16,
     pub(crate) token_keys: Option<KeySet>,
     pub(crate) api_keys: Vec<ApiKey>,
-    pub(crate) hooks: HookSet,
+    pub(crate) hooks: Option<Arc<dyn Hooks>>,
+    pub(crate) http_hooks: Option<HttpHooksConfig>,
     pub(crate) pools: Vec<MatchPool>,
     pub(crate) fields: FieldConfig,
     pub(crate) sessions: SessionConfig,
@@ -105,7 +107,8 @@ impl NodeBuilder {
             turns_port: TURNS_PORT,
             token_keys: None,
             api_keys: Vec::new(),
-            hooks: HookSet::default(),
+            hooks: None,
+            http_hooks: None,
             pools: Vec::new(),
             fields: FieldConfig::default(),
             sessions: SessionConfig::default(),
@@ -250,7 +253,16 @@ impl NodeBuilder {
     /// Asks this code before devices come into rooms, and about what they say there.
     #[must_use]
     pub fn hooks(mut self, hooks: impl Hooks) -> Self {
-        self.hooks = HookSet::new(hooks);
+        self.hooks = Some(Arc::new(hooks));
+        self
+    }
+
+    /// Asks an HTTP server before devices come into rooms and fields, about their tickets, and what answers their
+    /// commands. What [`NodeBuilder::hooks`] is asked of this goes first: what it refuses the server is not asked
+    /// about, unless it is a command that it does not know (`ERROR_CODE_NO_SUCH_THING`).
+    #[must_use]
+    pub fn http_hooks(mut self, config: HttpHooksConfig) -> Self {
+        self.http_hooks = Some(config);
         self
     }
 
@@ -385,6 +397,10 @@ impl NodeBuilder {
             (
                 "how much users may say that is kept (`social`)",
                 self.social == other.social,
+            ),
+            (
+                "whether an HTTP server is asked (`hooks`)",
+                self.http_hooks.is_some() == other.http_hooks.is_some(),
             ),
             (
                 "the webhook (`webhook`)",

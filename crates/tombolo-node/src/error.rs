@@ -105,6 +105,9 @@ pub enum StartError {
     /// Nobody can be told what happens.
     #[error("the webhook: {0}")]
     Webhook(crate::PostError),
+    /// The game's server cannot be asked.
+    #[error("the hooks: {0}")]
+    Hooks(crate::PostError),
     /// The gateway could not start for another reason.
     #[error(transparent)]
     Gateway(tombolo_gateway::BindError),
@@ -129,6 +132,9 @@ pub enum ReloadError {
     /// The relay does not take its part.
     #[error(transparent)]
     Relay(#[from] tombolo_relay::ReloadError),
+    /// The game's server cannot be asked.
+    #[error("the hooks: {0}")]
+    Hooks(crate::PostError),
 }
 
 /// Why a node cannot go on; whoever started it starts it again.

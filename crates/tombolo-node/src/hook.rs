@@ -38,7 +38,7 @@ struct LostSince {
 
 impl Lost {
     /// Counts one; `Some` when it is time to say how many were lost.
-    fn count(&self, now: Instant) -> Option<u64> {
+    pub(crate) fn count(&self, now: Instant) -> Option<u64> {
         let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         since.count += 1;
         if since.said.is_some_and(|said| now < said + WARNING_INTERVAL) {

@@ -31,6 +31,7 @@ mod credentials;
 mod error;
 mod groups;
 mod hook;
+mod http_hooks;
 mod keys;
 mod metrics;
 mod node;
@@ -47,6 +48,7 @@ pub use builder::NodeBuilder;
 pub use certificate::Certificate;
 pub use error::{Broken, ReloadError, StartError};
 pub use groups::{GroupOwner, GroupPage, GroupStatus};
+pub use http_hooks::{HookOutcome, HookQuestion, HttpHooksConfig, HttpHooksStats};
 pub use node::{Node, Ready, Stats};
 pub use operate::{
     Asked, Draining, NodeStatus, Now, OperateError, Operator, Page, RANGE_MAX, Range, RoomStatus,
@@ -62,8 +64,8 @@ pub use tombolo_services::{
     Admission, COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, Duplicates, EntityId,
     FieldClass, FieldConfig, FieldDimensions, FieldSettings, FieldSettingsError, FieldThing, Hooks,
     JoinQuestion, Marking, MatchName, MatchPlayer, MatchPool, MatchPoolError, MatchReach,
-    MatchTicket, MatchValue, MemberMessage, NamedOperation, NewRoom, Reject, Reply, RoomTick,
-    Services, Sight, Subject, Verdict, Work,
+    MatchTicket, MatchTicketId, MatchValue, MemberMessage, NamedOperation, NewRoom, Reject, Reply,
+    RoomTick, Services, Sight, Subject, Verdict, Work,
 };
 pub use tombolo_turn::server::Cidr;
 pub use webhook::{WebhookConfig, WebhookStats};

@@ -25,13 +25,13 @@ impl Stats {
             write_family(&mut text, (name, *kind, help), [value]);
         }
         self.write_labelled(&mut text);
+        self.write_hooks(&mut text);
         text.push_str(END);
         text
     }
 
     fn write_labelled(&self, text: &mut String) {
         let (gateway, services) = (&self.gateway, &self.services);
-        let label = |name: &str, value: &str| format!("{name}=\"{value}\"");
         let sessions = [
             ("quic", gateway.sessions_quic),
             ("websocket", gateway.sessions_websocket),
@@ -99,6 +99,28 @@ impl Stats {
             refused.map(|(reason, count)| (label("reason", reason), count)),
         );
     }
+
+    fn write_hooks(&self, text: &mut String) {
+        let answers = self.hooks.count_by_outcome.iter();
+        let answers = answers.map(|((question, outcome), count)| {
+            let question = label("question", question.as_str());
+            let outcome = label("outcome", outcome.as_str());
+            (format!("{question},{outcome}"), *count)
+        });
+        write_family(
+            text,
+            (
+                "tombolo_hooks_questions",
+                Counter,
+                "Questions for the game's server, by what they were and what became of them.",
+            ),
+            answers,
+        );
+    }
+}
+
+fn label(name: &str, value: &str) -> String {
+    format!("{name}=\"{value}\"")
 }
 
 fn reasons(count_by_reason: &BTreeMap<String, u64>) -> impl Iterator<Item = (String, u64)> {

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tombolo_engine::{Engine, Local, LocalConfig, Nats, NatsConfig, SealStats, Sealed};
 use tombolo_gateway::{Gateway, GatewayConfig};
 use tombolo_relay::{CertificateError, Certificates, Relay};
-use tombolo_services::{LOG_SHARES, Services};
+use tombolo_services::{HookSet, LOG_SHARES, Services};
 use tombolo_wire::token::KeySet;
 use tombolo_wire::{NodeId, ServerUrl};
 
@@ -17,9 +17,10 @@ use crate::certificate::Certificate;
 use crate::credentials::RelaySecret;
 use crate::error::{Broken, ReloadError, StartError};
 use crate::hook::{Hook, Lost, Uris};
+use crate::http_hooks::{self, Chain, HttpHooks, HttpHooksStats, NoHooks};
 use crate::keys::DevKey;
 use crate::operate::Operator;
-use crate::post::HttpClient;
+use crate::post::{HttpClient, Place, PostError};
 use crate::relaying;
 use crate::seal_claim::SealClaim;
 use crate::webhook::{self, WebhookConfig, WebhookCounters, WebhookStats};
@@ -43,6 +44,8 @@ pub struct Node {
     webhook_counters: Arc<WebhookCounters>,
     /// What posts to the webhook's server, if there is one.
     webhook_client: Option<watch::Sender<HttpClient>>,
+    /// The game's server that is asked, if there is one.
+    http_hooks: Option<Arc<HttpHooks>>,
     sealed: Option<Arc<Sealed>>,
     seal_claim: SealClaim,
 }
@@ -75,6 +78,8 @@ pub struct Stats {
     pub relay: tombolo_relay::RelayStats,
     /// How the events for the webhook fared.
     pub webhook: WebhookStats,
+    /// How the game's server has answered.
+    pub hooks: HttpHooksStats,
     /// What was refused on the bus; nothing where it is not sealed.
     pub seal: SealStats,
 }
@@ -88,15 +93,15 @@ impl Node {
 
     pub(crate) async fn start(config: NodeBuilder) -> Result<Self, StartError> {
         let webhook = config.webhook.as_ref();
-        let webhook_place = webhook.map(WebhookConfig::place).transpose();
-        let webhook_place = webhook_place.map_err(StartError::Webhook)?;
+        let webhook_place = webhook.map(webhook_place).transpose()?;
         let dev_key = config.is_dev.then(|| DevKey::of(&config)).transpose()?;
         let token_keys = token_keys(&config, dev_key.as_ref()).ok_or(StartError::NoTokenKeys)?;
         let addresses = addresses(&config)?;
         let certificate = certificate(&config, &addresses)?;
         let certificates = certificate.for_turns()?;
         let secret = RelaySecret::random().map_err(StartError::Entropy)?;
-        let services_config = services_config(&config)?;
+        let mut services_config = services_config(&config)?;
+        let http_hooks = add_hooks(&config, &mut services_config)?;
         let Store { engine, sealed } = store(&config).await?;
         let seal_claim = claim(&engine, &services_config.node, &config).await?;
         let relay = relaying::config(&config, &addresses, certificates.clone(), &secret);
@@ -105,7 +110,6 @@ impl Node {
 
         let uris = relaying::uris(&relay, &addresses, config.host.as_deref());
         let hook = Arc::new(hook(&relay, &addresses, secret.clone(), uris.clone()));
-        let name = services_config.node.to_string();
         let services = Services::new(Arc::clone(&engine), hook, token_keys, services_config);
         let turn = relaying::turn(&relay, &addresses);
         let operator = Operator::new(services.clone(), Arc::clone(&engine), &relay, turn);
@@ -135,7 +139,7 @@ impl Node {
         gateway.set_ready();
         let ready = Ready {
             url,
-            name,
+            name: services.name().to_string(),
             stun: uris.stun,
             turn: uris.turn,
             http,
@@ -157,11 +161,12 @@ impl Node {
             tasks,
             webhook_counters,
             webhook_client,
+            http_hooks,
         })
     }
 
-    /// Takes another configuration over, all of it or nothing: token keys, the certificate, whom the webhook trusts, and what
-    /// the relay allows. What is open stays open. Blocks for as long as the relay takes.
+    /// Takes another configuration over, all of it or nothing: token keys, the certificate, whom the webhook trusts, which
+    /// server is asked and about what, and what the relay allows. What is open stays open. Blocks for as long as the relay takes.
     ///
     /// # Errors
     /// Says why the node keeps what it has.
@@ -177,6 +182,7 @@ impl Node {
             Some(given) => given.for_turns()?,
             None => self.certificates.clone(),
         };
+        let game = game_server(&config).map_err(ReloadError::Hooks)?;
         let relay = relaying::config(&config, &self.addresses, certificates.clone(), &self.secret);
         self.relay.reload(&relay)?;
         if let Some(given) = &config.certificate {
@@ -190,6 +196,9 @@ impl Node {
         self.gateway.set_api_keys(config.api_keys.clone());
         if let (Some(client), Some(webhook)) = (&self.webhook_client, &config.webhook) {
             client.send_replace(webhook::client(webhook));
+        }
+        if let (Some(hooks), Some(game)) = (&self.http_hooks, game) {
+            hooks.replace(game);
         }
         *current = config;
         Ok(())
@@ -252,6 +261,10 @@ impl Node {
             services: self.services.stats(),
             relay: self.relay.stats(),
             webhook: self.webhook_counters.stats(),
+            hooks: self
+                .http_hooks
+                .as_ref()
+                .map_or_else(HttpHooksStats::default, |hooks| hooks.stats()),
             seal: self
                 .sealed
                 .as_ref()
@@ -405,11 +418,38 @@ fn hook(relay: &Arc<Relay>, addresses: &Addresses, secret: RelaySecret, uris: Ur
     }
 }
 
+fn webhook_place(config: &WebhookConfig) -> Result<Place, StartError> {
+    config.place().map_err(StartError::Webhook)
+}
+
+/// The server that the game's questions go to.
+fn game_server(config: &NodeBuilder) -> Result<Option<http_hooks::Server>, PostError> {
+    let game = config.http_hooks.as_ref();
+    game.map(http_hooks::Server::new).transpose()
+}
+
+/// Has the services ask the game's code in this process, then its server; returns that, if there is one.
+fn add_hooks(
+    config: &NodeBuilder,
+    services: &mut tombolo_services::Config,
+) -> Result<Option<Arc<HttpHooks>>, StartError> {
+    let game = game_server(config).map_err(StartError::Hooks)?;
+    let then = game.map(|game| Arc::new(HttpHooks::new(game, services.node.as_str())));
+    services.hooks = match (config.hooks.clone(), &then) {
+        (None, None) => HookSet::default(),
+        (Some(first), None) => first.into(),
+        (first, Some(then)) => HookSet::new(Chain {
+            first: first.unwrap_or_else(|| Arc::new(NoHooks)),
+            then: Arc::clone(then),
+        }),
+    };
+    Ok(then)
+}
+
 fn services_config(config: &NodeBuilder) -> Result<tombolo_services::Config, StartError> {
     let mut services = tombolo_services::Config::default();
     services.region.clone_from(&config.region);
     services.spread_min = config.spread_min.unwrap_or(services.spread_min);
-    services.hooks = config.hooks.clone();
     services.pools.clone_from(&config.pools);
     config.fields.settings.check()?;
     services.fields = config.fields.clone();

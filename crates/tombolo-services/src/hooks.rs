@@ -170,6 +170,12 @@ pub enum Verdict {
 #[derive(Clone, Default)]
 pub struct HookSet(Option<Arc<dyn Hooks>>);
 
+impl From<Arc<dyn Hooks>> for HookSet {
+    fn from(hooks: Arc<dyn Hooks>) -> Self {
+        Self(Some(hooks))
+    }
+}
+
 impl HookSet {
     /// These.
     pub fn new(hooks: impl Hooks) -> Self {

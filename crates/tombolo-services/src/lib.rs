@@ -141,5 +141,5 @@ pub use tombolo_field::{
 };
 pub use tombolo_match::{
     Name as MatchName, Player as MatchPlayer, Reach as MatchReach, Ticket as MatchTicket,
-    Value as MatchValue,
+    TicketId as MatchTicketId, Value as MatchValue,
 };

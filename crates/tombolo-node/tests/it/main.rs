@@ -1,8 +1,11 @@
 //! Whole nodes on loopback, seen from outside.
 
+mod caller;
+mod http_hooks;
 mod https;
 mod introduction;
 mod life;
 mod operate;
+mod posts;
 mod turn;
 mod webhook;

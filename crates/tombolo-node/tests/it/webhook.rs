@@ -1,93 +1,27 @@
 //! What a webhook's server sees: one that works, one that hangs, one that fails and recovers.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::CertificateDer;
 use serde_json::Value;
-use sha2::Sha256;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
+use tokio::io::AsyncWriteExt as _;
 use tombolo_engine::{Local, LocalConfig};
 use tombolo_node::{Node, NodeBuilder, WebhookConfig, WebhookStats};
-use tombolo_wire::token::{Claims, KeySet, SigningKey, VerifyingKey};
+use tombolo_wire::NodeId;
 use tombolo_wire::v1::client_frame::Body as Up;
-use tombolo_wire::v1::server_frame::Body as Down;
 use tombolo_wire::v1::{
-    Goodbye, Hello, Join, JoinMode, Leave, Request, Resume, RoomAct, RoomRequest, Say, request,
-    room_act,
+    Goodbye, Join, JoinMode, Leave, RoomAct, RoomRequest, Say, request, room_act,
 };
-use tombolo_wire::{NodeId, UserId, VERSION};
 
+use crate::caller::{Caller, token_keys};
 use crate::https::PATIENCE;
-use crate::introduction::{Device, Socket, dial, keys, receive_until, send};
+use crate::introduction::Device;
 use crate::life;
-
-const KEY: &[u8] = b"a key of at least 16 bytes";
-
-/// A server that says yes or no when it is told to.
-struct Server {
-    listener: TcpListener,
-    address: SocketAddr,
-    /// Without, it speaks HTTP in the clear.
-    tls: Option<TlsAcceptor>,
-}
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+use crate::posts::{KEY, Server, Stream, read_post, trusting};
 
 impl Server {
-    async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("bound");
-        Self {
-            listener,
-            address,
-            tls: None,
-        }
-    }
-
-    /// One that speaks TLS, and the certificate by which it is known as `localhost`.
-    async fn start_tls() -> (Self, CertificateDer<'static>) {
-        let names = ["localhost".to_owned()];
-        let certified = rcgen::generate_simple_self_signed(names).expect("entropy");
-        let certificate = certified.cert.der().clone();
-        let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("the versions are known")
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.clone()], key.into())
-            .expect("they go together");
-        let tls = Some(TlsAcceptor::from(Arc::new(config)));
-        let server = Self::start().await;
-        (Self { tls, ..server }, certificate)
-    }
-
-    /// The next connection; over TLS the next one of which the other side trusts the certificate.
-    async fn accept(&self) -> Box<dyn Stream> {
-        let accept = async {
-            loop {
-                let (stream, _) = self.listener.accept().await.expect("a connection");
-                let Some(tls) = &self.tls else {
-                    return Box::new(stream) as Box<dyn Stream>;
-                };
-                if let Ok(stream) = tls.accept(stream).await {
-                    return Box::new(stream);
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, accept)
-            .await
-            .expect("a post in time")
-    }
-
     /// Takes one post, answers it, and returns its body if its signature is right.
     async fn answer(&self, status: &str) -> Value {
         self.answer_with(status, "Content-Length: 0\r\nConnection: close\r\n\r\n")
@@ -98,32 +32,11 @@ impl Server {
     /// The same with what comes after the status; the connection stays open for as long as it is kept.
     async fn answer_with(&self, status: &str, rest: &str) -> (Value, Box<dyn Stream>) {
         let mut stream = self.accept().await;
-        let mut request = Vec::new();
-        let (head, body) = loop {
-            let mut buffer = [0; 4096];
-            let count = tokio::time::timeout(PATIENCE, stream.read(&mut buffer));
-            let count = count.await.expect("in time").expect("it is open");
-            assert_ne!(count, 0, "the request broke off");
-            request.extend_from_slice(&buffer[..count]);
-            let text = String::from_utf8_lossy(&request).into_owned();
-            if let Some((head, body)) = text.split_once("\r\n\r\n") {
-                let length = header(head, "content-length").parse().expect("a number");
-                if body.len() >= length {
-                    break (head.to_owned(), body.to_owned());
-                }
-            }
-        };
-        assert!(head.starts_with("POST /events HTTP/1.1"), "{head}");
-        let mut mac = Hmac::<Sha256>::new_from_slice(KEY).expect("any length");
-        mac.update(b"tombolo-webhook\n");
-        mac.update(body.as_bytes());
-        let digest: Vec<_> = mac.finalize().into_bytes().iter().copied().collect();
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(header(&head, "tombolo-signature"), format!("sha256={hex}"));
+        let body = read_post(stream.as_mut()).await.expect("a request");
         let answer = format!("HTTP/1.1 {status}\r\n{rest}");
         // Nobody has to read all of it.
         let _ = stream.write_all(answer.as_bytes()).await;
-        (serde_json::from_str(&body).expect("JSON"), stream)
+        (body, stream)
     }
 
     async fn node(&self, change: impl FnOnce(&mut WebhookConfig)) -> Node {
@@ -136,19 +49,7 @@ impl Server {
         trusted: &[CertificateDer<'static>],
         change: impl FnOnce(&mut WebhookConfig),
     ) -> WebhookConfig {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add_parsable_certificates(trusted.iter().cloned());
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("the versions are known")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let url = match self.tls {
-            Some(_) => format!("https://localhost:{}/events", self.address.port()),
-            None => format!("http://{}/events", self.address),
-        };
-        let mut config = WebhookConfig::new(url, KEY.to_vec(), Arc::new(tls));
+        let mut config = WebhookConfig::new(self.url(), KEY.to_vec(), trusting(trusted));
         config.pause_min = Duration::from_millis(1);
         change(&mut config);
         config
@@ -165,14 +66,6 @@ impl Server {
             }
         }
     }
-}
-
-fn header(head: &str, name: &str) -> String {
-    let mut lines = head.lines().filter_map(|line| line.split_once(':'));
-    let found = lines.find(|(found, _)| found.eq_ignore_ascii_case(name));
-    found
-        .map(|(_, value)| value.trim().to_owned())
-        .unwrap_or_default()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -298,7 +191,7 @@ async fn each_kind_of_event_is_told_with_whom_and_where() {
     }
     let [here, there] = &servers;
 
-    let mut alice = Caller::default();
+    let mut alice = Caller::new("alice");
     alice.hello(&nodes[0]).await;
     let began = here.told("session_began").await;
     let session = began[0]["session"].clone();
@@ -347,7 +240,7 @@ async fn durable_messages_are_told_where_that_is_wished() {
         let config = server.config(&[], |config| config.messages = wished);
         let builder = life::builder().token_keys(token_keys()).webhook(config);
         let node = builder.start().await.expect("loopback has free ports");
-        let mut alice = Caller::default();
+        let mut alice = Caller::new("alice");
         alice.hello(&node).await;
         let join = Join {
             room: "lobby".to_owned(),
@@ -402,56 +295,6 @@ async fn over_https_only_the_server_of_a_trusted_certificate_is_told_and_a_reloa
     node.shutdown().await;
 }
 
-/// A device that says no more than it has to.
-#[derive(Default)]
-struct Caller {
-    socket: Option<Socket>,
-    sent: u64,
-    resume: Option<Bytes>,
-}
-
-impl Caller {
-    /// Begins a session, or goes on with it, at a node.
-    async fn hello(&mut self, node: &Node) {
-        let unix_now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let expires = unix_now.expect("after 1970") + Duration::from_secs(600);
-        let claims = Claims::new(UserId::parse("alice").expect("a name"), expires);
-        let key = SigningKey::hs256("one", TOKEN_KEY).expect("long enough");
-        let hello = Hello {
-            version: VERSION,
-            token: key.mint(&claims).expect("it is small"),
-            keys: Some(keys("alice")),
-            resume: self.resume.take().map(|token| Resume { token }),
-            ..Hello::default()
-        };
-        let mut socket = dial(node).await;
-        send(&mut socket, 0, Up::Hello(hello)).await;
-        let token = receive_until(&mut socket, |body| {
-            if let Down::Welcome(welcome) = body {
-                Some(welcome.resume_token)
-            } else {
-                None
-            }
-        });
-        self.resume = Some(token.await);
-        self.socket = Some(socket);
-    }
-
-    async fn ask(&mut self, kind: request::Kind) {
-        let request = Request {
-            id: self.sent + 1,
-            kind: Some(kind),
-        };
-        self.say(Up::Request(request)).await;
-    }
-
-    async fn say(&mut self, body: Up) {
-        self.sent += 1;
-        let socket = self.socket.as_mut().expect("it is connected");
-        send(socket, self.sent, body).await;
-    }
-}
-
 fn say(room: &str, text: &[u8]) -> request::Kind {
     let said = room_act::Kind::Say(Say {
         audience: None,
@@ -478,14 +321,6 @@ fn words(events: &[Value]) -> Vec<String> {
     });
     words.collect()
 }
-
-fn token_keys() -> KeySet {
-    let mut keys = KeySet::new();
-    keys.insert("one", VerifyingKey::hs256(TOKEN_KEY).expect("long enough"));
-    keys
-}
-
-const TOKEN_KEY: &[u8] = &[1; 32];
 
 async fn stats_when(node: &Node, is_wished: impl Fn(WebhookStats) -> bool) -> WebhookStats {
     let begin = std::time::Instant::now();

@@ -43,6 +43,7 @@ pub(crate) struct File {
     #[serde(rename = "api-key")]
     pub(crate) api_keys: Vec<ApiKeyTable>,
     pub(crate) webhook: Option<Webhook>,
+    pub(crate) hooks: Option<Hooks>,
     pub(crate) sessions: Sessions,
     pub(crate) social: Social,
     pub(crate) fields: Fields,
@@ -66,19 +67,18 @@ impl File {
         ];
         let named = self.token_keys.values().filter(is_secret);
         let named = named.chain(&nats.seal).chain(one.into_iter().flatten());
-        let hook = self
-            .webhook
-            .iter()
-            .filter_map(|hook| hook.key_file.as_ref());
-        let hook = hook.map(|path| folder.join(path));
+        let webhook = self.webhook.iter().filter_map(|one| one.key_file.as_ref());
+        let hooks = self.hooks.iter().filter_map(|one| one.key_file.as_ref());
+        let of_game = webhook.chain(hooks).map(|path| folder.join(path));
         let of_relay = self.relay.secret_files(folder).into_iter();
-        named.cloned().chain(hook).chain(of_relay).collect()
+        named.cloned().chain(of_game).chain(of_relay).collect()
     }
 
     /// Whether there are secrets in the file itself.
     pub(crate) fn has_secrets(&self) -> bool {
-        let has_key = |webhook: &Webhook| webhook.key.is_some();
-        self.webhook.as_ref().is_some_and(has_key) || self.relay.has_secrets()
+        let webhook = self.webhook.as_ref().and_then(|one| one.key.as_ref());
+        let hooks = self.hooks.as_ref().and_then(|one| one.key.as_ref());
+        webhook.or(hooks).is_some() || self.relay.has_secrets()
     }
 }
 
@@ -116,6 +116,23 @@ pub(crate) struct Webhook {
     /// Whether it is told what is said durably.
     #[serde(default)]
     pub(crate) messages: bool,
+}
+
+/// An HTTP server that is asked before something happens.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Hooks {
+    pub(crate) url: String,
+    /// About what.
+    pub(crate) ask: Vec<String>,
+    pub(crate) key: Option<Secret>,
+    pub(crate) key_file: Option<PathBuf>,
+    /// Whom to trust instead of those whom the web trusts.
+    pub(crate) ca: Option<PathBuf>,
+    /// In seconds.
+    pub(crate) timeout: Option<f64>,
+    /// Under way at once.
+    pub(crate) requests: Option<usize>,
 }
 
 /// How sessions are.
@@ -209,6 +226,7 @@ mod tests {
             "[nats]\n",
             "[[api-key]]\n",
             "[webhook]\n",
+            "[hooks]\n",
             "[sessions]\n",
             "[social]\n",
             "[fields]\n",

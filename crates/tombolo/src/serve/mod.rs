@@ -6,6 +6,7 @@ mod beginning;
 mod fields;
 mod file;
 mod flags;
+mod game;
 mod nats;
 mod pools;
 mod sessions;

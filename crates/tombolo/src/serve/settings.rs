@@ -6,17 +6,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tombolo_node::{ApiKey, Certificate, Node, NodeBuilder, PostError, Scope, WebhookConfig};
+use tombolo_node::{ApiKey, Certificate, Node, NodeBuilder, Scope};
 use tombolo_wire::NodeId;
 
 use super::file::{ApiKeyTable, File, Nats};
 use super::flags::with_flags;
 use super::source::Source;
-use super::{fields, nats, pools, sessions, social, token_keys};
+use super::{fields, game, nats, pools, sessions, social, token_keys};
 use crate::cli::{ServeArgs, TIME_MAX};
 use crate::config_text::{self, At as _};
-use crate::turn::credentials::hook;
-use crate::turn::file::{File as Relay, Hook};
+use crate::turn::file::File as Relay;
 use crate::turn::settings::relaying;
 
 /// All that a node is started with.
@@ -66,8 +65,11 @@ impl Settings {
         node = node.sessions(sessions::config(&file.sessions, source)?);
         node = node.social(social::config(&file.social, source)?);
         node = node.fields(fields::config(&file.fields, source)?);
-        if let Some(webhook) = webhook(&file, source)? {
+        if let Some(webhook) = game::webhook(&file, source)? {
             node = node.webhook(webhook);
+        }
+        if let Some(hooks) = game::hooks(&file, source)? {
+            node = node.http_hooks(hooks);
         }
         anyhow::ensure!(
             file.data.is_none() || file.nats == Nats::default(),
@@ -257,42 +259,6 @@ fn relay(file: &File, source: &Source) -> anyhow::Result<tombolo_relay::RelayCon
     let ports = file.metrics.iter().map(SocketAddr::port);
     relay.own_ports.extend(ports.filter(|port| *port != 0));
     Ok(relay)
-}
-
-/// Who is told what happens, in the words of the hook of a TURN server.
-fn webhook(file: &File, source: &Source) -> anyhow::Result<Option<WebhookConfig>> {
-    let Some(given) = &file.webhook else {
-        return Ok(None);
-    };
-    let alike = Relay {
-        hook: Some(Hook {
-            url: given.url.clone(),
-            key: given.key.clone(),
-            key_file: given.key_file.clone(),
-            ca: given.ca.clone(),
-            timeout: given.timeout,
-            requests: None,
-        }),
-        ..Relay::default()
-    };
-    let hook = hook(&alike, source.folder()).at("webhook");
-    let Some(hook) = hook.map_err(|error| source.placed(error))? else {
-        return Ok(None);
-    };
-    let mut config = WebhookConfig::new(hook.url, hook.key, hook.tls);
-    if given.timeout.is_some() {
-        config.timeout = hook.timeout;
-    }
-    config.messages = given.messages;
-    config.check().map_err(|error| {
-        let key = match error {
-            PostError::Key if given.key_file.is_some() => "key-file",
-            PostError::Key => "key",
-            PostError::Url | PostError::NotPrivate | _ => "url",
-        };
-        anyhow::anyhow!("{}: {error}", source.place(&["webhook", key]))
-    })?;
-    Ok(Some(config))
 }
 
 /// Who may use the HTTP API for game servers.
@@ -499,6 +465,34 @@ pub(super) mod tests {
             (
                 "[webhook]\nurl = 'http://192.0.2.1/'\nkey = '0123456789abcdef'",
                 "line 2, webhook.url: ",
+            ),
+            (
+                "[hooks]\nurl = 'https://x'\nkey = 'k'",
+                "line 1, hooks: missing field `ask`",
+            ),
+            (
+                "[hooks]\nurl = 'https://x'\nkey = 'k'\nask = ['join']",
+                "line 3, hooks.key: ",
+            ),
+            (
+                "[hooks]\nurl = 'http://192.0.2.1/'\nkey = '0123456789abcdef'\nask = ['join']",
+                "line 2, hooks.url: ",
+            ),
+            (
+                "[hooks]\nurl = 'https://x'\nkey = '0123456789abcdef'\nask = []",
+                "line 4, hooks.ask: name what",
+            ),
+            (
+                "[hooks]\nurl = 'https://x'\nkey = '0123456789abcdef'\nask = ['message']",
+                "line 4, hooks.ask: there is no \"message\"",
+            ),
+            (
+                "[hooks]\nurl = 'https://x'\nkey = '0123456789abcdef'\nask = ['join']\ntimeout = 4.5",
+                "line 5, hooks.timeout: the timeout is from 0 to 4s",
+            ),
+            (
+                "[hooks]\nurl = 'https://x'\nkey = '0123456789abcdef'\nask = ['join']\nrequests = 0",
+                "line 5, hooks.requests: from 1 to 4096",
             ),
             (
                 "[[api-key]]\nname = 'a'\nsha256 = 'ab'\nscopes = []",

@@ -11,6 +11,7 @@ mod command;
 mod demo;
 mod farewell;
 mod folder;
+mod game;
 mod hello;
 mod hook;
 mod interop;
