@@ -37,8 +37,8 @@ mod groups;
 mod once;
 
 use body::{
-    CreateBody, Done, KickQuery, ListBody, ListQuery, NotifiedBody, NotifyBody, OpenedBody,
-    ReserveBody, RoomBody, SayBody, SetBody,
+    CreateBody, Done, KickQuery, ListBody, ListQuery, MessagesBody, MessagesQuery, NotifiedBody,
+    NotifyBody, OpenedBody, ReserveBody, RoomBody, SayBody, SetBody,
 };
 use changes::Changes;
 use once::Read;
@@ -49,7 +49,7 @@ pub(crate) fn router() -> Router<Arc<Shared>> {
     Router::new()
         .route("/v1/rooms", get(list).post(create))
         .route("/v1/rooms/{room}", get(show).delete(close))
-        .route("/v1/rooms/{room}/messages", post(say))
+        .route("/v1/rooms/{room}/messages", get(messages).post(say))
         .route("/v1/rooms/{room}/properties", patch(set))
         .route("/v1/rooms/{room}/members/{user}", delete(kick))
         .route("/v1/notices", post(notify))
@@ -260,6 +260,24 @@ async fn show(
     let room = parse_room(&path(room)?)?;
     let view = shared.services.view_room(&room).await?;
     Ok(Json(RoomBody::new(&room, view)))
+}
+
+async fn messages(
+    State(shared): Node,
+    _: Holder<RoomsRead>,
+    room: Result<Path<String>, PathRejection>,
+    query: Result<Query<MessagesQuery>, QueryRejection>,
+) -> Result<Json<MessagesBody>, ApiError> {
+    let room = parse_room(&path(room)?)?;
+    let Query(query) = query.map_err(|rejection| bad(&rejection.body_text()))?;
+    let before = match query.before {
+        Some(0) => return Err(bad("the first message has the number 1")),
+        Some(number) => number,
+        None => 0,
+    };
+    let count = query.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX);
+    let found = shared.services.room_messages(&room, before, count).await?;
+    Ok(Json(found.into()))
 }
 
 async fn close(

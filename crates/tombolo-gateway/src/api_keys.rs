@@ -11,7 +11,7 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Scope {
-    /// List rooms, and see one with its members.
+    /// List rooms, and see one with its members and what was said there.
     RoomsRead,
     /// Open and close rooms.
     RoomsCreate,

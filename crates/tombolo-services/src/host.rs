@@ -38,7 +38,7 @@ pub(crate) use act::{NamedAct, operation_named, operation_of, reject};
 pub(crate) use empty::EmptyRooms;
 pub(crate) use retire::Retirements;
 pub(crate) use server::by_server;
-pub use server::{MemberView, RoomView, ServerActed};
+pub use server::{MemberView, RoomMessages, RoomView, ServerActed};
 
 /// One room on one node. It is there while the node has members in the room, or somebody joins.
 pub(crate) struct Host {

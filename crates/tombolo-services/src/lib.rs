@@ -121,7 +121,7 @@ pub use hooks::{
     Admission, COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, HookSet, Hooks, JoinQuestion,
     Marking, MemberMessage, Reply, RoomTick, Verdict, Work,
 };
-pub use host::{MemberView, RoomView, ServerActed};
+pub use host::{MemberView, RoomMessages, RoomView, ServerActed};
 pub use kept::requests::{
     ANSWER_BYTES_MAX, Begun as BegunRequest, REQUESTS_KEPT, RequestAnswer, RequestName,
     RequestRefusal,

@@ -9,10 +9,10 @@ use tombolo_wire::v1::ErrorCode;
 
 use crate::cluster;
 use crate::entropy::NoEntropy;
-use crate::host::{Entrance, RoomView, ServerActed, by_server};
+use crate::host::{Entrance, RoomMessages, RoomView, ServerActed, by_server};
 use crate::matchmaker;
 use crate::reject::Reject;
-use crate::requests::check_members_max;
+use crate::requests::{check_members_max, no_such_room};
 use crate::room_names::{RoomNames, Stretch};
 use crate::services::Services;
 
@@ -101,14 +101,24 @@ impl Services {
     /// # Errors
     /// There is no such room, or the engine does not answer.
     pub async fn view_room(&self, room: &RoomId) -> Result<RoomView, Reject> {
-        let entrance = self.node().enter(room)?;
-        let was_read_before = entrance.host().is_read();
-        self.prepare(&entrance).await?;
-        if was_read_before {
-            entrance.host().catch_up(self.node()).await?;
-        }
-        let no_such_room = || Reject::new(ErrorCode::NoSuchRoom, "there is no such room");
+        let entrance = self.read(room).await?;
         entrance.host().view().ok_or_else(no_such_room)
+    }
+
+    /// Durable messages of a room that are kept, the newest first, whoever they are for: those before a number, or all
+    /// for 0; so many, or fewer when they are long. With all that was answered before the question, on whatever node.
+    ///
+    /// # Errors
+    /// There is no such room, or the engine does not answer.
+    pub async fn room_messages(
+        &self,
+        room: &RoomId,
+        before: u64,
+        count: usize,
+    ) -> Result<RoomMessages, Reject> {
+        let entrance = self.read(room).await?;
+        let messages = entrance.host().messages(before, count);
+        messages.ok_or_else(no_such_room)
     }
 
     /// Rooms that nodes of the cluster host, by name, after the one that is given. A first page takes as long as it
@@ -156,6 +166,17 @@ impl Services {
     async fn enter(&self, room: &RoomId) -> Result<Entrance, Reject> {
         let entrance = self.node().enter(room)?;
         self.prepare(&entrance).await?;
+        Ok(entrance)
+    }
+
+    /// The same, with all that anybody has written into it before.
+    async fn read(&self, room: &RoomId) -> Result<Entrance, Reject> {
+        let entrance = self.node().enter(room)?;
+        let was_read_before = entrance.host().is_read();
+        self.prepare(&entrance).await?;
+        if was_read_before {
+            entrance.host().catch_up(self.node()).await?;
+        }
         Ok(entrance)
     }
 

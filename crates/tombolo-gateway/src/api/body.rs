@@ -1,12 +1,13 @@
 //! What requests and answers of the API say, in JSON.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use tombolo_room::Value;
-use tombolo_services::{MemberView, RoomView};
+use tombolo_room::{Audience, Message, Value};
+use tombolo_services::{MemberView, RoomMessages, RoomView};
 use tombolo_wire::RoomId;
 
 use super::{bad, decode};
@@ -62,6 +63,62 @@ pub(super) struct SayBody {
     pub(super) text: Option<String>,
     pub(super) base64: Option<String>,
     pub(super) to: Option<Vec<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct MessagesQuery {
+    pub(super) before: Option<u64>,
+    pub(super) limit: Option<usize>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct MessagesBody {
+    /// The newest first.
+    messages: Vec<MessageBody>,
+    more: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct MessageBody {
+    number: u64,
+    said_ms: u64,
+    /// `null`: a server has said it.
+    user: Option<String>,
+    /// Whom it is for, where it is not for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<Vec<String>>,
+    /// The same, where it is for a group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<NonZeroU32>,
+    base64: String,
+}
+
+impl From<RoomMessages> for MessagesBody {
+    fn from(page: RoomMessages) -> Self {
+        Self {
+            messages: page.messages.iter().map(MessageBody::from).collect(),
+            more: page.more,
+        }
+    }
+}
+
+impl From<&Message> for MessageBody {
+    fn from(message: &Message) -> Self {
+        let (to, group) = match &message.audience {
+            Audience::All | Audience::Others => (None, None),
+            Audience::Users(users) => (Some(users.iter().map(ToString::to_string).collect()), None),
+            Audience::Group(group) => (None, Some(group.0)),
+        };
+        Self {
+            number: message.number,
+            said_ms: message.time.as_millis(),
+            user: message.from.member().map(ToString::to_string),
+            to,
+            group,
+            base64: STANDARD.encode(&message.payload),
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tombolo_engine::{AppendError, Expect, Offset, TailEvent};
-use tombolo_room::{Act, Actor, Applied, Body, Entry, Illegal, Made, OperationId, Value};
+use tombolo_room::{Act, Actor, Applied, Body, Entry, Illegal, Made, Message, OperationId, Value};
 use tombolo_wire::v1::ErrorCode;
 
 use super::write::purpose;
@@ -46,6 +46,16 @@ pub struct RoomView {
     pub members: Vec<MemberView>,
     /// The number of the last durable message.
     pub message_last: u64,
+}
+
+/// What was said durably in a room and is kept, a part of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct RoomMessages {
+    /// The newest first.
+    pub messages: Vec<Message>,
+    /// There are older ones.
+    pub more: bool,
 }
 
 /// A member as servers see it.
@@ -187,6 +197,28 @@ impl Host {
         })
     }
 
+    /// Durable messages that are kept here, the newest first, whoever they are for; `None` when there is no room.
+    pub(crate) fn messages(&self, before: u64, count: usize) -> Option<RoomMessages> {
+        let state = self.lock();
+        state.room.settings()?;
+        let newest = state.room.messages().rev();
+        let mut older = newest
+            .filter(|message| before == 0 || message.number < before)
+            .peekable();
+        let mut page = RoomMessages::default();
+        let mut bytes = 0;
+        while page.messages.len() < count
+            && let Some(message) = older.next_if(|message| {
+                bytes += message.payload.len();
+                page.messages.is_empty() || bytes <= MESSAGES_BYTES_MAX
+            })
+        {
+            page.messages.push(message.clone());
+        }
+        page.more = older.peek().is_some();
+        Some(page)
+    }
+
     /// What has to be the case for what a server wants, and who tells when it was applied; `None` when it
     /// was done before.
     fn plan_for_server(
@@ -267,6 +299,9 @@ fn public(properties: &tombolo_room::Properties) -> Vec<String> {
     let public = properties.iter().filter(|(_, property)| property.is_public);
     public.map(|(key, _)| key.to_string()).collect()
 }
+
+/// What messages say in one page, before the last of them: four of the longest.
+const MESSAGES_BYTES_MAX: usize = 4 * tombolo_room::PAYLOAD_BYTES_MAX;
 
 /// How often somebody else may be faster.
 const ATTEMPTS_MAX: usize = 32;

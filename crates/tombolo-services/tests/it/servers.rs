@@ -10,7 +10,7 @@ use tombolo_room::{
 };
 use tombolo_services::{
     BegunRequest, NamedOperation, NewRoom, REQUESTS_KEPT, Reject, RequestAnswer, RequestName,
-    RequestRefusal, RoomView, Services,
+    RequestRefusal, RoomMessages, RoomView, Services,
 };
 use tombolo_wire::v1::{self, ErrorCode, JoinMode};
 use tombolo_wire::{RoomId, UserId};
@@ -146,6 +146,54 @@ async fn an_operation_is_done_once_over_whatever_nodes_it_is_repeated() {
         let view = node.lab.services.view_room(&room("r")).await.unwrap();
         assert_eq!(view.message_last, 1);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_reads_page_by_page_what_was_said_whoever_it_is_for() {
+    let (nodes, _) = cluster::<2>().await;
+    let [here, there] = [0, 1].map(|node: usize| &nodes[node].lab.services);
+    let none = there.room_messages(&room("r"), 0, 10).await;
+    assert_eq!(none.unwrap_err().code, ErrorCode::NoSuchRoom);
+    open(here, "r").await.unwrap();
+    let to_alice = Act::Say {
+        audience: Audience::Users(vec![UserId::parse("alice").unwrap()]),
+        payload: Bytes::from_static(b"psst"),
+    };
+    for act in [say(), to_alice, say()] {
+        here.act_for_server(&room("r"), act, None).await.unwrap();
+    }
+    for (before, count, expected, more) in [
+        (0, 10, &[3, 2, 1][..], false),
+        (0, 2, &[3, 2], true),
+        (2, 2, &[1], false),
+        (1, 2, &[], false),
+        (0, 0, &[], true),
+    ] {
+        let page = there
+            .room_messages(&room("r"), before, count)
+            .await
+            .unwrap();
+        assert_eq!(numbers(&page), expected, "{before} {count}");
+        assert_eq!(page.more, more, "{before} {count}");
+    }
+    let page = there.room_messages(&room("r"), 3, 1).await.unwrap();
+    assert_eq!(page.messages[0].payload, "psst");
+
+    for _ in 0..5 {
+        let long = Act::Say {
+            audience: Audience::All,
+            payload: vec![0; tombolo_room::PAYLOAD_BYTES_MAX].into(),
+        };
+        here.act_for_server(&room("r"), long, None).await.unwrap();
+    }
+    let page = there.room_messages(&room("r"), 0, 10).await.unwrap();
+    assert_eq!(numbers(&page), [8, 7, 6, 5]);
+    assert!(page.more);
+}
+
+fn numbers(page: &RoomMessages) -> Vec<u64> {
+    let messages = page.messages.iter();
+    messages.map(|message| message.number).collect()
 }
 
 #[tokio::test(start_paused = true)]

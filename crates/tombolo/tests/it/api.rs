@@ -212,6 +212,21 @@ async fn a_server_opens_a_room_speaks_in_it_and_sends_a_member_away_on_any_node(
         json!({"number": 2})
     );
 
+    let (status, first) = north.ask("GET", "/v1/rooms/r/messages?limit=1", &Value::Null);
+    assert_eq!((status, &first["more"]), (200, &json!(true)), "{first}");
+    let newest = &first["messages"][0];
+    assert_eq!(
+        (&newest["number"], &newest["user"]),
+        (&json!(2), &Value::Null)
+    );
+    let path = "/v1/rooms/r/messages?before=2";
+    let (_, rest) = north.ask("GET", path, &Value::Null);
+    assert_eq!(rest["more"], false);
+    assert_eq!(rest["messages"].as_array().map(Vec::len), Some(1), "{rest}");
+    assert_eq!(rest["messages"][0]["base64"], "d2VsY29tZQ==");
+    let (status, _) = north.ask("GET", "/v1/rooms/r/messages?before=0", &Value::Null);
+    assert_eq!(status, 400);
+
     let set = json!({"set": {"round": 2, "blob": {"base64": "AQI="}}, "delete": ["map"]});
     assert_eq!(south.ask("PATCH", "/v1/rooms/r/properties", &set).0, 200);
     let changed = told(&mut alice, "properties").await;
