@@ -1,5 +1,7 @@
 //! Signed posts to a server of the game: what webhooks and hooks have in common.
 
+mod resolver;
+
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +15,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use sha2::Sha256;
+
+use self::resolver::Resolver;
 
 /// Why nothing can be posted to a server.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +34,7 @@ pub enum PostError {
 }
 
 /// Posts over connections that it keeps.
-pub(crate) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+pub(crate) type HttpClient = Client<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>;
 
 /// Where something is posted, and what signs it.
 #[derive(Clone)]
@@ -69,11 +73,14 @@ impl Place {
 
 /// What posts, and keeps so many connections for the next time.
 pub(crate) fn client(tls: &rustls::ClientConfig, idle_max: usize, idle: Duration) -> HttpClient {
+    let mut http = HttpConnector::new_with_resolver(Resolver::new());
+    // That is for what is above it to say.
+    http.enforce_http(false);
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(tls.clone())
         .https_or_http()
         .enable_http1()
-        .build();
+        .wrap_connector(http);
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_max_idle_per_host(idle_max)
