@@ -451,8 +451,10 @@ impl Shared {
             tokio::spawn(renew(Arc::downgrade(self), servers));
             return;
         }
-        if !welcome.resumed {
+        if has_changed_node || !welcome.resumed {
             self.matchmaker.on_forgotten(&self.session);
+        }
+        if !welcome.resumed {
             self.rejoin();
         }
         if has_changed_node {

@@ -313,8 +313,8 @@ impl Seeking {
         self.news.notify_waiters();
     }
 
-    /// The node knows nothing of this device's tickets any more, or another session does: the device
-    /// comes back to them.
+    /// The node knows nothing of this device's tickets any more, or another session does, or another node was told what
+    /// has become of them, and may have told nobody: the device comes back to them.
     pub(crate) fn on_forgotten(&self, session: &session::Handle) {
         for state in self.lock().tickets.values() {
             let (state, session) = (Arc::clone(state), session.clone());

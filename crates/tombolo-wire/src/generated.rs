@@ -843,8 +843,9 @@ pub mod match_request {
 /// A party looks for a match.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SubmitTicket {
-    /// 16 random bytes. A ticket that is submitted again under its id is there once; a device that has begun a
-    /// new session comes back to its ticket that way.
+    /// 16 random bytes. A ticket that is submitted again under its id is there once. A device that has begun a new session,
+    /// or goes on over another node, comes back to its ticket by the id alone, without players: it is told how the ticket
+    /// stands, or of the match that it has found meanwhile. ERROR_CODE_NO_SUCH_THING when its user is in no such ticket.
     #[prost(bytes = "bytes", tag = "1")]
     pub id: ::prost::bytes::Bytes,
     /// The party. The device's own user is one of them.

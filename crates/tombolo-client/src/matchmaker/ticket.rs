@@ -405,25 +405,41 @@ impl TicketState {
     }
 
     async fn ask_to_wait(&self, session: &session::Handle) -> Result<(), Error> {
-        // Who is in the ticket comes back to it by its id alone.
-        let mut submit = self.submit.clone().unwrap_or_else(|| v1::SubmitTicket {
-            id: self.id_on_wire(),
-            ..v1::SubmitTicket::default()
-        });
+        let Some(mut submit) = self.submit.clone() else {
+            return self.ask_to_come_back(session).await;
+        };
         let reach = *self.reach();
         if let (Some(reach), Some(own)) = (reach, submit.players.first_mut()) {
             own.reach = v1::MatchReach::from(reach).into();
         }
-        let answer = ask(session, &self.pool, match_request::Kind::Submit(submit)).await?;
-        let match_response::Result::Status(status) = answer else {
-            return Err(other_question());
-        };
-        self.on_told(match_event::Kind::Status(status));
+        self.ask_how_it_stands(session, submit).await?;
         let now = *self.reach();
         if let Some(now) = now.filter(|_| now != reach) {
             // It has changed meanwhile, when there was no ticket yet.
             self.say_reach(session, now).await;
         }
+        Ok(())
+    }
+
+    /// Who is in the ticket comes back to it by its id alone.
+    async fn ask_to_come_back(&self, session: &session::Handle) -> Result<(), Error> {
+        let submit = v1::SubmitTicket {
+            id: self.id_on_wire(),
+            ..v1::SubmitTicket::default()
+        };
+        self.ask_how_it_stands(session, submit).await
+    }
+
+    async fn ask_how_it_stands(
+        &self,
+        session: &session::Handle,
+        submit: v1::SubmitTicket,
+    ) -> Result<(), Error> {
+        let answer = ask(session, &self.pool, match_request::Kind::Submit(submit)).await?;
+        let match_response::Result::Status(status) = answer else {
+            return Err(other_question());
+        };
+        self.on_told(match_event::Kind::Status(status));
         Ok(())
     }
 
@@ -463,11 +479,18 @@ impl TicketState {
         self.reach.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Comes back to the ticket with another session.
+    /// Comes back to the ticket with another session, or over another node.
     pub(super) async fn come_back(&self, session: &session::Handle) {
         let mut delay = RETRY_DELAY_MIN;
         while !self.lock().is_over {
-            match self.ask_to_wait(session).await {
+            let result = match self.ask_to_come_back(session).await {
+                // It may never have got there.
+                Err(error) if error.code() == Some(ErrorCode::NoSuchThing) => {
+                    self.ask_to_wait(session).await
+                }
+                result => result,
+            };
+            match result {
                 Ok(()) => return,
                 // Forgotten once more: whoever was forgotten last comes back.
                 Err(error) if error.is_unreachable() || error.is_closed() => return,

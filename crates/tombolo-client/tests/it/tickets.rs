@@ -4,12 +4,12 @@ use bytes::Bytes;
 use tombolo_client::{Device, Error, ErrorCode, Ticket, TicketEvent, TicketId};
 use tombolo_wire::v1::{
     MatchDone, MatchEvent, MatchFailed, MatchFound, MatchProposed, MatchResponse, Request,
-    TicketEnded, TicketStatus, match_event, match_request, match_response, request, response,
-    server_frame,
+    TicketEnded, TicketStatus, Welcome, match_event, match_request, match_response, request,
+    response, server_frame,
 };
 
 use crate::lab::soon;
-use crate::script::{Line, Script, given_up};
+use crate::script::{Line, Script, given_up, welcome};
 
 #[tokio::test]
 async fn whoever_waits_for_a_ticket_is_told_that_the_session_is_over() {
@@ -87,6 +87,42 @@ async fn a_ticket_is_submitted_again_when_the_session_is_lost_before_it_waits() 
         }
     });
     ticket.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_session_that_goes_on_over_another_node_comes_back_to_its_tickets() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let ticket = waiting(&device, &mut line).await;
+    let seq = line.seq;
+    drop(line);
+    let mut line = script.accept().await;
+    let other = Welcome {
+        node: "other".into(),
+        ..welcome(true)
+    };
+    line.welcome_with(other).await;
+    line.seq = seq;
+    // The match began meanwhile, and the node that the session has left has told nobody.
+    let again = loop {
+        let request = line.request().await;
+        assert_eq!(
+            about(&request),
+            (true, Bytes::copy_from_slice(&ticket.id().0))
+        );
+        // That it was submitted at all the script has never acknowledged.
+        if comes_back(&request) {
+            break request;
+        }
+    };
+    line.answer(&again, waits()).await;
+    tell(&mut line, ticket.id(), begins()).await;
+    let joining = async {
+        let join = line.request().await;
+        line.joined(&join, &["alice"]).await;
+    };
+    let (found, ()) = tokio::join!(soon(ticket.found()), joining);
+    assert_eq!(found.unwrap().room.id().as_str(), ROOM);
 }
 
 #[tokio::test]
@@ -401,6 +437,14 @@ fn waits() -> response::Result {
     response::Result::Matchmaker(MatchResponse {
         result: Some(match_response::Result::Status(status)),
     })
+}
+
+/// Whether a request names a ticket and says no more of it.
+fn comes_back(request: &Request) -> bool {
+    let Some(request::Kind::Matchmaker(request)) = &request.kind else {
+        return false;
+    };
+    matches!(&request.kind, Some(match_request::Kind::Submit(submit)) if submit.players.is_empty())
 }
 
 /// Whether a ticket is submitted, or else cancelled, and which.

@@ -32,6 +32,7 @@ enum Wanted {
         ticket: Ticket,
         party: Option<RoomId>,
     },
+    ComeBack(TicketId),
     Change {
         ticket: TicketId,
         players: Vec<Player>,
@@ -47,6 +48,20 @@ enum Wanted {
 }
 
 impl Wanted {
+    /// The ticket that the device waits for from now on.
+    fn awaited(&self) -> Option<TicketId> {
+        if let Self::Submit {
+            ticket: Ticket { id, .. },
+            ..
+        }
+        | Self::ComeBack(id) = self
+        {
+            Some(*id)
+        } else {
+            None
+        }
+    }
+
     /// Whether it ends what its user has asked for before.
     fn gives_up(&self) -> bool {
         matches!(self, Self::Cancel(_) | Self::Close(_))
@@ -83,6 +98,9 @@ fn parse_kind(kind: match_request::Kind) -> Result<Wanted, Reject> {
     use match_request::Kind as On;
 
     Ok(match kind {
+        On::Submit(submit) if submit.players.is_empty() => {
+            Wanted::ComeBack(TicketId(array(&submit.id)?))
+        }
         On::Submit(submit) => Wanted::Submit {
             party: parse_party(&submit.party)?,
             ticket: parse_ticket(submit)?,
@@ -201,28 +219,26 @@ pub(crate) async fn carry_out(
         // It said goodbye while this waited: nobody would be there for what it wanted.
         return Ok(());
     }
-    let submitted = if let Wanted::Submit { ticket, .. } = &wanted {
-        Some(ticket.id)
-    } else {
-        None
-    };
+    let awaited = wanted.awaited();
+    let comes_back = matches!(wanted, Wanted::ComeBack(_));
     let Some(body) = plan(node, session, id, &desk, wanted)? else {
         return Ok(());
     };
     let mut outcome = desk.propose(node, body, Some(asker.clone())).await?;
     // It was written twice, and the device waits for an answer.
     if outcome == Err(Illegal::Repeated)
-        && let Some(ticket) = submitted.filter(|id| desk.has(id, &session.user))
+        && let Some(ticket) = awaited.filter(|id| desk.has(id, &session.user))
     {
         let body = presence::come_back(node, ticket, session.user.clone(), session.id);
         outcome = desk.propose(node, body, Some(asker)).await?;
     }
-    match (outcome, submitted) {
+    match (outcome, awaited) {
         (Ok(()), _) => Ok(()),
         // It was there, and has found its match meanwhile, or has ended.
         (Err(Illegal::Repeated | Illegal::Unknown), Some(ticket)) => {
             match tell_begun(node, session, id, &desk, &ticket) {
                 true => Ok(()),
+                false if comes_back => Err(reject(&Illegal::Unknown)),
                 false => Err(reject(&Illegal::Repeated)),
             }
         }
@@ -277,6 +293,7 @@ async fn authorize(
             Wanted::Backfill(running::authorize(node, session, desk, backfill).await?)
         }
         wanted @ (Wanted::Submit { .. }
+        | Wanted::ComeBack(_)
         | Wanted::Cancel(_)
         | Wanted::Answer(..)
         | Wanted::Why(_)
@@ -295,7 +312,6 @@ fn plan(
 ) -> Result<Option<Body>, Reject> {
     Ok(Some(match wanted {
         Wanted::Submit { mut ticket, party } => {
-            // Whoever comes back need not say more than which ticket it is.
             if desk.has(&ticket.id, &session.user) {
                 presence::come_back(node, ticket.id, session.user.clone(), session.id)
             } else if tell_begun(node, session, id, desk, &ticket.id) {
@@ -309,6 +325,7 @@ fn plan(
                 Body::Submitted(ticket)
             }
         }
+        Wanted::ComeBack(ticket) => return Ok(return_to(node, session, id, desk, ticket)),
         Wanted::Change {
             ticket,
             players,
@@ -355,6 +372,19 @@ fn plan(
             Body::Closed(id)
         }
     }))
+}
+
+/// What is to be appended for a device that comes back to a ticket, unless that has found its match. This node may not have
+/// read of the ticket yet: the log knows.
+fn return_to(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    id: u64,
+    desk: &Arc<Desk>,
+    ticket: TicketId,
+) -> Option<Body> {
+    let is_told = tell_begun(node, session, id, desk, &ticket);
+    (!is_told).then(|| presence::come_back(node, ticket, session.user.clone(), session.id))
 }
 
 /// Tells a device that comes back of the match that its user's ticket has found meanwhile, if it has.

@@ -171,7 +171,7 @@ async fn whoever_is_in_a_ticket_comes_back_by_its_id_alone() {
     let mut carol = seeker(&lab, "carol").await;
     assert_eq!(
         submit(&mut carol, "teams", 1, &[]).await,
-        Err(ErrorCode::BadTicket),
+        Err(ErrorCode::NoSuchThing),
         "a ticket of others"
     );
     submit(&mut carol, "teams", 2, &[("carol", 0.0)])
