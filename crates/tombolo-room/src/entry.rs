@@ -44,6 +44,8 @@ pub struct Entry {
     pub operation: OperationId,
     /// When it was wanted first, by the clock of the node that appended it, or that of the room if that is later.
     pub time: Time,
+    /// The node that appended it, if it says so: of several that append the same, the first counts.
+    pub node: Option<NodeId>,
     /// What is to change.
     pub body: Body,
 }

@@ -22,6 +22,9 @@ pub struct Entry {
     /// When it was wanted first, by the clock of the node that appended it, in milliseconds since the Unix epoch.
     #[prost(uint64, tag = "6")]
     pub time_ms: u64,
+    /// The node that appended it, if it says so: of several that append the same, the first counts.
+    #[prost(string, tag = "13")]
+    pub node: ::prost::alloc::string::String,
     #[prost(oneof = "entry::Body", tags = "3, 4, 5, 7, 8, 9, 10, 11, 12")]
     pub body: ::core::option::Option<entry::Body>,
 }

@@ -28,6 +28,7 @@
 //! let entry = Entry {
 //!     operation: OperationId([9; 16]),
 //!     time: Time::from_millis(1_000),
+//!     node: Some("node-1".parse()?),
 //!     body: Body::created(Settings::default(), first),
 //! };
 //! let appended = entry.encode();

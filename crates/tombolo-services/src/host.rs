@@ -8,7 +8,6 @@ mod find;
 mod follow;
 mod moves;
 mod news;
-mod own;
 mod retire;
 mod server;
 mod write;
@@ -73,7 +72,6 @@ pub(crate) struct State {
     pending_by_operation: BTreeMap<OperationId, Pending>,
     /// Servers that wait for an entry to be applied here.
     served_by_operation: BTreeMap<OperationId, oneshot::Sender<Applied>>,
-    own: own::OwnEntries,
     /// Nothing is left of the log, nor was anything appended since.
     is_retired: bool,
     /// How many joins are about.
@@ -259,7 +257,6 @@ impl Host {
             here_since: BTreeMap::new(),
             pending_by_operation: BTreeMap::new(),
             served_by_operation: BTreeMap::new(),
-            own: own::OwnEntries::default(),
             is_retired: false,
             entrances: 0,
             members_by_node: BTreeMap::new(),
@@ -594,6 +591,7 @@ mod tests {
             let applied = room.apply(&Entry {
                 operation: OperationId(id),
                 time: Time::ZERO,
+                node: None,
                 body,
             });
             applied.outcome.unwrap();

@@ -514,11 +514,7 @@ async fn propose(node: &Node, mut proposal: Proposal) -> Result<Outcome, Reject>
         proposal.expect,
         tombolo_engine::OperationId(proposal.operation.0),
     );
-    let appended = node.written(append).await;
-    if let Ok(Err(error)) = &appended {
-        proposal.host.on_refused(proposal.operation, error);
-    }
-    match appended {
+    match node.written(append).await {
         // Whether it was written or not, the log will tell.
         Ok(Ok(_) | Err(AppendError::Unknown)) | Err(Late::Slow) => {}
         Err(Late::Away) => return Ok(Outcome::Unsure),

@@ -40,6 +40,7 @@ impl Entry {
         Ok(Self {
             operation: OperationId(array(&entry.operation)?),
             time: Time::from_millis(entry.time_ms),
+            node: NodeId::parse(&entry.node).ok(),
             body: parse_body(entry.body.ok_or(EntryError::Malformed)?)?,
         })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use tombolo_wire::v1::DeviceKeys;
-use tombolo_wire::{UserId, v1};
+use tombolo_wire::{NodeId, UserId, v1};
 
 use super::{Act, Actor, Body, Entry, Join, LeftReason, Reserve, Target, VERSION};
 use crate::code::RoomCode;
@@ -25,6 +25,10 @@ impl Entry {
             version: VERSION,
             operation: Bytes::copy_from_slice(&self.operation.0),
             time_ms: self.time.as_millis(),
+            node: self
+                .node
+                .as_ref()
+                .map_or_else(String::new, NodeId::to_string),
             body: Some(body(&self.body)),
         };
         entry.encode_to_vec().into()

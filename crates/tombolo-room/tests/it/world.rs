@@ -156,6 +156,7 @@ pub(crate) fn entry(operation: u64, time: Time, body: Body) -> Entry {
     Entry {
         operation: OperationId(id),
         time,
+        node: Some("node-1".parse().unwrap()),
         body,
     }
 }

@@ -60,6 +60,7 @@ impl Host {
         let entry = Entry {
             operation: named.operation,
             time: named.time,
+            node: Some(node.name().clone()),
             body: Body::Act {
                 actor,
                 act: named.act.clone(),

@@ -31,16 +31,14 @@ impl Host {
         let entry = Entry {
             operation,
             time,
+            node: Some(node.name().clone()),
             body: Body::Ticked,
         };
-        self.lock().own.add(operation);
         let id = tombolo_engine::OperationId(operation.0);
         let (key, entry, end) = (&self.key, entry.encode(), Purpose::End);
         let tick = node.engine.append(key, entry, end, Expect::Any, id);
         // The tail brings it; until then there is nothing more to say. Whoever refused it is in trouble.
-        if let Err(error) = tick.await {
-            self.on_refused(operation, &error);
-        }
+        let _ = tick.await;
         tokio::time::sleep(TICK_SPACING).await;
     }
 }

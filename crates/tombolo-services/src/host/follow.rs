@@ -15,7 +15,6 @@ use super::news::{self, News};
 use super::{Coming, Host, Outcome, Pending, State, act};
 use crate::events::RoomEvent;
 use crate::growth::Growth;
-use crate::matchmaker::is_of_match;
 use crate::node::Node;
 use crate::requests;
 use crate::session::Session;
@@ -130,7 +129,6 @@ impl Host {
                 return;
             }
         };
-        let is_own = state.own.take(entry.operation);
         if let Some(ahead) = &mut state.ahead {
             // Who is to be told is found out when all has been read.
             let _ = ahead.apply(&entry);
@@ -146,7 +144,7 @@ impl Host {
         let created = matches!(entry.body, Body::Created { .. });
         for event in &applied.events {
             state.is_listing_stale |= super::find::is_public(event);
-            if is_own {
+            if entry.node.as_ref() == Some(node.name()) {
                 self.emit(node, &entry.body, event);
             }
             if let Event::Said(message) = event {
@@ -177,17 +175,14 @@ impl Host {
         }
     }
 
-    /// Tells of the room's beginning, or its end.
+    /// Tells of the room's beginning, or its end, which an entry of this node brings about.
     fn emit(&self, node: &Node, body: &Body, event: &Event) {
         let opener = if let Body::Created { first, .. } = body {
             first.as_ref().map(|first| &first.user)
         } else {
             None
         };
-        // Of the room of a match the pool's log says whose entry counts.
-        if let Event::Opened = event
-            && !is_of_match(&self.room)
-        {
+        if let Event::Opened = event {
             node.changes
                 .emit_of_room(RoomEvent::Opened, &self.room, opener);
         } else if let Event::Closed = event {

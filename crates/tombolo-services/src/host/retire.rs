@@ -231,6 +231,7 @@ impl Retirement {
                 let entry = Entry {
                     operation: self.operation,
                     time: self.host.lock().time(node),
+                    node: Some(node.name().clone()),
                     body: Body::Forgotten,
                 };
                 let (expect, id) = (Expect::Last(at), self.operation.0);

@@ -109,6 +109,7 @@ impl Host {
                 operation,
                 // However often it is tried.
                 time: *wanted.get_or_insert_with(now),
+                node: Some(node.name().clone()),
                 body: body.clone(),
             };
             let entry = entry.encode();
@@ -128,10 +129,7 @@ impl Host {
                     let _ = node.within(progress.changed()).await;
                     continue;
                 }
-                Ok(Err(error)) => {
-                    self.on_refused(operation, &error);
-                    return Err(unavailable(&error.to_string()));
-                }
+                Ok(Err(error)) => return Err(unavailable(&error.to_string())),
             }
             match node.within(applied).await {
                 Ok(Ok(applied)) => match applied.outcome {
@@ -250,7 +248,6 @@ impl Host {
         let waiting = &mut state.served_by_operation;
         waiting.retain(|_, waits| !waits.is_closed());
         waiting.insert(operation, sender);
-        state.own.add(operation);
         Ok(Some((expect, applied)))
     }
 

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tombolo_engine::{AppendError, Expect, Offset, Purpose};
-use tombolo_room::{
-    Act, Actor, Body, Entry, LeftReason, Membership, OperationId, Room, RoomCode, SessionId,
-};
+use tombolo_room::{Act, Actor, Body, Entry, LeftReason, Membership, Room, RoomCode, SessionId};
 use tombolo_wire::UserId;
 use tombolo_wire::v1::ErrorCode;
 
@@ -128,6 +126,7 @@ impl Host {
         let entry = Entry {
             operation,
             time: state.time(node),
+            node: Some(node.name().clone()),
             body,
         };
         Ok(self.propose_entry(state, session, request, &entry, expect))
@@ -151,7 +150,6 @@ impl Host {
             outcome: sender,
         };
         state.pending_by_operation.insert(operation, pending);
-        state.own.add(operation);
         Plan::Append(Proposal {
             host: Arc::clone(self),
             entry: entry.encode(),
@@ -187,13 +185,6 @@ impl Host {
         self.append_while(node, body, Expect::Any, || true).await
     }
 
-    /// The engine did not take an entry: it is not waited for, unless it may be there all the same.
-    pub(crate) fn on_refused(&self, operation: OperationId, error: &AppendError) {
-        if *error != AppendError::Unknown {
-            self.lock().own.take(operation);
-        }
-    }
-
     /// The same for as long as it is wanted, and the log is as expected.
     pub(super) async fn append_while(
         &self,
@@ -204,13 +195,13 @@ impl Host {
     ) -> Option<Offset> {
         let operation = node.config.entropy.operation_id().ok()?;
         let (time, purpose) = {
-            let mut state = self.lock();
-            state.own.add(operation);
+            let state = self.lock();
             (state.time(node), purpose(&state.room, &body))
         };
         let entry = Entry {
             operation,
             time,
+            node: Some(node.name().clone()),
             body,
         }
         .encode();

@@ -410,9 +410,6 @@ impl State {
             self.tell(node, pool, event, but, told);
         }
         if let Body::Seated(seated) = &entry.body {
-            if waiting.is_some() {
-                self.tell_opened(seated, told);
-            }
             for id in seated {
                 self.tell_seated(*id, told);
             }

@@ -15,7 +15,6 @@ use tombolo_wire::{RoomId, UserId};
 use super::desk::{Desk, RETRY_DELAY};
 use super::seats::Beginning;
 use super::tell::{ended, event, push};
-use crate::events::RoomEvent;
 use crate::host::by_server;
 use crate::node::Node;
 use crate::reject::Reject;
@@ -28,13 +27,6 @@ pub(super) async fn gather(node: Arc<Node>, desk: Arc<Desk>, formed: Arc<Formed>
             tracing::debug!(pool = %desk.name, %reject, "a match has no place");
             desk.say_unseated(&node, formed.id).await;
         }
-    }
-}
-
-/// Tells whoever listens to rooms that a match's is there.
-pub(super) fn tell_opened(node: &Node, desk: &Desk, formed: &Formed) {
-    if let Ok(room) = room_of(match_id(desk, formed)) {
-        node.changes.emit_of_room(RoomEvent::Opened, &room, None);
     }
 }
 

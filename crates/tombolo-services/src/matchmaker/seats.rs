@@ -87,15 +87,6 @@ impl State {
         unsaid.take(CLAIMS_MAX).collect()
     }
 
-    /// Tells of the rooms of matches of which an entry of this node is the first to say that their users have their seats:
-    /// several nodes open such a room, by one and the same entry.
-    pub(super) fn tell_opened(&self, seated: &[MatchId], told: &mut Vec<Told>) {
-        let beginning = seated.iter().filter_map(|id| self.beginning.get(id));
-        let formed = beginning.map(|beginning| &beginning.formed);
-        let new = formed.filter(|formed| formed.backfill.is_none());
-        told.extend(new.cloned().map(Told::Opened));
-    }
-
     /// Tells the devices here of a match whose users have their seats.
     pub(super) fn tell_seated(&mut self, id: MatchId, told: &mut Vec<Told>) {
         if self.pool.seating(id) == Seating::Seated

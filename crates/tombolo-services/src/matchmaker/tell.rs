@@ -28,8 +28,6 @@ pub(super) enum Told {
     Event(SessionId, server_frame::Body),
     /// A match begins: first it needs a room.
     Begins(Arc<Formed>),
-    /// This node was the first to say that a match has its room.
-    Opened(Arc<Formed>),
     /// A match has its room.
     Found(Beginning),
     /// A user has another device than its ticket says that looks on.
@@ -42,7 +40,6 @@ pub(super) fn deliver(node: &Arc<Node>, desk: &Arc<Desk>, told: Vec<Told>) {
         match told {
             Told::Answer(session, body) => node.push(&session, body),
             Told::Event(id, body) => push(node, &id, body),
-            Told::Opened(formed) => room::tell_opened(node, desk, &formed),
             Told::Found(beginning) => room::tell_found(node, desk, beginning),
             Told::Begins(formed) => {
                 let work = room::gather(Arc::clone(node), Arc::clone(desk), formed);

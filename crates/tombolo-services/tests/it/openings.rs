@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use tombolo_engine::{Local, LocalConfig};
 use tombolo_room::{Act, Audience, Settings};
-use tombolo_services::{Change, NewRoom, RoomEvent};
+use tombolo_services::{Change, NamedOperation, NewRoom, RoomEvent};
 use tombolo_wire::RoomId;
 use tombolo_wire::v1::{self, JoinMode, client_frame, room_act};
 
@@ -47,22 +47,39 @@ async fn that_a_lost_nodes_room_closes_is_told_by_another() {
 async fn that_a_servers_room_is_over_is_told_although_nobody_closes_it() {
     let (nodes, _) = cluster::<2>().await;
     let mut told = listen(&nodes);
-    let new = NewRoom {
-        settings: Settings {
-            empty_kept: Duration::from_secs(60),
-            ..Settings::default()
-        },
-        ..NewRoom::default()
-    };
     let room = RoomId::parse("r").unwrap();
     let services = &nodes[0].lab.services;
-    services.create_room(&room, new, None).await.unwrap();
+    services.create_room(&room, kept(), None).await.unwrap();
     // The other one reads it, too.
     nodes[1].lab.services.view_room(&room).await.unwrap();
     assert_eq!(heard(&mut told), [vec!["opened"], vec![]]);
     tokio::time::sleep(Duration::from_secs(70)).await;
     let told = heard(&mut told).concat();
     assert_eq!(told, ["closed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_asks_of_two_nodes_at_once_is_told_by_one() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut told = listen(&nodes);
+    let room = RoomId::parse("r").unwrap();
+    let [here, there] = [0, 1].map(|node: usize| &nodes[node].lab.services);
+    let once = |id| {
+        let wanted_for = Duration::ZERO;
+        Some(NamedOperation { id, wanted_for })
+    };
+    let (first, again) = tokio::join!(
+        here.create_room(&room, kept(), once([1; 16])),
+        there.create_room(&room, kept(), once([1; 16])),
+    );
+    assert!(first.is_ok() && again.is_ok(), "{first:?} {again:?}");
+    assert_eq!(heard(&mut told).concat(), ["opened"]);
+    let (first, again) = tokio::join!(
+        here.act_for_server(&room, Act::Close, once([2; 16])),
+        there.act_for_server(&room, Act::Close, once([2; 16])),
+    );
+    assert!(first.is_ok() && again.is_ok(), "{first:?} {again:?}");
+    assert_eq!(heard(&mut told).concat(), ["closed"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -89,6 +106,17 @@ async fn that_a_room_closes_is_told_when_many_leave_at_once_while_the_engine_is_
     engine.set(Mood::Fine);
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(heard_on(&mut told), ["closed"]);
+}
+
+/// A room that is kept for a minute when nobody is in it.
+fn kept() -> NewRoom {
+    NewRoom {
+        settings: Settings {
+            empty_kept: Duration::from_secs(60),
+            ..Settings::default()
+        },
+        ..NewRoom::default()
+    }
 }
 
 #[tokio::test(start_paused = true)]

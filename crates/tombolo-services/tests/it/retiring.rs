@@ -224,6 +224,7 @@ async fn append(local: &Local, body: Body) {
     let entry = Entry {
         operation,
         time,
+        node: None,
         body,
     };
     let (log, operation) = (log(), tombolo_engine::OperationId(operation.0));

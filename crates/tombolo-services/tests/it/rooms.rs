@@ -377,6 +377,7 @@ async fn append(engine: &Local, body: Body) {
     let entry = Entry {
         operation,
         time,
+        node: None,
         body,
     };
     let id = tombolo_engine::OperationId(operation.0);

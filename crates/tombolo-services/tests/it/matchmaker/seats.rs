@@ -167,6 +167,45 @@ async fn that_the_room_of_a_match_opens_and_closes_is_told_once() {
     assert_eq!(heard(RoomEvent::Closed), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn that_a_room_opens_is_told_although_its_match_is_over_by_then() {
+    let local = Local::new(LocalConfig::default());
+    let engine = Flaky::on(local.clone());
+    let node = Lab::on(engine.clone(), serve_pools);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let mut told = node.services.changes();
+    let mut alice = seeker(&node, "alice").await;
+    let mut bob = seeker(&node, "bob").await;
+    engine.set(Mood::Roomless);
+    submit(&mut alice, "duel", 1, &[("alice", 0.0)])
+        .await
+        .unwrap();
+    submit(&mut bob, "duel", 2, &[("bob", 0.0)]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    // As another node says that finds no place.
+    let time = tombolo_match::Time::from_millis(0);
+    let body = Body::Unseated(tombolo_match::MatchId(1));
+    let entry = Entry { time, body }.encode(tombolo_match::OperationId([9; 16]));
+    let pool = pool_key(&local, "pool").await;
+    let id = tombolo_engine::OperationId([9; 16]);
+    let appended = local.append(&pool, entry, Purpose::End, Expect::Any, id);
+    appended.await.unwrap();
+    engine.set(Mood::Fine);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let (mut opened, mut closed) = (Vec::new(), Vec::new());
+    while let Some(change) = next_room_change(&mut told) {
+        match change.event {
+            RoomEvent::Opened => opened.push(change.room),
+            RoomEvent::Closed => closed.push(change.room),
+            _ => {}
+        }
+    }
+    assert_eq!(opened.len(), 2, "that of the next match, too");
+    opened.sort();
+    closed.sort();
+    assert_eq!(opened, closed);
+}
+
 /// Two nodes of a cluster, each with its way to the engine.
 async fn two_nodes() -> ([Lab; 2], [Arc<Flaky>; 2]) {
     let mut config = LocalConfig::default();
