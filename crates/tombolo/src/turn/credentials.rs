@@ -60,11 +60,8 @@ fn core_realm(
             .at("user-keys")?;
         core.users_by_key.insert(user.clone(), key);
     }
-    let mut secrets: Vec<String> = realm
-        .secrets
-        .iter()
-        .map(|secret| secret.0.clone())
-        .collect();
+    let secrets = realm.secrets.iter().map(|secret| secret.0.clone());
+    let mut secrets: Vec<String> = secrets.collect();
     for path in &realm.secret_files {
         secrets.extend(secrets_of(&directory.join(path)).at("secret-files")?);
     }
@@ -73,6 +70,7 @@ fn core_realm(
         ensure(!secret.is_empty(), empty).at("secrets")?;
         core.secrets.push(secret.into_bytes());
     }
+    core.secrets_separator = separator(realm.secrets_separator).at("secrets-separator")?;
     core.hook = match (realm.hook, hook) {
         (false, _) => HookMode::Off,
         (true, Some(_)) => HookMode::Unknown,
@@ -106,6 +104,12 @@ fn core_realm(
     }
     core.oauth = realm.oauth.as_ref().map(oauth).transpose().at("oauth")?;
     Ok(core)
+}
+
+fn separator(given: Option<char>) -> anyhow::Result<Option<char>> {
+    let is_digit = given.is_some_and(|separator| separator.is_ascii_digit());
+    anyhow::ensure!(!is_digit, "a digit cannot separate a time from a name");
+    Ok(given)
 }
 
 fn oauth(oauth: &OAuth) -> anyhow::Result<server::OAuth> {

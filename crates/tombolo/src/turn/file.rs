@@ -108,6 +108,9 @@ pub(crate) struct Realm {
     pub(crate) secrets: Vec<Secret>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) secret_files: Vec<PathBuf>,
+    /// What stands between expiry and name in time-limited usernames, if it is no colon.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) secrets_separator: Option<char>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) users: BTreeMap<String, Secret>,
     /// MD5 over name, realm and password, in hex, where the password is not known.

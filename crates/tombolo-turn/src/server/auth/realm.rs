@@ -29,6 +29,8 @@ pub struct Realm {
     /// Secrets of time-limited credentials; the first that fits counts, so that a secret can be
     /// replaced while credentials of the old one are still around. None: no such credentials.
     pub secrets: Vec<Vec<u8>>,
+    /// What stands between expiry and user in a username of time-limited credentials. `None`: a colon.
+    pub secrets_separator: Option<char>,
     /// Keys of device tokens. A token is used as username `HEADER.PAYLOAD` with its signature as
     /// password; only HS256 keys can serve here. None: no such credentials.
     pub device_keys: KeySet,
@@ -120,7 +122,7 @@ impl Chamber {
             id,
             name: realm.name.clone(),
             users: Users::new(realm),
-            secrets: Secrets::new(&realm.secrets),
+            secrets: Secrets::new(&realm.secrets, realm.secrets_separator),
             tokens: Tokens::new(&realm.device_keys),
             oauth: realm.oauth.as_ref().map(Opener::new),
             hook: realm.hook,

@@ -103,6 +103,13 @@ fn wrong_credentials_are_challenged_again() {
         (wrong("nobody"), Refusal::UserUnknown),
         (wrong("soon:alice"), Refusal::UserUnknown),
         (wrong("-5:alice"), Refusal::UserUnknown),
+        (wrong("alice:-5"), Refusal::UserUnknown),
+        (wrong("alice:5s"), Refusal::UserUnknown),
+        (wrong("+5"), Refusal::UserUnknown),
+        (wrong(":"), Refusal::UserUnknown),
+        (wrong("5"), Refusal::CredentialsExpired),
+        (wrong("alice:5"), Refusal::CredentialsExpired),
+        (wrong("9999999999"), Refusal::IntegrityWrong),
         (wrong("99999999999999999999:alice"), Refusal::UserUnknown),
         (User::until(0, "alice"), Refusal::CredentialsExpired),
     ] {
@@ -112,6 +119,57 @@ fn wrong_credentials_are_challenged_again() {
         assert!(reply.has(AttributeType::NONCE));
         assert!(!reply.message().has_integrity());
         assert_eq!(lab.refused(refusal), before + 1, "{user:?}");
+    }
+}
+
+/// As coturn reads them; Prosody makes the first.
+#[test]
+fn a_time_limited_username_may_be_the_time_alone_or_have_it_behind_the_name() {
+    let end = UNIX_START + 60;
+    for username in [format!("{end}"), format!("alice:{end}")] {
+        let mut lab = Lab::new();
+        let user = User::named(username);
+        assert_eq!(lab.allocate_with(client(1), &user, |_| {}).code(), None);
+        lab.advance(60);
+        let reply = lab.allocate_with(client(2), &user, |_| {});
+        assert_eq!(reply.code(), Some(401), "{user:?}");
+        let reply = lab.signed(client(1), &user, Method::REFRESH, |_| {});
+        assert_eq!(reply.code(), Some(401), "{user:?}");
+        assert_eq!(lab.refused(Refusal::CredentialsExpired), 2);
+        lab.advance(660);
+        assert_eq!(lab.server.stats().allocations, 0, "nothing keeps it alive");
+    }
+}
+
+#[test]
+fn time_limited_users_are_those_of_their_names_and_of_their_times_without_names() {
+    let mut lab = Lab::with(|config| config.limits.per_user.allocations = Some(1));
+    let mut code_of = |port: u16, username: String| {
+        let user = User::named(username);
+        lab.allocate_with(client(port), &user, |_| {}).code()
+    };
+    let (end, later) = (UNIX_START + 60, UNIX_START + 61);
+    assert_eq!(code_of(1, format!("{end}:alice")), None);
+    assert_eq!(code_of(2, format!("alice:{later}")), Some(486), "one user");
+    assert_eq!(code_of(3, format!("{end}")), None);
+    assert_eq!(code_of(4, format!("{later}:")), None, "another one");
+    assert_eq!(code_of(5, format!("{later}")), None, "and one more");
+    assert_eq!(code_of(6, format!("{later}")), Some(486), "the same");
+}
+
+#[test]
+fn time_and_name_are_separated_by_what_the_realm_says() {
+    let mut lab = Lab::with(|config| config.realm.secrets_separator = Some('|'));
+    let end = UNIX_START + 60;
+    for (port, username, code) in [
+        (1, format!("{end}|alice"), None),
+        (2, format!("alice|{end}"), None),
+        (3, format!("{end}"), None),
+        (4, format!("{end}:alice"), Some(401)),
+    ] {
+        let user = User::named(username);
+        let reply = lab.allocate_with(client(port), &user, |_| {});
+        assert_eq!(reply.code(), code, "{user:?}");
     }
 }
 

@@ -8,7 +8,7 @@ use tombolo_turn::server::{
     AuthError, Command, Credential, FiveTuple, HookMode, Proof, Refusal, Timer,
 };
 
-use super::lab::{Lab, REALM, Reply, User, address, alice, client, tcp_client};
+use super::lab::{Lab, REALM, Reply, UNIX_START, User, address, alice, client, tcp_client};
 
 #[test]
 fn an_unknown_user_is_asked_about_and_comes_in_with_the_answer() {
@@ -129,6 +129,27 @@ fn users_of_the_configuration_are_not_asked_about() {
     let known = allocate(&mut lab, client(1), &alice());
     assert_eq!(known.map(|reply| reply.code()), Some(None));
     assert!(lab.asked.is_empty());
+}
+
+/// Such as a telephone number.
+#[test]
+fn a_user_whose_name_is_a_number_is_asked_about_unless_a_secret_knows_it() {
+    let mut lab = lab();
+    let numbered = |name: &str| User {
+        username: name.to_owned(),
+        password: "her password".to_owned(),
+    };
+    for (port, name) in [(1, "4915112345678"), (2, "12"), (3, "carol:12")] {
+        let user = numbered(name);
+        assert_eq!(allocate(&mut lab, client(port), &user), None, "{name}");
+    }
+    assert_eq!(lab.asked.len(), 3);
+    let of_secret = User::named((UNIX_START + 60).to_string());
+    let reply = allocate(&mut lab, client(4), &of_secret).expect("nobody is asked");
+    assert_eq!(reply.code(), None);
+    let reply = allocate(&mut lab, client(5), &numbered("12:carol"));
+    assert_eq!(reply.map(|reply| reply.code()), Some(Some(401)));
+    assert_eq!(lab.asked.len(), 3);
 }
 
 #[test]

@@ -56,7 +56,11 @@ pub(super) struct User {
 impl User {
     /// Time-limited credentials that end `seconds` after the start of the lab.
     pub(super) fn until(seconds: u64, name: &str) -> Self {
-        let username = format!("{}:{name}", UNIX_START + seconds);
+        Self::named(format!("{}:{name}", UNIX_START + seconds))
+    }
+
+    /// Time-limited credentials of this username.
+    pub(super) fn named(username: String) -> Self {
         let password = password_of(SECRET, &username);
         Self { username, password }
     }

@@ -32,6 +32,7 @@ pub(super) struct Draft {
     passwords: BTreeMap<String, Secret>,
     keys: BTreeMap<String, Secret>,
     secrets: Vec<Secret>,
+    separator: Option<char>,
     pub(super) uses_secret: bool,
     pub(super) user_quota: Option<usize>,
     pub(super) total_quota: Option<usize>,
@@ -150,6 +151,19 @@ impl Draft {
             self.secrets.push(secret);
         }
         Ok(())
+    }
+
+    /// coturn takes the first byte of whatever is there.
+    pub(super) fn separator(&mut self, value: &str) -> Result<Taken, Refused> {
+        let separator = value.chars().next().ok_or("nothing separates nothing")?;
+        if !separator.is_ascii() || separator.is_ascii_digit() {
+            return Err(Refused::NotSupported("it is one of ASCII, and no digit"));
+        }
+        self.separator = Some(separator).filter(|separator| *separator != ':');
+        Ok(Taken {
+            key: "realm.secrets-separator",
+            note: "",
+        })
     }
 
     pub(super) fn fleet_key(&mut self, value: &str) -> Result<(), Refused> {
@@ -310,6 +324,7 @@ impl Draft {
             users: self.passwords.clone(),
             user_keys: self.keys.clone(),
             secrets: self.secrets.clone(),
+            secrets_separator: self.separator,
             ..Realm::default()
         })
     }

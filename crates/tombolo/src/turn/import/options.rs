@@ -99,7 +99,7 @@ const OPTIONS: &[(&str, Handling)] = &[
     ("realm", Handling::Taken(|draft, value| { draft.realm(value)?; Ok(taken("realm.name")) })),
     ("use-auth-secret", Flag(|draft| { draft.uses_secret = true; taken("realm.secrets") })),
     ("static-auth-secret", Handling::Taken(|draft, value| { draft.secret(value)?; Ok(taken("realm.secrets")) })),
-    ("rest-api-separator", Handling::Taken(|_, value| separator(value))),
+    ("rest-api-separator", Handling::Taken(Draft::separator)),
     ("no-auth-pings", NotNeeded("there is no database to ask")),
     ("no-dynamic-ip-list", NotNeeded("there is no database to ask")),
     ("no-dynamic-realms", NotNeeded("there is no database to ask")),
@@ -253,15 +253,6 @@ fn lifetime(value: &str, usual: u64, max: u64) -> Result<Option<u64>, Refused> {
         1..LIFETIME_MIN => Err(Refused::NotSupported("a minute is the least")),
         _ => Ok(Some(seconds.min(max))),
     }
-}
-
-fn separator(value: &str) -> Result<Taken, Refused> {
-    if value == ":" {
-        return Ok(noted("realm.secrets", "it is always a colon"));
-    }
-    Err(Refused::NotSupported(
-        "only a colon separates expiry and name",
-    ))
 }
 
 fn family(value: &str) -> Result<Taken, Refused> {

@@ -185,6 +185,18 @@ fn a_password_survives_whatever_is_in_it() {
 }
 
 #[test]
+fn another_separator_of_time_and_name_is_taken_over() {
+    let of = |line: &str| {
+        let import = Import::of(&format!("listening-ip=10.0.0.5\nstatic-auth-secret=s\n{line}\n"));
+        let settings = Settings::new(import.file, Path::new("")).expect("it makes sense");
+        settings.relay.realm.secrets_separator
+    };
+    assert_eq!(of("rest-api-separator=|"), Some('|'));
+    assert_eq!(of("rest-api-separator=:"), None);
+    assert_eq!(of(""), None);
+}
+
+#[test]
 fn a_line_that_coturn_would_cut_is_not_taken() {
     let import = Import::of(&format!("static-auth-secret={}\n", "x".repeat(1100)));
     assert!(is_invalid(fate_of(&import, 1)));
@@ -304,7 +316,9 @@ fn what_is_said_of_a_line_is_so() {
         ("fingerprint", "not supported"),
         ("allocation-default-address-family=keep", "not supported"),
         ("allocation-default-address-family=ipv5", "invalid"),
-        ("rest-api-separator=|", "not supported"),
+        ("rest-api-separator=|", "realm.secrets-separator"),
+        ("rest-api-separator=5", "not supported"),
+        ("rest-api-separator=", "invalid"),
         ("max-allocate-lifetime=30", "not supported"),
         ("stale-nonce=many", "invalid"),
     ] {

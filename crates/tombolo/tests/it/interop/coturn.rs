@@ -52,6 +52,7 @@ lossless! {
     uclient_reaches_a_peer_by_send_indications: V4, Plain, Echo, ["-c", "-s"];
     uclient_reaches_a_peer_with_padded_channel_data: V4, Plain, Echo, ["-c", "-D"];
     uclient_reaches_a_peer_with_a_secret: V4, Plain, Echo, ["-c", "-W", "shared"];
+    uclient_without_a_name_reaches_a_peer_with_a_secret: V4, Plain, Echo, ["-c", "-u", "", "-W", "shared"];
     uclient_reaches_a_peer_over_tcp: V4, Plain, Echo, ["-c", "-t"];
     uclient_reaches_a_peer_over_tcp_by_send_indications: V4, Plain, Echo, ["-c", "-s", "-t"];
     uclient_reaches_a_peer_over_tls: V4, Tls, Echo, ["-c", "-t", "-S"];
