@@ -7,6 +7,8 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::udp::set_option;
+
 /// Sends UDP datagrams from any port of the machine, each with the IP header that comes with it.
 /// Receives nothing, which is why it is of this protocol and no other.
 pub(crate) struct RawSocket(Socket);
@@ -22,6 +24,11 @@ impl RawSocket {
         let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
         // Best effort, as with the server sockets.
         let _ = socket.set_send_buffer_size(SEND_BUFFER_BYTES);
+        if is_v4 {
+            // Whoever made the kernel believe, by made-up ICMP, that a way is narrow has nothing cut up.
+            let option = libc::IP_MTU_DISCOVER;
+            set_option(&socket, libc::IPPROTO_IP, option, libc::IP_PMTUDISC_OMIT)?;
+        }
         Ok(Self(socket))
     }
 }

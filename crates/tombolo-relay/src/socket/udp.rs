@@ -77,6 +77,10 @@ impl UdpSocket {
             is_wildcard: false,
         };
         socket.join_received();
+        if ip.is_ipv4() {
+            // All ICMP about relayed addresses is steered to it, and the kernel shall believe none of that.
+            socket.set_fragment(Fragment::Allowed)?;
+        }
         Ok(socket)
     }
 
@@ -135,8 +139,9 @@ impl UdpSocket {
             // Of IPv4, and unlike "don't", it lets the socket know which of its datagrams were too big.
             Fragment::Allowed if is_v4 => libc::IP_PMTUDISC_OMIT,
             Fragment::Allowed => libc::IPV6_PMTUDISC_DONT,
-            // The value is the same for both families.
-            Fragment::Forbidden => libc::IP_PMTUDISC_DO,
+            // Routers say what is too long. What the kernel has heard so far may be made up.
+            Fragment::Forbidden if is_v4 => libc::IP_PMTUDISC_PROBE,
+            Fragment::Forbidden => libc::IPV6_PMTUDISC_DO,
         };
         set_option(&self.socket, level, option, value)
     }

@@ -1,16 +1,19 @@
 //! ICMP errors on their way to clients, from the kernel and from those who make them up, whichever
 //! way packets move. See RFC 8656 §11.5.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::{
+    io::Read as _,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tombolo_natlab::in_namespace;
-use tombolo_relay::{IoMode, Relay};
+use tombolo_natlab::{in_namespace, ip_command};
+use tombolo_relay::{IoMode, Relay, RelayConfig};
 use tombolo_stun::{AttributeType, Class, Icmp, Message, Method, XorPeerAddress};
 use tombolo_turn::server::Refusal;
 
 use crate::{
-    device::{Device, Echo, v4},
+    device::{Device, Echo, relay_config, v4},
     moving::start,
 };
 
@@ -140,6 +143,79 @@ fn made_up_errors_are_told_a_few_times_in_a_second_and_hold_nothing_up() {
             assert!((1..=16 * seconds).contains(&told), "{io:?}: {told}");
         }
     });
+}
+
+/// Anybody can send one, and the kernel takes some of them for true.
+#[test]
+fn made_up_errors_have_no_packets_of_others_cut_up() {
+    in_namespace(|| {
+        // The way to peers, which are no hosts.
+        ip_command(&["link", "add", "v0", "type", "veth", "peer", "name", "v1"]);
+        ip_command(&["address", "add", "10.9.0.1/16", "dev", "v0"]);
+        ip_command(&["link", "set", "v0", "up"]);
+        ip_command(&["link", "set", "v1", "up"]);
+        for (io, last) in WAYS.into_iter().zip(8..) {
+            // The kernel believes for ten minutes.
+            let peer = Ipv4Addr::new(10, 9, 9, last).to_string();
+            let mac = ["lladdr", "02:00:00:00:00:99", "dev", "v0"];
+            ip_command(&[&["neigh", "add", &peer], &mac[..]].concat());
+            assert_nothing_is_cut_up(io, format!("{peer}:9").parse().expect("it is one"));
+        }
+    });
+}
+
+fn assert_nothing_is_cut_up(io: IoMode, peer: SocketAddr) {
+    let here = Ipv4Addr::new(10, 9, 0, 1).into();
+    let relay = Relay::bind(RelayConfig {
+        io,
+        allow_peers: vec!["10.9.0.0/16".parse().expect("a literal")],
+        ..relay_config(here)
+    });
+    let relay = relay.expect("steering is possible");
+    let (mut alice, mut bob) = (Device::udp(&relay, "alice"), Device::udp(&relay, "bob"));
+    alice.allocate();
+    alice.bind(peer);
+    let router = Router::at("10.9.0.1");
+
+    let at_bob = bob.allocate();
+    router.send(at_bob, &too_big(at_bob, peer, 552));
+    let other = UdpSocket::bind((here, 0)).expect("there are free ports");
+    let of_other = || lengths(peer, |payload| _ = other.send_to(payload, peer));
+    assert_eq!(of_other(), [1228], "{io:?}: the kernel has not believed it");
+
+    let at_other = other.local_addr().expect("it is bound");
+    router.send(at_other, &too_big(at_other, peer, 552));
+    assert_eq!(of_other(), [548, 548, 172], "{io:?}: it has this one");
+    let of_alice = lengths(peer, |payload| alice.send(peer, payload));
+    assert_eq!(of_alice, [1228], "{io:?}");
+    let undivided = lengths(peer, |payload| alice.send_undivided(peer, payload));
+    assert_eq!(undivided, [1228], "{io:?}");
+}
+
+/// The lengths of the packets to a peer that bring this payload of 1200 bytes there, and of those before.
+fn lengths(peer: SocketAddr, send: impl FnOnce(&[u8])) -> Vec<usize> {
+    // What comes in at the other end of the way.
+    let ip = Protocol::from(i32::from(0x0800_u16.to_be()));
+    let mut wire = Socket::new(Domain::PACKET, Type::DGRAM, Some(ip)).expect("it is permitted");
+    let is_set = wire.set_read_timeout(Some(TOLD_WITHIN_MAX));
+    is_set.expect("it is not zero");
+    let payload: Vec<u8> = (0..1200u32).map(|i| i as u8).collect();
+    send(&payload);
+    let IpAddr::V4(to) = peer.ip() else {
+        unreachable!("it is of IPv4")
+    };
+    let mut lengths = Vec::new();
+    let mut buffer = [0; 65_536];
+    loop {
+        let length = wire.read(&mut buffer).expect("it comes");
+        let packet = &buffer[..length];
+        if packet[16..20] == to.octets() {
+            lengths.push(length);
+            if packet.ends_with(&payload[1100..]) {
+                return lengths;
+            }
+        }
+    }
 }
 
 /// Ends the wait where the test has failed already.
