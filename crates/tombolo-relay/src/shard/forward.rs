@@ -164,7 +164,7 @@ impl Shard {
         if !self.outbox.is_empty() {
             self.send_outbox();
         }
-        self.relays.make_room();
+        self.relays.end_batch();
     }
 
     fn send_outbox(&mut self) {
@@ -280,6 +280,7 @@ fn send_divided<'a>(
         let Some((at, to)) = raw_header::ends(header) else {
             continue;
         };
+        relays.note_divided(payload.len());
         let Ok(index) = relays.bound_sender(RelayAddr(at)) else {
             continue;
         };

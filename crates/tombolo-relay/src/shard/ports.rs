@@ -14,6 +14,8 @@ pub(super) struct RelayPort {
     pub(super) last_turn: u32,
     /// Whether it had several datagrams when it was offered room for them last.
     pub(super) has_more: bool,
+    /// The batch in which it was chosen to send last, where it only sends.
+    pub(super) last_batch: u32,
 }
 
 /// All bound relay ports. One is named by its index as long as it is bound.
@@ -40,6 +42,7 @@ impl RelayPorts {
             address,
             last_turn: 0,
             has_more: false,
+            last_batch: 0,
         };
         let index = match self.free.pop() {
             Some(index) => {

@@ -43,6 +43,12 @@ pub(super) struct Steered {
     senders: VecDeque<RelayAddr>,
     /// Whether another address wanted one too.
     wants_room: bool,
+    /// Counts the batches of packets.
+    batch: u32,
+    /// Whether one of them has been chosen in this batch.
+    are_chosen: bool,
+    /// The shortest payload that had to be cut up so far.
+    divided_bytes_min: usize,
 }
 
 pub(super) struct SteeredEnd {
@@ -163,9 +169,10 @@ impl RelaySide {
         if self.steered.is_none() {
             return self.ports.index_of(at).map(bound);
         }
-        if packet.is_of_burst
+        if (packet.is_of_burst || self.is_divided(packet) || self.is_behind(at))
             && let Ok(index) = self.bound_sender(at)
         {
+            self.choose(index);
             return Some(bound(index));
         }
         let header = RawHeader::new(at.0, to, fragment, packet.payload)?;
@@ -177,11 +184,44 @@ impl RelaySide {
         })
     }
 
+    /// Whether a packet is as long as one that the raw socket refused, and would leave behind all others.
+    fn is_divided(&self, packet: ToPeer<'_>) -> bool {
+        packet.fragment == Fragment::Allowed
+            && (self.steered.as_ref())
+                .is_some_and(|steered| packet.payload.len() >= steered.divided_bytes_min)
+    }
+
+    /// Whether an earlier packet of this batch leaves the address by a bound socket. The raw one sends all
+    /// of its own before, so the next one would overtake it there.
+    fn is_behind(&self, at: RelayAddr) -> bool {
+        let Some(steered) = self.steered.as_ref().filter(|steered| steered.are_chosen) else {
+            return false;
+        };
+        let index = self.ports.index_of(at);
+        let port = index.and_then(|index| self.ports.get(index));
+        port.is_some_and(|port| port.last_batch == steered.batch)
+    }
+
+    /// Notes that a packet of this batch leaves by a bound socket.
+    fn choose(&mut self, index: u32) {
+        if let (Some(steered), Some(port)) = (&mut self.steered, self.ports.get_mut(index)) {
+            steered.are_chosen = true;
+            port.last_batch = steered.batch;
+        }
+    }
+
+    /// Notes that a payload of so many bytes had to be cut up.
+    pub(super) fn note_divided(&mut self, bytes: usize) {
+        if let Some(steered) = &mut self.steered {
+            steered.divided_bytes_min = steered.divided_bytes_min.min(bytes);
+        }
+    }
+
     /// Returns the index of a bound socket of a steered address, which only sends; binds it first if
     /// it has none. There are a few of these.
     ///
     /// # Errors
-    /// All are taken: [`Self::make_room`] frees one. And the kernel's: somebody else has the port, or
+    /// All are taken: [`Self::end_batch`] frees one. And the kernel's: somebody else has the port, or
     /// there are no descriptors left.
     pub(super) fn bound_sender(&mut self, address: RelayAddr) -> io::Result<u32> {
         if let Some(index) = self.ports.index_of(address) {
@@ -198,11 +238,17 @@ impl RelaySide {
         Ok(index)
     }
 
-    /// Takes the oldest bound socket of a steered address away if there was one too few. No packet may
-    /// wait that names a socket by its index: it would leave by that of another address.
-    pub(super) fn make_room(&mut self) {
-        if let Some(steered) = &mut self.steered
-            && std::mem::take(&mut steered.wants_room)
+    /// Begins with the next batch, and takes the oldest bound socket of a steered address away if there was
+    /// one too few. No packet may wait that names a socket by its index: it would leave by that of another
+    /// address.
+    pub(super) fn end_batch(&mut self) {
+        let Some(steered) = &mut self.steered else {
+            return;
+        };
+        if std::mem::take(&mut steered.are_chosen) {
+            steered.batch = steered.batch.wrapping_add(1);
+        }
+        if std::mem::take(&mut steered.wants_room)
             && let Some(oldest) = steered.senders.pop_front()
         {
             self.ports.release(oldest);
@@ -237,6 +283,9 @@ impl Steered {
             sender: Sender::new(Trains::Single),
             senders: VecDeque::new(),
             wants_room: false,
+            batch: 1,
+            are_chosen: false,
+            divided_bytes_min: usize::MAX,
         })
     }
 
@@ -285,12 +334,45 @@ mod tests {
         let way = relays.way(to_peer(newcomer)).expect("it is short");
         assert_eq!(way.via, SocketId::Steered(0));
         assert_eq!(relays.ports.index_of(oldest), Some(index), "it is named");
-        relays.make_room();
+        relays.end_batch();
         assert_eq!(relays.ports.index_of(oldest), None);
         let way = relays.way(to_peer(newcomer)).expect("it is short");
         assert_eq!(way.via, SocketId::Relay(index), "it is free again");
-        relays.make_room();
+        relays.end_batch();
         assert_eq!(relays.ports.index_of(newcomer), Some(index));
+    }
+
+    /// Before it are those of the raw socket.
+    #[test]
+    fn what_comes_behind_a_burst_of_its_address_leaves_by_the_same_socket() {
+        let mut relays = steered();
+        let way = |relays: &mut RelaySide, port, is_of_burst| {
+            let packet = ToPeer {
+                at: address(port),
+                to: SocketAddr::from(([127, 0, 0, 2], 9)),
+                fragment: Fragment::Allowed,
+                payload: b"one of several",
+                is_of_burst,
+            };
+            relays.way(packet).expect("it is short").via
+        };
+        let raw = SocketId::Steered(0);
+        for _ in 0..2 {
+            assert_eq!(way(&mut relays, 20_001, false), raw, "in front of it");
+            let bound = way(&mut relays, 20_001, true);
+            assert!(matches!(bound, SocketId::Relay(_)), "{bound:?}");
+            assert!(raw.rank() < bound.rank(), "it leaves earlier");
+            assert_eq!(way(&mut relays, 20_001, false), bound, "behind it");
+            assert_eq!(way(&mut relays, 20_002, false), raw, "another address");
+            relays.end_batch();
+        }
+        assert_eq!(way(&mut relays, 20_001, false), raw, "in the next batch");
+        relays.note_divided(b"one of several".len());
+        let bound = way(&mut relays, 20_001, false);
+        assert!(
+            matches!(bound, SocketId::Relay(_)),
+            "not by the raw one first"
+        );
     }
 
     /// Addresses that are steered, without what steers them.
