@@ -95,11 +95,33 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
     }
 }
 
-/// What the system tells a server.
+/// What the system tells a server. The last two are coturn's, whose operators and their scripts send
+/// them.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    user1: Signal,
+    user2: Signal,
+}
+
+/// What an operator wants.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    End,
+    /// To end when nothing is left, or after a while.
+    Terminate,
+    /// To end when nothing is left.
+    Drain,
+    Reload,
+}
+
+/// Whether a server drains in order to end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    NotYet,
+    WithTheLast,
+    At(Instant),
 }
 
 impl Signals {
@@ -108,49 +130,80 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
         })
     }
 
-    /// Returns when the server is to end. Reloads at SIGHUP.
+    /// Returns when the server is to end. Reloads meanwhile.
     async fn attend(
         mut self,
         operator: &Arc<Operator>,
         (drain_timeout, drain): (Duration, Drain),
     ) -> anyhow::Result<()> {
+        let mut ending = Ending::NotYet;
         loop {
-            tokio::select! {
-                _ = self.interrupt.recv() => return Ok(()),
-                _ = self.terminate.recv() => break,
-                _ = self.hangup.recv() => reload(operator).await?,
-            }
-        }
-        if drain_timeout.is_zero() {
-            return Ok(());
-        }
-        let deadline = Instant::now() + drain_timeout;
-        info!("the server drains and ends");
-        loop {
-            let (asked, drain) = (Arc::clone(operator), drain.clone());
-            let left = spawn_blocking(move || {
-                // Again and again: nobody who is let in now would stay.
-                asked.relay.drain_if_not(&drain);
-                asked.left()
-            });
-            let left = left.await?;
-            let now = Instant::now();
-            if left.is_nothing() || now >= deadline {
-                let (left, silent_shards) = (left.allocations, left.silent_shards);
-                info!(left, silent_shards, "the drain is over");
+            if ending != Ending::NotYet && is_over(operator, &drain, ending).await? {
                 return Ok(());
             }
-            tokio::select! {
-                _ = self.interrupt.recv() => return Ok(()),
-                _ = self.terminate.recv() => return Ok(()),
-                _ = self.hangup.recv() => reload(operator).await?,
-                () = sleep_until(deadline.min(now + DRAIN_POLL)) => {}
+            let Some(wish) = self.next(ending).await else {
+                continue;
+            };
+            match (wish, ending) {
+                (Wish::End, _) | (Wish::Terminate, Ending::At(_)) => return Ok(()),
+                (Wish::Terminate, _) if drain_timeout.is_zero() => return Ok(()),
+                (Wish::Terminate, _) => {
+                    info!("the server drains and ends");
+                    ending = Ending::At(Instant::now() + drain_timeout);
+                }
+                (Wish::Drain, Ending::NotYet) => {
+                    info!("the server drains and ends with its last allocation");
+                    ending = Ending::WithTheLast;
+                }
+                (Wish::Drain, _) => {}
+                (Wish::Reload, _) => reload(operator).await?,
             }
         }
     }
+
+    /// Waits for a wish. `None` when it is time to look what a drain has left.
+    async fn next(&mut self, ending: Ending) -> Option<Wish> {
+        let now = Instant::now();
+        let look = match ending {
+            Ending::NotYet | Ending::WithTheLast => now + DRAIN_POLL,
+            Ending::At(deadline) => deadline.min(now + DRAIN_POLL),
+        };
+        tokio::select! {
+            _ = self.interrupt.recv() => Some(Wish::End),
+            _ = self.terminate.recv() => Some(Wish::Terminate),
+            _ = self.user1.recv() => Some(Wish::Drain),
+            _ = self.hangup.recv() => Some(Wish::Reload),
+            _ = self.user2.recv() => Some(Wish::Reload),
+            () = sleep_until(look), if ending != Ending::NotYet => None,
+        }
+    }
+}
+
+/// Sees to it that a server drains, and tells whether it has come to its end.
+async fn is_over(operator: &Arc<Operator>, drain: &Drain, ending: Ending) -> anyhow::Result<bool> {
+    let mut drain = drain.clone();
+    if ending == Ending::WithTheLast {
+        drain.deadline = None;
+    }
+    let asked = Arc::clone(operator);
+    let left = spawn_blocking(move || {
+        // Again and again: nobody who is let in now would stay.
+        asked.relay.drain_if_not(&drain);
+        asked.left()
+    });
+    let left = left.await?;
+    let is_late = matches!(ending, Ending::At(deadline) if Instant::now() >= deadline);
+    if left.is_nothing() || is_late {
+        let (left, silent_shards) = (left.allocations, left.silent_shards);
+        info!(left, silent_shards, "the drain is over");
+        return Ok(true);
+    }
+    Ok(false)
 }
 
 /// Reads the configuration again, or logs why that cannot be.

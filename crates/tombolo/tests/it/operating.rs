@@ -346,14 +346,43 @@ async fn the_log_says_why_somebody_was_refused_to_those_who_debug() {
 }
 
 #[tokio::test]
-async fn a_hangup_reloads_too() {
-    let server = Server::start("operate-hangup", ALICE, &[]).await;
-    server.folder.write("turn.toml", ALICE_AND_CAROL);
-    server.running.signal("HUP");
-    let start = Instant::now();
-    while !server.caller("carol").allocates() {
-        assert!(start.elapsed() < PATIENCE, "carol never came in");
+async fn a_hangup_reloads_too_and_so_does_what_coturns_operators_send() {
+    for signal in ["HUP", "USR2"] {
+        let server = Server::start(&format!("operate-{signal}"), ALICE, &[]).await;
+        server.folder.write("turn.toml", ALICE_AND_CAROL);
+        server.running.signal(signal);
+        let start = Instant::now();
+        while !server.caller("carol").allocates() {
+            assert!(start.elapsed() < PATIENCE, "carol never came in");
+        }
     }
+}
+
+#[tokio::test]
+async fn what_coturns_operators_send_to_drain_waits_for_all_allocations() {
+    let server = Server::start("operate-usr1", ALICE, &[]).await;
+    let mut alice = server.caller("alice");
+    assert!(alice.allocates());
+    server.running.signal("USR1");
+    let start = Instant::now();
+    while server.is_ready() {
+        assert!(start.elapsed() < PATIENCE, "it never drained");
+    }
+    server.running.signal("USR1");
+    assert!(!server.caller("alice").allocates());
+    assert_eq!(server.answer(&["list"]).await["total"], 1, "it stays");
+    alice.close();
+    server.ends().await;
+
+    let server = Server::start("operate-usr1-term", ALICE, &[]).await;
+    assert!(server.caller("alice").allocates());
+    server.running.signal("USR1");
+    let start = Instant::now();
+    while server.is_ready() {
+        assert!(start.elapsed() < PATIENCE, "it never drained");
+    }
+    server.running.terminate();
+    server.ends().await;
 }
 
 #[tokio::test]
