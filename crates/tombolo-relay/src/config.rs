@@ -19,10 +19,10 @@ pub struct RelayConfig {
     /// Where STUN and TURN are served over UDP alone. With two IPs and two ports each, in this list
     /// and the one above together, clients can measure their NAT by RFC 5780.
     pub listen_udp: Vec<SocketAddr>,
-    /// Where TURN is served over TLS and, with a key that is fit for it, over DTLS. Needs `tls`.
+    /// Where else all of this is served, for clients that expect TLS or DTLS there. Needs `tls`.
     pub listen_tls: Vec<SocketAddr>,
     /// Certificate and key for TLS and DTLS, which then are served at the addresses of `listen` too:
-    /// the first byte tells them from STUN. DTLS needs a key on the curve P-256 or P-384.
+    /// the first byte tells them from plain STUN. DTLS needs a key on the curve P-256 or P-384.
     pub tls: Option<Certificates>,
     /// Whether DTLS is served where there is a certificate. On by default.
     pub dtls: bool,

@@ -15,7 +15,6 @@ pub(crate) struct Listeners {
     /// Indexed by shard. Each shard has the same addresses in the same order.
     pub(crate) udp: Vec<Vec<UdpSocket>>,
     pub(crate) tcp: Vec<TcpListener>,
-    pub(crate) tls: Vec<TcpListener>,
     pub(crate) addrs: RelayAddrs,
 }
 
@@ -55,8 +54,7 @@ impl Listeners {
         udp.push(first);
         Ok(Self {
             udp,
-            tcp,
-            tls,
+            tcp: tcp.into_iter().chain(tls).collect(),
             addrs,
         })
     }

@@ -106,10 +106,9 @@ impl Relay {
         let beside = (runtime.handle(), &sentinels);
         let shards = start_shards(&core_config, inboxes, &links, sockets, beside)?;
         let counters = Arc::clone(&stream_counters);
-        let listening = (listeners.tcp, listeners.tls);
         let streams_config = StreamsConfig {
             dtls: outlet,
-            ..StreamsConfig::new(config, listening, links.to_vec(), counters)
+            ..StreamsConfig::new(config, listeners.tcp, links.to_vec(), counters)
         };
         let streams = Streams::start(runtime, streams_config, &sentinels)?;
         tell(&listeners.addrs, io, shard_count);

@@ -65,7 +65,6 @@ pub(crate) struct Streams {
 /// What the thread is started with.
 pub(crate) struct StreamsConfig {
     pub(crate) tcp: Vec<std::net::TcpListener>,
-    pub(crate) tls: Vec<std::net::TcpListener>,
     /// For TLS and DTLS. Without one, there is neither.
     pub(crate) certificates: Option<Certificates>,
     /// Where shards put the datagrams of DTLS, and the sockets to answer through.
@@ -125,14 +124,13 @@ impl StreamsConfig {
     /// Takes its part of the relay's configuration, and the listening sockets for plain TCP and TLS.
     pub(crate) fn new(
         config: RelayConfig,
-        (tcp, tls): (Vec<std::net::TcpListener>, Vec<std::net::TcpListener>),
+        tcp: Vec<std::net::TcpListener>,
         shards: Vec<ShardLink>,
         counters: Arc<StreamCounters>,
     ) -> Self {
         let bounds = StreamBounds::of(&config);
         Self {
             tcp,
-            tls,
             certificates: config.tls,
             dtls: None,
             shards,
@@ -280,12 +278,7 @@ enum End {
 
 fn serve(runtime: &Runtime, mut config: StreamsConfig, stopped: oneshot::Receiver<()>) -> End {
     let tcp = std::mem::take(&mut config.tcp);
-    let tls = std::mem::take(&mut config.tls);
     let dtls = config.dtls.take();
-    let speaks = match &config.certificates {
-        Some(_) => Speaks::Either,
-        None => Speaks::Plain,
-    };
     let front = Front::new(config);
     LocalSet::new().block_on(runtime, async move {
         let mut fronts = JoinSet::new();
@@ -299,12 +292,10 @@ fn serve(runtime: &Runtime, mut config: StreamsConfig, stopped: oneshot::Receive
                 Err(error) => error!(%error, "cannot serve DTLS"),
             }
         }
-        let tcp = tcp.into_iter().map(|listener| (listener, speaks));
-        let tls = tls.into_iter().map(|listener| (listener, Speaks::Tls));
-        for (listener, speaks) in tcp.chain(tls) {
+        for listener in tcp {
             match TcpListener::from_std(listener) {
                 Ok(listener) => {
-                    fronts.spawn_local(accept(Rc::clone(&front), listener, speaks));
+                    fronts.spawn_local(accept(Rc::clone(&front), listener));
                 }
                 Err(error) => error!(%error, "cannot accept connections"),
             }
@@ -318,16 +309,7 @@ fn serve(runtime: &Runtime, mut config: StreamsConfig, stopped: oneshot::Receive
     })
 }
 
-/// What is spoken on a connection.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Speaks {
-    Plain,
-    Tls,
-    /// What the client's first byte says.
-    Either,
-}
-
-async fn accept(front: Rc<Front>, listener: TcpListener, speaks: Speaks) {
+async fn accept(front: Rc<Front>, listener: TcpListener) {
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
@@ -335,7 +317,7 @@ async fn accept(front: Rc<Front>, listener: TcpListener, speaks: Speaks) {
                 match Admitted::new(&front, stream, from) {
                     Some(admitted) => {
                         let front = Rc::clone(&front);
-                        task::spawn_local(serve_one(front, admitted, speaks));
+                        task::spawn_local(serve_one(front, admitted));
                     }
                     None => front.config.counters.refused.add(1),
                 }
@@ -351,15 +333,15 @@ async fn accept(front: Rc<Front>, listener: TcpListener, speaks: Speaks) {
     }
 }
 
-async fn serve_one(front: Rc<Front>, admitted: Admitted, speaks: Speaks) {
+async fn serve_one(front: Rc<Front>, admitted: Admitted) {
     let displaced = admitted.seat.displaced();
     tokio::select! {
-        () = serve_admitted(&front, admitted, speaks) => {}
+        () = serve_admitted(&front, admitted) => {}
         () = displaced => front.config.counters.displaced.add(1),
     }
 }
 
-async fn serve_admitted(front: &Front, mut admitted: Admitted, speaks: Speaks) {
+async fn serve_admitted(front: &Front, mut admitted: Admitted) {
     let config = &front.config;
     let accepted = Instant::now();
     let first_frame_by = accepted + config.first_frame_timeout;
@@ -370,11 +352,7 @@ async fn serve_admitted(front: &Front, mut admitted: Admitted, speaks: Speaks) {
         Err(_) => return config.counters.timed_out.add(1),
     };
     let certificates = config.certificates.as_ref();
-    let certificates = certificates.filter(|_| match speaks {
-        Speaks::Plain => false,
-        Speaks::Tls => true,
-        Speaks::Either => ends.first_byte == TLS_HANDSHAKE,
-    });
+    let certificates = certificates.filter(|_| ends.first_byte == TLS_HANDSHAKE);
     let tuple = FiveTuple {
         transport: match certificates {
             Some(_) => Transport::Tls,
@@ -434,7 +412,7 @@ mod tests {
         let out = Out::new(vec![socket]).expect("there is a socket");
         let config = StreamsConfig {
             dtls: Some((outlet, out)),
-            ..StreamsConfig::new(config, (Vec::new(), Vec::new()), Vec::new(), counters)
+            ..StreamsConfig::new(config, Vec::new(), Vec::new(), counters)
         };
         let runtime = Streams::runtime().expect("there are descriptors");
         let handle = runtime.handle().clone();

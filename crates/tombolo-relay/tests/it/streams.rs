@@ -8,9 +8,9 @@ use std::{
 
 use socket2::{Domain, Socket, Type};
 use tombolo_relay::{IoStats, Relay, RelayConfig, StreamStats};
-use tombolo_turn::client::Event;
+use tombolo_turn::{client::Event, server::Transport};
 
-use crate::device::{Device, Echo, certificate, connect_from, relay_config, v4};
+use crate::device::{Device, Echo, Link, certificate, connect_from, relay_config, v4};
 
 #[test]
 fn packets_travel_over_tcp() {
@@ -206,11 +206,31 @@ fn a_failed_handshake_is_counted() {
         ..relay_config(v4())
     };
     let relay = Relay::bind(config).expect("there are free ports");
-    let mut plain = TcpStream::connect(relay.addrs().turns[0]).expect("the relay listens");
-    plain
-        .write_all(BINDING_REQUEST)
+    let mut wrong = TcpStream::connect(relay.addrs().turns[0]).expect("the relay listens");
+    wrong
+        .write_all(&[&[0x16], BINDING_REQUEST].concat())
         .expect("the connection is open");
     wait_for(&relay, |streams| streams.tls_failed == 1);
+}
+
+#[test]
+fn plain_and_tls_are_told_apart_at_every_address() {
+    let (tls, trust) = certificate();
+    let config = RelayConfig {
+        tls: Some(tls),
+        listen_tls: vec![(v4(), 0).into()],
+        ..relay_config(v4())
+    };
+    let relay = Relay::bind(config).expect("there are free ports");
+    let addrs = relay.addrs();
+    for server in [addrs.turn[0], addrs.turns[0]] {
+        let tcp = (Link::tcp(server), Transport::Tcp);
+        let tls = (Link::tls(v4(), server, trust.clone()), Transport::Tls);
+        for (link, transport) in [tcp, tls] {
+            assert_echoes(Device::over(link, transport, server, "alice"));
+        }
+    }
+    assert_eq!(relay.stats().streams.tls_failed, 0);
 }
 
 #[test]
