@@ -44,18 +44,19 @@ impl RelayStats {
     fn write_open_metrics(&self, text: &mut String) -> fmt::Result {
         for (name, kind, help, value) in SHARD_FAMILIES {
             head(text, name, *kind, help)?;
-            for (index, shard) in self.shards.iter().enumerate() {
-                sample(
-                    text,
-                    name,
-                    *kind,
-                    &format!("shard=\"{index}\""),
-                    value(shard),
-                )?;
+            for shard in &self.shards {
+                let label = format!("shard=\"{}\"", shard.shard.0);
+                sample(text, name, *kind, &label, value(shard))?;
             }
         }
-        self.write_realms(text)?;
-        self.write_refusals(text)?;
+        let name = "tombolo_relay_silent_shards";
+        head(text, name, Gauge, "Shards that have not told in time.")?;
+        sample(text, name, Gauge, "", self.silent_shards as u64)?;
+        // A sum without one of them would fall, which for a counter means that it began anew.
+        if self.silent_shards == 0 {
+            self.write_realms(text)?;
+            self.write_refusals(text)?;
+        }
         self.write_hook(text)?;
         for (name, kind, help, value) in STREAM_FAMILIES {
             head(text, name, *kind, help)?;
@@ -271,7 +272,7 @@ const STREAM_FAMILIES: &[StreamFamily] = &[
 mod tests {
     use std::collections::BTreeSet;
 
-    use tombolo_turn::server::{Refusal, Stats};
+    use tombolo_turn::server::{Refusal, ShardIndex, Stats};
 
     use super::*;
     use crate::IoStats;
@@ -302,7 +303,7 @@ mod tests {
     #[test]
     fn every_counter_of_every_shard_and_every_reason_is_there() {
         let mut stats = RelayStats::default();
-        for count in [3_u32, 4] {
+        for (shard, count) in (0..).map(ShardIndex).zip([3_u32, 4]) {
             let io = IoStats {
                 received: count.into(),
                 ..IoStats::default()
@@ -317,6 +318,7 @@ mod tests {
                 bandwidth: u64::from(count) * 10_000,
             };
             let shard = ShardStats {
+                shard,
                 turn,
                 io,
                 usage,

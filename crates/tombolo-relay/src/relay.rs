@@ -568,6 +568,11 @@ mod tests {
         relay.shards[0].link.control_blocking(busy);
         let stats = relay.stats();
         assert_eq!((stats.shards.len(), stats.silent_shards), (1, 1));
+        let metrics = stats.to_open_metrics();
+        assert!(!metrics.contains("shard=\"0\""), "it is not another one");
+        assert!(metrics.contains("tombolo_turn_allocations{shard=\"1\"} 0\n"));
+        assert!(metrics.contains("\ntombolo_relay_silent_shards 1\n"));
+        assert!(!metrics.contains("tombolo_turn_refusals_total"), "a part");
         drop(go_on);
         let deadline = Instant::now() + Duration::from_secs(20);
         while relay.stats().silent_shards > 0 {

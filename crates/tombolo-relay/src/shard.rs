@@ -323,6 +323,7 @@ impl Shard {
             ..self.io
         };
         ShardStats {
+            shard: self.relays.shard(),
             turn: self.core.stats().clone(),
             io,
             usage: self.core.usage(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use thiserror::Error;
-use tombolo_turn::server;
+use tombolo_turn::server::{self, ShardIndex};
 
 use crate::socket::Sent;
 
@@ -26,6 +26,8 @@ pub struct RelayStats {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ShardStats {
+    /// Which one it is.
+    pub shard: ShardIndex,
     /// What the protocol core counts.
     pub turn: server::Stats,
     /// What the sockets count.

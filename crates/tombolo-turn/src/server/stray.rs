@@ -16,7 +16,7 @@ use super::reply::Ask;
 use super::stats::Refusal;
 
 /// Place of a shard in its node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct ShardIndex(pub u8);
 
 /// The clients of other shards.
