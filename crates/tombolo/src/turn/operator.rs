@@ -2,11 +2,13 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use tombolo_relay::{Certificates, Relay};
+use anyhow::Context as _;
+use tombolo_relay::{Certificates, Relay, ReloadError};
 use tracing::{info, warn};
 
 use super::admin::api::Left;
 use super::args::ServerArgs;
+use super::import::Machine;
 use super::settings::{AtStart, Settings};
 use crate::metrics::Source;
 
@@ -15,6 +17,8 @@ pub(crate) struct Operator {
     pub(crate) relay: Relay,
     args: ServerArgs,
     at_start: AtStart,
+    /// As it was at the start: what listens at addresses that no file names goes on there.
+    machine: Machine,
     certificates: Option<Certificates>,
     /// Those of the start, as what listens there is that of the start.
     own_ports: Vec<u16>,
@@ -24,7 +28,11 @@ pub(crate) struct Operator {
 
 impl Operator {
     /// Starts the server.
-    pub(crate) fn start(settings: Settings, args: ServerArgs) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        settings: Settings,
+        args: ServerArgs,
+        machine: Machine,
+    ) -> anyhow::Result<Self> {
         let certificates = settings.relay.tls.clone();
         let own_ports = settings.relay.own_ports.clone();
         Ok(Self {
@@ -32,6 +40,7 @@ impl Operator {
             relay: Relay::bind(settings.relay)?,
             args,
             at_start: settings.at_start,
+            machine,
             certificates,
             reloading: Mutex::new(()),
         })
@@ -60,14 +69,20 @@ impl Operator {
 
     /// Names what has changed and is not taken over.
     fn try_reload(&self) -> anyhow::Result<Vec<&'static str>> {
-        let settings = Settings::load(&self.args)?;
+        let settings = Settings::load(&self.args, &self.machine)?;
         let unchanged = self.at_start.differs(&settings.at_start);
         let mut config = settings.relay;
         config.own_ports.clone_from(&self.own_ports);
-        self.relay.reload(&config)?;
-        // Either there is TLS before and after, or neither.
-        if let (Some(certificates), Some(new)) = (&self.certificates, &config.tls) {
+        let reloaded = self.relay.reload(&config);
+        let needs_restart = matches!(reloaded, Err(ReloadError::NeedsRestart(_)));
+        // One that runs out does not wait for a restart.
+        if (reloaded.is_ok() || needs_restart)
+            && let (Some(certificates), Some(new)) = (&self.certificates, &config.tls)
+        {
             certificates.replace(new);
+            reloaded.context("took the certificate over and nothing else")?;
+        } else {
+            reloaded?;
         }
         Ok(unchanged)
     }

@@ -18,7 +18,7 @@ use tracing::info;
 use super::admin;
 use super::args::ServerArgs;
 use super::file::File;
-use super::import::Import;
+use super::import::{Import, Machine};
 use super::operator::Operator;
 use super::settings::Settings;
 use crate::admin::AdminSocket;
@@ -46,8 +46,9 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let style = Style::of(args.json);
     // The first event of a server that runs is that it is ready.
     let mut told_later = None;
+    let machine = Machine::look();
     if let Some(path) = &args.import {
-        let import = Import::read(path)?;
+        let import = Import::read(path, &machine)?;
         // A configuration that is printed stands alone.
         let to = match args.write.as_deref() {
             Some(path) if path == Path::new("-") => Output::Error,
@@ -66,7 +67,7 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
         }
         told_later = Some(import).filter(|_| style == Style::Json && to == Output::Standard);
     }
-    let settings = Settings::load(&args)?;
+    let settings = Settings::load(&args, &machine)?;
     let has_credentials = settings.has_credentials();
     let at_start = settings.at_start.clone();
     secrets::warn_of_open(&settings.secret_files);
@@ -74,7 +75,7 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let signals = Signals::new()?;
     let socket = at_start.admin.as_deref().map(AdminSocket::bind);
     let socket = socket.transpose()?;
-    let operator = Arc::new(Operator::start(settings, args)?);
+    let operator = Arc::new(Operator::start(settings, args, machine)?);
     let _file = socket.map(|socket| socket.serve(admin::router(Arc::clone(&operator))));
     let mut metrics_at = None;
     if let Some(address) = at_start.metrics {

@@ -13,7 +13,7 @@ use tombolo_turn::server::{self, Cidr, Drain, Sha256Offer};
 use super::args::ServerArgs;
 use super::credentials::{fleet_key, hook, realms};
 use super::file::{File, Listen, Network, PublicIp, Realm, Secret, Sha256};
-use super::import::Import;
+use super::import::{Import, Machine};
 use super::limits;
 use crate::cli::TIME_MAX;
 use crate::config_text::{self, At as _, ensure};
@@ -53,11 +53,12 @@ impl AtStart {
 }
 
 impl Settings {
-    /// Reads what the command line names, and checks all of it.
-    pub(crate) fn load(args: &ServerArgs) -> anyhow::Result<Self> {
+    /// Reads what the command line names, and checks all of it. An imported file that names no addresses
+    /// means those of the machine.
+    pub(crate) fn load(args: &ServerArgs, machine: &Machine) -> anyhow::Result<Self> {
         let Some(path) = &args.config else {
             let file = match &args.import {
-                Some(path) => Import::read(path)?.file,
+                Some(path) => Import::read(path, machine)?.file,
                 None => File::default(),
             };
             let own = args.import.as_deref();
@@ -107,6 +108,7 @@ impl Settings {
         drain.alternates.clone_from(&file.drain_to);
         drain.domain.clone_from(&file.drain_domain);
         drain.deadline = Some(Duration::from_secs(drain_timeout));
+        once_each(&file)?;
         let relay_ips = relay_ips(&file).at("relay-ip")?;
         let relay = RelayConfig {
             listen: addresses(&file.listen),
@@ -244,6 +246,34 @@ fn addresses<const PORT: u16>(listen: &[Listen<PORT>]) -> Vec<SocketAddr> {
     listen.iter().map(|listen| listen.0).collect()
 }
 
+/// Checks that no address is to be served twice, which would look as if another program had it.
+fn once_each(file: &File) -> anyhow::Result<()> {
+    let tls = file
+        .tls
+        .listen
+        .iter()
+        .map(|listen| ("tls.listen", listen.0));
+    // Over TCP alone.
+    let udp = file
+        .listen_udp
+        .iter()
+        .filter(|_| file.tls.dtls != Some(false));
+    let udp = udp.map(|listen| ("listen-udp", listen.0));
+    let named = file.listen.iter().map(|listen| ("listen", listen.0));
+    let mut known: Vec<(&str, SocketAddr)> = Vec::new();
+    for (key, address) in named.chain(udp).chain(tls) {
+        let first = known.iter().find(|(_, known)| *known == address);
+        if let Some((first, _)) = first.filter(|_| address.port() != 0) {
+            anyhow::bail!(
+                "{address} is there twice, in `{first}` and in `{key}`: name it once, in `listen` if all is \
+                 to be served there"
+            );
+        }
+        known.push((key, address));
+    }
+    Ok(())
+}
+
 /// Where this program listens besides the relay. Clients may not reach it by way of the relay.
 fn own_ports(file: &File) -> Vec<u16> {
     let ports = file.metrics.iter().map(SocketAddr::port);
@@ -374,7 +404,7 @@ mod tests {
         let Command::Turn(args) = Cli::try_parse_from(args)?.command else {
             panic!("it is another command");
         };
-        Settings::load(&args.server)
+        Settings::load(&args.server, &Machine::default())
     }
 
     fn of_file(text: &str) -> anyhow::Result<Settings> {
@@ -495,6 +525,14 @@ mod tests {
             (
                 "listen = ['192.0.2.1']\ntls = { listen = ['192.0.2.1'] }",
                 "no certificate",
+            ),
+            (
+                "listen = ['192.0.2.1:443']\ntls = { listen = ['192.0.2.1:443'] }",
+                "192.0.2.1:443 is there twice, in `listen` and in `tls.listen`",
+            ),
+            (
+                "listen = ['192.0.2.1', '192.0.2.1']",
+                "in `listen` and in `listen`",
             ),
             (
                 "listen = ['192.0.2.1']\ntls = { key = 'k.pem' }",

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use serde_json::{Value, json};
+use tombolo_natlab::{in_namespace, ip_command};
 use tombolo_turn::client::AllocateError;
 
 use crate::caller::Caller;
@@ -431,9 +432,42 @@ async fn a_certificate_is_replaced_without_a_restart() {
     assert_eq!(start(&reload).ended().await.status, Some(0));
     assert!(shows(address, &second));
     assert!(!shows(address, &first));
+    let elsewhere = config.replacen("127.0.0.1:0", "127.0.0.1:1", 1);
+    folder_of_server.write("turn.toml", &elsewhere);
+    let third = certificate(&folder);
+    let ended = start(&reload).ended().await;
+    assert_eq!(ended.status, Some(1));
+    let says = "took the certificate over and nothing else: only a restart changes";
+    assert!(ended.complaints.contains(says), "{}", ended.complaints);
+    assert!(shows(address, &third), "it would run out");
     std::fs::write(&key, "no key").unwrap();
     assert_eq!(start(&reload).ended().await.status, Some(1));
-    assert!(shows(address, &second), "what was stays");
+    assert!(shows(address, &third), "what was stays");
+}
+
+#[test]
+fn an_import_that_names_no_address_is_read_again_though_the_machine_has_others() {
+    in_namespace(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.unwrap().block_on(async {
+            let folder = Folder::new("operate-import");
+            let first = certificate(&folder);
+            let conf = "realm=r\nuser=alice:hunter2\ncert=cert.pem\npkey=key.pem\n";
+            let conf = folder.write("turnserver.conf", conf);
+            let admin = folder.path("turn.sock");
+            let import = ["--import", &conf, "--run", "--admin", &admin];
+            let (_running, ready) = turn(&import).await;
+            let address = ready["tls"][0].as_str().unwrap().parse().unwrap();
+            assert!(shows(address, &first));
+            ip_command(&["address", "add", "192.0.2.1/32", "dev", "lo"]);
+            let second = certificate(&folder);
+            let ended = start(&["turn", "reload", "--admin", &admin]).ended().await;
+            assert_eq!(ended.status, Some(0), "{}", ended.complaints);
+            assert!(shows(address, &second));
+        });
+    });
 }
 
 /// Puts a new certificate into the folder.

@@ -1,7 +1,7 @@
 //! A configuration of ours in the making, from lines whose order does not matter.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use tombolo_turn::server;
@@ -9,6 +9,7 @@ use tombolo_turn::server;
 use super::super::file::{
     File, Limits, Listen, Network, Peers, Ports, PublicIp, Realm, Secret, Tls,
 };
+use super::machine::Machine;
 use super::options::{Refused, Taken};
 use super::range;
 
@@ -190,10 +191,10 @@ impl Draft {
     }
 
     /// Makes a file of it, with what there is to say beyond single lines.
-    pub(super) fn finish(mut self) -> (File, Vec<String>) {
+    pub(super) fn finish(mut self, machine: &Machine) -> (File, Vec<String>) {
         let mut notes = Vec::new();
         if self.listening_ips.is_empty() {
-            self.listening_ips = ips_of_machine();
+            self.listening_ips.clone_from(&machine.ips);
             notes.push(
                 "no listening-ip: it listens on the addresses that this machine has now".to_owned(),
             );
@@ -202,13 +203,19 @@ impl Draft {
             notes.push("TCP is not relayed (RFC 6062) unless `relay-tcp` says so".to_owned());
         }
         let (listen, listen_udp) = self.listen();
+        let mut relay_ip = self.relay_ips(machine, &mut notes);
+        if relay_ip == first_of_each_family(&listen) {
+            // It is so by default, also where a flag says where to listen.
+            relay_ip.clear();
+        }
+        let tls = self.tls(&listen, &mut notes);
         let users = self.users(&mut notes);
         let peers = self.peers(&mut notes);
         let limits = self.limits(&mut notes);
         let file = File {
             listen,
             listen_udp,
-            relay_ip: self.relay_ips.clone(),
+            relay_ip,
             public_ip: self.public_ips.clone(),
             relay_ports: self.relay_ports(),
             fleet_key: self.fleet_key.clone(),
@@ -216,7 +223,7 @@ impl Draft {
             allocation_lifetime: self.allocation_lifetime,
             metrics: self.metrics(),
             shards: self.shards,
-            tls: self.tls(&mut notes),
+            tls,
             realms: users.into_iter().collect(),
             peers,
             limits,
@@ -231,7 +238,9 @@ impl Draft {
             let ips = self.listening_ips.iter();
             ips.map(move |ip| SocketAddr::new(*ip, port))
         };
-        let listen = at(port).chain(self.auxiliary.iter().copied());
+        let further = self.auxiliary.iter().copied();
+        let further = further.filter(|address| !at(port).any(|known| known == *address));
+        let listen = at(port).chain(further);
         let alternate = self.alternate_port.or_else(|| port.checked_add(1));
         let alternate = alternate.filter(|_| !self.no_rfc5780 && self.has_two_addresses());
         let listen_udp = alternate.into_iter().flat_map(at);
@@ -249,6 +258,48 @@ impl Draft {
                 .count()
         };
         usable(true) > 1 || usable(false) > 1
+    }
+
+    /// coturn relays from the address that the client came to, unless it is told another one. Here there is
+    /// one of each family.
+    fn relay_ips(&self, machine: &Machine, notes: &mut Vec<String>) -> Vec<IpAddr> {
+        if self.relay_ips.iter().any(|ip| !ip.is_unspecified()) {
+            let named = self.relay_ips.iter().filter(|ip| !ip.is_unspecified());
+            return named.copied().collect();
+        }
+        let choices = [true, false].map(|is_v4| self.relay_choices(machine, is_v4));
+        let has_others = choices.iter().flatten().any(|ip| !ip.is_loopback());
+        let mut chosen = Vec::new();
+        for mut choices in choices {
+            // Nobody else can be reached from there, but programs of this machine.
+            choices.retain(|ip| !(has_others && ip.is_loopback()));
+            let outward = choices.iter().find(|ip| machine.outward.contains(ip));
+            let Some(ip) = outward.or(choices.first()).copied() else {
+                continue;
+            };
+            if choices.len() > 1 {
+                notes.push(format!(
+                    "relays from {ip} alone, unless `relay-ip` says otherwise; coturn relays from where the \
+                     client came to"
+                ));
+            }
+            chosen.push(ip);
+        }
+        chosen
+    }
+
+    /// The IPs of a family that clients may come to, or all if these are not named.
+    fn relay_choices(&self, machine: &Machine, is_v4: bool) -> Vec<IpAddr> {
+        let of_family = |ips: &[IpAddr]| -> Vec<IpAddr> {
+            let ips = ips.iter().copied();
+            ips.filter(|ip| ip.is_ipv4() == is_v4).collect()
+        };
+        let named = of_family(&self.listening_ips);
+        let all = [named.clone(), of_family(&self.relay_ips)].concat();
+        if all.iter().any(IpAddr::is_unspecified) {
+            return of_family(&machine.ips);
+        }
+        named
     }
 
     fn metrics(&self) -> Option<SocketAddr> {
@@ -273,7 +324,8 @@ impl Draft {
         })
     }
 
-    fn tls(&self, notes: &mut Vec<String>) -> Tls {
+    /// Where the two ports are the same, what is in `listen` serves both.
+    fn tls(&self, listen: &[Listen<3478>], notes: &mut Vec<String>) -> Tls {
         if self.no_tls {
             if !self.no_dtls && self.certificate.is_some() {
                 notes.push("no-tls leaves DTLS out too, which is not served alone".to_owned());
@@ -286,10 +338,12 @@ impl Draft {
         };
         let port = self.tls_port.unwrap_or(TURNS_PORT);
         let ips = self.listening_ips.iter();
+        let further = ips.map(|ip| SocketAddr::new(*ip, port));
+        let further = further.filter(|address| !listen.contains(&Listen(*address)));
         Tls {
             certificate: Some(certificate.clone()),
             key: Some(key.clone()),
-            listen: ips.map(|ip| Listen(SocketAddr::new(*ip, port))).collect(),
+            listen: further.map(Listen).collect(),
             dtls: self.no_dtls.then_some(false),
         }
     }
@@ -383,39 +437,18 @@ impl Draft {
     }
 }
 
+fn first_of_each_family(listen: &[Listen<3478>]) -> Vec<IpAddr> {
+    let first = |is_v4: bool| {
+        let mut ips = listen.iter().map(|listen| listen.0.ip());
+        ips.find(|ip| ip.is_ipv4() == is_v4 && !ip.is_unspecified())
+    };
+    [first(true), first(false)].into_iter().flatten().collect()
+}
+
 fn ip(value: &str) -> Result<IpAddr, String> {
     value.parse().map_err(|_| "not an IP".to_owned())
 }
 
-/// The addresses of this machine, those towards the internet first and loopback last. Link-local
-/// ones mean nothing without an interface.
-fn ips_of_machine() -> Vec<IpAddr> {
-    let mut ips: Vec<IpAddr> = if_addrs::get_if_addrs()
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|interface| !interface.is_link_local())
-        .map(|interface| interface.ip())
-        .collect();
-    let outward = [INTERNET_V4.into(), INTERNET_V6.into()].map(source_towards);
-    ips.sort_by_key(|ip| (ip.is_loopback(), !outward.contains(&Some(*ip))));
-    ips.dedup();
-    ips
-}
-
-/// The address that packets to `destination` would come from. Nothing is sent.
-fn source_towards(destination: IpAddr) -> Option<IpAddr> {
-    let any: IpAddr = match destination {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0)).ok()?;
-    socket.connect((destination, 9)).ok()?;
-    Some(socket.local_addr().ok()?.ip())
-}
-
-/// Documentation addresses (RFC 5737, RFC 3849): they follow the default route and are nobody's.
-const INTERNET_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const INTERNET_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 /// The realm of those who name none.
 const REALM: &str = "tombolo";
 const TURN_PORT: u16 = 3478;

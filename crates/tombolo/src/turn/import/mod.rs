@@ -3,6 +3,7 @@
 
 mod draft;
 mod line;
+mod machine;
 mod options;
 mod range;
 
@@ -18,6 +19,7 @@ use crate::config_text::alike;
 use crate::output::{Output, Style};
 use draft::Draft;
 use line::{Length, Line};
+pub(crate) use machine::Machine;
 use options::{Handling, Refused};
 
 /// What became of a line.
@@ -81,7 +83,7 @@ pub(crate) struct Counts {
 
 impl Import {
     /// Reads a configuration of coturn.
-    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn read(path: &Path, machine: &Machine) -> anyhow::Result<Self> {
         let cannot = || format!("{}: cannot read it", path.display());
         let bytes = fs::metadata(path).with_context(cannot)?.len();
         anyhow::ensure!(
@@ -90,7 +92,7 @@ impl Import {
             path.display()
         );
         let bytes = fs::read(path).with_context(cannot)?;
-        let mut import = Self::of(&String::from_utf8_lossy(&bytes));
+        let mut import = Self::of(&String::from_utf8_lossy(&bytes), machine);
         // Relative paths are seen from where the file is, as coturn has it.
         let directory = std::path::absolute(path)?;
         let directory = directory.parent().unwrap_or_else(|| Path::new("/"));
@@ -115,7 +117,7 @@ impl Import {
         }
     }
 
-    pub(crate) fn of(text: &str) -> Self {
+    pub(crate) fn of(text: &str, machine: &Machine) -> Self {
         let mut draft = Draft::default();
         let entries = line::lines(text)
             .map(|line| Entry {
@@ -126,7 +128,7 @@ impl Import {
                 fate: fate(&mut draft, &line),
             })
             .collect();
-        let (file, notes) = draft.finish();
+        let (file, notes) = draft.finish(machine);
         Self {
             entries,
             notes,

@@ -1,4 +1,5 @@
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use super::super::settings::Settings;
 use super::*;
@@ -78,6 +79,17 @@ relay-threads=0
 listening-port=0
 ";
 
+/// On a machine that has addresses, of which the second is the one towards the internet.
+fn of(text: &str) -> Import {
+    Import::of(text, &machine())
+}
+
+fn machine() -> Machine {
+    let ip = |text: &str| text.parse().expect("a literal");
+    let ips = ["127.0.0.1", "::1", "192.168.0.5", "10.0.0.5", "127.0.0.1"].map(ip);
+    Machine::new(ips.to_vec(), vec![ip("10.0.0.5")])
+}
+
 fn fate_of(import: &Import, line: usize) -> &Fate {
     let entry = import.entries.iter().find(|entry| entry.line == line);
     &entry.expect("every line has a fate").fate
@@ -98,7 +110,7 @@ fn text_of(import: &Import) -> String {
 
 #[test]
 fn a_usual_configuration_means_the_same_here() {
-    let import = Import::of(TYPICAL);
+    let import = of(TYPICAL);
     let counts = import.counts();
     assert_eq!(counts.invalid, 0, "{}", text_of(&import));
     assert_eq!(
@@ -146,7 +158,7 @@ fn a_usual_configuration_means_the_same_here() {
 
 #[test]
 fn hostile_lines_are_told_apart_and_none_shows_a_secret() {
-    let import = Import::of(NASTY);
+    let import = of(NASTY);
     assert_eq!(import.entries.len(), NASTY.lines().count());
     let text = text_of(&import);
     assert!(!text.contains("hunter2"), "{text}");
@@ -178,7 +190,7 @@ fn hostile_lines_are_told_apart_and_none_shows_a_secret() {
 #[test]
 fn a_password_survives_whatever_is_in_it() {
     let password = "p=a:s s\"w#o'r\\d\u{7f}ü\t$";
-    let import = Import::of(&format!("user=alice:{password}\n"));
+    let import = of(&format!("user=alice:{password}\n"));
     let text = import.file.render().expect("it can be written");
     let file = File::parse(&text).expect("it is right");
     assert_eq!(file.realms[0].users["alice"].0, password);
@@ -187,7 +199,7 @@ fn a_password_survives_whatever_is_in_it() {
 #[test]
 fn another_separator_of_time_and_name_is_taken_over() {
     let of = |line: &str| {
-        let import = Import::of(&format!("listening-ip=10.0.0.5\nstatic-auth-secret=s\n{line}\n"));
+        let import = of(&format!("listening-ip=10.0.0.5\nstatic-auth-secret=s\n{line}\n"));
         let settings = Settings::new(import.file, Path::new("")).expect("it makes sense");
         settings.relay.realm.secrets_separator
     };
@@ -198,31 +210,78 @@ fn another_separator_of_time_and_name_is_taken_over() {
 
 #[test]
 fn a_line_that_coturn_would_cut_is_not_taken() {
-    let import = Import::of(&format!("static-auth-secret={}\n", "x".repeat(1100)));
+    let import = of(&format!("static-auth-secret={}\n", "x".repeat(1100)));
     assert!(is_invalid(fate_of(&import, 1)));
     assert_eq!(import.file.realms, []);
 }
 
 #[test]
 fn what_is_unlimited_in_coturn_is_not_less_here_than_the_server_holds() {
-    let import = Import::of("listening-ip=10.0.0.5\nuser=shared:by all\n");
+    let import = of("listening-ip=10.0.0.5\nuser=shared:by all\n");
     assert_eq!(import.file.limits.allocations_per_user, Some(16_384));
-    let import = Import::of("listening-ip=10.0.0.5\ntotal-quota=100\nuser-quota=0\n");
+    let import = of("listening-ip=10.0.0.5\ntotal-quota=100\nuser-quota=0\n");
     assert_eq!(import.file.limits.allocations_per_user, Some(100));
 }
 
 #[test]
 fn what_is_allowed_in_coturn_although_it_is_denied_stays_allowed() {
-    let import = Import::of("allowed-peer-ip=10.0.0.0-10.255.255.255\ndenied-peer-ip=10.1.2.3\n");
+    let import = of("allowed-peer-ip=10.0.0.0-10.255.255.255\ndenied-peer-ip=10.1.2.3\n");
     assert_eq!(import.file.peers.deny, []);
     let says = |note: &String| note.contains("10.1.2.3/32 has no effect");
     assert!(import.notes.iter().any(says), "{:?}", import.notes);
 }
 
 #[test]
+fn one_port_for_tls_and_all_else_is_bound_once() {
+    let tls = "cert=c\npkey=k\nlistening-ip=127.0.0.1\ntls-listening-port=443\n";
+    let same = of(&format!("{tls}listening-port=443\n")).file;
+    assert_eq!(same.tls.listen, []);
+    assert!(same.tls.certificate.is_some());
+    assert_eq!(same.listen.len(), 1);
+    let further = of(&format!("{tls}aux-server=127.0.0.1:443\n")).file;
+    assert_eq!((further.listen.len(), further.tls.listen.len()), (2, 0));
+    let twice = of("listening-ip=127.0.0.1\naux-server=127.0.0.1:3478\n").file;
+    assert_eq!(twice.listen.len(), 1);
+    // Two interfaces of the machine have one address.
+    assert_eq!(of("").file.listen.len(), 4);
+}
+
+#[test]
+fn what_clients_cannot_reach_is_not_relayed_from() {
+    for (text, relays_from) in [
+        ("listening-ip=127.0.0.1\nlistening-ip=10.0.0.9\n", &["10.0.0.9"][..]),
+        ("listening-ip=192.168.0.5\nlistening-ip=10.0.0.5\n", &["10.0.0.5"]),
+        ("listening-ip=::1\nlistening-ip=10.0.0.9\n", &["10.0.0.9"]),
+        ("listening-ip=0.0.0.0\n", &["10.0.0.5"]),
+        ("listening-ip=0.0.0.0\nexternal-ip=203.0.113.5\n", &["10.0.0.5"]),
+        ("listening-ip=127.0.0.1\nrelay-ip=0.0.0.0\n", &["10.0.0.5"]),
+        ("listening-ip=127.0.0.1\nrelay-ip=192.168.0.5\n", &["192.168.0.5"]),
+        ("listening-ip=127.0.0.1\n", &["127.0.0.1"]),
+        ("listening-ip=10.0.0.8\nlistening-ip=2001:db8::9\n", &["10.0.0.8", "2001:db8::9"]),
+        ("listening-ip=10.0.0.8\naux-server=[::1]:3478\n", &["10.0.0.8"]),
+        ("", &["10.0.0.5"]),
+    ] {
+        let file = of(text).file;
+        let from: Vec<IpAddr> = match file.relay_ip.as_slice() {
+            [] => file.listen.iter().map(|listen| listen.0.ip()).collect(),
+            named => named.to_vec(),
+        };
+        let from: Vec<_> = from.iter().map(ToString::to_string).collect();
+        assert_eq!(from, relays_from, "{text}");
+        let settings = Settings::new(file, Path::new(""));
+        assert!(settings.is_ok(), "{text}");
+    }
+    let notes = of("listening-ip=192.168.0.5\nlistening-ip=10.0.0.5\n").notes;
+    let says = |note: &String| note.contains("relays from 10.0.0.5 alone");
+    assert!(notes.iter().any(says), "{notes:?}");
+    let notes = of("listening-ip=10.0.0.5\n").notes;
+    assert!(!notes.iter().any(says), "{notes:?}");
+}
+
+#[test]
 fn a_realm_whose_name_makes_long_challenges_is_noted() {
     let is_noted = |text: &str| {
-        let notes = Import::of(text).notes;
+        let notes = of(text).notes;
         notes.iter().any(|note| note.contains("2.2 times"))
     };
     assert!(is_noted("realm=nine.of.9\nuser=alice:hunter2\n"));
@@ -232,7 +291,7 @@ fn a_realm_whose_name_makes_long_challenges_is_noted() {
 
 #[test]
 fn one_address_has_no_second_port_and_two_have_unless_told_not_to() {
-    let udp = |text: &str| Import::of(text).file.listen_udp.len();
+    let udp = |text: &str| of(text).file.listen_udp.len();
     assert_eq!(udp("listening-ip=10.0.0.5\n"), 0);
     assert_eq!(udp("listening-ip=10.0.0.5\nlistening-ip=10.0.0.6\n"), 2);
     assert_eq!(
@@ -240,13 +299,13 @@ fn one_address_has_no_second_port_and_two_have_unless_told_not_to() {
         0
     );
     let import =
-        Import::of("alt-listening-port=3500\nlistening-ip=10.0.0.5\nlistening-ip=10.0.0.6\n");
+        of("alt-listening-port=3500\nlistening-ip=10.0.0.5\nlistening-ip=10.0.0.6\n");
     assert_eq!(import.file.listen_udp[0].0.port(), 3500);
 }
 
 #[test]
 fn a_file_that_says_nothing_listens_on_the_addresses_of_the_machine() {
-    let import = Import::of("# nothing\n\n");
+    let import = of("# nothing\n\n");
     assert_eq!(import.entries, []);
     assert!(!import.file.listen.is_empty(), "there is loopback at least");
     let settings = Settings::new(import.file, Path::new(""));
@@ -270,7 +329,7 @@ fn every_truncation_and_every_changed_byte_can_be_imported_and_written() {
 }
 
 fn assert_written(bytes: &[u8]) {
-    let import = Import::of(&String::from_utf8_lossy(bytes));
+    let import = of(&String::from_utf8_lossy(bytes));
     let written = toml::to_string(&import.file).expect("it is a file");
     let read: File = toml::from_str(&written).expect("what is written can be read");
     assert_eq!(read, import.file, "{written}");
@@ -289,7 +348,7 @@ fn every_option_of_coturn_4_6_1_is_known() {
 #[test]
 fn what_is_said_of_a_line_is_so() {
     let base = "listening-ip=10.0.0.5\ncert=c.pem\npkey=k.pem\n";
-    let of = |line: &str| Import::of(&format!("{base}{line}\n"));
+    let of = |line: &str| of(&format!("{base}{line}\n"));
     let kind = |line: &str| match fate_of(&of(line), 4) {
         Fate::Taken { r#as, .. } => *r#as,
         Fate::NotNeeded { .. } => "not needed",
