@@ -422,6 +422,14 @@ impl Draft {
         if bandwidth != self.bps_capacity {
             notes.push("bps-capacity bounds nothing without max-bps, as in coturn".to_owned());
         }
+        if self.certificate.is_some() && !self.no_tls {
+            notes.push(
+                "handshakes are bounded by `handshakes-per-second`, a fifth of them for one network; in coturn \
+                 by nothing"
+                    .to_owned(),
+            );
+        }
+        let connections = total.max(CONNECTIONS_MAX);
         Limits {
             allocations: self.total_quota,
             bytes_per_second: self.max_bps,
@@ -432,6 +440,9 @@ impl Draft {
             permissions_per_network: Some(PEERS_MAX),
             channels_per_network: Some(PEERS_MAX),
             peer_connections_per_network: Some(CONNECTIONS_MAX),
+            connections: Some(connections),
+            connections_per_source: Some(connections),
+            handshakes_per_source: Some(HANDSHAKES_MAX),
             ..Limits::default()
         }
     }
@@ -458,8 +469,10 @@ const RELAY_PORT_MIN: u16 = 49152;
 const ALLOCATIONS_MAX: usize = 16_384;
 /// As many permissions, and as many channels, as there are by default.
 const PEERS_MAX: usize = 262_144;
-/// As many TCP connections to peers as there are by default.
+/// As many TCP connections to peers, and as many of clients, as there are by default.
 const CONNECTIONS_MAX: usize = 4096;
+/// As many handshakes under way as there are by default.
+const HANDSHAKES_MAX: usize = 256;
 const METRICS_PORT: u16 = 9641;
 const FLEET_KEY_BYTES_MIN: usize = 16;
 const THREADS_MAX: usize = 128;

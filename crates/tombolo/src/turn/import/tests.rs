@@ -221,6 +221,14 @@ fn what_is_unlimited_in_coturn_is_not_less_here_than_the_server_holds() {
     assert_eq!(import.file.limits.allocations_per_user, Some(16_384));
     let import = of("listening-ip=10.0.0.5\ntotal-quota=100\nuser-quota=0\n");
     assert_eq!(import.file.limits.allocations_per_user, Some(100));
+    for (text, least) in [("", 16_384), ("total-quota=20000\n", 20_000), ("total-quota=9\n", 9)] {
+        let file = of(&format!("listening-ip=10.0.0.5\n{text}")).file;
+        let relay = Settings::new(file, Path::new("")).expect("it makes sense").relay;
+        // A proxy may bring all clients, or one company be all of them.
+        assert!(relay.connections_max >= least, "{text}");
+        assert_eq!(relay.connections_per_source_max, relay.connections_max);
+        assert_eq!(relay.handshakes_per_source_max, relay.handshakes_max);
+    }
 }
 
 #[test]
