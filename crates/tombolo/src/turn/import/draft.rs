@@ -10,7 +10,7 @@ use super::super::file::{
     File, Limits, Listen, Network, Peers, Ports, PublicIp, Realm, Secret, Tls,
 };
 use super::machine::Machine;
-use super::options::{Refused, Taken};
+use super::options::{Refused, Taken, number};
 use super::range;
 
 /// What the lines have said so far, in coturn's terms.
@@ -54,7 +54,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    pub(super) fn listening_ip(&mut self, value: &str) -> Result<(), String> {
+    pub(super) fn listening_ip(&mut self, value: &str) -> Result<(), Refused> {
         let ip = ip(value)?;
         if !self.listening_ips.contains(&ip) {
             self.listening_ips.push(ip);
@@ -62,10 +62,10 @@ impl Draft {
         Ok(())
     }
 
-    pub(super) fn auxiliary(&mut self, value: &str) -> Result<(), String> {
-        let address = value
-            .parse()
-            .map_err(|_| "not an address such as 192.0.2.1:3478")?;
+    pub(super) fn auxiliary(&mut self, value: &str) -> Result<(), Refused> {
+        let (host, _) = value.rsplit_once(':').unwrap_or((value, ""));
+        let wrong = || no_ip(host, "not an address such as 192.0.2.1:3478");
+        let address = value.parse().map_err(|_| wrong())?;
         self.auxiliary.push(address);
         Ok(())
     }
@@ -87,18 +87,19 @@ impl Draft {
         })
     }
 
-    pub(super) fn external_ip(&mut self, value: &str) -> Result<(), String> {
-        self.public_ips.push(value.parse()?);
+    pub(super) fn external_ip(&mut self, value: &str) -> Result<(), Refused> {
+        let name = value.split('/').find(|part| is_name(part));
+        let wrong = |why: String| name.map_or_else(|| why.into(), |name| no_ip(name, ""));
+        self.public_ips.push(value.parse().map_err(wrong)?);
         Ok(())
     }
 
     pub(super) fn threads(&mut self, value: &str) -> Result<Taken, Refused> {
-        let count: usize = value.parse().map_err(|_| "not a number")?;
+        let (number, note) = number(value);
+        let count: usize = number.parse().map_err(|_| "not a number")?;
         self.shards = Some(count.clamp(1, THREADS_MAX));
-        Ok(Taken {
-            key: "shards",
-            note: "",
-        })
+        let key = "shards";
+        Ok(Taken { key, note })
     }
 
     pub(super) fn realm(&mut self, value: &str) -> Result<(), String> {
@@ -175,7 +176,7 @@ impl Draft {
         Ok(())
     }
 
-    pub(super) fn metrics_ip(&mut self, value: &str) -> Result<(), String> {
+    pub(super) fn metrics_ip(&mut self, value: &str) -> Result<(), Refused> {
         self.metrics_ip = Some(ip(value)?);
         Ok(())
     }
@@ -274,7 +275,7 @@ impl Draft {
             // Nobody else can be reached from there, but programs of this machine.
             choices.retain(|ip| !(has_others && ip.is_loopback()));
             let outward = choices.iter().find(|ip| machine.outward.contains(ip));
-            let Some(ip) = outward.or(choices.first()).copied() else {
+            let Some(ip) = outward.or_else(|| choices.first()).copied() else {
                 continue;
             };
             if choices.len() > 1 {
@@ -389,20 +390,21 @@ impl Draft {
             allow: self.allow.clone(),
             deny: Vec::new(),
         };
-        if self.loopback_peers {
-            let loopback = ["127.0.0.0/8", "::1/128"];
-            let loopback = loopback.iter().map(|text| text.parse::<Network>());
-            peers.allow.extend(loopback.flatten());
-        }
         for denied in &self.deny {
             let is_allowed = |allowed: &Network| allowed.0.contains_all(denied.0);
-            if peers.allow.iter().any(is_allowed) {
+            if self.allow.iter().any(is_allowed) {
                 notes.push(format!(
                     "denied-peer-ip {denied} has no effect: it is inside of what is allowed"
                 ));
             } else {
                 peers.deny.push(*denied);
             }
+        }
+        // It lifts no other denial.
+        if self.loopback_peers {
+            let loopback = ["127.0.0.0/8", "::1/128"];
+            let loopback = loopback.iter().map(|text| text.parse::<Network>());
+            peers.allow.extend(loopback.flatten());
         }
         notes.push(
             "private and special addresses are refused as peers unless `peers.allow` lists them; \
@@ -422,6 +424,15 @@ impl Draft {
         if bandwidth != self.bps_capacity {
             notes.push("bps-capacity bounds nothing without max-bps, as in coturn".to_owned());
         }
+        let rate = self.max_bps.map(|rate| {
+            let capacity = bandwidth.and_then(|all| u32::try_from(all).ok());
+            rate.min(capacity.unwrap_or(u32::MAX))
+        });
+        if rate != self.max_bps {
+            notes.push(
+                "max-bps is more than bps-capacity, which is what one session gets".to_owned(),
+            );
+        }
         if self.certificate.is_some() && !self.no_tls {
             notes.push(
                 "handshakes are bounded by `handshakes-per-second`, a fifth of them for one network; in coturn \
@@ -432,7 +443,7 @@ impl Draft {
         let connections = total.max(CONNECTIONS_MAX);
         Limits {
             allocations: self.total_quota,
-            bytes_per_second: self.max_bps,
+            bytes_per_second: rate,
             bandwidth,
             allocations_per_user: Some(self.user_quota.unwrap_or(total)),
             // In coturn many clients may come from one network, as by a proxy.
@@ -456,8 +467,21 @@ fn first_of_each_family(listen: &[Listen<3478>]) -> Vec<IpAddr> {
     [first(true), first(false)].into_iter().flatten().collect()
 }
 
-fn ip(value: &str) -> Result<IpAddr, String> {
-    value.parse().map_err(|_| "not an IP".to_owned())
+fn ip(value: &str) -> Result<IpAddr, Refused> {
+    value.parse().map_err(|_| no_ip(value, "not an IP"))
+}
+
+/// coturn looks names up as it starts.
+fn no_ip(value: &str, otherwise: &str) -> Refused {
+    if is_name(value) {
+        return Refused::NotSupported("names are not looked up: give the IP");
+    }
+    otherwise.into()
+}
+
+fn is_name(text: &str) -> bool {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || "-.".contains(c);
+    text.contains(|c: char| c.is_ascii_alphabetic()) && text.chars().all(is_of_name)
 }
 
 /// The realm of those who name none.

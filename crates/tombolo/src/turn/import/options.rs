@@ -1,5 +1,7 @@
 //! Every option of coturn, and what becomes of it.
 
+use std::str::FromStr;
+
 use super::draft::Draft;
 use Handling::{Flag, FlagNotSupported, NotNeeded, NotSupported};
 
@@ -117,10 +119,10 @@ const OPTIONS: &[(&str, Handling)] = &[
     ("check-origin-consistency", FlagNotSupported("the origin chooses a realm and nothing else")),
     ("secure-stun", FlagNotSupported("Binding requests are answered without credentials, with fewer bytes than a flood would need")),
     // What they may do.
-    ("user-quota", Handling::Taken(|draft, value| set_count(&mut draft.user_quota, value, "limits.allocations-per-user"))),
-    ("total-quota", Handling::Taken(|draft, value| set_count(&mut draft.total_quota, value, "limits.allocations"))),
-    ("max-bps", Handling::Taken(|draft, value| { draft.max_bps = match value.parse().map_err(|_| "not a number")? { 0 => None, rate => Some(rate) }; Ok(taken("limits.bytes-per-second")) })),
-    ("bps-capacity", Handling::Taken(|draft, value| { draft.bps_capacity = match value.parse().map_err(|_| "not a number")? { 0 => None, rate => Some(rate) }; Ok(noted("limits.bandwidth", "an allocation that would have to do with less than max-bps is refused")) })),
+    ("user-quota", Handling::Taken(|draft, value| set_bound(&mut draft.user_quota, value, "limits.allocations-per-user"))),
+    ("total-quota", Handling::Taken(|draft, value| set_bound(&mut draft.total_quota, value, "limits.allocations"))),
+    ("max-bps", Handling::Taken(|draft, value| set_bound(&mut draft.max_bps, value, "limits.bytes-per-second"))),
+    ("bps-capacity", Handling::Taken(|draft, value| { set_bound(&mut draft.bps_capacity, value, "limits.bandwidth")?; Ok(noted("limits.bandwidth", "an allocation that would have to do with less than max-bps is refused")) })),
     ("allowed-peer-ip", Handling::Taken(|draft, value| { draft.allow(value)?; Ok(taken("peers.allow")) })),
     ("denied-peer-ip", Handling::Taken(|draft, value| { draft.deny(value)?; Ok(taken("peers.deny")) })),
     ("allow-loopback-peers", Flag(|draft| { draft.loopback_peers = true; noted("peers.allow", "on the internet it opens this machine to clients") })),
@@ -227,26 +229,44 @@ const OPTIONS: &[(&str, Handling)] = &[
 ];
 
 fn set(port: &mut Option<u16>, value: &str, key: &'static str) -> Result<Taken, Refused> {
-    *port = match value.parse().map_err(|_| "not a port")? {
+    let (number, note) = number(value);
+    *port = match number.parse().map_err(|_| "not a port")? {
         0 => None,
         port => Some(port),
     };
-    Ok(taken(key))
+    Ok(noted(key, note))
 }
 
-fn set_count(count: &mut Option<usize>, value: &str, key: &'static str) -> Result<Taken, Refused> {
-    *count = match value.parse().map_err(|_| "not a number")? {
-        0 => None,
-        count => Some(count),
-    };
-    Ok(taken(key))
+/// Sets what 0 leaves without a bound.
+fn set_bound<T: FromStr + Default + PartialEq>(
+    bound: &mut Option<T>,
+    value: &str,
+    key: &'static str,
+) -> Result<Taken, Refused> {
+    let (number, note) = number(value);
+    let number: T = number.parse().map_err(|_| "not a number")?;
+    *bound = Some(number).filter(|number| *number != T::default());
+    Ok(noted(key, note))
+}
+
+/// The number that a value begins with, which is what coturn takes, and what there is to say of the rest.
+pub(super) fn number(value: &str) -> (&str, &'static str) {
+    let end = value.find(|c: char| !c.is_ascii_digit());
+    match end {
+        None | Some(0) => (value, ""),
+        Some(end) => (
+            &value[..end],
+            "the number alone, as in coturn, and not what follows",
+        ),
+    }
 }
 
 /// Seconds, no longer than `max`; 0 stands for no bound.
 fn lifetime(value: &str, usual: u64, max: u64) -> Result<Option<u64>, Refused> {
-    let seconds = match value {
+    let (number, _) = number(value);
+    let seconds = match number {
         "" => usual,
-        _ => value.parse().map_err(|_| "not a number of seconds")?,
+        _ => number.parse().map_err(|_| "not a number of seconds")?,
     };
     match seconds {
         0 => Ok(Some(max)),

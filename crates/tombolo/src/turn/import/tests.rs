@@ -169,7 +169,7 @@ fn hostile_lines_are_told_apart_and_none_shows_a_secret() {
         .map(|entry| entry.line)
         .collect();
     let expected = [
-        4, 5, 6, 7, 9, 10, 11, 12, 13, 16, 17, 18, 19, 20, 23, 24, 26, 27, 28, 29, 30,
+        4, 5, 6, 7, 9, 10, 11, 13, 16, 17, 18, 19, 20, 23, 24, 26, 27, 28, 29, 30,
     ];
     assert_eq!(invalid, expected, "{text}");
     assert!(text.contains("did you mean realm?"), "{text}");
@@ -199,7 +199,9 @@ fn a_password_survives_whatever_is_in_it() {
 #[test]
 fn another_separator_of_time_and_name_is_taken_over() {
     let of = |line: &str| {
-        let import = of(&format!("listening-ip=10.0.0.5\nstatic-auth-secret=s\n{line}\n"));
+        let import = of(&format!(
+            "listening-ip=10.0.0.5\nstatic-auth-secret=s\n{line}\n"
+        ));
         let settings = Settings::new(import.file, Path::new("")).expect("it makes sense");
         settings.relay.realm.secrets_separator
     };
@@ -221,9 +223,15 @@ fn what_is_unlimited_in_coturn_is_not_less_here_than_the_server_holds() {
     assert_eq!(import.file.limits.allocations_per_user, Some(16_384));
     let import = of("listening-ip=10.0.0.5\ntotal-quota=100\nuser-quota=0\n");
     assert_eq!(import.file.limits.allocations_per_user, Some(100));
-    for (text, least) in [("", 16_384), ("total-quota=20000\n", 20_000), ("total-quota=9\n", 9)] {
+    for (text, least) in [
+        ("", 16_384),
+        ("total-quota=20000\n", 20_000),
+        ("total-quota=9\n", 9),
+    ] {
         let file = of(&format!("listening-ip=10.0.0.5\n{text}")).file;
-        let relay = Settings::new(file, Path::new("")).expect("it makes sense").relay;
+        let relay = Settings::new(file, Path::new(""))
+            .expect("it makes sense")
+            .relay;
         // A proxy may bring all clients, or one company be all of them.
         assert!(relay.connections_max >= least, "{text}");
         assert_eq!(relay.connections_per_source_max, relay.connections_max);
@@ -237,6 +245,20 @@ fn what_is_allowed_in_coturn_although_it_is_denied_stays_allowed() {
     assert_eq!(import.file.peers.deny, []);
     let says = |note: &String| note.contains("10.1.2.3/32 has no effect");
     assert!(import.notes.iter().any(says), "{:?}", import.notes);
+}
+
+#[test]
+fn what_is_denied_of_loopback_stays_denied() {
+    let file = of("allow-loopback-peers\ndenied-peer-ip=127.0.0.53\n").file;
+    assert_eq!(
+        file.peers.deny,
+        ["127.0.0.53/32".parse().expect("a literal")]
+    );
+    assert!(
+        file.peers
+            .allow
+            .contains(&"127.0.0.0/8".parse().expect("a literal"))
+    );
 }
 
 #[test]
@@ -257,16 +279,34 @@ fn one_port_for_tls_and_all_else_is_bound_once() {
 #[test]
 fn what_clients_cannot_reach_is_not_relayed_from() {
     for (text, relays_from) in [
-        ("listening-ip=127.0.0.1\nlistening-ip=10.0.0.9\n", &["10.0.0.9"][..]),
-        ("listening-ip=192.168.0.5\nlistening-ip=10.0.0.5\n", &["10.0.0.5"]),
+        (
+            "listening-ip=127.0.0.1\nlistening-ip=10.0.0.9\n",
+            &["10.0.0.9"][..],
+        ),
+        (
+            "listening-ip=192.168.0.5\nlistening-ip=10.0.0.5\n",
+            &["10.0.0.5"],
+        ),
         ("listening-ip=::1\nlistening-ip=10.0.0.9\n", &["10.0.0.9"]),
         ("listening-ip=0.0.0.0\n", &["10.0.0.5"]),
-        ("listening-ip=0.0.0.0\nexternal-ip=203.0.113.5\n", &["10.0.0.5"]),
+        (
+            "listening-ip=0.0.0.0\nexternal-ip=203.0.113.5\n",
+            &["10.0.0.5"],
+        ),
         ("listening-ip=127.0.0.1\nrelay-ip=0.0.0.0\n", &["10.0.0.5"]),
-        ("listening-ip=127.0.0.1\nrelay-ip=192.168.0.5\n", &["192.168.0.5"]),
+        (
+            "listening-ip=127.0.0.1\nrelay-ip=192.168.0.5\n",
+            &["192.168.0.5"],
+        ),
         ("listening-ip=127.0.0.1\n", &["127.0.0.1"]),
-        ("listening-ip=10.0.0.8\nlistening-ip=2001:db8::9\n", &["10.0.0.8", "2001:db8::9"]),
-        ("listening-ip=10.0.0.8\naux-server=[::1]:3478\n", &["10.0.0.8"]),
+        (
+            "listening-ip=10.0.0.8\nlistening-ip=2001:db8::9\n",
+            &["10.0.0.8", "2001:db8::9"],
+        ),
+        (
+            "listening-ip=10.0.0.8\naux-server=[::1]:3478\n",
+            &["10.0.0.8"],
+        ),
         ("", &["10.0.0.5"]),
     ] {
         let file = of(text).file;
@@ -306,8 +346,7 @@ fn one_address_has_no_second_port_and_two_have_unless_told_not_to() {
         udp("listening-ip=10.0.0.5\nlistening-ip=10.0.0.6\nno-rfc5780\n"),
         0
     );
-    let import =
-        of("alt-listening-port=3500\nlistening-ip=10.0.0.5\nlistening-ip=10.0.0.6\n");
+    let import = of("alt-listening-port=3500\nlistening-ip=10.0.0.5\nlistening-ip=10.0.0.6\n");
     assert_eq!(import.file.listen_udp[0].0.port(), 3500);
 }
 
@@ -388,6 +427,16 @@ fn what_is_said_of_a_line_is_so() {
         ("rest-api-separator=", "invalid"),
         ("max-allocate-lifetime=30", "not supported"),
         ("stale-nonce=many", "invalid"),
+        ("user-quota=12 # per user", "limits.allocations-per-user"),
+        ("min-port=50000;", "relay-ports"),
+        ("relay-threads=2 or so", "shards"),
+        ("listening-ip=localhost", "not supported"),
+        ("external-ip=turn.example.org", "not supported"),
+        ("external-ip=turn.example.org/10.0.0.5", "not supported"),
+        ("external-ip=10.0.0.5/", "invalid"),
+        ("aux-server=turn.example.org:80", "not supported"),
+        ("aux-server=10.0.0.6", "invalid"),
+        ("relay-ip=10.0.0.5/24", "invalid"),
     ] {
         assert_eq!(kind(line), expected, "{line}");
     }
@@ -401,6 +450,19 @@ fn what_is_said_of_a_line_is_so() {
     assert_eq!(limits.bandwidth, None);
     let capacity = of("max-bps=64000\nbps-capacity=640000").file.limits;
     assert_eq!(capacity.bandwidth, Some(640_000));
+    let narrow = of("max-bps=64000 ; fair\nbps-capacity=32000 # all");
+    let of_narrow = &narrow.file.limits;
+    let bounds = (of_narrow.bytes_per_second, of_narrow.bandwidth);
+    assert_eq!(bounds, (Some(32_000), Some(32_000)));
+    assert!(
+        narrow
+            .notes
+            .iter()
+            .any(|note| note.contains("bps-capacity"))
+    );
+    let settings = super::super::settings::relaying(&of("user-quota=12 # x").file, Path::new(""));
+    let per_user = settings.expect("it makes sense").limits.per_user;
+    assert_eq!(per_user.allocations, Some(12), "the bound is not lost");
     let alone = of("bps-capacity=640000");
     assert_eq!(alone.file.limits.bandwidth, None, "as in coturn");
     assert!(alone.notes.iter().any(|note| note.contains("max-bps")));
