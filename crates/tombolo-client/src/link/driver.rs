@@ -19,8 +19,9 @@ use super::message::{FIRST_MESSAGES_MAX, decode_first, encode_first};
 use super::nat;
 use super::paths::Paths;
 use super::rouse::Rouser;
+use super::window::{Window, window_beside};
 use super::{
-    Incoming, Lane, LinkState, LinkStatus, Message, Outgoing, Over, Peer, Place, Shared, pair,
+    Incoming, Lane, LinkState, LinkStatus, Outgoing, Over, Peer, Place, Received, Shared, pair,
     streams,
 };
 use crate::keys::{Accepted, Keys, PublicKey};
@@ -54,8 +55,6 @@ const PATH_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Paths at a time: the relay, the present direct one, and those on their way in and out.
 const PATHS_MAX: u32 = 8;
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
-/// What may wait here in all streams together: whoever is in a room with this device may link with it unasked.
-const LINK_WINDOW_BYTES: u32 = 4 * STREAM_WINDOW_BYTES;
 /// Unreliable messages that wait for congestion control; older ones give way.
 const DATAGRAM_BUFFER_BYTES: usize = 64 * 1024;
 
@@ -100,7 +99,7 @@ pub(super) struct Ends {
     pub(super) outgoing: mpsc::Receiver<Outgoing>,
     /// Ends when the application closes the link.
     pub(super) closing: oneshot::Receiver<Infallible>,
-    pub(super) messages: mpsc::Sender<Message>,
+    pub(super) messages: mpsc::Sender<Received>,
     pub(super) status: watch::Sender<LinkStatus>,
     pub(super) changes: broadcast::Sender<LinkStatus>,
     pub(super) place: Arc<Place>,
@@ -360,7 +359,11 @@ impl Driver {
         match messages {
             Some(messages) => {
                 for message in messages {
-                    _ = self.ends.messages.send(message).await;
+                    let received = Received {
+                        message,
+                        _share: None,
+                    };
+                    _ = self.ends.messages.send(received).await;
                 }
             }
             None => tracing::warn!(user = %self.config.user, "first messages cannot be opened"),
@@ -448,6 +451,7 @@ impl Driver {
         _ = self.ends.place.connection.set(connection.clone());
         let incoming = Incoming {
             messages: self.ends.messages.clone(),
+            window: Window::new(connection.clone()),
             net: self.config.shop.net.clone(),
             peer: introduced.peer,
         };
@@ -630,7 +634,7 @@ pub(crate) fn transport_config() -> noq::TransportConfig {
     // A path through TURN carries less than the interface, and a standby path would not notice.
     config.mtu_discovery_config(None);
     config.stream_receive_window(STREAM_WINDOW_BYTES.into());
-    config.receive_window(LINK_WINDOW_BYTES.into());
+    config.receive_window(window_beside(0));
     config.datagram_send_buffer_size(DATAGRAM_BUFFER_BYTES);
     config.max_concurrent_bidi_streams(0u8.into());
     config
@@ -693,12 +697,5 @@ mod tests {
             introduction.early, driver.sealed,
             "the first one may be lost"
         );
-    }
-
-    #[test]
-    fn what_waits_of_a_link_is_bounded_over_all_of_its_streams() {
-        let config = format!("{:?}", transport_config());
-        let window = format!(" receive_window: {LINK_WINDOW_BYTES}");
-        assert!(config.contains(&window), "{config}");
     }
 }

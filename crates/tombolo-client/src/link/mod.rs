@@ -16,6 +16,7 @@ mod nat;
 mod paths;
 mod rouse;
 mod streams;
+mod window;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -34,9 +35,10 @@ pub(crate) use rouse::Rouser;
 
 use crate::error::Error;
 use crate::net::Net;
+use window::{Share, Window};
 
 /// Bytes that wait to be sent on the reliable lanes of one link.
-const OUTGOING_BYTES_MAX: usize = 8 * 1024 * 1024;
+const OUTGOING_BYTES_MAX: usize = 6 * 1024 * 1024;
 const OUTGOING_MESSAGES_MAX: usize = 4096;
 const INCOMING_MESSAGES_MAX: usize = 1024;
 /// State changes kept for an application that looks seldom.
@@ -122,7 +124,7 @@ pub(crate) struct Shared {
     pub(crate) attempt: u64,
     /// `None` once the application has closed the link.
     open: Mutex<Option<Open>>,
-    incoming: tokio::sync::Mutex<mpsc::Receiver<Message>>,
+    incoming: tokio::sync::Mutex<mpsc::Receiver<Received>>,
     status: watch::Receiver<LinkStatus>,
     changes: Mutex<broadcast::Receiver<LinkStatus>>,
     place: Arc<Place>,
@@ -206,10 +208,19 @@ pub(crate) struct Outgoing {
     budget: Option<OwnedSemaphorePermit>,
 }
 
+/// A message that the application has not taken yet.
+#[derive(Debug)]
+struct Received {
+    message: Message,
+    /// `None` for those that are bounded by their number alone.
+    _share: Option<Share>,
+}
+
 /// Where received messages go.
 #[derive(Clone, Debug)]
 struct Incoming {
-    messages: mpsc::Sender<Message>,
+    messages: mpsc::Sender<Received>,
+    window: Arc<Window>,
     net: Arc<Net>,
     peer: PeerId,
 }
@@ -316,7 +327,8 @@ impl Peer {
 
     /// The next message; `None` when the link is over and all was read.
     pub async fn recv(&self) -> Option<Message> {
-        self.0.incoming.lock().await.recv().await
+        let received = self.0.incoming.lock().await.recv().await?;
+        Some(received.message)
     }
 
     /// The link's state now.

@@ -11,7 +11,8 @@ use tokio::task::JoinSet;
 use super::message::{
     LENGTH_BYTES, Lane, Message, RELIABLE_BYTES_MAX, STREAM_ORDERED, STREAM_UNORDERED, frame,
 };
-use super::{Incoming, Outgoing};
+use super::window::{PART_BYTES_MAX, Share};
+use super::{Incoming, Outgoing, Received};
 
 /// How long a closing link waits for the peer to take what was sent. A peer that is gone
 /// is noticed earlier, by QUIC's idle time-out.
@@ -170,45 +171,69 @@ async fn read_stream(mut stream: noq::RecvStream, incoming: &Incoming) -> Option
             if length > RELIABLE_BYTES_MAX {
                 return None;
             }
-            let payload = read_payload(&mut stream, length).await?;
-            incoming.push(Lane::Reliable, payload).await?;
+            let mut share = Share::new(incoming.window.clone());
+            let payload = read_payload(&mut stream, length, &mut share).await?;
+            if payload.len() < length {
+                return None;
+            }
+            incoming.push(Lane::Reliable, payload, share).await?;
         },
         STREAM_UNORDERED => {
-            let payload = stream.read_to_end(RELIABLE_BYTES_MAX).await.ok()?;
-            incoming.push(Lane::ReliableUnordered, payload.into()).await
+            let mut share = Share::new(incoming.window.clone());
+            let payload = read_payload(&mut stream, RELIABLE_BYTES_MAX + 1, &mut share).await?;
+            if payload.len() > RELIABLE_BYTES_MAX {
+                return None;
+            }
+            let lane = Lane::ReliableUnordered;
+            incoming.push(lane, payload, share).await
         }
         _ => None,
     }
 }
 
-/// Reads so many bytes. What was only promised takes no memory.
-async fn read_payload(stream: &mut noq::RecvStream, length: usize) -> Option<Bytes> {
+/// Reads so many bytes, or fewer that the peer ends its stream with. What was only promised takes no memory.
+async fn read_payload(
+    stream: &mut noq::RecvStream,
+    bytes_max: usize,
+    share: &mut Share,
+) -> Option<Bytes> {
     let mut payload = BytesMut::new();
-    while payload.len() < length {
-        let chunk = stream.read_chunk(length - payload.len()).await.ok()??;
-        payload.extend_from_slice(&chunk);
+    while payload.len() < bytes_max {
+        let part_max = PART_BYTES_MAX.min(bytes_max - payload.len());
+        let Some(part) = stream.read_chunk(part_max).await.ok()? else {
+            break;
+        };
+        share.add(part.len());
+        // A copy, since a small part may be of a large packet.
+        payload.extend_from_slice(&part);
     }
     Some(payload.freeze())
 }
 
 impl Incoming {
     /// Delivers a message, waiting for the application: QUIC's flow control slows the peer.
-    async fn push(&self, lane: Lane, payload: Bytes) -> Option<()> {
-        self.messages.send(self.message(lane, payload)).await.ok()
+    async fn push(&self, lane: Lane, payload: Bytes, share: Share) -> Option<()> {
+        let received = self.received(lane, payload, Some(share));
+        self.messages.send(received).await.ok()
     }
 
     /// Delivers a message if the application keeps up.
     fn offer(&self, lane: Lane, payload: Bytes) {
-        if self.messages.try_send(self.message(lane, payload)).is_err() {
+        let received = self.received(lane, payload, None);
+        if self.messages.try_send(received).is_err() {
             tracing::trace!("unreliable message dropped: the application does not keep up");
         }
     }
 
-    fn message(&self, lane: Lane, payload: Bytes) -> Message {
-        Message {
+    fn received(&self, lane: Lane, payload: Bytes, share: Option<Share>) -> Received {
+        let message = Message {
             lane,
             payload,
             via: self.net.last_via(self.peer),
+        };
+        Received {
+            message,
+            _share: share,
         }
     }
 }
