@@ -70,10 +70,11 @@ impl Driver {
                 Err(failed) => {
                     self.on_failed(&failed);
                     let is_sent = !failed.nodes.is_empty() || was_sent;
-                    // What the application has kept may be old, and what it would make now good.
-                    let is_renewed =
-                        tries == 1 && is_expired(&failed.error) && self.config.tokens.has_issuer();
-                    let is_worth = is_renewed || is_sent && is_passing(&failed.error);
+                    let is_worth = match is_token_refused(&failed.error) {
+                        // What the application has kept may be old, and what it would make now good.
+                        true => self.config.tokens.has_issuer() && (tries == 1 || is_sent),
+                        false => is_sent && is_passing(&failed.error),
+                    };
                     if !is_worth || tries == ENTER_TRIES_MAX {
                         return Err(failed.error);
                     }
@@ -225,7 +226,11 @@ impl Driver {
                 self.on_failed(&failed);
                 let error = failed.error;
                 moving.is_greeting.store(false, Ordering::Relaxed);
-                if is_expired(&error) && !self.config.tokens.has_issuer() {
+                // Of several nodes one may know a key that another does not.
+                let may_differ = error.code() == Some(ErrorCode::TokenInvalid)
+                    && moving.failures + 1 < MOVE_FAILURES_MAX;
+                let has_issuer = self.config.tokens.has_issuer();
+                if is_token_refused(&error) && !may_differ && !has_issuer {
                     tracing::warn!(%error, "no node but this one takes the session");
                     self.try_move(moving, RETRY_MAX);
                     return Ok(false);
@@ -501,7 +506,7 @@ impl Attempt {
             }
             server_frame::Body::Reject(reject) => {
                 let error = rejected(&reject);
-                if is_expired(&error) {
+                if is_token_refused(&error) {
                     tokens.handle_refusal(&token);
                 }
                 Err(Failed {
@@ -575,15 +580,19 @@ pub(super) fn is_passing(error: &Error) -> bool {
             ErrorCode::Unavailable
                 | ErrorCode::Limit
                 | ErrorCode::Elsewhere
-                // The application is told, and gives another token if it has one.
+                // The application is told, and gives another token if it has one; a key may be known to other nodes.
                 | ErrorCode::TokenExpired
+                | ErrorCode::TokenInvalid
         ),
         // A node that is about to start or end may fail to hand out tokens.
         None => error.is_unreachable() || error.is_token(),
     }
 }
 
-/// Whether a node wants a newer token.
-fn is_expired(error: &Error) -> bool {
-    error.code() == Some(ErrorCode::TokenExpired)
+/// Whether a node wants another token.
+fn is_token_refused(error: &Error) -> bool {
+    matches!(
+        error.code(),
+        Some(ErrorCode::TokenExpired | ErrorCode::TokenInvalid)
+    )
 }

@@ -14,6 +14,9 @@ use crate::moves::{arrives, join, nodes_with};
 use crate::script::{Line, Script, enter, welcome};
 use crate::silence::says;
 
+/// How a node may refuse a token, for each of which another may be good.
+const REFUSALS: [ErrorCode; 2] = [ErrorCode::TokenExpired, ErrorCode::TokenInvalid];
+
 /// Waits for what the device tells of its token.
 async fn is_told(device: &Device, state: TokenState) {
     let mut token = device.watch_token();
@@ -47,58 +50,80 @@ fn with_source(script: &Script) -> DeviceBuilder {
 }
 
 #[tokio::test]
-async fn a_session_whose_token_has_expired_goes_on_with_another_one() {
-    let script = Script::new().await;
-    let (device, mut line) = script.device().await;
-    let room = enter(&device, &mut line, "room", &["alice", "bob"]).await;
-    let seq = line.seq;
-    drop(line);
-    let mut refused = script.accept().await;
-    refused.reject(ErrorCode::TokenExpired).await;
-    is_told(&device, TokenState::Refused).await;
+async fn a_session_whose_token_is_refused_goes_on_with_another_one() {
+    for code in REFUSALS {
+        let script = Script::new().await;
+        let (device, mut line) = script.device().await;
+        let room = enter(&device, &mut line, "room", &["alice", "bob"]).await;
+        let seq = line.seq;
+        drop(line);
+        let mut refused = script.accept().await;
+        refused.reject(code).await;
+        is_told(&device, TokenState::Refused).await;
 
-    device.set_token("newer");
-    assert_eq!(*device.watch_token().borrow(), TokenState::Good);
-    let mut line = script.accept_with("newer").await;
-    line.seq = seq;
-    line.welcome(true).await;
-    // The script acknowledges nothing: the device asks again to join.
-    line.request().await;
-    assert_eq!(asked_with(&mut line).await, "newer");
-    says(&room, &mut line, "with another token").await;
+        device.set_token("newer");
+        assert_eq!(*device.watch_token().borrow(), TokenState::Good);
+        let mut line = script.accept_with("newer").await;
+        line.seq = seq;
+        line.welcome(true).await;
+        // The script acknowledges nothing: the device asks again to join.
+        line.request().await;
+        assert_eq!(asked_with(&mut line).await, "newer");
+        says(&room, &mut line, "with another token").await;
+    }
 }
 
 #[tokio::test]
-async fn a_device_is_not_let_in_for_the_first_time_with_a_token_that_has_expired() {
-    let script = Script::new().await;
-    let device = script.connect();
-    script.accept().await.reject(ErrorCode::TokenExpired).await;
-    let error = soon(device).await.unwrap().unwrap_err();
-    assert_eq!(error.code(), Some(ErrorCode::TokenExpired));
+async fn a_session_goes_on_over_another_node_when_one_does_not_know_its_token_s_key() {
+    let (script, other) = (Script::new().await, Script::new().await);
+    let (device, mut line) = script.device_that_knows(&[&other]).await;
+    let room = enter(&device, &mut line, "room", &["alice", "bob"]).await;
+    let seq = line.seq;
+    drop(line);
+    script.accept().await.reject(ErrorCode::TokenInvalid).await;
+    let mut line = other.accept().await;
+    line.seq = seq;
+    line.welcome(true).await;
+    line.request().await;
+    says(&room, &mut line, "over another node").await;
+    assert_eq!(device.ended(), None);
+}
+
+#[tokio::test]
+async fn a_device_is_not_let_in_for_the_first_time_with_a_token_that_is_refused() {
+    for code in REFUSALS {
+        let script = Script::new().await;
+        let device = script.connect();
+        script.accept().await.reject(code).await;
+        let error = soon(device).await.unwrap().unwrap_err();
+        assert_eq!(error.code(), Some(code));
+    }
 }
 
 #[tokio::test]
 async fn the_application_is_asked_for_a_token_when_one_is_needed_and_when_it_was_refused() {
-    let script = Script::new().await;
-    let builder = with_source(&script).token("kept for long");
-    let device = tokio::spawn(builder.connect());
-    let mut line = script.accept().await;
-    assert_eq!(line.token, "kept for long");
-    line.reject(ErrorCode::TokenExpired).await;
-    let mut line = script.accept().await;
-    assert_eq!(line.token, "token-1");
-    line.welcome(false).await;
-    let device = soon(device).await.unwrap().unwrap();
+    for code in REFUSALS {
+        let script = Script::new().await;
+        let builder = with_source(&script).token("kept for long");
+        let device = tokio::spawn(builder.connect());
+        let mut line = script.accept().await;
+        assert_eq!(line.token, "kept for long");
+        line.reject(code).await;
+        let mut line = script.accept().await;
+        assert_eq!(line.token, "token-1");
+        line.welcome(false).await;
+        let device = soon(device).await.unwrap().unwrap();
 
-    // One that was not refused is good for another connection.
-    drop(line);
-    let mut line = script.accept().await;
-    assert_eq!(line.token, "token-1");
-    line.reject(ErrorCode::TokenExpired).await;
-    let mut line = script.accept().await;
-    assert_eq!(line.token, "token-2");
-    line.welcome(true).await;
-    is_told(&device, TokenState::Good).await;
+        // One that was not refused is good for another connection.
+        drop(line);
+        let mut line = script.accept().await;
+        assert_eq!(line.token, "token-1");
+        line.reject(code).await;
+        let mut line = script.accept().await;
+        assert_eq!(line.token, "token-2");
+        line.welcome(true).await;
+        is_told(&device, TokenState::Good).await;
+    }
 }
 
 #[tokio::test]
@@ -124,22 +149,24 @@ async fn a_token_is_renewed_before_it_expires_and_the_node_is_told_of_it() {
 
 #[tokio::test]
 async fn a_device_that_is_asked_to_go_waits_for_another_token_where_it_is() {
-    let (script, other) = (Script::new().await, Script::new().await);
-    let (device, mut line) = script.device_that_knows(&[&other]).await;
-    let mut room = enter(&device, &mut line, "room", &["alice", "bob"]).await;
-    line.go_away(&[&other]).await;
-    other.accept().await.reject(ErrorCode::TokenExpired).await;
-    is_told(&device, TokenState::Refused).await;
-    line.deliver("room", "still here").await;
-    assert_eq!(soon(message(&mut room)).await.1, "still here");
+    for code in REFUSALS {
+        let (script, other) = (Script::new().await, Script::new().await);
+        let (device, mut line) = script.device_that_knows(&[&other]).await;
+        let mut room = enter(&device, &mut line, "room", &["alice", "bob"]).await;
+        line.go_away(&[&other]).await;
+        other.accept().await.reject(code).await;
+        is_told(&device, TokenState::Refused).await;
+        line.deliver("room", "still here").await;
+        assert_eq!(soon(message(&mut room)).await.1, "still here");
 
-    device.set_token("newer");
-    let mut new = other.accept_with("newer").await;
-    new.seq = line.seq;
-    new.welcome(true).await;
-    new.request().await;
-    assert_eq!(asked_with(&mut new).await, "newer");
-    says(&room, &mut new, "over another node").await;
+        device.set_token("newer");
+        let mut new = other.accept_with("newer").await;
+        new.seq = line.seq;
+        new.welcome(true).await;
+        new.request().await;
+        assert_eq!(asked_with(&mut new).await, "newer");
+        says(&room, &mut new, "over another node").await;
+    }
 }
 
 #[tokio::test]

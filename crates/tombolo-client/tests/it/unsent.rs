@@ -185,7 +185,7 @@ async fn what_a_session_that_is_over_has_not_sent_is_told_before_its_rooms_end()
     drop(line);
     let mut line = script.accept().await;
     let number = say(&room, "one").await;
-    line.reject(ErrorCode::TokenInvalid).await;
+    line.reject(ErrorCode::Version).await;
     assert_eq!(unsent(&room).await, (vec![number], None));
     assert!(soon(room.next_event()).await.is_none());
 }
