@@ -345,13 +345,14 @@ impl TokenError {
     pub fn code(self) -> ErrorCode {
         match self {
             Self::Expired => ErrorCode::TokenExpired,
+            // It passes by itself, as when the node's clock is behind.
+            Self::NotYetValid => ErrorCode::Unavailable,
             Self::TooLong
             | Self::Malformed
             | Self::Algorithm
             | Self::UnknownKey
             | Self::WrongKey
             | Self::WrongAudience
-            | Self::NotYetValid
             | Self::MissingClaim(_)
             | Self::BadUser
             | Self::BadTag => ErrorCode::TokenInvalid,

@@ -197,6 +197,8 @@ fn each_wrong_token_is_refused_for_its_reason() {
         assert_eq!(keys().verify(token, NOW), Err(error), "{token}");
         let code = if error == TokenError::Expired {
             ErrorCode::TokenExpired
+        } else if error == TokenError::NotYetValid {
+            ErrorCode::Unavailable
         } else {
             ErrorCode::TokenInvalid
         };
