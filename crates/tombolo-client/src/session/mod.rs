@@ -24,10 +24,12 @@ mod tests;
 mod tokens;
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -139,8 +141,19 @@ pub(crate) async fn open(
         events,
     };
     let connection = driver.connect().await?;
-    tokio::spawn(driver.run(connection));
+    let events = driver.events.clone();
+    // It is large, and would be moved several times.
+    let run = Box::pin(driver.run(connection));
+    tokio::spawn(told_to_the_end(run, events));
     Ok((Handle(commands_tx), events_rx))
+}
+
+/// Runs a session, whose end the device is told of also when that is a panic.
+async fn told_to_the_end(run: impl Future<Output = ()>, events: mpsc::Sender<Event>) {
+    if AssertUnwindSafe(run).catch_unwind().await.is_err() {
+        let error = Error::local("the session's task panicked");
+        _ = events.send(Event::Closed(error)).await;
+    }
 }
 
 /// What goes on over connections.

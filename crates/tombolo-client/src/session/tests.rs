@@ -66,3 +66,14 @@ async fn a_connection_that_takes_nothing_more_is_read_all_the_same() {
     drop(from_node);
     assert!(matches!(driving.await.unwrap(), End::Broken));
 }
+
+#[tokio::test]
+async fn the_device_is_told_of_a_session_that_ends_by_a_panic() {
+    let (events_tx, mut events) = mpsc::channel(EVENTS_MAX);
+    tokio::spawn(told_to_the_end(
+        async { panic!("the test says so") },
+        events_tx,
+    ));
+    let told = tokio::time::timeout(PATIENCE, events.recv()).await;
+    assert!(matches!(told, Ok(Some(Event::Closed(_)))), "{told:?}");
+}

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tombolo_wire::ServerUrl;
 
 use crate::error::Error;
@@ -157,8 +158,7 @@ impl Tokens {
         {
             return Ok(token.clone());
         }
-        let asked = tokio::time::timeout(SOURCE_TIMEOUT, source()).await;
-        match asked.unwrap_or_else(|_| Err("the application's source took too long".to_owned())) {
+        match ask_in_time(Arc::clone(source)).await {
             Ok(token) => {
                 self.hold(token.clone());
                 Ok(token)
@@ -197,6 +197,17 @@ impl Tokens {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<String>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Asks the application in a task of its own: where its code panics, or blocks, it holds up nothing else.
+async fn ask_in_time(source: Source) -> Result<String, String> {
+    let mut asking = JoinSet::new();
+    asking.spawn(async move { source().await });
+    match tokio::time::timeout(SOURCE_TIMEOUT, asking.join_next()).await {
+        Ok(Some(Ok(asked))) => asked,
+        Ok(Some(Err(_)) | None) => Err("the application's source panicked".to_owned()),
+        Err(_) => Err("the application's source took too long".to_owned()),
     }
 }
 

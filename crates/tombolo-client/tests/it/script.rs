@@ -55,8 +55,7 @@ impl Script {
     /// Takes the next connection, as far as the device's greeting.
     pub(crate) async fn accept(&self) -> Line {
         soon(async {
-            let tls = self.accept_tls().await;
-            let socket = tokio_tungstenite::accept_async(tls).await.unwrap();
+            let socket = self.accept_socket().await;
             let mut line = Line {
                 socket,
                 seq: 0,
@@ -84,6 +83,14 @@ impl Script {
             }
             line.reject(ErrorCode::TokenExpired).await;
         }
+    }
+
+    /// Takes the next connection, of which the device may have no greeting yet.
+    pub(crate) async fn accept_socket(&self) -> WebSocketStream<TlsStream<TcpStream>> {
+        // They are large, and tests wait for them in the middle of much else.
+        let tls = Box::pin(self.accept_tls()).await;
+        let socket = Box::pin(tokio_tungstenite::accept_async(tls));
+        soon(socket).await.unwrap()
     }
 
     /// Takes the next connection, and says nothing on it.

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::mpsc;
 use tombolo_client::{Device, DeviceBuilder, ErrorCode, Lane, Policy, TokenState};
 use tombolo_node::Node;
 use tombolo_wire::token::{Claims, SigningKey};
@@ -124,6 +125,52 @@ async fn the_application_is_asked_for_a_token_when_one_is_needed_and_when_it_was
         line.welcome(true).await;
         is_told(&device, TokenState::Good).await;
     }
+}
+
+#[tokio::test]
+async fn an_application_whose_source_panics_is_asked_again() {
+    let script = Script::new().await;
+    let asked = AtomicU32::new(0);
+    let builder = Device::builder(&script.url).token_source(move || {
+        let number = asked.fetch_add(1, Ordering::Relaxed) + 1;
+        assert_ne!(number, 2, "the application's server is away");
+        async move { Ok::<_, Infallible>(format!("token-{number}")) }
+    });
+    let device = tokio::spawn(builder.connect());
+    script.accept().await.welcome(false).await;
+    let device = soon(device).await.unwrap().unwrap();
+    script.accept().await.reject(ErrorCode::TokenExpired).await;
+    drop(script.accept_socket().await);
+    let mut line = script.accept().await;
+    assert_eq!(line.token, "token-3");
+    line.welcome(true).await;
+    is_told(&device, TokenState::Good).await;
+    assert_eq!(device.ended(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn an_application_whose_source_blocks_holds_nothing_else_up() {
+    let script = Script::new().await;
+    let (asked_tx, mut asked) = mpsc::unbounded_channel();
+    let (_until_the_end, end) = std::sync::mpsc::channel::<()>();
+    let end = std::sync::Mutex::new(end);
+    let builder = Device::builder(&script.url).token("first");
+    let builder = builder.token_source(move || {
+        asked_tx.send(()).unwrap();
+        _ = end.lock().unwrap().recv();
+        async { Err::<String, _>("too late") }
+    });
+    let device = tokio::spawn(builder.connect());
+    let mut line = script.accept().await;
+    line.welcome(false).await;
+    let device = soon(device).await.unwrap().unwrap();
+    let room = enter(&device, &mut line, "room", &["alice", "bob"]).await;
+    drop(line);
+    script.accept().await.reject(ErrorCode::TokenExpired).await;
+    let _socket = script.accept_socket().await;
+    soon(asked.recv()).await;
+    let said = room.broadcast(Lane::Reliable, "for when there is a token");
+    soon(said).await.unwrap();
 }
 
 #[tokio::test]
