@@ -100,8 +100,9 @@ pub(crate) struct Planned {
 }
 
 impl Value {
-    /// What the value counts as.
-    pub(crate) fn bytes(&self) -> usize {
+    /// What the value counts as, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
         match self {
             Self::Boolean(_) | Self::Integer(_) | Self::Number(_) => 8,
             Self::Text(text) => text.len(),

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tombolo_room::Changed;
 
 use super::RoomEvent;
 
@@ -13,7 +14,7 @@ const EVENTS_MAX: usize = 1024;
 const MESSAGES_MAX: usize = 768;
 /// Messages that one event says were not sent; those that come at once may be more.
 const NUMBERS_MAX: usize = 4096;
-/// Bytes of messages that wait.
+/// Bytes of messages and properties that wait.
 const BYTES_MAX: usize = 8 << 20;
 const _: () = assert!(MESSAGES_MAX < EVENTS_MAX);
 
@@ -160,17 +161,15 @@ impl State {
         // What was missed is told first, and takes a place as well.
         let places = self.events.len() + usize::from(self.missed > 0);
         match event {
-            RoomEvent::Message { payload, .. } => {
-                places < MESSAGES_MAX && self.bytes + payload.len() <= BYTES_MAX
-            }
-            RoomEvent::Said(said) => {
-                places < MESSAGES_MAX && self.bytes + said.payload.len() <= BYTES_MAX
-            }
-            // They can be as many as messages, and what most of them say is in the view anyway.
-            RoomEvent::Properties { .. }
+            // The others can be as many as messages, and what most of them say is in the view anyway.
+            RoomEvent::Message { .. }
+            | RoomEvent::Said(_)
+            | RoomEvent::Properties { .. }
             | RoomEvent::Object { .. }
             | RoomEvent::ObjectDeleted { .. }
-            | RoomEvent::Unsent { .. } => places < MESSAGES_MAX,
+            | RoomEvent::Unsent { .. } => {
+                places < MESSAGES_MAX && self.bytes + bytes(event) <= BYTES_MAX
+            }
             RoomEvent::Joined(_)
             | RoomEvent::Left { .. }
             | RoomEvent::Dropped(_)
@@ -199,6 +198,7 @@ fn bytes(event: &RoomEvent) -> usize {
     match event {
         RoomEvent::Message { payload, .. } => payload.len(),
         RoomEvent::Said(said) => said.payload.len(),
+        RoomEvent::Properties { changes, .. } => changes.iter().map(bytes_of_change).sum(),
         RoomEvent::Joined(_)
         | RoomEvent::Left { .. }
         | RoomEvent::Dropped(_)
@@ -206,7 +206,6 @@ fn bytes(event: &RoomEvent) -> usize {
         | RoomEvent::Returned(_)
         | RoomEvent::Synced { .. }
         | RoomEvent::Configured { .. }
-        | RoomEvent::Properties { .. }
         | RoomEvent::Object { .. }
         | RoomEvent::ObjectDeleted { .. }
         | RoomEvent::Unsent { .. }
@@ -217,8 +216,14 @@ fn bytes(event: &RoomEvent) -> usize {
     }
 }
 
+fn bytes_of_change(changed: &Changed) -> usize {
+    let property = changed.property.as_ref();
+    changed.key.as_str().len() + property.map_or(0, |property| property.value.bytes())
+}
+
 #[cfg(test)]
 mod tests {
+    use tombolo_room::{Property, PropertyKey, Target, Value};
     use tombolo_wire::UserId;
     use tombolo_wire::v1::ErrorCode;
 
@@ -238,7 +243,7 @@ mod tests {
         let value = |payload: &'static str, key: &str| RoomEvent::Message {
             from: UserId::parse("alice").unwrap(),
             payload: payload.into(),
-            latest: Some(tombolo_room::PropertyKey::parse(key).unwrap()),
+            latest: Some(PropertyKey::parse(key).unwrap()),
         };
         for (payload, key) in [("a1", "a"), ("b1", "b"), ("a2", "a")] {
             queue.push(value(payload, key));
@@ -325,18 +330,44 @@ mod tests {
         assert!(queue.next().await.is_none());
     }
 
+    /// A property changes, which takes so many bytes.
+    fn changed(bytes: usize) -> RoomEvent {
+        let key = PropertyKey::parse("k").unwrap();
+        let property = Property {
+            value: Value::Binary(vec![0; bytes - 1].into()),
+            revision: 1,
+            expires: None,
+            is_public: false,
+        };
+        RoomEvent::Properties {
+            by: None,
+            target: Target::Room,
+            changes: vec![Changed {
+                key,
+                property: Some(property),
+            }],
+        }
+    }
+
     #[tokio::test]
-    async fn large_messages_are_bounded_by_their_bytes() {
-        let queue = Queue::default();
-        let payload = vec![0; BYTES_MAX / 2];
-        for _ in 0..3 {
-            queue.push(message(&payload));
+    async fn large_messages_and_properties_are_bounded_by_their_bytes() {
+        let half = BYTES_MAX / 2;
+        let large: [fn() -> RoomEvent; 2] =
+            [|| message(&[0; BYTES_MAX / 2]), || changed(BYTES_MAX / 2)];
+        for large in large {
+            let queue = Queue::default();
+            for _ in 0..3 {
+                queue.push(large());
+            }
+            let taken = queue.next().await.unwrap();
+            assert_eq!(bytes(&taken), half);
+            queue.push(large());
+            queue.end();
+            assert_eq!(bytes(&queue.next().await.unwrap()), half);
+            let lagged = queue.next().await;
+            assert!(matches!(lagged, Some(RoomEvent::Lagged { missed: 1 })));
+            assert_eq!(bytes(&queue.next().await.unwrap()), half);
+            assert!(queue.next().await.is_none());
         }
-        queue.end();
-        let mut messages = 0;
-        while let Some(event) = queue.next().await {
-            messages += usize::from(matches!(event, RoomEvent::Message { .. }));
-        }
-        assert_eq!(messages, 2);
     }
 }
