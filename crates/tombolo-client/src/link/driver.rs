@@ -459,9 +459,8 @@ impl Driver {
         // as the application holds its end.
         tokio::spawn(streams::read(connection.clone(), incoming));
         let outgoing = std::mem::replace(&mut self.ends.outgoing, mpsc::channel(1).1);
-        let outgoing = put_first(outgoing, unread).await;
         let closing = std::mem::replace(&mut self.ends.closing, oneshot::channel().1);
-        let writing = streams::write(connection.clone(), outgoing, closing);
+        let writing = streams::write(connection.clone(), unread, outgoing, closing);
         let mut writing = tokio::spawn(writing);
         let mut paths = Paths::new(
             self.ends.place.clone(),
@@ -520,28 +519,6 @@ impl Driver {
             set_status(&self.ends, status);
         }
     }
-}
-
-/// Puts messages in front of those that wait already.
-async fn put_first(
-    mut waiting: mpsc::Receiver<Outgoing>,
-    first: Vec<Outgoing>,
-) -> mpsc::Receiver<Outgoing> {
-    if first.is_empty() {
-        return waiting;
-    }
-    let (sender, receiver) = mpsc::channel(first.len());
-    for message in first {
-        _ = sender.send(message).await;
-    }
-    tokio::spawn(async move {
-        while let Some(message) = waiting.recv().await {
-            if sender.send(message).await.is_err() {
-                return;
-            }
-        }
-    });
-    receiver
 }
 
 fn set_status(ends: &Ends, status: LinkStatus) {

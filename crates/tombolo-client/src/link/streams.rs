@@ -20,14 +20,15 @@ pub(super) const LINGER: Duration = Duration::from_secs(60);
 /// Unordered messages that are being received at a time.
 const UNORDERED_MAX: usize = 256;
 
-/// Sends what the application queues, until it has closed its end, which ends `closing`; whether all was
-/// delivered then.
+/// Sends these messages and then what the application queues, until it has closed its end, which ends `closing`;
+/// whether all was delivered then.
 pub(super) async fn write(
     connection: noq::Connection,
+    first: Vec<Outgoing>,
     outgoing: mpsc::Receiver<Outgoing>,
     closing: oneshot::Receiver<Infallible>,
 ) -> bool {
-    linger(deliver(connection, outgoing), closing).await
+    linger(deliver(connection, first, outgoing), closing).await
 }
 
 /// Gives what is being delivered some time once the link is closing.
@@ -46,16 +47,28 @@ async fn linger(
 }
 
 /// Whether all that was sent has arrived.
-async fn deliver(connection: noq::Connection, mut outgoing: mpsc::Receiver<Outgoing>) -> bool {
+async fn deliver(
+    connection: noq::Connection,
+    first: Vec<Outgoing>,
+    mut outgoing: mpsc::Receiver<Outgoing>,
+) -> bool {
+    let mut first = first.into_iter();
     let mut is_delivered = true;
     let mut ordered: Option<noq::SendStream> = None;
     let mut unordered = JoinSet::new();
-    while let Some(Outgoing {
-        lane,
-        payload,
-        budget,
-    }) = outgoing.recv().await
-    {
+    loop {
+        let next = match first.next() {
+            Some(first) => Some(first),
+            None => outgoing.recv().await,
+        };
+        let Some(Outgoing {
+            lane,
+            payload,
+            budget,
+        }) = next
+        else {
+            break;
+        };
         match lane {
             Lane::Unreliable => {
                 if let Err(error) = connection.send_datagram(payload) {

@@ -116,7 +116,7 @@ mod tests {
             let budget = Arc::new(Semaphore::new(OUTGOING_BYTES_MAX));
             let (outgoing, waiting) = mpsc::channel(MESSAGES);
             let (closing, closed) = oneshot::channel();
-            let writing = tokio::spawn(streams::write(sending, waiting, closed));
+            let writing = tokio::spawn(streams::write(sending, Vec::new(), waiting, closed));
             let sent = AtomicUsize::new(0);
             let (shares, counted) = (budget.clone(), &sent);
             let send = async move {

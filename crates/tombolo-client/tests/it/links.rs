@@ -333,6 +333,26 @@ async fn more_first_messages_than_an_introduction_takes_go_over_the_link() {
 }
 
 #[tokio::test]
+async fn a_link_that_is_over_takes_nothing_more_however_many_first_messages_it_had() {
+    for first_messages in [1, 100] {
+        let node = node().await;
+        let (_devices, [alice_room, mut bob_room]) = met(&node).await;
+        let mut link = alice_room.peer(&user("bob"));
+        for _ in 0..first_messages {
+            link = link.first_message(Lane::Reliable, "first");
+        }
+        let to_bob = link.open().unwrap();
+        let to_alice = soon(incoming(&mut bob_room)).await;
+        soon(to_bob.ready()).await.unwrap();
+        to_alice.close();
+        soon(to_bob.closed()).await;
+        let late = to_bob.send(Lane::Reliable, "late");
+        assert_eq!(late, Err(SendError::Closed));
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test]
 async fn a_link_that_is_let_go_at_once_still_delivers() {
     let node = node().await;
     let (_devices, [alice_room, mut bob_room]) = met(&node).await;
