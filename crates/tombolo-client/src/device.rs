@@ -25,7 +25,7 @@ use crate::keys::{Accepted, Keys};
 use crate::link::{Introduction, Lane, Peer, Rouser, Shop, transport_config};
 use crate::links::{self, HANDSHAKES_MAX, Links, Meeting, Target};
 use crate::matchmaker::{Seeking, follow_reach};
-use crate::net::{DeviceSocket, Dropped, Net, RelayKeeper, measure_nat};
+use crate::net::{DeviceSocket, Dropped, Net, RelayKeeper, lookup, measure_nat};
 use crate::renewal::renew;
 use crate::room::{RoomEvent, RoomState, Rooms, Unnamed};
 use crate::seldom::Seldom;
@@ -123,9 +123,8 @@ impl Device {
     ) -> Result<Self, Error> {
         let keys = Arc::new(Keys::generate().map_err(Error::local)?);
         let accepted = Accepted::default();
-        let is_local = tokio::net::lookup_host((url.host(), url.port))
-            .await
-            .is_ok_and(|mut addresses| addresses.any(|address| address.ip().is_loopback()));
+        let addresses = lookup(url.host(), url.port).await.unwrap_or_default();
+        let is_local = addresses.iter().any(|address| address.ip().is_loopback());
         let net = Net::bind(is_local).await.map_err(Error::local)?;
         let endpoint = bind_endpoint(&net, &keys, accepted.clone())?;
         let tokens = Arc::new(Tokens::new(credential));

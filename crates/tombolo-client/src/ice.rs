@@ -4,19 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::join_all;
 use rustls::pki_types::ServerName;
 use tombolo_wire::v1;
+
+use crate::net::lookup;
 
 /// Servers of a welcome, and addresses of one name, that are looked at.
 const SERVERS_MAX: usize = 16;
 /// URIs of one server that are looked at: a node may have several addresses, each with several
 /// transports.
 const URIS_MAX: usize = 64;
-/// A name that is not resolved by then is left out.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A TURN server behind TLS.
 #[derive(Clone, Debug)]
@@ -80,7 +79,7 @@ impl IceConfig {
         let hosts: BTreeSet<_> = uris.iter().map(|uri| uri.host).collect();
         let found = hosts
             .into_iter()
-            .map(async |host| (host, lookup(host).await));
+            .map(async |host| (host, addresses_of(host).await));
         let found: BTreeMap<_, _> = join_all(found).await.into_iter().collect();
         for uri in &uris {
             config.add(uri, found.get(uri.host).map_or(&[], Vec::as_slice));
@@ -113,19 +112,12 @@ impl IceConfig {
 }
 
 /// The addresses of a name; none when it cannot be resolved.
-async fn lookup(host: &str) -> Vec<IpAddr> {
-    let found = tokio::net::lookup_host((host, 0));
-    match tokio::time::timeout(LOOKUP_TIMEOUT, found).await {
-        Ok(Ok(addresses)) => addresses.map(|at| at.ip()).take(SERVERS_MAX).collect(),
-        Ok(Err(error)) => {
-            tracing::warn!(host, %error, "server's name not resolved: left out");
-            Vec::new()
-        }
-        Err(_) => {
-            tracing::warn!(host, "server's name not resolved in time: left out");
-            Vec::new()
-        }
-    }
+async fn addresses_of(host: &str) -> Vec<IpAddr> {
+    let found = lookup(host, 0).await.unwrap_or_else(|error| {
+        tracing::warn!(host, %error, "server's name not resolved: left out");
+        Vec::new()
+    });
+    found.iter().map(SocketAddr::ip).take(SERVERS_MAX).collect()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

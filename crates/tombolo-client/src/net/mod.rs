@@ -5,6 +5,7 @@
 mod address;
 mod book;
 mod interfaces;
+mod lookup;
 mod nat;
 mod packet;
 mod relay;
@@ -32,6 +33,7 @@ use tombolo_path::{
 
 pub(crate) use address::{canonical, is_virtual, virtual_of};
 pub(crate) use interfaces::has_route;
+pub(crate) use lookup::lookup;
 pub use nat::measure_nat;
 pub(crate) use relay::Carrier;
 use relay::Outcome;

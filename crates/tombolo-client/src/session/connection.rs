@@ -20,7 +20,7 @@ use tombolo_wire::v1::{ClientFrame, ServerFrame};
 use tombolo_wire::{ServerUrl, WEBSOCKET_PATH};
 
 use crate::error::Error;
-use crate::net::{has_route, mapped};
+use crate::net::{has_route, lookup, mapped};
 use crate::tls;
 
 /// WebSocket starts this much after QUIC, and wins where UDP is blocked.
@@ -209,10 +209,11 @@ impl Connection {
 }
 
 pub(super) async fn resolve(url: &ServerUrl) -> Result<Vec<SocketAddr>, Error> {
-    let addresses = tokio::net::lookup_host((url.host(), url.port))
+    let addresses = lookup(url.host(), url.port)
         .await
         .map_err(|error| Error::unreachable(url, &error.to_string()))?;
     Ok(addresses
+        .into_iter()
         .filter(|address| has_route(*address))
         .take(ADDRESSES_MAX)
         .collect())
