@@ -1,21 +1,23 @@
-//! Who may hold a connection: a bound for all, a bound per source prefix, and whether a newcomer
-//! has to prove its address first.
+//! Who may hold a connection: bounds for all and for each network, who gives way to a newcomer, and
+//! whether that has to prove its address first.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
 use crate::config::Limits;
+use crate::network::{Network, Networks};
+use crate::openings::{Displaced, Openings};
 
 /// Why a connection is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The gateway holds as many connections, or as many without a session, as it may.
+    /// The gateway holds as many connections, or as many without a session, as it may, and nobody's
+    /// network has more of these than the newcomer's.
     Full,
-    /// The source prefix does.
+    /// The source prefix does, or the larger network that it is in.
     PrefixFull,
 }
 
@@ -30,32 +32,10 @@ pub(crate) struct Admission {
 #[derive(Debug, Default)]
 struct Census {
     connections: usize,
-    /// Those without a session yet.
-    opening: usize,
     /// Never iterated; an entry goes away with its last connection.
-    population_by_prefix: HashMap<Prefix, Population>,
-}
-
-#[derive(Debug, Default, Clone, Copy)]
-struct Population {
-    connections: usize,
-    opening: usize,
-}
-
-/// What one subscriber can choose addresses from: an IPv4 address, or an IPv6 /56.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Prefix(IpAddr);
-
-impl Prefix {
-    fn of(source: IpAddr) -> Self {
-        match source.to_canonical() {
-            IpAddr::V4(v4) => Self(v4.into()),
-            IpAddr::V6(v6) => {
-                let bits = u128::from(v6) & (u128::MAX << (128 - PREFIX_BITS_V6));
-                Self(IpAddr::V6(bits.into()))
-            }
-        }
-    }
+    connections_by_prefix: HashMap<Network, usize>,
+    /// Those without a session yet.
+    openings: Openings,
 }
 
 impl Admission {
@@ -70,46 +50,48 @@ impl Admission {
     /// Whether an address has to be validated (RFC 9000 §8.1.2) before it costs a handshake.
     pub(crate) fn wants_validation(&self, source: IpAddr) -> bool {
         let census = self.census();
-        let of_prefix = census.population_by_prefix.get(&Prefix::of(source));
-        census.opening >= self.limits.unvalidated_max
-            || of_prefix.is_some_and(|of_prefix| {
-                of_prefix.opening >= self.limits.unvalidated_per_prefix_max
-            })
+        let of_prefix = census.openings.count(Networks::of(source).prefix);
+        census.openings.count(Network::ALL) >= self.limits.unvalidated_max
+            || of_prefix >= self.limits.unvalidated_per_prefix_max
     }
 
-    /// Takes a connection in, for as long as the ticket lives.
+    /// Takes a connection in, for as long as the ticket lives. Where all places of those without a
+    /// session are taken, one of the network that has most of them gives way.
     ///
     /// # Errors
     ///
     /// A bound is reached.
     pub(crate) fn admit(self: &Arc<Self>, source: IpAddr) -> Result<Ticket, Refusal> {
-        let prefix = Prefix::of(source);
+        let networks = Networks::of(source);
         let mut census = self.census();
-        if census.connections >= self.limits.connections_max
-            || census.opening >= self.limits.opening_max
-        {
+        if census.connections >= self.limits.connections_max {
             return Err(Refusal::Full);
         }
-        let of_prefix = census
-            .population_by_prefix
-            .get(&prefix)
-            .copied()
-            .unwrap_or_default();
-        if of_prefix.connections >= self.limits.connections_per_prefix_max
-            || of_prefix.opening >= self.limits.opening_per_prefix_max
-        {
+        if census.of_prefix(networks.prefix) >= self.limits.connections_per_prefix_max {
             return Err(Refusal::PrefixFull);
         }
+        let per_prefix_max = self.limits.opening_per_prefix_max;
+        let per_site_max = per_prefix_max.saturating_mul(SITE_PREFIXES);
+        for (network, max, refusal) in [
+            (networks.prefix, per_prefix_max, Refusal::PrefixFull),
+            (networks.site, per_site_max, Refusal::PrefixFull),
+            (Network::ALL, self.limits.opening_max, Refusal::Full),
+        ] {
+            let is_full = census.openings.count(network) >= max;
+            if is_full && !census.openings.displace(network, &networks) {
+                return Err(refusal);
+            }
+        }
         census.connections += 1;
-        census.opening += 1;
-        let of_prefix = census.population_by_prefix.entry(prefix).or_default();
-        of_prefix.connections += 1;
-        of_prefix.opening += 1;
+        let of_prefix = census.connections_by_prefix.entry(networks.prefix);
+        *of_prefix.or_default() += 1;
+        let (number, displaced) = census.openings.insert(networks);
         drop(census);
         Ok(Ticket {
             admission: Arc::clone(self),
-            prefix,
-            opening: AtomicBool::new(true),
+            networks,
+            number,
+            displaced,
         })
     }
 
@@ -128,31 +110,26 @@ impl Admission {
         self.census().connections
     }
 
-    fn settle(&self, prefix: Prefix) {
-        let mut census = self.census();
-        census.opening -= 1;
-        if let Some(of_prefix) = census.population_by_prefix.get_mut(&prefix) {
-            of_prefix.opening -= 1;
-        }
-    }
-
-    fn release(&self, prefix: Prefix) {
-        let mut census = self.census();
-        census.connections -= 1;
-        if let Some(of_prefix) = census.population_by_prefix.get_mut(&prefix) {
-            of_prefix.connections -= 1;
-            if of_prefix.connections == 0 {
-                census.population_by_prefix.remove(&prefix);
-            }
-        }
-        if census.connections == 0 {
-            self.emptied.notify_waiters();
-        }
-    }
-
     fn census(&self) -> MutexGuard<'_, Census> {
         // Every update is complete before anything can panic, so the counts hold.
         self.census.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Census {
+    fn of_prefix(&self, prefix: Network) -> usize {
+        let count = self.connections_by_prefix.get(&prefix);
+        count.copied().unwrap_or(0)
+    }
+
+    fn leave(&mut self, prefix: Network) {
+        self.connections -= 1;
+        if let Some(count) = self.connections_by_prefix.get_mut(&prefix) {
+            *count -= 1;
+            if *count == 0 {
+                self.connections_by_prefix.remove(&prefix);
+            }
+        }
     }
 }
 
@@ -160,28 +137,39 @@ impl Admission {
 #[derive(Debug)]
 pub(crate) struct Ticket {
     admission: Arc<Admission>,
-    prefix: Prefix,
-    opening: AtomicBool,
+    networks: Networks,
+    /// Among those without a session.
+    number: u64,
+    displaced: Arc<Displaced>,
 }
 
 impl Ticket {
     /// The connection has a session now: it no longer counts as a stranger.
     pub(crate) fn settle(&self) {
-        if self.opening.swap(false, Ordering::Relaxed) {
-            self.admission.settle(self.prefix);
-        }
+        let mut census = self.admission.census();
+        census.openings.remove(&self.networks, self.number);
+    }
+
+    /// Waits until the place has been given to a newcomer, which ends the connection.
+    pub(crate) async fn displaced(&self) {
+        self.displaced.wait().await;
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.settle();
-        self.admission.release(self.prefix);
+        let mut census = self.admission.census();
+        census.openings.remove(&self.networks, self.number);
+        census.leave(self.networks.prefix);
+        if census.connections == 0 {
+            self.admission.emptied.notify_waiters();
+        }
     }
 }
 
-/// What access providers hand to one household (RFC 6177 §2).
-const PREFIX_BITS_V6: u32 = 56;
+/// So many prefixes that have all they may fill the network around them, an IPv6 /48 or an IPv4 /24: else
+/// whoever has one could fill the gateway.
+const SITE_PREFIXES: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -200,7 +188,7 @@ mod tests {
         assert_eq!(admission.admit(ip("192.0.2.3")).err(), Some(Refusal::Full));
         drop((first, second, other));
         assert_eq!(admission.connections(), 0);
-        assert!(admission.census().population_by_prefix.is_empty());
+        assert!(admission.census().connections_by_prefix.is_empty());
     }
 
     #[test]
@@ -224,15 +212,112 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_one_household_share_a_prefix() {
+    fn no_number_of_addresses_keeps_a_newcomer_from_elsewhere_out() {
+        for greedy in [
+            (0..32)
+                .map(|host| format!("192.0.2.{host}"))
+                .collect::<Vec<_>>(),
+            (0..32).map(|host| format!("198.51.{host}.1")).collect(),
+            (0..32)
+                .map(|house| format!("2001:db8:0:{house:x}00::1"))
+                .collect(),
+            (0..32)
+                .map(|site| format!("2001:db8:{site:x}::1"))
+                .collect(),
+        ] {
+            let admission = Admission::new(Limits {
+                opening_max: 64,
+                opening_per_prefix_max: 16,
+                ..Limits::default()
+            });
+            let taken = greedy.iter().cycle().take(64);
+            let taken: Vec<_> = taken
+                .map(|text| admission.admit(ip(text)).expect("room"))
+                .collect();
+            assert!(admission.admit(ip(&greedy[0])).is_err());
+            let newcomers = ["203.0.113.7", "2001:db9::1"];
+            let newcomers =
+                newcomers.map(|text| admission.admit(ip(text)).expect("others have more"));
+            let displaced = taken.iter().filter(|ticket| ticket.displaced.is_so());
+            assert_eq!(displaced.count(), 2);
+            assert_eq!(admission.census().openings.count(Network::ALL), 64);
+            drop((taken, newcomers));
+            assert_eq!(admission.connections(), 0);
+            assert!(admission.census().openings.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_oldest_of_the_fullest_network_gives_way() {
+        let admission = Admission::new(Limits {
+            opening_max: 6,
+            ..Limits::default()
+        });
+        let sources = [
+            "203.0.113.1",
+            "192.0.2.2",
+            "192.0.2.1",
+            "192.0.2.1",
+            "192.0.2.1",
+            "192.0.2.2",
+        ];
+        let taken = sources.map(|text| admission.admit(ip(text)).expect("room"));
+        let settled = admission
+            .admit(ip("203.0.113.2"))
+            .expect("others have more");
+        let displaced = taken.each_ref().map(|ticket| ticket.displaced.is_so());
+        assert_eq!(displaced, [false, false, true, false, false, false]);
+        // Whoever has a session stays.
+        taken[3].settle();
+        settled.settle();
+        let _place_of_the_settled =
+            [(); 2].map(|()| admission.admit(ip("203.0.113.3")).expect("room"));
+        assert!(!taken[3].displaced.is_so());
+        assert!(!settled.displaced.is_so());
+    }
+
+    #[test]
+    fn a_site_of_many_households_has_as_many_places_as_a_few_of_them() {
+        let admission = Admission::new(Limits {
+            opening_per_prefix_max: 2,
+            ..Limits::default()
+        });
+        let house = |number: usize| ip(&format!("2001:db8:0:{number:x}00::1"));
+        let taken = (0..8).map(|number| admission.admit(house(number % 4)).expect("room"));
+        let taken: Vec<_> = taken.collect();
+        assert_eq!(admission.admit(house(0)).err(), Some(Refusal::PrefixFull));
+        // A neighbour that has none gets one of theirs, and the next site is not concerned.
+        let neighbour = admission.admit(house(4)).expect("others have more");
         assert_eq!(
-            Prefix::of(ip("2001:db8:0:ab00::1")),
-            Prefix::of(ip("2001:db8:0:abff::2"))
+            taken
+                .iter()
+                .filter(|ticket| ticket.displaced.is_so())
+                .count(),
+            1
         );
-        assert_ne!(
-            Prefix::of(ip("2001:db8:0:ab00::1")),
-            Prefix::of(ip("2001:db8:0:ac00::1"))
-        );
+        let next = admission.admit(ip("2001:db8:1::1")).expect("room");
+        drop((taken, neighbour, next));
+        assert!(admission.census().openings.is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_has_lost_its_place_is_told_whenever_it_asks() {
+        let admission = Admission::new(Limits {
+            opening_max: 2,
+            ..Limits::default()
+        });
+        let [first, _second] = [(); 2].map(|()| admission.admit(ip("192.0.2.1")).expect("room"));
+        let mut told = std::pin::pin!(first.displaced());
+        tokio::select! {
+            biased;
+            () = &mut told => panic!("it has its place"),
+            () = tokio::task::yield_now() => {}
+        }
+        let _newcomer = admission
+            .admit(ip("203.0.113.1"))
+            .expect("others have more");
+        told.await;
+        first.displaced().await;
     }
 
     #[test]

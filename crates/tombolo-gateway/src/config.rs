@@ -69,9 +69,10 @@ pub struct Limits {
     /// address, and so do test machines.
     pub connections_per_prefix_max: usize,
     /// Connections that have no session (yet): handshakes, HTTP requests, devices before `Hello`.
-    /// Whoever needs no token to open them must not keep all places from those who have one.
+    /// Whoever needs no token to open them must not keep all places from those who have one. For a
+    /// newcomer beyond, the oldest one is closed of the network that has most of them.
     pub opening_max: usize,
-    /// Of those, from one source prefix.
+    /// Of those, from one source prefix; four times as many from an IPv4 /24 or an IPv6 /48.
     pub opening_per_prefix_max: usize,
     /// From this many connections without a session on, QUIC clients have to prove their address
     /// with a round trip (Retry, RFC 9000 §8.1.2) before they cost a handshake.

@@ -116,7 +116,6 @@ async fn session(
     })?;
     let response = websocket::bounded(upgrade).on_upgrade(move |socket| async move {
         let (sender, receiver) = websocket::split(socket, shared.limits.idle_timeout);
-        let mut phase = shared.phase();
         let info = ConnectionInfo {
             remote: source.addr,
             transport: TransportKind::WebSocket,
@@ -126,10 +125,8 @@ async fn session(
             ticket: &source.ticket,
             hello_deadline: Instant::now() + shared.limits.hello_timeout,
         };
-        tokio::select! {
-            () = connection::run(caller, sender, receiver, &shared) => {}
-            () = phase.closed() => {}
-        }
+        let conversation = connection::run(caller, sender, receiver, &shared);
+        shared.hold(&source.ticket, conversation).await;
     });
     Ok(response)
 }

@@ -58,11 +58,9 @@ pub(crate) async fn serve(
         };
         let (tls, router, shared) = (tls.clone(), router.clone(), Arc::clone(&shared));
         tokio::spawn(async move {
-            let mut phase = shared.phase();
-            tokio::select! {
-                () = connection(tcp, Source { addr, ticket }, tls, router, &shared) => {}
-                () = phase.closed() => {}
-            }
+            let held = Arc::clone(&ticket);
+            let connection = connection(tcp, Source { addr, ticket }, tls, router, &shared);
+            shared.hold(&held, connection).await;
         });
     }
 }

@@ -140,11 +140,8 @@ fn admit(incoming: Incoming, shared: &Arc<Shared>) {
     };
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
-        let mut phase = shared.phase();
-        tokio::select! {
-            () = converse(incoming, addr, &ticket, &shared) => {}
-            () = phase.closed() => {}
-        }
+        let conversation = converse(incoming, addr, &ticket, &shared);
+        shared.hold(&ticket, conversation).await;
     });
 }
 

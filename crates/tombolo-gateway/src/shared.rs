@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tombolo_services::Services;
 use tombolo_wire::token::SigningKey;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Ticket};
 use crate::api_keys::{ApiKey, ApiKeys};
 use crate::config::Limits;
 use crate::stats::Counters;
@@ -81,6 +81,17 @@ impl Shared {
             *current = phase.max(*current);
             is_forward
         });
+    }
+
+    /// Runs what a connection does until it is over, the gateway is closed, or the connection's place is a
+    /// newcomer's.
+    pub(crate) async fn hold(&self, ticket: &Ticket, work: impl Future<Output = ()>) {
+        let mut phase = self.phase();
+        tokio::select! {
+            () = work => {}
+            () = phase.closed() => {}
+            () = ticket.displaced() => self.counters.displaced.add(),
+        }
     }
 
     pub(crate) fn phase(&self) -> PhaseWatch {

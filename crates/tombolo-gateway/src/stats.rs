@@ -21,6 +21,8 @@ pub struct Stats {
     pub refused_full: u64,
     /// Connections not taken: their source prefix had too many, or too many without a session.
     pub refused_prefix_full: u64,
+    /// Connections without a session whose places newcomers got.
+    pub displaced: u64,
     /// Clients sent back to prove their address first.
     pub retries: u64,
     /// TLS or QUIC handshakes that failed, a wrong application protocol included.
@@ -56,6 +58,7 @@ pub(crate) struct Counters {
     rejected: ByCode,
     pub(crate) refused_full: Counter,
     pub(crate) refused_prefix_full: Counter,
+    pub(crate) displaced: Counter,
     pub(crate) retries: Counter,
     pub(crate) handshakes_failed: Counter,
     pub(crate) hellos_late: Counter,
@@ -100,6 +103,7 @@ impl Counters {
             rejected,
             refused_full: self.refused_full.value(),
             refused_prefix_full: self.refused_prefix_full.value(),
+            displaced: self.displaced.value(),
             retries: self.retries.value(),
             handshakes_failed: self.handshakes_failed.value(),
             hellos_late: self.hellos_late.value(),

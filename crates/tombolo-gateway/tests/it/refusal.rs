@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -5,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::SinkExt as _;
 use serde_json::json;
 use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use tombolo_wire::frame::FRAME_BYTES_MAX;
 use tombolo_wire::token::SigningKey;
@@ -256,6 +257,27 @@ async fn those_who_say_no_hello_leave_the_places_of_sessions_alone() {
         next.hello(&token("bob")).await;
     }
     assert_eq!(fixture.gateway.stats().refused_prefix_full, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_oldest_that_says_no_hello_gives_its_place_to_a_newcomer_from_elsewhere() {
+    for transport in TRANSPORTS {
+        let fixture = Fixture::start_with(|config| {
+            config.limits.opening_max = 2;
+            config.limits.hello_timeout = Duration::from_secs(60);
+        });
+        let mut first = fixture.connect(transport).await;
+        let mut second = fixture.connect(transport).await;
+        let newcomer = TcpSocket::new_v4().expect("a socket");
+        let elsewhere = SocketAddr::from(([127, 0, 0, 2], 0));
+        newcomer.bind(elsewhere).expect("loopback has it");
+        let newcomer = newcomer.connect(fixture.server.addr).await;
+        let _newcomer = newcomer.expect("the system takes it");
+        assert_eq!(first.receive().await, None, "{transport:?}");
+        let stats = fixture.stats_when(|stats| stats.displaced == 1).await;
+        assert_eq!(stats.refused_full, 0);
+        second.hello(&token("alice")).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
