@@ -4,12 +4,14 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
 use crate::config::Limits;
 use crate::network::{Network, Networks};
 use crate::openings::{Displaced, Openings};
+use crate::pace::{Pace, SITE_PREFIXES, TooFast};
 
 /// Why a connection is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +21,10 @@ pub(crate) enum Refusal {
     Full,
     /// The source prefix does, or the larger network that it is in.
     PrefixFull,
+    /// All together begin as many handshakes in a second as they may.
+    Pace,
+    /// The source prefix does, or a larger network that it is in.
+    PrefixPace,
 }
 
 /// Counts connections of both transports; shared by all listeners of a gateway.
@@ -29,8 +35,9 @@ pub(crate) struct Admission {
     emptied: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Census {
+    pace: Pace,
     connections: usize,
     /// Never iterated; an entry goes away with its last connection.
     connections_by_prefix: HashMap<Network, usize>,
@@ -39,20 +46,29 @@ struct Census {
 }
 
 impl Admission {
-    pub(crate) fn new(limits: Limits) -> Arc<Self> {
+    pub(crate) fn new(limits: Limits, now: Instant) -> Arc<Self> {
+        let per_prefix = limits.handshakes_per_second_per_prefix_max;
+        let census = Census {
+            pace: Pace::new(now, limits.handshakes_per_second_max, per_prefix),
+            connections: 0,
+            connections_by_prefix: HashMap::new(),
+            openings: Openings::default(),
+        };
         Arc::new(Self {
             limits,
-            census: Mutex::default(),
+            census: Mutex::new(census),
             emptied: Notify::new(),
         })
     }
 
-    /// Whether an address has to be validated (RFC 9000 §8.1.2) before it costs a handshake.
-    pub(crate) fn wants_validation(&self, source: IpAddr) -> bool {
-        let census = self.census();
-        let of_prefix = census.openings.count(Networks::of(source).prefix);
+    /// Whether an address has to be validated (RFC 9000 §8.1.2) before it costs a handshake. So those who
+    /// pretend to be somewhere leave half of each pace to those who are there.
+    pub(crate) fn wants_validation(&self, now: Instant, source: IpAddr) -> bool {
+        let networks = Networks::of(source);
+        let mut census = self.census();
         census.openings.count(Network::ALL) >= self.limits.unvalidated_max
-            || of_prefix >= self.limits.unvalidated_per_prefix_max
+            || census.openings.count(networks.prefix) >= self.limits.unvalidated_per_prefix_max
+            || census.pace.is_short(now, &networks)
     }
 
     /// Takes a connection in, for as long as the ticket lives. Where all places of those without a
@@ -61,9 +77,10 @@ impl Admission {
     /// # Errors
     ///
     /// A bound is reached.
-    pub(crate) fn admit(self: &Arc<Self>, source: IpAddr) -> Result<Ticket, Refusal> {
+    pub(crate) fn admit(self: &Arc<Self>, now: Instant, source: IpAddr) -> Result<Ticket, Refusal> {
         let networks = Networks::of(source);
         let mut census = self.census();
+        census.pace.take(now, &networks)?;
         if census.connections >= self.limits.connections_max {
             return Err(Refusal::Full);
         }
@@ -71,7 +88,7 @@ impl Admission {
             return Err(Refusal::PrefixFull);
         }
         let per_prefix_max = self.limits.opening_per_prefix_max;
-        let per_site_max = per_prefix_max.saturating_mul(SITE_PREFIXES);
+        let per_site_max = per_prefix_max.saturating_mul(SITE_PREFIXES as usize);
         for (network, max, refusal) in [
             (networks.prefix, per_prefix_max, Refusal::PrefixFull),
             (networks.site, per_site_max, Refusal::PrefixFull),
@@ -113,6 +130,15 @@ impl Admission {
     fn census(&self) -> MutexGuard<'_, Census> {
         // Every update is complete before anything can panic, so the counts hold.
         self.census.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<TooFast> for Refusal {
+    fn from(too_fast: TooFast) -> Self {
+        match too_fast {
+            TooFast::All => Self::Pace,
+            TooFast::Network => Self::PrefixPace,
+        }
     }
 }
 
@@ -167,25 +193,24 @@ impl Drop for Ticket {
     }
 }
 
-/// So many prefixes that have all they may fill the network around them, an IPv6 /48 or an IPv4 /24: else
-/// whoever has one could fill the gateway.
-const SITE_PREFIXES: usize = 4;
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_full_prefix_leaves_room_for_others() {
-        let admission = Admission::new(limits());
-        let first = admission.admit(ip("192.0.2.1")).expect("room");
-        let second = admission.admit(ip("::ffff:192.0.2.1")).expect("room");
+        let admission = gate(limits());
+        let first = admit(&admission, ip("192.0.2.1")).expect("room");
+        let second = admit(&admission, ip("::ffff:192.0.2.1")).expect("room");
         assert_eq!(
-            admission.admit(ip("192.0.2.1")).err(),
+            admit(&admission, ip("192.0.2.1")).err(),
             Some(Refusal::PrefixFull)
         );
-        let other = admission.admit(ip("192.0.2.2")).expect("room");
-        assert_eq!(admission.admit(ip("192.0.2.3")).err(), Some(Refusal::Full));
+        let other = admit(&admission, ip("192.0.2.2")).expect("room");
+        assert_eq!(
+            admit(&admission, ip("192.0.2.3")).err(),
+            Some(Refusal::Full)
+        );
         drop((first, second, other));
         assert_eq!(admission.connections(), 0);
         assert!(admission.census().connections_by_prefix.is_empty());
@@ -193,20 +218,20 @@ mod tests {
 
     #[test]
     fn strangers_leave_room_for_those_who_have_sessions() {
-        let admission = Admission::new(Limits {
+        let admission = gate(Limits {
             opening_max: 2,
             opening_per_prefix_max: 1,
             ..Limits::default()
         });
-        let first = admission.admit(ip("192.0.2.1")).expect("room");
-        let again = admission.admit(ip("192.0.2.1"));
+        let first = admit(&admission, ip("192.0.2.1")).expect("room");
+        let again = admit(&admission, ip("192.0.2.1"));
         assert_eq!(again.err(), Some(Refusal::PrefixFull));
-        let second = admission.admit(ip("192.0.2.2")).expect("room");
-        let third = admission.admit(ip("192.0.2.3"));
+        let second = admit(&admission, ip("192.0.2.2")).expect("room");
+        let third = admit(&admission, ip("192.0.2.3"));
         assert_eq!(third.err(), Some(Refusal::Full));
 
         first.settle();
-        let again = admission.admit(ip("192.0.2.1")).expect("room");
+        let again = admit(&admission, ip("192.0.2.1")).expect("room");
         drop((first, second, again));
         assert_eq!(admission.connections(), 0);
     }
@@ -225,19 +250,19 @@ mod tests {
                 .map(|site| format!("2001:db8:{site:x}::1"))
                 .collect(),
         ] {
-            let admission = Admission::new(Limits {
+            let admission = gate(Limits {
                 opening_max: 64,
                 opening_per_prefix_max: 16,
                 ..Limits::default()
             });
             let taken = greedy.iter().cycle().take(64);
             let taken: Vec<_> = taken
-                .map(|text| admission.admit(ip(text)).expect("room"))
+                .map(|text| admit(&admission, ip(text)).expect("room"))
                 .collect();
-            assert!(admission.admit(ip(&greedy[0])).is_err());
+            assert!(admit(&admission, ip(&greedy[0])).is_err());
             let newcomers = ["203.0.113.7", "2001:db9::1"];
             let newcomers =
-                newcomers.map(|text| admission.admit(ip(text)).expect("others have more"));
+                newcomers.map(|text| admit(&admission, ip(text)).expect("others have more"));
             let displaced = taken.iter().filter(|ticket| ticket.displaced.is_so());
             assert_eq!(displaced.count(), 2);
             assert_eq!(admission.census().openings.count(Network::ALL), 64);
@@ -249,7 +274,7 @@ mod tests {
 
     #[test]
     fn the_oldest_of_the_fullest_network_gives_way() {
-        let admission = Admission::new(Limits {
+        let admission = gate(Limits {
             opening_max: 6,
             ..Limits::default()
         });
@@ -261,33 +286,31 @@ mod tests {
             "192.0.2.1",
             "192.0.2.2",
         ];
-        let taken = sources.map(|text| admission.admit(ip(text)).expect("room"));
-        let settled = admission
-            .admit(ip("203.0.113.2"))
-            .expect("others have more");
+        let taken = sources.map(|text| admit(&admission, ip(text)).expect("room"));
+        let settled = admit(&admission, ip("203.0.113.2")).expect("others have more");
         let displaced = taken.each_ref().map(|ticket| ticket.displaced.is_so());
         assert_eq!(displaced, [false, false, true, false, false, false]);
         // Whoever has a session stays.
         taken[3].settle();
         settled.settle();
         let _place_of_the_settled =
-            [(); 2].map(|()| admission.admit(ip("203.0.113.3")).expect("room"));
+            [(); 2].map(|()| admit(&admission, ip("203.0.113.3")).expect("room"));
         assert!(!taken[3].displaced.is_so());
         assert!(!settled.displaced.is_so());
     }
 
     #[test]
     fn a_site_of_many_households_has_as_many_places_as_a_few_of_them() {
-        let admission = Admission::new(Limits {
+        let admission = gate(Limits {
             opening_per_prefix_max: 2,
             ..Limits::default()
         });
         let house = |number: usize| ip(&format!("2001:db8:0:{number:x}00::1"));
-        let taken = (0..8).map(|number| admission.admit(house(number % 4)).expect("room"));
+        let taken = (0..8).map(|number| admit(&admission, house(number % 4)).expect("room"));
         let taken: Vec<_> = taken.collect();
-        assert_eq!(admission.admit(house(0)).err(), Some(Refusal::PrefixFull));
+        assert_eq!(admit(&admission, house(0)).err(), Some(Refusal::PrefixFull));
         // A neighbour that has none gets one of theirs, and the next site is not concerned.
-        let neighbour = admission.admit(house(4)).expect("others have more");
+        let neighbour = admit(&admission, house(4)).expect("others have more");
         assert_eq!(
             taken
                 .iter()
@@ -295,44 +318,89 @@ mod tests {
                 .count(),
             1
         );
-        let next = admission.admit(ip("2001:db8:1::1")).expect("room");
+        let next = admit(&admission, ip("2001:db8:1::1")).expect("room");
         drop((taken, neighbour, next));
         assert!(admission.census().openings.is_empty());
     }
 
     #[tokio::test]
     async fn who_has_lost_its_place_is_told_whenever_it_asks() {
-        let admission = Admission::new(Limits {
+        let admission = gate(Limits {
             opening_max: 2,
             ..Limits::default()
         });
-        let [first, _second] = [(); 2].map(|()| admission.admit(ip("192.0.2.1")).expect("room"));
+        let [first, _second] = [(); 2].map(|()| admit(&admission, ip("192.0.2.1")).expect("room"));
         let mut told = std::pin::pin!(first.displaced());
         tokio::select! {
             biased;
             () = &mut told => panic!("it has its place"),
             () = tokio::task::yield_now() => {}
         }
-        let _newcomer = admission
-            .admit(ip("203.0.113.1"))
-            .expect("others have more");
+        let _newcomer = admit(&admission, ip("203.0.113.1")).expect("others have more");
         told.await;
         first.displaced().await;
     }
 
     #[test]
     fn strangers_have_to_validate_until_the_others_have_sessions() {
-        let admission = Admission::new(limits());
-        let ticket = admission.admit(ip("192.0.2.1")).expect("room");
+        let admission = gate(limits());
+        let ticket = admit(&admission, ip("192.0.2.1")).expect("room");
         assert!(
-            admission.wants_validation(ip("192.0.2.1")),
+            admission.wants_validation(Instant::now(), ip("192.0.2.1")),
             "its prefix has one stranger"
         );
-        assert!(!admission.wants_validation(ip("192.0.2.2")));
+        assert!(!admission.wants_validation(Instant::now(), ip("192.0.2.2")));
         ticket.settle();
-        assert!(!admission.wants_validation(ip("192.0.2.1")));
+        assert!(!admission.wants_validation(Instant::now(), ip("192.0.2.1")));
         drop(ticket);
-        assert!(!admission.wants_validation(ip("192.0.2.1")));
+        assert!(!admission.wants_validation(Instant::now(), ip("192.0.2.1")));
+    }
+
+    #[test]
+    fn whoever_begins_too_many_handshakes_is_refused_before_it_displaces_anybody() {
+        let admission = gate(Limits {
+            opening_max: 2,
+            handshakes_per_second_max: 2,
+            handshakes_per_second_per_prefix_max: 1,
+            ..Limits::default()
+        });
+        let now = Instant::now();
+        let admit = |text| admission.admit(now, ip(text));
+        let first = ["192.0.2.1"; 4].map(|text| admit(text).ok());
+        assert_eq!(first.iter().flatten().count(), 2, "places");
+        assert_eq!(admit("192.0.2.1").err(), Some(Refusal::PrefixPace));
+        let newcomers = ["198.51.100.1", "203.0.113.1", "2001:db8::1", "2001:db9::1"];
+        let _newcomers = newcomers.map(|text| admit(text).ok());
+        assert_eq!(admit("2001:dba::1").err(), Some(Refusal::Pace));
+        let displaced = first
+            .iter()
+            .flatten()
+            .filter(|ticket| ticket.displaced.is_so());
+        assert_eq!(displaced.count(), 1);
+    }
+
+    #[test]
+    fn pretended_addresses_leave_half_of_a_pace_to_those_that_are_proven() {
+        let admission = gate(Limits {
+            handshakes_per_second_per_prefix_max: 1,
+            ..Limits::default()
+        });
+        let now = Instant::now();
+        let source = ip("192.0.2.1");
+        for _ in 0..2 {
+            assert!(!admission.wants_validation(now, source));
+            drop(admission.admit(now, source).expect("there are more"));
+        }
+        assert!(admission.wants_validation(now, source));
+        assert!(admission.admit(now, source).is_ok());
+    }
+
+    fn gate(limits: Limits) -> Arc<Admission> {
+        Admission::new(limits, Instant::now())
+    }
+
+    fn admit(admission: &Arc<Admission>, source: IpAddr) -> Result<Ticket, Refusal> {
+        admission.admit(Instant::now(), source)
     }
 
     fn limits() -> Limits {

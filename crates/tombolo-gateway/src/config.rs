@@ -74,6 +74,12 @@ pub struct Limits {
     pub opening_max: usize,
     /// Of those, from one source prefix; four times as many from an IPv4 /24 or an IPv6 /48.
     pub opening_per_prefix_max: usize,
+    /// Handshakes of QUIC and TLS begun in a second, each of which takes some tenths of a millisecond of a
+    /// core; four times as many at once after a pause, since all devices of a node that has died come at
+    /// once. An IPv4 /16 or an IPv6 /40 has half of them. 2,000 for each core by default.
+    pub handshakes_per_second_max: u32,
+    /// Of those, from one source prefix; four times as many from an IPv4 /24 or an IPv6 /48.
+    pub handshakes_per_second_per_prefix_max: u32,
     /// From this many connections without a session on, QUIC clients have to prove their address
     /// with a round trip (Retry, RFC 9000 §8.1.2) before they cost a handshake.
     pub unvalidated_max: usize,
@@ -99,6 +105,8 @@ impl Default for Limits {
             connections_per_prefix_max: 4_096,
             opening_max: 8_192,
             opening_per_prefix_max: 256,
+            handshakes_per_second_max: HANDSHAKES_PER_CORE.saturating_mul(cores()),
+            handshakes_per_second_per_prefix_max: 500,
             unvalidated_max: 1_024,
             unvalidated_per_prefix_max: 64,
             hello_timeout: Duration::from_secs(5),
@@ -109,3 +117,10 @@ impl Default for Limits {
         }
     }
 }
+
+fn cores() -> u32 {
+    let cores = std::thread::available_parallelism();
+    cores.map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
+}
+
+const HANDSHAKES_PER_CORE: u32 = 2_000;

@@ -11,7 +11,7 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
@@ -48,7 +48,8 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        let ticket = match shared.admission.admit(addr.ip()) {
+        let now = Instant::now().into_std();
+        let ticket = match shared.admission.admit(now, addr.ip()) {
             Ok(ticket) => Arc::new(ticket),
             Err(refusal) => {
                 shared.counters.refuse(refusal);

@@ -11,7 +11,7 @@
 //! What the frames mean is the business of `tombolo-services`; the gateway brings them there and
 //! back, the same way for both transports (`connection`), and protects the node from strangers:
 //! bounds on connections, in all and per source prefix (`admission`), places that the fullest network
-//! gives to a newcomer (`openings`), deadlines until a `Hello` is there, address validation under load, receive windows of two frames. Whoever is refused is
+//! gives to a newcomer (`openings`), a pace of handshakes (`pace`), deadlines until a `Hello` is there, address validation under load, receive windows of two frames. Whoever is refused is
 //! told why in a `Reject`, and counted in [`Stats`].
 //!
 //! ```no_run
@@ -47,6 +47,7 @@ mod https;
 mod listen;
 mod network;
 mod openings;
+mod pace;
 mod quic;
 mod shared;
 mod stats;

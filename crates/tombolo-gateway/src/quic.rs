@@ -122,14 +122,15 @@ pub(crate) async fn serve(endpoint: Endpoint, shared: Arc<Shared>) {
 
 fn admit(incoming: Incoming, shared: &Arc<Shared>) {
     let addr = incoming.remote_address();
-    if !incoming.remote_address_validated() && shared.admission.wants_validation(addr.ip()) {
+    let now = Instant::now().into_std();
+    if !incoming.remote_address_validated() && shared.admission.wants_validation(now, addr.ip()) {
         shared.counters.retries.add();
         if incoming.retry().is_err() {
             debug!(%addr, "cannot ask for address validation");
         }
         return;
     }
-    let ticket = match shared.admission.admit(addr.ip()) {
+    let ticket = match shared.admission.admit(now, addr.ip()) {
         Ok(ticket) => ticket,
         Err(refusal) => {
             shared.counters.refuse(refusal);

@@ -42,7 +42,7 @@ impl Shared {
         api_keys: Vec<ApiKey>,
     ) -> Self {
         Self {
-            admission: Admission::new(limits.clone()),
+            admission: Admission::new(limits.clone(), Instant::now().into_std()),
             limits,
             services,
             counters: Counters::default(),

@@ -21,6 +21,10 @@ pub struct Stats {
     pub refused_full: u64,
     /// Connections not taken: their source prefix had too many, or too many without a session.
     pub refused_prefix_full: u64,
+    /// Connections not taken: all together began too many handshakes.
+    pub refused_pace: u64,
+    /// Connections not taken: their source prefix, or a network around it, began too many handshakes.
+    pub refused_prefix_pace: u64,
     /// Connections without a session whose places newcomers got.
     pub displaced: u64,
     /// Clients sent back to prove their address first.
@@ -58,6 +62,8 @@ pub(crate) struct Counters {
     rejected: ByCode,
     pub(crate) refused_full: Counter,
     pub(crate) refused_prefix_full: Counter,
+    pub(crate) refused_pace: Counter,
+    pub(crate) refused_prefix_pace: Counter,
     pub(crate) displaced: Counter,
     pub(crate) retries: Counter,
     pub(crate) handshakes_failed: Counter,
@@ -87,6 +93,8 @@ impl Counters {
         match refusal {
             Refusal::Full => self.refused_full.add(),
             Refusal::PrefixFull => self.refused_prefix_full.add(),
+            Refusal::Pace => self.refused_pace.add(),
+            Refusal::PrefixPace => self.refused_prefix_pace.add(),
         }
     }
 
@@ -103,6 +111,8 @@ impl Counters {
             rejected,
             refused_full: self.refused_full.value(),
             refused_prefix_full: self.refused_prefix_full.value(),
+            refused_pace: self.refused_pace.value(),
+            refused_prefix_pace: self.refused_prefix_pace.value(),
             displaced: self.displaced.value(),
             retries: self.retries.value(),
             handshakes_failed: self.handshakes_failed.value(),

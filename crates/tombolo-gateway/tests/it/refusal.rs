@@ -11,9 +11,10 @@ use tokio_tungstenite::tungstenite::Message;
 use tombolo_wire::frame::FRAME_BYTES_MAX;
 use tombolo_wire::token::SigningKey;
 use tombolo_wire::v1::client_frame::Body as Up;
-use tombolo_wire::v1::{ErrorCode, Ping};
+use tombolo_wire::v1::server_frame::Body as Down;
+use tombolo_wire::v1::{ErrorCode, Ping, ServerFrame};
 
-use crate::device::{Device, TRANSPORTS, Transport, hello};
+use crate::device::{Device, PATIENCE, TRANSPORTS, Transport, hello};
 use crate::fixture::{Fixture, KID, SECRET, token, unix_now};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -257,6 +258,25 @@ async fn those_who_say_no_hello_leave_the_places_of_sessions_alone() {
         next.hello(&token("bob")).await;
     }
     assert_eq!(fixture.gateway.stats().refused_prefix_full, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_have_a_pace_and_those_who_are_there_stay() {
+    let fixture = Fixture::start_with(|config| {
+        config.limits.handshakes_per_second_per_prefix_max = 1;
+    });
+    let mut device = fixture.connect(Transport::Quic).await;
+    device.hello(&token("alice")).await;
+    let refused = async {
+        while fixture.gateway.stats().refused_prefix_pace == 0 {
+            let _ = TcpStream::connect(fixture.server.addr).await;
+        }
+    };
+    let refused = tokio::time::timeout(PATIENCE, refused).await;
+    refused.expect("nobody may begin so many");
+    device.send(Up::Ping(Ping { nonce: 1 }), 0).await;
+    let pong = |frame: ServerFrame| matches!(frame.body, Some(Down::Pong(_))).then_some(());
+    device.receive_until(pong).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
