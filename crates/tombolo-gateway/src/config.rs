@@ -3,6 +3,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tombolo_services::Config;
 use tombolo_wire::token::SigningKey;
 
 use crate::api_keys::ApiKey;
@@ -63,7 +64,8 @@ impl fmt::Debug for GatewayConfig {
 #[non_exhaustive]
 pub struct Limits {
     /// Connections of both transports, HTTP requests included. Each costs up to about 1 MiB when
-    /// its buffers are full, 50 KiB when idle.
+    /// its buffers are full, 50 KiB when idle. By default as many as there may be sessions, and
+    /// connections without one.
     pub connections_max: usize,
     /// Of those, from one source prefix: an IPv4 address or an IPv6 /56. Whole offices share one
     /// address, and so do test machines.
@@ -101,9 +103,9 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections_max: 65_536,
+            connections_max: Config::default().sessions_max + OPENING_MAX,
             connections_per_prefix_max: 4_096,
-            opening_max: 8_192,
+            opening_max: OPENING_MAX,
             opening_per_prefix_max: 256,
             handshakes_per_second_max: HANDSHAKES_PER_CORE.saturating_mul(cores()),
             handshakes_per_second_per_prefix_max: 500,
@@ -123,4 +125,6 @@ fn cores() -> u32 {
     cores.map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
 }
 
+/// Hundreds of megabytes are not for strangers.
+const OPENING_MAX: usize = 8_192;
 const HANDSHAKES_PER_CORE: u32 = 2_000;

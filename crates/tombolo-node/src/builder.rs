@@ -12,6 +12,7 @@ use tombolo_wire::token::KeySet;
 use tombolo_wire::{CertificatePin, NodeId};
 
 use crate::certificate::Certificate;
+use crate::connections::ConnectionConfig;
 use crate::error::StartError;
 use crate::http_hooks::HttpHooksConfig;
 use crate::node::Node;
@@ -45,6 +46,7 @@ pub struct NodeBuilder {
     pub(crate) http_hooks: Option<HttpHooksConfig>,
     pub(crate) pools: Vec<MatchPool>,
     pub(crate) fields: FieldConfig,
+    pub(crate) connections: ConnectionConfig,
     pub(crate) sessions: SessionConfig,
     pub(crate) social: SocialConfig,
     pub(crate) webhook: Option<WebhookConfig>,
@@ -111,6 +113,7 @@ impl NodeBuilder {
             http_hooks: None,
             pools: Vec::new(),
             fields: FieldConfig::default(),
+            connections: ConnectionConfig::default(),
             sessions: SessionConfig::default(),
             social: SocialConfig::default(),
             webhook: None,
@@ -281,6 +284,13 @@ impl NodeBuilder {
         self
     }
 
+    /// How many connections the node takes, and how fast.
+    #[must_use]
+    pub fn connections(mut self, config: ConnectionConfig) -> Self {
+        self.connections = config;
+        self
+    }
+
     /// How sessions are here: all nodes of a cluster have the same limit for users, and the same policy for
     /// their further sessions.
     #[must_use]
@@ -391,6 +401,10 @@ impl NodeBuilder {
             ),
             ("how fields behave (`fields`)", self.fields == other.fields),
             (
+                "how many connections there may be (`connections`)",
+                self.connections == other.connections,
+            ),
+            (
                 "how sessions are (`sessions`)",
                 self.sessions == other.sessions,
             ),
@@ -456,6 +470,8 @@ mod tests {
         let sealed = |secret: u8| node().seal_keys(SealKey::new(&[secret; 32]));
         let mut fields = FieldConfig::default();
         fields.fields_max += 1;
+        let mut connections = ConnectionConfig::default();
+        connections.opening_max += 1;
         let mut sessions = SessionConfig::default();
         sessions.rooms_max += 1;
         let mut social = SocialConfig::default();
@@ -477,6 +493,11 @@ mod tests {
                 node(),
                 node().fields(fields),
                 Some("how fields behave (`fields`)"),
+            ),
+            (
+                node(),
+                node().connections(connections),
+                Some("how many connections there may be (`connections`)"),
             ),
             (
                 node(),

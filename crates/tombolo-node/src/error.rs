@@ -108,6 +108,14 @@ pub enum StartError {
     /// The game's server cannot be asked.
     #[error("the hooks: {0}")]
     Hooks(crate::PostError),
+    /// Sessions would find no connection.
+    #[error("{connections} connections are too few for {sessions} sessions")]
+    Connections {
+        /// How many there may be.
+        connections: usize,
+        /// How many sessions there may be.
+        sessions: usize,
+    },
     /// The gateway could not start for another reason.
     #[error(transparent)]
     Gateway(tombolo_gateway::BindError),

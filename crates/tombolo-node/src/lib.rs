@@ -27,6 +27,7 @@
 mod addresses;
 mod builder;
 mod certificate;
+mod connections;
 mod credentials;
 mod error;
 mod groups;
@@ -46,6 +47,7 @@ mod webhook;
 
 pub use builder::NodeBuilder;
 pub use certificate::Certificate;
+pub use connections::ConnectionConfig;
 pub use error::{Broken, ReloadError, StartError};
 pub use groups::{GroupOwner, GroupPage, GroupStatus};
 pub use http_hooks::{HookOutcome, HookQuestion, HttpHooksConfig, HttpHooksStats};

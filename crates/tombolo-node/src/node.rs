@@ -452,6 +452,7 @@ fn services_config(config: &NodeBuilder) -> Result<tombolo_services::Config, Sta
     services.spread_min = config.spread_min.unwrap_or(services.spread_min);
     services.pools.clone_from(&config.pools);
     config.fields.settings.check()?;
+    config.connections.check(&config.sessions)?;
     services.fields = config.fields.clone();
     config.sessions.apply(&mut services);
     config.social.apply(&mut services);
@@ -472,6 +473,8 @@ fn gateway_config(
     gateway.port = config.port;
     gateway.api_keys.clone_from(&config.api_keys);
     gateway.dev_tokens = dev_key.map(DevKey::signing);
+    let limits = &mut gateway.limits;
+    config.connections.apply(limits, &config.sessions);
     gateway
 }
 

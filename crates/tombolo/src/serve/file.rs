@@ -44,6 +44,7 @@ pub(crate) struct File {
     pub(crate) api_keys: Vec<ApiKeyTable>,
     pub(crate) webhook: Option<Webhook>,
     pub(crate) hooks: Option<Hooks>,
+    pub(crate) connections: Connections,
     pub(crate) sessions: Sessions,
     pub(crate) social: Social,
     pub(crate) fields: Fields,
@@ -133,6 +134,18 @@ pub(crate) struct Hooks {
     pub(crate) timeout: Option<f64>,
     /// Under way at once.
     pub(crate) requests: Option<usize>,
+}
+
+/// How many connections there may be, and how fast they come.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub(crate) struct Connections {
+    pub(crate) connections: Option<usize>,
+    pub(crate) per_source: Option<usize>,
+    pub(crate) opening: Option<usize>,
+    pub(crate) opening_per_source: Option<usize>,
+    pub(crate) handshakes_per_second: Option<u32>,
+    pub(crate) handshakes_per_second_per_source: Option<u32>,
 }
 
 /// How sessions are.
@@ -227,6 +240,7 @@ mod tests {
             "[[api-key]]\n",
             "[webhook]\n",
             "[hooks]\n",
+            "[connections]\n",
             "[sessions]\n",
             "[social]\n",
             "[fields]\n",

@@ -3,6 +3,8 @@
 pub(crate) mod admin;
 pub(crate) mod admin_groups;
 mod beginning;
+mod bounds;
+mod connections;
 mod fields;
 mod file;
 mod flags;

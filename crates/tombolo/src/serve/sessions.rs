@@ -1,11 +1,11 @@
 //! How sessions are on a node, as its file says.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
 use tombolo_node::{Duplicates, SessionConfig};
 
+use super::bounds::set;
 use super::file::Sessions;
 use super::source::Source;
 
@@ -100,25 +100,6 @@ fn seconds(
         );
     }
     Ok(given.map(Duration::from_secs_f64))
-}
-
-fn set<T: PartialOrd + std::fmt::Display>(
-    limit: &mut T,
-    given: Option<T>,
-    range: RangeInclusive<T>,
-    place: impl Fn() -> String,
-) -> anyhow::Result<()> {
-    if let Some(given) = given {
-        ensure!(
-            range.contains(&given),
-            "{}: {} to {}",
-            place(),
-            range.start(),
-            range.end()
-        );
-        *limit = given;
-    }
-    Ok(())
 }
 
 /// Each takes some tens of kilobytes.

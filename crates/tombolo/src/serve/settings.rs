@@ -12,7 +12,7 @@ use tombolo_wire::NodeId;
 use super::file::{ApiKeyTable, File, Nats};
 use super::flags::with_flags;
 use super::source::Source;
-use super::{fields, game, nats, pools, sessions, social, token_keys};
+use super::{connections, fields, game, nats, pools, sessions, social, token_keys};
 use crate::cli::{ServeArgs, TIME_MAX};
 use crate::config_text::{self, At as _};
 use crate::turn::file::File as Relay;
@@ -62,7 +62,9 @@ impl Settings {
         for pool in pools::load(&file.pools, tables).with_context(|| source.place(&["pools"]))? {
             node = node.pool(pool);
         }
-        node = node.sessions(sessions::config(&file.sessions, source)?);
+        let sessions = sessions::config(&file.sessions, source)?;
+        let connections = connections::config(&file.connections, &sessions, source)?;
+        node = node.sessions(sessions).connections(connections);
         node = node.social(social::config(&file.social, source)?);
         node = node.fields(fields::config(&file.fields, source)?);
         if let Some(webhook) = game::webhook(&file, source)? {
@@ -339,6 +341,22 @@ pub(super) mod tests {
             (
                 "[sessions]\nduplicates = 'oldest'",
                 "line 2, sessions.duplicates: \"replace-disconnected\", ",
+            ),
+            (
+                "[connections]\nconnections = 50000",
+                "line 2, connections.connections: 100000 (sessions.sessions) to 2000000",
+            ),
+            (
+                "[sessions]\nsessions = 9\n[connections]\nconnections = 8",
+                "line 4, connections.connections: 9 (sessions.sessions) to",
+            ),
+            (
+                "[connections]\nopening-per-source = 0",
+                "line 2, connections.opening-per-source: 1 to 2000000",
+            ),
+            (
+                "[connections]\nhandshakes-per-second = 0",
+                "line 2, connections.handshakes-per-second: 1 to 1000000",
             ),
             (
                 "[sessions]\nper-user = 0",

@@ -1,11 +1,8 @@
 //! How much users may say that is kept, as a node's file says.
 
-use std::fmt::Display;
-use std::ops::RangeInclusive;
-
-use anyhow::ensure;
 use tombolo_node::SocialConfig;
 
+use super::bounds::set;
 use super::file::Social;
 use super::source::Source;
 
@@ -38,25 +35,6 @@ pub(super) fn config(table: &Social, source: &Source) -> anyhow::Result<SocialCo
         place("message-bytes-per-second"),
     )?;
     Ok(config)
-}
-
-fn set<T: PartialOrd + Display>(
-    limit: &mut T,
-    given: Option<T>,
-    range: RangeInclusive<T>,
-    place: impl Fn() -> String,
-) -> anyhow::Result<()> {
-    if let Some(given) = given {
-        ensure!(
-            range.contains(&given),
-            "{}: {} to {}",
-            place(),
-            range.start(),
-            range.end()
-        );
-        *limit = given;
-    }
-    Ok(())
 }
 
 /// A node looks into all of a user's groups when it has as many as it may.
