@@ -75,14 +75,12 @@ impl fmt::Debug for GivenEngine {
 }
 
 impl EngineChoice {
-    /// Whether it is the same place.
+    /// Whether it is the same place, to which the node comes the same way.
     fn is_like(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Memory, Self::Memory) => true,
             (Self::Folder(a), Self::Folder(b)) => a == b,
-            (Self::Nats(a), Self::Nats(b)) => {
-                a.servers == b.servers && a.prefix == b.prefix && a.log_bytes_max == b.log_bytes_max
-            }
+            (Self::Nats(a), Self::Nats(b)) => a == b,
             (Self::Given(a), Self::Given(b)) => Arc::ptr_eq(&a.0, &b.0),
             (Self::Memory | Self::Given(_) | Self::Folder(_) | Self::Nats(_), _) => false,
         }
@@ -388,7 +386,7 @@ impl NodeBuilder {
                 !self.is_pinned && !other.is_pinned || self.pin() == other.pin(),
             ),
             (
-                "where rooms are kept (`data`, `nats`)",
+                "where rooms are kept and how the node comes there (`data`, `nats`)",
                 self.engine.is_like(&other.engine),
             ),
             (
@@ -462,6 +460,8 @@ const TURNS_PORT: u16 = 5349;
 
 #[cfg(test)]
 mod tests {
+    use tombolo_engine::NatsAuth;
+
     use super::*;
 
     #[test]
@@ -476,8 +476,27 @@ mod tests {
         sessions.rooms_max += 1;
         let mut social = SocialConfig::default();
         social.groups_per_user_max += 1;
+        let nats = |change: fn(&mut NatsConfig)| {
+            let mut config = NatsConfig::new(vec!["nats://192.0.2.1".to_owned()]);
+            config.auth = NatsAuth::Token("first".to_owned());
+            change(&mut config);
+            node().nats(config)
+        };
+        let elsewhere = Some("where rooms are kept and how the node comes there (`data`, `nats`)");
         for (from, to, told) in [
             (node(), node(), None),
+            (nats(|_| {}), nats(|_| {}), None),
+            (
+                nats(|_| {}),
+                nats(|config| config.auth = NatsAuth::Token("second".to_owned())),
+                elsewhere,
+            ),
+            (
+                nats(|_| {}),
+                nats(|config| config.tls.roots = Some("ca.pem".into())),
+                elsewhere,
+            ),
+            (nats(|_| {}), nats(|config| config.replicas = 3), elsewhere),
             (sealed(1), sealed(1), None),
             (
                 sealed(1),

@@ -7,7 +7,7 @@ use super::connection::NatsError;
 use super::version::Version;
 
 /// How to reach the servers, and what to keep there. All nodes of a cluster have the same.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct NatsConfig {
     /// URLs of the servers, such as `nats://10.0.0.1:4222` or `tls://nats.example:4222`; one is
@@ -56,7 +56,7 @@ pub struct NatsConfig {
 }
 
 /// Who this node is to the servers.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NatsAuth {
     /// Nobody, or what the URLs say.
@@ -71,8 +71,8 @@ pub enum NatsAuth {
         /// The password.
         password: String,
     },
-    /// A file with a JWT and a seed, as `nsc` writes it.
-    Credentials(PathBuf),
+    /// What is in a file that `nsc` has written: a JWT and a seed.
+    Credentials(String),
     /// The seed of an nkey.
     Nkey(String),
 }
@@ -119,8 +119,8 @@ pub(super) fn without_secrets(url: &str) -> String {
     }
 }
 
-/// How connections are encrypted.
-#[derive(Clone, Debug, Default)]
+/// How connections are encrypted. The files are read whenever the node connects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NatsTls {
     /// Refuse servers that don't encrypt. With `tls://` URLs that is so anyway.

@@ -146,7 +146,7 @@ impl Connection {
         let told = Arc::clone(&counters);
         let choice = Choice::default();
         let (chooser, chosen) = (choice.clone(), choice.clone());
-        let options = options(config).await?;
+        let options = options(config)?;
         let options = options.reconnect_to_server_callback(move |servers, _| {
             std::future::ready(chooser.next(&servers))
         });
@@ -449,7 +449,7 @@ async fn follow(connection: Weak<Connection>, mut changes: watch::Receiver<u64>)
     }
 }
 
-async fn options(config: &NatsConfig) -> Result<ConnectOptions, NatsError> {
+fn options(config: &NatsConfig) -> Result<ConnectOptions, NatsError> {
     let options = ConnectOptions::new();
     let mut options = match &config.auth {
         NatsAuth::None => options,
@@ -457,10 +457,7 @@ async fn options(config: &NatsConfig) -> Result<ConnectOptions, NatsError> {
         NatsAuth::User { name, password } => {
             options.user_and_password(name.clone(), password.clone())
         }
-        NatsAuth::Credentials(path) => options
-            .credentials_file(path)
-            .await
-            .map_err(NatsError::Credentials)?,
+        NatsAuth::Credentials(text) => options.credentials(text).map_err(NatsError::Credentials)?,
         NatsAuth::Nkey(seed) => options.nkey(seed.clone()),
     };
     if let Some(roots) = &config.tls.roots {

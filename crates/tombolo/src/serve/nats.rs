@@ -35,7 +35,7 @@ pub(super) fn config(given: &Nats, source: &Source) -> anyhow::Result<Option<Nat
     }
     config.auth = match (&given.creds, &given.nkey, &given.secret) {
         (None, None, None) => NatsAuth::None,
-        (Some(path), None, None) => NatsAuth::Credentials(path.clone()),
+        (Some(path), None, None) => NatsAuth::Credentials(read(path, &["nats", "creds"], source)?),
         (None, Some(path), None) => NatsAuth::Nkey(secret(path, &["nats", "nkey"], source)?),
         (None, None, Some(path)) => {
             let secret = secret(path, &["nats", "secret"], source)?;
@@ -80,12 +80,16 @@ pub(super) fn seal_key(path: &Path, source: &Source) -> anyhow::Result<SealKey> 
 
 /// What a file says, without the line's end. Secrets are no arguments: everybody sees those.
 fn secret(path: &Path, key: &[&str], source: &Source) -> anyhow::Result<String> {
+    Ok(read(path, key, source)?.trim().to_owned())
+}
+
+/// What a file says, which is something.
+fn read(path: &Path, key: &[&str], source: &Source) -> anyhow::Result<String> {
     let place = || format!("{}: {}", source.place(key), path.display());
     let text =
         std::fs::read_to_string(path).with_context(|| format!("{}: cannot read it", place()))?;
-    let text = text.trim();
-    anyhow::ensure!(!text.is_empty(), "{}: it is empty", place());
-    Ok(text.to_owned())
+    anyhow::ensure!(!text.trim().is_empty(), "{}: it is empty", place());
+    Ok(text)
 }
 
 /// Less than that some rooms fill.
