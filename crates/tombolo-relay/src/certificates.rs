@@ -17,6 +17,8 @@ use rustls::{
 };
 use thiserror::Error;
 
+use crate::validity::Validity;
+
 /// A certificate chain and its private key. Clones share what they hold, so that a reload reaches every
 /// listener; connections that are open keep the certificate that they began with.
 #[derive(Clone)]
@@ -31,6 +33,7 @@ struct Current {
     tls: Arc<ServerConfig>,
     /// `None` where the key is none of those that DTLS has here.
     dtls: Option<DtlsCertificate>,
+    validity: Option<Validity>,
 }
 
 impl Certificates {
@@ -95,6 +98,11 @@ impl Certificates {
         self.current().dtls
     }
 
+    /// `None` where it is not understood.
+    pub(crate) fn validity(&self) -> Option<Validity> {
+        self.current().validity
+    }
+
     fn current(&self) -> Current {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         current.clone()
@@ -120,6 +128,7 @@ impl Current {
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
     ) -> Result<Self, CertificateError> {
+        let validity = chain.first().and_then(Validity::of);
         let dtls = chain.first().and_then(|own| {
             let certificate = own.to_vec();
             let private_key = key.secret_der().to_vec();
@@ -138,6 +147,7 @@ impl Current {
         Ok(Self {
             tls: Arc::new(tls),
             dtls,
+            validity,
         })
     }
 }

@@ -64,6 +64,7 @@ mod socket;
 mod stats;
 mod steering;
 mod stream;
+mod validity;
 
 pub use certificates::{CertificateError, Certificates, read_certificate};
 pub use config::{IoMode, RelayConfig};

@@ -58,6 +58,16 @@ impl RelayStats {
             self.write_refusals(text)?;
         }
         self.write_hook(text)?;
+        if let Some(expires) = self.certificate_expires {
+            let name = "tombolo_certificate_expires_seconds";
+            head(
+                text,
+                name,
+                Gauge,
+                "When the certificate expires, in unix time.",
+            )?;
+            sample(text, name, Gauge, "", expires.as_secs())?;
+        }
         for (name, kind, help, value) in STREAM_FAMILIES {
             head(text, name, *kind, help)?;
             sample(text, name, *kind, "", value(&self.streams))?;
@@ -271,6 +281,7 @@ const STREAM_FAMILIES: &[StreamFamily] = &[
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::time::Duration;
 
     use tombolo_turn::server::{Refusal, ShardIndex, Stats};
 
@@ -327,6 +338,7 @@ mod tests {
             stats.shards.push(shard);
         }
         stats.streams.open = 5;
+        stats.certificate_expires = Some(Duration::from_secs(1_798_761_600));
         let samples = samples(&stats.to_open_metrics());
         let value = |name: &str| {
             let found = samples.iter().find(|(sample, _)| sample == name);
@@ -337,6 +349,8 @@ mod tests {
             Some(4)
         );
         assert_eq!(value("tombolo_relay_connections"), Some(5));
+        let expires = value("tombolo_certificate_expires_seconds");
+        assert_eq!(expires, Some(1_798_761_600));
         for (kind, sum, of_second) in [
             ("allocations", 7, None),
             ("permissions", 70, Some(40)),

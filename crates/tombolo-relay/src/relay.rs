@@ -12,7 +12,7 @@ use tombolo_turn::server::{self, ProvenAddresses, Server, ShardIndex};
 use tracing::{error, info, warn};
 
 use crate::{
-    BindError, Broken, HookConfig, HookError, IoMode, RelayConfig, RelayStats,
+    BindError, Broken, Certificates, HookConfig, HookError, IoMode, RelayConfig, RelayStats,
     dtls::{self, DtlsInlet, DtlsOutlet, Out},
     hook::Hook,
     icmp::IcmpWatch,
@@ -26,6 +26,7 @@ use crate::{
     stats::{HookCounters, StreamCounters},
     steering::{SteeredSockets, Steering},
     stream::{Streams, StreamsConfig},
+    validity,
 };
 
 /// A running relay. Dropping it ends it like [`Relay::shutdown`].
@@ -41,6 +42,7 @@ pub struct Relay {
     pub(crate) layout: Layout,
     nonce_key: [u8; 32],
     hook_counters: Arc<HookCounters>,
+    certificates: Option<Certificates>,
     sentinels: Sentinels,
 }
 
@@ -106,6 +108,7 @@ impl Relay {
         let beside = (runtime.handle(), &sentinels);
         let shards = start_shards(&core_config, inboxes, &links, sockets, beside)?;
         let counters = Arc::clone(&stream_counters);
+        let certificates = config.tls.clone();
         let streams_config = StreamsConfig {
             dtls: outlet,
             ..StreamsConfig::new(config, listeners.tcp, links.to_vec(), counters)
@@ -122,6 +125,7 @@ impl Relay {
             layout,
             nonce_key,
             hook_counters,
+            certificates,
             sentinels,
         };
         relay.set_hook(hook.as_ref());
@@ -215,7 +219,13 @@ impl Relay {
             shards,
             streams: self.stream_counters.stats(),
             hook: self.hook_counters.stats(),
+            certificate_expires: self.certificate_expires(),
         }
+    }
+
+    fn certificate_expires(&self) -> Option<Duration> {
+        let validity = self.certificates.as_ref()?.validity()?;
+        Some(validity.not_after)
     }
 
     /// Closes all sockets and waits for the threads. Allocations end without a farewell: their
@@ -346,6 +356,9 @@ pub(crate) fn warn_of(config: &RelayConfig) {
     let certificates = config.tls.as_ref().filter(|_| config.dtls);
     if certificates.is_some_and(|certificates| !certificates.has_dtls()) {
         warn!("no DTLS: it needs a certificate whose key is on the curve P-256 or P-384");
+    }
+    if let Some(certificates) = &config.tls {
+        validity::warn_of(certificates);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use thiserror::Error;
 use tombolo_turn::server::{self, ShardIndex};
@@ -20,6 +21,8 @@ pub struct RelayStats {
     pub streams: StreamStats,
     /// Questions about users.
     pub hook: HookStats,
+    /// When the certificate expires, in time since 1970; `None` where there is none.
+    pub certificate_expires: Option<Duration>,
 }
 
 /// What one shard has done.

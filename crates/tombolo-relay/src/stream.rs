@@ -52,6 +52,7 @@ use crate::{
     link::ShardLink,
     sentinel::Sentinels,
     stats::StreamCounters,
+    validity,
 };
 
 /// The thread that serves all stream connections.
@@ -299,6 +300,9 @@ fn serve(runtime: &Runtime, mut config: StreamsConfig, stopped: oneshot::Receive
                 }
                 Err(error) => error!(%error, "cannot accept connections"),
             }
+        }
+        if let Some(certificates) = front.config.certificates.clone() {
+            fronts.spawn_local(validity::watch(certificates, validity::warn_of));
         }
         // What still runs ends with the local set.
         tokio::select! {
