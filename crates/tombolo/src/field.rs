@@ -10,7 +10,7 @@ use serde::Serialize;
 use tombolo_client::{Device, EntityId, Field, FieldEvent, Neighbour, Position};
 
 use crate::cli::{Who, milliseconds, seconds};
-use crate::output::{self, Style, json, line_of_text};
+use crate::output::{self, Style, json, line_of_text, printable};
 use crate::peer::interrupted;
 
 /// Be a device in a field: say where it is, and tell what is near
@@ -449,7 +449,12 @@ impl Stay {
     }
 }
 
+/// The event for a person.
 fn line(event: &Event, dimensions: usize) -> String {
+    printable(&sentence(event, dimensions))
+}
+
+fn sentence(event: &Event, dimensions: usize) -> String {
     let place = |seen: &Seen| {
         let place = seen.position[..dimensions].iter();
         let place: Vec<_> = place.map(|at| format!("{at:.1}")).collect();
@@ -576,5 +581,21 @@ mod tests {
         for text in ["", "1", "1,2,3,4", "a,b", "1,", "nan,1", "1,inf"] {
             assert!(place(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_lies_in_a_field_controls_no_terminal() {
+        let seen = Event::Moved(Seen {
+            entity: "0000000000000001".to_owned(),
+            class: 0,
+            position: [1.0, 2.0, 3.0],
+            text: "\x1b[2J\r\u{9b}2J\n".to_owned(),
+        });
+        let line = line(&seen, 2);
+        assert!(!line.chars().any(char::is_control), "{line}");
+        assert!(
+            line.starts_with("0000000000000001 is at 1.0, 2.0 "),
+            "{line}"
+        );
     }
 }

@@ -75,10 +75,29 @@ pub(crate) fn line_of_text(line: &str) -> io::Result<()> {
     Output::Standard.line_of_text(line)
 }
 
+/// What others say must not control a terminal, nor begin lines that nobody has written.
+pub(crate) fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter.is_control() {
+            printable.extend(letter.escape_debug());
+        } else {
+            printable.push(letter);
+        }
+    }
+    printable
+}
+
 /// Writes why a command failed.
 pub(crate) fn complain(error: &anyhow::Error) {
+    complain_of(&format!("{error:#}"));
+}
+
+/// Writes what is wrong to standard error; only where we quote a file it has several lines.
+pub(crate) fn complain_of(what: &str) {
+    let lines: Vec<_> = what.split('\n').map(printable).collect();
     // With standard error closed there is nobody to tell.
-    _ = writeln!(io::stderr().lock(), "tombolo: {error:#}");
+    _ = writeln!(io::stderr().lock(), "tombolo: {}", lines.join("\n"));
 }
 
 /// Ends the process when standard output cannot be written to: whoever read it, as `head` does, has read enough.
@@ -112,4 +131,17 @@ pub(crate) fn unix_now() -> Duration {
 /// Milliseconds with three decimals.
 pub(crate) fn ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_say_controls_no_terminal_and_stays_readable() {
+        let said = "\x1b]0;mine\x07\x1b[2J\u{9b}2J\r\n  1.0  forged \"καφές\" ไทย é";
+        let printable = printable(said);
+        assert!(!printable.chars().any(char::is_control), "{printable}");
+        assert!(printable.ends_with("forged \"καφές\" ไทย é"), "{printable}");
+    }
 }

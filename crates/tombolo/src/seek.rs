@@ -471,7 +471,7 @@ fn told_why(why: WhyNot) -> Event {
 fn tell(style: Style, event: &Event) -> anyhow::Result<()> {
     match style {
         Style::Json => output::json(event)?,
-        Style::Person => output::line_of_text(&sentence(event))?,
+        Style::Person => output::line_of_text(&output::printable(&sentence(event)))?,
     }
     Ok(())
 }

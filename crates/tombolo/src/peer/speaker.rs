@@ -1,12 +1,11 @@
 //! Tells events: as JSON for scripts, as lines for people.
 
-use std::io::Write;
 use std::time::Instant;
 
 use tombolo_client::LinkState;
 
 use super::event::{Event, Summary, state_word, via_word};
-use crate::output::{self, Style, json, line_of_text};
+use crate::output::{self, Style, json, line_of_text, printable};
 
 /// Speaks for a device; cheap to clone.
 #[derive(Clone, Debug)]
@@ -36,55 +35,63 @@ impl Speaker {
 
     /// Says on standard error what does not fit into events.
     pub(crate) fn complain(&self, what: &str) {
-        // With standard error closed there is nobody to tell.
-        _ = writeln!(std::io::stderr().lock(), "tombolo: {what}");
+        output::complain_of(&printable(what));
     }
 
     fn tell_person(&self, event: &Event) -> std::io::Result<()> {
+        if let Event::Summary { peers } = event {
+            for (user, summary) in peers {
+                line_of_text(&summary_text(user, summary))?;
+            }
+            return Ok(());
+        }
         let seconds = self.started.elapsed().as_secs_f64();
-        let text = match event {
-            Event::Session { node, transport } => format!("connected to {node} over {transport}"),
-            Event::Nat {
-                mapping,
-                filtering,
-                public,
-            } => {
-                let public: Vec<_> = public.iter().map(ToString::to_string).collect();
-                let public = if public.is_empty() {
-                    "none".into()
-                } else {
-                    public.join(", ")
-                };
-                format!("NAT: {mapping} mapping, {filtering} filtering; public {public}")
-            }
-            Event::Joined {
-                room,
-                code,
-                members,
-            } => {
-                let code = code.as_ref().map(|code| format!(" (code {code})"));
-                let members = members.join(", ");
-                format!("in room {room}{}: {members}", code.unwrap_or_default())
-            }
-            Event::Left { user, reason } => format!("{user} is gone: {reason}"),
-            Event::Said { .. } | Event::Room { .. } => room_line(event),
-            Event::Peer { .. } => peer_line(event),
-            Event::Recv { .. } => recv_line(event),
-            Event::Why {
-                user,
-                verdict,
-                detail,
-            } => {
-                format!("{user}: {} ({detail})", verdict.as_str())
-            }
-            Event::Summary { peers } => {
-                for (user, summary) in peers {
-                    line_of_text(&summary_text(user, summary))?;
-                }
-                return Ok(());
-            }
-        };
-        line_of_text(&format!("{seconds:8.3}  {text}"))
+        line_of_text(&format!("{seconds:8.3}  {}", line(event)))
+    }
+}
+
+/// What a person is told.
+fn line(event: &Event) -> String {
+    printable(&sentence(event))
+}
+
+fn sentence(event: &Event) -> String {
+    match event {
+        Event::Session { node, transport } => format!("connected to {node} over {transport}"),
+        Event::Nat {
+            mapping,
+            filtering,
+            public,
+        } => {
+            let public: Vec<_> = public.iter().map(ToString::to_string).collect();
+            let public = if public.is_empty() {
+                "none".into()
+            } else {
+                public.join(", ")
+            };
+            format!("NAT: {mapping} mapping, {filtering} filtering; public {public}")
+        }
+        Event::Joined {
+            room,
+            code,
+            members,
+        } => {
+            let code = code.as_ref().map(|code| format!(" (code {code})"));
+            let members = members.join(", ");
+            format!("in room {room}{}: {members}", code.unwrap_or_default())
+        }
+        Event::Left { user, reason } => format!("{user} is gone: {reason}"),
+        Event::Said { .. } | Event::Room { .. } => room_line(event),
+        Event::Peer { .. } => peer_line(event),
+        Event::Recv { .. } => recv_line(event),
+        Event::Why {
+            user,
+            verdict,
+            detail,
+        } => {
+            format!("{user}: {} ({detail})", verdict.as_str())
+        }
+        Event::Summary { .. } => String::new(),
     }
 }
 
@@ -181,4 +188,24 @@ fn room_line(event: &Event) -> String {
     };
     let by = by.as_deref().map(|by| format!(" by {by}"));
     format!("room: {what} {about}{} {detail}", by.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_members_say_controls_no_terminal() {
+        let said = Event::Said {
+            number: 1,
+            from: Some("mallory".to_owned()),
+            text: "\x1b]0;mine\x07\x1b[2J\n   0.100  alice: hello".to_owned(),
+        };
+        let line = line(&said);
+        assert!(!line.chars().any(char::is_control), "{line}");
+        assert!(
+            line.starts_with("1. mallory: ") && line.ends_with("alice: hello"),
+            "{line}"
+        );
+    }
 }
