@@ -34,6 +34,7 @@ pub(crate) async fn serve(
     shared: Arc<Shared>,
 ) {
     let mut phase = shared.phase();
+    let mut failures = Failures::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -43,7 +44,10 @@ pub(crate) async fn serve(
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, mostly; others may give some back.
-                warn!(%error, "cannot accept");
+                shared.counters.accepts_failed.add();
+                if let Some(times) = failures.count(Instant::now()) {
+                    warn!(%error, times, "cannot accept connections: are there enough descriptors?");
+                }
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -126,9 +130,43 @@ async fn connection(
     }
 }
 
+/// How often something has failed of which the log is told now and then.
+#[derive(Debug, Default)]
+struct Failures {
+    untold: u64,
+    told: Option<Instant>,
+}
+
+impl Failures {
+    /// Counts one, and returns how many are to be told now, if any are.
+    fn count(&mut self, now: Instant) -> Option<u64> {
+        self.untold += 1;
+        if self.told.is_some_and(|told| now < told + TELL_INTERVAL) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.untold))
+    }
+}
+
 /// Also what hyper needs at least.
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The hour in which nothing works any more is not to fill the disk as well.
+const TELL_INTERVAL: Duration = Duration::from_secs(10);
 
 const _: () = assert!(HEADER_BYTES_MAX >= 8192, "hyper panics below its minimum");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_that_fails_all_the_time_is_told_of_each_ten_seconds() {
+        let begin = Instant::now();
+        let mut failures = Failures::default();
+        let told = (0..250).filter_map(|attempt| failures.count(begin + ACCEPT_PAUSE * attempt));
+        assert_eq!(told.collect::<Vec<_>>(), [1, 100, 100]);
+    }
+}

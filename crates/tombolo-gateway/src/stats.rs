@@ -21,6 +21,8 @@ pub struct Stats {
     pub refused_full: u64,
     /// Connections not taken: their source prefix had too many, or too many without a session.
     pub refused_prefix_full: u64,
+    /// How often the system gave no connection out, for want of descriptors mostly.
+    pub accepts_failed: u64,
     /// Connections not taken: all together began too many handshakes.
     pub refused_pace: u64,
     /// Connections not taken: their source prefix, or a network around it, began too many handshakes.
@@ -62,6 +64,7 @@ pub(crate) struct Counters {
     rejected: ByCode,
     pub(crate) refused_full: Counter,
     pub(crate) refused_prefix_full: Counter,
+    pub(crate) accepts_failed: Counter,
     pub(crate) refused_pace: Counter,
     pub(crate) refused_prefix_pace: Counter,
     pub(crate) displaced: Counter,
@@ -111,6 +114,7 @@ impl Counters {
             rejected,
             refused_full: self.refused_full.value(),
             refused_prefix_full: self.refused_prefix_full.value(),
+            accepts_failed: self.accepts_failed.value(),
             refused_pace: self.refused_pace.value(),
             refused_prefix_pace: self.refused_prefix_pace.value(),
             displaced: self.displaced.value(),

@@ -141,6 +141,7 @@ const FAMILIES: &[Family] = &[
     ("tombolo_gateway_attached", Counter, "Connections that got a session, new or resumed.", |s| s.gateway.attached),
     ("tombolo_gateway_refused_full", Counter, "Connections not taken: the gateway was full.", |s| s.gateway.refused_full),
     ("tombolo_gateway_refused_prefix_full", Counter, "Connections not taken: their source prefix had too many.", |s| s.gateway.refused_prefix_full),
+    ("tombolo_gateway_accepts_failed", Counter, "How often the system gave no connection out, for want of descriptors mostly.", |s| s.gateway.accepts_failed),
     ("tombolo_gateway_refused_pace", Counter, "Connections not taken: all together began too many handshakes.", |s| s.gateway.refused_pace),
     ("tombolo_gateway_refused_prefix_pace", Counter, "Connections not taken: their source prefix, or a network around it, began too many handshakes.", |s| s.gateway.refused_prefix_pace),
     ("tombolo_gateway_displaced", Counter, "Connections without a session whose places newcomers got.", |s| s.gateway.displaced),
