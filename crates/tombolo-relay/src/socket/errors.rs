@@ -82,7 +82,8 @@ fn reported((to, error): (SocketAddr, libc::sock_extended_err)) -> Reported {
     }
 }
 
-/// Receives the ICMP errors that come to an IP, and nothing else: the kernel looks at the type.
+/// Receives the ICMP errors that come to an IP. The kernel looks at the type, of IPv4 where it is below 32;
+/// others come too, and are nothing.
 pub(crate) struct IcmpSocket(Socket);
 
 impl IcmpSocket {

@@ -127,10 +127,11 @@ impl Alternates {
     /// which the client can reach as well as that one, as far as addresses tell: an answer that
     /// cannot come would be taken for a NAT's filtering.
     fn other(&self, asked: FiveTuple) -> Option<SocketAddr> {
-        if asked.transport != Transport::Udp {
+        let server = asked.server;
+        // A port that is there for DTLS takes no part in it.
+        if asked.transport != Transport::Udp || !self.sockets.contains(&server) {
             return None;
         }
-        let server = asked.server;
         let known_as = self.aliases.to_public(server).ip();
         let scope = Scope::of(known_as);
         if scope.is_internal() && !Scope::of(canonical(asked.client).ip()).is_internal() {

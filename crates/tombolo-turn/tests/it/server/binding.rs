@@ -83,6 +83,23 @@ fn a_change_request_that_cannot_be_fulfilled_is_an_unknown_attribute() {
 }
 
 #[test]
+fn a_socket_that_is_none_of_those_that_change_announces_no_other() {
+    let mut lab = two_ips();
+    let mut from = client(1);
+    from.server.set_port(5349);
+    let reply = lab.unsigned(from, Method::BINDING, |_| {});
+    assert_eq!(reply.get(), Ok(XorMappedAddress(from.client)));
+    assert!(!reply.has(AttributeType::OTHER_ADDRESS));
+    for port in [false, true] {
+        let change = ChangeRequest { ip: true, port };
+        let reply = lab.unsigned(from, Method::BINDING, |writer| {
+            writer.attribute(&change);
+        });
+        assert_eq!(reply.code(), Some(420));
+    }
+}
+
+#[test]
 fn a_response_goes_to_the_port_that_the_request_names() {
     let mut lab = two_ips();
     let bytes = lab.message(Class::Request, Method::BINDING, |writer| {
