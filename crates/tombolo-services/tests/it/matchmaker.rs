@@ -63,14 +63,7 @@ roles = [{ name = "healer" }, { name = "fighter" }]
 #[tokio::test(start_paused = true)]
 async fn what_an_earlier_session_asked_for_that_comes_late_takes_no_ticket_from_the_later_one() {
     let lab = lab();
-    let mut earlier = seeker(&lab, "alice").await;
-    let mut alice = seeker(&lab, "alice").await;
-    let mut bob = seeker(&lab, "bob").await;
-    let alone = [("alice", 0.0)];
-    for turn in 0..3 {
-        let device = if turn == 1 { &mut alice } else { &mut earlier };
-        submit_for(device, "duel", 1, &alone, 60).await.unwrap();
-    }
+    let [_earlier, mut alice, mut bob] = submitted_twice(&lab).await;
     submit(&mut bob, "duel", 2, &[("bob", 0.0)]).await.unwrap();
     assert_eq!(found(&mut alice).await, found(&mut bob).await);
 }
@@ -78,14 +71,7 @@ async fn what_an_earlier_session_asked_for_that_comes_late_takes_no_ticket_from_
 #[tokio::test(start_paused = true)]
 async fn a_ticket_waits_for_the_session_that_is_there_and_not_for_the_one_that_came_late() {
     let lab = lab();
-    let mut earlier = seeker(&lab, "alice").await;
-    let mut alice = seeker(&lab, "alice").await;
-    let mut bob = seeker(&lab, "bob").await;
-    let alone = [("alice", 0.0)];
-    for turn in 0..3 {
-        let device = if turn == 1 { &mut alice } else { &mut earlier };
-        submit_for(device, "duel", 1, &alone, 60).await.unwrap();
-    }
+    let [earlier, mut alice, mut bob] = submitted_twice(&lab).await;
     drop(earlier);
     tokio::time::sleep(Duration::from_secs(2)).await;
     submit(&mut bob, "duel", 2, &[("bob", 0.0)]).await.unwrap();
@@ -203,13 +189,7 @@ async fn those_who_are_asked_and_accept_begin_and_who_declines_drops_out() {
 #[tokio::test(start_paused = true)]
 async fn who_does_not_say_whether_it_is_ready_drops_out() {
     let lab = lab();
-    let mut alice = seeker(&lab, "alice").await;
-    let mut bob = seeker(&lab, "bob").await;
-    submit(&mut alice, "ready", 1, &[("alice", 0.0)])
-        .await
-        .unwrap();
-    submit(&mut bob, "ready", 2, &[("bob", 0.0)]).await.unwrap();
-    let number = proposed(&mut alice).await;
+    let ([mut alice, mut bob], number) = both_asked(&lab).await;
     ask(&mut alice, "ready", accept(number)).await.unwrap();
     assert_eq!(ended(&mut bob).await, "unanswered");
     let status = event(&mut alice, |kind| match kind {
@@ -588,13 +568,7 @@ async fn of_who_has_not_agreed_neither_the_game_is_asked_nor_its_tickets_are_tol
 #[tokio::test(start_paused = true)]
 async fn a_device_that_lost_its_session_while_it_was_asked_is_asked_again() {
     let lab = lab();
-    let mut alice = seeker(&lab, "alice").await;
-    let mut bob = seeker(&lab, "bob").await;
-    submit(&mut alice, "ready", 1, &[("alice", 0.0)])
-        .await
-        .unwrap();
-    submit(&mut bob, "ready", 2, &[("bob", 0.0)]).await.unwrap();
-    let number = proposed(&mut bob).await;
+    let ([alice, mut bob], number) = both_asked(&lab).await;
     ask(&mut bob, "ready", accept(number)).await.unwrap();
     drop(alice);
     let mut alice = seeker(&lab, "alice").await;
@@ -1123,6 +1097,30 @@ async fn seeker(lab: &Lab, user: &str) -> Device {
     device.token_expires = UNIX_NOW + Duration::from_secs(86_400);
     device.connect(lab).await.unwrap();
     device
+}
+
+/// Two sessions of alice's that have submitted one ticket, the earlier one last, and bob.
+async fn submitted_twice(lab: &Lab) -> [Device; 3] {
+    let mut earlier = seeker(lab, "alice").await;
+    let mut alice = seeker(lab, "alice").await;
+    let bob = seeker(lab, "bob").await;
+    let alone = [("alice", 0.0)];
+    for turn in 0..3 {
+        let device = if turn == 1 { &mut alice } else { &mut earlier };
+        submit_for(device, "duel", 1, &alone, 60).await.unwrap();
+    }
+    [earlier, alice, bob]
+}
+
+/// Alice and bob, who are asked whether they are ready, and for which match.
+async fn both_asked(lab: &Lab) -> ([Device; 2], u64) {
+    let mut alice = seeker(lab, "alice").await;
+    let mut bob = seeker(lab, "bob").await;
+    let alone = [("alice", 0.0)];
+    submit(&mut alice, "ready", 1, &alone).await.unwrap();
+    submit(&mut bob, "ready", 2, &[("bob", 0.0)]).await.unwrap();
+    let number = proposed(&mut bob).await;
+    ([alice, bob], number)
 }
 
 async fn submit(
