@@ -82,7 +82,7 @@ macro_rules! needs {
     };
 }
 
-needs!(RoomsRead RoomsCreate RoomsSend RoomsSet RoomsKick NoticesSend PoolsRead FieldsPut GroupsRead GroupsEnd);
+needs!(RoomsRead MessagesRead RoomsCreate RoomsSend RoomsSet RoomsKick NoticesSend PoolsRead FieldsPut GroupsRead GroupsEnd);
 
 /// Whoever holds a key that allows the request.
 pub(crate) struct Holder<S> {
@@ -264,7 +264,7 @@ async fn show(
 
 async fn messages(
     State(shared): Node,
-    _: Holder<RoomsRead>,
+    _: Holder<MessagesRead>,
     room: Result<Path<String>, PathRejection>,
     query: Result<Query<MessagesQuery>, QueryRejection>,
 ) -> Result<Json<MessagesBody>, ApiError> {

@@ -11,8 +11,10 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Scope {
-    /// List rooms, and see one with its members and what was said there.
+    /// List rooms, and see one with its members.
     RoomsRead,
+    /// Read what was said durably in rooms, whoever it is for.
+    MessagesRead,
     /// Open and close rooms.
     RoomsCreate,
     /// Say something in rooms.
@@ -35,8 +37,9 @@ pub enum Scope {
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::RoomsRead,
+        Self::MessagesRead,
         Self::RoomsCreate,
         Self::RoomsSend,
         Self::RoomsSet,
@@ -52,6 +55,7 @@ impl Scope {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::RoomsRead => "rooms:read",
+            Self::MessagesRead => "messages:read",
             Self::RoomsCreate => "rooms:create",
             Self::RoomsSend => "rooms:send",
             Self::RoomsSet => "rooms:set",

@@ -20,8 +20,8 @@ pub(crate) struct ApiKeyArgs {
     /// What logs call the key
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// What it allows; repeat it for more: rooms:read, rooms:create, rooms:send, rooms:set,
-    /// rooms:kick, notices:send, pools:read, fields:put, groups:read, groups:end
+    /// What it allows; repeat it for more: rooms:read, messages:read, rooms:create, rooms:send,
+    /// rooms:set, rooms:kick, notices:send, pools:read, fields:put, groups:read, groups:end
     #[arg(long, value_name = "SCOPE", value_parser = scope, required = true)]
     scope: Vec<Scope>,
     /// Print it as JSON

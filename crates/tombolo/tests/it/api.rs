@@ -17,8 +17,9 @@ use crate::operating::certificate;
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-const ALL: [&str; 6] = [
+const ALL: [&str; 7] = [
     "rooms:read",
+    "messages:read",
     "rooms:create",
     "rooms:send",
     "rooms:set",
@@ -297,6 +298,8 @@ async fn whoever_lacks_a_key_a_scope_or_measure_is_refused_with_the_reason() {
     assert_eq!((status, &nobody["code"]), (401, &json!("key_missing")));
     assert_eq!(with("guess", "/v1/rooms"), (401, json!("key_missing")));
     assert_eq!(with(&reader, "/v1/rooms").0, 200);
+    // What was said may be for somebody.
+    assert_eq!(with(&reader, "/v1/rooms/r/messages").0, 403);
     assert_eq!(
         with(&reader, "/v1/rooms/none"),
         (404, json!("no_such_room"))
