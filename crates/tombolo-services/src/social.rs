@@ -196,6 +196,11 @@ impl Back {
     }
 }
 
+/// Whether a place of which somebody was told has been read, or is none any more.
+fn is_there(last: Option<Place>, told: Place) -> bool {
+    last.is_some_and(|last| last.epoch != told.epoch || last.offset >= told.offset)
+}
+
 fn answer(node: &Arc<Node>, session: &Arc<Session>, id: u64, result: social_response::Result) {
     let response = v1::SocialResponse {
         result: Some(result),

@@ -20,8 +20,8 @@ use tombolo_wire::v1::{
 
 use super::follower::{Applied, Followers, Following, Listening, Machine, Told};
 use super::{
-    Back, PAGE_BYTES_MAX, answer, bad_frame, event, on_the_way, operation_id, take, take_bytes,
-    time,
+    Back, PAGE_BYTES_MAX, answer, bad_frame, event, is_there, on_the_way, operation_id, take,
+    take_bytes, time,
 };
 use crate::node::Node;
 use crate::reject::Reject;
@@ -196,6 +196,9 @@ async fn open_inbox(
     if is_new {
         let opened = append(node, &inbox, Body::Opened).await;
         opened.map_err(on_the_way)?;
+    }
+    if let Some(after) = after {
+        inbox.reach(|inbox| is_there(inbox.last(), after)).await?;
     }
     Ok(inbox.listen(session, |inbox| {
         let is_recovered = after.is_some_and(|after| inbox.is_recoverable(after));

@@ -128,6 +128,25 @@ impl<M: Machine> Following<M> {
         }
     }
 
+    /// Waits until what was read has that of which another node has told somebody, who may be faster here than the
+    /// log. What was lost never comes: nobody waits for that for good.
+    pub(super) async fn reach(&self, has_it: impl Fn(&M) -> bool) -> Result<(), Reject> {
+        let mut progress = self.watch();
+        let reached = async {
+            loop {
+                progress.borrow_and_update();
+                if has_it(&self.lock().machine) || progress.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let reached = self.node.within(reached).await;
+        match reached {
+            Err(Late::Slow) if !self.node.cluster.is_out() => Ok(()),
+            reached => Ok(reached?),
+        }
+    }
+
     fn enter(node: &Arc<Node>, key: Key) -> Result<Self, Reject> {
         let mut followers = lock(&M::followers(node).by_key);
         let follower = match followers.get(&key) {

@@ -473,8 +473,11 @@ async fn begin(
     let member = member(node, &found, user).await?;
     list::note(node, user, group, true).await;
     let (settings, revision) = (found.settings()?, found.revision());
-    let last = found.last(node).await?;
     let epoch = found.epoch;
+    if let Some(after) = after.filter(|after| after.epoch == epoch) {
+        found.reach(node, after.offset).await?;
+    }
+    let last = found.last(node).await?;
     let lost = found.lost();
     let is_recovered =
         after.is_some_and(|after| after.epoch == epoch && (lost..=last).contains(&after.offset));

@@ -19,7 +19,7 @@ use tombolo_wire::v1::{
 use tombolo_wire::{TAGS_MAX, TagName};
 
 use super::follower::{Applied, Followers, Following, Listening, Machine, Never, Told};
-use super::{answer, bad_frame, event, on_the_way, operation_id, take, time};
+use super::{answer, bad_frame, event, is_there, on_the_way, operation_id, take, time};
 use crate::config::Config;
 use crate::lock::lock;
 use crate::node::Node;
@@ -172,7 +172,11 @@ pub(super) async fn carry_out(
     boards.insert(everybody());
     let mut followings = Vec::new();
     for board in &boards {
-        followings.push(follow(node, board).await?);
+        let following = follow(node, board).await?;
+        if let Some(at) = after.get(board) {
+            following.reach(|board| is_there(board.last(), *at)).await?;
+        }
+        followings.push(following);
     }
     let opened = v1::NoticesOpened {
         boards: boards.iter().map(ToString::to_string).collect(),

@@ -70,8 +70,38 @@ async fn what_came_while_the_user_was_away_is_told_when_it_is_back() {
         offset: 1,
     };
     assert!(!bob.open(Some(foreign)).await.unwrap().recovered);
-    let future = Place { offset: 9, ..last };
-    assert!(!bob.open(Some(future)).await.unwrap().recovered);
+    // Another node might have told so much; this one gives the log some time.
+    let after = Some(Place { offset: 9, ..last });
+    let open = bob.ask(direct_request::Kind::Open(v1::OpenInbox { after }));
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let opened = bob.direct_response(open).await.unwrap();
+    let direct_response::Result::Opened(opened) = opened else {
+        panic!("it is opened");
+    };
+    assert!(!opened.recovered);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_behind_goes_on_from_where_another_one_has_told() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut alice = Talker::new(&nodes[0].lab, "alice").await;
+    let mut bob = Talker::new(&nodes[1].lab, "bob").await;
+    let begun = bob.open(None).await.unwrap().last.unwrap();
+
+    nodes[1].wire.is_slow.store(true, Ordering::Relaxed);
+    alice.direct("bob", 1, b"first").await.unwrap();
+    let offset = begun.offset + 1;
+    let after = Some(Place { offset, ..begun });
+    let open = bob.ask(direct_request::Kind::Open(v1::OpenInbox { after }));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    nodes[1].wire.is_slow.store(false, Ordering::Relaxed);
+    let opened = bob.direct_response(open).await.unwrap();
+    let direct_response::Result::Opened(opened) = opened else {
+        panic!("it is opened");
+    };
+    assert!(opened.recovered);
+    alice.direct("bob", 2, b"second").await.unwrap();
+    assert_eq!(bob.directs().await.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

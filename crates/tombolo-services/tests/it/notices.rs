@@ -1,5 +1,6 @@
 //! Notices: to everybody and to some, now and later, once.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -44,6 +45,30 @@ async fn a_notice_reaches_devices_on_all_nodes_and_those_that_come_later_once() 
     let all = ["all 1 hello", "all 2 second", "all 3 third"];
     assert_eq!(told(&mut carol).await.0, all);
     assert_eq!(nodes[0].lab.services.stats().notices, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_behind_goes_on_from_where_another_one_has_told() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut alice = nodes[0].lab.device("alice").await;
+    let mut bob = nodes[1].lab.device("bob").await;
+    for device in [&mut alice, &mut bob] {
+        open(device, &[]).await.unwrap();
+    }
+    notify(&nodes[0].lab, "all", 1, "first").await.unwrap();
+    assert_eq!(told(&mut bob).await.0, ["all 1 first"]);
+
+    nodes[1].wire.is_slow.store(true, Ordering::Relaxed);
+    notify(&nodes[0].lab, "all", 2, "second").await.unwrap();
+    let (_, places) = told(&mut alice).await;
+    let wire = Arc::clone(&nodes[1].wire);
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        wire.is_slow.store(false, Ordering::Relaxed);
+    });
+    open(&mut bob, &places).await.unwrap();
+    notify(&nodes[0].lab, "all", 3, "third").await.unwrap();
+    assert_eq!(told(&mut bob).await.0, ["all 3 third"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -174,6 +174,18 @@ impl Found {
         Ok(segment * POSTS_MAX as u64 + posts as u64)
     }
 
+    /// Waits until a post is read of which somebody was told.
+    pub(super) async fn reach(&self, node: &Arc<Node>, told: u64) -> Result<(), Reject> {
+        let at = segment_of(told);
+        self.head.reach(|group| group.segment() >= at).await?;
+        if self.head.lock().machine.segment() != at {
+            return Ok(());
+        }
+        let segment = self.segment(node, at).await?;
+        let has_it = |segment: &Segment| number(at, segment.posts().len()) > told;
+        segment.reach(has_it).await
+    }
+
     /// The last post that is not kept any more.
     pub(super) fn lost(&self) -> u64 {
         self.head.lock().machine.segment_first() * POSTS_MAX as u64
