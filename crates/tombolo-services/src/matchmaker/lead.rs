@@ -26,50 +26,69 @@ enum Move {
     Wait(Duration),
 }
 
+/// Whose the lease is.
+enum Holder {
+    This,
+    Another,
+    /// Nobody has answered, or somebody was faster: who asks again soon learns more.
+    Unknown,
+}
+
 impl Desk {
     /// Is the pool's matcher whenever this node holds the lease.
     pub(super) async fn lead(self: Arc<Self>, node: Arc<Node>) {
         loop {
             let renewal = Instant::now() + node.engine.lease_time() / RENEWALS_PER_LEASE;
-            let is_leading = !node.cluster.is_out()
-                && node.cluster.epoch().is_some()
-                && self.is_readable()
-                && self.hold_lease(&node).await;
+            let may_lead =
+                !node.cluster.is_out() && node.cluster.epoch().is_some() && self.is_readable();
+            let holder = match may_lead {
+                true => Some(self.hold_lease(&node).await),
+                false => None,
+            };
+            let soon = Instant::now() + RETRY_DELAY;
+            let (is_leading, next) = match holder {
+                Some(Holder::This) => (true, renewal),
+                Some(Holder::Another) => (false, renewal),
+                // Whoever has led goes on: two that do so do no harm.
+                Some(Holder::Unknown) => (self.lock().is_leading, soon),
+                None => (false, soon),
+            };
             let was_leading = std::mem::replace(&mut self.lock().is_leading, is_leading);
             if is_leading != was_leading {
                 tracing::info!(pool = %self.name, node = %node.name(), is_leading, "matcher");
             }
             if is_leading {
-                let _ = tokio::time::timeout_at(renewal, self.make_matches(&node)).await;
+                let _ = tokio::time::timeout_at(next, self.make_matches(&node)).await;
                 continue;
             }
-            let retry = match self.is_readable() && node.cluster.epoch().is_some() {
-                true => renewal,
-                false => Instant::now() + RETRY_DELAY,
-            };
             tokio::select! {
                 biased;
                 () = self.is_hurried.notified() => {}
-                () = tokio::time::sleep_until(retry) => {}
+                () = tokio::time::sleep_until(next) => {}
             }
         }
     }
 
-    /// Takes the lease, or renews it; whether this node has it.
-    async fn hold_lease(&self, node: &Node) -> bool {
+    /// Takes the lease, or renews it.
+    async fn hold_lease(&self, node: &Node) -> Holder {
         let leases = node.engine.leases();
         let attempt = async {
-            let found = leases.get(&self.lease).await.ok()?;
+            let Ok(found) = leases.get(&self.lease).await else {
+                return Holder::Unknown;
+            };
             let holder = found.as_ref().and_then(|entry| holder(&entry.value));
             if holder.is_some_and(|holder| holder != *node.name() && node.cluster.is_up(&holder)) {
-                return None;
+                return Holder::Another;
             }
             let revision = found.map(|entry| entry.revision);
             let name = Bytes::copy_from_slice(node.name().as_str().as_bytes());
-            leases.cas(&self.lease, revision, Some(name)).await.ok()
+            match leases.cas(&self.lease, revision, Some(name)).await {
+                Ok(_) => Holder::This,
+                Err(_) => Holder::Unknown,
+            }
         };
         let held = timeout(node.config.engine_timeout, attempt).await;
-        matches!(held, Ok(Some(_)))
+        held.unwrap_or(Holder::Unknown)
     }
 
     /// Looks for matches and claims them, and says in the log when time has passed.

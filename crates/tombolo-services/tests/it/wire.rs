@@ -18,6 +18,7 @@ use tombolo_engine::{
 #[derive(Clone)]
 pub(crate) struct Wire {
     local: Local,
+    leases: Leased,
     /// What has the logs, and how often that was another one.
     logs: watch::Sender<(Local, u64)>,
     /// Nothing goes from here to the engine.
@@ -66,6 +67,10 @@ impl Wire {
     pub(crate) fn new(local: &Local) -> Arc<Self> {
         Arc::new(Self {
             local: local.clone(),
+            leases: Leased {
+                local: local.clone(),
+                is_unsure: Arc::default(),
+            },
             logs: watch::Sender::new((local.clone(), 0)),
             is_cut: Arc::default(),
             is_broken: Arc::default(),
@@ -100,6 +105,11 @@ impl Wire {
 
     fn logs(&self) -> Local {
         self.logs.borrow().0.clone()
+    }
+
+    /// Leases are not written from now on, and nobody says so.
+    pub(crate) fn lose_leases(&self) {
+        self.leases.is_unsure.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn cut(&self, is_cut: bool) {
@@ -396,9 +406,39 @@ impl Watch for CutWatch {
     }
 }
 
+/// The leases of an engine.
+#[derive(Clone)]
+struct Leased {
+    local: Local,
+    /// What is written never arrives, and nobody knows.
+    is_unsure: Arc<AtomicBool>,
+}
+
+impl Kv for Leased {
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<KvEntry>, Unavailable>> {
+        self.local.leases().get(key)
+    }
+
+    fn cas<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: Option<Revision>,
+        value: Option<Bytes>,
+    ) -> BoxFuture<'a, Result<Revision, CasError>> {
+        if self.is_unsure.load(Ordering::Relaxed) {
+            return Box::pin(async { Err(CasError::Unknown) });
+        }
+        self.local.leases().cas(key, expected, value)
+    }
+
+    fn watch<'a>(&'a self, prefix: &'a Key) -> BoxFuture<'a, Result<Box<dyn Watch>, Unavailable>> {
+        self.local.leases().watch(prefix)
+    }
+}
+
 impl Leases for Wire {
     fn leases(&self) -> &dyn Kv {
-        self.local.leases()
+        &self.leases
     }
 
     fn lease_time(&self) -> Duration {

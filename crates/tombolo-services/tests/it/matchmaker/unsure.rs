@@ -41,6 +41,21 @@ async fn of_a_ticket_that_was_not_taken_it_is_said_that_it_does_not_wait() {
     assert_eq!(told.unwrap_err(), ErrorCode::Unavailable);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_matcher_whose_lease_is_not_renewed_at_once_goes_on() {
+    let (lab, wire) = wired().await;
+    wire.lose_leases();
+    // A renewal is due every five seconds.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let mut alice = seeker(&lab, "alice").await;
+    let mut bob = seeker(&lab, "bob").await;
+    for (number, device, user) in [(1, &mut alice, "alice"), (2, &mut bob, "bob")] {
+        let told = submit(device, "duel", number, &[(user, 0.0)]).await;
+        told.unwrap();
+    }
+    assert_eq!(found(&mut alice).await, found(&mut bob).await);
+}
+
 /// A node that has read its pools, and its way to the engine.
 async fn wired() -> (Lab, Arc<Wire>) {
     let wire = Wire::new(&Local::new(LocalConfig::default()));
