@@ -10,6 +10,7 @@ use super::place::Place;
 use bytes::Bytes;
 use rand::RngExt as _;
 use rand::rngs::ChaCha12Rng;
+use tokio::sync::Notify;
 use tokio::time::sleep;
 use tombolo_engine::{
     AppendError, BoxFuture, Bus, BusEvent, CasError, Expect, Key, Kv, KvEntry, Leases, Local, Log,
@@ -59,6 +60,8 @@ pub(crate) struct Wire {
     /// Of the logs in which all is read before it is gone.
     feeds: Arc<[Feed]>,
     state: Arc<Mutex<State>>,
+    /// It is not cut off any more.
+    mended: Arc<Notify>,
 }
 
 struct State {
@@ -100,11 +103,15 @@ impl Wire {
                 is_cut: false,
                 is_dead: false,
             })),
+            mended: Arc::default(),
         }
     }
 
     pub(crate) fn cut(&self, is_cut: bool) {
         self.lock().is_cut = is_cut;
+        if !is_cut {
+            self.mended.notify_waiters();
+        }
     }
 
     pub(crate) fn die(&self) {
@@ -134,8 +141,12 @@ impl Wire {
 
     /// Waits until something gets through.
     async fn connected(&self) {
-        while self.lock().is_cut {
-            sleep(Duration::from_millis(5)).await;
+        loop {
+            let mended = self.mended.notified();
+            if !self.lock().is_cut {
+                break;
+            }
+            mended.await;
         }
         if self.lock().is_dead {
             pending::<()>().await;

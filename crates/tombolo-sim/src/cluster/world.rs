@@ -689,7 +689,7 @@ const GUEST_STAYS: u32 = 1000;
 /// The longest that it stays away: longer than whoever is away counts as there.
 const GUEST_AWAY_MAX: Duration = Duration::from_secs(20);
 /// Of so many stories one rests to the end.
-const LONG_RESTS: u32 = 8;
+const LONG_RESTS: u32 = 24;
 /// Of a story that went wrong so many lines are told.
 const LINES_MAX: usize = 200;
 /// Longer than any request, lease or clock of a room takes.

@@ -1,24 +1,50 @@
 //! A cluster keeps its promises whatever happens to it.
 
-use std::num::NonZero;
-use std::thread;
 use std::time::Duration;
 
 use tombolo_sim::{ClusterWorld, Seed, Tally, Weather, seed};
 
-#[test]
-fn whatever_happens_a_cluster_keeps_what_it_acknowledged() {
-    check(&seed!().several(stories()), ROUGH);
+/// Stories in a kind of weather, in parts: a test is a process, and there are several at a time.
+macro_rules! stories {
+    ($weather:expr; $($part:ident)*) => {
+        $(
+            #[test]
+            fn $part() {
+                check(&seed!().several(stories() / PARTS), $weather);
+            }
+        )*
+    };
 }
 
-#[test]
-fn in_fair_weather_devices_lose_nothing_to_nodes_that_die() {
-    check(&seed!().several(stories()), Weather::FAIR);
+stories! { ROUGH;
+    whatever_happens_a_cluster_keeps_what_it_acknowledged_in_part_a
+    whatever_happens_a_cluster_keeps_what_it_acknowledged_in_part_b
+    whatever_happens_a_cluster_keeps_what_it_acknowledged_in_part_c
+    whatever_happens_a_cluster_keeps_what_it_acknowledged_in_part_d
+    whatever_happens_a_cluster_keeps_what_it_acknowledged_in_part_e
+    whatever_happens_a_cluster_keeps_what_it_acknowledged_in_part_f
+    whatever_happens_a_cluster_keeps_what_it_acknowledged_in_part_g
+    whatever_happens_a_cluster_keeps_what_it_acknowledged_in_part_h
+    whatever_happens_a_cluster_keeps_what_it_acknowledged_in_part_i
+    whatever_happens_a_cluster_keeps_what_it_acknowledged_in_part_j
 }
 
-#[test]
-fn whatever_operators_do_to_nodes_costs_no_device_its_session_or_a_message() {
-    check(&seed!().several(stories()), Weather::CALM);
+stories! { Weather::FAIR;
+    in_fair_weather_devices_lose_nothing_to_nodes_that_die_in_part_a
+    in_fair_weather_devices_lose_nothing_to_nodes_that_die_in_part_b
+    in_fair_weather_devices_lose_nothing_to_nodes_that_die_in_part_c
+    in_fair_weather_devices_lose_nothing_to_nodes_that_die_in_part_d
+    in_fair_weather_devices_lose_nothing_to_nodes_that_die_in_part_e
+    in_fair_weather_devices_lose_nothing_to_nodes_that_die_in_part_f
+    in_fair_weather_devices_lose_nothing_to_nodes_that_die_in_part_g
+    in_fair_weather_devices_lose_nothing_to_nodes_that_die_in_part_h
+    in_fair_weather_devices_lose_nothing_to_nodes_that_die_in_part_i
+    in_fair_weather_devices_lose_nothing_to_nodes_that_die_in_part_j
+}
+
+stories! { Weather::CALM;
+    whatever_operators_do_to_nodes_costs_no_device_its_session_or_a_message_in_part_a
+    whatever_operators_do_to_nodes_costs_no_device_its_session_or_a_message_in_part_b
 }
 
 #[test]
@@ -34,7 +60,8 @@ fn the_same_seed_tells_the_same_story() {
 }
 
 fn check(seeds: &[Seed], weather: Weather) {
-    let tally = match tell(seeds, weather) {
+    let told = seeds.iter().map(|seed| ClusterWorld::run(*seed, weather));
+    let tally: Tally = match told.sum() {
         Ok(tally) => tally,
         Err(violation) => panic!("{violation}"),
     };
@@ -58,22 +85,7 @@ fn check(seeds: &[Seed], weather: Weather) {
     }
 }
 
-/// Tells stories on all cores.
-fn tell(seeds: &[Seed], weather: Weather) -> Result<Tally, String> {
-    let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    let tell = |seed: &Seed| ClusterWorld::run(*seed, weather);
-    thread::scope(|scope| {
-        let some = seeds.chunks(seeds.len().div_ceil(cores).max(1));
-        let told = some.map(|some| scope.spawn(move || some.iter().map(tell).sum()));
-        let told: Vec<thread::ScopedJoinHandle<'_, Result<Tally, String>>> = told.collect();
-        let mut tallies = told
-            .into_iter()
-            .map(|told| told.join().expect("it is told"));
-        tallies.by_ref().sum()
-    })
-}
-
-/// How many stories each test has; a long run has more.
+/// How many stories ten parts have; a long run has more.
 fn stories() -> usize {
     let more = std::env::var("TOMBOLO_STORIES").ok();
     more.and_then(|more| more.parse().ok()).unwrap_or(STORIES)
@@ -87,8 +99,10 @@ const ROUGH: Weather = Weather {
     is_calm: false,
 };
 
-/// Together some hundreds.
-const STORIES: usize = 150;
+/// About as many as the rest of the test command has time for.
+const STORIES: usize = 500;
+
+const PARTS: usize = 10;
 
 /// Stories that are told again.
 const TOLD_TWICE: usize = 12;
