@@ -74,6 +74,8 @@ pub(crate) struct Device {
     resume_token: Option<Bytes>,
     /// The session that it was given last.
     pub(crate) session: Bytes,
+    /// The name of the node that has it.
+    host: String,
     next_request: u64,
     /// Grows whenever something is asked for, or answered.
     pub(crate) turns: u64,
@@ -129,6 +131,7 @@ impl Device {
             inbox: Inbox::new(),
             resume_token: None,
             session: Bytes::new(),
+            host: String::new(),
             next_request: 1,
             turns: 0,
             asked: BTreeMap::new(),
@@ -243,10 +246,14 @@ impl Device {
         note(|| format!("{} < {welcome:?}", self.name));
         self.resume_token = Some(welcome.resume_token);
         self.session = welcome.session_id;
+        let before = std::mem::replace(&mut self.host, welcome.node);
         self.is_welcome = true;
         self.letters.on_welcome(welcome.resumed);
         if welcome.resumed {
             self.resumed += 1;
+            if before != self.host {
+                self.seeking.on_other_node();
+            }
             self.outbox
                 .handle_ack(ack)
                 .map_err(|error| format!("{}: {error:?}", self.name))?;

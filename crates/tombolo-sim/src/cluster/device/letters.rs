@@ -18,8 +18,10 @@ pub(crate) struct Letters {
     place: Option<v1::Place>,
     /// From whom which letter is, and what it says.
     pub(crate) read: BTreeMap<u64, (String, String)>,
-    /// When it asks for its inbox; `None` while it has it, or is asked for.
+    /// When it asks for its inbox; `None` while it has it.
     open_at: Option<Instant>,
+    /// It has asked, and waits for the answer.
+    is_opening: bool,
     is_open: bool,
     /// What it wrote, to whom, and whether that was kept: in order.
     pub(crate) written: Vec<(String, Outcome)>,
@@ -48,6 +50,7 @@ impl Letters {
     pub(super) fn on_welcome(&mut self, is_resumed: bool) {
         let now = Some(Instant::now());
         self.open_at = now;
+        self.is_opening &= is_resumed;
         let is_under_way = matches!(self.written.last(), Some((_, Outcome::Unknown)));
         if !is_resumed && is_under_way {
             self.send_at = now;
@@ -70,8 +73,8 @@ impl Letters {
     /// What is to be asked now.
     pub(super) fn poll(&mut self, user: &str) -> Option<(Post, request::Kind)> {
         let now = Instant::now();
-        let (post, kind) = if self.open_at.is_some_and(|at| at <= now) {
-            self.open_at = None;
+        let (post, kind) = if !self.is_opening && self.open_at.is_some_and(|at| at <= now) {
+            (self.open_at, self.is_opening) = (None, true);
             let after = self.place.clone();
             (
                 Post::Open,
@@ -103,6 +106,7 @@ impl Letters {
         result: Option<response::Result>,
     ) -> Result<(), Violation> {
         let later = Some(Instant::now() + PAUSE);
+        self.is_opening &= matches!(post, Post::Send);
         match (post, direct(result)) {
             (Post::Open, Ok(direct_response::Result::Opened(opened))) => self.on_opened(opened),
             (Post::Open, Err(_)) => {

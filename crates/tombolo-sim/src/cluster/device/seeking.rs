@@ -103,6 +103,13 @@ impl Seeking {
         }
     }
 
+    /// The session goes on over another node: the one before may have told nothing of what has become of the ticket.
+    pub(super) fn on_other_node(&mut self) {
+        if let Some(ticket) = &mut self.ticket {
+            ticket.ask_at = Some(Instant::now());
+        }
+    }
+
     pub(super) fn on_answer(
         &mut self,
         errand: Errand,
