@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::feed::Feed;
 use super::place::Place;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use rand::RngExt as _;
 use rand::rngs::ChaCha12Rng;
 use tokio::sync::Notify;
@@ -151,6 +152,11 @@ impl Wire {
         if self.lock().is_dead {
             pending::<()>().await;
         }
+    }
+
+    /// Of what is there at the same time most comes together: a long log would take seconds else.
+    fn is_alone(&self) -> bool {
+        self.lock().rng.random_range(0..ALONE) == 0
     }
 
     fn is_lost(&self) -> bool {
@@ -330,8 +336,13 @@ impl Log for Wire {
                 return Err(Unavailable);
             }
             let tail = self.local.tail(key, after).await?;
-            let (wire, next) = (self.clone(), None);
-            Ok(Box::new(SlowTail { tail, wire, next }) as Box<dyn Tail>)
+            let slow = SlowTail {
+                tail,
+                wire: self.clone(),
+                next: None,
+                is_far: false,
+            };
+            Ok(Box::new(slow) as Box<dyn Tail>)
         }))
     }
 
@@ -366,15 +377,29 @@ struct SlowTail {
     wire: Wire,
     /// What was read and is still under way: whoever gives up waiting does not lose it.
     next: Option<TailEvent>,
+    /// It has a way of its own: it was waited for.
+    is_far: bool,
 }
 
 impl Tail for SlowTail {
     fn next(&mut self) -> BoxFuture<'_, Option<TailEvent>> {
         self.wire.world.clone().wrap(Box::pin(async move {
+            if self.next.is_none() && !self.is_far {
+                match self.tail.next().now_or_never() {
+                    Some(event) => {
+                        self.next = Some(event?);
+                        self.is_far = self.wire.is_alone();
+                    }
+                    None => self.is_far = true,
+                }
+            }
             if self.next.is_none() {
                 self.next = Some(self.tail.next().await?);
             }
-            self.wire.travel().await;
+            if self.is_far {
+                self.wire.travel().await;
+                self.is_far = false;
+            }
             self.wire.connected().await;
             self.next.take()
         }))
@@ -471,3 +496,6 @@ impl Leases for Wire {
 
 /// Longer than anybody waits for an answer.
 const LATE_MAX: Duration = Duration::from_secs(3);
+
+/// Of so many entries that are there already one comes by itself.
+const ALONE: u32 = 8;
