@@ -6,12 +6,13 @@
 //! their load, takes the engine away and lets connections break, as its [`Seed`](crate::Seed) says, while
 //! devices join, leave, talk, count and follow each other. One room closes whenever it is empty, and is
 //! opened anew; in another one devices put each other out, lose their seats, and have objects. They look for matches
-//! of two, and write to each other.
+//! of two, write to each other, and post to a group.
 //!
 //! All the while a reader of the rooms' logs, who has no part in them, looks whether every node has made
 //! of a log what it says, and whether all that devices were told is there. In the end everything comes to
 //! rest, and what devices were promised and what they see is compared with the logs.
 
+mod club;
 mod court;
 mod deed;
 mod device;

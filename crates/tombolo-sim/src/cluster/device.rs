@@ -2,6 +2,7 @@
 
 mod connect;
 mod letters;
+mod posts;
 mod seeking;
 mod view;
 
@@ -14,6 +15,8 @@ use tokio::time::Instant;
 use self::connect::Greeting;
 use self::letters::Post;
 pub(crate) use self::letters::{Letters, Outcome};
+use self::posts::Call;
+pub(crate) use self::posts::{CLUB, Posts};
 pub(crate) use self::seeking::{End, TicketName};
 use self::seeking::{Errand, Seeking};
 pub(crate) use self::view::{Told, View};
@@ -36,6 +39,7 @@ enum Asked {
     Act(Deed),
     Match(Errand),
     Letter(Post),
+    Group(Call),
     Follow,
 }
 
@@ -109,6 +113,7 @@ pub(crate) struct Device {
     pub(crate) following: Following,
     pub(crate) seeking: Seeking,
     pub(crate) letters: Letters,
+    pub(crate) posts: Posts,
 }
 
 /// What went against the contract.
@@ -153,6 +158,7 @@ impl Device {
             following: Following::default(),
             seeking: Seeking::default(),
             letters: Letters::default(),
+            posts: Posts::default(),
         }
     }
 
@@ -226,6 +232,12 @@ impl Device {
                 let told = self.letters.on_event(event);
                 told.map_err(|violation| format!("{}: {violation}", self.name))
             }
+            server_frame::Body::Social(v1::SocialEvent {
+                kind: Some(social_event::Kind::Group(event)),
+            }) => {
+                let told = self.posts.on_event(event);
+                told.map_err(|violation| format!("{}: {violation}", self.name))
+            }
             server_frame::Body::Matchmaker(event) => {
                 let told = self.seeking.on_event(event);
                 told.map_err(|violation| format!("{}: {violation}", self.name))
@@ -249,6 +261,7 @@ impl Device {
         let before = std::mem::replace(&mut self.host, welcome.node);
         self.is_welcome = true;
         self.letters.on_welcome(welcome.resumed);
+        self.posts.on_welcome(welcome.resumed);
         if welcome.resumed {
             self.resumed += 1;
             if before != self.host {
@@ -464,6 +477,10 @@ impl Device {
             }
             (Asked::Letter(post), result) => {
                 let told = self.letters.on_answer(post, result);
+                told.map_err(|violation| format!("{}: {violation}", self.name))?;
+            }
+            (Asked::Group(call), result) => {
+                let told = self.posts.on_answer(call, result);
                 told.map_err(|violation| format!("{}: {violation}", self.name))?;
             }
             (Asked::Follow, result) => {

@@ -23,6 +23,10 @@ pub struct Tally {
     pub matched: u64,
     /// Direct messages that were acknowledged, and are there.
     pub letters: u64,
+    /// Posts in a group that were acknowledged, and are there.
+    pub posts: u64,
+    /// How often those went on in another segment.
+    pub turned: u64,
     /// Nodes that were killed.
     pub kills: u64,
     /// Nodes that were frozen.
@@ -51,6 +55,8 @@ impl Sum for Tally {
             expired: sum.expired + next.expired,
             matched: sum.matched + next.matched,
             letters: sum.letters + next.letters,
+            posts: sum.posts + next.posts,
+            turned: sum.turned + next.turned,
             kills: sum.kills + next.kills,
             freezes: sum.freezes + next.freezes,
             resumed: sum.resumed + next.resumed,

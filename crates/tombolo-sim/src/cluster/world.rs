@@ -18,6 +18,7 @@ use tombolo_wire::token::{Claims, KeySet, SigningKey, VerifyingKey};
 use tombolo_wire::v1::IceServers;
 use tombolo_wire::{NodeId, RoomId, UserId};
 
+use super::club::Club;
 use super::court::{COURT, Court};
 use super::device::{BRIEF, Device, Violation};
 use super::inboxes::Inboxes;
@@ -59,6 +60,7 @@ pub struct ClusterWorld {
     rooms: Vec<Reader>,
     plain: Vec<Plain>,
     pool: Pool,
+    club: Club,
     /// `None` until there are devices.
     inboxes: Option<Inboxes>,
     tally: Tally,
@@ -123,6 +125,7 @@ impl ClusterWorld {
         let local = engine();
         let pool = Pool::new(&local, seed.rng_for("pool"));
         let pool = runtime.block_on(pool)?;
+        let club = Club::new(&local, seed.rng_for("club"))?;
         let mut world = Self {
             guest: Device::new(GUEST, token(GUEST)?),
             guest_rng: seed.rng_for("guest"),
@@ -136,6 +139,7 @@ impl ClusterWorld {
             runtime,
             local,
             pool,
+            club,
             inboxes: None,
             weather,
             nodes: Vec::new(),
@@ -223,6 +227,7 @@ impl ClusterWorld {
             if let Some(inboxes) = &mut self.inboxes {
                 inboxes.act(&mut self.devices);
             }
+            self.club.act(&mut self.devices);
             let pause = self.rng.random_range(Duration::ZERO..PAUSE_MAX);
             self.pass(pause, TICK)?;
         }
@@ -482,6 +487,7 @@ impl ClusterWorld {
         if let Some(inboxes) = &mut self.inboxes {
             inboxes.read(&self.devices)?;
         }
+        self.club.read(&self.devices)?;
         for device in &mut self.devices {
             if self.is_calm && device.life > 1 {
                 return Err(format!("{} has lost its session", device.name));
@@ -581,6 +587,7 @@ impl ClusterWorld {
         if let Some(inboxes) = &self.inboxes {
             inboxes.check(&self.devices, &mut tally)?;
         }
+        self.club.check(&self.devices, &mut tally)?;
         for plain in self.plain.iter().filter(|_| self.is_fair) {
             tally.heard += plain.check(&self.devices)?;
         }

@@ -73,6 +73,8 @@ fn check(seeds: &[Seed], weather: Weather) {
         assert!(tally.forgotten > count, "{tally:?}");
         assert!(tally.matched > 2 * count, "{tally:?}");
         assert!(tally.letters > 5 * count, "{tally:?}");
+        assert!(tally.posts > 5 * count, "{tally:?}");
+        assert!(tally.turned > count / 2, "{tally:?}");
         assert!(tally.expelled > count, "{tally:?}");
         assert!(tally.expired > count / 4, "{tally:?}");
         assert!(weather.is_calm || tally.kills > count / 2, "{tally:?}");

@@ -142,6 +142,9 @@ impl Device {
         if let Some((post, wanted)) = self.letters.poll(&self.name) {
             self.ask(Asked::Letter(post), wanted);
         }
+        if let Some((call, wanted)) = self.posts.poll(&self.name) {
+            self.ask(Asked::Group(call), wanted);
+        }
         if let Some(errand) = self.seeking.poll() {
             let wanted = errand.on_wire(&self.name);
             self.ask(Asked::Match(errand), request::Kind::Matchmaker(wanted));
