@@ -56,6 +56,8 @@ impl Weather {
 #[derive(Clone)]
 pub(crate) struct Wire {
     local: Local,
+    /// The way to the leases; `None` if this is it.
+    leases: Option<Arc<Self>>,
     /// Where the engine is, and all that is on its way there or back.
     world: Place,
     /// Of the logs in which all is read before it is gone.
@@ -94,8 +96,9 @@ impl Wire {
         rng: ChaCha12Rng,
         weather: Weather,
     ) -> Self {
-        Self {
+        let leases = Self {
             local: local.clone(),
+            leases: None,
             world: world.clone(),
             feeds,
             state: Arc::new(Mutex::new(State {
@@ -105,6 +108,18 @@ impl Wire {
                 is_dead: false,
             })),
             mended: Arc::default(),
+        };
+        Self {
+            leases: Some(Arc::new(leases.clone())),
+            ..leases
+        }
+    }
+
+    /// What is read and written by this way.
+    fn values(&self) -> &dyn Kv {
+        match self.leases {
+            Some(_) => &self.local,
+            None => self.local.leases(),
         }
     }
 
@@ -412,7 +427,7 @@ impl Kv for Wire {
             if !self.travel().await {
                 return Err(Unavailable);
             }
-            self.local.get(key).await
+            self.values().get(key).await
         }))
     }
 
@@ -426,25 +441,24 @@ impl Kv for Wire {
             if !self.travel().await {
                 return Err(CasError::Unavailable);
             }
-            let local = self.local.clone();
             match self.fate() {
                 Fate::Refused => return Err(CasError::Unavailable),
                 Fate::Lost => return Err(CasError::Unknown),
                 Fate::Late(delay) => {
-                    let key = key.clone();
+                    let (wire, key) = (self.clone(), key.clone());
                     tokio::spawn(async move {
                         sleep(delay).await;
-                        local.cas(&key, expected, value).await
+                        wire.values().cas(&key, expected, value).await
                     });
                     return Err(CasError::Unknown);
                 }
                 Fate::Unanswered => {
-                    let _nobody_knows = local.cas(key, expected, value).await;
+                    let _nobody_knows = self.values().cas(key, expected, value).await;
                     return Err(CasError::Unknown);
                 }
                 Fate::Fine => {}
             }
-            let done = local.cas(key, expected, value).await;
+            let done = self.values().cas(key, expected, value).await;
             match self.travel().await {
                 true => done,
                 false => Err(CasError::Unknown),
@@ -457,7 +471,7 @@ impl Kv for Wire {
             if !self.travel().await {
                 return Err(Unavailable);
             }
-            let watch = self.local.watch(prefix).await?;
+            let watch = self.values().watch(prefix).await?;
             let (wire, next) = (self.clone(), None);
             Ok(Box::new(SlowWatch { watch, wire, next }) as Box<dyn Watch>)
         }))
@@ -486,7 +500,7 @@ impl Watch for SlowWatch {
 
 impl Leases for Wire {
     fn leases(&self) -> &dyn Kv {
-        self.local.leases()
+        self.leases.as_deref().unwrap_or(self)
     }
 
     fn lease_time(&self) -> Duration {
