@@ -289,8 +289,8 @@ fn programs_of_the_machine_are_not_reached_at_a_relay_ip_and_other_clients_are()
     in_namespace(|| {
         ip_command(&["address", "add", "192.0.2.1/32", "dev", "lo"]);
         let ip = "192.0.2.1".parse().expect("a literal");
+        let program = UdpSocket::bind((ip, 61_500)).expect("the port is free");
         for io in [IoMode::Sockets, IoMode::Steered] {
-            let program = UdpSocket::bind((ip, 61_500)).expect("the port is free");
             let relay = start(ip, io);
             let mut alice = Device::udp(&relay, "alice");
             let mut bob = Device::udp(&relay, "bob");
