@@ -305,6 +305,8 @@ const SENDERS_MAX: usize = 512;
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use crate::socket::raise_open_files_limit;
 
@@ -345,10 +347,11 @@ mod tests {
     /// Before it are those of the raw socket.
     #[test]
     fn what_comes_behind_a_burst_of_its_address_leaves_by_the_same_socket() {
+        let [at, other] = free_addresses();
         let mut relays = steered();
-        let way = |relays: &mut RelaySide, port, is_of_burst| {
+        let way = |relays: &mut RelaySide, at, is_of_burst| {
             let packet = ToPeer {
-                at: address(port),
+                at,
                 to: SocketAddr::from(([127, 0, 0, 2], 9)),
                 fragment: Fragment::Allowed,
                 payload: b"one of several",
@@ -358,17 +361,17 @@ mod tests {
         };
         let raw = SocketId::Steered(0);
         for _ in 0..2 {
-            assert_eq!(way(&mut relays, 20_001, false), raw, "in front of it");
-            let bound = way(&mut relays, 20_001, true);
+            assert_eq!(way(&mut relays, at, false), raw, "in front of it");
+            let bound = way(&mut relays, at, true);
             assert!(matches!(bound, SocketId::Relay(_)), "{bound:?}");
             assert!(raw.rank() < bound.rank(), "it leaves earlier");
-            assert_eq!(way(&mut relays, 20_001, false), bound, "behind it");
-            assert_eq!(way(&mut relays, 20_002, false), raw, "another address");
+            assert_eq!(way(&mut relays, at, false), bound, "behind it");
+            assert_eq!(way(&mut relays, other, false), raw, "another address");
             relays.end_batch();
         }
-        assert_eq!(way(&mut relays, 20_001, false), raw, "in the next batch");
+        assert_eq!(way(&mut relays, at, false), raw, "in the next batch");
         relays.note_divided(b"one of several".len());
-        let bound = way(&mut relays, 20_001, false);
+        let bound = way(&mut relays, at, false);
         assert!(
             matches!(bound, SocketId::Relay(_)),
             "not by the raw one first"
@@ -386,5 +389,15 @@ mod tests {
 
     fn address(port: u16) -> RelayAddr {
         RelayAddr(SocketAddr::from(([127, 0, 0, 77], port)))
+    }
+
+    /// Addresses that nobody has, of an IP where nothing but this binds.
+    fn free_addresses<const N: usize>() -> [RelayAddr; N] {
+        let ip = IpAddr::from([127, 0, 0, 78]);
+        let sockets = [(); N].map(|()| std::net::UdpSocket::bind((ip, 0)));
+        sockets.map(|socket| {
+            let address = socket.and_then(|socket| socket.local_addr());
+            RelayAddr(address.expect("there are ports left"))
+        })
     }
 }
