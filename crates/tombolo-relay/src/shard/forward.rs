@@ -280,10 +280,10 @@ fn send_divided<'a>(
         let Some((at, to)) = raw_header::ends(header) else {
             continue;
         };
-        relays.note_divided(payload.len());
         let Ok(index) = relays.bound_sender(RelayAddr(at)) else {
             continue;
         };
+        relays.note_divided(index, payload.len());
         let Some(port) = relays.ports.get(index) else {
             continue;
         };

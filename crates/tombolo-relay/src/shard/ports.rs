@@ -16,6 +16,8 @@ pub(super) struct RelayPort {
     pub(super) has_more: bool,
     /// The batch in which it was chosen to send last, where it only sends.
     pub(super) last_batch: u32,
+    /// The shortest payload that it had to cut up so far, where it only sends.
+    pub(super) divided_bytes_min: usize,
 }
 
 /// All bound relay ports. One is named by its index as long as it is bound.
@@ -43,6 +45,7 @@ impl RelayPorts {
             last_turn: 0,
             has_more: false,
             last_batch: 0,
+            divided_bytes_min: usize::MAX,
         };
         let index = match self.free.pop() {
             Some(index) => {

@@ -47,8 +47,6 @@ pub(super) struct Steered {
     batch: u32,
     /// Whether one of them has been chosen in this batch.
     are_chosen: bool,
-    /// The shortest payload that had to be cut up so far.
-    divided_bytes_min: usize,
 }
 
 pub(super) struct SteeredEnd {
@@ -169,7 +167,7 @@ impl RelaySide {
         if self.steered.is_none() {
             return self.ports.index_of(at).map(bound);
         }
-        if (packet.is_of_burst || self.is_divided(packet) || self.is_behind(at))
+        if (packet.is_of_burst || self.stays_bound(packet))
             && let Ok(index) = self.bound_sender(at)
         {
             self.choose(index);
@@ -184,22 +182,20 @@ impl RelaySide {
         })
     }
 
-    /// Whether a packet is as long as one that the raw socket refused, and would leave behind all others.
-    fn is_divided(&self, packet: ToPeer<'_>) -> bool {
-        packet.fragment == Fragment::Allowed
-            && (self.steered.as_ref())
-                .is_some_and(|steered| packet.payload.len() >= steered.divided_bytes_min)
-    }
-
-    /// Whether an earlier packet of this batch leaves the address by a bound socket. The raw one sends all
-    /// of its own before, so the next one would overtake it there.
-    fn is_behind(&self, at: RelayAddr) -> bool {
-        let Some(steered) = self.steered.as_ref().filter(|steered| steered.are_chosen) else {
+    /// Whether a packet leaves by the bound socket that its address has. The raw socket sends all of a
+    /// batch first: there it would overtake an earlier packet that leaves by the bound one; and what is as
+    /// long as one that was refused there would be sent again behind all others.
+    fn stays_bound(&self, packet: ToPeer<'_>) -> bool {
+        let has_senders = |steered: &&Steered| !steered.senders.is_empty();
+        let Some(steered) = self.steered.as_ref().filter(has_senders) else {
             return false;
         };
-        let index = self.ports.index_of(at);
+        let index = self.ports.index_of(packet.at);
         let port = index.and_then(|index| self.ports.get(index));
-        port.is_some_and(|port| port.last_batch == steered.batch)
+        port.is_some_and(|port| {
+            let is_divided = packet.payload.len() >= port.divided_bytes_min;
+            port.last_batch == steered.batch || is_divided && packet.fragment == Fragment::Allowed
+        })
     }
 
     /// Notes that a packet of this batch leaves by a bound socket.
@@ -210,10 +206,11 @@ impl RelaySide {
         }
     }
 
-    /// Notes that a payload of so many bytes had to be cut up.
-    pub(super) fn note_divided(&mut self, bytes: usize) {
-        if let Some(steered) = &mut self.steered {
-            steered.divided_bytes_min = steered.divided_bytes_min.min(bytes);
+    /// Notes that a payload of so many bytes had to be cut up by a bound socket. It is known of that
+    /// address alone, whose peers may be those with a narrow way, and as long as it has the socket.
+    pub(super) fn note_divided(&mut self, index: u32, bytes: usize) {
+        if let Some(port) = self.ports.get_mut(index) {
+            port.divided_bytes_min = port.divided_bytes_min.min(bytes);
         }
     }
 
@@ -285,7 +282,6 @@ impl Steered {
             wants_room: false,
             batch: 1,
             are_chosen: false,
-            divided_bytes_min: usize::MAX,
         })
     }
 
@@ -323,23 +319,14 @@ mod tests {
             .collect();
         let (oldest, index) = bound[0];
         let newcomer = addresses.next().expect("there are ports left");
-        let to_peer = |at| ToPeer {
-            at,
-            to: SocketAddr::from(([127, 0, 0, 2], 9)),
-            fragment: Fragment::Allowed,
-            payload: b"one of several",
-            is_of_burst: true,
-        };
-        let way = relays.way(to_peer(oldest)).expect("it is short");
-        assert_eq!(way.via, SocketId::Relay(index));
+        assert_eq!(way(&mut relays, oldest, true), SocketId::Relay(index));
 
-        let way = relays.way(to_peer(newcomer)).expect("it is short");
-        assert_eq!(way.via, SocketId::Steered(0));
+        assert_eq!(way(&mut relays, newcomer, true), SocketId::Steered(0));
         assert_eq!(relays.ports.index_of(oldest), Some(index), "it is named");
         relays.end_batch();
         assert_eq!(relays.ports.index_of(oldest), None);
-        let way = relays.way(to_peer(newcomer)).expect("it is short");
-        assert_eq!(way.via, SocketId::Relay(index), "it is free again");
+        let via = way(&mut relays, newcomer, true);
+        assert_eq!(via, SocketId::Relay(index), "it is free again");
         relays.end_batch();
         assert_eq!(relays.ports.index_of(newcomer), Some(index));
     }
@@ -349,16 +336,6 @@ mod tests {
     fn what_comes_behind_a_burst_of_its_address_leaves_by_the_same_socket() {
         let [at, other] = free_addresses();
         let mut relays = steered();
-        let way = |relays: &mut RelaySide, at, is_of_burst| {
-            let packet = ToPeer {
-                at,
-                to: SocketAddr::from(([127, 0, 0, 2], 9)),
-                fragment: Fragment::Allowed,
-                payload: b"one of several",
-                is_of_burst,
-            };
-            relays.way(packet).expect("it is short").via
-        };
         let raw = SocketId::Steered(0);
         for _ in 0..2 {
             assert_eq!(way(&mut relays, at, false), raw, "in front of it");
@@ -370,13 +347,36 @@ mod tests {
             relays.end_batch();
         }
         assert_eq!(way(&mut relays, at, false), raw, "in the next batch");
-        relays.note_divided(b"one of several".len());
-        let bound = way(&mut relays, at, false);
-        assert!(
-            matches!(bound, SocketId::Relay(_)),
-            "not by the raw one first"
-        );
     }
+
+    #[test]
+    fn what_had_to_be_cut_up_for_one_address_leaves_others_as_they_are() {
+        let [narrow, other] = free_addresses();
+        let mut relays = steered();
+        let [index, _] = [narrow, other].map(|at| {
+            let index = relays.bound_sender(at);
+            index.expect("nobody else has the address")
+        });
+        relays.note_divided(index, PAYLOAD.len());
+        relays.end_batch();
+        let raw = SocketId::Steered(0);
+        let bound = way(&mut relays, narrow, false);
+        assert_eq!(bound, SocketId::Relay(index), "not by the raw one first");
+        assert_eq!(way(&mut relays, other, false), raw);
+    }
+
+    fn way(relays: &mut RelaySide, at: RelayAddr, is_of_burst: bool) -> SocketId {
+        let packet = ToPeer {
+            at,
+            to: SocketAddr::from(([127, 0, 0, 2], 9)),
+            fragment: Fragment::Allowed,
+            payload: PAYLOAD,
+            is_of_burst,
+        };
+        relays.way(packet).expect("it is short").via
+    }
+
+    const PAYLOAD: &[u8] = b"one of several";
 
     /// Addresses that are steered, without what steers them.
     fn steered() -> RelaySide {
