@@ -18,7 +18,7 @@ use tombolo_wire::v1::{
     social_response,
 };
 
-use super::follower::{Applied, Followers, Following, Listening, Machine, Told};
+use super::follower::{Applied, Followers, Following, Listening, Machine, Reached, Told};
 use super::{
     Back, PAGE_BYTES_MAX, answer, bad_frame, event, is_there, on_the_way, operation_id, take,
     take_bytes, time,
@@ -198,7 +198,8 @@ async fn open_inbox(
         opened.map_err(on_the_way)?;
     }
     if let Some(after) = after {
-        inbox.reach(|inbox| is_there(inbox.last(), after)).await?;
+        let has_it = |inbox: &Inbox| is_there(inbox.last(), after);
+        inbox.reach(Reached::soon(), has_it).await?;
     }
     Ok(inbox.listen(session, |inbox| {
         let is_recovered = after.is_some_and(|after| inbox.is_recoverable(after));

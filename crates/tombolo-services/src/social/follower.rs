@@ -51,6 +51,17 @@ pub(super) struct Follower<M: Machine> {
     is_behind: Notify,
 }
 
+/// By when all is read of which another node has told somebody, if it is to come at all.
+#[derive(Clone, Copy)]
+pub(super) struct Reached(Instant);
+
+impl Reached {
+    /// Of one request, however many logs it is about: what its session asks for next waits as well.
+    pub(super) fn soon() -> Self {
+        Self(Instant::now() + REACH_MAX)
+    }
+}
+
 /// Has a log read for as long as it is held, and a while longer.
 pub(super) struct Following<M: Machine> {
     node: Arc<Node>,
@@ -129,8 +140,12 @@ impl<M: Machine> Following<M> {
     }
 
     /// Waits until what was read has that of which another node has told somebody, who may be faster here than the
-    /// log. What was lost never comes: nobody waits for that for good.
-    pub(super) async fn reach(&self, has_it: impl Fn(&M) -> bool) -> Result<(), Reject> {
+    /// log, or for as long as that may take: what was lost never comes.
+    pub(super) async fn reach(
+        &self,
+        until: Reached,
+        has_it: impl Fn(&M) -> bool,
+    ) -> Result<(), Reject> {
         let mut progress = self.watch();
         let reached = async {
             loop {
@@ -140,10 +155,10 @@ impl<M: Machine> Following<M> {
                 }
             }
         };
-        let reached = self.node.within(reached).await;
-        match reached {
-            Err(Late::Slow) if !self.node.cluster.is_out() => Ok(()),
-            reached => Ok(reached?),
+        let reached = tokio::time::timeout_at(until.0, reached);
+        match self.node.within(reached).await? {
+            Err(_) if self.node.cluster.is_out() => Err(Late::Slow.into()),
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 
@@ -514,6 +529,9 @@ fn ended() -> Reject {
 fn unreadable() -> Reject {
     unavailable("a later release has written what this node cannot read")
 }
+
+/// How long a log may be behind another node's.
+const REACH_MAX: Duration = Duration::from_secs(1);
 
 /// How long a log is read that nobody needs.
 const LINGER: Duration = Duration::from_secs(10);

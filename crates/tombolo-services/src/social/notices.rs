@@ -18,7 +18,7 @@ use tombolo_wire::v1::{
 };
 use tombolo_wire::{TAGS_MAX, TagName};
 
-use super::follower::{Applied, Followers, Following, Listening, Machine, Never, Told};
+use super::follower::{Applied, Followers, Following, Listening, Machine, Never, Reached, Told};
 use super::{answer, bad_frame, event, is_there, on_the_way, operation_id, take, time};
 use crate::config::Config;
 use crate::lock::lock;
@@ -172,11 +172,14 @@ pub(super) async fn carry_out(
     boards.insert(everybody());
     let mut followings = Vec::new();
     for board in &boards {
-        let following = follow(node, board).await?;
+        followings.push(follow(node, board).await?);
+    }
+    let until = Reached::soon();
+    for (board, following) in boards.iter().zip(&followings) {
         if let Some(at) = after.get(board) {
-            following.reach(|board| is_there(board.last(), *at)).await?;
+            let has_it = |board: &Board| is_there(board.last(), *at);
+            following.reach(until, has_it).await?;
         }
-        followings.push(following);
     }
     let opened = v1::NoticesOpened {
         boards: boards.iter().map(ToString::to_string).collect(),

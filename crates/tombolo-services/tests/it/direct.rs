@@ -73,7 +73,7 @@ async fn what_came_while_the_user_was_away_is_told_when_it_is_back() {
     // Another node might have told so much; this one gives the log some time.
     let after = Some(Place { offset: 9, ..last });
     let open = bob.ask(direct_request::Kind::Open(v1::OpenInbox { after }));
-    tokio::time::sleep(Duration::from_secs(11)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let opened = bob.direct_response(open).await.unwrap();
     let direct_response::Result::Opened(opened) = opened else {
         panic!("it is opened");
@@ -93,7 +93,7 @@ async fn a_node_that_is_behind_goes_on_from_where_another_one_has_told() {
     let offset = begun.offset + 1;
     let after = Some(Place { offset, ..begun });
     let open = bob.ask(direct_request::Kind::Open(v1::OpenInbox { after }));
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     nodes[1].wire.is_slow.store(false, Ordering::Relaxed);
     let opened = bob.direct_response(open).await.unwrap();
     let direct_response::Result::Opened(opened) = opened else {

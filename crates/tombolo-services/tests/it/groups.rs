@@ -114,7 +114,7 @@ async fn a_member_that_was_away_is_told_all_across_segments_once_and_in_order() 
     // Another node might have told so much; this one gives the log some time.
     let after = Some(future);
     let open = bob.ask(Kind::Open(v1::OpenGroup { after }));
-    tokio::time::sleep(Duration::from_secs(11)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let group_response::Result::Opened(opened) = bob.response(open).await.unwrap() else {
         panic!("it is opened");
     };
@@ -159,7 +159,7 @@ async fn a_node_that_is_behind_goes_on_from_where_another_one_has_told() {
         after: Some(Place { offset, ..begun }),
     };
     let open = bob.ask(Kind::Open(open));
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     nodes[1].wire.is_slow.store(false, Ordering::Relaxed);
     let group_response::Result::Opened(opened) = bob.response(open).await.unwrap() else {
         panic!("it is opened");

@@ -9,7 +9,7 @@ use tombolo_engine::{Local, LocalConfig};
 use tombolo_services::{Notified, Outgoing};
 use tombolo_wire::TagName;
 use tombolo_wire::v1::{
-    self, ErrorCode, notice_event, notice_request, notice_response, request, response,
+    self, ErrorCode, JoinMode, notice_event, notice_request, notice_response, request, response,
     server_frame, social_event, social_request, social_response,
 };
 
@@ -69,6 +69,28 @@ async fn a_node_that_is_behind_goes_on_from_where_another_one_has_told() {
     open(&mut bob, &places).await.unwrap();
     notify(&nodes[0].lab, "all", 3, "third").await.unwrap();
     assert_eq!(told(&mut bob).await.0, ["all 3 third"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_comes_back_to_boards_that_were_forgotten_waits_a_second_for_all_of_them() {
+    let lab = Lab::new();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut alice = Device::new("alice");
+    alice.tags = vec!["beta".to_owned(), "gamma".to_owned()];
+    alice.connect(&lab).await.unwrap();
+    let forgotten = ["all", "beta", "gamma"].map(|board| v1::NoticePlace {
+        board: board.into(),
+        at: Some(v1::Place {
+            epoch: vec![7; 16].into(),
+            offset: 3,
+        }),
+    });
+    let opening = ask_open(&mut alice, &forgotten);
+    let joining = alice.ask_join("r", JoinMode::Create, 0);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let opened = next_opened(&mut alice, opening).await.unwrap();
+    assert_eq!(opened, ["all", "beta", "gamma"]);
+    assert!(alice.next_response(joining).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
@@ -185,10 +207,18 @@ pub(crate) async fn open(
     device: &mut Device,
     after: &[v1::NoticePlace],
 ) -> Result<Vec<String>, ErrorCode> {
+    let id = ask_open(device, after);
+    next_opened(device, id).await
+}
+
+fn ask_open(device: &mut Device, after: &[v1::NoticePlace]) -> u64 {
     let after = after.to_vec();
     let kind = Some(notice_request::Kind::Open(v1::OpenNotices { after }));
     let kind = Some(social_request::Kind::Notices(v1::NoticeRequest { kind }));
-    let id = device.request(Some(request::Kind::Social(v1::SocialRequest { kind })));
+    device.request(Some(request::Kind::Social(v1::SocialRequest { kind })))
+}
+
+async fn next_opened(device: &mut Device, id: u64) -> Result<Vec<String>, ErrorCode> {
     match device.next_response(id).await? {
         response::Result::Social(v1::SocialResponse {
             result:

@@ -15,7 +15,7 @@ use tombolo_social::{EntryError, MessageId, OperationId, Time};
 use tombolo_wire::v1::ErrorCode;
 use tombolo_wire::{GroupName, UserId};
 
-use super::super::follower::{Applied, Followers, Following, Machine, Never};
+use super::super::follower::{Applied, Followers, Following, Machine, Never, Reached};
 use super::super::{on_the_way, operation_id, time, unavailable};
 use super::{reject, reject_group};
 use crate::node::Node;
@@ -176,14 +176,15 @@ impl Found {
 
     /// Waits until a post is read of which somebody was told.
     pub(super) async fn reach(&self, node: &Arc<Node>, told: u64) -> Result<(), Reject> {
-        let at = segment_of(told);
-        self.head.reach(|group| group.segment() >= at).await?;
+        let (at, until) = (segment_of(told), Reached::soon());
+        let has_it = |group: &Group| group.segment() >= at;
+        self.head.reach(until, has_it).await?;
         if self.head.lock().machine.segment() != at {
             return Ok(());
         }
         let segment = self.segment(node, at).await?;
         let has_it = |segment: &Segment| number(at, segment.posts().len()) > told;
-        segment.reach(has_it).await
+        segment.reach(until, has_it).await
     }
 
     /// The last post that is not kept any more.
