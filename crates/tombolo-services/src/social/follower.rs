@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
-use tombolo_engine::{AppendError, Expect, Key, Purpose, TailEvent, latest};
+use tombolo_engine::{AppendError, Expect, Key, Purpose, TailEvent, Unavailable, latest};
 use tombolo_room::SessionId;
 use tombolo_social::{EntryError, OperationId};
 
@@ -158,8 +158,21 @@ impl<M: Machine> Following<M> {
         let reached = tokio::time::timeout_at(until.0, reached);
         match self.node.within(reached).await? {
             Err(_) if self.node.cluster.is_out() => Err(Late::Slow.into()),
+            Err(_) if self.is_behind().await? => Err(unavailable("this node is behind")),
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+
+    /// Whether the log has more than has been read.
+    async fn is_behind(&self) -> Result<bool, Reject> {
+        let cursor = self.lock().cursor;
+        let next = async {
+            let mut tail = self.node.engine.tail(&self.follower.key, cursor).await?;
+            Ok::<_, Unavailable>(tail.next().await)
+        };
+        let next = self.node.within(next).await?;
+        let next = next.map_err(|error| unavailable(&error.to_string()))?;
+        Ok(!matches!(next, Some(TailEvent::Synced | TailEvent::Reset)))
     }
 
     fn enter(node: &Arc<Node>, key: Key) -> Result<Self, Reject> {

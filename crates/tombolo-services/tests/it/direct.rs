@@ -92,9 +92,16 @@ async fn a_node_that_is_behind_goes_on_from_where_another_one_has_told() {
     alice.direct("bob", 1, b"first").await.unwrap();
     let offset = begun.offset + 1;
     let after = Some(Place { offset, ..begun });
-    let open = bob.ask(direct_request::Kind::Open(v1::OpenInbox { after }));
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let open = || {
+        let after = after.clone();
+        direct_request::Kind::Open(v1::OpenInbox { after })
+    };
+    let late = bob.ask(open());
+    tokio::time::sleep(Duration::from_secs(5)).await;
     nodes[1].wire.is_slow.store(false, Ordering::Relaxed);
+    let late = bob.direct_response(late).await;
+    assert_eq!(late.err(), Some(ErrorCode::Unavailable));
+    let open = bob.ask(open());
     let opened = bob.direct_response(open).await.unwrap();
     let direct_response::Result::Opened(opened) = opened else {
         panic!("it is opened");
