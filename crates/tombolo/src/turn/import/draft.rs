@@ -17,6 +17,8 @@ use super::range;
 #[derive(Default)]
 pub(super) struct Draft {
     listening_ips: Vec<IpAddr>,
+    /// Whether there was one that cannot be taken over.
+    has_lost_listening_ip: bool,
     auxiliary: Vec<SocketAddr>,
     pub(super) port: Option<u16>,
     pub(super) alternate_port: Option<u16>,
@@ -55,7 +57,7 @@ pub(super) struct Draft {
 
 impl Draft {
     pub(super) fn listening_ip(&mut self, value: &str) -> Result<(), Refused> {
-        let ip = ip(value)?;
+        let ip = ip(value).inspect_err(|_| self.has_lost_listening_ip = true)?;
         if !self.listening_ips.contains(&ip) {
             self.listening_ips.push(ip);
         }
@@ -194,12 +196,7 @@ impl Draft {
     /// Makes a file of it, with what there is to say beyond single lines.
     pub(super) fn finish(mut self, machine: &Machine) -> (File, Vec<String>) {
         let mut notes = Vec::new();
-        if self.listening_ips.is_empty() {
-            self.listening_ips.clone_from(&machine.ips);
-            notes.push(
-                "no listening-ip: it listens on the addresses that this machine has now".to_owned(),
-            );
-        }
+        self.listen_somewhere(machine, &mut notes);
         if !self.no_tcp_relay {
             notes.push("TCP is not relayed (RFC 6062) unless `relay-tcp` says so".to_owned());
         }
@@ -231,6 +228,20 @@ impl Draft {
             ..File::default()
         };
         (file, notes)
+    }
+
+    /// Who names an address wants no others to be open.
+    fn listen_somewhere(&mut self, machine: &Machine, notes: &mut Vec<String>) {
+        if !self.listening_ips.is_empty() {
+            return;
+        }
+        let note = if self.has_lost_listening_ip {
+            "no listening-ip is taken over: say in `listen` where to listen, it listens nowhere else"
+        } else {
+            self.listening_ips.clone_from(&machine.ips);
+            "no listening-ip: it listens on the addresses that this machine has now"
+        };
+        notes.push(note.to_owned());
     }
 
     fn listen(&self) -> (Vec<Listen<3478>>, Vec<Listen<3479>>) {

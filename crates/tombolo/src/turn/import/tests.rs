@@ -277,6 +277,18 @@ fn one_port_for_tls_and_all_else_is_bound_once() {
 }
 
 #[test]
+fn a_listening_ip_that_is_lost_does_not_open_all_addresses() {
+    for line in ["listening-ip=localhost", "listening-ip=10.0.0.5/24"] {
+        let import = of(&format!("{line}\n"));
+        assert_eq!(import.file.listen, [], "{line}");
+        let says = |note: &String| note.contains("where to listen");
+        assert!(import.notes.iter().any(says), "{:?}", import.notes);
+    }
+    let file = of("listening-ip=localhost\nlistening-ip=10.0.0.5\n").file;
+    assert_eq!(file.listen.len(), 1);
+}
+
+#[test]
 fn what_clients_cannot_reach_is_not_relayed_from() {
     for (text, relays_from) in [
         (
