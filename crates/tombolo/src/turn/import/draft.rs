@@ -6,12 +6,10 @@ use std::path::PathBuf;
 
 use tombolo_turn::server;
 
-use super::super::file::{
-    File, Limits, Listen, Network, Peers, Ports, PublicIp, Realm, Secret, Tls,
-};
+use super::super::file::{File, Limits, Listen, Ports, PublicIp, Realm, Secret, Tls};
 use super::machine::Machine;
 use super::options::{Refused, Taken, number};
-use super::range;
+use super::peers::PeerRules;
 
 /// What the lines have said so far, in coturn's terms.
 #[derive(Default)]
@@ -39,9 +37,7 @@ pub(super) struct Draft {
     pub(super) uses_secret: bool,
     pub(super) user_quota: Option<usize>,
     pub(super) total_quota: Option<usize>,
-    allow: Vec<Network>,
-    deny: Vec<Network>,
-    pub(super) loopback_peers: bool,
+    pub(super) peers: PeerRules,
     pub(super) no_tcp_relay: bool,
     pub(super) has_metrics: bool,
     metrics_ip: Option<IpAddr>,
@@ -183,16 +179,6 @@ impl Draft {
         Ok(())
     }
 
-    pub(super) fn allow(&mut self, value: &str) -> Result<(), String> {
-        self.allow.extend(range::networks(value)?);
-        Ok(())
-    }
-
-    pub(super) fn deny(&mut self, value: &str) -> Result<(), String> {
-        self.deny.extend(range::networks(value)?);
-        Ok(())
-    }
-
     /// Makes a file of it, with what there is to say beyond single lines.
     pub(super) fn finish(mut self, machine: &Machine) -> (File, Vec<String>) {
         let mut notes = Vec::new();
@@ -208,7 +194,7 @@ impl Draft {
         }
         let tls = self.tls(&listen, &mut notes);
         let users = self.users(&mut notes);
-        let peers = self.peers(&mut notes);
+        let peers = self.peers.finish(&mut notes);
         let limits = self.limits(&mut notes);
         let file = File {
             listen,
@@ -393,36 +379,6 @@ impl Draft {
             secrets_separator: self.separator,
             ..Realm::default()
         })
-    }
-
-    /// In coturn what is allowed is so although it is denied; here the longest prefix counts.
-    fn peers(&self, notes: &mut Vec<String>) -> Peers {
-        let mut peers = Peers {
-            allow: self.allow.clone(),
-            deny: Vec::new(),
-        };
-        for denied in &self.deny {
-            let is_allowed = |allowed: &Network| allowed.0.contains_all(denied.0);
-            if self.allow.iter().any(is_allowed) {
-                notes.push(format!(
-                    "denied-peer-ip {denied} has no effect: it is inside of what is allowed"
-                ));
-            } else {
-                peers.deny.push(*denied);
-            }
-        }
-        // It lifts no other denial.
-        if self.loopback_peers {
-            let loopback = ["127.0.0.0/8", "::1/128"];
-            let loopback = loopback.iter().map(|text| text.parse::<Network>());
-            peers.allow.extend(loopback.flatten());
-        }
-        notes.push(
-            "private and special addresses are refused as peers unless `peers.allow` lists them; \
-             coturn relays to private ones"
-                .to_owned(),
-        );
-        peers
     }
 
     /// coturn has no bounds unless told so.

@@ -5,6 +5,7 @@ mod draft;
 mod line;
 mod machine;
 mod options;
+mod peers;
 mod range;
 
 use std::fs;

@@ -1,5 +1,8 @@
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
+
+use tombolo_turn::server::AddressPolicy;
 
 use super::super::settings::Settings;
 use super::*;
@@ -259,6 +262,87 @@ fn what_is_denied_of_loopback_stays_denied() {
             .allow
             .contains(&"127.0.0.0/8".parse().expect("a literal"))
     );
+}
+
+#[test]
+fn no_peer_is_reached_that_coturn_refuses() {
+    const ALL: &str = "0.0.0.0-255.255.255.255";
+    const ALL_V6: &str = "::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+    for (lines, peer, is_reached) in [
+        (
+            format!("allow-loopback-peers\ndenied-peer-ip={ALL}\n"),
+            "127.0.0.53",
+            false,
+        ),
+        (
+            format!("allow-loopback-peers\ndenied-peer-ip={ALL_V6}\n"),
+            "::1",
+            false,
+        ),
+        (
+            format!("allow-loopback-peers\ndenied-peer-ip={ALL}\n"),
+            "::1",
+            true,
+        ),
+        ("allow-loopback-peers\n".to_owned(), "127.0.0.53", true),
+        (
+            format!("allow-loopback-peers\nallowed-peer-ip={ALL}\n"),
+            "127.0.0.53",
+            true,
+        ),
+        (
+            format!("allow-loopback-peers\nallowed-peer-ip=127.0.0.53\ndenied-peer-ip={ALL}\n"),
+            "127.0.0.53",
+            true,
+        ),
+        (format!("allowed-peer-ip={ALL}\n"), "127.0.0.53", false),
+        (format!("allowed-peer-ip={ALL}\n"), "0.0.0.0", false),
+        (format!("allowed-peer-ip={ALL}\n"), "169.254.169.254", false),
+        (format!("allowed-peer-ip={ALL}\n"), "239.1.2.3", false),
+        (format!("allowed-peer-ip={ALL}\n"), "10.0.0.9", true),
+        (
+            format!("allowed-peer-ip={ALL}\ndenied-peer-ip=127.0.0.53\n"),
+            "127.0.0.53",
+            false,
+        ),
+        (
+            "allowed-peer-ip=126.0.0.0-127.0.0.99\n".to_owned(),
+            "127.0.0.53",
+            false,
+        ),
+        (
+            "allowed-peer-ip=169.254.169.254\n".to_owned(),
+            "169.254.169.254",
+            false,
+        ),
+        (format!("allowed-peer-ip={ALL_V6}\n"), "::1", false),
+        (format!("allowed-peer-ip={ALL_V6}\n"), "fe80::1", false),
+        (format!("allowed-peer-ip={ALL_V6}\n"), "fd00::1", false),
+        (format!("allowed-peer-ip={ALL_V6}\n"), "ff0e::1", false),
+        (
+            format!("allowed-peer-ip={ALL}\nallowed-peer-ip={ALL_V6}\n"),
+            "64:ff9b::7f00:2",
+            false,
+        ),
+    ] {
+        let file = of(&format!("listening-ip=10.0.0.5\n{lines}")).file;
+        let relay = Settings::new(file, Path::new(""))
+            .expect("it makes sense")
+            .relay;
+        let policy = AddressPolicy {
+            allow: relay.allow_peers,
+            deny: relay.deny_peers,
+            own: Vec::new(),
+            relay_ips: Vec::new(),
+            relay_ports: relay.relay_ports,
+            own_ports: BTreeSet::new(),
+        };
+        let checked = policy.check_ip(peer.parse().expect("a literal"));
+        assert_eq!(checked.is_ok(), is_reached, "{lines}{peer}: {checked:?}");
+    }
+    let notes = of("allowed-peer-ip=127.0.0.53\n").notes;
+    let says = |note: &String| note.contains("127.0.0.53/32 is left out");
+    assert!(notes.iter().any(says), "{notes:?}");
 }
 
 #[test]
