@@ -70,7 +70,9 @@ impl Draft {
 
     pub(super) fn relay_ip(&mut self, value: &str) -> Result<Taken, Refused> {
         let ip = ip(value)?;
-        let is_first = |known: &IpAddr| known.is_ipv4() == ip.is_ipv4() && *known != ip;
+        let is_first = |known: &IpAddr| {
+            known.is_ipv4() == ip.is_ipv4() && *known != ip && !known.is_unspecified()
+        };
         if self.relay_ips.iter().any(is_first) {
             return Err(Refused::NotSupported(
                 "one IP of each family is relayed from, and there is one before",

@@ -394,6 +394,10 @@ fn what_clients_cannot_reach_is_not_relayed_from() {
             "listening-ip=127.0.0.1\nrelay-ip=192.168.0.5\n",
             &["192.168.0.5"],
         ),
+        (
+            "listening-ip=127.0.0.1\nrelay-ip=0.0.0.0\nrelay-ip=192.168.0.5\n",
+            &["192.168.0.5"],
+        ),
         ("listening-ip=127.0.0.1\n", &["127.0.0.1"]),
         (
             "listening-ip=10.0.0.8\nlistening-ip=2001:db8::9\n",
