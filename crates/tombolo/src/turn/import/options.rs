@@ -86,7 +86,7 @@ const OPTIONS: &[(&str, Handling)] = &[
     ("cpus", Handling::Taken(Draft::threads)),
     ("sock-buf-size", NotNeeded("sockets have buffers for the load of a shard")),
     ("no-udp", FlagNotSupported("STUN and TURN over UDP are always served; close the port in the firewall")),
-    ("no-tcp", FlagNotSupported("STUN and TURN over TCP are always served where they are over UDP; close the port in the firewall")),
+    ("no-tcp", FlagNotSupported("STUN and TURN over TCP are always served, in the clear at the ports of TLS too; a firewall can close the other ports")),
     ("no-tls", Flag(|draft| { draft.no_tls = true; taken("tls") })),
     ("no-dtls", Flag(|draft| { draft.no_dtls = true; taken("tls.dtls") })),
     ("dtls", NotNeeded("DTLS is served wherever TLS is, with a key on the curve P-256 or P-384")),
