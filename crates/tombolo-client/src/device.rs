@@ -123,7 +123,9 @@ impl Device {
     ) -> Result<Self, Error> {
         let keys = Arc::new(Keys::generate().map_err(Error::local)?);
         let accepted = Accepted::default();
-        let addresses = lookup(url.host(), url.port).await.unwrap_or_default();
+        let addresses = lookup(url.host(), url.port)
+            .await
+            .map_err(|error| Error::unreachable(&url, &error.to_string()))?;
         let is_local = addresses.iter().any(|address| address.ip().is_loopback());
         let net = Net::bind(is_local).await.map_err(Error::local)?;
         let endpoint = bind_endpoint(&net, &keys, accepted.clone())?;

@@ -4,15 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use rustls::pki_types::ServerName;
 use tombolo_wire::v1;
 
-use crate::net::lookup;
+use crate::net::lookup_within;
 
 /// Servers of a welcome, and addresses of one name, that are looked at.
 const SERVERS_MAX: usize = 16;
+/// A server whose name is not resolved by then is left out.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(4);
 /// URIs of one server that are looked at: a node may have several addresses, each with several
 /// transports.
 const URIS_MAX: usize = 64;
@@ -113,7 +116,8 @@ impl IceConfig {
 
 /// The addresses of a name; none when it cannot be resolved.
 async fn addresses_of(host: &str) -> Vec<IpAddr> {
-    let found = lookup(host, 0).await.unwrap_or_else(|error| {
+    let found = lookup_within(LOOKUP_TIMEOUT, host, 0).await;
+    let found = found.unwrap_or_else(|error| {
         tracing::warn!(host, %error, "server's name not resolved: left out");
         Vec::new()
     });
