@@ -51,7 +51,8 @@ impl DeviceBuilder {
 
     /// Where the device gets its next token: asked before the one that it has expires, or when a node has
     /// refused that, and at first unless there is a [`token`](Self::token). The application asks its
-    /// server, and has 10 s for it, in a task of its own; when it fails it is asked again later.
+    /// server, and has 10 s for it, in a task of its own; when it fails it is asked again later. It should not block:
+    /// that keeps a thread of the runtime, and all of a runtime that has no other.
     ///
     /// ```no_run
     /// # async fn example(url: &str) -> Result<(), tombolo_client::Error> {

@@ -27,9 +27,12 @@ pub enum TokenState {
     Refused,
 }
 
+/// A token, or why there is none.
+type Answer = Result<String, String>;
+
 /// Hands out tokens, or says why it cannot.
 pub(crate) type Source =
-    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<String, String>> + Send>> + Send + Sync>;
+    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync>;
 
 /// What proves who the user is: device tokens (JWT), made by the application's own server.
 #[derive(Clone, Default)]
@@ -81,7 +84,7 @@ impl Pauses {
 pub(crate) struct Tokens {
     issuer: Issuer,
     /// One question at a time: whoever waits for it has the same answer.
-    asking: tokio::sync::Mutex<()>,
+    asking: tokio::sync::Mutex<JoinSet<Answer>>,
     held: Mutex<Option<String>>,
     state: watch::Sender<TokenState>,
     /// Tells when the application has given one.
@@ -151,14 +154,14 @@ impl Tokens {
 
     /// Has the application come by another token, unless the present one is good.
     async fn ask(&self, source: &Source) -> Result<String, Error> {
-        let _turn = self.asking.lock().await;
+        let mut asking = self.asking.lock().await;
         let (held, state) = (self.held(), *self.state.borrow());
         if let Some(token) = &held
             && state == TokenState::Good
         {
             return Ok(token.clone());
         }
-        match ask_in_time(Arc::clone(source)).await {
+        match ask_in_time(&mut asking, source, SOURCE_TIMEOUT).await {
             Ok(token) => {
                 self.hold(token.clone());
                 Ok(token)
@@ -200,15 +203,29 @@ impl Tokens {
     }
 }
 
-/// Asks the application in a task of its own: where its code panics, or blocks, it holds up nothing else.
-async fn ask_in_time(source: Source) -> Result<String, String> {
-    let mut asking = JoinSet::new();
-    asking.spawn(async move { source().await });
-    match tokio::time::timeout(SOURCE_TIMEOUT, asking.join_next()).await {
-        Ok(Some(Ok(asked))) => asked,
-        Ok(Some(Err(_)) | None) => Err("the application's source panicked".to_owned()),
-        Err(_) => Err("the application's source took too long".to_owned()),
-    }
+/// Asks the application in a task of its own: where its code panics, or blocks, it holds up nothing else. One that
+/// blocks cannot be ended, and would block another thread each time: what was asked before is waited for first.
+async fn ask_in_time(asking: &mut JoinSet<Answer>, source: &Source, time: Duration) -> Answer {
+    let late = || Err("the application's source took too long".to_owned());
+    let source = Arc::clone(source);
+    let asked = async {
+        while let Some(before) = asking.join_next().await {
+            if let Ok(Ok(token)) = before {
+                return Ok(token);
+            }
+        }
+        asking.spawn(async move {
+            let asked = async { source().await };
+            let asked = tokio::time::timeout(time, asked).await;
+            asked.unwrap_or_else(|_| late())
+        });
+        match asking.join_next().await {
+            Some(Ok(asked)) => asked,
+            Some(Err(_)) | None => Err("the application's source panicked".to_owned()),
+        }
+    };
+    let asked = tokio::time::timeout(time, asked).await;
+    asked.unwrap_or_else(|_| late())
 }
 
 #[cfg(test)]
@@ -217,6 +234,7 @@ mod tests {
 
     use super::*;
 
+    const SHORT: Duration = Duration::from_millis(1);
     const LONG: Duration = Duration::from_secs(5);
 
     #[tokio::test]
@@ -227,6 +245,44 @@ mod tests {
         tokens.give("newer".to_owned());
         assert_eq!(pauses.next(LONG).now_or_never(), Some(()));
         assert_eq!(pauses.next(LONG).now_or_never(), None);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 6)]
+    async fn a_source_that_blocks_is_not_asked_again_before_it_has_answered() {
+        let (asked_tx, asked) = std::sync::mpsc::channel();
+        let (answer, answers) = std::sync::mpsc::channel();
+        let (asked_tx, answers) = (Mutex::new(asked_tx), Mutex::new(answers));
+        let source: Source = Arc::new(move || {
+            asked_tx.lock().unwrap().send(()).unwrap();
+            let answer = answers.lock().unwrap().recv().unwrap();
+            async { Ok(answer) }.boxed()
+        });
+        let mut asking = JoinSet::new();
+        while asked.try_recv().is_err() {
+            ask_in_time(&mut asking, &source, SHORT).await.unwrap_err();
+        }
+        for _ in 0..3 {
+            ask_in_time(&mut asking, &source, SHORT).await.unwrap_err();
+        }
+        answer.send("late".to_owned()).unwrap();
+        let late = ask_in_time(&mut asking, &source, LONG).await;
+        assert_eq!(late, Ok("late".to_owned()));
+        assert!(asked.try_recv().is_err(), "one more thread is blocked");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_never_answers_is_asked_again() {
+        let (asked_tx, asked) = std::sync::mpsc::channel();
+        let asked_tx = Mutex::new(asked_tx);
+        let source: Source = Arc::new(move || {
+            asked_tx.lock().unwrap().send(()).unwrap();
+            std::future::pending().boxed()
+        });
+        let mut asking = JoinSet::new();
+        for _ in 0..3 {
+            ask_in_time(&mut asking, &source, LONG).await.unwrap_err();
+        }
+        assert_eq!(asked.try_iter().count(), 3);
     }
 
     #[tokio::test]
