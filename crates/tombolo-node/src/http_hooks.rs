@@ -156,7 +156,7 @@ async fn post_question(server: &Server, body: Bytes) -> Result<Answer, HookOutco
     }
     let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
     let body = body.collect().await.map_err(|_| HookOutcome::Malformed)?;
-    serde_json::from_slice(&body.to_bytes()).map_err(|_| HookOutcome::Malformed)
+    Answer::parse(&body.to_bytes()).ok_or(HookOutcome::Malformed)
 }
 
 /// What the device is told that has asked for something.

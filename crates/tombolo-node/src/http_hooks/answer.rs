@@ -38,6 +38,12 @@ enum ValueBody {
 }
 
 impl Answer {
+    /// Reads an answer. A list is none, although it could be read by the order of the fields.
+    pub(super) fn parse(json: &[u8]) -> Option<Self> {
+        let is_object = json.trim_ascii_start().starts_with(b"{");
+        is_object.then(|| serde_json::from_slice(json).ok())?
+    }
+
     /// The refusal, if it is one.
     pub(super) fn refusal(&self) -> Option<Result<Reject, HookOutcome>> {
         if self.refuse.is_none() && self.allow != Some(false) {
@@ -140,7 +146,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Option<Answer> {
-        serde_json::from_str(text).ok()
+        Answer::parse(text.as_bytes())
     }
 
     /// What a question that needs no more than a yes makes of an answer; `None` when it is not understood.
@@ -186,6 +192,8 @@ mod tests {
             (r#"{"allow": true} {"#, None),
             ("{}", None),
             ("true", None),
+            ("[true]", None),
+            (" {\"allow\": true}\n", Some(Ok(()))),
             ("", None),
         ] {
             assert_eq!(decided(text), expected, "{text}");
