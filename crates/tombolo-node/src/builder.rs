@@ -383,7 +383,7 @@ impl NodeBuilder {
             ),
             (
                 "a certificate that devices pin (`tls`)",
-                !self.is_pinned && !other.is_pinned || self.pin() == other.pin(),
+                self.keeps_pin(other),
             ),
             (
                 "where rooms are kept and how the node comes there (`data`, `nats`)",
@@ -427,6 +427,16 @@ impl NodeBuilder {
         parts.find(|(_, is_same)| !is_same).map(|(what, _)| what)
     }
 
+    /// Whether devices know the node by the other one's certificate, too.
+    pub(crate) fn is_known_by_certificate_of(&self, other: &Self) -> bool {
+        let are_given = self.certificate.is_some() && other.certificate.is_some();
+        are_given && self.host == other.host && self.keeps_pin(other)
+    }
+
+    fn keeps_pin(&self, other: &Self) -> bool {
+        !self.is_pinned && !other.is_pinned || self.pin() == other.pin()
+    }
+
     fn seal_ids(&self) -> Vec<SealKeyId> {
         self.seal_keys.iter().map(SealKey::id).collect()
     }
@@ -460,9 +470,31 @@ const TURNS_PORT: u16 = 5349;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use tombolo_engine::NatsAuth;
 
     use super::*;
+
+    #[test]
+    fn devices_know_a_node_by_another_certificate_for_its_host_unless_they_pin_it() {
+        let node = || {
+            let certificate = Certificate::self_signed(&BTreeSet::new());
+            NodeBuilder::new().certificate(certificate.expect("entropy"))
+        };
+        let mut pinned = node();
+        pinned.is_pinned = true;
+        for (from, to, is_known) in [
+            (node(), node(), true),
+            (node(), node().host("example.org"), false),
+            (node(), NodeBuilder::new(), false),
+            (NodeBuilder::new(), node(), false),
+            (pinned.clone(), pinned.clone(), true),
+            (pinned, node(), false),
+        ] {
+            assert_eq!(from.is_known_by_certificate_of(&to), is_known);
+        }
+    }
 
     #[test]
     fn what_only_a_restart_changes_is_told() {

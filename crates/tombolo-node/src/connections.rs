@@ -21,8 +21,8 @@ pub struct ConnectionConfig {
     /// Of those, from one source; four times as many from an IPv4 /24 or an IPv6 /48.
     pub opening_per_source_max: usize,
     /// Handshakes begun in a second; four times as many at once after a pause. An IPv4 /16 or an IPv6 /40
-    /// has half of them.
-    pub handshakes_per_second: u32,
+    /// has half of them. `None` for 2,000 for each core that there is at the start.
+    pub handshakes_per_second: Option<u32>,
     /// Of those, from one source; four times as many from an IPv4 /24 or an IPv6 /48.
     pub handshakes_per_second_per_source: u32,
 }
@@ -50,7 +50,9 @@ impl ConnectionConfig {
         limits.connections_per_prefix_max = self.per_source_max;
         limits.opening_max = self.opening_max;
         limits.opening_per_prefix_max = self.opening_per_source_max;
-        limits.handshakes_per_second_max = self.handshakes_per_second;
+        if let Some(handshakes) = self.handshakes_per_second {
+            limits.handshakes_per_second_max = handshakes;
+        }
         limits.handshakes_per_second_per_prefix_max = self.handshakes_per_second_per_source;
     }
 }
@@ -63,7 +65,7 @@ impl Default for ConnectionConfig {
             per_source_max: limits.connections_per_prefix_max,
             opening_max: limits.opening_max,
             opening_per_source_max: limits.opening_per_prefix_max,
-            handshakes_per_second: limits.handshakes_per_second_max,
+            handshakes_per_second: None,
             handshakes_per_second_per_source: limits.handshakes_per_second_per_prefix_max,
         }
     }
@@ -78,6 +80,11 @@ mod tests {
         let (before, mut after) = (Limits::default(), Limits::default());
         ConnectionConfig::default().apply(&mut after, &SessionConfig::default());
         assert_eq!(before, after);
+    }
+
+    #[test]
+    fn a_machine_that_gets_other_cores_has_no_other_configuration() {
+        assert_eq!(ConnectionConfig::default().handshakes_per_second, None);
     }
 
     #[test]

@@ -131,6 +131,9 @@ pub enum ReloadError {
     /// Something that belongs to sockets, or to the cluster, differs.
     #[error("only a restart changes {0}")]
     NeedsRestart(&'static str),
+    /// The same, but for the certificate, which would run out.
+    #[error("took the certificate over and nothing else: {0}")]
+    TookCertificate(Box<Self>),
     /// Nobody could get in.
     #[error("no key to verify tokens with")]
     NoTokenKeys,
@@ -155,6 +158,15 @@ pub enum Broken {
     /// The engine cannot write any more: no room changes until the process starts anew.
     #[error("what rooms are to keep cannot be written any more (--data): is the disk full?")]
     Store,
+}
+
+impl ReloadError {
+    pub(crate) fn needs_restart(&self) -> bool {
+        matches!(
+            self,
+            Self::NeedsRestart(_) | Self::Relay(tombolo_relay::ReloadError::NeedsRestart(_))
+        )
+    }
 }
 
 impl StartError {

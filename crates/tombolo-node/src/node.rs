@@ -166,32 +166,40 @@ impl Node {
     }
 
     /// Takes another configuration over, all of it or nothing: token keys, the certificate, whom the webhook trusts, which
-    /// server is asked and about what, and what the relay allows. What is open stays open. Blocks for as long as the relay takes.
+    /// server is asked and about what, and what the relay allows. What is open stays open. Where the rest needs a restart
+    /// the certificate is taken over all the same. Blocks for as long as the relay takes.
     ///
     /// # Errors
     /// Says why the node keeps what it has.
     pub fn reload(&self, config: NodeBuilder) -> Result<(), ReloadError> {
         let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let config = config.settled();
-        if let Some(what) = current.differs(&config) {
+        match self.take_over(&current, &config) {
+            Ok(()) => *current = config,
+            Err(why) if why.needs_restart() && current.is_known_by_certificate_of(&config) => {
+                self.take_certificate(&config)?;
+                current.certificate = config.certificate;
+                return Err(ReloadError::TookCertificate(why.into()));
+            }
+            Err(why) => return Err(why),
+        }
+        Ok(())
+    }
+
+    fn take_over(&self, current: &NodeBuilder, config: &NodeBuilder) -> Result<(), ReloadError> {
+        if let Some(what) = current.differs(config) {
             return Err(ReloadError::NeedsRestart(what));
         }
         let token_keys =
-            token_keys(&config, self.dev_key.as_ref()).ok_or(ReloadError::NoTokenKeys)?;
+            token_keys(config, self.dev_key.as_ref()).ok_or(ReloadError::NoTokenKeys)?;
         let certificates = match &config.certificate {
             Some(given) => given.for_turns()?,
             None => self.certificates.clone(),
         };
-        let game = game_server(&config).map_err(ReloadError::Hooks)?;
-        let relay = relaying::config(&config, &self.addresses, certificates.clone(), &self.secret);
+        let game = game_server(config).map_err(ReloadError::Hooks)?;
+        let relay = relaying::config(config, &self.addresses, certificates, &self.secret);
         self.relay.reload(&relay)?;
-        if let Some(given) = &config.certificate {
-            let Certificate { chain, key } = given.clone();
-            self.gateway
-                .replace_certificate(chain, key)
-                .map_err(CertificateError::from)?;
-            self.certificates.replace(&certificates);
-        }
+        self.take_certificate(config)?;
         self.services.set_tokens(token_keys);
         self.gateway.set_api_keys(config.api_keys.clone());
         if let (Some(client), Some(webhook)) = (&self.webhook_client, &config.webhook) {
@@ -200,7 +208,18 @@ impl Node {
         if let (Some(hooks), Some(game)) = (&self.http_hooks, game) {
             hooks.replace(game);
         }
-        *current = config;
+        Ok(())
+    }
+
+    fn take_certificate(&self, config: &NodeBuilder) -> Result<(), ReloadError> {
+        if let Some(given) = &config.certificate {
+            let certificates = given.for_turns()?;
+            let Certificate { chain, key } = given.clone();
+            self.gateway
+                .replace_certificate(chain, key)
+                .map_err(CertificateError::from)?;
+            self.certificates.replace(&certificates);
+        }
         Ok(())
     }
 

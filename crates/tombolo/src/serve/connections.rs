@@ -35,9 +35,10 @@ pub(super) fn config(
     ] {
         set(limit, given, 1..=CONNECTIONS_MAX, place(key))?;
     }
+    let mut handshakes = 0;
     for (limit, given, key) in [
         (
-            &mut config.handshakes_per_second,
+            &mut handshakes,
             table.handshakes_per_second,
             "handshakes-per-second",
         ),
@@ -49,6 +50,7 @@ pub(super) fn config(
     ] {
         set(limit, given, 1..=HANDSHAKES_MAX, place(key))?;
     }
+    config.handshakes_per_second = table.handshakes_per_second.map(|_| handshakes);
     Ok(config)
 }
 
