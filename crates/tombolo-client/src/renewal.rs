@@ -102,6 +102,7 @@ async fn ask(shared: Arc<Shared>) -> Result<Option<Next>, Over> {
     };
     match session.request(request::Kind::IceServers(asked)).await {
         Ok(response::Result::IceServers(servers)) => {
+            tokens.handle_acceptance(&token);
             let shared = weak.upgrade().ok_or(Over)?;
             shared.renew_credentials(&servers);
             Ok(Some(Next::after(&servers)))

@@ -495,6 +495,7 @@ impl Attempt {
                     let why = "the node does not say who this device's user is";
                     return Err(Error::unreachable(url, why).into());
                 };
+                tokens.handle_acceptance(&token);
                 let url = url.clone();
                 let welcomed = Welcomed {
                     welcome,

@@ -86,6 +86,7 @@ pub(crate) struct Tokens {
     /// One question at a time: whoever waits for it has the same answer.
     asking: tokio::sync::Mutex<JoinSet<Answer>>,
     held: Mutex<Option<String>>,
+    /// Of the one that is held: what is said of one before it changes nothing, so this is changed under its lock.
     state: watch::Sender<TokenState>,
     /// Tells when the application has given one.
     given: watch::Sender<()>,
@@ -128,8 +129,17 @@ impl Tokens {
 
     /// A node has refused a token, which may not be the present one.
     pub(crate) fn handle_refusal(&self, token: &str) {
-        if self.held().as_deref() == Some(token) {
+        let held = self.lock();
+        if held.as_deref() == Some(token) {
             self.state.send_replace(TokenState::Refused);
+        }
+    }
+
+    /// A node has taken a token: whatever another one has said of it before.
+    pub(crate) fn handle_acceptance(&self, token: &str) {
+        let held = self.lock();
+        if held.as_deref() == Some(token) {
+            self.change_state(TokenState::Refused, TokenState::Good);
         }
     }
 
@@ -177,7 +187,8 @@ impl Tokens {
     }
 
     fn hold(&self, token: String) {
-        *self.lock() = Some(token);
+        let mut held = self.lock();
+        *held = Some(token);
         self.state.send_if_modified(|state| {
             let was = std::mem::replace(state, TokenState::Good);
             was != TokenState::Good

@@ -82,9 +82,11 @@ async fn a_session_goes_on_over_another_node_when_one_does_not_know_its_token_s_
     let seq = line.seq;
     drop(line);
     script.accept().await.reject(ErrorCode::TokenInvalid).await;
+    is_told(&device, TokenState::Refused).await;
     let mut line = other.accept().await;
     line.seq = seq;
     line.welcome(true).await;
+    is_told(&device, TokenState::Good).await;
     line.request().await;
     says(&room, &mut line, "over another node").await;
     assert_eq!(device.ended(), None);
