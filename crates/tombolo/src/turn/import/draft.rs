@@ -52,20 +52,24 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    pub(super) fn listening_ip(&mut self, value: &str) -> Result<(), Refused> {
+    pub(super) fn listening_ip(&mut self, value: &str) -> Result<Taken, Refused> {
         let ip = ip(value).inspect_err(|_| self.has_lost_listening_ip = true)?;
-        if !self.listening_ips.contains(&ip) {
-            self.listening_ips.push(ip);
-        }
-        Ok(())
+        let note = add(&mut self.listening_ips, ip);
+        Ok(Taken {
+            key: "listen",
+            note,
+        })
     }
 
-    pub(super) fn auxiliary(&mut self, value: &str) -> Result<(), Refused> {
+    pub(super) fn auxiliary(&mut self, value: &str) -> Result<Taken, Refused> {
         let (host, _) = value.rsplit_once(':').unwrap_or((value, ""));
         let wrong = || no_ip(host, "not an address such as 192.0.2.1:3478");
         let address = value.parse().map_err(|_| wrong())?;
-        self.auxiliary.push(address);
-        Ok(())
+        let note = add(&mut self.auxiliary, address);
+        Ok(Taken {
+            key: "listen",
+            note,
+        })
     }
 
     pub(super) fn relay_ip(&mut self, value: &str) -> Result<Taken, Refused> {
@@ -78,20 +82,35 @@ impl Draft {
                 "one IP of each family is relayed from, and there is one before",
             ));
         }
-        if !self.relay_ips.contains(&ip) {
-            self.relay_ips.push(ip);
-        }
+        let note = add(&mut self.relay_ips, ip);
         Ok(Taken {
             key: "relay-ip",
-            note: "",
+            note,
         })
     }
 
-    pub(super) fn external_ip(&mut self, value: &str) -> Result<(), Refused> {
+    /// Of several that stand for the same IP coturn takes the first.
+    pub(super) fn external_ip(&mut self, value: &str) -> Result<Taken, Refused> {
         let name = value.split('/').find(|part| is_name(part));
         let wrong = |why: String| name.map_or_else(|| why.into(), |name| no_ip(name, ""));
-        self.public_ips.push(value.parse().map_err(wrong)?);
-        Ok(())
+        let ip: PublicIp = value.parse().map_err(wrong)?;
+        let is_known = |known: &PublicIp| match (known.local, ip.local) {
+            (None, None) => known.public.is_ipv4() == ip.public.is_ipv4(),
+            (known, local) => known == local,
+        };
+        let first = self.public_ips.iter().find(|known| is_known(known));
+        let note = match first {
+            Some(first) if *first == ip => ONCE,
+            Some(_) => "there is another one before, and the first counts, as in coturn",
+            None => "",
+        };
+        if first.is_none() {
+            self.public_ips.push(ip);
+        }
+        Ok(Taken {
+            key: "public-ip",
+            note,
+        })
     }
 
     pub(super) fn threads(&mut self, value: &str) -> Result<Taken, Refused> {
@@ -188,13 +207,15 @@ impl Draft {
         if !self.no_tcp_relay {
             notes.push("TCP is not relayed (RFC 6062) unless `relay-tcp` says so".to_owned());
         }
-        let (listen, listen_udp) = self.listen();
+        let listen = self.listen(&mut notes);
         let mut relay_ip = self.relay_ips(machine, &mut notes);
+        self.drop_public_ips(&relay_ip, &mut notes);
         if relay_ip == first_of_each_family(&listen) {
             // It is so by default, also where a flag says where to listen.
             relay_ip.clear();
         }
         let tls = self.tls(&listen, &mut notes);
+        let listen_udp = self.listen_udp(&listen, &tls, &mut notes);
         let users = self.users(&mut notes);
         let peers = self.peers.finish(&mut notes);
         let limits = self.limits(&mut notes);
@@ -232,22 +253,45 @@ impl Draft {
         notes.push(note.to_owned());
     }
 
-    fn listen(&self) -> (Vec<Listen<3478>>, Vec<Listen<3479>>) {
+    fn listen(&self, notes: &mut Vec<String>) -> Vec<Listen<3478>> {
+        let mut listen = self.at(self.port.unwrap_or(TURN_PORT));
+        for address in &self.auxiliary {
+            if add(&mut listen, *address) == ONCE {
+                notes.push(format!(
+                    "aux-server {address} is where it listens anyway: it is taken once"
+                ));
+            }
+        }
+        listen.into_iter().map(Listen).collect()
+    }
+
+    /// The second port of each address, unless it serves something else, too.
+    fn listen_udp(
+        &self,
+        listen: &[Listen<3478>],
+        tls: &Tls,
+        notes: &mut Vec<String>,
+    ) -> Vec<Listen<3479>> {
         let port = self.port.unwrap_or(TURN_PORT);
-        let at = |port| {
-            let ips = self.listening_ips.iter();
-            ips.map(move |ip| SocketAddr::new(*ip, port))
-        };
-        let further = self.auxiliary.iter().copied();
-        let further = further.filter(|address| !at(port).any(|known| known == *address));
-        let listen = at(port).chain(further);
         let alternate = self.alternate_port.or_else(|| port.checked_add(1));
         let alternate = alternate.filter(|_| !self.no_rfc5780 && self.has_two_addresses());
-        let listen_udp = alternate.into_iter().flat_map(at);
-        (
-            listen.map(Listen).collect(),
-            listen_udp.map(Listen).collect(),
-        )
+        let mut listen_udp: Vec<SocketAddr> = alternate.map_or_else(Vec::new, |port| self.at(port));
+        let is_taken = |address: &SocketAddr| {
+            listen.contains(&Listen(*address)) || tls.listen.contains(&Listen(*address))
+        };
+        for address in listen_udp.extract_if(.., |address| is_taken(address)) {
+            notes.push(format!(
+                "alt-listening-port: {address} is listened on anyway and taken once, so that clients cannot \
+                 measure their NAT there (RFC 5780)"
+            ));
+        }
+        listen_udp.into_iter().map(Listen).collect()
+    }
+
+    /// Each address with a port.
+    fn at(&self, port: u16) -> Vec<SocketAddr> {
+        let ips = self.listening_ips.iter();
+        ips.map(|ip| SocketAddr::new(*ip, port)).collect()
     }
 
     /// Whether RFC 5780 is possible, for which two addresses of one family are needed.
@@ -302,6 +346,24 @@ impl Draft {
         named
     }
 
+    /// Takes out what stands for a relay IP that another one stands for by name, which is what coturn looks
+    /// at first.
+    fn drop_public_ips(&mut self, relay_ips: &[IpAddr], notes: &mut Vec<String>) {
+        let named: Vec<IpAddr> = self.public_ips.iter().filter_map(|ip| ip.local).collect();
+        let stands_for = |public: &PublicIp| {
+            let mut of_family = relay_ips.iter();
+            of_family.find(|ip| ip.is_ipv4() == public.public.is_ipv4())
+        };
+        let is_second = |ip: &PublicIp| {
+            ip.local.is_none() && stands_for(ip).is_some_and(|local| named.contains(local))
+        };
+        for ip in self.public_ips.extract_if(.., |ip| is_second(ip)) {
+            notes.push(format!(
+                "external-ip {ip} is left out: there is another one with the relay IP behind a slash"
+            ));
+        }
+    }
+
     fn metrics(&self) -> Option<SocketAddr> {
         let ip = self
             .metrics_ip
@@ -336,9 +398,7 @@ impl Draft {
             notes.push("no cert and pkey: there is no TLS".to_owned());
             return Tls::default();
         };
-        let port = self.tls_port.unwrap_or(TURNS_PORT);
-        let ips = self.listening_ips.iter();
-        let further = ips.map(|ip| SocketAddr::new(*ip, port));
+        let further = self.at(self.tls_port.unwrap_or(TURNS_PORT)).into_iter();
         let further = further.filter(|address| !listen.contains(&Listen(*address)));
         Tls {
             certificate: Some(certificate.clone()),
@@ -428,6 +488,15 @@ impl Draft {
     }
 }
 
+/// Adds what is not there yet, and returns what there is to say otherwise.
+fn add<T: PartialEq>(values: &mut Vec<T>, value: T) -> &'static str {
+    if values.contains(&value) {
+        return ONCE;
+    }
+    values.push(value);
+    ""
+}
+
 fn first_of_each_family(listen: &[Listen<3478>]) -> Vec<IpAddr> {
     let first = |is_v4: bool| {
         let mut ips = listen.iter().map(|listen| listen.0.ip());
@@ -453,6 +522,8 @@ fn is_name(text: &str) -> bool {
     text.contains(|c: char| c.is_ascii_alphabetic()) && text.chars().all(is_of_name)
 }
 
+/// What there is to say of a line that was there before.
+const ONCE: &str = "it is there before, and taken once";
 /// The realm of those who name none.
 const REALM: &str = "tombolo";
 const TURN_PORT: u16 = 3478;

@@ -68,18 +68,18 @@ const fn noted(key: &'static str, note: &'static str) -> Taken {
 #[rustfmt::skip] // It is a table.
 const OPTIONS: &[(&str, Handling)] = &[
     // Where the server is.
-    ("listening-ip", Handling::Taken(|draft, value| { draft.listening_ip(value)?; Ok(taken("listen")) })),
+    ("listening-ip", Handling::Taken(Draft::listening_ip)),
     ("listening-port", Handling::Taken(|draft, value| set(&mut draft.port, value, "listen"))),
     ("tls-listening-port", Handling::Taken(|draft, value| set(&mut draft.tls_port, value, "tls.listen"))),
     ("alt-listening-port", Handling::Taken(|draft, value| set(&mut draft.alternate_port, value, "listen-udp"))),
     ("alt-tls-listening-port", NotNeeded("RFC 5780 is for UDP; one port for TLS is enough")),
     ("tcp-proxy-port", NotSupported("list the networks of the proxies in `proxy-protocol`: they connect to the usual ports, and their connections begin with a PROXY header")),
-    ("aux-server", Handling::Taken(|draft, value| { draft.auxiliary(value)?; Ok(taken("listen")) })),
+    ("aux-server", Handling::Taken(Draft::auxiliary)),
     ("udp-self-balance", NotNeeded("the kernel spreads clients over all shards")),
     ("listening-device", NotSupported("bind to addresses instead: `listen`")),
     ("relay-device", NotSupported("relay from addresses instead: `relay-ip`")),
     ("relay-ip", Handling::Taken(|draft, value| draft.relay_ip(value))),
-    ("external-ip", Handling::Taken(|draft, value| { draft.external_ip(value)?; Ok(taken("public-ip")) })),
+    ("external-ip", Handling::Taken(Draft::external_ip)),
     ("min-port", Handling::Taken(|draft, value| set(&mut draft.min_port, value, "relay-ports"))),
     ("max-port", Handling::Taken(|draft, value| set(&mut draft.max_port, value, "relay-ports"))),
     ("relay-threads", Handling::Taken(Draft::threads)),

@@ -361,6 +361,63 @@ fn one_port_for_tls_and_all_else_is_bound_once() {
 }
 
 #[test]
+fn what_is_there_twice_is_taken_once_and_said_so() {
+    let base = "listening-ip=10.0.0.5\nlistening-ip=10.0.0.6\ncert=c\npkey=k\n";
+    for (lines, says) in [
+        ("listening-ip=10.0.0.5\n", "taken once"),
+        ("relay-ip=10.0.0.5\nrelay-ip=10.0.0.5\n", "taken once"),
+        (
+            "aux-server=10.0.0.5:80\naux-server=10.0.0.5:80\n",
+            "taken once",
+        ),
+        ("aux-server=10.0.0.5:3478\n", "aux-server 10.0.0.5:3478 is"),
+        (
+            "aux-server=10.0.0.5:3479\n",
+            "alt-listening-port: 10.0.0.5:3479",
+        ),
+        (
+            "alt-listening-port=3478\n",
+            "alt-listening-port: 10.0.0.6:3478",
+        ),
+        (
+            "alt-listening-port=5349\n",
+            "alt-listening-port: 10.0.0.6:5349",
+        ),
+        (
+            "external-ip=203.0.113.5\nexternal-ip=203.0.113.5\n",
+            "taken once",
+        ),
+        (
+            "external-ip=203.0.113.5\nexternal-ip=203.0.113.6\n",
+            "the first counts",
+        ),
+        (
+            "external-ip=203.0.113.5/10.0.0.5\nexternal-ip=203.0.113.6/10.0.0.5\n",
+            "the first counts",
+        ),
+        (
+            "external-ip=203.0.113.5\nexternal-ip=203.0.113.6/10.0.0.5\n",
+            "external-ip 203.0.113.5 is left out",
+        ),
+    ] {
+        let import = of(&format!("{base}{lines}"));
+        let text = text_of(&import);
+        assert!(text.contains(says), "{lines}{text}");
+        let file = import.file;
+        assert!(file.public_ip.len() <= 1, "{lines}");
+        // Without files that are not there.
+        let file = File {
+            tls: super::super::file::Tls::default(),
+            ..file
+        };
+        let settings = Settings::new(file, Path::new(""));
+        assert!(settings.is_ok(), "{lines}{:?}", settings.err());
+    }
+    let text = text_of(&of(base));
+    assert!(!text.contains("taken once"), "{text}");
+}
+
+#[test]
 fn a_listening_ip_that_is_lost_does_not_open_all_addresses() {
     for line in ["listening-ip=localhost", "listening-ip=10.0.0.5/24"] {
         let import = of(&format!("{line}\n"));
