@@ -254,6 +254,17 @@ pub struct Snapshot {
     /// Tickets of users that have found a match, without their devices. Nodes of earlier releases know nothing of them, and forget them.
     #[prost(bytes = "bytes", repeated, tag = "13")]
     pub played: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// Matches that began lately, the first first. Nodes of earlier releases know nothing of them, and forget them.
+    #[prost(message, repeated, tag = "14")]
+    pub begun: ::prost::alloc::vec::Vec<Begun>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Begun {
+    #[prost(uint64, tag = "1")]
+    pub since_ms: u64,
+    /// A `Formed`.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub formed: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Seat {

@@ -2,6 +2,7 @@
 
 mod backfill;
 mod balance;
+mod begun;
 mod candidate;
 mod demand;
 mod explain;
@@ -38,6 +39,7 @@ use crate::rules::Rules;
 use crate::ticket::{Player, Ticket};
 use crate::word::{BackfillId, MatchId, TicketId, Time};
 use backfill::Running;
+use begun::Begun;
 use candidate::RoleTable;
 use group::{Group, View};
 use index::Index;
@@ -50,6 +52,7 @@ use symbols::{Symbol, Symbols};
 use waits::Waits;
 
 pub use backfill::BACKFILLS_MAX;
+pub use begun::{BEGUN_KEPT, BEGUN_WEIGHT_MAX};
 pub use explain::{EXPLAINED_MAX, Excluded, Miss, Obstacle, Relaxation, Settling, Why};
 pub use joining::Seating;
 pub use played::PLAYED_WEIGHT_MAX;
@@ -100,6 +103,7 @@ pub struct Pool {
     /// Claims, while their users may find no place in their rooms.
     joining: BTreeMap<MatchId, Joining>,
     played: Played,
+    begun: Begun,
     /// What is due when.
     timers: BTreeSet<(Time, Timer)>,
     waits: Waits,
@@ -185,6 +189,7 @@ impl Pool {
             running: BTreeMap::new(),
             joining: BTreeMap::new(),
             played: Played::default(),
+            begun: Begun::default(),
             timers: BTreeSet::new(),
             waits: Waits::default(),
             ended: Ended::default(),

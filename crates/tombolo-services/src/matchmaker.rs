@@ -10,7 +10,6 @@
 //! Rules decide what entries do, so nodes with other rules read another log: the rules' digest is a
 //! part of its name.
 
-mod begun;
 mod clock;
 mod desk;
 mod lead;

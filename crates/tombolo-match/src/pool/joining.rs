@@ -117,6 +117,9 @@ impl Pool {
         }
         let running = joining.running;
         self.weight -= weight_of(&tickets);
+        for waited in &tickets {
+            self.begun.forget(&waited.ticket.id);
+        }
         if let Some(running) = running {
             // It may have ended meanwhile.
             let _ = self.end_backfill(running, BackfillEnd::Closed, events);

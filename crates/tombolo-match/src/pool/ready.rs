@@ -133,6 +133,7 @@ impl Pool {
             self.played.note(&ticket);
             tickets.push(ticket);
         }
+        self.begun.note(self.clock, formed);
         events.push(Event::Matched(Box::new(formed.clone())));
         self.adopt(formed, &tickets, events);
         let waited = tickets.into_iter().zip(places);

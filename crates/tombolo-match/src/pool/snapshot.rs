@@ -72,6 +72,7 @@ impl Pool {
                 .map(|(node, incarnation)| entry::node_lost(node.as_str(), *incarnation))
                 .collect(),
             played: self.played.on_wire(),
+            begun: self.begun.on_wire(),
         };
         snapshot.encode_to_vec().into()
     }
@@ -119,6 +120,9 @@ impl Pool {
         for played in snapshot.played {
             let played = wire::Ticket::decode(played)?;
             pool.played.note(&parse_ticket(played)?);
+        }
+        for begun in snapshot.begun {
+            pool.begun.restore(begun)?;
         }
         pool.next_order = snapshot.next_order;
         pool.next_match = snapshot.next_match;

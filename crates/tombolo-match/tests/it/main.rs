@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod backfill;
+mod begun;
 mod checker;
 mod explain;
 mod kept;

@@ -11,10 +11,10 @@ use tombolo_match::{
     Rules, TicketId, Time,
 };
 use tombolo_room::SessionId;
+use tombolo_wire::UserId;
 use tombolo_wire::v1::{self, ErrorCode};
 
 use super::Devices;
-use super::begun::Begun;
 use super::clock::PoolClock;
 use super::presence::Suspects;
 use super::room::mark_of;
@@ -71,7 +71,6 @@ pub(super) struct State {
     pub(super) here: BTreeMap<TicketId, Here>,
     /// Running matches that ask for more users, and the device here that did.
     pub(super) asker_by_backfill: BTreeMap<BackfillId, SessionId>,
-    pub(super) begun: Begun,
     pub(super) beginning: BTreeMap<MatchId, Beginning>,
     /// Matches of which is yet to be said that their users have their seats.
     pub(super) unsaid: BTreeSet<MatchId>,
@@ -127,7 +126,6 @@ impl Desk {
             waiting_by_operation: BTreeMap::new(),
             here: BTreeMap::new(),
             asker_by_backfill: BTreeMap::new(),
-            begun: Begun::default(),
             beginning: BTreeMap::new(),
             unsaid: BTreeSet::new(),
         };
@@ -374,6 +372,17 @@ impl State {
     pub(super) fn time(&self, node: &Node) -> Time {
         let own = Time::from_millis(node.time().as_millis());
         self.clock.time(&self.pool, own)
+    }
+
+    /// The match that a ticket of a user has found lately, while seats are kept in its room.
+    pub(super) fn begun(
+        &self,
+        node: &Node,
+        ticket: &TicketId,
+        user: &UserId,
+    ) -> Option<Arc<Formed>> {
+        let formed = self.pool.begun(ticket, user, self.time(node))?;
+        Some(Arc::new(formed))
     }
 
     fn handle_entry(&mut self, node: &Node, pool: &Name, entry: &[u8], told: &mut Vec<Told>) {

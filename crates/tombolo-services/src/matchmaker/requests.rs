@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tombolo_engine::SNAPSHOT_BYTES_MAX;
 use tombolo_match::{
-    Answer, Backfill, BackfillId, Body, Illegal, MatchId, Name, Obstacle, PLAYED_WEIGHT_MAX,
-    Player, PlayerError, Query, Reach, Ticket, TicketError, TicketId, WEIGHT_MAX, Why,
+    Answer, BEGUN_WEIGHT_MAX, Backfill, BackfillId, Body, Illegal, MatchId, Name, Obstacle,
+    PLAYED_WEIGHT_MAX, Player, PlayerError, Query, Reach, Ticket, TicketError, TicketId,
+    WEIGHT_MAX, Why,
 };
 use tombolo_room::{Member, Value};
 use tombolo_wire::v1::{self, ErrorCode, match_request, match_response};
@@ -254,7 +255,7 @@ async fn authorize(
     wanted: Wanted,
 ) -> Result<Wanted, Reject> {
     Ok(match wanted {
-        Wanted::Submit { mut ticket, party } if !desk.knows(&ticket.id, &session.user) => {
+        Wanted::Submit { mut ticket, party } if !desk.knows(node, &ticket.id, &session.user) => {
             check(&ticket)?;
             let most = desk.rules().priority_max;
             if ticket.priority > most {
@@ -396,7 +397,7 @@ fn tell_begun(
     ticket: &TicketId,
 ) -> bool {
     let mut state = desk.lock();
-    let Some(formed) = state.begun.of(ticket, &session.user) else {
+    let Some(formed) = state.begun(node, ticket, &session.user) else {
         return false;
     };
     let beginning = state.beginning.entry(formed.id);
@@ -506,8 +507,8 @@ fn why(
 
 impl Desk {
     /// Whether a ticket of a user is here, or has begun its match lately.
-    fn knows(&self, ticket: &TicketId, user: &UserId) -> bool {
-        self.has(ticket, user) || self.lock().begun.of(ticket, user).is_some()
+    fn knows(&self, node: &Node, ticket: &TicketId, user: &UserId) -> bool {
+        self.has(ticket, user) || self.lock().begun(node, ticket, user).is_some()
     }
 
     /// Whether a user is in a ticket's party.
@@ -646,7 +647,8 @@ fn bad_frame(message: &str) -> Reject {
 const TICKET_BYTES_MAX: usize = 16 * 1024;
 
 // A pool's tickets, and those of who plays, fit into a snapshot of the engine, with all that is remembered beside them.
-const _: () = assert!(WEIGHT_MAX + PLAYED_WEIGHT_MAX <= SNAPSHOT_BYTES_MAX / 8 * 7);
+const _: () =
+    assert!(WEIGHT_MAX + PLAYED_WEIGHT_MAX + BEGUN_WEIGHT_MAX <= SNAPSHOT_BYTES_MAX / 8 * 7);
 
 /// How many others are looked at when a device asks why.
 const EXPLAINED_MAX: usize = 1000;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use tombolo_engine::Key;
-use tombolo_match::{Formed, Seating};
+use tombolo_match::{BEGUN_KEPT, Formed, Seating};
 use tombolo_room::{Act, Body, OperationId, Reserve, Settings, USERS_PER_ENTRY_MAX};
 use tombolo_wire::v1::{self, ErrorCode, match_event};
 use tombolo_wire::{RoomId, UserId};
@@ -203,8 +203,9 @@ const PREFIX: &str = "tombolo-match-";
 /// And those of rooms for parties.
 const PARTY_PREFIX: &str = "party-";
 
-/// How long seats are kept for the users of a match. Its room is there as long as a seat is kept or taken.
-pub(super) const SEATS_KEPT: Duration = Duration::from_secs(60);
+/// How long seats are kept for the users of a match, which the pool remembers as long. Its room is there as long as a
+/// seat is kept or taken.
+const SEATS_KEPT: Duration = BEGUN_KEPT;
 
 /// What each node wants at the same time, nobody has wanted before.
 const FIRST: Duration = Duration::ZERO;

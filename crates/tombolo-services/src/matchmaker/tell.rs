@@ -191,7 +191,6 @@ impl State {
             Event::Failed { id, requeued } => self.tell_failed(node, pool, id, &requeued, told),
             Event::Matched(formed) => {
                 let formed = Arc::new(*formed);
-                self.begun.note(self.pool.clock(), &formed);
                 let devices = formed.parties().filter_map(|party| {
                     let here = self.here.remove(&party.ticket)?;
                     Some((party.ticket, here.devices))
@@ -234,8 +233,6 @@ impl State {
     ) {
         let kind = match_event::Kind::Failed(v1::MatchFailed { number: id.0 });
         for ticket in requeued {
-            // It may have left the pool for a match that had no place.
-            self.begun.forget(ticket);
             self.note_ticket(node, ticket);
             self.suspect_all(node, ticket);
             self.tell_ticket(pool, ticket, &kind, None, told);

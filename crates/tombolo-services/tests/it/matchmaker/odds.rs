@@ -209,6 +209,49 @@ async fn who_was_away_when_its_match_began_is_told_when_it_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_comes_back_over_a_node_that_came_after_its_match_is_told_of_it() {
+    let local = Local::new(LocalConfig::default());
+    let start = |name: &str| {
+        let engine: Arc<dyn Engine> = Arc::new(local.clone());
+        Lab::on(engine, |config| {
+            serve_pools(config);
+            config.tickets.burst = 100_000;
+            config.rate.frames_burst = 100_000;
+            config.node = NodeId::parse(name).unwrap();
+        })
+    };
+    let first = start("node-0");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let mut alice = seeker(&first, "alice").await;
+    submit_for(&mut alice, "duel", 1, &[("alice", 0.0)], 60)
+        .await
+        .unwrap();
+    alice.connection = None;
+    let mut bob = seeker(&first, "bob").await;
+    submit(&mut bob, "duel", 2, &[("bob", 0.0)]).await.unwrap();
+    let room = found(&mut bob).await.room;
+    let mut carol = seeker(&first, "carol").await;
+    for number in 0..4_200 {
+        submit(&mut carol, "duel", 10 + number, &[("carol", 9000.0)])
+            .await
+            .unwrap();
+        ask(&mut carol, "duel", cancel(10 + number)).await.unwrap();
+    }
+    let key = pool_key(&local, "pool").await;
+    let mut tail = local.tail(&key, None).await.unwrap();
+    let begin = tail.next().await.unwrap();
+    assert!(matches!(begin, TailEvent::Snapshot { .. }), "{begin:?}");
+
+    let second = start("node-1");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    first.services.kill();
+    let mut alice = seeker(&second, "alice").await;
+    let status = submit_for(&mut alice, "duel", 1, &[("alice", 0.0)], 60).await;
+    assert!(status.is_ok(), "{status:?}");
+    assert_eq!(found(&mut alice).await.room, room);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pool_that_this_release_cannot_read_keeps_no_other_from_knowing_who_is_away() {
     let (nodes, local) = cluster::<1>().await;
     let mut alice = seeker(&nodes[0], "alice").await;
