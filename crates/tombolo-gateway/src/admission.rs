@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::config::Limits;
 use crate::network::{Network, Networks};
-use crate::openings::{Displaced, Openings};
+use crate::openings::{Displaced, Openings, Place};
 use crate::pace::{Pace, SITE_PREFIXES, TooFast};
 
 /// Why a connection is not taken.
@@ -80,24 +80,17 @@ impl Admission {
     pub(crate) fn admit(self: &Arc<Self>, now: Instant, source: IpAddr) -> Result<Ticket, Refusal> {
         let networks = Networks::of(source);
         let mut census = self.census();
-        census.pace.take(now, &networks)?;
-        if census.connections >= self.limits.connections_max {
-            return Err(Refusal::Full);
-        }
         if census.of_prefix(networks.prefix) >= self.limits.connections_per_prefix_max {
             return Err(Refusal::PrefixFull);
         }
-        let per_prefix_max = self.limits.opening_per_prefix_max;
-        let per_site_max = per_prefix_max.saturating_mul(SITE_PREFIXES as usize);
-        for (network, max, refusal) in [
-            (networks.prefix, per_prefix_max, Refusal::PrefixFull),
-            (networks.site, per_site_max, Refusal::PrefixFull),
-            (Network::ALL, self.limits.opening_max, Refusal::Full),
-        ] {
-            let is_full = census.openings.count(network) >= max;
-            if is_full && !census.openings.displace(network, &networks) {
-                return Err(refusal);
-            }
+        if census.connections >= self.limits.connections_max {
+            return Err(Refusal::Full);
+        }
+        let giving_way = self.giving_way(&census.openings, &networks)?;
+        // Last, and before anybody gives way: who is not let in leaves the pace to others.
+        census.pace.take(now, &networks)?;
+        if let Some(place) = giving_way {
+            census.openings.displace(place);
         }
         census.connections += 1;
         let of_prefix = census.connections_by_prefix.entry(networks.prefix);
@@ -110,6 +103,28 @@ impl Admission {
             number,
             displaced,
         })
+    }
+
+    /// Who gives way to a newcomer, if somebody has to. One is enough: it is in the larger networks, too.
+    fn giving_way(
+        &self,
+        openings: &Openings,
+        networks: &Networks,
+    ) -> Result<Option<Place>, Refusal> {
+        let per_prefix_max = self.limits.opening_per_prefix_max;
+        let per_site_max = per_prefix_max.saturating_mul(SITE_PREFIXES as usize);
+        let full = [
+            (networks.prefix, per_prefix_max, Refusal::PrefixFull),
+            (networks.site, per_site_max, Refusal::PrefixFull),
+            (Network::ALL, self.limits.opening_max, Refusal::Full),
+        ];
+        let mut full = full.into_iter();
+        let full = full.find(|(network, max, _)| openings.count(*network) >= *max);
+        let Some((network, _, refusal)) = full else {
+            return Ok(None);
+        };
+        let place = openings.giving_way(network, networks);
+        place.map(Some).ok_or(refusal)
     }
 
     /// Waits until no connection is left.
@@ -359,24 +374,54 @@ mod tests {
     #[test]
     fn whoever_begins_too_many_handshakes_is_refused_before_it_displaces_anybody() {
         let admission = gate(Limits {
-            opening_max: 2,
+            opening_max: 3,
             handshakes_per_second_max: 2,
             handshakes_per_second_per_prefix_max: 1,
             ..Limits::default()
         });
         let now = Instant::now();
         let admit = |text| admission.admit(now, ip(text));
-        let first = ["192.0.2.1"; 4].map(|text| admit(text).ok());
-        assert_eq!(first.iter().flatten().count(), 2, "places");
+        for _ in 0..4 {
+            drop(admit("192.0.2.1").expect("room"));
+        }
+        let taken = ["198.51.100.1"; 3].map(|text| admit(text).expect("room"));
+        let displaced = || {
+            let displaced = taken.iter().filter(|ticket| ticket.displaced.is_so());
+            displaced.count()
+        };
         assert_eq!(admit("192.0.2.1").err(), Some(Refusal::PrefixPace));
-        let newcomers = ["198.51.100.1", "203.0.113.1", "2001:db8::1", "2001:db9::1"];
-        let _newcomers = newcomers.map(|text| admit(text).ok());
-        assert_eq!(admit("2001:dba::1").err(), Some(Refusal::Pace));
-        let displaced = first
-            .iter()
-            .flatten()
-            .filter(|ticket| ticket.displaced.is_so());
-        assert_eq!(displaced.count(), 1);
+        assert_eq!(displaced(), 0);
+        let _newcomer = admit("203.0.113.1").expect("others have more");
+        assert_eq!(admit("2001:db8::1").err(), Some(Refusal::Pace));
+        assert_eq!(displaced(), 1);
+    }
+
+    #[test]
+    fn whoever_finds_no_place_uses_up_nobody_s_pace() {
+        for full in [
+            Limits {
+                connections_per_prefix_max: 1,
+                ..Limits::default()
+            },
+            Limits {
+                opening_per_prefix_max: 1,
+                ..Limits::default()
+            },
+        ] {
+            let admission = gate(Limits {
+                handshakes_per_second_max: 2,
+                handshakes_per_second_per_prefix_max: 100,
+                ..full
+            });
+            let now = Instant::now();
+            let admit = |text| admission.admit(now, ip(text));
+            let _first = admit("192.0.2.1").expect("room");
+            for _ in 0..100 {
+                assert_eq!(admit("192.0.2.1").err(), Some(Refusal::PrefixFull));
+            }
+            let _neighbour = admit("192.0.2.2").expect("a pace");
+            let _other = admit("203.0.113.1").expect("a pace");
+        }
     }
 
     #[test]

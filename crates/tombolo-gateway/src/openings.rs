@@ -26,6 +26,10 @@ struct Holder {
     displaced: Arc<Displaced>,
 }
 
+/// The prefix and the number of a connection that may give way.
+#[derive(Debug)]
+pub(crate) struct Place(Network, u64);
+
 /// Whether a connection has lost its place.
 #[derive(Debug, Default)]
 pub(crate) struct Displaced {
@@ -59,22 +63,10 @@ impl Openings {
         }
     }
 
-    /// Frees a place of this network for the newcomer: that of the oldest connection of the fullest network
-    /// within it. `false` where the newcomer's own would then have more than any other: those who come all
+    /// Who gives way to a newcomer where this network is full: the oldest connection of the fullest network
+    /// within it. `None` where the newcomer's own would then have more than any other: those who come all
     /// at once would put each other out for ever.
-    pub(crate) fn displace(&mut self, full: Network, newcomer: &Networks) -> bool {
-        let Some((prefix, number)) = self.oldest_for(full, newcomer) else {
-            return false;
-        };
-        let Some(holder) = self.holders.remove(&(prefix, number)) else {
-            return false;
-        };
-        self.change(&holder.networks, |count| count - 1);
-        holder.displaced.tell();
-        true
-    }
-
-    fn oldest_for(&self, full: Network, newcomer: &Networks) -> Option<(Network, u64)> {
+    pub(crate) fn giving_way(&self, full: Network, newcomer: &Networks) -> Option<Place> {
         let nested = newcomer.nested();
         let within = nested.windows(2).skip_while(|pair| pair[0] != full);
         for pair in within {
@@ -86,16 +78,25 @@ impl Openings {
         None
     }
 
+    /// Frees a place, of which there is one less in each network around it.
+    pub(crate) fn displace(&mut self, Place(prefix, number): Place) {
+        if let Some(holder) = self.holders.remove(&(prefix, number)) {
+            self.change(&holder.networks, |count| count - 1);
+            holder.displaced.tell();
+        }
+    }
+
     fn fullest_within(&self, network: Network) -> Option<(usize, Network)> {
         self.ranking_by_network.get(&network)?.last().copied()
     }
 
-    fn oldest_of(&self, mut network: Network) -> Option<(Network, u64)> {
+    fn oldest_of(&self, mut network: Network) -> Option<Place> {
         while let Some((_, fullest)) = self.fullest_within(network) {
             network = fullest;
         }
         let numbers = (network, 0)..=(network, u64::MAX);
-        self.holders.range(numbers).next().map(|(key, _)| *key)
+        let oldest = self.holders.range(numbers).next();
+        oldest.map(|((prefix, number), _)| Place(*prefix, *number))
     }
 
     fn change(&mut self, networks: &Networks, by: impl Fn(usize) -> usize) {
