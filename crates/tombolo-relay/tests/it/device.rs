@@ -360,6 +360,23 @@ impl Link {
         send_segments(socket, server, datagrams);
     }
 
+    /// Waits until the server has closed the connection; what comes before is passed over.
+    #[track_caller]
+    pub(crate) fn wait_for_end(&mut self) {
+        let Self::Stream(stream, _) = self else {
+            unreachable!("others have no end")
+        };
+        let start = Instant::now();
+        loop {
+            match stream.read(&mut [0; 512]) {
+                Ok(0) => return,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
+                result => drop(unless_late(result)),
+            }
+            assert!(start.elapsed() < PATIENCE, "it goes on");
+        }
+    }
+
     /// One datagram or frame, if one comes soon.
     pub(crate) fn receive(&mut self) -> Option<Vec<u8>> {
         let mut chunk = [0; 65_536];

@@ -87,11 +87,7 @@ fn a_client_that_lost_its_keys_begins_anew_from_the_same_port() {
     let mut client = Client::new(Dtls::new_12, relay.addrs().turn[0]);
     client.connect();
     client.ask(&BINDING);
-    let mut again = Client {
-        dtls: new(Dtls::new_13),
-        ..client
-    };
-    again.connect();
+    let mut again = client.begin_anew(Dtls::new_13);
     assert_eq!(again.ask(&BINDING)[..2], [1, 1]);
     assert_eq!(relay.stats().streams.dtls_accepted, 2);
 }
@@ -116,11 +112,7 @@ fn an_association_displaces_the_one_before_it_from_the_same_address_with_all_tha
     late.extend(client.packets());
     assert!(late.len() >= 2, "{}", late.len());
 
-    let mut again = Client {
-        dtls: new(Dtls::new_12),
-        ..client
-    };
-    again.connect();
+    let mut again = client.begin_anew(Dtls::new_12);
     let second = again.allocate();
     assert_ne!(first, second, "the port before rests");
     for record in late {
@@ -443,6 +435,17 @@ impl Client {
             self.dtls.handle_packet(&datagram).expect("it is good");
         }
         shown
+    }
+
+    /// Connects again from the same address, as one that has lost its keys.
+    pub(crate) fn begin_anew(self, version: Version) -> Self {
+        let mut again = Self {
+            dtls: new(version),
+            ..self
+        };
+        again.set_patience(Duration::from_secs(20));
+        again.connect();
+        again
     }
 
     /// Exchanges a cookie; returns the hello that brings it back, which is not sent yet.
