@@ -33,7 +33,7 @@ use tombolo_path::{
 
 pub(crate) use address::{canonical, is_virtual, virtual_of};
 pub(crate) use interfaces::has_route;
-pub(crate) use lookup::{lookup, lookup_within};
+pub(crate) use lookup::{Lookup, lookup, lookup_within};
 pub use nat::measure_nat;
 pub(crate) use relay::Carrier;
 use relay::Outcome;
