@@ -77,6 +77,17 @@ pub(crate) fn certificate() -> (Certificates, Arc<ClientConfig>) {
     (server, Arc::new(client))
 }
 
+/// A relay that serves TLS and DTLS, at an address of their own too, and whom its clients trust.
+pub(crate) fn relay_with_tls(config: RelayConfig) -> (Relay, Arc<ClientConfig>) {
+    let (tls, trust) = certificate();
+    let relay = Relay::bind(RelayConfig {
+        tls: Some(tls),
+        listen_tls: vec![(v4(), 0).into()],
+        ..config
+    });
+    (relay.expect("there are free ports"), trust)
+}
+
 /// A client core and its socket.
 pub(crate) struct Device {
     pub(crate) client: Client,

@@ -11,7 +11,7 @@ use tombolo_relay::{Relay, RelayConfig};
 use tombolo_turn::client as turn;
 use tombolo_turn::server::Transport;
 
-use crate::device::{certificate, relay_config, unless_late, v4};
+use crate::device::{certificate, relay_config, relay_with_tls, unless_late, v4};
 
 #[test]
 fn a_client_of_each_version_gets_its_answer_over_ipv4_and_ipv6() {
@@ -32,14 +32,11 @@ fn a_client_of_each_version_gets_its_answer_over_ipv4_and_ipv6() {
 #[test]
 fn dtls_is_served_where_tls_alone_is_too_unless_it_is_off() {
     let with = |dtls| {
-        let (certificates, _) = certificate();
-        let relay = Relay::bind(RelayConfig {
-            tls: Some(certificates),
-            listen_tls: vec![(v4(), 0).into()],
+        let (relay, _) = relay_with_tls(RelayConfig {
             dtls,
             ..relay_config(v4())
         });
-        relay.expect("there are free ports")
+        relay
     };
     let relay = with(true);
     let mut client = Client::new(Dtls::new_12, relay.addrs().turns[0]);
