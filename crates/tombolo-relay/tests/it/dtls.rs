@@ -463,7 +463,7 @@ impl Client {
     }
 
     /// Sends a message and returns the answer.
-    fn ask(&mut self, message: &[u8]) -> Vec<u8> {
+    pub(crate) fn ask(&mut self, message: &[u8]) -> Vec<u8> {
         self.send_data(message);
         self.next_data()
     }
@@ -604,6 +604,6 @@ impl Client {
 }
 
 /// A Binding request (RFC 8489 §5) with nothing in it.
-const BINDING: [u8; 20] = [
+pub(crate) const BINDING: [u8; 20] = [
     0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,
 ];

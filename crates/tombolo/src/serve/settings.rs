@@ -255,6 +255,16 @@ fn relay(file: &File, source: &Source) -> anyhow::Result<tombolo_relay::RelayCon
             source.place(&["relay", key])
         );
     }
+    for (key, is_given) in [
+        ("plain-udp", given.plain_udp.is_some()),
+        ("plain-tcp", given.plain_tcp.is_some()),
+    ] {
+        anyhow::ensure!(
+            !is_given,
+            "{}: devices need their node's relay over UDP and TCP",
+            source.place(&["relay", key])
+        );
+    }
     let mut relay = relaying(given, source.folder())
         .at("relay")
         .map_err(|error| source.placed(error))?;
@@ -442,6 +452,10 @@ pub(super) mod tests {
                 "line 2, relay.realm.name: the name of a realm",
             ),
             ("[relay.tls]\ndtls = false", "line 1, relay.tls: "),
+            (
+                "[relay]\nplain-udp = false",
+                "line 2, relay.plain-udp: devices need",
+            ),
             (
                 "[relay]\nshards = 0",
                 "line 2, relay.shards: the number of shards",
